@@ -1,0 +1,110 @@
+/*
+ * abi.c - the contract described at run time: every constant, every shared field, every error text, from
+ * the same tables the compiler used. TypeScript's copy is generated from this and compared at load.
+ */
+#include "private.h"
+
+#include <stdio.h>
+
+static _Thread_local int32_t last_number;
+
+int32_t fail_with(int32_t code, int number)
+{
+	last_number = number;
+	return code;
+}
+
+int32_t sb_error_number(void)
+{
+	return last_number;
+}
+
+const char *sb_error_text(int32_t error)
+{
+	switch (error < 0 ? -error : error) {
+#define X(name, value, text)                                                                           \
+	case name: return text;
+		SB_ERRORS(X)
+#undef X
+	default: return "no error of slotbus";
+	}
+}
+
+struct constant {
+	const char *kind, *name;
+	uint32_t value;
+};
+
+struct field {
+	const char *type, *name;
+	uint32_t offset, bytes;
+};
+
+static const struct constant constants[] = {
+#define X(name, value, text) { "limit", #name, name },
+	SB_LIMITS(X)
+#undef X
+#define X(name, value, text) { "state", #name, name },
+	SB_STATES(X)
+#undef X
+#define X(name, value, text) { "error", #name, name },
+	SB_ERRORS(X)
+#undef X
+#define X(name, value, text) { "message", #name, name },
+	SB_MESSAGES(X)
+#undef X
+#define X(name, value, text) { "counter", #name, name },
+	SB_COUNTERS(X)
+#undef X
+#define X(name, value, text) { "event", #name, name },
+	SB_EVENTS(X)
+#undef X
+	{ "role", "SB_ROLE_WORKER", SB_ROLE_WORKER },
+	{ "role", "SB_ROLE_OBSERVER", SB_ROLE_OBSERVER },
+	{ "flag", "SB_FLAG_TIMING", SB_FLAG_TIMING },
+	{ "park", "SB_PARK_SOCKET", SB_PARK_SOCKET },
+	{ "park", "SB_PARK_FUTEX", SB_PARK_FUTEX },
+	{ "fingerprint", "SB_FINGERPRINT", SB_FINGERPRINT },
+};
+
+#define FIELD(type, name)                                                                              \
+	{ #type, #name, (uint32_t)offsetof(struct type, name), (uint32_t)sizeof(((struct type *)0)->name) }
+
+static const struct field fields[] = {
+	FIELD(sb_header, magic), FIELD(sb_header, epoch), FIELD(sb_header, region_bytes),
+	FIELD(sb_header, stride), FIELD(sb_header, arenas_offset), FIELD(sb_header, abi),
+	FIELD(sb_header, fingerprint), FIELD(sb_header, slots), FIELD(sb_header, payload_limit),
+	FIELD(sb_header, head_limit), FIELD(sb_header, inline_bytes), FIELD(sb_header, flags),
+	FIELD(sb_header, bus_tag),
+	FIELD(sb_region, ready), FIELD(sb_region, done), FIELD(sb_region, worker), FIELD(sb_region, hub),
+	FIELD(sb_region, counters), FIELD(sb_region, pad5),
+	FIELD(sb_request_line, status), FIELD(sb_request_line, serial), FIELD(sb_request_line, head_bytes),
+	FIELD(sb_request_line, body_offset), FIELD(sb_request_line, body_bytes),
+	FIELD(sb_request_line, timeout_ms), FIELD(sb_request_line, method),
+	FIELD(sb_response_line, claimed_ns), FIELD(sb_response_line, head_bytes),
+	FIELD(sb_response_line, body_offset), FIELD(sb_response_line, body_bytes),
+	FIELD(sb_response_line, status_code),
+	FIELD(sb_slot, request), FIELD(sb_slot, response),
+	FIELD(sb_event, kind), FIELD(sb_event, slot), FIELD(sb_event, link), FIELD(sb_event, life),
+	FIELD(sb_event, head_bytes), FIELD(sb_event, body_offset), FIELD(sb_event, body_bytes),
+	FIELD(sb_event, status_code), FIELD(sb_event, token),
+	FIELD(sb_request, slot), FIELD(sb_request, token), FIELD(sb_request, head_bytes),
+	FIELD(sb_request, body_offset), FIELD(sb_request, body_bytes), FIELD(sb_request, timeout_ms),
+	FIELD(sb_request, method), FIELD(sb_request, serial),
+	FIELD(sb_stats, counters), FIELD(sb_stats, round_trip),
+};
+
+static char text[16384];
+
+/* Written once; a second thread that writes it at the same time writes the same bytes. */
+const char *sb_abi_text(void)
+{
+	size_t at = 0;
+	for (size_t i = 0; i < sizeof constants / sizeof constants[0]; i++)
+		at += (size_t)snprintf(text + at, sizeof text - at, "%s %s %u\n", constants[i].kind,
+		                       constants[i].name, constants[i].value);
+	for (size_t i = 0; i < sizeof fields / sizeof fields[0] && at < sizeof text; i++)
+		at += (size_t)snprintf(text + at, sizeof text - at, "field %s.%s %u %u\n", fields[i].type,
+		                       fields[i].name, fields[i].offset, fields[i].bytes);
+	return text;
+}

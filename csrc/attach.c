@@ -1,0 +1,382 @@
+/*
+ * attach.c - who may meet: the runtime directory, the name's lock, the handshake on the control socket
+ * with the region as a passed descriptor, and every write to that socket.
+ */
+#include "private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/* ---- runtime directory and name ------------------------------------------------------------------------------ */
+
+int32_t sb_dir_open(const char *path, int32_t create, int32_t shared)
+{
+	mode_t mode = shared ? 0711 : 0700;
+	if (create && mkdir(path, mode) != 0 && errno != EEXIST) return fail_with(-SB_ESYS, errno);
+	int fd = open(path, O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_RDONLY);
+	if (fd < 0 && errno == ENOENT) return -SB_ENOBUS;
+	if (fd < 0 && (errno == ENOTDIR || errno == ELOOP)) return -SB_EDIR;
+	if (fd < 0 && errno == EACCES && shared) fd = os_dir_traverse(path); /* 0711: no list, but a way */
+	if (fd < 0) return errno == EMFILE || errno == ENFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
+	struct stat status;
+	if (fstat(fd, &status) != 0) {
+		int number = errno;
+		close(fd);
+		return fail_with(-SB_ESYS, number);
+	}
+	bool ours = status.st_uid == geteuid();
+	mode_t forbidden = !shared ? 0077 : create ? 0066 : 0022;
+	if ((ours || (shared && !create)) && (status.st_mode & forbidden) == 0) return fd;
+	close(fd);
+	return -SB_EDIR;
+}
+
+int32_t sb_name_check(const char *name)
+{
+	size_t length = 0;
+	for (; name[length] != 0; length++) {
+		char c = name[length];
+		bool word = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+		bool mark = length > 0 && (c == '.' || c == '_' || c == '-');
+		if (length == SB_NAME_MAX || (!word && !mark)) return -SB_ENAME;
+	}
+	return length == 0 ? -SB_ENAME : 0;
+}
+
+struct file_name {
+	char text[SB_NAME_MAX + 8];
+};
+
+static struct file_name with_suffix(const char *name, const char *suffix)
+{
+	struct file_name file;
+	snprintf(file.text, sizeof file.text, "%s%s", name, suffix);
+	return file;
+}
+
+/* Whether the descriptor is still what the name leads to: a lock on an unlinked file guards nothing. */
+static bool still_named(int dir, const char *file, int fd)
+{
+	struct stat held, named;
+	return fstat(fd, &held) == 0 && fstatat(dir, file, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+	       held.st_dev == named.st_dev && held.st_ino == named.st_ino;
+}
+
+static uint32_t read_pid(int fd)
+{
+	char text[16] = { 0 };
+	if (pread(fd, text, sizeof text - 1, 0) <= 0) return 0;
+	return (uint32_t)strtoul(text, NULL, 10);
+}
+
+int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
+{
+	if (sb_name_check(name) != 0) return -SB_ENAME;
+	struct file_name file = with_suffix(name, ".lock");
+	for (int attempt = 0; attempt < 100; attempt++) {
+		int fd = openat(dir, file.text, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+		if (fd < 0) return errno == EMFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
+		int32_t error = os_file_lock(fd);
+		if (error != 0) {
+			if (error == -SB_EEXISTS) *owner_pid = read_pid(fd);
+			close(fd);
+			return error;
+		}
+		if (!still_named(dir, file.text, fd)) { /* its owner unlinked it between our open and our lock */
+			close(fd);
+			continue;
+		}
+		char text[16];
+		int length = snprintf(text, sizeof text, "%d\n", (int)getpid());
+		if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)length, 0) != length) {
+			int number = errno;
+			close(fd);
+			return fail_with(-SB_ESYS, number);
+		}
+		unlinkat(dir, with_suffix(name, ".sock").text, 0);
+		return fd;
+	}
+	return -SB_EAGAIN;
+}
+
+int32_t sb_name_expose(int32_t dir, const char *name, int32_t shared)
+{
+	struct file_name file = with_suffix(name, ".sock");
+	if (fchmodat(dir, file.text, shared ? 0666 : 0600, 0) == 0) return 0;
+	return fail_with(-SB_ESYS, errno);
+}
+
+void sb_name_unlock(int32_t dir, const char *name, int32_t lock)
+{
+	unlinkat(dir, with_suffix(name, ".sock").text, 0);
+	unlinkat(dir, with_suffix(name, ".lock").text, 0);
+	close(lock);
+}
+
+void sb_fd_close(int32_t fd)
+{
+	if (fd >= 0) close(fd);
+}
+
+/* ---- messages ------------------------------------------------------------------------------------------------- */
+
+static int32_t send_message(int fd, uint32_t type, const void *body, uint32_t body_bytes, int passed)
+{
+	uint8_t message[SB_MESSAGE_MAX] = { (uint8_t)type, (uint8_t)body_bytes };
+	size_t length = type == SB_MSG_BELL ? 1 : 2 + (size_t)body_bytes;
+	if (length > sizeof message || body_bytes > UINT8_MAX) return -SB_EINVAL;
+	if (body_bytes > 0) memcpy(message + 2, body, body_bytes);
+	int64_t sent = os_socket_send(fd, message, length, passed);
+	if (sent == (int64_t)length) return 0;
+	return sent < 0 ? (int32_t)sent : -SB_EPROTO; /* a part of a message: the stream is useless now */
+}
+
+int32_t sb_control_send(int32_t fd, uint32_t type, const void *body, uint32_t body_bytes)
+{
+	return send_message(fd, type, body, body_bytes, -1);
+}
+
+int32_t sb_peer_identify(int32_t fd, uint32_t *out)
+{
+	return os_peer(fd, out);
+}
+
+int32_t sb_peer_ended(int32_t pidfd)
+{
+	return os_process_ended(pidfd) ? 1 : 0;
+}
+
+/* ---- the hub's side of the handshake ----------------------------------------------------------------------------- */
+
+int32_t sb_join_check(const void *body, uint32_t body_bytes, uint32_t *out)
+{
+	struct sb_join join = { 0 };
+	if (body_bytes < 12) return -SB_EPROTO;
+	memcpy(&join, body, body_bytes < sizeof join ? body_bytes : sizeof join);
+	if (join.magic != SB_MAGIC) return -SB_EPROTO;
+	if (join.abi_min > SB_ABI || join.abi_max < SB_ABI) {
+		out[0] = join.abi_min;
+		out[1] = join.abi_max;
+		return -SB_EVERSION;
+	}
+	if (body_bytes != sizeof join) return -SB_EPROTO;
+	if (join.role != SB_ROLE_WORKER && join.role != SB_ROLE_OBSERVER) return -SB_EPROTO;
+	if (join.role == SB_ROLE_WORKER && (join.concurrency < 1 || join.concurrency > SB_SLOTS_MAX))
+		return -SB_EPROTO;
+	out[0] = join.role;
+	out[1] = join.concurrency;
+	return 0;
+}
+
+int32_t sb_join_refuse(int32_t fd, int32_t error)
+{
+	struct sb_refused refused = {
+		.magic = SB_MAGIC, .abi_min = SB_ABI, .abi_max = SB_ABI, .error = (uint32_t)error,
+	};
+	return sb_control_send(fd, SB_MSG_REFUSED, &refused, sizeof refused);
+}
+
+static int32_t send_hello(int fd, uint64_t epoch, uint64_t bytes, int memory)
+{
+	struct sb_hello hello = {
+		.magic = SB_MAGIC, .epoch = epoch, .region_bytes = bytes,
+		.abi = SB_ABI, .fingerprint = SB_FINGERPRINT,
+	};
+	return send_message(fd, SB_MSG_HELLO, &hello, sizeof hello, memory);
+}
+
+int32_t sb_link_offer(struct sb_hub *hub, int32_t fd, uint32_t concurrency)
+{
+	if (concurrency < 1) return -SB_EINVAL;
+	int32_t opened = link_open(hub, concurrency);
+	if (opened < 0) return opened;
+	uint32_t index = (uint32_t)opened;
+	struct link *link = hub->links[index];
+	int memory = -1;
+	int32_t error = region_create(&link->map, &memory);
+	if (error == 0) {
+		error = send_hello(fd, link->map.header.epoch, link->map.header.region_bytes, memory);
+		close(memory);
+	}
+	if (error != 0) {
+		region_detach(&link->map, true);
+		link_forget(hub, index);
+		return error;
+	}
+	link->fd = fd;
+	return opened;
+}
+
+int32_t sb_hub_observe(struct sb_hub *hub, int32_t fd)
+{
+	return send_hello(fd, (uint64_t)hub->header.bus_tag << 32, sizeof(struct sb_stats), hub->stats_fd);
+}
+
+int32_t sb_link_start(struct sb_hub *hub, uint32_t index)
+{
+	if (index >= SB_LINKS_MAX || hub->links[index] == NULL) return -SB_EINVAL;
+	hub->links[index]->started = true;
+	if (hub->parked) store_seq(&hub->links[index]->map.region->hub.parked, SB_PARK_SOCKET);
+	return 0;
+}
+
+void sb_link_stop(struct sb_hub *hub, uint32_t index)
+{
+	if (index >= SB_LINKS_MAX || hub->links[index] == NULL) return;
+	hub->links[index]->started = false;
+	hub->links[index]->fd = -1;
+}
+
+/* ---- the worker's side ----------------------------------------------------------------------------------------------- */
+
+struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurrency)
+{
+	if (sb_name_check(name) != 0) {
+		fail_with(-SB_ENAME, EINVAL);
+		return NULL;
+	}
+	struct sb_worker *worker = calloc(1, sizeof *worker);
+	if (worker == NULL) {
+		fail_with(-SB_ENOMEM, ENOMEM);
+		return NULL;
+	}
+	strcpy(worker->name, name);
+	worker->dir = dir;
+	worker->concurrency = concurrency;
+	worker->fd = os_socket_open();
+	if (worker->fd >= 0) return worker;
+	int number = errno;
+	free(worker);
+	fail_with(-SB_ESYS, number);
+	return NULL;
+}
+
+static int32_t connect_step(struct sb_worker *worker)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int32_t error = os_socket_path(worker->dir, worker->name, address.sun_path, sizeof address.sun_path);
+	if (error != 0) return error;
+	if (connect(worker->fd, (struct sockaddr *)&address, sizeof address) == 0) return 0;
+	if (errno == EAGAIN || errno == EINTR || errno == EINPROGRESS) return -SB_EAGAIN; /* full backlog */
+	if (errno == EISCONN) return 0;
+	if (errno == ENOENT || errno == ECONNREFUSED) return -SB_ENOBUS;
+	return errno == EACCES || errno == EPERM ? -SB_EPERM : fail_with(-SB_ESYS, errno);
+}
+
+static int32_t join_step(const struct sb_worker *worker)
+{
+	struct sb_join join = {
+		.magic = SB_MAGIC, .abi_min = SB_ABI, .abi_max = SB_ABI,
+		.role = SB_ROLE_WORKER, .concurrency = worker->concurrency,
+	};
+	return sb_control_send(worker->fd, SB_MSG_JOIN, &join, sizeof join);
+}
+
+static int32_t refused(const struct sb_worker *worker, uint32_t *peer)
+{
+	struct sb_refused why;
+	if (worker->inbox_bytes < 2 + sizeof why) return -SB_EPROTO;
+	memcpy(&why, worker->inbox + 2, sizeof why);
+	if (why.magic != SB_MAGIC) return -SB_EPROTO;
+	peer[0] = why.abi_min;
+	peer[1] = why.abi_max;
+	return why.error > 0 && why.error <= SB_ETIMEDOUT ? -(int32_t)why.error : -SB_EPROTO;
+}
+
+static int32_t accept_hello(struct sb_worker *worker, int memory, uint32_t *peer)
+{
+	struct sb_hello hello;
+	if (memory < 0 || worker->inbox_bytes != 2 + sizeof hello) return -SB_EPROTO;
+	memcpy(&hello, worker->inbox + 2, sizeof hello);
+	if (hello.magic != SB_MAGIC) return -SB_EPROTO;
+	if (hello.abi != SB_ABI || hello.fingerprint != SB_FINGERPRINT) {
+		peer[0] = peer[1] = hello.abi;
+		return -SB_EVERSION;
+	}
+	int32_t error = region_attach(&worker->map, memory);
+	if (error != 0) return error;
+	const struct sb_header *h = &worker->map.header;
+	return h->epoch == hello.epoch && h->region_bytes == hello.region_bytes ? 0 : -SB_ECORRUPT;
+}
+
+/* HELLO and REFUSED are sent with one send(2) each, and nothing follows them before ATTACHED. */
+static int32_t hello_step(struct sb_worker *worker, uint32_t *peer)
+{
+	int memory = -1;
+	int64_t got = os_socket_receive(worker->fd, worker->inbox, sizeof worker->inbox, &memory);
+	if (got == -SB_EAGAIN) return -SB_EAGAIN;
+	if (got < 0) return (int32_t)got;
+	if (got == 0) return -SB_ECLOSED;
+	worker->inbox_bytes = (uint32_t)got;
+	int32_t error = -SB_EPROTO;
+	bool whole = got >= 2 && worker->inbox[1] == got - 2;
+	if (whole && worker->inbox[0] == SB_MSG_REFUSED) error = refused(worker, peer);
+	if (whole && worker->inbox[0] == SB_MSG_HELLO) error = accept_hello(worker, memory, peer);
+	if (memory >= 0) close(memory);
+	return error;
+}
+
+int32_t sb_worker_step(struct sb_worker *worker, uint32_t *peer)
+{
+	int32_t error = 0;
+	peer[0] = peer[1] = 0;
+	while (error == 0 && worker->step != ATTACHED) {
+		switch (worker->step) {
+		case CONNECTING: error = connect_step(worker); break;
+		case JOINING: error = join_step(worker); break;
+		case AWAITING_HELLO: error = hello_step(worker, peer); break;
+		case ACKNOWLEDGING: error = sb_control_send(worker->fd, SB_MSG_ATTACHED, NULL, 0); break;
+		case ATTACHED: break;
+		}
+		if (error == 0) worker->step++;
+	}
+	return error;
+}
+
+/* A worker on a mapping that already exists: tests run both sides on one. */
+void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd)
+{
+	worker->map = *map;
+	worker->fd = fd;
+	worker->step = ATTACHED;
+}
+
+int32_t sb_worker_fd(const struct sb_worker *worker)
+{
+	return worker->fd;
+}
+
+void sb_worker_hangup(struct sb_worker *worker)
+{
+	worker->fd = -1;
+}
+
+void sb_worker_close(struct sb_worker *worker, int32_t detached)
+{
+	if (worker == NULL) return;
+	if (worker->fd >= 0) close(worker->fd);
+	region_detach(&worker->map, detached != 0);
+	free(worker);
+}
+
+const void *sb_worker_header(const struct sb_worker *worker)
+{
+	return &worker->map.header;
+}
+
+const void *sb_worker_arenas(const struct sb_worker *worker)
+{
+	return worker->map.arenas;
+}
+
+const void *sb_worker_request(const struct sb_worker *worker)
+{
+	return &worker->request;
+}

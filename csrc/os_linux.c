@@ -1,0 +1,342 @@
+/*
+ * os_linux.c - the system calls of Linux: sealed memfd, futex, OFD locks, passed descriptors, pidfd.
+ */
+#include "private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Newer than some headers this is built with; the kernel is asked at run time and may refuse. */
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+
+uint64_t os_now_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+uint64_t os_file_size_limit(void)
+{
+	struct rlimit limit;
+	if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return UINT64_MAX;
+	return (uint64_t)limit.rlim_cur;
+}
+
+static int32_t memory_failed(int fd, int number)
+{
+	if (fd >= 0) close(fd);
+	if (number == EMFILE || number == ENFILE) return -SB_EFILES;
+	if (number == ENOMEM || number == ENOSPC) return -SB_ENOMEM;
+	if (number == EFBIG) return -SB_ELIMIT;
+	return fail_with(-SB_ESYS, number);
+}
+
+/* RLIMIT_FSIZE: ftruncate beyond it raises SIGXFSZ, so it is looked at before and never met. */
+int32_t os_memory_create(const char *label, uint64_t bytes, int *out)
+{
+	if (os_file_size_limit() < bytes) return -SB_ELIMIT;
+	int fd = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+	if (fd < 0 && errno == EINVAL) fd = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0) return memory_failed(-1, errno);
+	/* A memfd is 0777 by default: whoever got the descriptor could open it anew through /proc. */
+	if (fchmod(fd, 0600) != 0) return memory_failed(fd, errno);
+	if (ftruncate(fd, (off_t)bytes) != 0) return memory_failed(fd, errno);
+	*out = fd;
+	return 0;
+}
+
+static const int RESIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW;
+
+int32_t os_memory_seal(int fd, bool readers_only)
+{
+	int seals = RESIZE_SEALS | F_SEAL_SEAL | (readers_only ? F_SEAL_FUTURE_WRITE : 0);
+	return fcntl(fd, F_ADD_SEALS, seals) == 0 ? 0 : fail_with(-SB_ESYS, errno);
+}
+
+int32_t os_memory_check(int fd, uint64_t bytes)
+{
+	int seals = fcntl(fd, F_GET_SEALS);
+	struct stat status;
+	if (seals < 0 || (seals & RESIZE_SEALS) != RESIZE_SEALS) return -SB_ECORRUPT;
+	if (fstat(fd, &status) != 0 || (uint64_t)status.st_size != bytes) return -SB_ECORRUPT;
+	return 0;
+}
+
+void *os_memory_map(int fd, uint64_t bytes, bool writable)
+{
+	int protection = PROT_READ | (writable ? PROT_WRITE : 0);
+	void *start = mmap(NULL, bytes, protection, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	if (start == MAP_FAILED) return NULL;
+	madvise(start, bytes, MADV_DONTFORK);
+	madvise(start, bytes, MADV_NOHUGEPAGE);
+	madvise(start, bytes, MADV_DONTDUMP);
+	return start;
+}
+
+void os_memory_unmap(void *start, uint64_t bytes)
+{
+	munmap(start, bytes);
+}
+
+void os_memory_bury(void *start, uint64_t bytes)
+{
+	mmap(start, bytes, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+	     -1, 0);
+}
+
+void os_memory_warm(void *start, uint64_t bytes)
+{
+	if (madvise(start, bytes, MADV_POPULATE_WRITE) == 0) return;
+	for (uint64_t at = 0; at < bytes; at += SB_PAGE) /* before Linux 5.14: an add of nothing touches it */
+		atomic_fetch_add_explicit(SHARED((uint32_t *)(void *)((uint8_t *)start + at)), 0,
+		                          memory_order_relaxed);
+}
+
+void os_memory_discard(void *start, uint64_t bytes)
+{
+	madvise(start, bytes, MADV_REMOVE);
+}
+
+static bool read_number(const char *path, uint64_t *value)
+{
+	char text[32] = { 0 };
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0) return false;
+	ssize_t got = read(fd, text, sizeof text - 1);
+	close(fd);
+	if (got <= 0 || text[0] < '0' || text[0] > '9') return false; /* "max" */
+	*value = strtoull(text, NULL, 10);
+	return true;
+}
+
+/* Walks from our group up to the root: any of them may be the one that is full. */
+static int32_t group_headroom(const char *mount, char *group, const char *limit_file,
+                              const char *usage_file, uint64_t bytes)
+{
+	for (;;) {
+		char path[512];
+		uint64_t limit = 0, used = 0;
+		snprintf(path, sizeof path, "%s%s/%s", mount, group, limit_file);
+		bool limited = read_number(path, &limit);
+		snprintf(path, sizeof path, "%s%s/%s", mount, group, usage_file);
+		if (limited && read_number(path, &used) && used + bytes > limit) return -SB_ENOMEM;
+		char *cut = strrchr(group, '/');
+		if (cut == NULL || group[0] == 0) return 0;
+		*cut = 0;
+	}
+}
+
+/* There is no error for a memory cgroup's limit, only the OOM killer. */
+int32_t os_memory_headroom(uint64_t bytes)
+{
+	FILE *file = fopen("/proc/self/cgroup", "re");
+	if (file == NULL) return 0;
+	char line[512];
+	int32_t error = 0;
+	while (error == 0 && fgets(line, sizeof line, file) != NULL) {
+		line[strcspn(line, "\n")] = 0;
+		char *controllers = strchr(line, ':');
+		char *group = controllers == NULL ? NULL : strchr(controllers + 1, ':');
+		if (group == NULL) continue;
+		*group++ = 0;
+		if (strcmp(group, "/") == 0) group[0] = 0;
+		if (strcmp(controllers, ":") == 0)
+			error = group_headroom("/sys/fs/cgroup", group, "memory.max", "memory.current", bytes);
+		else if (strstr(controllers, "memory") != NULL)
+			error = group_headroom("/sys/fs/cgroup/memory", group, "memory.limit_in_bytes",
+			                       "memory.usage_in_bytes", bytes);
+	}
+	fclose(file);
+	return error;
+}
+
+/* ---- futex and eventfd ----------------------------------------------------------------------------------------------- */
+
+int32_t os_futex_wait(uint32_t *word, uint32_t expected, uint64_t timeout_ns)
+{
+	struct timespec limit = { .tv_sec = (time_t)(timeout_ns / 1000000000u),
+		                      .tv_nsec = (long)(timeout_ns % 1000000000u) };
+	long result = syscall(SYS_futex, word, FUTEX_WAIT, expected,
+	                      timeout_ns == UINT64_MAX ? NULL : &limit, NULL, 0);
+	return result != 0 && errno == ETIMEDOUT ? -SB_ETIMEDOUT : 0; /* EAGAIN, EINTR: look again */
+}
+
+void os_futex_wake(uint32_t *word)
+{
+	syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
+
+int32_t os_event_open(void)
+{
+	return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+}
+
+void os_event_write(int fd)
+{
+	uint64_t one = 1;
+	ssize_t wrote = write(fd, &one, sizeof one);
+	(void)wrote; /* a saturated counter is readable already */
+}
+
+/* ---- files and sockets ------------------------------------------------------------------------------------------------- */
+
+int32_t os_dir_traverse(const char *path)
+{
+	return open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+int32_t os_file_lock(int fd)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;
+	return errno == EAGAIN || errno == EACCES ? -SB_EEXISTS : fail_with(-SB_ESYS, errno);
+}
+
+int32_t os_socket_open(void)
+{
+	return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+}
+
+/* Through the directory's descriptor: it cannot be swapped under us, and any path fits sun_path. */
+int32_t os_socket_path(int dir, const char *name, char *out, size_t out_bytes)
+{
+	int length = snprintf(out, out_bytes, "/proc/self/fd/%d/%s.sock", dir, name);
+	return length > 0 && (size_t)length < out_bytes ? 0 : -SB_ENAME;
+}
+
+static int64_t socket_failed(int number)
+{
+	if (number == EAGAIN || number == EWOULDBLOCK || number == EINTR) return -SB_EAGAIN;
+	if (number == EPIPE || number == ECONNRESET || number == ENOTCONN || number == EBADF)
+		return -SB_ECLOSED;
+	if (number == EMFILE || number == ETOOMANYREFS) return -SB_EFILES;
+	return fail_with(-SB_ESYS, number);
+}
+
+union control_space {
+	struct cmsghdr header;
+	char bytes[CMSG_SPACE(4 * sizeof(int))];
+};
+
+int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd)
+{
+	if (passed_fd < 0) {
+		ssize_t sent = send(fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+		return sent >= 0 ? sent : socket_failed(errno);
+	}
+	struct iovec part = { .iov_base = (void *)(uintptr_t)bytes, .iov_len = length };
+	union control_space control = { .bytes = { 0 } };
+	struct msghdr message = {
+		.msg_iov = &part, .msg_iovlen = 1,
+		.msg_control = control.bytes, .msg_controllen = CMSG_SPACE(sizeof(int)),
+	};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(header), &passed_fd, sizeof passed_fd);
+	ssize_t sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+	return sent >= 0 ? sent : socket_failed(errno);
+}
+
+/* Exactly one descriptor is kept; any other is closed, and a cut message is an error. */
+static int64_t take_descriptor(struct msghdr *message, int64_t got, int *passed_fd)
+{
+	int fds[4], count = 0;
+	for (struct cmsghdr *h = CMSG_FIRSTHDR(message); h != NULL; h = CMSG_NXTHDR(message, h)) {
+		if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS) continue;
+		count = (int)((h->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(fds, CMSG_DATA(h), (size_t)count * sizeof(int));
+	}
+	bool cut = (message->msg_flags & (MSG_CTRUNC | MSG_TRUNC)) != 0;
+	if (count == 1 && !cut) {
+		*passed_fd = fds[0];
+		return got;
+	}
+	for (int i = 0; i < count; i++) close(fds[i]);
+	if (cut) return count == 0 ? -SB_EFILES : -SB_EPROTO;
+	return count == 0 ? got : -SB_EPROTO;
+}
+
+int64_t os_socket_receive(int fd, void *bytes, size_t capacity, int *passed_fd)
+{
+	if (passed_fd == NULL) {
+		ssize_t got = recv(fd, bytes, capacity, MSG_DONTWAIT);
+		return got >= 0 ? got : socket_failed(errno);
+	}
+	struct iovec part = { .iov_base = bytes, .iov_len = capacity };
+	union control_space control = { .bytes = { 0 } };
+	struct msghdr message = {
+		.msg_iov = &part, .msg_iovlen = 1,
+		.msg_control = control.bytes, .msg_controllen = sizeof control.bytes,
+	};
+	ssize_t got = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	return got >= 0 ? take_descriptor(&message, got, passed_fd) : socket_failed(errno);
+}
+
+bool os_socket_hung_up(int fd)
+{
+	struct pollfd one = { .fd = fd, .events = POLLRDHUP };
+	return poll(&one, 1, 0) == 1 && (one.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) != 0;
+}
+
+/* ---- peers ------------------------------------------------------------------------------------------------------------------ */
+
+int32_t os_peer(int fd, uint32_t *out)
+{
+	struct ucred who;
+	socklen_t length = sizeof who;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &length) != 0) return fail_with(-SB_ESYS, errno);
+	int pidfd = -1;
+	length = sizeof pidfd;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &length) != 0) {
+		if (errno == EINVAL || errno == ESRCH) return -SB_ECLOSED; /* reaped already */
+		/* Before Linux 6.5. The pid may have been reused since: if the socket still stands, it was not. */
+		pidfd = (int)syscall(SYS_pidfd_open, who.pid, 0);
+		if (os_socket_hung_up(fd)) {
+			if (pidfd >= 0) close(pidfd);
+			return -SB_ECLOSED;
+		}
+	}
+	if (pidfd >= 0) fcntl(pidfd, F_SETFD, FD_CLOEXEC);
+	out[0] = (uint32_t)who.pid;
+	out[1] = (uint32_t)who.uid;
+	out[2] = (uint32_t)pidfd;
+	return 0;
+}
+
+bool os_process_ended(int pidfd)
+{
+	struct pollfd one = { .fd = pidfd, .events = POLLIN };
+	return poll(&one, 1, 0) == 1 && one.revents != 0;
+}

@@ -1,0 +1,110 @@
+/*
+ * os_macos.c - compiles, and refuses. macOS has no sealed memory, no OFD locks and no pidfd, and nobody
+ * could run a port here. Every way in (directory, memory, socket) returns -SB_EUNSUPPORTED, so no later
+ * function is ever reached with a live handle; those only have to exist.
+ */
+#include "private.h"
+
+#include <errno.h>
+#include <time.h>
+
+uint64_t os_now_ns(void)
+{
+	return clock_gettime_nsec_np(CLOCK_UPTIME_RAW);
+}
+
+static int32_t unsupported(void)
+{
+	errno = ENOTSUP;
+	return -SB_EUNSUPPORTED;
+}
+
+uint64_t os_file_size_limit(void) { return 0; }
+int32_t os_memory_create(const char *label, uint64_t bytes, int *fd)
+{
+	(void)label, (void)bytes, (void)fd;
+	return unsupported();
+}
+int32_t os_memory_seal(int fd, bool readers_only)
+{
+	(void)fd, (void)readers_only;
+	return unsupported();
+}
+int32_t os_memory_check(int fd, uint64_t bytes)
+{
+	(void)fd, (void)bytes;
+	return unsupported();
+}
+void *os_memory_map(int fd, uint64_t bytes, bool writable)
+{
+	(void)fd, (void)bytes, (void)writable;
+	unsupported();
+	return NULL;
+}
+void os_memory_unmap(void *start, uint64_t bytes) { (void)start, (void)bytes; }
+void os_memory_bury(void *start, uint64_t bytes) { (void)start, (void)bytes; }
+void os_memory_warm(void *start, uint64_t bytes) { (void)start, (void)bytes; }
+void os_memory_discard(void *start, uint64_t bytes) { (void)start, (void)bytes; }
+int32_t os_memory_headroom(uint64_t bytes)
+{
+	(void)bytes;
+	return unsupported();
+}
+int32_t os_futex_wait(uint32_t *word, uint32_t expected, uint64_t timeout_ns)
+{
+	(void)word, (void)expected, (void)timeout_ns;
+	return unsupported();
+}
+void os_futex_wake(uint32_t *word) { (void)word; }
+int32_t os_dir_traverse(const char *path)
+{
+	(void)path;
+	unsupported();
+	return -1;
+}
+int32_t os_file_lock(int fd)
+{
+	(void)fd;
+	return unsupported();
+}
+int32_t os_socket_open(void)
+{
+	unsupported();
+	return -1;
+}
+int32_t os_socket_path(int dir, const char *name, char *out, size_t out_bytes)
+{
+	(void)dir, (void)name, (void)out, (void)out_bytes;
+	return unsupported();
+}
+int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd)
+{
+	(void)fd, (void)bytes, (void)length, (void)passed_fd;
+	return unsupported();
+}
+int64_t os_socket_receive(int fd, void *bytes, size_t capacity, int *passed_fd)
+{
+	(void)fd, (void)bytes, (void)capacity, (void)passed_fd;
+	return unsupported();
+}
+bool os_socket_hung_up(int fd)
+{
+	(void)fd;
+	return true;
+}
+int32_t os_peer(int fd, uint32_t *out)
+{
+	(void)fd, (void)out;
+	return unsupported();
+}
+bool os_process_ended(int pidfd)
+{
+	(void)pidfd;
+	return true;
+}
+int32_t os_event_open(void)
+{
+	unsupported();
+	return -1;
+}
+void os_event_write(int fd) { (void)fd; }

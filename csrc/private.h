@@ -1,0 +1,167 @@
+/*
+ * private.h - what the files of libslotbus share and nobody else sees: the handles, and the system
+ * calls that differ between operating systems (os_linux.c, os_macos.c).
+ */
+#ifndef SLOTBUS_PRIVATE_H
+#define SLOTBUS_PRIVATE_H
+
+#include "slotbus.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+/* ---- atomics ------------------------------------------------------------------------------------------
+ * Shared fields are plain integers in slotbus.h (the header is also read by C++ and by people) and are
+ * touched only through these. Sites that form a pair carry the same tag in a comment: [publish],
+ * [complete], [park-hub], [park-worker]; docs/protocol.md argues each pair. */
+
+#define SHARED(p) ((_Atomic __typeof__(*(p)) *)(uintptr_t)(p))
+#define load_relaxed(p) atomic_load_explicit(SHARED(p), memory_order_relaxed)
+#define load_acquire(p) atomic_load_explicit(SHARED(p), memory_order_acquire)
+#define load_seq(p) atomic_load_explicit(SHARED(p), memory_order_seq_cst)
+#define store_relaxed(p, v) atomic_store_explicit(SHARED(p), (v), memory_order_relaxed)
+#define store_seq(p, v) atomic_store_explicit(SHARED(p), (v), memory_order_seq_cst)
+#define exchange_seq(p, v) atomic_exchange_explicit(SHARED(p), (v), memory_order_seq_cst)
+#define fetch_or_seq(p, v) atomic_fetch_or_explicit(SHARED(p), (v), memory_order_seq_cst)
+#define fetch_add_seq(p, v) atomic_fetch_add_explicit(SHARED(p), (v), memory_order_seq_cst)
+#define compare_exchange(p, expected, desired)                                                         \
+	atomic_compare_exchange_strong_explicit(SHARED(p), (expected), (desired), memory_order_seq_cst,    \
+	                                        memory_order_acquire)
+
+_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "64-bit atomics must be lock-free across processes");
+
+static inline void spin_pause(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("isb" ::: "memory");
+#endif
+}
+
+/* ---- the status word ------------------------------------------------------------------------------------ */
+
+static inline uint64_t word_of(uint64_t generation, enum sb_state state)
+{
+	return generation << 4 | (uint64_t)state;
+}
+
+static inline enum sb_state word_state(uint64_t word)
+{
+	return (enum sb_state)(word & 15);
+}
+
+static inline uint64_t word_generation(uint64_t word)
+{
+	return word >> 4;
+}
+
+/* ---- geometry: the checked, private copy of a region's header -------------------------------------------- */
+
+struct geometry {
+	struct sb_header header;
+	struct sb_region *region;
+	uint8_t *arenas;
+};
+
+/* ---- hub ------------------------------------------------------------------------------------------------- */
+
+/* What the hub itself did last with a slot; the shared word is compared with it and never trusted. */
+enum shadow { AT_REST, IN_WRITING, IN_FLIGHT, IN_QUARANTINE, DELIVERED };
+
+struct link {
+	struct geometry map;
+	int fd;
+	uint32_t life;
+	bool started;
+	uint32_t concurrency;
+	uint32_t used;                /* slots not AT_REST: what credit is spent on */
+	uint32_t free_count;
+	uint16_t free_stack[SB_SLOTS_MAX]; /* last in, first out: warm slots are used again */
+	uint8_t shadow[SB_SLOTS_MAX];
+	uint64_t generation[SB_SLOTS_MAX];
+	uint64_t changed_ns[SB_SLOTS_MAX];  /* when the hub last moved it */
+	uint64_t deadline_ns[SB_SLOTS_MAX]; /* UINT64_MAX: none */
+	uint64_t round_trip_ns[SB_SLOTS_MAX];
+	uint64_t claim_ns[SB_SLOTS_MAX];
+	uint32_t touched_bytes[SB_SLOTS_MAX][2];
+	uint64_t taken[4];            /* hints taken and not yet served */
+	uint64_t bells_since_ns;
+	uint32_t bells, bells_work;
+	uint64_t stuck_since_ns;
+	uint32_t quarantined;
+};
+
+struct sb_hub {
+	struct sb_header header; /* of every region; magic, epoch and region_bytes vary or are set there */
+	struct sb_stats *stats;
+	int stats_fd;
+	bool parked;
+	uint32_t life;
+	uint32_t poll_start;
+	uint32_t link_count; /* highest index in use + 1 */
+	struct link *links[SB_LINKS_MAX];
+	struct sb_event events[SB_BATCH];
+};
+
+/* ---- worker ------------------------------------------------------------------------------------------------ */
+
+enum worker_step { CONNECTING, JOINING, AWAITING_HELLO, ACKNOWLEDGING, ATTACHED };
+
+struct sb_worker {
+	struct geometry map;
+	enum worker_step step;
+	int dir;
+	int fd;
+	uint32_t concurrency;
+	char name[SB_NAME_MAX + 1];
+	uint8_t inbox[SB_MESSAGE_MAX];
+	uint32_t inbox_bytes;
+	struct sb_request request;
+	uint64_t pending[4]; /* hints taken and not yet claimed */
+	uint64_t generation[SB_SLOTS_MAX]; /* of the claim that runs in a slot; 0: none */
+};
+
+/* ---- between the files --------------------------------------------------------------------------------------- */
+
+int32_t fail_with(int32_t code, int number);      /* remembers errno for sb_error_number */
+int32_t region_create(struct geometry *map, int *fd);
+int32_t region_attach(struct geometry *map, int fd);
+void region_detach(struct geometry *map, bool detached);
+int32_t stats_create(struct sb_hub *hub);
+void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd);
+int32_t link_open(struct sb_hub *hub, uint32_t concurrency);
+void link_forget(struct sb_hub *hub, uint32_t index);
+int32_t wake(struct sb_park *sleeper, int fd);    /* 1 when it woke somebody by a system call */
+int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
+                   struct sb_event *event);
+
+/* ---- what differs between operating systems -------------------------------------------------------------------- */
+
+uint64_t os_now_ns(void);
+int32_t os_memory_create(const char *label, uint64_t bytes, int *fd);
+int32_t os_memory_seal(int fd, bool readers_only);
+int32_t os_memory_check(int fd, uint64_t bytes);  /* sealed against resizing and exactly this long */
+void *os_memory_map(int fd, uint64_t bytes, bool writable);
+void os_memory_unmap(void *start, uint64_t bytes);
+void os_memory_bury(void *start, uint64_t bytes); /* keeps the addresses, gives the pages back */
+void os_memory_warm(void *start, uint64_t bytes);
+void os_memory_discard(void *start, uint64_t bytes);
+int32_t os_memory_headroom(uint64_t bytes);       /* 0, or -SB_ENOMEM: a cgroup would kill us */
+int32_t os_futex_wait(uint32_t *word, uint32_t expected, uint64_t timeout_ns);
+void os_futex_wake(uint32_t *word);
+uint64_t os_file_size_limit(void);
+int32_t os_dir_traverse(const char *path);        /* for a directory we may enter but not list */
+int32_t os_file_lock(int fd);                     /* 0, or -SB_EEXISTS */
+int32_t os_socket_open(void);                     /* unix stream, non-blocking, close-on-exec */
+int32_t os_socket_path(int dir, const char *name, char *out, size_t out_bytes);
+int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd);
+int64_t os_socket_receive(int fd, void *bytes, size_t capacity, int *passed_fd);
+bool os_socket_hung_up(int fd);
+int32_t os_peer(int fd, uint32_t *out);
+bool os_process_ended(int pidfd);
+int32_t os_event_open(void);
+void os_event_write(int fd);
+
+#endif

@@ -1,0 +1,257 @@
+/*
+ * region.c - a worker's region: made and sealed by the hub, checked by the worker, mapped by both; and
+ * the hub's statistics, which nobody else can write.
+ */
+#include "private.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+_Static_assert(sizeof(struct sb_header) == 72, "header");
+_Static_assert(sizeof(struct sb_hints) == SB_LINE, "hints fill a line");
+_Static_assert(sizeof(struct sb_park) == SB_LINE, "park fills a line");
+_Static_assert(sizeof(struct sb_worker_counters) == SB_LINE, "counters fill a line");
+_Static_assert(sizeof(struct sb_request_line) == SB_LINE, "request fills a line");
+_Static_assert(sizeof(struct sb_response_line) == SB_LINE, "response fills a line");
+_Static_assert(offsetof(struct sb_region, ready) == SB_PAGE, "lines follow page 0");
+_Static_assert(offsetof(struct sb_region, slot) % SB_LINE == 0, "slots start on a line");
+_Static_assert(sizeof(struct sb_event) == SB_EVENT_WORDS * sizeof(uint32_t), "event");
+_Static_assert(sizeof(struct sb_request) == 40, "request");
+_Static_assert(sizeof(struct sb_join) == 24 && sizeof(struct sb_hello) == 32, "messages");
+_Static_assert(sizeof(struct sb_refused) == 16 && sizeof(struct sb_cancel) == 8, "messages");
+
+static uint64_t page_up(uint64_t bytes)
+{
+	return (bytes + SB_PAGE - 1) & ~(uint64_t)(SB_PAGE - 1);
+}
+
+static uint64_t arenas_offset(uint32_t slots)
+{
+	return page_up(offsetof(struct sb_region, slot) + (uint64_t)slots * sizeof(struct sb_slot));
+}
+
+/* The one rule for a region's geometry; the hub fills a header by it, a worker checks one against it. */
+static bool header_is_legal(const struct sb_header *h)
+{
+	if (h->magic != SB_MAGIC || h->abi != SB_ABI || h->fingerprint != SB_FINGERPRINT) return false;
+	if (h->slots < 1 || h->slots > SB_SLOTS_MAX) return false;
+	if (h->payload_limit < 1 || h->payload_limit > SB_PAYLOAD_MAX) return false;
+	if (h->head_limit < SB_HEAD_MIN || h->head_limit > SB_HEAD_MAX) return false;
+	if (h->head_limit % SB_LINE != 0) return false;
+	if (h->stride != page_up((uint64_t)h->head_limit + h->payload_limit)) return false;
+	if (h->inline_bytes < SB_PAGE || h->inline_bytes % SB_PAGE != 0) return false;
+	if (h->inline_bytes > h->stride) return false;
+	if (h->arenas_offset != arenas_offset(h->slots)) return false;
+	return h->region_bytes == h->arenas_offset + 2 * (uint64_t)h->slots * h->stride;
+}
+
+static void warm(const struct geometry *map)
+{
+	uint32_t count = map->header.slots < SB_WARM_SLOTS ? map->header.slots : SB_WARM_SLOTS;
+	os_memory_warm(map->region, map->header.arenas_offset);
+	for (uint32_t half = 0; half < 2 * count; half++)
+		os_memory_warm(map->arenas + half * map->header.stride, map->header.inline_bytes);
+}
+
+static bool map_region(struct geometry *map, int fd)
+{
+	map->region = os_memory_map(fd, map->header.region_bytes, true);
+	if (map->region == NULL) return false;
+	map->arenas = (uint8_t *)map->region + map->header.arenas_offset;
+	return true;
+}
+
+/* Fills map->header's derived fields, makes the memory, initialises and seals it. */
+int32_t region_create(struct geometry *map, int *fd)
+{
+	struct sb_header *h = &map->header;
+	uint64_t warm_bytes = arenas_offset(h->slots) + 2 * SB_WARM_SLOTS * (uint64_t)h->inline_bytes;
+	int32_t error = os_memory_headroom(warm_bytes);
+	if (error != 0) return error;
+	error = os_memory_create("slotbus", h->region_bytes, fd);
+	if (error != 0) return error;
+	if (!map_region(map, *fd)) {
+		error = fail_with(errno == ENOMEM ? -SB_ELIMIT : -SB_ESYS, errno);
+	} else {
+		map->region->header = *h;
+		for (uint32_t slot = 0; slot < h->slots; slot++)
+			store_relaxed(&map->region->slot[slot].request.status, word_of(0, SB_FREE));
+		warm(map);
+		error = os_memory_seal(*fd, false);
+	}
+	if (error != 0) {
+		region_detach(map, true);
+		close(*fd);
+	}
+	return error;
+}
+
+/* Maps what the hub sent: seals and size first, then the header, by pread so that nothing can trap. */
+int32_t region_attach(struct geometry *map, int fd)
+{
+	struct sb_header header;
+	if (pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header) return -SB_EPROTO;
+	if (!header_is_legal(&header)) return -SB_ECORRUPT;
+	int32_t error = os_memory_check(fd, header.region_bytes);
+	if (error != 0) return error;
+	map->header = header;
+	if (!map_region(map, fd)) return fail_with(errno == ENOMEM ? -SB_ELIMIT : -SB_ESYS, errno);
+	warm(map);
+	return 0;
+}
+
+void region_detach(struct geometry *map, bool detached)
+{
+	if (map->region == NULL) return;
+	if (detached) os_memory_unmap(map->region, map->header.region_bytes);
+	else os_memory_bury(map->region, map->header.region_bytes);
+	map->region = NULL;
+	map->arenas = NULL;
+}
+
+int32_t stats_create(struct sb_hub *hub)
+{
+	uint64_t bytes = page_up(sizeof(struct sb_stats));
+	int32_t error = os_memory_create("slotbus-stats", bytes, &hub->stats_fd);
+	if (error != 0) return error;
+	hub->stats = os_memory_map(hub->stats_fd, bytes, true);
+	if (hub->stats == NULL) error = fail_with(-SB_ESYS, errno);
+	if (error == 0) error = os_memory_seal(hub->stats_fd, true);
+	if (error != 0) return error;
+	struct sb_stats *stats = hub->stats;
+	stats->magic = SB_MAGIC;
+	stats->abi = SB_ABI;
+	stats->fingerprint = SB_FINGERPRINT;
+	stats->created_ns = os_now_ns();
+	stats->pid = (uint32_t)getpid();
+	stats->slots = hub->header.slots;
+	return 0;
+}
+
+/* ---- the hub's handle and its links ----------------------------------------------------------------------- */
+
+struct sb_hub *sb_hub_open(uint32_t slots, uint32_t payload_limit, uint32_t head_limit,
+                           uint32_t inline_bytes, uint32_t flags, uint32_t bus_tag)
+{
+	struct sb_hub *hub = calloc(1, sizeof *hub);
+	if (hub == NULL) {
+		fail_with(-SB_ENOMEM, ENOMEM);
+		return NULL;
+	}
+	hub->stats_fd = -1;
+	struct sb_header *h = &hub->header;
+	*h = (struct sb_header){
+		.magic = SB_MAGIC, .abi = SB_ABI, .fingerprint = SB_FINGERPRINT,
+		.slots = slots, .payload_limit = payload_limit, .head_limit = head_limit,
+		.inline_bytes = inline_bytes, .flags = flags, .bus_tag = bus_tag,
+		.stride = page_up((uint64_t)head_limit + payload_limit),
+	};
+	if (slots <= SB_SLOTS_MAX) {
+		h->arenas_offset = arenas_offset(slots);
+		h->region_bytes = h->arenas_offset + 2 * (uint64_t)slots * h->stride;
+	}
+	if (h->inline_bytes > h->stride) h->inline_bytes = (uint32_t)h->stride;
+	int32_t error = header_is_legal(h) ? stats_create(hub) : -SB_EINVAL;
+	if (error != 0) {
+		sb_hub_close(hub);
+		if (error != -SB_ESYS) fail_with(error, -error);
+		return NULL;
+	}
+	return hub;
+}
+
+void sb_hub_close(struct sb_hub *hub)
+{
+	if (hub == NULL) return;
+	for (uint32_t index = 0; index < SB_LINKS_MAX; index++) link_forget(hub, index);
+	if (hub->stats != NULL) os_memory_unmap(hub->stats, page_up(sizeof(struct sb_stats)));
+	if (hub->stats_fd >= 0) close(hub->stats_fd);
+	free(hub);
+}
+
+/* A link without its region, still unknown to the worker: its index, or -SB_EBUSY, -SB_ENOMEM. */
+int32_t link_open(struct sb_hub *hub, uint32_t concurrency)
+{
+	uint32_t index = 0;
+	while (index < SB_LINKS_MAX && hub->links[index] != NULL) index++;
+	if (index == SB_LINKS_MAX) return -SB_EBUSY;
+	struct link *link = calloc(1, sizeof *link);
+	if (link == NULL) return -SB_ENOMEM;
+	uint32_t slots = hub->header.slots;
+	link->life = ++hub->life;
+	link->map.header = hub->header;
+	link->map.header.epoch = (uint64_t)hub->header.bus_tag << 32 | link->life;
+	link->fd = -1;
+	link->concurrency = concurrency < slots ? concurrency : slots;
+	link->free_count = slots;
+	for (uint32_t slot = 0; slot < slots; slot++)
+		link->free_stack[slots - 1 - slot] = (uint16_t)slot;
+	hub->links[index] = link;
+	if (index >= hub->link_count) hub->link_count = index + 1;
+	return (int32_t)index;
+}
+
+void link_forget(struct sb_hub *hub, uint32_t index)
+{
+	struct link *link = hub->links[index];
+	if (link == NULL) return;
+	hub->links[index] = NULL;
+	free(link);
+	while (hub->link_count > 0 && hub->links[hub->link_count - 1] == NULL) hub->link_count--;
+}
+
+void sb_link_drop(struct sb_hub *hub, uint32_t index, int32_t detached)
+{
+	if (index >= SB_LINKS_MAX || hub->links[index] == NULL) return;
+	region_detach(&hub->links[index]->map, detached != 0);
+	link_forget(hub, index);
+}
+
+const void *sb_link_arenas(const struct sb_hub *hub, uint32_t index)
+{
+	return index < SB_LINKS_MAX && hub->links[index] != NULL ? hub->links[index]->map.arenas : NULL;
+}
+
+double sb_hub_stride(const struct sb_hub *hub)
+{
+	return (double)hub->header.stride;
+}
+
+const void *sb_hub_events(const struct sb_hub *hub)
+{
+	return hub->events;
+}
+
+uint32_t sb_link_life(const struct sb_hub *hub, uint32_t index)
+{
+	return index < SB_LINKS_MAX && hub->links[index] != NULL ? hub->links[index]->life : 0;
+}
+
+uint64_t sb_link_epoch(const struct sb_hub *hub, uint32_t index)
+{
+	return index < SB_LINKS_MAX && hub->links[index] != NULL
+	           ? hub->links[index]->map.header.epoch
+	           : 0;
+}
+
+int32_t sb_link_trim(struct sb_hub *hub, uint32_t index)
+{
+	struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
+	if (link == NULL || link->used != 0) return 0;
+	const struct sb_header *h = &link->map.header;
+	uint64_t touched = 0;
+	for (uint32_t slot = 0; slot < h->slots; slot++)
+		touched += (uint64_t)link->touched_bytes[slot][0] + link->touched_bytes[slot][1];
+	if (touched <= SB_WARM_BYTES) return 0;
+	for (uint32_t half = 0; half < 2 * h->slots; half++) {
+		uint32_t *bytes = &link->touched_bytes[half / 2][half % 2];
+		uint64_t kept = half / 2 < SB_WARM_SLOTS ? h->inline_bytes : 0;
+		if (*bytes > kept)
+			os_memory_discard(link->map.arenas + half * h->stride + kept, page_up(*bytes - kept));
+		*bytes = 0;
+	}
+	return 1;
+}

@@ -1,0 +1,535 @@
+/*
+ * slot.c - the slot state machine: every compare-and-swap on a status word is in this file, the hub's
+ * verbs first, then the worker's. A hint bit says where to look; the status word says what is so.
+ */
+#include "private.h"
+
+static const uint64_t NS_PER_MS = 1000000u;
+
+/* ---- helpers ------------------------------------------------------------------------------------------------ */
+
+static struct link *link_at(const struct sb_hub *hub, uint32_t index)
+{
+	return index < SB_LINKS_MAX ? hub->links[index] : NULL;
+}
+
+static struct sb_request_line *request_line(const struct geometry *map, uint32_t slot)
+{
+	return &map->region->slot[slot].request;
+}
+
+static bool swap_word(const struct geometry *map, uint32_t slot, uint64_t from, uint64_t to)
+{
+	return compare_exchange(&request_line(map, slot)->status, &from, to);
+}
+
+/* One writer per counter, so a plain add; atomic so that an observer never reads half of one. */
+static void add_relaxed(uint64_t *counter, uint64_t amount)
+{
+	store_relaxed(counter, load_relaxed(counter) + amount);
+}
+
+static void count(struct sb_hub *hub, enum sb_counter counter)
+{
+	add_relaxed(&hub->stats->counters[counter], 1);
+}
+
+/* A body starts after its head and ends inside its arena; every length is within its own limit. */
+static bool lengths_are_legal(const struct sb_header *h, uint32_t head_bytes, uint32_t body_offset,
+                              uint32_t body_bytes)
+{
+	return head_bytes <= h->head_limit && body_bytes <= h->payload_limit &&
+	       body_offset >= head_bytes && (uint64_t)body_offset + body_bytes <= h->stride;
+}
+
+static void note_touched(struct link *link, uint32_t slot, uint32_t half, uint32_t end)
+{
+	if (link->touched_bytes[slot][half] < end) link->touched_bytes[slot][half] = end;
+}
+
+/* ---- hub: the way out ------------------------------------------------------------------------------------------ */
+
+static void put_back(struct link *link, uint32_t slot)
+{
+	link->shadow[slot] = AT_REST;
+	link->used--;
+	link->free_stack[link->free_count++] = (uint16_t)slot;
+}
+
+int32_t sb_link_credit(const struct sb_hub *hub, uint32_t index)
+{
+	const struct link *link = link_at(hub, index);
+	if (link == NULL || !link->started) return 0;
+	return (int32_t)(link->concurrency - link->used);
+}
+
+int32_t sb_slot_reserve(struct sb_hub *hub, uint32_t index)
+{
+	struct link *link = link_at(hub, index);
+	if (link == NULL || !link->started) return -SB_ECLOSED;
+	if (link->used >= link->concurrency || link->free_count == 0) return -SB_EBUSY;
+	uint32_t slot = link->free_stack[link->free_count - 1];
+	uint64_t generation = link->generation[slot];
+	if (!swap_word(&link->map, slot, word_of(generation, SB_FREE), word_of(generation + 1, SB_WRITING)))
+		return -SB_ECORRUPT;
+	link->free_count--;
+	link->used++;
+	link->generation[slot] = generation + 1;
+	link->shadow[slot] = IN_WRITING;
+	return (int32_t)slot;
+}
+
+/* [publish] The release half: the worker's claim acquires what was written before this swap. */
+int32_t sb_slot_publish(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t method,
+                        uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
+                        uint32_t timeout_ms, double serial)
+{
+	struct link *link = link_at(hub, index);
+	if (link == NULL || slot >= hub->header.slots) return -SB_EINVAL;
+	if (link->shadow[slot] != IN_WRITING) return -SB_EINVAL;
+	if (!lengths_are_legal(&hub->header, head_bytes, body_offset, body_bytes)) return -SB_EINVAL;
+	struct sb_region *region = link->map.region;
+	struct sb_request_line *line = &region->slot[slot].request;
+	store_relaxed(&line->serial, (uint64_t)serial);
+	store_relaxed(&line->head_bytes, head_bytes);
+	store_relaxed(&line->body_offset, body_offset);
+	store_relaxed(&line->body_bytes, body_bytes);
+	store_relaxed(&line->timeout_ms, timeout_ms);
+	store_relaxed(&line->method, method);
+	note_touched(link, slot, 0, body_offset + body_bytes);
+	uint64_t now = os_now_ns();
+	uint64_t generation = link->generation[slot];
+	link->changed_ns[slot] = now;
+	link->deadline_ns[slot] = timeout_ms == 0 ? UINT64_MAX : now + timeout_ms * NS_PER_MS;
+	link->shadow[slot] = IN_FLIGHT;
+	if (!swap_word(&link->map, slot, word_of(generation, SB_WRITING), word_of(generation, SB_READY)))
+		return -SB_ECORRUPT;
+	fetch_or_seq(&region->ready.bits[slot / 64], 1ULL << (slot % 64));
+	count(hub, SB_C_PUBLISHED);
+	if (wake(&region->worker, link->fd) == 1) count(hub, SB_C_BELLS);
+	return 0;
+}
+
+int32_t sb_slot_cancel(struct sb_hub *hub, uint32_t index, uint32_t slot)
+{
+	struct link *link = link_at(hub, index);
+	if (link == NULL || slot >= hub->header.slots) return -SB_EINVAL;
+	if (link->shadow[slot] != IN_WRITING) return -SB_EINVAL;
+	uint64_t generation = link->generation[slot];
+	if (!swap_word(&link->map, slot, word_of(generation, SB_WRITING), word_of(generation, SB_FREE)))
+		return -SB_ECORRUPT;
+	put_back(link, slot);
+	return 0;
+}
+
+/* ---- hub: the way back -------------------------------------------------------------------------------------------- */
+
+static void record_round_trip(struct sb_hub *hub, uint64_t ns)
+{
+	uint32_t bucket = (uint32_t)ns;
+	if (ns >= SB_HIST_SUB) {
+		uint32_t octave = 63u - (uint32_t)__builtin_clzll(ns) - 4u; /* SB_HIST_SUB is 2^5 */
+		bucket = octave * SB_HIST_SUB + ((uint32_t)(ns >> (octave - 1)) & (SB_HIST_SUB - 1));
+		if (octave >= SB_HIST_OCTAVES) bucket = SB_HIST_BUCKETS - 1;
+	}
+	add_relaxed(&hub->stats->round_trip[bucket], 1);
+}
+
+static void describe(struct sb_hub *hub, uint32_t index, uint32_t slot, enum sb_event_kind kind,
+                     struct sb_event *event)
+{
+	struct link *link = hub->links[index];
+	*event = (struct sb_event){
+		.kind = (uint16_t)kind, .slot = (uint16_t)slot, .link = index, .life = link->life,
+		.token = (uint32_t)link->generation[slot],
+	};
+}
+
+/* [complete] The acquire half: the word was loaded with acquire, so what was written before DONE is here.
+ * The descriptor is copied once and checked; the caller copies the payload, then sb_slot_release looks
+ * at the word again. */
+static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
+                               struct sb_event *event)
+{
+	struct link *link = hub->links[index];
+	struct sb_response_line *line = &link->map.region->slot[slot].response;
+	describe(hub, index, slot, SB_EV_DONE, event);
+	event->head_bytes = load_relaxed(&line->head_bytes);
+	event->body_offset = load_relaxed(&line->body_offset);
+	event->body_bytes = load_relaxed(&line->body_bytes);
+	event->status_code = load_relaxed(&line->status_code);
+	bool legal = lengths_are_legal(&hub->header, event->head_bytes, event->body_offset,
+	                               event->body_bytes) &&
+	             (event->status_code == 0 || (event->status_code >= 200 && event->status_code <= 599));
+	if (!legal) {
+		event->kind = SB_EV_CORRUPT;
+		return 1;
+	}
+	note_touched(link, slot, 1, event->body_offset + event->body_bytes);
+	if ((hub->header.flags & SB_FLAG_TIMING) != 0) {
+		uint64_t claimed = load_relaxed(&line->claimed_ns);
+		bool sane = claimed >= link->changed_ns[slot] && claimed <= now;
+		link->claim_ns[slot] = sane ? claimed - link->changed_ns[slot] : 0;
+	}
+	uint64_t elapsed = now - link->changed_ns[slot];
+	link->round_trip_ns[slot] = elapsed;
+	link->changed_ns[slot] = now;
+	link->shadow[slot] = DELIVERED;
+	link->bells_work++;
+	record_round_trip(hub, elapsed);
+	count(hub, SB_C_RESPONDED);
+	return 1;
+}
+
+/* What this slot has for the hub: 1 and an event, 0 nothing yet. Whole words are compared with what the
+ * hub's own last step allows; anything else is the peer's doing and ends its life. */
+int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
+                   struct sb_event *event)
+{
+	struct link *link = hub->links[index];
+	if (link->shadow[slot] != IN_FLIGHT && link->shadow[slot] != IN_QUARANTINE) return 0;
+	uint64_t word = load_acquire(&request_line(&link->map, slot)->status);
+	enum sb_state state = word_state(word);
+	bool ours = word_generation(word) == link->generation[slot];
+	if (link->shadow[slot] == IN_FLIGHT) {
+		if (ours && state == SB_DONE) return accept_response(hub, index, slot, now, event);
+		if (ours && (state == SB_READY || state == SB_CLAIMED)) return 0;
+	} else {
+		if (ours && state == SB_ABANDONED) return 0;
+		if (ours && state == SB_FREE) {
+			link->quarantined--;
+			link->bells_work++;
+			put_back(link, slot);
+			describe(hub, index, slot, SB_EV_FREED, event);
+			return 1;
+		}
+	}
+	describe(hub, index, slot, SB_EV_CORRUPT, event);
+	return 1;
+}
+
+int32_t sb_slot_release(struct sb_hub *hub, uint32_t index, uint32_t slot)
+{
+	struct link *link = link_at(hub, index);
+	if (link == NULL || slot >= hub->header.slots) return -SB_EINVAL;
+	if (link->shadow[slot] != DELIVERED) return -SB_EINVAL;
+	uint64_t generation = link->generation[slot];
+	if (!swap_word(&link->map, slot, word_of(generation, SB_DONE), word_of(generation, SB_FREE)))
+		return -SB_ECORRUPT;
+	put_back(link, slot);
+	return 0;
+}
+
+/* Gives up a request in flight; event is written only when it turns out to be answered. */
+static int32_t withdraw(struct sb_hub *hub, uint32_t index, uint32_t slot, struct sb_event *event)
+{
+	struct link *link = hub->links[index];
+	uint64_t generation = link->generation[slot];
+	if (swap_word(&link->map, slot, word_of(generation, SB_READY), word_of(generation, SB_FREE))) {
+		put_back(link, slot);
+		count(hub, SB_C_WITHDRAWN);
+		return SB_FREE;
+	}
+	uint64_t claimed = word_of(generation, SB_CLAIMED);
+	if (swap_word(&link->map, slot, claimed, word_of(generation, SB_ABANDONED))) {
+		link->shadow[slot] = IN_QUARANTINE;
+		link->quarantined++;
+		link->changed_ns[slot] = os_now_ns();
+		count(hub, SB_C_ABANDONED);
+		return SB_ABANDONED;
+	}
+	int32_t found = slot_event(hub, index, slot, os_now_ns(), event);
+	return found == 1 && event->kind == SB_EV_DONE ? SB_DONE : -SB_ECORRUPT;
+}
+
+int32_t sb_slot_withdraw(struct sb_hub *hub, uint32_t index, uint32_t slot)
+{
+	struct link *link = link_at(hub, index);
+	if (link == NULL || slot >= hub->header.slots) return -SB_EINVAL;
+	if (link->shadow[slot] != IN_FLIGHT) return -SB_EINVAL;
+	return withdraw(hub, index, slot, &hub->events[0]);
+}
+
+/* ---- hub: looking at many slots -------------------------------------------------------------------------------------- */
+
+static int32_t poll_link(struct sb_hub *hub, uint32_t index, int32_t found, uint64_t *now)
+{
+	struct link *link = hub->links[index];
+	struct sb_region *region = link->map.region;
+	uint32_t words = (hub->header.slots + 63) / 64;
+	for (uint32_t i = 0; i < words; i++) {
+		/* Exchange the hints away first, look at the states after: a bit set meanwhile stays for next time. */
+		if (load_relaxed(&region->done.bits[i]) != 0)
+			link->taken[i] |= exchange_seq(&region->done.bits[i], 0);
+		while (link->taken[i] != 0 && found < SB_BATCH) {
+			uint32_t slot = i * 64 + (uint32_t)__builtin_ctzll(link->taken[i]);
+			link->taken[i] &= link->taken[i] - 1;
+			if (slot >= hub->header.slots) continue;
+			if (*now == 0) *now = os_now_ns();
+			found += slot_event(hub, index, slot, *now, &hub->events[found]);
+		}
+	}
+	return found;
+}
+
+/* Starts at another link each time: a full batch of one worker holds up no other. */
+static int32_t poll_once(struct sb_hub *hub)
+{
+	int32_t found = 0;
+	uint64_t now = 0;
+	uint32_t index = hub->poll_start < hub->link_count ? hub->poll_start : 0;
+	for (uint32_t n = 0; n < hub->link_count && found < SB_BATCH; n++) {
+		if (hub->links[index] != NULL && hub->links[index]->started)
+			found = poll_link(hub, index, found, &now);
+		if (++index >= hub->link_count) index = 0;
+	}
+	if (found > 0) hub->poll_start++;
+	if (hub->poll_start >= hub->link_count) hub->poll_start = 0;
+	return found;
+}
+
+int32_t sb_hub_poll(struct sb_hub *hub, uint32_t spin_ns)
+{
+	int32_t found = poll_once(hub);
+	if (found != 0 || spin_ns == 0) return found;
+	uint64_t deadline = os_now_ns() + spin_ns;
+	do {
+		for (int i = 0; i < 4 && found == 0; i++) {
+			spin_pause();
+			found = poll_once(hub);
+		}
+	} while (found == 0 && os_now_ns() < deadline);
+	return found;
+}
+
+static bool is_stuck(struct link *link, uint64_t now)
+{
+	if (link->quarantined * 2 <= link->concurrency) {
+		link->stuck_since_ns = 0;
+		return false;
+	}
+	if (link->stuck_since_ns == 0) link->stuck_since_ns = now;
+	return now - link->stuck_since_ns > SB_STUCK_MS * NS_PER_MS;
+}
+
+/* One slot in flight: a response before any deadline, then the deadline, then a lost hint. */
+static int32_t tick_slot(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
+                         struct sb_event *event)
+{
+	struct link *link = hub->links[index];
+	int32_t found = slot_event(hub, index, slot, now, event);
+	if (found != 0 || link->shadow[slot] != IN_FLIGHT) return found;
+	if (now >= link->deadline_ns[slot]) {
+		int32_t result = withdraw(hub, index, slot, event);
+		if (result == SB_DONE) return 1;
+		describe(hub, index, slot, result == SB_FREE        ? SB_EV_TIMEOUT_QUEUED
+		                           : result == SB_ABANDONED ? SB_EV_TIMEOUT_RUNNING
+		                                                    : SB_EV_CORRUPT, event);
+		return 1;
+	}
+	uint64_t word = load_acquire(&request_line(&link->map, slot)->status);
+	if (word_state(word) != SB_READY) return 0;
+	fetch_or_seq(&link->map.region->ready.bits[slot / 64], 1ULL << (slot % 64));
+	(void)wake(&link->map.region->worker, link->fd);
+	return 0;
+}
+
+static int32_t tick_link(struct sb_hub *hub, uint32_t index, int32_t found, uint64_t now)
+{
+	struct link *link = hub->links[index];
+	for (uint32_t slot = 0; slot < hub->header.slots && found < SB_BATCH; slot++)
+		found += tick_slot(hub, index, slot, now, &hub->events[found]);
+	if (found < SB_BATCH && is_stuck(link, now)) {
+		describe(hub, index, 0, SB_EV_STUCK, &hub->events[found++]);
+		link->stuck_since_ns = now;
+	}
+	return found;
+}
+
+int32_t sb_hub_tick(struct sb_hub *hub)
+{
+	int32_t found = 0;
+	uint64_t now = os_now_ns();
+	for (uint32_t i = 0; i < hub->link_count && found < SB_BATCH; i++)
+		if (hub->links[i] != NULL && hub->links[i]->started) found = tick_link(hub, i, found, now);
+	return found;
+}
+
+/* ---- hub: what can be asked -------------------------------------------------------------------------------------------- */
+
+uint32_t sb_slot_token(const struct sb_hub *hub, uint32_t index, uint32_t slot)
+{
+	const struct link *link = link_at(hub, index);
+	return link == NULL || slot >= hub->header.slots ? 0 : (uint32_t)link->generation[slot];
+}
+
+int32_t sb_link_snapshot(const struct sb_hub *hub, uint32_t index, uint32_t *out)
+{
+	const struct link *link = link_at(hub, index);
+	if (link == NULL) return -SB_ECLOSED;
+	uint64_t now = os_now_ns();
+	for (uint32_t slot = 0; slot < hub->header.slots; slot++) {
+		uint64_t word = load_acquire(&request_line(&link->map, slot)->status);
+		uint64_t changed = link->changed_ns[slot];
+		out[2 * slot] = (uint32_t)word_state(word);
+		out[2 * slot + 1] = changed == 0 ? 0 : (uint32_t)((now - changed) / NS_PER_MS);
+	}
+	return (int32_t)hub->header.slots;
+}
+
+void sb_stats_add(struct sb_hub *hub, uint32_t counter, uint32_t amount)
+{
+	if (counter < SB_COUNTER_SLOTS) add_relaxed(&hub->stats->counters[counter], amount);
+}
+
+double sb_stats_get(const struct sb_hub *hub, uint32_t counter)
+{
+	return counter < SB_COUNTER_SLOTS ? (double)load_relaxed(&hub->stats->counters[counter]) : 0;
+}
+
+static uint64_t bucket_edge(uint32_t bucket)
+{
+	uint32_t octave = bucket / SB_HIST_SUB, sub = bucket % SB_HIST_SUB;
+	return octave == 0 ? sub : (uint64_t)(SB_HIST_SUB + sub + 1) << (octave - 1);
+}
+
+double sb_stats_quantile(const struct sb_hub *hub, double quantile)
+{
+	uint64_t total = 0, seen = 0;
+	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) total += load_relaxed(&hub->stats->round_trip[i]);
+	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) {
+		seen += load_relaxed(&hub->stats->round_trip[i]);
+		if (total > 0 && (double)seen >= quantile * (double)total) return (double)bucket_edge(i);
+	}
+	return 0;
+}
+
+double sb_slot_claim_delay(const struct sb_hub *hub, uint32_t index, uint32_t slot)
+{
+	const struct link *link = link_at(hub, index);
+	return link == NULL || slot >= SB_SLOTS_MAX ? 0 : (double)link->claim_ns[slot];
+}
+
+double sb_slot_round_trip(const struct sb_hub *hub, uint32_t index, uint32_t slot)
+{
+	const struct link *link = link_at(hub, index);
+	return link == NULL || slot >= SB_SLOTS_MAX ? 0 : (double)link->round_trip_ns[slot];
+}
+
+/* ---- worker ------------------------------------------------------------------------------------------------------------------ */
+
+/* The next slot to try, or -1. New hints are taken only when the old ones are served, so that a request
+ * is overtaken by at most one batch. */
+static int32_t next_hint(struct sb_worker *worker)
+{
+	uint32_t words = (worker->map.header.slots + 63) / 64;
+	for (int round = 0; round < 2; round++) {
+		for (uint32_t i = 0; i < words; i++) {
+			if (worker->pending[i] == 0) continue;
+			uint32_t slot = i * 64 + (uint32_t)__builtin_ctzll(worker->pending[i]);
+			worker->pending[i] &= worker->pending[i] - 1;
+			return slot < worker->map.header.slots ? (int32_t)slot : -1;
+		}
+		for (uint32_t i = 0; i < words && round == 0; i++)
+			if (load_relaxed(&worker->map.region->ready.bits[i]) != 0)
+				worker->pending[i] = exchange_seq(&worker->map.region->ready.bits[i], 0);
+	}
+	return -1;
+}
+
+/* [publish] The acquire half. 1 claimed, 0 the hint was stale, -SB_ECORRUPT. */
+static int32_t claim(struct sb_worker *worker, uint32_t slot)
+{
+	struct sb_slot *at = &worker->map.region->slot[slot];
+	uint64_t word = load_acquire(&at->request.status);
+	if (word_state(word) != SB_READY) return 0;
+	uint64_t generation = word_generation(word);
+	if (!swap_word(&worker->map, slot, word, word_of(generation, SB_CLAIMED))) return 0;
+	worker->generation[slot] = generation;
+	worker->request = (struct sb_request){
+		.slot = slot,
+		.token = (uint32_t)generation,
+		.head_bytes = load_relaxed(&at->request.head_bytes),
+		.body_offset = load_relaxed(&at->request.body_offset),
+		.body_bytes = load_relaxed(&at->request.body_bytes),
+		.timeout_ms = load_relaxed(&at->request.timeout_ms),
+		.method = load_relaxed(&at->request.method),
+		.serial = load_relaxed(&at->request.serial),
+	};
+	const struct sb_request *r = &worker->request;
+	if (!lengths_are_legal(&worker->map.header, r->head_bytes, r->body_offset, r->body_bytes))
+		return -SB_ECORRUPT;
+	if ((worker->map.header.flags & SB_FLAG_TIMING) != 0)
+		store_relaxed(&at->response.claimed_ns, os_now_ns());
+	add_relaxed(&worker->map.region->counters.claimed, 1);
+	return 1;
+}
+
+static int32_t take_once(struct sb_worker *worker)
+{
+	for (;;) {
+		int32_t slot = next_hint(worker);
+		if (slot < 0) return 0;
+		int32_t result = claim(worker, (uint32_t)slot);
+		if (result != 0) return result;
+	}
+}
+
+int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns)
+{
+	if (worker->step != ATTACHED) return -SB_ECLOSED;
+	int32_t result = take_once(worker);
+	if (result != 0 || spin_ns == 0) return result;
+	uint64_t deadline = os_now_ns() + spin_ns;
+	do {
+		for (int i = 0; i < 4 && result == 0; i++) {
+			spin_pause();
+			result = take_once(worker);
+		}
+	} while (result == 0 && os_now_ns() < deadline);
+	return result;
+}
+
+static bool is_current(const struct sb_worker *worker, uint32_t slot, uint32_t token)
+{
+	return worker->step == ATTACHED && slot < worker->map.header.slots &&
+	       worker->generation[slot] != 0 && (uint32_t)worker->generation[slot] == token;
+}
+
+/* [complete] The release half: everything written to the arena and to the line comes before DONE. */
+int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
+                         uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
+                         uint32_t status_code)
+{
+	if (!is_current(worker, slot, token)) return -SB_ESTALE;
+	if (!lengths_are_legal(&worker->map.header, head_bytes, body_offset, body_bytes))
+		return -SB_EINVAL;
+	struct sb_region *region = worker->map.region;
+	struct sb_response_line *line = &region->slot[slot].response;
+	store_relaxed(&line->head_bytes, head_bytes);
+	store_relaxed(&line->body_offset, body_offset);
+	store_relaxed(&line->body_bytes, body_bytes);
+	store_relaxed(&line->status_code, status_code);
+	uint64_t generation = worker->generation[slot];
+	worker->generation[slot] = 0; /* a second reply finds no claim */
+	uint64_t claimed = word_of(generation, SB_CLAIMED);
+	bool done = swap_word(&worker->map, slot, claimed, word_of(generation, SB_DONE));
+	if (!done) {
+		/* The caller gave up: end the quarantine. If even that fails, the life of this region is over. */
+		uint64_t abandoned = word_of(generation, SB_ABANDONED);
+		bool freed = swap_word(&worker->map, slot, abandoned, word_of(generation, SB_FREE));
+		add_relaxed(&region->counters.stale, 1);
+		if (!freed) return -SB_ESTALE;
+	}
+	fetch_or_seq(&region->done.bits[slot / 64], 1ULL << (slot % 64));
+	if (done) add_relaxed(&region->counters.completed, 1);
+	(void)wake(&region->hub, worker->fd);
+	return done ? 0 : -SB_ESTALE;
+}
+
+int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, uint32_t token)
+{
+	if (!is_current(worker, slot, token)) return 1;
+	uint64_t word = load_acquire(&request_line(&worker->map, slot)->status);
+	return word != word_of(worker->generation[slot], SB_CLAIMED);
+}

@@ -1,0 +1,509 @@
+/*
+ * slotbus.h - the contract of libslotbus
+ *
+ * Request/response between processes of one machine through shared memory. A *hub* owns a name and
+ * dispatches; *workers* attach to it and answer. Everything that another process or TypeScript relies
+ * on is in this file, and nothing else is.
+ *
+ * Caveats, before the API:
+ *  - One region per worker life, made by the hub, sealed, handed over once. It is never initialised
+ *    twice; when the worker ends, the hub forgets it and the kernel frees it with its last user.
+ *  - A handle (sb_hub, sb_worker) belongs to one thread. Two handles share nothing in this process.
+ *  - Shared memory is hostile: each shared word is read once into a local, checked, then used.
+ *  - No function calls back, none allocates on the request path, none blocks unless it says so.
+ *  - Times are nanoseconds or milliseconds of CLOCK_MONOTONIC.
+ *
+ * The life of a slot (one 64-bit word, state in the low 4 bits, generation in the other 60):
+ *
+ *            reserve            publish           claim              complete
+ *     FREE ----------> WRITING ---------> READY ---------> CLAIMED -----------> DONE
+ *      ^  (gen + 1)       |                 |                 | withdraw          |
+ *      |<-----------------+                 |                 v                   |
+ *      |   cancel                           |             ABANDONED               |
+ *      |<-----------------------------------+                 | complete          |
+ *      |   withdraw: never executed                           v (quarantine ends) |
+ *      +<-----------------------------------------------------+-------------------+ release
+ *
+ * reserve, publish, cancel, withdraw and release are the hub's; claim and complete the worker's. Each
+ * arrow is one compare-and-swap of the whole word, so a process killed between any two instructions
+ * leaves a legal state. docs/protocol.md holds the memory ordering and the argument.
+ */
+#ifndef SLOTBUS_H
+#define SLOTBUS_H
+
+#include <stdint.h>
+
+#define SB_API __attribute__((visibility("default")))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- limits: X(name, value, unit and reason) ------------------------------------------------------ */
+
+#ifndef SB_ABI_VERSION
+#define SB_ABI_VERSION 1 /* build option -Dabi=N, for tests of the refusal */
+#endif
+
+#define SB_LIMITS(X)                                                                                   \
+	X(SB_ABI, SB_ABI_VERSION, "version of the shared layout and of the control messages")              \
+	X(SB_SLOTS_MAX, 256, "slots; four words of hint bits")                                             \
+	X(SB_LINKS_MAX, 64, "workers of one bus at a time")                                                \
+	X(SB_NAME_MAX, 64, "bytes of a bus name")                                                          \
+	X(SB_PAYLOAD_MAX, 1073741824, "bytes; one arena must fit one ArrayBuffer and a 32-bit length")     \
+	X(SB_HEAD_MIN, 1024, "bytes; the text of an error must fit")                                       \
+	X(SB_HEAD_MAX, 16777216, "bytes of an encoded head")                                               \
+	X(SB_PAGE, 4096, "bytes; arenas are aligned to it")                                                \
+	X(SB_LINE, 64, "bytes of a cache line")                                                            \
+	X(SB_BATCH, 64, "events one poll returns at most")                                                 \
+	X(SB_EVENT_WORDS, 8, "32-bit words of one event")                                                  \
+	X(SB_MESSAGE_MAX, 256, "bytes of a control message, header included")                              \
+	X(SB_WARM_SLOTS, 4, "slots whose inline bytes are prefaulted at attach")                           \
+	X(SB_WARM_BYTES, 67108864, "bytes of touched arenas an idle link may keep")                        \
+	X(SB_STUCK_MS, 10000, "ms more than half the slots may stay ABANDONED")                            \
+	X(SB_BELLS_PER_SECOND, 10000, "doorbells without work after which a peer is evicted")              \
+	X(SB_SLICE_MS, 20, "milliseconds between two looks at the peer in a blocking wait")
+
+enum {
+#define X(name, value, why) name = (value),
+	SB_LIMITS(X)
+#undef X
+};
+
+#define SB_MAGIC 0x0053554254304c53ULL /* "SL0TBUS" */
+
+/* ---- states ---------------------------------------------------------------------------------------- */
+
+#define SB_STATES(X)                                                                                   \
+	X(SB_FREE, 0, "nobody's; the hub may reserve it")                                                  \
+	X(SB_WRITING, 1, "the hub is writing a request; invisible to the worker")                          \
+	X(SB_READY, 2, "published; the worker may claim it, the hub may take it back")                     \
+	X(SB_CLAIMED, 3, "the worker's handler may have run")                                              \
+	X(SB_DONE, 4, "answered; the response waits for the hub")                                          \
+	X(SB_ABANDONED, 5, "the caller gave up; quarantined until the handler ends")
+
+enum sb_state {
+#define X(name, value, text) name = (value),
+	SB_STATES(X)
+#undef X
+};
+
+/* ---- errors: every function returns 0 or a positive value, or the negative of one of these ---------- */
+
+#define SB_ERRORS(X)                                                                                   \
+	X(SB_EINVAL, 1, "an argument is outside its documented range")                                     \
+	X(SB_ENAME, 2, "the name does not match ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")                        \
+	X(SB_EDIR, 3, "the runtime directory is not a directory of ours that is closed to others")         \
+	X(SB_EEXISTS, 4, "a live hub holds this name")                                                     \
+	X(SB_ENOBUS, 5, "no hub listens on this name")                                                     \
+	X(SB_EAGAIN, 6, "not yet; call again later")                                                       \
+	X(SB_EPERM, 7, "the kernel or the peer refused this user")                                         \
+	X(SB_EVERSION, 8, "the other side speaks another version of the protocol")                         \
+	X(SB_EPROTO, 9, "the other side sent something the protocol does not know")                        \
+	X(SB_ECORRUPT, 10, "shared memory holds a value no legal step could have written")                 \
+	X(SB_ENOMEM, 11, "memory is short: the cgroup's head-room, or the kernel said so")                 \
+	X(SB_ELIMIT, 12, "a resource limit is too low for the region (RLIMIT_FSIZE, RLIMIT_AS)")           \
+	X(SB_EFILES, 13, "no file descriptor is left (RLIMIT_NOFILE)")                                     \
+	X(SB_ECLOSED, 14, "the handle or the connection is closed")                                        \
+	X(SB_ESYS, 15, "a system call failed; sb_error_number() has its errno")                            \
+	X(SB_ESTALE, 16, "the reply came too late: its request is gone")                                   \
+	X(SB_EBUSY, 17, "no slot or no credit is free")                                                    \
+	X(SB_EUNSUPPORTED, 18, "this operating system lacks what the function needs")                      \
+	X(SB_ETIMEDOUT, 19, "the time is over")
+
+enum sb_error {
+#define X(name, value, text) name = (value),
+	SB_ERRORS(X)
+#undef X
+};
+
+/* ---- the control socket ------------------------------------------------------------------------------
+ * A message is: type (1 byte), bytes of the body (1 byte), body. The doorbell is the one byte 0.
+ * Either side may listen; the side that dispatches (the hub) makes the region. */
+
+#define SB_MESSAGES(X)                                                                                 \
+	X(SB_MSG_BELL, 0, "look at the hints; one byte, no length")                                        \
+	X(SB_MSG_JOIN, 1, "worker to hub: sb_join")                                                        \
+	X(SB_MSG_HELLO, 2, "hub to worker: sb_hello, with the region by SCM_RIGHTS")                       \
+	X(SB_MSG_ATTACHED, 3, "worker to hub: mapped and checked; requests may come")                      \
+	X(SB_MSG_REFUSED, 4, "hub to worker: sb_refused; the connection ends")                             \
+	X(SB_MSG_CANCEL, 5, "hub to worker: sb_cancel; the caller gave up")                                \
+	X(SB_MSG_DRAIN, 6, "worker to hub: send nothing new")                                              \
+	X(SB_MSG_GOODBYE, 7, "the sender closes in good order")
+
+enum sb_message {
+#define X(name, value, text) name = (value),
+	SB_MESSAGES(X)
+#undef X
+};
+
+enum { SB_ROLE_WORKER = 1, SB_ROLE_OBSERVER = 2 };
+
+struct sb_join { /* its first 12 bytes never change, whatever the version */
+	uint64_t magic;
+	uint16_t abi_min, abi_max;
+	uint32_t role;
+	uint32_t concurrency; /* requests the worker takes at once, 1-256 */
+	uint32_t reserved;
+};
+
+struct sb_refused { /* its first 12 bytes never change */
+	uint64_t magic;
+	uint16_t abi_min, abi_max;
+	uint32_t error; /* enum sb_error */
+};
+
+struct sb_hello {
+	uint64_t magic;
+	uint64_t epoch;        /* unique among the lives of this bus */
+	uint64_t region_bytes; /* equals the size of the memfd */
+	uint32_t abi;
+	uint32_t fingerprint;  /* SB_FINGERPRINT of the sender's build */
+};
+
+struct sb_cancel {
+	uint32_t slot;
+	uint32_t token; /* low 32 bits of the generation */
+};
+
+/* ---- the region ---------------------------------------------------------------------------------------
+ * page 0 | lines | slots | arenas. Page 0 is constant once the memfd is sent; each side checks it,
+ * keeps a private copy, and never reads it again. Fields are grouped by the side that writes them. */
+
+struct sb_header {
+	uint64_t magic;
+	uint64_t epoch;
+	uint64_t region_bytes;
+	uint64_t stride;        /* bytes from one arena to the next; page aligned */
+	uint64_t arenas_offset; /* request arena of slot i: arenas_offset + 2i * stride; its response follows */
+	uint32_t abi;
+	uint32_t fingerprint;
+	uint32_t slots;
+	uint32_t payload_limit; /* bytes of a body */
+	uint32_t head_limit;    /* bytes of an encoded head; a body written in place starts there */
+	uint32_t inline_bytes;  /* bytes of an arena kept warm */
+	uint32_t flags;         /* SB_FLAG_* */
+	uint32_t bus_tag;       /* prefix of generated request ids */
+};
+
+enum { SB_FLAG_TIMING = 1 }; /* the worker stamps the time of each claim */
+
+struct sb_hints { /* 64 bytes; set by one side, exchanged away by the other */
+	uint64_t bits[4];
+	uint64_t reserved[4];
+};
+
+struct sb_park { /* 64 bytes; "parked" is set by the sleeper, cleared by whoever wakes it */
+	uint32_t parked; /* SB_PARK_* */
+	uint32_t futex;  /* generation a blocking sleeper waits on */
+	uint32_t reserved[14];
+};
+
+enum { SB_PARK_NONE = 0, SB_PARK_SOCKET = 1, SB_PARK_FUTEX = 2 };
+
+struct sb_worker_counters { /* 64 bytes; written by the worker only */
+	uint64_t claimed, completed, stale;
+	uint64_t reserved[5];
+};
+
+struct sb_request_line { /* 64 bytes; status by both, the rest by the hub */
+	uint64_t status;
+	uint64_t serial;      /* number of the request on this bus */
+	uint32_t head_bytes;
+	uint32_t body_offset; /* from the start of the arena */
+	uint32_t body_bytes;
+	uint32_t timeout_ms;  /* left when published, an upper bound; 0 = none */
+	uint32_t method;
+	uint32_t reserved[7];
+};
+
+struct sb_response_line { /* 64 bytes; written by the worker before DONE */
+	uint64_t claimed_ns;  /* with SB_FLAG_TIMING */
+	uint32_t head_bytes;
+	uint32_t body_offset;
+	uint32_t body_bytes;
+	uint32_t status_code; /* HTTP status 200-599, or 0 and an error head */
+	uint32_t reserved[10];
+};
+
+struct sb_slot {
+	struct sb_request_line request;
+	struct sb_response_line response;
+};
+
+struct sb_region { /* the start of the mapping */
+	struct sb_header header;
+	uint8_t pad0[SB_PAGE - sizeof(struct sb_header)];
+	struct sb_hints ready; /* set by the hub, taken by the worker */
+	uint8_t pad1[SB_LINE];
+	struct sb_hints done;  /* set by the worker, taken by the hub */
+	uint8_t pad2[SB_LINE];
+	struct sb_park worker;
+	uint8_t pad3[SB_LINE];
+	struct sb_park hub;
+	uint8_t pad4[SB_LINE];
+	struct sb_worker_counters counters;
+	uint8_t pad5[SB_LINE];
+	struct sb_slot slot[]; /* header.slots of them, then padding to a page, then the arenas */
+};
+
+/* ---- statistics: a second memfd, one per bus, written by the hub, read-only to all others ------------ */
+
+#define SB_COUNTERS(X)                                                                                 \
+	X(SB_C_PUBLISHED, 0, "requests published to a worker")                                             \
+	X(SB_C_RESPONDED, 1, "responses delivered")                                                        \
+	X(SB_C_WITHDRAWN, 2, "published requests taken back before a worker claimed them")                 \
+	X(SB_C_ABANDONED, 3, "requests given up while a handler ran")                                      \
+	X(SB_C_DROPPED, 4, "responses dropped because the caller had aborted")                             \
+	X(SB_C_BELLS, 5, "doorbells sent")                                                                 \
+	X(SB_C_JOINED, 6, "workers attached so far")                                                       \
+	X(SB_C_LEFT, 7, "workers that closed in good order")                                               \
+	X(SB_C_DIED, 8, "workers whose connection ended without a goodbye")                                \
+	X(SB_C_EVICTED, 9, "workers evicted for breaking the protocol or for hanging")                     \
+	X(SB_C_TIMEOUTS, 10, "requests that ran out of time, queued or running")                           \
+	X(SB_C_ABORTS, 11, "requests aborted by the caller")                                               \
+	X(SB_C_OVERLOADED, 12, "requests refused because the queue was full")                              \
+	X(SB_C_ERRORS, 13, "requests answered with an error of the handler")                               \
+	X(SB_C_RETRIES, 14, "idempotent requests sent again after a death")                                \
+	X(SB_C_REFUSED, 15, "handshakes refused: user, version, silence, garbage")                         \
+	X(SB_C_WAKEUPS, 16, "times the hub's driver left its parked state")                                \
+	X(SB_C_UNMAPPED, 17, "regions replaced by empty pages because a view was held at close")
+
+enum sb_counter {
+#define X(name, value, text) name = (value),
+	SB_COUNTERS(X)
+#undef X
+	SB_COUNTER_SLOTS = 32
+};
+
+enum {
+	SB_HIST_SUB = 32,     /* buckets of one power of two: 3 % wide */
+	SB_HIST_OCTAVES = 41, /* 2^41 ns is 36 minutes; what is longer counts as that */
+	SB_HIST_BUCKETS = SB_HIST_SUB * SB_HIST_OCTAVES
+};
+
+struct sb_stats {
+	uint64_t magic;
+	uint32_t abi, fingerprint;
+	uint64_t created_ns;
+	uint32_t pid, slots;
+	uint64_t reserved[4];
+	uint64_t counters[SB_COUNTER_SLOTS];
+	uint64_t round_trip[SB_HIST_BUCKETS]; /* publish to delivery, nanoseconds */
+};
+
+/* Two builds whose layouts differ refuse each other even if somebody forgot to raise the version. */
+#define SB_FINGERPRINT                                                                                 \
+	((uint32_t)(sizeof(struct sb_header) ^ (sizeof(struct sb_region) << 7) ^                           \
+	            (sizeof(struct sb_slot) << 20) ^ (sizeof(struct sb_join) << 3) ^                       \
+	            (sizeof(struct sb_hello) << 11)) ^ (uint32_t)SB_ABI * 2654435761u)
+
+/* ---- events: what one poll found, SB_EVENT_WORDS words each, in memory the handle owns --------------- */
+
+#define SB_EVENTS(X)                                                                                   \
+	X(SB_EV_DONE, 1, "a response waits: copy it out, then sb_slot_release")                            \
+	X(SB_EV_FREED, 2, "a quarantined slot came back")                                                  \
+	X(SB_EV_TIMEOUT_QUEUED, 3, "out of time, taken back: never executed")                              \
+	X(SB_EV_TIMEOUT_RUNNING, 4, "out of time while a handler ran: abandoned")                          \
+	X(SB_EV_CORRUPT, 5, "the peer broke the protocol in this slot: evict it")                          \
+	X(SB_EV_STUCK, 6, "more than half the slots were ABANDONED for 10 s: evict it")
+
+enum sb_event_kind {
+#define X(name, value, text) name = (value),
+	SB_EVENTS(X)
+#undef X
+};
+
+struct sb_event {
+	uint16_t kind;
+	uint16_t slot;
+	uint32_t link;   /* index of the worker's link; 0 on the worker's side */
+	uint32_t life;   /* which life of that link index: stale events are recognised */
+	uint32_t head_bytes;
+	uint32_t body_offset;
+	uint32_t body_bytes;
+	uint32_t status_code;
+	uint32_t token;  /* low 32 bits of the slot's generation */
+};
+
+struct sb_request { /* what sb_slot_take found */
+	uint32_t slot;
+	uint32_t token;
+	uint32_t head_bytes;
+	uint32_t body_offset;
+	uint32_t body_bytes;
+	uint32_t timeout_ms;
+	uint32_t method;
+	uint32_t reserved;
+	uint64_t serial;
+};
+
+/* ---- self-description (abi.c) -------------------------------------------------------------------------- */
+
+/* Lines "kind name value [value]" of every constant and every shared field; ends with NUL. */
+SB_API const char *sb_abi_text(void);
+/* Text of -SB_E*; never NULL. */
+SB_API const char *sb_error_text(int32_t error);
+/* errno of this thread's last -SB_ESYS. */
+SB_API int32_t sb_error_number(void);
+
+/* ---- runtime directory and name (attach.c) ------------------------------------------------------------- */
+
+/* Opens the directory; create makes it when it is absent. It must be ours and closed to others; shared
+ * lets others enter it (0711), and without create lets it belong to somebody else, as long as nobody but
+ * its owner can write there. Returns a descriptor, -SB_EDIR, -SB_ENOBUS (absent), -SB_EFILES, -SB_ESYS. */
+SB_API int32_t sb_dir_open(const char *path, int32_t create, int32_t shared);
+/* 0 or -SB_ENAME. */
+SB_API int32_t sb_name_check(const char *name);
+/* Takes the exclusive lock on NAME.lock for as long as the returned descriptor is open, and removes a
+ * leftover NAME.sock, which is stale by proof. -SB_EEXISTS: *owner_pid is the holder (information). */
+SB_API int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid);
+/* Sets the mode of NAME.sock: 0600, or 0666 when shared. */
+SB_API int32_t sb_name_expose(int32_t dir, const char *name, int32_t shared);
+/* Unlinks NAME.sock and NAME.lock while the lock is held, then closes it. */
+SB_API void sb_name_unlock(int32_t dir, const char *name, int32_t lock);
+SB_API void sb_fd_close(int32_t fd);
+
+/* ---- handshake (attach.c) ------------------------------------------------------------------------------ */
+
+/* Who is on the other end: out[0] pid, out[1] uid, out[2] a pidfd (or UINT32_MAX where the kernel has
+ * none). -SB_ECLOSED when it has gone meanwhile. */
+SB_API int32_t sb_peer_identify(int32_t fd, uint32_t *out);
+/* 1 when the process behind the pidfd has ended (its stores have stopped), else 0. */
+SB_API int32_t sb_peer_ended(int32_t pidfd);
+/* Checks the body of a JOIN: 0 and out = role, concurrency; -SB_EPROTO, or -SB_EVERSION and out = the
+ * worker's lowest and highest ABI version. */
+SB_API int32_t sb_join_check(const void *body, uint32_t body_bytes, uint32_t *out);
+/* Sends REFUSED with our ABI range and the code (a positive enum sb_error). */
+SB_API int32_t sb_join_refuse(int32_t fd, int32_t error);
+/* One message, all or nothing, never blocking: 0, -SB_EAGAIN, -SB_ECLOSED, -SB_ESYS. */
+SB_API int32_t sb_control_send(int32_t fd, uint32_t type, const void *body, uint32_t body_bytes);
+
+/* ---- the hub (slot.c, region.c, wait.c) ------------------------------------------------------------------ */
+
+struct sb_hub;
+
+/* A hub without links. Sizes in bytes. NULL: sb_error_number() has the -SB_E* code. */
+SB_API struct sb_hub *sb_hub_open(uint32_t slots, uint32_t payload_limit, uint32_t head_limit,
+                                  uint32_t inline_bytes, uint32_t flags, uint32_t bus_tag);
+/* Forgets every link and frees the handle; mappings are the caller's to unmap before (sb_link_drop). */
+SB_API void sb_hub_close(struct sb_hub *hub);
+/* SB_BATCH events of SB_EVENT_WORDS words. */
+SB_API const void *sb_hub_events(const struct sb_hub *hub);
+/* Makes a region and sends HELLO with it on fd. Returns the link's index. The link takes no request
+ * before sb_link_start. -SB_EBUSY (SB_LINKS_MAX), -SB_ENOMEM, -SB_ELIMIT, -SB_EFILES, -SB_ECLOSED. */
+SB_API int32_t sb_link_offer(struct sb_hub *hub, int32_t fd, uint32_t concurrency);
+/* Sends HELLO with the read-only statistics on fd. */
+SB_API int32_t sb_hub_observe(struct sb_hub *hub, int32_t fd);
+SB_API int32_t sb_link_start(struct sb_hub *hub, uint32_t link);
+/* The end of a life: no new requests, no bell. The slots are then judged one by one (sb_slot_withdraw). */
+SB_API void sb_link_stop(struct sb_hub *hub, uint32_t link);
+/* Lets go of the mapping: detached says that no view is left, so it is unmapped; otherwise its pages
+ * are given back and the address space stays. The index may be used again. */
+SB_API void sb_link_drop(struct sb_hub *hub, uint32_t link, int32_t detached);
+/* Start of the request arena of slot 0. */
+SB_API const void *sb_link_arenas(const struct sb_hub *hub, uint32_t link);
+SB_API double sb_hub_stride(const struct sb_hub *hub);
+SB_API uint32_t sb_link_life(const struct sb_hub *hub, uint32_t link);
+SB_API uint64_t sb_link_epoch(const struct sb_hub *hub, uint32_t link);
+/* Units of credit the worker has: what it takes at once less what it has, ABANDONED included. */
+SB_API int32_t sb_link_credit(const struct sb_hub *hub, uint32_t link);
+/* Gives pages beyond the warm slots back if every slot is FREE and more than SB_WARM_BYTES were
+ * touched; returns 1 if it did. */
+SB_API int32_t sb_link_trim(struct sb_hub *hub, uint32_t link);
+/* out: per slot state, age in ms since its last change by the hub. Returns the number of slots. */
+SB_API int32_t sb_link_snapshot(const struct sb_hub *hub, uint32_t link, uint32_t *out);
+/* Counts bells the socket brought; -SB_EPROTO when more than SB_BELLS_PER_SECOND found no work. */
+SB_API int32_t sb_link_bell(struct sb_hub *hub, uint32_t link, uint32_t bells);
+
+/* FREE to WRITING: the slot's index, or -SB_EBUSY. Its arena may be written until publish or cancel. */
+SB_API int32_t sb_slot_reserve(struct sb_hub *hub, uint32_t link);
+/* WRITING to READY, hint, bell if the worker is parked. Returns 0; the caller has registered the
+ * request before. timeout_ms 0 = none. */
+SB_API int32_t sb_slot_publish(struct sb_hub *hub, uint32_t link, uint32_t slot, uint32_t method,
+                               uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
+                               uint32_t timeout_ms, double serial);
+/* WRITING to FREE. */
+SB_API int32_t sb_slot_cancel(struct sb_hub *hub, uint32_t link, uint32_t slot);
+/* Gives up a published request: SB_FREE (it was READY: never executed), SB_ABANDONED (it was CLAIMED)
+ * or SB_DONE (it is answered: the event is in sb_hub_events()[0]). -SB_ECORRUPT. */
+SB_API int32_t sb_slot_withdraw(struct sb_hub *hub, uint32_t link, uint32_t slot);
+/* DONE to FREE after the response was copied out. -SB_ECORRUPT: it changed meanwhile, trust nothing. */
+SB_API int32_t sb_slot_release(struct sb_hub *hub, uint32_t link, uint32_t slot);
+/* Low 32 bits of the slot's generation. */
+SB_API uint32_t sb_slot_token(const struct sb_hub *hub, uint32_t link, uint32_t slot);
+
+/* Events over all links, spinning up to spin_ns for the first. Returns their number, 0 if none. */
+SB_API int32_t sb_hub_poll(struct sb_hub *hub, uint32_t spin_ns);
+/* The coarse tick: looks at every slot in flight itself, delivers before it judges deadlines, rings
+ * again for READY ones. Same result as sb_hub_poll. */
+SB_API int32_t sb_hub_tick(struct sb_hub *hub);
+/* 1: parked, the next response rings. 0: there is work, poll again. */
+SB_API int32_t sb_hub_park(struct sb_hub *hub);
+SB_API void sb_hub_unpark(struct sb_hub *hub);
+/* Blocks (spins spin_ns, then sleeps on a futex) until the slot is DONE: its event is in
+ * sb_hub_events()[0]. -SB_ETIMEDOUT, -SB_ECLOSED (the worker's socket hung up). */
+SB_API int32_t sb_slot_wait(struct sb_hub *hub, uint32_t link, uint32_t slot, uint32_t timeout_ms,
+                            uint32_t spin_ns);
+
+/* counter: SB_C_*. */
+SB_API void sb_stats_add(struct sb_hub *hub, uint32_t counter, uint32_t amount);
+SB_API double sb_stats_get(const struct sb_hub *hub, uint32_t counter);
+/* Upper edge of the bucket that holds the quantile, nanoseconds; 0 without samples. */
+SB_API double sb_stats_quantile(const struct sb_hub *hub, double quantile);
+/* Nanoseconds between claim and now of the slot's last DONE event, with SB_FLAG_TIMING; else 0. */
+SB_API double sb_slot_claim_delay(const struct sb_hub *hub, uint32_t link, uint32_t slot);
+SB_API double sb_slot_round_trip(const struct sb_hub *hub, uint32_t link, uint32_t slot);
+
+/* ---- the worker (slot.c, attach.c, wait.c) ---------------------------------------------------------------- */
+
+struct sb_worker;
+
+/* Starts to connect. Never blocks; sb_worker_step goes on. NULL: sb_error_number() has the -SB_E* code
+ * (-SB_ENOBUS, -SB_ENAME, -SB_EPERM, -SB_EFILES, -SB_ESYS). */
+SB_API struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurrency);
+/* One step of the handshake: 0 attached, -SB_EAGAIN, or why not. After -SB_EVERSION and -SB_EPERM
+ * peer[0..1] hold the hub's lowest and highest ABI version (0 when it did not say). */
+SB_API int32_t sb_worker_step(struct sb_worker *worker, uint32_t *peer);
+/* The connected control socket, to be read by one event loop; C goes on writing to it. */
+SB_API int32_t sb_worker_fd(const struct sb_worker *worker);
+/* The socket's owner has closed it: nothing is written to it any more. */
+SB_API void sb_worker_hangup(struct sb_worker *worker);
+/* detached: as for sb_link_drop. Closes the socket unless sb_worker_hangup was called. */
+SB_API void sb_worker_close(struct sb_worker *worker, int32_t detached);
+/* The checked header, private copy. */
+SB_API const void *sb_worker_header(const struct sb_worker *worker);
+SB_API const void *sb_worker_arenas(const struct sb_worker *worker);
+/* The struct sb_request that sb_slot_take fills. */
+SB_API const void *sb_worker_request(const struct sb_worker *worker);
+
+/* Claims one request, spinning up to spin_ns for it: 1 taken, 0 none. -SB_ECORRUPT: leave this hub. */
+SB_API int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns);
+/* CLAIMED to DONE after the response was written; hint, bell if the hub is parked. -SB_ESTALE: the
+ * caller had given up or token is not that of the claim; the slot is free again. status_code 0: an error. */
+SB_API int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
+                                uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
+                                uint32_t status_code);
+/* 1 when the caller of this claim has given up. */
+SB_API int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, uint32_t token);
+/* can_take: whether requests would be taken (capacity is left). 1 parked, 0 there is work. */
+SB_API int32_t sb_worker_park(struct sb_worker *worker, int32_t can_take);
+SB_API void sb_worker_unpark(struct sb_worker *worker);
+/* For a worker that keeps its socket in C: parks and blocks in poll(2) until a bell or timeout_ms.
+ * 0 woken or timed out, -SB_ECLOSED: the hub is gone, -SB_EPROTO. */
+SB_API int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
+
+/* ---- eventfd bridge: a futex word of this process's mapping, as a descriptor an event loop polls (wait.c) - */
+
+struct sb_bridge;
+
+/* A thread that waits on *word and writes to an eventfd whenever it changes. NULL: see sb_error_number. */
+SB_API struct sb_bridge *sb_bridge_open(uint32_t *word);
+SB_API int32_t sb_bridge_fd(const struct sb_bridge *bridge);
+/* Ends the thread (bounded by a futex wake) and closes the eventfd. */
+SB_API void sb_bridge_close(struct sb_bridge *bridge);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,237 @@
+/*
+ * wait.c - parking and waking. Dekker's pattern, the same on both sides: the sleeper stores "parked" and
+ * then looks for work; the waker publishes work and then looks for "parked". All four accesses are
+ * sequentially consistent, so at least one of them sees the other. The waker clears "parked" before it
+ * wakes: the other order could erase a flag that the sleeper has stored anew.
+ */
+#include "private.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* [park-hub] [park-worker] the waker's half; the state and the hint are already published. */
+int32_t wake(struct sb_park *sleeper, int fd)
+{
+	if (load_seq(&sleeper->parked) == SB_PARK_NONE) return 0;
+	uint32_t how = exchange_seq(&sleeper->parked, SB_PARK_NONE);
+	if (how == SB_PARK_FUTEX) {
+		fetch_add_seq(&sleeper->futex, 1);
+		os_futex_wake(&sleeper->futex);
+		return 1;
+	}
+	if (how == SB_PARK_SOCKET && fd >= 0) {
+		/* A full socket means that bells are waiting there already; a broken one is reported by its reader. */
+		(void)sb_control_send(fd, SB_MSG_BELL, NULL, 0);
+		return 1;
+	}
+	return 0;
+}
+
+/* ---- hub ---------------------------------------------------------------------------------------------------- */
+
+static bool link_has_work(const struct link *link)
+{
+	const struct sb_region *region = link->map.region;
+	uint64_t seen = 0;
+	for (uint32_t i = 0; i < 4; i++) seen |= load_seq(&region->done.bits[i]) | link->taken[i];
+	return seen != 0;
+}
+
+int32_t sb_hub_park(struct sb_hub *hub)
+{
+	hub->parked = true;
+	for (uint32_t i = 0; i < hub->link_count; i++) /* [park-hub] store, then look */
+		if (hub->links[i] != NULL && hub->links[i]->started)
+			store_seq(&hub->links[i]->map.region->hub.parked, SB_PARK_SOCKET);
+	for (uint32_t i = 0; i < hub->link_count; i++) {
+		if (hub->links[i] == NULL || !hub->links[i]->started) continue;
+		if (!link_has_work(hub->links[i])) continue;
+		sb_hub_unpark(hub);
+		return 0;
+	}
+	return 1;
+}
+
+void sb_hub_unpark(struct sb_hub *hub)
+{
+	if (!hub->parked) return;
+	hub->parked = false;
+	for (uint32_t i = 0; i < hub->link_count; i++)
+		if (hub->links[i] != NULL && hub->links[i]->map.region != NULL)
+			store_relaxed(&hub->links[i]->map.region->hub.parked, SB_PARK_NONE);
+}
+
+int32_t sb_link_bell(struct sb_hub *hub, uint32_t index, uint32_t bells)
+{
+	struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
+	if (link == NULL) return -SB_ECLOSED;
+	uint64_t now = os_now_ns();
+	if (now - link->bells_since_ns > 1000000000u) {
+		link->bells_since_ns = now;
+		link->bells = 0;
+		link->bells_work = 0;
+	}
+	link->bells += bells;
+	return link->bells > link->bells_work + SB_BELLS_PER_SECOND ? -SB_EPROTO : 0;
+}
+
+/* Sleeps until this slot's word may have changed; the caller looks at it again. */
+static void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns)
+{
+	struct sb_park *park = &link->map.region->hub;
+	const uint64_t slice = (uint64_t)SB_SLICE_MS * 1000000u;
+	uint32_t ticket = load_seq(&park->futex);
+	store_seq(&park->parked, SB_PARK_FUTEX); /* [park-hub] store, then look */
+	uint64_t word = load_seq(&link->map.region->slot[slot].request.status);
+	if (word_state(word) == SB_READY || word_state(word) == SB_CLAIMED)
+		os_futex_wait(&park->futex, ticket, timeout_ns < slice ? timeout_ns : slice);
+	store_seq(&park->parked, SB_PARK_NONE);
+}
+
+int32_t sb_slot_wait(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t timeout_ms,
+                     uint32_t spin_ns)
+{
+	struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
+	if (link == NULL || slot >= hub->header.slots) return -SB_EINVAL;
+	uint64_t start = os_now_ns(), now = start;
+	uint64_t deadline = timeout_ms == 0 ? UINT64_MAX : start + (uint64_t)timeout_ms * 1000000u;
+	sb_hub_unpark(hub); /* other links ring nobody now; the driver polls them when we return */
+	for (;;) {
+		int32_t found = slot_event(hub, index, slot, now, &hub->events[0]);
+		if (found != 0) return found < 0 ? found : 0;
+		if (now >= deadline) return -SB_ETIMEDOUT;
+		if (now - start < spin_ns) {
+			for (int i = 0; i < 32; i++) spin_pause();
+		} else {
+			slot_sleep(link, slot, deadline - now);
+			if (link->fd < 0 || os_socket_hung_up(link->fd)) {
+				found = slot_event(hub, index, slot, os_now_ns(), &hub->events[0]);
+				return found > 0 ? 0 : -SB_ECLOSED;
+			}
+		}
+		now = os_now_ns();
+	}
+}
+
+/* ---- worker --------------------------------------------------------------------------------------------------- */
+
+static bool worker_has_work(const struct sb_worker *worker)
+{
+	uint64_t seen = 0;
+	for (uint32_t i = 0; i < 4; i++)
+		seen |= load_seq(&worker->map.region->ready.bits[i]) | worker->pending[i];
+	return seen != 0;
+}
+
+static int32_t park_as(struct sb_worker *worker, uint32_t how, bool can_take)
+{
+	store_seq(&worker->map.region->worker.parked, how); /* [park-worker] store, then look */
+	if (!can_take || !worker_has_work(worker)) return 1;
+	sb_worker_unpark(worker);
+	return 0;
+}
+
+int32_t sb_worker_park(struct sb_worker *worker, int32_t can_take)
+{
+	if (worker->step != ATTACHED) return -SB_ECLOSED;
+	return park_as(worker, SB_PARK_SOCKET, can_take != 0);
+}
+
+void sb_worker_unpark(struct sb_worker *worker)
+{
+	if (worker->map.region != NULL)
+		store_seq(&worker->map.region->worker.parked, SB_PARK_NONE);
+}
+
+/* Takes what the socket holds. Cancels need no action here: sb_slot_aborted reads the word itself. */
+static int32_t drain_socket(struct sb_worker *worker)
+{
+	uint8_t bytes[4 * SB_MESSAGE_MAX];
+	for (;;) {
+		int64_t got = os_socket_receive(worker->fd, bytes, sizeof bytes, NULL);
+		if (got == -SB_EAGAIN) return 0;
+		if (got <= 0) return -SB_ECLOSED;
+	}
+}
+
+int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms)
+{
+	if (worker->step != ATTACHED || worker->fd < 0) return -SB_ECLOSED;
+	struct sb_park *park = &worker->map.region->worker;
+	/* Warm: one slice on the futex, the cheaper wake-up. Cold: the socket, which also tells of the hub's
+	 * end, so that an idle worker makes no wake-up at all. */
+	uint32_t first = timeout_ms < SB_SLICE_MS ? timeout_ms : SB_SLICE_MS;
+	uint32_t ticket = load_seq(&park->futex);
+	if (park_as(worker, SB_PARK_FUTEX, true) == 0) return 0;
+	int32_t error = os_futex_wait(&park->futex, ticket, (uint64_t)first * 1000000u);
+	sb_worker_unpark(worker);
+	if (error != -SB_ETIMEDOUT || worker_has_work(worker)) return drain_socket(worker);
+	error = drain_socket(worker);
+	if (error != 0 || timeout_ms == first) return error;
+	if (park_as(worker, SB_PARK_SOCKET, true) == 0) return 0;
+	struct pollfd one = { .fd = worker->fd, .events = POLLIN };
+	uint32_t left = timeout_ms - first;
+	(void)poll(&one, 1, left > INT32_MAX ? -1 : (int)left); /* EINTR: as if woken */
+	sb_worker_unpark(worker);
+	return one.revents != 0 ? drain_socket(worker) : 0;
+}
+
+/* ---- bridge ------------------------------------------------------------------------------------------------------ */
+
+struct sb_bridge {
+	uint32_t *word;
+	uint32_t seen;
+	uint32_t stop;
+	int fd;
+	pthread_t thread;
+};
+
+static void *bridge_run(void *argument)
+{
+	struct sb_bridge *bridge = argument;
+	while (load_seq(&bridge->stop) == 0) {
+		os_futex_wait(bridge->word, bridge->seen, UINT64_MAX);
+		uint32_t now = load_seq(bridge->word);
+		if (now == bridge->seen) continue;
+		bridge->seen = now;
+		os_event_write(bridge->fd);
+	}
+	return NULL;
+}
+
+struct sb_bridge *sb_bridge_open(uint32_t *word)
+{
+	struct sb_bridge *bridge = calloc(1, sizeof *bridge);
+	if (bridge == NULL) {
+		fail_with(-SB_ENOMEM, ENOMEM);
+		return NULL;
+	}
+	bridge->word = word;
+	bridge->seen = load_seq(word); /* here, not in the thread: what changes after open is reported */
+	bridge->fd = os_event_open();
+	int failed = bridge->fd < 0 ? errno : pthread_create(&bridge->thread, NULL, bridge_run, bridge);
+	if (failed == 0) return bridge;
+	if (bridge->fd >= 0) close(bridge->fd);
+	free(bridge);
+	fail_with(-SB_ESYS, failed);
+	return NULL;
+}
+
+int32_t sb_bridge_fd(const struct sb_bridge *bridge)
+{
+	return bridge->fd;
+}
+
+void sb_bridge_close(struct sb_bridge *bridge)
+{
+	if (bridge == NULL) return;
+	store_seq(&bridge->stop, 1);
+	fetch_add_seq(bridge->word, 1); /* a changed word ends a wait that has not begun yet */
+	os_futex_wake(bridge->word);
+	pthread_join(bridge->thread, NULL);
+	close(bridge->fd);
+	free(bridge);
+}

@@ -1,0 +1,139 @@
+/** One worker as its hub sees it: socket, region, slots in use. */
+
+import type { Socket } from "bun";
+import { C, detach, native, type Pointer, view } from "../native/library.ts";
+import { Arena } from "./codec.ts";
+import { MessageReader, MessageWriter } from "./control.ts";
+import type { Pending } from "./pending.ts";
+
+/** Where a connection stands. */
+export type LinkState = "joining" | "offered" | "attached" | "observing" | "ended";
+
+/** What the kernel says about the process on the other end. */
+export interface PeerIdentity {
+  pid: number;
+  uid: number;
+  /** Descriptor that becomes readable when the process has ended; -1 where the kernel has none. */
+  pidfd: number;
+}
+
+export class Link {
+  state: LinkState = "joining";
+  readonly socket: Socket<Link>;
+  readonly fd: number;
+  readonly peer: PeerIdentity;
+  readonly reader = new MessageReader();
+  readonly writer: MessageWriter;
+  /** Ends a handshake that takes too long. */
+  handshakeTimer: ReturnType<typeof setTimeout> | null = null;
+  index = -1;
+  life = 0;
+  /** Requests it takes at once. */
+  concurrency = 0;
+  /** Requests it has, quarantined and borrowed ones included. */
+  used = 0;
+  /** It asked for nothing new. */
+  draining = false;
+  /** It said goodbye: the end of the connection is not a death. */
+  leaving = false;
+  /** Why we ended it, when we did. */
+  evictedFor: string | null = null;
+  /** By slot. */
+  readonly pending: (Pending | null)[] = [];
+  /** Responses lent out; the region stays mapped until the last one is back. */
+  borrowed = 0;
+  readonly #hub: Pointer;
+  readonly #stride: number;
+  #arenas = 0;
+  readonly #requests: (Arena | undefined)[] = [];
+  readonly #responses: (Arena | undefined)[] = [];
+
+  constructor(hub: Pointer, stride: number, socket: Socket<Link>, fd: number, peer: PeerIdentity) {
+    this.#hub = hub;
+    this.#stride = stride;
+    this.socket = socket;
+    this.fd = fd;
+    this.peer = peer;
+    this.writer = new MessageWriter(fd);
+  }
+
+  /** The region exists now. */
+  bind(index: number, concurrency: number): void {
+    this.index = index;
+    this.concurrency = concurrency;
+    this.life = native.sb_link_life(this.#hub, index);
+    this.#arenas = native.sb_link_arenas(this.#hub, index) as number;
+  }
+
+  /** Requests it could be given now. */
+  get credit(): number {
+    return this.state === "attached" && !this.draining ? this.concurrency - this.used : 0;
+  }
+
+  requestArena(slot: number): Arena {
+    return (this.#requests[slot] ??= new Arena(view(this.#address(slot, 0), this.#stride)));
+  }
+
+  responseArena(slot: number): Arena {
+    return (this.#responses[slot] ??= new Arena(view(this.#address(slot, 1), this.#stride)));
+  }
+
+  /** A view of a response's body that can be taken back on its own. */
+  lend(slot: number, offset: number, bytes: number): Uint8Array {
+    if (bytes === 0) return new Uint8Array(0);
+    return new Uint8Array(view(this.#address(slot, 1) + offset, bytes));
+  }
+
+  /** Closes the connection at once. Bun calls `close` later; nothing is sent from here on. */
+  cut(): void {
+    this.writer.close();
+    if (this.handshakeTimer) clearTimeout(this.handshakeTimer);
+    this.handshakeTimer = null;
+    this.socket.terminate();
+  }
+
+  /** Lets go of the region. `false`: a native call holds one of our views, only its pages were freed. */
+  drop(): boolean {
+    if (this.index < 0) return true;
+    let detached = true;
+    for (const arena of [...this.#requests, ...this.#responses]) {
+      if (arena && !detach(arena.buffer)) detached = false;
+    }
+    this.#requests.length = 0;
+    this.#responses.length = 0;
+    native.sb_link_drop(this.#hub, this.index, detached ? 1 : 0);
+    this.index = -1;
+    return detached;
+  }
+
+  /** Whether the process has certainly ended. */
+  hasEnded(): boolean {
+    return this.peer.pidfd < 0 || native.sb_peer_ended(this.peer.pidfd) === 1;
+  }
+
+  closePidfd(): void {
+    if (this.peer.pidfd >= 0) native.sb_fd_close(this.peer.pidfd);
+    this.peer.pidfd = -1;
+  }
+
+  #address(slot: number, half: 0 | 1): number {
+    return this.#arenas + (2 * slot + half) * this.#stride;
+  }
+}
+
+const who = new Uint32Array(4);
+
+/** Asks the kernel who is on the other end; `null` when that process is gone already. */
+export function identify(fd: number): PeerIdentity | null {
+  if (native.sb_peer_identify(fd, who) !== 0) return null;
+  const pidfd = who[2]!;
+  return { pid: who[0]!, uid: who[1]!, pidfd: pidfd === 0xffffffff ? -1 : pidfd };
+}
+
+/** Reads a JOIN. */
+export function readJoin(body: Uint8Array): { error: number; role: number; concurrency: number } {
+  const copy = Buffer.alloc(256);
+  copy.set(body);
+  const error = native.sb_join_check(copy, body.length, who);
+  return { error, role: who[0]!, concurrency: Math.min(who[1]!, C.SB_SLOTS_MAX) };
+}

@@ -1,0 +1,206 @@
+/** A request as a handler sees it, and the ways to answer it. */
+
+import { detach, view } from "../native/library.ts";
+import { type BodyLike, Head, METHODS, type Method, REQUEST_STRINGS } from "./codec.ts";
+import { HeaderList, type HeadersLike } from "./headers.ts";
+import type { Session } from "./session.ts";
+
+/** An answer with more than a body. */
+export interface Answer {
+  /** 200-599; default 200. */
+  status?: number;
+  headers?: HeadersLike;
+  /** Default: of text and JSON their own, of bytes none. */
+  contentType?: string;
+  body?: BodyLike;
+  /** A value sent as JSON in place of `body`. */
+  json?: unknown;
+}
+
+/** What a handler may answer with. `null` is 204; a `Response` is read to its end first. */
+export type Answerable = BodyLike | Answer | Response;
+
+/**
+ * What became of an answer: `"sent"`; `"late"`: the caller had given up; `"duplicate"`: there was an answer
+ * before; `"closed"`: the connection to the hub has ended.
+ */
+export type Delivery = "sent" | "late" | "duplicate" | "closed";
+
+const decoder = new TextDecoder();
+
+/** One request. It can be kept and answered later; its large body cannot (see {@link WorkerRequest.body}). */
+export class WorkerRequest {
+  readonly method: Method;
+  /** @internal */ readonly slot: number;
+  /** @internal */ readonly token: number;
+  /** @internal */ answered = false;
+  /** @internal */ reserved: Uint8Array | null = null;
+  readonly #session: Session;
+  readonly #head: Head;
+  readonly #serial: number;
+  readonly #timeoutMs: number;
+  readonly #receivedAt: number;
+  readonly #bodyAddress: number;
+  readonly #bodyBytes: number;
+  #body: Uint8Array | null;
+  #view: Uint8Array | null = null;
+  #headers: HeaderList | null = null;
+  #params: Readonly<Record<string, string>> | null = null;
+  #controller: AbortController | null = null;
+  #abortReason: unknown = undefined;
+
+  /** @internal */
+  constructor(
+    session: Session,
+    slot: number,
+    token: number,
+    method: number,
+    serial: number,
+    timeoutMs: number,
+    receivedAt: number,
+    head: Head,
+    body: Uint8Array | null,
+    bodyAddress: number,
+    bodyBytes: number,
+  ) {
+    this.#session = session;
+    this.slot = slot;
+    this.token = token;
+    this.method = METHODS[method] ?? "GET";
+    this.#serial = serial;
+    this.#timeoutMs = timeoutMs;
+    this.#receivedAt = receivedAt;
+    this.#head = head;
+    this.#body = body;
+    this.#bodyAddress = bodyAddress;
+    this.#bodyBytes = bodyBytes;
+  }
+
+  /** What was asked for. */
+  get path(): string {
+    return this.#head.string(0);
+  }
+
+  /** Query without its `?`; `""` when there is none. */
+  get query(): string {
+    return this.#head.string(1);
+  }
+
+  /** Route pattern the hub's router found; `""` when it has none. */
+  get pattern(): string {
+    return this.#head.string(2);
+  }
+
+  /** Id of the request: the caller's own, or a generated one. */
+  get id(): string {
+    return this.#head.string(3) || this.#session.requestId(this.#serial);
+  }
+
+  /** Path parameters the hub's router found. */
+  get params(): Readonly<Record<string, string>> {
+    if (this.#params) return this.#params;
+    const flat = this.#head.strings(REQUEST_STRINGS, REQUEST_STRINGS + 2 * this.#head.parameters);
+    const params: Record<string, string> = Object.create(null);
+    for (let i = 0; i < flat.length; i += 2) params[flat[i]!] = flat[i + 1]!;
+    this.#params = params;
+    return params;
+  }
+
+  /** Headers in the caller's order, duplicates kept. */
+  get headers(): HeaderList {
+    const first = REQUEST_STRINGS + 2 * this.#head.parameters;
+    this.#headers ??= new HeaderList(this.#head.strings(first, this.#head.count));
+    return this.#headers;
+  }
+
+  /**
+   * The body's bytes. Up to the bus's `inlineSize` a copy that may be kept; above it a view of shared memory
+   * that is taken away (length 0) when the request is answered or its handler ends.
+   */
+  get body(): Uint8Array {
+    if (this.#body) return this.#body;
+    if (!this.#view) {
+      const gone = this.answered || !this.#session.open;
+      this.#view = new Uint8Array(gone ? new ArrayBuffer(0) : view(this.#bodyAddress, this.#bodyBytes));
+    }
+    return this.#view;
+  }
+
+  /** The body as UTF-8 text. */
+  text(): string {
+    return decoder.decode(this.body);
+  }
+
+  /** The body as JSON. Throws `SyntaxError` when it is not. */
+  json<T = unknown>(): T {
+    return JSON.parse(this.text()) as T;
+  }
+
+  /** When the caller gives up at the latest, as `Date.now()` counts; `Infinity` without a timeout. */
+  get deadline(): number {
+    if (this.#timeoutMs === 0) return Infinity;
+    return Math.ceil(performance.timeOrigin + this.#receivedAt + this.#timeoutMs);
+  }
+
+  /** Aborts when the caller gives up, by timeout or abort, and when the connection to the hub ends. */
+  get signal(): AbortSignal {
+    if (!this.#controller) {
+      this.#controller = new AbortController();
+      if (this.#abortReason !== undefined) this.#controller.abort(this.#abortReason);
+      else if (this.aborted) this.#controller.abort(callerGone());
+    }
+    return this.#controller.signal;
+  }
+
+  /** Whether the caller has given up; asks shared memory itself, so it is true even in a blocking handler. */
+  get aborted(): boolean {
+    return this.#abortReason !== undefined || (!this.answered && this.#session.isAborted(this));
+  }
+
+  /**
+   * Memory of the response in place: fill it and answer with it as `body`, and no copy is made. Taken away (length
+   * 0) when the request is answered.
+   *
+   * @throws {PayloadTooLargeError} above the bus's payload limit.
+   */
+  reserve(bytes: number): Uint8Array {
+    this.reserved ??= this.#session.reserve(this, bytes);
+    return this.reserved;
+  }
+
+  /**
+   * Answers, now or later; a handler that answers so returns `undefined`. The first answer counts.
+   *
+   * @throws {PayloadTooLargeError}, {HeadTooLargeError}, {InvalidConfigError}: the caller got an error instead.
+   */
+  respond(answer: Exclude<Answerable, Response>): Delivery {
+    return this.#session.respond(this, answer);
+  }
+
+  /** @internal The caller gave up, or the connection ended. */
+  abort(reason: unknown): void {
+    if (this.#abortReason !== undefined) return;
+    this.#abortReason = reason;
+    this.#controller?.abort(reason);
+  }
+
+  /** @internal Takes the views away; returns how many a native call or somebody else holds. */
+  detachViews(): number {
+    let held = 0;
+    for (const lent of [this.#view, this.reserved]) {
+      if (lent && lent.length > 0 && !detach(lent.buffer as ArrayBuffer)) held++;
+    }
+    return held;
+  }
+}
+
+/** Reason of a signal whose caller timed out or aborted; the hub does not say which. */
+export function callerGone(): DOMException {
+  return new DOMException("the caller gave up: timeout or abort", "AbortError");
+}
+
+/** @internal Offset of `body` in the memory reserved for the response; -1 when it lies elsewhere. */
+export function placeOf(request: WorkerRequest, body: unknown): number {
+  const reserved = request.reserved;
+  return reserved && body instanceof Uint8Array && body.buffer === reserved.buffer ? body.byteOffset : -1;
+}

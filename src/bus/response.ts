@@ -1,0 +1,101 @@
+/** What a request resolves to. */
+
+import { detach } from "../native/library.ts";
+import { RemoteError } from "../errors.ts";
+import { Head } from "./codec.ts";
+import { HeaderList } from "./headers.ts";
+
+const LEADING = 1; // content type
+const decoder = new TextDecoder();
+
+/** A worker's answer. It is a private copy and stays valid; what is not read is not decoded. */
+export class BusResponse {
+  /** HTTP status, 200-599. */
+  readonly status: number;
+  /** Process id of the worker that answered. */
+  readonly workerPid: number;
+  /** The body's bytes. */
+  readonly body: Uint8Array;
+  readonly #head: Head;
+  #headers: HeaderList | null = null;
+
+  /** @internal */
+  constructor(status: number, workerPid: number, head: Head, body: Uint8Array) {
+    this.status = status;
+    this.workerPid = workerPid;
+    this.#head = head;
+    this.body = body;
+  }
+
+  /** Whether the status is 200-299. */
+  get ok(): boolean {
+    return this.status < 300;
+  }
+
+  /** Content type, or `""` when the worker gave none. */
+  get contentType(): string {
+    return this.#head.string(0);
+  }
+
+  /** Headers in the worker's order, duplicates kept; the content type is not among them. */
+  get headers(): HeaderList {
+    this.#headers ??= new HeaderList(this.#head.strings(LEADING, this.#head.count));
+    return this.#headers;
+  }
+
+  /** The body as UTF-8 text. */
+  text(): string {
+    return decoder.decode(this.body);
+  }
+
+  /** The body as JSON. Throws `SyntaxError` when it is not. */
+  json<T = unknown>(): T {
+    return JSON.parse(this.text()) as T;
+  }
+
+  /** A WHATWG `Response` with the same content. */
+  toResponse(): Response {
+    const headers = this.headers.toHeaders();
+    if (this.contentType) headers.set("content-type", this.contentType);
+    const bodiless = this.status === 204 || this.status === 205 || this.status === 304;
+    return new Response(bodiless ? null : (this.body as Uint8Array<ArrayBuffer>), { status: this.status, headers });
+  }
+}
+
+/**
+ * A response whose body is a view of shared memory: no copy is made, and the worker's slot stays taken until it
+ * is released. For workers one trusts: a worker that breaks the rules can change the bytes while they are read.
+ *
+ *     using response = await bus.borrow({ path: "/big" });
+ */
+export class BorrowedResponse extends BusResponse implements Disposable {
+  #release: (() => void) | null;
+
+  /** @internal */
+  constructor(status: number, workerPid: number, head: Head, body: Uint8Array, release: () => void) {
+    super(status, workerPid, head, body);
+    this.#release = release;
+  }
+
+  /** Ends the borrow: the view has length 0 from now on. Any number of times. */
+  release(): void {
+    const release = this.#release;
+    this.#release = null;
+    if (!release) return;
+    detach(this.body.buffer as ArrayBuffer);
+    release();
+  }
+
+  [Symbol.dispose](): void {
+    this.release();
+  }
+}
+
+/** Strings of an error answer. */
+export const ERROR_STRINGS = 4;
+
+/** The error a worker answered with. */
+export function remoteError(head: Head): RemoteError {
+  const [code = "", name = "", message = "", stack = ""] = head.strings(0, head.count);
+  return new RemoteError({ code, name, message, stack });
+}

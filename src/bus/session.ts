@@ -1,0 +1,242 @@
+/** A worker's attachment to one life of one hub: the region, the claims that run, their answers. */
+
+import type { Socket } from "bun";
+import { InvalidConfigError, PayloadTooLargeError, SlotbusError } from "../errors.ts";
+import { detach, FIELDS, native, type Pointer, view } from "../native/library.ts";
+import { Arena, type BodyLike, bodyOffset, Head, REQUEST_STRINGS, writeBody, writeHead } from "./codec.ts";
+import { MessageReader, MessageWriter } from "./control.ts";
+import { flattenHeaders } from "./headers.ts";
+import { type Answer, type Answerable, type Delivery, placeOf, WorkerRequest } from "./request.ts";
+
+const TEXT = "text/plain;charset=utf-8";
+const JSON_TYPE = "application/json";
+const ANSWER_KEYS = new Set(["status", "headers", "contentType", "body", "json"]);
+
+function field(name: keyof typeof FIELDS): number {
+  return FIELDS[name][0];
+}
+
+const WORD = {
+  slot: field("sb_request.slot") / 4,
+  token: field("sb_request.token") / 4,
+  head: field("sb_request.head_bytes") / 4,
+  offset: field("sb_request.body_offset") / 4,
+  body: field("sb_request.body_bytes") / 4,
+  timeout: field("sb_request.timeout_ms") / 4,
+  method: field("sb_request.method") / 4,
+  serial: field("sb_request.serial") / 4,
+} as const;
+
+export class Session {
+  readonly native: Pointer;
+  readonly reader = new MessageReader();
+  readonly writer: MessageWriter;
+  readonly headLimit: number;
+  readonly payloadLimit: number;
+  /** Slots of the region. */
+  readonly slots: number;
+  open = true;
+  socket: Socket<undefined> | null = null;
+  /** By slot: claims without an answer. */
+  readonly running: (WorkerRequest | null)[] = [];
+  runningCount = 0;
+  /** Views that could not be taken back. */
+  heldViews = 0;
+  readonly #inlineSize: number;
+  readonly #stride: number;
+  readonly #arenas: number;
+  readonly #tag: string;
+  readonly #words: Uint32Array;
+  readonly #requests: (Arena | undefined)[] = [];
+  readonly #responses: (Arena | undefined)[] = [];
+
+  /** `worker` has just attached. */
+  constructor(worker: Pointer) {
+    this.native = worker;
+    this.writer = new MessageWriter(native.sb_worker_fd(worker));
+    const bytes = 128;
+    const header = new DataView(view(native.sb_worker_header(worker) as number, bytes).slice(0));
+    this.slots = header.getUint32(field("sb_header.slots"), true);
+    this.headLimit = header.getUint32(field("sb_header.head_limit"), true);
+    this.payloadLimit = header.getUint32(field("sb_header.payload_limit"), true);
+    this.#inlineSize = header.getUint32(field("sb_header.inline_bytes"), true);
+    this.#tag = header.getUint32(field("sb_header.bus_tag"), true).toString(36);
+    this.#stride = Number(header.getBigUint64(field("sb_header.stride"), true));
+    this.#arenas = native.sb_worker_arenas(worker) as number;
+    this.#words = new Uint32Array(view(native.sb_worker_request(worker) as number, 40));
+  }
+
+  requestId(serial: number): string {
+    return `${this.#tag}-${serial.toString(36)}`;
+  }
+
+  /** Claims one request: `null` when there is none; throws {@link SlotbusError} when the hub broke the rules. */
+  take(spinNs: number, now: number): WorkerRequest | null {
+    const result = native.sb_slot_take(this.native, spinNs);
+    if (result === 0) return null;
+    if (result < 0) throw new SlotbusError("REGION_CORRUPT", "the hub published a request with lengths out of range.");
+    const words = this.#words;
+    const slot = words[WORD.slot]!;
+    const headBytes = words[WORD.head]!;
+    const offset = words[WORD.offset]!;
+    const bodyBytes = words[WORD.body]!;
+    const source = (this.#requests[slot] ??= new Arena(view(this.#address(slot, 0), this.#stride))).bytes;
+    const copies = offset + bodyBytes <= this.#inlineSize || bodyBytes === 0;
+    const copy = source.slice(0, copies ? offset + bodyBytes : headBytes);
+    const request = new WorkerRequest(
+      this,
+      slot,
+      words[WORD.token]!,
+      words[WORD.method]!,
+      words[WORD.serial]! + words[WORD.serial + 1]! * 0x1_0000_0000,
+      words[WORD.timeout]!,
+      now,
+      new Head(copy, headBytes, REQUEST_STRINGS),
+      copies ? copy.subarray(offset, offset + bodyBytes) : null,
+      this.#address(slot, 0) + offset,
+      bodyBytes,
+    );
+    this.running[slot] = request;
+    this.runningCount++;
+    return request;
+  }
+
+  isAborted(request: WorkerRequest): boolean {
+    return !this.open || native.sb_slot_aborted(this.native, request.slot, request.token) === 1;
+  }
+
+  reserve(request: WorkerRequest, bytes: number): Uint8Array {
+    if (bytes > this.payloadLimit) throw new PayloadTooLargeError("response", bytes, this.payloadLimit, true);
+    if (request.answered || !this.open) return new Uint8Array(0);
+    return new Uint8Array(view(this.#address(request.slot, 1) + this.headLimit, bytes));
+  }
+
+  /** Answers with a value; what cannot be sent is answered as an error, and thrown. */
+  respond(request: WorkerRequest, answer: Exclude<Answerable, Response>): Delivery {
+    if (request.answered) return "duplicate";
+    if (!this.open) return "closed";
+    try {
+      return this.#write(request, answer);
+    } catch (error) {
+      this.fail(request, error);
+      throw error;
+    }
+  }
+
+  /** Answers with an error. The code always arrives; name, message and stack are cut to fit. */
+  fail(request: WorkerRequest, error: unknown): Delivery {
+    if (request.answered) return "duplicate";
+    if (!this.open) return "closed";
+    const known = error instanceof Error ? error : new Error(`the handler threw ${describe(error)}`);
+    const code = error instanceof SlotbusError ? error.code : "HANDLER_FAILED";
+    const limit = Math.min(this.headLimit, this.#inlineSize);
+    const room = Math.floor((limit - 256) / 3);
+    const texts = [code, cut(known.name, 100), cut(known.message, room >> 1), cut(known.stack ?? "", room >> 1)];
+    const arena = this.#responseArena(request.slot);
+    const head = writeHead(arena, texts, 0, limit, "response", true);
+    return this.#complete(request, head, bodyOffset(head), 0, 0);
+  }
+
+  #write(request: WorkerRequest, answer: Exclude<Answerable, Response>): Delivery {
+    const arena = this.#responseArena(request.slot);
+    let status = 200;
+    let body: BodyLike = null;
+    strings.length = 0;
+    strings.push("");
+    if (typeof answer === "string") {
+      strings[0] = TEXT;
+      body = answer;
+    } else if (answer === null) {
+      status = 204;
+    } else if (answer instanceof Uint8Array || answer instanceof ArrayBuffer || ArrayBuffer.isView(answer)) {
+      body = answer as BodyLike;
+    } else {
+      checkAnswer(answer);
+      status = answer.status ?? 200;
+      body = answer.json === undefined ? answer.body : JSON.stringify(answer.json);
+      const type = answer.json === undefined ? (typeof body === "string" ? TEXT : "") : JSON_TYPE;
+      strings[0] = answer.contentType ?? type;
+      if (answer.headers) flattenHeaders(answer.headers, strings);
+    }
+    const head = writeHead(arena, strings, 0, this.headLimit, "response");
+    const place = placeOf(request, body);
+    if (place >= 0) {
+      return this.#complete(request, head, this.headLimit + place, (body as Uint8Array).length, status);
+    }
+    const offset = bodyOffset(head);
+    return this.#complete(request, head, offset, writeBody(arena, offset, body, this.payloadLimit, "response"), status);
+  }
+
+  #complete(request: WorkerRequest, head: number, offset: number, bytes: number, status: number): Delivery {
+    this.#finish(request);
+    const { slot, token } = request;
+    const result = native.sb_slot_complete(this.native, slot, token, head, offset, bytes, status);
+    return result === 0 ? "sent" : "late";
+  }
+
+  #finish(request: WorkerRequest): void {
+    request.answered = true;
+    this.running[request.slot] = null;
+    this.runningCount--;
+    this.heldViews += request.detachViews();
+  }
+
+  /** Ends the attachment. `false`: a native call holds a view, the address space stays. */
+  close(reason: unknown): boolean {
+    if (!this.open) return true;
+    this.open = false;
+    let detached = true;
+    for (const request of this.running) {
+      if (!request) continue;
+      request.abort(reason);
+      if (request.detachViews() > 0) detached = false;
+    }
+    for (const arena of [...this.#requests, ...this.#responses]) {
+      if (arena && !detach(arena.buffer)) detached = false;
+    }
+    detach(this.#words.buffer as ArrayBuffer);
+    this.writer.close();
+    native.sb_worker_close(this.native, detached && this.heldViews === 0 ? 1 : 0);
+    return detached;
+  }
+
+  #responseArena(slot: number): Arena {
+    return (this.#responses[slot] ??= new Arena(view(this.#address(slot, 1), this.#stride)));
+  }
+
+  #address(slot: number, half: 0 | 1): number {
+    return this.#arenas + (2 * slot + half) * this.#stride;
+  }
+}
+
+// Written and read within one synchronous call; one array for all answers.
+const strings: string[] = [];
+
+function checkAnswer(answer: Answer | undefined): asserts answer is Answer {
+  const prototype = typeof answer === "object" ? Object.getPrototypeOf(answer) : undefined;
+  const plain = prototype === Object.prototype || prototype === null;
+  if (!plain || !Object.keys(answer as Answer).every((key) => ANSWER_KEYS.has(key))) {
+    throw new InvalidConfigError(`a handler cannot answer with ${describe(answer)}.`, {
+      hint: "Return text, bytes, null, a Response, or { status, headers, contentType, body | json }.",
+    });
+  }
+  const { status = 200 } = answer as Answer;
+  if (!Number.isInteger(status) || status < 200 || status > 599) {
+    throw new InvalidConfigError(`a handler answered with status ${String(status)}; it must be 200 to 599.`);
+  }
+}
+
+/** What a value is, in a few words. */
+function describe(value: unknown): string {
+  if (typeof value === "object" && value !== null) {
+    const keys = Object.keys(value).slice(0, 5).join(", ");
+    return `an object of ${value.constructor?.name ?? "no class"} with keys {${keys}}`;
+  }
+  if (typeof value === "function") return "a function";
+  return `the ${typeof value} ${String(value).slice(0, 80)}`;
+}
+
+function cut(text: string, units: number): string {
+  return text.length <= units ? text : `${text.slice(0, units)}… [cut, ${text.length} characters]`;
+}
+

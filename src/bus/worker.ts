@@ -1,0 +1,522 @@
+/** The worker's side: attaches to a hub, claims its requests, answers each once. */
+
+import { EventEmitter } from "node:events";
+import { resolve } from "node:path";
+import type { SocketHandler, UnixSocketOptions } from "bun";
+import {
+  BusClosedError,
+  BusNotFoundError,
+  InvalidConfigError,
+  PermissionDeniedError,
+  ProtocolError,
+  RegionCorruptError,
+  ResourceError,
+  SlotbusError,
+  UnsupportedError,
+  VersionMismatchError,
+} from "../errors.ts";
+import { C, cString, errorText, native, type Pointer } from "../native/library.ts";
+import { readCancel } from "./control.ts";
+import { DEFAULT_SPIN_US, Driver } from "./driver.ts";
+import { collectResponse, toWebRequest } from "./fetch.ts";
+import { checkInteger, checkName, checkTimeout, defaultDirectory } from "./options.ts";
+import { type Answerable, callerGone, type WorkerRequest } from "./request.ts";
+import { Session } from "./session.ts";
+
+/**
+ * Answers a request. `undefined` (or a promise of it) means: `request.respond` does, now or later. What it throws, or
+ * a rejection, reaches the caller as {@link RemoteError}.
+ */
+export type Handler = (request: WorkerRequest) => Answerable | void | Promise<Answerable | void>;
+
+/** Anything with a WHATWG `fetch`: a Hono or Elysia app, a function. */
+export interface FetchHandler {
+  fetch(request: Request): Response | Promise<Response>;
+}
+
+export interface SlotWorkerOptions {
+  /** Name of the bus. */
+  name: string;
+  /** Requests taken at once, 1-256. Default: as many as the bus has slots. */
+  concurrency?: number;
+  /** How long to wait for the hub to appear, in ms. Default 5000; 0: reject at once. */
+  wait?: number;
+  /** Attach again when the hub ends. Default: 10 ms, doubling to 1000 ms, with jitter. `false`: don't. */
+  reconnect?: false | { min?: number; max?: number };
+  /** Longest spin on the event loop before parking, in µs. Default 50, or 0 on one processor. */
+  spin?: number;
+  /** On SIGTERM: finish what runs, leave the bus, then let the signal do what it would have done. Default `false`. */
+  drainOnSigterm?: boolean;
+  /** Runtime directory. Default `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. */
+  directory?: string;
+}
+
+export interface SlotWorkerEvents {
+  /** Attached, for the first time or again. */
+  connected: [];
+  /** The hub ended or closed the connection. */
+  disconnected: [reason: SlotbusError];
+  /** A handler failed; its caller was told too. */
+  handlerError: [error: unknown, request: { id: string; path: string }];
+}
+
+const HANDSHAKE_MS = 2_000;
+const CLOSE_MS = 5_000;
+const BATCH = 64;
+
+/**
+ * A worker of a bus.
+ *
+ *     const worker = await SlotWorker.open({ name: "shop" });
+ *     worker.serve((request) => `hello ${request.text()}`);
+ */
+export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncDisposable {
+  readonly name: string;
+  readonly #directory: string;
+  readonly #ownDirectory: boolean;
+  readonly #concurrency: number;
+  readonly #reconnect: { min: number; max: number } | null;
+  readonly #driver: Driver;
+  readonly #abandoned: FinalizationRegistry<{ session: Session; slot: number; token: number }>;
+  #session: Session | null = null;
+  #handler: Handler | null = null;
+  #draining = false;
+  #closed = false;
+  #closing: Promise<void> | null = null;
+  #idle: (() => void)[] = [];
+  #served = 0;
+  readonly #onSigterm: (() => void) | null;
+
+  /**
+   * Attaches to the bus. Requests come when {@link serve} or {@link serveSync} has been called.
+   *
+   * @throws (rejects) {BusNotFoundError}, {@link VersionMismatchError}, {@link PermissionDeniedError},
+   * {@link InvalidConfigError}, {InvalidNameError}, {@link ResourceError}.
+   */
+  static async open(options: SlotWorkerOptions): Promise<SlotWorker> {
+    const worker = new SlotWorker(options);
+    const wait = checkTimeout("wait", options.wait ?? 5_000);
+    const started = performance.now();
+    for (let attempt = 0; ; attempt++) {
+      const result = await worker.#attach();
+      if (result instanceof Session) {
+        worker.#adopt(result);
+        break;
+      }
+      const waited = performance.now() - started;
+      if (!result.retryable || waited >= wait) {
+        throw result instanceof BusNotFoundError
+          ? new BusNotFoundError(worker.name, worker.#directory, waited)
+          : result;
+      }
+      await Bun.sleep(Math.min(jitter(10, 100, attempt), wait - waited));
+    }
+    if (options.drainOnSigterm) process.once("SIGTERM", worker.#onSigterm!);
+    return worker;
+  }
+
+  private constructor(options: SlotWorkerOptions) {
+    super();
+    this.name = checkName(options?.name);
+    this.#directory = resolve(options.directory ?? defaultDirectory());
+    this.#ownDirectory = options.directory === undefined;
+    this.#concurrency = checkInteger("concurrency", options.concurrency ?? C.SB_SLOTS_MAX, 1, C.SB_SLOTS_MAX);
+    const { reconnect = {} } = options;
+    if (reconnect === false) {
+      this.#reconnect = null;
+    } else {
+      const min = checkInteger("reconnect.min", reconnect.min ?? 10, 1, 3_600_000, " ms");
+      this.#reconnect = { min, max: checkInteger("reconnect.max", reconnect.max ?? 1000, min, 3_600_000, " ms") };
+    }
+    const side = {
+      poll: (spinNs: number) => this.#poll(spinNs),
+      park: () => !this.#session || native.sb_worker_park(this.#session.native, this.#canTake() ? 1 : 0) !== 0,
+      unpark: () => {
+        if (this.#session) native.sb_worker_unpark(this.#session.native);
+      },
+    };
+    this.#driver = new Driver(side, checkInteger("spin", options.spin ?? DEFAULT_SPIN_US, 0, 10_000, " µs"));
+    this.#abandoned = new FinalizationRegistry(({ session, slot, token }) => forgotten(session, slot, token));
+    this.#onSigterm = options.drainOnSigterm ? () => void this.#terminate() : null;
+  }
+
+  /** Whether a hub is attached now. */
+  get connected(): boolean {
+    return this.#session !== null;
+  }
+
+  /** Requests whose handlers run now. */
+  get running(): number {
+    return this.#session?.runningCount ?? 0;
+  }
+
+  /** Requests taken so far. */
+  get served(): number {
+    return this.#served;
+  }
+
+  /**
+   * Answers requests from the event loop until the worker is closed; attaches again when the hub returns. Keeps the
+   * process alive. May be called again to replace the handler.
+   */
+  serve(handler: Handler | FetchHandler): this {
+    if (this.#closed) throw this.#closedError();
+    this.#handler = typeof handler === "function" ? handler : fetchHandler(handler);
+    if (typeof this.#handler !== "function") throw new InvalidConfigError("serve takes a function or { fetch }.");
+    if (this.#session && !this.#session.socket) this.#listen(this.#session);
+    this.#driver.wake();
+    return this;
+  }
+
+  /**
+   * Answers requests in a blocking loop: the thread sleeps in the kernel between requests and no event loop runs.
+   * The handler must answer before it returns. Ends when the worker is closed by the handler, or when the hub ends
+   * and the worker is not to reconnect.
+   */
+  serveSync(handler: (request: WorkerRequest) => Exclude<Answerable, Response>): void {
+    if (this.#closed) throw this.#closedError();
+    if (this.#handler) throw new InvalidConfigError("this worker is served by an event loop already.");
+    const spinNs = DEFAULT_SPIN_US * 1000;
+    let attempt = 0;
+    while (!this.#closed) {
+      const session = this.#session;
+      if (session) {
+        attempt = 0;
+        this.#serveSession(session, handler, spinNs);
+        if (!this.#closed) this.#lost(session, new BusClosedError(`the hub of "${this.name}"`, { retryable: true }), true);
+      } else if (!this.#reconnect) {
+        return;
+      } else {
+        Bun.sleepSync(jitter(this.#reconnect.min, this.#reconnect.max, attempt++));
+        const result = this.#attachSync();
+        if (result instanceof Session) this.#adopt(result);
+      }
+    }
+  }
+
+  /** Takes nothing new; resolves when what runs is answered. `timeout` in ms, default none. */
+  async drain({ timeout = Infinity }: { timeout?: number } = {}): Promise<void> {
+    if (!this.#draining) {
+      this.#draining = true;
+      this.#session?.writer.send(C.SB_MSG_DRAIN);
+    }
+    const limit = checkTimeout("timeout", timeout);
+    // What the hub published before it read our message is still ours: one more poll takes it.
+    this.#driver.wake();
+    await new Promise((done) => setImmediate(done));
+    if (this.running === 0) return;
+    const { promise, resolve: done } = Promise.withResolvers<void>();
+    this.#idle.push(done);
+    const timer = limit > 0 ? setTimeout(done, limit) : null;
+    await promise;
+    if (timer) clearTimeout(timer);
+  }
+
+  /** Drains for `timeout` ms (default 5000), says goodbye and detaches. Any number of times, at any time. */
+  close({ timeout = CLOSE_MS }: { timeout?: number } = {}): Promise<void> {
+    this.#closing ??= this.#close(timeout);
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  // ---- requests -----------------------------------------------------------------------------------------------
+
+  #canTake(): boolean {
+    return this.#handler !== null && this.running < this.#concurrency;
+  }
+
+  #poll(spinNs: number): number {
+    const session = this.#session;
+    if (!session) return 0;
+    let taken = 0;
+    let spin = spinNs;
+    let now = 0;
+    try {
+      while (taken < BATCH && session.open && this.#canTake()) {
+        const request = session.take(spin, now || performance.now());
+        if (!request) break;
+        spin = 0;
+        taken++;
+        this.#served++;
+        this.#handle(session, request);
+      }
+    } catch (cause) {
+      this.#lost(session, new RegionCorruptError(`the hub of "${this.name}" broke the protocol.`, { cause }));
+    }
+    return taken;
+  }
+
+  #handle(session: Session, request: WorkerRequest): void {
+    let answer: ReturnType<Handler>;
+    try {
+      answer = this.#handler!(request);
+    } catch (error) {
+      this.#failed(session, request, error);
+      return;
+    }
+    if (answer instanceof Promise) {
+      // A promise that is settled already, as of an async function that awaited nothing, costs no turn.
+      const settled = Bun.peek(answer);
+      if (settled !== answer && Bun.peek.status(answer) === "fulfilled") this.#answer(session, request, settled as Answerable);
+      else this.#answerLater(session, request, answer);
+    } else {
+      this.#answer(session, request, answer);
+    }
+  }
+
+  #answerLater(session: Session, request: WorkerRequest, answer: Promise<Answerable | void>): void {
+    answer.then(
+      (value) => this.#answer(session, request, value),
+      (error) => this.#failed(session, request, error),
+    );
+  }
+
+  #answer(session: Session, request: WorkerRequest, answer: Answerable | void): void {
+    if (answer === undefined) {
+      if (request.answered) return;
+      const { slot, token } = request;
+      this.#abandoned.register(request, { session, slot, token });
+      return;
+    }
+    if (answer instanceof Response) {
+      this.#answerLater(session, request, collectResponse(answer, session.payloadLimit, request.deadline));
+      return;
+    }
+    try {
+      session.respond(request, answer);
+      this.#answered();
+    } catch (error) {
+      this.#report(request, error);
+    }
+  }
+
+  #failed(session: Session, request: WorkerRequest, error: unknown): void {
+    session.fail(request, error);
+    this.#report(request, error);
+  }
+
+  #report(request: WorkerRequest, error: unknown): void {
+    this.#answered();
+    if (this.listenerCount("handlerError") === 0) return;
+    const about = { id: request.id, path: request.path };
+    queueMicrotask(() => this.emit("handlerError", error, about));
+  }
+
+  #answered(): void {
+    if (this.#idle.length === 0 || this.running > 0) return;
+    for (const done of this.#idle.splice(0)) done();
+  }
+
+  #serveSession(
+    session: Session,
+    handler: (request: WorkerRequest) => Exclude<Answerable, Response>,
+    spinNs: number,
+  ): void {
+    while (!this.#closed && session.open) {
+      const request = session.take(spinNs, performance.now());
+      if (!request) {
+        if (native.sb_worker_wait(session.native, 0xffff_ffff) < 0) return;
+        continue;
+      }
+      this.#served++;
+      try {
+        const answer = handler(request);
+        if (!request.answered) session.respond(request, answer);
+      } catch (error) {
+        this.#failed(session, request, error);
+      }
+    }
+  }
+
+  // ---- attaching ----------------------------------------------------------------------------------------------
+
+  async #attach(): Promise<Session | SlotbusError> {
+    const dir = this.#openDirectory();
+    if (typeof dir !== "number") return dir;
+    try {
+      const worker = native.sb_worker_open(dir, cString(this.name), this.#concurrency);
+      if (!worker) return this.#attachError(-C.SB_ESYS, new Uint32Array(2));
+      const opened = worker as Pointer;
+      const peer = new Uint32Array(2);
+      const deadline = performance.now() + HANDSHAKE_MS;
+      for (let attempt = 0; ; attempt++) {
+        const step = native.sb_worker_step(opened, peer);
+        if (step === 0) return new Session(opened);
+        if (step !== -C.SB_EAGAIN || performance.now() > deadline || this.#closed) {
+          native.sb_worker_close(worker, 1);
+          return this.#attachError(step, peer);
+        }
+        await Bun.sleep(jitter(1, 20, attempt));
+      }
+    } finally {
+      native.sb_fd_close(dir);
+    }
+  }
+
+  #attachSync(): Session | SlotbusError {
+    const dir = this.#openDirectory();
+    if (typeof dir !== "number") return dir;
+    const worker = native.sb_worker_open(dir, cString(this.name), this.#concurrency);
+    const peer = new Uint32Array(2);
+    const deadline = performance.now() + HANDSHAKE_MS;
+    let step = worker ? native.sb_worker_step(worker, peer) : -C.SB_ESYS;
+    while (step === -C.SB_EAGAIN && performance.now() < deadline) {
+      Bun.sleepSync(1);
+      step = native.sb_worker_step(worker, peer);
+    }
+    native.sb_fd_close(dir);
+    if (step === 0) return new Session(worker as Pointer);
+    if (worker) native.sb_worker_close(worker, 1);
+    return this.#attachError(step, peer);
+  }
+
+  #openDirectory(): number | SlotbusError {
+    const dir = native.sb_dir_open(cString(this.#directory), 0, this.#ownDirectory ? 0 : 1);
+    if (dir >= 0) return dir;
+    if (dir === -C.SB_ENOBUS) return new BusNotFoundError(this.name, this.#directory, 0);
+    if (dir === -C.SB_EUNSUPPORTED) return new UnsupportedError(`slotbus cannot run here: ${errorText(dir)}.`);
+    if (dir !== -C.SB_EDIR) return new ResourceError(`${this.#directory} cannot be opened: ${errorText(dir)}.`);
+    return new PermissionDeniedError(`${this.#directory} is not a directory only its owner can write to.`);
+  }
+
+  #attachError(code: number, peer: Uint32Array): SlotbusError {
+    const what = `the hub of "${this.name}"`;
+    switch (-code) {
+      case C.SB_ENOBUS:
+        return new BusNotFoundError(this.name, this.#directory, 0);
+      case C.SB_EVERSION: {
+        const theirs = peer[0] === peer[1] ? `${peer[0]}` : `${peer[0]} to ${peer[1]}`;
+        return new VersionMismatchError(what, C.SB_ABI, theirs);
+      }
+      case C.SB_EPERM:
+        return new PermissionDeniedError(`${what} does not take workers of uid ${process.geteuid?.()}.`, {
+          hint: "Name the uid in `allowedUids` of SlotBus.create.",
+        });
+      case C.SB_EPROTO:
+        return new ProtocolError(`${what} sent something that is no handshake of slotbus.`);
+      case C.SB_ECORRUPT:
+        return new RegionCorruptError(`${what} sent a region that is not sealed or whose header is wrong.`);
+      case C.SB_EAGAIN:
+      case C.SB_ETIMEDOUT:
+        return new ResourceError(`${what} did not finish the handshake in ${HANDSHAKE_MS} ms.`);
+      default:
+        return new ResourceError(`${what} could not be attached to: ${errorText(code)}.`);
+    }
+  }
+
+  #adopt(session: Session): void {
+    this.#session = session;
+    if (this.#draining) session.writer.send(C.SB_MSG_DRAIN);
+    if (this.#handler) this.#listen(session);
+    this.#driver.wake();
+    queueMicrotask(() => this.emit("connected"));
+  }
+
+  /** Gives the control socket to the event loop; C goes on writing to it. */
+  #listen(session: Session): void {
+    const socket: SocketHandler<undefined> = {
+      open: (opened) => {
+        session.socket = opened;
+      },
+      data: (_, bytes) => this.#read(session, bytes),
+      close: () => this.#lost(session, new BusClosedError(`the hub of "${this.name}"`, { retryable: true })),
+      error: () => {}, // `close` follows
+    };
+    // Bun adopts a connected descriptor; its types know only addresses.
+    const options = { fd: native.sb_worker_fd(session.native), socket } as unknown as UnixSocketOptions<undefined>;
+    const connecting = Bun.connect(options);
+    connecting.catch((cause) => {
+      this.#lost(session, new ResourceError("the control socket could not be watched.", { cause }));
+    });
+  }
+
+  #read(session: Session, bytes: Uint8Array): void {
+    if (!session.open) return;
+    const bells = session.reader.read(bytes, (type, body) => this.#message(session, type, body));
+    if (bells > 0) this.#driver.wake();
+  }
+
+  #message(session: Session, type: number, body: Uint8Array): void {
+    if (type === C.SB_MSG_GOODBYE) return; // `close` follows
+    const cancel = type === C.SB_MSG_CANCEL ? readCancel(body) : null;
+    if (!cancel) {
+      this.#lost(session, new ProtocolError(`the hub of "${this.name}" sent a message of type ${type}.`));
+      return;
+    }
+    const request = session.running[cancel.slot];
+    if (request?.token === cancel.token) queueMicrotask(() => request.abort(callerGone()));
+  }
+
+  /** The attachment is over. */
+  #lost(session: Session, reason: SlotbusError, blocking = false): void {
+    if (this.#session !== session) return;
+    this.#detach(session, reason);
+    queueMicrotask(() => this.emit("disconnected", reason));
+    if (blocking || this.#closed) return;
+    if (this.#reconnect && !this.#draining) void this.#attachAgain(this.#reconnect);
+  }
+
+  #detach(session: Session, reason: SlotbusError): void {
+    this.#session = null;
+    if (session.socket) {
+      native.sb_worker_hangup(session.native); // Bun closes the descriptor
+      session.socket.terminate();
+    }
+    session.close(reason);
+    this.#answered();
+  }
+
+  async #attachAgain({ min, max }: { min: number; max: number }): Promise<void> {
+    for (let attempt = 0; !this.#closed && !this.#draining; attempt++) {
+      await Bun.sleep(jitter(min, max, attempt));
+      const result = await this.#attach();
+      if (!(result instanceof Session)) continue;
+      if (this.#closed) result.close(this.#closedError());
+      else this.#adopt(result);
+      return;
+    }
+  }
+
+  // ---- the end ------------------------------------------------------------------------------------------------
+
+  async #close(timeout: number): Promise<void> {
+    await this.drain({ timeout: timeout > 0 ? timeout : 0.001 });
+    this.#closed = true;
+    this.#driver.stop();
+    if (this.#onSigterm) process.off("SIGTERM", this.#onSigterm);
+    const session = this.#session;
+    if (!session) return;
+    session.writer.send(C.SB_MSG_GOODBYE);
+    this.#detach(session, this.#closedError());
+  }
+
+  async #terminate(): Promise<void> {
+    await this.close();
+    process.kill(process.pid, "SIGTERM");
+  }
+
+  #closedError(): BusClosedError {
+    return new BusClosedError(`the worker of bus "${this.name}"`);
+  }
+}
+
+/** Doubles from `min` to `max` with the attempt, and varies by half, so that many workers spread. */
+function jitter(min: number, max: number, attempt: number): number {
+  const full = Math.min(max, min * 2 ** Math.min(attempt, 20));
+  return full / 2 + (Math.random() * full) / 2;
+}
+
+/** A handler let go of a request that it never answered: its caller is told, the slot comes back. */
+function forgotten(session: Session, slot: number, token: number): void {
+  const request = session.running[slot];
+  if (!session.open || request?.token !== token) return;
+  session.fail(request, new Error("the handler let go of the request without answering it"));
+}
+
+function fetchHandler(app: FetchHandler): Handler {
+  return (request) => app.fetch(toWebRequest(request));
+}
+

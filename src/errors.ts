@@ -1,0 +1,239 @@
+/**
+ * Every error slotbus raises. A message states the fact, the numbers and the next step.
+ *
+ * An abort is not among them: an aborted call rejects with `signal.reason`, as on the web.
+ */
+
+/** What an error knows beyond its message. */
+export interface ErrorDetails {
+  /** What to do next. Part of the message too. */
+  hint?: string;
+  /** Whether the same call may succeed later without a change. Default `false`. */
+  retryable?: boolean;
+  /** Whether a handler may have run for this request. Default `false`: it certainly did not. */
+  mayHaveExecuted?: boolean;
+  cause?: unknown;
+}
+
+/** The base of all errors of slotbus; `code` tells them apart in logs. */
+export class SlotbusError extends Error {
+  /** Stable, upper case: `"BUS_NOT_FOUND"`, `"WORKER_DIED"`, … */
+  readonly code: string;
+  readonly hint: string | undefined;
+  readonly retryable: boolean;
+  /** `false` promises, for an honest worker, that no handler ran for this request. */
+  readonly mayHaveExecuted: boolean;
+
+  constructor(code: string, message: string, details: ErrorDetails = {}) {
+    super(details.hint ? `${message} ${details.hint}` : message, { cause: details.cause });
+    this.name = new.target.name;
+    this.code = code;
+    this.hint = details.hint;
+    this.retryable = details.retryable ?? false;
+    this.mayHaveExecuted = details.mayHaveExecuted ?? false;
+  }
+}
+
+/** An option or argument is outside its documented range. */
+export class InvalidConfigError extends SlotbusError {
+  constructor(message: string, details?: ErrorDetails) {
+    super("INVALID_CONFIG", message, details);
+  }
+}
+
+/** A bus name that could not be a file name everywhere. */
+export class InvalidNameError extends SlotbusError {
+  constructor(name: unknown) {
+    const shown = typeof name === "string" ? JSON.stringify(name.slice(0, 80)) : String(name);
+    super("INVALID_NAME", `${shown} is not a bus name.`, {
+      hint: "Use 1 to 64 of A-Z a-z 0-9 . _ - and start with a letter or digit.",
+    });
+  }
+}
+
+/** A live hub holds the name. */
+export class BusExistsError extends SlotbusError {
+  /** Process id of the owner, as it wrote it; 0 when unknown. Information, not proof. */
+  readonly ownerPid: number;
+
+  constructor(name: string, ownerPid: number) {
+    super("BUS_EXISTS", `bus "${name}" has a live hub${ownerPid ? ` (pid ${ownerPid})` : ""}.`, {
+      hint: "Choose another name, or stop that process.",
+      retryable: true,
+    });
+    this.ownerPid = ownerPid;
+  }
+}
+
+/** No hub listens on the name. */
+export class BusNotFoundError extends SlotbusError {
+  constructor(name: string, directory: string, waitedMs: number) {
+    super("BUS_NOT_FOUND", `no hub called "${name}" in ${directory} after ${Math.round(waitedMs)} ms.`, {
+      hint: "Start the hub (SlotBus.create) with the same name and directory, or raise `wait`.",
+      retryable: true,
+    });
+  }
+}
+
+/** The bus or worker was closed; requests that were still waiting reject with this. */
+export class BusClosedError extends SlotbusError {
+  constructor(what: string, details?: ErrorDetails) {
+    super("BUS_CLOSED", `${what} is closed.`, details);
+  }
+}
+
+/** The hub's queue is full and its policy is to reject. */
+export class BusOverloadedError extends SlotbusError {
+  constructor(message: string) {
+    super("BUS_OVERLOADED", message, {
+      hint: 'Add workers, raise `queue.limit`, or pass `queue: { policy: "wait" }`.',
+      retryable: true,
+    });
+  }
+}
+
+/** No worker was attached for the whole time the request could wait. */
+export class NoWorkerError extends SlotbusError {
+  constructor(name: string, waitedMs: number) {
+    super("NO_WORKER", `bus "${name}" had no worker for ${Math.round(waitedMs)} ms.`, {
+      hint: "Start one with SlotWorker.open, or raise the request's timeout.",
+      retryable: true,
+    });
+  }
+}
+
+/** The request's time is over. */
+export class RequestTimeoutError extends SlotbusError {
+  readonly queuedMs: number;
+  readonly ranMs: number;
+
+  constructor(id: string, timeoutMs: number, queuedMs: number, ranMs: number, mayHaveExecuted: boolean) {
+    const where = mayHaveExecuted
+      ? `queued ${Math.round(queuedMs)} ms, with a worker ${Math.round(ranMs)} ms; it was told to stop`
+      : `queued ${Math.round(queuedMs)} ms; no handler saw it`;
+    super("TIMEOUT", `request ${id} took longer than ${timeoutMs} ms (${where}).`, {
+      retryable: !mayHaveExecuted,
+      mayHaveExecuted,
+    });
+    this.queuedMs = queuedMs;
+    this.ranMs = ranMs;
+  }
+}
+
+/** The worker that had the request ended. */
+export class WorkerDiedError extends SlotbusError {
+  readonly pid: number;
+
+  constructor(id: string, pid: number, how: string, mayHaveExecuted: boolean) {
+    super("WORKER_DIED", `worker pid ${pid} ${how} while it had request ${id}.`, {
+      hint: mayHaveExecuted
+        ? "The handler may have run; retry only what is safe to run twice (`idempotent: true`)."
+        : "The handler did not run.",
+      retryable: !mayHaveExecuted,
+      mayHaveExecuted,
+    });
+    this.pid = pid;
+  }
+}
+
+/** A body above the bus's payload limit; nothing was sent. */
+export class PayloadTooLargeError extends SlotbusError {
+  readonly bytes: number;
+  readonly limit: number;
+
+  constructor(what: "request" | "response", bytes: number, limit: number, mayHaveExecuted = false) {
+    super("PAYLOAD_TOO_LARGE", `the ${what} body is ${bytes} bytes; this bus takes ${limit}.`, {
+      hint: "Raise `payloadLimit` in SlotBus.create, or send it in parts.",
+      mayHaveExecuted,
+    });
+    this.bytes = bytes;
+    this.limit = limit;
+  }
+}
+
+/** Method, path, query, parameters and headers together exceed the bus's head limit. */
+export class HeadTooLargeError extends SlotbusError {
+  readonly bytes: number;
+  readonly limit: number;
+
+  constructor(what: "request" | "response", bytes: number, limit: number, mayHaveExecuted = false) {
+    super("HEAD_TOO_LARGE", `the ${what} head (path and headers) is ${bytes} bytes; this bus takes ${limit}.`, {
+      hint: "Raise `headLimit` in SlotBus.create, or move data into the body.",
+      mayHaveExecuted,
+    });
+    this.bytes = bytes;
+    this.limit = limit;
+  }
+}
+
+/** A streamed body that did not end within the payload limit and the deadline. */
+export class StreamNotSupportedError extends SlotbusError {
+  constructor(what: "request" | "response", bytes: number, limit: number, mayHaveExecuted = false) {
+    super(
+      "STREAM_NOT_SUPPORTED",
+      `the streamed ${what} body had not ended after ${bytes} bytes (limit ${limit}).`,
+      { hint: "Bodies are collected before they are sent; send one that ends.", mayHaveExecuted },
+    );
+  }
+}
+
+/** The two sides speak different versions of the protocol. */
+export class VersionMismatchError extends SlotbusError {
+  constructor(what: string, ours: number, theirs: string) {
+    super("VERSION_MISMATCH", `${what} speaks protocol version ${theirs}; this process speaks ${ours}.`, {
+      hint: "Run the same version of slotbus on both sides.",
+    });
+  }
+}
+
+/** Shared memory held what no legal step of the peer could have written; the peer was evicted. */
+export class RegionCorruptError extends SlotbusError {
+  constructor(message: string, details?: ErrorDetails) {
+    super("REGION_CORRUPT", message, details);
+  }
+}
+
+/** The kernel, the directory's rights, or the hub's list of users refused. */
+export class PermissionDeniedError extends SlotbusError {
+  constructor(message: string, details?: ErrorDetails) {
+    super("PERMISSION_DENIED", message, details);
+  }
+}
+
+/** The other side sent something the protocol does not know. */
+export class ProtocolError extends SlotbusError {
+  constructor(message: string, details?: ErrorDetails) {
+    super("PROTOCOL", message, details);
+  }
+}
+
+/** Memory, descriptors or another resource of the system ran out. */
+export class ResourceError extends SlotbusError {
+  constructor(message: string, details?: ErrorDetails) {
+    super("RESOURCE", message, { retryable: true, ...details });
+  }
+}
+
+/** This platform, runtime or installation lacks what slotbus needs. */
+export class UnsupportedError extends SlotbusError {
+  constructor(message: string, details?: ErrorDetails) {
+    super("UNSUPPORTED", message, details);
+  }
+}
+
+/** The worker's handler threw, rejected or returned something that is no answer. */
+export class RemoteError extends SlotbusError {
+  /** `name` of the worker's own error. */
+  readonly remoteName: string;
+  /** Stack of the worker's own error; empty when it had none. */
+  readonly remoteStack: string;
+  /** Code of the worker's own error: `"HANDLER_FAILED"`, `"PAYLOAD_TOO_LARGE"`, … */
+  readonly remoteCode: string;
+
+  constructor(remote: { code: string; name: string; message: string; stack: string }) {
+    super("REMOTE", `${remote.name}: ${remote.message}`, { mayHaveExecuted: true });
+    this.remoteCode = remote.code;
+    this.remoteName = remote.name;
+    this.remoteStack = remote.stack;
+  }
+}

@@ -1,0 +1,24 @@
+/** slotbus: request/response between Bun processes of one machine, through shared memory. */
+
+export {
+  type BusRequest,
+  type BusStats,
+  type RequestOptions,
+  SlotBus,
+  type SlotBusEvents,
+  type SlotDiagnostics,
+  type WorkerInfo,
+} from "./bus/bus.ts";
+export type { BodyLike, Method } from "./bus/codec.ts";
+export { HeaderList, type HeadersLike } from "./bus/headers.ts";
+export type { RequestTiming, ResolvedBusOptions, SlotBusOptions } from "./bus/options.ts";
+export type { Answer, Answerable, Delivery, WorkerRequest } from "./bus/request.ts";
+export type { BorrowedResponse, BusResponse } from "./bus/response.ts";
+export {
+  type FetchHandler,
+  type Handler,
+  SlotWorker,
+  type SlotWorkerEvents,
+  type SlotWorkerOptions,
+} from "./bus/worker.ts";
+export * from "./errors.ts";

@@ -1,0 +1,75 @@
+/** Loads libslotbus, compares its layout with `abi.ts`, and hands out its functions. */
+
+import { CString, dlopen, type Pointer, toArrayBuffer } from "bun:ffi";
+import { UnsupportedError, VersionMismatchError } from "../errors.ts";
+import { C, FIELDS, SYMBOLS } from "./abi.ts";
+import { findLibrary } from "./find.ts";
+
+export { C, FIELDS };
+export type { Pointer };
+
+function open() {
+  const path = findLibrary();
+  try {
+    return dlopen(path, SYMBOLS).symbols; // never closed: code of ours may be inside
+  } catch (cause) {
+    throw new UnsupportedError(`${path} could not be loaded: ${(cause as Error).message}`, { cause });
+  }
+}
+
+type Library = ReturnType<typeof open>;
+
+/** Two descriptions of one contract must be equal; the first difference is named. */
+function verify(library: Library): void {
+  const text = String(new CString(library.sb_abi_text() as Pointer));
+  const constants: Record<string, number> = C;
+  const fields: Record<string, readonly [number, number]> = FIELDS;
+  for (const line of text.trim().split("\n")) {
+    const [kind, name = "", value, bytes] = line.split(" ");
+    const [theirs, ours] =
+      kind === "field" ? [`${value}+${bytes}`, fields[name]?.join("+")] : [value, constants[name]?.toString()];
+    if (theirs === ours) continue;
+    if (name === "SB_ABI") throw new VersionMismatchError("libslotbus", C.SB_ABI, String(theirs));
+    throw new UnsupportedError(`libslotbus and its TypeScript differ: ${name} is ${theirs}, expected ${ours}.`, {
+      hint: "Rebuild the library (`zig build`) and run `npm run generate`.",
+    });
+  }
+}
+
+function load(): Library {
+  if (typeof Bun === "undefined") {
+    throw new UnsupportedError("slotbus runs on Bun.", { hint: "Start the program with `bun`." });
+  }
+  const library = open();
+  verify(library);
+  return library;
+}
+
+/** The functions of libslotbus. */
+export const native: Library = load();
+
+/** A view of `bytes` bytes of native memory. It must be detached before that memory is unmapped. */
+export function view(address: number, bytes: number): ArrayBuffer {
+  return toArrayBuffer(address as Pointer, 0, bytes);
+}
+
+/**
+ * Takes a view away from everybody. `false`: a native call holds it, the memory must stay mapped.
+ *
+ * `transfer` moves the memory into a buffer that nobody keeps; the one given here has length 0.
+ */
+export function detach(buffer: ArrayBuffer): boolean {
+  if (!buffer.detached) buffer.transfer();
+  return buffer.detached;
+}
+
+/** `text` as a C string that lives as long as the result is referenced. */
+export function cString(text: string): Buffer {
+  return Buffer.from(`${text}\0`, "utf8");
+}
+
+/** Text of a native error code, with errno where the system was at fault. */
+export function errorText(code: number): string {
+  const text = String(new CString(native.sb_error_text(code) as Pointer));
+  return code === -C.SB_ESYS ? `${text} (errno ${native.sb_error_number()})` : text;
+}
