@@ -6,12 +6,18 @@
 
 #include <stdio.h>
 
-static _Thread_local int32_t last_number;
+static _Thread_local int32_t last_code, last_number;
 
 int32_t fail_with(int32_t code, int number)
 {
+	last_code = code;
 	last_number = number;
 	return code;
+}
+
+int32_t sb_error_last(void)
+{
+	return last_code;
 }
 
 int32_t sb_error_number(void)

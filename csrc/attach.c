@@ -254,7 +254,7 @@ struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurr
 	if (worker->fd >= 0) return worker;
 	int number = errno;
 	free(worker);
-	fail_with(-SB_ESYS, number);
+	fail_with(number == EMFILE || number == ENFILE ? -SB_EFILES : -SB_ESYS, number);
 	return NULL;
 }
 

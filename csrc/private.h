@@ -125,7 +125,7 @@ struct sb_worker {
 
 /* ---- between the files --------------------------------------------------------------------------------------- */
 
-int32_t fail_with(int32_t code, int number);      /* remembers errno for sb_error_number */
+int32_t fail_with(int32_t code, int number); /* remembers both, returns the code */
 int32_t region_create(struct geometry *map, int *fd);
 int32_t region_attach(struct geometry *map, int fd);
 void region_detach(struct geometry *map, bool detached);

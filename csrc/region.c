@@ -157,7 +157,7 @@ struct sb_hub *sb_hub_open(uint32_t slots, uint32_t payload_limit, uint32_t head
 	int32_t error = header_is_legal(h) ? stats_create(hub) : -SB_EINVAL;
 	if (error != 0) {
 		sb_hub_close(hub);
-		if (error != -SB_ESYS) fail_with(error, -error);
+		fail_with(error, sb_error_number());
 		return NULL;
 	}
 	return hub;

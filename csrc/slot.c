@@ -357,6 +357,13 @@ int32_t sb_hub_tick(struct sb_hub *hub)
 
 /* ---- hub: what can be asked -------------------------------------------------------------------------------------------- */
 
+double sb_slot_time_left(const struct sb_hub *hub, uint32_t index, uint32_t slot)
+{
+	const struct link *link = link_at(hub, index);
+	if (link == NULL || slot >= hub->header.slots || link->deadline_ns[slot] == UINT64_MAX) return 0;
+	return ((double)link->deadline_ns[slot] - (double)os_now_ns()) / (double)NS_PER_MS;
+}
+
 uint32_t sb_slot_token(const struct sb_hub *hub, uint32_t index, uint32_t slot)
 {
 	const struct link *link = link_at(hub, index);

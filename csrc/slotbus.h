@@ -344,8 +344,10 @@ struct sb_request { /* what sb_slot_take found */
 SB_API const char *sb_abi_text(void);
 /* Text of -SB_E*; never NULL. */
 SB_API const char *sb_error_text(int32_t error);
-/* errno of this thread's last -SB_ESYS. */
+/* errno of this thread's last failure that had one. */
 SB_API int32_t sb_error_number(void);
+/* -SB_E* of this thread's last failure: why a function returned NULL. */
+SB_API int32_t sb_error_last(void);
 
 /* ---- runtime directory and name (attach.c) ------------------------------------------------------------- */
 
@@ -383,7 +385,7 @@ SB_API int32_t sb_control_send(int32_t fd, uint32_t type, const void *body, uint
 
 struct sb_hub;
 
-/* A hub without links. Sizes in bytes. NULL: sb_error_number() has the -SB_E* code. */
+/* A hub without links. Sizes in bytes. NULL: see sb_error_last(). */
 SB_API struct sb_hub *sb_hub_open(uint32_t slots, uint32_t payload_limit, uint32_t head_limit,
                                   uint32_t inline_bytes, uint32_t flags, uint32_t bus_tag);
 /* Forgets every link and frees the handle; mappings are the caller's to unmap before (sb_link_drop). */
@@ -430,6 +432,8 @@ SB_API int32_t sb_slot_cancel(struct sb_hub *hub, uint32_t link, uint32_t slot);
 SB_API int32_t sb_slot_withdraw(struct sb_hub *hub, uint32_t link, uint32_t slot);
 /* DONE to FREE after the response was copied out. -SB_ECORRUPT: it changed meanwhile, trust nothing. */
 SB_API int32_t sb_slot_release(struct sb_hub *hub, uint32_t link, uint32_t slot);
+/* Ms to the deadline of the slot's last request, below 0 when it is over; 0 when it had none. */
+SB_API double sb_slot_time_left(const struct sb_hub *hub, uint32_t link, uint32_t slot);
 /* Low 32 bits of the slot's generation. */
 SB_API uint32_t sb_slot_token(const struct sb_hub *hub, uint32_t link, uint32_t slot);
 
@@ -459,8 +463,8 @@ SB_API double sb_slot_round_trip(const struct sb_hub *hub, uint32_t link, uint32
 
 struct sb_worker;
 
-/* Starts to connect. Never blocks; sb_worker_step goes on. NULL: sb_error_number() has the -SB_E* code
- * (-SB_ENOBUS, -SB_ENAME, -SB_EPERM, -SB_EFILES, -SB_ESYS). */
+/* Starts to connect. Never blocks; sb_worker_step goes on. NULL: see sb_error_last()
+ * (-SB_ENAME, -SB_EFILES, -SB_ENOMEM, -SB_ESYS). */
 SB_API struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurrency);
 /* One step of the handshake: 0 attached, -SB_EAGAIN, or why not. After -SB_EVERSION and -SB_EPERM
  * peer[0..1] hold the hub's lowest and highest ABI version (0 when it did not say). */
@@ -497,7 +501,7 @@ SB_API int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
 
 struct sb_bridge;
 
-/* A thread that waits on *word and writes to an eventfd whenever it changes. NULL: see sb_error_number. */
+/* A thread that waits on *word and writes to an eventfd whenever it changes. NULL: see sb_error_last(). */
 SB_API struct sb_bridge *sb_bridge_open(uint32_t *word);
 SB_API int32_t sb_bridge_fd(const struct sb_bridge *bridge);
 /* Ends the thread (bounded by a futex wake) and closes the eventfd. */

@@ -2,13 +2,13 @@
 
 export {
   type BusRequest,
-  type BusStats,
   type RequestOptions,
   SlotBus,
   type SlotBusEvents,
   type SlotDiagnostics,
   type WorkerInfo,
 } from "./bus/bus.ts";
+export type { BusStats } from "./bus/stats.ts";
 export type { BodyLike, Method } from "./bus/codec.ts";
 export { HeaderList, type HeadersLike } from "./bus/headers.ts";
 export type { RequestTiming, ResolvedBusOptions, SlotBusOptions } from "./bus/options.ts";

@@ -1,7 +1,6 @@
 /** The hub's side: takes requests, hands each to a worker through shared memory, settles it once. */
 
 import { EventEmitter } from "node:events";
-import type { Socket, UnixSocketListener } from "bun";
 import {
   BusClosedError,
   BusExistsError,
@@ -13,20 +12,32 @@ import {
   RegionCorruptError,
   RequestTimeoutError,
   ResourceError,
-  SlotbusError,
+  type SlotbusError,
   UnsupportedError,
   WorkerDiedError,
 } from "../errors.ts";
-import { C, cString, errorText, native, type Pointer, view } from "../native/library.ts";
-import { type BodyLike, bodyLength, bodyOffset, encodeMethod, Head, METHODS, type Method, writeBody, writeHead } from "./codec.ts";
+import { C, cString, detach, errorText, native, type Pointer, view } from "../native/library.ts";
+import {
+  Arena,
+  type BodyLike,
+  bodyLength,
+  bodyOffset,
+  encodeMethod,
+  Head,
+  type Method,
+  writeBody,
+  writeHead,
+} from "./codec.ts";
 import { cancelBody } from "./control.ts";
 import { Driver } from "./driver.ts";
 import { fetchThrough } from "./fetch.ts";
 import { flattenHeaders, type HeadersLike } from "./headers.ts";
-import { identify, Link, readJoin } from "./link.ts";
+import type { Link } from "./link.ts";
 import { checkTimeout, type ResolvedBusOptions, resolveBusOptions, type SlotBusOptions } from "./options.ts";
 import { type Kind, Pending, PendingQueue } from "./pending.ts";
-import { BorrowedResponse, BusResponse, ERROR_STRINGS, remoteError } from "./response.ts";
+import { Reception } from "./reception.ts";
+import { BorrowedResponse, BusResponse, ERROR_STRINGS, RESPONSE_STRINGS, remoteError } from "./response.ts";
+import { type BusStats, readCounters } from "./stats.ts";
 
 /** A request to a worker. */
 export interface BusRequest {
@@ -73,7 +84,7 @@ export interface SlotBusEvents {
   workerJoined: [worker: WorkerInfo];
   /** A worker closed in good order. */
   workerLeft: [worker: WorkerInfo];
-  /** A worker's connection ended without a goodbye, or the bus evicted it (then `reason` says why). */
+  /** A worker's connection ended without a goodbye, or the bus evicted it; `reason` says which. */
   workerDied: [worker: WorkerInfo, reason: string];
   /** A connection was turned away: another user, another version, silence, garbage. */
   peerRefused: [peer: { pid: number; uid: number }, reason: string];
@@ -83,60 +94,23 @@ export interface SlotBusEvents {
 export interface SlotDiagnostics {
   workerPid: number;
   slot: number;
-  state: "FREE" | "WRITING" | "READY" | "CLAIMED" | "DONE" | "ABANDONED";
+  state: (typeof STATE_NAMES)[number];
   /** Since the hub last moved it, in ms. */
   ageMs: number;
   /** Of the request in it. */
   requestId: string | null;
+  /** Its response is lent out. */
   borrowed: boolean;
 }
 
-export interface BusStats {
-  requests: number;
-  responses: number;
-  errors: number;
-  timeouts: number;
-  aborts: number;
-  overloaded: number;
-  retries: number;
-  /** Published and taken back before a worker claimed them. */
-  withdrawn: number;
-  /** Given up while a handler ran. */
-  abandoned: number;
-  /** Answers that came after the caller had aborted. */
-  dropped: number;
-  bells: number;
-  wakeups: number;
-  workersJoined: number;
-  workersLeft: number;
-  workersDied: number;
-  workersEvicted: number;
-  peersRefused: number;
-  /** Regions whose address space stayed because a view was held at close. */
-  heldRegions: number;
-  queued: number;
-  inFlight: number;
-  workers: { pid: number; concurrency: number; inFlight: number }[];
-  /** From publication to delivery in µs; upper edges of buckets 3 % wide. */
-  roundTripUs: { p50: number; p99: number; p999: number };
-}
-
 const STATE_NAMES = ["FREE", "WRITING", "READY", "CLAIMED", "DONE", "ABANDONED"] as const;
+/** Between two looks at deadlines while something is in flight, in ms. */
 const TICK_MS = 20;
-const HANDSHAKE_MS = 2_000;
-const HANDSHAKES = 8;
-const ZOMBIES = 4;
+/** Default limit of the drain in `close`, in ms. */
 const CLOSE_MS = 5_000;
+/** Between two looks at whether a dead worker's process has ended, in ms. */
 const DEATH_POLL_MS = 2;
-const EVENT_BYTES = C.SB_EVENT_WORDS * 4;
 const noOptions: RequestOptions = {};
-
-/** Buses of this process by lock path: with `--hot`, the reloaded module closes what it left open. */
-const registry = ((globalThis as Record<symbol, unknown>)[Symbol.for("slotbus.buses")] ??= new Map<
-  string,
-  { module: string; close(): Promise<void> }
->()) as Map<string, { module: object; close(options: { timeout: number }): Promise<void> }>;
-const thisModule = {};
 
 /**
  * A bus: one process owns the name and asks, any number of worker processes answer.
@@ -147,53 +121,51 @@ const thisModule = {};
 export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposable {
   readonly options: ResolvedBusOptions;
   readonly #hub: Pointer;
-  readonly #events: Uint32Array;
+  readonly #events: Uint32Array<ArrayBuffer>;
   readonly #dir: number;
   readonly #lock: number;
   readonly #tag: string;
   readonly #driver: Driver;
+  readonly #reception: Reception;
   readonly #queue = new PendingQueue();
-  readonly #stride: number;
-  #listener: UnixSocketListener<Link> | null = null;
+  /** Attached workers. */
   #links: Link[] = [];
-  /** By link index. */
+  /** The same by the index C knows them by. */
   readonly #byIndex: (Link | undefined)[] = [];
-  readonly #handshakes = new Set<Link>();
-  #zombies: Link[] = [];
+  /** Ended, with responses lent out: their regions stay. */
+  readonly #lending = new Set<Link>();
   #serial = 0;
   #unsettled = 0;
   #tick: ReturnType<typeof setTimeout> | null = null;
-  #closing: Promise<void> | null = null;
+  #scratch: Arena | null = null;
   #draining = false;
   #closed = false;
-  #waiters: { count: number; done: () => void }[] = [];
-  #idle: (() => void)[] = [];
+  #closing: Promise<void> | null = null;
+  #finalStats: BusStats | null = null;
+  #readyWaiters: { workers: number; settle: () => void }[] = [];
+  #drainWaiters: (() => void)[] = [];
 
   /**
    * Takes the name and listens for workers.
    *
-   * @throws {InvalidNameError}, {InvalidConfigError}; {@link BusExistsError} when a live hub has the name;
-   * {@link PermissionDeniedError} for a directory that is not ours alone; {@link ResourceError}.
+   * @throws (rejects) {InvalidNameError}, {@link InvalidConfigError}; {@link BusExistsError} when a live hub has the
+   * name; {@link PermissionDeniedError} for a directory that is not ours alone; {@link ResourceError}.
    */
   static async create(options: SlotBusOptions): Promise<SlotBus> {
     const resolved = resolveBusOptions(options);
-    const shared = resolved.allowedUids.length > 0 ? 1 : 0;
-    const dir = native.sb_dir_open(cString(resolved.directory), 1, shared);
-    if (dir < 0) throw directoryError(dir, resolved.directory, shared === 1);
-    const key = `${resolved.directory}/${resolved.name}`;
-    const old = registry.get(key);
-    if (old && old.module !== thisModule && process.execArgv.includes("--hot")) await old.close({ timeout: 0 });
-    const lock = takeName(dir, resolved.name);
-    let bus: SlotBus;
+    const dir = openDirectory(resolved);
+    await closeReloaded(resolved);
+    let lock = -1;
     try {
-      bus = new SlotBus(resolved, dir, lock);
+      lock = takeName(dir, resolved.name);
+      const bus = new SlotBus(resolved, dir, lock);
+      openBuses.set(keyOf(resolved), { module: thisModule, close: () => bus.close({ timeout: 0 }), leave: () => bus.#leave() });
+      return bus;
     } catch (error) {
-      native.sb_name_unlock(dir, cString(resolved.name), lock);
+      if (lock >= 0) native.sb_name_unlock(dir, cString(resolved.name), lock);
       native.sb_fd_close(dir);
       throw error;
     }
-    registry.set(key, { module: thisModule, close: (how) => bus.close(how) });
-    return bus;
   }
 
   private constructor(options: ResolvedBusOptions, dir: number, lock: number) {
@@ -205,11 +177,10 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#tag = tag.toString(36);
     const flags = options.instrumentation ? C.SB_FLAG_TIMING : 0;
     const { slots, payloadLimit, headLimit, inlineSize } = options;
-    const hub = native.sb_hub_open(slots, payloadLimit, headLimit, inlineSize, flags, tag);
-    if (!hub) throw new ResourceError(`the hub's memory could not be had: ${errorText(-native.sb_error_number())}.`);
-    this.#hub = hub as Pointer;
-    this.#stride = native.sb_hub_stride(hub);
-    this.#events = new Uint32Array(view(native.sb_hub_events(hub) as number, C.SB_BATCH * EVENT_BYTES));
+    const hub = native.sb_hub_open(slots, payloadLimit, headLimit, inlineSize, flags, tag) as Pointer | null;
+    if (!hub) throw new ResourceError(`the hub's memory could not be had: ${errorText(native.sb_error_last())}.`);
+    this.#hub = hub;
+    this.#events = new Uint32Array(view(native.sb_hub_events(hub) as number, C.SB_BATCH * C.SB_EVENT_WORDS * 4));
     this.#driver = new Driver(
       {
         poll: (spinNs) => this.#handleEvents(native.sb_hub_poll(hub, spinNs)),
@@ -219,12 +190,16 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       options.spin,
     );
     try {
-      this.#listen();
-    } catch (cause) {
+      this.#reception = new Reception(hub, dir, options, {
+        attached: (link) => this.#welcome(link),
+        data: (link, bytes) => this.#read(link, bytes),
+        closed: (link) => this.#end(link, "ended"),
+        refused: (peer, reason) => queueMicrotask(() => this.emit("peerRefused", peer, reason)),
+      });
+    } catch (error) {
+      detach(this.#events.buffer);
       native.sb_hub_close(hub);
-      throw cause instanceof SlotbusError
-        ? cause
-        : new ResourceError(`bus "${options.name}" cannot listen: ${(cause as Error).message}`, { cause });
+      throw error;
     }
   }
 
@@ -240,12 +215,12 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   /**
    * Sends a request and resolves to the answer, whatever its status.
    *
-   * @throws (rejects) {InvalidConfigError}, {HeadTooLargeError}, {@link PayloadTooLargeError}: nothing was sent;
+   * @throws (rejects) {@link InvalidConfigError}, {HeadTooLargeError}, {@link PayloadTooLargeError}: nothing was sent;
    * {@link BusOverloadedError}, {@link NoWorkerError}, {@link RequestTimeoutError}, {@link WorkerDiedError},
    * {RemoteError} (the handler failed), {@link RegionCorruptError}, {@link BusClosedError}; `signal.reason`.
    */
   request(request: BusRequest, options: RequestOptions = noOptions): Promise<BusResponse> {
-    return this.#submit(request, options, "copy");
+    return this.#submit(request, options, "copy") as Promise<BusResponse>;
   }
 
   /**
@@ -254,34 +229,30 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
    *     using response = await bus.borrow({ path: "/frame" });
    */
   borrow(request: BusRequest, options: RequestOptions = noOptions): Promise<BorrowedResponse> {
-    return this.#submit(request, options, "borrow");
+    return this.#submit(request, options, "borrow") as Promise<BorrowedResponse>;
   }
 
   /**
-   * As {@link request}, blocking the thread: no event loop runs until the answer is here. Does not queue: a worker
-   * must be attached and have a free slot. May be called inside a handler, but not for a worker of this thread.
+   * As {@link request}, blocking the thread: no event loop runs until the answer is here. Does not queue: a worker must
+   * be attached and have a free slot. May be called inside a handler, but not for a worker of the same thread.
    */
   requestSync(request: BusRequest, options: RequestOptions = noOptions): BusResponse {
-    if (this.#closed || this.#draining) throw this.#closedError();
-    if (options.signal?.aborted) throw options.signal.reason;
-    const timeoutMs = options.timeout === undefined ? this.options.timeout : checkTimeout("timeout", options.timeout);
+    const timeoutMs = this.#admit(options);
     const link = this.#pick();
-    if (!link) {
-      if (this.#links.length === 0) throw new NoWorkerError(this.name, 0);
-      throw new BusOverloadedError(`bus "${this.name}": no slot is free, and a blocking request cannot queue.`);
-    }
-    const pending = new Pending(request, options, "sync", ++this.#serial, timeoutMs, performance.now());
+    if (!link && this.#links.length === 0) throw new NoWorkerError(this.name, 0);
+    if (!link) throw new BusOverloadedError(`bus "${this.name}" has no free slot, and a blocking request cannot queue.`);
+    const pending = new Pending(request, options, "sync", ++this.#serial, timeoutMs);
     this.#unsettled++;
     this.#send(link, pending);
     if (!pending.settled) this.#waitFor(link, pending);
-    this.#driver.wake(); // the other workers' answers ring nobody since the wait began
+    this.#driver.wake(); // since the wait began the other workers' answers ring nobody
     if (pending.failed) throw pending.outcome;
     return pending.outcome as BusResponse;
   }
 
   /**
-   * The same as `fetch`, answered by a worker: `await bus.fetch("/users/7")`, or any WHATWG `Request`. The
-   * `Response`'s body is there already. Relative URLs are fine.
+   * The same as `fetch`, answered by a worker: `await bus.fetch("/users/7")`, or any WHATWG `Request`. The `Response`'s
+   * body is there already. Rejects as {@link request} does, and with {StreamNotSupportedError} for an endless body.
    */
   fetch(input: string | URL | Request, init?: RequestInit & RequestOptions): Promise<Response> {
     return fetchThrough(this, input, init);
@@ -290,25 +261,27 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   /** Resolves when `workers` (default 1) are attached. Rejects when the bus closes or `signal` aborts. */
   ready({ workers = 1, signal }: { workers?: number; signal?: AbortSignal } = {}): Promise<void> {
     if (this.#closed) return Promise.reject(this.#closedError());
+    if (signal?.aborted) return Promise.reject(signal.reason);
     if (this.#links.length >= workers) return Promise.resolve();
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const waiter = {
-      count: workers,
-      done: () => (this.#closed ? reject(this.#closedError()) : resolve()),
+    const onAbort = (): void => {
+      this.#readyWaiters = this.#readyWaiters.filter((other) => other !== waiter);
+      reject(signal?.reason);
     };
-    this.#waiters.push(waiter);
-    signal?.addEventListener(
-      "abort",
-      () => {
-        this.#waiters = this.#waiters.filter((other) => other !== waiter);
-        reject(signal.reason);
+    const waiter = {
+      workers,
+      settle: (): void => {
+        signal?.removeEventListener("abort", onAbort);
+        if (this.#closed) reject(this.#closedError());
+        else resolve();
       },
-      { once: true },
-    );
+    };
+    this.#readyWaiters.push(waiter);
+    signal?.addEventListener("abort", onAbort, { once: true });
     return promise;
   }
 
-  /** State, worker and age of every slot. */
+  /** State, worker and age of every slot, and what waits in the queue. */
   diagnostics(): { slots: SlotDiagnostics[]; queued: { requestId: string; ageMs: number }[] } {
     const slots: SlotDiagnostics[] = [];
     const words = new Uint32Array(2 * C.SB_SLOTS_MAX);
@@ -327,70 +300,50 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       }
     }
     const queued = [];
-    for (let p = this.#queue.head; p; p = p.next) {
-      queued.push({ requestId: this.#idOf(p), ageMs: performance.now() - p.startedAt });
+    for (let pending = this.#queue.head; pending; pending = pending.next) {
+      queued.push({ requestId: this.#idOf(pending), ageMs: performance.now() - pending.startedAt });
     }
     return { slots, queued };
   }
 
-  /** Counters since the start, and percentiles of the round trip. */
+  /** Counters since the start, and percentiles of the round trip; after `close` their last values. */
   stats(): BusStats {
-    const get = (counter: number) => (this.#closed ? 0 : native.sb_stats_get(this.#hub, counter));
-    const us = (q: number) => (this.#closed ? 0 : native.sb_stats_quantile(this.#hub, q) / 1000);
-    return {
-      requests: this.#serial,
-      responses: get(C.SB_C_RESPONDED),
-      errors: get(C.SB_C_ERRORS),
-      timeouts: get(C.SB_C_TIMEOUTS),
-      aborts: get(C.SB_C_ABORTS),
-      overloaded: get(C.SB_C_OVERLOADED),
-      retries: get(C.SB_C_RETRIES),
-      withdrawn: get(C.SB_C_WITHDRAWN),
-      abandoned: get(C.SB_C_ABANDONED),
-      dropped: get(C.SB_C_DROPPED),
-      bells: get(C.SB_C_BELLS),
-      wakeups: this.#driver.wakeups,
-      workersJoined: get(C.SB_C_JOINED),
-      workersLeft: get(C.SB_C_LEFT),
-      workersDied: get(C.SB_C_DIED),
-      workersEvicted: get(C.SB_C_EVICTED),
-      peersRefused: get(C.SB_C_REFUSED),
-      heldRegions: get(C.SB_C_UNMAPPED),
-      queued: this.#queue.length,
-      inFlight: this.#links.reduce((sum, link) => sum + link.used, 0),
-      workers: this.#links.map((link) => ({
-        pid: link.peer.pid,
-        concurrency: link.concurrency,
-        inFlight: link.used,
-      })),
-      roundTripUs: { p50: us(0.5), p99: us(0.99), p999: us(0.999) },
-    };
+    return (
+      this.#finalStats ?? {
+        ...readCounters(this.#hub),
+        requests: this.#serial,
+        wakeups: this.#driver.wakeups,
+        queued: this.#queue.length,
+        inFlight: this.#links.reduce((sum, link) => sum + link.used, 0),
+        workers: this.#links.map(({ peer, concurrency, used }) => ({ pid: peer.pid, concurrency, inFlight: used })),
+      }
+    );
   }
 
   /** Keeps the process alive while the bus is open. Without it, only requests that wait do. */
   ref(): void {
-    this.#listener?.ref();
+    if (!this.#closed) this.#reception.ref();
   }
 
   unref(): void {
-    this.#listener?.unref();
+    if (!this.#closed) this.#reception.unref();
   }
 
-  /** Takes nothing new, and resolves when all that was taken has settled. `timeout` in ms, default none. */
+  /** Takes nothing new, and resolves when all that was taken has settled, or after `timeout` ms (default: none). */
   async drain({ timeout = Infinity }: { timeout?: number } = {}): Promise<void> {
+    const limit = checkTimeout("timeout", timeout);
     this.#draining = true;
     if (this.#unsettled === 0) return;
     const { promise, resolve } = Promise.withResolvers<void>();
-    this.#idle.push(resolve);
-    const limit = checkTimeout("timeout", timeout);
+    this.#drainWaiters.push(resolve);
     const timer = limit > 0 ? setTimeout(resolve, limit) : null;
     await promise;
     if (timer) clearTimeout(timer);
   }
 
   /**
-   * Drains for `timeout` ms (default 5000), rejects the rest with {@link BusClosedError}, says goodbye to the
-   * workers and gives the name back. Any number of times, at any time.
+   * Drains for `timeout` ms (default 5000), rejects the rest with {@link BusClosedError}, says goodbye to the workers
+   * and gives the name back. Any number of times, at any time.
    */
   close({ timeout = CLOSE_MS }: { timeout?: number } = {}): Promise<void> {
     this.#closing ??= this.#close(timeout);
@@ -401,36 +354,45 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     return this.close();
   }
 
-  // ---- the way out ------------------------------------------------------------------------------------------
+  // ---- the way out ----------------------------------------------------------------------------------------------------
 
-  #submit<T extends BusResponse>(request: BusRequest, options: RequestOptions, kind: Kind): Promise<T> {
-    let timeoutMs = this.options.timeout;
-    if (options !== noOptions) {
-      if (options.timeout !== undefined) {
-        try {
-          timeoutMs = checkTimeout("timeout", options.timeout);
-        } catch (error) {
-          return Promise.reject(error);
-        }
-      }
-      if (options.signal?.aborted) return Promise.reject(options.signal.reason);
+  /** Timeout of a request that may be made now, in ms, 0 for none; throws otherwise. */
+  #admit(options: RequestOptions): number {
+    if (this.#closed || this.#draining) throw this.#closedError();
+    if (options === noOptions) return this.options.timeout;
+    if (options.signal?.aborted) throw options.signal.reason;
+    return options.timeout === undefined ? this.options.timeout : checkTimeout("timeout", options.timeout);
+  }
+
+  #submit(request: BusRequest, options: RequestOptions, kind: Kind): Promise<BusResponse> {
+    let timeoutMs: number;
+    try {
+      timeoutMs = this.#admit(options);
+    } catch (error) {
+      return Promise.reject(error);
     }
-    if (this.#closed || this.#draining) return Promise.reject(this.#closedError());
-    const pending = new Pending(request, options, kind, ++this.#serial, timeoutMs, performance.now());
+    const pending = new Pending(request, options, kind, ++this.#serial, timeoutMs);
     this.#unsettled++;
     if (this.#tick === null) this.#tick = setTimeout(this.#onTick, TICK_MS);
     const link = this.#queue.length === 0 ? this.#pick() : null;
     if (link) this.#send(link, pending);
     else this.#enqueue(pending);
-    const signal = options.signal;
-    if (signal && !pending.settled) {
-      pending.onAbort = () => this.#abort(pending, signal.reason);
-      signal.addEventListener("abort", pending.onAbort, { once: true });
-    }
-    return pending.promise as Promise<never>;
+    if (options.signal && !pending.settled) this.#watch(pending, options.signal);
+    return pending.promise as unknown as Promise<BusResponse>;
   }
 
-  /** The worker with the most room; `null` when none has any. */
+  #watch(pending: Pending, signal: AbortSignal): void {
+    pending.onAbort = () => {
+      if (pending.settled) return;
+      native.sb_stats_add(this.#hub, C.SB_C_ABORTS, 1);
+      this.#giveUp(pending);
+      this.#reject(pending, signal.reason);
+      this.#pump();
+    };
+    signal.addEventListener("abort", pending.onAbort, { once: true });
+  }
+
+  /** The worker with the fewest requests that can take one more; `null` when none can. */
   #pick(): Link | null {
     const links = this.#links;
     let best: Link | null = null;
@@ -442,50 +404,46 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   }
 
   #enqueue(pending: Pending): void {
+    const { limit, policy } = this.options.queue;
     if (this.#links.length === 0 && pending.options.waitForWorker === false) {
       this.#reject(pending, new NoWorkerError(this.name, 0));
-      return;
-    }
-    const { limit, policy } = this.options.queue;
-    if (policy === "reject" && this.#queue.length >= limit) {
+    } else if (policy === "reject" && this.#queue.length >= limit) {
       native.sb_stats_add(this.#hub, C.SB_C_OVERLOADED, 1);
-      const slots = this.#links.reduce((sum, link) => sum + link.concurrency, 0);
-      this.#reject(
-        pending,
-        new BusOverloadedError(
-          `bus "${this.name}": ${slots} slots of ${this.#links.length} workers are in use and ${limit} requests wait.`,
-        ),
-      );
-      return;
-    }
-    try {
-      this.#checkRequest(pending.request);
-      pending.queuedOnce = true;
-      this.#queue.pushBack(pending);
-    } catch (error) {
-      this.#reject(pending, error);
+      const places = this.#links.reduce((sum, link) => sum + link.concurrency, 0);
+      const busy = `all ${places} places of its ${this.#links.length} workers are taken and ${limit} requests wait`;
+      this.#reject(pending, new BusOverloadedError(`bus "${this.name}": ${busy}.`));
+    } else {
+      pending.startedAt = performance.now();
+      try {
+        this.#rehearse(pending.request);
+        this.#queue.pushBack(pending);
+      } catch (error) {
+        this.#reject(pending, error);
+      }
     }
   }
 
   /** What is wrong with a request is said when it is made, not when a worker comes. */
-  #checkRequest(request: BusRequest): void {
+  #rehearse(request: BusRequest): void {
+    this.#scratch ??= new Arena(new ArrayBuffer(this.options.headLimit));
+    writeHead(this.#scratch, strings, collectStrings(request), this.options.headLimit, "request");
     if (request.method !== undefined) encodeMethod(request.method);
-    const bytes = request.json === undefined ? bodyLength(request.body) : 0;
+    const bytes = bodyLength(request.body);
     if (bytes > this.options.payloadLimit) throw new PayloadTooLargeError("request", bytes, this.options.payloadLimit);
   }
 
-  /** Writes the request into a slot of `link` and publishes it. Never throws: the request settles instead. */
+  /** Writes the request into a slot of `link` and publishes it. Never throws: the request settles, or queues. */
   #send(link: Link, pending: Pending): void {
     const hub = this.#hub;
     const slot = native.sb_slot_reserve(hub, link.index);
     if (slot < 0) {
-      if (slot === -C.SB_ECORRUPT) this.#evict(link, "it changed a free slot");
       this.#queue.pushFront(pending);
+      this.#evict(link, "it changed a slot that was free");
       return;
     }
     link.used++;
-    const request = pending.request;
     try {
+      const request = pending.request;
       const arena = link.requestArena(slot);
       const parameters = collectStrings(request);
       const head = writeHead(arena, strings, parameters, this.options.headLimit, "request");
@@ -493,14 +451,10 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       const body = request.json === undefined ? request.body : JSON.stringify(request.json);
       const length = writeBody(arena, offset, body, this.options.payloadLimit, "request");
       const method = request.method === undefined ? (length > 0 ? 1 : 0) : encodeMethod(request.method);
-      let left = pending.timeoutMs;
-      if (pending.queuedOnce) {
-        pending.sentAt = performance.now();
-        if (left > 0) left = Math.max(1, Math.ceil(left - (pending.sentAt - pending.startedAt)));
-      }
       pending.link = link;
       pending.slot = slot;
       link.pending[slot] = pending; // registered first, published after
+      const left = pending.startedAt === 0 ? pending.timeoutMs : pending.timeLeft(performance.now());
       native.sb_slot_publish(hub, link.index, slot, method, head, offset, length, left, pending.serial);
     } catch (error) {
       link.pending[slot] = null;
@@ -519,21 +473,19 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       if (!link) return;
       this.#queue.remove(pending);
       this.#send(link, pending);
-      if (pending.queued) return; // it came back: the worker it was given to was evicted
     }
   }
 
-  // ---- the way back -----------------------------------------------------------------------------------------
+  // ---- the way back ---------------------------------------------------------------------------------------------------
 
   /** Handles what a poll or a tick found. No code of the user runs in here. */
   #handleEvents(count: number): number {
     const words = this.#events;
     for (let n = 0, at = 0; n < count; n++, at += C.SB_EVENT_WORDS) {
-      const first = words[at]!;
       const link = this.#byIndex[words[at + 1]!];
-      if (!link || link.life !== words[at + 2]!) continue;
-      const kind = first & 0xffff;
-      const slot = first >>> 16;
+      if (!link || link.life !== words[at + 2]!) continue; // of a worker that an earlier event has ended
+      const kind = words[at]! & 0xffff;
+      const slot = words[at]! >>> 16;
       if (kind === C.SB_EV_DONE) this.#deliver(link, slot, at);
       else this.#handleRare(link, slot, kind, words[at + 7]!);
     }
@@ -566,82 +518,70 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     }
   }
 
-  /** A response is in a slot: copies it out, frees the slot, settles the request. */
+  /** A response is in a slot: copies it out, frees the slot, then looks at what it is. */
   #deliver(link: Link, slot: number, at: number): void {
     const words = this.#events;
     const headBytes = words[at + 3]!;
     const offset = words[at + 4]!;
-    const bodyLength = words[at + 5]!;
+    const bodyBytes = words[at + 5]!;
     const status = words[at + 6]!;
-    const pending = link.pending[slot] ?? null;
-    if (pending === null || pending.settled) {
-      this.#drop(link, slot);
+    const pending = link.pending[slot];
+    if (!pending || pending.settled) {
+      this.#free(link, slot);
       return;
     }
-    const borrowing = pending.kind === "borrow" && status !== 0;
-    const copy = link.responseArena(slot).bytes.slice(0, borrowing ? headBytes : offset + bodyLength);
-    if (!borrowing) {
-      link.pending[slot] = null;
-      link.used--;
-      if (native.sb_slot_release(this.#hub, link.index, slot) !== 0) {
-        link.used++;
-        link.pending[slot] = pending;
-        this.#evict(link, `it changed slot ${slot} after it had answered`);
-        return;
-      }
-    }
+    const lending = pending.kind === "borrow" && status !== 0;
+    const copy = link.responseArena(slot).bytes.slice(0, lending ? headBytes : offset + bodyBytes);
+    if (!lending && !this.#free(link, slot)) return;
+    let head: Head;
     try {
-      const head = new Head(copy, headBytes, status === 0 ? ERROR_STRINGS : 1);
-      if (status === 0) {
-        native.sb_stats_add(this.#hub, C.SB_C_ERRORS, 1);
-        this.#reject(pending, remoteError(head));
-      } else if (borrowing) {
-        this.#lend(link, slot, pending, status, head, offset, bodyLength);
-      } else {
-        if (this.options.instrumentation) this.#instrument(link, slot, pending);
-        const body = copy.subarray(offset, offset + bodyLength);
-        this.#resolve(pending, new BusResponse(status, link.peer.pid, head, body));
-      }
+      head = new Head(copy, headBytes, status === 0 ? ERROR_STRINGS : RESPONSE_STRINGS);
     } catch (cause) {
-      this.#reject(
-        pending,
-        new RegionCorruptError(`worker pid ${link.peer.pid} answered ${this.#idOf(pending)} with a malformed head.`, {
-          cause,
-          mayHaveExecuted: true,
-        }),
-      );
+      const message = `worker pid ${link.peer.pid} answered request ${this.#idOf(pending)} with a malformed head.`;
+      this.#reject(pending, new RegionCorruptError(message, { cause, mayHaveExecuted: true }));
       this.#evict(link, "it answered with a malformed head");
+      return;
+    }
+    if (status === 0) {
+      native.sb_stats_add(this.#hub, C.SB_C_ERRORS, 1);
+      this.#reject(pending, remoteError(head));
+    } else if (lending) {
+      this.#lend(link, slot, pending, status, head, offset, bodyBytes);
+    } else {
+      if (this.options.instrumentation) this.#instrument(link, slot, pending);
+      this.#resolve(pending, new BusResponse(status, link.peer.pid, head, copy.subarray(offset, offset + bodyBytes)));
     }
   }
 
   #lend(link: Link, slot: number, pending: Pending, status: number, head: Head, offset: number, bytes: number): void {
     link.borrowed++;
-    const release = (): void => {
+    const giveBack = (): void => {
       link.borrowed--;
-      if (link.state === "ended") {
-        if (link.borrowed === 0) this.#forget(link);
-      } else {
-        this.#drop(link, slot);
+      if (link.state !== "ended") {
+        this.#free(link, slot);
         this.#pump();
+      } else if (link.borrowed === 0) {
+        this.#forget(link);
       }
     };
-    const body = link.lend(slot, offset, bytes);
-    this.#resolve(pending, new BorrowedResponse(status, link.peer.pid, head, body, release));
+    this.#resolve(pending, new BorrowedResponse(status, link.peer.pid, head, link.lend(slot, offset, bytes), giveBack));
   }
 
-  /** Frees a slot whose response nobody waits for. */
-  #drop(link: Link, slot: number): void {
-    link.pending[slot] = null;
-    link.used--;
-    if (native.sb_slot_release(this.#hub, link.index, slot) !== 0) {
+  /** DONE to FREE. `false`: the worker had changed the slot since it answered; it is evicted, its requests settled. */
+  #free(link: Link, slot: number): boolean {
+    const intact = native.sb_slot_release(this.#hub, link.index, slot) === 0;
+    if (intact) {
+      link.pending[slot] = null;
+      link.used--;
+    } else {
       this.#evict(link, `it changed slot ${slot} after it had answered`);
     }
+    return intact;
   }
 
   #instrument(link: Link, slot: number, pending: Pending): void {
     const timing = {
       id: this.#idOf(pending),
-      method: pending.request.method ?? METHODS[0],
       path: pending.request.path,
       workerPid: link.peer.pid,
       claimUs: native.sb_slot_claim_delay(this.#hub, link.index, slot) / 1000,
@@ -650,11 +590,11 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     queueMicrotask(() => this.options.instrumentation?.(timing));
   }
 
-  // ---- settling -----------------------------------------------------------------------------------------------
+  // ---- settling -------------------------------------------------------------------------------------------------------
 
   #resolve(pending: Pending, value: BusResponse): void {
     this.#settle(pending);
-    pending.resolve(value as never);
+    pending.resolve(value);
   }
 
   #reject(pending: Pending, reason: unknown): void {
@@ -666,86 +606,65 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #settle(pending: Pending): void {
     pending.settled = true;
     if (pending.onAbort) pending.options.signal?.removeEventListener("abort", pending.onAbort);
-    if (--this.#unsettled === 0 && this.#idle.length > 0) {
-      for (const done of this.#idle.splice(0)) done();
+    if (--this.#unsettled === 0 && this.#drainWaiters.length > 0) {
+      for (const done of this.#drainWaiters.splice(0)) done();
     }
   }
 
   #timeOut(pending: Pending, running: boolean): void {
     native.sb_stats_add(this.#hub, C.SB_C_TIMEOUTS, 1);
-    const now = performance.now();
-    const sentAt = pending.queuedOnce ? pending.sentAt : pending.startedAt;
-    this.#reject(
-      pending,
-      new RequestTimeoutError(
-        this.#idOf(pending),
-        pending.timeoutMs,
-        (pending.link ? sentAt : now) - pending.startedAt,
-        pending.link ? now - sentAt : 0,
-        running,
-      ),
-    );
-  }
-
-  #abort(pending: Pending, reason: unknown): void {
-    if (pending.settled) return;
-    native.sb_stats_add(this.#hub, C.SB_C_ABORTS, 1);
-    this.#giveUp(pending);
-    this.#reject(pending, reason);
-    this.#pump();
+    const { queuedMs, ranMs } = pending.times(performance.now());
+    const id = this.#idOf(pending);
+    this.#reject(pending, new RequestTimeoutError(id, pending.timeoutMs, queuedMs, ranMs, running || pending.retried));
   }
 
   /** Takes a request out of the queue or away from its worker. Returns whether a handler may have run. */
   #giveUp(pending: Pending): boolean {
-    if (pending.queued) {
-      this.#queue.remove(pending);
-      return false;
-    }
+    this.#queue.remove(pending);
     const { link, slot } = pending;
-    if (!link || link.state === "ended" || link.pending[slot] !== pending) return pending.retried;
+    if (!link || link.pending[slot] !== pending) return pending.retried;
     const result = native.sb_slot_withdraw(this.#hub, link.index, slot);
-    if (result === C.SB_ABANDONED) {
-      link.pending[slot] = null;
-      const token = native.sb_slot_token(this.#hub, link.index, slot);
-      link.writer.send(C.SB_MSG_CANCEL, cancelBody(slot, token));
+    if (result === C.SB_DONE) {
+      native.sb_stats_add(this.#hub, C.SB_C_DROPPED, 1);
+      this.#free(link, slot);
       return true;
     }
+    link.pending[slot] = null;
     if (result === C.SB_FREE) {
-      link.pending[slot] = null;
       link.used--;
       return pending.retried;
     }
-    if (result === C.SB_DONE) {
-      native.sb_stats_add(this.#hub, C.SB_C_DROPPED, 1);
-      this.#drop(link, slot);
+    if (result === C.SB_ABANDONED) {
+      link.writer.send(C.SB_MSG_CANCEL, cancelBody(slot, native.sb_slot_token(this.#hub, link.index, slot)));
     } else {
-      queueMicrotask(() => this.#evict(link, `it left slot ${slot} in a state no legal step leads to`));
+      this.#evict(link, `it left slot ${slot} in a state no legal step leads to`);
     }
     return true;
   }
 
+  /** The blocking part of {@link requestSync}: afterwards the request is settled. */
   #waitFor(link: Link, pending: Pending): void {
-    const spinNs = Math.max(this.options.spin, 1) * 1000;
+    const spinNs = this.options.spin * 1000;
     const result = native.sb_slot_wait(this.#hub, link.index, pending.slot, pending.timeoutMs, spinNs);
     if (result === 0) this.#handleEvents(1);
-    else if (result === -C.SB_ETIMEDOUT) this.#timeOut(pending, this.#giveUp(pending));
+    // The tick judges by the same deadline, so it has an event for this slot, among others.
+    else if (result === -C.SB_ETIMEDOUT) while (this.#handleEvents(native.sb_hub_tick(this.#hub)) === C.SB_BATCH);
     else this.#end(link, "ended");
-    // What an end has put back into the queue cannot wait there: nobody runs the event loop.
-    if (!pending.settled) this.#queue.remove(pending);
-    this.#reject(pending, new WorkerDiedError(this.#idOf(pending), link.peer.pid, "ended", false));
+    // What the end of a worker put back into the queue cannot wait there: nobody runs the event loop.
+    if (pending.settled) return;
+    const ran = this.#giveUp(pending);
+    this.#reject(pending, new WorkerDiedError(this.#idOf(pending), link.peer.pid, "ended", ran));
   }
 
-  // ---- time ---------------------------------------------------------------------------------------------------
+  // ---- time -----------------------------------------------------------------------------------------------------------
 
   readonly #onTick = (): void => {
     this.#tick = null;
     if (this.#closed) return;
-    let found: number;
-    do {
-      found = this.#handleEvents(native.sb_hub_tick(this.#hub));
-    } while (found === C.SB_BATCH);
+    while (this.#handleEvents(native.sb_hub_tick(this.#hub)) === C.SB_BATCH);
     this.#expireQueued();
-    if (this.#unsettled > 0 || this.#links.some((link) => link.used > 0)) {
+    const quarantined = this.#links.some((link) => link.used > link.borrowed);
+    if (this.#unsettled > 0 || quarantined) {
       this.#tick = setTimeout(this.#onTick, TICK_MS);
       if (this.#unsettled === 0) this.#tick.unref();
     } else {
@@ -759,8 +678,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       const next: Pending | null = pending.next;
       if (pending.timeoutMs > 0 && now - pending.startedAt >= pending.timeoutMs) {
         this.#queue.remove(pending);
-        if (this.#links.length > 0) {
-          this.#timeOut(pending, pending.retried);
+        if (this.#links.length > 0 || pending.retried) {
+          this.#timeOut(pending, false);
         } else {
           native.sb_stats_add(this.#hub, C.SB_C_TIMEOUTS, 1);
           this.#reject(pending, new NoWorkerError(this.name, now - pending.startedAt));
@@ -770,198 +689,77 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     }
   }
 
-  // ---- workers come -------------------------------------------------------------------------------------------
+  // ---- workers --------------------------------------------------------------------------------------------------------
 
-  #listen(): void {
-    const { name, allowedUids } = this.options;
-    this.#listener = Bun.listen<Link>({
-      unix: `/proc/self/fd/${this.#dir}/${name}.sock`,
-      socket: {
-        open: (socket) => this.#accept(socket),
-        data: (socket, bytes) => socket.data?.reader && this.#read(socket.data, bytes),
-        close: (socket) => socket.data && this.#disconnected(socket.data),
-        error: () => {}, // `close` follows and settles what is to be settled
-      },
-    });
-    const error = native.sb_name_expose(this.#dir, cString(name), allowedUids.length > 0 ? 1 : 0);
-    if (error !== 0) {
-      this.#listener.stop(true);
-      throw new ResourceError(`bus "${name}" cannot set its socket's rights: ${errorText(error)}.`);
-    }
-    this.#listener.unref();
-  }
-
-  #accept(socket: Socket<Link>): void {
-    socket.unref();
-    const fd = (socket as unknown as { fd: number }).fd;
-    const peer = identify(fd);
-    if (!peer) {
-      socket.terminate();
-      return;
-    }
-    const link = new Link(this.#hub, this.#stride, socket, fd, peer);
-    socket.data = link;
-    const allowed = peer.uid === process.geteuid?.() || this.options.allowedUids.includes(peer.uid);
-    if (!allowed) return this.#refuse(link, C.SB_EPERM, `user ${peer.uid} is not allowed`);
-    if (this.#closing) return this.#refuse(link, C.SB_ECLOSED, "the bus is closing");
-    if (this.#handshakes.size >= HANDSHAKES) return this.#refuse(link, C.SB_EBUSY, "too many handshakes at once");
-    this.#zombies = this.#zombies.filter((zombie) => !this.#buried(zombie));
-    if (this.#zombies.length >= ZOMBIES && this.#zombies.some((zombie) => zombie.peer.pid === peer.pid)) {
-      return this.#refuse(link, C.SB_EPERM, `${ZOMBIES} evicted workers still live, this one among them`);
-    }
-    this.#handshakes.add(link);
-    link.handshakeTimer = setTimeout(() => {
-      this.#refuse(link, C.SB_ETIMEDOUT, `the handshake took longer than ${HANDSHAKE_MS} ms`);
-    }, HANDSHAKE_MS);
-    link.handshakeTimer.unref();
-  }
-
-  #buried(zombie: Link): boolean {
-    if (!zombie.hasEnded()) return false;
-    zombie.closePidfd();
-    return true;
-  }
-
-  #refuse(link: Link, error: number, reason: string): void {
-    native.sb_stats_add(this.#hub, C.SB_C_REFUSED, 1);
-    native.sb_join_refuse(link.fd, error);
-    const { pid, uid } = link.peer;
-    this.#handshakes.delete(link);
-    this.#release(link);
-    link.socket.end(); // what was sent is still read; terminate would throw it away
-    link.closePidfd();
-    queueMicrotask(() => this.emit("peerRefused", { pid, uid }, reason));
-  }
-
-  #read(link: Link, bytes: Uint8Array): void {
-    if (link.state === "ended") return;
-    const bells = link.reader.read(bytes, (type, body) => this.#message(link, type, body));
-    if (bells === 0 || (link.state as string) === "ended") return;
-    if (link.state !== "attached") return this.#refuse(link, C.SB_EPROTO, "it rang before it joined");
-    if (native.sb_link_bell(this.#hub, link.index, bells) !== 0) {
-      return this.#evict(link, `it rang more than ${C.SB_BELLS_PER_SECOND} times a second without work`);
-    }
-    this.#driver.wake();
-  }
-
-  #message(link: Link, type: number, body: Uint8Array): void {
-    if (link.state === "ended") return;
-    if (link.state === "joining" && type === C.SB_MSG_JOIN) return this.#join(link, body);
-    if (link.state === "offered" && type === C.SB_MSG_ATTACHED) return this.#attached(link);
-    if (link.state === "attached" && type === C.SB_MSG_DRAIN) {
-      link.draining = true;
-    } else if (link.state === "attached" && type === C.SB_MSG_GOODBYE) {
-      link.leaving = true;
-      link.draining = true;
-    } else if (link.state === "attached" || link.state === "observing") {
-      this.#evict(link, `it sent a message of type ${type}`);
-    } else {
-      this.#refuse(link, C.SB_EPROTO, `it sent a message of type ${type} while ${link.state}`);
-    }
-  }
-
-  #join(link: Link, body: Uint8Array): void {
-    const { error, role, concurrency } = readJoin(body);
-    if (error === -C.SB_EVERSION) {
-      return this.#refuse(link, C.SB_EVERSION, `it speaks protocol versions ${role}-${concurrency}, this bus ${C.SB_ABI}`);
-    }
-    if (error !== 0) return this.#refuse(link, C.SB_EPROTO, "its JOIN is malformed");
-    if (role === C.SB_ROLE_OBSERVER) {
-      native.sb_hub_observe(this.#hub, link.fd);
-      link.state = "observing";
-      this.#handshakeOver(link);
-      return;
-    }
-    const index = native.sb_link_offer(this.#hub, link.fd, concurrency);
-    if (index < 0) return this.#refuse(link, -index, `no region for it: ${errorText(index)}`);
-    link.bind(index, Math.min(concurrency, this.options.slots));
-    link.state = "offered";
-  }
-
-  #attached(link: Link): void {
-    this.#handshakeOver(link);
-    link.state = "attached";
-    native.sb_link_start(this.#hub, link.index);
+  #welcome(link: Link): void {
     native.sb_stats_add(this.#hub, C.SB_C_JOINED, 1);
     this.#links.push(link);
     this.#byIndex[link.index] = link;
     this.#driver.wake();
     queueMicrotask(() => this.emit("workerJoined", infoOf(link)));
-    this.#tellWaiters();
+    this.#tellReadyWaiters();
     this.#pump();
   }
 
-  #handshakeOver(link: Link): void {
-    this.#handshakes.delete(link);
-    if (link.handshakeTimer) clearTimeout(link.handshakeTimer);
-    link.handshakeTimer = null;
+  #tellReadyWaiters(): void {
+    const waiters = this.#readyWaiters;
+    const isDone = (waiter: { workers: number }): boolean => this.#closed || this.#links.length >= waiter.workers;
+    this.#readyWaiters = waiters.filter((waiter) => !isDone(waiter));
+    for (const waiter of waiters) if (isDone(waiter)) waiter.settle();
   }
 
-  #tellWaiters(): void {
-    const ready = this.#waiters.filter((waiter) => this.#closed || this.#links.length >= waiter.count);
-    this.#waiters = this.#waiters.filter((waiter) => !ready.includes(waiter));
-    for (const waiter of ready) waiter.done();
+  #read(link: Link, bytes: Uint8Array): void {
+    const bells = link.reader.read(bytes, (type) => this.#message(link, type));
+    if (bells === 0 || link.state === "ended") return;
+    if (native.sb_link_bell(this.#hub, link.index, bells) === 0) this.#driver.wake();
+    else this.#evict(link, `it rang more than ${C.SB_BELLS_PER_SECOND} times a second without work`);
   }
 
-  // ---- workers go ---------------------------------------------------------------------------------------------
-
-  /** Bun says that the socket is closed: after this no byte of the worker comes. */
-  #disconnected(link: Link): void {
-    link.writer.close();
-    if (link.state === "ended") return;
-    if (link.state !== "attached") {
-      this.#handshakes.delete(link);
-      this.#release(link);
-      link.closePidfd();
-      return;
+  #message(link: Link, type: number): void {
+    if (type === C.SB_MSG_DRAIN || type === C.SB_MSG_GOODBYE) {
+      link.draining = true;
+      if (type === C.SB_MSG_GOODBYE) link.leaving = true;
+    } else {
+      this.#evict(link, `it sent a message of type ${type}`);
     }
-    this.#end(link, "ended");
   }
 
   #evict(link: Link, reason: string): void {
     if (link.state === "ended") return;
-    if (link.state !== "attached") {
-      this.#refuse(link, C.SB_EPROTO, reason);
-      return;
-    }
     link.evictedFor = reason;
     this.#end(link, `was evicted (${reason})`);
   }
 
-  /** The end of a worker's life: socket first, then each slot is judged by its state, hints ignored. */
+  /** The end of a worker's life: the socket first, then each slot is judged by its state, hints ignored. */
   #end(link: Link, how: string): void {
-    const hub = this.#hub;
     link.state = "ended";
     this.#links = this.#links.filter((other) => other !== link);
-    native.sb_link_stop(hub, link.index);
+    this.#byIndex[link.index] = undefined;
+    native.sb_link_stop(this.#hub, link.index);
     link.cut();
-    const orphans: Pending[] = [];
+    const unclaimed: Pending[] = [];
     for (let slot = 0; slot < link.pending.length; slot++) {
       const pending = link.pending[slot];
-      if (pending && !pending.settled) this.#judge(link, slot, pending, how, orphans);
+      if (pending && !pending.settled) this.#judge(link, slot, pending, how, unclaimed);
     }
-    for (const pending of orphans.reverse()) this.#queue.pushFront(pending);
-    this.#byIndex[link.index] = undefined;
+    for (const pending of unclaimed.reverse()) this.#queue.pushFront(pending);
     if (link.borrowed === 0) this.#forget(link);
+    else this.#lending.add(link);
     this.#report(link, how);
     this.#pump();
   }
 
-  #judge(link: Link, slot: number, pending: Pending, how: string, orphans: Pending[]): void {
+  #judge(link: Link, slot: number, pending: Pending, how: string, unclaimed: Pending[]): void {
     const result = native.sb_slot_withdraw(this.#hub, link.index, slot);
-    if (result === C.SB_DONE) {
-      this.#deliver(link, slot, 0);
-      return;
-    }
+    if (result === C.SB_DONE) return this.#deliver(link, slot, 0);
     link.pending[slot] = null;
-    pending.link = null;
+    if (pending.startedAt === 0) {
+      const left = native.sb_slot_time_left(this.#hub, link.index, slot);
+      pending.startedAt = performance.now() - pending.timeoutMs + left;
+    }
     if (result === C.SB_FREE) {
-      if (this.#closed) return this.#reject(pending, this.#closedError());
-      pending.queuedOnce = true;
-      orphans.push(pending);
-    } else if (result === C.SB_ABANDONED && pending.options.idempotent && !pending.retried) {
-      pending.retried = true;
-      pending.queuedOnce = true;
+      unclaimed.push(pending);
+    } else if (result === C.SB_ABANDONED && pending.options.idempotent && !pending.retried && pending.kind !== "sync") {
       this.#retryAfterDeath(link, pending);
     } else if (result === C.SB_ABANDONED) {
       this.#reject(pending, new WorkerDiedError(this.#idOf(pending), link.peer.pid, how, true));
@@ -971,69 +769,49 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     }
   }
 
-  /** Two runs of an idempotent request must not overlap: the second waits for proof that the first ended. */
+  /** Two runs of an idempotent request must not overlap: the second waits for proof that the first has ended. */
   #retryAfterDeath(link: Link, pending: Pending): void {
+    pending.retried = true;
+    link.retries++;
     const attempt = (): void => {
-      if (pending.settled) return;
-      const spent = performance.now() - pending.startedAt;
-      if (this.#closed) {
-        this.#reject(pending, this.#closedError(true));
-      } else if (pending.timeoutMs > 0 && spent >= pending.timeoutMs) {
-        this.#timeOut(pending, true);
-      } else if (link.hasEnded()) {
-        native.sb_stats_add(this.#hub, C.SB_C_RETRIES, 1);
-        this.#queue.pushFront(pending);
-        this.#pump();
-      } else {
+      const over = pending.timeoutMs > 0 && performance.now() - pending.startedAt >= pending.timeoutMs;
+      if (!pending.settled && !over && !this.#closed && !link.hasEnded()) {
         setTimeout(attempt, DEATH_POLL_MS);
+        return;
       }
+      if (--link.retries === 0 && !link.evictedFor) link.closePidfd();
+      if (pending.settled) return;
+      if (this.#closed) return this.#reject(pending, this.#closedError(true));
+      if (over) return this.#timeOut(pending, true);
+      native.sb_stats_add(this.#hub, C.SB_C_RETRIES, 1);
+      this.#queue.pushFront(pending);
+      this.#pump();
     };
     setTimeout(attempt, 0);
   }
 
-  /** Lets go of a worker's region. */
-  #forget(link: Link): void {
-    if (!this.#closed || link.index >= 0) this.#release(link);
-  }
-
-  #release(link: Link): void {
-    link.state = "ended";
-    link.writer.close();
-    if (link.handshakeTimer) clearTimeout(link.handshakeTimer);
-    link.handshakeTimer = null;
-    if (!link.drop()) native.sb_stats_add(this.#hub, C.SB_C_UNMAPPED, 1);
-  }
-
   #report(link: Link, how: string): void {
-    const info = infoOf(link);
-    if (link.evictedFor) {
-      native.sb_stats_add(this.#hub, C.SB_C_EVICTED, 1);
-      this.#zombies.push(link);
-    } else if (link.leaving) {
-      native.sb_stats_add(this.#hub, C.SB_C_LEFT, 1);
-    } else {
-      native.sb_stats_add(this.#hub, C.SB_C_DIED, 1);
-    }
-    if (!link.evictedFor) this.#closePidfdLater(link);
+    const counter = link.evictedFor ? C.SB_C_EVICTED : link.leaving ? C.SB_C_LEFT : C.SB_C_DIED;
+    native.sb_stats_add(this.#hub, counter, 1);
+    if (link.evictedFor) this.#reception.remember(link);
+    else if (link.retries === 0) link.closePidfd();
     queueMicrotask(() => {
-      if (link.leaving) this.emit("workerLeft", info);
-      else this.emit("workerDied", info, how);
+      if (counter === C.SB_C_LEFT) this.emit("workerLeft", infoOf(link));
+      else this.emit("workerDied", infoOf(link), how);
     });
   }
 
-  /** A retry may still look at it; at the latest when its deadline is over nobody does. */
-  #closePidfdLater(link: Link): void {
-    const look = (): void => {
-      if (link.hasEnded() || this.#closed || link.leaving) link.closePidfd();
-      else setTimeout(look, 50).unref();
-    };
-    setTimeout(look, 50).unref();
+  /** Lets go of an ended worker's region; with the last one of a closed bus, of the hub's memory. */
+  #forget(link: Link): void {
+    this.#lending.delete(link);
+    if (!link.drop()) native.sb_stats_add(this.#hub, C.SB_C_UNMAPPED, 1);
+    if (this.#finalStats && this.#lending.size === 0) native.sb_hub_close(this.#hub);
   }
 
-  // ---- the end ------------------------------------------------------------------------------------------------
+  // ---- the end --------------------------------------------------------------------------------------------------------
 
   async #close(timeout: number): Promise<void> {
-    await this.drain({ timeout: timeout > 0 ? timeout : 0.001 });
+    await this.drain({ timeout: Math.max(timeout, 0.01) });
     this.#closed = true;
     this.#driver.stop();
     if (this.#tick) clearTimeout(this.#tick);
@@ -1042,20 +820,27 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       this.#reject(pending, this.#closedError(pending.retried));
     }
     for (const link of this.#links.slice()) {
-      link.leaving = true;
       for (const pending of link.pending) {
         if (pending && !pending.settled) this.#reject(pending, this.#closedError(this.#giveUp(pending)));
       }
+      if (link.state === "ended") continue;
       link.writer.send(C.SB_MSG_GOODBYE);
-      this.#end(link, "ended");
+      link.leaving = true;
+      this.#end(link, "left");
     }
-    for (const link of this.#handshakes) this.#refuse(link, C.SB_ECLOSED, "the bus closed");
-    for (const zombie of this.#zombies) zombie.closePidfd();
-    this.#listener?.stop(true);
+    this.#reception.close();
+    this.#leave();
+    this.#tellReadyWaiters();
+    this.#finalStats = this.stats();
+    detach(this.#events.buffer);
+    if (this.#lending.size === 0) native.sb_hub_close(this.#hub);
+  }
+
+  /** Gives the name back. */
+  #leave(): void {
+    openBuses.delete(keyOf(this.options));
     native.sb_name_unlock(this.#dir, cString(this.name), this.#lock);
     native.sb_fd_close(this.#dir);
-    registry.delete(`${this.options.directory}/${this.name}`);
-    this.#tellWaiters();
   }
 
   #closedError(mayHaveExecuted = false): BusClosedError {
@@ -1074,6 +859,9 @@ const strings: string[] = [];
 function collectStrings(request: BusRequest): number {
   const { path, query, params, headers } = request;
   if (typeof path !== "string") throw new InvalidConfigError(`path is ${typeof path}; it must be a string.`);
+  if (request.json !== undefined && request.body !== undefined) {
+    throw new InvalidConfigError("a request has both `body` and `json`.", { hint: "Give one of them." });
+  }
   strings.length = 0;
   strings.push(path, query === undefined ? "" : String(query), request.pattern ?? "", request.id ?? "");
   let parameters = 0;
@@ -1091,21 +879,57 @@ function infoOf(link: Link): WorkerInfo {
   return { pid: link.peer.pid, uid: link.peer.uid, concurrency: link.concurrency };
 }
 
-function directoryError(code: number, directory: string, shared: boolean): SlotbusError {
+// ---- directory, name, and the buses of this process -------------------------------------------------------------------
+
+function openDirectory({ directory, allowedUids }: ResolvedBusOptions): number {
+  const shared = allowedUids.length > 0;
+  const dir = native.sb_dir_open(cString(directory), 1, shared ? 1 : 0);
+  if (dir >= 0) return dir;
+  throw directoryError(dir, directory, shared ? "0711" : "0700");
+}
+
+function directoryError(code: number, directory: string, mode: string): SlotbusError {
   if (code === -C.SB_EUNSUPPORTED) return new UnsupportedError(`slotbus cannot run here: ${errorText(code)}.`);
-  if (code === -C.SB_EDIR) {
-    return new PermissionDeniedError(`${directory} is not a directory of ours that is closed to others.`, {
-      hint: `It must belong to uid ${process.geteuid?.()} and have mode ${shared ? "0711" : "0700"}.`,
-    });
-  }
-  return new ResourceError(`${directory} cannot be opened: ${errorText(code)}.`);
+  if (code !== -C.SB_EDIR) return new ResourceError(`${directory} cannot be opened: ${errorText(code)}.`);
+  return new PermissionDeniedError(`${directory} is not a directory of ours that is closed to others.`, {
+    hint: `It must be a directory, no link, belong to uid ${process.geteuid?.()} and have mode ${mode}.`,
+  });
 }
 
 function takeName(dir: number, name: string): number {
   const owner = new Uint32Array(1);
   const lock = native.sb_name_lock(dir, cString(name), owner);
   if (lock >= 0) return lock;
-  native.sb_fd_close(dir);
   if (lock === -C.SB_EEXISTS) throw new BusExistsError(name, owner[0]!);
   throw new ResourceError(`the name "${name}" cannot be locked: ${errorText(lock)}.`);
+}
+
+interface OpenBus {
+  /** Which evaluation of this module made it. */
+  module: object;
+  close(): Promise<void>;
+  leave(): void;
+}
+
+const thisModule = {};
+const registryKey = Symbol.for("slotbus.open-buses");
+const shared = globalThis as { [registryKey]?: Map<string, OpenBus> };
+const openBuses = (shared[registryKey] ??= watchExit(new Map<string, OpenBus>()));
+
+function keyOf({ directory, name }: ResolvedBusOptions): string {
+  return `${directory}/${name}`;
+}
+
+/** After `--hot` reload the module runs again in the same process, where its older self still holds the name. */
+async function closeReloaded(options: ResolvedBusOptions): Promise<void> {
+  const old = openBuses.get(keyOf(options));
+  if (old && old.module !== thisModule) await old.close();
+}
+
+/** A process that exits without `close` leaves no file behind. (After a kill, the next hub clears up.) */
+function watchExit(buses: Map<string, OpenBus>): Map<string, OpenBus> {
+  process.on("exit", () => {
+    for (const bus of buses.values()) bus.leave();
+  });
+  return buses;
 }

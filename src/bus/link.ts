@@ -42,15 +42,17 @@ export class Link {
   readonly pending: (Pending | null)[] = [];
   /** Responses lent out; the region stays mapped until the last one is back. */
   borrowed = 0;
+  /** Retries that wait for proof that the process has ended. */
+  retries = 0;
   readonly #hub: Pointer;
   readonly #stride: number;
   #arenas = 0;
   readonly #requests: (Arena | undefined)[] = [];
   readonly #responses: (Arena | undefined)[] = [];
 
-  constructor(hub: Pointer, stride: number, socket: Socket<Link>, fd: number, peer: PeerIdentity) {
+  constructor(hub: Pointer, socket: Socket<Link>, fd: number, peer: PeerIdentity) {
     this.#hub = hub;
-    this.#stride = stride;
+    this.#stride = native.sb_hub_stride(hub);
     this.socket = socket;
     this.fd = fd;
     this.peer = peer;
@@ -80,15 +82,12 @@ export class Link {
 
   /** A view of a response's body that can be taken back on its own. */
   lend(slot: number, offset: number, bytes: number): Uint8Array {
-    if (bytes === 0) return new Uint8Array(0);
     return new Uint8Array(view(this.#address(slot, 1) + offset, bytes));
   }
 
   /** Closes the connection at once. Bun calls `close` later; nothing is sent from here on. */
   cut(): void {
     this.writer.close();
-    if (this.handshakeTimer) clearTimeout(this.handshakeTimer);
-    this.handshakeTimer = null;
     this.socket.terminate();
   }
 
@@ -111,6 +110,13 @@ export class Link {
     return this.peer.pidfd < 0 || native.sb_peer_ended(this.peer.pidfd) === 1;
   }
 
+  /** Whether the process has ended; then nothing of it is kept. */
+  isBuried(): boolean {
+    if (!this.hasEnded()) return false;
+    this.closePidfd();
+    return true;
+  }
+
   closePidfd(): void {
     if (this.peer.pidfd >= 0) native.sb_fd_close(this.peer.pidfd);
     this.peer.pidfd = -1;
@@ -130,10 +136,10 @@ export function identify(fd: number): PeerIdentity | null {
   return { pid: who[0]!, uid: who[1]!, pidfd: pidfd === 0xffffffff ? -1 : pidfd };
 }
 
-/** Reads a JOIN. */
-export function readJoin(body: Uint8Array): { error: number; role: number; concurrency: number } {
-  const copy = Buffer.alloc(256);
+/** Reads a JOIN: `error` is 0, or the negative code; `abi` is the range of versions the worker speaks. */
+export function readJoin(body: Uint8Array): { error: number; role: number; concurrency: number; abi: string } {
+  const copy = Buffer.alloc(C.SB_MESSAGE_MAX);
   copy.set(body);
   const error = native.sb_join_check(copy, body.length, who);
-  return { error, role: who[0]!, concurrency: Math.min(who[1]!, C.SB_SLOTS_MAX) };
+  return { error, role: who[0]!, concurrency: who[1]!, abi: `${who[0]} to ${who[1]}` };
 }

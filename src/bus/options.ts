@@ -34,7 +34,6 @@ export function checkTimeout(option: string, value: unknown): number {
 /** Receives one line of timing per request; see {@link SlotBusOptions.instrumentation}. */
 export interface RequestTiming {
   id: string;
-  method: string;
   path: string;
   workerPid: number;
   /** From publication to the worker's claim, in microseconds. */

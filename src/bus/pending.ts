@@ -2,52 +2,49 @@
 
 import type { Link } from "./link.ts";
 import type { BusRequest, RequestOptions } from "./bus.ts";
+import type { BusResponse } from "./response.ts";
 
 /** What a settled request resolves to is decided by how it was asked for. */
 export type Kind = "copy" | "borrow" | "sync";
 
-let grabbedResolve: (value: never) => void;
+let grabbedResolve: (value: BusResponse) => void;
 let grabbedReject: (reason: unknown) => void;
 // One executor for all promises: no closure is made per request.
-const grab = (resolve: (value: never) => void, reject: (reason: unknown) => void): void => {
+const grab = (resolve: (value: BusResponse) => void, reject: (reason: unknown) => void): void => {
   grabbedResolve = resolve;
   grabbedReject = reject;
 };
 
 export class Pending {
   /** Of every kind but `"sync"`, whose outcome is read here when it has settled. */
-  readonly promise: Promise<never> | null = null;
+  readonly promise: Promise<BusResponse> | null = null;
   outcome: unknown = undefined;
   failed = false;
-  readonly resolve: (value: never) => void;
+  readonly resolve: (value: BusResponse) => void;
   readonly reject: (reason: unknown) => void;
   readonly request: BusRequest;
   readonly options: RequestOptions;
   readonly kind: Kind;
+  /** Number of the request on its bus. */
   readonly serial: number;
+  /** 0: none. */
   readonly timeoutMs: number;
-  /** `performance.now()` of the call. */
-  readonly startedAt: number;
-  /** `performance.now()` when it left the queue; unset when it never queued. */
+  /** `performance.now()` of the call; 0 until somebody needs it, which a request that never queues does not. */
+  startedAt = 0;
+  /** `performance.now()` of its publication, when it was queued before. */
   sentAt = 0;
-  queuedOnce = false;
   settled = false;
+  /** It ran, or may have, on a worker that died. */
   retried = false;
+  /** Where it was published last. */
   link: Link | null = null;
   slot = 0;
   onAbort: (() => void) | null = null;
+  queued = false;
   next: Pending | null = null;
   previous: Pending | null = null;
-  queued = false;
 
-  constructor(
-    request: BusRequest,
-    options: RequestOptions,
-    kind: Kind,
-    serial: number,
-    timeoutMs: number,
-    startedAt: number,
-  ) {
+  constructor(request: BusRequest, options: RequestOptions, kind: Kind, serial: number, timeoutMs: number) {
     if (kind === "sync") {
       this.resolve = (value) => {
         this.outcome = value;
@@ -66,7 +63,19 @@ export class Pending {
     this.kind = kind;
     this.serial = serial;
     this.timeoutMs = timeoutMs;
-    this.startedAt = startedAt;
+  }
+
+  /** Ms left of the timeout at `now`, when it is published after it had queued; at least 1, or 0 for no timeout. */
+  timeLeft(now: number): number {
+    this.sentAt = now;
+    return this.timeoutMs === 0 ? 0 : Math.max(1, Math.ceil(this.timeoutMs - (now - this.startedAt)));
+  }
+
+  /** How a request whose time is over at `now` has spent it. */
+  times(now: number): { queuedMs: number; ranMs: number } {
+    if (this.startedAt === 0) return { queuedMs: 0, ranMs: this.timeoutMs }; // never queued
+    if (this.sentAt === 0) return { queuedMs: now - this.startedAt, ranMs: 0 }; // never published
+    return { queuedMs: this.sentAt - this.startedAt, ranMs: now - this.sentAt };
   }
 }
 

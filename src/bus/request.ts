@@ -28,50 +28,96 @@ export type Delivery = "sent" | "late" | "duplicate" | "closed";
 
 const decoder = new TextDecoder();
 
+/**
+ * What the session keeps of a request until it is answered. It does not lead to the {@link WorkerRequest}, so one that
+ * its handler let go of can be collected, and its caller told.
+ */
+export class Claim {
+  readonly slot: number;
+  readonly token: number;
+  answered = false;
+  /** Views of shared memory that were handed out. */
+  body: Uint8Array<ArrayBuffer> | null = null;
+  reserved: Uint8Array<ArrayBuffer> | null = null;
+  #controller: AbortController | null = null;
+  #abortReason: unknown = undefined;
+
+  constructor(slot: number, token: number) {
+    this.slot = slot;
+    this.token = token;
+  }
+
+  get isAborted(): boolean {
+    return this.#abortReason !== undefined;
+  }
+
+  get signal(): AbortSignal {
+    if (!this.#controller) {
+      this.#controller = new AbortController();
+      if (this.isAborted) this.#controller.abort(this.#abortReason);
+    }
+    return this.#controller.signal;
+  }
+
+  /** The caller gave up, or the connection ended. */
+  abort(reason: unknown): void {
+    if (this.isAborted) return;
+    this.#abortReason = reason;
+    this.#controller?.abort(reason);
+  }
+
+  /** Takes the views away. Returns how many could not be: a native call holds them, or they were carried away. */
+  detachViews(): number {
+    let held = 0;
+    for (const lent of [this.body, this.reserved]) {
+      if (lent && !takeBack(lent)) held++;
+    }
+    return held;
+  }
+}
+
+/** `false` too when somebody took the memory over with `transfer` or `structuredClone`. */
+function takeBack(lent: Uint8Array<ArrayBuffer>): boolean {
+  if (lent.buffer.detached) return false;
+  return detach(lent.buffer);
+}
+
 /** One request. It can be kept and answered later; its large body cannot (see {@link WorkerRequest.body}). */
 export class WorkerRequest {
   readonly method: Method;
-  /** @internal */ readonly slot: number;
-  /** @internal */ readonly token: number;
-  /** @internal */ answered = false;
-  /** @internal */ reserved: Uint8Array | null = null;
   readonly #session: Session;
+  readonly #claim: Claim;
   readonly #head: Head;
   readonly #serial: number;
   readonly #timeoutMs: number;
   readonly #receivedAt: number;
   readonly #bodyAddress: number;
   readonly #bodyBytes: number;
-  #body: Uint8Array | null;
-  #view: Uint8Array | null = null;
+  readonly #copy: Uint8Array | null;
   #headers: HeaderList | null = null;
   #params: Readonly<Record<string, string>> | null = null;
-  #controller: AbortController | null = null;
-  #abortReason: unknown = undefined;
 
-  /** @internal */
+  /** @internal `copy` is the body when it was copied; otherwise it lies at `bodyAddress`. */
   constructor(
     session: Session,
-    slot: number,
-    token: number,
+    claim: Claim,
     method: number,
     serial: number,
     timeoutMs: number,
     receivedAt: number,
     head: Head,
-    body: Uint8Array | null,
+    copy: Uint8Array | null,
     bodyAddress: number,
     bodyBytes: number,
   ) {
     this.#session = session;
-    this.slot = slot;
-    this.token = token;
+    this.#claim = claim;
     this.method = METHODS[method] ?? "GET";
     this.#serial = serial;
     this.#timeoutMs = timeoutMs;
     this.#receivedAt = receivedAt;
     this.#head = head;
-    this.#body = body;
+    this.#copy = copy;
     this.#bodyAddress = bodyAddress;
     this.#bodyBytes = bodyBytes;
   }
@@ -118,12 +164,13 @@ export class WorkerRequest {
    * that is taken away (length 0) when the request is answered or its handler ends.
    */
   get body(): Uint8Array {
-    if (this.#body) return this.#body;
-    if (!this.#view) {
-      const gone = this.answered || !this.#session.open;
-      this.#view = new Uint8Array(gone ? new ArrayBuffer(0) : view(this.#bodyAddress, this.#bodyBytes));
+    if (this.#copy) return this.#copy;
+    const claim = this.#claim;
+    if (!claim.body) {
+      const gone = claim.answered || !this.#session.open;
+      claim.body = new Uint8Array(gone ? new ArrayBuffer(0) : view(this.#bodyAddress, this.#bodyBytes));
     }
-    return this.#view;
+    return claim.body;
   }
 
   /** The body as UTF-8 text. */
@@ -144,28 +191,28 @@ export class WorkerRequest {
 
   /** Aborts when the caller gives up, by timeout or abort, and when the connection to the hub ends. */
   get signal(): AbortSignal {
-    if (!this.#controller) {
-      this.#controller = new AbortController();
-      if (this.#abortReason !== undefined) this.#controller.abort(this.#abortReason);
-      else if (this.aborted) this.#controller.abort(callerGone());
-    }
-    return this.#controller.signal;
+    if (!this.#claim.answered && this.#session.isGivenUp(this.#claim)) this.#claim.abort(callerGone());
+    return this.#claim.signal;
   }
 
   /** Whether the caller has given up; asks shared memory itself, so it is true even in a blocking handler. */
   get aborted(): boolean {
-    return this.#abortReason !== undefined || (!this.answered && this.#session.isAborted(this));
+    return this.#claim.isAborted || (!this.#claim.answered && this.#session.isGivenUp(this.#claim));
+  }
+
+  /** Whether there is an answer already. */
+  get answered(): boolean {
+    return this.#claim.answered;
   }
 
   /**
-   * Memory of the response in place: fill it and answer with it as `body`, and no copy is made. Taken away (length
-   * 0) when the request is answered.
+   * Memory of the response in place: fill it and answer with it as `body`, and no copy is made. Taken away (length 0)
+   * when the request is answered. One reservation per request; length 0 when it is answered already.
    *
    * @throws {PayloadTooLargeError} above the bus's payload limit.
    */
   reserve(bytes: number): Uint8Array {
-    this.reserved ??= this.#session.reserve(this, bytes);
-    return this.reserved;
+    return this.#session.reserve(this.#claim, bytes);
   }
 
   /**
@@ -174,33 +221,16 @@ export class WorkerRequest {
    * @throws {PayloadTooLargeError}, {HeadTooLargeError}, {InvalidConfigError}: the caller got an error instead.
    */
   respond(answer: Exclude<Answerable, Response>): Delivery {
-    return this.#session.respond(this, answer);
+    return this.#session.respond(this.#claim, answer);
   }
 
-  /** @internal The caller gave up, or the connection ended. */
-  abort(reason: unknown): void {
-    if (this.#abortReason !== undefined) return;
-    this.#abortReason = reason;
-    this.#controller?.abort(reason);
-  }
-
-  /** @internal Takes the views away; returns how many a native call or somebody else holds. */
-  detachViews(): number {
-    let held = 0;
-    for (const lent of [this.#view, this.reserved]) {
-      if (lent && lent.length > 0 && !detach(lent.buffer as ArrayBuffer)) held++;
-    }
-    return held;
+  /** @internal */
+  get claim(): Claim {
+    return this.#claim;
   }
 }
 
 /** Reason of a signal whose caller timed out or aborted; the hub does not say which. */
 export function callerGone(): DOMException {
   return new DOMException("the caller gave up: timeout or abort", "AbortError");
-}
-
-/** @internal Offset of `body` in the memory reserved for the response; -1 when it lies elsewhere. */
-export function placeOf(request: WorkerRequest, body: unknown): number {
-  const reserved = request.reserved;
-  return reserved && body instanceof Uint8Array && body.buffer === reserved.buffer ? body.byteOffset : -1;
 }

@@ -5,7 +5,9 @@ import { RemoteError } from "../errors.ts";
 import { Head } from "./codec.ts";
 import { HeaderList } from "./headers.ts";
 
-const LEADING = 1; // content type
+/** Strings before the headers of a response: its content type. */
+export const RESPONSE_STRINGS = 1;
+
 const decoder = new TextDecoder();
 
 /** A worker's answer. It is a private copy and stays valid; what is not read is not decoded. */
@@ -39,7 +41,7 @@ export class BusResponse {
 
   /** Headers in the worker's order, duplicates kept; the content type is not among them. */
   get headers(): HeaderList {
-    this.#headers ??= new HeaderList(this.#head.strings(LEADING, this.#head.count));
+    this.#headers ??= new HeaderList(this.#head.strings(RESPONSE_STRINGS, this.#head.count));
     return this.#headers;
   }
 

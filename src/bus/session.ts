@@ -6,10 +6,12 @@ import { detach, FIELDS, native, type Pointer, view } from "../native/library.ts
 import { Arena, type BodyLike, bodyOffset, Head, REQUEST_STRINGS, writeBody, writeHead } from "./codec.ts";
 import { MessageReader, MessageWriter } from "./control.ts";
 import { flattenHeaders } from "./headers.ts";
-import { type Answer, type Answerable, type Delivery, placeOf, WorkerRequest } from "./request.ts";
+import { type Answer, type Answerable, Claim, type Delivery, WorkerRequest } from "./request.ts";
 
 const TEXT = "text/plain;charset=utf-8";
 const JSON_TYPE = "application/json";
+/** Bytes of an error head besides message and stack: table, code, name, and the marks of what was cut. */
+const ERROR_OVERHEAD = 512;
 const ANSWER_KEYS = new Set(["status", "headers", "contentType", "body", "json"]);
 
 function field(name: keyof typeof FIELDS): number {
@@ -38,10 +40,11 @@ export class Session {
   open = true;
   socket: Socket<undefined> | null = null;
   /** By slot: claims without an answer. */
-  readonly running: (WorkerRequest | null)[] = [];
+  readonly running: (Claim | null)[] = [];
   runningCount = 0;
-  /** Views that could not be taken back. */
+  /** Views that could not be taken back: they may show later requests, and the region stays mapped. */
   heldViews = 0;
+  readonly #onAnswer: () => void;
   readonly #inlineSize: number;
   readonly #stride: number;
   readonly #arenas: number;
@@ -50,9 +53,10 @@ export class Session {
   readonly #requests: (Arena | undefined)[] = [];
   readonly #responses: (Arena | undefined)[] = [];
 
-  /** `worker` has just attached. */
-  constructor(worker: Pointer) {
+  /** `worker` has just attached; `onAnswer` is called after each answer. */
+  constructor(worker: Pointer, onAnswer: () => void) {
     this.native = worker;
+    this.#onAnswer = onAnswer;
     this.writer = new MessageWriter(native.sb_worker_fd(worker));
     const bytes = 128;
     const header = new DataView(view(native.sb_worker_header(worker) as number, bytes).slice(0));
@@ -83,10 +87,10 @@ export class Session {
     const source = (this.#requests[slot] ??= new Arena(view(this.#address(slot, 0), this.#stride))).bytes;
     const copies = offset + bodyBytes <= this.#inlineSize || bodyBytes === 0;
     const copy = source.slice(0, copies ? offset + bodyBytes : headBytes);
+    const claim = new Claim(slot, words[WORD.token]!);
     const request = new WorkerRequest(
       this,
-      slot,
-      words[WORD.token]!,
+      claim,
       words[WORD.method]!,
       words[WORD.serial]! + words[WORD.serial + 1]! * 0x1_0000_0000,
       words[WORD.timeout]!,
@@ -96,49 +100,52 @@ export class Session {
       this.#address(slot, 0) + offset,
       bodyBytes,
     );
-    this.running[slot] = request;
+    this.running[slot] = claim;
     this.runningCount++;
     return request;
   }
 
-  isAborted(request: WorkerRequest): boolean {
-    return !this.open || native.sb_slot_aborted(this.native, request.slot, request.token) === 1;
+  /** Whether the caller has given up, by the slot's own word. */
+  isGivenUp(claim: Claim): boolean {
+    return !this.open || native.sb_slot_aborted(this.native, claim.slot, claim.token) === 1;
   }
 
-  reserve(request: WorkerRequest, bytes: number): Uint8Array {
-    if (bytes > this.payloadLimit) throw new PayloadTooLargeError("response", bytes, this.payloadLimit, true);
-    if (request.answered || !this.open) return new Uint8Array(0);
-    return new Uint8Array(view(this.#address(request.slot, 1) + this.headLimit, bytes));
+  reserve(claim: Claim, bytes: number): Uint8Array {
+    if (!(bytes >= 0 && bytes <= this.payloadLimit)) {
+      throw new PayloadTooLargeError("response", bytes, this.payloadLimit, true);
+    }
+    if (claim.answered || !this.open) return new Uint8Array(0);
+    claim.reserved ??= new Uint8Array(view(this.#address(claim.slot, 1) + this.headLimit, bytes));
+    return claim.reserved;
   }
 
   /** Answers with a value; what cannot be sent is answered as an error, and thrown. */
-  respond(request: WorkerRequest, answer: Exclude<Answerable, Response>): Delivery {
-    if (request.answered) return "duplicate";
+  respond(claim: Claim, answer: Exclude<Answerable, Response>): Delivery {
+    if (claim.answered) return "duplicate";
     if (!this.open) return "closed";
     try {
-      return this.#write(request, answer);
+      return this.#write(claim, answer);
     } catch (error) {
-      this.fail(request, error);
+      this.fail(claim, error);
       throw error;
     }
   }
 
   /** Answers with an error. The code always arrives; name, message and stack are cut to fit. */
-  fail(request: WorkerRequest, error: unknown): Delivery {
-    if (request.answered) return "duplicate";
+  fail(claim: Claim, error: unknown): Delivery {
+    if (claim.answered) return "duplicate";
     if (!this.open) return "closed";
     const known = error instanceof Error ? error : new Error(`the handler threw ${describe(error)}`);
     const code = error instanceof SlotbusError ? error.code : "HANDLER_FAILED";
     const limit = Math.min(this.headLimit, this.#inlineSize);
-    const room = Math.floor((limit - 256) / 3);
-    const texts = [code, cut(known.name, 100), cut(known.message, room >> 1), cut(known.stack ?? "", room >> 1)];
-    const arena = this.#responseArena(request.slot);
-    const head = writeHead(arena, texts, 0, limit, "response", true);
-    return this.#complete(request, head, bodyOffset(head), 0, 0);
+    const room = Math.floor((limit - ERROR_OVERHEAD) / 3 / 2); // UTF-8 takes 3 bytes a unit at most
+    const texts = [code, cut(known.name, 60), cut(known.message, room), cut(known.stack ?? "", room)];
+    const head = writeHead(this.#responseArena(claim.slot), texts, 0, limit, "response", true);
+    return this.#complete(claim, head, bodyOffset(head), 0, 0);
   }
 
-  #write(request: WorkerRequest, answer: Exclude<Answerable, Response>): Delivery {
-    const arena = this.#responseArena(request.slot);
+  #write(claim: Claim, answer: Exclude<Answerable, Response>): Delivery {
+    const arena = this.#responseArena(claim.slot);
     let status = 200;
     let body: BodyLike = null;
     strings.length = 0;
@@ -159,37 +166,43 @@ export class Session {
       if (answer.headers) flattenHeaders(answer.headers, strings);
     }
     const head = writeHead(arena, strings, 0, this.headLimit, "response");
-    const place = placeOf(request, body);
-    if (place >= 0) {
-      return this.#complete(request, head, this.headLimit + place, (body as Uint8Array).length, status);
+    if (body instanceof Uint8Array && claim.reserved && body.buffer === claim.reserved.buffer) {
+      return this.#complete(claim, head, this.headLimit + body.byteOffset, body.length, status);
     }
     const offset = bodyOffset(head);
-    return this.#complete(request, head, offset, writeBody(arena, offset, body, this.payloadLimit, "response"), status);
+    return this.#complete(claim, head, offset, writeBody(arena, offset, body, this.payloadLimit, "response"), status);
   }
 
-  #complete(request: WorkerRequest, head: number, offset: number, bytes: number, status: number): Delivery {
-    this.#finish(request);
-    const { slot, token } = request;
+  #complete(claim: Claim, head: number, offset: number, bytes: number, status: number): Delivery {
+    claim.answered = true;
+    this.running[claim.slot] = null;
+    this.runningCount--;
+    if (claim.body !== null || claim.reserved !== null) this.#noteHeld(claim.detachViews());
+    const { slot, token } = claim;
     const result = native.sb_slot_complete(this.native, slot, token, head, offset, bytes, status);
+    this.#onAnswer();
     return result === 0 ? "sent" : "late";
   }
 
-  #finish(request: WorkerRequest): void {
-    request.answered = true;
-    this.running[request.slot] = null;
-    this.runningCount--;
-    this.heldViews += request.detachViews();
+  #noteHeld(held: number): void {
+    if (held > 0 && this.heldViews === 0) {
+      process.emitWarning(
+        "a view of a request body or reserved response is still held after the answer; it may show a later request.",
+        "SlotbusWarning",
+      );
+    }
+    this.heldViews += held;
   }
 
-  /** Ends the attachment. `false`: a native call holds a view, the address space stays. */
-  close(reason: unknown): boolean {
-    if (!this.open) return true;
+  /** Ends the attachment. The region is unmapped, unless somebody holds a view: then only its pages are freed. */
+  close(reason: unknown): void {
+    if (!this.open) return;
     this.open = false;
     let detached = true;
-    for (const request of this.running) {
-      if (!request) continue;
-      request.abort(reason);
-      if (request.detachViews() > 0) detached = false;
+    for (const claim of this.running) {
+      if (!claim) continue;
+      claim.abort(reason);
+      this.heldViews += claim.detachViews();
     }
     for (const arena of [...this.#requests, ...this.#responses]) {
       if (arena && !detach(arena.buffer)) detached = false;
@@ -197,7 +210,6 @@ export class Session {
     detach(this.#words.buffer as ArrayBuffer);
     this.writer.close();
     native.sb_worker_close(this.native, detached && this.heldViews === 0 ? 1 : 0);
-    return detached;
   }
 
   #responseArena(slot: number): Arena {

@@ -20,7 +20,7 @@ import { readCancel } from "./control.ts";
 import { DEFAULT_SPIN_US, Driver } from "./driver.ts";
 import { collectResponse, toWebRequest } from "./fetch.ts";
 import { checkInteger, checkName, checkTimeout, defaultDirectory } from "./options.ts";
-import { type Answerable, callerGone, type WorkerRequest } from "./request.ts";
+import { type Answerable, type Claim, callerGone, type WorkerRequest } from "./request.ts";
 import { Session } from "./session.ts";
 
 /**
@@ -77,7 +77,8 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   readonly #concurrency: number;
   readonly #reconnect: { min: number; max: number } | null;
   readonly #driver: Driver;
-  readonly #abandoned: FinalizationRegistry<{ session: Session; slot: number; token: number }>;
+  /** Requests that are to be answered later: whoever drops one has its caller told. */
+  readonly #forgotten: FinalizationRegistry<{ session: Session; claim: Claim }>;
   #session: Session | null = null;
   #handler: Handler | null = null;
   #draining = false;
@@ -136,7 +137,9 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       },
     };
     this.#driver = new Driver(side, checkInteger("spin", options.spin ?? DEFAULT_SPIN_US, 0, 10_000, " µs"));
-    this.#abandoned = new FinalizationRegistry(({ session, slot, token }) => forgotten(session, slot, token));
+    this.#forgotten = new FinalizationRegistry(({ session, claim }) => {
+      session.fail(claim, new Error("the handler let go of the request without answering it"));
+    });
     this.#onSigterm = options.drainOnSigterm ? () => void this.#terminate() : null;
   }
 
@@ -148,6 +151,11 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   /** Requests whose handlers run now. */
   get running(): number {
     return this.#session?.runningCount ?? 0;
+  }
+
+  /** Times the worker left its parked state because the hub rang. */
+  get wakeups(): number {
+    return this.#driver.wakeups;
   }
 
   /** Requests taken so far. */
@@ -194,22 +202,24 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     }
   }
 
-  /** Takes nothing new; resolves when what runs is answered. `timeout` in ms, default none. */
+  /** Takes nothing new; resolves when what runs is answered, or after `timeout` ms (default: none). */
   async drain({ timeout = Infinity }: { timeout?: number } = {}): Promise<void> {
+    const limit = checkTimeout("timeout", timeout);
+    const deadline = limit > 0 ? performance.now() + limit : Infinity;
     if (!this.#draining) {
       this.#draining = true;
       this.#session?.writer.send(C.SB_MSG_DRAIN);
     }
-    const limit = checkTimeout("timeout", timeout);
     // What the hub published before it read our message is still ours: one more poll takes it.
     this.#driver.wake();
     await new Promise((done) => setImmediate(done));
-    if (this.running === 0) return;
-    const { promise, resolve: done } = Promise.withResolvers<void>();
-    this.#idle.push(done);
-    const timer = limit > 0 ? setTimeout(done, limit) : null;
-    await promise;
-    if (timer) clearTimeout(timer);
+    while (this.running > 0 && performance.now() < deadline) {
+      const { promise, resolve: done } = Promise.withResolvers<void>();
+      this.#idle.push(done);
+      const timer = limit > 0 ? setTimeout(done, deadline - performance.now()) : null;
+      await promise;
+      if (timer) clearTimeout(timer);
+    }
   }
 
   /** Drains for `timeout` ms (default 5000), says goodbye and detaches. Any number of times, at any time. */
@@ -231,14 +241,12 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   #poll(spinNs: number): number {
     const session = this.#session;
     if (!session) return 0;
+    const now = performance.now();
     let taken = 0;
-    let spin = spinNs;
-    let now = 0;
     try {
       while (taken < BATCH && session.open && this.#canTake()) {
-        const request = session.take(spin, now || performance.now());
+        const request = session.take(taken === 0 ? spinNs : 0, now);
         if (!request) break;
-        spin = 0;
         taken++;
         this.#served++;
         this.#handle(session, request);
@@ -276,9 +284,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
 
   #answer(session: Session, request: WorkerRequest, answer: Answerable | void): void {
     if (answer === undefined) {
-      if (request.answered) return;
-      const { slot, token } = request;
-      this.#abandoned.register(request, { session, slot, token });
+      if (!request.answered) this.#forgotten.register(request, { session, claim: request.claim });
       return;
     }
     if (answer instanceof Response) {
@@ -286,27 +292,29 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       return;
     }
     try {
-      session.respond(request, answer);
-      this.#answered();
+      session.respond(request.claim, answer);
     } catch (error) {
       this.#report(request, error);
     }
   }
 
   #failed(session: Session, request: WorkerRequest, error: unknown): void {
-    session.fail(request, error);
+    session.fail(request.claim, error);
     this.#report(request, error);
   }
 
   #report(request: WorkerRequest, error: unknown): void {
-    this.#answered();
     if (this.listenerCount("handlerError") === 0) return;
     const about = { id: request.id, path: request.path };
     queueMicrotask(() => this.emit("handlerError", error, about));
   }
 
-  #answered(): void {
-    if (this.#idle.length === 0 || this.running > 0) return;
+  readonly #onAnswer = (): void => {
+    this.#driver.expect(); // whoever got an answer may ask again
+    if (this.#idle.length > 0 && this.running === 0) this.#tellIdle();
+  };
+
+  #tellIdle(): void {
     for (const done of this.#idle.splice(0)) done();
   }
 
@@ -324,7 +332,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       this.#served++;
       try {
         const answer = handler(request);
-        if (!request.answered) session.respond(request, answer);
+        if (!request.answered) session.respond(request.claim, answer);
       } catch (error) {
         this.#failed(session, request, error);
       }
@@ -338,13 +346,13 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     if (typeof dir !== "number") return dir;
     try {
       const worker = native.sb_worker_open(dir, cString(this.name), this.#concurrency);
-      if (!worker) return this.#attachError(-C.SB_ESYS, new Uint32Array(2));
+      if (!worker) return this.#attachError(native.sb_error_last(), new Uint32Array(2));
       const opened = worker as Pointer;
       const peer = new Uint32Array(2);
       const deadline = performance.now() + HANDSHAKE_MS;
       for (let attempt = 0; ; attempt++) {
         const step = native.sb_worker_step(opened, peer);
-        if (step === 0) return new Session(opened);
+        if (step === 0) return new Session(opened, this.#onAnswer);
         if (step !== -C.SB_EAGAIN || performance.now() > deadline || this.#closed) {
           native.sb_worker_close(worker, 1);
           return this.#attachError(step, peer);
@@ -362,13 +370,13 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     const worker = native.sb_worker_open(dir, cString(this.name), this.#concurrency);
     const peer = new Uint32Array(2);
     const deadline = performance.now() + HANDSHAKE_MS;
-    let step = worker ? native.sb_worker_step(worker, peer) : -C.SB_ESYS;
+    let step = worker ? native.sb_worker_step(worker, peer) : native.sb_error_last();
     while (step === -C.SB_EAGAIN && performance.now() < deadline) {
       Bun.sleepSync(1);
       step = native.sb_worker_step(worker, peer);
     }
     native.sb_fd_close(dir);
-    if (step === 0) return new Session(worker as Pointer);
+    if (step === 0) return new Session(worker as Pointer, this.#onAnswer);
     if (worker) native.sb_worker_close(worker, 1);
     return this.#attachError(step, peer);
   }
@@ -446,8 +454,8 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       this.#lost(session, new ProtocolError(`the hub of "${this.name}" sent a message of type ${type}.`));
       return;
     }
-    const request = session.running[cancel.slot];
-    if (request?.token === cancel.token) queueMicrotask(() => request.abort(callerGone()));
+    const claim = session.running[cancel.slot];
+    if (claim?.token === cancel.token) claim.abort(callerGone());
   }
 
   /** The attachment is over. */
@@ -466,7 +474,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       session.socket.terminate();
     }
     session.close(reason);
-    this.#answered();
+    this.#tellIdle();
   }
 
   async #attachAgain({ min, max }: { min: number; max: number }): Promise<void> {
@@ -483,7 +491,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   // ---- the end ------------------------------------------------------------------------------------------------
 
   async #close(timeout: number): Promise<void> {
-    await this.drain({ timeout: timeout > 0 ? timeout : 0.001 });
+    await this.drain({ timeout: Math.max(timeout, 0.01) });
     this.#closed = true;
     this.#driver.stop();
     if (this.#onSigterm) process.off("SIGTERM", this.#onSigterm);
@@ -507,13 +515,6 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
 function jitter(min: number, max: number, attempt: number): number {
   const full = Math.min(max, min * 2 ** Math.min(attempt, 20));
   return full / 2 + (Math.random() * full) / 2;
-}
-
-/** A handler let go of a request that it never answered: its caller is told, the slot comes back. */
-function forgotten(session: Session, slot: number, token: number): void {
-  const request = session.running[slot];
-  if (!session.open || request?.token !== token) return;
-  session.fail(request, new Error("the handler let go of the request without answering it"));
 }
 
 function fetchHandler(app: FetchHandler): Handler {

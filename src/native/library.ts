@@ -50,7 +50,7 @@ export const native: Library = load();
 
 /** A view of `bytes` bytes of native memory. It must be detached before that memory is unmapped. */
 export function view(address: number, bytes: number): ArrayBuffer {
-  return toArrayBuffer(address as Pointer, 0, bytes);
+  return bytes === 0 ? new ArrayBuffer(0) : toArrayBuffer(address as Pointer, 0, bytes);
 }
 
 /**

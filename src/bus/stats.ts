@@ -1,0 +1,69 @@
+/** What a bus tells about itself: counters in shared memory, percentiles of the shared histogram. */
+
+import { C, native, type Pointer } from "../native/library.ts";
+
+/** Result of {@link SlotBus.stats}. Counts are since the bus was created. */
+export interface BusStats {
+  /** Requests made. */
+  requests: number;
+  /** Answers delivered. */
+  responses: number;
+  /** Of these: errors of the handler. */
+  errors: number;
+  timeouts: number;
+  aborts: number;
+  /** Rejected because the queue was full. */
+  overloaded: number;
+  /** Idempotent requests sent again after a death. */
+  retries: number;
+  /** Published and taken back before a worker claimed them. */
+  withdrawn: number;
+  /** Given up while a handler ran. */
+  abandoned: number;
+  /** Answers that came after the caller had aborted. */
+  dropped: number;
+  /** Doorbells sent to parked workers. */
+  bells: number;
+  /** Times the bus left its parked state because a worker rang. */
+  wakeups: number;
+  workersJoined: number;
+  workersLeft: number;
+  workersDied: number;
+  workersEvicted: number;
+  /** Connections turned away. */
+  peersRefused: number;
+  /** Regions whose address space stayed because somebody held a view at the end. */
+  heldRegions: number;
+  /** Requests that wait for a worker now. */
+  queued: number;
+  /** Slots in use now. */
+  inFlight: number;
+  workers: { pid: number; concurrency: number; inFlight: number }[];
+  /** From publication to delivery, in µs; upper edges of buckets 3 % wide; 0 without samples. */
+  roundTripUs: { p50: number; p99: number; p999: number };
+}
+
+/** The part of {@link BusStats} that lives in shared memory. */
+export function readCounters(hub: Pointer) {
+  const get = (counter: number): number => native.sb_stats_get(hub, counter);
+  const us = (quantile: number): number => native.sb_stats_quantile(hub, quantile) / 1000;
+  return {
+    responses: get(C.SB_C_RESPONDED),
+    errors: get(C.SB_C_ERRORS),
+    timeouts: get(C.SB_C_TIMEOUTS),
+    aborts: get(C.SB_C_ABORTS),
+    overloaded: get(C.SB_C_OVERLOADED),
+    retries: get(C.SB_C_RETRIES),
+    withdrawn: get(C.SB_C_WITHDRAWN),
+    abandoned: get(C.SB_C_ABANDONED),
+    dropped: get(C.SB_C_DROPPED),
+    bells: get(C.SB_C_BELLS),
+    workersJoined: get(C.SB_C_JOINED),
+    workersLeft: get(C.SB_C_LEFT),
+    workersDied: get(C.SB_C_DIED),
+    workersEvicted: get(C.SB_C_EVICTED),
+    peersRefused: get(C.SB_C_REFUSED),
+    heldRegions: get(C.SB_C_UNMAPPED),
+    roundTripUs: { p50: us(0.5), p99: us(0.99), p999: us(0.999) },
+  };
+}
