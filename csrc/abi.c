@@ -1,6 +1,7 @@
 /*
- * abi.c - the contract described at run time: every constant, every shared field, every error text, from
- * the same tables the compiler used. TypeScript's copy is generated from this and compared at load.
+ * abi.c - the contract described at run time: every constant, every shared field, every error
+ * text, from the same tables the compiler used. TypeScript's copy is generated from this and
+ * compared at load.
  */
 #include "private.h"
 
@@ -28,7 +29,7 @@ int32_t sb_error_number(void)
 const char *sb_error_text(int32_t error)
 {
 	switch (error < 0 ? -error : error) {
-#define X(name, value, text)                                                                           \
+#define X(name, value, text)                                                                    \
 	case name: return text;
 		SB_ERRORS(X)
 #undef X
@@ -73,8 +74,9 @@ static const struct constant constants[] = {
 	{ "fingerprint", "SB_FINGERPRINT", SB_FINGERPRINT },
 };
 
-#define FIELD(type, name)                                                                              \
-	{ #type, #name, (uint32_t)offsetof(struct type, name), (uint32_t)sizeof(((struct type *)0)->name) }
+#define FIELD(type, name)                                                                       \
+	{ #type, #name, (uint32_t)offsetof(struct type, name),                                       \
+	  (uint32_t)sizeof(((struct type *)0)->name) }
 
 static const struct field fields[] = {
 	FIELD(sb_header, magic), FIELD(sb_header, epoch), FIELD(sb_header, region_bytes),
@@ -82,10 +84,11 @@ static const struct field fields[] = {
 	FIELD(sb_header, fingerprint), FIELD(sb_header, slots), FIELD(sb_header, payload_limit),
 	FIELD(sb_header, head_limit), FIELD(sb_header, inline_bytes), FIELD(sb_header, flags),
 	FIELD(sb_header, bus_tag),
-	FIELD(sb_region, ready), FIELD(sb_region, done), FIELD(sb_region, worker), FIELD(sb_region, hub),
-	FIELD(sb_region, counters), FIELD(sb_region, pad5),
-	FIELD(sb_request_line, status), FIELD(sb_request_line, serial), FIELD(sb_request_line, head_bytes),
-	FIELD(sb_request_line, body_offset), FIELD(sb_request_line, body_bytes),
+	FIELD(sb_region, ready), FIELD(sb_region, done), FIELD(sb_region, worker),
+	FIELD(sb_region, hub), FIELD(sb_region, counters), FIELD(sb_region, pad5),
+	FIELD(sb_request_line, status), FIELD(sb_request_line, serial),
+	FIELD(sb_request_line, head_bytes), FIELD(sb_request_line, body_offset),
+	FIELD(sb_request_line, body_bytes),
 	FIELD(sb_request_line, timeout_ms), FIELD(sb_request_line, method),
 	FIELD(sb_response_line, claimed_ns), FIELD(sb_response_line, head_bytes),
 	FIELD(sb_response_line, body_offset), FIELD(sb_response_line, body_bytes),

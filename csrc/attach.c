@@ -1,6 +1,6 @@
 /*
- * attach.c - who may meet: the runtime directory, the name's lock, the handshake on the control socket
- * with the region as a passed descriptor, and every write to that socket.
+ * attach.c - who may meet: the runtime directory, the name's lock, the handshake on the control
+ * socket with the region as a passed descriptor, and every write to that socket.
  */
 #include "private.h"
 
@@ -14,7 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* ---- runtime directory and name ------------------------------------------------------------------------------ */
+/* ---- runtime directory and name ---------------------------------------------------------- */
 
 int32_t sb_dir_open(const char *path, int32_t create, int32_t shared)
 {
@@ -23,7 +23,7 @@ int32_t sb_dir_open(const char *path, int32_t create, int32_t shared)
 	int fd = open(path, O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_RDONLY);
 	if (fd < 0 && errno == ENOENT) return -SB_ENOBUS;
 	if (fd < 0 && (errno == ENOTDIR || errno == ELOOP)) return -SB_EDIR;
-	if (fd < 0 && errno == EACCES && shared) fd = os_dir_traverse(path); /* 0711: no list, but a way */
+	if (fd < 0 && errno == EACCES && shared) fd = os_dir_traverse(path);
 	if (fd < 0) return errno == EMFILE || errno == ENFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
 	struct stat status;
 	if (fstat(fd, &status) != 0) {
@@ -61,7 +61,8 @@ static struct file_name with_suffix(const char *name, const char *suffix)
 	return file;
 }
 
-/* Whether the descriptor is still what the name leads to: a lock on an unlinked file guards nothing. */
+/* Whether the descriptor is still what the name leads to: a lock on an unlinked file guards
+ * nothing. */
 static bool still_named(int dir, const char *file, int fd)
 {
 	struct stat held, named;
@@ -89,7 +90,7 @@ int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
 			close(fd);
 			return error;
 		}
-		if (!still_named(dir, file.text, fd)) { /* its owner unlinked it between our open and our lock */
+		if (!still_named(dir, file.text, fd)) { /* unlinked between our open and our lock */
 			close(fd);
 			continue;
 		}
@@ -125,9 +126,10 @@ void sb_fd_close(int32_t fd)
 	if (fd >= 0) close(fd);
 }
 
-/* ---- messages ------------------------------------------------------------------------------------------------- */
+/* ---- messages ---------------------------------------------------------------------------- */
 
-static int32_t send_message(int fd, uint32_t type, const void *body, uint32_t body_bytes, int passed)
+static int32_t send_message(int fd, uint32_t type, const void *body, uint32_t body_bytes,
+                            int passed)
 {
 	uint8_t message[SB_MESSAGE_MAX] = { (uint8_t)type, (uint8_t)body_bytes };
 	size_t length = type == SB_MSG_BELL ? 1 : 2 + (size_t)body_bytes;
@@ -135,7 +137,7 @@ static int32_t send_message(int fd, uint32_t type, const void *body, uint32_t bo
 	if (body_bytes > 0) memcpy(message + 2, body, body_bytes);
 	int64_t sent = os_socket_send(fd, message, length, passed);
 	if (sent == (int64_t)length) return 0;
-	return sent < 0 ? (int32_t)sent : -SB_EPROTO; /* a part of a message: the stream is useless now */
+	return sent < 0 ? (int32_t)sent : -SB_EPROTO; /* cut: the stream is useless now */
 }
 
 int32_t sb_control_send(int32_t fd, uint32_t type, const void *body, uint32_t body_bytes)
@@ -153,7 +155,7 @@ int32_t sb_peer_ended(int32_t pidfd)
 	return os_process_ended(pidfd) ? 1 : 0;
 }
 
-/* ---- the hub's side of the handshake ----------------------------------------------------------------------------- */
+/* ---- the hub's side of the handshake ----------------------------------------------------- */
 
 int32_t sb_join_check(const void *body, uint32_t body_bytes, uint32_t *out)
 {
@@ -216,7 +218,8 @@ int32_t sb_link_offer(struct sb_hub *hub, int32_t fd, uint32_t concurrency)
 
 int32_t sb_hub_observe(struct sb_hub *hub, int32_t fd)
 {
-	return send_hello(fd, (uint64_t)hub->header.bus_tag << 32, sizeof(struct sb_stats), hub->stats_fd);
+	uint64_t epoch = (uint64_t)hub->header.bus_tag << 32;
+	return send_hello(fd, epoch, sizeof(struct sb_stats), hub->stats_fd);
 }
 
 int32_t sb_link_start(struct sb_hub *hub, uint32_t index)
@@ -234,7 +237,7 @@ void sb_link_stop(struct sb_hub *hub, uint32_t index)
 	hub->links[index]->fd = -1;
 }
 
-/* ---- the worker's side ----------------------------------------------------------------------------------------------- */
+/* ---- the worker's side ------------------------------------------------------------------- */
 
 struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurrency)
 {
@@ -261,11 +264,13 @@ struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurr
 static int32_t connect_step(struct sb_worker *worker)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int32_t error = os_socket_path(worker->dir, worker->name, address.sun_path, sizeof address.sun_path);
+	char *path = address.sun_path;
+	int32_t error = os_socket_path(worker->dir, worker->name, path, sizeof address.sun_path);
 	if (error != 0) return error;
 	if (connect(worker->fd, (struct sockaddr *)&address, sizeof address) == 0) return 0;
-	if (errno == EAGAIN || errno == EINTR || errno == EINPROGRESS) return -SB_EAGAIN; /* full backlog */
 	if (errno == EISCONN) return 0;
+	bool backlog_full = errno == EAGAIN || errno == EINTR || errno == EINPROGRESS;
+	if (backlog_full) return -SB_EAGAIN;
 	if (errno == ENOENT || errno == ECONNREFUSED) return -SB_ENOBUS;
 	return errno == EACCES || errno == EPERM ? -SB_EPERM : fail_with(-SB_ESYS, errno);
 }

@@ -1,5 +1,6 @@
 /*
- * os_linux.c - the system calls of Linux: sealed memfd, futex, OFD locks, passed descriptors, pidfd.
+ * os_linux.c - the system calls of Linux: sealed memfd, futex, OFD locks, passed descriptors,
+ * pidfd.
  */
 #include "private.h"
 
@@ -43,7 +44,7 @@ uint64_t os_now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* ---- memory ------------------------------------------------------------------------------------------------------ */
+/* ---- memory ------------------------------------------------------------------------------ */
 
 uint64_t os_file_size_limit(void)
 {
@@ -110,14 +111,15 @@ void os_memory_unmap(void *start, uint64_t bytes)
 
 void os_memory_bury(void *start, uint64_t bytes)
 {
-	mmap(start, bytes, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-	     -1, 0);
+	int how = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	mmap(start, bytes, PROT_READ | PROT_WRITE, how, -1, 0);
 }
 
 void os_memory_warm(void *start, uint64_t bytes)
 {
 	if (madvise(start, bytes, MADV_POPULATE_WRITE) == 0) return;
-	for (uint64_t at = 0; at < bytes; at += SB_PAGE) /* before Linux 5.14: an add of nothing touches it */
+	/* Before Linux 5.14: adding nothing touches a page and changes none. */
+	for (uint64_t at = 0; at < bytes; at += SB_PAGE)
 		atomic_fetch_add_explicit(SHARED((uint32_t *)(void *)((uint8_t *)start + at)), 0,
 		                          memory_order_relaxed);
 }
@@ -180,7 +182,7 @@ int32_t os_memory_headroom(uint64_t bytes)
 	return error;
 }
 
-/* ---- futex and eventfd ----------------------------------------------------------------------------------------------- */
+/* ---- futex and eventfd ------------------------------------------------------------------- */
 
 int32_t os_futex_wait(uint32_t *word, uint32_t expected, uint64_t timeout_ns)
 {
@@ -208,7 +210,7 @@ void os_event_write(int fd)
 	(void)wrote; /* a saturated counter is readable already */
 }
 
-/* ---- files and sockets ------------------------------------------------------------------------------------------------- */
+/* ---- files and sockets ------------------------------------------------------------------- */
 
 int32_t os_dir_traverse(const char *path)
 {
@@ -310,18 +312,20 @@ bool os_socket_hung_up(int fd)
 	return poll(&one, 1, 0) == 1 && (one.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) != 0;
 }
 
-/* ---- peers ------------------------------------------------------------------------------------------------------------------ */
+/* ---- peers ------------------------------------------------------------------------------- */
 
 int32_t os_peer(int fd, uint32_t *out)
 {
 	struct ucred who;
 	socklen_t length = sizeof who;
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &length) != 0) return fail_with(-SB_ESYS, errno);
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &length) != 0)
+		return fail_with(-SB_ESYS, errno);
 	int pidfd = -1;
 	length = sizeof pidfd;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &length) != 0) {
 		if (errno == EINVAL || errno == ESRCH) return -SB_ECLOSED; /* reaped already */
-		/* Before Linux 6.5. The pid may have been reused since: if the socket still stands, it was not. */
+		/* Before Linux 6.5. The pid may have been reused since: if the socket still stands, it
+		 * was not. */
 		pidfd = (int)syscall(SYS_pidfd_open, who.pid, 0);
 		if (os_socket_hung_up(fd)) {
 			if (pidfd >= 0) close(pidfd);

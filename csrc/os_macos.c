@@ -1,7 +1,8 @@
 /*
- * os_macos.c - compiles, and refuses. macOS has no sealed memory, no OFD locks and no pidfd, and nobody
- * could run a port here. Every way in (directory, memory, socket) returns -SB_EUNSUPPORTED, so no later
- * function is ever reached with a live handle; those only have to exist.
+ * os_macos.c - compiles, and refuses. macOS has no sealed memory, no OFD locks and no pidfd, and
+ * nobody could run a port here. Every way in (directory, memory, socket) returns
+ * -SB_EUNSUPPORTED, so no later function is ever reached with a live handle; those only have to
+ * exist.
  */
 #include "private.h"
 

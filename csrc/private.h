@@ -11,10 +11,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* ---- atomics ------------------------------------------------------------------------------------------
- * Shared fields are plain integers in slotbus.h (the header is also read by C++ and by people) and are
- * touched only through these. Sites that form a pair carry the same tag in a comment: [publish],
- * [complete], [park-hub], [park-worker]; docs/protocol.md argues each pair. */
+/* ---- atomics --------------------------------------------------------------------------------
+ * Shared fields are plain integers in slotbus.h (the header is also read by C++ and by people)
+ * and are touched only through these. Sites that form a pair carry the same tag in a comment:
+ * [publish], [complete], [park-hub], [park-worker]; docs/protocol.md argues each pair. */
 
 #define SHARED(p) ((_Atomic __typeof__(*(p)) *)(uintptr_t)(p))
 #define load_relaxed(p) atomic_load_explicit(SHARED(p), memory_order_relaxed)
@@ -25,9 +25,9 @@
 #define exchange_seq(p, v) atomic_exchange_explicit(SHARED(p), (v), memory_order_seq_cst)
 #define fetch_or_seq(p, v) atomic_fetch_or_explicit(SHARED(p), (v), memory_order_seq_cst)
 #define fetch_add_seq(p, v) atomic_fetch_add_explicit(SHARED(p), (v), memory_order_seq_cst)
-#define compare_exchange(p, expected, desired)                                                         \
-	atomic_compare_exchange_strong_explicit(SHARED(p), (expected), (desired), memory_order_seq_cst,    \
-	                                        memory_order_acquire)
+#define compare_exchange(p, expected, desired)                                                 \
+	atomic_compare_exchange_strong_explicit(SHARED(p), (expected), (desired),                      \
+	                                        memory_order_seq_cst, memory_order_acquire)
 
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "64-bit atomics must be lock-free across processes");
 
@@ -40,7 +40,7 @@ static inline void spin_pause(void)
 #endif
 }
 
-/* ---- the status word ------------------------------------------------------------------------------------ */
+/* ---- the status word --------------------------------------------------------------------- */
 
 static inline uint64_t word_of(uint64_t generation, enum sb_state state)
 {
@@ -57,7 +57,7 @@ static inline uint64_t word_generation(uint64_t word)
 	return word >> 4;
 }
 
-/* ---- geometry: the checked, private copy of a region's header -------------------------------------------- */
+/* ---- geometry: the checked, private copy of a region's header ---------------------------- */
 
 struct geometry {
 	struct sb_header header;
@@ -65,9 +65,10 @@ struct geometry {
 	uint8_t *arenas;
 };
 
-/* ---- hub ------------------------------------------------------------------------------------------------- */
+/* ---- hub --------------------------------------------------------------------------------- */
 
-/* What the hub itself did last with a slot; the shared word is compared with it and never trusted. */
+/* What the hub itself did last with a slot; the shared word is compared with it and never
+ * trusted. */
 enum shadow { AT_REST, IN_WRITING, IN_FLIGHT, IN_QUARANTINE, DELIVERED };
 
 struct link {
@@ -94,7 +95,7 @@ struct link {
 };
 
 struct sb_hub {
-	struct sb_header header; /* of every region; magic, epoch and region_bytes vary or are set there */
+	struct sb_header header; /* of every region; the epoch is set there */
 	struct sb_stats *stats;
 	int stats_fd;
 	bool parked;
@@ -105,7 +106,7 @@ struct sb_hub {
 	struct sb_event events[SB_BATCH];
 };
 
-/* ---- worker ------------------------------------------------------------------------------------------------ */
+/* ---- worker ------------------------------------------------------------------------------ */
 
 enum worker_step { CONNECTING, JOINING, AWAITING_HELLO, ACKNOWLEDGING, ATTACHED };
 
@@ -123,7 +124,7 @@ struct sb_worker {
 	uint64_t generation[SB_SLOTS_MAX]; /* of the claim that runs in a slot; 0: none */
 };
 
-/* ---- between the files --------------------------------------------------------------------------------------- */
+/* ---- between the files ------------------------------------------------------------------- */
 
 int32_t fail_with(int32_t code, int number); /* remembers both, returns the code */
 int32_t region_create(struct geometry *map, int *fd);
@@ -137,12 +138,12 @@ int32_t wake(struct sb_park *sleeper, int fd);    /* 1 when it woke somebody by 
 int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
                    struct sb_event *event);
 
-/* ---- what differs between operating systems -------------------------------------------------------------------- */
+/* ---- what differs between operating systems ---------------------------------------------- */
 
 uint64_t os_now_ns(void);
 int32_t os_memory_create(const char *label, uint64_t bytes, int *fd);
 int32_t os_memory_seal(int fd, bool readers_only);
-int32_t os_memory_check(int fd, uint64_t bytes);  /* sealed against resizing and exactly this long */
+int32_t os_memory_check(int fd, uint64_t bytes); /* sealed against resizing, this long */
 void *os_memory_map(int fd, uint64_t bytes, bool writable);
 void os_memory_unmap(void *start, uint64_t bytes);
 void os_memory_bury(void *start, uint64_t bytes); /* keeps the addresses, gives the pages back */

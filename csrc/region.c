@@ -1,6 +1,6 @@
 /*
- * region.c - a worker's region: made and sealed by the hub, checked by the worker, mapped by both; and
- * the hub's statistics, which nobody else can write.
+ * region.c - a worker's region: made and sealed by the hub, checked by the worker, mapped by
+ * both; and the hub's statistics, which nobody else can write.
  */
 #include "private.h"
 
@@ -33,7 +33,8 @@ static uint64_t arenas_offset(uint32_t slots)
 	return page_up(offsetof(struct sb_region, slot) + (uint64_t)slots * sizeof(struct sb_slot));
 }
 
-/* The one rule for a region's geometry; the hub fills a header by it, a worker checks one against it. */
+/* The one rule for a region's geometry; the hub fills a header by it, a worker checks one against
+ * it. */
 static bool header_is_legal(const struct sb_header *h)
 {
 	if (h->magic != SB_MAGIC || h->abi != SB_ABI || h->fingerprint != SB_FINGERPRINT) return false;
@@ -89,7 +90,8 @@ int32_t region_create(struct geometry *map, int *fd)
 	return error;
 }
 
-/* Maps what the hub sent: seals and size first, then the header, by pread so that nothing can trap. */
+/* Maps what the hub sent: seals and size first, then the header, by pread so that nothing can
+ * trap. */
 int32_t region_attach(struct geometry *map, int fd)
 {
 	struct sb_header header;
@@ -131,7 +133,7 @@ int32_t stats_create(struct sb_hub *hub)
 	return 0;
 }
 
-/* ---- the hub's handle and its links ----------------------------------------------------------------------- */
+/* ---- the hub's handle and its links ------------------------------------------------------ */
 
 struct sb_hub *sb_hub_open(uint32_t slots, uint32_t payload_limit, uint32_t head_limit,
                            uint32_t inline_bytes, uint32_t flags, uint32_t bus_tag)

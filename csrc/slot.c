@@ -1,12 +1,13 @@
 /*
- * slot.c - the slot state machine: every compare-and-swap on a status word is in this file, the hub's
- * verbs first, then the worker's. A hint bit says where to look; the status word says what is so.
+ * slot.c - the slot state machine: every compare-and-swap on a status word is in this file, the
+ * hub's verbs first, then the worker's. A hint bit says where to look; the status word says what
+ * is so.
  */
 #include "private.h"
 
 static const uint64_t NS_PER_MS = 1000000u;
 
-/* ---- helpers ------------------------------------------------------------------------------------------------ */
+/* ---- helpers ----------------------------------------------------------------------------- */
 
 static struct link *link_at(const struct sb_hub *hub, uint32_t index)
 {
@@ -47,7 +48,7 @@ static void note_touched(struct link *link, uint32_t slot, uint32_t half, uint32
 	if (link->touched_bytes[slot][half] < end) link->touched_bytes[slot][half] = end;
 }
 
-/* ---- hub: the way out ------------------------------------------------------------------------------------------ */
+/* ---- hub: the way out -------------------------------------------------------------------- */
 
 static void put_back(struct link *link, uint32_t slot)
 {
@@ -70,8 +71,8 @@ int32_t sb_slot_reserve(struct sb_hub *hub, uint32_t index)
 	if (link->used >= link->concurrency || link->free_count == 0) return -SB_EBUSY;
 	uint32_t slot = link->free_stack[link->free_count - 1];
 	uint64_t generation = link->generation[slot];
-	if (!swap_word(&link->map, slot, word_of(generation, SB_FREE), word_of(generation + 1, SB_WRITING)))
-		return -SB_ECORRUPT;
+	uint64_t reserved = word_of(generation + 1, SB_WRITING);
+	if (!swap_word(&link->map, slot, word_of(generation, SB_FREE), reserved)) return -SB_ECORRUPT;
 	link->free_count--;
 	link->used++;
 	link->generation[slot] = generation + 1;
@@ -102,8 +103,8 @@ int32_t sb_slot_publish(struct sb_hub *hub, uint32_t index, uint32_t slot, uint3
 	link->changed_ns[slot] = now;
 	link->deadline_ns[slot] = timeout_ms == 0 ? UINT64_MAX : now + timeout_ms * NS_PER_MS;
 	link->shadow[slot] = IN_FLIGHT;
-	if (!swap_word(&link->map, slot, word_of(generation, SB_WRITING), word_of(generation, SB_READY)))
-		return -SB_ECORRUPT;
+	uint64_t ready = word_of(generation, SB_READY);
+	if (!swap_word(&link->map, slot, word_of(generation, SB_WRITING), ready)) return -SB_ECORRUPT;
 	fetch_or_seq(&region->ready.bits[slot / 64], 1ULL << (slot % 64));
 	count(hub, SB_C_PUBLISHED);
 	if (wake(&region->worker, link->fd) == 1) count(hub, SB_C_BELLS);
@@ -122,7 +123,7 @@ int32_t sb_slot_cancel(struct sb_hub *hub, uint32_t index, uint32_t slot)
 	return 0;
 }
 
-/* ---- hub: the way back -------------------------------------------------------------------------------------------- */
+/* ---- hub: the way back ------------------------------------------------------------------- */
 
 static void record_round_trip(struct sb_hub *hub, uint64_t ns)
 {
@@ -145,9 +146,9 @@ static void describe(struct sb_hub *hub, uint32_t index, uint32_t slot, enum sb_
 	};
 }
 
-/* [complete] The acquire half: the word was loaded with acquire, so what was written before DONE is here.
- * The descriptor is copied once and checked; the caller copies the payload, then sb_slot_release looks
- * at the word again. */
+/* [complete] The acquire half: the word was loaded with acquire, so what was written before DONE
+ * is here. The descriptor is copied once and checked; the caller copies the payload, then
+ * sb_slot_release looks at the word again. */
 static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
                                struct sb_event *event)
 {
@@ -158,10 +159,10 @@ static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot
 	event->body_offset = load_relaxed(&line->body_offset);
 	event->body_bytes = load_relaxed(&line->body_bytes);
 	event->status_code = load_relaxed(&line->status_code);
-	bool legal = lengths_are_legal(&hub->header, event->head_bytes, event->body_offset,
-	                               event->body_bytes) &&
-	             (event->status_code == 0 || (event->status_code >= 200 && event->status_code <= 599));
-	if (!legal) {
+	bool status_is_legal = event->status_code == 0 ||
+	                       (event->status_code >= 200 && event->status_code <= 599);
+	if (!status_is_legal || !lengths_are_legal(&hub->header, event->head_bytes, event->body_offset,
+	                                           event->body_bytes)) {
 		event->kind = SB_EV_CORRUPT;
 		return 1;
 	}
@@ -181,8 +182,8 @@ static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot
 	return 1;
 }
 
-/* What this slot has for the hub: 1 and an event, 0 nothing yet. Whole words are compared with what the
- * hub's own last step allows; anything else is the peer's doing and ends its life. */
+/* What this slot has for the hub: 1 and an event, 0 nothing yet. Whole words are compared with
+ * what the hub's own last step allows; anything else is the peer's doing and ends its life. */
 int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
                    struct sb_event *event)
 {
@@ -250,7 +251,7 @@ int32_t sb_slot_withdraw(struct sb_hub *hub, uint32_t index, uint32_t slot)
 	return withdraw(hub, index, slot, &hub->events[0]);
 }
 
-/* ---- hub: looking at many slots -------------------------------------------------------------------------------------- */
+/* ---- hub: looking at many slots ---------------------------------------------------------- */
 
 static int32_t poll_link(struct sb_hub *hub, uint32_t index, int32_t found, uint64_t *now)
 {
@@ -258,7 +259,8 @@ static int32_t poll_link(struct sb_hub *hub, uint32_t index, int32_t found, uint
 	struct sb_region *region = link->map.region;
 	uint32_t words = (hub->header.slots + 63) / 64;
 	for (uint32_t i = 0; i < words; i++) {
-		/* Exchange the hints away first, look at the states after: a bit set meanwhile stays for next time. */
+		/* Exchange the hints away first, look at the states after: a bit set meanwhile stays for
+		 * next time. */
 		if (load_relaxed(&region->done.bits[i]) != 0)
 			link->taken[i] |= exchange_seq(&region->done.bits[i], 0);
 		while (link->taken[i] != 0 && found < SB_BATCH) {
@@ -355,12 +357,13 @@ int32_t sb_hub_tick(struct sb_hub *hub)
 	return found;
 }
 
-/* ---- hub: what can be asked -------------------------------------------------------------------------------------------- */
+/* ---- hub: what can be asked -------------------------------------------------------------- */
 
 double sb_slot_time_left(const struct sb_hub *hub, uint32_t index, uint32_t slot)
 {
 	const struct link *link = link_at(hub, index);
-	if (link == NULL || slot >= hub->header.slots || link->deadline_ns[slot] == UINT64_MAX) return 0;
+	if (link == NULL || slot >= hub->header.slots) return 0;
+	if (link->deadline_ns[slot] == UINT64_MAX) return 0;
 	return ((double)link->deadline_ns[slot] - (double)os_now_ns()) / (double)NS_PER_MS;
 }
 
@@ -403,9 +406,10 @@ static uint64_t bucket_edge(uint32_t bucket)
 double sb_stats_quantile(const struct sb_hub *hub, double quantile)
 {
 	uint64_t total = 0, seen = 0;
-	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) total += load_relaxed(&hub->stats->round_trip[i]);
+	const uint64_t *buckets = hub->stats->round_trip;
+	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) total += load_relaxed(&buckets[i]);
 	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) {
-		seen += load_relaxed(&hub->stats->round_trip[i]);
+		seen += load_relaxed(&buckets[i]);
 		if (total > 0 && (double)seen >= quantile * (double)total) return (double)bucket_edge(i);
 	}
 	return 0;
@@ -423,10 +427,10 @@ double sb_slot_round_trip(const struct sb_hub *hub, uint32_t index, uint32_t slo
 	return link == NULL || slot >= SB_SLOTS_MAX ? 0 : (double)link->round_trip_ns[slot];
 }
 
-/* ---- worker ------------------------------------------------------------------------------------------------------------------ */
+/* ---- worker ------------------------------------------------------------------------------ */
 
-/* The next slot to try, or -1. New hints are taken only when the old ones are served, so that a request
- * is overtaken by at most one batch. */
+/* The next slot to try, or -1. New hints are taken only when the old ones are served, so that a
+ * request is overtaken by at most one batch. */
 static int32_t next_hint(struct sb_worker *worker)
 {
 	uint32_t words = (worker->map.header.slots + 63) / 64;
@@ -503,7 +507,8 @@ static bool is_current(const struct sb_worker *worker, uint32_t slot, uint32_t t
 	       worker->generation[slot] != 0 && (uint32_t)worker->generation[slot] == token;
 }
 
-/* [complete] The release half: everything written to the arena and to the line comes before DONE. */
+/* [complete] The release half: everything written to the arena and to the line comes before DONE.
+ * */
 int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
                          uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                          uint32_t status_code)
@@ -522,7 +527,8 @@ int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token
 	uint64_t claimed = word_of(generation, SB_CLAIMED);
 	bool done = swap_word(&worker->map, slot, claimed, word_of(generation, SB_DONE));
 	if (!done) {
-		/* The caller gave up: end the quarantine. If even that fails, the life of this region is over. */
+		/* The caller gave up: end the quarantine. If even that fails, the life of this region is
+		 * over. */
 		uint64_t abandoned = word_of(generation, SB_ABANDONED);
 		bool freed = swap_word(&worker->map, slot, abandoned, word_of(generation, SB_FREE));
 		add_relaxed(&region->counters.stale, 1);

@@ -1,9 +1,9 @@
 /*
  * slotbus.h - the contract of libslotbus
  *
- * Request/response between processes of one machine through shared memory. A *hub* owns a name and
- * dispatches; *workers* attach to it and answer. Everything that another process or TypeScript relies
- * on is in this file, and nothing else is.
+ * Request/response between processes of one machine through shared memory. A *hub* owns a name
+ * and dispatches; *workers* attach to it and answer. Everything that another process or
+ * TypeScript relies on is in this file, and nothing else is.
  *
  * Caveats, before the API:
  *  - One region per worker life, made by the hub, sealed, handed over once. It is never initialised
@@ -24,9 +24,9 @@
  *      |   withdraw: never executed                           v (quarantine ends) |
  *      +<-----------------------------------------------------+-------------------+ release
  *
- * reserve, publish, cancel, withdraw and release are the hub's; claim and complete the worker's. Each
- * arrow is one compare-and-swap of the whole word, so a process killed between any two instructions
- * leaves a legal state. docs/protocol.md holds the memory ordering and the argument.
+ * reserve, publish, cancel, withdraw and release are the hub's; claim and complete the worker's.
+ * Each arrow is one compare-and-swap of the whole word, so a process killed between any two
+ * instructions leaves a legal state. docs/protocol.md holds the memory ordering and the argument.
  */
 #ifndef SLOTBUS_H
 #define SLOTBUS_H
@@ -39,29 +39,29 @@
 extern "C" {
 #endif
 
-/* ---- limits: X(name, value, unit and reason) ------------------------------------------------------ */
+/* ---- limits: X(name, value, unit and reason) --------------------------------------------- */
 
 #ifndef SB_ABI_VERSION
 #define SB_ABI_VERSION 1 /* build option -Dabi=N, for tests of the refusal */
 #endif
 
-#define SB_LIMITS(X)                                                                                   \
-	X(SB_ABI, SB_ABI_VERSION, "version of the shared layout and of the control messages")              \
-	X(SB_SLOTS_MAX, 256, "slots; four words of hint bits")                                             \
-	X(SB_LINKS_MAX, 64, "workers of one bus at a time")                                                \
-	X(SB_NAME_MAX, 64, "bytes of a bus name")                                                          \
-	X(SB_PAYLOAD_MAX, 1073741824, "bytes; one arena must fit one ArrayBuffer and a 32-bit length")     \
-	X(SB_HEAD_MIN, 1024, "bytes; the text of an error must fit")                                       \
-	X(SB_HEAD_MAX, 16777216, "bytes of an encoded head")                                               \
-	X(SB_PAGE, 4096, "bytes; arenas are aligned to it")                                                \
-	X(SB_LINE, 64, "bytes of a cache line")                                                            \
-	X(SB_BATCH, 64, "events one poll returns at most")                                                 \
-	X(SB_EVENT_WORDS, 8, "32-bit words of one event")                                                  \
-	X(SB_MESSAGE_MAX, 256, "bytes of a control message, header included")                              \
-	X(SB_WARM_SLOTS, 4, "slots whose inline bytes are prefaulted at attach")                           \
-	X(SB_WARM_BYTES, 67108864, "bytes of touched arenas an idle link may keep")                        \
-	X(SB_STUCK_MS, 10000, "ms more than half the slots may stay ABANDONED")                            \
-	X(SB_BELLS_PER_SECOND, 10000, "doorbells without work after which a peer is evicted")              \
+#define SB_LIMITS(X)                                                                            \
+	X(SB_ABI, SB_ABI_VERSION, "version of the shared layout and of the control messages")       \
+	X(SB_SLOTS_MAX, 256, "slots; four words of hint bits")                                      \
+	X(SB_LINKS_MAX, 64, "workers of one bus at a time")                                         \
+	X(SB_NAME_MAX, 64, "bytes of a bus name")                                                   \
+	X(SB_PAYLOAD_MAX, 1073741824, "bytes; one arena must fit one ArrayBuffer and a 32-bit length") \
+	X(SB_HEAD_MIN, 1024, "bytes; the text of an error must fit")                                \
+	X(SB_HEAD_MAX, 16777216, "bytes of an encoded head")                                        \
+	X(SB_PAGE, 4096, "bytes; arenas are aligned to it")                                         \
+	X(SB_LINE, 64, "bytes of a cache line")                                                     \
+	X(SB_BATCH, 64, "events one poll returns at most")                                          \
+	X(SB_EVENT_WORDS, 8, "32-bit words of one event")                                           \
+	X(SB_MESSAGE_MAX, 256, "bytes of a control message, header included")                       \
+	X(SB_WARM_SLOTS, 4, "slots whose inline bytes are prefaulted at attach")                    \
+	X(SB_WARM_BYTES, 67108864, "bytes of touched arenas an idle link may keep")                 \
+	X(SB_STUCK_MS, 10000, "ms more than half the slots may stay ABANDONED")                     \
+	X(SB_BELLS_PER_SECOND, 10000, "doorbells without work after which a peer is evicted")       \
 	X(SB_SLICE_MS, 20, "milliseconds between two looks at the peer in a blocking wait")
 
 enum {
@@ -72,14 +72,14 @@ enum {
 
 #define SB_MAGIC 0x0053554254304c53ULL /* "SL0TBUS" */
 
-/* ---- states ---------------------------------------------------------------------------------------- */
+/* ---- states ------------------------------------------------------------------------------ */
 
-#define SB_STATES(X)                                                                                   \
-	X(SB_FREE, 0, "nobody's; the hub may reserve it")                                                  \
-	X(SB_WRITING, 1, "the hub is writing a request; invisible to the worker")                          \
-	X(SB_READY, 2, "published; the worker may claim it, the hub may take it back")                     \
-	X(SB_CLAIMED, 3, "the worker's handler may have run")                                              \
-	X(SB_DONE, 4, "answered; the response waits for the hub")                                          \
+#define SB_STATES(X)                                                                            \
+	X(SB_FREE, 0, "nobody's; the hub may reserve it")                                           \
+	X(SB_WRITING, 1, "the hub is writing a request; invisible to the worker")                   \
+	X(SB_READY, 2, "published; the worker may claim it, the hub may take it back")              \
+	X(SB_CLAIMED, 3, "the worker's handler may have run")                                       \
+	X(SB_DONE, 4, "answered; the response waits for the hub")                                   \
 	X(SB_ABANDONED, 5, "the caller gave up; quarantined until the handler ends")
 
 enum sb_state {
@@ -88,27 +88,27 @@ enum sb_state {
 #undef X
 };
 
-/* ---- errors: every function returns 0 or a positive value, or the negative of one of these ---------- */
+/* ---- errors: every function returns 0 or a positive value, or the negative of one of these  */
 
-#define SB_ERRORS(X)                                                                                   \
-	X(SB_EINVAL, 1, "an argument is outside its documented range")                                     \
-	X(SB_ENAME, 2, "the name does not match ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")                        \
-	X(SB_EDIR, 3, "the runtime directory is not a directory of ours that is closed to others")         \
-	X(SB_EEXISTS, 4, "a live hub holds this name")                                                     \
-	X(SB_ENOBUS, 5, "no hub listens on this name")                                                     \
-	X(SB_EAGAIN, 6, "not yet; call again later")                                                       \
-	X(SB_EPERM, 7, "the kernel or the peer refused this user")                                         \
-	X(SB_EVERSION, 8, "the other side speaks another version of the protocol")                         \
-	X(SB_EPROTO, 9, "the other side sent something the protocol does not know")                        \
-	X(SB_ECORRUPT, 10, "shared memory holds a value no legal step could have written")                 \
-	X(SB_ENOMEM, 11, "memory is short: the cgroup's head-room, or the kernel said so")                 \
-	X(SB_ELIMIT, 12, "a resource limit is too low for the region (RLIMIT_FSIZE, RLIMIT_AS)")           \
-	X(SB_EFILES, 13, "no file descriptor is left (RLIMIT_NOFILE)")                                     \
-	X(SB_ECLOSED, 14, "the handle or the connection is closed")                                        \
-	X(SB_ESYS, 15, "a system call failed; sb_error_number() has its errno")                            \
-	X(SB_ESTALE, 16, "the reply came too late: its request is gone")                                   \
-	X(SB_EBUSY, 17, "no slot or no credit is free")                                                    \
-	X(SB_EUNSUPPORTED, 18, "this operating system lacks what the function needs")                      \
+#define SB_ERRORS(X)                                                                            \
+	X(SB_EINVAL, 1, "an argument is outside its documented range")                              \
+	X(SB_ENAME, 2, "the name does not match ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")                 \
+	X(SB_EDIR, 3, "the runtime directory is not a directory of ours that is closed to others")  \
+	X(SB_EEXISTS, 4, "a live hub holds this name")                                              \
+	X(SB_ENOBUS, 5, "no hub listens on this name")                                              \
+	X(SB_EAGAIN, 6, "not yet; call again later")                                                \
+	X(SB_EPERM, 7, "the kernel or the peer refused this user")                                  \
+	X(SB_EVERSION, 8, "the other side speaks another version of the protocol")                  \
+	X(SB_EPROTO, 9, "the other side sent something the protocol does not know")                 \
+	X(SB_ECORRUPT, 10, "shared memory holds a value no legal step could have written")          \
+	X(SB_ENOMEM, 11, "memory is short: the cgroup's head-room, or the kernel said so")          \
+	X(SB_ELIMIT, 12, "a resource limit is too low for the region (RLIMIT_FSIZE, RLIMIT_AS)")    \
+	X(SB_EFILES, 13, "no file descriptor is left (RLIMIT_NOFILE)")                              \
+	X(SB_ECLOSED, 14, "the handle or the connection is closed")                                 \
+	X(SB_ESYS, 15, "a system call failed; sb_error_number() has its errno")                     \
+	X(SB_ESTALE, 16, "the reply came too late: its request is gone")                            \
+	X(SB_EBUSY, 17, "no slot or no credit is free")                                             \
+	X(SB_EUNSUPPORTED, 18, "this operating system lacks what the function needs")               \
 	X(SB_ETIMEDOUT, 19, "the time is over")
 
 enum sb_error {
@@ -117,18 +117,18 @@ enum sb_error {
 #undef X
 };
 
-/* ---- the control socket ------------------------------------------------------------------------------
+/* ---- the control socket ---------------------------------------------------------------------
  * A message is: type (1 byte), bytes of the body (1 byte), body. The doorbell is the one byte 0.
  * Either side may listen; the side that dispatches (the hub) makes the region. */
 
-#define SB_MESSAGES(X)                                                                                 \
-	X(SB_MSG_BELL, 0, "look at the hints; one byte, no length")                                        \
-	X(SB_MSG_JOIN, 1, "worker to hub: sb_join")                                                        \
-	X(SB_MSG_HELLO, 2, "hub to worker: sb_hello, with the region by SCM_RIGHTS")                       \
-	X(SB_MSG_ATTACHED, 3, "worker to hub: mapped and checked; requests may come")                      \
-	X(SB_MSG_REFUSED, 4, "hub to worker: sb_refused; the connection ends")                             \
-	X(SB_MSG_CANCEL, 5, "hub to worker: sb_cancel; the caller gave up")                                \
-	X(SB_MSG_DRAIN, 6, "worker to hub: send nothing new")                                              \
+#define SB_MESSAGES(X)                                                                          \
+	X(SB_MSG_BELL, 0, "look at the hints; one byte, no length")                                 \
+	X(SB_MSG_JOIN, 1, "worker to hub: sb_join")                                                 \
+	X(SB_MSG_HELLO, 2, "hub to worker: sb_hello, with the region by SCM_RIGHTS")                \
+	X(SB_MSG_ATTACHED, 3, "worker to hub: mapped and checked; requests may come")               \
+	X(SB_MSG_REFUSED, 4, "hub to worker: sb_refused; the connection ends")                      \
+	X(SB_MSG_CANCEL, 5, "hub to worker: sb_cancel; the caller gave up")                         \
+	X(SB_MSG_DRAIN, 6, "worker to hub: send nothing new")                                       \
 	X(SB_MSG_GOODBYE, 7, "the sender closes in good order")
 
 enum sb_message {
@@ -166,16 +166,16 @@ struct sb_cancel {
 	uint32_t token; /* low 32 bits of the generation */
 };
 
-/* ---- the region ---------------------------------------------------------------------------------------
+/* ---- the region -----------------------------------------------------------------------------
  * page 0 | lines | slots | arenas. Page 0 is constant once the memfd is sent; each side checks it,
- * keeps a private copy, and never reads it again. Fields are grouped by the side that writes them. */
+ * keeps a private copy, and never reads it again. Fields are grouped by their writer. */
 
 struct sb_header {
 	uint64_t magic;
 	uint64_t epoch;
 	uint64_t region_bytes;
 	uint64_t stride;        /* bytes from one arena to the next; page aligned */
-	uint64_t arenas_offset; /* request arena of slot i: arenas_offset + 2i * stride; its response follows */
+	uint64_t arenas_offset; /* slot i: request at + 2i * stride, response one stride on */
 	uint32_t abi;
 	uint32_t fingerprint;
 	uint32_t slots;
@@ -247,26 +247,26 @@ struct sb_region { /* the start of the mapping */
 	struct sb_slot slot[]; /* header.slots of them, then padding to a page, then the arenas */
 };
 
-/* ---- statistics: a second memfd, one per bus, written by the hub, read-only to all others ------------ */
+/* ---- statistics: a second memfd, one per bus, written by the hub, read-only to all others  */
 
-#define SB_COUNTERS(X)                                                                                 \
-	X(SB_C_PUBLISHED, 0, "requests published to a worker")                                             \
-	X(SB_C_RESPONDED, 1, "responses delivered")                                                        \
-	X(SB_C_WITHDRAWN, 2, "published requests taken back before a worker claimed them")                 \
-	X(SB_C_ABANDONED, 3, "requests given up while a handler ran")                                      \
-	X(SB_C_DROPPED, 4, "responses dropped because the caller had aborted")                             \
-	X(SB_C_BELLS, 5, "doorbells sent")                                                                 \
-	X(SB_C_JOINED, 6, "workers attached so far")                                                       \
-	X(SB_C_LEFT, 7, "workers that closed in good order")                                               \
-	X(SB_C_DIED, 8, "workers whose connection ended without a goodbye")                                \
-	X(SB_C_EVICTED, 9, "workers evicted for breaking the protocol or for hanging")                     \
-	X(SB_C_TIMEOUTS, 10, "requests that ran out of time, queued or running")                           \
-	X(SB_C_ABORTS, 11, "requests aborted by the caller")                                               \
-	X(SB_C_OVERLOADED, 12, "requests refused because the queue was full")                              \
-	X(SB_C_ERRORS, 13, "requests answered with an error of the handler")                               \
-	X(SB_C_RETRIES, 14, "idempotent requests sent again after a death")                                \
-	X(SB_C_REFUSED, 15, "handshakes refused: user, version, silence, garbage")                         \
-	X(SB_C_WAKEUPS, 16, "times the hub's driver left its parked state")                                \
+#define SB_COUNTERS(X)                                                                          \
+	X(SB_C_PUBLISHED, 0, "requests published to a worker")                                      \
+	X(SB_C_RESPONDED, 1, "responses delivered")                                                 \
+	X(SB_C_WITHDRAWN, 2, "published requests taken back before a worker claimed them")          \
+	X(SB_C_ABANDONED, 3, "requests given up while a handler ran")                               \
+	X(SB_C_DROPPED, 4, "responses dropped because the caller had aborted")                      \
+	X(SB_C_BELLS, 5, "doorbells sent")                                                          \
+	X(SB_C_JOINED, 6, "workers attached so far")                                                \
+	X(SB_C_LEFT, 7, "workers that closed in good order")                                        \
+	X(SB_C_DIED, 8, "workers whose connection ended without a goodbye")                         \
+	X(SB_C_EVICTED, 9, "workers evicted for breaking the protocol or for hanging")              \
+	X(SB_C_TIMEOUTS, 10, "requests that ran out of time, queued or running")                    \
+	X(SB_C_ABORTS, 11, "requests aborted by the caller")                                        \
+	X(SB_C_OVERLOADED, 12, "requests refused because the queue was full")                       \
+	X(SB_C_ERRORS, 13, "requests answered with an error of the handler")                        \
+	X(SB_C_RETRIES, 14, "idempotent requests sent again after a death")                         \
+	X(SB_C_REFUSED, 15, "handshakes refused: user, version, silence, garbage")                  \
+	X(SB_C_WAKEUPS, 16, "times the hub's driver left its parked state")                         \
 	X(SB_C_UNMAPPED, 17, "regions replaced by empty pages because a view was held at close")
 
 enum sb_counter {
@@ -292,20 +292,21 @@ struct sb_stats {
 	uint64_t round_trip[SB_HIST_BUCKETS]; /* publish to delivery, nanoseconds */
 };
 
-/* Two builds whose layouts differ refuse each other even if somebody forgot to raise the version. */
-#define SB_FINGERPRINT                                                                                 \
-	((uint32_t)(sizeof(struct sb_header) ^ (sizeof(struct sb_region) << 7) ^                           \
-	            (sizeof(struct sb_slot) << 20) ^ (sizeof(struct sb_join) << 3) ^                       \
+/* Two builds whose layouts differ refuse each other even if somebody forgot to raise the version.
+ * */
+#define SB_FINGERPRINT                                                                          \
+	((uint32_t)(sizeof(struct sb_header) ^ (sizeof(struct sb_region) << 7) ^                    \
+	            (sizeof(struct sb_slot) << 20) ^ (sizeof(struct sb_join) << 3) ^                \
 	            (sizeof(struct sb_hello) << 11)) ^ (uint32_t)SB_ABI * 2654435761u)
 
-/* ---- events: what one poll found, SB_EVENT_WORDS words each, in memory the handle owns --------------- */
+/* ---- events: what one poll found, SB_EVENT_WORDS words each, in memory the handle owns --- */
 
-#define SB_EVENTS(X)                                                                                   \
-	X(SB_EV_DONE, 1, "a response waits: copy it out, then sb_slot_release")                            \
-	X(SB_EV_FREED, 2, "a quarantined slot came back")                                                  \
-	X(SB_EV_TIMEOUT_QUEUED, 3, "out of time, taken back: never executed")                              \
-	X(SB_EV_TIMEOUT_RUNNING, 4, "out of time while a handler ran: abandoned")                          \
-	X(SB_EV_CORRUPT, 5, "the peer broke the protocol in this slot: evict it")                          \
+#define SB_EVENTS(X)                                                                            \
+	X(SB_EV_DONE, 1, "a response waits: copy it out, then sb_slot_release")                     \
+	X(SB_EV_FREED, 2, "a quarantined slot came back")                                           \
+	X(SB_EV_TIMEOUT_QUEUED, 3, "out of time, taken back: never executed")                       \
+	X(SB_EV_TIMEOUT_RUNNING, 4, "out of time while a handler ran: abandoned")                   \
+	X(SB_EV_CORRUPT, 5, "the peer broke the protocol in this slot: evict it")                   \
 	X(SB_EV_STUCK, 6, "more than half the slots were ABANDONED for 10 s: evict it")
 
 enum sb_event_kind {
@@ -338,7 +339,7 @@ struct sb_request { /* what sb_slot_take found */
 	uint64_t serial;
 };
 
-/* ---- self-description (abi.c) -------------------------------------------------------------------------- */
+/* ---- self-description (abi.c) ------------------------------------------------------------ */
 
 /* Lines "kind name value [value]" of every constant and every shared field; ends with NUL. */
 SB_API const char *sb_abi_text(void);
@@ -349,16 +350,18 @@ SB_API int32_t sb_error_number(void);
 /* -SB_E* of this thread's last failure: why a function returned NULL. */
 SB_API int32_t sb_error_last(void);
 
-/* ---- runtime directory and name (attach.c) ------------------------------------------------------------- */
+/* ---- runtime directory and name (attach.c) ----------------------------------------------- */
 
-/* Opens the directory; create makes it when it is absent. It must be ours and closed to others; shared
- * lets others enter it (0711), and without create lets it belong to somebody else, as long as nobody but
- * its owner can write there. Returns a descriptor, -SB_EDIR, -SB_ENOBUS (absent), -SB_EFILES, -SB_ESYS. */
+/* Opens the directory; create makes it when it is absent. It must be ours and closed to others;
+ * shared lets others enter it (0711), and without create lets it belong to somebody else, as long
+ * as nobody but its owner can write there. Returns a descriptor, -SB_EDIR, -SB_ENOBUS (absent),
+ * -SB_EFILES, -SB_ESYS. */
 SB_API int32_t sb_dir_open(const char *path, int32_t create, int32_t shared);
 /* 0 or -SB_ENAME. */
 SB_API int32_t sb_name_check(const char *name);
-/* Takes the exclusive lock on NAME.lock for as long as the returned descriptor is open, and removes a
- * leftover NAME.sock, which is stale by proof. -SB_EEXISTS: *owner_pid is the holder (information). */
+/* Takes the exclusive lock on NAME.lock for as long as the returned descriptor is open, and
+ * removes a leftover NAME.sock, which is stale by proof. -SB_EEXISTS: *owner_pid is the holder
+ * (information). */
 SB_API int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid);
 /* Sets the mode of NAME.sock: 0600, or 0666 when shared. */
 SB_API int32_t sb_name_expose(int32_t dir, const char *name, int32_t shared);
@@ -366,42 +369,45 @@ SB_API int32_t sb_name_expose(int32_t dir, const char *name, int32_t shared);
 SB_API void sb_name_unlock(int32_t dir, const char *name, int32_t lock);
 SB_API void sb_fd_close(int32_t fd);
 
-/* ---- handshake (attach.c) ------------------------------------------------------------------------------ */
+/* ---- handshake (attach.c) ---------------------------------------------------------------- */
 
-/* Who is on the other end: out[0] pid, out[1] uid, out[2] a pidfd (or UINT32_MAX where the kernel has
- * none). -SB_ECLOSED when it has gone meanwhile. */
+/* Who is on the other end: out[0] pid, out[1] uid, out[2] a pidfd (or UINT32_MAX where the kernel
+ * has none). -SB_ECLOSED when it has gone meanwhile. */
 SB_API int32_t sb_peer_identify(int32_t fd, uint32_t *out);
 /* 1 when the process behind the pidfd has ended (its stores have stopped), else 0. */
 SB_API int32_t sb_peer_ended(int32_t pidfd);
-/* Checks the body of a JOIN: 0 and out = role, concurrency; -SB_EPROTO, or -SB_EVERSION and out = the
- * worker's lowest and highest ABI version. */
+/* Checks the body of a JOIN: 0 and out = role, concurrency; -SB_EPROTO, or -SB_EVERSION and out =
+ * the worker's lowest and highest ABI version. */
 SB_API int32_t sb_join_check(const void *body, uint32_t body_bytes, uint32_t *out);
 /* Sends REFUSED with our ABI range and the code (a positive enum sb_error). */
 SB_API int32_t sb_join_refuse(int32_t fd, int32_t error);
 /* One message, all or nothing, never blocking: 0, -SB_EAGAIN, -SB_ECLOSED, -SB_ESYS. */
 SB_API int32_t sb_control_send(int32_t fd, uint32_t type, const void *body, uint32_t body_bytes);
 
-/* ---- the hub (slot.c, region.c, wait.c) ------------------------------------------------------------------ */
+/* ---- the hub (slot.c, region.c, wait.c) -------------------------------------------------- */
 
 struct sb_hub;
 
 /* A hub without links. Sizes in bytes. NULL: see sb_error_last(). */
 SB_API struct sb_hub *sb_hub_open(uint32_t slots, uint32_t payload_limit, uint32_t head_limit,
                                   uint32_t inline_bytes, uint32_t flags, uint32_t bus_tag);
-/* Forgets every link and frees the handle; mappings are the caller's to unmap before (sb_link_drop). */
+/* Forgets every link and frees the handle; mappings are the caller's to unmap before
+ * (sb_link_drop). */
 SB_API void sb_hub_close(struct sb_hub *hub);
 /* SB_BATCH events of SB_EVENT_WORDS words. */
 SB_API const void *sb_hub_events(const struct sb_hub *hub);
-/* Makes a region and sends HELLO with it on fd. Returns the link's index. The link takes no request
- * before sb_link_start. -SB_EBUSY (SB_LINKS_MAX), -SB_ENOMEM, -SB_ELIMIT, -SB_EFILES, -SB_ECLOSED. */
+/* Makes a region and sends HELLO with it on fd. Returns the link's index. The link takes no
+ * request before sb_link_start. -SB_EBUSY (SB_LINKS_MAX), -SB_ENOMEM, -SB_ELIMIT, -SB_EFILES,
+ * -SB_ECLOSED. */
 SB_API int32_t sb_link_offer(struct sb_hub *hub, int32_t fd, uint32_t concurrency);
 /* Sends HELLO with the read-only statistics on fd. */
 SB_API int32_t sb_hub_observe(struct sb_hub *hub, int32_t fd);
 SB_API int32_t sb_link_start(struct sb_hub *hub, uint32_t link);
-/* The end of a life: no new requests, no bell. The slots are then judged one by one (sb_slot_withdraw). */
+/* The end of a life: no new requests, no bell. The slots are then judged one by one
+ * (sb_slot_withdraw). */
 SB_API void sb_link_stop(struct sb_hub *hub, uint32_t link);
-/* Lets go of the mapping: detached says that no view is left, so it is unmapped; otherwise its pages
- * are given back and the address space stays. The index may be used again. */
+/* Lets go of the mapping: detached says that no view is left, so it is unmapped; otherwise its
+ * pages are given back and the address space stays. The index may be used again. */
 SB_API void sb_link_drop(struct sb_hub *hub, uint32_t link, int32_t detached);
 /* Start of the request arena of slot 0. */
 SB_API const void *sb_link_arenas(const struct sb_hub *hub, uint32_t link);
@@ -418,7 +424,8 @@ SB_API int32_t sb_link_snapshot(const struct sb_hub *hub, uint32_t link, uint32_
 /* Counts bells the socket brought; -SB_EPROTO when more than SB_BELLS_PER_SECOND found no work. */
 SB_API int32_t sb_link_bell(struct sb_hub *hub, uint32_t link, uint32_t bells);
 
-/* FREE to WRITING: the slot's index, or -SB_EBUSY. Its arena may be written until publish or cancel. */
+/* FREE to WRITING: the slot's index, or -SB_EBUSY. Its arena may be written until publish or
+ * cancel. */
 SB_API int32_t sb_slot_reserve(struct sb_hub *hub, uint32_t link);
 /* WRITING to READY, hint, bell if the worker is parked. Returns 0; the caller has registered the
  * request before. timeout_ms 0 = none. */
@@ -427,10 +434,11 @@ SB_API int32_t sb_slot_publish(struct sb_hub *hub, uint32_t link, uint32_t slot,
                                uint32_t timeout_ms, double serial);
 /* WRITING to FREE. */
 SB_API int32_t sb_slot_cancel(struct sb_hub *hub, uint32_t link, uint32_t slot);
-/* Gives up a published request: SB_FREE (it was READY: never executed), SB_ABANDONED (it was CLAIMED)
- * or SB_DONE (it is answered: the event is in sb_hub_events()[0]). -SB_ECORRUPT. */
+/* Gives up a published request: SB_FREE (it was READY: never executed), SB_ABANDONED (it was
+ * CLAIMED) or SB_DONE (it is answered: the event is in sb_hub_events()[0]). -SB_ECORRUPT. */
 SB_API int32_t sb_slot_withdraw(struct sb_hub *hub, uint32_t link, uint32_t slot);
-/* DONE to FREE after the response was copied out. -SB_ECORRUPT: it changed meanwhile, trust nothing. */
+/* DONE to FREE after the response was copied out. -SB_ECORRUPT: it changed meanwhile, trust
+ * nothing. */
 SB_API int32_t sb_slot_release(struct sb_hub *hub, uint32_t link, uint32_t slot);
 /* Ms to the deadline of the slot's last request, below 0 when it is over; 0 when it had none. */
 SB_API double sb_slot_time_left(const struct sb_hub *hub, uint32_t link, uint32_t slot);
@@ -459,7 +467,7 @@ SB_API double sb_stats_quantile(const struct sb_hub *hub, double quantile);
 SB_API double sb_slot_claim_delay(const struct sb_hub *hub, uint32_t link, uint32_t slot);
 SB_API double sb_slot_round_trip(const struct sb_hub *hub, uint32_t link, uint32_t slot);
 
-/* ---- the worker (slot.c, attach.c, wait.c) ---------------------------------------------------------------- */
+/* ---- the worker (slot.c, attach.c, wait.c) ----------------------------------------------- */
 
 struct sb_worker;
 
@@ -481,10 +489,12 @@ SB_API const void *sb_worker_arenas(const struct sb_worker *worker);
 /* The struct sb_request that sb_slot_take fills. */
 SB_API const void *sb_worker_request(const struct sb_worker *worker);
 
-/* Claims one request, spinning up to spin_ns for it: 1 taken, 0 none. -SB_ECORRUPT: leave this hub. */
+/* Claims one request, spinning up to spin_ns for it: 1 taken, 0 none. -SB_ECORRUPT: leave this
+ * hub. */
 SB_API int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns);
-/* CLAIMED to DONE after the response was written; hint, bell if the hub is parked. -SB_ESTALE: the
- * caller had given up or token is not that of the claim; the slot is free again. status_code 0: an error. */
+/* CLAIMED to DONE after the response was written; hint, bell if the hub is parked. -SB_ESTALE:
+ * the caller had given up or token is not that of the claim; the slot is free again. status_code
+ * 0: an error. */
 SB_API int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
                                 uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                                 uint32_t status_code);
@@ -497,11 +507,12 @@ SB_API void sb_worker_unpark(struct sb_worker *worker);
  * 0 woken or timed out, -SB_ECLOSED: the hub is gone, -SB_EPROTO. */
 SB_API int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
 
-/* ---- eventfd bridge: a futex word of this process's mapping, as a descriptor an event loop polls (wait.c) - */
+/* ---- eventfd bridge: a futex word of this process's mapping, for an event loop (wait.c) */
 
 struct sb_bridge;
 
-/* A thread that waits on *word and writes to an eventfd whenever it changes. NULL: see sb_error_last(). */
+/* A thread that waits on *word and writes to an eventfd whenever it changes. NULL: see
+ * sb_error_last(). */
 SB_API struct sb_bridge *sb_bridge_open(uint32_t *word);
 SB_API int32_t sb_bridge_fd(const struct sb_bridge *bridge);
 /* Ends the thread (bounded by a futex wake) and closes the eventfd. */

@@ -1,8 +1,9 @@
 /*
- * wait.c - parking and waking. Dekker's pattern, the same on both sides: the sleeper stores "parked" and
- * then looks for work; the waker publishes work and then looks for "parked". All four accesses are
- * sequentially consistent, so at least one of them sees the other. The waker clears "parked" before it
- * wakes: the other order could erase a flag that the sleeper has stored anew.
+ * wait.c - parking and waking. Dekker's pattern, the same on both sides: the sleeper stores
+ * "parked" and then looks for work; the waker publishes work and then looks for "parked". All
+ * four accesses are sequentially consistent, so at least one of them sees the other. The waker
+ * clears "parked" before it wakes: the other order could erase a flag that the sleeper has stored
+ * anew.
  */
 #include "private.h"
 
@@ -23,14 +24,15 @@ int32_t wake(struct sb_park *sleeper, int fd)
 		return 1;
 	}
 	if (how == SB_PARK_SOCKET && fd >= 0) {
-		/* A full socket means that bells are waiting there already; a broken one is reported by its reader. */
+		/* A full socket means that bells are waiting there already; a broken one is reported by
+		 * its reader. */
 		(void)sb_control_send(fd, SB_MSG_BELL, NULL, 0);
 		return 1;
 	}
 	return 0;
 }
 
-/* ---- hub ---------------------------------------------------------------------------------------------------- */
+/* ---- hub --------------------------------------------------------------------------------- */
 
 static bool link_has_work(const struct link *link)
 {
@@ -116,7 +118,7 @@ int32_t sb_slot_wait(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t
 	}
 }
 
-/* ---- worker --------------------------------------------------------------------------------------------------- */
+/* ---- worker ------------------------------------------------------------------------------ */
 
 static bool worker_has_work(const struct sb_worker *worker)
 {
@@ -146,7 +148,8 @@ void sb_worker_unpark(struct sb_worker *worker)
 		store_seq(&worker->map.region->worker.parked, SB_PARK_NONE);
 }
 
-/* Takes what the socket holds. Cancels need no action here: sb_slot_aborted reads the word itself. */
+/* Takes what the socket holds. Cancels need no action here: sb_slot_aborted reads the word
+ * itself. */
 static int32_t drain_socket(struct sb_worker *worker)
 {
 	uint8_t bytes[4 * SB_MESSAGE_MAX];
@@ -161,8 +164,8 @@ int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms)
 {
 	if (worker->step != ATTACHED || worker->fd < 0) return -SB_ECLOSED;
 	struct sb_park *park = &worker->map.region->worker;
-	/* Warm: one slice on the futex, the cheaper wake-up. Cold: the socket, which also tells of the hub's
-	 * end, so that an idle worker makes no wake-up at all. */
+	/* Warm: one slice on the futex, the cheaper wake-up. Cold: the socket, which also tells of
+	 * the hub's end, so that an idle worker makes no wake-up at all. */
 	uint32_t first = timeout_ms < SB_SLICE_MS ? timeout_ms : SB_SLICE_MS;
 	uint32_t ticket = load_seq(&park->futex);
 	if (park_as(worker, SB_PARK_FUTEX, true) == 0) return 0;
@@ -179,7 +182,7 @@ int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms)
 	return one.revents != 0 ? drain_socket(worker) : 0;
 }
 
-/* ---- bridge ------------------------------------------------------------------------------------------------------ */
+/* ---- bridge ------------------------------------------------------------------------------ */
 
 struct sb_bridge {
 	uint32_t *word;
@@ -210,7 +213,7 @@ struct sb_bridge *sb_bridge_open(uint32_t *word)
 		return NULL;
 	}
 	bridge->word = word;
-	bridge->seen = load_seq(word); /* here, not in the thread: what changes after open is reported */
+	bridge->seen = load_seq(word); /* here: what changes after open is reported */
 	bridge->fd = os_event_open();
 	int failed = bridge->fd < 0 ? errno : pthread_create(&bridge->thread, NULL, bridge_run, bridge);
 	if (failed == 0) return bridge;

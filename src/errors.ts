@@ -169,11 +169,10 @@ export class HeadTooLargeError extends SlotbusError {
 /** A streamed body that did not end within the payload limit and the deadline. */
 export class StreamNotSupportedError extends SlotbusError {
   constructor(what: "request" | "response", bytes: number, limit: number, mayHaveExecuted = false) {
-    super(
-      "STREAM_NOT_SUPPORTED",
-      `the streamed ${what} body had not ended after ${bytes} bytes (limit ${limit}).`,
-      { hint: "Bodies are collected before they are sent; send one that ends.", mayHaveExecuted },
-    );
+    super("STREAM_NOT_SUPPORTED", `the streamed ${what} body had not ended after ${bytes} bytes (limit ${limit}).`, {
+      hint: "Bodies are collected before they are sent; send one that ends.",
+      mayHaveExecuted,
+    });
   }
 }
 

@@ -159,7 +159,11 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     try {
       lock = takeName(dir, resolved.name);
       const bus = new SlotBus(resolved, dir, lock);
-      openBuses.set(keyOf(resolved), { module: thisModule, close: () => bus.close({ timeout: 0 }), leave: () => bus.#leave() });
+      openBuses.set(keyOf(resolved), {
+        module: thisModule,
+        close: () => bus.close({ timeout: 0 }),
+        leave: () => bus.#leave(),
+      });
       return bus;
     } catch (error) {
       if (lock >= 0) native.sb_name_unlock(dir, cString(resolved.name), lock);
@@ -240,7 +244,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const timeoutMs = this.#admit(options);
     const link = this.#pick();
     if (!link && this.#links.length === 0) throw new NoWorkerError(this.name, 0);
-    if (!link) throw new BusOverloadedError(`bus "${this.name}" has no free slot, and a blocking request cannot queue.`);
+    if (!link)
+      throw new BusOverloadedError(`bus "${this.name}" has no free slot, and a blocking request cannot queue.`);
     const pending = new Pending(request, options, "sync", ++this.#serial, timeoutMs);
     this.#unsettled++;
     this.#send(link, pending);
@@ -674,7 +679,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
 
   #expireQueued(): void {
     const now = performance.now();
-    for (let pending = this.#queue.head; pending; ) {
+    for (let pending = this.#queue.head; pending;) {
       const next: Pending | null = pending.next;
       if (pending.timeoutMs > 0 && now - pending.startedAt >= pending.timeoutMs) {
         this.#queue.remove(pending);

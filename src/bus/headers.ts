@@ -4,10 +4,7 @@ import { InvalidConfigError } from "../errors.ts";
 
 /** What may be given as headers. An array value of a record is that many headers of one name. */
 export type HeadersLike =
-  | Headers
-  | HeaderList
-  | readonly (readonly [string, string])[]
-  | Readonly<Record<string, string | readonly string[]>>;
+  Headers | HeaderList | readonly (readonly [string, string])[] | Readonly<Record<string, string | readonly string[]>>;
 
 /** The headers of a request or response, in the order in which they were given. */
 export class HeaderList implements Iterable<[name: string, value: string]> {
@@ -82,9 +79,12 @@ export function checkHeaderName(name: string): void {
 /** Throws for a value with a line break or NUL in it; `name` goes into the message. */
 export function checkHeaderValue(name: string, value: string): void {
   if (typeof value === "string" && !value.includes("\n") && !value.includes("\r") && !value.includes("\0")) return;
-  throw new InvalidConfigError(`the value of header ${JSON.stringify(name)} has a line break or NUL in it, or is no string.`, {
-    hint: "Remove it, or encode the value.",
-  });
+  throw new InvalidConfigError(
+    `the value of header ${JSON.stringify(name)} has a line break or NUL in it, or is no string.`,
+    {
+      hint: "Remove it, or encode the value.",
+    },
+  );
 }
 
 /** Appends the pairs of `headers` to `out`; names are checked, values are not. */

@@ -21,7 +21,9 @@ export function defaultDirectory(): string {
 /** Throws unless `value` is a whole number from `low` to `high`. */
 export function checkInteger(option: string, value: unknown, low: number, high: number, unit = ""): number {
   if (typeof value === "number" && Number.isInteger(value) && value >= low && value <= high) return value;
-  throw new InvalidConfigError(`${option} is ${String(value)}; it must be a whole number from ${low} to ${high}${unit}.`);
+  throw new InvalidConfigError(
+    `${option} is ${String(value)}; it must be a whole number from ${low} to ${high}${unit}.`,
+  );
 }
 
 /** Milliseconds; `Infinity` (or 0) means no limit and becomes 0. */

@@ -251,4 +251,3 @@ function describe(value: unknown): string {
 function cut(text: string, units: number): string {
   return text.length <= units ? text : `${text.slice(0, units)}… [cut, ${text.length} characters]`;
 }
-

@@ -186,12 +186,13 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     if (this.#handler) throw new InvalidConfigError("this worker is served by an event loop already.");
     const spinNs = DEFAULT_SPIN_US * 1000;
     let attempt = 0;
-    while (!this.#closed) {
+    while (!this.#closing) {
       const session = this.#session;
       if (session) {
         attempt = 0;
         this.#serveSession(session, handler, spinNs);
-        if (!this.#closed) this.#lost(session, new BusClosedError(`the hub of "${this.name}"`, { retryable: true }), true);
+        if (!this.#closed)
+          this.#lost(session, new BusClosedError(`the hub of "${this.name}"`, { retryable: true }), true);
       } else if (!this.#reconnect) {
         return;
       } else {
@@ -268,7 +269,8 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     if (answer instanceof Promise) {
       // A promise that is settled already, as of an async function that awaited nothing, costs no turn.
       const settled = Bun.peek(answer);
-      if (settled !== answer && Bun.peek.status(answer) === "fulfilled") this.#answer(session, request, settled as Answerable);
+      if (settled !== answer && Bun.peek.status(answer) === "fulfilled")
+        this.#answer(session, request, settled as Answerable);
       else this.#answerLater(session, request, answer);
     } else {
       this.#answer(session, request, answer);
@@ -323,7 +325,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     handler: (request: WorkerRequest) => Exclude<Answerable, Response>,
     spinNs: number,
   ): void {
-    while (!this.#closed && session.open) {
+    while (!this.#closing && session.open) {
       const request = session.take(spinNs, performance.now());
       if (!request) {
         if (native.sb_worker_wait(session.native, 0xffff_ffff) < 0) return;
@@ -520,4 +522,3 @@ function jitter(min: number, max: number, attempt: number): number {
 function fetchHandler(app: FetchHandler): Handler {
   return (request) => app.fetch(toWebRequest(request));
 }
-

@@ -26,10 +26,13 @@ function symbols(header: string): string {
   const lines: string[] = [];
   const prototype = /SB_API\s+([^;]*?)\b(sb_\w+)\(([^)]*)\);/g;
   for (const [, returns, name, list] of header.matchAll(prototype)) {
-    const args = list!.trim() === "void" ? [] : list!.split(",").map((arg) => {
-      const type = arg.replace(/\b\w+\s*$/, "");
-      return `"${ffiType(arg.includes("*") ? "*" : type)}"`;
-    });
+    const args =
+      list!.trim() === "void"
+        ? []
+        : list!.split(",").map((arg) => {
+            const type = arg.replace(/\b\w+\s*$/, "");
+            return `"${ffiType(arg.includes("*") ? "*" : type)}"`;
+          });
     lines.push(`  ${name}: { args: [${args.join(", ")}], returns: "${ffiType(returns!)}" },`);
   }
   return lines.join("\n");

@@ -1,0 +1,17 @@
+// Any `fetch` handler (a Hono or Elysia app, a function) behind the bus, unchanged. `bun examples/fetch.ts`
+import { SlotBus, SlotWorker } from "slotbus";
+
+const app = {
+  fetch(request: Request): Response {
+    const url = new URL(request.url);
+    return Response.json({ method: request.method, path: url.pathname, name: url.searchParams.get("name") });
+  },
+};
+
+// Hub and worker share a process here to fit one file; nothing changes when they do not.
+await using bus = await SlotBus.create({ name: "web" });
+await using worker = await SlotWorker.open({ name: "web" });
+worker.serve(app);
+
+const response = await bus.fetch("/users?name=Ada", { headers: { accept: "application/json" } });
+console.log(response.status, await response.json());

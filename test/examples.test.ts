@@ -1,0 +1,41 @@
+/** Every program in examples/ runs as it stands and prints what it is there to show. */
+
+import { afterAll, expect, test } from "bun:test";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+
+const examples = resolve(import.meta.dir, "../examples");
+const directory = mkdtempSync(join(tmpdir(), "slotbus-examples-"));
+afterAll(() => rmSync(directory, { recursive: true }));
+
+const shows: Record<string, RegExp[]> = {
+  "hub.ts": [/hello Ada, from process \d+/, /1 \+ 2 \+ 3 = 6/, /NO_WORKER: bus "shop" had no worker/],
+  "fetch.ts": [/200/, /path: "\/users"/, /name: "Ada"/],
+  "blocking.ts": [/12 squared is 144/],
+  "in-place.ts": [/image\/raw 8388608 7/],
+};
+
+async function run(file: string): Promise<{ output: string; exitCode: number }> {
+  const child = Bun.spawn([process.execPath, join(examples, file)], {
+    env: { ...process.env, SLOTBUS_DIR: directory },
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [output, errors] = await Promise.all([child.stdout.text(), child.stderr.text()]);
+  return { output: output + errors, exitCode: await child.exited };
+}
+
+test("every example has an expectation; worker.ts is run by hub.ts", () => {
+  const programs = readdirSync(examples).filter((file) => file !== "worker.ts");
+  expect(programs.sort()).toEqual(Object.keys(shows).sort());
+});
+
+for (const [file, patterns] of Object.entries(shows)) {
+  test(`examples/${file} ends by itself and prints what it shows`, async () => {
+    const { output, exitCode } = await run(file);
+    for (const pattern of patterns) expect(output).toMatch(pattern);
+    expect(exitCode).toBe(0);
+    expect(readdirSync(directory)).toEqual([]);
+  }, 20_000);
+}

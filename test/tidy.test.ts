@@ -1,0 +1,125 @@
+/** What no other test would notice: stale generated files, tables that drifted, imports that point the wrong way. */
+
+import { expect, test } from "bun:test";
+import { readdirSync, readFileSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { C } from "../src/native/abi.ts";
+import { generate } from "../src/native/generate.ts";
+
+const root = resolve(import.meta.dir, "..");
+
+function read(file: string): string {
+  return readFileSync(join(root, file), "utf8");
+}
+
+function files(folder: string, ending: string): string[] {
+  const all = readdirSync(join(root, folder), { recursive: true, encoding: "utf8" });
+  return all.filter((file) => file.endsWith(ending)).map((file) => join(folder, file));
+}
+
+/** Rows `X(NAME, value, "text")` of a table of slotbus.h. */
+function tableOf(macro: string): { name: string; value: number; text: string }[] {
+  const header = read("csrc/slotbus.h");
+  const start = header.indexOf(`#define ${macro}(X)`);
+  expect(start).toBeGreaterThan(0);
+  const body = header.slice(start, header.indexOf("\n\n", start));
+  const rows = [...body.matchAll(/X\((\w+), (\w+), "([^"]*)"\)/g)];
+  return rows.map(([, name, value, text]) => ({ name: name!, value: Number(value), text: text! }));
+}
+
+test("abi.ts is what the header and the library generate today", () => {
+  expect(read("src/native/abi.ts")).toBe(generate());
+});
+
+test("the table of states in protocol.md is the one in slotbus.h", () => {
+  const states = tableOf("SB_STATES");
+  expect(states.length).toBe(6);
+  const rows = states.map(({ name, value, text }) => `| ${name.replace("SB_", "")} | ${value} | ${text} |`);
+  expect(read("docs/protocol.md")).toContain(rows.join("\n"));
+});
+
+test("every transition that protocol.md names belongs to a function of slotbus.h", () => {
+  const header = read("csrc/slotbus.h");
+  const named = [...read("docs/protocol.md").matchAll(/`(sb_\w+)`/g)].map((match) => match[1]!);
+  expect(named.length).toBeGreaterThan(5);
+  for (const name of named) expect(header).toContain(`${name}(`);
+});
+
+test("the limits in the README are those of slotbus.h", () => {
+  const readme = read("README.md");
+  expect(readme).toContain(`| slots per worker | 32 | 1 to ${C.SB_SLOTS_MAX} |`);
+  expect(readme).toContain(`1 B to ${C.SB_PAYLOAD_MAX / 2 ** 30} GiB |`);
+  expect(readme).toContain(`${C.SB_HEAD_MIN / 2 ** 10} KiB to ${C.SB_HEAD_MAX / 2 ** 20} MiB |`);
+  expect(readme).toContain(`| workers of one bus | | ${C.SB_LINKS_MAX} |`);
+  expect(readme).toContain(`| name | | 1 to ${C.SB_NAME_MAX} of`);
+  expect(readme).toContain(`what is above ${C.SB_WARM_BYTES / 2 ** 20} MiB per worker`);
+});
+
+test("the first two blocks of the README are the beginnings of the examples that examples.test.ts runs", () => {
+  const blocks = [...read("README.md").matchAll(/```ts\n([\s\S]*?)```/g)].map((match) => match[1]!);
+  expect(blocks.length).toBeGreaterThanOrEqual(2);
+  expect(read("examples/worker.ts")).toStartWith(blocks[0]!);
+  expect(read("examples/hub.ts")).toStartWith(blocks[1]!);
+});
+
+test("examples are complete programs of less than 40 lines", () => {
+  const examples = files("examples", ".ts");
+  expect(examples.length).toBeGreaterThan(3);
+  for (const file of examples) expect(`${file}: ${read(file).split("\n").length < 40}`).toBe(`${file}: true`);
+});
+
+/** Which folder of src may import from which others; `.` is src itself. */
+const mayImport: Record<string, string[]> = {
+  ".": ["bus", "native"],
+  native: ["."],
+  bus: ["native", "."],
+  cli: ["bus", "native", "."],
+};
+
+test("imports in src point one way: errors to native to bus to the rest", () => {
+  let seen = 0;
+  for (const file of files("src", ".ts")) {
+    const from = dirname(file) === "src" ? "." : file.split("/")[1]!;
+    for (const [, target] of read(file).matchAll(/from "(\.[^"]+)"/g)) {
+      const path = join(dirname(file), target!);
+      const to = dirname(path) === "src" ? "." : path.split("/")[1]!;
+      seen++;
+      if (to === from) continue;
+      expect(`${file} imports ${path}: ${mayImport[from]?.includes(to)}`).toBe(`${file} imports ${path}: true`);
+      if (to === "." && from !== "cli") expect(`${file} imports ${basename(path)}`).toBe(`${file} imports errors.ts`);
+    }
+  }
+  expect(seen).toBeGreaterThan(20);
+});
+
+test("bun:ffi is imported in src/native only", () => {
+  const users = files("src", ".ts").filter((file) => read(file).includes('"bun:ffi"'));
+  expect(users.length).toBeGreaterThan(0);
+  for (const file of users) expect(dirname(file)).toBe("src/native");
+});
+
+test("functions in C are shorter than 70 lines, lines than 100 characters", () => {
+  const sources = [...files("csrc", ".c"), ...files("csrc", ".h")];
+  expect(sources.length).toBeGreaterThan(6);
+  for (const file of sources) {
+    let opened = 0;
+    for (const [index, line] of read(file).split("\n").entries()) {
+      const width = line.replaceAll("\t", "    ").length;
+      if (width > 100) throw new Error(`${file}:${index + 1} is ${width} wide`);
+      if (line === "{") opened = index;
+      if (line === "}" && opened > 0 && index - opened >= 70) throw new Error(`${file}:${opened} is too long`);
+    }
+  }
+});
+
+test("nothing was left behind in the sources", () => {
+  const sources = [...files("src", ".ts"), ...files("csrc", ".c"), ...files("csrc", ".h"), ...files("test", ".ts")];
+  const marks = new RegExp(`\\b(${["TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK"].join("|")})\\b|console\\.log`);
+  for (const file of sources) {
+    if (file.startsWith("src/cli") || file.startsWith("test/")) continue;
+    const found = read(file)
+      .split("\n")
+      .filter((line) => marks.test(line) && !line.trimStart().startsWith("*"));
+    expect(`${file}: ${found.join()}`).toBe(`${file}: `);
+  }
+});
