@@ -250,7 +250,7 @@ int32_t sb_link_trim(struct sb_hub *hub, uint32_t index)
 	if (touched <= SB_WARM_BYTES) return 0;
 	for (uint32_t half = 0; half < 2 * h->slots; half++) {
 		uint32_t *bytes = &link->touched_bytes[half / 2][half % 2];
-		uint64_t kept = half / 2 < SB_WARM_SLOTS ? h->inline_bytes : 0;
+		uint64_t kept = half / 2 < SB_WARM_SLOTS ? h->inline_bytes : SB_PAGE;
 		if (*bytes > kept)
 			os_memory_discard(link->map.arenas + half * h->stride + kept, page_up(*bytes - kept));
 		*bytes = 0;

@@ -416,8 +416,9 @@ SB_API uint32_t sb_link_life(const struct sb_hub *hub, uint32_t link);
 SB_API uint64_t sb_link_epoch(const struct sb_hub *hub, uint32_t link);
 /* Units of credit the worker has: what it takes at once less what it has, ABANDONED included. */
 SB_API int32_t sb_link_credit(const struct sb_hub *hub, uint32_t link);
-/* Gives pages beyond the warm slots back if every slot is FREE and more than SB_WARM_BYTES were
- * touched; returns 1 if it did. */
+/* Gives pages back if every slot is FREE and more than SB_WARM_BYTES were touched; returns 1 if it
+ * did. Inline bytes of the warm slots and the first page of every arena stay: what was written there
+ * (heads are repeated without being written again) is still there. */
 SB_API int32_t sb_link_trim(struct sb_hub *hub, uint32_t link);
 /* out: per slot state, age in ms since its last change by the hub. Returns the number of slots. */
 SB_API int32_t sb_link_snapshot(const struct sb_hub *hub, uint32_t link, uint32_t *out);

@@ -22,11 +22,14 @@ import {
   type BodyLike,
   bodyLength,
   bodyOffset,
+  encodeHead,
   encodeMethod,
   Head,
+  HeadReader,
+  HeadWriter,
   type Method,
+  REQUEST_STRINGS,
   writeBody,
-  writeHead,
 } from "./codec.ts";
 import { cancelBody } from "./control.ts";
 import { Driver } from "./driver.ts";
@@ -128,6 +131,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   readonly #driver: Driver;
   readonly #reception: Reception;
   readonly #queue = new PendingQueue();
+  readonly #heads = new HeadWriter();
+  readonly #answers = new HeadReader(RESPONSE_STRINGS);
   /** Attached workers. */
   #links: Link[] = [];
   /** The same by the index C knows them by. */
@@ -431,7 +436,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   /** What is wrong with a request is said when it is made, not when a worker comes. */
   #rehearse(request: BusRequest): void {
     this.#scratch ??= new Arena(new ArrayBuffer(this.options.headLimit));
-    writeHead(this.#scratch, strings, collectStrings(request), this.options.headLimit, "request");
+    const parameters = collectStrings(request);
+    encodeHead(this.#scratch, strings, parameters, REQUEST_STRINGS + 2 * parameters, this.options.headLimit, "request");
     if (request.method !== undefined) encodeMethod(request.method);
     const bytes = bodyLength(request.body);
     if (bytes > this.options.payloadLimit) throw new PayloadTooLargeError("request", bytes, this.options.payloadLimit);
@@ -447,14 +453,17 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       return;
     }
     link.used++;
+    let bytes = 0;
     try {
       const request = pending.request;
       const arena = link.requestArena(slot);
       const parameters = collectStrings(request);
-      const head = writeHead(arena, strings, parameters, this.options.headLimit, "request");
+      const firstHeader = REQUEST_STRINGS + 2 * parameters;
+      const head = this.#heads.write(arena, strings, parameters, firstHeader, this.options.headLimit, "request");
       const offset = bodyOffset(head);
       const body = request.json === undefined ? request.body : JSON.stringify(request.json);
       const length = writeBody(arena, offset, body, this.options.payloadLimit, "request");
+      bytes = offset + length;
       const method = request.method === undefined ? (length > 0 ? 1 : 0) : encodeMethod(request.method);
       pending.link = link;
       pending.slot = slot;
@@ -468,7 +477,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       this.#reject(pending, error);
       return;
     }
-    this.#driver.expect();
+    this.#driver.expect(bytes);
   }
 
   /** Gives queued requests to workers that have room. */
@@ -536,11 +545,13 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       return;
     }
     const lending = pending.kind === "borrow" && status !== 0;
-    const copy = link.responseArena(slot).bytes.slice(0, lending ? headBytes : offset + bodyBytes);
+    const source = link.responseArena(slot).bytes;
+    const copy = source.slice(0, headBytes);
+    const body = lending ? null : source.slice(offset, offset + bodyBytes);
     if (!lending && !this.#free(link, slot)) return;
     let head: Head;
     try {
-      head = new Head(copy, headBytes, status === 0 ? ERROR_STRINGS : RESPONSE_STRINGS);
+      head = status === 0 ? new Head(copy, ERROR_STRINGS) : this.#answers.read(copy);
     } catch (cause) {
       const message = `worker pid ${link.peer.pid} answered request ${this.#idOf(pending)} with a malformed head.`;
       this.#reject(pending, new RegionCorruptError(message, { cause, mayHaveExecuted: true }));
@@ -550,11 +561,11 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     if (status === 0) {
       native.sb_stats_add(this.#hub, C.SB_C_ERRORS, 1);
       this.#reject(pending, remoteError(head));
-    } else if (lending) {
+    } else if (body === null) {
       this.#lend(link, slot, pending, status, head, offset, bodyBytes);
     } else {
       if (this.options.instrumentation) this.#instrument(link, slot, pending);
-      this.#resolve(pending, new BusResponse(status, link.peer.pid, head, copy.subarray(offset, offset + bodyBytes)));
+      this.#resolve(pending, new BusResponse(status, link.peer.pid, head, body));
     }
   }
 

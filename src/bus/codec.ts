@@ -1,18 +1,18 @@
 /**
  * The encoding of heads: everything of a request or response but its body.
  *
- *     u32 count | parameters << 16, then u32 length × count, then the text of all strings in one run
+ *     u16 count, u16 parameters, count lengths (7 bits a byte), then the text of all strings in one run
  *
- * Lengths are UTF-16 code units of the decoded text, so the whole text is written by one call and read by
- * one call, and a string is a substring of it. Text is UTF-8; as many bytes as units means pure ASCII, which
- * takes the fast path. The body follows at the next multiple of 8.
+ * Lengths are UTF-16 code units of the decoded text, so the whole text is read by one call and a string is a substring
+ * of it. Text is UTF-8; as many bytes as units means pure ASCII, which takes the fast path. The body follows at the
+ * next multiple of 8.
  *
  * Strings of a request: path, query, route pattern, id, then parameters and headers as pairs.
  * Strings of a response: content type, then headers as pairs. Of an error: code, name, message, stack.
  */
 
 import { HeadTooLargeError, InvalidConfigError, PayloadTooLargeError, ProtocolError } from "../errors.ts";
-import { checkHeaderValue } from "./headers.ts";
+import { checkHeaderName, checkText, HeaderList } from "./headers.ts";
 
 /** Strings before the pairs of a request head. */
 export const REQUEST_STRINGS = 4;
@@ -26,17 +26,17 @@ interface FastBuffer {
 
 const fast = Buffer.prototype as unknown as FastBuffer;
 
-/** One direction of one slot: the same memory as bytes and as words. */
+/** One direction of one slot: the same memory for bytes and for text. */
 export class Arena {
   readonly buffer: ArrayBuffer;
   readonly bytes: Uint8Array<ArrayBuffer>;
-  readonly words: Uint32Array<ArrayBuffer>;
+  /** What {@link HeadWriter} left at its start, and nobody has overwritten. */
+  head: Uint8Array | null = null;
   readonly #text: FastBuffer;
 
   constructor(buffer: ArrayBuffer) {
     this.buffer = buffer;
     this.bytes = new Uint8Array(buffer);
-    this.words = new Uint32Array(buffer);
     this.#text = Buffer.from(buffer) as unknown as FastBuffer;
   }
 
@@ -51,105 +51,263 @@ export function bodyOffset(headBytes: number): number {
   return (headBytes + 7) & ~7;
 }
 
+/** What a head is of; errors name it. */
+export type MessageKind = "request" | "response";
+
+/** Bytes before the table of lengths. */
+const TABLE = 4;
+/** Largest head that is remembered. */
+const MEMO_BYTES = 4096;
+const MEMO_ENTRIES = 16;
+/** A head that differs from the remembered one replaces it every so many times: remembering has its price. */
+const MEMO_EVERY = 8;
+
+/** A length takes 7 bits a byte, lowest first; the top bit says that more follow. Returns the next offset. */
+function writeLength(bytes: Uint8Array, offset: number, length: number): number {
+  let at = offset;
+  let rest = length;
+  while (rest > 127) {
+    bytes[at++] = (rest & 127) | 128;
+    rest >>>= 7;
+  }
+  bytes[at++] = rest;
+  return at;
+}
+
+/** Size of a head in bytes. */
+function measure(strings: readonly string[]): number {
+  const table = new Uint8Array(5);
+  let bytes = TABLE;
+  for (const string of strings) bytes += writeLength(table, 0, string.length) + Buffer.byteLength(string);
+  return bytes;
+}
+
+/** Writes a string of ASCII. `false` when there is another character, or one that a head may not have. */
+function writeAscii(bytes: Uint8Array, offset: number, string: string): boolean {
+  let seen = 0;
+  for (let i = 0; i < string.length; i++) {
+    const c = string.charCodeAt(i);
+    if (c < 14 && (c === 0 || c === 10 || c === 13)) return false;
+    seen |= c;
+    bytes[offset + i] = c;
+  }
+  return seen < 128;
+}
+
 /**
- * Writes a head at the start of an arena and returns its length in bytes.
+ * Encodes a head at the start of an arena and returns its length in bytes. `multiline` text (of an error) may have line
+ * breaks and NUL.
  *
- * @throws {HeadTooLargeError} above `limit` bytes; {@link InvalidConfigError} for a NUL or line break, which only
- * the texts of an error (`multiline`) may have.
+ * @throws {HeadTooLargeError} above `limit` bytes; {@link InvalidConfigError} for a line break, a NUL, or a header name
+ * that is none; the pairs from `firstHeader` on are headers.
  */
-export function writeHead(
+export function encodeHead(
   arena: Arena,
   strings: readonly string[],
   parameters: number,
+  firstHeader: number,
   limit: number,
-  what: "request" | "response",
+  what: MessageKind,
   multiline = false,
 ): number {
   const count = strings.length;
-  const words = arena.words;
-  const start = 4 + 4 * count;
-  if (start > limit || count > 0xffff) throw new HeadTooLargeError(what, start, limit);
-  let text = "";
-  words[0] = count | (parameters << 16);
+  let units = 0;
+  for (let i = 0; i < count; i++) units += strings[i]!.length;
+  // A length takes up to 5 bytes and a unit of text up to 3; only what comes near the limit is measured.
+  if (count > 0xffff || TABLE + 5 * count + 3 * units > limit) {
+    const exact = measure(strings);
+    if (exact > limit || count > 0xffff) throw new HeadTooLargeError(what, exact, limit, what === "response");
+  }
+  for (let i = firstHeader; i < count; i += 2) checkHeaderName(strings[i]!);
+  const bytes = arena.bytes;
+  arena.head = null;
+  bytes[0] = count & 255;
+  bytes[1] = count >>> 8;
+  bytes[2] = parameters & 255;
+  bytes[3] = parameters >>> 8;
+  let at = TABLE;
+  for (let i = 0; i < count; i++) at = writeLength(bytes, at, strings[i]!.length);
+  const start = at;
   for (let i = 0; i < count; i++) {
     const string = strings[i]!;
-    words[i + 1] = string.length;
-    text += string;
+    if (multiline || !writeAscii(bytes, at, string)) {
+      if (!multiline) for (const text of strings) checkText(text);
+      return start + arena.write(strings.join(""), start);
+    }
+    at += string.length;
   }
-  // UTF-8 takes at most 3 bytes a unit; only a text near the limit is measured.
-  if (start + 3 * text.length > limit) {
-    const bytes = start + Buffer.byteLength(text);
-    if (bytes > limit) throw new HeadTooLargeError(what, bytes, limit);
-  }
-  if (!multiline && (text.includes("\n") || text.includes("\r") || text.includes("\0"))) refuseBreaks(strings);
-  return start + arena.write(text, start);
+  return at;
 }
 
-function refuseBreaks(strings: readonly string[]): never {
-  for (const string of strings) checkHeaderValue(string, string);
-  throw new InvalidConfigError("a path, parameter or header has a line break or NUL in it.");
+/** A head that {@link HeadWriter} may see again. */
+interface WrittenHead {
+  strings: string[];
+  parameters: number;
+  bytes: Uint8Array;
+  /** Where the text starts; -1 when it is not all ASCII. */
+  text: number;
 }
 
-/** A head that was copied out of shared memory: checked when made, decoded when read. */
+/**
+ * Writes heads, and remembers a few: processes that talk to each other repeat themselves. A repeated head costs one
+ * comparison per string, mostly of pointers, and nothing is written when it stands in the arena already. One whose
+ * strings differ but not their lengths (an id, a time) is written as far as it differs.
+ */
+export class HeadWriter {
+  readonly #memo: (WrittenHead | undefined)[] = [];
+  #misses = 0;
+
+  /** As {@link encodeHead}. */
+  write(
+    arena: Arena,
+    strings: readonly string[],
+    parameters: number,
+    firstHeader: number,
+    limit: number,
+    what: MessageKind,
+  ): number {
+    const place = (strings.length + strings[0]!.length) % MEMO_ENTRIES;
+    const known = this.#memo[place];
+    if (known && known.parameters === parameters && known.strings.length === strings.length) {
+      if (same(known.strings, strings)) {
+        if (arena.head !== known.bytes) {
+          arena.bytes.set(known.bytes, 0);
+          arena.head = known.bytes;
+        }
+        return known.bytes.length;
+      }
+      if (patch(arena, known, strings, firstHeader)) return known.bytes.length;
+    }
+    const length = encodeHead(arena, strings, parameters, firstHeader, limit, what);
+    if (length <= MEMO_BYTES && (!known || ++this.#misses % MEMO_EVERY === 0)) {
+      const units = strings.reduce((sum, string) => sum + string.length, 0);
+      const table = strings.reduce((sum, string) => sum + (string.length < 128 ? 1 : 2), TABLE);
+      const text = table + units === length ? table : -1;
+      this.#memo[place] = { strings: strings.slice(), parameters, bytes: arena.bytes.slice(0, length), text };
+    }
+    return length;
+  }
+}
+
+function same(a: readonly string[], b: readonly string[]): boolean {
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
+}
+
+/** Writes `strings` as a variant of `known`; `false` when they are too different, and the arena holds no head. */
+function patch(arena: Arena, known: WrittenHead, strings: readonly string[], firstHeader: number): boolean {
+  if (known.text < 0) return false;
+  let at = known.text;
+  arena.head = null;
+  arena.bytes.set(known.bytes, 0);
+  for (let i = 0; i < strings.length; i++) {
+    const string = strings[i]!;
+    const before = known.strings[i]!;
+    if (string !== before) {
+      const isName = i >= firstHeader && (i - firstHeader) % 2 === 0; // its rules are stricter
+      if (isName || string.length !== before.length || !writeAscii(arena.bytes, at, string)) return false;
+    }
+    at += string.length;
+  }
+  return true;
+}
+
+/** A head that was copied out of shared memory: checked when made, decoded when read. Immutable. */
 export class Head {
+  /** The private copy; all of it is the head. */
+  readonly bytes: Uint8Array;
   readonly count: number;
   readonly parameters: number;
-  readonly #bytes: Uint8Array;
-  readonly #end: number;
-  readonly #units: number;
+  readonly #leading: number;
+  readonly #lengths: number[] = [];
+  readonly #start: number;
   #text: string | null = null;
+  #headers: HeaderList | null = null;
 
-  /** Throws {@link ProtocolError} unless the table and the text fit each other and `bytes`. */
-  constructor(bytes: Uint8Array, headBytes: number, leading: number) {
-    const first = headBytes >= 4 ? word(bytes, 0) : 0;
-    this.count = first & 0xffff;
-    this.parameters = first >>> 16;
-    this.#bytes = bytes;
-    this.#end = headBytes;
-    const start = 4 + 4 * this.count;
+  /**
+   * `leading` strings come before the pairs. Throws {@link ProtocolError} unless table and text fit each other.
+   */
+  constructor(bytes: Uint8Array, leading: number) {
+    this.bytes = bytes;
+    this.count = bytes[0]! | (bytes[1]! << 8);
+    this.parameters = bytes[2]! | (bytes[3]! << 8);
+    this.#leading = leading;
     const pairs = this.count - leading;
-    if (start > headBytes || pairs < 0 || pairs % 2 !== 0 || 2 * this.parameters > pairs) throw malformed();
+    if (bytes.length < TABLE || pairs < 0 || pairs % 2 !== 0 || 2 * this.parameters > pairs) throw malformed();
+    let at = TABLE;
     let units = 0;
-    for (let i = 1; i <= this.count; i++) units += word(bytes, 4 * i);
-    this.#units = units;
-    // Equal: ASCII, if the bytes are. Unequal: only decoding tells, so it is done now.
-    if (units !== headBytes - start && this.#decode().length !== units) throw malformed();
+    for (let i = 0; i < this.count; i++) {
+      let length = 0;
+      let shift = 0;
+      let byte = 128;
+      while (byte > 127) {
+        if (at >= bytes.length || shift > 28) throw malformed();
+        byte = bytes[at++]!;
+        length += (byte & 127) * 2 ** shift;
+        shift += 7;
+      }
+      this.#lengths.push(length);
+      units += length;
+    }
+    this.#start = at;
+    // As many bytes as units: ASCII, if the bytes are. Otherwise only decoding tells, so it is done now.
+    const isAscii = units === bytes.length - at;
+    if (!isAscii) {
+      this.#text = fast.utf8Slice.call(bytes, at, bytes.length);
+      if (this.#text.length !== units) throw malformed();
+    }
   }
 
   /** String number `index`. */
   string(index: number): string {
     let from = 0;
-    for (let i = 1; i <= index; i++) from += word(this.#bytes, 4 * i);
-    return this.#decode().substring(from, from + word(this.#bytes, 4 * (index + 1)));
+    for (let i = 0; i < index; i++) from += this.#lengths[i]!;
+    return this.#decode().substring(from, from + this.#lengths[index]!);
   }
 
   /** All strings from `first` up to `end`. */
   strings(first: number, end: number): string[] {
-    const out: string[] = [];
     const text = this.#decode();
+    const out: string[] = [];
     let from = 0;
     for (let i = 0; i < end; i++) {
-      const length = word(this.#bytes, 4 * (i + 1));
-      if (i >= first) out.push(text.substring(from, from + length));
-      from += length;
+      const to = from + this.#lengths[i]!;
+      if (i >= first) out.push(text.substring(from, to));
+      from = to;
     }
     return out;
   }
 
+  /** The pairs after the parameters. */
+  get headers(): HeaderList {
+    this.#headers ??= new HeaderList(this.strings(this.#leading + 2 * this.parameters, this.count));
+    return this.#headers;
+  }
+
   #decode(): string {
-    if (this.#text !== null) return this.#text;
-    const start = 4 + 4 * this.count;
-    const ascii = this.#units === this.#end - start;
-    const text = ascii
-      ? fast.latin1Slice.call(this.#bytes, start, this.#end)
-      : fast.utf8Slice.call(this.#bytes, start, this.#end);
-    this.#text = text;
-    return text;
+    this.#text ??= fast.latin1Slice.call(this.bytes, this.#start, this.bytes.length);
+    return this.#text;
   }
 }
 
-function word(bytes: Uint8Array, at: number): number {
-  return (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0;
+/** Makes heads of copies, and gives a head that it has made before for equal bytes. */
+export class HeadReader {
+  readonly #leading: number;
+  readonly #memo: (Head | undefined)[] = [];
+
+  constructor(leading: number) {
+    this.#leading = leading;
+  }
+
+  /** Throws {@link ProtocolError} for a malformed head. */
+  read(copy: Uint8Array): Head {
+    const place = copy.length % MEMO_ENTRIES;
+    const known = this.#memo[place];
+    if (known && known.bytes.length === copy.length && Buffer.compare(known.bytes, copy) === 0) return known;
+    const head = new Head(copy, this.#leading);
+    if (copy.length <= MEMO_BYTES) this.#memo[place] = head;
+    return head;
+  }
 }
 
 function malformed(): ProtocolError {
@@ -182,13 +340,7 @@ const empty = new Uint8Array(0);
  *
  * @throws {PayloadTooLargeError} above `limit` bytes.
  */
-export function writeBody(
-  arena: Arena,
-  offset: number,
-  body: BodyLike,
-  limit: number,
-  what: "request" | "response",
-): number {
+export function writeBody(arena: Arena, offset: number, body: BodyLike, limit: number, what: MessageKind): number {
   if (typeof body === "string") {
     if (3 * body.length > limit) {
       const bytes = Buffer.byteLength(body);

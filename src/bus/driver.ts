@@ -28,6 +28,10 @@ const ROUNDS = 16;
 const SLICE_NS = 2_000;
 /** What a turn costs that finds nothing: the slice and one pass of the event loop. */
 const TURN_NS = SLICE_NS + 500;
+/** What a side copies in, hands to somebody and writes anew while the other spins for one turn. */
+const BYTES_PER_TURN = 8_192;
+/** 1 ms. */
+const MAX_PATIENCE = 400;
 /** A wake-up this many ceilings after parking would have been worth spinning for. */
 const WORTH = 3;
 
@@ -38,7 +42,9 @@ export class Driver {
   readonly #side: Side;
   readonly #ceiling: number; // turns
   #budget: number; // turns
-  #left = 0;
+  #left = 0; // turns
+  /** Turns on top of the budget for what was handed over last. */
+  #patience = 0;
   /** A turn runs or is scheduled; otherwise the side is parked. */
   #active = false;
   #stopped = false;
@@ -52,9 +58,13 @@ export class Driver {
     this.#budget = this.#ceiling;
   }
 
-  /** Work was handed to the other side: an answer may come soon. */
-  expect(): void {
-    if (this.#active) this.#left = this.#budget;
+  /**
+   * `bytes` were handed to the other side: an answer may come soon, or a next request. It needs time to copy them and to
+   * write as many, which is no reason to park.
+   */
+  expect(bytes: number): void {
+    this.#patience = bytes < BYTES_PER_TURN ? 0 : Math.min(MAX_PATIENCE, Math.ceil(bytes / BYTES_PER_TURN));
+    if (this.#active) this.#refill();
     else if (this.#budget > 0) this.#start();
     else this.#since = Bun.nanoseconds(); // stays parked: the bell will ring
   }
@@ -73,11 +83,15 @@ export class Driver {
     this.#stopped = true;
   }
 
+  #refill(): void {
+    this.#left = this.#budget > 0 ? this.#budget + this.#patience : 0;
+  }
+
   #start(): void {
     if (this.#stopped) return;
     this.#active = true;
     this.#side.unpark();
-    this.#left = this.#budget;
+    this.#refill();
     setImmediate(this.#turn);
   }
 
@@ -94,7 +108,7 @@ export class Driver {
     }
     if (found > 0) {
       if (spin > 0) this.#budget = this.#ceiling;
-      this.#left = this.#budget;
+      this.#refill();
     } else if (--this.#left <= 0) {
       this.#budget >>= 1;
       if (this.#side.park()) {

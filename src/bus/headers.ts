@@ -6,29 +6,30 @@ import { InvalidConfigError } from "../errors.ts";
 export type HeadersLike =
   Headers | HeaderList | readonly (readonly [string, string])[] | Readonly<Record<string, string | readonly string[]>>;
 
-/** The headers of a request or response, in the order in which they were given. */
+/** The headers of a request or response, in the order in which they were given. Immutable. */
 export class HeaderList implements Iterable<[name: string, value: string]> {
   /** Name, value, name, value, … */
-  readonly flat: readonly string[];
+  readonly #flat: readonly string[];
 
+  /** @internal */
   constructor(flat: readonly string[]) {
-    this.flat = flat;
+    this.#flat = flat;
   }
 
   get size(): number {
-    return this.flat.length / 2;
+    return this.#flat.length / 2;
   }
 
   /** First value of the name, or `null`. */
   get(name: string): string | null {
     const at = this.#find(name, 0);
-    return at < 0 ? null : this.flat[at + 1]!;
+    return at < 0 ? null : this.#flat[at + 1]!;
   }
 
   /** All values of the name, in order. */
   getAll(name: string): string[] {
     const values: string[] = [];
-    for (let at = this.#find(name, 0); at >= 0; at = this.#find(name, at + 2)) values.push(this.flat[at + 1]!);
+    for (let at = this.#find(name, 0); at >= 0; at = this.#find(name, at + 2)) values.push(this.#flat[at + 1]!);
     return values;
   }
 
@@ -36,23 +37,35 @@ export class HeaderList implements Iterable<[name: string, value: string]> {
     return this.#find(name, 0) >= 0;
   }
 
-  *[Symbol.iterator](): Iterator<[string, string]> {
-    for (let at = 0; at < this.flat.length; at += 2) yield [this.flat[at]!, this.flat[at + 1]!];
+  /** The pairs as an array of its own. */
+  entries(): [name: string, value: string][] {
+    const pairs: [string, string][] = [];
+    for (let at = 0; at < this.#flat.length; at += 2) pairs.push([this.#flat[at]!, this.#flat[at + 1]!]);
+    return pairs;
+  }
+
+  [Symbol.iterator](): ArrayIterator<[name: string, value: string]> {
+    return this.entries()[Symbol.iterator]();
+  }
+
+  /** Appends name, value, name, value, … to `out`. */
+  appendTo(out: string[]): void {
+    for (let at = 0; at < this.#flat.length; at++) out.push(this.#flat[at]!);
   }
 
   /** A WHATWG `Headers` with the same content. */
   toHeaders(): Headers {
     const headers = new Headers();
-    for (const [name, value] of this) headers.append(name, value);
+    for (const [name, value] of this.entries()) headers.append(name, value);
     return headers;
   }
 
   toJSON(): [string, string][] {
-    return [...this];
+    return this.entries();
   }
 
   #find(name: string, from: number): number {
-    const flat = this.flat;
+    const flat = this.#flat;
     const lower = name.toLowerCase();
     for (let at = from; at < flat.length; at += 2) {
       const candidate = flat[at]!;
@@ -76,32 +89,38 @@ export function checkHeaderName(name: string): void {
   if (knownNames.size < 1024) knownNames.add(name);
 }
 
-/** Throws for a value with a line break or NUL in it; `name` goes into the message. */
-export function checkHeaderValue(name: string, value: string): void {
-  if (typeof value === "string" && !value.includes("\n") && !value.includes("\r") && !value.includes("\0")) return;
-  throw new InvalidConfigError(
-    `the value of header ${JSON.stringify(name)} has a line break or NUL in it, or is no string.`,
-    {
-      hint: "Remove it, or encode the value.",
-    },
-  );
+/** Throws for a string that a head cannot carry. */
+export function checkText(text: string): void {
+  if (!text.includes("\n") && !text.includes("\r") && !text.includes("\0")) return;
+  throw new InvalidConfigError(`${JSON.stringify(text.slice(0, 80))} has a line break or NUL in it.`, {
+    hint: "A path, query, parameter, header or id cannot; remove or encode it.",
+  });
 }
 
-/** Appends the pairs of `headers` to `out`; names are checked, values are not. */
+/** Appends name, value, name, value, … to `out`. What they say is checked when they are encoded. */
 export function flattenHeaders(headers: HeadersLike, out: string[]): void {
-  if (headers instanceof HeaderList) {
-    for (let at = 0; at < headers.flat.length; at++) out.push(headers.flat[at]!);
-  } else if (Array.isArray(headers) || headers instanceof Headers) {
-    for (const [name, value] of headers as Iterable<[string, string]>) {
-      checkHeaderName(name);
-      out.push(name, value);
+  if (Array.isArray(headers)) {
+    for (let i = 0; i < headers.length; i++) {
+      const pair = headers[i] as readonly [string, string];
+      append(pair[0], pair[1], out);
     }
+  } else if (headers instanceof HeaderList) {
+    headers.appendTo(out);
+  } else if (headers instanceof Headers) {
+    for (const [name, value] of headers) out.push(name, value);
   } else {
-    for (const name in headers as Record<string, string | readonly string[]>) {
-      checkHeaderName(name);
-      const value = (headers as Record<string, string | readonly string[]>)[name]!;
+    const record = headers as Readonly<Record<string, string | readonly string[]>>;
+    for (const name in record) {
+      const value = record[name]!;
       if (typeof value === "string") out.push(name, value);
-      else for (const one of value) out.push(name, one);
+      else for (const one of value) append(name, one, out);
     }
   }
+}
+
+function append(name: string, value: string, out: string[]): void {
+  if (typeof name !== "string" || typeof value !== "string") {
+    throw new InvalidConfigError(`a header is ${typeof name}: ${typeof value}; both must be strings.`);
+  }
+  out.push(name, value);
 }

@@ -1,8 +1,8 @@
 /** A request as a handler sees it, and the ways to answer it. */
 
 import { detach, view } from "../native/library.ts";
-import { type BodyLike, Head, METHODS, type Method, REQUEST_STRINGS } from "./codec.ts";
-import { HeaderList, type HeadersLike } from "./headers.ts";
+import { type BodyLike, type Head, METHODS, type Method, REQUEST_STRINGS } from "./codec.ts";
+import type { HeaderList, HeadersLike } from "./headers.ts";
 import type { Session } from "./session.ts";
 
 /** An answer with more than a body. */
@@ -94,7 +94,6 @@ export class WorkerRequest {
   readonly #bodyAddress: number;
   readonly #bodyBytes: number;
   readonly #copy: Uint8Array | null;
-  #headers: HeaderList | null = null;
   #params: Readonly<Record<string, string>> | null = null;
 
   /** @internal `copy` is the body when it was copied; otherwise it lies at `bodyAddress`. */
@@ -154,9 +153,7 @@ export class WorkerRequest {
 
   /** Headers in the caller's order, duplicates kept. */
   get headers(): HeaderList {
-    const first = REQUEST_STRINGS + 2 * this.#head.parameters;
-    this.#headers ??= new HeaderList(this.#head.strings(first, this.#head.count));
-    return this.#headers;
+    return this.#head.headers;
   }
 
   /**

@@ -2,8 +2,8 @@
 
 import { detach } from "../native/library.ts";
 import { RemoteError } from "../errors.ts";
-import { Head } from "./codec.ts";
-import { HeaderList } from "./headers.ts";
+import type { Head } from "./codec.ts";
+import type { HeaderList } from "./headers.ts";
 
 /** Strings before the headers of a response: its content type. */
 export const RESPONSE_STRINGS = 1;
@@ -19,7 +19,6 @@ export class BusResponse {
   /** The body's bytes. */
   readonly body: Uint8Array;
   readonly #head: Head;
-  #headers: HeaderList | null = null;
 
   /** @internal */
   constructor(status: number, workerPid: number, head: Head, body: Uint8Array) {
@@ -41,8 +40,7 @@ export class BusResponse {
 
   /** Headers in the worker's order, duplicates kept; the content type is not among them. */
   get headers(): HeaderList {
-    this.#headers ??= new HeaderList(this.#head.strings(RESPONSE_STRINGS, this.#head.count));
-    return this.#headers;
+    return this.#head.headers;
   }
 
   /** The body as UTF-8 text. */

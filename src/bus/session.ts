@@ -3,9 +3,19 @@
 import type { Socket } from "bun";
 import { InvalidConfigError, PayloadTooLargeError, SlotbusError } from "../errors.ts";
 import { detach, FIELDS, native, type Pointer, view } from "../native/library.ts";
-import { Arena, type BodyLike, bodyOffset, Head, REQUEST_STRINGS, writeBody, writeHead } from "./codec.ts";
+import {
+  Arena,
+  type BodyLike,
+  bodyOffset,
+  encodeHead,
+  HeadReader,
+  HeadWriter,
+  REQUEST_STRINGS,
+  writeBody,
+} from "./codec.ts";
 import { MessageReader, MessageWriter } from "./control.ts";
 import { flattenHeaders } from "./headers.ts";
+import { RESPONSE_STRINGS } from "./response.ts";
 import { type Answer, type Answerable, Claim, type Delivery, WorkerRequest } from "./request.ts";
 
 const TEXT = "text/plain;charset=utf-8";
@@ -44,17 +54,19 @@ export class Session {
   runningCount = 0;
   /** Views that could not be taken back: they may show later requests, and the region stays mapped. */
   heldViews = 0;
-  readonly #onAnswer: () => void;
+  readonly #onAnswer: (bytes: number) => void;
   readonly #inlineSize: number;
   readonly #stride: number;
   readonly #arenas: number;
   readonly #tag: string;
-  readonly #words: Uint32Array;
+  readonly #words: Uint32Array<ArrayBuffer>;
+  readonly #headReader = new HeadReader(REQUEST_STRINGS);
+  readonly #headWriter = new HeadWriter();
   readonly #requests: (Arena | undefined)[] = [];
   readonly #responses: (Arena | undefined)[] = [];
 
-  /** `worker` has just attached; `onAnswer` is called after each answer. */
-  constructor(worker: Pointer, onAnswer: () => void) {
+  /** `worker` has just attached; `onAnswer` is called with the size of each answer. */
+  constructor(worker: Pointer, onAnswer: (bytes: number) => void) {
     this.native = worker;
     this.#onAnswer = onAnswer;
     this.writer = new MessageWriter(native.sb_worker_fd(worker));
@@ -86,7 +98,7 @@ export class Session {
     const bodyBytes = words[WORD.body]!;
     const source = (this.#requests[slot] ??= new Arena(view(this.#address(slot, 0), this.#stride))).bytes;
     const copies = offset + bodyBytes <= this.#inlineSize || bodyBytes === 0;
-    const copy = source.slice(0, copies ? offset + bodyBytes : headBytes);
+    const head = this.#headReader.read(source.slice(0, headBytes));
     const claim = new Claim(slot, words[WORD.token]!);
     const request = new WorkerRequest(
       this,
@@ -95,8 +107,8 @@ export class Session {
       words[WORD.serial]! + words[WORD.serial + 1]! * 0x1_0000_0000,
       words[WORD.timeout]!,
       now,
-      new Head(copy, headBytes, REQUEST_STRINGS),
-      copies ? copy.subarray(offset, offset + bodyBytes) : null,
+      head,
+      copies ? source.slice(offset, offset + bodyBytes) : null,
       this.#address(slot, 0) + offset,
       bodyBytes,
     );
@@ -140,7 +152,7 @@ export class Session {
     const limit = Math.min(this.headLimit, this.#inlineSize);
     const room = Math.floor((limit - ERROR_OVERHEAD) / 3 / 2); // UTF-8 takes 3 bytes a unit at most
     const texts = [code, cut(known.name, 60), cut(known.message, room), cut(known.stack ?? "", room)];
-    const head = writeHead(this.#responseArena(claim.slot), texts, 0, limit, "response", true);
+    const head = encodeHead(this.#responseArena(claim.slot), texts, 0, texts.length, limit, "response", true);
     return this.#complete(claim, head, bodyOffset(head), 0, 0);
   }
 
@@ -165,7 +177,7 @@ export class Session {
       strings[0] = answer.contentType ?? type;
       if (answer.headers) flattenHeaders(answer.headers, strings);
     }
-    const head = writeHead(arena, strings, 0, this.headLimit, "response");
+    const head = this.#headWriter.write(arena, strings, 0, RESPONSE_STRINGS, this.headLimit, "response");
     if (body instanceof Uint8Array && claim.reserved && body.buffer === claim.reserved.buffer) {
       return this.#complete(claim, head, this.headLimit + body.byteOffset, body.length, status);
     }
@@ -180,7 +192,7 @@ export class Session {
     if (claim.body !== null || claim.reserved !== null) this.#noteHeld(claim.detachViews());
     const { slot, token } = claim;
     const result = native.sb_slot_complete(this.native, slot, token, head, offset, bytes, status);
-    this.#onAnswer();
+    this.#onAnswer(offset + bytes);
     return result === 0 ? "sent" : "late";
   }
 
@@ -207,7 +219,7 @@ export class Session {
     for (const arena of [...this.#requests, ...this.#responses]) {
       if (arena && !detach(arena.buffer)) detached = false;
     }
-    detach(this.#words.buffer as ArrayBuffer);
+    detach(this.#words.buffer);
     this.writer.close();
     native.sb_worker_close(this.native, detached && this.heldViews === 0 ? 1 : 0);
   }
@@ -225,17 +237,23 @@ export class Session {
 const strings: string[] = [];
 
 function checkAnswer(answer: Answer | undefined): asserts answer is Answer {
-  const prototype = typeof answer === "object" ? Object.getPrototypeOf(answer) : undefined;
-  const plain = prototype === Object.prototype || prototype === null;
-  if (!plain || !Object.keys(answer as Answer).every((key) => ANSWER_KEYS.has(key))) {
+  if (!isPlainAnswer(answer)) {
     throw new InvalidConfigError(`a handler cannot answer with ${describe(answer)}.`, {
       hint: "Return text, bytes, null, a Response, or { status, headers, contentType, body | json }.",
     });
   }
-  const { status = 200 } = answer as Answer;
+  const { status = 200 } = answer;
   if (!Number.isInteger(status) || status < 200 || status > 599) {
     throw new InvalidConfigError(`a handler answered with status ${String(status)}; it must be 200 to 599.`);
   }
+}
+
+function isPlainAnswer(answer: unknown): answer is Answer {
+  if (typeof answer !== "object" || answer === null) return false;
+  const prototype = Object.getPrototypeOf(answer);
+  if (prototype !== Object.prototype && prototype !== null) return false;
+  for (const key in answer) if (!ANSWER_KEYS.has(key)) return false;
+  return true;
 }
 
 /** What a value is, in a few words. */

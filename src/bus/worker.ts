@@ -311,8 +311,8 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     queueMicrotask(() => this.emit("handlerError", error, about));
   }
 
-  readonly #onAnswer = (): void => {
-    this.#driver.expect(); // whoever got an answer may ask again
+  readonly #onAnswer = (bytes: number): void => {
+    this.#driver.expect(bytes); // whoever got an answer may ask again
     if (this.#idle.length > 0 && this.running === 0) this.#tellIdle();
   };
 
