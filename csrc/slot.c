@@ -107,8 +107,9 @@ int32_t sb_slot_publish(struct sb_hub *hub, uint32_t index, uint32_t slot, uint3
 	if (!swap_word(&link->map, slot, word_of(generation, SB_WRITING), ready)) return -SB_ECORRUPT;
 	fetch_or_seq(&region->ready.bits[slot / 64], 1ULL << (slot % 64));
 	count(hub, SB_C_PUBLISHED);
-	if (wake(&region->worker, link->fd) == 1) count(hub, SB_C_BELLS);
-	return 0;
+	int32_t rang = wake(&region->worker, link->fd);
+	if (rang == 1) count(hub, SB_C_BELLS);
+	return rang;
 }
 
 int32_t sb_slot_cancel(struct sb_hub *hub, uint32_t index, uint32_t slot)

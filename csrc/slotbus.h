@@ -428,8 +428,8 @@ SB_API int32_t sb_link_bell(struct sb_hub *hub, uint32_t link, uint32_t bells);
 /* FREE to WRITING: the slot's index, or -SB_EBUSY. Its arena may be written until publish or
  * cancel. */
 SB_API int32_t sb_slot_reserve(struct sb_hub *hub, uint32_t link);
-/* WRITING to READY, hint, bell if the worker is parked. Returns 0; the caller has registered the
- * request before. timeout_ms 0 = none. */
+/* WRITING to READY, hint, bell if the worker is parked. Returns 1 when it rang, else 0; the caller has
+ * registered the request before. timeout_ms 0 = none. */
 SB_API int32_t sb_slot_publish(struct sb_hub *hub, uint32_t link, uint32_t slot, uint32_t method,
                                uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                                uint32_t timeout_ms, double serial);

@@ -166,6 +166,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       const bus = new SlotBus(resolved, dir, lock);
       openBuses.set(keyOf(resolved), {
         module: thisModule,
+        file: import.meta.path,
         close: () => bus.close({ timeout: 0 }),
         leave: () => bus.#leave(),
       });
@@ -193,6 +194,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#driver = new Driver(
       {
         poll: (spinNs) => this.#handleEvents(native.sb_hub_poll(hub, spinNs)),
+        mayReceive: () => this.#unsettled > this.#queue.length,
         park: () => native.sb_hub_park(hub) === 1,
         unpark: () => native.sb_hub_unpark(hub),
       },
@@ -454,6 +456,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     }
     link.used++;
     let bytes = 0;
+    let rang = 0;
     try {
       const request = pending.request;
       const arena = link.requestArena(slot);
@@ -469,7 +472,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       pending.slot = slot;
       link.pending[slot] = pending; // registered first, published after
       const left = pending.startedAt === 0 ? pending.timeoutMs : pending.timeLeft(performance.now());
-      native.sb_slot_publish(hub, link.index, slot, method, head, offset, length, left, pending.serial);
+      rang = native.sb_slot_publish(hub, link.index, slot, method, head, offset, length, left, pending.serial);
     } catch (error) {
       link.pending[slot] = null;
       link.used--;
@@ -477,7 +480,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       this.#reject(pending, error);
       return;
     }
-    this.#driver.expect(bytes);
+    this.#driver.expect(bytes, rang === 1);
   }
 
   /** Gives queued requests to workers that have room. */
@@ -727,7 +730,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #read(link: Link, bytes: Uint8Array): void {
     const bells = link.reader.read(bytes, (type) => this.#message(link, type));
     if (bells === 0 || link.state === "ended") return;
-    if (native.sb_link_bell(this.#hub, link.index, bells) === 0) this.#driver.wake();
+    if (native.sb_link_bell(this.#hub, link.index, bells) === 0) this.#driver.ring();
     else this.#evict(link, `it rang more than ${C.SB_BELLS_PER_SECOND} times a second without work`);
   }
 
@@ -921,8 +924,9 @@ function takeName(dir: number, name: string): number {
 }
 
 interface OpenBus {
-  /** Which evaluation of this module made it. */
+  /** Which evaluation of which file made it. */
   module: object;
+  file: string;
   close(): Promise<void>;
   leave(): void;
 }
@@ -939,7 +943,7 @@ function keyOf({ directory, name }: ResolvedBusOptions): string {
 /** After `--hot` reload the module runs again in the same process, where its older self still holds the name. */
 async function closeReloaded(options: ResolvedBusOptions): Promise<void> {
   const old = openBuses.get(keyOf(options));
-  if (old && old.module !== thisModule) await old.close();
+  if (old && old.file === import.meta.path && old.module !== thisModule) await old.close();
 }
 
 /** A process that exits without `close` leaves no file behind. (After a kill, the next hub clears up.) */

@@ -1,13 +1,14 @@
 /**
  * The event-loop driver, one per side: poll, handle, poll again while that finds work, then park.
  *
- * A turn polls in rounds without leaving JavaScript: between two rounds the microtasks run, so the code that
- * awaited a response can send its next request before the next poll. After `ROUNDS` rounds the event
- * loop gets its turn. When nothing is found the driver goes on by `setImmediate` for its budget, then parks:
- * the other side rings a bell, and until then there is no timer, no poll, no wake-up.
+ * A turn polls in rounds without leaving JavaScript: between two rounds the microtasks run, so the code that awaited a
+ * response can send its next request before the next poll. After `ROUNDS` rounds the event loop gets its turn. While
+ * something may come soon the driver goes on by `setImmediate` for its budget; then it parks: the other side rings a bell,
+ * and until then there is no timer, no poll, no wake-up.
  *
- * The budget adapts. Work found while spinning, or soon after parking, sets it to the ceiling; spinning in
- * vain halves it, to nothing.
+ * The budget adapts. Work found while spinning, or a bell soon after parking, sets it to the ceiling; spinning in vain
+ * halves it, to nothing. After a pause, a side whose answer needs the other one to wake up first does not spin for it: two
+ * sleepers on one processor wake each other fastest when both really sleep.
  */
 
 import { drainMicrotasks } from "bun:jsc";
@@ -17,6 +18,8 @@ import { availableParallelism } from "node:os";
 export interface Side {
   /** Looks for work for up to `spinNs`, handles what it finds and returns how much that was. */
   poll(spinNs: number): number;
+  /** Whether anything can come at all; if not, spinning is pointless. */
+  mayReceive(): boolean;
   /** Tells the other side to ring. `false`: there is work, poll again. */
   park(): boolean;
   unpark(): void;
@@ -32,8 +35,13 @@ const TURN_NS = SLICE_NS + 500;
 const BYTES_PER_TURN = 8_192;
 /** 1 ms. */
 const MAX_PATIENCE = 400;
-/** A wake-up this many ceilings after parking would have been worth spinning for. */
+/** A wake-up takes about as many ceilings; a bell within that time after parking would have been worth spinning for. */
 const WORTH = 3;
+
+/** So often in vain, a side stops to spin because of a recent bell: somebody else needs the processor. */
+const GIVE_UP = 8;
+/** Then it tries again every so many bells. */
+const TRY_AGAIN = 64;
 
 /** Default of the option `spin`, in microseconds: 50, or 0 where there is one processor only. */
 export const DEFAULT_SPIN_US = availableParallelism() > 1 ? 50 : 0;
@@ -48,8 +56,13 @@ export class Driver {
   /** A turn runs or is scheduled; otherwise the side is parked. */
   #active = false;
   #stopped = false;
+  /** A bell began this turn: what it finds was not found by spinning. */
+  #rung = false;
+  /** Times in a row that spinning found nothing. */
+  #vain = 0;
+  /** `Bun.nanoseconds()` of parking, or of the last hand-over since. */
   #since = 0;
-  /** Times the driver left its parked state. */
+  /** Times a bell ended the parked state. */
   wakeups = 0;
 
   constructor(side: Side, spinUs: number) {
@@ -60,22 +73,35 @@ export class Driver {
 
   /**
    * `bytes` were handed to the other side: an answer may come soon, or a next request. It needs time to copy them and to
-   * write as many, which is no reason to park.
+   * write as many, which is no reason to park. That it must wake up first (`rang`) is one, unless both were busy just now.
    */
-  expect(bytes: number): void {
+  expect(bytes: number, rang: boolean): void {
     this.#patience = bytes < BYTES_PER_TURN ? 0 : Math.min(MAX_PATIENCE, Math.ceil(bytes / BYTES_PER_TURN));
-    if (this.#active) this.#refill();
-    else if (this.#budget > 0) this.#start();
-    else this.#since = Bun.nanoseconds(); // stays parked: the bell will ring
+    if (this.#active) {
+      this.#refill();
+      return;
+    }
+    const recent = this.#isRecent();
+    if (recent && rang) this.#patience += WORTH * this.#ceiling; // to be awake when it is: then both stay awake
+    if (recent || (this.#budget > 0 && !rang)) this.wake();
+    else this.#since = Bun.nanoseconds();
   }
 
-  /** The other side rang, or something changed that only a poll can see. */
+  /** Something changed that only a poll can see. */
   wake(): void {
     if (this.#active || this.#stopped) return;
+    this.#unpark();
+    setImmediate(this.#turn);
+  }
+
+  /** The other side rang: called by the event loop, so the turn begins at once. */
+  ring(): void {
+    if (this.#active || this.#stopped) return;
     this.wakeups++;
-    const late = Bun.nanoseconds() - this.#since;
-    if (late < WORTH * this.#ceiling * TURN_NS) this.#budget = this.#ceiling;
-    this.#start();
+    this.#isRecent();
+    this.#unpark();
+    this.#rung = true;
+    this.#turn();
   }
 
   /** Ends it; no poll follows. */
@@ -83,16 +109,22 @@ export class Driver {
     this.#stopped = true;
   }
 
-  #refill(): void {
-    this.#left = this.#budget > 0 ? this.#budget + this.#patience : 0;
+  /** Whether this side parked, or handed something over, so short ago that spinning on would have paid. */
+  #isRecent(): boolean {
+    if (Bun.nanoseconds() - this.#since >= WORTH * this.#ceiling * TURN_NS) return false;
+    if (this.#vain >= GIVE_UP && ++this.#vain % TRY_AGAIN !== 0) return false;
+    this.#budget = this.#ceiling;
+    return true;
   }
 
-  #start(): void {
-    if (this.#stopped) return;
+  #unpark(): void {
     this.#active = true;
     this.#side.unpark();
     this.#refill();
-    setImmediate(this.#turn);
+  }
+
+  #refill(): void {
+    this.#left = this.#budget > 0 ? this.#budget + this.#patience : 0;
   }
 
   readonly #turn = (): void => {
@@ -100,23 +132,30 @@ export class Driver {
     const spin = this.#left > 0 ? SLICE_NS : 0;
     let found = 0;
     for (let round = 0; round < ROUNDS; round++) {
-      const now = this.#side.poll(spin);
+      const now = this.#side.poll(this.#side.mayReceive() ? spin : 0);
       if (now === 0) break;
       found += now;
       drainMicrotasks();
       if (this.#stopped) return;
     }
     if (found > 0) {
-      if (spin > 0) this.#budget = this.#ceiling;
-      this.#refill();
-    } else if (--this.#left <= 0) {
-      this.#budget >>= 1;
-      if (this.#side.park()) {
-        this.#active = false;
-        this.#since = Bun.nanoseconds();
-        return;
+      if (spin > 0 && !this.#rung) {
+        this.#budget = this.#ceiling;
+        this.#vain = 0;
       }
+      this.#refill();
+    } else if (--this.#left === 0) {
+      this.#budget >>= 1;
+      this.#vain++;
     }
-    setImmediate(this.#turn);
+    this.#rung = false;
+    if ((this.#left > 0 && this.#side.mayReceive()) || !this.#park()) setImmediate(this.#turn);
   };
+
+  #park(): boolean {
+    if (!this.#side.park()) return false;
+    this.#active = false;
+    this.#since = Bun.nanoseconds();
+    return true;
+  }
 }

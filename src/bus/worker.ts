@@ -131,6 +131,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     }
     const side = {
       poll: (spinNs: number) => this.#poll(spinNs),
+      mayReceive: () => this.#session !== null && this.#canTake(),
       park: () => !this.#session || native.sb_worker_park(this.#session.native, this.#canTake() ? 1 : 0) !== 0,
       unpark: () => {
         if (this.#session) native.sb_worker_unpark(this.#session.native);
@@ -312,7 +313,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   }
 
   readonly #onAnswer = (bytes: number): void => {
-    this.#driver.expect(bytes); // whoever got an answer may ask again
+    this.#driver.expect(bytes, false); // whoever got an answer may ask again
     if (this.#idle.length > 0 && this.running === 0) this.#tellIdle();
   };
 
@@ -446,7 +447,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   #read(session: Session, bytes: Uint8Array): void {
     if (!session.open) return;
     const bells = session.reader.read(bytes, (type, body) => this.#message(session, type, body));
-    if (bells > 0) this.#driver.wake();
+    if (bells > 0) this.#driver.ring();
   }
 
   #message(session: Session, type: number, body: Uint8Array): void {
