@@ -1,18 +1,23 @@
 //! Builds libslotbus and its native tests.
 //!
-//!   zig build                 the library for this machine, into zig-out/lib
-//!   zig build test            the native tests
-//!   zig build tsan            the same under ThreadSanitizer
-//!   zig build cross           the library for every target of the table below
-//!   -Dabi=N                   another protocol version, for tests of the refusal
+//!   zig build                        the library for this machine, into zig-out/lib
+//!   zig build test [-- part of name] the native tests
+//!   zig build tsan [-- part of name] the same under ThreadSanitizer
+//!   zig build cross                  the library for every target of the table below
+//!   -Dabi=N                          another protocol version, for tests of the refusal
 
 const std = @import("std");
 
 const sources = [_][]const u8{ "abi.c", "region.c", "attach.c", "slot.c", "wait.c" };
 
+const test_sources = [_][]const u8{
+    "main.c",        "pair.c",      "slot_test.c",   "region_test.c",
+    "attach_test.c", "wait_test.c", "stress_test.c", "step_test.c",
+};
+
 const flags = [_][]const u8{
-    "-std=c11",       "-D_GNU_SOURCE", "-Wall",    "-Wextra",             "-Wpedantic",
-    "-Wconversion",   "-Wshadow",      "-Werror",  "-fvisibility=hidden", "-fno-strict-aliasing",
+    "-std=c11",                "-D_GNU_SOURCE", "-Wall",   "-Wextra",             "-Wpedantic",
+    "-Wconversion",            "-Wshadow",      "-Werror", "-fvisibility=hidden", "-fno-strict-aliasing",
     "-fno-sanitize=undefined",
 };
 
@@ -20,20 +25,6 @@ const cross_targets = [_][]const u8{
     "x86_64-linux-gnu.2.17", "x86_64-linux-musl",  "aarch64-linux-gnu.2.17",
     "aarch64-linux-musl",    "aarch64-macos-none",
 };
-
-fn library(
-    b: *std.Build,
-    target: std.Build.ResolvedTarget,
-    optimize: std.builtin.OptimizeMode,
-    options: []const []const u8,
-) *std.Build.Step.Compile {
-    const lib = b.addLibrary(.{
-        .name = "slotbus",
-        .linkage = .dynamic,
-        .root_module = module(b, target, optimize, options),
-    });
-    return lib;
-}
 
 fn module(
     b: *std.Build,
@@ -45,7 +36,7 @@ fn module(
         .target = target,
         .optimize = optimize,
         .link_libc = true,
-        .strip = optimize != .Debug,
+        .strip = optimize == .ReleaseFast,
     });
     const all = std.mem.concat(b.allocator, []const u8, &.{ &flags, options }) catch @panic("OOM");
     mod.addCSourceFiles(.{ .root = b.path("csrc"), .files = &sources, .flags = all });
@@ -54,14 +45,25 @@ fn module(
     return mod;
 }
 
+fn library(
+    b: *std.Build,
+    target: std.Build.ResolvedTarget,
+    options: []const []const u8,
+) *std.Build.Step.Compile {
+    const mod = module(b, target, .ReleaseFast, options);
+    return b.addLibrary(.{ .name = "slotbus", .linkage = .dynamic, .root_module = mod });
+}
+
 fn tests(b: *std.Build, target: std.Build.ResolvedTarget, tsan: bool) *std.Build.Step.Run {
     const mod = module(b, target, .ReleaseSafe, &.{});
     mod.sanitize_thread = tsan;
     mod.addIncludePath(b.path("csrc"));
-    mod.addCSourceFile(.{ .file = b.path("test/native/main.c"), .flags = &flags });
+    mod.addCSourceFiles(.{ .root = b.path("test/native"), .files = &test_sources, .flags = &flags });
     const exe = b.addExecutable(.{ .name = if (tsan) "test-tsan" else "test-native", .root_module = mod });
     const run = b.addRunArtifact(exe);
     run.has_side_effects = true;
+    run.setEnvironmentVariable("TSAN_OPTIONS", "halt_on_error=1");
+    if (b.args) |args| run.addArgs(args);
     return run;
 }
 
@@ -72,7 +74,7 @@ pub fn build(b: *std.Build) void {
         b.dupeStrings(&.{b.fmt("-DSB_ABI_VERSION={d}", .{n})})
     else
         &.{};
-    b.installArtifact(library(b, target, .ReleaseFast, options));
+    b.installArtifact(library(b, target, options));
 
     b.step("test", "Run the native tests").dependOn(&tests(b, target, false).step);
     b.step("tsan", "Run the native tests under ThreadSanitizer").dependOn(&tests(b, target, true).step);
@@ -80,7 +82,7 @@ pub fn build(b: *std.Build) void {
     const cross = b.step("cross", "Build the library for every supported target");
     for (cross_targets) |triple| {
         const query = std.Target.Query.parse(.{ .arch_os_abi = triple }) catch @panic("bad triple");
-        const lib = library(b, b.resolveTargetQuery(query), .ReleaseFast, options);
+        const lib = library(b, b.resolveTargetQuery(query), options);
         const install = b.addInstallArtifact(lib, .{
             .dest_dir = .{ .override = .{ .custom = b.fmt("cross/{s}", .{triple}) } },
         });

@@ -155,6 +155,11 @@ int32_t sb_peer_ended(int32_t pidfd)
 	return os_process_ended(pidfd) ? 1 : 0;
 }
 
+int32_t sb_peer_ending(int32_t statm)
+{
+	return os_process_ending(statm) ? 1 : 0;
+}
+
 /* ---- the hub's side of the handshake ----------------------------------------------------- */
 
 int32_t sb_join_check(const void *body, uint32_t body_bytes, uint32_t *out)

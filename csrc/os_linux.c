@@ -333,9 +333,13 @@ int32_t os_peer(int fd, uint32_t *out)
 		}
 	}
 	if (pidfd >= 0) fcntl(pidfd, F_SETFD, FD_CLOEXEC);
+	char path[32];
+	snprintf(path, sizeof path, "/proc/%d/statm", (int)who.pid);
+	int statm = open(path, O_RDONLY | O_CLOEXEC);
 	out[0] = (uint32_t)who.pid;
 	out[1] = (uint32_t)who.uid;
 	out[2] = (uint32_t)pidfd;
+	out[3] = (uint32_t)statm;
 	return 0;
 }
 
@@ -343,4 +347,11 @@ bool os_process_ended(int pidfd)
 {
 	struct pollfd one = { .fd = pidfd, .events = POLLIN };
 	return poll(&one, 1, 0) == 1 && one.revents != 0;
+}
+
+/* All zero from the moment exit(2) has taken the memory away from the process. */
+bool os_process_ending(int statm)
+{
+	char text[2] = { 0 };
+	return statm >= 0 && pread(statm, text, 2, 0) == 2 && text[0] == '0' && text[1] == ' ';
 }

@@ -103,6 +103,11 @@ bool os_process_ended(int pidfd)
 	(void)pidfd;
 	return true;
 }
+bool os_process_ending(int statm)
+{
+	(void)statm;
+	return true;
+}
 int32_t os_event_open(void)
 {
 	unsupported();

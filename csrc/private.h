@@ -162,6 +162,7 @@ int64_t os_socket_receive(int fd, void *bytes, size_t capacity, int *passed_fd);
 bool os_socket_hung_up(int fd);
 int32_t os_peer(int fd, uint32_t *out);
 bool os_process_ended(int pidfd);
+bool os_process_ending(int statm);
 int32_t os_event_open(void);
 void os_event_write(int fd);
 

@@ -371,11 +371,14 @@ SB_API void sb_fd_close(int32_t fd);
 
 /* ---- handshake (attach.c) ---------------------------------------------------------------- */
 
-/* Who is on the other end: out[0] pid, out[1] uid, out[2] a pidfd (or UINT32_MAX where the kernel
- * has none). -SB_ECLOSED when it has gone meanwhile. */
+/* Who is on the other end: out[0] pid, out[1] uid, out[2] a pidfd, out[3] its /proc/PID/statm
+ * (UINT32_MAX where the kernel has none; both for sb_fd_close). -SB_ECLOSED when it has gone. */
 SB_API int32_t sb_peer_identify(int32_t fd, uint32_t *out);
 /* 1 when the process behind the pidfd has ended (its stores have stopped), else 0. */
 SB_API int32_t sb_peer_ended(int32_t pidfd);
+/* 1 when the process behind statm has begun to end: it has no memory any more, which the kernel may go
+ * on to free for a long time before it closes the sockets. 0 when it lives, or cannot be asked. */
+SB_API int32_t sb_peer_ending(int32_t statm);
 /* Checks the body of a JOIN: 0 and out = role, concurrency; -SB_EPROTO, or -SB_EVERSION and out =
  * the worker's lowest and highest ABI version. */
 SB_API int32_t sb_join_check(const void *body, uint32_t body_bytes, uint32_t *out);
@@ -416,7 +419,7 @@ SB_API uint32_t sb_link_life(const struct sb_hub *hub, uint32_t link);
 SB_API uint64_t sb_link_epoch(const struct sb_hub *hub, uint32_t link);
 /* Units of credit the worker has: what it takes at once less what it has, ABANDONED included. */
 SB_API int32_t sb_link_credit(const struct sb_hub *hub, uint32_t link);
-/* Gives pages back if every slot is FREE and more than SB_WARM_BYTES were touched; returns 1 if it
+/* Gives pages back if every slot is FREE and more than SB_WARM_BYTES were touched: returns 1 if it
  * did. Inline bytes of the warm slots and the first page of every arena stay: what was written there
  * (heads are repeated without being written again) is still there. */
 SB_API int32_t sb_link_trim(struct sb_hub *hub, uint32_t link);
@@ -428,7 +431,7 @@ SB_API int32_t sb_link_bell(struct sb_hub *hub, uint32_t link, uint32_t bells);
 /* FREE to WRITING: the slot's index, or -SB_EBUSY. Its arena may be written until publish or
  * cancel. */
 SB_API int32_t sb_slot_reserve(struct sb_hub *hub, uint32_t link);
-/* WRITING to READY, hint, bell if the worker is parked. Returns 1 when it rang, else 0; the caller has
+/* WRITING to READY, hint, bell if the worker is parked: 1 when it rang, else 0. The caller has
  * registered the request before. timeout_ms 0 = none. */
 SB_API int32_t sb_slot_publish(struct sb_hub *hub, uint32_t link, uint32_t slot, uint32_t method,
                                uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
@@ -480,6 +483,9 @@ SB_API struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t 
 SB_API int32_t sb_worker_step(struct sb_worker *worker, uint32_t *peer);
 /* The connected control socket, to be read by one event loop; C goes on writing to it. */
 SB_API int32_t sb_worker_fd(const struct sb_worker *worker);
+/* Says GOODBYE and takes what the socket still holds: closing it with unread bells would throw the
+ * message away on its way. */
+SB_API void sb_worker_goodbye(struct sb_worker *worker);
 /* The socket's owner has closed it: nothing is written to it any more. */
 SB_API void sb_worker_hangup(struct sb_worker *worker);
 /* detached: as for sb_link_drop. Closes the socket unless sb_worker_hangup was called. */

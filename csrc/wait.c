@@ -160,6 +160,13 @@ static int32_t drain_socket(struct sb_worker *worker)
 	}
 }
 
+void sb_worker_goodbye(struct sb_worker *worker)
+{
+	if (worker->fd < 0) return;
+	(void)sb_control_send(worker->fd, SB_MSG_GOODBYE, NULL, 0); /* without it we count as dead */
+	(void)drain_socket(worker);
+}
+
 int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms)
 {
 	if (worker->step != ATTACHED || worker->fd < 0) return -SB_ECLOSED;

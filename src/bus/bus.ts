@@ -404,13 +404,13 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     signal.addEventListener("abort", pending.onAbort, { once: true });
   }
 
-  /** The worker with the fewest requests that can take one more; `null` when none can. */
+  /** The worker with the fewest requests that can take one more, a suspect one last; `null` when none can. */
   #pick(): Link | null {
     const links = this.#links;
     let best: Link | null = null;
     for (let i = 0; i < links.length; i++) {
       const link = links[i]!;
-      if (link.credit > 0 && (best === null || link.used < best.used)) best = link;
+      if (link.credit > 0 && (best === null || isBetter(link, best))) best = link;
     }
     return best;
   }
@@ -515,9 +515,11 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     switch (kind) {
       case C.SB_EV_FREED:
         link.used--;
+        link.suspect = false;
         break;
       case C.SB_EV_TIMEOUT_QUEUED:
         link.used--;
+        link.suspect = true;
         link.pending[slot] = null;
         if (pending) this.#timeOut(pending, false);
         break;
@@ -543,6 +545,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const bodyBytes = words[at + 5]!;
     const status = words[at + 6]!;
     const pending = link.pending[slot];
+    link.suspect = false;
     if (!pending || pending.settled) {
       this.#free(link, slot);
       return;
@@ -681,6 +684,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#tick = null;
     if (this.#closed) return;
     while (this.#handleEvents(native.sb_hub_tick(this.#hub)) === C.SB_BATCH);
+    for (const link of this.#links.slice()) if (link.used > link.borrowed && link.isEnding()) this.#end(link, "ended");
     this.#expireQueued();
     const quarantined = this.#links.some((link) => link.used > link.borrowed);
     if (this.#unsettled > 0 || quarantined) {
@@ -798,7 +802,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
         setTimeout(attempt, DEATH_POLL_MS);
         return;
       }
-      if (--link.retries === 0 && !link.evictedFor) link.closePidfd();
+      if (--link.retries === 0 && !link.evictedFor) link.forgetProcess();
       if (pending.settled) return;
       if (this.#closed) return this.#reject(pending, this.#closedError(true));
       if (over) return this.#timeOut(pending, true);
@@ -813,7 +817,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const counter = link.evictedFor ? C.SB_C_EVICTED : link.leaving ? C.SB_C_LEFT : C.SB_C_DIED;
     native.sb_stats_add(this.#hub, counter, 1);
     if (link.evictedFor) this.#reception.remember(link);
-    else if (link.retries === 0) link.closePidfd();
+    else if (link.retries === 0) link.forgetProcess();
     queueMicrotask(() => {
       if (counter === C.SB_C_LEFT) this.emit("workerLeft", infoOf(link));
       else this.emit("workerDied", infoOf(link), how);
@@ -892,6 +896,10 @@ function collectStrings(request: BusRequest): number {
   }
   if (headers !== undefined) flattenHeaders(headers, strings);
   return parameters;
+}
+
+function isBetter(link: Link, than: Link): boolean {
+  return link.suspect === than.suspect ? link.used < than.used : than.suspect;
 }
 
 function infoOf(link: Link): WorkerInfo {

@@ -15,6 +15,8 @@ export interface PeerIdentity {
   uid: number;
   /** Descriptor that becomes readable when the process has ended; -1 where the kernel has none. */
   pidfd: number;
+  /** Its `/proc/PID/statm`; -1 where that cannot be read. */
+  statm: number;
 }
 
 export class Link {
@@ -32,6 +34,8 @@ export class Link {
   concurrency = 0;
   /** Requests it has, quarantined and borrowed ones included. */
   used = 0;
+  /** It let a request wait for its whole timeout without claiming it, and has answered nothing since: maybe it is stopped. */
+  suspect = false;
   /** It asked for nothing new. */
   draining = false;
   /** It said goodbye: the end of the connection is not a death. */
@@ -110,16 +114,27 @@ export class Link {
     return this.peer.pidfd < 0 || native.sb_peer_ended(this.peer.pidfd) === 1;
   }
 
+  /**
+   * Whether the process has begun to end. Its socket closes only when the kernel has freed its memory, which takes 10 ms
+   * for each 100 MiB or so.
+   */
+  isEnding(): boolean {
+    return native.sb_peer_ending(this.peer.statm) === 1;
+  }
+
   /** Whether the process has ended; then nothing of it is kept. */
   isBuried(): boolean {
     if (!this.hasEnded()) return false;
-    this.closePidfd();
+    this.forgetProcess();
     return true;
   }
 
-  closePidfd(): void {
-    if (this.peer.pidfd >= 0) native.sb_fd_close(this.peer.pidfd);
+  /** Closes what watches the process. */
+  forgetProcess(): void {
+    native.sb_fd_close(this.peer.pidfd);
+    native.sb_fd_close(this.peer.statm);
     this.peer.pidfd = -1;
+    this.peer.statm = -1;
   }
 
   #address(slot: number, half: 0 | 1): number {
@@ -132,8 +147,7 @@ const who = new Uint32Array(4);
 /** Asks the kernel who is on the other end; `null` when that process is gone already. */
 export function identify(fd: number): PeerIdentity | null {
   if (native.sb_peer_identify(fd, who) !== 0) return null;
-  const pidfd = who[2]!;
-  return { pid: who[0]!, uid: who[1]!, pidfd: pidfd === 0xffffffff ? -1 : pidfd };
+  return { pid: who[0]!, uid: who[1]!, pidfd: who[2]! | 0, statm: who[3]! | 0 };
 }
 
 /** Reads a JOIN: `error` is 0, or the negative code; `abi` is the range of versions the worker speaks. */

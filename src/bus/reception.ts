@@ -75,7 +75,7 @@ export class Reception {
   close(): void {
     this.#closing = true;
     for (const link of this.#handshakes) this.refuse(link, C.SB_ECLOSED, "the bus closed");
-    for (const zombie of this.#zombies) zombie.closePidfd();
+    for (const zombie of this.#zombies) zombie.forgetProcess();
     this.#zombies = [];
     this.#listener.stop(true);
   }
@@ -181,6 +181,6 @@ export class Reception {
     this.#settle(link);
     link.state = "ended";
     link.drop();
-    link.closePidfd();
+    link.forgetProcess();
   }
 }

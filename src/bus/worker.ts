@@ -170,8 +170,10 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
    */
   serve(handler: Handler | FetchHandler): this {
     if (this.#closed) throw this.#closedError();
+    if (typeof handler !== "function" && typeof handler?.fetch !== "function") {
+      throw new InvalidConfigError("serve takes a function, or an object with a method `fetch`.");
+    }
     this.#handler = typeof handler === "function" ? handler : fetchHandler(handler);
-    if (typeof this.#handler !== "function") throw new InvalidConfigError("serve takes a function or { fetch }.");
     if (this.#session && !this.#session.socket) this.#listen(this.#session);
     this.#driver.wake();
     return this;
@@ -192,7 +194,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       if (session) {
         attempt = 0;
         this.#serveSession(session, handler, spinNs);
-        if (!this.#closed)
+        if (!this.#closing)
           this.#lost(session, new BusClosedError(`the hub of "${this.name}"`, { retryable: true }), true);
       } else if (!this.#reconnect) {
         return;
@@ -500,7 +502,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     if (this.#onSigterm) process.off("SIGTERM", this.#onSigterm);
     const session = this.#session;
     if (!session) return;
-    session.writer.send(C.SB_MSG_GOODBYE);
+    native.sb_worker_goodbye(session.native);
     this.#detach(session, this.#closedError());
   }
 

@@ -1,0 +1,721 @@
+/** The hub's side, with workers of this process; crash.test.ts has those that die. */
+
+import { describe, expect, test } from "bun:test";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import {
+  BusClosedError,
+  BusExistsError,
+  BusOverloadedError,
+  HeadTooLargeError,
+  InvalidConfigError,
+  NoWorkerError,
+  PayloadTooLargeError,
+  RemoteError,
+  type RequestTiming,
+  RequestTimeoutError,
+  SlotBus,
+  type WorkerRequest,
+} from "../src/index.ts";
+import { descriptors, mappings, pattern, rejection, same, until, Workspace } from "./support.ts";
+
+const echo = (request: WorkerRequest) => ({ contentType: "test/echo", body: request.body });
+
+describe("requests", () => {
+  test("a body comes back with status, content type and bytes as the handler gave them", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(echo);
+    const response = await bus.request({ method: "POST", path: "/", body: "hello" });
+    expect([response.status, response.ok, response.contentType, response.text()]).toEqual([
+      200,
+      true,
+      "test/echo",
+      "hello",
+    ]);
+  });
+
+  test("ten requests in a row are each answered with their own path", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((request) => request.path);
+    for (let i = 0; i < 10; i++) expect((await bus.request({ path: `/path/${i}` })).text()).toBe(`/path/${i}`);
+  });
+
+  test("twenty requests made before any is awaited are each answered with their own id and body", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((request) => ({ headers: { id: request.id }, body: request.body }));
+    const all = Array.from({ length: 20 }, (_, i) => bus.request({ path: "/", id: `id-${i}`, body: `body ${i}` }));
+    for (const [i, response] of (await Promise.all(all)).entries()) {
+      expect([response.headers.get("ID"), response.text()]).toEqual([`id-${i}`, `body ${i}`]);
+    }
+  });
+
+  test("more requests than slots are all answered, and no slot stays taken", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(
+      async (request) => {
+        if (Number(request.query) % 7 === 0) await Bun.sleep(1);
+        return request.body;
+      },
+      { slots: 4 },
+    );
+    const all = Array.from({ length: 500 }, (_, i) => bus.request({ path: "/", query: String(i), body: `${i}` }));
+    expect(bus.stats().queued).toBe(496);
+    const texts = (await Promise.all(all)).map((response) => response.text());
+    expect(texts).toEqual(Array.from({ length: 500 }, (_, i) => `${i}`));
+    expect(bus.diagnostics().slots.map(({ state }) => state)).toEqual(["FREE", "FREE", "FREE", "FREE"]);
+  });
+
+  test("an empty body arrives empty, and 204 has none", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((request) => (request.body.length === 0 ? null : "not empty"));
+    const response = await bus.request({ path: "/", body: "" });
+    expect([response.status, response.body.length]).toEqual([204, 0]);
+  });
+
+  for (const [bytes, what] of [
+    [64, "inline"],
+    [76_533, "beyond the inline size"],
+    [524_288, "512 KiB"],
+  ] as const) {
+    test(`a body of ${bytes} bytes (${what}) comes back identical`, async () => {
+      await using space = new Workspace();
+      const { bus } = await space.pair(echo);
+      expect(bytes > bus.options.inlineSize).toBe(what !== "inline");
+      const body = pattern(bytes);
+      for (let i = 0; i < 5; i++) expect(same((await bus.request({ path: "/", body })).body, body)).toBe(true);
+    });
+  }
+
+  test("a small body right after a large one in the same slot carries nothing of it", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(echo, { slots: 1 });
+    const large = await bus.request({ path: "/", body: pattern(100_000) });
+    const small = await bus.request({ path: "/", body: "small" });
+    expect([large.body.length, small.text()]).toEqual([100_000, "small"]);
+    expect(same(large.body, pattern(100_000))).toBe(true);
+  });
+
+  test("a body of exactly the payload limit goes through, one byte more is refused with both numbers", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(echo, { payloadLimit: 10_000 });
+    const body = pattern(10_000);
+    expect(same((await bus.request({ path: "/", headers: { a: "b" }, body })).body, body)).toBe(true);
+    const error = await rejection<PayloadTooLargeError>(bus.request({ path: "/", body: pattern(10_001) }));
+    expect(error).toBeInstanceOf(PayloadTooLargeError);
+    expect([error.bytes, error.limit, error.mayHaveExecuted]).toEqual([10_001, 10_000, false]);
+    expect((await rejection(bus.request({ path: "/", body: "ä".repeat(5_001) }))).message).toContain("10002");
+    expect(bus.stats().inFlight).toBe(0);
+  });
+
+  test("an answer one byte above the limit is an error that says so, and the slot is free again", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((request) => new Uint8Array(Number(request.query)), {
+      payloadLimit: 10_000,
+      slots: 1,
+    });
+    expect((await bus.request({ path: "/", query: "10000" })).body.length).toBe(10_000);
+    const error = await rejection<RemoteError>(bus.request({ path: "/", query: "10001" }));
+    expect([error.code, error.remoteCode, error.mayHaveExecuted]).toEqual(["REMOTE", "PAYLOAD_TOO_LARGE", true]);
+    expect((await bus.request({ path: "/", query: "1" })).body.length).toBe(1);
+  });
+
+  test("a head of exactly the limit goes through, one byte more is refused with both numbers", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((request) => ({ json: request.headers.get("x")!.length }), { headLimit: 1024 });
+    let fits = 900;
+    while (
+      fits < 1100 &&
+      (await bus.request({ path: "/", headers: { x: "v".repeat(fits + 1) } }).then(
+        () => true,
+        () => false,
+      ))
+    )
+      fits++;
+    const error = await rejection<HeadTooLargeError>(bus.request({ path: "/", headers: { x: "v".repeat(fits + 1) } }));
+    expect(error).toBeInstanceOf(HeadTooLargeError);
+    expect([error.bytes, error.limit, error.mayHaveExecuted]).toEqual([1025, 1024, false]);
+  });
+
+  test("100 KiB of headers arrive", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((request) => ({ headers: { back: request.headers.get("x")! } }));
+    const value = "v".repeat(100 * 1024);
+    expect((await bus.request({ path: "/", headers: { x: value } })).headers.get("back")).toBe(value);
+  });
+
+  test("method, path, pattern, parameters, query and headers reach the handler unchanged and in order", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((r) => ({
+      json: [r.method, r.path, r.pattern, r.params, r.query, r.headers.entries(), r.headers.getAll("B"), r.id],
+    }));
+    const headers: [string, string][] = [
+      ["b", "1"],
+      ["a", "2"],
+      ["B", "3"],
+    ];
+    for (const text of ["plain", "grün", "日本語 🎉"]) {
+      const response = await bus.request({
+        method: "PATCH",
+        path: `/users/${text}`,
+        pattern: "/users/:name",
+        params: { name: text },
+        query: `q=${text}`,
+        headers: [...headers, ["text", text]],
+        id: `id ${text}`,
+      });
+      expect(response.json<unknown[]>()).toEqual([
+        "PATCH",
+        `/users/${text}`,
+        "/users/:name",
+        { name: text },
+        `q=${text}`,
+        [...headers, ["text", text]],
+        ["1", "3"],
+        `id ${text}`,
+      ]);
+    }
+  });
+
+  test("the method is GET without a body and POST with one", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((request) => request.method);
+    expect((await bus.request({ path: "/" })).text()).toBe("GET");
+    expect((await bus.request({ path: "/", body: "x" })).text()).toBe("POST");
+  });
+
+  test("generated ids are unique and the same in handler and diagnostics", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(async (request) => {
+      const seen = bus.diagnostics().slots.filter(({ requestId }) => requestId === request.id).length;
+      return { json: [request.id, seen] };
+    });
+    const all = await Promise.all(Array.from({ length: 50 }, () => bus.request({ path: "/" })));
+    const answers = all.map((response) => response.json<[string, number]>());
+    expect(new Set(answers.map(([id]) => id)).size).toBe(50);
+    expect(answers.every(([, seen]) => seen === 1)).toBe(true);
+  });
+
+  const bad: [string, Parameters<SlotBus["request"]>[0], RegExp][] = [
+    ["an unknown method", { path: "/", method: "BREW" as "GET" }, /"BREW" is not a method.*GET, POST/],
+    ["a header with a line break", { path: "/", headers: { a: "b\r\nc: d" } }, /line break or NUL/],
+    ["a header with a NUL", { path: "/", headers: [["a", "b\0"]] }, /line break or NUL/],
+    ["a header name with a space", { path: "/", headers: { "a b": "c" } }, /"a b" is not a header name/],
+    ["a header that is a number", { path: "/", headers: [["a", 1 as unknown as string]] }, /both must be strings/],
+    ["a path with a line break", { path: "/a\nb" }, /line break or NUL/],
+    ["a path that is no string", { path: 7 as unknown as string }, /path is number/],
+    ["a body and json", { path: "/", body: "a", json: 1 }, /both `body` and `json`/],
+    ["a body that is a number", { path: "/", body: 7 as unknown as string }, /a body cannot be a number/],
+  ];
+  for (const [what, request, message] of bad) {
+    test(`${what} is refused at once, with a worker and without, and takes no slot`, async () => {
+      await using space = new Workspace();
+      const bus = await space.bus({ slots: 1 });
+      expect((await rejection(bus.request(request))).message).toMatch(message);
+      await space.worker(echo);
+      await bus.ready();
+      const error = await rejection<InvalidConfigError>(bus.request(request));
+      expect(error).toBeInstanceOf(InvalidConfigError);
+      expect(error.message).toMatch(message);
+      expect(error.mayHaveExecuted).toBe(false);
+      expect((await bus.request({ path: "/", body: "still works" })).text()).toBe("still works");
+    });
+  }
+});
+
+describe("time", () => {
+  test("a request that nobody can take is refused with NoWorkerError after its timeout, or at once", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const start = performance.now();
+    const error = await rejection(bus.request({ path: "/" }, { timeout: 60 }));
+    expect(error).toBeInstanceOf(NoWorkerError);
+    expect(performance.now() - start).toBeWithin(55, 1000);
+    const at = performance.now();
+    expect(await rejection(bus.request({ path: "/" }, { waitForWorker: false }))).toBeInstanceOf(NoWorkerError);
+    expect(performance.now() - at).toBeLessThan(20);
+  });
+
+  test("a request made before any worker is answered when one comes", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const early = bus.request({ path: "/early" });
+    await space.worker((request) => request.path);
+    expect((await early).text()).toBe("/early");
+  });
+
+  test("a handler that never answers: the caller hears in time, the handler's signal aborts, the slot is quarantined and comes back", async () => {
+    await using space = new Workspace();
+    let held: WorkerRequest | null = null;
+    let aborted = 0;
+    const { bus } = await space.pair(
+      (request) => {
+        if (request.path !== "/hang") return "fine";
+        held = request;
+        request.signal.addEventListener("abort", () => aborted++);
+        return undefined;
+      },
+      { slots: 1 },
+    );
+    const error = await rejection<RequestTimeoutError>(bus.request({ path: "/hang" }, { timeout: 50 }));
+    expect(error).toBeInstanceOf(RequestTimeoutError);
+    expect([error.mayHaveExecuted, error.retryable, error.queuedMs]).toEqual([true, false, 0]);
+    expect(error.ranMs).toBeWithin(45, 1000);
+    await until(() => aborted === 1, "the handler's signal aborted");
+    expect(bus.diagnostics().slots.map(({ state }) => state)).toEqual(["ABANDONED"]);
+    const queued = bus.request({ path: "/fine" }, { timeout: 5_000 });
+    expect(bus.stats().queued).toBe(1); // the only slot is quarantined
+    expect(held!.aborted).toBe(true);
+    expect(held!.respond("late")).toBe("late");
+    expect((await queued).text()).toBe("fine");
+    expect([bus.stats().abandoned, bus.stats().timeouts]).toEqual([1, 1]);
+  });
+
+  test("a request that times out behind a busy worker was never executed, and says how long it waited", async () => {
+    await using space = new Workspace();
+    const seen: string[] = [];
+    const bus = await space.bus();
+    await space.worker(
+      (request) => {
+        seen.push(request.path);
+        return undefined;
+      },
+      { concurrency: 1 },
+    );
+    await bus.ready();
+    const first = bus.request({ path: "/first" }, { timeout: 200 });
+    const second = await rejection<RequestTimeoutError>(bus.request({ path: "/second" }, { timeout: 40 }));
+    expect(second).toBeInstanceOf(RequestTimeoutError);
+    expect([second.mayHaveExecuted, second.retryable, second.ranMs]).toEqual([false, true, 0]);
+    expect(second.queuedMs).toBeWithin(35, 1000);
+    await rejection(first);
+    expect(seen).toEqual(["/first"]);
+  });
+
+  test("the deadline that the handler sees is the caller's", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((request) => ({ json: request.deadline - Date.now() }));
+    expect((await bus.request({ path: "/" }, { timeout: 5_000 })).json<number>()).toBeWithin(4_000, 5_050);
+    const none = await bus.request({ path: "/" }, { timeout: Infinity });
+    expect(none.json<number | null>()).toBe(null); // Infinity as JSON
+  });
+
+  test("a timeout that is no time is refused", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    for (const timeout of [-1, NaN, 2 ** 32]) {
+      expect((await rejection(bus.request({ path: "/" }, { timeout }))).message).toMatch(/timeout is/);
+    }
+  });
+});
+
+describe("aborts", () => {
+  const reason = new Error("changed my mind");
+
+  test("an abort before the call rejects with the reason and sends nothing", async () => {
+    await using space = new Workspace();
+    let calls = 0;
+    const { bus } = await space.pair(() => String(calls++));
+    expect(await rejection(bus.request({ path: "/" }, { signal: AbortSignal.abort(reason) }))).toBe(reason);
+    expect([calls, bus.stats().requests]).toEqual([0, 0]);
+  });
+
+  test("an abort while queued rejects with the reason and leaves the queue", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const controller = new AbortController();
+    const waiting = bus.request({ path: "/" }, { signal: controller.signal });
+    expect(bus.stats().queued).toBe(1);
+    controller.abort(reason);
+    expect(await rejection(waiting)).toBe(reason);
+    expect([bus.stats().queued, bus.stats().aborts]).toEqual([0, 1]);
+  });
+
+  test("an abort while the handler runs reaches its signal, and its reply is told that it is late", async () => {
+    await using space = new Workspace();
+    const { promise: late, resolve: tell } = Promise.withResolvers<string>();
+    const { promise: started, resolve: start } = Promise.withResolvers<void>();
+    const { bus } = await space.pair(
+      (request) => {
+        if (request.path === "/next") return "next";
+        start();
+        request.signal.addEventListener("abort", () => tell(request.respond("too late")));
+        return undefined;
+      },
+      { slots: 1 },
+    );
+    const controller = new AbortController();
+    const running = bus.request({ path: "/" }, { signal: controller.signal });
+    await started;
+    controller.abort(reason);
+    expect(await rejection(running)).toBe(reason);
+    expect(await late).toBe("late");
+    expect((await bus.request({ path: "/next" })).text()).toBe("next");
+  });
+
+  test("an abort that finds the answer drops and counts it", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(() => "answer", { slots: 1 });
+    const controller = new AbortController();
+    const pending = bus.request({ path: "/" }, { signal: controller.signal });
+    // The worker of this process answers in its own turn; this one ends before the hub's next.
+    await until(() => bus.diagnostics().slots[0]!.state === "DONE" || bus.stats().responses === 1, "answered").catch(
+      () => {},
+    );
+    controller.abort(reason);
+    const outcome = await pending.then(
+      (response) => response.text(),
+      (error) => error,
+    );
+    expect([reason, "answer"]).toContain(outcome);
+    expect(bus.stats().inFlight).toBe(0);
+  });
+
+  test("a settled request leaves no listener on a signal that lives on", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(() => "x");
+    const controller = new AbortController();
+    let listeners = 0;
+    const { addEventListener, removeEventListener } = controller.signal;
+    controller.signal.addEventListener = (...args: Parameters<typeof addEventListener>) => {
+      listeners++;
+      addEventListener.apply(controller.signal, args);
+    };
+    controller.signal.removeEventListener = (...args: Parameters<typeof removeEventListener>) => {
+      listeners--;
+      removeEventListener.apply(controller.signal, args);
+    };
+    for (let i = 0; i < 20; i++) await bus.request({ path: "/" }, { signal: controller.signal });
+    expect(listeners).toBe(0);
+    expect(bus.stats().responses).toBe(20);
+  });
+});
+
+describe("the queue", () => {
+  test("a full queue rejects with BusOverloadedError and the numbers", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus({ queue: { limit: 2 } });
+    const waiting = [bus.request({ path: "/1" }), bus.request({ path: "/2" })];
+    const error = await rejection<BusOverloadedError>(bus.request({ path: "/3" }));
+    expect(error).toBeInstanceOf(BusOverloadedError);
+    expect(error.message).toMatch(/2 requests wait/);
+    expect([error.mayHaveExecuted, bus.stats().overloaded]).toEqual([false, 1]);
+    await space.worker((request) => request.path);
+    expect((await Promise.all(waiting)).map((r) => r.text())).toEqual(["/1", "/2"]);
+  });
+
+  test('with policy "wait" a full queue makes callers wait instead', async () => {
+    await using space = new Workspace();
+    const bus = await space.bus({ queue: { limit: 1, policy: "wait" } });
+    const waiting = Array.from({ length: 5 }, (_, i) => bus.request({ path: `/${i}` }));
+    await space.worker((request) => request.path);
+    expect((await Promise.all(waiting)).map((r) => r.text())).toEqual(["/0", "/1", "/2", "/3", "/4"]);
+  });
+
+  test("a slow worker holds up only its own requests", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const slow = await space.worker(
+      async () => {
+        await Bun.sleep(300);
+        return "slow";
+      },
+      { concurrency: 1 },
+    );
+    await bus.ready();
+    const stuck = bus.request({ path: "/" });
+    await until(() => slow.running === 1, "the slow worker runs");
+    await space.worker(() => "fast");
+    await bus.ready({ workers: 2 });
+    const start = performance.now();
+    for (let i = 0; i < 100; i++) expect((await bus.request({ path: "/" })).text()).toBe("fast");
+    expect(performance.now() - start).toBeLessThan(250);
+    expect((await stuck).text()).toBe("slow");
+  });
+
+  test("several workers share the load", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const workers = await Promise.all(
+      Array.from({ length: 3 }, () => space.worker(async () => (await Bun.sleep(1), "x"))),
+    );
+    await bus.ready({ workers: 3 });
+    await Promise.all(Array.from({ length: 60 }, () => bus.request({ path: "/" })));
+    expect(workers.map((worker) => worker.served)).toEqual([20, 20, 20]);
+  });
+
+  test("a worker never runs more than its concurrency", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    let most = 0;
+    const worker = await space.worker(
+      async () => {
+        most = Math.max(most, worker.running);
+        await Bun.sleep(1);
+        return "x";
+      },
+      { concurrency: 3 },
+    );
+    await Promise.all(Array.from({ length: 30 }, () => bus.request({ path: "/" })));
+    expect(most).toBe(3);
+  });
+});
+
+describe("borrowed responses", () => {
+  test("the view holds the bytes, its slot shows as lent, and release takes both away", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(echo, { slots: 1 });
+    const body = pattern(50_000);
+    const response = await bus.borrow({ path: "/", body });
+    expect(same(response.body, body)).toBe(true);
+    const [slot] = bus.diagnostics().slots;
+    expect([slot!.state, slot!.borrowed]).toEqual(["DONE", true]);
+    const queued = bus.request({ path: "/", body: "next" });
+    expect(bus.stats().queued).toBe(1);
+    response.release();
+    response.release();
+    expect(response.body.length).toBe(0);
+    expect((await queued).text()).toBe("next");
+    expect(bus.diagnostics().slots[0]!.state).toBe("FREE");
+  });
+
+  test("`using` releases it, and an idle bus with a lent response makes no ticks", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(echo);
+    {
+      using response = await bus.borrow({ path: "/", body: "lent" });
+      expect([response.text(), response.contentType]).toEqual(["lent", "test/echo"]);
+    }
+    expect(bus.stats().inFlight).toBe(0);
+  });
+
+  test("a lent response outlives its worker and its bus", async () => {
+    await using space = new Workspace();
+    const { bus, worker } = await space.pair(echo);
+    const before = mappings();
+    const response = await bus.borrow({ path: "/", body: pattern(50_000) });
+    await worker.close();
+    await until(() => bus.workers.length === 0, "the worker left");
+    expect(same(response.body, pattern(50_000))).toBe(true);
+    await bus.close();
+    expect(same(response.body, pattern(50_000))).toBe(true);
+    response.release();
+    expect(response.body.length).toBe(0);
+    expect(mappings()).toBeLessThan(before);
+  });
+
+  test("an error is not lent: the slot is free at once", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(
+      () => {
+        throw new Error("no");
+      },
+      { slots: 1 },
+    );
+    expect(await rejection(bus.borrow({ path: "/" }))).toBeInstanceOf(RemoteError);
+    expect(bus.stats().inFlight).toBe(0);
+  });
+});
+
+describe("life", () => {
+  test("a second hub on a live name is refused and hears who has it", async () => {
+    await using space = new Workspace();
+    await space.bus();
+    const error = await rejection<BusExistsError>(space.bus());
+    expect(error).toBeInstanceOf(BusExistsError);
+    expect(error.ownerPid).toBe(process.pid);
+    expect(error.message).toContain(String(process.pid));
+  });
+
+  test("a leftover socket and lock file of a hub that is gone stand in nobody's way", async () => {
+    await using space = new Workspace();
+    writeFileSync(join(space.directory, `${space.name}.sock`), "");
+    writeFileSync(join(space.directory, `${space.name}.lock`), "1\n"); // names a live process: only the lock counts
+    const { bus } = await space.pair(echo);
+    expect((await bus.request({ path: "/", body: "x" })).text()).toBe("x");
+  });
+
+  test("close with work in flight drains it; with no time it rejects what is left and says whether it ran", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(async () => (await Bun.sleep(50), "done"));
+    const running = bus.request({ path: "/" });
+    const closing = bus.close();
+    expect((await running).text()).toBe("done");
+    await closing;
+
+    const kept: WorkerRequest[] = []; // one that nobody keeps is collected, and its caller told
+    const second = await space.pair((request) => void kept.push(request));
+    const stuck = second.bus.request({ path: "/" });
+    await until(() => second.worker.running === 1, "the handler runs");
+    const waiting = rejection<BusClosedError>(stuck);
+    await second.bus.close({ timeout: 0 });
+    const error = await waiting;
+    expect(error).toBeInstanceOf(BusClosedError);
+    expect(error.mayHaveExecuted).toBe(true);
+  });
+
+  test("close rejects what is queued with mayHaveExecuted false", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const queued = rejection<BusClosedError>(bus.request({ path: "/" }));
+    await bus.close({ timeout: 0 });
+    expect([(await queued).code, (await queued).mayHaveExecuted]).toEqual(["BUS_CLOSED", false]);
+  });
+
+  test("close may be called any number of times at once, and everything after it is refused", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(echo);
+    await bus.request({ path: "/" });
+    await Promise.all([bus.close(), bus.close(), bus.close({ timeout: 0 })]);
+    await bus.close();
+    expect(await rejection(bus.request({ path: "/" }))).toBeInstanceOf(BusClosedError);
+    expect(await rejection(bus.ready())).toBeInstanceOf(BusClosedError);
+    expect(await rejection(bus.fetch("/"))).toBeInstanceOf(BusClosedError);
+    expect(() => bus.requestSync({ path: "/" })).toThrow(BusClosedError);
+    expect([bus.stats().responses, bus.diagnostics().slots.length]).toEqual([1, 0]);
+    bus.ref();
+    bus.unref();
+  });
+
+  test("drain takes nothing new and waits for what runs", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(async () => (await Bun.sleep(30), "done"));
+    const running = bus.request({ path: "/" });
+    const draining = bus.drain();
+    expect(await rejection(bus.request({ path: "/" }))).toBeInstanceOf(BusClosedError);
+    await draining;
+    expect(Bun.peek.status(running)).toBe("fulfilled");
+  });
+
+  test("ready waits for as many workers as asked, and an abort ends the wait", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const two = bus.ready({ workers: 2 });
+    await space.worker(echo);
+    await bus.ready();
+    expect(Bun.peek.status(two)).toBe("pending");
+    await space.worker(echo);
+    await two;
+    const controller = new AbortController();
+    const never = rejection(bus.ready({ workers: 9, signal: controller.signal }));
+    controller.abort("enough");
+    expect((await never) as unknown).toBe("enough");
+  });
+
+  test("events tell of workers that join and leave", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const events: string[] = [];
+    bus.on("workerJoined", ({ pid }) => events.push(`joined ${pid}`));
+    bus.on("workerLeft", ({ pid }) => events.push(`left ${pid}`));
+    bus.on("workerDied", ({ pid }) => events.push(`died ${pid}`));
+    const worker = await space.worker(echo);
+    await bus.ready();
+    await worker.close();
+    await until(() => events.length === 2, "two events");
+    expect(events).toEqual([`joined ${process.pid}`, `left ${process.pid}`]);
+  });
+
+  test("stats count what happened, and percentiles are there", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((request) => {
+      if (request.path === "/throw") throw new Error("no");
+      return "x";
+    });
+    for (let i = 0; i < 100; i++) await bus.request({ path: "/" });
+    await rejection(bus.request({ path: "/throw" }));
+    const stats = bus.stats();
+    expect([stats.requests, stats.responses, stats.errors, stats.workersJoined]).toEqual([101, 101, 1, 1]);
+    expect(stats.roundTripUs.p50).toBeGreaterThan(0);
+    expect(stats.roundTripUs.p99).toBeGreaterThanOrEqual(stats.roundTripUs.p50);
+    expect(stats.workers).toEqual([{ pid: process.pid, concurrency: 32, inFlight: 0 }]);
+  });
+
+  test("instrumentation gets claim and round-trip time of each answered request", async () => {
+    await using space = new Workspace();
+    const timings: RequestTiming[] = [];
+    const { bus } = await space.pair(async () => (await Bun.sleep(20), "x"), {
+      instrumentation: (timing) => timings.push(timing),
+    });
+    await bus.request({ path: "/timed", id: "t1" });
+    await until(() => timings.length === 1, "one timing");
+    const [timing] = timings;
+    expect([timing!.id, timing!.path, timing!.workerPid]).toEqual(["t1", "/timed", process.pid]);
+    expect(timing!.claimUs).toBeWithin(0.01, 15_000);
+    expect(timing!.roundTripUs).toBeWithin(19_000, 5_000_000);
+  });
+
+  test("name and options are there to be read, with defaults filled in", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    expect(bus.name).toBe(space.name);
+    const { slots, payloadLimit, headLimit, inlineSize, timeout, queue } = bus.options;
+    expect([slots, payloadLimit, headLimit, inlineSize, timeout]).toEqual([32, 16_777_216, 131_072, 16_384, 30_000]);
+    expect(queue).toEqual({ limit: 1024, policy: "reject" });
+  });
+
+  test("a thousand buses and three hundred workers leave no descriptor and no mapping", async () => {
+    await using space = new Workspace();
+    const cycle = async (): Promise<void> => {
+      const bus = await SlotBus.create({ name: space.name, directory: space.directory, payloadLimit: 4096, slots: 2 });
+      await bus.close();
+    };
+    await cycle();
+    const before = [descriptors(), mappings()];
+    for (let i = 0; i < 1000; i++) await cycle();
+    const bus = await space.bus({ payloadLimit: 4096, slots: 2 });
+    for (let i = 0; i < 300; i++) {
+      const worker = await space.worker(echo);
+      await bus.ready();
+      expect((await bus.request({ path: "/", body: "x" })).text()).toBe("x");
+      await worker.close();
+      await until(() => bus.workers.length === 0, "the worker left");
+    }
+    await bus.close();
+    await until(() => descriptors() <= before[0]!, "descriptors are closed");
+    expect([descriptors(), mappings()]).toEqual(before);
+  }, 60_000);
+});
+
+describe("sync", () => {
+  test("a blocking request is answered by a worker of another process", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const child = space.child("worker.ts");
+    await bus.ready();
+    for (let i = 0; i < 1000; i++) expect(bus.requestSync({ path: "/", body: `${i}` }).text()).toBe(`${i}`);
+    const response = bus.requestSync({ path: "/", body: pattern(100_000) });
+    expect([response.headers.get("pid"), same(response.body, pattern(100_000))]).toEqual([String(child.pid), true]);
+    expect((await bus.request({ path: "/", body: "async" })).text()).toBe("async");
+  });
+
+  test("a blocking request times out, hears of a death, and is refused where it would have to queue", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus({ slots: 1 });
+    expect(() => bus.requestSync({ path: "/" })).toThrow(NoWorkerError);
+    const child = space.child("worker.ts");
+    await bus.ready();
+    expect(() => bus.requestSync({ path: "/hang" }, { timeout: 30 })).toThrow(RequestTimeoutError);
+    expect(() => bus.requestSync({ path: "/" })).toThrow(BusOverloadedError);
+    expect(() => bus.requestSync({ path: "/" }, { signal: AbortSignal.abort("gone") })).toThrow("gone");
+    await child.kill();
+    await until(() => bus.workers.length === 0, "the worker died");
+    const next = space.child("worker.ts");
+    await bus.ready();
+    next.process.kill("SIGSTOP");
+    setTimeout(() => {}, 0);
+    Bun.spawn(["sh", "-c", `sleep 0.1; kill -KILL ${next.pid}`], { stdio: ["ignore", "ignore", "ignore"] });
+    const start = performance.now();
+    expect(() => bus.requestSync({ path: "/hang" }, { timeout: 10_000 })).toThrow(/died|ended/i);
+    expect(performance.now() - start).toBeWithin(50, 2_000);
+  });
+
+  test("a blocking request inside a handler of another bus is answered", async () => {
+    await using inner = new Workspace();
+    await using outer = new Workspace();
+    const innerBus = await inner.bus();
+    inner.child("worker.ts");
+    await innerBus.ready();
+    const { bus } = await outer.pair((request) => innerBus.requestSync({ path: "/", body: request.body }).body);
+    expect((await bus.request({ path: "/", body: "nested" })).text()).toBe("nested");
+  });
+});

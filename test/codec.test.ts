@@ -1,0 +1,194 @@
+/** Heads and bodies in an arena. */
+
+import { expect, test } from "bun:test";
+import {
+  Arena,
+  bodyLength,
+  bodyOffset,
+  encodeHead,
+  encodeMethod,
+  Head,
+  HeadReader,
+  HeadWriter,
+  METHODS,
+  writeBody,
+} from "../src/bus/codec.ts";
+import { HeadTooLargeError, InvalidConfigError, PayloadTooLargeError, ProtocolError } from "../src/index.ts";
+
+const LIMIT = 65_536;
+const arena = () => new Arena(new ArrayBuffer(2 * LIMIT));
+const leading = 4;
+
+function encoded(strings: string[], parameters = 0): Uint8Array {
+  const at = arena();
+  const length = encodeHead(at, strings, parameters, leading + 2 * parameters, LIMIT, "request");
+  return at.bytes.slice(0, length);
+}
+
+test("strings of every kind come back as they were", () => {
+  const cases = [
+    ["/", "", "", ""],
+    ["/path", "a=1", "/:x", "id"],
+    ["/grün", "日本語", "🎉", "\u{10ffff}"],
+    ["x".repeat(127), "y".repeat(128), "z".repeat(16_384), ""],
+    ["", "", "", "", "name", "value", "name", "", "other", "tab\tbed"],
+  ];
+  for (const strings of cases) {
+    const head = new Head(encoded(strings), leading);
+    expect(head.strings(0, head.count)).toEqual(strings);
+    for (const [i, string] of strings.entries()) expect(head.string(i)).toBe(string);
+  }
+});
+
+test("parameters are apart from headers", () => {
+  const head = new Head(encoded(["/", "", "", "", "p", "1", "h", "2"], 1), leading);
+  expect([head.parameters, head.headers.entries()]).toEqual([1, [["h", "2"]]]);
+});
+
+test("a lone surrogate becomes the replacement character and shifts nothing", () => {
+  const head = new Head(encoded(["a\ud800b", "next", "", ""]), leading);
+  expect(head.strings(0, 2)).toEqual(["a\ufffdb", "next"]);
+});
+
+test("a head that was cut, lengthened or changed in its table is malformed", () => {
+  const good = encoded(["/path", "a=1", "", "id", "name", "value"]);
+  expect(new Head(good, leading).count).toBe(6);
+  for (let length = 0; length < good.length; length++) {
+    expect(() => new Head(good.slice(0, length), leading)).toThrow(ProtocolError);
+  }
+  const longer = new Uint8Array(good.length + 1);
+  longer.set(good);
+  expect(() => new Head(longer, leading)).toThrow(ProtocolError);
+  let refused = 0;
+  for (let at = 0; at < 10; at++) {
+    for (const value of [0, 1, 127, 128, 255]) {
+      const bad = good.slice();
+      if (bad[at] === value) continue;
+      bad[at] = value;
+      try {
+        const head = new Head(bad, leading);
+        head.strings(0, head.count); // what passes the check must be readable
+      } catch (error) {
+        expect(error).toBeInstanceOf(ProtocolError);
+        refused++;
+      }
+    }
+  }
+  expect(refused).toBeGreaterThan(30);
+});
+
+test("random bytes are malformed or readable, and never anything else", () => {
+  let refused = 0;
+  for (let i = 0; i < 20_000; i++) {
+    const bytes = crypto.getRandomValues(new Uint8Array(i % 60));
+    if (i % 2) bytes.fill(0, 1, 4); // few strings: likelier to pass
+    try {
+      const head = new Head(bytes, 1);
+      expect(head.strings(0, head.count).length).toBe(head.count);
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error;
+      refused++;
+    }
+  }
+  expect(refused).toBeGreaterThan(15_000);
+});
+
+test("a head may have exactly the limit, and one byte more says both numbers", () => {
+  const at = arena();
+  const strings = ["/", "", "", "", "x", "v".repeat(900)];
+  const length = encodeHead(at, strings, 0, leading, LIMIT, "request");
+  expect(encodeHead(at, strings, 0, leading, length, "request")).toBe(length);
+  expect(() => encodeHead(at, strings, 0, leading, length - 1, "request")).toThrow(HeadTooLargeError);
+  expect(() => encodeHead(at, strings, 0, leading, length - 1, "request")).toThrow(
+    `${length} bytes; this bus takes ${length - 1}`,
+  );
+  const wide = ["/", "", "", "", "x", "é".repeat(450)];
+  const wideLength = encodeHead(at, wide, 0, leading, LIMIT, "request");
+  expect(encodeHead(at, wide, 0, leading, wideLength, "request")).toBe(wideLength);
+  expect(() => encodeHead(at, wide, 0, leading, wideLength - 1, "request")).toThrow(HeadTooLargeError);
+});
+
+test("line breaks, NUL and names that are none are refused; the text of an error may have line breaks", () => {
+  for (const bad of ["a\nb", "a\rb", "a\0b", "é\nb"]) {
+    expect(() => encoded([bad, "", "", ""])).toThrow(InvalidConfigError);
+    expect(() => encoded(["/", "", "", "", "name", bad])).toThrow(InvalidConfigError);
+  }
+  for (const name of ["", "a b", "a:b", "é", "a\n"]) {
+    expect(() => encoded(["/", "", "", "", name, "value"])).toThrow(InvalidConfigError);
+  }
+  const at = arena();
+  const texts = ["CODE", "Error", "two\nlines", "at x\n  at y"];
+  const length = encodeHead(at, texts, 0, texts.length, LIMIT, "response", true);
+  expect(new Head(at.bytes.slice(0, length), 4).strings(0, 4)).toEqual(texts);
+});
+
+test("a writer that remembers writes the same bytes as one that does not, whatever came before", () => {
+  const writer = new HeadWriter();
+  const arenas = [arena(), arena()];
+  const values = ["aaaa", "bbbb", "cccc", "longer", "é", "e", "", "\ud83c\udf89"];
+  for (let i = 0; i < 4_000; i++) {
+    const pick = (n: number): string => values[(i * 7 + n * 13 + (i >> 3)) % values.length]!;
+    const strings = [
+      `/${pick(1)}`,
+      pick(2),
+      "",
+      i % 3 ? "" : pick(3),
+      "name",
+      pick(4),
+      i % 5 ? "name" : "eman",
+      pick(5),
+    ];
+    const at = arenas[i % 2]!;
+    if (i % 11 === 0) encodeHead(at, ["other", "", "", ""], 0, leading, LIMIT, "request");
+    const length = writer.write(at, strings, 0, leading, LIMIT, "request");
+    expect(Buffer.compare(at.bytes.slice(0, length), encoded(strings))).toBe(0);
+  }
+});
+
+test("a variant of a remembered head is checked like any other", () => {
+  const writer = new HeadWriter();
+  const at = arena();
+  const write = (name: string, value: string) =>
+    writer.write(at, ["/", "", "", "", name, value], 0, leading, LIMIT, "request");
+  for (let i = 0; i < 20; i++) write("name", "abcd");
+  expect(() => write("name", "ab\nd")).toThrow(InvalidConfigError);
+  expect(() => write("na e", "abcd")).toThrow(InvalidConfigError);
+  const length = write("name", "abcd");
+  expect(new Head(at.bytes.slice(0, length), leading).headers.entries()).toEqual([["name", "abcd"]]);
+});
+
+test("a reader that remembers gives equal heads for equal bytes and different ones for different", () => {
+  const reader = new HeadReader(leading);
+  const first = reader.read(encoded(["/a", "", "", ""]));
+  expect(reader.read(encoded(["/a", "", "", ""]))).toBe(first);
+  const second = reader.read(encoded(["/b", "", "", ""]));
+  expect([first.string(0), second.string(0)]).toEqual(["/a", "/b"]);
+  expect(() => reader.read(encoded(["/b", "", "", ""]).fill(255, 0, 4))).toThrow(ProtocolError);
+});
+
+test("bodies of every kind are written, measured and limited", () => {
+  const at = arena();
+  const view = new DataView(new Uint8Array([9, 1, 2, 9]).buffer, 1, 2);
+  for (const [body, bytes] of [
+    ["grün", [103, 114, 195, 188, 110]],
+    ["", []],
+    [null, []],
+    [undefined, []],
+    [new Uint8Array([1, 2]), [1, 2]],
+    [new Uint8Array([1, 2]).buffer, [1, 2]],
+    [view, [1, 2]],
+  ] as const) {
+    const length = writeBody(at, 16, body, 5, "request");
+    expect([...at.bytes.slice(16, 16 + length)]).toEqual([...bytes]);
+    expect(bodyLength(body)).toBe(bytes.length);
+  }
+  for (const body of ["grüne", new Uint8Array(6)]) {
+    expect(() => writeBody(at, 16, body, 5, "request")).toThrow(PayloadTooLargeError);
+  }
+  expect([bodyOffset(0), bodyOffset(1), bodyOffset(8), bodyOffset(9)]).toEqual([0, 8, 8, 16]);
+});
+
+test("methods have an index each, and what is none is refused", () => {
+  expect(METHODS.map(encodeMethod)).toEqual([0, 1, 2, 3, 4, 5, 6]);
+  for (const method of ["get", "TRACE", "", "G\0T"]) expect(() => encodeMethod(method)).toThrow(InvalidConfigError);
+});

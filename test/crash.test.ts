@@ -1,0 +1,192 @@
+/** Processes that are killed. Every one of them is real, and waited for. */
+
+import { expect, test } from "bun:test";
+import { readdirSync } from "node:fs";
+import { WorkerDiedError } from "../src/index.ts";
+import { pattern, rejection, same, until, Workspace } from "./support.ts";
+
+/** From the death of a process to the news of it. */
+const NOTICE_MS = 50;
+
+for (const mebibytes of [0, 512]) {
+  test(`a worker with ${mebibytes} MiB that is killed in a handler: its caller hears within ${NOTICE_MS} ms`, async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const child = space.child("worker.ts", String(mebibytes));
+    expect(await child.line("serving", 30_000)).toBe(`serving ${mebibytes * 2 ** 20}`);
+    await bus.ready();
+    const died: string[] = [];
+    bus.on("workerDied", ({ pid }, reason) => died.push(`${pid} ${reason}`));
+    const hanging = rejection<WorkerDiedError>(bus.request({ path: "/hang", id: "h1" }));
+    await child.line("got /hang");
+    const start = performance.now();
+    child.process.kill("SIGKILL");
+    const error = await hanging;
+    const noticed = performance.now() - start;
+    expect(error).toBeInstanceOf(WorkerDiedError);
+    expect([error.pid, error.mayHaveExecuted, error.retryable]).toEqual([child.pid, true, false]);
+    expect(error.message).toContain("h1");
+    expect(noticed).toBeLessThan(NOTICE_MS);
+    expect(died).toEqual([`${child.pid} ended`]);
+    await child.process.exited;
+    expect([bus.stats().workersDied, bus.stats().inFlight, bus.workers.length]).toEqual([1, 0, 0]);
+  }, 60_000);
+}
+
+test("what a killed worker had not claimed goes to another one, what it had claimed does not", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const doomed = space.child("worker.ts");
+  await doomed.line("serving");
+  await bus.ready();
+  const claimed = rejection<WorkerDiedError>(bus.request({ path: "/block", query: "60000" }));
+  await doomed.line("got /block");
+  // Its event loop is blocked: these stay READY in its slots.
+  const unclaimed = Array.from({ length: 10 }, (_, i) => bus.request({ path: "/", body: `${i}` }));
+  await until(
+    () => bus.diagnostics().slots.filter(({ state }) => state === "READY").length === 10,
+    "ten wait unclaimed",
+  );
+  const heir = space.child("worker.ts");
+  await bus.ready({ workers: 2 });
+  await doomed.kill();
+  expect((await claimed).mayHaveExecuted).toBe(true);
+  const answers = await Promise.all(unclaimed);
+  expect(answers.map((response) => response.text())).toEqual(Array.from({ length: 10 }, (_, i) => `${i}`));
+  expect(new Set(answers.map(({ workerPid }) => workerPid))).toEqual(new Set([heir.pid]));
+});
+
+test("an answer that was given before the kill is delivered", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus({ spin: 0 });
+  const child = space.child("worker.ts");
+  await bus.ready();
+  const pending = bus.request({ path: "/", body: "committed" });
+  // This thread does not run its event loop until the worker has answered and is dead.
+  const deadline = performance.now() + 5_000;
+  while (bus.diagnostics().slots[0]!.state !== "DONE" && performance.now() < deadline) Bun.sleepSync(1);
+  expect(bus.diagnostics().slots[0]!.state).toBe("DONE");
+  process.kill(child.pid, "SIGKILL");
+  Bun.sleepSync(50);
+  expect((await pending).text()).toBe("committed");
+});
+
+test("an idempotent request whose worker is killed runs once more elsewhere, after that worker has ended", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const doomed = space.child("worker.ts");
+  await bus.ready();
+  const pending = bus.request({ path: "/slow", query: "300", body: "again" }, { idempotent: true, timeout: 10_000 });
+  await doomed.line("got /slow");
+  const heir = space.child("worker.ts");
+  await bus.ready({ workers: 2 });
+  expect(heir.lines.includes("got /slow")).toBe(false);
+  await doomed.kill();
+  const response = await pending;
+  expect([response.text(), response.workerPid]).toEqual(["again", heir.pid]);
+  expect(bus.stats().retries).toBe(1);
+});
+
+test("an idempotent request is tried twice and no more, and within its first timeout", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const children = [space.child("worker.ts")];
+  await bus.ready();
+  const twice = rejection<WorkerDiedError>(bus.request({ path: "/hang" }, { idempotent: true }));
+  await children[0]!.line("got /hang");
+  await children[0]!.kill();
+  children.push(space.child("worker.ts"));
+  await children[1]!.line("got /hang");
+  await children[1]!.kill();
+  expect((await twice).code).toBe("WORKER_DIED");
+  space.child("worker.ts");
+  await bus.ready();
+  expect((await bus.request({ path: "/", body: "fine" })).text()).toBe("fine");
+});
+
+test("a stopped worker holds up its own requests only, and goes on when it is continued", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const stopped = space.child("worker.ts");
+  await bus.ready();
+  stopped.process.kill("SIGSTOP");
+  const late = rejection(bus.request({ path: "/", body: "late" }, { timeout: 100 }));
+  space.child("worker.ts");
+  await bus.ready({ workers: 2 });
+  expect((await late).message).toMatch(/no handler saw it|with a worker/);
+  for (let i = 0; i < 20; i++) expect((await bus.request({ path: "/", body: `${i}` })).text()).toBe(`${i}`);
+  stopped.process.kill("SIGCONT");
+  await Promise.all(Array.from({ length: 20 }, () => bus.request({ path: "/", body: "x" })));
+  expect(bus.workers.length).toBe(2);
+});
+
+test("workers killed in turn under load: every request settles once, right or with an error that says so", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus({ timeout: 5_000 });
+  let children = [space.child("worker.ts"), space.child("worker.ts")];
+  await bus.ready({ workers: 2 });
+  let right = 0;
+  let died = 0;
+  let stop = false;
+  const caller = async (n: number): Promise<void> => {
+    for (let i = 0; !stop; i++) {
+      const body = pattern(10 + ((n * 7919 + i * 104_729) % 40_000));
+      try {
+        const response = await bus.request({ path: "/", body });
+        if (!same(response.body, body)) throw new Error(`caller ${n} got somebody else's answer`);
+        right++;
+      } catch (error) {
+        if (!(error instanceof WorkerDiedError)) throw error;
+        died++;
+      }
+    }
+  };
+  const callers = Promise.all(Array.from({ length: 8 }, (_, n) => caller(n)));
+  for (let kills = 0; kills < 8; kills++) {
+    const before = right;
+    await until(() => right > before + 200, "answers go on");
+    await children[0]!.kill();
+    children = [children[1]!, space.child("worker.ts")];
+    await until(() => bus.workers.length === 2, "two workers again");
+  }
+  stop = true;
+  await callers;
+  expect(right).toBeGreaterThan(1_600);
+  expect(bus.stats().workersDied).toBe(8);
+  expect(bus.stats().inFlight).toBe(0);
+  expect(died).toBeLessThan(8 * 33);
+}, 60_000);
+
+test("a killed hub: its workers hear within 50 ms, their handlers' signals abort, and they attach to the next hub", async () => {
+  await using space = new Workspace();
+  const hub = space.child("hub.ts");
+  await hub.line("open");
+  const worker = space.child("worker.ts");
+  await hub.line("answered hi");
+  await worker.line("got /hang");
+  const start = performance.now();
+  hub.process.kill("SIGKILL");
+  await worker.line("aborted");
+  expect(performance.now() - start).toBeLessThan(50);
+  await worker.line("disconnected");
+  await hub.process.exited;
+  expect(readdirSync(space.directory).sort()).toEqual([`${space.name}.lock`, `${space.name}.sock`]);
+  for (let life = 0; life < 3; life++) {
+    const next = space.child("hub.ts");
+    const began = performance.now();
+    await next.line("answered hi");
+    // The wait between two attempts starts small after each success: it is never the long one of many failures.
+    expect(performance.now() - began).toBeLessThan(3_000);
+    await next.kill();
+  }
+  space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
+}, 30_000);
+
+test("a hub takes the name of a killed one at once, whatever that one left", async () => {
+  await using space = new Workspace();
+  const first = space.child("hub.ts");
+  await first.line("open");
+  await first.kill();
+  const bus = await space.bus();
+  expect(bus.name).toBe(space.name);
+});

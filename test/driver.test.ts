@@ -1,0 +1,148 @@
+/** When a driver polls, spins and parks; and that an idle bus does nothing. */
+
+import { expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { Driver, type Side } from "../src/bus/driver.ts";
+import { Child, until, Workspace } from "./support.ts";
+
+/** A side that finds `work` things, one a poll, and remembers what was done to it. */
+class Recorder implements Side {
+  work = 0;
+  receives = true;
+  polls = 0;
+  parked = true;
+  onPoll: () => void = () => {};
+
+  poll(): number {
+    this.polls++;
+    this.onPoll();
+    if (this.work === 0) return 0;
+    this.work--;
+    return 1;
+  }
+  mayReceive(): boolean {
+    return this.receives;
+  }
+  park(): boolean {
+    this.parked = this.work === 0;
+    return this.parked;
+  }
+  unpark(): void {
+    this.parked = false;
+  }
+}
+
+test("it polls until nothing is found, spins for its budget, then parks and polls no more", async () => {
+  const side = new Recorder();
+  const driver = new Driver(side, 50);
+  side.work = 100;
+  driver.wake();
+  await until(() => side.parked, "parked");
+  expect(side.work).toBe(0);
+  expect(side.polls).toBeGreaterThan(110); // it went on polling after the last find
+  const polls = side.polls;
+  await Bun.sleep(20);
+  expect(side.polls).toBe(polls);
+});
+
+test("with spin 0 it parks as soon as nothing is found", async () => {
+  const side = new Recorder();
+  const driver = new Driver(side, 0);
+  side.work = 3;
+  driver.wake();
+  await until(() => side.parked, "parked");
+  expect(side.polls).toBeLessThan(8);
+});
+
+test("it does not spin when nothing can come", async () => {
+  const side = new Recorder();
+  side.receives = false;
+  const driver = new Driver(side, 10_000);
+  side.work = 1;
+  driver.wake();
+  await until(() => side.parked, "parked");
+  expect(side.polls).toBeLessThan(5);
+});
+
+test("microtasks run between two polls, so an awaiting caller can go on before the next", async () => {
+  const side = new Recorder();
+  const order: string[] = [];
+  side.onPoll = () => {
+    order.push("poll");
+    if (side.work > 0) void Promise.resolve().then(() => order.push("caller"));
+  };
+  side.work = 2;
+  new Driver(side, 0).wake();
+  await until(() => side.parked, "parked");
+  expect(order.slice(0, 5)).toEqual(["poll", "caller", "poll", "caller", "poll"]);
+});
+
+test("timers and other events get their turn however much there is to do", async () => {
+  const side = new Recorder();
+  side.work = Infinity;
+  const driver = new Driver(side, 50);
+  driver.wake();
+  const start = performance.now();
+  await Bun.sleep(5);
+  expect(performance.now() - start).toBeLessThan(500);
+  driver.stop();
+  const polls = side.polls;
+  await Bun.sleep(5);
+  expect(side.polls).toBe(polls);
+});
+
+test("a side that fails to park because work came polls again", async () => {
+  const side = new Recorder();
+  const driver = new Driver(side, 0);
+  let refused = 0;
+  side.park = () => {
+    if (refused++ === 0) {
+      side.work = 1;
+      return false;
+    }
+    side.parked = true;
+    return true;
+  };
+  driver.wake();
+  await until(() => side.parked, "parked");
+  expect([side.work, refused >= 2]).toEqual([0, true]);
+});
+
+test("spinning in vain stops after some times, and a bell counts as a wake-up", async () => {
+  const side = new Recorder();
+  const driver = new Driver(side, 50);
+  const polls: number[] = [];
+  for (let i = 0; i < 20; i++) {
+    const before = side.polls;
+    driver.ring();
+    await until(() => side.parked, "parked");
+    polls.push(side.polls - before);
+    await Bun.sleep(1); // long after parking: nothing would have been found by spinning on
+  }
+  expect(polls[0]).toBeGreaterThan(10);
+  expect(polls.at(-1)).toBeLessThan(4);
+  expect(driver.wakeups).toBe(20);
+});
+
+function voluntarySwitches(pid: number): number {
+  return Number(/voluntary_ctxt_switches:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "latin1"))![1]);
+}
+
+test("an idle bus makes no wake-up: not by bells, not by timers, on neither side", async () => {
+  await using space = new Workspace();
+  space.leftovers = [`${space.name}.lock`, `${space.name}.sock`]; // of a hub that is killed
+  const hub = space.child("idle-hub.ts");
+  await hub.line("idle");
+  const worker = Number((await hub.line("worker")).split(" ")[1]);
+  await using bare = new Child("bare.ts", [], {});
+  await bare.line("bare");
+  const pids = [hub.pid, worker, bare.pid];
+  await Bun.sleep(1_500); // Bun itself settles
+  const before = pids.map(voluntarySwitches);
+  await Bun.sleep(2_000);
+  const [hubSwitches, workerSwitches, bareSwitches] = pids.map((pid, i) => voluntarySwitches(pid) - before[i]!);
+  // The main threads sleep in epoll. Bun itself wakes them some times after they have worked; the slowest timer slotbus
+  // has would do so 100 times.
+  expect(hubSwitches).toBeLessThan(bareSwitches! + 20);
+  expect(workerSwitches).toBeLessThan(bareSwitches! + 20);
+}, 20_000);

@@ -1,0 +1,328 @@
+/** Who knocks at the hub's socket, and what a worker does with a listener that is no hub. */
+
+import { expect, test } from "bun:test";
+import { chmodSync, existsSync, mkdirSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Socket } from "bun";
+import { PermissionDeniedError, ProtocolError, ResourceError, SlotBus, VersionMismatchError } from "../src/index.ts";
+import { C } from "../src/native/abi.ts";
+import { descriptors, rejection, until, Workspace } from "./support.ts";
+
+const MAGIC = 0x0053554254304c53n;
+
+/** A message as it goes over the socket. */
+function message(type: number, ...words: [bytes: 2 | 4 | 8, value: number | bigint][]): Uint8Array {
+  const body = Buffer.alloc(words.reduce((sum, [bytes]) => sum + bytes, 0));
+  let at = 0;
+  for (const [bytes, value] of words) {
+    if (bytes === 8) body.writeBigUInt64LE(BigInt(value), at);
+    else body.writeUIntLE(Number(value), at, bytes);
+    at += bytes;
+  }
+  return new Uint8Array([type, body.length, ...body]);
+}
+
+function joinMessage(abi: number, concurrency = 4, role: number = C["SB_ROLE_WORKER"]): Uint8Array {
+  return message(C.SB_MSG_JOIN, [8, MAGIC], [2, abi], [2, abi], [4, role], [4, concurrency], [4, 0]);
+}
+
+/** A connection to the hub that speaks bytes. */
+async function knock(space: Workspace): Promise<{ socket: Socket<undefined>; got: number[]; closed: () => boolean }> {
+  const got: number[] = [];
+  let closed = false;
+  const socket = await Bun.connect({
+    unix: join(space.directory, `${space.name}.sock`),
+    socket: {
+      data: (_, bytes) => void got.push(...bytes),
+      close: () => {
+        closed = true;
+      },
+    },
+  });
+  return { socket, got, closed: () => closed };
+}
+
+async function refusals(space: Workspace): Promise<{ bus: SlotBus; reasons: string[] }> {
+  const bus = await space.bus();
+  const reasons: string[] = [];
+  bus.on("peerRefused", ({ pid }, reason) => reasons.push(`${pid} ${reason}`));
+  return { bus, reasons };
+}
+
+test("a peer of another version hears ours, is named with its own, and gets no memory", async () => {
+  await using space = new Workspace();
+  const { bus, reasons } = await refusals(space);
+  const peer = await knock(space);
+  peer.socket.write(joinMessage(7));
+  await until(peer.closed, "it is turned away");
+  expect(peer.got.slice(0, 2)).toEqual([C.SB_MSG_REFUSED, 16]);
+  const refused = Buffer.from(peer.got);
+  expect([refused.readUInt16LE(10), refused.readUInt16LE(12), refused.readUInt32LE(14)]).toEqual([
+    C.SB_ABI,
+    C.SB_ABI,
+    C.SB_EVERSION,
+  ]);
+  expect(reasons).toEqual([`${process.pid} it speaks protocol 7 to 7, this bus ${C.SB_ABI}`]);
+  expect(bus.stats().peersRefused).toBe(1);
+});
+
+test("garbage, a bell before joining, ATTACHED before HELLO and a malformed JOIN are turned away", async () => {
+  await using space = new Workspace();
+  const { bus, reasons } = await refusals(space);
+  for (const bytes of [
+    Buffer.from("GET / HTTP/1.1\r\n\r\n"),
+    new Uint8Array([0]),
+    message(C.SB_MSG_ATTACHED),
+    message(C.SB_MSG_JOIN, [8, 1n], [4, 1]),
+    message(C.SB_MSG_JOIN, [8, MAGIC]),
+    joinMessage(C.SB_ABI, 0),
+    joinMessage(C.SB_ABI, 257),
+    joinMessage(C.SB_ABI, 4, 9),
+    new Uint8Array(300).fill(255),
+  ]) {
+    const before = reasons.length;
+    const peer = await knock(space);
+    peer.socket.write(bytes);
+    await until(peer.closed, `closed after ${bytes.length} bytes of ${bytes[0]}`);
+    expect(reasons.length).toBe(before + 1);
+  }
+  await space.worker(() => "fine");
+  expect((await bus.request({ path: "/" })).text()).toBe("fine");
+});
+
+test("a peer that says nothing is let go after 2 s, and holds up nobody meanwhile", async () => {
+  await using space = new Workspace();
+  const { bus, reasons } = await refusals(space);
+  const silent = await knock(space);
+  await space.worker(() => "fine");
+  expect((await bus.request({ path: "/" })).text()).toBe("fine");
+  await until(silent.closed, "the silent one is let go", 5_000);
+  expect(reasons).toEqual([`${process.pid} the handshake took longer than 2000 ms`]);
+});
+
+test("eight handshakes at once; a ninth peer is told to come again, and a worker does", async () => {
+  await using space = new Workspace();
+  const { bus, reasons } = await refusals(space);
+  const silent = await Promise.all(Array.from({ length: 8 }, () => knock(space)));
+  const ninth = await knock(space);
+  await until(ninth.closed, "the ninth is turned away");
+  expect(reasons).toEqual([`${process.pid} 8 handshakes run`]);
+  const opening = space.worker(() => "fine");
+  await Bun.sleep(30);
+  for (const { socket } of silent) socket.end();
+  await opening;
+  expect((await bus.request({ path: "/" })).text()).toBe("fine");
+});
+
+test("a peer that leaves in the middle of a handshake leaves nothing behind", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const before = descriptors();
+  for (let i = 0; i < 50; i++) {
+    const peer = await knock(space);
+    if (i % 2) peer.socket.write(joinMessage(C.SB_ABI));
+    if (i % 4 === 3) await until(() => peer.got.length > 0, "HELLO came");
+    peer.socket.terminate();
+  }
+  await until(() => descriptors() <= before, "all descriptors are closed");
+  expect([bus.workers.length, bus.stats().workersJoined]).toEqual([0, 0]);
+});
+
+/** A peer that attaches, without mapping anything, and then does as it likes. */
+async function attach(space: Workspace, bus: SlotBus) {
+  const peer = await knock(space);
+  peer.socket.write(joinMessage(C.SB_ABI));
+  await until(() => peer.got[0] === C.SB_MSG_HELLO, "HELLO came");
+  peer.socket.write(message(C.SB_MSG_ATTACHED));
+  await until(() => bus.workers.length === 1, "it is attached");
+  return peer;
+}
+
+for (const [what, bytes, reason] of [
+  ["rings 20 000 times without work", new Uint8Array(20_000), /rang more than 10000 times a second/],
+  ["sends a message that nobody knows", message(99, [4, 1]), /sent a message of type 99/],
+  ["joins twice", joinMessage(C.SB_ABI), /sent a message of type 1/],
+] as const) {
+  test(`an attached worker that ${what} is evicted by name, and its requests settle`, async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const deaths: string[] = [];
+    bus.on("workerDied", ({ pid }, how) => deaths.push(`${pid} ${how}`));
+    const peer = await attach(space, bus);
+    const moved = bus.request({ path: "/" });
+    expect(bus.stats().inFlight).toBe(1);
+    for (let at = 0; at < bytes.length;) at += Math.max(0, peer.socket.write(bytes.subarray(at)));
+    await until(peer.closed, "evicted");
+    expect(deaths[0]).toMatch(reason);
+    expect(bus.stats().workersEvicted).toBe(1);
+    await space.worker(() => "from an honest one");
+    expect((await moved).text()).toBe("from an honest one"); // it was never claimed
+  });
+}
+
+test("a process that was evicted four times and still lives is refused", async () => {
+  await using space = new Workspace();
+  const { bus, reasons } = await refusals(space);
+  for (let i = 0; i < 4; i++) {
+    const peer = await attach(space, bus);
+    peer.socket.write(message(99));
+    await until(() => bus.workers.length === 0, "evicted");
+  }
+  const error = await rejection(space.worker(() => "x"));
+  expect(error).toBeInstanceOf(PermissionDeniedError);
+  expect(reasons.at(-1)).toMatch(/4 evicted workers still live/);
+});
+
+test("a worker that meets a hub of another version hears both versions", async () => {
+  await using space = new Workspace();
+  using _hub = Bun.listen({
+    unix: join(space.directory, `${space.name}.sock`),
+    socket: {
+      data: (socket) => {
+        socket.write(message(C.SB_MSG_REFUSED, [8, MAGIC], [2, 3], [2, 5], [4, C.SB_EVERSION]));
+        socket.end();
+      },
+    },
+  }) as unknown as Disposable;
+  const error = await rejection(space.worker(() => "x"));
+  expect(error).toBeInstanceOf(VersionMismatchError);
+  expect(error.message).toContain(`version 3 to 5; this process speaks ${C.SB_ABI}`);
+});
+
+for (const [what, reply] of [
+  ["garbage", Buffer.from("HTTP/1.1 400 Bad Request\r\n\r\n")],
+  [
+    "HELLO without memory",
+    message(C.SB_MSG_HELLO, [8, MAGIC], [8, 1n], [8, 4096n], [4, C.SB_ABI], [4, C["SB_FINGERPRINT"]]),
+  ],
+  ["half a message", new Uint8Array([C.SB_MSG_HELLO, 32, 1, 2, 3])],
+] as const) {
+  test(`a worker that gets ${what} from a listener says that it is no hub`, async () => {
+    await using space = new Workspace();
+    const listener = Bun.listen({
+      unix: join(space.directory, `${space.name}.sock`),
+      socket: { data: (socket) => void socket.write(reply) },
+    });
+    expect(await rejection(space.worker(() => "x"))).toBeInstanceOf(ProtocolError);
+    listener.stop(true);
+  });
+}
+
+test("a listener that says nothing costs a worker 2 s and a clear error", async () => {
+  await using space = new Workspace();
+  const listener = Bun.listen({ unix: join(space.directory, `${space.name}.sock`), socket: { data: () => {} } });
+  const start = performance.now();
+  const error = await rejection(space.worker(() => "x", { wait: 0 }));
+  expect(error).toBeInstanceOf(ResourceError);
+  expect(error.message).toContain("did not finish the handshake in 2000 ms");
+  expect(performance.now() - start).toBeWithin(1_900, 4_000);
+  listener.stop(true);
+});
+
+test("a directory that is not ours alone is refused by the hub, one that others can write to by the worker", async () => {
+  await using space = new Workspace();
+  const inside = join(space.directory, "d");
+  space.leftovers = ["d", "file", "link"];
+  mkdirSync(inside, { mode: 0o700 });
+  writeFileSync(join(space.directory, "file"), "");
+  symlinkSync(inside, join(space.directory, "link"));
+  for (const [path, mode] of [
+    ["d", 0o755],
+    ["d", 0o710],
+    ["d", 0o702],
+    ["file", 0o700],
+    ["link", 0o700],
+  ] as const) {
+    chmodSync(join(space.directory, path), mode);
+    const error = await rejection(space.bus({ directory: join(space.directory, path) }));
+    expect(error).toBeInstanceOf(PermissionDeniedError);
+    expect(error.message).toMatch(/mode 0700/);
+  }
+  chmodSync(inside, 0o722);
+  expect(await rejection(space.worker(() => "x", { directory: inside }))).toBeInstanceOf(PermissionDeniedError);
+  expect(existsSync(join(inside, `${space.name}.lock`))).toBe(false);
+});
+
+test("the directory is made with mode 0700 when it is missing, and the socket with 0600", async () => {
+  await using space = new Workspace();
+  const directory = join(space.directory, "new");
+  space.leftovers = ["new"];
+  const bus = await space.bus({ directory });
+  expect((statSync(directory).mode & 0o777).toString(8)).toBe("700");
+  expect((statSync(join(directory, `${bus.name}.sock`)).mode & 0o777).toString(8)).toBe("600");
+});
+
+test("a directory too deep for a socket address works", async () => {
+  await using space = new Workspace();
+  const directory = join(space.directory, "d".repeat(100), "e".repeat(100));
+  space.leftovers = ["d".repeat(100)];
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  const bus = await space.bus({ directory });
+  await space.worker((request) => request.path, { directory });
+  expect(directory.length).toBeGreaterThan(108);
+  expect((await bus.request({ path: "/deep" })).text()).toBe("/deep");
+});
+
+test.if(process.getuid?.() === 0)(
+  "a worker of another user is refused by name, or taken when its uid is listed",
+  async () => {
+    await using space = new Workspace();
+    const nobody = 65_534;
+    const directory = join(space.directory, "shared");
+    space.leftovers = ["shared"];
+    mkdirSync(directory);
+    chmodSync(space.directory, 0o755);
+    chmodSync(directory, 0o711);
+    const { address, bun } = await borrowedRuntime(space);
+    const run = async (): Promise<string> => {
+      const child = Bun.spawn(["setpriv", `--reuid=${nobody}`, "--clear-groups", bun, address, space.name, directory], {
+        stdout: "pipe",
+        stderr: "pipe",
+        env: { HOME: "/nonexistent", PATH: process.env["PATH"] },
+      });
+      const [out, err] = await Promise.all([child.stdout.text(), child.stderr.text()]);
+      await child.exited;
+      return out + err;
+    };
+    const bus = await space.bus({ directory, allowedUids: [1] });
+    expect(await run()).toContain(`PERMISSION_DENIED`);
+    await bus.close();
+    const open = await space.bus({ directory, allowedUids: [nobody] });
+    const running = run();
+    await open.ready();
+    expect(open.workers[0]!.uid).toBe(nobody);
+    expect((await open.request({ path: "/" })).text()).toBe(`uid ${nobody}`);
+    await open.close();
+    expect(await running).toContain("done");
+  },
+  20_000,
+);
+
+/** A program and a Bun that another user can read: a bundle in the workspace. */
+async function borrowedRuntime(space: Workspace): Promise<{ address: string; bun: string }> {
+  const entry = join(space.directory, "foreign.ts");
+  writeFileSync(
+    entry,
+    `import { SlotWorker } from ${JSON.stringify(join(import.meta.dir, "../src/index.ts"))};
+     try {
+       const worker = await SlotWorker.open({ name: process.argv[2], directory: process.argv[3], reconnect: false });
+       worker.serve(() => "uid " + process.geteuid());
+       worker.on("disconnected", () => console.log("done"));
+     } catch (error) { console.log(error.code, error.message); }`,
+  );
+  const library = join(space.directory, "lib.so");
+  const bun = join(space.directory, "bun");
+  await Bun.write(
+    library,
+    Bun.file(process.env["SLOTBUS_LIB"] ?? join(import.meta.dir, "../zig-out/lib/libslotbus.so")),
+  );
+  await Bun.write(bun, Bun.file(process.execPath));
+  chmodSync(bun, 0o755);
+  chmodSync(library, 0o755);
+  const address = join(space.directory, "foreign.js");
+  const build = await Bun.build({ entrypoints: [entry], target: "bun" });
+  await Bun.write(address, `process.env.SLOTBUS_LIB = ${JSON.stringify(library)};\n${await build.outputs[0]!.text()}`);
+  chmodSync(address, 0o644);
+  space.leftovers.push("foreign.ts", "foreign.js", "lib.so", "bun");
+  return { address, bun };
+}

@@ -1,0 +1,143 @@
+/** What the tests share: a directory of their own, child processes that speak in lines, waiting for a state. */
+
+import { expect } from "bun:test";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type Handler, SlotBus, type SlotBusOptions, SlotWorker, type SlotWorkerOptions } from "../src/index.ts";
+
+/** Resolves when `condition` holds; fails with `what` after `ms`. */
+export async function until(condition: () => boolean, what: string, ms = 10_000): Promise<void> {
+  const deadline = performance.now() + ms;
+  while (!condition()) {
+    if (performance.now() > deadline) throw new Error(`after ${ms} ms still not: ${what}`);
+    await Bun.sleep(1);
+  }
+}
+
+/** What a promise rejects with; fails when it resolves. */
+export async function rejection<T extends Error = Error>(promise: Promise<unknown>): Promise<T> {
+  const outcome = await promise.then(
+    (value) => ({ value }),
+    (error) => ({ error }),
+  );
+  if ("value" in outcome) throw new Error(`resolved with ${Bun.inspect(outcome.value)}`);
+  return outcome.error as T;
+}
+
+/** A child process whose standard output is read line by line. */
+export class Child implements AsyncDisposable {
+  readonly process: Bun.Subprocess<"ignore", "pipe", "inherit">;
+  readonly lines: string[] = [];
+
+  constructor(fixture: string, args: string[], env: Record<string, string>) {
+    this.process = Bun.spawn([process.execPath, join(import.meta.dir, "fixtures", fixture), ...args], {
+      env: { ...process.env, ...env },
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    void this.#read();
+  }
+
+  get pid(): number {
+    return this.process.pid;
+  }
+
+  /** Resolves to the first line that starts with `prefix`, that came or comes. */
+  async line(prefix: string, ms = 10_000): Promise<string> {
+    await until(() => this.lines.some((line) => line.startsWith(prefix)), `a line "${prefix}…" of a child`, ms);
+    return this.lines.find((line) => line.startsWith(prefix))!;
+  }
+
+  /** Kills it and waits until it is gone. */
+  async kill(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
+    this.process.kill(signal);
+    await this.process.exited;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.kill();
+  }
+
+  async #read(): Promise<void> {
+    const decoder = new TextDecoder();
+    let rest = "";
+    for await (const chunk of this.process.stdout) {
+      const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+      rest = lines.pop()!;
+      this.lines.push(...lines);
+    }
+  }
+}
+
+let serial = 0;
+
+/** A runtime directory, and the buses, workers and children in it; disposing closes all and expects nothing left. */
+export class Workspace implements AsyncDisposable {
+  readonly directory = mkdtempSync(join(tmpdir(), "slotbus-test-"));
+  /** Unique per workspace. */
+  readonly name = `bus-${process.pid}-${++serial}`;
+  /** Files that a test leaves on purpose (those of a killed hub). */
+  leftovers: string[] = [];
+  readonly #open: AsyncDisposable[] = [];
+
+  async bus(options: Partial<SlotBusOptions> = {}): Promise<SlotBus> {
+    return this.#keep(await SlotBus.create({ name: this.name, directory: this.directory, ...options }));
+  }
+
+  async worker(handler?: Handler, options: Partial<SlotWorkerOptions> = {}): Promise<SlotWorker> {
+    const worker = await SlotWorker.open({ name: this.name, directory: this.directory, ...options });
+    if (handler) worker.serve(handler);
+    return this.#keep(worker);
+  }
+
+  /** A bus and a worker of this process, attached. */
+  async pair(handler: Handler, options: Partial<SlotBusOptions> = {}): Promise<{ bus: SlotBus; worker: SlotWorker }> {
+    const bus = await this.bus(options);
+    const worker = await this.worker(handler);
+    await bus.ready();
+    return { bus, worker };
+  }
+
+  child(fixture: string, ...args: string[]): Child {
+    return this.#keep(new Child(fixture, [this.name, ...args], { SLOTBUS_DIR: this.directory }));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const resource of this.#open.reverse()) {
+      if (resource instanceof Child) await resource.kill();
+      else await (resource as SlotBus | SlotWorker).close({ timeout: 0 });
+    }
+    const left = readdirSync(this.directory).filter((file) => !this.leftovers.includes(file));
+    rmSync(this.directory, { recursive: true });
+    expect(left).toEqual([]);
+  }
+
+  #keep<T extends AsyncDisposable>(resource: T): T {
+    this.#open.push(resource);
+    return resource;
+  }
+}
+
+/** Open descriptors of this process. */
+export function descriptors(): number {
+  return readdirSync("/proc/self/fd").length;
+}
+
+/** Mappings of slotbus regions in this process. */
+export function mappings(): number {
+  return readFileSync("/proc/self/maps", "latin1")
+    .split("\n")
+    .filter((line) => line.includes("memfd:slotbus")).length;
+}
+
+/** Bytes that tell their position. */
+export function pattern(bytes: number): Uint8Array {
+  const out = new Uint8Array(bytes);
+  for (let i = 0; i < bytes; i++) out[i] = (i * 31 + (i >> 8)) & 255;
+  return out;
+}
+
+/** Whether two byte sequences are equal; says so without printing them. */
+export function same(a: Uint8Array, b: Uint8Array): boolean {
+  return Buffer.compare(a, b) === 0;
+}
