@@ -75,7 +75,7 @@ static const struct constant constants[] = {
 };
 
 #define FIELD(type, name)                                                                       \
-	{ #type, #name, (uint32_t)offsetof(struct type, name),                                       \
+	{ #type, #name, (uint32_t)offsetof(struct type, name),                                      \
 	  (uint32_t)sizeof(((struct type *)0)->name) }
 
 static const struct field fields[] = {

@@ -19,14 +19,15 @@
 int32_t sb_dir_open(const char *path, int32_t create, int32_t shared)
 {
 	mode_t mode = shared ? 0711 : 0700;
-	if (create && mkdir(path, mode) != 0 && errno != EEXIST) return fail_with(-SB_ESYS, errno);
+	bool made = create && mkdir(path, mode) == 0;
+	if (create && !made && errno != EEXIST) return fail_with(-SB_ESYS, errno);
 	int fd = open(path, O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_RDONLY);
 	if (fd < 0 && errno == ENOENT) return -SB_ENOBUS;
 	if (fd < 0 && (errno == ENOTDIR || errno == ELOOP)) return -SB_EDIR;
 	if (fd < 0 && errno == EACCES && shared) fd = os_dir_traverse(path);
 	if (fd < 0) return errno == EMFILE || errno == ENFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
 	struct stat status;
-	if (fstat(fd, &status) != 0) {
+	if ((made && fchmod(fd, mode) != 0) || fstat(fd, &status) != 0) { /* whatever the umask */
 		int number = errno;
 		close(fd);
 		return fail_with(-SB_ESYS, number);
@@ -224,7 +225,7 @@ int32_t sb_link_offer(struct sb_hub *hub, int32_t fd, uint32_t concurrency)
 int32_t sb_hub_observe(struct sb_hub *hub, int32_t fd)
 {
 	uint64_t epoch = (uint64_t)hub->header.bus_tag << 32;
-	return send_hello(fd, epoch, sizeof(struct sb_stats), hub->stats_fd);
+	return send_hello(fd, epoch, stats_bytes(), hub->stats_fd);
 }
 
 int32_t sb_link_start(struct sb_hub *hub, uint32_t index)
@@ -286,7 +287,8 @@ static int32_t join_step(const struct sb_worker *worker)
 		.magic = SB_MAGIC, .abi_min = SB_ABI, .abi_max = SB_ABI,
 		.role = SB_ROLE_WORKER, .concurrency = worker->concurrency,
 	};
-	return sb_control_send(worker->fd, SB_MSG_JOIN, &join, sizeof join);
+	int32_t error = sb_control_send(worker->fd, SB_MSG_JOIN, &join, sizeof join);
+	return error == -SB_ECLOSED ? 0 : error; /* it may have said why before it closed */
 }
 
 static int32_t refused(const struct sb_worker *worker, uint32_t *peer)

@@ -324,6 +324,7 @@ int32_t os_peer(int fd, uint32_t *out)
 	length = sizeof pidfd;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &length) != 0) {
 		if (errno == EINVAL || errno == ESRCH) return -SB_ECLOSED; /* reaped already */
+		if (errno == EMFILE || errno == ENFILE) return -SB_EFILES;
 		/* Before Linux 6.5. The pid may have been reused since: if the socket still stands, it
 		 * was not. */
 		pidfd = (int)syscall(SYS_pidfd_open, who.pid, 0);

@@ -25,8 +25,8 @@
 #define exchange_seq(p, v) atomic_exchange_explicit(SHARED(p), (v), memory_order_seq_cst)
 #define fetch_or_seq(p, v) atomic_fetch_or_explicit(SHARED(p), (v), memory_order_seq_cst)
 #define fetch_add_seq(p, v) atomic_fetch_add_explicit(SHARED(p), (v), memory_order_seq_cst)
-#define compare_exchange(p, expected, desired)                                                 \
-	atomic_compare_exchange_strong_explicit(SHARED(p), (expected), (desired),                      \
+#define compare_exchange(p, expected, desired)                                                  \
+	atomic_compare_exchange_strong_explicit(SHARED(p), (expected), (desired),                   \
 	                                        memory_order_seq_cst, memory_order_acquire)
 
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "64-bit atomics must be lock-free across processes");
@@ -55,6 +55,13 @@ static inline enum sb_state word_state(uint64_t word)
 static inline uint64_t word_generation(uint64_t word)
 {
 	return word >> 4;
+}
+
+/* Hint bits of one word that belong to a slot; a peer may set others, which mean nothing. */
+static inline uint64_t slots_mask(uint32_t slots, uint32_t word)
+{
+	if (slots >= 64 * (word + 1)) return UINT64_MAX;
+	return slots <= 64 * word ? 0 : (1ULL << (slots - 64 * word)) - 1;
 }
 
 /* ---- geometry: the checked, private copy of a region's header ---------------------------- */
@@ -131,6 +138,7 @@ int32_t region_create(struct geometry *map, int *fd);
 int32_t region_attach(struct geometry *map, int fd);
 void region_detach(struct geometry *map, bool detached);
 int32_t stats_create(struct sb_hub *hub);
+uint64_t stats_bytes(void);
 void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd);
 int32_t link_open(struct sb_hub *hub, uint32_t concurrency);
 void link_forget(struct sb_hub *hub, uint32_t index);

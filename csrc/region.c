@@ -114,9 +114,14 @@ void region_detach(struct geometry *map, bool detached)
 	map->arenas = NULL;
 }
 
+uint64_t stats_bytes(void)
+{
+	return page_up(sizeof(struct sb_stats));
+}
+
 int32_t stats_create(struct sb_hub *hub)
 {
-	uint64_t bytes = page_up(sizeof(struct sb_stats));
+	uint64_t bytes = stats_bytes();
 	int32_t error = os_memory_create("slotbus-stats", bytes, &hub->stats_fd);
 	if (error != 0) return error;
 	hub->stats = os_memory_map(hub->stats_fd, bytes, true);
@@ -169,7 +174,7 @@ void sb_hub_close(struct sb_hub *hub)
 {
 	if (hub == NULL) return;
 	for (uint32_t index = 0; index < SB_LINKS_MAX; index++) link_forget(hub, index);
-	if (hub->stats != NULL) os_memory_unmap(hub->stats, page_up(sizeof(struct sb_stats)));
+	if (hub->stats != NULL) os_memory_unmap(hub->stats, stats_bytes());
 	if (hub->stats_fd >= 0) close(hub->stats_fd);
 	free(hub);
 }

@@ -43,9 +43,11 @@ static bool lengths_are_legal(const struct sb_header *h, uint32_t head_bytes, ui
 	       body_offset >= head_bytes && (uint64_t)body_offset + body_bytes <= h->stride;
 }
 
-static void note_touched(struct link *link, uint32_t slot, uint32_t half, uint32_t end)
+static void note_touched(struct link *link, uint32_t slot, uint32_t half, uint64_t end)
 {
-	if (link->touched_bytes[slot][half] < end) link->touched_bytes[slot][half] = end;
+	uint64_t stride = link->map.header.stride;
+	uint32_t bytes = (uint32_t)(end < stride ? end : stride);
+	if (link->touched_bytes[slot][half] < bytes) link->touched_bytes[slot][half] = bytes;
 }
 
 /* ---- hub: the way out -------------------------------------------------------------------- */
@@ -97,7 +99,7 @@ int32_t sb_slot_publish(struct sb_hub *hub, uint32_t index, uint32_t slot, uint3
 	store_relaxed(&line->body_bytes, body_bytes);
 	store_relaxed(&line->timeout_ms, timeout_ms);
 	store_relaxed(&line->method, method);
-	note_touched(link, slot, 0, body_offset + body_bytes);
+	note_touched(link, slot, 0, (uint64_t)body_offset + body_bytes);
 	uint64_t now = os_now_ns();
 	uint64_t generation = link->generation[slot];
 	link->changed_ns[slot] = now;
@@ -120,6 +122,7 @@ int32_t sb_slot_cancel(struct sb_hub *hub, uint32_t index, uint32_t slot)
 	uint64_t generation = link->generation[slot];
 	if (!swap_word(&link->map, slot, word_of(generation, SB_WRITING), word_of(generation, SB_FREE)))
 		return -SB_ECORRUPT;
+	note_touched(link, slot, 0, hub->header.stride); /* nobody knows how far the writing came */
 	put_back(link, slot);
 	return 0;
 }
@@ -167,7 +170,7 @@ static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot
 		event->kind = SB_EV_CORRUPT;
 		return 1;
 	}
-	note_touched(link, slot, 1, event->body_offset + event->body_bytes);
+	note_touched(link, slot, 1, (uint64_t)event->body_offset + event->body_bytes);
 	if ((hub->header.flags & SB_FLAG_TIMING) != 0) {
 		uint64_t claimed = load_relaxed(&line->claimed_ns);
 		bool sane = claimed >= link->changed_ns[slot] && claimed <= now;
@@ -199,6 +202,9 @@ int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t n
 	} else {
 		if (ours && state == SB_ABANDONED) return 0;
 		if (ours && state == SB_FREE) {
+			struct sb_response_line *late = &link->map.region->slot[slot].response;
+			uint64_t offset = load_relaxed(&late->body_offset);
+			note_touched(link, slot, 1, offset + load_relaxed(&late->body_bytes));
 			link->quarantined--;
 			link->bells_work++;
 			put_back(link, slot);
@@ -262,12 +268,13 @@ static int32_t poll_link(struct sb_hub *hub, uint32_t index, int32_t found, uint
 	for (uint32_t i = 0; i < words; i++) {
 		/* Exchange the hints away first, look at the states after: a bit set meanwhile stays for
 		 * next time. */
-		if (load_relaxed(&region->done.bits[i]) != 0)
-			link->taken[i] |= exchange_seq(&region->done.bits[i], 0);
+		if (load_relaxed(&region->done.bits[i]) != 0) {
+			uint64_t bits = exchange_seq(&region->done.bits[i], 0);
+			link->taken[i] |= bits & slots_mask(hub->header.slots, i);
+		}
 		while (link->taken[i] != 0 && found < SB_BATCH) {
 			uint32_t slot = i * 64 + (uint32_t)__builtin_ctzll(link->taken[i]);
 			link->taken[i] &= link->taken[i] - 1;
-			if (slot >= hub->header.slots) continue;
 			if (*now == 0) *now = os_now_ns();
 			found += slot_event(hub, index, slot, *now, &hub->events[found]);
 		}
@@ -275,20 +282,26 @@ static int32_t poll_link(struct sb_hub *hub, uint32_t index, int32_t found, uint
 	return found;
 }
 
-/* Starts at another link each time: a full batch of one worker holds up no other. */
-static int32_t poll_once(struct sb_hub *hub)
+/* Looks at every link, starting with another one each time: a full batch of one worker holds up no
+ * other. now is 0 when it has not been asked yet. */
+static int32_t each_link(struct sb_hub *hub, uint64_t now,
+                         int32_t (*look)(struct sb_hub *, uint32_t, int32_t, uint64_t *))
 {
 	int32_t found = 0;
-	uint64_t now = 0;
 	uint32_t index = hub->poll_start < hub->link_count ? hub->poll_start : 0;
 	for (uint32_t n = 0; n < hub->link_count && found < SB_BATCH; n++) {
 		if (hub->links[index] != NULL && hub->links[index]->started)
-			found = poll_link(hub, index, found, &now);
+			found = look(hub, index, found, &now);
 		if (++index >= hub->link_count) index = 0;
 	}
 	if (found > 0) hub->poll_start++;
 	if (hub->poll_start >= hub->link_count) hub->poll_start = 0;
 	return found;
+}
+
+static int32_t poll_once(struct sb_hub *hub)
+{
+	return each_link(hub, 0, poll_link);
 }
 
 int32_t sb_hub_poll(struct sb_hub *hub, uint32_t spin_ns)
@@ -337,25 +350,21 @@ static int32_t tick_slot(struct sb_hub *hub, uint32_t index, uint32_t slot, uint
 	return 0;
 }
 
-static int32_t tick_link(struct sb_hub *hub, uint32_t index, int32_t found, uint64_t now)
+static int32_t tick_link(struct sb_hub *hub, uint32_t index, int32_t found, uint64_t *now)
 {
 	struct link *link = hub->links[index];
 	for (uint32_t slot = 0; slot < hub->header.slots && found < SB_BATCH; slot++)
-		found += tick_slot(hub, index, slot, now, &hub->events[found]);
-	if (found < SB_BATCH && is_stuck(link, now)) {
+		found += tick_slot(hub, index, slot, *now, &hub->events[found]);
+	if (found < SB_BATCH && is_stuck(link, *now)) {
 		describe(hub, index, 0, SB_EV_STUCK, &hub->events[found++]);
-		link->stuck_since_ns = now;
+		link->stuck_since_ns = *now;
 	}
 	return found;
 }
 
 int32_t sb_hub_tick(struct sb_hub *hub)
 {
-	int32_t found = 0;
-	uint64_t now = os_now_ns();
-	for (uint32_t i = 0; i < hub->link_count && found < SB_BATCH; i++)
-		if (hub->links[i] != NULL && hub->links[i]->started) found = tick_link(hub, i, found, now);
-	return found;
+	return each_link(hub, os_now_ns(), tick_link);
 }
 
 /* ---- hub: what can be asked -------------------------------------------------------------- */
@@ -434,17 +443,18 @@ double sb_slot_round_trip(const struct sb_hub *hub, uint32_t index, uint32_t slo
  * request is overtaken by at most one batch. */
 static int32_t next_hint(struct sb_worker *worker)
 {
-	uint32_t words = (worker->map.header.slots + 63) / 64;
+	uint32_t slots = worker->map.header.slots, words = (slots + 63) / 64;
+	struct sb_hints *ready = &worker->map.region->ready;
 	for (int round = 0; round < 2; round++) {
 		for (uint32_t i = 0; i < words; i++) {
 			if (worker->pending[i] == 0) continue;
 			uint32_t slot = i * 64 + (uint32_t)__builtin_ctzll(worker->pending[i]);
 			worker->pending[i] &= worker->pending[i] - 1;
-			return slot < worker->map.header.slots ? (int32_t)slot : -1;
+			return (int32_t)slot;
 		}
 		for (uint32_t i = 0; i < words && round == 0; i++)
-			if (load_relaxed(&worker->map.region->ready.bits[i]) != 0)
-				worker->pending[i] = exchange_seq(&worker->map.region->ready.bits[i], 0);
+			if (load_relaxed(&ready->bits[i]) != 0)
+				worker->pending[i] = exchange_seq(&ready->bits[i], 0) & slots_mask(slots, i);
 	}
 	return -1;
 }

@@ -376,8 +376,9 @@ SB_API void sb_fd_close(int32_t fd);
 SB_API int32_t sb_peer_identify(int32_t fd, uint32_t *out);
 /* 1 when the process behind the pidfd has ended (its stores have stopped), else 0. */
 SB_API int32_t sb_peer_ended(int32_t pidfd);
-/* 1 when the process behind statm has begun to end: it has no memory any more, which the kernel may go
- * on to free for a long time before it closes the sockets. 0 when it lives, or cannot be asked. */
+/* 1 when the process behind statm has begun to end: it has no memory any more, which the kernel
+ * may go on to free for a long time before it closes the sockets. 0 when it lives, or cannot be
+ * asked. */
 SB_API int32_t sb_peer_ending(int32_t statm);
 /* Checks the body of a JOIN: 0 and out = role, concurrency; -SB_EPROTO, or -SB_EVERSION and out =
  * the worker's lowest and highest ABI version. */
@@ -419,9 +420,9 @@ SB_API uint32_t sb_link_life(const struct sb_hub *hub, uint32_t link);
 SB_API uint64_t sb_link_epoch(const struct sb_hub *hub, uint32_t link);
 /* Units of credit the worker has: what it takes at once less what it has, ABANDONED included. */
 SB_API int32_t sb_link_credit(const struct sb_hub *hub, uint32_t link);
-/* Gives pages back if every slot is FREE and more than SB_WARM_BYTES were touched: returns 1 if it
- * did. Inline bytes of the warm slots and the first page of every arena stay: what was written there
- * (heads are repeated without being written again) is still there. */
+/* Gives pages back if every slot is FREE and more than SB_WARM_BYTES were touched: returns 1 if
+ * it did. Inline bytes of the warm slots and the first page of every arena stay: what was written
+ * there (heads are repeated without being written again) is still there. */
 SB_API int32_t sb_link_trim(struct sb_hub *hub, uint32_t link);
 /* out: per slot state, age in ms since its last change by the hub. Returns the number of slots. */
 SB_API int32_t sb_link_snapshot(const struct sb_hub *hub, uint32_t link, uint32_t *out);

@@ -38,7 +38,9 @@ static bool link_has_work(const struct link *link)
 {
 	const struct sb_region *region = link->map.region;
 	uint64_t seen = 0;
-	for (uint32_t i = 0; i < 4; i++) seen |= load_seq(&region->done.bits[i]) | link->taken[i];
+	for (uint32_t i = 0; i < 4; i++)
+		seen |= (load_seq(&region->done.bits[i]) & slots_mask(link->map.header.slots, i)) |
+		        link->taken[i];
 	return seen != 0;
 }
 
@@ -98,6 +100,7 @@ int32_t sb_slot_wait(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t
 {
 	struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
 	if (link == NULL || slot >= hub->header.slots) return -SB_EINVAL;
+	if (link->shadow[slot] != IN_FLIGHT) return -SB_EINVAL;
 	uint64_t start = os_now_ns(), now = start;
 	uint64_t deadline = timeout_ms == 0 ? UINT64_MAX : start + (uint64_t)timeout_ms * 1000000u;
 	sb_hub_unpark(hub); /* other links ring nobody now; the driver polls them when we return */
@@ -122,9 +125,11 @@ int32_t sb_slot_wait(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t
 
 static bool worker_has_work(const struct sb_worker *worker)
 {
+	const struct sb_hints *ready = &worker->map.region->ready;
 	uint64_t seen = 0;
 	for (uint32_t i = 0; i < 4; i++)
-		seen |= load_seq(&worker->map.region->ready.bits[i]) | worker->pending[i];
+		seen |= (load_seq(&ready->bits[i]) & slots_mask(worker->map.header.slots, i)) |
+		        worker->pending[i];
 	return seen != 0;
 }
 

@@ -200,7 +200,11 @@ describe("requests", () => {
     ["a header with a line break", { path: "/", headers: { a: "b\r\nc: d" } }, /line break or NUL/],
     ["a header with a NUL", { path: "/", headers: [["a", "b\0"]] }, /line break or NUL/],
     ["a header name with a space", { path: "/", headers: { "a b": "c" } }, /"a b" is not a header name/],
-    ["a header that is a number", { path: "/", headers: [["a", 1 as unknown as string]] }, /both must be strings/],
+    [
+      "a header that is a number",
+      { path: "/", headers: [["a", 1 as unknown as string]] },
+      /a header of a request is number; it must be a string/,
+    ],
     ["a path with a line break", { path: "/a\nb" }, /line break or NUL/],
     ["a path that is no string", { path: 7 as unknown as string }, /path is number/],
     ["a body and json", { path: "/", body: "a", json: 1 }, /both `body` and `json`/],

@@ -52,7 +52,9 @@ test("pairs, records with arrays, Headers and lists are all taken", () => {
     ),
   ).toEqual(["a", "1", "b", "2"]);
   expect(flat(list)).toEqual(["A", "1", "b", "2", "a", "3"]);
-  expect(() => flat({ a: [1 as unknown as string] })).toThrow(InvalidConfigError);
+  for (const none of [7, "a: b", null, [null], [7]]) {
+    expect(() => flat(none as unknown as string[][] as [string, string][])).toThrow(InvalidConfigError);
+  }
 });
 
 test("names are tokens of RFC 9110, also when they were seen before", () => {

@@ -577,8 +577,9 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
 
   #lend(link: Link, slot: number, pending: Pending, status: number, head: Head, offset: number, bytes: number): void {
     link.borrowed++;
-    const giveBack = (): void => {
+    const giveBack = (held: boolean): void => {
       link.borrowed--;
+      if (held) link.isHeld = true;
       if (link.state !== "ended") {
         this.#free(link, slot);
         this.#pump();

@@ -112,7 +112,11 @@ export function encodeHead(
 ): number {
   const count = strings.length;
   let units = 0;
-  for (let i = 0; i < count; i++) units += strings[i]!.length;
+  for (let i = 0; i < count; i++) {
+    const string = strings[i];
+    if (typeof string !== "string") throw new InvalidConfigError(notText(what, i, firstHeader, string));
+    units += string.length;
+  }
   // A length takes up to 5 bytes and a unit of text up to 3; only what comes near the limit is measured.
   if (count > 0xffff || TABLE + 5 * count + 3 * units > limit) {
     const exact = measure(strings);
@@ -137,6 +141,12 @@ export function encodeHead(
     at += string.length;
   }
   return at;
+}
+
+function notText(what: MessageKind, index: number, firstHeader: number, value: unknown): string {
+  const names = what === "request" ? ["the path", "the query", "the pattern", "the id"] : ["the content type"];
+  const part = index >= firstHeader ? "a header" : (names[index] ?? "a parameter");
+  return `${part} of a ${what} is ${value === null ? "null" : typeof value}; it must be a string.`;
 }
 
 /** A head that {@link HeadWriter} may see again. */

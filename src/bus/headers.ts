@@ -97,30 +97,32 @@ export function checkText(text: string): void {
   });
 }
 
-/** Appends name, value, name, value, … to `out`. What they say is checked when they are encoded. */
+/** Appends name, value, name, value, … to `out`. What they are and say is checked when they are encoded. */
 export function flattenHeaders(headers: HeadersLike, out: string[]): void {
   if (Array.isArray(headers)) {
     for (let i = 0; i < headers.length; i++) {
       const pair = headers[i] as readonly [string, string];
-      append(pair[0], pair[1], out);
+      if (!Array.isArray(pair)) throw notHeaders(`an array with a ${typeof pair} in it`);
+      out.push(pair[0]!, pair[1]!);
     }
   } else if (headers instanceof HeaderList) {
     headers.appendTo(out);
   } else if (headers instanceof Headers) {
     for (const [name, value] of headers) out.push(name, value);
-  } else {
+  } else if (typeof headers === "object" && headers !== null) {
     const record = headers as Readonly<Record<string, string | readonly string[]>>;
     for (const name in record) {
       const value = record[name]!;
-      if (typeof value === "string") out.push(name, value);
-      else for (const one of value) append(name, one, out);
+      if (Array.isArray(value)) for (const one of value) out.push(name, one);
+      else out.push(name, value as string);
     }
+  } else {
+    throw notHeaders(`a ${typeof headers}`);
   }
 }
 
-function append(name: string, value: string, out: string[]): void {
-  if (typeof name !== "string" || typeof value !== "string") {
-    throw new InvalidConfigError(`a header is ${typeof name}: ${typeof value}; both must be strings.`);
-  }
-  out.push(name, value);
+function notHeaders(what: string): InvalidConfigError {
+  return new InvalidConfigError(`headers cannot be ${what}.`, {
+    hint: "Give pairs, an object of texts, or a Headers.",
+  });
 }

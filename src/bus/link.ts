@@ -46,6 +46,8 @@ export class Link {
   readonly pending: (Pending | null)[] = [];
   /** Responses lent out; the region stays mapped until the last one is back. */
   borrowed = 0;
+  /** Somebody kept the memory of a response that was lent: the region stays mapped for ever. */
+  isHeld = false;
   /** Retries that wait for proof that the process has ended. */
   retries = 0;
   readonly #hub: Pointer;
@@ -95,10 +97,10 @@ export class Link {
     this.socket.terminate();
   }
 
-  /** Lets go of the region. `false`: a native call holds one of our views, only its pages were freed. */
+  /** Lets go of the region. `false`: somebody holds a view, so only its pages were freed. */
   drop(): boolean {
     if (this.index < 0) return true;
-    let detached = true;
+    let detached = !this.isHeld;
     for (const arena of [...this.#requests, ...this.#responses]) {
       if (arena && !detach(arena.buffer)) detached = false;
     }

@@ -66,20 +66,14 @@ export class Claim {
     this.#controller?.abort(reason);
   }
 
-  /** Takes the views away. Returns how many could not be: a native call holds them, or they were carried away. */
+  /** Takes the views away. Returns how many could not be. */
   detachViews(): number {
     let held = 0;
     for (const lent of [this.body, this.reserved]) {
-      if (lent && !takeBack(lent)) held++;
+      if (lent && !detach(lent.buffer)) held++;
     }
     return held;
   }
-}
-
-/** `false` too when somebody took the memory over with `transfer` or `structuredClone`. */
-function takeBack(lent: Uint8Array<ArrayBuffer>): boolean {
-  if (lent.buffer.detached) return false;
-  return detach(lent.buffer);
 }
 
 /** One request. It can be kept and answered later; its large body cannot (see {@link WorkerRequest.body}). */

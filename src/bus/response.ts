@@ -69,10 +69,10 @@ export class BusResponse {
  *     using response = await bus.borrow({ path: "/big" });
  */
 export class BorrowedResponse extends BusResponse implements Disposable {
-  #release: (() => void) | null;
+  #release: ((held: boolean) => void) | null;
 
   /** @internal */
-  constructor(status: number, workerPid: number, head: Head, body: Uint8Array, release: () => void) {
+  constructor(status: number, workerPid: number, head: Head, body: Uint8Array, release: (held: boolean) => void) {
     super(status, workerPid, head, body);
     this.#release = release;
   }
@@ -82,8 +82,7 @@ export class BorrowedResponse extends BusResponse implements Disposable {
     const release = this.#release;
     this.#release = null;
     if (!release) return;
-    detach(this.body.buffer as ArrayBuffer);
-    release();
+    release(!detach(this.body.buffer as ArrayBuffer));
   }
 
   [Symbol.dispose](): void {

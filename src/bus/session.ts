@@ -97,7 +97,7 @@ export class Session {
     const offset = words[WORD.offset]!;
     const bodyBytes = words[WORD.body]!;
     const source = (this.#requests[slot] ??= new Arena(view(this.#address(slot, 0), this.#stride))).bytes;
-    const copies = offset + bodyBytes <= this.#inlineSize || bodyBytes === 0;
+    const copies = bodyBytes <= this.#inlineSize;
     const head = this.#headReader.read(source.slice(0, headBytes));
     const claim = new Claim(slot, words[WORD.token]!);
     const request = new WorkerRequest(
@@ -147,11 +147,17 @@ export class Session {
   fail(claim: Claim, error: unknown): Delivery {
     if (claim.answered) return "duplicate";
     if (!this.open) return "closed";
-    const known = error instanceof Error ? error : new Error(`the handler threw ${describe(error)}`);
-    const code = error instanceof SlotbusError ? error.code : "HANDLER_FAILED";
     const limit = Math.min(this.headLimit, this.#inlineSize);
     const room = Math.floor((limit - ERROR_OVERHEAD) / 3 / 2); // UTF-8 takes 3 bytes a unit at most
-    const texts = [code, cut(known.name, 60), cut(known.message, room), cut(known.stack ?? "", room)];
+    const isError = error instanceof Error;
+    const code = error instanceof SlotbusError ? read(() => error.code, "HANDLER_FAILED") : "HANDLER_FAILED";
+    const message = isError ? read(() => error.message, "") : `the handler threw ${describe(error)}`;
+    const texts = [
+      cut(code, 60),
+      cut(isError ? read(() => error.name, "Error") : "Error", 60),
+      cut(message, room),
+      cut(isError ? read(() => error.stack, "") : "", room),
+    ];
     const head = encodeHead(this.#responseArena(claim.slot), texts, 0, texts.length, limit, "response", true);
     return this.#complete(claim, head, bodyOffset(head), 0, 0);
   }
@@ -256,11 +262,21 @@ function isPlainAnswer(answer: unknown): answer is Answer {
   return true;
 }
 
+/** A text that a stranger's error gives; it may give anything, or throw. */
+function read(get: () => unknown, otherwise: string): string {
+  try {
+    const text = get();
+    return typeof text === "string" ? text : String(text ?? otherwise);
+  } catch {
+    return otherwise;
+  }
+}
+
 /** What a value is, in a few words. */
 function describe(value: unknown): string {
   if (typeof value === "object" && value !== null) {
-    const keys = Object.keys(value).slice(0, 5).join(", ");
-    return `an object of ${value.constructor?.name ?? "no class"} with keys {${keys}}`;
+    const keys = read(() => Object.keys(value).slice(0, 5).join(", "), "");
+    return `an object of ${read(() => value.constructor.name, "no class")} with keys {${keys}}`;
   }
   if (typeof value === "function") return "a function";
   return `the ${typeof value} ${String(value).slice(0, 80)}`;

@@ -1,58 +1,88 @@
 /** `slotbus bench`: round trip, throughput and a sparse case, slotbus beside what else a Bun user has. */
 
-import { cpus, release } from "node:os";
+import { cpus, release, type } from "node:os";
 import { parseArgs } from "node:util";
 import { type Checks, idleCpu, idleWakeups, runChecks } from "./bench/checks.ts";
-import {
-  type Call,
-  closedLoop,
-  type Limits,
-  makeBodies,
-  type Round,
-  sparseLoop,
-  type Summary,
-  summarise,
-} from "./bench/measure.ts";
+import { alternate, closedLoop, makeBodies, type Round, sparseLoop, type Summary, summarise } from "./bench/measure.ts";
 import {
   type Contestant,
   type SlotbusContestant,
   start,
+  startSlotbus,
   SYSTEMS,
   type SystemName,
   Workspace,
 } from "./bench/systems.ts";
-import { UsageError } from "./usage.ts";
+import { CommandError, UsageError } from "./usage.ts";
 
 const HELP = `slotbus bench [options]
 
   --payload 64,4k,64k,1m   bodies, in bytes (k, m: times 1024)
   --in-flight 1,8,32       requests at once
-  --against all            or none, or a list of: ${SYSTEMS.slice(1).join(", ")}
-  --quick                  64 B, 64 KiB and 1 MiB at 1 and 32 in flight; ends within 40 s
+  --against all            or none, or a list of: ${SYSTEMS.slice(1, 3).join(", ")},
+                           ${SYSTEMS.slice(3).join(", ")}
+  --quick                  64 B, 64 KiB and 1 MiB at 1 and 32 in flight; ends
+                           within 40 s (the full run: 5 minutes, 2 of them idle)
   --short                  64 B against two rivals; a few seconds
   --json                   print JSON and nothing else
   --help
 
   slotbus bench --quick --json > result.json
-  slotbus bench --payload 4k --in-flight 1 --against unix-socket`;
+  slotbus bench --short --payload 4k --in-flight 1 --against unix-socket`;
 
 type Mode = "full" | "quick" | "short";
 
-interface Plan {
+/** What a mode measures, and for how long. */
+interface Preset {
+  payloads: string;
+  inFlight: string;
+  against: string;
+  /** Counted rounds per contestant and case; a round of warm-up precedes them. */
+  rounds: number;
+  /** Of one round of one contestant: slow rivals do fewer requests in it, never other ones. */
+  roundMs: number;
+  /** Per round; 0 leaves the case out. */
+  sparseSamples: number;
+}
+
+const PRESETS: Record<Mode, Preset> = {
+  full: {
+    payloads: "64,4k,64k,1m",
+    inFlight: "1,8,32",
+    against: "all",
+    rounds: 7,
+    roundMs: 250,
+    sparseSamples: 400,
+  },
+  quick: { payloads: "64,64k,1m", inFlight: "1,32", against: "all", rounds: 5, roundMs: 50, sparseSamples: 80 },
+  short: {
+    payloads: "64",
+    inFlight: "1,32",
+    against: "unix-socket,fetch-unix",
+    rounds: 5,
+    roundMs: 100,
+    sparseSamples: 0,
+  },
+};
+
+/** Fewest samples of a round; each caller has one at least. */
+const MINIMUM_SAMPLES = 20;
+/** A round that takes so long has hung. */
+const ROUND_LIMIT_MS = 30_000;
+/** How long a quick run looks for wake-ups. */
+const IDLE_MS = 3_000;
+
+interface Plan extends Omit<Preset, "payloads" | "inFlight" | "against"> {
   mode: Mode;
   payloads: number[];
   inFlight: number[];
   systems: SystemName[];
-  rounds: number;
-  /** Limits of a round of one contestant. */
-  limits: (system: SystemName, bytes: number) => Limits;
-  sparseSamples: number;
 }
 
 type Case = "rtt" | "throughput" | "sparse";
 
 /** One line of the table, as it stands in the JSON. */
-export interface Row extends Omit<Summary, "samples"> {
+export interface Row extends Summary {
   system: SystemName;
   case: Case;
   payload_bytes: number;
@@ -62,9 +92,12 @@ export interface Row extends Omit<Summary, "samples"> {
 interface Result {
   machine: Record<string, string | number>;
   rows: Row[];
+  /** `null` in a short run, as are the checks. */
   idle: { wakeups: number } | { cpu_ms_per_minute: number } | null;
   checks: Checks | null;
 }
+
+type Say = (text: string) => void;
 
 // ---- the command line ---------------------------------------------------------------------------------------------------
 
@@ -84,13 +117,19 @@ function parseInFlight(text: string): number {
 function parseAgainst(text: string): SystemName[] {
   if (text === "all") return [...SYSTEMS];
   if (text === "none") return ["slotbus"];
-  const wrong = text.split(",").find((name) => !SYSTEMS.includes(name as SystemName));
+  const names = text.split(",").map((name) => name.trim());
+  const wrong = names.find((name) => !SYSTEMS.slice(1).includes(name as SystemName));
   if (wrong !== undefined)
     throw new UsageError(`--against ${wrong}: give all, none, or ${SYSTEMS.slice(1).join(", ")}.`);
-  return SYSTEMS.filter((name) => name === "slotbus" || text.split(",").includes(name));
+  return SYSTEMS.filter((name) => name === "slotbus" || names.includes(name));
 }
 
-function parse(args: string[]) {
+/** The values of a list, each once. */
+function list(text: string, parse: (item: string) => number): number[] {
+  return [...new Set(text.split(",").map(parse))];
+}
+
+function parseFlags(args: string[]) {
   try {
     return parseArgs({
       args,
@@ -109,100 +148,100 @@ function parse(args: string[]) {
   }
 }
 
-const ROUND_MS: Record<Mode, number> = { full: 400, quick: 90, short: 150 };
-
-function makePlan(values: ReturnType<typeof parse>): Plan {
-  const mode: Mode = values.short ? "short" : values.quick ? "quick" : "full";
-  const sizes = { full: "64,4k,64k,1m", quick: "64,64k,1m", short: "64" }[mode];
-  const inFlight = { full: "1,8,32", quick: "1,32", short: "1,32" }[mode];
-  const against = mode === "short" ? "unix-socket,fetch-unix" : "all";
+function makePlan(flags: ReturnType<typeof parseFlags>): Plan {
+  if (flags.quick && flags.short) throw new UsageError("--quick and --short exclude each other.");
+  const mode: Mode = flags.short ? "short" : flags.quick ? "quick" : "full";
+  const preset = PRESETS[mode];
   return {
+    ...preset,
     mode,
-    payloads: (values.payload ?? sizes).split(",").map(parseSize),
-    inFlight: (values["in-flight"] ?? inFlight).split(",").map(parseInFlight),
-    systems: parseAgainst(values.against ?? against),
-    rounds: mode === "full" ? 7 : 5,
-    // Rivals take as long as slotbus does, and so fewer samples; never other work.
-    limits: (_, bytes) => ({ samples: 400_000, minimum: bytes > 65_536 ? 20 : 50, ms: ROUND_MS[mode] }),
-    sparseSamples: { full: 400, quick: 120, short: 0 }[mode],
+    payloads: list(flags.payload ?? preset.payloads, parseSize),
+    inFlight: list(flags["in-flight"] ?? preset.inFlight, parseInFlight),
+    systems: parseAgainst(flags.against ?? preset.against),
   };
 }
 
 // ---- the run ------------------------------------------------------------------------------------------------------------
 
-/** Rounds of every contestant in turn; the first round of each warms up and does not count. */
-async function alternate(
-  contestants: readonly Contestant[],
-  rounds: number,
-  run: (contestant: Contestant, call: Call) => Promise<Round>,
-): Promise<Map<SystemName, Round[]>> {
-  const results = new Map<SystemName, Round[]>(contestants.map(({ name }) => [name, []]));
-  for (let i = 0; i <= rounds; i++) {
-    for (const contestant of contestants) {
-      const round = await run(contestant, (body) => contestant.call(body));
-      if (i > 0) results.get(contestant.name)!.push(round);
-    }
+/** A round of `name`, unless it fails, a process ends in it, or it hangs. */
+async function guarded(name: SystemName, running: Promise<Round>, workspace: Workspace): Promise<Round> {
+  const limit = Promise.withResolvers<never>();
+  const hung = new CommandError(`a round did not end within ${ROUND_LIMIT_MS / 1000} s`);
+  const timer = setTimeout(() => limit.reject(hung), ROUND_LIMIT_MS);
+  try {
+    return await Promise.race([running, workspace.failed, limit.promise]);
+  } catch (error) {
+    throw error instanceof CommandError ? new CommandError(`${name}: ${error.message}`) : error;
+  } finally {
+    clearTimeout(timer);
   }
-  return results;
 }
 
-async function measure(contestants: readonly Contestant[], plan: Plan, say: (text: string) => void): Promise<Row[]> {
+async function measure(contestants: readonly Contestant[], plan: Plan, workspace: Workspace, say: Say): Promise<Row[]> {
   const rows: Row[] = [];
-  const add = (results: Map<SystemName, Round[]>, kind: Case, bytes: number, inFlight: number): void => {
-    for (const [system, rounds] of results) {
-      const { samples: _, ...summary } = summarise(rounds);
-      rows.push({ system, case: kind, payload_bytes: bytes, in_flight: inFlight, ...summary });
-    }
+  const run = async (kind: Case, bytes: number, inFlight: number, one: (it: Contestant) => Promise<Round>) => {
+    say(kind === "sparse" ? "one request each millisecond" : `${sizeName(bytes)}, ${inFlight} in flight`);
+    const results = await alternate(contestants, plan.rounds, (it) => guarded(it.name, one(it), workspace));
+    for (const [{ name }, rounds] of results)
+      rows.push({ system: name, case: kind, payload_bytes: bytes, in_flight: inFlight, ...summarise(rounds) });
   };
+  const limits = { samples: Infinity, minimum: MINIMUM_SAMPLES, ms: plan.roundMs };
   for (const bytes of plan.payloads) {
     for (const inFlight of plan.inFlight) {
-      say(`${sizeName(bytes)}, ${inFlight} in flight`);
       const bodies = makeBodies(bytes, inFlight);
-      const results = await alternate(contestants, plan.rounds, ({ name }, call) =>
-        closedLoop(call, bodies, plan.limits(name, bytes)),
-      );
-      add(results, inFlight === 1 ? "rtt" : "throughput", bytes, inFlight);
+      await run(inFlight === 1 ? "rtt" : "throughput", bytes, inFlight, ({ call }) => closedLoop(call, bodies, limits));
     }
   }
-  if (plan.sparseSamples > 0) {
-    say("one request each millisecond");
-    const [body] = makeBodies(64, 1);
-    const results = await alternate(contestants, plan.rounds, (_, call) => sparseLoop(call, body!, plan.sparseSamples));
-    add(results, "sparse", 64, 1);
-  }
+  const [body] = makeBodies(64, 1);
+  if (plan.sparseSamples > 0) await run("sparse", 64, 1, ({ call }) => sparseLoop(call, body!, plan.sparseSamples));
   return rows;
 }
 
-/** Every contestant must stand in every case, and answer from another process (or, a thread's, from our own). */
-function verify(rows: Row[], contestants: readonly Contestant[], plan: Plan): void {
-  const cases = plan.payloads.length * plan.inFlight.length + (plan.sparseSamples > 0 ? 1 : 0);
-  for (const { name, pid } of contestants) {
-    const found = rows.filter((row) => row.system === name).length;
-    if (found !== cases) throw new Error(`${name} has ${found} rows of ${cases}`);
+/** Each contestant answers from another process; the one that is a thread, from another thread of ours. */
+function verifyAnswerers(contestants: readonly Contestant[]): void {
+  for (const { name, answerer } of contestants) {
     const isThread = name === "worker-postmessage";
-    if ((pid === process.pid) !== isThread)
-      throw new Error(`${name} answered from process ${pid}, we are ${process.pid}`);
+    if (isThread && answerer.isMainThread) throw new CommandError(`${name} answers from our own thread`);
+    if ((answerer.pid === process.pid) !== isThread)
+      throw new CommandError(`${name} answers from process ${answerer.pid}, and we are ${process.pid}`);
   }
 }
 
-async function runAll(plan: Plan, say: (text: string) => void): Promise<Result> {
+/** Each contestant must stand in every case. */
+function verifyRows(rows: readonly Row[], plan: Plan): void {
+  const cases = new Set(rows.map((row) => `${row.case} ${row.payload_bytes} ${row.in_flight}`));
+  const expected = plan.payloads.length * plan.inFlight.length + (plan.sparseSamples > 0 ? 1 : 0);
+  if (cases.size !== expected) throw new CommandError(`${cases.size} cases were measured, not ${expected}`);
+  for (const system of plan.systems) {
+    const count = rows.filter((row) => row.system === system && row.p50_us > 0).length;
+    if (count !== expected) throw new CommandError(`${system} has ${count} rows of ${expected}`);
+  }
+}
+
+async function runAll(plan: Plan, say: Say): Promise<Result> {
   using workspace = new Workspace();
+  const stopOnSignal = (_: string, signal: number): void => process.exit(128 + signal); // disposes the workspace
+  process.once("SIGINT", stopOnSignal).once("SIGTERM", stopOnSignal);
   const contestants: Contestant[] = [];
   try {
-    for (const name of plan.systems) contestants.push(await start(name, workspace));
-    const slotbus = contestants[0] as SlotbusContestant;
-    const rows = await measure(contestants, plan, say);
-    verify(rows, contestants, plan);
-    if (plan.mode === "short") return { machine: describeMachine(plan), rows, idle: null, checks: null };
+    const slotbus: SlotbusContestant = await startSlotbus(workspace);
+    contestants.push(slotbus);
+    for (const name of plan.systems.slice(1)) contestants.push(await start(name, workspace));
+    verifyAnswerers(contestants);
+    const rows = await measure(contestants, plan, workspace, say);
+    verifyRows(rows, plan);
+    const machine = describeMachine(plan);
+    if (plan.mode === "short") return { machine, rows, idle: null, checks: null };
     say("headers, slots, the physical limit");
-    const checks = await runChecks(slotbus, workspace, plan.mode === "full" ? 7 : 5);
-    say(plan.mode === "full" ? "idle: two minutes" : "idle");
-    const idle =
-      plan.mode === "full"
-        ? { cpu_ms_per_minute: await idleCpu(workspace) }
-        : { wakeups: await idleWakeups(slotbus, 500, 2_000) };
-    return { machine: describeMachine(plan), rows, idle, checks };
+    const checks = await runChecks(slotbus, workspace, plan.rounds);
+    if (plan.mode === "quick") {
+      say("idle");
+      return { machine, rows, idle: { wakeups: await idleWakeups(slotbus, 1_000, IDLE_MS) }, checks };
+    }
+    say("idle: a minute to settle, a minute to measure");
+    return { machine, rows, idle: { cpu_ms_per_minute: await idleCpu(workspace) }, checks };
   } finally {
+    process.off("SIGINT", stopOnSignal).off("SIGTERM", stopOnSignal);
     await Promise.all(contestants.map((contestant) => contestant.stop()));
   }
 }
@@ -212,9 +251,9 @@ async function runAll(plan: Plan, say: (text: string) => void): Promise<Result> 
 function describeMachine({ mode, rounds }: Plan): Record<string, string | number> {
   const processors = cpus();
   return {
-    cpu: processors[0]?.model ?? "unknown",
+    cpu: processors[0]?.model.trim() ?? "unknown",
     cores: processors.length,
-    kernel: `Linux ${release()}`,
+    kernel: `${type()} ${release()}`,
     bun: Bun.version,
     mode,
     rounds,
@@ -229,7 +268,7 @@ function sizeName(bytes: number): string {
 function number(value: number | null): string {
   if (value === null) return "-";
   if (value >= 100) return Math.round(value).toLocaleString("en");
-  return value.toPrecision(3);
+  return value >= 1 || value <= 0 ? value.toPrecision(3) : value.toFixed(2);
 }
 
 /** Columns padded to their widest cell, the first to the left, the others to the right. */
@@ -240,55 +279,76 @@ function table(lines: readonly (readonly string[])[]): string {
   return lines.map((line) => line.map(pad).join("  ").trimEnd()).join("\n");
 }
 
-const TITLES: Record<Case, string> = {
-  rtt: "round trip",
-  throughput: "throughput",
-  sparse: "sparse: one request each millisecond, both sides asleep",
-};
+const COLUMNS = ["µs", "p50", "p90", "p99", "p99.9", "req/s", "slower"];
 
-function report({ machine, rows, idle, checks }: Result): string {
-  const out = [
-    Object.entries(machine)
-      .map(([key, value]) => `${key}: ${value}`)
-      .join(", "),
-  ];
-  const groups = Map.groupBy(rows, (row) => `${row.case} ${row.payload_bytes} ${row.in_flight}`);
-  for (const group of groups.values()) {
-    const { case: kind, payload_bytes: bytes, in_flight: inFlight, p50_us: own } = group[0]!;
-    const lines = group.map((row) => [
-      row.system,
-      number(row.p50_us),
-      number(row.p90_us),
-      number(row.p99_us),
-      number(row.p999_us),
-      number(row.requests_per_second),
-      `${number(row.p50_us / own)}x`,
-    ]);
-    const head = [`${TITLES[kind].split(":")[0]} µs`, "p50", "p90", "p99", "p99.9", "req/s", "p50 to slotbus"];
-    out.push(`${TITLES[kind]}, ${sizeName(bytes)}, ${inFlight} in flight`, table([head, ...lines]));
-  }
-  if (checks) out.push("slotbus alone", table(Object.entries(checks).map(([key, value]) => [key, number(value)])));
-  if (idle)
-    out.push(
-      Object.entries(idle)
-        .map(([key, value]) => `idle ${key}: ${value}`)
-        .join(),
-    );
-  return out.join("\n\n");
+/** How often slotbus has done what this row did once: by requests per second under load, otherwise by p50. */
+function slower(row: Row, own: Row): string {
+  const load = row.case === "throughput";
+  return `${number(load ? own.requests_per_second / row.requests_per_second : row.p50_us / own.p50_us)}x`;
 }
 
-/** Runs the command; resolves to its exit code. */
+function reportCase(rows: readonly Row[]): string {
+  const own = rows[0]!;
+  const title = {
+    rtt: `Round trip, ${sizeName(own.payload_bytes)}`,
+    throughput: `${own.in_flight} in flight, ${sizeName(own.payload_bytes)}`,
+    sparse: "Sparse: one request of 64 B each millisecond, both sides asleep between two",
+  }[own.case];
+  const cells = rows.map((row) => [
+    row.system,
+    ...[row.p50_us, row.p90_us, row.p99_us, row.p999_us, row.requests_per_second].map(number),
+    slower(row, own),
+  ]);
+  return `${title}\n${table([COLUMNS, ...cells])}`;
+}
+
+function reportChecks(checks: Checks): string {
+  const { spin_limit_us: spin, rtt_over_spin_limit: overSpin } = checks;
+  return `slotbus alone, 64 B\n${table([
+    [
+      "two C processes spinning on cache lines, round trip",
+      spin === null ? "needs a C compiler" : `${number(spin)} µs`,
+    ],
+    ["round trip, to that", overSpin === null ? "-" : `${number(overSpin)}x`],
+    ["round trip with 10 headers each way, all read, to one without", `${number(checks.headers_ratio)}x`],
+    ["the same, one header new in each message", `${number(checks.headers_one_varies_ratio)}x`],
+    ["requests per second with 256 slots, to 32 slots", `${number(checks.slots_256_over_32)}x`],
+  ])}`;
+}
+
+function reportIdle(idle: NonNullable<Result["idle"]>): string {
+  if ("wakeups" in idle) return `Idle for ${IDLE_MS / 1000} s: ${idle.wakeups} wake-ups.`;
+  return `Idle: ${number(idle.cpu_ms_per_minute)} ms of CPU per minute more than two bare Bun processes.`;
+}
+
+function report({ machine, rows, idle, checks }: Result): string {
+  const { cpu, cores, kernel, bun, mode, rounds } = machine;
+  const cases = Map.groupBy(rows, (row) => `${row.case} ${row.payload_bytes} ${row.in_flight}`);
+  return [
+    `${cpu}, ${cores} cores, ${kernel}\nBun ${bun}, ${mode} run, medians of ${rounds} alternating rounds`,
+    ...[...cases.values()].map(reportCase),
+    ...(checks ? [reportChecks(checks)] : []),
+    ...(idle ? [reportIdle(idle)] : []),
+  ].join("\n\n");
+}
+
+/** Runs the command; resolves to its exit code. Throws {@link UsageError} and {@link CommandError}. */
 export async function run(args: string[]): Promise<number> {
-  const values = parse(args);
-  if (values.help) {
+  const flags = parseFlags(args);
+  if (flags.help) {
     console.log(HELP);
     return 0;
   }
-  const say = (text: string): void => {
-    if (!values.json && process.stderr.isTTY) process.stderr.write(`\r\u001b[K${text} …`);
-  };
-  const result = await runAll(makePlan(values), say);
-  if (!values.json && process.stderr.isTTY) process.stderr.write("\r\u001b[K");
-  console.log(values.json ? JSON.stringify(result, null, 2) : report(result));
-  return 0;
+  const plan = makePlan(flags);
+  const progress = !flags.json && process.stderr.isTTY;
+  const say: Say = (text) => void (progress && process.stderr.write(`\r\u001b[K${text} …`));
+  try {
+    const result = await runAll(plan, say);
+    if (progress) process.stderr.write("\r\u001b[K");
+    console.log(flags.json ? JSON.stringify(result, null, 2) : report(result));
+    return 0;
+  } catch (error) {
+    if (progress) process.stderr.write("\n");
+    throw error;
+  }
 }

@@ -2,7 +2,7 @@
 /** The `slotbus` command. */
 
 import { SlotbusError } from "../errors.ts";
-import { UsageError } from "./usage.ts";
+import { CommandError, UsageError } from "./usage.ts";
 
 const commands: Record<string, { summary: string; load: () => Promise<{ run(args: string[]): Promise<number> }> }> = {
   bench: {
@@ -13,7 +13,12 @@ const commands: Record<string, { summary: string; load: () => Promise<{ run(args
 
 function help(): string {
   const lines = Object.entries(commands).map(([name, { summary }]) => `  ${name.padEnd(8)} ${summary}`);
-  return `slotbus <command> [options]\n\n${lines.join("\n")}\n\nslotbus <command> --help says more.`;
+  return `slotbus <command> [options]\n\n${lines.join("\n")}\n\nslotbus <command> --help says more; slotbus --version.`;
+}
+
+async function version(): Promise<string> {
+  const manifest = (await Bun.file(`${import.meta.dir}/../../package.json`).json()) as { version: string };
+  return manifest.version;
 }
 
 async function main([name, ...args]: string[]): Promise<number> {
@@ -21,16 +26,20 @@ async function main([name, ...args]: string[]): Promise<number> {
     console.log(help());
     return 0;
   }
-  const command = commands[name];
-  if (!command) throw new UsageError(`there is no command "${name}"; there is: ${Object.keys(commands).join(", ")}.`);
-  const { run } = await command.load();
+  if (name === "--version") {
+    console.log(await version());
+    return 0;
+  }
+  if (!Object.hasOwn(commands, name))
+    throw new UsageError(`there is no command "${name}"; there is: ${Object.keys(commands).join(", ")}.`);
+  const { run } = await commands[name]!.load();
   return run(args);
 }
 
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
-  const known = error instanceof UsageError || error instanceof SlotbusError;
-  console.error(known ? `slotbus: ${error.message}` : error);
+  const explained = error instanceof CommandError || error instanceof SlotbusError;
+  console.error(explained ? `slotbus: ${error.message}` : error);
   process.exitCode = error instanceof UsageError ? 2 : 1;
 }

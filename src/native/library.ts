@@ -54,12 +54,15 @@ export function view(address: number, bytes: number): ArrayBuffer {
 }
 
 /**
- * Takes a view away from everybody. `false`: a native call holds it, the memory must stay mapped.
+ * Takes a view away from everybody: it has length 0 from now on. `false`: the memory must stay mapped, because a native
+ * call holds the view (then it cannot be taken), or somebody has carried the memory away before (`transfer`,
+ * `structuredClone`).
  *
- * `transfer` moves the memory into a buffer that nobody keeps; the one given here has length 0.
+ * `transfer` here moves the memory into a buffer that nobody keeps.
  */
 export function detach(buffer: ArrayBuffer): boolean {
-  if (!buffer.detached) buffer.transfer();
+  if (buffer.detached) return false;
+  buffer.transfer();
   return buffer.detached;
 }
 

@@ -1,38 +1,56 @@
 /** Frames of the raw unix socket contestant: u32 length of the body, u32 id, body; little-endian. */
 
 interface Writable {
+  /** Takes as many bytes as the kernel has room for now, and returns how many. */
   write(bytes: Uint8Array): number;
 }
 
-/** Puts frames together from chunks. */
+const HEADER = 8;
+/** What is written in one turn of the event loop goes out in one system call, up to this many bytes. */
+const BATCH_BYTES = 128 * 1024;
+
+/** Puts frames together from what a socket reads, copying only the bodies that arrive in parts. */
 export class FrameReader {
   readonly #onFrame: (id: number, body: Uint8Array) => void;
-  #chunks: Uint8Array[] = [];
-  #bytes = 0;
+  readonly #header = new Uint8Array(HEADER);
+  #headerBytes = 0;
+  /** The body that has begun to arrive. */
+  #body: Uint8Array | null = null;
+  #bodyBytes = 0;
 
   constructor(onFrame: (id: number, body: Uint8Array) => void) {
     this.#onFrame = onFrame;
   }
 
+  /** Takes a chunk over: Bun makes a new one for each read. */
   push(chunk: Uint8Array): void {
-    this.#chunks.push(chunk.slice()); // Bun uses its buffer again
-    this.#bytes += chunk.length;
-    if (this.#bytes < 8 || this.#bytes < 8 + word(this.#head(), 0)) return;
-    let bytes = this.#chunks.length === 1 ? this.#chunks[0]! : Buffer.concat(this.#chunks);
     let at = 0;
-    while (bytes.length - at >= 8 && bytes.length - at >= 8 + word(bytes, at)) {
-      const length = word(bytes, at);
-      this.#onFrame(word(bytes, at + 4), bytes.subarray(at + 8, at + 8 + length));
-      at += 8 + length;
+    while (at < chunk.length) {
+      if (this.#body) {
+        const part = chunk.subarray(at, at + this.#body.length - this.#bodyBytes);
+        this.#body.set(part, this.#bodyBytes);
+        this.#bodyBytes += part.length;
+        at += part.length;
+        if (this.#bodyBytes === this.#body.length) this.#finish(this.#body);
+      } else {
+        while (this.#headerBytes < HEADER && at < chunk.length) this.#header[this.#headerBytes++] = chunk[at++]!;
+        if (this.#headerBytes < HEADER) return;
+        const length = word(this.#header, 0);
+        if (chunk.length - at >= length) {
+          this.#finish(chunk.subarray(at, at + length));
+          at += length;
+        } else {
+          this.#body = Buffer.allocUnsafe(length);
+          this.#bodyBytes = 0;
+        }
+      }
     }
-    bytes = bytes.subarray(at);
-    this.#chunks = bytes.length > 0 ? [bytes] : [];
-    this.#bytes = bytes.length;
   }
 
-  #head(): Uint8Array {
-    if (this.#chunks[0]!.length < 8) this.#chunks = [Buffer.concat(this.#chunks)];
-    return this.#chunks[0]!;
+  #finish(body: Uint8Array): void {
+    this.#body = null;
+    this.#headerBytes = 0;
+    this.#onFrame(word(this.#header, 4), body);
   }
 }
 
@@ -40,29 +58,61 @@ function word(bytes: Uint8Array, at: number): number {
   return (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0;
 }
 
-/** Writes frames; what the socket does not take waits for `flush`, in order. */
+/**
+ * Writes frames in order. Those of one turn go out together; what the socket does not take waits for {@link flush}.
+ * A body may be written as it is later, so it must not change before it is answered.
+ */
 export class FrameWriter {
+  readonly #socket: Writable;
+  readonly #batch = new Uint8Array(BATCH_BYTES);
+  #batchBytes = 0;
+  #scheduled = false;
+  /** What the socket had no room for. */
   #waiting: Uint8Array[] = [];
 
-  write(socket: Writable, id: number, body: Uint8Array): void {
-    const frame = new Uint8Array(8 + body.length);
-    new Uint32Array(frame.buffer, 0, 2).set([body.length, id]);
-    frame.set(body, 8);
-    if (this.#waiting.length > 0) this.#waiting.push(frame);
-    else this.#send(socket, frame);
+  constructor(socket: Writable) {
+    this.#socket = socket;
   }
 
-  flush(socket: Writable): void {
-    const frames = this.#waiting;
-    this.#waiting = [];
-    for (const frame of frames) {
-      if (this.#waiting.length > 0) this.#waiting.push(frame);
-      else this.#send(socket, frame);
+  write(id: number, body: Uint8Array): void {
+    if (this.#batchBytes + HEADER + body.length > BATCH_BYTES) this.#sendBatch();
+    this.#putWord(body.length);
+    this.#putWord(id);
+    const first = body.subarray(0, BATCH_BYTES - this.#batchBytes);
+    this.#batch.set(first, this.#batchBytes);
+    this.#batchBytes += first.length;
+    if (first.length < body.length) {
+      this.#sendBatch();
+      this.#send(body.subarray(first.length), false);
+    } else if (!this.#scheduled) {
+      this.#scheduled = true;
+      queueMicrotask(this.#onTurnEnd);
     }
   }
 
-  #send(socket: Writable, frame: Uint8Array): void {
-    const sent = Math.max(0, socket.write(frame));
-    if (sent < frame.length) this.#waiting.push(frame.subarray(sent));
+  /** The socket has room again. */
+  flush(): void {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const bytes of waiting) this.#send(bytes, false);
+  }
+
+  readonly #onTurnEnd = (): void => {
+    this.#scheduled = false;
+    this.#sendBatch();
+  };
+
+  #putWord(value: number): void {
+    for (let shift = 0; shift < 32; shift += 8) this.#batch[this.#batchBytes++] = value >>> shift;
+  }
+
+  #sendBatch(): void {
+    if (this.#batchBytes > 0) this.#send(this.#batch.subarray(0, this.#batchBytes), true);
+    this.#batchBytes = 0;
+  }
+
+  #send(bytes: Uint8Array, copy: boolean): void {
+    const sent = this.#waiting.length > 0 ? 0 : Math.max(0, this.#socket.write(bytes));
+    if (sent < bytes.length) this.#waiting.push(copy ? bytes.slice(sent) : bytes.subarray(sent));
   }
 }

@@ -1,6 +1,8 @@
 /** Rounds of one contestant, and what several alternating rounds say together. */
 
-/** One call of a contestant that checks what came back. */
+import { CommandError } from "../usage.ts";
+
+/** Sends a body; resolves to the one that came back. */
 export type Call = (body: Uint8Array) => Promise<Uint8Array>;
 
 /** Latencies of one round in nanoseconds, and what it took altogether. */
@@ -16,16 +18,14 @@ export interface Limits {
   ms: number;
 }
 
-/** A reply that is not the request. */
-export class WrongReplyError extends Error {}
-
 let counter = 0;
 
-/** Bodies of one size; each call changes the first bytes, so that no stale reply passes. */
+/** `count` bodies of one size, at least 4 bytes. */
 export function makeBodies(bytes: number, count: number): Uint8Array[] {
   return Array.from({ length: count }, (_, i) => new Uint8Array(bytes).map((_, at) => (at * 31 + i) & 255));
 }
 
+/** Gives a body a number of its own, so that no reply to another request passes. */
 function stamp(body: Uint8Array): void {
   counter = (counter + 1) >>> 0;
   body[0] = counter;
@@ -35,12 +35,15 @@ function stamp(body: Uint8Array): void {
 }
 
 function check(reply: Uint8Array, body: Uint8Array): void {
-  if (reply.length !== body.length || Buffer.compare(reply, body) !== 0) {
-    throw new WrongReplyError(`a reply of ${reply.length} bytes is not the request of ${body.length} bytes`);
+  if (reply.length !== body.length)
+    throw new CommandError(`a reply has ${reply.length} bytes, its request had ${body.length}`);
+  if (Buffer.compare(reply, body) !== 0) {
+    const at = reply.findIndex((byte, i) => byte !== body[i]);
+    throw new CommandError(`a reply of ${reply.length} bytes differs from its request at byte ${at}`);
   }
 }
 
-/** As many callers as bodies, each asking again as soon as it is answered. */
+/** As many callers as bodies, each asking again as soon as its reply is checked. */
 export async function closedLoop(call: Call, bodies: Uint8Array[], limits: Limits): Promise<Round> {
   const latencies: number[] = [];
   const start = Bun.nanoseconds();
@@ -61,30 +64,53 @@ export async function closedLoop(call: Call, bodies: Uint8Array[], limits: Limit
   return { latencies, seconds: (Bun.nanoseconds() - start) / 1e9 };
 }
 
-/** One request each millisecond, so that both sides have gone to sleep. */
+/** One request each millisecond, as Bun's timer counts it: both sides have gone to sleep in between. */
 export async function sparseLoop(call: Call, body: Uint8Array, samples: number): Promise<Round> {
   const latencies: number[] = [];
   const start = Bun.nanoseconds();
   for (let i = 0; i < samples; i++) {
-    await Bun.sleep(1);
+    const tick = Bun.sleep(1);
     stamp(body);
     const before = Bun.nanoseconds();
     const reply = await call(body);
     latencies.push(Bun.nanoseconds() - before);
     check(reply, body);
+    await tick;
   }
   return { latencies, seconds: (Bun.nanoseconds() - start) / 1e9 };
+}
+
+/**
+ * Runs each contestant once to warm up, then `rounds` times in turn, there and back, so that none always follows the
+ * same other one. Resolves to the rounds by contestant.
+ */
+export async function alternate<T, R>(
+  contestants: readonly T[],
+  rounds: number,
+  run: (contestant: T) => R | Promise<R>,
+): Promise<Map<T, R[]>> {
+  const results = new Map<T, R[]>(contestants.map((contestant) => [contestant, []]));
+  for (let i = 0; i <= rounds; i++) {
+    for (const contestant of i % 2 === 0 ? contestants : contestants.toReversed()) {
+      const result = await run(contestant);
+      if (i > 0) results.get(contestant)!.push(result);
+    }
+  }
+  return results;
 }
 
 function quantile(sorted: ArrayLike<number>, q: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] ?? 0;
 }
 
+/** The middle value; of an even number the upper one of the two. */
 export function median(values: readonly number[]): number {
-  return quantile(
-    values.toSorted((a, b) => a - b),
-    0.5,
-  );
+  return quantile(Float64Array.from(values).sort(), 0.5);
+}
+
+/** Requests per second of a round. */
+export function perSecond({ latencies, seconds }: Round): number {
+  return latencies.length / seconds;
 }
 
 /** What rounds say together: medians over the rounds, in µs. p99.9 of all samples, `null` under 10 000 of them. */
@@ -94,23 +120,21 @@ export interface Summary {
   p99_us: number;
   p999_us: number | null;
   requests_per_second: number;
-  samples: number;
 }
 
 const P999_SAMPLES = 10_000;
 
+/** Sums up the rounds of one contestant in one case. */
 export function summarise(rounds: readonly Round[]): Summary {
   const sorted = rounds.map(({ latencies }) => Float64Array.from(latencies).sort());
   const us = (q: number): number => round(median(sorted.map((latencies) => quantile(latencies, q))) / 1000);
-  const samples = rounds.reduce((sum, { latencies }) => sum + latencies.length, 0);
-  const all = samples >= P999_SAMPLES ? Float64Array.from(rounds.flatMap(({ latencies }) => latencies)).sort() : null;
+  const all = Float64Array.from(rounds.flatMap(({ latencies }) => latencies)).sort();
   return {
     p50_us: us(0.5),
     p90_us: us(0.9),
     p99_us: us(0.99),
-    p999_us: all && round(quantile(all, 0.999) / 1000),
-    requests_per_second: Math.round(median(rounds.map(({ latencies, seconds }) => latencies.length / seconds))),
-    samples,
+    p999_us: all.length >= P999_SAMPLES ? round(quantile(all, 0.999) / 1000) : null,
+    requests_per_second: Math.round(median(rounds.map(perSecond))),
   };
 }
 

@@ -1,66 +1,77 @@
-/** The other process of a contestant: `bun peer.ts SYSTEM ADDRESS` answers every body with itself. */
+/** The other process of a contestant: `bun peer.ts ROLE ADDRESS` answers every body with itself until its parent ends. */
 
-import type { SystemName } from "./systems.ts";
 import { FrameReader, FrameWriter } from "./frames.ts";
+import type { Introduction } from "./systems.ts";
 
-const [system, address = ""] = process.argv.slice(2) as [SystemName | "bare" | "idle-hub", string];
-const send = (message: unknown): void => void process.send!(message);
+const [role, address = ""] = process.argv.slice(2);
 
-switch (system) {
+function introduce(chosen = ""): void {
+  process.send!({ pid: process.pid, isMainThread: Bun.isMainThread, address: chosen } satisfies Introduction);
+}
+
+/** Answers questions of {@link Peer.ask}. */
+function answerQuestions(wakeups: () => number): void {
+  process.on("message", (question) => {
+    const { user, system } = process.cpuUsage();
+    process.send!(question === "cpu" ? (user + system) / 1000 : wakeups());
+  });
+}
+
+async function echo(request: Request): Promise<Response> {
+  return new Response(await request.bytes());
+}
+
+process.on("disconnect", () => process.exit());
+
+switch (role) {
   case "slotbus": {
     const { SlotWorker } = await import("../../index.ts");
     const { headersHandler } = await import("./checks.ts");
     const worker = await SlotWorker.open({ name: address });
     worker.serve(headersHandler());
-    process.on("message", () => send(worker.wakeups));
-    send("ready");
+    answerQuestions(() => worker.wakeups);
+    introduce();
     break;
   }
-  case "fetch-tcp":
-  case "fetch-unix": {
-    const echo = async (request: Request): Promise<Response> => new Response(await request.bytes());
-    const options = { fetch: echo, maxRequestBodySize: 2 ** 30 };
-    const server =
-      system === "fetch-tcp"
-        ? Bun.serve({ ...options, hostname: "127.0.0.1", port: 0 })
-        : Bun.serve({ ...options, unix: address });
-    send(system === "fetch-tcp" ? server.port : "ready");
+  case "fetch-tcp": {
+    const server = Bun.serve({ fetch: echo, hostname: "127.0.0.1", port: 0 });
+    introduce(`${server.hostname}:${server.port}`);
     break;
   }
+  case "fetch-unix":
+    Bun.serve({ fetch: echo, unix: address });
+    introduce();
+    break;
   case "bun-ipc":
-    process.on("message", send);
-    send("ready");
+    process.on("message", (message) => process.send!(message));
+    introduce();
     break;
   case "unix-socket":
     Bun.listen<{ reader: FrameReader; writer: FrameWriter }>({
       unix: address,
       socket: {
         open: (socket) => {
-          const writer = new FrameWriter();
-          socket.data = { writer, reader: new FrameReader((id, body) => writer.write(socket, id, body)) };
+          const writer = new FrameWriter(socket);
+          socket.data = { writer, reader: new FrameReader((id, body) => writer.write(id, body)) };
         },
         data: (socket, bytes) => socket.data.reader.push(bytes),
-        drain: (socket) => socket.data.writer.flush(socket),
+        drain: (socket) => socket.data.writer.flush(),
       },
     });
-    send("ready");
+    introduce();
     break;
   case "idle-hub": {
     const { SlotBus } = await import("../../index.ts");
     const bus = await SlotBus.create({ name: address });
-    const worker = Bun.spawn([process.execPath, import.meta.path, "slotbus", address], { ipc: () => {} });
-    process.on("exit", () => worker.kill());
-    process.on("SIGTERM", () => process.exit());
-    await bus.ready();
+    answerQuestions(() => bus.stats().wakeups);
+    introduce();
     for (let i = 0; i < 1000; i++) await bus.request({ path: "/echo", body: "warm" });
-    process.on("message", () => {});
-    send(worker.pid);
     break;
   }
   case "bare":
-    process.on("message", () => {});
-    send("ready");
+    answerQuestions(() => 0);
+    introduce();
     break;
   default:
-    throw new Error(`peer.ts does not know ${String(system)}`);
+    throw new Error(`peer.ts does not know the role ${role}`);
 }

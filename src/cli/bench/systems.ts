@@ -3,7 +3,9 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Subprocess } from "bun";
 import { type BusResponse, SlotBus } from "../../index.ts";
+import { CommandError } from "../usage.ts";
 import { FrameReader, FrameWriter } from "./frames.ts";
 
 /** Names as they stand in the JSON. */
@@ -11,98 +13,149 @@ export const SYSTEMS = ["slotbus", "fetch-tcp", "fetch-unix", "bun-ipc", "unix-s
 
 export type SystemName = (typeof SYSTEMS)[number];
 
+/** First message of whoever answers. */
+export interface Introduction {
+  /** `process.pid` as it sees it. */
+  pid: number;
+  isMainThread: boolean;
+  /** Where it listens, if it chose that itself. */
+  address: string;
+}
+
 /** A contestant that is ready to be asked. */
 export interface Contestant {
   readonly name: SystemName;
-  /** Process that answers; our own for a thread. */
-  readonly pid: number;
-  /** Sends a body and resolves to the one that came back. */
+  readonly answerer: Introduction;
+  /** Sends a body and resolves to the one that came back. The body must not change before. */
   call(body: Uint8Array): Promise<Uint8Array>;
   stop(): Promise<void>;
 }
 
-/** The bus of a slotbus contestant, for what the other contestants do not have. */
+/** What the slotbus contestant has more than the others. */
 export interface SlotbusContestant extends Contestant {
   readonly bus: SlotBus;
-  /** Times the worker was woken so far. */
-  workerWakeups(): Promise<number>;
+  readonly worker: Peer;
 }
 
-const peer = join(import.meta.dir, "peer.ts");
+/** A process that runs `peer.ts`. */
+export interface Peer {
+  readonly introduction: Introduction;
+  send(message: unknown): void;
+  /** One number the peer knows: the CPU time its process has used in ms, or its worker's wake-ups. */
+  ask(question: "cpu" | "wakeups"): Promise<number>;
+  stop(): Promise<void>;
+}
 
-/** A private directory for sockets; removed by the last `stop`. */
+/** Owns the processes of a run, and a private directory for its sockets. Disposing it ends and removes them. */
 export class Workspace implements Disposable {
   readonly path = mkdtempSync(join(tmpdir(), "slotbus-bench-"));
+  /** Rejects when a peer or thread fails that nobody stopped. */
+  readonly failed: Promise<never>;
+  readonly #fail: (reason: CommandError) => void;
+  readonly #children = new Set<Subprocess>();
+  readonly #onExit = (): void => this[Symbol.dispose]();
+
+  constructor() {
+    const { promise, reject } = Promise.withResolvers<never>();
+    promise.catch(() => {}); // a failure between two rounds is seen by the next one
+    this.failed = promise;
+    this.#fail = reject;
+    process.once("exit", this.#onExit);
+  }
+
+  fail(what: string): void {
+    this.#fail(new CommandError(what));
+  }
+
+  /** Starts `bun peer.ts ROLE ADDRESS` and waits for its introduction; `onMessage` gets what is no answer of `ask`. */
+  async start(role: string, address = "", onMessage: (message: unknown) => void = () => {}): Promise<Peer> {
+    const introduced = Promise.withResolvers<Introduction>();
+    let settle: (message: unknown) => void = (first) => {
+      settle = onMessage;
+      introduced.resolve(first as Introduction);
+    };
+    const child = Bun.spawn([process.execPath, join(import.meta.dir, "peer.ts"), role, address], {
+      env: { ...process.env, SLOTBUS_DIR: this.path },
+      stdio: ["ignore", "ignore", "inherit"],
+      ipc: (message) => settle(message),
+      onExit: (ended, code, signal) => {
+        if (this.#children.delete(ended)) this.fail(`the process of ${role} ended with ${signal ?? `code ${code}`}`);
+      },
+    });
+    this.#children.add(child);
+    const introduction = await Promise.race([introduced.promise, this.failed]);
+    return {
+      introduction,
+      send: (message) => void child.send(message),
+      ask: (question) => {
+        const { promise, resolve } = Promise.withResolvers<number>();
+        settle = (answer) => {
+          settle = onMessage;
+          resolve(answer as number);
+        };
+        child.send(question);
+        return Promise.race([promise, this.failed]);
+      },
+      stop: async () => {
+        this.#children.delete(child);
+        child.kill();
+        await child.exited;
+      },
+    };
+  }
 
   [Symbol.dispose](): void {
+    process.off("exit", this.#onExit);
+    for (const child of this.#children) {
+      this.#children.delete(child);
+      child.kill("SIGKILL");
+    }
     rmSync(this.path, { recursive: true, force: true });
   }
 }
 
-/** A child that runs `peer.ts`; resolves when it has sent its first message, which it returns. */
-export async function startPeer(args: string[], workspace: Workspace, onMessage: (message: unknown) => void) {
-  const { promise: ready, resolve } = Promise.withResolvers<unknown>();
-  let first = true;
-  const child = Bun.spawn([process.execPath, peer, ...args], {
-    env: { ...process.env, SLOTBUS_DIR: workspace.path },
-    stdio: ["ignore", "inherit", "inherit"],
-    serialization: "advanced",
-    ipc: (message) => {
-      if (first) resolve(message);
-      else onMessage(message);
-      first = false;
-    },
-    onExit: (_, code) => resolve(new Error(`the ${args[0]} peer ended with ${code}`)),
-  });
-  const message = await ready;
-  if (message instanceof Error) throw message;
-  const stop = async (): Promise<void> => {
-    child.kill();
-    await child.exited;
-  };
-  return { child, message, stop };
-}
-
 const bodyOf = (response: BusResponse): Uint8Array => response.body;
 
-/** A slotbus contestant of its own; `slots` undefined is the default. */
+/** A slotbus contestant of its own; without `slots` all its options are the defaults. */
 export async function startSlotbus(workspace: Workspace, slots?: number): Promise<SlotbusContestant> {
   const name = `bench-${slots ?? "default"}`;
   const bus = await SlotBus.create({ name, directory: workspace.path, slots });
-  let answer: (count: number) => void = () => {};
-  const { child, stop } = await startPeer(["slotbus", name], workspace, (count) => answer(count as number));
-  await bus.ready();
+  const worker = await workspace.start("slotbus", name);
+  await Promise.race([bus.ready(), workspace.failed]);
+  const { pid } = bus.workers[0]!; // as the kernel says
+  if (pid !== worker.introduction.pid) throw new CommandError(`process ${pid} attached, not the worker of the bench`);
   return {
     name: "slotbus",
-    pid: bus.workers[0]!.pid,
+    answerer: worker.introduction,
     bus,
+    worker,
     call: (body) => bus.request({ path: "/echo", body }).then(bodyOf),
-    workerWakeups: () => {
-      const { promise, resolve } = Promise.withResolvers<number>();
-      answer = resolve;
-      child.send("wakeups");
-      return promise;
-    },
     stop: async () => {
-      await bus.close();
-      await stop();
+      await bus.close({ timeout: 100 });
+      await worker.stop();
     },
   };
 }
 
 async function startFetch(workspace: Workspace, name: "fetch-tcp" | "fetch-unix"): Promise<Contestant> {
   const unix = name === "fetch-unix" ? join(workspace.path, "fetch.sock") : undefined;
-  const { child, message, stop } = await startPeer([name, unix ?? ""], workspace, () => {});
-  const url = unix ? "http://localhost/echo" : `http://127.0.0.1:${String(message)}/echo`;
+  const { introduction, stop } = await workspace.start(name, unix);
+  const url = unix ? "http://localhost/echo" : `http://${introduction.address}/echo`;
   return {
     name,
-    pid: child.pid,
+    answerer: introduction,
     call: async (body) => {
       const response = await fetch(url, { method: "POST", body: body as Uint8Array<ArrayBuffer>, unix });
       return response.bytes();
     },
     stop,
   };
+}
+
+/** A message of a system that has no answers of its own. */
+interface Message {
+  id: number;
+  body: Uint8Array;
 }
 
 /** Callers by id, for systems that answer with a message. */
@@ -118,7 +171,7 @@ class Calls {
     });
   }
 
-  answer(id: number, body: Uint8Array): void {
+  answer({ id, body }: Message): void {
     this.#waiting.get(id)?.(body);
     this.#waiting.delete(id);
   }
@@ -126,32 +179,29 @@ class Calls {
 
 async function startIpc(workspace: Workspace): Promise<Contestant> {
   const calls = new Calls();
-  const { child, stop } = await startPeer(["bun-ipc"], workspace, (message) => {
-    const { id, body } = message as { id: number; body: Uint8Array };
-    calls.answer(id, body);
-  });
+  const peer = await workspace.start("bun-ipc", "", (message) => calls.answer(message as Message));
   return {
     name: "bun-ipc",
-    pid: child.pid,
-    call: (body) => calls.open((id) => child.send({ id, body })),
-    stop,
+    answerer: peer.introduction,
+    call: (body) => calls.open((id) => peer.send({ id, body } satisfies Message)),
+    stop: () => peer.stop(),
   };
 }
 
 async function startUnixSocket(workspace: Workspace): Promise<Contestant> {
   const path = join(workspace.path, "raw.sock");
-  const { child, stop } = await startPeer(["unix-socket", path], workspace, () => {});
+  const { introduction, stop } = await workspace.start("unix-socket", path);
   const calls = new Calls();
-  const reader = new FrameReader((id, body) => calls.answer(id, body));
-  const writer = new FrameWriter();
+  const reader = new FrameReader((id, body) => calls.answer({ id, body }));
   const socket = await Bun.connect({
     unix: path,
-    socket: { data: (_, bytes) => reader.push(bytes), drain: (s) => writer.flush(s) },
+    socket: { data: (_, bytes) => reader.push(bytes), drain: () => writer.flush() },
   });
+  const writer = new FrameWriter(socket);
   return {
     name: "unix-socket",
-    pid: child.pid,
-    call: (body) => calls.open((id) => writer.write(socket, id, body)),
+    answerer: introduction,
+    call: (body) => calls.open((id) => writer.write(id, body)),
     stop: async () => {
       socket.end();
       await stop();
@@ -159,14 +209,18 @@ async function startUnixSocket(workspace: Workspace): Promise<Contestant> {
   };
 }
 
-async function startThread(): Promise<Contestant> {
+async function startThread(workspace: Workspace): Promise<Contestant> {
   const thread = new Worker(join(import.meta.dir, "thread.ts"));
   const calls = new Calls();
-  thread.onmessage = ({ data: { id, body } }: { data: { id: number; body: Uint8Array } }) => calls.answer(id, body);
+  const introduced = Promise.withResolvers<Introduction>();
+  thread.onerror = ({ message }) => workspace.fail(`the thread failed:\n${message}`);
+  thread.onmessage = ({ data }: MessageEvent<Introduction>) => introduced.resolve(data);
+  const answerer = await Promise.race([introduced.promise, workspace.failed]);
+  thread.onmessage = ({ data }: MessageEvent<Message>) => calls.answer(data);
   return {
     name: "worker-postmessage",
-    pid: process.pid,
-    call: (body) => calls.open((id) => thread.postMessage({ id, body })),
+    answerer,
+    call: (body) => calls.open((id) => thread.postMessage({ id, body } satisfies Message)),
     stop: async () => void (await thread.terminate()),
   };
 }
@@ -184,6 +238,6 @@ export function start(name: SystemName, workspace: Workspace): Promise<Contestan
     case "unix-socket":
       return startUnixSocket(workspace);
     case "worker-postmessage":
-      return startThread();
+      return startThread(workspace);
   }
 }

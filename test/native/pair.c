@@ -1,0 +1,136 @@
+/*
+ * pair.c - a hub and a worker in one process, on one mapping, and the ordinary life of a request.
+ */
+#include "test.h"
+
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+int receive_descriptor(int fd, void *bytes, size_t capacity, int64_t *got)
+{
+	int passed = -1;
+	*got = os_socket_receive(fd, bytes, capacity, &passed);
+	return passed;
+}
+
+uint32_t bells_waiting(int fd)
+{
+	uint8_t bytes[256];
+	int64_t got = os_socket_receive(fd, bytes, sizeof bytes, NULL);
+	if (got == -SB_EAGAIN) return 0;
+	CHECK(got > 0);
+	for (int64_t i = 0; i < got; i++) CHECK_EQ(bytes[i], SB_MSG_BELL);
+	return (uint32_t)got;
+}
+
+struct sb_hub *pair_hub(uint32_t slots, uint32_t flags)
+{
+	struct sb_hub *hub = sb_hub_open(slots, PAIR_PAYLOAD, PAIR_HEAD, PAIR_INLINE, flags, 0x7a67);
+	CHECK(hub != NULL);
+	return hub;
+}
+
+struct pair pair_open_on(struct sb_hub *hub, uint32_t concurrency)
+{
+	struct pair pair = { .hub = hub };
+	int ends[2];
+	uint8_t hello[SB_MESSAGE_MAX];
+	int64_t got = 0;
+	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+	pair.hub_fd = ends[0];
+	pair.worker_fd = ends[1];
+	int32_t index = sb_link_offer(hub, pair.hub_fd, concurrency);
+	CHECK(index >= 0);
+	pair.index = (uint32_t)index;
+	pair.memory = receive_descriptor(pair.worker_fd, hello, sizeof hello, &got);
+	CHECK(pair.memory >= 0 && hello[0] == SB_MSG_HELLO);
+	CHECK_EQ(sb_link_start(hub, pair.index), 0);
+	pair.link = hub->links[index];
+	pair.region = pair.link->map.region;
+	pair.worker = calloc(1, sizeof *pair.worker);
+	CHECK(pair.worker != NULL);
+	worker_adopt(pair.worker, &pair.link->map, pair.worker_fd);
+	return pair;
+}
+
+struct pair pair_open(uint32_t slots, uint32_t concurrency)
+{
+	return pair_open_on(pair_hub(slots, 0), concurrency);
+}
+
+void pair_close_link(struct pair *pair)
+{
+	pair->worker->map.region = NULL; /* the mapping is the hub's */
+	free(pair->worker);
+	sb_link_stop(pair->hub, pair->index);
+	sb_link_drop(pair->hub, pair->index, 1);
+	close(pair->hub_fd);
+	close(pair->worker_fd);
+	close(pair->memory);
+}
+
+void pair_close(struct pair *pair)
+{
+	pair_close_link(pair);
+	sb_hub_close(pair->hub);
+}
+
+uint64_t word_at(const struct pair *pair, uint32_t slot)
+{
+	return load_seq(&pair->region->slot[slot].request.status);
+}
+
+void force_word(const struct pair *pair, uint32_t slot, uint64_t word)
+{
+	store_seq(&pair->region->slot[slot].request.status, word);
+}
+
+uint8_t *request_arena(const struct pair *pair, uint32_t slot)
+{
+	return pair->link->map.arenas + 2 * (uint64_t)slot * pair->hub->header.stride;
+}
+
+uint8_t *response_arena(const struct pair *pair, uint32_t slot)
+{
+	return request_arena(pair, slot) + pair->hub->header.stride;
+}
+
+uint32_t send_request(const struct pair *pair, uint32_t timeout_ms)
+{
+	int32_t reserved = sb_slot_reserve(pair->hub, pair->index);
+	CHECK(reserved >= 0);
+	uint32_t slot = (uint32_t)reserved;
+	memset(request_arena(pair, slot), (int)slot, 16);
+	CHECK(sb_slot_publish(pair->hub, pair->index, slot, 1, 8, 8, 8, timeout_ms, 42 + slot) >= 0);
+	return slot;
+}
+
+uint32_t take_request(const struct pair *pair)
+{
+	CHECK_EQ(sb_slot_take(pair->worker, 0), 1);
+	return pair->worker->request.slot;
+}
+
+int32_t answer_request(const struct pair *pair, uint32_t slot)
+{
+	memset(response_arena(pair, slot), (int)~slot, 12);
+	uint32_t token = (uint32_t)pair->worker->generation[slot];
+	return sb_slot_complete(pair->worker, slot, token, 4, 4, 8, 200);
+}
+
+const struct sb_event *event_at(const struct pair *pair, int32_t index)
+{
+	return (const struct sb_event *)sb_hub_events(pair->hub) + index;
+}
+
+void receive_response(const struct pair *pair, uint32_t slot)
+{
+	CHECK_EQ(sb_hub_poll(pair->hub, 0), 1);
+	const struct sb_event *event = event_at(pair, 0);
+	CHECK_EQ(event->kind, SB_EV_DONE);
+	CHECK_EQ(event->slot, slot);
+	CHECK_EQ(event->body_bytes, 8);
+	CHECK_EQ(response_arena(pair, slot)[event->body_offset], (uint8_t)~slot);
+	CHECK_EQ(sb_slot_release(pair->hub, pair->index, slot), 0);
+}

@@ -1,0 +1,129 @@
+/*
+ * test.h - the runner's few words, and a hub and a worker on one mapping.
+ *
+ * A test is TEST("a sentence that would be false if the code broke") { ... }. A failed check prints
+ * file, line and values and ends its test; in a thread or a forked child it ends the process. A
+ * test closes what it opened, joins its threads and reaps its children: the runner counts.
+ */
+#ifndef SLOTBUS_TEST_H
+#define SLOTBUS_TEST_H
+
+#include "private.h"
+
+#include <sched.h>
+#include <string.h>
+#include <sys/types.h>
+
+/* ---- checks ------------------------------------------------------------------------------- */
+
+struct test {
+	const char *sentence;
+	void (*run)(void);
+	struct test *next;
+};
+
+void test_register(struct test *test);
+_Noreturn void test_fail(const char *file, int line, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+void test_equal(const char *file, int line, const char *what, int64_t actual, int64_t expected);
+void test_at_most(const char *file, int line, const char *what, double actual, double limit);
+
+#define TEST_JOIN(a, b) a##b
+#define TEST_AT(text, line)                                                                     \
+	static void TEST_JOIN(run_, line)(void);                                                    \
+	static struct test TEST_JOIN(test_, line) = { text, TEST_JOIN(run_, line), NULL };          \
+	__attribute__((constructor)) static void TEST_JOIN(register_, line)(void)                   \
+	{                                                                                           \
+		test_register(&TEST_JOIN(test_, line));                                                 \
+	}                                                                                           \
+	static void TEST_JOIN(run_, line)(void)
+#define TEST(sentence) TEST_AT(sentence, __LINE__)
+
+#define FAIL(text) test_fail(__FILE__, __LINE__, "%s", text)
+#define CHECK(condition) ((condition) ? (void)0 : test_fail(__FILE__, __LINE__, "%s", #condition))
+#define CHECK_EQ(actual, expected)                                                              \
+	test_equal(__FILE__, __LINE__, #actual " == " #expected, (int64_t)(actual), (int64_t)(expected))
+#define CHECK_AT_MOST(actual, limit)                                                            \
+	test_at_most(__FILE__, __LINE__, #actual " <= " #limit, (double)(actual), (double)(limit))
+
+/* Waits for a state, never for a time; ten seconds without it is a failure. */
+#define AWAIT(condition)                                                                        \
+	do {                                                                                        \
+		uint64_t until_ns = os_now_ns() + 10000000000u;                                         \
+		while (!(condition)) {                                                                  \
+			if (os_now_ns() > until_ns) FAIL("never came: " #condition);                        \
+			sched_yield();                                                                      \
+		}                                                                                       \
+	} while (0)
+
+#if defined(__SANITIZE_THREAD__)
+#define UNDER_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define UNDER_TSAN 1
+#endif
+#endif
+#if !defined(UNDER_TSAN)
+#define UNDER_TSAN 0
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+#define UNDER_ASAN 1
+#else
+#define UNDER_ASAN 0
+#endif
+
+/* ---- small things (main.c) ---------------------------------------------------------------- */
+
+uint32_t open_files(void);              /* descriptors of this process */
+uint32_t open_mappings(void);           /* lines of /proc/self/maps */
+uint32_t random_below(uint64_t *seed, uint32_t limit);
+void scratch_open(char path[64]);       /* a fresh directory, 0700 */
+void scratch_remove(const char *path);  /* with all that is in it */
+int reap(pid_t child);                  /* waits; its exit code, or 128 + signal */
+int in_child(void (*body)(void));       /* forks, runs it, reaps: 0 if every check in it held */
+void set_limit(int resource, uint64_t value);
+void forbid_files(void);                /* no descriptor is left, until: */
+void allow_files(void);
+
+/* ---- a hub and a worker on one mapping (pair.c) ----------------------------------------------
+ * ThreadSanitizer is blind to two mappings of one memfd, so most tests let the worker adopt the
+ * hub's. The region comes from sb_link_offer, over a socket pair that then carries the bells. */
+
+struct pair {
+	struct sb_hub *hub;
+	struct link *link; /* the hub's private view */
+	struct sb_region *region;
+	struct sb_worker *worker;
+	uint32_t index;
+	int hub_fd, worker_fd;
+	int memory; /* the region's memfd */
+};
+
+enum { PAIR_PAYLOAD = 65536, PAIR_HEAD = 4096, PAIR_INLINE = 4096 };
+
+struct pair pair_open(uint32_t slots, uint32_t concurrency);
+struct pair pair_open_on(struct sb_hub *hub, uint32_t concurrency);
+struct sb_hub *pair_hub(uint32_t slots, uint32_t flags);
+void pair_close(struct pair *pair);      /* the hub too */
+void pair_close_link(struct pair *pair); /* leaves the hub */
+
+int receive_descriptor(int fd, void *bytes, size_t capacity, int64_t *got); /* or -1 */
+uint32_t bells_waiting(int fd); /* takes all that the socket holds: nothing but bells */
+
+uint64_t word_at(const struct pair *pair, uint32_t slot);
+/* As a hostile peer would. */
+void force_word(const struct pair *pair, uint32_t slot, uint64_t word);
+uint8_t *request_arena(const struct pair *pair, uint32_t slot);
+uint8_t *response_arena(const struct pair *pair, uint32_t slot);
+
+/* Reserves, writes and publishes: the slot. */
+uint32_t send_request(const struct pair *pair, uint32_t timeout_ms);
+/* The worker claims one: the slot. */
+uint32_t take_request(const struct pair *pair);
+/* Completes the claim in the slot. */
+int32_t answer_request(const struct pair *pair, uint32_t slot);
+const struct sb_event *event_at(const struct pair *pair, int32_t index);
+/* Polls the answer, checks and releases it. */
+void receive_response(const struct pair *pair, uint32_t slot);
+
+#endif

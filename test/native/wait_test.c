@@ -1,0 +1,513 @@
+/*
+ * wait_test.c - parking and waking: bells only for who sleeps, futexes, hang-ups, the bridge.
+ */
+#include "test.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* ---- bells -------------------------------------------------------------------------------- */
+
+TEST("a parked hub is rung once for many answers, and a hub that polls is never rung")
+{
+	struct pair pair = pair_open(4, 4);
+	for (int i = 0; i < 4; i++) send_request(&pair, 0);
+	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
+	CHECK_EQ(bells_waiting(pair.hub_fd), 0); /* not parked */
+	CHECK_EQ(sb_hub_park(pair.hub), 0);      /* an answer is there */
+	CHECK_EQ(load_seq(&pair.region->hub.parked), SB_PARK_NONE);
+	receive_response(&pair, 0);
+	CHECK_EQ(sb_hub_park(pair.hub), 1);
+	CHECK_EQ(bells_waiting(pair.hub_fd), 0);
+	for (int i = 0; i < 3; i++) CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
+	CHECK_EQ(bells_waiting(pair.hub_fd), 1);
+	CHECK_EQ(load_seq(&pair.region->hub.parked), SB_PARK_NONE);
+	sb_hub_unpark(pair.hub);
+	CHECK_EQ(sb_hub_poll(pair.hub, 0), 3);
+	CHECK_EQ(load_seq(&pair.region->hub.futex), 0); /* nobody slept on it */
+	pair_close(&pair);
+}
+
+TEST("a parked worker is rung once for many requests, and counts as a bell; one that polls "
+     "is never rung")
+{
+	struct pair pair = pair_open(4, 4);
+	send_request(&pair, 0);
+	CHECK_EQ(bells_waiting(pair.worker_fd), 0);
+	CHECK_EQ(sb_stats_get(pair.hub, SB_C_BELLS), 0);
+	CHECK_EQ(sb_worker_park(pair.worker, 1), 0); /* a request is there */
+	CHECK_EQ(load_seq(&pair.region->worker.parked), SB_PARK_NONE);
+	take_request(&pair);
+	CHECK_EQ(sb_worker_park(pair.worker, 1), 1);
+	for (int32_t rang = 1; rang >= 0; rang--) { /* publish says whether it rang */
+		int32_t slot = sb_slot_reserve(pair.hub, pair.index);
+		CHECK_EQ(sb_slot_publish(pair.hub, pair.index, (uint32_t)slot, 0, 0, 0, 0, 0, 1), rang);
+	}
+	CHECK_EQ(bells_waiting(pair.worker_fd), 1);
+	CHECK_EQ(sb_stats_get(pair.hub, SB_C_BELLS), 1);
+	sb_worker_unpark(pair.worker);
+	CHECK_EQ(load_seq(&pair.region->worker.futex), 0);
+	pair_close(&pair);
+}
+
+TEST("a worker without capacity parks although requests wait, and is rung for the next one")
+{
+	struct pair pair = pair_open(4, 4);
+	send_request(&pair, 0);
+	CHECK_EQ(sb_worker_park(pair.worker, 1), 0);
+	CHECK_EQ(sb_worker_park(pair.worker, 0), 1);
+	send_request(&pair, 0);
+	CHECK_EQ(bells_waiting(pair.worker_fd), 1);
+	sb_worker_unpark(pair.worker);
+	CHECK_EQ(take_request(&pair), 0);
+	CHECK_EQ(take_request(&pair), 1);
+	pair_close(&pair);
+}
+
+TEST("hints taken but not yet served keep both sides from parking")
+{
+	struct pair pair = pair_open(SB_SLOTS_MAX, SB_SLOTS_MAX);
+	for (int i = 0; i < 70; i++) send_request(&pair, 0);
+	CHECK_EQ(take_request(&pair), 0); /* the rest of its word is pending now */
+	CHECK_EQ(pair.region->ready.bits[0], 0);
+	CHECK(pair.worker->pending[0] != 0);
+	pair.region->ready.bits[1] = 0;
+	CHECK_EQ(sb_worker_park(pair.worker, 1), 0);
+	fetch_or_seq(&pair.region->ready.bits[1], 63);
+	CHECK_EQ(answer_request(&pair, 0), 0);
+	for (int i = 1; i < 70; i++) CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
+	CHECK_EQ(sb_hub_poll(pair.hub, 0), SB_BATCH);
+	pair.link->taken[1] |= exchange_seq(&pair.region->done.bits[1], 0);
+	CHECK_EQ(sb_hub_park(pair.hub), 0);
+	CHECK_EQ(sb_hub_poll(pair.hub, 0), 6);
+	CHECK_EQ(sb_hub_park(pair.hub), 1);
+	pair_close(&pair);
+}
+
+TEST("a worker that attaches while the hub is parked rings it with its first answer")
+{
+	struct sb_hub *hub = pair_hub(2, 0);
+	struct pair one = pair_open_on(hub, 2);
+	CHECK_EQ(sb_hub_park(hub), 1);
+	struct pair two = pair_open_on(hub, 2);
+	CHECK_EQ(load_seq(&two.region->hub.parked), SB_PARK_SOCKET);
+	send_request(&two, 0);
+	CHECK_EQ(answer_request(&two, take_request(&two)), 0);
+	CHECK_EQ(bells_waiting(two.hub_fd), 1);
+	CHECK_EQ(bells_waiting(one.hub_fd), 0);
+	sb_hub_unpark(hub);
+	CHECK_EQ(load_seq(&one.region->hub.parked), SB_PARK_NONE);
+	pair_close_link(&one);
+	pair_close_link(&two);
+	sb_hub_close(hub);
+}
+
+TEST("an answer on any one of several links keeps the hub from parking on all of them")
+{
+	struct sb_hub *hub = pair_hub(2, 0);
+	struct pair pairs[3];
+	for (int i = 0; i < 3; i++) pairs[i] = pair_open_on(hub, 2);
+	for (int i = 0; i < 3; i++) {
+		uint32_t slot = send_request(&pairs[i], 0);
+		CHECK_EQ(answer_request(&pairs[i], take_request(&pairs[i])), 0);
+		CHECK_EQ(sb_hub_park(hub), 0);
+		for (int j = 0; j < 3; j++)
+			CHECK_EQ(load_seq(&pairs[j].region->hub.parked), SB_PARK_NONE);
+		receive_response(&pairs[i], slot);
+		CHECK_EQ(sb_hub_park(hub), 1);
+		sb_hub_unpark(hub);
+	}
+	for (int i = 0; i < 3; i++) pair_close_link(&pairs[i]);
+	sb_hub_close(hub);
+}
+
+TEST("a bell for a full or closed socket neither blocks nor fails the answer")
+{
+	struct pair pair = pair_open(2, 2);
+	uint8_t filler[4096] = { 0 };
+	while (send(pair.worker_fd, filler, sizeof filler, MSG_DONTWAIT) > 0) continue;
+	send_request(&pair, 0);
+	CHECK_EQ(sb_hub_park(pair.hub), 1);
+	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
+	sb_hub_unpark(pair.hub);
+	receive_response(&pair, 0);
+	sb_worker_hangup(pair.worker);
+	send_request(&pair, 0);
+	CHECK_EQ(sb_hub_park(pair.hub), 1);
+	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
+	sb_hub_unpark(pair.hub);
+	receive_response(&pair, 0);
+	pair_close(&pair);
+}
+
+/* ---- the order of clear and wake ---------------------------------------------------------- */
+
+enum { RINGS = 4000 };
+
+static void *ring_many(void *argument)
+{
+	struct pair *pair = argument;
+	for (int i = 0; i < RINGS; i++) {
+		AWAIT(load_seq(&pair->region->hub.parked) == SB_PARK_SOCKET);
+		CHECK_EQ(wake(&pair->region->hub, pair->worker_fd), 1);
+	}
+	return NULL;
+}
+
+/* The other order would let the waker erase a flag that the sleeper, awake, has set anew. */
+TEST("whoever hears a bell finds its parked flag cleared already")
+{
+	struct pair pair = pair_open(1, 1);
+	pthread_t thread;
+	uint8_t bell;
+	CHECK_EQ(pthread_create(&thread, NULL, ring_many, &pair), 0);
+	for (int i = 0; i < RINGS; i++) {
+		CHECK_EQ(sb_hub_park(pair.hub), 1);
+		AWAIT(recv(pair.hub_fd, &bell, 1, MSG_DONTWAIT) == 1);
+		CHECK_EQ(load_seq(&pair.region->hub.parked), SB_PARK_NONE);
+	}
+	pthread_join(thread, NULL);
+	pair_close(&pair);
+}
+
+/* ---- a blocking hub ----------------------------------------------------------------------- */
+
+enum ending { ANSWER, HANG_UP, ANSWER_AND_HANG_UP };
+
+struct other_side {
+	struct pair *pair;
+	enum ending ending;
+	uint64_t acted_ns; /* when it did what the waiter waits for */
+};
+
+/* Acts when the hub sleeps, and not before. */
+static void *act_as_worker(void *argument)
+{
+	struct other_side *side = argument;
+	struct pair *pair = side->pair;
+	AWAIT(sb_slot_take(pair->worker, 0) == 1);
+	uint32_t slot = pair->worker->request.slot;
+	AWAIT(load_seq(&pair->region->hub.parked) == SB_PARK_FUTEX);
+	side->acted_ns = os_now_ns();
+	if (side->ending != HANG_UP) CHECK_EQ(answer_request(pair, slot), 0);
+	if (side->ending != ANSWER) CHECK_EQ(shutdown(pair->worker_fd, SHUT_RDWR), 0);
+	return NULL;
+}
+
+static int32_t wait_for(struct pair *pair, enum ending ending, double *latency_ms)
+{
+	struct other_side side = { .pair = pair, .ending = ending };
+	pthread_t thread;
+	uint32_t slot = send_request(pair, 0);
+	CHECK_EQ(pthread_create(&thread, NULL, act_as_worker, &side), 0);
+	int32_t result = sb_slot_wait(pair->hub, pair->index, slot, 20000, 0);
+	uint64_t woken = os_now_ns();
+	pthread_join(thread, NULL);
+	*latency_ms = (double)(woken - side.acted_ns) / 1e6;
+	return result;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	double left = *(const double *)a, right = *(const double *)b;
+	return (left > right) - (left < right);
+}
+
+TEST("a blocking hub is woken by the answer itself, not by the next look every 20 ms")
+{
+	enum { WAITS = 41 };
+	struct pair pair = pair_open(1, 1);
+	double latencies[WAITS];
+	for (int i = 0; i < WAITS; i++) {
+		CHECK_EQ(wait_for(&pair, ANSWER, &latencies[i]), 0);
+		CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_DONE);
+		CHECK_EQ(sb_slot_release(pair.hub, pair.index, 0), 0);
+		CHECK_EQ(load_seq(&pair.region->hub.parked), SB_PARK_NONE);
+	}
+	CHECK_EQ(bells_waiting(pair.hub_fd), 0);
+	qsort(latencies, WAITS, sizeof latencies[0], by_value);
+	CHECK_AT_MOST(latencies[WAITS / 2], SB_SLICE_MS / 3); /* half of a slice would be the chance */
+	pair_close(&pair);
+}
+
+TEST("a blocking hub hears the worker's hang-up within 100 ms, and an answer sent just "
+     "before it wins")
+{
+	double latency;
+	struct pair dead = pair_open(1, 1);
+	CHECK_EQ(wait_for(&dead, HANG_UP, &latency), -SB_ECLOSED);
+	CHECK_AT_MOST(latency, 100);
+	pair_close(&dead);
+	struct pair last = pair_open(1, 1);
+	CHECK_EQ(wait_for(&last, ANSWER_AND_HANG_UP, &latency), 0);
+	CHECK_EQ(event_at(&last, 0)->kind, SB_EV_DONE);
+	pair_close(&last);
+}
+
+TEST("a blocking wait for an answer that does not come ends at its timeout, and leaves "
+     "nothing parked")
+{
+	struct pair pair = pair_open(2, 2);
+	const uint32_t spins[] = { 0, 5000000 };
+	uint32_t slot = send_request(&pair, 0);
+	for (int i = 0; i < 2; i++) {
+		uint64_t start = os_now_ns();
+		CHECK_EQ(sb_slot_wait(pair.hub, pair.index, slot, 50, spins[i]), -SB_ETIMEDOUT);
+		double waited = (double)(os_now_ns() - start) / 1e6;
+		CHECK_AT_MOST(50, waited);
+		CHECK_AT_MOST(waited, 1000);
+		CHECK_EQ(load_seq(&pair.region->hub.parked), SB_PARK_NONE);
+	}
+	CHECK_EQ(take_request(&pair), slot); /* the request is as it was */
+	CHECK_EQ(answer_request(&pair, slot), 0);
+	CHECK_EQ(sb_slot_wait(pair.hub, pair.index, slot, 0, 0), 0);
+	CHECK_EQ(sb_slot_release(pair.hub, pair.index, slot), 0);
+	pair_close(&pair);
+}
+
+TEST("a blocking wait for a slot that has no request in flight is refused at once")
+{
+	struct pair pair = pair_open(1, 1);
+	CHECK_EQ(sb_slot_wait(pair.hub, pair.index, 0, 50, 0), -SB_EINVAL); /* FREE */
+	send_request(&pair, 0);
+	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
+	CHECK_EQ(sb_slot_wait(pair.hub, pair.index, 0, 50, 0), 0);
+	CHECK_EQ(sb_slot_wait(pair.hub, pair.index, 0, 50, 0), -SB_EINVAL); /* delivered already */
+	CHECK_EQ(sb_slot_release(pair.hub, pair.index, 0), 0);
+	send_request(&pair, 0);
+	take_request(&pair);
+	CHECK_EQ(sb_slot_withdraw(pair.hub, pair.index, 0), SB_ABANDONED);
+	CHECK_EQ(sb_slot_wait(pair.hub, pair.index, 0, 50, 0), -SB_EINVAL);
+	pair_close(&pair);
+}
+
+TEST("a blocking wait takes no other slot's answer, and un-parks the driver")
+{
+	struct pair pair = pair_open(2, 2);
+	uint32_t first = send_request(&pair, 0), second = send_request(&pair, 0);
+	CHECK_EQ(sb_hub_park(pair.hub), 1);
+	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
+	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
+	CHECK_EQ(sb_slot_wait(pair.hub, pair.index, second, 1000, 0), 0);
+	CHECK_EQ(event_at(&pair, 0)->slot, second);
+	CHECK_EQ(sb_slot_release(pair.hub, pair.index, second), 0);
+	CHECK_EQ(pair.hub->parked, 0);
+	CHECK_EQ(load_seq(&pair.region->hub.parked), SB_PARK_NONE);
+	receive_response(&pair, first); /* and its own stale bit makes no event */
+	CHECK_EQ(sb_hub_poll(pair.hub, 0), 0);
+	pair_close(&pair);
+}
+
+/* ---- a blocking worker -------------------------------------------------------------------- */
+
+enum { COLD = SB_PARK_SOCKET, WARM = SB_PARK_FUTEX };
+
+struct waiter {
+	struct pair *pair;
+	uint32_t phase;
+	bool hang_up;
+	uint64_t acted_ns;
+};
+
+static void *act_as_hub(void *argument)
+{
+	struct waiter *waiter = argument;
+	struct pair *pair = waiter->pair;
+	AWAIT(load_seq(&pair->region->worker.parked) == waiter->phase);
+	waiter->acted_ns = os_now_ns();
+	if (waiter->hang_up) CHECK_EQ(shutdown(pair->hub_fd, SHUT_RDWR), 0);
+	else send_request(pair, 0);
+	return NULL;
+}
+
+static int32_t wait_as_worker(struct pair *pair, uint32_t phase, bool hang_up, double *latency_ms)
+{
+	struct waiter waiter = { .pair = pair, .phase = phase, .hang_up = hang_up };
+	pthread_t thread;
+	CHECK_EQ(pthread_create(&thread, NULL, act_as_hub, &waiter), 0);
+	int32_t result = sb_worker_wait(pair->worker, 20000);
+	uint64_t woken = os_now_ns();
+	pthread_join(thread, NULL);
+	*latency_ms = (double)(woken - waiter.acted_ns) / 1e6;
+	return result;
+}
+
+TEST("a blocking worker is woken by a request, on its futex while warm and by a bell when cold")
+{
+	enum { WAITS = 21 };
+	struct pair pair = pair_open(1, 1);
+	double latencies[2][WAITS];
+	for (int i = 0; i < 2 * WAITS; i++) {
+		uint32_t phase = i % 2 == 0 ? WARM : COLD;
+		CHECK_EQ(wait_as_worker(&pair, phase, false, &latencies[i % 2][i / 2]), 0);
+		CHECK_EQ(load_seq(&pair.region->worker.parked), SB_PARK_NONE);
+		CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
+		receive_response(&pair, 0);
+		CHECK_EQ(bells_waiting(pair.worker_fd), 0); /* the wait has drained its bell */
+	}
+	CHECK(load_seq(&pair.region->worker.futex) >= 1);
+	CHECK_AT_MOST(WAITS, sb_stats_get(pair.hub, SB_C_BELLS));
+	for (int kind = 0; kind < 2; kind++) {
+		qsort(latencies[kind], WAITS, sizeof latencies[kind][0], by_value);
+		CHECK_AT_MOST(latencies[kind][WAITS / 2], SB_SLICE_MS / 3);
+	}
+	pair_close(&pair);
+}
+
+TEST("a blocking worker hears the hub's hang-up within 100 ms, warm and cold")
+{
+	for (uint32_t phase = COLD; phase <= WARM; phase++) {
+		double latency;
+		struct pair pair = pair_open(1, 1);
+		CHECK_EQ(wait_as_worker(&pair, phase, true, &latency), -SB_ECLOSED);
+		CHECK_AT_MOST(latency, 100);
+		CHECK_EQ(sb_worker_wait(pair.worker, 1000), -SB_ECLOSED);
+		pair_close(&pair);
+	}
+}
+
+TEST("a blocking worker that nobody needs sleeps until its timeout, and not when a request "
+     "is there")
+{
+	struct pair pair = pair_open(1, 1);
+	const uint32_t timeouts[] = { 1, SB_SLICE_MS, 60 };
+	for (int i = 0; i < 3; i++) {
+		uint64_t start = os_now_ns();
+		CHECK_EQ(sb_worker_wait(pair.worker, timeouts[i]), 0);
+		double waited = (double)(os_now_ns() - start) / 1e6;
+		CHECK_AT_MOST(timeouts[i] - 1, waited); /* poll(2) counts whole milliseconds */
+		CHECK_AT_MOST(waited, 1000);
+		CHECK_EQ(load_seq(&pair.region->worker.parked), SB_PARK_NONE);
+	}
+	send_request(&pair, 0);
+	uint64_t start = os_now_ns();
+	CHECK_EQ(sb_worker_wait(pair.worker, 20000), 0);
+	CHECK_AT_MOST((double)(os_now_ns() - start) / 1e6, 5000);
+	sb_worker_hangup(pair.worker);
+	CHECK_EQ(sb_worker_wait(pair.worker, 20000), -SB_ECLOSED);
+	pair_close(&pair);
+}
+
+TEST("a blocking worker takes messages that are no bell off its socket, and still hears the "
+     "next bell")
+{
+	double latency;
+	struct pair pair = pair_open(1, 1);
+	struct sb_cancel cancel = { .slot = 0, .token = 1 };
+	send_request(&pair, 0);
+	take_request(&pair);
+	CHECK_EQ(sb_slot_withdraw(pair.hub, pair.index, 0), SB_ABANDONED);
+	CHECK_EQ(sb_control_send(pair.hub_fd, SB_MSG_CANCEL, &cancel, sizeof cancel), 0);
+	CHECK_EQ(sb_worker_wait(pair.worker, 2 * SB_SLICE_MS), 0);
+	CHECK_EQ(bells_waiting(pair.worker_fd), 0);
+	CHECK_EQ(sb_slot_aborted(pair.worker, 0, 1), 1); /* the word says it, not the message */
+	CHECK_EQ(answer_request(&pair, 0), -SB_ESTALE);
+	CHECK_EQ(sb_hub_poll(pair.hub, 0), 1);
+	CHECK_EQ(wait_as_worker(&pair, COLD, false, &latency), 0);
+	CHECK_EQ(take_request(&pair), 0);
+	pair_close(&pair);
+}
+
+/* ---- bridge ------------------------------------------------------------------------------- */
+
+static bool readable(int fd, int timeout_ms)
+{
+	struct pollfd one = { .fd = fd, .events = POLLIN };
+	return poll(&one, 1, timeout_ms) == 1 && one.revents == POLLIN;
+}
+
+static void change(uint32_t *word)
+{
+	fetch_add_seq(word, 1);
+	os_futex_wake(word);
+}
+
+TEST("a bridge makes its eventfd readable for each change of the word, and for nothing else")
+{
+	uint32_t word = 41;
+	struct sb_bridge *bridge = sb_bridge_open(&word);
+	CHECK(bridge != NULL);
+	int fd = sb_bridge_fd(bridge);
+	CHECK_EQ(fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+	CHECK_EQ(fcntl(fd, F_GETFL) & O_NONBLOCK, O_NONBLOCK);
+	CHECK(!readable(fd, 0));
+	for (int i = 0; i < 20; i++) {
+		uint64_t count = 0;
+		change(&word);
+		CHECK(readable(fd, 10000));
+		CHECK_EQ(read(fd, &count, sizeof count), sizeof count);
+		CHECK(count == 1);
+		os_futex_wake(&word); /* a wake without a change */
+		CHECK(!readable(fd, 2));
+	}
+	uint32_t before = load_seq(&word);
+	sb_bridge_close(bridge);
+	CHECK(load_seq(&word) != before); /* else a thread just about to wait would wait for good */
+	CHECK_EQ(fcntl(fd, F_GETFD), -1);
+}
+
+TEST("a bridge reports a change made right after it was opened, before its thread ever waited")
+{
+	uint32_t word = 0;
+	for (int i = 0; i < 500; i++) {
+		struct sb_bridge *bridge = sb_bridge_open(&word);
+		CHECK(bridge != NULL);
+		change(&word);
+		CHECK(readable(sb_bridge_fd(bridge), 10000));
+		sb_bridge_close(bridge);
+	}
+}
+
+struct hammer {
+	uint32_t word, stop;
+};
+
+static void *hammer_word(void *argument)
+{
+	struct hammer *hammer = argument;
+	while (load_seq(&hammer->stop) == 0) change(&hammer->word);
+	return NULL;
+}
+
+TEST("a bridge closes at once, untouched or while its word is hammered, and leaves no descriptor")
+{
+	struct hammer hammer = { 0, 0 };
+	uint64_t seed = 6;
+	for (int busy = 0; busy < 2; busy++) {
+		pthread_t thread;
+		if (busy) CHECK_EQ(pthread_create(&thread, NULL, hammer_word, &hammer), 0);
+		uint32_t files = open_files();
+		for (int i = 0; i < (busy ? 500 : 5000); i++) { /* at any moment of its thread's start */
+			struct sb_bridge *bridge = sb_bridge_open(&hammer.word);
+			CHECK(bridge != NULL);
+			for (uint32_t turns = random_below(&seed, 2000); turns > 0; turns--) spin_pause();
+			if (busy) AWAIT(readable(sb_bridge_fd(bridge), 0));
+			sb_bridge_close(bridge);
+		}
+		CHECK_EQ(open_files(), files);
+		if (!busy) continue;
+		store_seq(&hammer.stop, 1);
+		pthread_join(thread, NULL);
+	}
+}
+
+static void open_bridge_without_files(void)
+{
+	uint32_t word = 0;
+	forbid_files();
+	CHECK(sb_bridge_open(&word) == NULL);
+	CHECK(sb_error_last() == -SB_EFILES || sb_error_last() == -SB_ESYS);
+	allow_files();
+	struct sb_bridge *bridge = sb_bridge_open(&word);
+	CHECK(bridge != NULL);
+	sb_bridge_close(bridge);
+}
+
+TEST("a bridge that finds no free descriptor says so")
+{
+	CHECK_EQ(in_child(open_bridge_without_files), 0);
+}
