@@ -28,7 +28,7 @@ int32_t sb_error_number(void)
 
 const char *sb_error_text(int32_t error)
 {
-	switch (error < 0 ? -error : error) {
+	switch (error < 0 ? -(int64_t)error : error) {
 #define X(name, value, text)                                                                    \
 	case name: return text;
 		SB_ERRORS(X)

@@ -293,13 +293,14 @@ static int32_t join_step(const struct sb_worker *worker)
 
 static int32_t refused(const struct sb_worker *worker, uint32_t *peer)
 {
-	struct sb_refused why;
-	if (worker->inbox_bytes < 2 + sizeof why) return -SB_EPROTO;
-	memcpy(&why, worker->inbox + 2, sizeof why);
+	struct sb_refused why = { .error = SB_EVERSION }; /* a version that has no room for the error */
+	uint32_t bytes = worker->inbox_bytes - 2;
+	if (bytes < offsetof(struct sb_refused, error)) return -SB_EPROTO;
+	memcpy(&why, worker->inbox + 2, bytes < sizeof why ? bytes : sizeof why);
 	if (why.magic != SB_MAGIC) return -SB_EPROTO;
 	peer[0] = why.abi_min;
 	peer[1] = why.abi_max;
-	return why.error > 0 && why.error <= SB_ETIMEDOUT ? -(int32_t)why.error : -SB_EPROTO;
+	return why.error > 0 && why.error <= SB_EFULL ? -(int32_t)why.error : -SB_EPROTO;
 }
 
 static int32_t accept_hello(struct sb_worker *worker, int memory, uint32_t *peer)

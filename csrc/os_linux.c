@@ -21,6 +21,10 @@
 #include <unistd.h>
 
 /* Newer than some headers this is built with; the kernel is asked at run time and may refuse. */
+#ifndef MFD_CLOEXEC
+#define MFD_CLOEXEC 0x0001U
+#define MFD_ALLOW_SEALING 0x0002U
+#endif
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
@@ -66,8 +70,10 @@ static int32_t memory_failed(int fd, int number)
 int32_t os_memory_create(const char *label, uint64_t bytes, int *out)
 {
 	if (os_file_size_limit() < bytes) return -SB_ELIMIT;
-	int fd = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
-	if (fd < 0 && errno == EINVAL) fd = memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	/* By number: the oldest glibc that Bun runs on (2.17) has no memfd_create. */
+	const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+	int fd = (int)syscall(SYS_memfd_create, label, flags | MFD_NOEXEC_SEAL);
+	if (fd < 0 && errno == EINVAL) fd = (int)syscall(SYS_memfd_create, label, flags);
 	if (fd < 0) return memory_failed(-1, errno);
 	/* A memfd is 0777 by default: whoever got the descriptor could open it anew through /proc. */
 	if (fchmod(fd, 0600) != 0) return memory_failed(fd, errno);
@@ -275,8 +281,8 @@ int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd)
 static int64_t take_descriptor(struct msghdr *message, int64_t got, int *passed_fd)
 {
 	int fds[4], count = 0;
-	for (struct cmsghdr *h = CMSG_FIRSTHDR(message); h != NULL; h = CMSG_NXTHDR(message, h)) {
-		if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS) continue;
+	struct cmsghdr *h = CMSG_FIRSTHDR(message); /* the kernel makes one of all that was sent */
+	if (h != NULL && h->cmsg_level == SOL_SOCKET && h->cmsg_type == SCM_RIGHTS) {
 		count = (int)((h->cmsg_len - CMSG_LEN(0)) / sizeof(int));
 		memcpy(fds, CMSG_DATA(h), (size_t)count * sizeof(int));
 	}
@@ -328,6 +334,7 @@ int32_t os_peer(int fd, uint32_t *out)
 		/* Before Linux 6.5. The pid may have been reused since: if the socket still stands, it
 		 * was not. */
 		pidfd = (int)syscall(SYS_pidfd_open, who.pid, 0);
+		if (pidfd < 0 && (errno == EMFILE || errno == ENFILE)) return -SB_EFILES;
 		if (os_socket_hung_up(fd)) {
 			if (pidfd >= 0) close(pidfd);
 			return -SB_ECLOSED;
@@ -337,6 +344,10 @@ int32_t os_peer(int fd, uint32_t *out)
 	char path[32];
 	snprintf(path, sizeof path, "/proc/%d/statm", (int)who.pid);
 	int statm = open(path, O_RDONLY | O_CLOEXEC);
+	if (statm >= 0 && pidfd >= 0 && os_process_ended(pidfd)) { /* the number may be another's */
+		close(statm);
+		statm = -1;
+	}
 	out[0] = (uint32_t)who.pid;
 	out[1] = (uint32_t)who.uid;
 	out[2] = (uint32_t)pidfd;

@@ -179,12 +179,12 @@ void sb_hub_close(struct sb_hub *hub)
 	free(hub);
 }
 
-/* A link without its region, still unknown to the worker: its index, or -SB_EBUSY, -SB_ENOMEM. */
+/* A link without its region, still unknown to the worker: its index, or -SB_EFULL, -SB_ENOMEM. */
 int32_t link_open(struct sb_hub *hub, uint32_t concurrency)
 {
 	uint32_t index = 0;
 	while (index < SB_LINKS_MAX && hub->links[index] != NULL) index++;
-	if (index == SB_LINKS_MAX) return -SB_EBUSY;
+	if (index == SB_LINKS_MAX) return -SB_EFULL;
 	struct link *link = calloc(1, sizeof *link);
 	if (link == NULL) return -SB_ENOMEM;
 	uint32_t slots = hub->header.slots;

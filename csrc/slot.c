@@ -43,6 +43,12 @@ static bool lengths_are_legal(const struct sb_header *h, uint32_t head_bytes, ui
 	       body_offset >= head_bytes && (uint64_t)body_offset + body_bytes <= h->stride;
 }
 
+/* An HTTP status that has a response, or 0: an error head. */
+static bool status_is_legal(uint32_t status_code)
+{
+	return status_code == 0 || (status_code >= 200 && status_code <= 599);
+}
+
 static void note_touched(struct link *link, uint32_t slot, uint32_t half, uint64_t end)
 {
 	uint64_t stride = link->map.header.stride;
@@ -163,9 +169,8 @@ static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot
 	event->body_offset = load_relaxed(&line->body_offset);
 	event->body_bytes = load_relaxed(&line->body_bytes);
 	event->status_code = load_relaxed(&line->status_code);
-	bool status_is_legal = event->status_code == 0 ||
-	                       (event->status_code >= 200 && event->status_code <= 599);
-	if (!status_is_legal || !lengths_are_legal(&hub->header, event->head_bytes, event->body_offset,
+	if (!status_is_legal(event->status_code) ||
+	    !lengths_are_legal(&hub->header, event->head_bytes, event->body_offset,
 	                                           event->body_bytes)) {
 		event->kind = SB_EV_CORRUPT;
 		return 1;
@@ -525,7 +530,8 @@ int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token
                          uint32_t status_code)
 {
 	if (!is_current(worker, slot, token)) return -SB_ESTALE;
-	if (!lengths_are_legal(&worker->map.header, head_bytes, body_offset, body_bytes))
+	if (!status_is_legal(status_code) ||
+	    !lengths_are_legal(&worker->map.header, head_bytes, body_offset, body_bytes))
 		return -SB_EINVAL;
 	struct sb_region *region = worker->map.region;
 	struct sb_response_line *line = &region->slot[slot].response;
@@ -555,5 +561,6 @@ int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, uint32_t 
 {
 	if (!is_current(worker, slot, token)) return 1;
 	uint64_t word = load_acquire(&request_line(&worker->map, slot)->status);
-	return word != word_of(worker->generation[slot], SB_CLAIMED);
+	if (word != word_of(worker->generation[slot], SB_CLAIMED)) return 1;
+	return worker->fd >= 0 && os_socket_hung_up(worker->fd) ? 1 : 0;
 }

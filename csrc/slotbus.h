@@ -109,7 +109,8 @@ enum sb_state {
 	X(SB_ESTALE, 16, "the reply came too late: its request is gone")                            \
 	X(SB_EBUSY, 17, "no slot or no credit is free")                                             \
 	X(SB_EUNSUPPORTED, 18, "this operating system lacks what the function needs")               \
-	X(SB_ETIMEDOUT, 19, "the time is over")
+	X(SB_ETIMEDOUT, 19, "the time is over")                                                     \
+	X(SB_EFULL, 20, "the bus has its 64 workers and takes no more")
 
 enum sb_error {
 #define X(name, value, text) name = (value),
@@ -278,7 +279,7 @@ enum sb_counter {
 
 enum {
 	SB_HIST_SUB = 32,     /* buckets of one power of two: 3 % wide */
-	SB_HIST_OCTAVES = 41, /* 2^41 ns is 36 minutes; what is longer counts as that */
+	SB_HIST_OCTAVES = 41, /* the last one ends at 2^45 ns, 9.8 h; what is longer counts there */
 	SB_HIST_BUCKETS = SB_HIST_SUB * SB_HIST_OCTAVES
 };
 
@@ -401,7 +402,7 @@ SB_API void sb_hub_close(struct sb_hub *hub);
 /* SB_BATCH events of SB_EVENT_WORDS words. */
 SB_API const void *sb_hub_events(const struct sb_hub *hub);
 /* Makes a region and sends HELLO with it on fd. Returns the link's index. The link takes no
- * request before sb_link_start. -SB_EBUSY (SB_LINKS_MAX), -SB_ENOMEM, -SB_ELIMIT, -SB_EFILES,
+ * request before sb_link_start. -SB_EFULL (SB_LINKS_MAX), -SB_ENOMEM, -SB_ELIMIT, -SB_EFILES,
  * -SB_ECLOSED. */
 SB_API int32_t sb_link_offer(struct sb_hub *hub, int32_t fd, uint32_t concurrency);
 /* Sends HELLO with the read-only statistics on fd. */
@@ -506,13 +507,13 @@ SB_API int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns);
 SB_API int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
                                 uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                                 uint32_t status_code);
-/* 1 when the caller of this claim has given up. */
+/* 1 when the caller of this claim has given up, or the hub's socket has hung up. */
 SB_API int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, uint32_t token);
 /* can_take: whether requests would be taken (capacity is left). 1 parked, 0 there is work. */
 SB_API int32_t sb_worker_park(struct sb_worker *worker, int32_t can_take);
 SB_API void sb_worker_unpark(struct sb_worker *worker);
-/* For a worker that keeps its socket in C: parks and blocks in poll(2) until a bell or timeout_ms.
- * 0 woken or timed out, -SB_ECLOSED: the hub is gone, -SB_EPROTO. */
+/* For a worker that keeps its socket in C: parks, blocks on a futex for up to SB_SLICE_MS, then in
+ * poll(2) until a bell or timeout_ms. 0 woken or timed out, -SB_ECLOSED: the hub is gone. */
 SB_API int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
 
 /* ---- eventfd bridge: a futex word of this process's mapping, for an event loop (wait.c) */

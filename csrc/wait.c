@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -217,6 +218,17 @@ static void *bridge_run(void *argument)
 	return NULL;
 }
 
+/* The host's signals are the host's: the thread takes none. */
+static int start_thread(struct sb_bridge *bridge)
+{
+	sigset_t all, before;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int failed = pthread_create(&bridge->thread, NULL, bridge_run, bridge);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return failed;
+}
+
 struct sb_bridge *sb_bridge_open(uint32_t *word)
 {
 	struct sb_bridge *bridge = calloc(1, sizeof *bridge);
@@ -227,7 +239,7 @@ struct sb_bridge *sb_bridge_open(uint32_t *word)
 	bridge->word = word;
 	bridge->seen = load_seq(word); /* here: what changes after open is reported */
 	bridge->fd = os_event_open();
-	int failed = bridge->fd < 0 ? errno : pthread_create(&bridge->thread, NULL, bridge_run, bridge);
+	int failed = bridge->fd < 0 ? errno : start_thread(bridge);
 	if (failed == 0) return bridge;
 	if (bridge->fd >= 0) close(bridge->fd);
 	free(bridge);

@@ -1,8 +1,8 @@
 /** Processes that are killed. Every one of them is real, and waited for. */
 
 import { expect, test } from "bun:test";
-import { readdirSync } from "node:fs";
-import { WorkerDiedError } from "../src/index.ts";
+import { readdirSync, readFileSync } from "node:fs";
+import { WorkerDiedError, NoWorkerError, RequestTimeoutError } from "../src/index.ts";
 import { pattern, rejection, same, until, Workspace } from "./support.ts";
 
 /** From the death of a process to the news of it. */
@@ -110,13 +110,16 @@ test("a stopped worker holds up its own requests only, and goes on when it is co
   const stopped = space.child("worker.ts");
   await bus.ready();
   stopped.process.kill("SIGSTOP");
-  const late = rejection(bus.request({ path: "/", body: "late" }, { timeout: 100 }));
+  await until(() => stateOf(stopped.pid) === "T", "it is stopped");
+  const late = rejection<RequestTimeoutError>(bus.request({ path: "/", body: "late" }, { timeout: 100 }));
   space.child("worker.ts");
   await bus.ready({ workers: 2 });
-  expect((await late).message).toMatch(/no handler saw it|with a worker/);
+  expect(await late).toBeInstanceOf(RequestTimeoutError);
+  expect((await late).mayHaveExecuted).toBe(false);
   for (let i = 0; i < 20; i++) expect((await bus.request({ path: "/", body: `${i}` })).text()).toBe(`${i}`);
   stopped.process.kill("SIGCONT");
-  await Promise.all(Array.from({ length: 20 }, () => bus.request({ path: "/", body: "x" })));
+  const again = await Promise.all(Array.from({ length: 20 }, () => bus.request({ path: "/", body: "x" })));
+  expect(new Set(again.map(({ workerPid }) => workerPid)).has(stopped.pid)).toBe(true);
   expect(bus.workers.length).toBe(2);
 });
 
@@ -190,3 +193,99 @@ test("a hub takes the name of a killed one at once, whatever that one left", asy
   const bus = await space.bus();
   expect(bus.name).toBe(space.name);
 });
+
+test("a worker killed with nothing but unclaimed requests: they wait for the next worker, and say so if none comes", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const doomed = space.child("worker.ts");
+  await doomed.line("serving");
+  await bus.ready();
+  doomed.process.kill("SIGSTOP");
+  const answered = bus.request({ path: "/", body: "later" });
+  const expired = rejection(bus.request({ path: "/" }, { timeout: 300 }));
+  expect(bus.diagnostics().slots.filter(({ state }) => state === "READY").length).toBe(2);
+  await doomed.kill();
+  await until(() => bus.stats().queued === 2, "both are in the queue again");
+  const error = await expired;
+  expect(error).toBeInstanceOf(NoWorkerError);
+  expect([(error as NoWorkerError).mayHaveExecuted, doomed.lines.includes("got /")]).toEqual([false, false]);
+  space.child("worker.ts");
+  expect((await answered).text()).toBe("later");
+});
+
+test("four workers of a killed hub all find the next one", async () => {
+  await using space = new Workspace();
+  space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
+  const hub = space.child("hub.ts");
+  await hub.line("open");
+  const workers = Array.from({ length: 4 }, () => space.child("worker.ts"));
+  await Promise.all(workers.map((worker) => worker.line("serving")));
+  await until(() => hub.lines.filter((line) => line.startsWith("joined")).length === 4, "all four have joined");
+  await hub.kill();
+  await Promise.all(workers.map((worker) => worker.line("disconnected")));
+  const bus = await space.bus();
+  await bus.ready({ workers: 4 });
+  expect(bus.workers.map(({ pid }) => pid).toSorted()).toEqual(workers.map(({ pid }) => pid).toSorted());
+  expect((await bus.request({ path: "/", body: "x" })).text()).toBe("x");
+});
+
+test("a blocking worker hears of the kill of its hub, and ends", async () => {
+  await using space = new Workspace();
+  space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
+  const hub = space.child("lonely.ts", "ref");
+  await hub.line("open");
+  const worker = space.child("sync-worker.ts");
+  await worker.line("serving");
+  const start = performance.now();
+  await hub.kill();
+  await worker.line("ended");
+  expect(performance.now() - start).toBeLessThan(1_000);
+  expect(await worker.process.exited).toBe(0);
+});
+
+test("a handler that blocks its thread sees `aborted` when its hub is killed", async () => {
+  await using space = new Workspace();
+  space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
+  const hub = space.child("hub.ts"); // asks each worker for /hang
+  await hub.line("open");
+  const worker = space.child("sync-worker.ts");
+  await hub.line("answered");
+  await worker.line("hanging");
+  await hub.kill();
+  await worker.line("aborted", 3_000);
+  await worker.line("ended", 3_000);
+});
+
+test("a worker that exits in its handler is a worker that died, and the exit code changes nothing", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const child = space.child("worker.ts");
+  await bus.ready();
+  const error = await rejection<WorkerDiedError>(bus.request({ path: "/exit", query: "0" }));
+  expect([error.code, error.pid, error.mayHaveExecuted]).toEqual(["WORKER_DIED", child.pid, true]);
+  expect(await child.process.exited).toBe(0);
+  expect([bus.stats().workersDied, bus.stats().workersLeft]).toEqual([1, 0]);
+});
+
+test("a killed worker's quarantined slots are gone with it", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus({ slots: 2 });
+  const doomed = space.child("worker.ts");
+  await bus.ready();
+  await rejection(bus.request({ path: "/hang" }, { timeout: 30 }));
+  await doomed.line("got /hang");
+  expect(
+    bus
+      .diagnostics()
+      .slots.map(({ state }) => state)
+      .toSorted(),
+  ).toEqual(["ABANDONED", "FREE"]);
+  await doomed.kill();
+  await until(() => bus.workers.length === 0, "the death is noticed");
+  expect([bus.stats().inFlight, bus.diagnostics().slots]).toEqual([0, []]);
+});
+
+/** `S` sleeps, `R` runs, `T` is stopped. */
+function stateOf(pid: number): string {
+  return /^State:\s+(\S)/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))![1]!;
+}

@@ -141,3 +141,118 @@ test("204 and 304 have no body, and an unknown method is refused", async () => {
   for (const status of [204, 304]) expect((await bus.fetch(`/?${status}`)).body).toBeNull();
   expect(await rejection(bus.fetch("/", { method: "PROPFIND" }))).toBeInstanceOf(InvalidConfigError);
 });
+
+const never = (): ReadableStream<Uint8Array> => new ReadableStream({ pull: () => new Promise(() => {}) });
+
+test("a timeout of 0 is none, as for a request", async () => {
+  await using space = new Workspace();
+  const { bus } = await space.pair(async (request) => {
+    const later = Promise.withResolvers<string>();
+    setTimeout(() => later.resolve(request.text()), 60); // longer than any tick
+    return later.promise;
+  });
+  expect((await bus.request({ path: "/", body: "a" }, { timeout: 0 })).text()).toBe("a");
+  expect(await (await bus.fetch("/", { timeout: 0, method: "POST", body: "b" })).text()).toBe("b");
+});
+
+test("a signal that has aborted, or aborts while the body is collected, ends the call with its reason", async () => {
+  await using space = new Workspace();
+  let calls = 0;
+  const { bus } = await space.pair(() => String(calls++));
+  const done = AbortSignal.abort(new Error("before"));
+  expect((await rejection(bus.fetch("/", { method: "POST", body: never(), signal: done }))).message).toBe("before");
+  const controller = new AbortController();
+  const collecting = rejection(bus.fetch("/", { method: "POST", body: never(), signal: controller.signal }));
+  controller.abort(new Error("while"));
+  expect((await collecting).message).toBe("while");
+  const request = new Request("http://x/", { method: "POST", body: never(), signal: done });
+  expect((await rejection(bus.fetch(request))).message).toBe("before");
+  expect([calls, bus.stats().requests]).toEqual([0, 0]);
+});
+
+test("a body whose stream fails rejects with that failure, and nothing is sent", async () => {
+  await using space = new Workspace();
+  const { bus } = await space.pair(() => "x");
+  const body = new ReadableStream({
+    pull: (controller) => controller.error(new Error("disk full")),
+  });
+  expect((await rejection(bus.fetch("/", { method: "POST", body }))).message).toBe("disk full");
+  expect(bus.stats().requests).toBe(0);
+});
+
+test("a body of exactly the limit is collected, streamed or not, and one byte more is refused", async () => {
+  await using space = new Workspace();
+  const { bus } = await space.pair((request) => String(request.body.length), { payloadLimit: 5_000 });
+  const streamed = (bytes: number): ReadableStream<Uint8Array> =>
+    new ReadableStream({
+      start: (controller) => {
+        controller.enqueue(new Uint8Array(bytes - 1));
+        controller.enqueue(new Uint8Array(1));
+        controller.close();
+      },
+    });
+  for (const body of [streamed(5_000), new Uint8Array(5_000)]) {
+    expect(await (await bus.fetch("/", { method: "POST", body })).text()).toBe("5000");
+  }
+  const error = await rejection<StreamNotSupportedError>(bus.fetch("/", { method: "POST", body: streamed(5_001) }));
+  expect([error.code, error.mayHaveExecuted]).toEqual(["STREAM_NOT_SUPPORTED", false]);
+  expect(error.message).toContain("5001 bytes (limit 5000)");
+});
+
+test("a failing fetch handler, and a Response whose stream fails, reach the caller as the worker's error", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  await space.worker().then((worker) =>
+    worker.serve({
+      fetch: (request) => {
+        if (request.url.endsWith("/throw")) throw new RangeError("thrown");
+        return new Response(new ReadableStream({ pull: (c) => c.error(new RangeError("broken")) }));
+      },
+    }),
+  );
+  for (const [path, message] of [
+    ["/throw", "RangeError: thrown"],
+    ["/stream", "RangeError: broken"],
+  ] as const) {
+    const error = await rejection<RemoteError>(bus.fetch(path));
+    expect([error.code, error.message]).toEqual(["REMOTE", message]);
+  }
+  expect(bus.stats().inFlight).toBe(0);
+});
+
+test("a header that the web cannot carry is the worker's error for a fetch handler, and text for any other", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const worker = await space.worker((request) => request.headers.get("h"));
+  const request = { path: "/", headers: { h: "日本" } };
+  expect((await bus.request(request)).text()).toBe("日本");
+  worker.serve({ fetch: (given) => new Response(given.headers.get("h")) });
+  const error = await rejection<RemoteError>(bus.request(request));
+  expect([error.code, error.remoteName]).toEqual(["REMOTE", "TypeError"]);
+  expect((await bus.request({ path: "/", headers: { h: "fine" } })).text()).toBe("fine");
+});
+
+test("redirects, HEAD and a status without a body arrive as they were given", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  await space.worker().then((worker) =>
+    worker.serve({
+      fetch: (request) => {
+        const { pathname } = new URL(request.url);
+        if (pathname === "/moved") return Response.redirect("http://elsewhere/", 302);
+        return new Response(request.method === "HEAD" ? null : "x", { headers: { method: request.method } });
+      },
+    }),
+  );
+  const moved = await bus.fetch("/moved");
+  expect([moved.status, moved.headers.get("location")]).toEqual([302, "http://elsewhere/"]);
+  const head = await bus.fetch("/", { method: "HEAD" });
+  expect([head.headers.get("method"), await head.text()]).toEqual(["HEAD", ""]);
+});
+
+test("waitForWorker and idempotent are passed on, and no worker is said as for a request", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  expect(await rejection(bus.fetch("/", { waitForWorker: false }))).toHaveProperty("code", "NO_WORKER");
+  expect(await rejection(bus.fetch("/", { timeout: 40 }))).toHaveProperty("code", "NO_WORKER");
+});

@@ -1,4 +1,4 @@
-/** Finding, loading and verifying the native library; and when a process may end. */
+/** Finding, loading and verifying the native library. */
 
 import { expect, test } from "bun:test";
 import { cpSync, mkdirSync, rmSync, symlinkSync } from "node:fs";
@@ -78,23 +78,3 @@ test("a library that is older than its sources is built again, a fresh one is no
   rmSync(join(target, "zig-out"), { recursive: true });
   expect((await run(program, {}, target)).output).toBe("loaded\n");
 }, 120_000);
-
-for (const [mode, ends] of [
-  ["idle", true],
-  ["served", true],
-  ["waiting", true],
-  ["ref", false],
-] as const) {
-  test(`a process whose bus is ${mode} ${ends ? "ends by itself" : "stays"}`, async () => {
-    await using space = new Workspace();
-    const child = space.child("lonely.ts", mode);
-    await child.line("open");
-    const ended = await Promise.race([
-      child.process.exited.then(() => true),
-      Bun.sleep(ends ? 5_000 : 500).then(() => false),
-    ]);
-    expect(ended).toBe(ends);
-    if (mode === "waiting") expect(child.lines).toContain("NO_WORKER");
-    if (!ends) space.leftovers = [`${space.name}.lock`, `${space.name}.sock`]; // it is killed
-  });
-}

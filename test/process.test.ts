@@ -11,6 +11,30 @@ function stateOf(pid: number): string {
 }
 
 describe("the end of a process", () => {
+  for (const mode of ["idle", "served", "waiting", "unref"]) {
+    test(`a process ends by itself whose bus is ${mode}, and leaves no file`, async () => {
+      await using space = new Workspace();
+      const child = space.child("lonely.ts", mode);
+      await child.line("open");
+      expect(await child.process.exited).toBe(0);
+      expect(readdirSync(space.directory)).toEqual([]);
+      // The request that was awaited kept it alive until it had failed.
+      expect(child.lines.includes("NO_WORKER")).toBe(mode === "waiting");
+    });
+  }
+
+  test("a process whose bus is held by ref stays", async () => {
+    await using space = new Workspace();
+    space.leftovers = [`${space.name}.lock`, `${space.name}.sock`]; // it is killed
+    const child = space.child("lonely.ts", "ref");
+    await child.line("open");
+    // As long as one that is not held takes from its start to its end.
+    await using other = new Workspace();
+    await other.child("lonely.ts", "waiting").process.exited;
+    expect(child.process.exitCode).toBeNull();
+    await space.worker(() => "x"); // and it is a hub still
+  });
+
   for (const [way, code] of [
     ["exit", 3],
     ["throw", 1],

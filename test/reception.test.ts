@@ -1,12 +1,20 @@
 /** Who knocks at the hub's socket, and what a worker does with a listener that is no hub. */
 
 import { expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, statSync, symlinkSync, writeFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Socket } from "bun";
-import { PermissionDeniedError, ProtocolError, ResourceError, SlotBus, VersionMismatchError } from "../src/index.ts";
+import {
+  PermissionDeniedError,
+  ProtocolError,
+  ResourceError,
+  SlotBus,
+  VersionMismatchError,
+  NoWorkerError,
+  type SlotWorker,
+} from "../src/index.ts";
 import { C } from "../src/native/abi.ts";
-import { descriptors, rejection, until, Workspace } from "./support.ts";
+import { descriptors, rejection, until, Workspace, mappings } from "./support.ts";
 
 const MAGIC = 0x0053554254304c53n;
 
@@ -108,7 +116,7 @@ test("eight handshakes at once; a ninth peer is told to come again, and a worker
   await until(ninth.closed, "the ninth is turned away");
   expect(reasons).toEqual([`${process.pid} 8 handshakes run`]);
   const opening = space.worker(() => "fine");
-  await Bun.sleep(30);
+  await until(() => reasons.length > 2, "the worker was told too, and tries on");
   for (const { socket } of silent) socket.end();
   await opening;
   expect((await bus.request({ path: "/" })).text()).toBe("fine");
@@ -326,3 +334,90 @@ async function borrowedRuntime(space: Workspace): Promise<{ address: string; bun
   space.leftovers.push("foreign.ts", "foreign.js", "lib.so", "bun");
   return { address, bun };
 }
+
+test("the 65th worker is told that there are 64, and gets in when one leaves", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus({ slots: 1, payloadLimit: 4_096 });
+  const reasons: string[] = [];
+  bus.on("peerRefused", (_, reason) => reasons.push(reason));
+  const workers: SlotWorker[] = [];
+  for (let i = 0; i < C.SB_LINKS_MAX; i++) workers.push(await space.worker(() => String(i)));
+  await bus.ready({ workers: 64 });
+  const error = await rejection<ResourceError>(space.worker(() => "one too many", { wait: 0 }));
+  expect(error).toBeInstanceOf(ResourceError);
+  expect(error.retryable).toBe(true);
+  await until(() => reasons.length === 1, "the hub says so");
+  for (const text of [error.message, reasons[0]!]) expect(text).toContain("64");
+  const opening = space.worker(() => "65th");
+  await workers[0]!.close();
+  await opening;
+  await bus.ready({ workers: 64 });
+  const all = await Promise.all(Array.from({ length: 64 }, () => bus.request({ path: "/" })));
+  expect(new Set(all.map((response) => response.text())).size).toBe(64);
+}, 20_000);
+
+test("a JOIN that comes byte by byte is a JOIN", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const peer = await knock(space);
+  for (const byte of joinMessage(C.SB_ABI)) {
+    peer.socket.write(new Uint8Array([byte]));
+    await new Promise((done) => setImmediate(done));
+  }
+  await until(() => peer.got[0] === C.SB_MSG_HELLO, "HELLO");
+  peer.socket.write(new Uint8Array([C.SB_MSG_ATTACHED, 0]));
+  await bus.ready();
+  peer.socket.terminate();
+  await until(() => bus.stats().workersDied === 1, "it is gone");
+});
+
+test("an observer gets HELLO, counts for no worker, gets no request, and what it says ends it", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const before = descriptors();
+  const peer = await knock(space);
+  peer.socket.write(joinMessage(C.SB_ABI, 4, C["SB_ROLE_OBSERVER"]));
+  await until(() => peer.got[0] === C.SB_MSG_HELLO, "HELLO");
+  expect([bus.workers.length, bus.stats().workersJoined]).toEqual([0, 0]);
+  expect(await rejection(bus.request({ path: "/" }, { waitForWorker: false }))).toBeInstanceOf(NoWorkerError);
+  const worker = await space.worker(() => "a worker");
+  expect((await bus.request({ path: "/" })).text()).toBe("a worker");
+  await worker.close();
+  expect(peer.got.length).toBe(34); // nothing after HELLO
+  peer.socket.write(new Uint8Array([C.SB_MSG_ATTACHED, 0]));
+  await until(peer.closed, "it is turned away");
+  expect(bus.stats().peersRefused).toBe(1);
+  await until(() => descriptors() <= before, "all descriptors are closed");
+});
+
+test("two hundred peers of random bytes crash nothing, cost nothing, and a worker is served among them", async () => {
+  await using space = new Workspace();
+  const { bus } = await space.pair((request) => request.path);
+  const before = [descriptors(), mappings()];
+  for (let i = 0; i < 200; i++) {
+    const peer = await knock(space);
+    const bytes = crypto.getRandomValues(new Uint8Array(1 + (i % 64)));
+    if (i % 4 === 0) bytes.set(joinMessage(C.SB_ABI).subarray(0, Math.min(bytes.length, i % 26)));
+    peer.socket.write(bytes);
+    if (i % 3 === 0) expect((await bus.request({ path: `/${i}` })).text()).toBe(`/${i}`);
+    peer.socket.end();
+    await until(peer.closed, "it is gone", 5_000);
+  }
+  expect(bus.workers.length).toBe(1);
+  await until(() => descriptors() <= before[0]!, "all descriptors are closed");
+  expect(mappings()).toBe(before[1]!);
+}, 20_000);
+
+test("a bus that closes in the middle of a handshake tells the peer, and a worker goes on looking", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const peer = await knock(space);
+  const opening = space.worker((request) => request.path); // its JOIN is on its way
+  await bus.close();
+  await until(peer.closed, "it is told");
+  expect(peer.got[0]).toBe(C.SB_MSG_REFUSED);
+  expect(readdirSync(space.directory)).toEqual([]);
+  const next = await space.bus();
+  await opening;
+  expect((await next.request({ path: "/" })).text()).toBe("/");
+});

@@ -9,7 +9,7 @@ import {
   RemoteError,
   type WorkerRequest,
 } from "../src/index.ts";
-import { pattern, rejection, same, until, Workspace } from "./support.ts";
+import { pattern, rejection, same, until, Workspace, descriptors } from "./support.ts";
 
 describe("answers", () => {
   test("a handler that throws or rejects: the caller gets name, message and stack, the worker's event the error", async () => {
@@ -406,9 +406,11 @@ describe("serveSync", () => {
     await bus.ready();
     for (let i = 0; i < 10; i++) {
       await Bun.sleep(30 + i);
+      const { bells } = bus.stats();
       const start = performance.now();
       await bus.request({ path: "/" });
       expect(performance.now() - start).toBeLessThan(500);
+      expect(bus.stats().bells).toBe(bells + 1); // it slept: it had to be rung for
     }
   });
 
@@ -423,4 +425,104 @@ describe("serveSync", () => {
     await until(() => bus.workers.length === 0, "it left");
     expect(bus.stats().workersLeft).toBe(1);
   });
+});
+
+test("wait: Infinity waits for the hub for as long as it takes", async () => {
+  await using space = new Workspace();
+  const opening = space.worker((request) => request.path, { wait: Infinity });
+  const outcome = opening.then(
+    () => "attached",
+    (error: Error) => error.message,
+  );
+  const turns = Promise.withResolvers<void>();
+  setTimeout(turns.resolve, 50);
+  await turns.promise;
+  const bus = await space.bus();
+  expect(await outcome).toBe("attached");
+  expect((await bus.request({ path: "/" })).text()).toBe("/");
+});
+
+test("a worker that serves only after its hub has ended attaches to the next one", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const worker = await space.worker();
+  await bus.ready();
+  await bus.close();
+  const next = await space.bus();
+  worker.serve((request) => request.path);
+  expect((await next.request({ path: "/next" })).text()).toBe("/next");
+});
+
+test("a handler that is replaced while requests run: those that run end with the old one", async () => {
+  await using space = new Workspace();
+  const kept: WorkerRequest[] = [];
+  const { bus, worker } = await space.pair((request) => void kept.push(request));
+  const old = bus.request({ path: "/" });
+  await until(() => kept.length === 1, "the old one has it");
+  worker.serve(() => "new");
+  expect((await bus.request({ path: "/" })).text()).toBe("new");
+  kept[0]!.respond("old");
+  expect((await old).text()).toBe("old");
+});
+
+test("a worker closed while it has no hub stops looking for one, and leaves no descriptor", async () => {
+  await using space = new Workspace();
+  const before = descriptors();
+  const bus = await space.bus();
+  const workers = await Promise.all(
+    Array.from({ length: 5 }, () => space.worker(() => "x", { reconnect: { min: 1, max: 5 } })),
+  );
+  await bus.ready({ workers: 5 });
+  await bus.close();
+  await until(() => workers.every(({ connected }) => !connected), "all are detached");
+  await Promise.all(workers.map((worker) => worker.close()));
+  const next = await space.bus();
+  expect(await rejection(next.request({ path: "/" }, { timeout: 100 }))).toHaveProperty("code", "NO_WORKER");
+  await next.close();
+  await until(() => descriptors() <= before, "all descriptors are closed");
+});
+
+test("drain of a worker: nothing new comes, what runs is answered, and the others take over", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const kept: WorkerRequest[] = [];
+  const draining = await space.worker((request) => void kept.push(request), { concurrency: 2 });
+  await bus.ready();
+  const running = bus.request({ path: "/" });
+  await until(() => kept.length === 1, "it runs");
+  const drained = draining.drain();
+  await space.worker(() => "other");
+  await bus.ready({ workers: 2 });
+  for (let i = 0; i < 50; i++) expect((await bus.request({ path: "/" })).text()).toBe("other");
+  expect(Bun.peek.status(drained)).toBe("pending");
+  kept[0]!.respond("drained");
+  expect((await running).text()).toBe("drained");
+  await drained;
+  expect([kept.length, draining.running, draining.connected]).toEqual([1, 0, true]);
+});
+
+test("a blocking worker that is to reconnect attaches to the next hub by itself", async () => {
+  await using space = new Workspace();
+  const first = await space.bus();
+  const child = space.child("sync-worker.ts", "reconnect");
+  await first.ready();
+  expect((await first.request({ path: "/", body: "1" })).json<{ pid: number }>().pid).toBe(child.pid);
+  await first.close();
+  for (let life = 0; life < 3; life++) {
+    const next = await space.bus();
+    expect((await next.request({ path: "/", body: "2" })).json<{ pid: number }>().pid).toBe(child.pid);
+    await next.close();
+  }
+  expect(child.process.exitCode).toBeNull();
+});
+
+test("the first attachment is told by `connected`, like every later one", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  let connected = 0;
+  const worker = await space.worker(() => "x");
+  worker.on("connected", () => connected++);
+  expect((await bus.request({ path: "/" })).text()).toBe("x");
+  await until(() => connected > 0, "the event", 500);
+  expect(connected).toBe(1);
 });

@@ -36,7 +36,14 @@ import { Driver } from "./driver.ts";
 import { fetchThrough } from "./fetch.ts";
 import { flattenHeaders, type HeadersLike } from "./headers.ts";
 import type { Link } from "./link.ts";
-import { checkTimeout, type ResolvedBusOptions, resolveBusOptions, type SlotBusOptions } from "./options.ts";
+import {
+  checkCloseLimit,
+  checkTimeout,
+  type ResolvedBusOptions,
+  resolveBusOptions,
+  type SlotBusOptions,
+  startTimer,
+} from "./options.ts";
 import { type Kind, Pending, PendingQueue } from "./pending.ts";
 import { Reception } from "./reception.ts";
 import { BorrowedResponse, BusResponse, ERROR_STRINGS, RESPONSE_STRINGS, remoteError } from "./response.ts";
@@ -348,17 +355,18 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     if (this.#unsettled === 0) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#drainWaiters.push(resolve);
-    const timer = limit > 0 ? setTimeout(resolve, limit) : null;
+    const timer = startTimer(limit, resolve);
     await promise;
-    if (timer) clearTimeout(timer);
+    timer.clear();
   }
 
   /**
    * Drains for `timeout` ms (default 5000), rejects the rest with {@link BusClosedError}, says goodbye to the workers
    * and gives the name back. Any number of times, at any time.
    */
-  close({ timeout = CLOSE_MS }: { timeout?: number } = {}): Promise<void> {
-    this.#closing ??= this.#close(timeout);
+  async close({ timeout = CLOSE_MS }: { timeout?: number } = {}): Promise<void> {
+    const limit = checkCloseLimit(timeout);
+    this.#closing ??= this.#close(limit);
     return this.#closing;
   }
 
@@ -555,6 +563,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const copy = source.slice(0, headBytes);
     const body = lending ? null : source.slice(offset, offset + bodyBytes);
     if (!lending && !this.#free(link, slot)) return;
+    if (this.options.instrumentation) this.#instrument(link, slot, pending);
     let head: Head;
     try {
       head = status === 0 ? new Head(copy, ERROR_STRINGS) : this.#answers.read(copy);
@@ -570,7 +579,6 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     } else if (body === null) {
       this.#lend(link, slot, pending, status, head, offset, bodyBytes);
     } else {
-      if (this.options.instrumentation) this.#instrument(link, slot, pending);
       this.#resolve(pending, new BusResponse(status, link.peer.pid, head, body));
     }
   }
@@ -834,8 +842,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
 
   // ---- the end --------------------------------------------------------------------------------------------------------
 
-  async #close(timeout: number): Promise<void> {
-    await this.drain({ timeout: Math.max(timeout, 0.01) });
+  async #close(limit: number): Promise<void> {
+    await this.drain({ timeout: limit });
     this.#closed = true;
     this.#driver.stop();
     if (this.#tick) clearTimeout(this.#tick);

@@ -3,6 +3,7 @@
 import { InvalidConfigError, PayloadTooLargeError, StreamNotSupportedError } from "../errors.ts";
 import type { RequestOptions, SlotBus } from "./bus.ts";
 import { METHODS, type Method } from "./codec.ts";
+import { checkTimeout, startTimer } from "./options.ts";
 import type { Answer, WorkerRequest } from "./request.ts";
 
 /** Reads a body to its end. */
@@ -13,6 +14,7 @@ async function collect(
   what: "request" | "response",
   signal?: AbortSignal,
 ): Promise<Uint8Array> {
+  signal?.throwIfAborted();
   const ran = what === "response";
   const declared = Number(source.headers.get("content-length") ?? 0);
   if (declared > limit) throw new PayloadTooLargeError(what, declared, limit, ran);
@@ -20,8 +22,7 @@ async function collect(
   let bytes = 0;
   const reader = source.body!.getReader();
   const { promise: over, resolve: stop } = Promise.withResolvers<"over">();
-  const left = deadlineMs - Date.now();
-  const timer = Number.isFinite(left) ? setTimeout(stop, Math.max(left, 0), "over") : null;
+  const timer = startTimer(deadlineMs === Infinity ? 0 : Math.max(1, deadlineMs - Date.now()), () => stop("over"));
   const onAbort = () => stop("over");
   signal?.addEventListener("abort", onAbort, { once: true });
   try {
@@ -40,7 +41,7 @@ async function collect(
     reader.cancel(error).catch(() => {}); // the source's own complaint adds nothing to `error`
     throw error;
   } finally {
-    if (timer) clearTimeout(timer);
+    timer.clear();
     signal?.removeEventListener("abort", onAbort);
   }
   return chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, bytes);
@@ -62,7 +63,7 @@ export async function fetchThrough(
   if (!METHODS.includes(request.method as Method)) {
     throw new InvalidConfigError(`${request.method} is not a method.`, { hint: `Use one of ${METHODS.join(", ")}.` });
   }
-  const timeout = init?.timeout ?? (bus.options.timeout || Infinity);
+  const timeout = checkTimeout("timeout", init?.timeout ?? bus.options.timeout) || Infinity;
   const signal = init?.signal ?? (input instanceof Request ? input.signal : undefined);
   const body = request.body
     ? await collect(request, bus.options.payloadLimit, started + timeout, "request", signal ?? undefined)

@@ -33,6 +33,22 @@ export function checkTimeout(option: string, value: unknown): number {
   throw new InvalidConfigError(`${option} is ${String(value)}; it must be 0 (no limit) to 4294967295 ms.`);
 }
 
+/** Longest wait of a timer of JavaScript, in ms; a longer one would end at once. */
+const MAX_TIMER_MS = 0x7fff_ffff;
+
+/** Calls `done` after `ms`; never for 0 (no limit) and for what is beyond a timer's range (24 days). */
+export function startTimer(ms: number, done: () => void): { clear(): void } {
+  if (ms === 0 || ms > MAX_TIMER_MS) return { clear: () => {} };
+  const timer = setTimeout(done, ms);
+  return { clear: () => clearTimeout(timer) };
+}
+
+/** Limit of a drain in `close`, in ms: 0 means at once there. */
+export function checkCloseLimit(value: unknown): number {
+  if (value === 0) return 1;
+  return checkTimeout("timeout", value);
+}
+
 /** Receives one line of timing per request; see {@link SlotBusOptions.instrumentation}. */
 export interface RequestTiming {
   id: string;

@@ -105,7 +105,7 @@ export class WorkerRequest {
   ) {
     this.#session = session;
     this.#claim = claim;
-    this.method = METHODS[method] ?? "GET";
+    this.method = METHODS[method]!;
     this.#serial = serial;
     this.#timeoutMs = timeoutMs;
     this.#receivedAt = receivedAt;

@@ -1,7 +1,7 @@
 /** A worker's attachment to one life of one hub: the region, the claims that run, their answers. */
 
 import type { Socket } from "bun";
-import { InvalidConfigError, PayloadTooLargeError, SlotbusError } from "../errors.ts";
+import { InvalidConfigError, PayloadTooLargeError, ProtocolError, SlotbusError } from "../errors.ts";
 import { detach, FIELDS, native, type Pointer, view } from "../native/library.ts";
 import {
   Arena,
@@ -10,6 +10,7 @@ import {
   encodeHead,
   HeadReader,
   HeadWriter,
+  METHODS,
   REQUEST_STRINGS,
   writeBody,
 } from "./codec.ts";
@@ -90,8 +91,10 @@ export class Session {
   take(spinNs: number, now: number): WorkerRequest | null {
     const result = native.sb_slot_take(this.native, spinNs);
     if (result === 0) return null;
-    if (result < 0) throw new SlotbusError("REGION_CORRUPT", "the hub published a request with lengths out of range.");
     const words = this.#words;
+    if (result < 0 || words[WORD.method]! >= METHODS.length) {
+      throw new ProtocolError("the hub published a request with a length or method out of range.");
+    }
     const slot = words[WORD.slot]!;
     const headBytes = words[WORD.head]!;
     const offset = words[WORD.offset]!;

@@ -19,7 +19,7 @@ import { C, cString, errorText, native, type Pointer } from "../native/library.t
 import { readCancel } from "./control.ts";
 import { DEFAULT_SPIN_US, Driver } from "./driver.ts";
 import { collectResponse, toWebRequest } from "./fetch.ts";
-import { checkInteger, checkName, checkTimeout, defaultDirectory } from "./options.ts";
+import { checkCloseLimit, checkInteger, checkName, checkTimeout, defaultDirectory, startTimer } from "./options.ts";
 import { type Answerable, type Claim, callerGone, type WorkerRequest } from "./request.ts";
 import { Session } from "./session.ts";
 
@@ -86,7 +86,6 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   #closing: Promise<void> | null = null;
   #idle: (() => void)[] = [];
   #served = 0;
-  readonly #onSigterm: (() => void) | null;
 
   /**
    * Attaches to the bus. Requests come when {@link serve} or {@link serveSync} has been called.
@@ -96,7 +95,8 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
    */
   static async open(options: SlotWorkerOptions): Promise<SlotWorker> {
     const worker = new SlotWorker(options);
-    const wait = checkTimeout("wait", options.wait ?? 5_000);
+    const { wait = 5_000 } = options;
+    checkTimeout("wait", wait);
     const started = performance.now();
     for (let attempt = 0; ; attempt++) {
       const result = await worker.#attach();
@@ -112,7 +112,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       }
       await Bun.sleep(Math.min(jitter(10, 100, attempt), wait - waited));
     }
-    if (options.drainOnSigterm) process.once("SIGTERM", worker.#onSigterm!);
+    if (options.drainOnSigterm) drainOnSigterm(worker);
     return worker;
   }
 
@@ -141,7 +141,6 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     this.#forgotten = new FinalizationRegistry(({ session, claim }) => {
       session.fail(claim, new Error("the handler let go of the request without answering it"));
     });
-    this.#onSigterm = options.drainOnSigterm ? () => void this.#terminate() : null;
   }
 
   /** Whether a hub is attached now. */
@@ -220,15 +219,16 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     while (this.running > 0 && performance.now() < deadline) {
       const { promise, resolve: done } = Promise.withResolvers<void>();
       this.#idle.push(done);
-      const timer = limit > 0 ? setTimeout(done, deadline - performance.now()) : null;
+      const timer = startTimer(limit > 0 ? Math.max(1, deadline - performance.now()) : 0, done);
       await promise;
-      if (timer) clearTimeout(timer);
+      timer.clear();
     }
   }
 
   /** Drains for `timeout` ms (default 5000), says goodbye and detaches. Any number of times, at any time. */
-  close({ timeout = CLOSE_MS }: { timeout?: number } = {}): Promise<void> {
-    this.#closing ??= this.#close(timeout);
+  async close({ timeout = CLOSE_MS }: { timeout?: number } = {}): Promise<void> {
+    const limit = checkCloseLimit(timeout);
+    this.#closing ??= this.#close(limit);
     return this.#closing;
   }
 
@@ -425,7 +425,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     if (this.#draining) session.writer.send(C.SB_MSG_DRAIN);
     if (this.#handler) this.#listen(session);
     this.#driver.wake();
-    queueMicrotask(() => this.emit("connected"));
+    setImmediate(() => this.emit("connected")); // after `open` has given the worker to its user
   }
 
   /** Gives the control socket to the event loop; C goes on writing to it. */
@@ -495,25 +495,35 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
 
   // ---- the end ------------------------------------------------------------------------------------------------
 
-  async #close(timeout: number): Promise<void> {
-    await this.drain({ timeout: Math.max(timeout, 0.01) });
+  async #close(limit: number): Promise<void> {
+    await this.drain({ timeout: limit });
     this.#closed = true;
     this.#driver.stop();
-    if (this.#onSigterm) process.off("SIGTERM", this.#onSigterm);
+    drainers.delete(this);
+    if (drainers.size === 0) process.off("SIGTERM", drainAll);
     const session = this.#session;
     if (!session) return;
     native.sb_worker_goodbye(session.native);
     this.#detach(session, this.#closedError());
   }
 
-  async #terminate(): Promise<void> {
-    await this.close();
-    process.kill(process.pid, "SIGTERM");
-  }
-
   #closedError(): BusClosedError {
     return new BusClosedError(`the worker of bus "${this.name}"`);
   }
+}
+
+/** Workers of this process that are to be drained when SIGTERM comes. */
+const drainers = new Set<SlotWorker>();
+
+function drainOnSigterm(worker: SlotWorker): void {
+  if (drainers.size === 0) process.once("SIGTERM", drainAll);
+  drainers.add(worker);
+}
+
+/** Once all have finished, the signal does what it would have done. */
+async function drainAll(): Promise<void> {
+  await Promise.all([...drainers].map((worker) => worker.close()));
+  process.kill(process.pid, "SIGTERM");
 }
 
 /** Doubles from `min` to `max` with the attempt, and varies by half, so that many workers spread. */

@@ -44,6 +44,7 @@ export const C = {
   SB_EBUSY: 17,
   SB_EUNSUPPORTED: 18,
   SB_ETIMEDOUT: 19,
+  SB_EFULL: 20,
   SB_MSG_BELL: 0,
   SB_MSG_JOIN: 1,
   SB_MSG_HELLO: 2,

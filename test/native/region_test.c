@@ -469,7 +469,7 @@ TEST("a hub has at most SB_LINKS_MAX workers, and a link that was dropped can be
 	struct sb_hub *hub = pair_hub(1, 0);
 	struct pair pairs[SB_LINKS_MAX];
 	for (int i = 0; i < SB_LINKS_MAX; i++) pairs[i] = pair_open_on(hub, 1);
-	CHECK_EQ(sb_link_offer(hub, pairs[0].hub_fd, 1), -SB_EBUSY);
+	CHECK_EQ(sb_link_offer(hub, pairs[0].hub_fd, 1), -SB_EFULL);
 	pair_close_link(&pairs[17]);
 	pairs[17] = pair_open_on(hub, 1);
 	CHECK_EQ(pairs[17].index, 17);

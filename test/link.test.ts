@@ -1,0 +1,130 @@
+/** A worker that breaks the protocol: its hub names what it did, evicts it, and nobody waits in vain. */
+
+import { expect, test } from "bun:test";
+import { RegionCorruptError, SlotbusError, WorkerDiedError } from "../src/index.ts";
+import { descriptors, mappings, rejection, until, Workspace } from "./support.ts";
+
+const corrupt = /left slot \d+ in a state no legal step leads to/;
+const malformed = /answered with a malformed head/;
+
+const ways: [what: string, reason: RegExp][] = [
+  ["a head of garbage", malformed],
+  ["an error of garbage", malformed],
+  ["an error without its strings", malformed],
+  ["a head of no bytes", malformed],
+  ["a head longer than the limit", corrupt],
+  ["a body beyond its arena", corrupt],
+  ["a body that starts in its head", corrupt],
+  ["an offset beyond its arena", corrupt],
+  ["status 99", corrupt],
+  ["a state that is none", corrupt],
+  ["a slot made free by itself", corrupt],
+  ["a slot made ready again", corrupt],
+  ["another generation", corrupt],
+  ["a word of ones", corrupt],
+  ["an unknown message", /sent a message of type 99/],
+  ["a JOIN again", /sent a message of type 1/],
+  ["20 000 bells", /rang more than 10000 times a second without work/],
+];
+
+for (const [what, reason] of ways) {
+  test(`a worker that sends ${what}: evicted with the reason, its caller told, what it had not claimed moved`, async () => {
+    await using space = new Workspace();
+    const before = [descriptors(), mappings()];
+    const bus = await space.bus({ timeout: 10_000 });
+    const deaths: string[] = [];
+    bus.on("workerDied", ({ pid }, how) => deaths.push(`${pid} ${how}`));
+    const evil = space.child("evil-worker.ts", what);
+    await bus.ready();
+    const claimed = rejection<SlotbusError>(bus.request({ path: "/claimed", id: "claimed" }));
+    await evil.line("claimed");
+    const unclaimed = bus.request({ path: "/unclaimed" }); // in a slot of the evil one, or queued when it is gone already
+    const error = await claimed;
+    expect([error instanceof RegionCorruptError || error instanceof WorkerDiedError, error.mayHaveExecuted]).toEqual([
+      true,
+      true,
+    ]);
+    expect(error.message).toContain("claimed");
+    expect(error.message).toContain(String(evil.pid));
+    await until(() => deaths.length === 1, "the eviction is reported");
+    expect(deaths[0]).toMatch(reason);
+    expect([bus.stats().workersEvicted, bus.workers.length]).toEqual([1, 0]);
+    expect(evil.process.exitCode).toBeNull(); // nobody killed it
+    const honest = await space.worker((request) => request.path);
+    expect((await unclaimed).text()).toBe("/unclaimed");
+    expect(bus.stats().inFlight).toBe(0);
+    await evil.kill();
+    await honest.close();
+    await bus.close();
+    await until(() => descriptors() <= before[0]!, "all descriptors are closed");
+    expect(mappings()).toBe(before[1]!);
+  });
+}
+
+test("an idempotent request of an evicted worker that lives runs again only when that process has ended", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus({ timeout: 20_000 });
+  const evil = space.child("evil-worker.ts", "an unknown message");
+  await bus.ready();
+  const pending = bus.request({ path: "/twice", body: "second run" }, { idempotent: true });
+  await evil.line("claimed");
+  await until(() => bus.stats().workersEvicted === 1, "it is evicted");
+  const heir = space.child("worker.ts");
+  await bus.ready();
+  for (let i = 0; i < 100; i++) await bus.request({ path: "/", body: "meanwhile" });
+  expect([Bun.peek.status(pending), bus.stats().retries]).toEqual(["pending", 0]);
+  expect(heir.lines).not.toContain("got /twice");
+  await evil.kill();
+  expect([(await pending).text(), bus.stats().retries]).toEqual(["second run", 1]);
+  expect((await pending).workerPid).toBe(heir.pid);
+});
+
+test("an idempotent request whose evicted worker never ends times out, and says that it may have run", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const evil = space.child("evil-worker.ts", "an unknown message");
+  await bus.ready();
+  const error = await rejection<SlotbusError>(bus.request({ path: "/" }, { idempotent: true, timeout: 400 }));
+  await evil.line("claimed"); // it did run there
+  expect([error.code, error.mayHaveExecuted, bus.stats().workersEvicted]).toEqual(["TIMEOUT", true, 1]);
+  expect(evil.process.exitCode).toBeNull();
+});
+
+test("an idempotent request that is aborted, or whose bus closes, while it waits for that end is settled", async () => {
+  for (const way of ["abort", "close"]) {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const evil = space.child("evil-worker.ts", "an unknown message");
+    await bus.ready();
+    const controller = new AbortController();
+    const pending = rejection<SlotbusError>(
+      bus.request({ path: "/" }, { idempotent: true, signal: controller.signal }),
+    );
+    await evil.line("claimed");
+    await until(() => bus.stats().workersEvicted === 1, "it is evicted");
+    if (way === "abort") controller.abort(new Error("aborted"));
+    else await bus.close({ timeout: 0 });
+    const error = await pending;
+    if (way === "abort") expect(error.message).toBe("aborted");
+    else expect([error.code, error.mayHaveExecuted]).toEqual(["BUS_CLOSED", true]);
+  }
+});
+
+test("more than half of a worker's slots hung for 10 s: it is evicted, whoever waited goes to another", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus({ slots: 4 });
+  const deaths: string[] = [];
+  bus.on("workerDied", (_, how) => deaths.push(how));
+  const child = space.child("worker.ts");
+  await bus.ready();
+  const hung = Array.from({ length: 3 }, () => rejection(bus.request({ path: "/hang" }, { timeout: 20 })));
+  for (const error of await Promise.all(hung)) expect(error).toHaveProperty("code", "TIMEOUT");
+  expect(child.lines.filter((line) => line === "got /hang").length).toBe(3);
+  expect(bus.diagnostics().slots.filter(({ state }) => state === "ABANDONED").length).toBe(3);
+  expect((await bus.request({ path: "/", body: "fourth slot" })).text()).toBe("fourth slot");
+  const start = performance.now();
+  await until(() => deaths.length === 1, "it is evicted", 20_000);
+  expect(performance.now() - start).toBeWithin(9_000, 15_000);
+  expect(deaths[0]).toMatch(/more than half its slots hung for 10000 ms/);
+  expect([bus.stats().workersEvicted, child.process.exitCode]).toEqual([1, null]);
+}, 30_000);

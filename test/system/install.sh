@@ -1,0 +1,13 @@
+#!/bin/sh
+# Installs what the system tests need from Debian, if it is missing. Says nothing when all is there.
+set -eu
+missing=
+for pair in gcc:gcc strace:strace setpriv:util-linux; do
+	command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
+done
+[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
+[ -z "$missing" ] && exit 0
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# shellcheck disable=SC2086 # a list
+apt-get install -qq -y --no-install-recommends $missing >/dev/null
