@@ -1,8 +1,11 @@
 /** Messages of the control socket. */
 
 import { expect, test } from "bun:test";
-import { cancelBody, MessageReader, readCancel } from "../src/bus/control.ts";
-import { C } from "../src/native/abi.ts";
+import { join } from "node:path";
+import type { Socket } from "bun";
+import { cancelBody, MessageReader, MessageWriter, readCancel } from "../src/bus/control.ts";
+import { C, native } from "../src/native/library.ts";
+import { until, Workspace } from "./support.ts";
 
 const message = (type: number, ...body: number[]) => [type, body.length, ...body];
 const stream = new Uint8Array([
@@ -50,4 +53,43 @@ test("byte by byte too, with the bodies intact", () => {
 test("a cancel carries slot and token; one of another length is none", () => {
   expect(readCancel(cancelBody(255, 0xfffffff0))).toEqual({ slot: 255, token: 0xfffffff0 });
   expect(readCancel(new Uint8Array(7))).toBeNull();
+});
+
+test("messages that find the socket full are sent later, whole, in order, and none is lost", async () => {
+  await using space = new Workspace();
+  const reader = new MessageReader();
+  const seen: number[] = [];
+  let paused: Socket<undefined> | null = null;
+  const listener = Bun.listen({
+    unix: join(space.directory, "peer.sock"),
+    socket: {
+      open: (socket) => {
+        socket.pause(); // a peer that does not read
+        paused = socket;
+      },
+      data: (_, bytes) => {
+        reader.read(bytes, (type, body) => {
+          expect([type, body.length]).toEqual([C.SB_MSG_CANCEL, 200]);
+          seen.push(new DataView(body.buffer, body.byteOffset).getUint32(0, true));
+        });
+      },
+    },
+  });
+  const client = await Bun.connect({ unix: join(space.directory, "peer.sock"), socket: { data: () => {} } });
+  const { fd } = client as unknown as { fd: number };
+  const writer = new MessageWriter(fd);
+  await until(() => paused !== null, "the peer is there");
+  const body = new Uint8Array(200);
+  for (let i = 0; i < 10_000; i++) {
+    new DataView(body.buffer).setUint32(0, i, true);
+    writer.send(C.SB_MSG_CANCEL, body.slice());
+  }
+  expect(native.sb_control_send(fd, C.SB_MSG_GOODBYE, body, 0)).toBe(-C.SB_EAGAIN); // it really is full
+  paused!.resume();
+  await until(() => seen.length === 10_000, "all have come");
+  expect(seen.every((value, i) => value === i)).toBe(true);
+  writer.close();
+  writer.send(C.SB_MSG_CANCEL, body); // says nothing, does nothing
+  client.terminate();
+  listener.stop(true);
 });

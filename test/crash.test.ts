@@ -118,10 +118,32 @@ test("a stopped worker holds up its own requests only, and goes on when it is co
   expect((await late).mayHaveExecuted).toBe(false);
   for (let i = 0; i < 20; i++) expect((await bus.request({ path: "/", body: `${i}` })).text()).toBe(`${i}`);
   stopped.process.kill("SIGCONT");
-  const again = await Promise.all(Array.from({ length: 20 }, () => bus.request({ path: "/", body: "x" })));
+  // More than the other one takes at once.
+  const again = await Promise.all(Array.from({ length: 40 }, () => bus.request({ path: "/", body: "x" })));
   expect(new Set(again.map(({ workerPid }) => workerPid)).has(stopped.pid)).toBe(true);
   expect(bus.workers.length).toBe(2);
 });
+
+test("a worker that was stopped once and goes on has its share of a light load again within a second or two", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const stopped = space.child("worker.ts");
+  await bus.ready();
+  stopped.process.kill("SIGSTOP");
+  await until(() => stateOf(stopped.pid) === "T", "it is stopped");
+  expect(await rejection(bus.request({ path: "/" }, { timeout: 30 }))).toBeInstanceOf(RequestTimeoutError);
+  const other = space.child("worker.ts");
+  await bus.ready({ workers: 2 });
+  stopped.process.kill("SIGCONT");
+  const by = new Map<number, number>();
+  const deadline = performance.now() + 3_000;
+  while (performance.now() < deadline && !by.has(stopped.pid)) {
+    const two = await Promise.all([bus.request({ path: "/" }), bus.request({ path: "/" })]);
+    for (const { workerPid } of two) by.set(workerPid, (by.get(workerPid) ?? 0) + 1);
+    await Bun.sleep(1); // a light load
+  }
+  expect([by.has(other.pid), by.has(stopped.pid)]).toEqual([true, true]);
+}, 10_000);
 
 test("workers killed in turn under load: every request settles once, right or with an error that says so", async () => {
   await using space = new Workspace();

@@ -1,9 +1,10 @@
 /** Finding, loading and verifying the native library. */
 
 import { expect, test } from "bun:test";
-import { cpSync, mkdirSync, rmSync, symlinkSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { Workspace } from "./support.ts";
+import { VersionMismatchError } from "../src/index.ts";
+import { rejection, Workspace } from "./support.ts";
 
 const root = resolve(import.meta.dir, "..");
 
@@ -24,6 +25,13 @@ async function run(
 
 const load = `try { await import("${root}/src/index.ts"); console.log("loaded") } catch (e) { console.log(e.code, e.message) }`;
 
+/** The library of another protocol version, in `prefix`/lib. */
+function buildVersion(abi: number, prefix: string, cwd = root): void {
+  const zig = Bun.which("zig", { PATH: `${root}/node_modules/.bin:${process.env["PATH"]}` })!;
+  const build = Bun.spawnSync([zig, "build", `-Dabi=${abi}`, "--prefix", prefix], { cwd, stderr: "pipe" });
+  expect(build.stderr.toString()).toBe("");
+}
+
 test("SLOTBUS_LIB that is not there, or no library, is one clear error", async () => {
   expect((await run(load, { SLOTBUS_LIB: "/nowhere/lib.so" })).output).toMatch(
     /^UNSUPPORTED \/nowhere\/lib.so could not be loaded/,
@@ -39,11 +47,63 @@ test("SLOTBUS_LIB that is not there, or no library, is one clear error", async (
 test("a library of another protocol version is refused with both versions", async () => {
   await using space = new Workspace();
   space.leftovers = ["lib", ".zig-cache"];
-  const zig = Bun.which("zig", { PATH: `${root}/node_modules/.bin:${process.env["PATH"]}` })!;
-  const build = Bun.spawnSync([zig, "build", "-Dabi=2", "--prefix", space.directory], { cwd: root, stderr: "pipe" });
-  expect(build.stderr.toString()).toBe("");
+  buildVersion(2, space.directory);
   const { output } = await run(load, { SLOTBUS_LIB: join(space.directory, "lib/libslotbus.so") });
   expect(output).toMatch(/^VERSION_MISMATCH libslotbus speaks protocol version 2; this process speaks 1/);
+}, 120_000);
+
+test("two installations of different versions refuse each other at the socket, each naming both", async () => {
+  await using space = new Workspace();
+  space.leftovers = ["other"];
+  const other = join(space.directory, "other");
+  mkdirSync(other);
+  for (const part of ["src", "csrc"]) cpSync(join(root, part), join(other, part), { recursive: true });
+  buildVersion(2, other);
+  const library = { SLOTBUS_LIB: join(other, "lib/libslotbus.so"), SLOTBUS_DIR: space.directory };
+  const generate = Bun.spawnSync([process.execPath, join(other, "src/native/generate.ts")], {
+    env: { ...process.env, ...library },
+  });
+  expect(generate.exitCode).toBe(0);
+  expect(readFileSync(join(other, "src/native/abi.ts"), "utf8")).toContain("SB_ABI: 2,");
+
+  const open = (what: string, then: string): string => `
+    const { SlotBus, SlotWorker } = await import("${other}/src/index.ts");
+    try { const opened = await ${what}({ name: "${space.name}", wait: 0 }); ${then} }
+    catch (e) { console.log(e.code, e.message) }`;
+  const bus = await space.bus();
+  const reasons: string[] = [];
+  bus.on("peerRefused", (_, reason) => reasons.push(reason));
+  const { output } = await run(open("SlotWorker.open", ""), library);
+  expect(output).toMatch(/^VERSION_MISMATCH .* speaks protocol version 1; this process speaks 2/);
+  expect(reasons).toEqual(["it speaks protocol 2 to 2, this bus 1"]);
+  await bus.close();
+
+  const asked = run(
+    open(
+      "SlotBus.create",
+      `opened.on("peerRefused", (peer, why) => (console.log(why), opened.close())); opened.ref();`,
+    ),
+    library,
+  );
+  const error = await rejection(space.worker(() => "x", { wait: 10_000 }));
+  expect(error).toBeInstanceOf(VersionMismatchError);
+  expect(error.message).toContain("speaks protocol version 2; this process speaks 1");
+  expect((await asked).output).toBe("it speaks protocol 1 to 1, this bus 2\n");
+}, 120_000);
+
+test("a library of the same version with another layout is refused, and the first difference is named", async () => {
+  await using space = new Workspace();
+  space.leftovers = ["other"];
+  const other = join(space.directory, "other");
+  mkdirSync(other);
+  for (const part of ["csrc", "build.zig"]) cpSync(join(root, part), join(other, part), { recursive: true });
+  const header = readFileSync(join(other, "csrc/slotbus.h"), "utf8");
+  expect(header).toContain("X(SB_WARM_SLOTS, 4,");
+  writeFileSync(join(other, "csrc/slotbus.h"), header.replace("X(SB_WARM_SLOTS, 4,", "X(SB_WARM_SLOTS, 5,"));
+  buildVersion(1, other, other);
+  expect((await run(load, { SLOTBUS_LIB: join(other, "lib/libslotbus.so") })).output).toMatch(
+    /^UNSUPPORTED libslotbus and its TypeScript differ: SB_WARM_SLOTS is 5, expected 4\. .*zig build/,
+  );
 }, 120_000);
 
 test("an installed package without prebuilt library and without Zig says what is missing", async () => {
@@ -59,7 +119,7 @@ test("an installed package without prebuilt library and without Zig says what is
   cpSync(join(root, "csrc"), join(target, "csrc"), { recursive: true });
   cpSync(join(root, "build.zig"), join(target, "build.zig"));
   const bare = await run(program, { PATH: "/usr/bin:/bin" }, target);
-  expect(bare.output).toMatch(/^UNSUPPORTED libslotbus is not built for .*Zig is not installed.*npm ci/s);
+  expect(bare.output).toMatch(/^UNSUPPORTED libslotbus is not built for .*Zig is not installed.*npm install/s);
 });
 
 test("a library that is older than its sources is built again, a fresh one is not", async () => {

@@ -421,3 +421,22 @@ test("a bus that closes in the middle of a handshake tells the peer, and a worke
   await opening;
   expect((await next.request({ path: "/" })).text()).toBe("/");
 });
+
+test("a hub whose file size limit is below a region's size says so to whoever comes, and lives", async () => {
+  await using space = new Workspace();
+  space.leftovers = [`${space.name}.lock`, `${space.name}.sock`]; // it is killed
+  const script = `ulimit -f 1024; exec "$@"`;
+  const hub = Bun.spawn(
+    ["sh", "-c", script, "sh", process.execPath, join(import.meta.dir, "fixtures/lonely.ts"), space.name, "ref"],
+    { env: { ...process.env, SLOTBUS_DIR: space.directory }, stdio: ["ignore", "ignore", "inherit"] },
+  );
+  await until(() => existsSync(join(space.directory, `${space.name}.sock`)), "the hub listens");
+  for (let i = 0; i < 2; i++) {
+    const error = await rejection(space.worker(() => "x", { wait: 0 }));
+    expect(error).toBeInstanceOf(ResourceError);
+    expect(error.message).toContain("RLIMIT_FSIZE");
+  }
+  expect(hub.exitCode).toBeNull();
+  hub.kill("SIGKILL");
+  await hub.exited;
+});

@@ -36,7 +36,7 @@ function buildCheckout(): string {
   const zig = findZig();
   if (!zig) {
     throw new UnsupportedError(`libslotbus is not built for ${platformName()}, and Zig is not installed.`, {
-      hint: "In a checkout run `npm ci` (it brings Zig) or set SLOTBUS_LIB to a built library.",
+      hint: "In a checkout run `npm install` (it brings Zig) or set SLOTBUS_LIB to a built library.",
     });
   }
   const build = Bun.spawnSync([zig, "build"], { cwd: root, stdout: "pipe", stderr: "pipe" });
