@@ -106,6 +106,7 @@ struct sb_hub {
 	struct sb_stats *stats;
 	int stats_fd;
 	bool parked;
+	uint64_t yield_from_ns; /* no spin_yield before */
 	uint32_t life;
 	uint32_t poll_start;
 	uint32_t link_count; /* highest index in use + 1 */
@@ -127,6 +128,7 @@ struct sb_worker {
 	uint8_t inbox[SB_MESSAGE_MAX];
 	uint32_t inbox_bytes;
 	struct sb_request request;
+	uint64_t yield_from_ns; /* no spin_yield before */
 	uint64_t pending[4]; /* hints taken and not yet claimed */
 	uint64_t generation[SB_SLOTS_MAX]; /* of the claim that runs in a slot; 0: none */
 };
@@ -142,6 +144,7 @@ uint64_t stats_bytes(void);
 void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd);
 int32_t link_open(struct sb_hub *hub, uint32_t concurrency);
 void link_forget(struct sb_hub *hub, uint32_t index);
+void spin_yield(uint64_t *from_ns, uint64_t now);
 int32_t wake(struct sb_park *sleeper, int fd);    /* 1 when it woke somebody by a system call */
 int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
                    struct sb_event *event);

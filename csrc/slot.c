@@ -313,13 +313,15 @@ int32_t sb_hub_poll(struct sb_hub *hub, uint32_t spin_ns)
 {
 	int32_t found = poll_once(hub);
 	if (found != 0 || spin_ns == 0) return found;
-	uint64_t deadline = os_now_ns() + spin_ns;
+	uint64_t now = os_now_ns(), deadline = now + spin_ns;
 	do {
 		for (int i = 0; i < 4 && found == 0; i++) {
 			spin_pause();
 			found = poll_once(hub);
 		}
-	} while (found == 0 && os_now_ns() < deadline);
+		now = os_now_ns();
+	} while (found == 0 && now < deadline);
+	if (found == 0) spin_yield(&hub->yield_from_ns, now);
 	return found;
 }
 
@@ -507,13 +509,15 @@ int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns)
 	if (worker->step != ATTACHED) return -SB_ECLOSED;
 	int32_t result = take_once(worker);
 	if (result != 0 || spin_ns == 0) return result;
-	uint64_t deadline = os_now_ns() + spin_ns;
+	uint64_t now = os_now_ns(), deadline = now + spin_ns;
 	do {
 		for (int i = 0; i < 4 && result == 0; i++) {
 			spin_pause();
 			result = take_once(worker);
 		}
-	} while (result == 0 && os_now_ns() < deadline);
+		now = os_now_ns();
+	} while (result == 0 && now < deadline);
+	if (result == 0) spin_yield(&worker->yield_from_ns, now);
 	return result;
 }
 

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -31,6 +32,18 @@ int32_t wake(struct sb_park *sleeper, int fd)
 		return 1;
 	}
 	return 0;
+}
+
+/* After a spin in vain: whoever waits for this processor runs now, be it the other side itself,
+ * which the kernel woke here because it expected us to sleep, or a thread of either runtime. When
+ * it did not come back soon, somebody took a whole time slice: for a second nobody is asked. */
+void spin_yield(uint64_t *from_ns, uint64_t now)
+{
+	static const uint64_t SOON_NS = 200000, PAUSE_NS = 1000000000;
+	if (now < *from_ns) return;
+	sched_yield();
+	uint64_t after = os_now_ns();
+	if (after - now > SOON_NS) *from_ns = after + PAUSE_NS;
 }
 
 /* ---- hub --------------------------------------------------------------------------------- */

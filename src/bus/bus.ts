@@ -559,20 +559,20 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       return;
     }
     const lending = pending.kind === "borrow" && status !== 0;
-    const source = link.responseArena(slot).bytes;
-    const copy = source.slice(0, headBytes);
-    const body = lending ? null : source.slice(offset, offset + bodyBytes);
-    if (!lending && !this.#free(link, slot)) return;
-    if (this.options.instrumentation) this.#instrument(link, slot, pending);
+    const arena = link.responseArena(slot);
+    const body = lending ? null : arena.bytes.slice(offset, offset + bodyBytes);
     let head: Head;
     try {
-      head = status === 0 ? new Head(copy, ERROR_STRINGS) : this.#answers.read(copy);
+      head =
+        status === 0 ? new Head(arena.bytes.slice(0, headBytes), ERROR_STRINGS) : this.#answers.read(arena, headBytes);
     } catch (cause) {
       const message = `worker pid ${link.peer.pid} answered request ${this.#idOf(pending)} with a malformed head.`;
       this.#reject(pending, new RegionCorruptError(message, { cause, mayHaveExecuted: true }));
       this.#evict(link, "it answered with a malformed head");
       return;
     }
+    if (!lending && !this.#free(link, slot)) return;
+    if (this.options.instrumentation) this.#instrument(link, slot, pending);
     if (status === 0) {
       native.sb_stats_add(this.#hub, C.SB_C_ERRORS, 1);
       this.#reject(pending, remoteError(head));

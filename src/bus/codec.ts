@@ -19,6 +19,7 @@ export const REQUEST_STRINGS = 4;
 
 /** Bun's and Node's fast paths of `Buffer`, which their types leave out. */
 interface FastBuffer {
+  compare(target: Uint8Array, targetStart: number, targetEnd: number, start: number, end: number): number;
   utf8Write(text: string, offset: number): number;
   latin1Slice(start: number, end: number): string;
   utf8Slice(start: number, end: number): string;
@@ -38,6 +39,11 @@ export class Arena {
     this.buffer = buffer;
     this.bytes = new Uint8Array(buffer);
     this.#text = Buffer.from(buffer) as unknown as FastBuffer;
+  }
+
+  /** Whether it begins with these bytes. */
+  startsWith(bytes: Uint8Array): boolean {
+    return this.#text.compare(bytes, 0, bytes.length, 0, bytes.length) === 0;
   }
 
   /** Writes text as UTF-8 and returns its length in bytes. */
@@ -300,7 +306,7 @@ export class Head {
   }
 }
 
-/** Makes heads of copies, and gives a head that it has made before for equal bytes. */
+/** Copies heads out of shared memory, and gives a head that it has made before for equal bytes. */
 export class HeadReader {
   readonly #leading: number;
   readonly #memo: (Head | undefined)[] = [];
@@ -309,13 +315,13 @@ export class HeadReader {
     this.#leading = leading;
   }
 
-  /** Throws {@link ProtocolError} for a malformed head. */
-  read(copy: Uint8Array): Head {
-    const place = copy.length % MEMO_ENTRIES;
+  /** The head of `length` bytes at the arena's start. Throws {@link ProtocolError} when it is malformed. */
+  read(arena: Arena, length: number): Head {
+    const place = length % MEMO_ENTRIES;
     const known = this.#memo[place];
-    if (known && known.bytes.length === copy.length && Buffer.compare(known.bytes, copy) === 0) return known;
-    const head = new Head(copy, this.#leading);
-    if (copy.length <= MEMO_BYTES) this.#memo[place] = head;
+    if (known && known.bytes.length === length && arena.startsWith(known.bytes)) return known;
+    const head = new Head(arena.bytes.slice(0, length), this.#leading);
+    if (length <= MEMO_BYTES) this.#memo[place] = head;
     return head;
   }
 }

@@ -99,9 +99,9 @@ export class Session {
     const headBytes = words[WORD.head]!;
     const offset = words[WORD.offset]!;
     const bodyBytes = words[WORD.body]!;
-    const source = (this.#requests[slot] ??= new Arena(view(this.#address(slot, 0), this.#stride))).bytes;
+    const arena = (this.#requests[slot] ??= new Arena(view(this.#address(slot, 0), this.#stride)));
     const copies = bodyBytes <= this.#inlineSize;
-    const head = this.#headReader.read(source.slice(0, headBytes));
+    const head = this.#headReader.read(arena, headBytes);
     const claim = new Claim(slot, words[WORD.token]!);
     const request = new WorkerRequest(
       this,
@@ -111,7 +111,7 @@ export class Session {
       words[WORD.timeout]!,
       now,
       head,
-      copies ? source.slice(offset, offset + bodyBytes) : null,
+      copies ? arena.bytes.slice(offset, offset + bodyBytes) : null,
       this.#address(slot, 0) + offset,
       bodyBytes,
     );

@@ -41,6 +41,8 @@ interface Preset {
   rounds: number;
   /** Of one round of one contestant: slow rivals do fewer requests in it, never other ones. */
   roundMs: number;
+  /** Before a round of many small requests: until both runtimes have the heap and the processors that they keep. */
+  leadInMs: number;
   /** Per round; 0 leaves the case out. */
   sparseSamples: number;
 }
@@ -52,19 +54,31 @@ const PRESETS: Record<Mode, Preset> = {
     against: "all",
     rounds: 7,
     roundMs: 250,
+    leadInMs: 750,
     sparseSamples: 400,
   },
-  quick: { payloads: "64,64k,1m", inFlight: "1,32", against: "all", rounds: 5, roundMs: 50, sparseSamples: 80 },
+  quick: {
+    payloads: "64,64k,1m",
+    inFlight: "1,32",
+    against: "all",
+    rounds: 5,
+    roundMs: 50,
+    leadInMs: 300,
+    sparseSamples: 80,
+  },
   short: {
     payloads: "64",
     inFlight: "1,32",
     against: "unix-socket,fetch-unix",
     rounds: 5,
     roundMs: 100,
+    leadInMs: 300,
     sparseSamples: 0,
   },
 };
 
+/** Up to here requests are so many that the heap of the runtimes decides. */
+const SMALL_BYTES = 4096;
 /** Fewest samples of a round; each caller has one at least. */
 const MINIMUM_SAMPLES = 20;
 /** A round that takes so long has hung. */
@@ -185,10 +199,11 @@ async function measure(contestants: readonly Contestant[], plan: Plan, workspace
     for (const [{ name }, rounds] of results)
       rows.push({ system: name, case: kind, payload_bytes: bytes, in_flight: inFlight, ...summarise(rounds) });
   };
-  const limits = { samples: Infinity, minimum: MINIMUM_SAMPLES, ms: plan.roundMs };
   for (const bytes of plan.payloads) {
     for (const inFlight of plan.inFlight) {
       const bodies = makeBodies(bytes, inFlight);
+      const leadInMs = inFlight > 1 && bytes <= SMALL_BYTES ? plan.leadInMs : 0;
+      const limits = { leadInMs, samples: Infinity, minimum: MINIMUM_SAMPLES, ms: plan.roundMs };
       await run(inFlight === 1 ? "rtt" : "throughput", bytes, inFlight, ({ call }) => closedLoop(call, bodies, limits));
     }
   }

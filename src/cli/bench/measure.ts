@@ -13,6 +13,8 @@ export interface Round {
 
 /** When a round ends: after `samples`, or after `ms` when that is earlier and `minimum` samples are there. */
 export interface Limits {
+  /** What is done in the first so many ms does not count. Default 0. */
+  leadInMs?: number;
   samples: number;
   minimum: number;
   ms: number;
@@ -46,8 +48,9 @@ function check(reply: Uint8Array, body: Uint8Array): void {
 /** As many callers as bodies, each asking again as soon as its reply is checked. */
 export async function closedLoop(call: Call, bodies: Uint8Array[], limits: Limits): Promise<Round> {
   const latencies: number[] = [];
-  const start = Bun.nanoseconds();
-  const end = start + limits.ms * 1e6;
+  let start = Bun.nanoseconds();
+  const from = start + (limits.leadInMs ?? 0) * 1e6;
+  const end = from + limits.ms * 1e6;
   let left = limits.samples;
   const caller = async (body: Uint8Array): Promise<void> => {
     while (left-- > 0) {
@@ -56,7 +59,8 @@ export async function closedLoop(call: Call, bodies: Uint8Array[], limits: Limit
       const reply = await call(body);
       const after = Bun.nanoseconds();
       check(reply, body);
-      latencies.push(after - before);
+      if (after < from) start = after;
+      else latencies.push(after - before);
       if (after > end && latencies.length >= limits.minimum) left = 0;
     }
   };
