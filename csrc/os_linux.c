@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -202,6 +203,23 @@ int32_t os_futex_wait(uint32_t *word, uint32_t expected, uint64_t timeout_ns)
 void os_futex_wake(uint32_t *word)
 {
 	syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
+
+uint32_t os_cpu(void)
+{
+	return (uint32_t)sched_getcpu();
+}
+
+bool os_leave_cpu(uint32_t cpu)
+{
+	cpu_set_t allowed;
+	if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return false;
+	if (cpu >= CPU_SETSIZE || !CPU_ISSET(cpu, &allowed)) return false;
+	cpu_set_t others = allowed;
+	CPU_CLR(cpu, &others);
+	if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return false;
+	(void)sched_setaffinity(0, sizeof allowed, &allowed);
+	return true;
 }
 
 int32_t os_event_open(void)

@@ -57,6 +57,8 @@ int32_t os_futex_wait(uint32_t *word, uint32_t expected, uint64_t timeout_ns)
 	return unsupported();
 }
 void os_futex_wake(uint32_t *word) { (void)word; }
+uint32_t os_cpu(void) { return 0; }
+bool os_leave_cpu(uint32_t cpu) { (void)cpu; return false; }
 int32_t os_dir_traverse(const char *path)
 {
 	(void)path;

@@ -72,6 +72,13 @@ struct geometry {
 	uint8_t *arenas;
 };
 
+/* Where a side runs; times are os_now_ns(). */
+struct mover {
+	uint32_t cpu;           /* that it polled on last; the region shows it to the other side */
+	uint64_t moved_ns;      /* when it last left one */
+	uint64_t yield_from_ns; /* no spin_yield before */
+};
+
 /* ---- hub --------------------------------------------------------------------------------- */
 
 /* What the hub itself did last with a slot; the shared word is compared with it and never
@@ -106,7 +113,7 @@ struct sb_hub {
 	struct sb_stats *stats;
 	int stats_fd;
 	bool parked;
-	uint64_t yield_from_ns; /* no spin_yield before */
+	struct mover mover;
 	uint32_t life;
 	uint32_t poll_start;
 	uint32_t link_count; /* highest index in use + 1 */
@@ -128,7 +135,7 @@ struct sb_worker {
 	uint8_t inbox[SB_MESSAGE_MAX];
 	uint32_t inbox_bytes;
 	struct sb_request request;
-	uint64_t yield_from_ns; /* no spin_yield before */
+	struct mover mover;
 	uint64_t pending[4]; /* hints taken and not yet claimed */
 	uint64_t generation[SB_SLOTS_MAX]; /* of the claim that runs in a slot; 0: none */
 };
@@ -144,7 +151,9 @@ uint64_t stats_bytes(void);
 void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd);
 int32_t link_open(struct sb_hub *hub, uint32_t concurrency);
 void link_forget(struct sb_hub *hub, uint32_t index);
-void spin_yield(uint64_t *from_ns, uint64_t now);
+void spin_yield(struct mover *mover, uint64_t now);
+void hub_shows_cpu(struct sb_hub *hub);
+void worker_shows_cpu(struct sb_worker *worker);
 int32_t wake(struct sb_park *sleeper, int fd);    /* 1 when it woke somebody by a system call */
 int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
                    struct sb_event *event);
@@ -163,6 +172,8 @@ void os_memory_discard(void *start, uint64_t bytes);
 int32_t os_memory_headroom(uint64_t bytes);       /* 0, or -SB_ENOMEM: a cgroup would kill us */
 int32_t os_futex_wait(uint32_t *word, uint32_t expected, uint64_t timeout_ns);
 void os_futex_wake(uint32_t *word);
+uint32_t os_cpu(void);           /* that this thread runs on now */
+bool os_leave_cpu(uint32_t cpu); /* false: it may run on no other */
 uint64_t os_file_size_limit(void);
 int32_t os_dir_traverse(const char *path);        /* for a directory we may enter but not list */
 int32_t os_file_lock(int fd);                     /* 0, or -SB_EEXISTS */

@@ -313,6 +313,7 @@ int32_t sb_hub_poll(struct sb_hub *hub, uint32_t spin_ns)
 {
 	int32_t found = poll_once(hub);
 	if (found != 0 || spin_ns == 0) return found;
+	hub_shows_cpu(hub);
 	uint64_t now = os_now_ns(), deadline = now + spin_ns;
 	do {
 		for (int i = 0; i < 4 && found == 0; i++) {
@@ -321,7 +322,7 @@ int32_t sb_hub_poll(struct sb_hub *hub, uint32_t spin_ns)
 		}
 		now = os_now_ns();
 	} while (found == 0 && now < deadline);
-	if (found == 0) spin_yield(&hub->yield_from_ns, now);
+	if (found == 0) spin_yield(&hub->mover, now);
 	return found;
 }
 
@@ -509,6 +510,7 @@ int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns)
 	if (worker->step != ATTACHED) return -SB_ECLOSED;
 	int32_t result = take_once(worker);
 	if (result != 0 || spin_ns == 0) return result;
+	worker_shows_cpu(worker);
 	uint64_t now = os_now_ns(), deadline = now + spin_ns;
 	do {
 		for (int i = 0; i < 4 && result == 0; i++) {
@@ -517,7 +519,7 @@ int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns)
 		}
 		now = os_now_ns();
 	} while (result == 0 && now < deadline);
-	if (result == 0) spin_yield(&worker->yield_from_ns, now);
+	if (result == 0) spin_yield(&worker->mover, now);
 	return result;
 }
 

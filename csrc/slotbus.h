@@ -62,6 +62,7 @@ extern "C" {
 	X(SB_WARM_BYTES, 67108864, "bytes of touched arenas an idle link may keep")                 \
 	X(SB_STUCK_MS, 10000, "ms more than half the slots may stay ABANDONED")                     \
 	X(SB_BELLS_PER_SECOND, 10000, "doorbells without work after which a peer is evicted")       \
+	X(SB_MOVE_US, 300, "microseconds between two moves to another processor")             \
 	X(SB_SLICE_MS, 20, "milliseconds between two looks at the peer in a blocking wait")
 
 enum {
@@ -197,7 +198,8 @@ struct sb_hints { /* 64 bytes; set by one side, exchanged away by the other */
 struct sb_park { /* 64 bytes; "parked" is set by the sleeper, cleared by whoever wakes it */
 	uint32_t parked; /* SB_PARK_* */
 	uint32_t futex;  /* generation a blocking sleeper waits on */
-	uint32_t reserved[14];
+	uint32_t cpu;    /* processor its owner last polled on; only ever compared */
+	uint32_t reserved[13];
 };
 
 enum { SB_PARK_NONE = 0, SB_PARK_SOCKET = 1, SB_PARK_FUTEX = 2 };
@@ -421,6 +423,8 @@ SB_API uint32_t sb_link_life(const struct sb_hub *hub, uint32_t link);
 SB_API uint64_t sb_link_epoch(const struct sb_hub *hub, uint32_t link);
 /* Units of credit the worker has: what it takes at once less what it has, ABANDONED included. */
 SB_API int32_t sb_link_credit(const struct sb_hub *hub, uint32_t link);
+/* 1 when its worker waits for a bell. One that let a bell pass unheard does not. */
+SB_API int32_t sb_link_parked(const struct sb_hub *hub, uint32_t link);
 /* Gives pages back if every slot is FREE and more than SB_WARM_BYTES were touched: returns 1 if
  * it did. Inline bytes of the warm slots and the first page of every arena stay: what was written
  * there (heads are repeated without being written again) is still there. */
@@ -459,6 +463,9 @@ SB_API int32_t sb_hub_tick(struct sb_hub *hub);
 /* 1: parked, the next response rings. 0: there is work, poll again. */
 SB_API int32_t sb_hub_park(struct sb_hub *hub);
 SB_API void sb_hub_unpark(struct sb_hub *hub);
+/* If the other side was last seen on this processor, moves the calling thread to another one: once
+ * in SB_MOVE_US, and as far as its affinity allows, which stays the same. 1 moved, else 0. */
+SB_API int32_t sb_hub_spread(struct sb_hub *hub);
 /* Blocks (spins spin_ns, then sleeps on a futex) until the slot is DONE: its event is in
  * sb_hub_events()[0]. -SB_ETIMEDOUT, -SB_ECLOSED (the worker's socket hung up). */
 SB_API int32_t sb_slot_wait(struct sb_hub *hub, uint32_t link, uint32_t slot, uint32_t timeout_ms,
@@ -512,6 +519,8 @@ SB_API int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, ui
 /* can_take: whether requests would be taken (capacity is left). 1 parked, 0 there is work. */
 SB_API int32_t sb_worker_park(struct sb_worker *worker, int32_t can_take);
 SB_API void sb_worker_unpark(struct sb_worker *worker);
+/* As sb_hub_spread. */
+SB_API int32_t sb_worker_spread(struct sb_worker *worker);
 /* For a worker that keeps its socket in C: parks, blocks on a futex for up to SB_SLICE_MS, then in
  * poll(2) until a bell or timeout_ms. 0 woken or timed out, -SB_ECLOSED: the hub is gone. */
 SB_API int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);

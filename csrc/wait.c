@@ -34,16 +34,28 @@ int32_t wake(struct sb_park *sleeper, int fd)
 	return 0;
 }
 
-/* After a spin in vain: whoever waits for this processor runs now, be it the other side itself,
- * which the kernel woke here because it expected us to sleep, or a thread of either runtime. When
+/* After a spin in vain: whoever waits for this processor runs now, the other side among them. When
  * it did not come back soon, somebody took a whole time slice: for a second nobody is asked. */
-void spin_yield(uint64_t *from_ns, uint64_t now)
+void spin_yield(struct mover *mover, uint64_t now)
 {
 	static const uint64_t SOON_NS = 200000, PAUSE_NS = 1000000000;
-	if (now < *from_ns) return;
+	if (now < mover->yield_from_ns) return;
 	sched_yield();
 	uint64_t after = os_now_ns();
-	if (after - now > SOON_NS) *from_ns = after + PAUSE_NS;
+	if (after - now > SOON_NS) mover->yield_from_ns = after + PAUSE_NS;
+}
+
+/* The kernel wakes the reader of a socket on the writer's processor, expecting the writer to sleep
+ * next. Two busy sides stay there until it balances its load, 60 ms later, each waiting for the
+ * other to stop. */
+static bool leave_cpu_of(struct mover *mover, const struct sb_park *other)
+{
+	uint32_t cpu = os_cpu();
+	if (load_relaxed(&other->cpu) != cpu) return false;
+	uint64_t now = os_now_ns();
+	if (now - mover->moved_ns < (uint64_t)SB_MOVE_US * 1000u) return false;
+	mover->moved_ns = now;
+	return os_leave_cpu(cpu);
 }
 
 /* ---- hub --------------------------------------------------------------------------------- */
@@ -73,13 +85,43 @@ int32_t sb_hub_park(struct sb_hub *hub)
 	return 1;
 }
 
+void hub_shows_cpu(struct sb_hub *hub)
+{
+	uint32_t cpu = os_cpu();
+	if (cpu == hub->mover.cpu) return;
+	hub->mover.cpu = cpu;
+	for (uint32_t i = 0; i < hub->link_count; i++)
+		if (hub->links[i] != NULL && hub->links[i]->map.region != NULL)
+			store_relaxed(&hub->links[i]->map.region->hub.cpu, cpu);
+}
+
+int32_t sb_hub_spread(struct sb_hub *hub)
+{
+	for (uint32_t i = 0; i < hub->link_count; i++) {
+		const struct link *link = hub->links[i];
+		if (link == NULL || !link->started || link->used == 0) continue;
+		if (!leave_cpu_of(&hub->mover, &link->map.region->worker)) continue;
+		hub_shows_cpu(hub);
+		return 1;
+	}
+	return 0;
+}
+
 void sb_hub_unpark(struct sb_hub *hub)
 {
 	if (!hub->parked) return;
 	hub->parked = false;
+	hub_shows_cpu(hub);
 	for (uint32_t i = 0; i < hub->link_count; i++)
 		if (hub->links[i] != NULL && hub->links[i]->map.region != NULL)
 			store_relaxed(&hub->links[i]->map.region->hub.parked, SB_PARK_NONE);
+}
+
+int32_t sb_link_parked(const struct sb_hub *hub, uint32_t index)
+{
+	const struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
+	if (link == NULL) return 0;
+	return load_seq(&link->map.region->worker.parked) != SB_PARK_NONE ? 1 : 0;
 }
 
 int32_t sb_link_bell(struct sb_hub *hub, uint32_t index, uint32_t bells)
@@ -161,10 +203,27 @@ int32_t sb_worker_park(struct sb_worker *worker, int32_t can_take)
 	return park_as(worker, SB_PARK_SOCKET, can_take != 0);
 }
 
+void worker_shows_cpu(struct sb_worker *worker)
+{
+	uint32_t cpu = os_cpu();
+	if (cpu == worker->mover.cpu) return;
+	worker->mover.cpu = cpu;
+	store_relaxed(&worker->map.region->worker.cpu, cpu);
+}
+
 void sb_worker_unpark(struct sb_worker *worker)
 {
-	if (worker->map.region != NULL)
-		store_seq(&worker->map.region->worker.parked, SB_PARK_NONE);
+	if (worker->map.region == NULL) return;
+	worker_shows_cpu(worker);
+	store_seq(&worker->map.region->worker.parked, SB_PARK_NONE);
+}
+
+int32_t sb_worker_spread(struct sb_worker *worker)
+{
+	if (worker->map.region == NULL) return 0;
+	if (!leave_cpu_of(&worker->mover, &worker->map.region->hub)) return 0;
+	worker_shows_cpu(worker);
+	return 1;
 }
 
 /* Takes what the socket holds. Cancels need no action here: sb_slot_aborted reads the word

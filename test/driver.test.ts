@@ -10,6 +10,7 @@ class Recorder implements Side {
   work = 0;
   receives = true;
   polls = 0;
+  spreads = 0;
   parked = true;
   onPoll: () => void = () => {};
 
@@ -29,6 +30,9 @@ class Recorder implements Side {
   }
   unpark(): void {
     this.parked = false;
+  }
+  spread(): void {
+    this.spreads++;
   }
 }
 
@@ -122,6 +126,21 @@ test("spinning in vain stops after some times, and a bell counts as a wake-up", 
   expect(polls[0]).toBeGreaterThan(10);
   expect(polls.at(-1)).toBeLessThan(4);
   expect(driver.wakeups).toBe(20);
+});
+
+test("a busy side that is woken leaves the other one's processor; after a pause it does not", async () => {
+  const side = new Recorder();
+  const driver = new Driver(side, 10_000);
+  driver.expect(0, true); // nobody waited for it a moment ago, and the other side sleeps
+  driver.ring();
+  await until(() => side.parked, "parked");
+  expect(side.spreads).toBe(0);
+  driver.ring();
+  expect(side.spreads).toBe(1);
+  await until(() => side.parked, "parked");
+  driver.expect(0, true);
+  expect([side.spreads, side.parked]).toEqual([2, false]);
+  driver.stop();
 });
 
 function voluntarySwitches(pid: number): number {

@@ -38,6 +38,7 @@ import { flattenHeaders, type HeadersLike } from "./headers.ts";
 import type { Link } from "./link.ts";
 import {
   checkCloseLimit,
+  checkInteger,
   checkTimeout,
   type ResolvedBusOptions,
   resolveBusOptions,
@@ -204,6 +205,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
         mayReceive: () => this.#unsettled > this.#queue.length,
         park: () => native.sb_hub_park(hub) === 1,
         unpark: () => native.sb_hub_unpark(hub),
+        spread: () => void native.sb_hub_spread(hub),
       },
       options.spin,
     );
@@ -277,8 +279,13 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     return fetchThrough(this, input, init);
   }
 
-  /** Resolves when `workers` (default 1) are attached. Rejects when the bus closes or `signal` aborts. */
+  /** Resolves when `workers` (0-64, default 1) are attached. Rejects when the bus closes or `signal` aborts. */
   ready({ workers = 1, signal }: { workers?: number; signal?: AbortSignal } = {}): Promise<void> {
+    try {
+      checkInteger("workers", workers, 0, C.SB_LINKS_MAX);
+    } catch (error) {
+      return Promise.reject(error);
+    }
     if (this.#closed) return Promise.reject(this.#closedError());
     if (signal?.aborted) return Promise.reject(signal.reason);
     if (this.#links.length >= workers) return Promise.resolve();
@@ -418,6 +425,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     let best: Link | null = null;
     for (let i = 0; i < links.length; i++) {
       const link = links[i]!;
+      if (link.suspect && native.sb_link_parked(this.#hub, link.index) === 1) link.suspect = false;
       if (link.credit > 0 && (best === null || isBetter(link, best))) best = link;
     }
     return best;

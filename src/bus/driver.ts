@@ -8,7 +8,8 @@
  *
  * The budget adapts. Work found while spinning, or a bell soon after parking, sets it to the ceiling; spinning in vain
  * halves it, to nothing. After a pause, a side whose answer needs the other one to wake up first does not spin for it: two
- * sleepers on one processor wake each other fastest when both really sleep.
+ * sleepers on one processor wake each other fastest when both really sleep. Two busy ones there are in each other's way, so
+ * a side that spins leaves the processor that the other one is on.
  */
 
 import { drainMicrotasks } from "bun:jsc";
@@ -23,6 +24,8 @@ export interface Side {
   /** Tells the other side to ring. `false`: there is work, poll again. */
   park(): boolean;
   unpark(): void;
+  /** Leaves the processor that the other side was last seen on. */
+  spread(): void;
 }
 
 /** Polls in a row before the event loop gets its turn; a round takes 1-3 µs. */
@@ -40,8 +43,10 @@ const WORTH = 3;
 
 /** So often in vain, a side stops to spin because of a recent bell: somebody else needs the processor. */
 const GIVE_UP = 8;
-/** Then it tries again every so many bells. */
+/** Then it tries again every so many bells, */
 const TRY_AGAIN = 64;
+/** and after a pause of 20 ms. */
+const FORGET_NS = 20_000_000;
 
 /** Default of the option `spin`, in microseconds: 50, or 0 where there is one processor only. */
 export const DEFAULT_SPIN_US = availableParallelism() > 1 ? 50 : 0;
@@ -58,6 +63,8 @@ export class Driver {
   #stopped = false;
   /** A bell began this turn: what it finds was not found by spinning. */
   #rung = false;
+  /** The last hand-over came after a pause: it may be the only one. */
+  #cold = false;
   /** Times in a row that spinning found nothing. */
   #vain = 0;
   /** `Bun.nanoseconds()` of parking, or of the last hand-over since. */
@@ -83,8 +90,12 @@ export class Driver {
     }
     const recent = this.#isRecent();
     if (recent && rang) this.#patience += WORTH * this.#ceiling; // to be awake when it is: then both stay awake
-    if (recent || (this.#budget > 0 && !rang)) this.wake();
-    else this.#since = Bun.nanoseconds();
+    if (recent || (this.#budget > 0 && !rang)) {
+      this.wake();
+    } else {
+      this.#since = Bun.nanoseconds();
+      this.#cold = true;
+    }
   }
 
   /** Something changed that only a poll can see. */
@@ -99,6 +110,7 @@ export class Driver {
     if (this.#active || this.#stopped) return;
     this.wakeups++;
     this.#isRecent();
+    this.#cold = false;
     this.#unpark();
     this.#rung = true;
     this.#turn();
@@ -111,8 +123,11 @@ export class Driver {
 
   /** Whether this side parked, or handed something over, so short ago that spinning on would have paid. */
   #isRecent(): boolean {
-    if (Bun.nanoseconds() - this.#since >= WORTH * this.#ceiling * TURN_NS) return false;
+    const pause = Bun.nanoseconds() - this.#since;
+    if (pause >= FORGET_NS) this.#vain = 0;
+    if (pause >= WORTH * this.#ceiling * TURN_NS) return false;
     if (this.#vain >= GIVE_UP && ++this.#vain % TRY_AGAIN !== 0) return false;
+    if (!this.#cold) this.#side.spread();
     this.#budget = this.#ceiling;
     return true;
   }
@@ -144,7 +159,10 @@ export class Driver {
         this.#vain = 0;
       }
       this.#refill();
-    } else if (--this.#left === 0) {
+    } else if (this.#left > 1) {
+      this.#left--;
+    } else if (this.#left === 1) {
+      this.#left = 0;
       this.#budget >>= 1;
       this.#vain++;
     }

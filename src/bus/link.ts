@@ -34,7 +34,7 @@ export class Link {
   concurrency = 0;
   /** Requests it has, quarantined and borrowed ones included. */
   used = 0;
-  /** It let a request wait for its whole timeout without claiming it, and has answered nothing since: maybe it is stopped. */
+  /** It let a request wait for its whole timeout without claiming it, and has done nothing since: maybe it is stopped. */
   suspect = false;
   /** It asked for nothing new. */
   draining = false;

@@ -136,6 +136,9 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       unpark: () => {
         if (this.#session) native.sb_worker_unpark(this.#session.native);
       },
+      spread: () => {
+        if (this.#session) native.sb_worker_spread(this.#session.native);
+      },
     };
     this.#driver = new Driver(side, checkInteger("spin", options.spin ?? DEFAULT_SPIN_US, 0, 10_000, " µs"));
     this.#forgotten = new FinalizationRegistry(({ session, claim }) => {

@@ -63,8 +63,8 @@ const PRESETS: Record<Mode, Preset> = {
     against: "all",
     rounds: 5,
     roundMs: 50,
-    leadInMs: 300,
-    sparseSamples: 80,
+    leadInMs: 250,
+    sparseSamples: 60,
   },
   short: {
     payloads: "64",

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -85,6 +86,63 @@ TEST("hints taken but not yet served keep both sides from parking")
 	CHECK_EQ(sb_hub_park(pair.hub), 0);
 	CHECK_EQ(sb_hub_poll(pair.hub, 0), 6);
 	CHECK_EQ(sb_hub_park(pair.hub), 1);
+	pair_close(&pair);
+}
+
+TEST("a link is parked while its worker waits for a bell, and no more when one was rung")
+{
+	struct pair pair = pair_open(4, 4);
+	CHECK_EQ(sb_link_parked(pair.hub, pair.index), 0);
+	CHECK_EQ(sb_link_parked(pair.hub, 63), 0);
+	CHECK_EQ(sb_worker_park(pair.worker, 1), 1);
+	CHECK_EQ(sb_link_parked(pair.hub, pair.index), 1);
+	send_request(&pair, 0);
+	CHECK_EQ(sb_link_parked(pair.hub, pair.index), 0);
+	pair_close(&pair);
+}
+
+/* ---- processors --------------------------------------------------------------------------- */
+
+/* Runs this thread on one of its processors only; returns that one. */
+static uint32_t pin(const cpu_set_t *allowed)
+{
+	cpu_set_t one;
+	CPU_ZERO(&one);
+	for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET(cpu, allowed)) continue;
+		CPU_SET(cpu, &one);
+		CHECK_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+		return (uint32_t)cpu;
+	}
+	return UINT32_MAX;
+}
+
+TEST("a side leaves the processor the other one was seen on, not too often, and may go back")
+{
+	struct pair pair = pair_open(4, 4);
+	cpu_set_t before, after;
+	CHECK_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+	CHECK_EQ(sb_hub_spread(pair.hub), 0); /* the worker has nothing to do */
+	send_request(&pair, 0);
+	for (int side = 0; side < 2; side++) {
+		uint32_t *other = side == 0 ? &pair.region->worker.cpu : &pair.region->hub.cpu;
+		store_relaxed(other, UINT32_MAX); /* no processor at all */
+		CHECK_EQ(side == 0 ? sb_hub_spread(pair.hub) : sb_worker_spread(pair.worker), 0);
+		uint32_t here = pin(&before);
+		store_relaxed(other, here);
+		usleep(2 * SB_MOVE_US); /* it may run on no other processor */
+		CHECK_EQ(side == 0 ? sb_hub_spread(pair.hub) : sb_worker_spread(pair.worker), 0);
+		CHECK_EQ((uint32_t)sched_getcpu(), here);
+		CHECK_EQ(sched_setaffinity(0, sizeof before, &before), 0);
+		usleep(2 * SB_MOVE_US);
+		store_relaxed(other, (uint32_t)sched_getcpu());
+		int32_t moved = side == 0 ? sb_hub_spread(pair.hub) : sb_worker_spread(pair.worker);
+		if (CPU_COUNT(&before) > 1) CHECK_EQ(moved, 1);
+		store_relaxed(other, (uint32_t)sched_getcpu());
+		CHECK_EQ(side == 0 ? sb_hub_spread(pair.hub) : sb_worker_spread(pair.worker), 0);
+		CHECK_EQ(sched_getaffinity(0, sizeof after, &after), 0);
+		CHECK(CPU_EQUAL(&before, &after));
+	}
 	pair_close(&pair);
 }
 

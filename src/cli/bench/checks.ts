@@ -129,7 +129,9 @@ async function roundTrips(
 async function slots(narrow: SlotbusContestant, workspace: Workspace, rounds: number): Promise<number> {
   const wide = await startSlotbus(workspace, 256);
   const results = await alternate([narrow, wide], rounds, async ({ call }) =>
-    perSecond(await closedLoop(call, makeBodies(64, 32), { leadInMs: 200, samples: Infinity, minimum: 1_000, ms: 100 })),
+    perSecond(
+      await closedLoop(call, makeBodies(64, 32), { leadInMs: 200, samples: Infinity, minimum: 1_000, ms: 100 }),
+    ),
   );
   await wide.stop();
   return round(median(results.get(wide)!) / median(results.get(narrow)!));
