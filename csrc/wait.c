@@ -35,10 +35,10 @@ int32_t wake(struct sb_park *sleeper, int fd)
 }
 
 /* After a spin in vain: whoever waits for this processor runs now, the other side among them. When
- * it did not come back soon, somebody took a whole time slice: for a second nobody is asked. */
+ * it did not come back soon, somebody took a whole time slice: for a while nobody is asked. */
 void spin_yield(struct mover *mover, uint64_t now)
 {
-	static const uint64_t SOON_NS = 200000, PAUSE_NS = 1000000000;
+	static const uint64_t SOON_NS = 1000000, PAUSE_NS = 100000000;
 	if (now < mover->yield_from_ns) return;
 	sched_yield();
 	uint64_t after = os_now_ns();

@@ -3,11 +3,13 @@
 import { expect, test } from "bun:test";
 import { Pending, PendingQueue } from "../src/bus/pending.ts";
 
-const make = (serial: number) => new Pending({ path: "/" }, {}, "copy", serial, 1_000);
+const nothing = () => {};
+const make = (serial: number, timeoutMs = 1_000) =>
+  new Pending({ path: "/" }, {}, "copy", serial, timeoutMs, nothing, nothing);
 
 function serials(queue: PendingQueue): number[] {
   const out: number[] = [];
-  for (let pending = queue.head; pending; pending = pending.next) out.push(pending.serial);
+  for (let pending = queue.head; pending; pending = pending.wait.next) out.push(pending.serial);
   expect(out.length).toBe(queue.length);
   return out;
 }
@@ -23,7 +25,7 @@ test("it behaves as an array under pushes at both ends and removals anywhere", (
       const [removed] = model.splice(random(model.length), 1);
       queue.remove(removed!);
       queue.remove(removed!); // again does nothing
-      expect(removed!.queued).toBe(false);
+      expect(removed!.wait.queued).toBe(false);
     } else {
       const pending = make(i);
       if (action === 1) {
@@ -43,7 +45,7 @@ test("what is left of a timeout counts from the call, is at least 1 ms, and 0 st
   const pending = make(1);
   pending.startedAt = 100;
   expect([pending.timeLeft(350), pending.timeLeft(5_000)]).toEqual([750, 1]);
-  const unlimited = new Pending({ path: "/" }, {}, "copy", 2, 0);
+  const unlimited = make(2, 0);
   expect(unlimited.timeLeft(500)).toBe(0);
 });
 

@@ -45,7 +45,7 @@ import {
   type SlotBusOptions,
   startTimer,
 } from "./options.ts";
-import { type Kind, Pending, PendingQueue } from "./pending.ts";
+import { ends, type Kind, makePromise, Pending, PendingQueue } from "./pending.ts";
 import { Reception } from "./reception.ts";
 import { BorrowedResponse, BusResponse, ERROR_STRINGS, RESPONSE_STRINGS, remoteError } from "./response.ts";
 import { type BusStats, readCounters } from "./stats.ts";
@@ -262,13 +262,27 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     if (!link && this.#links.length === 0) throw new NoWorkerError(this.name, 0);
     if (!link)
       throw new BusOverloadedError(`bus "${this.name}" has no free slot, and a blocking request cannot queue.`);
-    const pending = new Pending(request, options, "sync", ++this.#serial, timeoutMs);
+    let outcome: BusResponse | null = null;
+    let failure: unknown = null;
+    const pending = new Pending(
+      request,
+      options,
+      "sync",
+      ++this.#serial,
+      timeoutMs,
+      (response) => {
+        outcome = response;
+      },
+      (reason) => {
+        failure = reason;
+      },
+    );
     this.#unsettled++;
     this.#send(link, pending);
     if (!pending.settled) this.#waitFor(link, pending);
     this.#driver.wake(); // since the wait began the other workers' answers ring nobody
-    if (pending.failed) throw pending.outcome;
-    return pending.outcome as BusResponse;
+    if (!outcome) throw failure;
+    return outcome;
   }
 
   /**
@@ -326,7 +340,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       }
     }
     const queued = [];
-    for (let pending = this.#queue.head; pending; pending = pending.next) {
+    for (let pending = this.#queue.head; pending; pending = pending.wait.next) {
       queued.push({ requestId: this.#idOf(pending), ageMs: performance.now() - pending.startedAt });
     }
     return { slots, queued };
@@ -398,14 +412,16 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     } catch (error) {
       return Promise.reject(error);
     }
-    const pending = new Pending(request, options, kind, ++this.#serial, timeoutMs);
+    const promise = makePromise();
+    const { resolve, reject } = ends;
+    const pending = new Pending(request, options, kind, ++this.#serial, timeoutMs, resolve, reject);
     this.#unsettled++;
     if (this.#tick === null) this.#tick = setTimeout(this.#onTick, TICK_MS);
     const link = this.#queue.length === 0 ? this.#pick() : null;
     if (link) this.#send(link, pending);
     else this.#enqueue(pending);
     if (options.signal && !pending.settled) this.#watch(pending, options.signal);
-    return pending.promise as unknown as Promise<BusResponse>;
+    return promise;
   }
 
   #watch(pending: Pending, signal: AbortSignal): void {
@@ -715,7 +731,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #expireQueued(): void {
     const now = performance.now();
     for (let pending = this.#queue.head; pending;) {
-      const next: Pending | null = pending.next;
+      const { next }: { next: Pending | null } = pending.wait;
       if (pending.timeoutMs > 0 && now - pending.startedAt >= pending.timeoutMs) {
         this.#queue.remove(pending);
         if (this.#links.length > 0 || pending.retried) {
@@ -811,7 +827,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
 
   /** Two runs of an idempotent request must not overlap: the second waits for proof that the first has ended. */
   #retryAfterDeath(link: Link, pending: Pending): void {
-    pending.retried = true;
+    pending.wait.retried = true;
     link.retries++;
     const attempt = (): void => {
       const over = pending.timeoutMs > 0 && performance.now() - pending.startedAt >= pending.timeoutMs;

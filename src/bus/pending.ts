@@ -7,21 +7,34 @@ import type { BusResponse } from "./response.ts";
 /** What a settled request resolves to is decided by how it was asked for. */
 export type Kind = "copy" | "borrow" | "sync";
 
-let grabbedResolve: (value: BusResponse) => void;
-let grabbedReject: (reason: unknown) => void;
-// One executor for all promises: no closure is made per request.
-const grab = (resolve: (value: BusResponse) => void, reject: (reason: unknown) => void): void => {
-  grabbedResolve = resolve;
-  grabbedReject = reject;
+type Resolve = (value: BusResponse) => void;
+type Reject = (reason: unknown) => void;
+
+/** What {@link makePromise} made last. */
+export const ends: { resolve: Resolve; reject: Reject } = { resolve: () => {}, reject: () => {} };
+
+const grab = (resolve: Resolve, reject: Reject): void => {
+  ends.resolve = resolve;
+  ends.reject = reject;
 };
 
+/** A promise; `ends` settles it. One executor for all promises: no closure is made per request. */
+export function makePromise(): Promise<BusResponse> {
+  return new Promise(grab);
+}
+
+/** What only a request has that was not sent at once, or not for the first time. */
+class Wait {
+  startedAt = 0;
+  sentAt = 0;
+  retried = false;
+  queued = false;
+  next: Pending | null = null;
+  previous: Pending | null = null;
+}
+
+/** Twelve fields are 112 bytes in JavaScriptCore; one more, and an object takes 160. */
 export class Pending {
-  /** Of every kind but `"sync"`, whose outcome is read here when it has settled. */
-  readonly promise: Promise<BusResponse> | null = null;
-  outcome: unknown = undefined;
-  failed = false;
-  readonly resolve: (value: BusResponse) => void;
-  readonly reject: (reason: unknown) => void;
   readonly request: BusRequest;
   readonly options: RequestOptions;
   readonly kind: Kind;
@@ -29,53 +42,64 @@ export class Pending {
   readonly serial: number;
   /** 0: none. */
   readonly timeoutMs: number;
-  /** `performance.now()` of the call; 0 until somebody needs it, which a request that never queues does not. */
-  startedAt = 0;
-  /** `performance.now()` of its publication, when it was queued before. */
-  sentAt = 0;
+  readonly resolve: Resolve;
+  readonly reject: Reject;
   settled = false;
-  /** It ran, or may have, on a worker that died. */
-  retried = false;
   /** Where it was published last. */
   link: Link | null = null;
   slot = 0;
   onAbort: (() => void) | null = null;
-  queued = false;
-  next: Pending | null = null;
-  previous: Pending | null = null;
+  #wait: Wait | null = null;
 
-  constructor(request: BusRequest, options: RequestOptions, kind: Kind, serial: number, timeoutMs: number) {
-    if (kind === "sync") {
-      this.resolve = (value) => {
-        this.outcome = value;
-      };
-      this.reject = (reason) => {
-        this.outcome = reason;
-        this.failed = true;
-      };
-    } else {
-      this.promise = new Promise(grab);
-      this.resolve = grabbedResolve;
-      this.reject = grabbedReject;
-    }
+  constructor(
+    request: BusRequest,
+    options: RequestOptions,
+    kind: Kind,
+    serial: number,
+    timeoutMs: number,
+    resolve: Resolve,
+    reject: Reject,
+  ) {
     this.request = request;
     this.options = options;
     this.kind = kind;
     this.serial = serial;
     this.timeoutMs = timeoutMs;
+    this.resolve = resolve;
+    this.reject = reject;
+  }
+
+  /** For what is read or written only when a request waits. */
+  get wait(): Wait {
+    return (this.#wait ??= new Wait());
+  }
+
+  /** `performance.now()` of the call; 0 until somebody needs it, which a request that never queues does not. */
+  get startedAt(): number {
+    return this.#wait === null ? 0 : this.#wait.startedAt;
+  }
+
+  set startedAt(now: number) {
+    this.wait.startedAt = now;
+  }
+
+  /** It ran, or may have, on a worker that died. */
+  get retried(): boolean {
+    return this.#wait !== null && this.#wait.retried;
   }
 
   /** Ms left of the timeout at `now`, when it is published after it had queued; at least 1, or 0 for no timeout. */
   timeLeft(now: number): number {
-    this.sentAt = now;
+    this.wait.sentAt = now;
     return this.timeoutMs === 0 ? 0 : Math.max(1, Math.ceil(this.timeoutMs - (now - this.startedAt)));
   }
 
   /** How a request whose time is over at `now` has spent it. */
   times(now: number): { queuedMs: number; ranMs: number } {
-    if (this.startedAt === 0) return { queuedMs: 0, ranMs: this.timeoutMs }; // never queued
-    if (this.sentAt === 0) return { queuedMs: now - this.startedAt, ranMs: 0 }; // never published
-    return { queuedMs: this.sentAt - this.startedAt, ranMs: now - this.sentAt };
+    const { startedAt, sentAt } = this.wait;
+    if (startedAt === 0) return { queuedMs: 0, ranMs: this.timeoutMs }; // never queued
+    if (sentAt === 0) return { queuedMs: now - startedAt, ranMs: 0 }; // never published
+    return { queuedMs: sentAt - startedAt, ranMs: now - sentAt };
   }
 }
 
@@ -90,37 +114,40 @@ export class PendingQueue {
   }
 
   pushBack(pending: Pending): void {
-    pending.previous = this.#tail;
-    pending.next = null;
-    if (this.#tail) this.#tail.next = pending;
+    const { wait } = pending;
+    wait.previous = this.#tail;
+    wait.next = null;
+    if (this.#tail) this.#tail.wait.next = pending;
     else this.#head = pending;
     this.#tail = pending;
-    this.#count(pending, true);
+    this.#count(wait, true);
   }
 
   /** For what comes back from a dead worker: it was here before all others. */
   pushFront(pending: Pending): void {
-    pending.next = this.#head;
-    pending.previous = null;
-    if (this.#head) this.#head.previous = pending;
+    const { wait } = pending;
+    wait.next = this.#head;
+    wait.previous = null;
+    if (this.#head) this.#head.wait.previous = pending;
     else this.#tail = pending;
     this.#head = pending;
-    this.#count(pending, true);
+    this.#count(wait, true);
   }
 
   remove(pending: Pending): void {
-    if (!pending.queued) return;
-    if (pending.previous) pending.previous.next = pending.next;
-    else this.#head = pending.next;
-    if (pending.next) pending.next.previous = pending.previous;
-    else this.#tail = pending.previous;
-    pending.next = null;
-    pending.previous = null;
-    this.#count(pending, false);
+    const { wait } = pending;
+    if (!wait.queued) return;
+    if (wait.previous) wait.previous.wait.next = wait.next;
+    else this.#head = wait.next;
+    if (wait.next) wait.next.wait.previous = wait.previous;
+    else this.#tail = wait.previous;
+    wait.next = null;
+    wait.previous = null;
+    this.#count(wait, false);
   }
 
-  #count(pending: Pending, queued: boolean): void {
-    pending.queued = queued;
+  #count(wait: Wait, queued: boolean): void {
+    wait.queued = queued;
     this.length += queued ? 1 : -1;
   }
 }

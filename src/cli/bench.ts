@@ -41,7 +41,9 @@ interface Preset {
   rounds: number;
   /** Of one round of one contestant: slow rivals do fewer requests in it, never other ones. */
   roundMs: number;
-  /** Before a round of many small requests: until both runtimes have the heap and the processors that they keep. */
+  /** Before the first round of many small requests: until what is hot is compiled. */
+  warmUpMs: number;
+  /** Before each further one: until both runtimes have the heap and the processors that they keep. */
   leadInMs: number;
   /** Per round; 0 leaves the case out. */
   sparseSamples: number;
@@ -54,6 +56,7 @@ const PRESETS: Record<Mode, Preset> = {
     against: "all",
     rounds: 7,
     roundMs: 250,
+    warmUpMs: 2_000,
     leadInMs: 750,
     sparseSamples: 400,
   },
@@ -63,8 +66,9 @@ const PRESETS: Record<Mode, Preset> = {
     against: "all",
     rounds: 5,
     roundMs: 50,
-    leadInMs: 250,
-    sparseSamples: 60,
+    warmUpMs: 1_000,
+    leadInMs: 200,
+    sparseSamples: 50,
   },
   short: {
     payloads: "64",
@@ -72,6 +76,7 @@ const PRESETS: Record<Mode, Preset> = {
     against: "unix-socket,fetch-unix",
     rounds: 5,
     roundMs: 100,
+    warmUpMs: 1_000,
     leadInMs: 300,
     sparseSamples: 0,
   },
@@ -84,7 +89,7 @@ const MINIMUM_SAMPLES = 20;
 /** A round that takes so long has hung. */
 const ROUND_LIMIT_MS = 30_000;
 /** How long a quick run looks for wake-ups. */
-const IDLE_MS = 3_000;
+const IDLE_MS = 2_000;
 
 interface Plan extends Omit<Preset, "payloads" | "inFlight" | "against"> {
   mode: Mode;
@@ -193,18 +198,26 @@ async function guarded(name: SystemName, running: Promise<Round>, workspace: Wor
 
 async function measure(contestants: readonly Contestant[], plan: Plan, workspace: Workspace, say: Say): Promise<Row[]> {
   const rows: Row[] = [];
-  const run = async (kind: Case, bytes: number, inFlight: number, one: (it: Contestant) => Promise<Round>) => {
+  type One = (it: Contestant, isWarmUp: boolean) => Promise<Round>;
+  const run = async (kind: Case, bytes: number, inFlight: number, one: One) => {
     say(kind === "sparse" ? "one request each millisecond" : `${sizeName(bytes)}, ${inFlight} in flight`);
-    const results = await alternate(contestants, plan.rounds, (it) => guarded(it.name, one(it), workspace));
+    const results = await alternate(contestants, plan.rounds, (it, isWarmUp) =>
+      guarded(it.name, one(it, isWarmUp), workspace),
+    );
     for (const [{ name }, rounds] of results)
       rows.push({ system: name, case: kind, payload_bytes: bytes, in_flight: inFlight, ...summarise(rounds) });
   };
   for (const bytes of plan.payloads) {
     for (const inFlight of plan.inFlight) {
       const bodies = makeBodies(bytes, inFlight);
-      const leadInMs = inFlight > 1 && bytes <= SMALL_BYTES ? plan.leadInMs : 0;
-      const limits = { leadInMs, samples: Infinity, minimum: MINIMUM_SAMPLES, ms: plan.roundMs };
-      await run(inFlight === 1 ? "rtt" : "throughput", bytes, inFlight, ({ call }) => closedLoop(call, bodies, limits));
+      const isBusy = inFlight > 1 && bytes <= SMALL_BYTES;
+      const limits = { samples: Infinity, minimum: MINIMUM_SAMPLES, ms: plan.roundMs };
+      await run(inFlight === 1 ? "rtt" : "throughput", bytes, inFlight, ({ call }, isWarmUp) =>
+        closedLoop(call, bodies, {
+          ...limits,
+          leadInMs: !isBusy ? 0 : isWarmUp ? plan.warmUpMs : plan.leadInMs,
+        }),
+      );
     }
   }
   const [body] = makeBodies(64, 1);

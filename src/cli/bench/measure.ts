@@ -2,12 +2,12 @@
 
 import { CommandError } from "../usage.ts";
 
-/** Sends a body; resolves to the one that came back. */
-export type Call = (body: Uint8Array) => Promise<Uint8Array>;
+/** Sends a body; resolves to the one that came back, or to what has it. */
+export type Call = (body: Uint8Array) => Promise<Uint8Array | { readonly body: Uint8Array }>;
 
 /** Latencies of one round in nanoseconds, and what it took altogether. */
 export interface Round {
-  latencies: number[];
+  latencies: Float64Array;
   seconds: number;
 }
 
@@ -36,7 +36,8 @@ function stamp(body: Uint8Array): void {
   body[3] = counter >>> 24;
 }
 
-function check(reply: Uint8Array, body: Uint8Array): void {
+function check(answer: Awaited<ReturnType<Call>>, body: Uint8Array): void {
+  const reply = answer instanceof Uint8Array ? answer : answer.body;
   if (reply.length !== body.length)
     throw new CommandError(`a reply has ${reply.length} bytes, its request had ${body.length}`);
   if (Buffer.compare(reply, body) !== 0) {
@@ -45,9 +46,21 @@ function check(reply: Uint8Array, body: Uint8Array): void {
   }
 }
 
+/** Samples of the round that runs; one buffer for all rounds, so that measuring makes no garbage. */
+let samples = new Float64Array(1 << 20);
+
+function record(index: number, nanoseconds: number): void {
+  if (index === samples.length) {
+    const longer = new Float64Array(2 * samples.length);
+    longer.set(samples);
+    samples = longer;
+  }
+  samples[index] = nanoseconds;
+}
+
 /** As many callers as bodies, each asking again as soon as its reply is checked. */
 export async function closedLoop(call: Call, bodies: Uint8Array[], limits: Limits): Promise<Round> {
-  const latencies: number[] = [];
+  let count = 0;
   let start = Bun.nanoseconds();
   const from = start + (limits.leadInMs ?? 0) * 1e6;
   const end = from + limits.ms * 1e6;
@@ -60,43 +73,42 @@ export async function closedLoop(call: Call, bodies: Uint8Array[], limits: Limit
       const after = Bun.nanoseconds();
       check(reply, body);
       if (after < from) start = after;
-      else latencies.push(after - before);
-      if (after > end && latencies.length >= limits.minimum) left = 0;
+      else record(count++, after - before);
+      if (after > end && count >= limits.minimum) left = 0;
     }
   };
   await Promise.all(bodies.map(caller));
-  return { latencies, seconds: (Bun.nanoseconds() - start) / 1e9 };
+  return { latencies: samples.slice(0, count), seconds: (Bun.nanoseconds() - start) / 1e9 };
 }
 
 /** One request each millisecond, as Bun's timer counts it: both sides have gone to sleep in between. */
-export async function sparseLoop(call: Call, body: Uint8Array, samples: number): Promise<Round> {
-  const latencies: number[] = [];
+export async function sparseLoop(call: Call, body: Uint8Array, count: number): Promise<Round> {
   const start = Bun.nanoseconds();
-  for (let i = 0; i < samples; i++) {
+  for (let i = 0; i < count; i++) {
     const tick = Bun.sleep(1);
     stamp(body);
     const before = Bun.nanoseconds();
     const reply = await call(body);
-    latencies.push(Bun.nanoseconds() - before);
+    record(i, Bun.nanoseconds() - before);
     check(reply, body);
     await tick;
   }
-  return { latencies, seconds: (Bun.nanoseconds() - start) / 1e9 };
+  return { latencies: samples.slice(0, count), seconds: (Bun.nanoseconds() - start) / 1e9 };
 }
 
 /**
- * Runs each contestant once to warm up, then `rounds` times in turn, there and back, so that none always follows the
- * same other one. Resolves to the rounds by contestant.
+ * Runs each contestant once to warm up (`isWarmUp`), then `rounds` times in turn, there and back, so that none always
+ * follows the same other one. Resolves to the rounds by contestant.
  */
 export async function alternate<T, R>(
   contestants: readonly T[],
   rounds: number,
-  run: (contestant: T) => R | Promise<R>,
+  run: (contestant: T, isWarmUp: boolean) => R | Promise<R>,
 ): Promise<Map<T, R[]>> {
   const results = new Map<T, R[]>(contestants.map((contestant) => [contestant, []]));
   for (let i = 0; i <= rounds; i++) {
     for (const contestant of i % 2 === 0 ? contestants : contestants.toReversed()) {
-      const result = await run(contestant);
+      const result = await run(contestant, i === 0);
       if (i > 0) results.get(contestant)!.push(result);
     }
   }
@@ -108,7 +120,7 @@ function quantile(sorted: ArrayLike<number>, q: number): number {
 }
 
 /** The middle value; of an even number the upper one of the two. */
-export function median(values: readonly number[]): number {
+export function median(values: ArrayLike<number>): number {
   return quantile(Float64Array.from(values).sort(), 0.5);
 }
 
@@ -132,7 +144,13 @@ const P999_SAMPLES = 10_000;
 export function summarise(rounds: readonly Round[]): Summary {
   const sorted = rounds.map(({ latencies }) => Float64Array.from(latencies).sort());
   const us = (q: number): number => round(median(sorted.map((latencies) => quantile(latencies, q))) / 1000);
-  const all = Float64Array.from(rounds.flatMap(({ latencies }) => latencies)).sort();
+  const all = new Float64Array(rounds.reduce((sum, { latencies }) => sum + latencies.length, 0));
+  let at = 0;
+  for (const { latencies } of rounds) {
+    all.set(latencies, at);
+    at += latencies.length;
+  }
+  all.sort();
   return {
     p50_us: us(0.5),
     p90_us: us(0.9),

@@ -4,9 +4,10 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
-import { type BusResponse, SlotBus } from "../../index.ts";
+import { SlotBus } from "../../index.ts";
 import { CommandError } from "../usage.ts";
 import { FrameReader, FrameWriter } from "./frames.ts";
+import type { Call } from "./measure.ts";
 
 /** Names as they stand in the JSON. */
 export const SYSTEMS = ["slotbus", "fetch-tcp", "fetch-unix", "bun-ipc", "unix-socket", "worker-postmessage"] as const;
@@ -27,7 +28,7 @@ export interface Contestant {
   readonly name: SystemName;
   readonly answerer: Introduction;
   /** Sends a body and resolves to the one that came back. The body must not change before. */
-  call(body: Uint8Array): Promise<Uint8Array>;
+  call: Call;
   stop(): Promise<void>;
 }
 
@@ -114,8 +115,6 @@ export class Workspace implements Disposable {
   }
 }
 
-const bodyOf = (response: BusResponse): Uint8Array => response.body;
-
 /** A slotbus contestant of its own; without `slots` all its options are the defaults. */
 export async function startSlotbus(workspace: Workspace, slots?: number): Promise<SlotbusContestant> {
   const name = `bench-${slots ?? "default"}`;
@@ -129,7 +128,7 @@ export async function startSlotbus(workspace: Workspace, slots?: number): Promis
     answerer: worker.introduction,
     bus,
     worker,
-    call: (body) => bus.request({ path: "/echo", body }).then(bodyOf),
+    call: (body) => bus.request({ path: "/echo", body }),
     stop: async () => {
       await bus.close({ timeout: 100 });
       await worker.stop();
