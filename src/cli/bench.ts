@@ -22,7 +22,7 @@ const HELP = `slotbus bench [options]
   --against all            or none, or a list of: ${SYSTEMS.slice(1, 3).join(", ")},
                            ${SYSTEMS.slice(3).join(", ")}
   --quick                  64 B, 64 KiB and 1 MiB at 1 and 32 in flight; ends
-                           within 40 s (the full run: 5 minutes, 2 of them idle)
+                           within 40 s (the full run: 8 minutes, 2 of them idle)
   --short                  64 B against two rivals; a few seconds
   --json                   print JSON and nothing else
   --help
