@@ -231,8 +231,10 @@ int32_t sb_hub_observe(struct sb_hub *hub, int32_t fd)
 int32_t sb_link_start(struct sb_hub *hub, uint32_t index)
 {
 	if (index >= SB_LINKS_MAX || hub->links[index] == NULL) return -SB_EINVAL;
+	struct sb_park *park = &hub->links[index]->map.region->hub;
 	hub->links[index]->started = true;
-	if (hub->parked) store_seq(&hub->links[index]->map.region->hub.parked, SB_PARK_SOCKET);
+	store_relaxed(&park->cpu, hub->mover.cpu);
+	if (hub->parked) store_seq(&park->parked, SB_PARK_SOCKET);
 	return 0;
 }
 
