@@ -6,7 +6,7 @@ import { C, native, type Pointer } from "../native/library.ts";
 export interface BusStats {
   /** Requests made. */
   requests: number;
-  /** Answers delivered. */
+  /** Answers that came, those counted as `dropped` among them. */
   responses: number;
   /** Of these: errors of the handler. */
   errors: number;

@@ -1,0 +1,159 @@
+/** What the three programs of the soak share: the books, which outlive a killed process, and the arithmetic. */
+
+import { closeSync, ftruncateSync, openSync } from "node:fs";
+import { join } from "node:path";
+
+export const FAULTS = ["worker-kill", "hub-kill", "stop", "timeout", "abort"] as const;
+export type Fault = (typeof FAULTS)[number];
+
+/** Where a request can be when a fault comes; `idle` is no request at all. */
+export const STATES = ["idle", "queued", "ready", "claimed", "done", "abandoned", "lent"] as const;
+export type State = (typeof STATES)[number];
+
+/** The cells of the histogram that can occur. A request that was answered, or given up, has no time to run out. */
+export const POSSIBLE: Record<Fault, readonly State[]> = {
+  "worker-kill": STATES,
+  "hub-kill": STATES,
+  stop: STATES,
+  timeout: ["queued", "ready", "claimed"],
+  abort: ["queued", "ready", "claimed", "done"],
+};
+
+/** How the handler is told to behave: the path of the request. */
+export const MODES = [
+  "sync",
+  "reserve",
+  "respond",
+  "async",
+  "late",
+  "never",
+  "throw",
+  "reject",
+  "block",
+  "hold",
+] as const;
+export type Mode = (typeof MODES)[number];
+
+/** Bits of `outcome`, written by the hub. */
+export const ISSUED = 1;
+export const IDEMPOTENT = 2;
+export const ANSWERED = 4;
+/** Failed with `mayHaveExecuted` false. */
+export const REFUSED = 8;
+/** Failed with `mayHaveExecuted` true. */
+export const FAILED = 16;
+export const ABORTED = 32;
+export const WRONG = 64;
+export const TWICE = 128;
+export const SETTLED = ANSWERED | REFUSED | FAILED | ABORTED;
+
+/** Added to `runs` by a worker: when the handler begins, and just before it answers. */
+export const BEGAN = 1;
+export const REPLIED = 16;
+
+const COUNTERS = 64;
+const FIRST_CELL = 8;
+
+/** Files of shared memory: what is written stays written when its writer is killed. */
+export class Books {
+  /** One byte per request, by the workers. */
+  readonly runs: Uint8Array;
+  /** One byte per request, by the hub. */
+  readonly outcome: Uint8Array;
+  readonly #counters: Uint32Array;
+
+  static create(directory: string, capacity: number): Books {
+    for (const [name, bytes] of [
+      ["runs", capacity],
+      ["outcome", capacity],
+      ["counters", COUNTERS * 4],
+    ] as const) {
+      const file = openSync(join(directory, name), "wx");
+      ftruncateSync(file, bytes);
+      closeSync(file);
+    }
+    return new Books(directory);
+  }
+
+  constructor(directory: string) {
+    const map = (name: string): Uint8Array => Bun.mmap(join(directory, name), { shared: true });
+    this.runs = map("runs");
+    this.outcome = map("outcome");
+    const { buffer, byteOffset } = map("counters");
+    this.#counters = new Uint32Array(buffer, byteOffset, COUNTERS);
+  }
+
+  /** The next request's id. */
+  get next(): number {
+    return this.#counters[0]!;
+  }
+
+  set next(id: number) {
+    this.#counters[0] = id;
+  }
+
+  count(fault: Fault, state: State, requests = 1): void {
+    this.#counters[cell(fault, state)]! += requests;
+  }
+
+  seen(fault: Fault, state: State): number {
+    return this.#counters[cell(fault, state)]!;
+  }
+}
+
+function cell(fault: Fault, state: State): number {
+  return FIRST_CELL + FAULTS.indexOf(fault) * STATES.length + STATES.indexOf(state);
+}
+
+/** Xorshift, 32 bits. */
+export class Random {
+  #state: number;
+
+  constructor(seed: number) {
+    this.#state = Math.imul(seed ^ 0x9e3779b9, 0x85ebca6b) >>> 0 || 1;
+    for (let i = 0; i < 8; i++) this.next();
+  }
+
+  next(): number {
+    let x = this.#state;
+    x ^= x << 13;
+    x ^= x >>> 17;
+    x ^= x << 5;
+    this.#state = x >>> 0;
+    return this.#state;
+  }
+
+  /** A whole number from 0 to `limit` - 1. */
+  below(limit: number): number {
+    return Math.floor((this.next() / 2 ** 32) * limit);
+  }
+
+  chance(probability: number): boolean {
+    return this.next() < probability * 2 ** 32;
+  }
+
+  /** 0 to `limit`, each power of two as likely as the next. */
+  size(limit: number): number {
+    return Math.floor(2 ** ((this.next() / 2 ** 32) * Math.log2(limit + 2))) - 1;
+  }
+
+  pick<T>(list: readonly T[]): T {
+    return list[this.below(list.length)]!;
+  }
+}
+
+/** Checksum of a request's body; two requests with one body differ by their nonces. */
+export function checksum(body: Uint8Array, nonce: number): number {
+  return Bun.hash.xxHash32(body as Uint8Array<ArrayBuffer>, nonce);
+}
+
+/** Writes the only right answer to `body` into `out`: every byte changed by the nonce. */
+export function transform(body: Uint8Array, nonce: number, out: Uint8Array): void {
+  const words = body.byteOffset % 4 === 0 && out.byteOffset % 4 === 0 ? body.length >>> 2 : 0;
+  if (words > 0) {
+    const from = new Uint32Array(body.buffer, body.byteOffset, words);
+    const to = new Uint32Array(out.buffer, out.byteOffset, words);
+    for (let i = 0; i < words; i++) to[i] = from[i]! ^ nonce;
+  }
+  for (let i = words * 4; i < body.length; i++) out[i] = body[i]! ^ (nonce >>> (8 * (i & 3)));
+}
