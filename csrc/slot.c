@@ -72,6 +72,7 @@ int32_t sb_link_credit(const struct sb_hub *hub, uint32_t index)
 	return (int32_t)(link->concurrency - link->used);
 }
 
+/* [model: reserve] */
 int32_t sb_slot_reserve(struct sb_hub *hub, uint32_t index)
 {
 	struct link *link = link_at(hub, index);
@@ -88,7 +89,8 @@ int32_t sb_slot_reserve(struct sb_hub *hub, uint32_t index)
 	return (int32_t)slot;
 }
 
-/* [publish] The release half: the worker's claim acquires what was written before this swap. */
+/* [publish] The release half: the worker's claim acquires what was written before this swap.
+ * [model: publish] */
 int32_t sb_slot_publish(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t method,
                         uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                         uint32_t timeout_ms, double serial)
@@ -120,6 +122,7 @@ int32_t sb_slot_publish(struct sb_hub *hub, uint32_t index, uint32_t slot, uint3
 	return rang;
 }
 
+/* [model: cancel] */
 int32_t sb_slot_cancel(struct sb_hub *hub, uint32_t index, uint32_t slot)
 {
 	struct link *link = link_at(hub, index);
@@ -192,7 +195,8 @@ static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot
 }
 
 /* What this slot has for the hub: 1 and an event, 0 nothing yet. Whole words are compared with
- * what the hub's own last step allows; anything else is the peer's doing and ends its life. */
+ * what the hub's own last step allows; anything else is the peer's doing and ends its life.
+ * [model: look] */
 int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
                    struct sb_event *event)
 {
@@ -221,6 +225,7 @@ int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t n
 	return 1;
 }
 
+/* [model: release] */
 int32_t sb_slot_release(struct sb_hub *hub, uint32_t index, uint32_t slot)
 {
 	struct link *link = link_at(hub, index);
@@ -233,7 +238,8 @@ int32_t sb_slot_release(struct sb_hub *hub, uint32_t index, uint32_t slot)
 	return 0;
 }
 
-/* Gives up a request in flight; event is written only when it turns out to be answered. */
+/* Gives up a request in flight; event is written only when it turns out to be answered.
+ * [model: withdraw] */
 static int32_t withdraw(struct sb_hub *hub, uint32_t index, uint32_t slot, struct sb_event *event)
 {
 	struct link *link = hub->links[index];
@@ -265,6 +271,7 @@ int32_t sb_slot_withdraw(struct sb_hub *hub, uint32_t index, uint32_t slot)
 
 /* ---- hub: looking at many slots ---------------------------------------------------------- */
 
+/* [model: poll] */
 static int32_t poll_link(struct sb_hub *hub, uint32_t index, int32_t found, uint64_t *now)
 {
 	struct link *link = hub->links[index];
@@ -336,7 +343,8 @@ static bool is_stuck(struct link *link, uint64_t now)
 	return now - link->stuck_since_ns > SB_STUCK_MS * NS_PER_MS;
 }
 
-/* One slot in flight: a response before any deadline, then the deadline, then a lost hint. */
+/* One slot in flight: a response before any deadline, then the deadline, then a lost hint.
+ * [model: tick] */
 static int32_t tick_slot(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
                          struct sb_event *event)
 {
@@ -448,7 +456,7 @@ double sb_slot_round_trip(const struct sb_hub *hub, uint32_t index, uint32_t slo
 /* ---- worker ------------------------------------------------------------------------------ */
 
 /* The next slot to try, or -1. New hints are taken only when the old ones are served, so that a
- * request is overtaken by at most one batch. */
+ * request is overtaken by at most one batch. [model: take] */
 static int32_t next_hint(struct sb_worker *worker)
 {
 	uint32_t slots = worker->map.header.slots, words = (slots + 63) / 64;
@@ -467,7 +475,7 @@ static int32_t next_hint(struct sb_worker *worker)
 	return -1;
 }
 
-/* [publish] The acquire half. 1 claimed, 0 the hint was stale, -SB_ECORRUPT. */
+/* [publish] The acquire half. 1 claimed, 0 the hint was stale, -SB_ECORRUPT. [model: claim] */
 static int32_t claim(struct sb_worker *worker, uint32_t slot)
 {
 	struct sb_slot *at = &worker->map.region->slot[slot];
@@ -530,7 +538,7 @@ static bool is_current(const struct sb_worker *worker, uint32_t slot, uint32_t t
 }
 
 /* [complete] The release half: everything written to the arena and to the line comes before DONE.
- * */
+ * [model: complete] */
 int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
                          uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                          uint32_t status_code)

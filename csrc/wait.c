@@ -15,7 +15,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* [park-hub] [park-worker] the waker's half; the state and the hint are already published. */
+/* [park-hub] [park-worker] the waker's half; the state and the hint are already published.
+ * [model: wake] */
 int32_t wake(struct sb_park *sleeper, int fd)
 {
 	if (load_seq(&sleeper->parked) == SB_PARK_NONE) return 0;
@@ -70,6 +71,7 @@ static bool link_has_work(const struct link *link)
 	return seen != 0;
 }
 
+/* [model: hub-park] */
 int32_t sb_hub_park(struct sb_hub *hub)
 {
 	hub->parked = true;
@@ -107,6 +109,7 @@ int32_t sb_hub_spread(struct sb_hub *hub)
 	return 0;
 }
 
+/* [model: hub-unpark] */
 void sb_hub_unpark(struct sb_hub *hub)
 {
 	if (!hub->parked) return;
@@ -138,7 +141,8 @@ int32_t sb_link_bell(struct sb_hub *hub, uint32_t index, uint32_t bells)
 	return link->bells > link->bells_work + SB_BELLS_PER_SECOND ? -SB_EPROTO : 0;
 }
 
-/* Sleeps until this slot's word may have changed; the caller looks at it again. */
+/* Sleeps until this slot's word may have changed; the caller looks at it again.
+ * [model: hub-sleep] */
 static void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns)
 {
 	struct sb_park *park = &link->map.region->hub;
@@ -189,6 +193,7 @@ static bool worker_has_work(const struct sb_worker *worker)
 	return seen != 0;
 }
 
+/* [model: worker-park] */
 static int32_t park_as(struct sb_worker *worker, uint32_t how, bool can_take)
 {
 	store_seq(&worker->map.region->worker.parked, how); /* [park-worker] store, then look */
@@ -211,6 +216,7 @@ void worker_shows_cpu(struct sb_worker *worker)
 	store_relaxed(&worker->map.region->worker.cpu, cpu);
 }
 
+/* [model: worker-unpark] */
 void sb_worker_unpark(struct sb_worker *worker)
 {
 	if (worker->map.region == NULL) return;

@@ -595,7 +595,10 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       this.#evict(link, "it answered with a malformed head");
       return;
     }
-    if (!lending && !this.#free(link, slot)) return;
+    if (!lending && !this.#free(link, slot)) {
+      this.#rejectCorrupt(link, pending); // settled already, unless the link had ended before
+      return;
+    }
     if (this.options.instrumentation) this.#instrument(link, slot, pending);
     if (status === 0) {
       native.sb_stats_add(this.#hub, C.SB_C_ERRORS, 1);
@@ -820,9 +823,13 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     } else if (result === C.SB_ABANDONED) {
       this.#reject(pending, new WorkerDiedError(this.#idOf(pending), link.peer.pid, how, true));
     } else {
-      const message = `worker pid ${link.peer.pid} corrupted the slot of request ${this.#idOf(pending)}.`;
-      this.#reject(pending, new RegionCorruptError(message, { mayHaveExecuted: true }));
+      this.#rejectCorrupt(link, pending);
     }
+  }
+
+  #rejectCorrupt(link: Link, pending: Pending): void {
+    const message = `worker pid ${link.peer.pid} corrupted the slot of request ${this.#idOf(pending)}.`;
+    this.#reject(pending, new RegionCorruptError(message, { mayHaveExecuted: true }));
   }
 
   /** Two runs of an idempotent request must not overlap: the second waits for proof that the first has ended. */
