@@ -11,8 +11,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { until } from "../support.ts";
-import * as b from "./soak-books.ts";
-import type { Order, Report } from "./soak-hub.ts";
+import * as b from "./soak/books.ts";
+import type { Order, Report } from "./soak/hub.ts";
 
 const { values } = parseArgs({
   options: {
@@ -114,8 +114,8 @@ let hub: Actor;
 let lifeSerial = 0;
 
 function stock(): void {
-  while (spareWorkers.length < SPARES) spareWorkers.push(new Actor("soak-worker.ts", []));
-  spareHub ??= new Actor("soak-hub.ts", [String(seed + 7919 * ++lifeSerial), String(wantedRequests)]);
+  while (spareWorkers.length < SPARES) spareWorkers.push(new Actor("soak/worker.ts", []));
+  spareHub ??= new Actor("soak/hub.ts", [String(seed + 7919 * ++lifeSerial), String(wantedRequests)]);
 }
 
 async function startWorker(): Promise<void> {

@@ -1,7 +1,7 @@
-/** `soak-worker.ts NAME BOOKS`: waits for "go", then answers as the path says and writes down what it runs. */
+/** `soak/worker.ts NAME BOOKS`: waits for "go", then answers as the path says and writes down what it runs. */
 
-import { type Answer, SlotWorker, type WorkerRequest } from "../../src/index.ts";
-import { BEGAN, Books, checksum, REPLIED, transform } from "./soak-books.ts";
+import { type Answer, SlotWorker, type WorkerRequest } from "../../../src/index.ts";
+import { BEGAN, Books, checksum, REPLIED, transform } from "./books.ts";
 
 const [name, directory] = process.argv.slice(2);
 const books = new Books(directory!);

@@ -1,4 +1,4 @@
-/** `soak-hub.ts NAME BOOKS SEED REQUESTS`: waits for "go", then asks without end; checks and writes down every answer. */
+/** `soak/hub.ts NAME BOOKS SEED REQUESTS`: waits for "go", then asks without end; checks and writes down every answer. */
 
 import { readdirSync, readFileSync } from "node:fs";
 import {
@@ -10,9 +10,9 @@ import {
   SlotBus,
   SlotbusError,
   WorkerDiedError,
-} from "../../src/index.ts";
-import { descriptors, mappings, same, until } from "../support.ts";
-import * as b from "./soak-books.ts";
+} from "../../../src/index.ts";
+import { descriptors, mappings, same, until } from "../../support.ts";
+import * as b from "./books.ts";
 
 /** What the supervisor says. */
 export type Order =

@@ -1,0 +1,98 @@
+/**
+ * What the proofs have in common: how large they are run, the histogram of state × fault, and the last line, by which
+ * `run.ts` adds them up.
+ *
+ *     bun test/prove/NAME.ts [ci | quick | long] [its own options]
+ */
+
+/** `ci`: a share of six minutes. `quick`: of fifteen. `long`: hours, by hand. */
+export type Size = "ci" | "quick" | "long";
+
+/** What a run did, and how often it saw a promise broken (from `lost` on). */
+export const FIGURES = [
+  "requests",
+  "kills",
+  "stalls",
+  "mutations",
+  "states",
+  "lost",
+  "doubled",
+  "misdelivered",
+  "leaked",
+] as const;
+export type Figure = (typeof FIGURES)[number];
+export type Figures = Partial<Record<Figure, number>>;
+
+/** The size that the command line asks for; `ci` when it says nothing. */
+export function sizeAsked(): Size {
+  const word = process.argv[2];
+  return word === "quick" || word === "long" ? word : "ci";
+}
+
+/** `requests 12, kills 3, …`, only what the run has to do with. */
+export function figuresLine(figures: Figures): string {
+  return FIGURES.filter((name) => figures[name] !== undefined)
+    .map((name) => `${name} ${figures[name]}`)
+    .join(", ");
+}
+
+/** Reads {@link figuresLine}; `null` when the line is none. */
+export function readFigures(line: string): Figures | null {
+  const figures: Figures = {};
+  for (const part of line.split(", ")) {
+    const [, word, number] = /^(\w+) (\d+)$/.exec(part) ?? [];
+    if (!FIGURES.includes(word as Figure)) return null;
+    figures[word as Figure] = Number(number);
+  }
+  return figures;
+}
+
+/** Counts what was met: one row per state, one column per fault. A cell that cannot occur is not expected. */
+export class Histogram<State extends string = string, Fault extends string = string> {
+  readonly #states: readonly State[];
+  readonly #faults: readonly Fault[];
+  readonly #counts = new Map<string, number>();
+
+  /** `impossible`: cells `"state fault"` that cannot occur; whoever lists one says why. */
+  constructor(
+    states: readonly State[],
+    faults: readonly Fault[],
+    readonly impossible: ReadonlySet<`${State} ${Fault}`> = new Set(),
+  ) {
+    this.#states = states;
+    this.#faults = faults;
+  }
+
+  add(state: State, fault: Fault, count = 1): void {
+    this.#counts.set(`${state} ${fault}`, this.get(state, fault) + count);
+  }
+
+  get(state: State, fault: Fault): number {
+    return this.#counts.get(`${state} ${fault}`) ?? 0;
+  }
+
+  /** Cells that should have been met and were not. */
+  get empty(): string[] {
+    const missing: string[] = [];
+    for (const state of this.#states) {
+      for (const fault of this.#faults) {
+        if (!this.impossible.has(`${state} ${fault}`) && this.get(state, fault) === 0)
+          missing.push(`${state} ${fault}`);
+      }
+    }
+    return missing;
+  }
+
+  toString(): string {
+    const rows = [["", ...this.#faults]];
+    for (const state of this.#states) {
+      const cell = (fault: Fault): string =>
+        this.impossible.has(`${state} ${fault}`) ? "-" : String(this.get(state, fault));
+      rows.push([state, ...this.#faults.map(cell)]);
+    }
+    const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)) + 2);
+    return rows
+      .map((row) => row.map((text, i) => (i > 0 ? text.padStart(widths[i]!) : text.padEnd(widths[i]!))).join(""))
+      .join("\n");
+  }
+}
