@@ -298,6 +298,16 @@ describe("time", () => {
     expect(seen.map(({ path }) => path)).toEqual(["/first"]);
   });
 
+  test("a request that times out in a slot of a worker that does not take it was never executed, and says so", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    await space.worker(); // attached, and serves nothing
+    await bus.ready();
+    const error = await rejection<RequestTimeoutError>(bus.request({ path: "/" }, { timeout: 40 }));
+    expect(error).toBeInstanceOf(RequestTimeoutError);
+    expect([error.mayHaveExecuted, bus.stats().inFlight]).toEqual([false, 0]);
+  });
+
   test("the deadline that the handler sees is the caller's", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => ({ json: request.deadline - Date.now() }));
@@ -359,6 +369,26 @@ describe("aborts", () => {
     expect((await bus.request({ path: "/next" })).text()).toBe("next");
   });
 
+  test("a handler hears that its caller gave up before it hears that the hub has closed", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const heard: string[] = [];
+    const { promise: started, resolve: start } = Promise.withResolvers<WorkerRequest>();
+    await space.worker((request) => {
+      request.signal.addEventListener("abort", () => heard.push(request.signal.reason.name));
+      start(request);
+    });
+    await bus.ready();
+    const controller = new AbortController();
+    const running = rejection(bus.request({ path: "/" }, { signal: controller.signal }));
+    const held = await started;
+    controller.abort(reason);
+    await running;
+    await bus.close({ timeout: 0 });
+    await until(() => heard.length === 1, "the handler hears");
+    expect([heard, held.aborted]).toEqual([["AbortError"], true]);
+  });
+
   test("a settled request leaves no listener on a signal that lives on", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair(() => "x");
@@ -384,7 +414,7 @@ describe("the queue", () => {
     await using space = new Workspace();
     const bus = await space.bus({ queue: { limit: 2 } });
     const waiting = [bus.request({ path: "/1" }), bus.request({ path: "/2" })];
-    const error = await rejection<BusOverloadedError>(bus.request({ path: "/3" }));
+    const error = await rejection<BusOverloadedError>(bus.request({ path: "/3" }, { timeout: 100 }));
     expect(error).toBeInstanceOf(BusOverloadedError);
     expect(error.message).toMatch(/2 requests wait/);
     expect([error.mayHaveExecuted, bus.stats().overloaded]).toEqual([false, 1]);

@@ -92,7 +92,7 @@ test("an idempotent request is tried twice and no more, and within its first tim
   const bus = await space.bus();
   const children = [space.child("worker.ts")];
   await bus.ready();
-  const twice = rejection<WorkerDiedError>(bus.request({ path: "/hang" }, { idempotent: true }));
+  const twice = rejection<WorkerDiedError>(bus.request({ path: "/hang" }, { idempotent: true, timeout: 3_000 }));
   await children[0]!.line("got /hang");
   await children[0]!.kill();
   children.push(space.child("worker.ts"));
@@ -283,7 +283,7 @@ test("a worker that exits in its handler is a worker that died, and the exit cod
   const bus = await space.bus();
   const child = space.child("worker.ts");
   await bus.ready();
-  const error = await rejection<WorkerDiedError>(bus.request({ path: "/exit", query: "0" }));
+  const error = await rejection<WorkerDiedError>(bus.request({ path: "/exit", query: "0" }, { timeout: 2_000 }));
   expect([error.code, error.pid, error.mayHaveExecuted]).toEqual(["WORKER_DIED", child.pid, true]);
   expect(await child.process.exited).toBe(0);
   expect([bus.stats().workersDied, bus.stats().workersLeft]).toEqual([1, 0]);

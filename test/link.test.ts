@@ -1,7 +1,9 @@
 /** A worker that breaks the protocol: its hub names what it did, evicts it, and nobody waits in vain. */
 
 import { expect, test } from "bun:test";
+import { Arena, bodyOffset, encodeHead, HeadReader } from "../src/bus/codec.ts";
 import { RegionCorruptError, SlotbusError, WorkerDiedError } from "../src/index.ts";
+import { RawWorker } from "./raw-worker.ts";
 import { descriptors, mappings, rejection, until, Workspace } from "./support.ts";
 
 const corrupt = /left slot \d+ in a state no legal step leads to/;
@@ -31,7 +33,7 @@ for (const [what, reason] of ways) {
   test(`a worker that sends ${what}: evicted with the reason, its caller told, what it had not claimed moved`, async () => {
     await using space = new Workspace();
     const before = [descriptors(), mappings()];
-    const bus = await space.bus({ timeout: 10_000 });
+    const bus = await space.bus({ timeout: 4_000 });
     const deaths: string[] = [];
     bus.on("workerDied", ({ pid }, how) => deaths.push(`${pid} ${how}`));
     const evil = space.child("evil-worker.ts", what);
@@ -117,9 +119,11 @@ test("more than half of a worker's slots hung for 10 s: it is evicted, whoever w
   bus.on("workerDied", (_, how) => deaths.push(how));
   const child = space.child("worker.ts");
   await bus.ready();
-  const hung = Array.from({ length: 3 }, () => rejection(bus.request({ path: "/hang" }, { timeout: 20 })));
-  for (const error of await Promise.all(hung)) expect(error).toHaveProperty("code", "TIMEOUT");
-  expect(child.lines.filter((line) => line === "got /hang").length).toBe(3);
+  const caller = new AbortController();
+  const hung = Array.from({ length: 3 }, () => rejection(bus.request({ path: "/hang" }, { signal: caller.signal })));
+  await until(() => child.lines.filter((line) => line === "got /hang").length === 3, "three handlers run");
+  caller.abort();
+  await Promise.all(hung);
   expect(bus.diagnostics().slots.filter(({ state }) => state === "ABANDONED").length).toBe(3);
   expect((await bus.request({ path: "/", body: "fourth slot" })).text()).toBe("fourth slot");
   const start = performance.now();
@@ -128,3 +132,83 @@ test("more than half of a worker's slots hung for 10 s: it is evicted, whoever w
   expect(deaths[0]).toMatch(/more than half its slots hung for 10000 ms/);
   expect([bus.stats().workersEvicted, child.process.exitCode]).toEqual([1, null]);
 }, 30_000);
+
+/** Writes the head of a response without headers, and tells where its body starts. */
+function writeHead(arena: Uint8Array): { head: number; offset: number } {
+  const head = encodeHead(new Arena(arena.buffer as ArrayBuffer), ["text/plain"], 0, 1, 1_024, "response");
+  return { head, offset: bodyOffset(head) };
+}
+
+/** A bus, and in the same process a raw worker that has claimed a request. */
+async function claimedByRaw(space: Workspace) {
+  const bus = await space.bus();
+  const deaths: string[] = [];
+  bus.on("workerDied", (_, how) => deaths.push(how));
+  const worker = await RawWorker.open(space.directory, space.name);
+  await bus.ready();
+  return { bus, worker, deaths };
+}
+
+test("an answer whose hint never came is delivered when its worker is evicted", async () => {
+  await using space = new Workspace();
+  const { bus, worker, deaths } = await claimedByRaw(space);
+  const answered = bus.request({ path: "/" });
+  await worker.take();
+  const { head, offset } = writeHead(worker.arena);
+  worker.arena.set(Buffer.from("committed"), offset);
+  worker.forge({ head, offset, body: 9 });
+  worker.send(99, 4);
+  expect((await answered).text()).toBe("committed");
+  await until(() => deaths.length === 1, "it is evicted");
+  expect(deaths[0]).toMatch(/message of type 99/);
+  worker.close();
+});
+
+test("a worker that changes the slot of a response that is lent is evicted when the loan ends", async () => {
+  await using space = new Workspace();
+  const { bus, worker, deaths } = await claimedByRaw(space);
+  const lending = bus.borrow({ path: "/" });
+  await worker.take();
+  const { head, offset } = writeHead(worker.arena);
+  worker.complete(head, offset, 4, 200);
+  const loan = await lending;
+  worker.setState(5);
+  loan.release();
+  await until(() => deaths.length === 1, "it is evicted");
+  expect(deaths[0]).toMatch(/changed slot \d+ after it had answered/);
+  expect([bus.stats().workersEvicted, bus.stats().inFlight]).toEqual([1, 0]);
+  worker.close();
+});
+
+test("a slot that changes while its response is copied: the request fails, also when its worker has ended before", async () => {
+  for (const ending of [false, true]) {
+    await using space = new Workspace();
+    const { bus, worker, deaths } = await claimedByRaw(space);
+    const failing = rejection<SlotbusError>(bus.request({ path: "/", id: "torn" }));
+    await worker.take();
+    const { head, offset } = writeHead(worker.arena);
+    // As if the worker ran on another processor just now.
+    const { read } = HeadReader.prototype;
+    HeadReader.prototype.read = function (arena, length) {
+      worker.setState(9);
+      return read.call(this, arena, length);
+    };
+    try {
+      if (ending) {
+        worker.forge({ head, offset });
+        worker.send(99, 4);
+      } else {
+        worker.complete(head, offset, 0, 200);
+      }
+      const error = await failing;
+      expect([error.code, error.mayHaveExecuted]).toEqual(["REGION_CORRUPT", true]);
+      expect(error.message).toMatch(/corrupted the slot of request torn/);
+    } finally {
+      HeadReader.prototype.read = read;
+    }
+    await until(() => deaths.length === 1, "it is evicted");
+    expect(deaths[0]).toMatch(ending ? /message of type 99/ : /changed slot \d+ after it had answered/);
+    expect([bus.stats().inFlight, bus.stats().workersEvicted]).toEqual([0, 1]);
+    worker.close();
+  }
+});

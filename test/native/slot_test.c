@@ -552,6 +552,30 @@ TEST("publish refuses lengths out of range, and the slot can still be cancelled"
 
 /* ---- slots and credit --------------------------------------------------------------------- */
 
+TEST("page 0 is read when the region is mapped and never again: what a peer writes there later "
+     "changes nothing")
+{
+	struct pair pair = pair_open(4, 4);
+	memset(&pair.region->header, 0xff, SB_PAGE);
+	for (uint32_t i = 0; i < 8; i++) {
+		uint32_t slot = send_request(&pair, i % 2 == 0 ? 0 : 10000);
+		CHECK_EQ(take_request(&pair), slot);
+		CHECK_EQ(answer_request(&pair, slot), 0);
+		receive_response(&pair, slot);
+	}
+	uint32_t slot = send_request(&pair, 0);
+	struct sb_request_line *line = &pair.region->slot[slot].request;
+	store_relaxed(&line->body_bytes, PAIR_PAYLOAD + 1);
+	CHECK_EQ(sb_slot_take(pair.worker, 0), -SB_ECORRUPT);
+	struct sb_response_line *answer = &pair.region->slot[slot].response;
+	store_relaxed(&answer->body_bytes, PAIR_PAYLOAD + 1);
+	force_word(&pair, slot, word_of(pair.link->generation[slot], SB_DONE));
+	CHECK_EQ(sb_hub_tick(pair.hub), 1);
+	CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_CORRUPT);
+	CHECK_EQ(sb_link_trim(pair.hub, pair.index), 0);
+	pair_close(&pair);
+}
+
 TEST("the slot freed last is used first, so few slots stay warm")
 {
 	struct pair pair = pair_open(8, 8);

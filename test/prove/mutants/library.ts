@@ -1,0 +1,194 @@
+/** The rules that the TypeScript library keeps, and what is left without each. */
+
+import type { Rule } from "./rule.ts";
+
+export interface LibraryRule extends Rule {
+  /** Where `test` stands. */
+  suite: string;
+}
+
+export const libraryRules: LibraryRule[] = [
+  {
+    rule: "an answer that a dead worker gave is delivered first",
+    file: "bus/bus.ts",
+    edits: [
+      ["if (result === C.SB_DONE) return this.#deliver(link, slot, 0);", ""],
+      [
+        "if (result === C.SB_FREE) {\n      unclaimed",
+        "if (result === C.SB_DONE) {\n      this.#reject(pending, new WorkerDiedError(this.#idOf(pending), link.peer.pid, how, true));\n    } else if (result === C.SB_FREE) {\n      unclaimed",
+      ],
+    ],
+    suite: "link",
+    test: "an answer whose hint never came is delivered when its worker is evicted",
+  },
+  {
+    rule: "what a dead worker had not claimed goes to another one",
+    file: "bus/bus.ts",
+    edits: [
+      [
+        "      unclaimed.push(pending);",
+        "      this.#reject(pending, new WorkerDiedError(this.#idOf(pending), link.peer.pid, how, true));",
+      ],
+    ],
+    suite: "crash",
+    test: "what a killed worker had not claimed goes to another one, what it had claimed does not",
+  },
+  {
+    rule: "what a dead worker had claimed is sent again only when it may run twice",
+    file: "bus/bus.ts",
+    edits: [["pending.options.idempotent && !pending.retried", "!pending.retried"]],
+    suite: "crash",
+    test: "a worker that exits in its handler is a worker that died, and the exit code changes nothing",
+  },
+  {
+    rule: "a request is sent again once",
+    file: "bus/bus.ts",
+    edits: [["pending.options.idempotent && !pending.retried", "pending.options.idempotent"]],
+    suite: "crash",
+    test: "an idempotent request is tried twice and no more, and within its first timeout",
+  },
+  {
+    rule: "a second run waits for the proof that the first has ended",
+    file: "bus/bus.ts",
+    edits: [["!pending.settled && !over && !this.#closed && !link.hasEnded()", "false"]],
+    suite: "link",
+    test: "an idempotent request of an evicted worker that lives runs again only when that process has ended",
+  },
+  {
+    rule: "the word is looked at again after a response was copied",
+    file: "bus/bus.ts",
+    edits: [
+      [
+        "const intact = native.sb_slot_release(this.#hub, link.index, slot) === 0;",
+        "native.sb_slot_release(this.#hub, link.index, slot);\n    const intact = true;",
+      ],
+    ],
+    suite: "link",
+    test: "a slot that changes while its response is copied: the request fails",
+  },
+  {
+    rule: "a response's body is copied out of the slot",
+    file: "bus/bus.ts",
+    edits: [
+      [
+        "lending ? null : arena.bytes.slice(offset, offset + bodyBytes)",
+        "lending ? null : arena.bytes.subarray(offset, offset + bodyBytes)",
+      ],
+    ],
+    suite: "response",
+    test: "a response that is kept stays what it was, whatever its slot carries later",
+  },
+  {
+    rule: "a head is copied before it is read",
+    file: "bus/codec.ts",
+    edits: [
+      [
+        "const head = new Head(arena.bytes.slice(0, length), this.#leading);",
+        "const head = new Head(arena.bytes.subarray(0, length), this.#leading);",
+      ],
+    ],
+    suite: "codec",
+    test: "a reader that remembers gives equal heads for equal bytes and different ones for different",
+  },
+  {
+    rule: "a region stays while a response in it is lent",
+    file: "bus/bus.ts",
+    edits: [["if (link.borrowed === 0) this.#forget(link);\n    else this.#lending.add(link);", "this.#forget(link);"]],
+    suite: "response",
+    test: "a loan outlives the kill of its worker: the bytes stay, and with the last one the region goes",
+  },
+  {
+    rule: "a slot that is lent is not free",
+    file: "bus/bus.ts",
+    edits: [["if (!lending && !this.#free(link, slot)) {", "if (!this.#free(link, slot)) {"]],
+    suite: "response",
+    test: "lent responses keep their own slots and bytes while the other slots go on",
+  },
+  {
+    rule: "a request that timed out unclaimed was never executed, and says so",
+    file: "bus/bus.ts",
+    edits: [
+      ["        if (pending) this.#timeOut(pending, false);", "        if (pending) this.#timeOut(pending, true);"],
+    ],
+    suite: "bus",
+    test: "a request that times out in a slot of a worker that does not take it was never executed, and says so",
+  },
+  {
+    rule: "a request that timed out in its handler may have been executed, and says so",
+    file: "bus/bus.ts",
+    edits: [
+      [
+        "if (pending) this.#timeOut(pending, true);\n        break;",
+        "if (pending) this.#timeOut(pending, false);\n        break;",
+      ],
+    ],
+    suite: "bus",
+    test: "a handler that never answers",
+  },
+  {
+    rule: "a caller that gives up tells the worker",
+    file: "bus/bus.ts",
+    edits: [
+      [
+        "      link.writer.send(C.SB_MSG_CANCEL, cancelBody(slot, native.sb_slot_token(this.#hub, link.index, slot)));",
+        "",
+      ],
+    ],
+    suite: "bus",
+    test: "a handler hears that its caller gave up before it hears that the hub has closed",
+  },
+  {
+    rule: "a stopped worker is chosen last",
+    file: "bus/bus.ts",
+    edits: [["        link.suspect = true;\n", ""]],
+    suite: "crash",
+    test: "a stopped worker holds up its own requests only, and goes on when it is continued",
+  },
+  {
+    rule: "what breaks the protocol is evicted",
+    file: "bus/bus.ts",
+    edits: [["this.#evict(link, `it sent a message of type ${type}`);", ""]],
+    suite: "link",
+    test: "a worker that sends an unknown message",
+  },
+  {
+    rule: "whoever rings without work is evicted",
+    file: "bus/bus.ts",
+    edits: [
+      [
+        "if (native.sb_link_bell(this.#hub, link.index, bells) === 0) this.#driver.ring();",
+        "if (bells > 0) this.#driver.ring();",
+      ],
+    ],
+    suite: "link",
+    test: "a worker that sends 20 000 bells",
+  },
+  {
+    rule: "a claim is answered once",
+    file: "bus/session.ts",
+    edits: [
+      [
+        '  respond(claim: Claim, answer: Exclude<Answerable, Response>): Delivery {\n    if (claim.answered) return "duplicate";',
+        "  respond(claim: Claim, answer: Exclude<Answerable, Response>): Delivery {",
+      ],
+    ],
+    suite: "worker",
+    test: "a second answer never reaches the request that has the slot by then",
+  },
+  {
+    rule: "views end with the answer",
+    file: "bus/session.ts",
+    edits: [["this.#noteHeld(claim.detachViews());", "claim.answered = true;"]],
+    suite: "worker",
+    test: "a larger body is a view that is taken away with the answer",
+  },
+  {
+    rule: "a queue has an end",
+    file: "bus/bus.ts",
+    edits: [
+      ['policy === "reject" && this.#queue.length >= limit', 'policy === "reject" && this.#queue.length > 1e9 + limit'],
+    ],
+    suite: "bus",
+    test: "a full queue rejects with BusOverloadedError and the numbers",
+  },
+];

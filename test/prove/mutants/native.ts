@@ -1,0 +1,236 @@
+/** The rules that the C library keeps, and what is left without each. */
+
+import type { Rule } from "./rule.ts";
+
+export type NativeFile = "slot.c" | "wait.c" | "region.c" | "attach.c" | "os_linux.c";
+
+export const nativeRules: Rule<NativeFile>[] = [
+  {
+    rule: "a hub looks again after it has said that it parks",
+    file: "wait.c",
+    edits: [["if (!link_has_work(hub->links[i])) continue;", "continue;"]],
+    test: "a parked hub is rung once for many answers",
+  },
+  {
+    rule: "a worker looks again after it has said that it parks",
+    file: "wait.c",
+    edits: [["if (!can_take || !worker_has_work(worker)) return 1;", "(void)can_take; return 1;"]],
+    test: "a parked worker is rung once for many requests",
+  },
+  {
+    rule: "parking is visible before the look for work (sequential consistency)",
+    file: "wait.c",
+    edits: [
+      [
+        "store_seq(&worker->map.region->worker.parked, how);",
+        "__atomic_store_n(&worker->map.region->worker.parked, how, __ATOMIC_RELAXED);",
+      ],
+    ],
+    test: "a worker that parks at the moment of a publication sees the request, or is seen and rung",
+    runs: 20,
+  },
+  {
+    rule: "the waker clears the flag before it wakes",
+    file: "wait.c",
+    edits: [
+      ["uint32_t how = exchange_seq(&sleeper->parked, SB_PARK_NONE);", "uint32_t how = load_seq(&sleeper->parked);"],
+      [
+        "(void)sb_control_send(fd, SB_MSG_BELL, NULL, 0);",
+        "(void)sb_control_send(fd, SB_MSG_BELL, NULL, 0); usleep(50); store_seq(&sleeper->parked, SB_PARK_NONE);",
+      ],
+    ],
+    test: "whoever hears a bell finds its parked flag cleared already",
+  },
+  {
+    rule: "each use of a slot is a new generation",
+    file: "slot.c",
+    edits: [
+      ["word_of(generation + 1, SB_WRITING)", "word_of(generation, SB_WRITING)"],
+      ["link->generation[slot] = generation + 1;", "link->generation[slot] = generation;"],
+    ],
+    test: "a request passes FREE, WRITING, READY, CLAIMED, DONE, FREE",
+  },
+  {
+    rule: "a slot whose handler runs is quarantined",
+    file: "slot.c",
+    edits: [
+      [
+        "swap_word(&link->map, slot, claimed, word_of(generation, SB_ABANDONED))",
+        "swap_word(&link->map, slot, claimed, word_of(generation, SB_FREE))",
+      ],
+    ],
+    test: "a reply after the caller gave up is stale, ends the quarantine",
+  },
+  {
+    rule: "an answer that is there is delivered, whoever gives up",
+    file: "slot.c",
+    edits: [
+      ["return found == 1 && event->kind == SB_EV_DONE ? SB_DONE : -SB_ECORRUPT;", "(void)found; return SB_ABANDONED;"],
+    ],
+    test: "a caller that gives up after any single instruction of the worker gets the slot back, ",
+  },
+  {
+    rule: "the tick looks at the words themselves",
+    file: "slot.c",
+    edits: [
+      ["int32_t found = slot_event(hub, index, slot, now, event);\n\tif (found != 0 ||", "int32_t found = 0;\n\tif ("],
+    ],
+    test: "the tick finds a response whose hint was lost",
+  },
+  {
+    rule: "a response's lengths are checked",
+    file: "slot.c",
+    edits: [["\t\tevent->kind = SB_EV_CORRUPT;\n\t\treturn 1;\n\t}\n\tnote_touched", "\t}\n\tnote_touched"]],
+    test: "a response whose head, offset, body or status is out of range is CORRUPT",
+  },
+  {
+    rule: "a request's lengths are checked",
+    file: "slot.c",
+    edits: [
+      ["r->body_offset, r->body_bytes))\n\t\treturn -SB_ECORRUPT;", "r->body_offset, r->body_bytes))\n\t\treturn 1;"],
+    ],
+    test: "a request whose head, offset or body is out of range is refused",
+  },
+  {
+    rule: "a reply names the claim it answers",
+    file: "slot.c",
+    edits: [["(uint32_t)worker->generation[slot] == token", "(token == token)"]],
+    test: "a worker completes nothing but its own running claim",
+  },
+  {
+    rule: "a claim is answered once",
+    file: "slot.c",
+    edits: [["worker->generation[slot] = 0; /* a second reply finds no claim */", ""]],
+    test: "a second reply to one request is stale and changes nothing of the first",
+  },
+  {
+    rule: "the state is published before its hint",
+    file: "slot.c",
+    edits: [
+      [
+        "\tuint64_t claimed = word_of(generation, SB_CLAIMED);\n\tbool done",
+        "\tfetch_or_seq(&region->done.bits[slot / 64], 1ULL << (slot % 64));\n" +
+          "\tuint64_t claimed = word_of(generation, SB_CLAIMED);\n\tbool done",
+      ],
+      ["\tfetch_or_seq(&region->done.bits[slot / 64], 1ULL << (slot % 64));\n\tif (done)", "\tif (done)"],
+    ],
+    test: "a hub that polls and parks after any single instruction of an answer is rung or finds it",
+  },
+  {
+    rule: "hints beyond the last slot are no hints",
+    file: "wait.c",
+    edits: [
+      ["load_seq(&region->done.bits[i]) & slots_mask(link->map.header.slots, i)", "load_seq(&region->done.bits[i])"],
+    ],
+    test: "a hint bit beyond the last slot keeps neither the hub nor the worker from parking",
+  },
+  {
+    rule: "whole words are compared",
+    file: "slot.c",
+    edits: [["bool ours = word_generation(word) == link->generation[slot];", "bool ours = true;"]],
+    test: "a word no legal step leads to is CORRUPT while a request is in flight",
+  },
+  {
+    rule: "a lost hint of a request is set again",
+    file: "slot.c",
+    edits: [
+      ["\tfetch_or_seq(&link->map.region->ready.bits[slot / 64], 1ULL << (slot % 64));\n\t(void)wake", "\t(void)wake"],
+    ],
+    test: "the tick finds a response whose hint was lost, and publishes a READY slot's lost hint again",
+  },
+  {
+    rule: "a region that could be resized is refused",
+    file: "os_linux.c",
+    edits: [["if (seals < 0 || (seals & RESIZE_SEALS) != RESIZE_SEALS) return -SB_ECORRUPT;", "(void)seals;"]],
+    test: "a worker takes a sound region and refuses one that is unsealed",
+  },
+  {
+    rule: "the hub looks at the word again after it has copied",
+    file: "slot.c",
+    edits: [
+      [
+        "if (!swap_word(&link->map, slot, word_of(generation, SB_DONE), word_of(generation, SB_FREE)))\n\t\treturn -SB_ECORRUPT;",
+        "store_seq(&request_line(&link->map, slot)->status, word_of(generation, SB_FREE));",
+      ],
+    ],
+    test: "the hub's own steps find a changed word CORRUPT and do not write over it",
+  },
+  {
+    rule: "page 0 of a region is read once",
+    file: "slot.c",
+    edits: [
+      [
+        "if (!status_is_legal(event->status_code) ||\n\t    !lengths_are_legal(&hub->header, event->head_bytes,",
+        "if (!status_is_legal(event->status_code) ||\n\t    !lengths_are_legal(&link->map.region->header, event->head_bytes,",
+      ],
+    ],
+    test: "page 0 is read when the region is mapped and never again",
+  },
+  {
+    rule: "a worker gets no more requests than it takes at once",
+    file: "slot.c",
+    edits: [
+      [
+        "if (link->used >= link->concurrency || link->free_count == 0) return -SB_EBUSY;",
+        "if (link->free_count == 0) return -SB_EBUSY;",
+      ],
+    ],
+    test: "credit is the worker's concurrency less all that is not free, quarantine included",
+  },
+  {
+    rule: "a slot in quarantine counts as used",
+    file: "slot.c",
+    edits: [
+      ["\t\tlink->shadow[slot] = IN_QUARANTINE;\n", "\t\tlink->shadow[slot] = IN_QUARANTINE;\n\t\tlink->used--;\n"],
+    ],
+    test: "credit is the worker's concurrency less all that is not free, quarantine included",
+  },
+  {
+    rule: "an event of an earlier life is told from one of this life",
+    file: "region.c",
+    edits: [["link->life = ++hub->life;", "link->life = 1;"]],
+    test: "a stale event is told from a new life of the same link index",
+  },
+  {
+    rule: "bells without work have a limit",
+    file: "wait.c",
+    edits: [["return link->bells > link->bells_work + SB_BELLS_PER_SECOND ? -SB_EPROTO : 0;", "return 0;"]],
+    test: "ten thousand bells a second without work are too many, and each answer pays for one",
+  },
+  {
+    rule: "a name has one owner",
+    file: "os_linux.c",
+    edits: [["if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;", "(void)lock; return 0;"]],
+    test: "a second lock is refused with the owner's pid, by the same process too, until the ",
+  },
+  {
+    rule: "a lock on a file that has lost its name is no lock",
+    file: "attach.c",
+    edits: [["if (!still_named(dir, file.text, fd)) {", "if (false) {"]],
+    test: "a lock on a file that was unlinked between open and lock is dropped, and the new file ",
+  },
+  {
+    rule: "nobody else can open a region anew",
+    file: "os_linux.c",
+    edits: [["if (fchmod(fd, 0600) != 0) return memory_failed(fd, errno);", ""]],
+    test: "a region can be neither cut, grown nor unsealed by whoever holds its descriptor, and is 0600",
+  },
+  {
+    rule: "statistics are sealed against other writers",
+    file: "os_linux.c",
+    edits: [["(readers_only ? F_SEAL_FUTURE_WRITE : 0)", "(readers_only ? 0 : 0)"]],
+    test: "an observer can read the hub's statistics, sees them change, and can write them in no way",
+  },
+  {
+    rule: "two layouts of one version refuse each other",
+    file: "attach.c",
+    edits: [["if (hello.abi != SB_ABI || hello.fingerprint != SB_FINGERPRINT) {", "if (hello.abi != SB_ABI) {"]],
+    test: "a HELLO of another version or another layout is EVERSION and tells the hub's version",
+  },
+  {
+    rule: "a mapping is not inherited by a fork",
+    file: "os_linux.c",
+    edits: [["madvise(start, bytes, MADV_DONTFORK);", ""]],
+    test: "a forked child does not inherit the mapping, neither the hub's nor the worker's",
+  },
+];

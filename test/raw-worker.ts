@@ -1,0 +1,92 @@
+/** A worker made of the library's own functions, without any of its manners: it may write anything into its region. */
+
+import { C, cString, FIELDS, native, type Pointer, view } from "../src/native/library.ts";
+
+export class RawWorker {
+  readonly fd: number;
+  /** Its claim. */
+  slot = -1;
+  token = 0;
+  readonly #worker: Pointer;
+  readonly #request: Uint32Array;
+  readonly #region: DataView;
+  readonly #arenas: number;
+  readonly #stride: number;
+
+  /** Attaches; the hub must run meanwhile. */
+  static async open(directory: string, name: string): Promise<RawWorker> {
+    const dir = native.sb_dir_open(cString(directory), 0, 0);
+    const worker = native.sb_worker_open(dir, cString(name), 4) as Pointer;
+    const peer = new Uint32Array(2);
+    while (native.sb_worker_step(worker, peer) === -C.SB_EAGAIN) await Bun.sleep(1);
+    native.sb_fd_close(dir);
+    return new RawWorker(worker);
+  }
+
+  private constructor(worker: Pointer) {
+    this.#worker = worker;
+    this.fd = native.sb_worker_fd(worker);
+    this.#request = new Uint32Array(view(native.sb_worker_request(worker) as number, 40));
+    const header = new DataView(view(native.sb_worker_header(worker) as number, 128));
+    const fieldOf = (name: "sb_header.stride" | "sb_header.arenas_offset"): number =>
+      Number(header.getBigUint64(FIELDS[name][0], true));
+    this.#stride = fieldOf("sb_header.stride");
+    this.#arenas = native.sb_worker_arenas(worker) as number;
+    const bytes = fieldOf("sb_header.arenas_offset");
+    this.#region = new DataView(view(this.#arenas - bytes, bytes)); // from page 0 to the arenas
+  }
+
+  /** Claims one request. */
+  async take(): Promise<void> {
+    while (native.sb_slot_take(this.#worker, 0) !== 1) await Bun.sleep(1);
+    this.slot = this.#request[0]!;
+    this.token = this.#request[1]!;
+  }
+
+  /** Answers as a worker should. */
+  complete(head: number, offset: number, body: number, status: number): void {
+    native.sb_slot_complete(this.#worker, this.slot, this.token, head, offset, body, status);
+  }
+
+  /** Writes a response line and DONE, and sets no hint. */
+  forge(fields: { head?: number; offset?: number; body?: number; status?: number }): void {
+    const line = this.#line + FIELDS["sb_slot.response"][0];
+    const put = (name: keyof typeof FIELDS, value: number): void =>
+      this.#region.setUint32(line + FIELDS[name][0], value, true);
+    put("sb_response_line.head_bytes", fields.head ?? 0);
+    put("sb_response_line.body_offset", fields.offset ?? 0);
+    put("sb_response_line.body_bytes", fields.body ?? 0);
+    put("sb_response_line.status_code", fields.status ?? 200);
+    this.setState(C.SB_DONE);
+  }
+
+  /** The status word of its claim. */
+  get word(): bigint {
+    return this.#region.getBigUint64(this.#line, true);
+  }
+
+  set word(value: bigint) {
+    this.#region.setBigUint64(this.#line, value, true);
+  }
+
+  setState(state: number): void {
+    this.word = (this.word & ~15n) | BigInt(state);
+  }
+
+  /** The first page of the response's arena. */
+  get arena(): Uint8Array {
+    return new Uint8Array(view(this.#arenas + (2 * this.slot + 1) * this.#stride, C.SB_PAGE));
+  }
+
+  send(type: number, bytes: number): number {
+    return native.sb_control_send(this.fd, type, new Uint8Array(8), bytes);
+  }
+
+  close(): void {
+    native.sb_worker_close(this.#worker, 1);
+  }
+
+  get #line(): number {
+    return FIELDS["sb_region.pad5"][0] + FIELDS["sb_region.pad5"][1] + this.slot * 128;
+  }
+}
