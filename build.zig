@@ -8,7 +8,7 @@
 
 const std = @import("std");
 
-const sources = [_][]const u8{ "abi.c", "region.c", "attach.c", "slot.c", "wait.c" };
+const sources = [_][]const u8{ "abi.c", "region.c", "attach.c", "slot.c", "stream.c", "wait.c" };
 
 const test_sources = [_][]const u8{
     "main.c",        "pair.c",      "slot_test.c",   "region_test.c",

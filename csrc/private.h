@@ -21,6 +21,7 @@
 #define load_acquire(p) atomic_load_explicit(SHARED(p), memory_order_acquire)
 #define load_seq(p) atomic_load_explicit(SHARED(p), memory_order_seq_cst)
 #define store_relaxed(p, v) atomic_store_explicit(SHARED(p), (v), memory_order_relaxed)
+#define store_release(p, v) atomic_store_explicit(SHARED(p), (v), memory_order_release)
 #define store_seq(p, v) atomic_store_explicit(SHARED(p), (v), memory_order_seq_cst)
 #define exchange_seq(p, v) atomic_exchange_explicit(SHARED(p), (v), memory_order_seq_cst)
 #define fetch_or_seq(p, v) atomic_fetch_or_explicit(SHARED(p), (v), memory_order_seq_cst)
@@ -83,7 +84,16 @@ struct mover {
 
 /* What the hub itself did last with a slot; the shared word is compared with it and never
  * trusted. */
-enum shadow { AT_REST, IN_WRITING, IN_FLIGHT, IN_QUARANTINE, DELIVERED };
+enum shadow { AT_REST, IN_WRITING, IN_FLIGHT, IN_STREAM, IN_QUARANTINE, DELIVERED };
+
+/* One side's own counts of a slot's streams; the shared ones are written from these, never read. */
+struct flow {
+	bool open, begun, waiting, told; /* begun: the response streams */
+	uint32_t told_ended;
+	uint64_t sent, taken;
+	uint64_t seen_sent, seen_taken; /* the other side's, as last looked at */
+	uint64_t told_sent, told_taken; /* and as last told by an event */
+};
 
 struct link {
 	struct geometry map;
@@ -101,6 +111,7 @@ struct link {
 	uint64_t round_trip_ns[SB_SLOTS_MAX];
 	uint64_t claim_ns[SB_SLOTS_MAX];
 	uint32_t touched_bytes[SB_SLOTS_MAX][2];
+	struct flow flow[SB_SLOTS_MAX];
 	uint64_t taken[4];            /* hints taken and not yet served */
 	uint64_t bells_since_ns;
 	uint32_t bells, bells_work;
@@ -119,6 +130,7 @@ struct sb_hub {
 	uint32_t link_count; /* highest index in use + 1 */
 	struct link *links[SB_LINKS_MAX];
 	struct sb_event events[SB_BATCH];
+	struct sb_look look;
 };
 
 /* ---- worker ------------------------------------------------------------------------------ */
@@ -135,9 +147,11 @@ struct sb_worker {
 	uint8_t inbox[SB_MESSAGE_MAX];
 	uint32_t inbox_bytes;
 	struct sb_request request;
+	struct sb_look look;
 	struct mover mover;
 	uint64_t pending[4]; /* hints taken and not yet claimed */
 	uint64_t generation[SB_SLOTS_MAX]; /* of the claim that runs in a slot; 0: none */
+	struct flow flow[SB_SLOTS_MAX];
 };
 
 /* ---- between the files ------------------------------------------------------------------- */
@@ -157,6 +171,13 @@ void worker_shows_cpu(struct sb_worker *worker);
 int32_t wake(struct sb_park *sleeper, int fd);    /* 1 when it woke somebody by a system call */
 int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
                    struct sb_event *event);
+bool worker_has_claim(const struct sb_worker *worker, uint32_t slot, uint32_t token);
+void worker_tells(struct sb_worker *worker, uint32_t slot);
+int32_t hub_tells(struct sb_hub *hub, struct link *link, uint32_t slot);
+uint64_t flow_room(const struct sb_header *header, const struct flow *flow);
+bool worker_flows_moved(const struct sb_worker *worker);
+bool flow_moved(struct flow *flow, const struct sb_flow *theirs);
+void flow_reset(struct flow *flow, struct sb_flow *mine, bool open);
 
 /* ---- what differs between operating systems ---------------------------------------------- */
 

@@ -60,6 +60,8 @@ static void note_touched(struct link *link, uint32_t slot, uint32_t half, uint64
 
 static void put_back(struct link *link, uint32_t slot)
 {
+	if (link->flow[slot].open)
+		flow_reset(&link->flow[slot], &link->map.region->slot[slot].hub, false);
 	link->shadow[slot] = AT_REST;
 	link->used--;
 	link->free_stack[link->free_count++] = (uint16_t)slot;
@@ -89,6 +91,16 @@ int32_t sb_slot_reserve(struct sb_hub *hub, uint32_t index)
 	return (int32_t)slot;
 }
 
+/* The hint, then the bell if the worker is parked: 1 when it rang. */
+int32_t hub_tells(struct sb_hub *hub, struct link *link, uint32_t slot)
+{
+	struct sb_region *region = link->map.region;
+	fetch_or_seq(&region->ready.bits[slot / 64], 1ULL << (slot % 64));
+	int32_t rang = wake(&region->worker, link->fd);
+	if (rang == 1) count(hub, SB_C_BELLS);
+	return rang;
+}
+
 /* [publish] The release half: the worker's claim acquires what was written before this swap.
  * [model: publish] */
 int32_t sb_slot_publish(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t method,
@@ -101,6 +113,7 @@ int32_t sb_slot_publish(struct sb_hub *hub, uint32_t index, uint32_t slot, uint3
 	if (!lengths_are_legal(&hub->header, head_bytes, body_offset, body_bytes)) return -SB_EINVAL;
 	struct sb_region *region = link->map.region;
 	struct sb_request_line *line = &region->slot[slot].request;
+	link->flow[slot].open = (method & SB_STREAMS) != 0; /* clean since its last use */
 	store_relaxed(&line->serial, (uint64_t)serial);
 	store_relaxed(&line->head_bytes, head_bytes);
 	store_relaxed(&line->body_offset, body_offset);
@@ -115,11 +128,8 @@ int32_t sb_slot_publish(struct sb_hub *hub, uint32_t index, uint32_t slot, uint3
 	link->shadow[slot] = IN_FLIGHT;
 	uint64_t ready = word_of(generation, SB_READY);
 	if (!swap_word(&link->map, slot, word_of(generation, SB_WRITING), ready)) return -SB_ECORRUPT;
-	fetch_or_seq(&region->ready.bits[slot / 64], 1ULL << (slot % 64));
 	count(hub, SB_C_PUBLISHED);
-	int32_t rang = wake(&region->worker, link->fd);
-	if (rang == 1) count(hub, SB_C_BELLS);
-	return rang;
+	return hub_tells(hub, link, slot);
 }
 
 /* [model: cancel] */
@@ -162,8 +172,8 @@ static void describe(struct sb_hub *hub, uint32_t index, uint32_t slot, enum sb_
 /* [complete] The acquire half: the word was loaded with acquire, so what was written before DONE
  * is here. The descriptor is copied once and checked; the caller copies the payload, then
  * sb_slot_release looks at the word again. */
-static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
-                               struct sb_event *event)
+static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot, bool done,
+                               uint64_t now, struct sb_event *event)
 {
 	struct link *link = hub->links[index];
 	struct sb_response_line *line = &link->map.region->slot[slot].response;
@@ -172,13 +182,21 @@ static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot
 	event->body_offset = load_relaxed(&line->body_offset);
 	event->body_bytes = load_relaxed(&line->body_bytes);
 	event->status_code = load_relaxed(&line->status_code);
-	if (!status_is_legal(event->status_code) ||
+	bool streams = (event->status_code & SB_STREAMS) != 0;
+	if (streams) event->status_code &= ~(uint32_t)SB_STREAMS;
+	if ((streams ? event->status_code == 0 : !done) || !status_is_legal(event->status_code) ||
 	    !lengths_are_legal(&hub->header, event->head_bytes, event->body_offset,
 	                                           event->body_bytes)) {
 		event->kind = SB_EV_CORRUPT;
 		return 1;
 	}
 	note_touched(link, slot, 1, (uint64_t)event->body_offset + event->body_bytes);
+	if (streams) {
+		event->kind = SB_EV_STREAM;
+		event->body_bytes = done ? 1 : 0;
+		link->flow[slot].open = true;
+		note_touched(link, slot, 1, hub->header.stride);
+	}
 	if ((hub->header.flags & SB_FLAG_TIMING) != 0) {
 		uint64_t claimed = load_relaxed(&line->claimed_ns);
 		bool sane = claimed >= link->changed_ns[slot] && claimed <= now;
@@ -187,10 +205,25 @@ static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot
 	uint64_t elapsed = now - link->changed_ns[slot];
 	link->round_trip_ns[slot] = elapsed;
 	link->changed_ns[slot] = now;
-	link->shadow[slot] = DELIVERED;
+	link->shadow[slot] = done ? DELIVERED : IN_STREAM;
 	link->bells_work++;
 	record_round_trip(hub, elapsed);
 	count(hub, SB_C_RESPONDED);
+	return 1;
+}
+
+/* The rings of a claimed slot: 1 and an event when they moved, or with the end of the response. */
+static int32_t stream_event(struct sb_hub *hub, uint32_t index, uint32_t slot, bool done,
+                            struct sb_event *event)
+{
+	struct link *link = hub->links[index];
+	if (!link->flow[slot].open) return 0;
+	bool moved = flow_moved(&link->flow[slot], &link->map.region->slot[slot].worker);
+	if (!moved && !done) return 0;
+	if (done) link->shadow[slot] = DELIVERED;
+	link->bells_work++;
+	describe(hub, index, slot, SB_EV_STREAM, event);
+	event->body_bytes = done ? 1 : 0;
 	return 1;
 }
 
@@ -201,13 +234,18 @@ int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t n
                    struct sb_event *event)
 {
 	struct link *link = hub->links[index];
-	if (link->shadow[slot] != IN_FLIGHT && link->shadow[slot] != IN_QUARANTINE) return 0;
+	enum shadow shadow = link->shadow[slot];
+	if (shadow != IN_FLIGHT && shadow != IN_STREAM && shadow != IN_QUARANTINE) return 0;
 	uint64_t word = load_acquire(&request_line(&link->map, slot)->status);
 	enum sb_state state = word_state(word);
 	bool ours = word_generation(word) == link->generation[slot];
-	if (link->shadow[slot] == IN_FLIGHT) {
-		if (ours && state == SB_DONE) return accept_response(hub, index, slot, now, event);
-		if (ours && (state == SB_READY || state == SB_CLAIMED)) return 0;
+	bool answered = ours && (state == SB_DONE || state == SB_STREAMING);
+	if (shadow == IN_FLIGHT) {
+		if (answered) return accept_response(hub, index, slot, state == SB_DONE, now, event);
+		if (ours && state == SB_READY) return 0;
+		if (ours && state == SB_CLAIMED) return stream_event(hub, index, slot, false, event);
+	} else if (shadow == IN_STREAM) {
+		if (answered) return stream_event(hub, index, slot, state == SB_DONE, event);
 	} else {
 		if (ours && state == SB_ABANDONED) return 0;
 		if (ours && state == SB_FREE) {
@@ -249,8 +287,10 @@ static int32_t withdraw(struct sb_hub *hub, uint32_t index, uint32_t slot, struc
 		count(hub, SB_C_WITHDRAWN);
 		return SB_FREE;
 	}
-	uint64_t claimed = word_of(generation, SB_CLAIMED);
-	if (swap_word(&link->map, slot, claimed, word_of(generation, SB_ABANDONED))) {
+	uint64_t claimed = word_of(generation, SB_CLAIMED), abandoned = word_of(generation, SB_ABANDONED);
+	uint64_t streaming = word_of(generation, SB_STREAMING);
+	if (swap_word(&link->map, slot, claimed, abandoned) ||
+	    swap_word(&link->map, slot, streaming, abandoned)) {
 		link->shadow[slot] = IN_QUARANTINE;
 		link->quarantined++;
 		link->changed_ns[slot] = os_now_ns();
@@ -258,14 +298,14 @@ static int32_t withdraw(struct sb_hub *hub, uint32_t index, uint32_t slot, struc
 		return SB_ABANDONED;
 	}
 	int32_t found = slot_event(hub, index, slot, os_now_ns(), event);
-	return found == 1 && event->kind == SB_EV_DONE ? SB_DONE : -SB_ECORRUPT;
+	return found == 1 && event->kind != SB_EV_CORRUPT ? SB_DONE : -SB_ECORRUPT;
 }
 
 int32_t sb_slot_withdraw(struct sb_hub *hub, uint32_t index, uint32_t slot)
 {
 	struct link *link = link_at(hub, index);
 	if (link == NULL || slot >= hub->header.slots) return -SB_EINVAL;
-	if (link->shadow[slot] != IN_FLIGHT) return -SB_EINVAL;
+	if (link->shadow[slot] != IN_FLIGHT && link->shadow[slot] != IN_STREAM) return -SB_EINVAL;
 	return withdraw(hub, index, slot, &hub->events[0]);
 }
 
@@ -361,8 +401,7 @@ static int32_t tick_slot(struct sb_hub *hub, uint32_t index, uint32_t slot, uint
 	}
 	uint64_t word = load_acquire(&request_line(&link->map, slot)->status);
 	if (word_state(word) != SB_READY) return 0;
-	fetch_or_seq(&link->map.region->ready.bits[slot / 64], 1ULL << (slot % 64));
-	(void)wake(&link->map.region->worker, link->fd);
+	(void)hub_tells(hub, link, slot);
 	return 0;
 }
 
@@ -475,12 +514,32 @@ static int32_t next_hint(struct sb_worker *worker)
 	return -1;
 }
 
-/* [publish] The acquire half. 1 claimed, 0 the hint was stale, -SB_ECORRUPT. [model: claim] */
+void worker_tells(struct sb_worker *worker, uint32_t slot)
+{
+	struct sb_region *region = worker->map.region;
+	fetch_or_seq(&region->done.bits[slot / 64], 1ULL << (slot % 64));
+	(void)wake(&region->hub, worker->fd);
+}
+
+static bool is_ready(const struct sb_worker *worker, uint32_t slot)
+{
+	return word_state(load_relaxed(&request_line(&worker->map, slot)->status)) == SB_READY;
+}
+
+/* [publish] The acquire half. 1 claimed, 2 the rings of a running claim moved, 0 the hint was
+ * stale, -SB_ECORRUPT. [model: claim] */
 static int32_t claim(struct sb_worker *worker, uint32_t slot)
 {
 	struct sb_slot *at = &worker->map.region->slot[slot];
 	uint64_t word = load_acquire(&at->request.status);
-	if (word_state(word) != SB_READY) return 0;
+	struct flow *flow = &worker->flow[slot];
+	if (word_state(word) != SB_READY) {
+		if (worker->generation[slot] == 0 || !flow->open || !flow_moved(flow, &at->hub)) return 0;
+		worker->request.slot = slot;
+		worker->request.token = (uint32_t)worker->generation[slot];
+		return 2;
+	}
+	if (flow->open) flow_reset(flow, &at->worker, false); /* before the hub may look at it */
 	uint64_t generation = word_generation(word);
 	if (!swap_word(&worker->map, slot, word, word_of(generation, SB_CLAIMED))) return 0;
 	worker->generation[slot] = generation;
@@ -495,6 +554,8 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 		.serial = load_relaxed(&at->request.serial),
 	};
 	const struct sb_request *r = &worker->request;
+	flow->open = (r->method & SB_STREAMS) != 0;
+	if (flow->open) worker_tells(worker, slot); /* the hub sends nothing before */
 	if (!lengths_are_legal(&worker->map.header, r->head_bytes, r->body_offset, r->body_bytes))
 		return -SB_ECORRUPT;
 	if ((worker->map.header.flags & SB_FLAG_TIMING) != 0)
@@ -503,27 +564,30 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 	return 1;
 }
 
-static int32_t take_once(struct sb_worker *worker)
+/* A hint of a request that may not be taken now is kept. */
+static int32_t take_once(struct sb_worker *worker, bool can_take)
 {
-	for (;;) {
-		int32_t slot = next_hint(worker);
-		if (slot < 0) return 0;
-		int32_t result = claim(worker, (uint32_t)slot);
-		if (result != 0) return result;
+	uint64_t kept[4] = { 0 };
+	int32_t result = 0;
+	for (int32_t slot; result == 0 && (slot = next_hint(worker)) >= 0;) {
+		if (!can_take && is_ready(worker, (uint32_t)slot)) kept[slot / 64] |= 1ULL << (slot % 64);
+		else result = claim(worker, (uint32_t)slot);
 	}
+	for (uint32_t i = 0; i < 4; i++) worker->pending[i] |= kept[i];
+	return result;
 }
 
-int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns)
+int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns, int32_t can_take)
 {
 	if (worker->step != ATTACHED) return -SB_ECLOSED;
-	int32_t result = take_once(worker);
+	int32_t result = take_once(worker, can_take != 0);
 	if (result != 0 || spin_ns == 0) return result;
 	worker_shows_cpu(worker);
 	uint64_t now = os_now_ns(), deadline = now + spin_ns;
 	do {
 		for (int i = 0; i < 4 && result == 0; i++) {
 			spin_pause();
-			result = take_once(worker);
+			result = take_once(worker, can_take != 0);
 		}
 		now = os_now_ns();
 	} while (result == 0 && now < deadline);
@@ -531,19 +595,38 @@ int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns)
 	return result;
 }
 
-static bool is_current(const struct sb_worker *worker, uint32_t slot, uint32_t token)
+bool worker_has_claim(const struct sb_worker *worker, uint32_t slot, uint32_t token)
 {
 	return worker->step == ATTACHED && slot < worker->map.header.slots &&
 	       worker->generation[slot] != 0 && (uint32_t)worker->generation[slot] == token;
 }
 
-/* [complete] The release half: everything written to the arena and to the line comes before DONE.
- * [model: complete] */
+/* The claim's last step, to DONE; or, when the caller has given up, the end of the quarantine. If
+ * even that fails, the life of this region is over. [model: complete] */
+static int32_t end_claim(struct sb_worker *worker, uint32_t slot, enum sb_state from)
+{
+	struct sb_worker_counters *counters = &worker->map.region->counters;
+	uint64_t generation = worker->generation[slot];
+	worker->generation[slot] = 0; /* a second reply finds no claim */
+	bool done = swap_word(&worker->map, slot, word_of(generation, from),
+	                      word_of(generation, SB_DONE));
+	if (!done) {
+		uint64_t abandoned = word_of(generation, SB_ABANDONED);
+		bool freed = swap_word(&worker->map, slot, abandoned, word_of(generation, SB_FREE));
+		add_relaxed(&counters->stale, 1);
+		if (!freed) return -SB_ESTALE;
+	}
+	if (done) add_relaxed(&counters->completed, 1);
+	worker_tells(worker, slot);
+	return done ? 0 : -SB_ESTALE;
+}
+
+/* [complete] The release half: everything written to the arena and to the line comes before DONE. */
 int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
                          uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                          uint32_t status_code)
 {
-	if (!is_current(worker, slot, token)) return -SB_ESTALE;
+	if (!worker_has_claim(worker, slot, token) || worker->flow[slot].begun) return -SB_ESTALE;
 	if (!status_is_legal(status_code) ||
 	    !lengths_are_legal(&worker->map.header, head_bytes, body_offset, body_bytes))
 		return -SB_EINVAL;
@@ -553,28 +636,47 @@ int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token
 	store_relaxed(&line->body_offset, body_offset);
 	store_relaxed(&line->body_bytes, body_bytes);
 	store_relaxed(&line->status_code, status_code);
+	return end_claim(worker, slot, SB_CLAIMED);
+}
+
+int32_t sb_slot_begin(struct sb_worker *worker, uint32_t slot, uint32_t token, uint32_t head_bytes,
+                      uint32_t status_code)
+{
+	if (!worker_has_claim(worker, slot, token) || worker->flow[slot].begun) return -SB_ESTALE;
+	const struct sb_header *h = &worker->map.header;
+	if (status_code == 0 || !status_is_legal(status_code) || head_bytes > h->head_limit)
+		return -SB_EINVAL;
+	struct sb_response_line *line = &worker->map.region->slot[slot].response;
+	store_relaxed(&line->head_bytes, head_bytes);
+	store_relaxed(&line->body_offset, h->head_limit);
+	store_relaxed(&line->body_bytes, 0);
+	store_relaxed(&line->status_code, status_code | SB_STREAMS);
+	worker->flow[slot].open = worker->flow[slot].begun = true;
 	uint64_t generation = worker->generation[slot];
-	worker->generation[slot] = 0; /* a second reply finds no claim */
 	uint64_t claimed = word_of(generation, SB_CLAIMED);
-	bool done = swap_word(&worker->map, slot, claimed, word_of(generation, SB_DONE));
-	if (!done) {
-		/* The caller gave up: end the quarantine. If even that fails, the life of this region is
-		 * over. */
-		uint64_t abandoned = word_of(generation, SB_ABANDONED);
-		bool freed = swap_word(&worker->map, slot, abandoned, word_of(generation, SB_FREE));
-		add_relaxed(&region->counters.stale, 1);
-		if (!freed) return -SB_ESTALE;
-	}
-	fetch_or_seq(&region->done.bits[slot / 64], 1ULL << (slot % 64));
-	if (done) add_relaxed(&region->counters.completed, 1);
-	(void)wake(&region->hub, worker->fd);
-	return done ? 0 : -SB_ESTALE;
+	if (!swap_word(&worker->map, slot, claimed, word_of(generation, SB_STREAMING)))
+		return end_claim(worker, slot, SB_CLAIMED);
+	worker_tells(worker, slot);
+	return 0;
+}
+
+int32_t sb_slot_finish(struct sb_worker *worker, uint32_t slot, uint32_t token,
+                       uint32_t error_bytes)
+{
+	if (!worker_has_claim(worker, slot, token)) return -SB_ESTALE;
+	if (!worker->flow[slot].begun || error_bytes > flow_room(&worker->map.header, &worker->flow[slot])) return -SB_EINVAL;
+	struct sb_flow *mine = &worker->map.region->slot[slot].worker;
+	store_relaxed(&mine->error_bytes, error_bytes);
+	store_release(&mine->ended, error_bytes > 0 ? SB_FLOW_ERROR : SB_FLOW_END);
+	return end_claim(worker, slot, SB_STREAMING);
 }
 
 int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, uint32_t token)
 {
-	if (!is_current(worker, slot, token)) return 1;
+	if (!worker_has_claim(worker, slot, token)) return 1;
 	uint64_t word = load_acquire(&request_line(&worker->map, slot)->status);
-	if (word != word_of(worker->generation[slot], SB_CLAIMED)) return 1;
+	if (word != word_of(worker->generation[slot], SB_CLAIMED) &&
+	    word != word_of(worker->generation[slot], SB_STREAMING))
+		return 1;
 	return worker->fd >= 0 && os_socket_hung_up(worker->fd) ? 1 : 0;
 }

@@ -25,6 +25,8 @@
  *      +<-----------------------------------------------------+-------------------+ release
  *
  * reserve, publish, cancel, withdraw and release are the hub's; claim and complete the worker's.
+ * A response whose body streams passes STREAMING between CLAIMED (begin) and DONE (finish);
+ * withdraw leads from there to ABANDONED too.
  * Each arrow is one compare-and-swap of the whole word, so a process killed between any two
  * instructions leaves a legal state. docs/protocol.md holds the memory ordering and the argument.
  */
@@ -42,7 +44,7 @@ extern "C" {
 /* ---- limits: X(name, value, unit and reason) --------------------------------------------- */
 
 #ifndef SB_ABI_VERSION
-#define SB_ABI_VERSION 1 /* build option -Dabi=N, for tests of the refusal */
+#define SB_ABI_VERSION 2 /* build option -Dabi=N, for tests of the refusal */
 #endif
 
 #define SB_LIMITS(X)                                                                            \
@@ -62,7 +64,9 @@ extern "C" {
 	X(SB_WARM_BYTES, 67108864, "bytes of touched arenas an idle link may keep")                 \
 	X(SB_STUCK_MS, 10000, "ms more than half the slots may stay ABANDONED")                     \
 	X(SB_BELLS_PER_SECOND, 10000, "doorbells without work after which a peer is evicted")       \
-	X(SB_MOVE_US, 300, "microseconds between two moves to another processor")             \
+	X(SB_MOVE_US, 300, "microseconds between two moves to another processor")                  \
+	X(SB_RING_MAX, 262144, "bytes of the ring a streamed body passes through, if the arena has them") \
+	X(SB_STREAMS, 65536, "added to a method or a status: the body follows through the ring")    \
 	X(SB_SLICE_MS, 20, "milliseconds between two looks at the peer in a blocking wait")
 
 enum {
@@ -81,7 +85,8 @@ enum {
 	X(SB_READY, 2, "published; the worker may claim it, the hub may take it back")              \
 	X(SB_CLAIMED, 3, "the worker's handler may have run")                                       \
 	X(SB_DONE, 4, "answered; the response waits for the hub")                                   \
-	X(SB_ABANDONED, 5, "the caller gave up; quarantined until the handler ends")
+	X(SB_ABANDONED, 5, "the caller gave up; quarantined until the handler ends")               \
+	X(SB_STREAMING, 6, "the head of the response is there, its body is under way")
 
 enum sb_state {
 #define X(name, value, text) name = (value),
@@ -225,13 +230,28 @@ struct sb_response_line { /* 64 bytes; written by the worker before DONE */
 	uint32_t head_bytes;
 	uint32_t body_offset;
 	uint32_t body_bytes;
-	uint32_t status_code; /* HTTP status 200-599, or 0 and an error head */
+	uint32_t status_code; /* HTTP status 200-599 (+ SB_STREAMS), or 0 and an error head */
 	uint32_t reserved[10];
 };
+
+/* A streamed body passes through a ring of the arena: from head_limit on, at most SB_RING_MAX
+ * bytes, byte n of the body at n modulo the ring's size. The two sides' ends of a slot's rings: */
+struct sb_flow { /* 64 bytes; written by one side, which clears it before the slot is its own */
+	uint64_t sent;        /* bytes it has put into its ring */
+	uint64_t taken;       /* bytes it has taken out of the other one's */
+	uint32_t ended;       /* SB_FLOW_*: nothing follows what it has sent */
+	uint32_t error_bytes; /* with SB_FLOW_ERROR: of the error head that lies after what was sent */
+	uint32_t waiting;     /* it waits for room: whoever takes bytes says so */
+	uint32_t reserved[9];
+};
+
+enum { SB_FLOW_OPEN = 0, SB_FLOW_END = 1, SB_FLOW_ERROR = 2 };
 
 struct sb_slot {
 	struct sb_request_line request;
 	struct sb_response_line response;
+	struct sb_flow hub;
+	struct sb_flow worker;
 };
 
 struct sb_region { /* the start of the mapping */
@@ -310,7 +330,8 @@ struct sb_stats {
 	X(SB_EV_TIMEOUT_QUEUED, 3, "out of time, taken back: never executed")                       \
 	X(SB_EV_TIMEOUT_RUNNING, 4, "out of time while a handler ran: abandoned")                   \
 	X(SB_EV_CORRUPT, 5, "the peer broke the protocol in this slot: evict it")                   \
-	X(SB_EV_STUCK, 6, "more than half the slots were ABANDONED for 10 s: evict it")
+	X(SB_EV_STUCK, 6, "more than half the slots were ABANDONED for 10 s: evict it")             \
+	X(SB_EV_STREAM, 7, "the rings of a slot moved; status_code: a streamed response begins; body_bytes: it is DONE")
 
 enum sb_event_kind {
 #define X(name, value, text) name = (value),
@@ -394,6 +415,7 @@ SB_API int32_t sb_control_send(int32_t fd, uint32_t type, const void *body, uint
 /* ---- the hub (slot.c, region.c, wait.c) -------------------------------------------------- */
 
 struct sb_hub;
+struct sb_worker;
 
 /* A hub without links. Sizes in bytes. NULL: see sb_error_last(). */
 SB_API struct sb_hub *sb_hub_open(uint32_t slots, uint32_t payload_limit, uint32_t head_limit,
@@ -438,7 +460,7 @@ SB_API int32_t sb_link_bell(struct sb_hub *hub, uint32_t link, uint32_t bells);
  * cancel. */
 SB_API int32_t sb_slot_reserve(struct sb_hub *hub, uint32_t link);
 /* WRITING to READY, hint, bell if the worker is parked: 1 when it rang, else 0. The caller has
- * registered the request before. timeout_ms 0 = none. */
+ * registered the request before. timeout_ms 0 = none. method + SB_STREAMS: the body streams. */
 SB_API int32_t sb_slot_publish(struct sb_hub *hub, uint32_t link, uint32_t slot, uint32_t method,
                                uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                                uint32_t timeout_ms, double serial);
@@ -454,6 +476,44 @@ SB_API int32_t sb_slot_release(struct sb_hub *hub, uint32_t link, uint32_t slot)
 SB_API double sb_slot_time_left(const struct sb_hub *hub, uint32_t link, uint32_t slot);
 /* Low 32 bits of the slot's generation. */
 SB_API uint32_t sb_slot_token(const struct sb_hub *hub, uint32_t link, uint32_t slot);
+
+/* ---- streamed bodies (stream.c) -------------------------------------------------------------
+ * The hub publishes with method + SB_STREAMS, or the worker begins a response; then each side
+ * looks, copies bytes into its ring or out of the other one's, and says how many. */
+
+enum { SB_LOOK_WORDS = 8 };
+
+/* What a look found, and what may be done now. */
+struct sb_look {
+	uint32_t readable; /* bytes that can be taken, in one piece */
+	uint32_t read_at;  /* their offset in the arena the other side writes */
+	uint32_t room;     /* bytes that can be sent, in one piece */
+	uint32_t write_at; /* their offset in the own arena */
+	uint32_t ended;    /* SB_FLOW_*: of the other side, and more than `readable` does not come */
+	uint32_t error_bytes;
+	uint32_t unread;   /* bytes that can be taken in all */
+	uint32_t free;     /* bytes that can be sent in all */
+};
+
+/* sent: bytes written since the last call; taken: bytes read since; end: SB_FLOW_END after the last
+ * byte; need: bytes of room that are waited for, 0 none: the other side says when it has taken
+ * some. Fills the look. 1 when it rang, 0, or -SB_ECORRUPT, -SB_EINVAL (more than there was). */
+SB_API int32_t sb_link_flow(struct sb_hub *hub, uint32_t link, uint32_t slot, uint32_t sent,
+                            uint32_t taken, uint32_t end, uint32_t need);
+/* The struct sb_look that sb_link_flow fills. */
+SB_API const void *sb_hub_look(const struct sb_hub *hub);
+/* The same for the worker; -SB_ESTALE: the caller has given up, or token is not that of the
+ * claim. */
+SB_API int32_t sb_worker_flow(struct sb_worker *worker, uint32_t slot, uint32_t token,
+                              uint32_t sent, uint32_t taken, uint32_t end, uint32_t need);
+SB_API const void *sb_worker_look(const struct sb_worker *worker);
+/* CLAIMED to STREAMING after the head was written. Errors as sb_slot_complete. */
+SB_API int32_t sb_slot_begin(struct sb_worker *worker, uint32_t slot, uint32_t token,
+                             uint32_t head_bytes, uint32_t status_code);
+/* STREAMING to DONE. error_bytes: of an error head that was written where the next bytes would be,
+ * 0 none. */
+SB_API int32_t sb_slot_finish(struct sb_worker *worker, uint32_t slot, uint32_t token,
+                              uint32_t error_bytes);
 
 /* Events over all links, spinning up to spin_ns for the first. Returns their number, 0 if none. */
 SB_API int32_t sb_hub_poll(struct sb_hub *hub, uint32_t spin_ns);
@@ -482,8 +542,6 @@ SB_API double sb_slot_round_trip(const struct sb_hub *hub, uint32_t link, uint32
 
 /* ---- the worker (slot.c, attach.c, wait.c) ----------------------------------------------- */
 
-struct sb_worker;
-
 /* Starts to connect. Never blocks; sb_worker_step goes on. NULL: see sb_error_last()
  * (-SB_ENAME, -SB_EFILES, -SB_ENOMEM, -SB_ESYS). */
 SB_API struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurrency);
@@ -505,9 +563,9 @@ SB_API const void *sb_worker_arenas(const struct sb_worker *worker);
 /* The struct sb_request that sb_slot_take fills. */
 SB_API const void *sb_worker_request(const struct sb_worker *worker);
 
-/* Claims one request, spinning up to spin_ns for it: 1 taken, 0 none. -SB_ECORRUPT: leave this
- * hub. */
-SB_API int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns);
+/* Claims one request if can_take, spinning up to spin_ns for it: 1 taken, 0 none, 2 the rings of a slot that
+ * runs moved (sb_worker_request has its slot). -SB_ECORRUPT: leave this hub. */
+SB_API int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns, int32_t can_take);
 /* CLAIMED to DONE after the response was written; hint, bell if the hub is parked. -SB_ESTALE:
  * the caller had given up or token is not that of the claim; the slot is free again. status_code
  * 0: an error. */

@@ -150,7 +150,8 @@ static void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns)
 	uint32_t ticket = load_seq(&park->futex);
 	store_seq(&park->parked, SB_PARK_FUTEX); /* [park-hub] store, then look */
 	uint64_t word = load_seq(&link->map.region->slot[slot].request.status);
-	if (word_state(word) == SB_READY || word_state(word) == SB_CLAIMED)
+	if (word_state(word) == SB_READY || word_state(word) == SB_CLAIMED ||
+	    word_state(word) == SB_STREAMING)
 		os_futex_wait(&park->futex, ticket, timeout_ns < slice ? timeout_ns : slice);
 	store_seq(&park->parked, SB_PARK_NONE);
 }
@@ -197,7 +198,7 @@ static bool worker_has_work(const struct sb_worker *worker)
 static int32_t park_as(struct sb_worker *worker, uint32_t how, bool can_take)
 {
 	store_seq(&worker->map.region->worker.parked, how); /* [park-worker] store, then look */
-	if (!can_take || !worker_has_work(worker)) return 1;
+	if (can_take ? !worker_has_work(worker) : !worker_flows_moved(worker)) return 1;
 	sb_worker_unpark(worker);
 	return 0;
 }

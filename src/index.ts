@@ -13,7 +13,8 @@ export type { BodyLike, Method } from "./bus/codec.ts";
 export { HeaderList, type HeadersLike } from "./bus/headers.ts";
 export type { RequestTiming, ResolvedBusOptions, SlotBusOptions } from "./bus/options.ts";
 export type { Answer, Answerable, Delivery, WorkerRequest } from "./bus/request.ts";
-export type { BorrowedResponse, BusResponse } from "./bus/response.ts";
+export type { BorrowedResponse, BusResponse, StreamedResponse } from "./bus/response.ts";
+export type { StreamSource } from "./bus/stream.ts";
 export {
   type FetchHandler,
   type Handler,

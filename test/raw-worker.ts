@@ -2,6 +2,8 @@
 
 import { C, cString, FIELDS, native, type Pointer, view } from "../src/native/library.ts";
 
+const SLOT_BYTES = FIELDS["sb_slot.worker"][0] + FIELDS["sb_slot.worker"][1];
+
 export class RawWorker {
   readonly fd: number;
   /** Its claim. */
@@ -38,7 +40,7 @@ export class RawWorker {
 
   /** Claims one request. */
   async take(): Promise<void> {
-    while (native.sb_slot_take(this.#worker, 0) !== 1) await Bun.sleep(1);
+    while (native.sb_slot_take(this.#worker, 0, 1) !== 1) await Bun.sleep(1);
     this.slot = this.#request[0]!;
     this.token = this.#request[1]!;
   }
@@ -87,6 +89,6 @@ export class RawWorker {
   }
 
   get #line(): number {
-    return FIELDS["sb_region.pad5"][0] + FIELDS["sb_region.pad5"][1] + this.slot * 128;
+    return FIELDS["sb_region.pad5"][0] + FIELDS["sb_region.pad5"][1] + this.slot * SLOT_BYTES;
   }
 }

@@ -47,8 +47,17 @@ import {
 } from "./options.ts";
 import { ends, type Kind, makePromise, Pending, PendingQueue } from "./pending.ts";
 import { Reception } from "./reception.ts";
-import { BorrowedResponse, BusResponse, ERROR_STRINGS, RESPONSE_STRINGS, remoteError } from "./response.ts";
+import { HubChannel, HubStream, type StreamOwner } from "./hub-stream.ts";
+import {
+  BorrowedResponse,
+  BusResponse,
+  ERROR_STRINGS,
+  RESPONSE_STRINGS,
+  remoteError,
+  StreamedResponse,
+} from "./response.ts";
 import { type BusStats, readCounters } from "./stats.ts";
+import { errorHead, isStreamSource, Receiver, type StreamSource } from "./stream.ts";
 
 /** A request to a worker. */
 export interface BusRequest {
@@ -63,8 +72,11 @@ export interface BusRequest {
   /** Query without its `?`. */
   query?: string | URLSearchParams;
   headers?: HeadersLike;
-  /** Bytes or text. Not copied before it is sent: leave it unchanged until the request settles. */
-  body?: BodyLike;
+  /**
+   * Bytes or text, not copied before it is sent: leave it unchanged until the request settles. Or a source of bytes or
+   * text of any length, which is asked for more as its handler reads.
+   */
+  body?: BodyLike | StreamSource;
   /** A value sent as JSON in place of `body`. */
   json?: unknown;
   /** Seen by the handler, in errors and diagnostics. Default: generated. */
@@ -133,6 +145,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   readonly options: ResolvedBusOptions;
   readonly #hub: Pointer;
   readonly #events: Uint32Array<ArrayBuffer>;
+  readonly #look: Uint32Array<ArrayBuffer>;
   readonly #dir: number;
   readonly #lock: number;
   readonly #tag: string;
@@ -199,6 +212,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     if (!hub) throw new ResourceError(`the hub's memory could not be had: ${errorText(native.sb_error_last())}.`);
     this.#hub = hub;
     this.#events = new Uint32Array(view(native.sb_hub_events(hub) as number, C.SB_BATCH * C.SB_EVENT_WORDS * 4));
+    this.#look = new Uint32Array(view(native.sb_hub_look(hub) as number, 32));
     this.#driver = new Driver(
       {
         poll: (spinNs) => this.#handleEvents(native.sb_hub_poll(hub, spinNs)),
@@ -218,6 +232,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       });
     } catch (error) {
       detach(this.#events.buffer);
+      detach(this.#look.buffer);
       native.sb_hub_close(hub);
       throw error;
     }
@@ -253,6 +268,14 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   }
 
   /**
+   * As {@link request}, but resolves as soon as the head of the answer is here; its body streams. The timeout is that of
+   * the head; `signal` ends the stream too.
+   */
+  stream(request: BusRequest, options: RequestOptions = noOptions): Promise<StreamedResponse> {
+    return this.#submit(request, options, "stream") as unknown as Promise<StreamedResponse>;
+  }
+
+  /**
    * As {@link request}, blocking the thread: no event loop runs until the answer is here. Does not queue: a worker must
    * be attached and have a free slot. May be called inside a handler, but not for a worker of the same thread.
    */
@@ -271,7 +294,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       ++this.#serial,
       timeoutMs,
       (response) => {
-        outcome = response;
+        outcome = response as BusResponse;
       },
       (reason) => {
         failure = reason;
@@ -405,7 +428,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     return options.timeout === undefined ? this.options.timeout : checkTimeout("timeout", options.timeout);
   }
 
-  #submit(request: BusRequest, options: RequestOptions, kind: Kind): Promise<BusResponse> {
+  #submit(request: BusRequest, options: RequestOptions, kind: Kind): Promise<BusResponse | StreamedResponse> {
     let timeoutMs: number;
     try {
       timeoutMs = this.#admit(options);
@@ -473,7 +496,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const parameters = collectStrings(request);
     encodeHead(this.#scratch, strings, parameters, REQUEST_STRINGS + 2 * parameters, this.options.headLimit, "request");
     if (request.method !== undefined) encodeMethod(request.method);
-    const bytes = bodyLength(request.body);
+    const bytes = isStreamSource(request.body) ? 0 : bodyLength(request.body);
     if (bytes > this.options.payloadLimit) throw new PayloadTooLargeError("request", bytes, this.options.payloadLimit);
   }
 
@@ -497,9 +520,14 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       const head = this.#heads.write(arena, strings, parameters, firstHeader, this.options.headLimit, "request");
       const offset = bodyOffset(head);
       const body = request.json === undefined ? request.body : JSON.stringify(request.json);
-      const length = writeBody(arena, offset, body, this.options.payloadLimit, "request");
+      const streams = isStreamSource(body);
+      const length = streams ? 0 : writeBody(arena, offset, body, this.options.payloadLimit, "request");
       bytes = offset + length;
-      const method = request.method === undefined ? (length > 0 ? 1 : 0) : encodeMethod(request.method);
+      let method = request.method === undefined ? (streams || length > 0 ? 1 : 0) : encodeMethod(request.method);
+      if (streams) {
+        method += C.SB_STREAMS;
+        link.streams[slot] = this.#openStream(link, slot, body);
+      }
       pending.link = link;
       pending.slot = slot;
       link.pending[slot] = pending; // registered first, published after
@@ -507,6 +535,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       rang = native.sb_slot_publish(hub, link.index, slot, method, head, offset, length, left, pending.serial);
     } catch (error) {
       link.pending[slot] = null;
+      link.streams[slot] = undefined;
       link.used--;
       native.sb_slot_cancel(hub, link.index, slot);
       this.#reject(pending, error);
@@ -536,6 +565,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       const kind = words[at]! & 0xffff;
       const slot = words[at]! >>> 16;
       if (kind === C.SB_EV_DONE) this.#deliver(link, slot, at);
+      else if (kind === C.SB_EV_STREAM) this.#flow(link, slot, at);
       else this.#handleRare(link, slot, kind, words[at + 7]!);
     }
     if (count > 0 && this.#queue.length > 0) this.#pump();
@@ -550,12 +580,14 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
         link.suspect = false;
         break;
       case C.SB_EV_TIMEOUT_QUEUED:
+        this.#closeStream(link, slot);
         link.used--;
         link.suspect = true;
         link.pending[slot] = null;
         if (pending) this.#timeOut(pending, false);
         break;
       case C.SB_EV_TIMEOUT_RUNNING:
+        this.#closeStream(link, slot);
         link.pending[slot] = null;
         link.writer.send(C.SB_MSG_CANCEL, cancelBody(slot, token));
         if (pending) this.#timeOut(pending, true);
@@ -578,6 +610,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const status = words[at + 6]!;
     const pending = link.pending[slot];
     link.suspect = false;
+    if (link.streams[slot]) this.#closeStream(link, slot);
     if (!pending || pending.settled) {
       this.#free(link, slot);
       return;
@@ -605,9 +638,150 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       this.#reject(pending, remoteError(head));
     } else if (body === null) {
       this.#lend(link, slot, pending, status, head, offset, bodyBytes);
+    } else if (pending.kind === "stream") {
+      this.#resolve(pending, new StreamedResponse(status, link.peer.pid, head, Receiver.of(body)));
     } else {
       this.#resolve(pending, new BusResponse(status, link.peer.pid, head, body));
     }
+  }
+
+  // ---- streamed bodies ------------------------------------------------------------------------------------------------
+
+  readonly #streamOwner: StreamOwner = {
+    moved: (bytes, rang) => this.#driver.expect(bytes, rang),
+    corrupt: (link, slot) => this.#evict(link, `it wrote impossible counts into the rings of slot ${slot}`),
+  };
+
+  #openStream(link: Link, slot: number, source: StreamSource | null): HubStream {
+    const channel = new HubChannel(this.#streamOwner, this.#hub, this.#look, this.options.headLimit, link, slot);
+    return new HubStream(channel, source);
+  }
+
+  /** The rings of a slot moved, its response begins, or ends. */
+  #flow(link: Link, slot: number, at: number): void {
+    const words = this.#events;
+    const [headBytes, done, status] = [words[at + 3]!, words[at + 5] === 1, words[at + 6]!];
+    link.suspect = false;
+    if (status !== 0 && !this.#beginResponse(link, slot, headBytes, status)) return;
+    const stream = link.streams[slot];
+    if (stream?.source) this.#sendBody(link, slot, stream, stream.source);
+    stream?.moved();
+    if (done && link.state !== "ended") this.#finishStream(link, slot);
+  }
+
+  /** `false`: nobody waits for it, or its head is malformed. */
+  #beginResponse(link: Link, slot: number, headBytes: number, status: number): boolean {
+    const pending = link.pending[slot];
+    if (!pending || pending.settled) return true;
+    let head: Head;
+    try {
+      head = this.#answers.read(link.responseArena(slot), headBytes);
+    } catch (cause) {
+      const message = `worker pid ${link.peer.pid} answered request ${this.#idOf(pending)} with a malformed head.`;
+      this.#reject(pending, new RegionCorruptError(message, { cause, mayHaveExecuted: true }));
+      this.#evict(link, "it answered with a malformed head");
+      return false;
+    }
+    const stream = (link.streams[slot] ??= this.#openStream(link, slot, null));
+    const receiver = new Receiver(stream.channel, () => this.#leaveStream(link, slot, stream));
+    stream.receiver = receiver;
+    const { pid } = link.peer;
+    if (pending.kind === "stream") {
+      this.#unsettled++; // until the stream has ended
+      this.#resolve(pending, new StreamedResponse(status, pid, head, receiver));
+      const { signal } = pending.options;
+      if (signal) stream.watch(signal, () => this.#breakStream(link, slot, stream, signal.reason));
+    } else {
+      this.#collect(link, slot, pending, stream, (body) =>
+        pending.kind === "borrow"
+          ? new BorrowedResponse(status, pid, head, body, () => {})
+          : new BusResponse(status, pid, head, body),
+      );
+    }
+    return true;
+  }
+
+  /** Whoever asked for the whole answer gets it when it is whole, within the same timeout. */
+  #collect(
+    link: Link,
+    slot: number,
+    pending: Pending,
+    stream: HubStream,
+    make: (body: Uint8Array) => BusResponse,
+  ): void {
+    if (pending.timeoutMs > 0) {
+      const left = Math.max(1, native.sb_slot_time_left(this.#hub, link.index, slot));
+      stream.limit(left, () => {
+        if (pending.settled) return;
+        this.#timeOut(pending, true);
+        this.#breakStream(link, slot, stream, null);
+      });
+    }
+    stream.receiver!.collect(this.options.payloadLimit, "response").then(
+      (body) => {
+        if (!pending.settled) this.#resolve(pending, make(body));
+      },
+      (error) => this.#reject(pending, error),
+    );
+  }
+
+  /** The worker has claimed the request and wants its body. */
+  #sendBody(link: Link, slot: number, stream: HubStream, source: StreamSource): void {
+    stream.source = null;
+    void stream.sender!.send(source).then((end) => {
+      if (link.streams[slot] !== stream) return;
+      if (end.how === "sent") stream.channel.move(0, 0, C.SB_FLOW_END, 0);
+      if (end.how !== "failed") return;
+      const pending = link.pending[slot];
+      this.#breakStream(link, slot, stream, end.error);
+      if (pending) this.#reject(pending, end.error);
+    });
+  }
+
+  /** The response is whole: what the ring holds is copied out, and the slot is free. */
+  #finishStream(link: Link, slot: number): void {
+    const stream = link.streams[slot];
+    if (stream?.receiver) {
+      stream.receiver.end(() => this.#streamError(stream));
+      if (link.pending[slot]?.kind === "stream") this.#settleOne();
+    }
+    this.#closeStream(link, slot);
+    if (link.state !== "ended") this.#free(link, slot);
+  }
+
+  #streamError({ channel }: HubStream): { error: unknown } | null {
+    const bytes = errorHead(channel);
+    if (!bytes) return null;
+    native.sb_stats_add(this.#hub, C.SB_C_ERRORS, 1);
+    try {
+      return { error: remoteError(new Head(bytes, ERROR_STRINGS)) };
+    } catch (cause) {
+      return {
+        error: new RegionCorruptError("a stream ended with a malformed error.", { cause, mayHaveExecuted: true }),
+      };
+    }
+  }
+
+  /** The reader of a response wants no more of it. */
+  #leaveStream(link: Link, slot: number, stream: HubStream): void {
+    if (link.streams[slot] !== stream) return;
+    const pending = link.pending[slot];
+    if (pending?.kind === "stream") this.#settleOne();
+    this.#closeStream(link, slot);
+    if (link.state !== "ended") this.#withdraw(link, slot);
+    this.#pump();
+  }
+
+  /** A stream ends before its time: by an abort, a timeout, or a source that failed. */
+  #breakStream(link: Link, slot: number, stream: HubStream, error: unknown): void {
+    const { receiver } = stream;
+    this.#leaveStream(link, slot, stream);
+    receiver?.fail(error);
+  }
+
+  #closeStream(link: Link, slot: number): void {
+    link.streams[slot]?.close();
+    link.streams[slot] = undefined;
   }
 
   #lend(link: Link, slot: number, pending: Pending, status: number, head: Head, offset: number, bytes: number): void {
@@ -650,7 +824,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
 
   // ---- settling -------------------------------------------------------------------------------------------------------
 
-  #resolve(pending: Pending, value: BusResponse): void {
+  #resolve(pending: Pending, value: BusResponse | StreamedResponse): void {
     this.#settle(pending);
     pending.resolve(value);
   }
@@ -664,6 +838,10 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #settle(pending: Pending): void {
     pending.settled = true;
     if (pending.onAbort) pending.options.signal?.removeEventListener("abort", pending.onAbort);
+    this.#settleOne();
+  }
+
+  #settleOne(): void {
     if (--this.#unsettled === 0 && this.#drainWaiters.length > 0) {
       for (const done of this.#drainWaiters.splice(0)) done();
     }
@@ -681,6 +859,12 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#queue.remove(pending);
     const { link, slot } = pending;
     if (!link || link.pending[slot] !== pending) return pending.retried;
+    this.#closeStream(link, slot);
+    return this.#withdraw(link, slot) || pending.retried;
+  }
+
+  /** Takes a published request away from its worker. Returns whether a handler may have run. */
+  #withdraw(link: Link, slot: number): boolean {
     const result = native.sb_slot_withdraw(this.#hub, link.index, slot);
     if (result === C.SB_DONE) {
       native.sb_stats_add(this.#hub, C.SB_C_DROPPED, 1);
@@ -690,7 +874,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     link.pending[slot] = null;
     if (result === C.SB_FREE) {
       link.used--;
-      return pending.retried;
+      return false;
     }
     if (result === C.SB_ABANDONED) {
       link.writer.send(C.SB_MSG_CANCEL, cancelBody(slot, native.sb_slot_token(this.#hub, link.index, slot)));
@@ -799,7 +983,9 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const unclaimed: Pending[] = [];
     for (let slot = 0; slot < link.pending.length; slot++) {
       const pending = link.pending[slot];
-      if (pending && !pending.settled) this.#judge(link, slot, pending, how, unclaimed);
+      const stream = link.streams[slot];
+      if (stream?.receiver) this.#judgeStream(link, slot, stream, stream.receiver, how);
+      else if (pending && !pending.settled) this.#judge(link, slot, pending, how, unclaimed);
     }
     for (const pending of unclaimed.reverse()) this.#queue.pushFront(pending);
     if (link.borrowed === 0) this.#forget(link);
@@ -808,7 +994,23 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#pump();
   }
 
+  /** What was committed of a response that streamed is delivered, then the error. */
+  #judgeStream(link: Link, slot: number, stream: HubStream, receiver: Receiver, how: string): void {
+    const pending = link.pending[slot];
+    const result = native.sb_slot_withdraw(this.#hub, link.index, slot);
+    receiver.end(() => {
+      if (result === C.SB_DONE) return this.#streamError(stream);
+      const id = pending ? this.#idOf(pending) : "?";
+      return { error: this.#closed ? this.#closedError(true) : new WorkerDiedError(id, link.peer.pid, how, true) };
+    });
+    if (pending?.kind === "stream") this.#settleOne();
+    link.pending[slot] = null;
+    this.#closeStream(link, slot);
+  }
+
   #judge(link: Link, slot: number, pending: Pending, how: string, unclaimed: Pending[]): void {
+    const wasSending = link.streams[slot]?.source === null;
+    this.#closeStream(link, slot);
     const result = native.sb_slot_withdraw(this.#hub, link.index, slot);
     if (result === C.SB_DONE) return this.#deliver(link, slot, 0);
     link.pending[slot] = null;
@@ -818,7 +1020,13 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     }
     if (result === C.SB_FREE) {
       unclaimed.push(pending);
-    } else if (result === C.SB_ABANDONED && pending.options.idempotent && !pending.retried && pending.kind !== "sync") {
+    } else if (
+      result === C.SB_ABANDONED &&
+      pending.options.idempotent &&
+      !pending.retried &&
+      !wasSending &&
+      pending.kind !== "sync"
+    ) {
       this.#retryAfterDeath(link, pending);
     } else if (result === C.SB_ABANDONED) {
       this.#reject(pending, new WorkerDiedError(this.#idOf(pending), link.peer.pid, how, true));
@@ -884,7 +1092,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     }
     for (const link of this.#links.slice()) {
       for (const pending of link.pending) {
-        if (pending && !pending.settled) this.#reject(pending, this.#closedError(this.#giveUp(pending)));
+        if (pending && !pending.settled && !link.streams[pending.slot]?.receiver)
+          this.#reject(pending, this.#closedError(this.#giveUp(pending)));
       }
       if (link.state === "ended") continue;
       link.writer.send(C.SB_MSG_GOODBYE);
@@ -896,6 +1105,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#tellReadyWaiters();
     this.#finalStats = this.stats();
     detach(this.#events.buffer);
+    detach(this.#look.buffer);
     if (this.#lending.size === 0) native.sb_hub_close(this.#hub);
   }
 

@@ -1,50 +1,52 @@
 /** The WHATWG side of the bus: `Request` and `Response` on both ends. */
 
-import { InvalidConfigError, PayloadTooLargeError, StreamNotSupportedError } from "../errors.ts";
+import { InvalidConfigError } from "../errors.ts";
 import type { RequestOptions, SlotBus } from "./bus.ts";
 import { METHODS, type Method } from "./codec.ts";
-import { checkTimeout, startTimer } from "./options.ts";
+import { checkTimeout } from "./options.ts";
 import type { Answer, WorkerRequest } from "./request.ts";
+import type { StreamSource } from "./stream.ts";
 
-/** Reads a body to its end. */
-async function collect(
-  source: Request | Response,
-  limit: number,
-  deadlineMs: number,
-  what: "request" | "response",
-  signal?: AbortSignal,
-): Promise<Uint8Array> {
-  signal?.throwIfAborted();
-  const ran = what === "response";
-  const declared = Number(source.headers.get("content-length") ?? 0);
-  if (declared > limit) throw new PayloadTooLargeError(what, declared, limit, ran);
-  const chunks: Uint8Array[] = [];
+type Bytes = Uint8Array<ArrayBuffer>;
+const LATER = Symbol("later");
+const nextTurn = (): Promise<typeof LATER> => new Promise((done) => setImmediate(() => done(LATER)));
+
+/** A body that is all there, up to `limit` bytes, comes back as its bytes; any other as the stream it is. */
+async function gather(body: ReadableStream<Bytes>, limit: number): Promise<Bytes | StreamSource> {
+  const reader = body.getReader();
+  const chunks: Bytes[] = [];
   let bytes = 0;
-  const reader = source.body!.getReader();
-  const { promise: over, resolve: stop } = Promise.withResolvers<"over">();
-  const timer = startTimer(deadlineMs === Infinity ? 0 : Math.max(1, deadlineMs - Date.now()), () => stop("over"));
-  const onAbort = () => stop("over");
-  signal?.addEventListener("abort", onAbort, { once: true });
-  try {
-    for (;;) {
-      const next = await Promise.race([reader.read(), over]);
-      if (next === "over") {
-        if (signal?.aborted) throw signal.reason;
-        throw new StreamNotSupportedError(what, bytes, limit, ran);
-      }
-      if (next.done) break;
-      bytes += next.value.length;
-      if (bytes > limit) throw new StreamNotSupportedError(what, bytes, limit, ran);
-      chunks.push(next.value);
-    }
-  } catch (error) {
-    reader.cancel(error).catch(() => {}); // the source's own complaint adds nothing to `error`
-    throw error;
-  } finally {
-    timer.clear();
-    signal?.removeEventListener("abort", onAbort);
+  for (;;) {
+    const reading: Reading = reader.read();
+    const peeked = Bun.peek(reading);
+    const step = peeked === reading ? await Promise.race([reading, nextTurn()]) : (peeked as Awaited<Reading>);
+    if (step === LATER) return goOn(chunks, reading, reader);
+    if (!step.value) return chunks.length === 1 ? chunks[0]! : (Buffer.concat(chunks, bytes) as Bytes);
+    bytes += step.value.length;
+    if (bytes > limit) return goOn(chunks, reading, reader);
+    chunks.push(step.value);
   }
-  return chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, bytes);
+}
+
+type Reading = Promise<{ done: boolean; value?: Bytes }>;
+
+/** What was read already, then the rest. */
+function goOn(chunks: Bytes[], reading: Reading, reader: ReadableStreamDefaultReader<Bytes>): StreamSource {
+  let next: Reading | null = reading;
+  const iterator: AsyncIterator<Bytes> = {
+    next: async () => {
+      const chunk = chunks.shift();
+      if (chunk) return { done: false, value: chunk };
+      const step = await (next ?? reader.read());
+      next = null;
+      return step.value ? { done: false, value: step.value } : { done: true, value: undefined };
+    },
+    return: async () => {
+      await reader.cancel();
+      return { done: true, value: undefined };
+    },
+  };
+  return { [Symbol.asyncIterator]: () => iterator } as AsyncIterable<Bytes>;
 }
 
 function headerPairs(headers: Headers): [string, string][] {
@@ -65,12 +67,11 @@ export async function fetchThrough(
   }
   const timeout = checkTimeout("timeout", init?.timeout ?? bus.options.timeout) || Infinity;
   const signal = init?.signal ?? (input instanceof Request ? input.signal : undefined);
-  const body = request.body
-    ? await collect(request, bus.options.payloadLimit, started + timeout, "request", signal ?? undefined)
-    : undefined;
+  signal?.throwIfAborted();
+  const body = request.body ? await gather(request.body, bus.options.payloadLimit) : undefined;
   const headers = headerPairs(request.headers);
   if (!request.headers.has("host")) headers.push(["host", url.host]);
-  const response = await bus.request(
+  const response = await bus.stream(
     {
       method: request.method as Method,
       path: url.pathname,
@@ -98,18 +99,18 @@ export function toWebRequest(request: WorkerRequest): Request {
   return new Request(`http://${host}${request.path}${query}`, {
     method: request.method,
     headers,
-    body: bodiless ? null : request.body.slice(),
+    body: bodiless ? null : request.streams ? request.stream() : request.body.slice(),
     signal: request.signal,
   });
 }
 
-/** A `Response` as an answer, read to its end. */
-export async function collectResponse(response: Response, limit: number, deadline: number): Promise<Answer> {
+/** A `Response` as an answer: whole when its body is there, else it streams. */
+export async function answerOf(response: Response, limit: number): Promise<Answer> {
   const headers = headerPairs(response.headers).filter(([name]) => name !== "content-type");
   return {
     status: response.status,
     headers,
     contentType: response.headers.get("content-type") ?? "",
-    body: response.body ? await collect(response, limit, deadline, "response") : null,
+    body: response.body ? await gather(response.body, limit) : null,
   };
 }

@@ -4,6 +4,7 @@ import type { Socket } from "bun";
 import { C, detach, native, type Pointer, view } from "../native/library.ts";
 import { Arena } from "./codec.ts";
 import { MessageReader, MessageWriter } from "./control.ts";
+import type { HubStream } from "./hub-stream.ts";
 import type { Pending } from "./pending.ts";
 
 /** Where a connection stands. */
@@ -44,6 +45,8 @@ export class Link {
   evictedFor: string | null = null;
   /** By slot. */
   readonly pending: (Pending | null)[] = [];
+  /** By slot. */
+  readonly streams: (HubStream | undefined)[] = [];
   /** Responses lent out; the region stays mapped until the last one is back. */
   borrowed = 0;
   /** Somebody kept the memory of a response that was lent: the region stays mapped for ever. */

@@ -2,12 +2,12 @@
 
 import type { Link } from "./link.ts";
 import type { BusRequest, RequestOptions } from "./bus.ts";
-import type { BusResponse } from "./response.ts";
+import type { BusResponse, StreamedResponse } from "./response.ts";
 
 /** What a settled request resolves to is decided by how it was asked for. */
-export type Kind = "copy" | "borrow" | "sync";
+export type Kind = "copy" | "borrow" | "sync" | "stream";
 
-type Resolve = (value: BusResponse) => void;
+type Resolve = (value: BusResponse | StreamedResponse) => void;
 type Reject = (reason: unknown) => void;
 
 /** What {@link makePromise} made last. */
@@ -19,7 +19,7 @@ const grab = (resolve: Resolve, reject: Reject): void => {
 };
 
 /** A promise; `ends` settles it. One executor for all promises: no closure is made per request. */
-export function makePromise(): Promise<BusResponse> {
+export function makePromise(): Promise<BusResponse | StreamedResponse> {
   return new Promise(grab);
 }
 

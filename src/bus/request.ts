@@ -1,9 +1,11 @@
 /** A request as a handler sees it, and the ways to answer it. */
 
+import { InvalidConfigError } from "../errors.ts";
 import { detach, view } from "../native/library.ts";
 import { type BodyLike, type Head, METHODS, type Method, REQUEST_STRINGS } from "./codec.ts";
 import type { HeaderList, HeadersLike } from "./headers.ts";
 import type { Session } from "./session.ts";
+import type { Receiver, Sender, StreamSource } from "./stream.ts";
 
 /** An answer with more than a body. */
 export interface Answer {
@@ -12,13 +14,17 @@ export interface Answer {
   headers?: HeadersLike;
   /** Default: of text and JSON their own, of bytes none. */
   contentType?: string;
-  body?: BodyLike;
+  /** A stream goes out as it comes, as far as the caller reads. */
+  body?: BodyLike | StreamSource;
   /** A value sent as JSON in place of `body`. */
   json?: unknown;
 }
 
-/** What a handler may answer with. `null` is 204; a `Response` is read to its end first. */
-export type Answerable = BodyLike | Answer | Response;
+/** What a handler may answer with. `null` is 204; a stream, an async generator and a `Response` with one go out as they come. */
+export type Answerable = BodyLike | Answer | Response | StreamSource;
+
+/** What can be answered without waiting. */
+export type PlainAnswer = BodyLike | (Omit<Answer, "body"> & { body?: BodyLike });
 
 /**
  * What became of an answer: `"sent"`; `"late"`: the caller had given up; `"duplicate"`: there was an answer
@@ -28,6 +34,12 @@ export type Delivery = "sent" | "late" | "duplicate" | "closed";
 
 const decoder = new TextDecoder();
 
+/** The streams of a slot, as the worker has them. */
+export interface ClaimStream {
+  readonly sender: Sender;
+  readonly receiver: Receiver;
+}
+
 /**
  * What the session keeps of a request until it is answered. It does not lead to the {@link WorkerRequest}, so one that
  * its handler let go of can be collected, and its caller told.
@@ -36,6 +48,8 @@ export class Claim {
   readonly slot: number;
   readonly token: number;
   answered = false;
+  /** Its body or its answer streams. */
+  stream: ClaimStream | null = null;
   /** Views of shared memory that were handed out. */
   body: Uint8Array<ArrayBuffer> | null = null;
   reserved: Uint8Array<ArrayBuffer> | null = null;
@@ -64,6 +78,8 @@ export class Claim {
     if (this.isAborted) return;
     this.#abortReason = reason;
     this.#controller?.abort(reason);
+    this.stream?.sender.stop();
+    this.stream?.receiver.fail(reason);
   }
 
   /** Takes the views away. Returns how many could not be. */
@@ -88,6 +104,7 @@ export class WorkerRequest {
   readonly #bodyAddress: number;
   readonly #bodyBytes: number;
   readonly #copy: Uint8Array | null;
+  readonly #streams: boolean;
   #params: Readonly<Record<string, string>> | null = null;
 
   /** @internal `copy` is the body when it was copied; otherwise it lies at `bodyAddress`. */
@@ -113,6 +130,7 @@ export class WorkerRequest {
     this.#copy = copy;
     this.#bodyAddress = bodyAddress;
     this.#bodyBytes = bodyBytes;
+    this.#streams = claim.stream !== null;
   }
 
   /** What was asked for. */
@@ -155,13 +173,40 @@ export class WorkerRequest {
    * that is taken away (length 0) when the request is answered or its handler ends.
    */
   get body(): Uint8Array {
-    if (this.#copy) return this.#copy;
     const claim = this.#claim;
+    if (this.#streams) {
+      throw new InvalidConfigError(`the body of request ${this.id} streams.`, {
+        hint: "Read it with `chunks()`, `stream()` or `await bytes()`.",
+      });
+    }
+    if (this.#copy) return this.#copy;
     if (!claim.body) {
       const gone = claim.answered || !this.#session.open;
       claim.body = new Uint8Array(gone ? new ArrayBuffer(0) : view(this.#bodyAddress, this.#bodyBytes));
     }
     return claim.body;
+  }
+
+  /** Whether the body streams: then {@link body}, {@link text} and {@link json} throw, and it is read once. */
+  get streams(): boolean {
+    return this.#streams;
+  }
+
+  /** The body's bytes as they come. */
+  async *chunks(): AsyncGenerator<Uint8Array, void> {
+    if (this.#streams) yield* this.#claim.stream!.receiver.chunks();
+    else if (this.body.length > 0) yield this.body;
+  }
+
+  /** The body as a WHATWG stream. */
+  stream(): ReadableStream<Uint8Array> {
+    if (this.#streams) return this.#claim.stream!.receiver.stream();
+    return new Blob([this.body as Uint8Array<ArrayBuffer>]).stream();
+  }
+
+  /** All of the body, up to `limit` bytes (default: none). */
+  async bytes(limit = Infinity): Promise<Uint8Array> {
+    return this.#streams ? this.#claim.stream!.receiver.collect(limit, "request") : this.body;
   }
 
   /** The body as UTF-8 text. */

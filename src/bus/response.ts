@@ -4,6 +4,7 @@ import { detach } from "../native/library.ts";
 import { RemoteError } from "../errors.ts";
 import type { Head } from "./codec.ts";
 import type { HeaderList } from "./headers.ts";
+import type { Receiver } from "./stream.ts";
 
 /** Strings before the headers of a response: its content type. */
 export const RESPONSE_STRINGS = 1;
@@ -59,6 +60,86 @@ export class BusResponse {
     if (this.contentType) headers.set("content-type", this.contentType);
     const bodiless = this.status === 204 || this.status === 205 || this.status === 304;
     return new Response(bodiless ? null : (this.body as Uint8Array<ArrayBuffer>), { status: this.status, headers });
+  }
+}
+
+/**
+ * A response whose body streams. It is read once, by one of its methods; whoever reads nothing of it cancels it, or its
+ * slot stays taken.
+ *
+ *     for await (const bytes of (await bus.stream({ path: "/tokens" })).chunks()) …
+ */
+export class StreamedResponse implements AsyncDisposable {
+  /** HTTP status, 200-599. */
+  readonly status: number;
+  /** Process id of the worker that answers. */
+  readonly workerPid: number;
+  readonly #head: Head;
+  readonly #receiver: Receiver;
+
+  /** @internal */
+  constructor(status: number, workerPid: number, head: Head, receiver: Receiver) {
+    this.status = status;
+    this.workerPid = workerPid;
+    this.#head = head;
+    this.#receiver = receiver;
+  }
+
+  /** Whether the status is 200-299. */
+  get ok(): boolean {
+    return this.status < 300;
+  }
+
+  /** Content type, or `""` when the worker gave none. */
+  get contentType(): string {
+    return this.#head.string(0);
+  }
+
+  /** Headers in the worker's order, duplicates kept; the content type is not among them. */
+  get headers(): HeaderList {
+    return this.#head.headers;
+  }
+
+  /** The bytes as they come, in pieces of at most 64 KiB. Leaving the loop early cancels. */
+  chunks(): AsyncGenerator<Uint8Array, void> {
+    return this.#receiver.chunks();
+  }
+
+  /** The bytes as a WHATWG stream. */
+  stream(): ReadableStream<Uint8Array> {
+    return this.#receiver.stream();
+  }
+
+  /** All of the body, up to `limit` bytes (default: none). */
+  bytes(limit = Infinity): Promise<Uint8Array> {
+    return this.#receiver.collect(limit, "response");
+  }
+
+  async text(): Promise<string> {
+    return decoder.decode(await this.bytes());
+  }
+
+  async json<T = unknown>(): Promise<T> {
+    return JSON.parse(await this.text()) as T;
+  }
+
+  /** Nobody wants the rest: the worker's source is told. Any number of times. */
+  cancel(reason: unknown = new DOMException("the response was cancelled", "AbortError")): void {
+    this.#receiver.cancel(reason);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.cancel();
+  }
+
+  /** A WHATWG `Response` with the same content, which streams. */
+  toResponse(): Response {
+    const headers = this.headers.toHeaders();
+    if (this.contentType) headers.set("content-type", this.contentType);
+    const bodiless = this.status === 204 || this.status === 205 || this.status === 304;
+    if (bodiless) this.cancel();
+    const whole = this.#receiver.takeWhole() as Uint8Array<ArrayBuffer> | null;
+    return new Response(bodiless ? null : (whole ?? this.stream()), { status: this.status, headers });
   }
 }
 

@@ -2,7 +2,7 @@
 
 import type { Socket } from "bun";
 import { InvalidConfigError, PayloadTooLargeError, ProtocolError, SlotbusError } from "../errors.ts";
-import { detach, FIELDS, native, type Pointer, view } from "../native/library.ts";
+import { C, detach, FIELDS, native, type Pointer, view } from "../native/library.ts";
 import {
   Arena,
   type BodyLike,
@@ -17,7 +17,16 @@ import {
 import { MessageReader, MessageWriter } from "./control.ts";
 import { flattenHeaders } from "./headers.ts";
 import { RESPONSE_STRINGS } from "./response.ts";
-import { type Answer, type Answerable, Claim, type Delivery, WorkerRequest } from "./request.ts";
+import {
+  type Answer,
+  type Answerable,
+  Claim,
+  type ClaimStream,
+  type Delivery,
+  type PlainAnswer,
+  WorkerRequest,
+} from "./request.ts";
+import { Channel, isStreamSource, Receiver, Sender, type SendEnd, type StreamSource } from "./stream.ts";
 
 const TEXT = "text/plain;charset=utf-8";
 const JSON_TYPE = "application/json";
@@ -40,6 +49,26 @@ const WORD = {
   serial: field("sb_request.serial") / 4,
 } as const;
 
+class SessionChannel extends Channel {
+  readonly #session: Session;
+  readonly #claim: Claim;
+
+  constructor(session: Session, claim: Claim, stride: number, incoming: Arena, outgoing: Arena, look: Uint32Array) {
+    super(session.headLimit, stride, incoming, outgoing, look);
+    this.#session = session;
+    this.#claim = claim;
+  }
+
+  move(sent: number, taken: number, end: number, need: number): boolean {
+    const session = this.#session;
+    if (!session.open) return false;
+    const { slot, token } = this.#claim;
+    if (native.sb_worker_flow(session.native, slot, token, sent, taken, end, need) < 0) return false;
+    if (sent > 0 || taken > 0) session.onAnswer(sent + taken);
+    return true;
+  }
+}
+
 export class Session {
   readonly native: Pointer;
   readonly reader = new MessageReader();
@@ -55,7 +84,14 @@ export class Session {
   runningCount = 0;
   /** Views that could not be taken back: they may show later requests, and the region stays mapped. */
   heldViews = 0;
-  readonly #onAnswer: (bytes: number) => void;
+  /** Claims whose body or answer streams. */
+  streams = 0;
+  /** Told of the size of each answer. */
+  readonly onAnswer: (bytes: number) => void;
+  /** Told of a source that failed after its answer had begun. */
+  onStreamError: (claim: Claim, error: unknown) => void = () => {};
+  readonly #look: Uint32Array<ArrayBuffer>;
+  readonly #ringBytes: number;
   readonly #inlineSize: number;
   readonly #stride: number;
   readonly #arenas: number;
@@ -69,7 +105,7 @@ export class Session {
   /** `worker` has just attached; `onAnswer` is called with the size of each answer. */
   constructor(worker: Pointer, onAnswer: (bytes: number) => void) {
     this.native = worker;
-    this.#onAnswer = onAnswer;
+    this.onAnswer = onAnswer;
     this.writer = new MessageWriter(native.sb_worker_fd(worker));
     const bytes = 128;
     const header = new DataView(view(native.sb_worker_header(worker) as number, bytes).slice(0));
@@ -81,32 +117,46 @@ export class Session {
     this.#stride = Number(header.getBigUint64(field("sb_header.stride"), true));
     this.#arenas = native.sb_worker_arenas(worker) as number;
     this.#words = new Uint32Array(view(native.sb_worker_request(worker) as number, 40));
+    this.#look = new Uint32Array(view(native.sb_worker_look(worker) as number, 32));
+    this.#ringBytes = Math.min(C.SB_RING_MAX, this.#stride - this.headLimit);
   }
 
   requestId(serial: number): string {
     return `${this.#tag}-${serial.toString(36)}`;
   }
 
-  /** Claims one request: `null` when there is none; throws {@link SlotbusError} when the hub broke the rules. */
-  take(spinNs: number, now: number): WorkerRequest | null {
-    const result = native.sb_slot_take(this.native, spinNs);
+  /**
+   * Claims one request if `canTake`: `null` when there is none, `"moved"` when streams of a running one moved. Throws
+   * {@link SlotbusError} when the hub broke the rules.
+   */
+  take(spinNs: number, now: number, canTake = true): WorkerRequest | "moved" | null {
+    const result = native.sb_slot_take(this.native, spinNs, canTake ? 1 : 0);
     if (result === 0) return null;
     const words = this.#words;
-    if (result < 0 || words[WORD.method]! >= METHODS.length) {
+    if (result === 2) {
+      const stream = this.running[words[WORD.slot]!]?.stream;
+      stream?.sender.moved();
+      stream?.receiver.moved();
+      return "moved";
+    }
+    const streams = (words[WORD.method]! & C.SB_STREAMS) !== 0;
+    const method = words[WORD.method]! & ~C.SB_STREAMS;
+    if (result < 0 || method >= METHODS.length) {
       throw new ProtocolError("the hub published a request with a length or method out of range.");
     }
     const slot = words[WORD.slot]!;
     const headBytes = words[WORD.head]!;
     const offset = words[WORD.offset]!;
     const bodyBytes = words[WORD.body]!;
-    const arena = (this.#requests[slot] ??= new Arena(view(this.#address(slot, 0), this.#stride)));
+    const arena = this.#requestArena(slot);
     const copies = bodyBytes <= this.#inlineSize;
     const head = this.#headReader.read(arena, headBytes);
     const claim = new Claim(slot, words[WORD.token]!);
+    if (streams) claim.stream = this.#openStream(claim);
     const request = new WorkerRequest(
       this,
       claim,
-      words[WORD.method]!,
+      method,
       words[WORD.serial]! + words[WORD.serial + 1]! * 0x1_0000_0000,
       words[WORD.timeout]!,
       now,
@@ -139,7 +189,10 @@ export class Session {
     if (claim.answered) return "duplicate";
     if (!this.open) return "closed";
     try {
-      return this.#write(claim, answer);
+      if (isStreamSource(answer)) return this.#stream(claim, {}, answer);
+      const source = bodySource(answer);
+      if (source) return this.#stream(claim, checkAnswer(answer as Answer), source);
+      return this.#write(claim, answer as PlainAnswer);
     } catch (error) {
       this.fail(claim, error);
       throw error;
@@ -150,7 +203,11 @@ export class Session {
   fail(claim: Claim, error: unknown): Delivery {
     if (claim.answered) return "duplicate";
     if (!this.open) return "closed";
-    const limit = Math.min(this.headLimit, this.#inlineSize);
+    const head = this.#writeError(this.#responseArena(claim.slot), error, Math.min(this.headLimit, this.#inlineSize));
+    return this.#complete(claim, head, bodyOffset(head), 0, 0);
+  }
+
+  #writeError(arena: Arena, error: unknown, limit: number): number {
     const room = Math.floor((limit - ERROR_OVERHEAD) / 3 / 2); // UTF-8 takes 3 bytes a unit at most
     const isError = error instanceof Error;
     const code = error instanceof SlotbusError ? read(() => error.code, "HANDLER_FAILED") : "HANDLER_FAILED";
@@ -161,11 +218,75 @@ export class Session {
       cut(message, room),
       cut(isError ? read(() => error.stack, "") : "", room),
     ];
-    const head = encodeHead(this.#responseArena(claim.slot), texts, 0, texts.length, limit, "response", true);
-    return this.#complete(claim, head, bodyOffset(head), 0, 0);
+    return encodeHead(arena, texts, 0, texts.length, limit, "response", true);
   }
 
-  #write(claim: Claim, answer: Exclude<Answerable, Response>): Delivery {
+  #openStream(claim: Claim): ClaimStream {
+    this.streams++;
+    const channel = new SessionChannel(
+      this,
+      claim,
+      this.#stride,
+      this.#requestArena(claim.slot),
+      this.#responseArena(claim.slot),
+      this.#look,
+    );
+    return { sender: new Sender(channel), receiver: new Receiver(channel, () => {}) };
+  }
+
+  /** Answers with a head now, and with a body as it comes. */
+  #stream(claim: Claim, { status = 200, contentType = "", headers }: Answer, source: StreamSource): Delivery {
+    strings.length = 0;
+    strings.push(contentType);
+    if (headers) flattenHeaders(headers, strings);
+    const arena = this.#responseArena(claim.slot);
+    const head = this.#headWriter.write(arena, strings, 0, RESPONSE_STRINGS, this.headLimit, "response");
+    const stream = (claim.stream ??= this.#openStream(claim));
+    claim.answered = true;
+    const { slot, token } = claim;
+    const begun = native.sb_slot_begin(this.native, slot, token, head, status);
+    if (begun < 0) {
+      this.#settle(claim);
+      void Promise.resolve(source[Symbol.asyncIterator]().return?.()).catch(() => {});
+      return "late";
+    }
+    this.onAnswer(head);
+    void stream.sender.send(source).then((end) => this.#finish(claim, stream.sender, end));
+    return "sent";
+  }
+
+  /** The source of a streamed answer has come to its end. */
+  async #finish(claim: Claim, sender: Sender, end: SendEnd): Promise<void> {
+    let errorBytes = 0;
+    if (end.how === "failed" && this.open) {
+      const limit = Math.min(this.headLimit, this.#inlineSize, Math.floor(this.#ringBytes / 2));
+      const scratch = new Arena(new ArrayBuffer(limit));
+      const length = this.#writeError(scratch, end.error, limit);
+      if (await sender.reserve(length)) {
+        sender.place(scratch.bytes.subarray(0, length));
+        errorBytes = length;
+      }
+      this.onStreamError(claim, end.error);
+    }
+    if (!this.open) return;
+    native.sb_slot_finish(this.native, claim.slot, claim.token, errorBytes);
+    this.#settle(claim);
+    this.onAnswer(0);
+  }
+
+  /** The claim has ended. */
+  #settle(claim: Claim): void {
+    if (this.running[claim.slot] !== claim) return;
+    this.running[claim.slot] = null;
+    this.runningCount--;
+    if (claim.stream) {
+      this.streams--;
+      claim.stream.receiver.fail(new DOMException("the request was answered", "AbortError"));
+    }
+    if (claim.body !== null || claim.reserved !== null) this.#noteHeld(claim.detachViews());
+  }
+
+  #write(claim: Claim, answer: PlainAnswer): Delivery {
     const arena = this.#responseArena(claim.slot);
     let status = 200;
     let body: BodyLike = null;
@@ -179,12 +300,12 @@ export class Session {
     } else if (answer instanceof Uint8Array || answer instanceof ArrayBuffer || ArrayBuffer.isView(answer)) {
       body = answer as BodyLike;
     } else {
-      checkAnswer(answer);
-      status = answer.status ?? 200;
-      body = answer.json === undefined ? answer.body : JSON.stringify(answer.json);
-      const type = answer.json === undefined ? (typeof body === "string" ? TEXT : "") : JSON_TYPE;
-      strings[0] = answer.contentType ?? type;
-      if (answer.headers) flattenHeaders(answer.headers, strings);
+      const given = checkAnswer(answer as Answer) as Exclude<PlainAnswer, BodyLike>;
+      status = given.status ?? 200;
+      body = given.json === undefined ? given.body : JSON.stringify(given.json);
+      const type = given.json === undefined ? (typeof body === "string" ? TEXT : "") : JSON_TYPE;
+      strings[0] = given.contentType ?? type;
+      if (given.headers) flattenHeaders(given.headers, strings);
     }
     const head = this.#headWriter.write(arena, strings, 0, RESPONSE_STRINGS, this.headLimit, "response");
     if (body instanceof Uint8Array && claim.reserved && body.buffer === claim.reserved.buffer) {
@@ -196,12 +317,10 @@ export class Session {
 
   #complete(claim: Claim, head: number, offset: number, bytes: number, status: number): Delivery {
     claim.answered = true;
-    this.running[claim.slot] = null;
-    this.runningCount--;
-    if (claim.body !== null || claim.reserved !== null) this.#noteHeld(claim.detachViews());
+    this.#settle(claim);
     const { slot, token } = claim;
     const result = native.sb_slot_complete(this.native, slot, token, head, offset, bytes, status);
-    this.#onAnswer(offset + bytes);
+    this.onAnswer(offset + bytes);
     return result === 0 ? "sent" : "late";
   }
 
@@ -229,8 +348,13 @@ export class Session {
       if (arena && !detach(arena.buffer)) detached = false;
     }
     detach(this.#words.buffer);
+    detach(this.#look.buffer);
     this.writer.close();
     native.sb_worker_close(this.native, detached && this.heldViews === 0 ? 1 : 0);
+  }
+
+  #requestArena(slot: number): Arena {
+    return (this.#requests[slot] ??= new Arena(view(this.#address(slot, 0), this.#stride)));
   }
 
   #responseArena(slot: number): Arena {
@@ -245,7 +369,13 @@ export class Session {
 // Written and read within one synchronous call; one array for all answers.
 const strings: string[] = [];
 
-function checkAnswer(answer: Answer | undefined): asserts answer is Answer {
+/** The stream that is the body of an answer, if it is one. */
+function bodySource(answer: unknown): StreamSource | null {
+  if (typeof answer !== "object" || answer === null || !("body" in answer)) return null;
+  return isStreamSource(answer.body) ? answer.body : null;
+}
+
+function checkAnswer(answer: Answer | undefined): Answer {
   if (!isPlainAnswer(answer)) {
     throw new InvalidConfigError(`a handler cannot answer with ${describe(answer)}.`, {
       hint: "Return text, bytes, null, a Response, or { status, headers, contentType, body | json }.",
@@ -255,6 +385,7 @@ function checkAnswer(answer: Answer | undefined): asserts answer is Answer {
   if (!Number.isInteger(status) || status < 200 || status > 599) {
     throw new InvalidConfigError(`a handler answered with status ${String(status)}; it must be 200 to 599.`);
   }
+  return answer;
 }
 
 function isPlainAnswer(answer: unknown): answer is Answer {

@@ -18,7 +18,7 @@ import {
 import { C, cString, errorText, native, type Pointer } from "../native/library.ts";
 import { readCancel } from "./control.ts";
 import { DEFAULT_SPIN_US, Driver } from "./driver.ts";
-import { collectResponse, toWebRequest } from "./fetch.ts";
+import { answerOf, toWebRequest } from "./fetch.ts";
 import { checkCloseLimit, checkInteger, checkName, checkTimeout, defaultDirectory, startTimer } from "./options.ts";
 import { type Answerable, type Claim, callerGone, type WorkerRequest } from "./request.ts";
 import { Session } from "./session.ts";
@@ -131,7 +131,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     }
     const side = {
       poll: (spinNs: number) => this.#poll(spinNs),
-      mayReceive: () => this.#session !== null && this.#canTake(),
+      mayReceive: () => this.#session !== null && (this.#canTake() || this.#session.streams > 0),
       park: () => !this.#session || native.sb_worker_park(this.#session.native, this.#canTake() ? 1 : 0) !== 0,
       unpark: () => {
         if (this.#session) native.sb_worker_unpark(this.#session.native);
@@ -251,10 +251,13 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     const now = performance.now();
     let taken = 0;
     try {
-      while (taken < BATCH && session.open && this.#canTake()) {
-        const request = session.take(taken === 0 ? spinNs : 0, now);
+      while (taken < BATCH && session.open) {
+        const canTake = this.#canTake();
+        if (!canTake && session.streams === 0) break;
+        const request = session.take(taken === 0 ? spinNs : 0, now, canTake);
         if (!request) break;
         taken++;
+        if (request === "moved") continue;
         this.#served++;
         this.#handle(session, request);
       }
@@ -296,7 +299,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       return;
     }
     if (answer instanceof Response) {
-      this.#answerLater(session, request, collectResponse(answer, session.payloadLimit, request.deadline));
+      this.#answerLater(session, request, answerOf(answer, session.payloadLimit));
       return;
     }
     try {
@@ -333,6 +336,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   ): void {
     while (!this.#closing && session.open) {
       const request = session.take(spinNs, performance.now());
+      if (request === "moved") continue;
       if (!request) {
         if (native.sb_worker_wait(session.native, 0xffff_ffff) < 0) return;
         continue;

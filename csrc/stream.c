@@ -1,0 +1,171 @@
+/*
+ * stream.c - streamed bodies: while a slot is claimed, each half of its arena is a ring of bytes
+ * with one producer and one consumer. Each side counts what it has put in and taken out; the other
+ * one reads these counts, checks them against its own and uses the copy. No step of a status word
+ * is here.
+ */
+#include "private.h"
+
+static uint64_t ring_bytes(const struct sb_header *h)
+{
+	uint64_t bytes = h->stride - h->head_limit;
+	return bytes < SB_RING_MAX ? bytes : SB_RING_MAX;
+}
+
+/* Bytes that fit into the own ring, as last looked at. */
+uint64_t flow_room(const struct sb_header *header, const struct flow *flow)
+{
+	return ring_bytes(header) - (flow->sent - flow->seen_taken);
+}
+
+/* Both the private counts and the side's own line, which is clean whenever its slot is used anew. */
+void flow_reset(struct flow *flow, struct sb_flow *mine, bool open)
+{
+	*flow = (struct flow){ .open = open };
+	store_relaxed(&mine->sent, 0);
+	store_relaxed(&mine->taken, 0);
+	store_relaxed(&mine->ended, SB_FLOW_OPEN);
+	store_relaxed(&mine->error_bytes, 0);
+	store_relaxed(&mine->waiting, 0);
+}
+
+/* Whether there is something that no event has told yet: that the other side is there, bytes, their
+ * end, or room that is waited for. */
+bool flow_moved(struct flow *flow, const struct sb_flow *theirs)
+{
+	uint32_t ended = load_acquire(&theirs->ended);
+	uint64_t sent = load_acquire(&theirs->sent), taken = load_seq(&theirs->taken);
+	bool moved = !flow->told || ended != flow->told_ended || sent != flow->told_sent ||
+	             (flow->waiting && taken != flow->told_taken);
+	flow->told = true;
+	flow->told_ended = ended;
+	flow->told_sent = sent;
+	flow->told_taken = taken;
+	return moved;
+}
+
+struct both {
+	const struct sb_header *header;
+	struct flow *flow;
+	struct sb_flow *mine;
+	const struct sb_flow *theirs; /* NULL: not theirs yet, nothing sent and nothing taken */
+};
+
+static uint32_t least(uint64_t a, uint64_t b)
+{
+	return (uint32_t)(a < b ? a : b);
+}
+
+/* `ended` is read before `sent`: once it is set nothing is sent any more. */
+static int32_t look(const struct both *both, struct sb_look *out)
+{
+	struct flow *flow = both->flow;
+	uint64_t ring = ring_bytes(both->header), sent = 0, taken = 0;
+	uint32_t start = both->header->head_limit;
+	*out = (struct sb_look){ .ended = SB_FLOW_OPEN };
+	if (both->theirs != NULL) {
+		out->ended = load_acquire(&both->theirs->ended);
+		out->error_bytes = load_relaxed(&both->theirs->error_bytes);
+		sent = load_acquire(&both->theirs->sent);
+		taken = load_seq(&both->theirs->taken); /* [room] */
+	}
+	if (sent < flow->seen_sent || sent - flow->taken > ring) return -SB_ECORRUPT;
+	if (taken < flow->seen_taken || flow->sent - taken > ring) return -SB_ECORRUPT;
+	if (out->ended > SB_FLOW_ERROR || out->error_bytes > ring - (sent - flow->taken))
+		return -SB_ECORRUPT;
+	flow->seen_sent = sent;
+	flow->seen_taken = taken;
+	out->unread = (uint32_t)(sent - flow->taken);
+	out->free = (uint32_t)(ring - (flow->sent - taken));
+	out->readable = least(out->unread, ring - flow->taken % ring);
+	out->read_at = start + (uint32_t)(flow->taken % ring);
+	out->room = least(out->free, ring - flow->sent % ring);
+	out->write_at = start + (uint32_t)(flow->sent % ring);
+	return 0;
+}
+
+/* [room] The side that waits stores `waiting`, then looks at `taken`; the side that takes stores
+ * `taken`, then looks at `waiting`. 1: the other side is to be told. */
+static int32_t move(const struct both *both, uint32_t sent, uint32_t taken, uint32_t end,
+                    uint32_t need, struct sb_look *out)
+{
+	struct flow *flow = both->flow;
+	bool tell = sent > 0 || end != SB_FLOW_OPEN;
+	if (sent > flow_room(both->header, flow) || taken > flow->seen_sent - flow->taken)
+		return -SB_EINVAL;
+	if (sent > 0) {
+		flow->sent += sent;
+		store_release(&both->mine->sent, flow->sent);
+	}
+	if (end != SB_FLOW_OPEN) store_release(&both->mine->ended, end);
+	if (taken > 0) {
+		flow->taken += taken;
+		store_seq(&both->mine->taken, flow->taken);
+		if (both->theirs != NULL && load_seq(&both->theirs->waiting) != 0) tell = true;
+	}
+	if (flow->waiting != (need > 0)) {
+		flow->waiting = need > 0;
+		store_seq(&both->mine->waiting, flow->waiting ? 1 : 0);
+	}
+	int32_t error = look(both, out);
+	if (error != 0) return error;
+	return tell ? 1 : 0;
+}
+
+/* ---- hub --------------------------------------------------------------------------------- */
+
+int32_t sb_link_flow(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t sent,
+                     uint32_t taken, uint32_t end, uint32_t need)
+{
+	struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
+	if (link == NULL || slot >= hub->header.slots || !link->flow[slot].open) return -SB_EINVAL;
+	struct sb_slot *at = &link->map.region->slot[slot];
+	/* The worker cleans its line before it claims; what is there before is of an earlier use. */
+	bool claimed = link->shadow[slot] != IN_FLIGHT ||
+	               load_acquire(&at->request.status) !=
+	                   word_of(link->generation[slot], SB_READY);
+	const struct both both = {
+		&hub->header, &link->flow[slot], &at->hub, claimed ? &at->worker : NULL,
+	};
+	int32_t result = move(&both, sent, taken, end, need, &hub->look);
+	return result == 1 ? hub_tells(hub, link, slot) : result;
+}
+
+const void *sb_hub_look(const struct sb_hub *hub)
+{
+	return &hub->look;
+}
+
+/* Whether the rings of any claim have moved since the last look, for a worker that takes nothing
+ * new. */
+bool worker_flows_moved(const struct sb_worker *worker)
+{
+	for (uint32_t slot = 0; slot < worker->map.header.slots; slot++) {
+		if (worker->generation[slot] == 0 || !worker->flow[slot].open) continue;
+		struct flow peek = worker->flow[slot];
+		if (flow_moved(&peek, &worker->map.region->slot[slot].hub)) return true;
+	}
+	return false;
+}
+
+/* ---- worker ------------------------------------------------------------------------------ */
+
+int32_t sb_worker_flow(struct sb_worker *worker, uint32_t slot, uint32_t token, uint32_t sent,
+                       uint32_t taken, uint32_t end, uint32_t need)
+{
+	if (!worker_has_claim(worker, slot, token) || !worker->flow[slot].open) return -SB_ESTALE;
+	struct sb_slot *at = &worker->map.region->slot[slot];
+	uint64_t word = load_acquire(&at->request.status);
+	if (word != word_of(worker->generation[slot], SB_CLAIMED) &&
+	    word != word_of(worker->generation[slot], SB_STREAMING))
+		return -SB_ESTALE;
+	const struct both both = { &worker->map.header, &worker->flow[slot], &at->worker, &at->hub };
+	int32_t result = move(&both, sent, taken, end, need, &worker->look);
+	if (result == 1) worker_tells(worker, slot);
+	return result < 0 ? result : 0;
+}
+
+const void *sb_worker_look(const struct sb_worker *worker)
+{
+	return &worker->look;
+}

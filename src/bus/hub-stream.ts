@@ -1,0 +1,82 @@
+/** The streams of one slot, as the hub has them: the request's body on its way out, the response's on its way in. */
+
+import { C, native, type Pointer } from "../native/library.ts";
+import type { Arena } from "./codec.ts";
+import type { Link } from "./link.ts";
+import { startTimer } from "./options.ts";
+import { Channel, Receiver, Sender, type StreamSource } from "./stream.ts";
+
+/** What a hub's stream asks of its bus. */
+export interface StreamOwner {
+  /** Bytes went to the worker or came from it; it was rung. */
+  moved(bytes: number, rang: boolean): void;
+  /** The worker wrote counts that cannot be. */
+  corrupt(link: Link, slot: number): void;
+}
+
+export class HubChannel extends Channel {
+  readonly #owner: StreamOwner;
+  readonly #hub: Pointer;
+  readonly #link: Link;
+  readonly #slot: number;
+
+  constructor(owner: StreamOwner, hub: Pointer, look: Uint32Array, headLimit: number, link: Link, slot: number) {
+    const incoming: Arena = link.responseArena(slot);
+    super(headLimit, native.sb_hub_stride(hub), incoming, link.requestArena(slot), look);
+    this.#owner = owner;
+    this.#hub = hub;
+    this.#link = link;
+    this.#slot = slot;
+  }
+
+  move(sent: number, taken: number, end: number, need: number): boolean {
+    const result = native.sb_link_flow(this.#hub, this.#link.index, this.#slot, sent, taken, end, need);
+    if (result < 0) {
+      if (result === -C.SB_ECORRUPT) this.#owner.corrupt(this.#link, this.#slot);
+      return false;
+    }
+    if (sent > 0 || taken > 0) this.#owner.moved(sent + taken, result === 1);
+    return true;
+  }
+}
+
+export class HubStream {
+  readonly channel: HubChannel;
+  /** Of the request's body, until it is sent. */
+  source: StreamSource | null;
+  sender: Sender | null;
+  receiver: Receiver | null = null;
+  #deadline: { clear(): void } | null = null;
+  #onAbort: { signal: AbortSignal; listener: () => void } | null = null;
+
+  constructor(channel: HubChannel, source: StreamSource | null) {
+    this.channel = channel;
+    this.source = source;
+    this.sender = source ? new Sender(channel) : null;
+  }
+
+  moved(): void {
+    this.sender?.moved();
+    this.receiver?.moved();
+  }
+
+  /** Calls `over` after `ms`, 0 for never; {@link close} ends the wait. */
+  limit(ms: number, over: () => void): void {
+    this.#deadline?.clear();
+    this.#deadline = startTimer(ms, over);
+  }
+
+  watch(signal: AbortSignal, listener: () => void): void {
+    this.#onAbort = { signal, listener };
+    signal.addEventListener("abort", listener, { once: true });
+  }
+
+  /** The slot is let go: nothing moves any more. */
+  close(): void {
+    this.#deadline?.clear();
+    this.#onAbort?.signal.removeEventListener("abort", this.#onAbort.listener);
+    this.sender?.stop();
+    this.sender = null;
+    this.source = null;
+  }
+}

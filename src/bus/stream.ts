@@ -1,0 +1,386 @@
+/**
+ * Streamed bodies. Each direction of a slot is a ring of bytes in shared memory: a {@link Sender} fills it from a source, a
+ * {@link Receiver} empties it for a reader. Neither holds more than the ring, however long the stream is.
+ */
+
+import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
+import { C, FIELDS } from "../native/library.ts";
+import type { Arena } from "./codec.ts";
+
+/** Where the bytes of a stream come from. Text is sent as UTF-8; where one chunk ends and the next begins is not kept. */
+export type StreamSource = ReadableStream<Uint8Array | string> | AsyncIterable<Uint8Array | string>;
+
+/** Whether a body streams. */
+export function isStreamSource(body: unknown): body is StreamSource {
+  return typeof body === "object" && body !== null && Symbol.asyncIterator in body;
+}
+
+const word = (name: keyof typeof FIELDS): number => FIELDS[name][0] / 4;
+const READABLE = word("sb_look.readable");
+const READ_AT = word("sb_look.read_at");
+const ROOM = word("sb_look.room");
+const WRITE_AT = word("sb_look.write_at");
+const ENDED = word("sb_look.ended");
+const ERROR_BYTES = word("sb_look.error_bytes");
+const UNREAD = word("sb_look.unread");
+const FREE = word("sb_look.free");
+
+/** One side's access to the rings of a slot. */
+export abstract class Channel {
+  /** Where a ring begins in its arena, and its size in bytes. */
+  readonly ringStart: number;
+  readonly ringBytes: number;
+  /** The arena that the other side writes, and the own one. */
+  readonly incoming: Arena;
+  readonly outgoing: Arena;
+  /** What the last {@link move} saw; see `struct sb_look`. */
+  readonly look: Uint32Array;
+
+  constructor(headLimit: number, stride: number, incoming: Arena, outgoing: Arena, look: Uint32Array) {
+    this.ringStart = headLimit;
+    this.ringBytes = Math.min(C.SB_RING_MAX, stride - headLimit);
+    this.incoming = incoming;
+    this.outgoing = outgoing;
+    this.look = look;
+  }
+
+  /** `sent` and `taken` bytes more; `need`: wait for so much room. `false`: the other side has let go of the slot. */
+  abstract move(sent: number, taken: number, end: number, need: number): boolean;
+}
+
+// ---- from a source into the ring ------------------------------------------------------------------------------------
+
+/** So many bytes are told to the other side together, unless it has nothing left to read. */
+const BATCH_BYTES = 8_192;
+/** A writer that found no room goes on when there is so much, or what it has left. */
+const ROOM_BYTES = 65_536;
+const encoder = new TextEncoder();
+
+/** How a source came to its end: all of it was sent, the other side wanted no more, or it failed. */
+export type SendEnd = { how: "sent" } | { how: "stopped" } | { how: "failed"; error: unknown };
+
+const SENT: SendEnd = { how: "sent" };
+const STOPPED: SendEnd = { how: "stopped" };
+
+export class Sender {
+  readonly #channel: Channel;
+  /** Of the ring, from `#at` on. */
+  #room = 0;
+  #at = 0;
+  /** Bytes written and not yet told. */
+  #untold = 0;
+  /** The other side has taken all that it was told of. */
+  #eager = true;
+  #flushing: ReturnType<typeof setImmediate> | null = null;
+  #need = 0;
+  #wake: (() => void) | null = null;
+  #stopped = false;
+  #onStop: (() => void) | null = null;
+
+  constructor(channel: Channel) {
+    this.#channel = channel;
+  }
+
+  /** Sends all of the source. Never rejects; resolves at once when {@link stop} is called, whatever the source does. */
+  send(source: StreamSource): Promise<SendEnd> {
+    const { promise: stopped, resolve } = Promise.withResolvers<SendEnd>();
+    const iterator = iterate(source);
+    this.#onStop = () => {
+      resolve(STOPPED);
+      // A generator hears of it at its next `yield`, a stream at once.
+      void Promise.resolve(iterator.return?.()).catch(() => {});
+    };
+    if (this.#stopped) this.#onStop();
+    return Promise.race([this.#pump(iterator), stopped]);
+  }
+
+  /** Nobody wants the rest. */
+  stop(): void {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    if (this.#flushing) clearImmediate(this.#flushing);
+    this.#onStop?.();
+    this.#wake?.();
+  }
+
+  /** The slot's rings moved. */
+  moved(): void {
+    if (this.#need > 0 && this.#tell(this.#need) && this.#channel.look[FREE]! >= this.#need) this.#wake?.();
+  }
+
+  /** Waits for room for `bytes`, at most the ring's size. `false` when stopped. */
+  async reserve(bytes: number): Promise<boolean> {
+    if (!this.#tell(bytes)) return false;
+    if (this.#channel.look[FREE]! >= bytes) return true;
+    this.#need = bytes;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#wake = resolve;
+    await promise;
+    this.#wake = null;
+    this.#need = 0;
+    return !this.#stopped && this.#tell(0);
+  }
+
+  /** Writes where the next bytes would be, and tells nobody; there must be room. */
+  place(bytes: Uint8Array): void {
+    const { outgoing, ringStart, ringBytes } = this.#channel;
+    const first = Math.min(bytes.length, ringStart + ringBytes - this.#at);
+    outgoing.bytes.set(bytes.subarray(0, first), this.#at);
+    outgoing.bytes.set(bytes.subarray(first), ringStart);
+  }
+
+  async #pump(iterator: AsyncIterator<Uint8Array | string>): Promise<SendEnd> {
+    try {
+      for (;;) {
+        const { done, value } = await iterator.next();
+        if (this.#stopped) return STOPPED;
+        if (done) break;
+        const bytes = bytesOf(value);
+        let at = this.#write(bytes, 0);
+        while (at < bytes.length) {
+          if (!(await this.reserve(Math.min(bytes.length - at, ROOM_BYTES, this.#channel.ringBytes)))) return STOPPED;
+          at = this.#write(bytes, at);
+        }
+      }
+    } catch (error) {
+      return this.#tell(0) ? { how: "failed", error } : STOPPED;
+    }
+    return this.#tell(0) ? SENT : STOPPED;
+  }
+
+  /** Copies what fits of `bytes` from `at` on; returns how far it came. */
+  #write(bytes: Uint8Array, at: number): number {
+    while (at < bytes.length) {
+      if (this.#room === 0 && (!this.#tell(0) || this.#room === 0)) return at;
+      const length = Math.min(this.#room, bytes.length - at);
+      this.#channel.outgoing.bytes.set(length === bytes.length ? bytes : bytes.subarray(at, at + length), this.#at);
+      this.#at += length;
+      this.#room -= length;
+      this.#untold += length;
+      at += length;
+      if ((this.#eager || this.#untold >= BATCH_BYTES) && !this.#tell(0)) return at;
+    }
+    if (this.#untold > 0) this.#flushing ??= setImmediate(this.#flush);
+    return at;
+  }
+
+  readonly #flush = (): void => {
+    this.#flushing = null;
+    if (this.#untold > 0) this.#tell(this.#need);
+  };
+
+  /** Tells what was written, and sees what room there is. */
+  #tell(need: number): boolean {
+    if (this.#stopped) return false;
+    const sent = this.#untold;
+    this.#untold = 0;
+    if (!this.#channel.move(sent, 0, C.SB_FLOW_OPEN, need)) {
+      this.stop();
+      return false;
+    }
+    const { look, ringBytes } = this.#channel;
+    this.#eager = ringBytes - look[FREE]! <= sent;
+    this.#room = look[ROOM]!;
+    this.#at = look[WRITE_AT]!;
+    return true;
+  }
+}
+
+/** A stream is cancelled at once by `return`, also while it is asked for more. */
+function iterate(source: StreamSource): AsyncIterator<Uint8Array | string> {
+  if (!(source instanceof ReadableStream)) return source[Symbol.asyncIterator]();
+  const reader = source.getReader();
+  return {
+    next: () => reader.read() as Promise<IteratorResult<Uint8Array | string>>,
+    return: async () => {
+      await reader.cancel();
+      return { done: true, value: undefined };
+    },
+  };
+}
+
+function bytesOf(chunk: unknown): Uint8Array {
+  if (chunk instanceof Uint8Array) return chunk;
+  if (typeof chunk === "string") return encoder.encode(chunk);
+  if (chunk instanceof ArrayBuffer) return new Uint8Array(chunk);
+  if (ArrayBuffer.isView(chunk)) return new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength);
+  throw new InvalidConfigError(`a stream yielded ${chunk === null ? "null" : `a ${typeof chunk}`}.`, {
+    hint: "A streamed body yields bytes or text.",
+  });
+}
+
+// ---- from the ring to a reader --------------------------------------------------------------------------------------
+
+/** The largest piece that is handed out at once. */
+const CHUNK_BYTES = 65_536;
+
+type Step = IteratorResult<Uint8Array, undefined>;
+const END: Step = { done: true, value: undefined };
+
+export class Receiver {
+  #channel: Channel | null;
+  /** Copied out when the slot was let go. */
+  #rest: Uint8Array[] = [];
+  #ended = false;
+  #failure: { error: unknown } | null = null;
+  #readable = 0;
+  #at = 0;
+  #waiter: { resolve: (step: Step) => void; reject: (error: unknown) => void } | null = null;
+  /** The reader wants no more: called once, unless the stream had ended. */
+  #onCancel: ((reason: unknown) => void) | null;
+  /** Bytes handed out so far. */
+  bytes = 0;
+
+  constructor(channel: Channel | null, onCancel: ((reason: unknown) => void) | null) {
+    this.#channel = channel;
+    this.#onCancel = onCancel;
+  }
+
+  /** Of a body that is whole. */
+  static of(body: Uint8Array): Receiver {
+    const receiver = new Receiver(null, null);
+    receiver.#ended = true;
+    if (body.length > 0) receiver.#rest.push(body);
+    return receiver;
+  }
+
+  /** The whole body, when it was there from the start and nothing of it was read; then it is read. */
+  takeWhole(): Uint8Array | null {
+    if (!this.#ended || this.#failure || this.bytes > 0 || this.#rest.length > 1) return null;
+    return this.#rest.pop() ?? new Uint8Array(0);
+  }
+
+  /** The slot's rings moved. */
+  moved(): void {
+    const waiter = this.#waiter;
+    if (!waiter) return;
+    const chunk = this.#take();
+    if (!chunk && !this.#ended) return;
+    this.#waiter = null;
+    waiter.resolve(chunk ? { done: false, value: chunk } : END);
+  }
+
+  /** No bytes come any more: what the ring holds is copied out, so the slot may be let go. Then `failure`, if any. */
+  end(failure: () => { error: unknown } | null): void {
+    if (!this.#channel) return;
+    for (let chunk = this.#take(); chunk; chunk = this.#take()) this.#rest.push(chunk);
+    this.#finish(this.#ended ? null : failure());
+  }
+
+  /** It is over, and what is unread is dropped. */
+  fail(error: unknown): void {
+    if (this.#ended && this.#rest.length === 0) return;
+    this.#rest = [];
+    this.#finish({ error });
+  }
+
+  #finish(failure: { error: unknown } | null): void {
+    this.#ended = true;
+    this.#channel = null;
+    this.#onCancel = null;
+    this.#failure = failure;
+    const waiter = this.#waiter;
+    this.#waiter = null;
+    if (waiter) this.next().then(waiter.resolve, waiter.reject);
+  }
+
+  /** Nobody reads any more. */
+  cancel(reason: unknown): void {
+    const onCancel = this.#onCancel;
+    this.#rest = [];
+    this.#failure = null;
+    this.#ended = true;
+    this.#channel = null;
+    this.#onCancel = null;
+    this.#waiter?.resolve(END);
+    this.#waiter = null;
+    onCancel?.(reason);
+  }
+
+  /** The next bytes; one call at a time. */
+  next(): Promise<Step> {
+    const chunk = this.#rest.length > 0 ? this.#rest.shift() : this.#take();
+    if (chunk) return Promise.resolve({ done: false, value: chunk });
+    if (this.#failure) return Promise.reject(this.#failure.error as Error);
+    if (this.#ended) return Promise.resolve(END);
+    const { promise, resolve, reject } = Promise.withResolvers<Step>();
+    this.#waiter = { resolve, reject };
+    return promise;
+  }
+
+  /** All of it. Rejects with {@link PayloadTooLargeError} above `limit` bytes. */
+  async collect(limit: number, what: "request" | "response"): Promise<Uint8Array> {
+    const chunks: Uint8Array[] = [];
+    let bytes = 0;
+    for (let step = await this.next(); !step.done; step = await this.next()) {
+      bytes += step.value.length;
+      if (bytes > limit) {
+        const error = new PayloadTooLargeError(what, bytes, limit, what === "response");
+        this.cancel(error);
+        throw error;
+      }
+      chunks.push(step.value);
+    }
+    return chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, bytes);
+  }
+
+  /** For one `for await`. Leaving it early cancels. */
+  async *chunks(): AsyncGenerator<Uint8Array, void> {
+    try {
+      for (let step = await this.next(); !step.done; step = await this.next()) yield step.value;
+    } finally {
+      if (!this.#ended) this.cancel(new DOMException("the reader left the stream", "AbortError"));
+    }
+  }
+
+  /** As a WHATWG stream of bytes; reads ahead of its reader by nothing. */
+  stream(): ReadableStream<Uint8Array> {
+    return new ReadableStream<Uint8Array>(
+      {
+        pull: async (controller) => {
+          const step = await this.next();
+          if (step.done) controller.close();
+          else controller.enqueue(step.value);
+        },
+        cancel: (reason) => this.cancel(reason),
+      },
+      { highWaterMark: 0 },
+    );
+  }
+
+  #take(): Uint8Array | null {
+    const channel = this.#channel;
+    if (!channel || this.#ended || (this.#readable === 0 && !this.#look(0))) return null;
+    if (this.#readable === 0) {
+      if (channel.look[ENDED] === C.SB_FLOW_END) this.#ended = true;
+      return null;
+    }
+    const length = Math.min(this.#readable, CHUNK_BYTES);
+    const chunk = channel.incoming.bytes.slice(this.#at, this.#at + length);
+    this.bytes += length;
+    this.#look(length);
+    return chunk;
+  }
+
+  #look(taken: number): boolean {
+    const channel = this.#channel!;
+    if (!channel.move(0, taken, C.SB_FLOW_OPEN, 0)) {
+      this.#readable = 0;
+      return false;
+    }
+    this.#readable = channel.look[READABLE]!;
+    this.#at = channel.look[READ_AT]!;
+    return true;
+  }
+}
+
+/** What the ring still holds beyond the stream: the error head of a stream that failed, or `null`. */
+export function errorHead(channel: Channel): Uint8Array | null {
+  const { look, ringStart, ringBytes, incoming } = channel;
+  if (look[ENDED] !== C.SB_FLOW_ERROR) return null;
+  const length = look[ERROR_BYTES]!;
+  const from = look[READ_AT]! - ringStart + look[UNREAD]!;
+  const head = new Uint8Array(length);
+  for (let i = 0; i < length; i++) head[i] = incoming.bytes[ringStart + ((from + i) % ringBytes)]!;
+  return head;
+}
