@@ -78,7 +78,7 @@ async function attach(directory: string): Promise<Pair> {
 function cycle({ hub, link, worker }: Pair, request: Uint32Array): void {
   const slot = native.sb_slot_reserve(hub, link);
   native.sb_slot_publish(hub, link, slot, 0, 8, 8, BODY_BYTES, 0, 1);
-  if (native.sb_slot_take(worker, 0, 1) !== 1) throw new Error("nothing to take");
+  if (native.sb_slot_take(worker, 0) !== 1) throw new Error("nothing to take");
   native.sb_slot_complete(worker, slot, request[FIELDS["sb_request.token"][0] / 4]!, 8, 8, BODY_BYTES, 200);
   if (native.sb_hub_poll(hub, 0) !== 1) throw new Error("no answer");
   if (native.sb_slot_release(hub, link, slot) !== 0) throw new Error("the slot is not ours");

@@ -148,6 +148,7 @@ struct sb_worker {
 	uint32_t inbox_bytes;
 	struct sb_request request;
 	struct sb_look look;
+	bool full;
 	struct mover mover;
 	uint64_t pending[4]; /* hints taken and not yet claimed */
 	uint64_t generation[SB_SLOTS_MAX]; /* of the claim that runs in a slot; 0: none */

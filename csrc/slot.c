@@ -565,29 +565,34 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 }
 
 /* A hint of a request that may not be taken now is kept. */
-static int32_t take_once(struct sb_worker *worker, bool can_take)
+static int32_t take_once(struct sb_worker *worker)
 {
 	uint64_t kept[4] = { 0 };
 	int32_t result = 0;
 	for (int32_t slot; result == 0 && (slot = next_hint(worker)) >= 0;) {
-		if (!can_take && is_ready(worker, (uint32_t)slot)) kept[slot / 64] |= 1ULL << (slot % 64);
+		if (worker->full && is_ready(worker, (uint32_t)slot)) kept[slot / 64] |= 1ULL << (slot % 64);
 		else result = claim(worker, (uint32_t)slot);
 	}
 	for (uint32_t i = 0; i < 4; i++) worker->pending[i] |= kept[i];
 	return result;
 }
 
-int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns, int32_t can_take)
+void sb_worker_full(struct sb_worker *worker, int32_t full)
+{
+	worker->full = full != 0;
+}
+
+int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns)
 {
 	if (worker->step != ATTACHED) return -SB_ECLOSED;
-	int32_t result = take_once(worker, can_take != 0);
+	int32_t result = take_once(worker);
 	if (result != 0 || spin_ns == 0) return result;
 	worker_shows_cpu(worker);
 	uint64_t now = os_now_ns(), deadline = now + spin_ns;
 	do {
 		for (int i = 0; i < 4 && result == 0; i++) {
 			spin_pause();
-			result = take_once(worker, can_take != 0);
+			result = take_once(worker);
 		}
 		now = os_now_ns();
 	} while (result == 0 && now < deadline);

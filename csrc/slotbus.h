@@ -563,9 +563,11 @@ SB_API const void *sb_worker_arenas(const struct sb_worker *worker);
 /* The struct sb_request that sb_slot_take fills. */
 SB_API const void *sb_worker_request(const struct sb_worker *worker);
 
-/* Claims one request if can_take, spinning up to spin_ns for it: 1 taken, 0 none, 2 the rings of a slot that
+/* Claims one request, spinning up to spin_ns for it: 1 taken, 0 none, 2 the rings of a slot that
  * runs moved (sb_worker_request has its slot). -SB_ECORRUPT: leave this hub. */
-SB_API int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns, int32_t can_take);
+SB_API int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns);
+/* full: sb_slot_take leaves requests alone and tells of running streams only. */
+SB_API void sb_worker_full(struct sb_worker *worker, int32_t full);
 /* CLAIMED to DONE after the response was written; hint, bell if the hub is parked. -SB_ESTALE:
  * the caller had given up or token is not that of the claim; the slot is free again. status_code
  * 0: an error. */

@@ -40,7 +40,7 @@ export class RawWorker {
 
   /** Claims one request. */
   async take(): Promise<void> {
-    while (native.sb_slot_take(this.#worker, 0, 1) !== 1) await Bun.sleep(1);
+    while (native.sb_slot_take(this.#worker, 0) !== 1) await Bun.sleep(1);
     this.slot = this.#request[0]!;
     this.token = this.#request[1]!;
   }

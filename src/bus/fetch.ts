@@ -17,7 +17,7 @@ async function gather(body: ReadableStream<Bytes>, limit: number): Promise<Bytes
   const chunks: Bytes[] = [];
   let bytes = 0;
   for (;;) {
-    const reading: Reading = reader.read();
+    const reading = reader.read() as Reading;
     const peeked = Bun.peek(reading);
     const step = peeked === reading ? await Promise.race([reading, nextTurn()]) : (peeked as Awaited<Reading>);
     if (step === LATER) return goOn(chunks, reading, reader);
@@ -31,13 +31,13 @@ async function gather(body: ReadableStream<Bytes>, limit: number): Promise<Bytes
 type Reading = Promise<{ done: boolean; value?: Bytes }>;
 
 /** What was read already, then the rest. */
-function goOn(chunks: Bytes[], reading: Reading, reader: ReadableStreamDefaultReader<Bytes>): StreamSource {
+function goOn(chunks: Bytes[], reading: Reading, reader: { read(): Promise<unknown>; cancel(): Promise<void> }): StreamSource {
   let next: Reading | null = reading;
   const iterator: AsyncIterator<Bytes> = {
     next: async () => {
       const chunk = chunks.shift();
       if (chunk) return { done: false, value: chunk };
-      const step = await (next ?? reader.read());
+      const step = await (next ?? (reader.read() as Reading));
       next = null;
       return step.value ? { done: false, value: step.value } : { done: true, value: undefined };
     },

@@ -92,6 +92,7 @@ export class Session {
   onStreamError: (claim: Claim, error: unknown) => void = () => {};
   readonly #look: Uint32Array<ArrayBuffer>;
   readonly #ringBytes: number;
+  #full = false;
   readonly #inlineSize: number;
   readonly #stride: number;
   readonly #arenas: number;
@@ -130,7 +131,11 @@ export class Session {
    * {@link SlotbusError} when the hub broke the rules.
    */
   take(spinNs: number, now: number, canTake = true): WorkerRequest | "moved" | null {
-    const result = native.sb_slot_take(this.native, spinNs, canTake ? 1 : 0);
+    if (canTake === this.#full) {
+      this.#full = !canTake;
+      native.sb_worker_full(this.native, canTake ? 0 : 1);
+    }
+    const result = native.sb_slot_take(this.native, spinNs);
     if (result === 0) return null;
     const words = this.#words;
     if (result === 2) {
