@@ -57,7 +57,7 @@ export async function fetchThrough(
   input: string | URL | Request,
   init: (RequestInit & RequestOptions) | undefined,
 ): Promise<Response> {
-  const started = Date.now();
+  const started = performance.now(); // the time of day may be set meanwhile
   const url = new URL(input instanceof Request ? input.url : input, `http://${bus.name}`);
   const request = input instanceof Request ? new Request(input, init) : new Request(url.href, init);
   if (!METHODS.includes(request.method as Method)) {
@@ -66,7 +66,7 @@ export async function fetchThrough(
   const timeout = checkTimeout("timeout", init?.timeout ?? bus.options.timeout) || Infinity;
   const signal = init?.signal ?? (input instanceof Request ? input.signal : undefined);
   const body = request.body
-    ? await collect(request, bus.options.payloadLimit, started + timeout, "request", signal ?? undefined)
+    ? await collect(request, bus.options.payloadLimit, Date.now() + timeout, "request", signal ?? undefined)
     : undefined;
   const headers = headerPairs(request.headers);
   if (!request.headers.has("host")) headers.push(["host", url.host]);
@@ -79,7 +79,7 @@ export async function fetchThrough(
       body,
     },
     {
-      timeout: timeout === Infinity ? Infinity : Math.max(1, timeout - (Date.now() - started)),
+      timeout: timeout === Infinity ? Infinity : Math.max(1, timeout - (performance.now() - started)),
       signal: signal ?? undefined,
       idempotent: init?.idempotent,
       waitForWorker: init?.waitForWorker,

@@ -537,6 +537,25 @@ TEST("a request whose head, offset or body is out of range is refused by the wor
 	}
 }
 
+TEST("a worker refuses a request whose generation it has claimed before, or whose slot's handler "
+     "still runs, and leaves its word as it is")
+{
+	for (int answered = 0; answered < 2; answered++) {
+		struct pair pair = arrange(CLAIMED);
+		uint64_t claimed = word_generation(word_at(&pair, 0));
+		if (answered) CHECK_EQ(answer_request(&pair, 0), 0);
+		for (uint64_t generation = claimed - 1; generation <= claimed + 1; generation++) {
+			uint64_t word = word_of(generation, SB_READY);
+			bool legal = answered && generation > claimed;
+			force_word(&pair, 0, word);
+			store_seq(&pair.region->ready.bits[0], 1);
+			CHECK_EQ(sb_slot_take(pair.worker, 0), legal ? 1 : -SB_ECORRUPT);
+			CHECK_EQ(word_at(&pair, 0), legal ? word_of(generation, SB_CLAIMED) : word);
+		}
+		pair_close(&pair);
+	}
+}
+
 TEST("publish refuses lengths out of range, and the slot can still be cancelled")
 {
 	for (size_t i = 0; i < sizeof descriptors / sizeof descriptors[0]; i++) {
