@@ -94,12 +94,13 @@ int32_t os_memory_seal(int fd, bool readers_only)
 	return fail_with(-SB_ESYS, errno);
 }
 
-int32_t os_memory_check(int fd, uint64_t bytes)
+int32_t os_memory_check(int fd, uint64_t *bytes)
 {
 	int seals = SB_FAULT("worker.memfd.check", EINVAL) ? -1 : fcntl(fd, F_GET_SEALS);
 	struct stat status;
 	if (seals < 0 || (seals & RESIZE_SEALS) != RESIZE_SEALS) return -SB_ECORRUPT;
-	if (fstat(fd, &status) != 0 || (uint64_t)status.st_size != bytes) return -SB_ECORRUPT;
+	if (fstat(fd, &status) != 0) return -SB_ECORRUPT;
+	*bytes = (uint64_t)status.st_size;
 	return 0;
 }
 

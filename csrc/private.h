@@ -184,7 +184,7 @@ int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t n
 uint64_t os_now_ns(void);
 int32_t os_memory_create(const char *label, uint64_t bytes, int *fd);
 int32_t os_memory_seal(int fd, bool readers_only);
-int32_t os_memory_check(int fd, uint64_t bytes); /* sealed against resizing, this long */
+int32_t os_memory_check(int fd, uint64_t *bytes); /* sealed against resizing; how long */
 void *os_memory_map(int fd, uint64_t bytes, bool writable);
 void os_memory_unmap(void *start, uint64_t bytes);
 void os_memory_bury(void *start, uint64_t bytes); /* keeps the addresses, gives the pages back */

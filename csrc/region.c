@@ -97,10 +97,11 @@ int32_t region_create(struct geometry *map, int *fd)
 int32_t region_attach(struct geometry *map, int fd)
 {
 	struct sb_header header;
-	if (pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header) return -SB_EPROTO;
-	if (!header_is_legal(&header)) return -SB_ECORRUPT;
-	int32_t error = os_memory_check(fd, header.region_bytes);
+	uint64_t bytes = 0;
+	int32_t error = os_memory_check(fd, &bytes);
 	if (error != 0) return error;
+	if (pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header) return -SB_EPROTO;
+	if (!header_is_legal(&header) || header.region_bytes != bytes) return -SB_ECORRUPT;
 	map->header = header;
 	if (!map_region(map, fd)) return fail_with(errno == ENOMEM ? -SB_ELIMIT : -SB_ESYS, errno);
 	warm(map);

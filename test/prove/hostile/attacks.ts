@@ -62,7 +62,7 @@ export const ATTACKS: readonly Attack[] = [
   { name: "flip-done", kind: "words", outcomes: evicted, reason: answered },
   { name: "flip-words", kind: "words", outcomes: evicted, reason: word },
   { name: "flip-lengths", kind: "words", outcomes: evicted, reason: lengths },
-  { name: "fast-and-wrong", kind: "words", outcomes: evicted, reason: lengths, ci: 1 },
+  { name: "fast-and-wrong", kind: "words", outcomes: evicted, reason: word, ci: 1 },
 
   { name: "bells", kind: "socket", outcomes: evicted, reason: rang, ci: 6 },
   { name: "bells-answering", kind: "socket", outcomes: evicted, reason: rang, ci: 6 },
