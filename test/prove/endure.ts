@@ -61,7 +61,7 @@ function wakeups(): Program[] {
   const games = { sockets: 1, futexes: 1, "two-workers": 2, alternating: 2, cold: 1 };
   const columns = ["hub-slept", "hub-saw-work", "worker-slept", "worker-saw-work"];
   const met = new Histogram(Object.keys(games), columns);
-  const [trips, delayed] = sized([200_000, 50_000], [3_000_000, 1_000_000], [30_000_000, 10_000_000]);
+  const [trips, delayed] = sized([200_000, 50_000], [1_200_000, 300_000], [30_000_000, 10_000_000]);
   const share = (all: number, workers: number): number => Math.ceil(all / Object.keys(games).length / workers);
   return Object.entries(games).map(([game, workers]) => ({
     source: "wakeups.c",

@@ -6,7 +6,7 @@
  *     bun test/prove/mutate.ts --seed N --replay PART:INPUT+1     that input only
  *     bun test/prove/mutate.ts --rules                            switches off one check at a time: each must be missed
  *
- * `ci` is two million inputs, `quick` ten, `long` a hundred. Each input is one life that starts from a valid state. `quick`
+ * `ci` is two million inputs, `quick` six, `long` a hundred. Each input is one life that starts from a valid state. `quick`
  * and `long` end with the rules.
  */
 
@@ -28,7 +28,7 @@ const { values } = parseArgs({
 const root = join(import.meta.dir, "../..");
 const size = sizeAsked();
 const seed = Number(values.seed);
-const times = { ci: 1, quick: 5, long: 50 }[size];
+const times = { ci: 1, quick: 3, long: 50 }[size];
 /** Inputs of each of the two processes. */
 const SHARE = { join: 100_000, refused: 100_000, hello: 150_000, hub: 400_000, worker: 250_000 };
 const HEADS = 200_000;

@@ -25,7 +25,7 @@ import { delaysText, Times } from "./soak/times.ts";
 /** `cycle`: kills of which the first 60 % leave the hub alone, so that a life is long enough to show whether it grows. */
 const SIZES = {
   ci: { kills: 300, requests: 1_000_000, pauseMs: 120, cycle: 150, longStops: 3 },
-  quick: { kills: 1_000, requests: 3_000_000, pauseMs: 120, cycle: 250, longStops: 8 },
+  quick: { kills: 500, requests: 1_500_000, pauseMs: 120, cycle: 250, longStops: 6 },
   long: { kills: 10_000, requests: 5_000_000, pauseMs: 30, cycle: 1_000, longStops: 40 },
 } as const;
 const size = SIZES[sizeAsked()];
