@@ -5,6 +5,7 @@
 //!   zig build tsan [-- part of name] the same under ThreadSanitizer
 //!   zig build cross                  the library for every target of the table below
 //!   -Dabi=N                          another protocol version, for tests of the refusal
+//!   -Dpoints=true                    with the fault points of test/prove/points.ts, into zig-out/points
 
 const std = @import("std");
 
@@ -13,6 +14,7 @@ const sources = [_][]const u8{ "abi.c", "region.c", "attach.c", "slot.c", "strea
 const test_sources = [_][]const u8{
     "main.c",        "pair.c",      "slot_test.c",   "region_test.c",
     "attach_test.c", "wait_test.c", "stress_test.c", "step_test.c",
+    "stream_test.c",
 };
 
 const flags = [_][]const u8{
@@ -54,6 +56,17 @@ fn library(
     return b.addLibrary(.{ .name = "slotbus", .linkage = .dynamic, .root_module = mod });
 }
 
+/// The library of the fault points; never the one that is installed.
+fn installPoints(b: *std.Build, target: std.Build.ResolvedTarget) void {
+    const options = [_][]const u8{"-DSB_POINTS"};
+    const lib = library(b, target, &options);
+    lib.root_module.addIncludePath(b.path("csrc"));
+    const all = std.mem.concat(b.allocator, []const u8, &.{ &flags, &options }) catch @panic("OOM");
+    lib.root_module.addCSourceFile(.{ .file = b.path("test/prove/points/points.c"), .flags = all });
+    const install = b.addInstallArtifact(lib, .{ .dest_dir = .{ .override = .{ .custom = "points" } } });
+    b.getInstallStep().dependOn(&install.step);
+}
+
 fn tests(b: *std.Build, target: std.Build.ResolvedTarget, tsan: bool) *std.Build.Step.Run {
     const mod = module(b, target, .ReleaseSafe, &.{});
     mod.sanitize_thread = tsan;
@@ -74,7 +87,8 @@ pub fn build(b: *std.Build) void {
         b.dupeStrings(&.{b.fmt("-DSB_ABI_VERSION={d}", .{n})})
     else
         &.{};
-    b.installArtifact(library(b, target, options));
+    const points = b.option(bool, "points", "fault points, for tests (default: none)") orelse false;
+    if (points) installPoints(b, target) else b.installArtifact(library(b, target, options));
 
     b.step("test", "Run the native tests").dependOn(&tests(b, target, false).step);
     b.step("tsan", "Run the native tests under ThreadSanitizer").dependOn(&tests(b, target, true).step);

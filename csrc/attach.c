@@ -21,7 +21,8 @@ int32_t sb_dir_open(const char *path, int32_t create, int32_t shared)
 	mode_t mode = shared ? 0711 : 0700;
 	bool made = create && mkdir(path, mode) == 0;
 	if (create && !made && errno != EEXIST) return fail_with(-SB_ESYS, errno);
-	int fd = open(path, O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_RDONLY);
+	int flags = O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_RDONLY;
+	int fd = SB_FAULT("both.directory.open", EMFILE) ? -1 : open(path, flags);
 	if (fd < 0 && errno == ENOENT) return -SB_ENOBUS;
 	if (fd < 0 && (errno == ENOTDIR || errno == ELOOP)) return -SB_EDIR;
 	if (fd < 0 && errno == EACCES && shared) fd = os_dir_traverse(path);
@@ -78,13 +79,31 @@ static uint32_t read_pid(int fd)
 	return (uint32_t)strtoul(text, NULL, 10);
 }
 
+/* A regular file of ours under one name: anything else was put there, and may lead to what is not
+ * to be written to. */
+static int32_t open_lock(int dir, const char *file)
+{
+	const int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
+	int fd = SB_FAULT("hub.lock.open", EMFILE) ? -1 : openat(dir, file, flags, 0600);
+	if (fd < 0 && (errno == ELOOP || errno == EISDIR || errno == EACCES)) return -SB_EPERM;
+	if (fd < 0 && (errno == EMFILE || errno == ENFILE)) return -SB_EFILES;
+	if (fd < 0) return fail_with(-SB_ESYS, errno);
+	struct stat status = { 0 };
+	int32_t error = fstat(fd, &status) == 0 ? 0 : fail_with(-SB_ESYS, errno);
+	bool ours = S_ISREG(status.st_mode) && status.st_uid == geteuid() && status.st_nlink <= 1;
+	if (error == 0 && !ours) error = -SB_EPERM;
+	if (error == 0) return fd;
+	close(fd);
+	return error;
+}
+
 int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
 {
 	if (sb_name_check(name) != 0) return -SB_ENAME;
 	struct file_name file = with_suffix(name, ".lock");
 	for (int attempt = 0; attempt < 100; attempt++) {
-		int fd = openat(dir, file.text, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-		if (fd < 0) return errno == EMFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
+		int fd = open_lock(dir, file.text);
+		if (fd < 0) return fd;
 		int32_t error = os_file_lock(fd);
 		if (error != 0) {
 			if (error == -SB_EEXISTS) *owner_pid = read_pid(fd);
@@ -95,14 +114,19 @@ int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
 			close(fd);
 			continue;
 		}
+		SB_POINT("hub.lock.taken");
 		char text[16];
 		int length = snprintf(text, sizeof text, "%d\n", (int)getpid());
-		if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)length, 0) != length) {
+		if (SB_FAULT("hub.lock.write", ENOSPC) || ftruncate(fd, 0) != 0 ||
+		    pwrite(fd, text, (size_t)length, 0) != length) {
 			int number = errno;
+			unlinkat(dir, file.text, 0); /* ours as long as it is locked */
 			close(fd);
 			return fail_with(-SB_ESYS, number);
 		}
+		SB_POINT("hub.lock.written");
 		unlinkat(dir, with_suffix(name, ".sock").text, 0);
+		SB_POINT("hub.lock.cleared");
 		return fd;
 	}
 	return -SB_EAGAIN;
@@ -111,15 +135,20 @@ int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
 int32_t sb_name_expose(int32_t dir, const char *name, int32_t shared)
 {
 	struct file_name file = with_suffix(name, ".sock");
-	if (fchmodat(dir, file.text, shared ? 0666 : 0600, 0) == 0) return 0;
+	mode_t mode = shared ? 0666 : 0600;
+	if (!SB_FAULT("hub.socket.expose", EPERM) && fchmodat(dir, file.text, mode, 0) == 0) return 0;
 	return fail_with(-SB_ESYS, errno);
 }
 
 void sb_name_unlock(int32_t dir, const char *name, int32_t lock)
 {
+	SB_POINT("hub.unlock.before");
 	unlinkat(dir, with_suffix(name, ".sock").text, 0);
+	SB_POINT("hub.unlock.hidden");
 	unlinkat(dir, with_suffix(name, ".lock").text, 0);
+	SB_POINT("hub.unlock.unnamed");
 	close(lock);
+	SB_POINT("hub.unlock.after");
 }
 
 void sb_fd_close(int32_t fd)
@@ -208,8 +237,10 @@ int32_t sb_link_offer(struct sb_hub *hub, int32_t fd, uint32_t concurrency)
 	uint32_t index = (uint32_t)opened;
 	struct link *link = hub->links[index];
 	int memory = -1;
+	SB_POINT("hub.offer.before");
 	int32_t error = region_create(&link->map, &memory);
 	if (error == 0) {
+		SB_POINT("hub.offer.made");
 		error = send_hello(fd, link->map.header.epoch, link->map.header.region_bytes, memory);
 		close(memory);
 	}
@@ -218,6 +249,7 @@ int32_t sb_link_offer(struct sb_hub *hub, int32_t fd, uint32_t concurrency)
 		link_forget(hub, index);
 		return error;
 	}
+	SB_POINT("hub.offer.sent");
 	link->fd = fd;
 	return opened;
 }
@@ -232,17 +264,21 @@ int32_t sb_link_start(struct sb_hub *hub, uint32_t index)
 {
 	if (index >= SB_LINKS_MAX || hub->links[index] == NULL) return -SB_EINVAL;
 	struct sb_park *park = &hub->links[index]->map.region->hub;
+	SB_POINT("hub.start.before");
 	hub->links[index]->started = true;
 	store_relaxed(&park->cpu, hub->mover.cpu);
 	if (hub->parked) store_seq(&park->parked, SB_PARK_SOCKET);
+	SB_POINT("hub.start.after");
 	return 0;
 }
 
 void sb_link_stop(struct sb_hub *hub, uint32_t index)
 {
 	if (index >= SB_LINKS_MAX || hub->links[index] == NULL) return;
+	SB_POINT("hub.stop.before");
 	hub->links[index]->started = false;
 	hub->links[index]->fd = -1;
+	SB_POINT("hub.stop.after");
 }
 
 /* ---- the worker's side ------------------------------------------------------------------- */
@@ -261,7 +297,7 @@ struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurr
 	strcpy(worker->name, name);
 	worker->dir = dir;
 	worker->concurrency = concurrency;
-	worker->fd = os_socket_open();
+	worker->fd = SB_FAULT("worker.socket.open", EMFILE) ? -1 : os_socket_open();
 	if (worker->fd >= 0) return worker;
 	int number = errno;
 	free(worker);
@@ -275,7 +311,11 @@ static int32_t connect_step(struct sb_worker *worker)
 	char *path = address.sun_path;
 	int32_t error = os_socket_path(worker->dir, worker->name, path, sizeof address.sun_path);
 	if (error != 0) return error;
-	if (connect(worker->fd, (struct sockaddr *)&address, sizeof address) == 0) return 0;
+	if (!SB_FAULT("worker.connect.before", EAGAIN) &&
+	    connect(worker->fd, (struct sockaddr *)&address, sizeof address) == 0) {
+		SB_POINT("worker.connect.after");
+		return 0;
+	}
 	if (errno == EISCONN) return 0;
 	bool backlog_full = errno == EAGAIN || errno == EINTR || errno == EINPROGRESS;
 	if (backlog_full) return -SB_EAGAIN;
@@ -289,7 +329,9 @@ static int32_t join_step(const struct sb_worker *worker)
 		.magic = SB_MAGIC, .abi_min = SB_ABI, .abi_max = SB_ABI,
 		.role = SB_ROLE_WORKER, .concurrency = worker->concurrency,
 	};
+	SB_POINT("worker.join.before");
 	int32_t error = sb_control_send(worker->fd, SB_MSG_JOIN, &join, sizeof join);
+	SB_POINT("worker.join.sent");
 	return error == -SB_ECLOSED ? 0 : error; /* it may have said why before it closed */
 }
 
@@ -315,8 +357,10 @@ static int32_t accept_hello(struct sb_worker *worker, int memory, uint32_t *peer
 		peer[0] = peer[1] = hello.abi;
 		return -SB_EVERSION;
 	}
+	SB_POINT("worker.hello.before");
 	int32_t error = region_attach(&worker->map, memory);
 	if (error != 0) return error;
+	SB_POINT("worker.hello.mapped");
 	const struct sb_header *h = &worker->map.header;
 	return h->epoch == hello.epoch && h->region_bytes == hello.region_bytes ? 0 : -SB_ECORRUPT;
 }
@@ -352,6 +396,7 @@ int32_t sb_worker_step(struct sb_worker *worker, uint32_t *peer)
 		}
 		if (error == 0) worker->step++;
 	}
+	if (error == 0) SB_POINT("worker.attached.sent");
 	return error;
 }
 
@@ -376,6 +421,7 @@ void sb_worker_hangup(struct sb_worker *worker)
 void sb_worker_close(struct sb_worker *worker, int32_t detached)
 {
 	if (worker == NULL) return;
+	SB_POINT("worker.close.before");
 	if (worker->fd >= 0) close(worker->fd);
 	region_detach(&worker->map, detached != 0);
 	free(worker);

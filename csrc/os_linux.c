@@ -73,12 +73,14 @@ int32_t os_memory_create(const char *label, uint64_t bytes, int *out)
 	if (os_file_size_limit() < bytes) return -SB_ELIMIT;
 	/* By number: the oldest glibc that Bun runs on (2.17) has no memfd_create. */
 	const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+	if (SB_FAULT("hub.memfd.create", EMFILE)) return memory_failed(-1, errno);
 	int fd = (int)syscall(SYS_memfd_create, label, flags | MFD_NOEXEC_SEAL);
 	if (fd < 0 && errno == EINVAL) fd = (int)syscall(SYS_memfd_create, label, flags);
 	if (fd < 0) return memory_failed(-1, errno);
 	/* A memfd is 0777 by default: whoever got the descriptor could open it anew through /proc. */
 	if (fchmod(fd, 0600) != 0) return memory_failed(fd, errno);
-	if (ftruncate(fd, (off_t)bytes) != 0) return memory_failed(fd, errno);
+	if (SB_FAULT("hub.memfd.resize", ENOSPC) || ftruncate(fd, (off_t)bytes) != 0)
+		return memory_failed(fd, errno);
 	*out = fd;
 	return 0;
 }
@@ -88,21 +90,24 @@ static const int RESIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW;
 int32_t os_memory_seal(int fd, bool readers_only)
 {
 	int seals = RESIZE_SEALS | F_SEAL_SEAL | (readers_only ? F_SEAL_FUTURE_WRITE : 0);
-	return fcntl(fd, F_ADD_SEALS, seals) == 0 ? 0 : fail_with(-SB_ESYS, errno);
+	if (!SB_FAULT("hub.memfd.seal", EPERM) && fcntl(fd, F_ADD_SEALS, seals) == 0) return 0;
+	return fail_with(-SB_ESYS, errno);
 }
 
-int32_t os_memory_check(int fd, uint64_t bytes)
+int32_t os_memory_check(int fd, uint64_t *bytes)
 {
-	int seals = fcntl(fd, F_GET_SEALS);
+	int seals = SB_FAULT("worker.memfd.check", EINVAL) ? -1 : fcntl(fd, F_GET_SEALS);
 	struct stat status;
 	if (seals < 0 || (seals & RESIZE_SEALS) != RESIZE_SEALS) return -SB_ECORRUPT;
-	if (fstat(fd, &status) != 0 || (uint64_t)status.st_size != bytes) return -SB_ECORRUPT;
+	if (fstat(fd, &status) != 0) return -SB_ECORRUPT;
+	*bytes = (uint64_t)status.st_size;
 	return 0;
 }
 
 void *os_memory_map(int fd, uint64_t bytes, bool writable)
 {
 	int protection = PROT_READ | (writable ? PROT_WRITE : 0);
+	if (SB_FAULT("both.memfd.map", ENOMEM)) return NULL;
 	void *start = mmap(NULL, bytes, protection, MAP_SHARED | MAP_NORESERVE, fd, 0);
 	if (start == MAP_FAILED) return NULL;
 	madvise(start, bytes, MADV_DONTFORK);
@@ -195,6 +200,7 @@ int32_t os_futex_wait(uint32_t *word, uint32_t expected, uint64_t timeout_ns)
 {
 	struct timespec limit = { .tv_sec = (time_t)(timeout_ns / 1000000000u),
 		                      .tv_nsec = (long)(timeout_ns % 1000000000u) };
+	if (SB_FAULT("both.futex.wait", EINTR)) return 0;
 	long result = syscall(SYS_futex, word, FUTEX_WAIT, expected,
 	                      timeout_ns == UINT64_MAX ? NULL : &limit, NULL, 0);
 	return result != 0 && errno == ETIMEDOUT ? -SB_ETIMEDOUT : 0; /* EAGAIN, EINTR: look again */
@@ -244,6 +250,7 @@ int32_t os_dir_traverse(const char *path)
 int32_t os_file_lock(int fd)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	if (SB_FAULT("hub.lock.before", ENOLCK)) return fail_with(-SB_ESYS, errno);
 	if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;
 	return errno == EAGAIN || errno == EACCES ? -SB_EEXISTS : fail_with(-SB_ESYS, errno);
 }
@@ -277,6 +284,7 @@ union control_space {
 int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd)
 {
 	if (passed_fd < 0) {
+		if (SB_FAULT("both.message.send", ENOBUFS)) return socket_failed(errno);
 		ssize_t sent = send(fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
 		return sent >= 0 ? sent : socket_failed(errno);
 	}
@@ -291,6 +299,7 @@ int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd)
 	header->cmsg_type = SCM_RIGHTS;
 	header->cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(header), &passed_fd, sizeof passed_fd);
+	if (SB_FAULT("hub.hello.send", ETOOMANYREFS)) return socket_failed(errno);
 	ssize_t sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 	return sent >= 0 ? sent : socket_failed(errno);
 }
@@ -317,6 +326,7 @@ static int64_t take_descriptor(struct msghdr *message, int64_t got, int *passed_
 int64_t os_socket_receive(int fd, void *bytes, size_t capacity, int *passed_fd)
 {
 	if (passed_fd == NULL) {
+		if (SB_FAULT("worker.message.receive", ENOMEM)) return socket_failed(errno);
 		ssize_t got = recv(fd, bytes, capacity, MSG_DONTWAIT);
 		return got >= 0 ? got : socket_failed(errno);
 	}
@@ -326,6 +336,7 @@ int64_t os_socket_receive(int fd, void *bytes, size_t capacity, int *passed_fd)
 		.msg_iov = &part, .msg_iovlen = 1,
 		.msg_control = control.bytes, .msg_controllen = sizeof control.bytes,
 	};
+	if (SB_FAULT("worker.hello.receive", ENOMEM)) return socket_failed(errno);
 	ssize_t got = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	return got >= 0 ? take_descriptor(&message, got, passed_fd) : socket_failed(errno);
 }
@@ -346,6 +357,7 @@ int32_t os_peer(int fd, uint32_t *out)
 		return fail_with(-SB_ESYS, errno);
 	int pidfd = -1;
 	length = sizeof pidfd;
+	if (SB_FAULT("hub.peer.identify", EMFILE)) return -SB_EFILES;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &length) != 0) {
 		if (errno == EINVAL || errno == ESRCH) return -SB_ECLOSED; /* reaped already */
 		if (errno == EMFILE || errno == ENFILE) return -SB_EFILES;

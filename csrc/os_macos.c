@@ -31,7 +31,7 @@ int32_t os_memory_seal(int fd, bool readers_only)
 	(void)fd, (void)readers_only;
 	return unsupported();
 }
-int32_t os_memory_check(int fd, uint64_t bytes)
+int32_t os_memory_check(int fd, uint64_t *bytes)
 {
 	(void)fd, (void)bytes;
 	return unsupported();

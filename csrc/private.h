@@ -41,6 +41,20 @@ static inline void spin_pause(void)
 #endif
 }
 
+/* ---- fault points ---------------------------------------------------------------------------
+ * Places that a test can name (side.operation.moment) to kill, stop or abort the process there, or
+ * to make the system call that follows fail. Only in the build of test/prove/points.ts. */
+
+#ifdef SB_POINTS
+void fault_point(const char *name);
+bool fault_fails(const char *name, int number); /* true: errno is number, make no call */
+#define SB_POINT(name) fault_point(name)
+#define SB_FAULT(name, number) fault_fails((name), (number))
+#else
+#define SB_POINT(name) ((void)0)
+#define SB_FAULT(name, number) false
+#endif
+
 /* ---- the status word --------------------------------------------------------------------- */
 
 static inline uint64_t word_of(uint64_t generation, enum sb_state state)
@@ -72,6 +86,12 @@ struct geometry {
 	struct sb_region *region;
 	uint8_t *arenas;
 };
+
+/* 0 when the clock went back: what follows from a time must not follow from an underflow. */
+static inline uint64_t elapsed_ns(uint64_t now, uint64_t then)
+{
+	return (int64_t)(now - then) < 0 ? 0 : now - then;
+}
 
 /* Where a side runs; times are os_now_ns(). */
 struct mover {
@@ -152,6 +172,7 @@ struct sb_worker {
 	struct mover mover;
 	uint64_t pending[4]; /* hints taken and not yet claimed */
 	uint64_t generation[SB_SLOTS_MAX]; /* of the claim that runs in a slot; 0: none */
+	uint64_t claimed[SB_SLOTS_MAX];    /* of the last claim in a slot */
 	struct flow flow[SB_SLOTS_MAX];
 };
 
@@ -185,7 +206,7 @@ void flow_reset(struct flow *flow, struct sb_flow *mine, bool open);
 uint64_t os_now_ns(void);
 int32_t os_memory_create(const char *label, uint64_t bytes, int *fd);
 int32_t os_memory_seal(int fd, bool readers_only);
-int32_t os_memory_check(int fd, uint64_t bytes); /* sealed against resizing, this long */
+int32_t os_memory_check(int fd, uint64_t *bytes); /* sealed against resizing; how long */
 void *os_memory_map(int fd, uint64_t bytes, bool writable);
 void os_memory_unmap(void *start, uint64_t bytes);
 void os_memory_bury(void *start, uint64_t bytes); /* keeps the addresses, gives the pages back */

@@ -77,10 +77,12 @@ int32_t region_create(struct geometry *map, int *fd)
 	if (!map_region(map, *fd)) {
 		error = fail_with(errno == ENOMEM ? -SB_ELIMIT : -SB_ESYS, errno);
 	} else {
+		SB_POINT("hub.region.mapped");
 		map->region->header = *h;
 		for (uint32_t slot = 0; slot < h->slots; slot++)
 			store_relaxed(&map->region->slot[slot].request.status, word_of(0, SB_FREE));
 		warm(map);
+		SB_POINT("hub.region.filled");
 		error = os_memory_seal(*fd, false);
 	}
 	if (error != 0) {
@@ -95,10 +97,11 @@ int32_t region_create(struct geometry *map, int *fd)
 int32_t region_attach(struct geometry *map, int fd)
 {
 	struct sb_header header;
-	if (pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header) return -SB_EPROTO;
-	if (!header_is_legal(&header)) return -SB_ECORRUPT;
-	int32_t error = os_memory_check(fd, header.region_bytes);
+	uint64_t bytes = 0;
+	int32_t error = os_memory_check(fd, &bytes);
 	if (error != 0) return error;
+	if (pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header) return -SB_EPROTO;
+	if (!header_is_legal(&header) || header.region_bytes != bytes) return -SB_ECORRUPT;
 	map->header = header;
 	if (!map_region(map, fd)) return fail_with(errno == ENOMEM ? -SB_ELIMIT : -SB_ESYS, errno);
 	warm(map);
@@ -108,8 +111,10 @@ int32_t region_attach(struct geometry *map, int fd)
 void region_detach(struct geometry *map, bool detached)
 {
 	if (map->region == NULL) return;
+	SB_POINT("both.unmap.before");
 	if (detached) os_memory_unmap(map->region, map->header.region_bytes);
 	else os_memory_bury(map->region, map->header.region_bytes);
+	SB_POINT("both.unmap.after");
 	map->region = NULL;
 	map->arenas = NULL;
 }
@@ -128,6 +133,7 @@ int32_t stats_create(struct sb_hub *hub)
 	if (hub->stats == NULL) error = fail_with(-SB_ESYS, errno);
 	if (error == 0) error = os_memory_seal(hub->stats_fd, true);
 	if (error != 0) return error;
+	SB_POINT("hub.statistics.sealed");
 	struct sb_stats *stats = hub->stats;
 	stats->magic = SB_MAGIC;
 	stats->abi = SB_ABI;
@@ -173,6 +179,7 @@ struct sb_hub *sb_hub_open(uint32_t slots, uint32_t payload_limit, uint32_t head
 void sb_hub_close(struct sb_hub *hub)
 {
 	if (hub == NULL) return;
+	SB_POINT("hub.close.before");
 	for (uint32_t index = 0; index < SB_LINKS_MAX; index++) link_forget(hub, index);
 	if (hub->stats != NULL) os_memory_unmap(hub->stats, stats_bytes());
 	if (hub->stats_fd >= 0) close(hub->stats_fd);
@@ -213,8 +220,10 @@ void link_forget(struct sb_hub *hub, uint32_t index)
 void sb_link_drop(struct sb_hub *hub, uint32_t index, int32_t detached)
 {
 	if (index >= SB_LINKS_MAX || hub->links[index] == NULL) return;
+	SB_POINT("hub.drop.before");
 	region_detach(&hub->links[index]->map, detached != 0);
 	link_forget(hub, index);
+	SB_POINT("hub.drop.after");
 }
 
 const void *sb_link_arenas(const struct sb_hub *hub, uint32_t index)
@@ -253,6 +262,7 @@ int32_t sb_link_trim(struct sb_hub *hub, uint32_t index)
 	for (uint32_t slot = 0; slot < h->slots; slot++)
 		touched += (uint64_t)link->touched_bytes[slot][0] + link->touched_bytes[slot][1];
 	if (touched <= SB_WARM_BYTES) return 0;
+	SB_POINT("hub.trim.before");
 	for (uint32_t half = 0; half < 2 * h->slots; half++) {
 		uint32_t *bytes = &link->touched_bytes[half / 2][half % 2];
 		uint64_t kept = half / 2 < SB_WARM_SLOTS ? h->inline_bytes : SB_PAGE;
@@ -260,5 +270,6 @@ int32_t sb_link_trim(struct sb_hub *hub, uint32_t index)
 			os_memory_discard(link->map.arenas + half * h->stride + kept, page_up(*bytes - kept));
 		*bytes = 0;
 	}
+	SB_POINT("hub.trim.after");
 	return 1;
 }

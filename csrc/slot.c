@@ -49,6 +49,12 @@ static bool status_is_legal(uint32_t status_code)
 	return status_code == 0 || (status_code >= 200 && status_code <= 599);
 }
 
+/* What sb_slot_begin writes besides the head: a status, and a body that begins with the ring. */
+static bool stream_is_legal(const struct sb_header *h, const struct sb_event *event)
+{
+	return event->status_code != 0 && event->body_offset == h->head_limit && event->body_bytes == 0;
+}
+
 static void note_touched(struct link *link, uint32_t slot, uint32_t half, uint64_t end)
 {
 	uint64_t stride = link->map.header.stride;
@@ -83,7 +89,9 @@ int32_t sb_slot_reserve(struct sb_hub *hub, uint32_t index)
 	uint32_t slot = link->free_stack[link->free_count - 1];
 	uint64_t generation = link->generation[slot];
 	uint64_t reserved = word_of(generation + 1, SB_WRITING);
+	SB_POINT("hub.reserve.before");
 	if (!swap_word(&link->map, slot, word_of(generation, SB_FREE), reserved)) return -SB_ECORRUPT;
+	SB_POINT("hub.reserve.after");
 	link->free_count--;
 	link->used++;
 	link->generation[slot] = generation + 1;
@@ -96,6 +104,7 @@ int32_t hub_tells(struct sb_hub *hub, struct link *link, uint32_t slot)
 {
 	struct sb_region *region = link->map.region;
 	fetch_or_seq(&region->ready.bits[slot / 64], 1ULL << (slot % 64));
+	SB_POINT("hub.publish.hinted");
 	int32_t rang = wake(&region->worker, link->fd);
 	if (rang == 1) count(hub, SB_C_BELLS);
 	return rang;
@@ -127,7 +136,9 @@ int32_t sb_slot_publish(struct sb_hub *hub, uint32_t index, uint32_t slot, uint3
 	link->deadline_ns[slot] = timeout_ms == 0 ? UINT64_MAX : now + timeout_ms * NS_PER_MS;
 	link->shadow[slot] = IN_FLIGHT;
 	uint64_t ready = word_of(generation, SB_READY);
+	SB_POINT("hub.publish.before");
 	if (!swap_word(&link->map, slot, word_of(generation, SB_WRITING), ready)) return -SB_ECORRUPT;
+	SB_POINT("hub.publish.after");
 	count(hub, SB_C_PUBLISHED);
 	return hub_tells(hub, link, slot);
 }
@@ -139,8 +150,10 @@ int32_t sb_slot_cancel(struct sb_hub *hub, uint32_t index, uint32_t slot)
 	if (link == NULL || slot >= hub->header.slots) return -SB_EINVAL;
 	if (link->shadow[slot] != IN_WRITING) return -SB_EINVAL;
 	uint64_t generation = link->generation[slot];
+	SB_POINT("hub.cancel.before");
 	if (!swap_word(&link->map, slot, word_of(generation, SB_WRITING), word_of(generation, SB_FREE)))
 		return -SB_ECORRUPT;
+	SB_POINT("hub.cancel.after");
 	note_touched(link, slot, 0, hub->header.stride); /* nobody knows how far the writing came */
 	put_back(link, slot);
 	return 0;
@@ -177,6 +190,7 @@ static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot
 {
 	struct link *link = hub->links[index];
 	struct sb_response_line *line = &link->map.region->slot[slot].response;
+	SB_POINT("hub.accept.before");
 	describe(hub, index, slot, SB_EV_DONE, event);
 	event->head_bytes = load_relaxed(&line->head_bytes);
 	event->body_offset = load_relaxed(&line->body_offset);
@@ -184,7 +198,8 @@ static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot
 	event->status_code = load_relaxed(&line->status_code);
 	bool streams = (event->status_code & SB_STREAMS) != 0;
 	if (streams) event->status_code &= ~(uint32_t)SB_STREAMS;
-	if ((streams ? event->status_code == 0 : !done) || !status_is_legal(event->status_code) ||
+	if (!(streams ? stream_is_legal(&hub->header, event) : done) ||
+	    !status_is_legal(event->status_code) ||
 	    !lengths_are_legal(&hub->header, event->head_bytes, event->body_offset,
 	                                           event->body_bytes)) {
 		event->kind = SB_EV_CORRUPT;
@@ -202,10 +217,11 @@ static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot
 		bool sane = claimed >= link->changed_ns[slot] && claimed <= now;
 		link->claim_ns[slot] = sane ? claimed - link->changed_ns[slot] : 0;
 	}
-	uint64_t elapsed = now - link->changed_ns[slot];
+	uint64_t elapsed = elapsed_ns(now, link->changed_ns[slot]);
 	link->round_trip_ns[slot] = elapsed;
 	link->changed_ns[slot] = now;
 	link->shadow[slot] = done ? DELIVERED : IN_STREAM;
+	SB_POINT("hub.accept.after");
 	link->bells_work++;
 	record_round_trip(hub, elapsed);
 	count(hub, SB_C_RESPONDED);
@@ -249,6 +265,7 @@ int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t n
 	} else {
 		if (ours && state == SB_ABANDONED) return 0;
 		if (ours && state == SB_FREE) {
+			SB_POINT("hub.quarantine.over");
 			struct sb_response_line *late = &link->map.region->slot[slot].response;
 			uint64_t offset = load_relaxed(&late->body_offset);
 			note_touched(link, slot, 1, offset + load_relaxed(&late->body_bytes));
@@ -270,8 +287,10 @@ int32_t sb_slot_release(struct sb_hub *hub, uint32_t index, uint32_t slot)
 	if (link == NULL || slot >= hub->header.slots) return -SB_EINVAL;
 	if (link->shadow[slot] != DELIVERED) return -SB_EINVAL;
 	uint64_t generation = link->generation[slot];
+	SB_POINT("hub.release.before");
 	if (!swap_word(&link->map, slot, word_of(generation, SB_DONE), word_of(generation, SB_FREE)))
 		return -SB_ECORRUPT;
+	SB_POINT("hub.release.after");
 	put_back(link, slot);
 	return 0;
 }
@@ -282,21 +301,26 @@ static int32_t withdraw(struct sb_hub *hub, uint32_t index, uint32_t slot, struc
 {
 	struct link *link = hub->links[index];
 	uint64_t generation = link->generation[slot];
+	SB_POINT("hub.withdraw.before");
 	if (swap_word(&link->map, slot, word_of(generation, SB_READY), word_of(generation, SB_FREE))) {
+		SB_POINT("hub.withdraw.freed");
 		put_back(link, slot);
 		count(hub, SB_C_WITHDRAWN);
 		return SB_FREE;
 	}
 	uint64_t claimed = word_of(generation, SB_CLAIMED), abandoned = word_of(generation, SB_ABANDONED);
 	uint64_t streaming = word_of(generation, SB_STREAMING);
+	SB_POINT("hub.withdraw.claimed");
 	if (swap_word(&link->map, slot, claimed, abandoned) ||
 	    swap_word(&link->map, slot, streaming, abandoned)) {
+		SB_POINT("hub.withdraw.abandoned");
 		link->shadow[slot] = IN_QUARANTINE;
 		link->quarantined++;
 		link->changed_ns[slot] = os_now_ns();
 		count(hub, SB_C_ABANDONED);
 		return SB_ABANDONED;
 	}
+	SB_POINT("hub.withdraw.answered");
 	int32_t found = slot_event(hub, index, slot, os_now_ns(), event);
 	return found == 1 && event->kind != SB_EV_CORRUPT ? SB_DONE : -SB_ECORRUPT;
 }
@@ -321,7 +345,9 @@ static int32_t poll_link(struct sb_hub *hub, uint32_t index, int32_t found, uint
 		/* Exchange the hints away first, look at the states after: a bit set meanwhile stays for
 		 * next time. */
 		if (load_relaxed(&region->done.bits[i]) != 0) {
+			SB_POINT("hub.poll.before");
 			uint64_t bits = exchange_seq(&region->done.bits[i], 0);
+			SB_POINT("hub.poll.after");
 			link->taken[i] |= bits & slots_mask(hub->header.slots, i);
 		}
 		while (link->taken[i] != 0 && found < SB_BATCH) {
@@ -361,14 +387,14 @@ int32_t sb_hub_poll(struct sb_hub *hub, uint32_t spin_ns)
 	int32_t found = poll_once(hub);
 	if (found != 0 || spin_ns == 0) return found;
 	hub_shows_cpu(hub);
-	uint64_t now = os_now_ns(), deadline = now + spin_ns;
+	uint64_t start = os_now_ns(), now;
 	do {
 		for (int i = 0; i < 4 && found == 0; i++) {
 			spin_pause();
 			found = poll_once(hub);
 		}
 		now = os_now_ns();
-	} while (found == 0 && now < deadline);
+	} while (found == 0 && now - start < spin_ns); /* a clock that went back ends it too */
 	if (found == 0) spin_yield(&hub->mover, now);
 	return found;
 }
@@ -380,7 +406,7 @@ static bool is_stuck(struct link *link, uint64_t now)
 		return false;
 	}
 	if (link->stuck_since_ns == 0) link->stuck_since_ns = now;
-	return now - link->stuck_since_ns > SB_STUCK_MS * NS_PER_MS;
+	return elapsed_ns(now, link->stuck_since_ns) > SB_STUCK_MS * NS_PER_MS;
 }
 
 /* One slot in flight: a response before any deadline, then the deadline, then a lost hint.
@@ -392,6 +418,7 @@ static int32_t tick_slot(struct sb_hub *hub, uint32_t index, uint32_t slot, uint
 	int32_t found = slot_event(hub, index, slot, now, event);
 	if (found != 0 || link->shadow[slot] != IN_FLIGHT) return found;
 	if (now >= link->deadline_ns[slot]) {
+		SB_POINT("hub.tick.deadline");
 		int32_t result = withdraw(hub, index, slot, event);
 		if (result == SB_DONE) return 1;
 		describe(hub, index, slot, result == SB_FREE        ? SB_EV_TIMEOUT_QUEUED
@@ -401,6 +428,7 @@ static int32_t tick_slot(struct sb_hub *hub, uint32_t index, uint32_t slot, uint
 	}
 	uint64_t word = load_acquire(&request_line(&link->map, slot)->status);
 	if (word_state(word) != SB_READY) return 0;
+	SB_POINT("hub.tick.ring");
 	(void)hub_tells(hub, link, slot);
 	return 0;
 }
@@ -419,6 +447,7 @@ static int32_t tick_link(struct sb_hub *hub, uint32_t index, int32_t found, uint
 
 int32_t sb_hub_tick(struct sb_hub *hub)
 {
+	SB_POINT("hub.tick.before");
 	return each_link(hub, os_now_ns(), tick_link);
 }
 
@@ -447,7 +476,7 @@ int32_t sb_link_snapshot(const struct sb_hub *hub, uint32_t index, uint32_t *out
 		uint64_t word = load_acquire(&request_line(&link->map, slot)->status);
 		uint64_t changed = link->changed_ns[slot];
 		out[2 * slot] = (uint32_t)word_state(word);
-		out[2 * slot + 1] = changed == 0 ? 0 : (uint32_t)((now - changed) / NS_PER_MS);
+		out[2 * slot + 1] = changed == 0 ? 0 : (uint32_t)(elapsed_ns(now, changed) / NS_PER_MS);
 	}
 	return (int32_t)hub->header.slots;
 }
@@ -508,8 +537,11 @@ static int32_t next_hint(struct sb_worker *worker)
 			return (int32_t)slot;
 		}
 		for (uint32_t i = 0; i < words && round == 0; i++)
-			if (load_relaxed(&ready->bits[i]) != 0)
+			if (load_relaxed(&ready->bits[i]) != 0) {
+				SB_POINT("worker.take.before");
 				worker->pending[i] = exchange_seq(&ready->bits[i], 0) & slots_mask(slots, i);
+				SB_POINT("worker.take.after");
+			}
 	}
 	return -1;
 }
@@ -518,6 +550,7 @@ void worker_tells(struct sb_worker *worker, uint32_t slot)
 {
 	struct sb_region *region = worker->map.region;
 	fetch_or_seq(&region->done.bits[slot / 64], 1ULL << (slot % 64));
+	SB_POINT("worker.complete.hinted");
 	(void)wake(&region->hub, worker->fd);
 }
 
@@ -541,8 +574,12 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 	}
 	if (flow->open) flow_reset(flow, &at->worker, false); /* before the hub may look at it */
 	uint64_t generation = word_generation(word);
+	/* Each request has a greater generation, and none comes to a slot whose handler runs. */
+	if (generation <= worker->claimed[slot] || worker->generation[slot] != 0) return -SB_ECORRUPT;
+	SB_POINT("worker.claim.before");
 	if (!swap_word(&worker->map, slot, word, word_of(generation, SB_CLAIMED))) return 0;
-	worker->generation[slot] = generation;
+	SB_POINT("worker.claim.after");
+	worker->generation[slot] = worker->claimed[slot] = generation;
 	worker->request = (struct sb_request){
 		.slot = slot,
 		.token = (uint32_t)generation,
@@ -555,12 +592,14 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 	};
 	const struct sb_request *r = &worker->request;
 	flow->open = (r->method & SB_STREAMS) != 0;
+	flow->told = true;
 	if (flow->open) worker_tells(worker, slot); /* the hub sends nothing before */
 	if (!lengths_are_legal(&worker->map.header, r->head_bytes, r->body_offset, r->body_bytes))
 		return -SB_ECORRUPT;
 	if ((worker->map.header.flags & SB_FLAG_TIMING) != 0)
 		store_relaxed(&at->response.claimed_ns, os_now_ns());
 	add_relaxed(&worker->map.region->counters.claimed, 1);
+	SB_POINT("worker.claim.copied");
 	return 1;
 }
 
@@ -588,14 +627,14 @@ int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns)
 	int32_t result = take_once(worker);
 	if (result != 0 || spin_ns == 0) return result;
 	worker_shows_cpu(worker);
-	uint64_t now = os_now_ns(), deadline = now + spin_ns;
+	uint64_t start = os_now_ns(), now;
 	do {
 		for (int i = 0; i < 4 && result == 0; i++) {
 			spin_pause();
 			result = take_once(worker);
 		}
 		now = os_now_ns();
-	} while (result == 0 && now < deadline);
+	} while (result == 0 && now - start < spin_ns);
 	if (result == 0) spin_yield(&worker->mover, now);
 	return result;
 }
@@ -613,11 +652,15 @@ static int32_t end_claim(struct sb_worker *worker, uint32_t slot, enum sb_state 
 	struct sb_worker_counters *counters = &worker->map.region->counters;
 	uint64_t generation = worker->generation[slot];
 	worker->generation[slot] = 0; /* a second reply finds no claim */
+	SB_POINT("worker.complete.before");
 	bool done = swap_word(&worker->map, slot, word_of(generation, from),
 	                      word_of(generation, SB_DONE));
+	SB_POINT("worker.complete.after");
 	if (!done) {
 		uint64_t abandoned = word_of(generation, SB_ABANDONED);
+		SB_POINT("worker.complete.late");
 		bool freed = swap_word(&worker->map, slot, abandoned, word_of(generation, SB_FREE));
+		SB_POINT("worker.complete.freed");
 		add_relaxed(&counters->stale, 1);
 		if (!freed) return -SB_ESTALE;
 	}
@@ -669,7 +712,8 @@ int32_t sb_slot_finish(struct sb_worker *worker, uint32_t slot, uint32_t token,
                        uint32_t error_bytes)
 {
 	if (!worker_has_claim(worker, slot, token)) return -SB_ESTALE;
-	if (!worker->flow[slot].begun || error_bytes > flow_room(&worker->map.header, &worker->flow[slot])) return -SB_EINVAL;
+	const struct flow *flow = &worker->flow[slot];
+	if (!flow->begun || error_bytes > flow_room(&worker->map.header, flow)) return -SB_EINVAL;
 	struct sb_flow *mine = &worker->map.region->slot[slot].worker;
 	store_relaxed(&mine->error_bytes, error_bytes);
 	store_release(&mine->ended, error_bytes > 0 ? SB_FLOW_ERROR : SB_FLOW_END);

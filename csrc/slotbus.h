@@ -385,7 +385,8 @@ SB_API int32_t sb_dir_open(const char *path, int32_t create, int32_t shared);
 SB_API int32_t sb_name_check(const char *name);
 /* Takes the exclusive lock on NAME.lock for as long as the returned descriptor is open, and
  * removes a leftover NAME.sock, which is stale by proof. -SB_EEXISTS: *owner_pid is the holder
- * (information). */
+ * (information). -SB_EPERM: NAME.lock is no file of ours, or has another name too. -SB_EFILES,
+ * -SB_ESYS; -SB_EAGAIN: it vanished again and again. */
 SB_API int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid);
 /* Sets the mode of NAME.sock: 0600, or 0666 when shared. */
 SB_API int32_t sb_name_expose(int32_t dir, const char *name, int32_t shared);

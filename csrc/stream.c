@@ -70,7 +70,7 @@ static int32_t look(const struct both *both, struct sb_look *out)
 		taken = load_seq(&both->theirs->taken); /* [room] */
 	}
 	if (sent < flow->seen_sent || sent - flow->taken > ring) return -SB_ECORRUPT;
-	if (taken < flow->seen_taken || flow->sent - taken > ring) return -SB_ECORRUPT;
+	if (taken < flow->seen_taken || taken > flow->sent) return -SB_ECORRUPT;
 	if (out->ended > SB_FLOW_ERROR || out->error_bytes > ring - (sent - flow->taken))
 		return -SB_ECORRUPT;
 	flow->seen_sent = sent;

@@ -20,16 +20,25 @@
 int32_t wake(struct sb_park *sleeper, int fd)
 {
 	if (load_seq(&sleeper->parked) == SB_PARK_NONE) return 0;
+	SB_POINT("both.wake.before");
 	uint32_t how = exchange_seq(&sleeper->parked, SB_PARK_NONE);
+	SB_POINT("both.wake.after");
 	if (how == SB_PARK_FUTEX) {
 		fetch_add_seq(&sleeper->futex, 1);
+		SB_POINT("both.wake.futex");
 		os_futex_wake(&sleeper->futex);
+		SB_POINT("both.wake.woken");
 		return 1;
 	}
 	if (how == SB_PARK_SOCKET && fd >= 0) {
+		SB_POINT("both.wake.bell");
+		int32_t error = sb_control_send(fd, SB_MSG_BELL, NULL, 0);
+		SB_POINT("both.wake.rang");
 		/* A full socket means that bells are waiting there already; a broken one is reported by
-		 * its reader. */
-		(void)sb_control_send(fd, SB_MSG_BELL, NULL, 0);
+		 * its reader. When the kernel had no memory (ENOBUFS), nobody was told: the tick rings
+		 * again. */
+		uint32_t none = SB_PARK_NONE;
+		if (error == -SB_ESYS) (void)compare_exchange(&sleeper->parked, &none, how);
 		return 1;
 	}
 	return 0;
@@ -75,9 +84,11 @@ static bool link_has_work(const struct link *link)
 int32_t sb_hub_park(struct sb_hub *hub)
 {
 	hub->parked = true;
+	SB_POINT("hub.park.before");
 	for (uint32_t i = 0; i < hub->link_count; i++) /* [park-hub] store, then look */
 		if (hub->links[i] != NULL && hub->links[i]->started)
 			store_seq(&hub->links[i]->map.region->hub.parked, SB_PARK_SOCKET);
+	SB_POINT("hub.park.stored");
 	for (uint32_t i = 0; i < hub->link_count; i++) {
 		if (hub->links[i] == NULL || !hub->links[i]->started) continue;
 		if (!link_has_work(hub->links[i])) continue;
@@ -114,10 +125,12 @@ void sb_hub_unpark(struct sb_hub *hub)
 {
 	if (!hub->parked) return;
 	hub->parked = false;
+	SB_POINT("hub.unpark.before");
 	hub_shows_cpu(hub);
 	for (uint32_t i = 0; i < hub->link_count; i++)
 		if (hub->links[i] != NULL && hub->links[i]->map.region != NULL)
 			store_relaxed(&hub->links[i]->map.region->hub.parked, SB_PARK_NONE);
+	SB_POINT("hub.unpark.after");
 }
 
 int32_t sb_link_parked(const struct sb_hub *hub, uint32_t index)
@@ -148,12 +161,16 @@ static void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns)
 	struct sb_park *park = &link->map.region->hub;
 	const uint64_t slice = (uint64_t)SB_SLICE_MS * 1000000u;
 	uint32_t ticket = load_seq(&park->futex);
+	SB_POINT("hub.sleep.before");
 	store_seq(&park->parked, SB_PARK_FUTEX); /* [park-hub] store, then look */
+	SB_POINT("hub.sleep.stored");
 	uint64_t word = load_seq(&link->map.region->slot[slot].request.status);
 	if (word_state(word) == SB_READY || word_state(word) == SB_CLAIMED ||
 	    word_state(word) == SB_STREAMING)
 		os_futex_wait(&park->futex, ticket, timeout_ns < slice ? timeout_ns : slice);
+	SB_POINT("hub.sleep.woken");
 	store_seq(&park->parked, SB_PARK_NONE);
+	SB_POINT("hub.sleep.after");
 }
 
 int32_t sb_slot_wait(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t timeout_ms,
@@ -168,6 +185,7 @@ int32_t sb_slot_wait(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t
 	for (;;) {
 		int32_t found = slot_event(hub, index, slot, now, &hub->events[0]);
 		if (found != 0) return found < 0 ? found : 0;
+		SB_POINT("hub.wait.looked");
 		if (now >= deadline) return -SB_ETIMEDOUT;
 		if (now - start < spin_ns) {
 			for (int i = 0; i < 32; i++) spin_pause();
@@ -197,7 +215,9 @@ static bool worker_has_work(const struct sb_worker *worker)
 /* [model: worker-park] */
 static int32_t park_as(struct sb_worker *worker, uint32_t how, bool can_take)
 {
+	SB_POINT("worker.park.before");
 	store_seq(&worker->map.region->worker.parked, how); /* [park-worker] store, then look */
+	SB_POINT("worker.park.stored");
 	if (can_take ? !worker_has_work(worker) : !worker_flows_moved(worker)) return 1;
 	sb_worker_unpark(worker);
 	return 0;
@@ -222,7 +242,9 @@ void sb_worker_unpark(struct sb_worker *worker)
 {
 	if (worker->map.region == NULL) return;
 	worker_shows_cpu(worker);
+	SB_POINT("worker.unpark.before");
 	store_seq(&worker->map.region->worker.parked, SB_PARK_NONE);
+	SB_POINT("worker.unpark.after");
 }
 
 int32_t sb_worker_spread(struct sb_worker *worker)
@@ -248,7 +270,9 @@ static int32_t drain_socket(struct sb_worker *worker)
 void sb_worker_goodbye(struct sb_worker *worker)
 {
 	if (worker->fd < 0) return;
+	SB_POINT("worker.goodbye.before");
 	(void)sb_control_send(worker->fd, SB_MSG_GOODBYE, NULL, 0); /* without it we count as dead */
+	SB_POINT("worker.goodbye.sent");
 	(void)drain_socket(worker);
 }
 
@@ -261,6 +285,7 @@ int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms)
 	uint32_t first = timeout_ms < SB_SLICE_MS ? timeout_ms : SB_SLICE_MS;
 	uint32_t ticket = load_seq(&park->futex);
 	if (park_as(worker, SB_PARK_FUTEX, true) == 0) return 0;
+	SB_POINT("worker.wait.warm");
 	int32_t error = os_futex_wait(&park->futex, ticket, (uint64_t)first * 1000000u);
 	sb_worker_unpark(worker);
 	if (error != -SB_ETIMEDOUT || worker_has_work(worker)) return drain_socket(worker);
@@ -269,7 +294,8 @@ int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms)
 	if (park_as(worker, SB_PARK_SOCKET, true) == 0) return 0;
 	struct pollfd one = { .fd = worker->fd, .events = POLLIN };
 	uint32_t left = timeout_ms - first;
-	(void)poll(&one, 1, left > INT32_MAX ? -1 : (int)left); /* EINTR: as if woken */
+	if (!SB_FAULT("worker.wait.cold", EINTR))
+		(void)poll(&one, 1, left > INT32_MAX ? -1 : (int)left); /* EINTR: as if woken */
 	sb_worker_unpark(worker);
 	return one.revents != 0 ? drain_socket(worker) : 0;
 }

@@ -18,6 +18,7 @@ import {
   type WorkerRequest,
   type SlotWorker,
   type BusResponse,
+  PermissionDeniedError,
   ResourceError,
 } from "../src/index.ts";
 import { descriptors, mappings, pattern, rejection, same, until, Workspace } from "./support.ts";
@@ -824,7 +825,7 @@ test("a lock file that is a link is not followed, and what it leads to is left a
   const target = join(space.directory, "target");
   writeFileSync(target, "mine");
   symlinkSync(target, join(space.directory, `${space.name}.lock`));
-  expect(await rejection(space.bus())).toBeInstanceOf(ResourceError);
+  expect(await rejection(space.bus())).toBeInstanceOf(PermissionDeniedError);
   expect(readFileSync(target, "utf8")).toBe("mine");
   rmSync(join(space.directory, `${space.name}.lock`));
   rmSync(target);

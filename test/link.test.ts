@@ -212,3 +212,30 @@ test("a slot that changes while its response is copied: the request fails, also 
     worker.close();
   }
 });
+
+test("a worker that spoils a free slot is evicted by the next request, which then has its whole timeout to find another", async () => {
+  await using space = new Workspace();
+  const { bus, worker, deaths } = await claimedByRaw(space);
+  worker.slot = 0;
+  worker.word = 7n;
+  const moved = bus.request({ path: "/" }, { timeout: 4_000 });
+  await until(() => deaths.length === 1, "it is evicted");
+  expect(deaths[0]).toMatch(/changed a slot that was free/);
+  await Bun.sleep(60); // three ticks
+  await space.worker(() => "from an honest one");
+  expect((await moved).text()).toBe("from an honest one");
+  worker.close();
+});
+
+test("a blocking request that meets a spoilt slot goes to another worker, and its worker is evicted once", async () => {
+  await using space = new Workspace();
+  const { bus, worker, deaths } = await claimedByRaw(space);
+  const other = space.child("sync-worker.ts");
+  await bus.ready({ workers: 2 });
+  worker.slot = 0;
+  worker.word = 7n;
+  expect(bus.requestSync({ path: "/", body: "x" }, { timeout: 4_000 }).workerPid).toBe(other.pid);
+  await until(() => deaths.length === 1, "it is evicted");
+  expect([bus.stats().workersEvicted, bus.workers.length]).toEqual([1, 1]);
+  worker.close();
+});

@@ -98,6 +98,24 @@ test("garbage, a bell before joining, ATTACHED before HELLO and a malformed JOIN
   expect((await bus.request({ path: "/" })).text()).toBe("fine");
 });
 
+test("a worker that leaves before the hub has read that it attached joins and leaves, and no ghost of it stays", async () => {
+  await using space = new Workspace();
+  const { bus, reasons } = await refusals(space);
+  const events: string[] = [];
+  for (const event of ["workerJoined", "workerLeft", "workerDied"] as const) bus.on(event, () => events.push(event));
+  const peer = await knock(space);
+  peer.socket.write(joinMessage(C.SB_ABI));
+  await until(() => peer.got.length > 0, "the hub says HELLO");
+  // In one piece, as a hub reads them that was stopped meanwhile.
+  const all = [message(C.SB_MSG_ATTACHED), new Uint8Array([C.SB_MSG_BELL]), message(C.SB_MSG_DRAIN)];
+  peer.socket.write(Buffer.concat([...all, message(C.SB_MSG_GOODBYE)]));
+  peer.socket.end();
+  await until(() => events.length + reasons.length === 2, "it has left, or was turned away");
+  expect([events, reasons, bus.workers, bus.diagnostics().slots]).toEqual([["workerJoined", "workerLeft"], [], [], []]);
+  await space.worker(() => "fine");
+  expect((await bus.request({ path: "/" })).text()).toBe("fine");
+});
+
 test("a peer that says nothing is let go after 2 s, and holds up nobody meanwhile", async () => {
   await using space = new Workspace();
   const { bus, reasons } = await refusals(space);

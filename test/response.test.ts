@@ -1,7 +1,13 @@
 /** A response: the copy that stays, and the loan that ends. */
 
 import { describe, expect, test } from "bun:test";
-import { type BorrowedResponse, type BusResponse, RequestTimeoutError, type WorkerRequest } from "../src/index.ts";
+import {
+  type BorrowedResponse,
+  type BusResponse,
+  ProtocolError,
+  RequestTimeoutError,
+  type WorkerRequest,
+} from "../src/index.ts";
 import { mappings, pattern, rejection, same, until, Workspace } from "./support.ts";
 
 describe("copies", () => {
@@ -21,6 +27,17 @@ describe("copies", () => {
     }
     await bus.close();
     expect(same(kept[3]!.body, pattern(76_533))).toBe(true);
+  });
+
+  test("a header that no WHATWG Response can have is one typed error that says that the handler ran", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((request) => ({ headers: { price: request.query }, body: "1" }));
+    expect((await bus.fetch("/?7")).headers.get("price")).toBe("7");
+    const response = await bus.request({ path: "/", query: "7 €" });
+    expect(response.headers.get("price")).toBe("7 €");
+    expect(() => response.toResponse()).toThrow(ProtocolError);
+    const error = await rejection(Promise.try(() => response.toResponse()));
+    expect(error).toMatchObject({ code: "PROTOCOL", mayHaveExecuted: true });
   });
 
   test("`ok` is true for 2xx only, and a status above 299 is an answer, no error", async () => {

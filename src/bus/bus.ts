@@ -227,6 +227,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       this.#reception = new Reception(hub, dir, options, {
         attached: (link) => this.#welcome(link),
         data: (link, bytes) => this.#read(link, bytes),
+        message: (link, type) => this.#message(link, type),
         closed: (link) => this.#end(link, "ended"),
         refused: (peer, reason) => queueMicrotask(() => this.emit("peerRefused", peer, reason)),
       });
@@ -505,6 +506,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const hub = this.#hub;
     const slot = native.sb_slot_reserve(hub, link.index);
     if (slot < 0) {
+      if (pending.startedAt === 0) pending.startedAt = performance.now();
       this.#queue.pushFront(pending);
       this.#evict(link, "it changed a slot that was free");
       return;
@@ -885,13 +887,14 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   }
 
   /** The blocking part of {@link requestSync}: afterwards the request is settled. */
-  #waitFor(link: Link, pending: Pending): void {
+  #waitFor(picked: Link, pending: Pending): void {
+    const link = pending.link ?? picked; // another one, when the picked one had to be evicted
     const spinNs = this.options.spin * 1000;
     const result = native.sb_slot_wait(this.#hub, link.index, pending.slot, pending.timeoutMs, spinNs);
     if (result === 0) this.#handleEvents(1);
     // The tick judges by the same deadline, so it has an event for this slot, among others.
     else if (result === -C.SB_ETIMEDOUT) while (this.#handleEvents(native.sb_hub_tick(this.#hub)) === C.SB_BATCH);
-    else this.#end(link, "ended");
+    else if (link.state !== "ended") this.#end(link, "ended");
     // What the end of a worker put back into the queue cannot wait there: nobody runs the event loop.
     if (pending.settled) return;
     const ran = this.#giveUp(pending);
@@ -952,10 +955,15 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   }
 
   #read(link: Link, bytes: Uint8Array): void {
-    const bells = link.reader.read(bytes, (type) => this.#message(link, type));
-    if (bells === 0 || link.state === "ended") return;
-    if (native.sb_link_bell(this.#hub, link.index, bells) === 0) this.#driver.ring();
-    else this.#evict(link, `it rang more than ${C.SB_BELLS_PER_SECOND} times a second without work`);
+    let messages = 0;
+    const bells = link.reader.read(bytes, (type) => {
+      messages++;
+      this.#message(link, type);
+    });
+    if (link.state === "ended") return;
+    if (native.sb_link_bell(this.#hub, link.index, bells + messages) !== 0) {
+      this.#evict(link, `it rang more than ${C.SB_BELLS_PER_SECOND} times a second without work`);
+    } else if (bells > 0) this.#driver.ring();
   }
 
   #message(link: Link, type: number): void {
@@ -1178,6 +1186,11 @@ function takeName(dir: number, name: string): number {
   const lock = native.sb_name_lock(dir, cString(name), owner);
   if (lock >= 0) return lock;
   if (lock === -C.SB_EEXISTS) throw new BusExistsError(name, owner[0]!);
+  if (lock === -C.SB_EPERM) {
+    throw new PermissionDeniedError(`${name}.lock is no file of ours alone.`, {
+      hint: `It must be a file, no link, with one name, of uid ${process.geteuid?.()}. Remove it.`,
+    });
+  }
   throw new ResourceError(`the name "${name}" cannot be locked: ${errorText(lock)}.`);
 }
 

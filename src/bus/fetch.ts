@@ -59,7 +59,7 @@ export async function fetchThrough(
   input: string | URL | Request,
   init: (RequestInit & RequestOptions) | undefined,
 ): Promise<Response> {
-  const started = Date.now();
+  const started = performance.now(); // the time of day may be set meanwhile
   const url = new URL(input instanceof Request ? input.url : input, `http://${bus.name}`);
   const request = input instanceof Request ? new Request(input, init) : new Request(url.href, init);
   if (!METHODS.includes(request.method as Method)) {
@@ -80,7 +80,7 @@ export async function fetchThrough(
       body,
     },
     {
-      timeout: timeout === Infinity ? Infinity : Math.max(1, timeout - (Date.now() - started)),
+      timeout: timeout === Infinity ? Infinity : Math.max(1, timeout - (performance.now() - started)),
       signal: signal ?? undefined,
       idempotent: init?.idempotent,
       waitForWorker: init?.waitForWorker,

@@ -10,6 +10,12 @@ import type { ResolvedBusOptions } from "./options.ts";
 const HANDSHAKE_MS = 2_000;
 /** Handshakes at once; a ninth peer is told to come again. */
 const HANDSHAKES = 8;
+/** Observers at once. */
+const OBSERVERS = 16;
+/** Connections taken in one turn of the event loop. Bun takes all that come, so who connects without end would stop it. */
+const ACCEPTS = 64;
+/** For how long nobody is let in after that, in ms. */
+const PAUSE_MS = 20;
 /** Evicted workers that may still be alive before one of them is refused. */
 const ZOMBIES = 4;
 
@@ -19,6 +25,8 @@ export interface ReceptionEvents {
   attached(link: Link): void;
   /** Bytes came from an attached worker. */
   data(link: Link, bytes: Uint8Array): void;
+  /** A message came in one piece with the one that attached its worker. */
+  message(link: Link, type: number): void;
   /** The connection of an attached worker is closed. */
   closed(link: Link): void;
   /** A peer was turned away. */
@@ -29,9 +37,16 @@ export class Reception {
   readonly #hub: Pointer;
   readonly #options: ResolvedBusOptions;
   readonly #events: ReceptionEvents;
-  readonly #listener: UnixSocketListener<Link>;
+  readonly #dir: number;
+  /** `null` in a pause. */
+  #listener: UnixSocketListener<Link> | null = null;
+  #isRef = false;
+  /** In this turn of the event loop. */
+  #accepted = 0;
+  #pause: ReturnType<typeof setTimeout> | null = null;
   readonly #handshakes = new Set<Link>();
   #zombies: Link[] = [];
+  readonly #observers = new Set<Link>();
   #closing = false;
 
   /** Listens on NAME.sock in the directory behind `dir`. Throws {@link ResourceError}. */
@@ -39,9 +54,15 @@ export class Reception {
     this.#hub = hub;
     this.#options = options;
     this.#events = events;
+    this.#dir = dir;
+    this.#listen();
+  }
+
+  #listen(): void {
+    const { name, allowedUids } = this.#options;
     try {
       this.#listener = Bun.listen<Link>({
-        unix: `/proc/self/fd/${dir}/${options.name}.sock`,
+        unix: `/proc/self/fd/${this.#dir}/${name}.sock`,
         socket: {
           open: (socket) => this.#accept(socket),
           data: (socket, bytes) => this.#data(socket.data, bytes),
@@ -50,21 +71,24 @@ export class Reception {
         },
       });
     } catch (cause) {
-      throw new ResourceError(`bus "${options.name}" cannot listen: ${(cause as Error).message}`, { cause });
+      throw new ResourceError(`bus "${name}" cannot listen: ${(cause as Error).message}`, { cause });
     }
-    this.#listener.unref();
-    const error = native.sb_name_expose(dir, cString(options.name), options.allowedUids.length > 0 ? 1 : 0);
+    if (!this.#isRef) this.#listener.unref();
+    const error = native.sb_name_expose(this.#dir, cString(name), allowedUids.length > 0 ? 1 : 0);
     if (error === 0) return;
     this.#listener.stop(true);
-    throw new ResourceError(`bus "${options.name}" cannot set its socket's rights: ${errorText(error)}.`);
+    this.#listener = null;
+    throw new ResourceError(`bus "${name}" cannot set its socket's rights: ${errorText(error)}.`);
   }
 
   ref(): void {
-    this.#listener.ref();
+    this.#isRef = true;
+    (this.#listener ?? this.#pause)?.ref();
   }
 
   unref(): void {
-    this.#listener.unref();
+    this.#isRef = false;
+    (this.#listener ?? this.#pause)?.unref();
   }
 
   /** An evicted worker: its process may live on and come again. */
@@ -77,7 +101,12 @@ export class Reception {
     for (const link of this.#handshakes) this.refuse(link, C.SB_ECLOSED, "the bus closed");
     for (const zombie of this.#zombies) zombie.forgetProcess();
     this.#zombies = [];
-    this.#listener.stop(true);
+    for (const link of this.#observers) {
+      this.#leave(link);
+      link.cut();
+    }
+    if (this.#pause) clearTimeout(this.#pause);
+    this.#listener?.stop(true);
   }
 
   /** Says why and closes the connection. */
@@ -90,8 +119,27 @@ export class Reception {
     this.#events.refused({ pid: link.peer.pid, uid: link.peer.uid }, reason);
   }
 
+  /** Nobody is let in for a while: in the middle of Bun's loop, which ends with its listener. */
+  #rest(): void {
+    this.#listener?.stop();
+    this.#listener = null;
+    this.#pause = setTimeout(this.#open, PAUSE_MS);
+    if (!this.#isRef) this.#pause.unref();
+  }
+
+  readonly #open = (): void => {
+    this.#pause = null;
+    try {
+      this.#listen();
+    } catch {
+      this.#rest(); // no descriptor is left, maybe: once more
+    }
+  };
+
   #accept(socket: Socket<Link>): void {
     socket.unref();
+    if (this.#accepted++ === 0) setImmediate(() => (this.#accepted = 0));
+    if (this.#accepted === ACCEPTS) this.#rest();
     const fd = (socket as unknown as { fd: number }).fd; // there, but not in Bun's types
     const peer = identify(fd);
     if (!peer) {
@@ -130,7 +178,7 @@ export class Reception {
     if (!link || link.state === "ended") return;
     if (link.state === "attached") return this.#events.data(link, bytes);
     const bells = link.reader.read(bytes, (type, body) => this.#message(link, type, body));
-    if (bells > 0) this.refuse(link, C.SB_EPROTO, "it rang before it had joined");
+    if (bells > 0 && !isAttached(link)) this.refuse(link, C.SB_EPROTO, "it rang before it had joined");
   }
 
   #closed(link: Link | undefined): void {
@@ -142,6 +190,7 @@ export class Reception {
   #message(link: Link, type: number, body: Uint8Array): void {
     if (link.state === "joining" && type === C.SB_MSG_JOIN) this.#join(link, body);
     else if (link.state === "offered" && type === C.SB_MSG_ATTACHED) this.#attached(link);
+    else if (link.state === "attached") this.#events.message(link, type);
     else this.refuse(link, C.SB_EPROTO, `it sent a message of type ${type} while ${link.state}`);
   }
 
@@ -151,16 +200,20 @@ export class Reception {
       return this.refuse(link, C.SB_EVERSION, `it speaks protocol ${join.abi}, this bus ${C.SB_ABI}`);
     }
     if (join.error !== 0) return this.refuse(link, C.SB_EPROTO, "its JOIN is malformed");
-    if (join.role === C.SB_ROLE_OBSERVER) {
-      native.sb_hub_observe(this.#hub, link.fd);
-      this.#settle(link);
-      link.state = "observing";
-      return;
-    }
+    if (join.role === C.SB_ROLE_OBSERVER) return this.#observe(link);
     const index = native.sb_link_offer(this.#hub, link.fd, join.concurrency);
     if (index < 0) return this.refuse(link, -index, `no region for it: ${errorText(index)}`);
     link.bind(index, Math.min(join.concurrency, this.#options.slots));
     link.state = "offered";
+  }
+
+  #observe(link: Link): void {
+    if (this.#observers.size >= OBSERVERS) return this.refuse(link, C.SB_EFULL, `${OBSERVERS} observers are there`);
+    native.sb_hub_observe(this.#hub, link.fd);
+    this.#settle(link);
+    link.forgetProcess();
+    link.state = "observing";
+    this.#observers.add(link);
   }
 
   #attached(link: Link): void {
@@ -178,9 +231,14 @@ export class Reception {
   }
 
   #leave(link: Link): void {
+    this.#observers.delete(link);
     this.#settle(link);
     link.state = "ended";
     link.drop();
     link.forgetProcess();
   }
+}
+
+function isAttached({ state }: Link): boolean {
+  return state === "attached";
 }

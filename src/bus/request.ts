@@ -222,7 +222,7 @@ export class WorkerRequest {
   /** When the caller gives up at the latest, as `Date.now()` counts; `Infinity` without a timeout. */
   get deadline(): number {
     if (this.#timeoutMs === 0) return Infinity;
-    return Math.ceil(performance.timeOrigin + this.#receivedAt + this.#timeoutMs);
+    return Math.ceil(Date.now() + this.#receivedAt + this.#timeoutMs - performance.now());
   }
 
   /** Aborts when the caller gives up, by timeout or abort, and when the connection to the hub ends. */

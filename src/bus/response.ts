@@ -1,7 +1,7 @@
 /** What a request resolves to. */
 
 import { detach } from "../native/library.ts";
-import { RemoteError } from "../errors.ts";
+import { ProtocolError, RemoteError } from "../errors.ts";
 import type { Head } from "./codec.ts";
 import type { HeaderList } from "./headers.ts";
 import type { Receiver } from "./stream.ts";
@@ -54,12 +54,17 @@ export class BusResponse {
     return JSON.parse(this.text()) as T;
   }
 
-  /** A WHATWG `Response` with the same content. */
+  /** A WHATWG `Response` with the same content. Throws {@link ProtocolError} for a header that none can have. */
   toResponse(): Response {
-    const headers = this.headers.toHeaders();
-    if (this.contentType) headers.set("content-type", this.contentType);
     const bodiless = this.status === 204 || this.status === 205 || this.status === 304;
-    return new Response(bodiless ? null : (this.body as Uint8Array<ArrayBuffer>), { status: this.status, headers });
+    try {
+      const headers = this.headers.toHeaders();
+      if (this.contentType) headers.set("content-type", this.contentType);
+      return new Response(bodiless ? null : (this.body as Uint8Array<ArrayBuffer>), { status: this.status, headers });
+    } catch (cause) {
+      const message = `worker pid ${this.workerPid} answered with a header that no Response can have.`;
+      throw new ProtocolError(message, { cause, mayHaveExecuted: true });
+    }
   }
 }
 

@@ -408,7 +408,9 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       case C.SB_ENOBUS:
         return new BusNotFoundError(this.name, this.#directory, 0);
       case C.SB_EVERSION: {
-        const theirs = peer[0] === peer[1] ? `${peer[0]}` : `${peer[0]} to ${peer[1]}`;
+        const same = peer[0] === C.SB_ABI && peer[1] === C.SB_ABI; // then the structures differ
+        const theirs =
+          peer[0] === peer[1] ? `${peer[0]}${same ? " of another build" : ""}` : `${peer[0]} to ${peer[1]}`;
         return new VersionMismatchError(what, C.SB_ABI, theirs);
       }
       case C.SB_EPERM:
@@ -494,8 +496,12 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       await Bun.sleep(jitter(min, max, attempt));
       const result = await this.#attach();
       if (!(result instanceof Session)) continue;
-      if (this.#closed) result.close(this.#closedError());
-      else this.#adopt(result);
+      if (this.#closed) {
+        native.sb_worker_goodbye(result.native); // the hub may count us as attached already
+        result.close(this.#closedError());
+      } else {
+        this.#adopt(result);
+      }
       return;
     }
   }

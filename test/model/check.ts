@@ -1,11 +1,12 @@
 /**
  * Checks `bus.pml` with spin: the bus holds in every configuration, and fails when any of its rules is removed.
- * Needs Debian's packages spin and gcc. `bun test/model/check.ts`
+ * Needs Debian's packages spin and gcc. `bun test/model/check.ts`; the last line tells how many states were explored.
  */
 
 import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { figuresLine } from "../prove/figures.ts";
 
 /** What may happen besides N requests, and their answers. */
 const configurations: string[] = [
@@ -86,10 +87,12 @@ async function explore(settings: string[], optimise: "-O0" | "-O1"): Promise<Out
 
 let passed = 0;
 let failed = 0;
+let states = 0;
 
 function report(isGood: boolean, text: string, outcome: Outcome): void {
   if (isGood) passed++;
   else failed++;
+  states += outcome.states || 0;
   const size = `${outcome.states} states, ${outcome.seconds.toFixed(1)} s`;
   console.log(`${isGood ? "ok  " : "FAIL"} ${text}: ${outcome.error || "holds"} (${size})`);
 }
@@ -116,4 +119,5 @@ try {
   rmSync(scratch, { recursive: true, force: true });
 }
 console.log(`${passed} passed, ${failed} failed`);
+console.log(figuresLine({ states }));
 process.exit(failed === 0 ? 0 : 1);

@@ -272,11 +272,11 @@ TEST("a worker refuses warm sizes out of range, garbage, and descriptors that ar
 	}
 	int ends[2];
 	CHECK_EQ(pipe2(ends, O_CLOEXEC), 0);
-	CHECK_EQ(attach_and_close(ends[0]), -SB_EPROTO);
-	CHECK_EQ(attach_and_close(ends[1]), -SB_EPROTO);
-	CHECK_EQ(attach_and_close(open("/proc/self", O_DIRECTORY | O_RDONLY | O_CLOEXEC)), -SB_EPROTO);
+	CHECK_EQ(attach_and_close(ends[0]), -SB_ECORRUPT);
+	CHECK_EQ(attach_and_close(ends[1]), -SB_ECORRUPT);
+	CHECK_EQ(attach_and_close(open("/proc/self", O_DIRECTORY | O_RDONLY | O_CLOEXEC)), -SB_ECORRUPT);
 	CHECK_EQ(attach_and_close(open("/dev/zero", O_RDWR | O_CLOEXEC)), -SB_ECORRUPT);
-	CHECK_EQ(attach_and_close(-1), -SB_EPROTO);
+	CHECK_EQ(attach_and_close(-1), -SB_ECORRUPT);
 	char path[] = "/tmp/slotbus-native-file-XXXXXX"; /* an ordinary file: nobody can seal it */
 	int fd = mkstemp(path);
 	CHECK(fd >= 0 && unlink(path) == 0);

@@ -136,10 +136,12 @@ TEST("a side leaves the processor the other one was seen on, not too often, and 
 		CHECK_EQ(sched_setaffinity(0, sizeof before, &before), 0);
 		usleep(2 * SB_MOVE_US);
 		store_relaxed(other, (uint32_t)sched_getcpu());
+		uint64_t start = os_now_ns();
 		int32_t moved = side == 0 ? sb_hub_spread(pair.hub) : sb_worker_spread(pair.worker);
 		if (CPU_COUNT(&before) > 1) CHECK_EQ(moved, 1);
 		store_relaxed(other, (uint32_t)sched_getcpu());
-		CHECK_EQ(side == 0 ? sb_hub_spread(pair.hub) : sb_worker_spread(pair.worker), 0);
+		moved = side == 0 ? sb_hub_spread(pair.hub) : sb_worker_spread(pair.worker);
+		if (os_now_ns() - start < SB_MOVE_US * 1000u) CHECK_EQ(moved, 0); /* else it was long ago */
 		CHECK_EQ(sched_getaffinity(0, sizeof after, &after), 0);
 		CHECK(CPU_EQUAL(&before, &after));
 	}
@@ -199,6 +201,21 @@ TEST("a bell for a full or closed socket neither blocks nor fails the answer")
 	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
 	sb_hub_unpark(pair.hub);
 	receive_response(&pair, 0);
+	pair_close(&pair);
+}
+
+TEST("a sleeper whose bell the kernel had no memory for still counts as asleep: the tick rings it")
+{
+	struct pair pair = pair_open(2, 2);
+	CHECK_EQ(sb_worker_park(pair.worker, 1), 1);
+	pair.link->fd = pair.memory; /* no socket: its send fails as one without memory does */
+	send_request(&pair, 0);
+	CHECK_EQ(load_seq(&pair.region->worker.parked), SB_PARK_SOCKET);
+	CHECK_EQ(bells_waiting(pair.worker_fd), 0);
+	pair.link->fd = pair.hub_fd;
+	CHECK_EQ(sb_hub_tick(pair.hub), 0);
+	CHECK_EQ(bells_waiting(pair.worker_fd), 1);
+	CHECK_EQ(load_seq(&pair.region->worker.parked), SB_PARK_NONE);
 	pair_close(&pair);
 }
 

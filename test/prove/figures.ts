@@ -8,13 +8,14 @@
 /** `ci`: a share of six minutes. `quick`: of fifteen. `long`: hours, by hand. */
 export type Size = "ci" | "quick" | "long";
 
-/** What a run did, and how often it saw a promise broken (from `lost` on). */
+/** What a run did (`rules`: how many were missed when they were gone), and how often it saw a promise broken (from `lost` on). */
 export const FIGURES = [
   "requests",
   "kills",
   "stalls",
   "mutations",
   "states",
+  "rules",
   "lost",
   "doubled",
   "misdelivered",

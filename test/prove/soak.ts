@@ -1,9 +1,12 @@
 /**
- * Conservation under kills: `bun test/prove/soak.ts [--seed N] [--kills N] [--requests N] [--minutes N]`.
+ * Conservation under kills: `bun test/prove/soak.ts [ci | quick | long] [--seed N] [--kills N] [--requests N] [--minutes N]`.
  *
  * A hub and three workers, all processes of their own, under load; this program kills and stops them at random moments.
  * What must be so is judged by books that the bus knows nothing of: one byte per request for what its handler did, one for
  * how it settled, in files that outlive whoever is killed. A seed fixes every choice made here, not the machine's timing.
+ *
+ * Each child holds a bare socket to this process besides its connection of the bus: how late a kill is noticed is compared
+ * with how late the end of that socket is.
  */
 
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
@@ -11,111 +14,136 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { until } from "../support.ts";
+import { Actor, Crew, stopped } from "./actor.ts";
+import { TIMEOUT_MS } from "./asker.ts";
+import { figuresLine, Histogram, sizeAsked } from "./figures.ts";
+import { audit, type Life as Asked } from "./soak/audit.ts";
 import * as b from "./soak/books.ts";
 import type { Order, Report } from "./soak/hub.ts";
+import { delaysText, Times } from "./soak/times.ts";
 
+/** `cycle`: kills of which the first 60 % leave the hub alone, so that a life is long enough to show whether it grows. */
+const SIZES = {
+  ci: { kills: 300, requests: 1_000_000, pauseMs: 120, cycle: 150, longStops: 3 },
+  quick: { kills: 500, requests: 1_500_000, pauseMs: 120, cycle: 250, longStops: 6 },
+  long: { kills: 10_000, requests: 5_000_000, pauseMs: 30, cycle: 1_000, longStops: 40 },
+} as const;
+const size = SIZES[sizeAsked()];
 const { values } = parseArgs({
   options: {
     seed: { type: "string", default: String(Date.now() % 2 ** 31) },
-    kills: { type: "string", default: "300" },
-    requests: { type: "string", default: "1000000" },
+    kills: { type: "string", default: String(size.kills) },
+    requests: { type: "string", default: String(size.requests) },
     minutes: { type: "string", default: "0" },
   },
+  allowPositionals: true,
 });
 const seed = Number(values.seed);
 const wantedKills = Number(values.kills);
 const wantedRequests = Number(values.requests);
+const cycle = Math.min(size.cycle, wantedKills);
 const wantedMs = Number(values.minutes) * 60_000;
 
 const WORKERS = 3;
 const SPARES = 2;
 /** Kills between two quiet points. */
-const QUIET_EVERY = 20;
-/** Longest wait between two faults, in ms. */
-const PAUSE_MS = 250;
-/** Longest stop of a worker, in ms: shorter than the usual timeout. */
+const QUIET_EVERY = 15;
+/** Share of the kills of a cycle in which the hub lives on; then there are as many of the hub as make one in ten. */
+const CALM = 0.6;
+/** Longest stop, in ms, but for a few of the hub: shorter than the usual timeout. */
 const STOP_MS = 300;
 /** Nothing is asked for as long: the soak hangs. */
-const STALL_MS = 15_000;
+const STALL_MS = 60_000;
+/** News of a death, and a settlement after its time, may come so late, or three times as late as without a bus. */
+const GRACE_MS = 100;
+/** How much the hub's own memory may grow in one life, in MiB; the heap of a short one is not warm yet. */
+const GROWTH_MIB = 24;
+const YOUNG_MIB = 48;
+/** Quiet points of a life that is not short. */
+const OLD = 15;
 
 const random = new b.Random(seed);
 const root = mkdtempSync(join(tmpdir(), "slotbus-soak-"));
 const busDirectory = join(root, "bus");
+const busName = `soak-${process.pid}`;
 const capacity = 8 * wantedRequests + 4_000_000 + Math.ceil((wantedMs / 60_000) * 10_000_000);
 mkdirSync(busDirectory, { mode: 0o700 });
 const books = b.Books.create(root, capacity);
+const times = Times.create(root);
 const began = performance.now();
 
 const problems: string[] = [];
-const tally = { kills: 0, hubKills: 0, stalls: 0, lost: 0, leaked: 0, quiet: 0 };
-/** Requests of one life of the hub: ids from `first` to before `end`. */
-const lives: { first: number; end: number; killed: boolean }[] = [];
+const tally = { kills: 0, hubKills: 0, stops: 0, hubStops: 0, longStops: 0, lost: 0, leaked: 0, quiet: 0 };
+/** `first` to before `end`: the ids asked in one life of the hub. `rss`: at its quiet points, in MiB. */
+interface Life extends Asked {
+  workersKilled: number;
+  rss: number[];
+}
+const lives: Life[] = [];
 
 function problem(text: string): void {
   problems.push(text);
   if (problems.length <= 20) process.stderr.write(`soak: ${text}\n`);
 }
 
-/** A child of the soak that has loaded its modules and waits for "go". */
-class Actor {
-  readonly process: Bun.Subprocess;
-  readonly reports: (Report | "loaded")[] = [];
-  /** We killed it, or told it to end. */
-  condemned = false;
-  stopped = false;
-
-  constructor(program: string, args: string[]) {
-    this.process = Bun.spawn([process.execPath, join(import.meta.dir, program), `soak-${process.pid}`, root, ...args], {
-      env: { ...process.env, SLOTBUS_DIR: busDirectory },
-      stdio: ["ignore", "inherit", "inherit"],
-      ipc: (message: Report | "loaded") => {
-        if (typeof message === "object" && message.is === "broken") problem(message.what);
-        else this.reports.push(message);
-      },
-      onExit: (child, code, signal) => {
-        if (!this.condemned) problem(`${program} pid ${child.pid} ended by itself: ${code ?? signal}`);
-      },
-    });
-    actors.add(this);
-    void this.process.exited.then(() => actors.delete(this));
-  }
-
-  get pid(): number {
-    return this.process.pid;
-  }
-
-  tell(order: Order | "go" | "end"): void {
-    this.process.send(order);
-  }
-
-  /** The next report of a kind, taken. */
-  async hear<K extends Report["is"]>(kind: K, ms: number): Promise<Extract<Report, { is: K }>> {
-    const find = (): number => this.reports.findIndex((report) => report !== "loaded" && report.is === kind);
-    await until(() => find() >= 0, `the hub says "${kind}"`, ms);
-    return this.reports.splice(find(), 1)[0] as Extract<Report, { is: K }>;
-  }
-
-  async loaded(): Promise<this> {
-    const isLoaded = (report: Report | "loaded"): boolean => report === "loaded" || report.is === "loaded";
-    await until(() => this.reports.some(isLoaded), "a process has started", 20_000);
-    return this;
-  }
-
-  async gone(ms: number): Promise<void> {
-    await until(() => !actors.has(this), `pid ${this.pid} has ended`, ms);
-  }
-}
-
-const actors = new Set<Actor>();
-const spareWorkers: Actor[] = [];
-let spareHub: Actor | null = null;
-let workers: Actor[] = [];
-let hub: Actor;
+type Counted = { is: "count"; fds: number; maps: number };
+type Worker = Actor<Counted, "go" | "end" | "count">;
+type Hub = Actor<Report, Order>;
+const crew = new Crew(busDirectory, problem);
+const spareWorkers: Worker[] = [];
+let spareHub: Hub | null = null;
+let workers: Worker[] = [];
+let hub: Hub;
 let lifeSerial = 0;
 
+// ---- the control ------------------------------------------------------------------------------------------------------
+
+/** Pids of children that are killed with no delay between the kill and what is measured: their ends are compared. */
+const killedHere = new Map<number, "worker control" | "hub control">();
+const control = Bun.listen<{ pid: number }>({
+  unix: join(root, "control"),
+  socket: {
+    open: (socket) => void (socket.data = { pid: 0 }),
+    data: (socket, bytes) => void (socket.data.pid = Number.parseInt(bytes.toString(), 10)),
+    close: (socket) => {
+      const series = killedHere.get(socket.data.pid);
+      if (series) times.add(series, Date.now() - times.killedAt(socket.data.pid));
+    },
+  },
+});
+const TIMER_MS = 20;
+let timerDue = Date.now() + TIMER_MS;
+const timer = setInterval(() => {
+  times.add("timer control", Date.now() - timerDue);
+  timerDue = Date.now() + TIMER_MS;
+}, TIMER_MS);
+
+function killHere(victim: Worker | Hub): void {
+  killedHere.set(victim.pid, victim === hub ? "hub control" : "worker control");
+  times.kill(victim.pid, victim === hub);
+}
+
+// ---- actors -----------------------------------------------------------------------------------------------------------
+
 function stock(): void {
-  while (spareWorkers.length < SPARES) spareWorkers.push(new Actor("soak/worker.ts", []));
-  spareHub ??= new Actor("soak/hub.ts", [String(seed + 7919 * ++lifeSerial), String(wantedRequests)]);
+  while (spareWorkers.length < SPARES) {
+    const worker: Worker = new Actor(crew, "soak/worker.ts", [busName, root]);
+    spareWorkers.push(worker);
+    born(worker);
+  }
+  if (spareHub) return;
+  spareHub = new Actor(crew, "soak/hub.ts", [
+    busName,
+    root,
+    String(seed + 7919 * ++lifeSerial),
+    String(wantedRequests),
+  ]);
+  born(spareHub);
+}
+
+function born({ pid }: { pid: number }): void {
+  times.born(pid);
+  killedHere.delete(pid);
 }
 
 async function startWorker(): Promise<void> {
@@ -130,13 +158,26 @@ async function startHub(): Promise<void> {
   stock();
   hub = await spareHub!.loaded();
   spareHub = null;
-  lives.push({ first: books.next, end: books.next, killed: false });
+  lives.push({ first: books.next, end: books.next, killed: false, workersKilled: 0, rss: [] });
   hub.tell({ do: "go" });
-  await hub.hear("open", 5_000);
+  await hub.hear("open", 20_000);
   stock();
 }
 
 // ---- faults -----------------------------------------------------------------------------------------------------------
+
+const POSSIBLE = Object.entries(b.POSSIBLE) as [b.Fault, readonly b.State[]][];
+const impossible = POSSIBLE.flatMap(([fault, possible]) =>
+  b.STATES.filter((state) => !possible.includes(state)).map((state) => `${state} ${fault}` as const),
+);
+
+/** The books' counters as a histogram. */
+function histogram(): Histogram<b.State, b.Fault> {
+  const counted = new Histogram(b.STATES, b.FAULTS, new Set(impossible));
+  for (const [fault, possible] of POSSIBLE)
+    for (const state of possible) counted.add(state, fault, books.seen(fault, state));
+  return counted;
+}
 
 /** The state that the fault has met least often. */
 function rarest(fault: b.Fault): b.State {
@@ -148,13 +189,14 @@ function rarest(fault: b.Fault): b.State {
 async function killWorker(): Promise<void> {
   const victim = random.pick(workers);
   victim.condemned = true;
-  if (random.chance(0.5) || victim.stopped) {
-    victim.process.kill("SIGKILL");
+  lives.at(-1)!.workersKilled++;
+  if (random.chance(0.5) || victim.stopped || hub.stopped) {
+    killHere(victim);
   } else {
     hub.tell({ do: "kill", pid: victim.pid, want: rarest("worker-kill") });
-    await hub.hear("faulted", 5_000);
+    await hub.hear("faulted", 20_000);
   }
-  await victim.gone(2_000);
+  await victim.gone(20_000);
   workers = workers.filter((worker) => worker !== victim);
   tally.kills++;
   await startWorker();
@@ -163,58 +205,85 @@ async function killWorker(): Promise<void> {
 async function killHub(): Promise<void> {
   const victim = hub;
   victim.condemned = true;
-  if (tally.hubKills % 3 === 2) victim.process.kill("SIGKILL");
+  killedHere.set(victim.pid, "hub control");
+  if (tally.hubKills % 3 === 2) killHere(victim);
   else victim.tell({ do: "kill", pid: 0, want: rarest("hub-kill") });
-  await victim.gone(3_000);
+  await victim.gone(20_000);
   Object.assign(lives.at(-1)!, { end: books.next, killed: true });
   const left = readdirSync(busDirectory).toSorted().join();
-  const own = `soak-${process.pid}`;
-  if (left !== `${own}.lock,${own}.sock`) problem(`after the kill of a hub there is ${left}`);
+  if (left !== `${busName}.lock,${busName}.sock`) problem(`after the kill of a hub there is ${left}`);
   tally.kills++;
   tally.hubKills++;
   await startHub();
+}
+
+/** In the first part of a cycle a worker; later the hub often enough that it is one kill in ten. */
+async function kill(): Promise<void> {
+  const turn = tally.kills % cycle;
+  const due = Math.ceil(cycle / 10) * (Math.floor(tally.kills / cycle) + 1) - tally.hubKills;
+  const isHub = turn >= CALM * cycle && random.chance(due / (cycle - turn));
+  await (isHub ? killHub() : killWorker());
 }
 
 async function stopWorker(): Promise<void> {
   const victim = workers.find((worker) => !worker.stopped);
   if (!victim) return;
   victim.stopped = true;
-  tally.stalls++;
+  tally.stops++;
   if (random.chance(0.3)) {
     victim.process.kill("SIGSTOP");
   } else {
-    hub.tell({ do: "stop", pid: victim.pid, want: rarest("stop") });
-    await hub.hear("faulted", 5_000);
+    hub.tell({ do: "stop", pid: victim.pid, want: rarest("worker-stop") });
+    await hub.hear("faulted", 20_000);
   }
   setTimeout(() => resume(victim), random.below(STOP_MS));
 }
 
-function resume(worker: Actor): void {
-  if (worker.stopped && actors.has(worker)) worker.process.kill("SIGCONT");
-  worker.stopped = false;
+function resume(actor: Worker | Hub): void {
+  if (actor.stopped && actor.isAlive) {
+    times.continue(actor.pid, actor === hub);
+    actor.process.kill("SIGCONT");
+  }
+  actor.stopped = false;
+}
+
+/** A few times longer than any timeout; sometimes a worker is killed meanwhile. */
+async function stopHub(): Promise<void> {
+  const isLong = tally.hubStops % 4 === 1 && tally.longStops < size.longStops;
+  const hears = random.chance(0.7);
+  tally.hubStops++;
+  if (isLong) tally.longStops++;
+  if (hears) hub.tell({ do: "stop", pid: 0, want: rarest("hub-stop") });
+  else hub.process.kill("SIGSTOP");
+  await stopped(hub.pid);
+  hub.stopped = true;
+  const until = performance.now() + (isLong ? TIMEOUT_MS + 200 : random.below(STOP_MS));
+  if (random.chance(0.2)) await killWorker();
+  await Bun.sleep(Math.max(0, until - performance.now()));
+  resume(hub);
+  if (hears) await hub.hear("faulted", 20_000);
 }
 
 async function quiet(): Promise<void> {
   for (const worker of workers) resume(worker);
-  hub.tell({ do: "quiet", workers: WORKERS });
-  const { faults, lost } = await hub.hear("quiet", 30_000);
+  const life = lives.at(-1)!;
+  hub.tell({ do: "quiet", workers: WORKERS, killed: life.workersKilled });
+  const { faults, lost, rss } = await hub.hear("quiet", 150_000);
+  life.rss.push(rss);
   tally.quiet++;
   tally.lost += lost;
+  for (const worker of workers) {
+    worker.tell("count");
+    const { maps } = await worker.hear("count", 20_000);
+    if (maps !== 1) faults.push(`worker ${worker.pid} has ${maps} regions mapped`);
+  }
   tally.leaked += faults.length;
   for (const fault of faults) problem(`at quiet point ${tally.quiet}: ${fault}`);
 }
 
-function emptyCells(): string[] {
-  const empty: string[] = [];
-  for (const fault of b.FAULTS) {
-    for (const state of b.POSSIBLE[fault]) if (books.seen(fault, state) === 0) empty.push(`${state} at ${fault}`);
-  }
-  return empty;
-}
-
 /** The asked for, and every cell met; there is an end to waiting for the cells. */
 function enough(): boolean {
-  if (tally.kills < 2 * wantedKills + 20 && emptyCells().length > 0) return false;
+  if (tally.kills < 2 * wantedKills + 20 && histogram().empty.length > 0) return false;
   return tally.kills >= wantedKills && books.next >= wantedRequests && performance.now() - began >= wantedMs;
 }
 
@@ -226,7 +295,7 @@ async function soak(): Promise<void> {
   let seen = books.next;
   let seenAt = performance.now();
   while (!enough() && problems.length < 50) {
-    await Bun.sleep(random.below(PAUSE_MS));
+    await Bun.sleep(random.below(size.pauseMs));
     if (books.next > seen) {
       seen = books.next;
       seenAt = performance.now();
@@ -234,9 +303,9 @@ async function soak(): Promise<void> {
     if (books.next > capacity - 500_000) throw new Error("the books are full before the kills are done");
     const dice = random.below(100);
     if (tally.kills >= wantedKills && books.next < wantedRequests && dice < 80) continue; // the load is behind
-    if (dice < 65) await killWorker();
-    else if (dice < 73) await killHub();
-    else if (dice < 96) await stopWorker();
+    if (dice < 72) await kill();
+    else if (dice < 90) await stopWorker();
+    else if (dice < 97) await stopHub();
     else for (let i = 0; i < WORKERS; i++) await stopWorker();
     if (tally.kills >= quietAt) {
       await quiet();
@@ -250,11 +319,9 @@ async function soak(): Promise<void> {
 
 /** Everybody ends in good order, and leaves nothing. */
 async function end(): Promise<void> {
-  lives.at(-1)!.end = books.next;
-  const last = [hub, ...workers];
-  for (const actor of last) actor.condemned = true;
+  for (const actor of [hub, ...workers]) actor.condemned = true;
   hub.tell({ do: "end" });
-  await hub.gone(6_000);
+  await hub.gone(30_000);
   lives.at(-1)!.end = books.next;
   for (const worker of workers) worker.tell("end");
   for (const spare of [...spareWorkers, spareHub]) {
@@ -262,7 +329,7 @@ async function end(): Promise<void> {
     spare.condemned = true;
     spare.process.kill("SIGKILL");
   }
-  const inTime = until(() => actors.size === 0, "every process has ended", 6_000);
+  const inTime = until(() => crew.living.size === 0, "every process has ended", 30_000);
   await inTime.catch((error) => {
     tally.leaked++;
     problem(error.message);
@@ -274,69 +341,69 @@ async function end(): Promise<void> {
 
 // ---- the verdict ------------------------------------------------------------------------------------------------------
 
-/** Goes through the books of every request. */
-function audit() {
-  const sums = {
-    answered: 0,
-    refused: 0,
-    failed: 0,
-    aborted: 0,
-    vanished: 0,
-    twiceRun: 0,
-    twiceKilled: 0,
-    lost: 0,
-    doubled: 0,
-    wrong: 0,
-  };
-  for (const { first, end: beyond, killed } of lives) {
-    for (let id = first; id < beyond; id++) {
-      const outcome = books.outcome[id]!;
-      const runs = books.runs[id]! % b.REPLIED;
-      const replies = Math.floor(books.runs[id]! / b.REPLIED);
-      if (outcome & b.ANSWERED) sums.answered++;
-      if (outcome & b.REFUSED) sums.refused++;
-      if (outcome & b.FAILED) sums.failed++;
-      if (outcome & b.ABORTED) sums.aborted++;
-      if (!(outcome & b.SETTLED)) {
-        if (killed) sums.vanished++;
-        else {
-          sums.lost++;
-          problem(`request ${id} never settled`);
-        }
-      }
-      if (runs === 2) sums.twiceRun++;
-      if (runs === 2 && outcome & b.FAILED && outcome & b.IDEMPOTENT && replies === 0) sums.twiceKilled++;
-      const settledTwice = (outcome & b.TWICE) !== 0;
-      if (settledTwice || runs > (outcome & b.IDEMPOTENT ? 2 : 1)) {
-        sums.doubled++;
-        problem(`request ${id} ran ${runs} times${settledTwice ? " and settled twice" : ""}`);
-      }
-      const unasked = outcome & b.ANSWERED && replies === 0;
-      const denied = outcome & b.REFUSED && runs > 0;
-      if (outcome & b.WRONG || unasked || denied) sums.wrong++;
-      if (unasked) problem(`request ${id} was answered, and no handler did`);
-      if (denied) problem(`request ${id} "certainly did not run", and ran`);
-    }
+/** Prints how late things were, and complains of what was too late and would not have been without a bus. */
+function judgeTimes(): void {
+  const rows = [
+    ["worker killed", "worker control"],
+    ["worker gone", "worker control"],
+    ["hub killed", "hub control"],
+  ] as const;
+  for (const [series, other] of rows) {
+    const delays = times.read(series);
+    const { p99, count } = times.read(other);
+    say(`news, ${series}: ${delaysText(delays)}; a bare socket: p99 ${p99} ms of ${count}`);
+    const limit = Math.max(GRACE_MS, 3 * p99);
+    if (delays.count === 0) problem(`no news of a ${series}`);
+    if (delays.p99 > limit) problem(`news of a ${series}: p99 ${delays.p99} ms, more than ${limit}`);
   }
-  return sums;
+  const idle = times.read("timer control");
+  const rest = [
+    ["after the deadline", idle],
+    ["after the death", times.read("worker control")],
+  ] as const;
+  say(`timers of an idle process: ${delaysText(idle)}`);
+  for (const [series, other] of rest) {
+    const delays = times.read(series);
+    const limit = Math.max(GRACE_MS, 3 * other.max);
+    say(`settled ${series}: ${delaysText(delays)} (bound ${limit} ms)`);
+    if (delays.count === 0) problem(`no request settled ${series}`);
+    if (delays.max > limit) problem(`a request settled ${delays.max} ms ${series}, more than ${limit}`);
+  }
 }
 
-function histogram(): string {
-  const rows = [["", ...b.FAULTS]];
-  for (const state of b.STATES) {
-    const cells = b.FAULTS.map((fault) => (b.POSSIBLE[fault].includes(state) ? `${books.seen(fault, state)}` : "-"));
-    rows.push([state, ...cells]);
+/** How much the median of the last third of a life's quiet points is above that of the first third, the very first left out. */
+function growthOf({ rss }: Life): number {
+  const points = rss.slice(1);
+  const third = Math.ceil(points.length / 3);
+  const median = (list: number[]): number => list.toSorted((x, y) => x - y)[list.length >> 1] ?? 0;
+  return median(points.slice(-third)) - median(points.slice(0, third));
+}
+
+function judgeGrowth(): void {
+  const long = lives.filter(({ rss }) => rss.length >= 4);
+  if (long.length === 0 && tally.kills >= 100) problem("no life of the hub was long enough to show whether it grows");
+  for (const life of long) {
+    const growth = growthOf(life);
+    const bound = life.rss.length < OLD ? YOUNG_MIB : GROWTH_MIB;
+    const course = life.rss.length > 12 ? [...life.rss.slice(0, 6), NaN, ...life.rss.slice(-6)] : life.rss;
+    const text = course.map((mib) => (Number.isNaN(mib) ? "…" : mib.toFixed(0))).join(" ");
+    say(
+      `the hub's own memory at ${life.rss.length} quiet points of ${life.end - life.first} requests and ` +
+        `${life.workersKilled} kills: ${text} MiB, growth ${growth.toFixed(1)} MiB (bound ${bound})`,
+    );
+    if (growth <= bound) continue;
+    tally.leaked++;
+    problem(`the hub's memory grew by ${growth.toFixed(1)} MiB`);
   }
-  return rows.map((row) => row.map((text, i) => (i ? text.padStart(12) : text.padEnd(10))).join("")).join("\n");
 }
 
 const say = (text: string): void => void process.stdout.write(`${text}\n`);
 say(
-  `seed ${seed}: bun test/prove/soak.ts --seed ${seed} --kills ${wantedKills} --requests ${wantedRequests} --minutes ${values.minutes}`,
+  `seed ${seed}: bun test/prove/soak.ts ${sizeAsked()} --seed ${seed} --kills ${wantedKills} --requests ${wantedRequests} --minutes ${values.minutes}`,
 );
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
   process.on(signal, () => {
-    for (const actor of actors) actor.process.kill("SIGKILL");
+    for (const actor of crew.living) actor.process.kill("SIGKILL");
     rmSync(root, { recursive: true, force: true });
     process.exit(1);
   });
@@ -347,26 +414,35 @@ try {
   problem(`the soak broke off: ${error instanceof Error ? error.message : error}`);
   lives.at(-1)!.end = books.next;
 }
-for (const actor of actors) {
-  actor.condemned = true;
-  actor.process.kill("SIGKILL");
-}
-await Promise.all([...actors].map((actor) => actor.process.exited));
-const sums = audit();
-const empty = emptyCells();
-if (empty.length > 0) problem(`never met: ${empty.join(", ")}`);
+await crew.endAll();
+clearInterval(timer);
+control.stop(true);
+const sums = audit(books, lives, problem);
+const met = histogram();
+if (met.empty.length > 0) problem(`never met: ${met.empty.join(", ")}`);
 if (sums.twiceRun === 0) problem("no idempotent request ran twice");
 if (sums.twiceKilled === 0 && tally.kills >= 60) problem("no idempotent request lost both of its workers");
-if (tally.stalls === 0 || tally.hubKills === 0) problem("no stop, or no kill of a hub");
+if (tally.stops === 0 || tally.hubStops === 0 || tally.hubKills === 0) problem("no stop, or no kill of a hub");
+if (tally.longStops === 0 && tally.kills >= 100) problem("the hub was never stopped for longer than the timeouts");
+say(String(met));
+judgeTimes();
+judgeGrowth();
 rmSync(root, { recursive: true });
-say(histogram());
 say(
   `answered ${sums.answered}, failed ${sums.failed}, refused ${sums.refused}, aborted ${sums.aborted}, gone with their hub ` +
-    `${sums.vanished}, run twice ${sums.twiceRun}, in vain ${sums.twiceKilled}; hub kills ${tally.hubKills}, quiet points ${tally.quiet}, ` +
+    `${sums.vanished}, run twice ${sums.twiceRun}, in vain ${sums.twiceKilled}; hub kills ${tally.hubKills}, hub stops ` +
+    `${tally.hubStops} (${tally.longStops} long), quiet points ${tally.quiet}, ` +
     `${((performance.now() - began) / 1000).toFixed(1)} s, ${problems.length} problems`,
 );
 say(
-  `requests ${books.next}, kills ${tally.kills}, stalls ${tally.stalls}, lost ${Math.max(sums.lost, tally.lost)}, ` +
-    `doubled ${sums.doubled}, misdelivered ${sums.wrong}, leaked ${tally.leaked}`,
+  figuresLine({
+    requests: books.next,
+    kills: tally.kills,
+    stalls: tally.stops + tally.hubStops,
+    lost: Math.max(sums.lost, tally.lost),
+    doubled: sums.doubled,
+    misdelivered: sums.wrong,
+    leaked: tally.leaked,
+  }),
 );
 process.exit(problems.length === 0 ? 0 : 1);

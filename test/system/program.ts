@@ -1,13 +1,18 @@
 /**
- * The processes that the system tests watch, by role. Each says a line when it got somewhere, and
- * takes commands by standard input: `go N` (N requests, one after another), `quit`.
+ * The processes that the system tests watch, by role. Each says a line when it got somewhere, and takes commands by
+ * standard input, one a line; `done COMMAND` says that it was carried out. `quit` and its end: it ends in good order.
  *
  *     bun program.ts bare DIRECTORY
  *     bun program.ts hub DIRECTORY [uid,... [INLINE_SIZE]]
  *     bun program.ts worker DIRECTORY
+ *     bun program.ts patient DIRECTORY
+ *     bun program.ts flood DIRECTORY
+ *     bun program.ts threads DIRECTORY
  */
 
-import type { SlotBus, SlotbusError, SlotWorker } from "../../src/index.ts";
+import { dlopen, FFIType } from "bun:ffi";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import type { BusResponse, SlotBus, SlotbusError, SlotWorker } from "../../src/index.ts";
 
 const name = "system";
 const [role = "", directory = "", uids = "", inline = "16384"] = process.argv.slice(2);
@@ -16,8 +21,18 @@ function say(line: string): void {
   process.stdout.write(`${line}\n`);
 }
 
-/** Carries out what standard input says, until `quit` or its end. */
-async function obey(go: (requests: number) => Promise<void>): Promise<void> {
+function describe(error: unknown): string {
+  return `error ${(error as SlotbusError).name}: ${(error as Error).message}`;
+}
+
+function cString(text: string): Buffer {
+  return Buffer.from(`${text}\0`);
+}
+
+type Command = (...words: string[]) => Promise<void> | void;
+
+/** Carries out what standard input says, until `quit` or its end. What a command throws is said, and no more. */
+async function obey(commands: Record<string, Command>): Promise<void> {
   const decoder = new TextDecoder();
   let rest = "";
   for await (const chunk of Bun.stdin.stream()) {
@@ -25,11 +40,51 @@ async function obey(go: (requests: number) => Promise<void>): Promise<void> {
     rest = lines.pop() ?? "";
     for (const line of lines) {
       if (line === "quit") return;
-      await go(Number(line.replace("go ", "")));
+      const [word = "", ...words] = line.split(" ");
+      try {
+        await (commands[word] ?? own[word]!)(...words);
+      } catch (error) {
+        say(describe(error));
+      }
       say(`done ${line}`);
     }
   }
 }
+
+/** What any role can do. */
+const own: Record<string, Command> = {
+  /** Says how many regions are mapped here. */
+  mappings: () => {
+    const lines = readFileSync("/proc/self/maps", "latin1").split("\n");
+    say(`mappings ${lines.filter((line) => line.includes("memfd:slotbus (")).length}`);
+  },
+  /** Starts a child that sleeps. */
+  spawn: () => {
+    const child = Bun.spawn(["sleep", "1000"], { stdio: ["ignore", "ignore", "ignore"] });
+    child.unref();
+    say(`child ${child.pid}`);
+  },
+  /** The same by libc, and one that is a fork of this process. */
+  system: () => {
+    const symbols = { system: { args: [FFIType.cstring], returns: FFIType.i32 } } as const;
+    dlopen("libc.so.6", symbols).symbols.system(cString("sleep 1000 </dev/null >/dev/null 2>&1 & echo child $!"));
+  },
+  fork: (library) => {
+    const symbols = { fork_and_wait: { args: [], returns: FFIType.i32 } } as const;
+    say(`child ${dlopen(library!, symbols).symbols.fork_and_wait()}`);
+  },
+  /** Says what its descriptors of slotbus lead to. */
+  descriptors: () => {
+    const targets = readdirSync("/proc/self/fd").map((fd) => {
+      try {
+        return readlinkSync(`/proc/self/fd/${fd}`);
+      } catch {
+        return ""; // the one that was read from
+      }
+    });
+    say(`descriptors ${targets.filter((target) => /socket:|slotbus|system\.lock|pidfd|statm/.test(target)).join(" ")}`);
+  },
+};
 
 async function hub(): Promise<void> {
   const { SlotBus: Bus } = await import("../../src/index.ts");
@@ -38,24 +93,73 @@ async function hub(): Promise<void> {
   bus.on("peerRefused", (peer, reason) => say(`refused uid ${peer.uid}: ${reason}`));
   say("listening");
   const joined = bus.ready().then(() => say(`joined uid ${bus.workers[0]?.uid}`));
-  await obey(async (requests) => {
-    await joined;
-    for (let n = 0; n < requests; n++) {
-      const response = await bus.request({ path: "/echo", body: `request ${n}` });
-      if (response.text() !== `request ${n}`) throw new Error(`wrong answer: ${response.text()}`);
-    }
+  await obey({
+    go: async (requests) => {
+      await joined;
+      for (let n = 0; n < Number(requests); n++) {
+        const response = await bus.request({ path: "/echo", body: `request ${n}` });
+        if (response.text() !== `request ${n}`) throw new Error(`wrong answer: ${response.text()}`);
+      }
+    },
+    /** One request: says how it ended, and after how many ms. */
+    ask: async (path, query, timeout) => {
+      await joined;
+      const started = performance.now();
+      const result = await bus.request({ path: path!, query }, { timeout: Number(timeout) }).then(
+        (response: BusResponse) => response.text(),
+        (error: SlotbusError) => `${error.name} ${error.mayHaveExecuted}`,
+      );
+      say(`asked ${Math.round(performance.now() - started)} ${result}`);
+    },
+    workers: () => say(`workers ${bus.workers.length}`),
   });
   joined.catch(() => {}); // the bus closes before a worker came
   await bus.close();
 }
 
-async function worker(): Promise<void> {
+async function serve(options: { wait: number }): Promise<SlotWorker> {
   const { SlotWorker: Worker } = await import("../../src/index.ts");
-  const attached: SlotWorker = await Worker.open({ name, directory, reconnect: false, wait: 1_000 });
-  attached.serve((request) => request.text());
+  const ours = directory === "" ? {} : { directory };
+  const attached: SlotWorker = await Worker.open({ name, ...ours, reconnect: false, ...options });
+  attached.serve(async (request) => {
+    if (request.path === "/exit") process.exit(7);
+    if (request.path === "/deadline") return String(request.deadline - Date.now());
+    if (request.path === "/slow") {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const started = performance.now();
+      request.signal.addEventListener("abort", () => say(`aborted ${Math.round(performance.now() - started)}`));
+      setTimeout(resolve, Number(request.query));
+      await promise;
+    }
+    return request.text();
+  });
+  attached.on("disconnected", () => say("disconnected"));
+  return attached;
+}
+
+async function worker(): Promise<void> {
+  const attached = await serve({ wait: 1_000 });
   say("attached");
-  await obey(async () => {});
+  await obey({});
   await attached.close();
+}
+
+/** A worker that attaches when it is told. */
+async function patient(): Promise<void> {
+  await import("../../src/index.ts");
+  let attached = null as SlotWorker | null;
+  say("waiting");
+  await obey({
+    open: async (wait) => {
+      attached = await serve({ wait: Number(wait ?? 0) });
+      say("attached");
+    },
+    close: async () => {
+      await attached?.close();
+      attached = null;
+    },
+  });
+  await attached?.close();
 }
 
 /** A Bun program with one unix socket and nothing of ours: Bun itself wakes once a second for it. */
@@ -65,17 +169,61 @@ async function bare(): Promise<void> {
   Bun.listen({ unix, socket });
   await Bun.connect({ unix, socket });
   say("waiting");
-  await obey(async (rounds) => {
-    for (let n = 0; n < rounds; n++) await new Promise((done) => setImmediate(done));
+  await obey({
+    go: async (rounds) => {
+      for (let n = 0; n < Number(rounds); n++) await new Promise((done) => setImmediate(done));
+    },
   });
 }
 
-const roles: Record<string, () => Promise<void>> = { bare, hub, worker };
+/** Connects to the bus again and again, sixteen at a time, with a byte of garbage each. */
+async function flood(): Promise<void> {
+  const unix = `${directory}/${name}.sock`;
+  let refused = 0;
+  const connect = async (): Promise<void> => {
+    for (;;) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const socket = { open() {}, data() {}, close: () => resolve(), error: () => resolve() };
+      const opened = await Bun.connect({ unix, socket }).catch(() => null);
+      opened?.write("x");
+      if (opened) await promise;
+      if (opened) refused++;
+      await Bun.sleep(1);
+    }
+  };
+  for (let n = 0; n < 16; n++) void connect();
+  say("flooding");
+  await obey({ count: () => say(`refused ${refused}`) });
+}
+
+/** Starts and ends threads that run a hub or a worker of this file. */
+async function threads(): Promise<void> {
+  let thread: Worker | null = null;
+  say("waiting");
+  await obey({
+    start: async (what) => {
+      const { promise, resolve, reject } = Promise.withResolvers<unknown>();
+      thread = new Worker(new URL("./thread.ts", import.meta.url));
+      thread.onmessage = ({ data }) => resolve(data);
+      thread.onerror = ({ message }) => reject(new Error(message));
+      thread.postMessage({ what, name, directory });
+      say(String(await promise));
+    },
+    terminate: async () => {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      thread!.addEventListener("close", () => resolve());
+      thread!.terminate();
+      await promise;
+    },
+  });
+}
+
+const roles: Record<string, () => Promise<void>> = { bare, flood, hub, patient, threads, worker };
 
 try {
   await roles[role]!();
   process.exit(0);
 } catch (error) {
-  say(`error ${(error as SlotbusError).name}: ${(error as Error).message}`);
+  say(describe(error));
   process.exit(3);
 }

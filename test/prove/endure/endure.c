@@ -229,7 +229,8 @@ int listen_on(const char *name)
 	int fd = os_socket_open();
 	MUST(fd >= 0);
 	MUST(os_socket_path(dir, name, address.sun_path, sizeof address.sun_path) == 0);
-	if (bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 64) == 0) return fd;
+	bool bound = bind(fd, (struct sockaddr *)&address, sizeof address) == 0;
+	if (bound && listen(fd, 64) == 0) return fd;
 	close(fd);
 	return -1;
 }
@@ -344,7 +345,8 @@ uint32_t serve_payload(struct sb_worker *worker)
 	const struct sb_request *asked = sb_worker_request(worker);
 	const uint8_t *body = request_of(&worker->map, asked->slot) + asked->body_offset;
 	if (!payload_is(body, asked->body_bytes, asked->serial, ASKED)) {
-		problem(MISDELIVERED, "request %llu has another's bytes", (unsigned long long)asked->serial);
+		problem(MISDELIVERED, "request %llu has another's bytes",
+		        (unsigned long long)asked->serial);
 		return 0;
 	}
 	return write_payload(response_of(&worker->map, asked->slot), asked->serial, ANSWERED);

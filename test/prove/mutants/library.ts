@@ -155,10 +155,7 @@ export const libraryRules: LibraryRule[] = [
     rule: "whoever rings without work is evicted",
     file: "bus/bus.ts",
     edits: [
-      [
-        "if (native.sb_link_bell(this.#hub, link.index, bells) === 0) this.#driver.ring();",
-        "if (bells > 0) this.#driver.ring();",
-      ],
+      ["if (native.sb_link_bell(this.#hub, link.index, bells + messages) !== 0) {", "if (bells + messages < 0) {"],
     ],
     suite: "link",
     test: "a worker that sends 20 000 bells",

@@ -35,8 +35,8 @@ export const nativeRules: Rule<NativeFile>[] = [
     edits: [
       ["uint32_t how = exchange_seq(&sleeper->parked, SB_PARK_NONE);", "uint32_t how = load_seq(&sleeper->parked);"],
       [
-        "(void)sb_control_send(fd, SB_MSG_BELL, NULL, 0);",
-        "(void)sb_control_send(fd, SB_MSG_BELL, NULL, 0); usleep(50); store_seq(&sleeper->parked, SB_PARK_NONE);",
+        "int32_t error = sb_control_send(fd, SB_MSG_BELL, NULL, 0);",
+        "int32_t error = sb_control_send(fd, SB_MSG_BELL, NULL, 0); usleep(50); store_seq(&sleeper->parked, SB_PARK_NONE);",
       ],
     ],
     test: "whoever hears a bell finds its parked flag cleared already",

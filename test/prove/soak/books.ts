@@ -3,7 +3,7 @@
 import { closeSync, ftruncateSync, openSync } from "node:fs";
 import { join } from "node:path";
 
-export const FAULTS = ["worker-kill", "hub-kill", "stop", "timeout", "abort"] as const;
+export const FAULTS = ["worker-kill", "hub-kill", "worker-stop", "hub-stop", "timeout", "abort"] as const;
 export type Fault = (typeof FAULTS)[number];
 
 /** Where a request can be when a fault comes; `idle` is no request at all. */
@@ -14,7 +14,8 @@ export type State = (typeof STATES)[number];
 export const POSSIBLE: Record<Fault, readonly State[]> = {
   "worker-kill": STATES,
   "hub-kill": STATES,
-  stop: STATES,
+  "worker-stop": STATES,
+  "hub-stop": STATES,
   timeout: ["queued", "ready", "claimed"],
   abort: ["queued", "ready", "claimed", "done"],
 };

@@ -1,101 +1,40 @@
 /** `soak/worker.ts NAME BOOKS`: waits for "go", then answers as the path says and writes down what it runs. */
 
-import { type Answer, SlotWorker, type WorkerRequest } from "../../../src/index.ts";
-import { BEGAN, Books, checksum, REPLIED, transform } from "./books.ts";
+import { join } from "node:path";
+import { SlotWorker } from "../../../src/index.ts";
+import { descriptors, mappings } from "../../support.ts";
+import { handle } from "../answers.ts";
+import { Books } from "./books.ts";
+import { Times } from "./times.ts";
 
 const [name, directory] = process.argv.slice(2);
 const books = new Books(directory!);
+const times = new Times(directory!);
+let worker: SlotWorker | null = null;
+/** The kill of the hub that was heard of last. */
+let heard = 0;
 
-function fail(text: string): never {
-  process.stderr.write(`worker ${process.pid}: ${text}\n`);
-  process.exit(9);
-}
-
-interface Order {
-  id: number;
-  nonce: number;
-  waitMs: number;
-}
-
-/** Reads the order and checks that the body belongs to it. */
-function read(request: WorkerRequest): Order {
-  const [id = -1, nonce = 0, sum = 0, bytes = 0, waitMs = 0] = request.query.split(".").map(Number);
-  Atomics.add(books.runs, id, BEGAN);
-  if (request.id !== String(id)) fail(`request ${request.id} has the query of ${id}`);
-  if (request.body.length !== bytes) fail(`request ${id} has ${request.body.length} bytes of ${bytes}`);
-  if (checksum(request.body, nonce) !== sum) fail(`request ${id} has another request's body`);
-  return { id, nonce, waitMs };
-}
-
-function answer(request: WorkerRequest, { id, nonce }: Order, inPlace = false): Answer {
-  const from = request.body;
-  const body = inPlace ? request.reserve(from.length) : new Uint8Array(from.length);
-  if (body.length === from.length) transform(from, nonce, body);
-  Atomics.add(books.runs, id, REPLIED);
-  return { body, headers: { tag: `${id}.${nonce}` } };
-}
-
-function gone(request: WorkerRequest): Promise<void> {
-  const { signal } = request;
-  if (signal.aborted) return Promise.resolve();
-  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
-}
-
-async function later(request: WorkerRequest, order: Order): Promise<Answer> {
-  await Bun.sleep(order.waitMs);
-  return answer(request, order);
-}
-
-async function refuse(order: Order): Promise<never> {
-  await Bun.sleep(order.waitMs);
-  throw new Error(`refused ${order.id}.${order.nonce}`);
-}
-
-/** Answers only when nobody waits any more. */
-async function never(request: WorkerRequest, order: Order): Promise<null> {
-  await gone(request);
-  await Bun.sleep(order.waitMs);
-  return null;
+async function go(): Promise<void> {
+  await Bun.connect({
+    unix: join(directory!, "control"),
+    socket: { open: (it) => void it.write(`${process.pid} `), data() {} },
+  });
+  heard = times.hubKilledAt;
+  worker = await SlotWorker.open({ name: name!, wait: 30_000, reconnect: { min: 5, max: 100 } });
+  worker.on("disconnected", () => {
+    if (times.hubKilledAt === heard) return;
+    heard = times.hubKilledAt;
+    times.hearHub();
+  });
+  worker.serve((request) => handle(books, request));
 }
 
 process.on("disconnect", () => process.exit(0));
-process.on("message", async (message) => {
-  if (message === "end") {
-    await worker?.close();
-    process.exit(0);
-  }
-  if (message !== "go") return;
-  worker = await SlotWorker.open({ name: name!, wait: 30_000, reconnect: { min: 5, max: 100 } });
-  worker.serve((request) => {
-    const order = read(request);
-    switch (request.path) {
-      case "async":
-      case "hold":
-        return later(request, order);
-      case "late":
-        setTimeout(() => {
-          // A large body is there until the connection ends.
-          if (request.body.length > 0 || request.query.split(".")[3] === "0") request.respond(answer(request, order));
-        }, order.waitMs);
-        return;
-      case "never":
-        return never(request, order);
-      case "throw":
-        throw new Error(`refused ${order.id}.${order.nonce}`);
-      case "reject":
-        return refuse(order);
-      case "block":
-        Bun.sleepSync(order.waitMs);
-        return answer(request, order);
-      case "respond":
-        request.respond(answer(request, order));
-        if (request.respond("again") !== "duplicate") fail(`request ${order.id} took two answers`);
-        return;
-      default:
-        return answer(request, order, request.path === "reserve");
-    }
-  });
+process.on("message", async (order) => {
+  if (order === "go") await go();
+  if (order === "count") process.send!({ is: "count", fds: descriptors(), maps: mappings() });
+  if (order !== "end") return;
+  await worker?.close();
+  process.exit(0);
 });
-
-let worker: SlotWorker | null = null;
-process.send!("loaded");
+process.send!({ is: "loaded" });

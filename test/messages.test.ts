@@ -1,0 +1,78 @@
+/**
+ * The messages of the handshake as this version has always sent them, kept as bytes in fixtures/messages. What differs from
+ * them is another version: raise SB_ABI_VERSION in csrc/slotbus.h, and keep the new messages beside the old ones.
+ */
+
+import { expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { CString } from "bun:ffi";
+import { VersionMismatchError } from "../src/index.ts";
+import { C, native, type Pointer } from "../src/native/library.ts";
+import { rejection, until, Workspace } from "./support.ts";
+
+const folder = join(import.meta.dir, "fixtures/messages", `v${C.SB_ABI}`);
+const geometry = { slots: 4, payloadLimit: 65_536, headLimit: 4_096, inlineSize: 4_096 };
+
+function fixture(name: string): string {
+  return readFileSync(join(folder, `${name}.bin`)).toString("hex");
+}
+
+/** Says something to the hub of a bus, in hex, and resolves to what it answers. */
+async function converse(space: Workspace, hex: string): Promise<string> {
+  let got = "";
+  const socket = await Bun.connect({
+    unix: join(space.directory, `${space.name}.sock`),
+    socket: { data: (_, bytes) => void (got += Buffer.from(bytes).toString("hex")) },
+  });
+  socket.write(Buffer.from(hex, "hex"));
+  await until(() => got !== "", "the hub answers");
+  socket.terminate();
+  return got;
+}
+
+/** A listener in place of a hub: `answer`s in hex to what a worker says first, which it resolves to with the worker. */
+async function beHub(space: Workspace, answer: string): Promise<{ heard: string; error: Error }> {
+  let heard = "";
+  const listener = Bun.listen({
+    unix: join(space.directory, `${space.name}.sock`),
+    socket: {
+      data: (socket, bytes) => {
+        heard += Buffer.from(bytes).toString("hex");
+        socket.write(Buffer.from(answer, "hex"));
+      },
+    },
+  });
+  const error = await rejection(space.worker(undefined, { concurrency: 5, wait: 0 }));
+  listener.stop(true);
+  return { heard, error };
+}
+
+test("a worker's JOIN is that of its version, and its hub's REFUSED is understood", async () => {
+  await using space = new Workspace();
+  const { heard, error } = await beHub(space, fixture("refused"));
+  expect(heard).toBe(fixture("join"));
+  expect(error).toBeInstanceOf(VersionMismatchError);
+});
+
+test("a hub's HELLO is that of its version, but for the epoch, and answers its version's JOIN", async () => {
+  await using space = new Workspace();
+  await space.bus(geometry);
+  const withoutEpoch = (hex: string) => hex.slice(0, 20) + "-".repeat(16) + hex.slice(36); // two bytes and the magic first
+  expect(withoutEpoch(await converse(space, fixture("join")))).toBe(withoutEpoch(fixture("hello")));
+});
+
+test("a hub's REFUSED to a version that will never be is that of its version", async () => {
+  await using space = new Workspace();
+  await space.bus();
+  const join = fixture("join");
+  const future = `${join.slice(0, 20)}feffffff${join.slice(28)}`; // lowest and highest version
+  expect(await converse(space, future)).toBe(fixture("refused"));
+});
+
+test("no constant or field that this version has ever described has another value or place", () => {
+  const today = String(new CString(native.sb_abi_text() as Pointer)).split("\n");
+  const kept = readFileSync(join(folder, "layout.txt"), "utf8").trim().split("\n");
+  expect(kept.length).toBeGreaterThan(50);
+  expect(kept.filter((line) => !today.includes(line))).toEqual([]);
+});

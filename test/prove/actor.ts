@@ -1,0 +1,97 @@
+/** What the proofs with many processes have in common: children that speak in messages, and the state of a process. */
+
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { until } from "../support.ts";
+
+/** What every child says: `loaded` when it waits for its orders, `broken` when it saw a promise broken. */
+export type Common = { is: "loaded" } | { is: "broken"; what: string };
+
+/** A child that has loaded its modules and waits for orders. */
+export class Actor<Report extends { is: string }, Order> {
+  readonly process: Bun.Subprocess;
+  readonly reports: (Report | Common)[] = [];
+  /** We killed it, or told it to end. */
+  condemned = false;
+  stopped = false;
+  readonly #crew: Crew;
+
+  constructor(crew: Crew, program: string, args: string[]) {
+    this.#crew = crew;
+    this.process = Bun.spawn([process.execPath, join(import.meta.dir, program), ...args], {
+      env: { ...process.env, SLOTBUS_DIR: crew.busDirectory },
+      stdio: ["ignore", "inherit", "inherit"],
+      ipc: (message: Report | Common) => {
+        if (message.is === "broken") crew.problem((message as { what: string }).what);
+        else this.reports.push(message);
+      },
+      onExit: (child, code, signal) => {
+        if (!this.condemned) crew.problem(`${program} pid ${child.pid} ended by itself: ${code ?? signal}`);
+      },
+    });
+    crew.living.add(this);
+    void this.process.exited.then(() => crew.living.delete(this));
+  }
+
+  get pid(): number {
+    return this.process.pid;
+  }
+
+  tell(order: Order): void {
+    this.process.send(order);
+  }
+
+  /** The next report of a kind, taken. */
+  async hear<K extends Report["is"] | "loaded">(kind: K, ms: number): Promise<Extract<Report | Common, { is: K }>> {
+    const find = (): number => this.reports.findIndex((report) => report.is === kind);
+    await until(() => find() >= 0 || !this.isAlive, `pid ${this.pid} says "${kind}"`, ms);
+    if (find() < 0) throw new Error(`pid ${this.pid} ended before it said "${kind}"`);
+    return this.reports.splice(find(), 1)[0] as Extract<Report | Common, { is: K }>;
+  }
+
+  async loaded(): Promise<this> {
+    await this.hear("loaded", 30_000);
+    return this;
+  }
+
+  get isAlive(): boolean {
+    return this.#crew.living.has(this);
+  }
+
+  async gone(ms: number): Promise<void> {
+    await until(() => !this.isAlive, `pid ${this.pid} has ended`, ms);
+  }
+}
+
+/** All children of one proof. */
+export class Crew {
+  readonly living = new Set<Pick<Actor<{ is: string }, unknown>, "process" | "condemned">>();
+
+  constructor(
+    readonly busDirectory: string,
+    readonly problem: (text: string) => void,
+  ) {}
+
+  /** Kills what lives, and waits for it. */
+  async endAll(): Promise<void> {
+    for (const actor of this.living) {
+      actor.condemned = true;
+      actor.process.kill("SIGKILL");
+    }
+    await Promise.all([...this.living].map((actor) => actor.process.exited));
+  }
+}
+
+/** `R` runs, `S` sleeps, `T` is stopped, `Z` dead; empty when it is gone. */
+export function processState(pid: number): string {
+  try {
+    return /\) (\S)/.exec(readFileSync(`/proc/${pid}/stat`, "latin1"))?.[1] ?? "";
+  } catch {
+    return "";
+  }
+}
+
+/** Resolves when a process is stopped. */
+export function stopped(pid: number): Promise<void> {
+  return until(() => /^(T|Z|$)/.test(processState(pid)), `pid ${pid} is stopped`, 5_000);
+}

@@ -1,0 +1,324 @@
+/**
+ * `hostile/hub.ts NAME BOOKS SEED`: the hub that is attacked. Asks under a steady load, checks every answer, and measures
+ * itself: how late its own timer is, how long honest answers take, how many descriptors it has.
+ */
+
+import { readFileSync } from "node:fs";
+import {
+  type BusResponse,
+  RegionCorruptError,
+  RequestTimeoutError,
+  SlotBus,
+  SlotbusError,
+  WorkerDiedError,
+} from "../../../src/index.ts";
+import { descriptors, mappings, until } from "../../support.ts";
+import type { Common } from "../actor.ts";
+import { Random } from "../soak/books.ts";
+import type { Outcome } from "./attacks.ts";
+import { answerTo, Books, PAYLOAD, PREFIX, question } from "./books.ts";
+
+/** What the supervisor says. */
+export type Order =
+  | { do: "open"; honest: number[] }
+  | { do: "load" | "rest" | "end" }
+  /** Begins a phase; the report is of the one that ends. */
+  | { do: "phase" }
+  /** What became of a process that was attached `lives` times and has ended. */
+  | { do: "fate"; pid: number; lives: number; expects: readonly Outcome[]; also: readonly Outcome[] }
+  | { do: "quiet"; workers: number };
+
+export interface Phase {
+  /** Of honest answers, in ms. */
+  latencies: number[];
+  /** How late the timer of the hub was at most, in ms. */
+  gap: number;
+  /** The same without the time in which the hub could have run and had no processor. */
+  blocked: number;
+  /** Most descriptors that it had. */
+  fds: number;
+}
+
+export interface Tally {
+  requests: number;
+  /** Honest answers, and what attackers gave. */
+  answers: number;
+  forged: number;
+  errors: number;
+  lost: number;
+  doubled: number;
+  misdelivered: number;
+}
+
+/** What the hub says. */
+export type Report =
+  | Common
+  | { is: "open" }
+  | ({ is: "phase" } & Phase)
+  | { is: "fate"; outcomes: Outcome[]; reasons: string[] }
+  | { is: "quiet"; leaks: string[]; rss: number; tally: Tally };
+
+const SLOTS = 16;
+/** More requests than that are never under way: two honest workers have room for them. */
+const MOST = 28;
+const BURST = 16;
+/** For any answer, on however busy a machine; no honest request may come near it. */
+const TIMEOUT_MS = 30_000;
+/** One request in 16 has so little time; that it runs out is not the worker's fault. */
+const SHORT_MS = 60;
+/** Three in four of an attacker's requests are given up so soon. */
+const PATIENCE_MS = 30;
+const BEAT_MS = 5;
+
+const [name, directory, seed] = process.argv.slice(2);
+const books = new Books(directory!);
+const random = new Random(Number(seed));
+const noise = new Uint8Array(4 * PAYLOAD).map(() => random.next());
+const gaveUp = new Error("the supervisor's hub gave it up");
+const honest = new Set<number>();
+const tally: Tally = { requests: 0, answers: 0, forged: 0, errors: 0, lost: 0, doubled: 0, misdelivered: 0 };
+let bus: SlotBus;
+let loading = false;
+let baseline: { fds: number; maps: number } | null = null;
+
+interface Asked {
+  body: Uint8Array;
+  at: number;
+  timeoutMs: number;
+  /** It was given to a worker that is not honest. */
+  exposed: boolean;
+  abort: AbortController;
+}
+const waiting = new Map<number, Asked>();
+let nextId = 0;
+
+function say(report: Report): void {
+  process.send!(report);
+}
+
+function broken(what: string): void {
+  say({ is: "broken", what });
+}
+
+// ---- the load -------------------------------------------------------------------------------------------------------
+
+function ask(): void {
+  const id = nextId++;
+  const bytes = random.size(PAYLOAD / 4) * 4;
+  const from = random.below(3 * PAYLOAD);
+  const body = question(id, random.next(), noise.subarray(from, from + bytes));
+  const timeoutMs = id % 16 === 5 ? SHORT_MS : TIMEOUT_MS;
+  const asked: Asked = { body, at: performance.now(), timeoutMs, exposed: false, abort: new AbortController() };
+  waiting.set(id, asked);
+  tally.requests++;
+  const idempotent = id % 8 === 3;
+  const options = { timeout: timeoutMs, signal: asked.abort.signal, idempotent };
+  void bus.request({ path: "/ask", id: String(id), body }, options).then(
+    (response) => answered(id, asked, response),
+    (reason) => failed(id, asked, reason),
+  );
+}
+
+function burst(): void {
+  if (!loading) return;
+  setTimeout(burst, 1 + random.below(5));
+  for (let n = 1 + random.below(BURST); n > 0 && waiting.size < MOST; n--) ask();
+  place();
+}
+
+/** Which requests a dishonest worker has: their errors and delays are its own. */
+function place(): void {
+  const now = performance.now();
+  for (const { requestId, workerPid } of bus.diagnostics().slots) {
+    if (requestId === null || honest.has(workerPid)) continue;
+    const asked = waiting.get(Number(requestId));
+    if (!asked) continue;
+    asked.exposed = true;
+    if (Number(requestId) % 4 !== 0 && now - asked.at > PATIENCE_MS) asked.abort.abort(gaveUp);
+  }
+}
+
+function close(id: number): void {
+  if (!waiting.delete(id)) {
+    tally.doubled++;
+    broken(`request ${id} settled twice`);
+  }
+}
+
+function answered(id: number, asked: Asked, response: BusResponse): void {
+  close(id);
+  if (!honest.has(response.workerPid)) return judgeForged(id, asked, response);
+  const right = Buffer.compare(response.body, answerTo(asked.body)) === 0;
+  tally.answers++;
+  if (!asked.exposed) latencies.push(performance.now() - asked.at);
+  if (!right) {
+    tally.misdelivered++;
+    broken(`request ${id} got wrong bytes from honest worker ${response.workerPid}`);
+  }
+  if (books.runs[id] === 1) return;
+  if (books.runs[id]! > 1) tally.doubled++;
+  broken(`request ${id} was answered and ran ${books.runs[id]} times`);
+}
+
+/** An attacker may say what it likes, but only from its own arena, which it has filled with marks. */
+function judgeForged(id: number, asked: Asked, response: BusResponse): void {
+  tally.forged++;
+  if (books.runs[id]! > 0) broken(`request ${id} ran, and was answered by pid ${response.workerPid}`);
+  const { status, body, contentType, headers } = response;
+  if (status < 200 || status > 599) broken(`an attacker's answer has status ${status}`);
+  if (body.length > PAYLOAD + PREFIX) broken(`an attacker's answer has ${body.length} bytes`);
+  if (typeof contentType !== "string" || [...headers].length > 65_535) broken("an attacker's head cannot be read");
+  if (body.length === asked.body.length && body[0] === asked.body[0]) return; // as an honest one would, or nearly
+  const foreign = body.findIndex((byte, at) => at >= 64 && byte !== 0xee && byte !== 0);
+  if (foreign >= 0) tally.misdelivered++;
+  if (foreign >= 0) broken(`byte ${foreign} of an attacker's answer to ${id} (${body.length} bytes) is not its own`);
+}
+
+function failed(id: number, asked: Asked, reason: unknown): void {
+  close(id);
+  if (reason === gaveUp) return;
+  tally.errors++;
+  if (!(reason instanceof SlotbusError)) return broken(`request ${id} failed with ${reason}`);
+  if (!reason.mayHaveExecuted && books.runs[id]! > 0) broken(`request ${id} ran, and its error denies it: ${reason}`);
+  const late = reason instanceof RequestTimeoutError && performance.now() - asked.at >= asked.timeoutMs - 1;
+  if (late && (asked.exposed || asked.timeoutMs === SHORT_MS)) return;
+  // What an attacker had when a burst made the hub evict it is settled before this program could see it there.
+  const isNamed = reason instanceof WorkerDiedError || reason instanceof RegionCorruptError;
+  const pid = Number(/\bworker pid (\d+)/.exec(reason.message)?.[1]);
+  if (isNamed && !honest.has(pid) && books.runs[id] === 0) return;
+  if (asked.exposed && reason.code === "REMOTE") return;
+  tally.lost++;
+  broken(`request ${id}, ${asked.exposed ? "of an attacker" : "honest"}, failed with ${reason}`);
+}
+
+// ---- phases ---------------------------------------------------------------------------------------------------------
+
+let latencies: number[] = [];
+let gap = 0;
+let blocked = 0;
+let mostFds = 0;
+let beats = 0;
+let due = 0;
+let waited = 0;
+let heart: ReturnType<typeof setInterval> | null = null;
+
+/** For how long this thread has waited for a processor, in ms. */
+function waitedMs(): number {
+  return Number(readFileSync(`/proc/self/task/${process.pid}/schedstat`, "latin1").split(" ")[1]) / 1e6;
+}
+
+function beat(): void {
+  const now = performance.now();
+  const nowWaited = waitedMs();
+  gap = Math.max(gap, now - due);
+  blocked = Math.max(blocked, now - due - (nowWaited - waited));
+  due = now + BEAT_MS;
+  waited = nowWaited;
+  if (++beats % 4 === 0) mostFds = Math.max(mostFds, descriptors());
+}
+
+function phase(): void {
+  beat();
+  say({ is: "phase", latencies, gap, blocked, fds: mostFds });
+  latencies = [];
+  gap = blocked = mostFds = 0;
+}
+
+/** At rest there is no timer of this program. */
+function setHeart(on: boolean): void {
+  if (heart) clearInterval(heart);
+  due = performance.now() + BEAT_MS;
+  waited = waitedMs();
+  heart = on ? setInterval(beat, BEAT_MS) : null;
+}
+
+// ---- what became of attackers ---------------------------------------------------------------------------------------
+
+interface Fate {
+  ended: number;
+  outcomes: Set<Outcome>;
+  reasons: string[];
+}
+const fates = new Map<number, Fate>();
+
+function fateOf(pid: number): Fate {
+  let fate = fates.get(pid);
+  if (!fate) fates.set(pid, (fate = { ended: 0, outcomes: new Set(), reasons: [] }));
+  return fate;
+}
+
+async function tellFate({ pid, lives, expects, also }: Extract<Order, { do: "fate" }>): Promise<void> {
+  const fate = fateOf(pid);
+  const settled = (): boolean =>
+    !bus.workers.some((worker) => worker.pid === pid) &&
+    fate.ended >= lives &&
+    (!expects.includes("refused") || fate.outcomes.has("refused"));
+  await until(settled, `the end of pid ${pid} is told`, 5_000).catch((error) => {
+    if (also.length === 0) broken(error.message);
+  });
+  if (fate.outcomes.size === 0) fate.outcomes.add("survived");
+  say({ is: "fate", outcomes: [...fate.outcomes], reasons: fate.reasons });
+  fates.delete(pid);
+}
+
+// ---- quiet points ---------------------------------------------------------------------------------------------------
+
+/** Nothing under way: nothing lost, nothing held. */
+async function quiet(workers: number): Promise<void> {
+  const leaks: string[] = [];
+  const reach = (condition: () => boolean, what: string): Promise<void> =>
+    until(condition, what, 10_000).catch((error) => void leaks.push(error.message));
+  await reach(() => waiting.size === 0, "every request has settled");
+  tally.lost += waiting.size;
+  waiting.clear();
+  await reach(() => bus.workers.length === workers, `only ${workers} workers are attached`);
+  const left = bus.diagnostics();
+  for (const { slot, state, workerPid } of left.slots)
+    if (state !== "FREE") leaks.push(`slot ${slot} of worker ${workerPid} is ${state}`);
+  if (left.queued.length > 0) leaks.push(`${left.queued.length} requests wait`);
+  if (bus.stats().inFlight !== 0) leaks.push(`${bus.stats().inFlight} requests are in flight`);
+  baseline ??= { fds: descriptors(), maps: mappings() };
+  const { fds, maps } = baseline;
+  await reach(() => descriptors() <= fds, `no more than ${fds} descriptors (now ${descriptors()})`);
+  await reach(() => mappings() <= maps, `no more than ${maps} mappings (now ${mappings()})`);
+  Bun.gc(true);
+  const rss = Number(/^RssAnon:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "latin1"))![1]) / 1024;
+  say({ is: "quiet", leaks, rss, tally });
+}
+
+async function open(workers: number[]): Promise<void> {
+  for (const pid of workers) honest.add(pid);
+  bus = await SlotBus.create({ name: name!, slots: SLOTS, payloadLimit: PAYLOAD + PREFIX, headLimit: 4096 });
+  bus.ref();
+  bus.on("workerLeft", ({ pid }) => void fateOf(pid).ended++);
+  bus.on("workerDied", ({ pid }, reason) => {
+    if (honest.has(pid)) return broken(`honest worker ${pid} ${reason}`);
+    const fate = fateOf(pid);
+    fate.ended++;
+    fate.reasons.push(reason);
+    fate.outcomes.add(reason.startsWith("was evicted") ? "evicted" : "survived");
+  });
+  bus.on("peerRefused", ({ pid }, reason) => {
+    if (honest.has(pid)) return broken(`honest worker ${pid} was refused: ${reason}`);
+    fateOf(pid).reasons.push(reason);
+    fateOf(pid).outcomes.add("refused");
+  });
+  say({ is: "open" });
+}
+
+process.on("disconnect", () => process.exit(0));
+process.on("message", async (order: Order) => {
+  if (order.do === "open") await open(order.honest);
+  else if (order.do === "load" || order.do === "rest") {
+    loading = order.do === "load";
+    setHeart(loading);
+    burst();
+  } else if (order.do === "phase") phase();
+  else if (order.do === "fate") await tellFate(order);
+  else if (order.do === "quiet") await quiet(order.workers);
+  else if (order.do === "end") {
+    await bus.close();
+    process.exit(0);
+  }
+});
+say({ is: "loaded" });

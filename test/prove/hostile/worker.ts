@@ -1,0 +1,31 @@
+/** `hostile/worker.ts NAME BOOKS`: an honest worker; writes down what it runs, and says when a request came damaged. */
+
+import { SlotWorker } from "../../../src/index.ts";
+import { answerTo, Books, idOf } from "./books.ts";
+
+/** Serves like every honest worker here. */
+export async function serveHonestly(
+  name: string,
+  directory: string | undefined,
+  books: Books,
+  broken: (what: string) => void,
+  onAnswer = (): void => {},
+): Promise<SlotWorker> {
+  const worker = await SlotWorker.open({ name, wait: 30_000, ...(directory && { directory }) });
+  worker.serve((request) => {
+    const id = idOf(request.body);
+    if (id < 0) broken(`pid ${process.pid} got a damaged request ${request.id}`);
+    else Atomics.add(books.runs, id, 1);
+    onAnswer();
+    return answerTo(request.body);
+  });
+  return worker;
+}
+
+if (import.meta.main) {
+  const [name, directory] = process.argv.slice(2);
+  process.on("disconnect", () => process.exit(0));
+  const say = (what: string): void => void process.send!({ is: "broken", what });
+  await serveHonestly(name!, undefined, new Books(directory!), say);
+  process.send!({ is: "loaded" });
+}

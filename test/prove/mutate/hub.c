@@ -1,0 +1,791 @@
+/*
+ * hub.c - a hub whose worker is hostile. Before each step of the hub the harness says what must
+ * come of it, from its own books of the hub's last step with each slot (struct place) and from what
+ * stands in the region; after it, region and twin must be equal. When the peer acts within the step
+ * only what is handed out is judged.
+ */
+#include "mutate.h"
+
+#include <unistd.h>
+
+#define FIELDS(X)                                                                               \
+	X(state) X(generation) X(word) X(head_bytes) X(body_offset) X(body_bytes) X(status_code)    \
+	X(swapped_lengths) X(claimed_ns) X(done_hints) X(done_hints_beyond) X(ready_hints)          \
+	X(worker_parked) X(worker_futex) X(worker_cpu) X(hub_park_line) X(counters) X(header_page)  \
+	X(request_line) X(padding) X(arenas) X(bells) X(anything)
+
+enum field {
+#define X(name) F_##name,
+	FIELDS(X)
+#undef X
+	F_COUNT
+};
+
+static const char *const field_names[] = {
+#define X(name) #name,
+	FIELDS(X)
+#undef X
+};
+
+enum step { AT_HOME, WRITTEN, FLYING, QUARANTINED, TAKEN };
+
+struct place {
+	enum step step;
+	bool expired;
+	uint64_t generation;
+};
+
+static const struct shape shapes[] = {
+	{ 2, 1000, SB_HEAD_MIN, 0, 2 },
+	{ 3, 3 * SB_PAGE, SB_PAGE, SB_FLAG_TIMING, 2 },
+	{ 6, 100, SB_HEAD_MIN + SB_LINE, 0, 6 },
+	{ 70, 1000, SB_HEAD_MIN, SB_FLAG_TIMING, 70 },
+	{ 2, 40 << 20, SB_HEAD_MIN, 0, 2 },
+};
+
+enum { SHAPES = sizeof shapes / sizeof shapes[0] };
+
+static struct stage stages[SHAPES], *at;
+static struct sb_region *twin;
+static struct place places[SB_SLOTS_MAX];
+static uint32_t slots, used, quarantined;
+static uint64_t carried[4]; /* hints taken, and the batch was full */
+static bool asleep, cut_off;
+static enum field focus;
+static bool seen[OUTCOME_COUNT];
+
+static uint64_t word_for(uint32_t slot, uint32_t state)
+{
+	return places[slot].generation * 16 + state;
+}
+
+static uint64_t *word_in(struct sb_region *region, uint32_t slot)
+{
+	return &region->slot[slot].request.status;
+}
+
+static uint32_t state_in(uint32_t slot) /* of a word that is of the hub's generation; else 16 */
+{
+	uint64_t word = *word_in(twin, slot);
+	return word / 16 == places[slot].generation ? (uint32_t)(word % 16) : 16;
+}
+
+static void rest(uint32_t slot)
+{
+	places[slot].step = AT_HOME;
+	places[slot].expired = false;
+	used--;
+}
+
+/* A slot the hub has something to do with, if there is one among some. */
+static uint32_t some_slot(enum step wanted)
+{
+	uint32_t slot = below(slots);
+	for (uint32_t n = 0; n < slots; n++, slot = (slot + 1) % slots)
+		if (places[slot].step == wanted) return slot;
+	return slot;
+}
+
+/* ---- the peer ------------------------------------------------------------------------------- */
+
+static void hint(uint32_t slot)
+{
+	poke64(at, &twin->done.bits[slot / 64], twin->done.bits[slot / 64] | 1ULL << (slot % 64));
+}
+
+static void write_answer(uint32_t slot)
+{
+	struct sb_response_line *line = &twin->slot[slot].response;
+	uint32_t lengths[3];
+	legal_lengths(&at->header, lengths);
+	poke32(at, &line->head_bytes, lengths[0]);
+	poke32(at, &line->body_offset, lengths[1]);
+	poke32(at, &line->body_bytes, lengths[2]);
+	poke32(at, &line->status_code, one_in(4) ? 0 : 200 + below(400));
+}
+
+/* What an honest worker would do next with a slot; honest or not about the lengths. */
+static void peer_works(bool honest)
+{
+	uint32_t slot = one_in(4) ? below(slots) : some_slot(one_in(5) ? QUARANTINED : FLYING);
+	uint64_t *word = word_in(twin, slot);
+	switch (state_in(slot)) {
+	case SB_READY: poke64(at, word, word_for(slot, SB_CLAIMED)); return;
+	case SB_CLAIMED:
+		if (honest) write_answer(slot);
+		poke64(at, word, word_for(slot, SB_DONE));
+		break;
+	case SB_ABANDONED: poke64(at, word, word_for(slot, SB_FREE)); break;
+	default: return;
+	}
+	if (!one_in(8)) hint(slot);
+}
+
+static void mutate_word(enum field field)
+{
+	uint32_t slot = one_in(3) ? below(slots) : some_slot((enum step)(WRITTEN + below(4)));
+	uint64_t *word = word_in(twin, slot), old = *word, other = *word_in(twin, below(slots));
+	if (field == F_state) {
+		by(KIND_FOREIGN);
+		poke64(at, word, (old & ~15ULL) | below(one_in(3) ? 16 : 6));
+	} else if (field == F_generation) {
+		uint64_t odd = odd_bits(60, old / 16, (1ULL << 60) - 1, other / 16);
+		poke64(at, word, odd * 16 + old % 16);
+	} else {
+		poke64(at, word, odd_value(old, UINT64_MAX, other));
+	}
+	if (one_in(2)) hint(slot);
+}
+
+static void mutate_length(enum field field)
+{
+	uint32_t slot = one_in(4) ? below(slots) : some_slot(FLYING);
+	struct sb_response_line *line = &twin->slot[slot].response;
+	uint32_t *fields[] = { &line->head_bytes, &line->body_offset, &line->body_bytes,
+		                   &line->status_code };
+	const struct sb_header *h = &at->header;
+	const uint64_t limits[] = { h->head_limit, h->stride, h->payload_limit, 600 };
+	uint32_t n = (uint32_t)(field - F_head_bytes);
+	if (one_in(2)) write_answer(slot);
+	if (field == F_swapped_lengths) {
+		uint32_t a = below(4), b = (a + 1 + below(3)) % 4, kept = *fields[a];
+		by(KIND_SWAPPED);
+		poke32(at, fields[a], *fields[b]);
+		poke32(at, fields[b], kept);
+	} else {
+		uint64_t limit = limits[n];
+		if (field == F_body_offset && one_in(2)) limit -= *fields[2];
+		if (field == F_status_code && one_in(2)) limit = 200;
+		poke32(at, fields[n], (uint32_t)odd_bits(32, *fields[n], limit, *fields[below(4)]));
+	}
+	if (one_in(2) && state_in(slot) == SB_CLAIMED) {
+		poke64(at, word_in(twin, slot), word_for(slot, SB_DONE));
+		hint(slot);
+	}
+}
+
+static void mutate_hints(enum field field)
+{
+	struct sb_hints *hints = field == F_ready_hints ? &twin->ready : &twin->done;
+	uint32_t word = below(4);
+	uint64_t mask = slots_mask(slots, word), old = hints->bits[word];
+	uint64_t odd = odd_value(old, mask, hints->bits[below(4)]);
+	if (field == F_done_hints) odd &= mask;
+	if (field == F_done_hints_beyond) odd = (odd & ~mask) | (old & mask);
+	poke64(at, &hints->bits[word], odd);
+	if (field != F_done_hints_beyond) return;
+	/* The line such a slot would have looks as if there were something to take. */
+	uint32_t beyond = slots + below(16);
+	uint64_t offset = (uint64_t)((uint8_t *)word_in(twin, beyond) - (uint8_t *)twin);
+	poke_far(at, offset, (uint64_t)below(3) * 16 + below(6));
+}
+
+static void mutate_park(struct sb_park *park, uint32_t *field)
+{
+	uint64_t odd = odd_bits(32, *field, 2, one_in(2) ? os_cpu() : park->futex);
+	poke32(at, field, (uint32_t)odd);
+}
+
+static void mutate_rest(enum field field)
+{
+	uint64_t from = 0, to = SB_PAGE;
+	uint32_t slot = below(slots);
+	uint8_t junk[40] = { 0 };
+	switch (field) {
+	case F_claimed_ns: {
+		uint64_t *ns = &twin->slot[slot].response.claimed_ns;
+		poke64(at, ns, odd_value(*ns, os_now_ns(), os_now_ns()));
+		return;
+	}
+	case F_worker_parked: mutate_park(&twin->worker, &twin->worker.parked); return;
+	case F_worker_futex: mutate_park(&twin->worker, &twin->worker.futex); return;
+	case F_worker_cpu: mutate_park(&twin->worker, &twin->worker.cpu); return;
+	case F_hub_park_line: {
+		uint32_t *const fields[] = { &twin->hub.parked, &twin->hub.futex, &twin->hub.cpu };
+		mutate_park(&twin->hub, fields[below(3)]);
+		return;
+	}
+	case F_bells: /* the hub's C never reads its socket; a full one must not hold it up */
+		by(KIND_EXTENDED);
+		(void)!write(at->ends[one_in(8)], junk, below(sizeof junk) + 1);
+		return;
+	case F_counters:
+		from = offsetof(struct sb_region, counters);
+		to = from + SB_LINE;
+		break;
+	case F_header_page: to = one_in(8) ? SB_PAGE : sizeof(struct sb_header); break;
+	case F_request_line:
+		from = offsetof(struct sb_region, slot) + slot * sizeof(struct sb_slot) + 8;
+		to = from + SB_LINE - 8;
+		break;
+	case F_padding:
+		from = offsetof(struct sb_region, slot) + slots * sizeof(struct sb_slot);
+		to = at->line_bytes;
+		break;
+	default:
+		from = at->line_bytes;
+		to = from + 2 * slots * at->header.stride;
+	}
+	if (from == to) return;
+	uint64_t *word = any_word(at, from, to);
+	uint64_t offset = (uint64_t)((uint8_t *)word - (uint8_t *)twin);
+	uint64_t old = offset < at->line_bytes ? *word : 0;
+	poke_far(at, offset, odd_value(old, at->header.stride, at->header.region_bytes));
+}
+
+static void mutate_field(enum field field)
+{
+	if (field <= F_word) mutate_word(field);
+	else if (field <= F_swapped_lengths) mutate_length(field);
+	else if (field >= F_done_hints && field <= F_ready_hints) mutate_hints(field);
+	else mutate_rest(field);
+}
+
+static void mutate_one(void)
+{
+	mutate_field(focus == F_anything ? (enum field)below(F_anything) : focus);
+}
+
+static void mutate_within(void)
+{
+	/* The twin is behind by what the step has done already. */
+	stage_learn(at);
+	mutate_one();
+}
+
+/* ---- what must come of a step --------------------------------------------------------------- */
+
+static bool begin(void)
+{
+	if (!one_in(4)) return false;
+	trap_arm(1 + below(one_in(3) ? 200 : 24), mutate_within);
+	return true;
+}
+
+/* Whether the peer acted within the step. */
+static bool end(void)
+{
+	bool acted = trap_disarm();
+	if (acted) stage_learn(at);
+	return acted;
+}
+
+static bool twin_wake(void)
+{
+	struct sb_park *park = &twin->worker;
+	uint32_t how = park->parked;
+	park->parked = 0;
+	if (how == SB_PARK_FUTEX) park->futex++;
+	return how == SB_PARK_FUTEX || (how == SB_PARK_SOCKET && !cut_off);
+}
+
+static void twin_set_ready(uint32_t slot)
+{
+	twin->ready.bits[slot / 64] |= 1ULL << (slot % 64);
+}
+
+static struct sb_event event_of(uint32_t slot, enum sb_event_kind kind)
+{
+	return (struct sb_event){ .kind = (uint16_t)kind, .slot = (uint16_t)slot, .link = at->index,
+		                      .life = at->link->life, .token = (uint32_t)places[slot].generation };
+}
+
+/* What a look at the slot finds. */
+static bool look(uint32_t slot, struct sb_event *event)
+{
+	const struct sb_response_line *line = &twin->slot[slot].response;
+	enum step step = places[slot].step;
+	uint32_t state = state_in(slot);
+	if (step != FLYING && step != QUARANTINED) return false;
+	if (step == FLYING && (state == SB_READY || state == SB_CLAIMED)) return false;
+	if (step == QUARANTINED && state == SB_ABANDONED) return false;
+	*event = event_of(slot, SB_EV_CORRUPT);
+	if (step == QUARANTINED && state == SB_FREE) event->kind = SB_EV_FREED;
+	if (step != FLYING || state != SB_DONE || !is_status(line->status_code)) return true;
+	if (!lies_inside(&at->header, line->head_bytes, line->body_offset, line->body_bytes))
+		return true;
+	event->kind = SB_EV_DONE;
+	event->head_bytes = line->head_bytes;
+	event->body_offset = line->body_offset;
+	event->body_bytes = line->body_bytes;
+	event->status_code = line->status_code;
+	return true;
+}
+
+/* What is handed out is inside of the slot's own arena, and one of what is in flight. */
+static void check_event(const struct sb_event *event)
+{
+	MUST(event->kind >= SB_EV_DONE && event->kind <= SB_EV_STUCK);
+	MUST(event->slot < slots);
+	const struct place *place = &places[event->slot];
+	MUST_BE(event->token, (uint32_t)place->generation);
+	MUST_BE(event->link, at->index);
+	MUST_BE(event->life, at->link->life);
+	if (event->kind == SB_EV_STUCK) return;
+	if (event->kind == SB_EV_FREED) MUST_BE(place->step, QUARANTINED);
+	if (event->kind == SB_EV_CORRUPT) MUST(place->step == FLYING || place->step == QUARANTINED);
+	if (event->kind == SB_EV_DONE || event->kind == SB_EV_TIMEOUT_QUEUED ||
+	    event->kind == SB_EV_TIMEOUT_RUNNING)
+		PROMISE(DOUBLED, place->step == FLYING);
+	if (event->kind != SB_EV_DONE) return;
+	MUST(is_status(event->status_code));
+	MUST(lies_inside(&at->header, event->head_bytes, event->body_offset, event->body_bytes));
+	touch_bytes(at->link->map.arenas + (2u * event->slot + 1) * at->header.stride,
+	            event->head_bytes, event->body_offset, event->body_bytes);
+	double delay = sb_slot_claim_delay(at->hub, at->index, event->slot);
+	MUST(delay >= 0 && delay <= sb_slot_round_trip(at->hub, at->index, event->slot));
+}
+
+static void apply(const struct sb_event *event)
+{
+	struct place *place = &places[event->slot];
+	switch (event->kind) {
+	case SB_EV_DONE: place->step = TAKEN; seen[ACCEPTED] = true; break;
+	case SB_EV_FREED: quarantined--; rest(event->slot); break;
+	case SB_EV_TIMEOUT_QUEUED: rest(event->slot); seen[ENDED] = true; break;
+	case SB_EV_TIMEOUT_RUNNING:
+		place->step = QUARANTINED;
+		quarantined++;
+		seen[ENDED] = true;
+		break;
+	case SB_EV_CORRUPT: seen[CORRUPT] = true; break;
+	default: break;
+	}
+}
+
+static void same_event(const struct sb_event *event, const struct sb_event *expected)
+{
+	MUST_BE(event->kind, expected->kind);
+	MUST_BE(event->slot, expected->slot);
+	if (expected->kind != SB_EV_DONE) return;
+	MUST_BE(event->head_bytes, expected->head_bytes);
+	MUST_BE(event->body_offset, expected->body_offset);
+	MUST_BE(event->body_bytes, expected->body_bytes);
+	MUST_BE(event->status_code, expected->status_code);
+}
+
+/* ---- the hub's steps: reserve to release ---------------------------------------------------- */
+
+static void do_reserve(void)
+{
+	uint32_t homes = 0, sound = 0;
+	for (uint32_t slot = 0; slot < slots; slot++) {
+		homes += places[slot].step == AT_HOME;
+		sound += places[slot].step == AT_HOME && state_in(slot) == SB_FREE;
+	}
+	bool room = used < at->link->concurrency && homes > 0 && !cut_off;
+	(void)begin();
+	int32_t got = sb_slot_reserve(at->hub, at->index);
+	bool acted = end();
+	if (got == -SB_ECORRUPT) {
+		MUST(room && (acted || sound < homes));
+		seen[REFUSED] = true;
+	} else if (got < 0) {
+		MUST_BE(got, cut_off ? -SB_ECLOSED : -SB_EBUSY);
+		MUST(!room);
+	} else {
+		uint32_t slot = (uint32_t)got;
+		MUST(room && slot < slots);
+		PROMISE(DOUBLED, places[slot].step == AT_HOME);
+		if (!acted) MUST_BE(state_in(slot), SB_FREE);
+		places[slot].step = WRITTEN;
+		places[slot].generation++;
+		used++;
+		if (!acted) *word_in(twin, slot) = word_for(slot, SB_WRITING);
+	}
+	SAME(at);
+}
+
+static void do_publish(uint32_t slot)
+{
+	uint32_t lengths[3], method = below(7), timeout = one_in(2) ? 0 : 4000000000u;
+	legal_lengths(&at->header, lengths);
+	if (one_in(8)) lengths[below(3)] = (uint32_t)odd_bits(32, 0, at->header.stride, lengths[0]);
+	bool legal = slot < slots && places[slot].step == WRITTEN &&
+	             lies_inside(&at->header, lengths[0], lengths[1], lengths[2]);
+	bool sound = legal && state_in(slot) == SB_WRITING;
+	double serial = (double)below(1000000);
+	(void)begin();
+	int32_t got = sb_slot_publish(at->hub, at->index, slot, method, lengths[0], lengths[1],
+	                              lengths[2], timeout, serial);
+	bool acted = end();
+	if (!legal) {
+		MUST_BE(got, -SB_EINVAL);
+		SAME(at);
+		return;
+	}
+	if (!acted) MUST_BE(got >= 0, sound);
+	if (got < 0) MUST_BE(got, -SB_ECORRUPT);
+	seen[REFUSED] |= got < 0;
+	places[slot].step = FLYING;
+	places[slot].expired = false;
+	if (acted) return;
+	struct sb_request_line *line = &twin->slot[slot].request;
+	line->serial = (uint64_t)serial;
+	line->head_bytes = lengths[0];
+	line->body_offset = lengths[1];
+	line->body_bytes = lengths[2];
+	line->timeout_ms = timeout;
+	line->method = method;
+	if (got >= 0) {
+		line->status = word_for(slot, SB_READY);
+		twin_set_ready(slot);
+		MUST_BE(got, twin_wake());
+	}
+	SAME(at);
+}
+
+/* cancel and release: one swap home. */
+static void do_home(uint32_t slot, enum step from, uint32_t state,
+                    int32_t (*verb)(struct sb_hub *, uint32_t, uint32_t))
+{
+	bool legal = slot < slots && places[slot].step == from;
+	bool sound = legal && state_in(slot) == state;
+	(void)begin();
+	int32_t got = verb(at->hub, at->index, slot);
+	bool acted = end();
+	if (!legal) MUST_BE(got, -SB_EINVAL);
+	else if (!acted || got != 0) MUST_BE(got, sound && !acted ? 0 : -SB_ECORRUPT);
+	if (legal && got != 0) seen[REFUSED] = true;
+	if (got == 0) {
+		rest(slot);
+		if (!acted) *word_in(twin, slot) = word_for(slot, SB_FREE);
+	}
+	SAME(at);
+}
+
+static void do_withdraw(uint32_t slot)
+{
+	struct sb_event expected = { 0 };
+	bool legal = slot < slots && places[slot].step == FLYING;
+	bool found = legal && look(slot, &expected);
+	uint32_t state = legal ? state_in(slot) : 16;
+	(void)begin();
+	int32_t got = sb_slot_withdraw(at->hub, at->index, slot);
+	bool acted = end();
+	const struct sb_event *event = sb_hub_events(at->hub);
+	if (!legal) {
+		MUST_BE(got, -SB_EINVAL);
+	} else if (!acted) {
+		int32_t must = state == SB_READY ? SB_FREE : state == SB_CLAIMED ? SB_ABANDONED
+		             : found && expected.kind == SB_EV_DONE ? SB_DONE : -SB_ECORRUPT;
+		MUST_BE(got, must);
+	}
+	if (got == SB_DONE) {
+		check_event(event);
+		if (!acted) same_event(event, &expected);
+		apply(event);
+	} else if (got == SB_FREE) {
+		rest(slot);
+		seen[ENDED] = true;
+	} else if (got == SB_ABANDONED) {
+		places[slot].step = QUARANTINED;
+		quarantined++;
+		seen[ENDED] = true;
+	} else if (legal) {
+		MUST_BE(got, -SB_ECORRUPT);
+		seen[REFUSED] = true;
+	}
+	if (!acted && (got == SB_FREE || got == SB_ABANDONED))
+		*word_in(twin, slot) = word_for(slot, (uint32_t)got);
+	SAME(at);
+}
+
+/* ---- the hub's steps: looking at many slots ------------------------------------------------- */
+
+static void take_events(int32_t got, bool acted, const struct sb_event *expected, int32_t count)
+{
+	const struct sb_event *events = sb_hub_events(at->hub);
+	MUST(got >= 0 && got <= SB_BATCH);
+	if (!acted) PROMISE(LOST, got >= count);
+	if (!acted) MUST_BE(got, count);
+	for (int32_t i = 0; i < got; i++) {
+		check_event(&events[i]);
+		if (!acted) same_event(&events[i], &expected[i]);
+		apply(&events[i]);
+	}
+}
+
+static void do_poll(uint32_t spin_ns)
+{
+	static struct sb_event expected[SB_BATCH];
+	uint64_t taken[4];
+	int32_t count = 0;
+	memcpy(taken, carried, sizeof taken);
+	for (uint32_t word = 0; word < (slots + 63) / 64 && !cut_off; word++) {
+		taken[word] |= twin->done.bits[word] & slots_mask(slots, word);
+		for (uint32_t slot = 64 * word; slot < slots && slot < 64 * word + 64; slot++) {
+			if (!bit_of(taken, slot) || count == SB_BATCH) continue;
+			taken[word] &= ~(1ULL << (slot % 64));
+			count += look(slot, &expected[count]);
+		}
+	}
+	bool again = count == 0 && spin_ns > 0; /* it looks more than once */
+	bool armed = !again && begin();
+	int32_t got = sb_hub_poll(at->hub, spin_ns);
+	bool acted = armed && end();
+	take_events(got, acted, expected, count);
+	if (acted) {
+		memcpy(carried, at->link->taken, sizeof carried);
+		return;
+	}
+	memcpy(carried, taken, sizeof carried);
+	for (uint32_t word = 0; word < (slots + 63) / 64 && !cut_off; word++) twin->done.bits[word] = 0;
+	twin->hub.cpu = at->evil->hub.cpu;
+	SAME(at);
+}
+
+static bool tick_expect(uint32_t slot, struct sb_event *event)
+{
+	if (look(slot, event)) return true;
+	if (places[slot].step != FLYING) return false;
+	bool queued = state_in(slot) == SB_READY;
+	if (places[slot].expired) {
+		*event = event_of(slot, queued ? SB_EV_TIMEOUT_QUEUED : SB_EV_TIMEOUT_RUNNING);
+		*word_in(twin, slot) = word_for(slot, queued ? SB_FREE : SB_ABANDONED);
+		return true;
+	}
+	if (queued) {
+		twin_set_ready(slot);
+		(void)twin_wake();
+	}
+	return false;
+}
+
+static void do_tick(void)
+{
+	static struct sb_event expected[SB_BATCH];
+	int32_t count = 0;
+	bool armed = begin();
+	uint64_t since = at->link->stuck_since_ns;
+	uint32_t late = quarantined;
+	if (!armed && !cut_off) {
+		for (uint32_t slot = 0; slot < slots && count < SB_BATCH; slot++) {
+			if (!tick_expect(slot, &expected[count])) continue;
+			late += expected[count].kind == SB_EV_TIMEOUT_RUNNING;
+			late -= expected[count++].kind == SB_EV_FREED;
+		}
+		if (count < SB_BATCH && late * 2 > at->link->concurrency && since == 1)
+			expected[count++] = event_of(0, SB_EV_STUCK);
+	}
+	int32_t got = sb_hub_tick(at->hub);
+	bool acted = armed && end();
+	if (armed && !acted) stage_learn(at); /* not predicted */
+	take_events(got, armed, expected, count);
+	SAME(at);
+}
+
+static bool has_work(void)
+{
+	uint64_t bits = 0;
+	for (uint32_t word = 0; word < 4; word++)
+		bits |= (twin->done.bits[word] & slots_mask(slots, word)) | carried[word];
+	return bits != 0;
+}
+
+static void do_park(void)
+{
+	bool work = has_work();
+	bool armed = begin();
+	int32_t got = sb_hub_park(at->hub);
+	bool acted = armed && end();
+	if (!acted) {
+		MUST_BE(got, cut_off || !work);
+		if (!cut_off) twin->hub.parked = got == 1 ? SB_PARK_SOCKET : SB_PARK_NONE;
+		twin->hub.cpu = at->evil->hub.cpu;
+	}
+	asleep = got == 1;
+	SAME(at);
+}
+
+static void do_unpark(void)
+{
+	sb_hub_unpark(at->hub);
+	if (asleep) twin->hub.parked = SB_PARK_NONE;
+	asleep = false;
+	twin->hub.cpu = at->evil->hub.cpu;
+	SAME(at);
+}
+
+static void do_wait(uint32_t slot)
+{
+	struct sb_event expected = { 0 };
+	bool legal = slot < slots && places[slot].step == FLYING;
+	bool found = legal && look(slot, &expected);
+	if (legal && !found && !one_in(64)) return; /* a millisecond is long */
+	bool armed = begin();
+	int32_t got = sb_slot_wait(at->hub, at->index, slot, 1, one_in(2) ? 0 : 1000);
+	bool acted = armed && end();
+	if (!legal) {
+		MUST_BE(got, -SB_EINVAL);
+		SAME(at);
+		return;
+	}
+	if (!acted) MUST_BE(got, found ? 0 : -SB_ETIMEDOUT);
+	else MUST(got == 0 || got == -SB_ETIMEDOUT);
+	if (got == 0) {
+		const struct sb_event *event = sb_hub_events(at->hub);
+		check_event(event);
+		if (!acted) same_event(event, &expected);
+		apply(event);
+	}
+	twin->hub = at->evil->hub;
+	if (!acted && !found) MUST_BE(twin->hub.parked, SB_PARK_NONE);
+	asleep = false;
+	SAME(at);
+}
+
+static void do_ask(void)
+{
+	static uint32_t out[2 * SB_SLOTS_MAX];
+	uint32_t slot = below(slots + 2);
+	int32_t credit = sb_link_credit(at->hub, at->index);
+	MUST_BE(credit, cut_off ? 0 : (int32_t)(at->link->concurrency - used));
+	MUST(credit >= 0 && credit <= (int32_t)at->link->concurrency);
+	MUST_BE(sb_link_parked(at->hub, at->index), twin->worker.parked != 0);
+	uint64_t generation = slot < slots ? places[slot].generation : 0;
+	MUST_BE(sb_slot_token(at->hub, at->index, slot), (uint32_t)generation);
+	(void)sb_slot_time_left(at->hub, at->index, slot);
+	MUST_BE(sb_link_snapshot(at->hub, at->index, out), slots);
+	for (uint32_t i = 0; i < slots; i++) MUST_BE(out[2 * i], *word_in(twin, i) % 16);
+	if (one_in(8)) MUST(sb_stats_quantile(at->hub, (double)below(101) / 100) >= 0);
+	if (one_in(8)) (void)sb_hub_spread(at->hub);
+	int32_t trimmed = sb_link_trim(at->hub, at->index);
+	MUST(trimmed == 0 || (used == 0 && at->header.payload_limit > 1 << 20));
+	for (uint32_t half = 0; half < 2 * slots && trimmed == 1 && at->undo_count == 0; half++)
+		MUST_BE(at->link->map.arenas[half * at->header.stride + 64], 0x5a);
+	twin->hub.cpu = at->evil->hub.cpu;
+	SAME(at);
+}
+
+/* Time passes: for one request, and for the count of stuck slots. */
+static void do_age(void)
+{
+	uint32_t slot = some_slot(FLYING);
+	if (places[slot].step == FLYING) {
+		at->link->deadline_ns[slot] = 1;
+		places[slot].expired = true;
+	}
+	if (at->link->stuck_since_ns != 0) at->link->stuck_since_ns = 1;
+}
+
+/* ---- one input ------------------------------------------------------------------------------ */
+
+static uint32_t any_slot(enum step wanted)
+{
+	return one_in(12) ? below(slots + 3) : some_slot(wanted);
+}
+
+static void do_step(void)
+{
+	switch (below(24)) {
+	case 0: case 1: case 2: do_reserve(); break;
+	case 3: case 4: case 5: do_publish(any_slot(WRITTEN)); break;
+	case 6: do_home(any_slot(WRITTEN), WRITTEN, SB_WRITING, sb_slot_cancel); break;
+	case 7: case 8: do_home(any_slot(TAKEN), TAKEN, SB_DONE, sb_slot_release); break;
+	case 9: do_withdraw(any_slot(FLYING)); break;
+	case 10: case 11: case 12: do_poll(one_in(16) ? 2000 : 0); break;
+	case 13: case 14: do_tick(); break;
+	case 15: do_park(); break;
+	case 16: do_unpark(); break;
+	case 17: do_wait(any_slot(FLYING)); break;
+	case 18: do_ask(); break;
+	case 19: do_age(); break;
+	default: peer_works(true);
+	}
+}
+
+/* The private books of the hub say what those of the harness say. */
+static void check_books(void)
+{
+	uint32_t count = 0;
+	for (uint32_t slot = 0; slot < slots; slot++) {
+		MUST_BE(at->link->shadow[slot], places[slot].step);
+		MUST_BE(at->link->generation[slot], places[slot].generation);
+		count += places[slot].step != AT_HOME;
+	}
+	MUST_BE(used, count);
+	MUST_BE(at->link->used, used);
+	MUST_BE(at->link->free_count, slots - used);
+	MUST_BE(at->link->quarantined, quarantined);
+	bool free_slot[SB_SLOTS_MAX] = { false };
+	for (uint32_t i = 0; i < at->link->free_count; i++) {
+		uint32_t slot = at->link->free_stack[i];
+		PROMISE(DOUBLED, slot < slots && !free_slot[slot] && places[slot].step == AT_HOME);
+		free_slot[slot] = true;
+	}
+}
+
+static void start_life(void)
+{
+	uint32_t dice = below(64);
+	at = &stages[dice == 0 ? 3 : dice == 1 ? 4 : dice % 3];
+	twin = at->twin;
+	slots = at->header.slots;
+	used = quarantined = 0;
+	asleep = cut_off = false;
+	memset(carried, 0, sizeof carried);
+	memset(places, 0, slots * sizeof places[0]);
+	memset(seen, 0, sizeof seen);
+	at->link->life = ++at->hub->life;
+	focus = F_COUNT; /* none yet */
+}
+
+/* Requests in several states, honestly. */
+static void warm_up(void)
+{
+	uint32_t requests = 1 + below(at->link->concurrency);
+	for (uint32_t n = 0; n < requests; n++) do_reserve();
+	for (uint32_t n = 0; n < requests; n++)
+		if (!one_in(6)) do_publish(some_slot(WRITTEN));
+	for (uint32_t n = below(3 * requests); n > 0; n--) peer_works(true);
+}
+
+static void end_life(void)
+{
+	do_tick();
+	if (one_in(2)) {
+		sb_link_stop(at->hub, at->index);
+		cut_off = true;
+		do_poll(0);
+		for (uint32_t slot = 0; slot < slots; slot++)
+			if (places[slot].step == FLYING) do_withdraw(slot);
+		do_reserve();
+	}
+	check_books();
+	stage_empty(at->ends[0]);
+	stage_empty(at->ends[1]);
+	stage_reset(at);
+}
+
+static void hub_input(void)
+{
+	start_life();
+	enum field chosen = (enum field)below(F_COUNT);
+	focus = F_padding; /* within a step of the warm-up, what harms least */
+	warm_up();
+	focus = chosen;
+	for (uint32_t n = 4 + below(16); n > 0; n--) {
+		if (one_in(3)) mutate_one();
+		else if (focus >= F_head_bytes && focus <= F_swapped_lengths && one_in(6))
+			peer_works(false);
+		do_step();
+	}
+	mutate_one();
+	end_life();
+	seen[IGNORED] = !seen[CORRUPT] && !seen[REFUSED];
+	for (uint32_t o = 0; o < OUTCOME_COUNT; o++)
+		if (seen[o]) met(focus, (enum outcome)o);
+}
+
+static void hub_open(void)
+{
+	for (uint32_t i = 0; i < SHAPES; i++) stage_open(&stages[i], &shapes[i], 0x5a);
+}
+
+static void hub_close(void)
+{
+	for (uint32_t i = 0; i < SHAPES; i++) stage_close(&stages[i]);
+}
+
+const struct part hub_part = { "hub", field_names, F_COUNT, hub_open, hub_input, hub_close, 20000 };

@@ -1,0 +1,225 @@
+/** Rules against hostile peers, switched off one at a time in a copy of the C sources: the inputs must miss each. */
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+
+/** A rule, where it stands, what is left without it, and the part of the inputs that must miss it. */
+interface Rule {
+  rule: string;
+  file: "slot.c" | "wait.c" | "region.c" | "attach.c" | "os_linux.c";
+  edits: [text: string, without: string][];
+  part: "hello" | "refused" | "join" | "hub" | "worker";
+}
+
+const rules: Rule[] = [
+  {
+    rule: "lengths are within their arena",
+    file: "slot.c",
+    edits: [
+      ["body_offset >= head_bytes && (uint64_t)body_offset + body_bytes <= h->stride;", "body_offset >= head_bytes;"],
+    ],
+    part: "hub",
+  },
+  {
+    rule: "a response's lengths are checked",
+    file: "slot.c",
+    edits: [["\t\tevent->kind = SB_EV_CORRUPT;\n\t\treturn 1;\n\t}\n\tnote_touched", "\t}\n\tnote_touched"]],
+    part: "hub",
+  },
+  {
+    rule: "a request's lengths are checked",
+    file: "slot.c",
+    edits: [
+      ["r->body_offset, r->body_bytes))\n\t\treturn -SB_ECORRUPT;", "r->body_offset, r->body_bytes))\n\t\treturn 1;"],
+    ],
+    part: "worker",
+  },
+  {
+    rule: "a response's length is read once",
+    file: "slot.c",
+    edits: [
+      [
+        "\tnote_touched(link, slot, 1, (uint64_t)event->body_offset + event->body_bytes);",
+        "\tevent->body_bytes = load_relaxed(&line->body_bytes);\n" +
+          "\tnote_touched(link, slot, 1, (uint64_t)event->body_offset + event->body_bytes);",
+      ],
+    ],
+    part: "hub",
+  },
+  {
+    rule: "a request's length is read once",
+    file: "slot.c",
+    edits: [
+      [
+        "\tif ((worker->map.header.flags & SB_FLAG_TIMING) != 0)\n",
+        "\tworker->request.body_bytes = load_relaxed(&at->request.body_bytes);\n" +
+          "\tif ((worker->map.header.flags & SB_FLAG_TIMING) != 0)\n",
+      ],
+    ],
+    part: "worker",
+  },
+  {
+    rule: "a status is one of HTTP, or 0",
+    file: "slot.c",
+    edits: [["status_code == 0 || (status_code >= 200 && status_code <= 599)", "status_code < 0xffffffff"]],
+    part: "hub",
+  },
+  {
+    rule: "the hub compares generations",
+    file: "slot.c",
+    edits: [["bool ours = word_generation(word) == link->generation[slot];", "bool ours = true;"]],
+    part: "hub",
+  },
+  {
+    rule: "the worker takes a request once",
+    file: "slot.c",
+    edits: [["if (generation <= worker->claimed[slot] || worker->generation[slot] != 0) return -SB_ECORRUPT;", ""]],
+    part: "worker",
+  },
+  {
+    rule: "no request comes to a slot whose handler runs",
+    file: "slot.c",
+    edits: [
+      ["generation <= worker->claimed[slot] || worker->generation[slot] != 0", "generation <= worker->claimed[slot]"],
+    ],
+    part: "worker",
+  },
+  {
+    rule: "a reply names its claim",
+    file: "slot.c",
+    edits: [["(uint32_t)worker->generation[slot] == token", "(token == token)"]],
+    part: "worker",
+  },
+  {
+    rule: "the worker takes no hint beyond the last slot",
+    file: "slot.c",
+    edits: [
+      ["exchange_seq(&ready->bits[i], 0) & slots_mask(slots, i);", "exchange_seq(&ready->bits[i], 0);(void)slots;"],
+    ],
+    part: "worker",
+  },
+  {
+    rule: "a hub parks whatever stands beyond the last slot",
+    file: "wait.c",
+    edits: [
+      ["load_seq(&region->done.bits[i]) & slots_mask(link->map.header.slots, i)", "load_seq(&region->done.bits[i])"],
+    ],
+    part: "hub",
+  },
+  {
+    rule: "a worker parks whatever stands beyond the last slot",
+    file: "wait.c",
+    edits: [["load_seq(&ready->bits[i]) & slots_mask(worker->map.header.slots, i)", "load_seq(&ready->bits[i])"]],
+    part: "worker",
+  },
+  {
+    rule: "the hub does not read the header again",
+    file: "slot.c",
+    edits: [
+      [
+        "uint64_t stride = link->map.header.stride;",
+        "uint64_t stride = load_relaxed(&link->map.region->header.stride);",
+      ],
+    ],
+    part: "hub",
+  },
+  {
+    rule: "a slot goes home only from DONE",
+    file: "slot.c",
+    edits: [
+      [
+        "if (!swap_word(&link->map, slot, word_of(generation, SB_DONE), word_of(generation, SB_FREE)))\n\t\treturn -SB_ECORRUPT;",
+        "store_seq(&request_line(&link->map, slot)->status, word_of(generation, SB_FREE));",
+      ],
+    ],
+    part: "hub",
+  },
+  {
+    rule: "memory that could be resized is refused",
+    file: "os_linux.c",
+    edits: [["if (seals < 0 || (seals & RESIZE_SEALS) != RESIZE_SEALS) return -SB_ECORRUPT;", "(void)seals;"]],
+    part: "hello",
+  },
+  {
+    rule: "memory has the size that its header says",
+    file: "os_linux.c",
+    edits: [["fstat(fd, &status) != 0 || (uint64_t)status.st_size != bytes", "fstat(fd, &status) != 0 || bytes == 0"]],
+    part: "hello",
+  },
+  {
+    rule: "a header's geometry adds up",
+    file: "region.c",
+    edits: [["if (h->arenas_offset != arenas_offset(h->slots)) return false;", ""]],
+    part: "hello",
+  },
+  {
+    rule: "HELLO and header name the same life",
+    file: "attach.c",
+    edits: [["h->epoch == hello.epoch && ", ""]],
+    part: "hello",
+  },
+  {
+    rule: "descriptors that nobody asked for are closed",
+    file: "os_linux.c",
+    edits: [["for (int i = 0; i < count; i++) close(fds[i]);", ""]],
+    part: "hello",
+  },
+  {
+    rule: "a JOIN is read as far as it goes",
+    file: "attach.c",
+    edits: [["body_bytes < sizeof join ? body_bytes : sizeof join", "sizeof join"]],
+    part: "join",
+  },
+];
+
+const INPUTS = 200_000;
+
+/** What `mutate.ts` lends. */
+interface Tools {
+  compile(source: string, object: string): Promise<string>;
+  link(objects: Iterable<string>, program: string): Promise<string>;
+  run(command: string[], minutes?: number): Promise<{ ok: boolean; output: string }>;
+}
+
+/** The text with each edit made; an edit that does not fit exactly once is an error, not a survivor. */
+function without(text: string, { rule, edits }: Rule): string {
+  let result = text;
+  for (const [from, to] of edits) {
+    if (result.split(from).length !== 2) throw new Error(`"${rule}": its text stands not exactly once: ${from}`);
+    result = result.replace(from, () => to);
+  }
+  return result;
+}
+
+/** Removes each rule in turn. `objects` are those of the whole program, by name of their source. */
+export async function removeRules(
+  root: string,
+  folder: string,
+  objects: ReadonlyMap<string, string>,
+  tools: Tools,
+  say: (text: string) => void,
+): Promise<{ missed: number; survived: string[] }> {
+  const survived: string[] = [];
+  let missed = 0;
+  const judge = async (rule: Rule, index: number): Promise<void> => {
+    const source = join(folder, `rule-${index}.c`);
+    writeFileSync(source, without(readFileSync(join(root, "csrc", rule.file), "utf8"), rule));
+    const object = await tools.compile(source, `${source}.o`);
+    const inputs = [...objects].map(([name, path]) => (name === `csrc/${rule.file}` ? object : path));
+    const program = await tools.link(inputs, join(folder, `rule-${index}`));
+    const { ok, output } = await tools.run([program, "1", `${rule.part}:${INPUTS}`]);
+    const how = /broken: (.*)|ERROR: (AddressSanitizer: \S+)|runtime error: (.*)/.exec(output);
+    const found = !ok && how !== null && !output.includes("it hung");
+    if (found) missed++;
+    else survived.push(rule.rule);
+    const input = /^replay \w+:(\d+)/m.exec(output)?.[1];
+    const text = how?.slice(1).find((part) => part !== undefined) ?? output.slice(-300);
+    say(`${found ? "missed  " : "SURVIVED"} ${rule.rule} (${rule.part}, input ${input}: ${text})`);
+  };
+  const queue = rules.entries();
+  const judgeAll = async (): Promise<void> => {
+    for (const [index, rule] of queue) await judge(rule, index);
+  };
+  await Promise.all([judgeAll(), judgeAll()]);
+  return { missed, survived };
+}

@@ -1,0 +1,100 @@
+/** The labels of the C sources, and for each: who passes it, what makes it be passed, which faults it can have. */
+
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+
+export const FAULTS = ["kill", "stop", "abort", "error"] as const;
+export type Fault = (typeof FAULTS)[number];
+
+/** Who carries the fault: the hub, a worker served by its event loop, a worker that blocks. */
+export type Role = "hub" | "worker" | "blocker";
+
+/** What is done while a fault is armed. */
+export type Act = "mixed" | "giveup" | "sync" | "cold" | "far" | "attach" | "reopen";
+
+/** One label as one side passes it. */
+export interface Point {
+  label: string;
+  role: Role;
+  act: Act;
+  /** The label stands before a system call, which can be made to fail. */
+  fails: boolean;
+}
+
+export const LABEL = /^(hub|worker|both)\.[a-z]+\.[a-z]+$/;
+const root = join(import.meta.dir, "../../..");
+
+/** Every label of the C sources, as often as it stands there. */
+export function labelsInSources(): { label: string; fails: boolean; file: string }[] {
+  const files = readdirSync(join(root, "csrc")).filter((file) => file.endsWith(".c"));
+  return files.flatMap((file) => {
+    const text = readFileSync(join(root, "csrc", file), "utf8");
+    const found = text.matchAll(/\bSB_(POINT|FAULT)\("([^"]*)"/g);
+    return [...found].map(([, macro, label]) => ({ label: label!, fails: macro === "FAULT", file }));
+  });
+}
+
+/** By `operation` or `operation.moment`; everything else is passed by `mixed` traffic. */
+const ACTS: Record<string, Act> = {
+  "wake.futex": "sync",
+  "wake.woken": "sync",
+  attached: "attach",
+  close: "attach",
+  connect: "attach",
+  directory: "attach",
+  drop: "attach",
+  futex: "cold",
+  goodbye: "attach",
+  hello: "attach",
+  join: "attach",
+  lock: "reopen",
+  memfd: "attach",
+  offer: "attach",
+  peer: "attach",
+  quarantine: "giveup",
+  region: "attach",
+  sleep: "sync",
+  socket: "reopen",
+  start: "attach",
+  statistics: "reopen",
+  stop: "attach",
+  "complete.freed": "giveup",
+  "complete.late": "giveup",
+  "message.receive": "cold",
+  "tick.deadline": "giveup",
+  "tick.ring": "giveup",
+  trim: "far",
+  unlock: "reopen",
+  unmap: "attach",
+  "wait.cold": "cold",
+  "wait.looked": "sync",
+  "wait.warm": "cold",
+  withdraw: "giveup",
+};
+
+/** Where one side passes a label while it does something else. */
+const ACTS_OF_ROLE: Record<string, Act> = {
+  "hub.both.directory": "reopen",
+  "hub.hub.close": "reopen",
+  "hub.both.futex": "sync",
+  "worker.worker.socket": "attach",
+};
+
+/** Only a worker that blocks passes these. */
+const BLOCKING = new Set(["worker.wait", "worker.message", "both.futex"]);
+
+function pointOf(label: string, fails: boolean, role: Role): Point {
+  const [side, operation, moment] = label.split(".");
+  const act = ACTS_OF_ROLE[`${role}.${side}.${operation}`] ?? ACTS[`${operation}.${moment}`] ?? ACTS[operation!];
+  return { label, role, act: act ?? "mixed", fails };
+}
+
+/** What is to be met: a label of both sides counts twice. */
+export function points(): Point[] {
+  return labelsInSources().flatMap(({ label, fails }) => {
+    const [side, operation] = label.split(".");
+    const worker: Role = BLOCKING.has(`${side}.${operation}`) ? "blocker" : "worker";
+    const roles: Role[] = side === "both" ? ["hub", worker] : [side === "hub" ? "hub" : worker];
+    return roles.map((role) => pointOf(label, fails, role));
+  });
+}

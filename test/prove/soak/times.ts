@@ -1,0 +1,144 @@
+/**
+ * When processes were killed and continued, and how late others were: shared memory that outlives whoever is killed. Times
+ * are `Date.now()`, the one clock that all processes read alike.
+ */
+
+import { closeSync, ftruncateSync, openSync } from "node:fs";
+import { join } from "node:path";
+
+/** Delays that are kept, in whole ms. */
+export const SERIES = [
+  /** From the kill of a worker to the hub's first word of it: an event, or a rejection. */
+  "worker killed",
+  /** The same, from when the hub had seen the process gone. */
+  "worker gone",
+  /** From the same kills to the end of a bare socket in a process that does nothing else. */
+  "worker control",
+  /** From the kill of the hub to each worker's `disconnected`. */
+  "hub killed",
+  "hub control",
+  /** Of requests that settled after their deadline, without the time for which their hub had no processor. */
+  "after the deadline",
+  /** The same of those that settled by the death of their worker. */
+  "after the death",
+  /** Of the timers of a process that does nothing else. */
+  "timer control",
+] as const;
+export type Series = (typeof SERIES)[number];
+
+const BUCKETS = 16_384;
+const PIDS = 65_536;
+
+/** Count, percentiles and maximum of a series, in ms. */
+export interface Delays {
+  count: number;
+  p50: number;
+  p99: number;
+  max: number;
+}
+
+export class Times {
+  readonly #buckets: Uint32Array;
+  /** By pid: killed, continued, heard of. */
+  readonly #killed: Float64Array;
+  readonly #continued: Float64Array;
+  readonly #heard: Float64Array;
+  /** When the last hub was killed, and when the hub was continued last. */
+  readonly #hub: Float64Array;
+
+  static create(directory: string): Times {
+    const file = openSync(join(directory, "times"), "wx");
+    ftruncateSync(file, 3 * PIDS * 8 + 16 + SERIES.length * BUCKETS * 4);
+    closeSync(file);
+    return new Times(directory);
+  }
+
+  constructor(directory: string) {
+    const { buffer, byteOffset } = Bun.mmap(join(directory, "times"), { shared: true });
+    const table = (n: number): Float64Array => new Float64Array(buffer, byteOffset + n * PIDS * 8, PIDS);
+    this.#killed = table(0);
+    this.#continued = table(1);
+    this.#heard = table(2);
+    this.#hub = new Float64Array(buffer, byteOffset + 3 * PIDS * 8, 2);
+    this.#buckets = new Uint32Array(buffer, byteOffset + 3 * PIDS * 8 + 16, SERIES.length * BUCKETS);
+  }
+
+  /** A new process: whoever had its pid before is forgotten. */
+  born(pid: number): void {
+    for (const table of [this.#killed, this.#continued, this.#heard]) table[pid % PIDS] = 0;
+  }
+
+  /** Kills, and writes down when that was: before, because somebody may hear of it at once, and after. */
+  kill(pid: number, isHub: boolean): void {
+    this.#stampKill(pid, isHub);
+    process.kill(pid, "SIGKILL");
+    this.#stampKill(pid, isHub);
+  }
+
+  /** The process is seen to be gone: what counts starts here. */
+  gone(pid: number): void {
+    this.#killed[pid % PIDS] = -Date.now();
+  }
+
+  #stampKill(pid: number, isHub: boolean): void {
+    const now = Date.now();
+    this.#killed[pid % PIDS] = now;
+    if (isHub) this.#hub[0] = now;
+  }
+
+  /** Is about to be continued. */
+  continue(pid: number, isHub: boolean): void {
+    this.#continued[pid % PIDS] = Date.now();
+    if (isHub) this.#hub[1] = Date.now();
+  }
+
+  /** When a worker was killed; `Infinity` when it was not. */
+  killedAt(pid: number): number {
+    return Math.abs(this.#killed[pid % PIDS]!) || Infinity;
+  }
+
+  get hubKilledAt(): number {
+    return this.#hub[0]!;
+  }
+
+  get hubContinuedAt(): number {
+    return this.#hub[1]!;
+  }
+
+  /** The hub hears of the end of a worker; only the first time counts. */
+  hear(pid: number): void {
+    const killed = this.#killed[pid % PIDS]!;
+    if (killed === 0 || this.#heard[pid % PIDS]! > 0) return;
+    this.#heard[pid % PIDS] = Date.now();
+    const since = Math.max(Math.abs(killed), this.hubContinuedAt);
+    this.add(killed > 0 ? "worker killed" : "worker gone", Date.now() - since);
+  }
+
+  /** A worker, this process, hears of the end of its hub. */
+  hearHub(): void {
+    this.add("hub killed", Date.now() - Math.max(this.hubKilledAt, this.#continued[process.pid % PIDS]!));
+  }
+
+  add(series: Series, ms: number): void {
+    const bucket = Math.max(0, Math.min(BUCKETS - 1, Math.round(ms)));
+    Atomics.add(this.#buckets, SERIES.indexOf(series) * BUCKETS + bucket, 1);
+  }
+
+  read(series: Series): Delays {
+    const start = SERIES.indexOf(series) * BUCKETS;
+    const buckets = this.#buckets.subarray(start, start + BUCKETS);
+    const count = buckets.reduce((sum, n) => sum + n, 0);
+    const at = (quantile: number): number => {
+      let left = Math.max(1, Math.ceil(quantile * count));
+      return Math.max(
+        0,
+        buckets.findIndex((n) => (left -= n) <= 0),
+      );
+    };
+    return { count, p50: at(0.5), p99: at(0.99), max: at(1) };
+  }
+}
+
+export function delaysText({ count, p50, p99, max }: Delays): string {
+  return `p50 ${p50} ms, p99 ${p99} ms, max ${max} ms of ${count}`;
+}

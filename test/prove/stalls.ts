@@ -1,0 +1,282 @@
+/**
+ * Processes that are stopped and continued: `bun test/prove/stalls.ts [ci | quick | long] [--seed N] [--stalls N]`.
+ *
+ * Three parts, each with processes of its own, judged by the books of the soak:
+ * many short stops of workers and hubs in chosen states, on several buses at once;
+ * workers that are stopped until they are evicted, and continued: what they answer then must reach nobody;
+ * a steady load, of which the workers that are not stopped must keep their pace.
+ */
+
+import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { Actor, type Common, Crew } from "./actor.ts";
+import { figuresLine, Histogram, sizeAsked } from "./figures.ts";
+import { audit, type Life } from "./soak/audit.ts";
+import * as b from "./soak/books.ts";
+import { Times } from "./soak/times.ts";
+import type * as evict from "./stalls/evict.ts";
+import type * as pace from "./stalls/pace.ts";
+import { Phases } from "./stalls/phases.ts";
+import { type Order, Rig, type World } from "./stalls/rig.ts";
+import { type Fault, FAULTS, IMPOSSIBLE, type State, STATES } from "./stalls/states.ts";
+
+/** `evictions`: rounds of one of each kind. `pairs`: phases without and with stops. */
+const SIZES = {
+  ci: { stalls: 400, rigs: 3, evictions: 1, pairs: 5, phaseMs: 600 },
+  quick: { stalls: 2_000, rigs: 4, evictions: 2, pairs: 14, phaseMs: 900 },
+  long: { stalls: 40_000, rigs: 4, evictions: 20, pairs: 200, phaseMs: 1_000 },
+} as const;
+const size = SIZES[sizeAsked()];
+const { values } = parseArgs({
+  options: {
+    seed: { type: "string", default: String(Date.now() % 2 ** 31) },
+    stalls: { type: "string", default: String(size.stalls) },
+    /** Leave out the other parts. */
+    only: { type: "string", default: "" },
+  },
+  allowPositionals: true,
+});
+const seed = Number(values.seed);
+const wanted = Number(values.stalls);
+const KINDS = ["async", "once", "closing", "sync"] as const;
+/** How much longer the slowest of the workers that are not stopped may take. */
+const SLOWER = 2;
+const BOOKS = 50_000_000;
+
+const root = mkdtempSync(join(tmpdir(), "slotbus-stalls-"));
+const busDirectory = join(root, "bus");
+mkdirSync(busDirectory, { mode: 0o700 });
+const books: b.Books[] = [];
+const began = performance.now();
+const problems: string[] = [];
+const histogram = new Histogram<State, Fault>(STATES, FAULTS, IMPOSSIBLE);
+const tally = { stalls: 0, lost: 0, leaked: 0, evictions: 0, late: 0 };
+const say = (text: string): void => void process.stdout.write(`${text}\n`);
+
+function problem(text: string): void {
+  problems.push(text);
+  if (problems.length <= 20) process.stderr.write(`stalls: ${text}\n`);
+}
+
+const crew = new Crew(busDirectory, problem);
+let serial = 0;
+
+/** A bus of its own: name, books, phases. */
+function world(): World {
+  const folder = join(root, `bus-${++serial}`);
+  mkdirSync(folder);
+  const own = b.Books.create(folder, BOOKS);
+  books.push(own);
+  const times = Times.create(folder);
+  return {
+    crew,
+    folder,
+    name: `stalls-${process.pid}-${serial}`,
+    phases: Phases.create(folder),
+    times,
+    histogram,
+    tally,
+  };
+}
+
+// ---- evictions --------------------------------------------------------------------------------------------------------
+
+async function evictOne(kind: (typeof KINDS)[number]): Promise<void> {
+  const here = world();
+  const own = [here.name, here.folder];
+  const workerKind = kind === "closing" ? "async" : kind;
+  const hub = new Actor<evict.Report, evict.Order>(crew, "stalls/evict.ts", [...own, String(seed + serial), kind, "0"]);
+  const worker = (index: number, type: string, concurrency: number): Actor<Common, Order> =>
+    new Actor(crew, "stalls/worker.ts", [...own, String(index), type, String(concurrency)]);
+  const victim = worker(0, workerKind, 256);
+  const heir = worker(1, "async", 256);
+  await Promise.all([hub.loaded(), victim.loaded(), heir.loaded()]);
+  hub.tell({ do: "go" });
+  await hub.hear("open", 20_000);
+  victim.tell("go");
+  if (kind === "closing") {
+    await hub.hear("close-victim", 30_000);
+    victim.tell("close");
+  }
+  await hub.hear("start-heir", 30_000);
+  heir.tell("go");
+  const { met, late, again } = await hub.hear("evicted", 120_000);
+  const comesBack = kind === "async" || kind === "sync";
+  if (again !== comesBack) problem(`a zombie of kind ${kind} ${again ? "came back" : "did not come back"}`);
+  for (const state of met) histogram.add(state, "evict, continue");
+  tally.stalls++;
+  tally.evictions++;
+  tally.late += late;
+  hub.condemned = true;
+  await hub.gone(20_000);
+  for (const actor of [victim, heir]) {
+    actor.condemned = true;
+    actor.process.kill("SIGKILL");
+    await actor.gone(20_000);
+  }
+}
+
+async function evictions(): Promise<void> {
+  for (let round = 0; round < size.evictions; round++) {
+    const all = KINDS.map((kind) => evictOne(kind).catch((error) => problem(`eviction (${kind}): ${error.message}`)));
+    await Promise.all(all);
+  }
+}
+
+// ---- the pace of the others -------------------------------------------------------------------------------------------
+
+const WORKERS = 3;
+
+/** Longest of the stops in a phase, and the one that lasts for a whole phase, in ms. */
+const STOP_MS = 300;
+const LONG_MS = 2_000;
+/** A worker that is stopped for so long may cost as many requests, or three times as many as are lost without a stop. */
+const MAY_COST = 6;
+
+interface Pace {
+  hub: Actor<pace.Report, pace.Order>;
+  workers: Actor<Common, Order>[];
+  random: b.Random;
+  /** p99 of the phases without and with stops, in µs. */
+  baseline: number[];
+  stalled: number[];
+}
+
+async function startPace(): Promise<Pace> {
+  const here = world();
+  const hub: Pace["hub"] = new Actor(crew, "stalls/pace.ts", [here.name, here.folder, String(seed)]);
+  const start = (_: unknown, index: number): Actor<Common, Order> =>
+    new Actor(crew, "stalls/worker.ts", [here.name, here.folder, String(index), "async", "256"]);
+  const workers = Array.from({ length: WORKERS }, start);
+  await Promise.all([hub.loaded(), ...workers.map((worker) => worker.loaded())]);
+  hub.tell({ do: "go", workers: WORKERS });
+  await hub.hear("open", 20_000);
+  for (const worker of workers) worker.tell("go");
+  return { hub, workers, random: new b.Random(seed + 77), baseline: [], stalled: [] };
+}
+
+/** Stops a worker over and over, for up to `stopMs`; or only signals it as often. */
+async function runPhase(of: Pace, pid: number, isStalled: boolean, ms: number, stopMs: number): Promise<Phase> {
+  of.hub.tell({ do: "phase", ms, pid });
+  let isOver = false;
+  const report = of.hub.hear("phase", 120_000).finally(() => (isOver = true));
+  while (!isOver) {
+    process.kill(pid, isStalled ? "SIGSTOP" : "SIGCONT");
+    if (isStalled) tally.stalls++;
+    const wait = stopMs > STOP_MS ? stopMs : 5 * (stopMs / 5) ** (of.random.below(1000) / 1000);
+    await Promise.race([Bun.sleep(wait), report]);
+    process.kill(pid, "SIGCONT");
+    await Promise.race([Bun.sleep(10 + of.random.below(20)), report]);
+  }
+  return report;
+}
+type Phase = Extract<pace.Report, { is: "phase" }>;
+
+/** Phases without and with stops in turn, of each worker in turn. A noisy machine gets more phases, no more slack. */
+async function keepPace(): Promise<void> {
+  const of = await startPace();
+  await runPhase(of, of.workers[0]!.pid, false, size.phaseMs, STOP_MS); // warms up
+  for (let pair = 0; pair < 3 * size.pairs; pair++) {
+    if (pair >= size.pairs && slowerBy(of) <= SLOWER) break;
+    const { pid } = of.workers[pair % WORKERS]!;
+    const first = pair % 2 === 1;
+    for (const isStalled of [first, !first]) {
+      const { p99 } = await runPhase(of, pid, isStalled, size.phaseMs, STOP_MS);
+      of[isStalled ? "stalled" : "baseline"].push(p99);
+    }
+  }
+  judgePace(of);
+  const { pid } = of.workers[1]!;
+  const free = await runPhase(of, pid, false, LONG_MS, LONG_MS);
+  const stalled = await runPhase(of, pid, true, LONG_MS, LONG_MS);
+  const limit = MAY_COST + 3 * free.timeouts;
+  say(
+    `a worker stopped for ${LONG_MS} ms cost ${stalled.timeouts} requests (bound ${limit}; without a stop ${free.timeouts})`,
+  );
+  if (stalled.timeouts > limit)
+    problem(`a stopped worker was given ${stalled.timeouts} requests in vain, not ${limit}`);
+  of.hub.tell({ do: "quiet" });
+  tally.lost += (await of.hub.hear("quiet", 30_000)).lost;
+}
+
+const median = (list: number[]): number => list.toSorted((x, y) => x - y)[list.length >> 1]!;
+
+function slowerBy({ baseline, stalled }: Pace): number {
+  return median(stalled) / median(baseline);
+}
+
+function judgePace(of: Pace): void {
+  const course = (list: number[]): string => {
+    const shown = list.slice(0, 20).map((us) => us.toFixed(0));
+    return shown.join(" ") + (list.length > 20 ? " …" : "");
+  };
+  say(`p99 of the workers beside it, in µs, without stops: ${course(of.baseline)}`);
+  say(`with stops: ${course(of.stalled)}`);
+  const ratio = slowerBy(of);
+  const medians = `${median(of.baseline).toFixed(0)} and ${median(of.stalled).toFixed(0)} µs`;
+  say(`medians of ${of.baseline.length} phases each ${medians}: ${ratio.toFixed(2)} times (bound ${SLOWER})`);
+  if (ratio > SLOWER) problem(`beside a stopped worker the p99 of the others is ${ratio.toFixed(2)} times what it was`);
+}
+
+// ---- the run ----------------------------------------------------------------------------------------------------------
+
+async function shortStalls(): Promise<void> {
+  const rigs = await Promise.all(Array.from({ length: size.rigs }, (_, i) => Rig.start(world(), seed + 31 * i)));
+  const run = (rig: Rig): Promise<void> =>
+    rig.run(
+      () => (tally.stalls >= wanted && histogram.empty.every((cell) => cell.includes("evict"))) || problems.length > 20,
+    );
+  await Promise.all(rigs.map(run));
+}
+
+const isPart = (name: string): boolean => values.only === "" || values.only === name;
+
+say(`seed ${seed}: bun test/prove/stalls.ts ${sizeAsked()} --seed ${seed} --stalls ${wanted}`);
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  process.on(signal, () => {
+    for (const actor of crew.living) actor.process.kill("SIGKILL");
+    rmSync(root, { recursive: true, force: true });
+    process.exit(1);
+  });
+}
+try {
+  const evicting = isPart("evict") ? evictions() : null;
+  if (isPart("short")) await shortStalls();
+  await evicting;
+  await crew.endAll();
+  if (isPart("pace")) await keepPace();
+} catch (error) {
+  problem(`the run broke off: ${error instanceof Error ? error.message : error}`);
+}
+await crew.endAll();
+const lives = (own: b.Books): Life[] => [{ first: 0, end: own.next, killed: false }];
+const sums = books.map((own) => audit(own, lives(own), problem));
+const sum = (pick: (one: (typeof sums)[number]) => number): number => sums.reduce((total, one) => total + pick(one), 0);
+const requests = books.reduce((total, own) => total + own.next, 0);
+const left = readdirSync(busDirectory).filter((file) => !/^stalls-\d+-\d+\.(lock|sock)$/.test(file));
+tally.leaked += left.length;
+if (left.length > 0) problem(`the buses left ${left.join()}`);
+if (histogram.empty.length > 0 && values.only === "") problem(`never met: ${histogram.empty.join(", ")}`);
+rmSync(root, { recursive: true });
+say(String(histogram));
+say(
+  `answered ${sum((one) => one.answered)}, failed ${sum((one) => one.failed)}, refused ${sum((one) => one.refused)}, aborted ` +
+    `${sum((one) => one.aborted)}; ${tally.evictions} evicted, ${tally.late} late answers of theirs; ` +
+    `${((performance.now() - began) / 1000).toFixed(1)} s, ${problems.length} problems`,
+);
+say(
+  figuresLine({
+    requests,
+    stalls: tally.stalls,
+    lost: Math.max(
+      tally.lost,
+      sum((one) => one.lost),
+    ),
+    doubled: sum((one) => one.doubled),
+    misdelivered: sum((one) => one.wrong),
+    leaked: tally.leaked,
+  }),
+);
+process.exit(problems.length === 0 ? 0 : 1);

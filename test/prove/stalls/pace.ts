@@ -1,0 +1,62 @@
+/** `stalls/pace.ts NAME BOOKS SEED`: waits for "go", then asks at a steady rate and measures, phase by phase. */
+
+import { SlotBus } from "../../../src/index.ts";
+import { until } from "../../support.ts";
+import type { Common } from "../actor.ts";
+import { Asker, LIMIT } from "../asker.ts";
+import * as b from "../soak/books.ts";
+import { Times } from "../soak/times.ts";
+
+/** A phase of `ms`; answers of worker `pid` do not count. */
+export type Order = { do: "go"; workers: number } | { do: "phase"; ms: number; pid: number } | { do: "quiet" };
+
+/** Latencies in µs of the workers other than the one named in the order; `timeouts` of whomever. */
+export type Report =
+  Common | { is: "open" } | { is: "phase"; p99: number; timeouts: number } | { is: "quiet"; lost: number };
+
+/** Requests a second. */
+const RATE = 1_000;
+/** Shorter than a long stop, so that the stopped worker becomes suspect. */
+const TIMEOUT_MS = 150;
+
+const [name, directory, seed] = process.argv.slice(2);
+const books = new b.Books(directory!);
+const say = (report: Report): void => void process.send!(report);
+const asker = new Asker(books, new Times(directory!), Number(seed), (what) => say({ is: "broken", what }));
+
+async function measure(ms: number, pid: number): Promise<void> {
+  const latencies: number[] = [];
+  asker.onAnswer = (workerPid, taken) => {
+    if (workerPid !== pid) latencies.push(taken * 1000);
+  };
+  const before = asker.own.timeouts;
+  const started = performance.now();
+  let asked = 0;
+  for (let elapsed = 0; elapsed < ms; elapsed = performance.now() - started) {
+    for (; asked < (elapsed * RATE) / 1000; asked++) {
+      void asker.one({ mode: "sync", size: 64, timeout: TIMEOUT_MS, borrows: false, aborts: false });
+    }
+    await Bun.sleep(1);
+  }
+  await until(() => asker.waiting.size === 0, "every request of the phase has settled", 20_000);
+  latencies.sort((x, y) => x - y);
+  const p99 = latencies[Math.floor(0.99 * latencies.length)] ?? Infinity;
+  say({ is: "phase", p99, timeouts: asker.own.timeouts - before });
+}
+
+process.on("disconnect", () => process.exit(0));
+process.on("message", async (order: Order) => {
+  if (order.do === "go") {
+    const bus = await SlotBus.create({ name: name!, slots: 16, payloadLimit: LIMIT });
+    asker.bus = bus;
+    bus.ref();
+    bus.on("workerDied", ({ pid }, reason) => say({ is: "broken", what: `pid ${pid} was only stopped: ${reason}` }));
+    say({ is: "open" });
+    await bus.ready({ workers: order.workers });
+  } else if (order.do === "phase") await measure(order.ms, order.pid);
+  else {
+    await until(() => asker.waiting.size === 0, "every request has settled", 20_000).catch(() => {});
+    say({ is: "quiet", lost: asker.waiting.size });
+  }
+});
+say({ is: "loaded" });

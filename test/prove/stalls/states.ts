@@ -1,0 +1,29 @@
+/** Where a process can be when it is stopped, and what is done to it. */
+
+export const STATES = [
+  "idle",
+  "parked",
+  "ready",
+  "claimed",
+  "done",
+  "abandoned",
+  "lent",
+  "attaching",
+  "closing",
+  "sync handler",
+  "sync wait",
+] as const;
+export type State = (typeof STATES)[number];
+
+export const FAULTS = ["stop worker", "stop hub", "evict, continue"] as const;
+export type Fault = (typeof FAULTS)[number];
+
+/** A hub has no handler. A worker is evicted for what its handlers do not end, so it has some; its answers are taken at once. */
+export const IMPOSSIBLE: ReadonlySet<`${State} ${Fault}`> = new Set<`${State} ${Fault}`>([
+  "sync handler stop hub",
+  "idle evict, continue",
+  "parked evict, continue",
+  "done evict, continue",
+  "attaching evict, continue",
+  "sync wait evict, continue",
+]);

@@ -1,0 +1,396 @@
+/*
+ * asker.c - a hub with one worker at a time, used in the order in which src/bus/bus.ts does: what
+ * a caller is told is settled in the books, and what was never run goes to the next worker.
+ */
+#include "steps.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+struct asker asker = HUB_OF_NOBODY;
+
+static struct link *link_of_worker(void)
+{
+	return asker.hub->links[asker.link];
+}
+
+struct sb_region *hub_region(void)
+{
+	return asker.hub == NULL || asker.link < 0 ? NULL : link_of_worker()->map.region;
+}
+
+static uint8_t *arena_of(uint32_t slot, uint32_t half)
+{
+	return link_of_worker()->map.arenas + (2 * (uint64_t)slot + half) * asker.hub->header.stride;
+}
+
+/* ---- the name ------------------------------------------------------------------------------ */
+
+static void listen_on_name(void)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	asker.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	MUST(os_socket_path(asker.dir, "steps", address.sun_path, sizeof address.sun_path) == 0);
+	MUST(bind(asker.listener, (struct sockaddr *)&address, sizeof address) == 0);
+	MUST(listen(asker.listener, 8) == 0);
+	MUST_BE(sb_name_expose(asker.dir, "steps", 0), 0);
+}
+
+void hub_open(void)
+{
+	uint32_t owner = 0;
+	if (asker.dir < 0) asker.dir = sb_dir_open(folder, 0, 0);
+	if (asker.lock < 0) asker.lock = sb_name_lock(asker.dir, "steps", &owner);
+	MUST(asker.dir >= 0);
+	MUST(asker.lock >= 0);
+	listen_on_name();
+	if (asker.hub != NULL) return;
+	asker.hub = sb_hub_open(SLOTS, board->payload_limit, 4096, 4096, SB_FLAG_TIMING, 0x57e9);
+	MUST(asker.hub != NULL);
+}
+
+void hub_stop_listening(void)
+{
+	sb_fd_close(asker.listener);
+	asker.listener = -1;
+}
+
+void hub_close(void)
+{
+	hub_end();
+	sb_hub_close(asker.hub);
+	hub_stop_listening();
+	if (asker.lock >= 0) sb_name_unlock(asker.dir, "steps", asker.lock);
+	sb_fd_close(asker.dir);
+	asker = (struct asker)HUB_OF_NOBODY;
+}
+
+/* ---- the control socket -------------------------------------------------------------------- */
+
+static void accept_worker(void)
+{
+	if (asker.fd >= 0 || asker.listener < 0) return;
+	int fd = accept4(asker.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0) return;
+	if (sb_peer_identify(fd, asker.peer) != 0) { /* it has gone already */
+		close(fd);
+		return;
+	}
+	asker.fd = fd;
+	asker.joined = asker.confirmed = asker.started = asker.leaving = false;
+}
+
+static void on_message(uint32_t type, const uint8_t *body, uint32_t bytes)
+{
+	uint32_t join[2] = { 0 };
+	switch (type) {
+	case SB_MSG_JOIN:
+		MUST_BE(sb_join_check(body, bytes, join), 0);
+		MUST(join[0] == SB_ROLE_WORKER && join[1] == SLOTS && !asker.joined);
+		asker.joined = true;
+		if (!asker.holds) asker.link = sb_link_offer(asker.hub, asker.fd, SLOTS);
+		break;
+	case SB_MSG_ATTACHED:
+		MUST(asker.link >= 0 && !asker.confirmed);
+		asker.confirmed = true;
+		if (!asker.holds) asker.started = sb_link_start(asker.hub, (uint32_t)asker.link) == 0;
+		break;
+	case SB_MSG_GOODBYE: asker.leaving = true; break;
+	default: fail(BROKEN, "a worker sent a message of type %u", type);
+	}
+}
+
+/* Everything that waits on the socket; the end of the worker's life when it has ended. */
+void hub_hear(void)
+{
+	uint8_t bytes[1024];
+	accept_worker();
+	while (asker.fd >= 0) {
+		int64_t got = os_socket_receive(asker.fd, bytes, sizeof bytes, NULL);
+		if (got == -SB_EAGAIN) return;
+		if (got <= 0) {
+			hub_end();
+			accept_worker();
+			continue;
+		}
+		for (int64_t at = 0; at < got;) {
+			if (bytes[at] == SB_MSG_BELL) {
+				asker.bells++;
+				at++;
+				continue;
+			}
+			MUST(at + 2 <= got && at + 2 + bytes[at + 1] <= got);
+			on_message(bytes[at], bytes + at + 2, bytes[at + 1]);
+			at += 2 + bytes[at + 1];
+		}
+	}
+}
+
+/* ---- requests ------------------------------------------------------------------------------ */
+
+static void write_request(uint32_t slot, uint64_t id)
+{
+	body_fill(arena_of(slot, 0), id, false);
+	asker.pending[slot] = id; /* registered before it is published */
+}
+
+int32_t hub_publish(uint32_t slot)
+{
+	uint64_t id = asker.pending[slot];
+	return sb_slot_publish(asker.hub, (uint32_t)asker.link, slot, 1, 8, 8, body_bytes_of(id, false),
+	                       board->timeout_ms, (double)id);
+}
+
+void hub_reserve(void)
+{
+	int32_t slot = sb_slot_reserve(asker.hub, (uint32_t)asker.link);
+	MUST(slot >= 0);
+	write_request((uint32_t)slot, book_issue());
+	asker.reserved = slot;
+}
+
+void hub_publish_reserved(void)
+{
+	uint32_t slot = (uint32_t)asker.reserved;
+	asker.reserved = -1;
+	MUST(hub_publish(slot) >= 0);
+}
+
+static void dispatch(void)
+{
+	while (asker.queued > 0 && asker.started && !asker.leaving) {
+		int32_t slot = sb_slot_reserve(asker.hub, (uint32_t)asker.link);
+		if (slot == -SB_EBUSY) return;
+		MUST(slot >= 0);
+		write_request((uint32_t)slot, asker.queue[0]);
+		memmove(asker.queue, asker.queue + 1, --asker.queued * sizeof asker.queue[0]);
+		MUST(hub_publish((uint32_t)slot) >= 0);
+	}
+}
+
+void hub_issue(void)
+{
+	asker.queue[asker.queued++] = book_issue();
+	dispatch();
+}
+
+/* ---- answers ------------------------------------------------------------------------------- */
+
+/* The caller's copy, checked by its request's own bytes. */
+void hub_copy_out(const struct sb_event *event)
+{
+	uint32_t slot = event->slot;
+	uint64_t id = asker.pending[slot];
+	MUST(event->kind == SB_EV_DONE && event->link == (uint32_t)asker.link && id != 0);
+	MUST_BE(event->life, sb_link_life(asker.hub, (uint32_t)asker.link));
+	if (event->status_code != 200 ||
+	    !body_is_right(arena_of(slot, 1), asker.hub->header.stride, event->head_bytes,
+	                   event->body_offset, event->body_bytes, id, true))
+		fail(MISDELIVERED, "slot %u: request %llu got foreign bytes, status %u", slot,
+		     (unsigned long long)(id - board->first), event->status_code);
+	asker.delivered = *event;
+}
+
+static void settle_slot(uint32_t slot, enum outcome outcome)
+{
+	uint64_t id = asker.pending[slot];
+	asker.pending[slot] = 0;
+	if (id == 0) fail(DOUBLED, "slot %u settles and holds no request", slot);
+	book_settled(id, outcome);
+}
+
+static void deliver(const struct sb_event *event)
+{
+	hub_copy_out(event);
+	MUST_BE(sb_slot_release(asker.hub, (uint32_t)asker.link, event->slot), 0);
+	MUST_BE(sb_slot_release(asker.hub, (uint32_t)asker.link, event->slot), -SB_EINVAL);
+	settle_slot(event->slot, ANSWERED);
+}
+
+static void send_cancel(uint32_t slot)
+{
+	struct sb_cancel cancel = { slot, sb_slot_token(asker.hub, (uint32_t)asker.link, slot) };
+	if (asker.fd >= 0) (void)sb_control_send(asker.fd, SB_MSG_CANCEL, &cancel, sizeof cancel);
+}
+
+void hub_handle(int32_t found)
+{
+	struct sb_event events[SB_BATCH];
+	MUST(found >= 0 && found <= SB_BATCH);
+	memcpy(events, sb_hub_events(asker.hub), (size_t)found * sizeof events[0]);
+	for (int32_t i = 0; i < found; i++) {
+		const struct sb_event *event = &events[i];
+		switch (event->kind) {
+		case SB_EV_DONE: deliver(event); break;
+		case SB_EV_FREED: MUST(asker.pending[event->slot] == 0); break;
+		case SB_EV_TIMEOUT_QUEUED: settle_slot(event->slot, NEVER_RAN); break;
+		case SB_EV_TIMEOUT_RUNNING:
+			settle_slot(event->slot, MAY_HAVE_RUN);
+			send_cancel(event->slot);
+			board->given_up = true;
+			break;
+		default: fail(BROKEN, "slot %u of an honest worker: event %u", event->slot, event->kind);
+		}
+	}
+}
+
+/* What a caller that gave up is told. */
+void hub_after_withdrawal(uint32_t slot, int32_t result)
+{
+	board->given_up = true;
+	switch (result) {
+	case SB_DONE: deliver(sb_hub_events(asker.hub)); break;
+	case SB_FREE: settle_slot(slot, NEVER_RAN); break;
+	case SB_ABANDONED:
+		settle_slot(slot, MAY_HAVE_RUN);
+		send_cancel(slot);
+		break;
+	default: fail(BROKEN, "slot %u of an honest worker: withdraw says %d", slot, result);
+	}
+}
+
+static bool is_in_flight(uint32_t slot)
+{
+	return link_of_worker()->shadow[slot] == IN_FLIGHT;
+}
+
+static void cancel_reserved(void)
+{
+	if (asker.reserved < 0) return;
+	uint32_t slot = (uint32_t)asker.reserved;
+	asker.reserved = -1;
+	MUST_BE(sb_slot_cancel(asker.hub, (uint32_t)asker.link, slot), 0);
+	settle_slot(slot, NEVER_RAN);
+}
+
+void hub_give_up_all(void)
+{
+	if (asker.link < 0) return;
+	cancel_reserved();
+	for (uint32_t slot = 0; slot < SLOTS; slot++)
+		if (is_in_flight(slot))
+			hub_after_withdrawal(slot, sb_slot_withdraw(asker.hub, (uint32_t)asker.link, slot));
+}
+
+/* ---- the end of a worker ------------------------------------------------------------------- */
+
+/* DONE is delivered, what was never run goes back into the queue, the rest may have run. */
+void hub_judge(void)
+{
+	cancel_reserved();
+	for (uint32_t slot = 0; slot < SLOTS; slot++) {
+		if (!is_in_flight(slot)) continue;
+		int32_t result = sb_slot_withdraw(asker.hub, (uint32_t)asker.link, slot);
+		if (result != SB_FREE) {
+			hub_after_withdrawal(slot, result);
+			continue;
+		}
+		uint64_t id = asker.pending[slot];
+		if (book_of(id)->executed != 0) fail(DOUBLED, "slot %u never ran, and it had", slot);
+		asker.queue[asker.queued++] = id;
+		asker.pending[slot] = 0;
+	}
+}
+
+void hub_drop(void)
+{
+	sb_link_drop(asker.hub, (uint32_t)asker.link, 1);
+	asker.link = -1;
+}
+
+void hub_end(void)
+{
+	if (asker.fd >= 0) {
+		board->given_up = true;
+		if (asker.link >= 0) sb_link_stop(asker.hub, (uint32_t)asker.link);
+		close(asker.fd);
+		sb_fd_close((int32_t)asker.peer[2]);
+		sb_fd_close((int32_t)asker.peer[3]);
+	}
+	asker.fd = -1;
+	if (asker.link >= 0) {
+		hub_judge();
+		hub_drop();
+	}
+	asker.joined = asker.confirmed = asker.started = false;
+	if (asker.on_futex) asker.on_futex = asker.asleep = false; /* sb_slot_wait returns */
+}
+
+/* ---- one turn ------------------------------------------------------------------------------ */
+
+void hub_park(void)
+{
+	int32_t parked = sb_hub_park(asker.hub);
+	MUST(parked == 0 || parked == 1);
+	asker.asleep = parked == 1;
+}
+
+/* What sb_slot_wait does before it sleeps; the kernel would wake it by the same comparison. */
+void hub_park_on_futex(void)
+{
+	struct sb_park *park = &hub_region()->hub;
+	sb_hub_unpark(asker.hub);
+	asker.ticket = load_seq(&park->futex);
+	store_seq(&park->parked, SB_PARK_FUTEX);
+	asker.asleep = asker.on_futex = true;
+}
+
+static void wake_up(void)
+{
+	if (asker.on_futex && asker.link >= 0) store_seq(&hub_region()->hub.parked, SB_PARK_NONE);
+	asker.on_futex = false;
+	if (asker.asleep) sb_hub_unpark(asker.hub);
+	asker.asleep = false;
+}
+
+/* Asleep, nothing but a bell or a changed futex word makes it look at the region: a wake-up that is
+ * lost leaves a request that never settles. */
+void hub_look(void)
+{
+	int32_t found = 0;
+	hub_hear();
+	if (asker.reserved >= 0 && asker.link >= 0) hub_publish_reserved();
+	dispatch();
+	bool rung = asker.bells > 0;
+	if (rung && asker.link >= 0)
+		MUST_BE(sb_link_bell(asker.hub, (uint32_t)asker.link, asker.bells), 0);
+	asker.bells = 0;
+	if (asker.on_futex && asker.link >= 0 && load_seq(&hub_region()->hub.futex) != asker.ticket)
+		rung = true;
+	if (asker.asleep && asker.fd >= 0 && !rung) return;
+	wake_up();
+	do {
+		while ((found = sb_hub_poll(asker.hub, 0)) != 0) hub_handle(found);
+		dispatch();
+		hub_park();
+	} while (!asker.asleep);
+}
+
+/* ---- what must be left --------------------------------------------------------------------- */
+
+void hub_tell_idle(void)
+{
+	bool waits = asker.queued > 0 || asker.reserved >= 0;
+	board->idle = !waits && (asker.link < 0 || link_of_worker()->used == 0);
+}
+
+void hub_audit(void)
+{
+	if (asker.link < 0) return;
+	const struct link *link = link_of_worker();
+	bool seen[SLOTS] = { false };
+	if (link->used != 0 || link->quarantined != 0 || link->free_count != SLOTS)
+		fail(LOST, "%u slots are in use, %u in quarantine, %u free", link->used, link->quarantined,
+		     link->free_count);
+	for (uint32_t i = 0; i < SLOTS; i++) {
+		uint32_t slot = link->free_stack[i];
+		if (slot >= SLOTS || seen[slot]) fail(DOUBLED, "slot %u was freed twice", slot);
+		seen[slot] = true;
+		uint64_t word = load_seq(&hub_region()->slot[slot].request.status);
+		if (word != word_of(link->generation[slot], SB_FREE))
+			fail(LOST, "slot %u is free, and its word is %llx", slot, (unsigned long long)word);
+	}
+	MUST_BE(sb_link_credit(asker.hub, (uint32_t)asker.link), asker.started ? SLOTS : 0);
+}

@@ -1,0 +1,165 @@
+/** What the checks share: what they need, expect and run, and the processes and places that they watch. */
+
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import type { Subprocess } from "bun";
+
+/** By sentence: resolves when it holds, throws {@link Lacking} when it cannot be tried here. */
+export type Checks = Record<string, () => Promise<void>>;
+
+export const root = resolve(import.meta.dir, "../..");
+export const path = `${root}/node_modules/.bin:${process.env["PATH"]}`;
+export const stranger = 65534;
+
+/** A check's precondition does not hold. */
+export class Lacking extends Error {}
+
+export function needTool(name: string): string {
+  const found = Bun.which(name, { PATH: path });
+  if (!found) throw new Lacking(`${name} is not installed`);
+  return found;
+}
+
+export function needRoot(): void {
+  if (process.geteuid?.() !== 0) throw new Lacking("not root");
+}
+
+export function expect(holds: boolean, what: string): void {
+  if (!holds) throw new Error(what);
+}
+
+const notes: string[] = [];
+
+/** Has figures printed under the check that runs. */
+export function note(text: string): void {
+  notes.push(text);
+}
+
+/** What was noted since the last call. */
+export function takeNotes(): string[] {
+  return notes.splice(0);
+}
+
+/** Resolves when `condition` holds; fails with `what` after `ms`. */
+export async function until(condition: () => boolean, what: string, ms = 20_000): Promise<void> {
+  const deadline = performance.now() + ms;
+  while (!condition()) {
+    expect(performance.now() < deadline, `after ${ms} ms still not: ${what}`);
+    await Bun.sleep(2);
+  }
+}
+
+/** Runs a command to its end; throws with its output unless it succeeds. */
+export async function run(command: string[], env: Record<string, string> = {}): Promise<string> {
+  const child = Bun.spawn(command, {
+    cwd: root,
+    env: { ...process.env, PATH: path, ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+  const notable = (out + err).split("\n").filter((line) => !line.startsWith("ok   "));
+  expect(code === 0, `${command[0]} ended with ${code}:\n${notable.slice(-60).join("\n")}`);
+  return out + err;
+}
+
+/** Sets a soft limit of a running process: `as`, `fsize`, `nofile`. */
+export async function limit(pid: number, what: string, value: number | "unlimited"): Promise<void> {
+  await run([needTool("prlimit"), "--pid", String(pid), `--${what}=${value}:`]);
+}
+
+/** A process that says nothing for so long hangs, in ms. */
+const SILENCE_MS = 60_000;
+
+/** A process of program.ts: what it says is read line by line. */
+export class Program implements AsyncDisposable {
+  readonly #child: Subprocess<"pipe", "pipe", "inherit">;
+  readonly #chunks: AsyncIterator<Uint8Array>;
+  readonly #decoder = new TextDecoder();
+  #rest = "";
+
+  constructor(command: string[], env: Record<string, string> = {}) {
+    const stdio: ["pipe", "pipe", "inherit"] = ["pipe", "pipe", "inherit"];
+    this.#child = Bun.spawn(command, { cwd: "/", env: { ...process.env, ...env }, stdio });
+    this.#chunks = this.#child.stdout[Symbol.asyncIterator]();
+  }
+
+  get pid(): number {
+    return this.#child.pid;
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.#child.kill(signal);
+  }
+
+  /** Resolves to its exit code, or to the signal that ended it. */
+  async ended(): Promise<number | string> {
+    await this.#child.exited;
+    return this.#child.signalCode ?? this.#child.exitCode ?? "";
+  }
+
+  /** Its next line. */
+  async line(): Promise<string> {
+    for (;;) {
+      const end = this.#rest.indexOf("\n");
+      if (end >= 0) {
+        const line = this.#rest.slice(0, end);
+        this.#rest = this.#rest.slice(end + 1);
+        return line;
+      }
+      const { done, value } = await Promise.race([this.#chunks.next(), this.#silence()]);
+      if (done) return `ended with ${await this.#child.exited}`;
+      this.#rest += this.#decoder.decode(value, { stream: true });
+    }
+  }
+
+  async expectLine(start: string): Promise<string> {
+    const line = await this.line();
+    expect(line.startsWith(start), `it said "${line}", not "${start}"`);
+    return line;
+  }
+
+  /** Its next line that starts so; others are skipped. */
+  async lineFrom(start: string): Promise<string> {
+    for (;;) {
+      const line = await this.line();
+      if (line.startsWith(start)) return line;
+      expect(!line.startsWith("ended with"), `it ${line} before it said "${start}"`);
+    }
+  }
+
+  /** Has it carry out a command and waits until that is done. */
+  async order(command: string): Promise<void> {
+    await this.tell(command);
+    await this.lineFrom(`done ${command}`);
+  }
+
+  async tell(command: string): Promise<void> {
+    this.#child.stdin.write(`${command}\n`);
+    await this.#child.stdin.flush();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#child.stdin.end();
+    const killer = setTimeout(() => this.#child.kill("SIGKILL"), 10_000);
+    await this.#child.exited;
+    clearTimeout(killer);
+  }
+
+  async #silence(): Promise<never> {
+    await Bun.sleep(SILENCE_MS);
+    throw new Error(`process ${this.pid} said nothing for ${SILENCE_MS} ms`);
+  }
+}
+
+export const program = (...words: string[]) => [process.execPath, join(import.meta.dir, "program.ts"), ...words];
+
+/** A private directory of ours, for one hub. */
+export class Place implements Disposable {
+  readonly folder = mkdtempSync(join(tmpdir(), "slotbus-system-"));
+  readonly directory = join(this.folder, "bus");
+
+  [Symbol.dispose](): void {
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,118 @@
+/** A process that has no descriptor left. */
+
+import { readdirSync, readFileSync } from "node:fs";
+import { type Checks, expect, limit, note, Place, Program, program, until } from "./checks.ts";
+
+const WATCH_MS = 2_000;
+const TICKS_PER_SECOND = 100;
+
+function descriptors(pid: number): number[] {
+  return readdirSync(`/proc/${pid}/fd`).map(Number);
+}
+
+/** Leaves a process so many descriptors that it can open. */
+async function leaveFree(pid: number, free: number): Promise<void> {
+  const used = new Set(descriptors(pid));
+  let top = 0;
+  for (let left = free; left > 0 || used.has(top); top++) if (!used.has(top)) left--;
+  await limit(pid, "nofile", top);
+}
+
+/** Share of one processor that a process uses while `during` runs, in %. */
+async function load(pid: number, during: Promise<unknown>): Promise<number> {
+  const ticks = () => {
+    const fields = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]!.split(" ");
+    return Number(fields[11]) + Number(fields[12]);
+  };
+  const start = performance.now();
+  const before = ticks();
+  await during;
+  return ((ticks() - before) / TICKS_PER_SECOND / ((performance.now() - start) / 1000)) * 100;
+}
+
+async function hubRunsOut(): Promise<void> {
+  using place = new Place();
+  await using hub = new Program(program("hub", place.directory));
+  await hub.expectLine("listening");
+  await using worker = new Program(program("worker", place.directory));
+  await worker.expectLine("attached");
+  await hub.lineFrom("joined");
+  await hub.order("go 1000"); // whatever Bun opens late is open
+  await using other = new Program(program("patient", place.directory));
+  await other.expectLine("waiting");
+  const before = descriptors(hub.pid).length;
+  let refusals = 0;
+  let free = 1; // one is for the connection, which has to be refused
+  for (; free < 12; free++) {
+    await leaveFree(hub.pid, free);
+    await other.tell("open 0");
+    const line = await other.line();
+    if (line === "attached") break;
+    expect(line.startsWith("error ResourceError"), `with ${free} free the worker says: ${line}`);
+    await other.line(); // done
+    refusals++;
+    await hub.order("go 100");
+    await until(() => descriptors(hub.pid).length === before, "the refused worker's descriptors are closed");
+    if (free === 1) {
+      const share = await load(hub.pid, Bun.sleep(WATCH_MS));
+      note(`${share.toFixed(1)} % of a processor while one descriptor is left`);
+      expect(share < 5, `a hub with one descriptor left uses ${share} % of a processor`);
+    }
+  }
+  note(`${refusals} times refused; a worker needs ${free} descriptors of its hub`);
+  expect(refusals > 1 && free < 12, "descriptors were not what was missing");
+  await hub.order("go 100");
+}
+
+async function exhaustedHubRecovers(): Promise<void> {
+  using place = new Place();
+  await using hub = new Program(program("hub", place.directory));
+  await hub.expectLine("listening");
+  await using worker = new Program(program("worker", place.directory));
+  await worker.expectLine("attached");
+  await hub.lineFrom("joined");
+  await hub.order("go 1000");
+  await leaveFree(hub.pid, 0);
+  const share = await load(hub.pid, Bun.sleep(WATCH_MS));
+  note(`${share.toFixed(1)} % of a processor without any descriptor`);
+  expect(share < 5, `a hub without descriptors uses ${share} % of a processor`);
+  await using other = new Program(program("patient", place.directory));
+  await other.expectLine("waiting");
+  await other.tell("open 0"); // connects, and is not accepted
+  await hub.order("go 1000");
+  const spun = await load(hub.pid, other.expectLine("error ResourceError"));
+  note(`${spun.toFixed(1)} % while a connection waits to be accepted: Bun's listener tries again and again`);
+  await limit(hub.pid, "nofile", 1024);
+  await other.tell("open 1000");
+  await other.lineFrom("attached");
+  await hub.order("go 1000");
+}
+
+async function workerRunsOut(): Promise<void> {
+  using place = new Place();
+  await using hub = new Program(program("hub", place.directory));
+  await hub.expectLine("listening");
+  await using worker = new Program(program("patient", place.directory));
+  await worker.expectLine("waiting");
+  let refusals = 0;
+  for (let free = 0; free < 12; free++) {
+    await leaveFree(worker.pid, free);
+    await worker.tell("open 0");
+    const line = await worker.line();
+    if (line === "attached") break;
+    expect(line.startsWith("error ResourceError"), `with ${free} free the worker says: ${line}`);
+    await worker.line(); // done
+    refusals++;
+  }
+  note(`${refusals} times without`);
+  expect(refusals > 1, "descriptors were not what was missing");
+  await hub.lineFrom("joined");
+  await hub.order("go 100");
+}
+
+export const checks: Checks = {
+  "a hub that runs out of descriptors refuses by name, serves the workers it has, sleeps, and recovers": hubRunsOut,
+  "a hub without any descriptor serves the workers it has, and takes others when it has some again":
+    exhaustedHubRecovers,
+  "a worker that runs out of descriptors says so, and attaches when it has some again": workerRunsOut,
+};

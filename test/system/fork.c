@@ -1,0 +1,11 @@
+/* fork.c - for program.ts: a child of Bun's process that never execs and does nothing. */
+#include <unistd.h>
+
+int fork_and_wait(void);
+
+int fork_and_wait(void)
+{
+	pid_t child = fork();
+	while (child == 0) pause();
+	return child;
+}

@@ -1,0 +1,143 @@
+/*
+ * main.c - how a life begins and ends, and the bridge's.
+ */
+#include "life.h"
+
+#include <errno.h>
+#include <linux/openat2.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+
+void (*clean_up)(void);
+
+static int fds_before;
+
+void say(const char *line)
+{
+	struct iovec parts[2] = { { (void *)(uintptr_t)line, strlen(line) }, { "\n", 1 } };
+	if (writev(1, parts, 2) < 0) _exit(4);
+}
+
+static int open_path(const char *path, uint64_t flags)
+{
+	struct open_how how = { .flags = flags };
+	return (int)syscall(SYS_openat2, -100 /* AT_FDCWD */, path, &how, sizeof how);
+}
+
+void let_go(int fd)
+{
+	if (fd >= 0) syscall(SYS_close_range, (unsigned)fd, (unsigned)fd, 0);
+}
+
+static int open_files(void)
+{
+	char bytes[8192];
+	int fd = open_path("/proc/self/fd", 0200000 /* O_DIRECTORY */), count = 0;
+	for (long got; (got = syscall(SYS_getdents64, fd, bytes, sizeof bytes)) > 0;)
+		for (long at = 0; at < got; at += *(unsigned short *)(void *)(bytes + at + 16)) count++;
+	let_go(fd);
+	return count;
+}
+
+static int mapped_regions(void)
+{
+	static char text[65536];
+	size_t length = 0;
+	int fd = open_path("/proc/self/maps", 0), count = 0;
+	for (;;) {
+		struct iovec part = { text + length, sizeof text - 1 - length };
+		ssize_t got = readv(fd, &part, 1);
+		if (got <= 0) break;
+		length += (size_t)got;
+	}
+	text[length] = 0;
+	let_go(fd);
+	for (char *at = text; (at = strstr(at, "memfd:slotbus")) != NULL; at++) count++;
+	return count;
+}
+
+void end(const char *result, ...)
+{
+	char text[300], line[400];
+	va_list arguments;
+	va_start(arguments, result);
+	vsnprintf(text, sizeof text, result, arguments);
+	va_end(arguments);
+	if (clean_up != NULL) clean_up();
+	snprintf(line, sizeof line, "end %s fds %d maps %d", text, open_files() - fds_before,
+	         mapped_regions());
+	say(line);
+	_exit(0);
+}
+
+void broken(const char *what)
+{
+	char line[300];
+	snprintf(line, sizeof line, "broken: %s", what);
+	say(line);
+	_exit(3);
+}
+
+static const char *name_of(int32_t error)
+{
+	switch (-error) {
+#define X(name, value, text)                                                                    \
+	case name: return #name;
+		SB_ERRORS(X)
+#undef X
+	default: return "no code";
+	}
+}
+
+int32_t judge(const char *call, int32_t result, uint32_t documented)
+{
+	if (result >= 0) return result;
+	bool known = result > -32 && (documented >> -result & 1) != 0;
+	int length = (int)strcspn(call, "(");
+	end("%s%s %.*s", known ? "" : "undocumented ", name_of(result), length, call);
+}
+
+bool readable(int fd, int milliseconds)
+{
+	struct pollfd one = { .fd = fd, .events = POLLIN };
+	struct timespec limit = { milliseconds / 1000, milliseconds % 1000 * 1000000L };
+	return ppoll(&one, 1, &limit, NULL) == 1;
+}
+
+static struct sb_bridge *bridge;
+
+static void bridge_end(void)
+{
+	LIBRARY_VOID(sb_bridge_close(bridge));
+}
+
+void bridge_life(void)
+{
+	static uint32_t word;
+	bridge = LIBRARY(sb_bridge_open(&word));
+	if (bridge == NULL) judge("sb_bridge_open(", sb_error_last(), E(SB_ENOMEM) | E(SB_ESYS));
+	clean_up = bridge_end;
+	bool heard = false;
+	for (int change = 0; change < 3 && !heard; change++) { /* the write of one may fail */
+		fetch_add_seq(&word, 1);
+		syscall(SYS_futex, &word, 1 /* FUTEX_WAKE */, 1, NULL, NULL, 0);
+		heard = readable(sb_bridge_fd(bridge), 500);
+	}
+	if (!heard) broken("three changes of a word and no event");
+	end("ok");
+}
+
+int main(int count, char **words)
+{
+	if (count < 3) return 2;
+	fds_before = open_files();
+	if (strcmp(words[1], "hub") == 0) hub_life(words[2]);
+	if (strcmp(words[1], "worker") == 0) worker_life(words[2]);
+	if (strcmp(words[1], "bridge") == 0) bridge_life();
+	if (strcmp(words[1], "reopen") == 0) reopen_life(words[2]);
+	return 2;
+}

@@ -1,0 +1,245 @@
+/** Too little memory, address space, file size, or room on a disk. */
+
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { join } from "node:path";
+import { type Checks, expect, Lacking, limit, needRoot, needTool, note, Place, Program, program } from "./checks.ts";
+
+/** A memory cgroup, version 1 or 2, with a limit. */
+class MemoryGroup implements Disposable {
+  readonly folder: string;
+
+  constructor(limit: number) {
+    needRoot();
+    const first = "/sys/fs/cgroup/memory";
+    const second = "/sys/fs/cgroup";
+    const old = existsSync(join(first, "memory.limit_in_bytes"));
+    this.folder = join(old ? first : second, `slotbus-system-${process.pid}`);
+    try {
+      mkdirSync(this.folder);
+      writeFileSync(join(this.folder, old ? "memory.limit_in_bytes" : "memory.max"), `${limit}`);
+    } catch (cause) {
+      throw new Lacking(`no memory cgroup can be made: ${(cause as Error).message}`);
+    }
+  }
+
+  /** The command, to be run inside. */
+  inside(command: string[]): string[] {
+    return ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', this.folder, ...command];
+  }
+
+  [Symbol.dispose](): void {
+    rmdirSync(this.folder);
+  }
+}
+
+async function memoryLimitIsAnError(): Promise<void> {
+  const mebibyte = 1024 * 1024;
+  const warm = `${16 * mebibyte}`; // of four slots, both ways: 128 MiB, more than the group
+  using place = new Place();
+  using group = new MemoryGroup(120 * mebibyte);
+  await using hub = new Program(group.inside(program("hub", place.directory, "", warm)));
+  await hub.expectLine("listening");
+  await using refused = new Program(program("worker", place.directory));
+  await refused.expectLine("error ResourceError");
+  const line = await hub.expectLine("refused uid"); // it lives, and says why
+  expect(line.includes("memory"), `the hub's reason is not memory: ${line}`);
+
+  using elsewhere = new Place();
+  await using free = new Program(program("hub", elsewhere.directory, "", warm));
+  await free.expectLine("listening");
+  await using worker = new Program(program("worker", elsewhere.directory));
+  await worker.expectLine("attached");
+}
+
+// ---- limits of a process ---------------------------------------------------------------------------------------
+
+const MEBIBYTE = 2 ** 20;
+
+/** Bytes of address space that a process has taken. */
+function addressSpace(pid: number): number {
+  return 1024 * Number(/^VmSize:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1]);
+}
+
+/** A hub without room for a region refuses by name, and takes the worker when there is room; so does a worker. */
+async function limitIsAnError(what: "as" | "fsize", tooLittle: (pid: number) => number): Promise<void> {
+  using place = new Place();
+  await using hub = new Program(program("hub", place.directory));
+  await hub.expectLine("listening");
+  await using worker = new Program(program("patient", place.directory));
+  await worker.expectLine("waiting");
+  await limit(hub.pid, what, tooLittle(hub.pid));
+  for (let round = 0; round < 3; round++) {
+    await worker.tell("open 0");
+    const answer = await worker.lineFrom("error");
+    expect(answer.startsWith("error ResourceError"), `the worker says: ${answer}`);
+    const line = await hub.expectLine("refused uid");
+    expect(line.includes("limit"), `the hub's reason is no limit: ${line}`);
+  }
+  await limit(hub.pid, what, "unlimited");
+  if (what === "as") {
+    await limit(worker.pid, what, tooLittle(worker.pid));
+    await worker.tell("open 0");
+    const line = await worker.lineFrom("error");
+    expect(line.startsWith("error ResourceError") && line.includes("limit"), `the worker says: ${line}`);
+    await limit(worker.pid, what, "unlimited");
+  }
+  await worker.tell("open 0");
+  await worker.lineFrom("attached");
+  await hub.order("go 100");
+}
+
+// ---- a full disk -----------------------------------------------------------------------------------------------
+
+/** A file system of 64 KiB and a few inodes that only the processes inside see. */
+class SmallDisk implements AsyncDisposable {
+  readonly #holder: Program;
+  readonly #mount: string;
+  #files = 0;
+
+  private constructor(holder: Program, mount: string) {
+    this.#holder = holder;
+    this.#mount = mount;
+  }
+
+  static async mount(at: string): Promise<SmallDisk> {
+    needRoot();
+    needTool("nsenter");
+    const options = "size=64k,nr_inodes=12,mode=0700";
+    const script = `mount -t tmpfs -o ${options} slotbus "$0" && echo mounted && exec cat`;
+    const holder = new Program([needTool("unshare"), "--mount", "sh", "-c", script, at]);
+    await holder.expectLine("mounted");
+    return new SmallDisk(holder, at);
+  }
+
+  inside(command: string[]): Program {
+    return new Program(["nsenter", "--mount", "--target", String(this.#holder.pid), "--", ...command]);
+  }
+
+  path(name = ""): string {
+    return join(`/proc/${this.#holder.pid}/root${this.#mount}`, name);
+  }
+
+  /** Makes files until no inode is left: how many. */
+  takeInodes(): number {
+    return this.#takeUntilFull(() => closeSync(openSync(this.path(`file-${this.#files}`), "wx")));
+  }
+
+  /** Writes into one file until no page is left: how many it took. */
+  takePages(): number {
+    const fd = openSync(this.path("pages"), "a");
+    try {
+      return this.#takeUntilFull(() => void writeSync(fd, new Uint8Array(4096)));
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** Gives one inode back. */
+  giveInode(): void {
+    rmSync(this.path(`file-${--this.#files}`));
+  }
+
+  givePages(): void {
+    rmSync(this.path("pages"));
+  }
+
+  #takeUntilFull(take: () => void): number {
+    for (let taken = 0; ; taken++) {
+      try {
+        take();
+        this.#files++;
+      } catch (error) {
+        expect((error as NodeJS.ErrnoException).code === "ENOSPC", `not full: ${(error as Error).message}`);
+        return taken;
+      }
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#holder[Symbol.asyncDispose]();
+  }
+}
+
+/** Starts a hub: `null` when it says that a resource is missing. Anything else, a signal too, fails. */
+async function tryHub(disk: SmallDisk, directory: string): Promise<Program | null> {
+  const hub = disk.inside(program("hub", directory));
+  const line = await hub.line();
+  if (line === "listening") return hub;
+  const ending = await hub.ended();
+  expect(line.startsWith("error ResourceError") && ending === 3, `the hub says "${line}" and ends with ${ending}`);
+  return null;
+}
+
+async function fullDiskIsAnError(): Promise<void> {
+  using place = new Place();
+  await using disk = await SmallDisk.mount(place.folder);
+  expect(disk.takeInodes() > 4, "there were no inodes to take");
+  let refusals = 0;
+  let hub = await tryHub(disk, place.directory);
+  for (; !hub; hub = await tryHub(disk, place.directory)) {
+    refusals++;
+    disk.giveInode();
+  }
+  await hub[Symbol.asyncDispose]();
+  note(`without inodes: ${refusals} refusals, by ResourceError`);
+  expect(refusals >= 3, "directory, lock and socket were not refused one by one");
+  expect(disk.takePages() > 4, "there were no pages to take");
+  expect((await tryHub(disk, place.directory)) === null, "a lock was written where no page is left");
+  expect(readdirSync(disk.path("bus")).length === 0, `the hub left ${readdirSync(disk.path("bus"))}`);
+  disk.givePages();
+  await using heir = (await tryHub(disk, place.directory))!;
+  await using worker = disk.inside(program("worker", place.directory));
+  await worker.expectLine("attached");
+  await heir.order("go 10");
+}
+
+async function diskThatFillsIsNotNoticed(): Promise<void> {
+  using place = new Place();
+  await using disk = await SmallDisk.mount(place.folder);
+  {
+    await using hub = disk.inside(program("hub", place.directory));
+    await hub.expectLine("listening");
+    await using worker = disk.inside(program("worker", place.directory));
+    await worker.expectLine("attached");
+    await hub.order("go 100");
+    expect(disk.takePages() > 4 && disk.takeInodes() > 2, "the disk was full before");
+    await hub.order("go 1000");
+    await using another = disk.inside(program("worker", place.directory)); // its region is no file
+    await another.expectLine("attached");
+    await hub.order("go 1000");
+  }
+  expect(readdirSync(disk.path("bus")).length === 0, `the hub left ${readdirSync(disk.path("bus"))}`);
+}
+
+async function sharedMemoryDiskMayBeFull(): Promise<void> {
+  using place = new Place();
+  await using disk = await SmallDisk.mount("/dev/shm");
+  expect(disk.takePages() > 4 && disk.takeInodes() > 4, "/dev/shm was full before");
+  await using hub = disk.inside(program("hub", place.directory));
+  await hub.expectLine("listening");
+  await using worker = disk.inside(program("worker", place.directory));
+  await worker.expectLine("attached");
+  await hub.order("go 1000");
+}
+
+export const checks: Checks = {
+  "a memory cgroup without room for a region is an error, not the end of the hub": memoryLimitIsAnError,
+  "too little address space for a region is an error, of the hub or of the worker, and no more": () =>
+    limitIsAnError("as", (pid) => addressSpace(pid) + 512 * MEBIBYTE),
+  "a file size limit below a region is an error, and no more": () => limitIsAnError("fsize", () => MEBIBYTE),
+  "a runtime directory without inodes or pages is an error that leaves no file, and nothing when they are back":
+    fullDiskIsAnError,
+  "a disk that fills up under a running bus disturbs neither it nor a worker that joins": diskThatFillsIsNotNoticed,
+  "a full /dev/shm does not matter: regions are no files": sharedMemoryDiskMayBeFull,
+};

@@ -1,0 +1,326 @@
+/**
+ * Each system call of the library fails once, at its n-th time, for every n and every error that fits; or its process is
+ * killed there. life/ is a hub and a worker in C, so that only the library's calls are met; then the same with Bun.
+ */
+
+import { readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import * as errors from "../../src/errors.ts";
+import { type Checks, expect, needTool, note, Place, Program, program } from "./checks.ts";
+import { buildLife, Couple, type Role } from "./life.ts";
+
+const OPEN = ["EMFILE", "ENFILE", "ENOMEM", "EINTR", "EPERM"];
+const SEND = ["EAGAIN", "EPIPE", "ECONNRESET", "ENOMEM", "EINTR"];
+
+/**
+ * The library's system calls, and the errors that each can meet. Without one: a call that cannot fail, or (close, munmap)
+ * one that on Linux is done all the same. There the process is only killed.
+ */
+const CALLS: Record<Role, Record<string, string[]>> = {
+  hub: {
+    mkdir: ["ENOSPC", "ENOMEM", "EPERM"],
+    openat: OPEN,
+    fchmod: ["EPERM", "EINTR"],
+    newfstatat: ["ENOMEM"],
+    fcntl: ["EAGAIN", "ENOLCK", "EINTR", "EPERM"],
+    ftruncate: ["ENOSPC", "ENOMEM", "EFBIG", "EINTR"],
+    pwrite64: ["ENOSPC", "EINTR"],
+    unlinkat: ["EPERM"],
+    fchmodat: ["EPERM", "ENOMEM"],
+    prlimit64: ["EPERM"],
+    memfd_create: ["EMFILE", "ENFILE", "ENOMEM", "EPERM"],
+    mmap: ["ENOMEM", "EPERM"],
+    madvise: ["ENOMEM", "EAGAIN", "EINTR"],
+    sendmsg: [...SEND, "ETOOMANYREFS"],
+    getsockopt: ["EMFILE", "ENOMEM", "ENOPROTOOPT", "ESRCH"],
+    poll: ["EINTR", "ENOMEM"],
+    read: ["EINTR", "ENOMEM"],
+    futex: ["EINTR", "EAGAIN"],
+    sendto: SEND,
+    pread64: ["EINTR", "ESRCH"],
+    sched_getaffinity: ["EPERM"],
+    sched_setaffinity: ["EPERM", "ENOMEM"],
+    sched_yield: [],
+    geteuid: [],
+    getpid: [],
+    munmap: [],
+    close: [],
+  },
+  worker: {
+    openat: OPEN,
+    newfstatat: ["ENOMEM"],
+    socket: ["EMFILE", "ENFILE", "ENOMEM", "EPERM"],
+    connect: ["EAGAIN", "EINTR", "ECONNREFUSED", "EPERM", "ENOMEM"],
+    sendto: SEND,
+    recvmsg: ["EAGAIN", "EINTR", "ECONNRESET", "ENOMEM", "EMFILE"],
+    recvfrom: ["EAGAIN", "EINTR", "ECONNRESET", "ENOMEM"],
+    pread64: ["EINTR", "ENOMEM"],
+    fcntl: ["EPERM"],
+    mmap: ["ENOMEM", "EPERM"],
+    madvise: ["ENOMEM", "EAGAIN", "EINTR"],
+    futex: ["EINTR", "EAGAIN"],
+    poll: ["EINTR", "ENOMEM"],
+    sched_getaffinity: ["EPERM"],
+    sched_setaffinity: ["EPERM", "ENOMEM"],
+    sched_yield: [],
+    geteuid: [],
+    munmap: [],
+    close: [],
+  },
+  bridge: {
+    eventfd2: ["EMFILE", "ENFILE", "ENOMEM"],
+    mmap: ["ENOMEM"],
+    mprotect: ["ENOMEM"],
+    clone3: ["EAGAIN", "ENOMEM"],
+    write: ["EAGAIN", "EINTR"],
+    rt_sigprocmask: [],
+    rt_sigaction: [],
+    set_robust_list: [],
+    rseq: [],
+    futex: [],
+    madvise: [],
+    exit: [],
+    close: [],
+  },
+};
+
+/** Calls that are made again, or whose failure costs a moment, when they say "not now". */
+const PATIENT = ["sendto", "recvmsg", "recvfrom", "connect", "futex", "poll", "madvise", "read", "write"];
+/** What a new thread of the C library's begins with: the main thread did the same, so no n means the other one. */
+const UNREACHED = ["rseq", "set_robust_list"];
+const LANES = 3;
+
+/** By call: how often it was made before the library's first, and how often by the library. */
+function readTrace(file: string): Map<string, { before: number; ours: number }> {
+  const seen = new Map<string, { before: number; ours: number }>();
+  let started = false;
+  let inside = false;
+  let main = "";
+  for (const line of readFileSync(file, "utf8").split("\n")) {
+    const [, thread = "", call] = /^(\d+) +(\w+)\(/.exec(line) ?? [];
+    if (!call) continue;
+    main ||= thread;
+    if (call === "getpgid") {
+      started = true;
+      inside = line.includes("(-1");
+      continue;
+    }
+    const counts = seen.get(call) ?? { before: 0, ours: 0 };
+    if (!started) counts.before++;
+    else if (inside || thread !== main) counts.ours++; // a second thread is the library's own;
+    seen.set(call, counts);
+  }
+  return seen;
+}
+
+// ---- each call, each error, each time ------------------------------------------------------------------------
+
+interface Chain {
+  role: Role;
+  call: string;
+  /** `ENOMEM`, …, or `KILL`. */
+  fault: string;
+  /** Times the call is made before the library's first. */
+  before: number;
+}
+
+/** What a life may leave in the directory: a lock that it does not have is not its own to remove. */
+function mayLeave({ role, call, fault }: Chain, file: string): boolean {
+  if (role !== "hub") return false;
+  if (fault === "KILL" || call === "unlinkat") return /^life\.(lock|sock)$/.test(file);
+  return (call === "fcntl" || call === "newfstatat") && file === "life.lock";
+}
+
+/** Fails the call at its first time, its second, … until it is not made so often: the number of times it was met. */
+async function runChain(chain: Chain, couple: Couple, outcomes: Map<string, number>): Promise<number> {
+  const { role, call, fault, before } = chain;
+  const injection = fault === "KILL" ? "signal=KILL" : `error=${fault}`;
+  for (let n = 1; ; n++) {
+    const what = `${role}, ${call} ${n}, ${fault}`;
+    const strace = ["-e", `trace=${call}`, "-e", `inject=${call}:${injection}:when=${before + n}`];
+    rmSync(couple.trace, { force: true });
+    const endings = await couple.live(role, strace);
+    const trace = readFileSync(couple.trace, "utf8");
+    const met = fault === "KILL" ? trace.includes("killed by SIGKILL") : trace.includes("(INJECTED)");
+    for (const [who, { text, code }] of Object.entries(endings)) {
+      const victim = met && fault === "KILL" && who === role;
+      const end = /^end (.*) fds (-?\d+) maps (\d+)$/m.exec(text);
+      if (victim) {
+        expect(code === "SIGKILL" && !end, `${what}: it was not killed: ${code} ${text}`);
+        continue;
+      }
+      expect(code === 0 && end !== null, `${what}: the ${who} ended with ${code}: ${text}`);
+      const [, result = "", fds, maps] = end!;
+      expect(!result.includes("undocumented"), `${what}: the ${who} says ${result}`);
+      expect(fds === "0" && maps === "0", `${what}: the ${who} leaves ${fds} descriptors and ${maps} mappings`);
+      expect(met || result === "ok", `${what}: not met, and yet the ${who} says ${result}`);
+      const passing = (fault === "EINTR" || fault === "EAGAIN") && PATIENT.includes(call);
+      expect(!passing || who !== role || result === "ok", `${what}: it gave up: ${result}`);
+      if (met) outcomes.set(result.split(" ")[0]!, (outcomes.get(result.split(" ")[0]!) ?? 0) + 1);
+    }
+    const left = couple.files.filter((file) => !met || !mayLeave(chain, file));
+    expect(left.length === 0, `${what}: ${left} is left`);
+    if (!met) return n - 1;
+    await couple.expectClean(role, `after ${what}`);
+  }
+}
+
+/** Runs all chains, a few at a time: how often each fault was met. */
+async function runChains(chains: Chain[], life: string, folder: string): Promise<Map<Chain, number>> {
+  const met = new Map<Chain, number>();
+  const outcomes = new Map<string, number>();
+  const waiting = chains.slice();
+  const lane = async (number: number): Promise<void> => {
+    const couple = new Couple(life, join(folder, `lane-${number}`));
+    for (let chain = waiting.shift(); chain; chain = waiting.shift()) {
+      met.set(chain, await runChain(chain, couple, outcomes));
+    }
+  };
+  try {
+    await Promise.all(Array.from({ length: LANES }, (_, number) => lane(number)));
+  } finally {
+    waiting.length = 0; // the other lanes stop too
+  }
+  note(`endings: ${[...outcomes].map(([result, count]) => `${count} ${result}`).join(", ")}`);
+  return met;
+}
+
+/** One line per call: how often it was met by each fault. An empty cell fails. */
+function showHistogram(met: Map<Chain, number>): void {
+  const rows = new Map<string, string[]>();
+  let total = 0;
+  for (const [{ role, call, fault }, count] of met) {
+    const row = `${role} ${call}`;
+    rows.set(row, [...(rows.get(row) ?? []), `${fault} ${count}`]);
+    total += count;
+  }
+  note([...rows].map(([row, cells]) => `${row.padEnd(24)} ${cells.join(", ")}`).join("\n"));
+  note(`${total} faults met, in ${met.size} cells`);
+  const empty = [...met]
+    .filter(([, count]) => count === 0)
+    .map(([{ role, call, fault }]) => `${role} ${call} ${fault}`);
+  expect(empty.length === 0, `never met: ${empty.join(", ")}`);
+}
+
+/** Each chain of the table, after the table was compared with what the library does. */
+async function chainsOf(life: string, folder: string, faultsOf: (errors: string[]) => string[]): Promise<Chain[]> {
+  const chains: Chain[] = [];
+  const couple = new Couple(life, join(folder, "whole"));
+  for (const role of ["hub", "worker", "bridge"] as const) {
+    await couple.live(role, []);
+    const seen = readTrace(couple.trace);
+    const ours = [...seen].filter(([, counts]) => counts.ours > 0).map(([call]) => call);
+    const listed = Object.keys(CALLS[role]);
+    const [more, less] = [ours.filter((call) => !listed.includes(call)), listed.filter((call) => !ours.includes(call))];
+    expect(more.length + less.length === 0, `the ${role} also makes: ${more}; does not make: ${less}`);
+    for (const [call, errorsOfCall] of Object.entries(CALLS[role])) {
+      const before = seen.get(call)!.before;
+      if (UNREACHED.includes(call)) continue;
+      for (const fault of faultsOf(errorsOfCall)) chains.push({ role, call, fault, before });
+    }
+  }
+  return chains;
+}
+
+async function everyChain(faultsOf: (errors: string[]) => string[]): Promise<void> {
+  needTool("strace");
+  using place = new Place();
+  const life = await buildLife(place.folder);
+  const chains = await chainsOf(life, place.folder, faultsOf);
+  showHistogram(await runChains(chains, life, place.folder));
+}
+
+// ---- the same with Bun -----------------------------------------------------------------------------------------
+
+/** Calls that the TypeScript side is told the failure of, or that Bun makes for it. */
+const BUN_CALLS: Record<"hub" | "worker", Record<string, string[]>> = {
+  hub: {
+    memfd_create: ["EMFILE", "ENOMEM"],
+    ftruncate: ["ENOSPC"],
+    bind: ["ENOSPC", "EPERM"],
+    listen: ["ENOMEM"],
+    fchmodat: ["EPERM"],
+    unlinkat: ["EPERM"],
+    accept4: ["ECONNABORTED", "EMFILE"],
+    sendmsg: ["EAGAIN", "EPIPE", "ENOMEM"],
+  },
+  worker: {
+    socket: ["EMFILE"],
+    connect: ["EAGAIN", "ECONNREFUSED", "EPERM"],
+    recvmsg: ["EAGAIN", "ECONNRESET", "ENOMEM"],
+  },
+};
+
+const typed = Object.keys(errors).filter((name) => name.endsWith("Error"));
+
+/** Whether a line says that a process got where it should, or a typed error. */
+function isGoodOrTyped(line: string, good: string): boolean {
+  return line.startsWith(good) || typed.some((name) => line.startsWith(`error ${name}: `));
+}
+
+/** A hub and a worker of program.ts, one of them with a fault: what each said first. */
+async function meetInBun(place: Place, role: "hub" | "worker", strace: string[]): Promise<string> {
+  const command = (who: "hub" | "worker") => [...(who === role ? strace : []), ...program(who, place.directory)];
+  await using hub = new Program(command("hub"));
+  const first = await hub.line();
+  expect(isGoodOrTyped(first, "listening"), `the hub says: ${first}`);
+  if (first !== "listening") return first.split(":")[0]!;
+  await using worker = new Program(command("worker"));
+  const second = await worker.line();
+  expect(isGoodOrTyped(second, "attached"), `the worker says: ${second}`);
+  if (second === "attached") {
+    await hub.order("go 3");
+    return "attached";
+  }
+  await using heir = new Program(program("worker", place.directory)); // the hub is well
+  await heir.expectLine("attached");
+  await hub.order("go 3");
+  return second.split(":")[0]!;
+}
+
+/** As {@link runChain}. What each time came of it. */
+async function runBunChain(place: Place, role: "hub" | "worker", call: string, fault: string): Promise<string> {
+  const trace = join(place.folder, "trace");
+  const outcomes: string[] = [];
+  for (let n = 1; ; n++) {
+    const inject = ["-e", `trace=${call}`, "-e", `inject=${call}:error=${fault}:when=${n}`];
+    rmSync(trace, { force: true });
+    const strace = [needTool("strace"), "-f", "-qq", "--seccomp-bpf", "-o", trace, ...inject];
+    const outcome = await meetInBun(place, role, strace).catch((error: Error) => {
+      throw new Error(`${role}, ${call} ${n}, ${fault}: ${error.message}`);
+    });
+    if (!readFileSync(trace, "utf8").includes("(INJECTED)")) {
+      expect(outcome === "attached", `${role}, ${call} ${n}, ${fault}: not met, and yet: ${outcome}`);
+      expect(n > 1, `${role}, ${call}, ${fault}: never met`);
+      return `${role} ${call} ${fault}: ${outcomes.join(", ")}`;
+    }
+    outcomes.push(outcome);
+  }
+}
+
+async function callsFailInBun(): Promise<void> {
+  needTool("strace");
+  const waiting: (() => Promise<void>)[] = [];
+  for (const role of ["hub", "worker"] as const) {
+    for (const [call, faults] of Object.entries(BUN_CALLS[role])) {
+      for (const fault of faults) {
+        waiting.push(async () => {
+          using place = new Place();
+          note(await runBunChain(place, role, call, fault));
+        });
+      }
+    }
+  }
+  const lane = async (): Promise<void> => {
+    for (let chain = waiting.shift(); chain; chain = waiting.shift()) await chain();
+  };
+  await Promise.all(Array.from({ length: LANES }, lane));
+}
+
+export const checks: Checks = {
+  "each system call of the library that fails, at whatever time, is an error that slotbus.h names, and leaves nothing":
+    () => everyChain((faults) => faults),
+  "a hub or a worker that is killed at whatever system call leaves a sound other side, and nothing to clear up": () =>
+    everyChain(() => ["KILL"]),
+  "a system call that fails under Bun is a typed error or none at all, and the other side is well": callsFailInBun,
+};

@@ -1,0 +1,17 @@
+/** In a thread of program.ts: a hub or a worker that is never closed. */
+
+import { SlotBus, SlotWorker } from "../../src/index.ts";
+
+declare const self: Worker;
+
+self.onmessage = async ({ data }: MessageEvent<{ what: string; name: string; directory: string }>) => {
+  const { what, name, directory } = data;
+  if (what === "hub") {
+    const bus = await SlotBus.create({ name, directory });
+    bus.ref();
+  } else {
+    const worker = await SlotWorker.open({ name, directory, reconnect: false });
+    worker.serve((request) => (request.path === "/hang" ? new Promise<string>(() => {}) : request.text()));
+  }
+  self.postMessage(`${what} is open`);
+};

@@ -1,0 +1,229 @@
+/** Another user, who is not allowed, who is, and who was there first. */
+
+import { chmodSync, chownSync, cpSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { findLibrary } from "../../src/native/find.ts";
+import {
+  type Checks,
+  expect,
+  needRoot,
+  needTool,
+  note,
+  Place,
+  Program,
+  program,
+  root,
+  run,
+  stranger,
+} from "./checks.ts";
+import { buildLife } from "./life.ts";
+
+/** What a stranger may read: a copy of the program, the library and Bun. */
+class PublicPlace extends Place {
+  readonly #bun = join(this.folder, "bun");
+  readonly #library = join(this.folder, "libslotbus.so");
+
+  constructor() {
+    super();
+    chmodSync(this.folder, 0o755);
+    cpSync(process.execPath, this.#bun, { dereference: true });
+    chmodSync(this.#bun, 0o755);
+    cpSync(findLibrary(), this.#library, { dereference: true });
+    for (const name of ["src", "test/system/program.ts"]) {
+      cpSync(join(root, name), join(this.folder, name), { recursive: true });
+    }
+  }
+
+  get env(): Record<string, string> {
+    return { SLOTBUS_LIB: this.#library, HOME: this.folder, BUN_INSTALL: this.folder };
+  }
+
+  program(...words: string[]): string[] {
+    return [this.#bun, join(this.folder, "test/system/program.ts"), ...words];
+  }
+
+  asStranger(...words: string[]): Program {
+    const command = ["--reuid", `${stranger}`, "--regid", `${stranger}`, "--clear-groups", ...this.program(...words)];
+    return new Program([needTool("setpriv"), ...command], this.env);
+  }
+
+  async listen(uids: string): Promise<Program> {
+    const hub = new Program(this.program("hub", this.directory, uids), this.env);
+    await hub.expectLine("listening");
+    return hub;
+  }
+}
+
+async function strangerStopsAtTheDirectory(): Promise<void> {
+  needRoot();
+  using place = new PublicPlace();
+  await using hub = await place.listen("");
+  expect((statSync(place.directory).mode & 0o777) === 0o700, "the directory is not 0700");
+  await using refused = place.asStranger("worker", place.directory);
+  await refused.expectLine("error PermissionDeniedError");
+  await using ours = new Program(place.program("worker", place.directory), place.env); // the hub is well
+  await ours.expectLine("attached");
+  await hub.expectLine("joined uid 0");
+}
+
+async function strangerStopsAtTheHub(): Promise<void> {
+  needRoot();
+  using place = new PublicPlace();
+  await using hub = await place.listen("4242");
+  expect((statSync(place.directory).mode & 0o777) === 0o711, "the directory is not 0711");
+  await using refused = place.asStranger("worker", place.directory);
+  const line = await refused.expectLine("error PermissionDeniedError");
+  expect(line.includes(`${stranger}`), `the worker's error does not name its uid: ${line}`);
+  await hub.expectLine(`refused uid ${stranger}`);
+  await using ours = new Program(place.program("worker", place.directory), place.env);
+  await ours.expectLine("attached");
+  await hub.expectLine("joined uid 0");
+}
+
+async function allowedStrangerWorks(): Promise<void> {
+  needRoot();
+  using place = new PublicPlace();
+  await using hub = await place.listen(`${stranger}`);
+  await using worker = place.asStranger("worker", place.directory);
+  await worker.expectLine("attached");
+  await hub.expectLine(`joined uid ${stranger}`);
+  await hub.order("go 100");
+}
+
+async function sharedDirectoryNeedsAllowedUids(): Promise<void> {
+  using place = new Place();
+  await run(["mkdir", "-m", "0711", place.directory]);
+  await using open = new Program(program("hub", place.directory));
+  await open.expectLine("error PermissionDeniedError");
+  chmodSync(place.directory, 0o700);
+  await using closed = new Program(program("hub", place.directory));
+  await closed.expectLine("listening");
+}
+
+async function foreignDirectoryIsRefused(): Promise<void> {
+  needRoot();
+  using place = new Place();
+  await run(["mkdir", "-m", "0700", place.directory]);
+  chownSync(place.directory, stranger, stranger);
+  await using hub = new Program(program("hub", place.directory));
+  await hub.expectLine("error PermissionDeniedError");
+}
+
+// ---- another user who was there first --------------------------------------------------------------------------
+
+/** Runs a shell script as another user, or as ourselves. */
+async function shell(script: string, folder: string, uid = stranger): Promise<string> {
+  const identity = ["--reuid", `${uid}`, "--regid", `${uid}`, "--clear-groups"];
+  return run([needTool("setpriv"), ...identity, "sh", "-c", `cd "$0" && ${script}`, folder]);
+}
+
+/** What can stand where a name of ours should be. `victim` is a file that must stay as it is. */
+const SQUATS: Record<string, string> = {
+  "a directory": "mkdir -m 700",
+  "a link to a directory": "mkdir -p -m 700 elsewhere && ln -s elsewhere",
+  "a link to a file": "ln -s victim",
+  "a link to nothing": "ln -s nowhere",
+  "a FIFO": "mkfifo",
+  "a file": "touch",
+};
+
+async function squattedDirectory(): Promise<void> {
+  needRoot();
+  using place = new PublicPlace();
+  chmodSync(place.folder, 0o1777);
+  for (const [index, [what, script]] of Object.entries(SQUATS).entries()) {
+    const directory = join(place.folder, `bus-${index}`);
+    await shell(`${script} bus-${index}`, place.folder);
+    await using hub = new Program(place.program("hub", directory), place.env);
+    const line = await hub.line();
+    expect(line.startsWith("error PermissionDeniedError"), `a hub whose directory is ${what} says: ${line}`);
+    await using worker = new Program(place.program("worker", ""), { ...place.env, SLOTBUS_DIR: directory });
+    const answer = await worker.line();
+    const missing = what === "a link to nothing" && answer.startsWith("error BusNotFoundError");
+    const refused = missing || answer.startsWith("error PermissionDeniedError");
+    expect(refused, `a worker whose directory is ${what} says: ${answer}`);
+  }
+}
+
+/** Files in our own directory that another user made while it was open to him, or led him to. */
+async function squattedFile(suffix: "lock" | "sock", error: string, isRefused: (what: string) => boolean) {
+  needRoot();
+  using place = new PublicPlace();
+  const squats = { ...SQUATS, "another name of a file": "ln victim", "another name of ours": "ln ours" };
+  for (const [index, [what, script]] of Object.entries(squats).entries()) {
+    const directory = join(place.folder, `bus-${index}`);
+    mkdirSync(directory);
+    writeFileSync(join(directory, "ours"), "precious");
+    chmodSync(directory, 0o777);
+    await shell("echo precious > victim", directory);
+    await shell(`${script} system.${suffix}`, directory, what === "another name of ours" ? 0 : stranger);
+    chmodSync(directory, 0o700);
+    await using hub = new Program(place.program("hub", directory), place.env);
+    const line = await hub.line();
+    const right = isRefused(what) ? line.startsWith(`error ${error}`) : line === "listening";
+    expect(right, `a hub whose ${suffix} is ${what} says: ${line}`);
+    if (line === "listening") {
+      await using worker = new Program(place.program("worker", directory), place.env);
+      await worker.expectLine("attached");
+      await hub.order("go 10");
+    }
+    const texts = ["victim", "ours"].map((name) => readFileSync(join(directory, name), "utf8").trim());
+    expect(texts.join() === "precious,precious", `a hub whose ${suffix} is ${what} wrote: ${texts}`);
+  }
+}
+
+// ---- what another user can reach -------------------------------------------------------------------------------
+
+async function descriptorsAreOfNoUse(): Promise<void> {
+  needRoot();
+  using place = new PublicPlace();
+  await using hub = await place.listen(`${stranger}`);
+  const life = await buildLife(place.folder);
+  chmodSync(life, 0o755);
+  const nothing = "reopened 0 read 0 mode 0 owner 0 size 0 seals 0";
+  const texts = await shell(`exec ./life reopen "${place.directory}"`, place.folder);
+  // The region is his to write to, the statistics are not.
+  expect(texts.includes(`region ${nothing} written 1\n`), `with the region he could: ${texts}`);
+  expect(texts.includes(`statistics ${nothing} written 0\n`), `with the statistics he could: ${texts}`);
+
+  // From outside he does not even get so far; we do, so there is something to get at.
+  const reopen = `cat /proc/${hub.pid}/fd/* 2>&1 >/dev/null; ls /proc/${hub.pid}/fd /proc/${hub.pid}/map_files 2>&1 || true`;
+  const seen = await shell(reopen, "/");
+  expect(!/^\d+$/m.test(seen) && seen.includes("Permission denied"), `he sees: ${seen}`);
+  await using ours = new Program(place.program("worker", place.directory), place.env);
+  await ours.expectLine("attached");
+  await hub.order("go 100");
+}
+
+async function floodDisturbsNobody(): Promise<void> {
+  needRoot();
+  using place = new PublicPlace();
+  await using hub = await place.listen("4242"); // so that he can enter
+  await using ours = new Program(place.program("worker", place.directory), place.env);
+  await ours.expectLine("attached");
+  await hub.lineFrom("joined");
+  await using flood = place.asStranger("flood", place.directory);
+  await flood.expectLine("flooding");
+  await using late = new Program(place.program("worker", place.directory), place.env);
+  await late.expectLine("attached");
+  await hub.order("go 1000");
+  await flood.tell("count");
+  const line = await flood.lineFrom("refused");
+  note(`another user's connections: ${line}`);
+  expect(Number(line.split(" ")[1]) > 100, `he was hardly refused: ${line}`);
+}
+
+export const checks: Checks = {
+  "another user stops at the hub's private directory": strangerStopsAtTheDirectory,
+  "another user that may enter the directory is refused by the hub, by uid": strangerStopsAtTheHub,
+  "another user whose uid is allowed attaches and answers": allowedStrangerWorks,
+  "a directory that others may enter is refused by a hub that allows no other user": sharedDirectoryNeedsAllowedUids,
+  "a directory of another user is refused, even by root": foreignDirectoryIsRefused,
+  "a directory's name that another user has taken, whatever by, is refused by hub and worker": squattedDirectory,
+  "a lock's name that another user has taken, whatever by, is refused, and what it leads to stays as it was": () =>
+    squattedFile("lock", "PermissionDeniedError", () => true),
+  "a socket's name that another user has taken is taken back, unless it is a directory": () =>
+    squattedFile("sock", "ResourceError", (what) => what === "a directory"),
+  "the descriptors that an allowed user gets cannot be opened anew, and nobody else gets any": descriptorsAreOfNoUse,
+  "another user who connects without end is refused each time, and disturbs nobody": floodDisturbsNobody,
+};

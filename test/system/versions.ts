@@ -1,0 +1,98 @@
+/** Hubs and workers of other versions, and of another layout of the same version. */
+
+import { cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { C } from "../../src/native/abi.ts";
+import { type Checks, expect, needTool, Place, Program, program, root, run } from "./checks.ts";
+
+/** What an installation of slotbus in `folder` runs. */
+interface Installation {
+  program: (...words: string[]) => string[];
+  env: Record<string, string>;
+}
+
+const here: Installation = { program, env: {} };
+
+/** An installation of another version, or of this one with its C header changed. */
+async function install(folder: string, abi: number, change: (header: string) => string): Promise<Installation> {
+  mkdirSync(folder);
+  for (const part of ["src", "csrc", "build.zig", "test/system/program.ts"]) {
+    cpSync(join(root, part), join(folder, part), { recursive: true });
+  }
+  symlinkSync(join(root, "node_modules"), join(folder, "node_modules"));
+  const header = join(folder, "csrc/slotbus.h");
+  writeFileSync(header, change(readFileSync(header, "utf8")));
+  const zig = [
+    "sh",
+    "-c",
+    'cd "$0" && exec "$@"',
+    folder,
+    needTool("zig"),
+    "build",
+    `-Dabi=${abi}`,
+    "--prefix",
+    folder,
+  ];
+  await run(zig);
+  const env = { SLOTBUS_LIB: join(folder, "lib/libslotbus.so") };
+  await run([process.execPath, join(folder, "src/native/generate.ts")], env);
+  return { program: (...words) => [process.execPath, join(folder, "test/system/program.ts"), ...words], env };
+}
+
+/** A hub and a worker that must not understand each other: what each of them says. */
+async function expectMismatch(hubOf: Installation, workerOf: Installation, texts: RegExp, reason: RegExp | null) {
+  using place = new Place();
+  await using hub = new Program(hubOf.program("hub", place.directory), hubOf.env);
+  await hub.expectLine("listening");
+  await using worker = new Program(workerOf.program("patient", place.directory), workerOf.env);
+  await worker.expectLine("waiting");
+  for (let round = 0; round < 3; round++) {
+    await worker.tell("open 0");
+    const line = await worker.lineFrom("error");
+    expect(line.startsWith("error VersionMismatchError") && texts.test(line), `the worker says: ${line}`);
+    if (reason) {
+      const refusal = await hub.lineFrom("refused");
+      expect(reason.test(refusal), `the hub says: ${refusal}`);
+    }
+    await worker.tell("mappings");
+    expect((await worker.lineFrom("mappings")) === "mappings 0", "the worker has mapped the region");
+  }
+  await using friend = new Program(hubOf.program("worker", place.directory), hubOf.env); // the hub is well
+  await friend.expectLine("attached");
+  await hub.lineFrom("joined");
+  await hub.order("go 10");
+  await hub.tell("mappings");
+  expect((await hub.lineFrom("mappings")) === "mappings 1", "the hub keeps regions of those it refused");
+}
+
+async function otherVersions(): Promise<void> {
+  const ours = C.SB_ABI;
+  using builds = new Place();
+  for (const theirs of [ours - 1, ours + 1]) {
+    const other = await install(join(builds.folder, String(theirs)), theirs, (header) => header);
+    const says = (hub: number, worker: number) =>
+      [
+        new RegExp(`speaks protocol version ${hub}; this process speaks ${worker}`),
+        new RegExp(`it speaks protocol ${worker} to ${worker}, this bus ${hub}`),
+      ] as const;
+    await expectMismatch(here, other, ...says(ours, theirs));
+    await expectMismatch(other, here, ...says(theirs, ours));
+  }
+}
+
+async function otherLayout(): Promise<void> {
+  using builds = new Place();
+  const field = "uint8_t pad5[SB_LINE];";
+  const other = await install(join(builds.folder, "layout"), C.SB_ABI, (header) => {
+    expect(header.includes(field), `slotbus.h has no ${field}`);
+    return header.replace(field, "uint8_t pad5[3 * SB_LINE];");
+  });
+  const says = new RegExp(`speaks protocol version ${C.SB_ABI} of another build; this process speaks ${C.SB_ABI}`);
+  await expectMismatch(here, other, says, null);
+  await expectMismatch(other, here, says, null);
+}
+
+export const checks: Checks = {
+  "a hub and a worker of the version before or after name both versions, each way, and map nothing": otherVersions,
+  "a hub and a worker of one version whose structures differ say so, each way, and map nothing": otherLayout,
+};
