@@ -675,6 +675,12 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #beginResponse(link: Link, slot: number, headBytes: number, status: number): boolean {
     const pending = link.pending[slot];
     if (!pending || pending.settled) return true;
+    if (pending.kind === "sync") {
+      this.#giveUp(pending);
+      const message = `request ${this.#idOf(pending)} was answered with a stream, which a blocking request cannot read.`;
+      this.#reject(pending, new InvalidConfigError(message, { hint: "Use `request` or `stream`.", mayHaveExecuted: true }));
+      return false;
+    }
     let head: Head;
     try {
       head = this.#answers.read(link.responseArena(slot), headBytes);

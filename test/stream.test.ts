@@ -1,0 +1,356 @@
+/** Streamed bodies: both directions, backpressure, ends and errors at their places, whoever gives up or dies. */
+
+import { describe, expect, test } from "bun:test";
+import { PayloadTooLargeError, RemoteError, RequestTimeoutError, SlotbusError, WorkerDiedError } from "../src/index.ts";
+import { pattern, rejection, same, until, Workspace } from "./support.ts";
+
+const RING = 262_144;
+
+/** Yields `count` pieces of `bytes` bytes that tell their place in the stream; `onEnd` is called however it ends. */
+async function* pieces(count: number, bytes: number, onEnd: (sent: number) => void = () => {}) {
+  let sent = 0;
+  try {
+    for (; sent < count; sent++) yield new Uint8Array(bytes).fill(sent & 255);
+  } finally {
+    onEnd(sent);
+  }
+}
+
+async function read(chunks: AsyncIterable<Uint8Array>): Promise<Buffer> {
+  const parts: Uint8Array[] = [];
+  for await (const chunk of chunks) parts.push(chunk);
+  return Buffer.concat(parts);
+}
+
+/** What reading to the end leads to: the bytes that came before, and the error. */
+async function readToError(chunks: AsyncIterable<Uint8Array>): Promise<{ text: string; error: SlotbusError }> {
+  let text = "";
+  try {
+    for await (const chunk of chunks) text += Buffer.from(chunk).toString();
+  } catch (error) {
+    return { text, error: error as SlotbusError };
+  }
+  throw new Error(`it ended without an error after "${text}"`);
+}
+
+function expectAtRest(bus: Awaited<ReturnType<Workspace["bus"]>>): Promise<void> {
+  const free = (): boolean => bus.diagnostics().slots.every(({ state }) => state === "FREE");
+  return until(() => free() && bus.stats().inFlight === 0, "every slot is free");
+}
+
+describe("an answer", () => {
+  test("the head comes before the body has ended, and pieces as they are made", async () => {
+    await using space = new Workspace();
+    const go = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const { bus } = await space.pair(async function* () {
+      yield "first";
+      await go[0]!.promise;
+      yield "second";
+      await go[1]!.promise;
+    });
+    await using response = await bus.stream({ path: "/" });
+    expect([response.status, response.ok]).toEqual([200, true]);
+    const chunks = response.chunks();
+    expect(Buffer.from((await chunks.next()).value!).toString()).toBe("first");
+    const second = chunks.next();
+    await Bun.sleep(5);
+    expect(Bun.peek.status(second)).toBe("pending");
+    go[0]!.resolve();
+    expect(Buffer.from((await second).value!).toString()).toBe("second");
+    go[1]!.resolve();
+    expect((await chunks.next()).done).toBe(true);
+    await expectAtRest(bus);
+  });
+
+  test("generators, streams, bodies of answers and Responses stream, with their heads", async () => {
+    await using space = new Workspace();
+    const source = (): ReadableStream<Uint8Array> => new Blob(["stre", "amed"]).stream();
+    const { bus } = await space.pair((request) => {
+      if (request.path === "/generator") return pieces(3, 2);
+      if (request.path === "/stream") return source();
+      if (request.path === "/answer") return { status: 202, contentType: "a/b", headers: { x: "1" }, body: source() };
+      return new Response(pieces(2, 40_000) as unknown as ReadableStream, {
+        status: 203,
+        headers: { "content-type": "c/d" },
+      });
+    });
+    expect([...(await (await bus.stream({ path: "/generator" })).bytes())]).toEqual([0, 0, 1, 1, 2, 2]);
+    expect(await (await bus.stream({ path: "/stream" })).text()).toBe("streamed");
+    const answer = await bus.stream({ path: "/answer" });
+    expect([answer.status, answer.contentType, answer.headers.get("x"), await answer.text()]).toEqual([
+      202,
+      "a/b",
+      "1",
+      "streamed",
+    ]);
+    const response = await bus.stream({ path: "/response" });
+    expect([response.status, response.contentType, (await response.bytes()).length]).toEqual([203, "c/d", 80_000]);
+    await expectAtRest(bus);
+  });
+
+  test("a body that is whole can be read as a stream, and an empty stream is empty", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((request) => (request.path === "/empty" ? pieces(0, 1) : "whole"));
+    expect((await read((await bus.stream({ path: "/" })).chunks())).toString()).toBe("whole");
+    expect(await (await bus.stream({ path: "/" })).stream().getReader().read()).toEqual({
+      done: false,
+      value: new Uint8Array(Buffer.from("whole")),
+    } as never);
+    expect((await read((await bus.stream({ path: "/empty" })).chunks())).length).toBe(0);
+    expect((await bus.request({ path: "/empty" })).body.length).toBe(0);
+  });
+
+  test("request, borrow and fetch take it whole; above the payload limit request refuses and its source ends", async () => {
+    await using space = new Workspace();
+    let ended = 0;
+    const { bus } = await space.pair((request) => pieces(Number(request.query), 1_000, () => ended++), {
+      payloadLimit: 300_000,
+    });
+    const expected = await read(pieces(300, 1_000));
+    expect(same((await bus.request({ path: "/", query: "300" })).body, expected)).toBe(true);
+    using borrowed = await bus.borrow({ path: "/", query: "300" });
+    expect(same(borrowed.body, expected)).toBe(true);
+    expect(same(await (await bus.fetch("/?300")).bytes(), expected)).toBe(true);
+    const error = await rejection<PayloadTooLargeError>(bus.request({ path: "/", query: "100000" }));
+    expect([error.code, error.mayHaveExecuted]).toEqual(["PAYLOAD_TOO_LARGE", true]);
+    await until(() => ended === 4, "the source has ended");
+    await expectAtRest(bus);
+  });
+
+  test("an error before, after the first piece, and at the end comes at its place", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(async function* (request) {
+      for (let i = 0; i < Number(request.query); i++) yield `${i},`;
+      throw new RangeError(`after ${request.query}`);
+    });
+    for (const count of [0, 1, 500]) {
+      const { text, error } = await readToError((await bus.stream({ path: "/", query: `${count}` })).chunks());
+      expect(text).toBe(Array.from({ length: count }, (_, i) => `${i},`).join(""));
+      expect(error).toBeInstanceOf(RemoteError);
+      expect((error as RemoteError).message).toContain(`after ${count}`);
+      expect((error as RemoteError).remoteName).toBe("RangeError");
+    }
+    expect(await rejection(bus.request({ path: "/", query: "3" }))).toBeInstanceOf(RemoteError);
+    await expectAtRest(bus);
+  });
+
+  test("a piece that is neither bytes nor text is an error that says so", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(async function* () {
+      yield "fine";
+      yield 7 as unknown as string;
+    });
+    const { text, error } = await readToError((await bus.stream({ path: "/" })).chunks());
+    expect([text, error.message]).toEqual(["fine", expect.stringContaining("a stream yielded a number")]);
+  });
+});
+
+describe("a request", () => {
+  test("its body arrives in order, however long, and reading it is optional", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(async (request) => {
+      expect(request.streams).toBe(true);
+      expect(() => request.body).toThrow(/streams/);
+      if (request.path === "/ignore") {
+        await request.chunks().next();
+        return "ignored the rest";
+      }
+      if (request.path === "/bytes") return await request.bytes();
+      return { body: request.chunks() };
+    });
+    const expected = await read(pieces(40, 70_001));
+    const echoed = await bus.stream({ path: "/echo", body: pieces(40, 70_001) });
+    expect(same(await echoed.bytes(), expected)).toBe(true);
+    const streamed = new Response(pattern(100_000) as Uint8Array<ArrayBuffer>).body!;
+    expect(same((await bus.request({ path: "/bytes", body: streamed })).body, pattern(100_000))).toBe(true);
+    let ended = 0;
+    const ignored = await bus.request({ path: "/ignore", body: pieces(1e9, 5_000, () => ended++) });
+    expect(ignored.text()).toBe("ignored the rest");
+    await until(() => ended === 1, "the source has ended");
+    await expectAtRest(bus);
+  });
+
+  test("a source that fails: the caller gets its error, the handler what came before and an abort", async () => {
+    await using space = new Workspace();
+    const { promise: heard, resolve } = Promise.withResolvers<{ text: string; error: Error; aborted: boolean }>();
+    const { bus } = await space.pair(async (request) => {
+      const { text, error } = await readToError(request.chunks());
+      resolve({ text, error, aborted: request.aborted });
+      return "too late";
+    });
+    const broken = new TypeError("the source broke");
+    const body = (async function* () {
+      yield "before";
+      await Bun.sleep(20);
+      throw broken;
+    })();
+    expect(await rejection(bus.request({ path: "/", body }))).toBe(broken as never);
+    const { text, error, aborted } = await heard;
+    expect([text, error.name, aborted]).toEqual(["before", "AbortError", true]);
+    await expectAtRest(bus);
+  });
+
+  test("it is not asked for anything before a worker has claimed it", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    let asked = 0;
+    const body = (async function* () {
+      asked++;
+      yield "body";
+    })();
+    const pending = bus.request({ path: "/", body });
+    await Bun.sleep(10);
+    const worker = await space.worker();
+    await bus.ready();
+    await until(() => bus.diagnostics().slots.some(({ state }) => state === "READY"), "it is published");
+    expect(asked).toBe(0);
+    worker.serve(async (request) => request.bytes());
+    expect((await pending).text()).toBe("body");
+    expect(asked).toBe(1);
+  });
+});
+
+describe("backpressure", () => {
+  test("a reader that stalls stops its writer within the ring's size, and nobody else", async () => {
+    await using space = new Workspace();
+    let made = 0;
+    const { bus } = await space.pair((request) => {
+      if (request.path === "/other") return "other";
+      return (async function* () {
+        for (;;) {
+          made += 1_000;
+          yield new Uint8Array(1_000);
+        }
+      })();
+    });
+    const stalled = await bus.stream({ path: "/" });
+    await until(() => made > RING / 2, "the writer has filled much of the ring");
+    for (let i = 0; i < 100; i++) expect((await bus.request({ path: "/other" })).text()).toBe("other");
+    const before = made;
+    await Bun.sleep(50);
+    expect([made, made <= RING + 2_000]).toEqual([before, true]);
+    const chunks = stalled.chunks();
+    for (let taken = 0; taken < RING;) taken += (await chunks.next()).value!.length;
+    await until(() => made > before, "it goes on");
+    await chunks.return();
+    await expectAtRest(bus);
+  });
+
+  test("a handler that does not read stops the caller's source within the ring's size", async () => {
+    await using space = new Workspace();
+    const { promise: go, resolve } = Promise.withResolvers<void>();
+    const { bus } = await space.pair(async (request) => {
+      await go;
+      return String((await request.bytes()).length);
+    });
+    let made = 0;
+    const body = (async function* () {
+      for (; made < 1_000; made++) yield new Uint8Array(1_000);
+    })();
+    const pending = bus.request({ path: "/", body });
+    await until(() => made > 200, "much of the ring is full");
+    await Bun.sleep(50);
+    expect(made).toBeLessThanOrEqual(RING / 1_000 + 2);
+    resolve();
+    expect((await pending).text()).toBe("1000000");
+  });
+
+  test("thirty-two streams at once all arrive whole", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((request) => pieces(50, 7_000 + Number(request.query)));
+    const sizes = await Promise.all(
+      Array.from(
+        { length: 32 },
+        async (_, i) => (await (await bus.stream({ path: "/", query: `${i}` })).bytes()).length,
+      ),
+    );
+    expect(sizes).toEqual(Array.from({ length: 32 }, (_, i) => 50 * (7_000 + i)));
+    await expectAtRest(bus);
+  });
+});
+
+describe("an early end", () => {
+  test("a reader that leaves ends the generator, by each way of leaving", async () => {
+    await using space = new Workspace();
+    let ended = 0;
+    const { bus } = await space.pair(() => pieces(1e9, 5_000, () => ended++));
+    for await (const chunk of (await bus.stream({ path: "/" })).chunks()) if (chunk.length > 0) break;
+    await until(() => ended === 1, "break");
+    (await bus.stream({ path: "/" })).cancel();
+    await until(() => ended === 2, "cancel");
+    await (await bus.stream({ path: "/" })).stream().cancel("enough");
+    await until(() => ended === 3, "cancel of a ReadableStream");
+    {
+      await using response = await bus.stream({ path: "/" });
+      expect(response.ok).toBe(true);
+    }
+    await until(() => ended === 4, "disposal");
+    await expectAtRest(bus);
+    expect(bus.stats().abandoned).toBe(4);
+  });
+
+  test("an abort ends the stream with its reason, and the generator", async () => {
+    await using space = new Workspace();
+    let ended = 0;
+    const { bus } = await space.pair(() => pieces(1e9, 5_000, () => ended++));
+    const controller = new AbortController();
+    const response = await bus.stream({ path: "/" }, { signal: controller.signal });
+    const chunks = response.chunks();
+    await chunks.next();
+    const reason = new Error("enough");
+    controller.abort(reason);
+    expect(await rejection(read(chunks))).toBe(reason as never);
+    await until(() => ended === 1, "the generator has ended");
+    await expectAtRest(bus);
+  });
+
+  test("a source that says nothing: request times out, the slot comes back at once, whatever the source does", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(async function* () {
+      yield "one";
+      await new Promise(() => {});
+    });
+    const error = await rejection<RequestTimeoutError>(bus.request({ path: "/" }, { timeout: 60 }));
+    expect([error.code, error.mayHaveExecuted]).toEqual(["TIMEOUT", true]);
+    await expectAtRest(bus);
+  });
+
+  test("a worker that is killed: what it had sent arrives, then WorkerDiedError", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const child = space.child("worker.ts");
+    await bus.ready();
+    const response = await bus.stream({ path: "/count", query: "3" });
+    const chunks = response.chunks();
+    let text = "";
+    while (!text.endsWith("2,")) text += Buffer.from((await chunks.next()).value!).toString();
+    await child.kill();
+    const error = await rejection<WorkerDiedError>(chunks.next());
+    expect([text, error.code, error.mayHaveExecuted]).toEqual(["0,1,2,", "WORKER_DIED", true]);
+    expect(bus.stats().inFlight).toBe(0);
+  });
+
+  test("a bus that closes ends its streams with BusClosedError, the worker's generators and the callers' sources", async () => {
+    await using space = new Workspace();
+    let ended = 0;
+    const { bus } = await space.pair((request) =>
+      request.streams ? { body: request.chunks() } : pieces(1e9, 5_000, () => ended++),
+    );
+    const down = (await bus.stream({ path: "/" })).chunks();
+    await down.next();
+    const up = (await bus.stream({ path: "/", body: pieces(1e9, 5_000, () => ended++) })).chunks();
+    await up.next();
+    await bus.close({ timeout: 0 });
+    for (const chunks of [down, up]) expect(await rejection(read(chunks))).toHaveProperty("code", "BUS_CLOSED");
+    await until(() => ended === 2, "both sources have ended");
+  });
+
+  test("a blocking request does not take a stream, and says so", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    space.child("worker.ts");
+    await bus.ready();
+    expect(() => bus.requestSync({ path: "/count", query: "3" }, { timeout: 2_000 })).toThrow(/stream/);
+    await expectAtRest(bus);
+  });
+});
