@@ -176,6 +176,17 @@ export class StreamNotSupportedError extends SlotbusError {
   }
 }
 
+/** A stream that took longer than its `deadline`, or in which no byte moved for its `idle` limit. */
+export class StreamTimeoutError extends SlotbusError {
+  constructor(id: string, limit: "deadline" | "idle", ms: number, bytes: number) {
+    const what = limit === "deadline" ? `had not ended after ${ms} ms` : `moved no byte for ${ms} ms`;
+    super("STREAM_TIMEOUT", `the stream of request ${id} ${what}; ${bytes} bytes of it were read.`, {
+      hint: `Raise \`${limit}\`, or read faster: a reader that stops stops its writer.`,
+      mayHaveExecuted: true,
+    });
+  }
+}
+
 /** The two sides speak different versions of the protocol. */
 export class VersionMismatchError extends SlotbusError {
   constructor(what: string, ours: number, theirs: string) {

@@ -315,6 +315,33 @@ describe("an early end", () => {
     await expectAtRest(bus);
   });
 
+  test("a stream has a deadline and an idle limit, and says which was over", async () => {
+    await using space = new Workspace();
+    let ended = 0;
+    const { bus } = await space.pair(async function* (request) {
+      try {
+        yield "one";
+        if (request.path === "/quiet") await new Promise(() => {});
+        for (;;) {
+          await Bun.sleep(2);
+          yield "more";
+        }
+      } finally {
+        ended++;
+      }
+    });
+    const late = await bus.stream({ path: "/" }, { deadline: 60, idle: 1_000 });
+    const over = await rejection<SlotbusError>(read(late.chunks()));
+    expect([over.code, over.message]).toEqual(["STREAM_TIMEOUT", expect.stringContaining("not ended after 60 ms")]);
+    const quiet = await bus.stream({ path: "/quiet" }, { idle: 40 });
+    const { text, error } = await readToError(quiet.chunks());
+    expect([text, error.code]).toEqual(["one", "STREAM_TIMEOUT"]);
+    expect(error.message).toMatch(/moved no byte for 40 ms; 3 bytes of it were read/);
+    await expectAtRest(bus);
+    await until(() => ended === 1, "the generator that could hear it has ended");
+    expect(await rejection(bus.stream({ path: "/" }, { idle: -1 }))).toHaveProperty("code", "INVALID_CONFIG");
+  });
+
   test("a worker that is killed: what it had sent arrives, then WorkerDiedError", async () => {
     await using space = new Workspace();
     const bus = await space.bus();

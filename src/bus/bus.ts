@@ -13,6 +13,7 @@ import {
   RequestTimeoutError,
   ResourceError,
   type SlotbusError,
+  StreamTimeoutError,
   UnsupportedError,
   WorkerDiedError,
 } from "../errors.ts";
@@ -84,6 +85,10 @@ export interface BusRequest {
 }
 
 export interface RequestOptions {
+  /** Of {@link SlotBus.stream}: in ms, from the head of the answer to its end. Default: none. */
+  deadline?: number;
+  /** Of {@link SlotBus.stream}: in ms, how long nothing may move, for lack of bytes or of a reader. Default: none. */
+  idle?: number;
   /** In ms, from the call to the answer; `Infinity` for none. Default: the bus's `timeout`. */
   timeout?: number;
   /** Rejects with `signal.reason`; the handler's `request.signal` aborts too. */
@@ -426,6 +431,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     if (this.#closed || this.#draining) throw this.#closedError();
     if (options === noOptions) return this.options.timeout;
     if (options.signal?.aborted) throw options.signal.reason;
+    if (options.deadline !== undefined) checkTimeout("deadline", options.deadline);
+    if (options.idle !== undefined) checkTimeout("idle", options.idle);
     return options.timeout === undefined ? this.options.timeout : checkTimeout("timeout", options.timeout);
   }
 
@@ -678,7 +685,10 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     if (pending.kind === "sync") {
       this.#giveUp(pending);
       const message = `request ${this.#idOf(pending)} was answered with a stream, which a blocking request cannot read.`;
-      this.#reject(pending, new InvalidConfigError(message, { hint: "Use `request` or `stream`.", mayHaveExecuted: true }));
+      this.#reject(
+        pending,
+        new InvalidConfigError(message, { hint: "Use `request` or `stream`.", mayHaveExecuted: true }),
+      );
       return false;
     }
     let head: Head;
@@ -697,8 +707,14 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     if (pending.kind === "stream") {
       this.#unsettled++; // until the stream has ended
       this.#resolve(pending, new StreamedResponse(status, pid, head, receiver));
-      const { signal } = pending.options;
+      const { signal, deadline = 0, idle = 0 } = pending.options;
       if (signal) stream.watch(signal, () => this.#breakStream(link, slot, stream, signal.reason));
+      const over = (limit: "deadline" | "idle", ms: number): void => {
+        const error = new StreamTimeoutError(this.#idOf(pending), limit, ms, receiver.bytes);
+        this.#breakStream(link, slot, stream, error);
+      };
+      stream.limit(checkTimeout("deadline", deadline), () => over("deadline", deadline));
+      stream.limitIdle(checkTimeout("idle", idle), () => over("idle", idle));
     } else {
       this.#collect(link, slot, pending, stream, (body) =>
         pending.kind === "borrow"

@@ -31,7 +31,11 @@ async function gather(body: ReadableStream<Bytes>, limit: number): Promise<Bytes
 type Reading = Promise<{ done: boolean; value?: Bytes }>;
 
 /** What was read already, then the rest. */
-function goOn(chunks: Bytes[], reading: Reading, reader: { read(): Promise<unknown>; cancel(): Promise<void> }): StreamSource {
+function goOn(
+  chunks: Bytes[],
+  reading: Reading,
+  reader: { read(): Promise<unknown>; cancel(): Promise<void> },
+): StreamSource {
   let next: Reading | null = reading;
   const iterator: AsyncIterator<Bytes> = {
     next: async () => {

@@ -15,6 +15,8 @@ export interface StreamOwner {
 }
 
 export class HubChannel extends Channel {
+  /** Times that bytes moved. */
+  moves = 0;
   readonly #owner: StreamOwner;
   readonly #hub: Pointer;
   readonly #link: Link;
@@ -35,7 +37,10 @@ export class HubChannel extends Channel {
       if (result === -C.SB_ECORRUPT) this.#owner.corrupt(this.#link, this.#slot);
       return false;
     }
-    if (sent > 0 || taken > 0) this.#owner.moved(sent + taken, result === 1);
+    if (sent > 0 || taken > 0) {
+      this.moves++;
+      this.#owner.moved(sent + taken, result === 1);
+    }
     return true;
   }
 }
@@ -47,6 +52,7 @@ export class HubStream {
   sender: Sender | null;
   receiver: Receiver | null = null;
   #deadline: { clear(): void } | null = null;
+  #idle: { clear(): void } | null = null;
   #onAbort: { signal: AbortSignal; listener: () => void } | null = null;
 
   constructor(channel: HubChannel, source: StreamSource | null) {
@@ -66,6 +72,15 @@ export class HubStream {
     this.#deadline = startTimer(ms, over);
   }
 
+  /** Calls `over` when nothing has moved for `ms` (at most twice that), 0 for never. */
+  limitIdle(ms: number, over: () => void): void {
+    const { moves } = this.channel;
+    this.#idle = startTimer(ms, () => {
+      if (this.channel.moves === moves) over();
+      else this.limitIdle(ms, over);
+    });
+  }
+
   watch(signal: AbortSignal, listener: () => void): void {
     this.#onAbort = { signal, listener };
     signal.addEventListener("abort", listener, { once: true });
@@ -74,6 +89,7 @@ export class HubStream {
   /** The slot is let go: nothing moves any more. */
   close(): void {
     this.#deadline?.clear();
+    this.#idle?.clear();
     this.#onAbort?.signal.removeEventListener("abort", this.#onAbort.listener);
     this.sender?.stop();
     this.sender = null;
