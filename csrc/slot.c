@@ -62,6 +62,13 @@ static void note_touched(struct link *link, uint32_t slot, uint32_t half, uint64
 	if (link->touched_bytes[slot][half] < bytes) link->touched_bytes[slot][half] = bytes;
 }
 
+/* Where an arena's touched bytes end, of a streamed body at the latest. */
+static uint64_t touched_end(const struct sb_header *h, uint32_t method_or_status, uint64_t offset,
+                            uint64_t bytes)
+{
+	return (method_or_status & SB_STREAMS) != 0 ? h->stride : offset + bytes;
+}
+
 /* ---- hub: the way out -------------------------------------------------------------------- */
 
 static void put_back(struct link *link, uint32_t slot)
@@ -129,7 +136,7 @@ int32_t sb_slot_publish(struct sb_hub *hub, uint32_t index, uint32_t slot, uint3
 	store_relaxed(&line->body_bytes, body_bytes);
 	store_relaxed(&line->timeout_ms, timeout_ms);
 	store_relaxed(&line->method, method);
-	note_touched(link, slot, 0, (uint64_t)body_offset + body_bytes);
+	note_touched(link, slot, 0, touched_end(&hub->header, method, body_offset, body_bytes));
 	uint64_t now = os_now_ns();
 	uint64_t generation = link->generation[slot];
 	link->changed_ns[slot] = now;
@@ -201,16 +208,16 @@ static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot
 	if (!(streams ? stream_is_legal(&hub->header, event) : done) ||
 	    !status_is_legal(event->status_code) ||
 	    !lengths_are_legal(&hub->header, event->head_bytes, event->body_offset,
-	                                           event->body_bytes)) {
+	                       event->body_bytes)) {
 		event->kind = SB_EV_CORRUPT;
 		return 1;
 	}
-	note_touched(link, slot, 1, (uint64_t)event->body_offset + event->body_bytes);
+	note_touched(link, slot, 1, touched_end(&hub->header, streams ? SB_STREAMS : 0,
+	                                        event->body_offset, event->body_bytes));
 	if (streams) {
 		event->kind = SB_EV_STREAM;
 		event->body_bytes = done ? 1 : 0;
 		link->flow[slot].open = true;
-		note_touched(link, slot, 1, hub->header.stride);
 	}
 	if ((hub->header.flags & SB_FLAG_TIMING) != 0) {
 		uint64_t claimed = load_relaxed(&line->claimed_ns);
@@ -267,8 +274,9 @@ int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t n
 		if (ours && state == SB_FREE) {
 			SB_POINT("hub.quarantine.over");
 			struct sb_response_line *late = &link->map.region->slot[slot].response;
-			uint64_t offset = load_relaxed(&late->body_offset);
-			note_touched(link, slot, 1, offset + load_relaxed(&late->body_bytes));
+			note_touched(link, slot, 1, touched_end(&hub->header, load_relaxed(&late->status_code),
+			                                        load_relaxed(&late->body_offset),
+			                                        load_relaxed(&late->body_bytes)));
 			link->quarantined--;
 			link->bells_work++;
 			put_back(link, slot);
@@ -308,8 +316,9 @@ static int32_t withdraw(struct sb_hub *hub, uint32_t index, uint32_t slot, struc
 		count(hub, SB_C_WITHDRAWN);
 		return SB_FREE;
 	}
-	uint64_t claimed = word_of(generation, SB_CLAIMED), abandoned = word_of(generation, SB_ABANDONED);
+	uint64_t claimed = word_of(generation, SB_CLAIMED);
 	uint64_t streaming = word_of(generation, SB_STREAMING);
+	uint64_t abandoned = word_of(generation, SB_ABANDONED);
 	SB_POINT("hub.withdraw.claimed");
 	if (swap_word(&link->map, slot, claimed, abandoned) ||
 	    swap_word(&link->map, slot, streaming, abandoned)) {
@@ -609,8 +618,10 @@ static int32_t take_once(struct sb_worker *worker)
 	uint64_t kept[4] = { 0 };
 	int32_t result = 0;
 	for (int32_t slot; result == 0 && (slot = next_hint(worker)) >= 0;) {
-		if (worker->full && is_ready(worker, (uint32_t)slot)) kept[slot / 64] |= 1ULL << (slot % 64);
-		else result = claim(worker, (uint32_t)slot);
+		if (worker->full && is_ready(worker, (uint32_t)slot))
+			kept[slot / 64] |= 1ULL << (slot % 64);
+		else
+			result = claim(worker, (uint32_t)slot);
 	}
 	for (uint32_t i = 0; i < 4; i++) worker->pending[i] |= kept[i];
 	return result;
@@ -669,7 +680,8 @@ static int32_t end_claim(struct sb_worker *worker, uint32_t slot, enum sb_state 
 	return done ? 0 : -SB_ESTALE;
 }
 
-/* [complete] The release half: everything written to the arena and to the line comes before DONE. */
+/* [complete] The release half: everything written to the arena and to the line comes before
+ * DONE. */
 int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
                          uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                          uint32_t status_code)

@@ -65,7 +65,7 @@ extern "C" {
 	X(SB_STUCK_MS, 10000, "ms more than half the slots may stay ABANDONED")                     \
 	X(SB_BELLS_PER_SECOND, 10000, "doorbells without work after which a peer is evicted")       \
 	X(SB_MOVE_US, 300, "microseconds between two moves to another processor")                  \
-	X(SB_RING_MAX, 262144, "bytes of the ring a streamed body passes through, if the arena has them") \
+	X(SB_RING_MAX, 262144, "bytes of the ring of a streamed body, if the arena has them")       \
 	X(SB_STREAMS, 65536, "added to a method or a status: the body follows through the ring")    \
 	X(SB_SLICE_MS, 20, "milliseconds between two looks at the peer in a blocking wait")
 
@@ -331,7 +331,7 @@ struct sb_stats {
 	X(SB_EV_TIMEOUT_RUNNING, 4, "out of time while a handler ran: abandoned")                   \
 	X(SB_EV_CORRUPT, 5, "the peer broke the protocol in this slot: evict it")                   \
 	X(SB_EV_STUCK, 6, "more than half the slots were ABANDONED for 10 s: evict it")             \
-	X(SB_EV_STREAM, 7, "the rings of a slot moved; status_code: a streamed response begins; body_bytes: it is DONE")
+	X(SB_EV_STREAM, 7, "a slot's rings moved; status_code: a response begins; body_bytes: DONE")
 
 enum sb_event_kind {
 #define X(name, value, text) name = (value),

@@ -18,7 +18,8 @@ uint64_t flow_room(const struct sb_header *header, const struct flow *flow)
 	return ring_bytes(header) - (flow->sent - flow->seen_taken);
 }
 
-/* Both the private counts and the side's own line, which is clean whenever its slot is used anew. */
+/* Both the private counts and the side's own line, which is clean whenever its slot is used
+ * anew. */
 void flow_reset(struct flow *flow, struct sb_flow *mine, bool open)
 {
 	*flow = (struct flow){ .open = open };
@@ -56,25 +57,27 @@ static uint32_t least(uint64_t a, uint64_t b)
 	return (uint32_t)(a < b ? a : b);
 }
 
-/* `ended` is read before `sent`: once it is set nothing is sent any more. */
+/* `ended` is read before `sent`: once it is set nothing is sent any more. Counts that cannot be
+ * leave an empty look. */
 static int32_t look(const struct both *both, struct sb_look *out)
 {
 	struct flow *flow = both->flow;
 	uint64_t ring = ring_bytes(both->header), sent = 0, taken = 0;
-	uint32_t start = both->header->head_limit;
+	uint32_t start = both->header->head_limit, ended = SB_FLOW_OPEN, error_bytes = 0;
 	*out = (struct sb_look){ .ended = SB_FLOW_OPEN };
 	if (both->theirs != NULL) {
-		out->ended = load_acquire(&both->theirs->ended);
-		out->error_bytes = load_relaxed(&both->theirs->error_bytes);
+		ended = load_acquire(&both->theirs->ended);
+		error_bytes = load_relaxed(&both->theirs->error_bytes);
 		sent = load_acquire(&both->theirs->sent);
 		taken = load_seq(&both->theirs->taken); /* [room] */
 	}
 	if (sent < flow->seen_sent || sent - flow->taken > ring) return -SB_ECORRUPT;
 	if (taken < flow->seen_taken || taken > flow->sent) return -SB_ECORRUPT;
-	if (out->ended > SB_FLOW_ERROR || out->error_bytes > ring - (sent - flow->taken))
-		return -SB_ECORRUPT;
+	if (ended > SB_FLOW_ERROR || error_bytes > ring - (sent - flow->taken)) return -SB_ECORRUPT;
 	flow->seen_sent = sent;
 	flow->seen_taken = taken;
+	out->ended = ended;
+	out->error_bytes = error_bytes;
 	out->unread = (uint32_t)(sent - flow->taken);
 	out->free = (uint32_t)(ring - (flow->sent - taken));
 	out->readable = least(out->unread, ring - flow->taken % ring);

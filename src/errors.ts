@@ -166,16 +166,6 @@ export class HeadTooLargeError extends SlotbusError {
   }
 }
 
-/** A streamed body that did not end within the payload limit and the deadline. */
-export class StreamNotSupportedError extends SlotbusError {
-  constructor(what: "request" | "response", bytes: number, limit: number, mayHaveExecuted = false) {
-    super("STREAM_NOT_SUPPORTED", `the streamed ${what} body had not ended after ${bytes} bytes (limit ${limit}).`, {
-      hint: "Bodies are collected before they are sent; send one that ends.",
-      mayHaveExecuted,
-    });
-  }
-}
-
 /** A stream that took longer than its `deadline`, or in which no byte moved for its `idle` limit. */
 export class StreamTimeoutError extends SlotbusError {
   constructor(id: string, limit: "deadline" | "idle", ms: number, bytes: number) {

@@ -47,9 +47,9 @@ test("SLOTBUS_LIB that is not there, or no library, is one clear error", async (
 test("a library of another protocol version is refused with both versions", async () => {
   await using space = new Workspace();
   space.leftovers = ["lib", ".zig-cache"];
-  buildVersion(2, space.directory);
+  buildVersion(3, space.directory);
   const { output } = await run(load, { SLOTBUS_LIB: join(space.directory, "lib/libslotbus.so") });
-  expect(output).toMatch(/^VERSION_MISMATCH libslotbus speaks protocol version 2; this process speaks 1/);
+  expect(output).toMatch(/^VERSION_MISMATCH libslotbus speaks protocol version 3; this process speaks 2/);
 }, 120_000);
 
 test("two installations of different versions refuse each other at the socket, each naming both", async () => {
@@ -58,13 +58,13 @@ test("two installations of different versions refuse each other at the socket, e
   const other = join(space.directory, "other");
   mkdirSync(other);
   for (const part of ["src", "csrc"]) cpSync(join(root, part), join(other, part), { recursive: true });
-  buildVersion(2, other);
+  buildVersion(3, other);
   const library = { SLOTBUS_LIB: join(other, "lib/libslotbus.so"), SLOTBUS_DIR: space.directory };
   const generate = Bun.spawnSync([process.execPath, join(other, "src/native/generate.ts")], {
     env: { ...process.env, ...library },
   });
   expect(generate.exitCode).toBe(0);
-  expect(readFileSync(join(other, "src/native/abi.ts"), "utf8")).toContain("SB_ABI: 2,");
+  expect(readFileSync(join(other, "src/native/abi.ts"), "utf8")).toContain("SB_ABI: 3,");
 
   const open = (what: string, then: string): string => `
     const { SlotBus, SlotWorker } = await import("${other}/src/index.ts");
@@ -74,8 +74,8 @@ test("two installations of different versions refuse each other at the socket, e
   const reasons: string[] = [];
   bus.on("peerRefused", (_, reason) => reasons.push(reason));
   const { output } = await run(open("SlotWorker.open", ""), library);
-  expect(output).toMatch(/^VERSION_MISMATCH .* speaks protocol version 1; this process speaks 2/);
-  expect(reasons).toEqual(["it speaks protocol 2 to 2, this bus 1"]);
+  expect(output).toMatch(/^VERSION_MISMATCH .* speaks protocol version 2; this process speaks 3/);
+  expect(reasons).toEqual(["it speaks protocol 3 to 3, this bus 2"]);
   await bus.close();
 
   const asked = run(
@@ -87,8 +87,8 @@ test("two installations of different versions refuse each other at the socket, e
   );
   const error = await rejection(space.worker(() => "x", { wait: 10_000 }));
   expect(error).toBeInstanceOf(VersionMismatchError);
-  expect(error.message).toContain("speaks protocol version 2; this process speaks 1");
-  expect((await asked).output).toBe("it speaks protocol 1 to 1, this bus 2\n");
+  expect(error.message).toContain("speaks protocol version 3; this process speaks 2");
+  expect((await asked).output).toBe("it speaks protocol 2 to 2, this bus 3\n");
 }, 120_000);
 
 test("a library of the same version with another layout is refused, and the first difference is named", async () => {
@@ -100,7 +100,7 @@ test("a library of the same version with another layout is refused, and the firs
   const header = readFileSync(join(other, "csrc/slotbus.h"), "utf8");
   expect(header).toContain("X(SB_WARM_SLOTS, 4,");
   writeFileSync(join(other, "csrc/slotbus.h"), header.replace("X(SB_WARM_SLOTS, 4,", "X(SB_WARM_SLOTS, 5,"));
-  buildVersion(1, other, other);
+  buildVersion(2, other, other);
   expect((await run(load, { SLOTBUS_LIB: join(other, "lib/libslotbus.so") })).output).toMatch(
     /^UNSUPPORTED libslotbus and its TypeScript differ: SB_WARM_SLOTS is 5, expected 4\. .*zig build/,
   );

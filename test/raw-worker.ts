@@ -62,6 +62,21 @@ export class RawWorker {
     this.setState(C.SB_DONE);
   }
 
+  /** Writes its line of the counts of streams. */
+  flow(fields: { sent?: number; taken?: number; ended?: number; error?: number }): void {
+    const line = this.#line + FIELDS["sb_slot.worker"][0];
+    const at = (name: keyof typeof FIELDS): number => line + FIELDS[name][0];
+    this.#region.setBigUint64(at("sb_flow.sent"), BigInt(fields.sent ?? 0), true);
+    this.#region.setBigUint64(at("sb_flow.taken"), BigInt(fields.taken ?? 0), true);
+    this.#region.setUint32(at("sb_flow.error_bytes"), fields.error ?? 0, true);
+    this.#region.setUint32(at("sb_flow.ended"), fields.ended ?? C.SB_FLOW_OPEN, true);
+  }
+
+  /** Begins a streamed response as a worker should. */
+  begin(head: number): void {
+    native.sb_slot_begin(this.#worker, this.slot, this.token, head, 200);
+  }
+
   /** The status word of its claim. */
   get word(): bigint {
     return this.#region.getBigUint64(this.#line, true);

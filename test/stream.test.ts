@@ -2,6 +2,9 @@
 
 import { describe, expect, test } from "bun:test";
 import { PayloadTooLargeError, RemoteError, RequestTimeoutError, SlotbusError, WorkerDiedError } from "../src/index.ts";
+import { Arena, encodeHead } from "../src/bus/codec.ts";
+import { C } from "../src/native/library.ts";
+import { RawWorker } from "./raw-worker.ts";
 import { pattern, rejection, same, until, Workspace } from "./support.ts";
 
 const RING = 262_144;
@@ -190,6 +193,28 @@ describe("a request", () => {
     await expectAtRest(bus);
   });
 
+  test("a source that fails before the answer begins is one request less that a drain waits for", async () => {
+    await using space = new Workspace();
+    const { promise: go, resolve } = Promise.withResolvers<void>();
+    const { bus } = await space.pair(async (request) => {
+      if (request.path === "/slow") await go;
+      else await readToError(request.chunks());
+      return "late";
+    });
+    const slow = bus.request({ path: "/slow" });
+    const body = (async function* () {
+      yield "before";
+      throw new TypeError("the source broke");
+    })();
+    expect((await rejection(bus.stream({ path: "/", body }))).message).toBe("the source broke");
+    const drained = bus.drain();
+    await Bun.sleep(20);
+    expect(Bun.peek.status(drained)).toBe("pending");
+    resolve();
+    expect((await slow).text()).toBe("late");
+    await drained;
+  });
+
   test("it is not asked for anything before a worker has claimed it", async () => {
     await using space = new Workspace();
     const bus = await space.bus();
@@ -304,6 +329,22 @@ describe("an early end", () => {
     await expectAtRest(bus);
   });
 
+  test("an answer that streams too late ends its source, and a drain of its worker waits no longer", async () => {
+    await using space = new Workspace();
+    let ended = 0;
+    const { bus, worker } = await space.pair(async (request) => {
+      await new Promise<void>((done) => request.signal.addEventListener("abort", () => done()));
+      return new ReadableStream({ pull: () => Bun.sleep(1), cancel: () => void ended++ });
+    });
+    const late = rejection(bus.request({ path: "/" }, { timeout: 40 }));
+    await until(() => worker.running === 1, "it runs");
+    const drained = worker.drain();
+    expect(await late).toBeInstanceOf(RequestTimeoutError);
+    expect(await Promise.race([drained.then(() => "drained"), Bun.sleep(2_000)])).toBe("drained");
+    expect(ended).toBe(1);
+    await expectAtRest(bus);
+  });
+
   test("a source that says nothing: request times out, the slot comes back at once, whatever the source does", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair(async function* () {
@@ -379,5 +420,66 @@ describe("an early end", () => {
     await bus.ready();
     expect(() => bus.requestSync({ path: "/count", query: "3" }, { timeout: 2_000 })).toThrow(/stream/);
     await expectAtRest(bus);
+  });
+});
+
+describe("a worker that breaks the rules of a stream", () => {
+  /** A bus, and in the same process a raw worker that has claimed a request and written the head of its answer. */
+  async function claimed(space: Workspace) {
+    const bus = await space.bus();
+    const reasons: string[] = [];
+    bus.on("workerDied", (_, reason) => reasons.push(reason));
+    const worker = await RawWorker.open(space.directory, space.name);
+    await bus.ready();
+    const answer = bus.stream({ path: "/" });
+    await worker.take();
+    const arena = new Arena(worker.arena.buffer as ArrayBuffer);
+    const head = encodeHead(arena, ["text/plain"], 0, 1, 1_024, "response");
+    return { bus, worker, reasons, answer, head };
+  }
+
+  test("an answer that began and ended without a hint is delivered when its worker is evicted", async () => {
+    await using space = new Workspace();
+    const { bus, worker, reasons, answer, head } = await claimed(space);
+    worker.flow({ sent: 5, ended: C.SB_FLOW_END });
+    worker.forge({ head, offset: bus.options.headLimit, status: 200 + C.SB_STREAMS });
+    worker.send(99, 4);
+    const response = await answer;
+    expect([response.status, response.contentType]).toEqual([200, "text/plain"]);
+    expect([...(await response.bytes())]).toEqual([0, 0, 0, 0, 0]);
+    await until(() => reasons.length === 1, "it is evicted");
+    expect(reasons[0]).toMatch(/message of type 99/);
+    await bus.drain();
+    worker.close();
+  });
+
+  test("counts that cannot be, and an end that says nothing, are errors of the stream and never its end", async () => {
+    const wrong = [
+      { what: "more than the ring", flow: { sent: RING + 1, ended: C.SB_FLOW_END } },
+      { what: "taken before sent", flow: { sent: 3, taken: 1, ended: C.SB_FLOW_END } },
+      { what: "a large error", flow: { ended: C.SB_FLOW_ERROR, error: 0xffff_ffff } },
+      { what: "an error larger than what is left", flow: { sent: 3, ended: C.SB_FLOW_ERROR, error: RING - 2 } },
+      { what: "an end of no kind", flow: { sent: 3, ended: 3 } },
+      { what: "no end", flow: { sent: 3 } },
+      { what: "an error without a head", flow: { sent: 3, ended: C.SB_FLOW_ERROR, error: 7 } },
+    ];
+    for (const { what, flow } of wrong) {
+      for (const seen of [true, false]) {
+        await using space = new Workspace();
+        const { bus, worker, answer, head } = await claimed(space);
+        worker.begin(head);
+        const response = seen ? await answer : null;
+        worker.flow(flow);
+        worker.setState(C.SB_DONE);
+        const ended = await Promise.resolve(response ?? answer).then(
+          (given) => given.bytes().then(() => "a clean end", String),
+          String,
+        );
+        expect(`${what}, ${seen}: ${ended}`).toMatch(/(corrupt|impossible|malformed|without saying)/i);
+        await bus.drain();
+        expect(bus.stats().inFlight).toBe(0);
+        worker.close();
+      }
+    }
   });
 });

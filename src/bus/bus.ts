@@ -315,8 +315,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   }
 
   /**
-   * The same as `fetch`, answered by a worker: `await bus.fetch("/users/7")`, or any WHATWG `Request`. The `Response`'s
-   * body is there already. Rejects as {@link request} does, and with {StreamNotSupportedError} for an endless body.
+   * The same as `fetch`, answered by a worker: `await bus.fetch("/users/7")`, or any WHATWG `Request`. A body that is
+   * not whole streams, both ways. Rejects as {@link stream} does, and with the error of a body that fails.
    */
   fetch(input: string | URL | Request, init?: RequestInit & RequestOptions): Promise<Response> {
     return fetchThrough(this, input, init);
@@ -773,24 +773,23 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     if (link.state !== "ended") this.#free(link, slot);
   }
 
-  #streamError({ channel }: HubStream): { error: unknown } | null {
+  #streamError({ channel }: HubStream): { error: unknown } {
     const bytes = errorHead(channel);
-    if (!bytes) return null;
     native.sb_stats_add(this.#hub, C.SB_C_ERRORS, 1);
     try {
-      return { error: remoteError(new Head(bytes, ERROR_STRINGS)) };
+      if (bytes) return { error: remoteError(new Head(bytes, ERROR_STRINGS)) };
     } catch (cause) {
-      return {
-        error: new RegionCorruptError("a stream ended with a malformed error.", { cause, mayHaveExecuted: true }),
-      };
+      const message = "a stream ended with a malformed error.";
+      return { error: new RegionCorruptError(message, { cause, mayHaveExecuted: true }) };
     }
+    return { error: new RegionCorruptError("a worker ended a stream without saying how.", { mayHaveExecuted: true }) };
   }
 
   /** The reader of a response wants no more of it. */
   #leaveStream(link: Link, slot: number, stream: HubStream): void {
     if (link.streams[slot] !== stream) return;
     const pending = link.pending[slot];
-    if (pending?.kind === "stream") this.#settleOne();
+    if (pending?.kind === "stream" && stream.receiver) this.#settleOne();
     this.#closeStream(link, slot);
     if (link.state !== "ended") this.#withdraw(link, slot);
     this.#pump();
@@ -1042,7 +1041,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const wasSending = link.streams[slot]?.source === null;
     this.#closeStream(link, slot);
     const result = native.sb_slot_withdraw(this.#hub, link.index, slot);
-    if (result === C.SB_DONE) return this.#deliver(link, slot, 0);
+    if (result === C.SB_DONE) return this.#deliverLast(link, slot);
     link.pending[slot] = null;
     if (pending.startedAt === 0) {
       const left = native.sb_slot_time_left(this.#hub, link.index, slot);
@@ -1062,6 +1061,16 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       this.#reject(pending, new WorkerDiedError(this.#idOf(pending), link.peer.pid, how, true));
     } else {
       this.#rejectCorrupt(link, pending);
+    }
+  }
+
+  /** A worker that has ended had answered: its response is in the first event. */
+  #deliverLast(link: Link, slot: number): void {
+    if ((this.#events[0]! & 0xffff) === C.SB_EV_DONE) {
+      this.#deliver(link, slot, 0);
+    } else {
+      this.#flow(link, slot, 0);
+      this.#finishStream(link, slot);
     }
   }
 

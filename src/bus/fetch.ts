@@ -5,7 +5,7 @@ import type { RequestOptions, SlotBus } from "./bus.ts";
 import { METHODS, type Method } from "./codec.ts";
 import { checkTimeout } from "./options.ts";
 import type { Answer, WorkerRequest } from "./request.ts";
-import type { StreamSource } from "./stream.ts";
+import { isStreamSource, type StreamSource } from "./stream.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 const LATER = Symbol("later");
@@ -18,8 +18,8 @@ async function gather(body: ReadableStream<Bytes>, limit: number): Promise<Bytes
   let bytes = 0;
   for (;;) {
     const reading = reader.read() as Reading;
-    const peeked = Bun.peek(reading);
-    const step = peeked === reading ? await Promise.race([reading, nextTurn()]) : (peeked as Awaited<Reading>);
+    const here = Bun.peek.status(reading) === "fulfilled";
+    const step = here ? (Bun.peek(reading) as Awaited<Reading>) : await Promise.race([reading, nextTurn()]);
     if (step === LATER) return goOn(chunks, reading, reader);
     if (!step.value) return chunks.length === 1 ? chunks[0]! : (Buffer.concat(chunks, bytes) as Bytes);
     bytes += step.value.length;
@@ -75,7 +75,7 @@ export async function fetchThrough(
   const body = request.body ? await gather(request.body, bus.options.payloadLimit) : undefined;
   const headers = headerPairs(request.headers);
   if (!request.headers.has("host")) headers.push(["host", url.host]);
-  const response = await bus.stream(
+  const sending = bus.stream(
     {
       method: request.method as Method,
       path: url.pathname,
@@ -90,6 +90,13 @@ export async function fetchThrough(
       waitForWorker: init?.waitForWorker,
     },
   );
+  const response = await sending.catch((error: unknown) => {
+    if (isStreamSource(body))
+      void body[Symbol.asyncIterator]()
+        .return?.()
+        .catch(() => {}); // also when it was not sent
+    throw error;
+  });
   return response.toResponse();
 }
 

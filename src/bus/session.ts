@@ -252,6 +252,7 @@ export class Session {
     const begun = native.sb_slot_begin(this.native, slot, token, head, status);
     if (begun < 0) {
       this.#settle(claim);
+      this.onAnswer(0);
       void Promise.resolve(source[Symbol.asyncIterator]().return?.()).catch(() => {});
       return "late";
     }

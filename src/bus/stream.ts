@@ -264,7 +264,7 @@ export class Receiver {
   end(failure: () => { error: unknown } | null): void {
     if (!this.#channel) return;
     for (let chunk = this.#take(); chunk; chunk = this.#take()) this.#rest.push(chunk);
-    this.#finish(this.#ended ? null : failure());
+    if (this.#channel) this.#finish(this.#ended ? null : failure()); // not if what it took had it ended already
   }
 
   /** It is over, and what is unread is dropped. */
