@@ -69,12 +69,14 @@ const POSSIBLE: Record<string, [fields: string, outcomes: string][]> = {
   hub: [
     ["state generation word head_bytes body_offset body_bytes status_code swapped_lengths anything", "ACREI"],
     ["claimed_ns done_hints done_hints_beyond ready_hints worker_parked worker_futex worker_cpu", "AEI"],
-    ["hub_park_line counters header_page request_line padding arenas bells", "AEI"],
+    ["flow_sent flow_taken flow_ended flow_error_bytes hub_flow_line", "ACEI"],
+    ["hub_park_line counters header_page request_line padding flow_waiting arenas bells", "AEI"],
   ],
   worker: [
     ["state generation word head_bytes body_offset body_bytes swapped_lengths anything", "ACREI"],
     ["request_values ready_hints ready_hints_beyond done_hints hub_parked hub_futex hub_cpu", "AREI"],
-    ["worker_park_line counters response_line header_page padding arenas socket", "AREI"],
+    ["flow_sent flow_taken flow_ended flow_error_bytes worker_flow_line", "ACREI"],
+    ["worker_park_line counters response_line header_page padding flow_waiting arenas socket", "AREI"],
   ],
   heads: [
     ["parameters lengths text swapped_bytes head_cut garbage_head cancel_body join_body", "AR"],

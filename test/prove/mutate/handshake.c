@@ -195,7 +195,7 @@ static bool header_fits(const struct sb_header *h)
 	if (h->slots == 0 || h->slots > 256 || h->payload_limit == 0) return false;
 	if (h->payload_limit > 1u << 30) return false;
 	if (h->head_limit < 1024 || h->head_limit > 16u << 20) return false;
-	uint64_t lines = 4096 + 6 * 128 - 128 + 128ULL * h->slots;
+	uint64_t lines = 4096 + 6 * 128 - 128 + 256ULL * h->slots;
 	uint64_t lines_end = (lines + 4095) / 4096 * 4096;
 	uint64_t arena = ((uint64_t)h->head_limit + h->payload_limit + 4095) / 4096 * 4096;
 	bool inline_fits = h->inline_bytes % 4096 == 0 && h->inline_bytes > 0 &&

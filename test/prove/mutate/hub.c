@@ -12,7 +12,8 @@
 	X(state) X(generation) X(word) X(head_bytes) X(body_offset) X(body_bytes) X(status_code)    \
 	X(swapped_lengths) X(claimed_ns) X(done_hints) X(done_hints_beyond) X(ready_hints)          \
 	X(worker_parked) X(worker_futex) X(worker_cpu) X(hub_park_line) X(counters) X(header_page)  \
-	X(request_line) X(padding) X(arenas) X(bells) X(anything)
+	X(request_line) X(padding) X(flow_sent) X(flow_taken) X(flow_ended) X(flow_error_bytes)     \
+	X(flow_waiting) X(hub_flow_line) X(arenas) X(bells) X(anything)
 
 enum field {
 #define X(name) F_##name,
@@ -27,12 +28,13 @@ static const char *const field_names[] = {
 #undef X
 };
 
-enum step { AT_HOME, WRITTEN, FLYING, QUARANTINED, TAKEN };
+enum step { AT_HOME, WRITTEN, FLYING, STREAMED, QUARANTINED, TAKEN };
 
 struct place {
 	enum step step;
 	bool expired;
 	uint64_t generation;
+	struct flow flow;
 };
 
 static const struct shape shapes[] = {
@@ -70,8 +72,20 @@ static uint32_t state_in(uint32_t slot) /* of a word that is of the hub's genera
 	return word / 16 == places[slot].generation ? (uint32_t)(word % 16) : 16;
 }
 
-static void rest(uint32_t slot)
+static bool legal_claim(uint32_t slot)
 {
+	return places[slot].step != FLYING || *word_in(twin, slot) != word_for(slot, SB_READY);
+}
+
+/* predicted: the twin is to say what the hub does to its own line. */
+static void rest(uint32_t slot, bool predicted)
+{
+	if (predicted && places[slot].flow.open) {
+		struct sb_flow *line = &twin->slot[slot].hub;
+		line->sent = line->taken = 0;
+		line->ended = line->error_bytes = line->waiting = 0;
+	}
+	memset(&places[slot].flow, 0, sizeof places[slot].flow);
 	places[slot].step = AT_HOME;
 	places[slot].expired = false;
 	used--;
@@ -104,16 +118,69 @@ static void write_answer(uint32_t slot)
 	poke32(at, &line->status_code, one_in(4) ? 0 : 200 + below(400));
 }
 
+static void write_begin(uint32_t slot)
+{
+	struct sb_response_line *line = &twin->slot[slot].response;
+	poke32(at, &line->head_bytes, below(at->header.head_limit + 1));
+	poke32(at, &line->body_offset, at->header.head_limit);
+	poke32(at, &line->body_bytes, 0);
+	poke32(at, &line->status_code, SB_STREAMS + 200 + below(400));
+}
+
+static void clean_flow(uint32_t slot)
+{
+	struct sb_flow *line = &twin->slot[slot].worker;
+	poke64(at, &line->sent, 0);
+	poke64(at, &line->taken, 0);
+	poke32(at, &line->ended, 0);
+	poke32(at, &line->error_bytes, 0);
+	poke32(at, &line->waiting, 0);
+}
+
+/* Some bytes further, as far as the hub's own line allows. */
+static void peer_flows(uint32_t slot)
+{
+	struct sb_flow *line = &twin->slot[slot].worker, *hub = &twin->slot[slot].hub;
+	uint64_t ring = ring_of(&at->header), held = line->sent - hub->taken;
+	uint64_t room = held <= ring ? ring - held : 0, unread = hub->sent - line->taken;
+	uint64_t bytes = one_in(2) || line->ended != 0 ? 0 : one_in(3) ? room : draw() % (room + 1);
+	room -= bytes;
+	if (bytes > 0) poke64(at, &line->sent, line->sent + bytes);
+	if (one_in(2) && unread <= ring) poke64(at, &line->taken, line->taken + draw() % (unread + 1));
+	if (one_in(4)) poke32(at, &line->waiting, below(2));
+	if (!one_in(6) || line->ended != 0) return;
+	poke32(at, &line->error_bytes, room > 0 && one_in(2) ? below(2) : 0);
+	poke32(at, &line->ended, line->error_bytes > 0 ? SB_FLOW_ERROR : SB_FLOW_END);
+}
+
 /* What an honest worker would do next with a slot; honest or not about the lengths. */
 static void peer_works(bool honest)
 {
-	uint32_t slot = one_in(4) ? below(slots) : some_slot(one_in(5) ? QUARANTINED : FLYING);
+	enum step wanted = one_in(5) ? QUARANTINED : one_in(2) ? STREAMED : FLYING;
+	uint32_t slot = one_in(4) ? below(slots) : some_slot(wanted);
 	uint64_t *word = word_in(twin, slot);
 	switch (state_in(slot)) {
-	case SB_READY: poke64(at, word, word_for(slot, SB_CLAIMED)); return;
+	case SB_READY:
+		clean_flow(slot);
+		poke64(at, word, word_for(slot, SB_CLAIMED));
+		if (!one_in(3)) hint(slot);
+		return;
 	case SB_CLAIMED:
+		if (one_in(3)) {
+			peer_flows(slot);
+			break;
+		}
+		if (one_in(2)) {
+			if (honest) write_begin(slot);
+			poke64(at, word, word_for(slot, SB_STREAMING));
+			break;
+		}
 		if (honest) write_answer(slot);
 		poke64(at, word, word_for(slot, SB_DONE));
+		break;
+	case SB_STREAMING:
+		peer_flows(slot);
+		if (one_in(3)) poke64(at, word, word_for(slot, SB_DONE));
 		break;
 	case SB_ABANDONED: poke64(at, word, word_for(slot, SB_FREE)); break;
 	default: return;
@@ -123,11 +190,11 @@ static void peer_works(bool honest)
 
 static void mutate_word(enum field field)
 {
-	uint32_t slot = one_in(3) ? below(slots) : some_slot((enum step)(WRITTEN + below(4)));
+	uint32_t slot = one_in(3) ? below(slots) : some_slot((enum step)(WRITTEN + below(5)));
 	uint64_t *word = word_in(twin, slot), old = *word, other = *word_in(twin, below(slots));
 	if (field == F_state) {
 		by(KIND_FOREIGN);
-		poke64(at, word, (old & ~15ULL) | below(one_in(3) ? 16 : 6));
+		poke64(at, word, (old & ~15ULL) | below(one_in(3) ? 16 : 7));
 	} else if (field == F_generation) {
 		uint64_t odd = odd_bits(60, old / 16, (1ULL << 60) - 1, other / 16);
 		poke64(at, word, odd * 16 + old % 16);
@@ -146,7 +213,8 @@ static void mutate_length(enum field field)
 	const struct sb_header *h = &at->header;
 	const uint64_t limits[] = { h->head_limit, h->stride, h->payload_limit, 600 };
 	uint32_t n = (uint32_t)(field - F_head_bytes);
-	if (one_in(2)) write_answer(slot);
+	bool streams = one_in(3);
+	if (one_in(2)) streams ? write_begin(slot) : write_answer(slot);
 	if (field == F_swapped_lengths) {
 		uint32_t a = below(4), b = (a + 1 + below(3)) % 4, kept = *fields[a];
 		by(KIND_SWAPPED);
@@ -155,13 +223,41 @@ static void mutate_length(enum field field)
 	} else {
 		uint64_t limit = limits[n];
 		if (field == F_body_offset && one_in(2)) limit -= *fields[2];
-		if (field == F_status_code && one_in(2)) limit = 200;
+		if (field == F_status_code && one_in(2)) limit = streams ? SB_STREAMS + 200 : 200;
 		poke32(at, fields[n], (uint32_t)odd_bits(32, *fields[n], limit, *fields[below(4)]));
 	}
 	if (one_in(2) && state_in(slot) == SB_CLAIMED) {
-		poke64(at, word_in(twin, slot), word_for(slot, SB_DONE));
+		poke64(at, word_in(twin, slot), word_for(slot, streams && one_in(2) ? SB_STREAMING : SB_DONE));
 		hint(slot);
 	}
+}
+
+static void mutate_flow(enum field field)
+{
+	uint32_t slot = one_in(4) ? below(slots) : some_slot(one_in(2) ? STREAMED : FLYING);
+	struct sb_flow *line = &twin->slot[slot].worker, *own = &twin->slot[slot].hub;
+	uint64_t ring = ring_of(&at->header);
+	uint64_t odd_sent = odd_value(line->sent, own->taken + ring, own->sent);
+	uint64_t odd_taken = odd_value(line->taken, own->sent, own->sent + 1);
+	switch (field) {
+	case F_flow_sent: poke64(at, &line->sent, odd_sent); break;
+	case F_flow_taken: poke64(at, &line->taken, odd_taken); break;
+	case F_flow_ended:
+		poke32(at, &line->ended, (uint32_t)odd_bits(32, line->ended, 3, 2));
+		break;
+	case F_flow_error_bytes:
+		poke32(at, &line->error_bytes, (uint32_t)odd_bits(32, line->error_bytes, ring + 1, 1));
+		break;
+	case F_flow_waiting:
+		poke32(at, &line->waiting, (uint32_t)odd_bits(32, line->waiting, 1, 2));
+		break;
+	default: {
+		uint64_t *const own_words[] = { &own->sent, &own->taken };
+		uint64_t *word = own_words[below(2)];
+		poke64(at, word, odd_value(*word, ring, line->sent));
+	}
+	}
+	if (!one_in(4)) hint(slot);
 }
 
 static void mutate_hints(enum field field)
@@ -238,6 +334,7 @@ static void mutate_field(enum field field)
 	if (field <= F_word) mutate_word(field);
 	else if (field <= F_swapped_lengths) mutate_length(field);
 	else if (field >= F_done_hints && field <= F_ready_hints) mutate_hints(field);
+	else if (field >= F_flow_sent && field <= F_hub_flow_line) mutate_flow(field);
 	else mutate_rest(field);
 }
 
@@ -267,6 +364,8 @@ static bool end(void)
 {
 	bool acted = trap_disarm();
 	if (acted) stage_learn(at);
+	for (uint32_t slot = 0; slot < slots && acted; slot++)
+		places[slot].flow = at->link->flow[slot];
 	return acted;
 }
 
@@ -290,32 +389,50 @@ static struct sb_event event_of(uint32_t slot, enum sb_event_kind kind)
 		                      .life = at->link->life, .token = (uint32_t)places[slot].generation };
 }
 
+/* What a first look at an answer finds. */
+static void look_at_answer(uint32_t slot, bool done, struct sb_event *event)
+{
+	const struct sb_response_line *line = &twin->slot[slot].response;
+	bool streams = (line->status_code & SB_STREAMS) != 0;
+	uint32_t status = streams ? line->status_code - SB_STREAMS : line->status_code;
+	if (!is_status(status)) return;
+	if (!lies_inside(&at->header, line->head_bytes, line->body_offset, line->body_bytes)) return;
+	if (streams && (status == 0 || line->body_bytes != 0)) return;
+	if (streams && line->body_offset != at->header.head_limit) return;
+	if (!streams && !done) return;
+	event->kind = streams ? SB_EV_STREAM : SB_EV_DONE;
+	event->head_bytes = line->head_bytes;
+	event->body_offset = line->body_offset;
+	event->body_bytes = streams ? done : line->body_bytes;
+	event->status_code = status;
+}
+
 /* What a look at the slot finds. */
 static bool look(uint32_t slot, struct sb_event *event)
 {
-	const struct sb_response_line *line = &twin->slot[slot].response;
-	enum step step = places[slot].step;
+	struct place *place = &places[slot];
 	uint32_t state = state_in(slot);
-	if (step != FLYING && step != QUARANTINED) return false;
-	if (step == FLYING && (state == SB_READY || state == SB_CLAIMED)) return false;
-	if (step == QUARANTINED && state == SB_ABANDONED) return false;
+	bool answered = state == SB_DONE || state == SB_STREAMING;
+	if (place->step != FLYING && place->step != STREAMED && place->step != QUARANTINED) return false;
+	if (place->step == FLYING && state == SB_READY) return false;
+	if (place->step == QUARANTINED && state == SB_ABANDONED) return false;
 	*event = event_of(slot, SB_EV_CORRUPT);
-	if (step == QUARANTINED && state == SB_FREE) event->kind = SB_EV_FREED;
-	if (step != FLYING || state != SB_DONE || !is_status(line->status_code)) return true;
-	if (!lies_inside(&at->header, line->head_bytes, line->body_offset, line->body_bytes))
-		return true;
-	event->kind = SB_EV_DONE;
-	event->head_bytes = line->head_bytes;
-	event->body_offset = line->body_offset;
-	event->body_bytes = line->body_bytes;
-	event->status_code = line->status_code;
+	if (place->step == QUARANTINED && state == SB_FREE) event->kind = SB_EV_FREED;
+	if (place->step == FLYING && answered) look_at_answer(slot, state == SB_DONE, event);
+	if ((place->step == FLYING && state == SB_CLAIMED) || (place->step == STREAMED && answered)) {
+		if (!place->flow.open) return false;
+		bool news = flow_news(&place->flow, &twin->slot[slot].worker);
+		event->kind = SB_EV_STREAM;
+		event->body_bytes = state == SB_DONE;
+		return news || state == SB_DONE;
+	}
 	return true;
 }
 
 /* What is handed out is inside of the slot's own arena, and one of what is in flight. */
 static void check_event(const struct sb_event *event)
 {
-	MUST(event->kind >= SB_EV_DONE && event->kind <= SB_EV_STUCK);
+	MUST(event->kind >= SB_EV_DONE && event->kind <= SB_EV_STREAM);
 	MUST(event->slot < slots);
 	const struct place *place = &places[event->slot];
 	MUST_BE(event->token, (uint32_t)place->generation);
@@ -323,7 +440,13 @@ static void check_event(const struct sb_event *event)
 	MUST_BE(event->life, at->link->life);
 	if (event->kind == SB_EV_STUCK) return;
 	if (event->kind == SB_EV_FREED) MUST_BE(place->step, QUARANTINED);
-	if (event->kind == SB_EV_CORRUPT) MUST(place->step == FLYING || place->step == QUARANTINED);
+	if (event->kind == SB_EV_CORRUPT) MUST(place->step >= FLYING && place->step <= QUARANTINED);
+	if (event->kind == SB_EV_STREAM) {
+		PROMISE(DOUBLED, place->step == FLYING || place->step == STREAMED);
+		MUST(event->status_code == 0 || place->step == FLYING);
+		MUST(event->body_bytes <= 1 && is_status(event->status_code));
+		MUST(event->head_bytes <= at->header.head_limit);
+	}
 	if (event->kind == SB_EV_DONE || event->kind == SB_EV_TIMEOUT_QUEUED ||
 	    event->kind == SB_EV_TIMEOUT_RUNNING)
 		PROMISE(DOUBLED, place->step == FLYING);
@@ -336,13 +459,19 @@ static void check_event(const struct sb_event *event)
 	MUST(delay >= 0 && delay <= sb_slot_round_trip(at->hub, at->index, event->slot));
 }
 
-static void apply(const struct sb_event *event)
+static void apply(const struct sb_event *event, bool predicted)
 {
 	struct place *place = &places[event->slot];
 	switch (event->kind) {
+	case SB_EV_STREAM:
+		if (event->status_code != 0) place->flow.open = true;
+		if (event->status_code != 0) place->step = STREAMED;
+		if (event->body_bytes != 0) place->step = TAKEN;
+		seen[ACCEPTED] = true;
+		break;
 	case SB_EV_DONE: place->step = TAKEN; seen[ACCEPTED] = true; break;
-	case SB_EV_FREED: quarantined--; rest(event->slot); break;
-	case SB_EV_TIMEOUT_QUEUED: rest(event->slot); seen[ENDED] = true; break;
+	case SB_EV_FREED: quarantined--; rest(event->slot, predicted); break;
+	case SB_EV_TIMEOUT_QUEUED: rest(event->slot, predicted); seen[ENDED] = true; break;
 	case SB_EV_TIMEOUT_RUNNING:
 		place->step = QUARANTINED;
 		quarantined++;
@@ -357,7 +486,7 @@ static void same_event(const struct sb_event *event, const struct sb_event *expe
 {
 	MUST_BE(event->kind, expected->kind);
 	MUST_BE(event->slot, expected->slot);
-	if (expected->kind != SB_EV_DONE) return;
+	if (expected->kind != SB_EV_DONE && expected->kind != SB_EV_STREAM) return;
 	MUST_BE(event->head_bytes, expected->head_bytes);
 	MUST_BE(event->body_offset, expected->body_offset);
 	MUST_BE(event->body_bytes, expected->body_bytes);
@@ -398,7 +527,7 @@ static void do_reserve(void)
 
 static void do_publish(uint32_t slot)
 {
-	uint32_t lengths[3], method = below(7), timeout = one_in(2) ? 0 : 4000000000u;
+	uint32_t lengths[3], method = below(7) + (one_in(3) ? SB_STREAMS : 0), timeout = one_in(2) ? 0 : 4000000000u;
 	legal_lengths(&at->header, lengths);
 	if (one_in(8)) lengths[below(3)] = (uint32_t)odd_bits(32, 0, at->header.stride, lengths[0]);
 	bool legal = slot < slots && places[slot].step == WRITTEN &&
@@ -419,6 +548,7 @@ static void do_publish(uint32_t slot)
 	seen[REFUSED] |= got < 0;
 	places[slot].step = FLYING;
 	places[slot].expired = false;
+	places[slot].flow.open = (method & SB_STREAMS) != 0;
 	if (acted) return;
 	struct sb_request_line *line = &twin->slot[slot].request;
 	line->serial = (uint64_t)serial;
@@ -448,7 +578,7 @@ static void do_home(uint32_t slot, enum step from, uint32_t state,
 	else if (!acted || got != 0) MUST_BE(got, sound && !acted ? 0 : -SB_ECORRUPT);
 	if (legal && got != 0) seen[REFUSED] = true;
 	if (got == 0) {
-		rest(slot);
+		rest(slot, !acted);
 		if (!acted) *word_in(twin, slot) = word_for(slot, SB_FREE);
 	}
 	SAME(at);
@@ -457,7 +587,7 @@ static void do_home(uint32_t slot, enum step from, uint32_t state,
 static void do_withdraw(uint32_t slot)
 {
 	struct sb_event expected = { 0 };
-	bool legal = slot < slots && places[slot].step == FLYING;
+	bool legal = slot < slots && (places[slot].step == FLYING || places[slot].step == STREAMED);
 	bool found = legal && look(slot, &expected);
 	uint32_t state = legal ? state_in(slot) : 16;
 	(void)begin();
@@ -467,16 +597,17 @@ static void do_withdraw(uint32_t slot)
 	if (!legal) {
 		MUST_BE(got, -SB_EINVAL);
 	} else if (!acted) {
-		int32_t must = state == SB_READY ? SB_FREE : state == SB_CLAIMED ? SB_ABANDONED
-		             : found && expected.kind == SB_EV_DONE ? SB_DONE : -SB_ECORRUPT;
+		int32_t must = state == SB_READY ? SB_FREE
+		             : state == SB_CLAIMED || state == SB_STREAMING ? SB_ABANDONED
+		             : found && expected.kind != SB_EV_CORRUPT ? SB_DONE : -SB_ECORRUPT;
 		MUST_BE(got, must);
 	}
 	if (got == SB_DONE) {
 		check_event(event);
 		if (!acted) same_event(event, &expected);
-		apply(event);
+		apply(event, !acted);
 	} else if (got == SB_FREE) {
-		rest(slot);
+		rest(slot, !acted);
 		seen[ENDED] = true;
 	} else if (got == SB_ABANDONED) {
 		places[slot].step = QUARANTINED;
@@ -502,7 +633,7 @@ static void take_events(int32_t got, bool acted, const struct sb_event *expected
 	for (int32_t i = 0; i < got; i++) {
 		check_event(&events[i]);
 		if (!acted) same_event(&events[i], &expected[i]);
-		apply(&events[i]);
+		apply(&events[i], !acted);
 	}
 }
 
@@ -572,6 +703,8 @@ static void do_tick(void)
 	bool acted = armed && end();
 	if (armed && !acted) stage_learn(at); /* not predicted */
 	take_events(got, armed, expected, count);
+	for (uint32_t slot = 0; slot < slots && armed; slot++)
+		places[slot].flow = at->link->flow[slot];
 	SAME(at);
 }
 
@@ -611,8 +744,12 @@ static void do_wait(uint32_t slot)
 {
 	struct sb_event expected = { 0 };
 	bool legal = slot < slots && places[slot].step == FLYING;
+	struct place before = places[slot < slots ? slot : 0];
 	bool found = legal && look(slot, &expected);
-	if (legal && !found && !one_in(64)) return; /* a millisecond is long */
+	if (legal && !found && !one_in(64)) { /* a millisecond is long */
+		places[slot] = before;
+		return;
+	}
 	bool armed = begin();
 	int32_t got = sb_slot_wait(at->hub, at->index, slot, 1, one_in(2) ? 0 : 1000);
 	bool acted = armed && end();
@@ -627,11 +764,41 @@ static void do_wait(uint32_t slot)
 		const struct sb_event *event = sb_hub_events(at->hub);
 		check_event(event);
 		if (!acted) same_event(event, &expected);
-		apply(event);
+		apply(event, !acted);
 	}
 	twin->hub = at->evil->hub;
 	if (!acted && !found) MUST_BE(twin->hub.parked, SB_PARK_NONE);
 	asleep = false;
+	SAME(at);
+}
+
+static void do_flow(uint32_t slot)
+{
+	static const struct flow_step nothing;
+	struct sb_look expected;
+	struct flow *books = &places[slot < slots ? slot : 0].flow;
+	bool legal = slot < slots && books->open;
+	struct flow_step step = one_in(2) || !legal ? nothing : draw_flow_step(&at->header, books);
+	(void)begin();
+	int32_t got = sb_link_flow(at->hub, at->index, slot, step.sent, step.taken, step.end, step.need);
+	bool acted = end();
+	const struct sb_look *look = sb_hub_look(at->hub);
+	if (!legal) {
+		MUST_BE(got, -SB_EINVAL);
+	} else if (!acted) {
+		struct sb_slot *lines = &twin->slot[slot];
+		int32_t must = flow_step(&at->header, books, &lines->hub,
+		                         legal_claim(slot) ? &lines->worker : NULL, &step, &expected);
+		bool tells = must == 1;
+		if (tells) twin_set_ready(slot);
+		if (tells) must = twin_wake();
+		MUST_BE(got, must);
+		if (got != -SB_EINVAL) same_look(look, &expected);
+	}
+	if (legal && got >= 0)
+		check_look(&at->header, look, at->link->map.arenas + (2u * slot + 1) * at->header.stride);
+	else MUST(!legal || got == -SB_EINVAL || got == -SB_ECORRUPT);
+	if (got == -SB_ECORRUPT) seen[CORRUPT] = true;
 	SAME(at);
 }
 
@@ -678,12 +845,14 @@ static uint32_t any_slot(enum step wanted)
 
 static void do_step(void)
 {
-	switch (below(24)) {
+	switch (below(28)) {
+	case 24: case 25: case 26: do_flow(any_slot(STREAMED)); break;
+	case 27: do_flow(any_slot(FLYING)); break;
 	case 0: case 1: case 2: do_reserve(); break;
 	case 3: case 4: case 5: do_publish(any_slot(WRITTEN)); break;
 	case 6: do_home(any_slot(WRITTEN), WRITTEN, SB_WRITING, sb_slot_cancel); break;
 	case 7: case 8: do_home(any_slot(TAKEN), TAKEN, SB_DONE, sb_slot_release); break;
-	case 9: do_withdraw(any_slot(FLYING)); break;
+	case 9: do_withdraw(any_slot(one_in(2) ? STREAMED : FLYING)); break;
 	case 10: case 11: case 12: do_poll(one_in(16) ? 2000 : 0); break;
 	case 13: case 14: do_tick(); break;
 	case 15: do_park(); break;
@@ -702,6 +871,9 @@ static void check_books(void)
 	for (uint32_t slot = 0; slot < slots; slot++) {
 		MUST_BE(at->link->shadow[slot], places[slot].step);
 		MUST_BE(at->link->generation[slot], places[slot].generation);
+		MUST_BE(at->link->flow[slot].open, places[slot].flow.open);
+		MUST_BE(at->link->flow[slot].sent, places[slot].flow.sent);
+		MUST_BE(at->link->flow[slot].taken, places[slot].flow.taken);
 		count += places[slot].step != AT_HOME;
 	}
 	MUST_BE(used, count);
@@ -749,7 +921,7 @@ static void end_life(void)
 		cut_off = true;
 		do_poll(0);
 		for (uint32_t slot = 0; slot < slots; slot++)
-			if (places[slot].step == FLYING) do_withdraw(slot);
+			if (places[slot].step == FLYING || places[slot].step == STREAMED) do_withdraw(slot);
 		do_reserve();
 	}
 	check_books();

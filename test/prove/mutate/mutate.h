@@ -127,6 +127,20 @@ void legal_lengths(const struct sb_header *header, uint32_t lengths[3]);
 /* Reads both ends of head and body. */
 void touch_bytes(const uint8_t *arena, uint32_t head, uint32_t offset, uint32_t body);
 bool bit_of(const uint64_t *bits, uint32_t slot);
+/* A side's books of its streams in a slot, kept as protocol.md tells it. */
+uint64_t ring_of(const struct sb_header *header);
+bool flow_news(struct flow *books, const struct sb_flow *theirs);
+/* What one step of a side comes to: -SB_EINVAL, -SB_ECORRUPT, 1 when it is to tell, 0. theirs NULL:
+ * nothing of it counts yet. Writes books, the side's own line, and the look. */
+struct flow_step {
+	uint32_t sent, taken, end, need;
+};
+int32_t flow_step(const struct sb_header *header, struct flow *books, struct sb_flow *mine,
+                  const struct sb_flow *theirs, const struct flow_step *step, struct sb_look *look);
+/* A step that is mostly possible. */
+struct flow_step draw_flow_step(const struct sb_header *header, const struct flow *books);
+void check_look(const struct sb_header *header, const struct sb_look *look, const uint8_t *arena);
+void same_look(const struct sb_look *look, const struct sb_look *expected);
 /* One of the words between two offsets, as an address in the twin. */
 uint64_t *any_word(struct stage *stage, uint64_t from, uint64_t to);
 

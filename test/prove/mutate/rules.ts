@@ -6,7 +6,7 @@ import { join } from "node:path";
 /** A rule, where it stands, what is left without it, and the part of the inputs that must miss it. */
 interface Rule {
   rule: string;
-  file: "slot.c" | "wait.c" | "region.c" | "attach.c" | "os_linux.c";
+  file: "slot.c" | "stream.c" | "wait.c" | "region.c" | "attach.c" | "os_linux.c";
   edits: [text: string, without: string][];
   part: "hello" | "refused" | "join" | "hub" | "worker";
 }
@@ -133,6 +133,58 @@ const rules: Rule[] = [
       ],
     ],
     part: "hub",
+  },
+  {
+    rule: "what was sent of a stream lies within its ring",
+    file: "stream.c",
+    edits: [["sent < flow->seen_sent || sent - flow->taken > ring", "sent < flow->seen_sent"]],
+    part: "hub",
+  },
+  {
+    rule: "what was sent of a stream does not become less",
+    file: "stream.c",
+    edits: [["sent < flow->seen_sent || sent - flow->taken > ring", "sent - flow->taken > ring"]],
+    part: "worker",
+  },
+  {
+    rule: "nobody takes more than was sent to him",
+    file: "stream.c",
+    edits: [["taken < flow->seen_taken || taken > flow->sent", "taken < flow->seen_taken"]],
+    part: "hub",
+  },
+  {
+    rule: "an error lies within the ring",
+    file: "stream.c",
+    edits: [[" || error_bytes > ring - (sent - flow->taken)", ""]],
+    part: "hub",
+  },
+  {
+    rule: "a stream's counts are those that were checked",
+    file: "stream.c",
+    edits: [
+      [
+        "out->unread = (uint32_t)(sent - flow->taken);",
+        "out->unread = (uint32_t)(load_relaxed(&both->theirs->sent) - flow->taken);",
+      ],
+    ],
+    part: "worker",
+  },
+  {
+    rule: "a response that streams is what begins one",
+    file: "slot.c",
+    edits: [
+      [
+        "event->status_code != 0 && event->body_offset == h->head_limit && event->body_bytes == 0",
+        "event->status_code != 0 && h != NULL",
+      ],
+    ],
+    part: "hub",
+  },
+  {
+    rule: "the counts of an earlier stream are cleared before the claim",
+    file: "slot.c",
+    edits: [["if (flow->open) flow_reset(flow, &at->worker, false);", ""]],
+    part: "worker",
   },
   {
     rule: "memory that could be resized is refused",

@@ -169,3 +169,105 @@ uint64_t *any_word(struct stage *stage, uint64_t from, uint64_t to)
 	uint64_t at = from + 8 * (draw() % ((to - from) / 8));
 	return (uint64_t *)(void *)((uint8_t *)stage->twin + at);
 }
+
+/* ---- streams ------------------------------------------------------------------------------ */
+
+uint64_t ring_of(const struct sb_header *header)
+{
+	uint64_t rest = header->stride - header->head_limit;
+	return rest > 262144 ? 262144 : rest;
+}
+
+bool flow_news(struct flow *books, const struct sb_flow *theirs)
+{
+	bool news = !books->told || theirs->ended != books->told_ended ||
+	            theirs->sent != books->told_sent;
+	if (books->waiting && theirs->taken != books->told_taken) news = true;
+	books->told = true;
+	books->told_ended = theirs->ended;
+	books->told_sent = theirs->sent;
+	books->told_taken = theirs->taken;
+	return news;
+}
+
+static bool see(uint64_t ring, struct flow *books, const struct sb_flow *theirs)
+{
+	uint64_t unread = theirs->sent - books->taken, held = books->sent - theirs->taken;
+	if (theirs->sent < books->seen_sent || unread > ring) return false;
+	if (theirs->taken < books->seen_taken || theirs->taken > books->sent || held > ring) return false;
+	if (theirs->ended > 2 || theirs->error_bytes + unread > ring) return false;
+	books->seen_sent = theirs->sent;
+	books->seen_taken = theirs->taken;
+	return true;
+}
+
+int32_t flow_step(const struct sb_header *header, struct flow *books, struct sb_flow *mine,
+                  const struct sb_flow *theirs, const struct flow_step *step, struct sb_look *look)
+{
+	static const struct sb_flow nothing;
+	uint64_t ring = ring_of(header), start = header->head_limit;
+	bool tell = step->sent > 0 || step->end != 0;
+	memset(look, 0, sizeof *look);
+	if (step->sent > ring - (books->sent - books->seen_taken)) return -SB_EINVAL;
+	if (step->taken > books->seen_sent - books->taken) return -SB_EINVAL;
+	books->sent += step->sent;
+	books->taken += step->taken;
+	if (step->sent > 0) mine->sent = books->sent;
+	if (step->taken > 0) mine->taken = books->taken;
+	if (step->end != 0) mine->ended = step->end;
+	if (step->taken > 0 && theirs != NULL && theirs->waiting != 0) tell = true;
+	if (books->waiting != (step->need > 0)) mine->waiting = step->need > 0;
+	books->waiting = step->need > 0;
+	if (theirs == NULL) theirs = &nothing;
+	if (!see(ring, books, theirs)) return -SB_ECORRUPT;
+	uint64_t unread = theirs->sent - books->taken, held = books->sent - theirs->taken;
+	uint64_t to_end = ring - books->taken % ring, from_at = ring - books->sent % ring;
+	look->unread = (uint32_t)unread;
+	look->free = (uint32_t)(ring - held);
+	look->readable = (uint32_t)(unread < to_end ? unread : to_end);
+	look->room = (uint32_t)(ring - held < from_at ? ring - held : from_at);
+	look->read_at = (uint32_t)(start + books->taken % ring);
+	look->write_at = (uint32_t)(start + books->sent % ring);
+	look->ended = theirs->ended;
+	look->error_bytes = theirs->error_bytes;
+	return tell ? 1 : 0;
+}
+
+struct flow_step draw_flow_step(const struct sb_header *header, const struct flow *books)
+{
+	uint64_t room = ring_of(header) - (books->sent - books->seen_taken);
+	uint64_t unread = books->seen_sent - books->taken;
+	struct flow_step step = { 0 };
+	if (one_in(2)) step.sent = one_in(3) ? (uint32_t)room : below((uint32_t)room + 1);
+	if (one_in(2)) step.taken = one_in(3) ? (uint32_t)unread : below((uint32_t)unread + 1);
+	if (one_in(8)) step.end = SB_FLOW_END;
+	if (one_in(3)) step.need = 1 + below(1000);
+	if (one_in(12)) step.sent = (uint32_t)odd_bits(32, step.sent, room, unread);
+	if (one_in(12)) step.taken = (uint32_t)odd_bits(32, step.taken, unread, room);
+	return step;
+}
+
+void check_look(const struct sb_header *header, const struct sb_look *look, const uint8_t *arena)
+{
+	uint64_t start = header->head_limit, end = start + ring_of(header);
+	MUST(end <= header->stride);
+	MUST(look->read_at >= start && (uint64_t)look->read_at + look->readable <= end);
+	MUST(look->write_at >= start && (uint64_t)look->write_at + look->room <= end);
+	MUST(look->unread <= ring_of(header) && look->free <= ring_of(header));
+	MUST(look->readable <= look->unread && look->room <= look->free);
+	MUST((look->readable > 0) == (look->unread > 0) && (look->room > 0) == (look->free > 0));
+	MUST(look->ended <= SB_FLOW_ERROR && look->error_bytes + look->unread <= ring_of(header));
+	touch_bytes(arena, 0, look->read_at, look->readable);
+}
+
+void same_look(const struct sb_look *look, const struct sb_look *expected)
+{
+	MUST_BE(look->readable, expected->readable);
+	MUST_BE(look->read_at, expected->read_at);
+	MUST_BE(look->room, expected->room);
+	MUST_BE(look->write_at, expected->write_at);
+	MUST_BE(look->ended, expected->ended);
+	MUST_BE(look->error_bytes, expected->error_bytes);
+	MUST_BE(look->unread, expected->unread);
+	MUST_BE(look->free, expected->free);
+}

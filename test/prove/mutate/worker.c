@@ -11,7 +11,8 @@
 	X(state) X(generation) X(word) X(head_bytes) X(body_offset) X(body_bytes) X(swapped_lengths) \
 	X(request_values) X(ready_hints) X(ready_hints_beyond) X(done_hints) X(hub_parked)          \
 	X(hub_futex) X(hub_cpu) X(worker_park_line) X(counters) X(response_line) X(header_page)     \
-	X(padding) X(arenas) X(socket) X(anything)
+	X(padding) X(flow_sent) X(flow_taken) X(flow_ended) X(flow_error_bytes) X(flow_waiting)     \
+	X(worker_flow_line) X(arenas) X(socket) X(anything)
 
 enum field {
 #define X(name) F_##name,
@@ -42,7 +43,8 @@ static uint32_t slots;
 static uint64_t running[SB_SLOTS_MAX]; /* generation of the claim that runs, or 0 */
 static uint64_t last[SB_SLOTS_MAX];    /* of the last claim that was handed out */
 static uint64_t pending[4];            /* hints taken and not tried yet */
-static bool hung_up;
+static struct flow flows[SB_SLOTS_MAX];
+static bool hung_up, full;
 static enum field focus;
 static bool seen[OUTCOME_COUNT];
 
@@ -75,23 +77,49 @@ static void write_request(uint32_t slot)
 	poke32(at, &line->body_offset, lengths[1]);
 	poke32(at, &line->body_bytes, lengths[2]);
 	poke32(at, &line->timeout_ms, below(10000));
-	poke32(at, &line->method, below(7));
+	poke32(at, &line->method, below(7) + (one_in(3) ? SB_STREAMS : 0));
 	poke64(at, &line->serial, draw());
+}
+
+static void clean_flow(uint32_t slot)
+{
+	struct sb_flow *line = &twin->slot[slot].hub;
+	poke64(at, &line->sent, 0);
+	poke64(at, &line->taken, 0);
+	poke32(at, &line->ended, 0);
+	poke32(at, &line->error_bytes, 0);
+	poke32(at, &line->waiting, 0);
+}
+
+/* Some bytes further, as far as the worker's own line allows. */
+static void peer_flows(uint32_t slot)
+{
+	struct sb_flow *line = &twin->slot[slot].hub, *own = &twin->slot[slot].worker;
+	uint64_t ring = ring_of(&at->header), held = line->sent - own->taken;
+	uint64_t room = held <= ring ? ring - held : 0, unread = own->sent - line->taken;
+	uint64_t bytes = one_in(2) || line->ended != 0 ? 0 : one_in(3) ? room : draw() % (room + 1);
+	if (bytes > 0) poke64(at, &line->sent, line->sent + bytes);
+	if (one_in(2) && unread <= ring) poke64(at, &line->taken, line->taken + draw() % (unread + 1));
+	if (one_in(4)) poke32(at, &line->waiting, below(2));
+	if (one_in(8)) poke32(at, &line->ended, SB_FLOW_END);
+	if (!one_in(8)) hint(slot);
 }
 
 /* What an honest hub would do next with a slot; honest or not about the lengths. */
 static void peer_works(bool honest)
 {
-	uint32_t slot = below(slots);
+	uint32_t slot = one_in(3) ? some_claim() : below(slots);
 	uint64_t *word = &line_in(twin, slot)->status, generation = *word / 16;
 	switch (*word % 16) {
 	case SB_FREE:
+		clean_flow(slot);
 		if (honest) write_request(slot);
 		poke64(at, word, (generation + 1) * 16 + SB_READY);
 		if (!one_in(8)) hint(slot);
 		return;
-	case SB_CLAIMED:
+	case SB_CLAIMED: case SB_STREAMING:
 		if (one_in(4)) poke64(at, word, generation * 16 + SB_ABANDONED);
+		else peer_flows(slot);
 		return;
 	case SB_DONE: poke64(at, word, generation * 16 + SB_FREE); return;
 	default: return;
@@ -162,6 +190,34 @@ static void mutate_hints(enum field field)
 	poke_far(at, offset, (uint64_t)(1 + below(3)) * 16 + SB_READY);
 }
 
+static void mutate_flow(enum field field)
+{
+	uint32_t slot = one_in(4) ? below(slots) : some_claim();
+	struct sb_flow *line = &twin->slot[slot].hub, *own = &twin->slot[slot].worker;
+	uint64_t ring = ring_of(&at->header);
+	uint64_t odd_sent = odd_value(line->sent, own->taken + ring, own->sent);
+	uint64_t odd_taken = odd_value(line->taken, own->sent, own->sent + 1);
+	switch (field) {
+	case F_flow_sent: poke64(at, &line->sent, odd_sent); break;
+	case F_flow_taken: poke64(at, &line->taken, odd_taken); break;
+	case F_flow_ended:
+		poke32(at, &line->ended, (uint32_t)odd_bits(32, line->ended, 3, 2));
+		break;
+	case F_flow_error_bytes:
+		poke32(at, &line->error_bytes, (uint32_t)odd_bits(32, line->error_bytes, ring + 1, 1));
+		break;
+	case F_flow_waiting:
+		poke32(at, &line->waiting, (uint32_t)odd_bits(32, line->waiting, 1, 2));
+		break;
+	default: {
+		uint64_t *const own_words[] = { &own->sent, &own->taken };
+		uint64_t *word = own_words[below(2)];
+		poke64(at, word, odd_value(*word, ring, line->sent));
+	}
+	}
+	if (!one_in(4)) hint(slot);
+}
+
 static void mutate_socket(void)
 {
 	uint8_t junk[600];
@@ -217,6 +273,7 @@ static void mutate_field(enum field field)
 	if (field <= F_word) mutate_word(field);
 	else if (field <= F_request_values) mutate_length(field);
 	else if (field <= F_done_hints) mutate_hints(field);
+	else if (field >= F_flow_sent && field <= F_worker_flow_line) mutate_flow(field);
 	else mutate_rest(field);
 }
 
@@ -242,19 +299,25 @@ static bool end(void)
 {
 	bool acted = trap_disarm();
 	if (acted) stage_learn(at);
+	if (acted) memcpy(flows, worker->flow, sizeof flows);
 	return acted;
 }
 
 /* ---- taking --------------------------------------------------------------------------------- */
 
-/* The slot that the next take tries and finds READY, or -1; hints move from region to pending. */
-static int32_t expect_slot(void)
+/* The slot that the next take finds READY, or whose running stream moved, or -1; hints move from
+ * region to pending. What is READY stays there while the worker is full. */
+static int32_t find_slot(uint64_t kept[4])
 {
 	for (int round = 0; round < 2; round++) {
 		for (uint32_t slot = 0; slot < slots; slot++) {
 			if (!bit_of(pending, slot)) continue;
 			pending[slot / 64] &= ~(1ULL << (slot % 64));
-			if (line_in(twin, slot)->status % 16 == SB_READY) return (int32_t)slot;
+			bool ready = line_in(twin, slot)->status % 16 == SB_READY;
+			if (ready && full) kept[slot / 64] |= 1ULL << (slot % 64);
+			else if (ready) return (int32_t)slot;
+			else if (running[slot] != 0 && flows[slot].open &&
+			         flow_news(&flows[slot], &twin->slot[slot].hub)) return (int32_t)slot;
 		}
 		for (uint32_t word = 0; word < (slots + 63) / 64 && round == 0; word++) {
 			pending[word] = twin->ready.bits[word] & slots_mask(slots, word);
@@ -262,6 +325,36 @@ static int32_t expect_slot(void)
 		}
 	}
 	return -1;
+}
+
+static int32_t expect_slot(void)
+{
+	uint64_t kept[4] = { 0 };
+	int32_t found = find_slot(kept);
+	for (uint32_t word = 0; word < 4; word++) pending[word] |= kept[word];
+	return found;
+}
+
+static void reset_flow(uint32_t slot)
+{
+	struct sb_flow *line = &twin->slot[slot].worker;
+	if (!flows[slot].open) return;
+	memset(&flows[slot], 0, sizeof flows[slot]);
+	line->sent = line->taken = 0;
+	line->ended = line->error_bytes = line->waiting = 0;
+}
+
+static void twin_wake(void)
+{
+	uint32_t how = twin->hub.parked;
+	twin->hub.parked = 0;
+	if (how == SB_PARK_FUTEX) twin->hub.futex++;
+}
+
+static void twin_tells(uint32_t slot)
+{
+	twin->done.bits[slot / 64] |= 1ULL << (slot % 64);
+	twin_wake();
 }
 
 static void check_request(const struct sb_request *request)
@@ -305,9 +398,11 @@ static void do_take(uint32_t spin_ns)
 	bool acted = armed && end();
 	if (armed && !acted) stage_learn(at);
 	if (got == -SB_ECORRUPT) seen[CORRUPT] = true;
-	else MUST(got == 0 || got == 1);
+	else MUST(got == 0 || got == 1 || got == 2);
+	MUST(got != 2 || running[worker->request.slot] != 0);
 	if (armed) {
 		memcpy(pending, worker->pending, sizeof pending);
+		memcpy(flows, worker->flow, sizeof flows);
 		if (got == 1) check_request(&worker->request);
 		for (uint32_t slot = 0; slot < slots; slot++) /* one that was claimed and is CORRUPT */
 			if (running[slot] == 0 && worker->generation[slot] != 0)
@@ -316,14 +411,23 @@ static void do_take(uint32_t spin_ns)
 	}
 	if (expected < 0) {
 		MUST_BE(got, 0);
+	} else if (line_in(twin, (uint32_t)expected)->status % 16 != SB_READY) {
+		MUST_BE(got, 2);
+		MUST_BE(worker->request.slot, expected);
+		MUST_BE(worker->request.token, (uint32_t)running[expected]);
+		expected = -1;
 	} else {
 		uint32_t slot = (uint32_t)expected;
+		reset_flow(slot);
 		struct sb_request_line *line = line_in(twin, slot);
 		uint64_t generation = line->status / 16;
 		bool fresh = running[slot] == 0 && generation > last[slot];
 		bool sound = lies_inside(&at->header, line->head_bytes, line->body_offset,
 		                         line->body_bytes);
 		if (fresh) line->status = generation * 16 + SB_CLAIMED;
+		if (fresh) flows[slot].open = (line->method & SB_STREAMS) != 0;
+		if (fresh) flows[slot].told = true;
+		if (fresh && flows[slot].open) twin_tells(slot);
 		PROMISE(LOST, got != 0);
 		PROMISE(DOUBLED, fresh || got != 1);
 		MUST_BE(got, fresh && sound ? 1 : -SB_ECORRUPT);
@@ -341,28 +445,26 @@ static void do_take(uint32_t spin_ns)
 
 /* ---- answering ------------------------------------------------------------------------------ */
 
-static void twin_wake(void)
+/* The last step of a claim, to DONE or out of the quarantine. */
+static void expect_end(uint32_t slot, enum sb_state from, int32_t got)
 {
-	uint32_t how = twin->hub.parked;
-	twin->hub.parked = 0;
-	if (how == SB_PARK_FUTEX) twin->hub.futex++;
+	uint64_t *word = &line_in(twin, slot)->status, generation = running[slot];
+	bool done = *word == generation * 16 + from;
+	bool freed = *word == generation * 16 + SB_ABANDONED;
+	MUST_BE(got, done ? 0 : -SB_ESTALE);
+	if (!done && !freed) return;
+	*word = generation * 16 + (done ? SB_DONE : SB_FREE);
+	twin_tells(slot);
 }
 
 static void expect_complete(uint32_t slot, const uint32_t lengths[3], uint32_t status, int32_t got)
 {
 	struct sb_response_line *line = &twin->slot[slot].response;
-	uint64_t *word = &line_in(twin, slot)->status, generation = running[slot];
 	line->head_bytes = lengths[0];
 	line->body_offset = lengths[1];
 	line->body_bytes = lengths[2];
 	line->status_code = status;
-	bool done = *word == generation * 16 + SB_CLAIMED;
-	bool freed = *word == generation * 16 + SB_ABANDONED;
-	MUST_BE(got, done ? 0 : -SB_ESTALE);
-	if (!done && !freed) return;
-	*word = generation * 16 + (done ? SB_DONE : SB_FREE);
-	twin->done.bits[slot / 64] |= 1ULL << (slot % 64);
-	twin_wake();
+	expect_end(slot, SB_CLAIMED, got);
 }
 
 static void do_complete(void)
@@ -375,6 +477,7 @@ static void do_complete(void)
 	if (one_in(20)) status = (uint32_t)odd_bits(32, status, 600, 200);
 	if (one_in(10)) token = (uint32_t)odd_bits(32, token, token, below(4));
 	bool current = slot < slots && running[slot] != 0 && token == (uint32_t)running[slot];
+	if (current && flows[slot].begun) current = false;
 	bool legal = is_status(status) && lies_inside(&at->header, lengths[0], lengths[1], lengths[2]);
 	(void)begin();
 	int32_t got = sb_slot_complete(worker, slot, token, lengths[0], lengths[1], lengths[2],
@@ -392,13 +495,137 @@ static void do_complete(void)
 	SAME(at);
 }
 
+/* A claim, mostly; and its token, mostly. Whether they are right. */
+static bool draw_claim(uint32_t *slot, uint32_t *token)
+{
+	*slot = one_in(10) ? below(slots + 3) : some_claim();
+	uint64_t generation = *slot < slots ? running[*slot] : 0;
+	*token = one_in(10) ? (uint32_t)draw() : (uint32_t)generation;
+	return generation != 0 && *token == (uint32_t)generation;
+}
+
+/* The claim may have ended. */
+static void settle_claim(uint32_t slot, int32_t got)
+{
+	running[slot] = worker->generation[slot];
+	if (got == -SB_ESTALE) seen[REFUSED] = true;
+	allow_own_lines(-1);
+}
+
+static void do_begin(void)
+{
+	uint32_t slot, token, head = below(at->header.head_limit + 1);
+	uint32_t status = 200 + below(400);
+	bool current = draw_claim(&slot, &token);
+	if (one_in(10)) head = (uint32_t)odd_bits(32, head, at->header.head_limit, 0);
+	if (one_in(10)) status = (uint32_t)odd_bits(32, status, 600, 0);
+	if (current && flows[slot].begun) current = false;
+	bool legal = status != 0 && is_status(status) && head <= at->header.head_limit;
+	(void)begin();
+	int32_t got = sb_slot_begin(worker, slot, token, head, status);
+	bool acted = end();
+	if (!current) {
+		MUST_BE(got, -SB_ESTALE);
+	} else if (!legal) {
+		MUST_BE(got, -SB_EINVAL);
+	} else {
+		MUST(got == 0 || got == -SB_ESTALE);
+		struct sb_response_line *line = &twin->slot[slot].response;
+		uint64_t *word = &line_in(twin, slot)->status, claimed = running[slot] * 16 + SB_CLAIMED;
+		if (!acted) {
+			line->head_bytes = head;
+			line->body_offset = at->header.head_limit;
+			line->body_bytes = 0;
+			line->status_code = status + SB_STREAMS;
+			flows[slot].open = flows[slot].begun = true;
+			if (*word != claimed) expect_end(slot, SB_CLAIMED, got);
+			else twin_tells(slot);
+			if (*word == claimed) *word = running[slot] * 16 + SB_STREAMING;
+			MUST_BE(worker->generation[slot], got == 0 ? running[slot] : 0);
+		}
+		settle_claim(slot, got);
+	}
+	SAME(at);
+}
+
+static void do_finish(void)
+{
+	uint32_t slot, token, error = one_in(2) ? 0 : below(600);
+	bool current = draw_claim(&slot, &token);
+	const struct flow *flow = &flows[slot < slots ? slot : 0];
+	uint64_t room = ring_of(&at->header) - (flow->sent - flow->seen_taken);
+	if (one_in(8)) error = (uint32_t)odd_bits(32, error, room, room + 1);
+	bool legal = current && flow->begun && error <= room;
+	(void)begin();
+	int32_t got = sb_slot_finish(worker, slot, token, error);
+	bool acted = end();
+	if (!current) {
+		MUST_BE(got, -SB_ESTALE);
+	} else if (!legal) {
+		MUST_BE(got, -SB_EINVAL);
+	} else {
+		struct sb_flow *line = &twin->slot[slot].worker;
+		if (!acted) {
+			line->error_bytes = error;
+			line->ended = error > 0 ? SB_FLOW_ERROR : SB_FLOW_END;
+			expect_end(slot, SB_STREAMING, got);
+		}
+		MUST(got == 0 || got == -SB_ESTALE);
+		MUST_BE(worker->generation[slot], 0);
+		settle_claim(slot, got);
+	}
+	SAME(at);
+}
+
+static void do_flow(void)
+{
+	static const struct flow_step nothing;
+	uint32_t slot, token;
+	struct sb_look expected;
+	bool current = draw_claim(&slot, &token);
+	struct flow *books = &flows[slot < slots ? slot : 0];
+	if (current && !books->open) current = false;
+	uint64_t state = slot < slots ? line_in(twin, slot)->status - running[slot] * 16 : 16;
+	bool runs = current && (state == SB_CLAIMED || state == SB_STREAMING);
+	struct flow_step step = one_in(2) || !current ? nothing : draw_flow_step(&at->header, books);
+	(void)begin();
+	int32_t got = sb_worker_flow(worker, slot, token, step.sent, step.taken, step.end, step.need);
+	bool acted = end();
+	if (!current) {
+		MUST_BE(got, -SB_ESTALE);
+	} else if (!acted && !runs) {
+		MUST_BE(got, -SB_ESTALE);
+		seen[ENDED] = true;
+	} else if (!acted) {
+		struct sb_slot *lines = &twin->slot[slot];
+		int32_t must = flow_step(&at->header, books, &lines->worker, &lines->hub, &step, &expected);
+		if (must == 1) twin_tells(slot);
+		MUST_BE(got, must == 1 ? 0 : must);
+		if (got != -SB_EINVAL) same_look(sb_worker_look(worker), &expected);
+	}
+	if (current && got == 0)
+		check_look(&at->header, sb_worker_look(worker),
+		           worker->map.arenas + 2 * slot * at->header.stride);
+	else MUST(got == -SB_ESTALE || got == -SB_EINVAL || got == -SB_ECORRUPT);
+	if (got == -SB_ECORRUPT) seen[CORRUPT] = true;
+	SAME(at);
+}
+
+static void do_full(void)
+{
+	full = one_in(3);
+	sb_worker_full(worker, full);
+	SAME(at);
+}
+
 static void do_aborted(void)
 {
 	uint32_t slot = one_in(10) ? below(slots + 3) : some_claim();
 	uint64_t generation = slot < slots ? running[slot] : 0;
 	uint32_t token = one_in(10) ? (uint32_t)draw() : (uint32_t)generation;
 	bool current = generation != 0 && token == (uint32_t)generation;
-	bool runs = current && line_in(twin, slot)->status == generation * 16 + SB_CLAIMED;
+	uint64_t state = current ? line_in(twin, slot)->status - generation * 16 : 16;
+	bool runs = state == SB_CLAIMED || state == SB_STREAMING;
 	(void)begin();
 	int32_t got = sb_slot_aborted(worker, slot, token);
 	bool acted = end();
@@ -418,9 +645,19 @@ static bool has_work(void)
 	return bits != 0;
 }
 
+static bool has_news(void)
+{
+	bool news = false;
+	for (uint32_t slot = 0; slot < slots; slot++) {
+		struct flow books = flows[slot];
+		if (running[slot] != 0 && books.open && flow_news(&books, &twin->slot[slot].hub)) news = true;
+	}
+	return news;
+}
+
 static void do_park(void)
 {
-	bool can_take = !one_in(4), work = can_take && has_work();
+	bool can_take = !one_in(4), work = can_take ? has_work() : has_news();
 	(void)begin();
 	int32_t got = sb_worker_park(worker, can_take);
 	bool acted = end();
@@ -458,7 +695,11 @@ static void do_wait(void)
 
 static void do_step(void)
 {
-	switch (below(16)) {
+	switch (below(24)) {
+	case 16: case 17: do_begin(); break;
+	case 18: do_finish(); break;
+	case 19: case 20: case 21: do_flow(); break;
+	case 22: do_full(); break;
 	case 0: case 1: case 2: case 3: do_take(one_in(32) ? 1000 : 0); break;
 	case 4: case 5: case 6: do_complete(); break;
 	case 7: do_aborted(); break;
@@ -481,7 +722,8 @@ static void start_life(void)
 	memset(seen, 0, sizeof seen);
 	memset(worker, 0, sizeof *worker);
 	worker_adopt(worker, &at->link->map, at->ends[0]);
-	hung_up = false;
+	memset(flows, 0, sizeof flows);
+	hung_up = full = false;
 }
 
 static void renew_socket(void)
@@ -506,6 +748,12 @@ static void worker_input(void)
 	do_take(0);
 	for (uint32_t slot = 0; slot < slots; slot++)
 		MUST_BE(worker->generation[slot], running[slot]);
+	for (uint32_t slot = 0; slot < slots; slot++) {
+		MUST_BE(worker->flow[slot].open, flows[slot].open);
+		MUST_BE(worker->flow[slot].begun, flows[slot].begun);
+		MUST_BE(worker->flow[slot].sent, flows[slot].sent);
+		MUST_BE(worker->flow[slot].taken, flows[slot].taken);
+	}
 	MUST(memcmp(&worker->map.header, &at->header, sizeof at->header) == 0);
 	if (hung_up) renew_socket();
 	stage_empty(at->ends[0]);
