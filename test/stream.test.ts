@@ -453,6 +453,23 @@ describe("a worker that breaks the rules of a stream", () => {
     worker.close();
   });
 
+  test("an idempotent request whose body was asked for is not sent again", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const worker = await RawWorker.open(space.directory, space.name);
+    await bus.ready();
+    let asked = 0;
+    const body = (async function* () {
+      for (;;) yield String(asked++);
+    })();
+    const failing = rejection<SlotbusError>(bus.request({ path: "/", body }, { idempotent: true }));
+    await worker.take();
+    await until(() => asked > 0, "the body is asked for");
+    worker.send(99, 4);
+    expect(await Promise.race([failing.then(({ code }) => code), Bun.sleep(2_000)])).toBe("WORKER_DIED");
+    worker.close();
+  });
+
   test("counts that cannot be, and an end that says nothing, are errors of the stream and never its end", async () => {
     const wrong = [
       { what: "more than the ring", flow: { sent: RING + 1, ended: C.SB_FLOW_END } },

@@ -178,6 +178,34 @@ TEST("counts that no honest side could have written are CORRUPT, for the hub and
 	store_seq(&pair.region->slot[0].worker.ended, SB_FLOW_ERROR);
 	store_seq(&pair.region->slot[0].worker.error_bytes, RING + 1);
 	CHECK_EQ(hub_flow(&pair, 0, 0, 0, 0), -SB_ECORRUPT);
+	CHECK_EQ(hub_look(&pair)->ended, SB_FLOW_OPEN); /* nothing of it is handed out */
+	CHECK_EQ(hub_look(&pair)->error_bytes, 0);
+	pair_close(&pair);
+}
+
+TEST("a slot streams twice: nothing of the first stream is left, also while nobody has claimed")
+{
+	struct pair pair = pair_open(2, 2);
+	for (int turn = 0; turn < 3; turn++) {
+		CHECK_EQ(sb_slot_reserve(pair.hub, pair.index), 0);
+		CHECK(sb_slot_publish(pair.hub, pair.index, 0, 1 + SB_STREAMS, 8, 8, 0, 0, 1) >= 0);
+		CHECK(hub_flow(&pair, 0, 0, SB_FLOW_OPEN, 0) >= 0); /* the line may hold the first one's */
+		CHECK_EQ(hub_look(&pair)->unread, 0);
+		CHECK_EQ(take_request(&pair), 0);
+		CHECK_EQ(pair.region->slot[0].worker.sent, 0);
+		CHECK_EQ(pair.region->slot[0].worker.ended, SB_FLOW_OPEN);
+		CHECK(hub_flow(&pair, 40, 0, SB_FLOW_END, 0) >= 0);
+		CHECK_EQ(worker_flow(&pair, 0, 0, 0), 0);
+		CHECK_EQ(worker_look(&pair)->unread, 40);
+		CHECK_EQ(worker_flow(&pair, 0, 40, 0), 0);
+		CHECK_EQ(sb_slot_begin(pair.worker, 0, token_of(&pair), 8, 200), 0);
+		CHECK_EQ(worker_flow(&pair, 30, 0, 0), 0);
+		CHECK_EQ(sb_slot_finish(pair.worker, 0, token_of(&pair), 0), 0);
+		CHECK_EQ(sb_hub_poll(pair.hub, 0), 1);
+		CHECK(hub_flow(&pair, 0, 0, 0, 0) >= 0);
+		CHECK_EQ(hub_look(&pair)->unread, 30);
+		CHECK_EQ(sb_slot_release(pair.hub, pair.index, 0), 0);
+	}
 	pair_close(&pair);
 }
 
@@ -192,6 +220,8 @@ TEST("more than there is room for, or than there is to take, is refused and chan
 	CHECK_EQ(sb_slot_begin(pair.worker, 0, token_of(&pair), 8, 200), -SB_ESTALE); /* once only */
 	CHECK_EQ(sb_slot_complete(pair.worker, 0, token_of(&pair), 0, 0, 0, 200), -SB_ESTALE);
 	CHECK_EQ(word_state(word_at(&pair, 0)), SB_STREAMING);
+	CHECK_EQ(worker_flow(&pair, 1, 0, 0), 0); /* and it runs on */
+	CHECK_EQ(sb_slot_finish(pair.worker, 0, token_of(&pair), 0), 0);
 	pair_close(&pair);
 }
 

@@ -12,7 +12,7 @@ export const libraryRules: LibraryRule[] = [
     rule: "an answer that a dead worker gave is delivered first",
     file: "bus/bus.ts",
     edits: [
-      ["if (result === C.SB_DONE) return this.#deliver(link, slot, 0);", ""],
+      ["if (result === C.SB_DONE) return this.#deliverLast(link, slot);", ""],
       [
         "if (result === C.SB_FREE) {\n      unclaimed",
         "if (result === C.SB_DONE) {\n      this.#reject(pending, new WorkerDiedError(this.#idOf(pending), link.peer.pid, how, true));\n    } else if (result === C.SB_FREE) {\n      unclaimed",
@@ -36,14 +36,14 @@ export const libraryRules: LibraryRule[] = [
   {
     rule: "what a dead worker had claimed is sent again only when it may run twice",
     file: "bus/bus.ts",
-    edits: [["pending.options.idempotent && !pending.retried", "!pending.retried"]],
+    edits: [["      pending.options.idempotent &&\n", ""]],
     suite: "crash",
     test: "a worker that exits in its handler is a worker that died, and the exit code changes nothing",
   },
   {
     rule: "a request is sent again once",
     file: "bus/bus.ts",
-    edits: [["pending.options.idempotent && !pending.retried", "pending.options.idempotent"]],
+    edits: [["      !pending.retried &&\n", ""]],
     suite: "crash",
     test: "an idempotent request is tried twice and no more, and within its first timeout",
   },
@@ -187,5 +187,86 @@ export const libraryRules: LibraryRule[] = [
     ],
     suite: "bus",
     test: "a full queue rejects with BusOverloadedError and the numbers",
+  },
+  {
+    rule: "what was committed of a stream is delivered before its end",
+    file: "bus/stream.ts",
+    edits: [["for (let chunk = this.#take(); chunk; chunk = this.#take()) this.#rest.push(chunk);", "this.#take();"]],
+    suite: "stream",
+    test: "an answer that began and ended without a hint is delivered when its worker is evicted",
+  },
+  {
+    rule: "a response that streamed and was not seen is read when its worker ends",
+    file: "bus/bus.ts",
+    edits: [["if ((this.#events[0]! & 0xffff) === C.SB_EV_DONE) {", "if (link) {"]],
+    suite: "stream",
+    test: "an answer that began and ended without a hint is delivered when its worker is evicted",
+  },
+  {
+    rule: "a source is asked only after the claim",
+    file: "bus/bus.ts",
+    edits: [
+      [
+        "        link.streams[slot] = this.#openStream(link, slot, body);",
+        "        const stream = (link.streams[slot] = this.#openStream(link, slot, body));\n" +
+          "        this.#sendBody(link, slot, stream, body);",
+      ],
+    ],
+    suite: "stream",
+    test: "it is not asked for anything before a worker has claimed it",
+  },
+  {
+    rule: "a stalled reader stops the writer",
+    file: "bus/stream.ts",
+    edits: [
+      [
+        "    if (!waiter) return;\n    const chunk",
+        "    if (!waiter) {\n      const ahead = this.#take();\n      if (ahead) this.#rest.push(ahead);\n      return;\n    }\n    const chunk",
+      ],
+    ],
+    suite: "stream",
+    test: "a reader that stalls stops its writer within the ring's size, and nobody else",
+  },
+  {
+    rule: "counts that cannot be do not end a stream",
+    file: "bus/stream.ts",
+    edits: [["if (this.#channel) this.#finish(this.#ended", "this.#finish(this.#ended"]],
+    suite: "stream",
+    test: "counts that cannot be, and an end that says nothing, are errors of the stream and never its end",
+  },
+  {
+    rule: "DONE alone does not end a stream",
+    file: "bus/stream.ts",
+    edits: [["this.#finish(this.#ended ? null : failure());", "this.#finish(this.#ended ? null : (failure(), null));"]],
+    suite: "stream",
+    test: "counts that cannot be, and an end that says nothing, are errors of the stream and never its end",
+  },
+  {
+    rule: "a request is counted once, whatever fails of it",
+    file: "bus/bus.ts",
+    edits: [['pending?.kind === "stream" && stream.receiver', 'pending?.kind === "stream"']],
+    suite: "stream",
+    test: "a source that fails before the answer begins is one request less that a drain waits for",
+  },
+  {
+    rule: "a body that was partly sent is not sent again",
+    file: "bus/bus.ts",
+    edits: [["      !wasSending &&\n", ""]],
+    suite: "stream",
+    test: "an idempotent request whose body was asked for is not sent again",
+  },
+  {
+    rule: "a drain hears of a streamed answer that came too late",
+    file: "bus/session.ts",
+    edits: [["      this.onAnswer(0);\n      void Promise", "      void Promise"]],
+    suite: "stream",
+    test: "an answer that streams too late ends its source, and a drain of its worker waits no longer",
+  },
+  {
+    rule: "a body that had failed is not whole",
+    file: "bus/fetch.ts",
+    edits: [['Bun.peek.status(reading) === "fulfilled"', 'Bun.peek.status(reading) !== "pending"']],
+    suite: "fetch",
+    test: "a body whose stream fails, or had failed, rejects with that failure, and nothing is sent",
   },
 ];

@@ -2,7 +2,7 @@
 
 import type { Rule } from "./rule.ts";
 
-export type NativeFile = "slot.c" | "wait.c" | "region.c" | "attach.c" | "os_linux.c";
+export type NativeFile = "slot.c" | "stream.c" | "wait.c" | "region.c" | "attach.c" | "os_linux.c";
 
 export const nativeRules: Rule<NativeFile>[] = [
   {
@@ -14,7 +14,9 @@ export const nativeRules: Rule<NativeFile>[] = [
   {
     rule: "a worker looks again after it has said that it parks",
     file: "wait.c",
-    edits: [["if (!can_take || !worker_has_work(worker)) return 1;", "(void)can_take; return 1;"]],
+    edits: [
+      ["if (can_take ? !worker_has_work(worker) : !worker_flows_moved(worker)) return 1;", "(void)can_take; return 1;"],
+    ],
     test: "a parked worker is rung once for many requests",
   },
   {
@@ -55,7 +57,7 @@ export const nativeRules: Rule<NativeFile>[] = [
     file: "slot.c",
     edits: [
       [
-        "swap_word(&link->map, slot, claimed, word_of(generation, SB_ABANDONED))",
+        "swap_word(&link->map, slot, claimed, abandoned)",
         "swap_word(&link->map, slot, claimed, word_of(generation, SB_FREE))",
       ],
     ],
@@ -65,7 +67,10 @@ export const nativeRules: Rule<NativeFile>[] = [
     rule: "an answer that is there is delivered, whoever gives up",
     file: "slot.c",
     edits: [
-      ["return found == 1 && event->kind == SB_EV_DONE ? SB_DONE : -SB_ECORRUPT;", "(void)found; return SB_ABANDONED;"],
+      [
+        "return found == 1 && event->kind != SB_EV_CORRUPT ? SB_DONE : -SB_ECORRUPT;",
+        "(void)found; return SB_ABANDONED;",
+      ],
     ],
     test: "a caller that gives up after any single instruction of the worker gets the slot back, ",
   },
@@ -108,11 +113,10 @@ export const nativeRules: Rule<NativeFile>[] = [
     file: "slot.c",
     edits: [
       [
-        "\tuint64_t claimed = word_of(generation, SB_CLAIMED);\n\tbool done",
-        "\tfetch_or_seq(&region->done.bits[slot / 64], 1ULL << (slot % 64));\n" +
-          "\tuint64_t claimed = word_of(generation, SB_CLAIMED);\n\tbool done",
+        "\tbool done = swap_word(&worker->map, slot, word_of(generation, from),",
+        "\tworker_tells(worker, slot);\n\tbool done = swap_word(&worker->map, slot, word_of(generation, from),",
       ],
-      ["\tfetch_or_seq(&region->done.bits[slot / 64], 1ULL << (slot % 64));\n\tif (done)", "\tif (done)"],
+      ["\tworker_tells(worker, slot);\n\treturn done", "\treturn done"],
     ],
     test: "a hub that polls and parks after any single instruction of an answer is rung or finds it",
   },
@@ -133,9 +137,7 @@ export const nativeRules: Rule<NativeFile>[] = [
   {
     rule: "a lost hint of a request is set again",
     file: "slot.c",
-    edits: [
-      ["\tfetch_or_seq(&link->map.region->ready.bits[slot / 64], 1ULL << (slot % 64));\n\t(void)wake", "\t(void)wake"],
-    ],
+    edits: [["\t(void)hub_tells(hub, link, slot);\n\treturn 0;", "\treturn 0;"]],
     test: "the tick finds a response whose hint was lost, and publishes a READY slot's lost hint again",
   },
   {
@@ -160,8 +162,8 @@ export const nativeRules: Rule<NativeFile>[] = [
     file: "slot.c",
     edits: [
       [
-        "if (!status_is_legal(event->status_code) ||\n\t    !lengths_are_legal(&hub->header, event->head_bytes,",
-        "if (!status_is_legal(event->status_code) ||\n\t    !lengths_are_legal(&link->map.region->header, event->head_bytes,",
+        "\t    !lengths_are_legal(&hub->header, event->head_bytes,",
+        "\t    !lengths_are_legal(&link->map.region->header, event->head_bytes,",
       ],
     ],
     test: "page 0 is read when the region is mapped and never again",
@@ -232,5 +234,91 @@ export const nativeRules: Rule<NativeFile>[] = [
     file: "os_linux.c",
     edits: [["madvise(start, bytes, MADV_DONTFORK);", ""]],
     test: "a forked child does not inherit the mapping, neither the hub's nor the worker's",
+  },
+  {
+    rule: "the counts of a stream are checked",
+    file: "stream.c",
+    edits: [["sent < flow->seen_sent || sent - flow->taken > ring", "sent < flow->seen_sent"]],
+    test: "counts that no honest side could have written are CORRUPT",
+  },
+  {
+    rule: "nobody takes more of a stream than was sent",
+    file: "stream.c",
+    edits: [["taken < flow->seen_taken || taken > flow->sent", "taken < flow->seen_taken"]],
+    test: "counts that no honest side could have written are CORRUPT",
+  },
+  {
+    rule: "a worker's line is clean before the claim",
+    file: "slot.c",
+    edits: [["if (flow->open) flow_reset(flow, &at->worker, false);", ""]],
+    test: "a slot streams twice: nothing of the first stream is left",
+  },
+  {
+    rule: "the hub does not look at a line before the claim",
+    file: "stream.c",
+    edits: [["claimed ? &at->worker : NULL", "&at->worker"]],
+    test: "a slot streams twice: nothing of the first stream is left",
+  },
+  {
+    rule: "the hub's line is clean when its slot is free",
+    file: "slot.c",
+    edits: [["flow_reset(&link->flow[slot], &link->map.region->slot[slot].hub, false);", ";"]],
+    test: "a response streams through its ring many times over",
+  },
+  {
+    rule: "a response begins once",
+    file: "slot.c",
+    edits: [
+      [
+        "worker->flow[slot].begun) return -SB_ESTALE;\n\tconst struct sb_header",
+        "0) return -SB_ESTALE;\n\tconst struct sb_header",
+      ],
+    ],
+    test: "more than there is room for, or than there is to take",
+  },
+  {
+    rule: "the slot of a stream is quarantined while its worker writes",
+    file: "slot.c",
+    edits: [
+      ["swap_word(&link->map, slot, streaming, abandoned)", "swap_word(&link->map, slot, streaming, streaming + 1)"],
+    ],
+    test: "a stream that its caller gives up ends",
+  },
+  {
+    rule: "whoever takes tells the one who waits for room",
+    file: "stream.c",
+    edits: [["load_seq(&both->theirs->waiting) != 0", "false"]],
+    test: "a request streams: the hub sends when the worker has claimed",
+  },
+  {
+    rule: "nobody sends more than there is room for",
+    file: "stream.c",
+    edits: [["if (sent > flow_room(both->header, flow) || taken", "if (taken"]],
+    test: "more than there is room for, or than there is to take",
+  },
+  {
+    rule: "what was sent is there when its slot is withdrawn",
+    file: "slot.c",
+    edits: [
+      [
+        "if (shadow != IN_FLIGHT && shadow != IN_STREAM && shadow != IN_QUARANTINE) return 0;",
+        "if (shadow != IN_FLIGHT && shadow != IN_QUARANTINE) return 0;",
+      ],
+    ],
+    test: "what a worker had sent before its end can still be taken",
+  },
+  {
+    rule: "a worker that is full takes no request",
+    file: "slot.c",
+    edits: [["if (worker->full && is_ready(worker, (uint32_t)slot))", "if (false)"]],
+    test: "a worker that is full hears of its streams",
+  },
+  {
+    rule: "a worker that is full and parks looks at its streams",
+    file: "wait.c",
+    edits: [
+      ["can_take ? !worker_has_work(worker) : !worker_flows_moved(worker)", "!can_take || !worker_has_work(worker)"],
+    ],
+    test: "a worker that is full hears of its streams",
   },
 ];

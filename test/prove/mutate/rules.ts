@@ -39,9 +39,9 @@ const rules: Rule[] = [
     file: "slot.c",
     edits: [
       [
-        "\tnote_touched(link, slot, 1, (uint64_t)event->body_offset + event->body_bytes);",
+        "\tnote_touched(link, slot, 1, touched_end(&hub->header, streams",
         "\tevent->body_bytes = load_relaxed(&line->body_bytes);\n" +
-          "\tnote_touched(link, slot, 1, (uint64_t)event->body_offset + event->body_bytes);",
+          "\tnote_touched(link, slot, 1, touched_end(&hub->header, streams",
       ],
     ],
     part: "hub",
@@ -194,8 +194,8 @@ const rules: Rule[] = [
   },
   {
     rule: "memory has the size that its header says",
-    file: "os_linux.c",
-    edits: [["fstat(fd, &status) != 0 || (uint64_t)status.st_size != bytes", "fstat(fd, &status) != 0 || bytes == 0"]],
+    file: "region.c",
+    edits: [["!header_is_legal(&header) || header.region_bytes != bytes", "!header_is_legal(&header)"]],
     part: "hello",
   },
   {
