@@ -714,8 +714,10 @@ int32_t sb_slot_begin(struct sb_worker *worker, uint32_t slot, uint32_t token, u
 	worker->flow[slot].open = worker->flow[slot].begun = true;
 	uint64_t generation = worker->generation[slot];
 	uint64_t claimed = word_of(generation, SB_CLAIMED);
+	SB_POINT("worker.begin.before");
 	if (!swap_word(&worker->map, slot, claimed, word_of(generation, SB_STREAMING)))
 		return end_claim(worker, slot, SB_CLAIMED);
+	SB_POINT("worker.begin.after");
 	worker_tells(worker, slot);
 	return 0;
 }
@@ -727,8 +729,10 @@ int32_t sb_slot_finish(struct sb_worker *worker, uint32_t slot, uint32_t token,
 	const struct flow *flow = &worker->flow[slot];
 	if (!flow->begun || error_bytes > flow_room(&worker->map.header, flow)) return -SB_EINVAL;
 	struct sb_flow *mine = &worker->map.region->slot[slot].worker;
+	SB_POINT("worker.finish.before");
 	store_relaxed(&mine->error_bytes, error_bytes);
 	store_release(&mine->ended, error_bytes > 0 ? SB_FLOW_ERROR : SB_FLOW_END);
+	SB_POINT("worker.finish.ended");
 	return end_claim(worker, slot, SB_STREAMING);
 }
 

@@ -98,17 +98,26 @@ static int32_t move(const struct both *both, uint32_t sent, uint32_t taken, uint
 		return -SB_EINVAL;
 	if (sent > 0) {
 		flow->sent += sent;
+		SB_POINT("both.flow.sending");
 		store_release(&both->mine->sent, flow->sent);
+		SB_POINT("both.flow.sent");
 	}
-	if (end != SB_FLOW_OPEN) store_release(&both->mine->ended, end);
+	if (end != SB_FLOW_OPEN) {
+		store_release(&both->mine->ended, end);
+		SB_POINT("hub.flow.ended");
+	}
 	if (taken > 0) {
 		flow->taken += taken;
+		SB_POINT("both.flow.taking");
 		store_seq(&both->mine->taken, flow->taken);
+		SB_POINT("both.flow.taken");
 		if (both->theirs != NULL && load_seq(&both->theirs->waiting) != 0) tell = true;
 	}
 	if (flow->waiting != (need > 0)) {
 		flow->waiting = need > 0;
+		SB_POINT("both.flow.need");
 		store_seq(&both->mine->waiting, flow->waiting ? 1 : 0);
+		SB_POINT("both.flow.waiting");
 	}
 	int32_t error = look(both, out);
 	if (error != 0) return error;

@@ -92,6 +92,34 @@ async function ask(mode: Mode, how: How = {}): Promise<number> {
   }
 }
 
+/** Longer than both rings, so that each side waits for the other. */
+const STREAM = 700_000;
+
+/** Streams a body there and back; its reader stalls at first. Never rejects. */
+async function askStream(mode: "pipe" | "broken"): Promise<void> {
+  const asked = makeAsk(mode, { bytes: 0 });
+  async function* source(): AsyncGenerator<Uint8Array> {
+    for (let sent = 0; sent < STREAM; sent += BODY) {
+      yield pool.subarray(0, Math.min(BODY, STREAM - sent));
+      if (sent === 0) await Bun.sleep(1);
+    }
+  }
+  const request = { ...requestOf(asked, 0), body: source() };
+  try {
+    const response = await bus.stream(request, { timeout: asked.timeout, idle: TIMEOUT_MS });
+    await Bun.sleep(25); // both rings are full by then
+    const bytes = await response.bytes();
+    settle(asked.id, b.ANSWERED);
+    if (mode === "broken") return wrong(asked, "did not fail");
+    if (response.headers.get("tag") !== `${asked.id}.${asked.nonce}`) return wrong(asked, "has another's tag");
+    if (bytes.length !== STREAM) return wrong(asked, `streamed ${bytes.length} bytes`);
+    const key = asked.nonce & 255;
+    if (bytes.some((byte, n) => byte !== (pool[n % BODY]! ^ key))) wrong(asked, "streamed other bytes");
+  } catch (error) {
+    failed(asked, error);
+  }
+}
+
 function askSync(mode: Mode, how: How): void {
   const asked = makeAsk(mode, how);
   try {
@@ -132,7 +160,8 @@ function failed(asked: Ask, error: unknown): void {
   settle(asked.id, error.mayHaveExecuted ? b.FAILED : b.REFUSED);
   if (error instanceof WorkerDiedError) died++;
   if (error instanceof RemoteError) {
-    const meant = asked.mode === "throw" && error.message.endsWith(`refused ${asked.id}.${asked.nonce}`);
+    const may = ["throw", "broken", "pipe"].includes(asked.mode); // a worker that blocks refuses streams
+    const meant = may && error.message.endsWith(`refused ${asked.id}.${asked.nonce}`);
     if (!meant) wrong(asked, `failed with ${error.message}`);
   } else if (error instanceof RequestTimeoutError) {
     if (asked.timeout === TIMEOUT_MS) wrong(asked, `nobody was stopped as long, and yet ${error.message}`);
@@ -175,6 +204,11 @@ async function mixed(): Promise<void> {
     await Bun.sleep(2); // both sides park
     await many(2, () => ask("now"));
   }
+}
+
+async function streams(): Promise<void> {
+  await many(6, () => askStream("pipe"));
+  await Promise.all([askStream("broken"), ask("now")]);
 }
 
 async function giveUp(): Promise<void> {
@@ -223,6 +257,7 @@ async function reopen(): Promise<void> {
 
 const acts: Record<Act, () => Promise<void>> = {
   mixed,
+  streams,
   giveup: giveUp,
   sync: blocking,
   cold,

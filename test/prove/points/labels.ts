@@ -10,7 +10,7 @@ export type Fault = (typeof FAULTS)[number];
 export type Role = "hub" | "worker" | "blocker";
 
 /** What is done while a fault is armed. */
-export type Act = "mixed" | "giveup" | "sync" | "cold" | "far" | "attach" | "reopen";
+export type Act = "mixed" | "streams" | "giveup" | "sync" | "cold" | "far" | "attach" | "reopen";
 
 /** One label as one side passes it. */
 export interface Point {
@@ -39,6 +39,9 @@ const ACTS: Record<string, Act> = {
   "wake.futex": "sync",
   "wake.woken": "sync",
   attached: "attach",
+  begin: "streams",
+  finish: "streams",
+  flow: "streams",
   close: "attach",
   connect: "attach",
   directory: "attach",

@@ -12,7 +12,7 @@ export type Report =
   | { is: "broken"; what: string };
 
 /** How the handler is told to behave: the path of the request. */
-export type Mode = "now" | "reserve" | "far" | "later" | "throw" | "late" | "block";
+export type Mode = "now" | "reserve" | "far" | "later" | "throw" | "late" | "block" | "pipe" | "broken";
 
 /** Largest body. */
 export const LIMIT = 2 ** 24;

@@ -10,6 +10,7 @@ const books = new Books(directory!);
 /** A blocking handler looks so often whether its caller has given up, so many times at most. */
 const LOOK_MS = 2;
 const LOOKS = 100;
+const BROKEN_AFTER = 100_000;
 
 interface Job {
   id: number;
@@ -22,6 +23,7 @@ interface Job {
 function read(request: WorkerRequest): Job {
   const [id = -1, nonce = 0, sum = 0, bytes = 0, waitMs = 0] = request.query.split(".").map(Number);
   Atomics.add(books.runs, id, BEGAN);
+  if (request.streams) return { id, nonce, waitMs, body: new Uint8Array(0) };
   const { body } = request;
   if (request.id !== String(id)) broken(`request ${request.id} has the query of ${id}`);
   if (body.length !== bytes) broken(`request ${id} has ${body.length} bytes of ${bytes}`);
@@ -42,6 +44,16 @@ function answer(request: WorkerRequest, { id, nonce, body: from }: Job): Answer 
   return { body, headers: { tag: `${id}.${nonce}` } };
 }
 
+/** What comes goes back, changed; in the middle of it the source of a "broken" one fails. */
+async function* pipe(request: WorkerRequest, { id, nonce }: Job): AsyncGenerator<Uint8Array> {
+  let bytes = 0;
+  for await (const chunk of request.chunks()) {
+    bytes += chunk.length;
+    if (request.path === "broken" && bytes > BROKEN_AFTER) throw new Error(`refused ${id}.${nonce}`);
+    yield chunk.map((byte) => byte ^ (nonce & 255));
+  }
+}
+
 /** Once the caller has given up. */
 async function late(request: WorkerRequest, job: Job): Promise<Answer> {
   const { signal } = request;
@@ -55,10 +67,15 @@ async function later(request: WorkerRequest, job: Job): Promise<Answer> {
   return answer(request, job);
 }
 
+function stream(request: WorkerRequest, job: Job): Answer {
+  Atomics.add(books.runs, job.id, REPLIED);
+  return { body: pipe(request, job), headers: { tag: `${job.id}.${job.nonce}` } };
+}
+
 /** Answers before it returns. */
 function handleNow(request: WorkerRequest): Answer {
   const job = read(request);
-  if (request.path === "throw") throw new Error(`refused ${job.id}.${job.nonce}`);
+  if (request.path === "throw" || request.streams) throw new Error(`refused ${job.id}.${job.nonce}`);
   if (request.path === "late") for (let n = 0; n < LOOKS && !request.aborted; n++) Bun.sleepSync(LOOK_MS);
   if (job.waitMs > 0) Bun.sleepSync(job.waitMs);
   return answer(request, job);
@@ -67,6 +84,7 @@ function handleNow(request: WorkerRequest): Answer {
 function handle(request: WorkerRequest): Answer | Promise<Answer> {
   if (request.path === "late") return late(request, read(request));
   if (request.path === "later") return later(request, read(request));
+  if (request.streams) return stream(request, read(request));
   return handleNow(request);
 }
 
