@@ -142,8 +142,8 @@ const rules: Rule[] = [
   },
   {
     rule: "memory has the size that its header says",
-    file: "os_linux.c",
-    edits: [["fstat(fd, &status) != 0 || (uint64_t)status.st_size != bytes", "fstat(fd, &status) != 0 || bytes == 0"]],
+    file: "region.c",
+    edits: [["!header_is_legal(&header) || header.region_bytes != bytes", "!header_is_legal(&header)"]],
     part: "hello",
   },
   {
