@@ -602,6 +602,8 @@ TEST("a hub that blocks at the moment of an answer does not sleep through it")
 /* ---- processes: a worker is killed at any time -------------------------------------------- */
 
 enum { LIVES = 400, LIFE_SLOTS = 8, LIFE_REQUESTS = 4000 };
+/* A life lasts at most as long; a sanitizer makes all of it slower. */
+enum { LIFE_NS = UNDER_TSAN || UNDER_ASAN ? 10000000 : 1000000 };
 
 /* A worker process: attaches for itself, for no mapping is inherited, and answers until killed. */
 static _Noreturn void doomed_worker(int fd, uint32_t *executed)
@@ -686,7 +688,7 @@ static uint32_t one_life(struct sb_hub *hub, struct ledger *ledger, uint32_t ser
 	AWAIT(recv(ends[0], attached, sizeof attached, MSG_DONTWAIT) == 2);
 	CHECK_EQ(attached[0], SB_MSG_ATTACHED);
 	CHECK_EQ(sb_link_start(hub, pair.index), 0);
-	uint64_t until_ns = os_now_ns() + random_below(seed, 1000000);
+	uint64_t until_ns = os_now_ns() + random_below(seed, LIFE_NS);
 	uint32_t next = feed(&pair, ledger, serial, until_ns);
 	if (when == WHILE_ALIVE) judge(&pair, ledger);
 	kill(child, SIGKILL);
@@ -718,8 +720,8 @@ TEST("whenever a worker is killed or evicted, each of its requests was answered,
 		serial = one_life(hub, &ledger, serial, &seed, (enum judgement)(life % JUDGEMENTS));
 	}
 	CHECK_EQ(ledger.settled, serial);
-	CHECK(serial > 10 * lives); /* they lived before they died */
-	CHECK(ledger.totals[ANSWERED] > 0 && ledger.totals[NEVER_EXECUTED] > 0);
+	CHECK(ledger.totals[ANSWERED] > lives); /* they lived before they died */
+	CHECK(ledger.totals[NEVER_EXECUTED] > 0);
 	CHECK(ledger.totals[MAY_HAVE_EXECUTED] > 0);
 	munmap(shared, bytes);
 	free(ledger.outcome);
