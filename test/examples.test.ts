@@ -13,6 +13,7 @@ const shows: Record<string, RegExp[]> = {
   "hub.ts": [/hello Ada, from process \d+/, /1 \+ 2 \+ 3 = 6/, /NO_WORKER: bus "shop" had no worker/],
   "fetch.ts": [/200/, /path: "\/users"/, /name: "Ada"/],
   "blocking.ts": [/12 squared is 144/],
+  "typed.ts": [/hi Ada/, /1\n2\n3/, /nothing has id 7/],
   "in-place.ts": [/image\/raw 8388608 7/],
 };
 
