@@ -1,9 +1,9 @@
 /**
- * What a typed call costs beyond the untyped request and JSON: `bun bench/typed.ts`. Rounds of all three in turn, the median
- * round counts. Expected: a typed call takes at most 1.5 times the request plus the JSON.
+ * What a typed call costs beside the untyped request, the same request with JSON by hand, and JSON alone: `bun bench/typed.ts`.
+ * Short rounds of all four in turn; medians over the rounds, of times and of each round's ratios.
  */
 
-import { do_not_optimize, measure } from "mitata";
+import { do_not_optimize } from "mitata";
 import { contract, rpc, SlotBus, SlotWorker } from "../src/index.ts";
 
 const demo = contract("demo", { hello: rpc<{ name: string; age: number }, { msg: string; tags: string[] }>() });
@@ -11,13 +11,28 @@ const input = { name: "Ada", age: 36 };
 const output = { msg: "hello Ada", tags: ["a", "b"] };
 const requestText = JSON.stringify(input);
 const answerText = JSON.stringify(output);
-const ROUNDS = 11;
+const ROUNDS = 101;
+const CALLS = 2_000;
+
+function median(values: number[]): number {
+  return values.sort((a, b) => a - b)[values.length >> 1]!;
+}
+
+async function nsPerCall(call: () => unknown): Promise<number> {
+  const started = performance.now();
+  for (let i = 0; i < CALLS; i++) do_not_optimize(await call());
+  return ((performance.now() - started) * 1e6) / CALLS;
+}
 
 const name = process.argv[2];
 if (name) {
   const worker = await SlotWorker.open({ name });
   worker.implement(demo, { hello: () => output });
-  worker.serve(() => answerText);
+  worker.serve((request) => {
+    if (request.path === "/text") return answerText;
+    do_not_optimize(request.json());
+    return { json: output };
+  });
 } else {
   await using bus = await SlotBus.create({ name: `typed-${process.pid}` });
   await using _worker = Bun.spawn([process.execPath, import.meta.path, bus.name], {
@@ -25,22 +40,25 @@ if (name) {
   });
   await bus.ready();
   const client = bus.client(demo);
-  const subjects: Record<string, () => unknown> = {
-    request: () => bus.request({ path: "/hello", body: requestText }),
-    json: () => {
-      do_not_optimize(JSON.parse(JSON.stringify(input)));
-      do_not_optimize(JSON.parse(JSON.stringify(output)));
-    },
+  const subjects = {
+    request: () => bus.request({ path: "/text", body: requestText }),
+    byHand: async () => (await bus.request({ path: "/json", json: input })).json(),
+    json: () => [JSON.parse(JSON.stringify(input)), JSON.parse(JSON.stringify(output))],
     typed: () => client.hello(input),
   };
   const rounds = [];
   for (let round = 0; round < ROUNDS; round++) {
-    const times: number[] = [];
-    for (const run of Object.values(subjects)) times.push((await measure(run, { min_cpu_time: 100e6 })).p50);
-    const [request, json, typed] = times as [number, number, number];
-    rounds.push({ request, json, typed, ratio: typed / (request + json) });
+    rounds.push({
+      request: await nsPerCall(subjects.request),
+      byHand: await nsPerCall(subjects.byHand),
+      json: await nsPerCall(subjects.json),
+      typed: await nsPerCall(subjects.typed),
+    });
   }
-  const { request, json, typed, ratio } = rounds.sort((a, b) => a.ratio - b.ratio)[ROUNDS >> 1]!;
-  const ns = (value: number): string => `${Math.round(value)} ns`;
-  console.log(`typed ${ns(typed)}, request ${ns(request)}, JSON ${ns(json)}: ${ratio.toFixed(2)} × (request + JSON)`);
+  for (const subject of ["request", "byHand", "json", "typed"] as const) {
+    console.log(subject.padEnd(8), Math.round(median(rounds.map((round) => round[subject]))), "ns");
+  }
+  const ratio = median(rounds.map(({ typed, request, json }) => typed / (request + json)));
+  const toHand = median(rounds.map(({ typed, byHand }) => typed / byHand));
+  console.log(`typed is ${ratio.toFixed(2)} × (request + json), ${toHand.toFixed(2)} × by hand`);
 }

@@ -46,13 +46,24 @@ class Caller {
     this.#options = method.declaration.idempotent ? { idempotent: true } : undefined;
   }
 
-  async call(input: unknown, given: CallOptions | undefined): Promise<unknown> {
+  call(input: unknown, given: CallOptions | undefined): Promise<unknown> {
     const options = this.#resolve(given);
-    const reply = await this.#send(input, options);
+    try {
+      return this.#send(input, options).then(options?.idempotent ? this.#readRepeated : this.#read);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  readonly #read = (reply: Reply): unknown => this.#output(reply, false);
+  readonly #readRepeated = (reply: Reply): unknown => this.#output(reply, true);
+
+  /** The output of a reply. Throws, or the promise rejects. */
+  #output(reply: Reply, idempotent: boolean): unknown {
     const { status, contentType, body } = reply;
     const isValue = status === 200 && (contentType === this.#method.codec.contentType || contentType === BYTES_TYPE);
     const isNothing = status === 204 && contentType === "";
-    if (!isValue && !isNothing) throw await this.#failed(reply, options);
+    if (!isValue && !isNothing) return this.#failed(reply, idempotent).then(raise);
     const value = readValue(this.#method, "client", "output", contentType, body, true);
     const { output } = this.#method.declaration;
     return output === null ? value : check(this.#method, output, "client", "output", value, true);
@@ -61,7 +72,8 @@ class Caller {
   async *stream(input: unknown, given: CallOptions | undefined): AsyncGenerator<unknown, void, void> {
     const options = this.#resolve(given);
     const reply = await this.#send(input, options);
-    if (reply.contentType !== ITEMS_TYPE || reply.status !== 200) throw await this.#failed(reply, options);
+    if (reply.contentType !== ITEMS_TYPE || reply.status !== 200)
+      throw await this.#failed(reply, options?.idempotent === true);
     yield* readItems(this.#method, this.#method.declaration.output, "client", "output", responseChunks(reply));
   }
 
@@ -108,9 +120,9 @@ class Caller {
   }
 
   /** The error of an answer that is no output. */
-  async #failed({ status, contentType, body }: Reply, options: CallOptions | undefined): Promise<Error> {
+  async #failed({ status, contentType, body }: Reply, idempotent: boolean): Promise<Error> {
     // A call that may run twice may have run before, on a worker that died.
-    if (contentType === FAILURE_TYPE) return readFailure(this.#method, body, options?.idempotent === true);
+    if (contentType === FAILURE_TYPE) return readFailure(this.#method, body, idempotent);
     const { contract, name, codec, declaration } = this.#method;
     const expected = declaration.kind === "stream" ? ITEMS_TYPE : codec.contentType;
     const worker = `answered ${status} ${contentType || "without a content type"}`;
@@ -122,6 +134,10 @@ class Caller {
       true,
     );
   }
+}
+
+function raise(error: Error): never {
+  throw error;
 }
 
 function notItems({ contract, name }: ContractMethod): InvalidConfigError {

@@ -74,6 +74,15 @@ interface Served {
   errors: ErrorMakers<ErrorShapes>;
 }
 
+/** What a request's head says of its call: a head that comes again is not read again. */
+interface Route {
+  /** The methods that it was found in. */
+  methods: Map<string, Served>;
+  served: Served | null;
+  contentType: string;
+  differences: ContractDifference[];
+}
+
 /** The contracts of one worker. */
 export class Implementations {
   /** Answers what belongs to no contract. */
@@ -114,26 +123,38 @@ export class Implementations {
 
   /** The worker's handler. */
   readonly handle: Handler = (request) => {
-    const served = this.#methods.get(request.path);
-    if (served === undefined) return this.#elsewhere(request);
+    let route = request.head.note as Route | null;
+    if (route === null || route.methods !== this.#methods) route = this.#route(request);
+    const { served } = route;
+    if (served === null) return this.#elsewhere(request);
+    if (route.differences.length > 0) return failure(409, encodeMismatch(route.differences));
     try {
-      const theirs = request.headers.get(FINGERPRINT);
-      if (theirs !== null && theirs !== served.method.fingerprint) {
-        const differences = compare(theirs, served.method.fingerprint);
-        if (differences.length > 0) return failure(409, encodeMismatch(differences));
-      }
-      const answer =
-        served.method.declaration.kind === "rpc" ? this.#call(served, request) : this.#stream(served, request);
+      const isCall = served.method.declaration.kind === "rpc";
+      const answer = isCall ? this.#call(served, request, route) : this.#stream(served, request, route);
       return answer instanceof Promise ? answer.catch((error) => this.#failed(served, request, error)) : answer;
     } catch (error) {
       return this.#failed(served, request, error);
     }
   };
 
+  #route(request: WorkerRequest): Route {
+    const methods = this.#methods;
+    const served = methods.get(request.path) ?? null;
+    const theirs = request.headers.get(FINGERPRINT);
+    const ours = served?.method.fingerprint;
+    const differences = ours === undefined || theirs === null || theirs === ours ? [] : compare(theirs, ours);
+    const route = { methods, served, contentType: request.headers.get("content-type") ?? "", differences };
+    request.head.note = route;
+    return route;
+  }
+
   #elsewhere(request: WorkerRequest): ReturnType<Handler> {
-    const [, name = "", wanted = ""] = request.path.split("/");
+    const { path } = request;
+    const slash = path.indexOf("/", 1);
+    const name = path.slice(1, slash < 0 ? undefined : slash);
     const contract = this.#contracts.get(name);
-    if (contract) {
+    if (contract && slash > 0) {
+      const wanted = path.slice(slash + 1);
       const differences = [{ what: "method", client: wanted, worker: "has none of this name" }];
       return failure(404, encodeMismatch(differences, nearest(wanted, Object.keys(contract.methods))));
     }
@@ -144,13 +165,13 @@ export class Implementations {
   }
 
   /** Answers a call; no promise unless a schema or the handler gave one. */
-  #call(served: Served, request: WorkerRequest): Answerable | Promise<Answerable> {
-    const input = readInput(served.method, request);
+  #call(served: Served, request: WorkerRequest, { contentType }: Route): Answerable | Promise<Answerable> {
+    const input = readInput(served.method, request, contentType);
     return input instanceof Promise ? input.then((value) => run(served, request, value)) : run(served, request, input);
   }
 
-  async #stream(served: Served, request: WorkerRequest): Promise<Answerable> {
-    const input = await readInput(served.method, request);
+  async #stream(served: Served, request: WorkerRequest, { contentType }: Route): Promise<Answerable> {
+    const input = await readInput(served.method, request, contentType);
     return answerItems(ITEMS_TYPE, this.#frames(served, request, input));
   }
 
@@ -193,10 +214,9 @@ export class Implementations {
   }
 }
 
-function readInput(method: ContractMethod, request: WorkerRequest): unknown {
+function readInput(method: ContractMethod, request: WorkerRequest, contentType: string): unknown {
   const { takesItems, input } = method.declaration;
   if (takesItems) return readItems(method, input, "worker", "input", requestChunks(request));
-  const contentType = request.headers.get("content-type") ?? "";
   const value = readValue(method, "worker", "input", contentType, request.body, false);
   return input === null ? value : check(method, input, "worker", "input", value, false);
 }
