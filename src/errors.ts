@@ -237,3 +237,98 @@ export class RemoteError extends SlotbusError {
     this.remoteStack = remote.stack;
   }
 }
+
+/** Where in a value something is wrong, and what. */
+export interface ValidationIssue {
+  readonly path: readonly (string | number)[];
+  readonly message: string;
+}
+
+/** A value of a typed call is not what its contract says. */
+export class ValidationError extends SlotbusError {
+  /** Name of the contract. */
+  readonly contract: string;
+  /** Name of the method. */
+  readonly method: string;
+  /** Who found it. */
+  readonly side: "client" | "worker";
+  /** What is wrong: the input, the output, or the data of an error: `"error NOT_FOUND"`. */
+  readonly part: string;
+  readonly issues: readonly ValidationIssue[];
+
+  constructor(
+    contract: string,
+    method: string,
+    side: "client" | "worker",
+    part: string,
+    issues: readonly ValidationIssue[],
+    mayHaveExecuted: boolean,
+  ) {
+    const shown = issues
+      .slice(0, 5)
+      .map(({ path, message }) => `${path.length ? path.join(".") : "value"}: ${message}`);
+    const more = issues.length > 5 ? `; and ${issues.length - 5} more` : "";
+    super("VALIDATION", `${contract}.${method} ${part}, checked by the ${side}: ${shown.join("; ")}${more}.`, {
+      mayHaveExecuted,
+    });
+    this.contract = contract;
+    this.method = method;
+    this.side = side;
+    this.part = part;
+    this.issues = issues;
+  }
+}
+
+/** An error that the contract declares, thrown by the handler. `isContractError` tells which, with its type. */
+export class ContractError<Code extends string = string, Data = unknown> extends SlotbusError {
+  declare readonly code: Code;
+  readonly data: Data;
+  /** Name of the contract. */
+  readonly contract: string;
+  /** Name of the method. */
+  readonly method: string;
+
+  constructor(contract: string, method: string, code: Code, data: Data, message?: string) {
+    super(code, message ?? `${contract}.${method} failed with ${code}.`, { mayHaveExecuted: true });
+    this.data = data;
+    this.contract = contract;
+    this.method = method;
+  }
+}
+
+/** In what the two sides of a call differ. */
+export interface ContractDifference {
+  /** `"kind"`, `"codec"`, `"version"`, `"input schema"`, …; `"contract"` or `"method"`: the worker has none such. */
+  readonly what: string;
+  readonly client: string;
+  readonly worker: string;
+}
+
+/** The client's contract is not the one that the worker implements. */
+export class ContractMismatchError extends SlotbusError {
+  /** Name of the contract. */
+  readonly contract: string;
+  /** Name of the method. */
+  readonly method: string;
+  readonly differences: readonly ContractDifference[];
+  /** Names the worker has that come near. */
+  readonly near: readonly string[];
+
+  constructor(
+    contract: string,
+    method: string,
+    differences: readonly ContractDifference[],
+    near: readonly string[] = [],
+    mayHaveExecuted = false,
+  ) {
+    const shown = differences.map(({ what, client, worker }) => `${what}: client ${client}, worker ${worker}`);
+    super("CONTRACT_MISMATCH", `${contract}.${method} differs between client and worker (${shown.join("; ")}).`, {
+      hint: near.length > 0 ? `Did you mean ${near.join(" or ")}?` : "Run both sides with the same contract.",
+      mayHaveExecuted,
+    });
+    this.contract = contract;
+    this.method = method;
+    this.differences = differences;
+    this.near = near;
+  }
+}

@@ -22,4 +22,23 @@ export {
   type SlotWorkerEvents,
   type SlotWorkerOptions,
 } from "./bus/worker.ts";
+export { isContractError } from "./contract/client.ts";
+export type { Codec } from "./contract/codec.ts";
+export {
+  type CallOptions,
+  type Client,
+  type Contract,
+  contract,
+  type ContractMethod,
+  type ContractOptions,
+  type Declaration,
+  type Handlers,
+  items,
+  type MethodOptions,
+  type Methods,
+  rpc,
+  stream,
+} from "./contract/contract.ts";
+export type { CallContext, ErrorMakers } from "./contract/implementations.ts";
+export { type Schema, type SchemaIssue, typed } from "./contract/schema.ts";
 export * from "./errors.ts";

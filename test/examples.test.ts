@@ -14,6 +14,7 @@ const shows: Record<string, RegExp[]> = {
   "fetch.ts": [/200/, /path: "\/users"/, /name: "Ada"/],
   "blocking.ts": [/12 squared is 144/],
   "tokens.ts": [/read: Why is a good question, $/m],
+  "typed.ts": [/hi Ada/, /1\n2\n3/, /nothing has id 7/],
   "in-place.ts": [/image\/raw 8388608 7/],
 };
 

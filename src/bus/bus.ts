@@ -17,6 +17,8 @@ import {
   UnsupportedError,
   WorkerDiedError,
 } from "../errors.ts";
+import { makeClient } from "../contract/client.ts";
+import type { Client, Contract } from "../contract/contract.ts";
 import { C, cString, detach, errorText, native, type Pointer, view } from "../native/library.ts";
 import {
   Arena,
@@ -320,6 +322,14 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
    */
   fetch(input: string | URL | Request, init?: RequestInit & RequestOptions): Promise<Response> {
     return fetchThrough(this, input, init);
+  }
+
+  /**
+   * The methods of a contract as functions: `await client.hello({ name: "Ada" }, { timeout: 500 })`. Make one and keep it.
+   * They reject as {@link request} does, and with {ValidationError}, {ContractError}, {ContractMismatchError}.
+   */
+  client<C extends Contract>(contract: C): Client<C> {
+    return makeClient(this, contract);
   }
 
   /** Resolves when `workers` (0-64, default 1) are attached. Rejects when the bus closes or `signal` aborts. */

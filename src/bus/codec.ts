@@ -234,10 +234,14 @@ export class Head {
   readonly bytes: Uint8Array;
   readonly count: number;
   readonly parameters: number;
+  /** What its reader has found out from it, kept for the next message with the same head. */
+  note: object | null = null;
   readonly #leading: number;
   readonly #lengths: number[] = [];
   readonly #start: number;
   #text: string | null = null;
+  /** Path or content type: what every message is asked for. */
+  #first: string | null = null;
   #headers: HeaderList | null = null;
 
   /**
@@ -276,6 +280,7 @@ export class Head {
 
   /** String number `index`. */
   string(index: number): string {
+    if (index === 0) return (this.#first ??= this.#decode().substring(0, this.#lengths[0]));
     let from = 0;
     for (let i = 0; i < index; i++) from += this.#lengths[i]!;
     return this.#decode().substring(from, from + this.#lengths[index]!);

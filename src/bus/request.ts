@@ -261,6 +261,11 @@ export class WorkerRequest {
   }
 
   /** @internal */
+  get head(): Head {
+    return this.#head;
+  }
+
+  /** @internal */
   get claim(): Claim {
     return this.#claim;
   }

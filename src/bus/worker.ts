@@ -15,6 +15,8 @@ import {
   UnsupportedError,
   VersionMismatchError,
 } from "../errors.ts";
+import type { Contract, Handlers } from "../contract/contract.ts";
+import { Implementations } from "../contract/implementations.ts";
 import { C, cString, errorText, native, type Pointer } from "../native/library.ts";
 import { readCancel } from "./control.ts";
 import { DEFAULT_SPIN_US, Driver } from "./driver.ts";
@@ -81,6 +83,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   readonly #forgotten: FinalizationRegistry<{ session: Session; claim: Claim }>;
   #session: Session | null = null;
   #handler: Handler | null = null;
+  #contracts: Implementations | null = null;
   #draining = false;
   #closed = false;
   #closing: Promise<void> | null = null;
@@ -168,14 +171,35 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
 
   /**
    * Answers requests from the event loop until the worker is closed; attaches again when the hub returns. Keeps the
-   * process alive. May be called again to replace the handler.
+   * process alive. May be called again to replace the handler. Calls of a contract go to {@link implement}'s handlers.
    */
   serve(handler: Handler | FetchHandler): this {
     if (this.#closed) throw this.#closedError();
     if (typeof handler !== "function" && typeof handler?.fetch !== "function") {
       throw new InvalidConfigError("serve takes a function, or an object with a method `fetch`.");
     }
-    this.#handler = typeof handler === "function" ? handler : fetchHandler(handler);
+    const plain = typeof handler === "function" ? handler : fetchHandler(handler);
+    if (this.#contracts) this.#contracts.fallback = plain;
+    return this.#start(this.#contracts?.handle ?? plain);
+  }
+
+  /**
+   * Answers the calls of a contract, as {@link serve} answers requests; may be called again, for another contract or to
+   * replace the handlers of one.
+   *
+   *     worker.implement(demo, { hello: ({ name }) => `hello ${name}`, async *count({ to }, ctx) { … } });
+   *
+   * @throws {InvalidConfigError} unless there is one handler per method.
+   */
+  implement<C extends Contract>(contract: C, handlers: Handlers<C>): this {
+    if (this.#closed) throw this.#closedError();
+    this.#contracts ??= new Implementations(this.#handler, (error, request) => this.#report(request, error));
+    this.#contracts.add(contract, handlers);
+    return this.#start(this.#contracts.handle);
+  }
+
+  #start(handler: Handler): this {
+    this.#handler = handler;
     if (this.#session && !this.#session.socket) this.#listen(this.#session);
     this.#driver.wake();
     return this;

@@ -1,0 +1,240 @@
+/** Contracts: what a hub may call and its workers answer, as one object both sides import. */
+
+import { InvalidConfigError } from "../errors.ts";
+import type { RequestOptions } from "../bus/bus.ts";
+import { checkCodec, type Codec, json } from "./codec.ts";
+import type { Sequence } from "./items.ts";
+import { describeSchema, type Given, isChecked, isSchema, type Made, type Schema } from "./schema.ts";
+import type { CallContext } from "./implementations.ts";
+
+/** Schemas (or `typed<T>()`) of the data of declared errors, by code. */
+export type ErrorShapes = Readonly<Record<string, Schema>>;
+
+/** What a call takes besides its input. */
+export interface CallOptions extends RequestOptions {
+  /** Seen by the handler as `ctx.headers`. */
+  headers?: Readonly<Record<string, string>>;
+}
+
+type Arguments<In> = undefined extends In ? [input?: In, options?: CallOptions] : [input: In, options?: CallOptions];
+
+/** Calls a method and resolves to its output. */
+export type Call<In, Out> = (...args: Arguments<In>) => Promise<Out>;
+/** Calls a method when the first item is asked for. `break` ends it on the other side too. */
+export type StreamCall<In, Item> = (...args: Arguments<In>) => AsyncGenerator<Item, void, void>;
+/** Answers a call. */
+export type Handle<In, Out, E extends ErrorShapes> = (input: In, ctx: CallContext<E>) => Out | Promise<Out>;
+/** Answers with items: an async generator, or anything that can be iterated. */
+export type StreamHandle<In, Item, E extends ErrorShapes> = (
+  input: In,
+  ctx: CallContext<E>,
+) => Sequence<Item> | Promise<Sequence<Item>>;
+
+/** A method as {@link rpc} or {@link stream} declare it. `~call` and `~handle` exist as types only. */
+export interface Declaration<C = unknown, H = unknown, E extends ErrorShapes = ErrorShapes> {
+  readonly kind: "rpc" | "stream";
+  /** The input is a sequence of items. */
+  readonly takesItems: boolean;
+  readonly input: Schema | null;
+  readonly output: Schema | null;
+  readonly errors: E;
+  readonly idempotent: boolean;
+  readonly version: string | undefined;
+  readonly "~call"?: C;
+  readonly "~handle"?: H;
+}
+
+/** Methods by name. */
+export type Methods = Readonly<Record<string, Declaration>>;
+
+export interface MethodOptions {
+  /** Calls may run twice (see {@link RequestOptions.idempotent}), unless a call says otherwise. Default `false`. */
+  idempotent?: boolean;
+  /** Stands for the schemas: two sides of one version are taken to agree. Default: the contract's. */
+  version?: string;
+}
+
+/** Marks an input as a sequence of items: see {@link items}. */
+export interface Items<S extends Schema = Schema> {
+  readonly "~items": S;
+}
+
+type Input = Schema | Items;
+type GivenInput<I extends Input> = I extends Items<infer S> ? Sequence<Given<S>> : I extends Schema ? Given<I> : never;
+type MadeInput<I extends Input> =
+  I extends Items<infer S> ? AsyncIterable<Made<S>> : I extends Schema ? Made<I> : never;
+
+interface SchemaOptions<I extends Input, O extends Schema, E extends ErrorShapes> extends MethodOptions {
+  /** Default: no input. */
+  input?: I;
+  /** Of a stream: of each item. Default: no output. */
+  output?: O;
+  /** Errors the handler may throw, with the schema of their data: `{ NOT_FOUND: schema }`. */
+  errors?: E;
+}
+
+type NoErrors = Record<never, never>;
+
+/**
+ * A method that answers once. By types alone, which nothing checks at run time, or by schemas:
+ *
+ *     hello: rpc<{ name: string }, { msg: string }>(),
+ *     resize: rpc({ input: z.object({ width: z.int() }), output: typed<Uint8Array>(), errors: { TOO_LARGE: z.int() } }),
+ *
+ * A value is sent as it was given, once its schema has passed it; the side that receives it gets what the schema makes.
+ */
+export function rpc<In = void, Out = void>(
+  options?: MethodOptions,
+): Declaration<Call<In, Out>, Handle<In, Out, NoErrors>, NoErrors>;
+export function rpc<I extends Input = Schema<void>, O extends Schema = Schema<void>, E extends ErrorShapes = NoErrors>(
+  options: SchemaOptions<I, O, E>,
+): Declaration<Call<GivenInput<I>, Made<O>>, Handle<MadeInput<I>, Given<O>, E>, E>;
+export function rpc(options: SchemaOptions<Input, Schema, ErrorShapes> = {}): Declaration {
+  return declare("rpc", options);
+}
+
+/** A method that answers with any number of items; otherwise as {@link rpc}. */
+export function stream<In = void, Item = void>(
+  options?: MethodOptions,
+): Declaration<StreamCall<In, Item>, StreamHandle<In, Item, NoErrors>, NoErrors>;
+export function stream<
+  I extends Input = Schema<void>,
+  O extends Schema = Schema<void>,
+  E extends ErrorShapes = NoErrors,
+>(
+  options: SchemaOptions<I, O, E>,
+): Declaration<StreamCall<GivenInput<I>, Made<O>>, StreamHandle<MadeInput<I>, Given<O>, E>, E>;
+export function stream(options: SchemaOptions<Input, Schema, ErrorShapes> = {}): Declaration {
+  return declare("stream", options);
+}
+
+/** As `input` of a method: the caller gives a sequence, the handler gets an `AsyncIterable`; `schema` is of one item. */
+export function items<S extends Schema>(schema: S): Items<S> {
+  return { "~items": schema };
+}
+
+function declare(kind: "rpc" | "stream", options: SchemaOptions<Input, Schema, ErrorShapes>): Declaration {
+  const { input, output, errors = {}, idempotent = false, version } = options;
+  const takesItems = input !== undefined && "~items" in input;
+  const given = takesItems ? input["~items"] : input;
+  for (const [what, schema] of Object.entries({ input: given, output, ...errors })) {
+    if (schema === undefined || isSchema(schema)) continue;
+    throw new InvalidConfigError(`${what} of a method is not a schema.`, {
+      hint: "Give a Standard Schema (of Zod, Valibot, ArkType, …) or typed<T>().",
+    });
+  }
+  if (version !== undefined) checkVersion(version);
+  const checked = (schema: Schema | undefined): Schema | null => (isChecked(schema) ? schema : null);
+  return { kind, takesItems, input: checked(given), output: checked(output), errors, idempotent, version };
+}
+
+/** Header that tells a worker what the client takes a method to be. */
+export const FINGERPRINT = "x-slotbus-contract";
+
+/** A method in its contract. */
+export class ContractMethod<M extends Declaration = Declaration> {
+  /** Name of the contract. */
+  readonly contract: string;
+  /** Name of the method. */
+  readonly name: string;
+  readonly path: string;
+  readonly codec: Codec;
+  readonly declaration: M;
+  readonly version: string;
+  #fingerprint: string | null = null;
+
+  /** @internal */
+  constructor(contract: string, name: string, declaration: M, codec: Codec, version: string) {
+    this.contract = contract;
+    this.name = name;
+    this.path = `/${contract}/${name}`;
+    this.codec = codec;
+    this.declaration = declaration;
+    this.version = version;
+  }
+
+  /** What of it two processes can compare, made when it is first needed: see {@link FINGERPRINT_FIELDS}. */
+  get fingerprint(): string {
+    if (this.#fingerprint !== null) return this.#fingerprint;
+    const { kind, takesItems, input, output } = this.declaration;
+    const versioned = this.version !== "";
+    const fields = [
+      kind,
+      takesItems ? "items" : "value",
+      this.codec.contentType,
+      this.version,
+      versioned ? "" : describeSchema(input, "input"),
+      versioned ? "" : describeSchema(output, "output"),
+    ];
+    this.#fingerprint = fields.map(encodeURIComponent).join(";");
+    return this.#fingerprint;
+  }
+}
+
+/** Fields of a fingerprint in their order. */
+export const FINGERPRINT_FIELDS = ["kind", "input", "codec", "version", "input schema", "output schema"] as const;
+
+/** A contract; `methods` are for the guards of errors. */
+export interface Contract<M extends Methods = Methods> {
+  readonly name: string;
+  readonly methods: { readonly [K in keyof M]: ContractMethod<M[K]> };
+}
+
+/** What a client of a contract has, one function per method: `Client<typeof demo>`. */
+export type Client<C extends Contract> = {
+  readonly [K in keyof C["methods"]]: NonNullable<C["methods"][K]["declaration"]["~call"]>;
+};
+/** What a worker of a contract gives, one function per method: `Handlers<typeof demo>`. */
+export type Handlers<C extends Contract> = {
+  readonly [K in keyof C["methods"]]: NonNullable<C["methods"][K]["declaration"]["~handle"]>;
+};
+
+export interface ContractOptions {
+  /** How values become bytes. Default JSON. */
+  codec?: Codec;
+  /** Version of the methods that have none of their own. */
+  version?: string;
+}
+
+const contractName = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+const methodName = /^[A-Za-z_$][\w$]{0,63}$/;
+/** `then` would make a client a promise; the other would change its prototype. */
+const forbidden = new Set(["then", "__proto__"]);
+
+/**
+ * A contract of the hub and its workers.
+ *
+ *     export const demo = contract("demo", { hello: rpc<{ name: string }, string>(), count: stream<{ to: number }, number>() });
+ *
+ * @throws {InvalidConfigError} for a name that cannot be one, and what is no method or codec.
+ */
+export function contract<M extends Methods>(name: string, methods: M, options: ContractOptions = {}): Contract<M> {
+  if (!contractName.test(name)) {
+    throw new InvalidConfigError(`${JSON.stringify(name)} is not a name of a contract.`, {
+      hint: "Use 1 to 64 of A-Z a-z 0-9 . _ - and start with a letter or digit.",
+    });
+  }
+  const codec = checkCodec(options.codec ?? json);
+  const version = options.version === undefined ? "" : checkVersion(options.version);
+  const bound: Record<string, ContractMethod> = Object.create(null);
+  for (const [key, method] of Object.entries(methods)) {
+    if (!methodName.test(key) || forbidden.has(key)) {
+      throw new InvalidConfigError(`contract "${name}": ${JSON.stringify(key)} cannot be the name of a method.`, {
+        hint: 'Use 1 to 64 letters, digits, _ and $; "then" is taken by promises.',
+      });
+    }
+    if (method?.kind !== "rpc" && method?.kind !== "stream") {
+      throw new InvalidConfigError(`contract "${name}": ${key} is no method.`, { hint: "Use rpc() or stream()." });
+    }
+    bound[key] = new ContractMethod(name, key, method, codec, method.version ?? version);
+  }
+  return Object.freeze({ name, methods: Object.freeze(bound) as Contract<M>["methods"] });
+}
+
+function checkVersion(version: string): string {
+  if (typeof version === "string" && version.isWellFormed() && version.length >= 1 && version.length <= 64)
+    return version;
+  throw new InvalidConfigError(
+    `the version of a contract is ${JSON.stringify(version)}; it must be 1 to 64 characters.`,
+  );
+}

@@ -1,0 +1,148 @@
+/**
+ * Why a call has no answer, as bytes:
+ *
+ *     u32 length (little endian), JSON of that length, the data of a declared error
+ */
+
+import {
+  ContractError,
+  type ContractDifference,
+  ContractMismatchError,
+  RemoteError,
+  SlotbusError,
+  ValidationError,
+} from "../errors.ts";
+import type { ContractMethod } from "./contract.ts";
+import { check, encodeValue, malformed, readValue, typeOf } from "./values.ts";
+
+/** A failure without the data. */
+interface Failure {
+  kind: "error" | "validation" | "mismatch" | "remote";
+  code?: string;
+  name?: string;
+  message?: string;
+  stack?: string;
+  /** Content type of the data. */
+  type?: string;
+  part?: string;
+  issues?: readonly { path: readonly (string | number)[]; message: string }[];
+  differences?: readonly ContractDifference[];
+  near?: readonly string[];
+  /** A handler may have run. */
+  ran?: boolean;
+}
+
+const LENGTH = 4;
+const empty = new Uint8Array(0);
+
+function encode(failure: Failure, data: Uint8Array | string = empty): Uint8Array {
+  const text = Buffer.from(JSON.stringify(failure));
+  const length = Buffer.allocUnsafe(LENGTH);
+  length.writeUInt32LE(text.length);
+  return Buffer.concat([length, text, typeof data === "string" ? Buffer.from(data) : data]);
+}
+
+/** Whether a worker's error is for the client's types, rather than a fault of the handler. */
+export function isDeclared({ contract, name, declaration }: ContractMethod, error: unknown): error is ContractError {
+  if (!(error instanceof ContractError) || error.contract !== contract || error.method !== name) return false;
+  return Object.hasOwn(declaration.errors, error.code);
+}
+
+/** Bytes of a declared error. Throws {@link ValidationError} when its data is not what the contract says. */
+export async function encodeDeclared(method: ContractMethod, error: ContractError): Promise<Uint8Array> {
+  const { code, message, data } = error;
+  const part = `error ${code}`;
+  await check(method, errorSchema(method, code), "worker", part, data, true);
+  const type = typeOf(method, data);
+  const failure: Failure = { kind: "error", code, message, type };
+  if (type === "") return encode(failure);
+  return encode(failure, data instanceof Uint8Array ? data : encodeValue(method, "worker", part, data, true));
+}
+
+export function encodeValidation({ part, issues, mayHaveExecuted }: ValidationError): Uint8Array {
+  return encode({ kind: "validation", part, issues, ran: mayHaveExecuted });
+}
+
+export function encodeMismatch(differences: readonly ContractDifference[], near: readonly string[] = []): Uint8Array {
+  return encode({ kind: "mismatch", differences, near });
+}
+
+/** Bytes of any other error, in a stream; outside of one the bus carries them itself. */
+export function encodeRemote(error: unknown): Uint8Array {
+  const code = error instanceof SlotbusError ? error.code : "HANDLER_FAILED";
+  if (!(error instanceof Error)) {
+    return encode({
+      kind: "remote",
+      code,
+      name: "Error",
+      message: `the handler threw ${Bun.inspect(error)}`,
+      stack: "",
+    });
+  }
+  return encode({
+    kind: "remote",
+    code,
+    name: text(error.name),
+    message: text(error.message),
+    stack: text(error.stack),
+  });
+}
+
+const TEXT_MAX = 8_192;
+
+function text(value: unknown): string {
+  return typeof value === "string" ? value.slice(0, TEXT_MAX) : "";
+}
+
+function errorSchema({ declaration }: ContractMethod, code: string) {
+  return Object.hasOwn(declaration.errors, code) ? declaration.errors[code]! : null;
+}
+
+/** The error that a worker encoded; `mayHaveExecuted`: besides what it says itself, another worker may have run it. */
+export async function readFailure(method: ContractMethod, bytes: Uint8Array, mayHaveExecuted: boolean): Promise<Error> {
+  const { contract, name } = method;
+  const found = split(bytes);
+  if (!found) return malformed("the failure");
+  const { failure, data } = found;
+  switch (failure.kind) {
+    case "error": {
+      const code = text(failure.code);
+      const part = `error ${code}`;
+      try {
+        const value = readValue(method, "client", part, text(failure.type), data.slice(), true);
+        const checked = await check(method, errorSchema(method, code), "client", part, value, true);
+        return new ContractError(contract, name, code, checked, text(failure.message));
+      } catch (error) {
+        return error as Error;
+      }
+    }
+    case "validation": {
+      const ran = mayHaveExecuted || failure.ran !== false;
+      return new ValidationError(contract, name, "worker", text(failure.part), list(failure.issues), ran);
+    }
+    case "mismatch":
+      return new ContractMismatchError(contract, name, list(failure.differences), list(failure.near), mayHaveExecuted);
+    case "remote": {
+      const { code, name: remoteName, message, stack } = failure;
+      return new RemoteError({ code: text(code), name: text(remoteName), message: text(message), stack: text(stack) });
+    }
+    default:
+      return malformed("the failure");
+  }
+}
+
+function list<T>(value: readonly T[] | undefined): readonly T[] {
+  return Array.isArray(value) ? value : [];
+}
+
+function split(bytes: Uint8Array): { failure: Failure; data: Uint8Array } | null {
+  if (bytes.length < LENGTH) return null;
+  const end = LENGTH + new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint32(0, true);
+  if (end > bytes.length) return null;
+  try {
+    const failure = JSON.parse(Buffer.from(bytes.subarray(LENGTH, end)).toString()) as Failure | null;
+    return failure && typeof failure === "object" ? { failure, data: bytes.subarray(end) } : null;
+  } catch {
+    return null; // no JSON: the caller says that the whole is malformed
+  }
+}

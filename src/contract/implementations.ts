@@ -1,0 +1,322 @@
+/** The worker's side of contracts: a handler of the bus that finds, checks and runs their methods. */
+
+import type { HeaderList } from "../bus/headers.ts";
+import type { Answer, Answerable, WorkerRequest } from "../bus/request.ts";
+import type { Handler } from "../bus/worker.ts";
+import { type ContractDifference, ContractError, InvalidConfigError, ValidationError } from "../errors.ts";
+import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE } from "./codec.ts";
+import {
+  type Contract,
+  type ContractMethod,
+  type ErrorShapes,
+  FINGERPRINT,
+  FINGERPRINT_FIELDS,
+  type Handlers,
+} from "./contract.ts";
+import { encodeDeclared, encodeMismatch, encodeRemote, encodeValidation, isDeclared } from "./failure.ts";
+import { encodeFrame, FRAME } from "./frames.ts";
+import { isSequence, readItems, writeItems } from "./items.ts";
+import type { Given, Made } from "./schema.ts";
+import { answerItems, requestChunks } from "./streams.ts";
+import { check, encodeValue, readValue, typeOf } from "./values.ts";
+
+/** Makes the declared errors of a method: `throw ctx.errors.NOT_FOUND({ id })`. */
+export type ErrorMakers<E extends ErrorShapes> = {
+  readonly [K in keyof E & string]: (
+    ...args: undefined extends Given<E[K]>
+      ? [data?: Given<E[K]>, message?: string]
+      : [data: Given<E[K]>, message?: string]
+  ) => ContractError<K, Made<E[K]>>;
+};
+
+/** What a handler knows of its call besides the input. */
+export class CallContext<E extends ErrorShapes = ErrorShapes> {
+  /** The declared errors, to be thrown. */
+  readonly errors: ErrorMakers<E>;
+  readonly #request: WorkerRequest;
+
+  /** @internal */
+  constructor(request: WorkerRequest, errors: ErrorMakers<E>) {
+    this.#request = request;
+    this.errors = errors;
+  }
+
+  /** Aborts when the caller gives up, by timeout or abort, and when the connection to the hub ends. */
+  get signal(): AbortSignal {
+    return this.#request.signal;
+  }
+
+  /** When the caller gives up at the latest, as `Date.now()` counts; `Infinity` without a timeout. */
+  get deadline(): number {
+    return this.#request.deadline;
+  }
+
+  /** Ms until {@link deadline}; 0 when it is over. */
+  get timeLeft(): number {
+    return Math.max(0, this.#request.deadline - Date.now());
+  }
+
+  get requestId(): string {
+    return this.#request.id;
+  }
+
+  get headers(): HeaderList {
+    return this.#request.headers;
+  }
+}
+
+type Run = (input: unknown, ctx: CallContext) => unknown;
+
+/** A method with its handler. */
+interface Served {
+  method: ContractMethod;
+  run: Run;
+  errors: ErrorMakers<ErrorShapes>;
+}
+
+/** What a request's head says of its call: a head that comes again is not read again. */
+interface Route {
+  /** The methods that it was found in. */
+  methods: Map<string, Served>;
+  served: Served | null;
+  contentType: string;
+  differences: ContractDifference[];
+}
+
+/** The contracts of one worker. */
+export class Implementations {
+  /** Answers what belongs to no contract. */
+  fallback: Handler | null;
+  readonly #report: (error: unknown, request: WorkerRequest) => void;
+  #methods = new Map<string, Served>();
+  readonly #contracts = new Map<string, Contract>();
+
+  /** `report` is told of errors that do not reach the bus by themselves. */
+  constructor(fallback: Handler | null, report: (error: unknown, request: WorkerRequest) => void) {
+    this.fallback = fallback;
+    this.#report = report;
+  }
+
+  /** Adds a contract, or replaces the one of its name. Throws {@link InvalidConfigError} unless all methods are there. */
+  add<C extends Contract>(contract: C, handlers: Handlers<C>): void {
+    const given = handlers as Readonly<Record<string, unknown>>;
+    const names = Object.keys(contract.methods);
+    const missing = names.filter((name) => typeof given[name] !== "function");
+    const unknown = Object.keys(given).filter((name) => !Object.hasOwn(contract.methods, name));
+    if (missing.length > 0 || unknown.length > 0) {
+      const faults = [
+        missing.length > 0 ? `has no handler for ${missing.join(", ")}` : "",
+        unknown.length > 0 ? `does not have ${unknown.join(", ")}` : "",
+      ];
+      throw new InvalidConfigError(`contract "${contract.name}" ${faults.filter(Boolean).join(" and ")}.`, {
+        hint: "Give one function per method.",
+      });
+    }
+    const methods = new Map([...this.#methods].filter(([, { method }]) => method.contract !== contract.name));
+    for (const method of Object.values<ContractMethod>(contract.methods)) {
+      const run = (given[method.name] as Run).bind(handlers);
+      methods.set(method.path, { method, run, errors: makeErrors(method) });
+    }
+    this.#methods = methods;
+    this.#contracts.set(contract.name, contract);
+  }
+
+  /** The worker's handler. */
+  readonly handle: Handler = (request) => {
+    let route = request.head.note as Route | null;
+    if (route === null || route.methods !== this.#methods) route = this.#route(request);
+    const { served } = route;
+    if (served === null) return this.#elsewhere(request);
+    if (route.differences.length > 0) return failure(409, encodeMismatch(route.differences));
+    try {
+      const isCall = served.method.declaration.kind === "rpc";
+      const answer = isCall ? this.#call(served, request, route) : this.#stream(served, request, route);
+      return answer instanceof Promise ? answer.catch((error) => this.#failed(served, request, error)) : answer;
+    } catch (error) {
+      return this.#failed(served, request, error);
+    }
+  };
+
+  #route(request: WorkerRequest): Route {
+    const methods = this.#methods;
+    const served = methods.get(request.path) ?? null;
+    const theirs = request.headers.get(FINGERPRINT);
+    const ours = served?.method.fingerprint;
+    const differences = ours === undefined || theirs === null || theirs === ours ? [] : compare(theirs, ours);
+    const route = { methods, served, contentType: request.headers.get("content-type") ?? "", differences };
+    request.head.note = route;
+    return route;
+  }
+
+  #elsewhere(request: WorkerRequest): ReturnType<Handler> {
+    const { path } = request;
+    const slash = path.indexOf("/", 1);
+    const name = path.slice(1, slash < 0 ? undefined : slash);
+    const contract = this.#contracts.get(name);
+    if (contract && slash > 0) {
+      const wanted = path.slice(slash + 1);
+      const differences = [{ what: "method", client: wanted, worker: "has none of this name" }];
+      return failure(404, encodeMismatch(differences, nearest(wanted, Object.keys(contract.methods))));
+    }
+    if (this.fallback) return this.fallback(request);
+    const names = [...this.#contracts.keys()];
+    const differences = [{ what: "contract", client: name, worker: `implements ${names.join(", ")}` }];
+    return failure(404, encodeMismatch(differences, nearest(name, names)));
+  }
+
+  /** Answers a call; no promise unless a schema or the handler gave one. */
+  #call(served: Served, request: WorkerRequest, { contentType }: Route): Answerable | Promise<Answerable> {
+    const input = readInput(served.method, request, contentType);
+    return input instanceof Promise ? input.then((value) => run(served, request, value)) : run(served, request, input);
+  }
+
+  async #stream(served: Served, request: WorkerRequest, { contentType }: Route): Promise<Answerable> {
+    const input = await readInput(served.method, request, contentType);
+    return answerItems(ITEMS_TYPE, this.#frames(served, request, input));
+  }
+
+  /** The body of a stream: what goes wrong in the handler is its last frame. */
+  async *#frames(served: Served, request: WorkerRequest, input: unknown): AsyncGenerator<Uint8Array, void, void> {
+    const { method } = served;
+    try {
+      const source = await served.run(input, new CallContext(request, served.errors));
+      if (!isSequence(source)) throw new TypeError(`the handler of ${method.path} returned nothing to iterate over`);
+      for await (const frame of writeItems(method, method.declaration.output, "worker", "output", source)) {
+        if (request.aborted) return;
+        yield frame;
+      }
+    } catch (error) {
+      yield encodeFrame(FRAME.failure, await this.#failureOf(served, request, error).catch(encodeRemote));
+    }
+  }
+
+  /** Bytes of an error that the client's types know; rejects with any other. */
+  async #failureOf({ method }: Served, request: WorkerRequest, error: unknown): Promise<Uint8Array> {
+    if (isDeclared(method, error)) {
+      try {
+        return await encodeDeclared(method, error);
+      } catch (refused) {
+        if (!isOurs(method, refused)) throw refused;
+        this.#report(refused, request);
+        return encodeValidation(refused);
+      }
+    }
+    if (!isOurs(method, error)) {
+      if (method.declaration.kind === "stream") this.#report(error, request);
+      throw error;
+    }
+    if (error.part !== "input") this.#report(error, request);
+    return encodeValidation(error);
+  }
+
+  async #failed(served: Served, request: WorkerRequest, error: unknown): Promise<Answerable> {
+    return failure(isDeclared(served.method, error) ? 422 : 400, await this.#failureOf(served, request, error));
+  }
+}
+
+function readInput(method: ContractMethod, request: WorkerRequest, contentType: string): unknown {
+  const { takesItems, input } = method.declaration;
+  if (takesItems) return readItems(method, input, "worker", "input", requestChunks(request));
+  const value = readValue(method, "worker", "input", contentType, request.body, false);
+  return input === null ? value : check(method, input, "worker", "input", value, false);
+}
+
+function run(served: Served, request: WorkerRequest, input: unknown): Answerable | Promise<Answerable> {
+  const output = served.run(input, new CallContext(request, served.errors));
+  if (!isThenable(output)) return answer(served.method, output);
+  // Settled already, as of an async function that awaited nothing: no turn is lost.
+  if (output instanceof Promise && Bun.peek.status(output) === "fulfilled") {
+    return answer(served.method, Bun.peek(output) as unknown);
+  }
+  return Promise.resolve(output).then((value) => answer(served.method, value));
+}
+
+function answer(method: ContractMethod, value: unknown): Answerable | Promise<Answerable> {
+  const { output } = method.declaration;
+  const checked = output === null ? null : check(method, output, "worker", "output", value, true);
+  if (checked instanceof Promise) return checked.then(() => encodeAnswer(method, value));
+  return encodeAnswer(method, value);
+}
+
+function encodeAnswer(method: ContractMethod, value: unknown): Answer | null {
+  const contentType = typeOf(method, value);
+  if (contentType === "") return null;
+  if (contentType === BYTES_TYPE) return { contentType, body: value as Uint8Array };
+  return { contentType, body: encodeValue(method, "worker", "output", value, true) };
+}
+
+function failure(status: number, body: Uint8Array): Answer {
+  return { status, contentType: FAILURE_TYPE, body };
+}
+
+/** A fault that this side found in the values of this very method. */
+function isOurs({ contract, name }: ContractMethod, error: unknown): error is ValidationError {
+  return (
+    error instanceof ValidationError && error.side === "worker" && error.contract === contract && error.method === name
+  );
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof value === "object" && value !== null && typeof (value as { then?: unknown }).then === "function";
+}
+
+function makeErrors({ contract, name, declaration }: ContractMethod): ErrorMakers<ErrorShapes> {
+  const makers: Record<string, (data?: unknown, message?: string) => ContractError> = Object.create(null);
+  for (const code of Object.keys(declaration.errors)) {
+    makers[code] = (data, message) => new ContractError(contract, name, code, data, message);
+  }
+  return Object.freeze(makers);
+}
+
+/** In what two fingerprints differ. Schemas differ only if both sides have one of a vendor whose schemas can be compared. */
+function compare(client: string, worker: string): ContractDifference[] {
+  const theirs = client.split(";");
+  const ours = worker.split(";");
+  const differences: ContractDifference[] = [];
+  for (const [index, what] of FINGERPRINT_FIELDS.entries()) {
+    const a = theirs[index] ?? "";
+    const b = ours[index] ?? "";
+    if (a === b || (what.endsWith("schema") && !areComparable(a, b))) continue;
+    differences.push({ what, client: shown(a), worker: shown(b) });
+  }
+  return differences;
+}
+
+function areComparable(a: string, b: string): boolean {
+  const [vendorA, digestA] = a.split("%3A");
+  const [vendorB, digestB] = b.split("%3A");
+  return vendorA === vendorB && digestA !== undefined && digestB !== undefined;
+}
+
+function shown(field: string): string {
+  try {
+    return decodeURIComponent(field) || "none";
+  } catch {
+    return field; // a stranger's text
+  }
+}
+
+/** Up to three names that differ little from `wanted`; when there are none, the first three. */
+function nearest(wanted: string, names: readonly string[]): string[] {
+  const short = wanted.slice(0, 64);
+  const limit = Math.max(2, Math.floor(short.length / 3));
+  const ranked = names
+    .map((name) => ({ name, distance: distance(short.toLowerCase(), name.toLowerCase()) }))
+    .sort((a, b) => a.distance - b.distance);
+  const near = ranked.filter(({ distance }) => distance <= limit);
+  return (near.length > 0 ? near : ranked).slice(0, 3).map(({ name }) => name);
+}
+
+/** Insertions, deletions and replacements that make `a` into `b` (Levenshtein). */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 0; i < a.length; i++) {
+    const next = [i + 1];
+    for (let j = 0; j < b.length; j++) {
+      const replaced = row[j]! + (a[i] === b[j] ? 0 : 1);
+      next.push(Math.min(replaced, row[j + 1]! + 1, next[j]! + 1));
+    }
+    row = next;
+  }
+  return row.at(-1)!;
+}
