@@ -137,6 +137,73 @@ describe("an answer", () => {
     await expectAtRest(bus);
   });
 
+  test("a synchronous generator streams too, also as a request's body", async () => {
+    await using space = new Workspace();
+    function* source() {
+      for (let i = 0; i < 300; i++) yield new Uint8Array(1_000).fill(i & 255);
+    }
+    const { bus } = await space.pair((request) => (request.streams ? request.bytes() : source()));
+    const expected = await read(pieces(300, 1_000));
+    expect(same(await (await bus.stream({ path: "/" })).bytes(), expected)).toBe(true);
+    expect(same((await bus.request({ path: "/", body: source() })).body, expected)).toBe(true);
+  });
+
+  test("pieces read into a buffer are views of it, as large as it at most, and say the same", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((request) =>
+      request.path === "/whole" ? Buffer.alloc(1_000, 7) : request.streams ? request.bytes() : pieces(60, 7_001),
+    );
+    const into = new Uint8Array(30_000);
+    const parts: Buffer[] = [];
+    for await (const chunk of (await bus.stream({ path: "/" })).chunks({ into })) {
+      expect([chunk.buffer === into.buffer, chunk.byteOffset, chunk.length <= 30_000]).toEqual([true, 0, true]);
+      parts.push(Buffer.from(chunk)); // a copy
+      if (parts.length % 3 === 0) await Bun.sleep(1); // the end comes while `into` is looked at
+    }
+    expect(same(Buffer.concat(parts), await read(pieces(60, 7_001)))).toBe(true);
+    const small: number[] = [];
+    for await (const chunk of (await bus.stream({ path: "/whole" })).chunks({ into: new Uint8Array(300) }))
+      small.push(chunk.length, chunk[0]!);
+    expect(small).toEqual([300, 7, 300, 7, 300, 7, 100, 7]);
+    await using empty = await bus.stream({ path: "/" });
+    expect(await rejection(read(empty.chunks({ into: new Uint8Array(0) })))).toHaveProperty("code", "INVALID_CONFIG");
+  });
+
+  test("what is looked at in `into` stays while the rest arrives and the slot is let go", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(() => pieces(40, 1_000));
+    const chunks = (await bus.stream({ path: "/" })).chunks({ into: new Uint8Array(1_500) });
+    const { value } = await chunks.next();
+    const before = [...value!];
+    await expectAtRest(bus);
+    expect([...value!]).toEqual(before);
+    const rest: number[] = [...before];
+    for await (const chunk of chunks) rest.push(...chunk);
+    expect(same(Uint8Array.from(rest), await read(pieces(40, 1_000)))).toBe(true);
+  });
+
+  test("an answer that cannot be sent ends its source", async () => {
+    await using space = new Workspace();
+    let ended = 0;
+    const { bus } = await space.pair((request) => {
+      const body = new ReadableStream({ cancel: () => void ended++ });
+      if (request.path === "/status") return { status: 99, body };
+      request.respond("first");
+      expect(request.respond({ body })).toBe("duplicate");
+    });
+    expect((await rejection(bus.stream({ path: "/status" }))).message).toContain("status 99");
+    expect((await bus.request({ path: "/twice" })).text()).toBe("first");
+    await until(() => ended === 2, "both have ended");
+    const body = new ReadableStream({ cancel: () => void ended++ });
+    expect(await rejection(bus.request({ path: "/", body, json: 1 }))).toHaveProperty("code", "INVALID_CONFIG");
+    const unsent = new ReadableStream({ cancel: () => void ended++ });
+    expect(await rejection(bus.request({ path: "/", body: unsent }, { timeout: -1 }))).toHaveProperty(
+      "code",
+      "INVALID_CONFIG",
+    );
+    await until(() => ended === 4, "those of the caller too");
+  });
+
   test("a piece that is neither bytes nor text is an error that says so", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair(async function* () {
@@ -294,7 +361,57 @@ describe("backpressure", () => {
   });
 });
 
+describe("streams that never have to wait", () => {
+  test("leave timers, and requests of others, their turns on both sides", async () => {
+    await using space = new Workspace();
+    let [workerTicks, hubTicks, read] = [0, 0, 0];
+    const bus = await space.bus();
+    space.child("worker.ts");
+    await bus.ready();
+    const timer = setInterval(() => hubTicks++, 1);
+    const into = new Uint8Array(65_536);
+    const chunks = (await bus.stream({ path: "/endless" })).chunks({ into });
+    const until = performance.now() + 300;
+    const others = (async () => {
+      while (performance.now() < until) workerTicks += Number((await bus.request({ path: "/hello" })).ok);
+    })();
+    for await (const chunk of chunks) {
+      read += chunk.length;
+      if (performance.now() > until) break;
+    }
+    clearInterval(timer);
+    await others;
+    expect(read).toBeGreaterThan(RING);
+    expect(hubTicks).toBeGreaterThan(10);
+    expect(workerTicks).toBeGreaterThan(10);
+  });
+});
+
 describe("an early end", () => {
+  test("a response that is dropped unread is cancelled when it is collected as garbage", async () => {
+    await using space = new Workspace();
+    let ended = 0;
+    const { bus } = await space.pair(() => pieces(1e9, 5_000, () => ended++));
+    const drop = async (): Promise<void> => {
+      await bus.stream({ path: "/" });
+    };
+    for (let i = 0; i < 8; i++) await drop();
+    const kept = (await bus.stream({ path: "/" })).chunks();
+    const streamed = (await bus.stream({ path: "/" })).stream().getReader();
+    await kept.next();
+    await until(() => {
+      Bun.gc(true);
+      return ended >= 7; // one may lie on the stack
+    }, "most have ended");
+    for (let i = 0; i < 20; i++) {
+      expect((await kept.next()).done).toBe(false);
+      expect((await streamed.read()).done).toBe(false);
+      Bun.gc(true);
+    }
+    await kept.return();
+    await streamed.cancel();
+  });
+
   test("a reader that leaves ends the generator, by each way of leaving", async () => {
     await using space = new Workspace();
     let ended = 0;

@@ -60,7 +60,7 @@ import {
   StreamedResponse,
 } from "./response.ts";
 import { type BusStats, readCounters } from "./stats.ts";
-import { errorHead, isStreamSource, Receiver, type StreamSource } from "./stream.ts";
+import { endSource, errorHead, isStreamSource, Receiver, type StreamSource } from "./stream.ts";
 
 /** A request to a worker. */
 export interface BusRequest {
@@ -451,6 +451,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     try {
       timeoutMs = this.#admit(options);
     } catch (error) {
+      endSource(request.body);
       return Promise.reject(error);
     }
     const promise = makePromise();
@@ -717,6 +718,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     if (pending.kind === "stream") {
       this.#unsettled++; // until the stream has ended
       this.#resolve(pending, new StreamedResponse(status, pid, head, receiver));
+      pending.forget();
       const { signal, deadline = 0, idle = 0 } = pending.options;
       if (signal) stream.watch(signal, () => this.#breakStream(link, slot, stream, signal.reason));
       const over = (limit: "deadline" | "idle", ms: number): void => {
@@ -865,6 +867,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #reject(pending: Pending, reason: unknown): void {
     if (pending.settled) return;
     this.#settle(pending);
+    endSource(pending.request.body);
     pending.reject(reason);
   }
 

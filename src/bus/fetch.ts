@@ -5,7 +5,7 @@ import type { RequestOptions, SlotBus } from "./bus.ts";
 import { METHODS, type Method } from "./codec.ts";
 import { checkTimeout } from "./options.ts";
 import type { Answer, WorkerRequest } from "./request.ts";
-import { isStreamSource, type StreamSource } from "./stream.ts";
+import type { StreamSource } from "./stream.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 const LATER = Symbol("later");
@@ -75,7 +75,7 @@ export async function fetchThrough(
   const body = request.body ? await gather(request.body, bus.options.payloadLimit) : undefined;
   const headers = headerPairs(request.headers);
   if (!request.headers.has("host")) headers.push(["host", url.host]);
-  const sending = bus.stream(
+  const response = await bus.stream(
     {
       method: request.method as Method,
       path: url.pathname,
@@ -90,13 +90,6 @@ export async function fetchThrough(
       waitForWorker: init?.waitForWorker,
     },
   );
-  const response = await sending.catch((error: unknown) => {
-    if (isStreamSource(body))
-      void body[Symbol.asyncIterator]()
-        .return?.()
-        .catch(() => {}); // also when it was not sent
-    throw error;
-  });
   return response.toResponse();
 }
 

@@ -12,6 +12,7 @@ type Reject = (reason: unknown) => void;
 
 /** What {@link makePromise} made last. */
 export const ends: { resolve: Resolve; reject: Reject } = { resolve: () => {}, reject: () => {} };
+const settledAlready = (): void => {};
 
 const grab = (resolve: Resolve, reject: Reject): void => {
   ends.resolve = resolve;
@@ -42,8 +43,8 @@ export class Pending {
   readonly serial: number;
   /** 0: none. */
   readonly timeoutMs: number;
-  readonly resolve: Resolve;
-  readonly reject: Reject;
+  resolve: Resolve;
+  reject: Reject;
   settled = false;
   /** Where it was published last. */
   link: Link | null = null;
@@ -67,6 +68,12 @@ export class Pending {
     this.timeoutMs = timeoutMs;
     this.resolve = resolve;
     this.reject = reject;
+  }
+
+  /** Its promise is settled; what it was settled with may be collected as garbage while the slot is still in use. */
+  forget(): void {
+    this.resolve = settledAlready;
+    this.reject = settledAlready;
   }
 
   /** For what is read or written only when a request waits. */

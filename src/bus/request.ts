@@ -5,7 +5,7 @@ import { detach, view } from "../native/library.ts";
 import { type BodyLike, type Head, METHODS, type Method, REQUEST_STRINGS } from "./codec.ts";
 import type { HeaderList, HeadersLike } from "./headers.ts";
 import type { Session } from "./session.ts";
-import type { Receiver, Sender, StreamSource } from "./stream.ts";
+import { type ChunkOptions, Receiver, type Sender, type StreamSource } from "./stream.ts";
 
 /** An answer with more than a body. */
 export interface Answer {
@@ -192,10 +192,10 @@ export class WorkerRequest {
     return this.#streams;
   }
 
-  /** The body's bytes as they come. */
-  async *chunks(): AsyncGenerator<Uint8Array, void> {
-    if (this.#streams) yield* this.#claim.stream!.receiver.chunks();
-    else if (this.body.length > 0) yield this.body;
+  /** The body's bytes as they come, in pieces of at most 64 KiB or as large as `into`. Leaving the loop early cancels. */
+  chunks(options?: ChunkOptions): AsyncGenerator<Uint8Array, void> {
+    const receiver = this.#streams ? this.#claim.stream!.receiver : Receiver.of(this.body);
+    return receiver.chunks(options);
   }
 
   /** The body as a WHATWG stream. */
@@ -258,6 +258,11 @@ export class WorkerRequest {
    */
   respond(answer: Exclude<Answerable, Response>): Delivery {
     return this.#session.respond(this.#claim, answer);
+  }
+
+  /** @internal */
+  get payloadLimit(): number {
+    return this.#session.payloadLimit;
   }
 
   /** @internal */

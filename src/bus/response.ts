@@ -4,7 +4,7 @@ import { detach } from "../native/library.ts";
 import { ProtocolError, RemoteError } from "../errors.ts";
 import type { Head } from "./codec.ts";
 import type { HeaderList } from "./headers.ts";
-import type { Receiver } from "./stream.ts";
+import type { ChunkOptions, Receiver } from "./stream.ts";
 
 /** Strings before the headers of a response: its content type. */
 export const RESPONSE_STRINGS = 1;
@@ -69,8 +69,8 @@ export class BusResponse {
 }
 
 /**
- * A response whose body streams. It is read once, by one of its methods; whoever reads nothing of it cancels it, or its
- * slot stays taken.
+ * A response whose body streams. It is read once, by one of its methods; whoever wants nothing of it cancels it: its slot
+ * is taken until then, or until the response is collected as garbage.
  *
  *     for await (const bytes of (await bus.stream({ path: "/tokens" })).chunks()) …
  */
@@ -88,6 +88,7 @@ export class StreamedResponse implements AsyncDisposable {
     this.workerPid = workerPid;
     this.#head = head;
     this.#receiver = receiver;
+    receiver.readBy(this);
   }
 
   /** Whether the status is 200-299. */
@@ -105,19 +106,19 @@ export class StreamedResponse implements AsyncDisposable {
     return this.#head.headers;
   }
 
-  /** The bytes as they come, in pieces of at most 64 KiB. Leaving the loop early cancels. */
-  chunks(): AsyncGenerator<Uint8Array, void> {
-    return this.#receiver.chunks();
+  /** The bytes as they come, in pieces of at most 64 KiB or as large as `into`. Leaving the loop early cancels. */
+  chunks(options?: ChunkOptions): AsyncGenerator<Uint8Array, void> {
+    return this.#receiver.chunks(options, this);
   }
 
   /** The bytes as a WHATWG stream. */
   stream(): ReadableStream<Uint8Array> {
-    return this.#receiver.stream();
+    return this.#receiver.stream(this);
   }
 
   /** All of the body, up to `limit` bytes (default: none). */
   bytes(limit = Infinity): Promise<Uint8Array> {
-    return this.#receiver.collect(limit, "response");
+    return this.#receiver.collect(limit, "response", this);
   }
 
   async text(): Promise<string> {

@@ -26,7 +26,7 @@ import {
   type PlainAnswer,
   WorkerRequest,
 } from "./request.ts";
-import { Channel, isStreamSource, Receiver, Sender, type SendEnd, type StreamSource } from "./stream.ts";
+import { Channel, endSource, isStreamSource, Receiver, Sender, type SendEnd, type StreamSource } from "./stream.ts";
 
 const TEXT = "text/plain;charset=utf-8";
 const JSON_TYPE = "application/json";
@@ -189,18 +189,19 @@ export class Session {
     return claim.reserved;
   }
 
-  /** Answers with a value; what cannot be sent is answered as an error, and thrown. */
+  /** Answers with a value; what cannot be sent is answered as an error, and thrown. A source that is not sent is ended. */
   respond(claim: Claim, answer: Exclude<Answerable, Response>): Delivery {
-    if (claim.answered) return "duplicate";
-    if (!this.open) return "closed";
+    const source = sourceOf(answer);
     try {
-      if (isStreamSource(answer)) return this.#stream(claim, {}, answer);
-      const source = bodySource(answer);
-      if (source) return this.#stream(claim, checkAnswer(answer as Answer), source);
-      return this.#write(claim, answer as PlainAnswer);
+      if (claim.answered) return "duplicate";
+      if (!this.open) return "closed";
+      if (!source) return this.#write(claim, answer as PlainAnswer);
+      return this.#stream(claim, source === answer ? {} : checkAnswer(answer as Answer), source);
     } catch (error) {
       this.fail(claim, error);
       throw error;
+    } finally {
+      endSource(source);
     }
   }
 
@@ -253,7 +254,6 @@ export class Session {
     if (begun < 0) {
       this.#settle(claim);
       this.onAnswer(0);
-      void Promise.resolve(source[Symbol.asyncIterator]().return?.()).catch(() => {});
       return "late";
     }
     this.onAnswer(head);
@@ -375,8 +375,9 @@ export class Session {
 // Written and read within one synchronous call; one array for all answers.
 const strings: string[] = [];
 
-/** The stream that is the body of an answer, if it is one. */
-function bodySource(answer: unknown): StreamSource | null {
+/** The stream that is an answer, or its body, if one is. */
+function sourceOf(answer: unknown): StreamSource | null {
+  if (isStreamSource(answer)) return answer;
   if (typeof answer !== "object" || answer === null || !("body" in answer)) return null;
   return isStreamSource(answer.body) ? answer.body : null;
 }

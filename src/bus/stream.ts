@@ -7,12 +7,17 @@ import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import { C, FIELDS } from "../native/library.ts";
 import type { Arena } from "./codec.ts";
 
-/** Where the bytes of a stream come from. Text is sent as UTF-8; where one chunk ends and the next begins is not kept. */
-export type StreamSource = ReadableStream<Uint8Array | string> | AsyncIterable<Uint8Array | string>;
+/**
+ * Where the bytes of a stream come from: a generator may be synchronous. Text is sent as UTF-8; where one chunk ends and
+ * the next begins is not kept.
+ */
+export type StreamSource =
+  ReadableStream<Uint8Array | string> | AsyncIterable<Uint8Array | string> | IterableIterator<Uint8Array | string>;
 
 /** Whether a body streams. */
 export function isStreamSource(body: unknown): body is StreamSource {
-  return typeof body === "object" && body !== null && Symbol.asyncIterator in body;
+  if (typeof body !== "object" || body === null) return false;
+  return Symbol.asyncIterator in body || (Symbol.iterator in body && "next" in body);
 }
 
 const word = (name: keyof typeof FIELDS): number => FIELDS[name][0] / 4;
@@ -48,6 +53,26 @@ export abstract class Channel {
   abstract move(sent: number, taken: number, end: number, need: number): boolean;
 }
 
+// ---- turns ----------------------------------------------------------------------------------------------------------
+
+/** So long streams that never have to wait may keep the event loop from its turn, in ms. */
+const TURN_MS = 1;
+let turnBegan = 0;
+
+/** Whether the event loop is to have its turn now: timers, sockets and the other streams wait for it. */
+function isTurnOver(): boolean {
+  const now = performance.now();
+  if (turnBegan === 0) {
+    turnBegan = now;
+    setImmediate(() => {
+      turnBegan = 0;
+    });
+  }
+  return now - turnBegan >= TURN_MS;
+}
+
+const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
 // ---- from a source into the ring ------------------------------------------------------------------------------------
 
 /** So many bytes are told to the other side together, unless it has nothing left to read. */
@@ -69,6 +94,8 @@ export class Sender {
   #at = 0;
   /** Bytes written and not yet told. */
   #untold = 0;
+  /** Since the last chunk; so the clock is not read for each small one. */
+  #told = false;
   /** The other side has taken all that it was told of. */
   #eager = true;
   #flushing: ReturnType<typeof setImmediate> | null = null;
@@ -85,10 +112,11 @@ export class Sender {
   send(source: StreamSource): Promise<SendEnd> {
     const { promise: stopped, resolve } = Promise.withResolvers<SendEnd>();
     const iterator = iterate(source);
+    begun.add(source);
     this.#onStop = () => {
       resolve(STOPPED);
       // A generator hears of it at its next `yield`, a stream at once.
-      void Promise.resolve(iterator.return?.()).catch(() => {});
+      void endIterator(iterator);
     };
     if (this.#stopped) this.#onStop();
     return Promise.race([this.#pump(iterator), stopped]);
@@ -129,10 +157,11 @@ export class Sender {
     outgoing.bytes.set(bytes.subarray(first), ringStart);
   }
 
-  async #pump(iterator: AsyncIterator<Uint8Array | string>): Promise<SendEnd> {
+  async #pump(iterator: SourceIterator): Promise<SendEnd> {
     try {
       for (;;) {
-        const { done, value } = await iterator.next();
+        const next = iterator.next();
+        const { done, value } = next instanceof Promise ? await next : next;
         if (this.#stopped) return STOPPED;
         if (done) break;
         const bytes = bytesOf(value);
@@ -141,6 +170,8 @@ export class Sender {
           if (!(await this.reserve(Math.min(bytes.length - at, ROOM_BYTES, this.#channel.ringBytes)))) return STOPPED;
           at = this.#write(bytes, at);
         }
+        if (this.#told && isTurnOver()) await nextTurn();
+        this.#told = false;
       }
     } catch (error) {
       return this.#tell(0) ? { how: "failed", error } : STOPPED;
@@ -174,6 +205,7 @@ export class Sender {
     if (this.#stopped) return false;
     const sent = this.#untold;
     this.#untold = 0;
+    this.#told = true;
     if (!this.#channel.move(sent, 0, C.SB_FLOW_OPEN, need)) {
       this.stop();
       return false;
@@ -186,17 +218,41 @@ export class Sender {
   }
 }
 
+type SourceIterator = AsyncIterator<Uint8Array | string> | Iterator<Uint8Array | string>;
+
 /** A stream is cancelled at once by `return`, also while it is asked for more. */
-function iterate(source: StreamSource): AsyncIterator<Uint8Array | string> {
-  if (!(source instanceof ReadableStream)) return source[Symbol.asyncIterator]();
-  const reader = source.getReader();
-  return {
-    next: () => reader.read() as Promise<IteratorResult<Uint8Array | string>>,
-    return: async () => {
-      await reader.cancel();
-      return { done: true, value: undefined };
-    },
-  };
+function iterate(source: StreamSource): SourceIterator {
+  if (source instanceof ReadableStream) {
+    const reader = source.getReader();
+    return {
+      next: () => reader.read() as Promise<IteratorResult<Uint8Array | string>>,
+      return: async () => {
+        await reader.cancel();
+        return { done: true, value: undefined };
+      },
+    };
+  }
+  return Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
+}
+
+/** Sources that a sender has read from. */
+const begun = new WeakSet<StreamSource>();
+
+/** Ends a source that nobody will read from; nothing, when somebody has begun. */
+export function endSource(source: unknown): void {
+  if (isStreamSource(source) && !begun.has(source) && !isLocked(source)) void endIterator(iterate(source));
+}
+
+function isLocked(source: StreamSource): boolean {
+  return source instanceof ReadableStream && source.locked;
+}
+
+async function endIterator(iterator: SourceIterator): Promise<void> {
+  try {
+    await iterator.return?.();
+  } catch {
+    // nobody is left to hear of it
+  }
 }
 
 function bytesOf(chunk: unknown): Uint8Array {
@@ -214,8 +270,22 @@ function bytesOf(chunk: unknown): Uint8Array {
 /** The largest piece that is handed out at once. */
 const CHUNK_BYTES = 65_536;
 
+/** How the bytes of a stream are handed out. */
+export interface ChunkOptions {
+  /**
+   * Where each piece is put, as a view of its beginning that the next one overwrites: nothing is allocated, which is
+   * several times faster. Default: each piece is memory of its own and may be kept.
+   */
+  into?: Uint8Array | null;
+}
+
 type Step = IteratorResult<Uint8Array, undefined>;
 const END: Step = { done: true, value: undefined };
+
+/** Whoever drops a stream without a word wants no more of it. */
+const readers = new FinalizationRegistry<Receiver>((receiver) => {
+  receiver.cancel(new DOMException("nobody was left to read the stream", "AbortError"));
+});
 
 export class Receiver {
   #channel: Channel | null;
@@ -225,6 +295,8 @@ export class Receiver {
   #failure: { error: unknown } | null = null;
   #readable = 0;
   #at = 0;
+  /** Where the next bytes go; `null`: into memory of their own. */
+  #into: Uint8Array | null = null;
   #waiter: { resolve: (step: Step) => void; reject: (error: unknown) => void } | null = null;
   /** The reader wants no more: called once, unless the stream had ended. */
   #onCancel: ((reason: unknown) => void) | null;
@@ -242,6 +314,11 @@ export class Receiver {
     receiver.#ended = true;
     if (body.length > 0) receiver.#rest.push(body);
     return receiver;
+  }
+
+  /** Cancels the stream when `reader` is collected as garbage. What {@link chunks} and {@link stream} return keep it alive. */
+  readBy(reader: object): void {
+    if (!this.#ended) readers.register(reader, this, reader);
   }
 
   /** The whole body, when it was there from the start and nothing of it was read; then it is read. */
@@ -263,7 +340,10 @@ export class Receiver {
   /** No bytes come any more: what the ring holds is copied out, so the slot may be let go. Then `failure`, if any. */
   end(failure: () => { error: unknown } | null): void {
     if (!this.#channel) return;
+    const into = this.#into;
+    this.#into = null; // it holds the bytes that are read just now
     for (let chunk = this.#take(); chunk; chunk = this.#take()) this.#rest.push(chunk);
+    this.#into = into;
     if (this.#channel) this.#finish(this.#ended ? null : failure()); // not if what it took had it ended already
   }
 
@@ -281,7 +361,7 @@ export class Receiver {
     this.#failure = failure;
     const waiter = this.#waiter;
     this.#waiter = null;
-    if (waiter) this.next().then(waiter.resolve, waiter.reject);
+    if (waiter) this.#next().then(waiter.resolve, waiter.reject);
   }
 
   /** Nobody reads any more. */
@@ -297,9 +377,15 @@ export class Receiver {
     onCancel?.(reason);
   }
 
-  /** The next bytes; one call at a time. */
-  next(): Promise<Step> {
-    const chunk = this.#rest.length > 0 ? this.#rest.shift() : this.#take();
+  /** The next bytes, as a copy of their own, or in `into`; one call at a time. */
+  next(into: Uint8Array | null = null): Promise<Step> {
+    this.#into = into;
+    if (this.#channel && isTurnOver()) return nextTurn().then(() => this.#next());
+    return this.#next();
+  }
+
+  #next(): Promise<Step> {
+    const chunk = this.#rest.length > 0 ? this.#shift() : this.#take();
     if (chunk) return Promise.resolve({ done: false, value: chunk });
     if (this.#failure) return Promise.reject(this.#failure.error as Error);
     if (this.#ended) return Promise.resolve(END);
@@ -309,7 +395,8 @@ export class Receiver {
   }
 
   /** All of it. Rejects with {@link PayloadTooLargeError} above `limit` bytes. */
-  async collect(limit: number, what: "request" | "response"): Promise<Uint8Array> {
+  async collect(limit: number, what: "request" | "response", reader: object = this): Promise<Uint8Array> {
+    readers.unregister(reader);
     const chunks: Uint8Array[] = [];
     let bytes = 0;
     for (let step = await this.next(); !step.done; step = await this.next()) {
@@ -325,22 +412,25 @@ export class Receiver {
   }
 
   /** For one `for await`. Leaving it early cancels. */
-  async *chunks(): AsyncGenerator<Uint8Array, void> {
+  async *chunks({ into = null }: ChunkOptions = {}, reader: object = this): AsyncGenerator<Uint8Array, void> {
+    if (into?.length === 0) throw new InvalidConfigError("`into` has no bytes; it must have room for one at least.");
     try {
-      for (let step = await this.next(); !step.done; step = await this.next()) yield step.value;
+      for (let step = await this.next(into); !step.done; step = await this.next(into)) yield step.value;
     } finally {
+      readers.unregister(reader);
       if (!this.#ended) this.cancel(new DOMException("the reader left the stream", "AbortError"));
     }
   }
 
   /** As a WHATWG stream of bytes; reads ahead of its reader by nothing. */
-  stream(): ReadableStream<Uint8Array> {
+  stream(reader: object = this): ReadableStream<Uint8Array> {
     return new ReadableStream<Uint8Array>(
       {
         pull: async (controller) => {
           const step = await this.next();
-          if (step.done) controller.close();
-          else controller.enqueue(step.value);
+          if (!step.done) return controller.enqueue(step.value);
+          readers.unregister(reader);
+          controller.close();
         },
         cancel: (reason) => this.cancel(reason),
       },
@@ -355,11 +445,34 @@ export class Receiver {
       if (channel.look[ENDED] === C.SB_FLOW_END) this.#ended = true;
       return null;
     }
-    const length = Math.min(this.#readable, CHUNK_BYTES);
-    const chunk = channel.incoming.bytes.slice(this.#at, this.#at + length);
+    const into = this.#into;
+    const length = Math.min(this.#readable, into ? into.length : CHUNK_BYTES);
+    const { bytes } = channel.incoming;
+    let chunk: Uint8Array;
+    if (into) {
+      into.set(bytes.subarray(this.#at, this.#at + length));
+      chunk = into.subarray(0, length);
+    } else {
+      chunk = bytes.slice(this.#at, this.#at + length);
+    }
     this.bytes += length;
     this.#look(length);
     return chunk;
+  }
+
+  /** Of what was copied out when the slot was let go. */
+  #shift(): Uint8Array {
+    const chunk = this.#rest[0]!;
+    const into = this.#into;
+    if (!into) {
+      this.#rest.shift();
+      return chunk;
+    }
+    const length = Math.min(chunk.length, into.length);
+    into.set(chunk.subarray(0, length));
+    if (length < chunk.length) this.#rest[0] = chunk.subarray(length);
+    else this.#rest.shift();
+    return into.subarray(0, length);
   }
 
   #look(taken: number): boolean {
