@@ -1,6 +1,7 @@
 /** Streamed bodies: both directions, backpressure, ends and errors at their places, whoever gives up or dies. */
 
 import { describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { PayloadTooLargeError, RemoteError, RequestTimeoutError, SlotbusError, WorkerDiedError } from "../src/index.ts";
 import { Arena, encodeHead } from "../src/bus/codec.ts";
 import { C } from "../src/native/library.ts";
@@ -34,6 +35,13 @@ async function readToError(chunks: AsyncIterable<Uint8Array>): Promise<{ text: s
     return { text, error: error as SlotbusError };
   }
   throw new Error(`it ended without an error after "${text}"`);
+}
+
+/** Bytes of shared memory that this process has mapped and touched. */
+function touched(): number {
+  const mappings = readFileSync("/proc/self/smaps", "latin1").split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m);
+  const ours = mappings.filter((mapping) => mapping.split("\n")[0]!.includes("memfd:slotbus"));
+  return ours.reduce((sum, mapping) => sum + Number(/^Rss: +(\d+) kB/m.exec(mapping)![1]) * 1_024, 0);
 }
 
 function expectAtRest(bus: Awaited<ReturnType<Workspace["bus"]>>): Promise<void> {
@@ -347,6 +355,22 @@ describe("backpressure", () => {
     expect((await pending).text()).toBe("1000000");
   });
 
+  test("a stream of any length touches as much shared memory as its rings have", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((request) => request.chunks());
+    const before = touched();
+    for (const mebibytes of [1, 64]) {
+      const body = pieces(mebibytes * 16, 65_536);
+      let left = mebibytes * 2 ** 20;
+      for await (const chunk of (await bus.stream({ path: "/", body })).chunks({ into: new Uint8Array(65_536) }))
+        left -= chunk.length;
+      expect(left).toBe(0);
+      const grown = touched() - before;
+      expect(grown).toBeGreaterThan(RING);
+      expect(grown).toBeLessThan(2 * 2 * RING + 200_000); // two rings, mapped by both sides, in this one process
+    }
+  });
+
   test("thirty-two streams at once all arrive whole", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => pieces(50, 7_000 + Number(request.query)));
@@ -460,6 +484,20 @@ describe("an early end", () => {
     expect(await Promise.race([drained.then(() => "drained"), Bun.sleep(2_000)])).toBe("drained");
     expect(ended).toBe(1);
     await expectAtRest(bus);
+  });
+
+  test("diagnostics name the state of a slot that streams, which lends nothing", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair(async function* () {
+      yield "head";
+      await new Promise(() => {});
+    });
+    const answer = await bus.stream({ path: "/", id: "mine" });
+    const { slots } = bus.diagnostics();
+    const mine = slots.filter(({ requestId }) => requestId === "mine");
+    expect(mine).toMatchObject([{ state: "STREAMING", borrowed: false }]);
+    answer.cancel();
+    await until(() => bus.diagnostics().slots.some(({ state }) => state === "ABANDONED"), "its handler is waited for");
   });
 
   test("a source that says nothing: request times out, the slot comes back at once, whatever the source does", async () => {

@@ -133,7 +133,7 @@ export interface SlotDiagnostics {
   borrowed: boolean;
 }
 
-const STATE_NAMES = ["FREE", "WRITING", "READY", "CLAIMED", "DONE", "ABANDONED"] as const;
+const STATE_NAMES = ["FREE", "WRITING", "READY", "CLAIMED", "DONE", "ABANDONED", "STREAMING"] as const;
 /** Between two looks at deadlines while something is in flight, in ms. */
 const TICK_MS = 20;
 /** Default limit of the drain in `close`, in ms. */
@@ -374,7 +374,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
           state: STATE_NAMES[words[2 * slot]!] ?? "FREE",
           ageMs: words[2 * slot + 1]!,
           requestId: pending ? this.#idOf(pending) : null,
-          borrowed: pending?.settled ?? false,
+          borrowed: pending?.kind === "borrow" && pending.settled,
         });
       }
     }

@@ -101,6 +101,18 @@ async function hub(): Promise<void> {
         if (response.text() !== `request ${n}`) throw new Error(`wrong answer: ${response.text()}`);
       }
     },
+    /** So many chunks of 4 KiB back and forth, as the body of one request and of its answer. */
+    stream: async (chunks) => {
+      await joined;
+      const bytes = new Uint8Array(4_096);
+      const body = function* () {
+        for (let n = 0; n < Number(chunks); n++) yield bytes;
+      };
+      let left = Number(chunks) * bytes.length;
+      const response = await bus.stream({ path: "/stream", body: body() });
+      for await (const chunk of response.chunks({ into: new Uint8Array(65_536) })) left -= chunk.length;
+      if (left !== 0) throw new Error(`${left} bytes are missing`);
+    },
     /** One request: says how it ended, and after how many ms. */
     ask: async (path, query, timeout) => {
       await joined;
@@ -123,6 +135,7 @@ async function serve(options: { wait: number }): Promise<SlotWorker> {
   const attached: SlotWorker = await Worker.open({ name, ...ours, reconnect: false, ...options });
   attached.serve(async (request) => {
     if (request.path === "/exit") process.exit(7);
+    if (request.path === "/stream") return request.chunks();
     if (request.path === "/deadline") return String(request.deadline - Date.now());
     if (request.path === "/slow") {
       const { promise, resolve } = Promise.withResolvers<void>();
