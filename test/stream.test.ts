@@ -553,6 +553,27 @@ describe("an early end", () => {
     expect(bus.stats().inFlight).toBe(0);
   });
 
+  test("a hub that is killed: what it had sent arrives, then BusClosedError, and the request's signal aborts", async () => {
+    await using space = new Workspace();
+    space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
+    const hub = space.child("hub.ts", "upload");
+    await hub.line("open");
+    const worker = await space.worker(undefined, { reconnect: false });
+    const { promise: lost, resolve } = Promise.withResolvers<void>();
+    worker.on("disconnected", () => resolve());
+    const { promise: ended, resolve: tell } = Promise.withResolvers<unknown[]>();
+    worker.serve(async (request) => {
+      const chunks = request.chunks({ into: new Uint8Array(2) });
+      const first = Buffer.from((await chunks.next()).value!).toString();
+      await Bun.sleep(20); // the rest is sent
+      process.kill(hub.pid, "SIGKILL");
+      await lost;
+      const { text, error } = await readToError(chunks);
+      tell([first + text, error.code, request.aborted]);
+    });
+    expect(await ended).toEqual(["0,1,2,3,4,5,6,7,8,9,", "BUS_CLOSED", true]);
+  });
+
   test("a bus that closes ends its streams with BusClosedError, the worker's generators and the callers' sources", async () => {
     await using space = new Workspace();
     let ended = 0;

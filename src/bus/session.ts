@@ -343,6 +343,7 @@ export class Session {
   /** Ends the attachment. The region is unmapped, unless somebody holds a view: then only its pages are freed. */
   close(reason: unknown): void {
     if (!this.open) return;
+    for (const claim of this.running) claim?.stream?.receiver.end(() => ({ error: reason }));
     this.open = false;
     let detached = true;
     for (const claim of this.running) {

@@ -347,11 +347,9 @@ export class Receiver {
     if (this.#channel) this.#finish(this.#ended ? null : failure()); // not if what it took had it ended already
   }
 
-  /** It is over, and what is unread is dropped. */
+  /** It is over, and what is unread in the ring is dropped. Nothing, when it had ended. */
   fail(error: unknown): void {
-    if (this.#ended && this.#rest.length === 0) return;
-    this.#rest = [];
-    this.#finish({ error });
+    if (this.#channel && !this.#ended) this.#finish({ error });
   }
 
   #finish(failure: { error: unknown } | null): void {
