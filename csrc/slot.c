@@ -699,6 +699,7 @@ int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token
 	return end_claim(worker, slot, SB_CLAIMED);
 }
 
+/* [model: begin] */
 int32_t sb_slot_begin(struct sb_worker *worker, uint32_t slot, uint32_t token, uint32_t head_bytes,
                       uint32_t status_code)
 {
@@ -722,6 +723,7 @@ int32_t sb_slot_begin(struct sb_worker *worker, uint32_t slot, uint32_t token, u
 	return 0;
 }
 
+/* [model: finish] */
 int32_t sb_slot_finish(struct sb_worker *worker, uint32_t slot, uint32_t token,
                        uint32_t error_bytes)
 {

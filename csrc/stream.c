@@ -88,7 +88,7 @@ static int32_t look(const struct both *both, struct sb_look *out)
 }
 
 /* [room] The side that waits stores `waiting`, then looks at `taken`; the side that takes stores
- * `taken`, then looks at `waiting`. 1: the other side is to be told. */
+ * `taken`, then looks at `waiting`. 1: the other side is to be told. [model: flow] */
 static int32_t move(const struct both *both, uint32_t sent, uint32_t taken, uint32_t end,
                     uint32_t need, struct sb_look *out)
 {

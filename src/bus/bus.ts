@@ -141,6 +141,8 @@ const CLOSE_MS = 5_000;
 /** Between two looks at whether a dead worker's process has ended, in ms. */
 const DEATH_POLL_MS = 2;
 const noOptions: RequestOptions = {};
+/** Bodies that were asked for their first bytes; of any other a rejected request is the end. */
+const begunSources = new WeakSet<StreamSource>();
 
 /**
  * A bus: one process owns the name and asks, any number of worker processes answer.
@@ -152,7 +154,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   readonly options: ResolvedBusOptions;
   readonly #hub: Pointer;
   readonly #events: Uint32Array<ArrayBuffer>;
-  readonly #look: Uint32Array<ArrayBuffer>;
+  readonly #streamOwner: StreamOwner;
   readonly #dir: number;
   readonly #lock: number;
   readonly #tag: string;
@@ -219,7 +221,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     if (!hub) throw new ResourceError(`the hub's memory could not be had: ${errorText(native.sb_error_last())}.`);
     this.#hub = hub;
     this.#events = new Uint32Array(view(native.sb_hub_events(hub) as number, C.SB_BATCH * C.SB_EVENT_WORDS * 4));
-    this.#look = new Uint32Array(view(native.sb_hub_look(hub) as number, 32));
+    this.#streamOwner = this.#makeStreamOwner(hub);
     this.#driver = new Driver(
       {
         poll: (spinNs) => this.#handleEvents(native.sb_hub_poll(hub, spinNs)),
@@ -240,7 +242,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       });
     } catch (error) {
       detach(this.#events.buffer);
-      detach(this.#look.buffer);
+      detach(this.#streamOwner.look.buffer as ArrayBuffer);
       native.sb_hub_close(hub);
       throw error;
     }
@@ -667,14 +669,19 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
 
   // ---- streamed bodies ------------------------------------------------------------------------------------------------
 
-  readonly #streamOwner: StreamOwner = {
-    moved: (bytes, rang) => this.#driver.expect(bytes, rang),
-    corrupt: (link, slot) => this.#evict(link, `it wrote impossible counts into the rings of slot ${slot}`),
-  };
+  #makeStreamOwner(hub: Pointer): StreamOwner {
+    return {
+      hub,
+      look: new Uint32Array(view(native.sb_hub_look(hub) as number, 32)),
+      headLimit: this.options.headLimit,
+      stride: native.sb_hub_stride(hub),
+      moved: (bytes, rang) => this.#driver.expect(bytes, rang),
+      corrupt: (link, slot) => this.#evict(link, `it wrote impossible counts into the rings of slot ${slot}`),
+    };
+  }
 
   #openStream(link: Link, slot: number, source: StreamSource | null): HubStream {
-    const channel = new HubChannel(this.#streamOwner, this.#hub, this.#look, this.options.headLimit, link, slot);
-    return new HubStream(channel, source);
+    return new HubStream(new HubChannel(this.#streamOwner, link, slot), source);
   }
 
   /** The rings of a slot moved, its response begins, or ends. */
@@ -719,14 +726,9 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       this.#unsettled++; // until the stream has ended
       this.#resolve(pending, new StreamedResponse(status, pid, head, receiver));
       pending.forget();
-      const { signal, deadline = 0, idle = 0 } = pending.options;
+      const { signal, deadline, idle } = pending.options;
       if (signal) stream.watch(signal, () => this.#breakStream(link, slot, stream, signal.reason));
-      const over = (limit: "deadline" | "idle", ms: number): void => {
-        const error = new StreamTimeoutError(this.#idOf(pending), limit, ms, receiver.bytes);
-        this.#breakStream(link, slot, stream, error);
-      };
-      stream.limit(checkTimeout("deadline", deadline), () => over("deadline", deadline));
-      stream.limitIdle(checkTimeout("idle", idle), () => over("idle", idle));
+      if (deadline !== undefined || idle !== undefined) this.#limitStream(link, slot, pending, stream, receiver);
     } else {
       this.#collect(link, slot, pending, stream, (body) =>
         pending.kind === "borrow"
@@ -735,6 +737,16 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       );
     }
     return true;
+  }
+
+  #limitStream(link: Link, slot: number, pending: Pending, stream: HubStream, receiver: Receiver): void {
+    const { deadline = 0, idle = 0 } = pending.options;
+    const over = (limit: "deadline" | "idle", ms: number): void => {
+      const error = new StreamTimeoutError(this.#idOf(pending), limit, ms, receiver.bytes);
+      this.#breakStream(link, slot, stream, error);
+    };
+    stream.limit(checkTimeout("deadline", deadline), () => over("deadline", deadline));
+    stream.limitIdle(checkTimeout("idle", idle), () => over("idle", idle));
   }
 
   /** Whoever asked for the whole answer gets it when it is whole, within the same timeout. */
@@ -764,6 +776,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   /** The worker has claimed the request and wants its body. */
   #sendBody(link: Link, slot: number, stream: HubStream, source: StreamSource): void {
     stream.source = null;
+    begunSources.add(source);
     void stream.sender!.send(source).then((end) => {
       if (link.streams[slot] !== stream) return;
       if (end.how === "sent") stream.channel.move(0, 0, C.SB_FLOW_END, 0);
@@ -867,7 +880,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #reject(pending: Pending, reason: unknown): void {
     if (pending.settled) return;
     this.#settle(pending);
-    endSource(pending.request.body);
+    if (!begunSources.has(pending.request.body as StreamSource)) endSource(pending.request.body);
     pending.reject(reason);
   }
 
@@ -1157,7 +1170,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#tellReadyWaiters();
     this.#finalStats = this.stats();
     detach(this.#events.buffer);
-    detach(this.#look.buffer);
+    detach(this.#streamOwner.look.buffer as ArrayBuffer);
     if (this.#lending.size === 0) native.sb_hub_close(this.#hub);
   }
 

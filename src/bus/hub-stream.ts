@@ -1,13 +1,17 @@
 /** The streams of one slot, as the hub has them: the request's body on its way out, the response's on its way in. */
 
 import { C, native, type Pointer } from "../native/library.ts";
-import type { Arena } from "./codec.ts";
 import type { Link } from "./link.ts";
 import { startTimer } from "./options.ts";
 import { Channel, Receiver, Sender, type StreamSource } from "./stream.ts";
 
 /** What a hub's stream asks of its bus. */
 export interface StreamOwner {
+  readonly hub: Pointer;
+  readonly look: Uint32Array;
+  /** Of its regions, in bytes. */
+  readonly headLimit: number;
+  readonly stride: number;
   /** Bytes went to the worker or came from it; it was rung. */
   moved(bytes: number, rang: boolean): void;
   /** The worker wrote counts that cannot be. */
@@ -22,11 +26,10 @@ export class HubChannel extends Channel {
   readonly #link: Link;
   readonly #slot: number;
 
-  constructor(owner: StreamOwner, hub: Pointer, look: Uint32Array, headLimit: number, link: Link, slot: number) {
-    const incoming: Arena = link.responseArena(slot);
-    super(headLimit, native.sb_hub_stride(hub), incoming, link.requestArena(slot), look);
+  constructor(owner: StreamOwner, link: Link, slot: number) {
+    super(owner.headLimit, owner.stride, link.responseArena(slot), link.requestArena(slot), owner.look);
     this.#owner = owner;
-    this.#hub = hub;
+    this.#hub = owner.hub;
     this.#link = link;
     this.#slot = slot;
   }

@@ -5,7 +5,7 @@ import { detach, view } from "../native/library.ts";
 import { type BodyLike, type Head, METHODS, type Method, REQUEST_STRINGS } from "./codec.ts";
 import type { HeaderList, HeadersLike } from "./headers.ts";
 import type { Session } from "./session.ts";
-import { type ChunkOptions, Receiver, type Sender, type StreamSource } from "./stream.ts";
+import { type Channel, type ChunkOptions, Receiver, type Sender, type StreamSource } from "./stream.ts";
 
 /** An answer with more than a body. */
 export interface Answer {
@@ -34,12 +34,6 @@ export type Delivery = "sent" | "late" | "duplicate" | "closed";
 
 const decoder = new TextDecoder();
 
-/** The streams of a slot, as the worker has them. */
-export interface ClaimStream {
-  readonly sender: Sender;
-  readonly receiver: Receiver;
-}
-
 /**
  * What the session keeps of a request until it is answered. It does not lead to the {@link WorkerRequest}, so one that
  * its handler let go of can be collected, and its caller told.
@@ -48,8 +42,10 @@ export class Claim {
   readonly slot: number;
   readonly token: number;
   answered = false;
-  /** Its body or its answer streams. */
-  stream: ClaimStream | null = null;
+  /** Of a body that streams, of an answer that does, of both. */
+  channel: Channel | null = null;
+  receiver: Receiver | null = null;
+  sender: Sender | null = null;
   /** Views of shared memory that were handed out. */
   body: Uint8Array<ArrayBuffer> | null = null;
   reserved: Uint8Array<ArrayBuffer> | null = null;
@@ -78,8 +74,8 @@ export class Claim {
     if (this.isAborted) return;
     this.#abortReason = reason;
     this.#controller?.abort(reason);
-    this.stream?.sender.stop();
-    this.stream?.receiver.fail(reason);
+    this.sender?.stop();
+    this.receiver?.fail(reason);
   }
 
   /** Takes the views away. Returns how many could not be. */
@@ -130,7 +126,7 @@ export class WorkerRequest {
     this.#copy = copy;
     this.#bodyAddress = bodyAddress;
     this.#bodyBytes = bodyBytes;
-    this.#streams = claim.stream !== null;
+    this.#streams = claim.receiver !== null;
   }
 
   /** What was asked for. */
@@ -194,19 +190,19 @@ export class WorkerRequest {
 
   /** The body's bytes as they come, in pieces of at most 64 KiB or as large as `into`. Leaving the loop early cancels. */
   chunks(options?: ChunkOptions): AsyncGenerator<Uint8Array, void> {
-    const receiver = this.#streams ? this.#claim.stream!.receiver : Receiver.of(this.body);
+    const receiver = this.#streams ? this.#claim.receiver! : Receiver.of(this.body);
     return receiver.chunks(options);
   }
 
   /** The body as a WHATWG stream. */
   stream(): ReadableStream<Uint8Array> {
-    if (this.#streams) return this.#claim.stream!.receiver.stream();
+    if (this.#streams) return this.#claim.receiver!.stream();
     return new Blob([this.body as Uint8Array<ArrayBuffer>]).stream();
   }
 
   /** All of the body, up to `limit` bytes (default: none). */
   async bytes(limit = Infinity): Promise<Uint8Array> {
-    return this.#streams ? this.#claim.stream!.receiver.collect(limit, "request") : this.body;
+    return this.#streams ? this.#claim.receiver!.collect(limit, "request") : this.body;
   }
 
   /** The body as UTF-8 text. */

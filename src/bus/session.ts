@@ -20,8 +20,8 @@ import { RESPONSE_STRINGS } from "./response.ts";
 import {
   type Answer,
   type Answerable,
+  callerGone,
   Claim,
-  type ClaimStream,
   type Delivery,
   type PlainAnswer,
   WorkerRequest,
@@ -63,7 +63,12 @@ class SessionChannel extends Channel {
     const session = this.#session;
     if (!session.open) return false;
     const { slot, token } = this.#claim;
-    if (native.sb_worker_flow(session.native, slot, token, sent, taken, end, need) < 0) return false;
+    const result = native.sb_worker_flow(session.native, slot, token, sent, taken, end, need);
+    if (result < 0) {
+      if (result === -C.SB_ECORRUPT) session.onCorrupt(slot);
+      else if (session.running[slot] === this.#claim) this.#claim.abort(callerGone()); // before its generator is ended
+      return false;
+    }
     if (sent > 0 || taken > 0) session.onAnswer(sent + taken);
     return true;
   }
@@ -88,6 +93,8 @@ export class Session {
   streams = 0;
   /** Told of the size of each answer. */
   readonly onAnswer: (bytes: number) => void;
+  /** Told when the hub wrote counts that cannot be into the rings of a slot. */
+  onCorrupt: (slot: number) => void = () => {};
   /** Told of a source that failed after its answer had begun. */
   onStreamError: (claim: Claim, error: unknown) => void = () => {};
   readonly #look: Uint32Array<ArrayBuffer>;
@@ -139,9 +146,9 @@ export class Session {
     if (result === 0) return null;
     const words = this.#words;
     if (result === 2) {
-      const stream = this.running[words[WORD.slot]!]?.stream;
-      stream?.sender.moved();
-      stream?.receiver.moved();
+      const claim = this.running[words[WORD.slot]!];
+      claim?.sender?.moved();
+      claim?.receiver?.moved();
       return "moved";
     }
     const streams = (words[WORD.method]! & C.SB_STREAMS) !== 0;
@@ -157,7 +164,7 @@ export class Session {
     const copies = bodyBytes <= this.#inlineSize;
     const head = this.#headReader.read(arena, headBytes);
     const claim = new Claim(slot, words[WORD.token]!);
-    if (streams) claim.stream = this.#openStream(claim);
+    if (streams) claim.receiver = new Receiver(this.#openChannel(claim), () => {});
     const request = new WorkerRequest(
       this,
       claim,
@@ -192,16 +199,17 @@ export class Session {
   /** Answers with a value; what cannot be sent is answered as an error, and thrown. A source that is not sent is ended. */
   respond(claim: Claim, answer: Exclude<Answerable, Response>): Delivery {
     const source = sourceOf(answer);
+    if (claim.answered || !this.open) {
+      endSource(source);
+      return claim.answered ? "duplicate" : "closed";
+    }
     try {
-      if (claim.answered) return "duplicate";
-      if (!this.open) return "closed";
       if (!source) return this.#write(claim, answer as PlainAnswer);
       return this.#stream(claim, source === answer ? {} : checkAnswer(answer as Answer), source);
     } catch (error) {
+      endSource(source);
       this.fail(claim, error);
       throw error;
-    } finally {
-      endSource(source);
     }
   }
 
@@ -227,17 +235,11 @@ export class Session {
     return encodeHead(arena, texts, 0, texts.length, limit, "response", true);
   }
 
-  #openStream(claim: Claim): ClaimStream {
+  #openChannel(claim: Claim): Channel {
+    if (claim.channel) return claim.channel;
     this.streams++;
-    const channel = new SessionChannel(
-      this,
-      claim,
-      this.#stride,
-      this.#requestArena(claim.slot),
-      this.#responseArena(claim.slot),
-      this.#look,
-    );
-    return { sender: new Sender(channel), receiver: new Receiver(channel, () => {}) };
+    const [incoming, outgoing] = [this.#requestArena(claim.slot), this.#responseArena(claim.slot)];
+    return (claim.channel = new SessionChannel(this, claim, this.#stride, incoming, outgoing, this.#look));
   }
 
   /** Answers with a head now, and with a body as it comes. */
@@ -247,17 +249,18 @@ export class Session {
     if (headers) flattenHeaders(headers, strings);
     const arena = this.#responseArena(claim.slot);
     const head = this.#headWriter.write(arena, strings, 0, RESPONSE_STRINGS, this.headLimit, "response");
-    const stream = (claim.stream ??= this.#openStream(claim));
     claim.answered = true;
-    const { slot, token } = claim;
-    const begun = native.sb_slot_begin(this.native, slot, token, head, status);
+    const begun = native.sb_slot_begin(this.native, claim.slot, claim.token, head, status);
+    this.onAnswer(head);
     if (begun < 0) {
       this.#settle(claim);
       this.onAnswer(0);
+      endSource(source);
       return "late";
     }
-    this.onAnswer(head);
-    void stream.sender.send(source).then((end) => this.#finish(claim, stream.sender, end));
+    const sender = new Sender(this.#openChannel(claim));
+    claim.sender = sender;
+    void sender.send(source).then((end) => this.#finish(claim, sender, end));
     return "sent";
   }
 
@@ -285,10 +288,8 @@ export class Session {
     if (this.running[claim.slot] !== claim) return;
     this.running[claim.slot] = null;
     this.runningCount--;
-    if (claim.stream) {
-      this.streams--;
-      claim.stream.receiver.fail(new DOMException("the request was answered", "AbortError"));
-    }
+    if (claim.channel) this.streams--;
+    if (claim.receiver?.isOpen) claim.receiver.fail(new DOMException("the request was answered", "AbortError"));
     if (claim.body !== null || claim.reserved !== null) this.#noteHeld(claim.detachViews());
   }
 
@@ -343,7 +344,7 @@ export class Session {
   /** Ends the attachment. The region is unmapped, unless somebody holds a view: then only its pages are freed. */
   close(reason: unknown): void {
     if (!this.open) return;
-    for (const claim of this.running) claim?.stream?.receiver.end(() => ({ error: reason }));
+    for (const claim of this.running) claim?.receiver?.end(() => ({ error: reason }));
     this.open = false;
     let detached = true;
     for (const claim of this.running) {

@@ -40,6 +40,8 @@ export abstract class Channel {
   readonly outgoing: Arena;
   /** What the last {@link move} saw; see `struct sb_look`. */
   readonly look: Uint32Array;
+  /** Bytes of room that the sender waits for. Both directions share the line, so each {@link move} repeats it. */
+  need = 0;
 
   constructor(headLimit: number, stride: number, incoming: Arena, outgoing: Arena, look: Uint32Array) {
     this.ringStart = headLimit;
@@ -55,8 +57,10 @@ export abstract class Channel {
 
 // ---- turns ----------------------------------------------------------------------------------------------------------
 
-/** So long streams that never have to wait may keep the event loop from its turn, in ms. */
+/** So long streams that never have to wait may keep the event loop from its turn, in ms; */
 const TURN_MS = 1;
+/** after so many steps without a wait they look at the clock. */
+const TURN_STEPS = 8;
 let turnBegan = 0;
 
 /** Whether the event loop is to have its turn now: timers, sockets and the other streams wait for it. */
@@ -94,12 +98,11 @@ export class Sender {
   #at = 0;
   /** Bytes written and not yet told. */
   #untold = 0;
-  /** Since the last chunk; so the clock is not read for each small one. */
-  #told = false;
+  /** Times it told the other side, without having waited. */
+  #steps = 0;
   /** The other side has taken all that it was told of. */
   #eager = true;
   #flushing: ReturnType<typeof setImmediate> | null = null;
-  #need = 0;
   #wake: (() => void) | null = null;
   #stopped = false;
   #onStop: (() => void) | null = null;
@@ -110,16 +113,16 @@ export class Sender {
 
   /** Sends all of the source. Never rejects; resolves at once when {@link stop} is called, whatever the source does. */
   send(source: StreamSource): Promise<SendEnd> {
-    const { promise: stopped, resolve } = Promise.withResolvers<SendEnd>();
+    const { promise, resolve } = Promise.withResolvers<SendEnd>();
     const iterator = iterate(source);
-    begun.add(source);
     this.#onStop = () => {
       resolve(STOPPED);
       // A generator hears of it at its next `yield`, a stream at once.
       void endIterator(iterator);
     };
     if (this.#stopped) this.#onStop();
-    return Promise.race([this.#pump(iterator), stopped]);
+    else void this.#pump(iterator).then(resolve);
+    return promise;
   }
 
   /** Nobody wants the rest. */
@@ -133,19 +136,20 @@ export class Sender {
 
   /** The slot's rings moved. */
   moved(): void {
-    if (this.#need > 0 && this.#tell(this.#need) && this.#channel.look[FREE]! >= this.#need) this.#wake?.();
+    if (this.#channel.need > 0 && this.#tell(this.#channel.need) && this.#channel.look[FREE]! >= this.#channel.need)
+      this.#wake?.();
   }
 
   /** Waits for room for `bytes`, at most the ring's size. `false` when stopped. */
   async reserve(bytes: number): Promise<boolean> {
     if (!this.#tell(bytes)) return false;
     if (this.#channel.look[FREE]! >= bytes) return true;
-    this.#need = bytes;
+    this.#channel.need = bytes;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#wake = resolve;
     await promise;
     this.#wake = null;
-    this.#need = 0;
+    this.#channel.need = 0;
     return !this.#stopped && this.#tell(0);
   }
 
@@ -170,8 +174,10 @@ export class Sender {
           if (!(await this.reserve(Math.min(bytes.length - at, ROOM_BYTES, this.#channel.ringBytes)))) return STOPPED;
           at = this.#write(bytes, at);
         }
-        if (this.#told && isTurnOver()) await nextTurn();
-        this.#told = false;
+        if (this.#steps >= TURN_STEPS) {
+          this.#steps = 0;
+          if (isTurnOver()) await nextTurn();
+        }
       }
     } catch (error) {
       return this.#tell(0) ? { how: "failed", error } : STOPPED;
@@ -197,7 +203,7 @@ export class Sender {
 
   readonly #flush = (): void => {
     this.#flushing = null;
-    if (this.#untold > 0) this.#tell(this.#need);
+    if (this.#untold > 0) this.#tell(this.#channel.need);
   };
 
   /** Tells what was written, and sees what room there is. */
@@ -205,7 +211,7 @@ export class Sender {
     if (this.#stopped) return false;
     const sent = this.#untold;
     this.#untold = 0;
-    this.#told = true;
+    this.#steps++;
     if (!this.#channel.move(sent, 0, C.SB_FLOW_OPEN, need)) {
       this.stop();
       return false;
@@ -235,16 +241,10 @@ function iterate(source: StreamSource): SourceIterator {
   return Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
 }
 
-/** Sources that a sender has read from. */
-const begun = new WeakSet<StreamSource>();
-
-/** Ends a source that nobody will read from; nothing, when somebody has begun. */
+/** Ends a source that nobody has read from, nor will. Anything else is left alone. */
 export function endSource(source: unknown): void {
-  if (isStreamSource(source) && !begun.has(source) && !isLocked(source)) void endIterator(iterate(source));
-}
-
-function isLocked(source: StreamSource): boolean {
-  return source instanceof ReadableStream && source.locked;
+  if (!isStreamSource(source) || (source instanceof ReadableStream && source.locked)) return;
+  void endIterator(iterate(source));
 }
 
 async function endIterator(iterator: SourceIterator): Promise<void> {
@@ -295,6 +295,8 @@ export class Receiver {
   #failure: { error: unknown } | null = null;
   #readable = 0;
   #at = 0;
+  /** Pieces handed out without having waited. */
+  #steps = 0;
   /** Where the next bytes go; `null`: into memory of their own. */
   #into: Uint8Array | null = null;
   #waiter: { resolve: (step: Step) => void; reject: (error: unknown) => void } | null = null;
@@ -321,6 +323,11 @@ export class Receiver {
     if (!this.#ended) readers.register(reader, this, reader);
   }
 
+  /** Bytes may still come. */
+  get isOpen(): boolean {
+    return this.#channel !== null && !this.#ended;
+  }
+
   /** The whole body, when it was there from the start and nothing of it was read; then it is read. */
   takeWhole(): Uint8Array | null {
     if (!this.#ended || this.#failure || this.bytes > 0 || this.#rest.length > 1) return null;
@@ -332,7 +339,7 @@ export class Receiver {
     const waiter = this.#waiter;
     if (!waiter) return;
     const chunk = this.#take();
-    if (!chunk && !this.#ended) return;
+    if (this.#waiter !== waiter || (!chunk && !this.#ended)) return; // not if the look found counts that cannot be
     this.#waiter = null;
     waiter.resolve(chunk ? { done: false, value: chunk } : END);
   }
@@ -349,7 +356,7 @@ export class Receiver {
 
   /** It is over, and what is unread in the ring is dropped. Nothing, when it had ended. */
   fail(error: unknown): void {
-    if (this.#channel && !this.#ended) this.#finish({ error });
+    if (this.isOpen) this.#finish({ error });
   }
 
   #finish(failure: { error: unknown } | null): void {
@@ -378,7 +385,10 @@ export class Receiver {
   /** The next bytes, as a copy of their own, or in `into`; one call at a time. */
   next(into: Uint8Array | null = null): Promise<Step> {
     this.#into = into;
-    if (this.#channel && isTurnOver()) return nextTurn().then(() => this.#next());
+    if (this.#channel && ++this.#steps >= TURN_STEPS) {
+      this.#steps = 0;
+      if (isTurnOver()) return nextTurn().then(() => this.#next());
+    }
     return this.#next();
   }
 
@@ -387,6 +397,7 @@ export class Receiver {
     if (chunk) return Promise.resolve({ done: false, value: chunk });
     if (this.#failure) return Promise.reject(this.#failure.error as Error);
     if (this.#ended) return Promise.resolve(END);
+    this.#steps = 0;
     const { promise, resolve, reject } = Promise.withResolvers<Step>();
     this.#waiter = { resolve, reject };
     return promise;
@@ -475,7 +486,7 @@ export class Receiver {
 
   #look(taken: number): boolean {
     const channel = this.#channel!;
-    if (!channel.move(0, taken, C.SB_FLOW_OPEN, 0)) {
+    if (!channel.move(0, taken, C.SB_FLOW_OPEN, channel.need)) {
       this.#readable = 0;
       return false;
     }

@@ -455,6 +455,10 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
 
   #adopt(session: Session): void {
     this.#session = session;
+    session.onCorrupt = (slot) => {
+      const what = `the hub of "${this.name}" wrote impossible counts into the rings of slot ${slot}.`;
+      this.#lost(session, new RegionCorruptError(what));
+    };
     if (this.#draining) session.writer.send(C.SB_MSG_DRAIN);
     if (this.#handler) this.#listen(session);
     this.#driver.wake();
