@@ -1,33 +1,45 @@
 /**
- * What a typed call costs beside the untyped request, the same request with JSON by hand, and JSON alone: `bun bench/typed.ts`.
- * Short rounds of all four in turn; medians over the rounds, of times and of each round's ratios.
+ * What a typed call costs beside the untyped request, the same request with JSON by hand, and JSON alone; how fast items of a
+ * typed stream are, and how soon the first comes: `bun bench/typed.ts`. Short rounds of all in turn; medians over the rounds,
+ * of times and of each round's ratios.
  */
 
 import { do_not_optimize } from "mitata";
-import { contract, rpc, SlotBus, SlotWorker } from "../src/index.ts";
+import { contract, rpc, SlotBus, SlotWorker, stream } from "../src/index.ts";
 
-const demo = contract("demo", { hello: rpc<{ name: string; age: number }, { msg: string; tags: string[] }>() });
+type Greeting = { msg: string; tags: string[] };
+const demo = contract("demo", {
+  hello: rpc<{ name: string; age: number }, Greeting>(),
+  many: stream<number, Greeting>(),
+});
 const input = { name: "Ada", age: 36 };
 const output = { msg: "hello Ada", tags: ["a", "b"] };
 const requestText = JSON.stringify(input);
 const answerText = JSON.stringify(output);
 const ROUNDS = 101;
 const CALLS = 2_000;
+const STREAMS = 200;
+const ITEMS = 10_000;
 
 function median(values: number[]): number {
   return values.sort((a, b) => a - b)[values.length >> 1]!;
 }
 
-async function nsPerCall(call: () => unknown): Promise<number> {
+async function nsPerCall(call: () => unknown, calls = CALLS): Promise<number> {
   const started = performance.now();
-  for (let i = 0; i < CALLS; i++) do_not_optimize(await call());
-  return ((performance.now() - started) * 1e6) / CALLS;
+  for (let i = 0; i < calls; i++) do_not_optimize(await call());
+  return ((performance.now() - started) * 1e6) / calls;
 }
 
 const name = process.argv[2];
 if (name) {
   const worker = await SlotWorker.open({ name });
-  worker.implement(demo, { hello: () => output });
+  worker.implement(demo, {
+    hello: () => output,
+    async *many(count) {
+      for (let i = 0; i < count; i++) yield output;
+    },
+  });
   worker.serve((request) => {
     if (request.path === "/text") return answerText;
     do_not_optimize(request.json());
@@ -46,6 +58,21 @@ if (name) {
     json: () => [JSON.parse(JSON.stringify(input)), JSON.parse(JSON.stringify(output))],
     typed: () => client.hello(input),
   };
+  /** Ns until the first of a stream's items, the way to its end not counted. */
+  const nsToFirst = async (): Promise<number> => {
+    let ns = 0;
+    for (let i = 0; i < STREAMS; i++) {
+      const started = Bun.nanoseconds();
+      const items = client.many(1);
+      do_not_optimize(await items.next());
+      ns += Bun.nanoseconds() - started;
+      await items.next();
+    }
+    return ns / STREAMS;
+  };
+  const readAll = async (): Promise<void> => {
+    for await (const item of client.many(ITEMS)) do_not_optimize(item);
+  };
   const rounds = [];
   for (let round = 0; round < ROUNDS; round++) {
     rounds.push({
@@ -53,12 +80,16 @@ if (name) {
       byHand: await nsPerCall(subjects.byHand),
       json: await nsPerCall(subjects.json),
       typed: await nsPerCall(subjects.typed),
+      first: await nsToFirst(),
+      item: (await nsPerCall(readAll, 1)) / ITEMS,
     });
   }
-  for (const subject of ["request", "byHand", "json", "typed"] as const) {
+  for (const subject of ["request", "byHand", "json", "typed", "first", "item"] as const) {
     console.log(subject.padEnd(8), Math.round(median(rounds.map((round) => round[subject]))), "ns");
   }
   const ratio = median(rounds.map(({ typed, request, json }) => typed / (request + json)));
   const toHand = median(rounds.map(({ typed, byHand }) => typed / byHand));
   console.log(`typed is ${ratio.toFixed(2)} × (request + json), ${toHand.toFixed(2)} × by hand`);
+  const toTrip = median(rounds.map(({ first, typed }) => first / typed));
+  console.log(`the first item of a stream comes after ${toTrip.toFixed(2)} × a typed call`);
 }

@@ -57,8 +57,8 @@ static uint32_t least(uint64_t a, uint64_t b)
 	return (uint32_t)(a < b ? a : b);
 }
 
-/* `ended` is read before `sent`: once it is set nothing is sent any more. Counts that cannot be
- * leave an empty look. */
+/* [sent] `ended` is read before `sent`: once it is set nothing is sent any more. Counts that cannot
+ * be leave an empty look. */
 static int32_t look(const struct both *both, struct sb_look *out)
 {
 	struct flow *flow = both->flow;
@@ -99,7 +99,7 @@ static int32_t move(const struct both *both, uint32_t sent, uint32_t taken, uint
 	if (sent > 0) {
 		flow->sent += sent;
 		SB_POINT("both.flow.sending");
-		store_release(&both->mine->sent, flow->sent);
+		store_release(&both->mine->sent, flow->sent); /* [sent] */
 		SB_POINT("both.flow.sent");
 	}
 	if (end != SB_FLOW_OPEN) {

@@ -136,13 +136,14 @@ export class WorkerDiedError extends SlotbusError {
   }
 }
 
-/** A body above the bus's payload limit; nothing was sent. */
+/** A body, or an item of a typed stream, above the bus's payload limit; it was not sent. */
 export class PayloadTooLargeError extends SlotbusError {
   readonly bytes: number;
   readonly limit: number;
 
-  constructor(what: "request" | "response", bytes: number, limit: number, mayHaveExecuted = false) {
-    super("PAYLOAD_TOO_LARGE", `the ${what} body is ${bytes} bytes; this bus takes ${limit}.`, {
+  constructor(what: "request" | "response" | "item", bytes: number, limit: number, mayHaveExecuted = false) {
+    const which = what === "item" ? "an item of a stream" : `the ${what} body`;
+    super("PAYLOAD_TOO_LARGE", `${which} is ${bytes} bytes; this bus takes ${limit}.`, {
       hint: "Raise `payloadLimit` in SlotBus.create, or send it in parts.",
       mayHaveExecuted,
     });

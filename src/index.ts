@@ -14,7 +14,7 @@ export { HeaderList, type HeadersLike } from "./bus/headers.ts";
 export type { RequestTiming, ResolvedBusOptions, SlotBusOptions } from "./bus/options.ts";
 export type { Answer, Answerable, Delivery, WorkerRequest } from "./bus/request.ts";
 export type { BorrowedResponse, BusResponse, StreamedResponse } from "./bus/response.ts";
-export type { StreamSource } from "./bus/stream.ts";
+export type { ChunkOptions, Chunks, StreamSource } from "./bus/stream.ts";
 export {
   type FetchHandler,
   type Handler,
@@ -38,6 +38,7 @@ export {
   type Methods,
   rpc,
   stream,
+  type StreamOptions,
 } from "./contract/contract.ts";
 export type { CallContext, ErrorMakers } from "./contract/implementations.ts";
 export { type Schema, type SchemaIssue, typed } from "./contract/schema.ts";

@@ -1,9 +1,13 @@
 /** The `slotbus` command as its user runs it. */
 
 import { expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Row } from "../src/cli/bench.ts";
+import type { Bar } from "../src/cli/bench/report.ts";
+import type { OwnRow } from "../src/cli/bench/streams/own.ts";
+import type { StreamRow } from "../src/cli/bench/streams/suite.ts";
 
 const root = join(import.meta.dir, "..");
 
@@ -36,6 +40,11 @@ test("what cannot be meant is one line on stderr and exit code 2", () => {
     ["bench", "--against", "carrier-pigeon"],
     ["bench", "--against", "slotbus"],
     ["bench", "left", "over"],
+    ["bench", "bus", "over"],
+    ["bench", "streams", "over"],
+    ["bench", "streams", "--payload", "64"],
+    ["bench", "streams", "--quick", "--short"],
+    ["bench", "streams", "--against", "bun-ipc"],
   ]) {
     const { code, out, err } = slotbus(...args);
     expect([args, code, out]).toEqual([args, 2, ""]);
@@ -74,4 +83,59 @@ test("bench draws a table for people", () => {
   expect(code).toBe(0);
   expect(out).toMatch(/^slotbus +[\d.]+ +[\d.]+ +[\d.]+/m);
   expect(out).toContain("Round trip, 64 B");
+}, 60_000);
+
+test("bench streams --json prints a row of each case, judges its bars, and leaves no file", () => {
+  const temporary = mkdtempSync(join(tmpdir(), "slotbus-cli-"));
+  const flags = ["streams", "--short", "--json", "--against", "pipe,fetch-unix,worker"];
+  const { exitCode, stdout, stderr } = Bun.spawnSync(
+    [process.execPath, join(root, "src/cli/slotbus.ts"), "bench", ...flags],
+    { stdin: "ignore", env: { ...process.env, TMPDIR: temporary } },
+  );
+  const left = readdirSync(temporary);
+  rmSync(temporary, { recursive: true });
+  expect([exitCode, stderr.toString()]).toEqual([0, ""]);
+  expect(left).toEqual([]);
+  const { machine, rows, bars } = JSON.parse(stdout.toString()) as {
+    machine: Record<string, unknown>;
+    rows: (StreamRow | OwnRow)[];
+    bars: Bar[];
+  };
+  expect(machine).toMatchObject({ bun: Bun.version, mode: "short", rounds: 3 });
+  const systems = ["slotbus", "fetch-unix", "pipe", "worker"];
+  expect(rows.map((row): unknown[] => [row.system, row.case, row.payload_bytes])).toEqual([
+    ...systems.map((system) => [system, "bulk", 65536]),
+    ["slotbus", "bulk-copy", 65536],
+    ...systems.map((system) => [system, "small", 64]),
+    ...systems.map((system) => [system, "small-loop", 64]),
+    ["slotbus", "first", 64],
+    ["slotbus", "typed", 23],
+    ["slotbus", "fair", 65536],
+    ["slotbus", "stall", 65536],
+  ]);
+  for (const row of rows) {
+    for (const [key, value] of Object.entries(row))
+      if (typeof value === "number") expect(`${row.case} ${key} ${value > 0}`).toBe(`${row.case} ${key} true`);
+    if (!("slower" in row)) continue;
+    // Both are rounded.
+    const ratio = row.bytes / row.payload_bytes / row.chunks_per_second / (row.bytes / 1e9 / row.gb_per_second);
+    expect(Math.abs(ratio - 1)).toBeLessThan(0.05);
+    if (row.system === "slotbus" && row.case !== "bulk-copy") expect(row.slower).toBe(1);
+  }
+  const stall = rows.find((row) => row.case === "stall")!;
+  expect(stall.ahead_bytes).toBeLessThanOrEqual(stall.ring_bytes);
+  expect(bars.length).toBe(8);
+  for (const { measured, at_least: least, at_most: most, met } of bars)
+    expect(met).toBe(least === undefined ? measured <= most! : measured >= least);
+}, 120_000);
+
+test("bench streams --markdown writes the section of RESULTS.md; without rivals it judges slotbus alone", () => {
+  const { code, out } = slotbus("bench", "streams", "--short", "--against", "none", "--markdown");
+  expect(code).toBe(0);
+  expect(out).toStartWith("## Streams\n");
+  expect(out).toMatch(/^\| slotbus, copies +\| +[\d.]+ \| +[\d,]+ \| +[\d.]+x \|$/m);
+  expect(out).toMatch(
+    /^\| stopped reader: bytes its writer is ahead ÷ ring +\| +[\d.]+ \| +≤ 1\.00 \| +- \| +(met|missed) \|$/m,
+  );
+  expect(out).not.toContain("best rival");
 }, 60_000);

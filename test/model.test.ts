@@ -1,4 +1,4 @@
-/** The labels of the Promela model and of the C functions it describes. `test/model/check.ts` runs the model itself. */
+/** The labels of the Promela models and of the C functions it describes. `test/model/check.ts` runs the models themselves. */
 
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -10,8 +10,8 @@ function read(file: string): string {
   return readFileSync(resolve(root, file), "utf8");
 }
 
-const code = read("csrc/slot.c") + read("csrc/wait.c");
-const model = read("test/model/bus.pml");
+const code = read("csrc/slot.c") + read("csrc/stream.c") + read("csrc/wait.c");
+const models = { bus: read("test/model/bus.pml"), stream: read("test/model/stream.pml") };
 
 /** Functions of a C file: the comment before each, its name and its body. */
 function functionsOf(source: string): { comment: string; name: string; body: string }[] {
@@ -27,11 +27,11 @@ function labels(text: string, pattern: RegExp): string[] {
   return [...text.matchAll(pattern)].map((match) => match[1]!).sort();
 }
 
-test("the model has the labels that the C code names, each once, and no others", () => {
+test("the models have the labels that the C code names, each once, and no others", () => {
   const named = labels(code, /\[model: ([a-z-]+)\]/g);
   expect(named.length).toBeGreaterThan(10);
   expect(new Set(named).size).toBe(named.length);
-  const known = labels(model, /\/\* label: ([a-z-]+) \*\//g);
+  const known = labels(models.bus + models.stream, /\/\* label: ([a-z-]+) \*\//g);
   expect([...new Set(known)]).toEqual(named);
 });
 
@@ -45,9 +45,12 @@ test("each C function that swaps a slot's word or changes parked names its label
   }
 });
 
-test("each rule that check.ts removes is in the model, and each rule of the model is removed", () => {
-  const inModel = labels(model, /#ifn?def NO_([A-Z_]+)/g);
-  const removed = labels(read("test/model/check.ts"), /^ {2}\["([A-Z_]+)", "N=/gm);
-  expect(removed.length).toBeGreaterThan(7);
-  expect(removed).toEqual([...new Set(inModel)]);
+test("each rule that check.ts removes is in its model, and each rule of a model is removed", () => {
+  const rows = read("test/model/check.ts");
+  for (const [name, text] of Object.entries(models)) {
+    const inModel = labels(text, /#ifn?def NO_([A-Z_]+)/g);
+    const removed = labels(rows, new RegExp(`^ {2}\\["${name}", "([A-Z_]+)", "N=`, "gm"));
+    expect(removed.length).toBeGreaterThan(7);
+    expect(removed).toEqual([...new Set(inModel)]);
+  }
 });

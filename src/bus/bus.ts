@@ -724,7 +724,9 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const { pid } = link.peer;
     if (pending.kind === "stream") {
       this.#unsettled++; // until the stream has ended
-      this.#resolve(pending, new StreamedResponse(status, pid, head, receiver));
+      const response = new StreamedResponse(status, pid, head, receiver);
+      stream.reader = response;
+      this.#resolve(pending, response);
       pending.forget();
       const { signal, deadline, idle } = pending.options;
       if (signal) stream.watch(signal, () => this.#breakStream(link, slot, stream, signal.reason));
@@ -777,7 +779,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #sendBody(link: Link, slot: number, stream: HubStream, source: StreamSource): void {
     stream.source = null;
     begunSources.add(source);
-    void stream.sender!.send(source).then((end) => {
+    stream.sender!.send(source, (end) => {
       if (link.streams[slot] !== stream) return;
       if (end.how === "sent") stream.channel.move(0, 0, C.SB_FLOW_END, 0);
       if (end.how !== "failed") return;
@@ -955,6 +957,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     if (this.#closed) return;
     while (this.#handleEvents(native.sb_hub_tick(this.#hub)) === C.SB_BATCH);
     for (const link of this.#links.slice()) if (link.used > link.borrowed && link.isEnding()) this.#end(link, "ended");
+    for (const link of this.#links) for (const stream of link.streams) stream?.age();
     this.#expireQueued();
     const quarantined = this.#links.some((link) => link.used > link.borrowed);
     if (this.#unsettled > 0 || quarantined) {

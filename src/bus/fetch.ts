@@ -2,6 +2,7 @@
 
 import { InvalidConfigError } from "../errors.ts";
 import type { RequestOptions, SlotBus } from "./bus.ts";
+import { C } from "../native/library.ts";
 import { METHODS, type Method } from "./codec.ts";
 import { checkTimeout } from "./options.ts";
 import type { Answer, WorkerRequest } from "./request.ts";
@@ -11,7 +12,10 @@ type Bytes = Uint8Array<ArrayBuffer>;
 const LATER = Symbol("later");
 const nextTurn = (): Promise<typeof LATER> => new Promise((done) => setImmediate(() => done(LATER)));
 
-/** A body that is all there, up to `limit` bytes, comes back as its bytes; any other as the stream it is. */
+/**
+ * A body that is all there, up to `limit` bytes in one piece or as many as a ring holds, comes back as its bytes; any other
+ * as the stream it is.
+ */
 async function gather(body: ReadableStream<Bytes>, limit: number): Promise<Bytes | StreamSource> {
   const reader = body.getReader();
   const chunks: Bytes[] = [];
@@ -23,7 +27,7 @@ async function gather(body: ReadableStream<Bytes>, limit: number): Promise<Bytes
     if (step === LATER) return goOn(chunks, reading, reader);
     if (!step.value) return chunks.length === 1 ? chunks[0]! : (Buffer.concat(chunks, bytes) as Bytes);
     bytes += step.value.length;
-    if (bytes > limit) return goOn(chunks, reading, reader);
+    if (bytes > limit || (chunks.length > 0 && bytes > C.SB_RING_MAX)) return goOn(chunks, reading, reader);
     chunks.push(step.value);
   }
 }

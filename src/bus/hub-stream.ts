@@ -54,6 +54,8 @@ export class HubStream {
   source: StreamSource | null;
   sender: Sender | null;
   receiver: Receiver | null = null;
+  /** Whoever holds it reads the receiver; see {@link age}. */
+  reader: object | null = null;
   #deadline: { clear(): void } | null = null;
   #idle: { clear(): void } | null = null;
   #onAbort: { signal: AbortSignal; listener: () => void } | null = null;
@@ -67,6 +69,13 @@ export class HubStream {
   moved(): void {
     this.sender?.moved();
     this.receiver?.moved();
+  }
+
+  /** Most streams end soon. Of one that does not, it is noticed when its reader is collected as garbage. */
+  age(): void {
+    const { reader } = this;
+    this.reader = null;
+    if (reader) this.receiver?.readBy(reader);
   }
 
   /** Calls `over` after `ms`, 0 for never; {@link close} ends the wait. */

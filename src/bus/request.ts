@@ -5,7 +5,7 @@ import { detach, view } from "../native/library.ts";
 import { type BodyLike, type Head, METHODS, type Method, REQUEST_STRINGS } from "./codec.ts";
 import type { HeaderList, HeadersLike } from "./headers.ts";
 import type { Session } from "./session.ts";
-import { type Channel, type ChunkOptions, Receiver, type Sender, type StreamSource } from "./stream.ts";
+import { type Channel, type ChunkOptions, type Chunks, Receiver, type Sender, type StreamSource } from "./stream.ts";
 
 /** An answer with more than a body. */
 export interface Answer {
@@ -189,7 +189,7 @@ export class WorkerRequest {
   }
 
   /** The body's bytes as they come, in pieces of at most 64 KiB or as large as `into`. Leaving the loop early cancels. */
-  chunks(options?: ChunkOptions): AsyncGenerator<Uint8Array, void> {
+  chunks(options?: ChunkOptions): Chunks {
     const receiver = this.#streams ? this.#claim.receiver! : Receiver.of(this.body);
     return receiver.chunks(options);
   }

@@ -4,7 +4,7 @@ import { detach } from "../native/library.ts";
 import { ProtocolError, RemoteError } from "../errors.ts";
 import type { Head } from "./codec.ts";
 import type { HeaderList } from "./headers.ts";
-import type { ChunkOptions, Receiver } from "./stream.ts";
+import type { ChunkOptions, Chunks, Receiver } from "./stream.ts";
 
 /** Strings before the headers of a response: its content type. */
 export const RESPONSE_STRINGS = 1;
@@ -88,7 +88,6 @@ export class StreamedResponse implements AsyncDisposable {
     this.workerPid = workerPid;
     this.#head = head;
     this.#receiver = receiver;
-    receiver.readBy(this);
   }
 
   /** Whether the status is 200-299. */
@@ -107,7 +106,7 @@ export class StreamedResponse implements AsyncDisposable {
   }
 
   /** The bytes as they come, in pieces of at most 64 KiB or as large as `into`. Leaving the loop early cancels. */
-  chunks(options?: ChunkOptions): AsyncGenerator<Uint8Array, void> {
+  chunks(options?: ChunkOptions): Chunks {
     return this.#receiver.chunks(options, this);
   }
 

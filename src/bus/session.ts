@@ -260,7 +260,7 @@ export class Session {
     }
     const sender = new Sender(this.#openChannel(claim));
     claim.sender = sender;
-    void sender.send(source).then((end) => this.#finish(claim, sender, end));
+    sender.send(source, (end) => void this.#finish(claim, sender, end));
     return "sent";
   }
 

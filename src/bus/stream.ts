@@ -58,7 +58,7 @@ export abstract class Channel {
 // ---- turns ----------------------------------------------------------------------------------------------------------
 
 /** So long streams that never have to wait may keep the event loop from its turn, in ms; */
-const TURN_MS = 1;
+const TURN_MS = 0.2;
 /** after so many steps without a wait they look at the clock. */
 const TURN_STEPS = 8;
 let turnBegan = 0;
@@ -105,24 +105,19 @@ export class Sender {
   #flushing: ReturnType<typeof setImmediate> | null = null;
   #wake: (() => void) | null = null;
   #stopped = false;
-  #onStop: (() => void) | null = null;
+  #iterator: SourceIterator | null = null;
+  #ended: ((end: SendEnd) => void) | null = null;
 
   constructor(channel: Channel) {
     this.#channel = channel;
   }
 
-  /** Sends all of the source. Never rejects; resolves at once when {@link stop} is called, whatever the source does. */
-  send(source: StreamSource): Promise<SendEnd> {
-    const { promise, resolve } = Promise.withResolvers<SendEnd>();
-    const iterator = iterate(source);
-    this.#onStop = () => {
-      resolve(STOPPED);
-      // A generator hears of it at its next `yield`, a stream at once.
-      void endIterator(iterator);
-    };
-    if (this.#stopped) this.#onStop();
-    else void this.#pump(iterator).then(resolve);
-    return promise;
+  /** Sends all of the source, then calls `ended` once; at once when {@link stop} is called, whatever the source does. */
+  send(source: StreamSource, ended: (end: SendEnd) => void): void {
+    this.#iterator = iterate(source);
+    this.#ended = ended;
+    if (this.#stopped) this.#leave();
+    else void this.#pump(this.#iterator);
   }
 
   /** Nobody wants the rest. */
@@ -130,8 +125,20 @@ export class Sender {
     if (this.#stopped) return;
     this.#stopped = true;
     if (this.#flushing) clearImmediate(this.#flushing);
-    this.#onStop?.();
+    this.#leave();
     this.#wake?.();
+  }
+
+  #leave(): void {
+    this.#end(STOPPED);
+    // A generator hears of it at its next `yield`, a stream at once.
+    if (this.#iterator) void endIterator(this.#iterator);
+  }
+
+  #end(how: SendEnd): void {
+    const ended = this.#ended;
+    this.#ended = null;
+    ended?.(how);
   }
 
   /** The slot's rings moved. */
@@ -161,17 +168,17 @@ export class Sender {
     outgoing.bytes.set(bytes.subarray(first), ringStart);
   }
 
-  async #pump(iterator: SourceIterator): Promise<SendEnd> {
+  async #pump(iterator: SourceIterator): Promise<void> {
     try {
       for (;;) {
         const next = iterator.next();
         const { done, value } = next instanceof Promise ? await next : next;
-        if (this.#stopped) return STOPPED;
+        if (this.#stopped) return;
         if (done) break;
         const bytes = bytesOf(value);
         let at = this.#write(bytes, 0);
         while (at < bytes.length) {
-          if (!(await this.reserve(Math.min(bytes.length - at, ROOM_BYTES, this.#channel.ringBytes)))) return STOPPED;
+          if (!(await this.reserve(Math.min(bytes.length - at, ROOM_BYTES, this.#channel.ringBytes)))) return;
           at = this.#write(bytes, at);
         }
         if (this.#steps >= TURN_STEPS) {
@@ -179,10 +186,10 @@ export class Sender {
           if (isTurnOver()) await nextTurn();
         }
       }
+      if (this.#tell(0)) this.#end(SENT);
     } catch (error) {
-      return this.#tell(0) ? { how: "failed", error } : STOPPED;
+      if (this.#tell(0)) this.#end({ how: "failed", error });
     }
-    return this.#tell(0) ? SENT : STOPPED;
   }
 
   /** Copies what fits of `bytes` from `at` on; returns how far it came. */
@@ -293,13 +300,13 @@ export class Receiver {
   #rest: Uint8Array[] = [];
   #ended = false;
   #failure: { error: unknown } | null = null;
-  #readable = 0;
-  #at = 0;
+  /** Bytes of the last piece: the other side is told when the next one is asked for. */
+  #taken = 0;
   /** Pieces handed out without having waited. */
   #steps = 0;
   /** Where the next bytes go; `null`: into memory of their own. */
   #into: Uint8Array | null = null;
-  #waiter: { resolve: (step: Step) => void; reject: (error: unknown) => void } | null = null;
+  #waiter: (PromiseWithResolvers<Step> & { reader: object }) | null = null;
   /** The reader wants no more: called once, unless the stream had ended. */
   #onCancel: ((reason: unknown) => void) | null;
   /** Bytes handed out so far. */
@@ -318,7 +325,7 @@ export class Receiver {
     return receiver;
   }
 
-  /** Cancels the stream when `reader` is collected as garbage. What {@link chunks} and {@link stream} return keep it alive. */
+  /** Cancels the stream when `reader` is collected as garbage. What {@link chunks} and {@link stream} return keeps it alive. */
   readBy(reader: object): void {
     if (!this.#ended) readers.register(reader, this, reader);
   }
@@ -366,7 +373,7 @@ export class Receiver {
     this.#failure = failure;
     const waiter = this.#waiter;
     this.#waiter = null;
-    if (waiter) this.#next().then(waiter.resolve, waiter.reject);
+    if (waiter) this.#next(this).then(waiter.resolve, waiter.reject);
   }
 
   /** Nobody reads any more. */
@@ -382,24 +389,30 @@ export class Receiver {
     onCancel?.(reason);
   }
 
-  /** The next bytes, as a copy of their own, or in `into`; one call at a time. */
-  next(into: Uint8Array | null = null): Promise<Step> {
+  /** The next bytes, as a copy of their own, or in `into`. While it waits, `reader` is kept alive. */
+  next(into: Uint8Array | null = null, reader: object = this): Promise<Step> {
+    if (this.#waiter) {
+      const again = (): Promise<Step> => this.next(into, reader);
+      return this.#waiter.promise.then(again, again);
+    }
     this.#into = into;
     if (this.#channel && ++this.#steps >= TURN_STEPS) {
       this.#steps = 0;
-      if (isTurnOver()) return nextTurn().then(() => this.#next());
+      if (isTurnOver()) return nextTurn().then(() => this.#next(reader));
     }
-    return this.#next();
+    return this.#next(reader);
   }
 
-  #next(): Promise<Step> {
+  #next(reader: object): Promise<Step> {
     const chunk = this.#rest.length > 0 ? this.#shift() : this.#take();
     if (chunk) return Promise.resolve({ done: false, value: chunk });
-    if (this.#failure) return Promise.reject(this.#failure.error as Error);
+    const failure = this.#failure;
+    this.#failure = null;
+    if (failure) return Promise.reject(failure.error as Error);
     if (this.#ended) return Promise.resolve(END);
     this.#steps = 0;
     const { promise, resolve, reject } = Promise.withResolvers<Step>();
-    this.#waiter = { resolve, reject };
+    this.#waiter = { promise, resolve, reject, reader };
     return promise;
   }
 
@@ -421,14 +434,14 @@ export class Receiver {
   }
 
   /** For one `for await`. Leaving it early cancels. */
-  async *chunks({ into = null }: ChunkOptions = {}, reader: object = this): AsyncGenerator<Uint8Array, void> {
+  chunks({ into = null }: ChunkOptions = {}, reader: object = this): Chunks {
     if (into?.length === 0) throw new InvalidConfigError("`into` has no bytes; it must have room for one at least.");
-    try {
-      for (let step = await this.next(into); !step.done; step = await this.next(into)) yield step.value;
-    } finally {
-      readers.unregister(reader);
-      if (!this.#ended) this.cancel(new DOMException("the reader left the stream", "AbortError"));
-    }
+    return new Chunks(this, into, reader);
+  }
+
+  /** The reader wants no more, if there is more. */
+  leave(): void {
+    if (!this.#ended) this.cancel(new DOMException("the reader left the stream", "AbortError"));
   }
 
   /** As a WHATWG stream of bytes; reads ahead of its reader by nothing. */
@@ -436,9 +449,8 @@ export class Receiver {
     return new ReadableStream<Uint8Array>(
       {
         pull: async (controller) => {
-          const step = await this.next();
+          const step = await this.next(null, reader);
           if (!step.done) return controller.enqueue(step.value);
-          readers.unregister(reader);
           controller.close();
         },
         cancel: (reason) => this.cancel(reason),
@@ -447,26 +459,28 @@ export class Receiver {
     );
   }
 
+  /** Tells what was taken before, and takes what is there. */
   #take(): Uint8Array | null {
     const channel = this.#channel;
-    if (!channel || this.#ended || (this.#readable === 0 && !this.#look(0))) return null;
-    if (this.#readable === 0) {
-      if (channel.look[ENDED] === C.SB_FLOW_END) this.#ended = true;
+    if (!channel || this.#ended) return null;
+    const taken = this.#taken;
+    this.#taken = 0;
+    if (!channel.move(0, taken, C.SB_FLOW_OPEN, channel.need)) return null;
+    const { look } = channel;
+    const readable = look[READABLE]!;
+    if (readable === 0) {
+      if (look[ENDED] === C.SB_FLOW_END) this.#ended = true;
       return null;
     }
     const into = this.#into;
-    const length = Math.min(this.#readable, into ? into.length : CHUNK_BYTES);
+    const length = Math.min(readable, into ? into.length : CHUNK_BYTES);
+    const at = look[READ_AT]!;
     const { bytes } = channel.incoming;
-    let chunk: Uint8Array;
-    if (into) {
-      into.set(bytes.subarray(this.#at, this.#at + length));
-      chunk = into.subarray(0, length);
-    } else {
-      chunk = bytes.slice(this.#at, this.#at + length);
-    }
+    this.#taken = length;
     this.bytes += length;
-    this.#look(length);
-    return chunk;
+    if (!into) return bytes.slice(at, at + length);
+    into.set(bytes.subarray(at, at + length));
+    return into.subarray(0, length);
   }
 
   /** Of what was copied out when the slot was let go. */
@@ -483,16 +497,39 @@ export class Receiver {
     else this.#rest.shift();
     return into.subarray(0, length);
   }
+}
 
-  #look(taken: number): boolean {
-    const channel = this.#channel!;
-    if (!channel.move(0, taken, C.SB_FLOW_OPEN, channel.need)) {
-      this.#readable = 0;
-      return false;
-    }
-    this.#readable = channel.look[READABLE]!;
-    this.#at = channel.look[READ_AT]!;
-    return true;
+/** The pieces of a stream, for one `for await`: leaving it early cancels the stream. An error is told once. */
+export class Chunks implements AsyncIterableIterator<Uint8Array, undefined>, AsyncDisposable {
+  readonly #receiver: Receiver;
+  readonly #into: Uint8Array | null;
+  /** Kept alive as long as this is; see {@link Receiver.readBy}. */
+  readonly #reader: object;
+
+  /** @internal */
+  constructor(receiver: Receiver, into: Uint8Array | null, reader: object) {
+    this.#receiver = receiver;
+    this.#into = into;
+    this.#reader = reader;
+  }
+
+  /** The next piece, at most 64 KiB or as large as `into`. */
+  next(): Promise<Step> {
+    return this.#receiver.next(this.#into, this.#reader);
+  }
+
+  /** Nobody wants the rest. */
+  return(): Promise<Step> {
+    this.#receiver.leave();
+    return Promise.resolve(END);
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#receiver.leave();
   }
 }
 

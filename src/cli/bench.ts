@@ -1,9 +1,21 @@
 /** `slotbus bench`: round trip, throughput and a sparse case, slotbus beside what else a Bun user has. */
 
-import { cpus, release, type } from "node:os";
 import { parseArgs } from "node:util";
 import { type Checks, idleCpu, idleWakeups, runChecks } from "./bench/checks.ts";
 import { alternate, closedLoop, makeBodies, type Round, sparseLoop, type Summary, summarise } from "./bench/measure.ts";
+import { describeMachine, type Machine, machineLines, number, sizeName, table } from "./bench/report.ts";
+import {
+  COMMON_FLAGS,
+  guarded,
+  inWorkspace,
+  type Mode,
+  modeOf,
+  orUsageError,
+  parseAgainst,
+  present,
+  type Say,
+  verifyAnswerer,
+} from "./bench/suite.ts";
 import {
   type Contestant,
   type SlotbusContestant,
@@ -11,11 +23,12 @@ import {
   startSlotbus,
   SYSTEMS,
   type SystemName,
-  Workspace,
+  type Workspace,
 } from "./bench/systems.ts";
 import { CommandError, UsageError } from "./usage.ts";
 
-const HELP = `slotbus bench [options]
+const HELP = `slotbus bench [bus] [options]
+slotbus bench streams [options]   streamed bodies; --help says more
 
   --payload 64,4k,64k,1m   bodies, in bytes (k, m: times 1024)
   --in-flight 1,8,32       requests at once
@@ -29,8 +42,6 @@ const HELP = `slotbus bench [options]
 
   slotbus bench --quick --json > result.json
   slotbus bench --short --payload 4k --in-flight 1 --against unix-socket`;
-
-type Mode = "full" | "quick" | "short";
 
 /** What a mode measures, and for how long. */
 interface Preset {
@@ -86,8 +97,6 @@ const PRESETS: Record<Mode, Preset> = {
 const SMALL_BYTES = 4096;
 /** Fewest samples of a round; each caller has one at least. */
 const MINIMUM_SAMPLES = 20;
-/** A round that takes so long has hung. */
-const ROUND_LIMIT_MS = 30_000;
 /** How long a quick run looks for wake-ups. */
 const IDLE_MS = 2_000;
 
@@ -109,14 +118,12 @@ export interface Row extends Summary {
 }
 
 interface Result {
-  machine: Record<string, string | number>;
+  machine: Machine;
   rows: Row[];
   /** `null` in a short run, as are the checks. */
   idle: { wakeups: number } | { cpu_ms_per_minute: number } | null;
   checks: Checks | null;
 }
-
-type Say = (text: string) => void;
 
 // ---- the command line ---------------------------------------------------------------------------------------------------
 
@@ -133,68 +140,29 @@ function parseInFlight(text: string): number {
   throw new UsageError(`--in-flight ${text}: give 1 to 256.`);
 }
 
-function parseAgainst(text: string): SystemName[] {
-  if (text === "all") return [...SYSTEMS];
-  if (text === "none") return ["slotbus"];
-  const names = text.split(",").map((name) => name.trim());
-  const wrong = names.find((name) => !SYSTEMS.slice(1).includes(name as SystemName));
-  if (wrong !== undefined)
-    throw new UsageError(`--against ${wrong}: give all, none, or ${SYSTEMS.slice(1).join(", ")}.`);
-  return SYSTEMS.filter((name) => name === "slotbus" || names.includes(name));
-}
-
 /** The values of a list, each once. */
 function list(text: string, parse: (item: string) => number): number[] {
   return [...new Set(text.split(",").map(parse))];
 }
 
 function parseFlags(args: string[]) {
-  try {
-    return parseArgs({
-      args,
-      options: {
-        payload: { type: "string" },
-        "in-flight": { type: "string" },
-        against: { type: "string" },
-        quick: { type: "boolean" },
-        short: { type: "boolean" },
-        json: { type: "boolean" },
-        help: { type: "boolean" },
-      },
-    }).values;
-  } catch (error) {
-    throw new UsageError((error as Error).message);
-  }
+  const options = { ...COMMON_FLAGS, payload: { type: "string" }, "in-flight": { type: "string" } } as const;
+  return orUsageError(() => parseArgs({ args, options }).values);
 }
 
 function makePlan(flags: ReturnType<typeof parseFlags>): Plan {
-  if (flags.quick && flags.short) throw new UsageError("--quick and --short exclude each other.");
-  const mode: Mode = flags.short ? "short" : flags.quick ? "quick" : "full";
+  const mode = modeOf(flags);
   const preset = PRESETS[mode];
   return {
     ...preset,
     mode,
     payloads: list(flags.payload ?? preset.payloads, parseSize),
     inFlight: list(flags["in-flight"] ?? preset.inFlight, parseInFlight),
-    systems: parseAgainst(flags.against ?? preset.against),
+    systems: parseAgainst(flags.against ?? preset.against, SYSTEMS),
   };
 }
 
 // ---- the run ------------------------------------------------------------------------------------------------------------
-
-/** A round of `name`, unless it fails, a process ends in it, or it hangs. */
-async function guarded(name: SystemName, running: Promise<Round>, workspace: Workspace): Promise<Round> {
-  const limit = Promise.withResolvers<never>();
-  const hung = new CommandError(`a round did not end within ${ROUND_LIMIT_MS / 1000} s`);
-  const timer = setTimeout(() => limit.reject(hung), ROUND_LIMIT_MS);
-  try {
-    return await Promise.race([running, workspace.failed, limit.promise]);
-  } catch (error) {
-    throw error instanceof CommandError ? new CommandError(`${name}: ${error.message}`) : error;
-  } finally {
-    clearTimeout(timer);
-  }
-}
 
 async function measure(contestants: readonly Contestant[], plan: Plan, workspace: Workspace, say: Say): Promise<Row[]> {
   const rows: Row[] = [];
@@ -225,16 +193,6 @@ async function measure(contestants: readonly Contestant[], plan: Plan, workspace
   return rows;
 }
 
-/** Each contestant answers from another process; the one that is a thread, from another thread of ours. */
-function verifyAnswerers(contestants: readonly Contestant[]): void {
-  for (const { name, answerer } of contestants) {
-    const isThread = name === "worker-postmessage";
-    if (isThread && answerer.isMainThread) throw new CommandError(`${name} answers from our own thread`);
-    if ((answerer.pid === process.pid) !== isThread)
-      throw new CommandError(`${name} answers from process ${answerer.pid}, and we are ${process.pid}`);
-  }
-}
-
 /** Each contestant must stand in every case. */
 function verifyRows(rows: readonly Row[], plan: Plan): void {
   const cases = new Set(rows.map((row) => `${row.case} ${row.payload_bytes} ${row.in_flight}`));
@@ -246,16 +204,17 @@ function verifyRows(rows: readonly Row[], plan: Plan): void {
   }
 }
 
-async function runAll(plan: Plan, say: Say): Promise<Result> {
-  using workspace = new Workspace();
-  const stopOnSignal = (_: string, signal: number): void => process.exit(128 + signal); // disposes the workspace
-  process.once("SIGINT", stopOnSignal).once("SIGTERM", stopOnSignal);
-  const contestants: Contestant[] = [];
-  try {
+function runAll(plan: Plan, say: Say): Promise<Result> {
+  return inWorkspace(async (workspace, started) => {
     const slotbus: SlotbusContestant = await startSlotbus(workspace);
-    contestants.push(slotbus);
-    for (const name of plan.systems.slice(1)) contestants.push(await start(name, workspace));
-    verifyAnswerers(contestants);
+    const contestants: Contestant[] = [slotbus];
+    started.push(slotbus);
+    for (const name of plan.systems.slice(1)) {
+      const contestant = await start(name, workspace);
+      contestants.push(contestant);
+      started.push(contestant);
+    }
+    for (const { name, answerer } of contestants) verifyAnswerer(name, answerer, name === "worker-postmessage");
     const rows = await measure(contestants, plan, workspace, say);
     verifyRows(rows, plan);
     const machine = describeMachine(plan);
@@ -268,44 +227,10 @@ async function runAll(plan: Plan, say: Say): Promise<Result> {
     }
     say("idle: a minute to settle, a minute to measure");
     return { machine, rows, idle: { cpu_ms_per_minute: await idleCpu(workspace) }, checks };
-  } finally {
-    process.off("SIGINT", stopOnSignal).off("SIGTERM", stopOnSignal);
-    await Promise.all(contestants.map((contestant) => contestant.stop()));
-  }
+  });
 }
 
 // ---- the report ---------------------------------------------------------------------------------------------------------
-
-function describeMachine({ mode, rounds }: Plan): Record<string, string | number> {
-  const processors = cpus();
-  return {
-    cpu: processors[0]?.model.trim() ?? "unknown",
-    cores: processors.length,
-    kernel: `${type()} ${release()}`,
-    bun: Bun.version,
-    mode,
-    rounds,
-  };
-}
-
-function sizeName(bytes: number): string {
-  if (bytes >= 1024 ** 2 && bytes % 1024 ** 2 === 0) return `${bytes / 1024 ** 2} MiB`;
-  return bytes >= 1024 && bytes % 1024 === 0 ? `${bytes / 1024} KiB` : `${bytes} B`;
-}
-
-function number(value: number | null): string {
-  if (value === null) return "-";
-  if (value >= 100) return Math.round(value).toLocaleString("en");
-  return value >= 1 || value <= 0 ? value.toPrecision(3) : value.toFixed(2);
-}
-
-/** Columns padded to their widest cell, the first to the left, the others to the right. */
-function table(lines: readonly (readonly string[])[]): string {
-  const widths = lines[0]!.map((_, column) => Math.max(...lines.map((line) => line[column]!.length)));
-  const pad = (cell: string, column: number): string =>
-    column === 0 ? cell.padEnd(widths[0]!) : cell.padStart(widths[column]!);
-  return lines.map((line) => line.map(pad).join("  ").trimEnd()).join("\n");
-}
 
 const COLUMNS = ["µs", "p50", "p90", "p99", "p99.9", "req/s", "slower"];
 
@@ -350,10 +275,9 @@ function reportIdle(idle: NonNullable<Result["idle"]>): string {
 }
 
 function report({ machine, rows, idle, checks }: Result): string {
-  const { cpu, cores, kernel, bun, mode, rounds } = machine;
   const cases = Map.groupBy(rows, (row) => `${row.case} ${row.payload_bytes} ${row.in_flight}`);
   return [
-    `${cpu}, ${cores} cores, ${kernel}\nBun ${bun}, ${mode} run, medians of ${rounds} alternating rounds`,
+    machineLines(machine),
     ...[...cases.values()].map(reportCase),
     ...(checks ? [reportChecks(checks)] : []),
     ...(idle ? [reportIdle(idle)] : []),
@@ -362,21 +286,12 @@ function report({ machine, rows, idle, checks }: Result): string {
 
 /** Runs the command; resolves to its exit code. Throws {@link UsageError} and {@link CommandError}. */
 export async function run(args: string[]): Promise<number> {
-  const flags = parseFlags(args);
+  if (args[0] === "streams") return (await import("./bench/streams/suite.ts")).run(args.slice(1));
+  const flags = parseFlags(args[0] === "bus" ? args.slice(1) : args);
   if (flags.help) {
     console.log(HELP);
     return 0;
   }
   const plan = makePlan(flags);
-  const progress = !flags.json && process.stderr.isTTY;
-  const say: Say = (text) => void (progress && process.stderr.write(`\r\u001b[K${text} …`));
-  try {
-    const result = await runAll(plan, say);
-    if (progress) process.stderr.write("\r\u001b[K");
-    console.log(flags.json ? JSON.stringify(result, null, 2) : report(result));
-    return 0;
-  } catch (error) {
-    if (progress) process.stderr.write("\n");
-    throw error;
-  }
+  return present(flags.json, (say) => runAll(plan, say), report);
 }

@@ -1,6 +1,6 @@
 /** The hub's side of a contract: one function per method. */
 
-import type { SlotBus } from "../bus/bus.ts";
+import type { BusRequest, SlotBus } from "../bus/bus.ts";
 import { ContractError, ContractMismatchError, InvalidConfigError } from "../errors.ts";
 import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE } from "./codec.ts";
 import {
@@ -11,10 +11,9 @@ import {
   FINGERPRINT,
   type Declaration,
 } from "./contract.ts";
-import { readFailure } from "./failure.ts";
-import { isSequence, readItems, writeItems } from "./items.ts";
+import { encodeRemote, readFailure } from "./failure.ts";
+import { type Chunks, isSequence, ItemReader, ItemSource, type Sequence } from "./items.ts";
 import type { Made } from "./schema.ts";
-import { type Reply, responseChunks, sendItems } from "./streams.ts";
 import { check, encodeValue, readValue, typeOf } from "./values.ts";
 
 /** {@link SlotBus.client}. */
@@ -32,6 +31,13 @@ export function makeClient<C extends Contract>(bus: SlotBus, contract: C): Clien
 
 type Pairs = [string, string][];
 
+/** What an answer is judged by. */
+interface Reply {
+  readonly status: number;
+  readonly contentType: string;
+  readonly body: Uint8Array;
+}
+
 /** One method of one client. */
 class Caller {
   readonly #bus: SlotBus;
@@ -48,11 +54,39 @@ class Caller {
 
   call(input: unknown, given: CallOptions | undefined): Promise<unknown> {
     const options = this.#resolve(given);
+    const read = options?.idempotent ? this.#readRepeated : this.#read;
     try {
-      return this.#send(input, options).then(options?.idempotent ? this.#readRepeated : this.#read);
+      if (this.#method.declaration.takesItems) return this.#callWithItems(input, options).then(read);
+      const request = this.#request(input, options);
+      if (request instanceof Promise) return request.then((made) => this.#bus.request(made, options)).then(read);
+      return this.#bus.request(request, options).then(read);
     } catch (error) {
       return Promise.reject(error);
     }
+  }
+
+  stream(input: unknown, given: CallOptions | undefined): ItemReader {
+    const options = this.#resolve(given);
+    const items = this.#method.declaration.takesItems && isSequence(input) ? this.#source(input) : null;
+    const open = (): Promise<Chunks> => {
+      const request = items ? this.#itemsRequest(items, options) : this.#request(input, options);
+      if (request instanceof Promise) return request.then((made) => this.#open(made, options));
+      return this.#open(request, options);
+    };
+    const leave = (): void => void items?.return().catch(() => {});
+    return new ItemReader(this.#method, "client", this.#bus.options.payloadLimit, open, leave, items);
+  }
+
+  /** Resolves when the head of the answer is here. */
+  async #open(request: BusRequest, options: CallOptions | undefined): Promise<Chunks> {
+    const response = await this.#bus.stream(request, options);
+    const { status, contentType } = response;
+    if (status !== 200 || contentType !== ITEMS_TYPE) {
+      const body = await response.bytes(this.#bus.options.payloadLimit);
+      throw await this.#failed({ status, contentType, body }, options?.idempotent === true);
+    }
+    const chunks = response.chunks();
+    return { next: () => chunks.next(), cancel: () => response.cancel() };
   }
 
   readonly #read = (reply: Reply): unknown => this.#output(reply, false);
@@ -69,14 +103,6 @@ class Caller {
     return output === null ? value : check(this.#method, output, "client", "output", value, true);
   }
 
-  async *stream(input: unknown, given: CallOptions | undefined): AsyncGenerator<unknown, void, void> {
-    const options = this.#resolve(given);
-    const reply = await this.#send(input, options);
-    if (reply.contentType !== ITEMS_TYPE || reply.status !== 200)
-      throw await this.#failed(reply, options?.idempotent === true);
-    yield* readItems(this.#method, this.#method.declaration.output, "client", "output", responseChunks(reply));
-  }
-
   #resolve(given: CallOptions | undefined): CallOptions | undefined {
     if (given === undefined || this.#options === undefined || given.idempotent !== undefined) {
       return given ?? this.#options;
@@ -84,29 +110,41 @@ class Caller {
     return { ...given, idempotent: true };
   }
 
-  /** Checks and sends. Throws, or the promise rejects. */
-  #send(input: unknown, options: CallOptions | undefined): Promise<Reply> {
+  /** The request with a checked input. Throws, or the promise rejects. */
+  #request(input: unknown, options: CallOptions | undefined): BusRequest | Promise<BusRequest> {
     const { takesItems, input: schema } = this.#method.declaration;
-    if (takesItems) return this.#sendItems(input, options);
+    if (takesItems) throw notItems(this.#method);
     const checked = schema === null ? null : check(this.#method, schema, "client", "input", input, false);
-    if (checked instanceof Promise) return checked.then(() => this.#sendValue(input, options));
-    return this.#sendValue(input, options);
+    if (checked instanceof Promise) return checked.then(() => this.#valueRequest(input, options));
+    return this.#valueRequest(input, options);
   }
 
-  #sendValue(input: unknown, options: CallOptions | undefined): Promise<Reply> {
+  #valueRequest(input: unknown, options: CallOptions | undefined): BusRequest {
     const method = this.#method;
     const type = typeOf(method, input);
     const coded = type !== "" && type !== BYTES_TYPE;
     const body = coded ? encodeValue(method, "client", "input", input, false) : (input as Uint8Array | undefined);
-    const headers = this.#headersOf(type, options);
-    return this.#bus.request({ method: "POST", path: method.path, headers, body }, options);
+    return { method: "POST", path: method.path, headers: this.#headersOf(type, options), body };
   }
 
-  #sendItems(input: unknown, options: CallOptions | undefined): Promise<Reply> {
-    const method = this.#method;
-    if (!isSequence(input)) throw notItems(method);
-    const chunks = writeItems(method, method.declaration.input, "client", "input", input);
-    return sendItems(this.#bus, method.path, this.#headersOf(ITEMS_TYPE, options), chunks, options);
+  /** A call whose input failed rejects with that, whatever its handler made of it. */
+  async #callWithItems(input: unknown, options: CallOptions | undefined): Promise<Reply> {
+    if (!isSequence(input)) throw notItems(this.#method);
+    const items = this.#source(input);
+    const reply = await this.#bus.request(this.#itemsRequest(items, options), options).catch((error) => {
+      throw items.failure ? items.failure.error : error;
+    });
+    if (items.failure) throw items.failure.error;
+    return reply;
+  }
+
+  #source(input: Sequence<unknown>): ItemSource {
+    const { payloadLimit } = this.#bus.options;
+    return new ItemSource(this.#method, "client", input, payloadLimit, async (error) => encodeRemote(error));
+  }
+
+  #itemsRequest(items: ItemSource, options: CallOptions | undefined): BusRequest {
+    return { method: "POST", path: this.#method.path, headers: this.#headersOf(ITEMS_TYPE, options), body: items };
   }
 
   #headersOf(contentType: string, options: CallOptions | undefined): Pairs {

@@ -11,17 +11,20 @@ import type { CallContext } from "./implementations.ts";
 export type ErrorShapes = Readonly<Record<string, Schema>>;
 
 /** What a call takes besides its input. */
-export interface CallOptions extends RequestOptions {
+export interface CallOptions extends Omit<RequestOptions, "deadline" | "idle"> {
   /** Seen by the handler as `ctx.headers`. */
   headers?: Readonly<Record<string, string>>;
 }
 
-type Arguments<In> = undefined extends In ? [input?: In, options?: CallOptions] : [input: In, options?: CallOptions];
+/** The same of a stream: `timeout` is until its items begin, `deadline` and `idle` are for them. */
+export interface StreamOptions extends CallOptions, Pick<RequestOptions, "deadline" | "idle"> {}
+
+type Arguments<In, Options> = undefined extends In ? [input?: In, options?: Options] : [input: In, options?: Options];
 
 /** Calls a method and resolves to its output. */
-export type Call<In, Out> = (...args: Arguments<In>) => Promise<Out>;
-/** Calls a method when the first item is asked for. `break` ends it on the other side too. */
-export type StreamCall<In, Item> = (...args: Arguments<In>) => AsyncGenerator<Item, void, void>;
+export type Call<In, Out> = (...args: Arguments<In, CallOptions>) => Promise<Out>;
+/** Calls a method when the first item is asked for. Leaving the loop ends it on the other side too. */
+export type StreamCall<In, Item> = (...args: Arguments<In, StreamOptions>) => AsyncGenerator<Item, void, void>;
 /** Answers a call. */
 export type Handle<In, Out, E extends ErrorShapes> = (input: In, ctx: CallContext<E>) => Out | Promise<Out>;
 /** Answers with items: an async generator, or anything that can be iterated. */
@@ -123,6 +126,13 @@ function declare(kind: "rpc" | "stream", options: SchemaOptions<Input, Schema, E
       hint: "Give a Standard Schema (of Zod, Valibot, ArkType, …) or typed<T>().",
     });
   }
+  for (const code of Object.keys(errors)) {
+    if (!methodName.test(code)) {
+      throw new InvalidConfigError(`${JSON.stringify(code)} cannot be the code of an error.`, {
+        hint: "Use 1 to 64 letters, digits, _ and $.",
+      });
+    }
+  }
   if (version !== undefined) checkVersion(version);
   const checked = (schema: Schema | undefined): Schema | null => (isChecked(schema) ? schema : null);
   return { kind, takesItems, input: checked(given), output: checked(output), errors, idempotent, version };
@@ -156,8 +166,9 @@ export class ContractMethod<M extends Declaration = Declaration> {
   /** What of it two processes can compare, made when it is first needed: see {@link FINGERPRINT_FIELDS}. */
   get fingerprint(): string {
     if (this.#fingerprint !== null) return this.#fingerprint;
-    const { kind, takesItems, input, output } = this.declaration;
+    const { kind, takesItems, input, output, errors } = this.declaration;
     const versioned = this.version !== "";
+    const codes = versioned ? [] : Object.keys(errors).sort();
     const fields = [
       kind,
       takesItems ? "items" : "value",
@@ -165,6 +176,8 @@ export class ContractMethod<M extends Declaration = Declaration> {
       this.version,
       versioned ? "" : describeSchema(input, "input"),
       versioned ? "" : describeSchema(output, "output"),
+      codes.join(","),
+      codes.map((code) => describeSchema(errors[code]!, "output")).join(","),
     ];
     this.#fingerprint = fields.map(encodeURIComponent).join(";");
     return this.#fingerprint;
@@ -172,7 +185,16 @@ export class ContractMethod<M extends Declaration = Declaration> {
 }
 
 /** Fields of a fingerprint in their order. */
-export const FINGERPRINT_FIELDS = ["kind", "input", "codec", "version", "input schema", "output schema"] as const;
+export const FINGERPRINT_FIELDS = [
+  "kind",
+  "input",
+  "codec",
+  "version",
+  "input schema",
+  "output schema",
+  "errors",
+  "error schemas",
+] as const;
 
 /** A contract; `methods` are for the guards of errors. */
 export interface Contract<M extends Methods = Methods> {

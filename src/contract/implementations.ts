@@ -14,10 +14,8 @@ import {
   type Handlers,
 } from "./contract.ts";
 import { encodeDeclared, encodeMismatch, encodeRemote, encodeValidation, isDeclared } from "./failure.ts";
-import { encodeFrame, FRAME } from "./frames.ts";
-import { isSequence, readItems, writeItems } from "./items.ts";
+import { type Chunks, isSequence, isThenable, ItemReader, ItemSource } from "./items.ts";
 import type { Given, Made } from "./schema.ts";
-import { answerItems, requestChunks } from "./streams.ts";
 import { check, encodeValue, readValue, typeOf } from "./values.ts";
 
 /** Makes the declared errors of a method: `throw ctx.errors.NOT_FOUND({ id })`. */
@@ -170,23 +168,33 @@ export class Implementations {
     return input instanceof Promise ? input.then((value) => run(served, request, value)) : run(served, request, input);
   }
 
-  async #stream(served: Served, request: WorkerRequest, { contentType }: Route): Promise<Answerable> {
-    const input = await readInput(served.method, request, contentType);
-    return answerItems(ITEMS_TYPE, this.#frames(served, request, input));
+  /** Answers with items. What goes wrong before the handler has given a sequence is an answer of its own. */
+  #stream(served: Served, request: WorkerRequest, { contentType }: Route): Answerable | Promise<Answerable> {
+    const { method } = served;
+    let source: ItemSource | null = null;
+    const begin = (items: unknown): Answerable => {
+      if (!isSequence(items)) throw new TypeError(`the handler of ${method.path} returned nothing to iterate over`);
+      source = new ItemSource(method, "worker", items, request.payloadLimit, (error) =>
+        this.#encodeFailure(served, request, error),
+      );
+      return { contentType: ITEMS_TYPE, body: source };
+    };
+    const start = (input: unknown): Answerable | Promise<Answerable> => {
+      const items = served.run(input, new CallContext(request, served.errors));
+      return isThenable(items) ? Promise.resolve(items).then(begin) : begin(items);
+    };
+    if (method.declaration.takesItems) return start(readItems(method, request, () => source?.sayEnough()));
+    const input = readInput(method, request, contentType);
+    return input instanceof Promise ? input.then(start) : start(input);
   }
 
-  /** The body of a stream: what goes wrong in the handler is its last frame. */
-  async *#frames(served: Served, request: WorkerRequest, input: unknown): AsyncGenerator<Uint8Array, void, void> {
-    const { method } = served;
+  /** Bytes of an error within a stream. */
+  async #encodeFailure(served: Served, request: WorkerRequest, error: unknown): Promise<Uint8Array> {
     try {
-      const source = await served.run(input, new CallContext(request, served.errors));
-      if (!isSequence(source)) throw new TypeError(`the handler of ${method.path} returned nothing to iterate over`);
-      for await (const frame of writeItems(method, method.declaration.output, "worker", "output", source)) {
-        if (request.aborted) return;
-        yield frame;
-      }
-    } catch (error) {
-      yield encodeFrame(FRAME.failure, await this.#failureOf(served, request, error).catch(encodeRemote));
+      return await this.#failureOf(served, request, error);
+    } catch (other) {
+      this.#report(other, request);
+      return encodeRemote(other);
     }
   }
 
@@ -201,10 +209,7 @@ export class Implementations {
         return encodeValidation(refused);
       }
     }
-    if (!isOurs(method, error)) {
-      if (method.declaration.kind === "stream") this.#report(error, request);
-      throw error;
-    }
+    if (!isOurs(method, error)) throw error;
     if (error.part !== "input") this.#report(error, request);
     return encodeValidation(error);
   }
@@ -216,9 +221,17 @@ export class Implementations {
 
 function readInput(method: ContractMethod, request: WorkerRequest, contentType: string): unknown {
   const { takesItems, input } = method.declaration;
-  if (takesItems) return readItems(method, input, "worker", "input", requestChunks(request));
+  if (takesItems) return readItems(method, request, () => {});
   const value = readValue(method, "worker", "input", contentType, request.body, false);
   return input === null ? value : check(method, input, "worker", "input", value, false);
+}
+
+function readItems(method: ContractMethod, request: WorkerRequest, onLeave: () => void): ItemReader {
+  const open = async (): Promise<Chunks> => {
+    const chunks = request.chunks();
+    return { next: () => chunks.next(), cancel: () => void chunks.return() };
+  };
+  return new ItemReader(method, "worker", request.payloadLimit, open, onLeave, null);
 }
 
 function run(served: Served, request: WorkerRequest, input: unknown): Answerable | Promise<Answerable> {
@@ -256,10 +269,6 @@ function isOurs({ contract, name }: ContractMethod, error: unknown): error is Va
   );
 }
 
-function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof value === "object" && value !== null && typeof (value as { then?: unknown }).then === "function";
-}
-
 function makeErrors({ contract, name, declaration }: ContractMethod): ErrorMakers<ErrorShapes> {
   const makers: Record<string, (data?: unknown, message?: string) => ContractError> = Object.create(null);
   for (const code of Object.keys(declaration.errors)) {
@@ -276,16 +285,23 @@ function compare(client: string, worker: string): ContractDifference[] {
   for (const [index, what] of FINGERPRINT_FIELDS.entries()) {
     const a = theirs[index] ?? "";
     const b = ours[index] ?? "";
-    if (a === b || (what.endsWith("schema") && !areComparable(a, b))) continue;
+    if (a === b || (what.includes("schema") && !schemasDiffer(a, b))) continue;
     differences.push({ what, client: shown(a), worker: shown(b) });
   }
   return differences;
 }
 
-function areComparable(a: string, b: string): boolean {
+/** Of one schema, or as many as there are errors. */
+function schemasDiffer(a: string, b: string): boolean {
+  const theirs = a.split("%2C");
+  const ours = b.split("%2C");
+  return theirs.length === ours.length && theirs.some((schema, i) => schemaDiffers(schema, ours[i]!));
+}
+
+function schemaDiffers(a: string, b: string): boolean {
   const [vendorA, digestA] = a.split("%3A");
   const [vendorB, digestB] = b.split("%3A");
-  return vendorA === vendorB && digestA !== undefined && digestB !== undefined;
+  return vendorA === vendorB && digestA !== undefined && digestB !== undefined && digestA !== digestB;
 }
 
 function shown(field: string): string {

@@ -1,5 +1,5 @@
 /**
- * Checks `bus.pml` with spin: the bus holds in every configuration, and fails when any of its rules is removed.
+ * Checks `bus.pml` and `stream.pml` with spin: each holds in every configuration, and fails when any of its rules is removed.
  * Needs Debian's packages spin and gcc. `bun test/model/check.ts`; the last line tells how many states were explored.
  */
 
@@ -8,39 +8,72 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { figuresLine } from "../prove/figures.ts";
 
+type Model = "bus" | "stream";
+
 /** What may happen besides N requests, and their answers. */
-const configurations: string[] = [
-  "N=3",
-  "N=2 GIVEUPS=1 LATES=1 CANCELS=1",
-  "N=2 FUTEX_WAITS=1",
-  "N=2 LOSSES=1",
-  "N=1 KILLS=1",
-  "N=1 EVICTS=1",
-  "N=1 STRAYS=1 GIVEUPS=1",
+const configurations: [model: Model, configuration: string][] = [
+  ["bus", "N=3"],
+  ["bus", "N=2 GIVEUPS=1 LATES=1 CANCELS=1"],
+  ["bus", "N=2 FUTEX_WAITS=1"],
+  ["bus", "N=2 LOSSES=1"],
+  ["bus", "N=1 KILLS=1"],
+  ["bus", "N=1 EVICTS=1"],
+  ["bus", "N=1 STRAYS=1 GIVEUPS=1"],
+  ["stream", "N=3 UP=1 DOWN=1"],
+  ["stream", "N=1 UP=2 DOWN=1"],
+  ["stream", "N=2 UP=4 RING=2 NEED=2"],
+  ["stream", "N=1 UP=2 DOWN=1 EARLY=1 GIVEUPS=1"],
+  ["stream", "N=2 UP=3 RING=2 EARLY=1 GIVEUPS=1"],
+  ["stream", "N=2 DOWN=3 RING=2 FAILS=1 GIVEUPS=1"],
+  ["stream", "N=2 DOWN=3 RING=2 LATES=1"],
+  ["stream", "N=1 UP=1 DOWN=1 KILLS=1"],
+  ["stream", "N=1 DOWN=3 RING=2 FAILS=1 KILLS=1"],
+  ["stream", "N=1 UP=3 RING=2 HUB_KILLS=1"],
 ];
 
 /** A rule, a configuration that shows what it is for, and what fails without it. */
-const rules: [rule: string, configuration: string, failure: string][] = [
-  ["RECHECK_WORKER", "N=2", "invalid end state"],
-  ["RECHECK_HUB", "N=2", "invalid end state"],
-  ["RECHECK_SLEEP", "N=1 FUTEX_WAITS=1", "invalid end state"],
-  ["CLEAR_FIRST", "N=3", "invalid end state"],
-  ["LOOK_LAST", "N=2", "invalid end state"],
-  ["WORD_FIRST", "N=2", "invalid end state"],
-  ["HINT_FIRST", "N=2", "invalid end state"],
-  ["HINT_FIRST_HUB", "N=2", "invalid end state"],
-  ["ANSWER_FIRST", "N=1 GIVEUPS=1", "own_response"],
-  ["GENERATION", "N=3 LATES=1", "own_response"],
-  ["TOKEN", "N=3 LATES=1", "own_response"],
-  ["QUARANTINE", "N=2 GIVEUPS=1", "quarantine_holds"],
-  ["FREED_HINT", "N=2 GIVEUPS=1", "invalid end state"],
-  ["DONE_FIRST", "N=2 GIVEUPS=1", "healthy_is_not_evicted"],
-  ["TAKE_BACK", "N=2 EVICTS=1", "runs"],
-  ["JUDGE", "N=1 KILLS=1", "invalid end state"],
-  ["PROOF_OF_DEATH", "N=1 EVICTS=1", "runs_do_not_overlap"],
-  ["NEW_REGION", "N=2 EVICTS=1", "quarantine_holds"],
-  ["RELEASE_CHECK", "N=1 STRAYS=1", "own_response"],
-  ["TICK", "N=1 LOSSES=1", "invalid end state"],
+const rules: [model: Model, rule: string, configuration: string, failure: string][] = [
+  ["bus", "RECHECK_WORKER", "N=2", "invalid end state"],
+  ["bus", "RECHECK_HUB", "N=2", "invalid end state"],
+  ["bus", "RECHECK_SLEEP", "N=1 FUTEX_WAITS=1", "invalid end state"],
+  ["bus", "CLEAR_FIRST", "N=3", "invalid end state"],
+  ["bus", "LOOK_LAST", "N=2", "invalid end state"],
+  ["bus", "WORD_FIRST", "N=2", "invalid end state"],
+  ["bus", "HINT_FIRST", "N=2", "invalid end state"],
+  ["bus", "HINT_FIRST_HUB", "N=2", "invalid end state"],
+  ["bus", "ANSWER_FIRST", "N=1 GIVEUPS=1", "own_response"],
+  ["bus", "GENERATION", "N=3 LATES=1", "own_response"],
+  ["bus", "TOKEN", "N=3 LATES=1", "own_response"],
+  ["bus", "QUARANTINE", "N=2 GIVEUPS=1", "quarantine_holds"],
+  ["bus", "FREED_HINT", "N=2 GIVEUPS=1", "invalid end state"],
+  ["bus", "DONE_FIRST", "N=2 GIVEUPS=1", "healthy_is_not_evicted"],
+  ["bus", "TAKE_BACK", "N=2 EVICTS=1", "runs"],
+  ["bus", "JUDGE", "N=1 KILLS=1", "invalid end state"],
+  ["bus", "PROOF_OF_DEATH", "N=1 EVICTS=1", "runs_do_not_overlap"],
+  ["bus", "NEW_REGION", "N=2 EVICTS=1", "quarantine_holds"],
+  ["bus", "RELEASE_CHECK", "N=1 STRAYS=1", "own_response"],
+  ["bus", "TICK", "N=1 LOSSES=1", "invalid end state"],
+  ["stream", "ROOM_ORDER", "N=1 DOWN=2", "invalid end state"],
+  ["stream", "WAITING_FIRST", "N=1 DOWN=2", "invalid end state"],
+  ["stream", "TAKEN_FIRST", "N=1 DOWN=2", "invalid end state"],
+  ["stream", "TELL_ROOM", "N=1 DOWN=2", "invalid end state"],
+  ["stream", "KEEP_WAITING", "N=1 UP=3 DOWN=1", "invalid end state"],
+  ["stream", "SENT_THEN_TOLD", "N=1 DOWN=2", "invalid end state"],
+  ["stream", "RING_FIRST", "N=1 DOWN=1", "units_in_order"],
+  ["stream", "COPY_FIRST", "N=1 DOWN=2", "units_in_order"],
+  ["stream", "SENT_FIRST", "N=1 DOWN=1", "stream_whole"],
+  ["stream", "ENDED_FIRST", "N=1 DOWN=1", "stream_whole"],
+  ["stream", "ERROR_ROOM", "N=1 DOWN=2 FAILS=1", "units_in_order"],
+  ["stream", "DRAIN", "N=1 DOWN=2 KILLS=1", "stream_whole"],
+  ["stream", "CLAIM_FIRST", "N=1 UP=1 GIVEUPS=1", "source_untouched"],
+  ["stream", "CLAIM_TELLS", "N=1 UP=1", "invalid end state"],
+  ["stream", "CLEAN_FIRST", "N=2 UP=1 DOWN=1", "counts_legal"],
+  ["stream", "CLEAN_AFTER", "N=2 UP=1", "units_in_order"],
+  ["stream", "GENERATION", "N=2 DOWN=2 LATES=1", "stream_whole"],
+  ["stream", "TOKEN", "N=2 DOWN=2 LATES=1", "stream_whole"],
+  ["stream", "CLAIMED_FIRST", "N=1 DOWN=1 GIVEUPS=1", "healthy_is_not_evicted"],
+  ["stream", "STREAM_QUARANTINE", "N=2 DOWN=2 GIVEUPS=1", "quarantine_holds"],
+  ["stream", "CANCEL", "N=1 DOWN=2 GIVEUPS=1", "invalid end state"],
 ];
 
 const missing = ["spin", "gcc"].filter((tool) => !Bun.which(tool));
@@ -65,11 +98,11 @@ async function run(folder: string, command: string[]): Promise<string> {
   return out;
 }
 
-async function explore(settings: string[], optimise: "-O0" | "-O1"): Promise<Outcome> {
+async function explore(model: Model, settings: string[], optimise: "-O0" | "-O1"): Promise<Outcome> {
   const started = performance.now();
   const folder = mkdtempSync(join(scratch, "run-"));
-  copyFileSync(join(import.meta.dir, "bus.pml"), join(folder, "bus.pml"));
-  await run(folder, ["spin", "-a", ...settings.map((setting) => `-D${setting}`), "bus.pml"]);
+  copyFileSync(join(import.meta.dir, `${model}.pml`), join(folder, "model.pml"));
+  await run(folder, ["spin", "-a", ...settings.map((setting) => `-D${setting}`), "model.pml"]);
   // Safety only; 4 GB and depth 500 000 at most: running out of either is a failure below.
   await run(folder, ["gcc", optimise, "-w", "-DSAFETY", "-DCOLLAPSE", "-DMEMLIM=4000", "-o", "pan", "pan.c"]);
   const out = await run(folder, ["./pan", "-m500000", "-w24"]);
@@ -98,13 +131,13 @@ function report(isGood: boolean, text: string, outcome: Outcome): void {
 }
 
 const jobs: (() => Promise<void>)[] = [
-  ...rules.map(([rule, configuration, failure]) => async () => {
-    const outcome = await explore([...configuration.split(" "), `NO_${rule}`], "-O0");
-    report(outcome.error.startsWith(failure), `without ${rule}, ${configuration}`, outcome);
+  ...rules.map(([model, rule, configuration, failure]) => async () => {
+    const outcome = await explore(model, [...configuration.split(" "), `NO_${rule}`], "-O0");
+    report(outcome.error.startsWith(failure), `${model} without ${rule}, ${configuration}`, outcome);
   }),
-  ...configurations.map((configuration) => async () => {
-    const outcome = await explore(configuration.split(" "), "-O1");
-    report(outcome.error === "", configuration, outcome);
+  ...configurations.map(([model, configuration]) => async () => {
+    const outcome = await explore(model, configuration.split(" "), "-O1");
+    report(outcome.error === "", `${model}, ${configuration}`, outcome);
   }),
 ];
 

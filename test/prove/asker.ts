@@ -27,7 +27,8 @@ const POOL = 2 * LIMIT;
 const SAMPLE_MS = 20;
 /** How long a handler waits at the most, where it is not 30 ms. */
 const WAIT_MS: Partial<Record<b.Mode, number>> = { block: 4, hold: 600 };
-const gaveUp = new Error("the caller gave up");
+/** Why a caller aborts. */
+export const gaveUp = new Error("the caller gave up");
 
 export interface Ask {
   mode: b.Mode;
@@ -119,11 +120,11 @@ export class Asker {
     this.waiting.set(id, { deadline: Date.now() + timeout, lost: false });
     const started = performance.now();
     const promise = borrows ? this.bus.borrow(request, options) : this.bus.request(request, options);
-    if (controller) this.#abortSoon(id, controller);
+    if (controller) this.abortSoon(id, controller);
     try {
       const response = await promise;
       this.onAnswer(response.workerPid, performance.now() - started);
-      this.#settle(id, b.ANSWERED);
+      this.settle(id, b.ANSWERED);
       this.own.answers++;
       await this.#check(asked, response);
     } catch (error) {
@@ -140,7 +141,7 @@ export class Asker {
     this.waiting.set(id, { deadline: Date.now() + timeout, lost: false });
     try {
       const response = this.bus.requestSync({ path: mode, id: String(id), query, body }, { timeout });
-      this.#settle(id, b.ANSWERED);
+      this.settle(id, b.ANSWERED);
       this.own.answers++;
       void this.#check(asked, response);
     } catch (error) {
@@ -155,21 +156,37 @@ export class Asker {
     return { id, nonce, mode, body: this.#pool.subarray(start, start + size), tag: `${id}.${nonce}` };
   }
 
-  /** `died`: the worker whose death settled it. */
-  #settle(id: number, bit: number, died = 0): void {
+  /** `died`: the worker whose death settled it. `prompt`: who settles it wasted no time of its own. */
+  settle(id: number, bit: number, died = 0, prompt = true): void {
     const { outcome } = this.#books;
     const before = outcome[id]!;
     outcome[id] = before | bit | (before & b.SETTLED ? b.TWICE : 0);
     const { deadline = Infinity } = this.waiting.get(id) ?? {};
     this.waiting.delete(id);
+    if (!prompt) return;
     const due = died > 0 ? Math.min(deadline, this.#times.killedAt(died)) : deadline;
     const late = Date.now() - Math.max(due, this.#times.hubContinuedAt);
     if (late > 0) this.#times.add(died > 0 ? "after the death" : "after the deadline", late - this.#starvedSince(due));
   }
 
+  /** A promise is broken for this request. */
+  wrong(id: number, what: string): void {
+    this.#books.outcome[id]! |= b.WRONG;
+    this.#broken(what);
+  }
+
+  /** News of the death of a worker. */
+  heardOf(pid: number): void {
+    this.#times.hear(pid);
+  }
+
+  /** Whether a worker was killed, or may have been evicted. */
+  isDead(pid: number): boolean {
+    return this.mayDie.has(pid) || this.#times.killedAt(pid) < Infinity;
+  }
+
   #wrong(asked: Asked, what: string): void {
-    this.#books.outcome[asked.id]! |= b.WRONG;
-    this.#broken(`request ${asked.tag} (${asked.mode}, ${asked.body.length} bytes): ${what}`);
+    this.wrong(asked.id, `request ${asked.tag} (${asked.mode}, ${asked.body.length} bytes): ${what}`);
   }
 
   async #check(asked: Asked, response: BusResponse): Promise<void> {
@@ -193,15 +210,15 @@ export class Asker {
   #failed(asked: Asked, error: unknown, controller: AbortController | null): void {
     if (controller?.signal.aborted && error === gaveUp) {
       this.own.aborts++;
-      return this.#settle(asked.id, b.ABORTED);
+      return this.settle(asked.id, b.ABORTED);
     }
     if (!(error instanceof SlotbusError)) {
-      this.#settle(asked.id, b.FAILED);
+      this.settle(asked.id, b.FAILED);
       return this.#wrong(asked, `failed with ${Bun.inspect(error)}`);
     }
     const died = error instanceof WorkerDiedError ? error.pid : 0;
-    if (died > 0) this.#times.hear(died);
-    this.#settle(asked.id, error.mayHaveExecuted ? b.FAILED : b.REFUSED, died);
+    if (died > 0) this.heardOf(died);
+    this.settle(asked.id, error.mayHaveExecuted ? b.FAILED : b.REFUSED, died);
     if (error instanceof RemoteError) {
       this.own.answers++;
       const meant = asked.mode === "throw" || asked.mode === "reject";
@@ -214,15 +231,14 @@ export class Asker {
       this.own.timeouts++;
       this.onGiveUp("timeout", "queued");
     } else if (error instanceof WorkerDiedError) {
-      const isDead = this.mayDie.has(died) || this.#times.killedAt(died) < Infinity;
-      if (!isDead) this.#wrong(asked, `pid ${died} was not killed: ${error.message}`);
+      if (!this.isDead(died)) this.#wrong(asked, `pid ${died} was not killed: ${error.message}`);
     } else if (!(this.mayClose && error instanceof BusClosedError)) {
       this.#wrong(asked, `failed with ${error.message}`);
     }
   }
 
   /** At once, after the other side had a moment on its processor, or some milliseconds later. */
-  #abortSoon(id: number, controller: AbortController): void {
+  abortSoon(id: number, controller: AbortController): void {
     const abort = (): void => {
       const state = this.waiting.has(id) ? this.#stateOf(id) : null;
       if (state) this.onGiveUp("abort", state);

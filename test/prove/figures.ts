@@ -11,6 +11,7 @@ export type Size = "ci" | "quick" | "long";
 /** What a run did (`rules`: how many were missed when they were gone), and how often it saw a promise broken (from `lost` on). */
 export const FIGURES = [
   "requests",
+  "streams",
   "kills",
   "stalls",
   "mutations",

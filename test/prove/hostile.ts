@@ -20,7 +20,10 @@ import { Actor, type Common, Crew } from "./actor.ts";
 import { figuresLine, Histogram, sizeAsked } from "./figures.ts";
 import { type Attack, ATTACKS, type Kind, KINDS, OUTCOMES, type Outcome } from "./hostile/attacks.ts";
 import { Books } from "./hostile/books.ts";
+import type { Order as EvilOrder, Report as EvilReport } from "./hostile/evil.ts";
+import { EVIL, LEGAL } from "./hostile/evils.ts";
 import type { Order, Phase, Report, Tally } from "./hostile/hub.ts";
+import type { Report as VictimReport } from "./hostile/victim.ts";
 import { serveHonestly } from "./hostile/worker.ts";
 import { Random } from "./soak/books.ts";
 
@@ -75,7 +78,7 @@ const attacks = ATTACKS.filter(({ name }) => name.startsWith(values.attack));
 
 const problems: string[] = [];
 const tally = { attackers: 0, mutations: 0, messages: 0, answers: 0, lives: 0, leaked: 0, fresh: 0, kills: 0 };
-let load: Tally = { requests: 0, answers: 0, forged: 0, errors: 0, lost: 0, doubled: 0, misdelivered: 0 };
+let load: Tally = { requests: 0, answers: 0, forged: 0, streams: 0, errors: 0, lost: 0, doubled: 0, misdelivered: 0 };
 
 function problem(text: string): void {
   problems.push(text);
@@ -87,7 +90,7 @@ const binary = join(folder, "attacker");
 let hub: Actor<Report, Order>;
 
 function compile(): void {
-  const parts = ["attacker.c", "memory.c", "talk.c"].map((file) => join(import.meta.dir, "hostile", file));
+  const parts = ["attacker.c", "memory.c", "talk.c", "flows.c"].map((file) => join(import.meta.dir, "hostile", file));
   const flags = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", `-I${root}/csrc`];
   const { exitCode, stderr } = Bun.spawnSync(["gcc", ...flags, ...parts, "-o", binary], { stderr: "pipe" });
   if (exitCode !== 0) throw new Error(`gcc fails:\n${stderr.toString()}`);
@@ -152,6 +155,8 @@ async function run(attack: Attack): Promise<void> {
   const expects = attack.outcomes;
   hub.tell({ do: "fate", pid, lives: report.lives, expects, also: attack.also ?? [] });
   const fate = await hub.hear("fate", 20_000);
+  if (attack.endless && fate.wholeStreams > 0)
+    problem(`${fate.wholeStreams} streams of attacker "${name}" ended as if they were whole`);
   for (const outcome of fate.outcomes) {
     met.add(name, outcome);
     if (![...expects, ...(attack.also ?? [])].includes(outcome))
@@ -236,7 +241,7 @@ function runsOf({ ci }: Attack): number {
 async function attackWith(group: readonly Attack[]): Promise<void> {
   const name = group.map((attack) => attack.name).join(", ");
   const { kind } = group[0]!;
-  hub.tell({ do: "load" });
+  hub.tell({ do: "load", streams: kind === "streams" });
   await beCalm(kind);
   const phase = await measured(async () => {
     if (group.length > 1) await Promise.all(group.map(run));
@@ -271,7 +276,7 @@ async function prove(): Promise<void> {
   hub.tell({ do: "open", honest: [process.pid, ...workers.map(({ pid }) => pid)] });
   await hub.hear("open", 20_000);
   for (const worker of workers) await worker.loaded();
-  hub.tell({ do: "load" });
+  hub.tell({ do: "load", streams: true });
   await Bun.sleep(300);
   await quiet("nothing");
   do await cycle();
@@ -280,11 +285,60 @@ async function prove(): Promise<void> {
     values.attack === "" &&
     (tally.mutations < wantedMutations || performance.now() - began < wantedMs)
   );
+  if ("evil".startsWith(values.attack)) await beFledFrom();
   for (const actor of [hub, ...workers]) actor.condemned = true;
   hub.tell({ do: "end" });
   await hub.gone(20_000);
-  const files = readdirSync(busDirectory);
+  const files = readdirSync(busDirectory).filter((file) => !file.startsWith(`${busName}-evil.`)); // it was killed
   if (files.length > 0) problem(`the bus left ${files.join(", ")}`);
+}
+
+// ---- a hub that is hostile ---------------------------------------------------------------------------------------------
+
+/** What a worker did with a hub that broke the rules of streams. */
+const fled = new Histogram<string, "left" | "stayed">(
+  EVIL,
+  ["left", "stayed"],
+  new Set(EVIL.map((how) => `${how} ${LEGAL.includes(how) ? "left" : "stayed"}` as const)),
+);
+
+/** The victim serves the honest hub too, whose load goes on. */
+async function beFledFrom(): Promise<void> {
+  const evilName = `${busName}-evil`;
+  const evil = new Actor<EvilReport, EvilOrder>(crew, "hostile/evil.ts", [evilName]);
+  await evil.loaded();
+  const victim = new Actor<VictimReport, "end">(crew, "hostile/victim.ts", [busName, folder, evilName]);
+  hub.tell({ do: "trust", pid: victim.pid });
+  await victim.loaded();
+  hub.tell({ do: "load", streams: true });
+  for (const how of EVIL) {
+    for (let n = usualRuns; n > 0; n--) {
+      evil.tell({ do: how });
+      const { left, writes } = await evil.hear("attacked", 20_000);
+      tally.mutations += writes;
+      const handled = await victim.hear("handled", 20_000);
+      if (handled.foreign > 0) problem(`a worker read ${handled.foreign} bytes that are not of its hub ("${how}")`);
+      if (left) {
+        const { code, message } = await victim.hear("left", 20_000);
+        if (code !== "REGION_CORRUPT" || !message.includes("impossible counts"))
+          problem(`"${how}": it left for "${message}"`);
+        if (handled.error !== "REGION_CORRUPT") problem(`"${how}": the handler heard "${handled.error}"`);
+      }
+      fled.add(how, left ? "left" : "stayed");
+      if (left === LEGAL.includes(how)) problem(`a worker ${left ? "left" : "did not leave"} a hub for "${how}"`);
+    }
+  }
+  victim.condemned = true;
+  victim.tell("end");
+  await victim.gone(20_000);
+  hub.tell({ do: "rest" });
+  hub.tell({ do: "quiet", workers: WORKERS });
+  const { leaks, tally: sums } = await hub.hear("quiet", 120_000);
+  load = sums;
+  for (const leak of leaks) problem(`after a hostile hub: ${leak}`);
+  evil.condemned = true;
+  evil.process.kill("SIGKILL");
+  await evil.gone(20_000);
 }
 
 // ---- the verdict ------------------------------------------------------------------------------------------------------
@@ -337,8 +391,12 @@ function compareDelays(): void {
 }
 
 function judge(): void {
-  compareDelays();
+  if (calm.length > 0) compareDelays();
   process.stdout.write(`${met}\n`);
+  if ("evil".startsWith(values.attack)) {
+    process.stdout.write(`${fled}\n`);
+    for (const cell of fled.empty) problem(`a hostile hub: never met: ${cell}`);
+  }
   for (const cell of met.empty) {
     const quickOnly = size === "ci" && cell === "never-completes evicted";
     if (!quickOnly) problem(`never met: ${cell}`);
@@ -350,6 +408,7 @@ function judge(): void {
   const grown = rss.at(-1)! - rss[0]!;
   if (grown > GROWTH_MIB) problem(`the hub grew by ${grown.toFixed(1)} MiB`);
   if (values.attack === "" && tally.mutations < wantedMutations) problem(`only ${tally.mutations} mutations`);
+  if (load.streams === 0) problem("nothing streamed");
   process.stdout.write(
     `${tally.attackers} attackers and calm ones, ${tally.lives} attached, ${tally.messages} messages, ` +
       `${tally.answers} right answers, ${load.forged} given to requests; honest answers ${load.answers}, ` +
@@ -369,7 +428,7 @@ try {
   rmSync(folder, { recursive: true });
 }
 process.stdout.write(`${problems.length === 0 ? "kept" : `BROKEN: ${problems.length} times`}\n`);
-const { requests, lost, doubled, misdelivered } = load;
-const figures = { requests, kills: tally.kills, mutations: tally.mutations, lost, doubled, misdelivered };
+const { requests, streams, lost, doubled, misdelivered } = load;
+const figures = { requests, streams, kills: tally.kills, mutations: tally.mutations, lost, doubled, misdelivered };
 process.stdout.write(`${figuresLine({ ...figures, leaked: tally.leaked })}\n`);
 process.exit(problems.length === 0 ? 0 : 1);

@@ -3,7 +3,7 @@
  *
  * A hub and three workers, all processes of their own, under load; this program kills and stops them at random moments.
  * What must be so is judged by books that the bus knows nothing of: one byte per request for what its handler did, one for
- * how it settled, in files that outlive whoever is killed. A seed fixes every choice made here, not the machine's timing.
+ * how it settled, in files that outlive whoever is killed; and by the bytes of streams, each of which tells its place. A seed fixes every choice made here, not the machine's timing.
  *
  * Each child holds a bare socket to this process besides its connection of the bus: how late a kill is noticed is compared
  * with how late the end of that socket is.
@@ -86,7 +86,7 @@ function problem(text: string): void {
   if (problems.length <= 20) process.stderr.write(`soak: ${text}\n`);
 }
 
-type Counted = { is: "count"; fds: number; maps: number };
+type Counted = { is: "count"; fds: number; maps: number; sources: number };
 type Worker = Actor<Counted, "go" | "end" | "count">;
 type Hub = Actor<Report, Order>;
 const crew = new Crew(busDirectory, problem);
@@ -176,6 +176,14 @@ function histogram(): Histogram<b.State, b.Fault> {
   const counted = new Histogram(b.STATES, b.FAULTS, new Set(impossible));
   for (const [fault, possible] of POSSIBLE)
     for (const state of possible) counted.add(state, fault, books.seen(fault, state));
+  return counted;
+}
+
+/** How the streams ended; a download has no source of its own. */
+function streamEnds(): Histogram<b.Kind, b.StreamEnd> {
+  const lost = b.KINDS.map((kind) => `${kind} lost` as const);
+  const counted = new Histogram(b.KINDS, b.STREAM_ENDS, new Set(["download source" as const, ...lost]));
+  for (const kind of b.KINDS) for (const end of b.STREAM_ENDS) counted.add(kind, end, books.ended(kind, end));
   return counted;
 }
 
@@ -274,8 +282,9 @@ async function quiet(): Promise<void> {
   tally.lost += lost;
   for (const worker of workers) {
     worker.tell("count");
-    const { maps } = await worker.hear("count", 20_000);
+    const { maps, sources } = await worker.hear("count", 20_000);
     if (maps !== 1) faults.push(`worker ${worker.pid} has ${maps} regions mapped`);
+    if (sources > 0) faults.push(`worker ${worker.pid}: ${sources} sources of streams have not ended`);
   }
   tally.leaked += faults.length;
   for (const fault of faults) problem(`at quiet point ${tally.quiet}: ${fault}`);
@@ -283,7 +292,8 @@ async function quiet(): Promise<void> {
 
 /** The asked for, and every cell met; there is an end to waiting for the cells. */
 function enough(): boolean {
-  if (tally.kills < 2 * wantedKills + 20 && histogram().empty.length > 0) return false;
+  const missing = histogram().empty.length + streamEnds().empty.length;
+  if (tally.kills < 2 * wantedKills + 20 && missing > 0) return false;
   return tally.kills >= wantedKills && books.next >= wantedRequests && performance.now() - began >= wantedMs;
 }
 
@@ -419,24 +429,28 @@ clearInterval(timer);
 control.stop(true);
 const sums = audit(books, lives, problem);
 const met = histogram();
-if (met.empty.length > 0) problem(`never met: ${met.empty.join(", ")}`);
+const ends = streamEnds();
+const never = [...met.empty, ...ends.empty];
+if (never.length > 0) problem(`never met: ${never.join(", ")}`);
 if (sums.twiceRun === 0) problem("no idempotent request ran twice");
 if (sums.twiceKilled === 0 && tally.kills >= 60) problem("no idempotent request lost both of its workers");
 if (tally.stops === 0 || tally.hubStops === 0 || tally.hubKills === 0) problem("no stop, or no kill of a hub");
 if (tally.longStops === 0 && tally.kills >= 100) problem("the hub was never stopped for longer than the timeouts");
 say(String(met));
+say(String(ends));
 judgeTimes();
 judgeGrowth();
 rmSync(root, { recursive: true });
 say(
   `answered ${sums.answered}, failed ${sums.failed}, refused ${sums.refused}, aborted ${sums.aborted}, gone with their hub ` +
-    `${sums.vanished}, run twice ${sums.twiceRun}, in vain ${sums.twiceKilled}; hub kills ${tally.hubKills}, hub stops ` +
+    `${sums.vanished}, streamed ${books.streamedMib.toFixed(0)} MiB, run twice ${sums.twiceRun}, in vain ${sums.twiceKilled}; hub kills ${tally.hubKills}, hub stops ` +
     `${tally.hubStops} (${tally.longStops} long), quiet points ${tally.quiet}, ` +
     `${((performance.now() - began) / 1000).toFixed(1)} s, ${problems.length} problems`,
 );
 say(
   figuresLine({
     requests: books.next,
+    streams: books.streams,
     kills: tally.kills,
     stalls: tally.stops + tally.hubStops,
     lost: Math.max(sums.lost, tally.lost),

@@ -19,6 +19,7 @@ import { Times } from "./soak/times.ts";
 import type * as evict from "./stalls/evict.ts";
 import type * as pace from "./stalls/pace.ts";
 import { Phases } from "./stalls/phases.ts";
+import * as flows from "./flows.ts";
 import { type Order, Rig, type World } from "./stalls/rig.ts";
 import { type Fault, FAULTS, IMPOSSIBLE, type State, STATES } from "./stalls/states.ts";
 
@@ -137,7 +138,7 @@ const MAY_COST = 6;
 
 interface Pace {
   hub: Actor<pace.Report, pace.Order>;
-  workers: Actor<Common, Order>[];
+  workers: Actor<Common | { is: "count"; given: number }, Order>[];
   random: b.Random;
   /** p99 of the phases without and with stops, in µs. */
   baseline: number[];
@@ -147,7 +148,7 @@ interface Pace {
 async function startPace(): Promise<Pace> {
   const here = world();
   const hub: Pace["hub"] = new Actor(crew, "stalls/pace.ts", [here.name, here.folder, String(seed)]);
-  const start = (_: unknown, index: number): Actor<Common, Order> =>
+  const start = (_: unknown, index: number): Pace["workers"][number] =>
     new Actor(crew, "stalls/worker.ts", [here.name, here.folder, String(index), "async", "256"]);
   const workers = Array.from({ length: WORKERS }, start);
   await Promise.all([hub.loaded(), ...workers.map((worker) => worker.loaded())]);
@@ -197,8 +198,56 @@ async function keepPace(): Promise<void> {
   );
   if (stalled.timeouts > limit)
     problem(`a stopped worker was given ${stalled.timeouts} requests in vain, not ${limit}`);
+  await stallStreams(of);
   of.hub.tell({ do: "quiet" });
   tally.lost += (await of.hub.hear("quiet", 30_000)).lost;
+}
+
+/** A reader stops for a while: its writer fills the ring and waits, and nobody else hears of it. */
+async function stallStream(of: Pace): Promise<number> {
+  of.hub.tell({ do: "stall" });
+  const { pid, read } = await of.hub.hear("stalled", 20_000);
+  const writer = of.workers.find((worker) => worker.pid === pid)!;
+  const given = await givenBy(writer);
+  const { p99 } = await measurePhase(of);
+  const more = (await givenBy(writer)) - given;
+  const start = writerStart.get(writer) ?? 0;
+  const bound = read + flows.RING + flows.LARGEST_PIECE;
+  const ahead = given + more - start;
+  say(`a reader that stopped after ${read} bytes held its writer at ${ahead} (bound ${bound})`);
+  if (ahead > bound || ahead < flows.RING)
+    problem(`a stalled stream had given ${ahead} bytes, not ${flows.RING} to ${bound}`);
+  tally.stalls++;
+  of.hub.tell({ do: "read-on" });
+  await of.hub.hear("ended", 20_000);
+  writerStart.set(writer, await givenBy(writer));
+  return p99;
+}
+
+/** Bytes that the sources of a worker had given before. */
+const writerStart = new Map<Pace["workers"][number], number>();
+
+async function givenBy(worker: Pace["workers"][number]): Promise<number> {
+  worker.tell("count");
+  return (await worker.hear("count", 20_000)).given;
+}
+
+async function measurePhase(of: Pace): Promise<Phase> {
+  of.hub.tell({ do: "phase", ms: LONG_MS, pid: 0 });
+  return of.hub.hear("phase", 120_000);
+}
+
+/** A noisy machine gets another try. */
+async function stallStreams(of: Pace): Promise<void> {
+  let text = "";
+  for (let tries = 0; tries < 3; tries++) {
+    const free = (await measurePhase(of)).p99;
+    const stalled = await stallStream(of);
+    text = `p99 beside a stalled stream ${stalled.toFixed(0)} µs, without one ${free.toFixed(0)} µs (bound ${SLOWER} times)`;
+    say(text);
+    if (stalled <= SLOWER * free) return;
+  }
+  problem(text);
 }
 
 const median = (list: number[]): number => list.toSorted((x, y) => x - y)[list.length >> 1]!;
@@ -269,6 +318,7 @@ say(
 say(
   figuresLine({
     requests,
+    streams: books.reduce((total, own) => total + own.streams, 0),
     stalls: tally.stalls,
     lost: Math.max(
       tally.lost,

@@ -33,7 +33,7 @@ const size = sizeAsked();
 const SAMPLED_STRIDE = size === "ci" && values.step === undefined ? 16 : 1;
 const SECONDS = { ci: 600, quick: 1800, long: 3600 }[size];
 
-const STATES = ["FREE", "WRITING", "READY", "CLAIMED", "DONE", "ABANDONED"] as const;
+const STATES = ["FREE", "WRITING", "READY", "CLAIMED", "STREAMING", "DONE", "ABANDONED"] as const;
 const FAULTS = ["kill hub", "kill worker", "pause hub", "pause worker"] as const;
 
 const say = (text: string): void => void process.stdout.write(`${text}\n`);

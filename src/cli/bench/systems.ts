@@ -44,7 +44,17 @@ export interface Peer {
   send(message: unknown): void;
   /** One number the peer knows: the CPU time its process has used in ms, or its worker's wake-ups. */
   ask(question: "cpu" | "wakeups"): Promise<number>;
+  /** What it writes to its standard output, if that was asked for. */
+  readonly stdout: ReadableStream<Uint8Array> | null;
   stop(): Promise<void>;
+}
+
+/** How {@link Workspace.start} starts a peer; defaults: `peer.ts` beside this file, no standard output. */
+export interface PeerOptions {
+  program?: string;
+  stdout?: "pipe";
+  /** Gets what is no answer of `ask`. */
+  onMessage?: (message: unknown) => void;
 }
 
 /** Owns the processes of a run, and a private directory for its sockets. Disposing it ends and removes them. */
@@ -68,16 +78,17 @@ export class Workspace implements Disposable {
     this.#fail(new CommandError(what));
   }
 
-  /** Starts `bun peer.ts ROLE ADDRESS` and waits for its introduction; `onMessage` gets what is no answer of `ask`. */
-  async start(role: string, address = "", onMessage: (message: unknown) => void = () => {}): Promise<Peer> {
+  /** Starts `bun peer.ts ROLE ADDRESS` and waits for its introduction. */
+  async start(role: string, address = "", options: PeerOptions = {}): Promise<Peer> {
+    const { program = join(import.meta.dir, "peer.ts"), stdout, onMessage = () => {} } = options;
     const introduced = Promise.withResolvers<Introduction>();
     let settle: (message: unknown) => void = (first) => {
       settle = onMessage;
       introduced.resolve(first as Introduction);
     };
-    const child = Bun.spawn([process.execPath, join(import.meta.dir, "peer.ts"), role, address], {
+    const child = Bun.spawn([process.execPath, program, role, address], {
       env: { ...process.env, SLOTBUS_DIR: this.path },
-      stdio: ["ignore", "ignore", "inherit"],
+      stdio: ["ignore", stdout ?? "ignore", "inherit"],
       ipc: (message) => settle(message),
       onExit: (ended, code, signal) => {
         if (this.#children.delete(ended)) this.fail(`the process of ${role} ended with ${signal ?? `code ${code}`}`);
@@ -88,6 +99,7 @@ export class Workspace implements Disposable {
     return {
       introduction,
       send: (message) => void child.send(message),
+      stdout: (child.stdout as ReadableStream<Uint8Array> | undefined) ?? null,
       ask: (question) => {
         const { promise, resolve } = Promise.withResolvers<number>();
         settle = (answer) => {
@@ -115,11 +127,11 @@ export class Workspace implements Disposable {
   }
 }
 
-/** A slotbus contestant of its own; without `slots` all its options are the defaults. */
-export async function startSlotbus(workspace: Workspace, slots?: number): Promise<SlotbusContestant> {
+/** A slotbus contestant of its own; without `slots` all its options are the defaults. `program`: see {@link PeerOptions}. */
+export async function startSlotbus(workspace: Workspace, slots?: number, program?: string): Promise<SlotbusContestant> {
   const name = `bench-${slots ?? "default"}`;
   const bus = await SlotBus.create({ name, directory: workspace.path, slots });
-  const worker = await workspace.start("slotbus", name);
+  const worker = await workspace.start("slotbus", name, { program });
   await Promise.race([bus.ready(), workspace.failed]);
   const { pid } = bus.workers[0]!; // as the kernel says
   if (pid !== worker.introduction.pid) throw new CommandError(`process ${pid} attached, not the worker of the bench`);
@@ -178,7 +190,7 @@ class Calls {
 
 async function startIpc(workspace: Workspace): Promise<Contestant> {
   const calls = new Calls();
-  const peer = await workspace.start("bun-ipc", "", (message) => calls.answer(message as Message));
+  const peer = await workspace.start("bun-ipc", "", { onMessage: (message) => calls.answer(message as Message) });
   return {
     name: "bun-ipc",
     answerer: peer.introduction,

@@ -269,8 +269,8 @@ uint32_t wait_for_requests(struct peer *peer, uint32_t wanted)
 
 static const struct attack *find(const char *name)
 {
-	const struct attack *tables[] = { memory_attacks, talk_attacks };
-	for (int i = 0; i < 2; i++)
+	const struct attack *tables[] = { memory_attacks, talk_attacks, flow_attacks };
+	for (int i = 0; i < 3; i++)
 		for (const struct attack *it = tables[i]; it->name != NULL; it++)
 			if (strcmp(it->name, name) == 0) return it;
 	return NULL;

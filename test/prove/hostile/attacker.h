@@ -74,5 +74,6 @@ struct attack {
 };
 extern const struct attack memory_attacks[];
 extern const struct attack talk_attacks[];
+extern const struct attack flow_attacks[];
 
 #endif

@@ -18,11 +18,13 @@ export interface Attack {
   ci?: number;
   /** The attackers of this one work at the same time as the others of this kind. */
   together?: boolean;
+  /** Its streams never end well: a reader that hears of an end has been deceived. */
+  endless?: boolean;
   /** In ms, when it is not the usual time; whoever is to be evicted has 10 s. */
   ms?: number;
 }
 
-export const KINDS = ["fields", "words", "socket", "handshakes", "memory", "time"] as const;
+export const KINDS = ["fields", "words", "socket", "handshakes", "memory", "time", "streams"] as const;
 export type Kind = (typeof KINDS)[number];
 
 const evicted = ["evicted"] as const;
@@ -35,6 +37,7 @@ const free = /^was evicted \(it changed a slot that was free\)$/;
 const head = /^was evicted \(it answered with a malformed head\)$/;
 const message = /^was evicted \(it sent a message of type \d+\)$/;
 const rang = /^was evicted \(it rang more than 10000 times a second without work\)$/;
+const counts = /^was evicted \(it wrote impossible counts into the rings of slot \d+\)$/;
 const slow = /^the handshake took longer than 2000 ms$/;
 
 export const ATTACKS: readonly Attack[] = [
@@ -122,4 +125,21 @@ export const ATTACKS: readonly Attack[] = [
     ci: 0,
     ms: 15_000,
   },
+
+  { name: "flow-back", kind: "streams", endless: true, outcomes: evicted, reason: counts },
+  { name: "flow-beyond", kind: "streams", endless: true, outcomes: evicted, reason: counts },
+  { name: "flow-taken", kind: "streams", endless: true, outcomes: evicted, reason: counts },
+  { name: "flow-taken-back", kind: "streams", endless: true, outcomes: evicted, reason: counts },
+  { name: "flow-bad-end", kind: "streams", endless: true, outcomes: evicted, reason: counts },
+  { name: "flow-bad-error", kind: "streams", endless: true, outcomes: evicted, reason: counts },
+  { name: "flow-unbegun", kind: "streams", outcomes: evicted, reason: lengths },
+  { name: "flow-whole", kind: "streams", outcomes: evicted, reason: lengths },
+  { name: "flow-silence", kind: "streams", endless: true, outcomes: survived },
+  { name: "flow-error-head", kind: "streams", endless: true, outcomes: survived },
+  { name: "flow-goes-on", kind: "streams", outcomes: survived },
+  { name: "flow-free", kind: "streams", outcomes: survived },
+  { name: "flow-storm", kind: "streams", outcomes: evicted, reason: counts },
+  { name: "flow-flips", kind: "streams", endless: true, outcomes: evicted, reason: counts },
+  { name: "flow-endless", kind: "streams", endless: true, outcomes: survived },
+  { name: "flow-bells", kind: "streams", outcomes: evicted, reason: rang, ci: 2 },
 ];

@@ -6,6 +6,7 @@
 import { readFileSync } from "node:fs";
 import {
   type BusResponse,
+  PayloadTooLargeError,
   RegionCorruptError,
   RequestTimeoutError,
   SlotBus,
@@ -14,14 +15,19 @@ import {
 } from "../../../src/index.ts";
 import { descriptors, mappings, until } from "../../support.ts";
 import type { Common } from "../actor.ts";
-import { Random } from "../soak/books.ts";
+import * as flows from "../flows.ts";
+import { BEGAN, Random, REPLIED } from "../soak/books.ts";
 import type { Outcome } from "./attacks.ts";
 import { answerTo, Books, PAYLOAD, PREFIX, question } from "./books.ts";
 
 /** What the supervisor says. */
 export type Order =
   | { do: "open"; honest: number[] }
-  | { do: "load" | "rest" | "end" }
+  /** `streams`: a third of the requests. */
+  | { do: "load"; streams: boolean }
+  | { do: "rest" | "end" }
+  /** One more honest worker. */
+  | { do: "trust"; pid: number }
   /** Begins a phase; the report is of the one that ends. */
   | { do: "phase" }
   /** What became of a process that was attached `lives` times and has ended. */
@@ -44,6 +50,8 @@ export interface Tally {
   /** Honest answers, and what attackers gave. */
   answers: number;
   forged: number;
+  /** Honest ones. */
+  streams: number;
   errors: number;
   lost: number;
   doubled: number;
@@ -55,7 +63,7 @@ export type Report =
   | Common
   | { is: "open" }
   | ({ is: "phase" } & Phase)
-  | { is: "fate"; outcomes: Outcome[]; reasons: string[] }
+  | { is: "fate"; outcomes: Outcome[]; reasons: string[]; wholeStreams: number }
   | { is: "quiet"; leaks: string[]; rss: number; tally: Tally };
 
 const SLOTS = 16;
@@ -69,6 +77,8 @@ const SHORT_MS = 60;
 /** Three in four of an attacker's requests are given up so soon. */
 const PATIENCE_MS = 30;
 const BEAT_MS = 5;
+/** What the handler of a stream writes down. */
+const RAN = BEGAN + REPLIED;
 
 const [name, directory, seed] = process.argv.slice(2);
 const books = new Books(directory!);
@@ -76,19 +86,31 @@ const random = new Random(Number(seed));
 const noise = new Uint8Array(4 * PAYLOAD).map(() => random.next());
 const gaveUp = new Error("the supervisor's hub gave it up");
 const honest = new Set<number>();
-const tally: Tally = { requests: 0, answers: 0, forged: 0, errors: 0, lost: 0, doubled: 0, misdelivered: 0 };
+const tally: Tally = {
+  requests: 0,
+  answers: 0,
+  forged: 0,
+  streams: 0,
+  errors: 0,
+  lost: 0,
+  doubled: 0,
+  misdelivered: 0,
+};
 let bus: SlotBus;
 let loading = false;
+let streaming = false;
 let baseline: { fds: number; maps: number } | null = null;
 
 interface Asked {
-  body: Uint8Array;
+  /** `null`: it streams. */
+  body: Uint8Array | null;
   at: number;
   timeoutMs: number;
   /** It was given to a worker that is not honest. */
   exposed: boolean;
   abort: AbortController;
 }
+type Whole = Asked & { body: Uint8Array };
 const waiting = new Map<number, Asked>();
 let nextId = 0;
 
@@ -104,11 +126,12 @@ function broken(what: string): void {
 
 function ask(): void {
   const id = nextId++;
+  if (streaming && id % 3 === 0) return void askStream(id);
   const bytes = random.size(PAYLOAD / 4) * 4;
   const from = random.below(3 * PAYLOAD);
   const body = question(id, random.next(), noise.subarray(from, from + bytes));
   const timeoutMs = id % 16 === 5 ? SHORT_MS : TIMEOUT_MS;
-  const asked: Asked = { body, at: performance.now(), timeoutMs, exposed: false, abort: new AbortController() };
+  const asked: Whole = { body, at: performance.now(), timeoutMs, exposed: false, abort: new AbortController() };
   waiting.set(id, asked);
   tally.requests++;
   const idempotent = id % 8 === 3;
@@ -117,6 +140,45 @@ function ask(): void {
     (response) => answered(id, asked, response),
     (reason) => failed(id, asked, reason),
   );
+}
+
+/** One that streams both ways, or one: an honest worker sends every byte, an attacker only bytes of its own arena. */
+async function askStream(id: number): Promise<void> {
+  const nonce = random.next();
+  const kind = random.pick(["upload", "download", "echo"] as const);
+  const length = random.size(random.chance(0.1) ? 8 * PAYLOAD : 2_000);
+  const [requestBytes, responseBytes] = [kind === "download" ? 0 : length, kind === "upload" ? 0 : length];
+  const abort = new AbortController();
+  const asked: Asked = { body: null, at: performance.now(), timeoutMs: TIMEOUT_MS, exposed: false, abort };
+  waiting.set(id, asked);
+  tally.requests++;
+  const query = flows.writeOrder({ id, nonce, requestBytes, responseBytes, pace: 0, failAt: -1, leaveAt: -1 });
+  const source = flows.generate({ nonce, length, pace: 0, failAt: -1, error: null });
+  const request = { path: kind, id: String(id), query, body: kind === "download" ? undefined : source };
+  const arrival = new flows.Arrival(flows.answerNonce(nonce), kind === "upload" ? 16 : length);
+  try {
+    const response = await bus.stream(request, { timeout: TIMEOUT_MS, signal: abort.signal });
+    const isHonest = honest.has(response.workerPid);
+    for await (const chunk of response.chunks()) {
+      const foreign = isHonest ? -1 : chunk.findIndex((byte) => byte !== 0xee);
+      if (isHonest && kind !== "upload") arrival.add(chunk);
+      else if (foreign >= 0) arrival.wrong ??= `byte ${foreign} of an attacker's stream is not its own`;
+    }
+    if (isHonest && kind !== "upload" && arrival.bytes !== length) arrival.wrong ??= "it ended too soon";
+    if (isHonest && books.runs[id] !== RAN) arrival.wrong ??= `it ran ${books.runs[id]} times`;
+    close(id);
+    if (isHonest) tally.streams++;
+    else {
+      tally.forged++;
+      if (kind !== "upload") fateOf(response.workerPid).wholeStreams++;
+    }
+  } catch (error) {
+    failed(id, asked, error);
+  }
+  if (arrival.wrong) {
+    tally.misdelivered++;
+    broken(`stream ${id} (${kind}, ${length} bytes): ${arrival.wrong}`);
+  }
 }
 
 function burst(): void {
@@ -134,7 +196,7 @@ function place(): void {
     const asked = waiting.get(Number(requestId));
     if (!asked) continue;
     asked.exposed = true;
-    if (Number(requestId) % 4 !== 0 && now - asked.at > PATIENCE_MS) asked.abort.abort(gaveUp);
+    if ((Number(requestId) % 4 !== 0 || !asked.body) && now - asked.at > PATIENCE_MS) asked.abort.abort(gaveUp);
   }
 }
 
@@ -145,7 +207,7 @@ function close(id: number): void {
   }
 }
 
-function answered(id: number, asked: Asked, response: BusResponse): void {
+function answered(id: number, asked: Whole, response: BusResponse): void {
   close(id);
   if (!honest.has(response.workerPid)) return judgeForged(id, asked, response);
   const right = Buffer.compare(response.body, answerTo(asked.body)) === 0;
@@ -161,7 +223,7 @@ function answered(id: number, asked: Asked, response: BusResponse): void {
 }
 
 /** An attacker may say what it likes, but only from its own arena, which it has filled with marks. */
-function judgeForged(id: number, asked: Asked, response: BusResponse): void {
+function judgeForged(id: number, asked: Whole, response: BusResponse): void {
   tally.forged++;
   if (books.runs[id]! > 0) broken(`request ${id} ran, and was answered by pid ${response.workerPid}`);
   const { status, body, contentType, headers } = response;
@@ -187,6 +249,10 @@ function failed(id: number, asked: Asked, reason: unknown): void {
   const pid = Number(/\bworker pid (\d+)/.exec(reason.message)?.[1]);
   if (isNamed && !honest.has(pid) && books.runs[id] === 0) return;
   if (asked.exposed && reason.code === "REMOTE") return;
+  // Of a stream the error says what, not who; no honest handler ran.
+  const isForeign = reason instanceof RegionCorruptError || reason.code === "REMOTE";
+  if (!asked.body && isForeign && books.runs[id] === 0) return;
+  if (reason instanceof PayloadTooLargeError && books.runs[id] === 0) return; // whole, and longer than is taken
   tally.lost++;
   broken(`request ${id}, ${asked.exposed ? "of an attacker" : "honest"}, failed with ${reason}`);
 }
@@ -236,6 +302,8 @@ function setHeart(on: boolean): void {
 
 interface Fate {
   ended: number;
+  /** Streams of its own that ended without an error. */
+  wholeStreams: number;
   outcomes: Set<Outcome>;
   reasons: string[];
 }
@@ -243,7 +311,7 @@ const fates = new Map<number, Fate>();
 
 function fateOf(pid: number): Fate {
   let fate = fates.get(pid);
-  if (!fate) fates.set(pid, (fate = { ended: 0, outcomes: new Set(), reasons: [] }));
+  if (!fate) fates.set(pid, (fate = { ended: 0, wholeStreams: 0, outcomes: new Set(), reasons: [] }));
   return fate;
 }
 
@@ -257,7 +325,8 @@ async function tellFate({ pid, lives, expects, also }: Extract<Order, { do: "fat
     if (also.length === 0) broken(error.message);
   });
   if (fate.outcomes.size === 0) fate.outcomes.add("survived");
-  say({ is: "fate", outcomes: [...fate.outcomes], reasons: fate.reasons });
+  const { wholeStreams, reasons } = fate;
+  say({ is: "fate", outcomes: [...fate.outcomes], reasons, wholeStreams });
   fates.delete(pid);
 }
 
@@ -311,9 +380,11 @@ process.on("message", async (order: Order) => {
   if (order.do === "open") await open(order.honest);
   else if (order.do === "load" || order.do === "rest") {
     loading = order.do === "load";
+    if (order.do === "load") streaming = order.streams;
     setHeart(loading);
     burst();
-  } else if (order.do === "phase") phase();
+  } else if (order.do === "trust") honest.add(order.pid);
+  else if (order.do === "phase") phase();
   else if (order.do === "fate") await tellFate(order);
   else if (order.do === "quiet") await quiet(order.workers);
   else if (order.do === "end") {

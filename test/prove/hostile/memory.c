@@ -329,7 +329,7 @@ static void harm_free(struct peer *peer, uint32_t slot)
 
 static void harm_no_state(struct peer *peer, uint32_t slot)
 {
-	set_state(peer, slot, 6 + next_random(peer) % 10);
+	set_state(peer, slot, 7 + next_random(peer) % 9);
 }
 
 static void harm_unclaim(struct peer *peer, uint32_t slot)

@@ -1,6 +1,7 @@
 /** `hostile/worker.ts NAME BOOKS`: an honest worker; writes down what it runs, and says when a request came damaged. */
 
 import { SlotWorker } from "../../../src/index.ts";
+import { handleFlow, isFlow } from "../flows.ts";
 import { answerTo, Books, idOf } from "./books.ts";
 
 /** Serves like every honest worker here. */
@@ -12,7 +13,10 @@ export async function serveHonestly(
   onAnswer = (): void => {},
 ): Promise<SlotWorker> {
   const worker = await SlotWorker.open({ name, wait: 30_000, ...(directory && { directory }) });
+  // The books of the streams' handler: only the pages that are written cost anything.
+  const flows = { runs: books.runs };
   worker.serve((request) => {
+    if (isFlow(request.path)) return handleFlow(flows, request);
     const id = idOf(request.body);
     if (id < 0) broken(`pid ${process.pid} got a damaged request ${request.id}`);
     else Atomics.add(books.runs, id, 1);

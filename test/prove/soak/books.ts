@@ -6,8 +6,12 @@ import { join } from "node:path";
 export const FAULTS = ["worker-kill", "hub-kill", "worker-stop", "hub-stop", "timeout", "abort"] as const;
 export type Fault = (typeof FAULTS)[number];
 
+/** What streams: the request's body, the response's, both. */
+export const KINDS = ["upload", "download", "echo"] as const;
+export type Kind = (typeof KINDS)[number];
+
 /** Where a request can be when a fault comes; `idle` is no request at all. */
-export const STATES = ["idle", "queued", "ready", "claimed", "done", "abandoned", "lent"] as const;
+export const STATES = ["idle", "queued", "ready", "claimed", "streaming", "done", "abandoned", "lent"] as const;
 export type State = (typeof STATES)[number];
 
 /** The cells of the histogram that can occur. A request that was answered, or given up, has no time to run out. */
@@ -16,9 +20,26 @@ export const POSSIBLE: Record<Fault, readonly State[]> = {
   "hub-kill": STATES,
   "worker-stop": STATES,
   "hub-stop": STATES,
-  timeout: ["queued", "ready", "claimed"],
-  abort: ["queued", "ready", "claimed", "done"],
+  timeout: ["queued", "ready", "claimed", "streaming"],
+  abort: ["queued", "ready", "claimed", "streaming", "done"],
 };
+
+/**
+ * How a stream ended: whole; the handler failed; the caller's source failed; its reader left; the caller aborted; it was out
+ * of time; its worker died before or after its bytes, or in the middle of them; in no way that is allowed.
+ */
+export const STREAM_ENDS = [
+  "whole",
+  "refused",
+  "source",
+  "left",
+  "aborted",
+  "late",
+  "died",
+  "died midway",
+  "lost",
+] as const;
+export type StreamEnd = (typeof STREAM_ENDS)[number];
 
 /** How the handler is told to behave: the path of the request. */
 export const MODES = [
@@ -52,8 +73,12 @@ export const SETTLED = ANSWERED | REFUSED | FAILED | ABORTED;
 export const BEGAN = 1;
 export const REPLIED = 16;
 
-const COUNTERS = 64;
+const COUNTERS = 128;
+/** Which counters are what; the request's number is the first. */
+const STREAMS = 1;
+const STREAMED_KIB = 2;
 const FIRST_CELL = 8;
+const FIRST_END = 64;
 
 /** Files of shared memory: what is written stays written when its writer is killed. */
 export class Books {
@@ -62,6 +87,8 @@ export class Books {
   /** One byte per request, by the hub. */
   readonly outcome: Uint8Array;
   readonly #counters: Uint32Array;
+  /** Not yet a KiB. */
+  #rest = 0;
 
   static create(directory: string, capacity: number): Books {
     for (const [name, bytes] of [
@@ -100,6 +127,35 @@ export class Books {
   seen(fault: Fault, state: State): number {
     return this.#counters[cell(fault, state)]!;
   }
+
+  /** A stream is over, and had so many bytes in both directions. */
+  countStream(bytes: number): void {
+    this.#rest += bytes;
+    this.#counters[STREAMS]!++;
+    this.#counters[STREAMED_KIB]! += this.#rest >>> 10;
+    this.#rest &= 1023;
+  }
+
+  get streams(): number {
+    return this.#counters[STREAMS]!;
+  }
+
+  get streamedMib(): number {
+    return this.#counters[STREAMED_KIB]! / 1024;
+  }
+
+  countEnd(kind: Kind, end: StreamEnd): void {
+    this.#counters[endCell(kind, end)]!++;
+  }
+
+  ended(kind: Kind, end: StreamEnd): number {
+    return this.#counters[endCell(kind, end)]!;
+  }
+}
+
+/** Of the counters of {@link STREAM_ENDS}. */
+function endCell(kind: Kind, end: StreamEnd): number {
+  return FIRST_END + KINDS.indexOf(kind) * STREAM_ENDS.length + STREAM_ENDS.indexOf(end);
 }
 
 function cell(fault: Fault, state: State): number {

@@ -2,8 +2,9 @@
 
 import { join } from "node:path";
 import { SlotWorker } from "../../../src/index.ts";
-import { descriptors, mappings } from "../../support.ts";
+import { descriptors, mappings, until } from "../../support.ts";
 import { handle } from "../answers.ts";
+import { handleFlow, isFlow, sources } from "../flows.ts";
 import { Books } from "./books.ts";
 import { Times } from "./times.ts";
 
@@ -26,13 +27,16 @@ async function go(): Promise<void> {
     heard = times.hubKilledAt;
     times.hearHub();
   });
-  worker.serve((request) => handle(books, request));
+  worker.serve((request) => (isFlow(request.path) ? handleFlow(books, request) : handle(books, request)));
 }
 
 process.on("disconnect", () => process.exit(0));
 process.on("message", async (order) => {
   if (order === "go") await go();
-  if (order === "count") process.send!({ is: "count", fds: descriptors(), maps: mappings() });
+  if (order === "count") {
+    await until(() => sources.open === 0, "the source of every stream has ended").catch(() => {});
+    process.send!({ is: "count", fds: descriptors(), maps: mappings(), sources: sources.open });
+  }
   if (order !== "end") return;
   await worker?.close();
   process.exit(0);

@@ -4,15 +4,22 @@ import { SlotBus } from "../../../src/index.ts";
 import { until } from "../../support.ts";
 import type { Common } from "../actor.ts";
 import { Asker, LIMIT } from "../asker.ts";
+import * as flows from "../flows.ts";
 import * as b from "../soak/books.ts";
 import { Times } from "../soak/times.ts";
 
-/** A phase of `ms`; answers of worker `pid` do not count. */
-export type Order = { do: "go"; workers: number } | { do: "phase"; ms: number; pid: number } | { do: "quiet" };
+/** A phase of `ms`; answers of worker `pid` do not count. `stall`: begins to read a stream, and stops; `read-on`: reads the rest of it. */
+export type Order =
+  { do: "go"; workers: number } | { do: "phase"; ms: number; pid: number } | { do: "quiet" | "stall" | "read-on" };
 
 /** Latencies in µs of the workers other than the one named in the order; `timeouts` of whomever. */
 export type Report =
-  Common | { is: "open" } | { is: "phase"; p99: number; timeouts: number } | { is: "quiet"; lost: number };
+  | Common
+  | { is: "open" }
+  | { is: "stalled"; pid: number; read: number }
+  | { is: "ended" }
+  | { is: "phase"; p99: number; timeouts: number }
+  | { is: "quiet"; lost: number };
 
 /** Requests a second. */
 const RATE = 1_000;
@@ -44,6 +51,29 @@ async function measure(ms: number, pid: number): Promise<void> {
   say({ is: "phase", p99, timeouts: asker.own.timeouts - before });
 }
 
+/** A stream of the largest size whose reader stops after the first piece, for as long as it is told. */
+async function stall(): Promise<void> {
+  const id = books.next++;
+  const nonce = 35 * id + 1; // the answer is a generator
+  const responseBytes = flows.LONGEST;
+  const query = flows.writeOrder({ id, nonce, requestBytes: 0, responseBytes, pace: 0, failAt: -1, leaveAt: -1 });
+  books.outcome[id] = b.ISSUED;
+  const response = await asker.bus.stream({ path: "download", id: String(id), query }, { timeout: 20_000 });
+  const arrival = new flows.Arrival(flows.answerNonce(nonce), responseBytes);
+  for await (const chunk of response.chunks()) {
+    arrival.add(chunk);
+    if (arrival.bytes > chunk.length) continue;
+    say({ is: "stalled", pid: response.workerPid, read: arrival.bytes });
+    await readOn.promise;
+  }
+  if (arrival.bytes !== responseBytes) arrival.wrong ??= `it ended after ${arrival.bytes} bytes of ${responseBytes}`;
+  if (arrival.wrong) asker.wrong(id, `a stream that had stalled: ${arrival.wrong}`);
+  books.outcome[id]! |= b.ANSWERED;
+  books.countStream(arrival.bytes);
+  say({ is: "ended" });
+}
+let readOn = Promise.withResolvers<void>();
+
 process.on("disconnect", () => process.exit(0));
 process.on("message", async (order: Order) => {
   if (order.do === "go") {
@@ -54,6 +84,10 @@ process.on("message", async (order: Order) => {
     say({ is: "open" });
     await bus.ready({ workers: order.workers });
   } else if (order.do === "phase") await measure(order.ms, order.pid);
+  else if (order.do === "stall") {
+    readOn = Promise.withResolvers<void>();
+    await stall();
+  } else if (order.do === "read-on") readOn.resolve();
   else {
     await until(() => asker.waiting.size === 0, "every request has settled", 20_000).catch(() => {});
     say({ is: "quiet", lost: asker.waiting.size });

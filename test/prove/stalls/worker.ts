@@ -6,6 +6,7 @@
 import { type Answerable, SlotWorker, type WorkerRequest } from "../../../src/index.ts";
 import { mappings } from "../../support.ts";
 import { answer, handle, type Order, readOrder } from "../answers.ts";
+import { handleFlow, isFlow, sources } from "../flows.ts";
 import { Books } from "../soak/books.ts";
 import { Phases } from "./phases.ts";
 
@@ -59,6 +60,7 @@ function block(request: WorkerRequest): void {
 
 function serve(request: WorkerRequest): ReturnType<typeof handle> {
   if (request.path === "gate") return void held.push({ request, order: readOrder(books, request) });
+  if (isFlow(request.path)) return handleFlow(books, request);
   return request.path === "gate-block" ? block(request) : handle(books, request);
 }
 
@@ -119,7 +121,7 @@ process.on("message", async (order) => {
     waitAtGate();
     await closed;
     phases.set(self, "closed");
-  } else if (order === "count") process.send!({ is: "count", maps: mappings() });
+  } else if (order === "count") process.send!({ is: "count", maps: mappings(), given: sources.given });
   if (order === "again") process.send!({ is: "again" });
 });
 process.send!({ is: "loaded" });

@@ -130,16 +130,27 @@ void hub_hear(void)
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
+static bool streams(uint64_t id, uint32_t what)
+{
+	return (book_of(id)->streams & what) != 0;
+}
+
+/* Of a body that streams, the head alone. */
 static void write_request(uint32_t slot, uint64_t id)
 {
-	body_fill(arena_of(slot, 0), id, false);
+	if (streams(id, UP)) memcpy(arena_of(slot, 0), &id, sizeof id);
+	else body_fill(arena_of(slot, 0), id, false);
+	asker.claimed[slot] = asker.begun[slot] = false;
+	asker.need[slot] = 0;
 	asker.pending[slot] = id; /* registered before it is published */
 }
 
 int32_t hub_publish(uint32_t slot)
 {
 	uint64_t id = asker.pending[slot];
-	return sb_slot_publish(asker.hub, (uint32_t)asker.link, slot, 1, 8, 8, body_bytes_of(id, false),
+	uint32_t bytes = streams(id, UP) ? 0 : body_bytes_of(id, false);
+	uint32_t method = streams(id, UP) ? SB_STREAMS + 1 : 1;
+	return sb_slot_publish(asker.hub, (uint32_t)asker.link, slot, method, 8, 8, bytes,
 	                       board->timeout_ms, (double)id);
 }
 
@@ -193,7 +204,7 @@ void hub_copy_out(const struct sb_event *event)
 	asker.delivered = *event;
 }
 
-static void settle_slot(uint32_t slot, enum outcome outcome)
+void hub_settle(uint32_t slot, enum outcome outcome)
 {
 	uint64_t id = asker.pending[slot];
 	asker.pending[slot] = 0;
@@ -206,7 +217,123 @@ static void deliver(const struct sb_event *event)
 	hub_copy_out(event);
 	MUST_BE(sb_slot_release(asker.hub, (uint32_t)asker.link, event->slot), 0);
 	MUST_BE(sb_slot_release(asker.hub, (uint32_t)asker.link, event->slot), -SB_EINVAL);
-	settle_slot(event->slot, ANSWERED);
+	hub_settle(event->slot, ANSWERED);
+}
+
+/* ---- streams ------------------------------------------------------------------------------- */
+
+static const struct sb_look *look_of_hub(void)
+{
+	return sb_hub_look(asker.hub);
+}
+
+static uint32_t ring_bytes(void)
+{
+	uint64_t bytes = asker.hub->header.stride - asker.hub->header.head_limit;
+	return bytes < SB_RING_MAX ? (uint32_t)bytes : SB_RING_MAX;
+}
+
+static uint8_t *ring_of(uint32_t slot, uint32_t half)
+{
+	return arena_of(slot, half) + asker.hub->header.head_limit;
+}
+
+int32_t hub_flow(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t end, uint32_t need)
+{
+	return sb_link_flow(asker.hub, (uint32_t)asker.link, slot, sent, taken, end, need);
+}
+
+/* Whoever waits for room goes on to wait while it reads. */
+static void move(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t end)
+{
+	uint64_t id = asker.pending[slot];
+	tape_announce(id, false, sent, end != SB_FLOW_OPEN);
+	int32_t result = hub_flow(slot, sent, taken, end, asker.need[slot]);
+	MUST(result == 0 || result == 1);
+	tape_commit(id, false);
+}
+
+uint32_t hub_piece(uint32_t slot)
+{
+	uint64_t id = asker.pending[slot];
+	const struct tape *tape = &book_of(id)->tape[0];
+	uint32_t left = tape->length - tape->announced, most = tape->length > RING ? 1000 : PIECE;
+	uint32_t bytes = left < most ? left : most;
+	move(slot, 0, 0, SB_FLOW_OPEN);
+	if (bytes == 0 || look_of_hub()->free < bytes) return 0;
+	uint32_t at = look_of_hub()->write_at - asker.hub->header.head_limit;
+	tape_fill(id, false, ring_of(slot, 0), ring_bytes(), at, bytes);
+	return bytes;
+}
+
+/* Until the ring is full: then the worker takes some, and says so. */
+static void send_all(uint32_t slot)
+{
+	const struct tape *tape = &book_of(asker.pending[slot])->tape[0];
+	while (tape->announced < tape->length) {
+		uint32_t bytes = hub_piece(slot);
+		if (bytes == 0 && asker.need[slot] > 0) return;
+		asker.need[slot] = bytes == 0 ? PIECE : 0;
+		move(slot, bytes, 0, SB_FLOW_OPEN);
+	}
+	if (!tape->ended) move(slot, 0, 0, SB_FLOW_END);
+}
+
+uint32_t hub_read_piece(uint32_t slot)
+{
+	move(slot, 0, 0, SB_FLOW_OPEN);
+	const struct sb_look *look = look_of_hub();
+	if (look->readable > 0)
+		tape_check(asker.pending[slot], true, arena_of(slot, 1) + look->read_at, look->readable);
+	return look->readable;
+}
+
+static void read_all(uint32_t slot)
+{
+	for (uint32_t bytes; (bytes = hub_read_piece(slot)) > 0;) move(slot, 0, bytes, SB_FLOW_OPEN);
+}
+
+void hub_stream(uint32_t slot)
+{
+	uint64_t id = asker.pending[slot];
+	if (asker.still || id == 0 || !asker.claimed[slot]) return;
+	if (streams(id, UP) && !asker.begun[slot]) send_all(slot);
+	if (asker.begun[slot]) read_all(slot);
+}
+
+void hub_finish(uint32_t slot)
+{
+	uint64_t id = asker.pending[slot];
+	const struct sb_look *look = look_of_hub();
+	read_all(slot);
+	tape_check_end(id, true);
+	if (look->ended != (streams(id, FAILS) ? SB_FLOW_ERROR : SB_FLOW_END))
+		fail(LOST, "a stream is over, and its end says %u", look->ended);
+	if (!streams(id, FAILS)) return;
+	MUST_BE(look->error_bytes, ERROR_HEAD);
+	uint32_t at = look->read_at - asker.hub->header.head_limit;
+	tape_check_error(id, ring_of(slot, 1), ring_bytes(), at);
+}
+
+/* A claim of a streamed body, bytes, room, the head of a response that streams, its end. */
+static void on_stream(const struct sb_event *event)
+{
+	uint32_t slot = event->slot;
+	uint64_t id = asker.pending[slot];
+	MUST(event->link == (uint32_t)asker.link && id != 0 && book_of(id)->streams != 0);
+	asker.claimed[slot] = true;
+	if (event->status_code != 0) {
+		if (event->status_code != 200 || event->head_bytes != 8 || event->body_bytes > 1 ||
+		    memcmp(arena_of(slot, 1), &id, sizeof id) != 0 || asker.begun[slot])
+			fail(MISDELIVERED, "slot %u: a stream begins with a foreign head", slot);
+		asker.begun[slot] = true;
+	}
+	hub_stream(slot);
+	if (event->body_bytes == 0 || asker.still) return;
+	hub_finish(slot);
+	MUST_BE(sb_slot_release(asker.hub, (uint32_t)asker.link, slot), 0);
+	MUST_BE(hub_flow(slot, 0, 0, SB_FLOW_OPEN, 0), -SB_EINVAL);
+	hub_settle(slot, ANSWERED);
 }
 
 static void send_cancel(uint32_t slot)
@@ -224,10 +351,11 @@ void hub_handle(int32_t found)
 		const struct sb_event *event = &events[i];
 		switch (event->kind) {
 		case SB_EV_DONE: deliver(event); break;
+		case SB_EV_STREAM: on_stream(event); break;
 		case SB_EV_FREED: MUST(asker.pending[event->slot] == 0); break;
-		case SB_EV_TIMEOUT_QUEUED: settle_slot(event->slot, NEVER_RAN); break;
+		case SB_EV_TIMEOUT_QUEUED: hub_settle(event->slot, NEVER_RAN); break;
 		case SB_EV_TIMEOUT_RUNNING:
-			settle_slot(event->slot, MAY_HAVE_RUN);
+			hub_settle(event->slot, MAY_HAVE_RUN);
 			send_cancel(event->slot);
 			board->given_up = true;
 			break;
@@ -241,10 +369,10 @@ void hub_after_withdrawal(uint32_t slot, int32_t result)
 {
 	board->given_up = true;
 	switch (result) {
-	case SB_DONE: deliver(sb_hub_events(asker.hub)); break;
-	case SB_FREE: settle_slot(slot, NEVER_RAN); break;
+	case SB_DONE: hub_handle(1); break;
+	case SB_FREE: hub_settle(slot, NEVER_RAN); break;
 	case SB_ABANDONED:
-		settle_slot(slot, MAY_HAVE_RUN);
+		hub_settle(slot, MAY_HAVE_RUN);
 		send_cancel(slot);
 		break;
 	default: fail(BROKEN, "slot %u of an honest worker: withdraw says %d", slot, result);
@@ -253,7 +381,8 @@ void hub_after_withdrawal(uint32_t slot, int32_t result)
 
 static bool is_in_flight(uint32_t slot)
 {
-	return link_of_worker()->shadow[slot] == IN_FLIGHT;
+	uint8_t shadow = link_of_worker()->shadow[slot];
+	return shadow == IN_FLIGHT || shadow == IN_STREAM;
 }
 
 static void cancel_reserved(void)
@@ -262,7 +391,15 @@ static void cancel_reserved(void)
 	uint32_t slot = (uint32_t)asker.reserved;
 	asker.reserved = -1;
 	MUST_BE(sb_slot_cancel(asker.hub, (uint32_t)asker.link, slot), 0);
-	settle_slot(slot, NEVER_RAN);
+	hub_settle(slot, NEVER_RAN);
+}
+
+/* Not still any more: what was told of meanwhile is not told again. */
+void hub_go_on(void)
+{
+	asker.still = false;
+	for (uint32_t slot = 0; slot < SLOTS && asker.link >= 0; slot++)
+		if (is_in_flight(slot)) hub_stream(slot);
 }
 
 void hub_give_up_all(void)
@@ -283,6 +420,10 @@ void hub_judge(void)
 	for (uint32_t slot = 0; slot < SLOTS; slot++) {
 		if (!is_in_flight(slot)) continue;
 		int32_t result = sb_slot_withdraw(asker.hub, (uint32_t)asker.link, slot);
+		if (result == SB_ABANDONED && asker.begun[slot]) { /* all that was told is there */
+			read_all(slot);
+			tape_check_committed(asker.pending[slot], true);
+		}
 		if (result != SB_FREE) {
 			hub_after_withdrawal(slot, result);
 			continue;
@@ -345,11 +486,16 @@ static void wake_up(void)
 	asker.asleep = false;
 }
 
+void hub_poll_all(void)
+{
+	int32_t found = 0;
+	while ((found = sb_hub_poll(asker.hub, 0)) != 0) hub_handle(found);
+}
+
 /* Asleep, nothing but a bell or a changed futex word makes it look at the region: a wake-up that is
  * lost leaves a request that never settles. */
 void hub_look(void)
 {
-	int32_t found = 0;
 	hub_hear();
 	if (asker.reserved >= 0 && asker.link >= 0) hub_publish_reserved();
 	dispatch();
@@ -362,7 +508,7 @@ void hub_look(void)
 	if (asker.asleep && asker.fd >= 0 && !rung) return;
 	wake_up();
 	do {
-		while ((found = sb_hub_poll(asker.hub, 0)) != 0) hub_handle(found);
+		hub_poll_all();
 		dispatch();
 		hub_park();
 	} while (!asker.asleep);

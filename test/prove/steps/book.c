@@ -56,7 +56,13 @@ struct entry *book_of(uint64_t id)
 uint64_t book_issue(void)
 {
 	MUST(board->next < board->first + BOOK);
-	board->book[board->next - board->first] = (struct entry){ .executed = 0 };
+	uint64_t id = board->next;
+	uint32_t more = board->stream_bytes > 0 ? board->stream_bytes : 2 * PIECE + 3;
+	board->book[id - board->first] = (struct entry){
+		.streams = board->streams,
+		.tape = { { .length = more + (uint32_t)(key_of(id, false) % 24) },
+		          { .length = more + (uint32_t)(key_of(id, true) % 24) } },
+	};
 	return board->next++;
 }
 
@@ -126,7 +132,7 @@ void book_audit(void)
 
 /* ---- bytes --------------------------------------------------------------------------------- */
 
-static uint64_t mix(uint64_t x)
+uint64_t mix(uint64_t x)
 {
 	x += 0x9e3779b97f4a7c15u;
 	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
@@ -134,7 +140,7 @@ static uint64_t mix(uint64_t x)
 	return x ^ x >> 31;
 }
 
-static uint64_t key_of(uint64_t id, bool response)
+uint64_t key_of(uint64_t id, bool response)
 {
 	return mix(board->seed ^ mix(2 * id + (response ? 1 : 0)));
 }

@@ -28,10 +28,9 @@ static void is_gone(void)
 	if (server.worker != NULL) worker_close();
 }
 
-static const struct act worker_acts[] = {
+const struct act worker_acts[3] = {
 	{ "works", works }, { "leaves", leaves }, { "is-gone", is_gone },
 };
-#define WORKER_ACTS worker_acts, 3
 
 /* ---- the parts of an arrangement ----------------------------------------------------------- */
 

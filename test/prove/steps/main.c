@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { SECONDS_PER_RUN = 20, NO_REGION = SB_ABANDONED + 1, FAULTS = 4 };
+enum { SECONDS_PER_RUN = 20, NO_REGION = SB_STREAMING + 1, FAULTS = 4 };
 
 jmp_buf end_of_run;
 pid_t runner;
@@ -102,8 +102,10 @@ static void conclude(void)
 static void worker_died(void)
 {
 	worker_is_child = false;
+	hub_go_on();
 	bool known = asker.fd >= 0;
 	int pidfd = known ? dup((int)asker.peer[2]) : -1;
+	if (asker.hub != NULL && at_step % 2 == 0) hub_poll_all(); /* before it hears */
 	hub_look();
 	if (known && asker.fd >= 0) fail(BROKEN, "the hub did not hear that its worker died");
 	if (known && sb_peer_ended(pidfd) != 1) fail(BROKEN, "its pidfd says that it lives");
@@ -120,6 +122,8 @@ static void hub_died(void)
 	book_orphan_all();
 	if (server.worker != NULL && server.attached) {
 		worker_take(); /* before it hears */
+		server.still = false;
+		worker_check_committed();
 		if (at_step % 2 == 0) worker_answer();
 		if (worker_hears()) fail(BROKEN, "the worker did not hear that its hub died");
 		worker_end();
@@ -136,6 +140,8 @@ static void hub_died(void)
 static void resumed(const struct act *act)
 {
 	bool was_worker = worker_is_child;
+	server.still = false; /* of this process */
+	if (was_worker) hub_go_on();
 	if (act != NULL) act->act();
 	child_finish();
 	in_child(scenario->after);
@@ -159,6 +165,7 @@ static void begin(bool hub)
 	board->first = board->next = (run + 1) * BOOK;
 	board->payload_limit = SMALL;
 	board->timeout_ms = 0;
+	board->streams = board->stream_bytes = 0;
 	board->given_up = false;
 	board->broken = KEPT;
 	hub_is_child = hub;
@@ -266,11 +273,12 @@ static void each_step(bool hub, const struct act *act, uint32_t steps, int32_t o
 	}
 }
 
-static void each_scenario(const struct scenario *table, uint32_t count, bool hub, char **chosen)
+static void each_scenario(const struct scenario *table, uint32_t count, bool hub,
+                          uint32_t first_number, char **chosen)
 {
 	for (uint32_t i = 0; i < count; i++) {
 		scenario = &table[i];
-		scenario_number = hub ? i : 64 + i;
+		scenario_number = first_number + i;
 		if (chosen[0] != NULL && strcmp(chosen[0], scenario->name) != 0) continue;
 		bool any = chosen[0] == NULL || chosen[1] == NULL;
 		int32_t only = !any && chosen[2] != NULL ? atoi(chosen[2]) : -1;
@@ -352,8 +360,10 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	pin();
-	each_scenario(hub_scenarios, hub_scenario_count, true, chosen);
-	each_scenario(worker_scenarios, worker_scenario_count, false, chosen);
+	each_scenario(hub_scenarios, hub_scenario_count, true, 0, chosen);
+	each_scenario(worker_scenarios, worker_scenario_count, false, 64, chosen);
+	each_scenario(hub_stream_scenarios, hub_stream_scenario_count, true, 128, chosen);
+	each_scenario(worker_stream_scenarios, worker_stream_scenario_count, false, 192, chosen);
 	report();
 	return broken[LOST] + broken[DOUBLED] + broken[MISDELIVERED] + broken[LEAKED] +
 	           broken[BROKEN] > 0;

@@ -108,8 +108,14 @@ void worker_run(const struct sb_request *request)
 {
 	uint32_t slot = request->slot;
 	book_executed(request->serial);
-	if (!body_is_right(arena_of(slot, 0), server.worker->map.header.stride, request->head_bytes,
-	                   request->body_offset, request->body_bytes, request->serial, false))
+	bool up = (book_of(request->serial)->streams & UP) != 0;
+	bool right = up ? request->method == SB_STREAMS + 1 && request->head_bytes == 8 &&
+	                      request->body_bytes == 0 &&
+	                      memcmp(arena_of(slot, 0), &request->serial, 8) == 0
+	                : body_is_right(arena_of(slot, 0), server.worker->map.header.stride,
+	                                request->head_bytes, request->body_offset, request->body_bytes,
+	                                request->serial, false);
+	if (!right)
 		fail(MISDELIVERED, "slot %u: the handler got foreign bytes", slot);
 	if (server.claim[slot].id != 0) fail(DOUBLED, "slot %u was claimed twice", slot);
 	uint32_t late = server.answered_token[slot];
@@ -123,6 +129,10 @@ void worker_take(void)
 	for (;;) {
 		int32_t result = sb_slot_take(server.worker, 0);
 		if (result == 0) return;
+		if (result == 2) { /* streams of a running claim moved */
+			worker_read(server.worker->request.slot);
+			continue;
+		}
 		MUST_BE(result, 1);
 		worker_run(&server.worker->request);
 	}
@@ -156,8 +166,168 @@ void worker_answer(void)
 {
 	for (uint32_t slot = 0; slot < SLOTS; slot++) {
 		if (server.claim[slot].id == 0) continue;
+		if (book_of(server.claim[slot].id)->streams != 0) {
+			worker_stream(slot);
+			continue;
+		}
 		worker_write(slot);
 		worker_note_answer(slot, worker_complete(slot));
+	}
+}
+
+/* ---- streams ------------------------------------------------------------------------------- */
+
+static const struct sb_look *look_of_worker(void)
+{
+	return sb_worker_look(server.worker);
+}
+
+static uint32_t ring_bytes(void)
+{
+	const struct sb_header *h = &server.worker->map.header;
+	uint64_t bytes = h->stride - h->head_limit;
+	return bytes < SB_RING_MAX ? (uint32_t)bytes : SB_RING_MAX;
+}
+
+static uint32_t ring_at(void)
+{
+	return look_of_worker()->write_at - server.worker->map.header.head_limit;
+}
+
+static uint8_t *ring_of(uint32_t slot, uint32_t half)
+{
+	return arena_of(slot, half) + server.worker->map.header.head_limit;
+}
+
+int32_t worker_flow(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t need)
+{
+	return sb_worker_flow(server.worker, slot, server.claim[slot].token, sent, taken, SB_FLOW_OPEN,
+	                      need);
+}
+
+/* false: the caller has given up. */
+static bool move(uint32_t slot, uint32_t sent, uint32_t taken)
+{
+	struct claim *claim = &server.claim[slot];
+	tape_announce(claim->id, true, sent, false);
+	int32_t result = worker_flow(slot, sent, taken, claim->need);
+	MUST(result == 0 || result == -SB_ESTALE);
+	if (result == 0) tape_commit(claim->id, true);
+	else claim->given_up = true;
+	return result == 0;
+}
+
+uint32_t worker_read_piece(uint32_t slot)
+{
+	if (!move(slot, 0, 0)) return 0;
+	const struct sb_look *look = look_of_worker();
+	if (look->readable > 0)
+		tape_check(server.claim[slot].id, false, arena_of(slot, 0) + look->read_at, look->readable);
+	return look->readable;
+}
+
+void worker_read(uint32_t slot)
+{
+	if (server.still || (book_of(server.claim[slot].id)->streams & UP) == 0) return;
+	for (uint32_t bytes; (bytes = worker_read_piece(slot)) > 0;)
+		if (!move(slot, 0, bytes)) return;
+}
+
+/* Of a claim that was not given up. */
+static bool request_is_whole(uint32_t slot)
+{
+	uint64_t id = server.claim[slot].id;
+	if ((book_of(id)->streams & UP) == 0) return true;
+	worker_read(slot);
+	if (server.claim[slot].given_up || look_of_worker()->ended == SB_FLOW_OPEN) return false;
+	MUST_BE(look_of_worker()->ended, SB_FLOW_END);
+	tape_check_end(id, false);
+	return true;
+}
+
+void worker_write_head(uint32_t slot)
+{
+	memcpy(arena_of(slot, 1), &server.claim[slot].id, 8);
+}
+
+int32_t worker_begin(uint32_t slot)
+{
+	return sb_slot_begin(server.worker, slot, server.claim[slot].token, 8, 200);
+}
+
+void worker_note_begun(uint32_t slot, int32_t result)
+{
+	if (result == 0) server.claim[slot].begun = true;
+	else worker_note_answer(slot, result);
+}
+
+uint32_t worker_piece(uint32_t slot)
+{
+	const struct tape *tape = &book_of(server.claim[slot].id)->tape[1];
+	uint32_t left = tape->length - tape->announced, most = tape->length > RING ? 1000 : PIECE;
+	uint32_t bytes = left < most ? left : most;
+	if (!move(slot, 0, 0) || bytes == 0 || look_of_worker()->free < bytes) return 0;
+	tape_fill(server.claim[slot].id, true, ring_of(slot, 1), ring_bytes(), ring_at(), bytes);
+	return bytes;
+}
+
+/* false: there is no room now. */
+static bool send_all(uint32_t slot)
+{
+	struct claim *claim = &server.claim[slot];
+	const struct tape *tape = &book_of(claim->id)->tape[1];
+	while (tape->announced < tape->length) {
+		uint32_t bytes = worker_piece(slot);
+		if (claim->given_up) return true;
+		if (bytes == 0 && claim->need > 0) return false;
+		claim->need = bytes == 0 ? PIECE : 0;
+		if (!move(slot, bytes, 0)) return true;
+	}
+	return true;
+}
+
+uint32_t worker_write_error(uint32_t slot)
+{
+	uint64_t id = server.claim[slot].id;
+	if ((book_of(id)->streams & FAILS) == 0 || server.claim[slot].given_up) return 0;
+	if (!move(slot, 0, 0)) return 0;
+	MUST(look_of_worker()->free >= ERROR_HEAD);
+	tape_fill(id, true, ring_of(slot, 1), ring_bytes(), ring_at(), ERROR_HEAD);
+	return ERROR_HEAD;
+}
+
+int32_t worker_finish(uint32_t slot, uint32_t error_bytes)
+{
+	tape_announce(server.claim[slot].id, true, 0, true);
+	return sb_slot_finish(server.worker, slot, server.claim[slot].token, error_bytes);
+}
+
+void worker_stream(uint32_t slot)
+{
+	struct claim *claim = &server.claim[slot];
+	if (server.still || claim->id == 0) return;
+	if (!claim->begun && !request_is_whole(slot) && !claim->given_up) return;
+	if (!claim->begun && (claim->given_up || (book_of(claim->id)->streams & DOWN) == 0)) {
+		worker_write(slot);
+		worker_note_answer(slot, worker_complete(slot));
+		return;
+	}
+	if (!claim->begun) {
+		worker_write_head(slot);
+		worker_note_begun(slot, worker_begin(slot));
+		if (!claim->begun) return;
+	}
+	if (send_all(slot)) worker_note_answer(slot, worker_finish(slot, worker_write_error(slot)));
+}
+
+/* What a hub that is dead had told of is there. */
+void worker_check_committed(void)
+{
+	for (uint32_t slot = 0; slot < SLOTS; slot++) {
+		const struct claim *claim = &server.claim[slot];
+		if (claim->id == 0 || (book_of(claim->id)->streams & UP) == 0) continue;
+		worker_read(slot);
+		if (!claim->given_up) tape_check_committed(claim->id, false);
 	}
 }
 

@@ -8,10 +8,12 @@
  *
  * trace.c       the child and its instructions
  * book.c        the books: what was asked, run, settled; and what fails
+ * tape.c        the books of streams: every byte, before and after it is told
  * asker.c       a hub, used as src/bus/bus.ts uses it
  * server.c      a worker, used as src/bus/worker.ts does
  * hub_ops.c     the operations of a hub, and what a worker does while the hub is stopped
  * worker_ops.c  the operations of a worker, and what a hub does while the worker is stopped
+ * stream_ops.c  the operations on streams, of both sides
  * main.c        one run per operation, fault and step; recovery; the report
  */
 #ifndef SLOTBUS_STEPS_H
@@ -28,6 +30,9 @@ enum {
 	ROUNDS = 30,      /* turns of both sides in which everything must have settled */
 	SMALL = 65536,    /* payload limit */
 	LARGE = 33554432, /* payload limit where memory is to be given back */
+	RING = 4096,      /* payload limit, and size of the rings, where one is to be full */
+	PIECE = 40,       /* bytes that are sent at once */
+	ERROR_HEAD = 24,  /* bytes after a stream that fails */
 };
 
 /* ---- the books (book.c): in memory of this program, shared with the child ------------------ */
@@ -36,7 +41,21 @@ enum promise { KEPT, LOST, DOUBLED, MISDELIVERED, LEAKED, BROKEN, PROMISES };
 
 enum outcome { UNSETTLED, ANSWERED, NEVER_RAN, MAY_HAVE_RUN };
 
+/* What streams of a request: its body, its response, and whether that ends with an error. */
+enum { UP = 1, DOWN = 2, FAILS = 4 };
+
+/* One direction of a streamed request. */
+struct tape {
+	uint32_t length;
+	uint32_t announced; /* bytes that a call was or is about to tell of */
+	uint32_t committed; /* of calls that have returned */
+	uint32_t read;
+	bool ended;         /* its end was or is about to be told */
+};
+
 struct entry {
+	uint32_t streams;
+	struct tape tape[2]; /* of the request, of the response */
 	uint32_t executed, settled;
 	enum outcome outcome;
 	uint32_t answered, stale; /* what sb_slot_complete said to its answer */
@@ -51,6 +70,7 @@ struct board {
 	struct entry book[BOOK];
 	uint32_t payload_limit;
 	uint32_t timeout_ms; /* of the requests that are published next */
+	uint32_t streams, stream_bytes; /* of the requests that are issued next */
 	bool given_up;       /* something was withdrawn, or its worker evicted */
 	bool idle;           /* the hub has nothing queued, in flight or in quarantine */
 	uint32_t files, mappings; /* of whoever counted them last */
@@ -82,9 +102,25 @@ void body_fill(uint8_t *to, uint64_t id, bool response);
 /* Whether these are the bytes that belong to this request and to no other. */
 bool body_is_right(const uint8_t *arena, uint64_t stride, uint32_t head_bytes, uint32_t offset,
                    uint32_t bytes, uint64_t id, bool response);
+uint64_t mix(uint64_t x);
+uint64_t key_of(uint64_t id, bool response);
 void count_resources(void);
 void check_leaks(void);
 uint32_t folder_entries(void);
+
+/* ---- the books of streams (tape.c) --------------------------------------------------------- */
+
+/* Writes what comes next of a tape, or the error head behind it, into a ring. */
+void tape_fill(uint64_t id, bool response, uint8_t *ring, uint32_t ring_bytes, uint32_t at,
+               uint32_t bytes);
+/* These bytes are what comes next of a tape, and were told; they count as read. */
+void tape_check(uint64_t id, bool response, const uint8_t *bytes, uint32_t count);
+void tape_check_error(uint64_t id, const uint8_t *ring, uint32_t ring_bytes, uint32_t at);
+void tape_announce(uint64_t id, bool response, uint32_t sent, bool ends);
+void tape_commit(uint64_t id, bool response);
+void tape_check_end(uint64_t id, bool response);
+/* Whatever call has returned, its bytes are there. */
+void tape_check_committed(uint64_t id, bool response);
 
 /* ---- the child (trace.c) ------------------------------------------------------------------- */
 
@@ -121,6 +157,11 @@ struct asker {
 	uint32_t bells;   /* heard since it last looked */
 	int32_t result;   /* of the operation */
 	struct sb_event delivered; /* copied out and not yet released */
+	bool claimed[SLOTS]; /* the worker has it, said an event */
+	bool begun[SLOTS]; /* the response streams, and its head is here */
+	uint32_t need[SLOTS]; /* room that is waited for */
+	bool still;        /* bytes are neither sent nor read */
+	uint32_t bytes;    /* of the operation */
 };
 
 #define HUB_OF_NOBODY                                                                           \
@@ -149,6 +190,14 @@ void hub_audit(void);    /* no slot is lost */
 void hub_tell_idle(void);
 int32_t hub_publish(uint32_t slot);
 struct sb_region *hub_region(void); /* or NULL */
+void hub_poll_all(void); /* and handles what it finds */
+uint32_t hub_piece(uint32_t slot); /* writes the next one; its length, or 0 */
+int32_t hub_flow(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t end, uint32_t need);
+uint32_t hub_read_piece(uint32_t slot);
+void hub_go_on(void);
+void hub_stream(uint32_t slot); /* sends what there is room for, reads what is there */
+void hub_finish(uint32_t slot); /* checks a response that streamed and is over */
+void hub_settle(uint32_t slot, enum outcome outcome);
 
 /* ---- a worker (server.c) ------------------------------------------------------------------- */
 
@@ -156,6 +205,8 @@ struct claim {
 	uint64_t id; /* 0: none */
 	uint32_t token;
 	uint32_t head_bytes, body_offset, body_bytes;
+	bool begun, given_up;
+	uint32_t need; /* room that is waited for */
 };
 
 struct server {
@@ -169,6 +220,8 @@ struct server {
 	int32_t result;                 /* of the operation */
 	struct sb_request took[SLOTS];  /* by the operation, not yet run */
 	uint32_t taken;
+	bool still;                     /* bytes are neither sent nor read, and nothing ends */
+	uint32_t bytes;                 /* of the operation */
 };
 
 extern struct server server;
@@ -190,6 +243,17 @@ void worker_end(void);   /* its hub has gone */
 void worker_end_zombie(void); /* evicted while it was stopped, it goes on to its end */
 bool worker_hears(void); /* false: the hub is gone; else asleep says whether it was woken */
 struct sb_region *worker_region(void); /* or NULL */
+uint32_t worker_piece(uint32_t slot);
+int32_t worker_flow(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t need);
+uint32_t worker_read_piece(uint32_t slot);
+void worker_read(uint32_t slot);
+void worker_write_head(uint32_t slot);
+int32_t worker_begin(uint32_t slot);
+void worker_note_begun(uint32_t slot, int32_t result);
+uint32_t worker_write_error(uint32_t slot); /* its length, or 0: the stream ends well */
+int32_t worker_finish(uint32_t slot, uint32_t error_bytes);
+void worker_stream(uint32_t slot); /* goes on as far as it can */
+void worker_check_committed(void);
 
 /* ---- scenarios ----------------------------------------------------------------------------- */
 
@@ -220,6 +284,11 @@ struct scenario {
 
 extern const struct scenario hub_scenarios[], worker_scenarios[];
 extern const uint32_t hub_scenario_count, worker_scenario_count;
+extern const struct scenario hub_stream_scenarios[], worker_stream_scenarios[];
+extern const uint32_t hub_stream_scenario_count, worker_stream_scenario_count;
+extern const struct act worker_acts[3], hub_acts[3];
+#define WORKER_ACTS worker_acts, 3
+#define HUB_ACTS hub_acts, 3
 
 extern bool worker_is_child, hub_is_child; /* where the sides of this moment are */
 

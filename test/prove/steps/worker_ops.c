@@ -34,10 +34,9 @@ static void evicts(void)
 	settle();
 }
 
-static const struct act hub_acts[] = {
+const struct act hub_acts[3] = {
 	{ "goes-on", goes_on }, { "gives-up", gives_up }, { "evicts", evicts },
 };
-#define HUB_ACTS hub_acts, 3
 
 /* ---- the parts of an arrangement ----------------------------------------------------------- */
 
