@@ -66,7 +66,7 @@ class SessionChannel extends Channel {
     const result = native.sb_worker_flow(session.native, slot, token, sent, taken, end, need);
     if (result < 0) {
       if (result === -C.SB_ECORRUPT) session.onCorrupt(slot);
-      else if (session.running[slot] === this.#claim) this.#claim.abort(callerGone()); // before its generator is ended
+      else session.onGivenUp(this.#claim);
       return false;
     }
     if (sent > 0 || taken > 0) session.onAnswer(sent + taken);
@@ -83,6 +83,8 @@ export class Session {
   /** Slots of the region. */
   readonly slots: number;
   open = true;
+  /** It is being closed: what its streams still hold is read. */
+  #closing = false;
   socket: Socket<undefined> | null = null;
   /** By slot: claims without an answer. */
   readonly running: (Claim | null)[] = [];
@@ -185,6 +187,11 @@ export class Session {
   /** Whether the caller has given up, by the slot's own word. */
   isGivenUp(claim: Claim): boolean {
     return !this.open || native.sb_slot_aborted(this.native, claim.slot, claim.token) === 1;
+  }
+
+  /** A stream found that its caller is gone; so the signal has aborted when its generator is ended. */
+  onGivenUp(claim: Claim): void {
+    if (!this.#closing && this.running[claim.slot] === claim) claim.abort(callerGone());
   }
 
   reserve(claim: Claim, bytes: number): Uint8Array {
@@ -344,6 +351,7 @@ export class Session {
   /** Ends the attachment. The region is unmapped, unless somebody holds a view: then only its pages are freed. */
   close(reason: unknown): void {
     if (!this.open) return;
+    this.#closing = true;
     for (const claim of this.running) claim?.receiver?.end(() => ({ error: reason }));
     this.open = false;
     let detached = true;

@@ -163,12 +163,7 @@ export const libraryRules: LibraryRule[] = [
   {
     rule: "a claim is answered once",
     file: "bus/session.ts",
-    edits: [
-      [
-        '  respond(claim: Claim, answer: Exclude<Answerable, Response>): Delivery {\n    if (claim.answered) return "duplicate";',
-        "  respond(claim: Claim, answer: Exclude<Answerable, Response>): Delivery {",
-      ],
-    ],
+    edits: [["if (claim.answered || !this.open) {", "if (!this.open) {"]],
     suite: "worker",
     test: "a second answer never reaches the request that has the slot by then",
   },
@@ -256,9 +251,53 @@ export const libraryRules: LibraryRule[] = [
     test: "an idempotent request whose body was asked for is not sent again",
   },
   {
+    rule: "what a dead hub had sent is read before the error",
+    file: "bus/session.ts",
+    edits: [["for (const claim of this.running) claim?.receiver?.end(() => ({ error: reason }));", ""]],
+    suite: "stream",
+    test: "a hub that is killed: what it had sent arrives, then BusClosedError, and the request's signal aborts",
+  },
+  {
+    rule: "a writer that waits for room goes on waiting while the other direction moves",
+    file: "bus/stream.ts",
+    edits: [["channel.move(0, taken, C.SB_FLOW_OPEN, channel.need)", "channel.move(0, taken, C.SB_FLOW_OPEN, 0)"]],
+    suite: "stream",
+    test: "a source that waits for room is told of it also when the other direction moved meanwhile",
+  },
+  {
+    rule: "impossible counts are heard as an error, also by whoever waits",
+    file: "bus/stream.ts",
+    edits: [
+      ["if (this.#waiter !== waiter || (!chunk && !this.#ended)) return;", "if (!chunk && !this.#ended) return;"],
+    ],
+    suite: "stream",
+    test: "a reader that waits when the counts become impossible hears of it, and never of an end",
+  },
+  {
+    rule: "a stream that is read leaves the event loop its turns",
+    file: "bus/stream.ts",
+    edits: [["if (isTurnOver()) return nextTurn().then(() => this.#next(reader));", ""]],
+    suite: "stream",
+    test: "a slow reader leaves timers and the requests of others their turns",
+  },
+  {
+    rule: "a stream that is written leaves the event loop its turns",
+    file: "bus/stream.ts",
+    edits: [["if (isTurnOver()) await nextTurn();", ""]],
+    suite: "stream",
+    test: "a slow writer leaves the requests of others their turns",
+  },
+  {
+    rule: "a response that is dropped unread is cancelled",
+    file: "bus/hub-stream.ts",
+    edits: [["if (reader) this.receiver?.readBy(reader);", ""]],
+    suite: "stream",
+    test: "a response that is dropped unread is cancelled when it is collected as garbage",
+  },
+  {
     rule: "a drain hears of a streamed answer that came too late",
     file: "bus/session.ts",
-    edits: [["      this.onAnswer(0);\n      void Promise", "      void Promise"]],
+    edits: [["      this.onAnswer(0);\n      endSource", "      endSource"]],
     suite: "stream",
     test: "an answer that streams too late ends its source, and a drain of its worker waits no longer",
   },
