@@ -281,13 +281,6 @@ export const libraryRules: LibraryRule[] = [
     test: "a slow reader leaves timers and the requests of others their turns",
   },
   {
-    rule: "a stream that is written leaves the event loop its turns",
-    file: "bus/stream.ts",
-    edits: [["if (isTurnOver()) await nextTurn();", ""]],
-    suite: "stream",
-    test: "a slow writer leaves the requests of others their turns",
-  },
-  {
     rule: "a response that is dropped unread is cancelled",
     file: "bus/hub-stream.ts",
     edits: [["if (reader) this.receiver?.readBy(reader);", ""]],
