@@ -114,10 +114,13 @@ export class Sender {
 
   /** Sends all of the source, then calls `ended` once; at once when {@link stop} is called, whatever the source does. */
   send(source: StreamSource, ended: (end: SendEnd) => void): void {
-    this.#iterator = iterate(source);
+    const iterator = iterate(source);
+    this.#iterator = iterator;
     this.#ended = ended;
     if (this.#stopped) this.#leave();
-    else void this.#pump(this.#iterator);
+    else if (Symbol.asyncIterator in source)
+      void this.#pump(this.#takeAsync(iterator as AsyncIterator<Uint8Array | string>));
+    else void this.#pump(this.#takeSync(iterator as Iterator<Uint8Array | string>));
   }
 
   /** Nobody wants the rest. */
@@ -168,28 +171,55 @@ export class Sender {
     outgoing.bytes.set(bytes.subarray(first), ringStart);
   }
 
-  async #pump(iterator: SourceIterator): Promise<void> {
+  async #pump(taken: Promise<boolean>): Promise<void> {
     try {
-      for (;;) {
-        const next = iterator.next();
-        const { done, value } = next instanceof Promise ? await next : next;
-        if (this.#stopped) return;
-        if (done) break;
-        const bytes = bytesOf(value);
-        let at = this.#write(bytes, 0);
-        while (at < bytes.length) {
-          if (!(await this.reserve(Math.min(bytes.length - at, ROOM_BYTES, this.#channel.ringBytes)))) return;
-          at = this.#write(bytes, at);
-        }
-        if (this.#steps >= TURN_STEPS) {
-          this.#steps = 0;
-          if (isTurnOver()) await nextTurn();
-        }
-      }
-      if (this.#tell(0)) this.#end(SENT);
+      if ((await taken) && this.#tell(0)) this.#end(SENT);
     } catch (error) {
       if (this.#tell(0)) this.#end({ how: "failed", error });
     }
+  }
+
+  /** `false` when stopped. */
+  async #takeAsync(iterator: AsyncIterator<Uint8Array | string>): Promise<boolean> {
+    for (;;) {
+      const { done, value } = await iterator.next();
+      if (this.#stopped) return false;
+      if (done) return true;
+      const bytes = bytesOf(value);
+      const at = this.#write(bytes, 0);
+      if ((at < bytes.length || this.#steps >= TURN_STEPS) && !(await this.#pause(bytes, at))) return false;
+    }
+  }
+
+  async #takeSync(iterator: Iterator<Uint8Array | string>): Promise<boolean> {
+    for (let rest = this.#fill(iterator); rest; rest = this.#fill(iterator))
+      if (!(await this.#pause(rest, 0))) return false;
+    return true;
+  }
+
+  /** Takes until something is to be waited for: what of the last chunk is not written yet. `null` at the end. */
+  #fill(iterator: Iterator<Uint8Array | string>): Uint8Array | null {
+    for (;;) {
+      const { done, value } = iterator.next();
+      if (done) return null;
+      const bytes = bytesOf(value);
+      const at = this.#write(bytes, 0);
+      if (at < bytes.length || this.#steps >= TURN_STEPS || this.#stopped) return bytes.subarray(at);
+    }
+  }
+
+  /** Waits until the rest of a chunk is written, and for the others' turn. `false` when stopped. */
+  async #pause(bytes: Uint8Array, at: number): Promise<boolean> {
+    let from = at;
+    while (from < bytes.length) {
+      if (!(await this.reserve(Math.min(bytes.length - from, ROOM_BYTES, this.#channel.ringBytes)))) return false;
+      from = this.#write(bytes, from);
+    }
+    if (this.#steps >= TURN_STEPS) {
+      this.#steps = 0;
+      if (isTurnOver()) await nextTurn();
+    }
+    return !this.#stopped;
   }
 
   /** Copies what fits of `bytes` from `at` on; returns how far it came. */

@@ -36,7 +36,7 @@ import type { Order } from "./source.ts";
 const HELP = `slotbus bench streams [options]
 
   --against all   or none, or a list of: ${SYSTEMS.slice(1).join(", ")}
-  --quick         64 MiB and 200 000 chunks a round; ends within 60 s
+  --quick         fewer and shorter rounds; ends within 90 s
   --short         8 MiB and 20 000 chunks; a few seconds
   --json          print JSON and nothing else
   --markdown      print the section of bench/RESULTS.md
@@ -62,7 +62,7 @@ const PRESETS: Record<Mode, Preset> = {
     leadInMs: 250,
     warmUpMs: 2_000,
   },
-  quick: { bulkBytes: 64 * 1024 ** 2, smallChunks: 200_000, rounds: 7, roundMs: 60, leadInMs: 80, warmUpMs: 800 },
+  quick: { bulkBytes: 256 * 1024 ** 2, smallChunks: 1_000_000, rounds: 5, roundMs: 60, leadInMs: 150, warmUpMs: 1_200 },
   short: { bulkBytes: 8 * 1024 ** 2, smallChunks: 20_000, rounds: 3, roundMs: 30, leadInMs: 20, warmUpMs: 200 },
 };
 
