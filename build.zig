@@ -9,12 +9,15 @@
 
 const std = @import("std");
 
-const sources = [_][]const u8{ "abi.c", "region.c", "attach.c", "slot.c", "stream.c", "wait.c" };
+const sources = [_][]const u8{
+    "abi.c",  "region.c", "attach.c", "slot.c",  "stream.c",
+    "wait.c", "fleet.c",  "ring.c",   "lease.c",
+};
 
 const test_sources = [_][]const u8{
     "main.c",        "pair.c",      "slot_test.c",   "region_test.c",
     "attach_test.c", "wait_test.c", "stress_test.c", "step_test.c",
-    "stream_test.c",
+    "stream_test.c", "fleet_test.c", "ring_test.c",  "lease_test.c",
 };
 
 const flags = [_][]const u8{

@@ -7,11 +7,12 @@
  * socket tells of the peer's end besides, and nobody but its two ends can drain it.
  */
 
+import { dlopen } from "bun:ffi";
 import { constants, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { alternate, closedLoop, makeBodies, type Round, sparseLoop, summarise } from "../src/cli/bench/measure.ts";
-import { C, native, type Pointer } from "../src/native/library.ts";
+import { C, native } from "../src/native/library.ts";
 
 const KINDS = ["unix-socket", "fifo", "eventfd"] as const;
 const ROUNDS = 5;
@@ -70,13 +71,14 @@ interface Doorbell {
   stop: () => void;
 }
 
-const futexWords: Uint32Array[] = [];
+const libc = dlopen("libc.so.6", { eventfd: { args: ["u32", "i32"], returns: "i32" } }).symbols;
 
-/** An eventfd of the library; the word its bridge watches never changes. */
+/** `EFD_CLOEXEC | EFD_NONBLOCK` */
+const EVENTFD_FLAGS = 0o2004000;
+
+/** The library has none: Bun closes an eventfd given to it as a socket at its first event. */
 function eventfd(): number {
-  const word = new Uint32Array(1);
-  futexWords.push(word);
-  return native.sb_bridge_fd(native.sb_bridge_open(word) as Pointer);
+  return libc.eventfd(0, EVENTFD_FLAGS);
 }
 
 async function start(kind: Kind, directory: string): Promise<Doorbell> {

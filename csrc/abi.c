@@ -3,6 +3,7 @@
  * text, from the same tables the compiler used. TypeScript's copy is generated from this and
  * compared at load.
  */
+#include "fleet.h"
 #include "private.h"
 
 #include <stdio.h>
@@ -66,6 +67,9 @@ static const struct constant constants[] = {
 #define X(name, value, text) { "event", #name, name },
 	SB_EVENTS(X)
 #undef X
+#define X(name, value, text) { "limit", #name, name },
+	SB_FLEET_LIMITS(X)
+#undef X
 	{ "role", "SB_ROLE_WORKER", SB_ROLE_WORKER },
 	{ "role", "SB_ROLE_OBSERVER", SB_ROLE_OBSERVER },
 	{ "flag", "SB_FLAG_TIMING", SB_FLAG_TIMING },
@@ -74,7 +78,11 @@ static const struct constant constants[] = {
 	{ "flow", "SB_FLOW_ERROR", SB_FLOW_ERROR },
 	{ "park", "SB_PARK_SOCKET", SB_PARK_SOCKET },
 	{ "park", "SB_PARK_FUTEX", SB_PARK_FUTEX },
+	{ "from", "SB_FROM_HEAD", SB_FROM_HEAD },
+	{ "from", "SB_FROM_OLDEST", SB_FROM_OLDEST },
+	{ "from", "SB_FROM_POSITION", SB_FROM_POSITION },
 	{ "fingerprint", "SB_FINGERPRINT", SB_FINGERPRINT },
+	{ "fingerprint", "SB_FLEET_FINGERPRINT", SB_FLEET_FINGERPRINT },
 };
 
 #define FIELD(type, name)                                                                       \
@@ -109,9 +117,29 @@ static const struct field fields[] = {
 	FIELD(sb_request, body_offset), FIELD(sb_request, body_bytes), FIELD(sb_request, timeout_ms),
 	FIELD(sb_request, method), FIELD(sb_request, serial),
 	FIELD(sb_stats, counters), FIELD(sb_stats, round_trip),
+	FIELD(sb_fleet_header, epoch), FIELD(sb_fleet_header, file_bytes),
+	FIELD(sb_fleet_header, first_token), FIELD(sb_fleet_header, abi),
+	FIELD(sb_fleet_header, fingerprint), FIELD(sb_fleet_header, members),
+	FIELD(sb_fleet_header, rings), FIELD(sb_fleet_header, leases), FIELD(sb_fleet_header, ring),
+	FIELD(sb_ring_geometry, name), FIELD(sb_ring_geometry, frames),
+	FIELD(sb_ring_geometry, frame_bytes), FIELD(sb_ring_geometry, offset),
+	FIELD(sb_fleet_want, members), FIELD(sb_fleet_want, leases), FIELD(sb_fleet_want, rings),
+	FIELD(sb_fleet_want, ring),
+	FIELD(sb_member_info, joined_ms), FIELD(sb_member_info, index),
+	FIELD(sb_member_info, incarnation), FIELD(sb_member_info, pid), FIELD(sb_member_info, uid),
+	FIELD(sb_batch, position), FIELD(sb_batch, event), FIELD(sb_batch, overwritten),
+	FIELD(sb_batch, records), FIELD(sb_batch, bytes),
+	FIELD(sb_record, position), FIELD(sb_record, event), FIELD(sb_record, time_ms),
+	FIELD(sb_record, kind), FIELD(sb_record, bytes), FIELD(sb_record, writer),
+	FIELD(sb_record, incarnation),
+	FIELD(sb_holder, token), FIELD(sb_holder, claimed_ms), FIELD(sb_holder, expires_ms),
+	FIELD(sb_holder, entry), FIELD(sb_holder, member), FIELD(sb_holder, incarnation),
+	FIELD(sb_holder, pid), FIELD(sb_holder, kind_bytes), FIELD(sb_holder, label_bytes),
+	FIELD(sb_holder, owner_bytes), FIELD(sb_holder, kind), FIELD(sb_holder, label),
+	FIELD(sb_holder, owner),
 };
 
-static char text[16384];
+static char text[32768];
 
 /* Written once; a second thread that writes it at the same time writes the same bytes. */
 const char *sb_abi_text(void)

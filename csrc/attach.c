@@ -65,7 +65,7 @@ static struct file_name with_suffix(const char *name, const char *suffix)
 
 /* Whether the descriptor is still what the name leads to: a lock on an unlinked file guards
  * nothing. */
-static bool still_named(int dir, const char *file, int fd)
+bool file_is_named(int dir, const char *file, int fd)
 {
 	struct stat held, named;
 	return fstat(fd, &held) == 0 && fstatat(dir, file, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
@@ -110,7 +110,7 @@ int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
 			close(fd);
 			return error;
 		}
-		if (!still_named(dir, file.text, fd)) { /* unlinked between our open and our lock */
+		if (!file_is_named(dir, file.text, fd)) { /* unlinked between our open and our lock */
 			close(fd);
 			continue;
 		}
@@ -188,6 +188,16 @@ int32_t sb_peer_ended(int32_t pidfd)
 int32_t sb_peer_ending(int32_t statm)
 {
 	return os_process_ending(statm) ? 1 : 0;
+}
+
+int32_t sb_pidfd_open(uint32_t pid)
+{
+	return os_process_open(pid);
+}
+
+double sb_now_ms(void)
+{
+	return (double)os_now_ns() / 1e6;
 }
 
 /* ---- the hub's side of the handshake ----------------------------------------------------- */

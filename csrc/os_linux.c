@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -34,6 +33,9 @@
 #endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
+#endif
+#ifndef RENAME_NOREPLACE
+#define RENAME_NOREPLACE 1
 #endif
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
@@ -194,7 +196,7 @@ int32_t os_memory_headroom(uint64_t bytes)
 	return error;
 }
 
-/* ---- futex and eventfd ------------------------------------------------------------------- */
+/* ---- futex and events -------------------------------------------------------------------- */
 
 int32_t os_futex_wait(uint32_t *word, uint32_t expected, uint64_t timeout_ns)
 {
@@ -228,16 +230,22 @@ bool os_leave_cpu(uint32_t cpu)
 	return true;
 }
 
-int32_t os_event_open(void)
+/* A socket pair, not an eventfd: event loops adopt sockets for reading and writing. */
+bool os_event_open(int *reader, int *writer)
 {
-	return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int ends[2];
+	if (SB_FAULT("both.event.open", EMFILE)) return false;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) return false;
+	*reader = ends[0];
+	*writer = ends[1];
+	return true;
 }
 
-void os_event_write(int fd)
+void os_event_write(int writer)
 {
-	uint64_t one = 1;
-	ssize_t wrote = write(fd, &one, sizeof one);
-	(void)wrote; /* a saturated counter is readable already */
+	ssize_t wrote;
+	do wrote = send(writer, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+	while (wrote < 0 && errno == EINTR); /* a full socket is readable already */
 }
 
 /* ---- files and sockets ------------------------------------------------------------------- */
@@ -253,6 +261,60 @@ int32_t os_file_lock(int fd)
 	if (SB_FAULT("hub.lock.before", ENOLCK)) return fail_with(-SB_ESYS, errno);
 	if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;
 	return errno == EAGAIN || errno == EACCES ? -SB_EEXISTS : fail_with(-SB_ESYS, errno);
+}
+
+static struct flock bytes_of(short type, uint64_t start, uint64_t bytes)
+{
+	return (struct flock){ .l_type = type, .l_whence = SEEK_SET,
+		                   .l_start = (off_t)start, .l_len = (off_t)bytes };
+}
+
+int32_t os_bytes_lock(int fd, uint64_t start)
+{
+	struct flock lock = bytes_of(F_WRLCK, start, 1);
+	if (SB_FAULT("fleet.byte.lock", ENOLCK)) return fail_with(-SB_ESYS, errno);
+	if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;
+	return errno == EAGAIN || errno == EACCES ? -SB_EBUSY : fail_with(-SB_ESYS, errno);
+}
+
+bool os_bytes_locked(int fd, uint64_t start, uint64_t bytes)
+{
+	struct flock lock = bytes_of(F_WRLCK, start, bytes);
+	return fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
+}
+
+void os_bytes_unlock(int fd, uint64_t start, uint64_t bytes)
+{
+	struct flock lock = bytes_of(F_UNLCK, start, bytes);
+	(void)fcntl(fd, F_OFD_SETLK, &lock);
+}
+
+/* Without its space, a store into a full tmpfs would be a SIGBUS. */
+int32_t os_file_reserve(int fd, uint64_t bytes)
+{
+	int number = SB_FAULT("fleet.file.reserve", ENOSPC) ? ENOSPC : EINTR;
+	for (int tries = 0; tries < 100 && number == EINTR; tries++)
+		number = posix_fallocate(fd, 0, (off_t)bytes);
+	if (number == 0) return 0;
+	if (number == ENOSPC || number == EDQUOT) return -SB_ENOSPACE;
+	if (number == EFBIG) return -SB_ELIMIT;
+	return number == ENOMEM ? -SB_ENOMEM : fail_with(-SB_ESYS, number);
+}
+
+/* By number: the oldest glibc has no renameat2. */
+int32_t os_file_place(int dir, const char *from, const char *to)
+{
+	if (syscall(SYS_renameat2, dir, from, dir, to, RENAME_NOREPLACE) == 0) return 0;
+	if (errno == EEXIST) return -SB_EEXISTS;
+	if (errno == ENOENT) return -SB_EAGAIN;
+	return errno == ENOSPC || errno == EDQUOT ? -SB_ENOSPACE : fail_with(-SB_ESYS, errno);
+}
+
+int os_file_reopen(int fd)
+{
+	char path[32];
+	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	return open(path, O_RDWR | O_CLOEXEC);
 }
 
 int32_t os_socket_open(void)
@@ -383,6 +445,15 @@ int32_t os_peer(int fd, uint32_t *out)
 	out[2] = (uint32_t)pidfd;
 	out[3] = (uint32_t)statm;
 	return 0;
+}
+
+int32_t os_process_open(uint32_t pid)
+{
+	if (pid == 0 || pid > INT32_MAX) return -SB_ECLOSED;
+	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (pidfd >= 0) return pidfd; /* close-on-exec from the start */
+	if (errno == ESRCH || errno == EINVAL) return -SB_ECLOSED;
+	return errno == EMFILE || errno == ENFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
 }
 
 bool os_process_ended(int pidfd)

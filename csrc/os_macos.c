@@ -100,6 +100,11 @@ int32_t os_peer(int fd, uint32_t *out)
 	(void)fd, (void)out;
 	return unsupported();
 }
+int32_t os_process_open(uint32_t pid)
+{
+	(void)pid;
+	return unsupported();
+}
 bool os_process_ended(int pidfd)
 {
 	(void)pidfd;
@@ -110,9 +115,37 @@ bool os_process_ending(int statm)
 	(void)statm;
 	return true;
 }
-int32_t os_event_open(void)
+bool os_event_open(int *reader, int *writer)
 {
+	(void)reader, (void)writer;
+	unsupported();
+	return false;
+}
+void os_event_write(int writer) { (void)writer; }
+int32_t os_bytes_lock(int fd, uint64_t start)
+{
+	(void)fd, (void)start;
+	return unsupported();
+}
+bool os_bytes_locked(int fd, uint64_t start, uint64_t bytes)
+{
+	(void)fd, (void)start, (void)bytes;
+	return true;
+}
+void os_bytes_unlock(int fd, uint64_t start, uint64_t bytes) { (void)fd, (void)start, (void)bytes; }
+int32_t os_file_reserve(int fd, uint64_t bytes)
+{
+	(void)fd, (void)bytes;
+	return unsupported();
+}
+int32_t os_file_place(int dir, const char *from, const char *to)
+{
+	(void)dir, (void)from, (void)to;
+	return unsupported();
+}
+int os_file_reopen(int fd)
+{
+	(void)fd;
 	unsupported();
 	return -1;
 }
-void os_event_write(int fd) { (void)fd; }

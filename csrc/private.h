@@ -179,6 +179,7 @@ struct sb_worker {
 /* ---- between the files ------------------------------------------------------------------- */
 
 int32_t fail_with(int32_t code, int number); /* remembers both, returns the code */
+bool file_is_named(int dir, const char *file, int fd); /* it leads to what the descriptor is */
 int32_t region_create(struct geometry *map, int *fd);
 int32_t region_attach(struct geometry *map, int fd);
 void region_detach(struct geometry *map, bool detached);
@@ -226,9 +227,16 @@ int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd);
 int64_t os_socket_receive(int fd, void *bytes, size_t capacity, int *passed_fd);
 bool os_socket_hung_up(int fd);
 int32_t os_peer(int fd, uint32_t *out);
+int32_t os_process_open(uint32_t pid); /* a pidfd */
 bool os_process_ended(int pidfd);
 bool os_process_ending(int statm);
-int32_t os_event_open(void);
-void os_event_write(int fd);
+bool os_event_open(int *reader, int *writer); /* false: errno says why */
+void os_event_write(int writer);
+int32_t os_bytes_lock(int fd, uint64_t start); /* one; 0, -SB_EBUSY, -SB_ESYS */
+bool os_bytes_locked(int fd, uint64_t start, uint64_t bytes); /* any, by another open file */
+void os_bytes_unlock(int fd, uint64_t start, uint64_t bytes); /* bytes 0: all that follow */
+int32_t os_file_reserve(int fd, uint64_t bytes); /* grows it; its space is there from now on */
+int32_t os_file_place(int dir, const char *from, const char *to); /* -SB_EEXISTS, -SB_EAGAIN */
+int os_file_reopen(int fd); /* an open file of its own; -1: errno says why */
 
 #endif

@@ -113,10 +113,12 @@ enum sb_state {
 	X(SB_ECLOSED, 14, "the handle or the connection is closed")                                 \
 	X(SB_ESYS, 15, "a system call failed; sb_error_number() has its errno")                     \
 	X(SB_ESTALE, 16, "the reply came too late: its request is gone")                            \
-	X(SB_EBUSY, 17, "no slot or no credit is free")                                             \
+	X(SB_EBUSY, 17, "no slot or no credit is free, or a stopped process holds a lock")              \
 	X(SB_EUNSUPPORTED, 18, "this operating system lacks what the function needs")               \
 	X(SB_ETIMEDOUT, 19, "the time is over")                                                     \
-	X(SB_EFULL, 20, "the bus has its 64 workers and takes no more")
+	X(SB_EFULL, 20, "all its places are taken: workers of a bus, members or leases of a fleet")   \
+	X(SB_EGEOMETRY, 21, "the fleet that is there has other sizes than were asked for")          \
+	X(SB_ENOSPACE, 22, "the file system has no space for the file")
 
 enum sb_error {
 #define X(name, value, text) name = (value),
@@ -405,6 +407,11 @@ SB_API int32_t sb_peer_ended(int32_t pidfd);
  * may go on to free for a long time before it closes the sockets. 0 when it lives, or cannot be
  * asked. */
 SB_API int32_t sb_peer_ending(int32_t statm);
+/* A pidfd, for sb_fd_close or an event loop: readable when the process ends. -SB_ECLOSED: there is
+ * no such process. -SB_EFILES, -SB_ESYS. */
+SB_API int32_t sb_pidfd_open(uint32_t pid);
+/* Now, in ms of CLOCK_MONOTONIC. */
+SB_API double sb_now_ms(void);
 /* Checks the body of a JOIN: 0 and out = role, concurrency; -SB_EPROTO, or -SB_EVERSION and out =
  * the worker's lowest and highest ABI version. */
 SB_API int32_t sb_join_check(const void *body, uint32_t body_bytes, uint32_t *out);
@@ -586,15 +593,17 @@ SB_API int32_t sb_worker_spread(struct sb_worker *worker);
  * poll(2) until a bell or timeout_ms. 0 woken or timed out, -SB_ECLOSED: the hub is gone. */
 SB_API int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
 
-/* ---- eventfd bridge: a futex word of this process's mapping, for an event loop (wait.c) */
+/* ---- bridge: a futex word of this process's mapping, for an event loop (wait.c) ---------- */
 
 struct sb_bridge;
 
-/* A thread that waits on *word and writes to an eventfd whenever it changes. NULL: see
- * sb_error_last(). */
+/* A thread that waits on *word and writes one byte to a socket pair whenever it changes. NULL: see
+ * sb_error_last() (-SB_EINVAL: no word). */
 SB_API struct sb_bridge *sb_bridge_open(uint32_t *word);
-SB_API int32_t sb_bridge_fd(const struct sb_bridge *bridge);
-/* Ends the thread (bounded by a futex wake) and closes the eventfd. */
+/* The end to read from, a non-blocking socket. From now on it is the caller's: an event loop closes
+ * what it adopts. */
+SB_API int32_t sb_bridge_fd(struct sb_bridge *bridge);
+/* Ends the thread (bounded by a futex wake) and closes its end: the reader sees the other's. */
 SB_API void sb_bridge_close(struct sb_bridge *bridge);
 
 #ifdef __cplusplus

@@ -306,7 +306,8 @@ struct sb_bridge {
 	uint32_t *word;
 	uint32_t seen;
 	uint32_t stop;
-	int fd;
+	int reader, writer;
+	bool given; /* the reader is the caller's */
 	pthread_t thread;
 };
 
@@ -316,9 +317,9 @@ static void *bridge_run(void *argument)
 	while (load_seq(&bridge->stop) == 0) {
 		os_futex_wait(bridge->word, bridge->seen, UINT64_MAX);
 		uint32_t now = load_seq(bridge->word);
-		if (now == bridge->seen) continue;
+		if (now == bridge->seen || load_seq(&bridge->stop) != 0) continue;
 		bridge->seen = now;
-		os_event_write(bridge->fd);
+		os_event_write(bridge->writer);
 	}
 	return NULL;
 }
@@ -334,27 +335,35 @@ static int start_thread(struct sb_bridge *bridge)
 	return failed;
 }
 
+static void close_ends(const struct sb_bridge *bridge)
+{
+	if (!bridge->given) close(bridge->reader);
+	close(bridge->writer);
+}
+
 struct sb_bridge *sb_bridge_open(uint32_t *word)
 {
-	struct sb_bridge *bridge = calloc(1, sizeof *bridge);
+	struct sb_bridge *bridge = word == NULL ? NULL : calloc(1, sizeof *bridge);
 	if (bridge == NULL) {
-		fail_with(-SB_ENOMEM, ENOMEM);
+		if (word == NULL) fail_with(-SB_EINVAL, EINVAL);
+		else fail_with(-SB_ENOMEM, ENOMEM);
 		return NULL;
 	}
 	bridge->word = word;
 	bridge->seen = load_seq(word); /* here: what changes after open is reported */
-	bridge->fd = os_event_open();
-	int failed = bridge->fd < 0 ? errno : start_thread(bridge);
+	bool opened = os_event_open(&bridge->reader, &bridge->writer);
+	int failed = opened ? start_thread(bridge) : errno;
 	if (failed == 0) return bridge;
-	if (bridge->fd >= 0) close(bridge->fd);
+	if (opened) close_ends(bridge);
 	free(bridge);
 	fail_with(-SB_ESYS, failed);
 	return NULL;
 }
 
-int32_t sb_bridge_fd(const struct sb_bridge *bridge)
+int32_t sb_bridge_fd(struct sb_bridge *bridge)
 {
-	return bridge->fd;
+	bridge->given = true;
+	return bridge->reader;
 }
 
 void sb_bridge_close(struct sb_bridge *bridge)
@@ -364,6 +373,6 @@ void sb_bridge_close(struct sb_bridge *bridge)
 	fetch_add_seq(bridge->word, 1); /* a changed word ends a wait that has not begun yet */
 	os_futex_wake(bridge->word);
 	pthread_join(bridge->thread, NULL);
-	close(bridge->fd);
+	close_ends(bridge);
 	free(bridge);
 }

@@ -41,12 +41,12 @@ export class InvalidConfigError extends SlotbusError {
   }
 }
 
-/** A bus name that could not be a file name everywhere. */
+/** A name that could not be a file name everywhere. */
 export class InvalidNameError extends SlotbusError {
-  constructor(name: unknown) {
+  constructor(name: unknown, what: "bus" | "fleet" | "ring" = "bus") {
     const shown = typeof name === "string" ? JSON.stringify(name.slice(0, 80)) : String(name);
-    super("INVALID_NAME", `${shown} is not a bus name.`, {
-      hint: "Use 1 to 64 of A-Z a-z 0-9 . _ - and start with a letter or digit.",
+    super("INVALID_NAME", `${shown} is not a ${what} name.`, {
+      hint: `Use 1 to ${what === "ring" ? 32 : 64} of A-Z a-z 0-9 . _ - and start with a letter or digit.`,
     });
   }
 }
@@ -136,15 +136,19 @@ export class WorkerDiedError extends SlotbusError {
   }
 }
 
-/** A body, or an item of a typed stream, above the bus's payload limit; it was not sent. */
+/** A body, an item of a typed stream, or an event of a ring above the limit; it was not sent. */
 export class PayloadTooLargeError extends SlotbusError {
   readonly bytes: number;
   readonly limit: number;
 
-  constructor(what: "request" | "response" | "item", bytes: number, limit: number, mayHaveExecuted = false) {
-    const which = what === "item" ? "an item of a stream" : `the ${what} body`;
-    super("PAYLOAD_TOO_LARGE", `${which} is ${bytes} bytes; this bus takes ${limit}.`, {
-      hint: "Raise `payloadLimit` in SlotBus.create, or send it in parts.",
+  constructor(what: "request" | "response" | "item" | "event", bytes: number, limit: number, mayHaveExecuted = false) {
+    const which = what === "item" ? "an item of a stream" : what === "event" ? "the event" : `the ${what} body`;
+    const where = what === "event" ? "ring" : "bus";
+    super("PAYLOAD_TOO_LARGE", `${which} is ${bytes} bytes; this ${where} takes ${limit}.`, {
+      hint:
+        what === "event"
+          ? "Raise `frames` or `payload` of the ring: an event has at most a quarter of it."
+          : "Raise `payloadLimit` in SlotBus.create, or send it in parts.",
       mayHaveExecuted,
     });
     this.bytes = bytes;
@@ -331,5 +335,182 @@ export class ContractMismatchError extends SlotbusError {
     this.method = method;
     this.differences = differences;
     this.near = near;
+  }
+}
+
+// ---- fleet ----------------------------------------------------------------------------------------------------------
+
+/** No fleet of that name has a living member. */
+export class FleetNotFoundError extends SlotbusError {
+  constructor(name: string, directory: string) {
+    super("FLEET_NOT_FOUND", `no fleet called "${name}" in ${directory}.`, {
+      hint: "Join it (Fleet.join makes it), or look in the directory its members use.",
+      retryable: true,
+    });
+  }
+}
+
+/** Every place of the fleet has a living member. */
+export class FleetFullError extends SlotbusError {
+  readonly members: number;
+
+  constructor(name: string, members: number) {
+    super("FLEET_FULL", `fleet "${name}" has its ${members} members.`, {
+      hint: "Wait until one leaves, or end all members and join with more `members`.",
+      retryable: true,
+    });
+    this.members = members;
+  }
+}
+
+/** In what a living fleet differs from what was asked for. */
+export interface FleetDifference {
+  /** `"members"`, `"leases"`, `"rings.NAME"`, `"rings.NAME.frames"`, `"rings.NAME.payload"`. */
+  readonly what: string;
+  readonly theirs: string;
+  readonly ours: string;
+}
+
+/** The living fleet of that name has other sizes than were asked for. */
+export class FleetGeometryError extends SlotbusError {
+  readonly differences: readonly FleetDifference[];
+
+  constructor(name: string, differences: readonly FleetDifference[]) {
+    const shown = differences.map(({ what, theirs, ours }) => `${what}: theirs ${theirs}, ours ${ours}`);
+    super("FLEET_GEOMETRY", `fleet "${name}" lives with another geometry (${shown.join("; ")}).`, {
+      hint: "Join with the same options, or leave them out to take what is there.",
+    });
+    this.differences = differences;
+  }
+}
+
+/** The fleet's file, or what a member wrote into it, is nothing that slotbus could have made. */
+export class FleetCorruptError extends SlotbusError {
+  constructor(message: string, details?: ErrorDetails) {
+    super("FLEET_CORRUPT", message, details);
+  }
+}
+
+/** The fleet was left. */
+export class FleetClosedError extends SlotbusError {
+  constructor(what: string) {
+    super("FLEET_CLOSED", `${what} is closed.`);
+  }
+}
+
+/** A member that is stopped (SIGSTOP, a debugger) holds a lock that is held for microseconds otherwise. */
+export class FleetBusyError extends SlotbusError {
+  constructor(what: string) {
+    super("FLEET_BUSY", `${what} waits for a lock whose owner lives and does not go on.`, {
+      hint: "Continue or end that member; then the same call succeeds.",
+      retryable: true,
+    });
+  }
+}
+
+/** The file system of the runtime directory is full. */
+export class NoSpaceError extends SlotbusError {
+  constructor(what: string) {
+    super("NO_SPACE", `there is no space for ${what}.`, {
+      hint: "Free space in the runtime directory, or ask for less.",
+      retryable: true,
+    });
+  }
+}
+
+/** A subscription with the policy `"close"` lost events. */
+export class EventsLostError extends SlotbusError {
+  /** How many, when it closed. */
+  readonly lost: number;
+
+  constructor(lost: number) {
+    super("EVENTS_LOST", `the subscription lost ${lost} events and was closed.`, {
+      hint: "Read faster, raise `queue`, or give the ring more frames.",
+    });
+    this.lost = lost;
+  }
+}
+
+// ---- contest --------------------------------------------------------------------------------------------------------
+
+interface LeaseSubject {
+  readonly kind: string;
+  readonly label: string;
+}
+
+interface LeaseHolder {
+  readonly subject: LeaseSubject;
+  readonly owner: string;
+  readonly token: number;
+  readonly pid: number;
+}
+
+function leaseName({ kind, label }: LeaseSubject): string {
+  return `${JSON.stringify(kind)} ${JSON.stringify(label)}`;
+}
+
+/** The tenure of a guard ended without its `release()`. Work under it must stop; a fence refuses its token once there is another. */
+export class LeaseLostError extends SlotbusError {
+  readonly subject: LeaseSubject;
+  readonly token: number;
+
+  constructor(subject: LeaseSubject, token: number, how: string) {
+    super("LEASE_LOST", `the lease of ${leaseName(subject)} (token ${token}) is lost: ${how}.`, {
+      hint: "Stop the work it protects; claim again.",
+      retryable: true,
+    });
+    this.subject = subject;
+    this.token = token;
+  }
+}
+
+/** Every lease of the fleet is held; none is taken away for another. */
+export class LeaseTableFullError extends SlotbusError {
+  readonly leases: number;
+
+  constructor(name: string, leases: number) {
+    super("LEASE_TABLE_FULL", `all ${leases} leases of fleet "${name}" are held.`, {
+      hint: "Release some, or end all members and join with more `leases`.",
+      retryable: true,
+    });
+    this.leases = leases;
+  }
+}
+
+/** A tenure was to be adopted or released by an owner that did not claim it. */
+export class LeaseOwnerError extends SlotbusError {
+  /** Who holds it. */
+  readonly owner: string;
+
+  constructor({ subject, owner, token, pid }: LeaseHolder, asked: string) {
+    const who = `${JSON.stringify(owner)} (pid ${pid})`;
+    super("LEASE_OWNER", `${leaseName(subject)} (token ${token}) is held by ${who}, not by ${JSON.stringify(asked)}.`, {
+      hint: "Pass that `owner`, or `force: true` to release what is another's.",
+    });
+    this.owner = owner;
+  }
+}
+
+/** Leases are reset by the only member of a fleet. */
+export class LeaseResetError extends SlotbusError {
+  readonly members: number;
+
+  constructor(members: number) {
+    super("LEASE_RESET", `the fleet has ${members} members; its only one may reset the leases.`, { retryable: true });
+    this.members = members;
+  }
+}
+
+/** A claim waited for as long as it was to, and another held the lease all the time. */
+export class ClaimTimeoutError extends SlotbusError {
+  /** Who held it at the end. */
+  readonly holder: LeaseHolder;
+
+  constructor(subject: LeaseSubject, timeoutMs: number, holder: LeaseHolder) {
+    const who = `${JSON.stringify(holder.owner)} (pid ${holder.pid})`;
+    super("CLAIM_TIMEOUT", `${leaseName(subject)} was not free for ${timeoutMs} ms; ${who} holds it.`, {
+      retryable: true,
+    });
+    this.holder = holder;
   }
 }

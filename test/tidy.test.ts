@@ -77,6 +77,7 @@ const mayImport: Record<string, string[]> = {
   native: ["."],
   contract: ["."],
   bus: ["contract", "native", "."],
+  contest: ["fleet", "native", "."],
   cli: ["bus", "native", "."],
 };
 

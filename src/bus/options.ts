@@ -7,9 +7,9 @@ import { DEFAULT_SPIN_US } from "./driver.ts";
 
 const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 
-/** Throws {@link InvalidNameError} unless `name` can name a bus. C checks it again. */
-export function checkName(name: unknown): string {
-  if (typeof name !== "string" || !namePattern.test(name)) throw new InvalidNameError(name);
+/** Throws {@link InvalidNameError} unless `name` can name a bus, or a fleet. C checks it again. */
+export function checkName(name: unknown, what: "bus" | "fleet" = "bus"): string {
+  if (typeof name !== "string" || !namePattern.test(name)) throw new InvalidNameError(name, what);
   return name;
 }
 

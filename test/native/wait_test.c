@@ -501,7 +501,7 @@ static void change(uint32_t *word)
 	os_futex_wake(word);
 }
 
-TEST("a bridge makes its eventfd readable for each change of the word, and for nothing else")
+TEST("a bridge makes its socket readable for each change of the word, and for nothing else")
 {
 	uint32_t word = 41;
 	struct sb_bridge *bridge = sb_bridge_open(&word);
@@ -511,18 +511,45 @@ TEST("a bridge makes its eventfd readable for each change of the word, and for n
 	CHECK_EQ(fcntl(fd, F_GETFL) & O_NONBLOCK, O_NONBLOCK);
 	CHECK(!readable(fd, 0));
 	for (int i = 0; i < 20; i++) {
-		uint64_t count = 0;
+		char bytes[4];
 		change(&word);
 		CHECK(readable(fd, 10000));
-		CHECK_EQ(read(fd, &count, sizeof count), sizeof count);
-		CHECK(count == 1);
+		CHECK_EQ(read(fd, bytes, sizeof bytes), 1);
 		os_futex_wake(&word); /* a wake without a change */
 		CHECK(!readable(fd, 2));
 	}
 	uint32_t before = load_seq(&word);
 	sb_bridge_close(bridge);
 	CHECK(load_seq(&word) != before); /* else a thread just about to wait would wait for good */
-	CHECK_EQ(fcntl(fd, F_GETFD), -1);
+	char byte;
+	CHECK_EQ(read(fd, &byte, 1), 0); /* the end that was given away is still there, and ends */
+	close(fd);
+}
+
+TEST("a bridge whose reader has gone, or never reads, goes on until it is closed")
+{
+	uint32_t word = 0;
+	for (int gone = 0; gone < 2; gone++) {
+		uint32_t files = open_files();
+		struct sb_bridge *bridge = sb_bridge_open(&word);
+		CHECK(bridge != NULL);
+		int fd = sb_bridge_fd(bridge);
+		if (gone) close(fd); /* a write to it now is EPIPE, and must be no signal */
+		for (int i = 0; i < 1000; i++) { /* more bytes than the socket takes */
+			change(&word);
+			sched_yield();
+		}
+		if (!gone) CHECK(readable(fd, 10000));
+		sb_bridge_close(bridge);
+		if (!gone) close(fd);
+		CHECK_EQ(open_files(), files);
+	}
+}
+
+TEST("a bridge without a word is refused")
+{
+	CHECK(sb_bridge_open(NULL) == NULL);
+	CHECK_EQ(sb_error_last(), -SB_EINVAL);
 }
 
 TEST("a bridge reports a change made right after it was opened, before its thread ever waited")
@@ -531,9 +558,11 @@ TEST("a bridge reports a change made right after it was opened, before its threa
 	for (int i = 0; i < 500; i++) {
 		struct sb_bridge *bridge = sb_bridge_open(&word);
 		CHECK(bridge != NULL);
+		int fd = sb_bridge_fd(bridge);
 		change(&word);
-		CHECK(readable(sb_bridge_fd(bridge), 10000));
+		CHECK(readable(fd, 10000));
 		sb_bridge_close(bridge);
+		close(fd);
 	}
 }
 
@@ -560,8 +589,10 @@ TEST("a bridge closes at once, untouched or while its word is hammered, and leav
 			struct sb_bridge *bridge = sb_bridge_open(&hammer.word);
 			CHECK(bridge != NULL);
 			for (uint32_t turns = random_below(&seed, 2000); turns > 0; turns--) spin_pause();
-			if (busy) AWAIT(readable(sb_bridge_fd(bridge), 0));
+			int fd = busy ? sb_bridge_fd(bridge) : -1; /* untouched: it closes both ends itself */
+			if (busy) AWAIT(readable(fd, 0));
 			sb_bridge_close(bridge);
+			sb_fd_close(fd);
 		}
 		CHECK_EQ(open_files(), files);
 		if (!busy) continue;

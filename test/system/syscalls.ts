@@ -68,11 +68,11 @@ const CALLS: Record<Role, Record<string, string[]>> = {
     close: [],
   },
   bridge: {
-    eventfd2: ["EMFILE", "ENFILE", "ENOMEM"],
+    socketpair: ["EMFILE", "ENFILE", "ENOMEM"],
     mmap: ["ENOMEM"],
     mprotect: ["ENOMEM"],
     clone3: ["EAGAIN", "ENOMEM"],
-    write: ["EAGAIN", "EINTR"],
+    sendto: ["EAGAIN", "EINTR", "ENOMEM"],
     rt_sigprocmask: [],
     rt_sigaction: [],
     set_robust_list: [],

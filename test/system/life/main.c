@@ -109,10 +109,12 @@ bool readable(int fd, int milliseconds)
 }
 
 static struct sb_bridge *bridge;
+static int32_t heard_by;
 
 static void bridge_end(void)
 {
 	LIBRARY_VOID(sb_bridge_close(bridge));
+	LIBRARY_VOID(sb_fd_close(heard_by));
 }
 
 void bridge_life(void)
@@ -120,12 +122,13 @@ void bridge_life(void)
 	static uint32_t word;
 	bridge = LIBRARY(sb_bridge_open(&word));
 	if (bridge == NULL) judge("sb_bridge_open(", sb_error_last(), E(SB_ENOMEM) | E(SB_ESYS));
+	heard_by = sb_bridge_fd(bridge);
 	clean_up = bridge_end;
 	bool heard = false;
 	for (int change = 0; change < 3 && !heard; change++) { /* the write of one may fail */
 		fetch_add_seq(&word, 1);
 		syscall(SYS_futex, &word, 1 /* FUTEX_WAKE */, 1, NULL, NULL, 0);
-		heard = readable(sb_bridge_fd(bridge), 500);
+		heard = readable(heard_by, 500);
 	}
 	if (!heard) broken("three changes of a word and no event");
 	end("ok");

@@ -1,0 +1,512 @@
+/*
+ * lease.c - who may do what: a table of tenures. Whoever claims, renews or ends one holds the
+ * table's short lock; readers copy an entry between two looks at its seq. A tenure is over when it
+ * is released, when its time is over, or when its member has ended: nobody has to say so.
+ */
+#include "fleet_private.h"
+
+#include <math.h>
+#include <string.h>
+
+_Static_assert(sizeof(struct sb_lease) == 384, "an entry has whole lines and whole words");
+_Static_assert(offsetof(struct sb_lease, claimed_ns) == 16, "seq and token lead an entry");
+_Static_assert(sizeof(struct sb_lease_table) == 192, "three lines before the hashes");
+
+enum {
+	LEASE_WORDS = sizeof(struct sb_lease) / 8,
+	FIELDS_FROM = 2, /* words that follow seq and token */
+	COPY_TRIES = 64, /* a writer that is stopped in between leaves an entry nobody can read */
+};
+
+/* ---- the table --------------------------------------------------------------------------- */
+
+static uint64_t entries_offset(uint32_t leases)
+{
+	uint64_t hashes = sizeof(struct sb_lease_table) + 8 * (uint64_t)leases;
+	return (hashes + SB_LINE - 1) / SB_LINE * SB_LINE;
+}
+
+uint64_t lease_bytes_of(uint32_t leases)
+{
+	if (leases > SB_LEASES_MAX) return 0;
+	uint64_t used = entries_offset(leases) + (uint64_t)leases * sizeof(struct sb_lease);
+	return (used + SB_PAGE - 1) / SB_PAGE * SB_PAGE;
+}
+
+static struct sb_lease *entry_at(const struct sb_fleet *fleet, uint32_t entry)
+{
+	uint8_t *table = (uint8_t *)fleet_leases(fleet);
+	return (struct sb_lease *)(void *)(table + entries_offset(fleet->header.leases)) + entry;
+}
+
+/* ---- subjects ---------------------------------------------------------------------------- */
+
+struct subject {
+	const uint8_t *kind, *label;
+	uint32_t kind_bytes, label_bytes;
+	uint64_t hash; /* never 0 */
+};
+
+static uint64_t fnv1a(uint64_t hash, const uint8_t *bytes, uint32_t length)
+{
+	for (uint32_t i = 0; i < length; i++) hash = (hash ^ bytes[i]) * 0x100000001b3u;
+	return hash;
+}
+
+static struct subject subject_of(const uint8_t *kind, uint32_t kind_bytes, const uint8_t *label,
+                                 uint32_t label_bytes)
+{
+	uint64_t hash = fnv1a(0xcbf29ce484222325u, kind, kind_bytes);
+	hash = fnv1a(hash, (const uint8_t *)"", 1); /* the 0 between them */
+	hash = fnv1a(hash, label, label_bytes);
+	return (struct subject){ kind, label, kind_bytes, label_bytes, hash == 0 ? 1 : hash };
+}
+
+/* The subject in the staging memory. */
+static bool staged_subject(const struct sb_fleet *fleet, uint32_t kind_bytes, uint32_t label_bytes,
+                           struct subject *out)
+{
+	if (kind_bytes < 1 || kind_bytes > SB_KIND_MAX) return false;
+	if (label_bytes < 1 || label_bytes > SB_LABEL_MAX) return false;
+	if (kind_bytes + label_bytes > fleet->staging_bytes) return false;
+	const uint8_t *kind = fleet->staging;
+	*out = subject_of(kind, kind_bytes, kind + kind_bytes, label_bytes);
+	return true;
+}
+
+static bool is_about(const struct sb_lease *lease, const struct subject *subject)
+{
+	return lease->kind_bytes == subject->kind_bytes &&
+	       lease->label_bytes == subject->label_bytes &&
+	       memcmp(lease->kind, subject->kind, subject->kind_bytes) == 0 &&
+	       memcmp(lease->label, subject->label, subject->label_bytes) == 0;
+}
+
+/* ---- times ------------------------------------------------------------------------------- */
+
+/* Beyond what fits: the end of time. */
+static uint64_t ns_of(double ms)
+{
+	double ns = ms * 1e6;
+	return ns < 0x1p63 ? (uint64_t)ns : UINT64_MAX;
+}
+
+static bool now_of(double now_ms, uint64_t *now)
+{
+	if (isnan(now_ms)) return false;
+	*now = now_ms < 0 ? os_now_ns() : ns_of(now_ms);
+	return true;
+}
+
+static bool ttl_is_legal(double ttl_ms)
+{
+	return isfinite(ttl_ms) && ttl_ms > 0;
+}
+
+static uint64_t later(uint64_t now, double ttl_ms)
+{
+	uint64_t ttl = ns_of(ttl_ms);
+	if (ttl == 0) ttl = 1;
+	return ttl > UINT64_MAX - now ? UINT64_MAX : now + ttl;
+}
+
+/* ---- reading an entry -------------------------------------------------------------------- */
+
+static void copy_words(const struct sb_lease *from, uint64_t words[LEASE_WORDS])
+{
+	const uint64_t *shared = (const uint64_t *)(const void *)from;
+	for (uint32_t i = 0; i < LEASE_WORDS; i++) words[i] = load_relaxed(&shared[i]);
+}
+
+/* What no step writes is nobody's. */
+static bool is_sound(const struct sb_lease *lease)
+{
+	return lease->token != 0 && lease->kind_bytes <= SB_KIND_MAX &&
+	       lease->label_bytes <= SB_LABEL_MAX && lease->owner_bytes <= SB_OWNER_MAX;
+}
+
+/* With the lock, or between two looks at seq: false when the entry is nobody's. */
+static bool copy_entry(const struct sb_lease *entry, struct sb_lease *out)
+{
+	uint64_t words[LEASE_WORDS];
+	copy_words(entry, words);
+	memcpy(out, words, sizeof *out);
+	return is_sound(out);
+}
+
+/* [tenure] The reader's half. The first look acquires what the writer stored before it made seq
+ * even; the fence keeps the copy before the second look. */
+static bool read_entry(const struct sb_lease *entry, struct sb_lease *out)
+{
+	for (int tries = 0; tries < COPY_TRIES; tries++) {
+		uint64_t seq = load_acquire(&entry->seq);
+		bool sound = seq % 2 == 0 && copy_entry(entry, out);
+		atomic_thread_fence(memory_order_acquire);
+		if (seq % 2 == 0 && load_relaxed(&entry->seq) == seq) return sound;
+		spin_pause();
+	}
+	return false;
+}
+
+/* Which members live, each asked once: the answer costs a system call. */
+struct alive {
+	struct {
+		uint32_t incarnation;
+		enum { UNKNOWN, DEAD, LIVES } state;
+	} member[SB_MEMBERS_MAX];
+};
+
+static bool member_lives(struct sb_fleet *fleet, uint32_t member, uint32_t incarnation,
+                         struct alive *alive)
+{
+	if (member >= fleet->header.members || member >= SB_MEMBERS_MAX) return false;
+	if (!fleet->observer && member == fleet->index) return incarnation == fleet->incarnation;
+	if (alive != NULL && alive->member[member].state != UNKNOWN &&
+	    alive->member[member].incarnation == incarnation)
+		return alive->member[member].state == LIVES;
+	bool lives = sb_fleet_alive(fleet, member, incarnation) == 1;
+	if (alive != NULL) {
+		alive->member[member].incarnation = incarnation;
+		alive->member[member].state = lives ? LIVES : DEAD;
+	}
+	return lives;
+}
+
+static bool is_held(struct sb_fleet *fleet, const struct sb_lease *lease, uint64_t now)
+{
+	return lease->expires_ns > now && member_lives(fleet, lease->member, lease->incarnation, NULL);
+}
+
+static void show(struct sb_fleet *fleet, uint32_t entry, const struct sb_lease *lease)
+{
+	struct sb_holder *out = &fleet->holder;
+	uint32_t member = lease->member;
+	*out = (struct sb_holder){
+		.token = (double)lease->token, .claimed_ms = (double)lease->claimed_ns / 1e6,
+		.expires_ms = (double)lease->expires_ns / 1e6, .entry = entry, .member = member,
+		.incarnation = lease->incarnation, .kind_bytes = lease->kind_bytes,
+		.label_bytes = lease->label_bytes, .owner_bytes = lease->owner_bytes,
+	};
+	if (member < fleet->header.members) out->pid = load_relaxed(&fleet_member(fleet, member)->pid);
+	memcpy(out->kind, lease->kind, lease->kind_bytes);
+	memcpy(out->label, lease->label, lease->label_bytes);
+	memcpy(out->owner, lease->owner, lease->owner_bytes);
+}
+
+const void *sb_lease_holder(const struct sb_fleet *fleet)
+{
+	return &fleet->holder;
+}
+
+/* The next entry with that hash, from `entry` on, or the number of entries. */
+static uint32_t next_with(const struct sb_fleet *fleet, uint64_t hash, uint32_t entry)
+{
+	const uint64_t *hashes = fleet_leases(fleet)->hash;
+	uint32_t leases = fleet->header.leases;
+	while (entry < leases && load_relaxed(&hashes[entry]) != hash) entry++;
+	return entry;
+}
+
+int32_t sb_lease_find(struct sb_fleet *fleet, uint32_t kind_bytes, uint32_t label_bytes,
+                      double now_ms)
+{
+	struct subject subject;
+	struct sb_lease lease;
+	uint64_t now = 0;
+	if (!staged_subject(fleet, kind_bytes, label_bytes, &subject)) return -SB_EINVAL;
+	if (!now_of(now_ms, &now)) return -SB_EINVAL;
+	uint32_t leases = fleet->header.leases, entry = next_with(fleet, subject.hash, 0);
+	for (; entry < leases; entry = next_with(fleet, subject.hash, entry + 1)) {
+		if (!read_entry(entry_at(fleet, entry), &lease)) continue;
+		if (!is_about(&lease, &subject) || !is_held(fleet, &lease, now)) continue;
+		show(fleet, entry, &lease);
+		return 1;
+	}
+	return 0;
+}
+
+int32_t sb_lease_at(struct sb_fleet *fleet, uint32_t entry, double now_ms)
+{
+	struct sb_lease lease;
+	uint64_t now = 0;
+	if (entry >= fleet->header.leases || !now_of(now_ms, &now)) return -SB_EINVAL;
+	if (load_relaxed(&fleet_leases(fleet)->hash[entry]) == 0) return 0;
+	if (!read_entry(entry_at(fleet, entry), &lease) || !is_held(fleet, &lease, now)) return 0;
+	show(fleet, entry, &lease);
+	return 1;
+}
+
+/* ---- changing the table: the lock is held ------------------------------------------------- */
+
+static void count_change(struct sb_lease_table *table)
+{
+	store_release(&table->revision, load_relaxed(&table->revision) + 1);
+}
+
+/* [tenure] The writer's half: seq odd, then a fence that keeps what follows behind it. */
+static uint64_t open_entry(struct sb_lease *entry)
+{
+	uint64_t seq = load_relaxed(&entry->seq) | 1;
+	store_relaxed(&entry->seq, seq);
+	atomic_thread_fence(memory_order_release);
+	SB_POINT("lease.entry.opened");
+	store_relaxed(&entry->token, 0);
+	SB_POINT("lease.entry.emptied");
+	return seq;
+}
+
+static void shut_entry(struct sb_lease *entry, uint64_t seq)
+{
+	SB_POINT("lease.entry.written");
+	store_release(&entry->seq, seq + 1);
+	SB_POINT("lease.entry.shut");
+}
+
+static void free_entry(struct sb_fleet *fleet, uint32_t index)
+{
+	struct sb_lease *entry = entry_at(fleet, index);
+	shut_entry(entry, open_entry(entry));
+	store_relaxed(&fleet_leases(fleet)->hash[index], 0);
+	SB_POINT("lease.free.after");
+}
+
+/* The hash is away before the entry changes and back after it: at no moment does it lead to
+ * another subject's tenure that is whole, and a repair can compute it. */
+static void write_tenure(struct sb_fleet *fleet, uint32_t index, const struct sb_lease *lease,
+                         uint64_t hash)
+{
+	struct sb_lease_table *table = fleet_leases(fleet);
+	struct sb_lease *entry = entry_at(fleet, index);
+	uint64_t words[LEASE_WORDS], *shared = (uint64_t *)(void *)entry;
+	memcpy(words, lease, sizeof words);
+	store_relaxed(&table->hash[index], 0);
+	SB_POINT("lease.claim.hidden");
+	uint64_t seq = open_entry(entry);
+	for (uint32_t i = FIELDS_FROM; i < LEASE_WORDS; i++) store_relaxed(&shared[i], words[i]);
+	SB_POINT("lease.claim.filled");
+	store_relaxed(&entry->token, lease->token);
+	shut_entry(entry, seq);
+	store_release(&table->hash[index], hash);
+	SB_POINT("lease.claim.shown");
+}
+
+/* An entry that was being written is nobody's, and every hash is that of its entry. Waiters look
+ * again: the dead one may have ended a tenure and told nobody. */
+void lease_repair(struct sb_fleet *fleet)
+{
+	struct sb_lease_table *table = fleet_leases(fleet);
+	struct sb_lease lease;
+	SB_POINT("lease.repair.before");
+	for (uint32_t index = 0; index < fleet->header.leases; index++) {
+		struct sb_lease *entry = entry_at(fleet, index);
+		if (load_relaxed(&entry->seq) % 2 != 0 || !copy_entry(entry, &lease)) {
+			if (load_relaxed(&entry->seq) != 0) free_entry(fleet, index);
+			continue;
+		}
+		struct subject subject =
+			subject_of(lease.kind, lease.kind_bytes, lease.label, lease.label_bytes);
+		store_relaxed(&table->hash[index], subject.hash);
+	}
+	count_change(table);
+	SB_POINT("lease.repair.after");
+	(void)fleet_wake(fleet, &table->parked);
+}
+
+static int32_t lock_table(struct sb_fleet *fleet)
+{
+	int32_t locked = fleet_lock(fleet, &fleet_leases(fleet)->lock);
+	if (locked < 0) return locked;
+	if (locked == 1) lease_repair(fleet);
+	SB_POINT("lease.table.locked");
+	return 0;
+}
+
+static void unlock_table(struct sb_fleet *fleet)
+{
+	SB_POINT("lease.table.unlocking");
+	fleet_unlock(fleet, &fleet_leases(fleet)->lock);
+	SB_POINT("lease.table.unlocked");
+}
+
+/* ---- claims ------------------------------------------------------------------------------ */
+
+static const uint32_t NO_ENTRY = UINT32_MAX;
+
+/* The subject's tenure in the holder: 1. Else 0, and its entry of old, or NO_ENTRY. */
+static int32_t look_up(struct sb_fleet *fleet, const struct subject *subject, uint64_t now,
+                       uint32_t *entry)
+{
+	struct sb_lease lease;
+	uint32_t leases = fleet->header.leases, at = next_with(fleet, subject->hash, 0);
+	*entry = NO_ENTRY;
+	for (; at < leases; at = next_with(fleet, subject->hash, at + 1)) {
+		if (!copy_entry(entry_at(fleet, at), &lease) || !is_about(&lease, subject)) continue;
+		*entry = at;
+		if (!is_held(fleet, &lease, now)) return 0;
+		show(fleet, at, &lease);
+		return 1;
+	}
+	return 0;
+}
+
+/* An entry without a tenure, or one whose tenure is over, or else whose member has ended: to know
+ * the last costs a system call for each member. Each subject begins at a place of its own, so that
+ * the first one is near. */
+static uint32_t find_free(struct sb_fleet *fleet, uint64_t hash, uint64_t now)
+{
+	uint32_t leases = fleet->header.leases, start = leases == 0 ? 0 : (uint32_t)(hash % leases);
+	struct alive alive = { 0 };
+	for (int by_death = 0; by_death < 2; by_death++) {
+		for (uint32_t step = 0; step < leases; step++) {
+			uint32_t at = start + step < leases ? start + step : start + step - leases;
+			const struct sb_lease *entry = entry_at(fleet, at);
+			if (load_relaxed(&entry->token) == 0 || load_relaxed(&entry->expires_ns) <= now)
+				return at;
+			uint32_t member = load_relaxed(&entry->member);
+			uint32_t incarnation = load_relaxed(&entry->incarnation);
+			if (by_death == 1 && !member_lives(fleet, member, incarnation, &alive)) return at;
+		}
+	}
+	return NO_ENTRY;
+}
+
+/* The next token is stored before it is used: whoever dies in between wastes one. */
+static uint64_t take_token(struct sb_fleet *fleet)
+{
+	struct sb_lease_table *table = fleet_leases(fleet);
+	uint64_t token = load_relaxed(&table->next_token);
+	if (token < fleet->header.first_token) token = fleet->header.first_token;
+	if (token == 0) token = 1;
+	store_relaxed(&table->next_token, token + 1);
+	SB_POINT("lease.token.taken");
+	return token;
+}
+
+static int32_t claim_locked(struct sb_fleet *fleet, const struct subject *subject,
+                            struct sb_lease *lease)
+{
+	uint32_t entry = NO_ENTRY;
+	if (look_up(fleet, subject, lease->claimed_ns, &entry) == 1) return 0;
+	if (entry == NO_ENTRY) entry = find_free(fleet, subject->hash, lease->claimed_ns);
+	if (entry == NO_ENTRY) return -SB_EFULL;
+	lease->token = take_token(fleet);
+	write_tenure(fleet, entry, lease, subject->hash);
+	count_change(fleet_leases(fleet));
+	show(fleet, entry, lease);
+	return 1;
+}
+
+int32_t sb_lease_claim(struct sb_fleet *fleet, uint32_t kind_bytes, uint32_t label_bytes,
+                       uint32_t owner_bytes, double ttl_ms, double now_ms)
+{
+	struct subject subject;
+	uint64_t now = 0;
+	if (fleet->observer || !staged_subject(fleet, kind_bytes, label_bytes, &subject))
+		return -SB_EINVAL;
+	if (owner_bytes > SB_OWNER_MAX || !ttl_is_legal(ttl_ms)) return -SB_EINVAL;
+	if (kind_bytes + label_bytes + owner_bytes > fleet->staging_bytes) return -SB_EINVAL;
+	if (!now_of(now_ms, &now)) return -SB_EINVAL;
+	struct sb_lease lease = {
+		.claimed_ns = now, .expires_ns = later(now, ttl_ms), .member = fleet->index,
+		.incarnation = fleet->incarnation, .kind_bytes = (uint16_t)kind_bytes,
+		.label_bytes = (uint16_t)label_bytes, .owner_bytes = (uint16_t)owner_bytes,
+	};
+	memcpy(lease.kind, subject.kind, kind_bytes);
+	memcpy(lease.label, subject.label, label_bytes);
+	memcpy(lease.owner, subject.label + label_bytes, owner_bytes);
+	SB_POINT("lease.claim.before");
+	int32_t result = lock_table(fleet);
+	if (result < 0) return result;
+	result = claim_locked(fleet, &subject, &lease);
+	unlock_table(fleet);
+	return result;
+}
+
+/* ---- renewal and end --------------------------------------------------------------------- */
+
+static bool is_tenure(const struct sb_fleet *fleet, uint32_t entry, double token,
+                      struct sb_lease *out)
+{
+	return copy_entry(entry_at(fleet, entry), out) && (double)out->token == token;
+}
+
+/* The deadline is one word: a reader finds the old one or the new one. */
+int32_t sb_lease_renew(struct sb_fleet *fleet, uint32_t entry, double token, double ttl_ms,
+                       double now_ms)
+{
+	struct sb_lease lease;
+	uint64_t now = 0;
+	if (fleet->observer || entry >= fleet->header.leases) return -SB_EINVAL;
+	if (!ttl_is_legal(ttl_ms) || !now_of(now_ms, &now)) return -SB_EINVAL;
+	SB_POINT("lease.renew.before");
+	int32_t result = lock_table(fleet);
+	if (result < 0) return result;
+	result = -SB_ESTALE;
+	if (is_tenure(fleet, entry, token, &lease) && is_held(fleet, &lease, now)) {
+		uint64_t expires = later(now, ttl_ms);
+		if (expires > lease.expires_ns) lease.expires_ns = expires;
+		store_release(&entry_at(fleet, entry)->expires_ns, lease.expires_ns);
+		SB_POINT("lease.renew.stored");
+		count_change(fleet_leases(fleet));
+		show(fleet, entry, &lease);
+		result = 0;
+	}
+	unlock_table(fleet);
+	return result;
+}
+
+/* [sleep] What ended is stored; the fence keeps the look at "parked" behind it. */
+static void wake_waiters(struct sb_fleet *fleet)
+{
+	atomic_thread_fence(memory_order_seq_cst);
+	(void)fleet_wake(fleet, &fleet_leases(fleet)->parked);
+}
+
+/* No clock is asked: a tenure that nobody has taken over can be given back whenever. */
+int32_t sb_lease_release(struct sb_fleet *fleet, uint32_t entry, double token)
+{
+	struct sb_lease lease;
+	if (fleet->observer || entry >= fleet->header.leases) return -SB_EINVAL;
+	SB_POINT("lease.release.before");
+	int32_t result = lock_table(fleet);
+	if (result < 0) return result;
+	bool ends = is_tenure(fleet, entry, token, &lease);
+	if (ends) {
+		free_entry(fleet, entry);
+		count_change(fleet_leases(fleet));
+	}
+	unlock_table(fleet);
+	if (!ends) return -SB_ESTALE;
+	wake_waiters(fleet);
+	SB_POINT("lease.release.after");
+	return 0;
+}
+
+/* [sleep] Store; the last look is the caller's, and the fence keeps it behind. */
+int32_t sb_lease_park(struct sb_fleet *fleet)
+{
+	if (fleet->observer) return -SB_EINVAL;
+	SB_POINT("lease.park.before");
+	store_seq(&fleet_leases(fleet)->parked, 1);
+	atomic_thread_fence(memory_order_seq_cst);
+	SB_POINT("lease.park.stored");
+	return 1;
+}
+
+int32_t sb_lease_reset(struct sb_fleet *fleet)
+{
+	struct sb_member_info members[SB_MEMBERS_MAX];
+	if (fleet->observer) return -SB_EINVAL;
+	int32_t result = lock_table(fleet);
+	if (result < 0) return result;
+	/* Under the lock: whoever joins later claims later. */
+	bool alone = sb_fleet_members(fleet, members) <= 1;
+	for (uint32_t entry = 0; alone && entry < fleet->header.leases; entry++)
+		if (load_relaxed(&entry_at(fleet, entry)->seq) != 0) free_entry(fleet, entry);
+	if (alone) count_change(fleet_leases(fleet));
+	unlock_table(fleet);
+	if (!alone) return -SB_EBUSY;
+	wake_waiters(fleet);
+	SB_POINT("lease.reset.after");
+	return 0;
+}

@@ -1,0 +1,201 @@
+/** Claim or yield: who of equal processes may do what, by leases in the memory of their fleet. */
+
+import { InvalidConfigError, LeaseOwnerError, LeaseResetError } from "../errors.ts";
+import type { Fleet } from "../fleet/fleet.ts";
+import { Deaths } from "./death.ts";
+import { Guard } from "./guard.ts";
+import { type Holder, Leases } from "./leases.ts";
+import { Sleepers } from "./sleepers.ts";
+import { checkOwner, checkSubject, checkTimeout, checkTtl, type Subject } from "./subject.ts";
+import { Waiter } from "./waiter.ts";
+
+export interface ContestOptions {
+  /** Name of this process's claims, unless a claim has its own: 1 to 64 bytes. Default `"process-<pid>"`. */
+  owner?: string;
+  /**
+   * Milliseconds of a clock that never goes back, 0 or more; the same clock in every process. For tests. Default: the
+   * system's monotonic clock.
+   */
+  now?: () => number;
+}
+
+export interface TryClaimOptions {
+  /** 1 to 64 bytes; for people, and for `adopt` and `release` of an observed holder. Default: the contest's. */
+  owner?: string;
+  /** How long the lease lasts in ms: above 0, at most 49 days. */
+  ttl: number;
+  /**
+   * Renews the lease each third of its ttl, until it is released, lost, or the process ends. The contest refers to the
+   * guard as long. Default `false`.
+   */
+  renew?: boolean;
+}
+
+export interface ClaimOptions extends TryClaimOptions {
+  /** Longest wait in ms. Default `Infinity`; 0 means the same. */
+  timeout?: number;
+  /** Ends the wait; the claim rejects with `signal.reason`. */
+  signal?: AbortSignal;
+}
+
+export interface AdoptOptions {
+  /** Default: the contest's. */
+  owner?: string;
+  /** The default of the guard's `renew`, in ms. Default: what the lease was claimed or last renewed for, at most. */
+  ttl?: number;
+  renew?: boolean;
+}
+
+export interface ReleaseOptions {
+  /** Default: the contest's. */
+  owner?: string;
+  /** Releases also what another owner holds. Default `false`. */
+  force?: boolean;
+}
+
+export interface Claimed {
+  readonly claimed: true;
+  readonly guard: Guard;
+}
+
+export interface YieldTo {
+  readonly claimed: false;
+  /** Who holds it. */
+  readonly holder: Holder;
+}
+
+/**
+ * Claims on the leases of a fleet. A subject has one holder at most; a holder that dies has none any more at once, one
+ * that stops has it until its ttl is over, and a {@link Fence} keeps it from harm when it goes on.
+ *
+ *     const contest = new Contest(fleet);
+ *     using leader = await contest.claim({ kind: "leader", label: "mailer" }, { ttl: 5_000, renew: true });
+ *
+ * All methods throw `FleetClosedError` when the fleet was left, and `FleetBusyError` when a member that is stopped holds
+ * the lock of the table.
+ */
+export class Contest {
+  /** Default owner of its claims. */
+  readonly owner: string;
+  readonly #leases: Leases;
+  readonly #sleepers: Sleepers;
+  readonly #deaths: Deaths;
+
+  constructor(fleet: Fleet, { owner = `process-${process.pid}`, now }: ContestOptions = {}) {
+    checkOwner(owner);
+    if (now !== undefined && typeof now !== "function") {
+      throw new InvalidConfigError(`now is ${String(now)}; it must be a function that returns milliseconds.`);
+    }
+    this.owner = owner;
+    this.#leases = new Leases(fleet, now ?? null);
+    this.#sleepers = new Sleepers(this.#leases);
+    this.#deaths = new Deaths(this.#leases);
+    fleet.onLeave(() => {
+      this.#leases.leave();
+      this.#sleepers.leave();
+    });
+  }
+
+  /** The clock of `claimedAt` and `expiresAt`: ms of the system's monotonic clock, or of the option `now`. */
+  now(): number {
+    return this.#leases.now();
+  }
+
+  /**
+   * Claims, or says who is in the way: one attempt, that leaves nothing behind when it yields. Throws `InvalidConfigError`
+   * for a subject, owner or ttl out of range, `LeaseTableFullError` when all leases of the fleet are held.
+   */
+  tryClaim(subject: Subject, options: TryClaimOptions): Claimed | YieldTo;
+  tryClaim(subject: Subject, owner: string, ttl: number): Claimed | YieldTo;
+  tryClaim(subject: Subject, how: TryClaimOptions | string, positional?: number): Claimed | YieldTo {
+    const options = typeof how === "string" ? { owner: how, ttl: positional! } : how;
+    const { owner, ttl, renew } = this.#checkClaim(subject, options);
+    if (!this.#leases.claim(subject, owner, ttl)) return { claimed: false, holder: this.#leases.found(subject) };
+    return { claimed: true, guard: this.#guard(this.#leases.found(subject, owner), ttl, renew) };
+  }
+
+  /**
+   * Claims as soon as nobody is in the way: when the holder releases, dies, or its time is over. Those who wait have no
+   * order among processes. Rejects as `tryClaim` throws, with `ClaimTimeoutError`, or with `signal.reason`.
+   */
+  async claim(subject: Subject, options: ClaimOptions): Promise<Guard> {
+    const { owner, ttl, renew } = this.#checkClaim(subject, options);
+    const { timeout = Infinity, signal } = options;
+    const limit = checkTimeout(timeout);
+    signal?.throwIfAborted();
+    if (this.#leases.claim(subject, owner, ttl)) return this.#guard(this.#leases.found(subject, owner), ttl, renew);
+    const want = { subject: { kind: subject.kind, label: subject.label }, owner, ttl, timeout: limit, signal };
+    const tenure = await new Waiter(this.#leases, this.#sleepers, this.#deaths, want).wait();
+    return this.#guard(tenure, ttl, renew);
+  }
+
+  /** Who holds it; `null` when nobody does. */
+  holder(subject: Subject): Holder | null {
+    checkSubject(subject);
+    return this.#leases.find(subject) ? this.#leases.found(subject) : null;
+  }
+
+  /** Everything that is held, in no order; each one as it was at some time during the call. */
+  list(): Holder[] {
+    const all: Holder[] = [];
+    for (let entry = 0; entry < this.#leases.entries; entry++) {
+      if (this.#leases.at(entry)) all.push(this.#leases.found());
+    }
+    return all;
+  }
+
+  /**
+   * A guard for a tenure that was observed, by the owner that claimed it: `null` when the tenure has ended, throws
+   * `LeaseOwnerError` for another owner. All guards of one tenure can renew and release it; when one has released, it is
+   * lost to the others. It still ends with the process that claimed it.
+   */
+  adopt(holder: Holder, { owner = this.owner, ttl, renew = false }: AdoptOptions = {}): Guard | null {
+    checkOwner(owner);
+    if (ttl !== undefined) checkTtl(ttl);
+    const found = this.#observe(holder);
+    if (!found) return null;
+    if (found.owner !== owner) throw new LeaseOwnerError(found, owner);
+    return this.#guard(found, ttl ?? found.expiresAt - found.claimedAt, renew);
+  }
+
+  /**
+   * Ends a tenure that was observed: `true` when it was still there. Throws `LeaseOwnerError` for another owner's, unless
+   * `force` is set.
+   */
+  release(holder: Holder, { owner = this.owner, force = false }: ReleaseOptions = {}): boolean {
+    checkOwner(owner);
+    const found = this.#observe(holder);
+    if (!found) return false;
+    if (!force && found.owner !== owner) throw new LeaseOwnerError(found, owner);
+    return this.#leases.release(found.entry, found.token);
+  }
+
+  /** Ends every tenure; tokens go on. Throws `LeaseResetError` unless this is the only member of the fleet. */
+  reset(): void {
+    if (!this.#leases.reset()) throw new LeaseResetError(this.#leases.fleet.members().length);
+    this.#sleepers.look();
+  }
+
+  #guard(tenure: Holder, ttl: number, renew: boolean): Guard {
+    return new Guard(this.#leases, this.#sleepers, tenure, ttl, renew);
+  }
+
+  #observe(holder: Holder): Holder | null {
+    const { entry, token } = holder ?? {};
+    if (!Number.isInteger(entry) || entry < 0 || !Number.isSafeInteger(token)) {
+      throw new InvalidConfigError(`${Bun.inspect(holder)} is no holder that a contest found.`);
+    }
+    return entry < this.#leases.entries && this.#leases.holds(entry, token) ? this.#leases.found() : null;
+  }
+
+  #checkClaim(subject: Subject, options: TryClaimOptions): { owner: string; ttl: number; renew: boolean } {
+    if (typeof options !== "object" || options === null) {
+      throw new InvalidConfigError(`the options of a claim are ${String(options)}; pass { ttl }, or owner and ttl.`);
+    }
+    const { owner = this.owner, ttl, renew = false } = options;
+    checkSubject(subject);
+    if (owner !== this.owner) checkOwner(owner);
+    checkTtl(ttl);
+    return { owner, ttl, renew };
+  }
+}

@@ -1,0 +1,114 @@
+/** One `claim` that waits: for the release of the lease, the death of its holder, or the end of its time. */
+
+import { ClaimTimeoutError, FleetClosedError } from "../errors.ts";
+import type { Deaths } from "./death.ts";
+import type { Holder, Leases } from "./leases.ts";
+import { after, type Sleeper, type Sleepers, type Timer } from "./sleepers.ts";
+import type { Subject } from "./subject.ts";
+
+/** What a waiter wants. */
+export interface Want {
+  readonly subject: Subject;
+  readonly owner: string;
+  readonly ttl: number;
+  /** In ms; `Infinity`: no limit. */
+  readonly timeout: number;
+  readonly signal: AbortSignal | undefined;
+}
+
+export class Waiter implements Sleeper {
+  readonly #leases: Leases;
+  readonly #sleepers: Sleepers;
+  readonly #deaths: Deaths;
+  readonly #want: Want;
+  readonly #began = performance.now();
+  readonly #outcome = Promise.withResolvers<Holder>();
+  #over = false;
+  /** The tenure that is in the way. */
+  #token = 0;
+  /** The member whose death is watched. */
+  #member = "";
+  #unwatch: () => void = () => {};
+  /** Until the end of that tenure, or of the timeout; it also keeps the process alive. */
+  #timer: Timer | null = null;
+
+  constructor(leases: Leases, sleepers: Sleepers, deaths: Deaths, want: Want) {
+    this.#leases = leases;
+    this.#sleepers = sleepers;
+    this.#deaths = deaths;
+    this.#want = want;
+  }
+
+  /** Resolves with the caller's tenure. */
+  wait(): Promise<Holder> {
+    this.#want.signal?.addEventListener("abort", this.#onAbort);
+    try {
+      this.#sleepers.add(this);
+      this.look();
+    } catch (error) {
+      this.#fail(error);
+    }
+    return this.#outcome.promise;
+  }
+
+  look(): void {
+    if (this.#over) return;
+    try {
+      this.#look();
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  #look(): void {
+    const { subject, owner, ttl, timeout } = this.#want;
+    const leases = this.#leases;
+    if (!leases.isOpen) throw new FleetClosedError("the fleet");
+    if (!leases.find(subject) && leases.claim(subject, owner, ttl)) {
+      this.#end();
+      this.#outcome.resolve(leases.found(subject, owner));
+      return;
+    }
+    const left = timeout - (performance.now() - this.#began);
+    const holder = leases.found(subject);
+    if (left <= 0) throw new ClaimTimeoutError(subject, timeout, holder);
+    const free = holder.expiresAt - leases.now();
+    if (holder.token === this.#token && this.#timer) return; // the timer looks when this tenure was to end
+    this.#token = holder.token;
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = after(Math.min(free, left), this.#onTime);
+    this.#watch(holder);
+  }
+
+  #watch(holder: Holder): void {
+    const member = `${holder.member}.${holder.incarnation}`;
+    if (member === this.#member) return;
+    this.#member = member;
+    this.#unwatch();
+    this.#unwatch = this.#deaths.watch(holder, this.#onDeath);
+  }
+
+  readonly #onTime = (): void => {
+    this.#timer = null;
+    this.look();
+  };
+
+  readonly #onDeath = (): void => this.look();
+
+  readonly #onAbort = (): void => this.#fail(this.#want.signal!.reason);
+
+  #fail(error: unknown): void {
+    if (this.#over) return;
+    this.#end();
+    this.#outcome.reject(error);
+  }
+
+  #end(): void {
+    this.#over = true;
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#unwatch();
+    this.#sleepers.delete(this);
+    this.#want.signal?.removeEventListener("abort", this.#onAbort);
+  }
+}

@@ -1,0 +1,205 @@
+/**
+ * Late binding: events of one topic tell which id a key belongs to, and events that are published later with the key and
+ * without an id get it before anybody filters them.
+ *
+ * What is bound is what the ring says, in its order: a publisher reads the binding events of all members before it asks.
+ */
+
+import { checkInteger } from "../bus/options.ts";
+import type { Codec } from "../contract/codec.ts";
+import { InvalidConfigError } from "../errors.ts";
+import type { Ring } from "../fleet/ring.ts";
+import type { Reader } from "../fleet/reader.ts";
+import { type Attributes, checkTopic, EventHead, isId } from "./head.ts";
+import { Pump } from "./pump.ts";
+
+export interface BindingOptions<Topics extends object = Record<string, unknown>> {
+  /** Topic of the events that bind. Such an event has the id of its payload, whatever id it was given. */
+  on: keyof Topics & string;
+  /** Attributes that make up the key, and fields of that name in the payload of a binding event. */
+  key: string | readonly string[];
+  /** Field of that payload with the id: text of 1 to 255 bytes. */
+  id: string;
+  /** Keys kept; beyond that the one that was not used for the longest time goes. Default 65 536, at most 1 048 576. */
+  max?: number;
+  /** Topic of the events that end a binding; they carry the key in payload or attributes. */
+  unbindOn?: keyof Topics & string;
+}
+
+export interface BindingCounts {
+  /** Keys bound now. */
+  size: number;
+  /** Binding events read, with those that bound a key anew. */
+  bound: number;
+  /** Keys that `unbindOn` ended. */
+  unbound: number;
+  /** Keys that went because of `max`. */
+  evicted: number;
+  /** Binding events without a whole key or without an id that is one. They are events like any other. */
+  invalid: number;
+  /** Own events that got their id, and those whose key was not bound. */
+  hits: number;
+  misses: number;
+  /** Events that were overwritten before they were read: bindings may be among them. */
+  overwritten: number;
+}
+
+const MAX = 65_536;
+const BATCH = 64;
+/** Batches read at once when nobody waits for it. */
+const BATCHES_PER_TURN = 16;
+
+export class Binding implements Disposable {
+  readonly #on: string;
+  readonly #unbindOn: string | undefined;
+  readonly #names: readonly string[];
+  readonly #idName: string;
+  readonly #max: number;
+  readonly #ids = new Map<string, string>();
+  readonly #reader: Reader;
+  readonly #head: EventHead;
+  readonly #pump: Pump;
+  readonly #onClose: (binding: Binding) => void;
+  readonly #counts = { bound: 0, unbound: 0, evicted: 0, invalid: 0, hits: 0, misses: 0 };
+
+  /** @internal Use {@link EventBus.bind}. */
+  constructor(ring: Ring, codec: Codec, options: BindingOptions, onClose: (binding: Binding) => void) {
+    const { on, key, id, max = MAX, unbindOn } = options ?? {};
+    checkTopic(on);
+    if (unbindOn !== undefined) checkTopic(unbindOn);
+    const names = typeof key === "string" ? [key] : key;
+    const isName = (name: unknown): boolean => typeof name === "string" && name !== "";
+    if (!Array.isArray(names) || names.length === 0 || !names.every(isName) || !isName(id)) {
+      throw new InvalidConfigError("a binding needs `key`, names of attributes, and `id`, the name of a field.");
+    }
+    this.#on = on;
+    this.#unbindOn = unbindOn;
+    this.#names = names;
+    this.#idName = id;
+    this.#max = checkInteger("max", max, 1, 1_048_576);
+    this.#onClose = onClose;
+    this.#reader = ring.reader("oldest");
+    this.#head = new EventHead(this.#reader, codec);
+    this.#pump = new Pump(this.#reader, () => this.#learnSome());
+  }
+
+  get isOpen(): boolean {
+    return this.#reader.isOpen;
+  }
+
+  get counts(): BindingCounts {
+    this.learn();
+    return { size: this.#ids.size, ...this.#counts, overwritten: this.#reader.overwritten };
+  }
+
+  /** Binds no more. May be called again. */
+  close(): void {
+    if (!this.isOpen) return;
+    this.#onClose(this);
+    this.#pump.stop();
+    this.#reader.close();
+    this.#ids.clear();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** @internal Reads what the ring says about keys, to its end. */
+  learn(): void {
+    while (this.isOpen && this.#learnSome() === "more");
+  }
+
+  /** @internal The id bound to the key in these attributes. */
+  find(attributes: Attributes | undefined): string | null {
+    const key = attributes ? this.#keyIn(attributes) : null;
+    if (key === null) return null;
+    const id = this.#ids.get(key);
+    if (id === undefined) {
+      this.#counts.misses++;
+      return null;
+    }
+    this.#counts.hits++;
+    this.#ids.delete(key);
+    this.#ids.set(key, id); // the last to go now
+    return id;
+  }
+
+  /** @internal The id that an event of this topic and payload binds. */
+  ownId(topic: string, payload: unknown): string | null {
+    return topic === this.#on ? this.#idIn(payload) : null;
+  }
+
+  #learnSome(): "more" | "empty" {
+    for (let batch = 0; batch < BATCHES_PER_TURN; batch++) {
+      if (this.#reader.poll(BATCH) === 0 && this.#reader.lost === 0) return "empty";
+      while (this.#reader.next()) if (this.#head.read()) this.#learnFrom(this.#head);
+    }
+    return "more";
+  }
+
+  #learnFrom(head: EventHead): void {
+    if (head.topic === this.#on) this.#bind(head);
+    if (head.topic === this.#unbindOn) this.#unbind(head);
+  }
+
+  #bind(head: EventHead): void {
+    const payload = payloadOf(head);
+    const key = this.#keyIn(payload);
+    const id = this.#idIn(payload);
+    if (key === null || id === null) {
+      if (this.#counts.invalid++ === 0) {
+        process.emitWarning(
+          `an event of ${this.#on} has no whole key or no valid id; it binds nothing.`,
+          "SlotbusWarning",
+        );
+      }
+      return;
+    }
+    this.#counts.bound++;
+    this.#ids.delete(key);
+    this.#ids.set(key, id);
+    if (this.#ids.size <= this.#max) return;
+    this.#counts.evicted++;
+    this.#ids.delete(this.#ids.keys().next().value!);
+  }
+
+  #unbind(head: EventHead): void {
+    const key = this.#keyIn(payloadOf(head)) ?? this.#keyIn(attributesOf(head));
+    if (key !== null && this.#ids.delete(key)) this.#counts.unbound++;
+  }
+
+  #keyIn(source: unknown): string | null {
+    if (typeof source !== "object" || source === null) return null;
+    const parts: unknown[] = [];
+    for (const name of this.#names) {
+      const part = Object.hasOwn(source, name) ? (source as Record<string, unknown>)[name] : undefined;
+      if (typeof part !== "string" && typeof part !== "number" && typeof part !== "boolean") return null;
+      parts.push(part);
+    }
+    return JSON.stringify(parts);
+  }
+
+  #idIn(payload: unknown): string | null {
+    if (typeof payload !== "object" || payload === null || !Object.hasOwn(payload, this.#idName)) return null;
+    const id = (payload as Record<string, unknown>)[this.#idName];
+    return isId(id) ? id : null;
+  }
+}
+
+/** `null` for a payload that the codec cannot read. */
+function payloadOf(head: EventHead): unknown {
+  try {
+    return head.toEvent().payload;
+  } catch {
+    return null; // counted as invalid
+  }
+}
+
+function attributesOf(head: EventHead): unknown {
+  try {
+    return head.attributes;
+  } catch {
+    return null; // no JSON: no key
+  }
+}

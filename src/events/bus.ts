@@ -1,0 +1,187 @@
+/** Events with topics over a ring: one publish is seen by every subscriber of every process. */
+
+import { checkCodec, type Codec, json } from "../contract/codec.ts";
+import { FleetClosedError, InvalidConfigError } from "../errors.ts";
+import { Fleet } from "../fleet/fleet.ts";
+import type { RingOptions } from "../fleet/options.ts";
+import type { Ring } from "../fleet/ring.ts";
+import { Binding, type BindingOptions } from "./binding.ts";
+import { all, type Filter } from "./filter.ts";
+import { type Attributes, type BusEvent, checkId, checkTopic, encodeAttributes, writeEvent } from "./head.ts";
+import { type SubscribeOptions, Subscription } from "./subscription.ts";
+
+export interface EventBusOptions {
+  fleet: Fleet;
+  /** Name of the ring. Others that use it must use it as a bus too. */
+  ring: string;
+  /** Turns payloads into bytes. Default JSON. Bytes (`Uint8Array`) and `undefined` travel as they are. */
+  codec?: Codec;
+}
+
+export interface LocalBusOptions extends RingOptions {
+  codec?: Codec;
+}
+
+export interface PublishOptions {
+  /** What subscribers can filter by without decoding the payload. */
+  attributes?: Attributes;
+  /** Text of 1 to 255 bytes. Bindings give one to events that have none. */
+  id?: string;
+}
+
+const noOptions: PublishOptions = {};
+
+/**
+ * A bus of typed events.
+ *
+ *     const bus = new EventBus<{ "cache.invalid": { key: string } }>({ fleet, ring: "events" });
+ *     bus.publish("cache.invalid", { key: "user:7" });
+ *     for await (const event of bus.subscribe(topic("cache.*"))) if (event.topic) forget(event.payload.key);
+ */
+export class EventBus<Topics extends object = Record<string, unknown>> implements AsyncDisposable {
+  readonly fleet: Fleet;
+  readonly #ring: Ring;
+  readonly #codec: Codec;
+  readonly #ownsFleet: boolean;
+  readonly #forget: () => void;
+  readonly #subscriptions = new Map<number, { close(): void }>();
+  readonly #bindings = new Set<Binding>();
+  #nextId = 0;
+  #published = 0;
+  #open = true;
+
+  /** A bus of this thread alone, without a file: a fleet in memory with one ring, which `close` leaves. */
+  static local<Topics extends object = Record<string, unknown>>(options: LocalBusOptions = {}): EventBus<Topics> {
+    const { codec, frames = 4_096, payload = 512 } = options;
+    const name = `local-${crypto.randomUUID()}`;
+    const fleet = Fleet.joinNow({ name, memory: true, members: 1, leases: 1, rings: { events: { frames, payload } } });
+    try {
+      return new EventBus<Topics>({ fleet, ring: "events", codec }, true);
+    } catch (error) {
+      fleet.leaveNow();
+      throw error;
+    }
+  }
+
+  /** @throws {InvalidConfigError}, {@link FleetClosedError} */
+  constructor(options: EventBusOptions);
+  /** @internal */
+  constructor(options: EventBusOptions, ownsFleet: boolean);
+  constructor({ fleet, ring, codec = json }: EventBusOptions, ownsFleet = false) {
+    if (!(fleet instanceof Fleet)) throw new InvalidConfigError("an event bus needs `fleet`, of Fleet.join.");
+    this.fleet = fleet;
+    this.#ring = fleet.ring(ring);
+    this.#codec = codec === json ? json : checkCodec(codec);
+    this.#ownsFleet = ownsFleet;
+    this.#forget = fleet.onLeave(() => this.#close());
+  }
+
+  get isOpen(): boolean {
+    return this.#open;
+  }
+
+  /** Events published through this bus. */
+  get published(): number {
+    return this.#published;
+  }
+
+  /** Subscriptions that are open. */
+  get subscriptions(): number {
+    return this.#subscriptions.size;
+  }
+
+  /**
+   * Publishes an event to all subscribers of all members. Waits for none of them; nobody there is no error.
+   *
+   * @throws {InvalidConfigError} for a topic, an id or attributes that cannot be; {@link PayloadTooLargeError};
+   * {@link FleetBusyError}; {@link FleetClosedError}; what the codec throws. Then nothing was published.
+   */
+  publish<T extends keyof Topics & string>(topic: T, payload: Topics[T], options: PublishOptions = noOptions): void {
+    this.#checkOpen();
+    const bytes = checkTopic(topic);
+    const { attributes, id } = options;
+    const text = attributes === undefined ? "" : encodeAttributes(attributes);
+    let known: string | null = id === undefined ? null : checkId(id);
+    if (this.#bindings.size > 0) known = this.#bindId(topic, payload, attributes, known);
+    this.#ring.send(writeEvent(this.#ring, bytes, known, text, payload, this.#codec), 0);
+    this.#published++;
+  }
+
+  /**
+   * The events that pass the filter, from now on or from where `from` says. Name topics to narrow the type:
+   * `bus.subscribe<"order.paid">(topic("order.paid"))`.
+   *
+   * @throws {InvalidConfigError}; {@link FleetClosedError}; `signal.reason`.
+   */
+  subscribe<T extends keyof Topics = keyof Topics>(
+    filter: Filter,
+    options: SubscribeOptions = {},
+  ): Subscription<BusEvent<Topics, T>> {
+    this.#checkOpen();
+    const id = this.#nextId;
+    const forget = (closed: number): void => void this.#subscriptions.delete(closed);
+    const subscription = new Subscription<BusEvent<Topics, T>>(id, this.#ring, filter, this.#codec, options, forget);
+    this.#nextId++;
+    if (subscription.isOpen) this.#subscriptions.set(id, subscription);
+    return subscription;
+  }
+
+  /** All events. */
+  subscribeAll(options: SubscribeOptions = {}): Subscription<BusEvent<Topics>> {
+    return this.subscribe(all(), options);
+  }
+
+  /** Closes the subscription of that id; one that is unknown, or closed, is none. */
+  unsubscribe(id: number): void {
+    this.#subscriptions.get(id)?.close();
+  }
+
+  /**
+   * Gives ids to events that this bus publishes: `on` names the events that tell which id a key has, whoever publishes
+   * them. Each process that publishes declares it.
+   *
+   *     bus.bind({ on: "session.opened", key: ["connector", "session"], id: "user", unbindOn: "session.closed" });
+   *
+   * @throws {InvalidConfigError}; {@link FleetClosedError}.
+   */
+  bind(options: BindingOptions<Topics>): Binding {
+    this.#checkOpen();
+    if (this.fleet.isObserver) throw new InvalidConfigError("an observer publishes nothing: there is nothing to bind.");
+    const forget = (closed: Binding): void => void this.#bindings.delete(closed);
+    const binding = new Binding(this.#ring, this.#codec, options as BindingOptions, forget);
+    this.#bindings.add(binding);
+    return binding;
+  }
+
+  /** Closes subscriptions and bindings. The fleet stays, but that of a local bus. May be called again. */
+  async close(): Promise<void> {
+    this.#close();
+    if (this.#ownsFleet) this.fleet.leaveNow();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #close(): void {
+    if (!this.#open) return;
+    this.#open = false;
+    this.#forget();
+    for (const subscription of this.#subscriptions.values()) subscription.close();
+    for (const binding of this.#bindings) binding.close();
+  }
+
+  #checkOpen(): void {
+    if (!this.#open) throw new FleetClosedError("the event bus");
+  }
+
+  /** First the key is looked up, if there is no id; then a binding event takes the id that it binds. */
+  #bindId(topic: string, payload: unknown, attributes: Attributes | undefined, id: string | null): string | null {
+    for (const binding of this.#bindings) {
+      binding.learn();
+      id ??= binding.find(attributes);
+    }
+    for (const binding of this.#bindings) id = binding.ownId(topic, payload) ?? id;
+    return id;
+  }
+}

@@ -1,0 +1,228 @@
+/**
+ * An event as bytes: version and kind of payload (1 byte each), lengths of topic, id and attributes (2 bytes each, little
+ * endian), then these, the attributes as JSON, then the payload.
+ */
+
+import { type Codec, json } from "../contract/codec.ts";
+import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
+import type { Ring } from "../fleet/ring.ts";
+import type { Reader } from "../fleet/reader.ts";
+
+export type AttributeValue = string | number | boolean;
+/** Few and small: they are read before the payload, to filter. */
+export type Attributes = Readonly<Record<string, AttributeValue>>;
+
+/** An event of a bus; `topic` tells what its payload is. */
+export type BusEvent<Topics extends object = Record<string, unknown>, T extends keyof Topics = keyof Topics> = {
+  [Topic in T & string]: {
+    readonly topic: Topic;
+    readonly payload: Topics[Topic];
+    /** As given, or as bound; `null` when it has none. */
+    readonly id: string | null;
+    readonly attributes: Attributes;
+    /** Wall clock of the publisher, in ms. */
+    readonly time: number;
+    /** Index of the member that published it, and which of those that had it. */
+    readonly writer: number;
+    readonly incarnation: number;
+    /** Place in the ring. */
+    readonly position: number;
+  };
+}[T & string];
+
+const VERSION = 1;
+const FIXED = 8;
+const NONE = 0;
+const BYTES = 1;
+const CODED = 2;
+const TOPIC_MAX = 255;
+const ID_MAX = 255;
+const NAME_MAX = 255;
+const ATTRIBUTES_MAX = 8_192;
+const TOPICS_KEPT = 1_024;
+
+/** Bun's and Node's fast paths of `Buffer`, which their types leave out. */
+interface FastBuffer {
+  utf8Write(text: string, offset: number): number;
+  utf8Slice(start: number, end: number): string;
+}
+
+const fast = Buffer.prototype as unknown as FastBuffer;
+const noAttributes: Attributes = Object.freeze({});
+/** Topics that were checked, as bytes. */
+const topics = new Map<string, Buffer>();
+
+/** Throws {@link InvalidConfigError} unless it is text of 1 to `max` bytes without NUL. */
+function checkText(what: string, text: unknown, max: number): string {
+  const isText = typeof text === "string" && text !== "" && text.isWellFormed() && !text.includes("\0");
+  if (isText && text.length <= max && (text.length * 3 <= max || Buffer.byteLength(text) <= max)) return text;
+  const shown = typeof text === "string" ? JSON.stringify(text.slice(0, 40)) : String(text);
+  throw new InvalidConfigError(`${what} is ${shown}; it must be text of 1 to ${max} bytes without NUL.`);
+}
+
+/** Throws {@link InvalidConfigError} unless events can have that topic. */
+export function checkTopic(topic: unknown): Buffer {
+  const known = topics.get(topic as string);
+  if (known) return known;
+  const text = checkText("topic", topic, TOPIC_MAX);
+  if (text.includes("*")) throw new InvalidConfigError(`topic is ${JSON.stringify(text)}; \`*\` is for filters.`);
+  const bytes = Buffer.from(text);
+  if (topics.size >= TOPICS_KEPT) topics.clear();
+  topics.set(text, bytes);
+  return bytes;
+}
+
+/** Whether it can be the id of an event. */
+export function isId(id: unknown): id is string {
+  return (
+    typeof id === "string" && id !== "" && id.isWellFormed() && !id.includes("\0") && Buffer.byteLength(id) <= ID_MAX
+  );
+}
+
+export function checkId(id: unknown): string {
+  return checkText("id", id, ID_MAX);
+}
+
+/** The attributes as JSON. Throws {@link InvalidConfigError}. */
+export function encodeAttributes(attributes: Attributes): string {
+  if (typeof attributes !== "object" || attributes === null || Array.isArray(attributes)) {
+    throw new InvalidConfigError(`attributes is ${Bun.inspect(attributes).slice(0, 40)}; it must be an object.`);
+  }
+  for (const name in attributes) {
+    checkText("the name of an attribute", name, NAME_MAX);
+    if (name === "id")
+      throw new InvalidConfigError("an attribute cannot be called `id`.", { hint: "Pass `id` itself." });
+    const value: unknown = attributes[name];
+    if (typeof value === "string" ? value.isWellFormed() : typeof value === "boolean" || Number.isFinite(value))
+      continue;
+    throw new InvalidConfigError(`attribute ${name} is ${Bun.inspect(value).slice(0, 40)}.`, {
+      hint: "Attributes are text, finite numbers or booleans; the rest belongs into the payload.",
+    });
+  }
+  const text = JSON.stringify(attributes);
+  if (Buffer.byteLength(text) <= ATTRIBUTES_MAX) return text;
+  throw new InvalidConfigError(`the attributes are more than ${ATTRIBUTES_MAX} bytes.`, {
+    hint: "What is not filtered by belongs into the payload.",
+  });
+}
+
+/** Writes an event into the fleet's staging memory; returns its bytes. Throws {@link PayloadTooLargeError}. */
+export function writeEvent(
+  ring: Ring,
+  topic: Buffer,
+  id: string | null,
+  attributes: string,
+  payload: unknown,
+  codec: Codec,
+): number {
+  const isBytes = payload instanceof Uint8Array;
+  const coded = isBytes || payload === undefined ? payload : codec.encode(payload);
+  const length = coded === undefined ? 0 : coded.length;
+  if (length > ring.limit) {
+    const bytes = typeof coded === "string" ? Buffer.byteLength(coded) : length;
+    throw new PayloadTooLargeError("event", bytes, ring.limit);
+  }
+  const idLength = id === null ? 0 : id.length;
+  const most = FIXED + topic.length + 3 * (idLength + attributes.length) + (typeof coded === "string" ? 3 : 1) * length;
+  const memory = ring.fleet.staging(most);
+  const text = memory as unknown as FastBuffer;
+  let at = FIXED;
+  memory.set(topic, at);
+  at += topic.length;
+  const idBytes = idLength === 0 ? 0 : text.utf8Write(id!, at);
+  at += idBytes;
+  const attributeBytes = attributes === "" ? 0 : text.utf8Write(attributes, at);
+  at += attributeBytes;
+  memory[0] = VERSION;
+  memory[1] = coded === undefined ? NONE : isBytes ? BYTES : CODED;
+  memory[2] = topic.length;
+  memory[3] = 0;
+  memory[4] = idBytes;
+  memory[5] = 0;
+  memory[6] = attributeBytes & 255;
+  memory[7] = attributeBytes >> 8;
+  if (typeof coded === "string") return at + text.utf8Write(coded, at);
+  if (coded) memory.set(coded, at);
+  return at + length;
+}
+
+/** The head of the record that a reader stands at. The payload is decoded once, when somebody asks for the event. */
+export class EventHead {
+  topic = "";
+  readonly #reader: Reader;
+  readonly #codec: Codec;
+  #memory: Buffer = Buffer.alloc(0);
+  #idAt = 0;
+  #attributesAt = 0;
+  #payloadAt = 0;
+  #id: string | null | undefined;
+  #attributes: Attributes | undefined;
+  #event: BusEvent | null = null;
+
+  constructor(reader: Reader, codec: Codec) {
+    this.#reader = reader;
+    this.#codec = codec;
+  }
+
+  /** Looks at the reader's record; `false` when it is no event of a bus. */
+  read(): boolean {
+    const { memory, start, end } = this.#reader;
+    const length = end - start;
+    if (length < FIXED || memory[start] !== VERSION || memory[start + 1]! > CODED) return false;
+    const topicAt = start + FIXED;
+    this.#memory = memory;
+    this.#idAt = topicAt + memory[start + 2]! + memory[start + 3]! * 256;
+    this.#attributesAt = this.#idAt + memory[start + 4]! + memory[start + 5]! * 256;
+    this.#payloadAt = this.#attributesAt + memory[start + 6]! + memory[start + 7]! * 256;
+    if (this.#payloadAt > end) return false;
+    this.topic = fast.utf8Slice.call(memory, topicAt, this.#idAt);
+    this.#id = undefined;
+    this.#attributes = undefined;
+    this.#event = null;
+    return true;
+  }
+
+  get id(): string | null {
+    if (this.#id === undefined) {
+      const isThere = this.#attributesAt > this.#idAt;
+      this.#id = isThere ? fast.utf8Slice.call(this.#memory, this.#idAt, this.#attributesAt) : null;
+    }
+    return this.#id;
+  }
+
+  /** Throws when they are no JSON. */
+  get attributes(): Attributes {
+    if (this.#attributes === undefined) {
+      const isThere = this.#payloadAt > this.#attributesAt;
+      this.#attributes = isThere
+        ? (JSON.parse(fast.utf8Slice.call(this.#memory, this.#attributesAt, this.#payloadAt)) as Attributes)
+        : noAttributes;
+    }
+    return this.#attributes;
+  }
+
+  attribute(name: string): AttributeValue | undefined {
+    const { attributes } = this;
+    return Object.hasOwn(attributes, name) ? attributes[name] : undefined;
+  }
+
+  /** Throws what the codec throws. */
+  toEvent(): BusEvent {
+    if (this.#event) return this.#event;
+    const { time, writer, incarnation, position } = this.#reader;
+    const { topic, id, attributes } = this;
+    this.#event = { topic, payload: this.#decode(), id, attributes, time, writer, incarnation, position };
+    return this.#event;
+  }
+
+  #decode(): unknown {
+    const { start, end } = this.#reader;
+    const kind = this.#memory[start + 1];
+    if (kind === NONE) return undefined;
+    if (kind === CODED && this.#codec === json) {
+      return JSON.parse(fast.utf8Slice.call(this.#memory, this.#payloadAt, end));
+    }
+    const bytes = this.#memory.subarray(this.#payloadAt, end);
+    return kind === BYTES ? new Uint8Array(bytes) : this.#codec.decode(bytes);
+  }
+}

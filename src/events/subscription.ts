@@ -1,0 +1,384 @@
+/** A subscription: the events of a ring that pass a filter, in order, and where some were lost. */
+
+import { checkInteger } from "../bus/options.ts";
+import { checkCodec, type Codec } from "../contract/codec.ts";
+import { EventsLostError, InvalidConfigError } from "../errors.ts";
+import type { From, Reader } from "../fleet/reader.ts";
+import type { Ring } from "../fleet/ring.ts";
+import { compile, type Filter, PredicateFailure, type Test } from "./filter.ts";
+import { type BusEvent, EventHead } from "./head.ts";
+import { Pump } from "./pump.ts";
+
+export interface SubscribeOptions {
+  /**
+   * Events kept for the reader; they are taken out of the ring as they come. Default 256. 0: none, each is taken out of
+   * the ring when it is asked for, which loses nothing until the ring itself overwrites it.
+   */
+  queue?: number;
+  /**
+   * What happens when the queue is full and nobody reads: `"drop-newest"` (default) and `"drop-oldest"` lose an event;
+   * `"close"` ends the subscription with {@link EventsLostError} behind what is queued, also when the ring overwrites.
+   */
+  policy?: "drop-newest" | "drop-oldest" | "close";
+  /** Where to begin, as for a cursor. Default `"head"`: what is published from now on. */
+  from?: From;
+  /** Ends it at once; reading rejects with `signal.reason`. */
+  signal?: AbortSignal;
+  /** Default: the codec of the bus. */
+  codec?: Codec;
+}
+
+/** In place of events that were lost; `topic` is `null`. */
+export interface Gap {
+  readonly topic: null;
+  /** Overwritten in the ring before they were read; whether they would have passed the filter is unknown. */
+  readonly overwritten: number;
+  /** Dropped by the policy, or not readable. */
+  readonly dropped: number;
+  /** The fleet's file is a new one, of this epoch: nothing is known of what was before. */
+  readonly epoch?: number;
+}
+
+/** What became of the events since the subscription began. */
+export interface SubscriptionCounts {
+  /** Handed to the reader. */
+  received: number;
+  /** Waiting in the queue. */
+  queued: number;
+  /** Not wanted by the filter. */
+  filtered: number;
+  overwritten: number;
+  /** By the policy, by an abort, or because they could not be read ({@link undecodable}). */
+  dropped: number;
+  undecodable: number;
+}
+
+const POLICIES = new Set(["drop-newest", "drop-oldest", "close"]);
+const QUEUE_MAX = 1_048_576;
+const POLL_MAX = 65_536;
+/** Events copied out of the ring at once. */
+const BATCH = 64;
+/** Batches that the eager reading takes in one turn of the event loop. */
+const BATCHES_PER_TURN = 16;
+const DONE: IteratorResult<never> = { done: true, value: undefined };
+
+/**
+ * Events for one reader. Closed by `close`, by leaving the loop, and when the bus is closed; what is queued can be read
+ * after that.
+ */
+export class Subscription<E extends object = BusEvent> implements AsyncIterableIterator<E | Gap>, AsyncDisposable {
+  /** Unique in its bus, from 0. */
+  readonly id: number;
+  readonly #reader: Reader;
+  readonly #head: EventHead;
+  readonly #test: Test;
+  readonly #limit: number;
+  readonly #policy: string;
+  readonly #ring: Ring;
+  readonly #pump: Pump | null;
+  readonly #signal: AbortSignal | undefined;
+  readonly #onClose: (id: number) => void;
+  /** Events and gaps, from `#first` on. */
+  #items: (E | Gap | undefined)[] = [];
+  #first = 0;
+  /** Lost before and behind what is queued, and not told yet. */
+  #before = new Loss();
+  #behind = new Loss();
+  readonly #counts = { received: 0, queued: 0, filtered: 0, overwritten: 0, dropped: 0, undecodable: 0 };
+  /** What was received when the eager reading last found the queue full. */
+  #receivedThen = -1;
+  /** Why reading fails, when it does: told once. */
+  #failure: { error: unknown } | null = null;
+  #pending: Promise<IteratorResult<E | Gap>> | null = null;
+  #wake: (() => void) | null = null;
+
+  /** @internal Use {@link EventBus.subscribe}. */
+  constructor(
+    id: number,
+    ring: Ring,
+    filter: Filter,
+    codec: Codec,
+    options: SubscribeOptions,
+    onClose: (id: number) => void,
+  ) {
+    const { queue = 256, policy = "drop-newest", from = "head", signal } = options;
+    checkInteger("queue", queue, 0, QUEUE_MAX);
+    if (!POLICIES.has(policy)) {
+      throw new InvalidConfigError(
+        `policy is ${JSON.stringify(policy)}; it must be one of ${[...POLICIES].join(", ")}.`,
+      );
+    }
+    this.#test = compile(filter);
+    const used = options.codec ? checkCodec(options.codec) : codec;
+    signal?.throwIfAborted();
+    this.id = id;
+    this.#ring = ring;
+    this.#limit = Math.max(1, queue);
+    this.#policy = policy;
+    this.#signal = signal;
+    this.#onClose = onClose;
+    this.#reader = ring.reader(from);
+    this.#head = new EventHead(this.#reader, used);
+    if (this.#reader.isNewEpoch) this.#behind.epoch = ring.fleet.epoch;
+    this.#noteOverwritten();
+    signal?.addEventListener("abort", this.#abort);
+    this.#pump = queue === 0 || ring.fleet.isObserver ? null : new Pump(this.#reader, () => this.#readEagerly());
+  }
+
+  get isOpen(): boolean {
+    return this.#reader.isOpen;
+  }
+
+  /** Events lost so far: overwritten in the ring, or dropped. */
+  get lagged(): number {
+    return this.#counts.overwritten + this.#counts.dropped;
+  }
+
+  get counts(): SubscriptionCounts {
+    return { ...this.#counts };
+  }
+
+  /** What is there now, at most `max` events, and gaps between them. Throws what reading would reject with. */
+  poll(max = BATCH): (E | Gap)[] {
+    checkInteger("max", max, 1, POLL_MAX);
+    const items: (E | Gap)[] = [];
+    for (let events = 0; events < max;) {
+      const item = this.#next();
+      if (!item) break;
+      items.push(item);
+      if ((item as Gap).topic !== null) events++;
+    }
+    if (items.length === 0) this.#throwFailure();
+    return items;
+  }
+
+  next(): Promise<IteratorResult<E | Gap>> {
+    if (this.#pending) return this.#pending.then(() => this.next());
+    const item = this.#take();
+    if (item) return Promise.resolve({ done: false, value: item });
+    this.#pending = this.#read().finally(() => {
+      this.#pending = null;
+    });
+    return this.#pending;
+  }
+
+  /** Ends the loop that is left by `break`. */
+  async return(): Promise<IteratorResult<E | Gap>> {
+    this.close();
+    return DONE;
+  }
+
+  /** Takes no more out of the ring; what is queued can still be read, then reading ends. May be called again. */
+  close(): void {
+    if (!this.isOpen) return;
+    this.#pump?.stop();
+    this.#signal?.removeEventListener("abort", this.#abort);
+    this.#reader.close();
+    this.#onClose(this.id);
+    this.#notify();
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+  }
+
+  readonly #abort = (): void => {
+    this.#counts.dropped += this.#counts.queued;
+    this.#counts.queued = 0;
+    this.#items = [];
+    this.#first = 0;
+    this.#before = new Loss();
+    this.#behind = new Loss();
+    this.#fail(this.#signal!.reason);
+  };
+
+  // ---- the reader's side ------------------------------------------------------------------------------------------
+
+  async #read(): Promise<IteratorResult<E | Gap>> {
+    if (this.isOpen && this.#reader.isTurnOver()) await new Promise<void>((resolve) => setImmediate(resolve));
+    for (;;) {
+      const item = this.#next();
+      if (item) return { done: false, value: item };
+      if (!this.isOpen) break;
+      await (this.#pump ? this.#awaitPump() : this.#reader.sleep());
+    }
+    this.#throwFailure();
+    return DONE;
+  }
+
+  /** The pump looks into the ring; the process stays alive meanwhile. */
+  async #awaitPump(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#wake = resolve;
+    const { wake } = this.#ring.fleet;
+    wake.ref();
+    await promise;
+    wake.unref();
+  }
+
+  #notify(): void {
+    const wake = this.#wake;
+    this.#wake = null;
+    wake?.();
+  }
+
+  #throwFailure(): void {
+    const failure = this.#failure;
+    this.#failure = null;
+    if (failure) throw failure.error;
+  }
+
+  /** Out of the queue, else out of the ring. */
+  #next(): E | Gap | null {
+    for (;;) {
+      const item = this.#take();
+      if (item || !this.isOpen || !this.#fill(false)) return item ?? this.#take();
+    }
+  }
+
+  #take(): E | Gap | null {
+    if (this.#before.isAny()) return this.#before.take();
+    if (this.#first < this.#items.length) {
+      const item = this.#items[this.#first]!;
+      this.#items[this.#first++] = undefined;
+      if (this.#first === this.#items.length) {
+        this.#items = [];
+        this.#first = 0;
+      } else if (this.#first >= 1_024 && this.#first * 2 > this.#items.length) {
+        this.#items.splice(0, this.#first);
+        this.#first = 0;
+      }
+      if ((item as Gap).topic !== null) {
+        this.#counts.queued--;
+        this.#counts.received++;
+      }
+      return item;
+    }
+    return this.#behind.isAny() ? this.#behind.take() : null;
+  }
+
+  // ---- the ring's side --------------------------------------------------------------------------------------------
+
+  /**
+   * One turn of the eager reading. A full queue is left alone for one turn: whoever reads may empty it, and the ring keeps
+   * the rest until then. Only when nobody did, the policy has its say.
+   */
+  #readEagerly(): "more" | "empty" {
+    const { received, queued } = this.#counts;
+    const isStuck = queued >= this.#limit && received === this.#receivedThen;
+    let found = true;
+    for (let batch = 0; batch < BATCHES_PER_TURN && found && this.isOpen; batch++) {
+      found = this.#fill(isStuck);
+      if (!isStuck && this.#counts.queued >= this.#limit) break;
+    }
+    this.#receivedThen = this.#counts.queued >= this.#limit ? this.#counts.received : -1;
+    if (this.#first < this.#items.length || this.#before.isAny() || this.#behind.isAny()) this.#notify();
+    return found ? "more" : "empty";
+  }
+
+  /** Reads a batch, or the rest of one, into the queue; `false` when the ring has nothing. */
+  #fill(mayDrop: boolean): boolean {
+    const reader = this.#reader;
+    if (reader.left === 0) {
+      reader.poll(BATCH);
+      this.#noteOverwritten();
+      if (!reader.isOpen) return false;
+      if (reader.left === 0) return reader.lost > 0;
+    }
+    while ((mayDrop || this.#counts.queued < this.#limit) && reader.next()) {
+      this.#offer();
+      if (!reader.isOpen) return false;
+    }
+    return true;
+  }
+
+  /** The event that the reader stands at. */
+  #offer(): void {
+    let event: E | null = null;
+    try {
+      if (!this.#isWanted()) return;
+      if (this.#counts.queued < this.#limit || this.#policy === "drop-oldest") event = this.#head.toEvent() as E;
+    } catch (error) {
+      if (error instanceof PredicateFailure) {
+        this.#fail(error.cause);
+        return;
+      }
+      this.#counts.undecodable++;
+    }
+    if (!event) {
+      this.#drop();
+      return;
+    }
+    if (this.#counts.queued >= this.#limit) this.#dropOldest();
+    if (this.#behind.isAny()) this.#items.push(this.#behind.take());
+    this.#items.push(event);
+    this.#counts.queued++;
+  }
+
+  #isWanted(): boolean {
+    if (!this.#head.read()) throw new TypeError("no event of a bus");
+    if (this.#test(this.#head)) return true;
+    this.#counts.filtered++;
+    return false;
+  }
+
+  #drop(): void {
+    this.#counts.dropped++;
+    this.#behind.dropped++;
+    if (this.#policy === "close") this.#fail(new EventsLostError(this.lagged));
+  }
+
+  #dropOldest(): void {
+    for (let item = this.#items[this.#first]; item; item = this.#items[this.#first]) {
+      this.#items[this.#first++] = undefined;
+      if ((item as Gap).topic !== null) break;
+      this.#before.add(item as Gap);
+    }
+    this.#before.dropped++;
+    this.#counts.dropped++;
+    this.#counts.queued--;
+  }
+
+  #noteOverwritten(): void {
+    const { lost } = this.#reader;
+    if (lost === 0) return;
+    this.#counts.overwritten += lost;
+    this.#behind.overwritten += lost;
+    if (this.#policy === "close") this.#fail(new EventsLostError(this.lagged));
+  }
+
+  #fail(error: unknown): void {
+    if (!this.isOpen) return;
+    this.#failure = { error };
+    this.close();
+  }
+}
+
+/** What was lost between two events. */
+class Loss {
+  overwritten = 0;
+  dropped = 0;
+  epoch: number | null = null;
+
+  isAny(): boolean {
+    return this.overwritten > 0 || this.dropped > 0 || this.epoch !== null;
+  }
+
+  add(gap: Gap): void {
+    this.overwritten += gap.overwritten;
+    this.dropped += gap.dropped;
+    this.epoch = gap.epoch ?? this.epoch;
+  }
+
+  take(): Gap {
+    const { overwritten, dropped, epoch } = this;
+    this.overwritten = 0;
+    this.dropped = 0;
+    this.epoch = null;
+    return epoch === null ? { topic: null, overwritten, dropped } : { topic: null, overwritten, dropped, epoch };
+  }
+}

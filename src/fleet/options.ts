@@ -1,0 +1,133 @@
+/** What a member asks of a fleet, what a file has, and in what the two differ. */
+
+import { checkInteger } from "../bus/options.ts";
+import { type FleetDifference, InvalidConfigError, InvalidNameError } from "../errors.ts";
+import { C, FIELDS } from "../native/library.ts";
+
+export interface RingOptions {
+  /** Frames of the ring, a power of two from 8 to 1 048 576. Default 1024. */
+  frames?: number;
+  /** Payload bytes of a frame, a multiple of 8 from 64 to 65 536. Default 512. A longer event has several frames. */
+  payload?: number;
+}
+
+/** Sizes; what is left out is taken from the fleet that is there. */
+export interface FleetSizes {
+  /** Members at once. Default 64, at most 256. */
+  members?: number;
+  /** Rings by name, at most 16. Default: none. */
+  rings?: Readonly<Record<string, RingOptions>>;
+  /** Leases held at once. Default 256, at most 4096. */
+  leases?: number;
+}
+
+/** The sizes that a fleet has. */
+export interface FleetGeometry {
+  readonly members: number;
+  readonly leases: number;
+  readonly rings: readonly { readonly name: string; readonly frames: number; readonly payload: number }[];
+}
+
+const RING_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$/;
+const RING_BYTES = 48; // of struct sb_ring_geometry
+
+/** Throws {@link InvalidConfigError}, {@link InvalidNameError}. */
+export function checkSizes(sizes: FleetSizes): FleetSizes {
+  const { members, leases, rings } = sizes;
+  if (members !== undefined) checkInteger("members", members, 1, C.SB_MEMBERS_MAX);
+  if (leases !== undefined) checkInteger("leases", leases, 1, C.SB_LEASES_MAX);
+  if (rings === undefined) return { members, leases };
+  if (typeof rings !== "object" || rings === null || Array.isArray(rings)) {
+    throw new InvalidConfigError("rings is not an object of rings by name.", { hint: "Pass `{ events: {} }`." });
+  }
+  const names = Object.keys(rings);
+  if (names.length > C.SB_RINGS_MAX) {
+    throw new InvalidConfigError(`a fleet of ${names.length} rings; it has at most ${C.SB_RINGS_MAX}.`);
+  }
+  for (const name of names) checkRing(name, rings[name]);
+  return { members, leases, rings };
+}
+
+function checkRing(name: string, ring: RingOptions | undefined): void {
+  if (!RING_NAME.test(name)) throw new InvalidNameError(name, "ring");
+  if (typeof ring !== "object" || ring === null) {
+    throw new InvalidConfigError(`rings.${name} is ${String(ring)}; it must be { frames?, payload? }.`);
+  }
+  const { frames, payload } = ring;
+  if (frames !== undefined) {
+    checkInteger(`rings.${name}.frames`, frames, C.SB_FRAMES_MIN, C.SB_FRAMES_MAX);
+    if ((frames & (frames - 1)) !== 0) {
+      throw new InvalidConfigError(`rings.${name}.frames is ${frames}; it must be a power of two.`);
+    }
+  }
+  if (payload !== undefined) {
+    checkInteger(`rings.${name}.payload`, payload, C.SB_FRAME_MIN, C.SB_FRAME_MAX, " bytes");
+    if (payload % 8 !== 0) {
+      throw new InvalidConfigError(`rings.${name}.payload is ${payload}; it must be a multiple of 8.`);
+    }
+  }
+}
+
+/** What is asked for of a fleet that is not there yet. */
+export function withDefaults({ members = 64, leases = 256, rings = {} }: FleetSizes): FleetGeometry {
+  const list = Object.entries(rings).map(([name, { frames = 1024, payload = 512 }]) => ({ name, frames, payload }));
+  return { members, leases, rings: list };
+}
+
+/** In what a fleet differs from the sizes that were named. Rings that nobody asks for are no difference. */
+export function differences(theirs: FleetGeometry, ours: FleetSizes): FleetDifference[] {
+  const found: FleetDifference[] = [];
+  const compare = (what: string, a: number, b: number | undefined): void => {
+    if (b !== undefined && a !== b) found.push({ what, theirs: String(a), ours: String(b) });
+  };
+  compare("members", theirs.members, ours.members);
+  compare("leases", theirs.leases, ours.leases);
+  for (const [name, { frames, payload }] of Object.entries(ours.rings ?? {})) {
+    const ring = theirs.rings.find((one) => one.name === name);
+    if (!ring) {
+      found.push({ what: `rings.${name}`, theirs: "none", ours: "one" });
+      continue;
+    }
+    compare(`rings.${name}.frames`, ring.frames, frames);
+    compare(`rings.${name}.payload`, ring.payload, payload);
+  }
+  return found;
+}
+
+/** As `struct sb_fleet_want`. */
+export function encodeWant({ members, leases, rings }: FleetGeometry): Buffer {
+  const want = Buffer.alloc(16 + C.SB_RINGS_MAX * RING_BYTES);
+  want.writeUInt32LE(members, 0);
+  want.writeUInt32LE(leases, 4);
+  want.writeUInt32LE(rings.length, 8);
+  for (const [index, { name, frames, payload }] of rings.entries()) {
+    const at = 16 + index * RING_BYTES;
+    want.write(name, at, "latin1");
+    want.writeUInt32LE(frames, at + C.SB_RING_NAME_MAX);
+    want.writeUInt32LE(payload, at + C.SB_RING_NAME_MAX + 4);
+  }
+  return want;
+}
+
+/** Bytes of `struct sb_fleet_header`. */
+export const HEADER_BYTES = FIELDS["sb_fleet_header.ring"][0] + C.SB_RINGS_MAX * RING_BYTES;
+
+/** Reads a copy of `struct sb_fleet_header`. */
+export function decodeHeader(copy: ArrayBuffer): FleetGeometry & { readonly epoch: number; readonly abi: number } {
+  const header = Buffer.from(copy);
+  const word = (name: keyof typeof FIELDS): number => header.readUInt32LE(FIELDS[name][0]);
+  const rings = [];
+  for (let index = 0; index < word("sb_fleet_header.rings"); index++) {
+    const at = FIELDS["sb_fleet_header.ring"][0] + index * RING_BYTES;
+    const name = header.toString("latin1", at, at + C.SB_RING_NAME_MAX).replace(/\0+$/, "");
+    const sizes = at + C.SB_RING_NAME_MAX;
+    rings.push({ name, frames: header.readUInt32LE(sizes), payload: header.readUInt32LE(sizes + 4) });
+  }
+  return {
+    epoch: Number(header.readBigUInt64LE(FIELDS["sb_fleet_header.epoch"][0])),
+    abi: word("sb_fleet_header.abi"),
+    members: word("sb_fleet_header.members"),
+    leases: word("sb_fleet_header.leases"),
+    rings,
+  };
+}

@@ -1,0 +1,100 @@
+/** Wake-ups of a fleet: one futex word that all members share, as an event of this process's event loop. */
+
+import type { Socket, SocketHandler, UnixSocketOptions } from "bun";
+import { ResourceError } from "../errors.ts";
+import { errorText, native, type Pointer } from "../native/library.ts";
+
+/** @internal */
+export class Wake {
+  readonly #fleet: Pointer;
+  readonly #listeners = new Set<() => void>();
+  #bridge: Pointer | null = null;
+  #socket: Socket<undefined> | null = null;
+  /** Those that wait now. */
+  #waiting = 0;
+
+  constructor(fleet: Pointer) {
+    this.#fleet = fleet;
+  }
+
+  /** Calls `listener` at every wake-up from now on, and keeps the process alive until the result is called. */
+  subscribe(listener: () => void): () => void {
+    const stop = this.listen(listener);
+    this.ref();
+    return once(() => {
+      this.unref();
+      stop();
+    });
+  }
+
+  /** As {@link subscribe}, without a hold on the process. The first opens the bridge, the last closes it. */
+  listen(listener: () => void): () => void {
+    if (!this.#bridge) this.#open();
+    const own = (): void => listener();
+    this.#listeners.add(own);
+    return once(() => {
+      this.#listeners.delete(own);
+      if (this.#listeners.size === 0) this.close();
+    });
+  }
+
+  /** Somebody waits: the process stays alive. */
+  ref(): void {
+    if (++this.#waiting === 1) this.#socket?.ref();
+  }
+
+  unref(): void {
+    if (--this.#waiting === 0) this.#socket?.unref();
+  }
+
+  /** Ends the bridge; listeners hear nothing more. */
+  close(): void {
+    const bridge = this.#bridge;
+    if (!bridge) return;
+    this.#listeners.clear();
+    this.#bridge = null;
+    this.#socket?.terminate();
+    this.#socket = null;
+    native.sb_bridge_close(bridge);
+  }
+
+  #open(): void {
+    const word = native.sb_fleet_wake_word(this.#fleet) as Pointer;
+    const bridge = native.sb_bridge_open(word) as Pointer | null;
+    if (!bridge) throw new ResourceError(`nobody can be woken: ${errorText(native.sb_error_last())}.`);
+    this.#bridge = bridge;
+    const socket: SocketHandler<undefined> = {
+      open: (opened) => {
+        if (this.#bridge !== bridge) {
+          opened.terminate();
+          return;
+        }
+        this.#socket = opened;
+        if (this.#waiting === 0) opened.unref();
+      },
+      data: () => {
+        if (this.#bridge === bridge) this.#ring();
+      },
+      error: () => {},
+    };
+    // Bun adopts a connected descriptor, and closes it; its types know only addresses.
+    const options = { fd: native.sb_bridge_fd(bridge), socket } as unknown as UnixSocketOptions<undefined>;
+    Bun.connect(options).catch(() => {
+      if (this.#bridge === bridge) this.#ring(); // they look once more, and open it anew when they wait
+    });
+  }
+
+  #ring(): void {
+    const now = [...this.#listeners]; // one that listens anew waits for the next
+    for (const listener of now) listener();
+  }
+}
+
+function once(run: () => void): () => void {
+  let done = false;
+  return () => {
+    if (done) return;
+    done = true;
+    run();
+  };
+}

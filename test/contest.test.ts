@@ -1,0 +1,995 @@
+/** Claim or yield. Processes that contend, wait, stop and die are real ones. */
+
+import { describe, expect, setSystemTime, test } from "bun:test";
+import { closeSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { type Claimed, Contest, type ContestOptions, Fence, type Guard, type YieldTo } from "../src/contest/index.ts";
+import {
+  ClaimTimeoutError,
+  FleetBusyError,
+  FleetClosedError,
+  InvalidConfigError,
+  LeaseLostError,
+  LeaseOwnerError,
+  LeaseResetError,
+  LeaseTableFullError,
+} from "../src/errors.ts";
+import { Fleet, type FleetOptions } from "../src/fleet/fleet.ts";
+import { C } from "../src/native/library.ts";
+import { type Child, descriptors, rejection, until, Workspace } from "./support.ts";
+
+const A = { kind: "job", label: "a" };
+const B = { kind: "job", label: "b" };
+const MINUTE = 60_000;
+
+let serial = 0;
+
+/** A fleet in memory, of which each contest is a member of its own. */
+class Memory implements AsyncDisposable {
+  readonly name = `memory-${process.pid}-${++serial}`;
+  readonly fleets: Fleet[] = [];
+  readonly #options: Partial<FleetOptions>;
+
+  constructor(options: Partial<FleetOptions> = {}) {
+    this.#options = options;
+  }
+
+  async contest(owner: string, options: ContestOptions = {}): Promise<Contest> {
+    const fleet = await Fleet.join({ name: this.name, memory: true, ...this.#options });
+    this.fleets.push(fleet);
+    return new Contest(fleet, { owner, ...options });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const fleet of this.fleets) await fleet.leave();
+  }
+}
+
+/** A fleet in a file, whose other members are child processes; a killed one may be the last, and leaves the file. */
+class Arena extends Workspace {
+  fleet!: Fleet;
+  contest!: Contest;
+
+  static async open(options: Partial<FleetOptions> = {}): Promise<Arena> {
+    const arena = new Arena();
+    arena.leftovers = [`${arena.name}.fleet`];
+    arena.fleet = await Fleet.join({ name: arena.name, directory: arena.directory, ...options });
+    arena.contest = new Contest(arena.fleet, { owner: "parent" });
+    return arena;
+  }
+
+  contender(...args: (string | number)[]): Child {
+    return this.child("contender.ts", ...args.map(String));
+  }
+
+  override async [Symbol.asyncDispose](): Promise<void> {
+    await this.fleet.leave();
+    await super[Symbol.asyncDispose]();
+  }
+}
+
+function won(outcome: Claimed | YieldTo): Guard {
+  if (!outcome.claimed) throw new Error(`yields to ${outcome.holder.owner}`);
+  return outcome.guard;
+}
+
+function lost(outcome: Claimed | YieldTo): string {
+  return outcome.claimed ? "claimed" : outcome.holder.owner;
+}
+
+/** State of a process by its letter in /proc: T is stopped. */
+function stateOf(pid: number): string {
+  return readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]![0]!;
+}
+
+async function stop(child: Child): Promise<void> {
+  child.process.kill("SIGSTOP");
+  await until(() => stateOf(child.pid) === "T", "it is stopped");
+}
+
+describe("one attempt", () => {
+  test("the first claim wins, the second yields and names the first one's owner", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
+    const outcome = bob.tryClaim(A, { ttl: MINUTE });
+    if (outcome.claimed) throw new Error("two holders");
+    expect(outcome.holder).toEqual(guard.holder);
+    expect(outcome.holder).toMatchObject({
+      subject: A,
+      owner: "ada",
+      token: guard.token,
+      claimId: guard.claimId,
+      claimedAt: guard.claimedAt,
+      expiresAt: guard.claimedAt + MINUTE,
+      pid: process.pid,
+    });
+  });
+
+  test("owner and ttl may come one after the other; a holder yields to itself", async () => {
+    await using memory = new Memory();
+    const contest = await memory.contest("nobody");
+    const guard = won(contest.tryClaim(A, "ada", 1000));
+    expect([guard.owner, guard.expiresAt - guard.claimedAt]).toEqual(["ada", 1000]);
+    expect(lost(contest.tryClaim(A, "bob", 1000))).toBe("ada");
+  });
+
+  test("different labels of one kind do not compete", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    expect([won(ada.tryClaim(A, { ttl: MINUTE })).owner, won(bob.tryClaim(B, { ttl: MINUTE })).owner]).toEqual([
+      "ada",
+      "bob",
+    ]);
+  });
+
+  test("different kinds do not compete for one label, nor for what only looks alike when joined", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    for (const subject of [A, { kind: "joba", label: "x" }]) won(ada.tryClaim(subject, { ttl: MINUTE }));
+    for (const subject of [
+      { kind: "task", label: "a" },
+      { kind: "job", label: "ax" },
+    ]) {
+      won(bob.tryClaim(subject, { ttl: MINUTE }));
+    }
+    expect(ada.list().length).toBe(4);
+  });
+
+  test("after an explicit release the next claimant wins, under its own name", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    const first = won(ada.tryClaim(A, { ttl: MINUTE }));
+    expect(first.release()).toBe(true);
+    expect(ada.holder(A)).toBeNull();
+    expect(won(bob.tryClaim(A, { ttl: MINUTE })).owner).toBe("bob");
+    expect(ada.holder(A)?.owner).toBe("bob");
+  });
+
+  test("a claim of 5 ms at 1000 is over at 1006, though its guard still lives", async () => {
+    await using memory = new Memory();
+    let time = 1000;
+    const now = (): number => time;
+    const [ada, bob] = [await memory.contest("ada", { now }), await memory.contest("bob", { now })];
+    const guard = won(ada.tryClaim(A, { ttl: 5 }));
+    time = 1006;
+    expect(won(bob.tryClaim(A, { ttl: 5 })).claimedAt).toBe(1006);
+    expect([guard.expiresAt, guard.renew(), guard.release()]).toEqual([1005, false, false]);
+    expect(bob.holder(A)?.owner).toBe("bob");
+  });
+
+  test("a deadline that is now counts as over", async () => {
+    await using memory = new Memory();
+    let time = 1000;
+    const now = (): number => time;
+    const [ada, bob] = [await memory.contest("ada", { now }), await memory.contest("bob", { now })];
+    won(ada.tryClaim(A, { ttl: 5 }));
+    time = 1004.999;
+    expect(lost(bob.tryClaim(A, { ttl: 5 }))).toBe("ada");
+    time = 1005;
+    expect(bob.holder(A)).toBeNull();
+    won(bob.tryClaim(A, { ttl: 5 }));
+  });
+
+  test("a loser leaves nothing: A holds, B yields, A releases, C wins", async () => {
+    await using memory = new Memory();
+    const [a, b, c] = [await memory.contest("a"), await memory.contest("b"), await memory.contest("c")];
+    const guard = won(a.tryClaim(A, { ttl: MINUTE }));
+    expect(lost(b.tryClaim(A, { ttl: MINUTE }))).toBe("a");
+    expect(a.list().length).toBe(1);
+    guard.release();
+    expect(won(c.tryClaim(A, { ttl: MINUTE })).owner).toBe("c");
+  });
+
+  test("six processes at a barrier: exactly one wins, and the others name its token", async () => {
+    await using arena = await Arena.open();
+    const at = arena.contest.now() + 1500;
+    const racers = Array.from({ length: 6 }, () => arena.contender("race", "a", MINUTE, at));
+    await Promise.all(racers.map((racer) => until(() => racer.lines.length === 2, "it has tried", 20_000)));
+    const outcomes = racers.map((racer) => racer.lines[1]!); // all live until here
+    const winners = outcomes.filter((line) => line.startsWith("claimed"));
+    expect(winners.length).toBe(1);
+    const token = winners[0]!.split(" ")[1]!;
+    const losers = outcomes.filter((line) => line.startsWith(`yields to ${token} of race `));
+    expect(losers.length).toBe(5);
+  }, 30_000);
+
+  test("a child yields to a claim that its parent made before the child joined", async () => {
+    await using arena = await Arena.open();
+    const guard = won(arena.contest.tryClaim(A, { ttl: MINUTE }));
+    const child = arena.contender("hold");
+    expect(await child.line("")).toBe(`yields to ${guard.token} of parent`);
+  });
+
+  test("10 000 failed tries, and 10 000 claims of other subjects, take no lease away", async () => {
+    await using memory = new Memory({ leases: 8 });
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
+    for (let i = 0; i < 10_000; i++) {
+      if (bob.tryClaim(A, { ttl: MINUTE }).claimed) throw new Error(`lost at ${i}`);
+      won(bob.tryClaim({ kind: "other", label: `${i}` }, { ttl: MINUTE })).release();
+    }
+    expect(ada.holder(A)?.token).toBe(guard.token);
+    expect(guard.release()).toBe(true);
+  });
+
+  test("events that lap the rings of the same fleet take no lease away", async () => {
+    await using memory = new Memory({ rings: { log: { frames: 8, payload: 64 } } });
+    const contest = await memory.contest("ada");
+    const guard = won(contest.tryClaim(A, { ttl: MINUTE }));
+    const ring = memory.fleets[0]!.ring("log");
+    for (let i = 0; i < 1000; i++) ring.publish(`event ${i}`);
+    expect(contest.list().map(({ token }) => token)).toEqual([guard.token]);
+  });
+
+  test("a million subjects one after the other: the last claims cost what the first did", async () => {
+    await using memory = new Memory({ leases: 64 });
+    const contest = await memory.contest("ada");
+    const costs: number[] = [];
+    for (let part = 0; part < 10; part++) {
+      const begun = performance.now();
+      for (let i = 0; i < 100_000; i++) {
+        const outcome = contest.tryClaim({ kind: "job", label: `${part} ${i}` }, { ttl: MINUTE });
+        if (!outcome.claimed || !outcome.guard.release()) throw new Error(`not claimed: ${part} ${i}`);
+      }
+      costs.push(performance.now() - begun);
+    }
+    console.log(`claim and release: ${(costs.reduce((a, b) => a + b) / 1000).toFixed(2)} µs`);
+    expect(Math.min(...costs.slice(5))).toBeLessThan(3 * Math.max(...costs.slice(0, 5)));
+  }, 60_000);
+});
+
+describe("tenures", () => {
+  test("a lease that was followed neither renews nor releases its successor, whose token is higher", async () => {
+    await using memory = new Memory();
+    let time = 0;
+    const now = (): number => time;
+    const [ada, bob] = [await memory.contest("ada", { now }), await memory.contest("bob", { now })];
+    const stale = won(ada.tryClaim(A, { ttl: 10 }));
+    time = 11;
+    const successor = won(bob.tryClaim(A, { ttl: 10 }));
+    expect(successor.token).toBeGreaterThan(stale.token);
+    expect([stale.renew(), stale.release()]).toEqual([false, false]);
+    expect(ada.release(stale.holder, { force: true })).toBe(false);
+    expect(ada.adopt(stale.holder)).toBeNull();
+    expect(bob.holder(A)?.token).toBe(successor.token);
+    expect(successor.expiresAt).toBe(21);
+  });
+
+  test("another owner cannot release an observed holder; by force it can", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    won(ada.tryClaim(A, { ttl: MINUTE }));
+    const holder = bob.holder(A)!;
+    expect(() => bob.release(holder)).toThrow(LeaseOwnerError);
+    expect(() => bob.release(holder)).toThrow(/held by "ada" \(pid \d+\), not by "bob"/);
+    expect(ada.holder(A)?.token).toBe(holder.token);
+    expect(bob.release(holder, { force: true })).toBe(true);
+    expect([ada.holder(A), bob.release(holder, { force: true })]).toEqual([null, false]);
+  });
+
+  test("what is forged of a holder does not decide: the table's owner does", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
+    expect(() => bob.release({ ...guard.holder, owner: "bob" })).toThrow(LeaseOwnerError);
+    expect(bob.release({ ...guard.holder, token: guard.token + 1 }, { force: true })).toBe(false);
+    expect(bob.release({ ...guard.holder, entry: 100_000 }, { force: true })).toBe(false);
+    expect(() => bob.release({ ...guard.holder, entry: -1 })).toThrow(InvalidConfigError);
+    expect(() => bob.release(null as never)).toThrow(InvalidConfigError);
+    expect(guard.release()).toBe(true);
+  });
+
+  test("only the owner that claimed may adopt, with the same token; nobody adopts what has ended", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
+    const holder = bob.holder(A)!;
+    expect(() => bob.adopt(holder)).toThrow(LeaseOwnerError);
+    const adopted = bob.adopt(holder, { owner: "ada" })!;
+    expect([adopted.token, adopted.claimId, adopted.owner]).toEqual([guard.token, guard.claimId, "ada"]);
+    expect(adopted.release()).toBe(true);
+    expect(bob.adopt(holder, { owner: "ada" })).toBeNull();
+  });
+
+  test("two guards of one tenure both renew it; the first release ends it, the other one has lost it", async () => {
+    await using memory = new Memory();
+    let time = 0;
+    const contest = await memory.contest("ada", { now: () => time });
+    const guard = won(contest.tryClaim(A, { ttl: 1000 }));
+    const adopted = contest.adopt(contest.holder(A)!)!;
+    const { signal } = guard;
+    time = 900;
+    expect(adopted.renew()).toBe(true);
+    time = 1100;
+    expect(guard.renew()).toBe(true);
+    expect(contest.holder(A)?.expiresAt).toBe(2100);
+    expect(adopted.release()).toBe(true);
+    await until(() => signal.aborted, "the other guard hears of it");
+    expect(signal.reason).toBeInstanceOf(LeaseLostError);
+    expect(signal.reason.message).toContain("released from elsewhere");
+    expect([guard.release(), guard.renew(), contest.list()]).toEqual([false, false, []]);
+  });
+
+  test("renewing keeps token and claim id, never shortens, and fails after the loss", async () => {
+    await using memory = new Memory();
+    let time = 1000;
+    const contest = await memory.contest("ada", { now: () => time });
+    const guard = won(contest.tryClaim(A, { ttl: 100 }));
+    const before = guard.holder;
+    time = 1050;
+    expect(guard.renew()).toBe(true);
+    expect(guard.holder).toEqual({ ...before, expiresAt: 1150 });
+    expect(contest.holder(A)).toEqual(guard.holder);
+    expect(guard.renew(10)).toBe(true);
+    expect(guard.expiresAt).toBe(1150);
+    expect(guard.renew(5000)).toBe(true);
+    expect([guard.expiresAt, contest.holder(A)?.expiresAt]).toEqual([6050, 6050]);
+    time = 6050;
+    expect([guard.renew(), guard.release()]).toEqual([false, false]);
+  });
+
+  test("an observer sees a tenure begin, renewed and ended, in that order, and cannot claim", async () => {
+    await using arena = await Arena.open();
+    await using observed = await Fleet.observe({ name: arena.name, directory: arena.directory });
+    const observer = new Contest(observed);
+    expect([observer.holder(A), observer.list()]).toEqual([null, []]);
+    const guard = won(arena.contest.tryClaim(A, { ttl: MINUTE }));
+    expect([observer.holder(A), observer.list()]).toEqual([guard.holder, [guard.holder]]);
+    const begun = guard.expiresAt;
+    guard.renew(2 * MINUTE);
+    expect(observer.holder(A)!.expiresAt).toBeGreaterThan(begun);
+    expect(() => observer.tryClaim(B, { ttl: 1 })).toThrow(/observer/);
+    expect(() => observer.release(guard.holder, { force: true })).toThrow(/observer/);
+    expect((await rejection(observer.claim(A, { ttl: 1 }))).message).toContain("observer");
+    guard.release();
+    expect(observer.holder(A)).toBeNull();
+  });
+
+  test("a list shows every lease that is held, and none that has ended", async () => {
+    await using memory = new Memory();
+    let time = 0;
+    const contest = await memory.contest("ada", { now: () => time });
+    const labels = ["ä", "b", "日本", "x".repeat(C.SB_LABEL_MAX)];
+    const guards = labels.map((label, i) => won(contest.tryClaim({ kind: `k${i}`, label }, { ttl: 10 * (i + 1) })));
+    const byToken = contest.list().sort((a, b) => a.token - b.token);
+    expect(byToken).toEqual(guards.map(({ holder }) => holder));
+    expect(byToken.map(({ subject }) => subject.label)).toEqual(labels);
+    guards[1]!.release();
+    time = 10;
+    expect(new Set(contest.list().map(({ token }) => token))).toEqual(new Set([guards[2]!.token, guards[3]!.token]));
+  });
+
+  test("a full table is an error that takes nothing away; what ends makes room", async () => {
+    await using memory = new Memory({ leases: 4 });
+    let time = 0;
+    const now = (): number => time;
+    const [ada, bob] = [await memory.contest("ada", { now }), await memory.contest("bob", { now })];
+    const guards = [100, 100, 50, 100].map((ttl, i) => won(ada.tryClaim({ kind: "job", label: `${i}` }, { ttl })));
+    const held = ada.list();
+    expect(() => bob.tryClaim(A, { ttl: 1 })).toThrow(LeaseTableFullError);
+    expect(() => bob.tryClaim(A, { ttl: 1 })).toThrow(/all 4 leases of fleet/);
+    expect(await rejection(bob.claim(A, { ttl: 1 }))).toBeInstanceOf(LeaseTableFullError);
+    expect(lost(bob.tryClaim({ kind: "job", label: "0" }, { ttl: 1 }))).toBe("ada");
+    expect(ada.list()).toEqual(held);
+    guards[0]!.release();
+    won(bob.tryClaim(A, { ttl: 100 }));
+    expect(() => bob.tryClaim(B, { ttl: 1 })).toThrow(LeaseTableFullError);
+    time = 50;
+    won(bob.tryClaim(B, { ttl: 100 }));
+    expect([guards[1]!.release(), guards[2]!.release(), guards[3]!.release()]).toEqual([true, false, true]);
+  });
+
+  test("tokens rise over release, expiry, other subjects and reset", async () => {
+    await using memory = new Memory({ leases: 2 });
+    let time = 0;
+    const contest = await memory.contest("ada", { now: () => time });
+    const tokens: number[] = [];
+    const claim = (label: string): Guard => {
+      const guard = won(contest.tryClaim({ kind: "job", label }, { ttl: 10 }));
+      tokens.push(guard.token);
+      return guard;
+    };
+    claim("a").release();
+    claim("a");
+    time = 10;
+    claim("a");
+    claim("b");
+    contest.reset();
+    claim("c");
+    claim("a");
+    expect(tokens).toEqual([...new Set(tokens)].sort((a, b) => a - b));
+    expect(tokens.length).toBe(6);
+    expect(Number.isSafeInteger(tokens[5])).toBe(true);
+  });
+
+  test("tokens rise over the end of a fleet and the next one of its name", async () => {
+    await using arena = await Arena.open();
+    const first = won(arena.contest.tryClaim(A, { ttl: MINUTE })).token;
+    const child = arena.contender("hold", "b");
+    const second = Number((await child.line("claimed")).split(" ")[1]);
+    await arena.fleet.leave();
+    await child.kill(); // the last member: its file is an orphan
+    const next = await Fleet.join({ name: arena.name, directory: arena.directory });
+    arena.fleet = next;
+    const contest = new Contest(next);
+    expect(contest.list()).toEqual([]);
+    const third = won(contest.tryClaim(A, { ttl: MINUTE })).token;
+    expect([first, second, third].sort((a, b) => a - b)).toEqual([first, second, third]);
+    expect(third).toBeGreaterThan(second);
+  });
+
+  test("only the sole member resets; its own guards are lost by it", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
+    expect(() => ada.reset()).toThrow(LeaseResetError);
+    expect(() => bob.reset()).toThrow(/2 members/);
+    expect(ada.holder(A)?.token).toBe(guard.token);
+    await memory.fleets[1]!.leave();
+    const { signal } = guard;
+    ada.reset();
+    expect([signal.aborted, guard.release(), ada.list()]).toEqual([true, false, []]);
+  });
+});
+
+describe("guards", () => {
+  test("using releases at the end of the block, also when the block throws", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    expect(() => {
+      using guard = won(ada.tryClaim(A, { ttl: MINUTE }));
+      expect(lost(bob.tryClaim(A, { ttl: MINUTE }))).toBe(guard.owner);
+      throw new Error("inside");
+    }).toThrow("inside");
+    {
+      await using guard = await bob.claim(A, { ttl: MINUTE });
+      expect(ada.holder(A)?.token).toBe(guard.token);
+    }
+    expect(ada.holder(A)).toBeNull();
+  });
+
+  test("a second release, and a release after disposal or after leaving, is false and frees nobody else", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
+    expect([guard.release(), guard.release()]).toEqual([true, false]);
+    const successor = won(bob.tryClaim(A, { ttl: MINUTE }));
+    guard[Symbol.dispose]();
+    await guard[Symbol.asyncDispose]();
+    expect([guard.release(), guard.renew()]).toEqual([false, false]);
+    expect(ada.holder(A)?.token).toBe(successor.token);
+    const left = won(ada.tryClaim(B, { ttl: MINUTE }));
+    await memory.fleets[0]!.leave();
+    left[Symbol.dispose]();
+    expect([left.release(), left.renew()]).toEqual([false, false]);
+    expect(bob.list().length).toBe(1);
+  });
+
+  test("a guard may be disposed of while its process exits, after the fleet was left", async () => {
+    await using arena = await Arena.open();
+    const child = arena.contender("exit");
+    expect(await child.line("")).toBe("released false");
+    expect(await child.process.exited).toBe(0);
+    expect(arena.contest.list()).toEqual([]);
+  });
+
+  test("its signal aborts when the time is over, and says so", async () => {
+    await using memory = new Memory();
+    const contest = await memory.contest("ada");
+    const guard = won(contest.tryClaim(A, { ttl: 30 }));
+    const { signal } = guard;
+    expect(signal.aborted).toBe(false);
+    await until(() => signal.aborted, "it aborts");
+    expect(contest.now()).toBeGreaterThanOrEqual(guard.expiresAt);
+    const reason = signal.reason as LeaseLostError;
+    expect(reason).toBeInstanceOf(LeaseLostError);
+    expect([reason.code, reason.token, reason.subject]).toEqual(["LEASE_LOST", guard.token, A]);
+    expect(reason.message).toMatch(/"job" "a" \(token \d+\) is lost: its time was over \d+ ms ago/);
+  });
+
+  test("its signal aborts when somebody releases it by force, and when the fleet is left", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    const forced = won(ada.tryClaim(A, { ttl: MINUTE }));
+    const left = won(ada.tryClaim(B, { ttl: MINUTE }));
+    const signals = [forced.signal, left.signal];
+    bob.release(forced.holder, { force: true });
+    await until(() => signals[0]!.aborted, "it hears of the force");
+    expect(signals[1]!.aborted).toBe(false);
+    await memory.fleets[0]!.leave();
+    expect(signals[1]!.reason.message).toContain("the fleet was left");
+    expect(left.signal).toBe(signals[1]!);
+  });
+
+  test("its signal does not abort by its own release, and one that is asked for after a loss has aborted", async () => {
+    await using memory = new Memory();
+    let time = 0;
+    const contest = await memory.contest("ada", { now: () => time });
+    const released = won(contest.tryClaim(A, { ttl: 1 }));
+    const { signal } = released;
+    released.release();
+    const late = won(contest.tryClaim(B, { ttl: 1 }));
+    time = 5;
+    expect(late.signal.aborted).toBe(true);
+    await Bun.sleep(20);
+    expect([signal.aborted, released.signal.aborted]).toEqual([false, false]);
+  });
+
+  test("with renew a lease outlives its ttl many times over, and ends with its release", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    const guard = won(ada.tryClaim(A, { ttl: 60, renew: true }));
+    const { signal } = guard;
+    const end = performance.now() + 400;
+    while (performance.now() < end) {
+      expect(lost(bob.tryClaim(A, { ttl: 1 }))).toBe("ada");
+      await Bun.sleep(5);
+    }
+    expect(signal.aborted).toBe(false);
+    expect(guard.release()).toBe(true);
+    expect(won(bob.tryClaim(A, { ttl: 1 })).owner).toBe("bob");
+  });
+
+  test("a guard that renews and whose tenure is gone stops, and its signal has aborted", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    const guard = await ada.claim(A, { ttl: 60, renew: true });
+    bob.release(guard.holder, { force: true });
+    const successor = won(bob.tryClaim(A, { ttl: MINUTE }));
+    await Bun.sleep(50); // longer than a third: the next renewal has found out
+    expect(guard.signal.aborted).toBe(true);
+    expect(ada.holder(A)).toEqual(successor.holder);
+  });
+
+  test("the garbage collector releases nothing: the lease stays until its time is over", async () => {
+    await using memory = new Memory();
+    const contest = await memory.contest("ada");
+    (() => void won(contest.tryClaim(A, { ttl: 300 })))();
+    await Bun.sleep(1);
+    for (let i = 0; i < 3; i++) Bun.gc(true);
+    expect(lost(contest.tryClaim(A, { ttl: 1 }))).toBe("ada");
+    await until(() => contest.holder(A) === null, "its time is over");
+  });
+
+  test("a process that holds a lease, renews it and looks at its signal ends when it has nothing else to do", async () => {
+    await using arena = await Arena.open();
+    const program = `
+      const { Fleet } = await import("${join(import.meta.dir, "../src/fleet/fleet.ts")}");
+      const { Contest } = await import("${join(import.meta.dir, "../src/contest/index.ts")}");
+      const fleet = await Fleet.join({ name: "${arena.name}", directory: "${arena.directory}" });
+      const contest = new Contest(fleet);
+      const guard = await contest.claim({ kind: "job", label: "a" }, { ttl: 60000, renew: true });
+      console.log(guard.signal.aborted);`;
+    const child = Bun.spawn([process.execPath, "-e", program], { stdout: "pipe", stderr: "inherit" });
+    expect([await child.stdout.text(), await child.exited]).toEqual(["false\n", 0]);
+    expect(arena.contest.list()).toEqual([]); // it died: its lease is nobody's
+  });
+});
+
+describe("waiting", () => {
+  test("a claim that nobody is in the way of resolves at once", async () => {
+    await using memory = new Memory();
+    const contest = await memory.contest("ada");
+    const guard = await contest.claim(A, { ttl: MINUTE, timeout: 1 });
+    expect(contest.holder(A)).toEqual(guard.holder);
+  });
+
+  test("a release wakes a waiter of the same process", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
+    const same = ada.claim(A, { owner: "ada 2", ttl: MINUTE, timeout: 5000 });
+    const other = bob.claim(A, { ttl: MINUTE, timeout: 5000 });
+    guard.release();
+    const first = await Promise.race([same, other]);
+    first.release();
+    const owners = (await Promise.all([same, other])).map(({ owner }) => owner);
+    expect(owners).toEqual(["ada 2", "bob"]);
+  });
+
+  test("a release wakes a waiter of another process", async () => {
+    await using arena = await Arena.open();
+    const guard = won(arena.contest.tryClaim(A, { ttl: MINUTE }));
+    const child = arena.contender("wait");
+    await child.line("waits");
+    const released = arena.contest.now();
+    guard.release();
+    const [, token, at] = (await child.line("owns")).split(" ").map(Number);
+    expect(token).toBeGreaterThan(guard.token);
+    console.log(`released to owned: ${(at! - released).toFixed(2)} ms`);
+    expect(at! - released).toBeLessThan(1000);
+  });
+
+  test("a hundred waiters of one process own it one after the other, in the order in which they asked", async () => {
+    await using memory = new Memory();
+    const contest = await memory.contest("ada");
+    const guard = won(contest.tryClaim(A, { ttl: MINUTE }));
+    const order: number[] = [];
+    const all = Array.from({ length: 100 }, async (_, i) => {
+      using own = await contest.claim(A, { ttl: MINUTE, timeout: 20_000 });
+      expect(contest.holder(A)?.token).toBe(own.token);
+      order.push(i);
+      await Promise.resolve();
+    });
+    guard.release();
+    await Promise.all(all);
+    expect(order).toEqual(Array.from({ length: 100 }, (_, i) => i));
+  }, 30_000);
+
+  test("the end of the holder's time wakes a waiter, and a renewal keeps it waiting", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    const guard = won(ada.tryClaim(A, { ttl: 40 }));
+    const claim = bob.claim(A, { ttl: MINUTE, timeout: 5000 });
+    await Bun.sleep(20);
+    expect(guard.renew(100)).toBe(true);
+    const mine = await claim;
+    expect(mine.claimedAt).toBeGreaterThanOrEqual(guard.expiresAt);
+    expect(mine.claimedAt - guard.expiresAt).toBeLessThan(1000);
+  });
+
+  test("a timeout says who was in the way, and leaves nothing behind", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
+    const begun = performance.now();
+    const error = await rejection<ClaimTimeoutError>(bob.claim(A, { ttl: MINUTE, timeout: 30 }));
+    expect(performance.now() - begun).toBeGreaterThanOrEqual(29);
+    expect(error).toBeInstanceOf(ClaimTimeoutError);
+    expect([error.code, error.retryable, error.holder.token]).toEqual(["CLAIM_TIMEOUT", true, guard.token]);
+    expect(error.message).toMatch(/"job" "a" was not free for 30 ms; "ada" \(pid \d+\) holds it/);
+    guard.release();
+    await Bun.sleep(10);
+    expect(ada.holder(A)).toBeNull();
+  });
+
+  test("an abort ends the wait with its reason, before it begins and while it lasts", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
+    const reason = new Error("changed my mind");
+    expect(await rejection(bob.claim(B, { ttl: 1, signal: AbortSignal.abort(reason) }))).toBe(reason);
+    expect(ada.holder(B)).toBeNull();
+    const controller = new AbortController();
+    const claim = bob.claim(A, { ttl: 1, signal: controller.signal });
+    controller.abort(reason);
+    expect(await rejection(claim)).toBe(reason);
+    guard.release();
+    await Bun.sleep(10);
+    expect(ada.holder(A)).toBeNull();
+  });
+
+  test("leaving the fleet rejects its waiters, and gives its leases to those of others", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    won(ada.tryClaim(A, { ttl: MINUTE }));
+    won(bob.tryClaim(B, { ttl: MINUTE }));
+    const leaver = rejection(ada.claim(B, { ttl: 1 }));
+    const heir = bob.claim(A, { ttl: MINUTE, timeout: 5000 });
+    await memory.fleets[0]!.leave();
+    expect(await leaver).toBeInstanceOf(FleetClosedError);
+    expect((await heir).owner).toBe("bob");
+    expect(() => ada.tryClaim(A, { ttl: 1 })).toThrow(FleetClosedError);
+    expect(() => ada.holder(A)).toThrow(FleetClosedError);
+    expect(() => ada.list()).toThrow(FleetClosedError);
+  });
+
+  test("waiting for many holders takes one descriptor per process, and gives all back", async () => {
+    await using arena = await Arena.open();
+    const child = arena.contender("hold", "a");
+    await child.line("claimed");
+    const before = descriptors();
+    const failed = Array.from({ length: 20 }, () => rejection(arena.contest.claim(A, { ttl: 1, timeout: 100 })));
+    expect(descriptors() - before).toBeLessThan(6); // a pidfd, and what wakes the process
+    for (const error of await Promise.all(failed)) expect(error).toBeInstanceOf(ClaimTimeoutError);
+    await until(() => descriptors() <= before, "all are closed");
+  });
+});
+
+describe("processes that stop and die", () => {
+  test("SIGKILL of the holder: a waiter of another process owns it at once, not at the end of the ttl", async () => {
+    await using arena = await Arena.open();
+    const took: number[] = [];
+    for (let round = 0; round < 5; round++) {
+      const holder = arena.contender("hold", `${round}`);
+      await holder.line("claimed");
+      const waiter = arena.contender("wait", `${round}`);
+      await waiter.line("waits");
+      expect(arena.contest.holder({ kind: "job", label: `${round}` })?.pid).toBe(holder.pid);
+      const killed = arena.contest.now();
+      holder.process.kill("SIGKILL");
+      took.push(Number((await waiter.line("owns")).split(" ")[2]) - killed);
+      await Promise.all([holder.process.exited, waiter.kill()]);
+    }
+    const median = took.sort((a, b) => a - b)[2]!;
+    console.log(`killed to owned: median ${median.toFixed(1)} ms of ${took.map((ms) => ms.toFixed(1)).join(" ")}`);
+    expect(median).toBeLessThan(500);
+  }, 60_000);
+
+  test("a holder whose open file a child keeps for a moment after its death: the waiter owns it when the child ends", async () => {
+    await using arena = await Arena.open();
+    const holder = arena.contender("leak");
+    await holder.line("claimed");
+    const claim = arena.contest.claim(A, { ttl: MINUTE, timeout: 8000 });
+    const killed = arena.contest.now();
+    await holder.kill();
+    expect(lost(arena.contest.tryClaim(A, { ttl: 1 }))).toStartWith("leak"); // the kernel has not dropped its lock
+    const guard = await claim;
+    expect(guard.claimedAt - killed).toBeGreaterThan(40);
+  }, 15_000);
+
+  test("a dead holder's lease is free at once for a single attempt, and the next member of its index revives nothing", async () => {
+    await using arena = await Arena.open();
+    const dead = arena.contender("hold");
+    const token = Number((await dead.line("claimed")).split(" ")[1]);
+    const before = arena.contest.holder(A)!;
+    await dead.kill();
+    expect(arena.contest.holder(A)).toBeNull();
+    const heir = arena.contender("hold", "b");
+    await heir.line("claimed");
+    const after = arena.contest.holder(B)!;
+    expect(after.member).toBe(before.member);
+    expect(after.incarnation).not.toBe(before.incarnation);
+    expect([arena.contest.holder(A), arena.contest.list()]).toEqual([null, [after]]);
+    expect(arena.contest.release(before, { force: true })).toBe(false);
+    expect(won(arena.contest.tryClaim(A, { ttl: MINUTE })).token).toBeGreaterThan(token);
+  });
+
+  test("SIGSTOP of a holder past its ttl: another owns it, and the stopped one learns that it has lost", async () => {
+    await using arena = await Arena.open();
+    const fence = new Fence();
+    const holder = arena.contender("hold", "a", 1500);
+    const token = Number((await holder.line("claimed")).split(" ")[1]);
+    await stop(holder);
+    expect(fence.admit(token)).toBe(true);
+    const guard = await arena.contest.claim(A, { ttl: MINUTE, timeout: 20_000 });
+    expect(guard.token).toBeGreaterThan(token);
+    expect(fence.admit(guard.token)).toBe(true);
+    holder.process.kill("SIGCONT");
+    expect(await holder.line("lost")).toBe("lost LEASE_LOST released false renewed false");
+    expect(fence.admit(token)).toBe(false);
+    expect(arena.contest.holder(A)).toEqual(guard.holder);
+  }, 30_000);
+
+  test("a stopped member that has the lock of the table: each call says so, and succeeds when the lock is free", async () => {
+    await using arena = await Arena.open();
+    const child = arena.contender("hold");
+    await child.line("claimed");
+    const guard = won(arena.contest.tryClaim(B, { ttl: MINUTE }));
+    const file = openSync(join(arena.directory, `${arena.name}.fleet`), "r+");
+    const word = Buffer.alloc(8);
+    readSync(file, word, 0, 8, 24); // struct sb_fleet_header.leases_offset; the table begins with its lock
+    const table = Number(word.readBigUInt64LE());
+    const other = arena.contest.holder(A)!;
+    const setLock = (value: number): number => writeSync(file, Buffer.from(Uint32Array.of(value).buffer), 0, 4, table);
+    setLock(((other.incarnation << 17) | (other.member + 1)) >>> 0); // as if it had been stopped there
+    expect(arena.contest.holder(A)?.token).toBe(other.token); // readers take no lock
+    expect(() => arena.contest.tryClaim(A, { ttl: 1 })).toThrow(FleetBusyError);
+    expect(() => guard.release()).toThrow(FleetBusyError);
+    setLock(0);
+    closeSync(file);
+    expect(lost(arena.contest.tryClaim(A, { ttl: 1 }))).toBe(other.owner);
+    expect(guard.release()).toBe(true);
+  }, 20_000);
+
+  test("waiters that are killed take no wake-up away from the others", async () => {
+    await using arena = await Arena.open();
+    const guard = won(arena.contest.tryClaim(A, { ttl: MINUTE }));
+    const waiters = Array.from({ length: 4 }, () => arena.contender("wait"));
+    await Promise.all(waiters.map((waiter) => waiter.line("waits")));
+    const survivor = waiters.pop()!;
+    await Promise.all(waiters.map((waiter) => waiter.kill()));
+    guard.release();
+    await survivor.line("owns", 5000);
+    expect(arena.contest.holder(A)?.pid).toBe(survivor.pid);
+  }, 30_000);
+
+  test("members killed while they claim and release leave a table in which everything can be claimed", async () => {
+    await using arena = await Arena.open({ leases: 16 });
+    for (let round = 0; round < 6; round++) {
+      const pair = [arena.contender("churn", "x", 5), arena.contender("churn", "x", MINUTE)];
+      await Promise.all(pair.map((child) => child.line("churns")));
+      await Bun.sleep(10 + 7 * round);
+      await Promise.all(pair.map((child) => child.kill()));
+      expect(arena.contest.list()).toEqual([]);
+    }
+    const labels = Array.from({ length: 16 }, (_, i) => (i < 7 ? `x ${i}` : `other ${i}`));
+    const guards = labels.map((label) => won(arena.contest.tryClaim({ kind: "churn", label }, { ttl: MINUTE })));
+    expect(() => arena.contest.tryClaim(A, { ttl: 1 })).toThrow(LeaseTableFullError);
+    expect(arena.contest.list().length).toBe(16);
+    for (const guard of guards) expect(guard.release()).toBe(true);
+  }, 60_000);
+
+  for (const signal of ["SIGSTOP", "SIGKILL"] as const) {
+    test(`workers under ${signal} at any moment: never two at once, tokens rise, and work goes on`, async () => {
+      await using arena = await Arena.open();
+      const file = join(arena.directory, "log");
+      arena.leftovers.push("log");
+      writeFileSync(file, "");
+      const log = (): string[] => readFileSync(file, "utf8").trimEnd().split("\n");
+      const start = (): Child => arena.contender("work", "a", MINUTE, file);
+      const workers = [start(), start(), start()];
+      await Promise.all(workers.map((worker) => worker.line("works")));
+      const killed: Child[] = [];
+      for (let round = 0; round < 15; round++) {
+        const before = log().length;
+        const victim = workers[round % 3]!;
+        if (signal === "SIGSTOP") {
+          await stop(victim);
+          await Bun.sleep(20);
+          victim.process.kill("SIGCONT");
+        } else {
+          await victim.kill();
+          killed.push(victim);
+          workers[round % 3] = start();
+          await workers[round % 3]!.line("works");
+        }
+        await until(() => log().length > before + 4, "the work goes on", 5000);
+      }
+      const lines = log(); // before the last ones are killed in the middle of their work
+      await Promise.all(workers.map((worker) => worker.kill()));
+      const tokens: number[] = [];
+      let open: string | null = null;
+      let unfinished = 0;
+      for (const [i, line] of lines.entries()) {
+        const [what, token] = line.split(" ");
+        if (what === "enter") {
+          if (open !== null) unfinished++; // of a killed one, or two at once
+          open = token!;
+          tokens.push(Number(token));
+          continue;
+        }
+        if (line !== `leave ${open}`)
+          throw new Error(`${line} after:\n${lines.slice(Math.max(0, i - 9), i).join("\n")}`);
+        open = null;
+      }
+      expect(unfinished).toBeLessThanOrEqual(killed.length);
+      expect(tokens).toEqual([...tokens].sort((a, b) => a - b));
+      expect(new Set(tokens).size).toBe(tokens.length);
+      expect(tokens.length).toBeGreaterThan(20);
+    }, 60_000);
+  }
+});
+
+describe("time", () => {
+  test("a step of the wall clock has no effect", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    const guard = won(ada.tryClaim(A, { ttl: 60 }));
+    try {
+      setSystemTime(new Date("2099-01-01"));
+      expect(lost(bob.tryClaim(A, { ttl: 1 }))).toBe("ada");
+      setSystemTime(new Date(0));
+      await until(() => bob.holder(A) === null, "its time is over all the same", 2000);
+    } finally {
+      setSystemTime();
+    }
+    expect(ada.now()).toBeGreaterThanOrEqual(guard.expiresAt);
+  });
+
+  test("a clock of the caller's is checked each time", async () => {
+    await using memory = new Memory();
+    let time: number = NaN;
+    const contest = await memory.contest("ada", { now: () => time });
+    for (time of [NaN, -1, Infinity]) expect(() => contest.tryClaim(A, { ttl: 1 })).toThrow(/now\(\) returned/);
+    expect(() => new Contest(memory.fleets[0]!, { now: 5 as never })).toThrow(InvalidConfigError);
+  });
+
+  for (const ttl of [0, -1, NaN, Infinity, 0xffff_ffff + 1, "5", null, undefined, 5n]) {
+    test(`a ttl of ${typeof ttl} ${String(ttl)} is refused with the range, and nothing is claimed`, async () => {
+      await using memory = new Memory();
+      const contest = await memory.contest("ada");
+      const bad = { ttl: ttl as number };
+      expect(() => contest.tryClaim(A, bad)).toThrow(InvalidConfigError);
+      expect(() => contest.tryClaim(A, "ada", bad.ttl)).toThrow(/ttl is .*above 0 and at most 4294967295 ms/);
+      expect(await rejection(contest.claim(A, bad))).toBeInstanceOf(InvalidConfigError);
+      expect(contest.list()).toEqual([]);
+      const guard = won(contest.tryClaim(A, { ttl: 0xffff_ffff }));
+      expect(guard.expiresAt - guard.claimedAt).toBeCloseTo(0xffff_ffff, 3);
+      if (ttl !== undefined) expect(() => guard.renew(bad.ttl)).toThrow(InvalidConfigError);
+    });
+  }
+
+  for (const timeout of [-1, NaN, 2 ** 32, "5"]) {
+    test(`a timeout of ${String(timeout)} is refused`, async () => {
+      await using memory = new Memory();
+      const contest = await memory.contest("ada");
+      const error = await rejection(contest.claim(A, { ttl: 1, timeout: timeout as number }));
+      expect(error).toBeInstanceOf(InvalidConfigError);
+    });
+  }
+});
+
+describe("subjects", () => {
+  test("kind, label and owner of exactly their longest are claimed and shown; one byte more is refused", async () => {
+    await using memory = new Memory();
+    const contest = await memory.contest("ada");
+    const longest = (limit: number): string[] => ["x".repeat(limit), "é".repeat(limit / 2), "🦊".repeat(limit / 4)];
+    for (let i = 0; i < 3; i++) {
+      const [kind, label, owner] = [C.SB_KIND_MAX, C.SB_LABEL_MAX, C.SB_OWNER_MAX].map((limit) => longest(limit)[i]!);
+      using guard = won(contest.tryClaim({ kind: kind!, label: label! }, { owner, ttl: MINUTE }));
+      expect(contest.holder(guard.subject)).toMatchObject({ subject: { kind, label }, owner });
+      expect(contest.list()).toEqual([guard.holder]);
+      const more = (text: string): RegExp => new RegExp(`${Buffer.byteLength(text)} bytes; .* 1 to \\d+ bytes`);
+      const tooLong = { kind: `${kind}.`, label: `${label}.` };
+      expect(() => contest.tryClaim({ kind: tooLong.kind, label: "x" }, { ttl: 1 })).toThrow(more(tooLong.kind));
+      expect(() => contest.tryClaim({ kind: "x", label: tooLong.label }, { ttl: 1 })).toThrow(more(tooLong.label));
+      expect(() => contest.tryClaim(A, { owner: `${owner}.`, ttl: 1 })).toThrow(more(`${owner}.`));
+      expect(contest.list().length).toBe(1);
+    }
+  });
+
+  const bad: [unknown, RegExp][] = [
+    ["", /is empty; it must be text of 1 to/],
+    ["a\0b", /has a NUL at character 1/],
+    ["a\ud800", /half of a surrogate pair/],
+    [5, /is a number/],
+    [null, /is null/],
+    [undefined, /is a undefined|is undefined/],
+    [{}, /is a object|is an object/],
+  ];
+  for (const [text, message] of bad) {
+    test(`${JSON.stringify(text) ?? "undefined"} is no kind, no label and no owner`, async () => {
+      await using memory = new Memory();
+      const contest = await memory.contest("ada");
+      const as = text as string;
+      for (const subject of [
+        { kind: as, label: "x" },
+        { kind: "x", label: as },
+      ]) {
+        expect(() => contest.tryClaim(subject, { ttl: 1 })).toThrow(InvalidConfigError);
+        expect(() => contest.tryClaim(subject, { ttl: 1 })).toThrow(message);
+        expect(() => contest.holder(subject)).toThrow(message);
+        expect((await rejection(contest.claim(subject, { ttl: 1 }))).message).toMatch(message);
+      }
+      if (text !== undefined) {
+        expect(() => contest.tryClaim(A, { owner: as, ttl: 1 })).toThrow(message);
+        expect(() => new Contest(memory.fleets[0]!, { owner: as })).toThrow(message);
+        expect(() => contest.release({} as never, { owner: as })).toThrow(message);
+      }
+      expect(contest.list()).toEqual([]);
+    });
+  }
+
+  test("what is no subject and what are no options is refused", async () => {
+    await using memory = new Memory();
+    const contest = await memory.contest("ada");
+    for (const subject of [null, undefined, "job", 5]) {
+      expect(() => contest.tryClaim(subject as never, { ttl: 1 })).toThrow(InvalidConfigError);
+    }
+    for (const options of [null, undefined, 5]) {
+      expect(() => contest.tryClaim(A, options as never)).toThrow(InvalidConfigError);
+      expect(await rejection(contest.claim(A, options as never))).toBeInstanceOf(InvalidConfigError);
+    }
+  });
+});
+
+describe("fence", () => {
+  test("it admits equal and higher tokens and rejects lower ones; a restored mark rejects what is below it", () => {
+    const fence = new Fence();
+    expect([fence.admit(5), fence.admit(5), fence.admit(4), fence.admit(7), fence.admit(6)]).toEqual([
+      true,
+      true,
+      false,
+      true,
+      false,
+    ]);
+    const restored = new Fence({ highWater: fence.highWater });
+    expect([restored.highWater, restored.admit(6), restored.admit(7), restored.admit(8)]).toEqual([
+      7,
+      false,
+      true,
+      true,
+    ]);
+  });
+
+  test("what is no token is refused, and the mark stays", () => {
+    const fence = new Fence({ highWater: 3 });
+    for (const token of [-1, 1.5, NaN, 2 ** 53, "9", undefined]) {
+      expect(() => fence.admit(token as number)).toThrow(InvalidConfigError);
+      if (token !== undefined) expect(() => new Fence({ highWater: token as number })).toThrow(InvalidConfigError);
+    }
+    expect(fence.highWater).toBe(3);
+  });
+});

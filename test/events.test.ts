@@ -1,0 +1,683 @@
+/** The event bus: filters, queues and their policies, gaps, late binding, and counts that add up. */
+
+import { describe, expect, spyOn, test } from "bun:test";
+import {
+  and,
+  all,
+  type BusEvent,
+  equals,
+  EventBus,
+  EventsLostError,
+  type Filter,
+  type Gap,
+  InvalidConfigError,
+  not,
+  or,
+  PayloadTooLargeError,
+  type SubscribeOptions,
+  Subscription,
+  topic,
+  where,
+} from "../src/events/index.ts";
+import { EventHead } from "../src/events/head.ts";
+import { FleetSpace, MemorySpace } from "./fleet-space.ts";
+import { rejection, until } from "./support.ts";
+
+type Topics = {
+  "order.placed": { n: number };
+  "order.paid": { n: number };
+  opened: { connector?: unknown; session?: unknown; user?: unknown };
+  closed: { connector: string; session: string } | undefined;
+  said: { text: string };
+  bytes: Uint8Array;
+};
+type Item = BusEvent<Topics> | Gap;
+
+const EVENTS = { rings: { events: { frames: 1_024, payload: 128 } } };
+
+/** What an item is, shortly: its number, or its gap. */
+function short(item: Item): unknown {
+  if (item.topic === null) return { ...item, topic: undefined };
+  return item.topic === "order.placed" || item.topic === "order.paid" ? item.payload.n : item.topic;
+}
+
+const lost = (overwritten: number, dropped: number): object => ({ topic: undefined, overwritten, dropped });
+
+function place(bus: EventBus<Topics>, from: number, to: number): void {
+  for (let n = from; n <= to; n++) bus.publish("order.placed", { n });
+}
+
+/** Turns of the event loop, for the eager reading to come to rest. */
+async function rest(): Promise<void> {
+  for (let i = 0; i < 5; i++) await Bun.sleep(1);
+}
+
+describe("publishing and subscribing", () => {
+  test("a subscriber to all receives what is published after it came, with all that was given", async () => {
+    await using bus = EventBus.local<Topics>();
+    bus.publish("order.placed", { n: 0 });
+    const subscription = bus.subscribeAll();
+    bus.publish("order.paid", { n: 1 }, { id: "a-1", attributes: { shop: "x", cents: 250, gift: true } });
+    const [event] = subscription.poll();
+    expect(event).toMatchObject({
+      topic: "order.paid",
+      payload: { n: 1 },
+      id: "a-1",
+      attributes: { shop: "x", cents: 250, gift: true },
+      position: 1,
+      writer: 0,
+    });
+    expect(subscription.poll()).toEqual([]);
+    expect([bus.published, bus.subscriptions, subscription.lagged]).toEqual([2, 1, 0]);
+  });
+
+  test("publishing with no subscriber is no error, and is seen by one who asks for the oldest", async () => {
+    await using bus = EventBus.local<Topics>();
+    place(bus, 1, 3);
+    expect(bus.subscribeAll().poll()).toEqual([]);
+    expect(bus.subscribeAll({ from: "oldest" }).poll().map(short)).toEqual([1, 2, 3]);
+    expect(bus.subscribeAll({ from: 1, queue: 0 }).poll().map(short)).toEqual([2, 3]);
+  });
+
+  test("payloads: JSON, bytes as they are, nothing, a codec of one's own", async () => {
+    await using bus = EventBus.local();
+    const values = [null, 0, "ä\0€", [1, { a: [] }], { deep: { x: true } }, undefined];
+    const subscription = bus.subscribeAll();
+    for (const value of values) bus.publish("any", value);
+    const bytes = new Uint8Array([0, 255, 128]);
+    bus.publish("any", bytes);
+    bytes.fill(1);
+    const got = subscription.poll().map((event) => (event as BusEvent).payload);
+    expect(got).toEqual([...values, new Uint8Array([0, 255, 128])]);
+    expect(got[6]).toBeInstanceOf(Uint8Array);
+
+    const hex = {
+      contentType: "text/hex",
+      encode: (value: unknown) => Buffer.from(String(value)).toString("hex"),
+      decode: (given: Uint8Array) => Buffer.from(Buffer.from(given).toString(), "hex").toString(),
+    };
+    await using coded = EventBus.local({ codec: hex });
+    const decoded = coded.subscribeAll();
+    const plain = coded.subscribeAll({ codec: { ...hex, decode: (given) => Buffer.from(given).toString() } });
+    coded.publish("any", "hi");
+    expect((decoded.poll()[0] as BusEvent).payload).toBe("hi");
+    expect((plain.poll()[0] as BusEvent).payload).toBe("6869");
+  });
+
+  const long = "x".repeat(256);
+  const bad: [string, (bus: EventBus) => void][] = [
+    ["an empty topic", (bus) => bus.publish("", 1)],
+    ["a topic with NUL", (bus) => bus.publish("a\0b", 1)],
+    ["a topic that is no text", (bus) => bus.publish(7 as never, 1)],
+    ["a topic of 256 bytes", (bus) => bus.publish(long, 1)],
+    ["a topic of 258 bytes in 86 characters", (bus) => bus.publish("€".repeat(86), 1)],
+    ["a topic that is a pattern", (bus) => bus.publish("a.*", 1)],
+    ["half a surrogate pair", (bus) => bus.publish("\ud800", 1)],
+    ["an empty id", (bus) => bus.publish("a", 1, { id: "" })],
+    ["an id that is no text", (bus) => bus.publish("a", 1, { id: 7 as never })],
+    ["an id of 256 bytes", (bus) => bus.publish("a", 1, { id: long })],
+    ["an attribute called id", (bus) => bus.publish("a", 1, { attributes: { id: "x" } })],
+    ["an attribute without a name", (bus) => bus.publish("a", 1, { attributes: { "": 1 } })],
+    ["an attribute's name of 256 bytes", (bus) => bus.publish("a", 1, { attributes: { [long]: 1 } })],
+    ["an attribute that is an object", (bus) => bus.publish("a", 1, { attributes: { x: {} as never } })],
+    ["an attribute that is NaN", (bus) => bus.publish("a", 1, { attributes: { x: NaN } })],
+    ["a list of attributes", (bus) => bus.publish("a", 1, { attributes: [] as never })],
+    ["8 KiB of attributes", (bus) => bus.publish("a", 1, { attributes: { x: "y".repeat(8_192) } })],
+    ["a filter that is nothing", (bus) => bus.subscribe(null as never)],
+    ["a filter that is a function", (bus) => bus.subscribe((() => true) as never)],
+    ["a filter of two", (bus) => bus.subscribe({ all: true, topic: "a" } as never)],
+    ["a filter that is unknown", (bus) => bus.subscribe({ kind: 1 } as never)],
+    ["an empty pattern", (bus) => bus.subscribe(topic(""))],
+    ["a pattern with a star in it", (bus) => bus.subscribe(topic("a.*.b"))],
+    ["a pattern whose star follows no dot", (bus) => bus.subscribe(topic("a*"))],
+    ["equals with an object", (bus) => bus.subscribe(equals("a", {} as never))],
+    ["equals with NaN", (bus) => bus.subscribe(equals("a", NaN))],
+    ["equals without a name", (bus) => bus.subscribe(equals("", 1))],
+    ["and of no list", (bus) => bus.subscribe({ and: 1 } as never)],
+    ["a wrong filter within not", (bus) => bus.subscribe(not(or(all(), { x: 1 } as never)))],
+    ["where without a function", (bus) => bus.subscribe({ where: "x" } as never)],
+    ["a filter that contains itself", (bus) => bus.subscribe(endless())],
+    ["a negative queue", (bus) => bus.subscribeAll({ queue: -1 })],
+    ["half a queue", (bus) => bus.subscribeAll({ queue: 0.5 })],
+    ["an unknown policy", (bus) => bus.subscribeAll({ policy: "block" as never })],
+    ["an unknown start", (bus) => bus.subscribeAll({ from: "tail" as never })],
+    ["a codec that is none", (bus) => bus.subscribeAll({ codec: {} as never })],
+    ["a binding without a key", (bus) => bus.bind({ on: "a", id: "i" } as never)],
+    ["a binding with an empty key", (bus) => bus.bind({ on: "a", key: [], id: "i" })],
+    ["a binding on no topic", (bus) => bus.bind({ on: "", key: "k", id: "i" })],
+    ["a binding of no keys", (bus) => bus.bind({ on: "a", key: "k", id: "i", max: 0 })],
+  ];
+  test.each(bad)("%s is refused, and nothing is published or left open", async (_, call) => {
+    await using bus = EventBus.local();
+    expect(() => call(bus)).toThrow(InvalidConfigError);
+    expect([bus.published, bus.subscriptions, bus.fleet.ring("events").head]).toEqual([0, 0, 0]);
+  });
+
+  test("the longest topics, ids and names of attributes are taken", async () => {
+    await using bus = EventBus.local();
+    const subscription = bus.subscribe(equals("ä".repeat(127), "€"));
+    const longest = "€".repeat(85);
+    bus.publish(longest, 1, { id: longest, attributes: { ["ä".repeat(127)]: "€" } });
+    expect(subscription.poll()).toMatchObject([{ topic: longest, id: longest }]);
+  });
+
+  test("an event larger than a quarter of the ring is refused, whatever it is made of", async () => {
+    await using bus = EventBus.local({ frames: 16, payload: 64 });
+    const subscription = bus.subscribeAll();
+    for (const payload of ["x".repeat(256), new Uint8Array(256), "ä".repeat(124), new Uint8Array(248)]) {
+      expect(() => bus.publish("t", payload)).toThrow(PayloadTooLargeError);
+    }
+    bus.publish("t", new Uint8Array(247));
+    expect(subscription.poll().length).toBe(1);
+    expect(bus.published).toBe(1);
+  });
+
+  test("what a codec throws is thrown, and nothing is published", async () => {
+    await using bus = EventBus.local();
+    expect(() => bus.publish("a", () => {})).toThrow(TypeError);
+    const cycle: Record<string, unknown> = {};
+    cycle["self"] = cycle;
+    expect(() => bus.publish("a", cycle)).toThrow(TypeError);
+    expect(bus.published).toBe(0);
+  });
+
+  test("frames that are no events of a bus count as dropped, and the next event comes", async () => {
+    await using bus = EventBus.local();
+    const subscription = bus.subscribeAll();
+    const ring = bus.fleet.ring("events");
+    for (const garbage of ["", "garbage", new Uint8Array([9, 0, 1, 0, 0, 0, 0, 0, 65])]) ring.publish(garbage);
+    ring.publish(new Uint8Array([1, 2, 255, 255, 0, 0, 0, 0, 65])); // a topic that goes beyond its end
+    ring.publish(new Uint8Array([1, 2, 1, 0, 0, 0, 1, 0, 65, 123])); // attributes that are no JSON, payload empty
+    ring.publish(new Uint8Array([1, 2, 1, 0, 0, 0, 0, 0, 65, 123])); // a payload that is no JSON
+    bus.publish("good", 1);
+    expect(subscription.poll()).toMatchObject([{ topic: null, dropped: 6 }, { topic: "good" }]);
+    expect(subscription.counts).toMatchObject({ received: 1, dropped: 6, undecodable: 6 });
+  });
+});
+
+/** A filter that is its own part. */
+function endless(): Filter {
+  const filters: Filter[] = [];
+  const filter = and(...filters) as { and: Filter[] };
+  filter.and.push(filter);
+  return filter;
+}
+
+describe("filters", () => {
+  const published: [keyof Topics, { n: number }, Record<string, string | number | boolean>, string?][] = [
+    ["order.placed", { n: 1 }, { shop: "x", vip: true }, "u1"],
+    ["order.paid", { n: 2 }, { shop: "y", cents: 5 }],
+    ["order.placed", { n: 3 }, { shop: "x" }, "u2"],
+    ["order.paid", { n: 4 }, {}],
+  ];
+  const cases: [string, Filter, number[]][] = [
+    ["all", all(), [1, 2, 3, 4]],
+    ["a topic", topic("order.paid"), [2, 4]],
+    ["a prefix", topic("order.*"), [1, 2, 3, 4]],
+    ["a star", topic("*"), [1, 2, 3, 4]],
+    ["a prefix that is no whole word", topic("orde.*"), []],
+    ["a topic that is a prefix", topic("order"), []],
+    ["an attribute", equals("shop", "x"), [1, 3]],
+    ["an attribute of another type", equals("cents", "5"), []],
+    ["a number", equals("cents", 5), [2]],
+    ["a boolean", equals("vip", true), [1]],
+    ["an attribute that is not there", equals("toString", "x"), []],
+    ["an id", equals("id", "u2"), [3]],
+    ["and", and(topic("order.placed"), equals("vip", true)), [1]],
+    ["or", or(equals("vip", true), topic("order.paid")), [1, 2, 4]],
+    ["not", not(equals("shop", "x")), [2, 4]],
+    ["and of none", and(), [1, 2, 3, 4]],
+    ["or of none", or(), []],
+    ["a predicate", where((event) => event.payload.n > 2), [3, 4]],
+    ["a predicate among others", and(topic("order.paid"), not(where((event) => event.payload.n > 2))), [2]],
+    ["a predicate that returns no boolean", where((event) => event.payload.n as never), []],
+  ];
+  test.each(cases)("%s", async (_, filter, expected) => {
+    await using bus = EventBus.local<Topics>();
+    const subscription = bus.subscribe(filter);
+    for (const [name, payload, attributes, id] of published) bus.publish(name, payload as never, { attributes, id });
+    expect(subscription.poll().map((item) => short(item as Item))).toEqual(expected);
+    expect(subscription.counts).toMatchObject({ received: expected.length, filtered: 4 - expected.length });
+  });
+
+  test("no payload is decoded that a filter on the head refuses", async () => {
+    let decoded = 0;
+    const codec = {
+      contentType: "x/y",
+      encode: (value: unknown) => JSON.stringify(value),
+      decode: (bytes: Uint8Array) => JSON.parse(Buffer.from(bytes).toString(), (_, value) => (decoded++, value)),
+    };
+    await using bus = EventBus.local({ codec });
+    const subscription = bus.subscribe(
+      and(
+        topic("b"),
+        equals("x", 1),
+        where(({ payload }) => payload > 1),
+      ),
+    );
+    for (let i = 0; i < 3; i++) {
+      bus.publish("a", i, { attributes: { x: 1 } });
+      bus.publish("b", i, { attributes: { x: 2 } });
+      bus.publish("b", i, { attributes: { x: 1 } });
+    }
+    expect(subscription.poll().map((event) => (event as BusEvent).payload)).toEqual([2]);
+    expect(decoded).toBe(3);
+    expect(subscription.counts.filtered).toBe(8);
+  });
+
+  test("events that the filter refuses never count as lag and take no place", async () => {
+    await using bus = EventBus.local<Topics>();
+    const subscription = bus.subscribe(topic("said"), { queue: 1 });
+    for (let i = 0; i < 10; i++) {
+      place(bus, 1, 50);
+      await Bun.sleep(1);
+    }
+    bus.publish("said", { text: "hi" });
+    await rest();
+    expect([subscription.lagged, subscription.counts.filtered, subscription.counts.queued]).toEqual([0, 500, 1]);
+    expect(subscription.poll().length).toBe(1);
+  });
+
+  test("a predicate that throws ends its own subscription with its error, behind what came before", async () => {
+    await using bus = EventBus.local<Topics>();
+    const why = new Error("predicate");
+    const failing = where((event) => {
+      if (event.payload.n === 2) throw why;
+      return true;
+    });
+    const first = bus.subscribe(failing);
+    const other = bus.subscribeAll();
+    place(bus, 1, 3);
+    expect(first.poll().map((item) => short(item as Item))).toEqual([1]);
+    expect(() => first.poll()).toThrow(why);
+    expect(first.isOpen).toBe(false);
+    expect(other.poll().length).toBe(3);
+    const second = bus.subscribe(failing);
+    const next = second.next();
+    place(bus, 2, 2);
+    expect(await rejection(next)).toBe(why);
+    expect(await second.next()).toEqual({ done: true, value: undefined });
+  });
+});
+
+describe("queues", () => {
+  test("five events for a queue of one that nobody reads: the first is there, four are lost and counted", async () => {
+    await using bus = EventBus.local<Topics>();
+    const subscription = bus.subscribeAll({ queue: 1 });
+    place(bus, 1, 5);
+    await until(() => subscription.lagged === 4, "four are dropped");
+    expect(subscription.counts).toMatchObject({ queued: 1, received: 0, dropped: 4, overwritten: 0 });
+    expect(subscription.poll().map(short)).toEqual([1, lost(0, 4)]);
+  });
+
+  const policies: [SubscribeOptions["policy"], unknown[]][] = [
+    ["drop-newest", [1, 2, 3, lost(0, 4), 8]],
+    ["drop-oldest", [lost(0, 5), 6, 7, 8]],
+  ];
+  test.each(policies)("%s keeps what it says, and tells where the gap is", async (policy, expected) => {
+    await using bus = EventBus.local<Topics>();
+    const subscription = bus.subscribeAll({ queue: 3, policy });
+    place(bus, 1, 7);
+    await until(() => subscription.lagged === 4, "four are dropped");
+    if (policy === "drop-newest") expect(subscription.poll(1).map(short)).toEqual([1]);
+    place(bus, 8, 8);
+    await until(() => subscription.counts.queued === 3, "the last is there");
+    await rest();
+    const all = policy === "drop-newest" ? [1, ...subscription.poll().map(short)] : subscription.poll().map(short);
+    expect(all).toEqual(expected);
+  });
+
+  test("close ends it behind what is queued, with how many were lost; others lose nothing", async () => {
+    await using bus = EventBus.local<Topics>();
+    const subscription = bus.subscribeAll({ queue: 2, policy: "close" });
+    const other = bus.subscribeAll();
+    place(bus, 1, 3);
+    await until(() => !subscription.isOpen, "it is closed");
+    const got: unknown[] = [];
+    const error = await rejection<EventsLostError>(
+      (async () => {
+        for await (const item of subscription) got.push(short(item));
+      })(),
+    );
+    expect(error).toBeInstanceOf(EventsLostError);
+    expect([got, error.lost]).toEqual([[1, 2, lost(0, 1)], 1]);
+    expect(other.poll().map(short)).toEqual([1, 2, 3]);
+    expect(bus.subscriptions).toBe(1);
+  });
+
+  test("close ends it when the ring overwrites, too", async () => {
+    await using bus = EventBus.local<Topics>({ frames: 8, payload: 64 });
+    const subscription = bus.subscribeAll({ policy: "close", queue: 0 });
+    place(bus, 1, 20);
+    expect(subscription.poll().map(short)).toEqual([lost(12, 0)]);
+    expect(() => subscription.poll()).toThrow(EventsLostError);
+    expect(subscription.poll()).toEqual([]);
+  });
+
+  test("whoever reads loses nothing of a burst far above the queue, by for await and by poll", async () => {
+    await using bus = EventBus.local<Topics>({ frames: 8_192 });
+    const slow = bus.subscribeAll({ queue: 10 });
+    const polling = bus.subscribeAll({ queue: 10 });
+    const got: unknown[] = [];
+    const reading = bus.subscribeAll({ queue: 10 });
+    const done = (async () => {
+      for await (const item of reading) if (got.push(short(item)) === 5_000) break;
+    })();
+    await Bun.sleep(1);
+    place(bus, 1, 5_000);
+    expect(polling.poll(10_000).map(short)).toEqual(Array.from({ length: 5_000 }, (_, i) => i + 1));
+    await done;
+    expect(got).toEqual(Array.from({ length: 5_000 }, (_, i) => i + 1));
+    await until(() => slow.lagged === 4_990, "the slow one has lost the rest");
+    expect([reading.lagged, polling.lagged]).toEqual([0, 0]);
+  });
+
+  test("without a queue it pulls: nothing is lost until the ring overwrites, and then it is told where", async () => {
+    await using bus = EventBus.local<Topics>({ frames: 64, payload: 64 });
+    const subscription = bus.subscribeAll({ queue: 0 });
+    place(bus, 1, 60);
+    await rest();
+    expect(subscription.counts.queued).toBe(0);
+    expect(subscription.poll(2).map(short)).toEqual([1, 2]);
+    const next: unknown[] = [];
+    place(bus, 61, 200);
+    for (let items = subscription.poll(); items.length > 0; items = subscription.poll()) next.push(...items.map(short));
+    const gap = next.findIndex((item) => typeof item === "object");
+    expect(next.slice(0, gap)).toEqual(Array.from({ length: gap }, (_, i) => i + 3)); // it had copied a batch
+    expect(next.slice(gap + 1)).toEqual(Array.from({ length: 64 }, (_, i) => i + 137));
+    expect(next[gap]).toEqual(lost(200 - 2 - gap - 64, 0));
+    expect(subscription.lagged).toBe(200 - 2 - gap - 64);
+  });
+
+  test("queued events can be read after close; then reading ends, for waiting readers at once", async () => {
+    await using bus = EventBus.local<Topics>();
+    const subscription = bus.subscribeAll();
+    place(bus, 1, 3);
+    await until(() => subscription.counts.queued === 3, "three are queued");
+    bus.unsubscribe(subscription.id);
+    bus.unsubscribe(subscription.id);
+    bus.unsubscribe(4_711);
+    place(bus, 4, 4);
+    const got: unknown[] = [];
+    for await (const item of subscription) got.push(short(item));
+    expect(got).toEqual([1, 2, 3]);
+    expect(subscription.poll()).toEqual([]);
+    for (const queue of [0, 256]) {
+      const other = bus.subscribeAll({ queue });
+      const next = other.next();
+      other.close();
+      other.close();
+      expect((await next).done).toBe(true);
+    }
+  });
+
+  test("ids count from 0 and are never used again; a closed subscription is forgotten whatever its filter", async () => {
+    await using bus = EventBus.local<Topics>();
+    const first = bus.subscribe(topic("never"));
+    expect([first.id, bus.subscriptions]).toEqual([0, 1]);
+    first.close();
+    expect(bus.subscriptions).toBe(0);
+    const second = bus.subscribe(topic("never"));
+    expect(second.id).toBe(1);
+    expect(() => bus.subscribeAll({ queue: -1 })).toThrow(InvalidConfigError);
+    expect(bus.subscribeAll().id).toBe(2);
+    expect(bus.subscriptions).toBe(2);
+  });
+
+  test("a signal ends it at once with its reason: what is queued counts as dropped", async () => {
+    await using bus = EventBus.local<Topics>();
+    for (const queue of [0, 256]) {
+      const abort = new AbortController();
+      const waiting = bus.subscribeAll({ queue, signal: abort.signal });
+      const idle = bus.subscribeAll({ signal: abort.signal });
+      const next = waiting.next();
+      const why = new Error("enough");
+      if (queue === 0) {
+        abort.abort(why);
+        expect(await rejection(next)).toBe(why);
+      } else {
+        place(bus, 1, 2);
+        await next;
+        await until(() => idle.counts.queued === 2, "two are queued");
+        abort.abort(why);
+        expect(idle.counts).toMatchObject({ queued: 0, dropped: 2 });
+      }
+      expect(() => idle.poll()).toThrow(why);
+      expect((await idle.next()).done).toBe(true);
+      expect(() => bus.subscribeAll({ signal: abort.signal })).toThrow(why);
+    }
+    expect(bus.subscriptions).toBe(0);
+  });
+
+  test("leaving the loop closes it; closing the bus ends all", async () => {
+    const bus = EventBus.local<Topics>();
+    const first = bus.subscribeAll();
+    place(bus, 1, 2);
+    for await (const item of first) {
+      expect(short(item)).toBe(1);
+      break;
+    }
+    expect([first.isOpen, bus.subscriptions]).toEqual([false, 0]);
+    const second = bus.subscribeAll();
+    const next = second.next();
+    await bus.close();
+    await bus.close();
+    expect((await next).done).toBe(true);
+    expect([bus.isOpen, bus.fleet.isOpen, second.isOpen]).toEqual([false, false, false]);
+  });
+
+  test("closing a bus of a fleet leaves the fleet", async () => {
+    await using space = new MemorySpace();
+    const fleet = await space.join(EVENTS);
+    const bus = new EventBus<Topics>({ fleet, ring: "events" });
+    await bus.close();
+    expect(fleet.isOpen).toBe(true);
+    expect(() => new EventBus({ fleet, ring: "none" })).toThrow(InvalidConfigError);
+    expect(() => new EventBus({ fleet: {} as never, ring: "events" })).toThrow(InvalidConfigError);
+  });
+
+  test("what was published is what each received, filtered, lost to the ring and dropped", async () => {
+    await using bus = EventBus.local<Topics>({ frames: 256, payload: 64 });
+    const odd = where((event) => event.payload.n % 2 === 1);
+    const options: SubscribeOptions[] = [
+      { queue: 0 },
+      { queue: 4 },
+      { queue: 4, policy: "drop-oldest" },
+      { queue: 1_000 },
+    ];
+    const subscriptions = options.map((one) => bus.subscribe(odd, one));
+    const gaps = subscriptions.map(() => ({ overwritten: 0, dropped: 0, events: 0 }));
+    const read = (i: number, max: number): number => {
+      const items = subscriptions[i]!.poll(max);
+      for (const item of items) {
+        if (item.topic !== null) gaps[i]!.events++;
+        else {
+          gaps[i]!.overwritten += item.overwritten;
+          gaps[i]!.dropped += item.dropped;
+        }
+      }
+      return items.length;
+    };
+    let published = 0;
+    for (let round = 0; round < 40; round++) {
+      const burst = (round * 97) % 700;
+      place(bus, published + 1, published + burst);
+      published += burst;
+      if (round % 3 !== 0) await Bun.sleep(round % 3);
+      for (let i = 0; i < 4; i++) read(i, 1 + ((round * 13 + i) % 50));
+    }
+    await rest();
+    for (let i = 0; i < 4; i++) while (read(i, 1_000) > 0);
+    for (const [i, subscription] of subscriptions.entries()) {
+      const { received, queued, filtered, overwritten, dropped } = subscription.counts;
+      expect(received + filtered + overwritten + dropped).toBe(published);
+      expect({ overwritten, dropped, events: received }).toEqual(gaps[i]!);
+      expect([queued, subscription.lagged]).toEqual([0, overwritten + dropped]);
+    }
+    const total = (name: "overwritten" | "dropped"): number => gaps.reduce((sum, gap) => sum + gap[name], 0);
+    expect(total("overwritten")).toBeGreaterThan(0);
+    expect(total("dropped")).toBeGreaterThan(0);
+  });
+});
+
+describe("late binding", () => {
+  const RULE = { on: "opened", key: ["connector", "session"], id: "user", unbindOn: "closed" } as const;
+  const key = { connector: "c", session: "s" };
+
+  function idsOf(subscription: Subscription<BusEvent<Topics>>): (string | null)[] {
+    return subscription.poll(1_000).map((item) => (item as BusEvent).id);
+  }
+
+  test("a filter on an id sees the binding event with its own id, and later events that carry only the key", async () => {
+    await using bus = EventBus.local<Topics>();
+    using binding = bus.bind(RULE);
+    const subscription = bus.subscribe(equals("id", "u1"));
+    bus.publish("said", { text: "before" }, { attributes: key });
+    bus.publish("opened", { ...key, user: "u1" });
+    bus.publish("said", { text: "after" }, { attributes: key });
+    bus.publish("said", { text: "other" }, { attributes: { ...key, session: "t" } });
+    bus.publish("said", { text: "no key" }, { attributes: { connector: "c" } });
+    expect(subscription.poll()).toMatchObject([
+      { topic: "opened", id: "u1" },
+      { topic: "said", id: "u1", payload: { text: "after" } },
+    ]);
+    expect(binding.counts).toMatchObject({ size: 1, bound: 1, hits: 1, misses: 2, invalid: 0 });
+  });
+
+  test("an id that is there is not changed; a binding event has that of its payload", async () => {
+    await using bus = EventBus.local<Topics>();
+    bus.bind(RULE);
+    const subscription = bus.subscribeAll();
+    bus.publish("opened", { ...key, user: "u1" }, { id: "given" });
+    bus.publish("said", { text: "mine" }, { attributes: key, id: "given" });
+    bus.publish("opened", { ...key, user: "u2" }, { attributes: key }); // looked up first: u1; then its own
+    bus.publish("said", { text: "last wins" }, { attributes: key });
+    expect(idsOf(subscription)).toEqual(["u1", "given", "u2", "u2"]);
+  });
+
+  test("a binding event without a valid id or a whole key is published, binds nothing, and is counted", async () => {
+    await using bus = EventBus.local<Topics>();
+    const warn = spyOn(process, "emitWarning").mockImplementation(() => {});
+    const binding = bus.bind(RULE);
+    const subscription = bus.subscribeAll();
+    for (const user of [7, "", "x".repeat(256), undefined, "a\0b"]) bus.publish("opened", { ...key, user });
+    bus.publish("opened", { connector: "c", user: "keyless" });
+    bus.publish("opened", "no object" as never);
+    bus.publish("said", { text: "hi" }, { attributes: key });
+    expect(idsOf(subscription)).toEqual([null, null, null, null, null, "keyless", null, null]);
+    expect(binding.counts).toMatchObject({ size: 0, bound: 0, invalid: 7, hits: 0, misses: 1 });
+    expect(warn).toHaveBeenCalledTimes(1);
+    warn.mockRestore();
+  });
+
+  test("at most so many keys are kept: the one that was not used for the longest time goes", async () => {
+    await using bus = EventBus.local<Topics>();
+    const binding = bus.bind({ ...RULE, max: 2 });
+    const subscription = bus.subscribe(topic("said"));
+    const say = (session: string): void =>
+      bus.publish("said", { text: "" }, { attributes: { connector: "c", session } });
+    for (const session of ["a", "b"]) bus.publish("opened", { connector: "c", session, user: session });
+    say("a");
+    bus.publish("opened", { connector: "c", session: "c", user: "c" });
+    for (const session of ["a", "b", "c"]) say(session);
+    expect(idsOf(subscription)).toEqual(["a", "a", null, "c"]);
+    expect(binding.counts).toMatchObject({ size: 2, bound: 3, evicted: 1, hits: 3, misses: 1 });
+  });
+
+  test("unbinding forgets the key, by payload or by attributes; the unbinding event itself still has the id", async () => {
+    await using bus = EventBus.local<Topics>();
+    const binding = bus.bind(RULE);
+    const subscription = bus.subscribeAll();
+    bus.publish("opened", { ...key, user: "u1" });
+    bus.publish("closed", key, { attributes: key });
+    bus.publish("said", { text: "" }, { attributes: key });
+    bus.publish("opened", { ...key, user: "u2" });
+    bus.publish("closed", undefined, { attributes: key });
+    bus.publish("said", { text: "" }, { attributes: key });
+    expect(idsOf(subscription)).toEqual(["u1", "u1", null, "u2", "u2", null]);
+    expect(binding.counts).toMatchObject({ size: 0, bound: 2, unbound: 2 });
+    binding.close();
+    binding.close();
+    bus.publish("opened", { ...key, user: "u3" });
+    expect(idsOf(subscription)).toEqual([null]);
+  });
+
+  test("keys are told apart by their parts and their types", async () => {
+    await using bus = EventBus.local();
+    bus.bind({ on: "opened", key: ["a", "b"], id: "id" });
+    const subscription = bus.subscribe(topic("said"));
+    bus.publish("opened", { a: "x", b: "yz", id: "1" });
+    bus.publish("opened", { a: "xy", b: "z", id: "2" });
+    bus.publish("opened", { a: 1, b: true, id: "3" });
+    for (const [a, b] of [
+      ["x", "yz"],
+      ["xy", "z"],
+      [1, true],
+      ["1", "true"],
+    ] as [string, string][]) {
+      bus.publish("said", 0, { attributes: { a, b } });
+    }
+    expect(subscription.poll().map((event) => (event as BusEvent).id)).toEqual(["1", "2", "3", null]);
+  });
+
+  test("a member binds what another member published, also before it came; order in the ring decides", async () => {
+    await using space = new MemorySpace();
+    const bus = async (): Promise<EventBus<Topics>> =>
+      new EventBus({ fleet: await space.join(EVENTS), ring: "events" });
+    const [first, second] = [await bus(), await bus()];
+    const binding = first.bind(RULE);
+    first.publish("opened", { ...key, user: "u1" });
+    const late = second.bind(RULE);
+    const subscription = first.subscribe(topic("said"));
+    second.publish("said", { text: "" }, { attributes: key });
+    second.publish("opened", { ...key, user: "u2" });
+    first.publish("said", { text: "" }, { attributes: key });
+    expect(idsOf(subscription)).toEqual(["u1", "u2"]);
+    expect([binding.counts.bound, late.counts.bound]).toEqual([2, 2]);
+  });
+});
+
+describe("across processes", () => {
+  test("one publish is seen by every process, in order; a killed subscriber disturbs nobody, a late one sees what comes", async () => {
+    await using space = new FleetSpace();
+    const fleet = await space.join(EVENTS);
+    const bus = new EventBus({ fleet, ring: "events" });
+    const children = [space.child("fleet-member.ts", "subscribe"), space.child("fleet-member.ts", "subscribe")];
+    for (const child of children) await child.line("joined");
+    const own = bus.subscribeAll();
+    const publish = (from: number, to: number): void => {
+      for (let n = from; n <= to; n++) bus.publish("count", { n }, { attributes: { n }, id: `${n}` });
+    };
+    const seen = (child: (typeof children)[number]): number[] =>
+      child.lines.filter((line) => line.startsWith("event ")).map((line) => JSON.parse(line.slice(6)).payload.n);
+    publish(1, 100);
+    for (const child of children) await until(() => seen(child).length === 100, "100 events came");
+    await children[0]!.kill();
+    publish(101, 150);
+    const late = space.child("fleet-member.ts", "subscribe");
+    await late.line("joined");
+    publish(151, 200);
+    await until(() => seen(children[1]!).length === 200 && seen(late).length === 50, "the rest came");
+    expect(seen(children[1]!)).toEqual(Array.from({ length: 200 }, (_, i) => i + 1));
+    expect(seen(late)).toEqual(Array.from({ length: 50 }, (_, i) => i + 151));
+    expect(own.poll(1_000).map((event) => (event as BusEvent<{ count: { n: number } }>).payload.n).length).toBe(200);
+    expect(own.lagged).toBe(0);
+  });
+});
+
+test("the head of an event is found whatever lies around it", async () => {
+  await using bus = EventBus.local();
+  const reader = bus.fleet.ring("events").reader("head");
+  const head = new EventHead(reader, { contentType: "x/y", encode: () => "", decode: (bytes) => bytes.length });
+  for (let i = 0; i < 200; i++) bus.publish(`t.${i}`, "x".repeat(i), { id: i % 3 ? `${i}` : undefined });
+  let found = 0;
+  while (reader.poll(7) > 0) {
+    while (reader.next()) {
+      expect([head.read(), head.topic, head.id]).toEqual([true, `t.${found}`, found % 3 ? `${found}` : null]);
+      expect(head.toEvent().payload).toBe(found + 2);
+      found++;
+    }
+  }
+  expect(found).toBe(200);
+  reader.close();
+});

@@ -1,0 +1,373 @@
+/** The fleet: joining, sizes, who lives, what is left behind. Other members are real processes. */
+
+import { describe, expect, test } from "bun:test";
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import {
+  FleetBusyError,
+  FleetClosedError,
+  FleetCorruptError,
+  FleetFullError,
+  FleetGeometryError,
+  FleetNotFoundError,
+  InvalidConfigError,
+  InvalidNameError,
+  PermissionDeniedError,
+} from "../src/errors.ts";
+import { EventBus } from "../src/events/index.ts";
+import { Fleet, type FleetOptions } from "../src/fleet/fleet.ts";
+import { native } from "../src/native/library.ts";
+import { FleetSpace, MemorySpace, words } from "./fleet-space.ts";
+import { descriptors, rejection, until } from "./support.ts";
+
+const EVENTS = { rings: { events: { frames: 64, payload: 64 } } };
+
+/** Mappings of fleets in this process. */
+function mapped(): number {
+  const maps = readFileSync("/proc/self/maps", "latin1").split("\n");
+  return maps.filter((line) => /\.fleet|memfd:.*fleet/.test(line)).length;
+}
+
+describe("joining", () => {
+  test("the first makes the file, the second has a place of its own, and the file goes with the last", async () => {
+    await using space = new FleetSpace();
+    const first = await space.join(EVENTS);
+    const second = await space.join();
+    expect([first.index, second.index]).toEqual([0, 1]);
+    expect(second.epoch).toBe(first.epoch);
+    expect(second.members().map(({ index }) => index)).toEqual([0, 1]);
+    for (const { pid, uid, joinedAt } of first.members()) {
+      expect([pid, uid]).toEqual([process.pid, process.geteuid!()]);
+      expect(Math.abs(joinedAt - Date.now())).toBeLessThan(60_000);
+    }
+    await first.leave();
+    expect(second.members().map(({ index }) => index)).toEqual([1]);
+    expect(existsSync(space.file)).toBe(true);
+    await second.leave();
+    expect(readdirSync(space.directory)).toEqual([]);
+  });
+
+  test("sizes that are not named are those of the file", async () => {
+    await using space = new FleetSpace();
+    await space.join({ members: 7, leases: 9, rings: { a: { frames: 16 }, b: { payload: 128 } } });
+    const second = await space.join({ rings: { b: {} } });
+    expect(second.geometry).toMatchObject({ members: 7, leases: 9 });
+    expect(second.geometry.rings).toEqual([
+      { name: "a", frames: 16, payload: 512 },
+      { name: "b", frames: 1_024, payload: 128 },
+    ]);
+    expect([second.ring("a").frames, second.ring("b").payload, second.ring("b").limit]).toEqual([16, 128, 32_768]);
+  });
+
+  test("other sizes than those of a living fleet are refused, with theirs and ours, and change nothing", async () => {
+    await using space = new FleetSpace();
+    const first = await space.join({ members: 7, ...EVENTS });
+    const before = readFileSync(space.file);
+    const rings = { events: { frames: 128, payload: 64 }, other: {} };
+    const error = await rejection<FleetGeometryError>(space.join({ members: 8, leases: 256, rings }));
+    expect(error).toBeInstanceOf(FleetGeometryError);
+    expect(error.differences).toEqual([
+      { what: "members", theirs: "7", ours: "8" },
+      { what: "rings.events.frames", theirs: "64", ours: "128" },
+      { what: "rings.other", theirs: "none", ours: "one" },
+    ]);
+    expect(error.message).toContain("members: theirs 7, ours 8");
+    expect(readFileSync(space.file).equals(before)).toBe(true);
+    expect(first.members().length).toBe(1);
+  });
+
+  const bad: [string, Partial<FleetOptions>, typeof InvalidConfigError | typeof InvalidNameError][] = [
+    ["an empty name", { name: "" }, InvalidNameError],
+    ["a name with a slash", { name: "a/b" }, InvalidNameError],
+    ["a name with NUL", { name: "a\0b" }, InvalidNameError],
+    ["a name of 65 characters", { name: "a".repeat(65) }, InvalidNameError],
+    ["a name that is no text", { name: 7 as never }, InvalidNameError],
+    ["no members", { members: 0 }, InvalidConfigError],
+    ["257 members", { members: 257 }, InvalidConfigError],
+    ["NaN members", { members: NaN }, InvalidConfigError],
+    ["no leases", { leases: 0 }, InvalidConfigError],
+    ["4097 leases", { leases: 4_097 }, InvalidConfigError],
+    ["a list of rings", { rings: [] as never }, InvalidConfigError],
+    ["a ring that is a number", { rings: { a: 1 as never } }, InvalidConfigError],
+    ["a ring without a name", { rings: { "": {} } }, InvalidNameError],
+    ["a ring's name of 33 characters", { rings: { ["r".repeat(33)]: {} } }, InvalidNameError],
+    [
+      "17 rings",
+      { rings: Object.fromEntries(Array.from({ length: 17 }, (_, i) => [`r${i}`, {}])) },
+      InvalidConfigError,
+    ],
+    ["frames that are no power of two", { rings: { a: { frames: 100 } } }, InvalidConfigError],
+    ["4 frames", { rings: { a: { frames: 4 } } }, InvalidConfigError],
+    ["frames of 60 bytes", { rings: { a: { payload: 60 } } }, InvalidConfigError],
+    ["frames of 65 bytes", { rings: { a: { payload: 65 } } }, InvalidConfigError],
+    ["frames of 128 KiB", { rings: { a: { payload: 131_072 } } }, InvalidConfigError],
+  ];
+  test.each(bad)("%s is refused and makes no file, nor memory", async (_, options, type) => {
+    await using space = new FleetSpace();
+    for (const memory of [false, true])
+      expect(await rejection(space.join({ ...options, memory }))).toBeInstanceOf(type);
+    expect(readdirSync(space.directory)).toEqual([]);
+  });
+
+  test("the largest names and numbers of rings are taken", async () => {
+    await using space = new MemorySpace();
+    const rings = Object.fromEntries(Array.from({ length: 16 }, (_, i) => [`${i}`.padEnd(32, "r"), { frames: 8 }]));
+    const fleet = await space.join({ members: 256, leases: 4_096, rings });
+    expect(fleet.geometry.rings.map(({ name }) => name).sort()).toEqual(Object.keys(rings).sort());
+    expect(() => fleet.ring("none")).toThrow(InvalidConfigError);
+  });
+
+  test("a full fleet takes no more, until one leaves; then the place has another incarnation", async () => {
+    await using space = new FleetSpace();
+    await space.join({ members: 2 });
+    const second = await space.join();
+    const error = await rejection<FleetFullError>(space.join());
+    expect(error).toBeInstanceOf(FleetFullError);
+    expect([error.members, error.retryable]).toEqual([2, true]);
+    await second.leave();
+    const third = await space.join();
+    expect(third.index).toBe(second.index);
+    expect(third.incarnation).not.toBe(second.incarnation);
+  });
+
+  test("what is no fleet's file is refused and left as it is", async () => {
+    await using space = new FleetSpace();
+    for (const content of [Buffer.alloc(0), Buffer.from("garbage"), Buffer.alloc(100_000, 0xa5)]) {
+      writeFileSync(space.file, content, { mode: 0o600 });
+      expect(await rejection(space.join())).toBeInstanceOf(FleetCorruptError);
+      expect(await rejection(space.observe())).toBeInstanceOf(FleetCorruptError);
+      expect(readFileSync(space.file).equals(content)).toBe(true);
+    }
+  });
+
+  test("a truncated file is an error and no signal", async () => {
+    await using space = new FleetSpace();
+    const child = space.child("fleet-maker.ts");
+    await child.line("joined");
+    await child.kill();
+    truncateSync(space.file, 4_096);
+    expect(await rejection(space.join())).toBeInstanceOf(FleetCorruptError);
+  });
+
+  test("a file or a directory that others may write is refused", async () => {
+    await using space = new FleetSpace();
+    await space.join();
+    chmodSync(space.file, 0o666);
+    expect(await rejection(space.join())).toBeInstanceOf(PermissionDeniedError);
+    chmodSync(space.file, 0o600);
+    const open = join(space.directory, "open");
+    mkdirSync(open);
+    chmodSync(open, 0o777);
+    expect(await rejection(space.join({ directory: open }))).toBeInstanceOf(PermissionDeniedError);
+    space.leftovers.push("open");
+  });
+
+  test("processes that make the fleet at the same time all join one, each at its own place", async () => {
+    await using space = new FleetSpace();
+    const children = Array.from({ length: 8 }, () => space.child("fleet-maker.ts"));
+    const joined = await Promise.all(children.map((child) => child.line("joined")));
+    const parts = joined.map((line) => line.split(" "));
+    expect(new Set(parts.map(([, index]) => index)).size).toBe(8);
+    expect(new Set(parts.map(([, , , epoch]) => epoch)).size).toBe(1);
+    const observer = await space.observe();
+    expect(new Set(observer.members().map(({ pid }) => pid))).toEqual(new Set(children.map(({ pid }) => pid)));
+  });
+});
+
+describe("living and dying", () => {
+  test("a killed member is none at once, and its place is free for another incarnation", async () => {
+    await using space = new FleetSpace();
+    const fleet = await space.join({ members: 2, ...EVENTS });
+    const child = space.child("fleet-member.ts", "idle");
+    const [, index, incarnation] = (await child.line("joined")).split(" ").map(Number);
+    expect(fleet.members().map(({ pid }) => pid)).toEqual([process.pid, child.pid]);
+    await child.kill();
+    expect(fleet.members().map(({ pid }) => pid)).toEqual([process.pid]);
+    const next = space.child("fleet-member.ts", "idle");
+    const [, nextIndex, nextIncarnation] = (await next.line("joined")).split(" ").map(Number);
+    expect(nextIndex).toBe(index!);
+    expect(nextIncarnation).not.toBe(incarnation!);
+  });
+
+  test("a stopped member is a member", async () => {
+    await using space = new FleetSpace();
+    const fleet = await space.join(EVENTS);
+    const child = space.child("fleet-member.ts", "idle");
+    await child.line("joined");
+    child.process.kill("SIGSTOP");
+    await until(() => readFileSync(`/proc/${child.pid}/stat`, "latin1").includes(") T "), "the child is stopped");
+    expect(fleet.members().length).toBe(2);
+  });
+
+  test("when all members were killed, the next to join begins a new, higher epoch", async () => {
+    await using space = new FleetSpace();
+    const child = space.child("fleet-maker.ts");
+    const epoch = Number((await child.line("joined")).split(" ")[3]);
+    await child.kill();
+    const fleet = await space.join({ members: 3, rings: {} });
+    expect(fleet.epoch).toBeGreaterThan(epoch);
+    expect(fleet.geometry).toMatchObject({ members: 3, rings: [] });
+    expect(fleet.members().length).toBe(1);
+  });
+
+  test("leaving twice is leaving once; then every call says that the fleet is closed", async () => {
+    const before = [descriptors(), mapped()];
+    await using space = new FleetSpace();
+    const fleet = await space.join(EVENTS);
+    const ring = fleet.ring("events");
+    const bus = new EventBus({ fleet, ring: "events" });
+    const cursor = ring.cursor();
+    const waiting = cursor.next();
+    const subscription = bus.subscribeAll();
+    const next = subscription.next();
+    await fleet.leave();
+    await fleet[Symbol.asyncDispose]();
+    expect((await waiting).done).toBe(true);
+    expect((await next).done).toBe(true);
+    expect([fleet.isOpen, bus.isOpen, cursor.isOpen, subscription.isOpen]).toEqual([false, false, false, false]);
+    expect(cursor.poll()).toEqual([]);
+    for (const call of [
+      () => fleet.members(),
+      () => fleet.ring("events"),
+      () => ring.publish("x"),
+      () => ring.head,
+      () => ring.cursor(),
+      () => bus.publish("a", 1),
+      () => bus.subscribeAll(),
+      () => bus.bind({ on: "a", key: "k", id: "i" }),
+    ]) {
+      expect(call).toThrow(FleetClosedError);
+    }
+    await until(
+      () => descriptors() === before[0] && mapped() === before[1],
+      "descriptors and mappings are those before",
+    );
+  });
+
+  test("nothing is kept of two hundred joins and sleepers", async () => {
+    await using space = new FleetSpace();
+    await space.join(EVENTS);
+    const before = [descriptors(), mapped()];
+    for (let i = 0; i < 200; i++) {
+      await using fleet = await Fleet.join({ name: space.name, directory: space.directory });
+      await using cursor = fleet.ring("events").cursor();
+      void cursor.next();
+      if (i % 2 === 0) await new Promise((resolve) => setImmediate(resolve));
+    }
+    await until(
+      () => descriptors() === before[0] && mapped() === before[1],
+      "descriptors and mappings are those before",
+    );
+  });
+
+  test("a process that waits for nothing ends by itself, one that waits stays until its event comes", async () => {
+    await using space = new FleetSpace();
+    const fleet = await space.join(EVENTS);
+    const unwatched = space.child("fleet-member.ts", "unwatched");
+    expect(await unwatched.process.exited).toBe(0);
+    const waits = space.child("fleet-member.ts", "waits");
+    await waits.line("waiting");
+    expect(waits.process.exitCode).toBe(null);
+    fleet.ring("events").publish("now");
+    expect(await waits.process.exited).toBe(0);
+    expect(fleet.members().length).toBe(1);
+  });
+
+  test("a living member that holds a lock and does not go on is named; a dead one's lock is taken over", async () => {
+    await using space = new FleetSpace();
+    const fleet = await space.join(EVENTS);
+    const child = space.child("fleet-member.ts", "idle");
+    const index = Number((await child.line("joined")).split(" ")[1]);
+    const ring = fleet.ring("events");
+    space.poke(space.ringOffset(), words(index + 1));
+    const error = (() => {
+      try {
+        ring.publish("never");
+        throw new Error("it was published");
+      } catch (caught) {
+        return caught as FleetBusyError;
+      }
+    })();
+    expect(error).toBeInstanceOf(FleetBusyError);
+    expect([error.retryable, ring.head]).toEqual([true, 0]);
+    await child.kill();
+    ring.publish("now");
+    expect(ring.head).toBe(1);
+  });
+});
+
+describe("looking without joining", () => {
+  test("an observer of a fleet that is not there finds none, and makes nothing", async () => {
+    await using space = new FleetSpace();
+    expect(await rejection(space.observe())).toBeInstanceOf(FleetNotFoundError);
+    const elsewhere = { name: space.name, directory: join(space.directory, "none") };
+    expect(await rejection(Fleet.observe(elsewhere))).toBeInstanceOf(FleetNotFoundError);
+    expect(readdirSync(space.directory)).toEqual([]);
+  });
+
+  test("an observer sees members and events, is none, and cannot publish, sleep or bind", async () => {
+    await using space = new FleetSpace();
+    const fleet = await space.join(EVENTS);
+    const bus = new EventBus({ fleet, ring: "events" });
+    bus.publish("seen", { a: 1 });
+    const observer = await space.observe();
+    expect([observer.index, observer.incarnation, observer.isObserver]).toEqual([-1, 0, true]);
+    expect(observer.members()).toEqual(fleet.members());
+    const before = readFileSync(space.file);
+    const looking = new EventBus({ fleet: observer, ring: "events" });
+    const subscription = looking.subscribeAll({ from: "oldest" });
+    expect(subscription.poll()).toMatchObject([{ topic: "seen", payload: { a: 1 } }]);
+    expect(() => looking.publish("x", 1)).toThrow(InvalidConfigError);
+    expect(() => looking.bind({ on: "a", key: "k", id: "i" })).toThrow(InvalidConfigError);
+    expect(await rejection(subscription.next())).toBeInstanceOf(InvalidConfigError);
+    expect(await rejection(observer.ring("events").cursor().next())).toBeInstanceOf(InvalidConfigError);
+    expect(readFileSync(space.file).equals(before)).toBe(true);
+    await fleet.leave();
+    expect(observer.members()).toEqual([]);
+  });
+});
+
+describe("in memory", () => {
+  test("joins of one name share it, other names do not, and the last to leave ends it", async () => {
+    await using space = new MemorySpace();
+    await using others = new MemorySpace();
+    const first = await space.join(EVENTS);
+    const second = await space.join({ rings: { events: {} } });
+    const other = await others.join(EVENTS);
+    expect([first.index, second.index, other.index]).toEqual([0, 1, 0]);
+    const cursors = [first, second, other].map((fleet) => fleet.ring("events").cursor());
+    first.ring("events").publish("hello");
+    expect(cursors.map((cursor) => cursor.poll().length)).toEqual([1, 1, 0]);
+    expect(await rejection(space.join({ members: 3 }))).toBeInstanceOf(FleetGeometryError);
+    await first.leave();
+    expect(second.members().map(({ index }) => index)).toEqual([1]);
+    await second.leave();
+    const next = await space.join({ members: 3 });
+    expect([next.index, next.geometry.members]).toEqual([0, 3]);
+  });
+
+  test("a full one takes no more", async () => {
+    await using space = new MemorySpace();
+    await space.join({ members: 1 });
+    expect(await rejection(space.join())).toBeInstanceOf(FleetFullError);
+  });
+});
+
+test("a publish with nobody asleep wakes nobody, and one wake-up is for all that was published meanwhile", async () => {
+  await using space = new MemorySpace();
+  const fleet = await space.join(EVENTS);
+  const publish = (): number => {
+    fleet.staging(8);
+    return native.sb_ring_publish(fleet.native, 0, 0, 8);
+  };
+  const cursor = fleet.ring("events").cursor();
+  expect([publish(), publish()]).toEqual([0, 0]);
+  expect(cursor.poll().length).toBe(2);
+  await Bun.sleep(1); // longer than it looks again without sleeping
+  const next = cursor.next();
+  expect(Bun.peek.status(next)).toBe("pending");
+  await until(() => publish() === 1, "it sleeps");
+  expect([publish(), publish()]).toEqual([0, 0]);
+  await next;
+  expect(cursor.poll().length).toBeGreaterThanOrEqual(2);
+});

@@ -1,0 +1,1066 @@
+/*
+ * fleet_test.c - the fleet's file and its members: who makes it, who lives, what is refused, what a
+ * killed or a stopped member leaves behind.
+ */
+#include "fleet_private.h"
+#include "test.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- a directory, processes ---------------------------------------------------------------- */
+
+static char scratch[64], place[160];
+static int32_t dir;
+
+static const char *at(const char *name)
+{
+	snprintf(place, sizeof place, "%s/%s", scratch, name);
+	return place;
+}
+
+static void enter(void)
+{
+	scratch_open(scratch);
+	dir = sb_dir_open(scratch, 0, 0);
+	CHECK(dir >= 0);
+}
+
+static uint32_t entries(void)
+{
+	uint32_t count = 0;
+	DIR *list = opendir(scratch);
+	CHECK(list != NULL);
+	while (readdir(list) != NULL) count++;
+	closedir(list);
+	return count - 2;
+}
+
+/* All is closed, and nothing is left but `files`. */
+static void depart(uint32_t files)
+{
+	CHECK_EQ(entries(), files);
+	sb_fd_close(dir);
+	scratch_remove(scratch);
+}
+
+static struct sb_fleet_want want_of(uint32_t members)
+{
+	return (struct sb_fleet_want){
+		.members = members, .leases = 16, .rings = 2,
+		.ring = { { .name = "news", .frames = 64, .frame_bytes = 128 },
+		          { .name = "jobs", .frames = 8, .frame_bytes = 64 } },
+	};
+}
+
+static struct sb_fleet *join(uint32_t members)
+{
+	struct sb_fleet_want want = want_of(members);
+	struct sb_fleet *fleet = sb_fleet_join(dir, "crew", &want);
+	if (fleet == NULL) test_fail(__FILE__, __LINE__, "join: %s", sb_error_text(sb_error_last()));
+	return fleet;
+}
+
+static int32_t refusal(const struct sb_fleet_want *want)
+{
+	uint32_t files = open_files();
+	CHECK(sb_fleet_join(dir, "crew", want) == NULL);
+	int32_t error = sb_error_last();
+	CHECK_EQ(open_files(), files);
+	return error;
+}
+
+static int32_t observe_refusal(void)
+{
+	uint32_t files = open_files();
+	CHECK(sb_fleet_observe(dir, "crew") == NULL);
+	int32_t error = sb_error_last();
+	CHECK_EQ(open_files(), files);
+	return error;
+}
+
+/* What processes of a test tell each other. */
+struct board {
+	uint32_t go, arrived, left;
+	uint32_t index[16], incarnation[16];
+	uint64_t epoch[16], inode[16];
+	uint64_t a, b;
+};
+
+static struct board *board;
+
+static void board_open(void)
+{
+	board = mmap(NULL, sizeof *board, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(board != MAP_FAILED);
+}
+
+static void board_close(void)
+{
+	munmap(board, sizeof *board);
+}
+
+/* A child that runs the body, says that it has arrived, and waits for a signal that ends it. */
+static pid_t start(void (*body)(void))
+{
+	uint32_t before = load_seq(&board->arrived);
+	pid_t child = fork();
+	CHECK(child >= 0);
+	if (child == 0) {
+		body();
+		fetch_add_seq(&board->arrived, 1);
+		for (;;) pause();
+	}
+	AWAIT(load_seq(&board->arrived) == before + 1);
+	return child;
+}
+
+static void end(pid_t child)
+{
+	kill(child, SIGKILL);
+	CHECK_EQ(reap(child), 128 + SIGKILL);
+}
+
+static void stop(pid_t child)
+{
+	char path[32], text[256] = { 0 };
+	kill(child, SIGSTOP);
+	snprintf(path, sizeof path, "/proc/%d/stat", (int)child);
+	while (strstr(text, ") T ") == NULL) {
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		CHECK(fd >= 0 && read(fd, text, sizeof text - 1) > 0);
+		close(fd);
+	}
+}
+
+static double ms_since(uint64_t start_ns)
+{
+	return (double)(os_now_ns() - start_ns) / 1e6;
+}
+
+static struct sb_fleet *theirs; /* a child's own */
+
+static void join_as_child(void)
+{
+	theirs = join(4);
+	board->index[0] = theirs->index;
+	board->incarnation[0] = theirs->incarnation;
+	board->epoch[0] = theirs->header.epoch;
+}
+
+static uint64_t inode_of(const char *name)
+{
+	struct stat status;
+	CHECK_EQ(lstat(at(name), &status), 0);
+	return status.st_ino;
+}
+
+/* The whole file, in memory of malloc. */
+static uint8_t *bytes_of(const char *name, size_t *length)
+{
+	int fd = open(at(name), O_RDONLY | O_CLOEXEC);
+	struct stat status;
+	CHECK(fd >= 0 && fstat(fd, &status) == 0);
+	*length = (size_t)status.st_size;
+	uint8_t *bytes = malloc(*length + 1);
+	CHECK_EQ(pread(fd, bytes, *length, 0), *length);
+	close(fd);
+	return bytes;
+}
+
+static void write_file(const char *name, const void *bytes, size_t length)
+{
+	int fd = open(at(name), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600);
+	CHECK(fd >= 0);
+	CHECK_EQ(write(fd, bytes, length), length);
+	close(fd);
+}
+
+static struct sb_member_info infos[SB_MEMBERS_MAX];
+
+/* ---- joining ------------------------------------------------------------------------------- */
+
+static void race_to_join(uint32_t number)
+{
+	while (load_seq(&board->go) == 0) spin_pause();
+	struct sb_fleet *fleet = join(8);
+	board->index[number] = fleet->index;
+	board->epoch[number] = fleet->header.epoch;
+	board->inode[number] = inode_of("crew.fleet");
+	fetch_add_seq(&board->arrived, 1);
+	AWAIT(load_seq(&board->arrived) == 8);
+	CHECK_EQ(sb_fleet_members(fleet, infos), 8);
+	fetch_add_seq(&board->left, 1);
+	AWAIT(load_seq(&board->left) == 8);
+	sb_fleet_leave(fleet, 1);
+	_exit(0);
+}
+
+TEST("eight processes that make a fleet at once are eight members of one file, which the last of "
+     "eight that leave at once removes")
+{
+	for (int turn = 0; turn < 25; turn++) {
+		enter();
+		board_open();
+		pid_t children[8];
+		for (uint32_t i = 0; i < 8; i++) {
+			children[i] = fork();
+			CHECK(children[i] >= 0);
+			if (children[i] == 0) race_to_join(i);
+		}
+		store_seq(&board->go, 1);
+		uint32_t indices = 0;
+		for (int i = 0; i < 8; i++) CHECK_EQ(reap(children[i]), 0);
+		for (int i = 0; i < 8; i++) {
+			indices |= 1u << board->index[i];
+			CHECK(board->epoch[i] == board->epoch[0] && board->inode[i] == board->inode[0]);
+		}
+		CHECK_EQ(indices, 0xff);
+		board_close();
+		depart(0);
+	}
+}
+
+TEST("members of a fleet are listed with what they are, and none that has left")
+{
+	enter();
+	mode_t before = umask(0277);
+	struct sb_fleet *one = join(4), *two = join(4); /* whatever the umask */
+	umask(before);
+	CHECK_EQ(sb_fleet_index(one), 0);
+	CHECK_EQ(sb_fleet_index(two), 1);
+	CHECK_EQ(sb_fleet_members(one, infos), 2);
+	for (uint32_t i = 0; i < 2; i++) {
+		CHECK_EQ(infos[i].index, i);
+		CHECK_EQ(infos[i].incarnation, 1);
+		CHECK_EQ(infos[i].pid, getpid());
+		CHECK_EQ(infos[i].uid, geteuid());
+		CHECK_AT_MOST((double)time(NULL) * 1e3 - infos[i].joined_ms, 60000);
+		CHECK_AT_MOST(infos[i].joined_ms, ((double)time(NULL) + 1) * 1e3);
+		CHECK_EQ(sb_fleet_alive(two, i, 1), 1);
+		CHECK_EQ(sb_fleet_alive(two, i, 2), 0);
+	}
+	CHECK_EQ(sb_fleet_alive(one, 2, 0), 0);
+	CHECK_EQ(sb_fleet_alive(one, 4, 1), 0);
+	sb_fleet_leave(one, 1);
+	CHECK_EQ(sb_fleet_members(two, infos), 1);
+	CHECK_EQ(infos[0].index, 1);
+	CHECK_EQ(sb_fleet_alive(two, 0, 1), 0);
+	one = join(4);
+	CHECK_EQ(sb_fleet_index(one), 0);
+	CHECK_EQ(one->incarnation, 2);
+	sb_fleet_leave(two, 1);
+	CHECK_EQ(entries(), 1);
+	sb_fleet_leave(one, 0); /* the addresses stay */
+	depart(0);
+}
+
+TEST("a killed member of a fleet is dead at once, and its index is used again by another "
+     "incarnation")
+{
+	enter();
+	board_open();
+	struct sb_fleet *fleet = join(4);
+	for (uint32_t life = 1; life < 4; life++) {
+		pid_t child = start(join_as_child);
+		CHECK_EQ(board->index[0], 1);
+		CHECK_EQ(board->incarnation[0], life);
+		CHECK_EQ(sb_fleet_alive(fleet, 1, life), 1);
+		CHECK_EQ(sb_fleet_alive(fleet, 1, life - 1), 0);
+		CHECK_EQ(sb_fleet_members(fleet, infos), 2);
+		CHECK_EQ(infos[1].pid, child);
+		end(child);
+		CHECK_EQ(sb_fleet_alive(fleet, 1, life), 0);
+		CHECK_EQ(sb_fleet_members(fleet, infos), 1);
+	}
+	sb_fleet_leave(fleet, 1);
+	board_close();
+	depart(0);
+}
+
+TEST("a fleet has as many members as it was made for, and a place that was left is free")
+{
+	enter();
+	struct sb_fleet_want want = want_of(SB_MEMBERS_MAX);
+	struct sb_fleet *fleets[SB_MEMBERS_MAX];
+	for (int i = 0; i < SB_MEMBERS_MAX; i++) fleets[i] = join(SB_MEMBERS_MAX);
+	CHECK_EQ(refusal(&want), -SB_EFULL);
+	CHECK_EQ(sb_fleet_members(fleets[7], infos), SB_MEMBERS_MAX);
+	sb_fleet_leave(fleets[100], 1);
+	fleets[100] = join(SB_MEMBERS_MAX);
+	CHECK_EQ(fleets[100]->index, 100);
+	for (int i = 0; i < SB_MEMBERS_MAX; i++) sb_fleet_leave(fleets[i], 1);
+	depart(0);
+}
+
+/* ---- orphans ------------------------------------------------------------------------------- */
+
+static void join_and_claim_far(void)
+{
+	join_as_child();
+	store_seq(&fleet_leases(theirs)->next_token, theirs->header.first_token + (1ULL << 40));
+	store_seq(&fleet_ring(theirs, 0)->head, 77);
+}
+
+TEST("a fleet whose members were all killed is an orphan: the next to join begins the next epoch, "
+     "above all its tokens")
+{
+	enter();
+	board_open();
+	end(start(join_and_claim_far));
+	CHECK_EQ(entries(), 1);
+	size_t length;
+	uint8_t *old = bytes_of("crew.fleet", &length);
+	uint64_t inode = inode_of("crew.fleet");
+	struct sb_fleet_header header;
+	memcpy(&header, old, sizeof header);
+	struct sb_fleet *fleet = join(3); /* of any geometry */
+	CHECK(inode_of("crew.fleet") != inode);
+	CHECK(fleet->header.epoch > board->epoch[0]);
+	CHECK(fleet->header.first_token == header.first_token + (1ULL << 40) + 1);
+	CHECK(fleet_leases(fleet)->next_token == fleet->header.first_token);
+	CHECK_EQ(fleet->header.members, 3);
+	CHECK_EQ(fleet->incarnation, 1);
+	CHECK_EQ(fleet_ring(fleet, 0)->head, 0);
+	CHECK_EQ(sb_fleet_members(fleet, infos), 1);
+	sb_fleet_leave(fleet, 1);
+	/* The same from a clock that has gone back, and with a table that cannot be believed. */
+	header.epoch += 1000000000000000;
+	header.first_token += 1ULL << 45;
+	memcpy(old, &header, sizeof header);
+	write_file("crew.fleet", old, length);
+	fleet = sb_fleet_join(dir, "crew", NULL); /* of the old geometry */
+	CHECK(fleet != NULL);
+	CHECK(fleet->header.epoch == header.epoch + 1);
+	CHECK(fleet->header.first_token == header.first_token + (1ULL << 32));
+	CHECK_EQ(fleet->header.members, 4);
+	sb_fleet_leave(fleet, 1);
+	free(old);
+	board_close();
+	depart(0);
+}
+
+TEST("a fleet that is removed and made again has a higher epoch and higher tokens")
+{
+	enter();
+	uint64_t epoch = 0, token = 0;
+	for (int i = 0; i < 20; i++) {
+		struct sb_fleet *fleet = join(2);
+		CHECK(fleet->header.epoch > epoch && fleet->header.first_token > token);
+		CHECK(fleet->header.epoch < 1ULL << 53);
+		CHECK(fleet->header.first_token < (1ULL << 53) - (1ULL << 32));
+		epoch = fleet->header.epoch;
+		token = fleet->header.first_token;
+		sb_fleet_leave(fleet, 1);
+	}
+	depart(0);
+}
+
+static void come_and_go(void)
+{
+	for (;;) {
+		struct sb_fleet_want want = want_of(4);
+		struct sb_fleet *fleet = sb_fleet_join(dir, "crew", &want);
+		CHECK(fleet != NULL || sb_error_last() == -SB_EFULL);
+		if (fleet == NULL) continue;
+		fetch_add_seq(&board->left, 1);
+		sb_fleet_leave(fleet, 1);
+	}
+}
+
+TEST("members killed at any moment of coming and going leave a fleet that can be joined, and no "
+     "file but its own")
+{
+	enter();
+	board_open();
+	uint64_t seed = 11;
+	for (int turn = 0; turn < 60; turn++) {
+		pid_t children[3];
+		for (int i = 0; i < 3; i++) {
+			children[i] = fork();
+			CHECK(children[i] >= 0);
+			if (children[i] == 0) come_and_go();
+		}
+		uint32_t before = load_seq(&board->left);
+		AWAIT(load_seq(&board->left) - before > 10);
+		for (uint32_t spins = random_below(&seed, 20000); spins > 0; spins--) spin_pause();
+		for (int i = 0; i < 3; i++) end(children[i]);
+		struct sb_fleet *fleet = join(4);
+		CHECK_EQ(sb_fleet_members(fleet, infos), 1);
+		CHECK_EQ(entries(), 1);
+		sb_fleet_leave(fleet, 1);
+		CHECK_EQ(entries(), 0);
+	}
+	board_close();
+	depart(0);
+}
+
+TEST("a fleet's temporary file is removed by the next to join when its maker has ended, and no "
+     "other file is")
+{
+	enter();
+	const char *kept[] = { "crew.fleet.12.0123456789abcdef.lock", "crew.fleet.12.0123", "crew.fleet.x",
+		                   "crew.fleet..0123456789abcdef", "crew.fleet.12.0123456789abcdeg",
+		                   "crews.fleet.12.0123456789abcdef" };
+	const int count = sizeof kept / sizeof kept[0];
+	for (int i = 0; i < count; i++) write_file(kept[i], "x", 1);
+	write_file("crew.fleet.12.0123456789abcdef", "x", 1);
+	write_file("crew.fleet.13.0123456789abcdef", "x", 1);
+	int held = open(at("crew.fleet.13.0123456789abcdef"), O_RDWR | O_CLOEXEC);
+	CHECK_EQ(os_bytes_lock(held, (uint64_t)SB_FLEET_LOCKS + SB_MEMBERS_MAX), 0);
+	struct sb_fleet *fleet = join(2);
+	CHECK_EQ(access(at("crew.fleet.12.0123456789abcdef"), F_OK), -1);
+	CHECK_EQ(access(at("crew.fleet.13.0123456789abcdef"), F_OK), 0);
+	close(held);
+	struct sb_fleet *second = join(2);
+	CHECK_EQ(access(at("crew.fleet.13.0123456789abcdef"), F_OK), -1);
+	for (int i = 0; i < count; i++) CHECK_EQ(access(at(kept[i]), F_OK), 0);
+	sb_fleet_leave(second, 1);
+	sb_fleet_leave(fleet, 1);
+	depart((uint32_t)count);
+}
+
+static void hold_join_lock(void)
+{
+	int fd = open(at("crew.fleet"), O_RDWR | O_CLOEXEC);
+	CHECK(fd >= 0);
+	CHECK_EQ(os_bytes_lock(fd, (uint64_t)SB_FLEET_LOCKS + SB_MEMBERS_MAX), 0);
+}
+
+TEST("a fleet that somebody is stopped in the middle of joining says EBUSY, and goes on after his "
+     "end")
+{
+	enter();
+	board_open();
+	struct sb_fleet *fleet = join(4);
+	struct sb_fleet_want want = want_of(4);
+	pid_t child = start(hold_join_lock);
+	uint64_t began = os_now_ns();
+	CHECK_EQ(refusal(&want), -SB_EBUSY);
+	CHECK_AT_MOST(1900, ms_since(began));
+	CHECK_AT_MOST(ms_since(began), 5000);
+	end(child);
+	struct sb_fleet *second = join(4);
+	sb_fleet_leave(second, 1);
+	sb_fleet_leave(fleet, 1);
+	board_close();
+	depart(0);
+}
+
+TEST("a member that left its fleet is gone although a child of it still has the open file")
+{
+	enter();
+	struct sb_fleet *one = join(4), *two = join(4);
+	pid_t child = fork();
+	CHECK(child >= 0);
+	if (child == 0) {
+		for (;;) pause();
+	}
+	sb_fleet_leave(two, 0);
+	CHECK_EQ(sb_fleet_alive(one, 1, 1), 0);
+	CHECK(!os_bytes_locked(one->fd, (uint64_t)SB_FLEET_LOCKS + 1, 1));
+	sb_fleet_leave(one, 1);
+	CHECK_EQ(entries(), 0);
+	end(child);
+	depart(0);
+}
+
+/* ---- what is refused ----------------------------------------------------------------------- */
+
+TEST("a fleet is joined with its own geometry only, and says what it has; the order of rings is "
+     "no matter")
+{
+	enter();
+	struct sb_fleet *fleet = join(4);
+	size_t length, after;
+	uint8_t *before = bytes_of("crew.fleet", &length);
+	for (int what = 0; what < 7; what++) {
+		struct sb_fleet_want want = want_of(4);
+		switch (what) {
+		case 0: want.members = 5; break;
+		case 1: want.leases = 17; break;
+		case 2: want.rings = 1; break;
+		case 3: want.ring[1].frames = 16; break;
+		case 4: want.ring[0].frame_bytes = 136; break;
+		case 5: want.ring[0].name[3] = 't'; break;
+		default: want.ring[2] = (struct sb_ring_geometry){ "more", 8, 64, 0 }; want.rings = 3;
+		}
+		CHECK_EQ(refusal(&want), -SB_EGEOMETRY);
+		CHECK_EQ(memcmp(sb_fleet_found(), &fleet->header, sizeof fleet->header), 0);
+	}
+	uint8_t *now = bytes_of("crew.fleet", &after);
+	CHECK_EQ(after, length);
+	CHECK_EQ(memcmp(now, before, length), 0);
+	struct sb_fleet_want want = want_of(4);
+	want.ring[0] = want_of(4).ring[1];
+	want.ring[1] = want_of(4).ring[0];
+	struct sb_fleet *second = sb_fleet_join(dir, "crew", &want);
+	struct sb_fleet *third = sb_fleet_join(dir, "crew", NULL);
+	CHECK(second != NULL && third != NULL);
+	CHECK_EQ(memcmp(sb_fleet_header(second), &fleet->header, sizeof fleet->header), 0);
+	CHECK_EQ(memcmp(sb_fleet_header(third), &fleet->header, sizeof fleet->header), 0);
+	sb_fleet_leave(third, 1);
+	sb_fleet_leave(second, 1);
+	sb_fleet_leave(fleet, 1);
+	free(before);
+	free(now);
+	depart(0);
+}
+
+TEST("a fleet of sizes out of their range, or of a bad name, is refused, and no file is made")
+{
+	enter();
+	struct sb_fleet_want good = want_of(4), bad[16];
+	for (int i = 0; i < 16; i++) bad[i] = good;
+	bad[0].members = 0;
+	bad[1].members = SB_MEMBERS_MAX + 1;
+	bad[2].rings = SB_RINGS_MAX + 1;
+	bad[3].leases = SB_LEASES_MAX + 1;
+	bad[4].ring[0].frames = SB_FRAMES_MIN - 1;
+	bad[5].ring[0].frames = SB_FRAMES_MAX * 2;
+	bad[6].ring[0].frames = 24; /* no power of two */
+	bad[7].ring[0].frame_bytes = SB_FRAME_MIN - 8;
+	bad[8].ring[0].frame_bytes = SB_FRAME_MAX + 8;
+	bad[9].ring[0].frame_bytes = 100; /* no multiple of 8 */
+	bad[10].ring[0].name[0] = 0;
+	memcpy(bad[11].ring[1].name, "news", 5); /* twice */
+	bad[12].ring[0].name[20] = 'x'; /* behind its end */
+	bad[13].rings = UINT32_MAX;
+	bad[14].members = UINT32_MAX;
+	bad[15].leases = UINT32_MAX;
+	for (int i = 0; i < 16; i++) {
+		CHECK_EQ(refusal(&bad[i]), -SB_EINVAL);
+		CHECK_EQ(sb_fleet_memory(&bad[i]), -SB_EINVAL);
+	}
+	CHECK_EQ(refusal(NULL), -SB_ENOBUS);
+	CHECK(sb_fleet_join(dir, "../crew", &good) == NULL);
+	CHECK_EQ(sb_error_last(), -SB_ENAME);
+	CHECK(sb_fleet_observe(dir, "") == NULL);
+	CHECK_EQ(sb_error_last(), -SB_ENAME);
+	memset(good.ring[0].name, 'n', SB_RING_NAME_MAX); /* without a NUL */
+	good.leases = 0;
+	char longest[SB_NAME_MAX + 1] = { 0 };
+	memset(longest, 'x', SB_NAME_MAX);
+	struct sb_fleet *fleet = sb_fleet_join(dir, longest, &good);
+	CHECK(fleet != NULL);
+	sb_fleet_leave(fleet, 1);
+	depart(0);
+}
+
+/* Of an orphan's file: refused by join and observe alike, and not a byte changes. */
+static void check_refused(const uint8_t *bytes, size_t length, int32_t error)
+{
+	struct sb_fleet_want want = want_of(4);
+	write_file("crew.fleet", bytes, length);
+	CHECK_EQ(refusal(&want), error);
+	CHECK_EQ(refusal(NULL), error);
+	CHECK_EQ(observe_refusal(), error);
+	size_t after;
+	uint8_t *now = bytes_of("crew.fleet", &after);
+	CHECK_EQ(after, length);
+	CHECK_EQ(memcmp(now, bytes, length), 0);
+	free(now);
+	CHECK_EQ(entries(), 1);
+}
+
+TEST("a fleet's file that is cut short, or garbage, is refused as it is, without a trap")
+{
+	enter();
+	struct sb_fleet *fleet = join(4);
+	size_t length;
+	uint8_t *whole = bytes_of("crew.fleet", &length), *bytes = calloc(1, length + 1);
+	sb_fleet_leave(fleet, 1);
+	memcpy(bytes, whole, length);
+	const size_t cuts[] = { 0, 1, 8, 831, 832, 833, 4095, 4096, 8192, length - 4096, length - 1,
+		                    length + 1 };
+	for (size_t i = 0; i < sizeof cuts / sizeof cuts[0]; i++)
+		check_refused(bytes, cuts[i], -SB_ECORRUPT);
+	uint64_t seed = 5;
+	for (size_t i = 0; i < length; i++) bytes[i] = (uint8_t)random_below(&seed, 256);
+	check_refused(bytes, length, -SB_ECORRUPT);
+	memset(bytes, 0, length);
+	check_refused(bytes, length, -SB_ECORRUPT);
+	const size_t fields = sizeof(struct sb_fleet_header);
+	for (size_t byte = 0; byte < fields; byte++) {
+		if (byte >= 8 && byte < 16) continue;  /* any epoch may be */
+		if (byte >= 32 && byte < 38) continue; /* any token */
+		if (byte >= 64 && byte < 69) continue; /* any name of a ring, also a longer one */
+		if (byte >= 112 && byte < 117) continue;
+		memcpy(bytes, whole, length);
+		bytes[byte] ^= 0x81;
+		check_refused(bytes, length, byte >= 40 && byte < 48 ? -SB_EVERSION : -SB_ECORRUPT);
+	}
+	memcpy(bytes, whole, length);
+	memset(bytes + 8, 0, 8);
+	check_refused(bytes, length, -SB_ECORRUPT);
+	memset(bytes + 8, 0x7f, 8);
+	check_refused(bytes, length, -SB_ECORRUPT);
+	write_file("crew.fleet", whole, length); /* and this one is sound */
+	fleet = join(4);
+	sb_fleet_leave(fleet, 1);
+	free(whole);
+	free(bytes);
+	depart(0);
+}
+
+static void check_not_ours(void)
+{
+	struct sb_fleet_want want = want_of(4);
+	CHECK_EQ(refusal(&want), -SB_EPERM);
+	CHECK_EQ(refusal(NULL), -SB_EPERM);
+	CHECK_EQ(observe_refusal(), -SB_EPERM);
+}
+
+TEST("a fleet's file that is not ours alone is refused: another mode, link, kind or owner")
+{
+	enter();
+	struct sb_fleet *fleet = join(4);
+	size_t length, after;
+	uint8_t *whole = bytes_of("crew.fleet", &length);
+	sb_fleet_leave(fleet, 1);
+	write_file("crew.fleet", whole, length);
+	for (mode_t bit = 1; bit <= 04000; bit <<= 1) {
+		CHECK_EQ(chmod(at("crew.fleet"), 0600 ^ bit), 0);
+		check_not_ours();
+	}
+	CHECK_EQ(chmod(at("crew.fleet"), 0600), 0);
+	char other[160];
+	strcpy(other, at("other"));
+	CHECK_EQ(link(at("crew.fleet"), other), 0);
+	check_not_ours();
+	CHECK_EQ(unlink(at("crew.fleet")), 0);
+	CHECK_EQ(symlink("other", at("crew.fleet")), 0);
+	check_not_ours();
+	CHECK_EQ(unlink(at("crew.fleet")), 0);
+	CHECK_EQ(symlink("nowhere", at("crew.fleet")), 0);
+	check_not_ours();
+	CHECK_EQ(unlink(at("crew.fleet")), 0);
+	CHECK_EQ(mkfifo(at("crew.fleet"), 0600), 0);
+	check_not_ours();
+	CHECK_EQ(unlink(at("crew.fleet")), 0);
+	CHECK_EQ(mkdir(at("crew.fleet"), 0600), 0);
+	check_not_ours();
+	CHECK_EQ(rmdir(at("crew.fleet")), 0);
+	if (geteuid() == 0) {
+		write_file("crew.fleet", whole, length);
+		CHECK_EQ(chown(at("crew.fleet"), 65534, 65534), 0);
+		check_not_ours();
+		CHECK_EQ(unlink(at("crew.fleet")), 0);
+	}
+	uint8_t *now = bytes_of("other", &after);
+	CHECK(after == length && memcmp(now, whole, length) == 0);
+	free(now);
+	free(whole);
+	depart(1);
+}
+
+static void join_without_files(void)
+{
+	struct sb_fleet *fleet = join(4);
+	struct sb_fleet_want want = want_of(4);
+	forbid_files();
+	CHECK_EQ(sb_fleet_join(dir, "crew", &want) == NULL, 1);
+	CHECK_EQ(sb_error_last(), -SB_EFILES);
+	CHECK(sb_fleet_join(dir, "none", &want) == NULL);
+	CHECK_EQ(sb_error_last(), -SB_EFILES);
+	CHECK(sb_fleet_join_memory(-1, &want) == NULL);
+	CHECK_EQ(sb_error_last(), -SB_EFILES);
+	allow_files();
+	sb_fleet_leave(fleet, 1);
+}
+
+static void join_with_small_files(void)
+{
+	struct sb_fleet *fleet = join(4);
+	uint64_t bytes = fleet->header.file_bytes;
+	sb_fleet_leave(fleet, 1);
+	struct sb_fleet_want want = want_of(4);
+	set_limit(RLIMIT_FSIZE, bytes - 1); /* beyond it, a signal */
+	CHECK_EQ(refusal(&want), -SB_ELIMIT);
+	CHECK_EQ(sb_fleet_memory(&want), -SB_ELIMIT);
+	set_limit(RLIMIT_FSIZE, bytes);
+	fleet = join(4);
+	sb_fleet_leave(fleet, 1);
+}
+
+/* The mappings of an allocator come and go: a fleet larger than what is left. */
+static void join_with_small_address_space(void)
+{
+	struct sb_fleet_want want = want_of(4);
+	want.ring[0].frames = 65536;
+	want.ring[0].frame_bytes = 2048;
+	set_limit(RLIMIT_AS, 100 << 20);
+	CHECK(sb_fleet_join(dir, "crew", &want) == NULL);
+	CHECK_EQ(sb_error_last(), -SB_ELIMIT);
+}
+
+TEST("a fleet that a resource limit forbids says which, and leaves no file")
+{
+	enter();
+	CHECK_EQ(in_child(join_without_files), 0);
+	CHECK_EQ(entries(), 0);
+	CHECK_EQ(in_child(join_with_small_files), 0);
+	CHECK_EQ(entries(), 0);
+	if (!UNDER_TSAN && !UNDER_ASAN) CHECK_EQ(in_child(join_with_small_address_space), 0);
+	depart(0);
+}
+
+static struct sb_fleet_want largest_want(void)
+{
+	struct sb_fleet_want want = { .members = 1, .rings = SB_RINGS_MAX };
+	for (uint32_t i = 0; i < SB_RINGS_MAX; i++)
+		want.ring[i] = (struct sb_ring_geometry){ { (char)('a' + i), 0 }, SB_FRAMES_MAX,
+			                                      SB_FRAME_MAX, 0 };
+	return want; /* a terabyte */
+}
+
+static void join_in_small_directory(void)
+{
+	CHECK_EQ(mount("tmpfs", scratch, "tmpfs", 0, "size=1m,mode=0700"), 0);
+	int32_t small = sb_dir_open(scratch, 0, 0);
+	CHECK(small >= 0);
+	struct sb_fleet_want want = want_of(4), large = want;
+	large.ring[0].frames = 16384;
+	struct sb_fleet *fleet = sb_fleet_join(small, "crew", &want);
+	CHECK(fleet != NULL);
+	CHECK(sb_fleet_join(small, "more", &large) == NULL);
+	CHECK_EQ(sb_error_last(), -SB_ENOSPACE);
+	CHECK_EQ(entries(), 1);
+	memset(fleet->file + SB_PAGE * 2, 1, fleet->header.file_bytes - SB_PAGE * 2); /* no SIGBUS */
+	sb_fleet_leave(fleet, 0);
+	sb_fd_close(small);
+	CHECK_EQ(umount2(scratch, MNT_DETACH), 0);
+}
+
+TEST("a fleet for which the directory has no space is ENOSPACE, nothing is left of it, and others "
+     "live on")
+{
+	strcpy(scratch, "/dev/shm/slotbus-native-XXXXXX");
+	CHECK(mkdtemp(scratch) != NULL);
+	dir = sb_dir_open(scratch, 0, 0);
+	struct sb_fleet_want want = largest_want();
+	struct sb_fleet *fleet = sb_fleet_join(dir, "here", &(struct sb_fleet_want){ .members = 2 });
+	CHECK(fleet != NULL);
+	CHECK_EQ(refusal(&want), -SB_ENOSPACE);
+	CHECK_EQ(entries(), 1);
+	CHECK_EQ(sb_fleet_members(fleet, infos), 1);
+	sb_fleet_leave(fleet, 1);
+	depart(0);
+	enter();
+	if (geteuid() == 0) CHECK_EQ(in_child(join_in_small_directory), 0);
+	depart(0);
+}
+
+/* ---- observers ----------------------------------------------------------------------------- */
+
+static struct sb_fleet *observer;
+
+static void write_as_observer(void)
+{
+	signal(SIGSEGV, SIG_DFL); /* a sanitizer's own handler would print */
+	store_seq(&fleet_member(observer, 0)->pid, 1);
+}
+
+TEST("an observer of a fleet sees who lives and writes nothing; it makes no file, and no member")
+{
+	enter();
+	board_open();
+	CHECK_EQ(observe_refusal(), -SB_ENOBUS);
+	CHECK_EQ(entries(), 0);
+	pid_t child = start(join_as_child);
+	size_t length, after;
+	uint8_t *before = bytes_of("crew.fleet", &length);
+	observer = sb_fleet_observe(dir, "crew");
+	CHECK(observer != NULL);
+	CHECK_EQ(sb_fleet_index(observer), -SB_EINVAL);
+	CHECK(sb_fleet_wake_word(observer) == NULL);
+	CHECK_EQ(sb_fleet_members(observer, infos), 1);
+	CHECK_EQ(infos[0].pid, child);
+	CHECK_EQ(sb_fleet_alive(observer, 0, 1), 1);
+	CHECK_EQ(sb_fleet_alive(observer, 1, 1), 0);
+	CHECK_EQ(in_child(write_as_observer), 128 + SIGSEGV);
+	end(child);
+	CHECK_EQ(sb_fleet_members(observer, infos), 0);
+	CHECK_EQ(sb_fleet_alive(observer, 0, 1), 0);
+	struct sb_fleet *second = sb_fleet_observe(dir, "crew"); /* of an orphan */
+	CHECK(second != NULL);
+	CHECK_EQ(sb_fleet_members(second, infos), 0);
+	sb_fleet_leave(second, 1);
+	sb_fleet_leave(observer, 0);
+	uint8_t *now = bytes_of("crew.fleet", &after);
+	CHECK_EQ(after, length);
+	CHECK_EQ(memcmp(now, before, length), 0);
+	free(before);
+	free(now);
+	board_close();
+	depart(1);
+}
+
+/* ---- short locks --------------------------------------------------------------------------- */
+
+static void join_and_lock(void)
+{
+	join_as_child();
+	CHECK_EQ(fleet_lock(theirs, &fleet_ring(theirs, 0)->lock), 0);
+	CHECK_EQ(fleet_lock(theirs, &fleet_leases(theirs)->lock), 0);
+}
+
+TEST("a fleet's lock whose owner was killed is taken over once, with the word to repair")
+{
+	enter();
+	board_open();
+	struct sb_fleet *fleet = join(4);
+	uint32_t *word = &fleet_ring(fleet, 0)->lock;
+	for (int turn = 0; turn < 3; turn++) {
+		pid_t child = start(join_and_lock);
+		CHECK_EQ(*word & SB_LOCK_OWNER, board->index[0] + 1);
+		end(child);
+		uint64_t began = os_now_ns();
+		CHECK_EQ(fleet_lock(fleet, word), 1);
+		CHECK_AT_MOST(ms_since(began), 500);
+		fleet_unlock(fleet, word);
+		CHECK_EQ(load_seq(word), 0);
+		CHECK_EQ(fleet_lock(fleet, word), 0);
+		fleet_unlock(fleet, word);
+	}
+	store_seq(word, 0x1ff); /* nobody's index */
+	CHECK_EQ(fleet_lock(fleet, word), 1);
+	fleet_unlock(fleet, word);
+	sb_fleet_leave(fleet, 1);
+	board_close();
+	depart(0);
+}
+
+TEST("a fleet's locks that name a dead member are given back by the next that has its index")
+{
+	enter();
+	board_open();
+	struct sb_fleet *fleet = join(4);
+	end(start(join_and_lock));
+	CHECK_EQ(fleet_ring(fleet, 0)->lock & SB_LOCK_OWNER, 2);
+	CHECK_EQ(fleet_leases(fleet)->lock & SB_LOCK_OWNER, 2);
+	struct sb_fleet *next = join(4);
+	CHECK_EQ(next->index, 1);
+	CHECK_EQ(load_seq(&fleet_ring(fleet, 0)->lock), 0);
+	CHECK_EQ(load_seq(&fleet_leases(fleet)->lock), 0);
+	/* and an eye that saw the dead one's word does not take the next one's lock for it */
+	CHECK_EQ(fleet_lock(next, &fleet_ring(next, 0)->lock), 0);
+	CHECK(fleet_ring(fleet, 0)->lock != (2 | 1 << SB_LOCK_LIFE_SHIFT));
+	fleet_unlock(next, &fleet_ring(next, 0)->lock);
+	sb_fleet_leave(next, 1);
+	sb_fleet_leave(fleet, 1);
+	board_close();
+	depart(0);
+}
+
+static void unlock_when_told(int signal)
+{
+	(void)signal;
+	fleet_unlock(theirs, &fleet_ring(theirs, 0)->lock);
+	store_seq(&board->left, 1);
+}
+
+static void join_and_lock_until_told(void)
+{
+	join_and_lock();
+	signal(SIGUSR1, unlock_when_told);
+}
+
+TEST("a fleet's lock whose owner is stopped is EBUSY in bounded time, and free when he goes on")
+{
+	enter();
+	board_open();
+	struct sb_fleet *fleet = join(4);
+	uint32_t *word = &fleet_ring(fleet, 0)->lock;
+	pid_t child = start(join_and_lock_until_told);
+	stop(child);
+	uint64_t began = os_now_ns();
+	CHECK_EQ(fleet_lock(fleet, word), -SB_EBUSY);
+	CHECK_AT_MOST(SB_LOCK_MS - 1, ms_since(began));
+	CHECK_AT_MOST(ms_since(began), 3 * SB_LOCK_MS);
+	CHECK_EQ(load_seq(word) & SB_LOCK_OWNER, 2);
+	kill(child, SIGUSR1);
+	kill(child, SIGCONT);
+	CHECK_EQ(fleet_lock(fleet, word), 0); /* the owner's unlock wakes it, or it came first */
+	AWAIT(load_seq(&board->left) == 1);
+	fleet_unlock(fleet, word);
+	end(child);
+	sb_fleet_leave(fleet, 1);
+	board_close();
+	depart(0);
+}
+
+static void count_under_lock(void)
+{
+	struct sb_fleet *fleet = join(8);
+	uint32_t *word = &fleet_leases(fleet)->lock;
+	for (uint64_t turn = 1;; turn++) {
+		uint64_t mine = (uint64_t)getpid() << 32 | turn;
+		CHECK(fleet_lock(fleet, word) >= 0);
+		store_relaxed(&board->a, mine);
+		for (int i = 0; i < 20; i++) spin_pause();
+		CHECK(load_relaxed(&board->a) == mine); /* nobody else came in */
+		store_relaxed(&board->b, load_relaxed(&board->b) + 1);
+		CHECK(load_relaxed(&board->a) == mine);
+		fleet_unlock(fleet, word);
+	}
+}
+
+TEST("a fleet's lock admits one at a time, while its owners and those who wait are killed at any "
+     "moment")
+{
+	enter();
+	board_open();
+	struct sb_fleet *fleet = join(8);
+	uint32_t *word = &fleet_leases(fleet)->lock;
+	pid_t children[4];
+	uint64_t seed = 3;
+	uint32_t owners = 0; /* of those that were killed */
+	for (int turn = 0; turn < 154; turn++) {
+		int i = turn % 4;
+		uint64_t before = load_relaxed(&board->b);
+		if (turn >= 4) AWAIT(load_relaxed(&board->b) > before + 100);
+		for (uint32_t spins = random_below(&seed, 5000); spins > 0; spins--) spin_pause();
+		if (turn >= 4) end(children[i]); /* it was still there: no check of its failed */
+		owners += (load_seq(word) & SB_LOCK_OWNER) > 1;
+		if (turn >= 150) continue;
+		children[i] = fork();
+		CHECK(children[i] >= 0);
+		if (children[i] == 0) count_under_lock();
+	}
+	int32_t locked = fleet_lock(fleet, word);
+	CHECK(locked >= 0);
+	fleet_unlock(fleet, word);
+	CHECK(owners > 0);
+	sb_fleet_leave(fleet, 1);
+	board_close();
+	depart(0);
+}
+
+/* ---- waking -------------------------------------------------------------------------------- */
+
+TEST("whoever publishes in a fleet wakes who is parked, once, and also for a waker that was killed")
+{
+	enter();
+	struct sb_fleet *fleet = join(4), *other = join(4);
+	uint32_t *parked = &fleet_ring(fleet, 0)->parked, *word = sb_fleet_wake_word(other);
+	struct sb_bridge *bridge = sb_bridge_open(word);
+	CHECK(bridge != NULL);
+	struct pollfd one = { .fd = sb_bridge_fd(bridge), .events = POLLIN };
+	uint32_t before = load_seq(word);
+	CHECK_EQ(fleet_wake(fleet, parked), 0);
+	CHECK_EQ(load_seq(word), before);
+	store_seq(parked, 1);
+	CHECK_EQ(fleet_wake(fleet, parked), 1);
+	CHECK_EQ(poll(&one, 1, 10000), 1);
+	CHECK_EQ(load_seq(parked), 0);
+	CHECK_EQ(load_seq(word), before + 1);
+	CHECK_EQ(fleet_wake(fleet, parked), 0);
+	store_seq(parked, other->index + 2); /* killed before it woke anybody */
+	CHECK_EQ(fleet_wake(fleet, parked), 1);
+	CHECK_EQ(load_seq(parked), 0);
+	CHECK_EQ(load_seq(word), before + 2);
+	store_seq(&fleet_leases(fleet)->parked, 1); /* leases of who leaves are free */
+	sb_fleet_leave(fleet, 1);
+	CHECK_EQ(load_seq(word), before + 3);
+	sb_bridge_close(bridge);
+	close(one.fd);
+	sb_fleet_leave(other, 1);
+	depart(0);
+}
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+static int memory;
+
+static void join_memory_as_child(void)
+{
+	theirs = sb_fleet_join_memory(memory, NULL);
+	CHECK(theirs != NULL);
+	board->index[0] = theirs->index;
+	board->incarnation[0] = theirs->incarnation;
+	CHECK_EQ(fleet_lock(theirs, &fleet_ring(theirs, 0)->lock), 0);
+}
+
+static int32_t memory_refusal(const struct sb_fleet_want *want)
+{
+	CHECK(sb_fleet_join_memory(memory, want) == NULL);
+	return sb_error_last();
+}
+
+TEST("a fleet in memory behaves the same: members, death, locks, geometry, places, epochs, tokens")
+{
+	board_open();
+	struct sb_fleet_want want = want_of(2), other = want_of(3);
+	memory = sb_fleet_memory(&want);
+	CHECK(memory >= 0);
+	struct sb_fleet *fleet = sb_fleet_join_memory(memory, &want);
+	CHECK(fleet != NULL);
+	for (uint32_t life = 1; life < 3; life++) {
+		pid_t child = start(join_memory_as_child);
+		CHECK_EQ(board->index[0], 1);
+		CHECK_EQ(board->incarnation[0], life);
+		CHECK_EQ(sb_fleet_alive(fleet, 1, life), 1);
+		CHECK_EQ(memory_refusal(&want), -SB_EFULL);
+		CHECK_EQ(memory_refusal(&other), -SB_EGEOMETRY);
+		CHECK_EQ(((const struct sb_fleet_header *)sb_fleet_found())->members, 2);
+		end(child);
+		CHECK_EQ(sb_fleet_alive(fleet, 1, life), 0);
+		CHECK_EQ(sb_fleet_members(fleet, infos), 1);
+		CHECK_EQ(fleet_lock(fleet, &fleet_ring(fleet, 0)->lock), 1);
+		fleet_unlock(fleet, &fleet_ring(fleet, 0)->lock);
+	}
+	struct sb_fleet_header before = fleet->header;
+	uint64_t token = before.first_token + (1ULL << 40);
+	store_seq(&fleet_leases(fleet)->next_token, token);
+	store_seq(&fleet_ring(fleet, 1)->head, 5);
+	sb_fleet_leave(fleet, 1);
+	fleet = sb_fleet_join_memory(memory, NULL);
+	CHECK(fleet != NULL);
+	CHECK(fleet->header.epoch > before.epoch);
+	CHECK(fleet->header.first_token == token + 1);
+	CHECK(fleet_leases(fleet)->next_token == token + 1);
+	CHECK_EQ(fleet_ring(fleet, 1)->head, 0);
+	CHECK_EQ(sb_fleet_members(fleet, infos), 1);
+	sb_fleet_leave(fleet, 0);
+	sb_fd_close(memory);
+	memory = open("/dev/null", O_RDWR | O_CLOEXEC);
+	CHECK_EQ(memory_refusal(&want), -SB_ECORRUPT);
+	close(memory);
+	memory = -1;
+	CHECK_EQ(memory_refusal(NULL), -SB_EINVAL);
+	fleet = sb_fleet_join_memory(-1, &want); /* one of its own */
+	CHECK(fleet != NULL);
+	CHECK_EQ(sb_fleet_members(fleet, infos), 1);
+	sb_fleet_leave(fleet, 1);
+	board_close();
+}
+
+TEST("a fleet's staging memory is as long as it was asked for, and keeps what is in it")
+{
+	struct sb_fleet_want want = want_of(2);
+	struct sb_fleet *fleet = sb_fleet_join_memory(-1, &want);
+	CHECK(fleet != NULL);
+	uint8_t *staging = sb_fleet_staging(fleet, 0);
+	CHECK(staging != NULL);
+	staging[0] = 42;
+	for (uint32_t bytes = 1; bytes < 1 << 24; bytes *= 3) {
+		staging = sb_fleet_staging(fleet, bytes);
+		CHECK(staging != NULL && staging[0] == 42);
+		staging[bytes - 1] = 42;
+		CHECK(fleet->staging_bytes >= bytes);
+		CHECK(sb_fleet_staging(fleet, bytes / 2) == staging);
+	}
+	sb_fleet_leave(fleet, 1);
+}

@@ -1,0 +1,745 @@
+/*
+ * lease_test.c - leases: who holds what, until when, and what is left when holders and contenders
+ * are killed. Contenders are processes; that there is one winner is counted beside the table.
+ */
+#include "test.h"
+
+#include "fleet_private.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+/* ---- a fleet of leases -------------------------------------------------------------------- */
+
+static int lease_memory(uint32_t leases)
+{
+	struct sb_fleet_want want = { .members = 16, .leases = leases };
+	int fd = sb_fleet_memory(&want);
+	CHECK(fd >= 0);
+	return fd;
+}
+
+static struct sb_fleet *join(int memory)
+{
+	struct sb_fleet *fleet = sb_fleet_join_memory(memory, NULL);
+	CHECK(fleet != NULL);
+	return fleet;
+}
+
+static struct sb_fleet *alone(uint32_t leases)
+{
+	int memory = lease_memory(leases);
+	struct sb_fleet *fleet = join(memory);
+	sb_fd_close(memory);
+	return fleet;
+}
+
+static void stage(struct sb_fleet *fleet, const char *kind, const char *label, const char *owner)
+{
+	uint8_t *staging = sb_fleet_staging(fleet, SB_KIND_MAX + SB_LABEL_MAX + SB_OWNER_MAX);
+	CHECK(staging != NULL);
+	size_t kind_bytes = strlen(kind), label_bytes = strlen(label);
+	memcpy(staging, kind, kind_bytes);
+	memcpy(staging + kind_bytes, label, label_bytes);
+	memcpy(staging + kind_bytes + label_bytes, owner, strlen(owner));
+}
+
+static int32_t claim(struct sb_fleet *fleet, const char *kind, const char *label,
+                     const char *owner, double ttl_ms, double now_ms)
+{
+	stage(fleet, kind, label, owner);
+	return sb_lease_claim(fleet, (uint32_t)strlen(kind), (uint32_t)strlen(label),
+	                      (uint32_t)strlen(owner), ttl_ms, now_ms);
+}
+
+static int32_t find(struct sb_fleet *fleet, const char *kind, const char *label, double now_ms)
+{
+	stage(fleet, kind, label, "");
+	return sb_lease_find(fleet, (uint32_t)strlen(kind), (uint32_t)strlen(label), now_ms);
+}
+
+static const struct sb_holder *holder_of(const struct sb_fleet *fleet)
+{
+	return sb_lease_holder(fleet);
+}
+
+static bool holder_is(const struct sb_fleet *fleet, const char *kind, const char *label,
+                      const char *owner)
+{
+	const struct sb_holder *holder = holder_of(fleet);
+	return holder->kind_bytes == strlen(kind) && holder->label_bytes == strlen(label) &&
+	       holder->owner_bytes == strlen(owner) &&
+	       memcmp(holder->kind, kind, strlen(kind)) == 0 &&
+	       memcmp(holder->label, label, strlen(label)) == 0 &&
+	       memcmp(holder->owner, owner, strlen(owner)) == 0;
+}
+
+static int32_t release_held(struct sb_fleet *fleet)
+{
+	return sb_lease_release(fleet, holder_of(fleet)->entry, holder_of(fleet)->token);
+}
+
+static uint32_t count_held(struct sb_fleet *fleet)
+{
+	uint32_t held = 0;
+	for (uint32_t entry = 0; entry < fleet->header.leases; entry++)
+		held += sb_lease_at(fleet, entry, -1) == 1;
+	return held;
+}
+
+/* Every entry can be claimed, once: none is lost, none is there twice. */
+static void expect_sound_and_free(struct sb_fleet *fleet)
+{
+	char label[16];
+	uint32_t leases = fleet->header.leases;
+	double tokens[64];
+	CHECK(leases <= 64);
+	for (uint32_t i = 0; i < leases; i++) {
+		snprintf(label, sizeof label, "sound %u", i);
+		CHECK_EQ(claim(fleet, "test", label, "me", 60000, -1), 1);
+		CHECK_EQ(find(fleet, "test", label, -1), 1);
+		tokens[holder_of(fleet)->entry] = holder_of(fleet)->token;
+	}
+	CHECK_EQ(claim(fleet, "test", "one more", "me", 60000, -1), -SB_EFULL);
+	CHECK_EQ(count_held(fleet), leases);
+	for (uint32_t i = 0; i < leases; i++) CHECK_EQ(sb_lease_release(fleet, i, tokens[i]), 0);
+	CHECK_EQ(count_held(fleet), 0);
+}
+
+/* ---- one process, several members ---------------------------------------------------------- */
+
+struct two {
+	int memory;
+	struct sb_fleet *a, *b;
+};
+
+static struct two two_members(uint32_t leases)
+{
+	int memory = lease_memory(leases);
+	return (struct two){ memory, join(memory), join(memory) };
+}
+
+static void two_leave(struct two *two)
+{
+	sb_fleet_leave(two->a, 1);
+	sb_fleet_leave(two->b, 1);
+	sb_fd_close(two->memory);
+}
+
+TEST("the first claim of a lease wins, and the second yields to its holder")
+{
+	struct two two = two_members(8);
+	CHECK_EQ(claim(two.a, "job", "47", "worker a", 30, 1000), 1);
+	CHECK(holder_is(two.a, "job", "47", "worker a"));
+	double token = holder_of(two.a)->token;
+	CHECK_EQ(claim(two.b, "job", "47", "worker b", 30, 1001), 0);
+	const struct sb_holder *holder = holder_of(two.b);
+	CHECK(holder_is(two.b, "job", "47", "worker a"));
+	CHECK(holder->token == token && holder->claimed_ms == 1000 && holder->expires_ms == 1030);
+	CHECK(holder->member == (uint32_t)sb_fleet_index(two.a) && holder->pid == (uint32_t)getpid());
+	CHECK_EQ(claim(two.a, "job", "47", "again", 30, 1002), 0); /* also to itself */
+	CHECK(holder_is(two.a, "job", "47", "worker a"));
+	CHECK_EQ(find(two.b, "job", "47", 1003), 1);
+	CHECK(holder_of(two.b)->token == token);
+	CHECK_EQ(count_held(two.b), 0); /* by the real clock it is long over */
+	two_leave(&two);
+}
+
+TEST("leases of different labels and of different kinds never compete")
+{
+	struct sb_fleet *fleet = alone(8);
+	CHECK_EQ(claim(fleet, "ab", "c", "1", 60000, -1), 1);
+	CHECK_EQ(claim(fleet, "ab", "d", "2", 60000, -1), 1);
+	CHECK_EQ(claim(fleet, "ax", "c", "3", 60000, -1), 1);
+	CHECK_EQ(claim(fleet, "a", "bc", "4", 60000, -1), 1);
+	CHECK_EQ(claim(fleet, "abc", "d", "5", 60000, -1), 1);
+	CHECK_EQ(count_held(fleet), 5);
+	CHECK_EQ(find(fleet, "a", "bc", -1), 1);
+	CHECK(holder_is(fleet, "a", "bc", "4"));
+	CHECK_EQ(find(fleet, "a", "b", -1), 0);
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("a lease that is released is free at once, leaves nothing of the losers, and its next token "
+     "is higher")
+{
+	struct two two = two_members(8);
+	CHECK_EQ(claim(two.a, "job", "1", "a", 60000, -1), 1);
+	struct sb_holder first = *holder_of(two.a);
+	CHECK_EQ(claim(two.b, "job", "1", "b", 60000, -1), 0);
+	CHECK_EQ(sb_lease_release(two.a, first.entry, first.token), 0);
+	CHECK_EQ(find(two.b, "job", "1", -1), 0);
+	CHECK_EQ(claim(two.b, "job", "1", "b", 60000, -1), 1);
+	CHECK(holder_is(two.b, "job", "1", "b") && holder_of(two.b)->token > first.token);
+	CHECK_EQ(sb_lease_release(two.a, first.entry, first.token), -SB_ESTALE);
+	CHECK_EQ(sb_lease_renew(two.a, first.entry, first.token, 1000, -1), -SB_ESTALE);
+	CHECK_EQ(find(two.a, "job", "1", -1), 1);
+	CHECK_EQ(release_held(two.a), 0); /* whoever knows the tenure may end it */
+	CHECK_EQ(release_held(two.a), -SB_ESTALE);
+	two_leave(&two);
+}
+
+TEST("a lease is over when its deadline is now, and not before")
+{
+	struct two two = two_members(8);
+	CHECK_EQ(claim(two.a, "job", "1", "a", 5, 1000), 1);
+	struct sb_holder first = *holder_of(two.a);
+	CHECK_EQ(claim(two.b, "job", "1", "b", 5, 1004.999), 0);
+	CHECK_EQ(find(two.b, "job", "1", 1004.999), 1);
+	CHECK_EQ(find(two.b, "job", "1", 1005), 0);
+	CHECK_EQ(sb_lease_at(two.b, first.entry, 1004.999), 1);
+	CHECK_EQ(sb_lease_at(two.b, first.entry, 1005), 0);
+	CHECK_EQ(sb_lease_renew(two.a, first.entry, first.token, 50, 1005), -SB_ESTALE);
+	CHECK_EQ(claim(two.b, "job", "1", "b", 5, 1005), 1);
+	CHECK(holder_of(two.b)->token > first.token);
+	CHECK_EQ(sb_lease_renew(two.a, first.entry, first.token, 50, 1006), -SB_ESTALE);
+	CHECK_EQ(sb_lease_release(two.a, first.entry, first.token), -SB_ESTALE);
+	CHECK_EQ(find(two.a, "job", "1", 1006), 1);
+	CHECK(holder_is(two.a, "job", "1", "b"));
+	two_leave(&two);
+}
+
+TEST("a renewal of a lease keeps its token and never shortens it")
+{
+	struct two two = two_members(8);
+	CHECK_EQ(claim(two.a, "job", "1", "a", 100, 1000), 1);
+	struct sb_holder first = *holder_of(two.a);
+	CHECK_EQ(sb_lease_renew(two.a, first.entry, first.token, 10, 1010), 0);
+	CHECK(holder_of(two.a)->expires_ms == 1100);
+	CHECK_EQ(sb_lease_renew(two.a, first.entry, first.token, 100, 1099), 0);
+	CHECK(holder_of(two.a)->expires_ms == 1199 && holder_of(two.a)->token == first.token);
+	CHECK_EQ(find(two.b, "job", "1", 1198), 1);
+	CHECK(holder_of(two.b)->expires_ms == 1199 && holder_of(two.b)->claimed_ms == 1000);
+	CHECK_EQ(claim(two.b, "job", "1", "b", 100, 1198), 0);
+	CHECK_EQ(claim(two.b, "job", "1", "b", 100, 1199), 1);
+	two_leave(&two);
+}
+
+TEST("a full table of leases refuses and takes nothing away, and each end makes one entry free")
+{
+	struct sb_fleet *fleet = alone(16);
+	char label[16];
+	for (uint32_t i = 0; i < 16; i++) {
+		snprintf(label, sizeof label, "%u", i);
+		CHECK_EQ(claim(fleet, "job", label, "me", 100 + i, 1000), 1);
+	}
+	double token = holder_of(fleet)->token;
+	for (int i = 0; i < 1000; i++)
+		CHECK_EQ(claim(fleet, "job", "more", "me", 100, 1000), -SB_EFULL);
+	for (uint32_t i = 0; i < 16; i++) {
+		snprintf(label, sizeof label, "%u", i);
+		CHECK_EQ(find(fleet, "job", label, 1099), 1);
+		CHECK(holder_of(fleet)->token == token - 15 + i);
+	}
+	CHECK_EQ(claim(fleet, "job", "more", "me", 100, 1100), 1); /* the first is over */
+	CHECK(holder_of(fleet)->token == token + 1); /* a refusal costs none */
+	CHECK_EQ(claim(fleet, "job", "yet more", "me", 100, 1100), -SB_EFULL);
+	CHECK_EQ(find(fleet, "job", "0", 1100), 0);
+	CHECK_EQ(find(fleet, "job", "7", 1100), 1);
+	CHECK_EQ(release_held(fleet), 0);
+	CHECK_EQ(claim(fleet, "job", "yet more", "me", 100, 1100), 1);
+	CHECK_EQ(claim(fleet, "job", "7", "me", 100, 1100), -SB_EFULL);
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("a million subjects have one lease after the other in a small table, released or over")
+{
+	struct sb_fleet *fleet = alone(16);
+	char label[16];
+	double last = 0;
+	const uint32_t count = UNDER_TSAN ? 50000 : 1000000;
+	for (uint32_t i = 0; i < count; i++) {
+		snprintf(label, sizeof label, "%u", i);
+		CHECK_EQ(claim(fleet, "job", label, "me", 8, 1000 + i), 1);
+		CHECK(holder_of(fleet)->token > last);
+		last = holder_of(fleet)->token;
+		if (i % 2 == 0) CHECK_EQ(release_held(fleet), 0);
+	}
+	CHECK_EQ(sb_lease_reset(fleet), 0);
+	expect_sound_and_free(fleet);
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("a lease's bad arguments are refused and change nothing; the longest texts and times are "
+     "taken")
+{
+	static char long_kind[SB_KIND_MAX + 2], long_label[SB_LABEL_MAX + 2], owner[SB_OWNER_MAX + 2];
+	struct sb_fleet *fleet = alone(8);
+	struct sb_lease_table *table = fleet_leases(fleet);
+	memset(long_kind, 'k', SB_KIND_MAX);
+	memset(long_label, 'l', SB_LABEL_MAX);
+	memset(owner, 'o', SB_OWNER_MAX);
+	uint64_t revision = table->revision;
+	const double bad[] = { 0, -1, NAN, INFINITY, -INFINITY };
+	for (uint32_t i = 0; i < 5; i++) {
+		CHECK_EQ(claim(fleet, "job", "1", "me", bad[i], 1000), -SB_EINVAL);
+		CHECK_EQ(sb_lease_renew(fleet, 0, 1, bad[i], 1000), -SB_EINVAL);
+	}
+	stage(fleet, "job", "1", "me");
+	CHECK_EQ(sb_lease_claim(fleet, 0, 4, 2, 10, 1000), -SB_EINVAL);
+	CHECK_EQ(sb_lease_claim(fleet, 3, 0, 2, 10, 1000), -SB_EINVAL);
+	CHECK_EQ(sb_lease_claim(fleet, SB_KIND_MAX + 1, 1, 1, 10, 1000), -SB_EINVAL);
+	CHECK_EQ(sb_lease_claim(fleet, 1, SB_LABEL_MAX + 1, 1, 10, 1000), -SB_EINVAL);
+	CHECK_EQ(sb_lease_claim(fleet, 1, 1, SB_OWNER_MAX + 1, 10, 1000), -SB_EINVAL);
+	CHECK_EQ(sb_lease_claim(fleet, UINT32_MAX, 2, 1, 10, 1000), -SB_EINVAL);
+	CHECK_EQ(sb_lease_find(fleet, 3, 0, 1000), -SB_EINVAL);
+	CHECK_EQ(sb_lease_find(fleet, 3, 1, NAN), -SB_EINVAL);
+	CHECK_EQ(sb_lease_at(fleet, 8, 1000), -SB_EINVAL);
+	CHECK_EQ(sb_lease_renew(fleet, 8, 1, 10, 1000), -SB_EINVAL);
+	CHECK_EQ(sb_lease_release(fleet, 8, 1), -SB_EINVAL);
+	CHECK_EQ(sb_lease_release(fleet, 0, 0), -SB_ESTALE);
+	CHECK_EQ(sb_lease_release(fleet, 0, NAN), -SB_ESTALE);
+	CHECK(table->revision == revision && count_held(fleet) == 0);
+	CHECK_EQ(claim(fleet, long_kind, long_label, owner, 1e300, 1000), 1);
+	CHECK_EQ(claim(fleet, long_kind, long_label, "b", 10, 1e12), 0);
+	CHECK(holder_is(fleet, long_kind, long_label, owner) && table->revision > revision);
+	CHECK_EQ(claim(fleet, "job", "short", "", 1e-9, 1000), 1); /* a moment is one moment */
+	CHECK_EQ(find(fleet, "job", "short", 1000), 1);
+	CHECK_EQ(find(fleet, "job", "short", 1000.00001), 0);
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("a reset ends every lease of a member that is alone, and tokens go on over it")
+{
+	struct two two = two_members(8);
+	CHECK_EQ(claim(two.a, "job", "1", "a", 60000, -1), 1);
+	CHECK_EQ(claim(two.a, "job", "2", "a", 60000, -1), 1);
+	struct sb_holder last = *holder_of(two.a);
+	CHECK_EQ(sb_lease_reset(two.a), -SB_EBUSY);
+	CHECK_EQ(count_held(two.a), 2);
+	sb_fleet_leave(two.b, 1);
+	CHECK_EQ(sb_lease_park(two.a), 1);
+	uint32_t ticket = load_seq((uint32_t *)sb_fleet_wake_word(two.a));
+	CHECK_EQ(sb_lease_reset(two.a), 0);
+	CHECK(load_seq((uint32_t *)sb_fleet_wake_word(two.a)) != ticket);
+	CHECK_EQ(count_held(two.a), 0);
+	CHECK_EQ(sb_lease_renew(two.a, last.entry, last.token, 10, -1), -SB_ESTALE);
+	CHECK_EQ(sb_lease_release(two.a, last.entry, last.token), -SB_ESTALE);
+	CHECK_EQ(claim(two.a, "job", "2", "a", 60000, -1), 1);
+	CHECK(holder_of(two.a)->token > last.token);
+	CHECK_EQ(release_held(two.a), 0);
+	expect_sound_and_free(two.a);
+	sb_fleet_leave(two.a, 1);
+	sb_fd_close(two.memory);
+}
+
+TEST("the end of a lease wakes whoever is parked, and a failed release wakes nobody")
+{
+	struct two two = two_members(8);
+	uint32_t *word = sb_fleet_wake_word(two.b);
+	CHECK_EQ(claim(two.a, "job", "1", "a", 60000, -1), 1);
+	CHECK_EQ(sb_lease_park(two.b), 1);
+	uint32_t ticket = load_seq(word);
+	CHECK_EQ(sb_lease_release(two.a, holder_of(two.a)->entry, 77), -SB_ESTALE);
+	CHECK_EQ(load_seq(word), ticket);
+	CHECK_EQ(release_held(two.a), 0);
+	CHECK(load_seq(word) != ticket);
+	ticket = load_seq(word);
+	CHECK_EQ(claim(two.b, "job", "1", "b", 60000, -1), 1);
+	CHECK_EQ(release_held(two.b), 0);
+	CHECK_EQ(load_seq(word), ticket); /* nobody is parked: nothing is said */
+	two_leave(&two);
+}
+
+TEST("nonsense in a table of leases is nobody's, and a repair makes it free")
+{
+	struct sb_fleet *fleet = alone(4);
+	for (uint32_t how = 0; how < 6; how++) {
+		CHECK_EQ(claim(fleet, "job", "1", "me", 60000, -1), 1);
+		uint8_t *entries = (uint8_t *)fleet_leases(fleet) + sizeof(struct sb_lease_table) + 64;
+		struct sb_lease *entry = (struct sb_lease *)(void *)entries + holder_of(fleet)->entry;
+		CHECK(entry->token == (uint64_t)holder_of(fleet)->token);
+		switch (how) {
+		case 0: entry->kind_bytes = UINT16_MAX; break;
+		case 1: entry->label_bytes = SB_LABEL_MAX + 1; break;
+		case 2: entry->owner_bytes = UINT16_MAX; break;
+		case 3: entry->member = UINT32_MAX; break;
+		case 4: entry->incarnation++; break;
+		default: entry->seq++; break; /* as of a writer that is dead or stopped */
+		}
+		CHECK_EQ(find(fleet, "job", "1", -1), 0);
+		CHECK_EQ(count_held(fleet), 0);
+		CHECK_EQ(fleet_lock(fleet, &fleet_leases(fleet)->lock), 0);
+		lease_repair(fleet);
+		fleet_unlock(fleet, &fleet_leases(fleet)->lock);
+		expect_sound_and_free(fleet);
+	}
+	sb_fleet_leave(fleet, 1);
+}
+
+/* ---- many processes ----------------------------------------------------------------------- */
+
+enum { CONTENDERS = 8, WINS = 400 };
+
+struct shared { /* the tests' own books */
+	uint32_t ready, go, inside;
+	uint64_t wins, yields, last_token, rounds;
+};
+
+static struct shared *shared_open(void)
+{
+	struct shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
+	                             MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(shared != MAP_FAILED);
+	return shared;
+}
+
+struct part {
+	struct shared *shared;
+	int memory;
+	uint32_t number;
+};
+
+static pid_t start(void (*body)(const struct part *), const struct part *part)
+{
+	pid_t child = fork();
+	CHECK(child >= 0);
+	if (child != 0) return child;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	body(part);
+	_exit(0);
+}
+
+static void contender(const struct part *part)
+{
+	struct shared *shared = part->shared;
+	struct sb_fleet *fleet = join(part->memory);
+	fetch_add_seq(&shared->ready, 1);
+	AWAIT(load_seq(&shared->go) == 1);
+	for (uint32_t wins = 0; wins < WINS;) {
+		int32_t result = claim(fleet, "leader", "of all", "one", 60000, -1);
+		CHECK(result == 0 || result == 1);
+		if (result == 0) {
+			fetch_add_seq(&shared->yields, 1);
+			sched_yield();
+			continue;
+		}
+		CHECK_EQ(fetch_add_seq(&shared->inside, 1), 0); /* alone */
+		uint64_t token = (uint64_t)holder_of(fleet)->token;
+		CHECK(token > load_seq(&shared->last_token));
+		store_seq(&shared->last_token, token);
+		if (wins % 8 == 0) sched_yield();
+		CHECK_EQ(fetch_add_seq(&shared->inside, UINT32_MAX), 1);
+		CHECK_EQ(release_held(fleet), 0);
+		fetch_add_seq(&shared->wins, 1);
+		wins++;
+	}
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("of eight processes that contend for a lease one holds it at a time, with a higher token "
+     "each time")
+{
+	struct shared *shared = shared_open();
+	int memory = lease_memory(4);
+	struct sb_fleet *fleet = join(memory);
+	pid_t children[CONTENDERS];
+	for (uint32_t i = 0; i < CONTENDERS; i++)
+		children[i] = start(contender, &(struct part){ shared, memory, i });
+	AWAIT(load_seq(&shared->ready) == CONTENDERS);
+	store_seq(&shared->go, 1);
+	for (uint32_t i = 0; i < CONTENDERS; i++) CHECK_EQ(reap(children[i]), 0);
+	CHECK_EQ(shared->wins, CONTENDERS * WINS);
+	CHECK(shared->yields > 10); /* else nobody contended */
+	expect_sound_and_free(fleet);
+	sb_fleet_leave(fleet, 1);
+	sb_fd_close(memory);
+	munmap(shared, sizeof *shared);
+}
+
+static void holder_of_all(const struct part *part)
+{
+	struct sb_fleet *fleet = join(part->memory);
+	char label[16];
+	for (uint32_t i = 0; i < 4; i++) {
+		snprintf(label, sizeof label, "%u", i);
+		CHECK_EQ(claim(fleet, "job", label, "child", 3600000, -1), 1);
+	}
+	fetch_add_seq(&part->shared->ready, 1);
+	for (;;) pause();
+}
+
+TEST("a stopped holder keeps its leases, and those of a dead one are free at once")
+{
+	struct shared *shared = shared_open();
+	int memory = lease_memory(4);
+	struct sb_fleet *fleet = join(memory);
+	pid_t child = start(holder_of_all, &(struct part){ shared, memory, 0 });
+	AWAIT(load_seq(&shared->ready) == 1);
+	CHECK_EQ(kill(child, SIGSTOP), 0);
+	CHECK_EQ(claim(fleet, "job", "0", "me", 60000, -1), 0);
+	CHECK(holder_is(fleet, "job", "0", "child") && holder_of(fleet)->pid == (uint32_t)child);
+	struct sb_holder dead = *holder_of(fleet);
+	CHECK_EQ(claim(fleet, "job", "other", "me", 60000, -1), -SB_EFULL);
+	CHECK_EQ(count_held(fleet), 4);
+	CHECK_EQ(kill(child, SIGKILL), 0);
+	CHECK_EQ(reap(child), 128 + SIGKILL);
+	CHECK_EQ(count_held(fleet), 0);
+	CHECK_EQ(find(fleet, "job", "0", -1), 0);
+	CHECK_EQ(sb_lease_renew(fleet, dead.entry, dead.token, 1000, -1), -SB_ESTALE);
+	CHECK_EQ(claim(fleet, "job", "0", "me", 60000, -1), 1);
+	CHECK(holder_of(fleet)->token > dead.token);
+	CHECK_EQ(release_held(fleet), 0);
+	expect_sound_and_free(fleet);
+	sb_fleet_leave(fleet, 1);
+	sb_fd_close(memory);
+	munmap(shared, sizeof *shared);
+}
+
+TEST("a member that takes a dead one's place does not revive its leases")
+{
+	struct shared *shared = shared_open();
+	int memory = lease_memory(4);
+	struct sb_fleet *fleet = join(memory);
+	pid_t child = start(holder_of_all, &(struct part){ shared, memory, 0 });
+	AWAIT(load_seq(&shared->ready) == 1);
+	CHECK_EQ(claim(fleet, "job", "0", "me", 60000, -1), 0);
+	uint32_t index = holder_of(fleet)->member;
+	CHECK_EQ(kill(child, SIGKILL), 0);
+	CHECK_EQ(reap(child), 128 + SIGKILL);
+	struct sb_fleet *next = join(memory);
+	CHECK_EQ(sb_fleet_index(next), index);
+	CHECK_EQ(count_held(fleet), 0);
+	CHECK_EQ(find(next, "job", "1", -1), 0);
+	CHECK_EQ(claim(next, "job", "0", "next", 60000, -1), 1);
+	CHECK_EQ(count_held(fleet), 1);
+	sb_fleet_leave(next, 1);
+	CHECK_EQ(count_held(fleet), 0); /* whoever leaves holds nothing */
+	expect_sound_and_free(fleet);
+	sb_fleet_leave(fleet, 1);
+	sb_fd_close(memory);
+	munmap(shared, sizeof *shared);
+}
+
+/* Owner texts follow from the labels. */
+static void owner_text(const char *label, char out[SB_OWNER_MAX + 1])
+{
+	size_t length = strlen(label);
+	for (int i = 0; i < SB_OWNER_MAX; i++) out[i] = label[(size_t)i % length];
+	out[SB_OWNER_MAX] = 0;
+}
+
+static void random_label(uint64_t *seed, char label[24])
+{
+	uint32_t number = random_below(seed, 6);
+	snprintf(label, 24, "%u%s", number, number % 2 == 0 ? "" : " and a long one");
+}
+
+/* Claims, renews and releases; what it does not release is over soon, or it dies. */
+static void busy(const struct part *part)
+{
+	struct sb_fleet *fleet = join(part->memory);
+	uint64_t seed = os_now_ns() ^ part->number;
+	char label[24], owner[SB_OWNER_MAX + 1];
+	for (;;) {
+		random_label(&seed, label);
+		owner_text(label, owner);
+		int32_t result = claim(fleet, "job", label, owner, 1, -1);
+		CHECK(result >= 0 || result == -SB_EFULL);
+		CHECK(result < 0 || holder_is(fleet, "job", label, owner));
+		struct sb_holder holder = *holder_of(fleet);
+		if (result == 1 && random_below(&seed, 2) == 0) {
+			result = sb_lease_renew(fleet, holder.entry, holder.token, 2, -1);
+			CHECK(result == 0 || result == -SB_ESTALE);
+			result = 1;
+		}
+		if (result == 1 && random_below(&seed, 4) != 0) {
+			result = sb_lease_release(fleet, holder.entry, holder.token);
+			CHECK(result == 0 || result == -SB_ESTALE);
+		}
+		fetch_add_seq(&part->shared->rounds, 1);
+	}
+}
+
+/* What is found is whole: owner and label belong together. */
+static uint32_t look_around(struct sb_fleet *fleet, uint64_t *seed)
+{
+	char label[24], owner[SB_OWNER_MAX + 1];
+	uint32_t found = 0;
+	random_label(seed, label);
+	owner_text(label, owner);
+	if (find(fleet, "job", label, -1) == 1) {
+		CHECK(holder_is(fleet, "job", label, owner));
+		found++;
+	}
+	for (uint32_t entry = 0; entry < fleet->header.leases; entry++) {
+		if (sb_lease_at(fleet, entry, -1) != 1) continue;
+		const struct sb_holder *holder = holder_of(fleet);
+		CHECK(holder->label_bytes < sizeof label && holder->entry == entry);
+		memcpy(label, holder->label, holder->label_bytes);
+		label[holder->label_bytes] = 0;
+		owner_text(label, owner);
+		CHECK(holder_is(fleet, "job", label, owner));
+		found++;
+	}
+	return found;
+}
+
+TEST("holders and contenders of leases killed at any moment leave a sound table, and readers "
+     "find no half of one")
+{
+	struct shared *shared = shared_open();
+	int memory = lease_memory(4); /* fewer than labels: it is full at times */
+	struct sb_fleet *fleet = join(memory);
+	uint64_t seed = 3;
+	uint32_t found = 0;
+	pid_t children[3];
+	double last = 0;
+	for (uint32_t i = 0; i < 3; i++) children[i] = start(busy, &(struct part){ shared, memory, i });
+	for (int round = 0; round < (UNDER_TSAN ? 30 : 100); round++) {
+		uint64_t target = load_seq(&shared->rounds) + random_below(&seed, 60);
+		uint64_t until = os_now_ns() + 10000000000u;
+		do found += look_around(fleet, &seed);
+		while (load_seq(&shared->rounds) < target && os_now_ns() < until);
+		uint32_t which = random_below(&seed, 3);
+		CHECK_EQ(kill(children[which], SIGKILL), 0);
+		CHECK_EQ(reap(children[which]), 128 + SIGKILL);
+		int32_t result;
+		AWAIT((result = claim(fleet, "sole", "mine", "me", 60000, -1)) != -SB_EFULL);
+		CHECK_EQ(result, 1);
+		CHECK(holder_of(fleet)->token > last);
+		last = holder_of(fleet)->token;
+		CHECK_EQ(release_held(fleet), 0);
+		children[which] = start(busy, &(struct part){ shared, memory, which });
+	}
+	for (uint32_t i = 0; i < 3; i++) {
+		CHECK_EQ(kill(children[i], SIGKILL), 0);
+		CHECK_EQ(reap(children[i]), 128 + SIGKILL);
+	}
+	CHECK(found > 100 && load_seq(&shared->rounds) > 1000);
+	expect_sound_and_free(fleet);
+	sb_fleet_leave(fleet, 1);
+	sb_fd_close(memory);
+	munmap(shared, sizeof *shared);
+}
+
+static void waiter(const struct part *part)
+{
+	struct shared *shared = part->shared;
+	struct sb_fleet *fleet = join(part->memory);
+	uint32_t *word = sb_fleet_wake_word(fleet);
+	for (uint32_t wins = 0; wins < WINS;) {
+		uint32_t ticket = load_seq(word);
+		int32_t result = claim(fleet, "leader", "of all", "one", 60000, -1);
+		if (result == 0) {
+			CHECK_EQ(sb_lease_park(fleet), 1);
+			result = claim(fleet, "leader", "of all", "one", 60000, -1); /* the last look */
+		}
+		CHECK(result >= 0);
+		if (result == 0) {
+			fetch_add_seq(&shared->yields, 1);
+			CHECK_EQ(os_futex_wait(word, ticket, 10000000000u), 0); /* else nobody woke it */
+			continue;
+		}
+		CHECK_EQ(fetch_add_seq(&shared->inside, 1), 0);
+		if (wins++ % 8 == 0) sched_yield();
+		CHECK_EQ(fetch_add_seq(&shared->inside, UINT32_MAX), 1);
+		CHECK_EQ(release_held(fleet), 0);
+	}
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("whoever sleeps for a lease is woken by its end, and nobody sleeps through one")
+{
+	struct shared *shared = shared_open();
+	int memory = lease_memory(4);
+	struct sb_fleet *fleet = join(memory);
+	pid_t children[4];
+	for (uint32_t i = 0; i < 4; i++)
+		children[i] = start(waiter, &(struct part){ shared, memory, i });
+	for (uint32_t i = 0; i < 4; i++) CHECK_EQ(reap(children[i]), 0);
+	CHECK(shared->yields > 20);
+	sb_fleet_leave(fleet, 1);
+	sb_fd_close(memory);
+	munmap(shared, sizeof *shared);
+}
+
+/* ---- single steps ------------------------------------------------------------------------- */
+
+#if !UNDER_TSAN && !UNDER_ASAN && (defined(__x86_64__) || defined(__aarch64__))
+
+enum { STEP_LEASES = 4 };
+
+/* One entry is free, and the tenures of the others are over. */
+static void *prepare_claim(int memory)
+{
+	static const char *labels[] = { "old", "older", "oldest" };
+	struct sb_fleet *fleet = join(memory);
+	CHECK_EQ(claim(fleet, "job", "0", "child", 60000, 1000), 1);
+	for (uint32_t i = 0; i < STEP_LEASES - 1; i++)
+		CHECK_EQ(claim(fleet, "job", labels[i], "child", 1, 1000), 1);
+	CHECK_EQ(find(fleet, "job", "0", 1000), 1);
+	CHECK_EQ(release_held(fleet), 0);
+	stage(fleet, "job", "new", "child");
+	return fleet;
+}
+
+static void operate_claim(void *fleet)
+{
+	(void)sb_lease_claim(fleet, 3, 3, 5, 60000, 2000);
+}
+
+/* None is free. */
+static void *prepare_reuse(int memory)
+{
+	struct sb_fleet *fleet = prepare_claim(memory);
+	CHECK_EQ(claim(fleet, "job", "yet older", "child", 1, 1000), 1);
+	stage(fleet, "job", "new", "child");
+	return fleet;
+}
+
+static void *prepare_end(int memory)
+{
+	struct sb_fleet *fleet = prepare_claim(memory);
+	operate_claim(fleet);
+	return fleet;
+}
+
+static void operate_end(void *argument)
+{
+	struct sb_fleet *fleet = argument;
+	(void)sb_lease_renew(fleet, holder_of(fleet)->entry, holder_of(fleet)->token, 90000, 2000);
+	(void)release_held(fleet);
+}
+
+/* The dead one's tenures are nobody's, its lock holds up nobody, and all entries are there. */
+static void judge_leases(struct sb_fleet *fleet)
+{
+	uint64_t next = fleet_leases(fleet)->next_token;
+	CHECK_EQ(find(fleet, "job", "new", 2000), 0);
+	CHECK_EQ(claim(fleet, "job", "new", "me", 60000, 2000), 1);
+	CHECK(holder_of(fleet)->token >= (double)next);
+	for (uint32_t entry = 0; entry < STEP_LEASES; entry++) {
+		const struct sb_lease_table *table = fleet_leases(fleet);
+		CHECK(table->hash[entry] == 0 || sb_lease_at(fleet, entry, 0) == 0 ||
+		      holder_is(fleet, "job", "new", "me"));
+	}
+	CHECK_EQ(find(fleet, "job", "new", 2000), 1);
+	CHECK(holder_is(fleet, "job", "new", "me"));
+	CHECK_EQ(release_held(fleet), 0);
+	expect_sound_and_free(fleet);
+}
+
+TEST("a process killed after any single instruction of a claim leaves a table of leases that is "
+     "sound")
+{
+	int memory = lease_memory(STEP_LEASES);
+	CHECK(kill_at_each_instruction(memory, prepare_claim, operate_claim, judge_leases) > 100);
+	CHECK(kill_at_each_instruction(memory, prepare_reuse, operate_claim, judge_leases) > 100);
+	sb_fd_close(memory);
+}
+
+TEST("a process killed after any single instruction of renewing and releasing a lease leaves a "
+     "sound table")
+{
+	int memory = lease_memory(STEP_LEASES);
+	CHECK(kill_at_each_instruction(memory, prepare_end, operate_end, judge_leases) > 100);
+	sb_fd_close(memory);
+}
+
+#endif

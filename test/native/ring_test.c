@@ -1,0 +1,769 @@
+/*
+ * ring_test.c - broadcast rings: what cursors read and what they count as lost, with writers and
+ * readers in processes of their own, some of them killed. Payloads follow from their first word, so
+ * that a torn one is known.
+ */
+#include "test.h"
+
+#include "fleet_private.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* ---- a fleet of one ring ------------------------------------------------------------------ */
+
+static int ring_memory(uint32_t frames, uint32_t frame_bytes)
+{
+	struct sb_fleet_want want = { .members = 16, .leases = 8, .rings = 1 };
+	strcpy(want.ring[0].name, "events");
+	want.ring[0].frames = frames;
+	want.ring[0].frame_bytes = frame_bytes;
+	int fd = sb_fleet_memory(&want);
+	CHECK(fd >= 0);
+	return fd;
+}
+
+static struct sb_fleet *join(int memory)
+{
+	struct sb_fleet *fleet = sb_fleet_join_memory(memory, NULL);
+	CHECK(fleet != NULL);
+	return fleet;
+}
+
+static struct sb_fleet *alone(uint32_t frames, uint32_t frame_bytes)
+{
+	int memory = ring_memory(frames, frame_bytes);
+	struct sb_fleet *fleet = join(memory);
+	sb_fd_close(memory);
+	return fleet;
+}
+
+static struct sb_cursor *open_cursor(struct sb_fleet *fleet, uint32_t from)
+{
+	struct sb_cursor *cursor = sb_cursor_open(fleet, 0, from, 0, -1);
+	CHECK(cursor != NULL);
+	return cursor;
+}
+
+/* ---- payloads ----------------------------------------------------------------------------- */
+
+/* The id in the first 8 bytes, as far as there are so many; all others follow from it. */
+static void write_payload(uint8_t *out, uint32_t bytes, uint64_t id)
+{
+	uint64_t word = id;
+	for (uint32_t at = 0; at < bytes; at += 8) {
+		memcpy(out + at, &word, bytes - at < 8 ? bytes - at : 8);
+		word = word * 6364136223846793005u + 1442695040888963407u;
+	}
+}
+
+static bool payload_is(const uint8_t *payload, uint32_t bytes, uint64_t id)
+{
+	uint64_t word = id;
+	for (uint32_t at = 0; at < bytes; at += 8) {
+		if (memcmp(payload + at, &word, bytes - at < 8 ? bytes - at : 8) != 0) return false;
+		word = word * 6364136223846793005u + 1442695040888963407u;
+	}
+	return true;
+}
+
+static int32_t publish(struct sb_fleet *fleet, uint64_t id, uint32_t bytes)
+{
+	uint8_t *staging = sb_fleet_staging(fleet, bytes < 64 ? 64 : bytes);
+	CHECK(staging != NULL);
+	write_payload(staging, bytes, id);
+	return sb_ring_publish(fleet, 0, (uint32_t)id, bytes);
+}
+
+static const struct sb_batch *batch_of(const struct sb_cursor *cursor)
+{
+	return sb_cursor_batch(cursor);
+}
+
+static const struct sb_record *record_at(const struct sb_cursor *cursor, int32_t index)
+{
+	const uint8_t *at = (const uint8_t *)(batch_of(cursor) + 1);
+	for (; index > 0; index--)
+		at += sizeof(struct sb_record) +
+		      (((const struct sb_record *)(const void *)at)->bytes + 7u) / 8 * 8;
+	return (const struct sb_record *)(const void *)at;
+}
+
+static bool record_is(const struct sb_record *record, uint64_t id, uint32_t bytes)
+{
+	return record->bytes == bytes && record->kind == (uint32_t)id &&
+	       payload_is((const uint8_t *)(record + 1), bytes, id);
+}
+
+/* ---- one process -------------------------------------------------------------------------- */
+
+TEST("a ring read from the oldest gives its history once, and then nothing")
+{
+	struct sb_fleet *fleet = alone(16, 64);
+	for (uint64_t id = 0; id < 10; id++) CHECK_EQ(publish(fleet, id, 24), 0);
+	CHECK_EQ(sb_ring_head(fleet, 0), 10);
+	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_OLDEST);
+	CHECK_EQ(sb_cursor_poll(cursor, 100), 10);
+	for (int32_t i = 0; i < 10; i++) {
+		const struct sb_record *record = record_at(cursor, i);
+		CHECK(record_is(record, (uint64_t)i, 24));
+		CHECK_EQ(record->position, i);
+		CHECK_EQ(record->event, i);
+		CHECK_EQ(record->writer, sb_fleet_index(fleet));
+		CHECK(record->incarnation == fleet->incarnation && record->time_ms > 1.6e12);
+	}
+	CHECK_EQ(batch_of(cursor)->position, 10);
+	CHECK_EQ(batch_of(cursor)->event, 10);
+	CHECK_EQ(sb_cursor_poll(cursor, 100), 0);
+	CHECK_EQ(batch_of(cursor)->overwritten, 0);
+	sb_cursor_close(cursor);
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("a ring read from the head gives only what comes after")
+{
+	struct sb_fleet *fleet = alone(8, 64);
+	for (uint64_t id = 0; id < 21; id++) CHECK_EQ(publish(fleet, id, 24), 0);
+	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
+	CHECK_EQ(batch_of(cursor)->event, 21);
+	CHECK_EQ(sb_cursor_poll(cursor, 100), 0);
+	CHECK_EQ(publish(fleet, 21, 24), 0);
+	CHECK_EQ(sb_cursor_poll(cursor, 100), 1);
+	CHECK(record_is(record_at(cursor, 0), 21, 24));
+	CHECK_EQ(batch_of(cursor)->overwritten, 0);
+	sb_cursor_close(cursor);
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("a cursor one event behind the whole ring has lost exactly one, and a later one none")
+{
+	struct sb_fleet *fleet = alone(8, 64);
+	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_OLDEST);
+	for (uint64_t id = 0; id < 9; id++) CHECK_EQ(publish(fleet, id, 24), 0);
+	struct sb_cursor *late = open_cursor(fleet, SB_FROM_OLDEST);
+	CHECK_EQ(sb_cursor_poll(cursor, 100), 8);
+	CHECK_EQ(batch_of(cursor)->overwritten, 1);
+	CHECK(record_is(record_at(cursor, 0), 1, 24));
+	CHECK_EQ(sb_cursor_poll(late, 100), 8);
+	CHECK_EQ(batch_of(late)->overwritten, 0);
+	CHECK(record_is(record_at(late, 0), 1, 24));
+	sb_cursor_close(late);
+	sb_cursor_close(cursor);
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("two cursors of a ring are independent, and a poll takes no more than it is asked for")
+{
+	struct sb_fleet *fleet = alone(8, 64);
+	struct sb_cursor *slow = open_cursor(fleet, SB_FROM_HEAD);
+	struct sb_cursor *fast = open_cursor(fleet, SB_FROM_HEAD);
+	for (uint64_t id = 0; id < 20; id++) {
+		CHECK_EQ(publish(fleet, id, 24), 0);
+		CHECK_EQ(sb_cursor_poll(fast, 100), 1);
+		CHECK(record_is(record_at(fast, 0), id, 24));
+		CHECK_EQ(batch_of(fast)->overwritten, 0);
+	}
+	CHECK_EQ(sb_cursor_poll(slow, 0), 0);
+	CHECK_EQ(sb_cursor_poll(slow, 3), 3);
+	CHECK_EQ(batch_of(slow)->overwritten, 12);
+	CHECK_EQ(batch_of(slow)->event, 15);
+	CHECK_EQ(sb_cursor_poll(slow, 100), 5);
+	CHECK_EQ(batch_of(slow)->overwritten, 0);
+	sb_cursor_close(slow);
+	sb_cursor_close(fast);
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("an event that spans frames of a ring is one record with every byte")
+{
+	struct sb_fleet *fleet = alone(64, 72);
+	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
+	for (uint32_t bytes = 0; bytes <= 16 * 72; bytes++) {
+		uint64_t before = (uint64_t)sb_ring_head(fleet, 0);
+		CHECK_EQ(publish(fleet, 1000 + bytes, bytes), 0);
+		CHECK_EQ((uint64_t)sb_ring_head(fleet, 0) - before, bytes == 0 ? 1 : (bytes + 71) / 72);
+		CHECK_EQ(sb_cursor_poll(cursor, 100), 1);
+		CHECK(record_is(record_at(cursor, 0), 1000 + bytes, bytes));
+		CHECK_EQ(record_at(cursor, 0)->event, bytes);
+	}
+	CHECK_EQ(batch_of(cursor)->overwritten, 0);
+	sb_cursor_close(cursor);
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("the largest event of a ring is a quarter of it, and of a larger one nothing is written")
+{
+	struct sb_fleet *fleet = alone(8, 64);
+	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
+	uint64_t bytes = ring_bytes_of(&fleet->header.ring[0]);
+	CHECK_EQ(publish(fleet, 1, 128), 0);
+	uint8_t *before = malloc(bytes);
+	CHECK(before != NULL);
+	memcpy(before, fleet_ring(fleet, 0), bytes);
+	CHECK_EQ(publish(fleet, 2, 129), -SB_EINVAL);
+	CHECK_EQ(sb_ring_publish(fleet, 1, 0, 0), -SB_EINVAL);
+	CHECK_EQ(sb_ring_publish(fleet, 0, 0, fleet->staging_bytes + 1), -SB_EINVAL);
+	CHECK_EQ(memcmp(before, fleet_ring(fleet, 0), bytes), 0);
+	free(before);
+	CHECK_EQ(sb_cursor_poll(cursor, 100), 1);
+	CHECK(record_is(record_at(cursor, 0), 1, 128));
+	CHECK(sb_cursor_open(fleet, 1, SB_FROM_HEAD, 0, -1) == NULL);
+	CHECK(sb_cursor_open(fleet, 0, 3, 0, -1) == NULL);
+	sb_cursor_close(cursor);
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("what cursors of a ring lose is counted by the numbers of events, however long these are")
+{
+	struct sb_fleet *fleet = alone(32, 64);
+	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
+	uint64_t seed = 11, id = 0, expected = 0;
+	uint32_t losses = 0, whole = 0;
+	for (int round = 0; round < 20000; round++) {
+		for (uint32_t n = random_below(&seed, 20); n > 0; n--, id++)
+			CHECK_EQ(publish(fleet, id, 8 + random_below(&seed, 505)), 0);
+		for (int32_t got; (got = sb_cursor_poll(cursor, 1 + random_below(&seed, 6))) > 0;) {
+			losses += batch_of(cursor)->overwritten > 0;
+			whole += batch_of(cursor)->overwritten == 0;
+			expected += (uint64_t)batch_of(cursor)->overwritten;
+			for (int32_t i = 0; i < got; i++, expected++) {
+				CHECK_EQ(record_at(cursor, i)->event, expected);
+				CHECK(record_is(record_at(cursor, i), expected, record_at(cursor, i)->bytes));
+			}
+			if (random_below(&seed, 4) == 0) break;
+		}
+		CHECK(batch_of(cursor)->event == (double)expected && expected <= id);
+	}
+	CHECK(losses > 1000 && whole > 1000);
+	sb_cursor_close(cursor);
+	sb_fleet_leave(fleet, 1);
+}
+
+static void expect_start(struct sb_fleet *fleet, double position, double event, double lost,
+                         double first, int32_t count)
+{
+	struct sb_cursor *cursor = sb_cursor_open(fleet, 0, SB_FROM_POSITION, position, event);
+	CHECK(cursor != NULL);
+	CHECK_EQ(sb_cursor_poll(cursor, 100), count);
+	CHECK_EQ(batch_of(cursor)->overwritten, lost);
+	if (count > 0) CHECK_EQ(record_at(cursor, 0)->event, first);
+	CHECK_EQ(batch_of(cursor)->event, 20);
+	CHECK_EQ(batch_of(cursor)->position, 40);
+	sb_cursor_close(cursor);
+}
+
+TEST("a cursor of a ring goes on at a position and counts what was lost since; one that cannot "
+     "be is the head")
+{
+	struct sb_fleet *fleet = alone(16, 64); /* 20 events of two frames: 12 to 19 are there */
+	for (uint64_t id = 0; id < 20; id++)
+		CHECK_EQ(publish(fleet, id, 100) >= 0 && sb_ring_head(fleet, 0) == 2 * (double)id + 2, 1);
+	expect_start(fleet, 30, 15, 0, 15, 5);
+	expect_start(fleet, 30, -1, 0, 15, 5);
+	expect_start(fleet, 31, -1, 0, 16, 4); /* amid an event */
+	expect_start(fleet, 10, 5, 7, 12, 8);
+	expect_start(fleet, 0, 0, 12, 12, 8);
+	expect_start(fleet, 10, -1, 0, 12, 8); /* nobody knows what was there */
+	expect_start(fleet, 40, 20, 0, 0, 0);
+	expect_start(fleet, 41, 20, 0, 0, 0);
+	expect_start(fleet, 1e18, 20, 0, 0, 0);
+	expect_start(fleet, INFINITY, 20, 0, 0, 0);
+	expect_start(fleet, NAN, 15, 0, 0, 0);
+	expect_start(fleet, -1, 15, 0, 0, 0);
+	expect_start(fleet, 30.5, 15, 0, 0, 0);
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("a poll of a ring returns records up to a limit, or one event that is larger")
+{
+	struct sb_fleet *fleet = alone(4096, 1024);
+	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
+	const uint32_t sizes[] = { 100000, 100000, 100000, 1048576, 8, SB_POLL_BYTES - 40, 8 };
+	const int32_t batches[] = { 2, 1, 1, 1, 1, 1, 0 };
+	for (uint64_t id = 0; id < 7; id++) CHECK_EQ(publish(fleet, id, sizes[id]), 0);
+	CHECK_EQ(publish(fleet, 7, 1048577), -SB_EINVAL);
+	int32_t id = 0;
+	for (uint32_t poll = 0; batches[poll] != 0; poll++) {
+		CHECK_EQ(sb_cursor_poll(cursor, 100), batches[poll]);
+		for (int32_t i = 0; i < batches[poll]; i++, id++)
+			CHECK(record_is(record_at(cursor, i), (uint64_t)id, sizes[id]));
+		if (batches[poll] > 1) CHECK(batch_of(cursor)->bytes <= SB_POLL_BYTES);
+	}
+	CHECK_EQ(sb_cursor_poll(cursor, 100), 0);
+	CHECK_EQ(id, 7);
+	sb_cursor_close(cursor);
+	sb_fleet_leave(fleet, 1);
+}
+
+static struct sb_frame *frame_of(struct sb_fleet *fleet, uint64_t n)
+{
+	const struct sb_ring_geometry *geometry = &fleet->header.ring[0];
+	uint64_t stride = sizeof(struct sb_frame) + geometry->frame_bytes;
+	return (struct sb_frame *)(void *)(fleet_ring(fleet, 0)->frames +
+	                                   n % geometry->frames * stride);
+}
+
+/* Event 5 of 12, and another time the last one, is made nonsense. */
+static void spoil(struct sb_frame *frame, uint32_t how)
+{
+	switch (how) {
+	case 0: frame->seq = 0; break;
+	case 1: frame->seq++; break;
+	case 2: frame->seq += 32; break;
+	case 3: frame->bytes = UINT32_MAX; break;
+	case 4: frame->bytes = 64 * 5; break;
+	case 5: frame->part = 1; break;
+	case 6: frame->part = UINT32_MAX; break;
+	case 7: frame->event = UINT64_MAX; break;
+	case 8: frame->event += 3; break;
+	case 9: frame->event -= 3; break;
+	default: FAIL("no such spoiling");
+	}
+}
+
+TEST("nonsense in the frames of a ring is lost, never read and never waited for")
+{
+	for (uint32_t how = 0; how < 10; how++) {
+		for (uint64_t which = 5; which <= 11; which += 6) {
+			struct sb_fleet *fleet = alone(16, 64);
+			struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
+			uint64_t received = 0, lost = 0;
+			for (uint64_t id = 0; id < 12; id++) CHECK_EQ(publish(fleet, id, 48), 0);
+			spoil(frame_of(fleet, which), how);
+			for (int polls = 0; polls < 4; polls++) {
+				if (polls == 2) CHECK_EQ(publish(fleet, 12, 48), 0);
+				int32_t got = sb_cursor_poll(cursor, 100);
+				CHECK(got >= 0);
+				lost += (uint64_t)batch_of(cursor)->overwritten;
+				for (int32_t i = 0; i < got; i++, received++) {
+					const struct sb_record *record = record_at(cursor, i);
+					CHECK(record_is(record, (uint64_t)record->position, 48));
+					CHECK(record->position != (double)which);
+				}
+			}
+			CHECK_EQ(received, 12);
+			CHECK_EQ(received + lost, 13);
+			CHECK_EQ(sb_cursor_park(cursor), 1);
+			CHECK_EQ(publish(fleet, 13, 48), 1);
+			CHECK_EQ(sb_cursor_poll(cursor, 100), 1);
+			sb_cursor_close(cursor);
+			sb_fleet_leave(fleet, 1);
+		}
+	}
+}
+
+TEST("a head of a ring that cannot be ends a poll soon, and a right one is read on")
+{
+	struct sb_fleet *fleet = alone(1024, 64);
+	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
+	struct sb_ring *ring = fleet_ring(fleet, 0);
+	CHECK_EQ(publish(fleet, 0, 48), 0);
+	CHECK_EQ(sb_cursor_poll(cursor, 100), 1);
+	const uint64_t heads[] = { 1ULL << 52, 1ULL << 53, 1ULL << 60, UINT64_MAX };
+	for (uint32_t i = 0; i < 4; i++) {
+		ring->head = heads[i];
+		CHECK_EQ(sb_cursor_poll(cursor, 100), 0);
+		CHECK_EQ(sb_cursor_poll(cursor, 100), 0);
+		CHECK_EQ(batch_of(cursor)->overwritten, 0);
+		sb_cursor_close(open_cursor(fleet, SB_FROM_OLDEST));
+	}
+	ring->head = 1;
+	CHECK_EQ(sb_cursor_poll(cursor, 100), 0); /* it stands at the head again */
+	CHECK_EQ(publish(fleet, 1, 48), 0);
+	CHECK_EQ(sb_cursor_poll(cursor, 100), 1);
+	CHECK(record_is(record_at(cursor, 0), 1, 48));
+	sb_cursor_close(cursor);
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("numbers of events that a ring counts wrong from some time on cost a cursor one event at most")
+{
+	const uint64_t wrong[] = { 0, 4, 1ULL << 40, UINT64_MAX - 5 };
+	for (uint32_t i = 0; i < 4; i++) {
+		struct sb_fleet *fleet = alone(16, 64);
+		struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
+		int32_t received = 0;
+		for (uint64_t id = 0; id < 40; id++) {
+			if (id == 10) fleet_ring(fleet, 0)->events = wrong[i];
+			CHECK_EQ(publish(fleet, id, 48), 0);
+			int32_t got = sb_cursor_poll(cursor, 100);
+			if (got == 1) CHECK(record_is(record_at(cursor, 0), id, 48));
+			received += got;
+		}
+		CHECK_EQ(received, 39);
+		sb_cursor_close(cursor);
+		sb_fleet_leave(fleet, 1);
+	}
+}
+
+/* ---- many processes ----------------------------------------------------------------------- */
+
+enum { WRITERS = 2, READERS = 3, EVENTS = 20000, RECEIVED = 500, LOSSES = 10 };
+
+struct shared { /* memory that only the tests share: their own books */
+	uint32_t ready, go, raced, readers_raced, finished;
+	uint64_t begun[WRITERS], published[WRITERS], slept, woke;
+	struct {
+		uint64_t received, lost;
+	} reader[READERS];
+};
+
+static struct shared *shared_open(void)
+{
+	struct shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
+	                             MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(shared != MAP_FAILED);
+	return shared;
+}
+
+struct part { /* what a process of a test is */
+	struct shared *shared;
+	int memory;
+	uint32_t number;
+};
+
+static pid_t start(void (*body)(const struct part *), const struct part *part)
+{
+	pid_t child = fork();
+	CHECK(child >= 0);
+	if (child != 0) return child;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	body(part);
+	_exit(0);
+}
+
+static uint32_t stress_bytes(uint64_t id)
+{
+	uint64_t seed = id;
+	return 8 + random_below(&seed, 121);
+}
+
+static uint64_t stress_id(uint32_t writer, uint64_t serial)
+{
+	return (uint64_t)(writer + 1) << 32 | serial;
+}
+
+/* So many at least, and until the readers were lapped often enough. */
+static void write_events(const struct part *part, uint64_t count)
+{
+	struct shared *shared = part->shared;
+	struct sb_fleet *fleet = join(part->memory);
+	fetch_add_seq(&shared->ready, 1);
+	AWAIT(load_seq(&shared->go) == 1);
+	uint64_t serial = load_seq(&shared->begun[part->number]);
+	for (uint64_t n = 0; n < count || load_seq(&shared->raced) == 0; n++, serial++) {
+		uint64_t id = stress_id(part->number, serial);
+		store_seq(&shared->begun[part->number], serial + 1);
+		int32_t result = publish(fleet, id, stress_bytes(id));
+		CHECK(result >= 0);
+		fetch_add_seq(&shared->published[part->number], 1);
+		if (result == 1) fetch_add_seq(&shared->woke, 1);
+	}
+	sb_fleet_leave(fleet, 1);
+}
+
+static void writer(const struct part *part)
+{
+	write_events(part, EVENTS);
+}
+
+/* Whole events only, of each writer in order. */
+static void check_records(const struct sb_cursor *cursor, int32_t count, uint64_t last[WRITERS])
+{
+	const struct sb_record *record = record_at(cursor, 0);
+	for (int32_t i = 0; i < count; i++) {
+		uint64_t id = 0;
+		CHECK(record->bytes >= sizeof id);
+		memcpy(&id, record + 1, sizeof id);
+		CHECK(record_is(record, id, stress_bytes(id)));
+		uint64_t number = (id >> 32) - 1;
+		CHECK(number < WRITERS && (id & UINT32_MAX) + 1 > last[number]);
+		last[number] = (id & UINT32_MAX) + 1;
+		record = (const struct sb_record *)(const void *)((const uint8_t *)(record + 1) +
+		                                                  (record->bytes + 7u) / 8 * 8);
+	}
+}
+
+/* Reads until the writers are through and nothing is left. */
+static void read_all(const struct part *part, struct sb_cursor *cursor)
+{
+	struct shared *shared = part->shared;
+	uint64_t last[WRITERS] = { 0 }, received = 0, lost = 0, with_loss = 0;
+	for (bool raced = false;;) {
+		bool finished = load_seq(&shared->finished) == 1;
+		int32_t got = sb_cursor_poll(cursor, 64);
+		CHECK(got >= 0);
+		check_records(cursor, got, last);
+		received += (uint64_t)got;
+		lost += (uint64_t)batch_of(cursor)->overwritten;
+		with_loss += batch_of(cursor)->overwritten > 0;
+		if (!raced && received >= RECEIVED && with_loss >= LOSSES) {
+			raced = true;
+			fetch_add_seq(&shared->readers_raced, 1);
+		}
+		if (finished && got == 0 && batch_of(cursor)->overwritten == 0) break;
+	}
+	shared->reader[part->number].received = received;
+	shared->reader[part->number].lost = lost;
+}
+
+static void reader(const struct part *part)
+{
+	struct sb_fleet *fleet = join(part->memory);
+	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
+	fetch_add_seq(&part->shared->ready, 1);
+	read_all(part, cursor);
+	sb_cursor_close(cursor);
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("two writers lap three readers of a small ring: no event is torn, and each reader's books "
+     "balance")
+{
+	struct shared *shared = shared_open();
+	int memory = ring_memory(8, 64);
+	struct sb_fleet *fleet = join(memory); /* the fleet stays while its members come and go */
+	pid_t readers[READERS], writers[WRITERS];
+	for (uint32_t i = 0; i < READERS; i++)
+		readers[i] = start(reader, &(struct part){ shared, memory, i });
+	for (uint32_t i = 0; i < WRITERS; i++)
+		writers[i] = start(writer, &(struct part){ shared, memory, i });
+	AWAIT(load_seq(&shared->ready) == READERS + WRITERS);
+	store_seq(&shared->go, 1);
+	AWAIT(load_seq(&shared->readers_raced) == READERS);
+	store_seq(&shared->raced, 1);
+	for (uint32_t i = 0; i < WRITERS; i++) CHECK_EQ(reap(writers[i]), 0);
+	store_seq(&shared->finished, 1);
+	uint64_t published = shared->published[0] + shared->published[1];
+	CHECK(published >= WRITERS * EVENTS);
+	for (uint32_t i = 0; i < READERS; i++) {
+		CHECK_EQ(reap(readers[i]), 0);
+		CHECK_EQ(shared->reader[i].received + shared->reader[i].lost, published);
+	}
+	sb_fleet_leave(fleet, 1);
+	sb_fd_close(memory);
+	munmap(shared, sizeof *shared);
+}
+
+static void endless_writer(const struct part *part)
+{
+	write_events(part, UINT64_MAX);
+}
+
+TEST("writers of a ring killed at any moment leave no torn event, no gap in the books and no lock")
+{
+	struct shared *shared = shared_open();
+	int memory = ring_memory(16, 64);
+	struct sb_fleet *fleet = join(memory);
+	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
+	uint64_t seed = 5, received = 0, lost = 0, own = 0, last[WRITERS] = { 0 };
+	uint32_t unfinished = 0;
+	store_seq(&shared->go, 1);
+	const uint32_t rounds = UNDER_TSAN ? 40 : 200;
+	for (uint32_t round = 0; round < rounds; round++) {
+		pid_t child = start(endless_writer, &(struct part){ shared, memory, 0 });
+		uint64_t target = load_seq(&shared->published[0]) + random_below(&seed, 40);
+		uint64_t until = os_now_ns() + 10000000000u;
+		while (load_seq(&shared->published[0]) < target && os_now_ns() < until) {
+			int32_t got = sb_cursor_poll(cursor, 4);
+			check_records(cursor, got, last);
+			received += (uint64_t)got;
+			lost += (uint64_t)batch_of(cursor)->overwritten;
+		}
+		CHECK_EQ(kill(child, SIGKILL), 0);
+		CHECK_EQ(reap(child), 128 + SIGKILL);
+		unfinished += load_seq(&shared->begun[0]) > load_seq(&shared->published[0]);
+		/* Whoever publishes next is not held up, and follows without a gap. */
+		uint64_t id = stress_id(1, own++);
+		CHECK(publish(fleet, id, stress_bytes(id)) >= 0);
+		for (int32_t got; (got = sb_cursor_poll(cursor, 64)) > 0 ||
+		                  batch_of(cursor)->overwritten > 0;) {
+			check_records(cursor, got, last);
+			received += (uint64_t)got;
+			lost += (uint64_t)batch_of(cursor)->overwritten;
+		}
+		CHECK_EQ(last[1], own);
+		uint64_t all = received + lost - own;
+		CHECK(all >= load_seq(&shared->published[0]) && all <= load_seq(&shared->begun[0]));
+		CHECK_EQ(fleet_ring(fleet, 0)->events, received + lost);
+		store_seq(&shared->published[0], all); /* what the dead one could not enter */
+		store_seq(&shared->begun[0], all);
+	}
+	CHECK(unfinished >= rounds / 20 && received > rounds / 2);
+	sb_cursor_close(cursor);
+	sb_fleet_leave(fleet, 1);
+	sb_fd_close(memory);
+	munmap(shared, sizeof *shared);
+}
+
+/* ---- sleepers ----------------------------------------------------------------------------- */
+
+enum { CALLS = 3000 };
+
+static void sleeper(const struct part *part)
+{
+	struct shared *shared = part->shared;
+	struct sb_fleet *fleet = join(part->memory);
+	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
+	uint32_t *word = sb_fleet_wake_word(fleet);
+	uint64_t received = 0, last[WRITERS] = { 0 };
+	fetch_add_seq(&shared->ready, 1);
+	while (received < CALLS) {
+		uint32_t ticket = load_seq(word);
+		int32_t got = sb_cursor_poll(cursor, 64);
+		check_records(cursor, got, last);
+		CHECK_EQ(batch_of(cursor)->overwritten, 0);
+		received += (uint64_t)got;
+		store_seq(&shared->reader[part->number].received, received);
+		if (got > 0 || sb_cursor_park(cursor) == 0) continue;
+		fetch_add_seq(&shared->slept, 1);
+		CHECK_EQ(os_futex_wait(word, ticket, 10000000000u), 0); /* else nobody woke it */
+	}
+	sb_cursor_close(cursor);
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("readers that sleep on a ring are all woken by each publication, and nobody sleeps through "
+     "one")
+{
+	struct shared *shared = shared_open();
+	int memory = ring_memory(4096, 64);
+	struct sb_fleet *fleet = join(memory);
+	pid_t children[READERS];
+	uint64_t seed = 9;
+	for (uint32_t i = 0; i < READERS; i++)
+		children[i] = start(sleeper, &(struct part){ shared, memory, i });
+	AWAIT(load_seq(&shared->ready) == READERS);
+	for (uint64_t serial = 0; serial < CALLS; serial++) {
+		uint64_t id = stress_id(0, serial);
+		shared->woke += publish(fleet, id, stress_bytes(id)) == 1;
+		if (random_below(&seed, 4) == 0) /* all have it: they are about to sleep, or asleep */
+			for (uint32_t i = 0; i < READERS; i++)
+				AWAIT(load_seq(&shared->reader[i].received) == serial + 1);
+	}
+	for (uint32_t i = 0; i < READERS; i++) CHECK_EQ(reap(children[i]), 0);
+	CHECK(shared->slept > 100 && shared->woke > 50);
+	sb_fleet_leave(fleet, 1);
+	sb_fd_close(memory);
+	munmap(shared, sizeof *shared);
+}
+
+TEST("a publication into a ring wakes whoever is parked once, and a park that has something to "
+     "poll says so")
+{
+	struct sb_fleet *fleet = alone(8, 64);
+	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
+	CHECK_EQ(publish(fleet, 0, 8), 0);
+	CHECK_EQ(sb_cursor_park(cursor), 0);
+	CHECK_EQ(sb_cursor_poll(cursor, 8), 1);
+	CHECK_EQ(sb_cursor_park(cursor), 1);
+	uint32_t ticket = load_seq((uint32_t *)sb_fleet_wake_word(fleet));
+	CHECK_EQ(publish(fleet, 1, 8), 1);
+	CHECK(load_seq((uint32_t *)sb_fleet_wake_word(fleet)) != ticket);
+	CHECK_EQ(publish(fleet, 2, 8), 0);
+	CHECK_EQ(sb_cursor_poll(cursor, 8), 2);
+	sb_cursor_close(cursor);
+	sb_fleet_leave(fleet, 1);
+}
+
+/* ---- single steps ------------------------------------------------------------------------- */
+
+#if !UNDER_TSAN && !UNDER_ASAN && (defined(__x86_64__) || defined(__aarch64__))
+
+/* Binds the symbols before: the dynamic linker is not to be stepped. */
+static _Noreturn void run_stepped(void *(*prepare)(int), void (*operate)(void *), int memory)
+{
+	void *own = prepare(memory);
+	CHECK(ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0 && raise(SIGSTOP) == 0);
+	operate(own);
+	raise(SIGSTOP);
+	_exit(0);
+}
+
+uint32_t kill_at_each_instruction(int memory, void *(*prepare)(int), void (*operate)(void *),
+                                  void (*judge)(struct sb_fleet *))
+{
+	struct sb_fleet *fleet = join(memory);
+	const struct sb_fleet_header *h = &fleet->header;
+	struct sb_fleet_want want = { .members = h->members, .leases = h->leases, .rings = h->rings };
+	for (uint32_t ring = 0; ring < h->rings; ring++) {
+		want.ring[ring] = h->ring[ring];
+		want.ring[ring].offset = 0;
+	}
+	struct sb_fleet *copy = sb_fleet_join_memory(-1, &want);
+	CHECK(copy != NULL && copy->index == fleet->index && copy->incarnation == fleet->incarnation);
+	int status = 0;
+	uint32_t steps = 0;
+	pid_t child = fork();
+	CHECK(child >= 0);
+	if (child == 0) run_stepped(prepare, operate, memory);
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	CHECK(WIFSTOPPED(status));
+	do {
+		memcpy(copy->file + SB_PAGE, fleet->file + SB_PAGE, h->file_bytes - SB_PAGE);
+		judge(copy);
+		CHECK_EQ(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL), 0);
+		CHECK_EQ(waitpid(child, &status, 0), child);
+		CHECK(WIFSTOPPED(status));
+		steps++;
+	} while (WSTOPSIG(status) == SIGTRAP);
+	CHECK_EQ(kill(child, SIGKILL), 0);
+	CHECK_EQ(reap(child), 128 + SIGKILL);
+	sb_fleet_leave(copy, 1);
+	sb_fleet_leave(fleet, 1);
+	return steps;
+}
+
+static void *prepare_publication(int memory)
+{
+	struct sb_fleet *fleet = join(memory);
+	for (uint64_t id = 0; id < 5; id++) CHECK_EQ(publish(fleet, id, 100), 0);
+	write_payload(fleet->staging, 100, 5);
+	return fleet;
+}
+
+static void operate_publication(void *fleet)
+{
+	(void)sb_ring_publish(fleet, 0, 5, 100);
+}
+
+static uint32_t judged_unpublished, judged_published;
+
+/* Events of two frames, four of which the ring has room for. */
+static void judge_publication(struct sb_fleet *fleet)
+{
+	struct sb_cursor *cursor = sb_cursor_open(fleet, 0, SB_FROM_POSITION, 0, 0);
+	uint32_t events = (uint32_t)sb_ring_head(fleet, 0) / 2;
+	CHECK(cursor != NULL && sb_ring_head(fleet, 0) == 2 * events && (events == 5 || events == 6));
+	int32_t got = sb_cursor_poll(cursor, 100);
+	CHECK(got >= 3); /* the oldest may be destroyed */
+	CHECK_EQ((uint32_t)got + (uint32_t)batch_of(cursor)->overwritten, events);
+	for (int32_t i = 0; i < got; i++)
+		CHECK(record_is(record_at(cursor, i), events - (uint32_t)(got - i), 100));
+	CHECK_EQ(publish(fleet, 300, 100), 0); /* nobody holds it up */
+	CHECK_EQ(sb_cursor_poll(cursor, 100), 1);
+	CHECK_EQ(batch_of(cursor)->overwritten, 0);
+	CHECK_EQ(record_at(cursor, 0)->event, events);
+	CHECK(record_is(record_at(cursor, 0), 300, 100));
+	judged_published += events == 6;
+	judged_unpublished += events == 5;
+	sb_cursor_close(cursor);
+}
+
+TEST("a writer of a ring killed after any single instruction has published all of its event or "
+     "nothing")
+{
+	int memory = ring_memory(8, 64);
+	judged_published = judged_unpublished = 0;
+	kill_at_each_instruction(memory, prepare_publication, operate_publication, judge_publication);
+	CHECK(judged_unpublished > 50 && judged_published > 5);
+	sb_fd_close(memory);
+}
+
+#endif
