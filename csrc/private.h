@@ -14,7 +14,8 @@
 /* ---- atomics --------------------------------------------------------------------------------
  * Shared fields are plain integers in slotbus.h (the header is also read by C++ and by people)
  * and are touched only through these. Sites that form a pair carry the same tag in a comment:
- * [publish], [complete], [sent], [room], [park-hub], [park-worker]; docs/protocol.md argues each pair. */
+ * [publish], [complete], [sent], [room], [park-hub], [park-worker]; docs/protocol.md argues each
+ * pair. */
 
 #define SHARED(p) ((_Atomic __typeof__(*(p)) *)(uintptr_t)(p))
 #define load_relaxed(p) atomic_load_explicit(SHARED(p), memory_order_relaxed)

@@ -217,8 +217,12 @@ export class WorkerRequest {
 
   /** When the caller gives up at the latest, as `Date.now()` counts; `Infinity` without a timeout. */
   get deadline(): number {
-    if (this.#timeoutMs === 0) return Infinity;
-    return Math.ceil(Date.now() + this.#receivedAt + this.#timeoutMs - performance.now());
+    return Math.ceil(Date.now() + this.timeLeft);
+  }
+
+  /** @internal Ms until {@link deadline}, below 0 when it is over. */
+  get timeLeft(): number {
+    return this.#timeoutMs === 0 ? Infinity : this.#receivedAt + this.#timeoutMs - performance.now();
   }
 
   /** Aborts when the caller gives up, by timeout or abort, and when the connection to the hub ends. */

@@ -51,7 +51,7 @@ export class CallContext<E extends ErrorShapes = ErrorShapes> {
 
   /** Ms until {@link deadline}; 0 when it is over. */
   get timeLeft(): number {
-    return Math.max(0, this.#request.deadline - Date.now());
+    return Math.max(0, this.#request.timeLeft);
   }
 
   get requestId(): string {

@@ -5,7 +5,7 @@
  *     bun test/prove/NAME.ts [ci | quick | long] [its own options]
  */
 
-/** `ci`: a share of six minutes. `quick`: of fifteen. `long`: hours, by hand. */
+/** `ci`: a share of seven minutes. `quick`: of fifteen. `long`: hours, by hand. */
 export type Size = "ci" | "quick" | "long";
 
 /** What a run did (`rules`: how many were missed when they were gone), and how often it saw a promise broken (from `lost` on). */

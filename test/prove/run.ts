@@ -2,7 +2,7 @@
  * Runs the proofs one after another and adds up what they did. The last line is the figures; the exit code is 1 when any
  * promise was broken.
  *
- *     npm run prove -- --ci        six minutes on two processors
+ *     npm run prove -- --ci        seven minutes on two processors
  *     npm run prove -- --quick     fifteen
  *     npm run prove                the long form
  *     npm run prove -- --ci soak   one of them
