@@ -42,7 +42,7 @@ extern "C" {
 	X(SB_LOCK_CHECK_MS, 2, "ms between two looks at whether the owner of a short lock lives")   \
 	X(SB_LOCK_MS, 1000, "ms after which the owner of a short lock counts as stopped: -SB_EBUSY") \
 	X(SB_POLL_BYTES, 262144, "bytes of records one sb_cursor_poll returns at most, or one event") \
-	X(SB_FLEET_LOCKS, 1073741824, "offset of the first member's lock byte; the join lock follows them")
+	X(SB_FLEET_LOCKS, 1073741824, "offset of the members' lock bytes; the join lock follows")
 
 enum {
 #define X(name, value, why) name = (value),
@@ -180,7 +180,8 @@ SB_API int32_t sb_fleet_memory(const void *want);
 /* Read-only: no member, no lock, nothing is written; ring and lease readers work. */
 SB_API struct sb_fleet *sb_fleet_observe(int32_t dir, const char *name);
 /* Clears the member's entry, gives its locks back and closes. The last member of a named fleet
- * removes the file. detached: no view is left, so the mapping goes; otherwise the addresses stay. */
+ * removes the file. detached: no view is left, so the mapping goes; otherwise the addresses
+ * stay. */
 SB_API void sb_fleet_leave(struct sb_fleet *fleet, int32_t detached);
 /* The private copy of page 0. */
 SB_API const void *sb_fleet_header(const struct sb_fleet *fleet);
@@ -202,7 +203,8 @@ SB_API void *sb_fleet_staging(struct sb_fleet *fleet, uint32_t bytes);
 
 /* Publishes `bytes` of the staging memory. 1 when it woke somebody, 0; -SB_EINVAL (no such ring, an
  * observer, more than a quarter of the ring), -SB_EBUSY (a stopped writer holds the lock). */
-SB_API int32_t sb_ring_publish(struct sb_fleet *fleet, uint32_t ring, uint32_t kind, uint32_t bytes);
+SB_API int32_t sb_ring_publish(struct sb_fleet *fleet, uint32_t ring, uint32_t kind,
+                               uint32_t bytes);
 /* Frames published so far. */
 SB_API double sb_ring_head(const struct sb_fleet *fleet, uint32_t ring);
 

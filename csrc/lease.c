@@ -270,46 +270,38 @@ static void free_entry(struct sb_fleet *fleet, uint32_t index)
 	SB_POINT("lease.free.after");
 }
 
-/* The hash is away before the entry changes and back after it: at no moment does it lead to
- * another subject's tenure that is whole, and a repair can compute it. */
+/* The hash only says where to look: strings and token decide. Whoever dies before it is stored
+ * has a tenure that its death has ended. */
 static void write_tenure(struct sb_fleet *fleet, uint32_t index, const struct sb_lease *lease,
                          uint64_t hash)
 {
-	struct sb_lease_table *table = fleet_leases(fleet);
 	struct sb_lease *entry = entry_at(fleet, index);
 	uint64_t words[LEASE_WORDS], *shared = (uint64_t *)(void *)entry;
 	memcpy(words, lease, sizeof words);
-	store_relaxed(&table->hash[index], 0);
-	SB_POINT("lease.claim.hidden");
 	uint64_t seq = open_entry(entry);
 	for (uint32_t i = FIELDS_FROM; i < LEASE_WORDS; i++) store_relaxed(&shared[i], words[i]);
 	SB_POINT("lease.claim.filled");
 	store_relaxed(&entry->token, lease->token);
 	shut_entry(entry, seq);
-	store_release(&table->hash[index], hash);
+	store_release(&fleet_leases(fleet)->hash[index], hash);
 	SB_POINT("lease.claim.shown");
 }
 
-/* An entry that was being written is nobody's, and every hash is that of its entry. Waiters look
- * again: the dead one may have ended a tenure and told nobody. */
+/* An entry that was being written, or that nobody can have written, is free: else readers and
+ * claims would not agree on it. Waiters look again: the dead one may have ended a tenure and told
+ * nobody. */
 void lease_repair(struct sb_fleet *fleet)
 {
-	struct sb_lease_table *table = fleet_leases(fleet);
 	struct sb_lease lease;
 	SB_POINT("lease.repair.before");
 	for (uint32_t index = 0; index < fleet->header.leases; index++) {
 		struct sb_lease *entry = entry_at(fleet, index);
-		if (load_relaxed(&entry->seq) % 2 != 0 || !copy_entry(entry, &lease)) {
-			if (load_relaxed(&entry->seq) != 0) free_entry(fleet, index);
-			continue;
-		}
-		struct subject subject =
-			subject_of(lease.kind, lease.kind_bytes, lease.label, lease.label_bytes);
-		store_relaxed(&table->hash[index], subject.hash);
+		uint64_t seq = load_relaxed(&entry->seq);
+		if (seq != 0 && (seq % 2 != 0 || !copy_entry(entry, &lease))) free_entry(fleet, index);
 	}
-	count_change(table);
+	count_change(fleet_leases(fleet));
 	SB_POINT("lease.repair.after");
-	(void)fleet_wake(fleet, &table->parked);
+	(void)fleet_wake(fleet, &fleet_leases(fleet)->parked);
 }
 
 static int32_t lock_table(struct sb_fleet *fleet)

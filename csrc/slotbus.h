@@ -113,7 +113,7 @@ enum sb_state {
 	X(SB_ECLOSED, 14, "the handle or the connection is closed")                                 \
 	X(SB_ESYS, 15, "a system call failed; sb_error_number() has its errno")                     \
 	X(SB_ESTALE, 16, "the reply came too late: its request is gone")                            \
-	X(SB_EBUSY, 17, "no slot or no credit is free, or a stopped process holds a lock")              \
+	X(SB_EBUSY, 17, "no slot or no credit is free, or a lock's owner is stopped")               \
 	X(SB_EUNSUPPORTED, 18, "this operating system lacks what the function needs")               \
 	X(SB_ETIMEDOUT, 19, "the time is over")                                                     \
 	X(SB_EFULL, 20, "all its places are taken: workers of a bus, members or leases of a fleet")   \

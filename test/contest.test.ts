@@ -807,7 +807,7 @@ describe("processes that stop and die", () => {
       const file = join(arena.directory, "log");
       arena.leftovers.push("log");
       writeFileSync(file, "");
-      const log = (): string[] => readFileSync(file, "utf8").trimEnd().split("\n");
+      const log = (): string[] => readFileSync(file, "utf8").trimEnd().split(/ *\n/);
       const start = (): Child => arena.contender("work", "a", MINUTE, file);
       const workers = [start(), start(), start()];
       await Promise.all(workers.map((worker) => worker.line("works")));

@@ -638,7 +638,7 @@ describe("late binding", () => {
 });
 
 describe("across processes", () => {
-  test("one publish is seen by every process, in order; a killed subscriber disturbs nobody, a late one sees what comes", async () => {
+  test("every process sees a publish, in order; a killed subscriber disturbs nobody, a late one sees what comes", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(EVENTS);
     const bus = new EventBus({ fleet, ring: "events" });

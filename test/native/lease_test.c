@@ -372,6 +372,27 @@ TEST("nonsense in a table of leases is nobody's, and a repair makes it free")
 	sb_fleet_leave(fleet, 1);
 }
 
+TEST("leases of subjects that have one hash never compete")
+{
+	static const char *subjects[][2] = { { "kind", "label" }, { "Kind", "label" },
+		                                 { "kind", "Label" }, { "kin", "dlabel" } };
+	for (uint32_t i = 1; i < 4; i++) {
+		struct sb_fleet *fleet = alone(8);
+		const char *kind = subjects[i][0], *label = subjects[i][1];
+		uint64_t *hashes = fleet_leases(fleet)->hash;
+		CHECK_EQ(claim(fleet, kind, label, "other", 60000, -1), 1);
+		uint64_t hash = hashes[holder_of(fleet)->entry];
+		CHECK_EQ(release_held(fleet), 0);
+		CHECK_EQ(claim(fleet, "kind", "label", "first", 60000, -1), 1);
+		hashes[holder_of(fleet)->entry] = hash; /* as if they had the same */
+		CHECK_EQ(find(fleet, kind, label, -1), 0);
+		CHECK_EQ(claim(fleet, kind, label, "other", 60000, -1), 1);
+		CHECK_EQ(find(fleet, kind, label, -1), 1);
+		CHECK(holder_is(fleet, kind, label, "other") && count_held(fleet) == 2);
+		sb_fleet_leave(fleet, 1);
+	}
+}
+
 /* ---- many processes ----------------------------------------------------------------------- */
 
 enum { CONTENDERS = 8, WINS = 400 };
@@ -739,6 +760,90 @@ TEST("a process killed after any single instruction of renewing and releasing a 
 {
 	int memory = lease_memory(STEP_LEASES);
 	CHECK(kill_at_each_instruction(memory, prepare_end, operate_end, judge_leases) > 100);
+	sb_fd_close(memory);
+}
+
+/* Another one's tenure, of the member whose copy judges: index 0 of its first life. */
+static void *prepare_foreign_end(int memory)
+{
+	struct sb_fleet *fleet = prepare_claim(memory);
+	operate_claim(fleet);
+	struct sb_lease *entry =
+		(struct sb_lease *)(void *)((uint8_t *)fleet_leases(fleet) +
+	                                sizeof(struct sb_lease_table) + SB_LINE) +
+		holder_of(fleet)->entry;
+	CHECK(entry->token == (uint64_t)holder_of(fleet)->token);
+	entry->member = 0;
+	entry->incarnation = fleet_member(fleet, 0)->incarnation;
+	return fleet;
+}
+
+static uint32_t judged_held, judged_free;
+
+static void judge_foreign_end(struct sb_fleet *fleet)
+{
+	int32_t result = claim(fleet, "job", "new", "me", 60000, 2000);
+	CHECK(result == 0 || result == 1);
+	CHECK_EQ(find(fleet, "job", "new", 2000), 1);
+	CHECK(holder_is(fleet, "job", "new", result == 1 ? "me" : "child"));
+	CHECK_EQ(release_held(fleet), 0);
+	judged_held += result == 0;
+	judged_free += result == 1;
+	expect_sound_and_free(fleet);
+}
+
+TEST("a process killed after any single instruction of ending another's lease has ended it or not")
+{
+	int memory = lease_memory(STEP_LEASES);
+	judged_held = judged_free = 0;
+	kill_at_each_instruction(memory, prepare_foreign_end, operate_end, judge_foreign_end);
+	CHECK(judged_held > 20 && judged_free > 5);
+	sb_fd_close(memory);
+}
+
+/* Two subjects take turns in the one entry; who finds one has its owner. */
+static void take_turns(struct sb_fleet *fleet)
+{
+	for (int turn = 0; turn < 3; turn++) {
+		bool a = find(fleet, "job", "aaaaaaaa", 1000) == 1;
+		if (a || find(fleet, "job", "bbbbbbbb", 1000) == 1) CHECK_EQ(release_held(fleet), 0);
+		const char *owner = a ? "owner of b" : "owner of a";
+		CHECK_EQ(claim(fleet, "job", a ? "bbbbbbbb" : "aaaaaaaa", owner, 60000, 1000), 1);
+	}
+}
+
+static void *prepare_look(int memory)
+{
+	struct sb_fleet *fleet = join(memory);
+	(void)sb_lease_at(fleet, 0, 1000);
+	fleet->holder.label_bytes = 0;
+	return fleet;
+}
+
+static void operate_look(void *fleet)
+{
+	(void)sb_lease_at(fleet, 0, 1000);
+}
+
+static void finish_look(void *argument)
+{
+	struct sb_fleet *fleet = argument;
+	const struct sb_holder *holder = holder_of(fleet);
+	CHECK(holder->label_bytes == 0 || holder_is(fleet, "job", "aaaaaaaa", "owner of a") ||
+	      holder_is(fleet, "job", "bbbbbbbb", "owner of b"));
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("a reader of a lease that changes hands after any single instruction finds a whole tenure or "
+     "none")
+{
+	int memory = lease_memory(1);
+	struct sb_fleet *fleet = join(memory);
+	take_turns(fleet);
+	uint32_t steps =
+		act_at_each_instruction(memory, prepare_look, operate_look, take_turns, finish_look);
+	CHECK(steps > 50);
+	sb_fleet_leave(fleet, 1);
 	sb_fd_close(memory);
 }
 

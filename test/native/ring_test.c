@@ -677,13 +677,53 @@ TEST("a publication into a ring wakes whoever is parked once, and a park that ha
 #if !UNDER_TSAN && !UNDER_ASAN && (defined(__x86_64__) || defined(__aarch64__))
 
 /* Binds the symbols before: the dynamic linker is not to be stepped. */
-static _Noreturn void run_stepped(void *(*prepare)(int), void (*operate)(void *), int memory)
+static pid_t start_stepped(int memory, void *(*prepare)(int), void (*operate)(void *),
+                           void (*finish)(void *))
 {
-	void *own = prepare(memory);
-	CHECK(ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0 && raise(SIGSTOP) == 0);
-	operate(own);
-	raise(SIGSTOP);
-	_exit(0);
+	int status = 0;
+	pid_t child = fork();
+	CHECK(child >= 0);
+	if (child == 0) {
+		void *own = prepare(memory);
+		CHECK(ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0 && raise(SIGSTOP) == 0);
+		operate(own);
+		raise(SIGSTOP);
+		if (finish != NULL) finish(own);
+		_exit(0);
+	}
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	CHECK(WIFSTOPPED(status));
+	return child;
+}
+
+/* One instruction further; false when operate is through. */
+static bool step(pid_t child)
+{
+	int status = 0;
+	CHECK_EQ(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL), 0);
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	CHECK(WIFSTOPPED(status));
+	return WSTOPSIG(status) == SIGTRAP;
+}
+
+uint32_t act_at_each_instruction(int memory, void *(*prepare)(int), void (*operate)(void *),
+                                 void (*act)(struct sb_fleet *), void (*finish)(void *))
+{
+	struct sb_fleet *fleet = join(memory);
+	uint32_t at = 0;
+	for (bool running = true; running; at++) {
+		int status = 0;
+		pid_t child = start_stepped(memory, prepare, operate, finish);
+		for (uint32_t steps = 0; steps < at && running; steps++) running = step(child);
+		act(fleet);
+		do {
+			CHECK_EQ(ptrace(PTRACE_CONT, child, NULL, NULL), 0);
+			CHECK_EQ(waitpid(child, &status, 0), child);
+		} while (WIFSTOPPED(status));
+		CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	}
+	sb_fleet_leave(fleet, 1);
+	return at;
 }
 
 uint32_t kill_at_each_instruction(int memory, void *(*prepare)(int), void (*operate)(void *),
@@ -698,21 +738,13 @@ uint32_t kill_at_each_instruction(int memory, void *(*prepare)(int), void (*oper
 	}
 	struct sb_fleet *copy = sb_fleet_join_memory(-1, &want);
 	CHECK(copy != NULL && copy->index == fleet->index && copy->incarnation == fleet->incarnation);
-	int status = 0;
 	uint32_t steps = 0;
-	pid_t child = fork();
-	CHECK(child >= 0);
-	if (child == 0) run_stepped(prepare, operate, memory);
-	CHECK_EQ(waitpid(child, &status, 0), child);
-	CHECK(WIFSTOPPED(status));
+	pid_t child = start_stepped(memory, prepare, operate, NULL);
 	do {
 		memcpy(copy->file + SB_PAGE, fleet->file + SB_PAGE, h->file_bytes - SB_PAGE);
 		judge(copy);
-		CHECK_EQ(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL), 0);
-		CHECK_EQ(waitpid(child, &status, 0), child);
-		CHECK(WIFSTOPPED(status));
 		steps++;
-	} while (WSTOPSIG(status) == SIGTRAP);
+	} while (step(child));
 	CHECK_EQ(kill(child, SIGKILL), 0);
 	CHECK_EQ(reap(child), 128 + SIGKILL);
 	sb_fleet_leave(copy, 1);
@@ -763,6 +795,53 @@ TEST("a writer of a ring killed after any single instruction has published all o
 	judged_published = judged_unpublished = 0;
 	kill_at_each_instruction(memory, prepare_publication, operate_publication, judge_publication);
 	CHECK(judged_unpublished > 50 && judged_published > 5);
+	sb_fd_close(memory);
+}
+
+struct lapped {
+	struct sb_fleet *fleet;
+	struct sb_cursor *cursor;
+};
+
+static void *prepare_poll(int memory)
+{
+	static struct lapped own;
+	own.fleet = join(memory);
+	for (uint64_t n = 0; n < 8; n++) { /* the id is the event's number */
+		uint64_t id = fleet_ring(own.fleet, 0)->events;
+		CHECK_EQ(publish(own.fleet, id, 64), 0);
+	}
+	own.cursor = open_cursor(own.fleet, SB_FROM_OLDEST);
+	CHECK_EQ(sb_cursor_poll(own.cursor, 2), 2);
+	return &own;
+}
+
+static void operate_poll(void *own)
+{
+	(void)sb_cursor_poll(((struct lapped *)own)->cursor, 2);
+}
+
+static void lap(struct sb_fleet *fleet)
+{
+	for (uint64_t n = 0; n < 7; n++)
+		CHECK_EQ(publish(fleet, fleet_ring(fleet, 0)->events, 64), 0);
+}
+
+static void finish_poll(void *argument)
+{
+	struct lapped *own = argument;
+	uint64_t expected = (uint64_t)batch_of(own->cursor)->event - batch_of(own->cursor)->records;
+	for (uint32_t i = 0; i < batch_of(own->cursor)->records; i++)
+		CHECK(record_is(record_at(own->cursor, (int32_t)i), expected + i, 64));
+	sb_cursor_close(own->cursor);
+	sb_fleet_leave(own->fleet, 1);
+}
+
+TEST("a reader of a ring that is lapped after any single instruction of a poll takes whole events "
+     "only")
+{
+	int memory = ring_memory(8, 64);
+	CHECK(act_at_each_instruction(memory, prepare_poll, operate_poll, lap, finish_poll) > 100);
 	sb_fd_close(memory);
 }
 

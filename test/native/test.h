@@ -90,6 +90,10 @@ struct sb_fleet;
  * dead. Returns how many. */
 uint32_t kill_at_each_instruction(int memory, void *(*prepare)(int), void (*operate)(void *),
                                   void (*judge)(struct sb_fleet *));
+/* The same, but for each instruction there is a child: after it, act does its part, then the child
+ * goes on to the end of operate and of finish. */
+uint32_t act_at_each_instruction(int memory, void *(*prepare)(int), void (*operate)(void *),
+                                 void (*act)(struct sb_fleet *), void (*finish)(void *));
 
 /* ---- a hub and a worker on one mapping (pair.c) ----------------------------------------------
  * ThreadSanitizer is blind to two mappings of one memfd, so most tests let the worker adopt the
