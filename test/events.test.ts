@@ -278,6 +278,26 @@ describe("filters", () => {
     expect(subscription.poll().length).toBe(1);
   });
 
+  test("a flood of what the filter refuses leaves the event loop its turns", async () => {
+    await using bus = EventBus.local<Topics>();
+    let turns = 0;
+    const timer = setInterval(() => turns++, 1);
+    let flooding = true;
+    const refuse = where((event) => {
+      if (flooding) place(bus, event.payload.n + 1, event.payload.n + 1); // each that is read brings another
+      return false;
+    });
+    const subscription = bus.subscribe(refuse, { queue: 0 });
+    const next = subscription.next();
+    place(bus, 1, 1);
+    await until(() => turns > 5, "timers run");
+    flooding = false;
+    expect(subscription.counts.filtered).toBeGreaterThan(100);
+    clearInterval(timer);
+    subscription.close();
+    expect((await next).done).toBe(true);
+  });
+
   test("a predicate that throws ends its own subscription with its error, behind what came before", async () => {
     await using bus = EventBus.local<Topics>();
     const why = new Error("predicate");

@@ -1,7 +1,8 @@
 /** The fleet: joining, sizes, who lives, what is left behind. Other members are real processes. */
 
 import { describe, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   FleetBusyError,
@@ -12,11 +13,13 @@ import {
   FleetNotFoundError,
   InvalidConfigError,
   InvalidNameError,
+  NoSpaceError,
   PermissionDeniedError,
+  VersionMismatchError,
 } from "../src/errors.ts";
 import { EventBus } from "../src/events/index.ts";
 import { Fleet, type FleetOptions } from "../src/fleet/fleet.ts";
-import { native } from "../src/native/library.ts";
+import { C, FIELDS, native } from "../src/native/library.ts";
 import { FleetSpace, MemorySpace, words } from "./fleet-space.ts";
 import { descriptors, rejection, until } from "./support.ts";
 
@@ -147,6 +150,25 @@ describe("joining", () => {
     await child.kill();
     truncateSync(space.file, 4_096);
     expect(await rejection(space.join())).toBeInstanceOf(FleetCorruptError);
+  });
+
+  test("a file of another version is refused", async () => {
+    await using space = new FleetSpace();
+    await space.join();
+    space.poke(FIELDS["sb_fleet_header.abi"][0], words(C.SB_FLEET_ABI + 1));
+    expect(await rejection(space.join())).toBeInstanceOf(VersionMismatchError);
+    expect(await rejection(space.observe())).toBeInstanceOf(VersionMismatchError);
+  });
+
+  test("a fleet for which there is no space is refused at once, and nothing of it is left", async () => {
+    const directory = mkdtempSync("/dev/shm/slotbus-test-");
+    const huge = { frames: 1_048_576, payload: 65_536 };
+    const rings = Object.fromEntries(Array.from({ length: 16 }, (_, i) => [`r${i}`, huge]));
+    const error = await rejection(Fleet.join({ name: "huge", directory, rings }));
+    const left = readdirSync(directory);
+    rmSync(directory, { recursive: true });
+    expect(error).toBeInstanceOf(NoSpaceError);
+    expect(left).toEqual([]);
   });
 
   test("a file or a directory that others may write is refused", async () => {

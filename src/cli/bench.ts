@@ -1,4 +1,4 @@
-/** `slotbus bench`: round trip, throughput and a sparse case, slotbus beside what else a Bun user has. */
+/** `slotbus bench`: round trip, throughput and a sparse case, slotbus beside what else a Bun user has; other suites. */
 
 import { parseArgs } from "node:util";
 import { type Checks, idleCpu, idleWakeups, runChecks } from "./bench/checks.ts";
@@ -29,6 +29,8 @@ import { CommandError, UsageError } from "./usage.ts";
 
 const HELP = `slotbus bench [bus] [options]
 slotbus bench streams [options]   streamed bodies; --help says more
+slotbus bench events [options]    one publisher, many subscribers
+slotbus bench contest [options]   claims, contention, takeover
 
   --payload 64,4k,64k,1m   bodies, in bytes (k, m: times 1024)
   --in-flight 1,8,32       requests at once
@@ -284,9 +286,17 @@ function report({ machine, rows, idle, checks }: Result): string {
   ].join("\n\n");
 }
 
+/** Suites in folders of their own. */
+const suites: Record<string, () => Promise<{ run(args: string[]): Promise<number> }>> = {
+  streams: () => import("./bench/streams/suite.ts"),
+  events: () => import("./bench/events/suite.ts"),
+  contest: () => import("./bench/contest/suite.ts"),
+};
+
 /** Runs the command; resolves to its exit code. Throws {@link UsageError} and {@link CommandError}. */
 export async function run(args: string[]): Promise<number> {
-  if (args[0] === "streams") return (await import("./bench/streams/suite.ts")).run(args.slice(1));
+  const suite = Object.hasOwn(suites, args[0] ?? "") ? suites[args[0]!] : undefined;
+  if (suite) return (await suite()).run(args.slice(1));
   const flags = parseFlags(args[0] === "bus" ? args.slice(1) : args);
   if (flags.help) {
     console.log(HELP);

@@ -80,7 +80,11 @@ export class Binding implements Disposable {
     this.#onClose = onClose;
     this.#reader = ring.reader("oldest");
     this.#head = new EventHead(this.#reader, codec);
-    this.#pump = new Pump(this.#reader, () => this.#learnSome());
+    this.#pump = new Pump(
+      this.#reader,
+      () => this.#learnSome(),
+      () => {}, // the next publish reads, and has the error
+    );
   }
 
   get isOpen(): boolean {

@@ -222,7 +222,7 @@ export class EventHead {
     if (kind === CODED && this.#codec === json) {
       return JSON.parse(fast.utf8Slice.call(this.#memory, this.#payloadAt, end));
     }
-    const bytes = this.#memory.subarray(this.#payloadAt, end);
-    return kind === BYTES ? new Uint8Array(bytes) : this.#codec.decode(bytes);
+    const bytes = new Uint8Array(this.#memory.subarray(this.#payloadAt, end)); // a copy: codecs may keep it
+    return kind === BYTES ? bytes : this.#codec.decode(bytes);
   }
 }

@@ -5,12 +5,14 @@ import type { Reader } from "../fleet/reader.ts";
 export class Pump {
   readonly #reader: Reader;
   readonly #step: () => "more" | "empty";
+  readonly #onError: (error: unknown) => void;
   #stopped = false;
 
-  /** `step` reads some; it does not throw. */
-  constructor(reader: Reader, step: () => "more" | "empty") {
+  /** `step` reads some. `onError` hears why it, or the sleep, failed; then nothing is read any more. */
+  constructor(reader: Reader, step: () => "more" | "empty", onError: (error: unknown) => void) {
     this.#reader = reader;
     this.#step = step;
+    this.#onError = onError;
     this.#run();
   }
 
@@ -20,8 +22,13 @@ export class Pump {
 
   readonly #run = (): void => {
     if (this.#stopped || !this.#reader.isOpen) return;
-    const found = this.#step();
-    if (this.#stopped || !this.#reader.isOpen) return;
-    if (found === "more" || !this.#reader.listen(this.#run)) setImmediate(this.#run);
+    try {
+      const found = this.#step();
+      if (this.#stopped || !this.#reader.isOpen) return;
+      if (found === "more" || !this.#reader.listen(this.#run)) setImmediate(this.#run);
+    } catch (error) {
+      this.#stopped = true;
+      this.#onError(error);
+    }
   };
 }

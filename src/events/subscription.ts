@@ -122,7 +122,14 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
     if (this.#reader.isNewEpoch) this.#behind.epoch = ring.fleet.epoch;
     this.#noteOverwritten();
     signal?.addEventListener("abort", this.#abort);
-    this.#pump = queue === 0 || ring.fleet.isObserver ? null : new Pump(this.#reader, () => this.#readEagerly());
+    const isEager = queue > 0 && !ring.fleet.isObserver;
+    this.#pump = isEager
+      ? new Pump(
+          this.#reader,
+          () => this.#readEagerly(),
+          (error) => this.#fail(error),
+        )
+      : null;
   }
 
   get isOpen(): boolean {
@@ -154,7 +161,7 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
 
   next(): Promise<IteratorResult<E | Gap>> {
     if (this.#pending) return this.#pending.then(() => this.next());
-    const item = this.#take();
+    const item = this.#take() ?? (this.#reader.left > 0 ? this.#next(1) : null);
     if (item) return Promise.resolve({ done: false, value: item });
     this.#pending = this.#read().finally(() => {
       this.#pending = null;
@@ -199,12 +206,12 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
   // ---- the reader's side ------------------------------------------------------------------------------------------
 
   async #read(): Promise<IteratorResult<E | Gap>> {
-    if (this.isOpen && this.#reader.isTurnOver()) await new Promise<void>((resolve) => setImmediate(resolve));
     for (;;) {
-      const item = this.#next();
+      if (this.isOpen && this.#reader.isTurnOver()) await new Promise<void>((resolve) => setImmediate(resolve));
+      const item = this.#next(BATCHES_PER_TURN);
       if (item) return { done: false, value: item };
       if (!this.isOpen) break;
-      await (this.#pump ? this.#awaitPump() : this.#reader.sleep());
+      if (!this.#reader.isTurnDue()) await (this.#pump ? this.#awaitPump() : this.#reader.sleep());
     }
     this.#throwFailure();
     return DONE;
@@ -232,12 +239,13 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
     if (failure) throw failure.error;
   }
 
-  /** Out of the queue, else out of the ring. */
-  #next(): E | Gap | null {
-    for (;;) {
+  /** Out of the queue, else out of the ring: at most so many batches of what the filter refuses. */
+  #next(batches = Infinity): E | Gap | null {
+    for (let batch = 0; batch < batches; batch++) {
       const item = this.#take();
       if (item || !this.isOpen || !this.#fill(false)) return item ?? this.#take();
     }
+    return this.#take();
   }
 
   #take(): E | Gap | null {
@@ -268,6 +276,7 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
    * the rest until then. Only when nobody did, the policy has its say.
    */
   #readEagerly(): "more" | "empty" {
+    this.#reader.beginTurn();
     const { received, queued } = this.#counts;
     const isStuck = queued >= this.#limit && received === this.#receivedThen;
     let found = true;

@@ -50,7 +50,7 @@ export class Reader {
   /** Events lost before the first record of the last {@link poll}. */
   lost = 0;
   /** The record that {@link next} came to. Its payload is `memory` from `start` to `end`, until the next poll. */
-  memory: Buffer<ArrayBuffer> = Buffer.alloc(0);
+  memory: Buffer<ArrayBuffer> = Buffer.from(new ArrayBuffer(0));
   position = 0;
   event = 0;
   time = 0;
@@ -117,6 +117,7 @@ export class Reader {
     this.#at = BATCH.records;
     this.lost = this.#doubles[BATCH.overwritten]!;
     this.overwritten += this.lost;
+    this.#batches++;
     if (count > 0 && SPIN_MS > 0) this.#foundAt = performance.now();
     return count;
   }
@@ -140,11 +141,21 @@ export class Reader {
     return true;
   }
 
-  /** Whether the event loop is to have its turn before more is read. Asked once for each batch. */
+  /** Whether so much was read that the event loop is to have its turn. */
+  isTurnDue(): boolean {
+    return this.#batches >= BATCHES_PER_TURN;
+  }
+
+  /** The same; and it gets it now. */
   isTurnOver(): boolean {
-    if (++this.#batches < BATCHES_PER_TURN) return false;
+    const isDue = this.isTurnDue();
+    if (isDue) this.#batches = 0;
+    return isDue;
+  }
+
+  /** The event loop had its turn. */
+  beginTurn(): void {
     this.#batches = 0;
-    return true;
   }
 
   /**
@@ -189,8 +200,7 @@ export class Reader {
     this.#wakeUp();
     this.#deaf?.();
     this.#deaf = null;
-    // A view that cannot be taken back is in a native call, on this thread: impossible here.
-    if (this.#address !== 0) detach(this.memory.buffer);
+    detach(this.memory.buffer); // nobody else has it: payloads are copies
     native.sb_cursor_close(this.#cursor);
   }
 
@@ -218,7 +228,7 @@ export class Reader {
   #look(): void {
     const address = native.sb_cursor_batch(this.#cursor) as unknown as number;
     if (address === this.#address && BATCH.records + this.#words[BATCH.bytes]! <= this.memory.length) return;
-    if (this.#address !== 0) detach(this.memory.buffer);
+    detach(this.memory.buffer);
     const head = new Uint32Array(view(address, BATCH.records));
     const bytes = BATCH.records + Math.max(C.SB_POLL_BYTES, head[BATCH.bytes]!);
     detach(head.buffer);

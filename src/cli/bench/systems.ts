@@ -46,7 +46,8 @@ export interface Peer {
   ask(question: "cpu" | "wakeups"): Promise<number>;
   /** What it writes to its standard output, if that was asked for. */
   readonly stdout: ReadableStream<Uint8Array> | null;
-  stop(): Promise<void>;
+  /** Default SIGTERM. */
+  stop(signal?: NodeJS.Signals): Promise<void>;
 }
 
 /** How {@link Workspace.start} starts a peer; defaults: `peer.ts` beside this file, no standard output. */
@@ -109,12 +110,27 @@ export class Workspace implements Disposable {
         child.send(question);
         return Promise.race([promise, this.failed]);
       },
-      stop: async () => {
-        this.#children.delete(child);
-        child.kill();
-        await child.exited;
-      },
+      stop: (signal) => this.#stop(child, signal),
     };
+  }
+
+  /** Starts another program, of which nothing is read; resolves at once. */
+  run(name: string, command: string[]): { stop(): Promise<void> } {
+    const child = Bun.spawn(command, {
+      cwd: this.path,
+      stdio: ["ignore", "ignore", "ignore"],
+      onExit: (ended, code, signal) => {
+        if (this.#children.delete(ended)) this.fail(`${name} ended with ${signal ?? `code ${code}`}`);
+      },
+    });
+    this.#children.add(child);
+    return { stop: () => this.#stop(child) };
+  }
+
+  async #stop(child: Subprocess, signal?: NodeJS.Signals): Promise<void> {
+    this.#children.delete(child);
+    child.kill(signal);
+    await child.exited;
   }
 
   [Symbol.dispose](): void {
