@@ -15,6 +15,7 @@ const shows: Record<string, RegExp[]> = {
   "blocking.ts": [/12 squared is 144/],
   "tokens.ts": [/read: Why is a good question, $/m],
   "typed.ts": [/hi Ada/, /1\n2\n3/, /nothing has id 7/],
+  "cache.ts": [/^process (\d+) forgets user:7\nprocess (?!\1 )\d+ forgets user:7$/m],
   "leader.ts": [/^\d+ leads$/m, /(\d+) was killed; (?!\1 )\d+ leads with a higher token/],
   "jobs.ts": [/^3 workers did 4 jobs: invoice-1, invoice-2, invoice-3, invoice-4$/m],
   "in-place.ts": [/image\/raw 8388608 7/],
