@@ -5,6 +5,9 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Row } from "../src/cli/bench.ts";
+import type { ContestRow } from "../src/cli/bench/contest/suite.ts";
+import type { PublishRow } from "../src/cli/bench/events/publish.ts";
+import type { FlowRow } from "../src/cli/bench/events/suite.ts";
 import type { Bar } from "../src/cli/bench/report.ts";
 import type { OwnRow } from "../src/cli/bench/streams/own.ts";
 import type { StreamRow } from "../src/cli/bench/streams/suite.ts";
@@ -45,6 +48,13 @@ test("what cannot be meant is one line on stderr and exit code 2", () => {
     ["bench", "streams", "--payload", "64"],
     ["bench", "streams", "--quick", "--short"],
     ["bench", "streams", "--against", "bun-ipc"],
+    ["bench", "events", "over"],
+    ["bench", "events", "--markdown"],
+    ["bench", "events", "--against", "fetch-unix"],
+    ["bench", "contest", "over"],
+    ["bench", "contest", "--quick", "--short"],
+    ["bench", "contest", "--against", "nats"],
+    ["bench", "constructor"],
   ]) {
     const { code, out, err } = slotbus(...args);
     expect([args, code, out]).toEqual([args, 2, ""]);
@@ -85,23 +95,34 @@ test("bench draws a table for people", () => {
   expect(out).toContain("Round trip, 64 B");
 }, 60_000);
 
-test("bench streams --json prints a row of each case, judges its bars, and leaves no file", () => {
+/** What a suite prints as JSON: it succeeds, says nothing else, leaves no file, and judges by its own figures. */
+function suite<Row>(
+  variables: Record<string, string>,
+  ...args: string[]
+): { rows: Row[]; bars: Bar[]; notes: string[] } {
   const temporary = mkdtempSync(join(tmpdir(), "slotbus-cli-"));
-  const flags = ["streams", "--short", "--json", "--against", "pipe,fetch-unix,worker"];
   const { exitCode, stdout, stderr } = Bun.spawnSync(
-    [process.execPath, join(root, "src/cli/slotbus.ts"), "bench", ...flags],
-    { stdin: "ignore", env: { ...process.env, TMPDIR: temporary } },
+    [process.execPath, join(root, "src/cli/slotbus.ts"), "bench", ...args, "--short", "--json"],
+    { stdin: "ignore", env: { ...process.env, ...variables, TMPDIR: temporary } },
   );
   const left = readdirSync(temporary);
   rmSync(temporary, { recursive: true });
   expect([exitCode, stderr.toString()]).toEqual([0, ""]);
   expect(left).toEqual([]);
-  const { machine, rows, bars } = JSON.parse(stdout.toString()) as {
+  const { machine, rows, bars, notes } = JSON.parse(stdout.toString()) as {
     machine: Record<string, unknown>;
-    rows: (StreamRow | OwnRow)[];
+    rows: Row[];
     bars: Bar[];
+    notes: string[];
   };
   expect(machine).toMatchObject({ bun: Bun.version, mode: "short", rounds: 3 });
+  for (const { measured, at_least: least, at_most: most, met } of bars)
+    expect(met).toBe(least === undefined ? measured <= most! : measured >= least);
+  return { rows, bars, notes };
+}
+
+test("bench streams --json prints a row of each case, judges its bars, and leaves no file", () => {
+  const { rows, bars } = suite<StreamRow | OwnRow>({}, "streams", "--against", "pipe,fetch-unix,worker");
   const systems = ["slotbus", "fetch-unix", "pipe", "worker"];
   expect(rows.map((row): unknown[] => [row.system, row.case, row.payload_bytes])).toEqual([
     ...systems.map((system) => [system, "bulk", 65536]),
@@ -125,8 +146,6 @@ test("bench streams --json prints a row of each case, judges its bars, and leave
   const stall = rows.find((row) => row.case === "stall")!;
   expect(stall.ahead_bytes).toBeLessThanOrEqual(stall.ring_bytes);
   expect(bars.length).toBe(8);
-  for (const { measured, at_least: least, at_most: most, met } of bars)
-    expect(met).toBe(least === undefined ? measured <= most! : measured >= least);
 }, 120_000);
 
 test("bench streams --markdown writes the section of RESULTS.md; without rivals it judges slotbus alone", () => {
@@ -138,4 +157,43 @@ test("bench streams --markdown writes the section of RESULTS.md; without rivals 
     /^\| stopped reader: bytes its writer is ahead ÷ ring +\| +[\d.]+ \| +≤ 1\.00 \| +- \| +(met|missed) \|$/m,
   );
   expect(out).not.toContain("best rival");
+}, 60_000);
+
+test("bench events --json: every subscriber gets every event of slotbus and of what Bun has", () => {
+  const { rows, bars, notes } = suite<PublishRow | FlowRow>({}, "events", "--against", "broadcast-channel,bun-ipc");
+  const systems = ["slotbus", "broadcast-channel", "bun-ipc"];
+  expect(rows.map((row): unknown[] => [row.system, row.case, row.payload_bytes, row.subscribers])).toEqual([
+    ["slotbus", "publish", 64, 1],
+    ["slotbus", "publish", 64, 8],
+    ...systems.map((system) => [system, "poll", 64, 4]),
+    ...systems.map((system) => [system, "for-await", 64, 4]),
+  ]);
+  for (const row of rows) {
+    if (row.case === "publish") {
+      expect(row.cpu_ns).toBeGreaterThan(0);
+      expect(row.wall_ns).toBeGreaterThan(0);
+      continue;
+    }
+    expect(row.published_per_second).toBeGreaterThan(0);
+    expect(row.delivered_per_second).toBeGreaterThan(0);
+    if (row.system !== "slotbus") expect(row.lost).toBe(0);
+  }
+  expect([bars.length, notes]).toEqual([2, []]);
+}, 60_000);
+
+test("bench contest --json: of those that contend one has it at a time, and a killed holder is followed", () => {
+  const { rows, bars, notes } = suite<ContestRow>({ PATH: "/nonexistent" }, "contest", "--against", "redis");
+  expect(rows.map((row): unknown[] => [row.system, row.case, row.payload_bytes, row.slower])).toEqual([
+    ["slotbus", "uncontended", 0, 1],
+    ["slotbus", "contended", 0, 1],
+    ["slotbus", "takeover", 0, 1],
+  ]);
+  const contended = rows.find((row) => row.case === "contended")!;
+  expect([contended.processes, contended.violations]).toEqual([8, 0]);
+  expect(contended.claims_per_second).toBeGreaterThan(0);
+  const { p50_ms: p50, max_ms: slowest, ttl_ms: ttl } = rows.find((row) => row.case === "takeover")!;
+  expect(p50).toBeGreaterThan(0);
+  expect(slowest).toBeLessThan(ttl); // so the death was noticed, not the end of the time
+  expect(bars.length).toBe(4);
+  expect(notes).toEqual(["redis is left out: there is no redis-server (Debian package redis-server)."]);
 }, 60_000);

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -111,12 +112,20 @@ static void board_close(void)
 	munmap(board, sizeof *board);
 }
 
+/* It ends with us: a test that failed leaves no process. */
+static pid_t split(void)
+{
+	pid_t child = fork();
+	CHECK(child >= 0);
+	if (child == 0) CHECK_EQ(prctl(PR_SET_PDEATHSIG, SIGKILL), 0);
+	return child;
+}
+
 /* A child that runs the body, says that it has arrived, and waits for a signal that ends it. */
 static pid_t start(void (*body)(void))
 {
 	uint32_t before = load_seq(&board->arrived);
-	pid_t child = fork();
-	CHECK(child >= 0);
+	pid_t child = split();
 	if (child == 0) {
 		body();
 		fetch_add_seq(&board->arrived, 1);
@@ -215,8 +224,7 @@ TEST("eight processes that make a fleet at once are eight members of one file, w
 		board_open();
 		pid_t children[8];
 		for (uint32_t i = 0; i < 8; i++) {
-			children[i] = fork();
-			CHECK(children[i] >= 0);
+			children[i] = split();
 			if (children[i] == 0) race_to_join(i);
 		}
 		store_seq(&board->go, 1);
@@ -388,8 +396,7 @@ TEST("members killed at any moment of coming and going leave a fleet that can be
 	for (int turn = 0; turn < 60; turn++) {
 		pid_t children[3];
 		for (int i = 0; i < 3; i++) {
-			children[i] = fork();
-			CHECK(children[i] >= 0);
+			children[i] = split();
 			if (children[i] == 0) come_and_go();
 		}
 		uint32_t before = load_seq(&board->left);
@@ -410,7 +417,8 @@ TEST("a fleet's temporary file is removed by the next to join when its maker has
      "other file is")
 {
 	enter();
-	const char *kept[] = { "crew.fleet.12.0123456789abcdef.lock", "crew.fleet.12.0123", "crew.fleet.x",
+	const char *kept[] = { "crew.fleet.12.0123456789abcdef.lock", "crew.fleet.12.0123",
+		                   "crew.fleet.x",
 		                   "crew.fleet..0123456789abcdef", "crew.fleet.12.0123456789abcdeg",
 		                   "crews.fleet.12.0123456789abcdef" };
 	const int count = sizeof kept / sizeof kept[0];
@@ -462,8 +470,7 @@ TEST("a member that left its fleet is gone although a child of it still has the 
 {
 	enter();
 	struct sb_fleet *one = join(4), *two = join(4);
-	pid_t child = fork();
-	CHECK(child >= 0);
+	pid_t child = split();
 	if (child == 0) {
 		for (;;) pause();
 	}
@@ -856,7 +863,7 @@ TEST("a fleet's locks that name a dead member are given back by the next that ha
 	CHECK_EQ(load_seq(&fleet_leases(fleet)->lock), 0);
 	/* and an eye that saw the dead one's word does not take the next one's lock for it */
 	CHECK_EQ(fleet_lock(next, &fleet_ring(next, 0)->lock), 0);
-	CHECK(fleet_ring(fleet, 0)->lock != (2 | 1 << SB_LOCK_LIFE_SHIFT));
+	CHECK_EQ(fleet_ring(fleet, 0)->lock, 2 | 2 << SB_LOCK_LIFE_SHIFT);
 	fleet_unlock(next, &fleet_ring(next, 0)->lock);
 	sb_fleet_leave(next, 1);
 	sb_fleet_leave(fleet, 1);
@@ -935,8 +942,7 @@ TEST("a fleet's lock admits one at a time, while its owners and those who wait a
 		if (turn >= 4) end(children[i]); /* it was still there: no check of its failed */
 		owners += (load_seq(word) & SB_LOCK_OWNER) > 1;
 		if (turn >= 150) continue;
-		children[i] = fork();
-		CHECK(children[i] >= 0);
+		children[i] = split();
 		if (children[i] == 0) count_under_lock();
 	}
 	int32_t locked = fleet_lock(fleet, word);

@@ -15,7 +15,7 @@ export interface Server {
 
 const START_LIMIT_MS = 10_000;
 /** Debian keeps nats-server where only root looks. */
-const PATH = `${process.env.PATH ?? ""}:/usr/bin:/usr/sbin:/usr/local/bin`;
+const PATH = `${process.env.PATH ?? ""}:/usr/sbin`;
 
 /** Why a server cannot take part; `null` when it can. */
 export function missing(name: ServerName): string | null {

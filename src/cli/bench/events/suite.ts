@@ -196,7 +196,7 @@ function judge(rows: Result["rows"]): Bar[] {
 
 /** Each contestant must stand in every case. */
 function verifyRows(rows: Result["rows"], systems: readonly SystemName[]): void {
-  const wanted = [...ATTACHED.map((count) => `publish slotbus ${count}`)];
+  const wanted = ATTACHED.map((count) => `publish slotbus ${count}`);
   for (const kind of KINDS) wanted.push(...systems.map((system) => `${kind} ${system} ${SUBSCRIBERS}`));
   const found = new Set(rows.map((row) => `${row.case} ${row.system} ${row.subscribers}`));
   const absent = wanted.filter((row) => !found.has(row));
