@@ -116,7 +116,7 @@ enum sb_state {
 	X(SB_EBUSY, 17, "no slot or no credit is free, or a lock's owner is stopped")               \
 	X(SB_EUNSUPPORTED, 18, "this operating system lacks what the function needs")               \
 	X(SB_ETIMEDOUT, 19, "the time is over")                                                     \
-	X(SB_EFULL, 20, "all its places are taken: workers of a bus, members or leases of a fleet")   \
+	X(SB_EFULL, 20, "a bus has its 64 workers, or a fleet as many members or leases as fit")      \
 	X(SB_EGEOMETRY, 21, "the fleet that is there has other sizes than were asked for")          \
 	X(SB_ENOSPACE, 22, "the file system has no space for the file")
 
