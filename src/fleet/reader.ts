@@ -51,6 +51,8 @@ export class Reader {
   lost = 0;
   /** The record that {@link next} came to. Its payload is `memory` from `start` to `end`, until the next poll. */
   memory: Buffer<ArrayBuffer> = Buffer.from(new ArrayBuffer(0));
+  /** The same; its `slice` copies, which a buffer's does not. */
+  bytes: Uint8Array<ArrayBuffer> = new Uint8Array(0);
   position = 0;
   event = 0;
   time = 0;
@@ -235,6 +237,7 @@ export class Reader {
     const buffer = view(address, bytes);
     this.#address = address;
     this.memory = Buffer.from(buffer);
+    this.bytes = new Uint8Array(buffer);
     this.#doubles = new Float64Array(buffer, 0, Math.floor(bytes / 8));
     this.#words = new Uint32Array(buffer, 0, Math.floor(bytes / 4));
   }

@@ -255,7 +255,7 @@ export class Cursor implements AsyncIterableIterator<CursorItem>, AsyncDisposabl
     }
     if (!reader.next()) return null;
     const { kind, time, writer, incarnation, position, event } = reader;
-    const payload = new Uint8Array(reader.memory.subarray(reader.start, reader.end));
+    const payload = reader.bytes.slice(reader.start, reader.end);
     this.#position = position + Math.max(1, Math.ceil(payload.length / this.ring.payload));
     this.#event = event + 1;
     return { kind, time, writer, incarnation, position, event, payload };
