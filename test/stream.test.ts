@@ -148,6 +148,27 @@ describe("an answer", () => {
     await expectAtRest(bus);
   });
 
+  test("an error has room in the smallest ring", async () => {
+    for (const [payloadLimit, headLimit] of [
+      [1, 4_032],
+      [64, 4_032],
+      [200, 3_840],
+      [1_000, 3_072],
+    ] as const) {
+      await using space = new Workspace();
+      const { bus } = await space.pair(
+        async function* () {
+          yield "x".repeat(5_000);
+          throw new RangeError("a".repeat(5_000));
+        },
+        { payloadLimit, headLimit },
+      );
+      const { text, error } = await readToError((await bus.stream({ path: "/" }, { deadline: 5_000 })).chunks());
+      expect([text.length, error.code, (error as RemoteError).remoteName]).toEqual([5_000, "REMOTE", "RangeError"]);
+      await expectAtRest(bus);
+    }
+  });
+
   test("a synchronous generator streams too, also as a request's body", async () => {
     await using space = new Workspace();
     function* source() {
