@@ -4,6 +4,9 @@
  * of times and of each round's ratios.
  */
 
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { do_not_optimize } from "mitata";
 import { contract, rpc, SlotBus, SlotWorker, stream } from "../src/index.ts";
 
@@ -46,8 +49,11 @@ if (name) {
     return { json: output };
   });
 } else {
-  await using bus = await SlotBus.create({ name: `typed-${process.pid}` });
+  const directory = mkdtempSync(join(tmpdir(), "slotbus-typed-"));
+  process.on("exit", () => rmSync(directory, { recursive: true }));
+  await using bus = await SlotBus.create({ name: "typed", directory });
   await using _worker = Bun.spawn([process.execPath, import.meta.path, bus.name], {
+    env: { ...process.env, SLOTBUS_DIR: directory },
     stdio: ["ignore", "inherit", "inherit"],
   });
   await bus.ready();

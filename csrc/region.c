@@ -33,6 +33,13 @@ static uint64_t arenas_offset(uint32_t slots)
 	return page_up(offsetof(struct sb_region, slot) + (uint64_t)slots * sizeof(struct sb_slot));
 }
 
+/* The ring of a streamed body is what follows the head's limit: a page at least, so that the error
+ * of a stream fits into it. */
+static uint64_t stride_of(uint32_t head_limit, uint32_t payload_limit)
+{
+	return page_up((uint64_t)head_limit + (payload_limit < SB_PAGE ? SB_PAGE : payload_limit));
+}
+
 /* The one rule for a region's geometry; the hub fills a header by it, a worker checks one against
  * it. */
 static bool header_is_legal(const struct sb_header *h)
@@ -42,7 +49,7 @@ static bool header_is_legal(const struct sb_header *h)
 	if (h->payload_limit < 1 || h->payload_limit > SB_PAYLOAD_MAX) return false;
 	if (h->head_limit < SB_HEAD_MIN || h->head_limit > SB_HEAD_MAX) return false;
 	if (h->head_limit % SB_LINE != 0) return false;
-	if (h->stride != page_up((uint64_t)h->head_limit + h->payload_limit)) return false;
+	if (h->stride != stride_of(h->head_limit, h->payload_limit)) return false;
 	if (h->inline_bytes < SB_PAGE || h->inline_bytes % SB_PAGE != 0) return false;
 	if (h->inline_bytes > h->stride) return false;
 	if (h->arenas_offset != arenas_offset(h->slots)) return false;
@@ -160,7 +167,7 @@ struct sb_hub *sb_hub_open(uint32_t slots, uint32_t payload_limit, uint32_t head
 		.magic = SB_MAGIC, .abi = SB_ABI, .fingerprint = SB_FINGERPRINT,
 		.slots = slots, .payload_limit = payload_limit, .head_limit = head_limit,
 		.inline_bytes = inline_bytes, .flags = flags, .bus_tag = bus_tag,
-		.stride = page_up((uint64_t)head_limit + payload_limit),
+		.stride = stride_of(head_limit, payload_limit),
 	};
 	if (slots <= SB_SLOTS_MAX) {
 		h->arenas_offset = arenas_offset(slots);

@@ -31,13 +31,23 @@ describe("copies", () => {
 
   test("a header that no WHATWG Response can have is one typed error that says that the handler ran", async () => {
     await using space = new Workspace();
-    const { bus } = await space.pair((request) => ({ headers: { price: request.query }, body: "1" }));
+    async function* one() {
+      yield "1";
+      await new Promise(() => {});
+    }
+    const { bus } = await space.pair((request) => ({
+      headers: { price: request.query === "euro" ? "7 €" : request.query },
+      body: request.path === "/stream" ? one() : "1",
+    }));
     expect((await bus.fetch("/?7")).headers.get("price")).toBe("7");
     const response = await bus.request({ path: "/", query: "7 €" });
     expect(response.headers.get("price")).toBe("7 €");
     expect(() => response.toResponse()).toThrow(ProtocolError);
     const error = await rejection(Promise.try(() => response.toResponse()));
     expect(error).toMatchObject({ code: "PROTOCOL", mayHaveExecuted: true });
+    for (const path of ["/", "/stream"])
+      expect(await rejection(bus.fetch(`${path}?euro`))).toMatchObject({ code: "PROTOCOL" });
+    await until(() => bus.diagnostics().slots.every(({ state }) => state !== "STREAMING"), "the stream is cancelled");
   });
 
   test("`ok` is true for 2xx only, and a status above 299 is an answer, no error", async () => {

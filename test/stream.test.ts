@@ -130,10 +130,12 @@ describe("an answer", () => {
 
   test("an error before, after the first piece, and at the end comes at its place", async () => {
     await using space = new Workspace();
-    const { bus } = await space.pair(async function* (request) {
+    const { bus, worker } = await space.pair(async function* (request) {
       for (let i = 0; i < Number(request.query); i++) yield `${i},`;
       throw new RangeError(`after ${request.query}`);
     });
+    const heard: string[] = [];
+    worker.on("handlerError", (error, { path }) => heard.push(`${path} ${error}`));
     for (const count of [0, 1, 500]) {
       const { text, error } = await readToError((await bus.stream({ path: "/", query: `${count}` })).chunks());
       expect(text).toBe(Array.from({ length: count }, (_, i) => `${i},`).join(""));
@@ -142,7 +144,29 @@ describe("an answer", () => {
       expect((error as RemoteError).remoteName).toBe("RangeError");
     }
     expect(await rejection(bus.request({ path: "/", query: "3" }))).toBeInstanceOf(RemoteError);
+    expect(heard).toEqual([0, 1, 500, 3].map((count) => `/ RangeError: after ${count}`)); // by the worker's own too
     await expectAtRest(bus);
+  });
+
+  test("an error has room in the smallest ring", async () => {
+    for (const [payloadLimit, headLimit] of [
+      [1, 4_032],
+      [64, 4_032],
+      [200, 3_840],
+      [1_000, 3_072],
+    ] as const) {
+      await using space = new Workspace();
+      const { bus } = await space.pair(
+        async function* () {
+          yield "x".repeat(5_000);
+          throw new RangeError("a".repeat(5_000));
+        },
+        { payloadLimit, headLimit },
+      );
+      const { text, error } = await readToError((await bus.stream({ path: "/" }, { deadline: 5_000 })).chunks());
+      expect([text.length, error.code, (error as RemoteError).remoteName]).toEqual([5_000, "REMOTE", "RangeError"]);
+      await expectAtRest(bus);
+    }
   });
 
   test("a synchronous generator streams too, also as a request's body", async () => {

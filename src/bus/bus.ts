@@ -77,7 +77,8 @@ export interface BusRequest {
   headers?: HeadersLike;
   /**
    * Bytes or text, not copied before it is sent: leave it unchanged until the request settles. Or a source of bytes or
-   * text of any length, which is asked for more as its handler reads.
+   * text of any length, which is asked for more as its handler reads. A request that fails ends its source, also one that
+   * was not sent: give a new one to the next try.
    */
   body?: BodyLike | StreamSource;
   /** A value sent as JSON in place of `body`. */

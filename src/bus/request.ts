@@ -257,7 +257,7 @@ export class WorkerRequest {
    * @throws {PayloadTooLargeError}, {HeadTooLargeError}, {InvalidConfigError}: the caller got an error instead.
    */
   respond(answer: Exclude<Answerable, Response>): Delivery {
-    return this.#session.respond(this.#claim, answer);
+    return this.#session.respond(this, answer);
   }
 
   /** @internal */

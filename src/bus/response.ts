@@ -11,22 +11,19 @@ export const RESPONSE_STRINGS = 1;
 
 const decoder = new TextDecoder();
 
-/** A worker's answer. It is a private copy and stays valid; what is not read is not decoded. */
-export class BusResponse {
+/** What both kinds of a worker's answer have; what is not read is not decoded. */
+abstract class ResponseHead {
   /** HTTP status, 200-599. */
   readonly status: number;
   /** Process id of the worker that answered. */
   readonly workerPid: number;
-  /** The body's bytes. */
-  readonly body: Uint8Array;
   readonly #head: Head;
 
   /** @internal */
-  constructor(status: number, workerPid: number, head: Head, body: Uint8Array) {
+  constructor(status: number, workerPid: number, head: Head) {
     this.status = status;
     this.workerPid = workerPid;
     this.#head = head;
-    this.body = body;
   }
 
   /** Whether the status is 200-299. */
@@ -42,6 +39,31 @@ export class BusResponse {
   /** Headers in the worker's order, duplicates kept; the content type is not among them. */
   get headers(): HeaderList {
     return this.#head.headers;
+  }
+
+  /** @internal A WHATWG `Response` with this head, and with `body` unless the status has none. */
+  respondWith(body: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>): Response {
+    const bodiless = this.status === 204 || this.status === 205 || this.status === 304;
+    try {
+      const headers = this.headers.toHeaders();
+      if (this.contentType) headers.set("content-type", this.contentType);
+      return new Response(bodiless ? null : body, { status: this.status, headers });
+    } catch (cause) {
+      const message = `worker pid ${this.workerPid} answered with a header that no Response can have.`;
+      throw new ProtocolError(message, { cause, mayHaveExecuted: true });
+    }
+  }
+}
+
+/** A worker's answer. It is a private copy and stays valid. */
+export class BusResponse extends ResponseHead {
+  /** The body's bytes. */
+  readonly body: Uint8Array;
+
+  /** @internal */
+  constructor(status: number, workerPid: number, head: Head, body: Uint8Array) {
+    super(status, workerPid, head);
+    this.body = body;
   }
 
   /** The body as UTF-8 text. */
@@ -56,15 +78,7 @@ export class BusResponse {
 
   /** A WHATWG `Response` with the same content. Throws {@link ProtocolError} for a header that none can have. */
   toResponse(): Response {
-    const bodiless = this.status === 204 || this.status === 205 || this.status === 304;
-    try {
-      const headers = this.headers.toHeaders();
-      if (this.contentType) headers.set("content-type", this.contentType);
-      return new Response(bodiless ? null : (this.body as Uint8Array<ArrayBuffer>), { status: this.status, headers });
-    } catch (cause) {
-      const message = `worker pid ${this.workerPid} answered with a header that no Response can have.`;
-      throw new ProtocolError(message, { cause, mayHaveExecuted: true });
-    }
+    return this.respondWith(this.body as Uint8Array<ArrayBuffer>);
   }
 }
 
@@ -74,35 +88,13 @@ export class BusResponse {
  *
  *     for await (const bytes of (await bus.stream({ path: "/tokens" })).chunks()) …
  */
-export class StreamedResponse implements AsyncDisposable {
-  /** HTTP status, 200-599. */
-  readonly status: number;
-  /** Process id of the worker that answers. */
-  readonly workerPid: number;
-  readonly #head: Head;
+export class StreamedResponse extends ResponseHead implements AsyncDisposable {
   readonly #receiver: Receiver;
 
   /** @internal */
   constructor(status: number, workerPid: number, head: Head, receiver: Receiver) {
-    this.status = status;
-    this.workerPid = workerPid;
-    this.#head = head;
+    super(status, workerPid, head);
     this.#receiver = receiver;
-  }
-
-  /** Whether the status is 200-299. */
-  get ok(): boolean {
-    return this.status < 300;
-  }
-
-  /** Content type, or `""` when the worker gave none. */
-  get contentType(): string {
-    return this.#head.string(0);
-  }
-
-  /** Headers in the worker's order, duplicates kept; the content type is not among them. */
-  get headers(): HeaderList {
-    return this.#head.headers;
   }
 
   /** The bytes as they come, in pieces of at most 64 KiB or as large as `into`. Leaving the loop early cancels. */
@@ -137,14 +129,17 @@ export class StreamedResponse implements AsyncDisposable {
     this.cancel();
   }
 
-  /** A WHATWG `Response` with the same content, which streams. */
+  /** A WHATWG `Response` with the same content, which streams. Throws {@link ProtocolError} as {@link BusResponse.toResponse}. */
   toResponse(): Response {
-    const headers = this.headers.toHeaders();
-    if (this.contentType) headers.set("content-type", this.contentType);
-    const bodiless = this.status === 204 || this.status === 205 || this.status === 304;
-    if (bodiless) this.cancel();
     const whole = this.#receiver.takeWhole() as Uint8Array<ArrayBuffer> | null;
-    return new Response(bodiless ? null : (whole ?? this.stream()), { status: this.status, headers });
+    try {
+      const response = this.respondWith(whole ?? this.stream());
+      if (!response.body) this.cancel();
+      return response;
+    } catch (error) {
+      this.cancel(error);
+      throw error;
+    }
   }
 }
 

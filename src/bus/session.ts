@@ -98,7 +98,7 @@ export class Session {
   /** Told when the hub wrote counts that cannot be into the rings of a slot. */
   onCorrupt: (slot: number) => void = () => {};
   /** Told of a source that failed after its answer had begun. */
-  onStreamError: (claim: Claim, error: unknown) => void = () => {};
+  onStreamError: (request: WorkerRequest, error: unknown) => void = () => {};
   readonly #look: Uint32Array<ArrayBuffer>;
   readonly #ringBytes: number;
   #full = false;
@@ -204,7 +204,8 @@ export class Session {
   }
 
   /** Answers with a value; what cannot be sent is answered as an error, and thrown. A source that is not sent is ended. */
-  respond(claim: Claim, answer: Exclude<Answerable, Response>): Delivery {
+  respond(request: WorkerRequest, answer: Exclude<Answerable, Response>): Delivery {
+    const { claim } = request;
     const source = sourceOf(answer);
     if (claim.answered || !this.open) {
       endSource(source);
@@ -212,7 +213,7 @@ export class Session {
     }
     try {
       if (!source) return this.#write(claim, answer as PlainAnswer);
-      return this.#stream(claim, source === answer ? {} : checkAnswer(answer as Answer), source);
+      return this.#stream(request, source === answer ? {} : checkAnswer(answer as Answer), source);
     } catch (error) {
       endSource(source);
       this.fail(claim, error);
@@ -250,7 +251,8 @@ export class Session {
   }
 
   /** Answers with a head now, and with a body as it comes. */
-  #stream(claim: Claim, { status = 200, contentType = "", headers }: Answer, source: StreamSource): Delivery {
+  #stream(request: WorkerRequest, { status = 200, contentType = "", headers }: Answer, source: StreamSource): Delivery {
+    const { claim } = request;
     strings.length = 0;
     strings.push(contentType);
     if (headers) flattenHeaders(headers, strings);
@@ -267,12 +269,13 @@ export class Session {
     }
     const sender = new Sender(this.#openChannel(claim));
     claim.sender = sender;
-    sender.send(source, (end) => void this.#finish(claim, sender, end));
+    sender.send(source, (end) => void this.#finish(request, sender, end));
     return "sent";
   }
 
   /** The source of a streamed answer has come to its end. */
-  async #finish(claim: Claim, sender: Sender, end: SendEnd): Promise<void> {
+  async #finish(request: WorkerRequest, sender: Sender, end: SendEnd): Promise<void> {
+    const { claim } = request;
     let errorBytes = 0;
     if (end.how === "failed" && this.open) {
       const limit = Math.min(this.headLimit, this.#inlineSize, Math.floor(this.#ringBytes / 2));
@@ -282,7 +285,7 @@ export class Session {
         sender.place(scratch.bytes.subarray(0, length));
         errorBytes = length;
       }
-      this.onStreamError(claim, end.error);
+      this.onStreamError(request, end.error);
     }
     if (!this.open) return;
     native.sb_slot_finish(this.native, claim.slot, claim.token, errorBytes);

@@ -327,7 +327,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       return;
     }
     try {
-      session.respond(request.claim, answer);
+      session.respond(request, answer);
     } catch (error) {
       this.#report(request, error);
     }
@@ -368,7 +368,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       this.#served++;
       try {
         const answer = handler(request);
-        if (!request.answered) session.respond(request.claim, answer);
+        if (!request.answered) session.respond(request, answer);
       } catch (error) {
         this.#failed(session, request, error);
       }
@@ -455,6 +455,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
 
   #adopt(session: Session): void {
     this.#session = session;
+    session.onStreamError = (request, error) => this.#report(request, error);
     session.onCorrupt = (slot) => {
       const what = `the hub of "${this.name}" wrote impossible counts into the rings of slot ${slot}.`;
       this.#lost(session, new RegionCorruptError(what));

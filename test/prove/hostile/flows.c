@@ -107,10 +107,20 @@ static void harm_beyond(struct peer *peer, uint32_t slot)
 	STORE(&mine(peer, slot)->sent, ring_of(peer) + more);
 }
 
+/* A stream whose harm the hub did not look at ends, so that its slot comes again. */
+static void break_off(struct peer *peer, uint32_t slot)
+{
+	STORE(&mine(peer, slot)->ended, SB_FLOW_ERROR);
+	set_state(peer, slot, SB_DONE);
+}
+
 static void harm_taken(struct peer *peer, uint32_t slot)
 {
 	uint64_t sent = LOAD(&theirs(peer, slot)->sent);
 	STORE(&mine(peer, slot)->taken, sent + (next_random(peer) & 1 ? 1 : next_random(peer) >> 1));
+	send_marks(peer, slot, 100);
+	let_it_look(peer, slot, 100);
+	break_off(peer, slot);
 }
 
 /* Of a request whose body streams: it had taken more before. */
@@ -119,12 +129,15 @@ static void harm_taken_back(struct peer *peer, uint32_t slot)
 	tell_hub(peer, slot); /* the hub sends nothing before it knows of the claim */
 	for (int i = 0; i < 50 && LOAD(&theirs(peer, slot)->sent) < 2; i++) usleep(200);
 	uint64_t sent = LOAD(&theirs(peer, slot)->sent);
-	if (sent < 2) return;
-	STORE(&mine(peer, slot)->taken, sent);
-	send_marks(peer, slot, 100);
-	let_it_look(peer, slot, 100);
-	STORE(&mine(peer, slot)->taken, sent - 1);
-	send_marks(peer, slot, 100);
+	if (sent >= 2) {
+		STORE(&mine(peer, slot)->taken, sent);
+		send_marks(peer, slot, 100);
+		let_it_look(peer, slot, 100);
+		STORE(&mine(peer, slot)->taken, sent - 1);
+		send_marks(peer, slot, 100);
+		let_it_look(peer, slot, 200);
+	}
+	break_off(peer, slot);
 }
 
 static void harm_end(struct peer *peer, uint32_t slot)

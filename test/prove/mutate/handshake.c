@@ -197,7 +197,8 @@ static bool header_fits(const struct sb_header *h)
 	if (h->head_limit < 1024 || h->head_limit > 16u << 20) return false;
 	uint64_t lines = 4096 + 6 * 128 - 128 + 256ULL * h->slots;
 	uint64_t lines_end = (lines + 4095) / 4096 * 4096;
-	uint64_t arena = ((uint64_t)h->head_limit + h->payload_limit + 4095) / 4096 * 4096;
+	uint64_t body = h->payload_limit < 4096 ? 4096 : h->payload_limit;
+	uint64_t arena = (h->head_limit + body + 4095) / 4096 * 4096;
 	bool inline_fits = h->inline_bytes % 4096 == 0 && h->inline_bytes > 0 &&
 	                   h->inline_bytes <= arena;
 	return h->head_limit % 64 == 0 && inline_fits && h->stride == arena &&
