@@ -81,6 +81,9 @@ static const struct constant constants[] = {
 	{ "from", "SB_FROM_HEAD", SB_FROM_HEAD },
 	{ "from", "SB_FROM_OLDEST", SB_FROM_OLDEST },
 	{ "from", "SB_FROM_POSITION", SB_FROM_POSITION },
+	{ "poll", "SB_POLL_NOW", SB_POLL_NOW },
+	{ "poll", "SB_POLL_WHEN_WOKEN", SB_POLL_WHEN_WOKEN },
+	{ "poll", "SB_POLL_SOON", SB_POLL_SOON },
 	{ "fingerprint", "SB_FINGERPRINT", SB_FINGERPRINT },
 	{ "fingerprint", "SB_FLEET_FINGERPRINT", SB_FLEET_FINGERPRINT },
 };

@@ -737,6 +737,13 @@ static bool owner_lives(const struct sb_fleet *fleet, uint32_t word)
 	return os_bytes_locked(fleet->fd, (uint64_t)SB_FLEET_LOCKS + owner, 1);
 }
 
+bool fleet_take_over(const struct sb_fleet *fleet, uint32_t *word)
+{
+	uint32_t seen = load_relaxed(word);
+	if ((seen & SB_LOCK_OWNER) == 0 || owner_lives(fleet, seen)) return false;
+	return compare_exchange(word, &seen, own_lock(fleet));
+}
+
 /* 0 or 1 as fleet_lock, -SB_EAGAIN: it is somebody's who lives, and *seen says that we wait. The
  * word has bits of its owner's incarnation: what was a dead member's when it was judged is not
  * taken from the next one. */
@@ -796,7 +803,7 @@ void fleet_unlock(struct sb_fleet *fleet, uint32_t *word)
 	}
 }
 
-/* [sleep] the waker's half. "parked" is 1 by a sleeper, and names the waker while it wakes, so that
+/* "parked" is 1 by a sleeper, and names the waker while it wakes, so that
  * of one that is killed here the next to publish does the work; and it is cleared by who wrote it
  * last, so that no flag stored anew is erased. */
 int32_t fleet_wake(struct sb_fleet *fleet, uint32_t *parked)

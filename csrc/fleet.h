@@ -95,7 +95,7 @@ struct sb_ring { /* the frames follow */
 	uint64_t head;   /* frames published; frame n lies at n modulo frames */
 	uint64_t events; /* events published */
 	uint64_t reserved1[6];
-	uint32_t parked; /* a reader sleeps: whoever publishes clears it and wakes */
+	uint32_t parked; /* a reader sleeps: who is about to publish clears it and wakes */
 	uint32_t reserved2[15];
 	uint8_t frames[];
 };
@@ -242,7 +242,11 @@ SB_API const void *sb_cursor_batch(const struct sb_cursor *cursor);
  * are counted in overwritten: those between what the cursor knew and the first that is still
  * there; with no record when nothing is left but the loss. -SB_ENOMEM. */
 SB_API int32_t sb_cursor_poll(struct sb_cursor *cursor, uint32_t max);
-/* Says that a reader sleeps on the wake word: 1, or 0 when there is something to poll. */
+enum { SB_POLL_NOW = 0, SB_POLL_WHEN_WOKEN = 1, SB_POLL_SOON = 2 };
+
+/* Says that a reader sleeps on the wake word: SB_POLL_WHEN_WOKEN. SB_POLL_NOW: there is more.
+ * SB_POLL_SOON: a writer that lives has stopped in the middle of a publication, of which nobody
+ * will be told: poll again in a millisecond. -SB_EINVAL: an observer. */
 SB_API int32_t sb_cursor_park(struct sb_cursor *cursor);
 
 /* ---- leases (lease.c) ---------------------------------------------------------------------- */

@@ -3,7 +3,9 @@
  *
  * Pairs of the fleet (docs/protocol.md argues each): [frame] seq around the fields and the payload
  * of a frame; [head] a frame's last store, then head; [tenure] seq around an entry; [sleep] a
- * sleeper stores "parked" and looks again, whoever publishes stores and then looks at "parked".
+ * reader stores "parked", then looks at the lock and the head; a writer takes the lock, then looks
+ * at "parked". For leases: a waiter stores "parked", then looks at the table; whoever ends a tenure
+ * stores that, then looks at "parked".
  */
 #ifndef SLOTBUS_FLEET_PRIVATE_H
 #define SLOTBUS_FLEET_PRIVATE_H
@@ -47,7 +49,9 @@ uint64_t lease_bytes_of(uint32_t leases);
  * -SB_EBUSY after SB_LOCK_MS. Observers have none. */
 int32_t fleet_lock(struct sb_fleet *fleet, uint32_t *word);
 void fleet_unlock(struct sb_fleet *fleet, uint32_t *word);
-/* Whoever has published: 1 when somebody was parked, who is awake now. */
+/* As fleet_lock's 1, without waiting: false when it is free, or its owner lives. */
+bool fleet_take_over(const struct sb_fleet *fleet, uint32_t *word);
+/* 1 when somebody was parked, who is awake now. */
 int32_t fleet_wake(struct sb_fleet *fleet, uint32_t *parked);
 /* Undoes what a dead owner of the lock had begun; the lock is held. Also for a new member whose
  * index the lock still names. */

@@ -131,7 +131,8 @@ static void write_frame(struct sb_frame *frame, uint64_t n, const struct head *h
 	SB_POINT("ring.frame.written");
 }
 
-/* The head alone decides: it moves last, past every part at once. */
+/* The head alone decides: it moves last, past every part at once. Sleepers are woken before: of a
+ * writer that is killed in between they find the lock, and wait for the head no longer than that. */
 int32_t sb_ring_publish(struct sb_fleet *fleet, uint32_t index, uint32_t kind, uint32_t bytes)
 {
 	if (fleet->observer || index >= fleet->header.rings) return -SB_EINVAL;
@@ -156,11 +157,13 @@ int32_t sb_ring_publish(struct sb_fleet *fleet, uint32_t index, uint32_t kind, u
 	}
 	store_relaxed(&ring->events, head.event + 1);
 	SB_POINT("ring.publish.counted");
-	store_seq(&ring->head, n + parts); /* [head] [sleep] store, then look at "parked" */
+	int32_t woken = fleet_wake(fleet, &ring->parked); /* [sleep] locked, then "parked" */
+	SB_POINT("ring.publish.woken");
+	store_seq(&ring->head, n + parts); /* [head] */
 	SB_POINT("ring.publish.published");
 	fleet_unlock(fleet, &ring->lock);
 	SB_POINT("ring.publish.unlocked");
-	return fleet_wake(fleet, &ring->parked);
+	return woken;
 }
 
 /* Number of the next event, from the frame before the head: false when it was overwritten. */
@@ -403,13 +406,32 @@ int32_t sb_cursor_poll(struct sb_cursor *cursor, uint32_t max)
 	return result == NO_MEMORY ? -SB_ENOMEM : (int32_t)batch->records;
 }
 
-/* [sleep] Store, then look. Nobody else's "parked" is taken back: the next to publish wakes once
- * too often. */
+/* The owner of the lock has died inside: what it had begun is undone. */
+static bool take_over(const struct sb_cursor *cursor)
+{
+	struct sb_fleet *fleet = cursor->fleet;
+	if (!fleet_take_over(fleet, &cursor->ring->lock)) return false;
+	ring_repair(fleet, (uint32_t)(cursor->geometry - fleet->header.ring));
+	fleet_unlock(fleet, &cursor->ring->lock);
+	return true;
+}
+
+/* [sleep] "parked", then the lock, then the head: a writer that has not seen the first is seen by
+ * the second or has moved the third. Nobody else's "parked" is taken back: the next to publish
+ * wakes once too often. */
 int32_t sb_cursor_park(struct sb_cursor *cursor)
 {
 	if (cursor->fleet->observer) return -SB_EINVAL;
-	SB_POINT("ring.park.before");
-	store_seq(&cursor->ring->parked, 1);
-	SB_POINT("ring.park.stored");
-	return load_seq(&cursor->ring->head) == cursor->position ? 1 : 0;
+	struct sb_ring *ring = cursor->ring;
+	uint64_t start = os_now_ns();
+	for (;;) {
+		SB_POINT("ring.park.before");
+		store_seq(&ring->parked, 1);
+		SB_POINT("ring.park.stored");
+		bool locked = (load_seq(&ring->lock) & SB_LOCK_OWNER) != 0;
+		if (load_seq(&ring->head) != cursor->position) return SB_POLL_NOW;
+		if (!locked) return SB_POLL_WHEN_WOKEN;
+		if (elapsed_ns(os_now_ns(), start) < (uint64_t)SB_LOCK_SPIN_US * 1000u) spin_pause();
+		else if (!take_over(cursor)) return SB_POLL_SOON;
+	}
 }

@@ -39,6 +39,8 @@ const RECORD = {
 
 /** After the last event a reader looks for so long on each turn of the event loop before it sleeps, in ms. */
 const SPIN_MS = availableParallelism() > 1 ? 0.05 : 0;
+/** A writer that has stopped in the middle of a publication wakes nobody: a reader looks so often meanwhile, in ms. */
+const STOPPED_WRITER_MS = 1;
 /** Batches read without a turn of the event loop. */
 const BATCHES_PER_TURN = 16;
 
@@ -221,9 +223,11 @@ export class Reader {
       });
     }
     this.#deaf ??= this.#fleet.wake.listen(this.#wakeUp); // first: what is published from here on is heard
-    const isParked = native.sb_cursor_park(this.#cursor) === 1;
-    this.#wake = isParked ? wake : null;
-    return isParked;
+    const when = native.sb_cursor_park(this.#cursor);
+    if (when === C.SB_POLL_NOW) return false;
+    this.#wake = wake;
+    if (when === C.SB_POLL_SOON) setTimeout(this.#wakeUp, STOPPED_WRITER_MS);
+    return true;
   }
 
   /** Looks at the batch where it is now: it moves when a large event comes. */

@@ -621,7 +621,7 @@ static void sleeper(const struct part *part)
 		CHECK_EQ(batch_of(cursor)->overwritten, 0);
 		received += (uint64_t)got;
 		store_seq(&shared->reader[part->number].received, received);
-		if (got > 0 || sb_cursor_park(cursor) == 0) continue;
+		if (got > 0 || sb_cursor_park(cursor) != SB_POLL_WHEN_WOKEN) continue;
 		fetch_add_seq(&shared->slept, 1);
 		CHECK_EQ(os_futex_wait(word, ticket, 10000000000u), 0); /* else nobody woke it */
 	}
@@ -670,6 +670,39 @@ TEST("a publication into a ring wakes whoever is parked once, and a park that ha
 	CHECK_EQ(sb_cursor_poll(cursor, 8), 2);
 	sb_cursor_close(cursor);
 	sb_fleet_leave(fleet, 1);
+}
+
+/* Takes the ring's lock, and no further. */
+static void stuck_writer(const struct part *part)
+{
+	struct sb_fleet *fleet = join(part->memory);
+	CHECK_EQ(publish(fleet, 0, 8), 0);
+	CHECK_EQ(fleet_lock(fleet, &fleet_ring(fleet, 0)->lock), 0);
+	store_seq(&part->shared->ready, 1);
+	for (;;) pause();
+}
+
+TEST("a reader does not sleep while a writer holds the lock, and takes over that of a dead one")
+{
+	struct shared *shared = shared_open();
+	int memory = ring_memory(8, 64);
+	struct sb_fleet *fleet = join(memory);
+	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
+	pid_t writer = start(stuck_writer, &(struct part){ shared, memory, 0 });
+	AWAIT(load_seq(&shared->ready) == 1);
+	CHECK_EQ(sb_cursor_park(cursor), SB_POLL_NOW);
+	CHECK_EQ(sb_cursor_poll(cursor, 8), 1);
+	CHECK_EQ(sb_cursor_park(cursor), SB_POLL_SOON);
+	CHECK(load_seq(&fleet_ring(fleet, 0)->lock) != 0);
+	kill(writer, SIGKILL);
+	CHECK_EQ(reap(writer), 128 + SIGKILL);
+	CHECK_EQ(sb_cursor_park(cursor), SB_POLL_WHEN_WOKEN);
+	CHECK_EQ(load_seq(&fleet_ring(fleet, 0)->lock), 0);
+	CHECK_EQ(publish(fleet, 1, 8), 1);
+	sb_cursor_close(cursor);
+	sb_fleet_leave(fleet, 1);
+	sb_fd_close(memory);
+	munmap(shared, sizeof *shared);
 }
 
 /* ---- single steps ------------------------------------------------------------------------- */
