@@ -514,3 +514,20 @@ export class ClaimTimeoutError extends SlotbusError {
     this.holder = holder;
   }
 }
+
+/** A hub refused what a worker asked of it, or does not answer. */
+export class HubError extends SlotbusError {
+  /** HTTP status of its answer; 0: there was none. */
+  readonly status: number;
+  /** The hub's own code: `"ROUTE_TAKEN"`, … */
+  readonly reason: string;
+
+  constructor(
+    message: string,
+    { status = 0, reason = "", ...details }: ErrorDetails & { status?: number; reason?: string },
+  ) {
+    super("HUB", message, details);
+    this.status = status;
+    this.reason = reason;
+  }
+}

@@ -97,14 +97,14 @@ export async function fetchThrough(
   return response.toResponse();
 }
 
-/** A worker's request as a WHATWG `Request`; the body is copied. */
-export function toWebRequest(request: WorkerRequest): Request {
+/** A worker's request as a WHATWG `Request`, with another path if one is given; the body is copied. */
+export function toWebRequest(request: WorkerRequest, path = request.path): Request {
   const host = request.headers.get("host") ?? "slotbus";
   const query = request.query ? `?${request.query}` : "";
   const bodiless = request.method === "GET" || request.method === "HEAD";
   const headers = request.headers.toHeaders();
   headers.delete("host");
-  return new Request(`http://${host}${request.path}${query}`, {
+  return new Request(`http://${host}${path}${query}`, {
     method: request.method,
     headers,
     body: bodiless ? null : request.streams ? request.stream() : request.body.slice(),

@@ -41,11 +41,18 @@ abstract class ResponseHead {
     return this.#head.headers;
   }
 
-  /** @internal A WHATWG `Response` with this head, and with `body` unless the status has none. */
-  respondWith(body: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>): Response {
+  /**
+   * @internal A WHATWG `Response` with this head, with `body` unless the status has none, and with the headers for which
+   * `isWanted` says so.
+   */
+  respondWith(
+    body: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array> | null,
+    isWanted: (name: string) => boolean = () => true,
+  ): Response {
     const bodiless = this.status === 204 || this.status === 205 || this.status === 304;
     try {
-      const headers = this.headers.toHeaders();
+      const headers = new Headers();
+      for (const [name, value] of this.headers) if (isWanted(name)) headers.append(name, value);
       if (this.contentType) headers.set("content-type", this.contentType);
       return new Response(bodiless ? null : body, { status: this.status, headers });
     } catch (cause) {
@@ -131,9 +138,14 @@ export class StreamedResponse extends ResponseHead implements AsyncDisposable {
 
   /** A WHATWG `Response` with the same content, which streams. Throws {@link ProtocolError} as {@link BusResponse.toResponse}. */
   toResponse(): Response {
+    return this.toResponseWith();
+  }
+
+  /** @internal The same with some of the headers; of a body that nobody wants (`isHead`) only what is there already. */
+  toResponseWith(isWanted?: (name: string) => boolean, isHead = false): Response {
     const whole = this.#receiver.takeWhole() as Uint8Array<ArrayBuffer> | null;
     try {
-      const response = this.respondWith(whole ?? this.stream());
+      const response = this.respondWith(whole ?? (isHead ? null : this.stream()), isWanted);
       if (!response.body) this.cancel();
       return response;
     } catch (error) {

@@ -1,0 +1,57 @@
+/** What a client hears when there is no answer of a worker. */
+
+import {
+  BusClosedError,
+  BusOverloadedError,
+  HeadTooLargeError,
+  NoWorkerError,
+  PayloadTooLargeError,
+  RemoteError,
+  RequestTimeoutError,
+  SlotbusError,
+  WorkerDiedError,
+} from "../errors.ts";
+
+/** Why a request is answered by the hub itself. */
+export class Failure extends Error {
+  readonly status: number;
+  readonly code: string;
+  readonly headers: Readonly<Record<string, string>>;
+
+  constructor(status: number, code: string, message: string, headers: Readonly<Record<string, string>> = {}) {
+    super(message);
+    this.status = status;
+    this.code = code;
+    this.headers = headers;
+  }
+
+  toResponse(requestId: string): Response {
+    const body = { error: this.message, code: this.code, request_id: requestId };
+    return Response.json(body, { status: this.status, headers: { ...this.headers, "x-request-id": requestId } });
+  }
+}
+
+/** Seconds after which a client may try again. */
+const RETRY = { "retry-after": "1" };
+
+/** The failure that an error of the bus is. What a worker's error says is for its log, not for a client. */
+export function failureOf(error: unknown): Failure {
+  if (error instanceof Failure) return error;
+  if (error instanceof NoWorkerError) return new Failure(503, "NO_WORKER", "no worker serves this route now.", RETRY);
+  if (error instanceof BusOverloadedError) return new Failure(503, "OVERLOADED", "too many requests wait.", RETRY);
+  if (error instanceof BusClosedError) return new Failure(503, "CLOSING", "the hub is closing.", RETRY);
+  if (error instanceof RequestTimeoutError) return new Failure(504, "TIMEOUT", "no answer within the time limit.");
+  if (error instanceof WorkerDiedError)
+    return new Failure(502, "WORKER_DIED", "the worker ended before it had answered.");
+  const isOfRequest = error instanceof SlotbusError && !error.mayHaveExecuted;
+  if (error instanceof PayloadTooLargeError && isOfRequest) return tooLarge(error.limit);
+  if (error instanceof HeadTooLargeError && isOfRequest)
+    return new Failure(431, "HEAD_TOO_LARGE", `path and headers are larger than ${error.limit} bytes.`);
+  if (error instanceof RemoteError) return new Failure(500, "HANDLER_FAILED", "the handler failed.");
+  if (error instanceof SlotbusError) return new Failure(502, error.code, "the worker broke the protocol.");
+  throw error;
+}
+
+export function tooLarge(limit: number): Failure {
+  return new Failure(413, "PAYLOAD_TOO_LARGE", `the body is larger than ${limit} bytes.`);
+}

@@ -1,0 +1,6 @@
+/** Names that hub and worker derive from the hub's. */
+
+/** File of the control socket in the runtime directory. */
+export function controlSocketOf(hub: string): string {
+  return `${hub}.control`;
+}

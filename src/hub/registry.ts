@@ -1,0 +1,171 @@
+/** Who serves which routes: a registration takes effect at once and whole, or not at all. */
+
+import { METHODS } from "../bus/codec.ts";
+import { InvalidConfigError } from "../errors.ts";
+import { Failure } from "./failure.ts";
+import type { ResolvedHubOptions } from "./options.ts";
+import { parsePattern } from "./pattern.ts";
+import { isMethod } from "./proxy.ts";
+import { type Match, type Route, routeKey, RouteTable } from "./routes.ts";
+import { type Registration, Service } from "./service.ts";
+
+/** A route as a worker asks for it. */
+export interface RouteRequest {
+  readonly method: string;
+  readonly path: string;
+  /** Server-sent events that the hub serves; the method is GET. */
+  readonly sse?: boolean;
+}
+
+const ROUTES_MAX = 10_000;
+/** How long a process that registered may take to attach to its bus, in ms. */
+const ARRIVAL_MS = 5_000;
+
+export class Registry {
+  readonly #options: ResolvedHubOptions;
+  readonly #onChange: () => void;
+  /** By worker name. Creation of a bus takes a while: the next registration of that name waits for it. */
+  readonly #services = new Map<string, Promise<Service>>();
+  #live: Service[] = [];
+  #table = new RouteTable<Service>([]);
+  #sweep: ReturnType<typeof setTimeout> | null = null;
+  #closed = false;
+
+  constructor(options: ResolvedHubOptions, onChange: () => void) {
+    this.#options = options;
+    this.#onChange = onChange;
+  }
+
+  get services(): readonly Service[] {
+    return this.#live;
+  }
+
+  get routes(): readonly Route<Service>[] {
+    return this.#table.routes;
+  }
+
+  find(method: string, path: string): Match<Service> | null {
+    return this.#table.find(method, path);
+  }
+
+  allowed(path: string): string[] {
+    return this.#table.allowed(path);
+  }
+
+  /**
+   * Makes these the routes of the name, whoever registered it before.
+   *
+   * @throws (rejects) {Failure} 400 for what cannot be, 409 for a route that another living name has.
+   */
+  async register(
+    name: string,
+    routes: readonly RouteRequest[],
+    pid: number | null,
+  ): Promise<Registration & { bus: string }> {
+    const asked = checkRoutes(routes);
+    const service = await this.#service(name);
+    const own = asked.map((route) => ({ ...route, owner: service }));
+    this.#refuseConflicts(service, own);
+    const registration = { id: crypto.randomUUID(), pid, routes: own.length };
+    service.register(registration, own, ARRIVAL_MS);
+    this.#rebuild();
+    return { ...registration, bus: service.bus.name };
+  }
+
+  unregister(id: string): boolean {
+    return this.#live.some((service) => service.unregister(id));
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    if (this.#sweep) clearTimeout(this.#sweep);
+    await Promise.all(this.#live.map((service) => service.close()));
+  }
+
+  async #service(name: string): Promise<Service> {
+    const known = this.#services.get(name);
+    if (known) return known;
+    const making = Service.create(name, this.#options, () => this.#changed());
+    this.#services.set(name, making);
+    try {
+      const service = await making;
+      this.#live.push(service);
+      if (this.#closed) await service.close();
+      return service;
+    } catch (error) {
+      this.#services.delete(name);
+      throw error;
+    }
+  }
+
+  /** Routes of a name that is gone are free for others. */
+  #refuseConflicts(service: Service, own: readonly Route<Service>[]): void {
+    const taken = new Map(this.#table.routes.map((route) => [routeKey(route), route]));
+    for (const route of own) {
+      const other = taken.get(routeKey(route));
+      if (!other || other.owner === service || !other.owner.isThere) continue;
+      const what = `${route.method} ${route.pattern.text} matches what ${other.pattern.text} of worker "${other.owner.name}" does.`;
+      throw new Failure(409, "ROUTE_TAKEN", what);
+    }
+  }
+
+  #rebuild(): void {
+    const kept = new Map<string, Route<Service>>();
+    // Those who are there come last: a route that a gone name had too is theirs.
+    const services = this.#live.toSorted((a, b) => Number(a.isThere) - Number(b.isThere));
+    for (const service of services) for (const route of service.routes) kept.set(routeKey(route), route);
+    this.#table = new RouteTable([...kept.values()]);
+    this.#onChange();
+  }
+
+  #changed(): void {
+    this.#onChange();
+    if (this.#closed || this.#sweep || this.#live.every((service) => service.isThere)) return;
+    this.#sweep = setTimeout(() => this.#forgetGone(), this.#options.goneFor + 1);
+    this.#sweep.unref();
+  }
+
+  #forgetGone(): void {
+    this.#sweep = null;
+    const gone = this.#live.filter((service) => service.goneFor >= this.#options.goneFor && !service.isThere);
+    this.#live = this.#live.filter((service) => !gone.includes(service));
+    for (const service of gone) {
+      this.#services.delete(service.name);
+      void service.close();
+    }
+    if (gone.length > 0) this.#rebuild();
+    this.#changed();
+  }
+}
+
+function checkRoutes(routes: readonly RouteRequest[]): Omit<Route<Service>, "owner">[] {
+  if (!Array.isArray(routes) || routes.length > ROUTES_MAX)
+    throw new Failure(400, "BAD_REGISTRATION", `routes is no list of at most ${ROUTES_MAX} routes.`);
+  const seen = new Map<string, string>();
+  return routes.map((route) => {
+    const parsed = checkRoute(route);
+    const key = routeKey(parsed);
+    const twin = seen.get(key);
+    if (twin !== undefined) throw new Failure(409, "ROUTE_TWICE", `${parsed.pattern.text} matches what ${twin} does.`);
+    seen.set(key, parsed.pattern.text);
+    return parsed;
+  });
+}
+
+function checkRoute(route: RouteRequest): Omit<Route<Service>, "owner"> {
+  const { method, path, sse = false } = route ?? {};
+  if (typeof method !== "string" || !isMethod(method) || typeof sse !== "boolean")
+    throw new Failure(
+      400,
+      "BAD_ROUTE",
+      `${JSON.stringify(route)} is no route; its method is one of ${METHODS.join(", ")}.`,
+    );
+  if (sse && method !== "GET")
+    throw new Failure(400, "BAD_ROUTE", `${path}: server-sent events are asked for with GET.`);
+  try {
+    return { method, pattern: parsePattern(path), sse };
+  } catch (error) {
+    if (error instanceof InvalidConfigError) throw new Failure(400, "BAD_ROUTE", error.message);
+    throw error;
+  }
+}

@@ -1,0 +1,210 @@
+/** Event streams that the hub keeps for its workers: the one of all events, and those of routes. */
+
+import { Failure } from "./failure.ts";
+import { checkEvent, EventLog, type StreamEvent } from "./event-log.ts";
+import { LIFECYCLE_PATH, type Lifecycle } from "./lifecycle.ts";
+import type { ResolvedHubOptions } from "./options.ts";
+import { parsePattern } from "./pattern.ts";
+import type { Incoming } from "./proxy.ts";
+import type { Registry } from "./registry.ts";
+import type { Route } from "./routes.ts";
+import type { Service } from "./service.ts";
+import { SseClient } from "./sse-client.ts";
+
+/** Clients and the newest events of one path. */
+interface Channel {
+  readonly path: string;
+  readonly route: Route<Service>;
+  readonly params: Readonly<Record<string, string>>;
+  readonly log: EventLog;
+  readonly clients: Set<SseClient>;
+}
+
+/** Logs of paths that nobody listens to are kept so long for those who come back, in ms. */
+const LINGER_MS = 60_000;
+
+export class EventStreams {
+  readonly #registry: Registry;
+  readonly #options: ResolvedHubOptions;
+  readonly #epoch = Math.floor(Date.now()).toString(36);
+  readonly #all: { readonly log: EventLog; readonly clients: Set<SseClient> };
+  /** By path. */
+  readonly #channels = new Map<string, Channel>();
+  /** Services that were there when last looked at. */
+  #there = new Set<Service>();
+  #timer: ReturnType<typeof setInterval> | null = null;
+  #closed = false;
+
+  constructor(registry: Registry, options: ResolvedHubOptions) {
+    this.#registry = registry;
+    this.#options = options;
+    this.#all = { log: this.#makeLog(), clients: new Set() };
+  }
+
+  /** Clients that are connected. */
+  get clients(): number {
+    return [...this.#channels.values()].reduce((sum, { clients }) => sum + clients.size, this.#all.clients.size);
+  }
+
+  // ---- clients ----------------------------------------------------------------------------------------------------
+
+  /** `GET /events`: everything that workers emit. */
+  openAll(request: Request, requestId: string): Response {
+    return this.#open(this.#all, request, requestId, () => {});
+  }
+
+  /** A route's stream. Its worker hears of the client first, and may refuse it. */
+  async open(route: Route<Service>, incoming: Incoming): Promise<Response> {
+    const { request, id, params } = incoming;
+    const { ok, status } = await this.#tell(route, "connect", params, request.signal);
+    if (!ok) throw new Failure(status, "REFUSED", "the worker refuses this stream.");
+    const channel = this.#channel(normalise(incoming.path), route, params);
+    return this.#open(channel, request, id, () => {
+      channel.log.touchedAt = performance.now();
+      this.#tell(route, "disconnect", params).catch(() => {}); // a worker that is gone has no clients
+    });
+  }
+
+  // ---- events -----------------------------------------------------------------------------------------------------
+
+  /** To `GET /events`. Returns how many clients it was given to. @throws {InvalidConfigError} */
+  emit(source: string, type: string, data: string): number {
+    checkEvent({ type, data });
+    return this.#send(this.#all, { type, data: JSON.stringify({ source, event_type: type, data }) });
+  }
+
+  /** To the clients of one path. @throws {Failure} 404 when no stream has that path; {@link InvalidConfigError}. */
+  push(path: string, event: StreamEvent): number {
+    checkEvent(event);
+    const key = normalise(path);
+    const match = this.#registry.find("GET", key);
+    if (!match?.route.sse) throw new Failure(404, "NO_STREAM", `no event stream has the path ${path.slice(0, 200)}.`);
+    return this.#send(this.#channel(key, match.route, match.params), event);
+  }
+
+  /** To the clients of a route whose parameters have these values. @throws as {@link push} */
+  pushByPattern(pattern: string, params: Readonly<Record<string, string>>, event: StreamEvent): number {
+    checkEvent(event);
+    const { key } = parsePattern(pattern);
+    const isRoute = this.#registry.routes.some((route) => route.sse && route.pattern.key === key);
+    if (!isRoute) throw new Failure(404, "NO_STREAM", `no event stream has the pattern ${pattern.slice(0, 200)}.`);
+    let delivered = 0;
+    for (const channel of this.#channels.values()) {
+      const isMeant = Object.entries(params).every(([name, value]) => channel.params[name] === value);
+      if (channel.route.pattern.key === key && isMeant) delivered += this.#send(channel, event);
+    }
+    return delivered;
+  }
+
+  // ---- time and change --------------------------------------------------------------------------------------------
+
+  /** A worker that comes back knows no clients: it is told of those who stayed. Those of a route that is no more end. */
+  servicesChanged(): void {
+    const there = new Set(this.#registry.services.filter((service) => service.isThere));
+    const returned = [...there].filter((service) => !this.#there.has(service));
+    this.#there = there;
+    const known = new Set(this.#registry.services);
+    for (const channel of this.#channels.values()) {
+      if (!known.has(channel.route.owner)) for (const client of channel.clients) client.end();
+      if (!returned.includes(channel.route.owner)) continue;
+      for (const _client of channel.clients) this.#tell(channel.route, "connect", channel.params).catch(() => {});
+    }
+  }
+
+  close(): void {
+    this.#closed = true;
+    if (this.#timer) clearInterval(this.#timer);
+    for (const client of this.#all.clients) client.end();
+    for (const { clients } of this.#channels.values()) for (const client of clients) client.end();
+  }
+
+  #open(
+    { log, clients }: { log: EventLog; clients: Set<SseClient> },
+    request: Request,
+    requestId: string,
+    onEnd: () => void,
+  ): Response {
+    const client: SseClient = new SseClient(this.#options.sse.clientBytes, () => {
+      if (clients.delete(client)) onEnd();
+    });
+    clients.add(client);
+    const lastId = request.headers.get("last-event-id");
+    if (lastId) {
+      const { events, missing } = log.since(lastId);
+      client.missing(missing);
+      for (const event of events) client.send(event);
+    }
+    client.beat();
+    if (this.#closed) client.end();
+    this.#timer ??= setInterval(() => this.#beat(), this.#options.sse.heartbeat);
+    return client.respond(request.signal, requestId);
+  }
+
+  #send({ log, clients }: { log: EventLog; clients: Set<SseClient> }, event: StreamEvent): number {
+    const text = log.append(event);
+    let given = 0;
+    for (const client of clients) if (client.send(text)) given++;
+    return given;
+  }
+
+  #beat(): void {
+    const now = performance.now();
+    for (const client of this.#all.clients) client.beat();
+    for (const [path, { clients, log }] of this.#channels) {
+      for (const client of clients) client.beat();
+      if (clients.size === 0 && now - log.touchedAt > LINGER_MS) this.#channels.delete(path);
+    }
+    if (this.clients > 0 || this.#channels.size > 0) return;
+    clearInterval(this.#timer!);
+    this.#timer = null;
+  }
+
+  #channel(path: string, route: Route<Service>, params: Readonly<Record<string, string>>): Channel {
+    const known = this.#channels.get(path);
+    if (known && known.route === route) return known;
+    const channel = {
+      path,
+      route,
+      params,
+      log: known?.log ?? this.#makeLog(),
+      clients: known?.clients ?? new Set<SseClient>(),
+    };
+    this.#channels.set(path, channel);
+    this.#timer ??= setInterval(() => this.#beat(), this.#options.sse.heartbeat);
+    if (this.#channels.size > this.#options.sse.paths) this.#forgetOne();
+    return channel;
+  }
+
+  /** The path that nobody listens to for the longest time. */
+  #forgetOne(): void {
+    for (const [path, { clients }] of this.#channels) {
+      if (clients.size > 0) continue;
+      this.#channels.delete(path);
+      return;
+    }
+  }
+
+  #makeLog(): EventLog {
+    const { replay, replayBytes } = this.#options.sse;
+    return new EventLog(this.#epoch, replay, replayBytes);
+  }
+
+  async #tell(
+    { owner, pattern }: Route<Service>,
+    what: Lifecycle["sse_lifecycle"],
+    params: Readonly<Record<string, string>>,
+    signal?: AbortSignal,
+  ): Promise<{ ok: boolean; status: number }> {
+    const json: Lifecycle = { sse_lifecycle: what, params };
+    const asked = { method: "POST", path: LIFECYCLE_PATH, pattern: pattern.text, params, json } as const;
+    return owner.bus.request(
+      asked,
+      signal ? { timeout: this.#options.timeout, signal } : { timeout: this.#options.timeout },
+    );
+  }
+}
+
+function normalise(path: string): string {
+  const { pathname } = new URL(path.startsWith("/") ? path : `/${path}`, "http://hub");
+  return pathname.length > 1 && pathname.endsWith("/") ? pathname.slice(0, -1) : pathname;
+}
