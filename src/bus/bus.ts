@@ -100,10 +100,17 @@ export interface RequestOptions {
   idempotent?: boolean;
   /** `false`: reject with NoWorkerError at once when no worker is attached. Default `true`: wait. */
   waitForWorker?: boolean;
+  /**
+   * Only to that worker, by its `id`. Such a request does not queue and is never given to another: NoWorkerError when that
+   * worker is not attached, BusOverloadedError when it takes no more now.
+   */
+  worker?: number;
 }
 
 /** A worker in an event of the bus. */
 export interface WorkerInfo {
+  /** Of this attachment; no other of the bus has it. */
+  id: number;
   pid: number;
   uid: number;
   /** Requests it takes at once. */
@@ -411,6 +418,16 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     if (!this.#closed) this.#reception.unref();
   }
 
+  /**
+   * Ends the attachment of a worker, by its `id`, as if it had broken the protocol: what it has is settled, `workerDied`
+   * gives `reason`. `false`: it is not attached. Its process is left alone, and may attach again.
+   */
+  evict(worker: number, reason: string): boolean {
+    const link = this.#links.find(({ life }) => life === worker);
+    if (link) this.#evict(link, reason);
+    return link !== undefined;
+  }
+
   /** Takes nothing new, and resolves when all that was taken has settled, or after `timeout` ms (default: none). */
   async drain({ timeout = Infinity }: { timeout?: number } = {}): Promise<void> {
     const limit = checkTimeout("timeout", timeout);
@@ -462,8 +479,9 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const pending = new Pending(request, options, kind, ++this.#serial, timeoutMs, resolve, reject);
     this.#unsettled++;
     if (this.#tick === null) this.#tick = setTimeout(this.#onTick, TICK_MS);
-    const link = this.#queue.length === 0 ? this.#pick() : null;
+    const link = options.worker !== undefined || this.#queue.length > 0 ? null : this.#pick();
     if (link) this.#send(link, pending);
+    else if (options.worker !== undefined) this.#sendTo(options.worker, pending);
     else this.#enqueue(pending);
     if (options.signal && !pending.settled) this.#watch(pending, options.signal);
     return promise;
@@ -490,6 +508,19 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       if (link.credit > 0 && (best === null || isBetter(link, best))) best = link;
     }
     return best;
+  }
+
+  #sendTo(id: number, pending: Pending): void {
+    const link = this.#links.find(({ life }) => life === id);
+    if (!link) this.#reject(pending, new NoWorkerError(this.name, 0));
+    else if (link.credit > 0) this.#send(link, pending);
+    else this.#reject(pending, new BusOverloadedError(`worker pid ${link.peer.pid} has ${link.used} requests.`));
+  }
+
+  /** It goes first again, unless it was for one worker alone. */
+  #putBack(pending: Pending): void {
+    if (pending.options.worker === undefined) this.#queue.pushFront(pending);
+    else this.#reject(pending, new NoWorkerError(this.name, 0));
   }
 
   #enqueue(pending: Pending): void {
@@ -528,7 +559,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const slot = native.sb_slot_reserve(hub, link.index);
     if (slot < 0) {
       if (pending.startedAt === 0) pending.startedAt = performance.now();
-      this.#queue.pushFront(pending);
+      this.#putBack(pending);
       this.#evict(link, "it changed a slot that was free");
       return;
     }
@@ -1046,7 +1077,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       if (stream?.receiver) this.#judgeStream(link, slot, stream, stream.receiver, how);
       else if (pending && !pending.settled) this.#judge(link, slot, pending, how, unclaimed);
     }
-    for (const pending of unclaimed.reverse()) this.#queue.pushFront(pending);
+    for (const pending of unclaimed.reverse()) this.#putBack(pending);
     if (link.borrowed === 0) this.#forget(link);
     else this.#lending.add(link);
     this.#report(link, how);
@@ -1082,6 +1113,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     } else if (
       result === C.SB_ABANDONED &&
       pending.options.idempotent &&
+      pending.options.worker === undefined &&
       !pending.retried &&
       !wasSending &&
       pending.kind !== "sync"
@@ -1222,7 +1254,7 @@ function isBetter(link: Link, than: Link): boolean {
 }
 
 function infoOf(link: Link): WorkerInfo {
-  return { pid: link.peer.pid, uid: link.peer.uid, concurrency: link.concurrency };
+  return { id: link.life, pid: link.peer.pid, uid: link.peer.uid, concurrency: link.concurrency };
 }
 
 // ---- directory, name, and the buses of this process -------------------------------------------------------------------

@@ -9,6 +9,7 @@ import { control, health } from "./control.ts";
 import { Failure, failureOf } from "./failure.ts";
 import { controlSocketOf } from "./names.ts";
 import { type HubOptions, type ResolvedHubOptions, resolveHubOptions } from "./options.ts";
+import { Pinger } from "./pinger.ts";
 import { forward, type Incoming } from "./proxy.ts";
 import { Registry } from "./registry.ts";
 import { EventStreams } from "./sse.ts";
@@ -29,6 +30,7 @@ export class Hub implements AsyncDisposable {
   readonly #name: SlotBus;
   readonly #registry: Registry;
   readonly #streams: EventStreams;
+  readonly #pinger: Pinger | null;
   readonly #control: AnyServer;
   readonly #socket: string;
   readonly #server: AnyServer | null;
@@ -52,6 +54,7 @@ export class Hub implements AsyncDisposable {
     this.#name = name;
     this.#registry = new Registry(options, () => this.#streams.servicesChanged());
     this.#streams = new EventStreams(this.#registry, options);
+    this.#pinger = options.ping ? new Pinger(options.ping, () => this.#registry.services) : null;
     this.#socket = join(options.directory, controlSocketOf(options.name));
     rmSync(this.#socket, { force: true }); // of a hub that was killed: the name is ours
     this.#control = Bun.serve({
@@ -146,6 +149,7 @@ export class Hub implements AsyncDisposable {
 
   async #close(timeout: number): Promise<void> {
     process.off("exit", this.#onExit);
+    this.#pinger?.stop();
     this.#streams.close();
     void this.#control.stop(true);
     rmSync(this.#socket, { force: true });

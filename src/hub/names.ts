@@ -4,3 +4,6 @@
 export function controlSocketOf(hub: string): string {
   return `${hub}.control`;
 }
+
+/** What a hub asks a worker for, to see whether it answers. No client can. */
+export const PING_PATH = "/__ping__";

@@ -13,6 +13,7 @@ import { HubClient } from "./client.ts";
 import { HubRequest } from "./context.ts";
 import { HubEmitter } from "./emitter.ts";
 import { LIFECYCLE_PATH, type Lifecycle } from "./lifecycle.ts";
+import { PING_PATH } from "./names.ts";
 import { parsePattern } from "./pattern.ts";
 import type { RouteRequest } from "./registry.ts";
 
@@ -233,7 +234,7 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
   #handle(request: WorkerRequest): Answerable | Promise<Answerable> {
     const { pattern, method } = request;
     if (request.path === LIFECYCLE_PATH) return this.#handleLifecycle(request);
-    if (pattern === "/__ping__") return {};
+    if (request.path === PING_PATH) return HandlerResponse.ok().answer;
     const handle =
       this.#handlers.get(`${method} ${pattern}`) ??
       (method === "HEAD" ? this.#handlers.get(`GET ${pattern}`) : undefined);

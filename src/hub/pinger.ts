@@ -1,0 +1,59 @@
+/** Finds workers that are attached and answer nothing: each is asked in turn, and evicted when it misses too often. */
+
+import { RequestTimeoutError } from "../errors.ts";
+import { PING_PATH } from "./names.ts";
+import type { ResolvedHubOptions } from "./options.ts";
+import type { Service } from "./service.ts";
+
+type Ping = NonNullable<ResolvedHubOptions["ping"]>;
+
+export class Pinger {
+  readonly #options: Ping;
+  readonly #services: () => readonly Service[];
+  /** Misses in a row, by worker; a new object each round, so that those who are gone are forgotten. */
+  #misses = new Map<string, number>();
+  #timer: ReturnType<typeof setTimeout> | null = null;
+  #stopped = false;
+
+  constructor(options: Ping, services: () => readonly Service[]) {
+    this.#options = options;
+    this.#services = services;
+    this.#later();
+  }
+
+  stop(): void {
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#stopped = true;
+  }
+
+  #later(): void {
+    if (this.#stopped) return;
+    this.#timer = setTimeout(() => void this.#round().then(() => this.#later()), this.#options.interval);
+    this.#timer.unref();
+  }
+
+  async #round(): Promise<void> {
+    const misses = new Map<string, number>();
+    const asked = this.#services().flatMap((service) => service.bus.workers.map(({ id }) => ({ service, id })));
+    await Promise.all(
+      asked.map(async ({ service, id }) => {
+        const key = `${service.name}/${id}`;
+        if (await this.#answers(service, id)) return;
+        const missed = (this.#misses.get(key) ?? 0) + 1;
+        misses.set(key, missed);
+        if (missed >= this.#options.misses) service.bus.evict(id, `it missed ${missed} pings`);
+      }),
+    );
+    this.#misses = misses;
+  }
+
+  /** A worker that takes no more now works: it is not asked. One that is gone has been judged already. */
+  async #answers({ bus }: Service, worker: number): Promise<boolean> {
+    try {
+      await bus.request({ path: PING_PATH, pattern: PING_PATH }, { worker, timeout: this.#options.timeout });
+      return true;
+    } catch (error) {
+      return !(error instanceof RequestTimeoutError);
+    }
+  }
+}
