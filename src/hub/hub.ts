@@ -12,9 +12,20 @@ import { type HubOptions, type ResolvedHubOptions, resolveHubOptions } from "./o
 import { Pinger } from "./pinger.ts";
 import { forward, type Incoming } from "./proxy.ts";
 import { Registry } from "./registry.ts";
+import { Meter } from "./meter.ts";
 import { EventStreams } from "./sse.ts";
+import { Status } from "./status.ts";
 
 type AnyServer = Server<unknown>;
+
+/** A request on its way through the hub. */
+interface Asked {
+  readonly request: Request;
+  readonly id: string;
+  readonly server: AnyServer | undefined;
+  /** Name of the worker that has it; `""` while that is the hub. */
+  worker: string;
+}
 
 const REQUEST_ID = /^[\w.:-]{1,128}$/;
 /** Paths that only the control socket answers. */
@@ -30,6 +41,8 @@ export class Hub implements AsyncDisposable {
   readonly #name: SlotBus;
   readonly #registry: Registry;
   readonly #streams: EventStreams;
+  readonly #meter = new Meter();
+  readonly #status: Status;
   readonly #pinger: Pinger | null;
   readonly #control: AnyServer;
   readonly #socket: string;
@@ -54,6 +67,7 @@ export class Hub implements AsyncDisposable {
     this.#name = name;
     this.#registry = new Registry(options, () => this.#streams.servicesChanged());
     this.#streams = new EventStreams(this.#registry, options);
+    this.#status = new Status(this.#registry, this.#meter, options, () => this.#streams.clients);
     this.#pinger = options.ping ? new Pinger(options.ping, () => this.#registry.services) : null;
     this.#socket = join(options.directory, controlSocketOf(options.name));
     rmSync(this.#socket, { force: true }); // of a hub that was killed: the name is ours
@@ -82,13 +96,20 @@ export class Hub implements AsyncDisposable {
 
   /** Answers a request as the hub's own server does, for a `Bun.serve` of one's own. Never rejects. */
   readonly fetch = (request: Request, server?: AnyServer): Response | Promise<Response> => {
+    const began = performance.now();
     const given = request.headers.get("x-request-id");
     const id = given !== null && REQUEST_ID.test(given) ? given : crypto.randomUUID();
+    const asked: Asked = { request, id, server, worker: "" };
+    const record = (response: Response): Response => {
+      this.#meter.record(asked.worker, response.status, performance.now() - began);
+      return response;
+    };
     try {
-      const answer = this.#answer(request, id, server);
-      return answer instanceof Promise ? answer.catch((error) => this.#fail(error, id)) : answer;
+      const answer = this.#answer(asked);
+      if (!(answer instanceof Promise)) return record(answer);
+      return answer.then(record, (error) => record(this.#fail(error, id)));
     } catch (error) {
-      return this.#fail(error, id);
+      return record(this.#fail(error, id));
     }
   };
 
@@ -111,28 +132,34 @@ export class Hub implements AsyncDisposable {
     }) as AnyServer;
   }
 
-  #answer(request: Request, id: string, server: AnyServer | undefined): Response | Promise<Response> {
+  #answer(asked: Asked): Response | Promise<Response> {
+    const { request, id, server } = asked;
     const { path, query } = split(request.url);
     if (request.headers.get("upgrade")?.toLowerCase() === "websocket")
       throw new Failure(501, "NO_WEBSOCKET", "the hub carries no WebSockets.");
     const match = this.#registry.find(request.method, path);
-    if (!match) return this.#answerSelf(request, path, id, server);
-    const address = server?.requestIP(request)?.address ?? null;
+    if (!match) return this.#answerSelf(asked, path);
     const { params, route } = match;
     const { pattern, owner, sse } = route;
+    asked.worker = owner.name;
     if (!owner.isThere) throw new Failure(503, "NO_WORKER", "no worker serves this route now.", { "retry-after": "1" });
+    const address = server?.requestIP(request)?.address ?? null;
     const incoming: Incoming = { request, id, path, query, pattern: pattern.text, params, address };
     if (!sse) return forward(owner.bus, incoming, this.options);
     server?.timeout(request, 0);
     return this.#streams.open(route, incoming);
   }
 
-  #answerSelf(request: Request, path: string, id: string, server: AnyServer | undefined): Response {
+  #answerSelf({ request, id, server }: Asked, path: string): Response {
     if (INTERNAL.test(path)) throw notFound(request.method, path);
     if (path === "/health" && request.method === "GET") return Response.json(health(this.#registry));
     if (path === "/events" && request.method === "GET") {
       server?.timeout(request, 0);
       return this.#streams.openAll(request, id);
+    }
+    if (Status.isAsked(path)) {
+      server?.timeout(request, 0);
+      return this.#status.answer(request, path, server?.requestIP(request)?.address ?? null, id);
     }
     const allowed = this.#registry.allowed(path);
     if (allowed.length === 0) throw notFound(request.method, path);
@@ -151,6 +178,7 @@ export class Hub implements AsyncDisposable {
     process.off("exit", this.#onExit);
     this.#pinger?.stop();
     this.#streams.close();
+    this.#status.close();
     void this.#control.stop(true);
     rmSync(this.#socket, { force: true });
     const stopped = this.#server?.stop() ?? Promise.resolve();

@@ -33,6 +33,8 @@ export interface HubOptions {
   ping?: false | { interval?: number; timeout?: number; misses?: number };
   /** Server-sent events. */
   sse?: SseOptions;
+  /** Opens `/_slotbus/` to others than this machine: `authorization: Bearer <token>`, 16 characters at least. */
+  adminToken?: string;
 }
 
 export interface SseOptions {
@@ -62,6 +64,7 @@ export interface ResolvedHubOptions {
   readonly trustProxy: boolean;
   readonly ping: { readonly interval: number; readonly timeout: number; readonly misses: number } | null;
   readonly sse: Readonly<Required<SseOptions>>;
+  readonly adminToken: string | null;
 }
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9_-]{0,23}$/;
@@ -91,7 +94,13 @@ export function resolveHubOptions(options: HubOptions = {}): ResolvedHubOptions 
     trustProxy: options.trustProxy ?? false,
     ping: ping === false ? null : resolvePing(ping),
     sse: resolveSse(options.sse ?? {}),
+    adminToken: options.adminToken === undefined ? null : checkToken(options.adminToken),
   };
+}
+
+function checkToken(token: unknown): string {
+  if (typeof token === "string" && /^[\x21-\x7e]{16,}$/.test(token)) return token;
+  throw new InvalidConfigError("adminToken is no text of 16 printable characters or more.");
 }
 
 function resolveSse(sse: SseOptions): Required<SseOptions> {
