@@ -178,8 +178,8 @@ static bool next_event(const struct sb_ring_geometry *geometry, struct sb_ring *
 	return true;
 }
 
-/* Frames at and after the head are nobody's and are written anew. `events` may be one ahead. A
- * dead writer may not have woken those whom its event was for. */
+/* Frames at and after the head are nobody's and are written anew. `events` may be one ahead. Who
+ * was to hear of what the dead one published has been woken before. */
 void ring_repair(struct sb_fleet *fleet, uint32_t index)
 {
 	struct sb_ring *ring = fleet_ring(fleet, index);
@@ -187,7 +187,6 @@ void ring_repair(struct sb_fleet *fleet, uint32_t index)
 	SB_POINT("ring.repair.before");
 	if (next_event(&fleet->header.ring[index], ring, head, &events) && events <= head)
 		store_relaxed(&ring->events, events);
-	(void)fleet_wake(fleet, &ring->parked);
 	SB_POINT("ring.repair.after");
 }
 

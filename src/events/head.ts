@@ -3,6 +3,7 @@
  * endian), then these, the attributes as JSON, then the payload.
  */
 
+import { shown } from "../bus/options.ts";
 import { type Codec, json } from "../contract/codec.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import type { Ring } from "../fleet/ring.ts";
@@ -56,8 +57,7 @@ const topics = new Map<string, Buffer>();
 function checkText(what: string, text: unknown, max: number): string {
   const isText = typeof text === "string" && text !== "" && text.isWellFormed() && !text.includes("\0");
   if (isText && text.length <= max && (text.length * 3 <= max || Buffer.byteLength(text) <= max)) return text;
-  const shown = typeof text === "string" ? JSON.stringify(text.slice(0, 40)) : String(text);
-  throw new InvalidConfigError(`${what} is ${shown}; it must be text of 1 to ${max} bytes without NUL.`);
+  throw new InvalidConfigError(`${what} is ${shown(text)}; it must be text of 1 to ${max} bytes without NUL.`);
 }
 
 /** Throws {@link InvalidConfigError} unless events can have that topic. */
@@ -79,6 +79,20 @@ export function isId(id: unknown): id is string {
   );
 }
 
+/** Throws {@link InvalidConfigError} unless a filter can name topics so: a topic, or what topics begin with and a star. */
+export function checkPattern(pattern: unknown): string {
+  const end = typeof pattern === "string" && pattern.endsWith("*") ? -1 : undefined;
+  if (pattern !== "*") checkText("topic", typeof pattern === "string" ? pattern.slice(0, end) : pattern, TOPIC_MAX);
+  return pattern as string;
+}
+
+/** Throws {@link InvalidConfigError} unless attributes can have that name. */
+export function checkAttribute(name: unknown): string {
+  const text = checkText("the name of an attribute", name, NAME_MAX);
+  if (text !== "id") return text;
+  throw new InvalidConfigError("an attribute cannot be called `id`.", { hint: "Events have an `id` of their own." });
+}
+
 export function checkId(id: unknown): string {
   return checkText("id", id, ID_MAX);
 }
@@ -86,16 +100,14 @@ export function checkId(id: unknown): string {
 /** The attributes as JSON. Throws {@link InvalidConfigError}. */
 export function encodeAttributes(attributes: Attributes): string {
   if (typeof attributes !== "object" || attributes === null || Array.isArray(attributes)) {
-    throw new InvalidConfigError(`attributes is ${Bun.inspect(attributes).slice(0, 40)}; it must be an object.`);
+    throw new InvalidConfigError(`attributes is ${shown(attributes)}; it must be an object.`);
   }
   for (const name in attributes) {
-    checkText("the name of an attribute", name, NAME_MAX);
-    if (name === "id")
-      throw new InvalidConfigError("an attribute cannot be called `id`.", { hint: "Pass `id` itself." });
+    checkAttribute(name);
     const value: unknown = attributes[name];
     if (typeof value === "string" ? value.isWellFormed() : typeof value === "boolean" || Number.isFinite(value))
       continue;
-    throw new InvalidConfigError(`attribute ${name} is ${Bun.inspect(value).slice(0, 40)}.`, {
+    throw new InvalidConfigError(`attribute ${name} is ${shown(value)}.`, {
       hint: "Attributes are text, finite numbers or booleans; the rest belongs into the payload.",
     });
   }

@@ -16,12 +16,15 @@ const proofs: Record<string, string> = {
   model: "../model/check.ts",
   mutants: "mutants.ts",
   steps: "steps.ts",
+  "fleet-steps": "fleet-steps.ts",
   points: "points.ts",
+  "fleet-points": "fleet-points.ts",
   mutate: "mutate.ts",
   hostile: "hostile.ts",
   endure: "endure.ts",
   stalls: "stalls.ts",
   soak: "soak.ts",
+  "fleet-soak": "fleet-soak.ts",
 };
 
 const { values, positionals } = parseArgs({
