@@ -86,8 +86,8 @@ static bool read_head(const struct sb_frame *frame, uint64_t n, struct head *out
 	*out = (struct head){
 		.event = load_relaxed(&frame->event), .time_ms = load_relaxed(&frame->time_ms),
 		.kind = load_relaxed(&frame->kind), .bytes = load_relaxed(&frame->bytes),
-		.writer = load_relaxed(&frame->writer), .incarnation = load_relaxed(&frame->incarnation),
-		.part = load_relaxed(&frame->part),
+		.writer = load_relaxed(&frame->writer),
+		.incarnation = load_relaxed(&frame->incarnation), .part = load_relaxed(&frame->part),
 	};
 	return is_still_there(frame, n);
 }
@@ -132,7 +132,7 @@ static void write_frame(struct sb_frame *frame, uint64_t n, const struct head *h
 }
 
 /* The head alone decides: it moves last, past every part at once. Sleepers are woken before: of a
- * writer that is killed in between they find the lock, and wait for the head no longer than that. */
+ * writer that is killed in between they find the lock, which they do not wait for. */
 int32_t sb_ring_publish(struct sb_fleet *fleet, uint32_t index, uint32_t kind, uint32_t bytes)
 {
 	if (fleet->observer || index >= fleet->header.rings) return -SB_EINVAL;

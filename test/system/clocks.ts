@@ -77,6 +77,7 @@ const WALL_CLOCK = [
   "fleet.c: static uint64_t wall_clock_us(void)",
   "fleet.c: uint64_t now = wall_clock_us();", // begin_epoch
   "fleet.c: store_relaxed(&entry->joined_ms, wall_clock_us() / 1000);",
+  "fleet.c: uint64_t *next = &fleet_leases(fleet)->next_token, token = token_at(wall_clock_us());",
   "ring.c: static double wall_clock_ms(void)",
   "ring.c: .event = load_relaxed(&ring->events), .time_ms = wall_clock_ms(), .kind = kind,",
 ];
