@@ -5,6 +5,7 @@
  */
 #include "fleet_private.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -139,6 +140,7 @@ int32_t sb_ring_publish(struct sb_fleet *fleet, uint32_t index, uint32_t kind, u
 	const struct sb_ring_geometry *geometry = &fleet->header.ring[index];
 	if (bytes > fleet->staging_bytes || !fits(geometry, bytes)) return -SB_EINVAL;
 	struct sb_ring *ring = fleet_ring(fleet, index);
+	double now = wall_clock_ms();
 	SB_POINT("ring.publish.before");
 	int32_t locked = fleet_lock(fleet, &ring->lock);
 	if (locked < 0) return locked;
@@ -147,7 +149,7 @@ int32_t sb_ring_publish(struct sb_fleet *fleet, uint32_t index, uint32_t kind, u
 	uint64_t n = load_relaxed(&ring->head);
 	uint64_t parts = parts_of(geometry, bytes);
 	struct head head = {
-		.event = load_relaxed(&ring->events), .time_ms = wall_clock_ms(), .kind = kind,
+		.event = load_relaxed(&ring->events), .time_ms = now, .kind = kind,
 		.bytes = bytes, .writer = fleet->index, .incarnation = fleet->incarnation,
 	};
 	for (; head.part < parts; head.part++) {
@@ -415,6 +417,9 @@ static bool take_over(const struct sb_cursor *cursor)
 	return true;
 }
 
+/* Looks at a lock that is held before the writer is let go on: it may need this processor. */
+enum { PARK_SPINS = 16 };
+
 /* [sleep] "parked", then the lock, then the head: a writer that has not seen the first is seen by
  * the second or has moved the third. Nobody else's "parked" is taken back: the next to publish
  * wakes once too often. */
@@ -422,15 +427,20 @@ int32_t sb_cursor_park(struct sb_cursor *cursor)
 {
 	if (cursor->fleet->observer) return -SB_EINVAL;
 	struct sb_ring *ring = cursor->ring;
-	uint64_t start = os_now_ns();
-	for (;;) {
+	uint64_t start = 0;
+	for (uint32_t looks = 0;; looks++) {
 		SB_POINT("ring.park.before");
 		store_seq(&ring->parked, 1);
 		SB_POINT("ring.park.stored");
 		bool locked = (load_seq(&ring->lock) & SB_LOCK_OWNER) != 0;
 		if (load_seq(&ring->head) != cursor->position) return SB_POLL_NOW;
 		if (!locked) return SB_POLL_WHEN_WOKEN;
-		if (elapsed_ns(os_now_ns(), start) < (uint64_t)SB_LOCK_SPIN_US * 1000u) spin_pause();
+		if (looks < PARK_SPINS) {
+			spin_pause();
+			continue;
+		}
+		if (looks == PARK_SPINS) start = os_now_ns();
+		if (elapsed_ns(os_now_ns(), start) < (uint64_t)SB_LOCK_SPIN_US * 1000u) sched_yield();
 		else if (!take_over(cursor)) return SB_POLL_SOON;
 	}
 }

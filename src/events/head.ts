@@ -36,6 +36,8 @@ const FIXED = 8;
 const NONE = 0;
 const BYTES = 1;
 const CODED = 2;
+/** The same, each byte below 128: it is read without a look at each. */
+const CODED_ASCII = 3;
 const TOPIC_MAX = 255;
 const ID_MAX = 255;
 const NAME_MAX = 255;
@@ -45,6 +47,7 @@ const TOPICS_KEPT = 1_024;
 /** Bun's and Node's fast paths of `Buffer`, which their types leave out. */
 interface FastBuffer {
   utf8Write(text: string, offset: number): number;
+  asciiSlice(start: number, end: number): string;
   utf8Slice(start: number, end: number): string;
 }
 
@@ -153,7 +156,11 @@ export function writeEvent(
   memory[5] = 0;
   memory[6] = attributeBytes & 255;
   memory[7] = attributeBytes >> 8;
-  if (typeof coded === "string") return at + text.utf8Write(coded, at);
+  if (typeof coded === "string") {
+    const bytes = text.utf8Write(coded, at);
+    if (bytes === coded.length) memory[1] = CODED_ASCII;
+    return at + bytes;
+  }
   if (coded) memory.set(coded, at);
   return at + length;
 }
@@ -170,6 +177,8 @@ export class EventHead {
   #id: string | null | undefined;
   #attributes: Attributes | undefined;
   #event: BusEvent | null = null;
+  /** Of `topic`: most events have that of the one before. */
+  #topicBytes = new Uint8Array(0);
 
   constructor(reader: Reader, codec: Codec) {
     this.#reader = reader;
@@ -180,14 +189,17 @@ export class EventHead {
   read(): boolean {
     const { memory, start, end } = this.#reader;
     const length = end - start;
-    if (length < FIXED || memory[start] !== VERSION || memory[start + 1]! > CODED) return false;
+    if (length < FIXED || memory[start] !== VERSION || memory[start + 1]! > CODED_ASCII) return false;
     const topicAt = start + FIXED;
     this.#memory = memory;
     this.#idAt = topicAt + memory[start + 2]! + memory[start + 3]! * 256;
     this.#attributesAt = this.#idAt + memory[start + 4]! + memory[start + 5]! * 256;
     this.#payloadAt = this.#attributesAt + memory[start + 6]! + memory[start + 7]! * 256;
     if (this.#payloadAt > end) return false;
-    this.topic = fast.utf8Slice.call(memory, topicAt, this.#idAt);
+    if (!this.#isSameTopic(memory, topicAt)) {
+      this.topic = fast.utf8Slice.call(memory, topicAt, this.#idAt);
+      this.#topicBytes = new Uint8Array(memory.subarray(topicAt, this.#idAt)); // a copy
+    }
     this.#id = undefined;
     this.#attributes = undefined;
     this.#event = null;
@@ -227,12 +239,20 @@ export class EventHead {
     return this.#event;
   }
 
+  #isSameTopic(memory: Uint8Array, topicAt: number): boolean {
+    const known = this.#topicBytes;
+    if (known.length !== this.#idAt - topicAt || known.length === 0) return false;
+    for (let i = 0; i < known.length; i++) if (known[i] !== memory[topicAt + i]) return false;
+    return true;
+  }
+
   #decode(): unknown {
     const { start, end } = this.#reader;
     const kind = this.#memory[start + 1];
     if (kind === NONE) return undefined;
-    if (kind === CODED && this.#codec === json) {
-      return JSON.parse(fast.utf8Slice.call(this.#memory, this.#payloadAt, end));
+    if (kind !== BYTES && this.#codec === json) {
+      const slice = kind === CODED_ASCII ? fast.asciiSlice : fast.utf8Slice;
+      return JSON.parse(slice.call(this.#memory, this.#payloadAt, end));
     }
     const bytes = new Uint8Array(this.#memory.subarray(this.#payloadAt, end)); // a copy: codecs may keep it
     return kind === BYTES ? bytes : this.#codec.decode(bytes);

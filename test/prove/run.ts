@@ -2,8 +2,8 @@
  * Runs the proofs one after another and adds up what they did. The last line is the figures; the exit code is 1 when any
  * promise was broken.
  *
- *     npm run prove -- --ci        seven minutes on two processors
- *     npm run prove -- --quick     fifteen
+ *     npm run prove -- --ci        ten minutes on two processors
+ *     npm run prove -- --quick     a quarter of an hour
  *     npm run prove                the long form
  *     npm run prove -- --ci soak   one of them
  */
