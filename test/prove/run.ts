@@ -3,7 +3,7 @@
  * promise was broken.
  *
  *     npm run prove -- --ci        ten minutes on two processors
- *     npm run prove -- --quick     a quarter of an hour
+ *     npm run prove -- --quick     more of it
  *     npm run prove                the long form
  *     npm run prove -- --ci soak   one of them
  */
