@@ -26,6 +26,7 @@ int32_t sb_dir_open(const char *path, int32_t create, int32_t shared)
 	if (fd < 0 && errno == ENOENT) return -SB_ENOBUS;
 	if (fd < 0 && (errno == ENOTDIR || errno == ELOOP)) return -SB_EDIR;
 	if (fd < 0 && errno == EACCES && shared) fd = os_dir_traverse(path);
+	if (fd < 0 && errno == EACCES) return -SB_EDIR;
 	if (fd < 0) return errno == EMFILE || errno == ENFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
 	struct stat status;
 	if ((made && fchmod(fd, mode) != 0) || fstat(fd, &status) != 0) { /* whatever the umask */

@@ -134,15 +134,21 @@ static uint64_t wall_clock_us(void)
 	return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
 }
 
+/* Four a microsecond since 2025. */
+static uint64_t token_at(uint64_t wall_clock)
+{
+	static const uint64_t YEAR_2025_US = 1735689600000000u;
+	return wall_clock > YEAR_2025_US ? 4 * (wall_clock - YEAR_2025_US) : 1;
+}
+
 /* Both follow the wall clock, so that they grow although a file was removed; and in any case they
- * are above those of the file that is replaced. Four tokens a microsecond since 2025. */
+ * are above those of the file that is replaced. */
 static int32_t begin_epoch(struct sb_fleet_header *h, const struct sb_fleet_header *old,
                            uint64_t old_next)
 {
-	static const uint64_t YEAR_2025_US = 1735689600000000u;
 	uint64_t now = wall_clock_us();
 	h->epoch = now;
-	h->first_token = now > YEAR_2025_US ? 4 * (now - YEAR_2025_US) : 1;
+	h->first_token = token_at(now);
 	if (old != NULL) {
 		bool believable = old_next >= old->first_token && old_next < NUMBERS;
 		uint64_t token = believable ? old_next + 1 : old->first_token + TOKENS;
@@ -398,6 +404,14 @@ static int32_t build_file(struct sb_fleet *fleet, const char *temporary)
 	return error == 0 ? become_member(fleet) : error;
 }
 
+/* While we made our file, others may have made one, given tokens and removed it. Nobody has one of
+ * ours yet: our join lock is held. */
+static void raise_next_token(const struct sb_fleet *fleet)
+{
+	uint64_t *next = &fleet_leases(fleet)->next_token, token = token_at(wall_clock_us());
+	if (token > load_relaxed(next) && token <= NUMBERS - TOKENS) store_relaxed(next, token);
+}
+
 /* Puts a file with us in it where none is, or in the place of the orphan `old`, whose join lock is
  * held. */
 static int32_t make_file(struct sb_fleet *fleet, const struct sb_fleet_header *wanted, int old,
@@ -415,6 +429,7 @@ static int32_t make_file(struct sb_fleet *fleet, const struct sb_fleet_header *w
 	else if (error == 0 && renameat(fleet->dir, temporary.text, fleet->dir, file.text) != 0)
 		error = errno == ENOENT ? -SB_EAGAIN : system_failed(errno);
 	SB_POINT("fleet.place.after");
+	if (error == 0 && old < 0) raise_next_token(fleet);
 	if (error != 0) {
 		if (fleet->fd >= 0) unlinkat(fleet->dir, temporary.text, 0);
 		undo_join(fleet);
@@ -570,7 +585,8 @@ static int32_t renew_memory(struct sb_fleet *fleet)
 	if (error != 0) return error;
 	if (pwrite(fleet->fd, h, sizeof *h, 0) != (ssize_t)sizeof *h) return system_failed(errno);
 	SB_POINT("fleet.renew.begun");
-	os_memory_discard(fleet->file + SB_PAGE, h->file_bytes - SB_PAGE);
+	if (!os_memory_discard(fleet->file + SB_PAGE, h->file_bytes - SB_PAGE))
+		memset(fleet->file + SB_PAGE, 0, h->file_bytes - SB_PAGE);
 	SB_POINT("fleet.renew.emptied");
 	return fill_file(fleet->fd, h);
 }

@@ -63,10 +63,10 @@ struct sb_ring_geometry {
 
 struct sb_fleet_header { /* page 0 */
 	uint64_t magic;
-	uint64_t epoch;         /* of this file; the next one has a higher one */
+	uint64_t epoch;         /* of this file; that which replaces it has a higher one */
 	uint64_t file_bytes;
 	uint64_t leases_offset; /* of struct sb_lease_table; page aligned */
-	uint64_t first_token;   /* no token of an earlier epoch is as high */
+	uint64_t first_token;   /* no token of the file that was replaced is as high */
 	uint32_t abi;
 	uint32_t fingerprint;
 	uint32_t members;

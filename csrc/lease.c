@@ -464,6 +464,9 @@ int32_t sb_lease_release(struct sb_fleet *fleet, uint32_t entry, double token)
 	if (result < 0) return result;
 	bool ends = is_tenure(fleet, entry, token, &lease);
 	if (ends) {
+		/* Those who wait watch the holder's process. Of another one that ends its tenure and is
+		 * killed they hear before: they claim, which waits for the lock. */
+		if (lease.member != fleet->index) (void)fleet_wake(fleet, &fleet_leases(fleet)->parked);
 		free_entry(fleet, entry);
 		count_change(fleet_leases(fleet));
 	}

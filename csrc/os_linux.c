@@ -138,9 +138,9 @@ void os_memory_warm(void *start, uint64_t bytes)
 		                          memory_order_relaxed);
 }
 
-void os_memory_discard(void *start, uint64_t bytes)
+bool os_memory_discard(void *start, uint64_t bytes)
 {
-	madvise(start, bytes, MADV_REMOVE);
+	return madvise(start, bytes, MADV_REMOVE) == 0;
 }
 
 static bool read_number(const char *path, uint64_t *value)
@@ -234,18 +234,19 @@ bool os_leave_cpu(uint32_t cpu)
 bool os_event_open(int *reader, int *writer)
 {
 	int ends[2];
-	if (SB_FAULT("both.event.open", EMFILE)) return false;
+	if (SB_FAULT("fleet.event.open", EMFILE)) return false;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) return false;
 	*reader = ends[0];
 	*writer = ends[1];
 	return true;
 }
 
-void os_event_write(int writer)
+bool os_event_write(int writer)
 {
 	ssize_t wrote;
 	do wrote = send(writer, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-	while (wrote < 0 && errno == EINTR); /* a full socket is readable already */
+	while (wrote < 0 && errno == EINTR);
+	return wrote >= 0 || (errno != ENOMEM && errno != ENOBUFS); /* a full socket is readable */
 }
 
 /* ---- files and sockets ------------------------------------------------------------------- */

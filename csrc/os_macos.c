@@ -45,7 +45,11 @@ void *os_memory_map(int fd, uint64_t bytes, bool writable)
 void os_memory_unmap(void *start, uint64_t bytes) { (void)start, (void)bytes; }
 void os_memory_bury(void *start, uint64_t bytes) { (void)start, (void)bytes; }
 void os_memory_warm(void *start, uint64_t bytes) { (void)start, (void)bytes; }
-void os_memory_discard(void *start, uint64_t bytes) { (void)start, (void)bytes; }
+bool os_memory_discard(void *start, uint64_t bytes)
+{
+	(void)start, (void)bytes;
+	return false;
+}
 int32_t os_memory_headroom(uint64_t bytes)
 {
 	(void)bytes;
@@ -121,7 +125,11 @@ bool os_event_open(int *reader, int *writer)
 	unsupported();
 	return false;
 }
-void os_event_write(int writer) { (void)writer; }
+bool os_event_write(int writer)
+{
+	(void)writer;
+	return false;
+}
 int32_t os_bytes_lock(int fd, uint64_t start)
 {
 	(void)fd, (void)start;

@@ -213,7 +213,7 @@ void *os_memory_map(int fd, uint64_t bytes, bool writable);
 void os_memory_unmap(void *start, uint64_t bytes);
 void os_memory_bury(void *start, uint64_t bytes); /* keeps the addresses, gives the pages back */
 void os_memory_warm(void *start, uint64_t bytes);
-void os_memory_discard(void *start, uint64_t bytes);
+bool os_memory_discard(void *start, uint64_t bytes); /* false: what it holds is still there */
 int32_t os_memory_headroom(uint64_t bytes);       /* 0, or -SB_ENOMEM: a cgroup would kill us */
 int32_t os_futex_wait(uint32_t *word, uint32_t expected, uint64_t timeout_ns);
 void os_futex_wake(uint32_t *word);
@@ -232,7 +232,7 @@ int32_t os_process_open(uint32_t pid); /* a pidfd */
 bool os_process_ended(int pidfd);
 bool os_process_ending(int statm);
 bool os_event_open(int *reader, int *writer); /* false: errno says why */
-void os_event_write(int writer);
+bool os_event_write(int writer); /* false: no memory, nothing was said */
 int32_t os_bytes_lock(int fd, uint64_t start); /* one; 0, -SB_EBUSY, -SB_ESYS */
 bool os_bytes_locked(int fd, uint64_t start, uint64_t bytes); /* any, by another open file */
 void os_bytes_unlock(int fd, uint64_t start, uint64_t bytes); /* bytes 0: all that follow */

@@ -5,6 +5,7 @@
  */
 #include "fleet_private.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -86,8 +87,8 @@ static bool read_head(const struct sb_frame *frame, uint64_t n, struct head *out
 	*out = (struct head){
 		.event = load_relaxed(&frame->event), .time_ms = load_relaxed(&frame->time_ms),
 		.kind = load_relaxed(&frame->kind), .bytes = load_relaxed(&frame->bytes),
-		.writer = load_relaxed(&frame->writer), .incarnation = load_relaxed(&frame->incarnation),
-		.part = load_relaxed(&frame->part),
+		.writer = load_relaxed(&frame->writer),
+		.incarnation = load_relaxed(&frame->incarnation), .part = load_relaxed(&frame->part),
 	};
 	return is_still_there(frame, n);
 }
@@ -132,13 +133,14 @@ static void write_frame(struct sb_frame *frame, uint64_t n, const struct head *h
 }
 
 /* The head alone decides: it moves last, past every part at once. Sleepers are woken before: of a
- * writer that is killed in between they find the lock, and wait for the head no longer than that. */
+ * writer that is killed in between they find the lock, which they do not wait for. */
 int32_t sb_ring_publish(struct sb_fleet *fleet, uint32_t index, uint32_t kind, uint32_t bytes)
 {
 	if (fleet->observer || index >= fleet->header.rings) return -SB_EINVAL;
 	const struct sb_ring_geometry *geometry = &fleet->header.ring[index];
 	if (bytes > fleet->staging_bytes || !fits(geometry, bytes)) return -SB_EINVAL;
 	struct sb_ring *ring = fleet_ring(fleet, index);
+	double now = wall_clock_ms();
 	SB_POINT("ring.publish.before");
 	int32_t locked = fleet_lock(fleet, &ring->lock);
 	if (locked < 0) return locked;
@@ -147,7 +149,7 @@ int32_t sb_ring_publish(struct sb_fleet *fleet, uint32_t index, uint32_t kind, u
 	uint64_t n = load_relaxed(&ring->head);
 	uint64_t parts = parts_of(geometry, bytes);
 	struct head head = {
-		.event = load_relaxed(&ring->events), .time_ms = wall_clock_ms(), .kind = kind,
+		.event = load_relaxed(&ring->events), .time_ms = now, .kind = kind,
 		.bytes = bytes, .writer = fleet->index, .incarnation = fleet->incarnation,
 	};
 	for (; head.part < parts; head.part++) {
@@ -178,8 +180,8 @@ static bool next_event(const struct sb_ring_geometry *geometry, struct sb_ring *
 	return true;
 }
 
-/* Frames at and after the head are nobody's and are written anew. `events` may be one ahead. A
- * dead writer may not have woken those whom its event was for. */
+/* Frames at and after the head are nobody's and are written anew. `events` may be one ahead. Who
+ * was to hear of what the dead one published has been woken before. */
 void ring_repair(struct sb_fleet *fleet, uint32_t index)
 {
 	struct sb_ring *ring = fleet_ring(fleet, index);
@@ -187,7 +189,6 @@ void ring_repair(struct sb_fleet *fleet, uint32_t index)
 	SB_POINT("ring.repair.before");
 	if (next_event(&fleet->header.ring[index], ring, head, &events) && events <= head)
 		store_relaxed(&ring->events, events);
-	(void)fleet_wake(fleet, &ring->parked);
 	SB_POINT("ring.repair.after");
 }
 
@@ -416,6 +417,9 @@ static bool take_over(const struct sb_cursor *cursor)
 	return true;
 }
 
+/* Looks at a lock that is held before the writer is let go on: it may need this processor. */
+enum { PARK_SPINS = 16 };
+
 /* [sleep] "parked", then the lock, then the head: a writer that has not seen the first is seen by
  * the second or has moved the third. Nobody else's "parked" is taken back: the next to publish
  * wakes once too often. */
@@ -423,15 +427,20 @@ int32_t sb_cursor_park(struct sb_cursor *cursor)
 {
 	if (cursor->fleet->observer) return -SB_EINVAL;
 	struct sb_ring *ring = cursor->ring;
-	uint64_t start = os_now_ns();
-	for (;;) {
+	uint64_t start = 0;
+	for (uint32_t looks = 0;; looks++) {
 		SB_POINT("ring.park.before");
 		store_seq(&ring->parked, 1);
 		SB_POINT("ring.park.stored");
 		bool locked = (load_seq(&ring->lock) & SB_LOCK_OWNER) != 0;
 		if (load_seq(&ring->head) != cursor->position) return SB_POLL_NOW;
 		if (!locked) return SB_POLL_WHEN_WOKEN;
-		if (elapsed_ns(os_now_ns(), start) < (uint64_t)SB_LOCK_SPIN_US * 1000u) spin_pause();
+		if (looks < PARK_SPINS) {
+			spin_pause();
+			continue;
+		}
+		if (looks == PARK_SPINS) start = os_now_ns();
+		if (elapsed_ns(os_now_ns(), start) < (uint64_t)SB_LOCK_SPIN_US * 1000u) sched_yield();
 		else if (!take_over(cursor)) return SB_POLL_SOON;
 	}
 }

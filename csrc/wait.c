@@ -313,13 +313,14 @@ struct sb_bridge {
 
 static void *bridge_run(void *argument)
 {
+	static const struct timespec NO_MEMORY_PAUSE = { .tv_nsec = 1000000 };
 	struct sb_bridge *bridge = argument;
 	while (load_seq(&bridge->stop) == 0) {
 		os_futex_wait(bridge->word, bridge->seen, UINT64_MAX);
 		uint32_t now = load_seq(bridge->word);
 		if (now == bridge->seen || load_seq(&bridge->stop) != 0) continue;
-		bridge->seen = now;
-		os_event_write(bridge->writer);
+		if (os_event_write(bridge->writer)) bridge->seen = now;
+		else nanosleep(&NO_MEMORY_PAUSE, NULL);
 	}
 	return NULL;
 }

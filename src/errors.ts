@@ -44,7 +44,7 @@ export class InvalidConfigError extends SlotbusError {
 /** A name that could not be a file name everywhere. */
 export class InvalidNameError extends SlotbusError {
   constructor(name: unknown, what: "bus" | "fleet" | "ring" = "bus") {
-    const shown = typeof name === "string" ? JSON.stringify(name.slice(0, 80)) : String(name);
+    const shown = typeof name === "string" ? JSON.stringify(name.slice(0, 80)) : Bun.inspect(name, { depth: 0 });
     super("INVALID_NAME", `${shown} is not a ${what} name.`, {
       hint: `Use 1 to ${what === "ring" ? 32 : 64} of A-Z a-z 0-9 . _ - and start with a letter or digit.`,
     });
@@ -393,12 +393,15 @@ export class FleetCorruptError extends SlotbusError {
 
 /** The fleet was left. */
 export class FleetClosedError extends SlotbusError {
-  constructor(what: string) {
-    super("FLEET_CLOSED", `${what} is closed.`);
+  constructor(what: string, hint = "Join it again with Fleet.join.") {
+    super("FLEET_CLOSED", `${what} is closed.`, { hint });
   }
 }
 
-/** A member that is stopped (SIGSTOP, a debugger) holds a lock that is held for microseconds otherwise. */
+/**
+ * A member that is stopped (SIGSTOP, a debugger) holds a lock that is held for microseconds otherwise. The call waited for
+ * it, and did nothing: 2 s for the lock of those who join and leave, 1 s for that of a ring or of the leases.
+ */
 export class FleetBusyError extends SlotbusError {
   constructor(what: string) {
     super("FLEET_BUSY", `${what} waits for a lock whose owner lives and does not go on.`, {
@@ -410,8 +413,8 @@ export class FleetBusyError extends SlotbusError {
 
 /** The file system of the runtime directory is full. */
 export class NoSpaceError extends SlotbusError {
-  constructor(what: string) {
-    super("NO_SPACE", `there is no space for ${what}.`, {
+  constructor(what: string, details = "") {
+    super("NO_SPACE", `there is no space for ${what}${details && `: ${details}`}.`, {
       hint: "Free space in the runtime directory, or ask for less.",
       retryable: true,
     });
@@ -454,10 +457,11 @@ export class LeaseLostError extends SlotbusError {
   readonly subject: LeaseSubject;
   readonly token: number;
 
-  constructor(subject: LeaseSubject, token: number, how: string) {
+  constructor(subject: LeaseSubject, token: number, how: string, cause?: unknown) {
     super("LEASE_LOST", `the lease of ${leaseName(subject)} (token ${token}) is lost: ${how}.`, {
       hint: "Stop the work it protects; claim again.",
       retryable: true,
+      cause,
     });
     this.subject = subject;
     this.token = token;
@@ -496,7 +500,10 @@ export class LeaseResetError extends SlotbusError {
   readonly members: number;
 
   constructor(members: number) {
-    super("LEASE_RESET", `the fleet has ${members} members; its only one may reset the leases.`, { retryable: true });
+    super("LEASE_RESET", `the fleet has ${members} members; its only one may reset the leases.`, {
+      hint: "End or leave with the others first.",
+      retryable: true,
+    });
     this.members = members;
   }
 }
@@ -509,6 +516,7 @@ export class ClaimTimeoutError extends SlotbusError {
   constructor(subject: LeaseSubject, timeoutMs: number, holder: LeaseHolder) {
     const who = `${JSON.stringify(holder.owner)} (pid ${holder.pid})`;
     super("CLAIM_TIMEOUT", `${leaseName(subject)} was not free for ${timeoutMs} ms; ${who} holds it.`, {
+      hint: "Try again, or raise `timeout`.",
       retryable: true,
     });
     this.holder = holder;

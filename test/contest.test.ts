@@ -290,6 +290,9 @@ describe("tenures", () => {
     expect([adopted.token, adopted.claimId, adopted.owner]).toEqual([guard.token, guard.claimId, "ada"]);
     expect(adopted.release()).toBe(true);
     expect(bob.adopt(holder, { owner: "ada" })).toBeNull();
+    const successor = won(ada.tryClaim(A, { ttl: MINUTE })); // of the same owner, in the same place
+    expect(successor.holder.entry).toBe(holder.entry);
+    expect(bob.adopt(holder, { owner: "ada" })).toBeNull();
   });
 
   test("two guards of one tenure both renew it; the first release ends it, the other one has lost it", async () => {
@@ -474,6 +477,43 @@ describe("guards", () => {
     expect(arena.contest.list()).toEqual([]);
   });
 
+  test("a clock that fails in a timer loses the guard, with that as the cause, and is no uncaught error", async () => {
+    await using memory = new Memory();
+    let time = 0;
+    const contest = await memory.contest("ada", { now: () => time });
+    const renewing = won(contest.tryClaim(A, { ttl: 30, renew: true }));
+    const silent = won(contest.tryClaim({ ...A, label: "silent" }, { ttl: 30, renew: true }));
+    const expiring = won(contest.tryClaim(B, { ttl: 30 }));
+    const signals = [renewing.signal, expiring.signal];
+    time = NaN;
+    await until(() => signals.every(({ aborted }) => aborted), "both are lost");
+    signals.push(silent.signal);
+    for (const { reason } of signals) {
+      expect(reason).toBeInstanceOf(LeaseLostError);
+      expect(reason.cause).toBeInstanceOf(InvalidConfigError);
+      expect(reason.cause.message).toContain("now() returned NaN");
+    }
+    expect([renewing, silent, expiring].map((guard) => guard.release())).toEqual([false, false, false]);
+  });
+
+  test("a contest that nobody refers to is forgotten, while its guards still hear that the fleet was left", async () => {
+    await using memory = new Memory();
+    await memory.contest("ada");
+    const [fleet] = memory.fleets;
+    const refs: WeakRef<object>[] = [];
+    for (let i = 0; i < 1_000; i++) {
+      const now = (): number => 1_000 + i; // of all parts of the contest
+      const contest = new Contest(fleet!, { now });
+      refs.push(new WeakRef(contest), new WeakRef(now));
+      using guard = won(contest.tryClaim(B, { ttl: MINUTE }));
+      if (i % 2 === 0) void guard.signal; // it has slept, too
+    }
+    const { signal } = won(new Contest(fleet!).tryClaim(A, { ttl: MINUTE }));
+    await until(() => (Bun.gc(true), refs.filter((ref) => ref.deref()).length < 200), "most of them are gone");
+    await fleet!.leave();
+    expect(signal.reason).toBeInstanceOf(LeaseLostError);
+  });
+
   test("its signal aborts when the time is over, and says so", async () => {
     await using memory = new Memory();
     const contest = await memory.contest("ada");
@@ -588,6 +628,21 @@ describe("waiting", () => {
     expect(owners).toEqual(["ada 2", "bob"]);
   });
 
+  test("a waiter that was woken in vain is woken again", async () => {
+    await using memory = new Memory();
+    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    let guard = won(ada.tryClaim(A, { ttl: MINUTE }));
+    const claim = bob.claim(A, { ttl: MINUTE, timeout: 2000 });
+    for (let i = 0; i < 3; i++) {
+      guard.release();
+      guard = won(ada.tryClaim(A, { ttl: MINUTE }));
+      await Bun.sleep(10); // bob looks, and waits on
+    }
+    const released = ada.now();
+    guard.release();
+    expect((await claim).claimedAt - released).toBeLessThan(1000);
+  });
+
   test("a release wakes a waiter of another process", async () => {
     await using arena = await Arena.open();
     const guard = won(arena.contest.tryClaim(A, { ttl: MINUTE }));
@@ -621,7 +676,7 @@ describe("waiting", () => {
     await using memory = new Memory();
     const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: 40 }));
-    const claim = bob.claim(A, { ttl: MINUTE, timeout: 5000 });
+    const claim = bob.claim(A, { ttl: MINUTE, timeout: 2000 });
     await Bun.sleep(20);
     expect(guard.renew(100)).toBe(true);
     const mine = await claim;
@@ -706,6 +761,18 @@ describe("processes that stop and die", () => {
     console.log(`killed to owned: median ${median.toFixed(1)} ms of ${took.map((ms) => ms.toFixed(1)).join(" ")}`);
     expect(median).toBeLessThan(500);
   }, 60_000);
+
+  test("SIGKILL of the holder: a waiter of this process owns it at once, not when it would give up", async () => {
+    await using arena = await Arena.open();
+    const holder = arena.contender("hold");
+    await holder.line("claimed");
+    const claim = arena.contest.claim(A, { ttl: MINUTE, timeout: 2000 });
+    const killed = arena.contest.now();
+    await holder.kill();
+    const guard = await claim;
+    expect(guard.claimedAt - killed).toBeLessThan(1000);
+    expect(arena.contest.holder(A)).toEqual(guard.holder);
+  });
 
   test("a holder whose open file a child keeps for a moment after its death: the waiter owns it when the child ends", async () => {
     await using arena = await Arena.open();
@@ -951,6 +1018,56 @@ describe("subjects", () => {
       expect(contest.list()).toEqual([]);
     });
   }
+
+  test("an observer can look, and is told at once that it can do nothing else", async () => {
+    await using arena = await Arena.open();
+    const guard = won(arena.contest.tryClaim(A, { owner: "ada", ttl: MINUTE }));
+    await using observer = await Fleet.observe({ name: arena.name, directory: arena.directory });
+    const contest = new Contest(observer, { owner: "ada" });
+    const holder = contest.holder(A)!;
+    expect([holder, ...contest.list()]).toEqual([guard.holder, guard.holder]);
+    for (const call of [
+      () => contest.adopt(holder),
+      () => contest.adopt(holder, { renew: true, ttl: 1 }),
+      () => contest.tryClaim(B, { ttl: 1 }),
+      () => contest.release(holder, { force: true }),
+      () => contest.release(holder, { owner: "bob" }),
+      () => contest.reset(),
+    ]) {
+      expect(call).toThrow(/^an observer of a fleet claims and releases nothing/);
+      expect(call).toThrow(InvalidConfigError);
+    }
+    expect(await rejection(contest.claim(A, { ttl: 1, timeout: 10 }))).toBeInstanceOf(InvalidConfigError);
+    expect(arena.contest.holder(A)).toEqual(guard.holder);
+    await observer.leave();
+    expect(() => contest.tryClaim(B, { ttl: 1 })).toThrow(FleetClosedError);
+  });
+
+  test("what is no fleet, no signal, and of odd types is refused with one error, which shows it", async () => {
+    await using memory = new Memory();
+    const contest = await memory.contest("ada");
+    const [fleet] = memory.fleets;
+    for (const none of [undefined, null, {}, { onLeave() {} }]) {
+      expect(() => new Contest(none as never)).toThrow(InvalidConfigError);
+    }
+    for (const call of [
+      () => new Contest(fleet!, null as never),
+      () => contest.adopt(null as never),
+      () => contest.adopt({} as never, null as never),
+      () => contest.release({} as never, null as never),
+      () => new Fence(null as never),
+      () => new Fence().admit(Object.create(null)),
+      () => contest.tryClaim(Object.create(null), { ttl: 1 }),
+      () => contest.tryClaim(A, { ttl: Object.create(null) }),
+      () => contest.tryClaim(A, { ttl: Symbol("5") as never }),
+    ]) {
+      expect(call).toThrow(InvalidConfigError);
+    }
+    expect(() => contest.tryClaim(A, { ttl: "5" as never })).toThrow('ttl is "5"; ');
+    const claim = contest.claim(A, { ttl: 1, signal: 7 as never });
+    expect((await rejection(claim)).message).toContain("signal is 7; ");
+    expect(contest.list()).toEqual([]);
+  });
 
   test("what is no subject and what are no options is refused", async () => {
     await using memory = new Memory();

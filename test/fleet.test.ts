@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { truncateSync, writeFileSync } from "node:fs";
+import { openSync, renameSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   FleetBusyError,
@@ -15,10 +15,13 @@ import {
   InvalidNameError,
   NoSpaceError,
   PermissionDeniedError,
+  ResourceError,
   VersionMismatchError,
 } from "../src/errors.ts";
-import { EventBus } from "../src/events/index.ts";
+import { Contest } from "../src/contest/index.ts";
+import { EventBus, topic } from "../src/events/index.ts";
 import { Fleet, type FleetOptions } from "../src/fleet/fleet.ts";
+import { SlotBus, SlotWorker } from "../src/index.ts";
 import { C, FIELDS, native } from "../src/native/library.ts";
 import { FleetSpace, MemorySpace, words } from "./fleet-space.ts";
 import { descriptors, rejection, until } from "./support.ts";
@@ -184,6 +187,80 @@ describe("joining", () => {
     space.leftovers.push("open");
   });
 
+  test("an error about a file or a directory names it, with the numbers and what to do", async () => {
+    await using space = new FleetSpace();
+    const messages = async (): Promise<string[]> =>
+      Promise.all([space.join(), space.observe()].map(async (joined) => (await rejection(joined)).message));
+    const uid = process.geteuid!();
+    writeFileSync(space.file, "garbage", { mode: 0o600 });
+    for (const message of await messages()) {
+      expect(message).toContain(`${space.file}, a file of 7 bytes, uid ${uid}, mode 0600, 1 name`);
+      expect(message).toContain("remove it");
+    }
+    chmodSync(space.file, 0o640);
+    for (const message of await messages()) {
+      expect(message).toContain(`${space.file} is a file of 7 bytes, uid ${uid}, mode 0640, 1 name.`);
+      expect(message).toContain("mode 0600");
+    }
+    rmSync(space.file);
+    const fleet = await space.join();
+    space.poke(FIELDS["sb_fleet_header.abi"][0], words(C.SB_FLEET_ABI + 1));
+    for (const message of await messages()) {
+      expect(message).toContain(space.file);
+      expect(message).toContain(`version ${C.SB_FLEET_ABI + 1}; this process speaks ${C.SB_FLEET_ABI}`);
+    }
+    await fleet.leave();
+    const huge = { frames: 1_048_576, payload: 65_536 };
+    const rings = Object.fromEntries(Array.from({ length: 16 }, (_, i) => [`r${i}`, huge]));
+    const full = await rejection(space.join({ rings }));
+    expect(full.message).toMatch(/ \(\/.*\.fleet\): its rings take more than 1048576 MiB, \d+ MiB are free\./);
+    const open = join(space.directory, "open");
+    mkdirSync(open);
+    chmodSync(open, 0o755);
+    expect((await rejection(space.join({ directory: open }))).message).toContain(
+      `${open} is a directory, uid ${uid}, mode 0755. It must be a directory of uid ${uid}, mode 0700.`,
+    );
+    rmSync(open, { recursive: true });
+    const missing = await rejection(space.join({ directory: join(space.directory, "a/b") }));
+    expect(missing).toBeInstanceOf(ResourceError);
+    expect(missing.message).toBe(`${space.directory}/a/b cannot be opened: no such file or directory (ENOENT).`);
+  });
+
+  test("a directory that is no path is refused, by a fleet, a bus and a worker", async () => {
+    for (const directory of ["", "/dev/shm\0/x", 7, {}, Object.create(null), Symbol("x")] as never[]) {
+      for (const opened of [
+        Fleet.join({ name: "x", directory }),
+        Fleet.observe({ name: "x", directory }),
+        SlotBus.create({ name: "x", directory }),
+        SlotWorker.open({ name: "x", directory }),
+      ]) {
+        const error = await rejection(opened);
+        expect(error).toBeInstanceOf(InvalidConfigError);
+        expect(error.message).toContain("directory is ");
+      }
+    }
+    for (const options of [undefined, null, {}, Object.create(null), { name: Object.create(null) }] as never[]) {
+      expect(await rejection(Fleet.join(options))).toBeInstanceOf(InvalidNameError);
+      expect(await rejection(Fleet.observe(options))).toBeInstanceOf(InvalidNameError);
+    }
+  });
+
+  test("a member that is stopped while it joins is named as the one in the way, after two seconds", async () => {
+    await using space = new FleetSpace();
+    const fleet = await space.join();
+    const child = space.child("join-lock.ts");
+    await child.line("held");
+    const began = performance.now();
+    const error = await rejection<FleetBusyError>(space.join());
+    expect(error).toBeInstanceOf(FleetBusyError);
+    expect(error.retryable).toBe(true);
+    expect(error.message).toContain(space.file);
+    expect(performance.now() - began).toBeGreaterThan(1_900);
+    expect(fleet.members().length).toBe(1);
+    await child.kill();
+    expect((await space.join()).index).toBe(1);
+  });
+
   test("processes that make the fleet at the same time all join one, each at its own place", async () => {
     await using space = new FleetSpace();
     const children = Array.from({ length: 8 }, () => space.child("fleet-maker.ts"));
@@ -295,6 +372,34 @@ describe("living and dying", () => {
     expect(fleet.members().length).toBe(1);
   });
 
+  test("a fleet serves a Worker thread, and one that leaves is no member any more and holds nothing", async () => {
+    await using space = new FleetSpace();
+    const fleet = await space.join(EVENTS);
+    const bus = new EventBus<{ ping: number; pong: number }>({ fleet, ring: "events" });
+    const contest = new Contest(fleet);
+    const subject = { kind: "thread", label: "lease" };
+    const thread = new Worker(join(import.meta.dir, "fixtures/fleet-thread.ts"));
+    const heard: string[] = [];
+    thread.onmessage = ({ data }) => heard.push(data);
+    thread.postMessage({ name: space.name, directory: space.directory });
+    await until(() => heard.length > 0, "it has joined");
+    expect(heard).toEqual(["claimed"]);
+    expect(fleet.members().map(({ index, pid }) => [index, pid])).toEqual([
+      [0, process.pid],
+      [1, process.pid],
+    ]);
+    expect(contest.holder(subject)).toMatchObject({ member: 1, pid: process.pid });
+    const pongs = bus.subscribe(topic("pong"));
+    for (let i = 0; i < 20; i++) {
+      bus.publish("ping", i);
+      expect((await pongs.next()).value).toMatchObject({ payload: i, writer: 1 });
+    }
+    thread.postMessage("leave");
+    await until(() => heard.length > 1, "it has left");
+    expect([fleet.members().length, contest.holder(subject)]).toEqual([1, null]);
+    thread.terminate();
+  });
+
   test("a living member that holds a lock and does not go on is named; a dead one's lock is taken over", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(EVENTS);
@@ -347,6 +452,97 @@ describe("looking without joining", () => {
     await fleet.leave();
     expect(observer.members()).toEqual([]);
   });
+});
+
+describe("the file of an observer", () => {
+  test("that is replaced is told once, in band, with the epoch of the new one; isCurrent says so at once", async () => {
+    await using space = new FleetSpace();
+    const first = await space.join(EVENTS);
+    const observer = await space.observe();
+    const bus = new EventBus({ fleet: observer, ring: "events" });
+    const cursor = observer.ring("events").cursor({ from: "oldest" });
+    const subscriptions = [0, 256].map((queue) => bus.subscribeAll({ queue }));
+    new EventBus({ fleet: first, ring: "events" }).publish("last", 1);
+    expect([first.isCurrent, observer.isCurrent]).toEqual([true, true]);
+    await first.leave();
+    expect([first.isCurrent, observer.isCurrent]).toEqual([false, false]);
+    expect(cursor.poll().length).toBe(1);
+    for (const one of subscriptions) expect(one.poll()).toMatchObject([{ topic: "last" }]);
+    const second = await space.join(EVENTS);
+    expect([second.isCurrent, observer.isCurrent, observer.isOpen]).toEqual([true, false, true]);
+    const { epoch } = second;
+    const told: unknown[][] = [[], [], []];
+    await until(() => {
+      for (const [i, one] of [cursor, ...subscriptions].entries()) told[i]!.push(...one.poll());
+      return told.every((items) => items.length > 0);
+    }, "all are told");
+    const gap = { topic: null, overwritten: 0, dropped: 0, epoch };
+    expect(told).toEqual([[{ epoch }], [gap], [gap]]);
+    await Bun.sleep(150); // longer than it takes to look again
+    expect([cursor, ...subscriptions].flatMap((one) => one.poll() as unknown[])).toEqual([]);
+    await second.leave();
+    const third = await space.join(EVENTS);
+    await until(() => cursor.poll().some((item) => "epoch" in item && item.epoch === third.epoch), "it is told again");
+    const anew = await space.observe();
+    expect([anew.epoch, anew.isCurrent]).toEqual([third.epoch, true]);
+  });
+
+  test("that is moved away, or what lies in its place and is no fleet's, is not current, for a member too", async () => {
+    await using space = new FleetSpace();
+    const member = await space.join(EVENTS);
+    const observer = await space.observe();
+    renameSync(space.file, `${space.file}.away`);
+    expect([member.isCurrent, observer.isCurrent]).toEqual([false, false]);
+    writeFileSync(space.file, Buffer.alloc(64, 1));
+    expect([member.isCurrent, observer.isCurrent]).toEqual([false, false]);
+    expect(observer.ring("events").cursor().poll()).toEqual([]); // there is no epoch to tell
+    renameSync(`${space.file}.away`, space.file);
+    expect([member.isCurrent, observer.isCurrent]).toEqual([true, true]);
+    await using memory = new MemorySpace();
+    expect((await memory.join()).isCurrent).toBe(true);
+  });
+
+  test("is needed: a fleet in memory cannot be observed", async () => {
+    await using space = new MemorySpace();
+    await space.join();
+    const options = { name: space.name, memory: true };
+    expect(await rejection(Fleet.observe(options))).toBeInstanceOf(InvalidConfigError);
+  });
+});
+
+test("when the event loop does not take a sleeper's descriptor, it looks from time to time until one is taken", async () => {
+  await using space = new MemorySpace();
+  const [fleet, other] = [await space.join(EVENTS), await space.join()];
+  const before = descriptors();
+  const functions = native as { sb_bridge_fd: unknown };
+  const { sb_bridge_fd } = native;
+  let faults = 3;
+  functions.sb_bridge_fd = (bridge: typeof fleet.native): number => {
+    const fd = sb_bridge_fd(bridge);
+    if (faults === 0) return fd;
+    faults--;
+    native.sb_fd_close(fd);
+    return openSync(import.meta.path, "r"); // epoll takes no regular file
+  };
+  try {
+    const cursor = fleet.ring("events").cursor();
+    const next = cursor.next();
+    await until(() => faults === 2, "the first has failed");
+    await Bun.sleep(1);
+    other.ring("events").publish("heard");
+    expect((await next).value).toMatchObject({ event: 0 });
+    expect(faults).toBeGreaterThan(0);
+    const second = cursor.next();
+    await until(() => faults === 0, "all have failed");
+    await Bun.sleep(300); // the next is taken meanwhile
+    expect(descriptors()).toBeGreaterThan(before);
+    other.ring("events").publish("heard by the bridge");
+    expect((await second).value).toMatchObject({ event: 1 });
+    cursor.close();
+    await until(() => descriptors() === before, "descriptors are those before");
+  } finally {
+    functions.sb_bridge_fd = sb_bridge_fd;
+  }
 });
 
 describe("in memory", () => {

@@ -55,7 +55,7 @@ const bad: [object, RegExp][] = [
   [{ slots: 0 }, /slots is 0; .* 1 to 256/],
   [{ slots: 257 }, /slots is 257/],
   [{ slots: 1.5 }, /slots is 1.5; it must be a whole number/],
-  [{ slots: "8" }, /slots is 8/],
+  [{ slots: "8" }, /slots is "8"/],
   [{ payloadLimit: 0 }, /payloadLimit is 0/],
   [{ payloadLimit: C.SB_PAYLOAD_MAX + 1 }, /payloadLimit is 1073741825; .* 1 to 1073741824 bytes/],
   [{ headLimit: 1023 }, /headLimit is 1023/],

@@ -217,6 +217,8 @@ describe("a cursor", () => {
     ["from a bookmark without a position", { from: { epoch: 1 } }],
     ["with an empty batch", { batch: 0 }],
     ["with an endless batch", { batch: Infinity }],
+    ["with a signal that is none", { signal: 7 }],
+    ["without options", null as never],
   ];
   test.each(bad)("%s is refused", async (_, options) => {
     await using space = new MemorySpace();
@@ -265,8 +267,11 @@ describe("publishing", () => {
     for (const kind of [-1, 0.5, NaN, 2 ** 32, "1"]) {
       expect(() => ring.publish("x", { kind: kind as never })).toThrow(InvalidConfigError);
     }
+    expect(() => ring.publish("x", null as never)).toThrow(InvalidConfigError);
     expect(ring.head).toBe(0);
-    expect(() => fleet.ring("none")).toThrow(InvalidConfigError);
+    for (const name of ["none", 5n, Object.create(null), Symbol("x")]) {
+      expect(() => fleet.ring(name as never)).toThrow(InvalidConfigError);
+    }
     expect(await rejection(space.join({ rings: { "a b": {} } }))).toBeInstanceOf(InvalidNameError);
     await fleet.leave();
     expect(() => ring.publish("x")).toThrow(FleetClosedError);

@@ -13,6 +13,33 @@ export function checkName(name: unknown, what: "bus" | "fleet" = "bus"): string 
   return name;
 }
 
+/** A value as the text of an error shows it, whatever it is; text has quotes. */
+export function shown(value: unknown): string {
+  if (typeof value === "string" && value.length > 64) {
+    return `${Bun.inspect(value.slice(0, 64))}… (${Buffer.byteLength(value)} bytes)`;
+  }
+  return Bun.inspect(value, { depth: 0 }).replace(/\s+/g, " ").slice(0, 80);
+}
+
+/** Throws {@link InvalidConfigError} unless the options `of` something are an object. */
+export function checkOptions<T>(of: string, options: T): T {
+  if (typeof options === "object" && options !== null) return options;
+  throw new InvalidConfigError(`the options of ${of} are ${shown(options)}; they must be an object.`);
+}
+
+/** Throws {@link InvalidConfigError} unless it is a signal, or none. */
+export function checkSignal(signal: unknown): void {
+  if (signal === undefined || signal instanceof AbortSignal) return;
+  throw new InvalidConfigError(`signal is ${shown(signal)}; it must be an AbortSignal.`);
+}
+
+/** A runtime directory as a path from the root. Throws {@link InvalidConfigError} for what is no path. */
+export function resolveDirectory(given: unknown): string {
+  const directory = given ?? defaultDirectory();
+  if (typeof directory === "string" && directory !== "" && !directory.includes("\0")) return resolve(directory);
+  throw new InvalidConfigError(`directory is ${shown(directory)}; it must be a path: text without NUL.`);
+}
+
 /** `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. */
 export function defaultDirectory(): string {
   return process.env["SLOTBUS_DIR"] || `/dev/shm/slotbus-${process.geteuid?.() ?? 0}`;
@@ -22,7 +49,7 @@ export function defaultDirectory(): string {
 export function checkInteger(option: string, value: unknown, low: number, high: number, unit = ""): number {
   if (typeof value === "number" && Number.isInteger(value) && value >= low && value <= high) return value;
   throw new InvalidConfigError(
-    `${option} is ${String(value)}; it must be a whole number from ${low} to ${high}${unit}.`,
+    `${option} is ${shown(value)}; it must be a whole number from ${low} to ${high}${unit}.`,
   );
 }
 
@@ -30,7 +57,7 @@ export function checkInteger(option: string, value: unknown, low: number, high: 
 export function checkTimeout(option: string, value: unknown): number {
   if (value === Infinity) return 0;
   if (typeof value === "number" && value >= 0 && value <= 0xffff_ffff) return Math.ceil(value);
-  throw new InvalidConfigError(`${option} is ${String(value)}; it must be 0 (no limit) to 4294967295 ms.`);
+  throw new InvalidConfigError(`${option} is ${shown(value)}; it must be 0 (no limit) to 4294967295 ms.`);
 }
 
 /** Longest wait of a timer of JavaScript, in ms; a longer one would end at once. */
@@ -132,7 +159,7 @@ export function resolveBusOptions(given: SlotBusOptions): ResolvedBusOptions {
     queue: { limit: checkInteger("queue.limit", given.queue?.limit ?? 1024, 0, 1_000_000), policy },
     spin: checkInteger("spin", given.spin ?? DEFAULT_SPIN_US, 0, 10_000, " µs"),
     allowedUids,
-    directory: resolve(given.directory ?? defaultDirectory()),
+    directory: resolveDirectory(given.directory),
     instrumentation: given.instrumentation ?? null,
   };
 }

@@ -1,7 +1,6 @@
 /** The worker's side: attaches to a hub, claims its requests, answers each once. */
 
 import { EventEmitter } from "node:events";
-import { resolve } from "node:path";
 import type { SocketHandler, UnixSocketOptions } from "bun";
 import {
   BusClosedError,
@@ -21,7 +20,7 @@ import { C, cString, errorText, native, type Pointer } from "../native/library.t
 import { readCancel } from "./control.ts";
 import { DEFAULT_SPIN_US, Driver } from "./driver.ts";
 import { answerOf, toWebRequest } from "./fetch.ts";
-import { checkCloseLimit, checkInteger, checkName, checkTimeout, defaultDirectory, startTimer } from "./options.ts";
+import { checkCloseLimit, checkInteger, checkName, checkTimeout, resolveDirectory, startTimer } from "./options.ts";
 import { type Answerable, type Claim, callerGone, type WorkerRequest } from "./request.ts";
 import { Session } from "./session.ts";
 
@@ -122,7 +121,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   private constructor(options: SlotWorkerOptions) {
     super();
     this.name = checkName(options?.name);
-    this.#directory = resolve(options.directory ?? defaultDirectory());
+    this.#directory = resolveDirectory(options.directory);
     this.#ownDirectory = options.directory === undefined;
     this.#concurrency = checkInteger("concurrency", options.concurrency ?? C.SB_SLOTS_MAX, 1, C.SB_SLOTS_MAX);
     const { reconnect = {} } = options;

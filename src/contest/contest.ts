@@ -1,7 +1,8 @@
 /** Claim or yield: who of equal processes may do what, by leases in the memory of their fleet. */
 
+import { checkOptions, checkSignal, shown } from "../bus/options.ts";
 import { InvalidConfigError, LeaseOwnerError, LeaseResetError } from "../errors.ts";
-import type { Fleet } from "../fleet/fleet.ts";
+import { Fleet } from "../fleet/fleet.ts";
 import { Deaths } from "./death.ts";
 import { Guard } from "./guard.ts";
 import { type Holder, Leases } from "./leases.ts";
@@ -11,46 +12,46 @@ import { Waiter } from "./waiter.ts";
 
 export interface ContestOptions {
   /** Name of this process's claims, unless a claim has its own: 1 to 64 bytes. Default `"process-<pid>"`. */
-  owner?: string;
+  owner?: string | undefined;
   /**
    * Milliseconds of a clock that never goes back, 0 or more; the same clock in every process. For tests. Default: the
    * system's monotonic clock.
    */
-  now?: () => number;
+  now?: (() => number) | undefined;
 }
 
 export interface TryClaimOptions {
   /** 1 to 64 bytes; for people, and for `adopt` and `release` of an observed holder. Default: the contest's. */
-  owner?: string;
+  owner?: string | undefined;
   /** How long the lease lasts in ms: above 0, at most 49 days. */
   ttl: number;
   /**
    * Renews the lease each third of its ttl, until it is released, lost, or the process ends. The contest refers to the
    * guard as long. Default `false`.
    */
-  renew?: boolean;
+  renew?: boolean | undefined;
 }
 
 export interface ClaimOptions extends TryClaimOptions {
   /** Longest wait in ms. Default `Infinity`; 0 means the same. */
-  timeout?: number;
+  timeout?: number | undefined;
   /** Ends the wait; the claim rejects with `signal.reason`. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 export interface AdoptOptions {
   /** Default: the contest's. */
-  owner?: string;
+  owner?: string | undefined;
   /** The default of the guard's `renew`, in ms. Default: what the lease was claimed or last renewed for, at most. */
-  ttl?: number;
-  renew?: boolean;
+  ttl?: number | undefined;
+  renew?: boolean | undefined;
 }
 
 export interface ReleaseOptions {
   /** Default: the contest's. */
-  owner?: string;
+  owner?: string | undefined;
   /** Releases also what another owner holds. Default `false`. */
-  force?: boolean;
+  force?: boolean | undefined;
 }
 
 export interface Claimed {
@@ -72,7 +73,8 @@ export interface YieldTo {
  *     using leader = await contest.claim({ kind: "leader", label: "mailer" }, { ttl: 5_000, renew: true });
  *
  * All methods throw `FleetClosedError` when the fleet was left, and `FleetBusyError` when a member that is stopped holds
- * the lock of the table.
+ * the lock of the table: then they have blocked the thread for 1 s. In a fleet that is only observed `holder` and `list`
+ * work, and the others throw `InvalidConfigError`.
  */
 export class Contest {
   /** Default owner of its claims. */
@@ -81,19 +83,17 @@ export class Contest {
   readonly #sleepers: Sleepers;
   readonly #deaths: Deaths;
 
-  constructor(fleet: Fleet, { owner = `process-${process.pid}`, now }: ContestOptions = {}) {
+  constructor(fleet: Fleet, options: ContestOptions = {}) {
+    const { owner = `process-${process.pid}`, now } = checkOptions("a contest", options);
+    if (!(fleet instanceof Fleet)) throw new InvalidConfigError("a contest needs a fleet, of Fleet.join.");
     checkOwner(owner);
     if (now !== undefined && typeof now !== "function") {
-      throw new InvalidConfigError(`now is ${String(now)}; it must be a function that returns milliseconds.`);
+      throw new InvalidConfigError(`now is ${shown(now)}; it must be a function that returns milliseconds.`);
     }
     this.owner = owner;
     this.#leases = new Leases(fleet, now ?? null);
     this.#sleepers = new Sleepers(this.#leases);
     this.#deaths = new Deaths(this.#leases);
-    fleet.onLeave(() => {
-      this.#leases.leave();
-      this.#sleepers.leave();
-    });
   }
 
   /** The clock of `claimedAt` and `expiresAt`: ms of the system's monotonic clock, or of the option `now`. */
@@ -122,6 +122,7 @@ export class Contest {
     const { owner, ttl, renew } = this.#checkClaim(subject, options);
     const { timeout = Infinity, signal } = options;
     const limit = checkTimeout(timeout);
+    checkSignal(signal);
     signal?.throwIfAborted();
     if (this.#leases.claim(subject, owner, ttl)) return this.#guard(this.#leases.found(subject, owner), ttl, renew);
     const want = { subject: { kind: subject.kind, label: subject.label }, owner, ttl, timeout: limit, signal };
@@ -149,7 +150,9 @@ export class Contest {
    * `LeaseOwnerError` for another owner. All guards of one tenure can renew and release it; when one has released, it is
    * lost to the others. It still ends with the process that claimed it.
    */
-  adopt(holder: Holder, { owner = this.owner, ttl, renew = false }: AdoptOptions = {}): Guard | null {
+  adopt(holder: Holder, options: AdoptOptions = {}): Guard | null {
+    const { owner = this.owner, ttl, renew = false } = checkOptions("an adoption", options);
+    this.#leases.checkMember();
     checkOwner(owner);
     if (ttl !== undefined) checkTtl(ttl);
     const found = this.#observe(holder);
@@ -162,7 +165,9 @@ export class Contest {
    * Ends a tenure that was observed: `true` when it was still there. Throws `LeaseOwnerError` for another owner's, unless
    * `force` is set.
    */
-  release(holder: Holder, { owner = this.owner, force = false }: ReleaseOptions = {}): boolean {
+  release(holder: Holder, options: ReleaseOptions = {}): boolean {
+    const { owner = this.owner, force = false } = checkOptions("a release", options);
+    this.#leases.checkMember();
     checkOwner(owner);
     const found = this.#observe(holder);
     if (!found) return false;
@@ -172,6 +177,7 @@ export class Contest {
 
   /** Ends every tenure; tokens go on. Throws `LeaseResetError` unless this is the only member of the fleet. */
   reset(): void {
+    this.#leases.checkMember();
     if (!this.#leases.reset()) throw new LeaseResetError(this.#leases.fleet.members().length);
     this.#sleepers.look();
   }
@@ -183,16 +189,14 @@ export class Contest {
   #observe(holder: Holder): Holder | null {
     const { entry, token } = holder ?? {};
     if (!Number.isInteger(entry) || entry < 0 || !Number.isSafeInteger(token)) {
-      throw new InvalidConfigError(`${Bun.inspect(holder)} is no holder that a contest found.`);
+      throw new InvalidConfigError(`${shown(holder)} is no holder that a contest found.`);
     }
     return entry < this.#leases.entries && this.#leases.holds(entry, token) ? this.#leases.found() : null;
   }
 
   #checkClaim(subject: Subject, options: TryClaimOptions): { owner: string; ttl: number; renew: boolean } {
-    if (typeof options !== "object" || options === null) {
-      throw new InvalidConfigError(`the options of a claim are ${String(options)}; pass { ttl }, or owner and ttl.`);
-    }
-    const { owner = this.owner, ttl, renew = false } = options;
+    const { owner = this.owner, ttl, renew = false } = checkOptions("a claim", options);
+    this.#leases.checkMember();
     checkSubject(subject);
     if (owner !== this.owner) checkOwner(owner);
     checkTtl(ttl);

@@ -1,10 +1,11 @@
 /** The side of the resource: it refuses whoever comes with a tenure that has been followed by another. */
 
+import { checkOptions, shown } from "../bus/options.ts";
 import { InvalidConfigError } from "../errors.ts";
 
 function checkToken(what: string, token: unknown): number {
   if (typeof token === "number" && Number.isSafeInteger(token) && token >= 0) return token;
-  throw new InvalidConfigError(`${what} is ${String(token)}; it must be a whole number from 0 to 2^53 - 1.`);
+  throw new InvalidConfigError(`${what} is ${shown(token)}; it must be a whole number from 0 to 2^53 - 1.`);
 }
 
 /**
@@ -15,7 +16,8 @@ export class Fence {
   #highWater: number;
 
   /** `highWater`: the mark of an earlier fence, as it was persisted. Default 0. */
-  constructor({ highWater = 0 }: { highWater?: number } = {}) {
+  constructor(options: { highWater?: number | undefined } = {}) {
+    const { highWater = 0 } = checkOptions("a fence", options);
     this.#highWater = checkToken("highWater", highWater);
   }
 

@@ -124,15 +124,25 @@ export class Guard implements Disposable, AsyncDisposable {
       try {
         if (!this.renew()) return;
       } catch (error) {
-        if (!(error instanceof FleetBusyError)) throw error; // the next time may succeed, and the table knows the end
+        if (!(error instanceof FleetBusyError)) return this.#fail(error);
+        // the next time may succeed, and the table knows the end
       }
       this.#renewLater();
     });
     this.#renewal.unref();
   }
 
+  /** On a wake-up, or at the end of its time: nobody is there to catch an error. */
   #look(): void {
     if (this.#over) return;
+    try {
+      this.#lookNow();
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  #lookNow(): void {
     if (!this.#leases.isOpen || !this.#leases.holds(this.#tenure.entry, this.token)) {
       this.#lose();
       return;
@@ -152,8 +162,21 @@ export class Guard implements Disposable, AsyncDisposable {
   }
 
   #lose(): void {
+    try {
+      this.#endBecause(this.#how());
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  /** Whether the tenure lasts is unknown: it counts as lost, and ends in the table when its time is over. */
+  #fail(cause: unknown): void {
+    this.#endBecause("whether it lasts could not be told", cause);
+  }
+
+  #endBecause(how: string, cause?: unknown): void {
     this.#end();
-    this.#lost = new LeaseLostError(this.subject, this.token, this.#how());
+    this.#lost = new LeaseLostError(this.subject, this.token, how, cause);
     this.#controller?.abort(this.#lost);
   }
 

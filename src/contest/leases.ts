@@ -1,5 +1,6 @@
 /** The lease table of a fleet, as C sees it: each call is one step there, and fills one struct that is read here. */
 
+import { shown } from "../bus/options.ts";
 import { FleetClosedError, InvalidConfigError, LeaseTableFullError } from "../errors.ts";
 import { callError } from "../fleet/failure.ts";
 import type { Fleet } from "../fleet/fleet.ts";
@@ -50,15 +51,46 @@ const U16 = {
   owner: at("sb_holder.owner_bytes") / 2,
 } as const;
 
+/** The struct that calls on the leases of a fleet fill. All contests of the fleet look into one: each reads what its call found. */
+class Found {
+  readonly f64: Float64Array<ArrayBuffer>;
+  readonly u32: Uint32Array<ArrayBuffer>;
+  readonly u16: Uint16Array<ArrayBuffer>;
+  readonly bytes: Buffer<ArrayBuffer>;
+  isThere = true;
+
+  constructor(fleet: Fleet) {
+    const buffer = view(native.sb_lease_holder(fleet.native) as number, BYTES);
+    this.f64 = new Float64Array(buffer, 0, 3);
+    this.u32 = new Uint32Array(buffer);
+    this.u16 = new Uint16Array(buffer);
+    this.bytes = Buffer.from(buffer);
+    fleet.onLeave(() => {
+      this.isThere = false;
+      detach(buffer); // its memory goes
+    });
+  }
+}
+
+const founds = new WeakMap<Fleet, Found>();
+
+function foundIn(fleet: Fleet): Found {
+  const known = founds.get(fleet);
+  if (known?.isThere) return known;
+  const found = new Found(fleet);
+  founds.set(fleet, found);
+  return found;
+}
+
+function isObserver(): InvalidConfigError {
+  return new InvalidConfigError("an observer of a fleet claims and releases nothing.", { hint: "Join the fleet." });
+}
+
 /** @internal */
 export class Leases {
   readonly fleet: Fleet;
   readonly #clock: (() => number) | null;
-  readonly #f64: Float64Array<ArrayBuffer>;
-  readonly #u32: Uint32Array<ArrayBuffer>;
-  readonly #u16: Uint16Array<ArrayBuffer>;
-  readonly #bytes: Buffer<ArrayBuffer>;
-  #left = false;
+  readonly #found: Found;
   #kindBytes = 0;
   #labelBytes = 0;
   #ownerBytes = 0;
@@ -66,15 +98,17 @@ export class Leases {
   constructor(fleet: Fleet, clock: (() => number) | null) {
     this.fleet = fleet;
     this.#clock = clock;
-    const buffer = view(native.sb_lease_holder(fleet.native) as number, BYTES);
-    this.#f64 = new Float64Array(buffer, 0, 3);
-    this.#u32 = new Uint32Array(buffer);
-    this.#u16 = new Uint16Array(buffer);
-    this.#bytes = Buffer.from(buffer);
+    this.#found = foundIn(fleet);
   }
 
+  /** `false` as soon as the fleet begins to be left. */
   get isOpen(): boolean {
-    return !this.#left && this.fleet.isOpen;
+    return this.#found.isThere;
+  }
+
+  /** Throws {@link InvalidConfigError} for an observer. */
+  checkMember(): void {
+    if (this.isOpen && this.fleet.isObserver) throw isObserver();
   }
 
   /** Entries of the table. */
@@ -87,7 +121,7 @@ export class Leases {
     if (!this.#clock) return native.sb_now_ms();
     const now = this.#clock();
     if (Number.isFinite(now) && now >= 0) return now;
-    throw new InvalidConfigError(`now() returned ${String(now)}; it must return milliseconds, 0 or more.`);
+    throw new InvalidConfigError(`now() returned ${shown(now)}; it must return milliseconds, 0 or more.`);
   }
 
   /** `true`: claimed, and `found` is the caller's tenure; `false`: `found` is that of another. */
@@ -111,7 +145,7 @@ export class Leases {
 
   /** Whether that tenure still holds its entry: then that is `found`. */
   holds(entry: number, token: number): boolean {
-    return this.at(entry) && this.#f64[F64.token] === token;
+    return this.at(entry) && this.#found.f64[F64.token] === token;
   }
 
   /** `false`: the tenure has ended. */
@@ -143,34 +177,32 @@ export class Leases {
 
   /** What the last call found. With the subject and the owner, if these are known: then no text is decoded. */
   found(subject?: Subject, owner?: string): Holder {
-    const [token, member, incarnation] = [this.#f64[F64.token]!, this.#u32[U32.member]!, this.#u32[U32.incarnation]!];
+    const [token, member, incarnation] = [
+      this.#found.f64[F64.token]!,
+      this.#found.u32[U32.member]!,
+      this.#found.u32[U32.incarnation]!,
+    ];
     return {
       subject: { kind: subject?.kind ?? this.#kind(), label: subject?.label ?? this.#label() },
       owner: owner ?? this.#owner(),
       token,
       claimId: `${member}.${incarnation}.${token}`,
-      claimedAt: this.#f64[F64.claimed]!,
-      expiresAt: this.#f64[F64.expires]!,
+      claimedAt: this.#found.f64[F64.claimed]!,
+      expiresAt: this.#found.f64[F64.expires]!,
       member,
       incarnation,
-      pid: this.#u32[U32.pid]!,
-      entry: this.#u32[U32.entry]!,
+      pid: this.#found.u32[U32.pid]!,
+      entry: this.#found.u32[U32.entry]!,
     };
   }
 
   /** When the tenure that was found ends. */
   foundExpiry(): number {
-    return this.#f64[F64.expires]!;
-  }
-
-  /** The fleet is being left: its memory goes. */
-  leave(): void {
-    this.#left = true;
-    detach(this.#f64.buffer);
+    return this.#found.f64[F64.expires]!;
   }
 
   get #native(): Pointer {
-    if (this.#left) throw new FleetClosedError(`fleet "${this.fleet.name}"`);
+    if (!this.isOpen) throw new FleetClosedError(`fleet "${this.fleet.name}"`);
     return this.fleet.native;
   }
 
@@ -197,19 +229,27 @@ export class Leases {
   #check(result: number): number {
     if (result >= 0) return result;
     if (result === -C.SB_EFULL) throw new LeaseTableFullError(this.fleet.name, this.fleet.geometry.leases);
-    if (this.fleet.isObserver) throw new InvalidConfigError("an observer of a fleet claims and releases nothing.");
+    if (this.fleet.isObserver) throw isObserver();
     throw callError(result, `the leases of fleet "${this.fleet.name}"`);
   }
 
   #kind(): string {
-    return this.#bytes.toString("utf8", at("sb_holder.kind"), at("sb_holder.kind") + this.#u16[U16.kind]!);
+    return this.#found.bytes.toString("utf8", at("sb_holder.kind"), at("sb_holder.kind") + this.#found.u16[U16.kind]!);
   }
 
   #label(): string {
-    return this.#bytes.toString("utf8", at("sb_holder.label"), at("sb_holder.label") + this.#u16[U16.label]!);
+    return this.#found.bytes.toString(
+      "utf8",
+      at("sb_holder.label"),
+      at("sb_holder.label") + this.#found.u16[U16.label]!,
+    );
   }
 
   #owner(): string {
-    return this.#bytes.toString("utf8", at("sb_holder.owner"), at("sb_holder.owner") + this.#u16[U16.owner]!);
+    return this.#found.bytes.toString(
+      "utf8",
+      at("sb_holder.owner"),
+      at("sb_holder.owner") + this.#found.u16[U16.owner]!,
+    );
   }
 }

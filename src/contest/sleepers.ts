@@ -23,6 +23,8 @@ export class Sleepers {
   readonly #leases: Leases;
   readonly #all = new Set<Sleeper>();
   #deafen: (() => void) | null = null;
+  /** The fleet refers to this as long as somebody sleeps, or did just now. */
+  #forget: (() => void) | null = null;
   #linger: Timer | null = null;
 
   constructor(leases: Leases) {
@@ -34,6 +36,7 @@ export class Sleepers {
     if (this.#linger) clearTimeout(this.#linger);
     this.#linger = null;
     this.#deafen ??= this.#leases.fleet.wake.listen(this.#onWake);
+    this.#forget ??= this.#leases.fleet.onLeave(() => this.#leave());
     this.#all.add(sleeper);
     this.#leases.park();
   }
@@ -45,7 +48,7 @@ export class Sleepers {
   }
 
   /** The fleet is being left: all look, and find it closed. */
-  leave(): void {
+  #leave(): void {
     this.#close();
     this.look();
   }
@@ -66,5 +69,7 @@ export class Sleepers {
     this.#linger = null;
     this.#deafen?.();
     this.#deafen = null;
+    this.#forget?.();
+    this.#forget = null;
   }
 }

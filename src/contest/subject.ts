@@ -1,5 +1,6 @@
 /** What is competed for, by whom and for how long; and the one error each wrong value gets. */
 
+import { shown } from "../bus/options.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { C } from "../native/library.ts";
 
@@ -31,7 +32,7 @@ function checkText(what: string, text: unknown, limit: number): void {
 
 export function checkSubject(subject: Subject): void {
   if (typeof subject !== "object" || subject === null) {
-    throw new InvalidConfigError(`a subject is ${String(subject)}; it must be { kind, label }.`);
+    throw new InvalidConfigError(`a subject is ${shown(subject)}; it must be { kind, label }.`);
   }
   checkText("subject.kind", subject.kind, C.SB_KIND_MAX);
   checkText("subject.label", subject.label, C.SB_LABEL_MAX);
@@ -43,12 +44,12 @@ export function checkOwner(owner: string): void {
 
 export function checkTtl(ttl: number): void {
   if (typeof ttl === "number" && ttl > 0 && ttl <= MAX_MS) return;
-  throw new InvalidConfigError(`ttl is ${String(ttl)}; it must be above 0 and at most ${MAX_MS} ms (49 days).`);
+  throw new InvalidConfigError(`ttl is ${shown(ttl)}; it must be above 0 and at most ${MAX_MS} ms (49 days).`);
 }
 
 /** Milliseconds; `Infinity` (or 0) means no limit and becomes `Infinity`. */
 export function checkTimeout(timeout: number): number {
   if (timeout === Infinity || timeout === 0) return Infinity;
   if (typeof timeout === "number" && timeout > 0 && timeout <= MAX_MS) return timeout;
-  throw new InvalidConfigError(`timeout is ${String(timeout)}; it must be 0 (no limit) to ${MAX_MS} ms.`);
+  throw new InvalidConfigError(`timeout is ${shown(timeout)}; it must be 0 (no limit) to ${MAX_MS} ms.`);
 }

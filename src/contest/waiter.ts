@@ -64,7 +64,7 @@ export class Waiter implements Sleeper {
     const { subject, owner, ttl, timeout } = this.#want;
     const leases = this.#leases;
     if (!leases.isOpen) throw new FleetClosedError("the fleet");
-    if (!leases.find(subject) && leases.claim(subject, owner, ttl)) {
+    if (leases.claim(subject, owner, ttl)) {
       this.#end();
       this.#outcome.resolve(leases.found(subject, owner));
       return;

@@ -36,7 +36,7 @@ const reserved = new Set(["", BYTES_TYPE, ITEMS_TYPE, FAILURE_TYPE]);
 
 /** Throws {@link InvalidConfigError} unless it is one. */
 export function checkCodec(codec: Codec): Codec {
-  const { contentType, encode, decode } = codec;
+  const { contentType, encode, decode } = (codec ?? {}) as Codec;
   if (typeof contentType !== "string" || typeof encode !== "function" || typeof decode !== "function") {
     throw new InvalidConfigError("a codec needs `contentType`, `encode` and `decode`.");
   }

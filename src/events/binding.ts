@@ -5,25 +5,25 @@
  * What is bound is what the ring says, in its order: a publisher reads the binding events of all members before it asks.
  */
 
-import { checkInteger } from "../bus/options.ts";
+import { checkInteger, checkOptions } from "../bus/options.ts";
 import type { Codec } from "../contract/codec.ts";
 import { InvalidConfigError } from "../errors.ts";
 import type { Ring } from "../fleet/ring.ts";
 import type { Reader } from "../fleet/reader.ts";
-import { type Attributes, checkTopic, EventHead, isId } from "./head.ts";
+import { type Attributes, checkAttribute, checkTopic, EventHead, isId } from "./head.ts";
 import { Pump } from "./pump.ts";
 
 export interface BindingOptions<Topics extends object = Record<string, unknown>> {
   /** Topic of the events that bind. Such an event has the id of its payload, whatever id it was given. */
   on: keyof Topics & string;
-  /** Attributes that make up the key, and fields of that name in the payload of a binding event. */
+  /** Attributes that make up the key, and fields of that name in the payload of a binding event; none is called `id`. */
   key: string | readonly string[];
   /** Field of that payload with the id: text of 1 to 255 bytes. */
   id: string;
   /** Keys kept; beyond that the one that was not used for the longest time goes. Default 65 536, at most 1 048 576. */
-  max?: number;
+  max?: number | undefined;
   /** Topic of the events that end a binding; they carry the key in payload or attributes. */
-  unbindOn?: keyof Topics & string;
+  unbindOn?: (keyof Topics & string) | undefined;
 }
 
 export interface BindingCounts {
@@ -64,14 +64,14 @@ export class Binding implements Disposable {
 
   /** @internal Use {@link EventBus.bind}. */
   constructor(ring: Ring, codec: Codec, options: BindingOptions, onClose: (binding: Binding) => void) {
-    const { on, key, id, max = MAX, unbindOn } = options ?? {};
+    const { on, key, id, max = MAX, unbindOn } = checkOptions("a binding", options);
     checkTopic(on);
     if (unbindOn !== undefined) checkTopic(unbindOn);
     const names = typeof key === "string" ? [key] : key;
-    const isName = (name: unknown): boolean => typeof name === "string" && name !== "";
-    if (!Array.isArray(names) || names.length === 0 || !names.every(isName) || !isName(id)) {
+    if (!Array.isArray(names) || names.length === 0 || typeof id !== "string" || id === "") {
       throw new InvalidConfigError("a binding needs `key`, names of attributes, and `id`, the name of a field.");
     }
+    for (const name of names) checkAttribute(name);
     this.#on = on;
     this.#unbindOn = unbindOn;
     this.#names = names;

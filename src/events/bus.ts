@@ -1,5 +1,6 @@
 /** Events with topics over a ring: one publish is seen by every subscriber of every process. */
 
+import { checkOptions } from "../bus/options.ts";
 import { checkCodec, type Codec, json } from "../contract/codec.ts";
 import { FleetClosedError, InvalidConfigError } from "../errors.ts";
 import { Fleet } from "../fleet/fleet.ts";
@@ -15,18 +16,18 @@ export interface EventBusOptions {
   /** Name of the ring. Others that use it must use it as a bus too. */
   ring: string;
   /** Turns payloads into bytes. Default JSON. Bytes (`Uint8Array`) and `undefined` travel as they are. */
-  codec?: Codec;
+  codec?: Codec | undefined;
 }
 
 export interface LocalBusOptions extends RingOptions {
-  codec?: Codec;
+  codec?: Codec | undefined;
 }
 
 export interface PublishOptions {
   /** What subscribers can filter by without decoding the payload. */
-  attributes?: Attributes;
+  attributes?: Attributes | undefined;
   /** Text of 1 to 255 bytes. Bindings give one to events that have none. */
-  id?: string;
+  id?: string | undefined;
 }
 
 const noOptions: PublishOptions = {};
@@ -52,7 +53,7 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
 
   /** A bus of this thread alone, without a file: a fleet in memory with one ring, which `close` leaves. */
   static local<Topics extends object = Record<string, unknown>>(options: LocalBusOptions = {}): EventBus<Topics> {
-    const { codec, frames = 4_096, payload = 512 } = options;
+    const { codec, frames = 4_096, payload = 512 } = checkOptions("a local bus", options);
     const name = `local-${crypto.randomUUID()}`;
     const fleet = Fleet.joinNow({ name, memory: true, members: 1, leases: 1, rings: { events: { frames, payload } } });
     try {
@@ -67,7 +68,8 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
   constructor(options: EventBusOptions);
   /** @internal */
   constructor(options: EventBusOptions, ownsFleet: boolean);
-  constructor({ fleet, ring, codec = json }: EventBusOptions, ownsFleet = false) {
+  constructor(options: EventBusOptions, ownsFleet = false) {
+    const { fleet, ring, codec = json } = checkOptions("an event bus", options);
     if (!(fleet instanceof Fleet)) throw new InvalidConfigError("an event bus needs `fleet`, of Fleet.join.");
     this.fleet = fleet;
     this.#ring = fleet.ring(ring);
@@ -91,7 +93,8 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
   }
 
   /**
-   * Publishes an event to all subscribers of all members. Waits for none of them; nobody there is no error.
+   * Publishes an event to all subscribers of all members. Waits for none of them; nobody there is no error. It waits for
+   * another publisher, for microseconds; for one that is stopped in the middle, 1 s.
    *
    * @throws {InvalidConfigError} for a topic, an id or attributes that cannot be; {@link PayloadTooLargeError};
    * {@link FleetBusyError}; {@link FleetClosedError}; what the codec throws. Then nothing was published.
@@ -99,7 +102,7 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
   publish<T extends keyof Topics & string>(topic: T, payload: Topics[T], options: PublishOptions = noOptions): void {
     this.#checkOpen();
     const bytes = checkTopic(topic);
-    const { attributes, id } = options;
+    const { attributes, id } = checkOptions("a publish", options);
     const text = attributes === undefined ? "" : encodeAttributes(attributes);
     let known: string | null = id === undefined ? null : checkId(id);
     if (this.#bindings.size > 0) known = this.#bindId(topic, payload, attributes, known);
@@ -108,15 +111,20 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
   }
 
   /**
-   * The events that pass the filter, from now on or from where `from` says. Name topics to narrow the type:
-   * `bus.subscribe<"order.paid">(topic("order.paid"))`.
+   * The events that pass the filter, from now on or from where `from` says. A filter of one topic narrows the type; with
+   * another one name the topics: `bus.subscribe<"order.paid" | "order.sent">(topic("order.*"))`.
    *
    * @throws {InvalidConfigError}; {@link FleetClosedError}; `signal.reason`.
    */
   subscribe<T extends keyof Topics = keyof Topics>(
-    filter: Filter,
-    options: SubscribeOptions = {},
-  ): Subscription<BusEvent<Topics, T>> {
+    filter: Filter<never>,
+    options?: SubscribeOptions,
+  ): Subscription<BusEvent<Topics, T>>;
+  subscribe<T extends keyof Topics & string>(
+    filter: { readonly topic: T },
+    options?: SubscribeOptions,
+  ): Subscription<BusEvent<Topics, T>>;
+  subscribe<T extends keyof Topics>(filter: Filter, options: SubscribeOptions = {}): Subscription<BusEvent<Topics, T>> {
     this.#checkOpen();
     const id = this.#nextId;
     const forget = (closed: number): void => void this.#subscriptions.delete(closed);
@@ -172,7 +180,7 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
   }
 
   #checkOpen(): void {
-    if (!this.#open) throw new FleetClosedError("the event bus");
+    if (!this.#open) throw new FleetClosedError("the event bus", "Make a new one, of a fleet that is joined.");
   }
 
   /** First the key is looked up, if there is no id; then a binding event takes the id that it binds. */

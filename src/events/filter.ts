@@ -1,12 +1,20 @@
 /** Filters of events: plain data, tested on an event's head before its payload is decoded. */
 
+import { shown } from "../bus/options.ts";
 import { InvalidConfigError } from "../errors.ts";
-import type { AttributeValue, BusEvent, EventHead } from "./head.ts";
+import { type AttributeValue, type BusEvent, checkAttribute, checkPattern, type EventHead } from "./head.ts";
 
-/** What {@link all}, {@link topic}, {@link equals}, {@link and}, {@link or}, {@link not} and {@link where} make. */
-export type Filter =
+/** Text that names several topics. */
+type Pattern = `${string}*`;
+
+/**
+ * What {@link all}, {@link topic}, {@link equals}, {@link and}, {@link or}, {@link not} and {@link where} make. `Topic`: the
+ * topics that a filter which is no more than one topic may name.
+ */
+// oxlint-disable-next-line typescript/no-explicit-any -- any topic, also where only some may be named
+export type Filter<Topic extends string = any> =
   | { readonly all: true }
-  | { readonly topic: string }
+  | { readonly topic: Topic | Pattern }
   | { readonly equals: readonly [name: string, value: AttributeValue] }
   | { readonly and: readonly Filter[] }
   | { readonly or: readonly Filter[] }
@@ -17,8 +25,13 @@ export type Filter =
 /** Every event. */
 export const all = (): Filter => ({ all: true });
 
-/** Events of a topic, or with `"a.*"` of all topics that begin with `a.`. */
-export const topic = (pattern: string): Filter => ({ topic: pattern });
+/**
+ * Events of a topic, or with `"a.*"` of all topics that begin with `a.`. A topic that is known when the program is compiled
+ * narrows the type of what is subscribed to.
+ */
+export const topic = <const T extends string>(pattern: T): { readonly topic: string extends T ? Pattern : T } => ({
+  topic: pattern as never,
+});
 
 /** Events with that attribute, or with the name `id` that id. An event without it does not match. */
 export const equals = (name: string, value: AttributeValue): Filter => ({ equals: [name, value] });
@@ -75,9 +88,8 @@ function ask(predicate: (event: BusEvent) => boolean, head: EventHead): boolean 
 }
 
 function compileTopic(filter: { readonly topic: string }): Test {
-  const pattern = filter.topic;
-  const star = typeof pattern === "string" ? pattern.indexOf("*") : -1;
-  if (typeof pattern !== "string" || pattern === "") throw malformed(filter);
+  const pattern = checkPattern(filter.topic);
+  const star = pattern.indexOf("*");
   if (star < 0) return (head) => head.topic === pattern;
   if (star !== pattern.length - 1 || (star > 0 && pattern[star - 1] !== ".")) throw malformed(filter);
   const prefix = pattern.slice(0, star);
@@ -88,12 +100,14 @@ function compileEquals(filter: { readonly equals: readonly [string, AttributeVal
   const pair: readonly unknown[] = Array.isArray(filter.equals) ? filter.equals : [];
   const [name, value] = pair;
   const isValue = typeof value === "string" || typeof value === "boolean" || Number.isFinite(value);
-  if (pair.length !== 2 || typeof name !== "string" || name === "" || !isValue) throw malformed(filter);
-  return name === "id" ? (head) => head.id === value : (head) => head.attribute(name) === value;
+  if (pair.length !== 2 || !isValue || (name === "id" && typeof value !== "string")) throw malformed(filter);
+  if (name === "id") return (head) => head.id === value;
+  const attribute = checkAttribute(name);
+  return (head) => head.attribute(attribute) === value;
 }
 
 function malformed(filter: unknown): InvalidConfigError {
-  return new InvalidConfigError(`${Bun.inspect(filter, { depth: 1 }).slice(0, 120)} is no filter.`, {
+  return new InvalidConfigError(`${shown(filter)} is no filter.`, {
     hint: 'Make one with all(), topic("a.*"), equals(name, value), and(…), or(…), not(…), where(predicate).',
   });
 }

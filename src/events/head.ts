@@ -3,6 +3,7 @@
  * endian), then these, the attributes as JSON, then the payload.
  */
 
+import { shown } from "../bus/options.ts";
 import { type Codec, json } from "../contract/codec.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import type { Ring } from "../fleet/ring.ts";
@@ -35,6 +36,8 @@ const FIXED = 8;
 const NONE = 0;
 const BYTES = 1;
 const CODED = 2;
+/** The same, each byte below 128: it is read without a look at each. */
+const CODED_ASCII = 3;
 const TOPIC_MAX = 255;
 const ID_MAX = 255;
 const NAME_MAX = 255;
@@ -44,6 +47,7 @@ const TOPICS_KEPT = 1_024;
 /** Bun's and Node's fast paths of `Buffer`, which their types leave out. */
 interface FastBuffer {
   utf8Write(text: string, offset: number): number;
+  asciiSlice(start: number, end: number): string;
   utf8Slice(start: number, end: number): string;
 }
 
@@ -56,8 +60,7 @@ const topics = new Map<string, Buffer>();
 function checkText(what: string, text: unknown, max: number): string {
   const isText = typeof text === "string" && text !== "" && text.isWellFormed() && !text.includes("\0");
   if (isText && text.length <= max && (text.length * 3 <= max || Buffer.byteLength(text) <= max)) return text;
-  const shown = typeof text === "string" ? JSON.stringify(text.slice(0, 40)) : String(text);
-  throw new InvalidConfigError(`${what} is ${shown}; it must be text of 1 to ${max} bytes without NUL.`);
+  throw new InvalidConfigError(`${what} is ${shown(text)}; it must be text of 1 to ${max} bytes without NUL.`);
 }
 
 /** Throws {@link InvalidConfigError} unless events can have that topic. */
@@ -79,6 +82,20 @@ export function isId(id: unknown): id is string {
   );
 }
 
+/** Throws {@link InvalidConfigError} unless a filter can name topics so: a topic, or what topics begin with and a star. */
+export function checkPattern(pattern: unknown): string {
+  const end = typeof pattern === "string" && pattern.endsWith("*") ? -1 : undefined;
+  if (pattern !== "*") checkText("topic", typeof pattern === "string" ? pattern.slice(0, end) : pattern, TOPIC_MAX);
+  return pattern as string;
+}
+
+/** Throws {@link InvalidConfigError} unless attributes can have that name. */
+export function checkAttribute(name: unknown): string {
+  const text = checkText("the name of an attribute", name, NAME_MAX);
+  if (text !== "id") return text;
+  throw new InvalidConfigError("an attribute cannot be called `id`.", { hint: "Events have an `id` of their own." });
+}
+
 export function checkId(id: unknown): string {
   return checkText("id", id, ID_MAX);
 }
@@ -86,16 +103,14 @@ export function checkId(id: unknown): string {
 /** The attributes as JSON. Throws {@link InvalidConfigError}. */
 export function encodeAttributes(attributes: Attributes): string {
   if (typeof attributes !== "object" || attributes === null || Array.isArray(attributes)) {
-    throw new InvalidConfigError(`attributes is ${Bun.inspect(attributes).slice(0, 40)}; it must be an object.`);
+    throw new InvalidConfigError(`attributes is ${shown(attributes)}; it must be an object.`);
   }
   for (const name in attributes) {
-    checkText("the name of an attribute", name, NAME_MAX);
-    if (name === "id")
-      throw new InvalidConfigError("an attribute cannot be called `id`.", { hint: "Pass `id` itself." });
+    checkAttribute(name);
     const value: unknown = attributes[name];
     if (typeof value === "string" ? value.isWellFormed() : typeof value === "boolean" || Number.isFinite(value))
       continue;
-    throw new InvalidConfigError(`attribute ${name} is ${Bun.inspect(value).slice(0, 40)}.`, {
+    throw new InvalidConfigError(`attribute ${name} is ${shown(value)}.`, {
       hint: "Attributes are text, finite numbers or booleans; the rest belongs into the payload.",
     });
   }
@@ -141,7 +156,11 @@ export function writeEvent(
   memory[5] = 0;
   memory[6] = attributeBytes & 255;
   memory[7] = attributeBytes >> 8;
-  if (typeof coded === "string") return at + text.utf8Write(coded, at);
+  if (typeof coded === "string") {
+    const bytes = text.utf8Write(coded, at);
+    if (bytes === coded.length) memory[1] = CODED_ASCII;
+    return at + bytes;
+  }
   if (coded) memory.set(coded, at);
   return at + length;
 }
@@ -158,6 +177,8 @@ export class EventHead {
   #id: string | null | undefined;
   #attributes: Attributes | undefined;
   #event: BusEvent | null = null;
+  /** Of `topic`: most events have that of the one before. */
+  #topicBytes = new Uint8Array(0);
 
   constructor(reader: Reader, codec: Codec) {
     this.#reader = reader;
@@ -168,14 +189,17 @@ export class EventHead {
   read(): boolean {
     const { memory, start, end } = this.#reader;
     const length = end - start;
-    if (length < FIXED || memory[start] !== VERSION || memory[start + 1]! > CODED) return false;
+    if (length < FIXED || memory[start] !== VERSION || memory[start + 1]! > CODED_ASCII) return false;
     const topicAt = start + FIXED;
     this.#memory = memory;
     this.#idAt = topicAt + memory[start + 2]! + memory[start + 3]! * 256;
     this.#attributesAt = this.#idAt + memory[start + 4]! + memory[start + 5]! * 256;
     this.#payloadAt = this.#attributesAt + memory[start + 6]! + memory[start + 7]! * 256;
     if (this.#payloadAt > end) return false;
-    this.topic = fast.utf8Slice.call(memory, topicAt, this.#idAt);
+    if (!this.#isSameTopic(memory, topicAt)) {
+      this.topic = fast.utf8Slice.call(memory, topicAt, this.#idAt);
+      this.#topicBytes = new Uint8Array(memory.subarray(topicAt, this.#idAt)); // a copy
+    }
     this.#id = undefined;
     this.#attributes = undefined;
     this.#event = null;
@@ -215,12 +239,20 @@ export class EventHead {
     return this.#event;
   }
 
+  #isSameTopic(memory: Uint8Array, topicAt: number): boolean {
+    const known = this.#topicBytes;
+    if (known.length !== this.#idAt - topicAt || known.length === 0) return false;
+    for (let i = 0; i < known.length; i++) if (known[i] !== memory[topicAt + i]) return false;
+    return true;
+  }
+
   #decode(): unknown {
     const { start, end } = this.#reader;
     const kind = this.#memory[start + 1];
     if (kind === NONE) return undefined;
-    if (kind === CODED && this.#codec === json) {
-      return JSON.parse(fast.utf8Slice.call(this.#memory, this.#payloadAt, end));
+    if (kind !== BYTES && this.#codec === json) {
+      const slice = kind === CODED_ASCII ? fast.asciiSlice : fast.utf8Slice;
+      return JSON.parse(slice.call(this.#memory, this.#payloadAt, end));
     }
     const bytes = new Uint8Array(this.#memory.subarray(this.#payloadAt, end)); // a copy: codecs may keep it
     return kind === BYTES ? bytes : this.#codec.decode(bytes);

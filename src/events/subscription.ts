@@ -1,6 +1,6 @@
 /** A subscription: the events of a ring that pass a filter, in order, and where some were lost. */
 
-import { checkInteger } from "../bus/options.ts";
+import { checkInteger, checkOptions, checkSignal, shown } from "../bus/options.ts";
 import { checkCodec, type Codec } from "../contract/codec.ts";
 import { EventsLostError, InvalidConfigError } from "../errors.ts";
 import type { From, Reader } from "../fleet/reader.ts";
@@ -14,18 +14,18 @@ export interface SubscribeOptions {
    * Events kept for the reader; they are taken out of the ring as they come. Default 256. 0: none, each is taken out of
    * the ring when it is asked for, which loses nothing until the ring itself overwrites it.
    */
-  queue?: number;
+  queue?: number | undefined;
   /**
    * What happens when the queue is full and nobody reads: `"drop-newest"` (default) and `"drop-oldest"` lose an event;
    * `"close"` ends the subscription with {@link EventsLostError} behind what is queued, also when the ring overwrites.
    */
-  policy?: "drop-newest" | "drop-oldest" | "close";
+  policy?: "drop-newest" | "drop-oldest" | "close" | undefined;
   /** Where to begin, as for a cursor. Default `"head"`: what is published from now on. */
-  from?: From;
+  from?: From | undefined;
   /** Ends it at once; reading rejects with `signal.reason`. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Default: the codec of the bus. */
-  codec?: Codec;
+  codec?: Codec | undefined;
 }
 
 /** In place of events that were lost; `topic` is `null`. */
@@ -35,7 +35,10 @@ export interface Gap {
   readonly overwritten: number;
   /** Dropped by the policy, or not readable. */
   readonly dropped: number;
-  /** The fleet's file is a new one, of this epoch: nothing is known of what was before. */
+  /**
+   * The fleet's file is a new one, of this epoch: nothing is known of what was before. An observer's subscription stays
+   * with the old file: observe again.
+   */
   readonly epoch?: number;
 }
 
@@ -101,15 +104,14 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
     options: SubscribeOptions,
     onClose: (id: number) => void,
   ) {
-    const { queue = 256, policy = "drop-newest", from = "head", signal } = options;
+    const { queue = 256, policy = "drop-newest", from = "head", signal } = checkOptions("a subscription", options);
     checkInteger("queue", queue, 0, QUEUE_MAX);
     if (!POLICIES.has(policy)) {
-      throw new InvalidConfigError(
-        `policy is ${JSON.stringify(policy)}; it must be one of ${[...POLICIES].join(", ")}.`,
-      );
+      throw new InvalidConfigError(`policy is ${shown(policy)}; it must be one of ${[...POLICIES].join(", ")}.`);
     }
     this.#test = compile(filter);
     const used = options.codec ? checkCodec(options.codec) : codec;
+    checkSignal(signal);
     signal?.throwIfAborted();
     this.id = id;
     this.#ring = ring;
@@ -119,7 +121,7 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
     this.#onClose = onClose;
     this.#reader = ring.reader(from);
     this.#head = new EventHead(this.#reader, used);
-    if (this.#reader.isNewEpoch) this.#behind.epoch = ring.fleet.epoch;
+    this.#behind.epoch = this.#reader.takeNewEpoch();
     this.#noteOverwritten();
     signal?.addEventListener("abort", this.#abort);
     const isEager = queue > 0 && !ring.fleet.isObserver;
@@ -296,7 +298,10 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
       reader.poll(BATCH);
       this.#noteOverwritten();
       if (!reader.isOpen) return false;
-      if (reader.left === 0) return reader.lost > 0;
+      if (reader.left === 0) {
+        this.#behind.epoch = reader.takeNewEpoch() ?? this.#behind.epoch;
+        return reader.lost > 0;
+      }
     }
     while ((mayDrop || this.#counts.queued < this.#limit) && reader.next()) {
       this.#offer();

@@ -1,5 +1,7 @@
 /** What C returned, as the errors of a fleet. */
 
+import { lstatSync, statfsSync } from "node:fs";
+import { join } from "node:path";
 import {
   FleetBusyError,
   FleetCorruptError,
@@ -11,9 +13,11 @@ import {
   PermissionDeniedError,
   ResourceError,
   type SlotbusError,
+  UnsupportedError,
   VersionMismatchError,
 } from "../errors.ts";
-import { C, errorText } from "../native/library.ts";
+import { C, errorText, FIELDS, native, view } from "../native/library.ts";
+import type { FleetGeometry } from "./options.ts";
 
 /** Why a call on a handle failed; `what` was called. */
 export function callError(code: number, what: string): SlotbusError {
@@ -29,29 +33,92 @@ export function callError(code: number, what: string): SlotbusError {
   }
 }
 
-/** Why a join failed. */
-export function joinError(code: number, name: string, directory: string, members: number): SlotbusError {
+/** What was to be joined, or observed. */
+export interface Asked {
+  readonly name: string;
+  /** `null`: a fleet in memory. */
+  readonly directory: string | null;
+  /** `null`: whatever is there. */
+  readonly geometry: FleetGeometry | null;
+}
+
+/** Where the fleet of that name has its file. */
+export function fileOf(directory: string, name: string): string {
+  return join(directory, `${name}.fleet`);
+}
+
+/** Why a join, or an observation, failed. */
+export function joinError(code: number, { name, directory, geometry }: Asked): SlotbusError {
   const what = `fleet "${name}"`;
+  const file = directory === null ? "its memory" : fileOf(directory, name);
   switch (-code) {
     case C.SB_ENAME:
       return new InvalidNameError(name, "fleet");
     case C.SB_ENOBUS:
-      return new FleetNotFoundError(name, directory);
+      return new FleetNotFoundError(name, directory ?? "memory");
     case C.SB_EFULL:
-      return new FleetFullError(name, members);
+      return new FleetFullError(name, geometry?.members ?? 0);
+    case C.SB_EBUSY:
+      return new FleetBusyError(`joining ${what} (${file})`);
     case C.SB_EVERSION:
-      return new VersionMismatchError(what, C.SB_FLEET_ABI, "another");
+      return new VersionMismatchError(`${what} (${file})`, C.SB_FLEET_ABI, foundVersion());
     case C.SB_EPERM:
-      return new PermissionDeniedError(`the file of ${what} is not ours alone.`);
+      return new PermissionDeniedError(`${file} is ${whatIs(file)}.`, {
+        hint: `It must be a file of uid ${process.geteuid?.()}, mode 0600, under one name.`,
+      });
     case C.SB_ENOSPACE:
-      return new NoSpaceError(what);
+      return new NoSpaceError(`${what} (${file})`, spaceFor(geometry, directory));
     case C.SB_ECORRUPT:
-      return new FleetCorruptError(`the file of ${what} was cut or overwritten.`, {
+      return new FleetCorruptError(`${file}, ${whatIs(file)}, is no fleet's, or was cut or overwritten.`, {
         hint: "When no member lives, remove it.",
       });
     case C.SB_EINVAL:
       return new InvalidConfigError(`${what} cannot have these sizes: ${errorText(code)}.`);
     default:
-      return new ResourceError(`${what} cannot be joined: ${errorText(code)}.`);
+      return new ResourceError(`${what} (${file}) cannot be joined: ${errorText(code)}.`);
   }
+}
+
+/** That of the file which the last join or observation of this thread refused. */
+function foundVersion(): string {
+  const [at] = FIELDS["sb_fleet_header.abi"];
+  const [abi] = new Uint32Array(view(native.sb_fleet_found() as unknown as number, at + 4).slice(at));
+  return abi === C.SB_FLEET_ABI ? `${abi} of another build` : String(abi);
+}
+
+/** Why the runtime directory of a fleet could not be opened. */
+export function directoryError(code: number, name: string, directory: string): SlotbusError {
+  switch (-code) {
+    case C.SB_ENOBUS:
+      return new FleetNotFoundError(name, directory);
+    case C.SB_EUNSUPPORTED:
+      return new UnsupportedError(`slotbus cannot run here: ${errorText(code)}.`);
+    case C.SB_EDIR:
+      return new PermissionDeniedError(`${directory} is ${whatIs(directory)}.`, {
+        hint: `It must be a directory of uid ${process.geteuid?.()}, mode 0700.`,
+      });
+    default:
+      return new ResourceError(`${directory} cannot be opened: ${errorText(code)}.`);
+  }
+}
+
+/** `a file of 7 bytes, uid 0, mode 0600, 1 name` */
+function whatIs(path: string): string {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  if (!found) return "gone";
+  const { size, uid, nlink } = found;
+  const mode = (found.mode & 0o7777).toString(8).padStart(4, "0");
+  if (found.isFile())
+    return `a file of ${size} bytes, uid ${uid}, mode ${mode}, ${nlink} name${nlink === 1 ? "" : "s"}`;
+  const kind = found.isDirectory() ? "a directory" : found.isSymbolicLink() ? "a symbolic link" : "a special file";
+  return `${kind}, uid ${uid}, mode ${mode}`;
+}
+
+/** What it takes, at least, and what there is. */
+function spaceFor(geometry: FleetGeometry | null, directory: string | null): string {
+  const rings = (geometry?.rings ?? []).reduce((sum, { frames, payload }) => sum + frames * payload, 0);
+  const wanted = `its rings take more than ${Math.floor(rings / 2 ** 20)} MiB`;
+  if (directory === null) return wanted;
+  const { bavail, bsize } = statfsSync(directory);
+  return `${wanted}, ${Math.floor((bavail * bsize) / 2 ** 20)} MiB are free`;
 }

@@ -1,18 +1,10 @@
 /** A fleet: equal processes that share a named file of rings and leases. */
 
-import { resolve } from "node:path";
-import { checkName, defaultDirectory } from "../bus/options.ts";
-import {
-  FleetClosedError,
-  FleetGeometryError,
-  FleetNotFoundError,
-  InvalidConfigError,
-  PermissionDeniedError,
-  ResourceError,
-  UnsupportedError,
-} from "../errors.ts";
-import { C, cString, detach, errorText, native, type Pointer, view } from "../native/library.ts";
-import { callError, joinError } from "./failure.ts";
+import { closeSync, constants, openSync, readSync } from "node:fs";
+import { checkName, resolveDirectory, shown } from "../bus/options.ts";
+import { FleetClosedError, FleetGeometryError, InvalidConfigError, ResourceError } from "../errors.ts";
+import { C, cString, detach, FIELDS, native, type Pointer, view } from "../native/library.ts";
+import { callError, directoryError, fileOf, joinError } from "./failure.ts";
 import {
   checkSizes,
   decodeHeader,
@@ -30,15 +22,15 @@ export interface FleetOptions extends FleetSizes {
   /** 1-64 of `A-Z a-z 0-9 . _ -`, starting with a letter or digit. */
   name: string;
   /** Runtime directory. Default `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. Made when it is absent. */
-  directory?: string;
-  /** No file: all joins of that name in this thread share it, until the last has left. */
-  memory?: boolean;
+  directory?: string | undefined;
+  /** No file: all joins of that name in this thread share it, until the last has left. Nobody can observe it. */
+  memory?: boolean | undefined;
 }
 
 export interface FleetObserveOptions {
   name: string;
   /** Runtime directory. Default `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. */
-  directory?: string;
+  directory?: string | undefined;
 }
 
 /** A living member, as it wrote itself down. That it lives is proved by the kernel. */
@@ -56,6 +48,10 @@ const MEMBER_BYTES = 24; // of struct sb_member_info
 /** Times a join looks again at a fleet whose geometry it takes over. */
 const ATTEMPTS = 20;
 const STAGING_BYTES = 4_096;
+/** Pause between two looks of an observer at what its name leads to now. */
+const LOOK_MS = 100;
+/** First bytes of the file of a fleet. */
+const MAGIC = "SL0FLEET";
 
 /**
  * Membership in a fleet. The same object serves events and leases.
@@ -81,15 +77,20 @@ export class Fleet implements AsyncDisposable {
   readonly #rings = new Map<string, Ring>();
   readonly #leavers = new Set<() => void>();
   readonly #release: () => void;
+  /** `null`: in memory. */
+  readonly #file: string | null;
+  #epochThere = 0;
+  #lookedAt = -Infinity;
   #staging: Buffer<ArrayBuffer> | null = null;
   #open = true;
 
   /**
-   * Joins the fleet of that name; makes it when it is absent, or when all its members have ended.
+   * Joins the fleet of that name; makes it when it is absent, or when all its members have ended. Blocks the thread for
+   * microseconds, for 2 s when a member is stopped while it joins or leaves.
    *
    * @throws (rejects) {InvalidConfigError}, {@link InvalidNameError}; {@link FleetGeometryError} when the living fleet has
-   * other sizes; {@link FleetFullError}; {@link FleetCorruptError}; {@link PermissionDeniedError} for a file or a
-   * directory that is not ours alone; {@link NoSpaceError}, {@link ResourceError}; {@link VersionMismatchError}.
+   * other sizes; {@link FleetFullError}; {@link FleetBusyError}; {@link FleetCorruptError}; {@link PermissionDeniedError}
+   * for a file or a directory that is not ours alone; {@link NoSpaceError}, {@link ResourceError}; {@link VersionMismatchError}.
    */
   static async join(options: FleetOptions): Promise<Fleet> {
     return Fleet.joinNow(options);
@@ -99,38 +100,45 @@ export class Fleet implements AsyncDisposable {
   static joinNow(options: FleetOptions): Fleet {
     const name = checkName(options?.name, "fleet");
     const sizes = checkSizes(options);
-    if (options.memory) return joinMemory(name, sizes, (handle, release) => new Fleet(name, handle, false, release));
-    const directory = resolve(options.directory ?? defaultDirectory());
+    if (options.memory) {
+      return joinMemory(name, sizes, (handle, release) => new Fleet(name, handle, false, null, release));
+    }
+    const directory = resolveDirectory(options.directory);
     const dir = openDirectory(name, directory, true);
     try {
-      const handle = negotiate(name, sizes, (want) => native.sb_fleet_join(dir, cString(name), want) as Pointer | null);
-      return new Fleet(name, handle, false, () => {});
+      const join = (want: Buffer): Pointer | null => native.sb_fleet_join(dir, cString(name), want) as Pointer | null;
+      return new Fleet(name, negotiate(name, directory, sizes, join), false, fileOf(directory, name), () => {});
     } finally {
       native.sb_fd_close(dir);
     }
   }
 
   /**
-   * Looks at a fleet without joining it: members, rings and leases can be read. It does not sleep for events.
+   * Looks at a fleet without joining it: members, rings and leases can be read. It does not sleep for events. It stays
+   * with the file that it opened: when {@link isCurrent} is `false`, observe again.
    *
    * @throws (rejects) {FleetNotFoundError}; otherwise as {@link join}.
    */
   static async observe(options: FleetObserveOptions): Promise<Fleet> {
     const name = checkName(options?.name, "fleet");
-    const directory = resolve(options.directory ?? defaultDirectory());
+    if ((options as FleetOptions).memory) {
+      throw new InvalidConfigError("a fleet in memory has no file to observe.", { hint: "Join it." });
+    }
+    const directory = resolveDirectory(options.directory);
     const dir = openDirectory(name, directory, false);
     try {
       const handle = native.sb_fleet_observe(dir, cString(name)) as Pointer | null;
-      if (!handle) throw joinError(native.sb_error_last(), name, directory, 0);
-      return new Fleet(name, handle, true, () => {});
+      if (!handle) throw joinError(native.sb_error_last(), { name, directory, geometry: null });
+      return new Fleet(name, handle, true, fileOf(directory, name), () => {});
     } finally {
       native.sb_fd_close(dir);
     }
   }
 
-  private constructor(name: string, handle: Pointer, isObserver: boolean, release: () => void) {
+  private constructor(name: string, handle: Pointer, isObserver: boolean, file: string | null, release: () => void) {
     this.name = name;
     this.isObserver = isObserver;
+    this.#file = file;
     this.#native = handle;
     this.#release = release;
     const { epoch, ...geometry } = decodeHeader(
@@ -145,6 +153,23 @@ export class Fleet implements AsyncDisposable {
 
   get isOpen(): boolean {
     return this.#open;
+  }
+
+  /**
+   * Whether the name still leads to the file of this fleet. `false` when that was removed, or replaced by the one of a
+   * later epoch, and when the fleet was left. Looks at the file system. @throws {ResourceError}
+   */
+  get isCurrent(): boolean {
+    return this.#open && (this.#file === null || epochOf(this.#file) === this.epoch);
+  }
+
+  /** @internal Epoch of the file that the name leads to, as it was {@link LOOK_MS} ago at most; 0: none is known. */
+  get epochThere(): number {
+    const now = performance.now();
+    if (this.#file === null || now - this.#lookedAt < LOOK_MS) return this.#epochThere;
+    this.#lookedAt = now;
+    this.#epochThere = epochOf(this.#file);
+    return this.#epochThere;
   }
 
   /** @internal The handle. @throws {FleetClosedError} */
@@ -178,7 +203,7 @@ export class Fleet implements AsyncDisposable {
     const index = this.geometry.rings.findIndex((one) => one.name === name);
     if (index < 0) {
       const names = this.geometry.rings.map((one) => one.name).join(", ");
-      throw new InvalidConfigError(`fleet "${this.name}" has no ring ${JSON.stringify(name)}.`, {
+      throw new InvalidConfigError(`fleet "${this.name}" has no ring ${shown(name)}.`, {
         hint: `It has ${names || "none"}; the first to join names them in \`rings\`.`,
       });
     }
@@ -208,7 +233,10 @@ export class Fleet implements AsyncDisposable {
     return () => void this.#leavers.delete(listener);
   }
 
-  /** Leaves the fleet: cursors and subscriptions end, leases are given back. Never fails; may be called again. */
+  /**
+   * Leaves the fleet: cursors and subscriptions end, leases are given back. Never fails; may be called again. Blocks as
+   * {@link join} does; the file of a last member that could not have the lock stays, for the next to join.
+   */
   async leave(): Promise<void> {
     this.leaveNow();
   }
@@ -233,13 +261,18 @@ export class Fleet implements AsyncDisposable {
 // ---- joining --------------------------------------------------------------------------------------------------------
 
 /** Asks for the sizes that were named, and otherwise for those that are there. */
-function negotiate(name: string, sizes: FleetSizes, join: (want: Buffer) => Pointer | null): Pointer {
+function negotiate(
+  name: string,
+  directory: string | null,
+  sizes: FleetSizes,
+  join: (want: Buffer) => Pointer | null,
+): Pointer {
   let want = withDefaults(sizes);
   for (let attempt = 0; ; attempt++) {
     const handle = join(encodeWant(want));
     if (handle) return handle;
     const code = native.sb_error_last();
-    if (code !== -C.SB_EGEOMETRY) throw joinError(code, name, "", want.members);
+    if (code !== -C.SB_EGEOMETRY) throw joinError(code, { name, directory, geometry: want });
     const found = decodeHeader(view(native.sb_fleet_found() as unknown as number, HEADER_BYTES).slice(0));
     const differing = differences(found, sizes);
     if (differing.length > 0) throw new FleetGeometryError(name, differing);
@@ -251,12 +284,25 @@ function negotiate(name: string, sizes: FleetSizes, join: (want: Buffer) => Poin
 function openDirectory(name: string, directory: string, create: boolean): number {
   const dir = native.sb_dir_open(cString(directory), create ? 1 : 0, 0);
   if (dir >= 0) return dir;
-  if (dir === -C.SB_ENOBUS) throw new FleetNotFoundError(name, directory);
-  if (dir === -C.SB_EUNSUPPORTED) throw new UnsupportedError(`slotbus cannot run here: ${errorText(dir)}.`);
-  if (dir !== -C.SB_EDIR) throw new ResourceError(`${directory} cannot be opened: ${errorText(dir)}.`);
-  throw new PermissionDeniedError(`${directory} is not a directory of ours that is closed to others.`, {
-    hint: "It must belong to this user and have mode 0700.",
-  });
+  throw directoryError(dir, name, directory);
+}
+
+/** Epoch of the fleet whose file that is; 0: it is none. Throws {@link ResourceError}. */
+function epochOf(file: string): number {
+  const head = Buffer.alloc(FIELDS["sb_fleet_header.epoch"][0] + 8);
+  try {
+    const fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    try {
+      readSync(fd, head, 0, head.length, 0);
+    } finally {
+      closeSync(fd);
+    }
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === "ENOENT") return 0;
+    throw new ResourceError(`${file} cannot be read: ${(cause as Error).message}.`, { cause });
+  }
+  const isFleet = head.toString("latin1", 0, MAGIC.length) === MAGIC;
+  return isFleet ? Number(head.readBigUInt64LE(head.length - 8)) : 0;
 }
 
 /** Fleets without a file, by name: their memory, and how many joins of this thread share it. */
@@ -267,7 +313,7 @@ function joinMemory(name: string, sizes: FleetSizes, make: (handle: Pointer, rel
   if (shared.fd < 0) {
     const geometry = withDefaults(sizes);
     shared.fd = native.sb_fleet_memory(encodeWant(geometry));
-    if (shared.fd < 0) throw joinError(shared.fd, name, "", geometry.members);
+    if (shared.fd < 0) throw joinError(shared.fd, { name, directory: null, geometry });
     memories.set(name, shared);
   }
   shared.joins++;
@@ -277,8 +323,8 @@ function joinMemory(name: string, sizes: FleetSizes, make: (handle: Pointer, rel
     native.sb_fd_close(shared.fd);
   };
   try {
-    const handle = negotiate(name, sizes, (want) => native.sb_fleet_join_memory(shared.fd, want) as Pointer | null);
-    return make(handle, release);
+    const join = (want: Buffer): Pointer | null => native.sb_fleet_join_memory(shared.fd, want) as Pointer | null;
+    return make(negotiate(name, null, sizes, join), release);
   } catch (error) {
     release();
     throw error;

@@ -1,24 +1,24 @@
 /** What a member asks of a fleet, what a file has, and in what the two differ. */
 
-import { checkInteger } from "../bus/options.ts";
+import { checkInteger, shown } from "../bus/options.ts";
 import { type FleetDifference, InvalidConfigError, InvalidNameError } from "../errors.ts";
 import { C, FIELDS } from "../native/library.ts";
 
 export interface RingOptions {
   /** Frames of the ring, a power of two from 8 to 1 048 576. Default 1024. */
-  frames?: number;
+  frames?: number | undefined;
   /** Payload bytes of a frame, a multiple of 8 from 64 to 65 536. Default 512. A longer event has several frames. */
-  payload?: number;
+  payload?: number | undefined;
 }
 
 /** Sizes; what is left out is taken from the fleet that is there. */
 export interface FleetSizes {
   /** Members at once. Default 64, at most 256. */
-  members?: number;
+  members?: number | undefined;
   /** Rings by name, at most 16. Default: none. */
-  rings?: Readonly<Record<string, RingOptions>>;
+  rings?: Readonly<Record<string, RingOptions>> | undefined;
   /** Leases held at once. Default 256, at most 4096. */
-  leases?: number;
+  leases?: number | undefined;
 }
 
 /** The sizes that a fleet has. */
@@ -51,7 +51,7 @@ export function checkSizes(sizes: FleetSizes): FleetSizes {
 function checkRing(name: string, ring: RingOptions | undefined): void {
   if (!RING_NAME.test(name)) throw new InvalidNameError(name, "ring");
   if (typeof ring !== "object" || ring === null) {
-    throw new InvalidConfigError(`rings.${name} is ${String(ring)}; it must be { frames?, payload? }.`);
+    throw new InvalidConfigError(`rings.${name} is ${shown(ring)}; it must be { frames?, payload? }.`);
   }
   const { frames, payload } = ring;
   if (frames !== undefined) {

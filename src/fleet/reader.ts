@@ -45,8 +45,11 @@ const STOPPED_WRITER_MS = 1;
 const BATCHES_PER_TURN = 16;
 
 export class Reader {
-  /** The epoch it asked for has passed: it begins at the oldest event of this one. */
-  readonly isNewEpoch: boolean;
+  /**
+   * Until it is told: the fleet's epoch when the one that was asked for has passed, and it begins at the oldest event; for
+   * an observer, the epoch of the file that has taken the place of its own.
+   */
+  #newEpoch: number | null;
   /** Events lost so far. */
   overwritten = 0;
   /** Events lost before the first record of the last {@link poll}. */
@@ -73,6 +76,7 @@ export class Reader {
   #left = 0;
   #at = 0;
   #open = true;
+  #toldEpoch: number;
   #foundAt = 0;
   #batches = 0;
   #deaf: (() => void) | null = null;
@@ -83,7 +87,8 @@ export class Reader {
     this.#ring = ring;
     const handle = fleet.native;
     const place = checkFrom(fleet, ring, from);
-    this.isNewEpoch = place.isNewEpoch;
+    this.#newEpoch = place.isNewEpoch ? fleet.epoch : null;
+    this.#toldEpoch = fleet.epoch;
     const cursor = native.sb_cursor_open(handle, ring, place.how, place.position, place.event) as Pointer | null;
     if (!cursor) throw new ResourceError(`a cursor could not be opened: ${errorText(native.sb_error_last())}.`);
     this.#cursor = cursor;
@@ -106,6 +111,13 @@ export class Reader {
     return this.#doubles[BATCH.event]!;
   }
 
+  /** An epoch that is to be told, once; else `null`. */
+  takeNewEpoch(): number | null {
+    const epoch = this.#newEpoch;
+    this.#newEpoch = null;
+    return epoch;
+  }
+
   /** Records of the last batch that {@link next} has not come to. */
   get left(): number {
     return this.#left;
@@ -113,7 +125,7 @@ export class Reader {
 
   /** Copies at most `max` events out of the ring; returns how many, and sets {@link lost}. */
   poll(max: number): number {
-    if (!this.#open) throw new FleetClosedError("the cursor");
+    if (!this.#open) throw new FleetClosedError("the cursor", "Open a new one, of a fleet that is joined.");
     const count = native.sb_cursor_poll(this.#cursor, max);
     if (count < 0) throw callError(count, "a cursor");
     this.#look();
@@ -123,6 +135,7 @@ export class Reader {
     this.overwritten += this.lost;
     this.#batches++;
     if (count > 0 && SPIN_MS > 0) this.#foundAt = performance.now();
+    if (count === 0 && this.lost === 0 && this.#fleet.isObserver) this.#lookAtFile();
     return count;
   }
 
@@ -206,6 +219,14 @@ export class Reader {
     this.#deaf = null;
     detach(this.memory.buffer); // nobody else has it: payloads are copies
     native.sb_cursor_close(this.#cursor);
+  }
+
+  /** Nobody tells an observer that its file was replaced: what comes is in another one. */
+  #lookAtFile(): void {
+    const { epochThere } = this.#fleet;
+    if (epochThere === 0 || epochThere === this.#toldEpoch) return;
+    this.#toldEpoch = epochThere;
+    this.#newEpoch = epochThere;
   }
 
   #isRecent(): boolean {

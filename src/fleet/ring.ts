@@ -1,6 +1,6 @@
 /** A ring of a fleet: whatever one member publishes, every cursor of every member sees, or is told that it is lost. */
 
-import { checkInteger } from "../bus/options.ts";
+import { checkInteger, checkOptions, checkSignal } from "../bus/options.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import { native } from "../native/library.ts";
 import { callError } from "./failure.ts";
@@ -24,7 +24,10 @@ export interface Frame {
   readonly payload: Uint8Array<ArrayBuffer>;
 }
 
-/** What a cursor finds, in order: events, how many were overwritten before it came, and that the file is a new one. */
+/**
+ * What a cursor finds, in order: events, how many were overwritten before it came, and that the file is a new one, of that
+ * epoch. What follows a new epoch comes from that file; but an observer stays with its own, and has to observe again.
+ */
 export type CursorItem = Frame | { readonly overwritten: number } | { readonly epoch: number };
 
 export interface CursorOptions {
@@ -32,11 +35,11 @@ export interface CursorOptions {
    * `"head"` (default): what is published from now on. `"oldest"`: all that is still there. A position, or a
    * {@link Cursor.bookmark}: from there on. Of events lost behind a plain position the frames are counted.
    */
-  from?: From;
+  from?: From | undefined;
   /** Events copied out of the ring at once by `for await`. Default 64. */
-  batch?: number;
+  batch?: number | undefined;
   /** Ends it: `for await` rejects with `signal.reason`. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 const BATCH_MAX = 65_536;
@@ -70,11 +73,13 @@ export class Ring {
   }
 
   /**
-   * Publishes bytes, or text as UTF-8, to all cursors. Waits for nobody but another publisher, for microseconds.
+   * Publishes bytes, or text as UTF-8, to all cursors. Waits for nobody but another publisher, for microseconds; for one
+   * that is stopped in the middle, 1 s.
    *
    * @throws {PayloadTooLargeError}, {@link InvalidConfigError}, {@link FleetBusyError}, {@link FleetClosedError}.
    */
-  publish(payload: Uint8Array | string, { kind = 0 }: { kind?: number } = {}): void {
+  publish(payload: Uint8Array | string, options: { kind?: number | undefined } = {}): void {
+    const { kind = 0 } = checkOptions("a publish", options);
     if (kind !== 0) checkInteger("kind", kind, 0, KIND_MAX);
     this.send(this.#stage(payload), kind);
   }
@@ -94,7 +99,11 @@ export class Ring {
   send(bytes: number, kind: number): void {
     if (bytes > this.limit) throw new PayloadTooLargeError("event", bytes, this.limit);
     const result = native.sb_ring_publish(this.fleet.native, this.#index, kind, bytes);
-    if (result >= 0) return;
+    if (result === 0) return;
+    if (result > 0) {
+      this.fleet.wake.ringSoon();
+      return;
+    }
     if (this.fleet.isObserver) throw new InvalidConfigError("an observer cannot publish.", { hint: "Join the fleet." });
     throw callError(result, `ring "${this.name}"`);
   }
@@ -127,7 +136,8 @@ export class Cursor implements AsyncIterableIterator<CursorItem>, AsyncDisposabl
   readonly #batch: number;
   readonly #signal: AbortSignal | undefined;
   readonly #forget: () => void;
-  #newEpoch: boolean;
+  /** Not told yet. */
+  #newEpoch: number | null;
   /** Lost, and not told yet. */
   #lost: number;
   #position: number;
@@ -137,14 +147,16 @@ export class Cursor implements AsyncIterableIterator<CursorItem>, AsyncDisposabl
   #reason: { error: unknown } | null = null;
 
   /** @internal Use {@link Ring.cursor}. */
-  constructor(ring: Ring, { from = "head", batch = 64, signal }: CursorOptions) {
+  constructor(ring: Ring, options: CursorOptions) {
+    const { from = "head", batch = 64, signal } = checkOptions("a cursor", options);
     checkInteger("batch", batch, 1, BATCH_MAX);
+    checkSignal(signal);
     signal?.throwIfAborted();
     this.ring = ring;
     this.#batch = batch;
     this.#signal = signal;
     this.#reader = ring.reader(from);
-    this.#newEpoch = this.#reader.isNewEpoch;
+    this.#newEpoch = this.#reader.takeNewEpoch();
     this.#lost = this.#reader.lost;
     this.#position = this.#reader.nextPosition;
     this.#event = this.#reader.nextEvent;
@@ -238,14 +250,16 @@ export class Cursor implements AsyncIterableIterator<CursorItem>, AsyncDisposabl
     this.#lost += this.#reader.lost;
     if (found > 0 || this.#lost > 0) return true;
     this.#moveOn();
-    return false;
+    this.#newEpoch = this.#reader.takeNewEpoch();
+    return this.#newEpoch !== null;
   }
 
   #take(): CursorItem | null {
     const reader = this.#reader;
-    if (this.#newEpoch) {
-      this.#newEpoch = false;
-      return { epoch: this.ring.fleet.epoch };
+    if (this.#newEpoch !== null) {
+      const epoch = this.#newEpoch;
+      this.#newEpoch = null;
+      return { epoch };
     }
     if (this.#lost > 0) {
       const overwritten = this.#lost;

@@ -4,12 +4,18 @@ import type { Socket, SocketHandler, UnixSocketOptions } from "bun";
 import { ResourceError } from "../errors.ts";
 import { errorText, native, type Pointer } from "../native/library.ts";
 
+/** Pause before a bridge that failed is opened anew, in ms. */
+const RETRY_MS = 100;
+
 /** @internal */
 export class Wake {
   readonly #fleet: Pointer;
   readonly #listeners = new Set<() => void>();
   #bridge: Pointer | null = null;
   #socket: Socket<undefined> | null = null;
+  /** Until the next attempt to open a bridge, when the last one has failed. */
+  #retry: ReturnType<typeof setTimeout> | null = null;
+  #isRingingSoon = false;
   /** Those that wait now. */
   #waiting = 0;
 
@@ -29,7 +35,7 @@ export class Wake {
 
   /** As {@link subscribe}, without a hold on the process. The first opens the bridge, the last closes it. */
   listen(listener: () => void): () => void {
-    if (!this.#bridge) this.#open();
+    if (!this.#bridge && !this.#retry) this.#open();
     const own = (): void => listener();
     this.#listeners.add(own);
     return once(() => {
@@ -40,18 +46,39 @@ export class Wake {
 
   /** Somebody waits: the process stays alive. */
   ref(): void {
-    if (++this.#waiting === 1) this.#socket?.ref();
+    if (++this.#waiting === 1) (this.#socket ?? this.#retry)?.ref();
   }
 
   unref(): void {
-    if (--this.#waiting === 0) this.#socket?.unref();
+    if (--this.#waiting === 0) (this.#socket ?? this.#retry)?.unref();
   }
+
+  /**
+   * Somebody slept when this process published: its own listeners hear of it on the next turn of the event loop, and not
+   * only when the bridge's thread had its turn.
+   */
+  ringSoon(): void {
+    if (this.#isRingingSoon || this.#listeners.size === 0) return;
+    this.#isRingingSoon = true;
+    setImmediate(this.#ringNow);
+  }
+
+  readonly #ringNow = (): void => {
+    this.#isRingingSoon = false;
+    this.#ring();
+  };
 
   /** Ends the bridge; listeners hear nothing more. */
   close(): void {
+    this.#listeners.clear();
+    if (this.#retry) clearTimeout(this.#retry);
+    this.#retry = null;
+    this.#closeBridge();
+  }
+
+  #closeBridge(): void {
     const bridge = this.#bridge;
     if (!bridge) return;
-    this.#listeners.clear();
     this.#bridge = null;
     this.#socket?.terminate();
     this.#socket = null;
@@ -78,10 +105,27 @@ export class Wake {
       error: () => {},
     };
     // Bun adopts a connected descriptor, and closes it; its types know only addresses.
-    const options = { fd: native.sb_bridge_fd(bridge), socket } as unknown as UnixSocketOptions<undefined>;
-    Bun.connect(options).catch(() => {
-      if (this.#bridge === bridge) this.#ring(); // they look once more, and open it anew when they wait
+    const fd = native.sb_bridge_fd(bridge);
+    Bun.connect({ fd, socket } as unknown as UnixSocketOptions<undefined>).catch(() => {
+      native.sb_fd_close(fd); // Bun has not adopted it
+      if (this.#bridge !== bridge) return;
+      this.#closeBridge();
+      this.#openLater();
     });
+  }
+
+  /** Until there is a bridge again, all look from time to time. */
+  #openLater(): void {
+    this.#retry = setTimeout(() => {
+      this.#retry = null;
+      try {
+        this.#open();
+      } catch {
+        this.#openLater(); // there was no memory, descriptor or thread for it
+      }
+      this.#ring();
+    }, RETRY_MS);
+    if (this.#waiting === 0) this.#retry.unref();
   }
 
   #ring(): void {

@@ -1,5 +1,6 @@
 /** Loads libslotbus, compares its layout with `abi.ts`, and hands out its functions. */
 
+import { getSystemErrorMap } from "node:util";
 import { CString, dlopen, type Pointer, toArrayBuffer } from "bun:ffi";
 import { UnsupportedError, VersionMismatchError } from "../errors.ts";
 import { C, FIELDS, SYMBOLS } from "./abi.ts";
@@ -71,8 +72,10 @@ export function cString(text: string): Buffer {
   return Buffer.from(`${text}\0`, "utf8");
 }
 
-/** Text of a native error code, with errno where the system was at fault. */
+/** Text of a native error code; the system's own where it was at fault: `no such file or directory (ENOENT)`. */
 export function errorText(code: number): string {
-  const text = String(new CString(native.sb_error_text(code) as Pointer));
-  return code === -C.SB_ESYS ? `${text} (errno ${native.sb_error_number()})` : text;
+  if (code !== -C.SB_ESYS) return String(new CString(native.sb_error_text(code) as Pointer));
+  const number = native.sb_error_number();
+  const [name, text] = getSystemErrorMap().get(-number) ?? [`errno ${number}`, "a system call failed"];
+  return `${text} (${name})`;
 }

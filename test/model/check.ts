@@ -1,16 +1,18 @@
 /**
- * Checks `bus.pml` and `stream.pml` with spin: each holds in every configuration, and fails when any of its rules is removed.
- * Needs Debian's packages spin and gcc. `bun test/model/check.ts`; the last line tells how many states were explored.
+ * Checks `bus.pml`, `stream.pml`, `ring.pml` and `lease.pml` with spin: each holds in every configuration, and fails when any
+ * of its rules is removed. Needs Debian's packages spin and gcc. The last line tells how many states were explored.
+ *
+ *     bun test/model/check.ts [ci | quick | long] [MODEL ...]
  */
 
 import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { figuresLine } from "../prove/figures.ts";
+import { figuresLine, sizeAsked } from "../prove/figures.ts";
 
-type Model = "bus" | "stream";
+type Model = "bus" | "stream" | "ring" | "lease";
 
-/** What may happen besides N requests, and their answers. */
+/** What may happen: besides N requests and their answers, in a ring of the fleet, to its leases. */
 const configurations: [model: Model, configuration: string][] = [
   ["bus", "N=3"],
   ["bus", "N=2 GIVEUPS=1 LATES=1 CANCELS=1"],
@@ -29,6 +31,35 @@ const configurations: [model: Model, configuration: string][] = [
   ["stream", "N=1 UP=1 DOWN=1 KILLS=1"],
   ["stream", "N=1 DOWN=3 RING=2 FAILS=1 KILLS=1"],
   ["stream", "N=1 UP=3 RING=2 HUB_KILLS=1"],
+  ["ring", "WRITERS=1 EVENTS=3"],
+  ["ring", "WRITERS=1 EVENTS=3 LATE=1"],
+  ["ring", "WRITERS=1 EVENTS=3 RING=4 PARTS=2"],
+  ["ring", "WRITERS=2 EVENTS=1 KILLS=1"],
+  ["ring", "WRITERS=1 EVENTS=2 KILLS=1 JOINS=1"],
+  ["ring", "WRITERS=1 EVENTS=2 READERS=2 SLEEP=1"],
+  ["ring", "WRITERS=2 EVENTS=1 SLEEP=1 KILLS=1"],
+  ["ring", "WRITERS=1 EVENTS=1 SLEEP=1 KILLS=1 READER_KILLS=1 JOINS=1"],
+  ["lease", "WORKERS=2 OPS=2 TICKS=1"],
+  ["lease", "WORKERS=2 OPS=2 KILLS=1"],
+  ["lease", "WORKERS=1 OPS=3 LOOKS=1"],
+  ["lease", "WORKERS=2 OPS=1 SUBJECTS=2 ENTRIES=2 KILLS=1"],
+  ["lease", "WORKERS=1 WAITERS=1 OPS=1 KILLS=1 JOINS=1"],
+  ["lease", "WORKERS=1 WAITERS=1 OPS=2 KILLS=1"],
+  ["lease", "WORKERS=1 WAITERS=2 OPS=1"],
+  ["lease", "WORKERS=2 WAITERS=1 OPS=1 FORCES=1 KILLS=1"],
+];
+
+/** Larger ones, not for `ci`. */
+const larger: [model: Model, configuration: string][] = [
+  ["ring", "WRITERS=2 EVENTS=2"],
+  ["ring", "WRITERS=2 EVENTS=1 SLEEP=1 KILLS=1 READER_KILLS=1"],
+  ["ring", "WRITERS=1 EVENTS=2 SLEEP=1 KILLS=1 JOINS=1"],
+  ["ring", "WRITERS=2 EVENTS=1 KILLS=1 JOINS=1"],
+  ["ring", "WRITERS=2 EVENTS=1 SLEEP=1 KILLS=2 JOINS=1"],
+  ["ring", "WRITERS=1 EVENTS=1 READERS=2 SLEEP=1 KILLS=1 JOINS=1"],
+  ["lease", "WORKERS=1 OPS=2 LOOKS=1 KILLS=1 JOINS=1"],
+  ["lease", "WORKERS=2 OPS=1 KILLS=1 JOINS=1"],
+  ["lease", "WORKERS=2 WAITERS=1 OPS=1 SUBJECTS=2 ENTRIES=2 KILLS=1"],
 ];
 
 /** A rule, a configuration that shows what it is for, and what fails without it. */
@@ -74,6 +105,50 @@ const rules: [model: Model, rule: string, configuration: string, failure: string
   ["stream", "CLAIMED_FIRST", "N=1 DOWN=1 GIVEUPS=1", "healthy_is_not_evicted"],
   ["stream", "STREAM_QUARANTINE", "N=2 DOWN=2 GIVEUPS=1", "quarantine_holds"],
   ["stream", "CANCEL", "N=1 DOWN=2 GIVEUPS=1", "invalid end state"],
+  ["ring", "LOCK_LIFE", "WRITERS=1 EVENTS=1 SLEEP=1 KILLS=1 JOINS=1", "lock_excludes"],
+  ["ring", "PROOF_OF_DEATH", "WRITERS=2 EVENTS=1", "lock_excludes"],
+  ["ring", "TAKE_OVER", "WRITERS=2 EVENTS=1 KILLS=1", "invalid end state"],
+  ["ring", "ADOPT", "WRITERS=2 EVENTS=1 SLEEP=1 KILLS=1 JOINS=1", "invalid end state"],
+  ["ring", "FRAME_ODD", "WRITERS=1 EVENTS=3", "event_whole"],
+  ["ring", "FRAME_FENCE", "WRITERS=1 EVENTS=3", "event_whole"],
+  ["ring", "LOOK_FIRST", "WRITERS=1 EVENTS=3", "lost_is_overwritten"],
+  ["ring", "LOOK_FENCE", "WRITERS=1 EVENTS=3", "event_whole"],
+  ["ring", "SECOND_LOOK", "WRITERS=1 EVENTS=3", "event_whole"],
+  ["ring", "EACH_PART", "WRITERS=1 EVENTS=3 RING=4 PARTS=2", "event_whole"],
+  ["ring", "HEAD_LAST", "WRITERS=1 EVENTS=2", "conserved"],
+  ["ring", "HEAD_BOUND", "WRITERS=1 EVENTS=2", "event_whole"],
+  ["ring", "EVENT_NUMBERS", "WRITERS=1 EVENTS=4", "conserved"],
+  ["ring", "REPAIR_EVENTS", "WRITERS=2 EVENTS=1 KILLS=1", "numbers_in_order"],
+  ["ring", "QUARTER", "WRITERS=1 EVENTS=2 KILLS=1 JOINS=1", "numbers_in_order"],
+  ["ring", "WAKE_FIRST", "WRITERS=1 EVENTS=1 SLEEP=1 KILLS=1", "invalid end state"],
+  ["ring", "LOCK_BEFORE_WAKE", "WRITERS=1 EVENTS=1 SLEEP=1", "invalid end state"],
+  ["ring", "PARK_FIRST", "WRITERS=1 EVENTS=1 SLEEP=1", "invalid end state"],
+  ["ring", "PARK_LOCK", "WRITERS=1 EVENTS=1 SLEEP=1", "invalid end state"],
+  ["ring", "LOCK_THEN_HEAD", "WRITERS=1 EVENTS=1 SLEEP=1", "invalid end state"],
+  ["ring", "PARK_TAKE_OVER", "WRITERS=1 EVENTS=1 SLEEP=1 KILLS=1", "invalid end state"],
+  ["ring", "TICKET", "WRITERS=1 EVENTS=1 SLEEP=1", "invalid end state"],
+  ["ring", "NAMED", "WRITERS=2 EVENTS=1 SLEEP=1 KILLS=1", "invalid end state"],
+  ["lease", "TABLE_LOCK", "WORKERS=1 WAITERS=1 OPS=1", "one_holder"],
+  ["lease", "TENURE_ODD", "WORKERS=1 OPS=2 LOOKS=1", "tenure_whole"],
+  ["lease", "TENURE_FENCE", "WORKERS=1 OPS=2 LOOKS=1", "tenure_whole"],
+  ["lease", "EVEN_LAST", "WORKERS=1 OPS=2 LOOKS=1", "tenure_whole"],
+  ["lease", "TENURE_LOOK_FIRST", "WORKERS=1 OPS=2 LOOKS=1", "tenure_whole"],
+  ["lease", "TENURE_LOOK_FENCE", "WORKERS=1 OPS=2 LOOKS=1", "tenure_whole"],
+  ["lease", "TENURE_SECOND_LOOK", "WORKERS=1 OPS=2 LOOKS=1", "tenure_whole"],
+  ["lease", "TOKEN_FIRST", "WORKERS=2 OPS=1 KILLS=1", "tokens_grow"],
+  ["lease", "REPAIR_ODD", "WORKERS=1 OPS=2 SUBJECTS=2 TICKS=1 KILLS=1 JOINS=1", "tenure_whole"],
+  ["lease", "DEATH_FREES", "WORKERS=2 OPS=1 KILLS=1", "yields_to_living"],
+  ["lease", "LEASE_LIFE", "WORKERS=1 WAITERS=1 OPS=1 KILLS=1 JOINS=1", "yields_to_living"],
+  ["lease", "LIFE_AGAIN", "WORKERS=1 WAITERS=1 OPS=1 KILLS=1 JOINS=1", "yields_to_living"],
+  ["lease", "INCARNATION_FIRST", "WORKERS=1 WAITERS=1 OPS=1 KILLS=1 JOINS=1", "yields_to_living"],
+  ["lease", "RENEW_TOKEN", "WORKERS=2 OPS=2 TICKS=1", "stale_changes_nothing"],
+  ["lease", "RELEASE_TOKEN", "WORKERS=2 OPS=2 TICKS=1", "stale_changes_nothing"],
+  ["lease", "LEASE_PARK_FIRST", "WORKERS=1 WAITERS=1 OPS=2", "invalid end state"],
+  ["lease", "WAKE_AFTER_END", "WORKERS=1 WAITERS=1 OPS=2", "invalid end state"],
+  ["lease", "WAKE_BEFORE_END", "WORKERS=2 WAITERS=1 OPS=1 FORCES=1 KILLS=1", "invalid end state"],
+  ["lease", "LEAVE_WAKES", "WORKERS=1 WAITERS=1 OPS=2", "invalid end state"],
+  ["lease", "PIDFD", "WORKERS=1 WAITERS=1 OPS=1 KILLS=1", "invalid end state"],
+  ["lease", "CLEAR_OWN", "WORKERS=1 WAITERS=2 OPS=1", "invalid end state"],
 ];
 
 const missing = ["spin", "gcc"].filter((tool) => !Bun.which(tool));
@@ -102,10 +177,11 @@ async function explore(model: Model, settings: string[], optimise: "-O0" | "-O1"
   const started = performance.now();
   const folder = mkdtempSync(join(scratch, "run-"));
   copyFileSync(join(import.meta.dir, `${model}.pml`), join(folder, "model.pml"));
+  copyFileSync(join(import.meta.dir, "fleet.pml"), join(folder, "fleet.pml")); // ring and lease include it
   await run(folder, ["spin", "-a", ...settings.map((setting) => `-D${setting}`), "model.pml"]);
   // Safety only; 4 GB and depth 500 000 at most: running out of either is a failure below.
   await run(folder, ["gcc", optimise, "-w", "-DSAFETY", "-DCOLLAPSE", "-DMEMLIM=4000", "-o", "pan", "pan.c"]);
-  const out = await run(folder, ["./pan", "-m500000", "-w24"]);
+  const out = await run(folder, ["./pan", "-m500000", optimise === "-O0" ? "-w20" : "-w24"]);
   const assertion = out.match(/pan:\d+: assertion violated \(?(\w+)/)?.[1];
   const other = out.match(/pan:\d+: (.*) \(at depth/)?.[1];
   const count = out.match(/errors: (\d+)/)?.[1];
@@ -130,13 +206,19 @@ function report(isGood: boolean, text: string, outcome: Outcome): void {
   console.log(`${isGood ? "ok  " : "FAIL"} ${text}: ${outcome.error || "holds"} (${size})`);
 }
 
+const asked = process.argv.slice(3);
+const isAsked = ([model]: readonly [Model, ...string[]]): boolean => asked.length === 0 || asked.includes(model);
+const all = sizeAsked() === "ci" ? configurations : [...configurations, ...larger];
 const jobs: (() => Promise<void>)[] = [
-  ...rules.map(([model, rule, configuration, failure]) => async () => {
+  ...rules.filter(isAsked).map(([model, rule, configuration, failure]) => async () => {
     const outcome = await explore(model, [...configuration.split(" "), `NO_${rule}`], "-O0");
     report(outcome.error.startsWith(failure), `${model} without ${rule}, ${configuration}`, outcome);
   }),
-  ...configurations.map(([model, configuration]) => async () => {
-    const outcome = await explore(model, configuration.split(" "), "-O1");
+  ...all.filter(isAsked).map((row) => async () => {
+    const [model, configuration] = row;
+    // To optimise costs more than it saves in a small search: those of the fleet, but for the larger.
+    const isSmall = (model === "ring" || model === "lease") && !larger.includes(row);
+    const outcome = await explore(model, configuration.split(" "), isSmall ? "-O0" : "-O1");
     report(outcome.error === "", `${model}, ${configuration}`, outcome);
   }),
 ];

@@ -17,6 +17,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -141,16 +142,23 @@ static void end(pid_t child)
 	CHECK_EQ(reap(child), 128 + SIGKILL);
 }
 
-static void stop(pid_t child)
+/* Its letter in /proc: S sleeps, T is stopped, Z has ended. */
+static char state_of(pid_t child)
 {
 	char path[32], text[256] = { 0 };
-	kill(child, SIGSTOP);
 	snprintf(path, sizeof path, "/proc/%d/stat", (int)child);
-	while (strstr(text, ") T ") == NULL) {
-		int fd = open(path, O_RDONLY | O_CLOEXEC);
-		CHECK(fd >= 0 && read(fd, text, sizeof text - 1) > 0);
-		close(fd);
-	}
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	CHECK(fd >= 0 && read(fd, text, sizeof text - 1) > 0);
+	close(fd);
+	const char *name_end = strrchr(text, ')');
+	CHECK(name_end != NULL);
+	return name_end[2];
+}
+
+static void stop(pid_t child)
+{
+	kill(child, SIGSTOP);
+	AWAIT(state_of(child) == 'T');
 }
 
 static double ms_since(uint64_t start_ns)
@@ -197,6 +205,8 @@ static void write_file(const char *name, const void *bytes, size_t length)
 }
 
 static struct sb_member_info infos[SB_MEMBERS_MAX];
+
+static const uint64_t JOIN_BYTE = (uint64_t)SB_FLEET_LOCKS + SB_MEMBERS_MAX;
 
 /* ---- joining ------------------------------------------------------------------------------- */
 
@@ -426,7 +436,7 @@ TEST("a fleet's temporary file is removed by the next to join when its maker has
 	write_file("crew.fleet.12.0123456789abcdef", "x", 1);
 	write_file("crew.fleet.13.0123456789abcdef", "x", 1);
 	int held = open(at("crew.fleet.13.0123456789abcdef"), O_RDWR | O_CLOEXEC);
-	CHECK_EQ(os_bytes_lock(held, (uint64_t)SB_FLEET_LOCKS + SB_MEMBERS_MAX), 0);
+	CHECK_EQ(os_bytes_lock(held, JOIN_BYTE), 0);
 	struct sb_fleet *fleet = join(2);
 	CHECK_EQ(access(at("crew.fleet.12.0123456789abcdef"), F_OK), -1);
 	CHECK_EQ(access(at("crew.fleet.13.0123456789abcdef"), F_OK), 0);
@@ -443,7 +453,7 @@ static void hold_join_lock(void)
 {
 	int fd = open(at("crew.fleet"), O_RDWR | O_CLOEXEC);
 	CHECK(fd >= 0);
-	CHECK_EQ(os_bytes_lock(fd, (uint64_t)SB_FLEET_LOCKS + SB_MEMBERS_MAX), 0);
+	CHECK_EQ(os_bytes_lock(fd, JOIN_BYTE), 0);
 }
 
 TEST("a fleet that somebody is stopped in the middle of joining says EBUSY, and goes on after his "
@@ -462,6 +472,91 @@ TEST("a fleet that somebody is stopped in the middle of joining says EBUSY, and 
 	struct sb_fleet *second = join(4);
 	sb_fleet_leave(second, 1);
 	sb_fleet_leave(fleet, 1);
+	board_close();
+	depart(0);
+}
+
+/* Descriptors of the process that are the fleet's file, under whatever name it has now. */
+static uint32_t files_of(pid_t child, uint64_t inode)
+{
+	char path[300];
+	uint32_t count = 0;
+	snprintf(path, sizeof path, "/proc/%d/fd", (int)child);
+	DIR *list = opendir(path);
+	CHECK(list != NULL);
+	for (const struct dirent *entry; (entry = readdir(list)) != NULL;) {
+		struct stat status;
+		if (fstatat(dirfd(list), entry->d_name, &status, 0) == 0) count += status.st_ino == inode;
+	}
+	closedir(list);
+	return count;
+}
+
+static void join_whatever_file(void)
+{
+	struct stat status;
+	join_as_child();
+	board->inode[0] = lstat(at("crew.fleet"), &status) == 0 ? status.st_ino : 0;
+	fetch_add_seq(&board->arrived, 1);
+	for (;;) pause();
+}
+
+TEST("whoever waited to join a fleet whose file was removed meanwhile joins the one that has its "
+     "name, and a member of the old one does not remove that")
+{
+	enter();
+	board_open();
+	struct sb_fleet *fleet = join(4);
+	uint64_t inode = inode_of("crew.fleet");
+	CHECK_EQ(os_bytes_lock(fleet->fd, JOIN_BYTE), 0);
+	uint32_t files = files_of(getpid(), inode);
+	pid_t child = split();
+	if (child == 0) join_whatever_file();
+	AWAIT(files_of(child, inode) == files + 1); /* it waits for the join lock */
+	CHECK_EQ(unlink(at("crew.fleet")), 0);
+	os_bytes_unlock(fleet->fd, JOIN_BYTE, 1);
+	AWAIT(load_seq(&board->arrived) == 1);
+	CHECK(board->inode[0] != 0 && board->inode[0] == inode_of("crew.fleet"));
+	CHECK_EQ(board->index[0], 0);
+	sb_fleet_leave(fleet, 1);
+	CHECK_EQ(entries(), 1);
+	end(child);
+	sb_fleet_leave(join(4), 1);
+	board_close();
+	depart(0);
+}
+
+static void join_and_leave_when_told(void)
+{
+	join_as_child();
+	fetch_add_seq(&board->arrived, 1);
+	AWAIT(load_seq(&board->go) == 1);
+	sb_fleet_leave(theirs, 1);
+	_exit(0);
+}
+
+TEST("a member that leaves while another one joins leaves the fleet's file to that")
+{
+	enter();
+	board_open();
+	pid_t child = split();
+	if (child == 0) join_and_leave_when_told();
+	AWAIT(load_seq(&board->arrived) == 1);
+	struct sb_fleet *looking = sb_fleet_observe(dir, "crew");
+	CHECK(looking != NULL);
+	int joining = open(at("crew.fleet"), O_RDWR | O_CLOEXEC); /* as whoever joins */
+	CHECK_EQ(os_bytes_lock(joining, JOIN_BYTE), 0);
+	store_seq(&board->go, 1);
+	AWAIT(load_seq(&fleet_member(looking, 0)->pid) == 0);
+	AWAIT(state_of(child) == 'S' || state_of(child) == 'Z');
+	CHECK_EQ(entries(), 1);
+	CHECK_EQ(os_bytes_lock(joining, (uint64_t)SB_FLEET_LOCKS + 1), 0);
+	os_bytes_unlock(joining, JOIN_BYTE, 1);
+	CHECK_EQ(reap(child), 0);
+	CHECK_EQ(entries(), 1);
+	close(joining);
+	sb_fleet_leave(looking, 1);
+	sb_fleet_leave(join(4), 1);
 	board_close();
 	depart(0);
 }
@@ -670,6 +765,21 @@ TEST("a fleet's file that is not ours alone is refused: another mode, link, kind
 	free(now);
 	free(whole);
 	depart(1);
+}
+
+static void look_at_fifo(void)
+{
+	alarm(2); /* an open that waits for a writer waits for ever */
+	CHECK_EQ(observe_refusal(), -SB_EPERM);
+}
+
+TEST("whoever looks at a FIFO under a fleet's name is refused, and does not wait for a writer")
+{
+	enter();
+	CHECK_EQ(mkfifo(at("crew.fleet"), 0600), 0);
+	CHECK_EQ(in_child(look_at_fifo), 0);
+	CHECK_EQ(unlink(at("crew.fleet")), 0);
+	depart(0);
 }
 
 static void join_without_files(void)
@@ -954,6 +1064,94 @@ TEST("a fleet's lock admits one at a time, while its owners and those who wait a
 	depart(0);
 }
 
+enum { TAKERS = 4, TAKINGS = 200 };
+
+/* Exit code of a child that has ended with one, which stays to be reaped; 0: none has. */
+static int first_failure(const pid_t children[TAKERS])
+{
+	for (int i = 0; i < TAKERS; i++) {
+		siginfo_t info = { 0 };
+		if (waitid(P_PID, (id_t)children[i], &info, WEXITED | WNOHANG | WNOWAIT) != 0) continue;
+		if (info.si_pid != 0 && info.si_status != 0) return info.si_status;
+	}
+	return 0;
+}
+
+/* Each round begins with a lock that names a member that is no more. */
+static void take_over_each_round(void)
+{
+	struct sb_fleet *fleet = join(8);
+	uint32_t *word = &fleet_ring(fleet, 0)->lock;
+	fetch_add_seq(&board->arrived, 1);
+	for (uint32_t round = 1; round <= TAKINGS; round++) {
+		while (load_seq(&board->go) < round) spin_pause();
+		CHECK(fleet_lock(fleet, word) >= 0);
+		CHECK_EQ(fetch_add_seq(&board->index[0], 1), 0); /* alone */
+		for (int i = 0; i < 200; i++) spin_pause();
+		CHECK_EQ(fetch_add_seq(&board->index[0], UINT32_MAX), 1);
+		fleet_unlock(fleet, word);
+		fetch_add_seq(&board->left, 1);
+	}
+	_exit(0);
+}
+
+/* 0 when each has had its turn; else the exit code of one that has seen another one inside. */
+static int wait_for_turns(const pid_t children[TAKERS], uint32_t turns)
+{
+	int failed = 0;
+	AWAIT(load_seq(&board->left) == turns || (failed = first_failure(children)) != 0);
+	return failed;
+}
+
+TEST("a fleet's lock whose owner was killed is taken over by one of those who wait for it")
+{
+	enter();
+	board_open();
+	struct sb_fleet *fleet = join(8);
+	uint32_t *word = &fleet_ring(fleet, 0)->lock;
+	pid_t children[TAKERS];
+	for (int i = 0; i < TAKERS; i++) {
+		children[i] = split();
+		if (children[i] == 0) take_over_each_round();
+	}
+	AWAIT(load_seq(&board->arrived) == TAKERS);
+	for (uint32_t round = 1; round <= TAKINGS; round++) {
+		store_seq(word, 8 | 1u << SB_LOCK_LIFE_SHIFT); /* nobody is at the last place */
+		store_seq(&board->go, round);
+		CHECK_EQ(wait_for_turns(children, round * TAKERS), 0);
+	}
+	for (int i = 0; i < TAKERS; i++) CHECK_EQ(reap(children[i]), 0);
+	sb_fleet_leave(fleet, 1);
+	board_close();
+	depart(0);
+}
+
+static void sleep_for_lock(void)
+{
+	struct sb_fleet *fleet = join(4);
+	uint32_t *word = &fleet_ring(fleet, 0)->lock, waited = *word | SB_LOCK_WAITERS;
+	store_seq(word, waited);
+	fetch_add_seq(&board->arrived, 1);
+	CHECK_EQ(os_futex_wait(word, waited, 2000000000u), 0);
+	_exit(0);
+}
+
+TEST("whoever gives a fleet's lock back wakes who sleeps for it")
+{
+	enter();
+	board_open();
+	struct sb_fleet *fleet = join(4);
+	CHECK_EQ(fleet_lock(fleet, &fleet_ring(fleet, 0)->lock), 0);
+	pid_t child = split();
+	if (child == 0) sleep_for_lock();
+	AWAIT(load_seq(&board->arrived) == 1 && state_of(child) == 'S');
+	fleet_unlock(fleet, &fleet_ring(fleet, 0)->lock);
+	CHECK_EQ(reap(child), 0);
+	sb_fleet_leave(fleet, 1);
+	board_close();
+	depart(0);
+}
+
 /* ---- waking -------------------------------------------------------------------------------- */
 
 TEST("whoever publishes in a fleet wakes who is parked, once, and also for a waker that was killed")
@@ -1070,3 +1268,357 @@ TEST("a fleet's staging memory is as long as it was asked for, and keeps what is
 	}
 	sb_fleet_leave(fleet, 1);
 }
+
+static void join_memory_at_once(uint32_t number)
+{
+	while (load_seq(&board->go) == 0) spin_pause();
+	struct sb_fleet *fleet = sb_fleet_join_memory(memory, NULL);
+	CHECK(fleet != NULL);
+	board->epoch[number] = fleet->header.epoch;
+	fetch_add_seq(&board->arrived, 1);
+	AWAIT(load_seq(&board->arrived) == 8);
+	CHECK_EQ(sb_fleet_members(fleet, infos), 8);
+	fetch_add_seq(&board->left, 1);
+	AWAIT(load_seq(&board->left) == 8);
+	_exit(0);
+}
+
+TEST("eight processes that join an orphan in memory at once are members of one epoch")
+{
+	struct sb_fleet_want want = want_of(8);
+	for (int turn = 0; turn < 25; turn++) {
+		board_open();
+		memory = sb_fleet_memory(&want);
+		pid_t children[8];
+		for (uint32_t i = 0; i < 8; i++) {
+			children[i] = split();
+			if (children[i] == 0) join_memory_at_once(i);
+		}
+		store_seq(&board->go, 1);
+		for (int i = 0; i < 8; i++) CHECK_EQ(reap(children[i]), 0);
+		for (int i = 1; i < 8; i++) CHECK(board->epoch[i] == board->epoch[0]);
+		sb_fd_close(memory);
+		board_close();
+	}
+}
+
+/* ---- single steps -------------------------------------------------------------------------- */
+
+#if !UNDER_TSAN && !UNDER_ASAN && (defined(__x86_64__) || defined(__aarch64__))
+
+/* The judges below look at the fleet in `memory`, or in the directory, while a child of another
+ * one is stopped after each instruction. */
+static void step_through(void *(*prepare)(int), void (*operate)(void *),
+                         void (*judge)(struct sb_fleet *))
+{
+	int other = sb_fleet_memory(&(struct sb_fleet_want){ .members = 2 });
+	CHECK(other >= 0);
+	CHECK(kill_at_each_instruction(other, prepare, operate, judge) > 20);
+	sb_fd_close(other);
+}
+
+static struct sb_fleet *mine;
+static uint32_t judged_before, judged_after;
+
+static void memory_open(void)
+{
+	struct sb_fleet_want want = want_of(4);
+	board_open();
+	judged_before = judged_after = 0;
+	memory = sb_fleet_memory(&want);
+	mine = sb_fleet_join_memory(memory, NULL);
+	CHECK(mine != NULL);
+}
+
+static void memory_close(void)
+{
+	sb_fleet_leave(mine, 1);
+	sb_fd_close(memory);
+	board_close();
+}
+
+static void *prepare_nothing(int other)
+{
+	(void)other;
+	board->a = (uint64_t)getpid();
+	return NULL;
+}
+
+static void *prepare_member(int other)
+{
+	(void)other;
+	theirs = sb_fleet_join_memory(memory, NULL);
+	CHECK(theirs != NULL);
+	return theirs;
+}
+
+static void operate_making(void *nothing)
+{
+	(void)nothing;
+	theirs = join(4);
+}
+
+/* Name of the only file, when it is a temporary one that has its space. */
+static bool is_being_made(char out[256])
+{
+	struct stat status;
+	out[0] = 0;
+	DIR *list = opendir(scratch);
+	CHECK(list != NULL);
+	for (const struct dirent *entry; (entry = readdir(list)) != NULL;)
+		if (entry->d_name[0] != '.') strcpy(out, entry->d_name);
+	closedir(list);
+	return strncmp(out, "crew.fleet.", 11) == 0 && lstat(at(out), &status) == 0 &&
+	       status.st_size > 0;
+}
+
+static void judge_making(struct sb_fleet *other)
+{
+	char name[256];
+	(void)other;
+	if (judged_after > 0 || !is_being_made(name)) return;
+	mine = join(4);
+	CHECK_EQ(access(at(name), F_OK), 0);
+	judged_after++;
+}
+
+TEST("a fleet's temporary file is not taken for a leftover while its maker is about to put it in "
+     "place")
+{
+	enter();
+	board_open();
+	judged_after = 0;
+	step_through(prepare_nothing, operate_making, judge_making);
+	CHECK_EQ(judged_after, 1);
+	sb_fleet_leave(mine, 1);
+	board_close();
+	depart(0);
+}
+
+static uint64_t last_token;
+
+static void operate_joining(void *nothing)
+{
+	(void)nothing;
+	theirs = sb_fleet_join_memory(memory, NULL);
+}
+
+/* Whoever joins next goes on above the header's first token, or above the table's next. */
+static void judge_renewal(struct sb_fleet *other)
+{
+	struct sb_fleet_header header;
+	uint64_t next = 0;
+	(void)other;
+	CHECK_EQ(pread(memory, &header, sizeof header, 0), sizeof header);
+	uint64_t table = header.leases_offset + offsetof(struct sb_lease_table, next_token);
+	CHECK_EQ(pread(memory, &next, sizeof next, (off_t)table), sizeof next);
+	CHECK(header.first_token > last_token || next > last_token);
+	judged_before += header.first_token <= last_token;
+	judged_after += next == 0;
+}
+
+TEST("a process killed after any single instruction of joining an orphan in memory loses no token")
+{
+	memory_open();
+	last_token = mine->header.first_token + (1ULL << 40);
+	store_seq(&fleet_leases(mine)->next_token, last_token + 1);
+	sb_fleet_leave(mine, 1);
+	step_through(prepare_nothing, operate_joining, judge_renewal);
+	CHECK(judged_before > 0 && judged_after > 0);
+	mine = sb_fleet_join_memory(memory, NULL);
+	CHECK(mine != NULL && mine->header.first_token > last_token);
+	memory_close();
+}
+
+static void judge_joining(struct sb_fleet *other)
+{
+	(void)other;
+	CHECK_EQ(sb_fleet_alive(mine, 1, board->incarnation[0]), 0);
+	int32_t members = sb_fleet_members(mine, infos);
+	if (members == 2) CHECK_EQ(infos[1].pid, board->a);
+	judged_before += members == 1;
+	judged_after += members == 2;
+}
+
+static void join_memory_only(void)
+{
+	theirs = sb_fleet_join_memory(memory, NULL);
+	CHECK(theirs != NULL);
+	board->incarnation[0] = theirs->incarnation;
+}
+
+TEST("a process that joins a fleet never looks like the member that was killed at its place")
+{
+	memory_open();
+	end(start(join_memory_only));
+	step_through(prepare_nothing, operate_joining, judge_joining);
+	CHECK(judged_before > 0 && judged_after > 0);
+	memory_close();
+}
+
+static int32_t find_job(struct sb_fleet *fleet)
+{
+	memcpy(sb_fleet_staging(fleet, 64), "job1", 4);
+	return sb_lease_find(fleet, 3, 1, -1);
+}
+
+static void *prepare_leaving(int other)
+{
+	prepare_member(other);
+	memcpy(sb_fleet_staging(theirs, 64), "job1me", 6);
+	CHECK_EQ(sb_lease_claim(theirs, 3, 1, 2, 60000, -1), 1);
+	CHECK_EQ(sb_lease_park(theirs), 1); /* as a waiter would */
+	board->a = load_seq((uint32_t *)sb_fleet_wake_word(theirs));
+	return theirs;
+}
+
+static void operate_leaving(void *fleet)
+{
+	sb_fleet_leave(fleet, 1);
+}
+
+static void judge_leaving(struct sb_fleet *other)
+{
+	(void)other;
+	bool woken = load_seq((uint32_t *)sb_fleet_wake_word(mine)) != board->a;
+	int32_t held = find_job(mine);
+	CHECK(!woken || held == 0);
+	judged_before += held == 1;
+	judged_after += woken;
+}
+
+TEST("a member that leaves a fleet wakes nobody before its leases are free")
+{
+	memory_open();
+	step_through(prepare_leaving, operate_leaving, judge_leaving);
+	CHECK(judged_before > 0 && judged_after > 0);
+	memory_close();
+}
+
+static void sleep_on_word(void)
+{
+	struct sb_fleet *fleet = prepare_member(0);
+	uint32_t *word = sb_fleet_wake_word(fleet), ticket = load_seq(word);
+	fetch_add_seq(&board->arrived, 1);
+	CHECK_EQ(os_futex_wait(word, ticket, 10000000000u), 0);
+	store_seq(&board->left, 1);
+	_exit(0);
+}
+
+static void operate_waking(void *fleet)
+{
+	(void)fleet_wake(fleet, &fleet_ring(fleet, 0)->parked);
+}
+
+static void judge_waking(struct sb_fleet *other)
+{
+	(void)other;
+	if (judged_after > 0 || load_seq(&fleet_ring(mine, 0)->parked) != 0) return;
+	uint64_t until = os_now_ns() + 2000000000u;
+	while (load_seq(&board->left) == 0 && os_now_ns() < until) sched_yield();
+	CHECK_EQ(load_seq(&board->left), 1);
+	judged_after++;
+}
+
+TEST("a sleeper of a fleet is woken before its flag is cleared, so that a waker that is killed has "
+     "a successor")
+{
+	memory_open();
+	pid_t child = split();
+	if (child == 0) sleep_on_word();
+	AWAIT(load_seq(&board->arrived) == 1 && state_of(child) == 'S');
+	store_seq(&fleet_ring(mine, 0)->parked, 1);
+	step_through(prepare_member, operate_waking, judge_waking);
+	CHECK_EQ(judged_after, 1);
+	CHECK_EQ(reap(child), 0);
+	memory_close();
+}
+
+static void *prepare_waking(int shared)
+{
+	memory = shared;
+	prepare_member(0);
+	store_seq(&fleet_ring(theirs, 0)->parked, 1);
+	return theirs;
+}
+
+static void park_now(struct sb_fleet *fleet)
+{
+	store_seq(&fleet_ring(fleet, 0)->parked, 1);
+	board->a = load_seq((uint32_t *)sb_fleet_wake_word(fleet));
+}
+
+static void finish_waking(void *fleet)
+{
+	bool woken = load_seq((uint32_t *)sb_fleet_wake_word(fleet)) != board->a;
+	CHECK(woken || load_seq(&fleet_ring(fleet, 0)->parked) != 0);
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("whoever parks in a fleet after any single instruction of a waking is woken, or stays parked")
+{
+	struct sb_fleet_want want = want_of(4);
+	int shared = sb_fleet_memory(&want);
+	board_open();
+	CHECK(act_at_each_instruction(shared, prepare_waking, operate_waking, park_now,
+	                              finish_waking) > 20);
+	sb_fd_close(shared);
+	board_close();
+}
+
+/* The places 2 and 3 take turns: the one before is still held by who took it last. */
+static uint32_t asked_place(void)
+{
+	return 2 + (board->go & 1);
+}
+
+static void *prepare_asking(int shared)
+{
+	prepare_waking(shared);
+	struct sb_member *dead = fleet_member(theirs, asked_place());
+	store_seq(&dead->pid, 1); /* as a member leaves it that is killed */
+	fetch_add_seq(&dead->incarnation, 1);
+	board->incarnation[0] = load_seq(&dead->incarnation);
+	return theirs;
+}
+
+static void operate_asking(void *fleet)
+{
+	board->a = (uint64_t)sb_fleet_alive(fleet, asked_place(), board->incarnation[0]);
+}
+
+static int place_taken = -1;
+
+static void take_place(struct sb_fleet *fleet)
+{
+	struct sb_member *entry = fleet_member(fleet, asked_place());
+	if (place_taken >= 0) close(place_taken);
+	place_taken = os_file_reopen(fleet->fd);
+	store_seq(&entry->pid, 0);
+	fetch_add_seq(&entry->incarnation, 1);
+	CHECK_EQ(os_bytes_lock(place_taken, (uint64_t)SB_FLEET_LOCKS + asked_place()), 0);
+	store_seq(&entry->pid, (uint32_t)getpid());
+}
+
+static void finish_asking(void *fleet)
+{
+	CHECK_EQ(board->a, 0);
+	fetch_add_seq(&board->go, 1);
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("a dead member of a fleet does not seem to live, whoever takes its place after any single "
+     "instruction of the question")
+{
+	struct sb_fleet_want want = want_of(4);
+	int shared = sb_fleet_memory(&want);
+	board_open();
+	CHECK(act_at_each_instruction(shared, prepare_asking, operate_asking, take_place,
+	                              finish_asking) > 50);
+	close(place_taken);
+	place_taken = -1;
+	sb_fd_close(shared);
+	board_close();
+}
+
+#endif

@@ -173,6 +173,7 @@ TEST("a lease that is released is free at once, leaves nothing of the losers, an
 	struct sb_holder first = *holder_of(two.a);
 	CHECK_EQ(claim(two.b, "job", "1", "b", 60000, -1), 0);
 	CHECK_EQ(sb_lease_release(two.a, first.entry, first.token), 0);
+	CHECK_EQ(fleet_leases(two.a)->hash[first.entry], 0);
 	CHECK_EQ(find(two.b, "job", "1", -1), 0);
 	CHECK_EQ(claim(two.b, "job", "1", "b", 60000, -1), 1);
 	CHECK(holder_is(two.b, "job", "1", "b") && holder_of(two.b)->token > first.token);
@@ -365,10 +366,22 @@ TEST("nonsense in a table of leases is nobody's, and a repair makes it free")
 		CHECK_EQ(find(fleet, "job", "1", -1), 0);
 		CHECK_EQ(count_held(fleet), 0);
 		CHECK_EQ(fleet_lock(fleet, &fleet_leases(fleet)->lock), 0);
+		CHECK_EQ(sb_lease_park(fleet), 1); /* the dead one may have told nobody */
+		uint32_t ticket = load_seq((uint32_t *)sb_fleet_wake_word(fleet));
 		lease_repair(fleet);
+		CHECK(load_seq((uint32_t *)sb_fleet_wake_word(fleet)) != ticket);
 		fleet_unlock(fleet, &fleet_leases(fleet)->lock);
 		expect_sound_and_free(fleet);
 	}
+	sb_fleet_leave(fleet, 1);
+}
+
+TEST("a token of a lease is above those of earlier epochs, whatever the table says")
+{
+	struct sb_fleet *fleet = alone(4);
+	fleet_leases(fleet)->next_token = 0;
+	CHECK_EQ(claim(fleet, "job", "1", "me", 60000, -1), 1);
+	CHECK(holder_of(fleet)->token >= (double)fleet->header.first_token);
 	sb_fleet_leave(fleet, 1);
 }
 
@@ -658,7 +671,7 @@ static void waiter(const struct part *part)
 			continue;
 		}
 		CHECK_EQ(fetch_add_seq(&shared->inside, 1), 0);
-		if (wins++ % 8 == 0) sched_yield();
+		if (wins++ % 8 == 0) usleep(50); /* the others come, and sleep */
 		CHECK_EQ(fetch_add_seq(&shared->inside, UINT32_MAX), 1);
 		CHECK_EQ(release_held(fleet), 0);
 	}
@@ -685,6 +698,12 @@ TEST("whoever sleeps for a lease is woken by its end, and nobody sleeps through 
 #if !UNDER_TSAN && !UNDER_ASAN && (defined(__x86_64__) || defined(__aarch64__))
 
 enum { STEP_LEASES = 4 };
+
+static struct sb_lease *entry_of(struct sb_fleet *fleet, uint32_t entry)
+{
+	uint8_t *table = (uint8_t *)fleet_leases(fleet);
+	return (struct sb_lease *)(void *)(table + sizeof(struct sb_lease_table) + SB_LINE) + entry;
+}
 
 /* One entry is free, and the tenures of the others are over. */
 static void *prepare_claim(int memory)
@@ -731,10 +750,14 @@ static void operate_end(void *argument)
 /* The dead one's tenures are nobody's, its lock holds up nobody, and all entries are there. */
 static void judge_leases(struct sb_fleet *fleet)
 {
-	uint64_t next = fleet_leases(fleet)->next_token;
+	uint64_t next = fleet_leases(fleet)->next_token, highest = 0;
+	for (uint32_t entry = 0; entry < STEP_LEASES; entry++) {
+		uint64_t token = entry_of(fleet, entry)->token;
+		if (token > highest) highest = token;
+	}
 	CHECK_EQ(find(fleet, "job", "new", 2000), 0);
 	CHECK_EQ(claim(fleet, "job", "new", "me", 60000, 2000), 1);
-	CHECK(holder_of(fleet)->token >= (double)next);
+	CHECK(holder_of(fleet)->token >= (double)next && holder_of(fleet)->token > (double)highest);
 	for (uint32_t entry = 0; entry < STEP_LEASES; entry++) {
 		const struct sb_lease_table *table = fleet_leases(fleet);
 		CHECK(table->hash[entry] == 0 || sb_lease_at(fleet, entry, 0) == 0 ||
@@ -763,25 +786,53 @@ TEST("a process killed after any single instruction of renewing and releasing a 
 	sb_fd_close(memory);
 }
 
+static struct sb_lease entry_before[STEP_LEASES];
+static uint32_t seq_judged, seq_changed;
+
+/* Who has begun to copy an entry that is changed now finds another seq at the end. */
+static void judge_seq(struct sb_fleet *fleet)
+{
+	for (uint32_t i = 0; i < STEP_LEASES; i++) {
+		const struct sb_lease *entry = entry_of(fleet, i);
+		if (seq_judged == 0) entry_before[i] = *entry;
+		const size_t from = sizeof entry->seq;
+		bool changed = memcmp((const uint8_t *)entry + from,
+		                      (const uint8_t *)&entry_before[i] + from, sizeof *entry - from) != 0;
+		CHECK(!changed || entry->seq != entry_before[i].seq);
+		seq_changed += changed;
+	}
+	seq_judged++;
+}
+
+TEST("an entry of leases has another seq before anything of it changes, after any single "
+     "instruction of a claim")
+{
+	int memory = lease_memory(STEP_LEASES);
+	seq_judged = seq_changed = 0;
+	kill_at_each_instruction(memory, prepare_reuse, operate_claim, judge_seq);
+	CHECK(seq_judged > 100 && seq_changed > 20);
+	sb_fd_close(memory);
+}
+
 /* Another one's tenure, of the member whose copy judges: index 0 of its first life. */
 static void *prepare_foreign_end(int memory)
 {
 	struct sb_fleet *fleet = prepare_claim(memory);
 	operate_claim(fleet);
-	struct sb_lease *entry =
-		(struct sb_lease *)(void *)((uint8_t *)fleet_leases(fleet) +
-	                                sizeof(struct sb_lease_table) + SB_LINE) +
-		holder_of(fleet)->entry;
+	struct sb_lease *entry = entry_of(fleet, holder_of(fleet)->entry);
 	CHECK(entry->token == (uint64_t)holder_of(fleet)->token);
 	entry->member = 0;
 	entry->incarnation = fleet_member(fleet, 0)->incarnation;
+	CHECK_EQ(sb_lease_park(fleet), 1);
 	return fleet;
 }
 
-static uint32_t judged_held, judged_free;
+static uint32_t judged_held, judged_free, not_woken;
 
 static void judge_foreign_end(struct sb_fleet *fleet)
 {
+	uint32_t wakes = load_seq((uint32_t *)sb_fleet_wake_word(fleet));
+	if (judged_held == 0) not_woken = wakes;
 	int32_t result = claim(fleet, "job", "new", "me", 60000, 2000);
 	CHECK(result == 0 || result == 1);
 	CHECK_EQ(find(fleet, "job", "new", 2000), 1);
@@ -789,6 +840,7 @@ static void judge_foreign_end(struct sb_fleet *fleet)
 	CHECK_EQ(release_held(fleet), 0);
 	judged_held += result == 0;
 	judged_free += result == 1;
+	CHECK(result == 0 || wakes != not_woken); /* who waits watches another process */
 	expect_sound_and_free(fleet);
 }
 

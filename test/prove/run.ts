@@ -2,8 +2,8 @@
  * Runs the proofs one after another and adds up what they did. The last line is the figures; the exit code is 1 when any
  * promise was broken.
  *
- *     npm run prove -- --ci        seven minutes on two processors
- *     npm run prove -- --quick     fifteen
+ *     npm run prove -- --ci        ten minutes on two processors
+ *     npm run prove -- --quick     more of it
  *     npm run prove                the long form
  *     npm run prove -- --ci soak   one of them
  */
@@ -16,12 +16,15 @@ const proofs: Record<string, string> = {
   model: "../model/check.ts",
   mutants: "mutants.ts",
   steps: "steps.ts",
+  "fleet-steps": "fleet-steps.ts",
   points: "points.ts",
+  "fleet-points": "fleet-points.ts",
   mutate: "mutate.ts",
   hostile: "hostile.ts",
   endure: "endure.ts",
   stalls: "stalls.ts",
   soak: "soak.ts",
+  "fleet-soak": "fleet-soak.ts",
 };
 
 const { values, positionals } = parseArgs({

@@ -1,9 +1,10 @@
 /** Clocks that differ, and processes that lose time. */
 
-import { readdirSync, readFileSync } from "node:fs";
+import { closeSync, constants, openSync, readdirSync, readFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { findLibrary } from "../../src/native/find.ts";
 import { type Checks, expect, needRoot, needTool, note, Place, Program, program, root, run, until } from "./checks.ts";
+import { Member } from "./fleet.ts";
 
 const DAY_S = 86_400;
 /** How late an answer may be on a machine that is busy with other things, in ms. */
@@ -61,17 +62,46 @@ async function shiftedClocks(): Promise<void> {
   }
 }
 
-/** What asks for the time of day: nothing in C; in TypeScript what tells a handler its deadline. */
-async function nothingAsksForTheTimeOfDay(): Promise<void> {
+/** A line of C with a call of that function, by file. */
+function callsIn(sources: Map<string, string>, name: string): string[] {
+  return [...sources].flatMap(([file, text]) =>
+    [...text.matchAll(new RegExp(`^.*\\b${name}\\(.*$`, "gm"))].map(([line]) => `${file}: ${line.trim()}`),
+  );
+}
+
+/**
+ * What may ask for the time of day. C: what an event and a member say of their time for people, and where epochs and
+ * tokens begin, which are above those before in any case. TypeScript: what tells a handler its deadline.
+ */
+const WALL_CLOCK = [
+  "fleet.c: static uint64_t wall_clock_us(void)",
+  "fleet.c: uint64_t now = wall_clock_us();", // begin_epoch
+  "fleet.c: store_relaxed(&entry->joined_ms, wall_clock_us() / 1000);",
+  "fleet.c: uint64_t *next = &fleet_leases(fleet)->next_token, token = token_at(wall_clock_us());",
+  "ring.c: static double wall_clock_ms(void)",
+  "ring.c: double now = wall_clock_ms();",
+];
+
+async function hardlyAnythingAsksForTheTimeOfDay(): Promise<void> {
   const wanted =
     (await run([needTool("nm"), "-D", "--undefined-only", findLibrary()])).match(/\w*(time|clock)\w*/g) ?? [];
   const clocks = wanted.filter((symbol) => !symbol.startsWith("__"));
   expect(clocks.join() === "clock_gettime", `the library asks ${clocks}`);
-  const sources = readdirSync(join(root, "csrc")).map((file) => readFileSync(join(root, "csrc", file), "utf8"));
-  const used = new Set(sources.join("\n").match(/\bCLOCK_\w+/g));
-  const monotonic = "CLOCK_MONOTONIC,CLOCK_UPTIME_RAW"; // the latter on macOS
-  expect([...used].sort().join() === monotonic, `the sources name ${[...used]}`);
-  const files = ["bus", "contract"].flatMap((folder) =>
+  const sources = new Map(
+    readdirSync(join(root, "csrc")).map((file) => [file, readFileSync(join(root, "csrc", file), "utf8")]),
+  );
+  const used = [...sources].flatMap(([file, text]) => {
+    return (text.match(/\bclock_gettime\w*\(CLOCK_\w+/g) ?? []).map((call) => `${file}: ${call.split("(")[1]}`);
+  });
+  const allowed =
+    "fleet.c: CLOCK_REALTIME,os_linux.c: CLOCK_MONOTONIC,os_macos.c: CLOCK_UPTIME_RAW,ring.c: CLOCK_REALTIME";
+  expect(used.sort().join() === allowed, `the sources ask ${used}`);
+  const asked = callsIn(sources, "wall_clock_(us|ms)").concat(
+    callsIn(sources, "(gettimeofday|time|ftime|timespec_get)"),
+  );
+  const unknown = asked.filter((line) => !WALL_CLOCK.includes(line));
+  expect(unknown.length === 0 && asked.length === WALL_CLOCK.length, `the time of day is asked in ${asked.join("; ")}`);
+  const files = ["bus", "contract", "fleet", "events", "contest"].flatMap((folder) =>
     readdirSync(join(root, "src", folder)).map((file) => `${folder}/${file}`),
   );
   const typescript = files.filter((file) => {
@@ -79,6 +109,108 @@ async function nothingAsksForTheTimeOfDay(): Promise<void> {
     return lines.some((line) => !/^\s*(\/\/|\/?\*)/.test(line) && /\bDate\b|hrtime|timeOrigin/.test(line));
   });
   expect(typescript.join() === "bus/request.ts", `the time of day is asked in ${typescript}`);
+}
+
+// ---- a wall clock that jumps -----------------------------------------------------------------------------------
+
+const YEAR_S = 365 * DAY_S;
+
+/** Processes whose wall clock is what this says; all other clocks are the system's. */
+class WallClock {
+  readonly env: Record<string, string>;
+  readonly #file: string;
+
+  private constructor(place: Place, library: string) {
+    this.#file = join(place.folder, "ahead");
+    this.env = { LD_PRELOAD: library, SLOTBUS_AHEAD: this.#file };
+    this.jump(0);
+  }
+
+  static async build(place: Place): Promise<WallClock> {
+    const library = join(place.folder, "clock.so");
+    const flags = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-shared", "-fPIC"];
+    await run([needTool("gcc"), ...flags, "-o", library, join(import.meta.dir, "clock.c")]);
+    return new WallClock(place, library);
+  }
+
+  /** From now on it is ahead by so much, or behind. */
+  jump(seconds: number): void {
+    const fd = openSync(this.#file, constants.O_CREAT | constants.O_RDWR); // it may be mapped: not cut
+    writeSync(fd, new BigInt64Array([BigInt(seconds)]), 0, 8, 0);
+    closeSync(fd);
+  }
+}
+
+/** Resolves when the member's wall clock is off by that. */
+async function sees(member: Member, seconds: number): Promise<void> {
+  const off = Number((await member.answer("clock", "clock")).split(" ")[1]) - Date.now();
+  expect(Math.abs(off / 1000 - seconds) < 60, `its wall clock is off by ${off} ms, not by ${seconds} s`);
+}
+
+/** Leases, waits and events, while the wall clock jumps from `before` to `after`, in seconds off. */
+async function jumpDisturbsNothing(one: Member, other: Member, clock: WallClock, before: number, after: number) {
+  const what = `from ${before / YEAR_S} to ${after / YEAR_S} years off`;
+  clock.jump(before);
+  await sees(other, before);
+  const token = await one.claim("long");
+  const short = await one.claim("short", 600);
+  await other.order("wait short");
+  await other.order("wait long 1000 900");
+  await one.order("publish 2");
+  const first = Number((await other.lineFrom("event")).split(" ")[1]);
+  clock.jump(after);
+  await sees(one, after);
+  await one.order("publish 2");
+  for (let next = first + 1; next < first + 4; next++) {
+    const [, event, time] = (await other.lineFrom("event")).split(" ").map(Number);
+    expect(event === next, `${what}: event ${event} came, not ${next}`);
+    const off = (time! - Date.now()) / 1000 - (next < first + 2 ? before : after);
+    expect(Math.abs(off) < 60, `${what}: an event's time is ${off} s off what its publisher's clock said`);
+  }
+  const [, , higher, waited] = (await other.lineFrom("won short")).split(" ").map(Number);
+  expect(higher! > short && short > token, `${what}: tokens do not grow: ${token}, ${short}, ${higher}`);
+  expect(waited! > 300 && waited! < LATE_MS, `${what}: a lease of 600 ms was free after ${waited} ms`);
+  const [, , error, ms] = (await other.lineFrom("lost long")).split(" ");
+  const inTime = error === "ClaimTimeoutError" && Number(ms) >= 898 && Number(ms) < LATE_MS;
+  expect(inTime, `${what}: a claim that was to wait for 900 ms ended after ${ms} ms with ${error}`);
+  expect((await other.yields("long")) === token, `${what}: a lease of an hour is over`);
+  await one.release("long");
+  await other.release("short");
+  expect((await one.members()).length === 2, `${what}: a member is missing`);
+}
+
+async function wallClockJumps(): Promise<void> {
+  using place = new Place();
+  const clock = await WallClock.build(place);
+  const member = async () => Member.start(program("member", place.directory), clock.env);
+  await using one = await member();
+  const { epoch } = await one.join();
+  await using other = await member();
+  await other.join();
+  await other.order("listen");
+  await jumpDisturbsNothing(one, other, clock, 0, YEAR_S);
+  await jumpDisturbsNothing(one, other, clock, YEAR_S, -YEAR_S);
+  await jumpDisturbsNothing(one, other, clock, -YEAR_S, 0);
+
+  // All are killed; the next epoch begins a year earlier, and yet later.
+  const token = await one.claim("last");
+  one.kill("SIGKILL");
+  other.kill("SIGKILL");
+  await Promise.all([one.ended(), other.ended()]);
+  clock.jump(-YEAR_S);
+  await using heir = await member();
+  const next = await heir.join();
+  await sees(heir, -YEAR_S);
+  expect(next.epoch > epoch, `epoch ${next.epoch} follows ${epoch}`);
+  const higher = await heir.claim("last");
+  expect(higher > token, `token ${higher} follows ${token}`);
+
+  // The last has left, and its file is gone; the next one is a year later.
+  await heir.order("leave");
+  clock.jump(YEAR_S);
+  const last = await heir.join();
+  expect(last.epoch > next.epoch, `epoch ${last.epoch} follows ${next.epoch}`);
+  expect((await heir.claim("last")) > higher, "the tokens of a fleet that was made anew do not grow");
 }
 
 async function stop(process_: Program): Promise<void> {
@@ -124,8 +256,10 @@ async function stoppedLongerThanItsTimeout(): Promise<void> {
 
 export const checks: Checks = {
   "a worker or a hub whose clock is a day ahead: requests, timeouts and deadlines are as ever": shiftedClocks,
-  "nothing in the library asks for the time of day, and only a handler's deadline in TypeScript":
-    nothingAsksForTheTimeOfDay,
+  "the time of day is for people, and for where epochs begin; in TypeScript only for a handler's deadline":
+    hardlyAnythingAsksForTheTimeOfDay,
+  "a wall clock that jumps by years, both ways, changes nothing in a fleet: leases, waits, order, tokens and epochs":
+    wallClockJumps,
   "a process that was stopped for longer than a timeout judges by what is there when it goes on":
     stoppedLongerThanItsTimeout,
 };

@@ -3,6 +3,7 @@
 import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { type Checks, expect, needTool, Place, Program, program, root, run } from "./checks.ts";
+import { expectWell, Member } from "./fleet.ts";
 
 const ELF_MACHINES: Record<string, number> = { x86_64: 62, aarch64: 183 };
 const MACHO_ARM64 = 0x0100_000c;
@@ -17,7 +18,9 @@ function checkElf(triple: string, bytes: Buffer): void {
   const versions = [...text.matchAll(/GLIBC_2\.(\d+)/g)].map((match) => Number(match[1]));
   if (triple.includes("musl")) expect(versions.length === 0, `${triple}: wants symbols of glibc`);
   else expect(versions.length > 0 && Math.max(...versions) <= 17, `${triple}: wants glibc 2.${Math.max(...versions)}`);
-  expect(text.includes("\0sb_hub_open\0"), `${triple}: exports no sb_hub_open`);
+  for (const symbol of ["sb_hub_open", "sb_fleet_join", "sb_ring_publish", "sb_lease_claim"]) {
+    expect(text.includes(`\0${symbol}\0`), `${triple}: exports no ${symbol}`);
+  }
   expect(!text.includes("\0fail_with\0"), `${triple}: exports internal functions`);
 }
 
@@ -45,7 +48,7 @@ async function crossBuilds(): Promise<void> {
     const [file = "", ...more] = readdirSync(join(folder, triple));
     expect(more.length === 0, `${triple}: also holds ${more}`);
     const bytes = readFileSync(join(folder, triple, file));
-    expect(bytes.length < 100 * 1024, `${triple}: ${bytes.length} bytes are more than 100 KiB`);
+    expect(bytes.length < 128 * 1024, `${triple}: ${bytes.length} bytes are more than 128 KiB`);
     if (!triple.includes("macos")) checkElf(triple, bytes);
     else expect(bytes.readUInt32LE(0) === 0xfeed_facf && bytes.readUInt32LE(4) === MACHO_ARM64, `${triple}: not arm64`);
   }
@@ -64,9 +67,12 @@ async function crossBuildWorks(): Promise<void> {
   await worker.expectLine("attached");
   await hub.expectLine("joined");
   await hub.order("go 100");
+  await using one = await Member.join(place, "{}", env);
+  await using other = await Member.join(place, "{}", env);
+  await expectWell(one, other);
 }
 
 export const checks: Checks = {
   "each cross build is a small library for its machine and C library": crossBuilds,
-  "the cross build for this machine carries requests": crossBuildWorks,
+  "the cross build for this machine carries requests, events and leases": crossBuildWorks,
 };

@@ -2,6 +2,7 @@
 
 import { readdirSync, readFileSync } from "node:fs";
 import { type Checks, expect, limit, note, Place, Program, program, until } from "./checks.ts";
+import { expectWell, Member } from "./fleet.ts";
 
 const WATCH_MS = 2_000;
 const TICKS_PER_SECOND = 100;
@@ -110,9 +111,46 @@ async function workerRunsOut(): Promise<void> {
   await hub.order("go 100");
 }
 
+/** Joins, then sleeps for events, then for a lease, each with more and more descriptors free. */
+async function memberRunsOut(): Promise<void> {
+  using place = new Place();
+  await using other = await Member.join(place);
+  await other.claim("taken");
+  await using member = await Member.start(program("member", place.directory));
+  const before = descriptors(member.pid).length;
+  let refusals = 0;
+  for (let free = 0; ; free++) {
+    expect(free < 12, "with twelve descriptors a member cannot join");
+    await leaveFree(member.pid, free);
+    await member.tell("join");
+    const line = await member.line();
+    await member.lineFrom("done");
+    if (line.startsWith("joined")) break;
+    expect(line.startsWith("error ResourceError"), `with ${free} free the member says: ${line}`);
+    expect(descriptors(member.pid).length === before, `with ${free} free the member leaves a descriptor`);
+    refusals++;
+  }
+  await leaveFree(member.pid, 0);
+  await member.order("publish 10"); // needs none
+  await member.claim("mine");
+  await member.order("listen");
+  await member.lineFrom("error ResourceError"); // nobody can be woken
+  await member.tell("wait taken");
+  await member.lineFrom("lost taken ResourceError");
+  note(`${refusals} times refused`);
+  expect(refusals > 1, "descriptors were not what was missing");
+  await limit(member.pid, "nofile", 1024);
+  await member.order("wait taken");
+  await other.release("taken");
+  await member.lineFrom("won taken");
+  await expectWell(other, member);
+}
+
 export const checks: Checks = {
   "a hub that runs out of descriptors refuses by name, serves the workers it has, sleeps, and recovers": hubRunsOut,
   "a hub without any descriptor serves the workers it has, and takes others when it has some again":
     exhaustedHubRecovers,
   "a worker that runs out of descriptors says so, and attaches when it has some again": workerRunsOut,
+  "a member without descriptors is refused by name, publishes and claims when it has joined, and sleeps when it has some again":
+    memberRunsOut,
 };

@@ -4,7 +4,13 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { expect, needTool, root, run } from "./checks.ts";
 
-export type Role = "hub" | "worker" | "bridge";
+export type Role = "hub" | "worker" | Solo;
+/** Those that need no other process: the bridge, and two members of a fleet, in a file or in memory. */
+type Solo = "bridge" | "fleet" | "memory";
+
+function isSolo(role: Role | null): role is Solo {
+  return role !== null && role !== "hub" && role !== "worker";
+}
 
 /** A run that takes longer hangs, in ms. */
 const HANG_MS = 30_000;
@@ -83,7 +89,7 @@ export class Couple {
       const prefix = role === traced ? ["strace", "-f", "-qq", "-o", this.trace, ...strace] : [];
       return [...prefix, this.#life, role, this.directory];
     };
-    if (traced === "bridge") return { bridge: await new Life(command("bridge")).ending };
+    if (isSolo(traced)) return { [traced]: await new Life(command(traced)).ending };
     const hub = new Life(command("hub"));
     if (!(await hub.listening)) return { hub: await hub.ending };
     const worker = new Life(command("worker"));
@@ -92,18 +98,23 @@ export class Couple {
     return { hub: await hub.ending, worker: workerEnding };
   }
 
+  /** Runs a program of life/ to its end, without strace. */
+  alone(what: Solo): Promise<Ending> {
+    return new Life([this.#life, what, this.directory]).ending;
+  }
+
   get files(): string[] {
     return existsSync(this.directory) ? readdirSync(this.directory) : [];
   }
 
   /** Both live without a fault, whatever was before, and leave nothing. */
   async expectClean(role: Role, when: string): Promise<void> {
-    const endings = role === "bridge" ? await this.live("bridge", ["-e", "trace=none"]) : await this.live(null, []);
+    const endings = isSolo(role) ? { [role]: await this.alone(role) } : await this.live(null, []);
     for (const [who, { text, code }] of Object.entries(endings)) {
       const ok = code === 0 && /^end ok fds 0 maps 0$/m.test(text);
       expect(ok, `a clean ${who} ${when} ended with ${code}: ${text}`);
     }
-    expect(role === "bridge" || Object.keys(endings).length === 2, `no clean worker ran ${when}`);
+    expect(isSolo(role) || Object.keys(endings).length === 2, `no clean worker ran ${when}`);
     expect(this.files.length === 0, `a clean run ${when} leaves ${this.files}`);
   }
 }

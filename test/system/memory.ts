@@ -14,6 +14,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { type Checks, expect, Lacking, limit, needRoot, needTool, note, Place, Program, program } from "./checks.ts";
+import { expectWell, FILE, Member } from "./fleet.ts";
 
 /** A memory cgroup, version 1 or 2, with a limit. */
 class MemoryGroup implements Disposable {
@@ -123,7 +124,16 @@ class SmallDisk implements AsyncDisposable {
   }
 
   inside(command: string[]): Program {
-    return new Program(["nsenter", "--mount", "--target", String(this.#holder.pid), "--", ...command]);
+    return new Program(this.#enter(command));
+  }
+
+  /** A member inside that has not joined. */
+  member(directory: string): Promise<Member> {
+    return Member.start(this.#enter(program("member", directory)));
+  }
+
+  #enter(command: string[]): string[] {
+    return ["nsenter", "--mount", "--target", String(this.#holder.pid), "--", ...command];
   }
 
   path(name = ""): string {
@@ -233,6 +243,66 @@ async function sharedMemoryDiskMayBeFull(): Promise<void> {
   await hub.order("go 1000");
 }
 
+// ---- fleets ----------------------------------------------------------------------------------------------------
+
+const SMALL = JSON.stringify({ members: 4, leases: 8, rings: { events: { frames: 8, payload: 64 } } });
+const LARGE = JSON.stringify({ members: 4, leases: 8, rings: { events: { frames: 1024, payload: 65_536 } } });
+
+/** So little that even a small fleet has no room, until it is given back. */
+async function fullDiskIsNoFleet(): Promise<void> {
+  using place = new Place();
+  await using disk = await SmallDisk.mount(place.folder);
+  await using member = await disk.member(place.directory);
+  const isEmpty = () => readdirSync(disk.path("bus")).length === 0;
+  await member.refused("NoSpaceError", `join ${LARGE}`);
+  expect(isEmpty(), "a fleet that is larger than the disk left a file");
+  expect(disk.takeInodes() > 4, "there were no inodes to take");
+  await member.refused("NoSpaceError", `join ${SMALL}`);
+  for (let n = 0; n < 3; n++) disk.giveInode(); // for pages, a fleet and the next one
+  expect(disk.takePages() > 4, "there were no pages to take");
+  await member.refused("NoSpaceError", `join ${SMALL}`);
+  expect(isEmpty(), "a fleet without a page left a file");
+  disk.givePages();
+  await member.join(SMALL);
+
+  // Its space is its own: a disk that fills up under it, and members that are killed, change nothing.
+  disk.takePages();
+  await using other = await disk.member(place.directory);
+  await other.join();
+  await member.order("publish 100"); // each frame, many times
+  for (let n = 0; n < 8; n++) await member.claim(`lease-${n}`);
+  await member.refused("LeaseTableFullError", "claim another");
+  for (let n = 0; n < 8; n++) await member.release(`lease-${n}`);
+  await expectWell(member, other);
+  const bytes = readFileSync(disk.path(`bus/${FILE}`)).readBigUInt64LE(8);
+  member.kill("SIGKILL");
+  other.kill("SIGKILL");
+  await Promise.all([member.ended(), other.ended()]);
+  await using heir = await disk.member(place.directory);
+  await heir.refused("NoSpaceError", `join ${SMALL}`); // the orphan stays until another is whole
+  const files = readdirSync(disk.path("bus"));
+  expect(files.join() === FILE, `beside an orphan there is no room, and yet there is ${files}`);
+  expect(readFileSync(disk.path(`bus/${FILE}`)).readBigUInt64LE(8) === bytes, "the orphan was touched");
+  disk.givePages();
+  await heir.join(SMALL);
+}
+
+async function limitIsNoFleet(what: "as" | "fsize", tooLittle: (pid: number) => number): Promise<void> {
+  using place = new Place();
+  await using member = await Member.start(program("member", place.directory));
+  const options = JSON.stringify({ rings: { events: { frames: 16_384, payload: 65_536 } } }); // 1 GiB
+  const memory = JSON.stringify({ memory: true, rings: { events: { frames: 16_384, payload: 65_536 } } });
+  await limit(member.pid, what, tooLittle(member.pid));
+  for (const join of what === "fsize" ? [options, memory] : [memory]) {
+    const line = await member.refused("ResourceError", `join ${join}`);
+    expect(line.includes("limit"), `the reason is no limit: ${line}`);
+  }
+  const left = existsSync(place.directory) ? readdirSync(place.directory) : [];
+  expect(left.length === 0, `it left ${left}`);
+  await limit(member.pid, what, "unlimited");
+  await member.join(memory);
+}
+
 export const checks: Checks = {
   "a memory cgroup without room for a region is an error, not the end of the hub": memoryLimitIsAnError,
   "too little address space for a region is an error, of the hub or of the worker, and no more": () =>
@@ -242,4 +312,9 @@ export const checks: Checks = {
     fullDiskIsAnError,
   "a disk that fills up under a running bus disturbs neither it nor a worker that joins": diskThatFillsIsNotNoticed,
   "a full /dev/shm does not matter: regions are no files": sharedMemoryDiskMayBeFull,
+  "a runtime directory without inodes or pages is no place for a fleet; one that fills up under a fleet disturbs nothing":
+    fullDiskIsNoFleet,
+  "a file size limit below a fleet is an error, and leaves no file": () => limitIsNoFleet("fsize", () => MEBIBYTE),
+  "too little address space for a fleet is an error, and no more": () =>
+    limitIsNoFleet("as", (pid) => addressSpace(pid) + 512 * MEBIBYTE),
 };

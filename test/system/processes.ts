@@ -3,6 +3,7 @@
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 import { type Checks, expect, needTool, note, Place, Program, program, run, until } from "./checks.ts";
+import { expectWell, Member } from "./fleet.ts";
 
 function isAlive(pid: number): boolean {
   try {
@@ -15,7 +16,7 @@ function isAlive(pid: number): boolean {
 /** What a process has open of slotbus: its files, memory and sockets, pidfds. */
 function inherited(pid: number): string[] {
   const targets = readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`));
-  return targets.filter((target) => /slotbus|socket:|system\.(lock|sock)|pidfd|statm/.test(target));
+  return targets.filter((target) => /slotbus|socket:|system\.(lock|sock|fleet)|pidfd|statm/.test(target));
 }
 
 function mapsRegion(pid: number): boolean {
@@ -153,6 +154,82 @@ async function exitInAHandler(): Promise<void> {
   await both.hub.order("go 10");
 }
 
+// ---- members of a fleet ----------------------------------------------------------------------------------------
+
+function mapsFleet(pid: number): boolean {
+  return readFileSync(`/proc/${pid}/maps`, "latin1").includes("system.fleet");
+}
+
+async function childrenOfAMember(): Promise<void> {
+  using place = new Place();
+  await using witness = await Member.join(place);
+  for (const how of ["spawn", "system"]) {
+    await using member = await Member.join(place);
+    await member.order("listen");
+    const token = await member.claim("held");
+    using child = await childOf(member, how);
+    await until(() => readlinkSync(`/proc/${child.pid}/exe`).endsWith("sleep"), "the child is another program");
+    expect(inherited(member.pid).length > 1 && mapsFleet(member.pid), "the member has nothing to be inherited");
+    const list = inherited(child.pid);
+    expect(list.length === 0 && !mapsFleet(child.pid), `a child by ${how} inherits ${list}`);
+    member.kill("SIGKILL");
+    await member.ended();
+    expect((await witness.members()).length === 1, "a killed member whose child lives counts as alive");
+    expect((await witness.claim("held")) > token, "a dead member's token was not passed");
+    await witness.release("held");
+    expect(isAlive(child.pid), `the child by ${how} has ended, so it proves nothing`);
+  }
+}
+
+/** It has the parent's descriptors, by the nature of fork, but maps nothing; who leaves has left all the same. */
+async function forkOfAMember(): Promise<void> {
+  using place = new Place();
+  const library = join(place.folder, "fork.so");
+  await run([needTool("gcc"), "-shared", "-fPIC", "-o", library, join(import.meta.dir, "fork.c")]);
+  await using witness = await Member.join(place);
+  await using leaver = await Member.join(place);
+  await using killed = await Member.join(place);
+  using first = await childOf(leaver, `fork ${library}`);
+  using second = await childOf(killed, `fork ${library}`);
+  for (const { pid } of [first, second]) expect(!mapsFleet(pid), "a fork maps the fleet");
+  expect((await witness.members()).length === 3, "a member that was forked is none any more");
+  await expectWell(leaver, killed);
+  await leaver.order("leave");
+  expect((await witness.members()).length === 2 && isAlive(first.pid), "a fork keeps the place of one that left");
+  await killed.claim("held");
+  killed.kill("SIGKILL");
+  await killed.ended();
+  expect((await witness.members()).length === 2, "a fork that holds the file does not count"); // as documented
+  process.kill(second.pid, "SIGKILL");
+  await until(() => !isAlive(second.pid), "the fork has ended");
+  expect((await witness.members()).length === 1, "a place is taken whose member and fork have ended");
+  await witness.claim("held");
+}
+
+async function stoppedMemberIsAlive(): Promise<void> {
+  using place = new Place();
+  const options = JSON.stringify({ members: 2, rings: { events: {} } });
+  await using one = await Member.join(place, options);
+  await using stopped = await Member.join(place, options);
+  await stopped.order("listen");
+  const token = await stopped.claim("long");
+  await stopped.claim("short", 300);
+  stopped.kill("SIGSTOP");
+  await until(() => /^State:\s+T/m.test(readFileSync(`/proc/${stopped.pid}/status`, "latin1")), "it is stopped");
+  expect((await one.members()).includes(stopped.pid), "a stopped member counts as dead");
+  expect((await one.yields("long")) === token, "the lease of a stopped member is not its own any more");
+  await one.order("publish 3"); // nobody waits for it
+  await one.order("wait short");
+  await one.lineFrom("won short"); // its time is over
+  await using late = await Member.start(program("member", place.directory));
+  await late.refused("FleetFullError");
+  stopped.kill("SIGCONT");
+  for (let n = 0; n < 3; n++) await stopped.lineFrom("event");
+  await stopped.release("long");
+  expect((await stopped.answer("release short", "released")).endsWith("false"), "it released what was over");
+  await expectWell(one, stopped);
+}
+
 export const checks: Checks = {
   "a child of a hub or worker, by Bun.spawn or by libc, inherits no descriptor and no region": childrenInheritNothing,
   "a child that lives on does not hold a killed hub's name": childDoesNotHoldTheName,
@@ -161,4 +238,8 @@ export const checks: Checks = {
   "a hub in a thread that is terminated is heard of; its name is free when the process has ended":
     hubThreadIsTerminated,
   "process.exit in a handler is a death, with its own exit code": exitInAHandler,
+  "a child of a member inherits no descriptor and no fleet, and does not keep a killed member alive": childrenOfAMember,
+  "a fork of a member that never execs keeps its place when it is killed, and not when it leaves": forkOfAMember,
+  "a member that is stopped is alive: its place and its leases are its own until their time is over":
+    stoppedMemberIsAlive,
 };

@@ -8,6 +8,7 @@
  *     bun program.ts patient DIRECTORY
  *     bun program.ts flood DIRECTORY
  *     bun program.ts threads DIRECTORY
+ *     bun program.ts member DIRECTORY
  */
 
 import { dlopen, FFIType } from "bun:ffi";
@@ -82,7 +83,9 @@ const own: Record<string, Command> = {
         return ""; // the one that was read from
       }
     });
-    say(`descriptors ${targets.filter((target) => /socket:|slotbus|system\.lock|pidfd|statm/.test(target)).join(" ")}`);
+    say(
+      `descriptors ${targets.filter((target) => /socket:|slotbus|system\.(lock|fleet)|pidfd|statm/.test(target)).join(" ")}`,
+    );
   },
 };
 
@@ -231,7 +234,15 @@ async function threads(): Promise<void> {
   });
 }
 
-const roles: Record<string, () => Promise<void>> = { bare, flood, hub, patient, threads, worker };
+async function member(): Promise<void> {
+  const { memberCommands } = await import("./member.ts");
+  say("waiting");
+  const commands = memberCommands(name, directory, say);
+  await obey(commands);
+  await commands["leave"]!();
+}
+
+const roles: Record<string, () => Promise<void>> = { bare, flood, hub, member, patient, threads, worker };
 
 try {
   await roles[role]!();

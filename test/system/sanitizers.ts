@@ -35,7 +35,10 @@ async function underThreadSanitizer(): Promise<void> {
 // ---- the library in Bun, under AddressSanitizer ----------------------------------------------------------------
 
 /** Test files that work the library hard, each in a Bun of its own. Not those that hold somebody to milliseconds. */
-const HARD = "link bus stress worker process session request response fetch control stats pending".split(" ");
+const HARD =
+  "link bus stress worker process session request response fetch control stats pending fleet ring events contest".split(
+    " ",
+  );
 const LANES = 2;
 const QUICK = "session";
 

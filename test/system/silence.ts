@@ -1,9 +1,11 @@
-/** System calls that are not made: by an idle bus, and by a busy one. */
+/** System calls that are not made: by an idle bus, and by a busy one; by a fleet in which nobody sleeps, and by one that does. */
 
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
-import { type Checks, expect, Lacking, needTool, note, Place, Program, program } from "./checks.ts";
+import { type Checks, expect, Lacking, needTool, note, Place, Program, program, run } from "./checks.ts";
+import { Member } from "./fleet.ts";
+import { buildLife } from "./life.ts";
 
 /** strace on processes that run already. */
 class Trace {
@@ -37,15 +39,42 @@ class Trace {
 
   /** Ends it; the calls that began since it was attached, by name. A private futex is the engine's own. */
   async end(): Promise<Map<string, number>> {
+    return countCalls(await this.#stop());
+  }
+
+  /** Ends it; the calls that the process's first thread made where it marked its work. */
+  async endMarked(pid: number): Promise<Map<string, number>> {
+    const [work] = markedParts((await this.#stop()).filter((line) => line.startsWith(`${pid} `)));
+    expect(work !== undefined, "nothing is marked in the trace");
+    return countCalls(work!);
+  }
+
+  async #stop(): Promise<string[]> {
     this.#child.kill("SIGINT");
     await this.#child.exited;
-    const counts = new Map<string, number>();
-    for (const line of readFileSync(this.#file, "utf8").split("\n")) {
-      const call = /^\d+ +(?:\d+\.\d+ )?(\w+)\(/.exec(line)?.[1];
-      if (call && !line.includes("_PRIVATE")) counts.set(call, (counts.get(call) ?? 0) + 1);
-    }
-    return counts;
+    return readFileSync(this.#file, "utf8").split("\n");
   }
+}
+
+function countCalls(lines: string[]): Map<string, number> {
+  const counts = new Map<string, number>();
+  for (const line of lines) {
+    const call = /^\d+ +(?:\d+\.\d+ )?(\w+)\(/.exec(line)?.[1];
+    if (call && !line.includes("_PRIVATE")) counts.set(call, (counts.get(call) ?? 0) + 1);
+  }
+  return counts;
+}
+
+/** The lines of a trace between getpgid(-3) and getpgid(-4), for each pair of these. */
+function markedParts(lines: string[]): string[][] {
+  const parts: string[][] = [];
+  let part: string[] | null = null;
+  for (const line of lines) {
+    if (/getpgid\(-3\b/.test(line)) part = [];
+    else if (/getpgid\(-4\b/.test(line) && part) [part, parts[parts.length]] = [null, part];
+    else part?.push(line);
+  }
+  return parts;
 }
 
 function total(counts: Map<string, number>): number {
@@ -122,10 +151,132 @@ async function busyStaysOutOfTheKernel(order: string, count: number): Promise<vo
   note(seen.trim());
 }
 
+// ---- fleets ----------------------------------------------------------------------------------------------------
+
+const COUNT = 10_000;
+
+/** The library alone: exactly nothing. */
+async function quietFleetMakesNoCall(): Promise<void> {
+  using place = new Place();
+  const trace = join(place.folder, "trace");
+  const life = await buildLife(place.folder);
+  await run([needTool("strace"), "-f", "-qq", "-o", trace, life, "quiet", place.directory]);
+  const parts = markedParts(readFileSync(trace, "utf8").split("\n"));
+  const seen = parts.map((part) => show(countCalls(part)));
+  expect(seen.join() === "nothing,nothing,nothing,nothing", `the library makes: ${seen.join("; ")}`);
+}
+
+/** System calls of a member's own thread in marked work: the fewest of five runs, as the engine may collect or compile. */
+async function markedCalls(place: Place, member: Member, command: string): Promise<Map<string, number>> {
+  let fewest: Map<string, number> | null = null;
+  for (let round = 0; round < 5 && (fewest === null || total(fewest) > 0); round++) {
+    const trace = await Trace.attach(place, member.pid, "all");
+    await member.order(command);
+    const calls = await trace.endMarked(member.pid);
+    if (fewest === null || total(calls) < total(fewest)) fewest = calls;
+  }
+  return fewest!;
+}
+
+async function publishingMakesNoCall(): Promise<void> {
+  needTool("strace");
+  using place = new Place();
+  await using publisher = await Member.join(place);
+  await publisher.order(`quiet ${COUNT}`); // compiled and warm
+  await using readers = await Member.start(program("member", place.directory));
+  for (const audience of [0, 1, 8]) {
+    await readers.order(`audience ${audience}`);
+    const living = await publisher.members();
+    expect(living.length === 1 + audience, `there are ${living.length - 1} readers, not ${audience}`);
+    const calls = await markedCalls(place, publisher, `quiet ${COUNT}`);
+    expect(total(calls) === 0, `${COUNT} publications with ${audience} readers that do not sleep made: ${show(calls)}`);
+  }
+  await readers.join();
+  await readers.order("listen");
+  const woken = await markedCalls(place, publisher, "quiet 1"); // one is published before the marks
+  const slept = await callsOf(place, [publisher], "futex", async () => {
+    await Bun.sleep(200); // the reader sleeps by now
+    await publisher.order("publish 1");
+  });
+  note(`a publication to a reader that sleeps: ${show(slept[0]!)}; the next one: ${show(woken)}`);
+  expect(total(slept[0]!) === 1, "strace sees no wake-up, so the silence proves nothing");
+}
+
+async function claimingMakesNoCall(): Promise<void> {
+  needTool("strace");
+  using place = new Place();
+  await using one = await Member.join(place);
+  await using other = await Member.join(place);
+  await one.order(`pairs ${COUNT}`);
+  const pairs = await markedCalls(place, one, `pairs ${COUNT}`);
+  note(`${COUNT} claims and releases: ${show(pairs)}`); // the collector asks for the memory that is in use
+  const ours = ["fcntl", "futex", "sendto", "pidfd_open"].filter((call) => pairs.has(call));
+  expect(ours.length === 0 && total(pairs) < COUNT / 100, `claims that nobody contests made: ${show(pairs)}`);
+  await other.claim("taken");
+  const yields = await markedCalls(place, one, "yields taken 1000");
+  note(`1000 claims of what another holds: ${show(yields)}`);
+  expect(
+    yields.get("fcntl") === 1000 && total(yields) < 1010,
+    "to yield costs more than one look at the holder's lock",
+  );
+}
+
+async function sleepersMakeNoCall(): Promise<void> {
+  needTool("strace");
+  using place = new Place();
+  const env = { BUN_GC_TIMER_DISABLE: "1" }; // as above
+  await using bare = new Program(program("bare", place.folder), env);
+  await bare.expectLine("waiting");
+  await using active = await Member.join(place, "{}", env);
+  await active.claim("taken");
+  await using cursor = await Member.join(place, "{}", env);
+  await using subscription = await Member.join(place, "{}", env);
+  await using waiter = await Member.join(place, "{}", env);
+  await cursor.order("listen");
+  await subscription.order("subscribe");
+  await waiter.order("wait taken");
+  const sleepers = { cursor, subscription, waiter };
+  let seen = "";
+  let quiet = false;
+  for (let round = 0; round < 5 && !quiet; round++) {
+    const second = () => Bun.sleep(1_000); // of silence
+    const [ofBare, ...counts] = await callsOf(place, [bare, ...Object.values(sleepers)], "all", second);
+    ofBare!.delete("restart_syscall");
+    seen += `\nbare: ${show(ofBare!)}; ${Object.keys(sleepers)
+      .map((name, i) => `${name}: ${show(counts[i]!)}`)
+      .join("; ")}`;
+    quiet = counts.every((calls) => sleepsOnly(calls, total(ofBare!)));
+  }
+  expect(quiet, `no second of five was as quiet as a bare process:${seen}`);
+  note(seen.trim());
+  await active.order("publish 1");
+  await cursor.lineFrom("event");
+  await active.release("taken");
+  await waiter.lineFrom("won taken");
+}
+
+/**
+ * No more waits than a bare process makes, and the one of the thread that sleeps for the fleet. `restart_syscall` goes on
+ * with what strace interrupted.
+ */
+function sleepsOnly(calls: Map<string, number>, bare: number): boolean {
+  const own = [...calls].filter(([call]) => call !== "restart_syscall" && call !== "futex");
+  const count = own.reduce((sum, [, n]) => sum + n, 0);
+  return (calls.get("futex") ?? 0) <= 1 && own.every(([call]) => WAIT_CALLS.includes(call)) && count <= bare + 1;
+}
+
 export const checks: Checks = {
   "an idle hub and an idle worker make no system call that a Bun process with a socket does not make": idleIsSilent,
   "a busy hub and a busy worker make less than one system call per 20 requests": () =>
     busyStaysOutOfTheKernel("go", 20_000),
   "a stream of 20 000 chunks in both directions makes less than one system call per 20 chunks": () =>
     busyStaysOutOfTheKernel("stream", 20_000),
+  "the library publishes and claims without any system call when nobody sleeps and nobody contests":
+    quietFleetMakesNoCall,
+  "10 000 publications under Bun, to no reader, one and eight that do not sleep, make no system call":
+    publishingMakesNoCall,
+  "10 000 claims and releases under Bun make no system call of the library, and to yield to another makes one":
+    claimingMakesNoCall,
+  "who waits for events by a cursor or a subscription, or for a lease, makes no system call in a second of silence":
+    sleepersMakeNoCall,
 };

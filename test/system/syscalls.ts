@@ -1,12 +1,14 @@
 /**
  * Each system call of the library fails once, at its n-th time, for every n and every error that fits; or its process is
- * killed there. life/ is a hub and a worker in C, so that only the library's calls are met; then the same with Bun.
+ * killed there. life/ is a hub, a worker and a fleet in C, so that only the library's calls are met; then the same with Bun.
  */
 
 import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import * as errors from "../../src/errors.ts";
+import { findLibrary } from "../../src/native/find.ts";
 import { type Checks, expect, needTool, note, Place, Program, program } from "./checks.ts";
+import { expectWell, Member } from "./fleet.ts";
 import { buildLife, Couple, type Role } from "./life.ts";
 
 const OPEN = ["EMFILE", "ENFILE", "ENOMEM", "EINTR", "EPERM"];
@@ -82,6 +84,48 @@ const CALLS: Record<Role, Record<string, string[]>> = {
     exit: [],
     close: [],
   },
+  fleet: {
+    mkdir: ["ENOSPC", "ENOMEM", "EPERM"],
+    openat: OPEN,
+    newfstatat: ["ENOMEM"],
+    fcntl: ["EAGAIN", "ENOLCK"],
+    fchmod: ["EPERM", "EINTR"],
+    fallocate: ["ENOSPC", "EFBIG", "ENOMEM", "EINTR", "EOPNOTSUPP", "EPERM"],
+    pwrite64: ["ENOSPC", "EINTR"],
+    pread64: ["EINTR", "ENOMEM"],
+    mmap: ["ENOMEM", "EPERM"],
+    madvise: ["ENOMEM", "EAGAIN", "EINTR"],
+    renameat2: ["ENOSPC", "EINTR", "EPERM"],
+    renameat: ["ENOSPC", "EINTR", "EPERM"],
+    unlinkat: ["EPERM"],
+    getdents64: ["ENOMEM", "EINTR"],
+    prlimit64: ["EPERM"],
+    pidfd_open: ["EMFILE", "ENFILE", "ENOMEM", "ENOSYS"],
+    poll: ["EINTR", "ENOMEM"],
+    futex: [],
+    geteuid: [],
+    getpid: [],
+    munmap: [],
+    close: [],
+  },
+  memory: {
+    openat: OPEN,
+    read: ["EINTR", "ENOMEM"],
+    memfd_create: ["EMFILE", "ENFILE", "ENOMEM", "EPERM"],
+    fchmod: ["EPERM", "EINTR"],
+    ftruncate: ["ENOSPC", "ENOMEM", "EFBIG", "EINTR"],
+    newfstatat: ["ENOMEM"],
+    fcntl: ["EAGAIN", "ENOLCK"],
+    pwrite64: ["ENOSPC", "EINTR"],
+    pread64: ["EINTR", "ENOMEM"],
+    mmap: ["ENOMEM", "EPERM"],
+    madvise: ["ENOMEM", "EAGAIN", "EINTR"],
+    prlimit64: ["EPERM"],
+    geteuid: [],
+    getpid: [],
+    munmap: [],
+    close: [],
+  },
 };
 
 /** Calls that are made again, or whose failure costs a moment, when they say "not now". */
@@ -126,6 +170,10 @@ interface Chain {
 
 /** What a life may leave in the directory: a lock that it does not have is not its own to remove. */
 function mayLeave({ role, call, fault }: Chain, file: string): boolean {
+  if (role === "fleet") {
+    if (fault === "KILL") return /^life\.fleet(\.\d+\.[0-9a-f]{16})?$/.test(file);
+    return ["fcntl", "newfstatat", "unlinkat"].includes(call) && file === "life.fleet"; // an orphan for the next one
+  }
   if (role !== "hub") return false;
   if (fault === "KILL" || call === "unlinkat") return /^life\.(lock|sock)$/.test(file);
   return (call === "fcntl" || call === "newfstatat") && file === "life.lock";
@@ -202,11 +250,17 @@ function showHistogram(met: Map<Chain, number>): void {
   expect(empty.length === 0, `never met: ${empty.join(", ")}`);
 }
 
+type Faults = (errors: string[]) => string[];
+const asListed: Faults = (faults) => faults;
+const onlyKill: Faults = () => ["KILL"];
+const BUS = ["hub", "worker", "bridge"] as const;
+const FLEET = ["fleet", "memory"] as const;
+
 /** Each chain of the table, after the table was compared with what the library does. */
-async function chainsOf(life: string, folder: string, faultsOf: (errors: string[]) => string[]): Promise<Chain[]> {
+async function chainsOf(roles: readonly Role[], life: string, folder: string, faultsOf: Faults): Promise<Chain[]> {
   const chains: Chain[] = [];
   const couple = new Couple(life, join(folder, "whole"));
-  for (const role of ["hub", "worker", "bridge"] as const) {
+  for (const role of roles) {
     await couple.live(role, []);
     const seen = readTrace(couple.trace);
     const ours = [...seen].filter(([, counts]) => counts.ours > 0).map(([call]) => call);
@@ -222,11 +276,11 @@ async function chainsOf(life: string, folder: string, faultsOf: (errors: string[
   return chains;
 }
 
-async function everyChain(faultsOf: (errors: string[]) => string[]): Promise<void> {
+async function everyChain(roles: readonly Role[], faultsOf: Faults): Promise<void> {
   needTool("strace");
   using place = new Place();
   const life = await buildLife(place.folder);
-  const chains = await chainsOf(life, place.folder, faultsOf);
+  const chains = await chainsOf(roles, life, place.folder, faultsOf);
   showHistogram(await runChains(chains, life, place.folder));
 }
 
@@ -248,6 +302,20 @@ const BUN_CALLS: Record<"hub" | "worker", Record<string, string[]>> = {
     socket: ["EMFILE"],
     connect: ["EAGAIN", "ECONNREFUSED", "EPERM"],
     recvmsg: ["EAGAIN", "ECONNRESET", "ENOMEM"],
+  },
+};
+
+/** As {@link BUN_CALLS}, of who makes the fleet and of who joins it then. */
+const FLEET_CALLS: Record<"first" | "second", Record<string, string[]>> = {
+  first: {
+    fallocate: ["ENOSPC", "EFBIG", "EINTR"],
+    renameat2: ["ENOSPC", "EPERM"],
+    unlinkat: ["EPERM"],
+    socketpair: ["EMFILE", "ENOMEM"],
+  },
+  second: {
+    socketpair: ["EMFILE", "ENOMEM"],
+    pidfd_open: ["EMFILE", "ENOSYS"],
   },
 };
 
@@ -278,15 +346,54 @@ async function meetInBun(place: Place, role: "hub" | "worker", strace: string[])
   return second.split(":")[0]!;
 }
 
-/** As {@link runChain}. What each time came of it. */
-async function runBunChain(place: Place, role: "hub" | "worker", call: string, fault: string): Promise<string> {
+/** Has a member do something that may fail with a typed error, and then does it again, which must do: what came first. */
+async function tryTwice(member: Member, command: string, start: string): Promise<string> {
+  const answer = await member.answer(command, "");
+  const first = answer.split(":")[0]!;
+  expect(isGoodOrTyped(answer, start), `${command} ends with: ${answer}`);
+  if (!first.startsWith(start)) await member.answer(command, start);
+  return first.startsWith(start) ? start : first;
+}
+
+/** Two members that come, tell each other of an event, wait for each other's lease, and go: what failed. */
+async function meetInAFleet(place: Place, role: "first" | "second", strace: string[]): Promise<string> {
+  const start = (who: string) => {
+    const command = program("member", place.directory);
+    return Member.start(who === role ? [...strace, ...command] : command);
+  };
+  await using first = await start("first");
+  const outcomes = [await tryTwice(first, "join", "joined")];
+  await using second = await start("second");
+  outcomes.push(await tryTwice(second, "join", "joined"));
+  for (const [holder, waiter] of [
+    [first, second],
+    [second, first],
+  ] as const) {
+    const label = `of-${holder.pid}`;
+    await holder.claim(label);
+    outcomes.push(await tryTwice(waiter, `hear ${label}`, "hearing"));
+    await holder.order("publish 1");
+    await waiter.lineFrom("event");
+    await holder.release(label);
+    await waiter.lineFrom(`won ${label}`);
+  }
+  await expectWell(first, second);
+  return outcomes.find((outcome) => outcome.startsWith("error")) ?? "attached";
+}
+
+/** As {@link runChain}, with two processes that `meet`. What each time came of it. */
+async function runBunChain(
+  place: Place,
+  [role, call, fault]: readonly [string, string, string],
+  meet: (strace: string[]) => Promise<string>,
+): Promise<string> {
   const trace = join(place.folder, "trace");
   const outcomes: string[] = [];
   for (let n = 1; ; n++) {
     const inject = ["-e", `trace=${call}`, "-e", `inject=${call}:error=${fault}:when=${n}`];
     rmSync(trace, { force: true });
     const strace = [needTool("strace"), "-f", "-qq", "--seccomp-bpf", "-o", trace, ...inject];
-    const outcome = await meetInBun(place, role, strace).catch((error: Error) => {
+    const outcome = await meet(strace).catch((error: Error) => {
       throw new Error(`${role}, ${call} ${n}, ${fault}: ${error.message}`);
     });
     if (!readFileSync(trace, "utf8").includes("(INJECTED)")) {
@@ -298,15 +405,19 @@ async function runBunChain(place: Place, role: "hub" | "worker", call: string, f
   }
 }
 
-async function callsFailInBun(): Promise<void> {
+async function callsFailInBun<Role extends string>(
+  calls: Record<Role, Record<string, string[]>>,
+  meet: (place: Place, role: Role, strace: string[]) => Promise<string>,
+): Promise<void> {
   needTool("strace");
+  findLibrary(); // now: a build under strace would meet the faults
   const waiting: (() => Promise<void>)[] = [];
-  for (const role of ["hub", "worker"] as const) {
-    for (const [call, faults] of Object.entries(BUN_CALLS[role])) {
+  for (const role of Object.keys(calls) as Role[]) {
+    for (const [call, faults] of Object.entries(calls[role])) {
       for (const fault of faults) {
         waiting.push(async () => {
           using place = new Place();
-          note(await runBunChain(place, role, call, fault));
+          note(await runBunChain(place, [role, call, fault], (strace) => meet(place, role, strace)));
         });
       }
     }
@@ -314,13 +425,26 @@ async function callsFailInBun(): Promise<void> {
   const lane = async (): Promise<void> => {
     for (let chain = waiting.shift(); chain; chain = waiting.shift()) await chain();
   };
-  await Promise.all(Array.from({ length: LANES }, lane));
+  const lanes = Array.from({ length: LANES }, lane);
+  try {
+    await Promise.all(lanes);
+  } finally {
+    waiting.length = 0; // the other lanes stop too, and clear up
+    await Promise.allSettled(lanes);
+  }
 }
 
 export const checks: Checks = {
   "each system call of the library that fails, at whatever time, is an error that slotbus.h names, and leaves nothing":
-    () => everyChain((faults) => faults),
+    () => everyChain(BUS, asListed),
+  "each system call of a fleet that fails, at whatever time, is an error that fleet.h names, and leaves nothing": () =>
+    everyChain(FLEET, asListed),
   "a hub or a worker that is killed at whatever system call leaves a sound other side, and nothing to clear up": () =>
-    everyChain(() => ["KILL"]),
-  "a system call that fails under Bun is a typed error or none at all, and the other side is well": callsFailInBun,
+    everyChain(BUS, onlyKill),
+  "a member that is killed at whatever system call leaves a fleet that can be joined, and nothing for long": () =>
+    everyChain(FLEET, onlyKill),
+  "a system call that fails under Bun is a typed error or none at all, and the other side is well": () =>
+    callsFailInBun(BUN_CALLS, meetInBun),
+  "a system call that fails under Bun in a fleet is a typed error or none at all, and the next attempt does": () =>
+    callsFailInBun(FLEET_CALLS, meetInAFleet),
 };

@@ -16,6 +16,7 @@ import {
   run,
   stranger,
 } from "./checks.ts";
+import { expectWell, FILE, Member } from "./fleet.ts";
 import { buildLife } from "./life.ts";
 
 /** What a stranger may read: a copy of the program, the library and Bun. */
@@ -29,7 +30,7 @@ class PublicPlace extends Place {
     cpSync(process.execPath, this.#bun, { dereference: true });
     chmodSync(this.#bun, 0o755);
     cpSync(findLibrary(), this.#library, { dereference: true });
-    for (const name of ["src", "test/system/program.ts"]) {
+    for (const name of ["src", "test/system/program.ts", "test/system/member.ts"]) {
       cpSync(join(root, name), join(this.folder, name), { recursive: true });
     }
   }
@@ -43,8 +44,18 @@ class PublicPlace extends Place {
   }
 
   asStranger(...words: string[]): Program {
-    const command = ["--reuid", `${stranger}`, "--regid", `${stranger}`, "--clear-groups", ...this.program(...words)];
-    return new Program([needTool("setpriv"), ...command], this.env);
+    return new Program(this.#strange(words), this.env);
+  }
+
+  /** A member that has not joined. */
+  member(who: "ours" | "stranger", directory = this.directory): Promise<Member> {
+    const words = ["member", directory];
+    return Member.start(who === "ours" ? this.program(...words) : this.#strange(words), this.env);
+  }
+
+  #strange(words: string[]): string[] {
+    const identity = ["--reuid", `${stranger}`, "--regid", `${stranger}`, "--clear-groups"];
+    return [needTool("setpriv"), ...identity, ...this.program(...words)];
   }
 
   async listen(uids: string): Promise<Program> {
@@ -172,6 +183,94 @@ async function squattedFile(suffix: "lock" | "sock", error: string, isRefused: (
   }
 }
 
+// ---- fleets ----------------------------------------------------------------------------------------------------
+
+const DENIED = "PermissionDeniedError";
+
+async function strangerStopsAtTheFleet(): Promise<void> {
+  needRoot();
+  using place = new PublicPlace();
+  await using one = await place.member("ours");
+  await one.join();
+  await using refused = await place.member("stranger");
+  // A directory of mode 0711 leads him no further than the private one.
+  for (const mode of [0o700, 0o711]) {
+    chmodSync(place.directory, mode);
+    for (const command of ["join", "observe"]) {
+      const line = await refused.answer(command, "error ");
+      expect(/^error (PermissionDenied|Resource)Error: /.test(line), `another user hears: ${line}`);
+    }
+  }
+  await one.refused(DENIED); // ours, but not closed to others
+  chmodSync(place.directory, 0o700);
+  expect((statSync(join(place.directory, FILE)).mode & 0o7777) === 0o600, "the file is not 0600");
+  await using other = await place.member("ours");
+  await other.join();
+  await expectWell(one, other);
+}
+
+async function foreignFleetIsRefused(): Promise<void> {
+  needRoot();
+  using place = new PublicPlace();
+  const directory = join(place.folder, "his");
+  await run(["mkdir", "-m", "0700", directory]);
+  chownSync(directory, stranger, stranger);
+  await using his = await place.member("stranger", directory);
+  const { epoch } = await his.join();
+  await using root = await place.member("ours", directory);
+  for (const command of ["join", "observe"]) await root.refused(DENIED, command);
+  await using heir = await place.member("stranger", directory);
+  expect((await heir.join()).epoch === epoch, "his fleet is another one now");
+  await expectWell(his, heir);
+}
+
+/** What another user, or we, made of the name of the file before anybody joined. */
+async function squattedFleet(): Promise<void> {
+  needRoot();
+  using place = new PublicPlace();
+  const squats = { ...SQUATS, "another name of a file": "ln victim", "another name of ours": "ln ours" };
+  for (const [index, [what, script]] of Object.entries(squats).entries()) {
+    const directory = join(place.folder, `fleet-${index}`);
+    mkdirSync(directory);
+    writeFileSync(join(directory, "ours"), "precious");
+    chmodSync(directory, 0o777);
+    await shell("echo precious > victim", directory);
+    await shell(`${script} ${FILE}`, directory, what === "another name of ours" ? 0 : stranger);
+    chmodSync(directory, 0o700);
+    await using member = await place.member("ours", directory);
+    for (const command of ["join", "observe"]) await member.refused(DENIED, command);
+    const texts = ["victim", "ours"].map((name) => readFileSync(join(directory, name), "utf8").trim());
+    expect(texts.join() === "precious,precious", `a member whose file is ${what} wrote: ${texts}`);
+  }
+}
+
+/** A fleet's own file, given to another user or opened to others while nobody lives: refused, and left as it is. */
+async function fleetThatIsNotOursAloneIsRefused(): Promise<void> {
+  needRoot();
+  using place = new PublicPlace();
+  const file = join(place.directory, FILE);
+  await using dead = await place.member("ours");
+  const { epoch } = await dead.join();
+  dead.kill("SIGKILL");
+  await dead.ended();
+  const bytes = readFileSync(file);
+  await using member = await place.member("ours");
+  const spoils: [spoil: () => void, mend: () => void][] = [
+    [() => chownSync(file, stranger, stranger), () => chownSync(file, 0, 0)],
+    ...[0o644, 0o660, 0o666, 0o400, 0o4600].map((mode): [() => void, () => void] => [
+      () => chmodSync(file, mode),
+      () => chmodSync(file, 0o600),
+    ]),
+  ];
+  for (const [spoil, mend] of spoils) {
+    spoil();
+    for (const command of ["join", "observe"]) await member.refused(DENIED, command);
+    expect(readFileSync(file).equals(bytes), "a file that was refused was written to");
+    mend();
+  }
+  expect((await member.join()).epoch > epoch, "the next epoch is no later");
+}
+
 // ---- what another user can reach -------------------------------------------------------------------------------
 
 async function descriptorsAreOfNoUse(): Promise<void> {
@@ -224,6 +323,11 @@ export const checks: Checks = {
     squattedFile("lock", "PermissionDeniedError", () => true),
   "a socket's name that another user has taken is taken back, unless it is a directory": () =>
     squattedFile("sock", "ResourceError", (what) => what === "a directory"),
+  "another user neither joins nor sees a fleet, and a directory that he may enter is refused by ours":
+    strangerStopsAtTheFleet,
+  "a fleet of another user is refused, even by root, and goes on": foreignFleetIsRefused,
+  "a fleet's file whose name is taken, whatever by, is refused, and what it leads to stays as it was": squattedFleet,
+  "a fleet's file of another owner, or of other rights, is refused as it is": fleetThatIsNotOursAloneIsRefused,
   "the descriptors that an allowed user gets cannot be opened anew, and nobody else gets any": descriptorsAreOfNoUse,
   "another user who connects without end is refused each time, and disturbs nobody": floodDisturbsNobody,
 };

@@ -4,6 +4,7 @@ import { cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "nod
 import { join } from "node:path";
 import { C } from "../../src/native/abi.ts";
 import { type Checks, expect, needTool, Place, Program, program, root, run } from "./checks.ts";
+import { FILE, Member } from "./fleet.ts";
 
 /** What an installation of slotbus in `folder` runs. */
 interface Installation {
@@ -14,13 +15,18 @@ interface Installation {
 const here: Installation = { program, env: {} };
 
 /** An installation of another version, or of this one with its C header changed. */
-async function install(folder: string, abi: number, change: (header: string) => string): Promise<Installation> {
+async function install(
+  folder: string,
+  abi: number,
+  change: (header: string) => string,
+  name: "slotbus.h" | "fleet.h" = "slotbus.h",
+): Promise<Installation> {
   mkdirSync(folder);
-  for (const part of ["src", "csrc", "build.zig", "test/system/program.ts"]) {
+  for (const part of ["src", "csrc", "build.zig", "test/system/program.ts", "test/system/member.ts"]) {
     cpSync(join(root, part), join(folder, part), { recursive: true });
   }
   symlinkSync(join(root, "node_modules"), join(folder, "node_modules"));
-  const header = join(folder, "csrc/slotbus.h");
+  const header = join(folder, "csrc", name);
   writeFileSync(header, change(readFileSync(header, "utf8")));
   const zig = [
     "sh",
@@ -92,7 +98,49 @@ async function otherLayout(): Promise<void> {
   await expectMismatch(other, here, says, null);
 }
 
+/** Those of one installation are in a fleet; one of the other is refused, while they live and when they are dead. */
+async function expectRefusal(fleetOf: Installation, otherOf: Installation, says: RegExp): Promise<void> {
+  using place = new Place();
+  const member = (of: Installation) => Member.start(of.program("member", place.directory), of.env);
+  await using one = await member(fleetOf);
+  const { epoch } = await one.join();
+  await using refused = await member(otherOf);
+  const expectRefused = async (): Promise<void> => {
+    const bytes = readFileSync(join(place.directory, FILE));
+    for (const command of ["join", "observe"]) {
+      const line = await refused.refused("VersionMismatchError", command);
+      expect(says.test(line), `it says: ${line}`);
+    }
+    expect(readFileSync(join(place.directory, FILE)).equals(bytes), "a fleet that was refused was written to");
+  };
+  await expectRefused();
+  one.kill("SIGKILL");
+  await one.ended();
+  await expectRefused();
+  await using friend = await member(fleetOf);
+  expect((await friend.join()).epoch > epoch, "the next epoch is no later");
+}
+
+async function otherFleets(): Promise<void> {
+  using builds = new Place();
+  const ours = C.SB_FLEET_ABI;
+  const replaced = (from: string, to: string) => (header: string) => {
+    expect(header.includes(from), `fleet.h has no ${from}`);
+    return header.replace(from, to);
+  };
+  const newer = replaced(`X(SB_FLEET_ABI, ${ours},`, `X(SB_FLEET_ABI, ${ours + 1},`);
+  const shaped = replaced("(sizeof(struct sb_wake) << 8)", "((sizeof(struct sb_wake) + SB_LINE) << 8)");
+  const version = (theirs: string, own: number) => new RegExp(`version ${theirs}; this process speaks ${own}`);
+  const next = await install(join(builds.folder, "next"), C.SB_ABI, newer, "fleet.h");
+  await expectRefusal(here, next, version(`${ours}`, ours + 1));
+  await expectRefusal(next, here, version(`${ours + 1}`, ours));
+  const other = await install(join(builds.folder, "other"), C.SB_ABI, shaped, "fleet.h");
+  await expectRefusal(here, other, version(`${ours} of another build`, ours));
+  await expectRefusal(other, here, version(`${ours} of another build`, ours));
+}
+
 export const checks: Checks = {
   "a hub and a worker of the version before or after name both versions, each way, and map nothing": otherVersions,
   "a hub and a worker of one version whose structures differ say so, each way, and map nothing": otherLayout,
+  "a fleet of another version, or of other structures, is refused by both numbers and stays as it is": otherFleets,
 };

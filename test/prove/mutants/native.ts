@@ -202,13 +202,18 @@ export const nativeRules: Rule<NativeFile>[] = [
   {
     rule: "a name has one owner",
     file: "os_linux.c",
-    edits: [["if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;", "(void)lock; return 0;"]],
+    edits: [
+      [
+        "if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;\n\treturn errno == EAGAIN || errno == EACCES ? -SB_EEXISTS : fail_with(-SB_ESYS, errno);",
+        "(void)lock;\n\treturn 0;",
+      ],
+    ],
     test: "a second lock is refused with the owner's pid, by the same process too, until the ",
   },
   {
     rule: "a lock on a file that has lost its name is no lock",
     file: "attach.c",
-    edits: [["if (!still_named(dir, file.text, fd)) {", "if (false) {"]],
+    edits: [["if (!file_is_named(dir, file.text, fd)) {", "if (false) {"]],
     test: "a lock on a file that was unlinked between open and lock is dropped, and the new file ",
   },
   {

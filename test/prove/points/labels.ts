@@ -4,7 +4,8 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
 export const FAULTS = ["kill", "stop", "abort", "error"] as const;
-export type Fault = (typeof FAULTS)[number];
+/** `hang` is a stop for longer than anybody waits for a lock of a fleet. */
+export type Fault = (typeof FAULTS)[number] | "hang";
 
 /** Who carries the fault: the hub, a worker served by its event loop, a worker that blocks. */
 export type Role = "hub" | "worker" | "blocker";
@@ -21,11 +22,20 @@ export interface Point {
   fails: boolean;
 }
 
-export const LABEL = /^(hub|worker|both)\.[a-z]+\.[a-z]+$/;
+export const LABEL = /^(hub|worker|both|fleet|ring|lease)\.[a-z]+\.[a-z]+$/;
+/** The sides of the bus; the others are those of the fleet (`fleet/points/labels.ts`). */
+const BUS = /^(hub|worker|both)\./;
 const root = join(import.meta.dir, "../../..");
 
+/** A label as it stands in the sources; `fails`: before a system call, which can be made to fail. */
+export interface Label {
+  readonly label: string;
+  readonly fails: boolean;
+  readonly file: string;
+}
+
 /** Every label of the C sources, as often as it stands there. */
-export function labelsInSources(): { label: string; fails: boolean; file: string }[] {
+export function labelsInSources(): Label[] {
   const files = readdirSync(join(root, "csrc")).filter((file) => file.endsWith(".c"));
   return files.flatMap((file) => {
     const text = readFileSync(join(root, "csrc", file), "utf8");
@@ -92,9 +102,14 @@ function pointOf(label: string, fails: boolean, role: Role): Point {
   return { label, role, act: act ?? "mixed", fails };
 }
 
-/** What is to be met: a label of both sides counts twice. */
+/** The labels of the sources that the bus has, and those that the fleet has. */
+export function labelsOf(system: "bus" | "fleet"): Label[] {
+  return labelsInSources().filter(({ label }) => BUS.test(label) === (system === "bus"));
+}
+
+/** What is to be met of the bus: a label of both sides counts twice. */
 export function points(): Point[] {
-  return labelsInSources().flatMap(({ label, fails }) => {
+  return labelsOf("bus").flatMap(({ label, fails }) => {
     const [side, operation] = label.split(".");
     const worker: Role = BLOCKING.has(`${side}.${operation}`) ? "blocker" : "worker";
     const roles: Role[] = side === "both" ? ["hub", worker] : [side === "hub" ? "hub" : worker];

@@ -26,7 +26,7 @@ export class Page {
     this.#bytes.fill(0);
     this.#bytes.set(new TextEncoder().encode(label), LABEL_AT);
     this.#words[WORD.left] = nth;
-    Atomics.store(this.#words, WORD.fault, FAULTS.indexOf(fault) + 1); // last
+    Atomics.store(this.#words, WORD.fault, FAULTS.indexOf(fault === "hang" ? "stop" : fault) + 1); // last
   }
 
   /** Whether the fault has happened, or is happening now. */

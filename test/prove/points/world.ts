@@ -1,19 +1,13 @@
 /** A hub, a worker and a blocking worker of one bus, each a process of its own, and one fault at a time in one of them. */
 
-import { mkdirSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { until } from "../../support.ts";
 import * as b from "../soak/books.ts";
+import { PATIENCE_MS, PointActor, SIGNALS } from "./actor.ts";
 import type { Fault, Point, Role } from "./labels.ts";
-import { Page } from "./page.ts";
+import type { Case } from "./run.ts";
 import type { Order, Report } from "./talk.ts";
-
-/** One fault at the `nth` passage of a label. */
-export interface Case {
-  point: Point;
-  fault: Fault;
-  nth: number;
-}
 
 /** What the cases of all worlds came to. */
 export const tally = {
@@ -31,110 +25,13 @@ export const tally = {
 
 const STOP_MS = 300;
 const WORKERS = 2;
-/** Longest wait for anything, in ms: a busy machine may keep a process waiting for half a minute. */
-const PATIENCE_MS = 150_000;
 /** The act of a label is repeated so often until the fault has happened. */
 const ACTS = 12;
 const CAPACITY = 2_000_000;
-/** What is closed is gone from /proc after this time at the latest. */
-const HELD_MS = 30_000;
-const SIGNALS: Partial<Record<Fault, string>> = { kill: "SIGKILL", abort: "SIGABRT" };
 
-interface Holdings {
-  descriptors: number;
-  mappings: number;
-}
+type Actor = PointActor<Order, Report>;
 
 let serial = 0;
-
-class Actor {
-  readonly process: Bun.Subprocess;
-  readonly page: Page;
-  readonly reports: Report[] = [];
-  /** It may end; otherwise that is a problem. */
-  condemned = false;
-  gone = false;
-  /** At its first proof. */
-  holdings: Holdings | null = null;
-
-  constructor(
-    readonly role: Role,
-    directory: string,
-    bus: string,
-    seed: number,
-    library: string,
-    problem: (text: string) => void,
-    refused: (code: string) => void,
-  ) {
-    this.page = new Page(join(directory, `page-${++serial}`));
-    const program = join(import.meta.dir, role === "hub" ? "hub.ts" : "worker.ts");
-    const detail = role === "hub" ? String(seed + serial) : role;
-    this.process = Bun.spawn([process.execPath, program, "points", directory, detail], {
-      env: {
-        ...process.env,
-        SLOTBUS_DIR: bus,
-        SLOTBUS_LIB: library,
-        SLOTBUS_POINTS: this.page.file,
-        BUN_ENABLE_CRASH_REPORTING: "0",
-      },
-      stdio: ["ignore", "inherit", "inherit"],
-      ipc: (report: Report) => {
-        if (report.is === "broken") problem(report.what);
-        else if (report.is === "refused") refused(report.code);
-        else this.reports.push(report);
-      },
-      onExit: (child, code, signal) => {
-        this.gone = true;
-        if (!this.condemned) problem(`the ${role} (pid ${child.pid}) ended by itself: ${code ?? signal}`);
-      },
-    });
-  }
-
-  tell(order: Order): void {
-    if (!this.gone) this.process.send(order);
-  }
-
-  /** The next report of a kind, taken; `null` when the process has ended before. */
-  async hear<K extends Report["is"]>(kind: K): Promise<Extract<Report, { is: K }> | null> {
-    const find = (): number => this.reports.findIndex((report) => report.is === kind);
-    await until(() => this.gone || find() >= 0, `the ${this.role} says "${kind}"`, PATIENCE_MS).catch((error) => {
-      throw new Error(`${error.message} (${this})`);
-    });
-    const at = find();
-    return at < 0 ? null : (this.reports.splice(at, 1)[0] as Extract<Report, { is: K }>);
-  }
-
-  /** As the kernel tells it: `T` is stopped. */
-  get state(): string {
-    return /\) (\S)/.exec(readFileSync(`/proc/${this.process.pid}/stat`, "latin1"))?.[1] ?? "";
-  }
-
-  toString(): string {
-    return `${this.role} ${this.process.pid} ${this.gone ? "gone" : this.state}`;
-  }
-
-  /** Descriptors and mappings that the bus may have to do with. */
-  held(): Holdings {
-    const folder = `/proc/${this.process.pid}`;
-    const targets = readdirSync(`${folder}/fd`).map((fd) => {
-      try {
-        return readlinkSync(`${folder}/fd/${fd}`);
-      } catch {
-        return ""; // closed meanwhile
-      }
-    });
-    const maps = readFileSync(`${folder}/maps`, "latin1").split("\n");
-    return {
-      descriptors: targets.filter((target) => target !== "").length,
-      mappings: maps.filter((line) => line.includes("memfd:slotbus")).length,
-    };
-  }
-
-  kill(): void {
-    this.condemned = true;
-    this.process.kill("SIGKILL");
-  }
-}
 
 export class World {
   readonly #directory: string;
@@ -158,7 +55,7 @@ export class World {
   }
 
   /** Lets one fault happen. Returns what was wrong; then the world is to be ended. */
-  async meet({ point, fault, nth }: Case): Promise<string[]> {
+  async meet({ point, fault, nth }: Case<Point>): Promise<string[]> {
     this.#problems = [];
     this.#fault = fault;
     const first = this.#books.next;
@@ -167,7 +64,7 @@ export class World {
         if (!this.#actors.has(role)) await this.#start(role);
       }
       const victim = this.#actors.get(point.role)!;
-      if (!victim.holdings) await this.#prove();
+      if (!victim.isCounted) await this.#prove();
       await this.#strike(victim, point, nth);
       await this.#prove();
     } catch (error) {
@@ -205,14 +102,28 @@ export class World {
   }
 
   #spawn(role: Role): Actor {
-    const report = (text: string): void => this.#problem(text);
-    const refused = (code: string): void => {
-      tally.refused++;
-      if (this.#fault !== "error") this.#problem(`a start of the ${role} failed at first: ${code}`);
-    };
-    const actor = new Actor(role, this.#directory, this.#bus, this.#seed, this.#library, report, refused);
+    const actor = new PointActor<Order, Report>({
+      role,
+      program: join(import.meta.dir, role === "hub" ? "hub.ts" : "worker.ts"),
+      args: ["points", this.#directory, role === "hub" ? String(this.#seed + ++serial) : role],
+      directory: this.#directory,
+      runtime: this.#bus,
+      library: this.#library,
+      problem: (text) => this.#problem(text),
+      take: (report) => this.#take(role, report),
+    });
     this.#all.add(actor);
     return actor;
+  }
+
+  #take(role: Role, report: Report): boolean {
+    if (report.is === "broken") {
+      this.#problem(report.what);
+    } else if (report.is === "refused") {
+      tally.refused++;
+      if (this.#fault !== "error") this.#problem(`a start of the ${role} failed at first: ${report.code}`);
+    }
+    return report.is === "broken" || report.is === "refused";
   }
 
   async #start(role: Role): Promise<void> {
@@ -267,9 +178,8 @@ export class World {
       victim.process.kill("SIGCONT");
     } else {
       tally.kills++;
-      await until(() => victim.gone, "the process has ended", PATIENCE_MS);
-      const { signalCode } = victim.process;
-      if (signalCode !== SIGNALS[fault]) this.#problem(`the ${role} ended by ${signalCode}, not ${SIGNALS[fault]}`);
+      const wrong = await victim.ended(fault);
+      if (wrong) this.#problem(wrong);
       this.#all.delete(victim);
       await this.#start(role);
     }
@@ -288,22 +198,11 @@ export class World {
       this.#problem(`${proof.died} requests "died" with a worker that lives`);
     const files = readdirSync(this.#bus).toSorted().join();
     if (files !== "points.lock,points.sock") this.#problem(`files of the bus: ${files}`);
-    for (const actor of this.#actors.values()) await this.#count(actor);
-  }
-
-  /** No more than at the first proof. */
-  async #count(actor: Actor): Promise<void> {
-    const most = (actor.holdings ??= actor.held());
-    let now = most;
-    const isBack = (): boolean => {
-      now = actor.held();
-      return now.descriptors <= most.descriptors && now.mappings <= most.mappings;
-    };
-    await until(isBack, "", HELD_MS).catch(() => {
-      tally.leaked++;
-      const held = `${now.descriptors} descriptors and ${now.mappings} mappings`;
-      this.#problem(`the ${actor.role} holds ${held}, not ${most.descriptors} and ${most.mappings}`);
-    });
+    for (const actor of this.#actors.values()) {
+      const wrong = await actor.count();
+      if (wrong) tally.leaked++;
+      if (wrong) this.#problem(wrong);
+    }
   }
 
   /** What the books say of the requests from `first` on; those of a hub that died need not have settled. */

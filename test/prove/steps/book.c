@@ -1,42 +1,10 @@
 /*
  * book.c - what must be true, by books that libslotbus knows nothing of: requests asked, run and
- * settled, the bytes of each, descriptors, mappings and files.
+ * settled, and the bytes of each.
  */
 #include "steps.h"
 
-#include <dirent.h>
-#include <fcntl.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <unistd.h>
-
 struct board *board;
-char folder[256];
-uint32_t files_before, mappings_before;
-
-extern jmp_buf end_of_run;
-extern pid_t runner;
-
-_Noreturn void fail(enum promise broken, const char *format, ...)
-{
-	char text[sizeof board->problem];
-	va_list arguments;
-	va_start(arguments, format);
-	vsnprintf(text, sizeof text, format, arguments);
-	va_end(arguments);
-	board->broken = broken;
-	strcpy(board->problem, text);
-	if (getpid() != runner) _exit(1);
-	longjmp(end_of_run, 1);
-}
-
-void must_be(const char *file, int line, const char *what, int64_t actual, int64_t expected)
-{
-	if (actual == expected) return;
-	fail(BROKEN, "%s:%d: %s is %lld, not %lld", file, line, what, (long long)actual,
-	     (long long)expected);
-}
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
@@ -132,17 +100,9 @@ void book_audit(void)
 
 /* ---- bytes --------------------------------------------------------------------------------- */
 
-uint64_t mix(uint64_t x)
-{
-	x += 0x9e3779b97f4a7c15u;
-	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-	x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-	return x ^ x >> 31;
-}
-
 uint64_t key_of(uint64_t id, bool response)
 {
-	return mix(board->seed ^ mix(2 * id + (response ? 1 : 0)));
+	return mix(trace->seed ^ mix(2 * id + (response ? 1 : 0)));
 }
 
 uint32_t body_bytes_of(uint64_t id, bool response)
@@ -169,42 +129,4 @@ bool body_is_right(const uint8_t *arena, uint64_t stride, uint32_t head_bytes, u
 	if ((uint64_t)offset + bytes > stride) return false;
 	body_fill(expected, id, response);
 	return memcmp(arena, expected, 8 + (size_t)bytes) == 0;
-}
-
-/* ---- resources ----------------------------------------------------------------------------- */
-
-static uint32_t entries_of(const char *path)
-{
-	uint32_t count = 0;
-	DIR *directory = opendir(path);
-	MUST(directory != NULL);
-	while (readdir(directory) != NULL) count++;
-	closedir(directory);
-	return count - 2; /* "." and ".." */
-}
-
-uint32_t folder_entries(void)
-{
-	return entries_of(folder);
-}
-
-void count_resources(void)
-{
-	char text[16384];
-	ssize_t got = 0;
-	int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
-	board->files = entries_of("/proc/self/fd") - 2; /* that directory, and fd */
-	board->mappings = 0;
-	while ((got = read(fd, text, sizeof text)) > 0)
-		for (ssize_t i = 0; i < got; i++) board->mappings += text[i] == '\n';
-	close(fd);
-}
-
-void check_leaks(void)
-{
-	count_resources();
-	if (board->files != files_before)
-		fail(LEAKED, "%u descriptors are open, %u were", board->files, files_before);
-	if (board->mappings != mappings_before)
-		fail(LEAKED, "%u mappings are left, %u were", board->mappings, mappings_before);
 }

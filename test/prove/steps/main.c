@@ -1,37 +1,25 @@
 /*
- * main.c - one run per operation, fault and step: arrange, step, fault, recover, audit. Prints
- * lines "word|value|..." for steps.ts.
+ * main.c - one run of an operation of the bus: arrange, step, fault, recover, audit. Prints what
+ * steps.ts reads.
  */
 #include "steps.h"
 
-#include <fcntl.h>
-#include <sched.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
-enum { SECONDS_PER_RUN = 20, NO_REGION = SB_STREAMING + 1, FAULTS = 4 };
+enum { NO_REGION = SB_STREAMING + 1, FAULTS = 4 };
 
-jmp_buf end_of_run;
-pid_t runner;
 bool worker_is_child, hub_is_child;
 
 static const char *const fault_names[FAULTS] = {
 	"kill hub", "kill worker", "pause hub", "pause worker",
 };
 
-static uint32_t part, parts, stride;
 static uint32_t met[NO_REGION + 1][FAULTS];
-static uint32_t broken[PROMISES];
-static uint64_t requests, kills, pauses;
-
-/* What runs now, for whoever must say where it broke. */
 static const struct scenario *scenario;
-static const char *fault;
-static uint32_t scenario_number, fault_number, at_step; /* step UINT32_MAX: left alone */
+static bool hub_is_stepped;
 
 /* ---- both sides ---------------------------------------------------------------------------- */
 
@@ -157,22 +145,15 @@ static void resumed(const struct act *act)
 
 /* ---- one run ------------------------------------------------------------------------------- */
 
-static void begin(bool hub)
+static void begin(void)
 {
-	alarm(SECONDS_PER_RUN);
-	/* Of this run alone, and the same when it is replayed. */
-	uint64_t run = (scenario_number * 16u + fault_number) * (1ULL << 21) + at_step % (1u << 21);
-	board->first = board->next = (run + 1) * BOOK;
+	board->first = board->next = (run_number() + 1) * BOOK;
 	board->payload_limit = SMALL;
 	board->timeout_ms = 0;
 	board->streams = board->stream_bytes = 0;
 	board->given_up = false;
-	board->broken = KEPT;
-	hub_is_child = hub;
-	worker_is_child = !hub;
-	count_resources();
-	files_before = board->files;
-	mappings_before = board->mappings;
+	hub_is_child = hub_is_stepped;
+	worker_is_child = !hub_is_stepped;
 	child_start();
 	scenario->arrange();
 	child_begin(scenario->operate);
@@ -188,20 +169,21 @@ static void note_state(uint32_t column)
 	met[state][column]++;
 }
 
-static void run_step(bool hub, const struct act *act)
+static void undisturbed(void)
 {
-	begin(hub);
-	child_goto(at_step);
-	note_state((act == NULL ? 0u : 2u) + (hub ? 0u : 1u));
-	if (act == NULL) {
-		kills++;
-		child_kill();
-		if (hub) hub_died();
-		else worker_died();
-	} else {
-		pauses++;
-		resumed(act);
+	resumed(NULL);
+}
+
+static void disturbed(uint32_t number)
+{
+	note_state((number == 0 ? 0u : 2u) + (hub_is_stepped ? 0u : 1u));
+	if (number > 0) {
+		resumed(&scenario->acts[number - 1]);
+		return;
 	}
+	child_kill();
+	if (hub_is_stepped) hub_died();
+	else worker_died();
 }
 
 /* After a failure: what it left open is closed, and the folder emptied. */
@@ -221,106 +203,33 @@ static void clear(void)
 	unlink(path);
 }
 
-static void print_failure(const char *problem)
+static uint64_t requests_of_run(void)
 {
-	char step[16] = "-";
-	if (at_step != UINT32_MAX) snprintf(step, sizeof step, "%u", at_step);
-	printf("failure|%s|%s|%s|%s\n", scenario->name, fault, step, problem);
+	return board->next - board->first;
 }
 
-static void report_failure(void)
+static const char *fault_name(uint32_t number)
 {
-	broken[board->broken]++;
-	print_failure(board->problem);
-	clear();
-}
-
-static uint32_t record(bool hub)
-{
-	static uint32_t steps;
-	fault = "none";
-	fault_number = 15;
-	at_step = UINT32_MAX;
-	steps = 0;
-	if (setjmp(end_of_run) != 0) {
-		report_failure();
-		return 0;
-	}
-	begin(hub);
-	steps = child_record();
-	resumed(NULL);
-	requests += board->next - board->first;
-	return steps;
-}
-
-/* The steps of one fault that are this process's part. The first failure ends it. */
-static void each_step(bool hub, const struct act *act, uint32_t steps, int32_t only)
-{
-	static uint32_t every, first;
-	fault = act == NULL ? "kill" : act->name;
-	fault_number = act == NULL ? 0 : (uint32_t)(act - scenario->acts) + 1;
-	every = scenario->sampled ? stride : 1;
-	first = (uint32_t)((board->seed * 2654435761u + scenario_number * 5 + fault_number) % every);
-	if (setjmp(end_of_run) != 0) {
-		report_failure();
-		return;
-	}
-	for (at_step = 0; at_step <= steps; at_step++) {
-		bool chosen = at_step % every == first && at_step / every % parts == part;
-		if (only >= 0 ? (int32_t)at_step != only : !chosen) continue;
-		run_step(hub, act);
-		requests += board->next - board->first;
-	}
+	return number == 0 ? "kill" : scenario->acts[number - 1].name;
 }
 
 static void each_scenario(const struct scenario *table, uint32_t count, bool hub,
-                          uint32_t first_number, char **chosen)
+                          uint32_t first_number)
 {
+	hub_is_stepped = hub;
 	for (uint32_t i = 0; i < count; i++) {
 		scenario = &table[i];
-		scenario_number = first_number + i;
-		if (chosen[0] != NULL && strcmp(chosen[0], scenario->name) != 0) continue;
-		bool any = chosen[0] == NULL || chosen[1] == NULL;
-		int32_t only = !any && chosen[2] != NULL ? atoi(chosen[2]) : -1;
-		uint64_t start = os_now_ns(), kills_before = kills, pauses_before = pauses;
-		uint32_t steps = record(hub);
-		if (steps == 0) continue;
-		if (any || strcmp(chosen[1], "kill") == 0) each_step(hub, NULL, steps, only);
-		for (uint32_t act = 0; act < scenario->act_count; act++)
-			if (any || strcmp(chosen[1], scenario->acts[act].name) == 0)
-				each_step(hub, &scenario->acts[act], steps, only);
-		printf("operation|%s|%s|%u|%u|%u|%llu|%llu|%.3f\n", scenario->name,
-		       hub ? "hub" : "worker", steps, scenario->act_count, scenario->sampled ? stride : 1,
-		       (unsigned long long)(kills - kills_before),
-		       (unsigned long long)(pauses - pauses_before), (double)(os_now_ns() - start) / 1e9);
-		fflush(stdout);
+		const struct drive drive = {
+			.name = scenario->name, .side = hub ? "hub" : "worker", .number = first_number + i,
+			.faults = scenario->act_count + 1, .fault_name = fault_name,
+			.sampled = scenario->sampled, .begin = begin, .undisturbed = undisturbed,
+			.disturbed = disturbed, .clear = clear, .requests = requests_of_run,
+		};
+		drive_one(&drive);
 	}
 }
 
 /* ---- the whole ----------------------------------------------------------------------------- */
-
-static void too_long(int signal)
-{
-	(void)signal;
-	print_failure("it hangs");
-	fflush(stdout);
-	child_forget();
-	_exit(1);
-}
-
-/* Two processes on one processor: a step is then a switch and no wake-up of another one. */
-static void pin(void)
-{
-	cpu_set_t allowed, one;
-	MUST(sched_getaffinity(0, sizeof allowed, &allowed) == 0);
-	uint32_t nth = part % (uint32_t)CPU_COUNT(&allowed);
-	for (uint32_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (!CPU_ISSET(cpu, &allowed) || nth-- != 0) continue;
-		CPU_ZERO(&one);
-		CPU_SET(cpu, &one);
-		MUST(sched_setaffinity(0, sizeof one, &one) == 0);
-	}
-}
 
 static void report(void)
 {
@@ -332,39 +241,17 @@ static void report(void)
 	};
 	for (uint32_t state = 0; state <= NO_REGION; state++)
 		for (uint32_t column = 0; column < FAULTS; column++)
-			printf("state|%s|%s|%u\n", names[state] + 3, fault_names[column], met[state][column]);
-	printf("figures|%llu|%llu|%llu|%u|%u|%u|%u|%u|%llu|%llu\n", (unsigned long long)requests,
-	       (unsigned long long)kills, (unsigned long long)pauses, broken[LOST], broken[DOUBLED],
-	       broken[MISDELIVERED], broken[LEAKED], broken[BROKEN],
-	       (unsigned long long)stepped_instructions, (unsigned long long)strays);
+			drive_state(names[state] + 3, fault_names[column], met[state][column]);
 }
 
 int main(int argc, char **argv)
 {
-	if (argc < 6 || strlen(argv[1]) >= sizeof folder) return 2;
-	int flags = MAP_SHARED | MAP_ANONYMOUS;
-	board = mmap(NULL, sizeof *board, PROT_READ | PROT_WRITE, flags, -1, 0);
-	if (board == MAP_FAILED) return 2;
-	strcpy(folder, argv[1]);
-	board->seed = strtoull(argv[2], NULL, 10);
-	part = (uint32_t)atoi(argv[3]);
-	parts = (uint32_t)atoi(argv[4]);
-	stride = (uint32_t)atoi(argv[5]);
-	runner = getpid();
-	char *chosen[4] = { NULL };
-	for (int i = 6; i < argc && i < 9; i++) chosen[i - 6] = argv[i];
-	signal(SIGALRM, too_long);
-	setvbuf(stdout, NULL, _IOFBF, 1 << 16);
-	if (setjmp(end_of_run) != 0) {
-		printf("failure|-|-|-|%s\n", board->problem);
-		return 1;
-	}
-	pin();
-	each_scenario(hub_scenarios, hub_scenario_count, true, 0, chosen);
-	each_scenario(worker_scenarios, worker_scenario_count, false, 64, chosen);
-	each_scenario(hub_stream_scenarios, hub_stream_scenario_count, true, 128, chosen);
-	each_scenario(worker_stream_scenarios, worker_stream_scenario_count, false, 192, chosen);
+	if (!drive_begin(argc, argv, sizeof *board)) return 2;
+	board = (struct board *)(void *)trace;
+	each_scenario(hub_scenarios, hub_scenario_count, true, 0);
+	each_scenario(worker_scenarios, worker_scenario_count, false, 64);
+	each_scenario(hub_stream_scenarios, hub_stream_scenario_count, true, 128);
+	each_scenario(worker_stream_scenarios, worker_stream_scenario_count, false, 192);
 	report();
-	return broken[LOST] + broken[DOUBLED] + broken[MISDELIVERED] + broken[LEAKED] +
-	           broken[BROKEN] > 0;
+	return drive_end();
 }

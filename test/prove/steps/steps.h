@@ -6,7 +6,6 @@
  *
  *     steps FOLDER SEED PART PARTS STRIDE [operation [fault [step]]]
  *
- * trace.c       the child and its instructions
  * book.c        the books: what was asked, run, settled; and what fails
  * tape.c        the books of streams: every byte, before and after it is told
  * asker.c       a hub, used as src/bus/bus.ts uses it
@@ -20,6 +19,7 @@
 #define SLOTBUS_STEPS_H
 
 #include "private.h"
+#include "trace.h"
 
 #include <string.h>
 #include <sys/types.h>
@@ -36,8 +36,6 @@ enum {
 };
 
 /* ---- the books (book.c): in memory of this program, shared with the child ------------------ */
-
-enum promise { KEPT, LOST, DOUBLED, MISDELIVERED, LEAKED, BROKEN, PROMISES };
 
 enum outcome { UNSETTLED, ANSWERED, NEVER_RAN, MAY_HAVE_RUN };
 
@@ -63,9 +61,7 @@ struct entry {
 };
 
 struct board {
-	void (*call)(void);  /* what the child is to do */
-	bool stepped;        /* between two marks, so that it can be stepped */
-	uint64_t seed;
+	struct trace trace;
 	uint64_t first, next; /* ids of this run; the entry is book[id - first] */
 	struct entry book[BOOK];
 	uint32_t payload_limit;
@@ -73,21 +69,9 @@ struct board {
 	uint32_t streams, stream_bytes; /* of the requests that are issued next */
 	bool given_up;       /* something was withdrawn, or its worker evicted */
 	bool idle;           /* the hub has nothing queued, in flight or in quarantine */
-	uint32_t files, mappings; /* of whoever counted them last */
-	enum promise broken;
-	char problem[240];
 };
 
 extern struct board *board;
-extern char folder[256];
-extern uint32_t files_before, mappings_before; /* of this process, before a run */
-
-_Noreturn void fail(enum promise broken, const char *format, ...)
-	__attribute__((format(printf, 2, 3)));
-#define MUST(condition)                                                                         \
-	((condition) ? (void)0 : fail(BROKEN, "%s:%d: %s", __FILE__, __LINE__, #condition))
-#define MUST_BE(actual, expected) must_be(__FILE__, __LINE__, #actual, (actual), (expected))
-void must_be(const char *file, int line, const char *what, int64_t actual, int64_t expected);
 
 uint64_t book_issue(void);
 struct entry *book_of(uint64_t id);
@@ -102,11 +86,7 @@ void body_fill(uint8_t *to, uint64_t id, bool response);
 /* Whether these are the bytes that belong to this request and to no other. */
 bool body_is_right(const uint8_t *arena, uint64_t stride, uint32_t head_bytes, uint32_t offset,
                    uint32_t bytes, uint64_t id, bool response);
-uint64_t mix(uint64_t x);
 uint64_t key_of(uint64_t id, bool response);
-void count_resources(void);
-void check_leaks(void);
-uint32_t folder_entries(void);
 
 /* ---- the books of streams (tape.c) --------------------------------------------------------- */
 
@@ -121,21 +101,6 @@ void tape_commit(uint64_t id, bool response);
 void tape_check_end(uint64_t id, bool response);
 /* Whatever call has returned, its bytes are there. */
 void tape_check_committed(uint64_t id, bool response);
-
-/* ---- the child (trace.c) ------------------------------------------------------------------- */
-
-extern uint64_t stepped_instructions, strays;
-
-void child_start(void);
-bool child_lives(void);
-void in_child(void (*call)(void)); /* runs it there, to its end */
-void child_begin(void (*call)(void)); /* up to its first instruction */
-uint32_t child_record(void);       /* to its last instruction; its path is known from then on */
-void child_goto(uint32_t step);
-void child_finish(void);           /* the rest of it */
-void child_kill(void);
-void child_quit(void);
-void child_forget(void);           /* after a failure */
 
 /* ---- a hub (asker.c) ----------------------------------------------------------------------- */
 

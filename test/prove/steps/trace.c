@@ -6,7 +6,7 @@
  * recorded once; later runs go by a breakpoint to the last instruction before k that the path had
  * not met before, by a second one as near to k as is worth it, and step the rest.
  */
-#include "steps.h"
+#include "trace.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -41,7 +41,7 @@ static inline void trap(void)
 
 static __attribute__((noinline, noclone)) void run_between_marks(void)
 {
-	void (*call)(void) = board->call;
+	void (*call)(void) = trace->call;
 	__asm__ volatile("int3" ::: "memory");
 	call();
 	__asm__ volatile(".globl operation_ends\noperation_ends: int3" ::: "memory");
@@ -51,8 +51,8 @@ static _Noreturn void obey(void)
 {
 	for (;;) {
 		trap();
-		if (board->stepped) run_between_marks();
-		else board->call();
+		if (trace->stepped) run_between_marks();
+		else trace->call();
 	}
 }
 
@@ -63,7 +63,7 @@ static void wait_for_trap(void)
 	if (WIFSTOPPED(status) && WSTOPSIG(status) == SIGTRAP) return;
 	pid_t gone = child;
 	if (!WIFSTOPPED(status)) child = 0;
-	if (board->broken != KEPT) fail(board->broken, "in the child: %s", board->problem);
+	if (trace->broken != KEPT) fail(trace->broken, "in the child: %s", trace->problem);
 	fail(BROKEN, "process %d ended or stopped by itself, status 0x%x", (int)gone, status);
 }
 
@@ -87,8 +87,8 @@ void child_start(void)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0) _exit(1);
 		count_resources();
-		files_before = board->files;
-		mappings_before = board->mappings;
+		files_before = trace->files;
+		mappings_before = trace->mappings;
 		obey();
 	}
 	wait_for_trap();
@@ -100,17 +100,22 @@ bool child_lives(void)
 	return child != 0;
 }
 
+pid_t child_pid(void)
+{
+	return child;
+}
+
 void in_child(void (*call)(void))
 {
-	board->call = call;
-	board->stepped = false;
+	trace->call = call;
+	trace->stepped = false;
 	go_on();
 }
 
 void child_begin(void (*call)(void))
 {
-	board->call = call;
-	board->stepped = true;
+	trace->call = call;
+	trace->stepped = true;
 	go_on();
 }
 
@@ -222,6 +227,19 @@ void child_goto(uint32_t wanted)
 	if (at < wanted || !met) strays++; /* a shorter path this time: the fault is at its end */
 }
 
+void child_run_to(void (*function)(void))
+{
+	MUST(run_to((uint64_t)(uintptr_t)function, 1));
+}
+
+void child_step_until(bool (*reached)(void))
+{
+	while (!reached()) {
+		MUST(!is_through());
+		step();
+	}
+}
+
 void child_finish(void)
 {
 	go_on(); /* to the second mark */
@@ -250,8 +268,8 @@ static _Noreturn void quit(void)
 void child_quit(void)
 {
 	int status = 0;
-	board->call = quit;
-	board->stepped = false;
+	trace->call = quit;
+	trace->stepped = false;
 	MUST(ptrace(PTRACE_CONT, child, NULL, NULL) == 0);
 	MUST(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
 	child = 0;

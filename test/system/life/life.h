@@ -1,8 +1,8 @@
 /*
- * life.h - the whole life of a hub and of a worker without Bun, for strace to fail each system
- * call of the library in turn.
+ * life.h - the whole life of a hub, a worker and a member of a fleet without Bun, for strace to
+ * fail each system call of the library in turn.
  *
- *     life hub|worker|bridge|reopen DIRECTORY
+ *     life hub|worker|bridge|reopen|fleet|memory|quiet DIRECTORY
  *
  * What the program does for itself it does by calls that the library never makes (readv, writev,
  * ppoll, accept4, openat2, close_range ...), so that a fault meets the library only; between
@@ -50,5 +50,8 @@ void hub_life(const char *directory);
 void worker_life(const char *directory);
 void bridge_life(void);
 void reopen_life(const char *directory);
+void fleet_life(const char *directory);
+void memory_life(void);
+void quiet_life(const char *directory);
 
 #endif

@@ -1,0 +1,173 @@
+/**
+ * `fleet/member.ts NAME BOOKS LIFE [ORDER...]`: a member of a fleet. It does what it is told, by orders as JSON in its arguments,
+ * and then by messages; each is answered when it is done or has begun. What it did is in the books, under its life.
+ */
+
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { Contest } from "../../../src/contest/index.ts";
+import { EventBus, Fleet } from "../../../src/events/index.ts";
+import { descriptors, until } from "../../support.ts";
+import { Random } from "../soak/books.ts";
+import { FleetBooks } from "./books.ts";
+import { type HoldOrder, Holding } from "./holder.ts";
+import { GEOMETRY, RINGS } from "./payloads.ts";
+import { Reader, type ReaderReport, type ReadOrder } from "./reader.ts";
+import { Writer, type WriteOrder } from "./writer.ts";
+
+export type Order =
+  /** Joins the fleet; makes it with {@link GEOMETRY}. Before all others. */
+  | { do: "join" }
+  /** Publishes so many events into a ring at once. */
+  | { do: "publish"; ring: number; count: number }
+  /** Publishes at random from now on. */
+  | ({ do: "write" } & WriteOrder)
+  /** Is a subscriber from now on. */
+  | ({ do: "read" } & ReadOrder)
+  /** Claims, or waits, at random from now on. */
+  | ({ do: "hold" } & HoldOrder)
+  /** One attempt; `wait`: until it has the subject. */
+  | { do: "claim"; subject: number; ttl: number; wait?: boolean }
+  | { do: "renew" | "release" | "touch"; subject: number }
+  /** Answers when nothing is begun any more. The books' `hurry` is to be set. */
+  | { do: "quiet" }
+  /** Answers with what it has. */
+  | { do: "count" }
+  /** Ends what runs, leaves the fleet and ends. */
+  | { do: "end" };
+
+export interface Count {
+  is: "count";
+  fds: number;
+  /** Bytes of memory. */
+  rss: number;
+  members: number;
+  /** Leases that somebody holds. */
+  leases: number;
+  readers: ReaderReport[];
+}
+
+export type Report =
+  /** `ok`: what the step returned; `true` for what has none. */
+  | { is: "did"; what: Order["do"]; ok: boolean }
+  | { is: "joined"; epoch: number; index: number }
+  | { is: "quiet" }
+  | Count;
+
+const [name, directory, number, ...args] = process.argv.slice(2);
+const life = Number(number);
+const books = new FleetBooks(directory!);
+const random = new Random(life * 7_919 + 1);
+const readers: Reader[] = [];
+const buses = new Map<number, EventBus>();
+const held = new Map<number, NonNullable<ReturnType<Holding["tryClaim"]>>>();
+let fleet: Fleet;
+let writer: Writer;
+let holding: Holding;
+let isEnding = false;
+
+const say = (report: Report): void => void process.send?.(report);
+const problem = (what: string): void => void process.send?.({ is: "broken", what });
+
+function busOf(ring: number): EventBus {
+  const known = buses.get(ring);
+  if (known) return known;
+  const bus = new EventBus({ fleet, ring: RINGS[ring]!.name });
+  buses.set(ring, bus);
+  return bus;
+}
+
+async function joinFleet(): Promise<void> {
+  books.doing(life, "joining");
+  const control = join(directory!, "control");
+  if (existsSync(control)) {
+    const greet = { open: (it: Bun.Socket): void => void it.write(`${life} `), data() {} };
+    await Bun.connect({ unix: control, socket: greet });
+  }
+  fleet = await Fleet.join({ name: name!, ...GEOMETRY });
+  books.join(life, fleet.epoch, fleet.index, fleet.incarnation);
+  writer = new Writer(fleet, books, life, busOf);
+  holding = new Holding(new Contest(fleet), books, life, problem);
+  setInterval(() => readers.forEach((reader) => reader.tell()), 10);
+  books.doing(life, "idle");
+  say({ is: "joined", epoch: fleet.epoch, index: fleet.index });
+}
+
+function read(order: ReadOrder): void {
+  const reader = new Reader(fleet, books, life, busOf, order, problem);
+  readers.push(reader);
+  const again = (): void => {
+    readers.splice(readers.indexOf(reader), 1);
+    const { from: _, ...fresh } = order;
+    if (!isEnding) read(fresh);
+  };
+  fails(reader.run().then(again));
+}
+
+/** What runs on its own ends the process when it fails: the harness says so. */
+function fails(running: Promise<void>): void {
+  running.catch((error) => {
+    if (isEnding) return;
+    problem(`life ${life} (pid ${process.pid}): ${error instanceof Error ? error.stack : error}`);
+  });
+}
+
+function count(): Count {
+  return {
+    is: "count",
+    fds: descriptors(),
+    rss: process.memoryUsage.rss(),
+    members: fleet.members().length,
+    leases: new Contest(fleet).list().length,
+    readers: readers.map((reader) => reader.report),
+  };
+}
+
+async function claim({ subject, ttl, wait }: Extract<Order, { do: "claim" }>): Promise<boolean> {
+  const got = wait ? await holding.claim(subject, ttl) : holding.tryClaim(subject, ttl);
+  if (got) held.set(subject, got);
+  return got !== null;
+}
+
+function step(order: Extract<Order, { subject: number }>): boolean | Promise<boolean> {
+  if (order.do === "claim") return claim(order);
+  const mine = held.get(order.subject);
+  if (!mine) return false;
+  if (order.do === "renew") return holding.renew(mine);
+  if (order.do === "touch") return holding.write(mine);
+  held.delete(order.subject);
+  return holding.release(mine);
+}
+
+async function end(): Promise<void> {
+  isEnding = true;
+  writer.stop();
+  holding.stop();
+  await until(() => holding.isQuiet, "nothing is held", 10_000);
+  for (const reader of readers) reader.close();
+  await fleet.leave();
+  process.exit(0);
+}
+
+async function obey(order: Order): Promise<void> {
+  if (order.do === "join") return joinFleet();
+  if (order.do === "end") return end();
+  if (order.do === "count") return say(count());
+  if (order.do === "quiet") {
+    await until(() => holding.isQuiet, "nothing is held and nothing waits", 30_000);
+    return say({ is: "quiet" });
+  }
+  let ok = true;
+  if (order.do === "publish") {
+    for (let left = order.count; left > 0; left--) ok = writer.publish(order.ring) && ok;
+  } else if (order.do === "write") fails(writer.run(order, random));
+  else if (order.do === "read") read(order);
+  else if (order.do === "hold") fails(holding.run(order, random));
+  else ok = await step(order);
+  say({ is: "did", what: order.do, ok });
+}
+
+process.on("disconnect", () => process.exit(0));
+process.on("message", (order: Order) => fails(obey(order)));
+for (const order of args) await obey(JSON.parse(order) as Order);
+process.send?.({ is: "loaded" });

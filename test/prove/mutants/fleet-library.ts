@@ -1,0 +1,215 @@
+/** The rules that the TypeScript library keeps in a fleet: rings, events, contests; and what is left without each. */
+
+import type { LibraryRule } from "./library.ts";
+
+const eventRules: LibraryRule[] = [
+  {
+    rule: "a cursor counts what it lost",
+    file: "fleet/ring.ts",
+    edits: [["this.#lost += this.#reader.lost;", ""]],
+    suite: "ring",
+    test: "one event more than the ring holds: one is lost",
+  },
+  {
+    rule: "a frame's payload is a copy",
+    file: "fleet/ring.ts",
+    edits: [["reader.bytes.slice(", "reader.bytes.subarray("]],
+    suite: "ring",
+    test: "a frame tells kind, time, writer, position and number, and its payload is a copy",
+  },
+  {
+    rule: "a place of an earlier epoch is none of this one",
+    file: "fleet/reader.ts",
+    edits: [["if (epoch !== fleet.epoch) return {", "if (epoch < 0) return {"]],
+    suite: "ring",
+    test: "a bookmark of an earlier epoch is told",
+  },
+  {
+    rule: "a filter decides before the payload is decoded",
+    file: "events/subscription.ts",
+    edits: [
+      [
+        "if (this.#test(this.#head)) return true;",
+        "this.#head.toEvent();\n    if (this.#test(this.#head)) return true;",
+      ],
+    ],
+    suite: "events",
+    test: "no payload is decoded that a filter on the head refuses",
+  },
+  {
+    rule: "what a predicate throws ends its own subscription",
+    file: "events/subscription.ts",
+    edits: [["if (error instanceof PredicateFailure) {", "if (!error) {"]],
+    suite: "events",
+    test: "a predicate that throws ends its own subscription",
+  },
+  {
+    rule: "a full queue is left alone for one turn",
+    file: "events/subscription.ts",
+    edits: [["queued >= this.#limit && received === this.#receivedThen;", "queued >= 0 && received >= 0;"]],
+    suite: "events",
+    test: "whoever reads loses nothing of a burst far above the queue",
+  },
+  {
+    rule: "drop-oldest keeps the newest",
+    file: "events/subscription.ts",
+    edits: [
+      ['this.#counts.queued < this.#limit || this.#policy === "drop-oldest"', "this.#counts.queued < this.#limit"],
+    ],
+    suite: "events",
+    test: "drop-oldest keeps what it says",
+  },
+  {
+    rule: "close ends a subscription that drops",
+    file: "events/subscription.ts",
+    edits: [
+      [
+        'this.#behind.dropped++;\n    if (this.#policy === "close") this.#fail(new EventsLostError(this.lagged));',
+        "this.#behind.dropped++;",
+      ],
+    ],
+    suite: "events",
+    test: "close ends it behind what is queued",
+  },
+  {
+    rule: "close ends a subscription whose ring overwrites",
+    file: "events/subscription.ts",
+    edits: [
+      [
+        'this.#behind.overwritten += lost;\n    if (this.#policy === "close") this.#fail(new EventsLostError(this.lagged));',
+        "this.#behind.overwritten += lost;",
+      ],
+    ],
+    suite: "events",
+    test: "close ends it when the ring overwrites, too",
+  },
+  {
+    rule: "what is overwritten counts as lag",
+    file: "events/subscription.ts",
+    edits: [["this.#counts.overwritten += lost;", ""]],
+    suite: "events",
+    test: "what was published is what each received, filtered, lost to the ring and dropped",
+  },
+  {
+    rule: "what the oldest in a queue gives way to counts as dropped",
+    file: "events/subscription.ts",
+    edits: [["this.#before.dropped++;\n    this.#counts.dropped++;", "this.#before.dropped++;"]],
+    suite: "events",
+    test: "what was published is what each received, filtered, lost to the ring and dropped",
+  },
+  {
+    rule: "a gap is told where it is",
+    file: "events/subscription.ts",
+    edits: [["if (this.#behind.isAny()) this.#items.push(this.#behind.take());", ""]],
+    suite: "events",
+    test: "drop-newest keeps what it says",
+  },
+  {
+    rule: "an id that is unknown or closed is none to unsubscribe",
+    file: "events/bus.ts",
+    edits: [["this.#subscriptions.get(id)?.close();", "this.#subscriptions.get(id)!.close();"]],
+    suite: "events",
+    test: "queued events can be read after close",
+  },
+  {
+    rule: "a publisher reads what binds before it asks for an id",
+    file: "events/bus.ts",
+    edits: [["      binding.learn();\n", ""]],
+    suite: "events",
+    test: "a filter on an id sees the binding event with its own id",
+  },
+  {
+    rule: "a binding event has the id that it binds",
+    file: "events/bus.ts",
+    edits: [["id = binding.ownId(topic, payload) ?? id;", "id ??= binding.ownId(topic, payload);"]],
+    suite: "events",
+    test: "an id that is there is not changed; a binding event has that of its payload",
+  },
+  {
+    rule: "a key that is used is the last to go",
+    file: "events/binding.ts",
+    edits: [["    this.#ids.delete(key);\n    this.#ids.set(key, id); // the last to go now\n", ""]],
+    suite: "events",
+    test: "at most so many keys are kept",
+  },
+];
+
+const contestRules: LibraryRule[] = [
+  {
+    rule: "a guard that lost its tenure aborts",
+    file: "contest/guard.ts",
+    edits: [["    this.#controller?.abort(this.#lost);\n", ""]],
+    suite: "contest",
+    test: "its signal does not abort by its own release, and one that is asked for after a loss has aborted",
+  },
+  {
+    rule: "a guard that is released has not lost",
+    file: "contest/guard.ts",
+    edits: [["if (ours) this.#end();\n    else this.#lose();", "this.#lose();"]],
+    suite: "contest",
+    test: "its signal does not abort by its own release, and one that is asked for after a loss has aborted",
+  },
+  {
+    rule: "a guard renews itself",
+    file: "contest/guard.ts",
+    edits: [["    if (renew) this.#renewLater();\n", ""]],
+    suite: "contest",
+    test: "with renew a lease outlives its ttl many times over",
+  },
+  {
+    rule: "a waiter hears of the holder's death",
+    file: "contest/waiter.ts",
+    edits: [["readonly #onDeath = (): void => this.look();", "readonly #onDeath = (): void => {};"]],
+    suite: "contest",
+    test: "SIGKILL of the holder: a waiter of this process owns it at once",
+  },
+  {
+    rule: "a waiter looks when the holder's time is over",
+    file: "contest/waiter.ts",
+    edits: [["after(Math.min(free, left), this.#onTime)", "after(left, this.#onTime)"]],
+    suite: "contest",
+    test: "the end of the holder's time wakes a waiter",
+  },
+  {
+    rule: "whoever was woken and waits on says so again",
+    file: "contest/sleepers.ts",
+    edits: [["    this.#leases.park();\n    this.look();", "    this.look();"]],
+    suite: "contest",
+    test: "a waiter that was woken in vain is woken again",
+  },
+  {
+    rule: "a fence refuses an older token",
+    file: "contest/fence.ts",
+    edits: [['if (checkToken("token", token) < this.#highWater) return false;', 'checkToken("token", token);']],
+    suite: "contest",
+    test: "it admits equal and higher tokens and rejects lower ones",
+  },
+  {
+    rule: "nobody adopts a tenure that has ended",
+    file: "contest/contest.ts",
+    edits: [["this.#leases.holds(entry, token) ?", "this.#leases.at(entry) ?"]],
+    suite: "contest",
+    test: "only the owner that claimed may adopt",
+  },
+  {
+    rule: "nobody adopts what another owner claimed",
+    file: "contest/contest.ts",
+    edits: [
+      [
+        "    if (found.owner !== owner) throw new LeaseOwnerError(found, owner);\n    return this.#guard(",
+        "    return this.#guard(",
+      ],
+    ],
+    suite: "contest",
+    test: "only the owner that claimed may adopt",
+  },
+  {
+    rule: "nobody releases what another owner claimed",
+    file: "contest/contest.ts",
+    edits: [["    if (!force && found.owner !== owner) throw new LeaseOwnerError(found, owner);\n", ""]],
+    suite: "contest",
+    test: "another owner cannot release an observed holder",
+  },
+];
+
+export const fleetLibraryRules: LibraryRule[] = [...eventRules, ...contestRules];

@@ -1,0 +1,139 @@
+/** The commands of a member of a fleet, for program.ts. It joins when it is told. */
+
+import { dlopen, FFIType } from "bun:ffi";
+import { Contest, Fleet, type FleetOptions, type Guard } from "../../src/contest/index.ts";
+import { all, EventBus } from "../../src/events/index.ts";
+
+type Command = (...words: string[]) => Promise<void> | void;
+
+const LONG_MS = 3_600_000;
+const PAYLOAD = new Uint8Array(64).fill(7);
+
+/** Runs it between two calls that strace can see: of the system calls in between, each is its own. */
+function marked(work: () => void): void {
+  const { getpgid } = dlopen("libc.so.6", { getpgid: { args: [FFIType.i32], returns: FFIType.i32 } }).symbols;
+  getpgid(-3);
+  work();
+  getpgid(-4);
+}
+
+export function memberCommands(name: string, directory: string, say: (line: string) => void): Record<string, Command> {
+  const where = { name, ...(directory === "" ? {} : { directory }) };
+  const guards = new Map<string, Guard>();
+  const audience: Fleet[] = [];
+  let fleet: Fleet;
+  let contest: Contest;
+
+  const enter = (joined: Fleet): void => {
+    fleet = joined;
+    contest = new Contest(fleet);
+    say(`joined ${fleet.index} ${fleet.incarnation} ${fleet.epoch}`);
+  };
+  const join = (options: Partial<FleetOptions>) => Fleet.join({ rings: { events: {} }, ...options, ...where });
+  const won = (label: string, guard: Guard): void => {
+    guards.set(label, guard);
+    say(`claimed ${label} ${guard.token}`);
+  };
+
+  return {
+    /** With options, as JSON without spaces. */
+    join: async (options = "{}") => enter(await join(JSON.parse(options) as Partial<FleetOptions>)),
+    observe: async () => enter(await Fleet.observe(where)),
+    leave: () => (fleet as Fleet | undefined)?.leave(),
+    members: () => say(`members ${fleet.members().map((member) => member.pid)}`),
+    clock: () => say(`clock ${Date.now()} ${performance.now()}`),
+
+    // ---- events ----
+    publish: (count) => {
+      const ring = fleet.ring("events");
+      for (let n = 0; n < Number(count); n++) ring.publish(PAYLOAD);
+    },
+    /** The same for strace. */
+    quiet: (count) => {
+      const ring = fleet.ring("events");
+      ring.publish(PAYLOAD);
+      marked(() => {
+        for (let n = 0; n < Number(count); n++) ring.publish(PAYLOAD);
+      });
+    },
+    /** So many members more, each with a cursor that has looked once and does not sleep. */
+    audience: async (count) => {
+      while (audience.length < Number(count)) {
+        const another = await join({});
+        another.ring("events").cursor().poll();
+        audience.push(another);
+      }
+    },
+    /** Says each event that comes, and each loss. */
+    listen: () => {
+      void (async () => {
+        for await (const item of fleet.ring("events").cursor()) {
+          say("payload" in item ? `event ${item.event} ${item.time}` : `item ${JSON.stringify(item)}`);
+        }
+      })().catch((error: Error) => say(`error ${error.name}: ${error.message}`));
+    },
+    /** Sleeps for an event and for a lease, and says so when neither failed at once. */
+    hear: async (label = "") => {
+      const waited = contest.claim({ kind: "system", label }, { ttl: LONG_MS });
+      const cursor = fleet.ring("events").cursor();
+      const next = cursor.next();
+      const early = Bun.sleep(100).then(() => "hearing");
+      const first = await Promise.race([early, waited.then(() => "won"), next.then(() => "event")]);
+      void next.then(
+        ({ value }) => say(`event ${value && "event" in value ? value.event : JSON.stringify(value)}`),
+        () => {},
+      );
+      void waited.then(
+        (guard) => (guard.release(), say(`won ${label} ${guard.token}`)),
+        () => {},
+      );
+      say(first);
+    },
+    subscribe: () => {
+      const subscription = new EventBus({ fleet, ring: "events" }).subscribe(all());
+      void (async () => {
+        for await (const event of subscription) say(`topic ${event.topic}`);
+      })().catch((error: Error) => say(`error ${error.name}: ${error.message}`));
+    },
+
+    // ---- leases ----
+    claim: (label = "", ttl) => {
+      const result = contest.tryClaim({ kind: "system", label }, { ttl: Number(ttl ?? LONG_MS) });
+      if (result.claimed) won(label, result.guard);
+      else say(`yields ${label} ${result.holder.token}`);
+    },
+    /** Waits for it, and says how long that took. */
+    wait: (label = "", ttl, timeout) => {
+      const started = performance.now();
+      contest.claim({ kind: "system", label }, { ttl: Number(ttl ?? LONG_MS), timeout: Number(timeout ?? 0) }).then(
+        (guard) => {
+          guards.set(label, guard);
+          say(`won ${label} ${guard.token} ${Math.round(performance.now() - started)}`);
+        },
+        (error: Error) => say(`lost ${label} ${error.name} ${Math.round(performance.now() - started)}`),
+      );
+    },
+    release: (label = "") => say(`released ${label} ${guards.get(label)!.release()}`),
+    /** So many claims and releases, for strace. */
+    pairs: (count) => {
+      const subject = { kind: "system", label: "pair" };
+      const pair = (): void => {
+        const result = contest.tryClaim(subject, { ttl: LONG_MS });
+        if (!result.claimed || !result.guard.release()) throw new Error("somebody else has it");
+      };
+      pair();
+      marked(() => {
+        for (let n = 0; n < Number(count); n++) pair();
+      });
+    },
+    /** So many claims of what another holds, for strace. */
+    yields: (label = "", count) => {
+      const subject = { kind: "system", label };
+      marked(() => {
+        for (let n = 0; n < Number(count); n++) {
+          if (contest.tryClaim(subject, { ttl: LONG_MS }).claimed) throw new Error("nobody has it");
+        }
+      });
+    },
+  };
+}
