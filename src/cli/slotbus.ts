@@ -9,6 +9,10 @@ const commands: Record<string, { summary: string; load: () => Promise<{ run(args
     summary: "latency and throughput on this machine, beside the alternatives",
     load: () => import("./bench.ts"),
   },
+  hub: {
+    summary: "HTTP in front of workers in other processes",
+    load: () => import("./hub.ts"),
+  },
 };
 
 function help(): string {

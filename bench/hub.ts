@@ -1,0 +1,156 @@
+/**
+ * The hub beside other ways to put HTTP in front of a worker process: `bun bench/hub.ts [--quick] [--json]`.
+ *
+ * A small JSON route with one parameter, loaded by `wrk` (Debian's) from one thread. Contestants alternate in each round;
+ * what is printed are medians. All answer the same bytes.
+ *
+ *   bare        Bun.serve answers by itself, its own router, one process
+ *   hub         the hub and one worker
+ *   nginx       nginx (Debian's) as a proxy to Bun.serve on a unix socket
+ *   bun-proxy   Bun.serve that fetches from Bun.serve on a unix socket
+ */
+
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+
+const { values } = parseArgs({ options: { quick: { type: "boolean" }, json: { type: "boolean" } } });
+const ROUNDS = values.quick ? 5 : 11;
+const SECONDS = values.quick ? 1 : 2;
+const CONNECTIONS = [32, 1];
+const PATH = "/users/42";
+
+const folder = mkdtempSync(join(tmpdir(), "slotbus-hub-bench-"));
+chmodSync(folder, 0o755);
+const root = join(import.meta.dir, "..");
+const children: Bun.Subprocess[] = [];
+
+function start(command: string[]): void {
+  children.push(Bun.spawn(command, { stdio: ["ignore", "ignore", "inherit"], env: { ...process.env, SLOTBUS_DIR: folder } }));
+}
+
+function startBun(name: string, source: string): void {
+  const file = join(folder, `${name}.ts`);
+  writeFileSync(file, source);
+  start([process.execPath, file]);
+}
+
+function freePort(): number {
+  const server = Bun.serve({ port: 0, fetch: () => new Response() });
+  const { port } = server;
+  void server.stop(true);
+  return port!;
+}
+
+const route = `{ "/users/:id": (request) => Response.json({ id: request.params.id }) }`;
+const socket = join(folder, "back.sock");
+
+const contestants: Record<string, (port: number) => void> = {
+  bare: (port) => startBun("bare", `Bun.serve({ port: ${port}, routes: ${route} });`),
+  hub: (port) => {
+    start([process.execPath, join(root, "src/cli/slotbus.ts"), "hub", "--port", String(port), "--name", "bench"]);
+    startBun(
+      "worker",
+      `import { HandlerResponse, HubWorker } from ${JSON.stringify(join(root, "src/hub/index.ts"))};
+       const worker = new HubWorker({ hub: "bench", name: "users", backoff: { min: 20 } });
+       worker.get("/users/:id", ({ params }) => HandlerResponse.okJson({ id: params.id }));
+       await worker.run();`,
+    );
+  },
+  nginx: (port) => {
+    const file = join(folder, "nginx.conf");
+    writeFileSync(
+      file,
+      `daemon off; pid ${folder}/nginx.pid; error_log stderr error; worker_processes 1; events { worker_connections 1024; }
+       http { access_log off; client_body_temp_path ${folder}/b; proxy_temp_path ${folder}/p; fastcgi_temp_path ${folder}/f;
+         uwsgi_temp_path ${folder}/u; scgi_temp_path ${folder}/s;
+         upstream back { server unix:${socket}; keepalive 64; }
+         server { listen 127.0.0.1:${port}; keepalive_requests 1000000000;
+           location / { proxy_pass http://back; proxy_http_version 1.1; proxy_set_header Connection ""; } } }`,
+    );
+    start(["nginx", "-c", file, "-p", folder]);
+  },
+  "bun-proxy": (port) =>
+    startBun(
+      "proxy",
+      `Bun.serve({ port: ${port}, fetch: (request) => {
+         const { pathname, search } = new URL(request.url);
+         return fetch("http://back" + pathname + search, { unix: ${JSON.stringify(socket)}, method: request.method, headers: request.headers });
+       } });`,
+    ),
+};
+
+async function untilItAnswers(port: number): Promise<void> {
+  for (let attempt = 0; ; attempt++) {
+    const response = await fetch(`http://127.0.0.1:${port}${PATH}`).catch(() => null);
+    if (response?.status === 200 && (await response.text()) === '{"id":"42"}') return;
+    if (attempt === 500) throw new Error(`nothing answers on port ${port}`);
+    await Bun.sleep(20);
+  }
+}
+
+/** Requests per second, and the median time of one in µs. */
+function load(port: number, connections: number): { rate: number; p50: number } {
+  const command = ["wrk", "-t1", `-c${connections}`, `-d${SECONDS}s`, "--latency", `http://127.0.0.1:${port}${PATH}`];
+  const { stdout } = Bun.spawnSync(command);
+  const text = stdout.toString();
+  if (/Non-2xx|Socket errors/.test(text)) throw new Error(text);
+  const [, value, unit] = /50%\s+([\d.]+)(us|ms|s)/.exec(text)!;
+  return {
+    rate: Number(/Requests\/sec:\s+([\d.]+)/.exec(text)![1]),
+    p50: Number(value) * { us: 1, ms: 1_000, s: 1_000_000 }[unit as "us"]!,
+  };
+}
+
+const median = (numbers: number[]): number => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)]!;
+
+try {
+  for (const tool of ["wrk", "nginx"]) if (!Bun.which(tool)) throw new Error(`lacks ${tool}: apt-get install -y ${tool}`);
+  startBun("back", `Bun.serve({ unix: ${JSON.stringify(socket)}, routes: ${route} });`);
+  const ports = new Map<string, number>();
+  for (const [name, begin] of Object.entries(contestants)) {
+    ports.set(name, freePort());
+    begin(ports.get(name)!);
+    await untilItAnswers(ports.get(name)!);
+  }
+  const rows: { system: string; connections: number; requests_per_second: number; p50_us: number }[] = [];
+  const ratios = new Map<string, number[]>();
+  for (const connections of CONNECTIONS) {
+    const rounds = new Map<string, { rate: number; p50: number }[]>([...ports.keys()].map((name) => [name, []]));
+    for (const port of ports.values()) load(port, connections); // until what is hot is compiled
+    for (let round = 0; round < ROUNDS; round++)
+      for (const [name, port] of ports) rounds.get(name)!.push(load(port, connections));
+    for (const [name, all] of rounds) {
+      rows.push({
+        system: name,
+        connections,
+        requests_per_second: Math.round(median(all.map(({ rate }) => rate))),
+        p50_us: median(all.map(({ p50 }) => p50)),
+      });
+      const hub = rounds.get("hub")!;
+      ratios.set(`rate ${name} ${connections}`, all.map(({ rate }, round) => hub[round]!.rate / rate));
+      ratios.set(`p50 ${name} ${connections}`, all.map(({ p50 }, round) => hub[round]!.p50 / p50));
+    }
+  }
+  const bar = (name: string, key: string, goal: { at_least: number } | { at_most: number }, aim: number) => {
+    const measured = Number(median(ratios.get(key)!).toFixed(3));
+    const met = "at_least" in goal ? measured >= goal.at_least : measured <= goal.at_most;
+    return { name, measured, ...goal, aim, met };
+  };
+  const bars = [
+    bar("hub ÷ bare, requests/s at 32 connections", "rate bare 32", { at_least: 0.5 }, 0.8),
+    bar("hub ÷ nginx, requests/s at 32 connections", "rate nginx 32", { at_least: 1.1 }, 2),
+    bar("hub ÷ bun-proxy, requests/s at 32 connections", "rate bun-proxy 32", { at_least: 2 }, 3),
+    bar("hub ÷ bare, p50 at 1 connection", "p50 bare 1", { at_most: 1.5 }, 1.15),
+  ];
+  if (values.json) console.log(JSON.stringify({ rows, bars }, null, 2));
+  else {
+    console.table(rows);
+    console.table(bars);
+  }
+} finally {
+  for (const child of children) child.kill("SIGTERM");
+  for (const child of children) await child.exited;
+  rmSync(folder, { recursive: true });
+}

@@ -1,0 +1,11 @@
+// A Hono app as a worker of a hub, unchanged: below its prefix it sees its own paths.
+import { Hono } from "hono";
+import { HubWorker } from "slotbus/hub";
+
+const app = new Hono();
+app.get("/:name", (context) => context.text(`hello, ${context.req.param("name")}`));
+
+const worker = new HubWorker({ hub: "site", name: "pages", backoff: { min: 50 } });
+worker.mount("/pages", app);
+process.on("SIGTERM", () => void worker.stop());
+await worker.run();

@@ -1,0 +1,237 @@
+import { describe, expect, test } from "bun:test";
+import { connect } from "node:net";
+import { HubWorker } from "../src/hub/index.ts";
+import { EventLog } from "../src/hub/event-log.ts";
+import { Stage } from "./hub-stage.ts";
+import { until } from "./support.ts";
+
+interface Event {
+  id: string;
+  event: string;
+  data: string;
+}
+
+/** A client of an event stream that remembers what it got. */
+class Listener {
+  readonly events: Event[] = [];
+  comments = 0;
+  ended = false;
+  readonly #controller = new AbortController();
+
+  static async open(stage: Stage, path: string, lastId?: string): Promise<Listener> {
+    const listener = new Listener();
+    const headers: Record<string, string> = lastId === undefined ? {} : { "last-event-id": lastId };
+    const response = await fetch(new URL(path, stage.hub.url!), { headers, signal: listener.#controller.signal });
+    expect(response.headers.get("content-type")).toBe("text/event-stream; charset=utf-8");
+    void listener.#read(response);
+    await until(() => listener.comments > 0 || listener.events.length > 0, "the stream begins");
+    return listener;
+  }
+
+  get data(): string[] {
+    return this.events.map(({ data }) => data);
+  }
+
+  close(): void {
+    this.#controller.abort();
+  }
+
+  async #read(response: Response): Promise<void> {
+    let text = "";
+    try {
+      for await (const chunk of response.body!.pipeThrough(new TextDecoderStream())) {
+        text += chunk;
+        for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
+          this.#take(text.slice(0, end));
+          text = text.slice(end + 2);
+        }
+      }
+    } catch {}
+    this.ended = true;
+  }
+
+  #take(block: string): void {
+    if (block.startsWith(":")) {
+      this.comments++;
+      return;
+    }
+    const field = (name: string): string =>
+      block
+        .split("\n")
+        .filter((line) => line.startsWith(`${name}: `))
+        .map((line) => line.slice(name.length + 2))
+        .join("\n");
+    this.events.push({ id: field("id"), event: field("event"), data: field("data") });
+  }
+}
+
+const emitterOf = (stage: Stage) => new HubWorker({ name: "test", directory: stage.workspace.path }).emitter();
+
+describe("the stream of all events", () => {
+  test("gives every client what workers emit, with its source", async () => {
+    await using stage = await Stage.open();
+    const clients = [await Listener.open(stage, "/events"), await Listener.open(stage, "/events")];
+    const emitter = emitterOf(stage);
+    expect(await emitter.emit("paid", { order: 7 })).toBe(2);
+    for (const client of clients) {
+      await until(() => client.events.length === 1, "the event");
+      const { event, data } = client.events[0]!;
+      expect(event).toBe("paid");
+      expect(JSON.parse(data)).toEqual({ source: "test", event_type: "paid", data: '{"order":7}' });
+      client.close();
+    }
+  });
+
+  test("replays what came after Last-Event-ID, and says what is not kept any more", async () => {
+    await using stage = await Stage.open({ sse: { replay: 5 } });
+    const emitter = emitterOf(stage);
+    const first = await Listener.open(stage, "/events");
+    for (let i = 0; i < 3; i++) await emitter.emit("n", String(i));
+    await until(() => first.events.length === 3, "three events");
+    first.close();
+    for (let i = 3; i < 6; i++) await emitter.emit("n", String(i));
+    const numbers = (client: Listener) => client.events.map(({ event, data }) => (event === "n" ? JSON.parse(data).data : `${event} ${data}`));
+    const second = await Listener.open(stage, "/events", first.events[2]!.id);
+    await until(() => second.events.length === 3, "what was missed");
+    expect(numbers(second)).toEqual(["3", "4", "5"]);
+    second.close();
+    const late = await Listener.open(stage, "/events", first.events[0]!.id.replace(/1$/, "0"));
+    await until(() => late.events.length === 6, "a notice and five events");
+    expect(numbers(late)).toEqual(['slotbus-lost {"lost":1}', "1", "2", "3", "4", "5"]);
+    late.close();
+    const foreign = await Listener.open(stage, "/events", "other-3");
+    await until(() => foreign.events.length === 6, "all that is kept");
+    expect(numbers(foreign)[0]).toBe('slotbus-lost {"lost":null}');
+    foreign.close();
+  });
+
+  test("a quiet stream is kept alive by comments", async () => {
+    await using stage = await Stage.open({ sse: { heartbeat: 20 } });
+    const client = await Listener.open(stage, "/events");
+    await until(() => client.comments >= 4, "comments");
+    client.close();
+  });
+
+  test("a client that does not read is bounded, and told what it lost", async () => {
+    await using stage = await Stage.open({ sse: { clientBytes: 4_096 } });
+    const emitter = emitterOf(stage);
+    let text = "";
+    const socket = connect(Number(stage.hub.url!.port), "127.0.0.1");
+    socket.write("GET /events HTTP/1.1\r\nHost: h\r\n\r\n");
+    socket.on("data", (data) => (text += data.toString()));
+    await until(() => text.includes(":\n\n"), "the stream begins");
+    socket.pause();
+    const data = "x".repeat(100_000);
+    let lost = 0;
+    for (let i = 0; i < 150; i++) lost += 1 - (await emitter.emit("big", data));
+    expect(lost).toBeGreaterThan(50);
+    socket.resume();
+    await until(() => (text.match(/event: big/g)?.length ?? 0) === 150 - lost, "the rest");
+    await emitter.emit("last", "");
+    await until(() => text.includes("event: last"), "the last one");
+    const told = [...text.matchAll(/event: slotbus-lost\ndata: \{"lost":(\d+)\}/g)].reduce((sum, [, n]) => sum + Number(n), 0);
+    expect(told).toBe(lost);
+    socket.destroy();
+  });
+
+  test("ends when the hub closes", async () => {
+    await using stage = await Stage.open();
+    const client = await Listener.open(stage, "/events");
+    await stage.hub.close({ timeout: 500 });
+    await until(() => client.ended, "the stream ends");
+  });
+});
+
+describe("a route of events", () => {
+  test("tells its worker of each client before it is served, and of its end", async () => {
+    await using stage = await Stage.open();
+    const worker = await stage.worker();
+    const client = await Listener.open(stage, "/w/feed/7");
+    expect(worker.lines).toContain("connect 7");
+    client.close();
+    await worker.line("disconnect 7");
+  });
+
+  test("of a worker that refuses is 403, and nobody is told of an end", async () => {
+    await using stage = await Stage.open();
+    const worker = await stage.worker();
+    expect((await stage.fetch("/w/feed/secret")).status).toBe(403);
+    await Bun.sleep(50);
+    expect(worker.lines).not.toContain("disconnect secret");
+  });
+
+  test("gets what is pushed to its path, or to its pattern and parameters, and nothing else", async () => {
+    await using stage = await Stage.open();
+    await stage.worker();
+    const [one, two] = [await Listener.open(stage, "/w/feed/1"), await Listener.open(stage, "/w/feed/2")];
+    const emitter = emitterOf(stage);
+    expect(await emitter.ssePush("/w/feed/1", "a", "by path")).toBe(1);
+    expect(await emitter.ssePushByPattern("/w/feed/{room}", { room: "2" }, "b", "by pattern")).toBe(1);
+    expect(await emitter.ssePushByPattern("/w/feed/:any", {}, "c", "to all")).toBe(2);
+    await until(() => one.events.length === 2 && two.events.length === 2, "all of them");
+    expect([one.data, two.data]).toEqual([
+      ["by path", "to all"],
+      ["by pattern", "to all"],
+    ]);
+    one.close();
+    two.close();
+  });
+
+  test("lines of data stay lines", async () => {
+    await using stage = await Stage.open();
+    await stage.worker();
+    const client = await Listener.open(stage, "/w/feed/1");
+    await emitterOf(stage).ssePush("/w/feed/1", "a", "one\ntwo\r\nthree\n\nevent: forged");
+    await until(() => client.events.length === 1, "the event");
+    expect(client.data).toEqual(["one\ntwo\nthree\n\nevent: forged"]);
+    client.close();
+  });
+
+  test("events pushed while a client was away are replayed", async () => {
+    await using stage = await Stage.open();
+    await stage.worker();
+    const emitter = emitterOf(stage);
+    const client = await Listener.open(stage, "/w/feed/1");
+    await emitter.ssePush("/w/feed/1", "a", "1");
+    await until(() => client.events.length === 1, "the event");
+    client.close();
+    await Bun.sleep(30);
+    await emitter.ssePush("/w/feed/1", "a", "2");
+    const again = await Listener.open(stage, "/w/feed/1", client.events[0]!.id);
+    await until(() => again.events.length === 1, "what was missed");
+    expect(again.data).toEqual(["2"]);
+    again.close();
+  });
+
+  test("a worker that comes back is told of the clients that stayed", async () => {
+    await using stage = await Stage.open();
+    const worker = await stage.worker();
+    const client = await Listener.open(stage, "/w/feed/1");
+    await worker.kill();
+    const next = await stage.worker();
+    await next.line("connect 1");
+    expect(await emitterOf(stage).ssePush("/w/feed/1", "a", "still here")).toBe(1);
+    await until(() => client.events.length === 1, "the event");
+    client.close();
+  });
+
+  test("ends when its worker is gone for good", async () => {
+    await using stage = await Stage.open({ goneFor: 100 });
+    const worker = await stage.worker();
+    const client = await Listener.open(stage, "/w/feed/1");
+    await worker.kill();
+    await until(() => client.ended, "the stream ends", 2_000);
+  });
+});
+
+test("a log keeps the newest events, by number and by bytes", () => {
+  const log = new EventLog("e", 3, 1_000);
+  for (let i = 1; i <= 5; i++) log.append({ type: "t", data: String(i) });
+  expect(log.since("e-2").missing).toBe(0);
+  expect(log.since("e-1")).toEqual({ events: [3, 4, 5].map((i) => `id: e-${i}\nevent: t\ndata: ${i}\n\n`), missing: 1 });
+  expect(log.since("e-5")).toEqual({ events: [], missing: 0 });
+  expect(log.since("e-6").missing).toBeNull();
+  log.append({ type: "t", data: "x".repeat(980) });
+  expect(log.since("e-5").events.length).toBe(0);
+  expect(log.since("e-5").missing).toBe(1);
+});

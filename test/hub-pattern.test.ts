@@ -1,0 +1,127 @@
+import { describe, expect, test } from "bun:test";
+import { InvalidConfigError } from "../src/errors.ts";
+import { Failure } from "../src/hub/failure.ts";
+import { parsePattern } from "../src/hub/pattern.ts";
+import { RouteTable } from "../src/hub/routes.ts";
+import type { Method } from "../src/bus/codec.ts";
+
+function table(...routes: string[]): RouteTable<string> {
+  return new RouteTable(
+    routes.map((text) => {
+      const [method, path] = text.split(" ");
+      return { method: method as Method, pattern: parsePattern(path), sse: false, owner: text };
+    }),
+  );
+}
+
+const found = (routes: RouteTable<string>, method: string, path: string): unknown => {
+  const match = routes.find(method, path);
+  return match && { ...match.params, "": match.route.owner };
+};
+
+describe("patterns", () => {
+  test.each([
+    ["/", "/"],
+    ["/users/:id", "/users/:"],
+    ["/users/{id}", "/users/:"],
+    ["/users/{other}/", "/users/:"],
+    ["/files/*", "/files/**"],
+    ["/files/*path", "/files/*"],
+    ["/caf%C3%A9", "/caf%C3%A9"],
+    ["/café", "/caf%C3%A9"],
+    ["/a:b(c)", "/a%3Ab(c)"],
+  ])("%s is known by %s, however its parameters are called", (text, key) => {
+    expect(parsePattern(text).key).toBe(key);
+  });
+
+  test.each([
+    ["users"],
+    [""],
+    [7],
+    ["/a//b"],
+    ["/a/../b"],
+    ["/a/%2e%2E/b"],
+    ["/a/./b"],
+    ["/a b"],
+    ["/a?b=1"],
+    ["/a#b"],
+    ["/a\\b"],
+    ["/a\nb"],
+    ["/%zz"],
+    ["/:"],
+    ["/{}"],
+    ["/:1"],
+    ["/:a-b"],
+    ["/:id/{id}"],
+    ["/*/b"],
+    ["/**"],
+    ["/:id(.*)"],
+    ["/{id:\\d+}"],
+    [`/${"x".repeat(1_100)}`],
+    ["/internal/register"],
+    ["/events"],
+    ["/health"],
+    ["/_slotbus/x"],
+    ["/__ping__"],
+    ["/__sse__"],
+  ])("%p is refused, with the reason", (text) => {
+    expect(() => parsePattern(text)).toThrow(InvalidConfigError);
+    expect(() => parsePattern(text)).toThrow(/is no pattern of a route: .+\. Write/);
+  });
+});
+
+describe("routing", () => {
+  test("text wins over a parameter, a parameter over *, in whatever order they are registered", () => {
+    const routes = ["GET /u/*rest", "GET /u/:id", "GET /u/me", "GET /u/:id/x", "GET /:a/me"];
+    for (const order of [routes, routes.toReversed()]) {
+      const all = table(...order);
+      expect(found(all, "GET", "/u/me")).toEqual({ "": "GET /u/me" });
+      expect(found(all, "GET", "/u/7")).toEqual({ id: "7", "": "GET /u/:id" });
+      expect(found(all, "GET", "/u/7/x")).toEqual({ id: "7", "": "GET /u/:id/x" });
+      expect(found(all, "GET", "/u/7/y")).toEqual({ rest: "7/y", "": "GET /u/*rest" });
+      expect(found(all, "GET", "/w/me")).toEqual({ a: "w", "": "GET /:a/me" });
+    }
+  });
+
+  test("a text that leads nowhere gives way to a parameter", () => {
+    expect(found(table("GET /a/b/c", "GET /:x/b/d"), "GET", "/a/b/d")).toEqual({ x: "a", "": "GET /:x/b/d" });
+  });
+
+  test("a parameter is never empty, and one slash at the end says nothing", () => {
+    const all = table("GET /u/:id", "GET /f/*path", "GET /g/*");
+    expect(found(all, "GET", "/u/")).toBeNull();
+    expect(found(all, "GET", "/u//")).toBeNull();
+    expect(found(all, "GET", "/u/7/")).toEqual({ id: "7", "": "GET /u/:id" });
+    expect(found(all, "GET", "/f/")).toBeNull();
+    expect(found(all, "GET", "/g")).toEqual({ "": "GET /g/*" });
+  });
+
+  test("parameters are decoded, an encoded slash among them; text is compared as it is meant", () => {
+    const all = table("GET /u/:id", "GET /café/:x", "GET /f/*path");
+    expect(found(all, "GET", "/u/a%2Fb%20c%C3%A9")).toEqual({ id: "a/b cé", "": "GET /u/:id" });
+    expect(found(all, "GET", "/caf%C3%A9/1")).toEqual({ x: "1", "": "GET /café/:x" });
+    expect(found(all, "GET", "/f/a%20b/c")).toEqual({ path: "a b/c", "": "GET /f/*path" });
+  });
+
+  test("a parameter that is no UTF-8 is 400", () => {
+    const all = table("GET /u/:id");
+    expect(() => all.find("GET", "/u/%ff")).toThrow(Failure);
+    expect(() => all.find("GET", "/u/%")).toThrow("not percent-encoded UTF-8");
+  });
+
+  test("HEAD goes to its own route, else to that of GET; a method says what it allows", () => {
+    const all = table("GET /a", "POST /a", "GET /b", "HEAD /b");
+    expect(found(all, "HEAD", "/a")).toEqual({ "": "GET /a" });
+    expect(found(all, "HEAD", "/b")).toEqual({ "": "HEAD /b" });
+    expect(found(all, "PUT", "/a")).toBeNull();
+    expect(all.allowed("/a")).toEqual(["GET", "POST", "HEAD"]);
+    expect(all.allowed("/none")).toEqual([]);
+  });
+
+  test("characters that mean something to the router mean themselves", () => {
+    const all = table("GET /a+b", "GET /x(y)", "GET /p*q", "GET /k:v");
+    for (const path of ["/a+b", "/x(y)", "/p*q", "/k:v"]) expect(found(all, "GET", path)).toEqual({ "": `GET ${path}` });
+    expect(found(all, "GET", "/aab")).toBeNull();
+    expect(found(all, "GET", "/pzq")).toBeNull();
+  });
+});

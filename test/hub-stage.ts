@@ -1,0 +1,57 @@
+/** A hub, its workers in processes of their own, and ways to ask it: what the tests of the hub share. */
+
+import { connect } from "node:net";
+import { HubClient } from "../src/hub/client.ts";
+import { createHub, type Hub, type HubOptions } from "../src/hub/index.ts";
+import { Child, Workspace } from "./support.ts";
+
+/** A hub on a free port, and workers that end with it. */
+export class Stage implements AsyncDisposable {
+  readonly workspace = new Workspace();
+  readonly workers: Child[] = [];
+  hub!: Hub;
+
+  static async open(options: HubOptions = {}): Promise<Stage> {
+    const stage = new Stage();
+    await stage.start(options);
+    return stage;
+  }
+
+  async start(options: HubOptions = {}): Promise<void> {
+    this.hub = await createHub({ port: 0, directory: this.workspace.path, ...options });
+  }
+
+  async worker(name = "w", routes: string[] = [], hub = "hub"): Promise<Child> {
+    const args = [hub, name, this.workspace.path, JSON.stringify(routes)];
+    const child = new Child("hub-worker.ts", args, {});
+    this.workers.push(child);
+    await child.line("connected");
+    return child;
+  }
+
+  fetch(path: string, init?: RequestInit): Promise<Response> {
+    return fetch(new URL(path, this.hub.url!), init);
+  }
+
+  client(): HubClient {
+    return new HubClient("hub", this.workspace.path);
+  }
+
+  /** What a server says to bytes as they are. */
+  raw(text: string, ms = 1_000): Promise<string> {
+    const { promise, resolve } = Promise.withResolvers<string>();
+    let answer = "";
+    const socket = connect(Number(this.hub.url!.port), "127.0.0.1", () => socket.write(text));
+    socket.on("data", (data) => (answer += data.toString("latin1")));
+    socket.on("close", () => resolve(answer));
+    socket.on("error", () => resolve(answer));
+    setTimeout(() => socket.destroy(), ms).unref();
+    return promise;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.hub.close({ timeout: 0 });
+    for (const worker of this.workers) await worker.kill();
+    await this.workspace[Symbol.asyncDispose]();
+  }
+}
