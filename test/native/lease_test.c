@@ -652,11 +652,15 @@ TEST("holders and contenders of leases killed at any moment leave a sound table,
 	munmap(shared, sizeof *shared);
 }
 
+enum { WAITERS = 4 };
+
 static void waiter(const struct part *part)
 {
 	struct shared *shared = part->shared;
 	struct sb_fleet *fleet = join(part->memory);
 	uint32_t *word = sb_fleet_wake_word(fleet);
+	fetch_add_seq(&shared->ready, 1);
+	AWAIT(load_seq(&shared->ready) == WAITERS); /* else the first has won before the last is there */
 	for (uint32_t wins = 0; wins < WINS;) {
 		uint32_t ticket = load_seq(word);
 		int32_t result = claim(fleet, "leader", "of all", "one", 60000, -1);
@@ -683,10 +687,10 @@ TEST("whoever sleeps for a lease is woken by its end, and nobody sleeps through 
 	struct shared *shared = shared_open();
 	int memory = lease_memory(4);
 	struct sb_fleet *fleet = join(memory);
-	pid_t children[4];
-	for (uint32_t i = 0; i < 4; i++)
+	pid_t children[WAITERS];
+	for (uint32_t i = 0; i < WAITERS; i++)
 		children[i] = start(waiter, &(struct part){ shared, memory, i });
-	for (uint32_t i = 0; i < 4; i++) CHECK_EQ(reap(children[i]), 0);
+	for (uint32_t i = 0; i < WAITERS; i++) CHECK_EQ(reap(children[i]), 0);
 	CHECK(shared->yields > 20);
 	sb_fleet_leave(fleet, 1);
 	sb_fd_close(memory);

@@ -11,6 +11,7 @@
 import { closeSync, ftruncateSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { processState } from "../actor.ts";
+import type { Delays } from "../soak/times.ts";
 
 export const ROLES = ["writer", "reader", "holder", "waiter", "mixed"] as const;
 export type Role = (typeof ROLES)[number];
@@ -477,7 +478,7 @@ export class FleetBooks {
   }
 
   /** In ms. */
-  delays(series: Series): { count: number; p50: number; p99: number; max: number } {
+  delays(series: Series): Delays {
     const start = SERIES.indexOf(series) * BUCKETS;
     const buckets = this.#buckets.subarray(start, start + BUCKETS);
     const count = buckets.reduce((sum, n) => sum + n, 0);
@@ -486,6 +487,6 @@ export class FleetBooks {
       const bucket = buckets.findIndex((n) => (left -= n) <= 0);
       return Math.max(0, bucket) / PER_MS;
     };
-    return { count, p50: at(0.5), p99: at(0.99), max: at(1) };
+    return { count, p50: at(0.5), p95: at(0.95), p99: at(0.99), max: at(1) };
   }
 }
