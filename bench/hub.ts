@@ -27,7 +27,9 @@ const root = join(import.meta.dir, "..");
 const children: Bun.Subprocess[] = [];
 
 function start(command: string[]): void {
-  children.push(Bun.spawn(command, { stdio: ["ignore", "ignore", "inherit"], env: { ...process.env, SLOTBUS_DIR: folder } }));
+  children.push(
+    Bun.spawn(command, { stdio: ["ignore", "ignore", "inherit"], env: { ...process.env, SLOTBUS_DIR: folder } }),
+  );
 }
 
 function startBun(name: string, source: string): void {
@@ -106,7 +108,8 @@ function load(port: number, connections: number): { rate: number; p50: number } 
 const median = (numbers: number[]): number => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)]!;
 
 try {
-  for (const tool of ["wrk", "nginx"]) if (!Bun.which(tool)) throw new Error(`lacks ${tool}: apt-get install -y ${tool}`);
+  for (const tool of ["wrk", "nginx"])
+    if (!Bun.which(tool)) throw new Error(`lacks ${tool}: apt-get install -y ${tool}`);
   startBun("back", `Bun.serve({ unix: ${JSON.stringify(socket)}, routes: ${route} });`);
   const ports = new Map<string, number>();
   for (const [name, begin] of Object.entries(contestants)) {
@@ -129,8 +132,14 @@ try {
         p50_us: median(all.map(({ p50 }) => p50)),
       });
       const hub = rounds.get("hub")!;
-      ratios.set(`rate ${name} ${connections}`, all.map(({ rate }, round) => hub[round]!.rate / rate));
-      ratios.set(`p50 ${name} ${connections}`, all.map(({ p50 }, round) => hub[round]!.p50 / p50));
+      ratios.set(
+        `rate ${name} ${connections}`,
+        all.map(({ rate }, round) => hub[round]!.rate / rate),
+      );
+      ratios.set(
+        `p50 ${name} ${connections}`,
+        all.map(({ p50 }, round) => hub[round]!.p50 / p50),
+      );
     }
   }
   const bar = (name: string, key: string, goal: { at_least: number } | { at_most: number }, aim: number) => {

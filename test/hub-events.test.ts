@@ -65,7 +65,7 @@ class Listener {
   }
 }
 
-const emitterOf = (stage: Stage) => new HubWorker({ name: "test", directory: stage.workspace.path }).emitter();
+const emitterOf = (stage: Stage) => new HubWorker({ name: "test", directory: stage.workspace.directory }).emitter();
 
 describe("the stream of all events", () => {
   test("gives every client what workers emit, with its source", async () => {
@@ -90,7 +90,8 @@ describe("the stream of all events", () => {
     await until(() => first.events.length === 3, "three events");
     first.close();
     for (let i = 3; i < 6; i++) await emitter.emit("n", String(i));
-    const numbers = (client: Listener) => client.events.map(({ event, data }) => (event === "n" ? JSON.parse(data).data : `${event} ${data}`));
+    const numbers = (client: Listener) =>
+      client.events.map(({ event, data }) => (event === "n" ? JSON.parse(data).data : `${event} ${data}`));
     const second = await Listener.open(stage, "/events", first.events[2]!.id);
     await until(() => second.events.length === 3, "what was missed");
     expect(numbers(second)).toEqual(["3", "4", "5"]);
@@ -129,7 +130,10 @@ describe("the stream of all events", () => {
     await until(() => (text.match(/event: big/g)?.length ?? 0) === 150 - lost, "the rest");
     await emitter.emit("last", "");
     await until(() => text.includes("event: last"), "the last one");
-    const told = [...text.matchAll(/event: slotbus-lost\ndata: \{"lost":(\d+)\}/g)].reduce((sum, [, n]) => sum + Number(n), 0);
+    const told = [...text.matchAll(/event: slotbus-lost\ndata: \{"lost":(\d+)\}/g)].reduce(
+      (sum, [, n]) => sum + Number(n),
+      0,
+    );
     expect(told).toBe(lost);
     socket.destroy();
   });
@@ -228,7 +232,10 @@ test("a log keeps the newest events, by number and by bytes", () => {
   const log = new EventLog("e", 3, 1_000);
   for (let i = 1; i <= 5; i++) log.append({ type: "t", data: String(i) });
   expect(log.since("e-2").missing).toBe(0);
-  expect(log.since("e-1")).toEqual({ events: [3, 4, 5].map((i) => `id: e-${i}\nevent: t\ndata: ${i}\n\n`), missing: 1 });
+  expect(log.since("e-1")).toEqual({
+    events: [3, 4, 5].map((i) => `id: e-${i}\nevent: t\ndata: ${i}\n\n`),
+    missing: 1,
+  });
   expect(log.since("e-5")).toEqual({ events: [], missing: 0 });
   expect(log.since("e-6").missing).toBeNull();
   log.append({ type: "t", data: "x".repeat(980) });

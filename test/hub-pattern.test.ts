@@ -66,7 +66,7 @@ describe("patterns", () => {
     ["/__sse__"],
   ])("%p is refused, with the reason", (text) => {
     expect(() => parsePattern(text)).toThrow(InvalidConfigError);
-    expect(() => parsePattern(text)).toThrow(/is no pattern of a route: .+\. Write/);
+    expect(() => parsePattern(text)).toThrow(/is no pattern of a route: [^]+\. Write/);
   });
 });
 
@@ -120,7 +120,8 @@ describe("routing", () => {
 
   test("characters that mean something to the router mean themselves", () => {
     const all = table("GET /a+b", "GET /x(y)", "GET /p*q", "GET /k:v");
-    for (const path of ["/a+b", "/x(y)", "/p*q", "/k:v"]) expect(found(all, "GET", path)).toEqual({ "": `GET ${path}` });
+    for (const path of ["/a+b", "/x(y)", "/p*q", "/k:v"])
+      expect(found(all, "GET", path)).toEqual({ "": `GET ${path}` });
     expect(found(all, "GET", "/aab")).toBeNull();
     expect(found(all, "GET", "/pzq")).toBeNull();
   });

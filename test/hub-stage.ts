@@ -18,11 +18,11 @@ export class Stage implements AsyncDisposable {
   }
 
   async start(options: HubOptions = {}): Promise<void> {
-    this.hub = await createHub({ port: 0, directory: this.workspace.path, ...options });
+    this.hub = await createHub({ port: 0, directory: this.workspace.directory, ...options });
   }
 
   async worker(name = "w", routes: string[] = [], hub = "hub"): Promise<Child> {
-    const args = [hub, name, this.workspace.path, JSON.stringify(routes)];
+    const args = [hub, name, this.workspace.directory, JSON.stringify(routes)];
     const child = new Child("hub-worker.ts", args, {});
     this.workers.push(child);
     await child.line("connected");
@@ -34,7 +34,7 @@ export class Stage implements AsyncDisposable {
   }
 
   client(): HubClient {
-    return new HubClient("hub", this.workspace.path);
+    return new HubClient("hub", this.workspace.directory);
   }
 
   /** What a server says to bytes as they are. */

@@ -27,7 +27,13 @@ describe("a request", () => {
     expect(response.status).toBe(200);
     expect(response.headers.get("content-type")).toBe("application/json");
     const { id, query, pid } = (await response.json()) as { id: string; query: unknown; pid: number };
-    expect([id, query]).toEqual(["a b", [["x", "1"], ["x", "2"]]]);
+    expect([id, query]).toEqual([
+      "a b",
+      [
+        ["x", "1"],
+        ["x", "2"],
+      ],
+    ]);
     expect(pid).toBe(stage.workers[0]!.pid);
     expect(pid).not.toBe(process.pid);
   });
@@ -37,7 +43,9 @@ describe("a request", () => {
     const inodes = (pid: number): Set<string> => {
       const links = readdirSync(`/proc/${pid}/fd`).map((fd) => {
         try {
-          return Bun.spawnSync(["readlink", `/proc/${pid}/fd/${fd}`]).stdout.toString().trim();
+          return Bun.spawnSync(["readlink", `/proc/${pid}/fd/${fd}`])
+            .stdout.toString()
+            .trim();
         } catch {
           return "";
         }
@@ -46,7 +54,10 @@ describe("a request", () => {
     };
     const tcp = await Promise.all(["tcp", "tcp6"].map((table) => Bun.file(`/proc/net/${table}`).text()));
     const own = inodes(stage.workers[0]!.pid);
-    const ofWorker = tcp.join("\n").split("\n").filter((line) => own.has(line.trim().split(/\s+/)[9] ?? ""));
+    const ofWorker = tcp
+      .join("\n")
+      .split("\n")
+      .filter((line) => own.has(line.trim().split(/\s+/)[9] ?? ""));
     expect(ofWorker).toEqual([]);
     expect(own.size).toBeGreaterThan(0);
   });
@@ -64,24 +75,29 @@ describe("a request", () => {
     }
     const body = new ReadableStream({ type: "bytes", start() {} });
     void body.cancel();
-    const response = await stage.fetch("/w/echo", { method: "POST", body: parts() as unknown as BodyInit });
+    const response = await stage.fetch("/w/echo", { method: "POST", body: parts() as never });
     expect((await response.bytes()).length).toBe(20_000);
   });
 
   test("one byte over the limit is 413, said before the body is read, or while it is", async () => {
     const body = new Uint8Array((1 << 20) + 1);
-    expect(await failureOf(await stage.fetch("/w/echo", { method: "POST", body }))).toEqual({ status: 413, code: "PAYLOAD_TOO_LARGE" });
+    expect(await failureOf(await stage.fetch("/w/echo", { method: "POST", body }))).toEqual({
+      status: 413,
+      code: "PAYLOAD_TOO_LARGE",
+    });
     async function* parts(): AsyncGenerator<Uint8Array> {
       for (let i = 0; i < 17; i++) yield new Uint8Array(65_536);
     }
-    const streamed = await stage.fetch("/w/echo", { method: "POST", body: parts() as unknown as BodyInit });
+    const streamed = await stage.fetch("/w/echo", { method: "POST", body: parts() as never });
     expect(await failureOf(streamed)).toEqual({ status: 413, code: "PAYLOAD_TOO_LARGE" });
   });
 
   test("whose body stops coming is 408", async () => {
     const head = "POST /w/echo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc";
     expect(await stage.raw(head)).toStartWith("HTTP/1.1 408 ");
-    expect(await stage.raw("POST /w/echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")).toStartWith("HTTP/1.1 408 ");
+    expect(
+      await stage.raw("POST /w/echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"),
+    ).toStartWith("HTTP/1.1 408 ");
   });
 
   test("HEAD is a GET without its body", async () => {
@@ -110,7 +126,8 @@ describe("a request", () => {
   });
 
   test("for a WebSocket is 501 at once", async () => {
-    const upgrade = "GET /w/users/1 HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\n\r\n";
+    const upgrade =
+      "GET /w/users/1 HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\n\r\n";
     expect(await stage.raw(upgrade, 300)).toStartWith("HTTP/1.1 501 ");
   });
 
@@ -129,7 +146,8 @@ describe("a request", () => {
     });
     const sent = new Headers((await response.json()) as [string, string][]);
     expect(sent.get("x-a")).toBe("1, 2");
-    for (const name of ["te", "proxy-authorization", "connection", "transfer-encoding"]) expect(sent.has(name)).toBeFalse();
+    for (const name of ["te", "proxy-authorization", "connection", "transfer-encoding"])
+      expect(sent.has(name)).toBeFalse();
     expect(sent.get("x-forwarded-for")).toContain("127.0.0.1");
     expect(sent.get("x-forwarded-for")).not.toContain("6.6.6.6");
     expect(sent.get("x-forwarded-proto")).toBe("http");
@@ -138,7 +156,9 @@ describe("a request", () => {
   });
 
   test("headers that the header connection names go no further", async () => {
-    const answer = await stage.raw("POST /w/headers HTTP/1.1\r\nHost: h\r\nConnection: close, X-Private\r\nX-Private: 1\r\nX-Open: 2\r\nContent-Length: 0\r\n\r\n");
+    const answer = await stage.raw(
+      "POST /w/headers HTTP/1.1\r\nHost: h\r\nConnection: close, X-Private\r\nX-Private: 1\r\nX-Open: 2\r\nContent-Length: 0\r\n\r\n",
+    );
     expect(answer).toContain('["x-open","2"]');
     expect(answer).not.toContain("x-private");
   });
@@ -175,18 +195,18 @@ describe("a request", () => {
 describe("a hub", () => {
   test("has its name alone, and gives it back with all its files", async () => {
     await using stage = await Stage.open();
-    const error = await rejection(createHub({ directory: stage.workspace.path }));
+    const error = await rejection(createHub({ directory: stage.workspace.directory }));
     expect(error).toBeInstanceOf(BusExistsError);
-    expect(statSync(join(stage.workspace.path, "hub.control")).mode & 0o777).toBe(0o600);
+    expect(statSync(join(stage.workspace.directory, "hub.control")).mode & 0o777).toBe(0o600);
     await stage.worker();
     await stage.hub.close();
     await stage.workers[0]!.kill();
-    expect(readdirSync(stage.workspace.path)).toEqual([]);
+    expect(readdirSync(stage.workspace.directory)).toEqual([]);
   });
 
   test("takes the place of one that was killed", async () => {
     await using stage = new Stage() as Stage;
-    writeFileSync(join(stage.workspace.path, "hub.control"), "");
+    writeFileSync(join(stage.workspace.directory, "hub.control"), "");
     await stage.start();
     await stage.worker();
     expect((await stage.fetch("/w/users/1")).status).toBe(200);
@@ -194,7 +214,7 @@ describe("a hub", () => {
 
   test("answers inside a server of one's own", async () => {
     await using stage = new Stage() as Stage;
-    stage.hub = await createHub({ directory: stage.workspace.path });
+    stage.hub = await createHub({ directory: stage.workspace.directory });
     expect(stage.hub.url).toBeNull();
     await stage.worker();
     const own = Bun.serve({ port: 0, fetch: (request, server) => stage.hub.fetch(request, server) });
@@ -216,8 +236,10 @@ describe("a hub", () => {
     [{ sse: { clientBytes: 1 } }],
   ] as [HubOptions][])("refuses %p", async (options) => {
     await using workspace = new Workspace();
-    expect(await rejection(createHub({ directory: workspace.path, ...options }))).toBeInstanceOf(InvalidConfigError);
-    expect(readdirSync(workspace.path)).toEqual([]);
+    expect(await rejection(createHub({ directory: workspace.directory, ...options }))).toBeInstanceOf(
+      InvalidConfigError,
+    );
+    expect(readdirSync(workspace.directory)).toEqual([]);
   });
 });
 
@@ -290,7 +312,8 @@ describe("workers", () => {
     const load = (async () => {
       while (!done) statuses.add((await stage.fetch("/w/users/1")).status);
     })();
-    for (let i = 0; i < 200; i++) await client.call("/internal/register", { name: "w", routes, pid: stage.workers[0]!.pid });
+    for (let i = 0; i < 200; i++)
+      await client.call("/internal/register", { name: "w", routes, pid: stage.workers[0]!.pid });
     done = true;
     await load;
     expect([...statuses]).toEqual([200]);
@@ -300,7 +323,8 @@ describe("workers", () => {
     await using stage = await Stage.open();
     const first = await stage.worker("a", ["GET /same/:x"]);
     const client = stage.client();
-    const register = () => client.call("/internal/register", { name: "b", routes: [{ method: "GET", path: "/same/{y}" }] });
+    const register = () =>
+      client.call("/internal/register", { name: "b", routes: [{ method: "GET", path: "/same/{y}" }] });
     const error = await rejection<HubError>(register());
     expect([error.status, error.reason]).toEqual([409, "ROUTE_TAKEN"]);
     expect(error.message).toContain('worker "a"');
@@ -335,7 +359,18 @@ describe("the control socket", () => {
     ["/internal/register", { name: "a", routes: [{ method: "get", path: "/a" }] }, 400, "BAD_ROUTE"],
     ["/internal/register", { name: "a", routes: [{ method: "GET", path: "/a/../b" }] }, 400, "BAD_ROUTE"],
     ["/internal/register", { name: "a", routes: [{ method: "POST", path: "/a", sse: true }] }, 400, "BAD_ROUTE"],
-    ["/internal/register", { name: "a", routes: [{ method: "GET", path: "/a/:x" }, { method: "GET", path: "/a/:y" }] }, 409, "ROUTE_TWICE"],
+    [
+      "/internal/register",
+      {
+        name: "a",
+        routes: [
+          { method: "GET", path: "/a/:x" },
+          { method: "GET", path: "/a/:y" },
+        ],
+      },
+      409,
+      "ROUTE_TWICE",
+    ],
     ["/internal/unregister", { worker_id: "none" }, 404, "NO_WORKER"],
     ["/internal/emit", { source: "s", event_type: "a\nb", data: "" }, 400, "INVALID_CONFIG"],
     ["/internal/sse-push", { path: "/none", event_type: "a", data: "" }, 404, "NO_STREAM"],
@@ -349,9 +384,9 @@ describe("the control socket", () => {
 
   test("a worker that nobody listens to says so", async () => {
     await using workspace = new Workspace();
-    const error = await rejection<HubError>(new HubClient("hub", workspace.path).call("/health"));
+    const error = await rejection<HubError>(new HubClient("hub", workspace.directory).call("/health"));
     expect([error.status, error.retryable]).toEqual([0, true]);
-    expect(existsSync(join(workspace.path, "hub.control"))).toBeFalse();
+    expect(existsSync(join(workspace.directory, "hub.control"))).toBeFalse();
   });
 
   test("routes are named twice or too late in one worker: a typed error", async () => {

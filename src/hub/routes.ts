@@ -32,14 +32,18 @@ export class RouteTable<Owner> {
 
   /** The route for a path; a HEAD without one goes to that of GET. @throws {Failure} 400 for a path that is not UTF-8. */
   find(method: string, path: string): Match<Owner> | null {
-    const own = findRoute(this.#router, method, path);
-    const found = own ?? (method === "HEAD" ? findRoute(this.#router, "GET", path) : undefined);
+    const found = this.#look(method, path);
     return found ? { route: found.data, params: decode(found.data.pattern.names, found.params) } : null;
   }
 
   /** Methods that the path has routes for. */
   allowed(path: string): Method[] {
-    return METHODS.filter((method) => findRoute(this.#router, method, path) !== undefined);
+    return METHODS.filter((method) => this.#look(method, path) !== undefined);
+  }
+
+  #look(method: string, path: string) {
+    const own = findRoute(this.#router, method, path);
+    return own ?? (method === "HEAD" ? findRoute(this.#router, "GET", path) : undefined);
   }
 }
 
