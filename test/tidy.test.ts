@@ -80,7 +80,8 @@ const mayImport: Record<string, string[]> = {
   fleet: ["bus", "native", "."],
   events: ["fleet", "bus", "contract", "native", "."],
   contest: ["fleet", "bus", "native", "."],
-  cli: ["bus", "contest", "events", "fleet", "native", "."],
+  hub: ["bus", "."],
+  cli: ["bus", "contest", "events", "fleet", "hub", "native", "."],
 };
 
 test("imports in src point one way: errors to native to bus to fleet to the rest", () => {
