@@ -3,7 +3,9 @@
 //!   zig build                        the library for this machine, into zig-out/lib
 //!   zig build test [-- part of name] the native tests
 //!   zig build tsan [-- part of name] the same under ThreadSanitizer
+//!   zig build test-program           the native tests, not run, into zig-out/bin: for -Dtarget=TRIPLE
 //!   zig build cross                  the library for every target of the table below
+//!   zig build c-worker               examples/c-worker.c and the library it loads, into zig-out/bin and lib
 //!   -Dabi=N                          another protocol version, for tests of the refusal
 //!   -Dpoints=true                    with the fault points of test/prove/points.ts, into zig-out/points
 
@@ -11,13 +13,15 @@ const std = @import("std");
 
 const sources = [_][]const u8{
     "abi.c",  "region.c", "attach.c", "slot.c",  "stream.c",
-    "wait.c", "fleet.c",  "ring.c",   "lease.c",
+    "wait.c", "fleet.c",  "ring.c",   "lease.c", "observe.c",
+    "serve.c",
 };
 
 const test_sources = [_][]const u8{
     "main.c",        "pair.c",      "slot_test.c",   "region_test.c",
     "attach_test.c", "wait_test.c", "stress_test.c", "step_test.c",
     "stream_test.c", "fleet_test.c", "ring_test.c",  "lease_test.c",
+    "serve_test.c",
 };
 
 const flags = [_][]const u8{
@@ -28,7 +32,7 @@ const flags = [_][]const u8{
 
 const cross_targets = [_][]const u8{
     "x86_64-linux-gnu.2.17", "x86_64-linux-musl",  "aarch64-linux-gnu.2.17",
-    "aarch64-linux-musl",    "aarch64-macos-none",
+    "aarch64-linux-musl",    "aarch64-macos-none", "x86_64-macos-none",
 };
 
 fn module(
@@ -70,17 +74,35 @@ fn installPoints(b: *std.Build, target: std.Build.ResolvedTarget) void {
     b.getInstallStep().dependOn(&install.step);
 }
 
-fn tests(b: *std.Build, target: std.Build.ResolvedTarget, tsan: bool) *std.Build.Step.Run {
+fn testProgram(b: *std.Build, target: std.Build.ResolvedTarget, tsan: bool) *std.Build.Step.Compile {
     const mod = module(b, target, .ReleaseSafe, &.{});
     mod.sanitize_thread = tsan;
     mod.addIncludePath(b.path("csrc"));
     mod.addCSourceFiles(.{ .root = b.path("test/native"), .files = &test_sources, .flags = &flags });
-    const exe = b.addExecutable(.{ .name = if (tsan) "test-tsan" else "test-native", .root_module = mod });
-    const run = b.addRunArtifact(exe);
+    const name = if (tsan) "test-tsan" else "test-native";
+    return b.addExecutable(.{ .name = name, .linkage = .dynamic, .root_module = mod });
+}
+
+fn tests(b: *std.Build, target: std.Build.ResolvedTarget, tsan: bool) *std.Build.Step.Run {
+    const run = b.addRunArtifact(testProgram(b, target, tsan));
     run.has_side_effects = true;
     run.setEnvironmentVariable("TSAN_OPTIONS", "halt_on_error=1");
     if (b.args) |args| run.addArgs(args);
     return run;
+}
+
+/// The worker in C: it finds the library beside itself, in ../lib.
+fn cWorker(b: *std.Build, target: std.Build.ResolvedTarget) void {
+    const lib = library(b, target, &.{});
+    const mod = b.createModule(.{ .target = target, .optimize = .ReleaseSafe, .link_libc = true });
+    mod.addCSourceFile(.{ .file = b.path("examples/c-worker.c"), .flags = &flags });
+    mod.addIncludePath(b.path("csrc"));
+    mod.addObjectFile(lib.getEmittedBin());
+    mod.addRPathSpecial("$ORIGIN/../lib");
+    const exe = b.addExecutable(.{ .name = "c-worker", .linkage = .dynamic, .root_module = mod });
+    const step = b.step("c-worker", "Build the worker in C of examples/");
+    step.dependOn(&b.addInstallArtifact(exe, .{}).step);
+    step.dependOn(&b.addInstallArtifact(lib, .{}).step);
 }
 
 pub fn build(b: *std.Build) void {
@@ -95,6 +117,10 @@ pub fn build(b: *std.Build) void {
 
     b.step("test", "Run the native tests").dependOn(&tests(b, target, false).step);
     b.step("tsan", "Run the native tests under ThreadSanitizer").dependOn(&tests(b, target, true).step);
+
+    const program = b.addInstallArtifact(testProgram(b, target, false), .{});
+    b.step("test-program", "Build the native tests and run none").dependOn(&program.step);
+    cWorker(b, target);
 
     const cross = b.step("cross", "Build the library for every supported target");
     for (cross_targets) |triple| {

@@ -64,6 +64,9 @@ static const struct constant constants[] = {
 #define X(name, value, text) { "counter", #name, name },
 	SB_COUNTERS(X)
 #undef X
+#define X(name, value, text) { "gauge", #name, name },
+	SB_GAUGES(X)
+#undef X
 #define X(name, value, text) { "event", #name, name },
 	SB_EVENTS(X)
 #undef X
@@ -84,7 +87,12 @@ static const struct constant constants[] = {
 	{ "poll", "SB_POLL_NOW", SB_POLL_NOW },
 	{ "poll", "SB_POLL_WHEN_WOKEN", SB_POLL_WHEN_WOKEN },
 	{ "poll", "SB_POLL_SOON", SB_POLL_SOON },
+	{ "histogram", "SB_HIST_SUB", SB_HIST_SUB },
+	{ "histogram", "SB_HIST_BUCKETS", SB_HIST_BUCKETS },
+	{ "bytes", "SB_STATS_BYTES", sizeof(struct sb_stats) },
+	{ "bytes", "SB_STATS_LINK_BYTES", sizeof(struct sb_stats_link) },
 	{ "fingerprint", "SB_FINGERPRINT", SB_FINGERPRINT },
+	{ "fingerprint", "SB_STATS_FINGERPRINT", SB_STATS_FINGERPRINT },
 	{ "fingerprint", "SB_FLEET_FINGERPRINT", SB_FLEET_FINGERPRINT },
 };
 
@@ -119,7 +127,12 @@ static const struct field fields[] = {
 	FIELD(sb_request, slot), FIELD(sb_request, token), FIELD(sb_request, head_bytes),
 	FIELD(sb_request, body_offset), FIELD(sb_request, body_bytes), FIELD(sb_request, timeout_ms),
 	FIELD(sb_request, method), FIELD(sb_request, serial),
-	FIELD(sb_stats, counters), FIELD(sb_stats, round_trip),
+	FIELD(sb_stats, created_ns), FIELD(sb_stats, pid), FIELD(sb_stats, slots),
+	FIELD(sb_stats, sampled_ns), FIELD(sb_stats, counters), FIELD(sb_stats, gauges),
+	FIELD(sb_stats, round_trip_sum), FIELD(sb_stats, round_trip), FIELD(sb_stats, link),
+	FIELD(sb_stats_link, life), FIELD(sb_stats_link, pid), FIELD(sb_stats_link, uid),
+	FIELD(sb_stats_link, concurrency), FIELD(sb_stats_link, used),
+	FIELD(sb_stats_link, joined_ns), FIELD(sb_stats_link, states),
 	FIELD(sb_fleet_header, epoch), FIELD(sb_fleet_header, file_bytes),
 	FIELD(sb_fleet_header, first_token), FIELD(sb_fleet_header, abi),
 	FIELD(sb_fleet_header, fingerprint), FIELD(sb_fleet_header, members),

@@ -289,6 +289,7 @@ void sb_link_stop(struct sb_hub *hub, uint32_t index)
 	SB_POINT("hub.stop.before");
 	hub->links[index]->started = false;
 	hub->links[index]->fd = -1;
+	stats_unlink(hub, index);
 	SB_POINT("hub.stop.after");
 }
 
@@ -308,6 +309,7 @@ struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurr
 	strcpy(worker->name, name);
 	worker->dir = dir;
 	worker->concurrency = concurrency;
+	worker->role = SB_ROLE_WORKER;
 	worker->fd = SB_FAULT("worker.socket.open", EMFILE) ? -1 : os_socket_open();
 	if (worker->fd >= 0) return worker;
 	int number = errno;
@@ -338,7 +340,7 @@ static int32_t join_step(const struct sb_worker *worker)
 {
 	struct sb_join join = {
 		.magic = SB_MAGIC, .abi_min = SB_ABI, .abi_max = SB_ABI,
-		.role = SB_ROLE_WORKER, .concurrency = worker->concurrency,
+		.role = worker->role, .concurrency = worker->concurrency,
 	};
 	SB_POINT("worker.join.before");
 	int32_t error = sb_control_send(worker->fd, SB_MSG_JOIN, &join, sizeof join);
@@ -368,6 +370,7 @@ static int32_t accept_hello(struct sb_worker *worker, int memory, uint32_t *peer
 		peer[0] = peer[1] = hello.abi;
 		return -SB_EVERSION;
 	}
+	if (worker->role == SB_ROLE_OBSERVER) return stats_attach(worker, memory);
 	SB_POINT("worker.hello.before");
 	int32_t error = region_attach(&worker->map, memory);
 	if (error != 0) return error;
@@ -393,6 +396,13 @@ static int32_t hello_step(struct sb_worker *worker, uint32_t *peer)
 	return error;
 }
 
+/* Nobody waits for an observer. */
+static int32_t acknowledge_step(const struct sb_worker *worker)
+{
+	if (worker->role == SB_ROLE_OBSERVER) return 0;
+	return sb_control_send(worker->fd, SB_MSG_ATTACHED, NULL, 0);
+}
+
 int32_t sb_worker_step(struct sb_worker *worker, uint32_t *peer)
 {
 	int32_t error = 0;
@@ -402,7 +412,7 @@ int32_t sb_worker_step(struct sb_worker *worker, uint32_t *peer)
 		case CONNECTING: error = connect_step(worker); break;
 		case JOINING: error = join_step(worker); break;
 		case AWAITING_HELLO: error = hello_step(worker, peer); break;
-		case ACKNOWLEDGING: error = sb_control_send(worker->fd, SB_MSG_ATTACHED, NULL, 0); break;
+		case ACKNOWLEDGING: error = acknowledge_step(worker); break;
 		case ATTACHED: break;
 		}
 		if (error == 0) worker->step++;
@@ -434,7 +444,9 @@ void sb_worker_close(struct sb_worker *worker, int32_t detached)
 	if (worker == NULL) return;
 	SB_POINT("worker.close.before");
 	if (worker->fd >= 0) close(worker->fd);
+	stats_detach(worker);
 	region_detach(&worker->map, detached != 0);
+	free(worker->head);
 	free(worker);
 }
 

@@ -308,6 +308,7 @@ static int32_t take_index(struct sb_fleet *fleet)
 		if (os_bytes_locked(fleet->fd, (uint64_t)SB_FLEET_LOCKS + index, 1)) continue;
 		struct sb_member *entry = fleet_member(fleet, index);
 		uint32_t incarnation = load_relaxed(&entry->incarnation) + 1;
+		for (uint32_t i = 0; i < SB_MEMBER_CURSORS; i++) store_relaxed(&entry->cursors[i], 0);
 		store_seq(&entry->pid, 0);
 		store_seq(&entry->incarnation, incarnation == 0 ? 1 : incarnation);
 		SB_POINT("fleet.index.counted");
@@ -706,6 +707,21 @@ int32_t sb_fleet_members(struct sb_fleet *fleet, void *out)
 	int32_t count = 0;
 	for (uint32_t index = 0; index < fleet->header.members; index++)
 		if (read_member(fleet, index, &infos[count])) count++;
+	return count;
+}
+
+int32_t sb_fleet_cursors(const struct sb_fleet *fleet, uint32_t index, double *out)
+{
+	int32_t count = 0;
+	if (index >= fleet->header.members) return 0;
+	for (uint32_t i = 0; i < SB_MEMBER_CURSORS; i++) {
+		uint64_t word = load_relaxed(&fleet_member(fleet, index)->cursors[i]);
+		uint64_t ring = word >> SB_CURSOR_RING_SHIFT;
+		if (ring == 0 || ring > fleet->header.rings) continue;
+		out[2 * count] = (double)(ring - 1);
+		out[2 * count + 1] = (double)(word & ((1ULL << SB_CURSOR_RING_SHIFT) - 1));
+		count++;
+	}
 	return count;
 }
 

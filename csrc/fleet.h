@@ -42,6 +42,7 @@ extern "C" {
 	X(SB_LOCK_CHECK_MS, 2, "ms between two looks at whether the owner of a short lock lives")   \
 	X(SB_LOCK_MS, 1000, "ms after which the owner of a short lock counts as stopped: -SB_EBUSY") \
 	X(SB_POLL_BYTES, 262144, "bytes of records one sb_cursor_poll returns at most, or one event") \
+	X(SB_MEMBER_CURSORS, 5, "cursors of a member that others see the position of")              \
 	X(SB_FLEET_LOCKS, 1073741824, "offset of the members' lock bytes; the join lock follows")
 
 enum {
@@ -81,8 +82,12 @@ struct sb_member { /* 64 bytes; written by the member while it holds its byte */
 	uint32_t incarnation; /* 0: never used; differs between two members of one index */
 	uint32_t pid;         /* 0: left */
 	uint32_t uid;
-	uint32_t reserved[11];
+	uint32_t reserved;
+	uint64_t cursors[SB_MEMBER_CURSORS]; /* for people: where its first cursors are; 0: none */
 };
+
+/* A cursor in a member's entry: its position, and its ring's index + 1 above that. */
+enum { SB_CURSOR_RING_SHIFT = 56 };
 
 struct sb_wake { /* 64 bytes; one word for all that a member may sleep for */
 	uint32_t generation; /* futex */
@@ -191,6 +196,9 @@ SB_API const void *sb_fleet_found(void);
 SB_API int32_t sb_fleet_index(const struct sb_fleet *fleet);
 /* Fills at most SB_MEMBERS_MAX struct sb_member_info with those that live; returns how many. */
 SB_API int32_t sb_fleet_members(struct sb_fleet *fleet, void *out);
+/* Where the cursors of a member are: pairs of ring and position, SB_MEMBER_CURSORS at most. Returns
+ * how many. A member has more, perhaps: it shows the first. */
+SB_API int32_t sb_fleet_cursors(const struct sb_fleet *fleet, uint32_t index, double *out);
 /* 1 when that very member lives. */
 SB_API int32_t sb_fleet_alive(struct sb_fleet *fleet, uint32_t index, uint32_t incarnation);
 /* The futex word for sb_bridge_open; NULL for an observer, whom nobody wakes. */
@@ -218,6 +226,7 @@ enum { SB_FROM_HEAD = 0, SB_FROM_OLDEST = 1, SB_FROM_POSITION = 2 };
  * no memory, no such ring. */
 SB_API struct sb_cursor *sb_cursor_open(struct sb_fleet *fleet, uint32_t ring, uint32_t from,
                                         double position, double event);
+/* Before its fleet is left. */
 SB_API void sb_cursor_close(struct sb_cursor *cursor);
 
 struct sb_batch { /* what one poll found; the records follow it */

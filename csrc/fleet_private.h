@@ -21,6 +21,7 @@ struct sb_fleet {
 	char name[SB_NAME_MAX + 1];
 	bool observer;
 	uint32_t index, incarnation;
+	uint32_t cursors; /* places of the entry that are taken, a bit each */
 	uint8_t *staging;
 	uint32_t staging_bytes;
 	struct sb_holder holder;

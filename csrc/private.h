@@ -167,6 +167,8 @@ struct sb_worker {
 	char name[SB_NAME_MAX + 1];
 	uint8_t inbox[SB_MESSAGE_MAX];
 	uint32_t inbox_bytes;
+	uint32_t role;
+	struct sb_stats *stats; /* an observer's, read-only */
 	struct sb_request request;
 	struct sb_look look;
 	bool full;
@@ -175,6 +177,8 @@ struct sb_worker {
 	uint64_t generation[SB_SLOTS_MAX]; /* of the claim that runs in a slot; 0: none */
 	uint64_t claimed[SB_SLOTS_MAX];    /* of the last claim in a slot */
 	struct flow flow[SB_SLOTS_MAX];
+	uint8_t *head; /* serve.c: copy of a head; behind it, from head_limit on, its strings */
+	uint32_t spin_ns;
 };
 
 /* ---- between the files ------------------------------------------------------------------- */
@@ -186,6 +190,10 @@ int32_t region_attach(struct geometry *map, int fd);
 void region_detach(struct geometry *map, bool detached);
 int32_t stats_create(struct sb_hub *hub);
 uint64_t stats_bytes(void);
+int32_t stats_attach(struct sb_worker *observer, int fd);
+void stats_detach(struct sb_worker *observer);
+void stats_unlink(struct sb_hub *hub, uint32_t index);
+bool worker_can_serve(struct sb_worker *worker); /* false: no memory */
 void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd);
 int32_t link_open(struct sb_hub *hub, uint32_t concurrency);
 void link_forget(struct sb_hub *hub, uint32_t index);

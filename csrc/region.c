@@ -144,7 +144,7 @@ int32_t stats_create(struct sb_hub *hub)
 	struct sb_stats *stats = hub->stats;
 	stats->magic = SB_MAGIC;
 	stats->abi = SB_ABI;
-	stats->fingerprint = SB_FINGERPRINT;
+	stats->fingerprint = SB_STATS_FINGERPRINT;
 	stats->created_ns = os_now_ns();
 	stats->pid = (uint32_t)getpid();
 	stats->slots = hub->header.slots;

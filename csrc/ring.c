@@ -209,7 +209,34 @@ struct sb_cursor {
 	uint64_t base;     /* position that this number belongs to: not after `position` */
 	struct sb_batch *batch;
 	uint32_t capacity; /* bytes of records */
+	uint64_t *shown;   /* its word in the member's entry; NULL: none was free */
 };
+
+/* For people who ask how far it lags. */
+static void show_position(const struct sb_cursor *cursor)
+{
+	uint64_t ring = (uint64_t)(cursor->geometry - cursor->fleet->header.ring) + 1;
+	if (cursor->shown == NULL) return;
+	store_relaxed(cursor->shown, ring << SB_CURSOR_RING_SHIFT | cursor->position);
+}
+
+static void take_word(struct sb_cursor *cursor)
+{
+	struct sb_fleet *fleet = cursor->fleet;
+	uint32_t word = 0;
+	while (word < SB_MEMBER_CURSORS && (fleet->cursors & 1u << word) != 0) word++;
+	if (fleet->observer || word == SB_MEMBER_CURSORS) return;
+	fleet->cursors |= 1u << word;
+	cursor->shown = &fleet_member(fleet, fleet->index)->cursors[word];
+}
+
+static void give_word_back(struct sb_cursor *cursor)
+{
+	struct sb_fleet *fleet = cursor->fleet;
+	if (cursor->shown == NULL) return;
+	store_relaxed(cursor->shown, 0);
+	fleet->cursors &= ~(1u << (cursor->shown - fleet_member(fleet, fleet->index)->cursors));
+}
 
 static uint64_t oldest_at(const struct sb_cursor *cursor, uint64_t head)
 {
@@ -307,12 +334,15 @@ struct sb_cursor *sb_cursor_open(struct sb_fleet *fleet, uint32_t index, uint32_
 	*cursor->batch = (struct sb_batch){
 		.position = (double)cursor->position, .event = (double)cursor->event,
 	};
+	take_word(cursor);
+	show_position(cursor);
 	return cursor;
 }
 
 void sb_cursor_close(struct sb_cursor *cursor)
 {
 	if (cursor == NULL) return;
+	give_word_back(cursor);
 	free(cursor->batch);
 	free(cursor);
 }
@@ -404,6 +434,7 @@ int32_t sb_cursor_poll(struct sb_cursor *cursor, uint32_t max)
 	batch = cursor->batch;
 	batch->position = (double)cursor->position;
 	batch->event = (double)cursor->event;
+	show_position(cursor);
 	return result == NO_MEMORY ? -SB_ENOMEM : (int32_t)batch->records;
 }
 

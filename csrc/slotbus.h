@@ -148,6 +148,22 @@ enum sb_message {
 
 enum { SB_ROLE_WORKER = 1, SB_ROLE_OBSERVER = 2 };
 
+/* What sb_request_line.method means. */
+#define SB_METHODS(X)                                                                           \
+	X(SB_GET, 0, "GET")                                                                         \
+	X(SB_POST, 1, "POST")                                                                       \
+	X(SB_PUT, 2, "PUT")                                                                         \
+	X(SB_DELETE, 3, "DELETE")                                                                   \
+	X(SB_PATCH, 4, "PATCH")                                                                     \
+	X(SB_HEAD, 5, "HEAD")                                                                       \
+	X(SB_OPTIONS, 6, "OPTIONS")
+
+enum sb_method {
+#define X(name, value, text) name = (value),
+	SB_METHODS(X)
+#undef X
+};
+
 struct sb_join { /* its first 12 bytes never change, whatever the version */
 	uint64_t magic;
 	uint16_t abi_min, abi_max;
@@ -301,20 +317,50 @@ enum sb_counter {
 	SB_COUNTER_SLOTS = 32
 };
 
+/* Values of now, written by the hub's tick: each 20 ms while something is in flight, and once more
+ * when nothing is. */
+#define SB_GAUGES(X)                                                                            \
+	X(SB_G_QUEUED, 0, "requests that wait for a worker")                                        \
+	X(SB_G_UNSETTLED, 1, "requests whose caller waits, queued ones among them")                 \
+	X(SB_G_TICKING, 2, "1: another tick follows within 20 ms, if the hub's event loop turns")
+
+enum sb_gauge {
+#define X(name, value, text) name = (value),
+	SB_GAUGES(X)
+#undef X
+	SB_GAUGE_SLOTS = 8
+};
+
 enum {
 	SB_HIST_SUB = 32,     /* buckets of one power of two: 3 % wide */
 	SB_HIST_OCTAVES = 41, /* the last one ends at 2^45 ns, 9.8 h; what is longer counts there */
-	SB_HIST_BUCKETS = SB_HIST_SUB * SB_HIST_OCTAVES
+	SB_HIST_BUCKETS = SB_HIST_SUB * SB_HIST_OCTAVES,
+	SB_STATE_SLOTS = 8
+};
+
+struct sb_stats_link { /* 64 bytes; one worker, as it was at sampled_ns */
+	uint32_t life; /* of its attachment; 0: nobody's entry. Stored last, cleared first */
+	uint32_t pid, uid;
+	uint32_t concurrency;
+	uint32_t used; /* slots not FREE */
+	uint32_t reserved;
+	uint64_t joined_ns;
+	uint32_t states[SB_STATE_SLOTS]; /* its slots by enum sb_state */
 };
 
 struct sb_stats {
 	uint64_t magic;
-	uint32_t abi, fingerprint;
-	uint64_t created_ns;
-	uint32_t pid, slots;
-	uint64_t reserved[4];
+	uint32_t abi, fingerprint; /* SB_STATS_FINGERPRINT */
+	uint64_t created_ns;       /* CLOCK_MONOTONIC, as all times here */
+	uint32_t pid, slots;       /* of the hub; of each worker */
+	uint64_t sampled_ns;       /* of gauges and links; 0: never */
+	uint64_t reserved[3];
 	uint64_t counters[SB_COUNTER_SLOTS];
+	uint64_t gauges[SB_GAUGE_SLOTS];
+	uint64_t round_trip_sum;              /* nanoseconds */
+	uint64_t reserved1[7];
 	uint64_t round_trip[SB_HIST_BUCKETS]; /* publish to delivery, nanoseconds */
+	struct sb_stats_link link[SB_LINKS_MAX];
 };
 
 /* Two builds whose layouts differ refuse each other even if somebody forgot to raise the version.
@@ -323,6 +369,9 @@ struct sb_stats {
 	((uint32_t)(sizeof(struct sb_header) ^ (sizeof(struct sb_region) << 7) ^                    \
 	            (sizeof(struct sb_slot) << 20) ^ (sizeof(struct sb_join) << 3) ^                \
 	            (sizeof(struct sb_hello) << 11)) ^ (uint32_t)SB_ABI * 2654435761u)
+
+/* Of the statistics alone: workers do not read them. */
+#define SB_STATS_FINGERPRINT ((uint32_t)(SB_FINGERPRINT ^ (sizeof(struct sb_stats) << 4)))
 
 /* ---- events: what one poll found, SB_EVENT_WORDS words each, in memory the handle owns --- */
 
@@ -544,6 +593,13 @@ SB_API void sb_stats_add(struct sb_hub *hub, uint32_t counter, uint32_t amount);
 SB_API double sb_stats_get(const struct sb_hub *hub, uint32_t counter);
 /* Upper edge of the bucket that holds the quantile, nanoseconds; 0 without samples. */
 SB_API double sb_stats_quantile(const struct sb_hub *hub, double quantile);
+/* Enters a worker into the statistics, until sb_link_stop. */
+SB_API void sb_stats_link(struct sb_hub *hub, uint32_t link, uint32_t pid, uint32_t uid);
+/* Writes gauges and links: what the slots of all workers are now, and what the caller counts. */
+SB_API void sb_stats_sample(struct sb_hub *hub, uint32_t queued, uint32_t unsettled,
+                            uint32_t ticking);
+/* Copies the statistics out: a whole struct sb_stats. */
+SB_API void sb_stats_read(const struct sb_hub *hub, void *out);
 /* Nanoseconds between claim and now of the slot's last DONE event, with SB_FLAG_TIMING; else 0. */
 SB_API double sb_slot_claim_delay(const struct sb_hub *hub, uint32_t link, uint32_t slot);
 SB_API double sb_slot_round_trip(const struct sb_hub *hub, uint32_t link, uint32_t slot);
@@ -592,6 +648,108 @@ SB_API int32_t sb_worker_spread(struct sb_worker *worker);
 /* For a worker that keeps its socket in C: parks, blocks on a futex for up to SB_SLICE_MS, then in
  * poll(2) until a bell or timeout_ms. 0 woken or timed out, -SB_ECLOSED: the hub is gone. */
 SB_API int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
+
+/* ---- observers (observe.c) ------------------------------------------------------------------
+ * Who joins as an observer gets the statistics alone, sealed against writing by anybody but the
+ * hub that mapped them before. It is no worker: from the handshake to the end of its connection it
+ * costs the hub nothing. */
+
+/* Starts to connect, as sb_worker_open; sb_worker_step goes on and sb_worker_close ends it. */
+SB_API struct sb_worker *sb_observer_open(int32_t dir, const char *name);
+/* Copies the statistics out: a whole struct sb_stats. -SB_ECLOSED: the hub has ended, or closed the
+ * connection; what is copied are its last words. */
+SB_API int32_t sb_observer_read(const struct sb_worker *observer, void *out);
+/* Whether a hub lives that has the name, without asking it and without a lock of our own: 1 yes, 0
+ * no; -SB_ENOBUS: there is no NAME.lock. -SB_EPERM, -SB_EFILES, -SB_ESYS. */
+SB_API int32_t sb_name_probe(int32_t dir, const char *name);
+
+/* ---- a worker in a page (serve.c) ------------------------------------------------------------
+ * For programs without an event loop: attach, receive, answer, in one thread.
+ *
+ *	struct sb_worker *worker = sb_worker_attach(NULL, "shop", 1, 5000);
+ *	struct sb_call call;
+ *	int32_t got = worker == NULL ? sb_error_last() : 0;
+ *	while (got >= 0) {
+ *		got = sb_worker_receive(worker, &call, 1000);
+ *		if (got != 1) continue;
+ *		struct sb_answer answer = { .body = call.body, .body_bytes = call.body_bytes };
+ *		sb_worker_answer(worker, &call, &answer);
+ *	}
+ *	sb_worker_detach(worker);
+ *
+ * Caveats:
+ *  - Each call that was received ends with one sb_worker_answer or sb_worker_fail. One that never
+ *    does keeps its caller waiting and its slot spent; a timeout tells the caller only.
+ *  - call.body is shared memory. An honest hub leaves it alone until the call is answered; whoever
+ *    does not trust the hub copies it before looking at it twice.
+ *  - Strings are UTF-8, end with NUL, and stay until the next sb_worker_receive: their head was
+ *    copied. The handle keeps memory of twice the hub's head limit for it.
+ *  - A call whose body streams is answered with an error by sb_worker_receive itself.
+ *  - Nothing is attached again when the hub ends (-SB_ECLOSED): detach, then attach anew. */
+
+struct sb_call { /* 96 bytes on the 64-bit platforms that there are; filled by receive */
+	uint32_t slot;          /* slot and token: which claim, as for sb_slot_aborted */
+	uint32_t token;
+	uint32_t method;        /* enum sb_method */
+	uint32_t timeout_ms;    /* left when it was published, an upper bound; 0: none */
+	uint32_t parameters;    /* pairs of path parameters */
+	uint32_t headers;       /* pairs of headers */
+	uint64_t serial;        /* number of the request on its bus */
+	const char *method_text;
+	const char *path;
+	const char *query;      /* without "?"; "" none */
+	const char *pattern;    /* of the hub's router; "" none */
+	const char *id;         /* in errors and traces of both sides */
+	const char *pairs;      /* name, value, ... of parameters, then headers, each with its NUL */
+	const void *body;
+	uint64_t body_bytes;
+};
+
+struct sb_answer { /* zero is the default of each */
+	uint32_t status;            /* 200 to 599; 0: 200 */
+	uint32_t reserved;
+	const char *content_type;   /* NULL: none */
+	const char *const *headers; /* name, value, ..., NULL; NULL: none */
+	const void *body;           /* copied, unless it lies where sb_worker_reserve said */
+	uint64_t body_bytes;
+};
+
+/* Attaches to the hub called name, for which it waits up to timeout_ms (0: one try). directory
+ * NULL: $SLOTBUS_DIR, else /dev/shm/slotbus-<euid>, closed to others; one that is given may be
+ * another user's. concurrency: calls the hub may give at once, 1 to SB_SLOTS_MAX; those that wait
+ * for their turn go to other workers if this one ends. Blocks. NULL: see sb_error_last():
+ * -SB_ENAME, -SB_EINVAL, -SB_EDIR, -SB_ENOBUS (nobody came), -SB_EPERM, -SB_EVERSION, -SB_EPROTO,
+ * -SB_ECORRUPT, -SB_EUNSUPPORTED, -SB_ETIMEDOUT (the hub did not finish the handshake in 2 s),
+ * -SB_ENOMEM, -SB_EFILES, -SB_ELIMIT, -SB_ESYS. */
+SB_API struct sb_worker *sb_worker_attach(const char *directory, const char *name,
+                                          uint32_t concurrency, uint32_t timeout_ms);
+/* Waits for the next call, spinning for up to 50 us, then asleep. 1: call is filled. 0: none, for
+ * the time is over, or a signal or a bell without work ended the wait early. -SB_ECLOSED: the hub
+ * is gone. -SB_ECORRUPT: it broke the protocol. -SB_EINVAL: no handle of sb_worker_attach. After
+ * an error only sb_worker_detach. timeout_ms 0 does not block; UINT32_MAX waits for ever. */
+SB_API int32_t sb_worker_receive(struct sb_worker *worker, struct sb_call *call,
+                                 uint32_t timeout_ms);
+/* The value of the header called name, upper and lower case alike, the first if there are several;
+ * NULL none. As long as the strings of the call. */
+SB_API const char *sb_call_header(const struct sb_call *call, const char *name);
+/* The value of the path parameter called name; NULL none. */
+SB_API const char *sb_call_parameter(const struct sb_call *call, const char *name);
+/* Memory for the call's answer, as long as the hub's payload limit (*bytes, unless NULL): a body
+ * written there is not copied. NULL: the call is not open. */
+SB_API void *sb_worker_reserve(struct sb_worker *worker, const struct sb_call *call,
+                               uint64_t *bytes);
+/* Answers the call. -SB_ESTALE: its caller had given up, or it was answered before. -SB_EINVAL: a
+ * status, header or text that cannot be sent, or a head or body above the hub's limit; then it is
+ * still open, for another answer. */
+SB_API int32_t sb_worker_answer(struct sb_worker *worker, const struct sb_call *call,
+                                const struct sb_answer *answer);
+/* Answers with an error: its caller gets a RemoteError of that code ("HANDLER_FAILED" if NULL) and
+ * message, cut where they do not fit. -SB_ESTALE; -SB_EINVAL: text that is no UTF-8. */
+SB_API int32_t sb_worker_fail(struct sb_worker *worker, const struct sb_call *call,
+                              const char *code, const char *message);
+/* Leaves in good order and frees the handle; NULL is ignored. Calls that were received and not
+ * answered fail at their callers, calls that wait go to other workers. */
+SB_API void sb_worker_detach(struct sb_worker *worker);
 
 /* ---- bridge: a futex word of this process's mapping, for an event loop (wait.c) ---------- */
 

@@ -15,6 +15,7 @@ export type { RequestTiming, ResolvedBusOptions, SlotBusOptions } from "./bus/op
 export type { Answer, Answerable, Delivery, WorkerRequest } from "./bus/request.ts";
 export type { BorrowedResponse, BusResponse, StreamedResponse } from "./bus/response.ts";
 export type { ChunkOptions, Chunks, StreamSource } from "./bus/stream.ts";
+export type { HandleTrace, RequestTrace } from "./bus/tracing.ts";
 export {
   type FetchHandler,
   type Handler,

@@ -33,6 +33,14 @@ test("without a command, and with --help, it says what there is; --version is th
 test("what cannot be meant is one line on stderr and exit code 2", () => {
   for (const args of [
     ["bensh"],
+    ["ls", "--jsn"],
+    ["ls", "over"],
+    ["claims", "release", "leader"],
+    ["hub", "--port", "x"],
+    ["stats", "no/name"],
+    ["stats", "--json", "--prometheus"],
+    ["top", "--interval", "0"],
+    ["events", "tale"],
     ["bench", "--fast"],
     ["bench", "--quick", "--short"],
     ["bench", "--payload", "3"],
@@ -94,6 +102,46 @@ test("bench draws a table for people", () => {
   expect(out).toMatch(/^slotbus +[\d.]+ +[\d.]+ +[\d.]+/m);
   expect(out).toContain("Round trip, 64 B");
 }, 60_000);
+
+test("bench --svg and --png draw what was measured: one bar for each contestant of each case", () => {
+  const folder = mkdtempSync(join(tmpdir(), "slotbus-chart-"));
+  const [svg, png] = [join(folder, "bench.svg"), join(folder, "bench.png")];
+  const flags = ["--short", "--in-flight", "1,4", "--against", "unix-socket", "--svg", svg, "--png", png];
+  const { code, err } = slotbus("bench", ...flags);
+  expect([code, err]).toEqual([0, ""]);
+  const drawn = readFileSync(svg, "utf8");
+  expect(drawn).toStartWith("<svg xmlns=");
+  expect(drawn.match(/<rect [^>]*rx="2"/g)?.length).toBe(4);
+  for (const text of ["Round trip, 64 B, median", "4 in flight, 64 B", "slotbus", "unix-socket", "req/s", Bun.version])
+    expect(drawn).toContain(text);
+  expect(readFileSync(png).subarray(1, 4).toString()).toBe("PNG");
+  const nowhere = slotbus("bench", "--short", "--in-flight", "1", "--against", "none", "--svg", folder);
+  expect([nowhere.code, nowhere.err.includes("the chart:")]).toEqual([1, true]);
+  rmSync(folder, { recursive: true });
+}, 60_000);
+
+test("hub --json says where it listens, and ends in good order", async () => {
+  const directory = mkdtempSync(join(tmpdir(), "slotbus-hub-"));
+  const args = ["hub", "--json", "--port", "0", "--directory", directory];
+  const child = Bun.spawn([process.execPath, join(root, "src/cli/slotbus.ts"), ...args], {
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const reader = child.stdout.getReader();
+  const { value } = await reader.read();
+  const said = JSON.parse(new TextDecoder().decode(value)) as {
+    name: string;
+    pid: number;
+    url: string;
+    status: string;
+  };
+  expect(said).toMatchObject({ name: "hub", pid: child.pid });
+  const close = { headers: { connection: "close" } };
+  expect((await fetch(`${said.status}health`, close)).status).toBe(200);
+  child.kill("SIGTERM");
+  expect(await child.exited).toBe(0);
+  expect(readdirSync(directory)).toEqual([]);
+  rmSync(directory, { recursive: true });
+}, 20_000);
 
 /** What a suite prints as JSON: it succeeds, says nothing else, leaves no file, and judges by its own figures. */
 function suite<Row>(

@@ -33,10 +33,14 @@ async function run(file: string): Promise<{ output: string; exitCode: number }> 
 }
 
 /** Workers that another example starts. */
-const WORKERS = ["worker.ts", "http-users.ts", "http-pages.ts"];
+const WORKERS = ["worker.ts", "http-users.ts", "http-pages.ts", "shop-worker.ts"];
+/** Run by `bun test`. */
+const TESTS = ["shop.test.ts"];
 
 test("every example has an expectation, but for the workers that another one starts", () => {
-  const programs = readdirSync(examples).filter((file) => !WORKERS.includes(file));
+  const programs = readdirSync(examples).filter(
+    (file) => file.endsWith(".ts") && ![...WORKERS, ...TESTS].includes(file),
+  );
   expect(programs.sort()).toEqual(Object.keys(shows).sort());
 });
 
@@ -45,6 +49,18 @@ for (const [file, patterns] of Object.entries(shows)) {
     const { output, exitCode } = await run(file);
     for (const pattern of patterns) expect(output).toMatch(pattern);
     expect(exitCode).toBe(0);
+    expect(readdirSync(directory)).toEqual([]);
+  }, 20_000);
+}
+
+for (const file of TESTS) {
+  test(`examples/${file} passes`, async () => {
+    const child = Bun.spawn([process.execPath, "test", join(examples, file)], {
+      env: { ...process.env, SLOTBUS_DIR: directory },
+      stdio: ["ignore", "ignore", "pipe"],
+    });
+    const report = await child.stderr.text();
+    expect([await child.exited, report.match(/^ *\d+ pass$/m)?.[0].trim()]).toEqual([0, "2 pass"]);
     expect(readdirSync(directory)).toEqual([]);
   }, 20_000);
 }

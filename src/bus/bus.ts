@@ -39,6 +39,7 @@ import { Driver } from "./driver.ts";
 import { fetchThrough } from "./fetch.ts";
 import { flattenHeaders, type HeadersLike } from "./headers.ts";
 import type { Link } from "./link.ts";
+import { busMetrics, readSnapshot, STATE_NAMES, type StateName } from "./metrics.ts";
 import {
   checkCloseLimit,
   checkInteger,
@@ -61,6 +62,7 @@ import {
 } from "./response.ts";
 import { type BusStats, readCounters } from "./stats.ts";
 import { endSource, errorHead, isStreamSource, Receiver, type StreamSource } from "./stream.ts";
+import { isTraced, isTraceparent, type RequestTrace, requestTraces, setTraceparent, TRACEPARENT } from "./tracing.ts";
 
 /** A request to a worker. */
 export interface BusRequest {
@@ -105,6 +107,11 @@ export interface RequestOptions {
    * worker is not attached, BusOverloadedError when it takes no more now.
    */
   worker?: number;
+  /**
+   * W3C trace context, sent as the header of that name in place of one among `headers`; the handler sees it as
+   * `request.traceparent`. Default: that header, if there is one.
+   */
+  traceparent?: string;
 }
 
 /** A worker in an event of the bus. */
@@ -132,7 +139,7 @@ export interface SlotBusEvents {
 export interface SlotDiagnostics {
   workerPid: number;
   slot: number;
-  state: (typeof STATE_NAMES)[number];
+  state: StateName;
   /** Since the hub last moved it, in ms. */
   ageMs: number;
   /** Of the request in it. */
@@ -141,7 +148,6 @@ export interface SlotDiagnostics {
   borrowed: boolean;
 }
 
-const STATE_NAMES = ["FREE", "WRITING", "READY", "CLAIMED", "DONE", "ABANDONED", "STREAMING"] as const;
 /** Between two looks at deadlines while something is in flight, in ms. */
 const TICK_MS = 20;
 /** Default limit of the drain in `close`, in ms. */
@@ -185,6 +191,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #closed = false;
   #closing: Promise<void> | null = null;
   #finalStats: BusStats | null = null;
+  #finalMetrics: string | null = null;
   #readyWaiters: { workers: number; settle: () => void }[] = [];
   #drainWaiters: (() => void)[] = [];
 
@@ -273,7 +280,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
    * {RemoteError} (the handler failed), {@link RegionCorruptError}, {@link BusClosedError}; `signal.reason`.
    */
   request(request: BusRequest, options: RequestOptions = noOptions): Promise<BusResponse> {
-    return this.#submit(request, options, "copy") as Promise<BusResponse>;
+    return this.#ask(request, options, "copy") as Promise<BusResponse>;
   }
 
   /**
@@ -282,7 +289,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
    *     using response = await bus.borrow({ path: "/frame" });
    */
   borrow(request: BusRequest, options: RequestOptions = noOptions): Promise<BorrowedResponse> {
-    return this.#submit(request, options, "borrow") as Promise<BorrowedResponse>;
+    return this.#ask(request, options, "borrow") as Promise<BorrowedResponse>;
   }
 
   /**
@@ -290,7 +297,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
    * the head; `signal` ends the stream too.
    */
   stream(request: BusRequest, options: RequestOptions = noOptions): Promise<StreamedResponse> {
-    return this.#submit(request, options, "stream") as unknown as Promise<StreamedResponse>;
+    return this.#ask(request, options, "stream") as unknown as Promise<StreamedResponse>;
   }
 
   /**
@@ -298,6 +305,13 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
    * be attached and have a free slot. May be called inside a handler, but not for a worker of the same thread.
    */
   requestSync(request: BusRequest, options: RequestOptions = noOptions): BusResponse {
+    if (!isTraced(requestTraces)) return this.#askSync(request, options);
+    const trace = this.#traceOf(request, options, "sync");
+    const ask = (): BusResponse => this.#askSync({ ...request, id: trace.id }, tracedOptions(trace, options));
+    return requestTraces.traceSync(ask, trace) as BusResponse;
+  }
+
+  #askSync(request: BusRequest, options: RequestOptions): BusResponse {
     const timeoutMs = this.#admit(options);
     const link = this.#pick();
     if (!link && this.#links.length === 0) throw new NoWorkerError(this.name, 0);
@@ -409,6 +423,18 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     );
   }
 
+  /**
+   * Counters, gauges and the histogram of the round trip as Prometheus' text (version 0.0.4), each with the label `bus`;
+   * after `close` their last values.
+   */
+  metrics(): string {
+    if (this.#finalMetrics !== null) return this.#finalMetrics;
+    this.#sample(this.#tick !== null);
+    const copy = Buffer.alloc(C.SB_STATS_BYTES);
+    native.sb_stats_read(this.#hub, copy);
+    return busMetrics(this.name, readSnapshot(copy, native.sb_now_ms()));
+  }
+
   /** Keeps the process alive while the bus is open. Without it, only requests that wait do. */
   ref(): void {
     if (!this.#closed) this.#reception.ref();
@@ -464,6 +490,28 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     if (options.deadline !== undefined) checkTimeout("deadline", options.deadline);
     if (options.idle !== undefined) checkTimeout("idle", options.idle);
     return options.timeout === undefined ? this.options.timeout : checkTimeout("timeout", options.timeout);
+  }
+
+  #ask(request: BusRequest, options: RequestOptions, kind: Kind): Promise<BusResponse | StreamedResponse> {
+    if (!isTraced(requestTraces)) return this.#submit(request, options, kind);
+    const trace = this.#traceOf(request, options, kind);
+    const ask = (): Promise<BusResponse | StreamedResponse> =>
+      this.#submit({ ...request, id: trace.id }, tracedOptions(trace, options), kind);
+    return requestTraces.tracePromise(ask, trace) as Promise<BusResponse | StreamedResponse>;
+  }
+
+  /** What subscribers of the tracing channel are told. */
+  #traceOf(request: BusRequest, options: RequestOptions, kind: Kind): RequestTrace {
+    const { method, body, json, path, pattern = "", headers } = request;
+    return {
+      bus: this.name,
+      id: request.id ?? `${this.#tag}-${(this.#serial + 1).toString(36)}`,
+      method: method ?? (body === undefined && json === undefined ? "GET" : "POST"),
+      path,
+      pattern,
+      kind,
+      traceparent: options.traceparent ?? headerOf(headers),
+    };
   }
 
   #submit(request: BusRequest, options: RequestOptions, kind: Kind): Promise<BusResponse | StreamedResponse> {
@@ -535,7 +583,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     } else {
       pending.startedAt = performance.now();
       try {
-        this.#rehearse(pending.request);
+        this.#rehearse(pending.request, pending.options);
         this.#queue.pushBack(pending);
       } catch (error) {
         this.#reject(pending, error);
@@ -544,9 +592,9 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   }
 
   /** What is wrong with a request is said when it is made, not when a worker comes. */
-  #rehearse(request: BusRequest): void {
+  #rehearse(request: BusRequest, options: RequestOptions): void {
     this.#scratch ??= new Arena(new ArrayBuffer(this.options.headLimit));
-    const parameters = collectStrings(request);
+    const parameters = collectStrings(request, options.traceparent);
     encodeHead(this.#scratch, strings, parameters, REQUEST_STRINGS + 2 * parameters, this.options.headLimit, "request");
     if (request.method !== undefined) encodeMethod(request.method);
     const bytes = isStreamSource(request.body) ? 0 : bodyLength(request.body);
@@ -569,7 +617,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     try {
       const request = pending.request;
       const arena = link.requestArena(slot);
-      const parameters = collectStrings(request);
+      const parameters = collectStrings(request, pending.options.traceparent);
       const firstHeader = REQUEST_STRINGS + 2 * parameters;
       const head = this.#heads.write(arena, strings, parameters, firstHeader, this.options.headLimit, "request");
       const offset = bodyOffset(head);
@@ -992,13 +1040,20 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     for (const link of this.#links) for (const stream of link.streams) stream?.age();
     this.#expireQueued();
     const quarantined = this.#links.some((link) => link.used > link.borrowed);
-    if (this.#unsettled > 0 || quarantined) {
+    const goesOn = this.#unsettled > 0 || quarantined;
+    this.#sample(goesOn);
+    if (goesOn) {
       this.#tick = setTimeout(this.#onTick, TICK_MS);
       if (this.#unsettled === 0) this.#tick.unref();
     } else {
       for (const link of this.#links) native.sb_link_trim(this.#hub, link.index);
     }
   };
+
+  /** Shows observers what is in flight. `ticking`: a look like this one follows. */
+  #sample(ticking: boolean): void {
+    native.sb_stats_sample(this.#hub, this.#queue.length, this.#unsettled, ticking ? 1 : 0);
+  }
 
   #expireQueued(): void {
     const now = performance.now();
@@ -1021,6 +1076,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
 
   #welcome(link: Link): void {
     native.sb_stats_add(this.#hub, C.SB_C_JOINED, 1);
+    native.sb_stats_link(this.#hub, link.index, link.peer.pid, link.peer.uid);
     this.#links.push(link);
     this.#byIndex[link.index] = link;
     this.#driver.wake();
@@ -1204,6 +1260,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#reception.close();
     this.#leave();
     this.#tellReadyWaiters();
+    this.#finalMetrics = this.metrics();
     this.#finalStats = this.stats();
     detach(this.#events.buffer);
     detach(this.#streamOwner.look.buffer as ArrayBuffer);
@@ -1230,7 +1287,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
 const strings: string[] = [];
 
 /** Collects the strings of a request's head into `strings`; returns the number of path parameters. */
-function collectStrings(request: BusRequest): number {
+function collectStrings(request: BusRequest, traceparent: string | undefined): number {
   const { path, query, params, headers } = request;
   if (typeof path !== "string") throw new InvalidConfigError(`path is ${typeof path}; it must be a string.`);
   if (request.json !== undefined && request.body !== undefined) {
@@ -1245,8 +1302,28 @@ function collectStrings(request: BusRequest): number {
       parameters++;
     }
   }
+  const firstHeader = strings.length;
   if (headers !== undefined) flattenHeaders(headers, strings);
+  if (traceparent !== undefined) setTraceparent(strings, firstHeader, traceparent);
   return parameters;
+}
+
+/** The options of a request as the subscribers of the tracing channel left it. */
+function tracedOptions({ traceparent }: RequestTrace, options: RequestOptions): RequestOptions {
+  return isTraceparent(traceparent) ? { ...options, traceparent } : options;
+}
+
+/** Its trace context; `null` when it has none, or headers that are wrong: then the request itself says so. */
+function headerOf(headers: HeadersLike | undefined): string | null {
+  if (headers === undefined) return null;
+  const flat: string[] = [];
+  try {
+    flattenHeaders(headers, flat);
+  } catch {
+    return null;
+  }
+  const at = flat.findIndex((text, index) => index % 2 === 0 && String(text).toLowerCase() === TRACEPARENT);
+  return at < 0 ? null : flat[at + 1]!;
 }
 
 function isBetter(link: Link, than: Link): boolean {

@@ -92,6 +92,7 @@ export async function fetchThrough(
       signal: signal ?? undefined,
       idempotent: init?.idempotent,
       waitForWorker: init?.waitForWorker,
+      traceparent: init?.traceparent,
     },
   );
   return response.toResponse();

@@ -5,6 +5,7 @@ import { detach, view } from "../native/library.ts";
 import { type BodyLike, type Head, METHODS, type Method, REQUEST_STRINGS } from "./codec.ts";
 import type { HeaderList, HeadersLike } from "./headers.ts";
 import type { Session } from "./session.ts";
+import { isTraceparent, TRACEPARENT } from "./tracing.ts";
 import { type Channel, type ChunkOptions, type Chunks, Receiver, type Sender, type StreamSource } from "./stream.ts";
 
 /** An answer with more than a body. */
@@ -162,6 +163,12 @@ export class WorkerRequest {
   /** Headers in the caller's order, duplicates kept. */
   get headers(): HeaderList {
     return this.#head.headers;
+  }
+
+  /** W3C trace context of the caller, to be passed on with what the handler itself asks for; `null`: none, or malformed. */
+  get traceparent(): string | null {
+    const given = this.headers.get(TRACEPARENT);
+    return isTraceparent(given) ? given : null;
   }
 
   /**

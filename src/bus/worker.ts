@@ -23,6 +23,7 @@ import { answerOf, toWebRequest } from "./fetch.ts";
 import { checkCloseLimit, checkInteger, checkName, checkTimeout, resolveDirectory, startTimer } from "./options.ts";
 import { type Answerable, type Claim, callerGone, type WorkerRequest } from "./request.ts";
 import { Session } from "./session.ts";
+import { handleTraces, type HandleTrace, isTraced } from "./tracing.ts";
 
 /**
  * Answers a request. `undefined` (or a promise of it) means: `request.respond` does, now or later. What it throws, or
@@ -293,7 +294,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   #handle(session: Session, request: WorkerRequest): void {
     let answer: ReturnType<Handler>;
     try {
-      answer = this.#handler!(request);
+      answer = isTraced(handleTraces) ? this.#handleTraced(request) : this.#handler!(request);
     } catch (error) {
       this.#failed(session, request, error);
       return;
@@ -307,6 +308,15 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     } else {
       this.#answer(session, request, answer);
     }
+  }
+
+  #handleTraced(request: WorkerRequest): Promise<Answerable | void> {
+    const trace = traceOf(this.name, request, false);
+    const run = async (): Promise<Answerable | void> => {
+      const handle = (): ReturnType<Handler> => this.#handler!(request);
+      return trace.around ? trace.around(handle) : handle();
+    };
+    return handleTraces.tracePromise(run, trace) as Promise<Answerable | void>;
   }
 
   #answerLater(session: Session, request: WorkerRequest, answer: Promise<Answerable | void>): void {
@@ -366,7 +376,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       }
       this.#served++;
       try {
-        const answer = handler(request);
+        const answer = isTraced(handleTraces) ? handleTracedSync(this.name, request, handler) : handler(request);
         if (!request.answered) session.respond(request, answer);
       } catch (error) {
         this.#failed(session, request, error);
@@ -571,6 +581,18 @@ async function drainAll(): Promise<void> {
 function jitter(min: number, max: number, attempt: number): number {
   const full = Math.min(max, min * 2 ** Math.min(attempt, 20));
   return full / 2 + (Math.random() * full) / 2;
+}
+
+/** What subscribers of the tracing channel are told. */
+function traceOf(bus: string, request: WorkerRequest, sync: boolean): HandleTrace {
+  const { id, method, path, pattern, traceparent } = request;
+  return { bus, id, method, path, pattern, sync, traceparent, around: null };
+}
+
+function handleTracedSync<T>(bus: string, request: WorkerRequest, handler: (request: WorkerRequest) => T): T {
+  const trace = traceOf(bus, request, true);
+  const run = (): T => (trace.around ? trace.around(() => handler(request)) : handler(request));
+  return handleTraces.traceSync(run, trace) as T;
 }
 
 function fetchHandler(app: FetchHandler): Handler {

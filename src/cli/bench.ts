@@ -1,20 +1,21 @@
 /** `slotbus bench`: round trip, throughput and a sparse case, slotbus beside what else a Bun user has; other suites. */
 
-import { parseArgs } from "node:util";
+import type { Command } from "commander";
 import { type Checks, idleCpu, idleWakeups, runChecks } from "./bench/checks.ts";
+import type { Panel } from "./bench/chart.ts";
 import { alternate, closedLoop, makeBodies, type Round, sparseLoop, type Summary, summarise } from "./bench/measure.ts";
 import { describeMachine, type Machine, machineLines, number, sizeName, table } from "./bench/report.ts";
 import {
-  COMMON_FLAGS,
+  type CommonFlags,
   guarded,
   inWorkspace,
   type Mode,
   modeOf,
-  orUsageError,
   parseAgainst,
   present,
   type Say,
   verifyAnswerer,
+  withCommonFlags,
 } from "./bench/suite.ts";
 import {
   type Contestant,
@@ -25,25 +26,7 @@ import {
   type SystemName,
   type Workspace,
 } from "./bench/systems.ts";
-import { CommandError, UsageError } from "./usage.ts";
-
-const HELP = `slotbus bench [bus] [options]
-slotbus bench streams [options]   streamed bodies; --help says more
-slotbus bench events [options]    one publisher, many subscribers
-slotbus bench contest [options]   claims, contention, takeover
-
-  --payload 64,4k,64k,1m   bodies, in bytes (k, m: times 1024)
-  --in-flight 1,8,32       requests at once
-  --against all            or none, or a list of: ${SYSTEMS.slice(1, 3).join(", ")},
-                           ${SYSTEMS.slice(3).join(", ")}
-  --quick                  64 B, 64 KiB and 1 MiB at 1 and 32 in flight; ends
-                           within 40 s (the full run: 8 minutes, 2 of them idle)
-  --short                  64 B against two rivals; a few seconds
-  --json                   print JSON and nothing else
-  --help
-
-  slotbus bench --quick --json > result.json
-  slotbus bench --short --payload 4k --in-flight 1 --against unix-socket`;
+import { addLazily, CommandError, type Lazy, newCommand, UsageError } from "./usage.ts";
 
 /** What a mode measures, and for how long. */
 interface Preset {
@@ -147,19 +130,19 @@ function list(text: string, parse: (item: string) => number): number[] {
   return [...new Set(text.split(",").map(parse))];
 }
 
-function parseFlags(args: string[]) {
-  const options = { ...COMMON_FLAGS, payload: { type: "string" }, "in-flight": { type: "string" } } as const;
-  return orUsageError(() => parseArgs({ args, options }).values);
+interface Flags extends CommonFlags {
+  payload?: string;
+  inFlight?: string;
 }
 
-function makePlan(flags: ReturnType<typeof parseFlags>): Plan {
+function makePlan(flags: Flags): Plan {
   const mode = modeOf(flags);
   const preset = PRESETS[mode];
   return {
     ...preset,
     mode,
     payloads: list(flags.payload ?? preset.payloads, parseSize),
-    inFlight: list(flags["in-flight"] ?? preset.inFlight, parseInFlight),
+    inFlight: list(flags.inFlight ?? preset.inFlight, parseInFlight),
     systems: parseAgainst(flags.against ?? preset.against, SYSTEMS),
   };
 }
@@ -286,22 +269,57 @@ function report({ machine, rows, idle, checks }: Result): string {
   ].join("\n\n");
 }
 
-/** Suites in folders of their own. */
-const suites: Record<string, () => Promise<{ run(args: string[]): Promise<number> }>> = {
-  streams: () => import("./bench/streams/suite.ts"),
-  events: () => import("./bench/events/suite.ts"),
-  contest: () => import("./bench/contest/suite.ts"),
-};
+/** Round trips of one request, and requests per second of the most at once. */
+function panels({ rows }: Result): Panel[] {
+  const most = Math.max(...rows.map((row) => row.in_flight));
+  const drawn = rows.filter((row) => row.case === "rtt" || (row.case === "throughput" && row.in_flight === most));
+  const cases = Map.groupBy(drawn, (row) => `${row.case} ${row.payload_bytes}`);
+  return [...cases.values()].map((all) => {
+    const { case: kind, payload_bytes: bytes, in_flight: inFlight } = all[0]!;
+    const isLoad = kind === "throughput";
+    return {
+      title: isLoad ? `${inFlight} in flight, ${sizeName(bytes)}` : `Round trip, ${sizeName(bytes)}, median`,
+      unit: isLoad ? "req/s" : "µs",
+      better: isLoad ? "more" : "less",
+      bars: all.map((row) => ({ label: row.system, value: isLoad ? row.requests_per_second : row.p50_us })),
+    };
+  });
+}
 
-/** Runs the command; resolves to its exit code. Throws {@link UsageError} and {@link CommandError}. */
-export async function run(args: string[]): Promise<number> {
-  const suite = Object.hasOwn(suites, args[0] ?? "") ? suites[args[0]!] : undefined;
-  if (suite) return (await suite()).run(args.slice(1));
-  const flags = parseFlags(args[0] === "bus" ? args.slice(1) : args);
-  if (flags.help) {
-    console.log(HELP);
-    return 0;
-  }
-  const plan = makePlan(flags);
-  return present(flags.json, (say) => runAll(plan, say), report);
+/** Suites in folders of their own. */
+const SUITES: readonly Lazy[] = [
+  { name: "streams", summary: "streamed bodies, and typed calls", load: () => import("./bench/streams/suite.ts") },
+  {
+    name: "events",
+    summary: "one publisher, many subscribers",
+    load: () => import("./bench/events/suite.ts"),
+  },
+  { name: "contest", summary: "claims, contention, takeover", load: () => import("./bench/contest/suite.ts") },
+];
+
+export async function command(args: readonly string[]): Promise<Command> {
+  const bench = newCommand("bench", "measure latency and throughput on this machine, beside the alternatives", [
+    "slotbus bench --quick --json > result.json",
+    "slotbus bench --short --payload 4k --in-flight 1 --against unix-socket",
+    "slotbus bench --quick --svg bench.svg",
+  ]);
+  withCommonFlags(
+    bench,
+    SYSTEMS.slice(1),
+    "64 B, 64 KiB and 1 MiB at 1 and 32 in flight; ends within 40 s (the full run: 8 minutes, 2 of them idle)",
+    "64 B against two rivals; a few seconds",
+  )
+    .argument("[suite]", "bus (default), or one of the commands below")
+    .option("--payload <list>", "bodies, in bytes; k, m: times 1024 (default: 64,4k,64k,1m)")
+    .option("--in-flight <list>", "requests at once (default: 1,8,32)")
+    .action(async (suite: string | undefined, flags: Flags) => {
+      if (suite !== undefined && suite !== "bus")
+        throw new UsageError(
+          `there is no suite "${suite}"; there is: bus, ${SUITES.map(({ name }) => name).join(", ")}.`,
+        );
+      const plan = makePlan(flags);
+      await present(flags, (say) => runAll(plan, say), { report, title: "Requests between two processes", panels });
+    });
+  await addLazily(bench, SUITES, args);
+  return bench;
 }

@@ -1,87 +1,80 @@
 /** `slotbus hub`: a hub as a program of its own. */
 
-import { parseArgs } from "node:util";
+import type { Command } from "commander";
 import { createHub, type HubOptions } from "../hub/index.ts";
-import { UsageError } from "./usage.ts";
+import { print } from "./terminal.ts";
+import { newCommand, numberFrom, withDirectory, withJson } from "./usage.ts";
 
-const HELP = `slotbus hub [options]
-
-  --port 3200            where it listens; 0: any that is free
-  --hostname 127.0.0.1   0.0.0.0 for all addresses of the machine
-  --name hub             by which workers find it
-  --timeout 30           seconds from a request to the head of its answer
-  --payload-limit 10m    largest body of a request, in bytes (k, m: times 1024)
-  --slots 32             requests with one worker process at once
-  --spin 50              microseconds of spinning before sleep; 0: none
-  --sweep-interval 15    seconds between the comments that keep event streams
-                         alive and show which clients have gone
-  --admin-token TOKEN    opens /_slotbus/ to other machines; better given as
-                         SLOTBUS_ADMIN_TOKEN, which no process list shows
-  --directory DIR        runtime directory
-  --help
-
-SIGTERM and SIGINT: it answers what runs, then it ends. Its status page is
-http://127.0.0.1:3200/_slotbus/.`;
-
-function number(flag: string, text: string | undefined, scale = 1): number | undefined {
-  if (text === undefined) return undefined;
-  const [, digits, unit = ""] = /^(\d+(?:\.\d+)?)([km]?)$/i.exec(text) ?? [];
-  if (digits === undefined) throw new UsageError(`--${flag} is ${JSON.stringify(text)}; it must be a number.`);
-  return Math.round(Number(digits) * { "": 1, k: 1_024, m: 1_048_576 }[unit.toLowerCase()]! * scale);
+interface Flags {
+  json?: boolean;
+  port: number;
+  hostname?: string;
+  name?: string;
+  timeout?: number;
+  payloadLimit?: number;
+  slots?: number;
+  spin?: number;
+  sweepInterval?: number;
+  adminToken?: string;
+  directory?: string;
 }
 
-function parse(args: string[]): { help: boolean; options: HubOptions } {
-  const text = { type: "string" } as const;
-  let values: Record<string, string | boolean | undefined>;
-  try {
-    ({ values } = parseArgs({
-      args,
-      options: {
-        port: text,
-        hostname: text,
-        name: text,
-        timeout: text,
-        "payload-limit": text,
-        slots: text,
-        spin: text,
-        "sweep-interval": text,
-        "admin-token": text,
-        directory: text,
-        help: { type: "boolean" },
-      },
-    }));
-  } catch (error) {
-    throw new UsageError((error as Error).message);
-  }
-  const given = (flag: string): string | undefined => values[flag] as string | undefined;
-  const heartbeat = number("sweep-interval", given("sweep-interval"), 1_000);
+const anyNumber = numberFrom(0, Number.MAX_SAFE_INTEGER);
+
+export function command(): Command {
+  const hub = newCommand("hub", "serve HTTP in front of workers in other processes", [
+    "slotbus hub --port 8080",
+    "SLOTBUS_ADMIN_TOKEN=$(cat token) slotbus hub --hostname 0.0.0.0",
+  ]);
+  return withDirectory(withJson(hub))
+    .option("--port <port>", "where it listens; 0: any that is free", anyNumber, 3_200)
+    .option("--hostname <address>", "0.0.0.0 for all addresses of the machine (default: 127.0.0.1)")
+    .option("--name <name>", "by which workers find it (default: hub)")
+    .option("--timeout <seconds>", "from a request to the head of its answer (default: 30)", anyNumber)
+    .option("--payload-limit <bytes>", "largest body of a request; k, m: times 1024 (default: 10m)", anyNumber)
+    .option("--slots <count>", "requests with one worker process at once (default: 32)", anyNumber)
+    .option("--spin <us>", "microseconds of spinning before sleep; 0: none (default: 50)", anyNumber)
+    .option(
+      "--sweep-interval <seconds>",
+      "between the comments that keep event streams alive and show which clients have gone (default: 15)",
+      anyNumber,
+    )
+    .option(
+      "--admin-token <token>",
+      "opens /_slotbus/ to other machines; better given as SLOTBUS_ADMIN_TOKEN, which no process list shows",
+    )
+    .addHelpText(
+      "after",
+      "\nSIGTERM and SIGINT: it answers what runs, then it ends. Its status page is\nhttp://127.0.0.1:3200/_slotbus/.",
+    )
+    .action(run);
+}
+
+function optionsOf(flags: Flags): HubOptions {
+  const seconds = (value: number | undefined): number | undefined => value && Math.round(value * 1_000);
+  const heartbeat = seconds(flags.sweepInterval);
   const all = {
-    port: number("port", given("port")) ?? 3_200,
-    hostname: given("hostname"),
-    name: given("name"),
-    timeout: number("timeout", given("timeout"), 1_000),
-    payloadLimit: number("payload-limit", given("payload-limit")),
-    slots: number("slots", given("slots")),
-    spin: number("spin", given("spin")),
-    adminToken: given("admin-token") ?? process.env["SLOTBUS_ADMIN_TOKEN"],
-    directory: given("directory"),
+    port: flags.port,
+    hostname: flags.hostname,
+    name: flags.name,
+    timeout: seconds(flags.timeout),
+    payloadLimit: flags.payloadLimit && Math.round(flags.payloadLimit),
+    slots: flags.slots,
+    spin: flags.spin,
+    adminToken: flags.adminToken ?? process.env["SLOTBUS_ADMIN_TOKEN"],
+    directory: flags.directory,
     sse: heartbeat === undefined ? undefined : { heartbeat },
   };
-  const options = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined));
-  return { help: values["help"] === true, options };
+  return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined));
 }
 
-export async function run(args: string[]): Promise<number> {
-  const { help, options } = parse(args);
-  if (help) {
-    console.log(HELP);
-    return 0;
-  }
-  const hub = await createHub(options);
-  console.log(`hub "${hub.name}" listens on ${hub.url}; its status page is ${hub.url}_slotbus/`);
+async function run(flags: Flags): Promise<void> {
+  const hub = await createHub(optionsOf(flags));
+  const status = `${hub.url}_slotbus/`;
+  if (flags.json) print(JSON.stringify({ name: hub.name, pid: process.pid, url: hub.url, status }));
+  else print(`hub "${hub.name}" listens on ${hub.url}; its status page is ${status}`);
   const { promise, resolve } = Promise.withResolvers<void>();
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, resolve);
   await promise;
   await hub.close();
-  return 0;
 }

@@ -1,49 +1,59 @@
 #!/usr/bin/env bun
 /** The `slotbus` command. */
 
-import { SlotbusError } from "../errors.ts";
-import { CommandError, UsageError } from "./usage.ts";
+import { addLazily, EXIT, EXIT_HELP, explain, type Lazy, newCommand } from "./usage.ts";
 
-const commands: Record<string, { summary: string; load: () => Promise<{ run(args: string[]): Promise<number> }> }> = {
-  bench: {
+const COMMANDS: readonly Lazy[] = [
+  {
+    name: "doctor",
+    summary: "whether slotbus works here, and what to do where it does not",
+    load: () => import("./doctor.ts"),
+  },
+  { name: "ls", summary: "buses, fleets and hubs of the runtime directory", load: () => import("./ls.ts") },
+  { name: "top", summary: "what they do, live", load: () => import("./top.ts") },
+  { name: "stats", summary: "counters and percentiles of a bus", load: () => import("./stats.ts") },
+  { name: "events", summary: "events of a fleet, as they come", load: () => import("./events.ts") },
+  { name: "claims", summary: "leases of a fleet: list, release", load: () => import("./claims.ts") },
+  { name: "clean", summary: "remove what processes that are dead have left", load: () => import("./clean.ts") },
+  {
+    name: "bench",
     summary: "latency and throughput on this machine, beside the alternatives",
     load: () => import("./bench.ts"),
   },
-  hub: {
-    summary: "HTTP in front of workers in other processes",
-    load: () => import("./hub.ts"),
-  },
-};
-
-function help(): string {
-  const lines = Object.entries(commands).map(([name, { summary }]) => `  ${name.padEnd(8)} ${summary}`);
-  return `slotbus <command> [options]\n\n${lines.join("\n")}\n\nslotbus <command> --help says more; slotbus --version.`;
-}
+  { name: "hub", summary: "HTTP in front of workers in other processes", load: () => import("./hub.ts") },
+];
 
 async function version(): Promise<string> {
   const manifest = (await Bun.file(`${import.meta.dir}/../../package.json`).json()) as { version: string };
   return manifest.version;
 }
 
-async function main([name, ...args]: string[]): Promise<number> {
-  if (name === undefined || name === "--help" || name === "help") {
-    console.log(help());
-    return 0;
-  }
-  if (name === "--version") {
-    console.log(await version());
-    return 0;
-  }
-  if (!Object.hasOwn(commands, name))
-    throw new UsageError(`there is no command "${name}"; there is: ${Object.keys(commands).join(", ")}.`);
-  const { run } = await commands[name]!.load();
-  return run(args);
+async function main(args: readonly string[]): Promise<void> {
+  const program = newCommand("slotbus", "communication between Bun processes of one machine")
+    .version(await version(), "--version", "say which version this is")
+    .addHelpText("after", `\nslotbus COMMAND --help says more of each; each has --json.\n\n${EXIT_HELP}`);
+  await addLazily(program, COMMANDS, args);
+  if (args.length === 0) program.outputHelp();
+  else await program.parseAsync([...args], { from: "user" });
 }
 
+/** Whoever read our output has read enough: `slotbus events tail | head`. */
+function isClosedPipe(error: unknown): boolean {
+  return (error as { code?: unknown } | null)?.code === "EPIPE";
+}
+
+process.stdout.on("error", (error) => {
+  if (isClosedPipe(error)) process.exit(EXIT.done);
+  throw error;
+});
+
 try {
-  process.exitCode = await main(process.argv.slice(2));
+  const [first, ...rest] = process.argv.slice(2);
+  if (first === "help") await main([...rest, "--help"]);
+  else await main(first === undefined ? [] : [first, ...rest]);
 } catch (error) {
-  const explained = error instanceof CommandError || error instanceof SlotbusError;
-  console.error(explained ? `slotbus: ${error.message}` : error);
-  process.exitCode = error instanceof UsageError ? 2 : 1;
+  const explained = isClosedPipe(error) ? { message: "", exitCode: EXIT.done } : explain(error);
+  if (!explained) console.error(error);
+  else if (explained.message !== "") console.error(`slotbus: ${explained.message}`);
+  process.exitCode = explained?.exitCode ?? EXIT.failed;
 }

@@ -1,5 +1,118 @@
-/** A failure that one line explains: the command prints it and exits with 1. */
-export class CommandError extends Error {}
+/** What all commands have in common: how they are declared, how they fail, what their exit codes mean. */
 
-/** A command line that cannot be meant: the command prints what is wrong and exits with 2. */
-export class UsageError extends CommandError {}
+import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { SlotbusError } from "../errors.ts";
+
+/** Exit codes. They are part of the interface: scripts may rely on them. */
+export const EXIT = {
+  done: 0,
+  /** It failed; `doctor` found a fault. */
+  failed: 1,
+  /** The command line cannot be meant. */
+  usage: 2,
+  /** There is no bus, fleet or lease of that name. */
+  notFound: 3,
+  /** It is there and does not answer, or is busy: the same command may succeed later. */
+  noAnswer: 4,
+} as const;
+
+/** At the end of the help of `slotbus`. */
+export const EXIT_HELP = `Exit codes: 0 done, 1 failed, 2 the command line cannot be meant, 3 no such bus, fleet
+or lease, 4 it does not answer or is busy.`;
+
+/** A failure that one line explains. */
+export class CommandError extends Error {
+  readonly exitCode: number;
+
+  constructor(message: string, exitCode: number = EXIT.failed) {
+    super(message);
+    this.exitCode = exitCode;
+  }
+}
+
+/** A command line that cannot be meant. */
+export class UsageError extends CommandError {
+  constructor(message: string) {
+    super(message, EXIT.usage);
+  }
+}
+
+/** A command. Its errors are thrown, its help is printed. Every one has `--json`. */
+export function newCommand(name: string, summary: string, examples: readonly string[] = []): Command {
+  const command = new Command(name)
+    .summary(summary)
+    .description(`${summary[0]!.toUpperCase()}${summary.slice(1)}.`)
+    .exitOverride()
+    .configureOutput({ outputError: () => {}, writeErr: (text) => void process.stdout.write(text) })
+    .configureHelp({ helpWidth: 80, sortSubcommands: false })
+    .enablePositionalOptions()
+    .allowExcessArguments(false)
+    .helpOption("-h, --help", "say this")
+    .helpCommand(false);
+  if (examples.length > 0) command.addHelpText("after", `\nExamples:\n${examples.map((one) => `  ${one}`).join("\n")}`);
+  return command;
+}
+
+/** The flag that all commands have which print something. */
+export function withJson(command: Command): Command {
+  return command.option("--json", "print JSON and nothing else");
+}
+
+/** `--directory`, of commands that look into the runtime directory. */
+export function withDirectory(command: Command): Command {
+  return command.option("--directory <dir>", "runtime directory (default: $SLOTBUS_DIR, else /dev/shm/slotbus-UID)");
+}
+
+/** A command whose module is loaded when it is asked for. */
+export interface Lazy {
+  readonly name: string;
+  readonly summary: string;
+  /** `command` gets the arguments that follow its name. */
+  load(): Promise<{ command(args: readonly string[]): Command | Promise<Command> }>;
+}
+
+/** Adds commands, and loads the one that `args` begin with. */
+export async function addLazily(parent: Command, entries: readonly Lazy[], args: readonly string[]): Promise<void> {
+  for (const { name, summary, load } of entries) {
+    const isAsked = args[0] === name;
+    parent.addCommand(isAsked ? await (await load()).command(args.slice(1)) : newCommand(name, summary));
+  }
+}
+
+/** What was thrown, as one line and an exit code. `null`: a defect of ours. */
+export function explain(error: unknown): { message: string; exitCode: number } | null {
+  if (error instanceof CommandError) return { message: error.message, exitCode: error.exitCode };
+  if (error instanceof CommanderError) {
+    const isHelp = error.exitCode === 0 || error.code === "commander.help";
+    return isHelp ? { message: "", exitCode: EXIT.done } : { message: oneLine(error.message), exitCode: EXIT.usage };
+  }
+  if (!(error instanceof SlotbusError)) return null;
+  const hint = error.hint ? ` ${error.hint}` : "";
+  return { message: `${error.message}${hint}`, exitCode: EXIT_BY_CODE[error.code] ?? EXIT.failed };
+}
+
+const EXIT_BY_CODE: Readonly<Record<string, number>> = {
+  INVALID_NAME: EXIT.usage,
+  INVALID_CONFIG: EXIT.usage,
+  BUS_NOT_FOUND: EXIT.notFound,
+  FLEET_NOT_FOUND: EXIT.notFound,
+  FLEET_BUSY: EXIT.noAnswer,
+  RESOURCE: EXIT.noAnswer,
+};
+
+/** `error: unknown option '--fast'\n(Did you mean --short?)` as a sentence. */
+function oneLine(message: string): string {
+  const [what = "", suggestion] = message.replace(/^error: /, "").split("\n");
+  const sentence = /[.?]$/.test(what) ? what : `${what}.`;
+  return suggestion ? `${sentence} ${suggestion.replace(/^\((.*)\)$/, "$1")}` : sentence;
+}
+
+/** A parser of a flag's value: a number from `low` to `high`; `k` and `m` stand for 1024 and its square. */
+export function numberFrom(low: number, high: number): (text: string) => number {
+  return (text) => {
+    const [, digits, unit = ""] = /^(\d+(?:\.\d+)?)([km]?)$/i.exec(text) ?? [];
+    const value = Number(digits) * { "": 1, k: 1_024, m: 1_048_576 }[unit.toLowerCase()]!;
+    if (digits !== undefined && value >= low && value <= high) return value;
+    throw new InvalidArgumentError(`It must be a number from ${low} to ${high}.`);
+  };
+}

@@ -195,6 +195,17 @@ export class Fleet implements AsyncDisposable {
     });
   }
 
+  /**
+   * @internal Where cursors of a member are: name of the ring, and the position of the next frame. A member shows its first
+   * five, and none that it has closed.
+   */
+  cursors(index: number): { ring: string; position: number }[] {
+    const out = new Float64Array(2 * C.SB_MEMBER_CURSORS);
+    const count = native.sb_fleet_cursors(this.native, index, out);
+    const { rings } = this.geometry;
+    return Array.from({ length: count }, (_, i) => ({ ring: rings[out[2 * i]!]!.name, position: out[2 * i + 1]! }));
+  }
+
   /** The ring of that name. @throws {InvalidConfigError} when the fleet has none; {@link FleetClosedError}. */
   ring(name: string): Ring {
     void this.native;

@@ -35,6 +35,11 @@ export class HubRequest<State = unknown> {
     return this.raw.id;
   }
 
+  /** W3C trace context of the client, or of the hub's own span; `null`: none, or malformed. */
+  get traceparent(): string | null {
+    return this.raw.traceparent;
+  }
+
   /** Decoded. */
   get params(): Readonly<Record<string, string>> {
     return this.raw.params;

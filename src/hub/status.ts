@@ -2,6 +2,7 @@
 
 import { timingSafeEqual } from "node:crypto";
 import type { SlotBus } from "../bus/bus.ts";
+import { MetricsText } from "../bus/metrics.ts";
 import { Failure } from "./failure.ts";
 import type { Meter } from "./meter.ts";
 import type { ResolvedHubOptions } from "./options.ts";
@@ -76,7 +77,7 @@ export class Status {
         return Response.json(this.snapshot());
       case "metrics":
         return new Response(this.#metrics(), {
-          headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" },
+          headers: { "content-type": MetricsText.contentType },
         });
       case "health":
         return this.#health();
@@ -175,60 +176,49 @@ export class Status {
     return Response.json({ ok: gone.length === 0, gone }, { status: gone.length === 0 ? 200 : 503 });
   }
 
-  /** Prometheus' text format, version 0.0.4. */
   #metrics(): string {
-    const lines: string[] = [];
-    const metric = (
-      name: string,
-      type: string,
-      help: string,
-      values: readonly (readonly [labels: string, value: number])[],
-    ): void => {
-      lines.push(`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`);
-      for (const [labels, value] of values) lines.push(`${name}${labels} ${value}`);
-    };
+    const text = new MetricsText();
     const all = [...this.#meter.counts];
-    metric(
+    text.metric(
       "slotbus_hub_requests_total",
       "counter",
       "Requests answered.",
       all.flatMap(([worker, { statuses }]) =>
-        [...statuses].map(([status, count]) => [`{worker="${worker}",status="${status}"}`, count] as const),
+        [...statuses].map(([status, count]) => [{ worker, status }, count] as const),
       ),
     );
-    metric("slotbus_hub_request_duration_seconds", "histogram", "From the request to the head of its answer.", []);
-    for (const [worker, counts] of all) {
-      const name = "slotbus_hub_request_duration_seconds";
-      for (const [bound, count] of counts.buckets())
-        lines.push(`${name}_bucket{worker="${worker}",le="${bound.toPrecision(3)}"} ${count}`);
-      lines.push(`${name}_bucket{worker="${worker}",le="+Inf"} ${counts.latencies.total}`);
-      lines.push(
-        `${name}_sum{worker="${worker}"} ${counts.latencies.sumMs / 1000}`,
-        `${name}_count{worker="${worker}"} ${counts.latencies.total}`,
-      );
-    }
+    text.histogram(
+      "slotbus_hub_request_duration_seconds",
+      "From the request to the head of its answer.",
+      all.map(([worker, counts]) => ({
+        labels: { worker },
+        buckets: counts.buckets(),
+        count: counts.latencies.total,
+        sum: counts.latencies.sumMs / 1000,
+      })),
+    );
     const { services } = this.#registry;
-    const stats = services.map(({ name, bus }) => [`{worker="${name}"}`, bus.stats()] as const);
-    metric(
+    const stats = services.map(({ name, bus }) => [{ worker: name }, bus.stats()] as const);
+    text.metric(
       "slotbus_hub_processes",
       "gauge",
       "Worker processes attached.",
       stats.map(([labels, { workers }]) => [labels, workers.length]),
     );
-    metric(
+    text.metric(
       "slotbus_hub_in_flight",
       "gauge",
       "Requests with a worker.",
       stats.map(([labels, { workers }]) => [labels, workers.reduce((sum, { inFlight }) => sum + inFlight, 0)]),
     );
-    metric(
+    text.metric(
       "slotbus_hub_queued",
       "gauge",
       "Requests that wait for a worker.",
-      services.map(({ name, bus }) => [`{worker="${name}"}`, bus.diagnostics().queued.length]),
+      services.map(({ name, bus }) => [{ worker: name }, bus.diagnostics().queued.length]),
     );
-    metric("slotbus_hub_event_clients", "gauge", "Clients of event streams.", [["", this.#clients()]]);
-    return `${lines.join("\n")}\n`;
+    text.metric("slotbus_hub_event_clients", "gauge", "Clients of event streams.", [[{}, this.#clients()]]);
+    return text.toString();
   }
 }
 

@@ -1,16 +1,60 @@
 /** Finds libslotbus: `SLOTBUS_LIB`, the prebuilt one of this platform, or a checkout's own build. */
 
 import { accessSync, constants, existsSync, readdirSync, readFileSync, statSync, utimesSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { dirname, isAbsolute, join, resolve } from "node:path";
 import { UnsupportedError } from "../errors.ts";
 
 const root = resolve(import.meta.dir, "../..");
 
+/** Platforms the package has a library for; macOS refuses to work once it is loaded. */
+export const PLATFORMS = [
+  "linux-x64-gnu",
+  "linux-x64-musl",
+  "linux-arm64-gnu",
+  "linux-arm64-musl",
+  "darwin-x64",
+  "darwin-arm64",
+] as const;
+
 /** `linux-x64-gnu`, `linux-arm64-musl`, `darwin-arm64`, … */
 export function platformName(): string {
   if (process.platform !== "linux") return `${process.platform}-${process.arch}`;
-  const musl = readFileSync("/proc/self/maps", "latin1").includes("ld-musl");
-  return `linux-${process.arch}-${musl ? "musl" : "gnu"}`;
+  return `linux-${process.arch}-${isMusl() ? "musl" : "gnu"}`;
+}
+
+function isMusl(): boolean {
+  return readFileSync("/proc/self/maps", "latin1").includes("ld-musl");
+}
+
+/**
+ * The package's module that knows the path of this platform's library. Each name is literal and `process.platform` and
+ * `process.arch` are constants to `bun build --compile`, so it embeds the libraries of its target and no other.
+ */
+function prebuiltModule(): { default: string } {
+  if (process.platform === "linux" && process.arch === "x64") {
+    if (isMusl()) return require("../../native/linux-x64-musl/path.js");
+    return require("../../native/linux-x64-gnu/path.js");
+  }
+  if (process.platform === "linux" && process.arch === "arm64") {
+    if (isMusl()) return require("../../native/linux-arm64-musl/path.js");
+    return require("../../native/linux-arm64-gnu/path.js");
+  }
+  if (process.platform === "darwin" && process.arch === "x64") return require("../../native/darwin-x64/path.js");
+  if (process.platform === "darwin" && process.arch === "arm64") return require("../../native/darwin-arm64/path.js");
+  throw new UnsupportedError(`slotbus has no library for ${process.platform}-${process.arch}.`, {
+    hint: `It runs on Linux (${PLATFORMS.filter((name) => name.startsWith("linux")).join(", ")}).`,
+  });
+}
+
+/** The prebuilt library of this platform; `null` in a checkout, which has none. */
+function findPrebuilt(): string | null {
+  try {
+    const path = prebuiltModule().default;
+    return isAbsolute(path) ? path : join(import.meta.dir, path); // a bundle says where it is relative to itself
+  } catch (error) {
+    if (error instanceof UnsupportedError) throw error;
+    return null;
+  }
 }
 
 function newest(folder: string): number {
@@ -53,19 +97,58 @@ function isWritable(folder: string): boolean {
     accessSync(folder, constants.W_OK);
     return true;
   } catch {
-    return false; // an installed package: nothing can be built here
+    return false; // nothing can be built here
   }
+}
+
+/** Whether this file is the source in a checkout, not a part of an installed package or of somebody's bundle. */
+function isCheckout(): boolean {
+  const here = import.meta.path === join(root, "src/native/find.ts");
+  return here && existsSync(join(root, "csrc")) && existsSync(join(root, "build.zig")) && isWritable(root);
 }
 
 /** Path of the library to load. Throws `UnsupportedError` when there is none. */
 export function findLibrary(): string {
   const given = process.env["SLOTBUS_LIB"];
   if (given) return resolve(given);
-  const prebuilt = join(root, "native", platformName(), "libslotbus.so");
-  if (existsSync(prebuilt)) return prebuilt;
-  const inCheckout = existsSync(join(root, "csrc")) && existsSync(join(root, "build.zig"));
-  if (inCheckout && isWritable(root)) return buildCheckout();
-  throw new UnsupportedError(`slotbus has no prebuilt library for ${platformName()} (looked at ${prebuilt}).`, {
-    hint: "Set SLOTBUS_LIB to a libslotbus.so built with `zig build`.",
+  const prebuilt = findPrebuilt();
+  if (prebuilt) return prebuilt;
+  if (isCheckout()) return buildCheckout();
+  throw new UnsupportedError(`slotbus has no prebuilt library for ${platformName()} (looked at ${root}/native).`, {
+    hint: "Install slotbus again, or set SLOTBUS_LIB to a libslotbus.so built with `zig build`.",
+  });
+}
+
+/** Where a library comes from, and whether it is the one that was packed. */
+export interface LibraryOrigin {
+  path: string;
+  from: "SLOTBUS_LIB" | "package" | "checkout";
+  /** What the file has, in hex; `""` when it cannot be read. */
+  sha256: string;
+  /** What the package's `native/SHA256SUMS` has; `null` where there is no such list, as in a compiled program. */
+  packedSha256: string | null;
+}
+
+/** Says what is known of the library at `path`. */
+export function inspectLibrary(path: string): LibraryOrigin {
+  const given = process.env["SLOTBUS_LIB"];
+  const from = given && resolve(given) === path ? "SLOTBUS_LIB" : isCheckout() ? "checkout" : "package";
+  const read = (file: string): Buffer => (existsSync(file) ? readFileSync(file) : Buffer.alloc(0));
+  const bytes = read(path);
+  const sha256 = bytes.length > 0 ? new Bun.CryptoHasher("sha256").update(bytes).digest("hex") : "";
+  const list = from === "package" ? read(join(dirname(dirname(path)), "SHA256SUMS")).toString() : "";
+  const line = list.split("\n").find((text) => text.length > SUM && path.endsWith(`/${text.slice(SUM)}`));
+  return { path, from, sha256, packedSha256: line?.slice(0, 64) ?? null };
+}
+
+/** Characters of a line of SHA256SUMS before the name. */
+const SUM = 66;
+
+/** Throws `UnsupportedError` for a file that is not as it was packed: loading one that was cut would end the process. */
+export function checkLibrary(path: string): void {
+  const { sha256, packedSha256 } = inspectLibrary(path);
+  if (packedSha256 === null || sha256 === packedSha256) return;
+  throw new UnsupportedError(`${path} is not as it was packed: its SHA-256 is ${sha256}, not ${packedSha256}.`, {
+    hint: "Install slotbus again.",
   });
 }

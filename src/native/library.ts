@@ -1,16 +1,17 @@
 /** Loads libslotbus, compares its layout with `abi.ts`, and hands out its functions. */
 
-import { getSystemErrorMap } from "node:util";
+import util from "node:util"; // by name, an old Bun could not even say that it is one
 import { CString, dlopen, type Pointer, toArrayBuffer } from "bun:ffi";
 import { UnsupportedError, VersionMismatchError } from "../errors.ts";
 import { C, FIELDS, SYMBOLS } from "./abi.ts";
-import { findLibrary } from "./find.ts";
+import { checkLibrary, findLibrary } from "./find.ts";
 
 export { C, FIELDS };
 export type { Pointer };
 
 function open() {
   const path = findLibrary();
+  checkLibrary(path);
   try {
     return dlopen(path, SYMBOLS).symbols; // never closed: code of ours may be inside
   } catch (cause) {
@@ -37,10 +38,19 @@ function verify(library: Library): void {
   }
 }
 
+/** The oldest Bun whose `bun:ffi` this works with, as `engines` of package.json has it. */
+const OLDEST_BUN = "1.4.0";
+
+/** Throws `UnsupportedError` for a version of Bun that is too old. */
+export function checkBun(version: string): void {
+  if (Bun.semver.order(version.replace(/-.*/, ""), OLDEST_BUN) >= 0) return;
+  throw new UnsupportedError(`slotbus needs Bun ${OLDEST_BUN} or later; this is ${version}.`, {
+    hint: "Run `bun upgrade`.",
+  });
+}
+
 function load(): Library {
-  if (typeof Bun === "undefined") {
-    throw new UnsupportedError("slotbus runs on Bun.", { hint: "Start the program with `bun`." });
-  }
+  checkBun(Bun.version);
   const library = open();
   verify(library);
   return library;
@@ -76,6 +86,6 @@ export function cString(text: string): Buffer {
 export function errorText(code: number): string {
   if (code !== -C.SB_ESYS) return String(new CString(native.sb_error_text(code) as Pointer));
   const number = native.sb_error_number();
-  const [name, text] = getSystemErrorMap().get(-number) ?? [`errno ${number}`, "a system call failed"];
+  const [name, text] = util.getSystemErrorMap().get(-number) ?? [`errno ${number}`, "a system call failed"];
   return `${text} (${name})`;
 }

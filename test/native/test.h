@@ -75,7 +75,7 @@ void test_at_most(const char *file, int line, const char *what, double actual, d
 /* ---- small things (main.c) ---------------------------------------------------------------- */
 
 uint32_t open_files(void);              /* descriptors of this process */
-uint32_t open_mappings(void);           /* lines of /proc/self/maps */
+uint32_t open_mappings(void);           /* of memfds, by /proc/self/maps */
 uint32_t random_below(uint64_t *seed, uint32_t limit);
 void scratch_open(char path[64]);       /* a fresh directory, 0700 */
 void scratch_remove(const char *path);  /* with all that is in it */

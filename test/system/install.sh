@@ -2,10 +2,13 @@
 # Installs what the system tests and the proofs need from Debian, if it is missing. Says nothing when all is there.
 set -eu
 missing=
-for pair in gcc:gcc strace:strace setpriv:util-linux unshare:util-linux mount:mount nm:binutils spin:spin; do
+for pair in gcc:gcc strace:strace setpriv:util-linux unshare:util-linux mount:mount nm:binutils spin:spin \
+	python3:python3 qemu-aarch64:qemu-user; do
 	command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
+[ -e /lib/ld-musl-x86_64.so.1 ] || missing="$missing musl"
+[ -e /usr/aarch64-linux-gnu/lib/libc.so.6 ] || missing="$missing libc6-arm64-cross"
 [ -z "$missing" ] && exit 0
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq

@@ -10,6 +10,7 @@ import { checks as clocks } from "./clocks.ts";
 import { checks as crossBuild } from "./crossbuild.ts";
 import { checks as descriptors } from "./descriptors.ts";
 import { checks as memory } from "./memory.ts";
+import { checks as packaged } from "./package.ts";
 import { checks as processes } from "./processes.ts";
 import { checks as sanitizers } from "./sanitizers.ts";
 import { checks as silence } from "./silence.ts";
@@ -20,6 +21,7 @@ import { checks as versions } from "./versions.ts";
 const checks: Checks = {
   ...sanitizers,
   ...crossBuild,
+  ...packaged,
   ...silence,
   ...syscalls,
   ...memory,

@@ -3,6 +3,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
+import { BusObserver } from "../../src/bus/observer.ts";
 import { type Checks, expect, Lacking, needTool, note, Place, Program, program, run } from "./checks.ts";
 import { Member } from "./fleet.ts";
 import { buildLife } from "./life.ts";
@@ -127,6 +128,36 @@ async function idleIsSilent(): Promise<void> {
     one.every((counts) => total(counts) > 0),
     "strace sees nothing, so the silence proves nothing",
   );
+}
+
+/** The join is seen, so what is not seen afterwards is not made. */
+async function observersAreSilent(): Promise<void> {
+  needTool("strace");
+  using place = new Place();
+  const env = { BUN_GC_TIMER_DISABLE: "1" }; // as above
+  await using bare = new Program(program("bare", place.folder), env);
+  await using hub = new Program(program("hub", place.directory), env);
+  await Promise.all([hub.expectLine("listening"), bare.expectLine("waiting")]);
+  const open = () => BusObserver.open({ name: "system", directory: place.directory });
+  const [joining] = await callsOf(place, [hub], MESSAGE_CALLS, async () => (await open()).close());
+  expect(total(joining!) > 0, "strace does not see an observer join, so the silence proves nothing");
+  const observers = await Promise.all([open(), open(), open()]);
+  let seen = "";
+  let quiet = false;
+  for (let round = 0; round < 5 && !quiet; round++) {
+    let looks = 0;
+    const look = async (): Promise<void> => {
+      for (const until = performance.now() + 2_000; performance.now() < until; await Bun.sleep(1))
+        for (const observer of observers) looks += observer.read().pid === hub.pid ? 1 : 0;
+    };
+    const [ofHub, ofBare] = await callsOf(place, [hub, bare], `${MESSAGE_CALLS},${WAIT_CALLS}`, look);
+    seen += `\n${looks} looks: hub: ${show(ofHub!)}; bare: ${show(ofBare!)}`;
+    const sleeps = [...ofHub!.keys()].every((call) => WAIT_CALLS.includes(call));
+    quiet = looks > 300 && sleeps && total(ofHub!) <= total(ofBare!) + 1;
+  }
+  for (const observer of observers) observer.close();
+  expect(quiet, `no 2 s of five in which three observers looked were as quiet as a bare process:${seen}`);
+  note(seen.trim());
 }
 
 async function busyStaysOutOfTheKernel(order: string, count: number): Promise<void> {
@@ -267,6 +298,8 @@ function sleepsOnly(calls: Map<string, number>, bare: number): boolean {
 
 export const checks: Checks = {
   "an idle hub and an idle worker make no system call that a Bun process with a socket does not make": idleIsSilent,
+  "three observers that look at a hub all the time cause no system call of it after they have joined":
+    observersAreSilent,
   "a busy hub and a busy worker make less than one system call per 20 requests": () =>
     busyStaysOutOfTheKernel("go", 20_000),
   "a stream of 20 000 chunks in both directions makes less than one system call per 20 chunks": () =>

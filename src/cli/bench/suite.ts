@@ -1,6 +1,10 @@
 /** What every suite of the bench has in common: its flags, its workspace, its progress, a round that cannot hang. */
 
-import { CommandError, UsageError } from "../usage.ts";
+import type { Command } from "commander";
+import { print } from "../terminal.ts";
+import { CommandError, UsageError, withJson } from "../usage.ts";
+import { type Panel, svgChart, writeCharts } from "./chart.ts";
+import type { Machine } from "./report.ts";
 import { type Introduction, Workspace } from "./systems.ts";
 
 export type Mode = "full" | "quick" | "short";
@@ -9,24 +13,26 @@ export type Mode = "full" | "quick" | "short";
 export type Say = (text: string) => void;
 
 /** Flags that every suite has. */
-export const COMMON_FLAGS = {
-  against: { type: "string" },
-  quick: { type: "boolean" },
-  short: { type: "boolean" },
-  json: { type: "boolean" },
-  help: { type: "boolean" },
-} as const;
-
-/** What `parse` returns, or a {@link UsageError} with the message of what it throws. */
-export function orUsageError<T>(parse: () => T): T {
-  try {
-    return parse();
-  } catch (error) {
-    throw new UsageError((error as Error).message);
-  }
+export interface CommonFlags {
+  against?: string;
+  quick?: boolean;
+  short?: boolean;
+  json?: boolean;
+  svg?: string;
+  png?: string;
 }
 
-export function modeOf({ quick, short }: { quick?: boolean; short?: boolean }): Mode {
+/** Declares them. `rivals`: what a list of `--against` may name. */
+export function withCommonFlags(command: Command, rivals: readonly string[], quick: string, short: string): Command {
+  return withJson(command)
+    .option("--against <list>", `all (default), none, or a list of: ${rivals.join(", ")}`)
+    .option("--quick", quick)
+    .option("--short", short)
+    .option("--svg <file>", "write a chart")
+    .option("--png <file>", "write a chart; needs the package @resvg/resvg-js");
+}
+
+export function modeOf({ quick, short }: CommonFlags): Mode {
   if (quick && short) throw new UsageError("--quick and --short exclude each other.");
   return short ? "short" : quick ? "quick" : "full";
 }
@@ -82,18 +88,27 @@ export async function inWorkspace<T>(
   }
 }
 
-/** Measures and prints: JSON and nothing else, or the report, with progress on a terminal. */
-export async function present<R>(
-  isJson: boolean | undefined,
+/** What a suite makes of its result. */
+export interface Presentation<R extends { machine: Machine }> {
+  report(result: R): string;
+  /** Of `--svg` and `--png`. */
+  title: string;
+  panels(result: R): Panel[];
+}
+
+/** Measures and prints: JSON and nothing else, or the report, with progress on a terminal. Then it draws. */
+export async function present<R extends { machine: Machine }>(
+  flags: CommonFlags,
   measure: (say: Say) => Promise<R>,
-  report: (result: R) => string,
-): Promise<number> {
-  const progress = !isJson && process.stderr.isTTY;
+  { report, title, panels }: Presentation<R>,
+): Promise<void> {
+  const progress = !flags.json && process.stderr.isTTY;
   try {
     const result = await measure((text) => void (progress && process.stderr.write(`\r\u001b[K${text} …`)));
     if (progress) process.stderr.write("\r\u001b[K");
-    console.log(isJson ? JSON.stringify(result, null, 2) : report(result));
-    return 0;
+    print(flags.json ? JSON.stringify(result, null, 2) : report(result));
+    if (flags.svg === undefined && flags.png === undefined) return;
+    await writeCharts(svgChart(title, result.machine, panels(result)), flags);
   } catch (error) {
     if (progress) process.stderr.write("\n");
     throw error;

@@ -1,38 +1,28 @@
 /** `slotbus bench contest`: a claim that nobody contests, eight processes that contend, a holder that is killed. */
 
 import { join } from "node:path";
-import { parseArgs } from "node:util";
-import { CommandError } from "../../usage.ts";
+import type { Command } from "commander";
+import { CommandError, newCommand } from "../../usage.ts";
 import { alternate, median, perSecond, type Round, round, summarise } from "../measure.ts";
+import type { Panel } from "../chart.ts";
 import { type Bar, bar, barLines, describeMachine, type Machine, machineLines, number, table } from "../report.ts";
 import { missing, startServer } from "../servers.ts";
 import {
-  COMMON_FLAGS,
+  type CommonFlags,
   guarded,
   inWorkspace,
   type Mode,
   modeOf,
-  orUsageError,
   parseAgainst,
   present,
   type Say,
   verifyAnswerer,
+  withCommonFlags,
 } from "../suite.ts";
 import type { Peer, Workspace } from "../systems.ts";
 import { Arena, CONTENDERS } from "./arena.ts";
 import { type Locks, LONG_MS, openLocks, SHORT_MS, SYSTEMS, type SystemName } from "./locks.ts";
 import type { Order, Report } from "./peer.ts";
-
-const HELP = `slotbus bench contest [options]
-
-  --against all   or none, or a list of: ${SYSTEMS.slice(1).join(", ")}
-                  (redis needs redis-server)
-  --quick         fewer and shorter rounds; ends within 60 s
-  --short         a few seconds
-  --json          print JSON and nothing else
-  --help
-
-  slotbus bench contest --quick --json > result.json`;
 
 /** How long a mode measures. */
 interface Preset {
@@ -348,14 +338,34 @@ function report({ machine, rows, bars, notes }: Result): string {
   return [machineLines(machine), ...sections, `Against the goals\n${table(barLines(bars))}`, ...notes].join("\n\n");
 }
 
-/** Runs the command; resolves to its exit code. Throws {@link UsageError} and {@link CommandError}. */
-export async function run(args: string[]): Promise<number> {
-  const flags = orUsageError(() => parseArgs({ args, options: COMMON_FLAGS }).values);
-  if (flags.help) {
-    console.log(HELP);
-    return 0;
-  }
-  const mode = modeOf(flags);
-  const plan: Plan = { ...PRESETS[mode], mode, systems: parseAgainst(flags.against ?? "all", SYSTEMS) };
-  return present(flags.json, (say) => runAll(plan, say), report);
+function panels({ rows }: Result): Panel[] {
+  const bars = (kind: ContestRow["case"], value: (row: ContestRow) => number): Panel["bars"] =>
+    rows.filter((row) => row.case === kind).map((row) => ({ label: row.system, value: value(row) }));
+  return [
+    {
+      title: "A claim and its release, nobody else there, median",
+      unit: "µs",
+      better: "less",
+      bars: bars("uncontended", (row) => (row.case === "uncontended" ? row.p50_us : 0)),
+    },
+    {
+      title: "From the holder's death to the next claim, median",
+      unit: "ms",
+      better: "less",
+      bars: bars("takeover", (row) => (row.case === "takeover" ? row.p50_ms : 0)),
+    },
+  ];
+}
+
+export function command(): Command {
+  const suite = newCommand("contest", "measure claims, contention, takeover", [
+    "slotbus bench contest --quick --json > result.json",
+  ]);
+  return withCommonFlags(suite, SYSTEMS.slice(1), "fewer and shorter rounds; ends within 60 s", "a few seconds")
+    .addHelpText("after", "\nredis needs redis-server.")
+    .action(async (flags: CommonFlags) => {
+      const mode = modeOf(flags);
+      const plan: Plan = { ...PRESETS[mode], mode, systems: parseAgainst(flags.against ?? "all", SYSTEMS) };
+      await present(flags, (say) => runAll(plan, say), { report, title: "Claims", panels });
+    });
 }

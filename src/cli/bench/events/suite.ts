@@ -1,37 +1,27 @@
 /** `slotbus bench events`: one publisher and four subscribers, slotbus beside brokers and what Bun has of its own. */
 
-import { parseArgs } from "node:util";
-import { CommandError } from "../../usage.ts";
+import type { Command } from "commander";
+import { CommandError, newCommand } from "../../usage.ts";
 import { alternate, median, round } from "../measure.ts";
+import type { Panel } from "../chart.ts";
 import { type Bar, bar, barLines, describeMachine, type Machine, machineLines, number, table } from "../report.ts";
 import { missing } from "../servers.ts";
 import {
-  COMMON_FLAGS,
+  type CommonFlags,
   guarded,
   inWorkspace,
   type Mode,
   modeOf,
-  orUsageError,
   parseAgainst,
   present,
   type Say,
   verifyAnswerer,
+  withCommonFlags,
 } from "../suite.ts";
 import type { Workspace } from "../systems.ts";
 import { type Contestant, start, SYSTEMS, type SystemName } from "./contestants.ts";
 import { ATTACHED, publishCosts, type PublishRow } from "./publish.ts";
 import { EVENT_BYTES, type Kind, KINDS, SUBSCRIBERS } from "./tally.ts";
-
-const HELP = `slotbus bench events [options]
-
-  --against all   or none, or a list of: ${SYSTEMS.slice(1).join(", ")}
-                  (redis and nats need redis-server and nats-server)
-  --quick         fewer and shorter rounds; ends within 60 s
-  --short         a few seconds
-  --json          print JSON and nothing else
-  --help
-
-  slotbus bench events --quick --json > result.json`;
 
 /** How long a mode measures. */
 interface Preset {
@@ -274,14 +264,26 @@ function report({ machine, rows, bars, notes }: Result): string {
   ].join("\n\n");
 }
 
-/** Runs the command; resolves to its exit code. Throws {@link UsageError} and {@link CommandError}. */
-export async function run(args: string[]): Promise<number> {
-  const flags = orUsageError(() => parseArgs({ args, options: COMMON_FLAGS }).values);
-  if (flags.help) {
-    console.log(HELP);
-    return 0;
-  }
-  const mode = modeOf(flags);
-  const plan: Plan = { ...PRESETS[mode], mode, systems: parseAgainst(flags.against ?? "all", SYSTEMS) };
-  return present(flags.json, (say) => runAll(plan, say), report);
+function panels({ rows }: Result): Panel[] {
+  const flows = rows.filter((row): row is FlowRow => "delivered_per_second" in row);
+  const kinds = Map.groupBy(flows, ({ case: kind }) => kind);
+  return [...kinds].map(([kind, all]) => ({
+    title: `${kind}: ${SUBSCRIBERS} subscribers, ${EVENT_BYTES} B, all together`,
+    unit: "events/s",
+    better: "more",
+    bars: all.map((row) => ({ label: row.system, value: row.delivered_per_second })),
+  }));
+}
+
+export function command(): Command {
+  const suite = newCommand("events", "measure one publisher and many subscribers", [
+    "slotbus bench events --quick --json > result.json",
+  ]);
+  return withCommonFlags(suite, SYSTEMS.slice(1), "fewer and shorter rounds; ends within 60 s", "a few seconds")
+    .addHelpText("after", "\nredis and nats need redis-server and nats-server.")
+    .action(async (flags: CommonFlags) => {
+      const mode = modeOf(flags);
+      const plan: Plan = { ...PRESETS[mode], mode, systems: parseAgainst(flags.against ?? "all", SYSTEMS) };
+      await present(flags, (say) => runAll(plan, say), { report, title: "One publisher, many subscribers", panels });
+    });
 }

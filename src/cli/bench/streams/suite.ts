@@ -1,8 +1,9 @@
 /** `slotbus bench streams`: streamed bodies beside what else streams between two programs of Bun, and typed calls. */
 
-import { parseArgs } from "node:util";
-import { CommandError } from "../../usage.ts";
+import type { Command } from "commander";
+import { CommandError, newCommand } from "../../usage.ts";
 import { alternate, median, round } from "../measure.ts";
+import type { Panel } from "../chart.ts";
 import {
   type Bar,
   bar,
@@ -17,33 +18,21 @@ import {
   table,
 } from "../report.ts";
 import {
-  COMMON_FLAGS,
+  type CommonFlags,
   guarded,
   inWorkspace,
   type Mode,
   modeOf,
-  orUsageError,
   parseAgainst,
   present,
   type Say,
   verifyAnswerer,
+  withCommonFlags,
 } from "../suite.ts";
 import type { Workspace } from "../systems.ts";
 import { type Contestant, type OwnContestant, startOwn, startRival, SYSTEMS, type SystemName } from "./contestants.ts";
 import { fair, first, type OwnPlan, type OwnRow, stall, typed } from "./own.ts";
 import type { Order } from "./source.ts";
-
-const HELP = `slotbus bench streams [options]
-
-  --against all   or none, or a list of: ${SYSTEMS.slice(1).join(", ")}
-  --quick         fewer and shorter rounds; ends within 90 s
-  --short         8 MiB and 20 000 chunks; a few seconds
-  --json          print JSON and nothing else
-  --markdown      print the section of bench/RESULTS.md
-  --help
-
-  slotbus bench streams --quick --json > result.json
-  slotbus bench streams --markdown >> bench/RESULTS.md`;
 
 /** What a mode measures, and for how long. */
 interface Preset extends OwnPlan {
@@ -296,15 +285,39 @@ and the first and last byte of each piece. \`slower\` is the median of the ratio
   ].join("\n\n");
 }
 
-/** Runs the command; resolves to its exit code. Throws {@link UsageError} and {@link CommandError}. */
-export async function run(args: string[]): Promise<number> {
-  const options = { ...COMMON_FLAGS, markdown: { type: "boolean" } } as const;
-  const flags = orUsageError(() => parseArgs({ args, options }).values);
-  if (flags.help) {
-    console.log(HELP);
-    return 0;
-  }
-  const mode = modeOf(flags);
-  const plan: Plan = { ...PRESETS[mode], mode, systems: parseAgainst(flags.against ?? "all", SYSTEMS) };
-  return present(flags.json, (say) => runAll(plan, say), flags.markdown ? markdown : report);
+function panels({ rows }: Result): Panel[] {
+  const streams = rows.filter((row): row is StreamRow => "slower" in row);
+  const of = (kind: StreamRow["case"], title: string, unit: string, value: (row: StreamRow) => number): Panel => ({
+    title,
+    unit,
+    better: "more",
+    bars: streams.filter((row) => row.case === kind).map((row) => ({ label: row.system, value: value(row) })),
+  });
+  return [
+    of("bulk", "Large chunks, 64 KiB", "GB/s", (row) => row.gb_per_second),
+    of("small", "Small chunks, 64 B", "chunks/s", (row) => row.chunks_per_second),
+  ];
+}
+
+export function command(): Command {
+  const suite = newCommand("streams", "measure streamed bodies, and typed calls", [
+    "slotbus bench streams --quick --json > result.json",
+    "slotbus bench streams --markdown >> bench/RESULTS.md",
+  ]);
+  return withCommonFlags(
+    suite,
+    SYSTEMS.slice(1),
+    "fewer and shorter rounds; ends within 90 s",
+    "8 MiB and 20 000 chunks; a few seconds",
+  )
+    .option("--markdown", "print the section of bench/RESULTS.md")
+    .action(async (flags: CommonFlags & { markdown?: boolean }) => {
+      const mode = modeOf(flags);
+      const plan: Plan = { ...PRESETS[mode], mode, systems: parseAgainst(flags.against ?? "all", SYSTEMS) };
+      await present(flags, (say) => runAll(plan, say), {
+        report: flags.markdown ? markdown : report,
+        title: "Streams between two processes",
+        panels,
+      });
+    });
 }

@@ -1,0 +1,134 @@
+/*
+ * observe.c - what a hub shows of itself, and who looks. The hub alone writes the statistics, with
+ * plain stores; an observer maps them read-only and copies them out. Nobody waits, nobody is told.
+ */
+#include "private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+_Static_assert(sizeof(struct sb_stats_link) == SB_LINE, "a worker's entry fills a line");
+_Static_assert(offsetof(struct sb_stats, counters) % SB_LINE == 0, "counters begin a line");
+_Static_assert(offsetof(struct sb_stats, link) % SB_LINE == 0, "entries begin a line");
+_Static_assert(sizeof(struct sb_stats) % 8 == 0, "copied word by word");
+
+/* ---- the hub ----------------------------------------------------------------------------- */
+
+void sb_stats_link(struct sb_hub *hub, uint32_t index, uint32_t pid, uint32_t uid)
+{
+	if (index >= SB_LINKS_MAX || hub->links[index] == NULL) return;
+	struct sb_stats_link *entry = &hub->stats->link[index];
+	store_relaxed(&entry->pid, pid);
+	store_relaxed(&entry->uid, uid);
+	store_relaxed(&entry->concurrency, hub->links[index]->concurrency);
+	store_relaxed(&entry->used, 0);
+	store_relaxed(&entry->joined_ns, os_now_ns());
+	for (uint32_t state = 0; state < SB_STATE_SLOTS; state++)
+		store_relaxed(&entry->states[state], state == SB_FREE ? hub->header.slots : 0);
+	store_release(&entry->life, hub->links[index]->life);
+}
+
+void stats_unlink(struct sb_hub *hub, uint32_t index)
+{
+	store_release(&hub->stats->link[index].life, 0);
+}
+
+/* Only the words of slots in use are read: those of the others are FREE, and cold. */
+static void sample_link(struct sb_hub *hub, uint32_t index)
+{
+	const struct link *link = hub->links[index];
+	struct sb_stats_link *entry = &hub->stats->link[index];
+	uint32_t states[SB_STATE_SLOTS] = { 0 };
+	if (link->used == 0 && load_relaxed(&entry->used) == 0) return;
+	for (uint32_t slot = 0; slot < hub->header.slots; slot++) {
+		uint64_t word = 0;
+		if (link->shadow[slot] != AT_REST)
+			word = load_relaxed(&link->map.region->slot[slot].request.status);
+		states[word_state(word) % SB_STATE_SLOTS]++;
+	}
+	for (uint32_t state = 0; state < SB_STATE_SLOTS; state++)
+		store_relaxed(&entry->states[state], states[state]);
+	store_relaxed(&entry->used, link->used);
+}
+
+void sb_stats_sample(struct sb_hub *hub, uint32_t queued, uint32_t unsettled, uint32_t ticking)
+{
+	struct sb_stats *stats = hub->stats;
+	for (uint32_t index = 0; index < hub->link_count; index++)
+		if (load_relaxed(&stats->link[index].life) != 0) sample_link(hub, index);
+	store_relaxed(&stats->gauges[SB_G_QUEUED], queued);
+	store_relaxed(&stats->gauges[SB_G_UNSETTLED], unsettled);
+	store_relaxed(&stats->gauges[SB_G_TICKING], ticking);
+	store_release(&stats->sampled_ns, os_now_ns());
+}
+
+/* Each word is whole; words of different moments may stand side by side. */
+static void copy_stats(const struct sb_stats *stats, void *out)
+{
+	const uint64_t *words = (const uint64_t *)(const void *)stats;
+	for (size_t i = 0; i < sizeof *stats / 8; i++) {
+		uint64_t word = load_relaxed(&words[i]);
+		memcpy((uint8_t *)out + 8 * i, &word, 8);
+	}
+}
+
+void sb_stats_read(const struct sb_hub *hub, void *out)
+{
+	copy_stats(hub->stats, out);
+}
+
+/* ---- the observer ------------------------------------------------------------------------ */
+
+struct sb_worker *sb_observer_open(int32_t dir, const char *name)
+{
+	struct sb_worker *observer = sb_worker_open(dir, name, 1);
+	if (observer != NULL) observer->role = SB_ROLE_OBSERVER;
+	return observer;
+}
+
+/* Its size is looked at before it is mapped, and sealed: nothing can trap. */
+int32_t stats_attach(struct sb_worker *observer, int fd)
+{
+	uint64_t bytes = 0;
+	int32_t error = os_memory_check(fd, &bytes);
+	if (error != 0) return error;
+	if (bytes != stats_bytes()) return -SB_EVERSION;
+	const struct sb_stats *stats = os_memory_map(fd, bytes, false);
+	if (stats == NULL) return fail_with(errno == ENOMEM ? -SB_ELIMIT : -SB_ESYS, errno);
+	observer->stats = (struct sb_stats *)(uintptr_t)stats;
+	if (stats->magic != SB_MAGIC) return -SB_ECORRUPT;
+	return stats->fingerprint == SB_STATS_FINGERPRINT ? 0 : -SB_EVERSION;
+}
+
+void stats_detach(struct sb_worker *observer)
+{
+	if (observer->stats != NULL) os_memory_unmap(observer->stats, stats_bytes());
+	observer->stats = NULL;
+}
+
+int32_t sb_observer_read(const struct sb_worker *observer, void *out)
+{
+	if (observer->stats == NULL) return -SB_EINVAL;
+	copy_stats(observer->stats, out);
+	return os_socket_hung_up(observer->fd) ? -SB_ECLOSED : 0;
+}
+
+/* ---- who has a name ---------------------------------------------------------------------- */
+
+int32_t sb_name_probe(int32_t dir, const char *name)
+{
+	char file[SB_NAME_MAX + 8];
+	if (sb_name_check(name) != 0) return -SB_ENAME;
+	snprintf(file, sizeof file, "%s.lock", name);
+	int fd = openat(dir, file, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0 && errno == ENOENT) return -SB_ENOBUS;
+	if (fd < 0 && (errno == ELOOP || errno == EACCES)) return -SB_EPERM;
+	if (fd < 0) return errno == EMFILE || errno == ENFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
+	bool held = os_bytes_locked(fd, 0, 0);
+	close(fd);
+	return held ? 1 : 0;
+}

@@ -1,0 +1,453 @@
+/*
+ * serve.c - a blocking worker: attach, receive, answer. It is built on what an event loop uses too
+ * (attach.c, slot.c, wait.c); of its own it has the waiting, and the encoding of heads:
+ *
+ *     u16 count, u16 parameters, count lengths (7 bits a byte, lowest first), the text of all
+ *
+ * A length counts UTF-16 units of the decoded string, the text is UTF-8 in one run. Strings of a
+ * request: path, query, pattern, id, then pairs of parameters, then of headers. Of a response:
+ * content type, then pairs of headers. Of an error: code, name, message, stack.
+ */
+#include "private.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+	HANDSHAKE_MS = 2000,
+	SPIN_NS = 50000,
+	HEAD_TABLE = 4,  /* bytes before the lengths */
+	CALL_STRINGS = 4, /* before the pairs */
+	ID_BYTES = 32,   /* of a generated id: two numbers in base 36 */
+	HEADERS_MAX = 1024,
+	ERROR_TEXT = 60, /* bytes of an error's code */
+};
+
+static const uint64_t NS_PER_MS = 1000000u;
+
+_Static_assert(sizeof(void *) != 8 || sizeof(struct sb_call) == 96, "other languages mirror it");
+_Static_assert(sizeof(void *) != 8 || sizeof(struct sb_answer) == 40, "other languages mirror it");
+
+/* ---- UTF-8 ------------------------------------------------------------------------------- */
+
+/* Bytes of the character at p, at most `left`; 0: it is none. */
+static uint32_t character_bytes(const uint8_t *p, size_t left)
+{
+	uint32_t bytes = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+	if (bytes == 0 || p[0] > 0xf4 || bytes > left) return 0;
+	for (uint32_t i = 1; i < bytes; i++)
+		if ((p[i] & 0xc0) != 0x80) return 0;
+	uint32_t second = bytes > 1 ? p[1] : 0;
+	if ((p[0] == 0xe0 && second < 0xa0) || (p[0] == 0xed && second > 0x9f)) return 0;
+	if ((p[0] == 0xf0 && second < 0x90) || (p[0] == 0xf4 && second > 0x8f)) return 0;
+	return bytes;
+}
+
+/* UTF-16 units of a text; -1: it is no UTF-8. */
+static int64_t text_units(const char *text, size_t bytes)
+{
+	int64_t units = 0;
+	for (size_t at = 0; at < bytes;) {
+		uint32_t step = character_bytes((const uint8_t *)text + at, bytes - at);
+		if (step == 0) return -1;
+		units += step == 4 ? 2 : 1;
+		at += step;
+	}
+	return units;
+}
+
+/* Bytes of the longest beginning of a text that has at most `limit` and whole characters. */
+static size_t cut_text(const char *text, size_t limit)
+{
+	size_t bytes = strnlen(text, limit + 1);
+	if (bytes <= limit) return bytes;
+	for (bytes = limit; bytes > 0 && ((uint8_t)text[bytes] & 0xc0) == 0x80;) bytes--;
+	return bytes;
+}
+
+/* ---- attach ------------------------------------------------------------------------------ */
+
+static void pause_ms(uint32_t ms)
+{
+	struct timespec time = { .tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000 };
+	nanosleep(&time, NULL);
+}
+
+/* NULL: the default. 0, or -SB_EINVAL: it is longer than `capacity`. */
+static int32_t directory_path(const char *given, char *out, size_t capacity)
+{
+	const char *path = given == NULL ? getenv("SLOTBUS_DIR") : given;
+	int length = path != NULL && path[0] != 0
+	                 ? snprintf(out, capacity, "%s", path)
+	                 : snprintf(out, capacity, "/dev/shm/slotbus-%u", (unsigned)geteuid());
+	return length > 0 && (size_t)length < capacity ? 0 : -SB_EINVAL;
+}
+
+static int32_t handshake(struct sb_worker *worker)
+{
+	uint32_t peer[2];
+	uint64_t start = os_now_ns();
+	for (;;) {
+		int32_t error = sb_worker_step(worker, peer);
+		if (error != -SB_EAGAIN) return error;
+		if (elapsed_ns(os_now_ns(), start) > HANDSHAKE_MS * NS_PER_MS) return -SB_ETIMEDOUT;
+		struct pollfd one = { .fd = worker->fd, .events = POLLIN };
+		if (worker->step == AWAITING_HELLO) (void)poll(&one, 1, SB_SLICE_MS);
+		else pause_ms(1); /* its backlog is full; poll(2) knows nothing of that */
+	}
+}
+
+static int32_t attach_once(const char *path, bool shared, const char *name, uint32_t concurrency,
+                           struct sb_worker **out)
+{
+	int32_t dir = sb_dir_open(path, 0, shared);
+	if (dir < 0) return dir;
+	struct sb_worker *worker = sb_worker_open(dir, name, concurrency);
+	int32_t error = worker == NULL ? sb_error_last() : handshake(worker);
+	sb_fd_close(dir);
+	if (error == 0 && !worker_can_serve(worker)) error = fail_with(-SB_ENOMEM, ENOMEM);
+	if (error == 0) *out = worker;
+	else sb_worker_close(worker, 1);
+	return error;
+}
+
+static bool may_pass(int32_t error)
+{
+	return error == -SB_ENOBUS || error == -SB_ECLOSED || error == -SB_ETIMEDOUT ||
+	       error == -SB_EFULL || error == -SB_ENOMEM || error == -SB_EFILES;
+}
+
+bool worker_can_serve(struct sb_worker *worker)
+{
+	worker->head = malloc(2 * (size_t)worker->map.header.head_limit + ID_BYTES);
+	worker->spin_ns = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_NS : 0;
+	return worker->head != NULL;
+}
+
+struct sb_worker *sb_worker_attach(const char *directory, const char *name, uint32_t concurrency,
+                                   uint32_t timeout_ms)
+{
+	char path[4096];
+	struct sb_worker *worker = NULL;
+	uint64_t start = os_now_ns();
+	int32_t error = directory_path(directory, path, sizeof path);
+	if (concurrency < 1 || concurrency > SB_SLOTS_MAX) error = -SB_EINVAL;
+	for (uint32_t pause = 10; error == 0; pause = pause < 80 ? 2 * pause : 100) {
+		error = attach_once(path, directory != NULL, name, concurrency, &worker);
+		if (error == 0) return worker;
+		uint64_t waited_ms = elapsed_ns(os_now_ns(), start) / NS_PER_MS;
+		if (!may_pass(error) || waited_ms >= timeout_ms) break;
+		uint64_t left = timeout_ms - waited_ms;
+		pause_ms(left < pause ? (uint32_t)left : pause);
+		error = 0;
+	}
+	fail_with(error, error == -SB_ESYS ? sb_error_number() : 0);
+	return NULL;
+}
+
+void sb_worker_detach(struct sb_worker *worker)
+{
+	if (worker == NULL) return;
+	sb_worker_goodbye(worker);
+	sb_worker_close(worker, 1);
+}
+
+/* ---- reading a head ---------------------------------------------------------------------- */
+
+/* A head's table is read while its text is copied behind it, string by string. */
+struct head_reader {
+	const uint8_t *table, *text, *end;
+	char *out; /* each string takes a NUL and gives up the byte or more its length took */
+};
+
+static bool read_length(struct head_reader *reader, uint64_t *length)
+{
+	*length = 0;
+	for (uint32_t shift = 0; shift <= 28; shift += 7) {
+		if (reader->table >= reader->end) return false;
+		uint8_t byte = *reader->table++;
+		*length |= (uint64_t)(byte & 127) << shift;
+		if (byte < 128) return true;
+	}
+	return false;
+}
+
+static const char *read_string(struct head_reader *reader)
+{
+	uint64_t units = 0;
+	const char *string = reader->out;
+	if (!read_length(reader, &units)) return NULL;
+	while (units > 0) {
+		size_t left = (size_t)(reader->end - reader->text);
+		uint32_t bytes = left == 0 ? 0 : character_bytes(reader->text, left);
+		uint32_t width = bytes == 4 ? 2 : 1;
+		if (bytes == 0 || reader->text[0] == 0 || width > units) return NULL;
+		memcpy(reader->out, reader->text, bytes);
+		reader->out += bytes;
+		reader->text += bytes;
+		units -= width;
+	}
+	*reader->out++ = 0;
+	return string;
+}
+
+static char *base36(char *at, uint64_t value)
+{
+	char digits[16];
+	uint32_t length = 0;
+	do {
+		digits[length++] = "0123456789abcdefghijklmnopqrstuvwxyz"[value % 36];
+		value /= 36;
+	} while (value > 0);
+	while (length > 0) *at++ = digits[--length];
+	return at;
+}
+
+/* As TypeScript makes it: tag of the bus, serial number. */
+static const char *generated_id(const struct sb_worker *worker, uint64_t serial, char *at)
+{
+	const char *id = at;
+	at = base36(at, worker->map.header.bus_tag);
+	*at++ = '-';
+	*base36(at, serial) = 0;
+	return id;
+}
+
+/* false: its table and its text do not fit each other. */
+static bool read_head(struct sb_worker *worker, uint32_t head_bytes, struct sb_call *call)
+{
+	const uint32_t limit = worker->map.header.head_limit;
+	const uint8_t *head = worker->head;
+	if (head_bytes < HEAD_TABLE) return false;
+	uint32_t count = (uint32_t)(head[0] | head[1] << 8);
+	uint32_t parameters = (uint32_t)(head[2] | head[3] << 8);
+	if (count < CALL_STRINGS || count % 2 != 0 || 2 * parameters > count - CALL_STRINGS)
+		return false;
+	struct head_reader reader = {
+		.table = head + HEAD_TABLE, .end = head + head_bytes, .out = (char *)worker->head + limit,
+	};
+	struct head_reader skim = reader; /* where the table ends, the text begins */
+	uint64_t units;
+	for (uint32_t i = 0; i < count; i++)
+		if (!read_length(&skim, &units)) return false;
+	reader.text = skim.table;
+	const char *strings[CALL_STRINGS + 1] = { NULL };
+	for (uint32_t i = 0; i < count; i++) {
+		const char *string = read_string(&reader);
+		if (string == NULL) return false;
+		if (i <= CALL_STRINGS) strings[i] = string;
+	}
+	call->path = strings[0];
+	call->query = strings[1];
+	call->pattern = strings[2];
+	call->id = strings[3];
+	call->pairs = count > CALL_STRINGS ? strings[CALL_STRINGS] : reader.out;
+	call->parameters = parameters;
+	call->headers = (count - CALL_STRINGS) / 2 - parameters;
+	if (call->id[0] == 0) call->id = generated_id(worker, call->serial, reader.out);
+	return reader.text == reader.end;
+}
+
+static const char *after(const char *string)
+{
+	return string + strlen(string) + 1;
+}
+
+static const char *find_pair(const struct sb_call *call, uint32_t from, uint32_t pairs,
+                             const char *name, int (*compare)(const char *, const char *))
+{
+	const char *at = call->pairs;
+	for (uint32_t i = 0; i < 2 * from; i++) at = after(at);
+	for (uint32_t i = 0; i < pairs; i++) {
+		const char *value = after(at);
+		if (compare(at, name) == 0) return value;
+		at = after(value);
+	}
+	return NULL;
+}
+
+const char *sb_call_parameter(const struct sb_call *call, const char *name)
+{
+	return find_pair(call, 0, call->parameters, name, strcmp);
+}
+
+const char *sb_call_header(const struct sb_call *call, const char *name)
+{
+	return find_pair(call, call->parameters, call->headers, name, strcasecmp);
+}
+
+/* ---- receiving --------------------------------------------------------------------------- */
+
+static uint8_t *arena_of(const struct sb_worker *worker, uint32_t slot, uint32_t half)
+{
+	return worker->map.arenas + (2 * (uint64_t)slot + half) * worker->map.header.stride;
+}
+
+/* 1: call is what was taken; 0: it was answered with an error; -SB_ECORRUPT. */
+static int32_t open_call(struct sb_worker *worker, struct sb_call *call)
+{
+	static const char *const METHODS[] = {
+#define X(name, value, text) [name] = text,
+		SB_METHODS(X)
+#undef X
+	};
+	const struct sb_request *r = &worker->request; /* its lengths have been checked */
+	uint32_t method = r->method & ~(uint32_t)SB_STREAMS;
+	if (method >= sizeof METHODS / sizeof METHODS[0]) return -SB_ECORRUPT;
+	const uint8_t *arena = arena_of(worker, r->slot, 0);
+	struct sb_call opened = {
+		.slot = r->slot, .token = r->token, .method = method, .timeout_ms = r->timeout_ms,
+		.serial = r->serial, .method_text = METHODS[method],
+		.body = arena + r->body_offset, .body_bytes = r->body_bytes,
+	};
+	memcpy(worker->head, arena, r->head_bytes);
+	if ((r->method & SB_STREAMS) != 0) {
+		(void)sb_worker_fail(worker, &opened, "UNSUPPORTED",
+		                     "this worker takes whole bodies only, and the request's streams.");
+		return 0;
+	}
+	if (!read_head(worker, r->head_bytes, &opened)) {
+		(void)sb_worker_fail(worker, &opened, "PROTOCOL",
+		                     "the request's head is malformed: its table does not fit its text.");
+		return 0;
+	}
+	*call = opened;
+	return 1;
+}
+
+static int32_t next_call(struct sb_worker *worker, struct sb_call *call)
+{
+	for (;;) {
+		int32_t taken = sb_slot_take(worker, worker->spin_ns);
+		if (taken == 0 || taken < 0) return taken;
+		int32_t opened = taken == 1 ? open_call(worker, call) : 0;
+		if (opened != 0) return opened;
+	}
+}
+
+int32_t sb_worker_receive(struct sb_worker *worker, struct sb_call *call, uint32_t timeout_ms)
+{
+	if (worker->head == NULL) return -SB_EINVAL;
+	int32_t got = next_call(worker, call);
+	if (got != 0) return got;
+	if (timeout_ms == 0) return os_socket_hung_up(worker->fd) ? -SB_ECLOSED : 0;
+	int32_t error = sb_worker_wait(worker, timeout_ms);
+	return error != 0 ? error : next_call(worker, call);
+}
+
+/* ---- answering --------------------------------------------------------------------------- */
+
+struct text {
+	const char *start;
+	size_t bytes;
+};
+
+/* Writes a head at the start of an arena: its length, or -SB_EINVAL. */
+static int32_t write_head(uint8_t *arena, uint32_t limit, const struct text *texts, uint32_t count)
+{
+	size_t at = HEAD_TABLE, total = 0;
+	for (uint32_t i = 0; i < count; i++) {
+		int64_t units = text_units(texts[i].start, texts[i].bytes);
+		if (units < 0 || texts[i].bytes > limit || at + 5 > limit) return -SB_EINVAL;
+		for (; units > 127; units >>= 7) arena[at++] = (uint8_t)(units | 128);
+		arena[at++] = (uint8_t)units;
+		total += texts[i].bytes;
+	}
+	if (at + total > limit) return -SB_EINVAL;
+	memcpy(arena, (uint8_t[HEAD_TABLE]){ (uint8_t)count, (uint8_t)(count >> 8) }, HEAD_TABLE);
+	for (uint32_t i = 0; i < count; i++) {
+		memcpy(arena + at, texts[i].start, texts[i].bytes);
+		at += texts[i].bytes;
+	}
+	return (int32_t)at;
+}
+
+static bool is_token(const char *name)
+{
+	static const char MARKS[] = "!#$%&'*+-.^_`|~";
+	for (const char *c = name; *c != 0; c++) {
+		bool letter = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z');
+		if (!letter && !(*c >= '0' && *c <= '9') && strchr(MARKS, *c) == NULL) return false;
+	}
+	return name[0] != 0;
+}
+
+static bool is_one_line(const char *value)
+{
+	return strpbrk(value, "\r\n") == NULL;
+}
+
+static bool is_open(const struct sb_worker *worker, const struct sb_call *call)
+{
+	return worker_has_claim(worker, call->slot, call->token);
+}
+
+void *sb_worker_reserve(struct sb_worker *worker, const struct sb_call *call, uint64_t *bytes)
+{
+	if (!is_open(worker, call)) return NULL;
+	if (bytes != NULL) *bytes = worker->map.header.payload_limit;
+	return arena_of(worker, call->slot, 1) + worker->map.header.head_limit;
+}
+
+static int32_t answer_head(const struct sb_worker *worker, uint8_t *arena,
+                           const struct sb_answer *answer)
+{
+	struct text texts[1 + 2 * HEADERS_MAX];
+	const char *const *headers = answer->headers;
+	const char *type = answer->content_type == NULL ? "" : answer->content_type;
+	uint32_t count = 0;
+	if (!is_one_line(type)) return -SB_EINVAL;
+	texts[count++] = (struct text){ type, strlen(type) };
+	for (; headers != NULL && headers[0] != NULL; headers += 2) {
+		if (count + 2 > sizeof texts / sizeof texts[0] || headers[1] == NULL) return -SB_EINVAL;
+		if (!is_token(headers[0]) || !is_one_line(headers[1])) return -SB_EINVAL;
+		texts[count++] = (struct text){ headers[0], strlen(headers[0]) };
+		texts[count++] = (struct text){ headers[1], strlen(headers[1]) };
+	}
+	return write_head(arena, worker->map.header.head_limit, texts, count);
+}
+
+int32_t sb_worker_answer(struct sb_worker *worker, const struct sb_call *call,
+                         const struct sb_answer *answer)
+{
+	if (!is_open(worker, call)) return -SB_ESTALE;
+	uint32_t status = answer->status == 0 ? 200 : answer->status;
+	if (status < 200 || status > 599) return -SB_EINVAL;
+	if (answer->body_bytes > worker->map.header.payload_limit) return -SB_EINVAL;
+	uint8_t *arena = arena_of(worker, call->slot, 1);
+	int32_t head = answer_head(worker, arena, answer);
+	if (head < 0) return head;
+	uint32_t offset = ((uint32_t)head + 7u) & ~7u, bytes = (uint32_t)answer->body_bytes;
+	if (answer->body == arena + worker->map.header.head_limit)
+		offset = worker->map.header.head_limit;
+	else if (bytes > 0)
+		memmove(arena + offset, answer->body, bytes);
+	return sb_slot_complete(worker, call->slot, call->token, (uint32_t)head, offset, bytes, status);
+}
+
+int32_t sb_worker_fail(struct sb_worker *worker, const struct sb_call *call, const char *code,
+                       const char *message)
+{
+	if (!is_open(worker, call)) return -SB_ESTALE;
+	const struct sb_header *h = &worker->map.header;
+	uint32_t limit = h->head_limit < h->inline_bytes ? h->head_limit : h->inline_bytes;
+	if (limit < SB_HEAD_MIN) limit = SB_HEAD_MIN;
+	if (code == NULL) code = "HANDLER_FAILED";
+	if (message == NULL) message = "";
+	struct text texts[] = {
+		{ code, cut_text(code, ERROR_TEXT) },
+		{ "Error", 5 },
+		{ message, cut_text(message, limit / 2) },
+		{ "", 0 },
+	};
+	int32_t head = write_head(arena_of(worker, call->slot, 1), h->head_limit, texts, 4);
+	if (head < 0) return head;
+	uint32_t offset = ((uint32_t)head + 7u) & ~7u;
+	return sb_slot_complete(worker, call->slot, call->token, (uint32_t)head, offset, 0, 0);
+}

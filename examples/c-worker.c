@@ -1,0 +1,72 @@
+/* A worker in C, of the bus that examples/hub.ts asks: `zig build c-worker`, then
+ * `zig-out/bin/c-worker shop`. It ends with the hub, or at SIGTERM. */
+#include <signal.h>
+#include <slotbus.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t stopped;
+
+static void stop(int signal)
+{
+	stopped = signal;
+}
+
+/* Works for as many milliseconds as the body says, or until nobody waits for it any more. */
+static int work(const struct sb_worker *worker, const struct sb_call *call)
+{
+	char number[16] = { 0 };
+	memcpy(number, call->body, call->body_bytes < 15 ? call->body_bytes : 15);
+	for (long left = strtol(number, NULL, 10); left > 0; left -= 5) {
+		if (sb_slot_aborted(worker, call->slot, call->token)) return 0;
+		usleep(5000);
+	}
+	return 1;
+}
+
+static int32_t handle(struct sb_worker *worker, const struct sb_call *call)
+{
+	char text[256];
+	const char *agent = sb_call_header(call, "user-agent");
+	struct sb_answer answer = { .content_type = "text/plain;charset=utf-8", .body = text };
+	if (strcmp(call->path, "/hello") == 0) {
+		int bytes = call->body_bytes < 100 ? (int)call->body_bytes : 100;
+		snprintf(text, sizeof text, "hello %.*s, from process %d", bytes, (const char *)call->body,
+		         (int)getpid());
+	} else if (strcmp(call->path, "/call") == 0) {
+		snprintf(text, sizeof text, "%s %s?%s id=%s agent=%s", call->method_text, call->path,
+		         call->query, call->id, agent == NULL ? "none" : agent);
+	} else if (strcmp(call->path, "/echo") == 0) { /* as many bytes as the hub takes */
+		const char *const headers[] = { "x-language", "C", NULL };
+		answer = (struct sb_answer){ .headers = headers, .body = call->body,
+			                         .body_bytes = call->body_bytes };
+		return sb_worker_answer(worker, call, &answer);
+	} else if (strcmp(call->path, "/work") == 0) {
+		snprintf(text, sizeof text, "%s", work(worker, call) ? "worked" : "aborted");
+	} else {
+		snprintf(text, sizeof text, "there is nothing at %.100s", call->path);
+		return sb_worker_fail(worker, call, "NOT_FOUND", text);
+	}
+	answer.body_bytes = strlen(text);
+	return sb_worker_answer(worker, call, &answer);
+}
+
+int main(int argc, char **argv)
+{
+	const char *name = argc > 1 ? argv[1] : "shop";
+	signal(SIGTERM, stop);
+	struct sb_worker *worker = sb_worker_attach(NULL, name, 8, 5000);
+	int32_t got = worker == NULL ? sb_error_last() : 0;
+	if (worker != NULL) printf("attached\n"), fflush(stdout);
+	while (got >= 0 && !stopped) {
+		struct sb_call call;
+		got = sb_worker_receive(worker, &call, 1000);
+		if (got == 1 && handle(worker, &call) == -SB_ESTALE)
+			fprintf(stderr, "%s: nobody waits for this answer any more\n", call.id);
+	}
+	sb_worker_detach(worker);
+	printf("%s\n", got < 0 ? sb_error_text(got) : "stopped");
+	return got < 0 && got != -SB_ECLOSED;
+}

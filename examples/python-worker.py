@@ -1,0 +1,75 @@
+"""A worker in Python, of the bus that examples/hub.ts asks, by ctypes alone.
+
+SLOTBUS_LIB=zig-out/lib/libslotbus.so python3 examples/python-worker.py shop
+"""
+
+import ctypes
+import json
+import os
+import sys
+from ctypes import POINTER, byref, c_char_p, c_int32, c_uint32, c_uint64, c_void_p
+
+ECLOSED = -14
+
+
+class Call(ctypes.Structure):  # struct sb_call
+    _fields_ = [(name, c_uint32) for name in ("slot", "token", "method", "timeout_ms", "parameters", "headers")]
+    _fields_ += [("serial", c_uint64)]
+    _fields_ += [(name, c_char_p) for name in ("method_text", "path", "query", "pattern", "id", "pairs")]
+    _fields_ += [("body", c_void_p), ("body_bytes", c_uint64)]
+
+
+class Answer(ctypes.Structure):  # struct sb_answer
+    _fields_ = [("status", c_uint32), ("reserved", c_uint32), ("content_type", c_char_p)]
+    _fields_ += [("headers", POINTER(c_char_p)), ("body", c_char_p), ("body_bytes", c_uint64)]
+
+
+lib = ctypes.CDLL(os.environ["SLOTBUS_LIB"])
+
+
+def prototype(name, returns, *takes):
+    function = getattr(lib, name)
+    function.restype, function.argtypes = returns, takes
+    return function
+
+
+attach = prototype("sb_worker_attach", c_void_p, c_char_p, c_char_p, c_uint32, c_uint32)
+receive = prototype("sb_worker_receive", c_int32, c_void_p, POINTER(Call), c_uint32)
+answer = prototype("sb_worker_answer", c_int32, c_void_p, POINTER(Call), POINTER(Answer))
+fail = prototype("sb_worker_fail", c_int32, c_void_p, POINTER(Call), c_char_p, c_char_p)
+detach = prototype("sb_worker_detach", None, c_void_p)
+error_last = prototype("sb_error_last", c_int32)
+error_text = prototype("sb_error_text", c_char_p, c_int32)
+
+
+def handle(path, body):
+    if path == "/hello":
+        return f"hello {body.decode()}, from process {os.getpid()}".encode()
+    if path == "/sum":
+        return str(sum(json.loads(body))).encode()
+    if path == "/echo":
+        return body
+    raise LookupError(f"there is nothing at {path}")
+
+
+def main(name):
+    worker = attach(None, name.encode(), 8, 5000)
+    if not worker:
+        sys.exit(error_text(error_last()).decode())
+    print("attached", flush=True)
+    call, got = Call(), 0
+    while got >= 0:
+        got = receive(worker, byref(call), 1000)
+        if got != 1:
+            continue
+        try:
+            body = handle(call.path.decode(), ctypes.string_at(call.body, call.body_bytes))
+            answer(worker, byref(call), byref(Answer(body=body, body_bytes=len(body))))
+        except Exception as error:  # whatever it is, its caller hears of it
+            fail(worker, byref(call), type(error).__name__.encode(), str(error).encode())
+    detach(worker)
+    print(error_text(got).decode())
+    sys.exit(0 if got == ECLOSED else 1)
+
+
+main(sys.argv[1] if len(sys.argv) > 1 else "shop")

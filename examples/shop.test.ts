@@ -1,0 +1,23 @@
+/** How code that uses a bus is tested: `bun test examples/shop.test.ts`. */
+
+import { expect, test } from "bun:test";
+import { WorkerDiedError } from "slotbus";
+import { assertNoLeaks, crashWorker, testBus } from "slotbus/testing";
+
+test("a worker greets", async () => {
+  await using shop = await testBus();
+  await shop.worker((request) => `hello ${request.text()}`);
+  const response = await shop.bus.request({ path: "/hello", body: "Ada" });
+  expect(response.text()).toBe("hello Ada");
+});
+
+test("a request whose worker is killed says so, and nothing is left", async () => {
+  await assertNoLeaks(async () => {
+    await using shop = await testBus();
+    await shop.spawn(new URL("./shop-worker.ts", import.meta.url));
+    const answer = shop.bus.request({ path: "/slow" });
+    await shop.bus.request({ path: "/quick" }); // so the slow one runs: requests are taken in order
+    await crashWorker(shop.bus);
+    await expect(answer).rejects.toBeInstanceOf(WorkerDiedError);
+  });
+});

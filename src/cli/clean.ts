@@ -1,0 +1,97 @@
+/** `slotbus clean`: removes what was left by processes that are proved dead, by the same locks as a new owner takes. */
+
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import type { Command } from "commander";
+import { Fleet } from "../fleet/fleet.ts";
+import { C, cString, errorText, native } from "../native/library.ts";
+import { openDirectory, ownerOf, readNames } from "./directory.ts";
+import { print } from "./terminal.ts";
+import { EXIT, newCommand, withDirectory, withJson } from "./usage.ts";
+
+/** What was found, as it stands in the JSON. */
+export interface Cleaned {
+  kind: "bus" | "fleet";
+  name: string;
+  /** `"kept"`: `reason` says why. */
+  action: "removed" | "would remove" | "kept";
+  reason: string;
+}
+
+export function command(): Command {
+  const clean = newCommand("clean", "remove what processes that are dead have left", [
+    "slotbus clean --dry-run",
+    "slotbus clean",
+  ]);
+  return withDirectory(withJson(clean))
+    .option("--dry-run", "say what would be removed")
+    .addHelpText(
+      "after",
+      "\nProof is a lock that the kernel drops at any death: of a bus its NAME.lock, of a fleet\nthe bytes of its members. What cannot be judged is kept, and it exits with 1.",
+    )
+    .action(async ({ json, directory, dryRun }: { json?: boolean; directory?: string; dryRun?: boolean }) => {
+      const cleaned = await cleanAll(directory, dryRun === true);
+      print(json ? JSON.stringify({ cleaned }, null, 2) : report(cleaned));
+      if (cleaned.some(({ action, reason }) => action === "kept" && reason !== ALIVE)) process.exitCode = EXIT.failed;
+    });
+}
+
+const ALIVE = "it lives";
+
+export async function cleanAll(given: string | undefined, isDry: boolean): Promise<Cleaned[]> {
+  const { directory, buses, fleets } = readNames(given);
+  const dir = openDirectory(directory);
+  if (dir === null) return [];
+  try {
+    const cleaned = buses.map(({ name, isAlive, problem }) =>
+      isAlive ? keptBus(name, problem) : cleanBus(dir, directory, name, isDry),
+    );
+    for (const name of fleets) cleaned.push(await cleanFleet(directory, name, isDry));
+    return cleaned;
+  } finally {
+    native.sb_fd_close(dir);
+  }
+}
+
+function keptBus(name: string, problem: string | null): Cleaned {
+  return { kind: "bus", name, action: "kept", reason: problem ?? ALIVE };
+}
+
+/** Takes the name as a new hub would; whoever has it then keeps it. */
+function cleanBus(dir: number, directory: string, name: string, isDry: boolean): Cleaned {
+  const pid = ownerOf(directory, name);
+  const reason = pid === 0 ? "nobody has its lock" : `nobody has its lock; its hub was pid ${pid}`;
+  if (isDry) return { kind: "bus", name, action: "would remove", reason };
+  const lock = native.sb_name_lock(dir, cString(name), new Uint32Array(1));
+  if (lock < 0) return keptBus(name, lock === -C.SB_EEXISTS ? null : errorText(lock));
+  rmSync(join(directory, `${name}.control`), { force: true }); // of a hub: the name is ours now
+  native.sb_name_unlock(dir, cString(name), lock);
+  return { kind: "bus", name, action: "removed", reason };
+}
+
+/** Joins it as a new member would, which replaces an orphan's file, and leaves: the last member removes it. */
+async function cleanFleet(directory: string, name: string, isDry: boolean): Promise<Cleaned> {
+  const entry = { kind: "fleet", name } as const;
+  try {
+    const observed = await Fleet.observe({ name, directory });
+    const { geometry } = observed;
+    const isAlive = observed.members().length > 0;
+    await observed.leave();
+    if (isAlive) return { ...entry, action: "kept", reason: ALIVE };
+    const reason = "nobody has the lock of a member";
+    if (isDry) return { ...entry, action: "would remove", reason };
+    const rings = Object.fromEntries(geometry.rings.map(({ name: ring, ...sizes }) => [ring, sizes]));
+    const member = await Fleet.join({ name, directory, rings });
+    const others = member.members().length - 1;
+    await member.leave();
+    if (others > 0) return { ...entry, action: "kept", reason: ALIVE };
+    return { ...entry, action: "removed", reason };
+  } catch (error) {
+    return { ...entry, action: "kept", reason: (error as Error).message };
+  }
+}
+
+function report(cleaned: readonly Cleaned[]): string {
+  if (cleaned.length === 0) return "Nothing is there.";
+  return cleaned.map(({ kind, name, action, reason }) => `${action}: ${kind} ${name} (${reason})`).join("\n");
+}

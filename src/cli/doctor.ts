@@ -1,0 +1,249 @@
+/** `slotbus doctor`: whether slotbus works here. Each fault has one line that says what to do. */
+
+import { existsSync, lstatSync, readFileSync, statfsSync, statSync } from "node:fs";
+import { availableParallelism, release } from "node:os";
+import { dirname } from "node:path";
+import type { Command } from "commander";
+import { resolveDirectory } from "../bus/options.ts";
+import { SlotbusError } from "../errors.ts";
+import { findLibrary, inspectLibrary, platformName } from "../native/find.ts";
+import { microseconds, paint, print, size } from "./terminal.ts";
+import { EXIT, newCommand, withDirectory, withJson } from "./usage.ts";
+
+/** One line of the report, as it stands in the JSON. */
+export interface Finding {
+  name: string;
+  state: "ok" | "warning" | "fault";
+  detail: string;
+  /** What to do; `null` when there is nothing to do. */
+  fix: string | null;
+}
+
+const MINIMUM_BUN = [1, 4, 0] as const;
+/** Free space of the runtime directory below which a fleet may not be made. */
+const SPACE_BYTES = 8 << 20;
+/** Memory below which a worker's warm pages are at risk. */
+const MEMORY_BYTES = 64 << 20;
+const FILES = 256;
+const WARM_UP = 500;
+const ROUND_TRIPS = 2_000;
+const ROUND_TRIP_LIMIT_MS = 10_000;
+
+export function command(): Command {
+  return withDirectory(withJson(newCommand("doctor", "say whether slotbus works here, and how to repair it", EXAMPLES)))
+    .option("--answer <name>")
+    .configureHelp({ helpWidth: 80, visibleOptions: (it) => it.options.filter(({ long }) => long !== "--answer") })
+    .addHelpText("after", "\nIt exits with 1 when it finds a fault; warnings are no fault.")
+    .action(async ({ json, directory, answer }: { json?: boolean; directory?: string; answer?: string }) => {
+      if (answer !== undefined) return answerRoundTrips(answer, directory);
+      const findings = await examine(directory);
+      print(json ? JSON.stringify({ ok: isWell(findings), findings }, null, 2) : report(findings));
+      if (!isWell(findings)) process.exitCode = EXIT.failed;
+    });
+}
+
+const EXAMPLES = ["slotbus doctor", "slotbus doctor --json", "SLOTBUS_DIR=/run/shop slotbus doctor"];
+
+function isWell(findings: readonly Finding[]): boolean {
+  return findings.every(({ state }) => state !== "fault");
+}
+
+async function examine(given: string | undefined): Promise<Finding[]> {
+  const findings = [platform(), bun()];
+  const loaded = await library();
+  findings.push(loaded);
+  const directory = resolveDirectory(given);
+  const rights = runtimeDirectory(directory);
+  findings.push(rights, space(directory), memory(), descriptors(), cores());
+  if (loaded.state === "fault" || rights.state === "fault") {
+    findings.push(fault("round trip", "not tried.", "Repair what stands above, then run `slotbus doctor` again."));
+  } else {
+    findings.push(await roundTrip(directory));
+  }
+  return findings;
+}
+
+function fine(name: string, detail: string): Finding {
+  return { name, state: "ok", detail, fix: null };
+}
+
+function warning(name: string, detail: string, fix: string): Finding {
+  return { name, state: "warning", detail, fix };
+}
+
+function fault(name: string, detail: string, fix: string): Finding {
+  return { name, state: "fault", detail, fix };
+}
+
+function failureOf(name: string, error: unknown, fix: string): Finding {
+  const known = error instanceof SlotbusError;
+  return fault(name, (error as Error).message.split("\n")[0]!, (known && error.hint) || fix);
+}
+
+function platform(): Finding {
+  const detail = `${platformName()}, ${process.platform} ${release()}`;
+  if (process.platform === "linux" && (process.arch === "x64" || process.arch === "arm64"))
+    return fine("platform", detail);
+  return fault("platform", detail, "Run it on Linux, x64 or arm64.");
+}
+
+function bun(): Finding {
+  const [major = 0, minor = 0, patch = 0] = Bun.version.split(".").map((part) => Number.parseInt(part, 10));
+  const [atLeast, least, lowest] = MINIMUM_BUN;
+  const isOld = major < atLeast || (major === atLeast && (minor < least || (minor === least && patch < lowest)));
+  if (!isOld) return fine("bun", Bun.version);
+  return fault("bun", `${Bun.version} is too old.`, `Install Bun ${MINIMUM_BUN.join(".")} or later: \`bun upgrade\`.`);
+}
+
+async function library(): Promise<Finding> {
+  try {
+    const path = findLibrary();
+    const { C } = await import("../native/library.ts");
+    const { from, packedSha256 } = inspectLibrary(path);
+    const origin = packedSha256 === null ? from : `${from}, as it was packed`;
+    return fine("library", `${path} (${origin}), ABI ${C.SB_ABI}, ${size(statSync(path).size)}`);
+  } catch (error) {
+    return failureOf("library", error, "Install slotbus again, or set SLOTBUS_LIB to a libslotbus of your own.");
+  }
+}
+
+function runtimeDirectory(directory: string): Finding {
+  const name = "directory";
+  const uid = process.geteuid?.() ?? 0;
+  if (!existsSync(directory)) {
+    const above = dirname(directory);
+    if (existsSync(above)) return fine(name, `${directory} is not there yet; the first bus makes it`);
+    return fault(name, `${directory}: there is no ${above}.`, `Make it: mkdir -p ${above}. Or set SLOTBUS_DIR.`);
+  }
+  const status = lstatSync(directory);
+  const mode = status.mode & 0o7777;
+  const detail = `${directory}, mode ${mode.toString(8).padStart(4, "0")}, uid ${status.uid}`;
+  if (!status.isDirectory()) return fault(name, `${directory} is no directory.`, `Remove it: rm ${directory}`);
+  if (status.uid !== uid)
+    return fault(
+      name,
+      `${detail}; we are uid ${uid}.`,
+      "Run as that user, or set SLOTBUS_DIR to a directory of yours.",
+    );
+  if ((mode & 0o066) !== 0) return fault(name, `${detail}: others can look in.`, `Close it: chmod 0700 ${directory}`);
+  if ((mode & 0o700) !== 0o700) return fault(name, `${detail}: we cannot use it.`, `chmod 0700 ${directory}`);
+  return fine(name, detail);
+}
+
+function space(directory: string): Finding {
+  const name = "space";
+  const folder = existsSync(directory) ? directory : dirname(directory);
+  try {
+    const { bavail, blocks, bsize, ffree, files } = statfsSync(folder);
+    const detail = `${size(bavail * bsize)} free of ${size(blocks * bsize)} at ${folder}`;
+    const fix = "Remove files there (`slotbus clean`), or enlarge it: in Docker `--shm-size=256m`.";
+    if (bavail === 0 || (files > 0 && ffree === 0)) return fault(name, detail, fix);
+    return bavail * bsize < SPACE_BYTES ? warning(name, detail, fix) : fine(name, detail);
+  } catch (error) {
+    return failureOf(name, error, "Set SLOTBUS_DIR to a directory on a tmpfs.");
+  }
+}
+
+/** Regions are memory, not files: what counts is the machine's, and the limit of the cgroup. */
+function memory(): Finding {
+  const available = Number(/MemAvailable:\s+(\d+) kB/.exec(readText("/proc/meminfo"))?.[1] ?? 0) * 1_024;
+  const limit = Number(readText("/sys/fs/cgroup/memory.max")) || Infinity;
+  const used = Number(readText("/sys/fs/cgroup/memory.current")) || 0;
+  const left = Math.min(available || Infinity, limit - used);
+  if (!Number.isFinite(left)) return fine("memory", "unknown");
+  const detail = `${size(Math.max(0, left))} available${limit === Infinity ? "" : ` under a limit of ${size(limit)}`}`;
+  if (left >= MEMORY_BYTES) return fine("memory", detail);
+  return warning("memory", detail, "Raise the memory limit, or lower `slots` and `payloadLimit` of the bus.");
+}
+
+function readText(file: string): string {
+  try {
+    return readFileSync(file, "utf8").trim();
+  } catch {
+    return ""; // another kernel, another cgroup version
+  }
+}
+
+function descriptors(): Finding {
+  const limit = /Max open files\s+(\S+)/.exec(readText("/proc/self/limits"))?.[1] ?? "unknown";
+  if (limit === "unlimited" || limit === "unknown" || Number(limit) >= FILES) return fine("descriptors", limit);
+  return warning("descriptors", `at most ${limit}`, `Raise it: ulimit -n ${4 * FILES}`);
+}
+
+function cores(): Finding {
+  const count = availableParallelism();
+  if (count > 1)
+    return fine("wake mode", `${count} processors: spins for up to 50 µs, then sleeps until a doorbell rings`);
+  return warning("wake mode", "1 processor: never spins, sleeps at once", "Give it two processors for the short way.");
+}
+
+// ---- a real round trip ------------------------------------------------------------------------------------------------
+
+/** The program that runs now, to be started once more. */
+function ourselves(): string[] {
+  return Bun.main.startsWith("/$bunfs/") ? [process.execPath] : [process.execPath, Bun.main];
+}
+
+async function roundTrip(directory: string): Promise<Finding> {
+  const fix = "Run it again; if it stays so, report it with the output of `slotbus doctor --json`.";
+  try {
+    const { SlotBus } = await import("../bus/bus.ts");
+    const name = `doctor-${process.pid}-${Date.now().toString(36)}`;
+    await using bus = await SlotBus.create({ name, directory, slots: 4 });
+    const child = Bun.spawn([...ourselves(), "doctor", "--answer", name, "--directory", directory], {
+      stdio: ["ignore", "ignore", "pipe"],
+    });
+    try {
+      const ended = child.exited.then(async (code) => {
+        throw new Error(`the other process ended with ${code}: ${(await child.stderr.text()).trim().split("\n")[0]}`);
+      });
+      ended.catch(() => {});
+      const signal = AbortSignal.timeout(ROUND_TRIP_LIMIT_MS);
+      const times = await Promise.race([measure(bus, signal), ended]);
+      const at = (part: number): string => microseconds(times[Math.floor(times.length * part)]! * 1_000);
+      return fine("round trip", `p50 ${at(0.5)}, p99 ${at(0.99)}: ${ROUND_TRIPS} requests of 64 B to another process`);
+    } finally {
+      child.kill();
+      await child.exited;
+    }
+  } catch (error) {
+    return failureOf("round trip", error, fix);
+  }
+}
+
+/** Times of the round trips in ms, sorted. */
+async function measure(bus: import("../bus/bus.ts").SlotBus, signal: AbortSignal): Promise<Float64Array> {
+  await bus.ready({ signal });
+  const request = { path: "/", body: new Uint8Array(64) };
+  for (let i = 0; i < WARM_UP; i++) await bus.request(request);
+  const times = new Float64Array(ROUND_TRIPS);
+  for (let i = 0; i < ROUND_TRIPS; i++) {
+    const began = performance.now();
+    await bus.request(request);
+    times[i] = performance.now() - began;
+  }
+  signal.throwIfAborted();
+  return times.sort();
+}
+
+async function answerRoundTrips(name: string, directory: string | undefined): Promise<void> {
+  const { SlotWorker } = await import("../bus/worker.ts");
+  const given = directory === undefined ? {} : { directory };
+  const worker = await SlotWorker.open({ name, reconnect: false, ...given });
+  worker.serve(({ body }) => body);
+  worker.once("disconnected", () => process.exit(0));
+}
+
+// ---- the report -------------------------------------------------------------------------------------------------------
+
+function report(findings: readonly Finding[]): string {
+  const width = Math.max(...findings.map(({ name }) => name.length));
+  const lines = findings.flatMap(({ name, state, detail, fix }) => {
+    const [mark, style] = ({ ok: ["✓", "green"], warning: ["!", "yellow"], fault: ["✗", "red"] } as const)[state];
+    const line = `${paint(style, mark)} ${name.padEnd(width)}  ${detail}`;
+    return fix === null ? [line] : [line, `  ${" ".repeat(width)}  → ${fix}`];
+  });
+  const faults = findings.filter(({ state }) => state === "fault").length;
+  const verdict = faults === 0 ? "slotbus works here." : `${faults} ${faults === 1 ? "fault" : "faults"}.`;
+  return [...lines, "", paint(faults === 0 ? "green" : "red", verdict)].join("\n");
+}

@@ -1,0 +1,128 @@
+/** `slotbus events tail`: what is published in a fleet, as it comes. It only looks: no member waits for it. */
+
+import type { Command } from "commander";
+import { EventBus } from "../events/bus.ts";
+import { all, topic } from "../events/filter.ts";
+import { Fleet } from "../fleet/fleet.ts";
+import { onlyFleet } from "./claims.ts";
+import { fit, paint, print } from "./terminal.ts";
+import { CommandError, EXIT, newCommand, numberFrom, UsageError, withDirectory, withJson } from "./usage.ts";
+
+/** Between two looks into the ring, in ms: an observer wakes nobody, and nobody wakes it. */
+const LOOK_MS = 50;
+const BATCH = 256;
+const PAYLOAD_SHOWN = 400;
+
+interface Flags {
+  json?: boolean;
+  directory?: string;
+  ring?: string;
+  topic: string;
+  oldest?: boolean;
+  raw?: boolean;
+  count?: number;
+}
+
+/** What is printed of an event; with --json one such line each. */
+type Item =
+  | { time: string; topic: string; id: string | null; attributes: object; payload: unknown; writer: number }
+  | { time: string; kind: number; writer: number; payload: string }
+  | { lost: number; epoch?: number };
+
+export function command(): Command {
+  const tail = newCommand("tail", "print events of a fleet as they are published", [
+    "slotbus events tail crew",
+    "slotbus events tail crew --topic 'order.*' --oldest --count 10 --json",
+    "slotbus events tail crew --ring frames --raw",
+  ]);
+  withDirectory(withJson(tail))
+    .argument("[fleet]", "its name; it can be left out when there is only one")
+    .option("--ring <name>", "of the fleet's rings; it can be left out when it has only one")
+    .option("--topic <pattern>", "only those: a topic, or its beginning and a star", "*")
+    .option("--oldest", "begin with the oldest event that is there (default: what comes)")
+    .option("--raw", "events of a ring that no EventBus uses: kind and text")
+    .option("--count <events>", "end after so many", numberFrom(1, 1e9))
+    .addHelpText(
+      "after",
+      "\nWith --json each line is one event. It ends with ^C, and when the fleet's last member leaves.",
+    )
+    .action(run);
+  return newCommand("events", "look at the events of a fleet").addCommand(tail);
+}
+
+async function run(given: string | undefined, flags: Flags): Promise<void> {
+  const name = given ?? onlyFleet(flags.directory);
+  await using fleet = await Fleet.observe({ name, directory: flags.directory });
+  const ring = flags.ring ?? onlyRing(fleet);
+  let left = flags.count ?? Infinity;
+  const next = source(fleet, ring, flags);
+  const stop = Promise.withResolvers<void>();
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, stop.resolve);
+  let isStopped = false;
+  void stop.promise.then(() => (isStopped = true));
+  while (left > 0 && !isStopped) {
+    const items = next(Math.min(BATCH, left));
+    for (const item of items) {
+      print(flags.json ? JSON.stringify(item) : describe(item));
+      if ("time" in item) left--;
+    }
+    if (items.length > 0) continue;
+    if (!fleet.isCurrent) return;
+    await Promise.race([Bun.sleep(LOOK_MS), stop.promise]);
+  }
+}
+
+function onlyRing(fleet: Fleet): string {
+  const names = fleet.geometry.rings.map(({ name }) => name);
+  if (names.length === 1) return names[0]!;
+  if (names.length === 0) throw new CommandError(`fleet "${fleet.name}" has no ring.`, EXIT.notFound);
+  throw new UsageError(`fleet "${fleet.name}" has ${names.length} rings: ${names.join(", ")}. Name one with --ring.`);
+}
+
+/** A function that returns at most so many items that are there now. */
+function source(fleet: Fleet, ring: string, flags: Flags): (max: number) => Item[] {
+  const from = flags.oldest ? "oldest" : "head";
+  if (flags.raw) {
+    const cursor = fleet.ring(ring).cursor({ from });
+    return (max) =>
+      cursor.poll(max).map((item) => {
+        if ("overwritten" in item) return { lost: item.overwritten };
+        if ("epoch" in item) return { lost: 0, epoch: item.epoch };
+        const { time, kind, writer, payload } = item;
+        return { time: stamp(time), kind, writer, payload: new TextDecoder().decode(payload) };
+      });
+  }
+  const bus = new EventBus({ fleet, ring });
+  const filter = flags.topic === "*" ? all() : topic(flags.topic);
+  const subscription = bus.subscribe(filter, { queue: 0, from });
+  return (max) =>
+    subscription.poll(max).map((event) => {
+      if (event.topic === null) {
+        const gap = event as { overwritten: number; dropped: number; epoch?: number };
+        return { lost: gap.overwritten + gap.dropped, ...(gap.epoch === undefined ? {} : { epoch: gap.epoch }) };
+      }
+      const { time, topic: what, id, attributes, payload, writer } = event;
+      return { time: stamp(time), topic: what, id, attributes, payload: readable(payload), writer };
+    });
+}
+
+function stamp(ms: number): string {
+  return new Date(ms).toISOString();
+}
+
+function readable(payload: unknown): unknown {
+  return payload instanceof Uint8Array ? { bytes: payload.length, hex: payload.toHex().slice(0, 128) } : payload;
+}
+
+function describe(item: Item): string {
+  if ("lost" in item) {
+    if (item.epoch !== undefined) return paint("yellow", "— the fleet was made anew —");
+    return paint("yellow", `— ${item.lost} events were lost —`);
+  }
+  const time = paint("dim", item.time.slice(11, 23));
+  if ("kind" in item) return `${time} ${item.kind} ${fit(item.payload, PAYLOAD_SHOWN)}`;
+  const id = item.id === null ? "" : ` #${item.id}`;
+  const attributes = Object.keys(item.attributes).length === 0 ? "" : ` ${JSON.stringify(item.attributes)}`;
+  const payload = item.payload === undefined ? "" : ` ${JSON.stringify(item.payload)}`;
+  return `${time} ${paint("bold", fit(item.topic, 80))}${fit(`${id}${attributes}${payload}`, PAYLOAD_SHOWN)}`;
+}

@@ -1,0 +1,406 @@
+/** `slotbus doctor`, `ls`, `top`, `stats`, `events`, `claims`, `clean`: by their user, on real processes. */
+
+import { expect, test } from "bun:test";
+import { chmodSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { BusObserver } from "../src/bus/observer.ts";
+import type { Cleaned } from "../src/cli/clean.ts";
+import type { Finding } from "../src/cli/doctor.ts";
+import type { Entry } from "../src/cli/ls.ts";
+import type { Frame } from "../src/cli/top.ts";
+import { Contest } from "../src/contest/index.ts";
+import { Fleet } from "../src/events/index.ts";
+import { type Child, mappings, until, Workspace } from "./support.ts";
+
+const program = join(import.meta.dir, "../src/cli/slotbus.ts");
+const ESCAPE = "\u001b";
+
+/** A runtime directory in which the command is used. */
+class Desk extends Workspace {
+  constructor() {
+    super();
+    this.leftovers = [`${this.name}.lock`, `${this.name}.sock`, `${this.name}.fleet`]; // of killed processes
+  }
+
+  async run(args: string[], env: Record<string, string> = {}): Promise<{ code: number; out: string; err: string }> {
+    const child = Bun.spawn([process.execPath, program, ...args], {
+      env: { ...process.env, SLOTBUS_DIR: this.directory, ...env },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+    return { code, out, err };
+  }
+
+  /** What it prints as JSON; fails when it exits with another code. */
+  async json<T>(args: string[], expected = 0): Promise<T> {
+    const { code, out, err } = await this.run([...args, "--json"]);
+    expect({ args, code, err: code === 0 ? err : "" }).toEqual({ args, code: expected, err: "" });
+    return JSON.parse(out) as T;
+  }
+
+  /** A hub at work, and its worker. */
+  async busy(...args: string[]): Promise<{ hub: Child; worker: Child }> {
+    const hub = this.child("busy.ts", ...args);
+    await hub.line("claimed true");
+    const worker = this.child("worker.ts");
+    await hub.line("busy");
+    return { hub, worker };
+  }
+
+  files(): string[] {
+    return readdirSync(this.directory).sort();
+  }
+}
+
+// ---- doctor ---------------------------------------------------------------------------------------------------------
+
+test("doctor finds nothing wrong here, measures a round trip to another process, and leaves nothing", async () => {
+  await using desk = new Desk();
+  const { ok, findings } = await desk.json<{ ok: boolean; findings: Finding[] }>(["doctor"]);
+  expect(ok).toBe(true);
+  expect(findings.map(({ name }) => name)).toEqual([
+    "platform",
+    "bun",
+    "library",
+    "directory",
+    "space",
+    "memory",
+    "descriptors",
+    "wake mode",
+    "round trip",
+  ]);
+  expect(findings.at(-1)!.detail).toMatch(/^p50 [\d.]+ (µs|ms), p99 /);
+  expect(findings.filter(({ state }) => state === "fault")).toEqual([]);
+  expect(desk.files()).toEqual([]);
+});
+
+test("doctor says of each fault what to do in one line, and exits with 1", async () => {
+  await using desk = new Desk();
+  const faultsOf = async (args: string[], env: Record<string, string>): Promise<Finding[]> => {
+    const { code, out, err } = await desk.run(["doctor", "--json", ...args], env);
+    expect([code, err]).toEqual([1, ""]);
+    const { ok, findings } = JSON.parse(out) as { ok: boolean; findings: Finding[] };
+    expect(ok).toBe(false);
+    const faults = findings.filter(({ state }) => state === "fault");
+    for (const { fix } of faults) expect(fix).toMatch(/^[^\n]+$/);
+    return faults;
+  };
+  const open = join(desk.directory, "open");
+  mkdirSync(open);
+  chmodSync(open, 0o755);
+  const [rights, untried] = await faultsOf([], { SLOTBUS_DIR: open });
+  expect(rights).toMatchObject({ name: "directory", fix: `Close it: chmod 0700 ${open}` });
+  expect(untried).toMatchObject({ name: "round trip" });
+  const file = join(desk.directory, "file");
+  writeFileSync(file, "");
+  expect((await faultsOf(["--directory", file], {}))[0]).toMatchObject({
+    name: "directory",
+    fix: `Remove it: rm ${file}`,
+  });
+  const [missing] = await faultsOf([], { SLOTBUS_LIB: join(desk.directory, "none.so") });
+  expect(missing!.name).toBe("library");
+  desk.leftovers.push("open", "file");
+  const human = await desk.run(["doctor"], { SLOTBUS_DIR: open });
+  expect(human.out).toContain(`→ Close it: chmod 0700 ${open}`);
+  expect(human.out).not.toContain(ESCAPE); // it is no terminal
+}, 20_000);
+
+// ---- ls -------------------------------------------------------------------------------------------------------------
+
+test("ls shows owner, members and use of what lives, marks the stopped as silent and the killed as dead", async () => {
+  await using desk = new Desk();
+  expect((await desk.run(["ls"])).out).toBe(`Nothing is in ${desk.directory}.\n`);
+  const { hub } = await desk.busy();
+  const list = async (): Promise<Entry[]> => (await desk.json<{ entries: Entry[] }>(["ls"])).entries;
+  const [bus, fleet] = await list();
+  expect(bus).toMatchObject({ kind: "bus", name: desk.name, state: "alive", members: 1, problem: null });
+  expect(bus!.owner).toMatchObject({ pid: hub.pid, uid: process.geteuid!() });
+  expect(bus!.owner!.command).toContain("busy.ts");
+  expect(bus!.slots!.total).toBe(32);
+  expect(bus!.slots!.used).toBeGreaterThanOrEqual(1); // the request that hangs
+  expect(bus!.age_ms).toBeGreaterThan(0);
+  expect(fleet).toMatchObject({ kind: "fleet", state: "alive", members: 1, slots: { used: 1, total: 256 } });
+  process.kill(hub.pid, "SIGSTOP");
+  await until(() => /^State:\s+T/m.test(readFileSync(`/proc/${hub.pid}/status`, "utf8")), "the hub is stopped");
+  expect((await list()).map(({ state }) => state)).toEqual(["silent", "alive"]);
+  await hub.kill();
+  expect((await list()).map(({ kind, state }) => [kind, state])).toEqual([
+    ["bus", "dead"],
+    ["fleet", "dead"],
+  ]);
+  expect((await desk.run(["ls"])).out).toMatch(/^bus-\S+ +bus +dead/m);
+}, 20_000);
+
+// ---- top ------------------------------------------------------------------------------------------------------------
+
+test("top --once shows rates, percentiles, slots by state, workers, rings and leases", async () => {
+  await using desk = new Desk();
+  const { hub, worker } = await desk.busy();
+  await using member = await Fleet.join({ name: desk.name, directory: desk.directory });
+  const cursor = member.ring("events").cursor(); // reads nothing
+  const { buses, fleets } = await desk.json<Frame>(["top", desk.name, "--once", "--interval", "0.5"]);
+  const [bus] = buses;
+  expect(bus).toMatchObject({ kind: "bus", problem: null, workers_joined: 1, workers_died: 0 });
+  expect(bus!.owner!.pid).toBe(hub.pid);
+  expect(bus!.requests_per_second).toBeGreaterThan(10);
+  expect(bus!.p50_us).toBeGreaterThan(0);
+  expect(bus!.p99_us).toBeGreaterThanOrEqual(bus!.p50_us);
+  expect(bus!.slots["CLAIMED"]).toBeGreaterThanOrEqual(1);
+  expect(Object.values(bus!.slots).reduce((sum, one) => sum + one)).toBe(32);
+  expect(bus!.workers).toMatchObject([{ pid: worker.pid, concurrency: 32 }]);
+  expect(bus!.workers[0]!.in_flight).toBeGreaterThanOrEqual(1);
+  const [fleet] = fleets;
+  expect(fleet!.members).toMatchObject([{ pid: hub.pid }, { pid: process.pid }]);
+  expect(fleet!.rings).toMatchObject([{ name: "events", frames: 1024 }]);
+  expect(fleet!.rings[0]!.frames_per_second).toBeGreaterThan(1);
+  expect(fleet!.rings[0]!.holds_ms).toBeGreaterThan(0);
+  expect(fleet!.rings[0]).toMatchObject({ readers: 1, slowest_pid: process.pid });
+  expect(fleet!.rings[0]!.lag).toBeGreaterThan(1);
+  cursor.close();
+  await using look = await Fleet.observe({ name: desk.name, directory: desk.directory });
+  expect(look.cursors(member.index)).toEqual([]);
+  expect(fleet!.leases).toMatchObject([{ kind: "leader", label: "mailer", owner: "boss", pid: hub.pid }]);
+  expect(fleet!.leases[0]!.left_ms).toBeWithin(1, 60_001);
+  const { out } = await desk.run(["top", "--once", "--interval", "0.1"]);
+  for (const line of out.split("\n")) expect(Bun.stringWidth(line)).toBeLessThanOrEqual(80);
+  expect(out).toMatch(/^ +REQ\/S +P50 +P99/m);
+  expect(out).not.toContain(ESCAPE);
+}, 20_000);
+
+test("top says that the hub does not answer when its event loop is blocked, and exits with 4", async () => {
+  await using desk = new Desk();
+  const { hub } = await desk.busy("block");
+  const frame = await desk.json<Frame>(["top", desk.name, "--once", "--interval", "0.1"], 4);
+  expect(frame.buses[0]!.problem).toStartWith("the hub does not answer");
+  expect(frame.buses[0]!.owner!.pid).toBe(hub.pid);
+  const { code, err } = await desk.run(["top", "nobody", "--once"]);
+  expect([code, err]).toEqual([3, `slotbus: there is no bus and no fleet "nobody" in ${desk.directory}.\n`]);
+}, 20_000);
+
+test("top notices a hub that stops to answer while it watches", async () => {
+  await using desk = new Desk();
+  const { hub } = await desk.busy();
+  using observer = await BusObserver.open({ name: desk.name, directory: desk.directory });
+  await until(() => observer.read().workers[0]?.inFlight !== 0, "the hub has shown what is in flight");
+  expect(observer.read().silentMs).toBe(0);
+  process.kill(hub.pid, "SIGSTOP");
+  await until(() => observer.read().silentMs > 1_000, "it is silent");
+  expect(observer.read().isThere).toBe(true);
+  await hub.kill();
+  await until(() => !observer.read().isThere, "it has ended");
+}, 20_000);
+
+/** `slotbus top` in a terminal. */
+class TopInTerminal implements AsyncDisposable {
+  text = "";
+  readonly terminal: Bun.Terminal;
+  readonly process: Bun.Subprocess;
+
+  constructor(desk: Desk, interval: string, env: Record<string, string> = {}) {
+    this.terminal = new Bun.Terminal({
+      cols: 80,
+      rows: 24,
+      data: (_, bytes) => void (this.text += Buffer.from(bytes)),
+    });
+    this.process = Bun.spawn([process.execPath, program, "top", "--interval", interval], {
+      terminal: this.terminal,
+      env: { ...process.env, SLOTBUS_DIR: desk.directory, TERM: "xterm-256color", ...env },
+    });
+  }
+
+  /** Frames so far, without what colours them. */
+  frames(): string[][] {
+    const drawn = this.text.split("\u001b[H").slice(1);
+    return drawn.map((frame) => Bun.stripANSI(frame.split("\u001b[J")[0]!).split("\r\n"));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.process.kill("SIGKILL");
+    await this.process.exited;
+    this.terminal.close();
+  }
+}
+
+test("top redraws in place in 80 columns, ends with q and restores the terminal", async () => {
+  await using desk = new Desk();
+  await desk.busy();
+  await using top = new TopInTerminal(desk, "0.1");
+  await until(() => top.frames().length >= 3, "three frames");
+  expect(top.text).toStartWith("\u001b[?1049h\u001b[?25l");
+  const frame = top.frames()[1]!;
+  expect(frame.length).toBeLessThanOrEqual(23);
+  expect(frame.some((line) => line.includes("REQ/S"))).toBe(true);
+  for (const line of frame) expect(Bun.stringWidth(line)).toBeLessThanOrEqual(80);
+  expect(top.text).toContain(`${ESCAPE}[7m`); // colours: it is a terminal
+  top.terminal.write("q");
+  expect(await top.process.exited).toBe(0);
+  await until(() => top.text.endsWith("\u001b[?7h\u001b[?25h\u001b[?1049l"), "the terminal is as it was");
+}, 20_000);
+
+test("top draws at once when the terminal gets another size", async () => {
+  await using desk = new Desk();
+  await desk.busy();
+  await using top = new TopInTerminal(desk, "60");
+  await until(() => top.frames().length >= 1, "a frame");
+  top.terminal.resize(44, 12);
+  top.process.kill("SIGWINCH"); // Bun's terminal is not the controlling one, whose kernel would say so
+  const isNarrow = (lines: string[]): boolean =>
+    lines.length <= 11 && lines.every((line) => Bun.stringWidth(line) <= 44) && lines.length > 3;
+  await until(() => isNarrow(top.frames().at(-1)!), "a frame of the new size");
+}, 20_000);
+
+test("top ends with ^C and with SIGTERM, restores the terminal, and has no colours with NO_COLOR", async () => {
+  await using desk = new Desk();
+  for (const end of ["\u0003", "SIGTERM"] as const) {
+    await using top = new TopInTerminal(desk, "0.1", { NO_COLOR: "1" });
+    await until(() => top.frames().length >= 1, "a frame");
+    if (end === "SIGTERM") top.process.kill("SIGTERM");
+    else top.terminal.write(end);
+    expect(await top.process.exited).toBe(0);
+    await until(() => top.text.endsWith("\u001b[?1049l"), "the terminal is as it was");
+    expect(top.text).not.toContain(`${ESCAPE}[7m`); // the head is drawn inverse otherwise
+  }
+}, 20_000);
+
+// ---- observers ------------------------------------------------------------------------------------------------------
+
+test("an observer maps the statistics read-only, and its looks neither wake the hub nor write what it can read", async () => {
+  await using desk = new Desk();
+  const hub = desk.child("hub.ts");
+  await hub.line("open");
+  const before = mappings();
+  const observer = await BusObserver.open({ name: desk.name, directory: desk.directory });
+  const maps = readFileSync("/proc/self/maps", "latin1")
+    .split("\n")
+    .filter((line) => line.includes("memfd:slotbus-stats"));
+  expect(maps.length).toBeGreaterThan(0);
+  for (const line of maps) expect(line).toMatch(/ r--s /);
+  /** Times that the threads of the hub slept and came back. */
+  const switches = (): number =>
+    readdirSync(`/proc/${hub.pid}/task`).reduce((sum, task) => {
+      const status = readFileSync(`/proc/${hub.pid}/task/${task}/status`, "latin1");
+      return sum + Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(status)![1]);
+    }, 0);
+  const looks = 100_000;
+  let quiet = false;
+  for (let round = 0; round < 10 && !quiet; round++) {
+    const then = switches();
+    for (let i = 0; i < looks / 10; i++) observer.read();
+    quiet = switches() - then < 20; // the engine's own threads: a few a second
+  }
+  expect(quiet).toBe(true);
+  observer.close();
+  observer.close();
+  expect(mappings()).toBe(before);
+}, 60_000);
+
+// ---- stats ----------------------------------------------------------------------------------------------------------
+
+test("stats prints counters as text, as JSON and for Prometheus; of several buses one is to be named", async () => {
+  await using desk = new Desk();
+  const none = await desk.run(["stats"]);
+  expect([none.code, none.err]).toEqual([3, `slotbus: no bus is in ${desk.directory}.\n`]);
+  await desk.busy();
+  const stats = await desk.json<{ name: string; counters: Record<string, number>; round_trip_us: { p50: number } }>([
+    "stats",
+  ]);
+  expect(stats.name).toBe(desk.name);
+  expect(stats.counters["responses"]).toBeGreaterThan(0);
+  expect(stats.round_trip_us.p50).toBeGreaterThan(0);
+  const { out } = await desk.run(["stats", desk.name, "--prometheus"]);
+  expect(out).toMatch(new RegExp(`^slotbus_responses_total\\{bus="${desk.name}"\\} \\d+$`, "m"));
+  expect((await desk.run(["stats"])).out).toMatch(/^workers joined +1$/m);
+  await desk.bus({ name: `${desk.name}-2` });
+  const two = await desk.run(["stats"]);
+  expect([two.code, two.err.includes("there are 2 buses")]).toEqual([2, true]);
+  const absent = await desk.run(["stats", "absent"]);
+  expect(absent.code).toBe(3);
+}, 20_000);
+
+// ---- events, claims -------------------------------------------------------------------------------------------------
+
+test("events tail prints what is published, by topic, as text and as JSON lines, and counts", async () => {
+  await using desk = new Desk();
+  await desk.busy();
+  const { code, out } = await desk.run(["events", "tail", "--count", "3", "--json", "--topic", "order.*"]);
+  expect(code).toBe(0);
+  const events = out
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { topic: string; payload: { number: number } });
+  expect(events.map(({ topic }) => topic)).toEqual(["order.paid", "order.paid", "order.paid"]);
+  const first = events[0]!.payload.number;
+  expect(events.map(({ payload }) => payload.number)).toEqual([first, first + 1, first + 2]);
+  const human = await desk.run(["events", "tail", desk.name, "--oldest", "--count", "1"]);
+  expect(human.out).toMatch(/^\d\d:\d\d:\d\d\.\d{3} order\.paid \{"eu":true\} \{"number":\d+\}\n$/);
+  const raw = await desk.run(["events", "tail", "--raw", "--count", "1"]);
+  expect(raw.out).toContain("order.paid");
+  const wrong = await desk.run(["events", "tail", desk.name, "--ring", "none"]);
+  expect([wrong.code, wrong.err.includes("has no ring")]).toEqual([2, true]);
+  expect((await desk.run(["events", "tail", "nobody"])).code).toBe(3);
+}, 30_000);
+
+test("events tail ends when its reader has read enough", async () => {
+  await using desk = new Desk();
+  await desk.busy();
+  const child = Bun.spawn([process.execPath, program, "events", "tail", "--oldest"], {
+    env: { ...process.env, SLOTBUS_DIR: desk.directory },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const reader = child.stdout.getReader();
+  expect(new TextDecoder().decode((await reader.read()).value)).toContain("order.paid");
+  await reader.cancel();
+  expect([await child.exited, await child.stderr.text()]).toEqual([0, ""]);
+}, 20_000);
+
+test("claims ls shows who holds what; release takes a lease away, but only with --force", async () => {
+  await using desk = new Desk();
+  const { hub } = await desk.busy();
+  const { leases } = await desk.json<{ leases: { owner: string; pid: number }[] }>(["claims", "ls"]);
+  expect(leases).toMatchObject([{ kind: "leader", label: "mailer", owner: "boss", pid: hub.pid }]);
+  expect((await desk.run(["claims", "ls"])).out).toMatch(/^leader mailer +boss/m);
+  const asked = await desk.run(["claims", "release", "leader", "mailer"]);
+  expect([asked.code, asked.err.includes("--force")]).toEqual([2, true]);
+  const released = await desk.run(["claims", "release", "leader", "mailer", "--force"]);
+  expect([released.code, released.out]).toEqual([0, `Released; boss (pid ${hub.pid}) had it.\n`]);
+  await using fleet = await Fleet.observe({ name: desk.name, directory: desk.directory });
+  expect(new Contest(fleet).list()).toEqual([]);
+  expect((await desk.run(["claims", "release", "leader", "mailer", "--force"])).code).toBe(3);
+}, 20_000);
+
+// ---- clean ----------------------------------------------------------------------------------------------------------
+
+test("clean keeps what lives or is stopped, removes what was killed, and --dry-run removes nothing", async () => {
+  await using desk = new Desk();
+  const { hub } = await desk.busy();
+  const clean = async (...args: string[]): Promise<Cleaned[]> =>
+    (await desk.json<{ cleaned: Cleaned[] }>(["clean", ...args])).cleaned;
+  const all = desk.files();
+  expect(all.length).toBe(3);
+  process.kill(hub.pid, "SIGSTOP");
+  expect((await clean()).map(({ action, reason }) => [action, reason])).toEqual([
+    ["kept", "it lives"],
+    ["kept", "it lives"],
+  ]);
+  expect(desk.files()).toEqual(all);
+  await hub.kill();
+  expect((await clean("--dry-run")).map(({ kind, action }) => [kind, action])).toEqual([
+    ["bus", "would remove"],
+    ["fleet", "would remove"],
+  ]);
+  expect(desk.files()).toEqual(all);
+  const removed = await clean();
+  expect(removed.map(({ action }) => action)).toEqual(["removed", "removed"]);
+  expect(removed[0]!.reason).toContain(String(hub.pid));
+  expect(desk.files()).toEqual([]);
+  expect(await clean()).toEqual([]);
+}, 20_000);
+
+test("clean keeps what it cannot judge, and says so with exit code 1", async () => {
+  await using desk = new Desk();
+  writeFileSync(join(desk.directory, "odd.fleet"), "garbage", { mode: 0o600 });
+  desk.leftovers.push("odd.fleet");
+  const [odd] = (await desk.json<{ cleaned: Cleaned[] }>(["clean"], 1)).cleaned;
+  expect(odd).toMatchObject({ kind: "fleet", name: "odd", action: "kept" });
+  expect(desk.files()).toEqual(["odd.fleet"]);
+});

@@ -1,0 +1,327 @@
+/** The package as its users get it: packed, installed in a folder far from this one, used from there. */
+
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { homedir, tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import manifest from "../../package.json";
+import { pack } from "../../pack.ts";
+import { PLATFORMS, platformName } from "../../src/native/find.ts";
+import { type Checks, expect, needTool, note, path, root } from "./checks.ts";
+
+/** Bytes of the tarball at most. */
+const LIMIT = 1_000_000;
+const bun = process.execPath;
+
+let packing: Promise<string> | null = null;
+
+/** Path of the tarball, packed once. */
+function tarball(): Promise<string> {
+  if (!packing) {
+    const folder = mkdtempSync(join(tmpdir(), "slotbus-system-"));
+    process.once("exit", () => rmSync(folder, { recursive: true }));
+    packing = pack(folder);
+  }
+  return packing;
+}
+
+/** Bun's cache of packages; what is in the user's own stays as it is. */
+async function cache(): Promise<string> {
+  return join(dirname(await tarball()), "cache");
+}
+
+/** What a command says, and how it ends. */
+async function outcome(command: string[], cwd: string, env: Record<string, string | undefined> = {}) {
+  const child = Bun.spawn(command, {
+    cwd,
+    env: { ...process.env, PATH: path, SLOTBUS_LIB: undefined, SLOTBUS_DIR: join(cwd, "bus"), ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+    timeout: 120_000,
+  });
+  const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+  return { output: out + err, code };
+}
+
+async function succeed(command: string[], cwd: string, env: Record<string, string | undefined> = {}): Promise<string> {
+  const { output, code } = await outcome(command, cwd, env);
+  expect(code === 0, `${command.join(" ")} ended with ${code}:\n${output}`);
+  return output;
+}
+
+/** Another folder, outside this one and with no node_modules above it. */
+class Consumer implements Disposable {
+  readonly folder = mkdtempSync(join(tmpdir(), "slotbus-user-"));
+  readonly package = join(this.folder, "node_modules/slotbus");
+
+  constructor() {
+    for (let above = dirname(this.folder); above !== "/"; above = dirname(above)) {
+      expect(!existsSync(join(above, "node_modules")), `${above} has node_modules`);
+    }
+    this.write("package.json", '{ "name": "user", "type": "module", "private": true }\n');
+  }
+
+  static async installed(...more: string[]): Promise<Consumer> {
+    const consumer = new Consumer();
+    await succeed([bun, "add", await tarball(), ...more], consumer.folder, { BUN_INSTALL_CACHE_DIR: await cache() });
+    return consumer;
+  }
+
+  write(file: string, text: string): void {
+    writeFileSync(join(this.folder, file), text);
+  }
+
+  run(...command: string[]): Promise<string> {
+    return succeed(command, this.folder);
+  }
+
+  /** What the file says when Bun runs it; the error that it ends with, as `CODE message`. */
+  async eval(program: string, env: Record<string, string | undefined> = {}): Promise<string> {
+    const guarded = `try { ${program} } catch (e) { console.log(e.code, e.message) }`;
+    return (await outcome([bun, "-e", guarded], this.folder, env)).output.trim();
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+/** The optional packages that some entries are about, as pinned here. */
+function peers(): string[] {
+  const pinned: Record<string, string> = manifest.devDependencies;
+  return Object.keys(manifest.peerDependencies).map((name) => `${name}@${pinned[name]}`);
+}
+
+/** The README's first two programs, word for word. */
+function addHello(consumer: Consumer): void {
+  const readme = readFileSync(join(consumer.package, "README.md"), "utf8");
+  const [worker = "", hub = ""] = [...readme.matchAll(/```ts\n([\s\S]*?)```/g)].map((match) => match[1]!);
+  consumer.write("worker.ts", worker);
+  consumer.write("hub.ts", `${hub}\nworker.kill();\n`);
+}
+
+async function expectHello(consumer: Consumer): Promise<void> {
+  addHello(consumer);
+  const said = await consumer.run(bun, "hub.ts");
+  expect(/process \d+ heard: hello Ada, from process \d+/.test(said), `hello world said: ${said}`);
+}
+
+/** Asks itself, and says which library it has. */
+const APP = `import { readFileSync } from "node:fs";
+import { SlotBus, SlotWorker } from "slotbus";
+import { EventBus } from "slotbus/events";
+await using bus = await SlotBus.create({ name: "app" });
+await using worker = await SlotWorker.open({ name: "app" });
+worker.serve((request) => \`heard \${request.text()} \${typeof EventBus}\`);
+const maps = readFileSync("/proc/self/maps", "latin1");
+console.log((await bus.request({ path: "/", body: "Ada" })).text(), /\\S*libslotbus\\S*/.exec(maps)?.[0]);
+`;
+
+async function contents(): Promise<void> {
+  const file = await tarball();
+  const bytes = Bun.file(file).size;
+  note(`${bytes} bytes`);
+  expect(bytes < LIMIT, `the tarball has ${bytes} bytes`);
+  using consumer = await Consumer.installed();
+  const all = readdirSync(consumer.package, { recursive: true, encoding: "utf8", withFileTypes: true });
+  const files = all.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
+  expect(files.length > 100, `it has ${files.length} files`);
+  for (const name of files) {
+    const text = readFileSync(name, "latin1");
+    for (const local of [`${root}/`, `${homedir()}/`, ".zig-cache"]) {
+      expect(!text.includes(local), `${name} names ${local}`);
+    }
+    if (!name.endsWith(".map")) continue;
+    for (const source of (JSON.parse(text) as { sources: string[] }).sources) {
+      expect(existsSync(join(dirname(name), source)), `${name} leads to ${source}, which is not there`);
+    }
+  }
+  const sums = await succeed([needTool("sha256sum"), "-c", "SHA256SUMS"], join(consumer.package, "native"));
+  expect(sums.match(/: OK$/gm)?.length === PLATFORMS.length, `sha256sum says: ${sums}`);
+  const packed = JSON.parse(readFileSync(join(consumer.package, "package.json"), "utf8")) as typeof manifest;
+  expect(!("scripts" in packed) && !("devDependencies" in packed), "it has scripts or devDependencies");
+  expect(Object.keys(packed.exports).join() === Object.keys(manifest.exports).join(), "entries are missing");
+}
+
+async function linters(): Promise<void> {
+  const file = await tarball();
+  const publint = await succeed([needTool("publint"), "run", file, "--strict"], root);
+  expect(publint.includes("All good!"), publint);
+  // Bun has neither the resolution of Node 10 nor a CommonJS of its own that could not load ES modules.
+  await succeed([needTool("attw"), file, "--profile", "esm-only"], root);
+}
+
+async function withBun(): Promise<void> {
+  using consumer = await Consumer.installed();
+  await expectHello(consumer);
+  const help = await consumer.run(join(consumer.folder, "node_modules/.bin/slotbus"), "--help");
+  expect(/slotbus/.test(help), `slotbus --help says: ${help}`);
+  consumer.write("app.ts", APP);
+  const said = await consumer.run(bun, "app.ts");
+  const library = join(consumer.package, "native", platformName(), "libslotbus.so");
+  expect(said === `heard Ada function ${library}\n`, `the program said: ${said}`);
+}
+
+async function withNpm(): Promise<void> {
+  using consumer = new Consumer();
+  const said = await consumer.run(needTool("npm"), "install", "--no-audit", "--no-fund", await tarball());
+  expect(!/install script|postinstall/.test(said), `npm says: ${said}`);
+  await expectHello(consumer);
+}
+
+/** Takes what was built elsewhere, and the packages away. */
+function moveAway(consumer: Consumer, built: string): string {
+  const elsewhere = join(consumer.folder, "elsewhere");
+  renameSync(join(consumer.folder, built), elsewhere);
+  rmSync(join(consumer.folder, "node_modules"), { recursive: true });
+  return elsewhere;
+}
+
+async function bundled(): Promise<void> {
+  using consumer = await Consumer.installed();
+  consumer.write("app.ts", APP);
+  await consumer.run(bun, "build", "--target=bun", "--minify", "--sourcemap=linked", "app.ts", "--outdir", "out");
+  const folder = moveAway(consumer, "out");
+  const said = await succeed([bun, join(folder, "app.js")], "/", { SLOTBUS_DIR: join(consumer.folder, "bus") });
+  expect(said.startsWith(`heard Ada function ${folder}/libslotbus-`), `the bundle said: ${said}`);
+  rmSync(/(\S+\.so)/.exec(said)![1]!);
+  const without = await outcome([bun, join(folder, "app.js")], "/");
+  expect(/UNSUPPORTED|UnsupportedError/.test(without.output), `without its library it said: ${without.output}`);
+}
+
+/** The machines of all ELF files inside a file, by their numbers. */
+function elfMachines(bytes: Buffer): number[] {
+  const magic = Buffer.from([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1]);
+  const machines: number[] = [];
+  for (let at = bytes.indexOf(magic); at >= 0; at = bytes.indexOf(magic, at + 1)) {
+    if ([2, 3].includes(bytes.readUInt16LE(at + 16))) machines.push(bytes.readUInt16LE(at + 18));
+  }
+  return machines;
+}
+
+async function compiled(): Promise<void> {
+  for (const options of [[], ["--minify", "--bytecode"]]) {
+    using consumer = await Consumer.installed();
+    const app = options.length === 0 ? APP : `async function main() { ${APP.replace(/^import.*$/gm, "")} }\nmain();\n`;
+    const imports = APP.match(/^import.*$/gm)!.join("\n");
+    consumer.write("app.ts", options.length === 0 ? app : `${imports}\n${app}`);
+    await consumer.run(bun, "build", "--compile", ...options, "app.ts", "--outfile", "bin/app");
+    const folder = moveAway(consumer, "bin");
+    expect(readdirSync(folder).join() === "app", `it built ${readdirSync(folder)}`);
+    const said = await succeed([join(folder, "app")], "/", { SLOTBUS_DIR: join(consumer.folder, "bus") });
+    expect(said.startsWith("heard Ada function"), `the program said: ${said}`);
+    const machines = elfMachines(readFileSync(join(folder, "app")));
+    const other = process.arch === "x64" ? 183 : 62;
+    expect(machines.length >= 3 && !machines.includes(other), `it holds programs for the machines ${machines}`);
+  }
+}
+
+async function types(): Promise<void> {
+  using consumer = await Consumer.installed(...peers());
+  const entries = Object.keys(manifest.exports).filter((entry) => entry !== "./package.json");
+  const lines = entries.map((entry, i) => `import * as e${i} from "slotbus${entry.slice(1)}";\nvoid e${i};`);
+  addHello(consumer);
+  consumer.write("app.ts", APP);
+  consumer.write("entries.ts", `${lines.join("\n")}\n`);
+  consumer.write(
+    "wrong.ts",
+    `import { SlotBus } from "slotbus";\n// @ts-expect-error: a name is text\nawait SlotBus.create({ name: 7 });\n`,
+  );
+  for (const [module, moduleResolution] of [
+    ["preserve", "bundler"],
+    ["nodenext", "nodenext"],
+  ]) {
+    const options = { module, moduleResolution, target: "esnext", lib: ["esnext"], types: ["bun"], noEmit: true };
+    const strict = {
+      strict: true,
+      skipLibCheck: false,
+      exactOptionalPropertyTypes: true,
+      noUncheckedIndexedAccess: true,
+    };
+    const compilerOptions = { ...options, ...strict };
+    consumer.write("tsconfig.json", JSON.stringify({ compilerOptions, include: ["*.ts"] }));
+    await consumer.run(needTool("tsc"), "-p", ".");
+  }
+}
+
+async function clearErrors(): Promise<void> {
+  using consumer = await Consumer.installed();
+  const library = join(consumer.package, "native", platformName(), "libslotbus.so");
+  const load = 'await import("slotbus"); console.log("loaded")';
+  const find = `const f = await import("${consumer.package}/dist/native/find.js");
+    const o = f.inspectLibrary(f.findLibrary());`;
+  const isPacked = `${find} console.log(o.from, o.packedSha256 === o.sha256)`;
+  const expectSays = async (program: string, says: RegExp, env = {}): Promise<void> => {
+    const said = await consumer.eval(program, env);
+    expect(says.test(said), `it said "${said}", not ${says}`);
+  };
+  await expectSays(load, /^loaded$/);
+  await expectSays(isPacked, /^package true$/);
+  await expectSays(load, /^UNSUPPORTED \/nowhere could not be loaded/, { SLOTBUS_LIB: "/nowhere" });
+  await expectSays(isPacked, /^SLOTBUS_LIB false$/, { SLOTBUS_LIB: library });
+  const other = `Object.defineProperty(process, "arch", { value: "riscv64" }); ${load}`;
+  await expectSays(other, /^UNSUPPORTED slotbus has no library for linux-riscv64\. It runs on Linux \(linux-x64-gnu, /);
+  const bytes = readFileSync(library);
+  rmSync(library); // Bun links the files of its cache
+  writeFileSync(library, bytes.subarray(0, 1000));
+  await expectSays(load, /^UNSUPPORTED .*libslotbus.so is not as it was packed: .* Install slotbus again/);
+  await expectSays(isPacked, /^package false$/);
+  rmSync(library);
+  await expectSays(load, /^UNSUPPORTED slotbus has no prebuilt library for linux-.*Install slotbus again/);
+
+  consumer.write(
+    "app.mjs",
+    'import { SlotBus } from "slotbus";\nimport "slotbus/hub";\nSlotBus.create({ name: "x" });\n',
+  );
+  for (const entry of Object.keys(manifest.exports).filter((name) => !name.endsWith(".json"))) {
+    const program = `import("slotbus${entry.slice(1)}").catch((e) => console.log(e.name, e.code, e.message))`;
+    const said = await consumer.run(needTool("node"), "-e", program);
+    const says = /^UnsupportedError UNSUPPORTED slotbus needs Bun 1\.4\.0 or later; this is Node v.* with `bun`/;
+    expect(says.test(said), `in Node ${entry} says: ${said}`);
+  }
+  const { output } = await outcome([needTool("node"), "app.mjs"], consumer.folder);
+  expect(/slotbus needs Bun/.test(output), `in Node a program says: ${output}`);
+}
+
+async function oldBun(): Promise<void> {
+  using consumer = await Consumer.installed(`@oven/bun-${process.platform}-${process.arch}@1.3.14`, ...peers());
+  const old = join(consumer.folder, `node_modules/@oven/bun-${process.platform}-${process.arch}/bin/bun`);
+  const withoutLibrary = ["./otel", "./stdio", "./package.json"]; // what needs no bun:ffi need not care
+  for (const entry of Object.keys(manifest.exports).filter((name) => !withoutLibrary.includes(name))) {
+    const program = `await import("slotbus${entry.slice(1)}").catch((e) => console.log(e.name, e.code, e.message))`;
+    const said = await consumer.run(old, "-e", program);
+    const says = /^UnsupportedError UNSUPPORTED slotbus needs Bun 1\.4\.0 or later; this is 1\.3\.14/;
+    expect(says.test(said), `${entry} says: ${said}`);
+  }
+}
+
+async function inOtherLanguages(): Promise<void> {
+  using consumer = await Consumer.installed();
+  const library = join(consumer.package, "native", platformName());
+  for (const file of ["c-worker.c", "python-worker.py"])
+    cpSync(join(root, "examples", file), join(consumer.folder, file));
+  const warnings = "-std=c11 -D_GNU_SOURCE -Wall -Wextra -Wpedantic -Wconversion -Werror".split(" ");
+  const link = [`-I${consumer.package}/include`, `-L${library}`, "-lslotbus", `-Wl,-rpath,${library}`];
+  await consumer.run(needTool("gcc"), ...warnings, "c-worker.c", ...link, "-o", "c-worker");
+  addHello(consumer);
+  const hub = readFileSync(join(consumer.folder, "hub.ts"), "utf8");
+  const started = /\[process\.execPath, [^\]]*\]/;
+  expect(started.test(hub), "the README's hub starts no worker");
+  for (const command of ['["./c-worker", "shop"]', '["python3", "python-worker.py", "shop"]']) {
+    consumer.write("other.ts", hub.replace(started, command));
+    const said = await succeed([bun, "other.ts"], consumer.folder, { SLOTBUS_LIB: join(library, "libslotbus.so") });
+    expect(/heard: hello Ada, from process \d+/.test(said), `with ${command} the hub said: ${said}`);
+  }
+}
+
+export const checks: Checks = {
+  "the package is small, whole, and names no path of the machine it was packed on": contents,
+  "publint and attw find nothing wrong with the package": linters,
+  "installed with bun add the package says hello, with the library that it brought": withBun,
+  "installed with npm the package says hello, and runs no script for that": withNpm,
+  "a program bundled with bun build runs from anywhere, beside its library": bundled,
+  "a program compiled with bun build --compile runs from anywhere by itself, with its platform's libraries only":
+    compiled,
+  "the package's types hold under strict and without skipLibCheck, with either resolution of modules": types,
+  "Node, a library that is missing, broken or of no platform of ours: each is one clear error": clearErrors,
+  "a Bun that is too old is told so": oldBun,
+  "workers in C and Python run with the header and the library of the package": inOtherLanguages,
+};
