@@ -223,6 +223,21 @@ describe("a hub", () => {
     await own.stop(true);
   });
 
+  test("that closes does not wait for what hangs, and does not invite to try again what may have run", async () => {
+    await using stage = await Stage.open();
+    const worker = await stage.worker();
+    const hung = stage.hub.fetch(new Request("http://h/w/slow")) as Promise<Response>;
+    await worker.line("slow begins");
+    const began = performance.now();
+    await stage.hub.close({ timeout: 100 });
+    expect(performance.now() - began).toBeLessThan(2_000);
+    const response = await hung;
+    expect(response.headers.has("retry-after")).toBeFalse();
+    expect(await failureOf(response)).toEqual({ status: 502, code: "HUB_CLOSED" });
+    const late = await stage.hub.fetch(new Request("http://h/w/users/1"));
+    expect(late.status).toBe(503);
+  });
+
   test.each([
     [{ name: "a.b" }],
     [{ name: "" }],

@@ -30,8 +30,10 @@ export class Child implements AsyncDisposable {
   readonly process: Bun.Subprocess<"ignore", "pipe", "inherit">;
   readonly lines: string[] = [];
 
-  constructor(fixture: string, args: string[], env: Record<string, string>) {
-    this.process = Bun.spawn([process.execPath, join(import.meta.dir, "fixtures", fixture), ...args], {
+  /** `shell`: a command that its process runs first. */
+  constructor(fixture: string, args: string[], env: Record<string, string>, shell = "") {
+    const command = [process.execPath, join(import.meta.dir, "fixtures", fixture), ...args];
+    this.process = Bun.spawn(shell ? ["sh", "-c", `${shell}; exec "$@"`, "sh", ...command] : command, {
       env: { ...process.env, ...env },
       stdio: ["ignore", "pipe", "inherit"],
     });

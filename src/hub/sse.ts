@@ -205,6 +205,6 @@ export class EventStreams {
 }
 
 function normalise(path: string): string {
-  const { pathname } = new URL(path.startsWith("/") ? path : `/${path}`, "http://hub");
+  const { pathname } = new URL(`http://hub${path.startsWith("/") ? "" : "/"}${path}`);
   return pathname.length > 1 && pathname.endsWith("/") ? pathname.slice(0, -1) : pathname;
 }
