@@ -520,7 +520,7 @@ describe("a hub", () => {
           counts.right++;
           since++;
         } else {
-          expect([404, 502, 503]).toContain(wire.status); // 404: no worker has come yet
+          expect([502, 503]).toContain(wire.status);
           counts.refused++;
         }
         wire.close();

@@ -285,6 +285,20 @@ describe("workers", () => {
     expect(await failureOf(await stage.fetch("/w/users/1"))).toEqual({ status: 404, code: "NO_ROUTE" });
   });
 
+  test("of a new hub may be on their way: until one came, a path is 503, and a browser's stream comes again", async () => {
+    await using stage = await Stage.open({ goneFor: 2_000 });
+    const none = await stage.fetch("/w/users/1");
+    expect(none.headers.get("retry-after")).toBe("1");
+    expect(await failureOf(none)).toEqual({ status: 503, code: "NO_WORKER" });
+    expect((await stage.fetch("/internal/register", { method: "POST" })).status).toBe(404);
+    await stage.worker();
+    expect((await stage.fetch("/other")).status).toBe(404);
+    const stream = (): Promise<Response> => stage.fetch("/other", { headers: { accept: "text/event-stream" } });
+    const early = await stream();
+    expect([early.status, await early.text()]).toEqual([200, "retry: 1000\n\n"]);
+    await until(async () => (await stream()).status === 404, "a 404 when the hub is no longer new");
+  });
+
   test("one that comes again is served at once", async () => {
     await using stage = await Stage.open();
     const worker = await stage.worker();

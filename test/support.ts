@@ -7,9 +7,9 @@ import { join } from "node:path";
 import { type Handler, SlotBus, type SlotBusOptions, SlotWorker, type SlotWorkerOptions } from "../src/index.ts";
 
 /** Resolves when `condition` holds; fails with `what` after `ms`. */
-export async function until(condition: () => boolean, what: string, ms = 10_000): Promise<void> {
+export async function until(condition: () => boolean | Promise<boolean>, what: string, ms = 10_000): Promise<void> {
   const deadline = performance.now() + ms;
-  while (!condition()) {
+  while (!(await condition())) {
     if (performance.now() > deadline) throw new Error(`after ${ms} ms still not: ${what}`);
     await Bun.sleep(1);
   }

@@ -32,7 +32,7 @@ export class Failure extends Error {
 }
 
 /** Seconds after which a client may try again. */
-const RETRY = { "retry-after": "1" };
+export const RETRY = { "retry-after": "1" };
 
 /** The failure that an error of the bus is. What a worker's error says is for its log, not for a client. */
 export function failureOf(error: unknown): Failure {

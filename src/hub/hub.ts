@@ -6,14 +6,14 @@ import { checkCloseLimit, startTimer } from "../bus/options.ts";
 import type { StreamedResponse } from "../bus/response.ts";
 import { ResourceError, SlotbusError } from "../errors.ts";
 import { ControlPlane, health } from "./control.ts";
-import { Failure, failureOf } from "./failure.ts";
+import { Failure, failureOf, RETRY } from "./failure.ts";
 import { type HubOptions, type ResolvedHubOptions, resolveHubOptions } from "./options.ts";
 import { isReserved, type Pattern } from "./pattern.ts";
 import { Pinger } from "./pinger.ts";
 import { answer, forward, headerOf, type Incoming, type RequestHeaders } from "./proxy.ts";
 import { Registry } from "./registry.ts";
 import { Meter } from "./meter.ts";
-import { EventStreams } from "./sse.ts";
+import { comeAgain, EventStreams } from "./sse.ts";
 import { Status } from "./status.ts";
 
 type AnyServer = Server<unknown>;
@@ -62,6 +62,7 @@ export class Hub implements AsyncDisposable {
   readonly #pinger: Pinger | null;
   readonly #control: ControlPlane;
   readonly #server: AnyServer | null;
+  readonly #startedAt = performance.now();
   #closing: Promise<void> | null = null;
 
   /** @internal Use {@link createHub}. */
@@ -176,7 +177,7 @@ export class Hub implements AsyncDisposable {
     const { params, route } = match;
     const { pattern, owner, sse } = route;
     asked.worker = owner.name;
-    if (!owner.isThere) throw new Failure(503, "NO_WORKER", "no worker serves this route now.", { "retry-after": "1" });
+    if (!owner.isThere) throw new Failure(503, "NO_WORKER", "no worker serves this route now.", RETRY);
     const address = this.#addressOf(request, server);
     const incoming: Incoming = { request, headers, id, path, query, pattern: pattern.text, params, address };
     const { timeout } = this.options;
@@ -206,9 +207,19 @@ export class Hub implements AsyncDisposable {
       return this.#status.answer(request, path, server?.requestIP(request)?.address ?? null, id);
     }
     const allowed = isReserved(path) ? (OWN[path] ?? []) : this.#registry.allowed(path);
-    if (allowed.length === 0) throw notFound(request.method, path);
+    if (allowed.length === 0) return this.#answerUnknown(request, path, id);
     const allow = allowed.join(", ");
     throw new Failure(405, "METHOD", `${request.method} is not allowed here; ${allow} is.`, { allow });
+  }
+
+  /** The workers of a hub that is new may be on their way back from the one before. */
+  #answerUnknown(request: Request, path: string, id: string): Response {
+    const isNew = performance.now() - this.#startedAt < this.options.goneFor;
+    if (!isNew || isReserved(path)) throw notFound(request.method, path);
+    const accepted = request.headers.get("accept");
+    if (request.method === "GET" && accepted?.includes("text/event-stream")) return comeAgain(id);
+    if (this.#registry.services.length > 0) throw notFound(request.method, path);
+    throw new Failure(503, "NO_WORKER", "no worker has come yet.", RETRY);
   }
 
   #fail(error: unknown, id: string): Response {

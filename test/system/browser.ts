@@ -523,7 +523,7 @@ async function survives(): Promise<void> {
   const [before] = await audience.heard(Audience.all);
 
   await site.killHub();
-  site.wire.cut(); // until the worker is back: a browser does not ask again after a 404
+  site.wire.cut(); // until all is there again
   await site.startHub();
   await worker.lineFrom("connected");
   await audience.tell(4); // nobody is connected
@@ -541,6 +541,12 @@ async function survives(): Promise<void> {
   await audience.tell(3);
   site.wire.open();
   await audience.expectHeard([...numbers(1, 3), "lost", ...numbers(4, 12)]);
+
+  await site.killHub(); // the browser finds the next hub before the worker does
+  await site.startHub();
+  await worker.lineFrom("connected");
+  await audience.tell(2);
+  await audience.expectHeard([...numbers(1, 3), "lost", ...numbers(4, 12), "lost", ...numbers(13, 14)]);
 }
 
 export const checks: Checks = {
