@@ -11,7 +11,7 @@ import {
   SimpleSpanProcessor,
 } from "@opentelemetry/sdk-trace-base";
 import { BusObserver } from "../src/bus/observer.ts";
-import { bucketEdge, MetricsText, quantileUs } from "../src/bus/metrics.ts";
+import { bucketEdge, quantileUs } from "../src/bus/metrics.ts";
 import { type HandleTrace, handleTraces, isTraceparent, type RequestTrace, requestTraces } from "../src/bus/tracing.ts";
 import { contract, rpc } from "../src/index.ts";
 import { InvalidConfigError, RemoteError } from "../src/index.ts";
@@ -128,12 +128,6 @@ test("metrics() is Prometheus' text: counters, gauges, and a histogram whose buc
   for (const line of text.trim().split("\n")) expect(line).toMatch(/^(# (HELP|TYPE) \w+ .+|\w+\{[^}]*\} [\d.e+-]+)$/);
   await bus.close();
   expect(valuesOf(bus.metrics()).get(`slotbus_responses_total{bus="${space.name}"}`)).toBe(50);
-});
-
-test("a label's value is escaped as the format wants it", () => {
-  const text = new MetricsText();
-  text.metric("m", "gauge", "Help.", [[{ path: 'a"b\\c\nd' }, 1]]);
-  expect(String(text)).toBe('# HELP m Help.\n# TYPE m gauge\nm{path="a\\"b\\\\c\\nd"} 1\n');
 });
 
 // ---- tracing channels ---------------------------------------------------------------------------------------------------

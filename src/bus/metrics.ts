@@ -1,6 +1,7 @@
 /** The statistics that a hub keeps in shared memory, read; and as Prometheus' text. */
 
 import { C, FIELDS } from "../native/library.ts";
+import { Exposition } from "./exposition.ts";
 
 /** States of a slot, by the number that shared memory has for them. */
 export const STATE_NAMES = ["FREE", "WRITING", "READY", "CLAIMED", "DONE", "ABANDONED", "STREAMING"] as const;
@@ -134,94 +135,31 @@ function readWorkers(copy: Buffer, ageOf: (ns: number) => number): SnapshotWorke
   return workers;
 }
 
-/** Labels of a value: `{ bus: "shop" }`. */
-export type Labels = Readonly<Record<string, string | number>>;
-
-/** Prometheus' text format, version 0.0.4. */
-export class MetricsText {
-  static readonly contentType = "text/plain; version=0.0.4; charset=utf-8";
-  readonly #lines: string[] = [];
-
-  /** A counter or a gauge with all its values. */
-  metric(
-    name: string,
-    type: "counter" | "gauge",
-    help: string,
-    values: readonly (readonly [labels: Labels, value: number])[],
-  ): void {
-    this.#head(name, type, help);
-    for (const [labels, value] of values) this.#lines.push(`${name}${labelText(labels)} ${value}`);
-  }
-
-  /** `buckets`: upper bound in seconds, and how many were at most as long; `sum` in seconds. */
-  histogram(
-    name: string,
-    help: string,
-    values: readonly {
-      labels: Labels;
-      buckets: readonly (readonly [bound: number, count: number])[];
-      count: number;
-      sum: number;
-    }[],
-  ): void {
-    this.#head(name, "histogram", help);
-    for (const { labels, buckets, count, sum } of values) {
-      for (const [bound, below] of buckets)
-        this.#lines.push(`${name}_bucket${labelText({ ...labels, le: bound.toPrecision(3) })} ${below}`);
-      this.#lines.push(
-        `${name}_bucket${labelText({ ...labels, le: "+Inf" })} ${count}`,
-        `${name}_sum${labelText(labels)} ${sum}`,
-        `${name}_count${labelText(labels)} ${count}`,
-      );
-    }
-  }
-
-  toString(): string {
-    return `${this.#lines.join("\n")}\n`;
-  }
-
-  #head(name: string, type: string, help: string): void {
-    this.#lines.push(`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`);
-  }
-}
-
-function labelText(labels: Labels): string {
-  const pairs = Object.entries(labels).map(([name, value]) => `${name}="${escaped(String(value))}"`);
-  return pairs.length === 0 ? "" : `{${pairs.join(",")}}`;
-}
-
-function escaped(value: string): string {
-  return value.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n");
-}
-
 /** The metrics of one bus. */
 export function busMetrics(bus: string, snapshot: Snapshot): string {
-  const text = new MetricsText();
-  const labels = { bus };
+  const text = new Exposition();
+  const gauge = (name: string, help: string, value: number): void =>
+    void text.family(name, "gauge", help).sample({ bus }, value);
   for (const [name, [, help]] of Object.entries(COUNTERS))
-    text.metric(`slotbus_${name}_total`, "counter", help, [[labels, snapshot.counters[name as CounterName]]]);
-  text.metric("slotbus_queued", "gauge", "Requests that wait for a worker.", [[labels, snapshot.queued]]);
-  text.metric("slotbus_unsettled", "gauge", "Requests whose caller waits.", [[labels, snapshot.unsettled]]);
-  text.metric("slotbus_workers", "gauge", "Workers attached.", [[labels, snapshot.workers.length]]);
-  const slots = STATE_NAMES.map((state) => {
+    text.family(`slotbus_${name}_total`, "counter", help).sample({ bus }, snapshot.counters[name as CounterName]);
+  gauge("slotbus_queued", "Requests that wait for a worker.", snapshot.queued);
+  gauge("slotbus_unsettled", "Requests whose caller waits.", snapshot.unsettled);
+  gauge("slotbus_workers", "Workers attached.", snapshot.workers.length);
+  text.family("slotbus_slots", "gauge", "Slots of all workers by state.");
+  for (const state of STATE_NAMES) {
     const count = snapshot.workers.reduce((sum, worker) => sum + worker.slots[state], 0);
-    return [{ bus, state }, count] as const;
-  });
-  text.metric("slotbus_slots", "gauge", "Slots of all workers by state.", slots);
-  text.metric(
-    "slotbus_worker_in_flight",
-    "gauge",
-    "Slots in use of a worker.",
-    snapshot.workers.map(({ pid, inFlight }) => [{ bus, pid }, inFlight] as const),
-  );
-  text.histogram("slotbus_round_trip_seconds", "From publication to delivery.", [
+    text.sample({ bus, state }, count);
+  }
+  text.family("slotbus_worker_in_flight", "gauge", "Slots in use of a worker.");
+  for (const { id, pid, inFlight } of snapshot.workers) text.sample({ bus, worker: id, pid }, inFlight);
+  text.family("slotbus_round_trip_seconds", "histogram", "From publication to delivery.").histogram(
+    { bus },
     {
-      labels,
       buckets: coarse(snapshot.roundTrips),
       count: snapshot.roundTrips.reduce((sum, count) => sum + count, 0),
       sum: snapshot.roundTripSum / 1e9,
     },
-  ]);
+  );
   return text.toString();
 }
 

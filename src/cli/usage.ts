@@ -107,12 +107,22 @@ function oneLine(message: string): string {
   return suggestion ? `${sentence} ${suggestion.replace(/^\((.*)\)$/, "$1")}` : sentence;
 }
 
-/** A parser of a flag's value: a number from `low` to `high`; `k` and `m` stand for 1024 and its square. */
-export function numberFrom(low: number, high: number): (text: string) => number {
+const UNITS: Readonly<Record<string, number>> = { k: 1_024, m: 1_048_576 };
+
+/** A parser of a flag's value: a number of that form; `k` and `m` stand for 1024 and its square. */
+export function numberLike(form: RegExp): (text: string) => number {
   return (text) => {
-    const [, digits, unit = ""] = /^(\d+(?:\.\d+)?)([km]?)$/i.exec(text) ?? [];
-    const value = Number(digits) * { "": 1, k: 1_024, m: 1_048_576 }[unit.toLowerCase()]!;
-    if (digits !== undefined && value >= low && value <= high) return value;
+    if (form.test(text)) return Number.parseFloat(text) * (UNITS[text.at(-1)!.toLowerCase()] ?? 1);
+    throw new InvalidArgumentError("It must be a number.");
+  };
+}
+
+/** A parser of a flag's value: such a number from `low` to `high`. */
+export function numberFrom(low: number, high: number): (text: string) => number {
+  const parse = numberLike(/^\d+(?:\.\d+)?[km]?$/i);
+  return (text) => {
+    const value = parse(text);
+    if (value >= low && value <= high) return value;
     throw new InvalidArgumentError(`It must be a number from ${low} to ${high}.`);
   };
 }
