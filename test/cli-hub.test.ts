@@ -120,7 +120,7 @@ test("a second hub of a name, or on a port, says in one line who has it; exit co
   expect(same.err).toMatch(/^slotbus: bus "hub" has a live hub \(pid \d+\)[^\n]*\n$/);
   expect(same.err).toContain(String(hub.pid));
   const port = slotbus(["--name", "other", "--port", hub.url.port, "--directory", workspace.directory]);
-  expect([port.code, port.out]).toEqual([1, ""]);
+  expect([port.code, port.out]).toEqual([4, ""]);
   expect(port.err).toMatch(/^slotbus: [^\n]+\n$/);
   expect(port.err).toContain(`127.0.0.1:${hub.url.port}`);
   expect((await fetch(new URL("/health", hub.url))).status).toBe(200);
