@@ -29,10 +29,10 @@ function findZig(): string | null {
   return existsSync(local) ? local : Bun.which("zig");
 }
 
-/** Builds the checkout's library when it is missing or older than its sources. */
-function buildCheckout(): string {
-  const library = join(root, "zig-out/lib/libslotbus.so");
-  if (!isStale(library)) return library;
+/** Builds what the checkout's build makes (`lib/libslotbus.so`, `bin/slotbus-launcher`) when it is older than its sources. */
+function buildCheckout(product: string): string {
+  const path = join(root, "zig-out", product);
+  if (!isStale(path)) return path;
   const zig = findZig();
   if (!zig) {
     throw new UnsupportedError(`libslotbus is not built for ${platformName()}, and Zig is not installed.`, {
@@ -44,16 +44,43 @@ function buildCheckout(): string {
     throw new UnsupportedError(`\`zig build\` failed:\n${build.stderr.toString()}`);
   }
   const now = new Date();
-  utimesSync(library, now, now); // Zig leaves an unchanged file alone; it is fresh all the same
-  return library;
+  utimesSync(path, now, now); // Zig leaves an unchanged file alone; it is fresh all the same
+  return path;
 }
 
-function isWritable(folder: string): boolean {
+function allows(path: string, mode: number): boolean {
   try {
-    accessSync(folder, constants.W_OK);
+    accessSync(path, mode);
     return true;
   } catch {
-    return false; // an installed package: nothing can be built here
+    return false; // it is not there, or not for us
+  }
+}
+
+/** An installed package is none: nothing can be built there. */
+function isCheckout(): boolean {
+  return existsSync(join(root, "csrc")) && existsSync(join(root, "build.zig")) && allows(root, constants.W_OK);
+}
+
+/**
+ * Path of the launcher of worker processes; `null` where there is none (it exists for Linux only), or `SLOTBUS_LAUNCHER` is
+ * empty. Throws `UnsupportedError` when that names no program.
+ */
+export function findLauncher(): string | null {
+  if (process.platform !== "linux") return null;
+  const given = process.env["SLOTBUS_LAUNCHER"];
+  if (given === "") return null;
+  if (given !== undefined) {
+    if (allows(resolve(given), constants.X_OK)) return resolve(given);
+    throw new UnsupportedError(`SLOTBUS_LAUNCHER is ${given}; there is no such program.`);
+  }
+  const prebuilt = join(root, "native", platformName(), "slotbus-launcher");
+  if (allows(prebuilt, constants.X_OK)) return prebuilt;
+  if (!isCheckout()) return null;
+  try {
+    return buildCheckout("bin/slotbus-launcher");
+  } catch {
+    return null; // no Zig: workers run without it
   }
 }
 
@@ -63,8 +90,7 @@ export function findLibrary(): string {
   if (given) return resolve(given);
   const prebuilt = join(root, "native", platformName(), "libslotbus.so");
   if (existsSync(prebuilt)) return prebuilt;
-  const inCheckout = existsSync(join(root, "csrc")) && existsSync(join(root, "build.zig"));
-  if (inCheckout && isWritable(root)) return buildCheckout();
+  if (isCheckout()) return buildCheckout("lib/libslotbus.so");
   throw new UnsupportedError(`slotbus has no prebuilt library for ${platformName()} (looked at ${prebuilt}).`, {
     hint: "Set SLOTBUS_LIB to a libslotbus.so built with `zig build`.",
   });
