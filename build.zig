@@ -18,6 +18,7 @@ const test_sources = [_][]const u8{
     "main.c",        "pair.c",      "slot_test.c",   "region_test.c",
     "attach_test.c", "wait_test.c", "stress_test.c", "step_test.c",
     "stream_test.c", "fleet_test.c", "ring_test.c",  "lease_test.c",
+    "members.c",
 };
 
 const flags = [_][]const u8{

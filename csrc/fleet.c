@@ -643,7 +643,6 @@ static void remove_if_last(const struct sb_fleet *fleet)
 static void end_membership(struct sb_fleet *fleet)
 {
 	SB_POINT("fleet.leave.before");
-	give_locks_back(fleet);
 	store_seq(&fleet_member(fleet, fleet->index)->pid, 0); /* [sleep] its leases are free */
 	SB_POINT("fleet.leave.cleared");
 	(void)fleet_wake(fleet, &fleet_leases(fleet)->parked);
@@ -801,6 +800,8 @@ static int32_t wait_for_lock(struct sb_fleet *fleet, uint32_t *word)
 	}
 }
 
+/* [lock] acquires what fleet_unlock releases. Of a dead owner all stores are seen: the kernel drops
+ * its byte after the last. */
 int32_t fleet_lock(struct sb_fleet *fleet, uint32_t *word)
 {
 	uint32_t none = 0;

@@ -136,8 +136,7 @@ struct sb_lease_table { /* the hashes of `leases` entries follow, then the entri
 	uint32_t lock;
 	uint32_t reserved0[15];
 	uint64_t next_token;
-	uint64_t revision; /* changes with every tenure that begins, is renewed or ends */
-	uint64_t reserved1[6];
+	uint64_t reserved1[7];
 	uint32_t parked;   /* somebody waits for a lease: whoever ends one clears it and wakes */
 	uint32_t reserved2[15];
 	uint64_t hash[];   /* of kind and label; 0: the entry is nobody's */
@@ -179,7 +178,7 @@ SB_API struct sb_fleet *sb_fleet_join_memory(int32_t fd, const void *want);
 SB_API int32_t sb_fleet_memory(const void *want);
 /* Read-only: no member, no lock, nothing is written; ring and lease readers work. */
 SB_API struct sb_fleet *sb_fleet_observe(int32_t dir, const char *name);
-/* Clears the member's entry, gives its locks back and closes. The last member of a named fleet
+/* Clears the member's entry, gives its byte back and closes. The last member of a named fleet
  * removes the file. detached: no view is left, so the mapping goes; otherwise the addresses
  * stay. */
 SB_API void sb_fleet_leave(struct sb_fleet *fleet, int32_t detached);

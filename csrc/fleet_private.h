@@ -1,11 +1,11 @@
 /*
  * fleet_private.h - what fleet.c, ring.c and lease.c share.
  *
- * Pairs of the fleet (docs/protocol.md argues each): [frame] seq around the fields and the payload
- * of a frame; [head] a frame's last store, then head; [tenure] seq around an entry; [sleep] a
- * reader stores "parked", then looks at the lock and the head; a writer takes the lock, then looks
- * at "parked". For leases: a waiter stores "parked", then looks at the table; whoever ends a tenure
- * stores that, then looks at "parked".
+ * Pairs of the fleet (docs/protocol.md argues each): [lock] a short lock given back, then taken;
+ * [frame] seq around the fields and the payload of a frame; [head] a frame's last store, then head;
+ * [tenure] seq around an entry; [sleep] a reader stores "parked", then looks at the lock and the
+ * head; a writer takes the lock, then looks at "parked". For leases: a waiter stores "parked", then
+ * looks at the table; whoever ends a tenure stores that, then looks at "parked".
  */
 #ifndef SLOTBUS_FLEET_PRIVATE_H
 #define SLOTBUS_FLEET_PRIVATE_H

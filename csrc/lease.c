@@ -238,11 +238,6 @@ int32_t sb_lease_at(struct sb_fleet *fleet, uint32_t entry, double now_ms)
 
 /* ---- changing the table: the lock is held ------------------------------------------------- */
 
-static void count_change(struct sb_lease_table *table)
-{
-	store_release(&table->revision, load_relaxed(&table->revision) + 1);
-}
-
 /* [tenure] The writer's half: seq odd, then a fence that keeps what follows behind it. */
 static uint64_t open_entry(struct sb_lease *entry)
 {
@@ -270,8 +265,8 @@ static void free_entry(struct sb_fleet *fleet, uint32_t index)
 	SB_POINT("lease.free.after");
 }
 
-/* The hash only says where to look: strings and token decide. Whoever dies before it is stored
- * has a tenure that its death has ended. */
+/* The hash only says where to look, so its order is free: strings and token decide, of which a
+ * reader acquires seq. Whoever dies before it is stored has a tenure that its death has ended. */
 static void write_tenure(struct sb_fleet *fleet, uint32_t index, const struct sb_lease *lease,
                          uint64_t hash)
 {
@@ -283,7 +278,7 @@ static void write_tenure(struct sb_fleet *fleet, uint32_t index, const struct sb
 	SB_POINT("lease.claim.filled");
 	store_relaxed(&entry->token, lease->token);
 	shut_entry(entry, seq);
-	store_release(&fleet_leases(fleet)->hash[index], hash);
+	store_relaxed(&fleet_leases(fleet)->hash[index], hash);
 	SB_POINT("lease.claim.shown");
 }
 
@@ -299,7 +294,6 @@ void lease_repair(struct sb_fleet *fleet)
 		uint64_t seq = load_relaxed(&entry->seq);
 		if (seq != 0 && (seq % 2 != 0 || !copy_entry(entry, &lease))) free_entry(fleet, index);
 	}
-	count_change(fleet_leases(fleet));
 	SB_POINT("lease.repair.after");
 	(void)fleet_wake(fleet, &fleet_leases(fleet)->parked);
 }
@@ -362,13 +356,12 @@ static uint32_t find_free(struct sb_fleet *fleet, uint64_t hash, uint64_t now)
 	return NO_ENTRY;
 }
 
-/* The next token is stored before it is used: whoever dies in between wastes one. */
+/* Stored before it is used: whoever dies in between wastes one. Never 0: no first token is. */
 static uint64_t take_token(struct sb_fleet *fleet)
 {
 	struct sb_lease_table *table = fleet_leases(fleet);
 	uint64_t token = load_relaxed(&table->next_token);
 	if (token < fleet->header.first_token) token = fleet->header.first_token;
-	if (token == 0) token = 1;
 	store_relaxed(&table->next_token, token + 1);
 	SB_POINT("lease.token.taken");
 	return token;
@@ -383,7 +376,6 @@ static int32_t claim_locked(struct sb_fleet *fleet, const struct subject *subjec
 	if (entry == NO_ENTRY) return -SB_EFULL;
 	lease->token = take_token(fleet);
 	write_tenure(fleet, entry, lease, subject->hash);
-	count_change(fleet_leases(fleet));
 	show(fleet, entry, lease);
 	return 1;
 }
@@ -422,7 +414,9 @@ static bool is_tenure(const struct sb_fleet *fleet, uint32_t entry, double token
 	return copy_entry(entry_at(fleet, entry), out) && (double)out->token == token;
 }
 
-/* The deadline is one word: a reader finds the old one or the new one. */
+/* The deadline is one word: a reader finds the old one or the new one. seq stays, so the store
+ * itself releases [tenure]: who copied this deadline does not find the seq of an earlier tenure at
+ * its second look. */
 int32_t sb_lease_renew(struct sb_fleet *fleet, uint32_t entry, double token, double ttl_ms,
                        double now_ms)
 {
@@ -439,7 +433,6 @@ int32_t sb_lease_renew(struct sb_fleet *fleet, uint32_t entry, double token, dou
 		if (expires > lease.expires_ns) lease.expires_ns = expires;
 		store_release(&entry_at(fleet, entry)->expires_ns, lease.expires_ns);
 		SB_POINT("lease.renew.stored");
-		count_change(fleet_leases(fleet));
 		show(fleet, entry, &lease);
 		result = 0;
 	}
@@ -468,7 +461,6 @@ int32_t sb_lease_release(struct sb_fleet *fleet, uint32_t entry, double token)
 		 * killed they hear before: they claim, which waits for the lock. */
 		if (lease.member != fleet->index) (void)fleet_wake(fleet, &fleet_leases(fleet)->parked);
 		free_entry(fleet, entry);
-		count_change(fleet_leases(fleet));
 	}
 	unlock_table(fleet);
 	if (!ends) return -SB_ESTALE;
@@ -498,7 +490,6 @@ int32_t sb_lease_reset(struct sb_fleet *fleet)
 	bool alone = sb_fleet_members(fleet, members) <= 1;
 	for (uint32_t entry = 0; alone && entry < fleet->header.leases; entry++)
 		if (load_relaxed(&entry_at(fleet, entry)->seq) != 0) free_entry(fleet, entry);
-	if (alone) count_change(fleet_leases(fleet));
 	unlock_table(fleet);
 	if (!alone) return -SB_EBUSY;
 	wake_waiters(fleet);

@@ -571,14 +571,23 @@ describe("guards", () => {
     expect(won(bob.tryClaim(A, { ttl: 1 })).owner).toBe("bob");
   });
 
-  test("a guard that renews and whose tenure is gone stops, and its signal has aborted", async () => {
+  test("a guard that renews and whose tenure is gone finds out by itself, and stops", async () => {
     await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
-    const guard = await ada.claim(A, { ttl: 60, renew: true });
+    const asked = { ada: 0, bob: 0 };
+    const clock = (whose: keyof typeof asked) => ({ now: () => (asked[whose]++, 1_000) }); // nothing is ever over
+    const [ada, bob] = [await memory.contest("ada", clock("ada")), await memory.contest("bob", clock("bob"))];
+    const guard = await ada.claim(A, { ttl: 30, renew: true });
     bob.release(guard.holder, { force: true });
     const successor = won(bob.tryClaim(A, { ttl: MINUTE }));
-    await Bun.sleep(50); // longer than a third: the next renewal has found out
-    expect(guard.signal.aborted).toBe(true);
+    asked.ada = 0;
+    await until(() => asked.ada > 0, "a renewal");
+    const before = asked.ada;
+    expect(guard.signal.reason.message).toContain("it was released from elsewhere");
+    expect(asked.ada).toBe(before); // the renewal had found out: it was not looked up now
+    using witness = won(bob.tryClaim(B, { ttl: 30, renew: true }));
+    asked.bob = 0;
+    await until(() => asked.bob >= 3, "another guard renews three times");
+    expect([asked.ada, witness.release()]).toEqual([before, true]);
     expect(ada.holder(A)).toEqual(successor.holder);
   });
 

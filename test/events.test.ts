@@ -22,6 +22,7 @@ import {
   topic,
   where,
 } from "../src/events/index.ts";
+import { json } from "../src/contract/codec.ts";
 import { EventHead } from "../src/events/head.ts";
 import { FleetSpace, MemorySpace } from "./fleet-space.ts";
 import { rejection, until } from "./support.ts";
@@ -729,6 +730,30 @@ describe("late binding", () => {
     first.publish("said", { text: "" }, { attributes: key });
     expect(idsOf(subscription)).toEqual(["u1", "u2"]);
     expect([binding.counts.bound, late.counts.bound]).toEqual([2, 2]);
+  });
+
+  test("a publish reads the bindings that are there, and does not wait for those that come meanwhile", async () => {
+    await using space = new MemorySpace();
+    const [fleet, other] = [await space.join(EVENTS), await space.join(EVENTS)];
+    const busy = new EventBus<Topics>({ fleet: other, ring: "events" });
+    let left = 0;
+    const codec = {
+      ...json,
+      decode(bytes: Uint8Array): unknown {
+        if (left > 0) busy.publish("opened", { ...key, user: `u${left--}` });
+        return json.decode(bytes);
+      },
+    };
+    const bus = new EventBus<Topics>({ fleet, ring: "events", codec });
+    const binding = bus.bind(RULE);
+    const subscription = busy.subscribe(topic("said"));
+    busy.publish("opened", { ...key, user: "first" });
+    left = 10_000; // each binding event that is read adds another one
+    bus.publish("said", { text: "" }, { attributes: key });
+    expect(left).toBe(9_999);
+    left = 0;
+    expect(idsOf(subscription)).toEqual(["first"]);
+    expect(binding.counts).toMatchObject({ bound: 2, hits: 1 });
   });
 });
 

@@ -56,6 +56,7 @@ export class Binding implements Disposable {
   readonly #idName: string;
   readonly #max: number;
   readonly #ids = new Map<string, string>();
+  readonly #ring: Ring;
   readonly #reader: Reader;
   readonly #head: EventHead;
   readonly #pump: Pump;
@@ -78,6 +79,7 @@ export class Binding implements Disposable {
     this.#idName = id;
     this.#max = checkInteger("max", max, 1, 1_048_576);
     this.#onClose = onClose;
+    this.#ring = ring;
     this.#reader = ring.reader("oldest");
     this.#head = new EventHead(this.#reader, codec);
     this.#pump = new Pump(
@@ -109,9 +111,11 @@ export class Binding implements Disposable {
     this.close();
   }
 
-  /** @internal Reads what the ring says about keys, to its end. */
+  /** @internal Reads what the ring says about keys, to its end as it is now: what comes meanwhile is for the next call. */
   learn(): void {
-    while (this.isOpen && this.#learnSome() === "more");
+    if (!this.isOpen) return;
+    const end = this.#ring.head;
+    while (this.isOpen && this.#reader.nextPosition < end && this.#learnBatch());
   }
 
   /** @internal The id bound to the key in these attributes. */
@@ -135,11 +139,15 @@ export class Binding implements Disposable {
   }
 
   #learnSome(): "more" | "empty" {
-    for (let batch = 0; batch < BATCHES_PER_TURN; batch++) {
-      if (this.#reader.poll(BATCH) === 0 && this.#reader.lost === 0) return "empty";
-      while (this.#reader.next()) if (this.#head.read()) this.#learnFrom(this.#head);
-    }
+    for (let batch = 0; batch < BATCHES_PER_TURN; batch++) if (!this.#learnBatch()) return "empty";
     return "more";
+  }
+
+  /** `false`: there was nothing. */
+  #learnBatch(): boolean {
+    if (this.#reader.poll(BATCH) === 0 && this.#reader.lost === 0) return false;
+    while (this.#reader.next()) if (this.#head.read()) this.#learnFrom(this.#head);
+    return true;
   }
 
   #learnFrom(head: EventHead): void {

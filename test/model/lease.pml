@@ -8,7 +8,7 @@
  * watches the process of the holder, whose end wakes it, and has a timer for the end of the tenure.
  * With waiters an entry is written in one step.
  *
- * Not in it: the hash as a hash (it is the subject), strings, the revision, a full search for a
+ * Not in it: the hash as a hash (it is the subject), strings, a full search for a
  * free entry (any that is free may be taken), reset.
  */
 

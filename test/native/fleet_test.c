@@ -2,8 +2,7 @@
  * fleet_test.c - the fleet's file and its members: who makes it, who lives, what is refused, what a
  * killed or a stopped member leaves behind.
  */
-#include "fleet_private.h"
-#include "test.h"
+#include "members.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -1304,7 +1303,7 @@ TEST("eight processes that join an orphan in memory at once are members of one e
 
 /* ---- single steps -------------------------------------------------------------------------- */
 
-#if !UNDER_TSAN && !UNDER_ASAN && (defined(__x86_64__) || defined(__aarch64__))
+#if CAN_STEP
 
 /* The judges below look at the fleet in `memory`, or in the directory, while a child of another
  * one is stopped after each instruction. */

@@ -2,16 +2,12 @@
  * lease_test.c - leases: who holds what, until when, and what is left when holders and contenders
  * are killed. Contenders are processes; that there is one winner is counted beside the table.
  */
-#include "test.h"
-
-#include "fleet_private.h"
+#include "members.h"
 
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 /* ---- a fleet of leases -------------------------------------------------------------------- */
@@ -24,17 +20,10 @@ static int lease_memory(uint32_t leases)
 	return fd;
 }
 
-static struct sb_fleet *join(int memory)
-{
-	struct sb_fleet *fleet = sb_fleet_join_memory(memory, NULL);
-	CHECK(fleet != NULL);
-	return fleet;
-}
-
 static struct sb_fleet *alone(uint32_t leases)
 {
 	int memory = lease_memory(leases);
-	struct sb_fleet *fleet = join(memory);
+	struct sb_fleet *fleet = join_memory(memory);
 	sb_fd_close(memory);
 	return fleet;
 }
@@ -121,7 +110,7 @@ struct two {
 static struct two two_members(uint32_t leases)
 {
 	int memory = lease_memory(leases);
-	return (struct two){ memory, join(memory), join(memory) };
+	return (struct two){ memory, join_memory(memory), join_memory(memory) };
 }
 
 static void two_leave(struct two *two)
@@ -275,7 +264,7 @@ TEST("a lease's bad arguments are refused and change nothing; the longest texts 
 	memset(long_kind, 'k', SB_KIND_MAX);
 	memset(long_label, 'l', SB_LABEL_MAX);
 	memset(owner, 'o', SB_OWNER_MAX);
-	uint64_t revision = table->revision;
+	uint64_t next_token = table->next_token;
 	const double bad[] = { 0, -1, NAN, INFINITY, -INFINITY };
 	for (uint32_t i = 0; i < 5; i++) {
 		CHECK_EQ(claim(fleet, "job", "1", "me", bad[i], 1000), -SB_EINVAL);
@@ -295,10 +284,10 @@ TEST("a lease's bad arguments are refused and change nothing; the longest texts 
 	CHECK_EQ(sb_lease_release(fleet, 8, 1), -SB_EINVAL);
 	CHECK_EQ(sb_lease_release(fleet, 0, 0), -SB_ESTALE);
 	CHECK_EQ(sb_lease_release(fleet, 0, NAN), -SB_ESTALE);
-	CHECK(table->revision == revision && count_held(fleet) == 0);
+	CHECK(table->next_token == next_token && count_held(fleet) == 0);
 	CHECK_EQ(claim(fleet, long_kind, long_label, owner, 1e300, 1000), 1);
 	CHECK_EQ(claim(fleet, long_kind, long_label, "b", 10, 1e12), 0);
-	CHECK(holder_is(fleet, long_kind, long_label, owner) && table->revision > revision);
+	CHECK(holder_is(fleet, long_kind, long_label, owner) && table->next_token == next_token + 1);
 	CHECK_EQ(claim(fleet, "job", "short", "", 1e-9, 1000), 1); /* a moment is one moment */
 	CHECK_EQ(find(fleet, "job", "short", 1000), 1);
 	CHECK_EQ(find(fleet, "job", "short", 1000.00001), 0);
@@ -415,34 +404,10 @@ struct shared { /* the tests' own books */
 	uint64_t wins, yields, last_token, rounds;
 };
 
-static struct shared *shared_open(void)
-{
-	struct shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
-	                             MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	CHECK(shared != MAP_FAILED);
-	return shared;
-}
-
-struct part {
-	struct shared *shared;
-	int memory;
-	uint32_t number;
-};
-
-static pid_t start(void (*body)(const struct part *), const struct part *part)
-{
-	pid_t child = fork();
-	CHECK(child >= 0);
-	if (child != 0) return child;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	body(part);
-	_exit(0);
-}
-
 static void contender(const struct part *part)
 {
 	struct shared *shared = part->shared;
-	struct sb_fleet *fleet = join(part->memory);
+	struct sb_fleet *fleet = join_memory(part->memory);
 	fetch_add_seq(&shared->ready, 1);
 	AWAIT(load_seq(&shared->go) == 1);
 	for (uint32_t wins = 0; wins < WINS;) {
@@ -469,12 +434,12 @@ static void contender(const struct part *part)
 TEST("of eight processes that contend for a lease one holds it at a time, with a higher token "
      "each time")
 {
-	struct shared *shared = shared_open();
+	struct shared *shared = shared_pages(sizeof(struct shared));
 	int memory = lease_memory(4);
-	struct sb_fleet *fleet = join(memory);
+	struct sb_fleet *fleet = join_memory(memory);
 	pid_t children[CONTENDERS];
 	for (uint32_t i = 0; i < CONTENDERS; i++)
-		children[i] = start(contender, &(struct part){ shared, memory, i });
+		children[i] = start_part(contender, &(struct part){ shared, memory, i });
 	AWAIT(load_seq(&shared->ready) == CONTENDERS);
 	store_seq(&shared->go, 1);
 	for (uint32_t i = 0; i < CONTENDERS; i++) CHECK_EQ(reap(children[i]), 0);
@@ -488,7 +453,7 @@ TEST("of eight processes that contend for a lease one holds it at a time, with a
 
 static void holder_of_all(const struct part *part)
 {
-	struct sb_fleet *fleet = join(part->memory);
+	struct sb_fleet *fleet = join_memory(part->memory);
 	char label[16];
 	for (uint32_t i = 0; i < 4; i++) {
 		snprintf(label, sizeof label, "%u", i);
@@ -500,10 +465,10 @@ static void holder_of_all(const struct part *part)
 
 TEST("a stopped holder keeps its leases, and those of a dead one are free at once")
 {
-	struct shared *shared = shared_open();
+	struct shared *shared = shared_pages(sizeof(struct shared));
 	int memory = lease_memory(4);
-	struct sb_fleet *fleet = join(memory);
-	pid_t child = start(holder_of_all, &(struct part){ shared, memory, 0 });
+	struct sb_fleet *fleet = join_memory(memory);
+	pid_t child = start_part(holder_of_all, &(struct part){ shared, memory, 0 });
 	AWAIT(load_seq(&shared->ready) == 1);
 	CHECK_EQ(kill(child, SIGSTOP), 0);
 	CHECK_EQ(claim(fleet, "job", "0", "me", 60000, -1), 0);
@@ -527,16 +492,16 @@ TEST("a stopped holder keeps its leases, and those of a dead one are free at onc
 
 TEST("a member that takes a dead one's place does not revive its leases")
 {
-	struct shared *shared = shared_open();
+	struct shared *shared = shared_pages(sizeof(struct shared));
 	int memory = lease_memory(4);
-	struct sb_fleet *fleet = join(memory);
-	pid_t child = start(holder_of_all, &(struct part){ shared, memory, 0 });
+	struct sb_fleet *fleet = join_memory(memory);
+	pid_t child = start_part(holder_of_all, &(struct part){ shared, memory, 0 });
 	AWAIT(load_seq(&shared->ready) == 1);
 	CHECK_EQ(claim(fleet, "job", "0", "me", 60000, -1), 0);
 	uint32_t index = holder_of(fleet)->member;
 	CHECK_EQ(kill(child, SIGKILL), 0);
 	CHECK_EQ(reap(child), 128 + SIGKILL);
-	struct sb_fleet *next = join(memory);
+	struct sb_fleet *next = join_memory(memory);
 	CHECK_EQ(sb_fleet_index(next), index);
 	CHECK_EQ(count_held(fleet), 0);
 	CHECK_EQ(find(next, "job", "1", -1), 0);
@@ -567,7 +532,7 @@ static void random_label(uint64_t *seed, char label[24])
 /* Claims, renews and releases; what it does not release is over soon, or it dies. */
 static void busy(const struct part *part)
 {
-	struct sb_fleet *fleet = join(part->memory);
+	struct sb_fleet *fleet = join_memory(part->memory);
 	uint64_t seed = os_now_ns() ^ part->number;
 	char label[24], owner[SB_OWNER_MAX + 1];
 	for (;;) {
@@ -617,14 +582,14 @@ static uint32_t look_around(struct sb_fleet *fleet, uint64_t *seed)
 TEST("holders and contenders of leases killed at any moment leave a sound table, and readers "
      "find no half of one")
 {
-	struct shared *shared = shared_open();
+	struct shared *shared = shared_pages(sizeof(struct shared));
 	int memory = lease_memory(4); /* fewer than labels: it is full at times */
-	struct sb_fleet *fleet = join(memory);
+	struct sb_fleet *fleet = join_memory(memory);
 	uint64_t seed = 3;
 	uint32_t found = 0;
 	pid_t children[3];
 	double last = 0;
-	for (uint32_t i = 0; i < 3; i++) children[i] = start(busy, &(struct part){ shared, memory, i });
+	for (uint32_t i = 0; i < 3; i++) children[i] = start_part(busy, &(struct part){ shared, memory, i });
 	for (int round = 0; round < (UNDER_TSAN ? 30 : 100); round++) {
 		uint64_t target = load_seq(&shared->rounds) + random_below(&seed, 60);
 		uint64_t until = os_now_ns() + 10000000000u;
@@ -639,7 +604,7 @@ TEST("holders and contenders of leases killed at any moment leave a sound table,
 		CHECK(holder_of(fleet)->token > last);
 		last = holder_of(fleet)->token;
 		CHECK_EQ(release_held(fleet), 0);
-		children[which] = start(busy, &(struct part){ shared, memory, which });
+		children[which] = start_part(busy, &(struct part){ shared, memory, which });
 	}
 	for (uint32_t i = 0; i < 3; i++) {
 		CHECK_EQ(kill(children[i], SIGKILL), 0);
@@ -657,7 +622,7 @@ enum { WAITERS = 4 };
 static void waiter(const struct part *part)
 {
 	struct shared *shared = part->shared;
-	struct sb_fleet *fleet = join(part->memory);
+	struct sb_fleet *fleet = join_memory(part->memory);
 	uint32_t *word = sb_fleet_wake_word(fleet);
 	fetch_add_seq(&shared->ready, 1);
 	AWAIT(load_seq(&shared->ready) == WAITERS); /* else the first has won before the last is there */
@@ -684,12 +649,12 @@ static void waiter(const struct part *part)
 
 TEST("whoever sleeps for a lease is woken by its end, and nobody sleeps through one")
 {
-	struct shared *shared = shared_open();
+	struct shared *shared = shared_pages(sizeof(struct shared));
 	int memory = lease_memory(4);
-	struct sb_fleet *fleet = join(memory);
+	struct sb_fleet *fleet = join_memory(memory);
 	pid_t children[WAITERS];
 	for (uint32_t i = 0; i < WAITERS; i++)
-		children[i] = start(waiter, &(struct part){ shared, memory, i });
+		children[i] = start_part(waiter, &(struct part){ shared, memory, i });
 	for (uint32_t i = 0; i < WAITERS; i++) CHECK_EQ(reap(children[i]), 0);
 	CHECK(shared->yields > 20);
 	sb_fleet_leave(fleet, 1);
@@ -699,7 +664,7 @@ TEST("whoever sleeps for a lease is woken by its end, and nobody sleeps through 
 
 /* ---- single steps ------------------------------------------------------------------------- */
 
-#if !UNDER_TSAN && !UNDER_ASAN && (defined(__x86_64__) || defined(__aarch64__))
+#if CAN_STEP
 
 enum { STEP_LEASES = 4 };
 
@@ -713,7 +678,7 @@ static struct sb_lease *entry_of(struct sb_fleet *fleet, uint32_t entry)
 static void *prepare_claim(int memory)
 {
 	static const char *labels[] = { "old", "older", "oldest" };
-	struct sb_fleet *fleet = join(memory);
+	struct sb_fleet *fleet = join_memory(memory);
 	CHECK_EQ(claim(fleet, "job", "0", "child", 60000, 1000), 1);
 	for (uint32_t i = 0; i < STEP_LEASES - 1; i++)
 		CHECK_EQ(claim(fleet, "job", labels[i], "child", 1, 1000), 1);
@@ -870,7 +835,7 @@ static void take_turns(struct sb_fleet *fleet)
 
 static void *prepare_look(int memory)
 {
-	struct sb_fleet *fleet = join(memory);
+	struct sb_fleet *fleet = join_memory(memory);
 	(void)sb_lease_at(fleet, 0, 1000);
 	fleet->holder.label_bytes = 0;
 	return fleet;
@@ -894,7 +859,7 @@ TEST("a reader of a lease that changes hands after any single instruction finds 
      "none")
 {
 	int memory = lease_memory(1);
-	struct sb_fleet *fleet = join(memory);
+	struct sb_fleet *fleet = join_memory(memory);
 	take_turns(fleet);
 	uint32_t steps =
 		act_at_each_instruction(memory, prepare_look, operate_look, take_turns, finish_look);

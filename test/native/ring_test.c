@@ -3,17 +3,12 @@
  * readers in processes of their own, some of them killed. Payloads follow from their first word, so
  * that a torn one is known.
  */
-#include "test.h"
-
-#include "fleet_private.h"
+#include "members.h"
 
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/ptrace.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 /* ---- a fleet of one ring ------------------------------------------------------------------ */
@@ -29,17 +24,10 @@ static int ring_memory(uint32_t frames, uint32_t frame_bytes)
 	return fd;
 }
 
-static struct sb_fleet *join(int memory)
-{
-	struct sb_fleet *fleet = sb_fleet_join_memory(memory, NULL);
-	CHECK(fleet != NULL);
-	return fleet;
-}
-
 static struct sb_fleet *alone(uint32_t frames, uint32_t frame_bytes)
 {
 	int memory = ring_memory(frames, frame_bytes);
-	struct sb_fleet *fleet = join(memory);
+	struct sb_fleet *fleet = join_memory(memory);
 	sb_fd_close(memory);
 	return fleet;
 }
@@ -415,30 +403,6 @@ struct shared { /* memory that only the tests share: their own books */
 	} reader[READERS];
 };
 
-static struct shared *shared_open(void)
-{
-	struct shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
-	                             MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	CHECK(shared != MAP_FAILED);
-	return shared;
-}
-
-struct part { /* what a process of a test is */
-	struct shared *shared;
-	int memory;
-	uint32_t number;
-};
-
-static pid_t start(void (*body)(const struct part *), const struct part *part)
-{
-	pid_t child = fork();
-	CHECK(child >= 0);
-	if (child != 0) return child;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	body(part);
-	_exit(0);
-}
-
 static uint32_t stress_bytes(uint64_t id)
 {
 	uint64_t seed = id;
@@ -454,7 +418,7 @@ static uint64_t stress_id(uint32_t writer, uint64_t serial)
 static void write_events(const struct part *part, uint64_t count)
 {
 	struct shared *shared = part->shared;
-	struct sb_fleet *fleet = join(part->memory);
+	struct sb_fleet *fleet = join_memory(part->memory);
 	fetch_add_seq(&shared->ready, 1);
 	AWAIT(load_seq(&shared->go) == 1);
 	uint64_t serial = load_seq(&shared->begun[part->number]);
@@ -516,7 +480,7 @@ static void read_all(const struct part *part, struct sb_cursor *cursor)
 
 static void reader(const struct part *part)
 {
-	struct sb_fleet *fleet = join(part->memory);
+	struct sb_fleet *fleet = join_memory(part->memory);
 	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
 	fetch_add_seq(&part->shared->ready, 1);
 	read_all(part, cursor);
@@ -527,14 +491,14 @@ static void reader(const struct part *part)
 TEST("two writers lap three readers of a small ring: no event is torn, and each reader's books "
      "balance")
 {
-	struct shared *shared = shared_open();
+	struct shared *shared = shared_pages(sizeof(struct shared));
 	int memory = ring_memory(8, 64);
-	struct sb_fleet *fleet = join(memory); /* the fleet stays while its members come and go */
+	struct sb_fleet *fleet = join_memory(memory); /* the fleet stays while its members come and go */
 	pid_t readers[READERS], writers[WRITERS];
 	for (uint32_t i = 0; i < READERS; i++)
-		readers[i] = start(reader, &(struct part){ shared, memory, i });
+		readers[i] = start_part(reader, &(struct part){ shared, memory, i });
 	for (uint32_t i = 0; i < WRITERS; i++)
-		writers[i] = start(writer, &(struct part){ shared, memory, i });
+		writers[i] = start_part(writer, &(struct part){ shared, memory, i });
 	AWAIT(load_seq(&shared->ready) == READERS + WRITERS);
 	store_seq(&shared->go, 1);
 	AWAIT(load_seq(&shared->readers_raced) == READERS);
@@ -559,16 +523,16 @@ static void endless_writer(const struct part *part)
 
 TEST("writers of a ring killed at any moment leave no torn event, no gap in the books and no lock")
 {
-	struct shared *shared = shared_open();
+	struct shared *shared = shared_pages(sizeof(struct shared));
 	int memory = ring_memory(16, 64);
-	struct sb_fleet *fleet = join(memory);
+	struct sb_fleet *fleet = join_memory(memory);
 	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
 	uint64_t seed = 5, received = 0, lost = 0, own = 0, last[WRITERS] = { 0 };
 	uint32_t unfinished = 0;
 	store_seq(&shared->go, 1);
 	const uint32_t rounds = UNDER_TSAN ? 40 : 200;
 	for (uint32_t round = 0; round < rounds; round++) {
-		pid_t child = start(endless_writer, &(struct part){ shared, memory, 0 });
+		pid_t child = start_part(endless_writer, &(struct part){ shared, memory, 0 });
 		uint64_t target = load_seq(&shared->published[0]) + random_below(&seed, 40);
 		uint64_t until = os_now_ns() + 10000000000u;
 		while (load_seq(&shared->published[0]) < target && os_now_ns() < until) {
@@ -610,7 +574,7 @@ enum { CALLS = 3000 };
 static void sleeper(const struct part *part)
 {
 	struct shared *shared = part->shared;
-	struct sb_fleet *fleet = join(part->memory);
+	struct sb_fleet *fleet = join_memory(part->memory);
 	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
 	uint32_t *word = sb_fleet_wake_word(fleet);
 	uint64_t received = 0, last[WRITERS] = { 0 };
@@ -633,13 +597,13 @@ static void sleeper(const struct part *part)
 TEST("readers that sleep on a ring are all woken by each publication, and nobody sleeps through "
      "one")
 {
-	struct shared *shared = shared_open();
+	struct shared *shared = shared_pages(sizeof(struct shared));
 	int memory = ring_memory(4096, 64);
-	struct sb_fleet *fleet = join(memory);
+	struct sb_fleet *fleet = join_memory(memory);
 	pid_t children[READERS];
 	uint64_t seed = 9;
 	for (uint32_t i = 0; i < READERS; i++)
-		children[i] = start(sleeper, &(struct part){ shared, memory, i });
+		children[i] = start_part(sleeper, &(struct part){ shared, memory, i });
 	AWAIT(load_seq(&shared->ready) == READERS);
 	for (uint64_t serial = 0; serial < CALLS; serial++) {
 		uint64_t id = stress_id(0, serial);
@@ -676,7 +640,7 @@ TEST("a publication into a ring wakes whoever is parked once, and a park that ha
 /* Takes the ring's lock, and no further. */
 static void stuck_writer(const struct part *part)
 {
-	struct sb_fleet *fleet = join(part->memory);
+	struct sb_fleet *fleet = join_memory(part->memory);
 	CHECK_EQ(publish(fleet, 0, 8), 0);
 	CHECK_EQ(fleet_lock(fleet, &fleet_ring(fleet, 0)->lock), 0);
 	store_seq(&part->shared->ready, 1);
@@ -685,11 +649,11 @@ static void stuck_writer(const struct part *part)
 
 TEST("a reader does not sleep while a writer holds the lock, and takes over that of a dead one")
 {
-	struct shared *shared = shared_open();
+	struct shared *shared = shared_pages(sizeof(struct shared));
 	int memory = ring_memory(8, 64);
-	struct sb_fleet *fleet = join(memory);
+	struct sb_fleet *fleet = join_memory(memory);
 	struct sb_cursor *cursor = open_cursor(fleet, SB_FROM_HEAD);
-	pid_t writer = start(stuck_writer, &(struct part){ shared, memory, 0 });
+	pid_t writer = start_part(stuck_writer, &(struct part){ shared, memory, 0 });
 	AWAIT(load_seq(&shared->ready) == 1);
 	CHECK_EQ(sb_cursor_park(cursor), SB_POLL_NOW);
 	CHECK_EQ(sb_cursor_poll(cursor, 8), 1);
@@ -708,85 +672,7 @@ TEST("a reader does not sleep while a writer holds the lock, and takes over that
 
 /* ---- single steps ------------------------------------------------------------------------- */
 
-#if !UNDER_TSAN && !UNDER_ASAN && (defined(__x86_64__) || defined(__aarch64__))
-
-/* Binds the symbols before: the dynamic linker is not to be stepped. */
-static pid_t start_stepped(int memory, void *(*prepare)(int), void (*operate)(void *),
-                           void (*finish)(void *))
-{
-	int status = 0;
-	pid_t child = fork();
-	CHECK(child >= 0);
-	if (child == 0) {
-		void *own = prepare(memory);
-		CHECK(ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0 && raise(SIGSTOP) == 0);
-		operate(own);
-		raise(SIGSTOP);
-		if (finish != NULL) finish(own);
-		_exit(0);
-	}
-	CHECK_EQ(waitpid(child, &status, 0), child);
-	CHECK(WIFSTOPPED(status));
-	return child;
-}
-
-/* One instruction further; false when operate is through. */
-static bool step(pid_t child)
-{
-	int status = 0;
-	CHECK_EQ(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL), 0);
-	CHECK_EQ(waitpid(child, &status, 0), child);
-	CHECK(WIFSTOPPED(status));
-	return WSTOPSIG(status) == SIGTRAP;
-}
-
-uint32_t act_at_each_instruction(int memory, void *(*prepare)(int), void (*operate)(void *),
-                                 void (*act)(struct sb_fleet *), void (*finish)(void *))
-{
-	struct sb_fleet *fleet = join(memory);
-	uint32_t at = 0;
-	/* Each child is stepped from its beginning: later instructions are sampled. */
-	for (bool running = true; running; at += at < 200 ? 1 : 7) {
-		int status = 0;
-		pid_t child = start_stepped(memory, prepare, operate, finish);
-		for (uint32_t steps = 0; steps < at && running; steps++) running = step(child);
-		act(fleet);
-		do {
-			CHECK_EQ(ptrace(PTRACE_CONT, child, NULL, NULL), 0);
-			CHECK_EQ(waitpid(child, &status, 0), child);
-		} while (WIFSTOPPED(status));
-		CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-	}
-	sb_fleet_leave(fleet, 1);
-	return at;
-}
-
-uint32_t kill_at_each_instruction(int memory, void *(*prepare)(int), void (*operate)(void *),
-                                  void (*judge)(struct sb_fleet *))
-{
-	struct sb_fleet *fleet = join(memory);
-	const struct sb_fleet_header *h = &fleet->header;
-	struct sb_fleet_want want = { .members = h->members, .leases = h->leases, .rings = h->rings };
-	for (uint32_t ring = 0; ring < h->rings; ring++) {
-		want.ring[ring] = h->ring[ring];
-		want.ring[ring].offset = 0;
-	}
-	struct sb_fleet *copy = sb_fleet_join_memory(-1, &want);
-	CHECK(copy != NULL && copy->index == fleet->index && copy->incarnation == fleet->incarnation);
-	copy->header.first_token = h->first_token;
-	uint32_t steps = 0;
-	pid_t child = start_stepped(memory, prepare, operate, NULL);
-	do {
-		memcpy(copy->file + SB_PAGE, fleet->file + SB_PAGE, h->file_bytes - SB_PAGE);
-		judge(copy);
-		steps++;
-	} while (step(child));
-	CHECK_EQ(kill(child, SIGKILL), 0);
-	CHECK_EQ(reap(child), 128 + SIGKILL);
-	sb_fleet_leave(copy, 1);
-	sb_fleet_leave(fleet, 1);
-	return steps;
-}
+#if CAN_STEP
 
 /* So many that a cursor that knows none of them believes the number of the next in the place of
  * the oldest that is there. */
@@ -794,7 +680,7 @@ enum { BEFORE = 20 };
 
 static void *prepare_publication(int memory)
 {
-	struct sb_fleet *fleet = join(memory);
+	struct sb_fleet *fleet = join_memory(memory);
 	for (uint64_t id = 0; id < BEFORE; id++) CHECK_EQ(publish(fleet, id, 100), 0);
 	write_payload(fleet->staging, 100, BEFORE);
 	return fleet;
@@ -874,7 +760,7 @@ struct parker {
 static void *prepare_park(int memory)
 {
 	static struct parker own;
-	own.fleet = join(memory);
+	own.fleet = join_memory(memory);
 	own.cursor = open_cursor(own.fleet, SB_FROM_HEAD);
 	uint32_t life = load_seq(&fleet_member(own.fleet, 0)->incarnation);
 	store_seq(&fleet_ring(own.fleet, 0)->lock, 1 | life << SB_LOCK_LIFE_SHIFT);
@@ -919,7 +805,7 @@ struct lapped {
 static void *prepare_poll(int memory)
 {
 	static struct lapped own;
-	own.fleet = join(memory);
+	own.fleet = join_memory(memory);
 	for (uint64_t n = 0; n < 8; n++) { /* the id is the event's number */
 		uint64_t id = fleet_ring(own.fleet, 0)->events;
 		CHECK_EQ(publish(own.fleet, id, 64), 0);

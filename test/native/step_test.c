@@ -4,16 +4,15 @@
  * good as dead. No luck is needed to hit the gap between two accesses. Sanitizers add thousands of
  * instructions and are left out.
  */
-#include "test.h"
+#include "members.h"
 
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#if !UNDER_TSAN && !UNDER_ASAN && (defined(__x86_64__) || defined(__aarch64__))
+#if CAN_STEP
 
 /* ---- a child that is stepped -------------------------------------------------------------- */
 
@@ -83,16 +82,6 @@ static pid_t start_child(const struct scenario *scenario, struct side *side)
 	CHECK_EQ(waitpid(child, &status, 0), child);
 	CHECK(WIFSTOPPED(status));
 	return child;
-}
-
-/* One instruction further; false at the second stop. */
-static bool step(pid_t child)
-{
-	int status = 0;
-	CHECK_EQ(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL), 0);
-	CHECK_EQ(waitpid(child, &status, 0), child);
-	CHECK(WIFSTOPPED(status));
-	return WSTOPSIG(status) == SIGTRAP;
 }
 
 static int run_to_end(pid_t child)

@@ -84,16 +84,6 @@ int in_child(void (*body)(void));       /* forks, runs it, reaps: 0 if every che
 void set_limit(int resource, uint64_t value);
 void forbid_files(void);                /* no descriptor is left, until: */
 void allow_files(void);
-struct sb_fleet;
-/* Without sanitizers (ring_test.c): a child of the memory's fleet prepares, then does operate(what
- * it prepared) in single steps. Before each, judge has a copy of the fleet in which the child is
- * dead. Returns how many. */
-uint32_t kill_at_each_instruction(int memory, void *(*prepare)(int), void (*operate)(void *),
-                                  void (*judge)(struct sb_fleet *));
-/* The same, but for each instruction there is a child: after it, act does its part, then the child
- * goes on to the end of operate and of finish. */
-uint32_t act_at_each_instruction(int memory, void *(*prepare)(int), void (*operate)(void *),
-                                 void (*act)(struct sb_fleet *), void (*finish)(void *));
 
 /* ---- a hub and a worker on one mapping (pair.c) ----------------------------------------------
  * ThreadSanitizer is blind to two mappings of one memfd, so most tests let the worker adopt the

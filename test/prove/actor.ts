@@ -1,6 +1,6 @@
 /** What the proofs with many processes have in common: children that speak in messages, and the state of a process. */
 
-import { readFileSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { until } from "../support.ts";
 
@@ -79,6 +79,17 @@ export class Crew {
       actor.process.kill("SIGKILL");
     }
     await Promise.all([...this.living].map((actor) => actor.process.exited));
+  }
+}
+
+/** On SIGINT and SIGTERM: kills the crew, removes the folder, and ends this process. */
+export function endOnSignal(crew: Crew, folder: string): void {
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    process.on(signal, () => {
+      for (const actor of crew.living) actor.process.kill("SIGKILL");
+      rmSync(folder, { recursive: true, force: true });
+      process.exit(1);
+    });
   }
 }
 

@@ -16,7 +16,7 @@ import { parseArgs } from "node:util";
 import { EventBus, Fleet } from "../../src/events/index.ts";
 import type { Bookmark } from "../../src/fleet/reader.ts";
 import { until } from "../support.ts";
-import { Actor, Crew } from "./actor.ts";
+import { Actor, Crew, endOnSignal } from "./actor.ts";
 import { figuresLine, Histogram, sizeAsked } from "./figures.ts";
 import { type Fault, RingAudit } from "./fleet/audit.ts";
 import { COUNTS, DOINGS, type Doing, FleetBooks, ROLES, type Role, type Series, wallMs } from "./fleet/books.ts";
@@ -517,13 +517,7 @@ function sumOf(field: Parameters<FleetBooks["noted"]>[1]): number {
 say(
   `seed ${seed}: bun test/prove/fleet-soak.ts ${sizeAsked()} --seed ${seed} --kills ${wantedKills} --minutes ${values.minutes}`,
 );
-for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  process.on(signal, () => {
-    for (const actor of crew.living) actor.process.kill("SIGKILL");
-    rmSync(root, { recursive: true, force: true });
-    process.exit(1);
-  });
-}
+endOnSignal(crew, root);
 try {
   await soak();
 } catch (error) {

@@ -14,7 +14,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { until } from "../support.ts";
-import { Actor, Crew, stopped } from "./actor.ts";
+import { Actor, Crew, endOnSignal, stopped } from "./actor.ts";
 import { TIMEOUT_MS } from "./asker.ts";
 import { figuresLine, Histogram, sizeAsked } from "./figures.ts";
 import { audit, type Life as Asked } from "./soak/audit.ts";
@@ -412,13 +412,7 @@ const say = (text: string): void => void process.stdout.write(`${text}\n`);
 say(
   `seed ${seed}: bun test/prove/soak.ts ${sizeAsked()} --seed ${seed} --kills ${wantedKills} --requests ${wantedRequests} --minutes ${values.minutes}`,
 );
-for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  process.on(signal, () => {
-    for (const actor of crew.living) actor.process.kill("SIGKILL");
-    rmSync(root, { recursive: true, force: true });
-    process.exit(1);
-  });
-}
+endOnSignal(crew, root);
 try {
   await soak();
 } catch (error) {

@@ -11,7 +11,7 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { Actor, type Common, Crew } from "./actor.ts";
+import { Actor, type Common, Crew, endOnSignal } from "./actor.ts";
 import { figuresLine, Histogram, sizeAsked } from "./figures.ts";
 import { audit, type Life } from "./soak/audit.ts";
 import * as b from "./soak/books.ts";
@@ -283,13 +283,7 @@ async function shortStalls(): Promise<void> {
 const isPart = (name: string): boolean => values.only === "" || values.only === name;
 
 say(`seed ${seed}: bun test/prove/stalls.ts ${sizeAsked()} --seed ${seed} --stalls ${wanted}`);
-for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  process.on(signal, () => {
-    for (const actor of crew.living) actor.process.kill("SIGKILL");
-    rmSync(root, { recursive: true, force: true });
-    process.exit(1);
-  });
-}
+endOnSignal(crew, root);
 try {
   const evicting = isPart("evict") ? evictions() : null;
   if (isPart("short")) await shortStalls();

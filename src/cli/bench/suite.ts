@@ -1,5 +1,6 @@
 /** What every suite of the bench has in common: its flags, its workspace, its progress, a round that cannot hang. */
 
+import { parseArgs } from "node:util";
 import { CommandError, UsageError } from "../usage.ts";
 import { type Introduction, Workspace } from "./systems.ts";
 
@@ -98,4 +99,32 @@ export async function present<R>(
     if (progress) process.stderr.write("\n");
     throw error;
   }
+}
+
+/** What a run measures: how long, in what mode, which systems. */
+export type SuitePlan<Preset, System extends string> = Preset & { mode: Mode; systems: System[] };
+
+/** A suite that has no flags of its own. The first of its systems is slotbus. */
+export interface Suite<Preset, System extends string, Result> {
+  help: string;
+  presets: Readonly<Record<Mode, Preset>>;
+  systems: readonly System[];
+  measure(plan: SuitePlan<Preset, System>, say: Say): Promise<Result>;
+  report(result: Result): string;
+}
+
+/** Runs a suite by its flags; resolves to the exit code. Throws {@link UsageError} and {@link CommandError}. */
+export async function runSuite<Preset, System extends string, Result>(
+  args: string[],
+  suite: Suite<Preset, System, Result>,
+): Promise<number> {
+  const flags = orUsageError(() => parseArgs({ args, options: COMMON_FLAGS }).values);
+  if (flags.help) {
+    console.log(suite.help);
+    return 0;
+  }
+  const mode = modeOf(flags);
+  const systems = parseAgainst(flags.against ?? "all", suite.systems);
+  const plan = { ...suite.presets[mode], mode, systems };
+  return present(flags.json, (say) => suite.measure(plan, say), suite.report);
 }

@@ -11,7 +11,7 @@
 import { closeSync, ftruncateSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { processState } from "../actor.ts";
-import type { Delays } from "../soak/times.ts";
+import { type Delays, delaysIn } from "../soak/times.ts";
 
 export const ROLES = ["writer", "reader", "holder", "waiter", "mixed"] as const;
 export type Role = (typeof ROLES)[number];
@@ -480,13 +480,6 @@ export class FleetBooks {
   /** In ms. */
   delays(series: Series): Delays {
     const start = SERIES.indexOf(series) * BUCKETS;
-    const buckets = this.#buckets.subarray(start, start + BUCKETS);
-    const count = buckets.reduce((sum, n) => sum + n, 0);
-    const at = (quantile: number): number => {
-      let left = Math.max(1, Math.ceil(quantile * count));
-      const bucket = buckets.findIndex((n) => (left -= n) <= 0);
-      return Math.max(0, bucket) / PER_MS;
-    };
-    return { count, p50: at(0.5), p95: at(0.95), p99: at(0.99), max: at(1) };
+    return delaysIn(this.#buckets.subarray(start, start + BUCKETS), PER_MS);
   }
 }

@@ -41,6 +41,17 @@ export interface Delays {
   max: number;
 }
 
+/** The delays that `buckets` count: bucket n those of n / `perMs` ms. */
+export function delaysIn(buckets: Uint32Array, perMs = 1): Delays {
+  const count = buckets.reduce((sum, n) => sum + n, 0);
+  const at = (quantile: number): number => {
+    let left = Math.max(1, Math.ceil(quantile * count));
+    const bucket = buckets.findIndex((n) => (left -= n) <= 0);
+    return Math.max(0, bucket) / perMs;
+  };
+  return { count, p50: at(0.5), p95: at(0.95), p99: at(0.99), max: at(1) };
+}
+
 export class Times {
   readonly #buckets: Uint32Array;
   /** By pid: killed, continued, heard of. */
@@ -130,16 +141,7 @@ export class Times {
 
   read(series: Series): Delays {
     const start = SERIES.indexOf(series) * BUCKETS;
-    const buckets = this.#buckets.subarray(start, start + BUCKETS);
-    const count = buckets.reduce((sum, n) => sum + n, 0);
-    const at = (quantile: number): number => {
-      let left = Math.max(1, Math.ceil(quantile * count));
-      return Math.max(
-        0,
-        buckets.findIndex((n) => (left -= n) <= 0),
-      );
-    };
-    return { count, p50: at(0.5), p95: at(0.95), p99: at(0.99), max: at(1) };
+    return delaysIn(this.#buckets.subarray(start, start + BUCKETS));
   }
 }
 

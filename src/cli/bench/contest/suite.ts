@@ -1,23 +1,11 @@
 /** `slotbus bench contest`: a claim that nobody contests, eight processes that contend, a holder that is killed. */
 
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { CommandError } from "../../usage.ts";
 import { alternate, median, perSecond, type Round, round, summarise } from "../measure.ts";
 import { type Bar, bar, barLines, describeMachine, type Machine, machineLines, number, table } from "../report.ts";
 import { missing, startServer } from "../servers.ts";
-import {
-  COMMON_FLAGS,
-  guarded,
-  inWorkspace,
-  type Mode,
-  modeOf,
-  orUsageError,
-  parseAgainst,
-  present,
-  type Say,
-  verifyAnswerer,
-} from "../suite.ts";
+import { guarded, inWorkspace, type Mode, runSuite, type Say, type SuitePlan, verifyAnswerer } from "../suite.ts";
 import type { Peer, Workspace } from "../systems.ts";
 import { Arena, CONTENDERS } from "./arena.ts";
 import { type Locks, LONG_MS, openLocks, SHORT_MS, SYSTEMS, type SystemName } from "./locks.ts";
@@ -54,10 +42,7 @@ const PRESETS: Record<Mode, Preset> = {
 /** One who waits for a holder has gone to sleep after that. */
 const SETTLE_MS = 20;
 
-interface Plan extends Preset {
-  mode: Mode;
-  systems: SystemName[];
-}
+type Plan = SuitePlan<Preset, SystemName>;
 
 interface Common {
   system: SystemName;
@@ -349,13 +334,6 @@ function report({ machine, rows, bars, notes }: Result): string {
 }
 
 /** Runs the command; resolves to its exit code. Throws {@link UsageError} and {@link CommandError}. */
-export async function run(args: string[]): Promise<number> {
-  const flags = orUsageError(() => parseArgs({ args, options: COMMON_FLAGS }).values);
-  if (flags.help) {
-    console.log(HELP);
-    return 0;
-  }
-  const mode = modeOf(flags);
-  const plan: Plan = { ...PRESETS[mode], mode, systems: parseAgainst(flags.against ?? "all", SYSTEMS) };
-  return present(flags.json, (say) => runAll(plan, say), report);
+export function run(args: string[]): Promise<number> {
+  return runSuite(args, { help: HELP, presets: PRESETS, systems: SYSTEMS, measure: runAll, report });
 }

@@ -1,22 +1,10 @@
 /** `slotbus bench events`: one publisher and four subscribers, slotbus beside brokers and what Bun has of its own. */
 
-import { parseArgs } from "node:util";
 import { CommandError } from "../../usage.ts";
 import { alternate, median, round } from "../measure.ts";
 import { type Bar, bar, barLines, describeMachine, type Machine, machineLines, number, table } from "../report.ts";
 import { missing } from "../servers.ts";
-import {
-  COMMON_FLAGS,
-  guarded,
-  inWorkspace,
-  type Mode,
-  modeOf,
-  orUsageError,
-  parseAgainst,
-  present,
-  type Say,
-  verifyAnswerer,
-} from "../suite.ts";
+import { guarded, inWorkspace, type Mode, runSuite, type Say, type SuitePlan, verifyAnswerer } from "../suite.ts";
 import type { Workspace } from "../systems.ts";
 import { type Contestant, start, SYSTEMS, type SystemName } from "./contestants.ts";
 import { ATTACHED, publishCosts, type PublishRow } from "./publish.ts";
@@ -55,10 +43,7 @@ const WINDOW = 16_384;
 /** Subscribers that make no progress for so long have lost what is missing. */
 const STUCK_MS = 1_000;
 
-interface Plan extends Preset {
-  mode: Mode;
-  systems: SystemName[];
-}
+type Plan = SuitePlan<Preset, SystemName>;
 
 /** What subscribers of one system got, as it stands in the JSON. */
 export interface FlowRow {
@@ -275,13 +260,6 @@ function report({ machine, rows, bars, notes }: Result): string {
 }
 
 /** Runs the command; resolves to its exit code. Throws {@link UsageError} and {@link CommandError}. */
-export async function run(args: string[]): Promise<number> {
-  const flags = orUsageError(() => parseArgs({ args, options: COMMON_FLAGS }).values);
-  if (flags.help) {
-    console.log(HELP);
-    return 0;
-  }
-  const mode = modeOf(flags);
-  const plan: Plan = { ...PRESETS[mode], mode, systems: parseAgainst(flags.against ?? "all", SYSTEMS) };
-  return present(flags.json, (say) => runAll(plan, say), report);
+export function run(args: string[]): Promise<number> {
+  return runSuite(args, { help: HELP, presets: PRESETS, systems: SYSTEMS, measure: runAll, report });
 }
