@@ -8,9 +8,11 @@
  *   hub         the hub and one worker
  *   nginx       nginx (Debian's) as a proxy to Bun.serve on a unix socket
  *   bun-proxy   Bun.serve that fetches from Bun.serve on a unix socket
+ *
+ * Then a route that computes for about 2 ms: one worker process against two of the same name, each behind a hub of its own.
  */
 
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -20,9 +22,10 @@ const ROUNDS = values.quick ? 5 : 11;
 const SECONDS = values.quick ? 1 : 2;
 const CONNECTIONS = [32, 1];
 const PATH = "/users/42";
+const BUSY_PATH = "/busy/42";
+const BUSY_CONNECTIONS = 8;
 
 const folder = mkdtempSync(join(tmpdir(), "slotbus-hub-bench-"));
-chmodSync(folder, 0o755);
 const root = join(import.meta.dir, "..");
 const children: Bun.Subprocess[] = [];
 
@@ -48,23 +51,33 @@ function freePort(): number {
 const route = `{ "/users/:id": (request) => Response.json({ id: request.params.id }) }`;
 const socket = join(folder, "back.sock");
 
-const contestants: Record<string, (port: number) => void> = {
-  bare: (port) => startBun("bare", `Bun.serve({ port: ${port}, routes: ${route} });`),
-  hub: (port) => {
-    start([process.execPath, join(root, "src/cli/slotbus.ts"), "hub", "--port", String(port), "--name", "bench"]);
+function startHub(name: string, port: number, workers: number): void {
+  start([process.execPath, join(root, "src/cli/slotbus.ts"), "hub", "--port", String(port), "--name", name]);
+  for (let i = 0; i < workers; i++)
     startBun(
-      "worker",
+      `worker-${name}`,
       `import { HandlerResponse, HubWorker } from ${JSON.stringify(join(root, "src/hub/index.ts"))};
-       const worker = new HubWorker({ hub: "bench", name: "users", backoff: { min: 20 } });
+       const worker = new HubWorker({ hub: ${JSON.stringify(name)}, name: "users", backoff: { min: 20 } });
        worker.get("/users/:id", ({ params }) => HandlerResponse.okJson({ id: params.id }));
+       worker.get("/busy/:id", ({ params }) => {
+         let x = 1;
+         for (let i = 0; i < 700_000; i++) x = Math.imul(x ^ (x >>> 15), 0x2c1b3c6d) + i;
+         return HandlerResponse.okJson({ id: x === 0.5 ? "never" : params.id });
+       });
        await worker.run();`,
     );
-  },
+}
+
+type Contestants = Record<string, (port: number) => void>;
+
+const contestants: Contestants = {
+  bare: (port) => startBun("bare", `Bun.serve({ port: ${port}, routes: ${route} });`),
+  hub: (port) => startHub("hub", port, 1),
   nginx: (port) => {
     const file = join(folder, "nginx.conf");
     writeFileSync(
       file,
-      `daemon off; pid ${folder}/nginx.pid; error_log stderr error; worker_processes 1; events { worker_connections 1024; }
+      `daemon off; ${process.geteuid?.() === 0 ? "user root;" : ""} pid ${folder}/nginx.pid; error_log stderr error; worker_processes 1; events { worker_connections 1024; }
        http { access_log off; client_body_temp_path ${folder}/b; proxy_temp_path ${folder}/p; fastcgi_temp_path ${folder}/f;
          uwsgi_temp_path ${folder}/u; scgi_temp_path ${folder}/s;
          upstream back { server unix:${socket}; keepalive 64; }
@@ -83,6 +96,11 @@ const contestants: Record<string, (port: number) => void> = {
     ),
 };
 
+const teams: Contestants = {
+  "1 worker": (port) => startHub("one", port, 1),
+  "2 workers": (port) => startHub("two", port, 2),
+};
+
 async function untilItAnswers(port: number): Promise<void> {
   for (let attempt = 0; ; attempt++) {
     const response = await fetch(`http://127.0.0.1:${port}${PATH}`).catch(() => null);
@@ -92,9 +110,22 @@ async function untilItAnswers(port: number): Promise<void> {
   }
 }
 
+type Ports = ReadonlyMap<string, number>;
+
+async function startAll(systems: Contestants): Promise<Ports> {
+  const ports = new Map<string, number>();
+  for (const [name, begin] of Object.entries(systems)) {
+    const port = freePort();
+    begin(port);
+    await untilItAnswers(port);
+    ports.set(name, port);
+  }
+  return ports;
+}
+
 /** Requests per second, and the median time of one in µs. */
-function load(port: number, connections: number): { rate: number; p50: number } {
-  const command = ["wrk", "-t1", `-c${connections}`, `-d${SECONDS}s`, "--latency", `http://127.0.0.1:${port}${PATH}`];
+function load(port: number, connections: number, path = PATH): { rate: number; p50: number } {
+  const command = ["wrk", "-t1", `-c${connections}`, `-d${SECONDS}s`, "--latency", `http://127.0.0.1:${port}${path}`];
   const { stdout } = Bun.spawnSync(command);
   const text = stdout.toString();
   if (/Non-2xx|Socket errors/.test(text)) throw new Error(text);
@@ -111,19 +142,14 @@ try {
   for (const tool of ["wrk", "nginx"])
     if (!Bun.which(tool)) throw new Error(`lacks ${tool}: apt-get install -y ${tool}`);
   startBun("back", `Bun.serve({ unix: ${JSON.stringify(socket)}, routes: ${route} });`);
-  const ports = new Map<string, number>();
-  for (const [name, begin] of Object.entries(contestants)) {
-    ports.set(name, freePort());
-    begin(ports.get(name)!);
-    await untilItAnswers(ports.get(name)!);
-  }
   const rows: { system: string; connections: number; requests_per_second: number; p50_us: number }[] = [];
   const ratios = new Map<string, number[]>();
-  for (const connections of CONNECTIONS) {
+  const compare = (ports: Ports, subject: string, connections: number, path: string): void => {
     const rounds = new Map<string, { rate: number; p50: number }[]>([...ports.keys()].map((name) => [name, []]));
-    for (const port of ports.values()) load(port, connections); // until what is hot is compiled
+    for (const port of ports.values()) load(port, connections, path); // until what is hot is compiled
     for (let round = 0; round < ROUNDS; round++)
-      for (const [name, port] of ports) rounds.get(name)!.push(load(port, connections));
+      for (const [name, port] of ports) rounds.get(name)!.push(load(port, connections, path));
+    const own = rounds.get(subject)!;
     for (const [name, all] of rounds) {
       rows.push({
         system: name,
@@ -131,17 +157,19 @@ try {
         requests_per_second: Math.round(median(all.map(({ rate }) => rate))),
         p50_us: median(all.map(({ p50 }) => p50)),
       });
-      const hub = rounds.get("hub")!;
       ratios.set(
         `rate ${name} ${connections}`,
-        all.map(({ rate }, round) => hub[round]!.rate / rate),
+        all.map(({ rate }, round) => own[round]!.rate / rate),
       );
       ratios.set(
         `p50 ${name} ${connections}`,
-        all.map(({ p50 }, round) => hub[round]!.p50 / p50),
+        all.map(({ p50 }, round) => own[round]!.p50 / p50),
       );
     }
-  }
+  };
+  const ports = await startAll(contestants);
+  for (const connections of CONNECTIONS) compare(ports, "hub", connections, PATH);
+  compare(await startAll(teams), "2 workers", BUSY_CONNECTIONS, BUSY_PATH);
   const bar = (name: string, key: string, goal: { at_least: number } | { at_most: number }, aim: number) => {
     const measured = Number(median(ratios.get(key)!).toFixed(3));
     const met = "at_least" in goal ? measured >= goal.at_least : measured <= goal.at_most;
@@ -152,6 +180,7 @@ try {
     bar("hub ÷ nginx, requests/s at 32 connections", "rate nginx 32", { at_least: 1.1 }, 2),
     bar("hub ÷ bun-proxy, requests/s at 32 connections", "rate bun-proxy 32", { at_least: 2 }, 3),
     bar("hub ÷ bare, p50 at 1 connection", "p50 bare 1", { at_most: 1.5 }, 1.15),
+    bar("2 workers ÷ 1, requests/s, 2 ms of CPU each", `rate 1 worker ${BUSY_CONNECTIONS}`, { at_least: 1.05 }, 1.8),
   ];
   if (values.json) console.log(JSON.stringify({ rows, bars }, null, 2));
   else {

@@ -15,9 +15,12 @@ import {
   type RequestTiming,
   RequestTimeoutError,
   SlotBus,
+  type SlotBusOptions,
+  type WorkerInfo,
   type WorkerRequest,
   type SlotWorker,
   type BusResponse,
+  WorkerDiedError,
   PermissionDeniedError,
   ResourceError,
 } from "../src/index.ts";
@@ -368,6 +371,35 @@ describe("aborts", () => {
     expect(await rejection(running)).toBe(reason);
     expect(await late).toBe("late");
     expect((await bus.request({ path: "/next" })).text()).toBe("next");
+  });
+
+  test("a signal that is asked for late is asked for when there is no answer, and ends what runs, queues or streams", async () => {
+    await using space = new Workspace();
+    async function* endless() {
+      for (;;) yield "x";
+    }
+    const { bus } = await space.pair(
+      ({ path }) => (path === "/now" ? "now" : path === "/stream" ? { body: endless() } : undefined),
+      { slots: 1 },
+    );
+    const controller = new AbortController();
+    let asked = 0;
+    const lateSignal = (): AbortSignal => {
+      asked++;
+      return controller.signal;
+    };
+    expect(await (await bus.stream({ path: "/now" }, { lateSignal })).text()).toBe("now");
+    expect(asked).toBeLessThan(3); // a tick may have come in between, and the answer asks again
+    const streams = await bus.stream({ path: "/stream" }, { lateSignal });
+    const read = rejection(streams.bytes());
+    controller.abort(reason);
+    expect(await read).toBe(reason);
+    // Aborted before anybody asked: that is found too.
+    const runs = rejection(bus.stream({ path: "/never" }, { lateSignal }));
+    const waits = rejection(bus.stream({ path: "/never" }, { lateSignal }));
+    const begins = await bus.stream({ path: "/stream" }, { lateSignal }).catch((error: unknown) => error);
+    expect([await runs, await waits, begins]).toEqual([reason, reason, reason]);
+    expect(bus.stats().queued).toBe(0);
   });
 
   test("a handler hears that its caller gave up before it hears that the hub has closed", async () => {
@@ -886,4 +918,118 @@ test("code that runs while a request or an answer is encoded may itself ask", as
     ["/inner", "from the answer"],
     ["/inner", "from the request"],
   ]);
+});
+
+describe("one worker alone", () => {
+  /** Two workers in processes of their own, by their pids. */
+  async function two(space: Workspace, options: Partial<SlotBusOptions> = {}) {
+    const bus = await space.bus(options);
+    const children = [space.child("worker.ts"), space.child("worker.ts")];
+    await bus.ready({ workers: 2 });
+    return { bus, children, ids: bus.workers.map(({ id }) => id) };
+  }
+
+  test("has an id that no other attachment of the bus has, also not its next one", async () => {
+    await using space = new Workspace();
+    const { bus, children, ids } = await two(space);
+    expect(new Set(ids).size).toBe(2);
+    const joined: WorkerInfo[] = [];
+    bus.on("workerJoined", (info) => joined.push(info));
+    await children[0]!.kill();
+    await until(() => bus.workers.length === 1, "one is gone");
+    space.child("worker.ts");
+    await until(() => joined.length === 1, "another came");
+    expect(ids).not.toContain(joined[0]!.id);
+    expect(bus.workers.map(({ id }) => id)).toContain(joined[0]!.id);
+  });
+
+  test("gets the requests that name it, and the other one none of them", async () => {
+    await using space = new Workspace();
+    const { bus } = await two(space);
+    for (const { id, pid } of bus.workers) {
+      const all = Array.from({ length: 20 }, () => bus.request({ path: "/" }, { worker: id }));
+      expect(new Set((await Promise.all(all)).map(({ workerPid }) => workerPid))).toEqual(new Set([pid]));
+      expect(bus.requestSync({ path: "/" }, { worker: id }).workerPid).toBe(pid);
+      const streamed = await bus.stream({ path: "/" }, { worker: id });
+      expect(streamed.workerPid).toBe(pid);
+      streamed.cancel();
+    }
+  });
+
+  test("that takes no more is overloaded at once, with the other one free; nothing queues", async () => {
+    await using space = new Workspace();
+    const { bus, ids } = await two(space, { slots: 1 });
+    const [id, other] = ids as [number, number];
+    const hanging = rejection(bus.request({ path: "/hang" }, { worker: id, timeout: 300 }));
+    const refused = await rejection(bus.request({ path: "/" }, { worker: id }));
+    expect(refused).toBeInstanceOf(BusOverloadedError);
+    expect((refused as BusOverloadedError).mayHaveExecuted).toBeFalse();
+    expect(() => bus.requestSync({ path: "/" }, { worker: id })).toThrow(BusOverloadedError);
+    expect(bus.diagnostics().queued).toEqual([]);
+    expect((await bus.request({ path: "/" }, { worker: other })).status).toBe(200);
+    expect(await hanging).toBeInstanceOf(RequestTimeoutError);
+  });
+
+  test("that is not attached: no worker, at once, with another one free and with a timeout of none", async () => {
+    await using space = new Workspace();
+    const { bus, children, ids } = await two(space);
+    const gone = bus.workers.find(({ pid }) => pid === children[0]!.pid)!.id;
+    await children[0]!.kill();
+    await until(() => bus.workers.length === 1, "one is gone");
+    for (const worker of [gone, 0, -1, NaN, Math.max(...ids) + 1]) {
+      const error = await rejection(bus.request({ path: "/" }, { worker, timeout: Infinity, waitForWorker: true }));
+      expect([worker, error instanceof NoWorkerError]).toEqual([worker, true]);
+      expect(() => bus.requestSync({ path: "/" }, { worker })).toThrow(NoWorkerError);
+    }
+    expect(bus.stats().inFlight).toBe(0);
+  });
+
+  test("that dies with a request: the request is not given to another, idempotent or not", async () => {
+    await using space = new Workspace();
+    const { bus, children } = await two(space);
+    const { id } = bus.workers.find(({ pid }) => pid === children[0]!.pid)!;
+    const hanging = rejection(bus.request({ path: "/hang" }, { worker: id, idempotent: true }));
+    await until(() => bus.diagnostics().slots.some(({ state }) => state === "CLAIMED"), "it has the request");
+    await children[0]!.kill();
+    expect(await hanging).toBeInstanceOf(WorkerDiedError);
+  });
+
+  test("that dies with a request it had not begun: no worker, though another one is free", async () => {
+    await using space = new Workspace();
+    const { bus, children } = await two(space);
+    const { id } = bus.workers.find(({ pid }) => pid === children[0]!.pid)!;
+    const begun = rejection(bus.request({ path: "/block", query: "20000" }, { worker: id }));
+    await children[0]!.line("got /block");
+    const waiting = rejection(bus.request({ path: "/waiting" }, { worker: id }));
+    await children[0]!.kill();
+    expect(await begun).toBeInstanceOf(WorkerDiedError);
+    expect(await waiting).toBeInstanceOf(NoWorkerError);
+    expect(children[1]!.lines).not.toContain("got /waiting");
+  });
+
+  test("that is evicted: its requests settle, workerDied gives the reason, the other one goes on", async () => {
+    await using space = new Workspace();
+    const { bus, children } = await two(space);
+    const left = bus.workers.find(({ pid }) => pid === children[0]!.pid)!;
+    const deaths: [WorkerInfo, string][] = [];
+    bus.on("workerDied", (...death) => deaths.push(death));
+    const hanging = rejection(bus.request({ path: "/hang" }, { worker: left.id, timeout: Infinity }));
+    await until(() => bus.diagnostics().slots.some(({ state }) => state === "CLAIMED"), "it has the request");
+    expect(bus.evict(left.id, "it was slow")).toBeTrue();
+    const error = await hanging;
+    expect(error).toBeInstanceOf(WorkerDiedError);
+    expect(error.message).toContain(String(left.pid));
+    await until(() => deaths.length === 1, "the death is told");
+    expect(deaths[0]![0]).toEqual(left);
+    expect(deaths[0]![1]).toContain("it was slow");
+    expect(bus.evict(left.id, "again")).toBeFalse();
+    expect(bus.evict(-1, "nobody")).toBeFalse();
+    expect((await bus.request({ path: "/" })).workerPid).toBe(children[1]!.pid);
+    expect([bus.stats().workersEvicted, deaths.length]).toEqual([1, 1]);
+    // Its process was left alone, and attaches again, as somebody new.
+    await until(() => bus.workers.length === 2, "it comes back", 20_000);
+    const again = bus.workers.find(({ pid }) => pid === left.pid)!;
+    expect(again.id).not.toBe(left.id);
+    expect((await bus.request({ path: "/" }, { worker: again.id })).workerPid).toBe(left.pid);
+  }, 30_000);
 });

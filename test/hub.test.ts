@@ -223,6 +223,21 @@ describe("a hub", () => {
     await own.stop(true);
   });
 
+  test("that closes does not wait for what hangs, and does not invite to try again what may have run", async () => {
+    await using stage = await Stage.open();
+    const worker = await stage.worker();
+    const hung = stage.hub.fetch(new Request("http://h/w/slow")) as Promise<Response>;
+    await worker.line("slow begins");
+    const began = performance.now();
+    await stage.hub.close({ timeout: 100 });
+    expect(performance.now() - began).toBeLessThan(2_000);
+    const response = await hung;
+    expect(response.headers.has("retry-after")).toBeFalse();
+    expect(await failureOf(response)).toEqual({ status: 502, code: "HUB_CLOSED" });
+    const late = await stage.hub.fetch(new Request("http://h/w/users/1"));
+    expect(late.status).toBe(503);
+  });
+
   test.each([
     [{ name: "a.b" }],
     [{ name: "" }],
@@ -268,6 +283,20 @@ describe("workers", () => {
     expect(await failureOf(gone)).toEqual({ status: 503, code: "NO_WORKER" });
     await Bun.sleep(250);
     expect(await failureOf(await stage.fetch("/w/users/1"))).toEqual({ status: 404, code: "NO_ROUTE" });
+  });
+
+  test("of a new hub may be on their way: until one came, a path is 503, and a browser's stream comes again", async () => {
+    await using stage = await Stage.open({ goneFor: 2_000 });
+    const none = await stage.fetch("/w/users/1");
+    expect(none.headers.get("retry-after")).toBe("1");
+    expect(await failureOf(none)).toEqual({ status: 503, code: "NO_WORKER" });
+    expect((await stage.fetch("/internal/register", { method: "POST" })).status).toBe(404);
+    await stage.worker();
+    expect((await stage.fetch("/other")).status).toBe(404);
+    const stream = (): Promise<Response> => stage.fetch("/other", { headers: { accept: "text/event-stream" } });
+    const early = await stream();
+    expect([early.status, await early.text()]).toEqual([200, "retry: 1000\n\n"]);
+    await until(async () => (await stream()).status === 404, "a 404 when the hub is no longer new");
   });
 
   test("one that comes again is served at once", async () => {

@@ -7,9 +7,9 @@ import { join } from "node:path";
 import { type Handler, SlotBus, type SlotBusOptions, SlotWorker, type SlotWorkerOptions } from "../src/index.ts";
 
 /** Resolves when `condition` holds; fails with `what` after `ms`. */
-export async function until(condition: () => boolean, what: string, ms = 10_000): Promise<void> {
+export async function until(condition: () => boolean | Promise<boolean>, what: string, ms = 10_000): Promise<void> {
   const deadline = performance.now() + ms;
-  while (!condition()) {
+  while (!(await condition())) {
     if (performance.now() > deadline) throw new Error(`after ${ms} ms still not: ${what}`);
     await Bun.sleep(1);
   }
@@ -30,8 +30,10 @@ export class Child implements AsyncDisposable {
   readonly process: Bun.Subprocess<"ignore", "pipe", "inherit">;
   readonly lines: string[] = [];
 
-  constructor(fixture: string, args: string[], env: Record<string, string>) {
-    this.process = Bun.spawn([process.execPath, join(import.meta.dir, "fixtures", fixture), ...args], {
+  /** `shell`: a command that its process runs first. */
+  constructor(fixture: string, args: string[], env: Record<string, string>, shell = "") {
+    const command = [process.execPath, join(import.meta.dir, "fixtures", fixture), ...args];
+    this.process = Bun.spawn(shell ? ["sh", "-c", `${shell}; exec "$@"`, "sh", ...command] : command, {
       env: { ...process.env, ...env },
       stdio: ["ignore", "pipe", "inherit"],
     });

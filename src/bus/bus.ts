@@ -98,6 +98,11 @@ export interface RequestOptions {
   timeout?: number;
   /** Rejects with `signal.reason`; the handler's `request.signal` aborts too. */
   signal?: AbortSignal;
+  /**
+   * @internal In place of `signal`, for one that costs more than a request: asked for by the first tick that finds no
+   * answer. Gives the same one each time.
+   */
+  lateSignal?: () => AbortSignal;
   /** The request may run twice: if its worker dies it is sent once more, within the same timeout. */
   idempotent?: boolean;
   /** `false`: reject with NoWorkerError at once when no worker is attached. Default `true`: wait. */
@@ -327,7 +332,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
    */
   requestSync(request: BusRequest, options: RequestOptions = noOptions): BusResponse {
     const timeoutMs = this.#admit(options);
-    const link = this.#pick();
+    const link = options.worker === undefined ? this.#pick() : this.#only(options.worker);
     if (!link && this.#links.length === 0) throw new NoWorkerError(this.name, 0);
     if (!link)
       throw new BusOverloadedError(`bus "${this.name}" has no free slot, and a blocking request cannot queue.`);
@@ -527,7 +532,18 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       this.#reject(pending, signal.reason);
       this.#pump();
     };
-    signal.addEventListener("abort", pending.onAbort, { once: true });
+    if (signal.aborted) pending.onAbort();
+    else signal.addEventListener("abort", pending.onAbort, { once: true });
+  }
+
+  /** From now on, whoever has a signal that is asked for late can abort. */
+  #watchLate(): void {
+    const waiting = this.#links.flatMap((link) => link.pending);
+    for (let pending = this.#queue.head; pending; pending = pending.wait.next) waiting.push(pending);
+    for (const pending of waiting) {
+      if (!pending || pending.settled || pending.onAbort || !pending.options.lateSignal) continue;
+      this.#watch(pending, pending.options.lateSignal());
+    }
   }
 
   /** The worker with the fewest requests that can take one more, a suspect one last; `null` when none can. */
@@ -542,11 +558,20 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     return best;
   }
 
-  #sendTo(id: number, pending: Pending): void {
+  /** That worker, which can take one more; throws when it cannot. */
+  #only(id: number): Link {
     const link = this.#links.find(({ life }) => life === id);
-    if (!link) this.#reject(pending, new NoWorkerError(this.name, 0));
-    else if (link.credit > 0) this.#send(link, pending);
-    else this.#reject(pending, new BusOverloadedError(`worker pid ${link.peer.pid} has ${link.used} requests.`));
+    if (!link) throw new NoWorkerError(this.name, 0);
+    if (link.credit > 0) return link;
+    throw new BusOverloadedError(`worker pid ${link.peer.pid} has ${link.used} requests.`);
+  }
+
+  #sendTo(id: number, pending: Pending): void {
+    try {
+      this.#send(this.#only(id), pending);
+    } catch (error) {
+      this.#reject(pending, error);
+    }
   }
 
   /** It goes first again, unless it was for one worker alone. */
@@ -731,7 +756,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     } else if (body === null) {
       this.#lend(link, slot, pending, status, head, offset, bodyBytes);
     } else if (pending.kind === "stream") {
-      this.#resolve(pending, new StreamedResponse(status, link.peer.pid, head, Receiver.of(body)));
+      this.#resolve(pending, new StreamedResponse(status, link.peer.pid, head, body));
     } else {
       this.#resolve(pending, new BusResponse(status, link.peer.pid, head, body));
     }
@@ -798,7 +823,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       stream.reader = response;
       this.#resolve(pending, response);
       pending.forget();
-      const { signal, deadline, idle } = pending.options;
+      const { deadline, idle } = pending.options;
+      const signal = signalOf(pending.options);
       if (signal) stream.watch(signal, () => this.#breakStream(link, slot, stream, signal.reason));
       if (deadline !== undefined || idle !== undefined) this.#limitStream(link, slot, pending, stream, receiver);
     } else {
@@ -959,7 +985,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
 
   #settle(pending: Pending): void {
     pending.settled = true;
-    if (pending.onAbort) pending.options.signal?.removeEventListener("abort", pending.onAbort);
+    if (pending.onAbort) signalOf(pending.options)?.removeEventListener("abort", pending.onAbort);
     this.#settleOne();
   }
 
@@ -1031,6 +1057,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     for (const link of this.#links.slice()) if (link.used > link.borrowed && link.isEnding()) this.#end(link, "ended");
     for (const link of this.#links) for (const stream of link.streams) stream?.age();
     this.#expireQueued();
+    this.#watchLate();
     const quarantined = this.#links.some((link) => link.used > link.borrowed);
     if (this.#unsettled > 0 || quarantined) {
       this.#tick = setTimeout(this.#onTick, TICK_MS);
@@ -1299,6 +1326,10 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #idOf(pending: Pending): string {
     return pending.request.id ?? `${this.#tag}-${pending.serial.toString(36)}`;
   }
+}
+
+function signalOf({ signal, lateSignal }: RequestOptions): AbortSignal | undefined {
+  return lateSignal ? lateSignal() : signal;
 }
 
 // Written and read within one synchronous call; one array for all requests.

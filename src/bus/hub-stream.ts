@@ -95,7 +95,8 @@ export class HubStream {
 
   watch(signal: AbortSignal, listener: () => void): void {
     this.#onAbort = { signal, listener };
-    signal.addEventListener("abort", listener, { once: true });
+    if (signal.aborted) queueMicrotask(listener);
+    else signal.addEventListener("abort", listener, { once: true });
   }
 
   /** The slot is let go: nothing moves any more. */

@@ -4,7 +4,7 @@ import { detach } from "../native/library.ts";
 import { ProtocolError, RemoteError } from "../errors.ts";
 import type { Head } from "./codec.ts";
 import type { HeaderList } from "./headers.ts";
-import type { ChunkOptions, Chunks, Receiver } from "./stream.ts";
+import { type ChunkOptions, type Chunks, Receiver } from "./stream.ts";
 
 /** Strings before the headers of a response: its content type. */
 export const RESPONSE_STRINGS = 1;
@@ -41,20 +41,32 @@ abstract class ResponseHead {
     return this.#head.headers;
   }
 
-  /**
-   * @internal A WHATWG `Response` with this head, with `body` unless the status has none, and with the headers for which
-   * `isWanted` says so.
-   */
-  respondWith(
-    body: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array> | null,
-    isWanted: (name: string) => boolean = () => true,
-  ): Response {
-    const bodiless = this.status === 204 || this.status === 205 || this.status === 304;
-    try {
+  /** @internal */
+  get head(): Head {
+    return this.#head;
+  }
+
+  /** @internal The headers for which `isWanted` says so, with the content type. @throws {ProtocolError} for one that none can have. */
+  toHeaders(isWanted: (name: string) => boolean = () => true): Headers {
+    return this.#sound(() => {
       const headers = new Headers();
       for (const [name, value] of this.headers) if (isWanted(name)) headers.append(name, value);
       if (this.contentType) headers.set("content-type", this.contentType);
-      return new Response(bodiless ? null : body, { status: this.status, headers });
+      return headers;
+    });
+  }
+
+  /** @internal A WHATWG `Response` with this status and these headers, and with `body` unless the status has none. */
+  respondWith(body: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array> | null, headers: Headers): Response {
+    const { status } = this;
+    if (status === 200) return new Response(body, { headers }); // the most frequent one, and faster so
+    const bodiless = status === 204 || status === 205 || status === 304;
+    return this.#sound(() => new Response(bodiless ? null : body, { status, headers }));
+  }
+
+  #sound<T>(make: () => T): T {
+    try {
+      return make();
     } catch (cause) {
       const message = `worker pid ${this.workerPid} answered with a header that no Response can have.`;
       throw new ProtocolError(message, { cause, mayHaveExecuted: true });
@@ -85,7 +97,7 @@ export class BusResponse extends ResponseHead {
 
   /** A WHATWG `Response` with the same content. Throws {@link ProtocolError} for a header that none can have. */
   toResponse(): Response {
-    return this.respondWith(this.body as Uint8Array<ArrayBuffer>);
+    return this.respondWith(this.body as Uint8Array<ArrayBuffer>, this.toHeaders());
   }
 }
 
@@ -96,12 +108,18 @@ export class BusResponse extends ResponseHead {
  *     for await (const bytes of (await bus.stream({ path: "/tokens" })).chunks()) …
  */
 export class StreamedResponse extends ResponseHead implements AsyncDisposable {
-  readonly #receiver: Receiver;
+  /** A body that is whole gets its receiver when one is asked for. */
+  #body: Receiver | Uint8Array;
 
   /** @internal */
-  constructor(status: number, workerPid: number, head: Head, receiver: Receiver) {
+  constructor(status: number, workerPid: number, head: Head, body: Receiver | Uint8Array) {
     super(status, workerPid, head);
-    this.#receiver = receiver;
+    this.#body = body;
+  }
+
+  get #receiver(): Receiver {
+    if (this.#body instanceof Uint8Array) this.#body = Receiver.of(this.#body);
+    return this.#body;
   }
 
   /** The bytes as they come, in pieces of at most 64 KiB or as large as `into`. Leaving the loop early cancels. */
@@ -136,16 +154,27 @@ export class StreamedResponse extends ResponseHead implements AsyncDisposable {
     this.cancel();
   }
 
-  /** A WHATWG `Response` with the same content, which streams. Throws {@link ProtocolError} as {@link BusResponse.toResponse}. */
-  toResponse(): Response {
-    return this.toResponseWith();
+  /** As of any response; what throws is cancelled. */
+  override toHeaders(isWanted?: (name: string) => boolean): Headers {
+    try {
+      return super.toHeaders(isWanted);
+    } catch (error) {
+      this.cancel(error);
+      throw error;
+    }
   }
 
-  /** @internal The same with some of the headers; of a body that nobody wants (`isHead`) only what is there already. */
-  toResponseWith(isWanted?: (name: string) => boolean, isHead = false): Response {
-    const whole = this.#receiver.takeWhole() as Uint8Array<ArrayBuffer> | null;
+  /** A WHATWG `Response` with the same content, which streams. Throws {@link ProtocolError} as {@link BusResponse.toResponse}. */
+  toResponse(): Response {
+    return this.toResponseWith(this.toHeaders());
+  }
+
+  /** @internal The same with other headers; of a body that nobody wants (`isHead`) only what is there already. */
+  toResponseWith(headers: Headers, isHead = false): Response {
+    const whole = this.#body instanceof Uint8Array ? this.#body : this.#body.takeWhole();
+    if (whole) return this.respondWith(whole as Uint8Array<ArrayBuffer>, headers);
     try {
-      const response = this.respondWith(whole ?? (isHead ? null : this.stream()), isWanted);
+      const response = this.respondWith(isHead ? null : this.stream(), headers);
       if (!response.body) this.cancel();
       return response;
     } catch (error) {

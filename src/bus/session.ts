@@ -28,6 +28,7 @@ import {
 } from "./request.ts";
 import { Channel, endSource, isStreamSource, Receiver, Sender, type SendEnd, type StreamSource } from "./stream.ts";
 
+const nothing = new Uint8Array(0);
 const TEXT = "text/plain;charset=utf-8";
 const JSON_TYPE = "application/json";
 /** Bytes of an error head besides message and stack: table, code, name, and the marks of what was cut. */
@@ -175,7 +176,7 @@ export class Session {
       words[WORD.timeout]!,
       now,
       head,
-      copies ? arena.bytes.slice(offset, offset + bodyBytes) : null,
+      bodyBytes === 0 ? nothing : copies ? arena.bytes.slice(offset, offset + bodyBytes) : null,
       this.#address(slot, 0) + offset,
       bodyBytes,
     );

@@ -23,6 +23,7 @@ export class HubClient {
         unix: this.#socket,
         method: body ? "POST" : "GET",
         body: body ? JSON.stringify(body) : null,
+        headers: body ? { "content-type": "application/json" } : {},
         signal: AbortSignal.timeout(TIMEOUT_MS),
       });
     } catch (cause) {

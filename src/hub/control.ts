@@ -1,30 +1,120 @@
 /** The control plane: what workers say to the hub, as JSON over HTTP on a socket that only our user can open. */
 
-import { InvalidNameError, SlotbusError } from "../errors.ts";
+import { createHash, timingSafeEqual } from "node:crypto";
+import { chmodSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import type { Server } from "bun";
+import { InvalidNameError, ResourceError, SlotbusError } from "../errors.ts";
 import { Failure } from "./failure.ts";
+import { controlSocketOf } from "./names.ts";
+import type { ResolvedHubOptions } from "./options.ts";
 import type { Registry, RouteRequest } from "./registry.ts";
 import type { EventStreams } from "./sse.ts";
 
 /** Largest body of a control request, in bytes. */
 const LIMIT = 4 << 20;
+/** Addresses and `localhost`: a name that somebody else resolves is none of them. */
+const HOST = /^(?:localhost|\d+\.\d+\.\d+\.\d+|\[[0-9a-f:.]+\])$/;
 
-/** Answers one control request. Never rejects. */
-export async function control(request: Request, registry: Registry, streams: EventStreams): Promise<Response> {
-  try {
-    return await answer(request, registry, streams);
-  } catch (error) {
-    return asFailure(error).toResponse("control");
+/** The control socket of a hub and, when it was asked for, the same on a port. Open until {@link close}. */
+export class ControlPlane {
+  readonly #registry: Registry;
+  readonly #streams: EventStreams;
+  readonly #socket: string;
+  readonly #servers: Server<unknown>[] = [];
+  /** Where it listens beside the socket; `null`: nowhere. */
+  readonly url: URL | null;
+
+  /** @throws {ResourceError} when the port cannot be had. */
+  constructor(options: ResolvedHubOptions, registry: Registry, streams: EventStreams) {
+    const { control, directory, name } = options;
+    this.#registry = registry;
+    this.#streams = streams;
+    this.#socket = join(directory, controlSocketOf(name));
+    this.removeSocket(); // of a hub that was killed: the name is ours
+    this.#serve({ unix: this.#socket }, admit);
+    chmodSync(this.#socket, 0o600);
+    if (control === null) {
+      this.url = null;
+      return;
+    }
+    const { port, hostname, token } = control;
+    try {
+      this.url = this.#serve({ port, hostname }, (request, url) => admitTcp(request, url, token)).url;
+    } catch (cause) {
+      this.close();
+      throw new ResourceError(`the control port ${hostname}:${port} cannot be had.`, { cause });
+    }
+  }
+
+  close(): void {
+    for (const server of this.#servers) void server.stop(true);
+    this.removeSocket();
+  }
+
+  /** For a process that exits without {@link close}. */
+  removeSocket(): void {
+    rmSync(this.#socket, { force: true });
+  }
+
+  #serve(where: { unix: string } | { port: number; hostname: string }, guard: Guard): Server<unknown> {
+    const fetch = (request: Request): Promise<Response> => this.#answer(request, guard);
+    const server = Bun.serve({ ...where, maxRequestBodySize: LIMIT, fetch } as Bun.Serve.Options<undefined>);
+    this.#servers.push(server as Server<unknown>);
+    return server as Server<unknown>;
+  }
+
+  /** Never rejects. */
+  async #answer(request: Request, guard: Guard): Promise<Response> {
+    try {
+      const url = URL.parse(request.url);
+      if (!url) throw new Failure(400, "BAD_HOST", "the header host is no host.");
+      guard(request, url);
+      return await this.#act(request, url.pathname);
+    } catch (error) {
+      return asFailure(error).toResponse("control");
+    }
+  }
+
+  async #act(request: Request, path: string): Promise<Response> {
+    if (path === "/health") {
+      if (request.method === "GET") return Response.json(health(this.#registry));
+      throw new Failure(405, "METHOD", "this is only read.", { allow: "GET" });
+    }
+    const action = Object.hasOwn(ACTIONS, path) ? ACTIONS[path] : undefined;
+    if (!action) throw new Failure(404, "NO_ACTION", `there is no ${path.slice(0, 200)} here.`);
+    if (request.method !== "POST") throw new Failure(405, "METHOD", "an action is a POST.", { allow: "POST" });
+    return Response.json(await action(await readJson(request), this.#registry, this.#streams));
   }
 }
 
-async function answer(request: Request, registry: Registry, streams: EventStreams): Promise<Response> {
-  const { pathname } = new URL(request.url);
-  if (pathname === "/health") return Response.json(health(registry));
-  const action = ACTIONS[pathname];
-  if (!action) throw new Failure(404, "NO_ACTION", `there is no ${pathname} here.`);
-  if (request.method !== "POST") throw new Failure(405, "METHOD", "an action is a POST.", { allow: "POST" });
-  return Response.json(await action(await readJson(request), registry, streams));
+// ---- who may ask ------------------------------------------------------------------------------------------------------
+
+/** @throws {Failure} for whom it turns away. */
+type Guard = (request: Request, url: URL) => void;
+
+/** A web page is nobody's worker: browsers name the origin of what a page sends, and where it comes from. */
+function admit({ headers }: Request): void {
+  const site = headers.get("sec-fetch-site") ?? "none";
+  if (headers.has("origin") || site !== "none") throw new Failure(403, "FROM_A_PAGE", "no page may ask here.");
 }
+
+/** A page can have its own name resolve to this machine; then that name is the host. */
+function admitTcp(request: Request, url: URL, token: string): void {
+  admit(request);
+  if (!HOST.test(url.hostname)) throw new Failure(403, "BAD_HOST", "the host must be an address or localhost.");
+  const given = /^bearer +(.+)$/i.exec(request.headers.get("authorization") ?? "")?.[1] ?? "";
+  if (isSame(given, token)) return;
+  throw new Failure(401, "NO_TOKEN", "this needs `authorization: Bearer <token>`.", { "www-authenticate": "Bearer" });
+}
+
+/** Compares a token: takes as long for any two texts, of whatever length. */
+export function isSame(given: string, wanted: string): boolean {
+  const [left, right] = [given, wanted].map((text) => createHash("sha256").update(text).digest());
+  return timingSafeEqual(left!, right!);
+}
+
+// ---- what they may ask for --------------------------------------------------------------------------------------------
 
 type Json = Record<string, unknown>;
 type Action = (body: Json, registry: Registry, streams: EventStreams) => unknown;
@@ -68,12 +158,20 @@ function asFailure(error: unknown): Failure {
   if (error instanceof Failure) return error;
   if (error instanceof InvalidNameError) return new Failure(400, "BAD_NAME", error.message);
   if (error instanceof SlotbusError) return new Failure(error.retryable ? 503 : 400, error.code, error.message);
-  throw error;
+  return new Failure(500, "INTERNAL", "the hub failed.");
 }
 
 async function readJson(request: Request): Promise<Json> {
-  const bytes = await request.bytes();
-  if (bytes.length > LIMIT) throw new Failure(413, "TOO_LARGE", `a control request has at most ${LIMIT} bytes.`);
+  const type = request.headers.get("content-type") ?? "";
+  if (!/^application\/json *(?:;|$)/i.test(type))
+    throw new Failure(
+      415,
+      "NO_JSON",
+      `the content-type is ${JSON.stringify(type.slice(0, 80))}, not application/json.`,
+    );
+  const bytes = await request.bytes().catch(() => {
+    throw new Failure(400, "BAD_BODY", "the body could not be read.");
+  });
   try {
     const value: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
     if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Json;

@@ -32,13 +32,15 @@ export class Failure extends Error {
 }
 
 /** Seconds after which a client may try again. */
-const RETRY = { "retry-after": "1" };
+export const RETRY = { "retry-after": "1" };
 
 /** The failure that an error of the bus is. What a worker's error says is for its log, not for a client. */
 export function failureOf(error: unknown): Failure {
   if (error instanceof Failure) return error;
   if (error instanceof NoWorkerError) return new Failure(503, "NO_WORKER", "no worker serves this route now.", RETRY);
   if (error instanceof BusOverloadedError) return new Failure(503, "OVERLOADED", "too many requests wait.", RETRY);
+  if (error instanceof BusClosedError && error.mayHaveExecuted)
+    return new Failure(502, "HUB_CLOSED", "the hub closed before the worker had answered.");
   if (error instanceof BusClosedError) return new Failure(503, "CLOSING", "the hub is closing.", RETRY);
   if (error instanceof RequestTimeoutError) return new Failure(504, "TIMEOUT", "no answer within the time limit.");
   if (error instanceof WorkerDiedError)

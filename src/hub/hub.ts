@@ -1,19 +1,19 @@
 /** One HTTP server in front of many worker processes: a request comes by HTTP, goes to a worker over its bus, and back. */
 
-import { chmodSync, rmSync } from "node:fs";
-import { join } from "node:path";
 import type { Server } from "bun";
 import { SlotBus } from "../bus/bus.ts";
-import { SlotbusError } from "../errors.ts";
-import { control, health } from "./control.ts";
-import { Failure, failureOf } from "./failure.ts";
-import { controlSocketOf } from "./names.ts";
+import { checkCloseLimit, startTimer } from "../bus/options.ts";
+import type { StreamedResponse } from "../bus/response.ts";
+import { ResourceError, SlotbusError } from "../errors.ts";
+import { ControlPlane, health } from "./control.ts";
+import { Failure, failureOf, RETRY } from "./failure.ts";
 import { type HubOptions, type ResolvedHubOptions, resolveHubOptions } from "./options.ts";
+import { isReserved, type Pattern } from "./pattern.ts";
 import { Pinger } from "./pinger.ts";
-import { forward, type Incoming } from "./proxy.ts";
+import { answer, forward, headerOf, type Incoming, type RequestHeaders } from "./proxy.ts";
 import { Registry } from "./registry.ts";
 import { Meter } from "./meter.ts";
-import { EventStreams } from "./sse.ts";
+import { comeAgain, EventStreams } from "./sse.ts";
 import { Status } from "./status.ts";
 
 type AnyServer = Server<unknown>;
@@ -21,15 +21,30 @@ type AnyServer = Server<unknown>;
 /** A request on its way through the hub. */
 interface Asked {
   readonly request: Request;
+  readonly headers: RequestHeaders;
   readonly id: string;
   readonly server: AnyServer | undefined;
+  /** `performance.now()` */
+  readonly began: number;
   /** Name of the worker that has it; `""` while that is the hub. */
   worker: string;
 }
 
+/** Ids of requests that came without one: no other hub has the same. */
+class RequestIds {
+  readonly #prefix = Buffer.from(crypto.getRandomValues(new Uint8Array(9))).toString("base64url");
+  #last = 36 ** 5; // all of one length for long
+
+  next(): string {
+    return `${this.#prefix}.${(++this.#last).toString(36)}`;
+  }
+}
+
 const REQUEST_ID = /^[\w.:-]{1,128}$/;
-/** Paths that only the control socket answers. */
-const INTERNAL = /^\/(?:internal|__ping__|__sse__)(?:\/|$)/;
+/** How long nothing may move on a connection, in s: the longest that Bun counts. */
+const IDLE_S = 255;
+/** Methods of the hub's own paths. */
+const OWN: Readonly<Record<string, readonly string[]>> = { "/events": ["GET"], "/health": ["GET"] };
 
 /**
  * A hub. Workers find it by name; clients by HTTP.
@@ -42,11 +57,12 @@ export class Hub implements AsyncDisposable {
   readonly #registry: Registry;
   readonly #streams: EventStreams;
   readonly #meter = new Meter();
+  readonly #ids = new RequestIds();
   readonly #status: Status;
   readonly #pinger: Pinger | null;
-  readonly #control: AnyServer;
-  readonly #socket: string;
+  readonly #control: ControlPlane;
   readonly #server: AnyServer | null;
+  readonly #startedAt = performance.now();
   #closing: Promise<void> | null = null;
 
   /** @internal Use {@link createHub}. */
@@ -69,17 +85,11 @@ export class Hub implements AsyncDisposable {
     this.#streams = new EventStreams(this.#registry, options);
     this.#status = new Status(this.#registry, this.#meter, options, () => this.#streams.clients);
     this.#pinger = options.ping ? new Pinger(options.ping, () => this.#registry.services) : null;
-    this.#socket = join(options.directory, controlSocketOf(options.name));
-    rmSync(this.#socket, { force: true }); // of a hub that was killed: the name is ours
-    this.#control = Bun.serve({
-      unix: this.#socket,
-      fetch: (request) => control(request, this.#registry, this.#streams),
-    }) as AnyServer;
     try {
-      chmodSync(this.#socket, 0o600);
+      this.#control = new ControlPlane(options, this.#registry, this.#streams);
       this.#server = options.port === null ? null : this.#listen(options.port);
     } catch (error) {
-      void this.#control.stop(true);
+      this.#pinger?.stop();
       throw error;
     }
     process.on("exit", this.#onExit);
@@ -94,28 +104,33 @@ export class Hub implements AsyncDisposable {
     return this.#server?.url ?? null;
   }
 
-  /** Answers a request as the hub's own server does, for a `Bun.serve` of one's own. Never rejects. */
+  /** Where its control plane listens beside its socket; `null` when it does not. */
+  get controlUrl(): URL | null {
+    return this.#control.url;
+  }
+
+  /** Answers a request as the hub's own server does, for a `Bun.serve` of one's own: give that an `idleTimeout` of 255. Never rejects. */
   readonly fetch = (request: Request, server?: AnyServer): Response | Promise<Response> => {
     const began = performance.now();
-    const given = request.headers.get("x-request-id");
-    const id = given !== null && REQUEST_ID.test(given) ? given : crypto.randomUUID();
-    const asked: Asked = { request, id, server, worker: "" };
-    const record = (response: Response): Response => {
-      this.#meter.record(asked.worker, response.status, performance.now() - began);
-      return response;
-    };
+    const headers: RequestHeaders = request.headers.toJSON(); // one call; reading header by header costs more
+    const given = headerOf(headers, "x-request-id");
+    const id = given !== null && REQUEST_ID.test(given) ? given : this.#ids.next();
+    const asked: Asked = { request, headers, id, server, began, worker: "" };
     try {
-      const answer = this.#answer(asked);
-      if (!(answer instanceof Promise)) return record(answer);
-      return answer.then(record, (error) => record(this.#fail(error, id)));
+      const response = this.#answer(asked);
+      if (response instanceof Response) return this.#record(asked, response);
+      return response.then(
+        (answered) => this.#finish(asked, answered),
+        (error) => this.#record(asked, this.#fail(error, id)),
+      );
     } catch (error) {
-      return record(this.#fail(error, id));
+      return this.#record(asked, this.#fail(error, id));
     }
   };
 
   /** Takes nothing new, answers what runs (for at most `timeout` ms, default 5000), ends event streams, leaves. */
   close({ timeout = 5_000 }: { timeout?: number } = {}): Promise<void> {
-    this.#closing ??= this.#close(timeout);
+    this.#closing ??= this.#close(checkCloseLimit(timeout));
     return this.#closing;
   }
 
@@ -124,47 +139,87 @@ export class Hub implements AsyncDisposable {
   }
 
   #listen(port: number): AnyServer {
-    return Bun.serve({
-      port,
-      hostname: this.options.hostname,
-      maxRequestBodySize: Number.MAX_SAFE_INTEGER, // the hub counts, and says what is wrong
-      fetch: this.fetch,
-    }) as AnyServer;
+    const { hostname } = this.options;
+    try {
+      return Bun.serve({
+        port,
+        hostname,
+        idleTimeout: IDLE_S, // the hub's own limits are shorter
+        maxRequestBodySize: Number.MAX_SAFE_INTEGER, // the hub counts, and says what is wrong
+        fetch: this.fetch,
+      }) as AnyServer;
+    } catch (cause) {
+      this.#control.close();
+      throw new ResourceError(`${hostname}:${port} cannot be listened on; it may be taken.`, { cause });
+    }
   }
 
-  #answer(asked: Asked): Response | Promise<Response> {
-    const { request, id, server } = asked;
+  #finish(asked: Asked, answered: Response | StreamedResponse): Response {
+    try {
+      return this.#record(asked, answered instanceof Response ? answered : answer(answered, asked));
+    } catch (error) {
+      return this.#record(asked, this.#fail(error, asked.id));
+    }
+  }
+
+  #record({ worker, began }: Asked, response: Response): Response {
+    this.#meter.record(worker, response.status, performance.now() - began);
+    return response;
+  }
+
+  #answer(asked: Asked): Response | Promise<Response | StreamedResponse> {
+    const { request, headers, id, server } = asked;
     const { path, query } = split(request.url);
-    if (request.headers.get("upgrade")?.toLowerCase() === "websocket")
+    if (headerOf(headers, "upgrade")?.toLowerCase() === "websocket")
       throw new Failure(501, "NO_WEBSOCKET", "the hub carries no WebSockets.");
     const match = this.#registry.find(request.method, path);
-    if (!match) return this.#answerSelf(asked, path);
+    if (!match || (isOpen(match.route.pattern) && isReserved(path))) return this.#answerSelf(asked, path);
     const { params, route } = match;
     const { pattern, owner, sse } = route;
     asked.worker = owner.name;
-    if (!owner.isThere) throw new Failure(503, "NO_WORKER", "no worker serves this route now.", { "retry-after": "1" });
-    const address = server?.requestIP(request)?.address ?? null;
-    const incoming: Incoming = { request, id, path, query, pattern: pattern.text, params, address };
-    if (!sse) return forward(owner.bus, incoming, this.options);
-    server?.timeout(request, 0);
+    if (!owner.isThere) throw new Failure(503, "NO_WORKER", "no worker serves this route now.", RETRY);
+    const address = this.#addressOf(request, server);
+    const incoming: Incoming = { request, headers, id, path, query, pattern: pattern.text, params, address };
+    const { timeout } = this.options;
+    if (!sse) {
+      if (timeout === 0 || timeout >= IDLE_S * 1_000) server?.timeout(request, 0);
+      return forward(owner.bus, incoming, this.options);
+    }
+    server?.timeout(request, IDLE_S);
     return this.#streams.open(route, incoming);
   }
 
+  /** Who reaches a server on the loopback address is on this machine; asking for more costs a tenth of a request. */
+  #addressOf(request: Request, server: AnyServer | undefined): string | null {
+    const { hostname } = this.options;
+    if (server === this.#server && (hostname === "127.0.0.1" || hostname === "::1")) return hostname;
+    return server?.requestIP(request)?.address ?? null;
+  }
+
   #answerSelf({ request, id, server }: Asked, path: string): Response {
-    if (INTERNAL.test(path)) throw notFound(request.method, path);
     if (path === "/health" && request.method === "GET") return Response.json(health(this.#registry));
     if (path === "/events" && request.method === "GET") {
-      server?.timeout(request, 0);
+      server?.timeout(request, IDLE_S);
       return this.#streams.openAll(request, id);
     }
     if (Status.isAsked(path)) {
-      server?.timeout(request, 0);
+      server?.timeout(request, IDLE_S);
       return this.#status.answer(request, path, server?.requestIP(request)?.address ?? null, id);
     }
-    const allowed = this.#registry.allowed(path);
-    if (allowed.length === 0) throw notFound(request.method, path);
+    const allowed = isReserved(path) ? (OWN[path] ?? []) : this.#registry.allowed(path);
+    if (allowed.length === 0) return this.#answerUnknown(request, path, id);
     const allow = allowed.join(", ");
     throw new Failure(405, "METHOD", `${request.method} is not allowed here; ${allow} is.`, { allow });
+  }
+
+  /** The workers of a hub that is new may be on their way back from the one before. */
+  #answerUnknown(request: Request, path: string, id: string): Response {
+    const isNew = performance.now() - this.#startedAt < this.options.goneFor;
+    if (!isNew || isReserved(path)) throw notFound(request.method, path);
+    const accepted = request.headers.get("accept");
+    if (request.method === "GET" && accepted?.includes("text/event-stream")) return comeAgain(id);
+    if (this.#registry.services.length > 0) throw notFound(request.method, path);
+    throw new Failure(503, "NO_WORKER", "no worker has come yet.", RETRY);
   }
 
   #fail(error: unknown, id: string): Response {
@@ -179,16 +234,18 @@ export class Hub implements AsyncDisposable {
     this.#pinger?.stop();
     this.#streams.close();
     this.#status.close();
-    void this.#control.stop(true);
-    rmSync(this.#socket, { force: true });
-    const stopped = this.#server?.stop() ?? Promise.resolve();
-    await Promise.race([stopped, Bun.sleep(timeout)]);
-    await this.#registry.close();
+    this.#control.close();
+    const deadline = performance.now() + (timeout || Infinity);
+    const { promise: late, resolve } = Promise.withResolvers<void>();
+    const timer = startTimer(timeout, resolve);
+    await Promise.race([this.#server?.stop(), late]);
+    timer.clear(); // or the process would live so long
+    await this.#registry.close({ timeout: Math.max(0, deadline - performance.now()) });
     await this.#server?.stop(true);
     await this.#name.close();
   }
 
-  readonly #onExit = (): void => rmSync(this.#socket, { force: true });
+  readonly #onExit = (): void => this.#control.removeSocket();
 }
 
 /** Makes a hub, which has its name until it is closed; rejects with `BusExistsError` when a live one has it. */
@@ -196,14 +253,20 @@ export function createHub(options?: HubOptions): Promise<Hub> {
   return Hub.create(options);
 }
 
-/** Path and query as they stand in an absolute URL that was normalised. */
+/** Path and query as they stand in an absolute URL that was normalised. @throws {Failure} 400 when no host makes it one. */
 function split(url: string): { path: string; query: string } {
+  if (!url.startsWith("http")) throw new Failure(400, "BAD_HOST", "the header host is no host.");
   const start = url.indexOf("/", url.indexOf("//") + 2);
   const hash = url.indexOf("#", start);
   const end = hash < 0 ? url.length : hash;
   const mark = url.indexOf("?", start);
   if (mark < 0 || mark > end) return { path: url.slice(start, end), query: "" };
   return { path: url.slice(start, mark), query: url.slice(mark + 1, end) };
+}
+
+/** Whether it begins with a parameter or `*`: no other pattern matches a path of the hub's own. */
+function isOpen({ route }: Pattern): boolean {
+  return route[1] === ":" || route[1] === "*";
 }
 
 function notFound(method: string, path: string): Failure {

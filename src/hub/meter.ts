@@ -1,41 +1,45 @@
 /** What the hub counts of the requests it answers: by status, and how long they took. */
 
-/** Upper bounds of the latency buckets, in ms: 16 for each power of ten from 10 µs to 100 s. */
-const BOUNDS: readonly number[] = Array.from({ length: 7 * 16 + 1 }, (_, i) => 0.01 * 10 ** (i / 16));
+/** Latency buckets for each power of ten; their upper bounds are in ms, from 10 µs to 100 s. */
+const PER_DECADE = 16;
+const BOUNDS: readonly number[] = Array.from({ length: 7 * PER_DECADE + 1 }, (_, i) => 10 ** (i / PER_DECADE - 2));
 /** Seconds of history that the status page shows. */
 const HISTORY = 300;
 
 /** A second of the hub's life. */
 export interface Sample {
-  /** When it began, in ms since 1970. */
+  /** When it began, in ms since 1970: a whole second. */
   readonly time: number;
   readonly requests: number;
   readonly errors: number;
-  /** In ms; 0 when there was no request. */
+  /** In ms. */
   readonly p50: number;
+  readonly p90: number;
   readonly p99: number;
 }
 
 /** Requests by latency. */
 class Latencies {
-  readonly counts = new Uint32Array(BOUNDS.length + 1);
+  /** Floats: 32 bits would be full, and begin again, after some hours of load. */
+  readonly counts = new Float64Array(BOUNDS.length + 1);
   total = 0;
   sumMs = 0;
 
   add(ms: number): void {
-    const at = ms <= 0.01 ? 0 : Math.min(BOUNDS.length, Math.ceil(Math.log10(ms / 0.01) * 16));
+    const at = ms <= 0.01 ? 0 : Math.min(BOUNDS.length, Math.ceil((Math.log10(ms) + 2) * PER_DECADE));
     this.counts[at]!++;
     this.total++;
     this.sumMs += ms;
   }
 
-  /** Upper bound of the bucket in which that part of the requests ends, in ms. */
+  /** How long that part of the requests took at most, in ms: a place in the bucket in which it ends. */
   quantile(part: number): number {
-    let left = Math.ceil(this.total * part);
+    let left = this.total * part;
     if (left === 0) return 0;
     for (let at = 0; at < BOUNDS.length; at++) {
-      left -= this.counts[at]!;
-      if (left <= 0) return BOUNDS[at]!;
+      const count = this.counts[at]!;
+      if (left <= count) return BOUNDS[at]! * 10 ** ((left / count - 1) / PER_DECADE);
+      left -= count;
     }
     return BOUNDS.at(-1)!;
   }
@@ -51,14 +55,13 @@ class Latencies {
 export class Counts {
   /** By status. */
   readonly statuses = new Map<number, number>();
-  /** Requests that took at most so many ms, from the first bucket up to each. */
   readonly latencies = new Latencies();
 
   /** Cumulative, as Prometheus wants it: bound in seconds, requests. */
   buckets(): [bound: number, count: number][] {
     let sum = 0;
     const all = BOUNDS.map((bound, at): [number, number] => [bound / 1000, (sum += this.latencies.counts[at]!)]);
-    return all.filter((_, at) => at % 4 === 0);
+    return all.filter((_, at) => at % (PER_DECADE / 4) === 0);
   }
 }
 
@@ -68,7 +71,7 @@ export class Meter {
   readonly #second = new Latencies();
   #errors = 0;
   #samples: Sample[] = [];
-  #began = Date.now();
+  #began = secondOf(Date.now());
 
   /** `name`: of the worker that answered, `""` for the hub. */
   record(name: string, status: number, ms: number): void {
@@ -97,6 +100,7 @@ export class Meter {
         requests: total,
         errors: this.#errors,
         p50: this.#second.quantile(0.5),
+        p90: this.#second.quantile(0.9),
         p99: this.#second.quantile(0.99),
       };
       this.#samples.push(sample);
@@ -104,6 +108,10 @@ export class Meter {
     }
     this.#second.clear();
     this.#errors = 0;
-    this.#began = now - (now % 1_000);
+    this.#began = secondOf(now);
   }
+}
+
+function secondOf(time: number): number {
+  return time - (time % 1_000);
 }

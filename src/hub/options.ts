@@ -1,7 +1,6 @@
 /** Options of a hub: their defaults, their ranges, and the one error each wrong value gets. */
 
-import { resolve } from "node:path";
-import { checkInteger, checkName, checkTimeout, defaultDirectory } from "../bus/options.ts";
+import { checkInteger, checkName, checkTimeout, resolveDirectory, shown } from "../bus/options.ts";
 import { InvalidConfigError } from "../errors.ts";
 
 export interface HubOptions {
@@ -35,10 +34,19 @@ export interface HubOptions {
   sse?: SseOptions;
   /** Opens `/_slotbus/` to others than this machine: `authorization: Bearer <token>`, 16 characters at least. */
   adminToken?: string;
+  /**
+   * The control plane on a port too, for whoever cannot open the hub's socket: events, health; a worker's requests travel
+   * through memory, so it runs on this machine anyhow. 0: any that is free. Default: none. Needs `controlToken`.
+   */
+  controlPort?: number;
+  /** What is asked for there: `authorization: Bearer <token>`, 16 characters at least. */
+  controlToken?: string;
+  /** Where that port is. Default `"127.0.0.1"`: this machine only. */
+  controlHostname?: string;
 }
 
 export interface SseOptions {
-  /** Between two comments that keep a quiet stream alive, in ms. Default 15 000. */
+  /** Between two comments that keep a quiet stream alive, in ms. Default 15 000, at most 240 000. */
   heartbeat?: number;
   /** Bytes that wait for one client; what comes beyond is lost to it, and it is told. Default 1 MiB. */
   clientBytes?: number;
@@ -65,6 +73,7 @@ export interface ResolvedHubOptions {
   readonly ping: { readonly interval: number; readonly timeout: number; readonly misses: number } | null;
   readonly sse: Readonly<Required<SseOptions>>;
   readonly adminToken: string | null;
+  readonly control: { readonly port: number; readonly hostname: string; readonly token: string } | null;
 }
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9_-]{0,23}$/;
@@ -78,34 +87,57 @@ export function resolveHubOptions(options: HubOptions = {}): ResolvedHubOptions 
       hint: "Use 1 to 24 of A-Z a-z 0-9 _ - and start with a letter or digit.",
     });
   }
-  if (typeof hostname !== "string" || hostname === "") throw new InvalidConfigError("hostname is no text.");
   return {
     name,
     port: port === undefined ? null : checkInteger("port", port, 0, 65_535),
-    hostname,
-    directory: resolve(options.directory ?? defaultDirectory()),
+    hostname: checkHostname("hostname", hostname),
+    directory: resolveDirectory(options.directory),
     timeout: checkTimeout("timeout", options.timeout ?? 30_000),
     bodyTimeout: checkTimeout("bodyTimeout", options.bodyTimeout ?? 30_000),
     payloadLimit: checkInteger("payloadLimit", options.payloadLimit ?? 10 << 20, 1, 2 ** 30, " bytes"),
     slots: checkInteger("slots", options.slots ?? 32, 1, 256),
     queue: checkInteger("queue", options.queue ?? 1_024, 0, 1_000_000),
-    spin: options.spin,
+    spin: options.spin === undefined ? undefined : checkInteger("spin", options.spin, 0, 10_000, " µs"),
     goneFor: checkInteger("goneFor", options.goneFor ?? 30_000, 0, 86_400_000, " ms"),
     trustProxy: options.trustProxy ?? false,
     ping: ping === false ? null : resolvePing(ping),
     sse: resolveSse(options.sse ?? {}),
-    adminToken: options.adminToken === undefined ? null : checkToken(options.adminToken),
+    adminToken: options.adminToken === undefined ? null : checkToken("adminToken", options.adminToken),
+    control: resolveControl(options),
   };
 }
 
-function checkToken(token: unknown): string {
+function resolveControl({
+  controlPort: port,
+  controlToken: token,
+  controlHostname: hostname = "127.0.0.1",
+}: HubOptions): ResolvedHubOptions["control"] {
+  if (port === undefined && token === undefined) return null;
+  if (port === undefined || token === undefined)
+    throw new InvalidConfigError("controlPort and controlToken go together.", {
+      hint: "Give both, or neither: then workers reach the hub by its socket alone.",
+    });
+  return {
+    port: checkInteger("controlPort", port, 0, 65_535),
+    hostname: checkHostname("controlHostname", hostname),
+    token: checkToken("controlToken", token),
+  };
+}
+
+function checkHostname(option: string, hostname: unknown): string {
+  if (typeof hostname === "string" && /^[\w.:[\]-]+$/.test(hostname)) return hostname;
+  throw new InvalidConfigError(`${option} is ${shown(hostname)}; it must be a name or an address.`);
+}
+
+/** The token itself is not shown. */
+function checkToken(option: string, token: unknown): string {
   if (typeof token === "string" && /^[\x21-\x7e]{16,}$/.test(token)) return token;
-  throw new InvalidConfigError("adminToken is no text of 16 printable characters or more.");
+  throw new InvalidConfigError(`${option} is no text of 16 printable characters or more.`);
 }
 
 function resolveSse(sse: SseOptions): Required<SseOptions> {
   return {
-    heartbeat: checkInteger("sse.heartbeat", sse.heartbeat ?? 15_000, 10, 3_600_000, " ms"),
+    heartbeat: checkInteger("sse.heartbeat", sse.heartbeat ?? 15_000, 10, 240_000, " ms"),
     clientBytes: checkInteger("sse.clientBytes", sse.clientBytes ?? 1 << 20, 1_024, 2 ** 30, " bytes"),
     replay: checkInteger("sse.replay", sse.replay ?? 1_000, 0, 1_000_000),
     replayBytes: checkInteger("sse.replayBytes", sse.replayBytes ?? 1 << 20, 0, 2 ** 30, " bytes"),

@@ -20,8 +20,12 @@ const NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
 const STATIC = /^(?:[A-Za-z0-9\-._~!$&'()*+,;=:@\u0080-\u{10ffff}]|%[0-9A-Fa-f]{2})+$/u;
 /** Means something to the router. */
 const SPECIAL = /[:*?+(){}\\]/g;
-/** What the hub itself answers. */
 const RESERVED = /^\/(?:internal|_slotbus|__ping__|__sse__)(?:\/|$)|^\/(?:events|health)\/?$/;
+
+/** Whether the hub itself answers that path, whatever patterns match it. */
+export function isReserved(path: string): boolean {
+  return RESERVED.test(path);
+}
 
 /**
  * Reads a pattern: segments of text; `:name` or `{name}`, one segment that is not empty; and at the end `*` or `*name`, the
@@ -33,7 +37,7 @@ export function parsePattern(text: unknown): Pattern {
   if (typeof text !== "string" || !text.startsWith("/")) throw refused(text, "it does not begin with /");
   if (Buffer.byteLength(text) > MAX_BYTES) throw refused(text, `it is longer than ${MAX_BYTES} bytes`);
   const trimmed = text.length > 1 && text.endsWith("/") ? text.slice(0, -1) : text;
-  const segments = trimmed === "/" ? [] : trimmed.slice(1).split("/");
+  const segments = text === "/" ? [] : trimmed.slice(1).split("/");
   const names = new Set<string>();
   const parsed = segments.map((segment, at) => parseSegment(text, segment, at === segments.length - 1, names));
   const key = `/${parsed.map((one) => one.key).join("/")}`;

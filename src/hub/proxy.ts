@@ -1,13 +1,14 @@
 /** A request over a bus to a worker, and its answer back: what of HTTP belongs to one connection stays there. */
 
-import type { BusRequest, RequestOptions, SlotBus } from "../bus/bus.ts";
+import type { BusRequest, SlotBus } from "../bus/bus.ts";
 import { METHODS, type Method } from "../bus/codec.ts";
+import { HeaderList } from "../bus/headers.ts";
 import type { StreamedResponse } from "../bus/response.ts";
 import type { StreamSource } from "../bus/stream.ts";
 import { Failure, tooLarge } from "./failure.ts";
 
 /** RFC 9110 (7.6.1), and what belongs to it by custom. */
-const HOP_BY_HOP = new Set([
+const HOP_BY_HOP = [
   "connection",
   "keep-alive",
   "proxy-authenticate",
@@ -17,17 +18,27 @@ const HOP_BY_HOP = new Set([
   "trailer",
   "transfer-encoding",
   "upgrade",
+];
+/** Of a request: what the hub says itself is not the client's. */
+const NOT_OF_CLIENT = new Set([
+  ...HOP_BY_HOP,
+  "x-forwarded-for",
+  "x-forwarded-host",
+  "x-forwarded-proto",
+  "x-request-id",
 ]);
-/** The hub says these itself. */
-const FORWARDED = new Set(["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"]);
 /** Of an answer: the server counts and dates by itself. */
-const OF_SERVER = new Set(["content-length", "date"]);
+const NOT_OF_WORKER = new Set([...HOP_BY_HOP, "content-length", "date"]);
 /** Bodies up to here are read whole before they are sent: one message, no stream. */
 const WHOLE_BYTES = 256 * 1024;
+
+/** Headers of a request by name in lower case; those of one name are one text, but for `set-cookie`. */
+export type RequestHeaders = Readonly<Record<string, string | readonly string[]>>;
 
 /** What the hub knows of a request beyond the request. */
 export interface Incoming {
   readonly request: Request;
+  readonly headers: RequestHeaders;
   readonly id: string;
   readonly path: string;
   readonly query: string;
@@ -45,23 +56,28 @@ export interface ProxyLimits {
 }
 
 /** Rejects with {@link Failure}, or with an error of the bus. */
-export async function forward(bus: SlotBus, incoming: Incoming, limits: ProxyLimits): Promise<Response> {
+export function forward(bus: SlotBus, incoming: Incoming, limits: ProxyLimits): Promise<StreamedResponse> {
   const { request } = incoming;
-  const body = request.body ? await readBody(request, limits) : undefined;
-  const asked: BusRequest = {
-    method: request.method as Method,
-    path: incoming.path,
-    query: incoming.query,
-    pattern: incoming.pattern,
-    params: incoming.params,
-    id: incoming.id,
-    headers: requestHeaders(incoming, limits.trustProxy),
-    body: body instanceof Body ? body.source : body,
-  };
-  const options: RequestOptions = { timeout: limits.timeout, signal: request.signal };
-  if (!(body instanceof Body)) return answer(await bus.stream(asked, options), incoming);
-  options.signal = AbortSignal.any([request.signal, body.failed]);
-  return answer(await bus.stream(asked, options), incoming);
+  if (request.body) return forwardBody(bus, incoming, limits);
+  return bus.stream(asRequest(incoming, limits, undefined), {
+    timeout: limits.timeout,
+    lateSignal: () => request.signal,
+  });
+}
+
+async function forwardBody(bus: SlotBus, incoming: Incoming, limits: ProxyLimits): Promise<StreamedResponse> {
+  const { timeout } = limits;
+  const { signal } = incoming.request;
+  const body = await readBody(incoming, limits);
+  if (!(body instanceof Body)) return bus.stream(asRequest(incoming, limits, body), { timeout, signal });
+  const either = AbortSignal.any([signal, body.failed]);
+  return bus.stream(asRequest(incoming, limits, body.source), { timeout, signal: either });
+}
+
+function asRequest(incoming: Incoming, limits: ProxyLimits, body: BusRequest["body"]): BusRequest {
+  const { request, path, query, pattern, params, id } = incoming;
+  const headers = requestHeaders(incoming, limits.trustProxy);
+  return { method: request.method as Method, path, query, pattern, params, id, headers, body };
 }
 
 export function isMethod(method: string): method is Method {
@@ -70,39 +86,54 @@ export function isMethod(method: string): method is Method {
 
 // ---- headers ----------------------------------------------------------------------------------------------------------
 
+/** The header of that name, if it is there; several as one. */
+export function headerOf(headers: RequestHeaders, name: string): string | null {
+  const value = headers[name];
+  return value === undefined ? null : String(value);
+}
+
 /** Names that the header `connection` lists belong to the connection too. */
 function listed(connection: string | null): ReadonlySet<string> | null {
   if (connection === null || connection === "keep-alive" || connection === "close") return null;
   return new Set(connection.split(",").map((name) => name.trim().toLowerCase()));
 }
 
-function requestHeaders(incoming: Incoming, trustProxy: boolean): [string, string][] {
-  const { headers } = incoming.request;
-  const ofConnection = listed(headers.get("connection"));
-  const pairs: [string, string][] = [];
-  for (const pair of headers) {
-    const name = pair[0];
-    if (HOP_BY_HOP.has(name) || FORWARDED.has(name) || ofConnection?.has(name)) continue;
-    pairs.push(pair);
+function requestHeaders({ headers, address, id }: Incoming, trustProxy: boolean): HeaderList {
+  const ofConnection = listed(headerOf(headers, "connection"));
+  const flat: string[] = [];
+  for (const name in headers) {
+    if (NOT_OF_CLIENT.has(name) || ofConnection?.has(name)) continue;
+    const value = headers[name]!;
+    if (typeof value === "string") flat.push(name, value);
+    else for (const one of value) flat.push(name, one);
   }
-  const before = (name: string): string | null => (trustProxy ? headers.get(name) : null);
-  const route = [before("x-forwarded-for"), incoming.address].filter((one) => one !== null);
-  if (route.length > 0) pairs.push(["x-forwarded-for", route.join(", ")]);
-  const host = before("x-forwarded-host") ?? headers.get("host");
-  if (host !== null) pairs.push(["x-forwarded-host", host]);
-  pairs.push(["x-forwarded-proto", before("x-forwarded-proto") ?? "http"], ["x-request-id", incoming.id]);
-  return pairs;
+  const before = (name: string): string | null => (trustProxy ? headerOf(headers, name) : null);
+  const client = before("x-forwarded-for");
+  const route = client === null || address === null ? (client ?? address) : `${client}, ${address}`;
+  if (route !== null) flat.push("x-forwarded-for", route);
+  const own = headerOf(headers, "host");
+  if (own?.includes(",")) throw new Failure(400, "BAD_HOST", "a request has one host.");
+  const host = before("x-forwarded-host") ?? own;
+  if (host !== null) flat.push("x-forwarded-host", host);
+  flat.push("x-forwarded-proto", before("x-forwarded-proto") ?? "http", "x-request-id", id);
+  return new HeaderList(flat);
 }
 
-function answer(response: StreamedResponse, { id, request }: Incoming): Response {
+/** The answer for the client. @throws {ProtocolError} for a header that none can have. */
+export function answer(response: StreamedResponse, { id, request }: { id: string; request: Request }): Response {
+  const { head } = response;
+  // The head is the same object as long as the worker answers with the same head; a Response copies the headers it is given.
+  const headers = (head.note ??= responseHeaders(response)) as Headers;
+  headers.set("x-request-id", id);
+  return response.toResponseWith(headers, request.method === "HEAD");
+}
+
+function responseHeaders(response: StreamedResponse): Headers {
   const ofConnection = listed(response.headers.get("connection"));
-  const isWanted = (name: string): boolean => {
+  return response.toHeaders((name) => {
     const lower = name.toLowerCase();
-    return !HOP_BY_HOP.has(lower) && !OF_SERVER.has(lower) && !ofConnection?.has(lower);
-  };
-  const answered = response.toResponseWith(isWanted, request.method === "HEAD");
-  answered.headers.set("x-request-id", id);
-  return answered;
+    return !NOT_OF_WORKER.has(lower) && !ofConnection?.has(lower);
+  });
 }
 
 // ---- bodies -----------------------------------------------------------------------------------------------------------
@@ -143,8 +174,10 @@ async function* pieces(
   }
 }
 
-async function readBody(request: Request, limits: ProxyLimits): Promise<Uint8Array | Body | undefined> {
-  const declared = request.headers.get("content-length");
+async function readBody({ request, headers }: Incoming, limits: ProxyLimits): Promise<Uint8Array | Body> {
+  const declared = headerOf(headers, "content-length");
+  if (declared !== null && !/^\d+$/.test(declared))
+    throw new Failure(400, "BAD_LENGTH", "content-length is no number.");
   if (declared !== null && Number(declared) > limits.payloadLimit) throw tooLarge(limits.payloadLimit);
   if (declared === null || Number(declared) > WHOLE_BYTES) return new Body(request.body!, limits);
   try {

@@ -76,10 +76,10 @@ export class Registry {
     return this.#live.some((service) => service.unregister(id));
   }
 
-  async close(): Promise<void> {
+  async close(limit: { timeout: number }): Promise<void> {
     this.#closed = true;
     if (this.#sweep) clearTimeout(this.#sweep);
-    await Promise.all(this.#live.map((service) => service.close()));
+    await Promise.all(this.#live.map((service) => service.close(limit)));
   }
 
   async #service(name: string): Promise<Service> {

@@ -78,9 +78,10 @@ export class Service {
     return true;
   }
 
-  async close(): Promise<void> {
+  /** Waits for what runs, at most `timeout` ms (default 5000). */
+  async close(limit?: { timeout: number }): Promise<void> {
     if (this.#arrival) clearTimeout(this.#arrival);
-    await this.bus.close();
+    await this.bus.close(limit);
   }
 
   #joined(): void {

@@ -204,7 +204,13 @@ export class EventStreams {
   }
 }
 
+/** A stream that ends at once: a browser's `EventSource` asks again after a second, and never again after another status. */
+export function comeAgain(requestId: string): Response {
+  const headers = { "content-type": "text/event-stream", "cache-control": "no-cache", "x-request-id": requestId };
+  return new Response("retry: 1000\n\n", { headers });
+}
+
 function normalise(path: string): string {
-  const { pathname } = new URL(path.startsWith("/") ? path : `/${path}`, "http://hub");
+  const { pathname } = new URL(`http://hub${path.startsWith("/") ? "" : "/"}${path}`);
   return pathname.length > 1 && pathname.endsWith("/") ? pathname.slice(0, -1) : pathname;
 }

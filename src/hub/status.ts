@@ -1,7 +1,8 @@
 /** What the hub tells of itself: `/_slotbus/`, for people, for scripts, for Prometheus. */
 
-import { timingSafeEqual } from "node:crypto";
 import type { SlotBus } from "../bus/bus.ts";
+import { isSame } from "./control.ts";
+import { Exposition } from "./exposition.ts";
 import { Failure } from "./failure.ts";
 import type { Meter } from "./meter.ts";
 import type { ResolvedHubOptions } from "./options.ts";
@@ -10,35 +11,58 @@ import { SseClient } from "./sse-client.ts";
 import page from "./status.html" with { type: "text" };
 
 const PREFIX = "/_slotbus/";
-/** Between two snapshots to a page, in ms. */
-const SNAPSHOT_MS = 1_000;
+/** Between two pictures of the hub that a page gets, in ms. */
+const PICTURE_MS = 500;
+/** What may wait for one page, in bytes: more than one message of a hub that is full. */
+const WATCHER_BYTES = 8 << 20;
 const LOOPBACK = /^(?:127\.\d+\.\d+\.\d+|::1|::ffff:127\.\d+\.\d+\.\d+)$/;
-const LOOPBACK_HOST = /^(?:localhost|127\.\d+\.\d+\.\d+|\[::1\])(?::\d+)?$/;
+const LOOPBACK_HOST = /^(?:localhost|127\.\d+\.\d+\.\d+|\[::1\])(?::\d+)?$/i;
+/** Somebody passes on what others asked. */
+const PROXY_HEADERS = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
+/** Nobody else's page may hold, frame or guess at what these pages say. */
+const SAFE_HEADERS = {
+  "cache-control": "no-store",
+  "cross-origin-resource-policy": "same-origin",
+  "referrer-policy": "no-referrer",
+  "x-content-type-options": "nosniff",
+};
 
-/** Everything the page shows. */
-export interface Snapshot {
+/** The hub at one moment. */
+export interface Picture {
   readonly hub: string;
   readonly pid: number;
+  /** In ms since 1970. */
   readonly time: number;
+  /** In ms. */
   readonly uptime: number;
+  /** Of event streams. */
   readonly clients: number;
-  readonly workers: readonly WorkerSnapshot[];
-  readonly routes: readonly { method: string; pattern: string; worker: string; sse: boolean; there: boolean }[];
-  readonly history: readonly { time: number; requests: number; errors: number; p50: number; p99: number }[];
+  /** What the hub answered itself, by status. */
+  readonly statuses: Readonly<Record<string, number>>;
+  readonly workers: readonly WorkerPicture[];
 }
 
-export interface WorkerSnapshot {
+export interface WorkerPicture {
   readonly name: string;
   readonly there: boolean;
   readonly queued: number;
+  /** Answers since the hub began, by status. */
   readonly statuses: Readonly<Record<string, number>>;
   readonly processes: readonly {
     readonly pid: number;
     readonly concurrency: number;
     readonly inFlight: number;
-    /** States of its slots, those that are not free. */
+    /** Those that are not free. */
     readonly slots: readonly { slot: number; state: string; ageMs: number }[];
   }[];
+}
+
+export interface RoutePicture {
+  readonly method: string;
+  readonly pattern: string;
+  readonly worker: string;
+  readonly sse: boolean;
+  readonly there: boolean;
 }
 
 export class Status {
@@ -49,6 +73,8 @@ export class Status {
   readonly #watchers = new Set<SseClient>();
   readonly #began = Date.now();
   #timer: ReturnType<typeof setInterval> | null = null;
+  /** What all watchers know: the routes, and the time of the newest second. */
+  #told: { table: unknown; there: string; until: number } = { table: null, there: "", until: 0 };
 
   constructor(registry: Registry, meter: Meter, options: ResolvedHubOptions, clients: () => number) {
     this.#registry = registry;
@@ -67,23 +93,27 @@ export class Status {
       throw new Failure(405, "METHOD", "these pages are only read.", { allow: "GET, HEAD" });
     if (path === "/_slotbus") return new Response(null, { status: 308, headers: { location: PREFIX } });
     this.#admit(request, address);
-    switch (path.slice(PREFIX.length)) {
+    const response = this.#read(request, path.slice(PREFIX.length), id);
+    for (const [name, value] of Object.entries(SAFE_HEADERS)) response.headers.set(name, value);
+    return response;
+  }
+
+  #read(request: Request, page: string, id: string): Response {
+    switch (page) {
       case "":
         return this.#page();
       case "stream":
         return this.#stream(request, id);
       case "snapshot":
-        return Response.json(this.snapshot());
+        return Response.json({ ...this.#picture(), routes: this.#routes(), history: this.#meter.history() });
       case "metrics":
-        return new Response(this.#metrics(), {
-          headers: { "content-type": "text/plain; version=0.0.4; charset=utf-8" },
-        });
+        return new Response(this.#metrics(), { headers: { "content-type": Exposition.contentType } });
       case "health":
         return this.#health();
       case "routes":
-        return Response.json(this.snapshot().routes);
+        return Response.json(this.#routes());
       default:
-        throw new Failure(404, "NO_PAGE", `there is no ${path.slice(0, 200)}.`);
+        throw new Failure(404, "NO_PAGE", `there is no ${PREFIX}${page.slice(0, 200)}.`);
     }
   }
 
@@ -92,82 +122,116 @@ export class Status {
     for (const watcher of this.#watchers) watcher.end();
   }
 
-  snapshot(): Snapshot {
+  #picture(): Picture {
     return {
       hub: this.#options.name,
       pid: process.pid,
       time: Date.now(),
       uptime: Date.now() - this.#began,
       clients: this.#clients(),
-      workers: this.#registry.services.map(({ name, bus, isThere }) => ({
-        name,
-        there: isThere,
-        ...this.#worker(name, bus),
-      })),
-      routes: this.#registry.routes.map(({ method, pattern, owner, sse }) => ({
+      statuses: this.#statuses(""),
+      workers: this.#registry.services
+        .map(({ name, bus, isThere }) => ({ name, there: isThere, ...this.#worker(name, bus) }))
+        .sort((a, b) => (a.name < b.name ? -1 : 1)),
+    };
+  }
+
+  #worker(name: string, bus: SlotBus): Omit<WorkerPicture, "name" | "there"> {
+    const { workers, queued } = bus.stats();
+    const slots: ReturnType<SlotBus["diagnostics"]>["slots"][] = [];
+    for (const slot of bus.diagnostics().slots) {
+      if (slot.slot === 0) slots.push([]); // the next attachment; two of one process have the same pid
+      slots.at(-1)!.push(slot);
+    }
+    const processes = workers.map(({ pid, concurrency, inFlight }, at) => {
+      const used = slots[at]!.filter(({ state }) => state !== "FREE");
+      return { pid, concurrency, inFlight, slots: used.map(({ slot, state, ageMs }) => ({ slot, state, ageMs })) };
+    });
+    return { queued, statuses: this.#statuses(name), processes };
+  }
+
+  #statuses(name: string): Record<string, number> {
+    return Object.fromEntries(this.#meter.counts.get(name)?.statuses ?? []);
+  }
+
+  #routes(): RoutePicture[] {
+    return this.#registry.routes
+      .map(({ method, pattern, owner, sse }) => ({
         method,
         pattern: pattern.text,
         worker: owner.name,
         sse,
         there: owner.isThere,
-      })),
-      history: this.#meter.history(),
-    };
-  }
-
-  #worker(name: string, bus: SlotBus): Omit<WorkerSnapshot, "name" | "there"> {
-    const { slots, queued } = bus.diagnostics();
-    const statuses = Object.fromEntries(this.#meter.counts.get(name)?.statuses ?? []);
-    const processes = bus.stats().workers.map(({ pid, concurrency, inFlight }) => {
-      const own = slots.filter((slot) => slot.workerPid === pid && slot.state !== "FREE");
-      return { pid, concurrency, inFlight, slots: own.map(({ slot, state, ageMs }) => ({ slot, state, ageMs })) };
-    });
-    return { queued: queued.length, statuses, processes };
+      }))
+      .sort((a, b) => (`${a.pattern} ${a.method}` < `${b.pattern} ${b.method}` ? -1 : 1));
   }
 
   /**
-   * A process of this machine that came by a name of this machine, or whoever has the token. A page of another site that
-   * points its own name here comes by that name.
+   * Lets in who is on this machine, or has the token: as a bearer's, or as the password a browser asks for. A page of another
+   * site that points its own name here comes by that name; one that asks from where it is says so; both are turned away.
    */
   #admit(request: Request, address: string | null): void {
+    const { headers } = request;
+    const isLocal = address !== null && LOOPBACK.test(address) && LOOPBACK_HOST.test(headers.get("host") ?? "");
+    if (isLocal && !PROXY_HEADERS.some((name) => headers.has(name)) && !isForeign(headers)) return;
     const { adminToken } = this.#options;
-    const isLocal = address !== null && LOOPBACK.test(address) && LOOPBACK_HOST.test(request.headers.get("host") ?? "");
-    const isProxied = request.headers.has("x-forwarded-for") || request.headers.has("forwarded");
-    const isForeign = request.headers.get("sec-fetch-site") === "cross-site";
-    if (isLocal && !isProxied && !isForeign) return;
-    const given = /^Bearer (.+)$/i.exec(request.headers.get("authorization") ?? "")?.[1];
-    if (adminToken !== null && given !== undefined && isSame(given, adminToken)) return;
-    throw new Failure(403, "FORBIDDEN", "this is for this machine, or with a token.", { "www-authenticate": "Bearer" });
+    if (adminToken === null)
+      throw new Failure(403, "FORBIDDEN", "this is for this machine: the hub has no token for others.");
+    if (isSame(tokenOf(headers), adminToken)) return;
+    throw new Failure(401, "UNAUTHORIZED", "this is for this machine, or with the token.", {
+      "www-authenticate": 'Basic realm="slotbus hub", charset="UTF-8"',
+    });
   }
 
   #page(): Response {
     const nonce = crypto.randomUUID();
-    const policy = `default-src 'none'; connect-src 'self'; style-src 'nonce-${nonce}'; script-src 'nonce-${nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`;
+    const policy = [
+      "default-src 'none'",
+      "connect-src 'self'",
+      `style-src 'nonce-${nonce}'`,
+      `script-src 'nonce-${nonce}'`,
+      "img-src data:",
+      "base-uri 'none'",
+      "form-action 'none'",
+      "frame-ancestors 'none'",
+      "require-trusted-types-for 'script'",
+      "trusted-types 'none'",
+    ].join("; ");
     return new Response((page as unknown as string).replaceAll("{{nonce}}", nonce), {
-      headers: {
-        "content-type": "text/html; charset=utf-8",
-        "content-security-policy": policy,
-        "cache-control": "no-store",
-      },
+      headers: { "content-type": "text/html; charset=utf-8", "content-security-policy": policy },
     });
   }
 
+  /** `routes` and `samples`: all at first, then what is new; `picture` every time. */
   #stream(request: Request, id: string): Response {
-    const watcher: SseClient = new SseClient(this.#options.sse.clientBytes, () => {
+    if (request.method === "HEAD") throw new Failure(405, "METHOD", "a stream is read with GET.", { allow: "GET" });
+    const watcher: SseClient = new SseClient(WATCHER_BYTES, () => {
       this.#watchers.delete(watcher);
       if (this.#watchers.size > 0 || !this.#timer) return;
       clearInterval(this.#timer);
       this.#timer = null;
     });
     this.#watchers.add(watcher);
-    this.#timer ??= setInterval(() => this.#tell(this.#watchers), SNAPSHOT_MS);
-    this.#tell([watcher]);
+    this.#timer ??= setInterval(() => this.#tell(), PICTURE_MS);
+    const routes = message("routes", this.#routes());
+    const samples = message("samples", this.#meter.history());
+    watcher.send(`retry: 1000\n\n${routes}${samples}${message("picture", this.#picture())}`);
     return watcher.respond(request.signal, id);
   }
 
-  #tell(watchers: Iterable<SseClient>): void {
-    const text = `data: ${JSON.stringify(this.snapshot())}\n\n`;
-    for (const watcher of watchers) watcher.send(text);
+  #tell(): void {
+    const samples = this.#meter.history().filter(({ time }) => time > this.#told.until);
+    const now = {
+      table: this.#registry.routes, // a change of routes makes a new one
+      there: this.#registry.services.map(({ isThere }) => isThere).join(),
+      until: samples.at(-1)?.time ?? this.#told.until,
+    };
+    const isNew = now.table !== this.#told.table || now.there !== this.#told.there;
+    this.#told = now;
+    const routes = isNew ? message("routes", this.#routes()) : "";
+    const seconds = samples.length > 0 ? message("samples", samples) : "";
+    const text = routes + seconds + message("picture", this.#picture());
+    for (const watcher of this.#watchers) watcher.send(text);
   }
 
   #health(): Response {
@@ -175,64 +239,66 @@ export class Status {
     return Response.json({ ok: gone.length === 0, gone }, { status: gone.length === 0 ? 200 : 503 });
   }
 
-  /** Prometheus' text format, version 0.0.4. */
   #metrics(): string {
-    const lines: string[] = [];
-    const metric = (
-      name: string,
-      type: string,
-      help: string,
-      values: readonly (readonly [labels: string, value: number])[],
-    ): void => {
-      lines.push(`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`);
-      for (const [labels, value] of values) lines.push(`${name}${labels} ${value}`);
-    };
+    const text = new Exposition();
     const all = [...this.#meter.counts];
-    metric(
+    text.family(
       "slotbus_hub_requests_total",
       "counter",
-      "Requests answered.",
-      all.flatMap(([worker, { statuses }]) =>
-        [...statuses].map(([status, count]) => [`{worker="${worker}",status="${status}"}`, count] as const),
-      ),
+      "Requests answered; those without a worker by the hub itself.",
     );
-    metric("slotbus_hub_request_duration_seconds", "histogram", "From the request to the head of its answer.", []);
+    for (const [worker, { statuses }] of all)
+      for (const [status, count] of statuses) text.sample({ worker, status }, count);
+    text.family("slotbus_hub_request_duration_seconds", "histogram", "From the request to the head of its answer.");
     for (const [worker, counts] of all) {
-      const name = "slotbus_hub_request_duration_seconds";
+      const { total, sumMs } = counts.latencies;
       for (const [bound, count] of counts.buckets())
-        lines.push(`${name}_bucket{worker="${worker}",le="${bound.toPrecision(3)}"} ${count}`);
-      lines.push(`${name}_bucket{worker="${worker}",le="+Inf"} ${counts.latencies.total}`);
-      lines.push(
-        `${name}_sum{worker="${worker}"} ${counts.latencies.sumMs / 1000}`,
-        `${name}_count{worker="${worker}"} ${counts.latencies.total}`,
-      );
+        text.sample({ worker, le: Number(bound.toPrecision(3)) }, count, "_bucket");
+      text.sample({ worker, le: "+Inf" }, total, "_bucket");
+      text.sample({ worker }, sumMs / 1_000, "_sum").sample({ worker }, total, "_count");
     }
-    const { services } = this.#registry;
-    const stats = services.map(({ name, bus }) => [`{worker="${name}"}`, bus.stats()] as const);
-    metric(
-      "slotbus_hub_processes",
-      "gauge",
-      "Worker processes attached.",
-      stats.map(([labels, { workers }]) => [labels, workers.length]),
+    this.#workerMetrics(text);
+    const gauge = (name: string, help: string, value: number) => text.family(name, "gauge", help).sample({}, value);
+    gauge("slotbus_hub_routes", "Routes registered.", this.#registry.routes.length);
+    gauge("slotbus_hub_event_clients", "Clients of event streams.", this.#clients());
+    gauge("process_start_time_seconds", "When the hub began, in seconds since 1970.", this.#began / 1_000);
+    gauge("process_resident_memory_bytes", "Memory of the hub.", process.memoryUsage.rss());
+    const { user, system } = process.cpuUsage();
+    text.family("process_cpu_seconds_total", "counter", "Processor time of the hub.").sample({}, (user + system) / 1e6);
+    return text.toString();
+  }
+
+  #workerMetrics(text: Exposition): void {
+    const services = this.#registry.services.map(({ name, isThere, bus }) => ({ name, isThere, stats: bus.stats() }));
+    const gauge = (name: string, help: string, read: (service: (typeof services)[number]) => number): void => {
+      text.family(name, "gauge", help);
+      for (const service of services) text.sample({ worker: service.name }, read(service));
+    };
+    gauge("slotbus_hub_worker_there", "1 while a process serves the name.", ({ isThere }) => Number(isThere));
+    gauge("slotbus_hub_processes", "Worker processes attached.", ({ stats }) => stats.workers.length);
+    gauge("slotbus_hub_slots", "Requests that they take at once.", ({ stats }) =>
+      stats.workers.reduce((sum, { concurrency }) => sum + concurrency, 0),
     );
-    metric(
-      "slotbus_hub_in_flight",
-      "gauge",
-      "Requests with a worker.",
-      stats.map(([labels, { workers }]) => [labels, workers.reduce((sum, { inFlight }) => sum + inFlight, 0)]),
-    );
-    metric(
-      "slotbus_hub_queued",
-      "gauge",
-      "Requests that wait for a worker.",
-      services.map(({ name, bus }) => [`{worker="${name}"}`, bus.diagnostics().queued.length]),
-    );
-    metric("slotbus_hub_event_clients", "gauge", "Clients of event streams.", [["", this.#clients()]]);
-    return `${lines.join("\n")}\n`;
+    gauge("slotbus_hub_in_flight", "Requests with a worker.", ({ stats }) => stats.inFlight);
+    gauge("slotbus_hub_queued", "Requests that wait for a worker.", ({ stats }) => stats.queued);
   }
 }
 
-function isSame(a: string, b: string): boolean {
-  const [left, right] = [Buffer.from(a), Buffer.from(b)];
-  return left.length === right.length && timingSafeEqual(left, right);
+function message(event: string, data: unknown): string {
+  return `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
+}
+
+/** Whether a page of another origin asks; to be led here by its link is no asking, as it cannot read what comes. */
+function isForeign(headers: Headers): boolean {
+  const site = headers.get("sec-fetch-site") ?? "none";
+  return site !== "none" && site !== "same-origin" && headers.get("sec-fetch-dest") !== "document";
+}
+
+/** `""`: none was given. */
+function tokenOf(headers: Headers): string {
+  const [, scheme = "", given = ""] = /^(Bearer|Basic) +(\S+)$/i.exec(headers.get("authorization") ?? "") ?? [];
+  if (scheme.toLowerCase() !== "basic") return given;
+  return Buffer.from(given, "base64")
+    .toString()
+    .replace(/^[^:]*:/, "");
 }

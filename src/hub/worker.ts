@@ -1,10 +1,9 @@
 /** A worker of a hub: registers its routes, answers their requests, and does both again when the hub comes back. */
 
 import { EventEmitter } from "node:events";
-import { resolve } from "node:path";
 import { METHODS, type Method } from "../bus/codec.ts";
 import { toWebRequest } from "../bus/fetch.ts";
-import { defaultDirectory } from "../bus/options.ts";
+import { resolveDirectory } from "../bus/options.ts";
 import type { Answerable, WorkerRequest } from "../bus/request.ts";
 import { type FetchHandler, SlotWorker } from "../bus/worker.ts";
 import { HubError, InvalidConfigError, type SlotbusError } from "../errors.ts";
@@ -91,14 +90,17 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
     this.hub = hub;
     this.state = options.state as State;
     this.#options = options;
-    this.#directory = resolve(directory ?? defaultDirectory());
+    this.#directory = resolveDirectory(directory);
     this.#client = new HubClient(hub, this.#directory);
   }
 
   /** Answers a route: "/users/:id", "/users/{id}", "/files/*path". Before {@link run}. */
   route(method: string, path: string, handler: HubHandler<State>): this {
     if (!METHODS.includes(method as Method)) throw new InvalidConfigError(`${JSON.stringify(method)} is not a method.`);
-    return this.#add({ method, path }, async (request) => plain(await handler(new HubRequest(request, this.state))));
+    return this.#add({ method, path }, (request) => {
+      const answer = handler(new HubRequest(request, this.state));
+      return answer instanceof Promise ? answer.then(plain) : plain(answer);
+    });
   }
 
   get(path: string, handler: HubHandler<State>): this {

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Installs what the system tests and the proofs need from Debian, if it is missing. Says nothing when all is there.
+# Installs what the system tests, the proofs and the benches need from Debian, if it is missing. Says nothing when all is there.
 set -eu
 missing=
-for pair in gcc:gcc strace:strace setpriv:util-linux unshare:util-linux mount:mount nm:binutils spin:spin; do
+for pair in gcc:gcc strace:strace setpriv:util-linux unshare:util-linux mount:mount nm:binutils spin:spin \
+	chromium:chromium nginx:nginx-light wrk:wrk; do
 	command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"

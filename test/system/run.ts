@@ -5,6 +5,7 @@
  *     bun test/system/run.ts ["part of a check's sentence"]
  */
 
+import { checks as browser } from "./browser.ts";
 import { type Checks, Lacking, takeNotes } from "./checks.ts";
 import { checks as clocks } from "./clocks.ts";
 import { checks as crossBuild } from "./crossbuild.ts";
@@ -28,6 +29,7 @@ const checks: Checks = {
   ...processes,
   ...versions,
   ...clocks,
+  ...browser,
 };
 
 const counts = { passed: 0, failed: 0, lacking: 0 };

@@ -1,0 +1,150 @@
+/** `slotbus hub` as its user runs it. */
+
+import { expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Child, until, Workspace } from "./support.ts";
+
+const COMMAND = "../../src/cli/slotbus.ts";
+const TOKEN = "a-token-of-24-characters";
+/** None of the tester's own. */
+const CLEAN = { SLOTBUS_ADMIN_TOKEN: "", SLOTBUS_CONTROL_TOKEN: "" };
+
+function slotbus(args: readonly string[], env: Record<string, string | undefined> = {}) {
+  const { exitCode, stdout, stderr } = Bun.spawnSync(
+    [process.execPath, join(import.meta.dir, "fixtures", COMMAND), "hub", ...args],
+    { stdin: "ignore", env: { ...process.env, ...CLEAN, ...env }, timeout: 20_000 },
+  );
+  return { code: exitCode, out: stdout.toString(), err: stderr.toString() };
+}
+
+/** A hub that runs until it is told to end. */
+async function running(
+  directory: string,
+  args: readonly string[] = [],
+  env: Record<string, string> = {},
+): Promise<Child & { url: URL }> {
+  const all = ["hub", "--port", "0", "--directory", directory, ...args];
+  const child = new Child(COMMAND, all, { ...CLEAN, ...env });
+  const line = await child.line("hub ", 20_000);
+  return Object.assign(child, { url: new URL(/http:\S+/.exec(line)![0].replace(/;$/, "")) });
+}
+
+test("--help names every flag, with examples", () => {
+  const { code, out, err } = slotbus(["--help"]);
+  expect([code, err]).toEqual([0, ""]);
+  for (const flag of ["port", "hostname", "name", "timeout", "payload-limit", "slots", "spin", "sweep-interval"])
+    expect(out).toContain(`  --${flag} `);
+  for (const flag of ["admin-token", "admin-token-file", "control-port", "control-token-file", "directory"])
+    expect(out).toContain(`--${flag} `);
+  expect(out.match(/^ {2}.*slotbus hub/gm)!.length).toBeGreaterThanOrEqual(3);
+  for (const line of out.split("\n")) expect(line.length).toBeLessThanOrEqual(80);
+});
+
+test("what cannot be meant is one line on stderr and exit code 2, and leaves nothing", () => {
+  const directory = mkdtempSync(join(tmpdir(), "slotbus-cli-hub-"));
+  const short = join(directory, "short");
+  const run = join(directory, "run");
+  mkdirSync(run, { mode: 0o700 });
+  writeFileSync(short, "short\n");
+  const wrong: [args: string[], said: string][] = [
+    [["--prot", "1"], "--prot"],
+    [["left", "over"], "left"],
+    [["--port"], "--port"],
+    [["--port", "x"], "--port"],
+    [["--port", "-1"], "--port"],
+    [["--port", "1k"], "--port"],
+    [["--port", ""], "--port"],
+    [["--port", "70000"], "port is 70000"],
+    [["--hostname", ""], "hostname"],
+    [["--name", "a.b"], "a.b"],
+    [["--name", "../x"], "../x"],
+    [["--timeout", "1m"], "--timeout"],
+    [["--timeout", "-1"], "--timeout"],
+    [["--payload-limit", "1g"], "--payload-limit"],
+    [["--payload-limit", "0"], "payloadLimit"],
+    [["--slots", "0"], "slots"],
+    [["--slots", "257"], "slots"],
+    [["--slots", "1.5"], "--slots"],
+    [["--spin", "999999"], "spin"],
+    [["--sweep-interval", "0"], "heartbeat"],
+    [["--sweep-interval", "1000"], "heartbeat"],
+    [["--admin-token", "short"], "adminToken"],
+    [["--admin-token-file", short], "adminToken"],
+    [["--admin-token-file", join(directory, "none")], "token"],
+    [["--control-port", "0"], "go together"],
+    [["--control-token-file", short], "go together"],
+    [["--control-port", "0", "--control-token-file", short], "controlToken"],
+    [["--control-token", TOKEN], "--control-token"],
+    [["--directory", ""], "directory"],
+    [["--help=1"], "--help"],
+  ];
+  for (const [args, said] of wrong) {
+    const { code, out, err } = slotbus(["--port", "0", "--directory", run, ...args]);
+    expect([args, code, out]).toEqual([args, 2, ""]);
+    expect(err).toMatch(/^slotbus: [^\n]+\n$/);
+    expect(err).toContain(said);
+    expect(readdirSync(run)).toEqual([]);
+  }
+  expect(slotbus(["--directory", run], { SLOTBUS_ADMIN_TOKEN: "short" }).code).toBe(2);
+  rmSync(directory, { recursive: true });
+}, 60_000);
+
+test("it prints its URL, serves, and SIGTERM or SIGINT ends it with what runs answered and nothing left", async () => {
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    await using workspace = new Workspace();
+    await using hub = await running(workspace.directory, ["--name", "site", "--sweep-interval", "0.05"]);
+    expect(hub.lines[0]).toBe(`hub "site" listens on ${hub.url}; its status page is ${hub.url}_slotbus/`);
+    await using worker = new Child("hub-worker.ts", ["site", "w", workspace.directory], {});
+    await worker.line("connected");
+    expect((await fetch(new URL("/w/users/1", hub.url))).status).toBe(200);
+    const events = await fetch(new URL("/events", hub.url));
+    const slow = fetch(new URL("/w/slow?ms=500", hub.url));
+    await worker.line("slow begins");
+    const began = performance.now();
+    hub.process.kill(signal);
+    expect((await slow).status).toBe(200);
+    expect(await events.text()).toMatch(/^(:\n\n)+$/);
+    expect(await hub.process.exited).toBe(0);
+    expect(performance.now() - began).toBeLessThan(4_000); // 5 s is what it would wait for one that hangs
+    await worker.kill();
+  }
+}, 30_000);
+
+test("a second hub of a name, or on a port, says in one line who has it, and exits with 1", async () => {
+  await using workspace = new Workspace();
+  await using hub = await running(workspace.directory);
+  const same = slotbus(["--port", "0", "--directory", workspace.directory]);
+  expect([same.code, same.out]).toEqual([1, ""]);
+  expect(same.err).toMatch(/^slotbus: bus "hub" has a live hub \(pid \d+\)[^\n]*\n$/);
+  expect(same.err).toContain(String(hub.pid));
+  const port = slotbus(["--name", "other", "--port", hub.url.port, "--directory", workspace.directory]);
+  expect([port.code, port.out]).toEqual([1, ""]);
+  expect(port.err).toMatch(/^slotbus: [^\n]+\n$/);
+  expect(port.err).toContain(`127.0.0.1:${hub.url.port}`);
+  expect((await fetch(new URL("/health", hub.url))).status).toBe(200);
+  hub.process.kill("SIGTERM");
+  expect(await hub.process.exited).toBe(0);
+}, 30_000);
+
+test("tokens come from a file or the environment; its control plane opens on a port with one", async () => {
+  await using workspace = new Workspace();
+  const folder = mkdtempSync(join(tmpdir(), "slotbus-cli-token-"));
+  const file = join(folder, "token");
+  writeFileSync(file, `${TOKEN}\n`);
+  for (const [args, env] of [
+    [["--control-token-file", file], {}],
+    [[], { SLOTBUS_CONTROL_TOKEN: TOKEN }],
+  ] as [string[], Record<string, string>][]) {
+    await using hub = await running(workspace.directory, ["--control-port", "0", ...args], env);
+    const line = await hub.line("its control plane is ");
+    const health = new URL("/health", /http:\S+/.exec(line)![0]);
+    expect((await fetch(health)).status).toBe(401);
+    expect((await fetch(health, { headers: { authorization: `Bearer ${TOKEN}` } })).status).toBe(200);
+    expect(await Bun.file(`/proc/${hub.pid}/cmdline`).text()).not.toContain(TOKEN);
+    hub.process.kill("SIGTERM");
+    await until(() => hub.process.exitCode === 0, "it ends");
+  }
+  rmSync(folder, { recursive: true });
+}, 30_000);

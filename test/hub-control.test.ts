@@ -1,0 +1,367 @@
+/** Who may speak to a hub's control plane, by its socket or by a port, and what it takes for a registration. */
+
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { connect, type NetConnectOpts } from "node:net";
+import { join } from "node:path";
+import { type HubError, InvalidConfigError, ResourceError } from "../src/errors.ts";
+import { createHub, type HubOptions } from "../src/hub/index.ts";
+import { Stage } from "./hub-stage.ts";
+import { rejection, Workspace } from "./support.ts";
+
+const TOKEN = "a-token-of-24-characters";
+
+let stage: Stage;
+beforeAll(async () => {
+  stage = await Stage.open({ controlPort: 0, controlToken: TOKEN });
+});
+afterAll(() => stage[Symbol.asyncDispose]());
+
+const socketOf = (): string => join(stage.workspace.directory, "hub.control");
+
+/** What comes back for these bytes until the answer is whole. */
+function ask(where: NetConnectOpts, bytes: string): Promise<string> {
+  const { promise, resolve, reject } = Promise.withResolvers<string>();
+  let answer = "";
+  const socket = connect(where, () => socket.write(bytes, "latin1"));
+  socket.on("data", (data) => {
+    answer += data.toString("latin1");
+    const [head, body] = answer.split("\r\n\r\n");
+    const bytes = Number(/content-length: (\d+)/i.exec(head!)?.[1] ?? 0);
+    if (body !== undefined && body.length >= bytes) socket.destroy();
+  });
+  socket.on("close", () => resolve(answer));
+  socket.on("error", reject);
+  return promise;
+}
+
+const EMIT = JSON.stringify({ source: "s", event_type: "t", data: "" });
+const JSON_TYPE = "Content-Type: application/json";
+const BEARER = `Authorization: Bearer ${TOKEN}`;
+
+interface Asked {
+  method?: string;
+  path?: string;
+  host?: string;
+  headers?: string[];
+  body?: string;
+}
+
+const bytesOf = ({ method = "POST", path = "/internal/emit", host = "localhost", headers = [], body = EMIT }: Asked) =>
+  `${[`${method} ${path} HTTP/1.1`, `Host: ${host}`, ...headers, `Content-Length: ${body.length}`].join("\r\n")}\r\n\r\n${body}`;
+
+/** Status and code of an answer, which lets no page read it. */
+function outcome(answer: string): string {
+  expect(answer.toLowerCase()).not.toContain("access-control-");
+  return `${/^HTTP\/1\.1 (\d+)/.exec(answer)?.[1]} ${/"code":"(\w+)"/.exec(answer)?.[1] ?? ""}`.trim();
+}
+
+const bySocket = async (asked: Asked): Promise<string> => outcome(await ask({ path: socketOf() }, bytesOf(asked)));
+const byPort = async (asked: Asked): Promise<string> =>
+  outcome(await ask({ host: "127.0.0.1", port: Number(stage.hub.controlUrl!.port) }, bytesOf(asked)));
+
+/** What a page of a browser can send: it cannot leave these out. */
+const OF_PAGES: [what: string, headers: string[]][] = [
+  ["another origin", ["Origin: https://evil.example", JSON_TYPE, BEARER]],
+  ["an origin that is withheld", ["Origin: null", "Content-Type: text/plain", BEARER]],
+  ["this machine's own pages", ["Origin: http://localhost:3200", JSON_TYPE, BEARER]],
+  ["an empty origin", ["Origin:", JSON_TYPE, BEARER]],
+  ["cross-site", ["Sec-Fetch-Site: cross-site", JSON_TYPE, BEARER]],
+  ["same-site", ["Sec-Fetch-Site: same-site", JSON_TYPE, BEARER]],
+  ["same-origin", ["Sec-Fetch-Site: same-origin", JSON_TYPE, BEARER]],
+];
+
+describe("the socket", () => {
+  test("answers whoever can open it, and only our user can", async () => {
+    expect(statSync(socketOf()).mode & 0o777).toBe(0o600);
+    expect(statSync(stage.workspace.directory).mode & 0o777).toBe(0o700);
+    expect(await bySocket({ headers: [JSON_TYPE], host: "anything" })).toBe("200");
+    expect(await bySocket({ headers: [`${JSON_TYPE}; charset=utf-8`] })).toBe("200");
+    expect(await bySocket({ method: "GET", path: "/health", body: "" })).toBe("200");
+  });
+
+  test.each(OF_PAGES)("refuses %s", async (_what, headers) => {
+    expect(await bySocket({ headers })).toBe("403 FROM_A_PAGE");
+    expect(await bySocket({ method: "GET", path: "/health", headers, body: "" })).toBe("403 FROM_A_PAGE");
+    expect(await bySocket({ method: "OPTIONS", headers, body: "" })).toBe("403 FROM_A_PAGE");
+  });
+
+  test.each([
+    [{ headers: [] }, "415 NO_JSON"],
+    [{ headers: ["Content-Type: text/plain"] }, "415 NO_JSON"],
+    [{ headers: ["Content-Type: application/x-www-form-urlencoded"] }, "415 NO_JSON"],
+    [{ headers: ["Content-Type: application/jsonp"] }, "415 NO_JSON"],
+    [{ headers: [JSON_TYPE], body: "" }, "400 BAD_JSON"],
+    [{ headers: [JSON_TYPE], body: "[]" }, "400 BAD_JSON"],
+    [{ headers: [JSON_TYPE], body: "null" }, "400 BAD_JSON"],
+    [{ headers: [JSON_TYPE], body: '{"source":"\xff"}' }, "400 BAD_JSON"],
+    [{ headers: [JSON_TYPE], body: '{"__proto__":{"source":"s"}}' }, "400 BAD_FIELD"],
+    [{ headers: [JSON_TYPE], path: "/internal/toString" }, "404 NO_ACTION"],
+    [{ headers: [JSON_TYPE], path: "/constructor" }, "404 NO_ACTION"],
+    [{ headers: [JSON_TYPE], path: "/internal/emit/" }, "404 NO_ACTION"],
+    [{ method: "GET", body: "" }, "405 METHOD"],
+    [{ method: "OPTIONS", body: "" }, "405 METHOD"],
+    [{ method: "PUT", headers: [JSON_TYPE] }, "405 METHOD"],
+    [{ method: "OPTIONS", path: "/health", body: "" }, "405 METHOD"],
+    [{ headers: [JSON_TYPE], host: "" }, "400 BAD_HOST"],
+    [{ headers: [JSON_TYPE], host: "a b" }, "400 BAD_HOST"],
+  ])("answers %j with %s", async (asked, wanted) => {
+    expect(await bySocket(asked)).toBe(wanted);
+  });
+
+  test("takes 4 MiB of a request and no more", async () => {
+    const body = JSON.stringify({ source: "s", event_type: "t", data: "x".repeat((4 << 20) - 100) });
+    expect(body.length).toBeLessThan(4 << 20);
+    expect(await bySocket({ headers: [JSON_TYPE], body })).toBe("200");
+    const declared = bytesOf({ headers: [JSON_TYPE], body: "" }).replace("Length: 0", `Length: ${(4 << 20) + 1}`);
+    expect(outcome(await ask({ path: socketOf() }, declared))).toStartWith("413");
+  });
+});
+
+describe("the port", () => {
+  test("is on the loopback, and answers whoever has the token", async () => {
+    expect(stage.hub.controlUrl!.hostname).toBe("127.0.0.1");
+    for (const host of ["localhost", "127.0.0.1", "127.0.0.1:80", "[::1]:3201", "10.1.2.3"])
+      expect(await byPort({ host, headers: [JSON_TYPE, BEARER] })).toBe("200");
+    expect(await byPort({ headers: [JSON_TYPE, `authorization: bearer  ${TOKEN}`] })).toBe("200");
+    expect(await byPort({ method: "GET", path: "/health", headers: [BEARER], body: "" })).toBe("200");
+  });
+
+  test.each([
+    [],
+    ["Authorization: Bearer"],
+    ["Authorization: Bearer wrong-token-wrong-token-wr"],
+    [`Authorization: Bearer ${TOKEN}x`],
+    [`Authorization: Bearer ${TOKEN.slice(0, -1)}`],
+    [`Authorization: Basic ${TOKEN}`],
+    [`Authorization: ${TOKEN}`],
+    [`X-Authorization: Bearer ${TOKEN}`],
+    [`Authorization: Bearer ${TOKEN}`, `Authorization: Bearer ${TOKEN}`],
+  ])("asks for it: %j", async (...headers: string[]) => {
+    expect(await byPort({ headers: [JSON_TYPE, ...headers] })).toBe("401 NO_TOKEN");
+    expect(await byPort({ method: "GET", path: "/health", headers, body: "" })).toBe("401 NO_TOKEN");
+    expect(await byPort({ path: `/internal/emit?token=${TOKEN}`, headers: [JSON_TYPE, ...headers] })).toBe(
+      "401 NO_TOKEN",
+    );
+  });
+
+  test.each(OF_PAGES)("refuses %s, token or not", async (_what, headers) => {
+    expect(await byPort({ headers })).toBe("403 FROM_A_PAGE");
+    expect(await byPort({ method: "OPTIONS", headers, body: "" })).toBe("403 FROM_A_PAGE");
+  });
+
+  test.each([
+    "evil.example",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "localhost.",
+    "127.0.0.1@evil.example",
+    "",
+    "a b",
+  ])("refuses the host %j: somebody else says where that is", async (host) => {
+    expect(["400 BAD_HOST", "403 BAD_HOST"]).toContain(await byPort({ host, headers: [JSON_TYPE, BEARER] }));
+  });
+
+  test("answers a preflight with nothing that a browser would go on with", async () => {
+    const preflight = [
+      "Access-Control-Request-Method: POST",
+      "Access-Control-Request-Headers: authorization, content-type",
+    ];
+    expect(await byPort({ method: "OPTIONS", headers: ["Origin: https://evil.example", ...preflight], body: "" })).toBe(
+      "403 FROM_A_PAGE",
+    );
+    expect(await byPort({ method: "OPTIONS", headers: [BEARER, ...preflight], body: "" })).toBe("405 METHOD");
+  });
+
+  test("is no way to the routes, the routes' port none to it", async () => {
+    expect(await byPort({ method: "GET", path: "/events", headers: [BEARER], body: "" })).toBe("404 NO_ACTION");
+    const asked = bytesOf({ path: "/internal/emit", headers: [JSON_TYPE, BEARER] });
+    expect(outcome(await ask({ host: "127.0.0.1", port: Number(stage.hub.url!.port) }, asked))).toBe("404 NO_ROUTE");
+  });
+
+  test("is open only when it was asked for, and closes with the hub", async () => {
+    await using own = await Stage.open();
+    expect(own.hub.controlUrl).toBeNull();
+    await using other = await Stage.open({ controlPort: 0, controlToken: TOKEN });
+    const url = other.hub.controlUrl!;
+    await other.hub.close();
+    expect(await rejection(fetch(new URL("/health", url)))).toBeInstanceOf(Error);
+  });
+
+  test("that another has: a typed error, and nothing is left", async () => {
+    await using workspace = new Workspace();
+    const { directory } = workspace;
+    const taken = Number(stage.hub.controlUrl!.port);
+    for (const options of [{ controlPort: taken, controlToken: TOKEN }, { port: taken }]) {
+      const error = await rejection(createHub({ directory, ...options }));
+      expect(error).toBeInstanceOf(ResourceError);
+      expect(error.message).toContain(`127.0.0.1:${taken}`);
+      expect(readdirSync(directory)).toEqual([]);
+    }
+  });
+
+  test.each([
+    [{ controlPort: 0 }, "go together"],
+    [{ controlToken: TOKEN }, "go together"],
+    [{ controlPort: 70_000, controlToken: TOKEN }, "controlPort is 70000"],
+    [{ controlPort: 0, controlToken: "short" }, "controlToken is no text of 16"],
+    [{ controlPort: 0, controlToken: "with a space and a line\n" }, "controlToken is no text of 16"],
+    [{ controlPort: 0, controlToken: TOKEN, controlHostname: "" }, "controlHostname is"],
+    [{ hostname: "a b" }, "hostname is"],
+    [{ spin: -1 }, "spin is -1"],
+  ] as [HubOptions, string][])("%j is refused", async (options, message) => {
+    await using workspace = new Workspace();
+    const error = await rejection(createHub({ directory: workspace.directory, ...options }));
+    expect(error).toBeInstanceOf(InvalidConfigError);
+    expect(error.message).toContain(message);
+    if (options.controlToken) expect(error.message).not.toContain(options.controlToken);
+    expect(readdirSync(workspace.directory)).toEqual([]);
+  });
+});
+
+describe("a registration", () => {
+  const refusal = async (body: object): Promise<string> => {
+    const { status, reason } = await rejection<HubError>(stage.client().call("/internal/register", body));
+    return `${status} ${reason}`;
+  };
+
+  test.each(["../x", "..", ".", "", "*", "a/b", "a\\b", "a\0", "a\nb", "-a", " a", "ä", "%2e%2e"])(
+    "under the name %j is refused, and leaves no file",
+    async (name) => {
+      const before = readdirSync(stage.workspace.directory).sort();
+      expect(["400 BAD_NAME", "400 INVALID_CONFIG"]).toContain(await refusal({ name, routes: [] }));
+      expect(readdirSync(stage.workspace.directory).sort()).toEqual(before);
+    },
+  );
+
+  test.each([[null], [7], [{}], [["a"]], [true]])("under the name %j is refused", async (name) => {
+    expect(await refusal({ name, routes: [] })).toBe("400 BAD_FIELD");
+  });
+
+  test.each([
+    "",
+    "a",
+    "*",
+    "../x",
+    "/../x",
+    "/a/../b",
+    "/a/./b",
+    "/a/%2e%2e/b",
+    "/a/.%2E/b",
+    "//",
+    "//a",
+    "/a//b",
+    "/a/*/b",
+    "/*/b",
+    "/a/:",
+    "/a/:x/:x",
+    "/a/{x}/:x",
+    "/a/{x",
+    "/a/x}",
+    "/a/:x-y",
+    "/a b",
+    "/a\nb",
+    "/a\0",
+    "/a?x",
+    "/a#x",
+    "/a%",
+    "/a%2",
+    "/a%zz",
+    "/a\\b",
+    "/internal/register",
+    "/%69nternal/x",
+    "/events",
+    "/events/",
+    "/health",
+    "/%65vents",
+    "/_slotbus/x",
+    "/__ping__",
+    "/__sse__/x",
+  ])("of the route %j is refused", async (path) => {
+    expect(await refusal({ name: "a", routes: [{ method: "GET", path }] })).toBe("400 BAD_ROUTE");
+    const { workers } = await stage.client().call<{ workers: unknown[] }>("/health");
+    expect(workers).toEqual([]);
+  });
+
+  test.each([["get"], ["BREW"], [""], ["GET\r\nX: y"], [null], [["GET"]]])(
+    "with the method %j is refused",
+    async (method) => {
+      expect(await refusal({ name: "a", routes: [{ method, path: "/a" }] })).toBe("400 BAD_ROUTE");
+    },
+  );
+
+  test("with a name or a pattern that is too long is refused", async () => {
+    const name = "x".repeat(61); // beside "hub." that is 65
+    expect(await refusal({ name, routes: [] })).toBe("400 INVALID_CONFIG");
+    expect(await refusal({ name: name.repeat(2_000), routes: [] })).toBe("400 BAD_NAME");
+    const path = `/${"x".repeat(1_024)}`;
+    expect(await refusal({ name: "a", routes: [{ method: "GET", path }] })).toBe("400 BAD_ROUTE");
+  });
+
+  test("with what is no list of routes, or too many, is refused", async () => {
+    for (const routes of [undefined, null, {}, "GET /a", 7])
+      expect(await refusal({ name: "a", routes })).toBe("400 BAD_REGISTRATION");
+    for (const route of [null, "GET /a", 7, []])
+      expect(await refusal({ name: "a", routes: [route] })).toBe("400 BAD_ROUTE");
+    const routes = Array.from({ length: 10_001 }, (_, i) => ({ method: "GET", path: `/a/${i}` }));
+    expect(await refusal({ name: "a", routes })).toBe("400 BAD_REGISTRATION");
+    expect(await refusal({ name: "a", routes: [], pid: -1 })).toBe("400 BAD_FIELD");
+  });
+
+  test("of all paths does not get those of the hub", async () => {
+    await using own = await Stage.open();
+    await own.worker("a", ["GET /*", "POST /*"]);
+    const served = async (path: string, method = "GET") => {
+      const response = await own.fetch(path, { method });
+      return `${response.status} ${(await response.text()).includes('"name":"a"')}`;
+    };
+    expect(await served("/anything/else")).toBe("200 true");
+    for (const path of ["/internal/register", "/internal", "/__ping__", "/__sse__"])
+      expect([path, await served(path, "POST")]).toEqual([path, "404 false"]);
+    expect((await own.fetch("/_slotbus/health")).headers.get("content-type")).toContain("json");
+    expect(((await (await own.fetch("/health")).json()) as { ok: boolean }).ok).toBeTrue();
+  });
+
+  test("that fails changes nothing of the one before", async () => {
+    await using own = await Stage.open();
+    await own.worker("a");
+    const routes = [
+      { method: "GET", path: "/a/users/:id" },
+      { method: "GET", path: "/events" },
+    ];
+    await rejection(own.client().call("/internal/register", { name: "a", routes }));
+    expect((await own.fetch("/a/users/1")).status).toBe(200);
+    expect((await own.fetch("/a/files/x")).status).toBe(200);
+  });
+
+  test("of two at once under one name: both are there, and the routes are those of one of them", async () => {
+    await using own = await Stage.open();
+    const register = (path: string) =>
+      own.client().call<{ shm_name: string }>("/internal/register", { name: "a", routes: [{ method: "GET", path }] });
+    const both = await Promise.all([register("/one"), register("/two")]);
+    expect(both.map(({ shm_name }) => shm_name)).toEqual(["hub.a", "hub.a"]);
+    const statuses = (
+      await Promise.all(
+        ["/one", "/two"].map((path) =>
+          own.fetch(path, { signal: AbortSignal.timeout(200) }).then(
+            ({ status }) => status,
+            () => 0,
+          ),
+        ),
+      )
+    ).sort();
+    expect(statuses).toEqual([0, 404]);
+  });
+});
+
+test("docs/hub.md names the codes that the hub answers with, and no others", () => {
+  const folder = join(import.meta.dir, "../src/hub");
+  const sources = readdirSync(folder).filter((file) => file.endsWith(".ts"));
+  const code = sources.map((file) => readFileSync(join(folder, file), "utf8")).join("");
+  const used = new Set([...code.matchAll(/new Failure\(\s*(?:\d+|status),\s*"([A-Z_]+)"/g)].map(([, name]) => name!));
+  expect(used.size).toBeGreaterThan(20);
+  const docs = readFileSync(join(import.meta.dir, "../docs/hub.md"), "utf8");
+  const named = new Set([...docs.matchAll(/`([A-Z][A-Z_]{5,})`/g)].map(([, name]) => name!));
+  const ofErrors = ["INVALID_CONFIG"]; // of a SlotbusError
+  expect([...named].sort()).toEqual([...used, ...ofErrors].sort());
+});

@@ -1,0 +1,82 @@
+/** What browser.ts asks of a page, from within it: `probe.…`. */
+
+globalThis.probe = {
+  /** What the page's policy forbade. */
+  violations: [],
+  /** Differs after a reload. */
+  born: Math.random(),
+
+  /** Contrast (WCAG 2.2, 1.4.3) of each text that can be seen, the least first. */
+  contrast() {
+    const found = [];
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+      const text = walker.currentNode.data.trim();
+      const element = walker.currentNode.parentElement;
+      if (text === "" || !element.checkVisibility() || ["SCRIPT", "NOSCRIPT"].includes(element.tagName)) continue;
+      const style = getComputedStyle(element);
+      const colour = element instanceof SVGElement ? style.fill : style.color;
+      found.push({ text, ratio: this.ratio(colour, this.backOf(element)) });
+    }
+    return found.sort((a, b) => a.ratio - b.ratio);
+  },
+
+  backOf(element) {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      if (colour !== "rgba(0, 0, 0, 0)") return colour;
+    }
+    return "rgb(255, 255, 255)";
+  },
+
+  ratio(a, b) {
+    const [low, high] = [a, b].map((colour) => this.luminance(colour)).sort((one, other) => one - other);
+    return (high + 0.05) / (low + 0.05);
+  },
+
+  luminance(colour) {
+    const [, r, g, b] = /^rgb\((\d+), (\d+), (\d+)\)$/.exec(colour);
+    const linear = [r, g, b].map((value) => (value <= 10 ? value / 3294.6 : ((value / 255 + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+  },
+
+  /** What has the focus: its name, and how well its ring can be seen; null: nothing. */
+  focus() {
+    const element = document.activeElement;
+    if (!element || element === document.body) return null;
+    const { outlineStyle, outlineWidth, outlineColor } = getComputedStyle(element);
+    const name = element.ariaLabel ?? element.labels?.[0]?.textContent.trim() ?? element.textContent;
+    const ring = outlineStyle === "none" ? 0 : Number.parseFloat(outlineWidth);
+    return { name, ring, contrast: this.ratio(outlineColor, this.backOf(element.parentElement)) };
+  },
+
+  /** States of all slots. */
+  cells() {
+    return [...document.querySelectorAll(".slots i")].map((cell) => cell.className);
+  },
+
+  /** Points of a line of a chart. */
+  points(line) {
+    return document.querySelector(`path.${line}:not(.area)`)?.getAttribute("d").split(/[ML]/).length ?? 0;
+  },
+
+  text(selector) {
+    return document.querySelector(selector)?.textContent ?? "";
+  },
+
+  /** Has the page listen to a stream; what comes is in `streams[path]`. */
+  listen(path, types) {
+    const source = new EventSource(path);
+    const stream = { source, events: [], opened: 0, broken: 0 };
+    this.streams[path] = stream;
+    for (const type of [...types, "slotbus-lost"])
+      source.addEventListener(type, ({ data, lastEventId }) => stream.events.push({ type, data, id: lastEventId }));
+    source.onopen = () => stream.opened++;
+    source.onerror = () => stream.broken++;
+  },
+  streams: {},
+};
+
+addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) => {
+  probe.violations.push(`${violatedDirective} ${blockedURI}`);
+});
