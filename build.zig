@@ -1,6 +1,6 @@
 //! Builds libslotbus and its native tests.
 //!
-//!   zig build                        the library for this machine, into zig-out/lib
+//!   zig build                        the library for this machine, into zig-out/lib; the launcher, into zig-out/bin
 //!   zig build test [-- part of name] the native tests
 //!   zig build tsan [-- part of name] the same under ThreadSanitizer
 //!   zig build test-program           the native tests, not run, into zig-out/bin: for -Dtarget=TRIPLE
@@ -63,6 +63,23 @@ fn library(
     return b.addLibrary(.{ .name = "slotbus", .linkage = .dynamic, .root_module = mod });
 }
 
+/// The launcher of worker processes: static, so one serves every C library. Linux only.
+fn launcher(b: *std.Build, target: std.Build.ResolvedTarget) ?*std.Build.Step.Compile {
+    if (target.result.os.tag != .linux) return null;
+    const mod = b.createModule(.{
+        .target = b.resolveTargetQuery(.{
+            .cpu_arch = target.result.cpu.arch,
+            .os_tag = .linux,
+            .abi = .musl,
+        }),
+        .optimize = .ReleaseSmall,
+        .link_libc = true,
+        .strip = true,
+    });
+    mod.addCSourceFile(.{ .file = b.path("csrc/launcher.c"), .flags = &flags });
+    return b.addExecutable(.{ .name = "slotbus-launcher", .linkage = .static, .root_module = mod });
+}
+
 /// The library of the fault points; never the one that is installed.
 fn installPoints(b: *std.Build, target: std.Build.ResolvedTarget) void {
     const options = [_][]const u8{"-DSB_POINTS"};
@@ -114,6 +131,7 @@ pub fn build(b: *std.Build) void {
         &.{};
     const points = b.option(bool, "points", "fault points, for tests (default: none)") orelse false;
     if (points) installPoints(b, target) else b.installArtifact(library(b, target, options));
+    if (!points) if (launcher(b, target)) |exe| b.installArtifact(exe);
 
     b.step("test", "Run the native tests").dependOn(&tests(b, target, false).step);
     b.step("tsan", "Run the native tests under ThreadSanitizer").dependOn(&tests(b, target, true).step);
@@ -125,10 +143,13 @@ pub fn build(b: *std.Build) void {
     const cross = b.step("cross", "Build the library for every supported target");
     for (cross_targets) |triple| {
         const query = std.Target.Query.parse(.{ .arch_os_abi = triple }) catch @panic("bad triple");
-        const lib = library(b, b.resolveTargetQuery(query), options);
-        const install = b.addInstallArtifact(lib, .{
-            .dest_dir = .{ .override = .{ .custom = b.fmt("cross/{s}", .{triple}) } },
-        });
-        cross.dependOn(&install.step);
+        const resolved = b.resolveTargetQuery(query);
+        const products = [_]?*std.Build.Step.Compile{ library(b, resolved, options), launcher(b, resolved) };
+        for (products) |product| {
+            const install = b.addInstallArtifact(product orelse continue, .{
+                .dest_dir = .{ .override = .{ .custom = b.fmt("cross/{s}", .{triple}) } },
+            });
+            cross.dependOn(&install.step);
+        }
     }
 }

@@ -37,7 +37,11 @@ function files(folder: string, ending: string): string[] {
   return all.filter((file) => file.endsWith(ending)).map((file) => join(folder, file));
 }
 
-/** `native/PLATFORM/`: the library and a module that knows its path; `native/SHA256SUMS`, as `sha256sum -c` reads it. */
+function sha256(bytes: Uint8Array): string {
+  return new Bun.CryptoHasher("sha256").update(bytes).digest("hex");
+}
+
+/** `native/PLATFORM/`: the library and a module that knows its path; `native/linux-ARCH/`: the launcher, for any libc; `native/SHA256SUMS`, as `sha256sum -c` reads it. */
 function addLibraries(): void {
   rmSync(join(root, "zig-out/cross"), { recursive: true, force: true });
   run(["zig", "build", "cross"]);
@@ -52,8 +56,14 @@ function addLibraries(): void {
     writeFileSync(join(folder, library), bytes);
     const module = `import path from "./${library}" with { type: "file" };\nexport default path;\n`;
     writeFileSync(join(folder, "path.js"), module);
-    const sum = new Bun.CryptoHasher("sha256").update(bytes).digest("hex");
-    sums.push(`${sum}  ${platform}/${library}\n`);
+    sums.push(`${sha256(bytes)}  ${platform}/${library}\n`);
+  }
+  for (const arch of ["x64", "arm64"] as const) {
+    const folder = join(stage, `native/linux-${arch}`);
+    mkdirSync(folder, { recursive: true });
+    const launcher = join(root, "zig-out/cross", TRIPLES[`linux-${arch}-musl`], "slotbus-launcher");
+    cpSync(launcher, join(folder, "slotbus-launcher"));
+    sums.push(`${sha256(readFileSync(launcher))}  linux-${arch}/slotbus-launcher\n`);
   }
   writeFileSync(join(stage, "native/SHA256SUMS"), sums.join(""));
 }

@@ -94,9 +94,9 @@ export class BusOverloadedError extends SlotbusError {
 
 /** No worker was attached for the whole time the request could wait. */
 export class NoWorkerError extends SlotbusError {
-  constructor(name: string, waitedMs: number) {
-    super("NO_WORKER", `bus "${name}" had no worker for ${Math.round(waitedMs)} ms.`, {
-      hint: "Start one with SlotWorker.open, or raise the request's timeout.",
+  constructor(name: string, waitedMs: number, what: "bus" | "pool" = "bus") {
+    super("NO_WORKER", `${what} "${name}" had no worker for ${Math.round(waitedMs)} ms.`, {
+      hint: `${what === "bus" ? "Start one with SlotWorker.open, or raise" : "Raise"} the request's timeout.`,
       retryable: true,
     });
   }
@@ -537,5 +537,191 @@ export class HubError extends SlotbusError {
     super("HUB", message, details);
     this.status = status;
     this.reason = reason;
+  }
+}
+
+// ---- supervisor -----------------------------------------------------------------------------------------------------
+
+/** How a worker process ended. */
+export interface ExitReport {
+  /** Index of the worker in its pool. */
+  readonly worker: number;
+  /** 1 for its first process, 2 for the next, … */
+  readonly life: number;
+  /** 0: the program never ran. */
+  readonly pid: number;
+  /** `null` when a signal ended it, or nothing did. */
+  readonly exitCode: number | null;
+  readonly signal: string | null;
+  readonly uptimeMs: number;
+  /**
+   * What ended it: `"itself"`, `"drain"` (while it answered its last requests, when it was asked to stop), `"end of input"`,
+   * `"SIGTERM"`, `"SIGKILL"`, or `"nothing"`: it survived SIGKILL for 5 s, as a process in an uninterruptible call does.
+   */
+  readonly how: "itself" | "drain" | "end of input" | "SIGTERM" | "SIGKILL" | "nothing";
+  /** The last 64 KiB of what it wrote to standard error, `""` when that is inherited. */
+  readonly stderrTail: string;
+}
+
+/** `"exited with code 3 after 120 ms"`, and the end of what it wrote to standard error. */
+function describeExit({ exitCode, signal, uptimeMs, stderrTail }: ExitReport): string {
+  const how = signal ? `was ended by ${signal}` : exitCode === null ? "does not end" : `exited with code ${exitCode}`;
+  const tail = stderrTail.trimEnd().slice(-512).trimStart();
+  return `${how} after ${Math.round(uptimeMs)} ms${tail && `; its standard error ends with:\n${tail}\n`}`;
+}
+
+/** The program of a pool does not exist, or may not be executed. */
+export class ProgramNotFoundError extends SlotbusError {
+  readonly program: string;
+
+  constructor(pool: string, program: string, where: string, cause?: unknown) {
+    super("PROGRAM_NOT_FOUND", `pool "${pool}": there is no program ${JSON.stringify(program)} (${where}).`, {
+      hint: "Install it, correct `command`, or set `env.PATH` of the pool.",
+      cause,
+    });
+    this.program = program;
+  }
+}
+
+/** A worker ended, or took too long, before it was ready. */
+export class WorkerStartError extends SlotbusError {
+  readonly worker: number;
+  /** How its process ended; `null`: it had none. */
+  readonly report: ExitReport | null;
+
+  constructor(pool: string, worker: number, why: string, report: ExitReport | null, cause?: unknown) {
+    const ended = report && report.how === "itself" ? `: it ${describeExit(report)}` : "";
+    super("WORKER_START", `worker ${worker} of pool "${pool}" ${why}${ended}.`, { cause });
+    this.worker = worker;
+    this.report = report;
+  }
+}
+
+/** The process of a worker ended while it had this request. */
+export class WorkerExitedError extends SlotbusError {
+  readonly report: ExitReport;
+
+  constructor(what: string, pool: string, report: ExitReport, mayHaveExecuted = true) {
+    super(
+      "WORKER_EXITED",
+      `${what}: worker ${report.worker} of pool "${pool}" (pid ${report.pid}) ${describeExit(report)}.`,
+      {
+        hint: mayHaveExecuted
+          ? "It may have run; retry only what is safe to run twice (`idempotent: true`)."
+          : "It did not run.",
+        retryable: !mayHaveExecuted,
+        mayHaveExecuted,
+      },
+    );
+    this.report = report;
+  }
+}
+
+/** A worker ended more often than its restart policy allows, and is not started again. */
+export class WorkerFailedError extends SlotbusError {
+  readonly worker: number;
+  readonly report: ExitReport;
+
+  constructor(pool: string, report: ExitReport, why: string) {
+    super(
+      "WORKER_FAILED",
+      `worker ${report.worker} of pool "${pool}" is given up (${why}): it ${describeExit(report)}.`,
+      {
+        hint: "Repair the program, then start the pool again; `restart` says how often is too often.",
+      },
+    );
+    this.worker = report.worker;
+    this.report = report;
+  }
+}
+
+/** The operation is not possible in this state. */
+export class InvalidStateError extends SlotbusError {
+  readonly state: string;
+  readonly expected: string;
+
+  constructor(what: string, operation: string, state: string, expected: string) {
+    super("INVALID_STATE", `${operation} needs ${what} to be ${expected}; it is ${state}.`);
+    this.state = state;
+    this.expected = expected;
+  }
+}
+
+// ---- stdio ----------------------------------------------------------------------------------------------------------
+
+/** A worker answered with an error of JSON-RPC. Never retried: the handler ran and said no. */
+export class RpcError extends SlotbusError {
+  /** As the worker sent it: -32601 when it has no such method, … */
+  readonly rpcCode: number;
+  /** As the worker sent it. */
+  readonly rpcMessage: string;
+  /** As the worker sent it; `undefined`: it sent none. */
+  readonly data: unknown;
+
+  /** A handler throws one to answer with that code, message and data. */
+  constructor(rpcCode: number, message: string, data?: unknown, whose = "") {
+    super("RPC", whose ? `${whose} answered with error ${rpcCode}: ${message}` : message, { mayHaveExecuted: true });
+    this.rpcCode = rpcCode;
+    this.rpcMessage = message;
+    this.data = data;
+  }
+}
+
+/** Workers have as much as they may have, and the request was not to wait, or too many waited already. */
+export class BackpressureError extends SlotbusError {
+  constructor(what: string, waiting: number, limit: number) {
+    super("BACKPRESSURE", `${what} takes no more now: its workers are full and ${waiting} of ${limit} requests wait.`, {
+      hint: 'Add workers, raise `limits.queue.limit`, or set `limits.queue.policy` to "wait".',
+      retryable: true,
+    });
+  }
+}
+
+/** The bus has no pool of that id; or it has several, and none was named. */
+export class UnknownPoolError extends SlotbusError {
+  /** `undefined`: none was named. */
+  readonly pool: string | undefined;
+
+  constructor(pool: string | undefined, pools: readonly string[]) {
+    const what = pool === undefined ? `no pool was named, and there are ${pools.length}` : `there is no pool "${pool}"`;
+    super("UNKNOWN_POOL", `${what}.`, {
+      hint: `Pools: ${pools
+        .slice(0, 10)
+        .map((id) => `"${id}"`)
+        .join(", ")}.`,
+    });
+    this.pool = pool;
+  }
+}
+
+/** Every worker of a pool was given up, so nobody will take the request. */
+export class PoolFailedError extends SlotbusError {
+  readonly pool: string;
+
+  constructor(pool: string, cause?: unknown) {
+    super("POOL_FAILED", `pool "${pool}" has no worker left: all were given up or have ended.`, {
+      hint: "`cause` says why the last one ended. Repair the program, then stop and start the bus.",
+      cause,
+    });
+    this.pool = pool;
+  }
+}
+
+/** A subscription with the policy `"close"` was full. */
+export class SubscriptionFullError extends SlotbusError {
+  constructor(queue: number) {
+    super("SUBSCRIPTION_FULL", `the subscription had ${queue} unread items and was closed.`, {
+      hint: "Read faster, raise `queue`, or choose another policy.",
+    });
+  }
+}
+
+/** Somebody listens there already. */
+export class AddressInUseError extends SlotbusError {
+  readonly address: string;
+
+  constructor(address: string, why: string, cause?: unknown) {
+    super("ADDRESS_IN_USE", `${address} ${why}.`, { hint: "Choose another one, or stop who has it.", cause });
+    this.address = address;
   }
 }

@@ -11,7 +11,13 @@ export {
 export type { BusStats } from "./bus/stats.ts";
 export type { BodyLike, Method } from "./bus/codec.ts";
 export { HeaderList, type HeadersLike } from "./bus/headers.ts";
-export type { RequestTiming, ResolvedBusOptions, SlotBusOptions } from "./bus/options.ts";
+export type {
+  RequestTiming,
+  ResolvedBusOptions,
+  ResolvedWorkers,
+  SlotBusOptions,
+  WorkersOptions,
+} from "./bus/options.ts";
 export type { Answer, Answerable, Delivery, WorkerRequest } from "./bus/request.ts";
 export type { BorrowedResponse, BusResponse, StreamedResponse } from "./bus/response.ts";
 export type { ChunkOptions, Chunks, StreamSource } from "./bus/stream.ts";

@@ -19,6 +19,14 @@ const shows: Record<string, RegExp[]> = {
   "leader.ts": [/^\d+ leads$/m, /(\d+) was killed; (?!\1 )\d+ leads with a higher token/],
   "jobs.ts": [/^3 workers did 4 jobs: invoice-1, invoice-2, invoice-3, invoice-4$/m],
   "http-hub.ts": [/^\/users\/7: 200 \{"id":"7"\}$/m, /^\/pages\/hello: 200 hello, hello$/m],
+  "stdio.ts": [
+    /^mean 3$/m,
+    /primes so far \[ ?2, 3, 5, 7 ?\]/,
+    /^mean of nothing: division by zero$/m,
+    /^kernel Linux \S+$/m,
+    /^hello hello Ada, user 7$/m,
+    /^kernel again string$/m,
+  ],
   "in-place.ts": [/image\/raw 8388608 7/],
 };
 
@@ -33,7 +41,15 @@ async function run(file: string): Promise<{ output: string; exitCode: number }> 
 }
 
 /** Workers that another example starts. */
-const WORKERS = ["worker.ts", "http-users.ts", "http-pages.ts", "shop-worker.ts"];
+const WORKERS = [
+  "worker.ts",
+  "http-users.ts",
+  "http-pages.ts",
+  "shop-worker.ts",
+  "stdio-worker.py",
+  "stdio-worker.sh",
+  "stdio-worker.ts",
+];
 /** Run by `bun test`. */
 const TESTS = ["shop.test.ts"];
 

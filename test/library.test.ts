@@ -46,7 +46,7 @@ test("SLOTBUS_LIB that is not there, or no library, is one clear error", async (
 
 test("a library of another protocol version is refused with both versions", async () => {
   await using space = new Workspace();
-  space.leftovers = ["lib", ".zig-cache"];
+  space.leftovers = ["bin", "lib", ".zig-cache"];
   buildVersion(3, space.directory);
   const { output } = await run(load, { SLOTBUS_LIB: join(space.directory, "lib/libslotbus.so") });
   expect(output).toMatch(/^VERSION_MISMATCH libslotbus speaks protocol version 3; this process speaks 2/);

@@ -17,6 +17,7 @@ import {
   UnsupportedError,
   WorkerDiedError,
 } from "../errors.ts";
+import type { Supervisor } from "../supervisor/index.ts";
 import { makeClient } from "../contract/client.ts";
 import type { Client, Contract } from "../contract/contract.ts";
 import { C, cString, detach, errorText, native, type Pointer, view } from "../native/library.ts";
@@ -35,6 +36,7 @@ import {
   writeBody,
 } from "./codec.ts";
 import { cancelBody } from "./control.ts";
+import { Crew } from "./crew.ts";
 import { Driver } from "./driver.ts";
 import { fetchThrough } from "./fetch.ts";
 import { flattenHeaders, type HeadersLike } from "./headers.ts";
@@ -199,31 +201,45 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #finalMetrics: string | null = null;
   #readyWaiters: { workers: number; settle: () => void }[] = [];
   #drainWaiters: (() => void)[] = [];
+  /** The workers that the bus starts itself. */
+  readonly #crew: Crew | null;
+  /** Most requests that were not settled at one time. */
+  #peak = 0;
+  /** Workers that get nothing new, and who waits until they have nothing any more. */
+  #linkDrains: { link: Link; done: () => void }[] = [];
 
   /**
    * Takes the name and listens for workers.
    *
    * @throws (rejects) {InvalidNameError}, {@link InvalidConfigError}; {@link BusExistsError} when a live hub has the
-   * name; {@link PermissionDeniedError} for a directory that is not ours alone; {@link ResourceError}.
+   * name; {@link PermissionDeniedError} for a directory that is not ours alone; {@link ResourceError}; with `workers` as
+   * `Supervisor.start` when one does not get ready.
    */
   static async create(options: SlotBusOptions): Promise<SlotBus> {
     const resolved = resolveBusOptions(options);
     const dir = openDirectory(resolved);
     await closeReloaded(resolved);
     let lock = -1;
+    let bus: SlotBus;
     try {
       lock = takeName(dir, resolved.name);
-      const bus = new SlotBus(resolved, dir, lock);
+      bus = new SlotBus(resolved, dir, lock);
       openBuses.set(keyOf(resolved), {
         module: thisModule,
         file: import.meta.path,
         close: () => bus.close({ timeout: 0 }),
         leave: () => bus.#leave(),
       });
-      return bus;
     } catch (error) {
       if (lock >= 0) native.sb_name_unlock(dir, cString(resolved.name), lock);
       native.sb_fd_close(dir);
+      throw error;
+    }
+    try {
+      await bus.#crew?.start();
+      return bus;
+    } catch (error) {
+      await bus.close({ timeout: 0 });
       throw error;
     }
   }
@@ -266,6 +282,13 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       native.sb_hub_close(hub);
       throw error;
     }
+    const company = {
+      options,
+      drain: (link: Link) => this.#drainLink(link),
+      takePeak: () => this.#takePeak(),
+      placesPerWorker: () => this.#placesPerWorker(),
+    };
+    this.#crew = options.workers ? new Crew(options.workers, company) : null;
   }
 
   get name(): string {
@@ -275,6 +298,11 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   /** Attached workers. */
   get workers(): WorkerInfo[] {
     return this.#links.map(infoOf);
+  }
+
+  /** The processes of the workers that the bus starts itself, and their events; `null` without the option `workers`. */
+  get supervisor(): Supervisor | null {
+    return this.#crew?.supervisor ?? null;
   }
 
   /**
@@ -442,11 +470,15 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
 
   /** Keeps the process alive while the bus is open. Without it, only requests that wait do. */
   ref(): void {
-    if (!this.#closed) this.#reception.ref();
+    if (this.#closed) return;
+    this.#reception.ref();
+    this.#crew?.supervisor.ref();
   }
 
   unref(): void {
-    if (!this.#closed) this.#reception.unref();
+    if (this.#closed) return;
+    this.#reception.unref();
+    this.#crew?.supervisor.unref();
   }
 
   /**
@@ -473,7 +505,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
 
   /**
    * Drains for `timeout` ms (default 5000), rejects the rest with {@link BusClosedError}, says goodbye to the workers
-   * and gives the name back. Any number of times, at any time.
+   * and gives the name back. Workers that the bus has started are stopped. Any number of times, at any time.
    */
   async close({ timeout = CLOSE_MS }: { timeout?: number } = {}): Promise<void> {
     const limit = checkCloseLimit(timeout);
@@ -530,7 +562,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const promise = makePromise();
     const { resolve, reject } = ends;
     const pending = new Pending(request, options, kind, ++this.#serial, timeoutMs, resolve, reject);
-    this.#unsettled++;
+    if (++this.#unsettled > this.#peak) this.#peak = this.#unsettled;
     if (this.#tick === null) this.#tick = setTimeout(this.#onTick, TICK_MS);
     const link = options.worker !== undefined || this.#queue.length > 0 ? null : this.#pick();
     if (link) this.#send(link, pending);
@@ -610,6 +642,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       try {
         this.#rehearse(pending.request, pending.options);
         this.#queue.pushBack(pending);
+        this.#crew?.grow(this.#unsettled);
       } catch (error) {
         this.#reject(pending, error);
       }
@@ -675,7 +708,10 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #pump(): void {
     for (let pending = this.#queue.head; pending; pending = this.#queue.head) {
       const link = this.#pick();
-      if (!link) return;
+      if (!link) {
+        this.#crew?.grow(this.#unsettled);
+        return;
+      }
       this.#queue.remove(pending);
       this.#send(link, pending);
     }
@@ -696,6 +732,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       else this.#handleRare(link, slot, kind, words[at + 7]!);
     }
     if (count > 0 && this.#queue.length > 0) this.#pump();
+    if (this.#linkDrains.length > 0) this.#tellLinkDrains();
     return count;
   }
 
@@ -737,6 +774,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const status = words[at + 6]!;
     const pending = link.pending[slot];
     link.suspect = false;
+    link.process?.served();
     if (link.streams[slot]) this.#closeStream(link, slot);
     if (!pending || pending.settled) {
       this.#free(link, slot);
@@ -898,6 +936,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   /** The response is whole: what the ring holds is copied out, and the slot is free. */
   #finishStream(link: Link, slot: number): void {
     const stream = link.streams[slot];
+    link.process?.served();
     if (stream?.receiver) {
       stream.receiver.end(() => this.#streamError(stream));
       if (link.pending[slot]?.kind === "stream") this.#settleOne();
@@ -1002,6 +1041,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     if (--this.#unsettled === 0 && this.#drainWaiters.length > 0) {
       for (const done of this.#drainWaiters.splice(0)) done();
     }
+    if (this.#linkDrains.length > 0) this.#tellLinkDrains();
   }
 
   #timeOut(pending: Pending, running: boolean): void {
@@ -1106,10 +1146,42 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     native.sb_stats_link(this.#hub, link.index, link.peer.pid, link.peer.uid);
     this.#links.push(link);
     this.#byIndex[link.index] = link;
+    this.#crew?.joined(link);
     this.#driver.wake();
     queueMicrotask(() => this.emit("workerJoined", infoOf(link)));
     this.#tellReadyWaiters();
     this.#pump();
+  }
+
+  /** Gives a worker nothing new; resolves when it has no request any more. Its end is a departure then. */
+  #drainLink(link: Link): Promise<void> {
+    link.draining = true;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#linkDrains.push({ link, done: resolve });
+    this.#tellLinkDrains();
+    return promise;
+  }
+
+  #tellLinkDrains(): void {
+    this.#linkDrains = this.#linkDrains.filter(({ link, done }) => {
+      if (link.state !== "ended" && link.used > link.borrowed) return true;
+      link.leaving = true;
+      done();
+      return false;
+    });
+  }
+
+  #takePeak(): number {
+    const peak = this.#peak;
+    this.#peak = this.#unsettled;
+    return peak;
+  }
+
+  #placesPerWorker(): number {
+    const links = this.#links;
+    return links.length === 0
+      ? this.options.slots
+      : links.reduce((sum, link) => sum + link.concurrency, 0) / links.length;
   }
 
   #tellReadyWaiters(): void {
@@ -1164,6 +1236,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     if (link.borrowed === 0) this.#forget(link);
     else this.#lending.add(link);
     this.#report(link, how);
+    this.#crew?.left(link);
+    if (this.#linkDrains.length > 0) this.#tellLinkDrains();
     this.#pump();
   }
 
@@ -1292,6 +1366,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     detach(this.#events.buffer);
     detach(this.#streamOwner.look.buffer as ArrayBuffer);
     if (this.#lending.size === 0) native.sb_hub_close(this.#hub);
+    await this.#crew?.stop();
   }
 
   /** Gives the name back. */

@@ -6,6 +6,7 @@ import { Arena } from "./codec.ts";
 import { MessageReader, MessageWriter } from "./control.ts";
 import type { HubStream } from "./hub-stream.ts";
 import type { Pending } from "./pending.ts";
+import type { WorkerProcess } from "../supervisor/index.ts";
 
 /** Where a connection stands. */
 export type LinkState = "joining" | "offered" | "attached" | "observing" | "ended";
@@ -51,6 +52,8 @@ export class Link {
   borrowed = 0;
   /** Somebody kept the memory of a response that was lent: the region stays mapped for ever. */
   isHeld = false;
+  /** Counts its requests: it is replaced after so many. */
+  process: WorkerProcess | null = null;
   /** Retries that wait for proof that the process has ended. */
   retries = 0;
   readonly #hub: Pointer;

@@ -1,9 +1,16 @@
 /** Options: their defaults, their ranges, and the one error each wrong value gets. */
 
+import { existsSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { checkInteger, checkOptions, checkTimeout, shown } from "../check.ts";
 import { InvalidConfigError, InvalidNameError } from "../errors.ts";
 import { C } from "../native/abi.ts";
+import { type PoolOptions, resolvePool } from "../supervisor/options.ts";
 import { DEFAULT_SPIN_US } from "./driver.ts";
+
+export { checkInteger, checkOptions, checkSignal, checkTimeout, shown, startTimer } from "../check.ts";
 
 const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 
@@ -11,26 +18,6 @@ const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 export function checkName(name: unknown, what: "bus" | "fleet" = "bus"): string {
   if (typeof name !== "string" || !namePattern.test(name)) throw new InvalidNameError(name, what);
   return name;
-}
-
-/** A value as the text of an error shows it, whatever it is; text has quotes. */
-export function shown(value: unknown): string {
-  if (typeof value === "string" && value.length > 64) {
-    return `${Bun.inspect(value.slice(0, 64))}… (${Buffer.byteLength(value)} bytes)`;
-  }
-  return Bun.inspect(value, { depth: 0 }).replace(/\s+/g, " ").slice(0, 80);
-}
-
-/** Throws {@link InvalidConfigError} unless the options `of` something are an object. */
-export function checkOptions<T>(of: string, options: T): T {
-  if (typeof options === "object" && options !== null) return options;
-  throw new InvalidConfigError(`the options of ${of} are ${shown(options)}; they must be an object.`);
-}
-
-/** Throws {@link InvalidConfigError} unless it is a signal, or none. */
-export function checkSignal(signal: unknown): void {
-  if (signal === undefined || signal instanceof AbortSignal) return;
-  throw new InvalidConfigError(`signal is ${shown(signal)}; it must be an AbortSignal.`);
 }
 
 /** A runtime directory as a path from the root. Throws {@link InvalidConfigError} for what is no path. */
@@ -43,31 +30,6 @@ export function resolveDirectory(given: unknown): string {
 /** `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. */
 export function defaultDirectory(): string {
   return process.env["SLOTBUS_DIR"] || `/dev/shm/slotbus-${process.geteuid?.() ?? 0}`;
-}
-
-/** Throws unless `value` is a whole number from `low` to `high`. */
-export function checkInteger(option: string, value: unknown, low: number, high: number, unit = ""): number {
-  if (typeof value === "number" && Number.isInteger(value) && value >= low && value <= high) return value;
-  throw new InvalidConfigError(
-    `${option} is ${shown(value)}; it must be a whole number from ${low} to ${high}${unit}.`,
-  );
-}
-
-/** Milliseconds; `Infinity` (or 0) means no limit and becomes 0. */
-export function checkTimeout(option: string, value: unknown): number {
-  if (value === Infinity) return 0;
-  if (typeof value === "number" && value >= 0 && value <= 0xffff_ffff) return Math.ceil(value);
-  throw new InvalidConfigError(`${option} is ${shown(value)}; it must be 0 (no limit) to 4294967295 ms.`);
-}
-
-/** Longest wait of a timer of JavaScript, in ms; a longer one would end at once. */
-const MAX_TIMER_MS = 0x7fff_ffff;
-
-/** Calls `done` after `ms`; never for 0 (no limit) and for what is beyond a timer's range (24 days). */
-export function startTimer(ms: number, done: () => void): { clear(): void } {
-  if (ms === 0 || ms > MAX_TIMER_MS) return { clear: () => {} };
-  const timer = setTimeout(done, ms);
-  return { clear: () => clearTimeout(timer) };
 }
 
 /** Limit of a drain in `close`, in ms: 0 means at once there. */
@@ -86,6 +48,26 @@ export interface RequestTiming {
   /** From publication to delivery, in microseconds. */
   roundTripUs: number;
 }
+
+/** Workers that the bus starts, keeps alive and stops itself. The rest as for any supervised pool. */
+export interface WorkersOptions extends Omit<PoolOptions, "name" | "command" | "instances"> {
+  /**
+   * The program: a file that Bun runs, which opens a worker with `SlotWorker.open()`. It finds name and directory of the bus
+   * in its environment (`SLOTBUS_NAME`, `SLOTBUS_DIR`), and is ready when it has attached.
+   */
+  entry: string | URL;
+  /** Workers there are at least, 0 to 64. Default 1. */
+  min?: number;
+  /** Workers there are at most: more are started while requests wait. Default: `min`, or one per processor if that is more. */
+  max?: number;
+  /** After so many ms in which fewer workers would have done, the others are stopped. Default 30 000. */
+  idle?: number;
+  /** Default `"inherit"`. `"log"`: only the event `log` of `bus.supervisor` has it. */
+  stderr?: "log" | "inherit";
+}
+
+/** Options of the workers of a bus, with their defaults filled in. */
+export type ResolvedWorkers = Readonly<{ min: number; max: number; idle: number; pool: PoolOptions }>;
 
 export interface SlotBusOptions {
   /** Name under which workers find the bus: 1-64 of `A-Z a-z 0-9 . _ -`, starting with a letter or digit. */
@@ -114,6 +96,8 @@ export interface SlotBusOptions {
   directory?: string;
   /** Called with the claim and round-trip time of each answered request. Default: nothing is measured. */
   instrumentation?: (timing: RequestTiming) => void;
+  /** Workers that the bus starts itself. Default: none; they are started by others. */
+  workers?: WorkersOptions;
 }
 
 /** Options with their defaults filled in. */
@@ -129,6 +113,7 @@ export type ResolvedBusOptions = Readonly<{
   allowedUids: readonly number[];
   directory: string;
   instrumentation: ((timing: RequestTiming) => void) | null;
+  workers: ResolvedWorkers | null;
 }>;
 
 function pageUp(bytes: number): number {
@@ -161,5 +146,26 @@ export function resolveBusOptions(given: SlotBusOptions): ResolvedBusOptions {
     allowedUids,
     directory: resolveDirectory(given.directory),
     instrumentation: given.instrumentation ?? null,
+    workers: given.workers === undefined ? null : resolveWorkers(given.workers),
   };
+}
+
+function resolveWorkers(given: WorkersOptions): ResolvedWorkers {
+  const { entry, min: least, max: most, idle, args = [], ...rest } = checkOptions("workers", given);
+  const file: unknown = entry instanceof URL && entry.protocol === "file:" ? fileURLToPath(entry) : entry;
+  if (typeof file !== "string") {
+    throw new InvalidConfigError(`workers.entry is ${shown(entry)}; it must be a path or a file: URL.`);
+  }
+  const path = resolve(rest.cwd ?? ".", file);
+  if (!existsSync(path)) throw new InvalidConfigError(`workers.entry is ${shown(path)}; there is no such file.`);
+  if (!Array.isArray(args)) throw new InvalidConfigError(`args is ${shown(args)}; it must be an array of texts.`);
+  const min = checkInteger("workers.min", least ?? 1, 0, C.SB_LINKS_MAX);
+  const usual = Math.min(C.SB_LINKS_MAX, Math.max(min, availableParallelism()));
+  const max = checkInteger("workers.max", most ?? usual, Math.max(min, 1), C.SB_LINKS_MAX);
+  for (const key of ["name", "command", "instances"]) {
+    if (key in rest) throw new InvalidConfigError(`workers has no option "${key}"; the bus gives it.`);
+  }
+  const pool: PoolOptions = { stderr: "inherit", ...rest, command: process.execPath, args: [path, ...args] };
+  resolvePool(pool); // says what is wrong with it before anything is opened
+  return { min, max, idle: checkInteger("workers.idle", idle ?? 30_000, 1, 0x7fff_ffff, " ms"), pool };
 }

@@ -20,7 +20,15 @@ import { C, cString, errorText, native, type Pointer } from "../native/library.t
 import { readCancel } from "./control.ts";
 import { DEFAULT_SPIN_US, Driver } from "./driver.ts";
 import { answerOf, toWebRequest } from "./fetch.ts";
-import { checkCloseLimit, checkInteger, checkName, checkTimeout, resolveDirectory, startTimer } from "./options.ts";
+import {
+  checkCloseLimit,
+  checkInteger,
+  checkName,
+  checkOptions,
+  checkTimeout,
+  resolveDirectory,
+  startTimer,
+} from "./options.ts";
 import { type Answerable, type Claim, callerGone, type WorkerRequest } from "./request.ts";
 import { Session } from "./session.ts";
 import { handleTraces, type HandleTrace, isTraced } from "./tracing.ts";
@@ -37,13 +45,16 @@ export interface FetchHandler {
 }
 
 export interface SlotWorkerOptions {
-  /** Name of the bus. */
-  name: string;
+  /** Name of the bus. Default `$SLOTBUS_NAME`, which a bus sets for the workers that it starts. */
+  name?: string;
   /** Requests taken at once, 1-256. Default: as many as the bus has slots. */
   concurrency?: number;
   /** How long to wait for the hub to appear, in ms. Default 5000; 0: reject at once. */
   wait?: number;
-  /** Attach again when the hub ends. Default: 10 ms, doubling to 1000 ms, with jitter. `false`: don't. */
+  /**
+   * Attach again when the hub ends. Default: 10 ms, doubling to 1000 ms, with jitter; not when the name was taken from the
+   * environment. `false`: don't.
+   */
   reconnect?: false | { min?: number; max?: number };
   /** Longest spin on the event loop before parking, in µs. Default 50, or 0 on one processor. */
   spin?: number;
@@ -96,7 +107,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
    * @throws (rejects) {BusNotFoundError}, {@link VersionMismatchError}, {@link PermissionDeniedError},
    * {@link InvalidConfigError}, {InvalidNameError}, {@link ResourceError}.
    */
-  static async open(options: SlotWorkerOptions): Promise<SlotWorker> {
+  static async open(options: SlotWorkerOptions = {}): Promise<SlotWorker> {
     const worker = new SlotWorker(options);
     const { wait = 5_000 } = options;
     checkTimeout("wait", wait);
@@ -121,11 +132,12 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
 
   private constructor(options: SlotWorkerOptions) {
     super();
-    this.name = checkName(options?.name);
+    const given = checkOptions("a worker", options).name;
+    this.name = checkName(given ?? process.env["SLOTBUS_NAME"]);
     this.#directory = resolveDirectory(options.directory);
     this.#ownDirectory = options.directory === undefined;
     this.#concurrency = checkInteger("concurrency", options.concurrency ?? C.SB_SLOTS_MAX, 1, C.SB_SLOTS_MAX);
-    const { reconnect = {} } = options;
+    const { reconnect = given === undefined ? false : {} } = options;
     if (reconnect === false) {
       this.#reconnect = null;
     } else {

@@ -3,6 +3,7 @@
 import type { HeaderList } from "../bus/headers.ts";
 import type { Answer, Answerable, WorkerRequest } from "../bus/request.ts";
 import type { Handler } from "../bus/worker.ts";
+import { editDistance } from "../check.ts";
 import { type ContractDifference, ContractError, InvalidConfigError, ValidationError } from "../errors.ts";
 import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE } from "./codec.ts";
 import {
@@ -317,22 +318,8 @@ function nearest(wanted: string, names: readonly string[]): string[] {
   const short = wanted.slice(0, 64);
   const limit = Math.max(2, Math.floor(short.length / 3));
   const ranked = names
-    .map((name) => ({ name, distance: distance(short.toLowerCase(), name.toLowerCase()) }))
+    .map((name) => ({ name, distance: editDistance(short.toLowerCase(), name.toLowerCase()) }))
     .sort((a, b) => a.distance - b.distance);
   const near = ranked.filter(({ distance }) => distance <= limit);
   return (near.length > 0 ? near : ranked).slice(0, 3).map(({ name }) => name);
-}
-
-/** Insertions, deletions and replacements that make `a` into `b` (Levenshtein). */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
-  for (let i = 0; i < a.length; i++) {
-    const next = [i + 1];
-    for (let j = 0; j < b.length; j++) {
-      const replaced = row[j]! + (a[i] === b[j] ? 0 : 1);
-      next.push(Math.min(replaced, row[j + 1]! + 1, next[j]! + 1));
-    }
-    row = next;
-  }
-  return row.at(-1)!;
 }

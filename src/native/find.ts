@@ -73,10 +73,10 @@ function findZig(): string | null {
   return existsSync(local) ? local : Bun.which("zig");
 }
 
-/** Builds the checkout's library when it is missing or older than its sources. */
-function buildCheckout(): string {
-  const library = join(root, "zig-out/lib/libslotbus.so");
-  if (!isStale(library)) return library;
+/** Builds what the checkout's build makes (`lib/libslotbus.so`, `bin/slotbus-launcher`) when it is older than its sources. */
+function buildCheckout(product: string): string {
+  const path = join(root, "zig-out", product);
+  if (!isStale(path)) return path;
   const zig = findZig();
   if (!zig) {
     throw new UnsupportedError(`libslotbus is not built for ${platformName()}, and Zig is not installed.`, {
@@ -88,23 +88,45 @@ function buildCheckout(): string {
     throw new UnsupportedError(`\`zig build\` failed:\n${build.stderr.toString()}`);
   }
   const now = new Date();
-  utimesSync(library, now, now); // Zig leaves an unchanged file alone; it is fresh all the same
-  return library;
+  utimesSync(path, now, now); // Zig leaves an unchanged file alone; it is fresh all the same
+  return path;
 }
 
-function isWritable(folder: string): boolean {
+function allows(path: string, mode: number): boolean {
   try {
-    accessSync(folder, constants.W_OK);
+    accessSync(path, mode);
     return true;
   } catch {
-    return false; // nothing can be built here
+    return false; // it is not there, or not for us
+  }
+}
+
+/**
+ * Path of the launcher of worker processes; `null` where there is none (it exists for Linux only), or `SLOTBUS_LAUNCHER` is
+ * empty. Throws `UnsupportedError` when that names no program.
+ */
+export function findLauncher(): string | null {
+  if (process.platform !== "linux") return null;
+  const given = process.env["SLOTBUS_LAUNCHER"];
+  if (given === "") return null;
+  if (given !== undefined) {
+    if (allows(resolve(given), constants.X_OK)) return resolve(given);
+    throw new UnsupportedError(`SLOTBUS_LAUNCHER is ${given}; there is no such program.`);
+  }
+  const prebuilt = join(root, "native", `linux-${process.arch}`, "slotbus-launcher");
+  if (allows(prebuilt, constants.X_OK)) return prebuilt;
+  if (!isCheckout()) return null;
+  try {
+    return buildCheckout("bin/slotbus-launcher");
+  } catch {
+    return null; // no Zig: workers run without it
   }
 }
 
 /** Whether this file is the source in a checkout, not a part of an installed package or of somebody's bundle. */
 function isCheckout(): boolean {
   const here = import.meta.path === join(root, "src/native/find.ts");
-  return here && existsSync(join(root, "csrc")) && existsSync(join(root, "build.zig")) && isWritable(root);
+  return here && existsSync(join(root, "csrc")) && existsSync(join(root, "build.zig")) && allows(root, constants.W_OK);
 }
 
 /** Path of the library to load. Throws `UnsupportedError` when there is none. */
@@ -113,7 +135,7 @@ export function findLibrary(): string {
   if (given) return resolve(given);
   const prebuilt = findPrebuilt();
   if (prebuilt) return prebuilt;
-  if (isCheckout()) return buildCheckout();
+  if (isCheckout()) return buildCheckout("lib/libslotbus.so");
   throw new UnsupportedError(`slotbus has no prebuilt library for ${platformName()} (looked at ${root}/native).`, {
     hint: "Install slotbus again, or set SLOTBUS_LIB to a libslotbus.so built with `zig build`.",
   });

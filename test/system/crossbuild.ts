@@ -25,6 +25,14 @@ function checkElf(triple: string, bytes: Buffer): void {
   expect(!text.includes("\0fail_with\0"), `${triple}: exports internal functions`);
 }
 
+/** It runs beside any C library: it needs none. */
+function checkLauncher(triple: string, bytes: Buffer): void {
+  expect(bytes.length < 128 * 1024, `${triple}: the launcher's ${bytes.length} bytes are more than 128 KiB`);
+  const machine = triple.startsWith("aarch64") ? 183 : 62;
+  expect(bytes.readUInt16LE(18) === machine, `${triple}: a launcher for machine ${bytes.readUInt16LE(18)}`);
+  expect(!/ld-(linux|musl)/.test(bytes.toString("latin1")), `${triple}: its launcher has an interpreter`);
+}
+
 async function crossBuilds(): Promise<void> {
   const folder = join(root, "zig-out/cross");
   rmSync(folder, { recursive: true, force: true });
@@ -47,8 +55,10 @@ async function crossBuilds(): Promise<void> {
   );
   expect(built.map((triple) => triple.replace("-macos-none", "-macos")).join() === expected.join(), `built ${triples}`);
   for (const triple of triples) {
-    const [file = "", ...more] = readdirSync(join(folder, triple));
+    const [file = "", launcher, ...more] = readdirSync(join(folder, triple)).sort();
     expect(more.length === 0, `${triple}: also holds ${more}`);
+    if (triple.includes("macos")) expect(launcher === undefined, `${triple}: has ${launcher}`);
+    else checkLauncher(triple, readFileSync(join(folder, triple, launcher ?? "slotbus-launcher")));
     const bytes = readFileSync(join(folder, triple, file));
     expect(bytes.length < 160 * 1024, `${triple}: ${bytes.length} bytes are more than 160 KiB`);
     if (!triple.includes("macos")) {

@@ -1,0 +1,199 @@
+/*
+ * slotbus-launcher PROGRAM [ARGUMENT ...]
+ *
+ * Runs a program, and ends it with all that it started when its host ends, however that ends.
+ *
+ *     host ──socket, fd 3──▶ launcher ──parent of──▶ program, leader of a session of its own
+ *
+ * fd 3  from the host: each byte is a signal for the program's group. Its end: the host is gone.
+ * fd 4  to the host: "pid 1234" when the program runs, "error 2" with an errno when it cannot.
+ *       Closed after that.
+ *
+ * The launcher adopts what the program leaves behind (child subreaper), so that processes that
+ * left the group are found too. It ends as the program ended, by the same code or signal, when
+ * nothing of it is left. Should the launcher itself be killed, the kernel kills the program
+ * (parent-death signal; not one that changes its user by a setuid file).
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { HOST_FD = 3, STATUS_FD = 4 };
+
+/* What survives SIGKILL for so many rounds hangs in the kernel, or belongs to another user. */
+enum { SWEEPS = 40, SWEEP_MS = 25 };
+
+static void say(const char *word, int number)
+{
+	char text[32];
+	int length = snprintf(text, sizeof text, "%s %d\n", word, number);
+	/* A host that does not listen any more is gone, which fd 3 tells. */
+	send(STATUS_FD, text, (size_t)length, MSG_NOSIGNAL);
+}
+
+/* In the child. Returns only when it fails, with errno. */
+static void run(char **program, pid_t launcher, const sigset_t *mask)
+{
+	if (setsid() < 0) return;
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) return;
+	if (getppid() != launcher) _exit(1); /* it died before the line above */
+	if (sigprocmask(SIG_SETMASK, mask, NULL) != 0) return;
+	execv(program[0], program);
+}
+
+/* Starts the program: its pid, or -errno. */
+static pid_t start(char **program, const sigset_t *mask)
+{
+	int failed[2];
+	int error = 0;
+	if (pipe2(failed, O_CLOEXEC) != 0) return -errno;
+	pid_t launcher = getpid();
+	pid_t pid = fork();
+	if (pid < 0) return -errno;
+	if (pid == 0) {
+		run(program, launcher, mask);
+		error = errno;
+		ssize_t ignored = write(failed[1], &error, sizeof error);
+		(void)ignored;
+		_exit(127);
+	}
+	close(failed[1]);
+	ssize_t bytes;
+	do {
+		bytes = read(failed[0], &error, sizeof error);
+	} while (bytes < 0 && errno == EINTR);
+	close(failed[0]);
+	if (bytes == 0) return pid; /* closed by exec */
+	waitpid(pid, NULL, 0);
+	return error > 0 ? -error : -EIO;
+}
+
+/* Sends SIGKILL to all children, adopted ones among them. */
+static void kill_children(void)
+{
+	FILE *children = fopen("/proc/thread-self/children", "re");
+	int pid;
+	if (!children) return; /* a kernel without that file: the group is all that can be reached */
+	while (fscanf(children, "%d", &pid) == 1)
+		kill(pid, SIGKILL);
+	fclose(children);
+}
+
+/* Ends and buries whatever is left of the program. */
+static void sweep(const sigset_t *child_signal)
+{
+	const struct timespec pause = { .tv_sec = 0, .tv_nsec = SWEEP_MS * 1000000L };
+	for (int round = 0; round < SWEEPS; round++) {
+		pid_t pid;
+		kill_children();
+		do {
+			pid = waitpid(-1, NULL, WNOHANG);
+		} while (pid > 0);
+		if (pid < 0) return; /* no child is left */
+		sigtimedwait(child_signal, NULL, &pause);
+	}
+}
+
+/* Buries what has ended. Returns 1, with its status, when the program is among it. */
+static int reap(pid_t program, int *status)
+{
+	for (;;) {
+		siginfo_t info = { .si_pid = 0 };
+		if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0) return 0;
+		if (info.si_pid == 0) return 0;
+		/* While it is not buried, the number of its group is nobody else's. */
+		if (info.si_pid == program) kill(-program, SIGKILL);
+		waitpid(info.si_pid, status, 0);
+		if (info.si_pid == program) return 1;
+	}
+}
+
+/* Passes on the host's signals until the program ends (1, with its status) or the host does (0). */
+static int attend(pid_t program, int signals, int *status)
+{
+	struct pollfd fds[2] = {
+		{ .fd = HOST_FD, .events = POLLIN },
+		{ .fd = signals, .events = POLLIN },
+	};
+	for (;;) {
+		if (poll(fds, 2, -1) < 0) continue;
+		if (fds[1].revents) {
+			struct signalfd_siginfo got;
+			if (read(signals, &got, sizeof got) == (ssize_t)sizeof got &&
+			    got.ssi_signo != SIGCHLD)
+				kill(-program, (int)got.ssi_signo);
+			if (reap(program, status)) return 1;
+		}
+		if (fds[0].revents) {
+			unsigned char byte;
+			ssize_t bytes = read(HOST_FD, &byte, 1);
+			if (bytes == 1) kill(-program, byte);
+			else if (bytes == 0 || (errno != EINTR && errno != EAGAIN)) return 0;
+		}
+	}
+}
+
+/* Ends as the program did. */
+static int end_like(int status)
+{
+	const struct rlimit none = { 0, 0 };
+	sigset_t all;
+	if (WIFEXITED(status)) return WEXITSTATUS(status);
+	setrlimit(RLIMIT_CORE, &none);
+	signal(WTERMSIG(status), SIG_DFL);
+	sigfillset(&all);
+	sigprocmask(SIG_UNBLOCK, &all, NULL);
+	kill(getpid(), WTERMSIG(status));
+	return 128 + WTERMSIG(status);
+}
+
+int main(int argc, char **argv)
+{
+	sigset_t child_signal, taken, before;
+	int status = 0;
+	if (argc < 2 || fcntl(HOST_FD, F_SETFD, FD_CLOEXEC) != 0 ||
+	    fcntl(STATUS_FD, F_SETFD, FD_CLOEXEC) != 0) {
+		fputs("slotbus-launcher runs programs for slotbus; it is of no use alone.\n", stderr);
+		return 2;
+	}
+	sigemptyset(&child_signal);
+	sigaddset(&child_signal, SIGCHLD);
+	taken = child_signal;
+	sigaddset(&taken, SIGTERM);
+	sigaddset(&taken, SIGINT);
+	sigaddset(&taken, SIGHUP);
+	sigaddset(&taken, SIGQUIT);
+	sigprocmask(SIG_BLOCK, &taken, &before);
+	int signals = signalfd(-1, &taken, SFD_CLOEXEC);
+	if (signals < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) {
+		say("error", errno);
+		return 127;
+	}
+	pid_t program = start(argv + 1, &before);
+	if (program < 0) {
+		say("error", -program);
+		return 127;
+	}
+	/* The host must see it when the program closes these. */
+	for (int fd = 0; fd < 3; fd++)
+		close(fd);
+	say("pid", program);
+	close(STATUS_FD);
+	int ended = attend(program, signals, &status);
+	if (!ended) kill(-program, SIGKILL);
+	sweep(&child_signal);
+	return ended ? end_like(status) : 0;
+}

@@ -1,0 +1,36 @@
+# A worker of examples/stdio.ts: a line of JSON in, a line of JSON out; its log belongs on standard error.
+import json
+import sys
+
+
+def send(message):
+    print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
+
+
+def mean(numbers, _):
+    return sum(numbers) / len(numbers)
+
+
+def primes(limit, request):
+    found = []
+    for n in range(2, limit):
+        if all(n % p for p in found):
+            found.append(n)
+            if len(found) % 4 == 0:  # a piece before the answer
+                send({"method": "$/progress", "params": {"id": request, "value": found}})
+    return found
+
+
+methods = {"mean": mean, "primes": primes}
+
+for line in sys.stdin:
+    message = json.loads(line)
+    method, request = message.get("method"), message.get("id")
+    if method is None or request is None:
+        continue  # a notification, such as $/cancelRequest
+    try:
+        send({"id": request, "result": methods[method](message.get("params"), request)})
+    except KeyError:
+        send({"id": request, "error": {"code": -32601, "message": f"no method {method}"}})
+    except Exception as error:
+        send({"id": request, "error": {"code": -32000, "message": str(error)}})

@@ -1,0 +1,9 @@
+// A worker of examples/stdio.ts. The same program answers on a bus: `callBus(bus, "hello", { name })`.
+import { serve } from "slotbus/serve";
+
+serve({
+  hello({ name }: { name: string }, { key }) {
+    console.log("somebody called"); // goes to standard error
+    return `hello ${name}${key ? `, ${key}` : ""}`;
+  },
+});

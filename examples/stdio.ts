@@ -1,0 +1,24 @@
+// Workers in Python, in shell and in TypeScript, asked by one bus over their standard input and output. `bun examples/stdio.ts`
+import { RpcError, StdioBus } from "slotbus/stdio";
+
+await using bus = new StdioBus({
+  pools: [
+    { id: "python", command: "python3", args: [`${import.meta.dir}/stdio-worker.py`], instances: 2 },
+    { id: "shell", command: "sh", args: [`${import.meta.dir}/stdio-worker.sh`] },
+    { id: "bun", command: process.execPath, args: [`${import.meta.dir}/stdio-worker.ts`], ready: true },
+  ],
+});
+await bus.start();
+
+console.log("mean", await bus.request("mean", [1, 2, 6], { pool: "python" }));
+const onProgress = (part: unknown): void => console.log("primes so far", part);
+console.log("primes", await bus.request("primes", 20, { pool: "python", onProgress }));
+const failed = await bus.request("mean", [], { pool: "python" }).catch((error: RpcError) => error);
+console.log("mean of nothing:", failed instanceof RpcError && failed.rpcMessage);
+
+console.log("kernel", await bus.request("kernel", null, { pool: "shell" }));
+console.log("hello", await bus.request("hello", { name: "Ada" }, { pool: "bun", key: "user 7", timeout: 5_000 }));
+
+const { pid } = bus.stats().workers[2]!;
+process.kill(pid, "SIGKILL"); // the worker in shell; it is started again
+console.log("kernel again", typeof (await bus.request("kernel", null, { pool: "shell", idempotent: true })));

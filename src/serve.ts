@@ -1,0 +1,282 @@
+/** One worker for both kinds of host: the same handlers answer over standard input and output, and over a bus. */
+
+import type { RequestOptions, SlotBus } from "./bus/bus.ts";
+import type { Answer, WorkerRequest } from "./bus/request.ts";
+import { checkOptions, shown } from "./check.ts";
+import { InvalidConfigError, ProtocolError, RpcError } from "./errors.ts";
+import { STDIO_VARIABLE } from "./stdio/config.ts";
+import { type Framing, FRAMINGS } from "./stdio/framing.ts";
+import { sinkOf } from "./stdio/link.ts";
+import { errorMember, readError, RPC, toJson } from "./stdio/rpc.ts";
+import { type ServeContext, type ServeHandler, type ServeHandlers, StdioWorker } from "./stdio/worker.ts";
+
+export type { ServeContext, ServeHandler, ServeHandlers };
+
+export interface ServeWorkerOptions {
+  /** Name of a bus to answer on. Default: as the spawner says, else standard input and output. */
+  bus?: string;
+  /** Runtime directory of that bus. */
+  directory?: string;
+  /** Default: as the spawner says, else `"ndjson"`. */
+  framing?: Framing;
+}
+
+/** A worker that answers. */
+export interface Served {
+  /** What it answers on. */
+  readonly over: "stdio" | "bus";
+  /** Resolves when it has ended; then the process exits with code 0. Rejects when the bus cannot be attached to. */
+  readonly done: Promise<void>;
+  /** Takes nothing new, answers what it has, and ends. */
+  stop(): void;
+}
+
+/** Environment variable that tells a worker of a bus its name. */
+export const BUS_VARIABLE = "SLOTBUS_NAME";
+const KEY_HEADER = "x-slotbus-key";
+const LINES_TYPE = "application/x-ndjson";
+const ERROR_TYPE = "application/x-slotbus-error+json";
+
+/**
+ * Answers calls until the host's end. Over stdio the end of input and SIGTERM let it finish what it has; then the process exits
+ * with code 0. Console output goes to standard error, as standard output is for messages.
+ *
+ *     serve({ add: ([a, b]: number[]) => a + b });
+ *
+ * @throws {InvalidConfigError} for handlers that are no functions.
+ */
+export function serve(handlers: ServeHandlers, options: ServeWorkerOptions = {}): Served {
+  checkOptions("serve", options);
+  for (const [method, handler] of Object.entries(checkOptions("serve's handlers", handlers))) {
+    if (typeof handler !== "function") {
+      throw new InvalidConfigError(`the handler of ${shown(method)} is ${shown(handler)}; it must be a function.`);
+    }
+  }
+  const told = process.env[STDIO_VARIABLE];
+  const name = options.bus ?? (told === undefined ? process.env[BUS_VARIABLE] : undefined);
+  // What this process starts in its turn is not a worker of the same host.
+  delete process.env[STDIO_VARIABLE];
+  delete process.env[BUS_VARIABLE];
+  return name === undefined ? serveStdio(handlers, options, told) : serveBus(handlers, name, options);
+}
+
+// ---- stdio ------------------------------------------------------------------------------------------------------------
+
+function serveStdio(handlers: ServeHandlers, options: ServeWorkerOptions, told: string | undefined): Served {
+  const framing = FRAMINGS.find((known) => known === (options.framing ?? told)) ?? "ndjson";
+  keepOutputClean();
+  const pair = { sink: sinkOf(Bun.stdout.writer()), source: Bun.stdin.stream() };
+  const worker = new StdioWorker(handlers, pair, framing, told !== undefined);
+  const stop = (): void => worker.stop();
+  process.once("SIGTERM", stop);
+  const done = worker.done.then(() => process.exit(0));
+  return { over: "stdio", done, stop };
+}
+
+/** Standard output is for messages; what is printed goes to standard error. */
+function keepOutputClean(): void {
+  const { stdout, stderr } = process;
+  stdout.write = stderr.write.bind(stderr);
+  const print = (...values: unknown[]): void => {
+    stderr.write(`${values.map((value) => (typeof value === "string" ? value : Bun.inspect(value))).join(" ")}\n`);
+  };
+  const table = (rows: object): void => print(Bun.inspect.table(rows));
+  Object.assign(console, { log: print, info: print, debug: print, dir: print, table });
+}
+
+// ---- bus --------------------------------------------------------------------------------------------------------------
+
+function serveBus(handlers: ServeHandlers, name: string, { directory }: ServeWorkerOptions): Served {
+  const stopped = Promise.withResolvers<void>();
+  process.once("SIGTERM", () => stopped.resolve());
+  const done = (async () => {
+    const { SlotWorker } = await import("./bus/worker.ts");
+    await using worker = await SlotWorker.open({ name, ...(directory === undefined ? {} : { directory }) });
+    worker.serve((request) => answer(handlers, request));
+    worker.on("disconnected", () => stopped.resolve());
+    await stopped.promise;
+  })().then(() => process.exit(0));
+  return { over: "bus", done, stop: () => stopped.resolve() };
+}
+
+/** A handler's answer to a request of a bus: JSON; or lines of JSON, when it sent something before. */
+function answer(handlers: ServeHandlers, request: WorkerRequest): Answer | Promise<Answer> {
+  const method = decodeURIComponent(request.path.slice(1));
+  const handler = Object.hasOwn(handlers, method) ? handlers[method]! : undefined;
+  if (!handler) return failed(404, new RpcError(RPC.methodNotFound, `there is no method ${JSON.stringify(method)}`));
+  let params: unknown;
+  try {
+    params = request.body.length === 0 ? undefined : request.json();
+  } catch (error) {
+    return failed(400, new RpcError(RPC.parseError, `the params are no JSON: ${(error as Error).message}`));
+  }
+  const context = new BusContext(method, request);
+  try {
+    const result = handler(params, context);
+    if (!(result instanceof Promise)) return context.finish(result);
+    return Promise.race([
+      context.streams,
+      result.then(
+        (value) => context.finish(value),
+        (error) => context.fail(error),
+      ),
+    ]);
+  } catch (error) {
+    return context.fail(error);
+  }
+}
+
+function failed(status: number, error: unknown): Answer {
+  return { status, contentType: ERROR_TYPE, body: JSON.stringify(errorMember(error)) };
+}
+
+class BusContext implements ServeContext {
+  readonly method: string;
+  readonly key: string | undefined;
+  readonly #request: WorkerRequest;
+  readonly #streams = Promise.withResolvers<Answer>();
+  #lines: string[] | null = null;
+  #more: (() => void) | null = null;
+  #room: PromiseWithResolvers<void> | null = null;
+  #isFinished = false;
+
+  constructor(method: string, request: WorkerRequest) {
+    this.method = method;
+    this.#request = request;
+    this.key = request.headers.get(KEY_HEADER) ?? undefined;
+  }
+
+  /** Resolves to an answer of lines when the first of them is there. */
+  get streams(): Promise<Answer> {
+    return this.#streams.promise;
+  }
+
+  get signal(): AbortSignal {
+    return this.#request.signal;
+  }
+
+  progress(value: unknown): Promise<void> {
+    return this.#push(`{"progress":${toJson(value, "progress")}}\n`);
+  }
+
+  notify(method: string, params?: unknown): Promise<void> {
+    return this.#push(`{"notify":${JSON.stringify(method)},"params":${toJson(params ?? null, "params")}}\n`);
+  }
+
+  finish(result: unknown): Answer {
+    const json = toJson(result, "the result");
+    if (!this.#lines) return { contentType: "application/json", body: json };
+    void this.#push(`{"result":${json}}\n`);
+    return this.#end();
+  }
+
+  fail(error: unknown): Answer {
+    if (!this.#lines) return failed(error instanceof RpcError ? 422 : 500, error);
+    void this.#push(`{"error":${JSON.stringify(errorMember(error))}}\n`);
+    return this.#end();
+  }
+
+  #end(): Answer {
+    this.#isFinished = true;
+    this.#more?.();
+    return this.#answer();
+  }
+
+  #push(line: string): Promise<void> {
+    if (this.#isFinished) return Promise.resolve();
+    if (!this.#lines) {
+      this.#lines = [];
+      this.#request.signal.addEventListener("abort", this.#leave);
+      this.#streams.resolve(this.#answer());
+    }
+    this.#lines.push(line);
+    this.#more?.();
+    return (this.#room ??= Promise.withResolvers<void>()).promise;
+  }
+
+  /** One and the same for all who ask. */
+  #made: Answer | null = null;
+
+  #answer(): Answer {
+    return (this.#made ??= { contentType: LINES_TYPE, body: this.#read() });
+  }
+
+  async *#read(): AsyncGenerator<string> {
+    try {
+      for (;;) {
+        const lines = this.#lines!.splice(0);
+        this.#room?.resolve();
+        this.#room = null;
+        if (lines.length > 0) yield lines.join("");
+        else if (this.#isFinished) return;
+        else await new Promise<void>((more) => (this.#more = more));
+      }
+    } finally {
+      this.#leave();
+    }
+  }
+
+  /** Nobody reads on: a handler that waits for its progress goes on. */
+  readonly #leave = (): void => {
+    this.#isFinished = true;
+    this.#room?.resolve();
+    this.#more?.();
+  };
+}
+
+/** What a call through a bus takes. */
+export interface BusCallOptions extends Pick<RequestOptions, "timeout" | "signal" | "idempotent"> {
+  /** Seen by the handler as `ctx.key`; any worker may get it. */
+  key?: string | undefined;
+  /** Called with each piece the handler sends before its answer; a promise that it returns is awaited. */
+  onProgress?: ((value: unknown) => unknown) | undefined;
+  /** Called with what the handler tells by `ctx.notify`. */
+  onNotify?: ((method: string, params: unknown) => unknown) | undefined;
+}
+
+/**
+ * Calls a method of a worker that `serve`s on a bus.
+ *
+ *     await callBus<number>(bus, "add", [1, 2]);
+ *
+ * @throws (rejects) {RpcError}: the handler's own error; {@link ProtocolError}: a worker that is no such one answered; what
+ * `bus.request` rejects with.
+ */
+export async function callBus<T = unknown>(
+  bus: SlotBus,
+  method: string,
+  params?: unknown,
+  { key, onProgress, onNotify, ...options }: BusCallOptions = {},
+): Promise<T> {
+  const response = await bus.stream(
+    {
+      method: "POST",
+      path: `/${encodeURIComponent(method)}`,
+      ...(key === undefined ? {} : { headers: { [KEY_HEADER]: key } }),
+      ...(params === undefined ? {} : { body: toJson(params, "params") }),
+    },
+    options,
+  );
+  const worker = `worker pid ${response.workerPid}`;
+  if (response.contentType === "application/json") return (await response.json()) as T;
+  if (response.contentType === ERROR_TYPE) throw readError(await response.json(), method, worker);
+  if (response.contentType !== LINES_TYPE) {
+    const { status, contentType } = response;
+    response.cancel();
+    throw new ProtocolError(`${worker} answered ${status} ${contentType}, which is no answer of serve().`);
+  }
+  const decoder = new TextDecoder();
+  let rest = "";
+  for await (const chunk of response.chunks()) {
+    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+    rest = lines.pop()!;
+    for (const line of lines) {
+      const item = JSON.parse(line) as Record<string, unknown>;
+      if ("progress" in item) await onProgress?.(item["progress"]);
+      else if ("notify" in item) await onNotify?.(item["notify"] as string, item["params"]);
+      else if ("error" in item) throw readError(item["error"], method, worker);
+      else return item["result"] as T;
+    }
+  }
+  throw new ProtocolError(`${worker} ended its answer without a result.`, { mayHaveExecuted: true });
+}

@@ -1,0 +1,537 @@
+/** The stdio bus: programs in any language as workers, asked by JSON-RPC over their standard input and output. */
+
+import { checkInteger, checkOptions, checkSignal, shown } from "../check.ts";
+import {
+  BusClosedError,
+  type ExitReport,
+  InvalidConfigError,
+  InvalidStateError,
+  RpcError,
+  type SlotbusError,
+  UnknownPoolError,
+} from "../errors.ts";
+import { resolveStop, type StopOptions } from "../supervisor/options.ts";
+import type { WorkerState, WorkerStatus } from "../supervisor/supervisor.ts";
+import { resolveStdioOptions, type StdioBusOptions } from "./config.ts";
+import { Call, type CallOptions, LinkCounts, type LinkIdentity } from "./link.ts";
+import { type MakeSupervisor, Pool, type PoolOwner } from "./pool.ts";
+import { kindOf, RPC, type RpcMessage } from "./rpc.ts";
+import { type ServeOptions, StdioServer } from "./server.ts";
+import { Latencies, type StdioStats } from "./stats.ts";
+import { type SubscribeOptions, Subscription } from "./subscription.ts";
+
+/** States of a bus, with the numbers they always had. */
+export const BusState = { CREATED: 0, STARTING: 1, RUNNING: 2, STOPPING: 3, STOPPED: 4 } as const;
+/** One of {@link BusState}. */
+export type BusStateValue = (typeof BusState)[keyof typeof BusState];
+
+const STATE_NAMES = ["CREATED", "STARTING", "RUNNING", "STOPPING", "STOPPED"] as const;
+
+/** What a request takes besides its method and params. */
+export interface StdioRequestOptions extends CallOptions {
+  /** Id of the pool; it may be left out when there is one. */
+  pool?: string | undefined;
+}
+
+/** Something a worker tells without having been asked. */
+export interface WorkerNotification {
+  readonly method: string;
+  readonly params: unknown;
+  /** Id of the pool. */
+  readonly pool: string;
+  /** Index of the worker in its pool. */
+  readonly worker: number;
+  readonly pid: number;
+  /** All of it, as it came. */
+  readonly message: RpcMessage;
+}
+
+/** What a handler of {@link StdioBus.onRequest} knows of a worker's request besides its params. */
+export interface WorkerRequestContext {
+  readonly method: string;
+  readonly pool: string;
+  readonly worker: number;
+  readonly pid: number;
+  /** Aborts when the worker gives up or ends. */
+  readonly signal: AbortSignal;
+  /** All of it, as it came. */
+  readonly message: RpcMessage;
+}
+
+/** Answers a worker's request; what it throws reaches the worker as an error, an {@link RpcError} with its code and data. */
+export type WorkerRequestHandler = (params: unknown, context: WorkerRequestContext) => unknown;
+
+export interface NotificationOptions extends SubscribeOptions {
+  /** Only those of this method. */
+  method?: string | undefined;
+  /** Only those of this pool. */
+  pool?: string | undefined;
+}
+
+/** What became of a worker. */
+export interface WorkerEvent {
+  readonly event: "started" | "stopping" | "stopped" | "restarting" | "failed";
+  readonly pool: string;
+  readonly worker: number;
+  readonly life: number;
+  readonly pid: number;
+}
+
+/** How a process of a pool ended. */
+export interface PoolExitReport extends ExitReport {
+  readonly pool: string;
+}
+
+interface Subscriber {
+  readonly method: string | undefined;
+  readonly pool: string | undefined;
+  readonly subscription: Subscription<WorkerNotification>;
+}
+
+type Resolve = (value: unknown) => void;
+type Reject = (reason: unknown) => void;
+const ends: { resolve: Resolve; reject: Reject } = { resolve: () => {}, reject: () => {} };
+const grab = (resolve: Resolve, reject: Reject): void => {
+  ends.resolve = resolve;
+  ends.reject = reject;
+};
+const noOptions: StdioRequestOptions = {};
+/** Longest wait of a timer of JavaScript, in ms. */
+const MAX_TIMER_MS = 0x7fff_ffff;
+
+/**
+ * Worker processes that speak JSON-RPC 2.0 over their standard input and output: any program that reads and writes lines of JSON.
+ *
+ *     await using bus = new StdioBus({ pools: [{ id: "py", command: "python3", args: ["worker.py"], instances: 2 }] });
+ *     await bus.start();
+ *     const sum = await bus.request("add", [1, 2]);
+ *
+ * A worker has at most `maxInFlight` requests and `maxQueuedBytes` bytes that its pipe has not taken; more wait here, up to the
+ * limit of the queue.
+ */
+export class StdioBus implements AsyncDisposable {
+  readonly #pools = new Map<string, Pool>();
+  readonly #only: Pool | null;
+  readonly #options: StdioBusOptions;
+  readonly #handlers = new Map<string, WorkerRequestHandler>();
+  readonly #subscribers = new Set<Subscriber>();
+  readonly #servers = new Set<StdioServer>();
+  readonly #latencies = new Latencies();
+  #state: BusStateValue = BusState.CREATED;
+  #starting: Promise<void> | null = null;
+  #stopping: Promise<PoolExitReport[]> | null = null;
+  #timer: ReturnType<typeof setTimeout> | null = null;
+  #due = Infinity;
+  #routingErrors = 0;
+  #dropped = 0;
+  /** @internal Of all servers. */
+  readonly clients = { connects: 0, disconnects: 0 };
+
+  /**
+   * Checks the options; nothing is started.
+   *
+   * @throws {InvalidConfigError} for unknown keys (with the one that comes nearest), equal ids and values out of range.
+   */
+  constructor(options: StdioBusOptions, /** @internal A test gives its own. */ make?: MakeSupervisor) {
+    this.#options = options;
+    for (const pool of resolveStdioOptions(options)) {
+      const made = new Pool(pool, this.#owner, make);
+      this.#pools.set(pool.id, made);
+      this.#watch(pool.id, made);
+    }
+    this.#only = this.#pools.size === 1 ? this.#pools.values().next().value! : null;
+  }
+
+  // ---- life -----------------------------------------------------------------------------------------------------------
+
+  /** One of {@link BusState}. */
+  get state(): BusStateValue {
+    return this.#state;
+  }
+
+  /** Whether it takes requests. */
+  get isRunning(): boolean {
+    return this.#state === BusState.RUNNING;
+  }
+
+  /** Workers that take requests now. */
+  get workerCount(): number {
+    let count = 0;
+    for (const { supervisor } of this.#pools.values()) count += supervisor.links.length;
+    return count;
+  }
+
+  /** Connections to the servers of {@link serve}. */
+  get clientCount(): number {
+    return this.clients.connects - this.clients.disconnects;
+  }
+
+  /** How workers are run: as processes of this one. */
+  get backendType(): "process" {
+    return "process";
+  }
+
+  /**
+   * Starts all workers; resolves when all are ready. When one is not, all are stopped and the state is STOPPED. Concurrent
+   * calls share one promise. A bus that was stopped may be started again.
+   *
+   * @throws (rejects) {ProgramNotFoundError}, {WorkerStartError}, {InvalidStateError} while it is RUNNING or STOPPING,
+   * {@link BusClosedError} when `stop` came first.
+   */
+  start(): Promise<void> {
+    if (this.#starting) return this.#starting;
+    if (this.#state !== BusState.CREATED && this.#state !== BusState.STOPPED) {
+      return Promise.reject(this.#stateError("start", "CREATED or STOPPED"));
+    }
+    this.#state = BusState.STARTING;
+    this.#starting = this.#start().finally(() => (this.#starting = null));
+    return this.#starting;
+  }
+
+  async #start(): Promise<void> {
+    const pools = [...this.#pools.values()];
+    try {
+      await Promise.all(pools.map(({ supervisor }) => supervisor.start()));
+      if (this.#state !== BusState.STARTING) throw new BusClosedError("the bus");
+      this.#state = BusState.RUNNING;
+    } catch (error) {
+      await Promise.all(pools.map(({ supervisor }) => supervisor.stop({ drain: 0, endOfInput: 0 })));
+      if (this.#state === BusState.STARTING) this.#state = BusState.STOPPED;
+      throw error;
+    }
+  }
+
+  /**
+   * Takes nothing new, rejects what waits for a worker, and ends each worker in steps: it answers what it has, its input
+   * ends, then SIGTERM, then SIGKILL. Resolves always, to how each process ended. Concurrent calls share one promise.
+   *
+   * @throws (rejects) {InvalidConfigError}; then nothing was stopped.
+   */
+  stop(options?: StopOptions): Promise<PoolExitReport[]> {
+    if (this.#stopping) return this.#stopping;
+    try {
+      resolveStop(options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    if (this.#state === BusState.STOPPED) return Promise.resolve([]);
+    this.#state = BusState.STOPPING;
+    this.#stopping = this.#stop(options).finally(() => (this.#stopping = null));
+    return this.#stopping;
+  }
+
+  async #stop(options: StopOptions | undefined): Promise<PoolExitReport[]> {
+    for (const server of this.#servers) server.stopListening();
+    for (const pool of this.#pools.values()) pool.rejectWaiting(this.#closedError(false));
+    for (const { subscription } of this.#subscribers) subscription.release();
+    const starting = this.#starting?.catch(() => {});
+    const stopped = [...this.#pools].map(async ([pool, { supervisor }]) =>
+      (await supervisor.stop(options)).map((report) => ({ ...report, pool })),
+    );
+    const reports = await Promise.all(stopped);
+    await starting;
+    await Promise.all([...this.#pools.values()].map((pool) => pool.allGone()));
+    await Promise.all([...this.#servers].map((server) => server.stop()));
+    for (const { subscription } of this.#subscribers) subscription.close();
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#due = Infinity;
+    this.#state = BusState.STOPPED;
+    return reports.flat();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+
+  /** Changes how many workers a pool has, as long as the bus runs. @throws (rejects) {UnknownPoolError}, {InvalidStateError}. */
+  async resize(pool: string, instances: number): Promise<void> {
+    checkInteger("instances", instances, 1, 1_024);
+    await this.#poolOf(pool).supervisor.resize(instances);
+  }
+
+  // ---- asking ---------------------------------------------------------------------------------------------------------
+
+  /**
+   * Asks a worker; resolves to the result of its response. The worker is the one of the key, else the one with the fewest
+   * requests.
+   *
+   * @throws (rejects) {RpcError}: the worker's own error; {@link RequestTimeoutError}; {@link WorkerExitedError};
+   * {@link BackpressureError}; {@link NoWorkerError}, {@link PoolFailedError}; {@link ProtocolError}: its answer cannot be
+   * read; {@link UnknownPoolError}, {@link InvalidConfigError}, {@link InvalidStateError}; the reason of the signal.
+   */
+  request<T = unknown>(method: string, params?: unknown, options?: StdioRequestOptions): Promise<T> {
+    const promise = new Promise(grab);
+    this.#call("request", method, params, null, options, ends.resolve, ends.reject);
+    return promise as Promise<T>;
+  }
+
+  /** Tells a worker something; resolves when it is on its way. It waits for room and rejects as {@link request} does. */
+  notify(method: string, params?: unknown, options?: StdioRequestOptions): Promise<void> {
+    const promise = new Promise(grab);
+    this.#call("notification", method, params, null, options, ends.resolve, ends.reject);
+    return promise as Promise<void>;
+  }
+
+  /**
+   * Sends a whole message. Of a request it resolves to the worker's whole response, an error too, with the request's own id
+   * (on its way it has another, so equal ids do not meet); of a notification to `undefined`. Members of its own go with it;
+   * `pool` chooses the pool and `sessionId` is the key, unless the options say otherwise.
+   *
+   * @throws (rejects) as {@link request} does, but for RpcError.
+   */
+  send(message: RpcMessage, options: StdioRequestOptions = noOptions): Promise<RpcMessage | undefined> {
+    const promise = new Promise(grab);
+    this.forward(message, options, ends.resolve, ends.reject);
+    return promise as Promise<RpcMessage | undefined>;
+  }
+
+  /** @internal As {@link send}; what is told at once keeps its order with all else that is read from the worker. */
+  forward(message: RpcMessage, options: StdioRequestOptions, resolve: Resolve, reject: Reject): void {
+    const kind = kindOf(message);
+    if (kind !== "request" && kind !== "notification") {
+      return reject(new InvalidConfigError(`${shown(message)} is no request and no notification of JSON-RPC.`));
+    }
+    const pool = options.pool ?? (typeof message["pool"] === "string" ? message["pool"] : undefined);
+    const session = message["sessionId"];
+    const key = options.key ?? (typeof session === "string" && session !== "" ? session : undefined);
+    const sent = kind === "request" ? "message" : "notification";
+    this.#call(sent, message.method!, undefined, message, { ...options, pool, key }, resolve, reject);
+  }
+
+  #call(
+    kind: Call["kind"],
+    method: string,
+    params: unknown,
+    message: RpcMessage | null,
+    options: StdioRequestOptions | undefined,
+    resolve: Resolve,
+    reject: Reject,
+  ): void {
+    try {
+      this.checkRunning(kind === "notification" ? "notify" : "request");
+      if (typeof method !== "string") throw new InvalidConfigError(`method is ${shown(method)}; it must be text.`);
+      const pool = options?.pool === undefined && this.#only ? this.#only : this.#poolOf(options?.pool);
+      const timeout = options?.timeout;
+      const ms = timeout === undefined ? pool.options.limits.timeout : checkMs(timeout);
+      const now = performance.now();
+      const call = new Call(kind, method, params, message, options, now, ms || Infinity, resolve, reject);
+      if (options !== undefined && !this.#isWanted(pool, call, options)) return;
+      if (call.deadline < this.#due) this.#expect(call.deadline, now);
+      pool.dispatch(call);
+    } catch (error) {
+      reject(error);
+    }
+  }
+
+  /** Checks the rest of the options; `false`: the call is aborted already. */
+  #isWanted(pool: Pool, call: Call, { key, signal, onProgress }: StdioRequestOptions): boolean {
+    if (key !== undefined && typeof key !== "string") {
+      throw new InvalidConfigError(`key is ${shown(key)}; it must be text.`);
+    }
+    if (onProgress !== undefined && typeof onProgress !== "function") {
+      throw new InvalidConfigError(`onProgress is ${shown(onProgress)}; it must be a function.`);
+    }
+    if (signal === undefined) return true;
+    checkSignal(signal);
+    if (signal.aborted) {
+      call.settle(true, signal.reason);
+      return false;
+    }
+    call.onAbort = () => pool.abandon(call, signal.reason);
+    signal.addEventListener("abort", call.onAbort);
+    return true;
+  }
+
+  #poolOf(id: string | undefined): Pool {
+    const pool = id === undefined ? this.#only : this.#pools.get(id);
+    if (pool) return pool;
+    this.#routingErrors++;
+    throw new UnknownPoolError(id, [...this.#pools.keys()]);
+  }
+
+  // ---- time -----------------------------------------------------------------------------------------------------------
+
+  /** One timer for all calls: it is for the one that is due first, and looks again when it fires. */
+  #expect(due: number, now: number): void {
+    this.#due = due;
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = setTimeout(this.#onTime, Math.min(MAX_TIMER_MS, Math.max(1, due - now)));
+  }
+
+  readonly #onTime = (): void => {
+    this.#timer = null;
+    this.#due = Infinity;
+    const now = performance.now();
+    let next = Infinity;
+    for (const pool of this.#pools.values()) next = Math.min(next, pool.expire(now));
+    if (next < this.#due) this.#expect(next, now);
+  };
+
+  // ---- what workers say -----------------------------------------------------------------------------------------------
+
+  /**
+   * Answers requests of workers. `"*"` answers those that no other handler is for; without one they get -32601. Of each worker
+   * `maxInFlight` handlers run at once; with more it is not read, so a handler that asks its own worker may wait for itself.
+   * Returns a function that takes the handler out again.
+   *
+   * @throws {InvalidConfigError} when the method has a handler.
+   */
+  onRequest(method: string, handler: WorkerRequestHandler): () => void {
+    if (typeof handler !== "function") throw new InvalidConfigError("onRequest takes a method and a function.");
+    if (this.#handlers.has(method)) throw new InvalidConfigError(`requests for ${shown(method)} have a handler.`);
+    this.#handlers.set(method, handler);
+    return () => {
+      if (this.#handlers.get(method) === handler) this.#handlers.delete(method);
+    };
+  }
+
+  /**
+   * What workers tell from now on, but for `$/ready`, `$/cancelRequest` and the progress of requests. Ends with the bus.
+   *
+   *     for await (const { method, params, pid } of bus.subscribe({ method: "log" })) …
+   *
+   * @throws {InvalidConfigError}, {UnknownPoolError}, the reason of a signal that is aborted.
+   */
+  subscribe(options: NotificationOptions = {}): Subscription<WorkerNotification> {
+    const { method, pool, ...rest } = checkOptions("a subscription", options);
+    if (pool !== undefined) this.#poolOf(pool);
+    const close = (): void => void this.#subscribers.delete(subscriber);
+    const subscription = new Subscription<WorkerNotification>(rest, close, () => this.#dropped++);
+    const subscriber: Subscriber = { method, pool, subscription };
+    this.#subscribers.add(subscriber);
+    return subscription;
+  }
+
+  readonly #owner: PoolOwner = {
+    asked: (worker, message, signal) => this.#asked(worker, message, signal),
+    notified: (worker, message) => this.#notified(worker, message),
+    fault: (worker, error) => this.#tell(this.#options.onError, error, worker),
+    took: (ms) => this.#latencies.add(ms),
+  };
+
+  #asked({ pool, worker, pid }: LinkIdentity, message: RpcMessage, signal: AbortSignal): unknown {
+    const method = message.method!;
+    const handler = this.#handlers.get(method) ?? this.#handlers.get("*");
+    if (!handler) throw new RpcError(RPC.methodNotFound, `the host has no method ${JSON.stringify(method)}`);
+    return handler(message.params, { method, pool, worker, pid, signal, message });
+  }
+
+  #notified({ pool, worker, pid }: LinkIdentity, message: RpcMessage): Promise<unknown> | null {
+    const method = message.method!;
+    let room = this.onNotification?.(message) ?? null;
+    for (const server of this.#servers) server.notified(message);
+    for (const subscriber of this.#subscribers) {
+      if (subscriber.method !== undefined && subscriber.method !== method) continue;
+      if (subscriber.pool !== undefined && subscriber.pool !== pool) continue;
+      const wait = subscriber.subscription.push({ method, params: message.params, pool, worker, pid, message });
+      if (wait) room = room ? Promise.all([room, wait]) : wait;
+    }
+    return room;
+  }
+
+  #watch(pool: string, { supervisor }: Pool): void {
+    const tell = (event: WorkerEvent["event"], { id, life, pid }: WorkerStatus): void =>
+      this.#tell(this.#options.onWorker, { event, pool, worker: id, life, pid });
+    const events: Partial<Record<WorkerState, WorkerEvent["event"]>> = {
+      draining: "stopping",
+      stopped: "stopped",
+      backoff: "restarting",
+      failed: "failed",
+    };
+    supervisor.on("ready", (worker) => tell("started", worker));
+    supervisor.on("state", (worker) => {
+      const event = events[worker.state];
+      if (event) tell(event, worker);
+    });
+    supervisor.on("log", ({ id, pid }, line) => this.#tell(this.#options.onLog, { pool, worker: id, pid, line }));
+    supervisor.on("failed", (error) => this.#tell(this.#options.onError, error, null));
+  }
+
+  /** A callback that throws does not stop the bus: what it threw is reported as an error of nobody. */
+  #tell<A extends unknown[]>(callback: ((...args: A) => void) | undefined, ...args: A): void {
+    if (callback) queueMicrotask(() => callback(...args));
+  }
+
+  // ---- clients --------------------------------------------------------------------------------------------------------
+
+  /**
+   * Lets other programs of this machine ask: each connection to the socket speaks JSON-RPC in lines (or another framing), with
+   * ids of its own. Ends with `server.stop()`, or with the bus.
+   *
+   * @throws (rejects) {InvalidConfigError}; {@link InvalidStateError} unless the bus is RUNNING; {@link AddressInUseError} when
+   * a live socket has the path or the port.
+   */
+  async serve(options: ServeOptions): Promise<StdioServer> {
+    this.checkRunning("serve");
+    const server = await StdioServer.listen(this, options, () => this.#servers.delete(server));
+    this.#servers.add(server);
+    return server;
+  }
+
+  // ---- looking --------------------------------------------------------------------------------------------------------
+
+  /** What the bus has done so far and has now: a new object. */
+  stats(): StdioStats {
+    const counts = new LinkCounts();
+    let inFlight = 0;
+    let waiting = 0;
+    let workerRestarts = 0;
+    const workers = [];
+    for (const [id, pool] of this.#pools) {
+      counts.add(pool.counts());
+      inFlight += pool.inFlight;
+      waiting += pool.waiting;
+      workerRestarts += pool.restarts;
+      for (const { identity, inFlight: has, queuedBytes, hasEnded } of pool.links) {
+        if (!hasEnded) workers.push({ ...identity, pool: id, inFlight: has, queuedBytes });
+      }
+    }
+    const { messagesIn, bytesIn, messagesOut, bytesOut, late, protocolErrors } = counts;
+    return {
+      messagesIn,
+      bytesIn,
+      messagesOut,
+      bytesOut,
+      workerRestarts,
+      routingErrors: this.#routingErrors,
+      clientConnects: this.clients.connects,
+      clientDisconnects: this.clients.disconnects,
+      inFlight,
+      waiting,
+      dropped: this.#dropped,
+      late,
+      protocolErrors,
+      p50: this.#latencies.quantile(0.5),
+      p99: this.#latencies.quantile(0.99),
+      workers,
+    };
+  }
+
+  /** @internal All that workers tell, before the subscriptions are told. */
+  onNotification: ((message: RpcMessage) => Promise<unknown> | null) | null = null;
+
+  /** @internal */
+  checkRunning(operation: string): void {
+    if (this.#state !== BusState.RUNNING) throw this.#stateError(operation, "RUNNING");
+  }
+
+  /** @internal Notifications that a client did not take. */
+  countDropped(): void {
+    this.#dropped++;
+  }
+
+  #stateError(operation: string, expected: string): InvalidStateError {
+    return new InvalidStateError("the bus", operation, STATE_NAMES[this.#state], expected);
+  }
+
+  #closedError(mayHaveExecuted: boolean): SlotbusError {
+    return new BusClosedError("the bus", { mayHaveExecuted });
+  }
+}
+
+function checkMs(timeout: unknown): number {
+  if (timeout === Infinity) return 0;
+  if (typeof timeout === "number" && timeout > 0 && timeout <= 0xffff_ffff) return timeout;
+  throw new InvalidConfigError(`timeout is ${shown(timeout)}; it must be above 0 and at most 4294967295 ms.`);
+}

@@ -1,0 +1,386 @@
+/** Messages in a stream of bytes: where one ends, and what becomes of bytes that are none. */
+
+/**
+ * `"ndjson"`: a line of JSON each. `"length"`: four bytes of length (big endian), then the JSON. `"content-length"`: a head
+ * `Content-Length: N`, an empty line, then the JSON, as language servers speak.
+ */
+export type Framing = "ndjson" | "length" | "content-length";
+
+/** Names of the framings. */
+export const FRAMINGS: readonly Framing[] = ["ndjson", "length", "content-length"];
+
+/** Why bytes are no message. */
+export type FaultReason = "too long" | "not UTF-8" | "not JSON" | "no frame" | "cut";
+
+/** Bytes that are no message. */
+export class Fault {
+  readonly reason: FaultReason;
+  /** How many bytes; of a message that is too long, all of it. */
+  readonly bytes: number;
+  /** The first of them, at most {@link SHOWN}. */
+  readonly head: Uint8Array;
+  /** The last of them, at most {@link SHOWN}. */
+  readonly tail: Uint8Array;
+  /** What comes next cannot be found any more. */
+  readonly isFatal: boolean;
+
+  constructor(reason: FaultReason, bytes: number, head: Uint8Array, tail: Uint8Array, isFatal = false) {
+    this.reason = reason;
+    this.bytes = bytes;
+    this.head = head.slice(0, SHOWN);
+    this.tail = tail.slice(-SHOWN);
+    this.isFatal = isFatal;
+  }
+
+  /** One line for a person. */
+  toString(): string {
+    const text = Bun.inspect(decoderOfAnything.decode(this.head.subarray(0, 80)));
+    return `${this.bytes} bytes that are ${this.reason === "no frame" ? "in no frame" : this.reason}: ${text}`;
+  }
+}
+
+/** Bytes of a fault that are kept of its beginning and of its end. */
+const SHOWN = 512;
+const NEWLINE = 10;
+const HEADER_BYTES = 4;
+/** A line of a head is shorter. */
+const HEAD_LINE_MAX = 4_096;
+/** No message has such a length: text was printed where a length should be. */
+const LENGTH_MAX = 0x2000_0000;
+const nothing = new Uint8Array(0);
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const decoderOfAnything = new TextDecoder();
+
+/** Finds messages in chunks, however they are cut; work and memory are linear in the bytes, and `limit` bounds a message. */
+export interface MessageReader {
+  /** Takes a private copy of bytes. All that was found before must have been read. */
+  push(chunk: Uint8Array): void;
+  /** No more bytes come. */
+  finish(): void;
+  /** The next message, parsed; a {@link Fault}; `undefined` until more is pushed. */
+  next(): unknown;
+}
+
+/** A reader of messages of at most `limit` bytes. */
+export function messageReader(framing: Framing, limit: number): MessageReader {
+  return framing === "ndjson" ? new LineReader(limit) : new FrameReader(limit, framing === "length");
+}
+
+/** Bytes that were cut into chunks and are one piece again when they are whole. */
+class Pieces {
+  #chunks: Uint8Array[] = [];
+  bytes = 0;
+
+  add(chunk: Uint8Array): void {
+    if (chunk.length === 0) return;
+    this.#chunks.push(chunk);
+    this.bytes += chunk.length;
+  }
+
+  take(): Uint8Array {
+    const whole = this.#chunks.length === 1 ? this.#chunks[0]! : Buffer.concat(this.#chunks, this.bytes);
+    this.#chunks = [];
+    this.bytes = 0;
+    return whole;
+  }
+}
+
+/** What is thrown away, but for its two ends. */
+class Skipped {
+  bytes = 0;
+  #head = nothing;
+  #tail = nothing;
+
+  add(chunk: Uint8Array): void {
+    if (chunk.length === 0) return;
+    if (this.bytes < SHOWN) this.#head = Buffer.concat([this.#head, chunk.subarray(0, SHOWN - this.#head.length)]);
+    this.#tail = chunk.length >= SHOWN ? chunk.slice(-SHOWN) : Buffer.concat([this.#tail, chunk]).subarray(-SHOWN);
+    this.bytes += chunk.length;
+  }
+
+  take(): Fault {
+    const fault = new Fault("too long", this.bytes, this.#head, this.#tail);
+    this.bytes = 0;
+    this.#head = nothing;
+    this.#tail = nothing;
+    return fault;
+  }
+}
+
+/** Lines. */
+class LineReader implements MessageReader {
+  readonly #limit: number;
+  readonly #rest = new Pieces();
+  readonly #skipped = new Skipped();
+  /** The end of the line is still to come. */
+  #isSkipping = false;
+  /** A message or fault that was found already. */
+  #first: unknown = undefined;
+  #lines: string[] = [];
+  #at = 0;
+  /** Lines that are to be decoded one by one, as not all of them can be. */
+  #raw: Uint8Array = nothing;
+
+  constructor(limit: number) {
+    this.#limit = limit;
+  }
+
+  push(chunk: Uint8Array): void {
+    let start = 0;
+    if (this.#rest.bytes > 0 || this.#isSkipping) {
+      const end = chunk.indexOf(NEWLINE);
+      if (end < 0) return this.#keep(chunk);
+      this.#keep(chunk.subarray(0, end));
+      this.#first = this.#isSkipping ? this.#skipped.take() : parseBytes(this.#rest.take());
+      this.#isSkipping = false;
+      start = end + 1;
+    }
+    const end = chunk.lastIndexOf(NEWLINE);
+    if (end >= start) this.#split(start === 0 && end === chunk.length ? chunk : chunk.subarray(start, end));
+    const from = Math.max(start, end + 1);
+    if (from < chunk.length) this.#keep(from === 0 ? chunk : chunk.subarray(from));
+  }
+
+  finish(): void {
+    if (this.#isSkipping) this.#first = this.#skipped.take();
+    else if (this.#rest.bytes > 0) {
+      const bytes = this.#rest.take();
+      const last = parseBytes(bytes);
+      this.#first = last instanceof Fault ? new Fault("cut", bytes.length, bytes, bytes) : last;
+    }
+    this.#isSkipping = false;
+  }
+
+  next(): unknown {
+    const first = this.#first;
+    if (first !== undefined) {
+      this.#first = undefined;
+      return first;
+    }
+    while (this.#at < this.#lines.length) {
+      const line = this.#lines[this.#at++]!;
+      if (line.length * 3 > this.#limit && (line.length > this.#limit || Buffer.byteLength(line) > this.#limit)) {
+        const bytes = Buffer.from(line);
+        return new Fault("too long", bytes.length, bytes, bytes);
+      }
+      const message = parseText(line);
+      if (message !== undefined) return message;
+    }
+    if (this.#at > 0) {
+      this.#lines = [];
+      this.#at = 0;
+    }
+    return this.#raw.length > 0 ? this.#nextRaw() : undefined;
+  }
+
+  #keep(bytes: Uint8Array): void {
+    if (this.#isSkipping) return this.#skipped.add(bytes);
+    this.#rest.add(bytes);
+    if (this.#rest.bytes <= this.#limit) return;
+    this.#isSkipping = true;
+    this.#skipped.add(this.#rest.take());
+  }
+
+  /** Whole lines, the last newline not among them. No byte of a longer character is a newline, so all are decoded at once. */
+  #split(bytes: Uint8Array): void {
+    try {
+      this.#lines = decoder.decode(bytes).split("\n");
+    } catch {
+      this.#raw = bytes; // one of them is not UTF-8
+    }
+  }
+
+  #nextRaw(): unknown {
+    while (this.#raw.length > 0) {
+      const end = this.#raw.indexOf(NEWLINE);
+      const line = end < 0 ? this.#raw : this.#raw.subarray(0, end);
+      this.#raw = end < 0 ? nothing : this.#raw.subarray(end + 1);
+      const message = line.length > this.#limit ? new Fault("too long", line.length, line, line) : parseBytes(line);
+      if (message !== undefined) return message;
+    }
+    return undefined;
+  }
+}
+
+/** Frames of a known length. */
+class FrameReader implements MessageReader {
+  readonly #limit: number;
+  readonly #isBinary: boolean;
+  readonly #rest = new Pieces();
+  readonly #skipped = new Skipped();
+  #bytes: Uint8Array = nothing;
+  #at = 0;
+  /** Of the body that comes next; -1: a head comes next. */
+  #length = -1;
+  /** Of a head: the length it has told so far. */
+  #told = -1;
+  /** Bytes of a body that is too long, or of a line that is no head. */
+  #toSkip = 0;
+  #isLost = false;
+  #cut: Fault | undefined = undefined;
+
+  constructor(limit: number, isBinary: boolean) {
+    this.#limit = limit;
+    this.#isBinary = isBinary;
+  }
+
+  push(chunk: Uint8Array): void {
+    if (this.#isLost) return;
+    this.#rest.add(chunk);
+    const enough = this.#toSkip > 0 || this.#rest.bytes >= (this.#length < 0 ? 1 : this.#length);
+    if (!enough) return;
+    this.#bytes = this.#rest.take();
+    this.#at = 0;
+  }
+
+  finish(): void {
+    const rest = this.#rest.bytes > 0 ? this.#rest.take() : nothing;
+    if (this.#toSkip > 0) this.#cut = this.#skipped.take();
+    else if (rest.length > 0 || this.#length > 0) this.#cut = new Fault("cut", rest.length, rest, rest);
+    this.#toSkip = 0;
+    this.#length = -1;
+  }
+
+  next(): unknown {
+    const cut = this.#cut;
+    if (cut) {
+      this.#cut = undefined;
+      return cut;
+    }
+    while (!this.#isLost && this.#at < this.#bytes.length) {
+      const found = this.#step();
+      if (found === "wait") break;
+      if (found !== undefined) return found;
+    }
+    if (this.#at < this.#bytes.length && !this.#isLost) {
+      this.#rest.add(this.#bytes.subarray(this.#at));
+    }
+    this.#bytes = nothing;
+    this.#at = 0;
+    return undefined;
+  }
+
+  /** A message, a fault, nothing yet, or `"wait"` for more bytes. */
+  #step(): unknown {
+    const left = this.#bytes.length - this.#at;
+    if (this.#toSkip > 0) {
+      const part = Math.min(left, this.#toSkip);
+      this.#skipped.add(this.#bytes.subarray(this.#at, this.#at + part));
+      this.#at += part;
+      this.#toSkip -= part;
+      return this.#toSkip === 0 ? this.#skipped.take() : undefined;
+    }
+    if (this.#length < 0) return this.#isBinary ? this.#readLength(left) : this.#readHeadLine(left);
+    if (left < this.#length) return "wait";
+    const body = this.#bytes.subarray(this.#at, this.#at + this.#length);
+    this.#at += this.#length;
+    this.#length = -1;
+    return parseBytes(body);
+  }
+
+  #readLength(left: number): unknown {
+    if (left < HEADER_BYTES) return "wait";
+    const view = new DataView(this.#bytes.buffer, this.#bytes.byteOffset + this.#at, HEADER_BYTES);
+    const length = view.getUint32(0);
+    if (length >= LENGTH_MAX) {
+      this.#isLost = true;
+      const bytes = this.#bytes.subarray(this.#at);
+      return new Fault("no frame", bytes.length, bytes, bytes, true);
+    }
+    this.#at += HEADER_BYTES;
+    return this.#expect(length);
+  }
+
+  #readHeadLine(left: number): unknown {
+    const end = this.#bytes.indexOf(NEWLINE, this.#at);
+    if (end < 0 && left <= HEAD_LINE_MAX) return "wait";
+    const line = this.#bytes.subarray(this.#at, end < 0 ? this.#bytes.length : end);
+    this.#at += line.length + (end < 0 ? 0 : 1);
+    const text = line.length > HEAD_LINE_MAX ? "?" : Buffer.from(line).toString("latin1").trim();
+    if (text === "") {
+      const told = this.#told;
+      this.#told = -1;
+      return told < 0 ? undefined : this.#expect(told);
+    }
+    const length = /^content-length:\s*(\d{1,15})$/i.exec(text);
+    if (length) this.#told = Number(length[1]);
+    else if (!/^content-type:/i.test(text)) return new Fault("no frame", line.length, line, line);
+    return undefined;
+  }
+
+  #expect(length: number): undefined {
+    if (length > this.#limit) this.#toSkip = length;
+    else if (length > 0) this.#length = length;
+    return undefined;
+  }
+}
+
+/** A message, a {@link Fault}, or `undefined` for nothing but white space. */
+function parseText(text: string): unknown {
+  if (text === "" || text === "\r") return undefined;
+  try {
+    return JSON.parse(text);
+  } catch {
+    if (text.trim() === "") return undefined;
+    const bytes = Buffer.from(text);
+    return new Fault("not JSON", bytes.length, bytes, bytes);
+  }
+}
+
+function parseBytes(bytes: Uint8Array): unknown {
+  let text: string;
+  try {
+    text = decoder.decode(bytes);
+  } catch {
+    return new Fault("not UTF-8", bytes.length, bytes, bytes);
+  }
+  return parseText(text);
+}
+
+/** Messages on their way out, gathered so that those of one turn are one write. */
+export class Outbox {
+  readonly #framing: Framing;
+  #text = "";
+  #frames: Uint8Array[] = [];
+  /** What waits here. */
+  bytes = 0;
+
+  constructor(framing: Framing) {
+    this.#framing = framing;
+  }
+
+  /** Adds a message: JSON in one line. Returns its bytes. */
+  add(json: string): number {
+    const length = Buffer.byteLength(json);
+    let framed = length;
+    if (this.#framing === "ndjson") {
+      this.#text = this.#text === "" ? json + "\n" : this.#text + json + "\n";
+      framed += 1;
+    } else if (this.#framing === "length") {
+      const frame = Buffer.allocUnsafe(HEADER_BYTES + length);
+      frame.writeUInt32BE(length);
+      frame.write(json, HEADER_BYTES);
+      this.#frames.push(frame);
+      framed += HEADER_BYTES;
+    } else {
+      const head = `Content-Length: ${length}\r\n\r\n`;
+      this.#text += head + json;
+      framed += head.length;
+    }
+    this.bytes += framed;
+    return framed;
+  }
+
+  /** All that waits, to be written as it is. */
+  take(): string | Uint8Array {
+    this.bytes = 0;
+    if (this.#framing !== "length") {
+      const text = this.#text;
+      this.#text = "";
+      return text;
+    }
+    const frames = this.#frames;
+    this.#frames = [];
+    return frames.length === 1 ? frames[0]! : Buffer.concat(frames);
+  }
+}

@@ -1,0 +1,321 @@
+/** One pool: which worker gets a call, which calls wait, and how each one settles. */
+
+import type { EventEmitter } from "node:events";
+import {
+  BackpressureError,
+  type ExitReport,
+  NoWorkerError,
+  PoolFailedError,
+  type ProtocolError,
+  RequestTimeoutError,
+  WorkerExitedError,
+} from "../errors.ts";
+import type { Transport, WorkerProcess } from "../supervisor/process.ts";
+import { Supervisor, type SupervisorEvents } from "../supervisor/supervisor.ts";
+import type { ResolvedStdioPool } from "./config.ts";
+import { type Call, LinkCounts, type LinkIdentity, type LinkOwner, sinkOf, StdioLink } from "./link.ts";
+import type { RpcMessage } from "./rpc.ts";
+
+/** What a pool tells its bus. */
+export interface PoolOwner {
+  asked(worker: LinkIdentity, message: RpcMessage, signal: AbortSignal): unknown;
+  notified(worker: LinkIdentity, message: RpcMessage): Promise<unknown> | null;
+  fault(worker: LinkIdentity, error: ProtocolError): void;
+  /** A call of the pool was answered, that many ms after it was made. */
+  took(ms: number): void;
+}
+
+/** What the bus needs of a supervisor; a test may give another. */
+export type PoolSupervisor = EventEmitter<SupervisorEvents> &
+  Pick<Supervisor<StdioLink>, "start" | "stop" | "resize" | "links" | "workers">;
+/** @internal */
+export type MakeSupervisor = (pool: ResolvedStdioPool, transport: Transport<StdioLink>) => PoolSupervisor;
+
+const makeSupervisor: MakeSupervisor = (pool, transport) => new Supervisor(pool.program, transport);
+
+export class Pool implements LinkOwner {
+  readonly options: ResolvedStdioPool;
+  readonly supervisor: PoolSupervisor;
+  /** Times a worker was started again. */
+  restarts = 0;
+  readonly #owner: PoolOwner;
+  /** Calls for whichever worker has room first. */
+  readonly #waiting = new Set<Call>();
+  /** Those, and the ones that wait for a worker of their own. */
+  #waitingCount = 0;
+  /** Of all processes whose output was not read to its end, also of those that take nothing new. */
+  readonly #links = new Set<StdioLink>();
+  /** Of processes that have ended. */
+  readonly #past = new LinkCounts();
+  #turn = 0;
+  readonly #whenGone: (() => void)[] = [];
+  #lastExit: ExitReport | null = null;
+
+  constructor(options: ResolvedStdioPool, owner: PoolOwner, make: MakeSupervisor = makeSupervisor) {
+    this.options = options;
+    this.#owner = owner;
+    this.supervisor = make(options, { stdin: "pipe", stdout: "pipe", open: (process) => this.#open(process) });
+    this.supervisor.on("ready", () => this.#pump());
+    this.supervisor.on("exit", (report) => (this.#lastExit = report));
+    this.supervisor.on("state", (worker) => {
+      if (worker.state === "backoff") this.restarts++;
+      if (worker.state === "failed" || worker.state === "stopped") this.#giveUpIfHopeless();
+    });
+  }
+
+  /** Calls with workers. */
+  get inFlight(): number {
+    let sum = 0;
+    for (const link of this.#links) sum += link.inFlight;
+    return sum;
+  }
+
+  /** Calls that wait for one. */
+  get waiting(): number {
+    return this.#waitingCount;
+  }
+
+  get links(): Iterable<StdioLink> {
+    return this.#links;
+  }
+
+  /** Of all its processes, past ones too. */
+  counts(): LinkCounts {
+    const sum = new LinkCounts();
+    sum.add(this.#past);
+    for (const link of this.#links) sum.add(link.counts);
+    return sum;
+  }
+
+  /** Gives a call to a worker, or has it wait. */
+  dispatch(call: Call): void {
+    if (this.#waiting.size > 0 || !this.#deliver(call)) this.#wait(call);
+  }
+
+  /** Its caller gives up, with that error. */
+  abandon(call: Call, error: unknown): void {
+    if (call.isSettled) return;
+    if (call.link) call.link.giveUp(call);
+    else this.#forget(call);
+    call.settle(true, error);
+  }
+
+  /** Rejects what is late; returns when the next one will be, `Infinity`: none. */
+  expire(now: number): number {
+    let next = Infinity;
+    const check = (call: Call): void => {
+      if (call.deadline <= now) this.#timeOut(call, now);
+      else if (call.deadline < next) next = call.deadline;
+    };
+    for (const call of this.#waiting) check(call);
+    for (const link of this.#links) {
+      for (const call of link.waiting) check(call);
+      for (const call of link.calls) check(call);
+    }
+    return next;
+  }
+
+  /** Rejects what waits, with that error. */
+  rejectWaiting(error: unknown): void {
+    for (const call of this.#waiting) this.abandon(call, error);
+    for (const link of this.#links) for (const call of link.waiting) this.abandon(call, error);
+  }
+
+  // ---- routing --------------------------------------------------------------------------------------------------------
+
+  /** `false`: no worker has room. */
+  #deliver(call: Call): boolean {
+    const { key } = call.options;
+    const link = key === undefined ? this.#leastBusy() : this.#ownerOf(key);
+    if (!link) return false;
+    if (key !== undefined && (link.waiting.size > 0 || !link.canTake())) {
+      if (!this.#mayWait(call)) return true;
+      link.waiting.add(call);
+      this.#waitingCount++;
+      return true;
+    }
+    this.#send(link, call);
+    return true;
+  }
+
+  #send(link: StdioLink, call: Call): void {
+    try {
+      link.send(call);
+    } catch (error) {
+      call.settle(true, error);
+    }
+  }
+
+  /** The worker with the fewest calls; of equal ones each in turn. */
+  #leastBusy(): StdioLink | null {
+    const { links } = this.supervisor;
+    const { length } = links;
+    let best: StdioLink | null = null;
+    let turn = this.#turn;
+    for (let i = 0; i < length; i++) {
+      if (turn >= length) turn = 0;
+      const link = links[turn++]!;
+      if ((best === null || link.inFlight < best.inFlight) && link.canTake()) {
+        best = link;
+        this.#turn = turn;
+      }
+    }
+    return best;
+  }
+
+  /** The live worker that has a key: when one comes or goes, only keys of that one move (rendezvous hashing). */
+  #ownerOf(key: string): StdioLink | null {
+    let best: StdioLink | null = null;
+    let highest = -1;
+    for (const link of this.supervisor.links) {
+      if (!link.isOpen) continue;
+      const weight = Bun.hash.xxHash32(key, link.identity.worker);
+      if (weight <= highest) continue;
+      best = link;
+      highest = weight;
+    }
+    return best;
+  }
+
+  // ---- waiting --------------------------------------------------------------------------------------------------------
+
+  #wait(call: Call): void {
+    if (!this.#mayWait(call)) return;
+    if (this.#isHopeless()) {
+      call.settle(true, this.#failedError());
+      return;
+    }
+    this.#waiting.add(call);
+    this.#waitingCount++;
+  }
+
+  /** `false`: it was rejected. */
+  #mayWait(call: Call): boolean {
+    const { limit, policy } = this.options.limits.queue;
+    if (policy === "wait" || call.wasRetried || this.#waitingCount < limit) return true;
+    call.settle(true, new BackpressureError(`pool "${this.options.id}"`, this.#waitingCount, limit));
+    return false;
+  }
+
+  #forget(call: Call): void {
+    if (this.#waiting.delete(call)) this.#waitingCount--;
+    else for (const link of this.#links) if (link.waiting.delete(call)) this.#waitingCount--;
+  }
+
+  #pump(): void {
+    for (const call of this.#waiting) {
+      // A call is taken out only when there is room for it, so it keeps its place.
+      if (call.options.key === undefined && !this.supervisor.links.some((link) => link.canTake())) return;
+      if (this.supervisor.links.length === 0) return;
+      this.#forget(call);
+      if (!this.#deliver(call)) this.#wait(call);
+    }
+  }
+
+  #isHopeless(): boolean {
+    if (this.supervisor.links.length > 0) return false;
+    return this.supervisor.workers.every(({ state }) => state === "failed" || state === "stopped");
+  }
+
+  #giveUpIfHopeless(): void {
+    if (this.#waitingCount > 0 && this.#isHopeless()) this.rejectWaiting(this.#failedError());
+  }
+
+  #failedError(): PoolFailedError {
+    const { id } = this.options;
+    return new PoolFailedError(
+      id,
+      this.#lastExit ? new WorkerExitedError("its last worker", id, this.#lastExit) : undefined,
+    );
+  }
+
+  #timeOut(call: Call, now: number): void {
+    const ms = call.deadline - call.startedAt;
+    const { id } = this.options;
+    const queuedMs = (call.link ? call.sentAt : now) - call.startedAt;
+    if (!call.link && !call.wasRetried && this.supervisor.links.length === 0) {
+      this.abandon(call, new NoWorkerError(id, queuedMs, "pool"));
+      return;
+    }
+    const ran = call.link !== null || call.wasRetried;
+    const what = `${JSON.stringify(call.method)} of pool "${id}"`;
+    this.abandon(call, new RequestTimeoutError(what, ms, queuedMs, call.link ? now - call.sentAt : 0, ran));
+  }
+
+  // ---- links ----------------------------------------------------------------------------------------------------------
+
+  async #open(process: WorkerProcess): Promise<StdioLink> {
+    const { id: worker, life, pid } = process;
+    const { id, framing, limits, ready } = this.options;
+    const link = new StdioLink(
+      { pool: id, worker, life, pid },
+      { sink: sinkOf(process.stdin!), source: process.stdout! },
+      { framing, ...limits },
+      this,
+      process,
+    );
+    this.#links.add(link);
+    void process.exited.then((report) => link.ended(report));
+    if (ready) await link.ready;
+    return link;
+  }
+
+  settled(call: Call, isError: boolean, value: unknown): void {
+    if (call.kind !== "notification") this.#owner.took(performance.now() - call.startedAt);
+    call.settle(isError, value);
+  }
+
+  hasRoom(link: StdioLink): void {
+    for (const call of link.waiting) {
+      if (!link.canTake()) break;
+      link.waiting.delete(call);
+      this.#waitingCount--;
+      this.#send(link, call);
+    }
+    if (this.#waiting.size > 0) this.#pump();
+  }
+
+  closed(link: StdioLink): void {
+    for (const call of link.waiting) {
+      this.#forget(call);
+      this.dispatch(call);
+    }
+  }
+
+  gone(link: StdioLink): void {
+    this.#links.delete(link);
+    this.#past.add(link.counts);
+    if (this.#links.size > 0) return;
+    for (const done of this.#whenGone.splice(0)) done();
+  }
+
+  /** Resolves when all that its processes wrote was read; they have ended. */
+  async allGone(): Promise<void> {
+    if (this.#links.size > 0) await new Promise<void>((done) => this.#whenGone.push(done));
+  }
+
+  died(calls: Call[], report: ExitReport): void {
+    for (const call of calls) {
+      call.link = null;
+      if (call.isSettled) continue;
+      if (call.options.idempotent && !call.wasRetried) {
+        call.wasRetried = true;
+        this.dispatch(call);
+      } else {
+        call.settle(true, new WorkerExitedError(`request ${JSON.stringify(call.method)}`, this.options.id, report));
+      }
+    }
+  }
+
+  asked(link: StdioLink, message: RpcMessage, signal: AbortSignal): unknown {
+    return this.#owner.asked(link.identity, message, signal);
+  }
+
+  notified(link: StdioLink, message: RpcMessage): Promise<unknown> | null {
+    return this.#owner.notified(link.identity, message);
+  }
+
+  fault(link: StdioLink, error: ProtocolError): void {
+    this.#owner.fault(link.identity, error);
+  }
+}

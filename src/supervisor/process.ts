@@ -1,0 +1,349 @@
+/** One process of a worker: its start, its standard error, signals to its whole group, and its end in steps. */
+
+import { closeSync, statSync, writeSync } from "node:fs";
+import { constants } from "node:os";
+import { resolve } from "node:path";
+import { getSystemErrorMap } from "node:util";
+import type { SocketHandler, UnixSocketOptions } from "bun";
+import { type ExitReport, InvalidConfigError, ProgramNotFoundError, WorkerStartError } from "../errors.ts";
+import { findLauncher } from "../native/find.ts";
+import type { ResolvedPool, StopOptions } from "./options.ts";
+import { StderrTail } from "./stderr.ts";
+
+/** How the supervisor connects a worker process: given by who talks to it. */
+export interface Transport<Link extends WorkerLink> {
+  /** What the process gets as standard input. */
+  readonly stdin: "pipe" | "ignore";
+  readonly stdout: "pipe" | "ignore" | "inherit";
+  /**
+   * Resolves to the link when the worker is ready. `signal` aborts when its startup time is over, its process ends or the pool
+   * stops: then the result is not used, and whatever it resolves to later is told `ended`. A rejection ends the process.
+   */
+  open(process: WorkerProcess, signal: AbortSignal): Promise<Link>;
+}
+
+/** The connection to one worker that is ready. */
+export interface WorkerLink {
+  /** Requests that it has. */
+  readonly inFlight: number;
+  /** Takes nothing new; resolves when what runs is answered. May be called more than once. */
+  drain(): Promise<void>;
+  /** The process has ended: fails what is open. Standard output may have bytes that were not read yet: they come first. */
+  ended(report: ExitReport): void;
+}
+
+/** The process of a worker. */
+export interface WorkerProcess {
+  /** Index of the worker in its pool. */
+  readonly id: number;
+  /** 1 for the worker's first process, 2 for the next, … */
+  readonly life: number;
+  /** Of the program itself, which leads a process group of its own. */
+  readonly pid: number;
+  /** The supervisor ends it when the worker is to stop. `null` unless the transport has `stdin: "pipe"`. */
+  readonly stdin: Bun.FileSink | null;
+  /** `null` unless the transport has `stdout: "pipe"`. The supervisor never reads it. */
+  readonly stdout: ReadableStream<Uint8Array> | null;
+  /** Resolves when it has ended, and all that was in its group. Never rejects. */
+  readonly exited: Promise<ExitReport>;
+  /** The last 64 KiB of standard error. */
+  readonly stderrTail: string;
+  /** Sends a signal to its group; default SIGTERM. Nothing happens when it has ended. */
+  kill(signal?: NodeJS.Signals): void;
+  /** The worker answered a request: it counts for `recycle.maxRequests`. */
+  served(): void;
+  /** The worker is to be replaced, as by its age: a new one is started, then this one drained and stopped. */
+  recycle(): void;
+}
+
+/** How long SIGKILL may take, in ms; beyond it the process hangs in the kernel. */
+const KILL_MS = 5_000;
+/** How long standard error is read after the end, in ms: a process that left the group may hold it open. */
+const STDERR_MS = 200;
+
+/** `undefined`: nobody has looked for it yet. */
+let launcher: string | null | undefined;
+
+/** Path of the launcher; `null`, and a warning the first time, where there is none. */
+function useLauncher(): string | null {
+  if (launcher !== undefined) return launcher;
+  launcher = findLauncher();
+  if (launcher === null) {
+    const effect = "workers that ignore the end of their input outlive a host that is killed";
+    process.emitWarning(`there is no slotbus-launcher here: ${effect}.`, { type: "SlotbusWarning" });
+  }
+  return launcher;
+}
+
+/**
+ * Path of the program of a pool.
+ *
+ * @throws {InvalidConfigError} without its working directory, {@link ProgramNotFoundError}.
+ */
+export function findProgram(pool: ResolvedPool): string {
+  if (!statSync(pool.cwd, { throwIfNoEntry: false })?.isDirectory()) {
+    throw new InvalidConfigError(`cwd is ${JSON.stringify(pool.cwd)}; there is no such directory.`);
+  }
+  const PATH = "PATH" in pool.env ? (pool.env["PATH"] ?? "") : (process.env["PATH"] ?? "");
+  const isPath = pool.command.includes("/");
+  const found = Bun.which(isPath ? resolve(pool.cwd, pool.command) : pool.command, { PATH, cwd: pool.cwd });
+  if (found) return resolve(pool.cwd, found);
+  const where = isPath ? `seen from ${pool.cwd}` : `PATH is ${JSON.stringify(PATH)}`;
+  throw new ProgramNotFoundError(pool.name, pool.command, where);
+}
+
+/** @internal What a {@link Process} tells its supervisor. */
+export interface Owner {
+  readonly pool: ResolvedPool;
+  log(worker: { id: number; pid: number }, line: string): void;
+  served(process: Process): void;
+  recycle(process: Process): void;
+}
+
+type Child = Bun.Subprocess<"pipe" | "ignore", "pipe" | "ignore" | "inherit", "pipe" | "inherit">;
+
+/** @internal A {@link WorkerProcess}, as its supervisor has it. */
+export class Process implements WorkerProcess {
+  readonly id: number;
+  readonly life: number;
+  readonly stdin: Bun.FileSink | null;
+  readonly stdout: ReadableStream<Uint8Array> | null;
+  readonly exited: Promise<ExitReport>;
+  /** Resolves when the program runs. Rejects with {@link ProgramNotFoundError} or {@link WorkerStartError}. */
+  readonly started: Promise<void>;
+  readonly startedAt = performance.now();
+  requests = 0;
+  readonly #owner: Owner;
+  readonly #child: Child;
+  readonly #stderr: StderrTail | null;
+  /** Socket whose other end the launcher has: it takes signals, and its end tells the launcher that we are gone. */
+  #lifeline = -1;
+  #pid = 0;
+  #how: ExitReport["how"] = "itself";
+  /** Its number may be another's from now on. */
+  #isGone = false;
+  /** Its report is complete. */
+  #ended = false;
+
+  /** @throws {@link ProgramNotFoundError}, {@link WorkerStartError}. */
+  constructor(
+    owner: Owner,
+    program: string,
+    id: number,
+    life: number,
+    io: Pick<Transport<WorkerLink>, "stdin" | "stdout">,
+  ) {
+    const { pool } = owner;
+    this.#owner = owner;
+    this.id = id;
+    this.life = life;
+    const through = useLauncher();
+    const identity = pool.uid === undefined ? {} : { uid: pool.uid, gid: pool.gid! };
+    try {
+      this.#child = Bun.spawn([...(through === null ? [] : [through]), program, ...pool.args], {
+        ...identity,
+        cwd: pool.cwd,
+        env: { ...process.env, ...pool.env },
+        detached: true, // a group of its own
+        stdio: [
+          io.stdin,
+          io.stdout,
+          pool.stderr === "log" ? "pipe" : "inherit",
+          ...(through === null ? [] : (["socket-fd", "socket-fd"] as const)),
+        ],
+      }) as Child;
+    } catch (cause) {
+      const { code = "", message } = cause as { code?: string; message: string };
+      if (through === null) throw startError(pool, id, code, cause);
+      throw new WorkerStartError(pool.name, id, `could not be started by ${through}: ${message}`, null, cause);
+    }
+    this.stdin = (this.#child.stdin as Bun.FileSink | undefined) ?? null;
+    this.stdout = (this.#child.stdout as ReadableStream<Uint8Array> | undefined) ?? null;
+    if (through === null) {
+      this.#pid = this.#child.pid;
+      this.started = Promise.resolve();
+    } else {
+      const [, , , lifeline, status] = this.#child.stdio as unknown as [null, null, null, number, number];
+      this.#lifeline = lifeline;
+      this.started = readStatus(status).then((text) => this.#launched(text));
+    }
+    const begun = this.started.catch(() => {}); // a line that comes earlier has no process id yet
+    const { stderr } = this.#child;
+    this.#stderr = stderr ? new StderrTail(stderr, begun, (line) => owner.log({ id, pid: this.pid }, line)) : null;
+    this.exited = this.#watch();
+  }
+
+  get pid(): number {
+    return this.#pid;
+  }
+
+  get stderrTail(): string {
+    return this.#stderr?.text ?? "";
+  }
+
+  get uptimeMs(): number {
+    return performance.now() - this.startedAt;
+  }
+
+  kill(signal: NodeJS.Signals = "SIGTERM"): void {
+    if (this.#ended) return;
+    if (signal === "SIGTERM" || signal === "SIGKILL") this.#advance(signal);
+    this.#signal(signal);
+  }
+
+  served(): void {
+    this.requests++;
+    this.#owner.served(this);
+  }
+
+  recycle(): void {
+    this.#owner.recycle(this);
+  }
+
+  ref(): void {
+    this.#child.ref();
+  }
+
+  unref(): void {
+    this.#child.unref();
+  }
+
+  /**
+   * Ends it: `drain`, the end of its input, SIGTERM, SIGKILL, each when the step before did not do within its time. Resolves
+   * to the report always. Called again, the faster of both goes first.
+   */
+  async end(steps: Required<StopOptions>, drain: (() => Promise<void>) | null): Promise<ExitReport> {
+    if (drain && !this.#ended) {
+      this.#advance("drain");
+      const drained = drain();
+      drained.catch(() => {}); // then the next step is due
+      await this.#within(steps.drain, drained);
+    }
+    if (this.stdin && !this.#ended) {
+      this.#advance("end of input");
+      this.#endInput();
+      await this.#within(steps.endOfInput);
+    }
+    if (!this.#ended) {
+      this.#advance("SIGTERM");
+      this.#signal("SIGTERM");
+      await this.#within(steps.term);
+    }
+    if (!this.#ended) {
+      this.#advance("SIGKILL");
+      this.#signal("SIGKILL");
+      await this.#within(KILL_MS);
+    }
+    if (!this.#ended) {
+      // Whatever holds up the launcher, it ends; and the program with it.
+      this.#child.kill("SIGKILL");
+      await this.#within(STDERR_MS);
+      if (!this.#ended) return { ...this.#report(), how: "nothing" };
+    }
+    return this.exited;
+  }
+
+  /** A step counts only when a later one has not begun. */
+  #advance(how: ExitReport["how"]): void {
+    const order: ExitReport["how"][] = ["itself", "drain", "end of input", "SIGTERM", "SIGKILL"];
+    if (order.indexOf(how) > order.indexOf(this.#how)) this.#how = how;
+  }
+
+  /** Resolves when it has ended, when `done` has settled, or after `ms`. */
+  async #within(ms: number, done?: Promise<void>): Promise<void> {
+    if (this.#ended || ms === 0) return;
+    const { promise, resolve: goOn } = Promise.withResolvers<void>();
+    const timer = setTimeout(goOn, ms);
+    void this.exited.then(() => goOn());
+    done?.then(goOn, goOn);
+    await promise;
+    clearTimeout(timer);
+  }
+
+  #endInput(): void {
+    try {
+      const end = this.stdin?.end();
+      if (end instanceof Promise) end.catch(() => {}); // it reads no more
+    } catch {
+      // it has closed its input
+    }
+  }
+
+  #signal(signal: NodeJS.Signals): void {
+    if (this.#isGone) return;
+    try {
+      if (this.#lifeline >= 0) writeSync(this.#lifeline, Uint8Array.of(constants.signals[signal]));
+      else if (this.#pid > 0) process.kill(-this.#pid, signal);
+    } catch {
+      // it has ended a moment ago
+    }
+  }
+
+  #launched(text: string): void {
+    const [word, value = ""] = text.trim().split(" ");
+    if (word === "pid") {
+      this.#pid = Number(value);
+      return;
+    }
+    const [code = ""] = getSystemErrorMap().get(-Number(value)) ?? [];
+    throw startError(this.#owner.pool, this.id, word === "error" ? code : "", undefined);
+  }
+
+  async #watch(): Promise<ExitReport> {
+    await this.#child.exited;
+    if (this.#lifeline < 0) this.#signal("SIGKILL"); // what it left in its group
+    this.#isGone = true;
+    if (this.#lifeline >= 0) closeSync(this.#lifeline);
+    this.#endInput();
+    await this.#stderr?.finish(STDERR_MS);
+    this.#ended = true;
+    return this.#report();
+  }
+
+  #report(): ExitReport {
+    const { exitCode, signalCode } = this.#child;
+    return {
+      worker: this.id,
+      life: this.life,
+      pid: this.#pid,
+      exitCode: signalCode === null ? exitCode : null,
+      signal: signalCode === null ? null : String(signalCode),
+      uptimeMs: this.uptimeMs,
+      how: this.#how,
+      stderrTail: this.stderrTail,
+    };
+  }
+}
+
+function startError(
+  pool: ResolvedPool,
+  id: number,
+  code: string,
+  cause: unknown,
+): ProgramNotFoundError | WorkerStartError {
+  const [, text = "the launcher ended"] = [...getSystemErrorMap().values()].find(([name]) => name === code) ?? [];
+  if (code === "ENOENT" || code === "ENOTDIR") {
+    return new ProgramNotFoundError(pool.name, pool.command, "it, or the interpreter that it names, is missing", cause);
+  }
+  if (code === "EACCES") return new ProgramNotFoundError(pool.name, pool.command, "it may not be executed", cause);
+  return new WorkerStartError(pool.name, id, `could not be started: ${text}${code && ` (${code})`}`, null, cause);
+}
+
+/** What the launcher says, as soon as the program runs: `pid 1234`, or `error 2` with the number of the system's error. */
+function readStatus(fd: number): Promise<string> {
+  const { promise, resolve: done } = Promise.withResolvers<string>();
+  let text = "";
+  const socket: SocketHandler<undefined> = {
+    data: (_, bytes) => {
+      text += bytes.toString("latin1");
+    },
+    close: () => done(text),
+    error: () => {},
+  };
+  // Bun adopts a connected descriptor, and closes it; its types know only addresses.
+  Bun.connect({ fd, socket } as unknown as UnixSocketOptions<undefined>).catch(() => {
+    closeSync(fd);
+    done("");
+  });
+  return promise;
+}

@@ -1,0 +1,220 @@
+/** Workers that a bus starts itself. */
+
+import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import {
+  BusClosedError,
+  InvalidConfigError,
+  RequestTimeoutError,
+  SlotBus,
+  WorkerDiedError,
+  type WorkersOptions,
+  WorkerStartError,
+} from "../src/index.ts";
+import { lives } from "./line-transport.ts";
+import { Child, descriptors, rejection, until, Workspace } from "./support.ts";
+
+const entry = join(import.meta.dir, "fixtures/bus-worker.ts");
+const quick = { drain: 5_000, term: 3_000 };
+
+/** A bus with workers that take two requests at once. */
+async function start(space: Workspace, workers: Partial<WorkersOptions> = {}, options: object = {}): Promise<SlotBus> {
+  return space.bus({ workers: { entry, args: ["2"], stop: quick, ...workers }, ...options });
+}
+
+function pids(bus: SlotBus): number[] {
+  return bus.supervisor!.workers.map(({ pid }) => pid);
+}
+
+describe("workers of a bus", () => {
+  test("are attached when create resolves, find the bus by their environment, and are gone when it is closed", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 2, max: 2, env: { GREETING: "hello" }, cwd: import.meta.dir });
+    expect(bus.workers.map(({ pid }) => pid).sort()).toEqual(pids(bus).sort());
+    expect(bus.workers.length).toBe(2);
+    const running = pids(bus);
+    const response = await bus.request({ path: "/env" });
+    expect(response.json<string[]>()).toEqual(["hello", import.meta.dir]);
+    expect(running).toContain(Number((await bus.request({ path: "/" })).text()));
+    let died = 0;
+    bus.on("workerDied", () => died++);
+    await bus.close();
+    expect(running.filter(lives)).toEqual([]);
+    expect(died).toBe(0);
+  });
+
+  test("become more while requests wait, up to max, and fewer when they were not needed for the idle time", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 1, max: 3, idle: 400 });
+    const [first] = pids(bus);
+    let left = 0;
+    let died = 0;
+    bus.on("workerLeft", () => left++);
+    bus.on("workerDied", () => died++);
+    const asked = Array.from({ length: 60 }, () => bus.request({ path: "/slow", query: "100" }));
+    await until(() => bus.workers.length === 3, "three workers");
+    const answers = await Promise.all(asked);
+    expect(new Set(answers.map((answer) => answer.text())).size).toBe(3);
+    expect(bus.supervisor!.workers.length).toBe(3);
+    await until(() => bus.workers.length === 1, "one worker");
+    expect(pids(bus)).toEqual([first!]);
+    await until(() => left === 2, "two departures");
+    expect(died).toBe(0);
+    expect((await bus.request({ path: "/" })).text()).toBe(String(first));
+  });
+
+  test("with min 0 there is none until a request comes", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 0, max: 2, idle: 300 });
+    expect(bus.supervisor!.workers).toEqual([]);
+    const text = (await bus.request({ path: "/" })).text();
+    expect(bus.workers.map(({ pid }) => pid)).toEqual([Number(text)]);
+    await until(() => bus.supervisor!.workers.length === 0, "none again");
+    await until(() => !lives(Number(text)), "its end");
+    expect((await bus.request({ path: "/" })).text()).not.toBe(text);
+  });
+
+  test("a killed one comes back as another process; what it had is rejected, what waited is answered", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 1, max: 1, restart: { backoff: { initial: 10 } } });
+    const [pid] = pids(bus);
+    const running = [1, 2].map(() => rejection<WorkerDiedError>(bus.request({ path: "/slow", query: "60000" })));
+    const waiting = bus.request({ path: "/" });
+    await until(() => bus.diagnostics().slots.filter(({ state }) => state === "CLAIMED").length === 2, "both claimed");
+    process.kill(pid!, "SIGKILL");
+    for (const error of await Promise.all(running)) {
+      expect(error).toBeInstanceOf(WorkerDiedError);
+      expect([error.pid, error.mayHaveExecuted]).toEqual([pid!, true]);
+    }
+    const text = (await waiting).text();
+    expect([Number(text)]).toEqual(pids(bus));
+    expect(Number(text)).not.toBe(pid!);
+    expect(bus.supervisor!.workers[0]).toMatchObject({ life: 2, restarts: 1, state: "ready" });
+  });
+
+  test("one that ends itself comes back too", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 1, max: 1, restart: { backoff: { initial: 10 } } });
+    const [pid] = pids(bus);
+    expect(await rejection(bus.request({ path: "/exit", query: "3" }))).toBeInstanceOf(WorkerDiedError);
+    expect((await bus.request({ path: "/" })).text()).not.toBe(String(pid));
+  });
+
+  test("are replaced after so many requests, under load, and no request is lost", async () => {
+    await using space = new Workspace();
+    const stop = { drain: 1_000, term: 3_000 };
+    const bus = await start(space, { min: 2, max: 2, recycle: { maxRequests: 50 }, stop });
+    let died = 0;
+    bus.on("workerDied", () => died++);
+    const seen = new Set<string>();
+    const ends = performance.now() + 20_000;
+    const ask = async (): Promise<void> => {
+      while (seen.size < 5 && performance.now() < ends) {
+        seen.add((await bus.request({ path: "/slow", query: "2" })).text());
+      }
+    };
+    await Promise.all(Array.from({ length: 8 }, ask)); // without a pause: what drains is never idle by chance
+    expect(seen.size).toBeGreaterThanOrEqual(5);
+    expect(died).toBe(0);
+    expect(bus.supervisor!.restarts).toBe(0);
+  });
+
+  test("one that was evicted is replaced", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 1, max: 1, args: ["2", "stay"] });
+    const [pid] = pids(bus);
+    bus.evict(bus.workers[0]!.id, "for a test");
+    expect((await bus.request({ path: "/" })).text()).not.toBe(String(pid));
+    await until(() => !lives(pid!), "its end");
+  });
+
+  test("close settles what runs and waits, and ends a worker that hangs", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 1, max: 1, stop: { drain: 0, term: 200 } });
+    const [pid] = pids(bus);
+    const lost = Array.from({ length: 3 }, () => rejection(bus.request({ path: "/slow", query: "60000" })));
+    await until(() => bus.diagnostics().slots.filter(({ state }) => state === "CLAIMED").length === 2, "both claimed");
+    process.kill(pid!, "SIGSTOP");
+    await bus.close({ timeout: 100 });
+    for (const error of await Promise.all(lost)) expect(error).toBeInstanceOf(BusClosedError);
+    expect(lives(pid!)).toBe(false);
+  });
+
+  test("a close while workers start ends those too", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 0, max: 3 });
+    const lost = Array.from({ length: 6 }, () => rejection(bus.request({ path: "/slow", query: "60000" })));
+    await until(() => bus.supervisor!.workers.length === 3, "three on their way");
+    await bus.close({ timeout: 0 });
+    for (const error of await Promise.all(lost)) expect(error).toBeInstanceOf(BusClosedError);
+    expect(bus.supervisor!.workers.map(({ state }) => state)).toEqual(["stopped", "stopped", "stopped"]);
+  });
+
+  test("an entry that fails rejects create, with its code and its words, and gives the name back", async () => {
+    await using space = new Workspace();
+    const before = descriptors();
+    const env = { SLOTBUS_NAME: "of nobody" }; // the bus knows better
+    const failing = join(import.meta.dir, "fixtures/failing-worker.ts");
+    const error = await rejection<WorkerStartError>(space.bus({ workers: { entry: failing, env, stderr: "log" } }));
+    expect(error).toBeInstanceOf(WorkerStartError);
+    expect(error.report).toMatchObject({ how: "itself", exitCode: 9, stderrTail: `no database for ${space.name}\n` });
+    await using bus = await start(space);
+    expect(bus.workers.length).toBe(1);
+    await bus.close();
+    expect(descriptors()).toBeLessThanOrEqual(before + 1);
+  });
+
+  test("they are replaced and scaled without a wrong error: a timeout stays a timeout", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 1, max: 2 });
+    const asked = Array.from({ length: 4 }, () =>
+      rejection(bus.request({ path: "/slow", query: "60000" }, { timeout: 300 })),
+    );
+    for (const error of await Promise.all(asked)) expect(error).toBeInstanceOf(RequestTimeoutError);
+  });
+
+  test("a hub that is killed leaves none of them after one second", async () => {
+    await using space = new Workspace();
+    await using hub = new Child("bus-hub.ts", [space.name], { SLOTBUS_DIR: space.directory });
+    const running = JSON.parse(await hub.line("[")) as number[];
+    expect(running.filter(lives).length).toBe(2);
+    await hub.kill("SIGKILL");
+    space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
+    await until(() => !running.some(lives), "both are gone", 1_000);
+  });
+});
+
+describe("options of the workers", () => {
+  for (const [what, workers] of [
+    ["no object", 7],
+    ["no entry", {}],
+    ["an entry that is no path", { entry: 7 }],
+    ["an entry that is no file", { entry: "/no/such/file.ts" }],
+    ["an entry on the web", { entry: new URL("https://example.com/worker.ts") }],
+    ["a min of -1", { entry, min: -1 }],
+    ["a min above the most links", { entry, min: 65 }],
+    ["a max below min", { entry, min: 3, max: 2 }],
+    ["a max of 0", { entry, min: 0, max: 0 }],
+    ["an idle of 0", { entry, idle: 0 }],
+    ["args that are none", { entry, args: "-v" }],
+    ["an option of no pool", { entry, instances: 2 }],
+    ["a bad restart", { entry, restart: { policy: "maybe" } }],
+    ["a bad stop", { entry, stop: { drain: -1 } }],
+  ] as const) {
+    test(`${what}: one InvalidConfigError, and the name is free`, async () => {
+      await using space = new Workspace();
+      const given = workers as unknown as WorkersOptions;
+      expect(await rejection(space.bus({ workers: given }))).toBeInstanceOf(InvalidConfigError);
+      await space.bus();
+    });
+  }
+
+  test("an entry may be a URL, or a path seen from cwd", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { entry: new URL("./fixtures/bus-worker.ts", import.meta.url) });
+    expect((await bus.request({ path: "/" })).status).toBe(200);
+    await bus.close();
+    const other = await start(space, { entry: "bus-worker.ts", cwd: join(import.meta.dir, "fixtures") });
+    expect((await other.request({ path: "/" })).status).toBe(200);
+  });
+});

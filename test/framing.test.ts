@@ -1,0 +1,151 @@
+/** Messages in a stream of bytes, however it is cut. */
+
+import { expect, test } from "bun:test";
+import fc from "fast-check";
+import { Fault, type Framing, FRAMINGS, messageReader, Outbox } from "../src/stdio/framing.ts";
+import { peekId } from "../src/stdio/rpc.ts";
+
+/** All that a reader finds in chunks, and at their end. */
+function read(framing: Framing, chunks: Uint8Array[], limit = 1_000): unknown[] {
+  const reader = messageReader(framing, limit);
+  const found: unknown[] = [];
+  const take = (): void => {
+    for (let next = reader.next(); next !== undefined; next = reader.next()) found.push(next);
+  };
+  for (const chunk of chunks) {
+    reader.push(chunk);
+    take();
+  }
+  reader.finish();
+  take();
+  return found;
+}
+
+function written(framing: Framing, messages: unknown[]): Uint8Array {
+  const outbox = new Outbox(framing);
+  let bytes = 0;
+  for (const message of messages) bytes += outbox.add(JSON.stringify(message));
+  expect(outbox.bytes).toBe(bytes);
+  const data = outbox.take();
+  const all = typeof data === "string" ? Buffer.from(data) : data;
+  expect(all.length).toBe(bytes);
+  expect(outbox.bytes).toBe(0);
+  return all;
+}
+
+/** The same bytes, cut at those places. */
+function cut(bytes: Uint8Array, places: number[]): Uint8Array[] {
+  const at = [...new Set(places.map((place) => place % (bytes.length + 1)))].sort((a, b) => a - b);
+  return [0, ...at].map((start, index) => bytes.slice(start, at[index] ?? bytes.length));
+}
+
+function reasons(found: unknown[]): unknown[] {
+  return found.map((one) => (one instanceof Fault ? one.reason : one));
+}
+
+const lines = (text: string): Uint8Array => Buffer.from(text);
+
+for (const framing of FRAMINGS) {
+  test(`${framing}: what was written is read, wherever the bytes are cut`, () => {
+    const anything = fc.array(fc.oneof(fc.jsonValue(), fc.string({ unit: "grapheme" })), { maxLength: 8 });
+    fc.assert(
+      fc.property(anything, fc.array(fc.nat(), { maxLength: 12 }), (messages, places) => {
+        const sent = messages.filter((message) => JSON.stringify(message).length < 300);
+        const bytes = written(framing, sent);
+        const found = read(framing, cut(bytes, places), 10_000);
+        expect(found).toEqual(sent.map((message) => JSON.parse(JSON.stringify(message))));
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  test(`${framing}: bytes of any kind, cut anywhere, are never more than messages and faults, and never throw`, () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 400 }), fc.array(fc.nat(), { maxLength: 6 }), (bytes, places) => {
+        const whole = reasons(read(framing, [bytes], 50));
+        expect(reasons(read(framing, cut(bytes, places), 50))).toEqual(whole);
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test(`${framing}: a message of exactly the limit is read; one byte more is too long, and the next is read again`, () => {
+    const exact = "x".repeat(98); // 100 bytes with its quotes
+    const bytes = written(framing, [exact, `${exact}y`, "next"]);
+    for (const chunks of [[bytes], cut(bytes, [50, 150, 170]), [...bytes].map((byte) => Uint8Array.of(byte))]) {
+      expect(reasons(read(framing, chunks, 100))).toEqual([exact, "too long", "next"]);
+    }
+  });
+
+  test(`${framing}: a stream that ends in the middle of a message ends with a fault that says so`, () => {
+    const bytes = written(framing, ["whole", { half: "message" }]);
+    expect(reasons(read(framing, [bytes.slice(0, -3)]))).toEqual(["whole", "cut"]);
+  });
+}
+
+test("a character of several bytes that is cut between two chunks is read whole", () => {
+  const bytes = lines('"ä€😀"\n');
+  for (let at = 1; at < bytes.length; at++) {
+    expect(read("ndjson", [bytes.slice(0, at), bytes.slice(at)])).toEqual(["ä€😀"]);
+  }
+});
+
+test("empty lines and carriage returns are no messages; a last line without its end is one", () => {
+  expect(read("ndjson", [lines('\n\r\n  \n1\r\n\n{"a":2}\r\n3')])).toEqual([1, { a: 2 }, 3]);
+});
+
+test("a line that is not UTF-8 or not JSON is a fault, and the lines around it are read", () => {
+  const bad = Buffer.concat([lines("1\n"), Buffer.from([0x22, 0xff, 0x22, 10]), lines("2\nprinted by mistake\n3\n")]);
+  expect(reasons(read("ndjson", [bad]))).toEqual([1, "not UTF-8", 2, "not JSON", 3]);
+  expect(reasons(read("ndjson", cut(bad, [3, 4, 12])))).toEqual([1, "not UTF-8", 2, "not JSON", 3]);
+});
+
+test("a line that is too long keeps its two ends and its length, and nothing else", () => {
+  const line = `{"id":7,"result":"${"x".repeat(5_000_000)}","last":1}`;
+  const chunks = cut(lines(`${line}\n8\n`), [100_000, 1_000_000, 4_999_999]);
+  const [fault, next] = read("ndjson", chunks, 10_000) as [Fault, number];
+  expect(fault.bytes).toBe(line.length);
+  expect(Buffer.from(fault.head).toString()).toStartWith('{"id":7,');
+  expect(Buffer.from(fault.tail).toString()).toEndWith('"last":1}');
+  expect(fault.head.length + fault.tail.length).toBeLessThanOrEqual(1_024);
+  expect(next).toBe(8);
+});
+
+test("content-length: lines that are no head are faults, and the message behind them is read", () => {
+  const text = "debug: on\nContent-Length: 2\r\nContent-Type: x\r\n\r\n42content-length: 1\r\n\r\n7";
+  expect(reasons(read("content-length", [lines(text)]))).toEqual(["no frame", 42, 7]);
+});
+
+test("length: text where a length should be is a fault after which nothing can be found", () => {
+  const found = read("length", [Buffer.concat([lines("Hello, world\n"), written("length", [1])])]) as Fault[];
+  expect(found.map(({ reason, isFatal }) => [reason, isFatal])).toEqual([["no frame", true]]);
+});
+
+test("reading many small chunks of one long line takes time that grows with its bytes only", () => {
+  const timeOf = (bytes: number): number => {
+    const chunk = Buffer.alloc(1_024, "x");
+    const reader = messageReader("ndjson", 2 ** 30);
+    const start = performance.now();
+    for (let sent = 0; sent < bytes; sent += chunk.length) {
+      reader.push(chunk);
+      reader.next();
+    }
+    return performance.now() - start;
+  };
+  timeOf(2 ** 22);
+  const small = Math.min(timeOf(2 ** 22), timeOf(2 ** 22));
+  const large = Math.min(timeOf(2 ** 25), timeOf(2 ** 25)); // 8 times the bytes; quadratic work would be 64 times
+  expect(large).toBeLessThan(Math.max(small, 2) * 30);
+});
+
+const peek = (text: string): unknown => peekId(lines(text).subarray(0, 512), lines(text).subarray(-512));
+
+test("the id of a response is found at either end of a line, and never inside of its result", () => {
+  const long = "x".repeat(2_000);
+  expect(peek(`{"jsonrpc":"2.0","id":7,"result":"${long}"}`)).toBe(7);
+  expect(peek(`{"result":"${long}","id":"a\\"1","jsonrpc":"2.0"}`)).toBe('a"1');
+  expect(peek(`{"id":42,"result":NaN}`)).toBe(42);
+  expect(peek(`{"result":{"id":7,"text":"${long}"}}`)).toBeUndefined();
+  expect(peek(`{"result":"${long}","x":{"id":7}}`)).toBeUndefined();
+  expect(peek(`printed {"id":7}`)).toBeUndefined();
+});

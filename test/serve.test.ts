@@ -1,0 +1,191 @@
+/** The worker SDK as a program of its own: what it prints, and how it ends. */
+
+import { expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { InvalidConfigError } from "../src/errors.ts";
+import { callBus, serve } from "../src/serve.ts";
+import { rejection, until, Workspace } from "./support.ts";
+
+const program = join(import.meta.dir, "fixtures/stdio-worker.ts");
+
+/** The worker of the fixture as a shell would start it; with `lines` already on its input. */
+class Program implements AsyncDisposable {
+  readonly process: Bun.Subprocess<"pipe", "pipe", "pipe">;
+  output = "";
+  errors = "";
+  readonly #read: Promise<unknown>;
+
+  constructor(env: Record<string, string | undefined> = {}) {
+    this.process = Bun.spawn([process.execPath, program], {
+      env: { ...process.env, SLOTBUS_STDIO: undefined, SLOTBUS_NAME: undefined, ...env },
+      stdio: ["pipe", "pipe", "pipe"],
+    });
+    const read = async (stream: ReadableStream<Uint8Array>, add: (text: string) => void): Promise<void> => {
+      const decoder = new TextDecoder();
+      for await (const chunk of stream) add(decoder.decode(chunk, { stream: true }));
+    };
+    this.#read = Promise.all([
+      read(this.process.stdout, (text) => (this.output += text)),
+      read(this.process.stderr, (text) => (this.errors += text)),
+    ]);
+  }
+
+  send(...messages: unknown[]): void {
+    for (const message of messages) this.process.stdin.write(`${JSON.stringify(message)}\n`);
+    void this.process.stdin.flush();
+  }
+
+  /** Messages so far. */
+  get messages(): { id?: unknown; result?: unknown; method?: string; params?: unknown }[] {
+    return this.output
+      .split("\n")
+      .filter(Boolean)
+      .map((line) => JSON.parse(line));
+  }
+
+  /** Its exit code, when all was read. */
+  async ended(): Promise<number> {
+    const code = await this.process.exited;
+    await this.#read;
+    return code;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.process.kill("SIGKILL");
+    await this.process.exited;
+  }
+}
+
+test("what is printed goes to standard error, and messages alone to standard output", async () => {
+  await using worker = new Program();
+  worker.send({ id: 1, method: "print", params: { a: 1 } });
+  await worker.process.stdin.end();
+  expect(await worker.ended()).toBe(0);
+  expect(worker.messages).toEqual([{ jsonrpc: "2.0", id: 1, result: "ok" }] as object[]);
+  expect(worker.errors).toContain("printed");
+  expect(worker.errors).toContain("written\n");
+});
+
+test("at the end of its input it answers what it has, and exits with code 0", async () => {
+  await using worker = new Program();
+  worker.send({ id: 1, method: "drain", params: 100 }, { id: 2, method: "echo", params: 2 });
+  await worker.process.stdin.end();
+  expect(await worker.ended()).toBe(0);
+  expect(worker.messages.map(({ result }) => result)).toEqual([2, "drained"]);
+});
+
+test("at SIGTERM it answers what it has, and exits with code 0 though its input is open", async () => {
+  await using worker = new Program();
+  worker.send({ id: 1, method: "drain", params: 200 }, { id: 2, method: "echo", params: 2 });
+  await until(() => worker.messages.length === 1, "its first answer");
+  worker.process.kill("SIGTERM");
+  expect(await worker.ended()).toBe(0);
+  expect(worker.messages.map(({ result }) => result)).toEqual([2, "drained"]);
+});
+
+test("when nobody reads its answers any more, what it has is aborted and it ends", async () => {
+  const worker = Bun.spawn([process.execPath, program], { stdio: ["pipe", "pipe", "inherit"] });
+  worker.stdin.write('{"id":1,"method":"wait"}\n{"id":2,"method":"echo","params":2}\n');
+  void worker.stdin.flush();
+  const reader = worker.stdout.getReader();
+  await reader.read();
+  await reader.cancel();
+  worker.stdin.write('{"id":3,"method":"echo","params":3}\n');
+  void worker.stdin.flush();
+  expect(await worker.exited).toBe(0);
+});
+
+/** Resident memory of a process, in MiB. */
+function memoryOf(pid: number): number {
+  return (Number(readFileSync(`/proc/${pid}/statm`, "latin1").split(" ")[1]) * 4_096) / 2 ** 20;
+}
+
+test("while its answers are not read it reads nothing more, and a handler that awaits its progress waits", async () => {
+  const worker = Bun.spawn([process.execPath, program], { stdio: ["pipe", "pipe", "inherit"] });
+  const reader = worker.stdout.getReader();
+  worker.stdin.write('{"id":0,"method":"echo","params":0}\n');
+  void worker.stdin.flush();
+  await reader.read();
+  const before = memoryOf(worker.pid);
+  worker.stdin.write('{"id":1,"method":"count","params":3000000}\n'); // 200 MB of progress, if nothing stopped it
+  const line = `${JSON.stringify({ id: 2, method: "echo", params: "x".repeat(100_000) })}\n`;
+  const written = worker.stdin.write(line.repeat(2_000)); // and 200 MB of answers
+  void Promise.resolve(written).catch(() => {});
+  let last = -1;
+  for (let now = before; Math.abs(now - last) > 1;) {
+    last = now;
+    await Bun.sleep(300);
+    now = memoryOf(worker.pid);
+  }
+  expect(last - before).toBeLessThan(100);
+  let bytes = 0;
+  while (bytes < 20_000_000) bytes += (await reader.read()).value!.length; // and it goes on when they are read
+  worker.kill("SIGKILL");
+  await worker.exited;
+}, 20_000);
+
+test("it says that it is ready to a bus that started it, and to nobody else", async () => {
+  await using alone = new Program();
+  await using started = new Program({ SLOTBUS_STDIO: "ndjson" });
+  for (const worker of [alone, started]) worker.send({ id: 1, method: "echo", params: 1 });
+  await until(() => alone.messages.length === 1 && started.messages.length === 2, "their messages");
+  expect(alone.messages[0]!.id).toBe(1);
+  expect(started.messages[0]).toEqual({ jsonrpc: "2.0", method: "$/ready", params: { slotbus: 1 } } as object);
+});
+
+test("messages that are none are answered with an error, and the next is answered", async () => {
+  await using worker = new Program();
+  worker.process.stdin.write("garbage\n[]\n42\n");
+  worker.send([{ id: 1, method: "echo", params: 1 }, { method: "throw" }], { id: 2, method: "echo", params: 2 });
+  await worker.process.stdin.end();
+  expect(await worker.ended()).toBe(0);
+  expect(worker.messages as object[]).toMatchObject([
+    { id: null, error: { code: -32_700 } },
+    { id: null, error: { code: -32_600 } },
+    { id: 1, result: 1 },
+    { id: 2, result: 2 },
+  ]);
+  expect(worker.errors).toContain("it broke"); // a notification has no answer, so the log has its error
+});
+
+test("on a bus it drains at SIGTERM, and a bus that is not there is an error", async () => {
+  await using workspace = new Workspace();
+  const bus = await workspace.bus();
+  const env = { SLOTBUS_NAME: workspace.name, SLOTBUS_DIR: workspace.directory };
+  await using worker = new Program(env);
+  await bus.ready();
+  const answer = callBus(bus, "drain", 200);
+  const [stats] = [await callBus(bus, "echo", 1)];
+  expect(stats).toBe(1);
+  worker.process.kill("SIGTERM");
+  expect(await answer).toBe("drained");
+  expect(await worker.ended()).toBe(0);
+  expect(worker.output).toBe("");
+  await using lost = new Program({ ...env, SLOTBUS_NAME: `${workspace.name}-not` });
+  expect(await lost.ended()).not.toBe(0);
+  expect(lost.errors).toContain("no hub called");
+}, 20_000);
+
+test("a bus that starts its own workers has them answer on it, also inside of a worker of a stdio bus", async () => {
+  await using workspace = new Workspace();
+  process.env["SLOTBUS_STDIO"] = "ndjson"; // as such a worker has it that does not use serve
+  try {
+    const bus = await workspace.bus({ workers: { entry: program, min: 1, max: 1 } });
+    expect(await callBus(bus, "echo", [1])).toEqual([1]);
+    expect(await callBus<number>(bus, "pid")).not.toBe(process.pid);
+  } finally {
+    delete process.env["SLOTBUS_STDIO"];
+  }
+}, 20_000);
+
+test("a bus's answer that is not of serve is an error of its own", async () => {
+  await using workspace = new Workspace();
+  const { bus } = await workspace.pair(() => "plain text");
+  expect((await rejection(callBus(bus, "echo"))).message).toContain("no answer of serve()");
+});
+
+test("handlers that are no functions are refused", () => {
+  expect(() => serve({ echo: 1 as unknown as () => void })).toThrow(InvalidConfigError);
+  expect(() => serve(null as unknown as {})).toThrow(InvalidConfigError);
+});

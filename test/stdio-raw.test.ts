@@ -1,0 +1,418 @@
+/** Messages in, messages out: the raw bus, and clients that connect to a bus from outside. */
+
+import { describe, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Socket } from "bun";
+import { AddressInUseError, InvalidConfigError, InvalidStateError } from "../src/errors.ts";
+import type { StdioBus } from "../src/stdio/bus.ts";
+import { type Framing, messageReader, Outbox } from "../src/stdio/framing.ts";
+import { RawStdioBus } from "../src/stdio/raw.ts";
+import type { RpcMessage } from "../src/stdio/rpc.ts";
+import type { ServeOptions } from "../src/stdio/server.ts";
+import { fixture, running } from "./stdio-stage.ts";
+import { rejection, until } from "./support.ts";
+
+const worker = (options: Parameters<typeof fixture>[1] = {}) => fixture("stdio-worker.ts", options);
+const odd = (options: Parameters<typeof fixture>[1] = {}) => fixture("stdio-odd.ts", options);
+
+describe("raw", () => {
+  async function raw(...pools: ReturnType<typeof fixture>[]) {
+    const bus = new RawStdioBus({ pools });
+    await bus.start();
+    const messages = bus.subscribe();
+    return { bus, next: async () => JSON.parse((await messages.next()).value!) as RpcMessage, messages };
+  }
+
+  test("a request comes back as a response with its own id, whatever it is", async () => {
+    const { bus, next } = await raw(worker());
+    await using _ = bus;
+    expect([bus.state, bus.workerCount, bus.clientCount, bus.backendType]).toEqual([2, 1, 0, "process"]);
+    for (const id of ["a1", 7, null]) {
+      bus.send(JSON.stringify({ jsonrpc: "2.0", id, method: "echo", params: { m: 1 } }));
+      expect(await next()).toEqual({ jsonrpc: "2.0", id, result: { m: 1 } });
+    }
+    bus.send({ id: 8, method: "nope" });
+    expect(await next()).toMatchObject({ id: 8, error: { code: -32_601 } });
+    const { messagesIn, messagesOut, bytesIn, dropped } = bus.stats();
+    expect([messagesIn, messagesOut, dropped]).toEqual([4, 5, 0]);
+    expect(bytesIn).toBeGreaterThan(100);
+  });
+
+  test("progress has the id of its request, notifications are as they were, and many answers keep their order", async () => {
+    const { bus, next } = await raw(worker());
+    await using _ = bus;
+    bus.send({ id: "p", method: "count", params: 2 });
+    expect((await next()).params).toEqual({ id: "p", value: { i: 1, text: "ä" } });
+    expect((await next()).params).toEqual({ id: "p", value: { i: 2, text: "ää" } });
+    expect(await next()).toEqual({ jsonrpc: "2.0", id: "p", result: 2 });
+    bus.send({ id: "t", method: "tell", params: [1] });
+    expect(await next()).toEqual({ jsonrpc: "2.0", method: "told", params: [1] });
+    expect(await next()).toEqual({ jsonrpc: "2.0", id: "t", result: "ok" });
+    for (let i = 0; i < 50; i++) bus.send({ id: i, method: "echo", params: i });
+    for (let i = 0; i < 50; i++) expect((await next()).result).toBe(i);
+  });
+
+  test("responses and notifications that come in one piece keep their order", async () => {
+    const { bus, next } = await raw(odd());
+    await using _ = bus;
+    const lines = [
+      { id: 1, result: "first" },
+      { method: "second" },
+      { id: 2, result: "third" },
+      { method: "fourth" },
+    ].map((message) => `${JSON.stringify(message)}\n`);
+    bus.send({ id: "a", method: "write", params: Buffer.from("").toString("base64") });
+    bus.send({ id: "b", method: "write", params: Buffer.from(lines.join("")).toString("base64") });
+    const got = [await next(), await next(), await next(), await next()];
+    expect(got.map(({ result, method }) => result ?? method)).toEqual(["first", "second", "third", "fourth"]);
+    expect(got.map(({ id }) => id)).toEqual(["a", undefined, "b", undefined]);
+  });
+
+  test("a worker's request comes out with an id of the bus, and the response that is sent answers it", async () => {
+    const { bus, next } = await raw(odd());
+    await using _ = bus;
+    bus.send({ id: "q", method: "ask", params: { id: 5, method: "which?", params: [1] } });
+    const asked = await next();
+    expect(asked).toMatchObject({ method: "which?", params: [1] });
+    bus.send({ jsonrpc: "2.0", id: asked.id!, result: "this" });
+    expect(await next()).toMatchObject({ id: "q", result: { answer: { id: 5, result: "this" } } });
+    expect(() => bus.send({ jsonrpc: "2.0", id: asked.id!, result: "again" })).toThrow(InvalidConfigError);
+    bus.send({ id: "r", method: "ask", params: { id: 6, method: "other?" } });
+    const other = await next();
+    bus.send({ id: other.id!, error: { code: 9, message: "no", data: 1 } });
+    expect(await next()).toMatchObject({ id: "r", result: { answer: { error: { code: 9, message: "no", data: 1 } } } });
+  });
+
+  test("what cannot be answered by a worker is answered by the bus, with the request's id", async () => {
+    const { bus, next } = await raw(worker({ restart: { limit: 0 } }), odd({ id: "b" }));
+    await using _ = bus;
+    bus.send({ id: "x", method: "echo", pool: "nope" });
+    expect(await next()).toMatchObject({ id: "x", error: { code: -32_000, data: { code: "UNKNOWN_POOL" } } });
+    bus.send({ id: "y", method: "die", params: "exit", pool: "a" });
+    expect(await next()).toMatchObject({ id: "y", error: { data: { code: "WORKER_EXITED", mayHaveExecuted: true } } });
+    bus.send({ method: "echo", pool: "nope" });
+    expect(await next()).toMatchObject({ id: null, error: { data: { code: "UNKNOWN_POOL" } } });
+    expect(bus.stats().routingErrors).toBe(2);
+  });
+
+  test("what is no message is refused, and so is all before the start and after the stop", async () => {
+    const { bus, messages } = await raw(worker());
+    for (const wrong of ["{", "[]", "1", "{}", '{"id":1}']) expect(() => bus.send(wrong)).toThrow(InvalidConfigError);
+    bus.send({ id: 1, method: "drain", params: 50 });
+    await bus.stop();
+    expect(JSON.parse((await messages.next()).value!).result).toBe("drained");
+    expect((await messages.next()).done).toBe(true);
+    expect(() => bus.send({ id: 1, method: "echo" })).toThrow(InvalidStateError);
+    await bus.start();
+    await bus.stop();
+  });
+});
+
+/** A client of a server of the bus. */
+class Client implements AsyncDisposable {
+  readonly messages: RpcMessage[] = [];
+  isClosed = false;
+  readonly #socket: Socket;
+  readonly #framing: Framing;
+
+  static async connect(to: { unix: string } | { port: number }, framing: Framing = "ndjson"): Promise<Client> {
+    const reader = messageReader(framing, 2 ** 30);
+    let client: Client | null = null;
+    const early: RpcMessage[] = [];
+    const socket = {
+      data: (_: Socket, bytes: Buffer) => {
+        reader.push(bytes.slice());
+        for (let next = reader.next(); next !== undefined; next = reader.next()) {
+          (client?.messages ?? early).push(next as RpcMessage);
+        }
+      },
+      drain: () => client?.write(),
+      close: () => {
+        if (client) client.isClosed = true;
+      },
+    };
+    const made =
+      "unix" in to
+        ? await Bun.connect({ unix: to.unix, socket })
+        : await Bun.connect({ hostname: "127.0.0.1", port: to.port, socket });
+    client = new Client(made, framing);
+    client.messages.push(...early);
+    return client;
+  }
+
+  constructor(socket: Socket, framing: Framing) {
+    this.#socket = socket;
+    this.#framing = framing;
+  }
+
+  send(...messages: unknown[]): void {
+    const outbox = new Outbox(this.#framing);
+    for (const message of messages) outbox.add(JSON.stringify(message));
+    this.write(outbox.take());
+  }
+
+  #unsent: Uint8Array = Buffer.alloc(0);
+
+  /** Also what the socket did not take before. */
+  write(data: string | Uint8Array = ""): void {
+    this.#unsent = Buffer.concat([this.#unsent, Buffer.from(data as string)]);
+    this.#unsent = this.#unsent.subarray(Math.max(0, this.#socket.write(this.#unsent)));
+  }
+
+  pause(): void {
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    this.#socket.resume();
+  }
+
+  /** So many messages that have come. */
+  async received(count: number): Promise<RpcMessage[]> {
+    await until(() => this.messages.length >= count, `${count} messages for a client`);
+    return this.messages;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#socket.terminate();
+  }
+}
+
+describe("clients", () => {
+  async function served(
+    options: Partial<ServeOptions>,
+    run: (bus: StdioBus, connect: () => Promise<Client>, path: string) => Promise<void>,
+    pool: ReturnType<typeof fixture> = worker(),
+  ): Promise<void> {
+    const directory = mkdtempSync(join(tmpdir(), "slotbus-stdio-"));
+    const path = join(directory, "bus.sock");
+    const clients: Client[] = [];
+    try {
+      await using bus = await running({ pools: [pool] });
+      await bus.serve({ unix: path, ...options });
+      await run(
+        bus,
+        async () => {
+          const client = await Client.connect({ unix: path }, options.framing);
+          clients.push(client);
+          return client;
+        },
+        path,
+      );
+    } finally {
+      for (const client of clients) await client[Symbol.asyncDispose]();
+      expect(existsSync(path)).toBe(false);
+      rmSync(directory, { recursive: true });
+    }
+  }
+
+  test("two clients with the same ids get their own answers, and are counted when they come and go", () =>
+    served({}, async (bus, connect) => {
+      const [a, b] = [await connect(), await connect()];
+      await until(() => bus.clientCount === 2, "two clients");
+      a.send({ id: 1, method: "late", params: 30 }, { id: "1", method: "echo", params: "a" });
+      b.send({ id: 1, method: "echo", params: "b" }, { id: "1", method: "fail", params: 0 });
+      expect(await a.received(2)).toEqual([
+        { jsonrpc: "2.0", id: "1", result: "a" },
+        { jsonrpc: "2.0", id: 1, result: 30 },
+      ]);
+      expect(await b.received(2)).toMatchObject([
+        { id: 1, result: "b" },
+        { id: "1", error: { code: 4242, message: "it said no", data: { params: 0 } } },
+      ]);
+      await a[Symbol.asyncDispose]();
+      await until(() => bus.clientCount === 1, "the end of one");
+      expect([bus.stats().clientConnects, bus.stats().clientDisconnects]).toEqual([2, 1]);
+    }));
+
+  for (const framing of ["length", "content-length"] as const) {
+    test(`a client may speak in frames: ${framing}`, () =>
+      served({ framing }, async (_, connect) => {
+        const client = await connect();
+        client.send({ id: 1, method: "echo", params: "ä" }, { id: 2, method: "count", params: 1 });
+        expect(await client.received(3)).toMatchObject([
+          { id: 1, result: "ä" },
+          { method: "$/progress", params: { id: 2 } },
+          { id: 2, result: 1 },
+        ]);
+      }));
+  }
+
+  test("what is no request is answered with an error that has the id where there is one, and the next is answered", () =>
+    served({ maxMessageBytes: 1_000 }, async (_, connect) => {
+      const client = await connect();
+      client.write('garbage\n{"id":1}\n');
+      client.write(`{"jsonrpc":"2.0","id":"big","method":"echo","params":"${"x".repeat(5_000)}"}\n`);
+      client.send({ id: 2, method: "echo", params: 2, pool: "nope" });
+      expect(await client.received(4)).toMatchObject([
+        { id: null, error: { code: -32_700 } },
+        { id: null, error: { code: -32_600 } },
+        { id: "big", error: { code: -32_600 } },
+        { id: 2, error: { code: -32_000, data: { code: "UNKNOWN_POOL" } } },
+      ]);
+      client.send({ id: 3, method: "echo", params: 3 });
+      expect((await client.received(5))[4]).toEqual({ jsonrpc: "2.0", id: 3, result: 3 });
+    }));
+
+  test("the end of a worker is an error with the id of each request it had", () =>
+    served({}, async (_, connect) => {
+      const client = await connect();
+      client.send({ id: "a", method: "late", params: 10_000 }, { id: "b", method: "die", params: "exit" });
+      const ids = (await client.received(2)).map(({ id, error }) => [id, (error!.data as { code: string }).code]);
+      expect(ids.sort()).toEqual([
+        ["a", "WORKER_EXITED"],
+        ["b", "WORKER_EXITED"],
+      ]);
+    }));
+
+  test("an id that is in use is refused; $/cancelRequest and the end of the client cancel what they asked for", () =>
+    served({}, async (bus, connect) => {
+      const client = await connect();
+      client.send({ id: 1, method: "wait" }, { id: 1, method: "echo" });
+      expect(await client.received(1)).toMatchObject([{ id: 1, error: { code: -32_600 } }]);
+      client.send({ method: "$/cancelRequest", params: { id: 1 } });
+      expect((await client.received(2))[1]).toMatchObject({ id: 1, error: { code: -32_800 } });
+      client.send({ id: 2, method: "wait" });
+      await until(() => bus.stats().inFlight === 1, "the request");
+      await client[Symbol.asyncDispose]();
+      await until(() => bus.stats().inFlight === 0, "its end");
+      let aborts = 0;
+      for (const end = performance.now() + 5_000; aborts < 2 && performance.now() < end;) {
+        aborts = await bus.request<number>("aborts");
+      }
+      expect(aborts).toBe(2);
+    }));
+
+  test("a client has no more than maxInFlight: it is not read further, and nothing is lost", () =>
+    served({ maxInFlight: 4 }, async (bus, connect) => {
+      const client = await connect();
+      let most = 0;
+      const timer = setInterval(() => (most = Math.max(most, bus.stats().inFlight)), 1);
+      for (let i = 0; i < 200; i++) client.send({ id: i, method: "late", params: 2 });
+      const answers = await client.received(200);
+      clearInterval(timer);
+      expect(new Set(answers.map(({ id }) => id)).size).toBe(200);
+      expect(most).toBeWithin(1, 5);
+    }));
+
+  test("a client that does not read gets all of its answers when it does, and others are not held up", () =>
+    served({ maxQueuedBytes: 64 * 1_024 }, async (bus, connect) => {
+      const [slow, other] = [await connect(), await connect()];
+      slow.pause();
+      const text = "x".repeat(50_000);
+      for (let i = 0; i < 60; i++) slow.send({ id: i, method: "echo", params: text });
+      for (let i = 0; i < 20; i++) other.send({ id: i, method: "echo", params: i });
+      await other.received(20);
+      expect(slow.messages.length).toBeLessThan(60);
+      slow.resume();
+      const answers = await slow.received(60);
+      expect(answers.every(({ result }) => result === text)).toBe(true);
+      expect(bus.stats().dropped).toBe(0);
+    }));
+
+  test("progress for a client that does not read waits at its worker", () =>
+    served({ maxQueuedBytes: 64 * 1_024 }, async (bus, connect) => {
+      const slow = await connect();
+      slow.pause();
+      slow.send({ id: "p", method: "count", params: 40_000 });
+      let bytes = -1;
+      for (let now = 0; now !== bytes; now = bus.stats().bytesOut) {
+        bytes = now;
+        await Bun.sleep(100);
+      }
+      expect(bus.stats().inFlight).toBe(1);
+      slow.resume();
+      const all = await slow.received(40_001);
+      expect(bus.stats().bytesOut).toBeGreaterThan(2 * bytes);
+      expect(all.map(({ params }) => (params as { value: { i: number } } | undefined)?.value.i)).toEqual([
+        ...Array.from({ length: 40_000 }, (_, i) => i + 1),
+        undefined,
+      ]);
+    }));
+
+  test("a notification with a session goes to the clients of that session only", () =>
+    served(
+      {},
+      async (bus, connect) => {
+        const [a, b] = [await connect(), await connect()];
+        const note = (sessionId: string): string =>
+          Buffer.from(`{"jsonrpc":"2.0","method":"update","params":{},"sessionId":"${sessionId}"}\n`).toString(
+            "base64",
+          );
+        a.send({ id: 1, method: "echo", params: 1, sessionId: "s-a" });
+        b.send({ id: 1, method: "echo", params: 1, sessionId: "s-b" });
+        await Promise.all([a.received(1), b.received(1)]);
+        await bus.notify("write", note("s-a"));
+        await bus.notify("write", note("s-c"));
+        await bus.request("echo", 1);
+        expect((await a.received(2))[1]).toMatchObject({ method: "update", sessionId: "s-a" });
+        expect(b.messages.length).toBe(1);
+      },
+      odd(),
+    ));
+
+  test("one client too many is told so and closed", () =>
+    served({ maxClients: 1 }, async (bus, connect) => {
+      const first = await connect();
+      const second = await connect();
+      expect(await second.received(1)).toMatchObject([{ id: null, error: { code: -32_000 } }]);
+      await until(() => second.isClosed && bus.clientCount === 1, "its end");
+      first.send({ id: 1, method: "echo", params: 1 });
+      expect(await first.received(1)).toEqual([{ jsonrpc: "2.0", id: 1, result: 1 }]);
+    }));
+
+  test("the socket is its owner's alone; one that lives is not taken away, one that is dead is, a file never", () =>
+    served({}, async (bus, connect, path) => {
+      expect(statSync(path).mode & 0o777).toBe(0o600);
+      expect(await rejection(bus.serve({ unix: path }))).toBeInstanceOf(AddressInUseError);
+      const client = await connect();
+      client.send({ id: 1, method: "echo", params: 1 });
+      await client.received(1);
+      const file = `${path}.file`;
+      writeFileSync(file, "mine");
+      expect(await rejection(bus.serve({ unix: file }))).toBeInstanceOf(AddressInUseError);
+      const dead = `${path}.dead`;
+      const program = `Bun.listen({ unix: ${JSON.stringify(dead)}, socket: { data() {} } }); process.kill(process.pid, "SIGKILL")`;
+      await Bun.spawn([process.execPath, "-e", program]).exited;
+      expect(statSync(dead).isSocket()).toBe(true);
+      const server = await bus.serve({ unix: dead });
+      await using again = await Client.connect({ unix: dead });
+      again.send({ id: 2, method: "echo", params: 2 });
+      await again.received(1);
+      await server.stop();
+      expect(existsSync(dead)).toBe(false);
+    }));
+
+  test("over tcp the same; a port that is taken is refused; the bus's end closes all", async () => {
+    const bus = await running({ pools: [worker()] });
+    const server = await bus.serve({ tcp: { port: 0 } });
+    expect(server.port).toBeGreaterThan(0);
+    expect(await rejection(bus.serve({ tcp: { port: server.port } }))).toBeInstanceOf(AddressInUseError);
+    await using client = await Client.connect({ port: server.port });
+    client.send({ id: 1, method: "drain", params: 50 });
+    await until(() => bus.stats().inFlight === 1, "the request");
+    await bus.stop();
+    expect(await client.received(1)).toEqual([{ jsonrpc: "2.0", id: 1, result: "drained" }]);
+    await until(() => client.isClosed, "the end of the connection");
+    expect([bus.clientCount, server.clientCount]).toEqual([0, 0]);
+    expect(await rejection(bus.serve({ tcp: { port: 0 } }))).toBeInstanceOf(InvalidStateError);
+  });
+
+  test("wrong options are refused", async () => {
+    await using bus = await running({ pools: [worker()] });
+    const wrong = [
+      {},
+      { unix: "/x", tcp: { port: 1 } },
+      { unix: "" },
+      { unix: "/" + "x".repeat(120) },
+      { tcp: { port: -1 } },
+      { tcp: { port: 0 }, framing: "raw" },
+      { unx: "/x" },
+    ];
+    for (const options of wrong) {
+      expect(await rejection(bus.serve(options as ServeOptions))).toBeInstanceOf(InvalidConfigError);
+    }
+  });
+});

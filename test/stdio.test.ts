@@ -1,0 +1,817 @@
+/** The stdio bus over real processes: its life, its routing, and what it does when something is wrong. */
+
+import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import {
+  BackpressureError,
+  BusClosedError,
+  InvalidConfigError,
+  InvalidStateError,
+  PoolFailedError,
+  ProgramNotFoundError,
+  ProtocolError,
+  RequestTimeoutError,
+  RpcError,
+  type SlotbusError,
+  SubscriptionFullError,
+  UnknownPoolError,
+  WorkerExitedError,
+} from "../src/errors.ts";
+import { BusState, StdioBus, type WorkerEvent } from "../src/stdio/bus.ts";
+import { fromStdioBusConfig, type StdioBusOptions } from "../src/stdio/config.ts";
+import { fixture, isAlive, running } from "./stdio-stage.ts";
+import { descriptors, rejection, until } from "./support.ts";
+
+const worker = (options: Parameters<typeof fixture>[1] = {}) => fixture("stdio-worker.ts", options);
+const odd = (options: Parameters<typeof fixture>[1] = {}, ...args: string[]) =>
+  fixture("stdio-odd.ts", options, ...args);
+const soon = { restart: { backoff: { initial: 1, max: 10 } } };
+
+describe("the life of a bus", () => {
+  test("the states have the numbers they always had, and a bus goes through them, twice", async () => {
+    expect(BusState).toEqual({ CREATED: 0, STARTING: 1, RUNNING: 2, STOPPING: 3, STOPPED: 4 });
+    const bus = new StdioBus({ pools: [worker({ instances: 2 })] });
+    expect([bus.state, bus.workerCount, bus.clientCount, bus.backendType]).toEqual([0, 0, 0, "process"]);
+    const pids = new Set<number>();
+    for (let run = 0; run < 2; run++) {
+      const starting = bus.start();
+      expect(bus.state).toBe(BusState.STARTING);
+      await starting;
+      expect([bus.state, bus.workerCount]).toEqual([BusState.RUNNING, 2]);
+      pids.add(await bus.request<number>("pid"));
+      const stopping = bus.stop();
+      expect(bus.state).toBe(BusState.STOPPING);
+      expect((await stopping).map(({ pool, exitCode }) => [pool, exitCode])).toEqual([
+        ["a", 0],
+        ["a", 0],
+      ]);
+      expect([bus.state, bus.workerCount]).toEqual([BusState.STOPPED, 0]);
+    }
+    expect(pids.size).toBe(2);
+    for (const pid of pids) expect(isAlive(pid)).toBe(false);
+  });
+
+  test("starts at the same time are one start; one while it runs is refused with both states", async () => {
+    await using bus = new StdioBus({ pools: [worker()] });
+    const first = bus.start();
+    expect(bus.start()).toBe(first);
+    await first;
+    const error = await rejection<InvalidStateError>(bus.start());
+    expect(error).toBeInstanceOf(InvalidStateError);
+    expect(error.message).toContain("CREATED or STOPPED");
+    expect(error.message).toContain("RUNNING");
+    expect(bus.stats().workers.length).toBe(1);
+  });
+
+  test("a stop before the start ends in STOPPED, and one during the start ends it", async () => {
+    const bus = new StdioBus({ pools: [odd({ ready: true })] }); // it never says that it is ready
+    expect(await bus.stop()).toEqual([]);
+    expect(bus.state).toBe(BusState.STOPPED);
+    const starting = rejection(bus.start());
+    await until(() => bus.stats().workers.length === 1, "the process");
+    const { pid } = bus.stats().workers[0]!;
+    const stopping = bus.stop();
+    expect(bus.stop()).toBe(stopping);
+    await stopping;
+    expect(await starting).toBeInstanceOf(BusClosedError);
+    expect(bus.state).toBe(BusState.STOPPED);
+    expect(isAlive(pid)).toBe(false);
+  });
+
+  test("a program that there is not is found at the start, and no other program goes on", async () => {
+    const bus = new StdioBus({ pools: [worker(), { id: "b", command: "no-such-program-anywhere" }] });
+    const error = await rejection<ProgramNotFoundError>(bus.start());
+    expect(error).toBeInstanceOf(ProgramNotFoundError);
+    expect(error.message).toContain("no-such-program-anywhere");
+    expect([bus.state, bus.stats().workers.length]).toEqual([BusState.STOPPED, 0]);
+  });
+
+  test("a worker that is to say that it is ready gets nothing before", async () => {
+    await using bus = await running({ pools: [odd({ ready: true }, "ready")] });
+    expect(await bus.request("echo", 1)).toBe(1);
+    const late = new StdioBus({ pools: [odd({ ready: true, startupTimeout: 100 })] });
+    expect((await rejection<SlotbusError>(late.start())).code).toBe("WORKER_START");
+    expect(late.state).toBe(BusState.STOPPED);
+  });
+
+  test("what is asked while it does not run is refused with both states", async () => {
+    const bus = new StdioBus({ pools: [worker()] });
+    for (const call of [bus.request("echo"), bus.notify("echo"), bus.send({ id: 1, method: "echo" })]) {
+      const error = await rejection<InvalidStateError>(call);
+      expect(error).toBeInstanceOf(InvalidStateError);
+      expect([error.state, error.expected]).toEqual(["CREATED", "RUNNING"]);
+    }
+  });
+
+  test("a stop lets workers answer what they have, and rejects what waits for one", async () => {
+    const bus = await running({ pools: [worker({ limits: { maxInFlight: 1 } })] });
+    const has = bus.request("drain", 100);
+    const waits = rejection<BusClosedError>(bus.request("echo", 1));
+    const stopping = bus.stop();
+    const late = rejection(bus.request("echo", 2));
+    expect(await has).toBe("drained");
+    expect((await waits).mayHaveExecuted).toBe(false);
+    expect(await waits).toBeInstanceOf(BusClosedError);
+    expect(await late).toBeInstanceOf(InvalidStateError);
+    expect((await stopping)[0]!.exitCode).toBe(0);
+  });
+
+  test("a worker that ignores SIGTERM and the end of its input is killed, and its request told so", async () => {
+    const bus = await running({ pools: [odd({ stop: { drain: 10, endOfInput: 10, term: 50 } }, "stubborn")] });
+    const pid = await bus.request<number>("pid");
+    const never = rejection<WorkerExitedError>(bus.request("unknown"));
+    const [report] = await bus.stop();
+    expect([report!.how, report!.signal]).toEqual(["SIGKILL", "SIGKILL"]);
+    expect(await never).toBeInstanceOf(WorkerExitedError);
+    expect(isAlive(pid)).toBe(false);
+  });
+});
+
+test("a pool grows and shrinks while it works, and wrong options of a stop stop nothing", async () => {
+  await using bus = await running({ pools: [worker()] });
+  await bus.resize("a", 3);
+  const pids = await Promise.all(Array.from({ length: 9 }, () => bus.request<number>("pid")));
+  expect(new Set(pids).size).toBe(3);
+  const slow = Array.from({ length: 9 }, () => bus.request("late", 50));
+  await bus.resize("a", 1);
+  expect(await Promise.all(slow)).toEqual(Array.from({ length: 9 }, () => 50));
+  expect([bus.workerCount, bus.stats().workers.length]).toEqual([1, 1]);
+  expect(await rejection(bus.resize("b", 1))).toBeInstanceOf(UnknownPoolError);
+  expect(await rejection(bus.stop({ drain: -1 }))).toBeInstanceOf(InvalidConfigError);
+  expect(await bus.request("echo", 1)).toBe(1);
+});
+
+test("workers that are replaced after some requests lose none", async () => {
+  await using bus = await running({ pools: [worker({ instances: 2, recycle: { maxRequests: 10 } })] });
+  const pids = new Set<number>();
+  for (let i = 0; i < 60; i++) {
+    for (const pid of await Promise.all([1, 2, 3].map(() => bus.request<number>("pid")))) pids.add(pid);
+    if (i % 10 === 9) await Bun.sleep(50); // a new one starts while the old one works
+  }
+  expect(pids.size).toBeGreaterThan(3);
+  expect([bus.stats().workerRestarts, bus.stats().inFlight]).toEqual([0, 0]);
+});
+
+describe("options", () => {
+  const refused = (options: unknown): string => {
+    try {
+      void new StdioBus(options as StdioBusOptions);
+    } catch (error) {
+      if (error instanceof InvalidConfigError) return error.message;
+      throw error;
+    }
+    return "";
+  };
+
+  test("an option that there is not is refused, with the one that comes nearest", () => {
+    const pool = { id: "a", command: "cat" };
+    expect(refused({ pools: [pool], limit: {} })).toContain("Did you mean limits?");
+    expect(refused({ pools: [{ ...pool, instance: 2 }] })).toContain("Did you mean instances?");
+    expect(refused({ pools: [pool], limits: { max_in_flight: 1 } })).toContain("Did you mean maxInFlight?");
+    expect(refused({ pools: [pool], limits: { queue: { polcy: "wait" } } })).toContain("Did you mean policy?");
+    expect(refused({ pools: [{ ...pool, restart: { windw: 1 } }] })).toContain("windw");
+    expect(refused({ pools: [{ ...pool, zebra: 1 }] })).toContain("It has id,");
+  });
+
+  test("each wrong value is named with what it should be", () => {
+    const pool = { id: "a", command: "cat" };
+    expect(refused(undefined)).toContain("must be an object");
+    expect(refused({ pools: [] })).toContain("1 to 1024 pools");
+    expect(refused({ pools: [pool, pool] })).toContain('two pools have the id "a"');
+    expect(refused({ pools: [{ ...pool, id: "" }] })).toContain("pools[0].id");
+    expect(refused({ pools: [{ ...pool, command: "" }] })).toContain("command");
+    expect(refused({ pools: [{ ...pool, instances: 0 }] })).toContain("instances");
+    expect(refused({ pools: [{ ...pool, framing: "raw" }] })).toContain("ndjson, length, content-length");
+    expect(refused({ pools: [pool], limits: { maxInFlight: 0 } })).toContain("limits.maxInFlight");
+    expect(refused({ pools: [{ ...pool, limits: { maxMessageBytes: 1 } }] })).toContain(
+      "pools[0].limits.maxMessageBytes",
+    );
+    expect(refused({ pools: [pool], onLog: 1 })).toContain("onLog");
+    expect(refused({ pools: [pool] })).toBe("");
+  });
+
+  test("an older configuration with its snake_case names is accepted as text and as an object, with the meaning it had", async () => {
+    const config = {
+      pools: [{ id: "echo", command: "cat", args: ["-u"], instances: 2 }],
+      limits: {
+        max_input_buffer: 2_048,
+        max_output_queue: 4_096,
+        max_restarts: 0,
+        restart_window_sec: 5,
+        drain_timeout_sec: 1,
+      },
+    };
+    const options = fromStdioBusConfig(JSON.stringify(config));
+    expect(options).toEqual(fromStdioBusConfig(config));
+    expect(options.limits).toEqual({ maxMessageBytes: 2_048, maxQueuedBytes: 4_096 });
+    expect(options.pools[0]).toEqual({
+      id: "echo",
+      command: "cat",
+      args: ["-u"],
+      instances: 2,
+      restart: { policy: "on-failure", limit: 0, window: 5_000 },
+      stop: { drain: 1_000 },
+    });
+    await using bus = await running(options);
+    expect(bus.workerCount).toBe(2);
+    const wrong: [unknown, string][] = [
+      ["{", "no JSON"],
+      [{ pools: [{ ...config.pools[0], cwd: "/" }] }, "cwd"],
+      [{ ...config, limits: { max_restart: 1 } }, "Did you mean max_restarts?"],
+      [{ pools: [{ id: "a", command: "cat", instances: 0 }] }, "instances"],
+      [{}, "pools"],
+    ];
+    for (const [given, what] of wrong) {
+      expect(() => fromStdioBusConfig(given as string)).toThrow(InvalidConfigError);
+      expect(() => fromStdioBusConfig(given as string)).toThrow(what);
+    }
+  });
+
+  test("wrong arguments of a request reject and are not sent", async () => {
+    await using bus = await running({ pools: [worker()] });
+    const cycle: { self?: unknown } = {};
+    cycle.self = cycle;
+    const wrong = [
+      bus.request("echo", cycle),
+      bus.request("echo", 1n),
+      bus.request(7 as unknown as string),
+      bus.request("echo", 1, { timeout: -1 }),
+      bus.request("echo", 1, { key: 7 as unknown as string }),
+      bus.request("echo", 1, { signal: {} as AbortSignal }),
+      bus.send({ id: 1, result: 1 }),
+      bus.send([] as unknown as { method: string }),
+    ];
+    for (const call of wrong) expect(await rejection(call)).toBeInstanceOf(InvalidConfigError);
+    expect(await bus.request("echo", "after")).toBe("after");
+    expect([bus.stats().messagesIn, bus.stats().inFlight]).toEqual([1, 0]);
+  });
+});
+
+describe("routing", () => {
+  test("a request goes to the worker with the fewest; all of a pool work", async () => {
+    await using bus = await running({ pools: [worker({ instances: 3 })] });
+    const pids = await Promise.all(Array.from({ length: 9 }, () => bus.request<number>("pid")));
+    const counts = Map.groupBy(pids, (pid) => pid);
+    expect([...counts.values()].map((same) => same.length)).toEqual([3, 3, 3]);
+    const slow = bus.request("late", 300);
+    await Promise.all(Array.from({ length: 20 }, () => bus.request("late", 5)));
+    const busiest = bus.stats().workers.map(({ inFlight }) => inFlight);
+    expect(busiest.sort()).toEqual([0, 0, 1]);
+    await slow;
+  });
+
+  test("a key keeps its worker; keys are spread; when a worker ends only its own keys move", async () => {
+    await using bus = await running({ pools: [worker({ instances: 4, restart: { policy: "never" } })] });
+    const keys = Array.from({ length: 200 }, (_, i) => `user ${i}`);
+    const owners = (): Promise<number[]> =>
+      Promise.all(keys.map((key) => bus.request<number>("pid", 0, { key, idempotent: true })));
+    const before = await owners();
+    expect(await owners()).toEqual(before);
+    const counts = [...Map.groupBy(before, (pid) => pid).values()].map((same) => same.length);
+    expect(counts.length).toBe(4);
+    expect(Math.min(...counts)).toBeGreaterThan(25);
+    process.kill(before[0]!, "SIGKILL");
+    await until(() => bus.workerCount === 3, "the end of a worker");
+    const after = await owners();
+    for (const [index, pid] of before.entries()) {
+      if (pid === before[0]) expect(after[index]).not.toBe(pid);
+      else expect(after[index]).toBe(pid);
+    }
+  });
+
+  test("a pool is chosen by its id; one that there is not, or none of several, is an error that names them", async () => {
+    await using bus = await running({ pools: [worker({ id: "x" }), odd({ id: "y" })] });
+    expect(await bus.request("pid", 0, { pool: "x" })).not.toBe(await bus.request("pid", 0, { pool: "y" }));
+    for (const pool of ["z", undefined]) {
+      const error = await rejection<UnknownPoolError>(bus.request("pid", 0, { pool }));
+      expect(error).toBeInstanceOf(UnknownPoolError);
+      expect([error.pool, error.message.includes('"x", "y"')]).toEqual([pool, true]);
+    }
+    expect(bus.stats().routingErrors).toBe(2);
+  });
+
+  test('equal ids of messages that are sent do not meet, nor do 42 and "42"', async () => {
+    await using bus = await running({ pools: [worker()] });
+    const sent = [42, "42", 42, null].map((id, i) =>
+      bus.send({ jsonrpc: "2.0", id, method: "late", params: 40 - 10 * i }),
+    );
+    expect(await Promise.all(sent)).toEqual([
+      { jsonrpc: "2.0", id: 42, result: 40 },
+      { jsonrpc: "2.0", id: "42", result: 30 },
+      { jsonrpc: "2.0", id: 42, result: 20 },
+      { jsonrpc: "2.0", id: null, result: 10 },
+    ]);
+    const response = await bus.send({ id: "e", method: "fail", params: 1 });
+    expect(response).toMatchObject({ id: "e", error: { code: 4242, data: { params: 1 } } });
+    expect(await bus.send({ method: "echo" })).toBeUndefined();
+  });
+
+  test("members of a message go with it, but for the pool; its sessionId is a key", async () => {
+    await using bus = await running({ pools: [odd({ instances: 2 })] });
+    const message = {
+      jsonrpc: "2.0",
+      id: "a",
+      method: "pid",
+      params: {},
+      sessionId: "s-1",
+      pool: "a",
+      agentId: "g",
+    } as const;
+    const first = await bus.send(message);
+    for (let i = 0; i < 10; i++) expect((await bus.send(message))!.result).toBe(first!.result);
+    const seen = (await bus.request("seen", 0, { key: "s-1" })) as Record<string, unknown>[];
+    expect(seen[0]).toEqual({ jsonrpc: "2.0", id: 1, method: "pid", params: {}, sessionId: "s-1", agentId: "g" });
+  });
+});
+
+describe("the end of a worker", () => {
+  test("its requests fail at once, with its exit and the end of what it logged; it is started again", async () => {
+    const logged: string[] = [];
+    await using bus = await running({ pools: [worker(soon)], onLog: ({ line }) => logged.push(line) });
+    const pid = await bus.request<number>("pid");
+    const start = performance.now();
+    const other = rejection<WorkerExitedError>(bus.request("late", 20_000));
+    const error = await rejection<WorkerExitedError>(bus.request("die", "exit"));
+    expect(error).toBeInstanceOf(WorkerExitedError);
+    expect([error.report.exitCode, error.report.pid, error.mayHaveExecuted, error.retryable]).toEqual([
+      3,
+      pid,
+      true,
+      false,
+    ]);
+    expect(error.report.stderrTail).toContain("about to die");
+    expect(error.message).toContain("about to die");
+    expect(await other).toBeInstanceOf(WorkerExitedError);
+    expect(performance.now() - start).toBeLessThan(5_000);
+    expect(await bus.request<number>("pid")).not.toBe(pid);
+    expect([bus.stats().workerRestarts, bus.stats().inFlight, logged]).toEqual([1, 0, ["about to die"]]);
+  });
+
+  test("an answer that it wrote as its last is delivered", async () => {
+    await using bus = await running({
+      pools: [odd({ restart: { limit: Infinity, backoff: { initial: 0, max: 0 } } })],
+    });
+    const large = "x".repeat(60_000);
+    for (let i = 0; i < 10; i++) {
+      const others = Array.from({ length: 3 }, () => rejection<WorkerExitedError>(bus.request("unknown")));
+      expect(await bus.request("last", large)).toBe(large);
+      for (const error of await Promise.all(others)) expect(error).toBeInstanceOf(WorkerExitedError);
+    }
+    expect(bus.stats().protocolErrors).toBe(0);
+  }, 20_000);
+
+  test("a request that may run twice is sent to another worker, once", async () => {
+    await using bus = await running({ pools: [worker({ instances: 2, ...soon })] });
+    const waits = bus.request<number>("late", 300, { idempotent: true });
+    const busy = bus.stats().workers.find(({ inFlight }) => inFlight === 1)!;
+    process.kill(busy.pid, "SIGKILL");
+    expect(await waits).toBe(300);
+    const error = await rejection<WorkerExitedError>(bus.request("die", "kill", { idempotent: true }));
+    expect(error).toBeInstanceOf(WorkerExitedError); // it has killed two of them
+    expect(error.report.signal).toBe("SIGKILL");
+    await until(() => bus.workerCount === 2, "both workers again");
+    expect(bus.stats().workerRestarts).toBe(3);
+  });
+
+  test("while workers are killed under load every request settles once, with its own answer or one error", async () => {
+    await using bus = await running({
+      pools: [worker({ instances: 3, restart: { limit: Infinity, backoff: { initial: 1, max: 5 } } })],
+      limits: { queue: { limit: 100_000 } },
+    });
+    let settled = 0;
+    let failed = 0;
+    const total = 3_000;
+    const load = Array.from({ length: 30 }, async (_, lane) => {
+      for (let i = lane; i < total; i += 30) {
+        const idempotent = i % 2 === 0;
+        await bus.request<number>("echo", i, { idempotent, timeout: 10_000 }).then(
+          (value) => expect(value).toBe(i),
+          (error) => {
+            failed++;
+            expect(error).toBeInstanceOf(WorkerExitedError);
+          },
+        );
+        settled++;
+      }
+    });
+    const killer = (async () => {
+      for (let kills = 0; kills < 10 && settled < total; kills++) {
+        const before = settled;
+        await until(() => settled > before + 50 || settled === total, "progress");
+        const { workers } = bus.stats();
+        if (workers.length > 0) process.kill(workers[kills % workers.length]!.pid, "SIGKILL");
+      }
+    })();
+    await Promise.all([...load, killer]);
+    expect(settled).toBe(total);
+    expect(bus.stats().workerRestarts).toBeGreaterThan(3);
+    expect(failed).toBeLessThan(total / 2);
+    expect([bus.stats().inFlight, bus.stats().waiting]).toEqual([0, 0]);
+  }, 30_000);
+
+  test("when all workers are given up, what waits and what comes is rejected with the reason", async () => {
+    const errors: SlotbusError[] = [];
+    await using bus = await running({
+      pools: [worker({ restart: { limit: 0 }, limits: { maxInFlight: 1 } })],
+      onError: (error) => errors.push(error),
+    });
+    const died = rejection(bus.request("die", "exit"));
+    const waits = rejection<PoolFailedError>(bus.request("echo", 1));
+    expect(await died).toBeInstanceOf(WorkerExitedError);
+    expect(await waits).toBeInstanceOf(PoolFailedError);
+    expect((await waits).message).toContain('pool "a"');
+    const late = await rejection<PoolFailedError>(bus.request("echo", 2));
+    expect(late).toBeInstanceOf(PoolFailedError);
+    expect((late.cause as WorkerExitedError).report.exitCode).toBe(3);
+    expect(errors.map(({ code }) => code)).toEqual(["WORKER_FAILED"]);
+  });
+
+  test("a worker that closes its output and lives on is replaced", async () => {
+    await using bus = await running({ pools: [odd(soon, "stubborn")] });
+    const pid = await bus.request<number>("pid");
+    const error = await rejection<WorkerExitedError>(bus.request("closeOutput"));
+    expect(error).toBeInstanceOf(WorkerExitedError);
+    expect(await bus.request<number>("pid")).not.toBe(pid);
+  }, 20_000);
+
+  test("onWorker tells what becomes of workers", async () => {
+    const events: WorkerEvent[] = [];
+    const bus = await running({ pools: [worker(soon)], onWorker: (event) => events.push(event) });
+    const first = await bus.request<number>("pid");
+    await rejection(bus.request("die", "kill"));
+    const second = await bus.request<number>("pid");
+    await bus.stop();
+    await until(() => events.at(-1)?.event === "stopped", "the last event");
+    expect(events.map(({ event }) => event)).toEqual(["started", "restarting", "started", "stopping", "stopped"]);
+    expect([events[0]!.pid, events[2]!.pid]).toEqual([first, second]);
+    expect(events.map(({ life }) => life)).toEqual([1, 1, 2, 2, 2]);
+  });
+});
+
+describe("what is no message", () => {
+  const base64 = (text: string | Uint8Array): string => Buffer.from(text as string).toString("base64");
+
+  test("stray prints are counted and told, and requests are answered as if nothing was", async () => {
+    const errors: [string, number | undefined][] = [];
+    await using bus = await running({
+      pools: [odd()],
+      onError: (error, from) => errors.push([error.code, from?.pid]),
+    });
+    const pid = await bus.request<number>("pid");
+    const strays = [
+      "hello\n",
+      "42\n",
+      "null\n",
+      '"text"\n',
+      "{}\n",
+      '{"id":{}}\n',
+      "\n  \n",
+      '{"jsonrpc":"2.0","id":9999,"result":1}\n',
+    ];
+    await bus.notify("write", base64(strays.join("")));
+    expect(await bus.request<number>("pid")).toBe(pid);
+    expect(bus.stats().protocolErrors).toBe(7);
+    expect(errors).toEqual(Array.from({ length: 7 }, () => ["PROTOCOL", pid]));
+  });
+
+  test("an answer that is too long, not UTF-8 or not JSON fails its own request, and the next is answered", async () => {
+    await using bus = await running({ pools: [odd({ limits: { maxMessageBytes: 10_000 } })] });
+    const texts = [
+      `{"jsonrpc":"2.0","id":1,"result":"${"x".repeat(200_000)}"}\n`,
+      Buffer.concat([Buffer.from('{"id":2,"result":"'), Buffer.of(0xff), Buffer.from('"}\n')]),
+      '{"id":3,"result":NaN}\n',
+      `{"result":"${"y".repeat(20_000)}","id":4}\n`,
+    ];
+    for (const text of texts) {
+      const error = await rejection<ProtocolError>(bus.request("write", base64(text), { timeout: 5_000 }));
+      expect(error).toBeInstanceOf(ProtocolError);
+      expect(error.mayHaveExecuted).toBe(true);
+    }
+    expect(await bus.request("echo", "after")).toBe("after");
+    expect([bus.stats().protocolErrors, bus.stats().inFlight, bus.stats().workerRestarts]).toEqual([4, 0, 0]);
+  });
+
+  test('with onFault "restart" the worker is replaced', async () => {
+    await using bus = await running({ pools: [odd(soon)], limits: { onFault: "restart" } });
+    const pid = await bus.request<number>("pid");
+    const error = await rejection<WorkerExitedError>(bus.request("write", base64("oops\n")));
+    expect(error.report.signal).toBe("SIGKILL");
+    expect(await bus.request<number>("pid")).not.toBe(pid);
+  });
+
+  test("an answer in single bytes, with a character cut by every one of them, arrives whole", async () => {
+    await using bus = await running({ pools: [odd()] });
+    expect(await bus.request("pieces", { text: "ä€😀" })).toEqual({ text: "ä€😀" });
+  });
+
+  test("a second answer to one request is counted as late, and so is one after the timeout", async () => {
+    await using bus = await running({ pools: [odd(), worker({ id: "b" })] });
+    expect(await bus.request("answerTwice", 0, { pool: "a" })).toBe(1);
+    await bus.request("pid", 0, { pool: "a" });
+    expect(bus.stats().late).toBe(1);
+    await rejection(bus.request("late", 100, { pool: "b", timeout: 20 }));
+    await until(() => bus.stats().late === 2, "the late answer");
+    expect([bus.stats().protocolErrors, bus.stats().inFlight]).toEqual([0, 0]);
+  });
+});
+
+describe("workers that ask and tell", () => {
+  test("a worker's request is answered by its handler, an error with its code and data; others are -32601", async () => {
+    await using bus = await running({ pools: [odd()] });
+    bus.onRequest("add", (params, { method, pool, worker: index }) => [
+      (params as number[])[0]! + 1,
+      method,
+      pool,
+      index,
+    ]);
+    bus.onRequest("refuse", () => {
+      throw new RpcError(7, "not you", { why: 1 });
+    });
+    const ask = (id: number | string, method: string, params?: unknown): Promise<unknown> =>
+      bus.request("ask", { id, method, params });
+    // Its id is that of the request it answers meanwhile: the two sides have ids of their own.
+    expect(await ask(1, "add", [1])).toEqual({ answer: { jsonrpc: "2.0", id: 1, result: [2, "add", "a", 0] } });
+    expect(await ask("x", "refuse")).toEqual({
+      answer: { jsonrpc: "2.0", id: "x", error: { code: 7, message: "not you", data: { why: 1 } } },
+    });
+    expect(await ask(2, "nope")).toMatchObject({ answer: { error: { code: -32_601 } } });
+    const remove = bus.onRequest("*", (_, { method }) => `any ${method}`);
+    expect(await ask(3, "nope")).toMatchObject({ answer: { result: "any nope" } });
+    remove();
+    expect(await ask(4, "nope")).toMatchObject({ answer: { error: { code: -32_601 } } });
+    expect(() => bus.onRequest("add", () => 1)).toThrow(InvalidConfigError);
+  });
+
+  test("a handler hears that its worker gave up, or ended", async () => {
+    await using bus = await running({ pools: [odd(soon)] });
+    const reasons: unknown[] = [];
+    bus.onRequest("slow", async (_, { signal }) => {
+      await new Promise((done) => signal.addEventListener("abort", done));
+      reasons.push(signal.reason);
+      throw signal.reason;
+    });
+    expect(await bus.request("askAndGiveUp")).toMatchObject({ answer: { error: { message: "the worker gave up" } } });
+    const pending = rejection(bus.request("ask", { id: 1, method: "slow" }));
+    await bus.request("echo", 1);
+    process.kill(bus.stats().workers[0]!.pid, "SIGKILL");
+    expect(await pending).toBeInstanceOf(WorkerExitedError);
+    await until(() => reasons.length === 2, "the second abort");
+    expect(reasons[1]).toBeInstanceOf(WorkerExitedError);
+  });
+
+  test("each subscription gets what is told after it began, by method and pool, and ends with the bus", async () => {
+    const bus = await running({ pools: [odd({ id: "x" }), odd({ id: "y" })] });
+    await bus.request("flood", 3, { pool: "x" });
+    const all = bus.subscribe();
+    const x = bus.subscribe({ pool: "x", method: "flood" });
+    const other = bus.subscribe({ method: "other" });
+    await bus.request("flood", 2, { pool: "x" });
+    await bus.request("flood", 1, { pool: "y" });
+    await bus.stop();
+    const read = async (subscription: typeof all): Promise<unknown[]> => {
+      const found: unknown[] = [];
+      for await (const { pool, params } of subscription) found.push([pool, params]);
+      return found;
+    };
+    const told = [
+      ["x", 0],
+      ["x", 1],
+    ];
+    expect(await read(all)).toEqual([...told, ["y", 0]]);
+    expect(await read(x)).toEqual(told);
+    expect(await read(other)).toEqual([]);
+    expect(all.isOpen).toBe(false);
+  });
+
+  test('a full queue drops as its policy says, and counts; "close" ends behind what it has', async () => {
+    await using bus = await running({ pools: [odd()] });
+    const newest = bus.subscribe({ queue: 3, policy: "drop-newest" });
+    const oldest = bus.subscribe({ queue: 3, policy: "drop-oldest" });
+    const closing = bus.subscribe({ queue: 3, policy: "close" });
+    await bus.request("flood", 10);
+    const take = async (from: typeof newest): Promise<unknown[]> => {
+      const found = [];
+      while (from.queued > 0) found.push((await from.next()).value!.params);
+      return found;
+    };
+    expect([await take(newest), newest.dropped]).toEqual([[0, 1, 2], 7]);
+    expect([await take(oldest), oldest.dropped]).toEqual([[7, 8, 9], 7]);
+    expect([await take(closing), closing.dropped, closing.isOpen]).toEqual([[0, 1, 2], 0, false]);
+    expect(await rejection(closing.next())).toBeInstanceOf(SubscriptionFullError);
+    expect((await closing.next()).done).toBe(true);
+    expect(bus.stats().dropped).toBe(14);
+  });
+
+  test('with "block" a worker is not read on while the queue is full: nothing is lost, and little is kept', async () => {
+    await using bus = await running({ pools: [odd()] });
+    const subscription = bus.subscribe({ queue: 10, policy: "block" });
+    const total = 50_000;
+    const done = bus.request("flood", total, { timeout: 60_000 });
+    let most = 0;
+    let bytes = -1;
+    while (bytes !== bus.stats().bytesOut) {
+      bytes = bus.stats().bytesOut;
+      await Bun.sleep(200); // the pipe fills, and then nothing moves
+    }
+    expect(bytes).toBeLessThan(256 * 1_024);
+    for (let i = 0; i < total; i++) {
+      const { value } = await subscription.next();
+      expect(value!.params).toBe(i);
+      most = Math.max(most, subscription.queued);
+    }
+    expect(await done).toBe(total);
+    expect(most).toBe(10);
+    expect([subscription.dropped, bus.stats().dropped]).toEqual([0, 0]);
+  }, 30_000);
+
+  test('with "block" nothing that a worker told is lost when it ends or the bus stops, however late it is read', async () => {
+    const bus = await running({ pools: [odd(soon)] });
+    const subscription = bus.subscribe({ queue: 5, policy: "block" });
+    const flood = rejection<WorkerExitedError>(bus.request("flood", 400));
+    await until(() => subscription.queued === 5, "a full queue");
+    await Bun.sleep(50); // it has written all of it by now: less than its pipe holds
+    process.kill(bus.stats().workers[0]!.pid, "SIGKILL");
+    expect(await flood).toBeInstanceOf(WorkerExitedError); // its answer was written, and could not be read in time
+    for (let i = 0; i < 400; i++) expect((await subscription.next()).value!.params).toBe(i);
+    expect(bus.stats().late).toBeLessThanOrEqual(1);
+    const again = bus.request("flood", 300);
+    await until(() => subscription.queued === 5, "a full queue again");
+    const stopping = bus.stop();
+    expect(await again).toBe(300);
+    await stopping;
+    const rest: unknown[] = [];
+    for await (const { params } of subscription) rest.push(params);
+    expect(rest).toEqual(Array.from({ length: 300 }, (_, i) => i));
+    expect([subscription.dropped, bus.state]).toEqual([0, BusState.STOPPED]);
+  });
+
+  test("while maxInFlight handlers run for a worker it is not read, and every request of it is answered", async () => {
+    await using bus = await running({ pools: [odd()], limits: { maxInFlight: 3 } });
+    let active = 0;
+    let most = 0;
+    bus.onRequest("slow", async (params) => {
+      most = Math.max(most, ++active);
+      await Bun.sleep(2);
+      active--;
+      return params;
+    });
+    expect(await bus.request("askMany", 100)).toEqual(Array.from({ length: 100 }, (_, i) => i));
+    expect(most).toBe(3);
+  });
+
+  test("leaving the loop, close and an abort end a subscription; a reader that blocked a worker lets it go", async () => {
+    await using bus = await running({ pools: [odd()] });
+    const controller = new AbortController();
+    const aborted = bus.subscribe({ signal: controller.signal });
+    const blocked = bus.subscribe({ queue: 1, policy: "block" });
+    const flood = bus.request("flood", 100);
+    for await (const { params } of blocked) if (params === 3) break;
+    expect(await flood).toBe(100);
+    expect(aborted.queued).toBe(100);
+    controller.abort(new Error("enough"));
+    expect((await rejection(aborted.next())).message).toBe("enough");
+    expect([aborted.dropped, (await aborted.next()).done]).toEqual([100, true]);
+    expect(() => bus.subscribe({ queue: 0 })).toThrow(InvalidConfigError);
+    expect(() => bus.subscribe({ policy: "none" as "close" })).toThrow(InvalidConfigError);
+    expect(() => bus.subscribe({ pool: "z" })).toThrow(UnknownPoolError);
+  });
+});
+
+describe("backpressure", () => {
+  test("a worker has no more than maxInFlight; more wait in order, up to the limit of the queue", async () => {
+    await using bus = await running({ pools: [worker()], limits: { maxInFlight: 2, queue: { limit: 3 } } });
+    const order: number[] = [];
+    const calls = Array.from({ length: 5 }, (_, i) => bus.request("late", 20).then(() => order.push(i)));
+    const error = await rejection<BackpressureError>(bus.request("echo", 1));
+    expect(error).toBeInstanceOf(BackpressureError);
+    expect([error.retryable, error.mayHaveExecuted]).toEqual([true, false]);
+    expect([bus.stats().inFlight, bus.stats().waiting]).toEqual([2, 3]);
+    await Promise.all(calls);
+    expect(order).toEqual([0, 1, 2, 3, 4]);
+    expect(await bus.request("echo", 2)).toBe(2);
+  });
+
+  test("calls with a key wait for their own worker, and calls without one pass them", async () => {
+    await using bus = await running({ pools: [worker({ instances: 2 })], limits: { maxInFlight: 1 } });
+    const key = "k";
+    const pid = await bus.request<number>("pid", 0, { key });
+    const slow = bus.request("late", 200, { key });
+    const waits = bus.request<number>("pid", 0, { key });
+    expect(await bus.request<number>("pid")).not.toBe(pid);
+    expect(bus.stats().waiting).toBe(1);
+    expect([await slow, await waits]).toEqual([200, pid]);
+  });
+
+  test("10 000 messages of 1 KiB for a worker that reads nothing take the credit and no more", async () => {
+    const maxQueuedBytes = 256 * 1_024;
+    await using bus = await running({
+      pools: [odd({ stop: { drain: 0, endOfInput: 0, term: 0 } }, "deaf")],
+      limits: { maxQueuedBytes, maxInFlight: 65_536, queue: { policy: "wait" } },
+    });
+    const params = "x".repeat(1_024);
+    const calls: Promise<SlotbusError>[] = [];
+    let most = 0;
+    while (calls.length < 10_000) {
+      for (let i = 0; i < 100; i++) calls.push(rejection(bus.request("echo", params)));
+      await new Promise((done) => setImmediate(done)); // each batch is a write of its own, until the pipe is full
+      most = Math.max(most, bus.stats().workers[0]!.queuedBytes);
+    }
+    expect(most).toBeWithin(maxQueuedBytes / 2, maxQueuedBytes + 2_048);
+    expect(bus.stats().bytesIn).toBeLessThan(maxQueuedBytes + 512 * 1_024); // and what the pipe itself holds
+    expect(bus.stats().waiting).toBeGreaterThan(9_000);
+    await bus.stop();
+    const codes = Map.groupBy(await Promise.all(calls), ({ code }) => code);
+    expect([...codes.keys()].sort()).toEqual(["BUS_CLOSED", "WORKER_EXITED"]);
+    expect([bus.stats().inFlight, bus.stats().waiting]).toEqual([0, 0]);
+  });
+
+  test("a notification waits for room as a request does", async () => {
+    await using bus = await running({ pools: [worker()], limits: { maxQueuedBytes: 1_024 } });
+    const large = "x".repeat(100_000);
+    await Promise.all(Array.from({ length: 50 }, () => bus.notify("echo", large)));
+    expect(await bus.request("echo", 1)).toBe(1);
+    expect(bus.stats().messagesIn).toBe(51);
+  });
+
+  test("a request of megabytes to a worker that is slow to read does not hold up this process", async () => {
+    await using bus = await running({ pools: [worker()] });
+    let turns = 0;
+    const timer = setInterval(() => turns++, 1);
+    const large = "x".repeat(8 * 2 ** 20);
+    expect(await bus.request("echo", large)).toBe(large);
+    clearInterval(timer);
+    expect(turns).toBeGreaterThan(2);
+  });
+
+  test("a timeout leaves nothing behind, and the worker takes the next", async () => {
+    await using bus = await running({ pools: [worker()], limits: { maxInFlight: 4 } });
+    const calls = Array.from({ length: 12 }, () =>
+      rejection<RequestTimeoutError>(bus.request("wait", 0, { timeout: 50 })),
+    );
+    const errors = await Promise.all(calls);
+    expect(errors.map(({ mayHaveExecuted }) => mayHaveExecuted).filter(Boolean).length).toBeWithin(4, 13);
+    expect(errors.every((error) => error instanceof RequestTimeoutError)).toBe(true);
+    expect([bus.stats().inFlight, bus.stats().waiting]).toEqual([0, 0]);
+    expect(await bus.request("echo", 1)).toBe(1);
+    expect(await bus.request<number>("aborts")).toBeGreaterThanOrEqual(4);
+  });
+});
+
+describe("looking", () => {
+  test("all eight counters count, and the others are there", async () => {
+    await using bus = await running({ pools: [worker()] });
+    for (let i = 0; i < 100; i++) await bus.request("echo", i);
+    const stats = bus.stats();
+    expect(stats).toMatchObject({
+      messagesIn: 100,
+      workerRestarts: 0,
+      routingErrors: 0,
+      clientConnects: 0,
+      clientDisconnects: 0,
+      inFlight: 0,
+      dropped: 0,
+      late: 0,
+      protocolErrors: 0,
+    });
+    expect(stats.messagesOut).toBe(101); // and its notice that it is ready
+    expect(stats.bytesIn).toBe(
+      [...Array(100).keys()].reduce(
+        (sum, i) => sum + `{"jsonrpc":"2.0","id":${i + 1},"method":"echo","params":${i}}\n`.length,
+        0,
+      ),
+    );
+    expect(stats.bytesOut).toBeGreaterThan(3_000);
+    expect(stats.p50).toBeGreaterThan(0);
+    expect(stats.p99).toBeGreaterThanOrEqual(stats.p50);
+  });
+
+  test("starting and stopping leaves no descriptor, process or timer behind", async () => {
+    const bus = new StdioBus({ pools: [{ id: "a", command: "cat", instances: 2 }] });
+    const cycle = async (): Promise<void> => {
+      await bus.start();
+      await bus.notify("x");
+      for (const report of await bus.stop()) expect([report.exitCode, isAlive(report.pid)]).toEqual([0, false]);
+    };
+    await cycle();
+    const before = descriptors();
+    for (let i = 0; i < 20; i++) await cycle();
+    await until(() => descriptors() <= before, "no more descriptors than before");
+    expect(bus.stats()).toMatchObject({ messagesIn: 21, workerRestarts: 0, workers: [] });
+  }, 20_000);
+
+  test("it works where the C library is not", async () => {
+    const program = `
+      const { StdioBus } = await import(${JSON.stringify(join(import.meta.dir, "../src/stdio/index.ts"))});
+      await using bus = new StdioBus({ pools: [{ id: "a", command: process.execPath, args: [${JSON.stringify(join(import.meta.dir, "fixtures/stdio-worker.ts"))}] }] });
+      await bus.start();
+      console.log(await bus.request("echo", "without"));
+      console.log(Object.keys(require.cache).filter((file) => /src.(bus|native.library)/.test(file)).length);`;
+    const child = Bun.spawn([process.execPath, "-e", program], {
+      env: { ...process.env, SLOTBUS_LIB: "/nowhere/libslotbus.so" },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const [output, errors] = await Promise.all([child.stdout.text(), child.stderr.text()]);
+    expect([output, errors.replace(/^.*slotbus-launcher.*$/m, "").trim()]).toEqual(["without\n0\n", ""]);
+    expect(await child.exited).toBe(0);
+  });
+});

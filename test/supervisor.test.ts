@@ -1,0 +1,783 @@
+/** The supervisor: real processes, killed, stopped, replaced and counted. Cycles of the leak test: `CYCLES=500 bun test ...`. */
+
+import { describe, expect, test } from "bun:test";
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import {
+  BusClosedError,
+  type ExitReport,
+  InvalidConfigError,
+  InvalidStateError,
+  ProgramNotFoundError,
+  type WorkerFailedError,
+  WorkerStartError,
+} from "../src/errors.ts";
+import { type PoolOptions, Supervisor, type WorkerStatus } from "../src/supervisor/index.ts";
+import { resolveRestart } from "../src/supervisor/options.ts";
+import { Restarts } from "../src/supervisor/restarts.ts";
+import { LineLink, lines, lives, script } from "./line-transport.ts";
+import { Child, descriptors, rejection, until } from "./support.ts";
+
+/** Answers each line; ends at the end of its input. */
+const echo = "echo ready; exec cat";
+/** Traps SIGTERM and ignores the end of its input. */
+const stubborn = "trap '' TERM; echo ready; while :; do sleep 0.1; done";
+/** Steps short enough for a test. */
+const quick = { drain: 2_000, endOfInput: 300, term: 300 };
+
+function pool(text: string, options: Partial<PoolOptions> = {}): Supervisor<LineLink> {
+  return new Supervisor(script(text, options), lines);
+}
+
+function pids(supervisor: Supervisor<LineLink>): number[] {
+  return supervisor.workers.map(({ pid }) => pid);
+}
+
+function states(supervisor: Supervisor<LineLink>): string {
+  return supervisor.workers.map(({ state }) => state).join();
+}
+
+/** Children of this process that are no zombies. */
+function children(): string[] {
+  const all = readdirSync("/proc/self/task").flatMap((task) =>
+    readFileSync(`/proc/self/task/${task}/children`, "latin1").trim().split(" "),
+  );
+  return all.filter((pid) => pid !== "" && lives(Number(pid)));
+}
+
+/** A folder of its own that goes when the test ends. */
+function folder(): { path: string } & Disposable {
+  const path = mkdtempSync(join(tmpdir(), "slotbus-supervisor-"));
+  return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true }) };
+}
+
+describe("start and stop", () => {
+  test("all workers are ready when start resolves, and each ends by the end of its input when the pool stops", async () => {
+    const supervisor = pool(echo, { instances: 3 });
+    const seen: string[] = [];
+    supervisor.on("state", ({ id, state }, previous) => seen.push(`${id} ${previous} ${state}`));
+    await supervisor.start();
+    expect(states(supervisor)).toBe("ready,ready,ready");
+    expect(supervisor.links.map(({ pid }) => pid).sort()).toEqual(pids(supervisor).sort());
+    expect(new Set(pids(supervisor)).size).toBe(3);
+    expect(await Promise.all(supervisor.links.map((link) => link.ask("hello")))).toEqual(["hello", "hello", "hello"]);
+    const running = pids(supervisor);
+    const reports = await supervisor.stop();
+    expect(reports.map(({ worker, how, exitCode, signal }) => [worker, how, exitCode, signal])).toEqual([
+      [0, "end of input", 0, null],
+      [1, "end of input", 0, null],
+      [2, "end of input", 0, null],
+    ]);
+    expect(reports.map(({ pid }) => pid)).toEqual(running);
+    expect(running.filter(lives)).toEqual([]);
+    expect(supervisor.links).toEqual([]);
+    await until(() => seen.length === 9, "nine changes of state");
+    expect(seen.filter((text) => text.startsWith("1 "))).toEqual([
+      "1 starting ready",
+      "1 ready draining",
+      "1 draining stopped",
+    ]);
+  });
+
+  test("the pid of a worker is that of the program, which leads a group of its own", async () => {
+    await using supervisor = pool("echo ready; echo $$ >&2; ps -o pgid= -p $$ >&2; exec cat");
+    const logged: number[] = [];
+    supervisor.on("log", (_, line) => logged.push(Number(line)));
+    await supervisor.start();
+    await until(() => logged.length === 2, "its own numbers");
+    expect(logged).toEqual([pids(supervisor)[0]!, pids(supervisor)[0]!]);
+    expect(logged[0]).not.toBe(process.pid);
+  });
+
+  test("the ladder goes as far as each worker needs, and the report says where it ended", async () => {
+    const cases: [string, string, ExitReport["how"]][] = [
+      ["end of input", echo, "end of input"],
+      ["SIGTERM", "echo ready; while :; do sleep 0.1; done", "SIGTERM"],
+      ["SIGKILL", stubborn, "SIGKILL"],
+    ];
+    for (const [signal, text, how] of cases) {
+      const supervisor = pool(text, { stop: quick });
+      await supervisor.start();
+      const [pid] = pids(supervisor);
+      const from = performance.now();
+      const [report] = await supervisor.stop();
+      const ms = performance.now() - from;
+      expect([report!.how, report!.pid, lives(pid!)]).toEqual([how, pid!, false]);
+      expect(report!.signal).toBe(signal.startsWith("SIG") ? signal : null);
+      if (how === "SIGTERM") expect(ms).toBeGreaterThan(290);
+      if (how === "SIGKILL") expect(ms).toBeGreaterThan(590);
+      expect(ms).toBeLessThan(5_000);
+    }
+  });
+
+  test("what a worker has is answered before its input ends; one that does not answer is not waited for longer than drain", async () => {
+    const slow = "echo ready; while read line; do sleep 0.3; echo $line; done";
+    const supervisor = pool(slow);
+    await supervisor.start();
+    const link = supervisor.links[0]!;
+    const answer = link.ask("last words");
+    const [report] = await supervisor.stop();
+    expect(await answer).toBe("last words");
+    expect([report!.how, link.drains]).toEqual(["end of input", 1]);
+
+    const hasty = pool("echo ready; read line; (sleep 0.3; echo $line) & read next"); // forgets all at the end of its input
+    await hasty.start();
+    const kept = hasty.links[0]!.ask("kept");
+    await hasty.stop();
+    expect(await kept).toBe("kept");
+
+    const mute = pool("echo ready; cat > /dev/null", { stop: { ...quick, drain: 200 } });
+    await mute.start();
+    const lost = rejection(mute.links[0]!.ask("anybody?"));
+    expect((await mute.stop())[0]!.how).toBe("end of input");
+    expect((await lost).message).toBe("ended: end of input");
+  });
+
+  test("a stopped process (SIGSTOP) is ended too", async () => {
+    const supervisor = pool(echo, { stop: quick });
+    await supervisor.start();
+    process.kill(pids(supervisor)[0]!, "SIGSTOP");
+    expect((await supervisor.stop())[0]!.how).toBe("SIGKILL");
+  });
+
+  test("concurrent starts share one promise, so do stops; a pool that runs does not start; one that stopped starts again", async () => {
+    const supervisor = pool(echo);
+    const first = supervisor.start();
+    expect(supervisor.start()).toBe(first);
+    await first;
+    const error = await rejection<InvalidStateError>(supervisor.start());
+    expect(error).toBeInstanceOf(InvalidStateError);
+    expect([error.state, error.expected]).toEqual(["running", "stopped"]);
+    const [pid] = pids(supervisor);
+    const stopping = supervisor.stop();
+    expect(supervisor.stop()).toBe(stopping);
+    await stopping;
+    expect(await supervisor.stop()).toEqual([]);
+    await supervisor.start();
+    expect(pids(supervisor)[0]).not.toBe(pid);
+    expect(await supervisor.links[0]!.ask("again")).toBe("again");
+    await supervisor.stop();
+  });
+
+  test("stop during start aborts it: start rejects, nothing is left", async () => {
+    const supervisor = pool("exec sleep 60", { instances: 2, stop: quick });
+    const starting = rejection(supervisor.start());
+    await until(() => children().length >= 2, "processes");
+    const from = performance.now();
+    await supervisor.stop();
+    expect(await starting).toBeInstanceOf(BusClosedError);
+    expect(performance.now() - from).toBeLessThan(3_000);
+    expect(children()).toEqual([]);
+    expect(states(supervisor)).toBe("stopped,stopped");
+  });
+
+  test("a stop in the same turn as the start leaves nothing either", async () => {
+    const supervisor = pool(echo, { instances: 2 });
+    const starting = rejection(supervisor.start());
+    await supervisor.stop();
+    expect(await starting).toBeInstanceOf(BusClosedError);
+    expect(children()).toEqual([]);
+  });
+
+  test("await using stops the pool", async () => {
+    let pid: number;
+    {
+      await using supervisor = pool(echo);
+      await supervisor.start();
+      pid = pids(supervisor)[0]!;
+      expect(lives(pid)).toBe(true);
+    }
+    expect(lives(pid)).toBe(false);
+  });
+});
+
+describe("a start that fails", () => {
+  test("a missing program is found before anything runs; the error names it and PATH", async () => {
+    const error = await rejection<ProgramNotFoundError>(
+      new Supervisor({ command: "no-such-program-7" }, lines).start(),
+    );
+    expect(error).toBeInstanceOf(ProgramNotFoundError);
+    expect(error.program).toBe("no-such-program-7");
+    expect(error.message).toContain(process.env["PATH"]!);
+    const other = new Supervisor({ command: "sh", env: { PATH: "/nowhere" } }, lines);
+    expect((await rejection(other.start())).message).toContain('"/nowhere"');
+    expect(await rejection(new Supervisor({ command: "./sh", cwd: "/tmp" }, lines).start())).toBeInstanceOf(
+      ProgramNotFoundError,
+    );
+  });
+
+  test("a program without rights or without its interpreter, and a working directory that is missing, are told apart", async () => {
+    using temp = folder();
+    const file = join(temp.path, "program");
+    writeFileSync(file, "#!/no/such/interpreter\n");
+    expect(await rejection(new Supervisor({ command: file }, lines).start())).toBeInstanceOf(ProgramNotFoundError);
+    chmodSync(file, 0o755);
+    const error = await rejection(new Supervisor({ command: file }, lines).start());
+    expect(error).toBeInstanceOf(ProgramNotFoundError);
+    expect(error.message).toContain("interpreter");
+    const cwd = join(temp.path, "nothing");
+    expect((await rejection(pool(echo, { cwd }).start())).message).toContain(`cwd is "${cwd}"`);
+    expect(children()).toEqual([]);
+  });
+
+  test("a worker that ends during start fails it, with its code and what it wrote; the others are stopped", async () => {
+    using temp = folder();
+    const flag = join(temp.path, "flag");
+    const text = `if mkdir ${flag} 2>/dev/null; then echo 'no database' >&2; exit 7; fi; ${echo}`;
+    const supervisor = pool(text, { instances: 3, stop: quick });
+    const error = await rejection<WorkerStartError>(supervisor.start());
+    expect(error).toBeInstanceOf(WorkerStartError);
+    expect(error.report).toMatchObject({ exitCode: 7, signal: null, how: "itself", stderrTail: "no database\n" });
+    expect(error.message).toContain("exited with code 7");
+    expect(error.message).toContain("no database");
+    expect(children()).toEqual([]);
+    await supervisor.start(); // the folder is there now
+    expect(states(supervisor)).toBe("ready,ready,ready");
+    await supervisor.stop();
+  });
+
+  test("a worker that is not ready in time fails the start and is ended", async () => {
+    const supervisor = pool("exec sleep 60", { startupTimeout: 150, stop: quick });
+    const error = await rejection<WorkerStartError>(supervisor.start());
+    expect(error.message).toContain("was not ready within 150 ms");
+    expect(error.report).toMatchObject({ how: "SIGTERM", signal: "SIGTERM" });
+    expect(children()).toEqual([]);
+  });
+
+  test("what a transport rejects with is the cause", async () => {
+    const refuse = { ...lines, open: () => Promise.reject(new Error("it speaks another protocol")) };
+    const supervisor = new Supervisor(script(echo, { stop: quick }), refuse);
+    const error = await rejection<WorkerStartError>(supervisor.start());
+    expect(error).toBeInstanceOf(WorkerStartError);
+    expect((error.cause as Error).message).toBe("it speaks another protocol");
+    expect(children()).toEqual([]);
+  });
+
+  test("a link that comes after the startup time is told that its process ended", async () => {
+    const opened = Promise.withResolvers<LineLink>();
+    let process: ConstructorParameters<typeof LineLink>[0];
+    const late = { ...lines, open: (given: typeof process) => ((process = given), opened.promise) };
+    const supervisor = new Supervisor(script(echo, { startupTimeout: 50, stop: quick }), late);
+    await rejection(supervisor.start());
+    const link = new LineLink(process!);
+    opened.resolve(link);
+    await until(() => link.report !== null, "its report");
+    expect(supervisor.links).toEqual([]);
+  });
+});
+
+describe("restarts", () => {
+  test("a killed worker comes back as another process; its requests are failed at once, the others do not notice", async () => {
+    await using supervisor = pool(echo, { instances: 2, restart: { backoff: { initial: 20 } } });
+    const exits: ExitReport[] = [];
+    supervisor.on("exit", (report) => exits.push(report));
+    await supervisor.start();
+    const [first, second] = pids(supervisor);
+    const link = supervisor.links.find(({ pid }) => pid === first)!;
+    process.kill(first!, "SIGSTOP");
+    const lost = rejection(link.ask("lost"));
+    process.kill(first!, "SIGKILL");
+    expect((await lost).message).toBe("ended: itself");
+    await until(() => supervisor.links.length === 2, "both ready again");
+    expect(supervisor.workers[0]).toMatchObject({ id: 0, life: 2, state: "ready", restarts: 1 });
+    expect(pids(supervisor)[0]).not.toBe(first!);
+    expect(pids(supervisor)[1]).toBe(second!);
+    expect(exits).toMatchObject([
+      { worker: 0, life: 1, pid: first!, signal: "SIGKILL", exitCode: null, how: "itself" },
+    ]);
+    expect(await Promise.all(supervisor.links.map((each) => each.ask("hi")))).toEqual(["hi", "hi"]);
+    expect(supervisor.restarts).toBe(1);
+  });
+
+  for (const [policy, code, state, lifes] of [
+    ["never", 0, "stopped", 1],
+    ["never", 3, "failed", 1],
+    ["on-failure", 0, "stopped", 1],
+    ["on-failure", 3, "failed", 3],
+    ["always", 0, "failed", 3],
+  ] as const) {
+    test(`policy "${policy}", exit code ${code}: ${lifes} lives, then ${state}`, async () => {
+      const restart = { policy, limit: 2, backoff: { initial: 5 } };
+      await using supervisor = pool(`echo ready; read line; exit ${code}`, { restart });
+      let ends = 0;
+      let failure: WorkerFailedError | null = null;
+      supervisor.on("exit", () => ends++);
+      supervisor.on("failed", (error) => (failure = error));
+      supervisor.on("ready", () => void supervisor.links[0]!.ask("end").catch(() => {}));
+      await supervisor.start();
+      await until(() => states(supervisor) === state, state);
+      await until(() => ends === lifes, "the last exit");
+      expect(supervisor.workers[0]!.life).toBe(lifes);
+      expect((failure as WorkerFailedError | null)?.report.exitCode).toBe(state === "failed" ? code : undefined);
+      expect(supervisor.links).toEqual([]);
+    });
+  }
+
+  test("a worker that crashes again and again is given up, and the others go on", async () => {
+    const restart = { limit: 3, backoff: { initial: 10, factor: 2, jitter: 0 } };
+    await using supervisor = pool(echo, { instances: 2, restart });
+    let failures = 0;
+    supervisor.on("failed", () => failures++);
+    supervisor.on("ready", ({ id, pid }) => id === 0 && process.kill(pid, "SIGKILL"));
+    const from = performance.now();
+    await supervisor.start();
+    await until(() => supervisor.workers[0]!.state === "failed", "it is given up");
+    expect(performance.now() - from).toBeGreaterThan(10 + 20 + 40);
+    await until(() => failures === 1, "the event");
+    expect(supervisor.workers[0]).toMatchObject({ life: 4, restarts: 3 });
+    expect(supervisor.workers[1]).toMatchObject({ life: 1, state: "ready" });
+    expect(await supervisor.links[0]!.ask("well")).toBe("well");
+  });
+
+  test("a program that vanished is tried again by the same policy", async () => {
+    using temp = folder();
+    const file = join(temp.path, "program");
+    writeFileSync(file, `#!/bin/sh\n${echo}\n`, { mode: 0o755 });
+    await using supervisor = new Supervisor(
+      { command: file, restart: { backoff: { initial: 30 }, limit: 100 } },
+      lines,
+    );
+    await supervisor.start();
+    const [pid] = pids(supervisor);
+    rmSync(file);
+    process.kill(pid!, "SIGKILL");
+    await until(() => supervisor.workers[0]!.restarts >= 2, "two attempts");
+    writeFileSync(file, `#!/bin/sh\n${echo}\n`, { mode: 0o755 });
+    await until(() => states(supervisor) === "ready", "it is back");
+    expect(pids(supervisor)[0]).not.toBe(pid);
+  });
+
+  test("stop during a pause ends at once, and nothing is started after it", async () => {
+    const supervisor = pool(echo, { restart: { backoff: { initial: 60_000 } } });
+    await supervisor.start();
+    process.kill(pids(supervisor)[0]!, "SIGKILL");
+    await until(() => states(supervisor) === "backoff", "the pause");
+    const from = performance.now();
+    expect(await supervisor.stop()).toEqual([]);
+    expect(performance.now() - from).toBeLessThan(500);
+    expect([states(supervisor), supervisor.workers[0]!.life]).toEqual(["stopped", 1]);
+    expect(children()).toEqual([]);
+  });
+
+  describe("when, by the clock", () => {
+    const restarts = (options: object, random = 0): Restarts => new Restarts(resolveRestart(options), () => random);
+
+    test("pauses grow by the factor up to the longest, and begin anew after a healthy time", () => {
+      const some = restarts({ limit: Infinity, healthyAfter: 1_000, backoff: { initial: 100, max: 500, factor: 2 } });
+      const pauses = [0, 0, 999, 0, 0, 1_000, 0].map((readyMs, index) => some.grant(index * 10, readyMs));
+      expect(pauses).toEqual([100, 200, 400, 500, 500, 100, 200]);
+    });
+
+    test("jitter shortens a pause by its part at most", () => {
+      const options = { limit: Infinity, backoff: { initial: 1_000, jitter: 0.2 } };
+      expect(restarts(options, 0).grant(0, 0)).toBe(1_000);
+      expect(restarts(options, 0.5).grant(0, 0)).toBe(900);
+      expect(restarts(options, 0.999).grant(0, 0)).toBeWithin(800, 802);
+    });
+
+    test("after very many restarts the pause is still the longest", () => {
+      for (const initial of [0, 100]) {
+        const some = restarts({ limit: Infinity, backoff: { initial, max: 700, factor: 10 } });
+        let last: number | null = null;
+        for (let i = 0; i < 5_000; i++) last = some.grant(i, 0);
+        expect(last).toBe(initial === 0 ? 0 : 700);
+      }
+    });
+
+    test("the window slides: a worker that crashes less often than the limit lives for ever, whenever the window began", () => {
+      const options = { limit: 2, window: 60_000, backoff: { initial: 0 } };
+      const seldom = restarts(options);
+      for (let at = 0; at < 50; at++) expect(seldom.grant(at * 31_000, 0)).toBe(0);
+      const often = restarts(options);
+      expect([0, 29_000, 58_000, 60_001, 61_000].map((at) => often.grant(at, 0))).toEqual([0, 0, null, 0, null]);
+    });
+
+    test("limit 0 means no restart", () => {
+      expect(restarts({ limit: 0 }).grant(0, 1e9)).toBe(null);
+    });
+  });
+});
+
+describe("what a worker leaves behind", () => {
+  const family = `sh -c 'trap "" TERM; echo child $$ >&2; while :; do sleep 0.1; done' &
+    setsid sh -c 'trap "" TERM; echo away $$ >&2; while :; do sleep 0.1; done' &`;
+
+  async function withFamily(text: string): Promise<{ supervisor: Supervisor<LineLink>; family: number[] }> {
+    const supervisor = pool(`${family} ${text}`, { stop: quick, restart: { policy: "never" } });
+    const found: number[] = [];
+    supervisor.on("log", (_, line) => found.push(Number(line.split(" ")[1])));
+    await supervisor.start();
+    await until(() => found.length === 2, "its children");
+    expect(found.filter(lives).length).toBe(2);
+    return { supervisor, family: found };
+  }
+
+  test("stop ends the processes of its group, and those that left the group", async () => {
+    const started = await withFamily(echo);
+    await started.supervisor.stop();
+    expect(started.family.filter(lives)).toEqual([]);
+  });
+
+  test("so does its own end, by an exit or a kill", async () => {
+    for (const end of ["exit", "kill"]) {
+      const started = await withFamily("echo ready; read line; exit 0");
+      if (end === "exit") void started.supervisor.links[0]!.ask("end").catch(() => {});
+      else process.kill(pids(started.supervisor)[0]!, "SIGKILL");
+      await until(() => started.supervisor.links.length === 0, "its end");
+      expect(started.family.filter(lives)).toEqual([]);
+      await started.supervisor.stop();
+    }
+  });
+
+  test("a host that is killed leaves no process after one second, however stubborn they are", async () => {
+    await using host = new Child("supervising-host.ts", ["host", "3"], {});
+    await host.line("started");
+    await until(
+      () => host.lines.filter((line) => /^(worker|child|away) \d+$/.test(line)).length === 9,
+      "nine processes",
+    );
+    const all = host.lines.flatMap((line) => /^(?:worker|child|away) (\d+)$/.exec(line)?.[1] ?? []).map(Number);
+    expect(all.filter(lives).length).toBe(9);
+    await host.kill("SIGKILL");
+    await until(() => !all.some(lives), "none of them lives", 1_000);
+  });
+
+  test("without the launcher all works but that, and a warning says so once", async () => {
+    await using host = new Child("supervising-host.ts", ["host", "2"], { SLOTBUS_LAUNCHER: "", NODE_NO_WARNINGS: "" });
+    await host.line("started");
+    await until(
+      () => host.lines.filter((line) => /^(worker|child|away) \d+$/.test(line)).length === 6,
+      "six processes",
+    );
+    const all = host.lines.flatMap((line) => /^(?:worker|child|away) (\d+)$/.exec(line)?.[1] ?? []).map(Number);
+    expect(host.lines.filter((line) => line.startsWith("warning")).length).toBe(1);
+    await host.kill("SIGKILL");
+    try {
+      expect(all.filter(lives).length).toBe(6); // or the launcher is not what the test above proves
+    } finally {
+      for (const pid of all) process.kill(pid, "SIGKILL");
+    }
+  });
+
+  test("a launcher that is killed takes its program with it, and the worker comes back", async () => {
+    await using supervisor = pool(stubborn, { stop: quick, restart: { backoff: { initial: 5 } } });
+    await supervisor.start();
+    const [pid] = pids(supervisor);
+    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+    const launcher = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]);
+    expect(readFileSync(`/proc/${launcher}/comm`, "latin1")).toStartWith("slotbus-launche");
+    process.kill(launcher, "SIGKILL");
+    await until(() => supervisor.workers[0]!.life === 2 && states(supervisor) === "ready", "its next life");
+    await until(() => !lives(pid!), "the program's end", 1_000);
+  });
+});
+
+describe("what a program gets", () => {
+  async function said(text: string, options: Partial<PoolOptions> = {}): Promise<string> {
+    const supervisor = pool(`{ ${text}; } >&2; ${echo}`, options);
+    await supervisor.start();
+    return (await supervisor.stop())[0]!.stderrTail;
+  }
+
+  test("env is added to that of the host, undefined takes a variable out; cwd and arguments go through unchanged", async () => {
+    using temp = folder();
+    const env = { SLOTBUS_TEST: "a b\n'c'", HOME: undefined };
+    expect(
+      await said('printf %s "$SLOTBUS_TEST,${HOME-none},$PWD,$#,$1,${PATH:+path}"', {
+        env,
+        cwd: temp.path,
+        args: ["-c", `printf %s "$SLOTBUS_TEST,\${HOME-none},$PWD,$#,$1,\${PATH:+path}" >&2; ${echo}`, "x", "é *"],
+      }),
+    ).toBe(`a b\n'c',none,${temp.path},1,é *,path`);
+  });
+
+  test("no descriptor but its three, no signal blocked or ignored", async () => {
+    const text = await said("ls /proc/$$/fd; grep -E '^Sig(Blk|Ign)' /proc/self/status");
+    const fds = text.split("\n").filter((line) => /^[0-9]$/.test(line)); // the shell keeps copies above
+    const masks = text.match(/^Sig.*$/gm)!.map((line) => Number.parseInt(line.split("\t")[1]!, 16));
+    expect(fds).toEqual(["0", "1", "2"]);
+    expect(masks).toEqual([0, 0]);
+  });
+
+  test("the host sees it when the program closes its standard output, though it lives", async () => {
+    let ended = false;
+    const watch = {
+      ...lines,
+      open: async (worker: Parameters<typeof lines.open>[0]) => {
+        const link = new LineLink(worker);
+        void (async () => {
+          for await (const _ of worker.stdout!);
+          ended = true;
+        })();
+        return link;
+      },
+    };
+    await using supervisor = new Supervisor(script("exec >&-; while :; do sleep 0.1; done", { stop: quick }), watch);
+    await supervisor.start();
+    await until(() => ended, "the end of its output");
+    expect(lives(supervisor.workers[0]!.pid)).toBe(true);
+  });
+
+  test("uid and gid, with no supplementary group; without the right to it the start says so", async () => {
+    const identity = { uid: 65_534, gid: 65_533 };
+    if (process.geteuid?.() === 0) {
+      expect(await said("id -u; id -g; id -G", { ...identity, cwd: "/" })).toBe("65534\n65533\n65533\n");
+    } else {
+      expect((await rejection(pool(echo, identity).start())).message).toContain("EPERM");
+    }
+  });
+});
+
+describe("standard error", () => {
+  test("comes by lines, also the last one without its end, and its tail is in the report", async () => {
+    const logged: string[] = [];
+    const supervisor = pool(`printf 'one\\ntwo\\r\\n\\nh\\303\\251llo' >&2; ${echo}`);
+    supervisor.on("log", ({ id, pid }, line) => logged.push(`${id} ${pid > 0} ${line}`));
+    await supervisor.start();
+    const [report] = await supervisor.stop();
+    expect(report!.stderrTail).toBe("one\ntwo\r\n\nhéllo");
+    await until(() => logged.length === 4, "four lines");
+    expect(logged).toEqual(["0 true one", "0 true two", "0 true ", "0 true héllo"]);
+  });
+
+  test("of much, 64 KiB are kept, and a line of any length is cut", async () => {
+    const lengths: number[] = [];
+    const supervisor = pool(`head -c 200000 /dev/zero | tr '\\0' x >&2; echo end >&2; ${echo}`);
+    supervisor.on("log", (_, line) => lengths.push(line.length));
+    await supervisor.start();
+    const [report] = await supervisor.stop();
+    expect(report!.stderrTail.length).toBe(65_536);
+    expect(report!.stderrTail).toEndWith("xend\n");
+    await until(() => lengths.length === 4, "its pieces");
+    expect(lengths).toEqual([65_536, 65_536, 65_536, 200_003 - 3 * 65_536]);
+  });
+});
+
+test("what is written to standard error without end is not kept", async () => {
+  await using supervisor = pool(`${echo.replace("exec", "head -c 300000000 /dev/zero >&2; echo end >&2;")}`);
+  let ended = false;
+  supervisor.on("log", (_, line) => (ended ||= line.endsWith("end")));
+  await supervisor.start();
+  const before = process.memoryUsage.rss();
+  await until(() => ended, "all of it");
+  Bun.gc(true);
+  expect(process.memoryUsage.rss() - before).toBeLessThan(150_000_000);
+});
+
+describe("resize", () => {
+  test("up starts more, down stops the last ones; those that stay are not touched", async () => {
+    await using supervisor = pool(echo, { instances: 2 });
+    await supervisor.start();
+    const before = pids(supervisor);
+    await supervisor.resize(4);
+    const four = pids(supervisor);
+    expect(states(supervisor)).toBe("ready,ready,ready,ready");
+    expect(four.slice(0, 2)).toEqual(before);
+    await supervisor.resize(1);
+    expect(pids(supervisor)).toEqual(before.slice(0, 1));
+    expect(four.slice(1).filter(lives)).toEqual([]);
+    expect(supervisor.links.length).toBe(1);
+    await supervisor.resize(0);
+    expect(children()).toEqual([]);
+    await supervisor.resize(1);
+    expect(await supervisor.links[0]!.ask("back")).toBe("back");
+  });
+
+  test("calls take effect in their order; what a worker had is answered before it goes", async () => {
+    await using supervisor = pool("echo ready; while read line; do sleep 0.1; echo $line; done", { instances: 2 });
+    await supervisor.start();
+    const answers = supervisor.links.map((link) => link.ask("kept"));
+    await Promise.all([supervisor.resize(3), supervisor.resize(1), supervisor.resize(2)]);
+    expect(await Promise.all(answers)).toEqual(["kept", "kept"]);
+    expect(states(supervisor)).toBe("ready,ready");
+  });
+
+  test("a new worker that is given up rejects; a stop during a resize rejects it; a stopped pool has none", async () => {
+    using temp = folder();
+    const flag = join(temp.path, "flag");
+    const text = `if [ -e ${flag} ]; then exit 5; fi; ${echo}`;
+    const supervisor = pool(text, { restart: { limit: 1, backoff: { initial: 1 } } });
+    expect(await rejection(supervisor.resize(2))).toBeInstanceOf(InvalidStateError);
+    await supervisor.start();
+    writeFileSync(flag, "");
+    expect((await rejection<WorkerFailedError>(supervisor.resize(2))).report.exitCode).toBe(5);
+    expect(states(supervisor)).toBe("ready,failed");
+    const waiting = rejection(supervisor.resize(5));
+    await supervisor.stop();
+    expect(await waiting).toBeInstanceOf(Error);
+    expect(children()).toEqual([]);
+  });
+});
+
+describe("replacement", () => {
+  test("by requests, under load: nothing is lost, the new one is ready before the old one goes, one at a time", async () => {
+    await using supervisor = pool(echo, { instances: 2, recycle: { maxRequests: 40 } });
+    const ends: ExitReport[] = [];
+    let most = 0;
+    let fewest = 2;
+    supervisor.on("exit", (report) => ends.push(report));
+    await supervisor.start();
+    const used = new Set<number>();
+    for (let round = 0; round < 100; round++) {
+      const asked = Array.from({ length: 4 }, (_, i) => {
+        const link = supervisor.links.toSorted((a, b) => a.inFlight - b.inFlight)[0]!;
+        used.add(link.pid);
+        return link.ask(`${round} ${i}`);
+      });
+      expect(await Promise.all(asked)).toEqual([0, 1, 2, 3].map((i) => `${round} ${i}`));
+      fewest = Math.min(fewest, supervisor.links.length);
+      most = Math.max(most, children().length);
+    }
+    expect(fewest).toBe(2);
+    expect(most).toBeWithin(2, 4);
+    expect(used.size).toBeGreaterThan(4);
+    expect(ends.length).toBeGreaterThan(2);
+    expect(new Set(ends.map(({ how }) => how))).toEqual(new Set(["end of input"]));
+    expect(supervisor.restarts).toBe(0);
+  });
+
+  test("by age, each in its turn", async () => {
+    await using supervisor = pool(echo, { instances: 2, recycle: { maxAge: 300 } });
+    await supervisor.start();
+    const before = pids(supervisor);
+    await until(() => supervisor.workers.every(({ life }) => life >= 2), "the second lives");
+    await until(() => !before.some(lives), "the end of the first");
+    expect(supervisor.links.length).toBe(2);
+  });
+
+  test("while the next one does not get ready, the old one works on", async () => {
+    using temp = folder();
+    const flag = join(temp.path, "flag");
+    const restart = { backoff: { initial: 20 } };
+    await using supervisor = pool(`if [ -e ${flag} ]; then exit 1; fi; ${echo}`, {
+      restart,
+      recycle: { maxRequests: 1 },
+    });
+    let failed = 0;
+    supervisor.on("exit", ({ exitCode }) => (failed += exitCode!));
+    await supervisor.start();
+    const [pid] = pids(supervisor);
+    writeFileSync(flag, "");
+    await supervisor.links[0]!.ask("one");
+    await until(() => failed >= 2, "two vain attempts");
+    expect([pids(supervisor)[0]!, states(supervisor)]).toEqual([pid!, "ready"]);
+    expect(await supervisor.links[0]!.ask("still here")).toBe("still here");
+    rmSync(flag);
+    await until(() => pids(supervisor)[0] !== pid && states(supervisor) === "ready", "the next one");
+  });
+
+  test("a worker that dies while its successor starts has that one, and no third", async () => {
+    using temp = folder();
+    const slow = join(temp.path, "slow");
+    await using supervisor = pool(`[ -e ${slow} ] && sleep 0.3; ${echo}`, { recycle: { maxRequests: 1 } });
+    let ready = 0;
+    supervisor.on("ready", () => ready++);
+    await supervisor.start();
+    writeFileSync(slow, "");
+    const [pid] = pids(supervisor);
+    await supervisor.links[0]!.ask("one");
+    await until(() => children().length === 2, "its successor");
+    process.kill(pid!, "SIGKILL");
+    await until(() => states(supervisor) === "starting", "nobody is ready");
+    await until(() => states(supervisor) === "ready", "the successor");
+    expect(supervisor.workers[0]).toMatchObject({ life: 2, restarts: 0 });
+    await until(() => ready === 2, "two events");
+    expect(children().length).toBe(1);
+  });
+});
+
+describe("for long", () => {
+  test("cycles of start and stop of a Bun worker leak no descriptor and no process", async () => {
+    const text = "process.stdout.write('ready\\n'); process.stdin.on('data', () => {}).on('end', () => process.exit())";
+    const options = { command: process.execPath, args: ["-e", text], stop: { ...quick, endOfInput: 5_000 } };
+    const supervisor = new Supervisor(options, lines);
+    const cycle = async (): Promise<void> => {
+      await supervisor.start();
+      expect((await supervisor.stop())[0]!.how).toBe("end of input");
+    };
+    for (let i = 0; i < 3; i++) await cycle();
+    Bun.gc(true);
+    const before = descriptors();
+    for (let i = Number(process.env["CYCLES"] ?? 30); i > 0; i--) await cycle();
+    Bun.gc(true);
+    await until(() => descriptors() <= before, `${before} descriptors`);
+    expect(children()).toEqual([]);
+  }, 600_000);
+
+  test("starts that fail and kills leak none either", async () => {
+    const bad = pool("exit 1");
+    const missing = pool(echo, { args: [], command: "/proc/self/mem" });
+    for (let i = 0; i < 3; i++) await rejection(bad.start());
+    Bun.gc(true);
+    const before = descriptors();
+    for (let i = 0; i < 20; i++) {
+      await rejection(bad.start());
+      await rejection(missing.start());
+    }
+    await until(() => descriptors() <= before, `${before} descriptors`);
+    expect(children()).toEqual([]);
+  });
+
+  test("a pool that has nothing to do wakes nobody: the launcher never, the host not more than the runtime itself", async () => {
+    await using host = new Child("idle-host.ts", [], {});
+    const seen = JSON.parse(await host.line("{", 20_000));
+    expect(seen.isLauncher).toBe(true);
+    expect(seen.launcher).toBe(0);
+    expect(seen.host).toBeLessThan(15);
+  });
+});
+
+describe("options", () => {
+  for (const [what, options] of [
+    ["no options", undefined],
+    ["no command", {}],
+    ["an empty command", { command: "" }],
+    ["a command with NUL", { command: "a\0b" }],
+    ["args that are no array", { args: "-v" }],
+    ["an argument that is no text", { args: [1] }],
+    ["half an instance", { instances: 0.5 }],
+    ["too many instances", { instances: 1025 }],
+    ["a negative number of instances", { instances: -1 }],
+    ["an environment that is none", { env: 7 }],
+    ["a variable that is no text", { env: { A: 1 } }],
+    ["a variable with =", { env: { "A=B": "" } }],
+    ["a cwd that is no text", { cwd: 1 }],
+    ["uid alone", { uid: 1 }],
+    ["gid alone", { gid: 1 }],
+    ["a negative uid", { uid: -1, gid: 1 }],
+    ["a negative startup timeout", { startupTimeout: -1 }],
+    ["an unknown policy", { restart: { policy: "sometimes" } }],
+    ["a negative limit", { restart: { limit: -1 } }],
+    ["a window of nothing", { restart: { window: 0 } }],
+    ["a longest pause below the first", { restart: { backoff: { initial: 10, max: 9 } } }],
+    ["a factor that shrinks", { restart: { backoff: { factor: 0.5 } } }],
+    ["a factor that is no number", { restart: { backoff: { factor: Number.NaN } } }],
+    ["jitter above 1", { restart: { backoff: { jitter: 1.1 } } }],
+    ["a healthy time that is text", { restart: { healthyAfter: "1s" } }],
+    ["an endless drain", { stop: { drain: Infinity } }],
+    ["a negative step", { stop: { term: -1 } }],
+    ["an age of nothing", { recycle: { maxAge: 0 } }],
+    ["no requests", { recycle: { maxRequests: 0 } }],
+    ["another stderr", { stderr: "file" }],
+    ["a misspelt option", { instance: 2 }],
+    ["a misspelt option of a section", { restart: { maxRestarts: 5 } }],
+    ["a section that is none", { stop: 7 }],
+  ] as const) {
+    test(`${what}: one InvalidConfigError`, () => {
+      const given =
+        options && ("command" in options || what === "no command") ? options : options && { command: "sh", ...options };
+      expect(() => new Supervisor(given as unknown as PoolOptions, lines)).toThrow(InvalidConfigError);
+    });
+  }
+
+  test("of stop and resize too, and the pool runs on", async () => {
+    await using supervisor = pool(echo);
+    await supervisor.start();
+    expect(await rejection(supervisor.stop({ drain: -1 }))).toBeInstanceOf(InvalidConfigError);
+    expect(await rejection(supervisor.resize(-1))).toBeInstanceOf(InvalidConfigError);
+    expect(states(supervisor)).toBe("ready");
+    const status: WorkerStatus = supervisor.workers[0]!;
+    expect(existsSync(`/proc/${status.pid}`)).toBe(true);
+  });
+});
