@@ -74,7 +74,7 @@ function addJavaScript(): void {
   rmSync(join(stage, "src/native/generate.ts")); // of the checkout only
   const tsc = ["tsc", "-p", "tsconfig.build.json"];
   run([...tsc, "--sourceMap", "--removeComments"]); // the declarations have them, and `src`
-  run([...tsc, "--emitDeclarationOnly", "--declaration", "--declarationMap"]);
+  run([...tsc, "--emitDeclarationOnly", "--declaration"]);
   for (const file of readdirSync(join(stage, "src"), { recursive: true, encoding: "utf8" })) {
     if (/\.(html|c)$/.test(file)) cpSync(join(stage, "src", file), join(stage, "dist", file));
   }
@@ -83,6 +83,16 @@ function addJavaScript(): void {
     const text = readFileSync(file, "utf8");
     writeFileSync(file, text.replaceAll(/((?:from|import\() ?"\.[^"]*)\.ts"/g, '$1.js"'));
   }
+  trimCommand();
+}
+
+/** The command is run, not imported: its sources, declarations and maps would be a quarter of the package. */
+function trimCommand(): void {
+  rmSync(join(stage, "src/cli"), { recursive: true });
+  const folder = join(stage, "dist/cli");
+  for (const file of [...files(folder, ".d.ts"), ...files(folder, ".map")]) rmSync(file);
+  for (const file of files(folder, ".js"))
+    writeFileSync(file, readFileSync(file, "utf8").replace(/\n\/\/# sourceMappingURL=.*\n?$/, "\n"));
 }
 
 /** A module with the same names for whatever is not Bun: it links, and throws when it is run. */
