@@ -6,7 +6,7 @@
  *     bun pack.ts [FOLDER]      writes slotbus-VERSION.tgz there (default: here) and prints its path
  */
 
-import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import manifest from "./package.json";
 import { PLATFORMS } from "./src/native/find.ts";
@@ -76,7 +76,7 @@ function addJavaScript(): void {
   run([...tsc, "--sourceMap", "--removeComments"]); // the declarations have them, and `src`
   run([...tsc, "--emitDeclarationOnly", "--declaration"]);
   for (const file of readdirSync(join(stage, "src"), { recursive: true, encoding: "utf8" })) {
-    if (/\.(html|c)$/.test(file)) cpSync(join(stage, "src", file), join(stage, "dist", file));
+    if (/\.(html|c)$/.test(file)) renameSync(join(stage, "src", file), join(stage, "dist", file)); // no map leads to them
   }
   for (const file of files(join(stage, "dist"), ".d.ts")) {
     // tsc rewrites the endings of imports in JavaScript only.

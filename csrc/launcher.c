@@ -19,7 +19,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -36,12 +35,21 @@ enum { HOST_FD = 3, STATUS_FD = 4 };
 /* What survives SIGKILL for so many rounds hangs in the kernel, or belongs to another user. */
 enum { SWEEPS = 40, SWEEP_MS = 25 };
 
+/* Tells the host a word and a number from 0 on. */
 static void say(const char *word, int number)
 {
 	char text[32];
-	int length = snprintf(text, sizeof text, "%s %d\n", word, number);
+	size_t at = sizeof text;
+	text[--at] = '\n';
+	do {
+		text[--at] = (char)('0' + number % 10);
+		number /= 10;
+	} while (number > 0);
+	text[--at] = ' ';
+	at -= strlen(word);
+	memcpy(text + at, word, strlen(word));
 	/* A host that does not listen any more is gone, which fd 3 tells. */
-	send(STATUS_FD, text, (size_t)length, MSG_NOSIGNAL);
+	send(STATUS_FD, text + at, sizeof text - at, MSG_NOSIGNAL);
 }
 
 /* In the child. Returns only when it fails, with errno. */
@@ -84,12 +92,22 @@ static pid_t start(char **program, const sigset_t *mask)
 /* Sends SIGKILL to all children, adopted ones among them. */
 static void kill_children(void)
 {
-	FILE *children = fopen("/proc/thread-self/children", "re");
-	int pid;
-	if (!children) return; /* a kernel without that file: the group is all that can be reached */
-	while (fscanf(children, "%d", &pid) == 1)
-		kill(pid, SIGKILL);
-	fclose(children);
+	char text[512];
+	ssize_t bytes;
+	pid_t pid = 0;
+	int children = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
+	if (children < 0) return; /* a kernel without that file: the group is all that can be reached */
+	while ((bytes = read(children, text, sizeof text)) > 0) {
+		for (ssize_t i = 0; i < bytes; i++) {
+			if (text[i] >= '0' && text[i] <= '9') {
+				pid = 10 * pid + (text[i] - '0');
+			} else if (pid > 0) { /* each number is followed by a space */
+				kill(pid, SIGKILL);
+				pid = 0;
+			}
+		}
+	}
+	close(children);
 }
 
 /* Ends and buries whatever is left of the program. */
@@ -166,7 +184,9 @@ int main(int argc, char **argv)
 	int status = 0;
 	if (argc < 2 || fcntl(HOST_FD, F_SETFD, FD_CLOEXEC) != 0 ||
 	    fcntl(STATUS_FD, F_SETFD, FD_CLOEXEC) != 0) {
-		fputs("slotbus-launcher runs programs for slotbus; it is of no use alone.\n", stderr);
+		static const char hint[] = "slotbus-launcher runs programs for slotbus, not alone.\n";
+		ssize_t ignored = write(2, hint, sizeof hint - 1);
+		(void)ignored;
 		return 2;
 	}
 	sigemptyset(&child_signal);

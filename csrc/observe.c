@@ -60,6 +60,7 @@ void sb_stats_sample(struct sb_hub *hub, uint32_t queued, uint32_t unsettled, ui
 	struct sb_stats *stats = hub->stats;
 	for (uint32_t index = 0; index < hub->link_count; index++)
 		if (load_relaxed(&stats->link[index].life) != 0) sample_link(hub, index);
+	store_relaxed(&stats->round_trip_sum, hub->round_trip_sum);
 	store_relaxed(&stats->gauges[SB_G_QUEUED], queued);
 	store_relaxed(&stats->gauges[SB_G_UNSETTLED], unsettled);
 	store_relaxed(&stats->gauges[SB_G_TICKING], ticking);

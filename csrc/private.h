@@ -143,6 +143,7 @@ struct link {
 struct sb_hub {
 	struct sb_header header; /* of every region; the epoch is set there */
 	struct sb_stats *stats;
+	uint64_t round_trip_sum; /* ns; sb_stats_sample shows it */
 	int stats_fd;
 	bool parked;
 	struct mover mover;

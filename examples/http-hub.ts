@@ -7,7 +7,7 @@ const workers = ["users", "pages"].map((name) =>
 );
 for (const path of ["/users/7", "/pages/hello"]) {
   let response = await fetch(new URL(path, hub.url!));
-  while (response.status === 404) {
+  while (!response.ok) {
     await Bun.sleep(10); // its worker has not registered yet
     response = await fetch(new URL(path, hub.url!));
   }

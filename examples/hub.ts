@@ -1,8 +1,8 @@
-// A hub: starts a worker process, asks it, and stops. `bun examples/hub.ts`
+// A hub: starts a worker process, asks it, and stops both. `bun examples/hub.ts`
 import { SlotBus } from "slotbus";
 
 await using bus = await SlotBus.create({ name: "shop" });
-const worker = Bun.spawn([process.execPath, `${import.meta.dir}/worker.ts`], {
+await using worker = Bun.spawn([process.execPath, `${import.meta.dir}/worker.ts`], {
   stdio: ["ignore", "inherit", "inherit"],
 });
 await bus.ready();

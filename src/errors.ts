@@ -34,14 +34,20 @@ export class SlotbusError extends Error {
   }
 }
 
-/** An option or argument is outside its documented range. */
+/**
+ * An option or argument is outside its documented range.
+ * @cure Correct the option that the message names.
+ */
 export class InvalidConfigError extends SlotbusError {
   constructor(message: string, details?: ErrorDetails) {
     super("INVALID_CONFIG", message, details);
   }
 }
 
-/** A name that could not be a file name everywhere. */
+/**
+ * A name that could not be a file name everywhere.
+ * @cure Use letters, digits and `. _ -`.
+ */
 export class InvalidNameError extends SlotbusError {
   constructor(name: unknown, what: "bus" | "fleet" | "ring" = "bus") {
     const shown = typeof name === "string" ? JSON.stringify(name.slice(0, 80)) : Bun.inspect(name, { depth: 0 });
@@ -51,7 +57,10 @@ export class InvalidNameError extends SlotbusError {
   }
 }
 
-/** A live hub holds the name. */
+/**
+ * A live hub holds the name.
+ * @cure Find the owner with `slotbus ls`; stop it, or take another name.
+ */
 export class BusExistsError extends SlotbusError {
   /** Process id of the owner, as it wrote it; 0 when unknown. Information, not proof. */
   readonly ownerPid: number;
@@ -65,7 +74,10 @@ export class BusExistsError extends SlotbusError {
   }
 }
 
-/** No hub listens on the name. */
+/**
+ * No hub listens on the name.
+ * @cure Start the hub, with the same name and SLOTBUS_DIR; `slotbus ls` says which there are. Or raise `wait`.
+ */
 export class BusNotFoundError extends SlotbusError {
   constructor(name: string, directory: string, waitedMs: number) {
     super("BUS_NOT_FOUND", `no hub called "${name}" in ${directory} after ${Math.round(waitedMs)} ms.`, {
@@ -75,14 +87,20 @@ export class BusNotFoundError extends SlotbusError {
   }
 }
 
-/** The bus or worker was closed; requests that were still waiting reject with this. */
+/**
+ * The bus or worker was closed; requests that were still waiting reject with this.
+ * @cure Nothing, if it was meant. A worker attaches again by itself unless `reconnect` is false.
+ */
 export class BusClosedError extends SlotbusError {
   constructor(what: string, details?: ErrorDetails) {
     super("BUS_CLOSED", `${what} is closed.`, details);
   }
 }
 
-/** The hub's queue is full and its policy is to reject. */
+/**
+ * The hub's queue is full and its policy is to reject.
+ * @cure Add workers or raise `concurrency`; raise `queue.limit` only for short peaks.
+ */
 export class BusOverloadedError extends SlotbusError {
   constructor(message: string) {
     super("BUS_OVERLOADED", message, {
@@ -92,7 +110,10 @@ export class BusOverloadedError extends SlotbusError {
   }
 }
 
-/** No worker was attached for the whole time the request could wait. */
+/**
+ * No worker was attached for the whole time the request could wait.
+ * @cure Start a worker; `slotbus ls` says how many are attached. Look at why the last one ended.
+ */
 export class NoWorkerError extends SlotbusError {
   constructor(name: string, waitedMs: number, what: "bus" | "pool" = "bus") {
     super("NO_WORKER", `${what} "${name}" had no worker for ${Math.round(waitedMs)} ms.`, {
@@ -102,7 +123,10 @@ export class NoWorkerError extends SlotbusError {
   }
 }
 
-/** The request's time is over. */
+/**
+ * The request's time is over.
+ * @cure Compare `queuedMs` with `ranMs`: too few workers, or a slow handler.
+ */
 export class RequestTimeoutError extends SlotbusError {
   readonly queuedMs: number;
   readonly ranMs: number;
@@ -120,7 +144,10 @@ export class RequestTimeoutError extends SlotbusError {
   }
 }
 
-/** The worker that had the request ended. */
+/**
+ * The worker that had the request ended.
+ * @cure Find out why it ended (exit code, kernel log); make requests that may run twice `idempotent`.
+ */
 export class WorkerDiedError extends SlotbusError {
   readonly pid: number;
 
@@ -136,7 +163,10 @@ export class WorkerDiedError extends SlotbusError {
   }
 }
 
-/** A body, an item of a typed stream, or an event of a ring above the limit; it was not sent. */
+/**
+ * A body, an item of a typed stream, or an event of a ring above the limit; it was not sent.
+ * @cure Raise `payloadLimit`, stream the body, or give the ring more room.
+ */
 export class PayloadTooLargeError extends SlotbusError {
   readonly bytes: number;
   readonly limit: number;
@@ -156,7 +186,10 @@ export class PayloadTooLargeError extends SlotbusError {
   }
 }
 
-/** Method, path, query, parameters and headers together exceed the bus's head limit. */
+/**
+ * Method, path, query, parameters and headers together exceed the bus's head limit.
+ * @cure Move data into the body, or raise `headLimit`.
+ */
 export class HeadTooLargeError extends SlotbusError {
   readonly bytes: number;
   readonly limit: number;
@@ -171,7 +204,10 @@ export class HeadTooLargeError extends SlotbusError {
   }
 }
 
-/** A stream that took longer than its `deadline`, or in which no byte moved for its `idle` limit. */
+/**
+ * A stream that took longer than its `deadline`, or in which no byte moved for its `idle` limit.
+ * @cure Raise the limit it names, or read faster.
+ */
 export class StreamTimeoutError extends SlotbusError {
   constructor(id: string, limit: "deadline" | "idle", ms: number, bytes: number) {
     const what = limit === "deadline" ? `had not ended after ${ms} ms` : `moved no byte for ${ms} ms`;
@@ -182,7 +218,10 @@ export class StreamTimeoutError extends SlotbusError {
   }
 }
 
-/** The two sides speak different versions of the protocol. */
+/**
+ * The two sides speak different versions of the protocol.
+ * @cure Bring both sides to one version of slotbus; see "Upgrades" in docs/operations.md.
+ */
 export class VersionMismatchError extends SlotbusError {
   constructor(what: string, ours: number, theirs: string) {
     super("VERSION_MISMATCH", `${what} speaks protocol version ${theirs}; this process speaks ${ours}.`, {
@@ -191,42 +230,60 @@ export class VersionMismatchError extends SlotbusError {
   }
 }
 
-/** Shared memory held what no legal step of the peer could have written; the peer was evicted. */
+/**
+ * Shared memory held what no legal step of the peer could have written; the peer was evicted.
+ * @cure Look for what writes over memory in the worker: other native code, a worker in C. The worker was evicted.
+ */
 export class RegionCorruptError extends SlotbusError {
   constructor(message: string, details?: ErrorDetails) {
     super("REGION_CORRUPT", message, details);
   }
 }
 
-/** The kernel, the directory's rights, or the hub's list of users refused. */
+/**
+ * The kernel, the directory's rights, or the hub's list of users refused.
+ * @cure Run both sides as one user, list the other in `allowedUids`, or `chmod 0700` the directory that is named.
+ */
 export class PermissionDeniedError extends SlotbusError {
   constructor(message: string, details?: ErrorDetails) {
     super("PERMISSION_DENIED", message, details);
   }
 }
 
-/** The other side sent something the protocol does not know. */
+/**
+ * The other side sent something the protocol does not know.
+ * @cure Look at who else speaks on that connection; bring both sides to one version.
+ */
 export class ProtocolError extends SlotbusError {
   constructor(message: string, details?: ErrorDetails) {
     super("PROTOCOL", message, details);
   }
 }
 
-/** Memory, descriptors or another resource of the system ran out. */
+/**
+ * Memory, descriptors or another resource of the system ran out.
+ * @cure Free what the message names: descriptors (`ulimit -n`), memory, processes.
+ */
 export class ResourceError extends SlotbusError {
   constructor(message: string, details?: ErrorDetails) {
     super("RESOURCE", message, { retryable: true, ...details });
   }
 }
 
-/** This platform, runtime or installation lacks what slotbus needs. */
+/**
+ * This platform, runtime or installation lacks what slotbus needs.
+ * @cure See `slotbus doctor`: it needs Linux on x64 or arm64, Bun 1.4 and the library of the package.
+ */
 export class UnsupportedError extends SlotbusError {
   constructor(message: string, details?: ErrorDetails) {
     super("UNSUPPORTED", message, details);
   }
 }
 
-/** The worker's handler threw, rejected or returned something that is no answer. */
+/**
+ * The worker's handler threw, rejected or returned something that is no answer.
+ * @cure Read `remoteName`, `message` and `remoteStack`: it is the handler's own error.
+ */
 export class RemoteError extends SlotbusError {
   /** `name` of the worker's own error. */
   readonly remoteName: string;
@@ -249,7 +306,10 @@ export interface ValidationIssue {
   readonly message: string;
 }
 
-/** A value of a typed call is not what its contract says. */
+/**
+ * A value of a typed call is not what its contract says.
+ * @cure Correct the value; `issues` says where, `side` who found it.
+ */
 export class ValidationError extends SlotbusError {
   /** Name of the contract. */
   readonly contract: string;
@@ -284,7 +344,10 @@ export class ValidationError extends SlotbusError {
   }
 }
 
-/** An error that the contract declares, thrown by the handler. `isContractError` tells which, with its type. */
+/**
+ * An error that the contract declares, thrown by the handler. `isContractError` tells which, with its type.
+ * @cure Handle it: it is part of the contract.
+ */
 export class ContractError<Code extends string = string, Data = unknown> extends SlotbusError {
   declare readonly code: Code;
   readonly data: Data;
@@ -309,7 +372,10 @@ export interface ContractDifference {
   readonly worker: string;
 }
 
-/** The client's contract is not the one that the worker implements. */
+/**
+ * The client's contract is not the one that the worker implements.
+ * @cure Deploy both sides with the same contract; `differences` says what differs.
+ */
 export class ContractMismatchError extends SlotbusError {
   /** Name of the contract. */
   readonly contract: string;
@@ -340,7 +406,10 @@ export class ContractMismatchError extends SlotbusError {
 
 // ---- fleet ----------------------------------------------------------------------------------------------------------
 
-/** No fleet of that name has a living member. */
+/**
+ * No fleet of that name has a living member.
+ * @cure Join instead of observing, or look in the directory that its members use.
+ */
 export class FleetNotFoundError extends SlotbusError {
   constructor(name: string, directory: string) {
     super("FLEET_NOT_FOUND", `no fleet called "${name}" in ${directory}.`, {
@@ -350,7 +419,10 @@ export class FleetNotFoundError extends SlotbusError {
   }
 }
 
-/** Every place of the fleet has a living member. */
+/**
+ * Every place of the fleet has a living member.
+ * @cure Wait until one leaves, or end all and join with more `members`.
+ */
 export class FleetFullError extends SlotbusError {
   readonly members: number;
 
@@ -371,7 +443,10 @@ export interface FleetDifference {
   readonly ours: string;
 }
 
-/** The living fleet of that name has other sizes than were asked for. */
+/**
+ * The living fleet of that name has other sizes than were asked for.
+ * @cure Give all members the same sizes. New sizes hold when all have left.
+ */
 export class FleetGeometryError extends SlotbusError {
   readonly differences: readonly FleetDifference[];
 
@@ -384,14 +459,20 @@ export class FleetGeometryError extends SlotbusError {
   }
 }
 
-/** The fleet's file, or what a member wrote into it, is nothing that slotbus could have made. */
+/**
+ * The fleet's file, or what a member wrote into it, is nothing that slotbus could have made.
+ * @cure End all members, remove the file that is named, start again.
+ */
 export class FleetCorruptError extends SlotbusError {
   constructor(message: string, details?: ErrorDetails) {
     super("FLEET_CORRUPT", message, details);
   }
 }
 
-/** The fleet was left. */
+/**
+ * The fleet was left.
+ * @cure Join again.
+ */
 export class FleetClosedError extends SlotbusError {
   constructor(what: string, hint = "Join it again with Fleet.join.") {
     super("FLEET_CLOSED", `${what} is closed.`, { hint });
@@ -401,6 +482,7 @@ export class FleetClosedError extends SlotbusError {
 /**
  * A member that is stopped (SIGSTOP, a debugger) holds a lock that is held for microseconds otherwise. The call waited for
  * it, and did nothing: 2 s for the lock of those who join and leave, 1 s for that of a ring or of the leases.
+ * @cure Find the stopped member (state T in `ps`): continue or kill it. Then try again.
  */
 export class FleetBusyError extends SlotbusError {
   constructor(what: string) {
@@ -411,7 +493,10 @@ export class FleetBusyError extends SlotbusError {
   }
 }
 
-/** The file system of the runtime directory is full. */
+/**
+ * The file system of the runtime directory is full.
+ * @cure `df` on the runtime directory; `slotbus clean`; in Docker a larger `--shm-size`.
+ */
 export class NoSpaceError extends SlotbusError {
   constructor(what: string, details = "") {
     super("NO_SPACE", `there is no space for ${what}${details && `: ${details}`}.`, {
@@ -421,7 +506,10 @@ export class NoSpaceError extends SlotbusError {
   }
 }
 
-/** A subscription with the policy `"close"` lost events. */
+/**
+ * A subscription with the policy `"close"` lost events.
+ * @cure Read faster, raise `queue`, give the ring more frames.
+ */
 export class EventsLostError extends SlotbusError {
   /** How many, when it closed. */
   readonly lost: number;
@@ -452,7 +540,10 @@ function leaseName({ kind, label }: LeaseSubject): string {
   return `${JSON.stringify(kind)} ${JSON.stringify(label)}`;
 }
 
-/** The tenure of a guard ended without its `release()`. Work under it must stop; a fence refuses its token once there is another. */
+/**
+ * The tenure of a guard ended without its `release()`. Work under it must stop; a fence refuses its token once there is another.
+ * @cure Stop the work; claim again. Raise `ttl` if the process is only slow at times.
+ */
 export class LeaseLostError extends SlotbusError {
   readonly subject: LeaseSubject;
   readonly token: number;
@@ -468,7 +559,10 @@ export class LeaseLostError extends SlotbusError {
   }
 }
 
-/** Every lease of the fleet is held; none is taken away for another. */
+/**
+ * Every lease of the fleet is held; none is taken away for another.
+ * @cure Release what is done, or start the fleet with more `leases`; `slotbus claims ls` lists them.
+ */
 export class LeaseTableFullError extends SlotbusError {
   readonly leases: number;
 
@@ -481,7 +575,10 @@ export class LeaseTableFullError extends SlotbusError {
   }
 }
 
-/** A tenure was to be adopted or released by an owner that did not claim it. */
+/**
+ * A tenure was to be adopted or released by an owner that did not claim it.
+ * @cure Release with that owner, or `slotbus claims release --force`.
+ */
 export class LeaseOwnerError extends SlotbusError {
   /** Who holds it. */
   readonly owner: string;
@@ -495,7 +592,10 @@ export class LeaseOwnerError extends SlotbusError {
   }
 }
 
-/** Leases are reset by the only member of a fleet. */
+/**
+ * Leases are reset by the only member of a fleet.
+ * @cure Let the others leave first; `slotbus ls` says how many there are.
+ */
 export class LeaseResetError extends SlotbusError {
   readonly members: number;
 
@@ -508,7 +608,10 @@ export class LeaseResetError extends SlotbusError {
   }
 }
 
-/** A claim waited for as long as it was to, and another held the lease all the time. */
+/**
+ * A claim waited for as long as it was to, and another held the lease all the time.
+ * @cure `holder` says who has it. Wait longer, or end that process: its leases are free at once.
+ */
 export class ClaimTimeoutError extends SlotbusError {
   /** Who held it at the end. */
   readonly holder: LeaseHolder;
@@ -523,7 +626,10 @@ export class ClaimTimeoutError extends SlotbusError {
   }
 }
 
-/** A hub refused what a worker asked of it, or does not answer. */
+/**
+ * A hub refused what a worker asked of it, or does not answer.
+ * @cure `status` and `reason` are the hub's answer (docs/hub.md). A status of 0: it does not run, or has another name.
+ */
 export class HubError extends SlotbusError {
   /** HTTP status of its answer; 0: there was none. */
   readonly status: number;
@@ -570,7 +676,10 @@ function describeExit({ exitCode, signal, uptimeMs, stderrTail }: ExitReport): s
   return `${how} after ${Math.round(uptimeMs)} ms${tail && `; its standard error ends with:\n${tail}\n`}`;
 }
 
-/** The program of a pool does not exist, or may not be executed. */
+/**
+ * The program of a pool does not exist, or may not be executed.
+ * @cure Install it, or correct `command`, `cwd` or `env.PATH`.
+ */
 export class ProgramNotFoundError extends SlotbusError {
   readonly program: string;
 
@@ -583,7 +692,10 @@ export class ProgramNotFoundError extends SlotbusError {
   }
 }
 
-/** A worker ended, or took too long, before it was ready. */
+/**
+ * A worker ended, or took too long, before it was ready.
+ * @cure Read the end of its standard error in the message; raise `startupTimeout` if it is only slow.
+ */
 export class WorkerStartError extends SlotbusError {
   readonly worker: number;
   /** How its process ended; `null`: it had none. */
@@ -597,7 +709,10 @@ export class WorkerStartError extends SlotbusError {
   }
 }
 
-/** The process of a worker ended while it had this request. */
+/**
+ * The process of a worker ended while it had this request.
+ * @cure Look at exit code, signal and standard error in `report`.
+ */
 export class WorkerExitedError extends SlotbusError {
   readonly report: ExitReport;
 
@@ -617,7 +732,10 @@ export class WorkerExitedError extends SlotbusError {
   }
 }
 
-/** A worker ended more often than its restart policy allows, and is not started again. */
+/**
+ * A worker ended more often than its restart policy allows, and is not started again.
+ * @cure Repair the program; then stop and start the pool, or `resize` it down and up.
+ */
 export class WorkerFailedError extends SlotbusError {
   readonly worker: number;
   readonly report: ExitReport;
@@ -635,7 +753,10 @@ export class WorkerFailedError extends SlotbusError {
   }
 }
 
-/** The operation is not possible in this state. */
+/**
+ * The operation is not possible in this state.
+ * @cure Wait for what is under way, then call again.
+ */
 export class InvalidStateError extends SlotbusError {
   readonly state: string;
   readonly expected: string;
@@ -649,7 +770,10 @@ export class InvalidStateError extends SlotbusError {
 
 // ---- stdio ----------------------------------------------------------------------------------------------------------
 
-/** A worker answered with an error of JSON-RPC. Never retried: the handler ran and said no. */
+/**
+ * A worker answered with an error of JSON-RPC. Never retried: the handler ran and said no.
+ * @cure Read `rpcCode` and `data`: it is the worker's own answer.
+ */
 export class RpcError extends SlotbusError {
   /** As the worker sent it: -32601 when it has no such method, … */
   readonly rpcCode: number;
@@ -667,7 +791,10 @@ export class RpcError extends SlotbusError {
   }
 }
 
-/** Workers have as much as they may have, and the request was not to wait, or too many waited already. */
+/**
+ * Workers have as much as they may have, and the request was not to wait, or too many waited already.
+ * @cure Add workers, or set `limits.queue.policy` to `"wait"`.
+ */
 export class BackpressureError extends SlotbusError {
   constructor(what: string, waiting: number, limit: number) {
     super("BACKPRESSURE", `${what} takes no more now: its workers are full and ${waiting} of ${limit} requests wait.`, {
@@ -677,7 +804,10 @@ export class BackpressureError extends SlotbusError {
   }
 }
 
-/** The bus has no pool of that id; or it has several, and none was named. */
+/**
+ * The bus has no pool of that id; or it has several, and none was named.
+ * @cure Name one of the pools that the message lists.
+ */
 export class UnknownPoolError extends SlotbusError {
   /** `undefined`: none was named. */
   readonly pool: string | undefined;
@@ -694,7 +824,10 @@ export class UnknownPoolError extends SlotbusError {
   }
 }
 
-/** Every worker of a pool was given up, so nobody will take the request. */
+/**
+ * Every worker of a pool was given up, so nobody will take the request.
+ * @cure Repair the program that `cause` tells of; then stop and start the bus.
+ */
 export class PoolFailedError extends SlotbusError {
   readonly pool: string;
 
@@ -707,7 +840,10 @@ export class PoolFailedError extends SlotbusError {
   }
 }
 
-/** A subscription with the policy `"close"` was full. */
+/**
+ * A subscription with the policy `"close"` was full.
+ * @cure Read faster, raise `queue`, or drop instead of closing.
+ */
 export class SubscriptionFullError extends SlotbusError {
   constructor(queue: number) {
     super("SUBSCRIPTION_FULL", `the subscription had ${queue} unread items and was closed.`, {
@@ -716,7 +852,10 @@ export class SubscriptionFullError extends SlotbusError {
   }
 }
 
-/** Somebody listens there already. */
+/**
+ * Somebody listens there already.
+ * @cure Stop who listens there, or choose another address.
+ */
 export class AddressInUseError extends SlotbusError {
   readonly address: string;
 

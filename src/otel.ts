@@ -18,6 +18,7 @@ import {
 } from "@opentelemetry/api";
 import { type HandleTrace, handleTraces, isTraceparent, type RequestTrace, requestTraces } from "./bus/tracing.ts";
 
+/** What `instrument` takes. */
 export interface InstrumentOptions {
   /** Default: the global one of `@opentelemetry/api`, asked when {@link instrument} is called. */
   tracerProvider?: TracerProvider;

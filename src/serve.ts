@@ -12,6 +12,7 @@ import { type ServeContext, type ServeHandler, type ServeHandlers, StdioWorker }
 
 export type { ServeContext, ServeHandler, ServeHandlers };
 
+/** Over what `serve` answers, and how. */
 export interface ServeWorkerOptions {
   /** Name of a bus to answer on. Default: as the spawner says, else standard input and output. */
   bus?: string;

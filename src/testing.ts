@@ -8,6 +8,7 @@ import { defaultDirectory, type SlotBusOptions } from "./bus/options.ts";
 import { type FetchHandler, type Handler, SlotWorker, type SlotWorkerOptions } from "./bus/worker.ts";
 import { InvalidConfigError, NoWorkerError, ResourceError } from "./errors.ts";
 
+/** Options of the bus; its name and directory are made up. */
 export type TestBusOptions = Partial<Omit<SlotBusOptions, "name" | "directory">>;
 
 /** How long a process that was told to end, or a leak, has until it counts, in ms. */
@@ -35,6 +36,7 @@ export async function testBus(options: TestBusOptions = {}): Promise<TestBus> {
   }
 }
 
+/** A bus in a directory of its own, with the workers started for it; `await using` ends and removes all of it. */
 export class TestBus implements AsyncDisposable {
   readonly bus: SlotBus;
   /** Runtime directory, of mode 0700. */
@@ -187,6 +189,7 @@ export class LeakError extends Error {
   }
 }
 
+/** What `assertNoLeaks` overlooks, and for how long it waits. */
 export interface LeakOptions {
   /** Runtime directory whose files count. Default: `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. */
   directory?: string;
@@ -235,7 +238,8 @@ function inventory(directory: string): Inventory {
 }
 
 /** What the runtime opens when it first needs it, and keeps. */
-const OF_RUNTIME = /^(anon_inode:\[(eventpoll|eventfd|timerfd|io_uring|inotify)\]|anon_inode:inotify|\/dev\/|\/proc\/)/;
+const OF_RUNTIME =
+  /^(anon_inode:\[(eventpoll|eventfd|timerfd|io_uring|inotify)\]|anon_inode:inotify|\/dev\/(?!shm\/)|\/proc\/)/;
 
 function targetOf(fd: string): string | null {
   try {

@@ -1,7 +1,7 @@
 /** `slotbus doctor`, `ls`, `top`, `stats`, `events`, `claims`, `clean`: by their user, on real processes. */
 
 import { expect, test } from "bun:test";
-import { chmodSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { BusObserver } from "../src/bus/observer.ts";
 import type { Cleaned } from "../src/cli/clean.ts";
@@ -10,7 +10,8 @@ import type { Entry } from "../src/cli/ls.ts";
 import type { Frame } from "../src/cli/top.ts";
 import { Contest } from "../src/contest/index.ts";
 import { Fleet } from "../src/events/index.ts";
-import { type Child, mappings, until, Workspace } from "./support.ts";
+import { cString, native } from "../src/native/library.ts";
+import { Child, mappings, until, Workspace } from "./support.ts";
 
 const program = join(import.meta.dir, "../src/cli/slotbus.ts");
 const ESCAPE = "\u001b";
@@ -62,6 +63,7 @@ test("doctor finds nothing wrong here, measures a round trip to another process,
     "platform",
     "bun",
     "library",
+    "launcher",
     "directory",
     "space",
     "memory",
@@ -190,6 +192,70 @@ test("top notices a hub that stops to answer while it watches", async () => {
   await until(() => !observer.read().isThere, "it has ended");
 }, 20_000);
 
+test("top counts the restarts of workers that the bus starts itself", async () => {
+  await using desk = new Desk();
+  const entry = join(import.meta.dir, "fixtures/bus-worker.ts");
+  const bus = await desk.bus({ workers: { entry, min: 1, max: 1, restart: { backoff: { initial: 5 } } } });
+  const first = bus.workers[0]!.pid;
+  const look = async (): Promise<Frame["buses"][number]> =>
+    (await desk.json<Frame>(["top", desk.name, "--once", "--interval", "0.05"])).buses[0]!;
+  expect(await look()).toMatchObject({ workers_restarted: 0, workers_died: 0 });
+  process.kill(first, "SIGKILL");
+  await until(() => bus.workers.some(({ pid }) => pid !== first), "another worker");
+  const after = await look();
+  expect(after).toMatchObject({ workers_joined: 2, workers_died: 1, workers_restarted: 1 });
+  expect(after.workers.map(({ pid }) => pid)).toEqual(bus.workers.map(({ pid }) => pid));
+  const { out } = await desk.run(["top", "--once", "--interval", "0.05"]);
+  expect(out).toMatch(/^ {2}total {2}JOINED 2 {2}DIED 1 {2}EVICTED 0 {2}RESTARTED 1 {2}TIMEOUTS 0$/m);
+}, 20_000);
+
+/** `slotbus hub`, a worker of it, and how to end both in good order. */
+async function site(desk: Desk): Promise<AsyncDisposable & { hub: Child; worker: Child; url: string }> {
+  const args = ["hub", "--port", "0", "--name", "site", "--directory", desk.directory];
+  const hub = new Child("../../src/cli/slotbus.ts", args, {});
+  const url = /http:\S+?(?=;)/.exec(await hub.line("hub "))![0];
+  const worker = new Child("hub-worker.ts", ["site", "w", desk.directory], {});
+  await worker.line("connected");
+  const end = async (): Promise<void> => {
+    hub.process.kill("SIGCONT");
+    await worker.kill("SIGTERM");
+    await hub.kill("SIGTERM");
+  };
+  return { hub, worker, url, [Symbol.asyncDispose]: end };
+}
+
+function stop({ pid }: Child): Promise<void> {
+  process.kill(pid, "SIGSTOP");
+  return until(() => /^State:\s+T/m.test(readFileSync(`/proc/${pid}/status`, "utf8")), "it is stopped");
+}
+
+test("top shows a hub's routes and the requests of all its workers, in 80 columns, and that it does not answer", async () => {
+  await using desk = new Desk();
+  await using hub = await site(desk);
+  const routes = (await (await fetch(`${hub.url}_slotbus/routes`)).json()) as unknown[];
+  expect(routes.length).toBeGreaterThan(5);
+  let asking = true;
+  const asked = (async () => {
+    for (; asking; await Bun.sleep(2)) await fetch(`${hub.url}w/users/7`);
+  })();
+  const frame = await desk.json<Frame>(["top", "site", "--once", "--interval", "0.5"]);
+  const { out } = await desk.run(["top", "site", "--once", "--interval", "0.2"]);
+  asking = false;
+  await asked;
+  const [own, ofWorker] = frame.buses;
+  expect(own).toMatchObject({ kind: "hub", name: "site", problem: null, routes: routes.length });
+  expect(ofWorker).toMatchObject({ kind: "bus", name: "site.w", routes: null, workers: [{ pid: hub.worker.pid }] });
+  expect(own!.requests_per_second).toBeGreaterThan(5);
+  expect(own!.requests_per_second).toBe(ofWorker!.requests_per_second);
+  expect(out).toMatch(/^ {2}REQ\/S +ERR\/S +QUEUE +WAITING +TIMEOUTS +ROUTES$/m);
+  for (const line of out.split("\n")) expect(Bun.stringWidth(line)).toBeLessThanOrEqual(80);
+  await stop(hub.hub);
+  const silent = await desk.json<Frame>(["top", "site", "--once", "--interval", "0.1"], 4);
+  expect(silent.buses.map(({ problem }) => problem)).toEqual(
+    Array.from({ length: 2 }, () => "the hub does not answer: its process is stopped"),
+  );
+}, 30_000);
+
 /** `slotbus top` in a terminal. */
 class TopInTerminal implements AsyncDisposable {
   text = "";
@@ -294,6 +360,53 @@ test("an observer maps the statistics read-only, and its looks neither wake the 
   expect(mappings()).toBe(before);
 }, 60_000);
 
+/** What shows that somebody was here: the times of all files, and the locks on them. */
+function traces({ directory }: Desk): object {
+  const files = [directory, ...readdirSync(directory).map((file) => join(directory, file))].map((file) => {
+    const { ino, size, mtimeNs, ctimeNs, mode } = statSync(file, { bigint: true });
+    return [file, ...[ino, size, mtimeNs, ctimeNs, mode].map(String)];
+  });
+  const inodes = new Set(files.map(([, inode]) => inode));
+  const locks = readFileSync("/proc/locks", "latin1").split("\n");
+  return { files: files.sort(), locks: locks.filter((line) => inodes.has(/:(\d+) /.exec(line)?.[1])).length };
+}
+
+test("ls, top, stats, claims ls and clean --dry-run touch no file and hold no lock", async () => {
+  await using desk = new Desk();
+  await desk.pair(() => "");
+  await using fleet = await Fleet.join({ name: desk.name, directory: desk.directory, rings: { events: {} } });
+  new Contest(fleet).tryClaim({ kind: "leader", label: "mailer" }, { ttl: 60_000 });
+  const before = traces(desk);
+  expect(before).toMatchObject({ locks: 2 }); // the bus's and the member's: they can be seen
+  for (const args of [["ls"], ["stats"], ["claims", "ls"], ["clean", "--dry-run"], ["top", "--once"]]) {
+    const running = desk.run(args);
+    let ended = false;
+    void running.finally(() => (ended = true));
+    let looks = 0;
+    await until(() => {
+      expect({ args, ...traces(desk) }).toEqual({ args, ...before });
+      return ++looks > 1 && ended;
+    }, `${args} ends`);
+    expect((await running).code).toBe(0);
+  }
+}, 30_000);
+
+test("a hub that is stopped holds up no command: each says so, with exit code 4 where it was asked for", async () => {
+  await using desk = new Desk();
+  const { hub } = await desk.busy();
+  await stop(hub);
+  const began = performance.now();
+  const { code, err } = await desk.run(["stats", desk.name]);
+  expect([code, err]).toEqual([4, expect.stringContaining("does not answer")]);
+  expect((await desk.run(["top", desk.name, "--once", "--interval", "0.1"])).code).toBe(4);
+  const { out } = await desk.run(["top", "--once", "--interval", "0.1"]);
+  expect(out).toContain("the hub does not answer: its process is stopped");
+  expect((await desk.run(["ls"])).out).toMatch(/ silent /);
+  expect((await desk.run(["claims", "ls"])).code).toBe(0); // a fleet needs nobody
+  expect((await desk.run(["clean", "--dry-run"])).out).not.toContain("would remove");
+  expect(performance.now() - began).toBeLessThan(12_000);
+}, 30_000);
+
 // ---- stats ----------------------------------------------------------------------------------------------------------
 
 test("stats prints counters as text, as JSON and for Prometheus; of several buses one is to be named", async () => {
@@ -394,6 +507,53 @@ test("clean keeps what lives or is stopped, removes what was killed, and --dry-r
   expect(removed[0]!.reason).toContain(String(hub.pid));
   expect(desk.files()).toEqual([]);
   expect(await clean()).toEqual([]);
+}, 20_000);
+
+test("clean never removes a name that is held, as of a hub in the middle of its start, and believes no process id", async () => {
+  await using desk = new Desk();
+  const clean = async (...args: string[]): Promise<Cleaned[]> =>
+    (await desk.json<{ cleaned: Cleaned[] }>(["clean", ...args])).cleaned;
+  const dir = native.sb_dir_open(cString(desk.directory), 0, 1);
+  const lock = native.sb_name_lock(dir, cString("starting"), new Uint32Array(1)); // it has no socket yet
+  expect(lock).toBeGreaterThanOrEqual(0);
+  try {
+    await desk.bus({ name: "alive" });
+    await using fleet = await Fleet.join({ name: "crew", directory: desk.directory });
+    expect(fleet.members().length).toBe(1);
+    writeFileSync(join(desk.directory, "alive.lock"), "4194304\n"); // nobody has that number
+    writeFileSync(join(desk.directory, "dead.lock"), `${process.pid}\n`, { mode: 0o600 }); // somebody else has it now
+    const planned = await clean("--dry-run");
+    expect(planned.map(({ name, action }) => [name, action])).toEqual([
+      ["alive", "kept"],
+      ["dead", "would remove"],
+      ["starting", "kept"],
+      ["crew", "kept"],
+    ]);
+    const done = await clean();
+    const what = ({ kind, name, reason }: Cleaned): object => ({ kind, name, reason });
+    expect(done.map(what)).toEqual(planned.map(what));
+    expect(done.map(({ action }) => action)).toEqual(["kept", "removed", "kept", "kept"]);
+    expect(desk.files()).toEqual(["alive.lock", "alive.sock", "crew.fleet", "starting.lock"]);
+    await using look = await Fleet.observe({ name: "crew", directory: desk.directory });
+    expect(look.members().length).toBe(1);
+  } finally {
+    native.sb_name_unlock(dir, cString("starting"), lock);
+    native.sb_fd_close(dir);
+  }
+}, 20_000);
+
+test("clean keeps a stopped hub, its worker's bus and its control socket", async () => {
+  await using desk = new Desk();
+  await using hub = await site(desk);
+  await stop(hub.hub);
+  const files = desk.files();
+  expect(files).toEqual(["site.control", "site.lock", "site.sock", "site.w.lock", "site.w.sock"]);
+  const { cleaned } = await desk.json<{ cleaned: Cleaned[] }>(["clean"]);
+  expect(cleaned.map(({ name, reason }) => [name, reason])).toEqual([
+    ["site", "it lives"],
+    ["site.w", "it lives"],
+  ]);
+  expect(desk.files()).toEqual(files);
 }, 20_000);
 
 test("clean keeps what it cannot judge, and says so with exit code 1", async () => {

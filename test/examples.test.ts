@@ -16,6 +16,8 @@ const shows: Record<string, RegExp[]> = {
   "tokens.ts": [/read: Why is a good question, $/m],
   "typed.ts": [/hi Ada/, /1\n2\n3/, /nothing has id 7/],
   "cache.ts": [/^process (\d+) forgets user:7\nprocess (?!\1 )\d+ forgets user:7$/m],
+  "events.ts": [/^order\.paid 7\norder\.sent 7$/m],
+  "claim.ts": [/^2041 is ours, under token \d+$/m],
   "leader.ts": [/^\d+ leads$/m, /(\d+) was killed; (?!\1 )\d+ leads with a higher token/],
   "jobs.ts": [/^3 workers did 4 jobs: invoice-1, invoice-2, invoice-3, invoice-4$/m],
   "http-hub.ts": [/^\/users\/7: 200 \{"id":"7"\}$/m, /^\/pages\/hello: 200 hello, hello$/m],

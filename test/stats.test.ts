@@ -68,6 +68,7 @@ test("every counter is exact after a sequence that moves each of them", async ()
     workersLeft: 0,
     workersDied: 0,
     workersEvicted: 0,
+    workersRestarted: 0,
     peersRefused: 0,
     heldRegions: 0,
     queued: 0,

@@ -3,7 +3,6 @@
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { C } from "../src/native/abi.ts";
 import { generate } from "../src/native/generate.ts";
 
 const root = resolve(import.meta.dir, "..");
@@ -43,26 +42,6 @@ test("every transition that protocol.md names belongs to a function of slotbus.h
   const named = [...read("docs/protocol.md").matchAll(/`(sb_\w+)`/g)].map((match) => match[1]!);
   expect(named.length).toBeGreaterThan(5);
   for (const name of named) expect(header).toContain(`${name}(`);
-});
-
-test("the limits in the README are those of slotbus.h", () => {
-  const readme = read("README.md");
-  expect(readme).toContain(`| slots per worker | 32 | 1 to ${C.SB_SLOTS_MAX} |`);
-  expect(readme).toContain(`1 B to ${C.SB_PAYLOAD_MAX / 2 ** 30} GiB |`);
-  expect(readme).toContain(`${C.SB_HEAD_MIN / 2 ** 10} KiB to ${C.SB_HEAD_MAX / 2 ** 20} MiB |`);
-  expect(readme).toContain(`| workers of one bus | | ${C.SB_LINKS_MAX} |`);
-  expect(readme).toContain(`| name | | 1 to ${C.SB_NAME_MAX} of`);
-  expect(readme).toContain(`what is above ${C.SB_WARM_BYTES / 2 ** 20} MiB per worker`);
-});
-
-test("blocks of the README are the beginnings of the examples that examples.test.ts runs", () => {
-  const blocks = [...read("README.md").matchAll(/```ts\n([\s\S]*?)```/g)].map((match) => match[1]!);
-  expect(blocks.length).toBeGreaterThanOrEqual(2);
-  expect(read("examples/worker.ts")).toStartWith(blocks[0]!);
-  expect(read("examples/hub.ts")).toStartWith(blocks[1]!);
-  const typed = blocks.filter((block) => block.includes("contract("));
-  expect(typed.length).toBe(1);
-  expect(read("examples/typed.ts")).toStartWith(typed[0]!);
 });
 
 test("examples are complete programs of less than 40 lines", () => {

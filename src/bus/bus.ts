@@ -64,7 +64,14 @@ import {
 } from "./response.ts";
 import { type BusStats, readCounters } from "./stats.ts";
 import { endSource, errorHead, isStreamSource, Receiver, type StreamSource } from "./stream.ts";
-import { isTraced, isTraceparent, type RequestTrace, requestTraces, setTraceparent, TRACEPARENT } from "./tracing.ts";
+import {
+  isRequestTraced,
+  isTraceparent,
+  type RequestTrace,
+  requestTraces,
+  setTraceparent,
+  TRACEPARENT,
+} from "./tracing.ts";
 
 /** A request to a worker. */
 export interface BusRequest {
@@ -91,6 +98,7 @@ export interface BusRequest {
   id?: string;
 }
 
+/** Limits of one request, and whether it may run twice. */
 export interface RequestOptions {
   /** Of {@link SlotBus.stream}: in ms, from the head of the answer to its end. Default: none. */
   deadline?: number;
@@ -131,6 +139,7 @@ export interface WorkerInfo {
   concurrency: number;
 }
 
+/** Events of a bus, with the arguments of their listeners. */
 export interface SlotBusEvents {
   /** A worker attached. */
   workerJoined: [worker: WorkerInfo];
@@ -287,6 +296,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       drain: (link: Link) => this.#drainLink(link),
       takePeak: () => this.#takePeak(),
       placesPerWorker: () => this.#placesPerWorker(),
+      restarted: () => native.sb_stats_add(hub, C.SB_C_RESTARTED, 1),
     };
     this.#crew = options.workers ? new Crew(options.workers, company) : null;
   }
@@ -338,7 +348,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
    * be attached and have a free slot. May be called inside a handler, but not for a worker of the same thread.
    */
   requestSync(request: BusRequest, options: RequestOptions = noOptions): BusResponse {
-    if (!isTraced(requestTraces)) return this.#askSync(request, options);
+    if (!isRequestTraced()) return this.#askSync(request, options);
     const trace = this.#traceOf(request, options, "sync");
     const ask = (): BusResponse => this.#askSync({ ...request, id: trace.id }, tracedOptions(trace, options));
     return requestTraces.traceSync(ask, trace) as BusResponse;
@@ -530,7 +540,10 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   }
 
   #ask(request: BusRequest, options: RequestOptions, kind: Kind): Promise<BusResponse | StreamedResponse> {
-    if (!isTraced(requestTraces)) return this.#submit(request, options, kind);
+    return isRequestTraced() ? this.#askTraced(request, options, kind) : this.#submit(request, options, kind);
+  }
+
+  #askTraced(request: BusRequest, options: RequestOptions, kind: Kind): Promise<BusResponse | StreamedResponse> {
     const trace = this.#traceOf(request, options, kind);
     const ask = (): Promise<BusResponse | StreamedResponse> =>
       this.#submit({ ...request, id: trace.id }, tracedOptions(trace, options), kind);

@@ -338,6 +338,7 @@ function malformed(): ProtocolError {
 /** HTTP methods a request may have; the index travels. */
 export const METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"] as const;
 
+/** The methods a request can have. */
 export type Method = (typeof METHODS)[number];
 
 const methodIndex = new Map<string, number>(METHODS.map((method, index) => [method, index]));

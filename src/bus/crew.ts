@@ -13,6 +13,8 @@ interface Bus {
   takePeak(): number;
   /** Requests that a worker takes at once. */
   placesPerWorker(): number;
+  /** A process that had ended was started again. */
+  restarted(): void;
 }
 
 /** A process of the crew with its attachments; mostly there is one. */
@@ -48,6 +50,9 @@ export class Crew {
     };
     this.supervisor = new Supervisor({ ...workers.pool, name, env, instances: workers.min }, transport);
     this.supervisor.unref(); // as the bus
+    this.supervisor.on("state", ({ state }, previous) => {
+      if (previous === "backoff" && state === "starting" && !this.#stopped) bus.restarted();
+    });
   }
 
   /** Resolves when `min` workers are attached. Rejects as `Supervisor.start`. */

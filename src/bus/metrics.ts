@@ -24,6 +24,7 @@ const COUNTERS = {
   workers_left: [C.SB_C_LEFT, "Workers that closed in good order."],
   workers_died: [C.SB_C_DIED, "Workers whose connection ended without a goodbye."],
   workers_evicted: [C.SB_C_EVICTED, "Workers evicted for breaking the protocol or for hanging."],
+  workers_restarted: [C.SB_C_RESTARTED, "Processes of workers started again after their end."],
   peers_refused: [C.SB_C_REFUSED, "Connections turned away."],
 } as const;
 

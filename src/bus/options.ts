@@ -69,6 +69,7 @@ export interface WorkersOptions extends Omit<PoolOptions, "name" | "command" | "
 /** Options of the workers of a bus, with their defaults filled in. */
 export type ResolvedWorkers = Readonly<{ min: number; max: number; idle: number; pool: PoolOptions }>;
 
+/** What `SlotBus.create` takes; all but the name have defaults. */
 export interface SlotBusOptions {
   /** Name under which workers find the bus: 1-64 of `A-Z a-z 0-9 . _ -`, starting with a letter or digit. */
   name: string;

@@ -30,6 +30,8 @@ export interface BusStats {
   workersLeft: number;
   workersDied: number;
   workersEvicted: number;
+  /** Processes of workers that the bus started again after their end. */
+  workersRestarted: number;
   /** Connections turned away. */
   peersRefused: number;
   /** Regions whose address space stayed because somebody held a view at the end. */
@@ -62,6 +64,7 @@ export function readCounters(hub: Pointer) {
     workersLeft: get(C.SB_C_LEFT),
     workersDied: get(C.SB_C_DIED),
     workersEvicted: get(C.SB_C_EVICTED),
+    workersRestarted: get(C.SB_C_RESTARTED),
     peersRefused: get(C.SB_C_REFUSED),
     heldRegions: get(C.SB_C_UNMAPPED),
     roundTripUs: { p50: us(0.5), p99: us(0.99), p999: us(0.999) },

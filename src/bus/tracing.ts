@@ -45,14 +45,30 @@ export interface HandleTrace {
 export const requestTraces: TracingChannel<RequestTrace> = tracingChannel<RequestTrace>("slotbus.request");
 export const handleTraces: TracingChannel<HandleTrace> = tracingChannel<HandleTrace>("slotbus.handle");
 
-/** Whether anybody listens. */
-export function isTraced<T extends object>({ start, end, asyncStart, asyncEnd, error }: TracingChannel<T>): boolean {
+// Each request asks whether anybody listens. The channels stand alone, as constants: they cost the compiled code nothing.
+const { start, end, asyncStart, asyncEnd, error } = requestTraces;
+const { start: handleStart, end: handleEnd, asyncStart: handleAsyncStart } = handleTraces;
+const { asyncEnd: handleAsyncEnd, error: handleError } = handleTraces;
+
+/** Whether anybody listens to requests. */
+export function isRequestTraced(): boolean {
   return (
     start.hasSubscribers ||
     asyncEnd.hasSubscribers ||
     error.hasSubscribers ||
     end.hasSubscribers ||
     asyncStart.hasSubscribers
+  );
+}
+
+/** Whether anybody listens to handlers. */
+export function isHandleTraced(): boolean {
+  return (
+    handleStart.hasSubscribers ||
+    handleAsyncEnd.hasSubscribers ||
+    handleError.hasSubscribers ||
+    handleEnd.hasSubscribers ||
+    handleAsyncStart.hasSubscribers
   );
 }
 

@@ -31,7 +31,7 @@ import {
 } from "./options.ts";
 import { type Answerable, type Claim, callerGone, type WorkerRequest } from "./request.ts";
 import { Session } from "./session.ts";
-import { handleTraces, type HandleTrace, isTraced } from "./tracing.ts";
+import { handleTraces, type HandleTrace, isHandleTraced } from "./tracing.ts";
 
 /**
  * Answers a request. `undefined` (or a promise of it) means: `request.respond` does, now or later. What it throws, or
@@ -44,6 +44,7 @@ export interface FetchHandler {
   fetch(request: Request): Response | Promise<Response>;
 }
 
+/** What `SlotWorker.open` takes. */
 export interface SlotWorkerOptions {
   /** Name of the bus. Default `$SLOTBUS_NAME`, which a bus sets for the workers that it starts. */
   name?: string;
@@ -64,6 +65,7 @@ export interface SlotWorkerOptions {
   directory?: string;
 }
 
+/** Events of a worker, with the arguments of their listeners. */
 export interface SlotWorkerEvents {
   /** Attached, for the first time or again. */
   connected: [];
@@ -306,7 +308,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   #handle(session: Session, request: WorkerRequest): void {
     let answer: ReturnType<Handler>;
     try {
-      answer = isTraced(handleTraces) ? this.#handleTraced(request) : this.#handler!(request);
+      answer = isHandleTraced() ? this.#handleTraced(request) : this.#handler!(request);
     } catch (error) {
       this.#failed(session, request, error);
       return;
@@ -388,7 +390,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       }
       this.#served++;
       try {
-        const answer = isTraced(handleTraces) ? handleTracedSync(this.name, request, handler) : handler(request);
+        const answer = isHandleTraced() ? handleTracedSync(this.name, request, handler) : handler(request);
         if (!request.answered) session.respond(request, answer);
       } catch (error) {
         this.#failed(session, request, error);

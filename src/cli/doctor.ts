@@ -6,7 +6,7 @@ import { dirname } from "node:path";
 import type { Command } from "commander";
 import { resolveDirectory } from "../bus/options.ts";
 import { SlotbusError } from "../errors.ts";
-import { findLibrary, inspectLibrary, platformName } from "../native/find.ts";
+import { checkBun, checkPacked, findLauncher, findLibrary, originOf, platformName } from "../native/find.ts";
 import { microseconds, paint, print, size } from "./terminal.ts";
 import { EXIT, newCommand, withDirectory, withJson } from "./usage.ts";
 
@@ -19,7 +19,6 @@ export interface Finding {
   fix: string | null;
 }
 
-const MINIMUM_BUN = [1, 4, 0] as const;
 /** Free space of the runtime directory below which a fleet may not be made. */
 const SPACE_BYTES = 8 << 20;
 /** Memory below which a worker's warm pages are at risk. */
@@ -51,7 +50,7 @@ function isWell(findings: readonly Finding[]): boolean {
 async function examine(given: string | undefined): Promise<Finding[]> {
   const findings = [platform(), bun()];
   const loaded = await library();
-  findings.push(loaded);
+  findings.push(loaded, launcher());
   const directory = resolveDirectory(given);
   const rights = runtimeDirectory(directory);
   findings.push(rights, space(directory), memory(), descriptors(), cores());
@@ -88,22 +87,41 @@ function platform(): Finding {
 }
 
 function bun(): Finding {
-  const [major = 0, minor = 0, patch = 0] = Bun.version.split(".").map((part) => Number.parseInt(part, 10));
-  const [atLeast, least, lowest] = MINIMUM_BUN;
-  const isOld = major < atLeast || (major === atLeast && (minor < least || (minor === least && patch < lowest)));
-  if (!isOld) return fine("bun", Bun.version);
-  return fault("bun", `${Bun.version} is too old.`, `Install Bun ${MINIMUM_BUN.join(".")} or later: \`bun upgrade\`.`);
+  try {
+    checkBun(Bun.version);
+    return fine("bun", Bun.version);
+  } catch (error) {
+    return failureOf("bun", error, "Install another Bun.");
+  }
 }
 
 async function library(): Promise<Finding> {
   try {
     const path = findLibrary();
     const { C } = await import("../native/library.ts");
-    const { from, packedSha256 } = inspectLibrary(path);
-    const origin = packedSha256 === null ? from : `${from}, as it was packed`;
-    return fine("library", `${path} (${origin}), ABI ${C.SB_ABI}, ${size(statSync(path).size)}`);
+    return fine("library", `${path} (${origin(path)}), ABI ${C.SB_ABI}, ${size(statSync(path).size)}`);
   } catch (error) {
     return failureOf("library", error, "Install slotbus again, or set SLOTBUS_LIB to a libslotbus of your own.");
+  }
+}
+
+/** Where a file comes from; the library was checked when it was loaded. */
+function origin(path: string): string {
+  const { from, packedSha256 } = originOf(path);
+  return packedSha256 === null ? from : `${from}, as it was packed`;
+}
+
+/** Only supervised workers need it. */
+function launcher(): Finding {
+  const name = "launcher";
+  const fix = "Install slotbus again, or set SLOTBUS_LAUNCHER to a slotbus-launcher of your own.";
+  try {
+    const path = findLauncher();
+    if (path === null) return warning(name, "none: supervised workers may outlive a host that is killed", fix);
+    checkPacked(path);
+    return fine(name, `${path} (${origin(path)})`);
+  } catch (error) {
+    return failureOf(name, error, fix);
   }
 }
 

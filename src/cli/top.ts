@@ -1,16 +1,21 @@
-/** `slotbus top`: buses and fleets, live. It maps what they show of themselves read-only, and asks nobody. */
+/**
+ * `slotbus top`: buses, hubs and fleets, live. It maps what they show of themselves read-only, and asks nobody; only a hub is
+ * asked for its routes, once and when its workers have changed.
+ */
 
+import { join } from "node:path";
 import type { Command } from "commander";
 import { bucketsSince, quantileUs, type Snapshot, STATE_NAMES } from "../bus/metrics.ts";
 import { BusObserver } from "../bus/observer.ts";
 import { Contest } from "../contest/contest.ts";
 import { Fleet } from "../fleet/fleet.ts";
+import { controlSocketOf } from "../hub/names.ts";
 import { table } from "./bench/report.ts";
 import { type BusName, processInfo, readNames, shortCommand } from "./directory.ts";
 import { draw, duration, type Line, microseconds, print, rate, Screen } from "./terminal.ts";
 import { CommandError, EXIT, newCommand, numberFrom, withDirectory, withJson } from "./usage.ts";
 
-/** How long a hub has to take an observer, in ms. */
+/** How long a hub has to take an observer, or to say its routes, in ms. */
 const ANSWER_MS = 800;
 const LEASES_SHOWN = 10;
 const WORKERS_SHOWN = 16;
@@ -34,8 +39,12 @@ export interface BusFrame {
   workers_joined: number;
   workers_died: number;
   workers_evicted: number;
+  /** Processes that the bus started again after their end. */
+  workers_restarted: number;
   timeouts: number;
   workers: { id: number; pid: number; in_flight: number; concurrency: number; age_ms: number }[];
+  /** Of a hub, whose rates are those of its workers' buses `NAME.*` together; `null`: it is none, or did not say. */
+  routes: number | null;
 }
 
 export interface FleetFrame {
@@ -84,7 +93,7 @@ export function command(): Command {
     .option("--interval <seconds>", "between two frames", numberFrom(0.05, 60), 1)
     .addHelpText(
       "after",
-      "\nREQ/S, P50 and P99 are of the last interval, from publication to delivery. A ring HOLDS\nan event for that time; LAG is what its slowest reader has not read, in frames. A reader\nthat lags by more than FRAMES loses events.",
+      "\nREQ/S, P50 and P99 are of the last interval, from publication to delivery; TOTAL\nis since the bus was made. A hub shows the sum of its workers' buses NAME.*, which\nfollow it. A ring HOLDS an event for that time; LAG is what its slowest reader has\nnot read, in frames. A reader that lags by more than FRAMES loses events.",
     )
     .action(async (name: string | undefined, flags: Flags) => {
       using watch = new Watch(flags.directory, name);
@@ -138,6 +147,8 @@ class Watch implements Disposable {
   isEmpty = true;
   readonly #given: string | undefined;
   readonly #buses = new Map<string, BusWatch>();
+  /** By the hub's name. */
+  readonly #routes = new Map<string, { workers: string; count: number | null }>();
   readonly #fleets = new Map<string, FleetWatch>();
 
   constructor(directory: string | undefined, name: string | undefined) {
@@ -149,7 +160,8 @@ class Watch implements Disposable {
   async look(): Promise<Frame> {
     const { directory, buses, fleets } = readNames(this.#given);
     const isWanted = (name: string): boolean => this.name === undefined || this.name === name;
-    const there = buses.filter(({ name, isAlive }) => isAlive && isWanted(name));
+    const isHub = buses.some(({ name, isHub }) => isHub && name === this.name);
+    const there = buses.filter(({ name, isAlive }) => isAlive && (isWanted(name) || (isHub && isOf(this.name!, name))));
     const named = fleets.filter(isWanted);
     keep(
       this.#buses,
@@ -158,16 +170,53 @@ class Watch implements Disposable {
     );
     keep(this.#fleets, named, (name) => new FleetWatch(directory, name));
     this.isEmpty = there.length + named.length === 0;
+    const frames = await Promise.all(there.map((bus) => this.#buses.get(bus.name)!.look(bus)));
     return {
       directory,
-      buses: await Promise.all(there.map((bus) => this.#buses.get(bus.name)!.look(bus))),
+      buses: await Promise.all(frames.map((frame) => (frame.kind === "hub" ? this.#asHub(frame, frames) : frame))),
       fleets: await Promise.all(named.map((name) => this.#fleets.get(name)!.look())),
+    };
+  }
+
+  async #asHub(hub: BusFrame, all: readonly BusFrame[]): Promise<BusFrame> {
+    const own = all.filter(({ name }) => isOf(hub.name, name));
+    const sum = (key: "requests_per_second" | "errors_per_second" | "queued" | "waiting" | "timeouts"): number =>
+      own.reduce((total, frame) => total + frame[key], 0);
+    const workers = JSON.stringify(own.map(({ name, workers: each }) => [name, each.map(({ id }) => id)]));
+    if (hub.problem === null && this.#routes.get(hub.name)?.workers !== workers)
+      this.#routes.set(hub.name, { workers, count: await routesOf(this.directory, hub.name) });
+    return {
+      ...hub,
+      requests_per_second: sum("requests_per_second"),
+      errors_per_second: sum("errors_per_second"),
+      queued: sum("queued"),
+      waiting: sum("waiting"),
+      timeouts: sum("timeouts"),
+      routes: this.#routes.get(hub.name)?.count ?? null,
     };
   }
 
   [Symbol.dispose](): void {
     keep(this.#buses, [], () => null as never);
     keep(this.#fleets, [], () => null as never);
+  }
+}
+
+/** Whether a bus is that of a hub's worker. */
+function isOf(hub: string, bus: string): boolean {
+  return bus.startsWith(`${hub}.`);
+}
+
+/** How many routes a hub has; `null`: it does not say. */
+async function routesOf(directory: string, hub: string): Promise<number | null> {
+  try {
+    const signal = AbortSignal.timeout(ANSWER_MS);
+    const response = await fetch("http://hub/health", { unix: join(directory, controlSocketOf(hub)), signal });
+    const { workers } = (await response.json()) as { workers: { name: string; route_count: number }[] };
+    const counts = new Map(workers.map(({ name, route_count: count }) => [name, count])); // processes of a name share them
+    return [...counts.values()].reduce((sum, count) => sum + count, 0);
+  } catch {
+    return null; // it ended, or is busy
   }
 }
 
@@ -260,8 +309,10 @@ const nothing = {
   workers_joined: 0,
   workers_died: 0,
   workers_evicted: 0,
+  workers_restarted: 0,
   timeouts: 0,
   workers: [],
+  routes: null,
 } satisfies Omit<BusFrame, "name" | "kind">;
 
 function busFrame(now: Snapshot, at: number, before: Taken | null): Omit<BusFrame, "name" | "kind"> {
@@ -284,6 +335,7 @@ function busFrame(now: Snapshot, at: number, before: Taken | null): Omit<BusFram
     workers_joined: now.counters.workers_joined,
     workers_died: now.counters.workers_died,
     workers_evicted: now.counters.workers_evicted,
+    workers_restarted: now.counters.workers_restarted,
     timeouts: now.counters.timeouts,
     workers: now.workers.map(({ id, pid, inFlight, concurrency, ageMs }) => ({
       id,
@@ -400,21 +452,24 @@ function busLines(bus: BusFrame): Line[] {
 }
 
 function details(bus: BusFrame): Line[] {
+  if (bus.kind === "hub") return hubDetails(bus);
   const numbers = table([
-    ["  REQ/S", "P50", "P99", "ERR/S", "QUEUE", "WAITING", "TIMEOUTS", "JOINED", "DIED", "EVICTED"],
+    ["  REQ/S", "P50", "P99", "ERR/S", "QUEUE", "WAITING"],
     [
       `  ${rate(bus.requests_per_second)}`,
       microseconds(bus.p50_us),
       microseconds(bus.p99_us),
       rate(bus.errors_per_second),
-      ...[bus.queued, bus.waiting, bus.timeouts, bus.workers_joined, bus.workers_died, bus.workers_evicted].map(String),
+      String(bus.queued),
+      String(bus.waiting),
     ],
   ]);
+  const { workers_joined: joined, workers_died: died, workers_evicted: evicted, workers_restarted: restarted } = bus;
+  const total = `  total  JOINED ${joined}  DIED ${died}  EVICTED ${evicted}  RESTARTED ${restarted}  TIMEOUTS ${bus.timeouts}`;
+  const head = [...plain(numbers), { text: total }];
+  if (bus.workers.length === 0) return [...head, { text: "  no worker is attached", style: "yellow" }];
   const states = Object.entries(bus.slots).filter(([state, used]) => used > 0 || state === "FREE");
   const slots = `  slots  ${states.map(([state, used]) => `${state} ${used}`).join("  ")}`;
-  if (bus.workers.length === 0 && bus.kind === "hub")
-    return [{ text: `  holds the name; each of its worker names has a bus ${bus.name}.NAME`, style: "dim" }];
-  if (bus.workers.length === 0) return [...plain(numbers), { text: "  no worker is attached", style: "yellow" }];
   const workers = table([
     ["  WORKER", "PID", "IN FLIGHT", "OF", "UP"],
     ...bus.workers
@@ -427,12 +482,22 @@ function details(bus: BusFrame): Line[] {
         duration(one.age_ms),
       ]),
   ]);
-  return [
-    ...plain(numbers),
-    { text: slots },
-    ...plain(workers),
-    ...more(bus.workers.length - WORKERS_SHOWN, "workers"),
-  ];
+  return [...head, { text: slots }, ...plain(workers), ...more(bus.workers.length - WORKERS_SHOWN, "workers")];
+}
+
+/** Percentiles, slots and workers stand with the buses of its workers. */
+function hubDetails(hub: BusFrame): Line[] {
+  return plain(
+    table([
+      ["  REQ/S", "ERR/S", "QUEUE", "WAITING", "TIMEOUTS", "ROUTES"],
+      [
+        `  ${rate(hub.requests_per_second)}`,
+        rate(hub.errors_per_second),
+        ...[hub.queued, hub.waiting, hub.timeouts].map(String),
+        hub.routes === null ? "-" : String(hub.routes),
+      ],
+    ]),
+  );
 }
 
 function more(left: number, what: string): Line[] {

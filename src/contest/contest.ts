@@ -10,6 +10,7 @@ import { Sleepers } from "./sleepers.ts";
 import { checkOwner, checkSubject, checkTimeout, checkTtl, type Subject } from "./subject.ts";
 import { Waiter } from "./waiter.ts";
 
+/** Who claims. */
 export interface ContestOptions {
   /** Name of this process's claims, unless a claim has its own: 1 to 64 bytes. Default `"process-<pid>"`. */
   owner?: string | undefined;
@@ -20,6 +21,7 @@ export interface ContestOptions {
   now?: (() => number) | undefined;
 }
 
+/** How a subject is held once it is claimed. */
 export interface TryClaimOptions {
   /** 1 to 64 bytes; for people, and for `adopt` and `release` of an observed holder. Default: the contest's. */
   owner?: string | undefined;
@@ -32,6 +34,7 @@ export interface TryClaimOptions {
   renew?: boolean | undefined;
 }
 
+/** How a claim that waits is held, and for how long it waits. */
 export interface ClaimOptions extends TryClaimOptions {
   /** Longest wait in ms. Default `Infinity`; 0 means the same. */
   timeout?: number | undefined;
@@ -39,6 +42,7 @@ export interface ClaimOptions extends TryClaimOptions {
   signal?: AbortSignal | undefined;
 }
 
+/** Who adopts a tenure, and how it goes on. */
 export interface AdoptOptions {
   /** Default: the contest's. */
   owner?: string | undefined;
@@ -47,6 +51,7 @@ export interface AdoptOptions {
   renew?: boolean | undefined;
 }
 
+/** Whose tenure may be ended. */
 export interface ReleaseOptions {
   /** Default: the contest's. */
   owner?: string | undefined;
@@ -54,11 +59,13 @@ export interface ReleaseOptions {
   force?: boolean | undefined;
 }
 
+/** The subject was free: it is held now. */
 export interface Claimed {
   readonly claimed: true;
   readonly guard: Guard;
 }
 
+/** The subject is held by another. */
 export interface YieldTo {
   readonly claimed: false;
   /** Who holds it. */

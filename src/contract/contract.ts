@@ -50,6 +50,7 @@ export interface Declaration<C = unknown, H = unknown, E extends ErrorShapes = E
 /** Methods by name. */
 export type Methods = Readonly<Record<string, Declaration>>;
 
+/** Whether calls of a method may run twice, and its version. */
 export interface MethodOptions {
   /** Calls may run twice (see {@link RequestOptions.idempotent}), unless a call says otherwise. Default `false`. */
   idempotent?: boolean;
@@ -211,6 +212,7 @@ export type Handlers<C extends Contract> = {
   readonly [K in keyof C["methods"]]: NonNullable<C["methods"][K]["declaration"]["~handle"]>;
 };
 
+/** What holds for all methods of a contract. */
 export interface ContractOptions {
   /** How values become bytes. Default JSON. */
   codec?: Codec;

@@ -13,6 +13,7 @@ import type { Reader } from "../fleet/reader.ts";
 import { type Attributes, checkAttribute, checkTopic, EventHead, isId } from "./head.ts";
 import { Pump } from "./pump.ts";
 
+/** How ids are bound, and how many are kept. */
 export interface BindingOptions<Topics extends object = Record<string, unknown>> {
   /** Topic of the events that bind. Such an event has the id of its payload, whatever id it was given. */
   on: keyof Topics & string;
@@ -26,6 +27,7 @@ export interface BindingOptions<Topics extends object = Record<string, unknown>>
   unbindOn?: (keyof Topics & string) | undefined;
 }
 
+/** What a binding has done so far. */
 export interface BindingCounts {
   /** Keys bound now. */
   size: number;
@@ -49,6 +51,7 @@ const BATCH = 64;
 /** Batches read at once when nobody waits for it. */
 const BATCHES_PER_TURN = 16;
 
+/** Fills the ids of later events from earlier ones; made by `bus.bind`. */
 export class Binding implements Disposable {
   readonly #on: string;
   readonly #unbindOn: string | undefined;

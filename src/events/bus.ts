@@ -11,6 +11,7 @@ import { all, type Filter } from "./filter.ts";
 import { type Attributes, type BusEvent, checkId, checkTopic, encodeAttributes, writeEvent } from "./head.ts";
 import { type SubscribeOptions, Subscription } from "./subscription.ts";
 
+/** Over which ring of which fleet a bus runs. */
 export interface EventBusOptions {
   fleet: Fleet;
   /** Name of the ring. Others that use it must use it as a bus too. */
@@ -19,10 +20,12 @@ export interface EventBusOptions {
   codec?: Codec | undefined;
 }
 
+/** Size of a bus inside one process. */
 export interface LocalBusOptions extends RingOptions {
   codec?: Codec | undefined;
 }
 
+/** What an event carries beside its payload. */
 export interface PublishOptions {
   /** What subscribers can filter by without decoding the payload. */
   attributes?: Attributes | undefined;

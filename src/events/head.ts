@@ -9,6 +9,7 @@ import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import type { Ring } from "../fleet/ring.ts";
 import type { Reader } from "../fleet/reader.ts";
 
+/** What an attribute can be. */
 export type AttributeValue = string | number | boolean;
 /** Few and small: they are read before the payload, to filter. */
 export type Attributes = Readonly<Record<string, AttributeValue>>;

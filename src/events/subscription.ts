@@ -9,6 +9,7 @@ import { compile, type Filter, PredicateFailure, type Test } from "./filter.ts";
 import { type BusEvent, EventHead } from "./head.ts";
 import { Pump } from "./pump.ts";
 
+/** Where a subscription begins, what it keeps and what it does when it is full. */
 export interface SubscribeOptions {
   /**
    * Events kept for the reader; they are taken out of the ring as they come. Default 256. 0: none, each is taken out of

@@ -27,6 +27,7 @@ export interface FleetOptions extends FleetSizes {
   memory?: boolean | undefined;
 }
 
+/** Which fleet is observed. */
 export interface FleetObserveOptions {
   name: string;
   /** Runtime directory. Default `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. */

@@ -4,6 +4,7 @@ import { checkInteger, shown } from "../bus/options.ts";
 import { type FleetDifference, InvalidConfigError, InvalidNameError } from "../errors.ts";
 import { C, FIELDS } from "../native/library.ts";
 
+/** Size of a ring. */
 export interface RingOptions {
   /** Frames of the ring, a power of two from 8 to 1 048 576. Default 1024. */
   frames?: number | undefined;

@@ -30,6 +30,7 @@ export interface Frame {
  */
 export type CursorItem = Frame | { readonly overwritten: number } | { readonly epoch: number };
 
+/** Where a cursor begins, and how it reads. */
 export interface CursorOptions {
   /**
    * `"head"` (default): what is published from now on. `"oldest"`: all that is still there. A position, or a
@@ -46,6 +47,7 @@ const BATCH_MAX = 65_536;
 const KIND_MAX = 0xffff_ffff;
 const encoder = new TextEncoder();
 
+/** A ring of a fleet: plain bytes, published by any member and read by cursors. */
 export class Ring {
   readonly name: string;
   /** Frames, and payload bytes of each. */

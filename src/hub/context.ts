@@ -3,6 +3,7 @@
 import type { HeaderList } from "../bus/headers.ts";
 import type { WorkerRequest } from "../bus/request.ts";
 
+/** What a handler of a hub's worker gets: the client's request, with the parameters of its route. */
 export class HubRequest<State = unknown> {
   /** As given to the worker. */
   readonly state: State;

@@ -57,6 +57,7 @@ export interface SseOptions {
   paths?: number;
 }
 
+/** Options of a hub with the defaults filled in. */
 export interface ResolvedHubOptions {
   readonly name: string;
   readonly port: number | null;

@@ -18,6 +18,7 @@ import type { RouteRequest } from "./registry.ts";
 
 /** What a handler may answer with. */
 export type HubAnswer = HandlerResponse | Answerable;
+/** Answers the requests of a route. */
 export type HubHandler<State = unknown> = (request: HubRequest<State>) => HubAnswer | Promise<HubAnswer>;
 
 /** A client came to, or went from, a route of server-sent events. */
@@ -26,12 +27,14 @@ export interface SseClient<State = unknown> {
   readonly params: Readonly<Record<string, string>>;
 }
 
+/** What a worker is told of the clients of an event stream. */
 export interface SseHandlers<State = unknown> {
   /** Before the client gets its first byte. What it throws, or `false`, turns the client away with 403. */
   connect?(client: SseClient<State>): boolean | void | Promise<boolean | void>;
   disconnect?(client: SseClient<State>): void | Promise<void>;
 }
 
+/** Which hub a worker registers with, under what name, and how it comes back. */
 export interface HubWorkerOptions<State = undefined> {
   /** Name of the worker: several processes of one name share its requests. */
   name: string;
@@ -49,6 +52,7 @@ export interface HubWorkerOptions<State = undefined> {
   watchdog?: number;
 }
 
+/** Events of a hub's worker, with the arguments of their listeners. */
 export interface HubWorkerEvents {
   /** Registered and attached, for the first time or again. */
   connected: [];

@@ -77,6 +77,7 @@ export const C = {
   SB_C_REFUSED: 15,
   SB_C_WAKEUPS: 16,
   SB_C_UNMAPPED: 17,
+  SB_C_RESTARTED: 18,
   SB_G_QUEUED: 0,
   SB_G_UNSETTLED: 1,
   SB_G_TICKING: 2,

@@ -1,10 +1,21 @@
-/** Finds libslotbus: `SLOTBUS_LIB`, the prebuilt one of this platform, or a checkout's own build. */
+/** Finds libslotbus (`SLOTBUS_LIB`, the prebuilt one of this platform, a checkout's own build) and the launcher of workers; says whether Bun will do. */
 
 import { accessSync, constants, existsSync, readdirSync, readFileSync, statSync, utimesSync } from "node:fs";
 import { dirname, isAbsolute, join, resolve } from "node:path";
 import { UnsupportedError } from "../errors.ts";
 
 const root = resolve(import.meta.dir, "../..");
+
+/** The oldest Bun whose `bun:ffi` this works with, as `engines` of package.json has it. */
+const OLDEST_BUN = "1.4.0";
+
+/** Throws `UnsupportedError` for a version of Bun that is too old. */
+export function checkBun(version: string): void {
+  if (Bun.semver.order(version.replace(/-.*/, ""), OLDEST_BUN) >= 0) return;
+  throw new UnsupportedError(`slotbus needs Bun ${OLDEST_BUN} or later; this is ${version}.`, {
+    hint: "Run `bun upgrade`.",
+  });
+}
 
 /** Platforms the package has a library for; macOS refuses to work once it is loaded. */
 export const PLATFORMS = [
@@ -141,34 +152,34 @@ export function findLibrary(): string {
   });
 }
 
-/** Where a library comes from, and whether it is the one that was packed. */
-export interface LibraryOrigin {
-  path: string;
-  from: "SLOTBUS_LIB" | "package" | "checkout";
+/** Where the library or the launcher comes from, and whether it is the one that was packed. */
+export interface Origin {
+  from: "SLOTBUS_LIB" | "SLOTBUS_LAUNCHER" | "package" | "checkout";
   /** What the file has, in hex; `""` when it cannot be read. */
   sha256: string;
   /** What the package's `native/SHA256SUMS` has; `null` where there is no such list, as in a compiled program. */
   packedSha256: string | null;
 }
 
-/** Says what is known of the library at `path`. */
-export function inspectLibrary(path: string): LibraryOrigin {
-  const given = process.env["SLOTBUS_LIB"];
-  const from = given && resolve(given) === path ? "SLOTBUS_LIB" : isCheckout() ? "checkout" : "package";
+/** Says what is known of the library or the launcher at `path`. */
+export function originOf(path: string): Origin {
+  const isGiven = (name: string): boolean => !!process.env[name] && resolve(process.env[name]) === path;
+  const given = (["SLOTBUS_LIB", "SLOTBUS_LAUNCHER"] as const).find(isGiven);
+  const from = given ?? (isCheckout() ? "checkout" : "package");
   const read = (file: string): Buffer => (existsSync(file) ? readFileSync(file) : Buffer.alloc(0));
   const bytes = read(path);
   const sha256 = bytes.length > 0 ? new Bun.CryptoHasher("sha256").update(bytes).digest("hex") : "";
   const list = from === "package" ? read(join(dirname(dirname(path)), "SHA256SUMS")).toString() : "";
   const line = list.split("\n").find((text) => text.length > SUM && path.endsWith(`/${text.slice(SUM)}`));
-  return { path, from, sha256, packedSha256: line?.slice(0, 64) ?? null };
+  return { from, sha256, packedSha256: line?.slice(0, 64) ?? null };
 }
 
 /** Characters of a line of SHA256SUMS before the name. */
 const SUM = 66;
 
 /** Throws `UnsupportedError` for a file that is not as it was packed: loading one that was cut would end the process. */
-export function checkLibrary(path: string): void {
-  const { sha256, packedSha256 } = inspectLibrary(path);
+export function checkPacked(path: string): void {
+  const { sha256, packedSha256 } = originOf(path);
   if (packedSha256 === null || sha256 === packedSha256) return;
   throw new UnsupportedError(`${path} is not as it was packed: its SHA-256 is ${sha256}, not ${packedSha256}.`, {
     hint: "Install slotbus again.",

@@ -4,14 +4,14 @@ import util from "node:util"; // by name, an old Bun could not even say that it 
 import { CString, dlopen, type Pointer, toArrayBuffer } from "bun:ffi";
 import { UnsupportedError, VersionMismatchError } from "../errors.ts";
 import { C, FIELDS, SYMBOLS } from "./abi.ts";
-import { checkLibrary, findLibrary } from "./find.ts";
+import { checkBun, checkPacked, findLibrary } from "./find.ts";
 
 export { C, FIELDS };
 export type { Pointer };
 
 function open() {
   const path = findLibrary();
-  checkLibrary(path);
+  checkPacked(path);
   try {
     return dlopen(path, SYMBOLS).symbols; // never closed: code of ours may be inside
   } catch (cause) {
@@ -36,17 +36,6 @@ function verify(library: Library): void {
       hint: "Rebuild the library (`zig build`) and run `npm run generate`.",
     });
   }
-}
-
-/** The oldest Bun whose `bun:ffi` this works with, as `engines` of package.json has it. */
-const OLDEST_BUN = "1.4.0";
-
-/** Throws `UnsupportedError` for a version of Bun that is too old. */
-export function checkBun(version: string): void {
-  if (Bun.semver.order(version.replace(/-.*/, ""), OLDEST_BUN) >= 0) return;
-  throw new UnsupportedError(`slotbus needs Bun ${OLDEST_BUN} or later; this is ${version}.`, {
-    hint: "Run `bun upgrade`.",
-  });
 }
 
 function load(): Library {

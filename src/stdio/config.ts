@@ -38,6 +38,7 @@ export interface StdioPoolOptions extends Omit<PoolOptions, "name"> {
   limits?: StdioLimits;
 }
 
+/** What a stdio bus is made of: pools, limits, listeners. */
 export interface StdioBusOptions {
   /** 1 to 1024. */
   pools: readonly StdioPoolOptions[];

@@ -8,6 +8,7 @@ import type { StdioBus } from "./bus.ts";
 import { Fault, type Framing, FRAMINGS, messageReader, Outbox } from "./framing.ts";
 import { CANCEL, errorJson, kindOf, peekId, PROGRESS, RPC, type RpcId, type RpcMessage, toJson } from "./rpc.ts";
 
+/** Where clients connect, and what they may ask. */
 export interface ServeOptions {
   /** Path of a unix socket, made with mode 0600. One that nobody listens on any more is replaced. */
   unix?: string;

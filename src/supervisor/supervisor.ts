@@ -37,6 +37,7 @@ export interface WorkerStatus {
   readonly restarts: number;
 }
 
+/** Events of a supervisor, with the arguments of their listeners. */
 export interface SupervisorEvents {
   /** A worker takes requests. */
   ready: [worker: WorkerStatus];

@@ -8,11 +8,14 @@
 import { checks as browser } from "./browser.ts";
 import { type Checks, Lacking, takeNotes } from "./checks.ts";
 import { checks as clocks } from "./clocks.ts";
+import { checks as containers } from "./containers.ts";
 import { checks as crossBuild } from "./crossbuild.ts";
 import { checks as descriptors } from "./descriptors.ts";
+import { checks as installed } from "./installed.ts";
 import { checks as memory } from "./memory.ts";
 import { checks as packaged } from "./package.ts";
 import { checks as processes } from "./processes.ts";
+import { checks as reference } from "./reference.ts";
 import { checks as sanitizers } from "./sanitizers.ts";
 import { checks as silence } from "./silence.ts";
 import { checks as syscalls } from "./syscalls.ts";
@@ -23,12 +26,15 @@ const checks: Checks = {
   ...sanitizers,
   ...crossBuild,
   ...packaged,
+  ...reference,
+  ...installed,
   ...silence,
   ...syscalls,
   ...memory,
   ...users,
   ...descriptors,
   ...processes,
+  ...containers,
   ...versions,
   ...clocks,
   ...browser,

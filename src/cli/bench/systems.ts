@@ -81,7 +81,7 @@ export class Workspace implements Disposable {
 
   /** Starts `bun peer.ts ROLE ADDRESS` and waits for its introduction. */
   async start(role: string, address = "", options: PeerOptions = {}): Promise<Peer> {
-    const { program = join(import.meta.dir, "peer.ts"), stdout, onMessage = () => {} } = options;
+    const { program = Bun.resolveSync("./peer", import.meta.dir), stdout, onMessage = () => {} } = options;
     const introduced = Promise.withResolvers<Introduction>();
     let settle: (message: unknown) => void = (first) => {
       settle = onMessage;
@@ -237,7 +237,7 @@ async function startUnixSocket(workspace: Workspace): Promise<Contestant> {
 }
 
 async function startThread(workspace: Workspace): Promise<Contestant> {
-  const thread = new Worker(join(import.meta.dir, "thread.ts"));
+  const thread = new Worker(Bun.resolveSync("./thread", import.meta.dir));
   const calls = new Calls();
   const introduced = Promise.withResolvers<Introduction>();
   thread.onerror = ({ message }) => workspace.fail(`the thread failed:\n${message}`);

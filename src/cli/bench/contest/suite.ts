@@ -89,7 +89,7 @@ interface Contestant {
   locks: Locks;
 }
 
-const program = join(import.meta.dir, "peer.ts");
+const program = Bun.resolveSync("./peer", import.meta.dir);
 
 /** A claim and its release, again and again. One that answers at once is not waited for. */
 async function pairs({ locks }: Contestant, leadInMs: number, ms: number): Promise<Round> {

@@ -23,7 +23,7 @@ export interface Contestant {
   stop(): Promise<void>;
 }
 
-const program = join(import.meta.dir, "peer.ts");
+const program = Bun.resolveSync("./peer", import.meta.dir);
 
 async function subscribe(role: SystemName, address: string, tallies: Tallies, workspace: Workspace): Promise<Peer[]> {
   const start = (_: unknown, subscriber: number): Promise<Peer> => {
@@ -118,7 +118,7 @@ async function startIpc(workspace: Workspace, tallies: Tallies): Promise<Contest
 async function startBroadcast(workspace: Workspace, tallies: Tallies): Promise<Contestant> {
   const address = `${workspace.path}:`;
   const start = async (_: unknown, subscriber: number): Promise<{ thread: Worker; introduction: Introduction }> => {
-    const thread = new Worker(join(import.meta.dir, "thread.ts"));
+    const thread = new Worker(Bun.resolveSync("./thread", import.meta.dir));
     const introduced = Promise.withResolvers<Introduction>();
     thread.onerror = ({ message }) => workspace.fail(`a thread failed:\n${message}`);
     thread.onmessage = ({ data }: MessageEvent<Introduction>) => introduced.resolve(data);

@@ -40,7 +40,7 @@ function publishAll(fleet: Fleet, calls: number): Cost {
 
 /** One fleet for each number of subscribers; their rounds alternate. The readers end with the case. */
 export async function publishCosts(workspace: Workspace, rounds: number, isShort: boolean): Promise<PublishRow[]> {
-  const program = join(import.meta.dir, "peer.ts");
+  const program = Bun.resolveSync("./peer", import.meta.dir);
   const tallies = new Tallies(join(workspace.path, "tallies-readers")).path;
   const rings = { [RING]: { frames: FRAMES, payload: FRAME_BYTES } };
   const fleets: Fleet[] = [];

@@ -25,7 +25,7 @@ export interface OwnContestant extends Contestant {
   readCopies(order: Order): Promise<void>;
 }
 
-const program = join(import.meta.dir, "peer.ts");
+const program = Bun.resolveSync("./peer", import.meta.dir);
 /** A piece is at most so large. */
 const PIECE_BYTES = 65_536;
 
@@ -101,7 +101,7 @@ export function windowOf(order: Order): number {
 export const TRANSFERRED_BYTES = 4_096;
 
 async function startThread(workspace: Workspace): Promise<Contestant> {
-  const thread = new Worker(join(import.meta.dir, "thread.ts"));
+  const thread = new Worker(Bun.resolveSync("./thread", import.meta.dir));
   const introduced = Promise.withResolvers<Introduction>();
   thread.onerror = ({ message }) => workspace.fail(`the thread failed:\n${message}`);
   thread.onmessage = ({ data }: MessageEvent<Introduction>) => introduced.resolve(data);

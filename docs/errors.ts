@@ -1,0 +1,70 @@
+/**
+ * Writes the table of all errors into operations.md, from `src/errors.ts`: the code and what the constructor passes on, the
+ * cause from the doc comment, the cure from its `@cure`.
+ *
+ *     npm run generate
+ */
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+
+const root = resolve(import.meta.dir, "..");
+const page = join(root, "docs/operations.md");
+
+/** One error, as its row in the table. */
+export interface ErrorRow {
+  readonly name: string;
+  readonly code: string;
+  readonly retryable: string;
+  readonly mayHaveExecuted: string;
+  readonly cause: string;
+  readonly cure: string;
+}
+
+/** What the arguments of `super` say of a field: always, never, or only the error itself knows. */
+function fieldOf(body: string, field: string): string {
+  if (new RegExp(`\\b${field}: true`).test(body)) return "yes";
+  const isGiven = new RegExp(`\\b${field}: !|[{,]\\s*${field}\\b(?!:)`).test(body);
+  return isGiven || /(?:, |\.{3})details\b/.test(body) ? "it says" : "no";
+}
+
+/** Rows in the order of the file. An error without a cause or a cure is an error. */
+export function errorRows(source: string): ErrorRow[] {
+  const classes = /\/\*\*((?:(?!\*\/)[\s\S])*)\*\/\nexport class (\w+)[^{]* extends SlotbusError \{([\s\S]*?)\n\}/g;
+  return [...source.matchAll(classes)].map(([, comment = "", name = "", body = ""]) => {
+    const text = comment
+      .replaceAll(/\n \* ?/g, " ")
+      .replaceAll(/\{@link (\S+)\}/g, "`$1`")
+      .trim();
+    const [cause = "", cure = ""] = text.split("@cure").map((part) => part.trim());
+    if (cause === "" || cure === "") throw new Error(`${name} has no cause or no @cure in src/errors.ts.`);
+    const code = /super\(\s*"(\w+)"/.exec(body)?.[1];
+    const [arguments_ = ""] = /super\([\s\S]*?\);\n/.exec(body) ?? [];
+    return {
+      name,
+      code: code === undefined ? "the contract's" : `\`${code}\``,
+      retryable: fieldOf(arguments_, "retryable"),
+      mayHaveExecuted: fieldOf(arguments_, "mayHaveExecuted"),
+      cause,
+      cure,
+    };
+  });
+}
+
+const BEGIN = "<!-- by `npm run generate`, from src/errors.ts -->\n";
+const END = "<!-- end of what is generated -->";
+
+/** The text of operations.md with the table as it is today; a test compares it with the file. */
+export function generateOperations(): string {
+  const text = readFileSync(page, "utf8");
+  const [start, end] = [text.indexOf(BEGIN), text.indexOf(END)];
+  if (start < 0 || end < start) throw new Error("docs/operations.md has lost the marks of its table of errors.");
+  const rows = errorRows(readFileSync(join(root, "src/errors.ts"), "utf8"));
+  const lines = rows.map(({ name, code, retryable, mayHaveExecuted, cause, cure }) =>
+    ["", `\`${name}\`<br>${code}`, retryable, mayHaveExecuted, cause, cure, ""].join(" | ").trim(),
+  );
+  const head = "| error, `code` | `retryable` | `mayHaveExecuted` | cause | cure |\n|---|---|---|---|---|\n";
+  return `${text.slice(0, start)}${BEGIN}${head}${lines.join("\n")}\n${text.slice(end)}`;
+}
+
+if (import.meta.main) writeFileSync(page, generateOperations());

@@ -1,0 +1,18 @@
+// Events: one process publishes, all that subscribed get them. `bun examples/events.ts`
+import { and, equals, EventBus, Fleet, topic } from "slotbus/events";
+
+await using fleet = await Fleet.join({ name: "orders", rings: { events: { frames: 4_096 } } });
+await using bus = new EventBus<{ "order.paid": { id: number }; "order.sent": { id: number } }>({
+  fleet,
+  ring: "events",
+});
+
+const german = bus.subscribe(and(topic("order.*"), equals("country", "de"))); // judged before the payload is decoded
+bus.publish("order.paid", { id: 7 }, { attributes: { country: "de" } }); // from any process of the fleet
+bus.publish("order.sent", { id: 7 }, { attributes: { country: "de" } });
+
+for await (const event of german) {
+  if (event.topic === null) console.log(`${event.overwritten + event.dropped} events were missed here`);
+  else console.log(event.topic, event.payload.id);
+  if (event.topic === "order.sent") break;
+}
