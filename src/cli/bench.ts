@@ -31,6 +31,7 @@ const HELP = `slotbus bench [bus] [options]
 slotbus bench streams [options]   streamed bodies; --help says more
 slotbus bench events [options]    one publisher, many subscribers
 slotbus bench contest [options]   claims, contention, takeover
+slotbus bench stdio [options]     programs behind pipes
 
   --payload 64,4k,64k,1m   bodies, in bytes (k, m: times 1024)
   --in-flight 1,8,32       requests at once
@@ -291,6 +292,7 @@ const suites: Record<string, () => Promise<{ run(args: string[]): Promise<number
   streams: () => import("./bench/streams/suite.ts"),
   events: () => import("./bench/events/suite.ts"),
   contest: () => import("./bench/contest/suite.ts"),
+  stdio: () => import("./bench/stdio/suite.ts"),
 };
 
 /** Runs the command; resolves to its exit code. Throws {@link UsageError} and {@link CommandError}. */
