@@ -7,8 +7,8 @@ const workers = ["users", "pages"].map((name) =>
 );
 for (const path of ["/users/7", "/pages/hello"]) {
   let response = await fetch(new URL(path, hub.url!));
-  while (response.status === 404) {
-    await Bun.sleep(10); // its worker has not registered yet
+  while (!response.ok) {
+    await Bun.sleep(10); // its worker has not come yet
     response = await fetch(new URL(path, hub.url!));
   }
   console.log(`${path}: ${response.status} ${await response.text()}`);
