@@ -253,6 +253,17 @@ describe("a route of events", () => {
     two.close();
   });
 
+  test("while its worker is gone is 503, but calls a browser back until that is 404", async () => {
+    await using stage = await Stage.open({ goneFor: 1_000 });
+    const worker = await stage.worker();
+    await worker.kill();
+    const ask = (accept: string) => stage.fetch("/w/feed/7", { headers: { accept } });
+    await until(async () => (await ask("*/*")).status === 503, "503");
+    const early = await ask("text/event-stream");
+    expect([early.status, await early.text()]).toEqual([200, "retry: 1000\n\n"]);
+    await until(async () => (await ask("text/event-stream")).status === 404, "404");
+  });
+
   test("ends when its worker is gone for good", async () => {
     await using stage = await Stage.open({ goneFor: 100 });
     const worker = await stage.worker();

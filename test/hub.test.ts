@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { Elysia } from "elysia";
 import { Hono } from "hono";
 import { existsSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -566,7 +567,11 @@ describe("workers", () => {
     const plain = {
       fetch: ({ url, method }: Request) => new Response(`${method} ${new URL(url).pathname}`, { status: 202 }),
     };
-    worker.mount("/pages", hono).mount("/é", plain).mount("/", plain);
+    const elysia = new Elysia()
+      .get("/", () => "elysia's root")
+      .get("/users/:id", ({ params, query }) => ({ id: params.id, mark: query["mark"] }))
+      .post("/json", ({ body }) => body);
+    worker.mount("/pages", hono).mount("/elysia", elysia).mount("/é", plain).mount("/", plain);
     const run = worker.run();
     await new Promise<void>((resolve) => worker.once("connected", resolve));
     const ask = async (path: string, init?: RequestInit) => {
@@ -577,6 +582,12 @@ describe("workers", () => {
     expect(await ask("/pages/hello/you?mark=!")).toBe("200 hello you!");
     expect(await ask("/pages/bytes", { method: "PUT", body: new Uint8Array(400_000) })).toBe("201 400000");
     expect(await ask("/pages/none")).toBe("404 404 Not Found");
+    expect(await ask("/elysia")).toBe("200 elysia's root");
+    expect(await ask("/elysia/users/7?mark=!")).toBe('200 {"id":"7","mark":"!"}');
+    const json = { method: "POST", body: '{"a":[1]}', headers: { "content-type": "application/json" } };
+    expect(await ask("/elysia/json", json)).toBe('200 {"a":[1]}');
+    expect(await ask("/elysia/none")).toBe("404 NOT_FOUND");
+    expect((await stage.fetch("/other")).headers.get("content-type")).toBe("text/plain;charset=utf-8");
     expect(await ask("/é/a/b")).toBe("202 GET /a/b");
     expect(await ask("/pagesx", { method: "DELETE" })).toBe("202 DELETE /pagesx");
     expect((await stage.fetch("/pages/hello/you", { method: "HEAD" })).status).toBe(200);

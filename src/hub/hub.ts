@@ -183,7 +183,10 @@ export class Hub implements AsyncDisposable {
     const { params, route } = match;
     const { pattern, owner, sse } = route;
     asked.worker = owner.name;
-    if (!owner.isThere) throw new Failure(503, "NO_WORKER", "no worker serves this route now.", RETRY);
+    if (!owner.isThere) {
+      if (sse && isEventSource(request)) return comeAgain(id);
+      throw new Failure(503, "NO_WORKER", "no worker serves this route now.", RETRY);
+    }
     const address = this.#addressOf(request, server);
     const proto = url.startsWith("https") ? "https" : "http";
     const incoming: Incoming = { request, headers, id, path, query, pattern: pattern.text, params, address, proto };
@@ -223,8 +226,7 @@ export class Hub implements AsyncDisposable {
   #answerUnknown(request: Request, path: string, id: string): Response {
     const isNew = performance.now() - this.#startedAt < this.options.goneFor;
     if (!isNew || isReserved(path)) throw notFound(request.method, path);
-    const accepted = request.headers.get("accept");
-    if (request.method === "GET" && accepted?.includes("text/event-stream")) return comeAgain(id);
+    if (isEventSource(request)) return comeAgain(id);
     const { services, someReturned } = this.#registry;
     if (services.length > 0 && !someReturned) throw notFound(request.method, path);
     throw new Failure(503, "NO_WORKER", `nothing answers ${request.method} ${path.slice(0, 200)} yet.`, RETRY);
@@ -263,6 +265,10 @@ async function stopWhenAnswered(server: AnyServer, deadline: number): Promise<vo
   let isStopped = false;
   void server.stop().then(() => (isStopped = true));
   while (!isStopped && server.pendingRequests > 0 && performance.now() < deadline) await Bun.sleep(POLL_MS);
+}
+
+function isEventSource({ method, headers }: Request): boolean {
+  return method === "GET" && (headers.get("accept")?.includes("text/event-stream") ?? false);
 }
 
 /** Path and query as they stand in an absolute URL that was normalised. @throws {Failure} 400 when no host makes it one. */
