@@ -63,6 +63,8 @@ test("blocks of the README are the beginnings of the examples that examples.test
   const typed = blocks.filter((block) => block.includes("contract("));
   expect(typed.length).toBe(1);
   expect(read("examples/typed.ts")).toStartWith(typed[0]!);
+  const hub = blocks.filter((block) => block.includes("new HubWorker("));
+  expect(hub).toEqual([read("examples/http-users.ts")]);
 });
 
 test("examples are complete programs of less than 40 lines", () => {

@@ -76,6 +76,12 @@ function optionsOf(values: Values): HubOptions {
     return given === undefined ? undefined : Math.round(given * 1_000);
   };
   const heartbeat = seconds("sweep-interval");
+  const controlPort = number("control-port");
+  const controlToken = token(textOf("control-token-file"), "SLOTBUS_CONTROL_TOKEN");
+  if ((controlPort === undefined) !== (controlToken === undefined))
+    throw new UsageError(
+      "--control-port and its token go together: give --control-token-file or SLOTBUS_CONTROL_TOKEN, or neither.",
+    );
   const all = {
     port: number("port") ?? 3_200,
     hostname: textOf("hostname"),
@@ -85,8 +91,8 @@ function optionsOf(values: Values): HubOptions {
     slots: number("slots"),
     spin: number("spin"),
     adminToken: textOf("admin-token") ?? token(textOf("admin-token-file"), "SLOTBUS_ADMIN_TOKEN"),
-    controlPort: number("control-port"),
-    controlToken: token(textOf("control-token-file"), "SLOTBUS_CONTROL_TOKEN"),
+    controlPort,
+    controlToken,
     directory: textOf("directory"),
     sse: heartbeat === undefined ? undefined : { heartbeat },
   };
