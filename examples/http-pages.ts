@@ -5,7 +5,7 @@ import { HubWorker } from "slotbus/hub";
 const app = new Hono();
 app.get("/:name", (context) => context.text(`hello, ${context.req.param("name")}`));
 
-const worker = new HubWorker({ hub: "site", name: "pages", backoff: { min: 50 } });
+const worker = new HubWorker({ hub: "site", name: "pages" });
 worker.mount("/pages", app);
 process.on("SIGTERM", () => void worker.stop());
 await worker.run();

@@ -6,4 +6,7 @@ serve({
     console.log("somebody called"); // goes to standard error
     return `hello ${name}${key ? `, ${key}` : ""}`;
   },
+  async count(to: number, { signal, progress }) {
+    for (let i = 1; i <= to && !signal.aborted; i++) await progress(i);
+  },
 });

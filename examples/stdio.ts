@@ -18,6 +18,7 @@ console.log("mean of nothing:", failed instanceof RpcError && failed.rpcMessage)
 
 console.log("kernel", await bus.request("kernel", null, { pool: "shell" }));
 console.log("hello", await bus.request("hello", { name: "Ada" }, { pool: "bun", key: "user 7", timeout: 5_000 }));
+await bus.request("count", 3, { pool: "bun", onProgress: (i) => console.log("counted to", i) });
 
 const { pid } = bus.stats().workers[2]!;
 process.kill(pid, "SIGKILL"); // the worker in shell; it is started again

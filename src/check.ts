@@ -57,6 +57,13 @@ export function checkSignal(signal: unknown): void {
   throw new InvalidConfigError(`signal is ${shown(signal)}; it must be an AbortSignal.`);
 }
 
+/** Throws unless `value` is one of the choices. */
+export function checkChoice<T extends string>(option: string, value: unknown, choices: readonly T[]): T {
+  const found = choices.find((choice) => choice === value);
+  if (found !== undefined) return found;
+  throw new InvalidConfigError(`${option} is ${shown(value)}; it must be one of ${choices.join(", ")}.`);
+}
+
 /** Throws unless `value` is a whole number from `low` to `high`. */
 export function checkInteger(option: string, value: unknown, low: number, high: number, unit = ""): number {
   if (typeof value === "number" && Number.isInteger(value) && value >= low && value <= high) return value;

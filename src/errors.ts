@@ -115,10 +115,14 @@ export class BusOverloadedError extends SlotbusError {
  * @cure Start a worker; `slotbus ls` says how many are attached. Look at why the last one ended.
  */
 export class NoWorkerError extends SlotbusError {
-  constructor(name: string, waitedMs: number, what: "bus" | "pool" = "bus") {
+  constructor(name: string, waitedMs: number, what: "bus" | "pool" = "bus", givenUp: WorkerFailedError | null = null) {
+    const start = what === "bus" ? "Start one with SlotWorker.open, or raise" : "Raise";
     super("NO_WORKER", `${what} "${name}" had no worker for ${Math.round(waitedMs)} ms.`, {
-      hint: `${what === "bus" ? "Start one with SlotWorker.open, or raise" : "Raise"} the request's timeout.`,
+      hint: givenUp
+        ? "`cause` says why its last worker was given up. Repair that, then `bus.supervisor.resize` to the number there is."
+        : `${start} the request's timeout.`,
       retryable: true,
+      ...(givenUp && { cause: givenUp }),
     });
   }
 }
@@ -714,6 +718,13 @@ export class WorkerStartError extends SlotbusError {
  * @cure Look at exit code, signal and standard error in `report`.
  */
 export class WorkerExitedError extends SlotbusError {
+  /** `null` when a signal ended it. */
+  readonly exitCode: number | null;
+  /** Such as `"SIGKILL"`; `null` when it exited by itself. */
+  readonly signal: string | null;
+  /** The last 64 KiB of what it wrote to standard error, `""` when that is inherited. */
+  readonly stderrTail: string;
+  /** All that is known of its end, these three too. */
   readonly report: ExitReport;
 
   constructor(what: string, pool: string, report: ExitReport, mayHaveExecuted = true) {
@@ -728,6 +739,9 @@ export class WorkerExitedError extends SlotbusError {
         mayHaveExecuted,
       },
     );
+    this.exitCode = report.exitCode;
+    this.signal = report.signal;
+    this.stderrTail = report.stderrTail;
     this.report = report;
   }
 }
@@ -745,7 +759,7 @@ export class WorkerFailedError extends SlotbusError {
       "WORKER_FAILED",
       `worker ${report.worker} of pool "${pool}" is given up (${why}): it ${describeExit(report)}.`,
       {
-        hint: "Repair the program, then start the pool again; `restart` says how often is too often.",
+        hint: "Repair the program, then `resize` the pool, to the size it has, or start it again; `restart` says how often is too often.",
       },
     );
     this.worker = report.worker;
@@ -833,7 +847,7 @@ export class PoolFailedError extends SlotbusError {
 
   constructor(pool: string, cause?: unknown) {
     super("POOL_FAILED", `pool "${pool}" has no worker left: all were given up or have ended.`, {
-      hint: "`cause` says why the last one ended. Repair the program, then stop and start the bus.",
+      hint: "`cause` says why the last one ended. Repair the program, then `bus.resize` the pool, to the size it has.",
       cause,
     });
     this.pool = pool;

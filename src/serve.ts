@@ -2,7 +2,7 @@
 
 import type { RequestOptions, SlotBus } from "./bus/bus.ts";
 import type { Answer, WorkerRequest } from "./bus/request.ts";
-import { checkOptions, shown } from "./check.ts";
+import { checkChoice, checkKeys, checkOptions, shown } from "./check.ts";
 import { InvalidConfigError, ProtocolError, RpcError } from "./errors.ts";
 import { STDIO_VARIABLE } from "./stdio/config.ts";
 import { type Framing, FRAMINGS } from "./stdio/framing.ts";
@@ -10,9 +10,9 @@ import { sinkOf } from "./stdio/link.ts";
 import { errorMember, readError, RPC, toJson } from "./stdio/rpc.ts";
 import { type ServeContext, type ServeHandler, type ServeHandlers, StdioWorker } from "./stdio/worker.ts";
 
-export type { ServeContext, ServeHandler, ServeHandlers };
+export { RpcError, type ServeContext, type ServeHandler, type ServeHandlers };
 
-/** Over what `serve` answers, and how. */
+/** What {@link serve} answers on, in place of what its spawner says. */
 export interface ServeWorkerOptions {
   /** Name of a bus to answer on. Default: as the spawner says, else standard input and output. */
   bus?: string;
@@ -44,10 +44,10 @@ const ERROR_TYPE = "application/x-slotbus-error+json";
  *
  *     serve({ add: ([a, b]: number[]) => a + b });
  *
- * @throws {InvalidConfigError} for handlers that are no functions.
+ * @throws {InvalidConfigError} for handlers that are no functions, unknown options and framings.
  */
 export function serve(handlers: ServeHandlers, options: ServeWorkerOptions = {}): Served {
-  checkOptions("serve", options);
+  checkKeys("serve", checkOptions("serve", options), ["bus", "directory", "framing"]);
   for (const [method, handler] of Object.entries(checkOptions("serve's handlers", handlers))) {
     if (typeof handler !== "function") {
       throw new InvalidConfigError(`the handler of ${shown(method)} is ${shown(handler)}; it must be a function.`);
@@ -64,7 +64,7 @@ export function serve(handlers: ServeHandlers, options: ServeWorkerOptions = {})
 // ---- stdio ------------------------------------------------------------------------------------------------------------
 
 function serveStdio(handlers: ServeHandlers, options: ServeWorkerOptions, told: string | undefined): Served {
-  const framing = FRAMINGS.find((known) => known === (options.framing ?? told)) ?? "ndjson";
+  const framing = checkChoice("framing", options.framing ?? told ?? "ndjson", FRAMINGS);
   keepOutputClean();
   const pair = { sink: sinkOf(Bun.stdout.writer()), source: Bun.stdin.stream() };
   const worker = new StdioWorker(handlers, pair, framing, told !== undefined);
@@ -156,12 +156,13 @@ class BusContext implements ServeContext {
     return this.#request.signal;
   }
 
-  progress(value: unknown): Promise<void> {
-    return this.#push(`{"progress":${toJson(value, "progress")}}\n`);
+  get progress(): ServeContext["progress"] {
+    return (value) => this.#push(`{"progress":${toJson(value, "progress")}}\n`);
   }
 
-  notify(method: string, params?: unknown): Promise<void> {
-    return this.#push(`{"notify":${JSON.stringify(method)},"params":${toJson(params ?? null, "params")}}\n`);
+  get notify(): ServeContext["notify"] {
+    return (method, params = null) =>
+      this.#push(`{"notify":${JSON.stringify(method)},"params":${toJson(params, "params")}}\n`);
   }
 
   finish(result: unknown): Answer {

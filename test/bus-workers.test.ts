@@ -5,9 +5,11 @@ import { join } from "node:path";
 import {
   BusClosedError,
   InvalidConfigError,
+  NoWorkerError,
   RequestTimeoutError,
   SlotBus,
   WorkerDiedError,
+  type WorkerFailedError,
   type WorkersOptions,
   WorkerStartError,
 } from "../src/index.ts";
@@ -162,6 +164,19 @@ describe("workers of a bus", () => {
     expect(bus.workers.length).toBe(1);
     await bus.close();
     expect(descriptors()).toBeLessThanOrEqual(before + 1);
+  });
+
+  test("when all were given up a request says why, and a resize begins anew", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 1, max: 1, restart: { limit: 0 } });
+    const [pid] = pids(bus);
+    expect(await rejection(bus.request({ path: "/exit", query: "4" }))).toBeInstanceOf(WorkerDiedError);
+    const error = await rejection(bus.request({ path: "/" }, { timeout: 300 }));
+    expect(error).toBeInstanceOf(NoWorkerError);
+    expect((error.cause as WorkerFailedError).report).toMatchObject({ pid, exitCode: 4 });
+    await bus.supervisor!.resize(bus.supervisor!.workers.length);
+    expect(Number((await bus.request({ path: "/" })).text())).toBe(pids(bus)[0]!);
+    expect(pids(bus)[0]).not.toBe(pid);
   });
 
   test("they are replaced and scaled without a wrong error: a timeout stays a timeout", async () => {

@@ -73,7 +73,7 @@ test("what cannot be meant is one line on stderr and exit code 2, and leaves not
     [["--admin-token", "short"], "adminToken"],
     [["--admin-token-file", short], "adminToken"],
     [["--admin-token-file", join(directory, "none")], "token"],
-    [["--control-port", "0"], "go together"],
+    [["--control-port", "0"], "give --control-token-file"],
     [["--control-token-file", short], "go together"],
     [["--control-port", "0", "--control-token-file", short], "controlToken"],
     [["--control-token", TOKEN], "--control-token"],

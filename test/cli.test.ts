@@ -9,6 +9,8 @@ import type { ContestRow } from "../src/cli/bench/contest/suite.ts";
 import type { PublishRow } from "../src/cli/bench/events/publish.ts";
 import type { FlowRow } from "../src/cli/bench/events/suite.ts";
 import type { Bar } from "../src/cli/bench/report.ts";
+import { type Order, type Params, run } from "../src/cli/bench/stdio/loop.ts";
+import type { StdioRow, TripRow } from "../src/cli/bench/stdio/suite.ts";
 import type { OwnRow } from "../src/cli/bench/streams/own.ts";
 import type { StreamRow } from "../src/cli/bench/streams/suite.ts";
 
@@ -62,6 +64,8 @@ test("what cannot be meant is one line on stderr and exit code 2", () => {
     ["bench", "contest", "over"],
     ["bench", "contest", "--quick", "--short"],
     ["bench", "contest", "--against", "nats"],
+    ["bench", "stdio", "over"],
+    ["bench", "stdio", "--against", "unix-socket"],
     ["bench", "constructor"],
   ]) {
     const { code, out, err } = slotbus(...args);
@@ -245,3 +249,42 @@ test("bench contest --json: of those that contend one has it at a time, and a ki
   expect(bars.length).toBe(4);
   expect(notes).toEqual(["redis is left out: there is no redis-server (Debian package redis-server)."]);
 }, 60_000);
+
+test("bench stdio --json: each host's worker is another process, and who has no Node is told", () => {
+  const { rows, bars, notes } = suite<StdioRow>({ PATH: "/nonexistent" }, "stdio");
+  const systems = ["slotbus", "pipes", "bun-ipc"];
+  const trips = rows as TripRow[];
+  expect(trips.map((row): unknown[] => [row.system, row.case, row.payload_bytes, row.in_flight])).toEqual([
+    ...systems.map((system) => [system, "rtt", 64, 1]),
+    ...systems.map((system) => [system, "throughput", 64, 32]),
+  ]);
+  for (const row of trips) {
+    expect(row.p50_us).toBeGreaterThan(0);
+    expect(row.p99_us).toBeGreaterThanOrEqual(row.p50_us);
+    expect(row.requests_per_second).toBeGreaterThan(0);
+    if (row.system === "slotbus") expect(row.slower).toBe(1);
+  }
+  expect([bars.length, notes]).toEqual([2, ["node-ipc is left out: there is no node."]]);
+}, 60_000);
+
+test("an answer that differs from its request ends a round of bench stdio with an error, in every host", async () => {
+  const order: Order = { bytes: 64, inFlight: 2, leadInMs: 0, ms: 10, minimum: 1 };
+  const asked: Params[] = [];
+  const honest = await run(async (params) => {
+    asked.push(params);
+    return [...params];
+  }, order);
+  expect(honest.latencies.length).toBe(asked.length);
+  for (const params of asked) expect(JSON.stringify(params).length).toBe(64);
+  expect(new Set(asked.map(([serial]) => serial)).size).toBe(asked.length);
+  const wrong: ((params: Params) => unknown)[] = [
+    ([serial, text]) => [serial - 1, text],
+    ([serial, text]) => [serial, `${text.slice(1)}?`],
+    (params) => [...params, 0],
+    () => null,
+  ];
+  for (const answer of wrong) {
+    const refused = run(async (params) => answer(params), order).then(() => "no error", String);
+    expect(await refused).toMatch(/^Error: the answer to request \d{10} of 64 bytes is another one$/);
+  }
+});

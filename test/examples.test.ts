@@ -26,7 +26,7 @@ const shows: Record<string, RegExp[]> = {
     /primes so far \[ ?2, 3, 5, 7 ?\]/,
     /^mean of nothing: division by zero$/m,
     /^kernel Linux \S+$/m,
-    /^hello hello Ada, user 7$/m,
+    /^hello hello Ada, user 7\ncounted to 1\ncounted to 2\ncounted to 3$/m,
     /^kernel again string$/m,
   ],
   "in-place.ts": [/image\/raw 8388608 7/],

@@ -162,6 +162,22 @@ test("a Response whose body is whole comes whole: its slot is free before it is 
   expect(await response.text()).toBe("whole");
 });
 
+test("a Response of text without a type is text/plain, one of other bytes has none", async () => {
+  await using space = new Workspace();
+  const answers: Record<string, () => Response> = {
+    "/text": () => new Response("grün"),
+    "/bytes": () => new Response(Uint8Array.of(0xff, 0xfe)),
+    "/typed": () => new Response("a,b", { headers: { "content-type": "text/csv" } }),
+    "/none": () => new Response(null),
+  };
+  const { bus } = await space.pair(({ path }) => answers[path]!());
+  const typeOf = async (path: string) => (await bus.fetch(path)).headers.get("content-type");
+  expect(await typeOf("/text")).toBe("text/plain;charset=utf-8");
+  expect(await typeOf("/bytes")).toBe(null);
+  expect(await typeOf("/typed")).toBe("text/csv");
+  expect(await typeOf("/none")).toBe(null);
+});
+
 test("an abort reaches the handler's request.signal, and the caller gets the reason", async () => {
   await using space = new Workspace();
   const bus = await space.bus();

@@ -571,10 +571,14 @@ describe("a hub", () => {
     await until(() => worker.lines.filter((line) => line === "disconnect 1").length === 125, "disconnects");
     const event = { source: "s", event_type: "t", data: "" };
     expect(await wires.client().call<object>("/internal/emit", event)).toEqual({ delivered: 0 });
-    const metrics = wires.send(get("/_slotbus/metrics").replace("Host: h", "Host: localhost"));
-    await until(() => /^slotbus_hub_event_clients (\d+)$/m.test(metrics.text), "the metrics");
-    expect(metrics.text).toContain("\nslotbus_hub_event_clients 0\n");
-    expect(metrics.text).toMatch(/\nslotbus_hub_in_flight\{worker="w"\} 0\n/);
+    const metrics = async (): Promise<string> => {
+      const wire = wires.send(get("/_slotbus/metrics").replace("Host: h", "Host: localhost"));
+      await until(() => wire.text.includes("\nprocess_cpu_seconds_total "), "the metrics");
+      wire.close();
+      return wire.text;
+    };
+    await until(async () => (await metrics()).includes('\nslotbus_hub_in_flight{worker="w"} 0\n'), "no slot in use");
+    expect(await metrics()).toContain("\nslotbus_hub_event_clients 0\n");
     expect(wires.memory - before).toBeLessThan(64);
   });
 });

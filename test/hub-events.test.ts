@@ -164,6 +164,24 @@ describe("a route of events", () => {
     expect(worker.lines).not.toContain("disconnect secret");
   });
 
+  test("a client that goes before its worker has let it in: the worker hears of its end", async () => {
+    await using stage = await Stage.open();
+    const worker = await stage.worker();
+    const controller = new AbortController();
+    const asked = stage.fetch("/w/feed/late", { signal: controller.signal }).catch(() => {});
+    await worker.line("connect late");
+    controller.abort();
+    await asked;
+    await worker.line("disconnect late");
+  });
+
+  test("a worker that lets nobody in within the hub's timeout: 504, and it hears of an end", async () => {
+    await using stage = await Stage.open({ timeout: 50 });
+    const worker = await stage.worker();
+    expect((await stage.fetch("/w/feed/late")).status).toBe(504);
+    await worker.line("disconnect late");
+  });
+
   test("gets what is pushed to its path, or to its pattern and parameters, and nothing else", async () => {
     await using stage = await Stage.open();
     await stage.worker();
@@ -217,6 +235,33 @@ describe("a route of events", () => {
     expect(await emitterOf(stage).ssePush("/w/feed/1", "a", "still here")).toBe(1);
     await until(() => client.events.length === 1, "the event");
     client.close();
+  });
+
+  test("ends when its worker comes again without it, and no other does", async () => {
+    await using stage = await Stage.open();
+    await stage.worker();
+    const routes = (rooms: string[]) => rooms.map((room) => ({ method: "GET", path: `/w/${room}/:x`, sse: true }));
+    const register = (rooms: string[]) =>
+      stage.client().call("/internal/register", { name: "w", routes: routes(rooms) });
+    await register(["a", "b"]);
+    const [one, two] = [await Listener.open(stage, "/w/a/1"), await Listener.open(stage, "/w/b/1")];
+    await register(["b"]);
+    await until(() => one.ended, "the stream ends", 2_000);
+    expect(await emitterOf(stage).ssePush("/w/b/1", "a", "still here")).toBe(1);
+    await until(() => two.events.length === 1, "the event");
+    expect(two.ended).toBeFalse();
+    two.close();
+  });
+
+  test("while its worker is gone is 503, but calls a browser back until that is 404", async () => {
+    await using stage = await Stage.open({ goneFor: 1_000 });
+    const worker = await stage.worker();
+    await worker.kill();
+    const ask = (accept: string) => stage.fetch("/w/feed/7", { headers: { accept } });
+    await until(async () => (await ask("*/*")).status === 503, "503");
+    const early = await ask("text/event-stream");
+    expect([early.status, await early.text()]).toEqual([200, "retry: 1000\n\n"]);
+    await until(async () => (await ask("text/event-stream")).status === 404, "404");
   });
 
   test("ends when its worker is gone for good", async () => {

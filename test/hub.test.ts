@@ -1,9 +1,13 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { Elysia } from "elysia";
+import { Hono } from "hono";
+import { existsSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { BusExistsError, HubError, InvalidConfigError } from "../src/errors.ts";
-import { createHub, type HubOptions, HubWorker } from "../src/hub/index.ts";
+import { BusExistsError, HubError, InvalidConfigError, InvalidNameError } from "../src/errors.ts";
+import { createHub, HandlerResponse, type HubAnswer, type HubOptions, HubWorker } from "../src/hub/index.ts";
 import { HubClient } from "../src/hub/client.ts";
+import { resolveHubOptions } from "../src/hub/options.ts";
+import { Registry } from "../src/hub/registry.ts";
 import { Stage } from "./hub-stage.ts";
 import { rejection, until, Workspace } from "./support.ts";
 
@@ -238,6 +242,62 @@ describe("a hub", () => {
     expect(late.status).toBe(503);
   });
 
+  test("that closes does not wait for who has sent half a request", async () => {
+    await using stage = await Stage.open();
+    await stage.worker();
+    const halves = ["GET /w/us", "POST /nothing HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc"];
+    const asked = halves.map((half) => stage.raw(half, 10_000));
+    const slow = stage.fetch("/w/slow?ms=300");
+    await stage.workers[0]!.line("slow begins");
+    const began = performance.now();
+    await stage.hub.close();
+    expect(performance.now() - began).toBeLessThan(4_000); // 5 s is how long it waits for what runs
+    expect((await slow).status).toBe(200);
+    await Promise.all(asked);
+  });
+
+  test("that has closed ends an event stream at once, and keeps no process alive by it", async () => {
+    await using workspace = new Workspace();
+    const program = `
+      import { createHub } from ${JSON.stringify(join(import.meta.dir, "../src/hub/index.ts"))};
+      const hub = await createHub({ directory: ${JSON.stringify(workspace.directory)} });
+      await hub.close();
+      const headers = { host: "localhost" };
+      const server = { timeout() {}, requestIP: () => ({ address: "127.0.0.1" }) };
+      for (const path of ["/events", "/_slotbus/stream"]) {
+        const response = await hub.fetch(new Request("http://localhost" + path, { headers }), server);
+        console.log(response.status, (await response.text()).length < 100);
+      }`;
+    const child = Bun.spawn([process.execPath, "-e", program], {
+      stdio: ["ignore", "pipe", "inherit"],
+      timeout: 10_000,
+    });
+    expect(await child.stdout.text()).toBe("200 true\n200 true\n");
+    expect(await child.exited).toBe(0);
+  }, 20_000);
+
+  test("in a server of one's own, says which protocol that was asked by, and lets an app's event stream be quiet", async () => {
+    await using stage = new Stage() as Stage;
+    stage.hub = await createHub({ directory: stage.workspace.directory });
+    const worker = new HubWorker({ name: "w", directory: stage.workspace.directory });
+    worker.post("/headers", ({ headers }) => ({ json: headers.get("x-forwarded-proto") }));
+    async function* quiet(): AsyncGenerator<string> {
+      yield "data: 1\n\n";
+      await Bun.sleep(6_000);
+      yield "data: 2\n\n";
+    }
+    worker.get("/quiet", () => ({ contentType: "text/event-stream", body: quiet() }));
+    const run = worker.run();
+    await new Promise<void>((resolve) => worker.once("connected", resolve));
+    const asked = await stage.hub.fetch(new Request("https://h/headers", { method: "POST", headers: { host: "h" } }));
+    expect(await asked.json()).toBe("https");
+    const own = Bun.serve({ port: 0, idleTimeout: 1, fetch: (request, server) => stage.hub.fetch(request, server) });
+    expect(await (await fetch(new URL("/quiet", own.url))).text()).toBe("data: 1\n\ndata: 2\n\n");
+    await own.stop(true);
+    await worker.stop();
+    await run;
+  }, 20_000);
+
   test.each([
     [{ name: "a.b" }],
     [{ name: "" }],
@@ -297,6 +357,25 @@ describe("workers", () => {
     const early = await stream();
     expect([early.status, await early.text()]).toEqual([200, "retry: 1000\n\n"]);
     await until(async () => (await stream()).status === 404, "a 404 when the hub is no longer new");
+  });
+
+  test("of a hub that restarts come one by one: until then their paths are 503, never 404", async () => {
+    await using stage = await Stage.open({ goneFor: 1_000 });
+    const [first, second] = [await stage.worker("a"), await stage.worker("b")];
+    await stage.hub.close({ timeout: 0 });
+    await first.line("disconnected");
+    await second.line("disconnected");
+    second.process.kill("SIGSTOP"); // it takes longer
+    first.lines.length = second.lines.length = 0;
+    await stage.start({ goneFor: 1_000 });
+    await first.line("connected");
+    const early = await stage.fetch("/b/users/1");
+    expect(early.headers.get("retry-after")).toBe("1");
+    expect(await failureOf(early)).toEqual({ status: 503, code: "NO_WORKER" });
+    second.process.kill("SIGCONT");
+    await second.line("connected");
+    expect((await stage.fetch("/b/users/1")).status).toBe(200);
+    await until(async () => (await stage.fetch("/none")).status === 404, "a 404 when the hub is no longer new", 2_000);
   });
 
   test("one that comes again is served at once", async () => {
@@ -363,16 +442,256 @@ describe("workers", () => {
     await register();
   });
 
+  test("that are full with as many waiting as may: 503, and when to try again", async () => {
+    await using stage = await Stage.open({ slots: 1, queue: 1 });
+    const worker = await stage.worker();
+    const running = stage.fetch("/w/slow?ms=400");
+    await worker.line("slow begins");
+    const [one, other] = await Promise.all([stage.fetch("/w/users/1"), stage.fetch("/w/users/2")]);
+    const [waited, refused] = one.status === 200 ? [one, other] : [other, one];
+    expect([(await running).status, waited.status]).toEqual([200, 200]);
+    expect(refused.headers.get("retry-after")).toBe("1");
+    expect(await failureOf(refused)).toEqual({ status: 503, code: "OVERLOADED" });
+  });
+
+  test("one that its hub has lost without a word finds out, and comes again", async () => {
+    await using stage = await Stage.open();
+    const worker = new HubWorker({ name: "w", directory: stage.workspace.directory, watchdog: 20 }).get(
+      "/a",
+      () => "a",
+    );
+    const reasons: string[] = [];
+    worker.on("disconnected", ({ message }) => reasons.push(message));
+    let connected = 0;
+    worker.on("connected", () => connected++);
+    const run = worker.run();
+    await until(() => connected === 1, "it is there");
+    const client = stage.client();
+    const ids = async () => (await client.call<{ workers: { worker_id: string }[] }>("/health")).workers;
+    await client.call("/internal/unregister", { worker_id: (await ids())[0]!.worker_id });
+    await until(() => connected === 2, "it comes again");
+    expect(reasons).toEqual(['hub "hub" no longer knows this worker.']);
+    expect(await (await stage.fetch("/a")).text()).toBe("a");
+    expect((await ids()).length).toBe(1);
+    await worker.stop();
+    await run;
+  });
+
+  test("try again after 1 s, then after twice as long up to 30 s, each a random part shorter, and from the start after a success", async () => {
+    await using stage = new Stage() as Stage;
+    const { directory } = stage.workspace;
+    const usual = new HubWorker({ name: "u", directory });
+    const first = new Promise<number>((resolve) => usual.once("retry", (_reason, ms) => resolve(ms)));
+    const ends = usual.run();
+    expect(await first).toBeWithin(500, 1_001);
+    await usual.stop();
+    await ends;
+    const waits: number[] = [];
+    const worker = new HubWorker({ name: "w", directory, backoff: { min: 8, max: 64 } });
+    worker.on("retry", (_reason, ms) => waits.push(ms));
+    const run = worker.run();
+    await until(() => waits.length === 12, "tries");
+    for (const [at, ms] of waits.entries()) {
+      const full = Math.min(64, 8 * 2 ** at);
+      expect(ms).toBeWithin(full / 2, full + 1);
+    }
+    expect(new Set(waits.slice(3)).size).toBeGreaterThan(1);
+    const connected = new Promise<void>((resolve) => worker.once("connected", resolve));
+    await stage.start();
+    await connected;
+    waits.length = 0;
+    await stage.hub.close({ timeout: 0 });
+    await until(() => waits.length > 0, "it tries again");
+    expect(waits[0]!).toBeWithin(4, 9);
+    await worker.stop();
+    await run;
+  });
+
+  test("answer in every way there is, and 404 to a route that they do not have", async () => {
+    await using stage = await Stage.open();
+    const worker = new HubWorker({ name: "w", directory: stage.workspace.directory });
+    const answers: Record<string, () => HubAnswer> = {
+      "/json": () => HandlerResponse.json([1], 201),
+      "/ok": () => HandlerResponse.ok(),
+      "/error": () => HandlerResponse.error(418, "no tea"),
+      "/status": () => HandlerResponse.status(202),
+      "/bytes": () => HandlerResponse.bytes(Uint8Array.of(104, 105)),
+      "/response": () => new Response("r", { status: 203, headers: { "content-type": "text/x" } }),
+    };
+    for (const [path, answer] of Object.entries(answers)) worker.get(path, answer);
+    expect(() => HandlerResponse.json(undefined)).toThrow(TypeError);
+    const connected = new Promise<void>((resolve) => worker.once("connected", resolve));
+    const run = worker.run();
+    await connected;
+    const ask = async (path: string): Promise<string> => {
+      const response = await stage.fetch(path);
+      return `${response.status} ${response.headers.get("content-type")} ${await response.text()}`;
+    };
+    expect(await Promise.all(Object.keys(answers).map(ask))).toEqual([
+      "201 application/json [1]",
+      "200 application/json {}",
+      '418 application/json {"error":"no tea"}',
+      "202 null ",
+      "200 application/octet-stream hi",
+      "203 text/x r",
+    ]);
+    const routes = [{ method: "GET", path: "/other" }];
+    await stage.client().call("/internal/register", { name: "w", routes, pid: process.pid });
+    expect(await ask("/other")).toBe('404 application/json {"error":"GET /other has no handler here"}');
+    await worker.stop();
+    await run;
+  });
+
+  test("are told of the client by a proxy in front, when the hub trusts that", async () => {
+    await using stage = await Stage.open({ trustProxy: true });
+    await stage.worker();
+    const forwarded = { "x-forwarded-for": "6.6.6.6", "x-forwarded-proto": "https", "x-forwarded-host": "example.org" };
+    const response = await stage.fetch("/w/headers", { method: "POST", headers: forwarded });
+    const sent = new Map((await response.json()) as [string, string][]);
+    expect(Object.keys(forwarded).map((name) => sent.get(name))).toEqual([
+      "6.6.6.6, 127.0.0.1",
+      "https",
+      "example.org",
+    ]);
+  });
+
+  test("one mounts apps with a fetch: each sees its own paths, with methods, queries and bodies", async () => {
+    await using stage = await Stage.open();
+    const worker = new HubWorker({ name: "w", directory: stage.workspace.directory });
+    const hono = new Hono();
+    hono.get("/", (context) => context.text("hono's root"));
+    hono.get("/hello/:name", (context) =>
+      context.text(`hello ${context.req.param("name")}${context.req.query("mark")}`),
+    );
+    hono.put("/bytes", async (context) => context.json((await context.req.arrayBuffer()).byteLength, 201));
+    const plain = {
+      fetch: ({ url, method }: Request) => new Response(`${method} ${new URL(url).pathname}`, { status: 202 }),
+    };
+    const elysia = new Elysia()
+      .get("/", () => "elysia's root")
+      .get("/users/:id", ({ params, query }) => ({ id: params.id, mark: query["mark"] }))
+      .post("/json", ({ body }) => body);
+    worker.mount("/pages", hono).mount("/elysia", elysia).mount("/é", plain).mount("/", plain);
+    const run = worker.run();
+    await new Promise<void>((resolve) => worker.once("connected", resolve));
+    const ask = async (path: string, init?: RequestInit) => {
+      const response = await stage.fetch(path, init);
+      return `${response.status} ${await response.text()}`;
+    };
+    expect(await ask("/pages")).toBe("200 hono's root");
+    expect(await ask("/pages/hello/you?mark=!")).toBe("200 hello you!");
+    expect(await ask("/pages/bytes", { method: "PUT", body: new Uint8Array(400_000) })).toBe("201 400000");
+    expect(await ask("/pages/none")).toBe("404 404 Not Found");
+    expect(await ask("/elysia")).toBe("200 elysia's root");
+    expect(await ask("/elysia/users/7?mark=!")).toBe('200 {"id":"7","mark":"!"}');
+    const json = { method: "POST", body: '{"a":[1]}', headers: { "content-type": "application/json" } };
+    expect(await ask("/elysia/json", json)).toBe('200 {"a":[1]}');
+    expect(await ask("/elysia/none")).toBe("404 NOT_FOUND");
+    expect((await stage.fetch("/other")).headers.get("content-type")).toBe("text/plain;charset=utf-8");
+    expect(await ask("/é/a/b")).toBe("202 GET /a/b");
+    expect(await ask("/pagesx", { method: "DELETE" })).toBe("202 DELETE /pagesx");
+    expect((await stage.fetch("/pages/hello/you", { method: "HEAD" })).status).toBe(200);
+    await worker.stop();
+    await run;
+  });
+
+  test("one that is refused leaves no bus behind", async () => {
+    await using stage = await Stage.open();
+    await stage.worker("a", ["GET /same/:x"]);
+    const before = readdirSync(stage.workspace.directory);
+    const routes = [{ method: "GET", path: "/same/{y}" }];
+    const error = await rejection<HubError>(stage.client().call("/internal/register", { name: "b", routes }));
+    expect(error.status).toBe(409);
+    expect(readdirSync(stage.workspace.directory)).toEqual(before);
+  });
+
+  test("of two new names with one route at once, one is refused, and its bus goes", async () => {
+    await using workspace = new Workspace();
+    const registry = new Registry(resolveHubOptions({ directory: workspace.directory, goneFor: 50 }), () => {});
+    const register = (name: string) => registry.register(name, [{ method: "GET", path: "/same" }], null);
+    const results = await Promise.allSettled([register("a"), register("b")]);
+    expect(results.map(({ status }) => status).sort()).toEqual(["fulfilled", "rejected"]);
+    expect(registry.services.length).toBe(2); // or they were not at once
+    const buses = () => readdirSync(workspace.directory).filter((file) => file.endsWith(".sock"));
+    await until(() => buses().length === 1, "one bus is left", 2_000);
+    await registry.close({ timeout: 0 });
+    expect(readdirSync(workspace.directory)).toEqual([]);
+  });
+
+  test("one that registers while the hub closes gets an error, and no bus stays", async () => {
+    await using workspace = new Workspace();
+    const registry = new Registry(resolveHubOptions({ directory: workspace.directory }), () => {});
+    const registered = rejection(registry.register("a", [], null));
+    await registry.close({ timeout: 0 });
+    expect(readdirSync(workspace.directory)).toEqual([]);
+    expect(await registered).toMatchObject({ status: 503, code: "CLOSING" });
+    expect(await rejection(registry.register("b", [], null))).toMatchObject({ status: 503, code: "CLOSING" });
+  });
+
+  test("one that registers and does not come within 5 s is forgotten; one that came stays", async () => {
+    await using stage = await Stage.open();
+    await stage.worker();
+    const client = stage.client();
+    const pid = 2 ** 30; // no process has it
+    const routes = [{ method: "GET", path: "/ghost" }];
+    await client.call("/internal/register", { name: "ghost", routes, pid });
+    await client.call("/internal/register", { name: "w", routes: [{ method: "GET", path: "/w/users/:id" }], pid });
+    const names = async () =>
+      (await client.call<{ workers: { name: string; pid: number }[] }>("/health")).workers.map((one) => one.name);
+    expect((await names()).sort()).toEqual(["ghost", "w", "w"]);
+    await until(async () => (await names()).length === 1, "they are forgotten");
+    expect(await names()).toEqual(["w"]);
+    expect((await stage.fetch("/w/users/1")).status).toBe(200);
+    expect(await failureOf(await stage.fetch("/ghost"))).toEqual({ status: 503, code: "NO_WORKER" });
+  }, 15_000);
+
+  test("two of one name in one process both stay", async () => {
+    await using stage = await Stage.open();
+    let lost = 0;
+    const workers = [1, 2].map(() => {
+      const worker = new HubWorker({ name: "w", directory: stage.workspace.directory, watchdog: 20 });
+      return worker.get("/a", () => "a").on("disconnected", () => lost++);
+    });
+    const runs: Promise<void>[] = [];
+    for (const worker of workers) {
+      const connected = new Promise<void>((resolve) => worker.once("connected", resolve));
+      runs.push(worker.run());
+      await connected;
+    }
+    await Bun.sleep(300); // some looks of their watchdogs
+    expect(lost).toBe(0);
+    await Promise.all(workers.map((worker) => worker.stop()));
+    await Promise.all(runs);
+  });
+
+  test("one that nobody listens to says on stderr, once, what keeps it from its hub", async () => {
+    await using workspace = new Workspace();
+    const program = `
+      import { HubWorker } from ${JSON.stringify(join(import.meta.dir, "../src/hub/index.ts"))};
+      const backoff = { min: 10, max: 20 };
+      const worker = new HubWorker({ name: "w", hub: "none", directory: ${JSON.stringify(workspace.directory)}, backoff });
+      setTimeout(() => worker.stop(), 300);
+      await worker.run();`;
+    const child = Bun.spawn([process.execPath, "-e", program], { stdio: ["ignore", "ignore", "pipe"] });
+    const socket = join(workspace.directory, "none.control");
+    expect(await child.stderr.text()).toBe(
+      `worker "w" tries again until it can serve: hub "none" does not answer. ` +
+        `Its socket is ${socket}: is a hub of that name running there?\n`,
+    );
+    expect(await child.exited).toBe(0);
+  });
+
   test("one whose event loop hangs is evicted by pings, one that is full is not", async () => {
     await using stage = await Stage.open({ ping: { interval: 50, timeout: 100, misses: 3 }, slots: 2 });
     const hung = await stage.worker("a");
     const full = await stage.worker("b");
+    const idle = await stage.worker("c");
     const slow = [stage.fetch("/b/slow?ms=1500"), stage.fetch("/b/slow?ms=1500")];
     void stage.fetch("/a/block?ms=1500").catch(() => {});
     await hung.line("blocks");
     await until(() => false, "time", 900).catch(() => {});
     expect((await stage.fetch("/a/users/1")).status).toBe(503);
-    expect(full.lines.some((line) => line.startsWith("disconnected"))).toBeFalse();
+    for (const well of [full, idle]) expect(well.lines.some((line) => line.startsWith("disconnected"))).toBeFalse();
     for (const one of slow) expect((await one).status).toBe(200);
     await until(() => hung.lines.filter((line) => line === "connected").length === 2, "it comes again");
     expect((await stage.fetch("/a/users/1")).status).toBe(200);
@@ -413,9 +732,19 @@ describe("the control socket", () => {
 
   test("a worker that nobody listens to says so", async () => {
     await using workspace = new Workspace();
-    const error = await rejection<HubError>(new HubClient("hub", workspace.directory).call("/health"));
-    expect([error.status, error.retryable]).toEqual([0, true]);
-    expect(existsSync(join(workspace.directory, "hub.control"))).toBeFalse();
+    const call = () => rejection<HubError>(new HubClient("hub", workspace.directory).call("/internal/emit", {}));
+    const error = await call();
+    expect([error.status, error.retryable, error.mayHaveExecuted]).toEqual([0, true, false]);
+    const socket = join(workspace.directory, "hub.control");
+    expect(existsSync(socket)).toBeFalse();
+    const asked = { bytes: 0 };
+    const data = (peer: { end(): void }, bytes: Uint8Array): void => void ((asked.bytes += bytes.length), peer.end());
+    const dies = Bun.listen({ unix: socket, socket: { data } });
+    const broken = await call();
+    expect([broken.status, broken.retryable, broken.mayHaveExecuted]).toEqual([0, true, true]);
+    expect(asked.bytes).toBeGreaterThan(0);
+    dies.stop(true);
+    rmSync(socket, { force: true });
   });
 
   test("routes are named twice or too late in one worker: a typed error", async () => {
@@ -423,5 +752,9 @@ describe("the control socket", () => {
     expect(() => worker.get("/a", () => "b")).toThrow(InvalidConfigError);
     expect(() => worker.route("BREW", "/a", () => "b")).toThrow(InvalidConfigError);
     expect(() => worker.get("a", () => "b")).toThrow("is no pattern");
+    expect(() => worker.mount("/:tenant", { fetch: () => new Response() })).toThrow(InvalidConfigError);
+    expect(() => new HubWorker({ name: "../x" })).toThrow(InvalidNameError);
+    expect(() => new HubWorker({ name: "x".repeat(61) })).toThrow(InvalidConfigError);
+    expect(() => new HubWorker({ name: "x", hub: "../x" })).toThrow(InvalidConfigError);
   });
 });

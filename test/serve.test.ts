@@ -189,3 +189,8 @@ test("handlers that are no functions are refused", () => {
   expect(() => serve({ echo: 1 as unknown as () => void })).toThrow(InvalidConfigError);
   expect(() => serve(null as unknown as {})).toThrow(InvalidConfigError);
 });
+
+test("options of serve that there are not are refused, not ignored", () => {
+  expect(() => serve({}, { framing: "raw" as "ndjson" })).toThrow("ndjson, length, content-length");
+  expect(() => serve({}, { buss: "x" } as object)).toThrow("Did you mean bus?");
+});

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { RequestTimeoutError, RpcError } from "../src/errors.ts";
 import { callBus } from "../src/serve.ts";
 import { fixture, FakeSupervisor, running } from "./stdio-stage.ts";
-import { rejection, until, Workspace } from "./support.ts";
+import { rejection, until } from "./wait.ts";
 
 interface Options {
   key?: string;
@@ -39,6 +39,7 @@ async function overStdio(fake: boolean, framing: "ndjson" | "length" | "content-
 }
 
 async function overBus(): Promise<Host> {
+  const { Workspace } = await import("./support.ts"); // the others need no C library
   const workspace = new Workspace();
   const bus = await workspace.bus();
   const env = { ...process.env, SLOTBUS_NAME: workspace.name, SLOTBUS_DIR: workspace.directory };

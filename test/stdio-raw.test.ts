@@ -85,6 +85,16 @@ describe("raw", () => {
     expect(await next()).toMatchObject({ id: "r", result: { answer: { error: { code: 9, message: "no", data: 1 } } } });
   });
 
+  test("whoever reads a worker's request hears that the worker gave up", async () => {
+    const { bus, next } = await raw(odd());
+    await using _ = bus;
+    bus.send({ id: "q", method: "askAndGiveUp" });
+    const asked = await next();
+    expect(await next()).toMatchObject({ method: "$/cancelRequest", params: { id: asked.id } });
+    expect(await next()).toMatchObject({ id: "q", result: { answer: { error: { message: "the worker gave up" } } } });
+    expect(() => bus.send({ id: asked.id!, result: "late" })).toThrow("no worker waits");
+  });
+
   test("what cannot be answered by a worker is answered by the bus, with the request's id", async () => {
     const { bus, next } = await raw(worker({ restart: { limit: 0 } }), odd({ id: "b" }));
     await using _ = bus;
@@ -297,6 +307,16 @@ describe("clients", () => {
       expect(most).toBeWithin(1, 5);
     }));
 
+  test("the end of a client that sent more than it may have at once cancels all of it", () =>
+    served({ maxInFlight: 2 }, async (bus, connect) => {
+      const client = await connect();
+      for (let id = 0; id < 50; id++) client.send({ id, method: "wait" });
+      await until(() => bus.stats().inFlight === 2, "its requests");
+      await client[Symbol.asyncDispose]();
+      await until(() => bus.stats().inFlight === 0 && bus.clientCount === 0, "its end");
+      expect(bus.stats().waiting).toBe(0);
+    }));
+
   test("a client that does not read gets all of its answers when it does, and others are not held up", () =>
     served({ maxQueuedBytes: 64 * 1_024 }, async (bus, connect) => {
       const [slow, other] = [await connect(), await connect()];
@@ -352,6 +372,67 @@ describe("clients", () => {
       },
       odd(),
     ));
+
+  test("a worker's request goes to the client of its session, and that client's answer to the worker", () =>
+    served(
+      {},
+      async (bus, connect) => {
+        const [a, b] = [await connect(), await connect()];
+        const ask = (id: number, sessionId: string) => ({
+          id,
+          method: "ask",
+          params: { id: `${sessionId} ${id}`, method: "may I?", params: [1] },
+          sessionId,
+        });
+        a.send(ask(1, "s-a"));
+        b.send(ask(1, "s-b"));
+        const [questionOfA] = await a.received(1);
+        const [questionOfB] = await b.received(1);
+        expect(questionOfA).toMatchObject({ method: "may I?", params: [1], sessionId: "s-a" });
+        b.send({ id: questionOfB!.id, error: { code: 7, message: "no", data: 1 } }, { id: "nobody's", result: 1 });
+        a.send({ id: questionOfA!.id, result: "yes" });
+        expect((await a.received(2))[1]).toMatchObject({ id: 1, result: { answer: { result: "yes" } } });
+        expect((await b.received(2))[1]).toMatchObject({ id: 1, result: { answer: { error: { code: 7, data: 1 } } } });
+        // A handler of its own goes first, one for all last; a client that is gone answers nothing.
+        a.send(ask(2, "s-a"));
+        await a.received(3);
+        await a[Symbol.asyncDispose]();
+        await until(() => bus.clientCount === 1 && bus.stats().inFlight === 0, "the end of the client");
+        bus.onRequest("*", () => "any");
+        b.send(ask(3, "s-b"));
+        const asked = (await b.received(3))[2]!;
+        b.send({ id: asked.id, result: "still b" });
+        expect((await b.received(4))[3]).toMatchObject({ id: 3, result: { answer: { result: "still b" } } });
+        bus.onRequest("may I?", () => "own");
+        b.send(ask(4, "s-b"));
+        expect((await b.received(5))[4]).toMatchObject({ id: 4, result: { answer: { result: "own" } } });
+      },
+      odd(),
+    ));
+
+  test("a client that sends its last message and no more, as a pipe does, gets all of its answers; then it is closed", async () => {
+    const program = `
+import socket, sys
+where = sys.argv[1]
+s = socket.create_connection(("127.0.0.1", int(where))) if where.isdigit() else socket.socket(socket.AF_UNIX)
+if not where.isdigit(): s.connect(where)
+for i in range(200): s.sendall(b'{"jsonrpc":"2.0","id":%d,"method":"late","params":20}\\n' % i)
+s.sendall(b'{"jsonrpc":"2.0","id":"last","method":"late","params":50}')
+s.shutdown(socket.SHUT_WR)
+sys.stdout.write(s.makefile().read())`;
+    await served({ maxInFlight: 4 }, async (bus, _, path) => {
+      const { port } = await bus.serve({ tcp: { port: 0 }, maxQueuedBytes: 1_024 });
+      for (const where of [path, `${port}`]) {
+        const client = Bun.spawn(["python3", "-c", program, where], { stdout: "pipe", stderr: "inherit" });
+        const lines = (await client.stdout.text()).trim().split("\n");
+        const ids = lines.map((line) => (JSON.parse(line) as RpcMessage).id);
+        expect(new Set(ids)).toEqual(new Set([...Array.from({ length: 200 }, (_, i) => i), "last"]));
+        expect(ids.length).toBe(201);
+        await until(() => bus.clientCount === 0, "its end");
+      }
+      expect(bus.stats()).toMatchObject({ inFlight: 0, clientConnects: 2, clientDisconnects: 2 });
+    });
+  }, 20_000);
 
   test("one client too many is told so and closed", () =>
     served({ maxClients: 1 }, async (bus, connect) => {

@@ -1,5 +1,6 @@
 /** The stdio bus over real processes: its life, its routing, and what it does when something is wrong. */
 
+import { heapStats } from "bun:jsc";
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
@@ -18,7 +19,7 @@ import {
   WorkerExitedError,
 } from "../src/errors.ts";
 import { BusState, StdioBus, type WorkerEvent } from "../src/stdio/bus.ts";
-import { fromStdioBusConfig, type StdioBusOptions } from "../src/stdio/config.ts";
+import { fromStdioBusConfig, type StartingWorker, type StdioBusOptions } from "../src/stdio/config.ts";
 import { fixture, isAlive, running } from "./stdio-stage.ts";
 import { descriptors, rejection, until } from "./support.ts";
 
@@ -152,6 +153,65 @@ test("workers that are replaced after some requests lose none", async () => {
   expect([bus.stats().workerRestarts, bus.stats().inFlight]).toEqual([0, 0]);
 });
 
+describe("a worker that must be initialised", () => {
+  test("is asked and told by the hook before anything else, in each of its lives, also the one that replaces it", async () => {
+    const started: [number, number][] = [];
+    let kept: StartingWorker;
+    await using bus = new StdioBus({
+      pools: [
+        odd({
+          ...soon,
+          recycle: { maxRequests: 3 },
+          async initialize(worker) {
+            kept = worker;
+            started.push([worker.life, worker.pid]);
+            expect(await worker.request<number>("pid")).toBe(worker.pid);
+            expect([worker.pool, worker.worker]).toEqual(["a", 0]);
+            await worker.notify("hello", worker.life);
+            expect(await worker.request("ask", { id: 1, method: "who" })).toMatchObject({ answer: { result: "host" } });
+          },
+        }),
+      ],
+    });
+    bus.onRequest("who", () => "host");
+    await bus.start();
+    const seen = async (): Promise<unknown[]> => {
+      const messages = await bus.request<{ method: string; params?: unknown }[]>("seen");
+      return messages.map(({ method, params }) => (method === "hello" ? params : method));
+    };
+    expect(await seen()).toEqual(["pid", 1, "ask"]);
+    process.kill(started[0]![1], "SIGKILL");
+    await until(() => bus.workerCount === 0, "its end");
+    const early = [bus.request("echo", "early"), bus.notify("echo"), seen()];
+    expect(await Promise.all(early)).toEqual(["early", undefined, ["pid", 2, "ask", "echo", "echo"]]);
+    await until(() => bus.workerCount === 1 && started.length === 3, "its replacement");
+    await until(async () => (await seen())[1] === 3, "its answers");
+    expect(started.map(([life]) => life)).toEqual([1, 2, 3]);
+    expect(await rejection(kept!.request("pid"))).toBeInstanceOf(InvalidStateError);
+    expect(await rejection(kept!.notify("pid"))).toBeInstanceOf(InvalidStateError);
+  }, 20_000);
+
+  test("a hook that rejects, takes too long or loses its worker fails the start, and what it waits for rejects", async () => {
+    const cases: [StdioBusOptions["pools"][number], string][] = [
+      [odd({ initialize: () => Promise.reject(new Error("wrong version")) }), "wrong version"],
+      [odd({ initialize: (it) => it.request("unknown"), startupTimeout: 200 }), "not ready within 200 ms"],
+      [odd({ initialize: (it) => it.request("last", 1).then(() => it.request("echo")) }), "exited with code 1"],
+    ];
+    for (const [pool, what] of cases) {
+      const heard: unknown[] = [];
+      const { initialize } = pool;
+      const told = async (it: StartingWorker): Promise<void> => {
+        await Promise.resolve(initialize!(it)).catch((error) => (heard.push(error), Promise.reject(error)));
+      };
+      const bus = new StdioBus({ pools: [{ ...pool, initialize: told }] });
+      const error = await rejection<SlotbusError>(bus.start());
+      expect([error.code, error.message]).toEqual(["WORKER_START", expect.stringContaining(what)]);
+      await until(() => heard.length === 1, "what the hook heard");
+      expect([bus.state, bus.stats().inFlight, bus.stats().workers]).toEqual([BusState.STOPPED, 0, []]);
+    }
+  }, 20_000);
+});
+
 describe("options", () => {
   const refused = (options: unknown): string => {
     try {
@@ -186,6 +246,7 @@ describe("options", () => {
     expect(refused({ pools: [{ ...pool, limits: { maxMessageBytes: 1 } }] })).toContain(
       "pools[0].limits.maxMessageBytes",
     );
+    expect(refused({ pools: [{ ...pool, initialize: {} }] })).toContain("pools[0].initialize");
     expect(refused({ pools: [pool], onLog: 1 })).toContain("onLog");
     expect(refused({ pools: [pool] })).toBe("");
   });
@@ -218,6 +279,7 @@ describe("options", () => {
       ["{", "no JSON"],
       [{ pools: [{ ...config.pools[0], cwd: "/" }] }, "cwd"],
       [{ ...config, limits: { max_restart: 1 } }, "Did you mean max_restarts?"],
+      [{ ...config, transport: { mode: "unix" } }, "bus.serve({ unix })"],
       [{ pools: [{ id: "a", command: "cat", instances: 0 }] }, "instances"],
       [{}, "pools"],
     ];
@@ -339,7 +401,8 @@ describe("the end of a worker", () => {
       true,
       false,
     ]);
-    expect(error.report.stderrTail).toContain("about to die");
+    expect([error.exitCode, error.signal, error.stderrTail]).toEqual([3, null, error.report.stderrTail]);
+    expect(error.stderrTail).toContain("about to die");
     expect(error.message).toContain("about to die");
     expect(await other).toBeInstanceOf(WorkerExitedError);
     expect(performance.now() - start).toBeLessThan(5_000);
@@ -424,6 +487,9 @@ describe("the end of a worker", () => {
     expect(late).toBeInstanceOf(PoolFailedError);
     expect((late.cause as WorkerExitedError).report.exitCode).toBe(3);
     expect(errors.map(({ code }) => code)).toEqual(["WORKER_FAILED"]);
+    await bus.resize("a", 1); // they begin anew
+    expect(await bus.request("echo", 3)).toBe(3);
+    expect(bus.stats().workers.map(({ worker: id, life }) => [id, life])).toEqual([[0, 2]]);
   });
 
   test("a worker that closes its output and lives on is replaced", async () => {
@@ -442,9 +508,49 @@ describe("the end of a worker", () => {
     const second = await bus.request<number>("pid");
     await bus.stop();
     await until(() => events.at(-1)?.event === "stopped", "the last event");
-    expect(events.map(({ event }) => event)).toEqual(["started", "restarting", "started", "stopping", "stopped"]);
-    expect([events[0]!.pid, events[2]!.pid]).toEqual([first, second]);
-    expect(events.map(({ life }) => life)).toEqual([1, 1, 2, 2, 2]);
+    expect(events.map(({ event }) => event)).toEqual([
+      "started",
+      "exited",
+      "restarting",
+      "started",
+      "stopping",
+      "exited",
+      "stopped",
+    ]);
+    expect(events.map(({ pid }) => pid)).toEqual([first, first, 0, second, second, second, 0]);
+    expect(events.map(({ life }) => life)).toEqual([1, 1, 1, 2, 2, 2, 2]);
+    expect(events.map(({ report }) => report?.signal ?? report?.exitCode)).toEqual([
+      undefined,
+      "SIGKILL",
+      undefined,
+      undefined,
+      undefined,
+      0,
+      undefined,
+    ]);
+  });
+
+  test("a worker of which some requests in a row timed out is replaced; an answer, also a late one, begins the row anew", async () => {
+    const pools = [worker({ limits: { maxTimeouts: 3 }, stop: { drain: 1, endOfInput: 1, term: 1 } })];
+    await using bus = await running({ pools });
+    const late = async (ms: number): Promise<void> =>
+      expect(await rejection(bus.request("late", ms, { timeout: 20 }))).toBeInstanceOf(RequestTimeoutError);
+    const pid = await bus.request<number>("pid");
+    for (let i = 0; i < 3; i++) {
+      await late(100_000);
+      await late(100_000);
+      expect(await bus.request("echo", i)).toBe(i);
+    }
+    await late(100_000);
+    await late(300);
+    await until(() => bus.stats().late === 1, "the late answer");
+    await late(100_000);
+    await late(100_000);
+    expect([bus.stats().workers.map((of) => of.pid), await bus.request<number>("pid")]).toEqual([[pid], pid]);
+    for (let i = 0; i < 3; i++) await late(100_000);
+    await until(() => !isAlive(pid), "the end of the worker that hangs");
+    expect(await bus.request<number>("pid")).not.toBe(pid);
+    expect(bus.stats().workerRestarts).toBe(0); // it was replaced
   });
 });
 
@@ -784,6 +890,31 @@ describe("looking", () => {
     expect(stats.p50).toBeGreaterThan(0);
     expect(stats.p99).toBeGreaterThanOrEqual(stats.p50);
   });
+
+  test("10 000 requests, answered, refused, aborted and late, leave nothing in memory", async () => {
+    await using bus = await running({ pools: [worker({ instances: 2 })] });
+    const { signal } = new AbortController(); // of them all: each must let go of it
+    const round = async (): Promise<number> => {
+      for (let i = 0; i < 100; i++) {
+        const aborted = new AbortController();
+        const calls: Promise<unknown>[] = Array.from({ length: 97 }, (_, n) =>
+          bus.request("echo", n, { signal, key: `${n}` }),
+        );
+        calls.push(rejection(bus.request("fail", i, { signal, onProgress: () => {} })));
+        calls.push(rejection(bus.request("wait", i, { signal: aborted.signal })));
+        calls.push(rejection(bus.request("late", 1_000, { signal, timeout: 1 })));
+        aborted.abort();
+        await Promise.all(calls);
+      }
+      await until(() => bus.stats().inFlight === 0, "all answers");
+      Bun.gc(true);
+      return heapStats().objectCount;
+    };
+    await round();
+    const before = await round();
+    expect((await round()) - before).toBeLessThan(2_000);
+    expect(bus.stats()).toMatchObject({ inFlight: 0, waiting: 0, protocolErrors: 0 });
+  }, 30_000);
 
   test("starting and stopping leaves no descriptor, process or timer behind", async () => {
     const bus = new StdioBus({ pools: [{ id: "a", command: "cat", instances: 2 }] });

@@ -608,6 +608,27 @@ describe("resize", () => {
     expect(await waiting).toBeInstanceOf(Error);
     expect(children()).toEqual([]);
   });
+
+  test("workers that were given up begin anew, also at the same number; those that are well are not touched", async () => {
+    await using supervisor = pool(echo, { instances: 3, restart: { limit: 1, backoff: { initial: 1 } } });
+    await supervisor.start();
+    const [well] = pids(supervisor);
+    for (const life of [1, 2]) {
+      await until(() => states(supervisor) === "ready,ready,ready", `life ${life}`);
+      for (const worker of supervisor.workers.slice(1)) process.kill(worker.pid, "SIGKILL");
+      await until(() => supervisor.workers.slice(1).every((worker) => worker.life > life || worker.pid === 0), "ends");
+    }
+    await until(() => states(supervisor) === "ready,failed,failed", "they are given up");
+    await supervisor.resize(3);
+    expect(supervisor.workers.map(({ id, state, life }) => [id, state, life])).toEqual([
+      [0, "ready", 1],
+      [1, "ready", 3],
+      [2, "ready", 3],
+    ]);
+    expect(pids(supervisor)[0]).toBe(well!);
+    process.kill(pids(supervisor)[1]!, "SIGKILL"); // it has its restarts again
+    await until(() => supervisor.workers[1]!.life === 4 && states(supervisor) === "ready,ready,ready", "a restart");
+  });
 });
 
 describe("replacement", () => {

@@ -5,25 +5,9 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Handler, SlotBus, type SlotBusOptions, SlotWorker, type SlotWorkerOptions } from "../src/index.ts";
+import { rejection, until } from "./wait.ts";
 
-/** Resolves when `condition` holds; fails with `what` after `ms`. */
-export async function until(condition: () => boolean | Promise<boolean>, what: string, ms = 10_000): Promise<void> {
-  const deadline = performance.now() + ms;
-  while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error(`after ${ms} ms still not: ${what}`);
-    await Bun.sleep(1);
-  }
-}
-
-/** What a promise rejects with; fails when it resolves. */
-export async function rejection<T extends Error = Error>(promise: Promise<unknown>): Promise<T> {
-  const outcome = await promise.then(
-    (value) => ({ value }),
-    (error) => ({ error }),
-  );
-  if ("value" in outcome) throw new Error(`resolved with ${Bun.inspect(outcome.value)}`);
-  return outcome.error as T;
-}
+export { rejection, until };
 
 /** A child process whose standard output is read line by line. */
 export class Child implements AsyncDisposable {

@@ -310,7 +310,10 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     return this.#links.map(infoOf);
   }
 
-  /** The processes of the workers that the bus starts itself, and their events; `null` without the option `workers`. */
+  /**
+   * The processes of the workers that the bus starts itself, and their events; `null` without the option `workers`. Its `resize`
+   * to the number there is begins anew with those that were given up; how many there are is for the bus to say.
+   */
   get supervisor(): Supervisor | null {
     return this.#crew?.supervisor ?? null;
   }
@@ -1145,7 +1148,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
           this.#timeOut(pending, false);
         } else {
           native.sb_stats_add(this.#hub, C.SB_C_TIMEOUTS, 1);
-          this.#reject(pending, new NoWorkerError(this.name, now - pending.startedAt));
+          this.#reject(pending, new NoWorkerError(this.name, now - pending.startedAt, "bus", this.#crew?.givenUp));
         }
       }
       pending = next;

@@ -1,5 +1,6 @@
 /** The workers that a bus starts itself: their processes, and how many there are. */
 
+import type { WorkerFailedError } from "../errors.ts";
 import { Supervisor, type Transport, type WorkerLink, type WorkerProcess } from "../supervisor/index.ts";
 import type { Link } from "./link.ts";
 import type { ResolvedBusOptions, ResolvedWorkers } from "./options.ts";
@@ -27,6 +28,8 @@ interface Member {
 /** @internal */
 export class Crew {
   readonly supervisor: Supervisor<WorkerLink>;
+  /** Why the last worker that was given up was, until another one is ready. */
+  givenUp: WorkerFailedError | null = null;
   readonly #bus: Bus;
   readonly #workers: ResolvedWorkers;
   /** By process id. */
@@ -53,6 +56,8 @@ export class Crew {
     this.supervisor.on("state", ({ state }, previous) => {
       if (previous === "backoff" && state === "starting" && !this.#stopped) bus.restarted();
     });
+    this.supervisor.on("failed", (error) => (this.givenUp = error));
+    this.supervisor.on("ready", () => (this.givenUp = null));
   }
 
   /** Resolves when `min` workers are attached. Rejects as `Supervisor.start`. */

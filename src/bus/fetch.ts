@@ -1,5 +1,6 @@
 /** The WHATWG side of the bus: `Request` and `Response` on both ends. */
 
+import { isUtf8 } from "node:buffer";
 import { InvalidConfigError } from "../errors.ts";
 import type { RequestOptions, SlotBus } from "./bus.ts";
 import { C } from "../native/library.ts";
@@ -116,10 +117,12 @@ export function toWebRequest(request: WorkerRequest, path = request.path): Reque
 /** A `Response` as an answer: whole when its body is there, else it streams. */
 export async function answerOf(response: Response, limit: number): Promise<Answer> {
   const headers = headerPairs(response.headers).filter(([name]) => name !== "content-type");
-  return {
-    status: response.status,
-    headers,
-    contentType: response.headers.get("content-type") ?? "",
-    body: response.body ? await gather(response.body, limit) : null,
-  };
+  const body = response.body ? await gather(response.body, limit) : null;
+  const contentType = response.headers.get("content-type") ?? typeOf(body);
+  return { status: response.status, headers, contentType, body };
+}
+
+/** `new Response("text")` is text/plain (Fetch, 6.4), but Bun says so only to its own server: what is UTF-8 counts as text. */
+function typeOf(body: Answer["body"]): string {
+  return body instanceof Uint8Array && body.length > 0 && isUtf8(body) ? "text/plain;charset=utf-8" : "";
 }

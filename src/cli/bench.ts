@@ -295,6 +295,7 @@ const SUITES: readonly Lazy[] = [
     load: () => import("./bench/events/suite.ts"),
   },
   { name: "contest", summary: "claims, contention, takeover", load: () => import("./bench/contest/suite.ts") },
+  { name: "stdio", summary: "programs behind pipes", load: () => import("./bench/stdio/suite.ts") },
 ];
 
 export async function command(args: readonly string[]): Promise<Command> {

@@ -66,6 +66,11 @@ function optionsOf(flags: Flags): HubOptions {
   const inMs = (value: number | undefined): number | undefined =>
     value === undefined ? undefined : Math.round(value * 1_000);
   const heartbeat = inMs(flags.sweepInterval);
+  const controlToken = token(flags.controlTokenFile, "SLOTBUS_CONTROL_TOKEN");
+  if ((flags.controlPort === undefined) !== (controlToken === undefined))
+    throw new UsageError(
+      "--control-port and its token go together: give --control-token-file or SLOTBUS_CONTROL_TOKEN, or neither.",
+    );
   const all = {
     port: flags.port,
     hostname: flags.hostname,
@@ -76,7 +81,7 @@ function optionsOf(flags: Flags): HubOptions {
     spin: flags.spin,
     adminToken: flags.adminToken ?? token(flags.adminTokenFile, "SLOTBUS_ADMIN_TOKEN"),
     controlPort: flags.controlPort,
-    controlToken: token(flags.controlTokenFile, "SLOTBUS_CONTROL_TOKEN"),
+    controlToken,
     directory: flags.directory,
     sse: heartbeat === undefined ? undefined : { heartbeat },
   };

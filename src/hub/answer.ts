@@ -12,7 +12,7 @@ export class HandlerResponse {
     this.answer = answer;
   }
 
-  /** A value as JSON. */
+  /** A value as JSON; `status` is 200 unless given. Throws `TypeError` for what is no JSON. */
   static json(value: unknown, status = 200): HandlerResponse {
     const json = JSON.stringify(value);
     if (json === undefined) throw new TypeError(`${typeof value} is no JSON.`);
@@ -29,10 +29,12 @@ export class HandlerResponse {
     return HandlerResponse.json({ error: message }, status);
   }
 
+  /** Bytes, or text. */
   static bytes(body: Uint8Array | string, contentType = "application/octet-stream", status = 200): HandlerResponse {
     return new HandlerResponse({ status, body, contentType });
   }
 
+  /** The same with headers; several of one name are kept. */
   static bytesWithHeaders(
     body: Uint8Array | string,
     contentType: string,

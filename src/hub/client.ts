@@ -5,6 +5,8 @@ import { HubError } from "../errors.ts";
 import { controlSocketOf } from "./names.ts";
 
 const TIMEOUT_MS = 5_000;
+/** Codes of errors of who asks where nobody listens. */
+const NOBODY: ReadonlySet<unknown> = new Set(["ENOENT", "ECONNREFUSED"]);
 
 export class HubClient {
   readonly hub: string;
@@ -27,7 +29,9 @@ export class HubClient {
         signal: AbortSignal.timeout(TIMEOUT_MS),
       });
     } catch (cause) {
-      throw new HubError(`hub "${this.hub}" does not answer.`, { cause, retryable: true });
+      const hint = `Its socket is ${this.#socket}: is a hub of that name running there?`;
+      const mayHaveExecuted = !NOBODY.has((cause as { code?: unknown }).code);
+      throw new HubError(`hub "${this.hub}" does not answer.`, { cause, hint, retryable: true, mayHaveExecuted });
     }
     const answer = (await response.json().catch(() => ({}))) as { error?: string; code?: string };
     if (response.ok) return answer as T;

@@ -120,9 +120,11 @@ type Json = Record<string, unknown>;
 type Action = (body: Json, registry: Registry, streams: EventStreams) => unknown;
 
 const ACTIONS: Readonly<Record<string, Action>> = {
-  "/internal/register": async ({ name, routes, pid = null }, registry) => {
+  "/internal/register": async ({ name, routes, pid = null, again = false }, registry) => {
     const processId = pid === null ? null : integer("pid", pid);
+    if (typeof again !== "boolean") throw new Failure(400, "BAD_FIELD", "again is neither true nor false.");
     const { id, bus } = await registry.register(text("name", name), routes as RouteRequest[], processId);
+    if (again) registry.noteReturn();
     return { worker_id: id, shm_name: bus };
   },
   "/internal/unregister": ({ worker_id }, registry) => {

@@ -41,7 +41,7 @@ export function failureOf(error: unknown): Failure {
   if (error instanceof BusOverloadedError) return new Failure(503, "OVERLOADED", "too many requests wait.", RETRY);
   if (error instanceof BusClosedError && error.mayHaveExecuted)
     return new Failure(502, "HUB_CLOSED", "the hub closed before the worker had answered.");
-  if (error instanceof BusClosedError) return new Failure(503, "CLOSING", "the hub is closing.", RETRY);
+  if (error instanceof BusClosedError) return closing();
   if (error instanceof RequestTimeoutError) return new Failure(504, "TIMEOUT", "no answer within the time limit.");
   if (error instanceof WorkerDiedError)
     return new Failure(502, "WORKER_DIED", "the worker ended before it had answered.");
@@ -52,6 +52,11 @@ export function failureOf(error: unknown): Failure {
   if (error instanceof RemoteError) return new Failure(500, "HANDLER_FAILED", "the handler failed.");
   if (error instanceof SlotbusError) return new Failure(502, error.code, "the worker broke the protocol.");
   throw error;
+}
+
+/** The hub closes: no handler has run. */
+export function closing(): Failure {
+  return new Failure(503, "CLOSING", "the hub is closing.", RETRY);
 }
 
 export function tooLarge(limit: number): Failure {

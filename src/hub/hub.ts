@@ -2,7 +2,7 @@
 
 import type { Server } from "bun";
 import { SlotBus } from "../bus/bus.ts";
-import { checkCloseLimit, startTimer } from "../bus/options.ts";
+import { checkCloseLimit } from "../bus/options.ts";
 import type { StreamedResponse } from "../bus/response.ts";
 import { ResourceError, SlotbusError } from "../errors.ts";
 import { ControlPlane, health } from "./control.ts";
@@ -43,6 +43,8 @@ class RequestIds {
 const REQUEST_ID = /^[\w.:-]{1,128}$/;
 /** How long nothing may move on a connection, in s: the longest that Bun counts. */
 const IDLE_S = 255;
+/** Between two looks at whether all requests are answered, in ms. */
+const POLL_MS = 10;
 /** Methods of the hub's own paths. */
 const OWN: Readonly<Record<string, readonly string[]>> = { "/events": ["GET"], "/health": ["GET"] };
 
@@ -156,7 +158,10 @@ export class Hub implements AsyncDisposable {
 
   #finish(asked: Asked, answered: Response | StreamedResponse): Response {
     try {
-      return this.#record(asked, answered instanceof Response ? answered : answer(answered, asked));
+      if (answered instanceof Response) return this.#record(asked, answered);
+      // An app's own event stream may be quiet for hours, as the hub's are.
+      if (answered.contentType.startsWith("text/event-stream")) asked.server?.timeout(asked.request, 0);
+      return this.#record(asked, answer(answered, asked));
     } catch (error) {
       return this.#record(asked, this.#fail(error, asked.id));
     }
@@ -169,7 +174,8 @@ export class Hub implements AsyncDisposable {
 
   #answer(asked: Asked): Response | Promise<Response | StreamedResponse> {
     const { request, headers, id, server } = asked;
-    const { path, query } = split(request.url);
+    const { url } = request;
+    const { path, query } = split(url);
     if (headerOf(headers, "upgrade")?.toLowerCase() === "websocket")
       throw new Failure(501, "NO_WEBSOCKET", "the hub carries no WebSockets.");
     const match = this.#registry.find(request.method, path);
@@ -177,9 +183,13 @@ export class Hub implements AsyncDisposable {
     const { params, route } = match;
     const { pattern, owner, sse } = route;
     asked.worker = owner.name;
-    if (!owner.isThere) throw new Failure(503, "NO_WORKER", "no worker serves this route now.", RETRY);
+    if (!owner.isThere) {
+      if (sse && isEventSource(request)) return comeAgain(id);
+      throw new Failure(503, "NO_WORKER", "no worker serves this route now.", RETRY);
+    }
     const address = this.#addressOf(request, server);
-    const incoming: Incoming = { request, headers, id, path, query, pattern: pattern.text, params, address };
+    const proto = url.startsWith("https") ? "https" : "http";
+    const incoming: Incoming = { request, headers, id, path, query, pattern: pattern.text, params, address, proto };
     const { timeout } = this.options;
     if (!sse) {
       if (timeout === 0 || timeout >= IDLE_S * 1_000) server?.timeout(request, 0);
@@ -216,10 +226,10 @@ export class Hub implements AsyncDisposable {
   #answerUnknown(request: Request, path: string, id: string): Response {
     const isNew = performance.now() - this.#startedAt < this.options.goneFor;
     if (!isNew || isReserved(path)) throw notFound(request.method, path);
-    const accepted = request.headers.get("accept");
-    if (request.method === "GET" && accepted?.includes("text/event-stream")) return comeAgain(id);
-    if (this.#registry.services.length > 0) throw notFound(request.method, path);
-    throw new Failure(503, "NO_WORKER", "no worker has come yet.", RETRY);
+    if (isEventSource(request)) return comeAgain(id);
+    const { services, someReturned } = this.#registry;
+    if (services.length > 0 && !someReturned) throw notFound(request.method, path);
+    throw new Failure(503, "NO_WORKER", `nothing answers ${request.method} ${path.slice(0, 200)} yet.`, RETRY);
   }
 
   #fail(error: unknown, id: string): Response {
@@ -236,10 +246,7 @@ export class Hub implements AsyncDisposable {
     this.#status.close();
     this.#control.close();
     const deadline = performance.now() + (timeout || Infinity);
-    const { promise: late, resolve } = Promise.withResolvers<void>();
-    const timer = startTimer(timeout, resolve);
-    await Promise.race([this.#server?.stop(), late]);
-    timer.clear(); // or the process would live so long
+    if (this.#server) await stopWhenAnswered(this.#server, deadline);
     await this.#registry.close({ timeout: Math.max(0, deadline - performance.now()) });
     await this.#server?.stop(true);
     await this.#name.close();
@@ -251,6 +258,17 @@ export class Hub implements AsyncDisposable {
 /** Makes a hub, which has its name until it is closed; rejects with `BusExistsError` when a live one has it. */
 export function createHub(options?: HubOptions): Promise<Hub> {
   return Hub.create(options);
+}
+
+/** Ends when no request runs any more, or at `deadline`. Bun's own `stop` waits for a request whose head only began, too. */
+async function stopWhenAnswered(server: AnyServer, deadline: number): Promise<void> {
+  let isStopped = false;
+  void server.stop().then(() => (isStopped = true));
+  while (!isStopped && server.pendingRequests > 0 && performance.now() < deadline) await Bun.sleep(POLL_MS);
+}
+
+function isEventSource({ method, headers }: Request): boolean {
+  return method === "GET" && (headers.get("accept")?.includes("text/event-stream") ?? false);
 }
 
 /** Path and query as they stand in an absolute URL that was normalised. @throws {Failure} 400 when no host makes it one. */

@@ -83,13 +83,8 @@ const BUS_NAME_MAX = 64;
 
 export function resolveHubOptions(options: HubOptions = {}): ResolvedHubOptions {
   const { name = "hub", port, hostname = "127.0.0.1", ping = {} } = options;
-  if (typeof name !== "string" || !NAME.test(name)) {
-    throw new InvalidConfigError(`${JSON.stringify(name)} is no name of a hub.`, {
-      hint: "Use 1 to 24 of A-Z a-z 0-9 _ - and start with a letter or digit.",
-    });
-  }
   return {
-    name,
+    name: checkHubName(name),
     port: port === undefined ? null : checkInteger("port", port, 0, 65_535),
     hostname: checkHostname("hostname", hostname),
     directory: resolveDirectory(options.directory),
@@ -106,6 +101,14 @@ export function resolveHubOptions(options: HubOptions = {}): ResolvedHubOptions 
     adminToken: options.adminToken === undefined ? null : checkToken("adminToken", options.adminToken),
     control: resolveControl(options),
   };
+}
+
+/** @throws {InvalidConfigError} */
+export function checkHubName(name: unknown): string {
+  if (typeof name === "string" && NAME.test(name)) return name;
+  throw new InvalidConfigError(`${shown(name)} is no name of a hub.`, {
+    hint: "Use 1 to 24 of A-Z a-z 0-9 _ - and start with a letter or digit.",
+  });
 }
 
 function resolveControl({

@@ -46,6 +46,8 @@ export interface Incoming {
   readonly params: Readonly<Record<string, string>>;
   /** Address of the client, if it has one. */
   readonly address: string | null;
+  /** That the hub was asked by: its own server has no TLS, one around `hub.fetch` may. */
+  readonly proto: "http" | "https";
 }
 
 export interface ProxyLimits {
@@ -98,7 +100,7 @@ function listed(connection: string | null): ReadonlySet<string> | null {
   return new Set(connection.split(",").map((name) => name.trim().toLowerCase()));
 }
 
-function requestHeaders({ headers, address, id }: Incoming, trustProxy: boolean): HeaderList {
+function requestHeaders({ headers, address, id, proto }: Incoming, trustProxy: boolean): HeaderList {
   const ofConnection = listed(headerOf(headers, "connection"));
   const flat: string[] = [];
   for (const name in headers) {
@@ -115,7 +117,7 @@ function requestHeaders({ headers, address, id }: Incoming, trustProxy: boolean)
   if (own?.includes(",")) throw new Failure(400, "BAD_HOST", "a request has one host.");
   const host = before("x-forwarded-host") ?? own;
   if (host !== null) flat.push("x-forwarded-host", host);
-  flat.push("x-forwarded-proto", before("x-forwarded-proto") ?? "http", "x-request-id", id);
+  flat.push("x-forwarded-proto", before("x-forwarded-proto") ?? proto, "x-request-id", id);
   return new HeaderList(flat);
 }
 

@@ -2,7 +2,7 @@
 
 import { METHODS } from "../bus/codec.ts";
 import { InvalidConfigError } from "../errors.ts";
-import { Failure } from "./failure.ts";
+import { closing, Failure } from "./failure.ts";
 import type { ResolvedHubOptions } from "./options.ts";
 import { parsePattern } from "./pattern.ts";
 import { isMethod } from "./proxy.ts";
@@ -17,9 +17,9 @@ export interface RouteRequest {
   readonly sse?: boolean;
 }
 
+type AskedRoute = Omit<Route<Service>, "owner">;
+
 const ROUTES_MAX = 10_000;
-/** How long a process that registered may take to attach to its bus, in ms. */
-const ARRIVAL_MS = 5_000;
 
 export class Registry {
   readonly #options: ResolvedHubOptions;
@@ -30,6 +30,7 @@ export class Registry {
   #table = new RouteTable<Service>([]);
   #sweep: ReturnType<typeof setTimeout> | null = null;
   #closed = false;
+  #someReturned = false;
 
   constructor(options: ResolvedHubOptions, onChange: () => void) {
     this.#options = options;
@@ -42,6 +43,15 @@ export class Registry {
 
   get routes(): readonly Route<Service>[] {
     return this.#table.routes;
+  }
+
+  /** Whether one of its workers had a hub of this name before: the others may be on their way. */
+  get someReturned(): boolean {
+    return this.#someReturned;
+  }
+
+  noteReturn(): void {
+    this.#someReturned = true;
   }
 
   find(method: string, path: string): Match<Service> | null {
@@ -63,11 +73,12 @@ export class Registry {
     pid: number | null,
   ): Promise<Registration & { bus: string }> {
     const asked = checkRoutes(routes);
+    this.#refuseConflicts(name, asked); // before there is a bus for it
     const service = await this.#service(name);
+    this.#refuseConflicts(name, asked); // others may have come meanwhile
     const own = asked.map((route) => ({ ...route, owner: service }));
-    this.#refuseConflicts(service, own);
     const registration = { id: crypto.randomUUID(), pid, routes: own.length };
-    service.register(registration, own, ARRIVAL_MS);
+    service.register(registration, own);
     this.#rebuild();
     return { ...registration, bus: service.bus.name };
   }
@@ -79,18 +90,21 @@ export class Registry {
   async close(limit: { timeout: number }): Promise<void> {
     this.#closed = true;
     if (this.#sweep) clearTimeout(this.#sweep);
-    await Promise.all(this.#live.map((service) => service.close(limit)));
+    const all = await Promise.allSettled(this.#services.values()); // also those that are being made
+    await Promise.all(all.map((made) => made.status === "fulfilled" && made.value.close(limit)));
   }
 
   async #service(name: string): Promise<Service> {
+    if (this.#closed) throw closing();
     const known = this.#services.get(name);
     if (known) return known;
     const making = Service.create(name, this.#options, () => this.#changed());
     this.#services.set(name, making);
     try {
       const service = await making;
+      if (this.#closed) throw closing();
       this.#live.push(service);
-      if (this.#closed) await service.close();
+      this.#changed();
       return service;
     } catch (error) {
       this.#services.delete(name);
@@ -99,11 +113,11 @@ export class Registry {
   }
 
   /** Routes of a name that is gone are free for others. */
-  #refuseConflicts(service: Service, own: readonly Route<Service>[]): void {
+  #refuseConflicts(name: string, asked: readonly AskedRoute[]): void {
     const taken = new Map(this.#table.routes.map((route) => [routeKey(route), route]));
-    for (const route of own) {
+    for (const route of asked) {
       const other = taken.get(routeKey(route));
-      if (!other || other.owner === service || !other.owner.isThere) continue;
+      if (!other || other.owner.name === name || !other.owner.isThere) continue;
       const what = `${route.method} ${route.pattern.text} matches what ${other.pattern.text} of worker "${other.owner.name}" does.`;
       throw new Failure(409, "ROUTE_TAKEN", what);
     }
@@ -120,8 +134,10 @@ export class Registry {
 
   #changed(): void {
     this.#onChange();
-    if (this.#closed || this.#sweep || this.#live.every((service) => service.isThere)) return;
-    this.#sweep = setTimeout(() => this.#forgetGone(), this.#options.goneFor + 1);
+    const gone = this.#live.filter((service) => !service.isThere);
+    if (this.#closed || this.#sweep || gone.length === 0) return;
+    const longest = Math.max(...gone.map((service) => service.goneFor));
+    this.#sweep = setTimeout(() => this.#forgetGone(), Math.max(0, this.#options.goneFor - longest) + 1);
     this.#sweep.unref();
   }
 
@@ -138,7 +154,7 @@ export class Registry {
   }
 }
 
-function checkRoutes(routes: readonly RouteRequest[]): Omit<Route<Service>, "owner">[] {
+function checkRoutes(routes: readonly RouteRequest[]): AskedRoute[] {
   if (!Array.isArray(routes) || routes.length > ROUTES_MAX)
     throw new Failure(400, "BAD_REGISTRATION", `routes is no list of at most ${ROUTES_MAX} routes.`);
   const seen = new Map<string, string>();
@@ -152,7 +168,7 @@ function checkRoutes(routes: readonly RouteRequest[]): Omit<Route<Service>, "own
   });
 }
 
-function checkRoute(route: RouteRequest): Omit<Route<Service>, "owner"> {
+function checkRoute(route: RouteRequest): AskedRoute {
   const { method, path, sse = false } = route ?? {};
   if (typeof method !== "string" || !isMethod(method) || typeof sse !== "boolean")
     throw new Failure(

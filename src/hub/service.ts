@@ -11,15 +11,26 @@ export interface Registration {
   readonly routes: number;
 }
 
+/** A registration, and what became of it. */
+interface Tenure extends Registration {
+  /** `performance.now()` */
+  readonly since: number;
+  /** Whether its process has attached. */
+  hasCome: boolean;
+}
+
+/** How long a process that registered may take to attach to its bus, in ms. */
+const ARRIVAL_MS = 5_000;
+
 export class Service {
   readonly name: string;
   readonly bus: SlotBus;
   /** Of the newest registration. */
   routes: readonly Route<Service>[] = [];
-  readonly #registrations = new Map<string, Registration>();
+  readonly #registrations = new Map<string, Tenure>();
   readonly #onChange: () => void;
-  /** `performance.now()` of the moment when the last of its processes was gone; null while one is there or about to come. */
-  #goneAt: number | null = null;
+  /** `performance.now()` of the moment since which nobody is there; null while a process is there or about to come. */
+  #goneAt: number | null = performance.now();
   #arrival: ReturnType<typeof setTimeout> | null = null;
 
   /** `onChange` hears when a process came or went. */
@@ -41,7 +52,7 @@ export class Service {
     this.name = name;
     this.bus = bus;
     this.#onChange = onChange;
-    bus.on("workerJoined", () => this.#joined());
+    bus.on("workerJoined", (worker) => this.#joined(worker));
     bus.on("workerLeft", (worker) => this.#left(worker));
     bus.on("workerDied", (worker) => this.#left(worker));
   }
@@ -60,14 +71,14 @@ export class Service {
     return this.#goneAt === null ? 0 : performance.now() - this.#goneAt;
   }
 
-  /** The registration counts from now on; its process has `arrivalMs` to attach. */
-  register(registration: Registration, routes: readonly Route<Service>[], arrivalMs: number): void {
-    if (registration.pid !== null) this.#forget((other) => other.pid === registration.pid);
-    this.#registrations.set(registration.id, registration);
+  /** The registration counts from now on; its process has a while to attach. */
+  register(registration: Registration, routes: readonly Route<Service>[]): void {
+    if (registration.pid !== null) this.#replace(registration.pid);
+    this.#registrations.set(registration.id, { ...registration, since: performance.now(), hasCome: false });
     this.routes = routes;
     this.#goneAt = null;
     if (this.#arrival) clearTimeout(this.#arrival);
-    this.#arrival = setTimeout(() => this.#judge(), arrivalMs);
+    this.#arrival = setTimeout(() => this.#judge(), ARRIVAL_MS + 10);
     this.#arrival.unref();
   }
 
@@ -84,26 +95,43 @@ export class Service {
     await this.bus.close(limit);
   }
 
-  #joined(): void {
+  #joined({ pid }: WorkerInfo): void {
+    const newest = this.#of(pid).findLast((one) => !one.hasCome);
+    if (newest) newest.hasCome = true;
     this.#goneAt = null;
     this.#onChange();
   }
 
   #left({ pid }: WorkerInfo): void {
-    if (!this.bus.workers.some((worker) => worker.pid === pid)) this.#forget((one) => one.pid === pid);
+    const come = this.#of(pid).filter((one) => one.hasCome);
+    if (come.length > this.#attached(pid)) this.#registrations.delete(come[0]!.id); // one that came later may be the next
     this.#judge();
   }
 
-  /** Nobody is attached: whoever registered is gone too. */
+  /** Whoever registered and did not come is gone; when nobody is attached or about to be, the name is. */
   #judge(): void {
-    if (this.bus.workers.length === 0) {
-      this.#registrations.clear();
-      this.#goneAt ??= performance.now();
+    const now = performance.now();
+    for (const { id, pid, since, hasCome } of this.#registrations.values()) {
+      const isMissing = pid === null ? this.bus.workers.length === 0 : !hasCome && this.#attached(pid) === 0;
+      if (isMissing && now - since > ARRIVAL_MS) this.#registrations.delete(id);
     }
+    if (this.bus.workers.length === 0 && this.#registrations.size === 0) this.#goneAt ??= now;
     this.#onChange();
   }
 
-  #forget(which: (registration: Registration) => boolean): void {
-    for (const [id, registration] of this.#registrations) if (which(registration)) this.#registrations.delete(id);
+  /** A process has as many as it has attachments, and one or two that are about to be one: it registers anew. */
+  #replace(pid: number): void {
+    const own = this.#of(pid);
+    const kept = this.#attached(pid) + 1;
+    for (const { id } of own.slice(0, Math.max(0, own.length - kept))) this.#registrations.delete(id);
+  }
+
+  /** Registrations of a process, the oldest first. */
+  #of(pid: number): Tenure[] {
+    return [...this.#registrations.values()].filter((one) => one.pid === pid);
+  }
+
+  #attached(pid: number): number {
+    return this.bus.workers.filter((worker) => worker.pid === pid).length;
   }
 }

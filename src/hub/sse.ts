@@ -1,5 +1,6 @@
 /** Event streams that the hub keeps for its workers: the one of all events, and those of routes. */
 
+import { RequestTimeoutError } from "../errors.ts";
 import { Failure } from "./failure.ts";
 import { checkEvent, EventLog, type StreamEvent } from "./event-log.ts";
 import { LIFECYCLE_PATH, type Lifecycle } from "./lifecycle.ts";
@@ -56,12 +57,17 @@ export class EventStreams {
   /** A route's stream. Its worker hears of the client first, and may refuse it. */
   async open(route: Route<Service>, incoming: Incoming): Promise<Response> {
     const { request, id, params } = incoming;
-    const { ok, status } = await this.#tell(route, "connect", params, request.signal);
+    const disconnected = (): void => void this.#tell(route, "disconnect", params).catch(() => {}); // gone: it has no clients
+    // A client that goes meanwhile does not end the question: who heard of it hears of its end.
+    const { ok, status } = await this.#tell(route, "connect", params).catch((error) => {
+      if (error instanceof RequestTimeoutError && error.mayHaveExecuted) disconnected();
+      throw error;
+    });
     if (!ok) throw new Failure(status, "REFUSED", "the worker refuses this stream.");
     const channel = this.#channel(normalise(incoming.path), route, params);
     return this.#open(channel, request, id, () => {
       channel.log.touchedAt = performance.now();
-      this.#tell(route, "disconnect", params).catch(() => {}); // a worker that is gone has no clients
+      disconnected();
     });
   }
 
@@ -103,9 +109,9 @@ export class EventStreams {
     const there = new Set(this.#registry.services.filter((service) => service.isThere));
     const returned = [...there].filter((service) => !this.#there.has(service));
     this.#there = there;
-    const known = new Set(this.#registry.services);
+    const routes = new Set(this.#registry.routes.filter(({ sse }) => sse).map(keyOf));
     for (const channel of this.#channels.values()) {
-      if (!known.has(channel.route.owner)) for (const client of channel.clients) client.end();
+      if (!routes.has(keyOf(channel.route))) for (const client of channel.clients) client.end();
       if (!returned.includes(channel.route.owner)) continue;
       for (const _client of channel.clients) this.#tell(channel.route, "connect", channel.params).catch(() => {});
     }
@@ -136,7 +142,7 @@ export class EventStreams {
     }
     client.beat();
     if (this.#closed) client.end();
-    this.#timer ??= setInterval(() => this.#beat(), this.#options.sse.heartbeat);
+    this.#keepTime();
     return client.respond(request.signal, requestId);
   }
 
@@ -145,6 +151,11 @@ export class EventStreams {
     let given = 0;
     for (const client of clients) if (client.send(text)) given++;
     return given;
+  }
+
+  /** Until nobody listens and nothing is kept. */
+  #keepTime(): void {
+    if (!this.#closed) this.#timer ??= setInterval(() => this.#beat(), this.#options.sse.heartbeat);
   }
 
   #beat(): void {
@@ -170,12 +181,12 @@ export class EventStreams {
       clients: known?.clients ?? new Set<SseClient>(),
     };
     this.#channels.set(path, channel);
-    this.#timer ??= setInterval(() => this.#beat(), this.#options.sse.heartbeat);
+    this.#keepTime();
     if (this.#channels.size > this.#options.sse.paths) this.#forgetOne();
     return channel;
   }
 
-  /** The path that nobody listens to for the longest time. */
+  /** The oldest path that nobody listens to. */
   #forgetOne(): void {
     for (const [path, { clients }] of this.#channels) {
       if (clients.size > 0) continue;
@@ -193,14 +204,10 @@ export class EventStreams {
     { owner, pattern }: Route<Service>,
     what: Lifecycle["sse_lifecycle"],
     params: Readonly<Record<string, string>>,
-    signal?: AbortSignal,
   ): Promise<{ ok: boolean; status: number }> {
     const json: Lifecycle = { sse_lifecycle: what, params };
     const asked = { method: "POST", path: LIFECYCLE_PATH, pattern: pattern.text, params, json } as const;
-    return owner.bus.request(
-      asked,
-      signal ? { timeout: this.#options.timeout, signal } : { timeout: this.#options.timeout },
-    );
+    return owner.bus.request(asked, { timeout: this.#options.timeout });
   }
 }
 
@@ -208,6 +215,11 @@ export class EventStreams {
 export function comeAgain(requestId: string): Response {
   const headers = { "content-type": "text/event-stream", "cache-control": "no-cache", "x-request-id": requestId };
   return new Response("retry: 1000\n\n", { headers });
+}
+
+/** The same for a route that its worker registers again. */
+function keyOf({ owner, pattern }: Route<Service>): string {
+  return `${owner.name} ${pattern.key}`;
 }
 
 function normalise(path: string): string {

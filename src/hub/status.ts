@@ -73,6 +73,7 @@ export class Status {
   readonly #watchers = new Set<SseClient>();
   readonly #began = Date.now();
   #timer: ReturnType<typeof setInterval> | null = null;
+  #closed = false;
   /** What all watchers know: the routes, and the time of the newest second. */
   #told: { table: unknown; there: string; until: number } = { table: null, there: "", until: 0 };
 
@@ -118,6 +119,7 @@ export class Status {
   }
 
   close(): void {
+    this.#closed = true;
     if (this.#timer) clearInterval(this.#timer);
     for (const watcher of this.#watchers) watcher.end();
   }
@@ -212,7 +214,8 @@ export class Status {
       this.#timer = null;
     });
     this.#watchers.add(watcher);
-    this.#timer ??= setInterval(() => this.#tell(), PICTURE_MS);
+    if (this.#closed) watcher.end();
+    else this.#timer ??= setInterval(() => this.#tell(), PICTURE_MS);
     const routes = message("routes", this.#routes());
     const samples = message("samples", this.#meter.history());
     watcher.send(`retry: 1000\n\n${routes}${samples}${message("picture", this.#picture())}`);

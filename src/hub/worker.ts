@@ -13,6 +13,7 @@ import { HubRequest } from "./context.ts";
 import { HubEmitter } from "./emitter.ts";
 import { LIFECYCLE_PATH, type Lifecycle } from "./lifecycle.ts";
 import { PING_PATH } from "./names.ts";
+import { busNameOf, checkHubName } from "./options.ts";
 import { parsePattern } from "./pattern.ts";
 import type { RouteRequest } from "./registry.ts";
 
@@ -29,8 +30,9 @@ export interface SseClient<State = unknown> {
 
 /** What a worker is told of the clients of an event stream. */
 export interface SseHandlers<State = unknown> {
-  /** Before the client gets its first byte. What it throws, or `false`, turns the client away with 403. */
+  /** In one of the name's processes, before the client gets its first byte. `false` turns it away with 403, a throw with 500. */
   connect?(client: SseClient<State>): boolean | void | Promise<boolean | void>;
+  /** Once, when it has gone; in any of the processes. Not for one that was turned away. */
   disconnect?(client: SseClient<State>): void | Promise<void>;
 }
 
@@ -58,7 +60,7 @@ export interface HubWorkerEvents {
   connected: [];
   /** The hub ended, or forgot this worker. */
   disconnected: [reason: Error];
-  /** The hub could not be reached, or refused the registration; tried again after `waitMs`. */
+  /** The hub could not be reached, or refused the registration; tried again after `waitMs`. Unheard: one line on stderr. */
   retry: [reason: Error, waitMs: number];
   handlerError: [error: unknown, request: { id: string; path: string }];
 }
@@ -85,11 +87,14 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
   #stop = Promise.withResolvers<void>();
   #running: Promise<void> | null = null;
   #stopped = false;
+  #hasServed = false;
+  /** Why it is kept from its hub, as it was said last. */
+  #said = "";
 
   constructor(options: HubWorkerOptions<State>) {
     super();
     const { name, hub = "hub", directory } = options;
-    if (typeof name !== "string" || name === "") throw new InvalidConfigError("a worker of a hub needs `name`.");
+    busNameOf(checkHubName(hub), name);
     this.name = name;
     this.hub = hub;
     this.state = options.state as State;
@@ -133,11 +138,13 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
     return this.#add({ method: "GET", path, sse: true }, () => HandlerResponse.error(404, "a stream").answer);
   }
 
-  /** Everything at and below `path` goes to an app with a WHATWG `fetch`, which sees its paths without that prefix. */
+  /** Everything at and below `path`, which is plain text, goes to an app with a WHATWG `fetch`; that sees its paths without it. */
   mount(path: string, app: FetchHandler): this {
     const prefix = path.replace(/\/$/, "");
-    const handle: Handle = async (request) =>
-      app.fetch(toWebRequest(request, request.path.slice(prefix.length) || "/"));
+    if (parsePattern(`${prefix}/*`).names.length > 0)
+      throw new InvalidConfigError(`${JSON.stringify(path)} has a parameter: an app is mounted at plain text.`);
+    const sent = prefix === "" ? 0 : new URL(`http://hub${prefix}`).pathname.length; // as clients spell it
+    const handle: Handle = async (request) => app.fetch(toWebRequest(request, request.path.slice(sent) || "/"));
     for (const method of METHODS) this.#add({ method, path: `${prefix}/*` }, handle);
     return this;
   }
@@ -176,12 +183,13 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
       try {
         await this.#serve(() => {
           attempt = 0;
+          this.#said = "";
         });
       } catch (error) {
         if (this.#stopped) return;
         const full = Math.min(max, min * 2 ** Math.min(attempt++, 16));
         const wait = Math.round(full / 2 + (Math.random() * full) / 2);
-        this.emit("retry", error as Error, wait);
+        this.#tellRetry(error as Error, wait);
         await this.#pause(wait);
       }
     }
@@ -193,6 +201,7 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
       name: this.name,
       routes: this.#routes,
       pid: process.pid,
+      again: this.#hasServed,
     });
     const { concurrency } = this.#options;
     const worker = await SlotWorker.open({
@@ -204,6 +213,7 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
     worker.on("handlerError", (error, request) => this.#report(error, request));
     worker.serve((request) => this.#handle(request));
     begun();
+    this.#hasServed = true;
     this.emit("connected");
     const reason = await this.#untilLost(worker, registered.worker_id);
     if (reason) this.emit("disconnected", reason);
@@ -259,6 +269,12 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
   #report(error: unknown, request: { id: string; path: string }): void {
     if (this.listenerCount("handlerError") > 0) this.emit("handlerError", error, request);
     else console.error(`worker "${this.name}": ${request.path} (${request.id}):`, error);
+  }
+
+  #tellRetry(reason: Error, waitMs: number): void {
+    if (this.emit("retry", reason, waitMs) || reason.message === this.#said) return;
+    this.#said = reason.message;
+    console.error(`worker "${this.name}" tries again until it can serve: ${reason.message}`);
   }
 
   async #pause(ms: number): Promise<void> {

@@ -61,6 +61,7 @@ export interface WorkerRequestContext {
 /** Answers a worker's request; what it throws reaches the worker as an error, an {@link RpcError} with its code and data. */
 export type WorkerRequestHandler = (params: unknown, context: WorkerRequestContext) => unknown;
 
+/** Which notifications a subscription gets, and how it keeps them. */
 export interface NotificationOptions extends SubscribeOptions {
   /** Only those of this method. */
   method?: string | undefined;
@@ -70,11 +71,15 @@ export interface NotificationOptions extends SubscribeOptions {
 
 /** What became of a worker. */
 export interface WorkerEvent {
-  readonly event: "started" | "stopping" | "stopped" | "restarting" | "failed";
+  /** `"exited"`: a process ended, whatever the reason; what comes next tells what became of the worker. */
+  readonly event: "started" | "stopping" | "exited" | "stopped" | "restarting" | "failed";
   readonly pool: string;
   readonly worker: number;
   readonly life: number;
+  /** 0: it has no process now. */
   readonly pid: number;
+  /** How the process ended; only of `"exited"`. */
+  readonly report?: ExitReport;
 }
 
 /** How a process of a pool ended. */
@@ -244,7 +249,13 @@ export class StdioBus implements AsyncDisposable {
     await this.stop();
   }
 
-  /** Changes how many workers a pool has, as long as the bus runs. @throws (rejects) {UnknownPoolError}, {InvalidStateError}. */
+  /**
+   * Changes how many workers a pool has (1 to 1024): resolves when the new ones are ready, and those that are too many have
+   * answered what they had and ended. Workers that were given up begin anew, also when the number stays the same.
+   *
+   * @throws (rejects) {InvalidConfigError}, {UnknownPoolError}, {InvalidStateError} unless it is RUNNING, {WorkerFailedError} when
+   * a new worker was given up, {BusClosedError} when `stop` came first.
+   */
   async resize(pool: string, instances: number): Promise<void> {
     checkInteger("instances", instances, 1, 1_024);
     await this.#poolOf(pool).supervisor.resize(instances);
@@ -371,7 +382,8 @@ export class StdioBus implements AsyncDisposable {
   // ---- what workers say -----------------------------------------------------------------------------------------------
 
   /**
-   * Answers requests of workers. `"*"` answers those that no other handler is for; without one they get -32601. Of each worker
+   * Answers requests of workers. One that no handler is for goes to the client of {@link serve} whose `sessionId` it has, then to
+   * the handler of `"*"`; without one it gets -32601. Of each worker
    * `maxInFlight` handlers run at once; with more it is not read, so a handler that asks its own worker may wait for itself.
    * Returns a function that takes the handler out again.
    *
@@ -412,7 +424,14 @@ export class StdioBus implements AsyncDisposable {
 
   #asked({ pool, worker, pid }: LinkIdentity, message: RpcMessage, signal: AbortSignal): unknown {
     const method = message.method!;
-    const handler = this.#handlers.get(method) ?? this.#handlers.get("*");
+    let handler = this.#handlers.get(method);
+    if (!handler) {
+      for (const server of this.#servers) {
+        const answer = server.asked(message, signal);
+        if (answer) return answer;
+      }
+      handler = this.#handlers.get("*");
+    }
     if (!handler) throw new RpcError(RPC.methodNotFound, `the host has no method ${JSON.stringify(method)}`);
     return handler(message.params, { method, pool, worker, pid, signal, message });
   }
@@ -443,6 +462,10 @@ export class StdioBus implements AsyncDisposable {
     supervisor.on("state", (worker) => {
       const event = events[worker.state];
       if (event) tell(event, worker);
+    });
+    supervisor.on("exit", (report) => {
+      const { worker, life, pid } = report;
+      this.#tell(this.#options.onWorker, { event: "exited", pool, worker, life, pid, report });
     });
     supervisor.on("log", ({ id, pid }, line) => this.#tell(this.#options.onLog, { pool, worker: id, pid, line }));
     supervisor.on("failed", (error) => this.#tell(this.#options.onError, error, null));

@@ -1,8 +1,8 @@
 /** Options of a stdio bus: their defaults, their ranges, and the one error each wrong value gets. */
 
-import { checkInteger, checkKeys, checkOptions, checkTimeout, shown } from "../check.ts";
+import { checkChoice, checkInteger, checkKeys, checkOptions, checkTimeout, shown } from "../check.ts";
 import { InvalidConfigError, type SlotbusError } from "../errors.ts";
-import type { PoolOptions } from "../supervisor/options.ts";
+import { POOL_KEYS, type PoolOptions } from "../supervisor/options.ts";
 import type { WorkerEvent } from "./bus.ts";
 import { type Framing, FRAMINGS } from "./framing.ts";
 import type { LinkIdentity } from "./link.ts";
@@ -23,6 +23,11 @@ export interface StdioLimits {
     /** What happens beyond that: `"reject"` with BackpressureError (default), or `"wait"`. */
     policy?: "reject" | "wait";
   };
+  /**
+   * A worker is replaced, as by its age, when so many of its requests in a row timed out and it answered nothing since: it hangs.
+   * 1 to 1 000 000; `Infinity`: never (default).
+   */
+  maxTimeouts?: number;
   /** What becomes of a worker that writes what is no message: `"skip"` goes on behind it (default), `"restart"` kills it. */
   onFault?: "skip" | "restart";
 }
@@ -35,10 +40,24 @@ export interface StdioPoolOptions extends Omit<PoolOptions, "name"> {
   framing?: Framing;
   /** A worker is ready when it says so by the notification `$/ready` (true), or when it was started (false, default). */
   ready?: boolean;
+  /**
+   * Called for each new process, also after a restart, before it takes requests: language servers and tool servers must be told
+   * `initialize` first, and state that the last one had is given to the next. The worker is ready when the promise that it
+   * returns has settled, within `startupTimeout`; a rejection ends the process, as one that does not get ready.
+   */
+  initialize?: ((worker: StartingWorker) => unknown) | undefined;
   limits?: StdioLimits;
 }
 
-/** What a stdio bus is made of: pools, limits, listeners. */
+/** A worker that takes no requests yet. */
+export interface StartingWorker extends LinkIdentity {
+  /** Asks it; as `bus.request`, without a timeout of its own. @throws (rejects) {InvalidStateError} when it is ready. */
+  request<T = unknown>(method: string, params?: unknown): Promise<T>;
+  /** Tells it; as `bus.notify`. @throws (rejects) {InvalidStateError} when it is ready. */
+  notify(method: string, params?: unknown): Promise<void>;
+}
+
+/** What a `StdioBus` is made of, and who is told what happens. */
 export interface StdioBusOptions {
   /** 1 to 1024. */
   pools: readonly StdioPoolOptions[];
@@ -59,6 +78,7 @@ export interface ResolvedLimits {
   /** 0: none. */
   readonly timeout: number;
   readonly queue: { readonly limit: number; readonly policy: "reject" | "wait" };
+  readonly maxTimeouts: number;
   readonly onFault: "skip" | "restart";
 }
 
@@ -67,28 +87,16 @@ export interface ResolvedStdioPool {
   readonly id: string;
   readonly framing: Framing;
   readonly ready: boolean;
+  readonly initialize: ((worker: StartingWorker) => unknown) | undefined;
   readonly limits: ResolvedLimits;
   readonly program: PoolOptions;
 }
 
 const GIB = 2 ** 30;
 const BUS_KEYS = ["pools", "limits", "onLog", "onError", "onWorker"];
-const LIMIT_KEYS = ["maxInFlight", "maxQueuedBytes", "maxMessageBytes", "timeout", "queue", "onFault"];
-const OWN_KEYS = ["id", "framing", "ready", "limits"];
-const PROGRAM_KEYS = [
-  "command",
-  "args",
-  "instances",
-  "env",
-  "cwd",
-  "uid",
-  "gid",
-  "startupTimeout",
-  "restart",
-  "stop",
-  "recycle",
-  "stderr",
-] as const satisfies readonly Exclude<keyof PoolOptions, "name">[];
+const LIMIT_KEYS = ["maxInFlight", "maxQueuedBytes", "maxMessageBytes", "timeout", "queue", "maxTimeouts", "onFault"];
+const OWN_KEYS = ["id", "framing", "ready", "initialize", "limits"];
+const PROGRAM_KEYS = POOL_KEYS.filter((key) => key !== "name");
 const LEGACY_KEYS = ["pools", "limits"];
 const LEGACY_POOL_KEYS = ["id", "command", "args", "instances"];
 const LEGACY_LIMIT_KEYS = [
@@ -100,18 +108,13 @@ const LEGACY_LIMIT_KEYS = [
   "backpressure_timeout_sec",
 ];
 
-function checkChoice<T extends string>(option: string, value: unknown, choices: readonly T[]): T {
-  const found = choices.find((choice) => choice === value);
-  if (found !== undefined) return found;
-  throw new InvalidConfigError(`${option} is ${shown(value)}; it must be one of ${choices.join(", ")}.`);
-}
-
 const defaults: ResolvedLimits = {
   maxInFlight: 64,
   maxQueuedBytes: 4 * 2 ** 20,
   maxMessageBytes: 10 * 2 ** 20,
   timeout: 30_000,
   queue: { limit: 1_024, policy: "reject" },
+  maxTimeouts: Infinity,
   onFault: "skip",
 };
 
@@ -120,6 +123,7 @@ function resolveLimits(of: string, given: StdioLimits | undefined, base: Resolve
   checkKeys(of, limits, LIMIT_KEYS);
   const queue = checkOptions(`${of}.queue`, limits.queue ?? {});
   checkKeys(`${of}.queue`, queue, ["limit", "policy"]);
+  const { maxTimeouts = base.maxTimeouts } = limits;
   return {
     maxInFlight: checkInteger(`${of}.maxInFlight`, limits.maxInFlight ?? base.maxInFlight, 1, 65_536),
     maxQueuedBytes: checkInteger(`${of}.maxQueuedBytes`, limits.maxQueuedBytes ?? base.maxQueuedBytes, 1_024, GIB),
@@ -129,6 +133,7 @@ function resolveLimits(of: string, given: StdioLimits | undefined, base: Resolve
       limit: checkInteger(`${of}.queue.limit`, queue.limit ?? base.queue.limit, 0, 1_000_000),
       policy: checkChoice(`${of}.queue.policy`, queue.policy ?? base.queue.policy, ["reject", "wait"]),
     },
+    maxTimeouts: maxTimeouts === Infinity ? Infinity : checkInteger(`${of}.maxTimeouts`, maxTimeouts, 1, 1_000_000),
     onFault: checkChoice(`${of}.onFault`, limits.onFault ?? base.onFault, ["skip", "restart"]),
   };
 }
@@ -157,9 +162,12 @@ export function resolveStdioOptions(given: StdioBusOptions): ResolvedStdioPool[]
     if (ids.has(id))
       throw new InvalidConfigError(`two pools have the id ${shown(id)}.`, { hint: "Give each its own." });
     ids.add(id);
-    const { ready = false } = pool;
+    const { ready = false, initialize } = pool;
     if (typeof ready !== "boolean") {
       throw new InvalidConfigError(`${of}.ready is ${shown(ready)}; it must be true or false.`);
+    }
+    if (initialize !== undefined && typeof initialize !== "function") {
+      throw new InvalidConfigError(`${of}.initialize is ${shown(initialize)}; it must be a function.`);
     }
     if (pool.instances === 0) {
       throw new InvalidConfigError(`${of}.instances is 0; it must be a whole number from 1 to 1024.`);
@@ -168,6 +176,7 @@ export function resolveStdioOptions(given: StdioBusOptions): ResolvedStdioPool[]
       id,
       framing: checkChoice(`${of}.framing`, pool.framing ?? "ndjson", FRAMINGS),
       ready,
+      initialize,
       limits: resolveLimits(`${of}.limits`, pool.limits, limits),
       program: programOf(pool),
     };
@@ -176,7 +185,7 @@ export function resolveStdioOptions(given: StdioBusOptions): ResolvedStdioPool[]
 
 /** What the supervisor is given: the options that are its own. */
 function programOf(pool: StdioPoolOptions): PoolOptions {
-  const { id, framing = "ndjson", ready: _, limits: __, ...program } = pool;
+  const { id, framing = "ndjson", ready: _, initialize: __, limits: ___, ...program } = pool;
   return { ...program, name: id, env: { SLOTBUS_NAME: undefined, ...program.env, [STDIO_VARIABLE]: framing } };
 }
 
@@ -207,6 +216,11 @@ export interface StdioBusConfig {
  */
 export function fromStdioBusConfig(given: string | StdioBusConfig): StdioBusOptions {
   const config = checkOptions("a configuration", typeof given === "string" ? parse(given) : given);
+  if ("transport" in config) {
+    throw new InvalidConfigError("the configuration has `transport`, which is no option of a bus.", {
+      hint: "Take it out, and call `bus.serve({ unix })` or `bus.serve({ tcp })` for clients from outside.",
+    });
+  }
   checkKeys("the configuration", config, LEGACY_KEYS);
   const limits = checkOptions("limits", config.limits ?? {});
   checkKeys("limits", limits, LEGACY_LIMIT_KEYS);

@@ -337,11 +337,17 @@ function parseBytes(bytes: Uint8Array): unknown {
   return parseText(text);
 }
 
+/** Text that waits is put together in pieces of at most this length: so it takes little more memory than it has bytes. */
+const PIECE_LENGTH = 65_536 - 64;
+
 /** Messages on their way out, gathered so that those of one turn are one write. */
 export class Outbox {
   readonly #framing: Framing;
+  /** What came last; the pieces go out before it. */
   #text = "";
+  #textBytes = 0;
   #frames: Uint8Array[] = [];
+  #pieces: { data: string; bytes: number }[] = [];
   /** What waits here. */
   bytes = 0;
 
@@ -351,36 +357,64 @@ export class Outbox {
 
   /** Adds a message: JSON in one line. Returns its bytes. */
   add(json: string): number {
-    const length = Buffer.byteLength(json);
-    let framed = length;
-    if (this.#framing === "ndjson") {
-      this.#text = this.#text === "" ? json + "\n" : this.#text + json + "\n";
-      framed += 1;
-    } else if (this.#framing === "length") {
-      const frame = Buffer.allocUnsafe(HEADER_BYTES + length);
-      frame.writeUInt32BE(length);
-      frame.write(json, HEADER_BYTES);
-      this.#frames.push(frame);
-      framed += HEADER_BYTES;
-    } else {
-      const head = `Content-Length: ${length}\r\n\r\n`;
-      this.#text += head + json;
-      framed += head.length;
-    }
+    const framed = this.#framing === "length" ? this.#addFrame(json) : this.#addText(json);
     this.bytes += framed;
     return framed;
   }
 
-  /** All that waits, to be written as it is. */
+  #addFrame(json: string): number {
+    const length = Buffer.byteLength(json);
+    const frame = Buffer.allocUnsafe(HEADER_BYTES + length);
+    frame.writeUInt32BE(length);
+    frame.write(json, HEADER_BYTES);
+    this.#frames.push(frame);
+    return frame.length;
+  }
+
+  #addText(json: string): number {
+    const isLine = this.#framing === "ndjson";
+    const text = isLine ? json + "\n" : `Content-Length: ${Buffer.byteLength(json)}\r\n\r\n${json}`;
+    const bytes = Buffer.byteLength(text);
+    if (this.#text.length + text.length > PIECE_LENGTH) this.#cut();
+    this.#text = this.#text === "" ? text : this.#text + text;
+    this.#textBytes += bytes;
+    return bytes;
+  }
+
+  #cut(): void {
+    if (this.#text === "") return;
+    Buffer.byteLength(this.#text); // makes one string of the many that it was put together from
+    this.#pieces.push({ data: this.#text, bytes: this.#textBytes });
+    this.#text = "";
+    this.#textBytes = 0;
+  }
+
+  /** What is to be written next, as it is: all that waits, or the first part of much. */
   take(): string | Uint8Array {
-    this.bytes = 0;
-    if (this.#framing !== "length") {
-      const text = this.#text;
-      this.#text = "";
-      return text;
+    if (this.#framing === "length") {
+      const frames = this.#frames;
+      this.#frames = [];
+      this.bytes = 0;
+      return frames.length === 1 ? frames[0]! : Buffer.concat(frames);
     }
-    const frames = this.#frames;
+    const piece = this.#pieces.shift();
+    if (piece) {
+      this.bytes -= piece.bytes;
+      return piece.data;
+    }
+    const text = this.#text;
+    this.#text = "";
+    this.#textBytes = 0;
+    this.bytes = 0;
+    return text;
+  }
+
+  /** Forgets what waits. */
+  clear(): void {
+    this.#text = "";
+    this.#textBytes = 0;
     this.#frames = [];
-    return frames.length === 1 ? frames[0]! : Buffer.concat(frames);
+    this.#pieces = [];
+    this.bytes = 0;
   }
 }

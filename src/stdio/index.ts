@@ -14,6 +14,7 @@ export {
 } from "./bus.ts";
 export {
   fromStdioBusConfig,
+  type StartingWorker,
   type StdioBusConfig,
   type StdioBusOptions,
   type StdioLimits,

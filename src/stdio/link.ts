@@ -136,6 +136,7 @@ export interface LinkLimits {
   readonly maxInFlight: number;
   readonly maxQueuedBytes: number;
   readonly maxMessageBytes: number;
+  readonly maxTimeouts: number;
   readonly onFault: "skip" | "restart";
 }
 
@@ -159,7 +160,7 @@ export class LinkCounts {
 }
 
 /** What a link needs of its process. */
-export type LinkProcess = Pick<WorkerProcess, "kill" | "served">;
+export type LinkProcess = Pick<WorkerProcess, "kill" | "served" | "recycle">;
 
 /** What a link tells its bus. */
 export interface LinkOwner {
@@ -200,6 +201,7 @@ function methodJson(method: string): string {
   return json;
 }
 
+/** The host's end of one worker: never more calls and bytes than its limits, and every call goes back to its owner once. */
 export class StdioLink implements WorkerLink {
   readonly identity: LinkIdentity;
   readonly counts = new LinkCounts();
@@ -229,6 +231,8 @@ export class StdioLink implements WorkerLink {
   #silence: ReturnType<typeof setTimeout> | null = null;
   #idle: (() => void)[] = [];
   #speaksKeys = false;
+  /** Since its last answer. */
+  #timeouts = 0;
   #wasFull = false;
   readonly #ready = Promise.withResolvers<void>();
 
@@ -319,6 +323,11 @@ export class StdioLink implements WorkerLink {
     this.#madeRoom();
   }
 
+  /** The answer to a call did not come in time; the call is given up besides. */
+  timedOut(): void {
+    if (++this.#timeouts === this.#limits.maxTimeouts) this.#process.recycle();
+  }
+
   /** Resolves when all was answered, by it and to it, and written. */
   async drain(): Promise<void> {
     while (!this.#isDead && (this.#pending.size > 0 || this.queuedBytes > 0 || this.#running.size > 0)) {
@@ -389,21 +398,20 @@ export class StdioLink implements WorkerLink {
   };
 
   #write(): void {
-    const { bytes } = this.#outbox;
-    if (bytes === 0) return this.#tellIdle();
+    if (this.#outbox.bytes === 0) return this.#tellIdle();
     if (!this.isOpen) return;
-    let full: Promise<unknown> | null;
-    try {
-      full = this.#pair.sink.write(this.#outbox.take());
-    } catch {
-      return this.#break();
+    let full: Promise<unknown> | null = null;
+    while (full === null && this.#outbox.bytes > 0) {
+      const { bytes } = this.#outbox;
+      try {
+        full = this.#pair.sink.write(this.#outbox.take());
+      } catch {
+        return this.#break();
+      }
+      if (full) this.#writing = bytes - this.#outbox.bytes;
     }
-    if (full === null) {
-      this.#madeRoom();
-      return;
-    }
-    this.#writing = bytes;
-    full.then(this.#onDrained, this.#onBroken);
+    if (full) full.then(this.#onDrained, this.#onBroken);
+    else this.#madeRoom();
   }
 
   readonly #onDrained = (): void => {
@@ -419,7 +427,7 @@ export class StdioLink implements WorkerLink {
     if (this.#isBroken) return;
     this.#isBroken = true;
     this.#writing = 0;
-    this.#outbox.take();
+    this.#outbox.clear();
     this.#owner.closed(this);
     this.#expectEnd();
   }
@@ -507,6 +515,7 @@ export class StdioLink implements WorkerLink {
 
   #answered(call: Call, response: RpcMessage): void {
     this.#pending.delete(call.id);
+    this.#timeouts = 0;
     this.#process.served();
     if (call.kind === "message") {
       this.#owner.settled(call, false, { ...response, id: call.message!.id ?? null });
@@ -519,8 +528,10 @@ export class StdioLink implements WorkerLink {
   }
 
   #unexpected({ id }: RpcMessage): void {
-    if (typeof id === "number" && Number.isInteger(id) && id > 0 && id < this.#nextId) this.counts.late++;
-    else this.#fault(`answered a request that it was not sent: id ${JSON.stringify(id)}`);
+    if (typeof id === "number" && Number.isInteger(id) && id > 0 && id < this.#nextId) {
+      this.counts.late++;
+      this.#timeouts = 0;
+    } else this.#fault(`answered a request that it was not sent: id ${JSON.stringify(id)}`);
   }
 
   #notified(message: RpcMessage): void {

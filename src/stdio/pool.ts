@@ -4,6 +4,7 @@ import type { EventEmitter } from "node:events";
 import {
   BackpressureError,
   type ExitReport,
+  InvalidStateError,
   NoWorkerError,
   PoolFailedError,
   type ProtocolError,
@@ -13,7 +14,7 @@ import {
 import type { Transport, WorkerProcess } from "../supervisor/process.ts";
 import { Supervisor, type SupervisorEvents } from "../supervisor/supervisor.ts";
 import type { ResolvedStdioPool } from "./config.ts";
-import { type Call, LinkCounts, type LinkIdentity, type LinkOwner, sinkOf, StdioLink } from "./link.ts";
+import { Call, LinkCounts, type LinkIdentity, type LinkOwner, sinkOf, StdioLink } from "./link.ts";
 import type { RpcMessage } from "./rpc.ts";
 
 /** What a pool tells its bus. */
@@ -33,6 +34,7 @@ export type MakeSupervisor = (pool: ResolvedStdioPool, transport: Transport<Stdi
 
 const makeSupervisor: MakeSupervisor = (pool, transport) => new Supervisor(pool.program, transport);
 
+/** The calls of one pool and the workers that answer them. */
 export class Pool implements LinkOwner {
   readonly options: ResolvedStdioPool;
   readonly supervisor: PoolSupervisor;
@@ -238,15 +240,17 @@ export class Pool implements LinkOwner {
       return;
     }
     const ran = call.link !== null || call.wasRetried;
+    const withMs = call.link ? now - call.sentAt : 0;
+    call.link?.timedOut();
     const what = `${JSON.stringify(call.method)} of pool "${id}"`;
-    this.abandon(call, new RequestTimeoutError(what, ms, queuedMs, call.link ? now - call.sentAt : 0, ran));
+    this.abandon(call, new RequestTimeoutError(what, ms, queuedMs, withMs, ran));
   }
 
   // ---- links ----------------------------------------------------------------------------------------------------------
 
   async #open(process: WorkerProcess): Promise<StdioLink> {
     const { id: worker, life, pid } = process;
-    const { id, framing, limits, ready } = this.options;
+    const { id, framing, limits, ready, initialize } = this.options;
     const link = new StdioLink(
       { pool: id, worker, life, pid },
       { sink: sinkOf(process.stdin!), source: process.stdout! },
@@ -257,7 +261,29 @@ export class Pool implements LinkOwner {
     this.#links.add(link);
     void process.exited.then((report) => link.ended(report));
     if (ready) await link.ready;
+    if (initialize) await this.#initialize(initialize, link, process);
     return link;
+  }
+
+  async #initialize(
+    initialize: NonNullable<ResolvedStdioPool["initialize"]>,
+    link: StdioLink,
+    process: WorkerProcess,
+  ): Promise<void> {
+    let isReady = false;
+    const ask = <T>(kind: Call["kind"], method: string, params: unknown): Promise<T> =>
+      new Promise<unknown>((resolve, reject) => {
+        if (isReady) throw new InvalidStateError(`${link}`, `${kind} of initialize`, "READY", "STARTING");
+        const call = new Call(kind, method, params, null, undefined, performance.now(), Infinity, resolve, reject);
+        if (link.hasEnded) void process.exited.then((report) => this.died([call], report));
+        else this.#send(link, call);
+      }) as Promise<T>;
+    await initialize({
+      ...link.identity,
+      request: (method, params) => ask("request", method, params),
+      notify: (method, params) => ask("notification", method, params),
+    });
+    isReady = true;
   }
 
   settled(call: Call, isError: boolean, value: unknown): void {

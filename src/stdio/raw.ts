@@ -2,10 +2,9 @@
 
 import type { StopOptions } from "../supervisor/options.ts";
 import { InvalidConfigError } from "../errors.ts";
-import { type BusStateValue, type PoolExitReport, StdioBus, type WorkerRequestContext } from "./bus.ts";
+import { type BusStateValue, type PoolExitReport, StdioBus } from "./bus.ts";
 import type { StdioBusOptions } from "./config.ts";
-import { errorJson, kindOf, PROGRESS, readError, type RpcMessage, toJson } from "./rpc.ts";
-
+import { errorJson, kindOf, PROGRESS, Questions, type RpcMessage, toJson } from "./rpc.ts";
 import type { StdioStats } from "./stats.ts";
 import { type SubscribeOptions, Subscription } from "./subscription.ts";
 
@@ -24,14 +23,15 @@ export class RawStdioBus implements AsyncDisposable {
   readonly #bus: StdioBus;
   readonly #subscriptions = new Set<Subscription<string>>();
   /** Requests of workers that were told and not answered. */
-  readonly #asked = new Map<string, PromiseWithResolvers<unknown>>();
-  #serial = 0;
+  readonly #questions = new Questions();
   #dropped = 0;
 
   /** As those of {@link StdioBus}. @throws {InvalidConfigError} */
   constructor(options: StdioBusOptions) {
     this.#bus = new StdioBus(options);
-    this.#bus.onRequest("*", (_, context) => this.#ask(context));
+    this.#bus.onRequest("*", (_, { message, signal }) =>
+      this.#questions.ask(message, signal, (json) => void this.#emit(json)),
+    );
     this.#bus.onNotification = (message) => this.#emit(toJson(message, "a notification"));
   }
 
@@ -66,8 +66,9 @@ export class RawStdioBus implements AsyncDisposable {
 
   /** As {@link StdioBus.stop}; subscriptions end behind their last message. */
   async stop(options?: StopOptions): Promise<PoolExitReport[]> {
-    for (const subscription of this.#subscriptions) subscription.release();
-    const reports = await this.#bus.stop(options);
+    const stopping = this.#bus.stop(options);
+    if (!this.#bus.isRunning) for (const subscription of this.#subscriptions) subscription.release();
+    const reports = await stopping;
     for (const subscription of this.#subscriptions) subscription.close();
     return reports;
   }
@@ -87,7 +88,10 @@ export class RawStdioBus implements AsyncDisposable {
     const kind = kindOf(parsed);
     if (kind === "nothing") throw new InvalidConfigError("this is no message of JSON-RPC.");
     this.#bus.checkRunning("send");
-    if (kind === "response") return this.#answer(parsed);
+    if (kind === "response") {
+      if (this.#questions.answer(parsed)) return;
+      throw new InvalidConfigError(`no worker waits for an answer to ${JSON.stringify(parsed.id)}.`);
+    }
     const id = parsed.id ?? null;
     const onProgress = (value: unknown): unknown =>
       this.#emit(toJson({ jsonrpc: "2.0", method: PROGRESS, params: { id, value } }, "progress"));
@@ -118,27 +122,6 @@ export class RawStdioBus implements AsyncDisposable {
       if (wait) room = room ? Promise.all([room, wait]) : wait;
     }
     return room;
-  }
-
-  /** Ids of workers may be equal: each request gets one of the bus. */
-  #ask({ message, signal }: WorkerRequestContext): Promise<unknown> {
-    const id = `w${++this.#serial}`;
-    const answer = Promise.withResolvers<unknown>();
-    this.#asked.set(id, answer);
-    signal.addEventListener("abort", () => {
-      this.#asked.delete(id);
-      answer.reject(signal.reason);
-    });
-    this.#emit(toJson({ ...message, id }, "a request"));
-    return answer.promise;
-  }
-
-  #answer({ id, result, error }: RpcMessage): void {
-    const answer = typeof id === "string" ? this.#asked.get(id) : undefined;
-    if (!answer) throw new InvalidConfigError(`no worker waits for an answer to ${JSON.stringify(id)}.`);
-    this.#asked.delete(id as string);
-    if (error === undefined || error === null) answer.resolve(result);
-    else answer.reject(readError(error, "request", "the host"));
   }
 }
 

@@ -33,9 +33,11 @@ export const RPC = {
   busError: -32_000,
 } as const;
 
-/** Notifications that are the bus's own. */
+/** Of a worker: it takes requests. */
 export const READY = "$/ready";
+/** Of a worker: `{ id, value }`, a piece of an answer before it. */
 export const PROGRESS = "$/progress";
+/** Of either side: `{ id }`, nobody waits for that answer any more. */
 export const CANCEL = "$/cancelRequest";
 
 /** What a message is; `"nothing"`: no message of JSON-RPC. */
@@ -130,5 +132,42 @@ function parseId(text: string): RpcId | undefined {
     return isId(id) ? id : undefined;
   } catch {
     return undefined;
+  }
+}
+
+/** Requests of workers that somebody else answers, under ids of their own: those of several workers may be equal. */
+export class Questions {
+  readonly #open = new Map<string, PromiseWithResolvers<unknown>>();
+  #serial = 0;
+
+  /** Passes one on by `post`. Resolves to the result; rejects with the answer's {@link RpcError}, or as `signal` aborts. */
+  ask(message: RpcMessage, signal: AbortSignal, post: (json: string) => void): Promise<unknown> {
+    const id = `w${++this.#serial}`;
+    const json = toJson({ ...message, id }, "a request");
+    const answer = Promise.withResolvers<unknown>();
+    this.#open.set(id, answer);
+    signal.addEventListener("abort", () => {
+      if (!this.#open.delete(id)) return;
+      post(`{"jsonrpc":"2.0","method":"${CANCEL}","params":{"id":"${id}"}}`);
+      answer.reject(signal.reason);
+    });
+    post(json);
+    return answer.promise;
+  }
+
+  /** Takes a response; `false`: nobody waits for it. */
+  answer({ id, result, error }: RpcMessage): boolean {
+    const question = typeof id === "string" ? this.#open.get(id) : undefined;
+    if (!question) return false;
+    this.#open.delete(id as string);
+    if (error === undefined || error === null) question.resolve(result);
+    else question.reject(readError(error, "request", "the host"));
+    return true;
+  }
+
+  /** Nobody answers any more. */
+  rejectAll(error: unknown): void {
+    for (const question of this.#open.values()) question.reject(error);
+    this.#open.clear();
   }
 }

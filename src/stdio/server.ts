@@ -2,23 +2,37 @@
 
 import { lstatSync, statSync, unlinkSync } from "node:fs";
 import type { Socket, SocketListener } from "bun";
-import { checkInteger, checkKeys, checkOptions, shown } from "../check.ts";
+import { checkChoice, checkInteger, checkKeys, checkOptions, shown } from "../check.ts";
 import { AddressInUseError, InvalidConfigError, ProtocolError, ResourceError, RpcError } from "../errors.ts";
 import type { StdioBus } from "./bus.ts";
 import { Fault, type Framing, FRAMINGS, messageReader, Outbox } from "./framing.ts";
-import { CANCEL, errorJson, kindOf, peekId, PROGRESS, RPC, type RpcId, type RpcMessage, toJson } from "./rpc.ts";
+import {
+  CANCEL,
+  errorJson,
+  kindOf,
+  peekId,
+  PROGRESS,
+  Questions,
+  RPC,
+  type RpcId,
+  type RpcMessage,
+  toJson,
+} from "./rpc.ts";
 
-/** Where clients connect, and what they may ask. */
+/** Where a bus listens for clients, and how much of each it takes. */
 export interface ServeOptions {
   /** Path of a unix socket, made with mode 0600. One that nobody listens on any more is replaced. */
   unix?: string;
-  /** `port` 0: any that is free. `hostname` is 127.0.0.1 by default; there is no password: whoever connects may ask. */
+  /**
+   * `port` 0: any that is free. `hostname` is 127.0.0.1 by default; there is no password: whoever connects may ask. That a client
+   * is gone is seen when an answer cannot be written; on a unix socket at once.
+   */
   tcp?: { port: number; hostname?: string };
   /** Default `"ndjson"`. */
   framing?: Framing;
   /** Connections at once; one more is told so and closed. 1 to 65 536, default 256. */
   maxClients?: number;
-  /** Requests of one connection at once; with more it is not read. 1 to 65 536, default 64. */
+  /** Requests of one connection at once; with more it is read no further than `maxMessageBytes` ahead. 1 to 65 536, default 64. */
   maxInFlight?: number;
   /** Longest message of a client, in bytes; a longer one is answered with an error. 64 B to 1 GiB, default 1 MiB. */
   maxMessageBytes?: number;
@@ -45,12 +59,8 @@ function resolve(options: ServeOptions): Limits {
   if ((options.unix === undefined) === (options.tcp === undefined)) {
     throw new InvalidConfigError("serve takes either `unix` or `tcp`.");
   }
-  const { framing = "ndjson" } = options;
-  if (!FRAMINGS.includes(framing)) {
-    throw new InvalidConfigError(`framing is ${shown(framing)}; it must be one of ${FRAMINGS.join(", ")}.`);
-  }
   return {
-    framing,
+    framing: checkChoice("framing", options.framing ?? "ndjson", FRAMINGS),
     maxClients: checkInteger("maxClients", options.maxClients ?? 256, 1, 65_536),
     maxInFlight: checkInteger("maxInFlight", options.maxInFlight ?? 64, 1, 65_536),
     maxMessageBytes: checkInteger("maxMessageBytes", options.maxMessageBytes ?? 2 ** 20, 64, 2 ** 30),
@@ -86,12 +96,15 @@ export class StdioServer implements AsyncDisposable {
     const socket = {
       open: (opened: Socket<Client | null>): void => this.#open(opened),
       data: ({ data: client }: Socket<Client | null>, bytes: Buffer): void => client?.read(bytes),
+      end: ({ data: client }: Socket<Client | null>): void => client?.inputEnded(),
       drain: ({ data: client }: Socket<Client | null>): void => client?.write(),
       close: ({ data: client }: Socket<Client | null>): void => this.#closed(client),
       error: (): void => {}, // `close` follows
     };
     if (options.unix !== undefined) {
-      this.#listener = listenPrivately(options.unix, () => Bun.listen({ unix: options.unix!, socket, data: null }));
+      this.#listener = listenPrivately(options.unix, () =>
+        Bun.listen({ unix: options.unix!, allowHalfOpen: true, socket, data: null }),
+      );
       this.path = options.unix;
       this.port = 0;
       this.#inode = statSync(options.unix).ino;
@@ -99,7 +112,7 @@ export class StdioServer implements AsyncDisposable {
       const { port, hostname = "127.0.0.1" } = checkOptions("tcp", options.tcp!);
       checkInteger("tcp.port", port, 0, 65_535);
       try {
-        const listener = Bun.listen({ port, hostname, socket, data: null as Client | null });
+        const listener = Bun.listen({ port, hostname, allowHalfOpen: true, socket, data: null as Client | null });
         this.#listener = listener;
         this.port = listener.port;
       } catch (cause) {
@@ -139,6 +152,16 @@ export class StdioServer implements AsyncDisposable {
     await this.stop();
   }
 
+  /** @internal A worker asks: the client whose session it names answers; `null`: there is none. */
+  asked(message: RpcMessage, signal: AbortSignal): Promise<unknown> | null {
+    const { sessionId } = message;
+    if (typeof sessionId !== "string") return null;
+    for (const client of this.#clients) {
+      if (client.answers && client.sessions.has(sessionId)) return client.ask(message, signal);
+    }
+    return null;
+  }
+
   /** @internal A worker told something: those hear of it whose session it names. */
   notified(message: RpcMessage): void {
     const { sessionId } = message;
@@ -173,15 +196,22 @@ class Client {
   readonly #outbox: Outbox;
   /** What the socket did not take. */
   #unsent: Uint8Array | null = null;
-  /** What came while it was not read. */
+  /** What came and was not looked at yet. */
   #unread: Uint8Array[] = [];
+  #unreadBytes = 0;
   /** By JSON of their id. */
   readonly #calls = new Map<string, AbortController>();
+  /** Requests of workers that it is to answer. */
+  readonly #questions = new Questions();
   #notices = 0;
   #waiters: (() => void)[] = [];
   #isFlushing = false;
   #isReading = false;
   #isPaused = false;
+  /** It sends no more. */
+  #hasInputEnded = false;
+  /** All that it sent was read. */
+  #isAtEnd = false;
   #isEnding = false;
   #isClosed = false;
   readonly #whenClosed = Promise.withResolvers<void>();
@@ -192,6 +222,11 @@ class Client {
     this.#limits = limits;
     this.#messages = messageReader(limits.framing, limits.maxMessageBytes);
     this.#outbox = new Outbox(limits.framing);
+  }
+
+  /** Whether it can answer a worker. */
+  get answers(): boolean {
+    return !this.#hasInputEnded && !this.#isEnding;
   }
 
   get #queued(): number {
@@ -205,6 +240,14 @@ class Client {
   read(bytes: Uint8Array): void {
     if (this.#isEnding) return;
     this.#unread.push(bytes.slice());
+    this.#unreadBytes += bytes.length;
+    this.#readOn();
+  }
+
+  /** It sends no more, as at the end of `printf … | nc`: what it asked for is answered, then it is closed. */
+  inputEnded(): void {
+    this.#hasInputEnded = true;
+    this.#questions.rejectAll(clientGone());
     this.#readOn();
   }
 
@@ -212,22 +255,41 @@ class Client {
   #readOn(): void {
     if (this.#isReading || this.#isClosed) return;
     this.#isReading = true;
-    while (!this.#isFull) {
+    let hasAll = false;
+    while (!hasAll && !this.#isFull) {
       const message = this.#messages.next();
       if (message !== undefined) {
         this.#receive(message);
         continue;
       }
       const chunk = this.#unread.shift();
-      if (!chunk) break;
-      this.#messages.push(chunk);
+      if (chunk) {
+        this.#unreadBytes -= chunk.length;
+        this.#messages.push(chunk);
+      } else if (this.#isAtEnd || !this.#hasInputEnded) hasAll = true;
+      else this.#finish();
     }
     this.#isReading = false;
-    const isFull = this.#isFull;
-    if (isFull === this.#isPaused) return;
-    this.#isPaused = isFull;
-    if (isFull) this.#socket.pause();
+    if (hasAll && this.#isAtEnd && this.#calls.size + this.#notices === 0) return this.#leave();
+    // A socket that is paused does not tell of its end, so some is read ahead.
+    const isAhead = this.#unreadBytes >= this.#limits.maxMessageBytes;
+    if (isAhead === this.#isPaused) return;
+    this.#isPaused = isAhead;
+    if (isAhead) this.#socket.pause();
     else this.#socket.resume();
+  }
+
+  /** Its last message may have no end. */
+  #finish(): void {
+    this.#isAtEnd = true;
+    this.#messages.finish();
+  }
+
+  /** Closes it behind what waits for it. */
+  #leave(): void {
+    if (this.#isEnding) return;
+    this.#isEnding = true;
+    this.write();
   }
 
   #receive(message: unknown): void {
@@ -241,7 +303,8 @@ class Client {
     const kind = kindOf(message);
     if (kind === "request") this.#ask(message as RpcMessage);
     else if (kind === "notification") this.#notify(message as RpcMessage);
-    else if (kind === "nothing") this.post(errorJson(null, new RpcError(RPC.invalidRequest, "this is no request")));
+    else if (kind === "response") this.#questions.answer(message as RpcMessage);
+    else this.post(errorJson(null, new RpcError(RPC.invalidRequest, "this is no request")));
   }
 
   #ask(message: RpcMessage): void {
@@ -271,6 +334,11 @@ class Client {
     this.#calls.delete(key);
     this.post(json);
     this.#readOn();
+  }
+
+  /** A worker's request, which it answers. */
+  ask(message: RpcMessage, signal: AbortSignal): Promise<unknown> {
+    return this.#questions.ask(message, signal, (json) => this.post(json));
   }
 
   #notify(message: RpcMessage): void {
@@ -346,8 +414,8 @@ class Client {
   /** Closes it behind what waits for it; resolves when it is closed, after a second in any case. */
   async end(): Promise<void> {
     if (this.#isClosed) return;
-    this.#isEnding = true;
     this.#unread = [];
+    this.#isEnding = true;
     this.write();
     const timer = setTimeout(() => this.#socket.terminate(), 1_000);
     await this.#whenClosed.promise;
@@ -357,10 +425,15 @@ class Client {
   closed(): void {
     this.#isClosed = true;
     this.#wake();
-    const reason = new ProtocolError("the client has closed its connection.", { mayHaveExecuted: true });
+    const reason = clientGone();
+    this.#questions.rejectAll(reason);
     for (const controller of this.#calls.values()) controller.abort(reason);
     this.#whenClosed.resolve();
   }
+}
+
+function clientGone(): ProtocolError {
+  return new ProtocolError("the client has closed its connection.", { mayHaveExecuted: true });
 }
 
 /** Throws unless nothing, or a socket that nobody listens on, is at the path; such a socket is removed. */

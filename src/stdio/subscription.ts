@@ -1,8 +1,9 @@
 /** A bounded queue between those who tell and one who reads. */
 
-import { checkInteger, checkOptions, shown } from "../check.ts";
-import { InvalidConfigError, SubscriptionFullError } from "../errors.ts";
+import { checkChoice, checkInteger, checkOptions } from "../check.ts";
+import { SubscriptionFullError } from "../errors.ts";
 
+/** How a subscription keeps what its reader has not taken. */
 export interface SubscribeOptions {
   /** Items kept for the reader. 1 to 1 048 576, default 256. */
   queue?: number | undefined;
@@ -44,11 +45,8 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
     onDrop: () => void = () => {},
   ) {
     const { queue = 256, policy = "drop-newest", signal } = checkOptions("a subscription", options);
-    if (!POLICIES.includes(policy)) {
-      throw new InvalidConfigError(`policy is ${shown(policy)}; it must be one of ${POLICIES.join(", ")}.`);
-    }
     this.#limit = checkInteger("queue", queue, 1, QUEUE_MAX);
-    this.#policy = policy;
+    this.#policy = checkChoice("policy", policy, POLICIES);
     this.#signal = signal;
     this.#onClose = onClose;
     this.#onDrop = onDrop;

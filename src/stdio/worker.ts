@@ -6,7 +6,7 @@ import type { BytePair } from "./link.ts";
 import { CANCEL, errorJson, kindOf, PROGRESS, RPC, READY, responseJson, toJson } from "./rpc.ts";
 import type { RpcId, RpcMessage } from "./rpc.ts";
 
-/** What a handler knows of its call besides the params; the same over stdio and over a bus. */
+/** What a handler knows of its call besides the params; the same over stdio and over a bus. Its functions need no `this`. */
 export interface ServeContext {
   readonly method: string;
   /** The caller's key; `undefined`: it gave none. */
@@ -14,9 +14,9 @@ export interface ServeContext {
   /** Aborts when the caller gives up, by timeout or abort, or is gone. */
   readonly signal: AbortSignal;
   /** Sends the caller a piece of the answer before the answer. Resolves when more can be sent: a handler that awaits it has no queue. */
-  progress(value: unknown): Promise<void>;
+  readonly progress: (value: unknown) => Promise<void>;
   /** Tells the host something that is no part of the answer. */
-  notify(method: string, params?: unknown): Promise<void>;
+  readonly notify: (method: string, params?: unknown) => Promise<void>;
 }
 
 /** Answers a call with what it returns, or with the error it throws: an {@link RpcError} with its code and data. */
@@ -29,6 +29,8 @@ export type ServeHandlers = Readonly<Record<string, ServeHandler>>;
 const MESSAGE_MAX = 2 ** 30;
 /** With so many bytes of answers that the host has not taken, nothing is read. */
 const QUEUED_MAX = 2 ** 20;
+/** After so many messages their answers go out, though more were read: the host works on them meanwhile. */
+const WRITE_EVERY = 8;
 const READY_JSON = `{"jsonrpc":"2.0","method":"${READY}","params":{"slotbus":1}}`;
 const resolved = Promise.resolve();
 
@@ -69,11 +71,13 @@ export class StdioWorker {
   async #run(): Promise<void> {
     const reader = this.#pair.source.getReader();
     this.#reader = reader;
+    let received = 0;
     try {
       for (let read = await reader.read(); !read.done && !this.#isStopped; read = await reader.read()) {
         this.#messages.push(read.value);
         for (let message = this.#messages.next(); message !== undefined; message = this.#messages.next()) {
           this.#receive(message);
+          if (++received % WRITE_EVERY === 0) this.#write();
         }
         this.#write();
         if (this.#queued > QUEUED_MAX) await this.room();
@@ -188,16 +192,18 @@ export class StdioWorker {
   }
 
   #write(): void {
-    const { bytes } = this.#outbox;
-    if (bytes === 0 || this.#writing > 0 || this.#isBroken) return;
-    try {
-      const full = this.#pair.sink.write(this.#outbox.take());
-      if (full === null) return this.#wake();
-      this.#writing = bytes;
-      full.then(this.#onDrained, this.#onBroken);
-    } catch {
-      this.#onBroken();
+    while (this.#outbox.bytes > 0 && this.#writing === 0 && !this.#isBroken) {
+      const { bytes } = this.#outbox;
+      try {
+        const full = this.#pair.sink.write(this.#outbox.take());
+        if (full === null) continue;
+        this.#writing = bytes - this.#outbox.bytes;
+        full.then(this.#onDrained, this.#onBroken);
+      } catch {
+        this.#onBroken();
+      }
     }
+    if (this.#writing === 0) this.#wake();
   }
 
   readonly #onDrained = (): void => {
@@ -242,7 +248,15 @@ class StdioContext implements ServeContext {
     return this.#controller.signal;
   }
 
-  progress(value: unknown): Promise<void> {
+  get progress(): ServeContext["progress"] {
+    return (value) => this.#progress(value);
+  }
+
+  get notify(): ServeContext["notify"] {
+    return (method, params) => this.#notify(method, params);
+  }
+
+  #progress(value: unknown): Promise<void> {
     if (this.#id !== null && !this.#isAborted) {
       const id = JSON.stringify(this.#id);
       this.#worker.post(
@@ -252,7 +266,7 @@ class StdioContext implements ServeContext {
     return this.#worker.room();
   }
 
-  notify(method: string, params?: unknown): Promise<void> {
+  #notify(method: string, params: unknown): Promise<void> {
     const tail = params === undefined ? "" : `,"params":${toJson(params, "params")}`;
     this.#worker.post(`{"jsonrpc":"2.0","method":${JSON.stringify(method)}${tail}}`);
     return this.#worker.room();

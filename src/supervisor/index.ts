@@ -3,3 +3,4 @@
 export type { PoolOptions, RecycleOptions, RestartOptions, StopOptions } from "./options.ts";
 export type { Transport, WorkerLink, WorkerProcess } from "./process.ts";
 export { Supervisor, type SupervisorEvents, type WorkerState, type WorkerStatus } from "./supervisor.ts";
+export * from "../errors.ts";

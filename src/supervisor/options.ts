@@ -1,7 +1,7 @@
 /** Options of a pool: their defaults, their ranges, and the one error each wrong value gets. */
 
 import { resolve } from "node:path";
-import { checkInteger, checkOptions, checkTimeout, shown } from "../check.ts";
+import { checkChoice, checkInteger, checkKeys, checkOptions, checkTimeout, shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
 
 /** When and how soon a worker that ended is started again. */
@@ -109,14 +109,6 @@ export const INSTANCES_MAX = 1024;
 /** Longest time of a timer of JavaScript, in ms: 24 days. */
 const MS_MAX = 0x7fff_ffff;
 
-/** Throws {@link InvalidConfigError} for a key that is not one of `known`: a misspelt option has no effect. */
-function checkKeys(of: string, given: object, known: readonly string[]): void {
-  for (const key of Object.keys(given)) {
-    if (known.includes(key)) continue;
-    throw new InvalidConfigError(`${of} has no option ${shown(key)}.`, { hint: `It has ${known.join(", ")}.` });
-  }
-}
-
 function section<T extends object>(of: string, given: T | undefined, known: readonly (keyof T & string)[]): T {
   const options = checkOptions(of, given ?? ({} as T));
   checkKeys(of, options, known);
@@ -126,13 +118,6 @@ function section<T extends object>(of: string, given: T | undefined, known: read
 function checkText(option: string, value: unknown): string {
   if (typeof value === "string" && !value.includes("\0")) return value;
   throw new InvalidConfigError(`${option} is ${shown(value)}; it must be text without NUL.`);
-}
-
-function checkChoice<T extends string>(option: string, value: unknown, choices: readonly T[]): T {
-  const found = choices.find((choice) => choice === value);
-  if (found !== undefined) return found;
-  const list = choices.map((choice) => `"${choice}"`).join(" or ");
-  throw new InvalidConfigError(`${option} is ${shown(value)}; it must be ${list}.`);
 }
 
 function checkNumber(option: string, value: unknown, low: number, high: number): number {
@@ -189,7 +174,8 @@ function resolveEnv(given: unknown): Readonly<Record<string, string | undefined>
   return { ...env } as Readonly<Record<string, string | undefined>>;
 }
 
-const poolKeys = [
+/** @internal Names of the options of a pool. */
+export const POOL_KEYS = [
   "name",
   "command",
   "args",
@@ -207,7 +193,7 @@ const poolKeys = [
 
 /** Fills in defaults. Throws {@link InvalidConfigError}. @internal */
 export function resolvePool(given: PoolOptions): ResolvedPool {
-  const options = section("a pool", given, poolKeys);
+  const options = section("a pool", given, POOL_KEYS);
   const command = checkText("command", options.command);
   if (command === "") throw new InvalidConfigError('command is ""; it must name a program.');
   const args: unknown = options.args ?? [];

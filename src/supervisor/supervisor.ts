@@ -37,7 +37,7 @@ export interface WorkerStatus {
   readonly restarts: number;
 }
 
-/** Events of a supervisor, with the arguments of their listeners. */
+/** Events of a {@link Supervisor}, with what their listeners get. */
 export interface SupervisorEvents {
   /** A worker takes requests. */
   ready: [worker: WorkerStatus];
@@ -178,7 +178,8 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
 
   /**
    * Changes the number of workers (0 to 1024): resolves when the new ones are ready, or those that are too many have ended.
-   * A new worker that ends is started again as its policy says. Calls take effect in their order.
+   * Workers that were given up begin anew, also when the number stays the same. A new worker that ends is started again as its
+   * policy says. Calls take effect in their order.
    *
    * @throws (rejects) {InvalidConfigError}; {@link InvalidStateError} unless the pool runs; {@link WorkerFailedError} when a
    * new worker was given up, and stays in the pool as `failed`; {@link BusClosedError} when `stop` came first.
@@ -255,9 +256,11 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
     if (this.#phase !== "running") throw new InvalidStateError(this.#title, "resize", this.#phase, "running");
     const surplus = this.#workers.splice(instances);
     const added: Worker<Link>[] = [];
-    while (this.#workers.length < instances) {
-      const worker = this.#makeWorker(this.#workers.length);
-      this.#workers.push(worker);
+    for (let id = 0; id < instances; id++) {
+      const old = this.#workers[id];
+      if (old && old.state !== "failed" && old.state !== "stopped") continue;
+      const worker = this.#makeWorker(id, old?.life);
+      this.#workers[id] = worker;
       added.push(worker);
       void this.#keep(worker, true);
     }
@@ -274,12 +277,12 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
 
   // ---- one worker -----------------------------------------------------------------------------------------------------
 
-  #makeWorker(id: number): Worker<Link> {
+  #makeWorker(id: number, life = 0): Worker<Link> {
     const first = Promise.withResolvers<void>();
     first.promise.catch(() => {}); // who waits for it hears of it
     const restarts = new Restarts(this.pool.restart);
     const abort = new AbortController();
-    return { id, restarts, abort, state: "starting", life: 0, restartCount: 0, current: null, successor: null, first };
+    return { id, restarts, abort, state: "starting", life, restartCount: 0, current: null, successor: null, first };
   }
 
   /** From its first start until it is given up or is to be no more. `patient`: also its first start follows the policy. */

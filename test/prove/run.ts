@@ -25,6 +25,7 @@ const proofs: Record<string, string> = {
   stalls: "stalls.ts",
   soak: "soak.ts",
   "fleet-soak": "fleet-soak.ts",
+  stdio: "stdio.ts",
 };
 
 const { values, positionals } = parseArgs({

@@ -53,6 +53,8 @@ export interface Peer {
 /** How {@link Workspace.start} starts a peer; defaults: `peer.ts` beside this file, no standard output. */
 export interface PeerOptions {
   program?: string;
+  /** What runs the program, instead of this Bun; then it is told and tells JSON. */
+  runtime?: string;
   stdout?: "pipe";
   /** Gets what is no answer of `ask`. */
   onMessage?: (message: unknown) => void;
@@ -81,15 +83,16 @@ export class Workspace implements Disposable {
 
   /** Starts `bun peer.ts ROLE ADDRESS` and waits for its introduction. */
   async start(role: string, address = "", options: PeerOptions = {}): Promise<Peer> {
-    const { program = Bun.resolveSync("./peer", import.meta.dir), stdout, onMessage = () => {} } = options;
+    const { program = Bun.resolveSync("./peer", import.meta.dir), runtime, stdout, onMessage = () => {} } = options;
     const introduced = Promise.withResolvers<Introduction>();
     let settle: (message: unknown) => void = (first) => {
       settle = onMessage;
       introduced.resolve(first as Introduction);
     };
-    const child = Bun.spawn([process.execPath, program, role, address], {
+    const child = Bun.spawn([runtime ?? process.execPath, program, role, address], {
       env: { ...process.env, SLOTBUS_DIR: this.path },
       stdio: ["ignore", stdout ?? "ignore", "inherit"],
+      serialization: runtime === undefined ? "advanced" : "json",
       ipc: (message) => settle(message),
       onExit: (ended, code, signal) => {
         if (this.#children.delete(ended)) this.fail(`the process of ${role} ended with ${signal ?? `code ${code}`}`);

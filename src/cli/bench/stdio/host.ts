@@ -1,0 +1,65 @@
+/** The host of a contestant in Bun, in a process of its own: `bun host.ts ROLE` starts its worker and obeys. */
+
+import { type Ask, obey, type Params, Waiting } from "./loop.ts";
+import { readLines, Writer } from "./pipes.ts";
+
+const role = process.argv[2]!;
+const program = Bun.resolveSync("./worker", import.meta.dir);
+
+interface First {
+  pid: number;
+}
+type Reply = { id: number; result: unknown };
+
+const request = (id: number, params: Params) => ({ jsonrpc: "2.0", id, method: "echo", params });
+
+/** Default options everywhere. */
+async function startSlotbus(): Promise<[Ask, number]> {
+  const { StdioBus } = await import("../../../stdio/index.ts");
+  const bus = new StdioBus({ pools: [{ id: "echo", command: process.execPath, args: [program, "slotbus"] }] });
+  await bus.start();
+  return [(params) => bus.request("echo", params), await bus.request<number>("pid")];
+}
+
+async function startPipes(): Promise<[Ask, number]> {
+  const child = Bun.spawn([process.execPath, program, "pipes"], { stdio: ["pipe", "pipe", "inherit"] });
+  const first = Promise.withResolvers<number>();
+  const waiting = new Waiting();
+  const writer = new Writer(child.stdin);
+  void readLines<First | Reply>(child.stdout, (message) => {
+    if ("id" in message) waiting.answer(message);
+    else first.resolve(message.pid);
+  });
+  return [(params) => waiting.open((id) => writer.add(request(id, params))), await first.promise];
+}
+
+async function startIpc(): Promise<[Ask, number]> {
+  const first = Promise.withResolvers<number>();
+  const waiting = new Waiting();
+  const child = Bun.spawn([process.execPath, program, "bun-ipc"], {
+    stdio: ["ignore", "ignore", "inherit"],
+    ipc: (message: First | Reply) => {
+      if ("id" in message) waiting.answer(message);
+      else first.resolve(message.pid);
+    },
+  });
+  return [(params) => waiting.open((id) => void child.send(request(id, params))), await first.promise];
+}
+
+switch (role) {
+  case "slotbus":
+    obey(...(await startSlotbus()));
+    break;
+  case "pipes":
+    obey(...(await startPipes()));
+    break;
+  case "bun-ipc":
+    obey(...(await startIpc()));
+    break;
+  case "bare":
+    // A program that does nothing, beside which an idle host is judged.
+    obey(async (params) => params, 0);
+    break;
+  default:
+    throw new Error(`host.ts does not know the role ${role}`);
+}

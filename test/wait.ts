@@ -1,0 +1,20 @@
+/** Waiting for a state, without anything of slotbus: tests that run where the C library is not import no more than this. */
+
+/** Resolves when `condition` holds; fails with `what` after `ms`. */
+export async function until(condition: () => boolean | Promise<boolean>, what: string, ms = 10_000): Promise<void> {
+  const deadline = performance.now() + ms;
+  while (!(await condition())) {
+    if (performance.now() > deadline) throw new Error(`after ${ms} ms still not: ${what}`);
+    await Bun.sleep(1);
+  }
+}
+
+/** What a promise rejects with; fails when it resolves. */
+export async function rejection<T extends Error = Error>(promise: Promise<unknown>): Promise<T> {
+  const outcome = await promise.then(
+    (value) => ({ value }),
+    (error) => ({ error }),
+  );
+  if ("value" in outcome) throw new Error(`resolved with ${Bun.inspect(outcome.value)}`);
+  return outcome.error as T;
+}
