@@ -38,34 +38,31 @@ function isMusl(): boolean {
 }
 
 /**
- * The package's module that knows the path of this platform's library. Each name is literal and `process.platform` and
- * `process.arch` are constants to `bun build --compile`, so it embeds the libraries of its target and no other.
+ * The prebuilt library of this platform; `null` in a checkout, which has none. Each name is literal and `process.platform` and
+ * `process.arch` are constants to `bun build --compile`, so it embeds the libraries of its target and no other; and within
+ * `try`, so that it bundles a checkout too.
  */
-function prebuiltModule(): { default: string } {
-  if (process.platform === "linux" && process.arch === "x64") {
-    if (isMusl()) return require("../../native/linux-x64-musl/path.js");
-    return require("../../native/linux-x64-gnu/path.js");
+function findPrebuilt(): string | null {
+  let found: { default: string } | null = null;
+  try {
+    if (process.platform === "linux" && process.arch === "x64") {
+      if (isMusl()) found = require("../../native/linux-x64-musl/path.js");
+      else found = require("../../native/linux-x64-gnu/path.js");
+    } else if (process.platform === "linux" && process.arch === "arm64") {
+      if (isMusl()) found = require("../../native/linux-arm64-musl/path.js");
+      else found = require("../../native/linux-arm64-gnu/path.js");
+    } else if (process.platform === "darwin" && process.arch === "x64") {
+      found = require("../../native/darwin-x64/path.js");
+    } else if (process.platform === "darwin" && process.arch === "arm64") {
+      found = require("../../native/darwin-arm64/path.js");
+    }
+  } catch {
+    return null;
   }
-  if (process.platform === "linux" && process.arch === "arm64") {
-    if (isMusl()) return require("../../native/linux-arm64-musl/path.js");
-    return require("../../native/linux-arm64-gnu/path.js");
-  }
-  if (process.platform === "darwin" && process.arch === "x64") return require("../../native/darwin-x64/path.js");
-  if (process.platform === "darwin" && process.arch === "arm64") return require("../../native/darwin-arm64/path.js");
+  if (found) return isAbsolute(found.default) ? found.default : join(import.meta.dir, found.default); // a bundle's is relative
   throw new UnsupportedError(`slotbus has no library for ${process.platform}-${process.arch}.`, {
     hint: `It runs on Linux (${PLATFORMS.filter((name) => name.startsWith("linux")).join(", ")}).`,
   });
-}
-
-/** The prebuilt library of this platform; `null` in a checkout, which has none. */
-function findPrebuilt(): string | null {
-  try {
-    const path = prebuiltModule().default;
-    return isAbsolute(path) ? path : join(import.meta.dir, path); // a bundle says where it is relative to itself
-  } catch (error) {
-    if (error instanceof UnsupportedError) throw error;
-    return null;
-  }
 }
 
 function newest(folder: string): number {
