@@ -65,7 +65,7 @@ import {
 import { type BusStats, readCounters } from "./stats.ts";
 import { endSource, errorHead, isStreamSource, Receiver, type StreamSource } from "./stream.ts";
 import {
-  isRequestTraced,
+  requestListeners,
   isTraceparent,
   type RequestTrace,
   requestTraces,
@@ -351,7 +351,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
    * be attached and have a free slot. May be called inside a handler, but not for a worker of the same thread.
    */
   requestSync(request: BusRequest, options: RequestOptions = noOptions): BusResponse {
-    if (!isRequestTraced()) return this.#askSync(request, options);
+    if (!requestListeners.now) return this.#askSync(request, options);
     const trace = this.#traceOf(request, options, "sync");
     const ask = (): BusResponse => this.#askSync({ ...request, id: trace.id }, tracedOptions(trace, options));
     return requestTraces.traceSync(ask, trace) as BusResponse;
@@ -543,7 +543,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   }
 
   #ask(request: BusRequest, options: RequestOptions, kind: Kind): Promise<BusResponse | StreamedResponse> {
-    return isRequestTraced() ? this.#askTraced(request, options, kind) : this.#submit(request, options, kind);
+    return requestListeners.now ? this.#askTraced(request, options, kind) : this.#submit(request, options, kind);
   }
 
   #askTraced(request: BusRequest, options: RequestOptions, kind: Kind): Promise<BusResponse | StreamedResponse> {
@@ -580,10 +580,9 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const pending = new Pending(request, options, kind, ++this.#serial, timeoutMs, resolve, reject);
     if (++this.#unsettled > this.#peak) this.#peak = this.#unsettled;
     if (this.#tick === null) this.#tick = setTimeout(this.#onTick, TICK_MS);
-    const link = options.worker !== undefined || this.#queue.length > 0 ? null : this.#pick();
+    const link = this.#queue.length === 0 && options.worker === undefined ? this.#pick() : null;
     if (link) this.#send(link, pending);
-    else if (options.worker !== undefined) this.#sendTo(options.worker, pending);
-    else this.#enqueue(pending);
+    else this.#sendLater(pending);
     if (options.signal && !pending.settled) this.#watch(pending, options.signal);
     return promise;
   }
@@ -642,6 +641,12 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #putBack(pending: Pending): void {
     if (pending.options.worker === undefined) this.#queue.pushFront(pending);
     else this.#reject(pending, new NoWorkerError(this.name, 0));
+  }
+
+  /** When a worker can take it; one for a certain worker now or never. */
+  #sendLater(pending: Pending): void {
+    if (pending.options.worker === undefined) this.#enqueue(pending);
+    else this.#sendTo(pending.options.worker, pending);
   }
 
   #enqueue(pending: Pending): void {

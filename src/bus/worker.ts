@@ -31,7 +31,7 @@ import {
 } from "./options.ts";
 import { type Answerable, type Claim, callerGone, type WorkerRequest } from "./request.ts";
 import { Session } from "./session.ts";
-import { handleTraces, type HandleTrace, isHandleTraced } from "./tracing.ts";
+import { handleTraces, type HandleTrace, handleListeners } from "./tracing.ts";
 
 /**
  * Answers a request. `undefined` (or a promise of it) means: `request.respond` does, now or later. What it throws, or
@@ -308,7 +308,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   #handle(session: Session, request: WorkerRequest): void {
     let answer: ReturnType<Handler>;
     try {
-      answer = isHandleTraced() ? this.#handleTraced(request) : this.#handler!(request);
+      answer = handleListeners.now ? this.#handleTraced(request) : this.#handler!(request);
     } catch (error) {
       this.#failed(session, request, error);
       return;
@@ -390,7 +390,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       }
       this.#served++;
       try {
-        const answer = isHandleTraced() ? handleTracedSync(this.name, request, handler) : handler(request);
+        const answer = handleListeners.now ? handleTracedSync(this.name, request, handler) : handler(request);
         if (!request.answered) session.respond(request, answer);
       } catch (error) {
         this.#failed(session, request, error);

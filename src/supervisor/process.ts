@@ -3,7 +3,7 @@
 import { closeSync, statSync, writeSync } from "node:fs";
 import { constants } from "node:os";
 import { resolve } from "node:path";
-import { getSystemErrorMap } from "node:util";
+import util from "node:util"; // by name, an old Bun could not even say that it is one
 import type { SocketHandler, UnixSocketOptions } from "bun";
 import { type ExitReport, InvalidConfigError, ProgramNotFoundError, WorkerStartError } from "../errors.ts";
 import { findLauncher } from "../native/find.ts";
@@ -285,7 +285,7 @@ export class Process implements WorkerProcess {
       this.#pid = Number(value);
       return;
     }
-    const [code = ""] = getSystemErrorMap().get(-Number(value)) ?? [];
+    const [code = ""] = util.getSystemErrorMap().get(-Number(value)) ?? [];
     throw startError(this.#owner.pool, this.id, word === "error" ? code : "", undefined);
   }
 
@@ -321,7 +321,7 @@ function startError(
   code: string,
   cause: unknown,
 ): ProgramNotFoundError | WorkerStartError {
-  const [, text = "the launcher ended"] = [...getSystemErrorMap().values()].find(([name]) => name === code) ?? [];
+  const [, text = "the launcher ended"] = [...util.getSystemErrorMap().values()].find(([name]) => name === code) ?? [];
   if (code === "ENOENT" || code === "ENOTDIR") {
     return new ProgramNotFoundError(pool.name, pool.command, "it, or the interpreter that it names, is missing", cause);
   }

@@ -293,7 +293,7 @@ async function clearErrors(): Promise<void> {
 async function oldBun(): Promise<void> {
   using consumer = await Consumer.installed(`@oven/bun-${process.platform}-${process.arch}@1.3.14`, ...peers());
   const old = join(consumer.folder, `node_modules/@oven/bun-${process.platform}-${process.arch}/bin/bun`);
-  const withoutLibrary = ["./otel", "./stdio", "./package.json"]; // what needs no bun:ffi need not care
+  const withoutLibrary = ["./otel", "./serve", "./stdio", "./supervisor", "./package.json"]; // what needs no bun:ffi need not care
   for (const entry of Object.keys(manifest.exports).filter((name) => !withoutLibrary.includes(name))) {
     const program = `await import("slotbus${entry.slice(1)}").catch((e) => console.log(e.name, e.code, e.message))`;
     const said = await consumer.run(old, "-e", program);
