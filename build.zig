@@ -76,7 +76,7 @@ fn launcher(b: *std.Build, target: std.Build.ResolvedTarget) ?*std.Build.Step.Co
         .link_libc = true,
         .strip = true,
     });
-    mod.addCSourceFile(.{ .file = b.path("csrc/launcher.c"), .flags = &flags });
+    mod.addCSourceFile(.{ .file = b.path("csrc/launcher/launcher.c"), .flags = &flags });
     return b.addExecutable(.{ .name = "slotbus-launcher", .linkage = .static, .root_module = mod });
 }
 

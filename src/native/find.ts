@@ -66,7 +66,9 @@ function findPrebuilt(): string | null {
 }
 
 function newest(folder: string): number {
-  const times = readdirSync(folder).map((file) => statSync(join(folder, file)).mtimeMs);
+  const times = readdirSync(folder, { recursive: true, encoding: "utf8" }).map(
+    (file) => statSync(join(folder, file)).mtimeMs,
+  );
   return Math.max(...times);
 }
 
