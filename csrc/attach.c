@@ -366,10 +366,8 @@ static int32_t accept_hello(struct sb_worker *worker, int memory, uint32_t *peer
 	if (memory < 0 || worker->inbox_bytes != 2 + sizeof hello) return -SB_EPROTO;
 	memcpy(&hello, worker->inbox + 2, sizeof hello);
 	if (hello.magic != SB_MAGIC) return -SB_EPROTO;
-	if (hello.abi != SB_ABI || hello.fingerprint != SB_FINGERPRINT) {
-		peer[0] = peer[1] = hello.abi;
-		return -SB_EVERSION;
-	}
+	peer[0] = peer[1] = hello.abi;
+	if (hello.abi != SB_ABI || hello.fingerprint != SB_FINGERPRINT) return -SB_EVERSION;
 	if (worker->role == SB_ROLE_OBSERVER) return stats_attach(worker, memory);
 	SB_POINT("worker.hello.before");
 	int32_t error = region_attach(&worker->map, memory);

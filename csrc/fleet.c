@@ -664,6 +664,34 @@ void sb_fleet_leave(struct sb_fleet *fleet, int32_t detached)
 	free(fleet);
 }
 
+/* The file is open and its join lock is held: nobody comes while it is judged. */
+static int32_t remove_orphan(int dir, const char *file, int fd)
+{
+	if (!file_is_named(dir, file, fd)) return -SB_EAGAIN;
+	if (somebody_lives(fd)) return 0;
+	return unlinkat(dir, file, 0) == 0 ? 1 : system_failed(errno);
+}
+
+int32_t sb_fleet_clean(int32_t dir, const char *name)
+{
+	if (sb_name_check(name) != 0) return -SB_ENAME;
+	struct file_name file = named_file(name);
+	int32_t result = -SB_EAGAIN;
+	for (int attempt = 0; attempt < JOIN_ATTEMPTS && result == -SB_EAGAIN; attempt++) {
+		struct sb_fleet_header there;
+		uint64_t bytes = 0;
+		int fd = -1;
+		result = open_file(dir, file.text, true, &fd, &bytes);
+		if (result != 0) continue;
+		result = read_header(fd, bytes, &there);
+		if (result == 0) result = take_join_lock(fd);
+		if (result == 0) result = remove_orphan(dir, file.text, fd);
+		let_go(fd);
+	}
+	if (result == 1) remove_leftovers(dir, name);
+	return result;
+}
+
 /* ---- what the handle knows --------------------------------------------------------------- */
 
 const void *sb_fleet_header(const struct sb_fleet *fleet)

@@ -187,6 +187,10 @@ SB_API struct sb_fleet *sb_fleet_observe(int32_t dir, const char *name);
  * removes the file. detached: no view is left, so the mapping goes; otherwise the addresses
  * stay. */
 SB_API void sb_fleet_leave(struct sb_fleet *fleet, int32_t detached);
+/* Removes the file of a fleet whose members have all ended; needs no space. 1 removed, 0: a member
+ * lives. -SB_ENOBUS (no file), -SB_ENAME, -SB_EPERM, -SB_ECORRUPT, -SB_EVERSION, -SB_EBUSY (one is
+ * stopped while it joins), -SB_EAGAIN (replaced again and again), -SB_EFILES, -SB_ESYS. */
+SB_API int32_t sb_fleet_clean(int32_t dir, const char *name);
 /* The private copy of page 0. */
 SB_API const void *sb_fleet_header(const struct sb_fleet *fleet);
 /* Geometry that the last failed sb_fleet_join of this thread found, as struct sb_fleet_header. */

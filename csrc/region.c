@@ -219,6 +219,7 @@ void link_forget(struct sb_hub *hub, uint32_t index)
 {
 	struct link *link = hub->links[index];
 	if (link == NULL) return;
+	stats_unlink(hub, index); /* nobody looks for its slots there any more */
 	hub->links[index] = NULL;
 	free(link);
 	while (hub->link_count > 0 && hub->links[hub->link_count - 1] == NULL) hub->link_count--;

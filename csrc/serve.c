@@ -62,13 +62,14 @@ static int64_t text_units(const char *text, size_t bytes)
 	return units;
 }
 
-/* Bytes of the longest beginning of a text that has at most `limit` and whole characters. */
+/* Bytes of the longest beginning of a text that has at most `limit` and is UTF-8. */
 static size_t cut_text(const char *text, size_t limit)
 {
-	size_t bytes = strnlen(text, limit + 1);
-	if (bytes <= limit) return bytes;
-	for (bytes = limit; bytes > 0 && ((uint8_t)text[bytes] & 0xc0) == 0x80;) bytes--;
-	return bytes;
+	size_t bytes = strnlen(text, limit), at = 0;
+	uint32_t step = 1;
+	for (; at < bytes && step > 0; at += step)
+		step = character_bytes((const uint8_t *)text + at, bytes - at);
+	return at;
 }
 
 /* ---- attach ------------------------------------------------------------------------------ */
@@ -321,14 +322,12 @@ static int32_t open_call(struct sb_worker *worker, struct sb_call *call)
 	return 1;
 }
 
+/* 0 also after a call that was answered here: however many such come, nobody is held up. */
 static int32_t next_call(struct sb_worker *worker, struct sb_call *call)
 {
-	for (;;) {
-		int32_t taken = sb_slot_take(worker, worker->spin_ns);
-		if (taken == 0 || taken < 0) return taken;
-		int32_t opened = taken == 1 ? open_call(worker, call) : 0;
-		if (opened != 0) return opened;
-	}
+	int32_t taken = sb_slot_take(worker, worker->spin_ns);
+	if (taken == 1) return open_call(worker, call);
+	return taken < 0 ? taken : 0;
 }
 
 int32_t sb_worker_receive(struct sb_worker *worker, struct sb_call *call, uint32_t timeout_ms)

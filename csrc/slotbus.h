@@ -9,6 +9,8 @@
  *  - One region per worker life, made by the hub, sealed, handed over once. It is never initialised
  *    twice; when the worker ends, the hub forgets it and the kernel frees it with its last user.
  *  - A handle (sb_hub, sb_worker) belongs to one thread. Two handles share nothing in this process.
+ *  - A child made by fork has no part of a handle: its memory is not mapped there, and the child's
+ *    copy of a socket hides the end of its parent. It calls exec, or touches nothing of this.
  *  - Shared memory is hostile: each shared word is read once into a local, checked, then used.
  *  - No function calls back, none allocates on the request path, none blocks unless it says so.
  *  - Times are nanoseconds or milliseconds of CLOCK_MONOTONIC.
@@ -440,7 +442,7 @@ SB_API int32_t sb_name_check(const char *name);
  * (information). -SB_EPERM: NAME.lock is no file of ours, or has another name too. -SB_EFILES,
  * -SB_ESYS; -SB_EAGAIN: it vanished again and again. */
 SB_API int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid);
-/* Sets the mode of NAME.sock: 0600, or 0666 when shared. */
+/* Sets the mode of NAME.sock: 0600, or 0666 when shared. -SB_ESYS. */
 SB_API int32_t sb_name_expose(int32_t dir, const char *name, int32_t shared);
 /* Unlinks NAME.sock and NAME.lock while the lock is held, then closes it. */
 SB_API void sb_name_unlock(int32_t dir, const char *name, int32_t lock);
@@ -449,7 +451,8 @@ SB_API void sb_fd_close(int32_t fd);
 /* ---- handshake (attach.c) ---------------------------------------------------------------- */
 
 /* Who is on the other end: out[0] pid, out[1] uid, out[2] a pidfd, out[3] its /proc/PID/statm
- * (UINT32_MAX where the kernel has none; both for sb_fd_close). -SB_ECLOSED when it has gone. */
+ * (UINT32_MAX where the kernel has none; both for sb_fd_close). -SB_ECLOSED when it has gone.
+ * -SB_EFILES, -SB_ESYS. */
 SB_API int32_t sb_peer_identify(int32_t fd, uint32_t *out);
 /* 1 when the process behind the pidfd has ended (its stores have stopped), else 0. */
 SB_API int32_t sb_peer_ended(int32_t pidfd);
@@ -465,9 +468,10 @@ SB_API double sb_now_ms(void);
 /* Checks the body of a JOIN: 0 and out = role, concurrency; -SB_EPROTO, or -SB_EVERSION and out =
  * the worker's lowest and highest ABI version. */
 SB_API int32_t sb_join_check(const void *body, uint32_t body_bytes, uint32_t *out);
-/* Sends REFUSED with our ABI range and the code (a positive enum sb_error). */
+/* Sends REFUSED with our ABI range and the code (a positive enum sb_error). As sb_control_send. */
 SB_API int32_t sb_join_refuse(int32_t fd, int32_t error);
-/* One message, all or nothing, never blocking: 0, -SB_EAGAIN, -SB_ECLOSED, -SB_ESYS. */
+/* One message, all or nothing, never blocking: 0, -SB_EAGAIN, -SB_ECLOSED, -SB_EINVAL (a body of
+ * more than 254 bytes), -SB_EPROTO (it was cut: close the socket), -SB_EFILES, -SB_ESYS. */
 SB_API int32_t sb_control_send(int32_t fd, uint32_t type, const void *body, uint32_t body_bytes);
 
 /* ---- the hub (slot.c, region.c, wait.c) -------------------------------------------------- */
@@ -475,7 +479,8 @@ SB_API int32_t sb_control_send(int32_t fd, uint32_t type, const void *body, uint
 struct sb_hub;
 struct sb_worker;
 
-/* A hub without links. Sizes in bytes. NULL: see sb_error_last(). */
+/* A hub without links. Sizes in bytes. NULL: see sb_error_last() (-SB_EINVAL, -SB_ENOMEM,
+ * -SB_ELIMIT, -SB_EFILES, -SB_ESYS). */
 SB_API struct sb_hub *sb_hub_open(uint32_t slots, uint32_t payload_limit, uint32_t head_limit,
                                   uint32_t inline_bytes, uint32_t flags, uint32_t bus_tag);
 /* Forgets every link and frees the handle; mappings are the caller's to unmap before
@@ -484,11 +489,12 @@ SB_API void sb_hub_close(struct sb_hub *hub);
 /* SB_BATCH events of SB_EVENT_WORDS words. */
 SB_API const void *sb_hub_events(const struct sb_hub *hub);
 /* Makes a region and sends HELLO with it on fd. Returns the link's index. The link takes no
- * request before sb_link_start. -SB_EFULL (SB_LINKS_MAX), -SB_ENOMEM, -SB_ELIMIT, -SB_EFILES,
- * -SB_ECLOSED. */
+ * request before sb_link_start. -SB_EFULL (SB_LINKS_MAX), -SB_ENOMEM, -SB_ELIMIT, -SB_EINVAL
+ * (concurrency 0), or as sb_control_send. */
 SB_API int32_t sb_link_offer(struct sb_hub *hub, int32_t fd, uint32_t concurrency);
-/* Sends HELLO with the read-only statistics on fd. */
+/* Sends HELLO with the read-only statistics on fd. As sb_control_send. */
 SB_API int32_t sb_hub_observe(struct sb_hub *hub, int32_t fd);
+/* Its worker is attached: it takes requests. -SB_EINVAL: no such link. */
 SB_API int32_t sb_link_start(struct sb_hub *hub, uint32_t link);
 /* The end of a life: no new requests, no bell. The slots are then judged one by one
  * (sb_slot_withdraw). */
@@ -509,26 +515,30 @@ SB_API int32_t sb_link_parked(const struct sb_hub *hub, uint32_t link);
  * it did. Inline bytes of the warm slots and the first page of every arena stay: what was written
  * there (heads are repeated without being written again) is still there. */
 SB_API int32_t sb_link_trim(struct sb_hub *hub, uint32_t link);
-/* out: per slot state, age in ms since its last change by the hub. Returns the number of slots. */
+/* out: per slot state, age in ms since its last change by the hub. Returns the number of slots, or
+ * -SB_ECLOSED: no such link. */
 SB_API int32_t sb_link_snapshot(const struct sb_hub *hub, uint32_t link, uint32_t *out);
 /* Counts bells the socket brought; -SB_EPROTO when more than SB_BELLS_PER_SECOND found no work. */
 SB_API int32_t sb_link_bell(struct sb_hub *hub, uint32_t link, uint32_t bells);
 
-/* FREE to WRITING: the slot's index, or -SB_EBUSY. Its arena may be written until publish or
- * cancel. */
+/* FREE to WRITING: the slot's index. Its arena may be written until publish or cancel. -SB_EBUSY,
+ * -SB_ECLOSED (the link is not started, or stopped), -SB_ECORRUPT (evict the worker; so with all
+ * that follow). */
 SB_API int32_t sb_slot_reserve(struct sb_hub *hub, uint32_t link);
 /* WRITING to READY, hint, bell if the worker is parked: 1 when it rang, else 0. The caller has
- * registered the request before. timeout_ms 0 = none. method + SB_STREAMS: the body streams. */
+ * registered the request before. timeout_ms 0 = none. method + SB_STREAMS: the body streams.
+ * -SB_EINVAL: not WRITING, or lengths above their limits; -SB_ECORRUPT. */
 SB_API int32_t sb_slot_publish(struct sb_hub *hub, uint32_t link, uint32_t slot, uint32_t method,
                                uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                                uint32_t timeout_ms, double serial);
-/* WRITING to FREE. */
+/* WRITING to FREE. -SB_EINVAL: it was not WRITING; -SB_ECORRUPT. */
 SB_API int32_t sb_slot_cancel(struct sb_hub *hub, uint32_t link, uint32_t slot);
 /* Gives up a published request: SB_FREE (it was READY: never executed), SB_ABANDONED (it was
- * CLAIMED) or SB_DONE (it is answered: the event is in sb_hub_events()[0]). -SB_ECORRUPT. */
+ * CLAIMED) or SB_DONE (it is answered: the event is in sb_hub_events()[0]). -SB_ECORRUPT;
+ * -SB_EINVAL: it was not published, or its end was delivered. */
 SB_API int32_t sb_slot_withdraw(struct sb_hub *hub, uint32_t link, uint32_t slot);
 /* DONE to FREE after the response was copied out. -SB_ECORRUPT: it changed meanwhile, trust
- * nothing. */
+ * nothing. -SB_EINVAL: it was not delivered. */
 SB_API int32_t sb_slot_release(struct sb_hub *hub, uint32_t link, uint32_t slot);
 /* Ms to the deadline of the slot's last request, below 0 when it is over; 0 when it had none. */
 SB_API double sb_slot_time_left(const struct sb_hub *hub, uint32_t link, uint32_t slot);
@@ -569,7 +579,7 @@ SB_API const void *sb_worker_look(const struct sb_worker *worker);
 SB_API int32_t sb_slot_begin(struct sb_worker *worker, uint32_t slot, uint32_t token,
                              uint32_t head_bytes, uint32_t status_code);
 /* STREAMING to DONE. error_bytes: of an error head that was written where the next bytes would be,
- * 0 none. */
+ * 0 none. -SB_ESTALE; -SB_EINVAL: it was not begun, or the error is more than there is room for. */
 SB_API int32_t sb_slot_finish(struct sb_worker *worker, uint32_t slot, uint32_t token,
                               uint32_t error_bytes);
 
@@ -585,7 +595,8 @@ SB_API void sb_hub_unpark(struct sb_hub *hub);
  * in SB_MOVE_US, and as far as its affinity allows, which stays the same. 1 moved, else 0. */
 SB_API int32_t sb_hub_spread(struct sb_hub *hub);
 /* Blocks (spins spin_ns, then sleeps on a futex) until the slot is DONE: its event is in
- * sb_hub_events()[0]. -SB_ETIMEDOUT, -SB_ECLOSED (the worker's socket hung up). */
+ * sb_hub_events()[0]. -SB_ETIMEDOUT, -SB_ECLOSED (the worker's socket hung up), -SB_EINVAL (it is
+ * not in flight). */
 SB_API int32_t sb_slot_wait(struct sb_hub *hub, uint32_t link, uint32_t slot, uint32_t timeout_ms,
                             uint32_t spin_ns);
 
@@ -610,8 +621,10 @@ SB_API double sb_slot_round_trip(const struct sb_hub *hub, uint32_t link, uint32
 /* Starts to connect. Never blocks; sb_worker_step goes on. NULL: see sb_error_last()
  * (-SB_ENAME, -SB_EFILES, -SB_ENOMEM, -SB_ESYS). */
 SB_API struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurrency);
-/* One step of the handshake: 0 attached, -SB_EAGAIN, or why not. After -SB_EVERSION and -SB_EPERM
- * peer[0..1] hold the hub's lowest and highest ABI version (0 when it did not say). */
+/* One step of the handshake: 0 attached, -SB_EAGAIN, or why not: what the hub refused with,
+ * -SB_ENOBUS, -SB_EPERM, -SB_EVERSION, -SB_EPROTO, -SB_ECORRUPT, -SB_ECLOSED, -SB_EFILES,
+ * -SB_ELIMIT, -SB_ENAME, -SB_ESYS. After -SB_EVERSION and -SB_EPERM peer[0..1] hold the hub's
+ * lowest and highest ABI version (0 when it did not say). */
 SB_API int32_t sb_worker_step(struct sb_worker *worker, uint32_t *peer);
 /* The connected control socket, to be read by one event loop; C goes on writing to it. */
 SB_API int32_t sb_worker_fd(const struct sb_worker *worker);
@@ -629,25 +642,28 @@ SB_API const void *sb_worker_arenas(const struct sb_worker *worker);
 SB_API const void *sb_worker_request(const struct sb_worker *worker);
 
 /* Claims one request, spinning up to spin_ns for it: 1 taken, 0 none, 2 the rings of a slot that
- * runs moved (sb_worker_request has its slot). -SB_ECORRUPT: leave this hub. */
+ * runs moved (sb_worker_request has its slot). -SB_ECORRUPT: leave this hub. -SB_ECLOSED: not
+ * attached. */
 SB_API int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns);
 /* full: sb_slot_take leaves requests alone and tells of running streams only. */
 SB_API void sb_worker_full(struct sb_worker *worker, int32_t full);
 /* CLAIMED to DONE after the response was written; hint, bell if the hub is parked. -SB_ESTALE:
- * the caller had given up or token is not that of the claim; the slot is free again. status_code
- * 0: an error. */
+ * the caller had given up or token is not that of the claim; the slot is free again. -SB_EINVAL: a
+ * length above its limit, or no status; it is still claimed. status_code 0: an error. */
 SB_API int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
                                 uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                                 uint32_t status_code);
 /* 1 when the caller of this claim has given up, or the hub's socket has hung up. */
 SB_API int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, uint32_t token);
-/* can_take: whether requests would be taken (capacity is left). 1 parked, 0 there is work. */
+/* can_take: whether requests would be taken (capacity is left). 1 parked, 0 there is work,
+ * -SB_ECLOSED: not attached. */
 SB_API int32_t sb_worker_park(struct sb_worker *worker, int32_t can_take);
 SB_API void sb_worker_unpark(struct sb_worker *worker);
 /* As sb_hub_spread. */
 SB_API int32_t sb_worker_spread(struct sb_worker *worker);
 /* For a worker that keeps its socket in C: parks, blocks on a futex for up to SB_SLICE_MS, then in
- * poll(2) until a bell or timeout_ms. 0 woken or timed out, -SB_ECLOSED: the hub is gone. */
+ * poll(2) until a bell, a signal or timeout_ms. 0 woken or timed out, -SB_ECLOSED: the hub is
+ * gone. */
 SB_API int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
 
 /* ---- observers (observe.c) ------------------------------------------------------------------
@@ -658,10 +674,10 @@ SB_API int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
 /* Starts to connect, as sb_worker_open; sb_worker_step goes on and sb_worker_close ends it. */
 SB_API struct sb_worker *sb_observer_open(int32_t dir, const char *name);
 /* Copies the statistics out: a whole struct sb_stats. -SB_ECLOSED: the hub has ended, or closed the
- * connection; what is copied are its last words. */
+ * connection; what is copied are its last words. -SB_EINVAL: it is not attached yet. */
 SB_API int32_t sb_observer_read(const struct sb_worker *observer, void *out);
 /* Whether a hub lives that has the name, without asking it and without a lock of our own: 1 yes, 0
- * no; -SB_ENOBUS: there is no NAME.lock. -SB_EPERM, -SB_EFILES, -SB_ESYS. */
+ * no; -SB_ENOBUS: there is no NAME.lock. -SB_ENAME, -SB_EPERM, -SB_EFILES, -SB_ESYS. */
 SB_API int32_t sb_name_probe(int32_t dir, const char *name);
 
 /* ---- a worker in a page (serve.c) ------------------------------------------------------------
@@ -725,9 +741,10 @@ struct sb_answer { /* zero is the default of each */
 SB_API struct sb_worker *sb_worker_attach(const char *directory, const char *name,
                                           uint32_t concurrency, uint32_t timeout_ms);
 /* Waits for the next call, spinning for up to 50 us, then asleep. 1: call is filled. 0: none, for
- * the time is over, or a signal or a bell without work ended the wait early. -SB_ECLOSED: the hub
- * is gone. -SB_ECORRUPT: it broke the protocol. -SB_EINVAL: no handle of sb_worker_attach. After
- * an error only sb_worker_detach. timeout_ms 0 does not block; UINT32_MAX waits for ever. */
+ * the time is over, or a signal, a bell without work or a call that it answered itself ended the
+ * wait early. -SB_ECLOSED: the hub is gone. -SB_ECORRUPT: it broke the protocol. -SB_EINVAL: no
+ * handle of sb_worker_attach. After an error only sb_worker_detach. timeout_ms 0 does not block;
+ * UINT32_MAX waits for ever. */
 SB_API int32_t sb_worker_receive(struct sb_worker *worker, struct sb_call *call,
                                  uint32_t timeout_ms);
 /* The value of the header called name, upper and lower case alike, the first if there are several;
@@ -745,7 +762,7 @@ SB_API void *sb_worker_reserve(struct sb_worker *worker, const struct sb_call *c
 SB_API int32_t sb_worker_answer(struct sb_worker *worker, const struct sb_call *call,
                                 const struct sb_answer *answer);
 /* Answers with an error: its caller gets a RemoteError of that code ("HANDLER_FAILED" if NULL) and
- * message, cut where they do not fit. -SB_ESTALE; -SB_EINVAL: text that is no UTF-8. */
+ * message, cut where they do not fit or are no UTF-8. -SB_ESTALE. */
 SB_API int32_t sb_worker_fail(struct sb_worker *worker, const struct sb_call *call,
                               const char *code, const char *message);
 /* Leaves in good order and frees the handle; NULL is ignored. Calls that were received and not

@@ -9,7 +9,7 @@ import os
 import sys
 from ctypes import POINTER, byref, c_char_p, c_int32, c_uint32, c_uint64, c_void_p
 
-ECLOSED = -14
+EINVAL, ECLOSED = -1, -14
 
 
 class Call(ctypes.Structure):  # struct sb_call
@@ -64,9 +64,10 @@ def main(name):
             continue
         try:
             body = handle(call.path.decode(), ctypes.string_at(call.body, call.body_bytes))
-            answer(worker, byref(call), byref(Answer(body=body, body_bytes=len(body))))
+            if answer(worker, byref(call), byref(Answer(body=body, body_bytes=len(body)))) == EINVAL:
+                raise ValueError(f"an answer of {len(body)} bytes is more than the hub takes")
         except Exception as error:  # whatever it is, its caller hears of it
-            fail(worker, byref(call), type(error).__name__.encode(), str(error).encode())
+            fail(worker, byref(call), type(error).__name__.encode(), str(error).encode(errors="replace"))
     detach(worker)
     print(error_text(got).decode())
     sys.exit(0 if got == ECLOSED else 1)

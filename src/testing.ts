@@ -13,6 +13,8 @@ export type TestBusOptions = Partial<Omit<SlotBusOptions, "name" | "directory">>
 
 /** How long a process that was told to end, or a leak, has until it counts, in ms. */
 const LIMIT_MS = 5_000;
+/** How long stderr is read after the end, in ms: a process that the program started may hold it open. */
+const STDERR_MS = 500;
 let serial = 0;
 
 /**
@@ -92,7 +94,8 @@ export class TestBus implements AsyncDisposable {
     this.bus.on("workerJoined", onJoin);
     const fail = async (how: string): Promise<void> => {
       child.kill("SIGKILL");
-      reject(new ResourceError(`${file} ${how}: ${(await stderr).trim() || "it said nothing"}`));
+      const said = await Promise.race([stderr, Bun.sleep(STDERR_MS).then(() => "")]);
+      reject(new ResourceError(`${file} ${how}: ${said.trim() || "it said nothing"}`));
     };
     const timer = setTimeout(() => void fail(`was not attached after ${LIMIT_MS} ms`), LIMIT_MS);
     void child.exited.then((code) => fail(`ended with ${code} before it was attached`));

@@ -162,6 +162,28 @@ test("a worker in C notices that its caller gave up, and its late answer reaches
   expect(bus.stats().workersDied).toBe(0);
 }, 30_000);
 
+test("a worker in C whose error was cut within a character answers all the same", async () => {
+  await using space = new Workspace();
+  const bus = await hub(space);
+  await using _ = new Foreign([cWorker], space);
+  await bus.ready();
+  const path = `/${"a".repeat(98)}`;
+  const error = await rejection(bus.request({ path: `${path}é` }, { timeout: 10_000 }));
+  expect(error).toBeInstanceOf(RemoteError);
+  expect(error.message).toEndWith(`there is nothing at ${path}`);
+}, 30_000);
+
+test("a worker in Python whose answer is longer than the hub takes tells its caller", async () => {
+  await using space = new Workspace();
+  const bus = await hub(space);
+  await using _ = new Foreign(python, space);
+  await bus.ready();
+  const error = await rejection(bus.request({ path: "/hello", body: "a".repeat(1 << 20) }, { timeout: 10_000 }));
+  expect(error).toBeInstanceOf(RemoteError);
+  expect(error.message).toContain("more than the hub takes");
+  expect((await bus.request({ path: "/echo", body: "on" })).text()).toBe("on");
+}, 30_000);
+
 test("a body that streams to a worker in C is refused with one error, and the worker goes on", async () => {
   await using space = new Workspace();
   const bus = await hub(space);

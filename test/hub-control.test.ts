@@ -365,3 +365,18 @@ test("docs/hub.md names the codes that the hub answers with, and no others", () 
   const ofErrors = ["INVALID_CONFIG"]; // of a SlotbusError
   expect([...named].sort()).toEqual([...used, ...ofErrors].sort());
 });
+
+test("a hub that exits without close gives its control socket back while it has its name", async () => {
+  await using space = new Workspace();
+  const program = `
+    import { existsSync } from "node:fs";
+    import { createHub } from ${JSON.stringify(join(import.meta.dir, "../src/hub/index.ts"))};
+    const directory = ${JSON.stringify(space.directory)};
+    const look = () => console.log(["control", "lock"].filter((file) => existsSync(directory + "/hub." + file)).join());
+    process.on("exit", look); // behind that of the bus
+    await createHub({ port: 0, directory });
+    look();
+    process.exit();`;
+  const child = Bun.spawn([process.execPath, "-e", program], { stdio: ["ignore", "pipe", "inherit"] });
+  expect(await child.stdout.text()).toBe("control,lock\n\n");
+});

@@ -12,7 +12,14 @@ import {
 } from "@opentelemetry/sdk-trace-base";
 import { BusObserver } from "../src/bus/observer.ts";
 import { bucketEdge, quantileUs } from "../src/bus/metrics.ts";
-import { type HandleTrace, handleTraces, isTraceparent, type RequestTrace, requestTraces } from "../src/bus/tracing.ts";
+import {
+  type HandleTrace,
+  handleTraces,
+  isTraceparent,
+  requestListeners,
+  type RequestTrace,
+  requestTraces,
+} from "../src/bus/tracing.ts";
 import { contract, rpc } from "../src/index.ts";
 import { InvalidConfigError, RemoteError } from "../src/index.ts";
 import { instrument } from "../src/otel.ts";
@@ -254,6 +261,17 @@ test("without a subscriber nothing is published, and no message is made", async 
   };
   await bus.request(request);
   expect(read).toBe(1); // by the encoding; a message would read it too
+});
+
+test("two copies of slotbus in one process both see who listens to a tracing channel", async () => {
+  const path = "../src/bus/tracing.ts?copy";
+  const { requestListeners: others } = (await import(path)) as typeof import("../src/bus/tracing.ts");
+  expect(others).not.toBe(requestListeners);
+  {
+    using _ = new Heard<RequestTrace>("slotbus.request");
+    expect([requestListeners.now, others.now]).toEqual([true, true]);
+  }
+  expect([requestListeners.now, others.now]).toEqual([false, false]);
 });
 
 // ---- traceparent --------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 /** slotbus/testing: what users' tests are made of. */
 
 import { expect, test } from "bun:test";
-import { closeSync, existsSync, mkdtempSync, openSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Contest } from "../src/contest/index.ts";
@@ -55,6 +55,20 @@ test("a program that ends before it attaches is an error with what it said", asy
   const error = await rejection(shop.spawn(program, ["never"]));
   expect(error).toBeInstanceOf(ResourceError);
   expect(error.message).toContain("ended with 3 before it was attached: it cannot begin");
+});
+
+test("a program that ends before it attaches is an error also while what it started holds its stderr open", async () => {
+  await using shop = await testBus();
+  const [file, pid] = ["program.ts", "pid"].map((name) => join(shop.directory, name)) as [string, string];
+  writeFileSync(
+    file,
+    `const child = Bun.spawn(["sleep", "60"], { stdio: ["ignore", "ignore", "inherit"] });
+     await Bun.write(${JSON.stringify(pid)}, String(child.pid));
+     process.exit(3);`,
+  );
+  const error = await rejection(shop.spawn(file));
+  process.kill(Number(readFileSync(pid, "utf8")));
+  expect(error.message).toContain("ended with 3 before it was attached");
 });
 
 test("crashWorker kills the process of a worker, and its requests are settled when it resolves", async () => {

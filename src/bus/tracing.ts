@@ -56,9 +56,10 @@ function listening<T extends object>({ start, end, asyncStart, asyncEnd, error }
   const state = { now: channels.some(({ hasSubscribers }) => hasSubscribers) };
   for (const channel of channels) {
     for (const change of CHANGES) {
+      const theirs: unknown = Object.getOwnPropertyDescriptor(channel, change)?.value; // of another copy of this module
       const value = (...args: unknown[]): unknown => {
         const kind = Object.getPrototypeOf(channel) as Record<string, (...args: unknown[]) => unknown>; // another once it is used
-        const result = kind[change]!.apply(channel, args);
+        const result = ((theirs as (typeof kind)[string] | undefined) ?? kind[change]!).apply(channel, args);
         state.now = channels.some(({ hasSubscribers }) => hasSubscribers);
         return result;
       };

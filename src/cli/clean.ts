@@ -46,7 +46,7 @@ export async function cleanAll(given: string | undefined, isDry: boolean): Promi
     const cleaned = buses.map(({ name, isAlive, problem }) =>
       isAlive ? keptBus(name, problem) : cleanBus(dir, directory, name, isDry),
     );
-    for (const name of fleets) cleaned.push(await cleanFleet(directory, name, isDry));
+    for (const name of fleets) cleaned.push(await cleanFleet(dir, directory, name, isDry));
     return cleaned;
   } finally {
     native.sb_fd_close(dir);
@@ -69,23 +69,20 @@ function cleanBus(dir: number, directory: string, name: string, isDry: boolean):
   return { kind: "bus", name, action: "removed", reason };
 }
 
-/** Joins it as a new member would, which replaces an orphan's file, and leaves: the last member removes it. */
-async function cleanFleet(directory: string, name: string, isDry: boolean): Promise<Cleaned> {
+/** Whoever joins meanwhile waits for the lock by which it is judged and removed, and makes another. */
+async function cleanFleet(dir: number, directory: string, name: string, isDry: boolean): Promise<Cleaned> {
   const entry = { kind: "fleet", name } as const;
   try {
     const observed = await Fleet.observe({ name, directory });
-    const { geometry } = observed;
     const isAlive = observed.members().length > 0;
     await observed.leave();
     if (isAlive) return { ...entry, action: "kept", reason: ALIVE };
     const reason = "nobody has the lock of a member";
     if (isDry) return { ...entry, action: "would remove", reason };
-    const rings = Object.fromEntries(geometry.rings.map(({ name: ring, ...sizes }) => [ring, sizes]));
-    const member = await Fleet.join({ name, directory, rings });
-    const others = member.members().length - 1;
-    await member.leave();
-    if (others > 0) return { ...entry, action: "kept", reason: ALIVE };
-    return { ...entry, action: "removed", reason };
+    const result = native.sb_fleet_clean(dir, cString(name));
+    if (result === 0) return { ...entry, action: "kept", reason: ALIVE };
+    if (result === 1 || result === -C.SB_ENOBUS) return { ...entry, action: "removed", reason };
+    return { ...entry, action: "kept", reason: errorText(result) };
   } catch (error) {
     return { ...entry, action: "kept", reason: (error as Error).message };
   }

@@ -94,7 +94,7 @@ export class Hub implements AsyncDisposable {
       this.#pinger?.stop();
       throw error;
     }
-    process.on("exit", this.#onExit);
+    process.prependListener("exit", this.#onExit); // while the name is ours: the bus's own listener gives it back
   }
 
   get name(): string {

@@ -361,6 +361,7 @@ export const SYMBOLS = {
   sb_fleet_memory: { args: ["ptr"], returns: "i32" },
   sb_fleet_observe: { args: ["i32", "ptr"], returns: "ptr" },
   sb_fleet_leave: { args: ["ptr", "i32"], returns: "void" },
+  sb_fleet_clean: { args: ["i32", "ptr"], returns: "i32" },
   sb_fleet_header: { args: ["ptr"], returns: "ptr" },
   sb_fleet_found: { args: [], returns: "ptr" },
   sb_fleet_index: { args: ["ptr"], returns: "i32" },

@@ -264,7 +264,7 @@ TEST("members of a fleet are listed with what they are, and none that has left")
 		CHECK_EQ(infos[i].pid, getpid());
 		CHECK_EQ(infos[i].uid, geteuid());
 		CHECK_AT_MOST((double)time(NULL) * 1e3 - infos[i].joined_ms, 60000);
-		CHECK_AT_MOST(infos[i].joined_ms, ((double)time(NULL) + 1) * 1e3);
+		CHECK_AT_MOST(infos[i].joined_ms, ((double)time(NULL) + 2) * 1e3);
 		CHECK_EQ(sb_fleet_alive(two, i, 1), 1);
 		CHECK_EQ(sb_fleet_alive(two, i, 2), 0);
 	}
@@ -876,6 +876,34 @@ TEST("a fleet for which the directory has no space is ENOSPACE, nothing is left 
 	enter();
 	if (geteuid() == 0) CHECK_EQ(in_child(join_in_small_directory), 0);
 	depart(0);
+}
+
+static void clean_without_space(void)
+{
+	set_limit(RLIMIT_FSIZE, 0); /* no file can be made */
+	CHECK_EQ(sb_fleet_clean(dir, "crew"), 1);
+}
+
+TEST("a fleet's file is removed when its members have ended, without space for another; it is kept "
+     "while one lives or is stopped")
+{
+	enter();
+	board_open();
+	CHECK_EQ(sb_fleet_clean(dir, "crew"), -SB_ENOBUS);
+	CHECK_EQ(sb_fleet_clean(dir, "no name"), -SB_ENAME);
+	pid_t child = start(join_as_child);
+	uint64_t inode = inode_of("crew.fleet");
+	CHECK_EQ(sb_fleet_clean(dir, "crew"), 0);
+	stop(child);
+	CHECK_EQ(sb_fleet_clean(dir, "crew"), 0);
+	CHECK_EQ(inode_of("crew.fleet"), inode);
+	end(child);
+	CHECK_EQ(in_child(clean_without_space), 0);
+	CHECK_EQ(entries(), 0);
+	write_file("crew.fleet", "garbage", 7);
+	CHECK_EQ(sb_fleet_clean(dir, "crew"), -SB_ECORRUPT);
+	board_close();
+	depart(1);
 }
 
 /* ---- observers ----------------------------------------------------------------------------- */

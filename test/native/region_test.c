@@ -133,6 +133,38 @@ TEST("an observer can read the hub's statistics, sees them change, and can write
 	sb_hub_close(hub);
 }
 
+TEST("an observer learns the version of a hub whose statistics have another layout")
+{
+	struct pair pair = pair_open(1, 1);
+	uint32_t peer[2];
+	struct sb_worker *observer = sb_observer_open(-1, "shop");
+	CHECK(observer != NULL);
+	close(observer->fd);
+	observer->fd = dup(pair.worker_fd);
+	observer->step = AWAITING_HELLO;
+	pair.hub->stats->fingerprint ^= 1;
+	CHECK_EQ(sb_hub_observe(pair.hub, pair.hub_fd), 0);
+	CHECK_EQ(sb_worker_step(observer, peer), -SB_EVERSION);
+	CHECK_EQ(peer[0], SB_ABI);
+	CHECK_EQ(peer[1], SB_ABI);
+	sb_worker_close(observer, 1);
+	pair_close(&pair);
+}
+
+TEST("the statistics forget a link that is dropped without being stopped")
+{
+	struct pair pair = pair_open(2, 2);
+	struct sb_stats_link *entry = &pair.hub->stats->link[pair.index];
+	sb_stats_link(pair.hub, pair.index, 1, 1);
+	send_request(&pair, 0);
+	sb_stats_sample(pair.hub, 0, 1, 1);
+	CHECK_EQ(entry->states[SB_READY], 1);
+	sb_link_drop(pair.hub, pair.index, 1);
+	CHECK_EQ(entry->life, 0);
+	sb_stats_sample(pair.hub, 0, 0, 0); /* there are no slots to look at */
+	pair_close(&pair);
+}
+
 TEST("the HELLO of the statistics tells the size of their memory, as that of a region does")
 {
 	struct pair pair = pair_open(2, 2);
