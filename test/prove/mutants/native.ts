@@ -231,7 +231,7 @@ export const nativeRules: Rule<NativeFile>[] = [
   {
     rule: "two layouts of one version refuse each other",
     file: "attach.c",
-    edits: [["if (hello.abi != SB_ABI || hello.fingerprint != SB_FINGERPRINT) {", "if (hello.abi != SB_ABI) {"]],
+    edits: [["hello.abi != SB_ABI || hello.fingerprint != SB_FINGERPRINT", "hello.abi != SB_ABI"]],
     test: "a HELLO of another version or another layout is EVERSION and tells the hub's version",
   },
   {
