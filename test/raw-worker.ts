@@ -16,9 +16,9 @@ export class RawWorker {
   readonly #stride: number;
 
   /** Attaches; the hub must run meanwhile. */
-  static async open(directory: string, name: string): Promise<RawWorker> {
+  static async open(directory: string, name: string, concurrency = 4): Promise<RawWorker> {
     const dir = native.sb_dir_open(cString(directory), 0, 0);
-    const worker = native.sb_worker_open(dir, cString(name), 4) as Pointer;
+    const worker = native.sb_worker_open(dir, cString(name), concurrency) as Pointer;
     const peer = new Uint32Array(2);
     while (native.sb_worker_step(worker, peer) === -C.SB_EAGAIN) await Bun.sleep(1);
     native.sb_fd_close(dir);
@@ -40,9 +40,15 @@ export class RawWorker {
 
   /** Claims one request. */
   async take(): Promise<void> {
-    while (native.sb_slot_take(this.#worker, 0) !== 1) await Bun.sleep(1);
+    while (!this.tryTake()) await Bun.sleep(1);
+  }
+
+  /** Claims a request that is there. */
+  tryTake(): boolean {
+    if (native.sb_slot_take(this.#worker, 0) !== 1) return false;
     this.slot = this.#request[0]!;
     this.token = this.#request[1]!;
+    return true;
   }
 
   /** Answers as a worker should. */
@@ -75,6 +81,18 @@ export class RawWorker {
   /** Begins a streamed response as a worker should. */
   begin(head: number): void {
     native.sb_slot_begin(this.#worker, this.slot, this.token, head, 200);
+  }
+
+  /** Ends a streamed response as a worker should. */
+  finish(): void {
+    native.sb_slot_finish(this.#worker, this.slot, this.token, 0);
+  }
+
+  /** Sets the hint of every slot and rings. */
+  hint(): void {
+    const done = FIELDS["sb_region.done"][0];
+    for (let i = 0; i < 4; i++) this.#region.setBigUint64(done + 8 * i, 0xffff_ffff_ffff_ffffn, true);
+    this.send(C.SB_MSG_BELL, 0);
   }
 
   /** The status word of its claim. */

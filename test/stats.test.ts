@@ -71,6 +71,7 @@ test("every counter is exact after a sequence that moves each of them", async ()
     workersRestarted: 0,
     peersRefused: 0,
     heldRegions: 0,
+    unsettledAtEnd: 0,
     queued: 0,
     inFlight: 0,
   });

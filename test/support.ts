@@ -64,6 +64,8 @@ export class Workspace implements AsyncDisposable {
   readonly name = `bus-${process.pid}-${++serial}`;
   /** Files that a test leaves on purpose (those of a killed hub). */
   leftovers: string[] = [];
+  /** Requests that its buses could only reject by their last net; more than 0 when a test breaks the library to see that. */
+  unsettled = 0;
   readonly #open: AsyncDisposable[] = [];
 
   async bus(options: Partial<SlotBusOptions> = {}): Promise<SlotBus> {
@@ -89,10 +91,13 @@ export class Workspace implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    let unsettled = 0;
     for (const resource of this.#open.reverse()) {
       if (resource instanceof Child) await resource.kill();
       else await (resource as SlotBus | SlotWorker).close({ timeout: 0 });
+      if (resource instanceof SlotBus) unsettled += resource.stats().unsettledAtEnd;
     }
+    expect(unsettled).toBe(this.unsettled);
     const left = readdirSync(this.directory).filter((file) => !this.leftovers.includes(file));
     rmSync(this.directory, { recursive: true });
     expect(left).toEqual([]);

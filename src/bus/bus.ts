@@ -170,6 +170,7 @@ const TICK_MS = 20;
 const CLOSE_MS = 5_000;
 /** Between two looks at whether a dead worker's process has ended, in ms. */
 const DEATH_POLL_MS = 2;
+const DEFECT = "This is a defect of slotbus. Report it with what the worker's process was.";
 const noOptions: RequestOptions = {};
 /** Bodies that were asked for their first bytes; of any other a rejected request is the end. */
 const begunSources = new WeakSet<StreamSource>();
@@ -197,10 +198,18 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #links: Link[] = [];
   /** The same by the index C knows them by. */
   readonly #byIndex: (Link | undefined)[] = [];
+  /** Events are being handled: see {@link #handleEvents}. */
+  #handling = false;
+  /** Workers whose life ends when all events are handled. */
+  readonly #condemned: Link[] = [];
   /** Ended, with responses lent out: their regions stay. */
   readonly #lending = new Set<Link>();
   #serial = 0;
   #unsettled = 0;
+  /** See {@link BusStats.unsettledAtEnd}. */
+  #unsettledAtEnd = 0;
+  /** Idempotent requests that wait for the proof that their first worker's process has ended. */
+  readonly #proofWaiters = new Set<Pending>();
   #tick: ReturnType<typeof setTimeout> | null = null;
   #scratch: Arena | null = null;
   #draining = false;
@@ -462,6 +471,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
         ...readCounters(this.#hub),
         requests: this.#serial,
         wakeups: this.#driver.wakeups,
+        unsettledAtEnd: this.#unsettledAtEnd,
         queued: this.#queue.length,
         inFlight: this.#links.reduce((sum, link) => sum + link.used, 0),
         workers: this.#links.map(({ peer, concurrency, used }) => ({ pid: peer.pid, concurrency, inFlight: used })),
@@ -740,21 +750,37 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
 
   // ---- the way back ---------------------------------------------------------------------------------------------------
 
-  /** Handles what a poll or a tick found. No code of the user runs in here. */
+  /**
+   * Handles what a poll or a tick found. C reports an event once, so all of them are handled before a worker that broke the
+   * protocol in one of them is ended. No code of the user runs in here, and nothing else fills the buffer meanwhile.
+   */
   #handleEvents(count: number): number {
-    const words = this.#events;
+    this.#handling = true;
     for (let n = 0, at = 0; n < count; n++, at += C.SB_EVENT_WORDS) {
-      const link = this.#byIndex[words[at + 1]!];
-      if (!link || link.life !== words[at + 2]!) continue; // of a worker that an earlier event has ended
-      const kind = words[at]! & 0xffff;
-      const slot = words[at]! >>> 16;
-      if (kind === C.SB_EV_DONE) this.#deliver(link, slot, at);
-      else if (kind === C.SB_EV_STREAM) this.#flow(link, slot, at);
-      else this.#handleRare(link, slot, kind, words[at + 7]!);
+      const link = this.#byIndex[this.#events[at + 1]!];
+      if (!link || link.life !== this.#events[at + 2]!) continue; // of a worker that has ended since
+      try {
+        this.#handleEvent(link, at);
+      } catch (cause) {
+        this.#evict(link, `what it wrote could not be handled: ${String(cause)}`);
+      }
+    }
+    this.#handling = false;
+    if (this.#condemned.length > 0) {
+      for (const link of this.#condemned.splice(0)) this.#end(link, `was evicted (${link.evictedFor})`);
     }
     if (count > 0 && this.#queue.length > 0) this.#pump();
     if (this.#linkDrains.length > 0) this.#tellLinkDrains();
     return count;
+  }
+
+  #handleEvent(link: Link, at: number): void {
+    const words = this.#events;
+    const kind = words[at]! & 0xffff;
+    const slot = words[at]! >>> 16;
+    if (kind === C.SB_EV_DONE) this.#deliver(link, slot, at);
+    else if (kind === C.SB_EV_STREAM) this.#flow(link, slot, at);
+    else this.#handleRare(link, slot, kind, words[at + 7]!);
   }
 
   #handleRare(link: Link, slot: number, kind: number, token: number): void {
@@ -899,7 +925,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     } else {
       this.#collect(link, slot, pending, stream, (body) =>
         pending.kind === "borrow"
-          ? new BorrowedResponse(status, pid, head, body, () => {})
+          ? new BorrowedResponse(status, pid, head, body, null)
           : new BusResponse(status, pid, head, body),
       );
     }
@@ -1234,9 +1260,10 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   }
 
   #evict(link: Link, reason: string): void {
-    if (link.state === "ended") return;
+    if (link.state === "ended" || link.evictedFor !== null) return;
     link.evictedFor = reason;
-    this.#end(link, `was evicted (${reason})`);
+    if (this.#handling) this.#condemned.push(link);
+    else this.#end(link, `was evicted (${reason})`);
   }
 
   /** The end of a worker's life: the socket first, then each slot is judged by its state, hints ignored. */
@@ -1247,19 +1274,36 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     native.sb_link_stop(this.#hub, link.index);
     link.cut();
     const unclaimed: Pending[] = [];
+    const unsettled = link.pending.filter((pending) => pending !== null && !pending.settled) as Pending[];
     for (let slot = 0; slot < link.pending.length; slot++) {
       const pending = link.pending[slot];
       const stream = link.streams[slot];
-      if (stream?.receiver) this.#judgeStream(link, slot, stream, stream.receiver, how);
-      else if (pending && !pending.settled) this.#judge(link, slot, pending, how, unclaimed);
+      try {
+        if (stream?.receiver) this.#judgeStream(link, slot, stream, stream.receiver, how);
+        else if (pending && !pending.settled) this.#judge(link, slot, pending, how, unclaimed);
+      } catch (cause) {
+        if (pending) this.#rejectCorrupt(link, pending, cause);
+      }
     }
     for (const pending of unclaimed.reverse()) this.#putBack(pending);
+    if (unsettled.length > 0) setImmediate(() => this.#audit(link, unsettled));
     if (link.borrowed === 0) this.#forget(link);
     else this.#lending.add(link);
     this.#report(link, how);
     this.#crew?.left(link);
     if (this.#linkDrains.length > 0) this.#tellLinkDrains();
     this.#pump();
+  }
+
+  /** The net under {@link #end}: of what a worker had, whatever nobody has settled, nor has now, is rejected and counted. */
+  #audit(link: Link, had: Pending[]): void {
+    for (const pending of had) {
+      const isElsewhere = pending.link !== link && pending.link?.pending[pending.slot] === pending;
+      if (pending.settled || isElsewhere || pending.queued || this.#proofWaiters.has(pending)) continue;
+      this.#unsettledAtEnd++;
+      const message = `request ${this.#idOf(pending)} was not settled when worker pid ${link.peer.pid} ended.`;
+      this.#reject(pending, new RegionCorruptError(message, { hint: DEFECT, mayHaveExecuted: true }));
+    }
   }
 
   /** What was committed of a response that streamed is delivered, then the error. */
@@ -1314,24 +1358,25 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     }
   }
 
-  #rejectCorrupt(link: Link, pending: Pending): void {
+  #rejectCorrupt(link: Link, pending: Pending, cause?: unknown): void {
     const message = `worker pid ${link.peer.pid} corrupted the slot of request ${this.#idOf(pending)}.`;
-    this.#reject(pending, new RegionCorruptError(message, { mayHaveExecuted: true }));
+    this.#reject(pending, new RegionCorruptError(message, { cause, mayHaveExecuted: true }));
   }
 
   /** Two runs of an idempotent request must not overlap: the second waits for proof that the first has ended. */
   #retryAfterDeath(link: Link, pending: Pending): void {
     pending.wait.retried = true;
     link.retries++;
+    this.#proofWaiters.add(pending);
     const attempt = (): void => {
       const over = pending.timeoutMs > 0 && performance.now() - pending.startedAt >= pending.timeoutMs;
       if (!pending.settled && !over && !this.#closed && !link.hasEnded()) {
         setTimeout(attempt, DEATH_POLL_MS);
         return;
       }
+      this.#proofWaiters.delete(pending);
       if (--link.retries === 0 && !link.evictedFor) link.forgetProcess();
       if (pending.settled) return;
-      if (this.#closed) return this.#reject(pending, this.#closedError(true));
       if (over) return this.#timeOut(pending, true);
       native.sb_stats_add(this.#hub, C.SB_C_RETRIES, 1);
       this.#queue.pushFront(pending);
@@ -1369,6 +1414,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       this.#queue.remove(pending);
       this.#reject(pending, this.#closedError(pending.retried));
     }
+    for (const pending of this.#proofWaiters) this.#reject(pending, this.#closedError(true));
     for (const link of this.#links.slice()) {
       for (const pending of link.pending) {
         if (pending && !pending.settled && !link.streams[pending.slot]?.receiver)
@@ -1382,6 +1428,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#reception.close();
     this.#leave();
     this.#tellReadyWaiters();
+    if (this.#unsettled > 0) await new Promise((done) => setImmediate(done)); // a body that is gathered settles soon
+    this.#unsettledAtEnd += this.#unsettled;
     this.#finalMetrics = this.metrics();
     this.#finalStats = this.stats();
     detach(this.#events.buffer);

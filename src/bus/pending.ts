@@ -95,6 +95,11 @@ export class Pending {
     return this.#wait !== null && this.#wait.retried;
   }
 
+  /** It waits in the queue. */
+  get queued(): boolean {
+    return this.#wait !== null && this.#wait.queued;
+  }
+
   /** Ms left of the timeout at `now`, when it is published after it had queued; at least 1, or 0 for no timeout. */
   timeLeft(now: number): number {
     this.wait.sentAt = now;

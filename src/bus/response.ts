@@ -186,20 +186,27 @@ export class StreamedResponse extends ResponseHead implements AsyncDisposable {
 
 /**
  * A response whose body is a view of shared memory: no copy is made, and the worker's slot stays taken until it
- * is released. For workers one trusts: a worker that breaks the rules can change the bytes while they are read.
+ * is released. For workers one trusts: a worker that breaks the rules can change the bytes while they are read. An answer that
+ * streamed is no view: its pieces were put together in memory of the caller's own, which {@link release} leaves alone.
  *
  *     using response = await bus.borrow({ path: "/big" });
  */
 export class BorrowedResponse extends BusResponse implements Disposable {
   #release: ((held: boolean) => void) | null;
 
-  /** @internal */
-  constructor(status: number, workerPid: number, head: Head, body: Uint8Array, release: (held: boolean) => void) {
+  /** @internal `release` is `null` for a body that is the caller's own. */
+  constructor(
+    status: number,
+    workerPid: number,
+    head: Head,
+    body: Uint8Array,
+    release: ((held: boolean) => void) | null,
+  ) {
     super(status, workerPid, head, body);
     this.#release = release;
   }
 
-  /** Ends the borrow: the view has length 0 from now on. Any number of times. */
+  /** Ends the borrow: a view has length 0 from now on. Any number of times. */
   release(): void {
     const release = this.#release;
     this.#release = null;

@@ -36,6 +36,11 @@ export interface BusStats {
   peersRefused: number;
   /** Regions whose address space stayed because somebody held a view at the end. */
   heldRegions: number;
+  /**
+   * Requests that nothing had settled when their worker, or the bus, ended, and that were rejected then. More than 0 is a
+   * defect of slotbus.
+   */
+  unsettledAtEnd: number;
   /** Requests that wait for a worker now. */
   queued: number;
   /** Slots in use now. */

@@ -112,15 +112,13 @@ export class Sender {
     this.#channel = channel;
   }
 
-  /** Sends all of the source, then calls `ended` once; at once when {@link stop} is called, whatever the source does. */
+  /**
+   * Sends all of the source, then calls `ended` once; at once when {@link stop} is called, whatever the source does. The
+   * source is the user's code: it runs in a microtask of its own, never within this call.
+   */
   send(source: StreamSource, ended: (end: SendEnd) => void): void {
-    const iterator = iterate(source);
-    this.#iterator = iterator;
     this.#ended = ended;
-    if (this.#stopped) this.#leave();
-    else if (Symbol.asyncIterator in source)
-      void this.#pump(this.#takeAsync(iterator as AsyncIterator<Uint8Array | string>));
-    else void this.#pump(this.#takeSync(iterator as Iterator<Uint8Array | string>));
+    void this.#pump(source);
   }
 
   /** Nobody wants the rest. */
@@ -135,7 +133,8 @@ export class Sender {
   #leave(): void {
     this.#end(STOPPED);
     // A generator hears of it at its next `yield`, a stream at once.
-    if (this.#iterator) void endIterator(this.#iterator);
+    const iterator = this.#iterator;
+    if (iterator) queueMicrotask(() => void endIterator(iterator));
   }
 
   #end(how: SendEnd): void {
@@ -171,12 +170,21 @@ export class Sender {
     outgoing.bytes.set(bytes.subarray(first), ringStart);
   }
 
-  async #pump(taken: Promise<boolean>): Promise<void> {
+  async #pump(source: StreamSource): Promise<void> {
+    await null;
+    if (this.#stopped) return endSource(source);
     try {
-      if ((await taken) && this.#tell(0)) this.#end(SENT);
+      if ((await this.#take(source)) && this.#tell(0)) this.#end(SENT);
     } catch (error) {
       if (this.#tell(0)) this.#end({ how: "failed", error });
     }
+  }
+
+  #take(source: StreamSource): Promise<boolean> {
+    const iterator = (this.#iterator = iterate(source));
+    return Symbol.asyncIterator in source
+      ? this.#takeAsync(iterator as AsyncIterator<Uint8Array | string>)
+      : this.#takeSync(iterator as Iterator<Uint8Array | string>);
   }
 
   /** `false` when stopped. */
@@ -278,14 +286,15 @@ function iterate(source: StreamSource): SourceIterator {
   return Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
 }
 
-/** Ends a source that nobody has read from, nor will. Anything else is left alone. */
+/** Ends a source that nobody has read from, nor will. Anything else is left alone. It is told in a microtask of its own. */
 export function endSource(source: unknown): void {
   if (!isStreamSource(source) || (source instanceof ReadableStream && source.locked)) return;
-  void endIterator(iterate(source));
+  queueMicrotask(() => void endIterator(source));
 }
 
-async function endIterator(iterator: SourceIterator): Promise<void> {
+async function endIterator(source: StreamSource | SourceIterator): Promise<void> {
   try {
+    const iterator = isStreamSource(source) ? iterate(source) : source;
     await iterator.return?.();
   } catch {
     // nobody is left to hear of it
@@ -460,7 +469,14 @@ export class Receiver {
       }
       chunks.push(step.value);
     }
-    return chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, bytes);
+    if (chunks.length === 1) return chunks[0]!;
+    const whole = new Uint8Array(bytes); // not a Buffer, whose `slice` is a view
+    let at = 0;
+    for (const chunk of chunks) {
+      whole.set(chunk, at);
+      at += chunk.length;
+    }
+    return whole;
   }
 
   /** For one `for await`. Leaving it early cancels. */

@@ -98,6 +98,36 @@ export const libraryRules: LibraryRule[] = [
     test: "a loan outlives the kill of its worker: the bytes stay, and with the last one the region goes",
   },
   {
+    rule: "all events of a batch are handled before a worker that broke the protocol in one is ended",
+    file: "bus/bus.ts",
+    edits: [["if (this.#handling) this.#condemned.push(link);\n    else ", ""]],
+    suite: "settle",
+    test: "a request whose answer begins in the batch that evicts its worker",
+  },
+  {
+    rule: "what nobody has settled at the end of a worker is rejected",
+    file: "bus/bus.ts",
+    edits: [["if (unsettled.length > 0) setImmediate(() => this.#audit(link, unsettled));", ""]],
+    suite: "settle",
+    test: "a request that nothing settles at the end of its worker is rejected then",
+  },
+  {
+    rule: "a source never runs while events are handled",
+    file: "bus/stream.ts",
+    edits: [["    await null;\n    if (this.#stopped) return endSource(source);\n", ""]],
+    suite: "settle",
+    test: "a source, sync, that blocks in its first step",
+  },
+  {
+    rule: "a source is never ended while events are handled",
+    file: "bus/stream.ts",
+    edits: [
+      ["if (iterator) queueMicrotask(() => void endIterator(iterator));", "if (iterator) void endIterator(iterator);"],
+    ],
+    suite: "settle",
+    test: "a source that blocks when it is ended",
+  },
+  {
     rule: "a slot that is lent is not free",
     file: "bus/bus.ts",
     edits: [["if (!lending && !this.#free(link, slot)) {", "if (!this.#free(link, slot)) {"]],
