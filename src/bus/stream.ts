@@ -171,7 +171,7 @@ export class Sender {
   }
 
   async #pump(source: StreamSource): Promise<void> {
-    await null;
+    await Promise.resolve();
     if (this.#stopped) return endSource(source);
     try {
       if ((await this.#take(source)) && this.#tell(0)) this.#end(SENT);

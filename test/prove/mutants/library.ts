@@ -114,7 +114,7 @@ export const libraryRules: LibraryRule[] = [
   {
     rule: "a source never runs while events are handled",
     file: "bus/stream.ts",
-    edits: [["    await null;\n    if (this.#stopped) return endSource(source);\n", ""]],
+    edits: [["    await Promise.resolve();\n    if (this.#stopped) return endSource(source);\n", ""]],
     suite: "settle",
     test: "a source, sync, that blocks in its first step",
   },
