@@ -918,6 +918,7 @@ describe("looking", () => {
       workerRestarts: 0,
       routingErrors: 0,
       clientConnects: 0,
+      clientRefusals: 0,
       clientDisconnects: 0,
       inFlight: 0,
       dropped: 0,
