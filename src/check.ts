@@ -1,5 +1,6 @@
 /** Arguments and options: each wrong value gets one clear error. */
 
+import { createHash, timingSafeEqual } from "node:crypto";
 import { InvalidConfigError } from "./errors.ts";
 
 /** A value as the text of an error shows it, whatever it is; text has quotes. */
@@ -70,6 +71,18 @@ export function checkInteger(option: string, value: unknown, low: number, high: 
   throw new InvalidConfigError(
     `${option} is ${shown(value)}; it must be a whole number from ${low} to ${high}${unit}.`,
   );
+}
+
+/** Throws unless `token` is a secret of 16 to 1024 printable characters. The error does not show the token. */
+export function checkToken(option: string, token: unknown): string {
+  if (typeof token === "string" && /^[\x21-\x7e]{16,1024}$/.test(token)) return token;
+  throw new InvalidConfigError(`${option} is not a text of 16 to 1024 printable characters.`);
+}
+
+/** Compares a token with the one that is wanted. Takes the same time for any two texts of the same lengths. */
+export function isSameToken(given: string, wanted: string): boolean {
+  const [left, right] = [given, wanted].map((text) => createHash("sha256").update(text).digest());
+  return timingSafeEqual(left!, right!);
 }
 
 /** Milliseconds; `Infinity` (or 0) means no limit and becomes 0. */

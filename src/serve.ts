@@ -34,6 +34,8 @@ export interface Served {
 
 /** Environment variable that tells a worker of a bus its name. */
 export const BUS_VARIABLE = "SLOTBUS_NAME";
+/** What this process serves over, since {@link serve} was called. */
+let servedOver: Served["over"] | null = null;
 const KEY_HEADER = "x-slotbus-key";
 const LINES_TYPE = "application/x-ndjson";
 const ERROR_TYPE = "application/x-slotbus-error+json";
@@ -44,7 +46,8 @@ const ERROR_TYPE = "application/x-slotbus-error+json";
  *
  *     serve({ add: ([a, b]: number[]) => a + b });
  *
- * @throws {InvalidConfigError} for handlers that are no functions, unknown options and framings.
+ * @throws {InvalidConfigError} for handlers that are no functions, unknown options and framings, and when this process serves
+ * already: its first worker ends the process.
  */
 export function serve(handlers: ServeHandlers, options: ServeWorkerOptions = {}): Served {
   checkKeys("serve", checkOptions("serve", options), ["bus", "directory", "framing"]);
@@ -53,12 +56,19 @@ export function serve(handlers: ServeHandlers, options: ServeWorkerOptions = {})
       throw new InvalidConfigError(`the handler of ${shown(method)} is ${shown(handler)}; it must be a function.`);
     }
   }
+  if (servedOver !== null) {
+    throw new InvalidConfigError(`this process serves over ${servedOver} already; serve was called twice.`, {
+      hint: "Give all handlers to one call of serve.",
+    });
+  }
   const told = process.env[STDIO_VARIABLE];
   const name = options.bus ?? (told === undefined ? process.env[BUS_VARIABLE] : undefined);
   // What this process starts in its turn is not a worker of the same host.
   delete process.env[STDIO_VARIABLE];
   delete process.env[BUS_VARIABLE];
-  return name === undefined ? serveStdio(handlers, options, told) : serveBus(handlers, name, options);
+  const served = name === undefined ? serveStdio(handlers, options, told) : serveBus(handlers, name, options);
+  servedOver = served.over;
+  return served;
 }
 
 // ---- stdio ------------------------------------------------------------------------------------------------------------
@@ -96,7 +106,13 @@ function serveBus(handlers: ServeHandlers, name: string, { directory }: ServeWor
     worker.serve((request) => answer(handlers, request));
     worker.on("disconnected", () => stopped.resolve());
     await stopped.promise;
-  })().then(() => process.exit(0));
+  })().then(
+    () => process.exit(0),
+    (error) => {
+      servedOver = null;
+      throw error;
+    },
+  );
   return { over: "bus", done, stop: () => stopped.resolve() };
 }
 

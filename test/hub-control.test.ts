@@ -4,8 +4,8 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { connect, type NetConnectOpts } from "node:net";
 import { join } from "node:path";
-import { type HubError, InvalidConfigError, ResourceError } from "../src/errors.ts";
-import { createHub, type HubOptions } from "../src/hub/index.ts";
+import { HubError, InvalidConfigError, ResourceError } from "../src/errors.ts";
+import { createHub, type HubOptions, HubWorker } from "../src/hub/index.ts";
 import { Stage } from "./hub-stage.ts";
 import { rejection, Workspace } from "./support.ts";
 
@@ -109,12 +109,50 @@ describe("the socket", () => {
     expect(await bySocket(asked)).toBe(wanted);
   });
 
-  test("takes 4 MiB of a request and no more", async () => {
+  test("takes 4 MiB of a request and no more, and says how much that is", async () => {
     const body = JSON.stringify({ source: "s", event_type: "t", data: "x".repeat((4 << 20) - 100) });
     expect(body.length).toBeLessThan(4 << 20);
     expect(await bySocket({ headers: [JSON_TYPE], body })).toBe("200");
     const declared = bytesOf({ headers: [JSON_TYPE], body: "" }).replace("Length: 0", `Length: ${(4 << 20) + 1}`);
-    expect(outcome(await ask({ path: socketOf() }, declared))).toStartWith("413");
+    const answer = await ask({ path: socketOf() }, declared);
+    expect(outcome(answer)).toBe("413 PAYLOAD_TOO_LARGE");
+    expect(answer).toContain("the body is 4194305 bytes; the limit is 4194304 bytes.");
+    const chunked = (bytes: number): string =>
+      bytesOf({ headers: [JSON_TYPE], body: "" }).replace("Content-Length: 0", "Transfer-Encoding: chunked") +
+      `${bytes.toString(16)}\r\n${body.padEnd(bytes)}\r\n0\r\n\r\n`;
+    expect(outcome(await ask({ path: socketOf() }, chunked(4 << 20)))).toBe("200");
+    expect(outcome(await ask({ path: socketOf() }, chunked((4 << 20) + 1)))).toBe("413 PAYLOAD_TOO_LARGE");
+    expect(await bySocket({ headers: [JSON_TYPE] })).toBe("200");
+  });
+
+  test("an event above the limit is refused before it is sent, with its size and the limit", async () => {
+    const emitter = new HubWorker({ name: "big", directory: stage.workspace.directory }).emitter();
+    const data = "x".repeat(4 << 20);
+    const sends = [
+      () => emitter.emit("t", data),
+      () => emitter.ssePush("/feed/1", "t", data),
+      () => emitter.ssePushByPattern("/feed/:id", {}, "t", data),
+    ];
+    for (const send of sends) {
+      const error = await rejection<HubError>(send());
+      expect(error).toBeInstanceOf(HubError);
+      expect([error.status, error.reason, error.retryable]).toEqual([413, "PAYLOAD_TOO_LARGE", false]);
+      expect(error.message).toMatch(/^the event is 41943\d\d bytes as JSON; hub "hub" takes at most 4194304\./);
+    }
+    expect(await emitter.emit("t", data.slice(100))).toBe(0);
+  });
+
+  test("a registration above the limit is told by the event retry, with its size and the limit", async () => {
+    const worker = new HubWorker({ name: "big", directory: stage.workspace.directory });
+    for (let i = 0; i < 5_000; i++) worker.get(`/${"x".repeat(1_000)}/${i}`, () => "");
+    const reason = new Promise<Error>((told) => worker.once("retry", told));
+    const running = worker.run();
+    const error = (await reason) as HubError;
+    await worker.stop();
+    await running;
+    expect(error).toBeInstanceOf(HubError);
+    expect([error.status, error.reason]).toEqual([413, "PAYLOAD_TOO_LARGE"]);
+    expect(error.message).toMatch(/^the registration is 5\d{6} bytes as JSON; hub "hub" takes at most 4194304\./);
   });
 });
 
@@ -204,8 +242,8 @@ describe("the port", () => {
     [{ controlPort: 0 }, "go together"],
     [{ controlToken: TOKEN }, "go together"],
     [{ controlPort: 70_000, controlToken: TOKEN }, "controlPort is 70000"],
-    [{ controlPort: 0, controlToken: "short" }, "controlToken is no text of 16"],
-    [{ controlPort: 0, controlToken: "with a space and a line\n" }, "controlToken is no text of 16"],
+    [{ controlPort: 0, controlToken: "short" }, "controlToken is not a text of 16"],
+    [{ controlPort: 0, controlToken: "with a space and a line\n" }, "controlToken is not a text of 16"],
     [{ controlPort: 0, controlToken: TOKEN, controlHostname: "" }, "controlHostname is"],
     [{ hostname: "a b" }, "hostname is"],
     [{ spin: -1 }, "spin is -1"],

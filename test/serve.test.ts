@@ -189,6 +189,50 @@ test("a bus's answer that is not of serve is an error of its own", async () => {
   expect((await rejection(callBus(bus, "echo"))).message).toContain("no answer of serve()");
 });
 
+test("a second call is refused, over stdio and on a bus, and the first one goes on", async () => {
+  await using workspace = new Workspace();
+  const bus = await workspace.bus();
+  const twice = `
+    import { serve } from ${JSON.stringify(join(import.meta.dir, "../src/serve.ts"))};
+    serve({ who: () => "first" });
+    try {
+      serve({ who: () => "second" });
+    } catch (error) {
+      console.error(error.name + ": " + error.message);
+    }`;
+  const start = (env: Record<string, string>) =>
+    Bun.spawn([process.execPath, "-e", twice], {
+      env: { ...process.env, SLOTBUS_STDIO: undefined, SLOTBUS_NAME: undefined, ...env },
+      stdio: ["pipe", "pipe", "pipe"],
+    });
+  const stdio = start({});
+  stdio.stdin.write('{"id":1,"method":"who"}\n');
+  await stdio.stdin.end();
+  expect(JSON.parse(await stdio.stdout.text())).toEqual({ jsonrpc: "2.0", id: 1, result: "first" });
+  expect(await stdio.stderr.text()).toStartWith("InvalidConfigError: this process serves over stdio already");
+  const onBus = start({ SLOTBUS_NAME: workspace.name, SLOTBUS_DIR: workspace.directory });
+  await bus.ready();
+  expect([await callBus<string>(bus, "who"), bus.workers.length]).toEqual(["first", 1]);
+  onBus.kill("SIGTERM");
+  expect(await onBus.stderr.text()).toStartWith("InvalidConfigError: this process serves over bus already");
+  expect([await stdio.exited, await onBus.exited]).toEqual([0, 0]);
+});
+
+test("a call after one that found no bus is taken", async () => {
+  await using workspace = new Workspace();
+  const bus = await workspace.bus();
+  const program = `
+    import { serve } from ${JSON.stringify(join(import.meta.dir, "../src/serve.ts"))};
+    const where = (bus) => ({ bus, directory: ${JSON.stringify(workspace.directory)} });
+    await serve({}, where("not-there")).done.catch(() => {});
+    serve({ who: () => "second" }, where(${JSON.stringify(workspace.name)}));`;
+  const child = Bun.spawn([process.execPath, "-e", program], { stdio: ["ignore", "inherit", "inherit"] });
+  await bus.ready();
+  expect(await callBus<string>(bus, "who")).toBe("second");
+  child.kill("SIGTERM");
+  expect(await child.exited).toBe(0);
+}, 20_000);
+
 test("handlers that are no functions are refused", () => {
   expect(() => serve({ echo: 1 as unknown as () => void })).toThrow(InvalidConfigError);
   expect(() => serve(null as unknown as {})).toThrow(InvalidConfigError);

@@ -250,16 +250,18 @@ describe("clients", () => {
       }));
   }
 
-  test("what is no request is answered with an error that has the id where there is one, and the next is answered", () =>
+  test("a request that is too long, or for no pool, is answered with an error, and the next is answered", () =>
     served({ maxMessageBytes: 1_000 }, async (_, connect) => {
       const client = await connect();
-      client.write('garbage\n{"id":1}\n');
+      client.send({ id: 1, method: "echo", params: 1 });
       client.write(`{"jsonrpc":"2.0","id":"big","method":"echo","params":"${"x".repeat(5_000)}"}\n`);
+      client.write(`{"jsonrpc":"2.0","method":"echo","params":"${"x".repeat(5_000)}"}\n`);
       client.send({ id: 2, method: "echo", params: 2, pool: "nope" });
-      expect(await client.received(4)).toMatchObject([
-        { id: null, error: { code: -32_700 } },
-        { id: null, error: { code: -32_600 } },
+      const answers = await client.received(4);
+      expect(answers.find(({ id }) => id === 1)).toMatchObject({ result: 1 });
+      expect(answers.filter(({ id }) => id !== 1)).toMatchObject([
         { id: "big", error: { code: -32_600 } },
+        { id: null, error: { code: -32_600 } },
         { id: 2, error: { code: -32_000, data: { code: "UNKNOWN_POOL" } } },
       ]);
       client.send({ id: 3, method: "echo", params: 3 });
@@ -416,14 +418,15 @@ import socket, sys
 where = sys.argv[1]
 s = socket.create_connection(("127.0.0.1", int(where))) if where.isdigit() else socket.socket(socket.AF_UNIX)
 if not where.isdigit(): s.connect(where)
+s.sendall(b'{"jsonrpc":"2.0","method":"$/auth","params":{"token":"%s"}}\\n' % sys.argv[2].encode())
 for i in range(200): s.sendall(b'{"jsonrpc":"2.0","id":%d,"method":"late","params":20}\\n' % i)
 s.sendall(b'{"jsonrpc":"2.0","id":"last","method":"late","params":50}')
 s.shutdown(socket.SHUT_WR)
 sys.stdout.write(s.makefile().read())`;
     await served({ maxInFlight: 4 }, async (bus, _, path) => {
-      const { port } = await bus.serve({ tcp: { port: 0 }, maxQueuedBytes: 1_024 });
+      const { port, token } = await bus.serve({ tcp: { port: 0 }, maxQueuedBytes: 1_024 });
       for (const where of [path, `${port}`]) {
-        const client = Bun.spawn(["python3", "-c", program, where], { stdout: "pipe", stderr: "inherit" });
+        const client = Bun.spawn(["python3", "-c", program, where, token!], { stdout: "pipe", stderr: "inherit" });
         const lines = (await client.stdout.text()).trim().split("\n");
         const ids = lines.map((line) => (JSON.parse(line) as RpcMessage).id);
         expect(new Set(ids)).toEqual(new Set([...Array.from({ length: 200 }, (_, i) => i), "last"]));
@@ -466,16 +469,34 @@ sys.stdout.write(s.makefile().read())`;
       expect(existsSync(dead)).toBe(false);
     }));
 
+  test("of several servers that replace one dead socket at once, one listens and the others are refused", () =>
+    served({}, async (bus, _, path) => {
+      const dead = `${path}.dead`;
+      const program = `Bun.listen({ unix: ${JSON.stringify(dead)}, socket: { data() {} } }); process.kill(process.pid, "SIGKILL")`;
+      await Bun.spawn([process.execPath, "-e", program]).exited;
+      const outcomes = await Promise.allSettled(Array.from({ length: 8 }, () => bus.serve({ unix: dead })));
+      const refused = outcomes.filter((outcome) => outcome.status === "rejected");
+      for (const { reason } of refused) expect(reason).toBeInstanceOf(AddressInUseError);
+      expect(refused.length).toBe(7);
+      await using client = await Client.connect({ unix: dead });
+      client.send({ id: 1, method: "echo", params: 1 });
+      expect(await client.received(1)).toEqual([{ jsonrpc: "2.0", id: 1, result: 1 }]);
+    }));
+
   test("over tcp the same; a port that is taken is refused; the bus's end closes all", async () => {
     const bus = await running({ pools: [worker()] });
     const server = await bus.serve({ tcp: { port: 0 } });
     expect(server.port).toBeGreaterThan(0);
     expect(await rejection(bus.serve({ tcp: { port: server.port } }))).toBeInstanceOf(AddressInUseError);
     await using client = await Client.connect({ port: server.port });
+    client.send({ id: 0, method: "$/auth", params: { token: server.token } });
     client.send({ id: 1, method: "drain", params: 50 });
     await until(() => bus.stats().inFlight === 1, "the request");
     await bus.stop();
-    expect(await client.received(1)).toEqual([{ jsonrpc: "2.0", id: 1, result: "drained" }]);
+    expect(await client.received(2)).toEqual([
+      { jsonrpc: "2.0", id: 0, result: true },
+      { jsonrpc: "2.0", id: 1, result: "drained" },
+    ]);
     await until(() => client.isClosed, "the end of the connection");
     expect([bus.clientCount, server.clientCount]).toEqual([0, 0]);
     expect(await rejection(bus.serve({ tcp: { port: 0 } }))).toBeInstanceOf(InvalidStateError);
@@ -489,6 +510,10 @@ sys.stdout.write(s.makefile().read())`;
       { unix: "" },
       { unix: "/" + "x".repeat(120) },
       { tcp: { port: -1 } },
+      { tcp: { port: 0, token: true } },
+      { tcp: { port: 0, token: "" } },
+      { tcp: { port: 0, token: "fifteen letters" } },
+      { tcp: { port: 0, tokn: false } },
       { tcp: { port: 0 }, framing: "raw" },
       { unx: "/x" },
     ];

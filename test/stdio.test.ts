@@ -597,6 +597,51 @@ describe("what is no message", () => {
     expect([bus.stats().protocolErrors, bus.stats().inFlight, bus.stats().workerRestarts]).toEqual([4, 0, 0]);
   });
 
+  test("a response with neither result nor error, or with both, fails its own request at once", async () => {
+    const errors: string[] = [];
+    await using bus = await running({ pools: [odd()], onError: ({ message }) => errors.push(message) });
+    const wrong = [
+      ['{"jsonrpc":"2.0","id":1}', "neither `result` nor `error`"],
+      ['{"id":2,"error":null}', "neither `result` nor `error`"],
+      ['{"id":3,"reslut":1,"method":null}', "neither `result` nor `error`"],
+      ['{"id":4,"result":1,"error":{"code":1,"message":"no"}}', "both `result` and `error`"],
+    ] as const;
+    for (const [line, what] of wrong) {
+      const error = await rejection<ProtocolError>(bus.request("write", base64(`${line}\n`)));
+      expect(error).toBeInstanceOf(ProtocolError);
+      expect(error.message).toContain(`answered write with ${what}`);
+      expect(error.mayHaveExecuted).toBe(true);
+    }
+    expect(await rejection(bus.send({ id: "x", method: "write", params: base64('{"id":5}\n') }))).toBeInstanceOf(
+      ProtocolError,
+    );
+    // Of two members one may be null, as in JSON-RPC 1.0.
+    const write = (line: string): Promise<unknown> => bus.request("write", base64(`${line}\n`));
+    expect(await write('{"id":6,"result":[1],"error":null}')).toEqual([1]);
+    expect(await write('{"id":7,"result":null,"error":null}')).toBeNull();
+    expect(await rejection(write('{"id":8,"result":null,"error":{"code":7,"message":"no"}}'))).toBeInstanceOf(RpcError);
+    expect(await bus.request("echo", "after")).toBe("after");
+    const { protocolErrors, inFlight, late } = bus.stats();
+    expect([protocolErrors, errors.length, inFlight, late]).toEqual([5, 5, 0, 0]);
+  });
+
+  test("a response whose id is the request's number as text fails that request at once; other ids are counted", async () => {
+    const errors: string[] = [];
+    await using bus = await running({ pools: [odd()], onError: ({ message }) => errors.push(message) });
+    const error = await rejection<ProtocolError>(bus.request("write", base64('{"id":"1","result":1}\n')));
+    expect(error).toBeInstanceOf(ProtocolError);
+    expect(error.message).toContain('answered write with the text "1" as its id');
+    const strays = ['{"id":"x","result":1}', '{"id":99,"result":1}', '{"id":1.5,"result":1}', '{"id":[2],"result":1}'];
+    strays.push('{"result":1}', '{"id":null,"error":{"code":-32700,"message":"cannot read this"}}');
+    const pending = bus.request("write", base64(`${strays.join("\n")}\n`)); // is none of these
+    await until(() => bus.stats().protocolErrors === 7, "all are counted");
+    expect(errors.at(-1)).toContain("cannot read this");
+    await bus.notify("write", base64('{"id":2,"result":"its own"}\n{"id":2,"result":"again"}\n'));
+    expect(await pending).toBe("its own");
+    await until(() => bus.stats().late === 1, "the second answer");
+    expect([bus.stats().protocolErrors, errors.length, bus.stats().inFlight]).toEqual([7, 7, 0]);
+  });
+
   test('with onFault "restart" the worker is replaced', async () => {
     await using bus = await running({ pools: [odd(soon)], limits: { onFault: "restart" } });
     const pid = await bus.request<number>("pid");
@@ -873,6 +918,7 @@ describe("looking", () => {
       workerRestarts: 0,
       routingErrors: 0,
       clientConnects: 0,
+      clientRefusals: 0,
       clientDisconnects: 0,
       inFlight: 0,
       dropped: 0,

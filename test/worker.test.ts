@@ -4,6 +4,7 @@ import { describe, expect, test } from "bun:test";
 import {
   BusClosedError,
   BusNotFoundError,
+  contract,
   InvalidConfigError,
   PayloadTooLargeError,
   RemoteError,
@@ -459,10 +460,27 @@ test("a handler that is replaced while requests run: those that run end with the
   const { bus, worker } = await space.pair((request) => void kept.push(request));
   const old = bus.request({ path: "/" });
   await until(() => kept.length === 1, "the old one has it");
-  worker.serve(() => "new");
+  worker.serve(() => "new", { replace: true });
   expect((await bus.request({ path: "/" })).text()).toBe("new");
   kept[0]!.respond("old");
   expect((await old).text()).toBe("old");
+});
+
+test("a second serve is refused unless it says that it replaces; a contract's handlers do not count", async () => {
+  await using space = new Workspace();
+  const { bus, worker } = await space.pair(() => "first");
+  expect(() => worker.serve(() => "second")).toThrow(InvalidConfigError);
+  expect(() => worker.serve({ fetch: () => new Response("second") })).toThrow("has a handler already");
+  worker.implement(contract("demo", {}), {});
+  expect(() => worker.serve(() => "second")).toThrow(InvalidConfigError);
+  expect((await bus.request({ path: "/" })).text()).toBe("first");
+  const other = await space.worker();
+  other.implement(contract("demo", {}), {});
+  other.serve(() => "first");
+  expect(() => other.serve(() => "second")).toThrow(InvalidConfigError);
+  other.serve(() => "third", { replace: true });
+  await worker.close();
+  expect((await bus.request({ path: "/" })).text()).toBe("third");
 });
 
 test("a worker closed while it has no hub stops looking for one, and leaves no descriptor", async () => {

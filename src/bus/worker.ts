@@ -185,12 +185,21 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
 
   /**
    * Answers requests from the event loop until the worker is closed; attaches again when the hub returns. Keeps the
-   * process alive. May be called again to replace the handler. Calls of a contract go to {@link implement}'s handlers.
+   * process alive. Calls of a contract go to {@link implement}'s handlers.
+   *
+   * `replace: true` puts the handler in the place of the one before; requests that run end with that one.
+   *
+   * @throws {InvalidConfigError} when the worker has a handler already and `replace` is not set.
    */
-  serve(handler: Handler | FetchHandler): this {
+  serve(handler: Handler | FetchHandler, { replace = false }: { replace?: boolean } = {}): this {
     if (this.#closed) throw this.#closedError();
     if (typeof handler !== "function" && typeof handler?.fetch !== "function") {
       throw new InvalidConfigError("serve takes a function, or an object with a method `fetch`.");
+    }
+    if (!replace && (this.#contracts ? this.#contracts.fallback : this.#handler)) {
+      throw new InvalidConfigError(`this worker of "${this.name}" has a handler already; serve was called twice.`, {
+        hint: "Answer all requests in one handler, or pass `{ replace: true }`.",
+      });
     }
     const plain = typeof handler === "function" ? handler : fetchHandler(handler);
     if (this.#contracts) this.#contracts.fallback = plain;

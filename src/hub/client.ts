@@ -2,8 +2,9 @@
 
 import { join } from "node:path";
 import { HubError } from "../errors.ts";
-import { controlSocketOf } from "./names.ts";
+import { CONTROL_LIMIT, controlSocketOf } from "./names.ts";
 
+const REGISTER_PATH = "/internal/register";
 const TIMEOUT_MS = 5_000;
 /** Codes of errors of who asks where nobody listens. */
 const NOBODY: ReadonlySet<unknown> = new Set(["ENOENT", "ECONNREFUSED"]);
@@ -17,14 +18,29 @@ export class HubClient {
     this.#socket = join(directory, controlSocketOf(hub));
   }
 
-  /** @throws (rejects) {HubError} with the hub's status and code, or without when it does not answer. */
+  /**
+   * Sends a request to the control socket.
+   *
+   * @throws (rejects) {HubError} with the hub's status and code, or without when it does not answer. A body above the limit of the
+   * hub is not sent: status 413, code `PAYLOAD_TOO_LARGE`.
+   */
   async call<T>(path: string, body?: object): Promise<T> {
+    const json = body ? JSON.stringify(body) : null;
+    const bytes = json === null ? 0 : Buffer.byteLength(json);
+    if (bytes > CONTROL_LIMIT) {
+      const what = path === REGISTER_PATH ? "registration" : "event";
+      throw new HubError(`the ${what} is ${bytes} bytes as JSON; hub "${this.hub}" takes at most ${CONTROL_LIMIT}.`, {
+        status: 413,
+        reason: "PAYLOAD_TOO_LARGE",
+        hint: what === "event" ? "Send less, or a link to the data." : "Register fewer routes, or split the worker.",
+      });
+    }
     let response: Response;
     try {
       response = await fetch(`http://hub${path}`, {
         unix: this.#socket,
         method: body ? "POST" : "GET",
-        body: body ? JSON.stringify(body) : null,
+        body: json,
         headers: body ? { "content-type": "application/json" } : {},
         signal: AbortSignal.timeout(TIMEOUT_MS),
       });
@@ -33,7 +49,7 @@ export class HubClient {
       const mayHaveExecuted = !NOBODY.has((cause as { code?: unknown }).code);
       throw new HubError(`hub "${this.hub}" does not answer.`, { cause, hint, retryable: true, mayHaveExecuted });
     }
-    const answer = (await response.json().catch(() => ({}))) as { error?: string; code?: string };
+    const answer = ((await response.json().catch(() => null)) ?? {}) as { error?: string; code?: string };
     if (response.ok) return answer as T;
     const { status } = response;
     throw new HubError(answer.error ?? `hub "${this.hub}" answered ${status}.`, {

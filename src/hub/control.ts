@@ -1,18 +1,16 @@
 /** The control plane: what workers say to the hub, as JSON over HTTP on a socket that only our user can open. */
 
-import { createHash, timingSafeEqual } from "node:crypto";
 import { chmodSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Server } from "bun";
+import { isSameToken } from "../check.ts";
 import { InvalidNameError, ResourceError, SlotbusError } from "../errors.ts";
-import { Failure } from "./failure.ts";
-import { controlSocketOf } from "./names.ts";
+import { Failure, tooLarge } from "./failure.ts";
+import { CONTROL_LIMIT, controlSocketOf } from "./names.ts";
 import type { ResolvedHubOptions } from "./options.ts";
 import type { Registry, RouteRequest } from "./registry.ts";
 import type { EventStreams } from "./sse.ts";
 
-/** Largest body of a control request, in bytes. */
-const LIMIT = 4 << 20;
 /** Addresses and `localhost`: a name that somebody else resolves is none of them. */
 const HOST = /^(?:localhost|\d+\.\d+\.\d+\.\d+|\[[0-9a-f:.]+\])$/;
 
@@ -59,7 +57,8 @@ export class ControlPlane {
 
   #serve(where: { unix: string } | { port: number; hostname: string }, guard: Guard): Server<unknown> {
     const fetch = (request: Request): Promise<Response> => this.#answer(request, guard);
-    const server = Bun.serve({ ...where, maxRequestBodySize: LIMIT, fetch } as Bun.Serve.Options<undefined>);
+    const maxRequestBodySize = Number.MAX_SAFE_INTEGER; // Bun's own 413 has no body: readBody counts, and says what is wrong
+    const server = Bun.serve({ ...where, maxRequestBodySize, fetch } as Bun.Serve.Options<undefined>);
     this.#servers.push(server as Server<unknown>);
     return server as Server<unknown>;
   }
@@ -104,14 +103,8 @@ function admitTcp(request: Request, url: URL, token: string): void {
   admit(request);
   if (!HOST.test(url.hostname)) throw new Failure(403, "BAD_HOST", "the host must be an address or localhost.");
   const given = /^bearer +(.+)$/i.exec(request.headers.get("authorization") ?? "")?.[1] ?? "";
-  if (isSame(given, token)) return;
+  if (isSameToken(given, token)) return;
   throw new Failure(401, "NO_TOKEN", "this needs `authorization: Bearer <token>`.", { "www-authenticate": "Bearer" });
-}
-
-/** Compares a token: takes as long for any two texts, of whatever length. */
-export function isSame(given: string, wanted: string): boolean {
-  const [left, right] = [given, wanted].map((text) => createHash("sha256").update(text).digest());
-  return timingSafeEqual(left!, right!);
 }
 
 // ---- what they may ask for --------------------------------------------------------------------------------------------
@@ -171,14 +164,30 @@ async function readJson(request: Request): Promise<Json> {
       "NO_JSON",
       `the content-type is ${JSON.stringify(type.slice(0, 80))}, not application/json.`,
     );
-  const bytes = await request.bytes().catch(() => {
-    throw new Failure(400, "BAD_BODY", "the body could not be read.");
-  });
+  const bytes = await readBody(request);
   try {
     const value: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
     if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Json;
   } catch {}
   throw new Failure(400, "BAD_JSON", "the body is no JSON object.");
+}
+
+/** Reads a body of at most {@link CONTROL_LIMIT} bytes, however large the body is. */
+async function readBody(request: Request): Promise<Uint8Array> {
+  const declared = Number(request.headers.get("content-length") ?? 0);
+  if (declared > CONTROL_LIMIT) throw tooLarge(CONTROL_LIMIT, declared);
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  try {
+    for await (const chunk of request.body ?? []) {
+      bytes += chunk.length;
+      if (bytes > CONTROL_LIMIT) throw tooLarge(CONTROL_LIMIT);
+      chunks.push(chunk);
+    }
+  } catch (error) {
+    throw error instanceof Failure ? error : new Failure(400, "BAD_BODY", "the body could not be read.");
+  }
+  return Buffer.concat(chunks, bytes);
 }
 
 function text(name: string, value: unknown): string {

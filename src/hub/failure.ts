@@ -59,6 +59,8 @@ export function closing(): Failure {
   return new Failure(503, "CLOSING", "the hub is closing.", RETRY);
 }
 
-export function tooLarge(limit: number): Failure {
-  return new Failure(413, "PAYLOAD_TOO_LARGE", `the body is larger than ${limit} bytes.`);
+/** `bytes`: the size of the body, if it is known. */
+export function tooLarge(limit: number, bytes?: number): Failure {
+  const size = bytes === undefined ? `larger than ${limit} bytes` : `${bytes} bytes; the limit is ${limit} bytes`;
+  return new Failure(413, "PAYLOAD_TOO_LARGE", `the body is ${size}.`);
 }

@@ -1,6 +1,7 @@
 /** Options of a hub: their defaults, their ranges, and the one error each wrong value gets. */
 
 import { checkInteger, checkName, checkTimeout, resolveDirectory, shown } from "../bus/options.ts";
+import { checkToken } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
 
 export interface HubOptions {
@@ -131,12 +132,6 @@ function resolveControl({
 function checkHostname(option: string, hostname: unknown): string {
   if (typeof hostname === "string" && /^[\w.:[\]-]+$/.test(hostname)) return hostname;
   throw new InvalidConfigError(`${option} is ${shown(hostname)}; it must be a name or an address.`);
-}
-
-/** The token itself is not shown. */
-function checkToken(option: string, token: unknown): string {
-  if (typeof token === "string" && /^[\x21-\x7e]{16,}$/.test(token)) return token;
-  throw new InvalidConfigError(`${option} is no text of 16 printable characters or more.`);
 }
 
 function resolveSse(sse: SseOptions): Required<SseOptions> {

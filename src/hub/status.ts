@@ -1,8 +1,8 @@
 /** What the hub tells of itself: `/_slotbus/`, for people, for scripts, for Prometheus. */
 
 import type { SlotBus } from "../bus/bus.ts";
-import { isSame } from "./control.ts";
 import { Exposition } from "../bus/exposition.ts";
+import { isSameToken } from "../check.ts";
 import { Failure } from "./failure.ts";
 import type { Meter } from "./meter.ts";
 import type { ResolvedHubOptions } from "./options.ts";
@@ -179,7 +179,7 @@ export class Status {
     const { adminToken } = this.#options;
     if (adminToken === null)
       throw new Failure(403, "FORBIDDEN", "this is for this machine: the hub has no token for others.");
-    if (isSame(tokenOf(headers), adminToken)) return;
+    if (isSameToken(tokenOf(headers), adminToken)) return;
     throw new Failure(401, "UNAUTHORIZED", "this is for this machine, or with the token.", {
       "www-authenticate": 'Basic realm="slotbus hub", charset="UTF-8"',
     });

@@ -6,6 +6,7 @@ import {
   type ExitReport,
   InvalidConfigError,
   InvalidStateError,
+  ProtocolError,
   RpcError,
   type SlotbusError,
   UnknownPoolError,
@@ -130,7 +131,7 @@ export class StdioBus implements AsyncDisposable {
   #routingErrors = 0;
   #dropped = 0;
   /** @internal Of all servers. */
-  readonly clients = { connects: 0, disconnects: 0 };
+  readonly clients = { connects: 0, disconnects: 0, refusals: 0 };
 
   /**
    * Checks the options; nothing is started.
@@ -480,7 +481,8 @@ export class StdioBus implements AsyncDisposable {
 
   /**
    * Lets other programs of this machine ask: each connection to the socket speaks JSON-RPC in lines (or another framing), with
-   * ids of its own. Ends with `server.stop()`, or with the bus.
+   * ids of its own. A connection by tcp sends a token first. Ends with `server.stop()`, or with the bus. Each call opens one more
+   * server; the others go on.
    *
    * @throws (rejects) {InvalidConfigError}; {@link InvalidStateError} unless the bus is RUNNING; {@link AddressInUseError} when
    * a live socket has the path or the port.
@@ -520,6 +522,7 @@ export class StdioBus implements AsyncDisposable {
       routingErrors: this.#routingErrors,
       clientConnects: this.clients.connects,
       clientDisconnects: this.clients.disconnects,
+      clientRefusals: this.clients.refusals,
       inFlight,
       waiting,
       dropped: this.#dropped,
@@ -537,6 +540,14 @@ export class StdioBus implements AsyncDisposable {
   /** @internal */
   checkRunning(operation: string): void {
     if (this.#state !== BusState.RUNNING) throw this.#stateError(operation, "RUNNING");
+  }
+
+  /** @internal A server closed a connection. */
+  clientRefused(why: string): void {
+    this.clients.refusals++;
+    const error = new ProtocolError(why);
+    if (this.#options.onError) this.#tell(this.#options.onError, error, null);
+    else console.error(`slotbus: ${error.message}`);
   }
 
   /** @internal Notifications that a client did not take. */

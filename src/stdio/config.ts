@@ -64,7 +64,10 @@ export interface StdioBusOptions {
   limits?: StdioLimits;
   /** Told of each line that a worker writes to standard error. */
   onLog?: (line: { pool: string; worker: number; pid: number; line: string }) => void;
-  /** Told of what no promise tells: bytes that are no message (`worker` wrote them), workers that are given up (`null`). */
+  /**
+   * Told of what no promise tells: bytes that are no message (`worker` wrote them); with `null`, workers that are given up and
+   * connections that a server closed. Without this function a closed connection is one line on standard error.
+   */
   onError?: (error: SlotbusError, worker: LinkIdentity | null) => void;
   /** Told when a worker comes, goes and is started again. */
   onWorker?: (event: WorkerEvent) => void;

@@ -24,7 +24,7 @@ export type { Framing } from "./framing.ts";
 export type { CallOptions, LinkIdentity } from "./link.ts";
 export { RawStdioBus } from "./raw.ts";
 export type { RpcId, RpcMessage } from "./rpc.ts";
-export type { ServeOptions, StdioServer } from "./server.ts";
+export type { ServeOptions, StdioServer, TcpOptions } from "./server.ts";
 export type { StdioStats } from "./stats.ts";
 export { type SubscribeOptions, Subscription } from "./subscription.ts";
 export * from "../errors.ts";

@@ -186,6 +186,9 @@ export interface LinkOwner {
 const LAST_WORDS_MS = 200;
 /** From the end of its output or input to SIGTERM, and from that to SIGKILL, in ms: nobody can use it any more. */
 const SILENT_MS = 1_000;
+const OUTPUT_HINT = "A worker writes messages to standard output and nothing else; its log belongs on standard error.";
+const RESPONSE_HINT =
+  "A response has the id of its request as it was sent, and either `result` (null for no value) or `error`.";
 /** Times a write is put off for others of the same turn. */
 const PUT_OFF = 3;
 const names = new Map<string, string>();
@@ -499,7 +502,7 @@ export class StdioLink implements WorkerLink {
     const response = message as RpcMessage | null;
     if (response !== null && typeof response === "object" && typeof response.id === "number" && !response.method) {
       const call = this.#pending.get(response.id);
-      if (call && ("result" in response || "error" in response)) return this.#answered(call, response);
+      if (call) return this.#answered(call, response);
     }
     switch (kindOf(message)) {
       case "request":
@@ -514,24 +517,43 @@ export class StdioLink implements WorkerLink {
   }
 
   #answered(call: Call, response: RpcMessage): void {
+    const { result, error } = response;
+    const isError = error !== undefined && error !== null;
+    // Workers of JSON-RPC 1.0 send both members, one of which is null.
+    if (isError ? result !== undefined && result !== null : result === undefined) {
+      const members = isError ? "both `result` and `error`" : "neither `result` nor `error`";
+      return this.#failCall(call, `answered ${call.method} with ${members}`, RESPONSE_HINT);
+    }
     this.#pending.delete(call.id);
     this.#timeouts = 0;
     this.#process.served();
     if (call.kind === "message") {
       this.#owner.settled(call, false, { ...response, id: call.message!.id ?? null });
-    } else if (response.error === undefined || response.error === null) {
-      this.#owner.settled(call, false, response.result);
+    } else if (isError) {
+      this.#owner.settled(call, true, readError(error, call.method, this.toString()));
     } else {
-      this.#owner.settled(call, true, readError(response.error, call.method, this.toString()));
+      this.#owner.settled(call, false, result);
     }
     this.#madeRoom();
   }
 
-  #unexpected({ id }: RpcMessage): void {
+  #unexpected({ id, error }: RpcMessage): void {
     if (typeof id === "number" && Number.isInteger(id) && id > 0 && id < this.#nextId) {
       this.counts.late++;
       this.#timeouts = 0;
-    } else this.#fault(`answered a request that it was not sent: id ${JSON.stringify(id)}`);
+      return;
+    }
+    const call = typeof id === "string" ? this.#pending.get(Number(id)) : undefined;
+    if (call && `${call.id}` === id) {
+      return this.#failCall(
+        call,
+        `answered ${call.method} with the text "${id}" as its id, not the number`,
+        RESPONSE_HINT,
+      );
+    }
+    // A worker that could not read a message answers so.
+    const why = id === null && error ? `, error ${JSON.stringify(error).slice(0, 200)}` : "";
+    this.#fault(`answered a request that it was not sent: id ${JSON.stringify(id)}${why}`, RESPONSE_HINT);
   }
 
   #notified(message: RpcMessage): void {
@@ -612,21 +634,22 @@ export class StdioLink implements WorkerLink {
   #misread(fault: Fault): void {
     const id = peekId(fault.head, fault.tail);
     const call = typeof id === "number" ? this.#pending.get(id) : undefined;
-    const error = this.#fault(`sent ${fault}`, call !== undefined);
-    if (call) {
-      this.#pending.delete(call.id);
-      this.#owner.settled(call, true, error);
-      this.#madeRoom();
-    }
+    if (call) this.#failCall(call, `sent ${fault}`);
+    else this.#fault(`sent ${fault}`);
     if (fault.isFatal && this.#limits.onFault === "skip") this.#process.kill("SIGKILL");
   }
 
-  #fault(what: string, isAnswer = false): ProtocolError {
+  /** The answer to a call cannot be used. */
+  #failCall(call: Call, what: string, hint?: string): void {
+    const error = this.#fault(what, hint, true);
+    this.#pending.delete(call.id);
+    this.#owner.settled(call, true, error);
+    this.#madeRoom();
+  }
+
+  #fault(what: string, hint = OUTPUT_HINT, isAnswer = false): ProtocolError {
     this.counts.protocolErrors++;
-    const error = new ProtocolError(`${this} ${what}.`, {
-      mayHaveExecuted: isAnswer,
-      hint: "A worker writes messages to standard output and nothing else; its log belongs on standard error.",
-    });
+    const error = new ProtocolError(`${this} ${what}.`, { mayHaveExecuted: isAnswer, hint });
     this.#owner.fault(this, error);
     if (this.#limits.onFault === "restart") this.#process.kill("SIGKILL");
     return error;

@@ -31,6 +31,8 @@ export const RPC = {
   requestCancelled: -32_800,
   /** An error of the bus itself; `data.code` says which. */
   busError: -32_000,
+  /** A client of a server did not send the server's token. */
+  unauthorized: -32_001,
 } as const;
 
 /** Of a worker: it takes requests. */
@@ -39,6 +41,9 @@ export const READY = "$/ready";
 export const PROGRESS = "$/progress";
 /** Of either side: `{ id }`, nobody waits for that answer any more. */
 export const CANCEL = "$/cancelRequest";
+
+/** Of a client of a server: `{ token }`, its first message. */
+export const AUTH = "$/auth";
 
 /** What a message is; `"nothing"`: no message of JSON-RPC. */
 export function kindOf(message: unknown): "request" | "notification" | "response" | "nothing" {
@@ -49,6 +54,12 @@ export function kindOf(message: unknown): "request" | "notification" | "response
     return isId(id) ? "request" : "nothing";
   }
   return isId(id) && method === undefined && (result !== undefined || error !== undefined) ? "response" : "nothing";
+}
+
+/** The id of what may be no message; `undefined`: it has none. */
+export function idOf(message: unknown): RpcId | undefined {
+  const id = (message as { id?: unknown } | null)?.id;
+  return isId(id) ? id : undefined;
 }
 
 function isId(id: unknown): id is RpcId {

@@ -1,18 +1,22 @@
 /** Clients from outside: each connection to a socket asks the workers of a bus, with ids of its own. */
 
+import { randomBytes } from "node:crypto";
 import { lstatSync, statSync, unlinkSync } from "node:fs";
 import type { Socket, SocketListener } from "bun";
-import { checkChoice, checkInteger, checkKeys, checkOptions, shown } from "../check.ts";
+import { checkChoice, checkInteger, checkKeys, checkOptions, checkToken, isSameToken, shown } from "../check.ts";
 import { AddressInUseError, InvalidConfigError, ProtocolError, ResourceError, RpcError } from "../errors.ts";
 import type { StdioBus } from "./bus.ts";
 import { Fault, type Framing, FRAMINGS, messageReader, Outbox } from "./framing.ts";
 import {
+  AUTH,
   CANCEL,
   errorJson,
+  idOf,
   kindOf,
   peekId,
   PROGRESS,
   Questions,
+  responseJson,
   RPC,
   type RpcId,
   type RpcMessage,
@@ -23,11 +27,8 @@ import {
 export interface ServeOptions {
   /** Path of a unix socket, made with mode 0600. One that nobody listens on any more is replaced. */
   unix?: string;
-  /**
-   * `port` 0: any that is free. `hostname` is 127.0.0.1 by default; there is no password: whoever connects may ask. That a client
-   * is gone is seen when an answer cannot be written; on a unix socket at once.
-   */
-  tcp?: { port: number; hostname?: string };
+  /** A tcp port. That a client is gone is seen when an answer cannot be written; on a unix socket at once. */
+  tcp?: TcpOptions;
   /** Default `"ndjson"`. */
   framing?: Framing;
   /** Connections at once; one more is told so and closed. 1 to 65 536, default 256. */
@@ -40,6 +41,19 @@ export interface ServeOptions {
   maxQueuedBytes?: number;
 }
 
+/** A tcp port for clients, and what they must know. */
+export interface TcpOptions {
+  /** 0: any that is free; {@link StdioServer.port} says which. */
+  port: number;
+  /** Default `"127.0.0.1"`: this machine only. Bytes on the wire are not encrypted. */
+  hostname?: string;
+  /**
+   * What the first message of each connection must bring: 16 to 1024 printable characters. Default: 32 random bytes in hex, which
+   * {@link StdioServer.token} returns. `false`: no token; every program, of every user, that reaches the port may ask.
+   */
+  token?: string | false;
+}
+
 interface Limits {
   readonly framing: Framing;
   readonly maxClients: number;
@@ -49,6 +63,13 @@ interface Limits {
 }
 
 const KEYS = ["unix", "tcp", "framing", "maxClients", "maxInFlight", "maxMessageBytes", "maxQueuedBytes"];
+const TCP_KEYS = ["port", "hostname", "token"];
+/** Time that a connection has to send the token, in ms. */
+const AUTH_MS = 2_000;
+/** Bytes of a connection that are read before it has sent the token; the longest token fits. */
+const AUTH_BYTES = 4_096;
+/** How an HTTP request begins. */
+const HTTP = /^[A-Z]{3,7} \//;
 /** Bytes of the path of a unix socket, with the zero at its end. */
 const UNIX_PATH_MAX = 108;
 /** Sessions of one client that notifications are told for; the oldest is forgotten. */
@@ -74,6 +95,9 @@ export class StdioServer implements AsyncDisposable {
   readonly port: number;
   /** Path of a unix socket; `null`: it is a tcp socket. */
   readonly path: string | null;
+  /** In messages. */
+  readonly #address: string;
+  readonly #token: string | null;
   readonly #bus: StdioBus;
   readonly #limits: Limits;
   readonly #onStop: () => void;
@@ -106,11 +130,16 @@ export class StdioServer implements AsyncDisposable {
         Bun.listen({ unix: options.unix!, allowHalfOpen: true, socket, data: null }),
       );
       this.path = options.unix;
+      this.#address = options.unix;
+      this.#token = null;
       this.port = 0;
       this.#inode = statSync(options.unix).ino;
     } else {
-      const { port, hostname = "127.0.0.1" } = checkOptions("tcp", options.tcp!);
+      const { port, hostname = "127.0.0.1", token } = checkOptions("tcp", options.tcp!);
+      checkKeys("tcp", options.tcp!, TCP_KEYS);
       checkInteger("tcp.port", port, 0, 65_535);
+      if (token === undefined) this.#token = randomBytes(32).toString("hex");
+      else this.#token = token === false ? null : checkToken("tcp.token", token);
       try {
         const listener = Bun.listen({ port, hostname, allowHalfOpen: true, socket, data: null as Client | null });
         this.#listener = listener;
@@ -119,8 +148,14 @@ export class StdioServer implements AsyncDisposable {
         throw listenError(`${hostname}:${port}`, cause);
       }
       this.path = null;
+      this.#address = `${hostname}:${this.port}`;
       this.#inode = 0;
     }
+  }
+
+  /** Token that the first message of a connection must bring; `null`: none is asked for. */
+  get token(): string | null {
+    return this.#token;
   }
 
   /** Connections now. */
@@ -170,7 +205,7 @@ export class StdioServer implements AsyncDisposable {
   }
 
   #open(socket: Socket<Client | null>): void {
-    const client = new Client(socket, this.#bus, this.#limits);
+    const client = new Client(socket, this.#bus, this.#limits, this.#address, this.#token);
     socket.data = client;
     this.#bus.clients.connects++;
     this.#clients.add(client);
@@ -192,6 +227,16 @@ class Client {
   readonly #socket: Socket<Client | null>;
   readonly #bus: StdioBus;
   readonly #limits: Limits;
+  readonly #address: string;
+  readonly #token: string | null;
+  /** Runs until the token has come. */
+  #authTimer: ReturnType<typeof setTimeout> | null = null;
+  /** Bytes that were read before that. */
+  #authBytes = 0;
+  /** It may ask: it has sent the token, or needs none. */
+  #isTrusted: boolean;
+  /** It has sent a message. */
+  #isKnown = false;
   readonly #messages: ReturnType<typeof messageReader>;
   readonly #outbox: Outbox;
   /** What the socket did not take. */
@@ -216,10 +261,14 @@ class Client {
   #isClosed = false;
   readonly #whenClosed = Promise.withResolvers<void>();
 
-  constructor(socket: Socket<Client | null>, bus: StdioBus, limits: Limits) {
+  constructor(socket: Socket<Client | null>, bus: StdioBus, limits: Limits, address: string, token: string | null) {
     this.#socket = socket;
     this.#bus = bus;
     this.#limits = limits;
+    this.#address = address;
+    this.#token = token;
+    this.#isTrusted = token === null;
+    if (token !== null) this.#authTimer = setTimeout(this.#onAuthTime, AUTH_MS);
     this.#messages = messageReader(limits.framing, limits.maxMessageBytes);
     this.#outbox = new Outbox(limits.framing);
   }
@@ -253,10 +302,10 @@ class Client {
 
   /** Reads what is there as far as it may. */
   #readOn(): void {
-    if (this.#isReading || this.#isClosed) return;
+    if (this.#isReading || this.#isEnding || this.#isClosed) return;
     this.#isReading = true;
     let hasAll = false;
-    while (!hasAll && !this.#isFull) {
+    while (!hasAll && !this.#isFull && !this.#isEnding) {
       const message = this.#messages.next();
       if (message !== undefined) {
         this.#receive(message);
@@ -265,11 +314,12 @@ class Client {
       const chunk = this.#unread.shift();
       if (chunk) {
         this.#unreadBytes -= chunk.length;
-        this.#messages.push(chunk);
+        this.#messages.push(this.#isTrusted ? chunk : this.#cutToAuth(chunk));
       } else if (this.#isAtEnd || !this.#hasInputEnded) hasAll = true;
       else this.#finish();
     }
     this.#isReading = false;
+    if (this.#isEnding) return;
     if (hasAll && this.#isAtEnd && this.#calls.size + this.#notices === 0) return this.#leave();
     // A socket that is paused does not tell of its end, so some is read ahead.
     const isAhead = this.#unreadBytes >= this.#limits.maxMessageBytes;
@@ -292,20 +342,81 @@ class Client {
     this.write();
   }
 
-  #receive(message: unknown): void {
-    if (message instanceof Fault) {
-      const id = peekId(message.head, message.tail) ?? null;
-      const code = message.reason === "too long" ? RPC.invalidRequest : RPC.parseError;
-      this.post(errorJson(id, new RpcError(code, `${message}`)));
-      if (message.isFatal) void this.end();
+  #receive(given: unknown): void {
+    if (given instanceof Fault) return this.#misread(given);
+    const kind = kindOf(given);
+    if (kind === "nothing") return this.#refuse(RPC.invalidRequest, "it sent JSON that is not a message", idOf(given));
+    const message = given as RpcMessage;
+    if (message.method === AUTH) return this.#authenticate(message);
+    if (!this.#isTrusted) {
+      return this.#refuse(RPC.unauthorized, `its first message was not ${AUTH} with the token`, message.id);
+    }
+    this.#isKnown = true;
+    if (kind === "request") this.#ask(message);
+    else if (kind === "notification") this.#notify(message);
+    else this.#questions.answer(message);
+  }
+
+  /** Behind a message that is too long the next one is found, and at the end nothing comes. All else ends the connection. */
+  #misread(fault: Fault): void {
+    const id = peekId(fault.head, fault.tail);
+    const isLong = fault.reason === "too long";
+    const code = isLong ? RPC.invalidRequest : RPC.parseError;
+    if (this.#isKnown && (isLong || fault.reason === "cut")) {
+      this.post(errorJson(id ?? null, new RpcError(code, `${fault}`)));
       return;
     }
-    const kind = kindOf(message);
-    if (kind === "request") this.#ask(message as RpcMessage);
-    else if (kind === "notification") this.#notify(message as RpcMessage);
-    else if (kind === "response") this.#questions.answer(message as RpcMessage);
-    else this.post(errorJson(null, new RpcError(RPC.invalidRequest, "this is no request")));
+    if (this.#isTrusted) return this.#refuse(code, `it sent ${fault}`, id);
+    // The bytes may be the token, so the log does not show them.
+    const what = HTTP.test(Buffer.from(fault.head).toString("latin1")) ? ": an HTTP request, as of a web page" : "";
+    this.#refuse(code, `it sent ${fault.bytes} bytes that are ${fault.reason}${what}`, id);
   }
+
+  // ---- who may ask ------------------------------------------------------------------------------------------------------
+
+  /** Checks the token. Where none is asked for, any will do. */
+  #authenticate({ id, params }: RpcMessage): void {
+    const token = (params as { token?: unknown } | null | undefined)?.token;
+    if (this.#token !== null && !(typeof token === "string" && isSameToken(token, this.#token))) {
+      return this.#refuse(RPC.unauthorized, `its ${AUTH} has a wrong token`, id);
+    }
+    this.#isTrusted = true;
+    this.#isKnown = true;
+    this.#stopAuthTimer();
+    if (id !== undefined) this.post(responseJson(id, true));
+  }
+
+  /** The part of a chunk that is read before the token has come; the rest stays unread. */
+  #cutToAuth(chunk: Uint8Array): Uint8Array {
+    const part = chunk.subarray(0, AUTH_BYTES - this.#authBytes);
+    this.#authBytes += part.length;
+    if (part.length === 0) this.#refuse(RPC.unauthorized, `it sent ${AUTH_BYTES} bytes without the token`);
+    else if (part.length < chunk.length) {
+      this.#unread.unshift(chunk.subarray(part.length));
+      this.#unreadBytes += chunk.length - part.length;
+    }
+    return part;
+  }
+
+  readonly #onAuthTime = (): void => {
+    this.#refuse(RPC.unauthorized, `it did not send the token within ${AUTH_MS} ms`);
+  };
+
+  #stopAuthTimer(): void {
+    if (this.#authTimer) clearTimeout(this.#authTimer);
+    this.#authTimer = null;
+  }
+
+  /** Closes the connection and logs why. A peer that may not speak JSON-RPC, as a browser, gets no answer. */
+  #refuse(code: number, why: string, id?: RpcId): void {
+    if (this.#isEnding) return;
+    const from = this.#socket.remoteAddress;
+    this.#bus.clientRefused(`a connection to ${this.#address}${from ? ` from ${from}` : ""} was closed: ${why}.`);
+    if (this.#isKnown || id !== undefined) this.post(errorJson(id ?? null, new RpcError(code, why)));
+    void this.end();
+  }
+
+  // ---- what it asks -----------------------------------------------------------------------------------------------------
 
   #ask(message: RpcMessage): void {
     const id = message.id as RpcId;
@@ -424,6 +535,7 @@ class Client {
 
   closed(): void {
     this.#isClosed = true;
+    this.#stopAuthTimer();
     this.#wake();
     const reason = clientGone();
     this.#questions.rejectAll(reason);
@@ -452,7 +564,8 @@ async function clearPath(path: unknown): Promise<void> {
     throw new AddressInUseError(path, "is a socket that somebody listens on");
   }
   if (live.code !== "ECONNREFUSED") throw new AddressInUseError(path, `is a socket that may be in use (${live.code})`);
-  unlinkSync(path);
+  const now = lstatSync(path, { throwIfNoEntry: false });
+  if (now?.ino === found.ino && now.ctimeMs === found.ctimeMs) unlinkSync(path); // else another one listens there by now
 }
 
 /** The socket is nobody else's from its first moment on. */

@@ -13,6 +13,8 @@ export interface StdioStats {
   /** Connections to servers of the bus. */
   clientConnects: number;
   clientDisconnects: number;
+  /** Connections that a server closed: their bytes were not JSON-RPC, or they did not send the token. */
+  clientRefusals: number;
   /** Requests that workers have now. */
   inFlight: number;
   /** Requests that wait for one. */

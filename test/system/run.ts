@@ -18,6 +18,7 @@ import { checks as processes } from "./processes.ts";
 import { checks as reference } from "./reference.ts";
 import { checks as sanitizers } from "./sanitizers.ts";
 import { checks as silence } from "./silence.ts";
+import { checks as stdio } from "./stdio.ts";
 import { checks as syscalls } from "./syscalls.ts";
 import { checks as users } from "./users.ts";
 import { checks as versions } from "./versions.ts";
@@ -38,6 +39,7 @@ const checks: Checks = {
   ...versions,
   ...clocks,
   ...browser,
+  ...stdio,
 };
 
 const counts = { passed: 0, failed: 0, lacking: 0 };
