@@ -128,6 +128,41 @@ export class NoWorkerError extends SlotbusError {
 }
 
 /**
+ * Fewer workers were attached than `ready` waited for when its time was over.
+ * @cure Read why others did not come: `failures` has the peers that were refused and the workers that ended, `cause` why a
+ * process that the bus started failed.
+ */
+export class NotReadyError extends SlotbusError {
+  /** Workers that were attached. */
+  readonly attached: number;
+  /** Workers that were waited for. */
+  readonly wanted: number;
+  /** Peers that were refused and workers that ended meanwhile, each with its process id and the reason; at most 8. */
+  readonly failures: readonly string[];
+
+  constructor(
+    name: string,
+    timeoutMs: number,
+    attached: number,
+    wanted: number,
+    failures: readonly string[],
+    lastFailure: SlotbusError | null,
+  ) {
+    const others = failures.length > 0 ? `: ${failures.join("; ")}` : "; no other peer connected";
+    super("NOT_READY", `bus "${name}" had ${attached} of ${wanted} workers after ${timeoutMs} ms${others}.`, {
+      hint: lastFailure
+        ? "Correct what `cause` says: it is why a worker process of the bus failed."
+        : "Start workers with SlotWorker.open, with the same name and directory, or raise `timeout`.",
+      retryable: true,
+      ...(lastFailure && { cause: lastFailure }),
+    });
+    this.attached = attached;
+    this.wanted = wanted;
+    this.failures = failures;
+  }
+}
+
+/**
  * The request's time is over.
  * @cure Compare `queuedMs` with `ranMs`: too few workers, or a slow handler.
  */

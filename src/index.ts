@@ -2,6 +2,7 @@
 
 export {
   type BusRequest,
+  type ReadyOptions,
   type RequestOptions,
   SlotBus,
   type SlotBusEvents,

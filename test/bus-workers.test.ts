@@ -5,6 +5,7 @@ import { join } from "node:path";
 import {
   BusClosedError,
   InvalidConfigError,
+  NotReadyError,
   NoWorkerError,
   RequestTimeoutError,
   SlotBus,
@@ -164,6 +165,18 @@ describe("workers of a bus", () => {
     expect(bus.workers.length).toBe(1);
     await bus.close();
     expect(descriptors()).toBeLessThanOrEqual(before + 1);
+  });
+
+  test("ready that times out says why the last process failed", async () => {
+    await using space = new Workspace();
+    const backoff = { initial: 60_000, max: 60_000 };
+    const bus = await start(space, { min: 1, max: 1, restart: { backoff } });
+    const [pid] = pids(bus);
+    expect(await rejection(bus.request({ path: "/exit", query: "4" }))).toBeInstanceOf(WorkerDiedError);
+    await until(() => bus.supervisor!.workers[0]!.state === "backoff", "it is to be started again");
+    const error = await rejection(bus.ready({ timeout: 50 }));
+    expect(error).toBeInstanceOf(NotReadyError);
+    expect((error.cause as WorkerStartError).report).toMatchObject({ pid, exitCode: 4 });
   });
 
   test("when all were given up a request says why, and a resize begins anew", async () => {

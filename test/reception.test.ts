@@ -5,6 +5,9 @@ import { chmodSync, existsSync, mkdirSync, statSync, symlinkSync, writeFileSync,
 import { join } from "node:path";
 import type { Socket } from "bun";
 import {
+  BusClosedError,
+  InvalidConfigError,
+  NotReadyError,
   PermissionDeniedError,
   ProtocolError,
   ResourceError,
@@ -56,6 +59,44 @@ async function refusals(space: Workspace): Promise<{ bus: SlotBus; reasons: stri
   bus.on("peerRefused", ({ pid }, reason) => reasons.push(`${pid} ${reason}`));
   return { bus, reasons };
 }
+
+test("ready that times out says how many workers came, and why others did not", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const late = bus.ready({ workers: 3, timeout: 2_000 });
+  const failed = rejection<NotReadyError>(bus.ready({ workers: 2, timeout: 500 }));
+  const unlimited = rejection(bus.ready({ workers: 9, timeout: 0 }));
+  for (let times = 0; times < 2; times++) {
+    const peer = await knock(space);
+    peer.socket.write(joinMessage(7));
+    await until(peer.closed, "it is turned away");
+  }
+  const gone = await space.worker(() => "x");
+  await until(() => bus.workers.length === 1, "it came");
+  await gone.close();
+  await until(() => bus.workers.length === 0, "it left");
+  await space.worker(() => "x");
+  const error = await failed;
+  expect(error).toBeInstanceOf(NotReadyError);
+  const { attached, wanted, failures, retryable, cause } = error;
+  const refused = `pid ${process.pid} was refused: it speaks protocol 7 to 7, this bus ${C.SB_ABI}, 2 times`;
+  expect({ attached, wanted, failures, retryable, cause }).toEqual({
+    attached: 1,
+    wanted: 2,
+    failures: [refused, `pid ${process.pid} left`],
+    retryable: true,
+    cause: undefined,
+  });
+  expect(error.message).toStartWith(`bus "${space.name}" had 1 of 2 workers after 500 ms: ${refused}; pid`);
+  await space.worker(() => "x");
+  await space.worker(() => "x");
+  await late;
+  const nobody = await rejection<NotReadyError>(bus.ready({ workers: 4, timeout: 1 }));
+  expect(nobody.failures).toEqual([]); // since the call
+  expect(await rejection(bus.ready({ timeout: -1 }))).toBeInstanceOf(InvalidConfigError);
+  await bus.close();
+  expect(await unlimited).toBeInstanceOf(BusClosedError);
+});
 
 test("a peer of another version hears ours, is named with its own, and gets no memory", async () => {
   await using space = new Workspace();

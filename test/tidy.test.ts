@@ -78,7 +78,7 @@ test("imports in src point one way: errors to native to bus to fleet to the rest
       if (to === from) continue;
       if (type && from === "contract" && to === "bus") continue; // the bus's types; at run time the bus imports contract
       expect(`${file} imports ${path}: ${mayImport[from]?.includes(to)}`).toBe(`${file} imports ${path}: true`);
-      if (to === "." && from !== "cli") expect(["errors.ts", "check.ts"]).toContain(basename(path));
+      if (to === "." && from !== "cli") expect(["errors.ts", "check.ts", "hold.ts"]).toContain(basename(path));
       if (to === "native" && from === "supervisor") expect(basename(path)).toBe("find.ts"); // it has no bun:ffi
     }
   }

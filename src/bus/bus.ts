@@ -17,6 +17,7 @@ import {
   UnsupportedError,
   WorkerDiedError,
 } from "../errors.ts";
+import { Hold } from "../hold.ts";
 import type { Supervisor } from "../supervisor/index.ts";
 import { makeClient } from "../contract/client.ts";
 import type { Client, Contract } from "../contract/contract.ts";
@@ -52,6 +53,7 @@ import {
   startTimer,
 } from "./options.ts";
 import { ends, type Kind, makePromise, Pending, PendingQueue } from "./pending.ts";
+import { ReadyWaiters } from "./ready.ts";
 import { Reception } from "./reception.ts";
 import { HubChannel, HubStream, type StreamOwner } from "./hub-stream.ts";
 import {
@@ -129,6 +131,16 @@ export interface RequestOptions {
   traceparent?: string;
 }
 
+/** For how many workers {@link SlotBus.ready} waits, and how long. */
+export interface ReadyOptions {
+  /** Workers that are to be attached: 0 to 64. Default 1. */
+  workers?: number;
+  /** Longest wait in ms; `Infinity` or 0 for no limit. Default 30 000. */
+  timeout?: number;
+  /** Ends the wait; `ready` rejects with `signal.reason`. */
+  signal?: AbortSignal;
+}
+
 /** A worker in an event of the bus. */
 export interface WorkerInfo {
   /** Of this attachment; no other of the bus has it. */
@@ -166,6 +178,8 @@ export interface SlotDiagnostics {
 
 /** Between two looks at deadlines while something is in flight, in ms. */
 const TICK_MS = 20;
+/** Default timeout of `ready`, in ms. */
+const READY_MS = 30_000;
 /** Default limit of the drain in `close`, in ms. */
 const CLOSE_MS = 5_000;
 /** Between two looks at whether a dead worker's process has ended, in ms. */
@@ -211,13 +225,17 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   /** Idempotent requests that wait for the proof that their first worker's process has ended. */
   readonly #proofWaiters = new Set<Pending>();
   #tick: ReturnType<typeof setTimeout> | null = null;
+  /** The tick that is due does not keep the process alive. */
+  #isTickUnref = false;
   #scratch: Arena | null = null;
   #draining = false;
   #closed = false;
   #closing: Promise<void> | null = null;
   #finalStats: BusStats | null = null;
   #finalMetrics: string | null = null;
-  #readyWaiters: { workers: number; settle: () => void }[] = [];
+  readonly #ready: ReadyWaiters;
+  /** Set by {@link ref}. */
+  readonly #hold = new Hold();
   #drainWaiters: (() => void)[] = [];
   /** The workers that the bus starts itself. */
   readonly #crew: Crew | null;
@@ -292,7 +310,10 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
         data: (link, bytes) => this.#read(link, bytes),
         message: (link, type) => this.#message(link, type),
         closed: (link) => this.#end(link, "ended"),
-        refused: (peer, reason) => queueMicrotask(() => this.emit("peerRefused", peer, reason)),
+        refused: (peer, reason) => {
+          this.#ready.note(`pid ${peer.pid} was refused: ${reason}`);
+          queueMicrotask(() => this.emit("peerRefused", peer, reason));
+        },
       });
     } catch (error) {
       detach(this.#events.buffer);
@@ -308,6 +329,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       restarted: () => native.sb_stats_add(hub, C.SB_C_RESTARTED, 1),
     };
     this.#crew = options.workers ? new Crew(options.workers, company) : null;
+    this.#ready = new ReadyWaiters(options.name, () => this.#crew?.lastFailure ?? null);
   }
 
   get name(): string {
@@ -411,32 +433,19 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     return makeClient(this, contract);
   }
 
-  /** Resolves when `workers` (0-64, default 1) are attached. Rejects when the bus closes or `signal` aborts. */
-  ready({ workers = 1, signal }: { workers?: number; signal?: AbortSignal } = {}): Promise<void> {
-    try {
-      checkInteger("workers", workers, 0, C.SB_LINKS_MAX);
-    } catch (error) {
-      return Promise.reject(error);
-    }
-    if (this.#closed) return Promise.reject(this.#closedError());
-    if (signal?.aborted) return Promise.reject(signal.reason);
-    if (this.#links.length >= workers) return Promise.resolve();
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const onAbort = (): void => {
-      this.#readyWaiters = this.#readyWaiters.filter((other) => other !== waiter);
-      reject(signal?.reason);
-    };
-    const waiter = {
-      workers,
-      settle: (): void => {
-        signal?.removeEventListener("abort", onAbort);
-        if (this.#closed) reject(this.#closedError());
-        else resolve();
-      },
-    };
-    this.#readyWaiters.push(waiter);
-    signal?.addEventListener("abort", onAbort, { once: true });
-    return promise;
+  /**
+   * Resolves when `workers` (0-64, default 1) are attached.
+   *
+   * @throws (rejects) {NotReadyError} after `timeout` ms (default 30 000, `Infinity` or 0 for none), with the number of workers
+   * that came and why others did not; {@link BusClosedError}; {@link InvalidConfigError}; `signal.reason`.
+   */
+  async ready({ workers = 1, timeout = READY_MS, signal }: ReadyOptions = {}): Promise<void> {
+    checkInteger("workers", workers, 0, C.SB_LINKS_MAX);
+    const limit = checkTimeout("timeout", timeout);
+    if (this.#closed) throw this.#closedError();
+    signal?.throwIfAborted();
+    if (this.#links.length >= workers) return;
+    await this.#ready.wait(workers, limit, signal, () => this.#links.length);
   }
 
   /** State, worker and age of every slot, and what waits in the queue. */
@@ -491,17 +500,13 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     return busMetrics(this.name, readSnapshot(copy, native.sb_now_ms()));
   }
 
-  /** Keeps the process alive while the bus is open. Without it, only requests that wait do. */
+  /** Keeps the process alive while the bus is open. Without it, only promises that are pending do. */
   ref(): void {
-    if (this.#closed) return;
-    this.#reception.ref();
-    this.#crew?.supervisor.ref();
+    if (!this.#closed) this.#hold.set(true);
   }
 
   unref(): void {
-    if (this.#closed) return;
-    this.#reception.unref();
-    this.#crew?.supervisor.unref();
+    this.#hold.set(false);
   }
 
   /**
@@ -590,6 +595,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const pending = new Pending(request, options, kind, ++this.#serial, timeoutMs, resolve, reject);
     if (++this.#unsettled > this.#peak) this.#peak = this.#unsettled;
     if (this.#tick === null) this.#tick = setTimeout(this.#onTick, TICK_MS);
+    else if (this.#isTickUnref) this.#refTick();
     const link = this.#queue.length === 0 && options.worker === undefined ? this.#pick() : null;
     if (link) this.#send(link, pending);
     else this.#sendLater(pending);
@@ -1158,11 +1164,18 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#sample(goesOn);
     if (goesOn) {
       this.#tick = setTimeout(this.#onTick, TICK_MS);
-      if (this.#unsettled === 0) this.#tick.unref();
+      this.#isTickUnref = this.#unsettled === 0;
+      if (this.#isTickUnref) this.#tick.unref();
     } else {
       for (const link of this.#links) native.sb_link_trim(this.#hub, link.index);
     }
   };
+
+  /** The tick keeps the process alive while a request is pending, not for a slot that waits for its worker. */
+  #refTick(): void {
+    this.#isTickUnref = false;
+    this.#tick?.ref();
+  }
 
   /** Shows observers what is in flight. `ticking`: a look like this one follows. */
   #sample(ticking: boolean): void {
@@ -1196,7 +1209,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#crew?.joined(link);
     this.#driver.wake();
     queueMicrotask(() => this.emit("workerJoined", infoOf(link)));
-    this.#tellReadyWaiters();
+    this.#ready.tell(this.#links.length);
     this.#pump();
   }
 
@@ -1229,13 +1242,6 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     return links.length === 0
       ? this.options.slots
       : links.reduce((sum, link) => sum + link.concurrency, 0) / links.length;
-  }
-
-  #tellReadyWaiters(): void {
-    const waiters = this.#readyWaiters;
-    const isDone = (waiter: { workers: number }): boolean => this.#closed || this.#links.length >= waiter.workers;
-    this.#readyWaiters = waiters.filter((waiter) => !isDone(waiter));
-    for (const waiter of waiters) if (isDone(waiter)) waiter.settle();
   }
 
   #read(link: Link, bytes: Uint8Array): void {
@@ -1388,6 +1394,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #report(link: Link, how: string): void {
     const counter = link.evictedFor ? C.SB_C_EVICTED : link.leaving ? C.SB_C_LEFT : C.SB_C_DIED;
     native.sb_stats_add(this.#hub, counter, 1);
+    if (!this.#closed) this.#ready.note(`pid ${link.peer.pid} ${counter === C.SB_C_LEFT ? "left" : how}`);
     if (link.evictedFor) this.#reception.remember(link);
     else if (link.retries === 0) link.forgetProcess();
     queueMicrotask(() => {
@@ -1427,7 +1434,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     }
     this.#reception.close();
     this.#leave();
-    this.#tellReadyWaiters();
+    this.#hold.set(false);
+    this.#ready.close(this.#closedError());
     if (this.#unsettled > 0) await new Promise((done) => setImmediate(done)); // a body that is gathered settles soon
     this.#unsettledAtEnd += this.#unsettled;
     this.#finalMetrics = this.metrics();

@@ -1,6 +1,6 @@
 /** The workers that a bus starts itself: their processes, and how many there are. */
 
-import type { WorkerFailedError } from "../errors.ts";
+import { type ExitReport, type WorkerFailedError, WorkerStartError } from "../errors.ts";
 import { Supervisor, type Transport, type WorkerLink, type WorkerProcess } from "../supervisor/index.ts";
 import type { Link } from "./link.ts";
 import type { ResolvedBusOptions, ResolvedWorkers } from "./options.ts";
@@ -30,6 +30,8 @@ export class Crew {
   readonly supervisor: Supervisor<WorkerLink>;
   /** Why the last worker that was given up was, until another one is ready. */
   givenUp: WorkerFailedError | null = null;
+  /** Why the last worker that failed did, until another one is ready. */
+  lastFailure: WorkerFailedError | WorkerStartError | null = null;
   readonly #bus: Bus;
   readonly #workers: ResolvedWorkers;
   /** By process id. */
@@ -52,12 +54,21 @@ export class Crew {
       open: (process, signal) => this.#open(process, signal),
     };
     this.supervisor = new Supervisor({ ...workers.pool, name, env, instances: workers.min }, transport);
-    this.supervisor.unref(); // as the bus
-    this.supervisor.on("state", ({ state }, previous) => {
+    this.supervisor.unref(); // the bus decides what keeps the process alive
+    this.supervisor.on("state", ({ id, state }, previous) => {
       if (previous === "backoff" && state === "starting" && !this.#stopped) bus.restarted();
+      if (state === "backoff") this.lastFailure = new WorkerStartError(name, id, "ended and is started again", exited);
     });
-    this.supervisor.on("failed", (error) => (this.givenUp = error));
-    this.supervisor.on("ready", () => (this.givenUp = null));
+    this.supervisor.on("failed", (error) => {
+      this.givenUp = error;
+      this.lastFailure = error;
+    });
+    let exited: ExitReport | null = null;
+    this.supervisor.on("exit", (report) => (exited = report));
+    this.supervisor.on("ready", () => {
+      this.givenUp = null;
+      this.lastFailure = null;
+    });
   }
 
   /** Resolves when `min` workers are attached. Rejects as `Supervisor.start`. */

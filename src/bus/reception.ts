@@ -40,7 +40,6 @@ export class Reception {
   readonly #dir: number;
   /** `null` in a pause. */
   #listener: UnixSocketListener<Link> | null = null;
-  #isRef = false;
   /** In this turn of the event loop. */
   #accepted = 0;
   #pause: ReturnType<typeof setTimeout> | null = null;
@@ -73,22 +72,12 @@ export class Reception {
     } catch (cause) {
       throw new ResourceError(`bus "${name}" cannot listen: ${(cause as Error).message}`, { cause });
     }
-    if (!this.#isRef) this.#listener.unref();
+    this.#listener.unref();
     const error = native.sb_name_expose(this.#dir, cString(name), allowedUids.length > 0 ? 1 : 0);
     if (error === 0) return;
     this.#listener.stop(true);
     this.#listener = null;
     throw new ResourceError(`bus "${name}" cannot set its socket's rights: ${errorText(error)}.`);
-  }
-
-  ref(): void {
-    this.#isRef = true;
-    (this.#listener ?? this.#pause)?.ref();
-  }
-
-  unref(): void {
-    this.#isRef = false;
-    (this.#listener ?? this.#pause)?.unref();
   }
 
   /** An evicted worker: its process may live on and come again. */
@@ -124,7 +113,7 @@ export class Reception {
     this.#listener?.stop();
     this.#listener = null;
     this.#pause = setTimeout(this.#open, PAUSE_MS);
-    if (!this.#isRef) this.#pause.unref();
+    this.#pause.unref();
   }
 
   readonly #open = (): void => {

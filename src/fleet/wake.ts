@@ -2,6 +2,7 @@
 
 import type { Socket, SocketHandler, UnixSocketOptions } from "bun";
 import { ResourceError } from "../errors.ts";
+import { Hold } from "../hold.ts";
 import { errorText, native, type Pointer } from "../native/library.ts";
 
 /** Pause before a bridge that failed is opened anew, in ms. */
@@ -18,22 +19,16 @@ export class Wake {
   #isRingingSoon = false;
   /** Those that wait now. */
   #waiting = 0;
+  readonly #hold = new Hold();
 
   constructor(fleet: Pointer) {
     this.#fleet = fleet;
   }
 
-  /** Calls `listener` at every wake-up from now on, and keeps the process alive until the result is called. */
-  subscribe(listener: () => void): () => void {
-    const stop = this.listen(listener);
-    this.ref();
-    return once(() => {
-      this.unref();
-      stop();
-    });
-  }
-
-  /** As {@link subscribe}, without a hold on the process. The first opens the bridge, the last closes it. */
+  /**
+   * Calls `listener` at every wake-up from now on, until the result is called. Does not keep the process alive. The first
+   * listener opens the bridge, the last closes it.
+   */
   listen(listener: () => void): () => void {
     if (!this.#bridge && !this.#retry) this.#open();
     const own = (): void => listener();
@@ -46,11 +41,11 @@ export class Wake {
 
   /** Somebody waits: the process stays alive. */
   ref(): void {
-    if (++this.#waiting === 1) (this.#socket ?? this.#retry)?.ref();
+    if (++this.#waiting === 1) this.#hold.set(true);
   }
 
   unref(): void {
-    if (--this.#waiting === 0) (this.#socket ?? this.#retry)?.unref();
+    if (--this.#waiting === 0) this.#hold.set(false);
   }
 
   /**
@@ -97,7 +92,7 @@ export class Wake {
           return;
         }
         this.#socket = opened;
-        if (this.#waiting === 0) opened.unref();
+        opened.unref();
       },
       data: () => {
         if (this.#bridge === bridge) this.#ring();
@@ -125,7 +120,7 @@ export class Wake {
       }
       this.#ring();
     }, RETRY_MS);
-    if (this.#waiting === 0) this.#retry.unref();
+    this.#retry.unref();
   }
 
   #ring(): void {

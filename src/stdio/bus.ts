@@ -11,6 +11,7 @@ import {
   type SlotbusError,
   UnknownPoolError,
 } from "../errors.ts";
+import { Hold, holdWhile } from "../hold.ts";
 import { resolveStop, type StopOptions } from "../supervisor/options.ts";
 import type { WorkerState, WorkerStatus } from "../supervisor/supervisor.ts";
 import { resolveStdioOptions, type StdioBusOptions } from "./config.ts";
@@ -128,6 +129,13 @@ export class StdioBus implements AsyncDisposable {
   #stopping: Promise<PoolExitReport[]> | null = null;
   #timer: ReturnType<typeof setTimeout> | null = null;
   #due = Infinity;
+  /** Calls that have not settled. */
+  #unsettled = 0;
+  /** Set while a call has not settled. */
+  readonly #asking = new Hold();
+  #isRef = false;
+  /** Set by {@link ref} while the bus is open. */
+  readonly #running = new Hold();
   #routingErrors = 0;
   #dropped = 0;
   /** @internal Of all servers. */
@@ -189,7 +197,7 @@ export class StdioBus implements AsyncDisposable {
     if (this.#state !== BusState.CREATED && this.#state !== BusState.STOPPED) {
       return Promise.reject(this.#stateError("start", "CREATED or STOPPED"));
     }
-    this.#state = BusState.STARTING;
+    this.#setState(BusState.STARTING);
     this.#starting = this.#start().finally(() => (this.#starting = null));
     return this.#starting;
   }
@@ -199,10 +207,10 @@ export class StdioBus implements AsyncDisposable {
     try {
       await Promise.all(pools.map(({ supervisor }) => supervisor.start()));
       if (this.#state !== BusState.STARTING) throw new BusClosedError("the bus");
-      this.#state = BusState.RUNNING;
+      this.#setState(BusState.RUNNING);
     } catch (error) {
       await Promise.all(pools.map(({ supervisor }) => supervisor.stop({ drain: 0, endOfInput: 0 })));
-      if (this.#state === BusState.STARTING) this.#state = BusState.STOPPED;
+      if (this.#state === BusState.STARTING) this.#setState(BusState.STOPPED);
       throw error;
     }
   }
@@ -221,8 +229,8 @@ export class StdioBus implements AsyncDisposable {
       return Promise.reject(error);
     }
     if (this.#state === BusState.STOPPED) return Promise.resolve([]);
-    this.#state = BusState.STOPPING;
-    this.#stopping = this.#stop(options).finally(() => (this.#stopping = null));
+    this.#setState(BusState.STOPPING);
+    this.#stopping = holdWhile(this.#stop(options).finally(() => (this.#stopping = null)));
     return this.#stopping;
   }
 
@@ -242,12 +250,28 @@ export class StdioBus implements AsyncDisposable {
     if (this.#timer) clearTimeout(this.#timer);
     this.#timer = null;
     this.#due = Infinity;
-    this.#state = BusState.STOPPED;
+    this.#setState(BusState.STOPPED);
     return reports.flat();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
+  }
+
+  /** Keeps the process alive while the bus is open. Without it, only promises that are pending do, and {@link serve}. */
+  ref(): void {
+    this.#isRef = true;
+    this.#setState(this.#state);
+  }
+
+  unref(): void {
+    this.#isRef = false;
+    this.#setState(this.#state);
+  }
+
+  #setState(state: BusStateValue): void {
+    this.#state = state;
+    this.#running.set(this.#isRef && state !== BusState.CREATED && state !== BusState.STOPPED);
   }
 
   /**
@@ -329,12 +353,18 @@ export class StdioBus implements AsyncDisposable {
       const now = performance.now();
       const call = new Call(kind, method, params, message, options, now, ms || Infinity, resolve, reject);
       if (options !== undefined && !this.#isWanted(pool, call, options)) return;
+      call.onSettled = this.#onSettled;
+      if (++this.#unsettled === 1) this.#asking.set(true);
       if (call.deadline < this.#due) this.#expect(call.deadline, now);
       pool.dispatch(call);
     } catch (error) {
       reject(error);
     }
   }
+
+  readonly #onSettled = (): void => {
+    if (--this.#unsettled === 0) this.#asking.set(false);
+  };
 
   /** Checks the rest of the options; `false`: the call is aborted already. */
   #isWanted(pool: Pool, call: Call, { key, signal, onProgress }: StdioRequestOptions): boolean {
@@ -369,6 +399,7 @@ export class StdioBus implements AsyncDisposable {
     this.#due = due;
     if (this.#timer) clearTimeout(this.#timer);
     this.#timer = setTimeout(this.#onTime, Math.min(MAX_TIMER_MS, Math.max(1, due - now)));
+    this.#timer.unref();
   }
 
   readonly #onTime = (): void => {

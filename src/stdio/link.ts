@@ -83,6 +83,8 @@ export class Call {
   link: StdioLink | null = null;
   id = 0;
   onAbort: (() => void) | null = null;
+  /** Called once, when it settles. */
+  onSettled: (() => void) | null = null;
 
   constructor(
     kind: Call["kind"],
@@ -110,6 +112,7 @@ export class Call {
   settle(isError: boolean, value: unknown): boolean {
     if (this.isSettled) return false;
     this.isSettled = true;
+    this.onSettled?.();
     if (this.onAbort) this.options.signal!.removeEventListener("abort", this.onAbort);
     if (isError) this.reject(value);
     else this.resolve(value);

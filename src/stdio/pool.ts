@@ -32,7 +32,11 @@ export type PoolSupervisor = EventEmitter<SupervisorEvents> &
 /** @internal */
 export type MakeSupervisor = (pool: ResolvedStdioPool, transport: Transport<StdioLink>) => PoolSupervisor;
 
-const makeSupervisor: MakeSupervisor = (pool, transport) => new Supervisor(pool.program, transport);
+const makeSupervisor: MakeSupervisor = (pool, transport) => {
+  const supervisor = new Supervisor(pool.program, transport);
+  supervisor.unref(); // the bus decides what keeps the process alive
+  return supervisor;
+};
 
 /** The calls of one pool and the workers that answer them. */
 export class Pool implements LinkOwner {

@@ -77,6 +77,15 @@ export class RawStdioBus implements AsyncDisposable {
     await this.stop();
   }
 
+  /** As {@link StdioBus.ref}. */
+  ref(): void {
+    this.#bus.ref();
+  }
+
+  unref(): void {
+    this.#bus.unref();
+  }
+
   /**
    * Sends a message: text, or an object that is written as JSON.
    *

@@ -2,6 +2,7 @@
 
 import { checkChoice, checkInteger, checkOptions } from "../check.ts";
 import { SubscriptionFullError } from "../errors.ts";
+import { Hold } from "../hold.ts";
 
 /** How a subscription keeps what its reader has not taken. */
 export interface SubscribeOptions {
@@ -32,6 +33,8 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
   #items: (T | undefined)[] = [];
   #first = 0;
   #readers: { resolve: (result: IteratorResult<T>) => void; reject: (error: unknown) => void }[] = [];
+  /** Set while somebody waits for an item. */
+  readonly #hold = new Hold();
   #room: PromiseWithResolvers<void> | null = null;
   #isOpen = true;
   #isReleased = false;
@@ -74,6 +77,7 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
     if (!this.#isOpen) return null;
     const reader = this.#readers.shift();
     if (reader) {
+      this.#hold.set(this.#readers.length > 0);
       reader.resolve({ done: false, value: item });
       return null;
     }
@@ -108,6 +112,7 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
       return Promise.reject(failure.error);
     }
     if (!this.#isOpen) return Promise.resolve(DONE);
+    this.#hold.set(true);
     return new Promise((resolve, reject) => this.#readers.push({ resolve, reject }));
   }
 
@@ -178,6 +183,7 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
     this.#room = null;
     this.#onClose(this);
     const readers = this.#readers.splice(0);
+    this.#hold.set(false);
     if (failure && readers.length > 0) readers.shift()!.reject(failure.error);
     else this.#failure = failure;
     for (const reader of readers) reader.resolve(DONE);

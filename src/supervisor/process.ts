@@ -157,6 +157,7 @@ export class Process implements WorkerProcess {
       if (through === null) throw startError(pool, id, code, cause);
       throw new WorkerStartError(pool.name, id, `could not be started by ${through}: ${message}`, null, cause);
     }
+    this.#child.unref(); // before its pipes are asked for: Bun would not unref those any more
     this.stdin = (this.#child.stdin as Bun.FileSink | undefined) ?? null;
     this.stdout = (this.#child.stdout as ReadableStream<Uint8Array> | undefined) ?? null;
     if (through === null) {
@@ -198,14 +199,6 @@ export class Process implements WorkerProcess {
 
   recycle(): void {
     this.#owner.recycle(this);
-  }
-
-  ref(): void {
-    this.#child.ref();
-  }
-
-  unref(): void {
-    this.#child.unref();
   }
 
   /**
@@ -254,6 +247,7 @@ export class Process implements WorkerProcess {
     if (this.#ended || ms === 0) return;
     const { promise, resolve: goOn } = Promise.withResolvers<void>();
     const timer = setTimeout(goOn, ms);
+    timer.unref();
     void this.exited.then(() => goOn());
     done?.then(goOn, goOn);
     await promise;

@@ -34,6 +34,7 @@ export class StderrTail {
   /** Reads to the end, for `ms` at most. */
   async finish(ms: number): Promise<void> {
     const timer = setTimeout(() => void this.#reader.cancel().catch(() => {}), ms);
+    timer.unref();
     await this.#done;
     clearTimeout(timer);
   }

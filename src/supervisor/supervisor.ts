@@ -3,6 +3,7 @@
 import { EventEmitter } from "node:events";
 import { BusClosedError, type ExitReport, InvalidStateError, WorkerFailedError, WorkerStartError } from "../errors.ts";
 import { checkInteger, startTimer } from "../check.ts";
+import { Hold, holdWhile } from "../hold.ts";
 import {
   INSTANCES_MAX,
   type PoolOptions,
@@ -109,6 +110,7 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
   /** The last of the replacements; one at a time. */
   #recycling: Promise<void> = Promise.resolve();
   #isRef = true;
+  readonly #hold = new Hold();
 
   /** @throws {InvalidConfigError}. */
   constructor(options: PoolOptions, transport: Transport<Link>) {
@@ -152,7 +154,7 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
       return Promise.reject(new InvalidStateError(this.#title, "start", this.#phase, "stopped"));
     }
     this.#phase = "starting";
-    this.#starting = this.#start().finally(() => (this.#starting = null));
+    this.#starting = holdWhile(this.#start().finally(() => (this.#starting = null)));
     return this.#starting;
   }
 
@@ -172,7 +174,7 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
       return Promise.reject(error);
     }
     if (this.#phase === "stopped") return Promise.resolve([]);
-    this.#stopping = this.#stop(steps).finally(() => (this.#stopping = null));
+    this.#stopping = holdWhile(this.#stop(steps).finally(() => (this.#stopping = null)));
     return this.#stopping;
   }
 
@@ -190,21 +192,25 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
     } catch (error) {
       return Promise.reject(error);
     }
-    const run = this.#resizing.then(() => this.#resize(instances));
+    const run = holdWhile(this.#resizing.then(() => this.#resize(instances)));
     this.#resizing = run.catch(() => {});
     return run;
   }
 
-  /** Keeps this process alive while workers run (default). */
+  /** Keeps this process alive while it has a worker that is neither stopped nor given up (default). */
   ref(): void {
     this.#isRef = true;
-    for (const process of this.#lives.keys()) process.ref();
+    this.#keepAlive();
   }
 
-  /** Workers do not keep this process alive. */
+  /** Workers do not keep this process alive; `start`, `stop` and `resize` do while they are pending. */
   unref(): void {
     this.#isRef = false;
-    for (const process of this.#lives.keys()) process.unref();
+    this.#keepAlive();
+  }
+
+  #keepAlive(): void {
+    this.#hold.set(this.#isRef && this.#workers.some(({ state }) => state !== "failed" && state !== "stopped"));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -346,7 +352,6 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
   async #launch(worker: Worker<Link>): Promise<Life<Link>> {
     const process = new Process(this.#owner, findProgram(this.pool), worker.id, ++worker.life, this.#transport);
     const life: Life<Link> = { worker, process, link: null, readyAt: 0, retired: false, replacing: false, age: null };
-    if (!this.#isRef) process.unref();
     this.#lives.set(process, life);
     let why = "";
     const abort = new AbortController();
@@ -402,6 +407,7 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
     const previous = worker.state;
     if (previous === state) return;
     worker.state = state;
+    this.#keepAlive();
     const status = statusOf(worker);
     queueMicrotask(() => this.emit("state", status, previous));
   }
@@ -469,6 +475,7 @@ async function sleep(ms: number, signal: AbortSignal): Promise<void> {
   if (signal.aborted) return;
   const { promise, resolve } = Promise.withResolvers<void>();
   const timer = setTimeout(resolve, ms);
+  timer.unref();
   signal.addEventListener("abort", () => resolve(), { once: true });
   await promise;
   clearTimeout(timer);

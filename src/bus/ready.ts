@@ -1,0 +1,75 @@
+/** Those who wait until workers are attached, and what happened to other workers meanwhile. */
+
+import { NotReadyError, type SlotbusError } from "../errors.ts";
+import { Hold } from "../hold.ts";
+import { startTimer } from "./options.ts";
+
+/** Reasons that an error gives; more are counted. */
+const REASONS_MAX = 8;
+
+interface Waiter {
+  readonly workers: number;
+  /** Peers that were refused and workers that ended since the call: by reason, and how many. */
+  readonly failures: Map<string, number>;
+  settle(error: unknown): void;
+}
+
+/** The calls of `bus.ready` that are pending. They keep the process alive. */
+export class ReadyWaiters {
+  readonly #name: string;
+  /** Why the last worker that the bus started failed. */
+  readonly #lastFailure: () => SlotbusError | null;
+  readonly #waiters = new Set<Waiter>();
+  readonly #hold = new Hold();
+
+  constructor(name: string, lastFailure: () => SlotbusError | null) {
+    this.#name = name;
+    this.#lastFailure = lastFailure;
+  }
+
+  /** Resolves when so many workers are attached. `timeoutMs` 0: no limit. */
+  wait(workers: number, timeoutMs: number, signal: AbortSignal | undefined, attached: () => number): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const onAbort = (): void => waiter.settle(signal!.reason);
+    const timer = startTimer(timeoutMs, () => {
+      const failures = [...waiter.failures].map(([reason, times]) =>
+        times === 1 ? reason : `${reason}, ${times} times`,
+      );
+      waiter.settle(new NotReadyError(this.#name, timeoutMs, attached(), workers, failures, this.#lastFailure()));
+    });
+    const waiter: Waiter = {
+      workers,
+      failures: new Map(),
+      settle: (error) => {
+        this.#waiters.delete(waiter);
+        this.#hold.set(this.#waiters.size > 0);
+        timer.clear();
+        signal?.removeEventListener("abort", onAbort);
+        if (error === null) resolve();
+        else reject(error);
+      },
+    };
+    this.#waiters.add(waiter);
+    this.#hold.set(true);
+    signal?.addEventListener("abort", onAbort, { once: true });
+    return promise;
+  }
+
+  /** So many workers are attached now. */
+  tell(attached: number): void {
+    for (const waiter of this.#waiters) if (attached >= waiter.workers) waiter.settle(null);
+  }
+
+  /** A peer was refused, or a worker ended. */
+  note(failure: string): void {
+    for (const { failures } of this.#waiters) {
+      const times = failures.get(failure) ?? 0;
+      if (times > 0 || failures.size < REASONS_MAX) failures.set(failure, times + 1);
+    }
+  }
+
+  /** Rejects all. */
+  close(error: unknown): void {
+    for (const waiter of this.#waiters) waiter.settle(error);
+  }
+}
