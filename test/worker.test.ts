@@ -215,7 +215,9 @@ describe("a handler that returns nothing", () => {
       const kept: WorkerRequest[] = [];
       const { bus, worker } = await space.pair((request) => (kept.push(request), handler(request)), { slots: 1 });
       worker.on("handlerError", (error, about) => heard.push([(error as NoAnswerError).code, about]));
-      const error = await rejection<RemoteError>(bus.request({ path: "/x", id: "7", body: pattern(40_000) }));
+      const error = await rejection<RemoteError>(
+        bus.request({ path: "/x", id: "7", body: pattern(40_000) }, { timeout: 2_000 }),
+      );
       expect([error.remoteCode, error.remoteName, error.mayHaveExecuted]).toEqual(["NO_ANSWER", "NoAnswerError", true]);
       expect(error.message).toStartWith(
         "NoAnswerError: the handler of /x returned nothing. Return the answer, or call ",

@@ -423,11 +423,8 @@ export class Session {
   close(reason: unknown): void {
     if (!this.open) return;
     this.#closing = true;
-    for (const claim of this.running) {
-      if (!claim) continue;
-      claim.receiver?.end(() => ({ error: reason }));
-      this.#keepBody(claim);
-    }
+    for (const claim of this.running) claim?.receiver?.end(() => ({ error: reason }));
+    for (const claim of this.running) if (claim) this.#keepBody(claim);
     this.open = false;
     let detached = true;
     for (const claim of this.running) {
