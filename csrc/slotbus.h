@@ -697,8 +697,10 @@ SB_API int32_t sb_name_probe(int32_t dir, const char *name);
  * Caveats:
  *  - Each call that was received ends with one sb_worker_answer or sb_worker_fail. One that never
  *    does keeps its caller waiting and its slot spent; a timeout tells the caller only.
- *  - call.body is shared memory. An honest hub leaves it alone until the call is answered; whoever
- *    does not trust the hub copies it before looking at it twice.
+ *  - call.body is shared memory. It is valid until the call is answered, by sb_worker_answer or
+ *    sb_worker_fail, or the worker detaches. Then the hub puts the bodies of other calls there, so
+ *    copy what you need longer. An honest hub leaves it alone until then; if you do not trust the
+ *    hub, copy it before you look at it twice.
  *  - Strings are UTF-8, end with NUL, and stay until the next sb_worker_receive: their head was
  *    copied. The handle keeps memory of twice the hub's head limit for it.
  *  - A call whose body streams is answered with an error by sb_worker_receive itself.
@@ -718,7 +720,7 @@ struct sb_call { /* 96 bytes on the 64-bit platforms that there are; filled by r
 	const char *pattern;    /* of the hub's router; "" none */
 	const char *id;         /* in errors and traces of both sides */
 	const char *pairs;      /* name, value, ... of parameters, then headers, each with its NUL */
-	const void *body;
+	const void *body;       /* valid until the call is answered, also when its caller gave up */
 	uint64_t body_bytes;
 };
 
@@ -740,7 +742,8 @@ struct sb_answer { /* zero is the default of each */
  * -SB_ENOMEM, -SB_EFILES, -SB_ELIMIT, -SB_ESYS. */
 SB_API struct sb_worker *sb_worker_attach(const char *directory, const char *name,
                                           uint32_t concurrency, uint32_t timeout_ms);
-/* Waits for the next call, spinning for up to 50 us, then asleep. 1: call is filled. 0: none, for
+/* Waits for the next call, spinning for up to 50 us, then asleep. 1: call is filled; its body is
+ * valid until the call is answered, its strings until the next receive. 0: none, for
  * the time is over, or a signal, a bell without work or a call that it answered itself ended the
  * wait early. -SB_ECLOSED: the hub is gone. -SB_ECORRUPT: it broke the protocol. -SB_EINVAL: no
  * handle of sb_worker_attach. After an error only sb_worker_detach. timeout_ms 0 does not block;

@@ -26,6 +26,21 @@ static int work(const struct sb_worker *worker, const struct sb_call *call)
 	return 1;
 }
 
+/* Bytes of a call that is answered: call->body is gone then, so they are a copy. */
+static void *kept;
+static uint64_t kept_bytes;
+
+static int32_t keep(struct sb_worker *worker, const struct sb_call *call)
+{
+	void *copy = malloc(call->body_bytes + 1);
+	if (copy == NULL) return sb_worker_fail(worker, call, "NO_MEMORY", "there is no memory left");
+	free(kept);
+	kept = memcpy(copy, call->body, call->body_bytes);
+	kept_bytes = call->body_bytes;
+	struct sb_answer answer = { .status = 202 };
+	return sb_worker_answer(worker, call, &answer);
+}
+
 static int32_t handle(struct sb_worker *worker, const struct sb_call *call)
 {
 	char text[256];
@@ -42,6 +57,11 @@ static int32_t handle(struct sb_worker *worker, const struct sb_call *call)
 		const char *const headers[] = { "x-language", "C", NULL };
 		answer = (struct sb_answer){ .headers = headers, .body = call->body,
 			                         .body_bytes = call->body_bytes };
+		return sb_worker_answer(worker, call, &answer);
+	} else if (strcmp(call->path, "/keep") == 0) {
+		return keep(worker, call);
+	} else if (strcmp(call->path, "/kept") == 0) {
+		answer = (struct sb_answer){ .body = kept, .body_bytes = kept_bytes };
 		return sb_worker_answer(worker, call, &answer);
 	} else if (strcmp(call->path, "/work") == 0) {
 		snprintf(text, sizeof text, "%s", work(worker, call) ? "worked" : "aborted");

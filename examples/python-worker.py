@@ -42,7 +42,16 @@ error_last = prototype("sb_error_last", c_int32)
 error_text = prototype("sb_error_text", c_char_p, c_int32)
 
 
+kept = b""
+
+
 def handle(path, body):
+    global kept
+    if path == "/keep":
+        kept = body
+        return b""
+    if path == "/kept":
+        return kept
     if path == "/hello":
         return f"hello {body.decode()}, from process {os.getpid()}".encode()
     if path == "/sum":
@@ -63,6 +72,7 @@ def main(name):
         if got != 1:
             continue
         try:
+            # call.body is valid until the call is answered; string_at makes a copy, which may be kept.
             body = handle(call.path.decode(), ctypes.string_at(call.body, call.body_bytes))
             if answer(worker, byref(call), byref(Answer(body=body, body_bytes=len(body)))) == EINVAL:
                 raise ValueError(f"an answer of {len(body)} bytes is more than the hub takes")

@@ -339,6 +339,38 @@ export class RemoteError extends SlotbusError {
   }
 }
 
+/**
+ * A handler returned nothing and had not answered, or the answer that it deferred was dropped.
+ * @cure Return the answer (`null` for none). To answer later, keep the function that `request.defer()` returns and call it.
+ */
+export class NoAnswerError extends SlotbusError {
+  constructor(path: string, how: "nothing" | "dropped" = "nothing") {
+    const shown = path.length > 200 ? `${path.slice(0, 200)}…` : path;
+    const dropped = `the deferred answer to ${shown} was dropped: nothing refers to its function any more.`;
+    super("NO_ANSWER", how === "dropped" ? dropped : `the handler of ${shown} returned nothing.`, {
+      hint:
+        how === "dropped"
+          ? "Keep the function that `request.defer()` returned, and call it once."
+          : "Return the answer, or call `request.defer()` first to answer later.",
+      mayHaveExecuted: true,
+    });
+  }
+}
+
+/**
+ * A body was used after its memory had been given back: a borrowed one after its end, or `request.body` of a request that is
+ * answered and whose body was borrowed.
+ * @cure Use what you borrow before you release it and before the request is answered. `request.body` is yours to keep: ask for it first.
+ */
+export class BodyReleasedError extends SlotbusError {
+  constructor(what: string) {
+    super("BODY_RELEASED", `${what} was released: its memory belongs to other requests now.`, {
+      hint: "Use it before it is released and before the request is answered, or keep `request.body`, which is a copy of your own.",
+      mayHaveExecuted: true,
+    });
+  }
+}
+
 /** Where in a value something is wrong, and what. */
 export interface ValidationIssue {
   readonly path: readonly (string | number)[];

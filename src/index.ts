@@ -19,7 +19,7 @@ export type {
   SlotBusOptions,
   WorkersOptions,
 } from "./bus/options.ts";
-export type { Answer, Answerable, Delivery, WorkerRequest } from "./bus/request.ts";
+export type { Answer, Answerable, BorrowedBody, DeferredAnswer, Delivery, WorkerRequest } from "./bus/request.ts";
 export type { BorrowedResponse, BusResponse, StreamedResponse } from "./bus/response.ts";
 export type { ChunkOptions, Chunks, StreamSource } from "./bus/stream.ts";
 export type { HandleTrace, RequestTrace } from "./bus/tracing.ts";
@@ -29,6 +29,7 @@ export {
   SlotWorker,
   type SlotWorkerEvents,
   type SlotWorkerOptions,
+  type SyncHandler,
 } from "./bus/worker.ts";
 export { isContractError } from "./contract/client.ts";
 export type { Codec } from "./contract/codec.ts";

@@ -39,6 +39,7 @@ let servedOver: Served["over"] | null = null;
 const KEY_HEADER = "x-slotbus-key";
 const LINES_TYPE = "application/x-ndjson";
 const ERROR_TYPE = "application/x-slotbus-error+json";
+const decoder = new TextDecoder();
 
 /**
  * Answers calls until the host's end. Over stdio the end of input and SIGTERM let it finish what it has; then the process exits
@@ -123,7 +124,8 @@ function answer(handlers: ServeHandlers, request: WorkerRequest): Answer | Promi
   if (!handler) return failed(404, new RpcError(RPC.methodNotFound, `there is no method ${JSON.stringify(method)}`));
   let params: unknown;
   try {
-    params = request.body.length === 0 ? undefined : request.json();
+    const body = request.peek();
+    params = body.length === 0 ? undefined : JSON.parse(decoder.decode(body));
   } catch (error) {
     return failed(400, new RpcError(RPC.parseError, `the params are no JSON: ${(error as Error).message}`));
   }

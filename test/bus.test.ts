@@ -7,6 +7,7 @@ import {
   BusClosedError,
   BusExistsError,
   BusOverloadedError,
+  type DeferredAnswer,
   HeadTooLargeError,
   InvalidConfigError,
   NoWorkerError,
@@ -263,7 +264,7 @@ describe("time", () => {
         if (request.path !== "/hang") return "fine";
         held = request;
         request.signal.addEventListener("abort", () => aborted++);
-        return undefined;
+        request.defer();
       },
       { slots: 1 },
     );
@@ -276,19 +277,19 @@ describe("time", () => {
     const queued = bus.request({ path: "/fine" }, { timeout: 5_000 });
     expect(bus.stats().queued).toBe(1); // the only slot is quarantined
     expect(held!.aborted).toBe(true);
-    expect(held!.respond("late")).toBe("late");
+    expect(held!.defer()("late")).toBe("late");
     expect((await queued).text()).toBe("fine");
     expect([bus.stats().abandoned, bus.stats().timeouts]).toEqual([1, 1]);
   });
 
   test("a request that times out behind a busy worker was never executed, and says how long it waited", async () => {
     await using space = new Workspace();
-    const seen: WorkerRequest[] = []; // kept: one that is dropped has its caller told
+    const seen: WorkerRequest[] = []; // kept: one whose deferred answer is dropped has its caller told
     const bus = await space.bus();
     await space.worker(
       (request) => {
         seen.push(request);
-        return undefined;
+        request.defer();
       },
       { concurrency: 1 },
     );
@@ -359,8 +360,8 @@ describe("aborts", () => {
       (request) => {
         if (request.path === "/next") return "next";
         start();
-        request.signal.addEventListener("abort", () => tell(request.respond("too late")));
-        return undefined;
+        const answer = request.defer();
+        request.signal.addEventListener("abort", () => tell(answer("too late")));
       },
       { slots: 1 },
     );
@@ -409,6 +410,7 @@ describe("aborts", () => {
     const { promise: started, resolve: start } = Promise.withResolvers<WorkerRequest>();
     await space.worker((request) => {
       request.signal.addEventListener("abort", () => heard.push(request.signal.reason.name));
+      request.defer();
       start(request);
     });
     await bus.ready();
@@ -579,8 +581,8 @@ describe("life", () => {
     expect((await running).text()).toBe("done");
     await closing;
 
-    const kept: WorkerRequest[] = []; // one that nobody keeps is collected, and its caller told
-    const second = await space.pair((request) => void kept.push(request));
+    const kept: DeferredAnswer[] = []; // one that nobody keeps is collected, and its caller told
+    const second = await space.pair((request) => void kept.push(request.defer()));
     const stuck = second.bus.request({ path: "/" });
     await until(() => second.worker.running === 1, "the handler runs");
     const waiting = rejection<BusClosedError>(stuck);
@@ -773,8 +775,8 @@ test("a close or drain with a time that is none is refused, and the bus can stil
 
 test("a limit of more than 24 days is no limit of 1 ms", async () => {
   await using space = new Workspace();
-  const kept: WorkerRequest[] = [];
-  const { bus } = await space.pair((request) => void kept.push(request));
+  const kept: DeferredAnswer[] = [];
+  const { bus } = await space.pair((request) => void kept.push(request.defer()));
   const running = bus.request({ path: "/" });
   await until(() => kept.length === 1, "it runs");
   const draining = bus.drain({ timeout: 3_000_000_000 });
@@ -782,18 +784,18 @@ test("a limit of more than 24 days is no limit of 1 ms", async () => {
   setTimeout(turns.resolve, 30);
   await turns.promise;
   expect(Bun.peek.status(draining)).toBe("pending");
-  kept[0]!.respond("x");
+  kept[0]!("x");
   await Promise.all([running, draining]);
 });
 
 test("with a queue limit of 0 what cannot be sent at once is refused", async () => {
   await using space = new Workspace();
-  const kept: WorkerRequest[] = [];
-  const { bus } = await space.pair((request) => void kept.push(request), { slots: 1, queue: { limit: 0 } });
+  const kept: DeferredAnswer[] = [];
+  const { bus } = await space.pair((request) => void kept.push(request.defer()), { slots: 1, queue: { limit: 0 } });
   const running = bus.request({ path: "/" });
   expect((await rejection(bus.request({ path: "/" }))).message).toMatch(/1 places of its 1 workers are taken and 0 /);
   await until(() => kept.length === 1, "it runs");
-  kept[0]!.respond("x");
+  kept[0]!("x");
   expect((await running).text()).toBe("x");
 });
 

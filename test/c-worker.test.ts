@@ -94,6 +94,19 @@ for (const [language, command] of Object.entries({ C: [cWorker], Python: python 
     expect((await bus.request({ path: "/echo", body: "on" })).text()).toBe("on");
   }, 30_000);
 
+  test(`a worker in ${language} keeps a copy of a body whose call it has answered, though others have its slot`, async () => {
+    await using space = new Workspace();
+    const bus = await space.bus({ payloadLimit: 1 << 20, slots: 2 });
+    await using _ = new Foreign(command, space);
+    await bus.ready();
+    for (const bytes of [1_000, 100_000, 1 << 20]) {
+      const sent = pattern(bytes);
+      expect((await bus.request({ path: "/keep", body: sent })).ok).toBe(true);
+      for (let i = 0; i < 8; i++) await bus.request({ path: "/echo", body: new Uint8Array(1 << 20).fill(i) });
+      expect(same((await bus.request({ path: "/kept" })).body, sent)).toBe(true);
+    }
+  }, 30_000);
+
   test(`without a hub a worker in ${language} ends with the reason`, async () => {
     await using space = new Workspace();
     await using worker = new Foreign(command, space, "not a name");

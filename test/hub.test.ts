@@ -117,6 +117,7 @@ describe("a request", () => {
     ["POST", "/w/users/1", 405, "METHOD"],
     ["GET", "/w/users/%ff", 400, "BAD_PATH"],
     ["GET", "/w/throw", 500, "HANDLER_FAILED"],
+    ["GET", "/w/nothing", 500, "NO_ANSWER"],
     ["GET", "/w/slow", 504, "TIMEOUT"],
     ["POST", "/internal/register", 404, "NO_ROUTE"],
     ["GET", "/__ping__", 404, "NO_ROUTE"],
@@ -662,6 +663,33 @@ describe("workers", () => {
     expect(lost).toBe(0);
     await Promise.all(workers.map((worker) => worker.stop()));
     await Promise.all(runs);
+  });
+
+  test("a route whose handler returns nothing is 500 at once, and in the worker's log when nobody listens", async () => {
+    await using stage = await Stage.open();
+    const program = `
+      import { HubWorker } from ${JSON.stringify(join(import.meta.dir, "../src/hub/index.ts"))};
+      const worker = new HubWorker({ name: "w", directory: ${JSON.stringify(stage.workspace.directory)} });
+      worker.post("/forgot", async (request) => void (await request.json()));
+      worker.mount("/app", { fetch: () => {} });
+      worker.on("connected", () => console.log("connected"));
+      process.on("SIGTERM", () => worker.stop());
+      await worker.run();`;
+    await using child = Bun.spawn([process.execPath, "-e", program], { stdio: ["ignore", "pipe", "pipe"] });
+    await child.stdout.getReader().read();
+    const started = performance.now();
+    for (const path of ["/forgot", "/app/x"]) {
+      const response = await stage.fetch(path, { method: "POST", body: "{}" });
+      expect([response.status, await response.json()]).toMatchObject([
+        500,
+        { error: "the handler returned nothing.", code: "NO_ANSWER" },
+      ]);
+    }
+    expect(performance.now() - started).toBeLessThan(5_000); // the hub's own limit is 30 s
+    child.kill("SIGTERM");
+    const log = await child.stderr.text();
+    expect(log).toMatch(/^worker "w": \/forgot \(.+\): the handler of \/forgot returned nothing\. Return the answer/m);
+    expect(log).toContain("the handler of /app/x returned nothing.");
   });
 
   test("one that nobody listens to says on stderr, once, what keeps it from its hub", async () => {

@@ -5,7 +5,7 @@
 
 import { expect, test } from "bun:test";
 import fc from "fast-check";
-import { RemoteError, SlotbusError, type SlotBus, type SlotWorker, type WorkerRequest } from "slotbus";
+import { RemoteError, SlotbusError, type SlotBus, type SlotWorker, type DeferredAnswer } from "slotbus";
 import { until, Workspace } from "./support.ts";
 
 type Kind = "echo" | "throw" | "later";
@@ -49,7 +49,7 @@ class Real {
   readonly outcomes: (string | null)[] = [];
   readonly settlements: number[] = [];
   readonly controllers: AbortController[] = [];
-  readonly held = new Map<number, WorkerRequest>();
+  readonly held = new Map<number, DeferredAnswer>();
 
   ask(kind: Kind): void {
     const id = this.outcomes.length;
@@ -75,7 +75,7 @@ class Real {
       const id = Number(request.text());
       if (request.path === "/echo") return request.body;
       if (request.path === "/throw") throw new Error(`told to: ${id}`);
-      this.held.set(id, request);
+      this.held.set(id, request.defer());
       return undefined;
     });
     this.workers.push(worker);
@@ -122,8 +122,8 @@ const commands = [
         if (later.length === 0 || !model.hasWorker) return;
         const id = later[n % later.length]!;
         await until(() => real.held.has(id), "the handler has it");
-        expect(real.held.get(id)!.respond(String(id))).toBe("sent");
-        expect(real.held.get(id)!.respond("again")).toBe("duplicate");
+        expect(real.held.get(id)!(String(id))).toBe("sent");
+        expect(real.held.get(id)!("again")).toBe("duplicate");
         model.settle([id], `ok ${id}`);
       }),
   ),
@@ -136,7 +136,7 @@ const commands = [
         if (model.hasWorker) await until(() => real.held.has(id), "the handler has it");
         real.controllers[id]!.abort(`aborted ${id}`);
         model.settle([id], `aborted ${id}`);
-        if (model.hasWorker) expect(real.held.get(id)!.respond("late")).toBe("late");
+        if (model.hasWorker) expect(real.held.get(id)!("late")).toBe("late");
       }),
   ),
   fc.constant(

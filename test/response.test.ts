@@ -6,7 +6,7 @@ import {
   type BusResponse,
   ProtocolError,
   RequestTimeoutError,
-  type WorkerRequest,
+  type DeferredAnswer,
 } from "../src/index.ts";
 import { mappings, pattern, rejection, same, until, Workspace } from "./support.ts";
 
@@ -157,8 +157,10 @@ describe("loans", () => {
 
   test("a loan is over with its block, and an aborted or timed out one was never lent", async () => {
     await using space = new Workspace();
-    const kept: WorkerRequest[] = [];
-    const { bus } = await space.pair((request) => (request.path === "/hang" ? void kept.push(request) : "lent"));
+    const kept: DeferredAnswer[] = [];
+    const { bus } = await space.pair((request) =>
+      request.path === "/hang" ? void kept.push(request.defer()) : "lent",
+    );
     let view: Uint8Array;
     {
       using response = await bus.borrow({ path: "/" });
@@ -173,7 +175,7 @@ describe("loans", () => {
     expect((await aborted).message).toBe("no loan");
     expect(await rejection(bus.borrow({ path: "/hang" }, { timeout: 30 }))).toBeInstanceOf(RequestTimeoutError);
     await until(() => kept.length === 2, "both ran");
-    for (const request of kept) expect(request.respond("late")).toBe("late");
+    for (const answer of kept) expect(answer("late")).toBe("late");
     await until(() => bus.stats().inFlight === 0, "the slots are free");
     expect(bus.diagnostics().slots.some(({ borrowed }) => borrowed)).toBe(false);
   });

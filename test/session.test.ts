@@ -165,7 +165,7 @@ test("a cancel that belongs to nothing is ignored, one that belongs to a running
   const kept: WorkerRequest[] = [];
   let hub!: BareHub;
   using _hub = (hub = new BareHub(space, (self) => void self.ask("/running")));
-  const worker = await space.worker((request) => void kept.push(request));
+  const worker = await space.worker((request) => (kept.push(request), void request.defer()));
   const reasons = listen(worker);
   await until(() => kept.length === 1, "it runs");
   const { signal } = kept[0]!;

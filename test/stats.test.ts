@@ -6,17 +6,17 @@ import {
   RemoteError,
   type RequestTiming,
   RequestTimeoutError,
-  type WorkerRequest,
+  type DeferredAnswer,
 } from "../src/index.ts";
 import { rejection, until, Workspace } from "./support.ts";
 
 test("every counter is exact after a sequence that moves each of them", async () => {
   await using space = new Workspace();
   const bus = await space.bus({ slots: 2, queue: { limit: 1 } });
-  const kept: WorkerRequest[] = [];
+  const kept: DeferredAnswer[] = [];
   const worker = await space.worker((request) => {
     if (request.path === "/throw") throw new Error("no");
-    return request.path === "/hang" ? void kept.push(request) : "x";
+    return request.path === "/hang" ? void kept.push(request.defer()) : "x";
   });
   await bus.ready();
   const zero = bus.stats();
@@ -49,7 +49,7 @@ test("every counter is exact after a sequence that moves each of them", async ()
   expect(await late).toBeInstanceOf(RequestTimeoutError);
   const expired = await rejection<RequestTimeoutError>(bus.request({ path: "/" }, { timeout: 30 })); // waits, never sent
   expect([expired.name, expired.mayHaveExecuted]).toEqual(["RequestTimeoutError", false]);
-  for (const request of kept) expect(request.respond("late")).toBe("late");
+  for (const answer of kept) expect(answer("late")).toBe("late");
   await until(() => bus.stats().inFlight === 0, "both slots are back");
 
   const { roundTripUs, bells, wakeups, workers, ...counts } = bus.stats();
@@ -160,8 +160,8 @@ test("each answered request has one timing, however it was asked for", async () 
 
 test("diagnostics name request, worker, state and age of what waits and what runs", async () => {
   await using space = new Workspace();
-  const kept: WorkerRequest[] = [];
-  const { bus } = await space.pair((request) => void kept.push(request), { slots: 2 });
+  const kept: DeferredAnswer[] = [];
+  const { bus } = await space.pair((request) => void kept.push(request.defer()), { slots: 2 });
   const all = ["one", "two", "three", "four"].map((id) => bus.request({ path: "/", id }));
   await until(() => kept.length === 2, "two run");
   const { promise, resolve } = Promise.withResolvers<void>();
@@ -178,7 +178,7 @@ test("diagnostics name request, worker, state and age of what waits and what run
   for (const { ageMs } of [...slots, ...queued]) expect(ageMs).toBeWithin(20, 5_000);
   for (let answered = 0; answered < 4; answered++) {
     await until(() => kept.length > answered, "the next runs");
-    kept[answered]!.respond("x");
+    kept[answered]!("x");
   }
   await Promise.all(all);
   expect(bus.diagnostics()).toMatchObject({ queued: [], slots: [{ requestId: null }, { requestId: null }] });

@@ -1,13 +1,21 @@
 /** The worker's side. */
 
 import { describe, expect, test } from "bun:test";
+import { channel } from "node:diagnostics_channel";
+import { join } from "node:path";
+import { z } from "zod";
 import {
   BusClosedError,
   BusNotFoundError,
   contract,
+  type DeferredAnswer,
   InvalidConfigError,
+  type NoAnswerError,
   PayloadTooLargeError,
   RemoteError,
+  rpc,
+  stream,
+  typed,
   type WorkerRequest,
 } from "../src/index.ts";
 import { pattern, rejection, same, until, Workspace, descriptors } from "./support.ts";
@@ -116,8 +124,8 @@ describe("answers", () => {
     await using space = new Workspace();
     const deliveries: string[] = [];
     const { bus } = await space.pair((request) => {
-      setTimeout(() => deliveries.push(request.respond("later"), request.respond("again")), 5);
-      return undefined;
+      const answer = request.defer();
+      setTimeout(() => deliveries.push(answer("later"), answer("again")), 5);
     });
     expect((await bus.request({ path: "/" })).text()).toBe("later");
     expect(deliveries).toEqual(["sent", "duplicate"]);
@@ -138,15 +146,40 @@ describe("answers", () => {
     expect(kept.length).toBe(20);
   });
 
-  test("a handler that lets go of its request without an answer: the caller is told when it is collected", async () => {
+  test("a deferred answer that is dropped: its caller is told when it is collected, and so is `handlerError`", async () => {
     await using space = new Workspace();
-    const { bus } = await space.pair(() => undefined);
-    const forgotten = rejection<RemoteError>(bus.request({ path: "/" }, { timeout: 20_000 }));
+    const { bus, worker } = await space.pair((request) => void request.defer());
+    const heard: unknown[] = [];
+    worker.on("handlerError", (error, { path }) => heard.push((error as NoAnswerError).code, path));
+    const forgotten = rejection<RemoteError>(
+      bus.request({ path: "/gone", body: pattern(40_000) }, { timeout: 20_000 }),
+    );
     await until(() => {
       Bun.gc(true);
       return Bun.peek.status(forgotten) === "fulfilled";
     }, "the request is collected");
-    expect((await forgotten).message).toContain("let go of the request");
+    expect((await forgotten).remoteCode).toBe("NO_ANSWER");
+    expect((await forgotten).message).toContain("the deferred answer to /gone was dropped");
+    await until(() => heard.length > 0, "the event");
+    expect(heard).toEqual(["NO_ANSWER", "/gone"]);
+  }, 30_000);
+
+  test("a deferred answer waits as long as its request or its function is kept, whatever is collected meanwhile", async () => {
+    await using space = new Workspace();
+    const kept: { answers: DeferredAnswer[]; requests: WorkerRequest[] } = { answers: [], requests: [] };
+    const { bus } = await space.pair((request) => {
+      const answer = request.defer();
+      if (request.path === "/request") kept.requests.push(request);
+      else kept.answers.push(answer);
+    });
+    const all = ["/request", "/function"].map((path) => bus.request({ path }, { timeout: 20_000 }));
+    await until(() => kept.answers.length + kept.requests.length === 2, "both run");
+    for (let i = 0; i < 5; i++) {
+      Bun.gc(true);
+      await new Promise((done) => setImmediate(done));
+    }
+    expect([kept.requests[0]!.respond("1"), kept.answers[0]!("2")]).toEqual(["sent", "sent"]);
+    expect((await Promise.all(all)).map((response) => response.text())).toEqual(["1", "2"]);
   }, 30_000);
 
   test("what is too large is thrown where respond is called, and the caller hears too", async () => {
@@ -168,6 +201,111 @@ describe("answers", () => {
   });
 });
 
+describe("a handler that returns nothing", () => {
+  const nothing: Record<string, (request: WorkerRequest) => Promise<void> | void> = {
+    "at once": () => {},
+    "in a promise that is settled already": async () => {},
+    "in a promise that settles later": async () => void (await Bun.sleep(1)),
+    "after it has read its body": (request) => void request.body,
+  };
+  for (const [how, handler] of Object.entries(nothing)) {
+    test(`${how}: its caller, \`handlerError\` and a late answer are told at once`, async () => {
+      await using space = new Workspace();
+      const heard: unknown[] = [];
+      const kept: WorkerRequest[] = [];
+      const { bus, worker } = await space.pair((request) => (kept.push(request), handler(request)), { slots: 1 });
+      worker.on("handlerError", (error, about) => heard.push([(error as NoAnswerError).code, about]));
+      const error = await rejection<RemoteError>(
+        bus.request({ path: "/x", id: "7", body: pattern(40_000) }, { timeout: 2_000 }),
+      );
+      expect([error.remoteCode, error.remoteName, error.mayHaveExecuted]).toEqual(["NO_ANSWER", "NoAnswerError", true]);
+      expect(error.message).toStartWith(
+        "NoAnswerError: the handler of /x returned nothing. Return the answer, or call ",
+      );
+      await until(() => heard.length > 0, "the event");
+      expect(heard).toEqual([["NO_ANSWER", { id: "7", path: "/x" }]]);
+      expect([kept[0]!.respond("late"), bus.stats().inFlight, worker.running]).toEqual(["duplicate", 0, 0]);
+    });
+  }
+
+  test("without a listener it is one line on the worker's standard error; other failures are none", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const child = Bun.spawn([process.execPath, join(import.meta.dir, "fixtures/worker.ts"), space.name], {
+      env: { ...process.env, SLOTBUS_DIR: space.directory },
+      stdio: ["ignore", "ignore", "pipe"],
+    });
+    await bus.ready();
+    await rejection(bus.request({ path: "/throw" }));
+    expect((await rejection<RemoteError>(bus.request({ path: "/nothing", id: "7" }))).remoteCode).toBe("NO_ANSWER");
+    child.kill("SIGTERM");
+    const lines = (await child.stderr.text()).trim().split("\n");
+    expect(lines).toEqual([
+      `worker of bus "${space.name}", request 7: the handler of /nothing returned nothing. ` +
+        "Return the answer, or call `request.defer()` first to answer later.",
+    ]);
+  });
+
+  test("is no failure after `respond`, `defer`, or the end of its caller", async () => {
+    await using space = new Workspace();
+    const heard: unknown[] = [];
+    const { bus, worker } = await space.pair(
+      async (request) => {
+        if (request.path === "/respond") request.respond({ status: 202 });
+        if (request.path === "/defer") setTimeout(request.defer(), 1, "deferred");
+        if (request.path !== "/gone") return;
+        await new Promise((resolve) => request.signal.addEventListener("abort", resolve));
+      },
+      { slots: 1 },
+    );
+    worker.on("handlerError", (error) => heard.push(error));
+    expect((await bus.request({ path: "/respond" })).status).toBe(202);
+    expect((await bus.request({ path: "/defer" })).text()).toBe("deferred");
+    expect(await rejection(bus.request({ path: "/gone" }, { timeout: 30 }))).toHaveProperty("code", "TIMEOUT");
+    await until(() => bus.stats().inFlight === 0, "the slot is back");
+    expect((await bus.request({ path: "/respond" })).status).toBe(202);
+    expect(heard).toEqual([]);
+  });
+
+  test("is a failure of an app with `fetch`, and in the trace of the handler", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const worker = await space.worker();
+    worker.serve({ fetch: () => undefined as unknown as Response });
+    await bus.ready();
+    const traced: unknown[] = [];
+    const onError = (message: unknown): void => void traced.push((message as { error: NoAnswerError }).error.code);
+    expect((await rejection<RemoteError>(bus.request({ path: "/app" }))).remoteCode).toBe("NO_ANSWER");
+    channel("tracing:slotbus.handle:error").subscribe(onError);
+    try {
+      expect((await rejection<RemoteError>(bus.request({ path: "/app" }))).remoteCode).toBe("NO_ANSWER");
+    } finally {
+      channel("tracing:slotbus.handle:error").unsubscribe(onError);
+    }
+    expect(traced).toEqual(["NO_ANSWER"]);
+  });
+
+  test("of a typed method without output is answered, one that owes its items or its output is told", async () => {
+    await using space = new Workspace();
+    const methods = contract("typed", {
+      none: rpc<void, void>(),
+      some: rpc({ input: typed<void>(), output: z.string() }),
+      list: stream<void, number>(),
+    });
+    const bus = await space.bus();
+    (await space.worker()).implement(methods, {
+      none: () => {},
+      some: () => undefined as unknown as string,
+      list: () => undefined as unknown as number[],
+    });
+    await bus.ready();
+    const client = bus.client(methods);
+    expect(await client.none()).toBeUndefined();
+    expect(await rejection(client.some())).toHaveProperty("code", "VALIDATION");
+    expect((await rejection(client.list().next())).message).toContain("the handler of /typed/list returned nothing");
+  });
+});
+
 describe("bodies", () => {
   test("a body up to the inline size may be kept", async () => {
     await using space = new Workspace();
@@ -177,27 +315,11 @@ describe("bodies", () => {
     for (const [i, body] of kept.entries()) expect(same(body, pattern(1_000 + i))).toBe(true);
   });
 
-  test("a larger body is a view that is taken away with the answer", async () => {
-    await using space = new Workspace();
-    let view: Uint8Array | null = null;
-    let request: WorkerRequest | null = null;
-    const { bus } = await space.pair(async (given) => {
-      request = given;
-      view = given.body;
-      expect(same(view, pattern(40_000))).toBe(true);
-      await Bun.sleep(1);
-      expect(view.length).toBe(40_000);
-      return "x";
-    });
-    await bus.request({ path: "/", body: pattern(40_000) });
-    expect([view!.length, request!.body.length]).toEqual([0, 0]);
-  });
-
   test("a view that was carried away crashes nothing, then or at the end", async () => {
     await using space = new Workspace();
     let carried: ArrayBuffer | null = null;
     const { bus, worker } = await space.pair((request) => {
-      carried = (request.body.buffer as ArrayBuffer).transfer();
+      carried = (request.borrow().body.buffer as ArrayBuffer).transfer();
       return "x";
     });
     expect((await bus.request({ path: "/", body: pattern(40_000) })).text()).toBe("x");
@@ -295,7 +417,7 @@ describe("life", () => {
     let kept: WorkerRequest | null = null;
     const { bus, worker } = await space.pair((request) => {
       kept = request;
-      return undefined;
+      request.defer();
     });
     const lost = rejection(bus.request({ path: "/" }));
     await until(() => kept !== null, "the handler runs");
@@ -400,6 +522,22 @@ describe("serveSync", () => {
     expect(await child.process.exited).toBe(0);
   });
 
+  test("a blocking handler that returns nothing fails at once and is heard; what it defers, a later call answers", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const child = space.child("sync-worker.ts");
+    await bus.ready();
+    expect((await rejection<RemoteError>(bus.request({ path: "/nothing" }))).remoteCode).toBe("NO_ANSWER");
+    await child.line("handlerError the handler of /nothing returned nothing.");
+    const deferred = Array.from({ length: 3 }, () => bus.request({ path: "/defer" }));
+    await until(
+      () => bus.diagnostics().slots.filter(({ state }) => state === "CLAIMED").length === 3,
+      "three are deferred",
+    );
+    expect((await bus.request({ path: "/answer" })).text()).toBe("now");
+    expect((await Promise.all(deferred)).map((response) => response.text())).toEqual(Array(3).fill("deferred"));
+  });
+
   test("a blocking worker is woken after a pause longer than any spin or futex slice", async () => {
     await using space = new Workspace();
     const bus = await space.bus();
@@ -456,13 +594,13 @@ test("a worker that serves only after its hub has ended attaches to the next one
 
 test("a handler that is replaced while requests run: those that run end with the old one", async () => {
   await using space = new Workspace();
-  const kept: WorkerRequest[] = [];
-  const { bus, worker } = await space.pair((request) => void kept.push(request));
+  const kept: DeferredAnswer[] = [];
+  const { bus, worker } = await space.pair((request) => void kept.push(request.defer()));
   const old = bus.request({ path: "/" });
   await until(() => kept.length === 1, "the old one has it");
   worker.serve(() => "new", { replace: true });
   expect((await bus.request({ path: "/" })).text()).toBe("new");
-  kept[0]!.respond("old");
+  kept[0]!("old");
   expect((await old).text()).toBe("old");
 });
 
@@ -503,8 +641,8 @@ test("a worker closed while it has no hub stops looking for one, and leaves no d
 test("drain of a worker: nothing new comes, what runs is answered, and the others take over", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
-  const kept: WorkerRequest[] = [];
-  const draining = await space.worker((request) => void kept.push(request), { concurrency: 2 });
+  const kept: DeferredAnswer[] = [];
+  const draining = await space.worker((request) => void kept.push(request.defer()), { concurrency: 2 });
   await bus.ready();
   const running = bus.request({ path: "/" });
   await until(() => kept.length === 1, "it runs");
@@ -513,7 +651,7 @@ test("drain of a worker: nothing new comes, what runs is answered, and the other
   await bus.ready({ workers: 2 });
   for (let i = 0; i < 50; i++) expect((await bus.request({ path: "/" })).text()).toBe("other");
   expect(Bun.peek.status(drained)).toBe("pending");
-  kept[0]!.respond("drained");
+  kept[0]!("drained");
   expect((await running).text()).toBe("drained");
   await drained;
   expect([kept.length, draining.running, draining.connected]).toEqual([1, 0, true]);

@@ -11,7 +11,13 @@
  * Strings of a response: content type, then headers as pairs. Of an error: code, name, message, stack.
  */
 
-import { HeadTooLargeError, InvalidConfigError, PayloadTooLargeError, ProtocolError } from "../errors.ts";
+import {
+  BodyReleasedError,
+  HeadTooLargeError,
+  InvalidConfigError,
+  PayloadTooLargeError,
+  ProtocolError,
+} from "../errors.ts";
 import { checkHeaderName, checkText, HeaderList } from "./headers.ts";
 
 /** Strings before the pairs of a request head. */
@@ -371,6 +377,7 @@ export function writeBody(arena: Arena, offset: number, body: BodyLike, limit: n
     return body.length === 0 ? 0 : arena.write(body, offset);
   }
   const bytes = bodyBytes(body);
+  if (bytes.length === 0 && (bytes.buffer as ArrayBuffer).detached) throw new BodyReleasedError(`the ${what}'s body`);
   if (bytes.length > limit) throw new PayloadTooLargeError(what, bytes.length, limit, what === "response");
   if (bytes.length > 0) arena.bytes.set(bytes, offset);
   return bytes.length;

@@ -99,7 +99,7 @@ export async function fetchThrough(
   return response.toResponse();
 }
 
-/** A worker's request as a WHATWG `Request`, with another path if one is given; the body is copied. */
+/** A worker's request as a WHATWG `Request`, with another path if one is given. `Request` copies the body, so it is not copied before. */
 export function toWebRequest(request: WorkerRequest, path = request.path): Request {
   const host = request.headers.get("host") ?? "slotbus";
   const query = request.query ? `?${request.query}` : "";
@@ -109,7 +109,7 @@ export function toWebRequest(request: WorkerRequest, path = request.path): Reque
   return new Request(`http://${host}${path}${query}`, {
     method: request.method,
     headers,
-    body: bodiless ? null : request.streams ? request.stream() : request.body.slice(),
+    body: bodiless ? null : request.streams ? request.stream() : (request.peek() as Bytes),
     signal: request.signal,
   });
 }

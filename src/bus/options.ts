@@ -79,7 +79,7 @@ export interface SlotBusOptions {
   payloadLimit?: number;
   /** Largest head (path, query, parameters, headers) in bytes. Default 128 KiB, 1 KiB to 16 MiB. */
   headLimit?: number;
-  /** Bytes of an arena that are kept warm, and up to which a worker copies a request. Default 16 KiB. */
+  /** Bytes of an arena that are kept warm, and up to which a worker copies a body when it comes. Default 16 KiB. */
   inlineSize?: number;
   /** Default timeout of a request in ms, `Infinity` for none. Default 30 000. */
   timeout?: number;

@@ -1,7 +1,7 @@
 /** A request as a handler sees it, and the ways to answer it. */
 
-import { InvalidConfigError } from "../errors.ts";
-import { detach, view } from "../native/library.ts";
+import { BodyReleasedError, InvalidConfigError } from "../errors.ts";
+import { detach } from "../native/library.ts";
 import { type BodyLike, type Head, METHODS, type Method, REQUEST_STRINGS } from "./codec.ts";
 import type { HeaderList, HeadersLike } from "./headers.ts";
 import type { Session } from "./session.ts";
@@ -33,29 +33,91 @@ export type PlainAnswer = BodyLike | (Omit<Answer, "body"> & { body?: BodyLike }
  */
 export type Delivery = "sent" | "late" | "duplicate" | "closed";
 
+/** Answers a request whose answer was deferred; see {@link WorkerRequest.defer}. */
+export type DeferredAnswer = (answer: Exclude<Answerable, Response>) => Delivery;
+
 const decoder = new TextDecoder();
 
 /**
- * What the session keeps of a request until it is answered. It does not lead to the {@link WorkerRequest}, so one that
- * its handler let go of can be collected, and its caller told.
+ * A request's body where it lies in shared memory: no copy is made. It ends when it is released, when the request is answered
+ * (of a streamed answer: when the stream has ended), and when the connection to the hub ends. From then on its methods throw
+ * {@link BodyReleasedError}, and bytes that were taken from it have length 0.
+ *
+ *     using view = request.borrow();
+ *     hash.update(view.body);
+ */
+export class BorrowedBody implements Disposable {
+  #bytes: Uint8Array<ArrayBuffer> | null;
+  readonly #onHeld: () => void;
+
+  /** @internal `onHeld` is called when the memory could not be taken back. */
+  constructor(bytes: Uint8Array<ArrayBuffer>, onHeld: () => void) {
+    this.#bytes = bytes;
+    this.#onHeld = onHeld;
+  }
+
+  /** The body's bytes. @throws {BodyReleasedError} after the end of the borrow. */
+  get body(): Uint8Array {
+    if (this.#bytes) return this.#bytes;
+    throw new BodyReleasedError("a borrowed body");
+  }
+
+  /** The body as UTF-8 text. */
+  text(): string {
+    return decoder.decode(this.body);
+  }
+
+  /** The body as JSON. Throws `SyntaxError` when it is not. */
+  json<T = unknown>(): T {
+    return JSON.parse(this.text()) as T;
+  }
+
+  /** Ends the borrow. Any number of times. */
+  release(): void {
+    const bytes = this.#bytes;
+    this.#bytes = null;
+    if (bytes && !detach(bytes.buffer)) this.#onHeld();
+  }
+
+  [Symbol.dispose](): void {
+    this.release();
+  }
+}
+
+/**
+ * What the session keeps of a request until it is answered. It does not lead to the {@link WorkerRequest}, so one whose
+ * deferred answer was dropped can be collected, and its caller told.
  */
 export class Claim {
   readonly slot: number;
   readonly token: number;
+  /** Where the body lies in the arena of the request. */
+  readonly bodyOffset: number;
+  readonly bodyBytes: number;
+  /** The body in memory of its own; `null`: not copied. */
+  own: Uint8Array | null;
+  /** User code has asked for {@link own}. */
+  isBodyAsked = false;
+  /** The body was read where it lies, by a borrow or by the library: it is not copied when the request is answered. */
+  isBodyLent = false;
+  borrows: BorrowedBody[] | null = null;
   answered = false;
   /** Of a body that streams, of an answer that does, of both. */
   channel: Channel | null = null;
   receiver: Receiver | null = null;
   sender: Sender | null = null;
-  /** Views of shared memory that were handed out. */
-  body: Uint8Array<ArrayBuffer> | null = null;
+  /** The response's own memory, if it was handed out. */
   reserved: Uint8Array<ArrayBuffer> | null = null;
   #controller: AbortController | null = null;
   #abortReason: unknown = undefined;
 
-  constructor(slot: number, token: number) {
+  /** `own`: the body, when it was copied already. */
+  constructor(slot: number, token: number, bodyOffset: number, bodyBytes: number, own: Uint8Array | null) {
     this.slot = slot;
     this.token = token;
+    this.bodyOffset = bodyOffset;
+    this.bodyBytes = bodyBytes;
+    this.own = own;
   }
 
   get isAborted(): boolean {
@@ -79,17 +141,14 @@ export class Claim {
     this.receiver?.fail(reason);
   }
 
-  /** Takes the views away. Returns how many could not be. */
-  detachViews(): number {
-    let held = 0;
-    for (const lent of [this.body, this.reserved]) {
-      if (lent && !detach(lent.buffer)) held++;
-    }
-    return held;
+  /** Takes the views away; `onHeld`: one could not be. */
+  detachViews(onHeld: () => void): void {
+    if (this.borrows) for (const borrow of this.borrows) borrow.release();
+    if (this.reserved && !detach(this.reserved.buffer)) onHeld();
   }
 }
 
-/** One request. It can be kept and answered later; its large body cannot (see {@link WorkerRequest.body}). */
+/** One request. It may be kept, with its body, and be answered later (see {@link WorkerRequest.defer}). */
 export class WorkerRequest {
   readonly method: Method;
   readonly #session: Session;
@@ -98,13 +157,11 @@ export class WorkerRequest {
   readonly #serial: number;
   readonly #timeoutMs: number;
   readonly #receivedAt: number;
-  readonly #bodyAddress: number;
-  readonly #bodyBytes: number;
-  readonly #copy: Uint8Array | null;
   readonly #streams: boolean;
+  #deferred: DeferredAnswer | null = null;
   #params: Readonly<Record<string, string>> | null = null;
 
-  /** @internal `copy` is the body when it was copied; otherwise it lies at `bodyAddress`. */
+  /** @internal */
   constructor(
     session: Session,
     claim: Claim,
@@ -113,9 +170,6 @@ export class WorkerRequest {
     timeoutMs: number,
     receivedAt: number,
     head: Head,
-    copy: Uint8Array | null,
-    bodyAddress: number,
-    bodyBytes: number,
   ) {
     this.#session = session;
     this.#claim = claim;
@@ -124,9 +178,6 @@ export class WorkerRequest {
     this.#timeoutMs = timeoutMs;
     this.#receivedAt = receivedAt;
     this.#head = head;
-    this.#copy = copy;
-    this.#bodyAddress = bodyAddress;
-    this.#bodyBytes = bodyBytes;
     this.#streams = claim.receiver !== null;
   }
 
@@ -172,25 +223,44 @@ export class WorkerRequest {
   }
 
   /**
-   * The body's bytes. Up to the bus's `inlineSize` a copy that may be kept; above it a view of shared memory
-   * that is taken away (length 0) when the request is answered or its handler ends.
+   * The body's bytes, a copy that is yours to keep. Copied when they are first asked for, or when the request is answered
+   * (up to the bus's `inlineSize` when it comes); see {@link borrow} for a large body without a copy.
+   *
+   * @throws {BodyReleasedError} when it is first asked for after the answer, and the body was borrowed before.
    */
   get body(): Uint8Array {
+    if (this.#streams) throw this.#streamsError();
     const claim = this.#claim;
-    if (this.#streams) {
-      throw new InvalidConfigError(`the body of request ${this.id} streams.`, {
-        hint: "Read it with `chunks()`, `stream()` or `await bytes()`.",
-      });
-    }
-    if (this.#copy) return this.#copy;
-    if (!claim.body) {
-      const gone = claim.answered || !this.#session.open;
-      claim.body = new Uint8Array(gone ? new ArrayBuffer(0) : view(this.#bodyAddress, this.#bodyBytes));
-    }
-    return claim.body;
+    claim.isBodyAsked = true;
+    return claim.own ?? this.#session.copyBody(claim, this);
   }
 
-  /** Whether the body streams: then {@link body}, {@link text} and {@link json} throw, and it is read once. */
+  /**
+   * The body without a copy, until it is released or the request is answered: a view of shared memory, for large bodies that
+   * are read at once. The view may be the answer's body, unless it was released before.
+   *
+   *     using view = request.borrow();
+   *
+   * @throws {BodyReleasedError} once the request is answered; {@link InvalidConfigError} for a body that streams.
+   */
+  borrow(): BorrowedBody {
+    if (this.#streams) throw this.#streamsError();
+    return this.#session.borrowBody(this.#claim, this);
+  }
+
+  /** @internal The bytes where they are. Only for this step of the library, never for user code; they are not copied later. */
+  peek(): Uint8Array {
+    if (this.#streams) throw this.#streamsError();
+    return this.#session.peekBody(this.#claim, this);
+  }
+
+  #streamsError(): InvalidConfigError {
+    return new InvalidConfigError(`the body of request ${this.id} streams.`, {
+      hint: "Read it with `chunks()`, `stream()` or `await bytes()`.",
+    });
+  }
+
+  /** Whether the body streams: then {@link body}, {@link borrow}, {@link text} and {@link json} throw, and it is read once. */
   get streams(): boolean {
     return this.#streams;
   }
@@ -259,12 +329,33 @@ export class WorkerRequest {
   }
 
   /**
-   * Answers, now or later; a handler that answers so returns `undefined`. The first answer counts.
+   * Answers at once, while the handler goes on: it may return nothing then. The first answer counts. To answer after the
+   * handler has returned, {@link defer}.
    *
    * @throws {PayloadTooLargeError}, {HeadTooLargeError}, {InvalidConfigError}: the caller got an error instead.
    */
   respond(answer: Exclude<Answerable, Response>): Delivery {
     return this.#session.respond(this, answer);
+  }
+
+  /**
+   * Returns the function that answers, as {@link respond} does, at any later time; a handler that has called this may return
+   * nothing. Keep the function: when it is collected as garbage without an answer, the caller gets {@link NoAnswerError}.
+   *
+   *     const answer = request.defer();
+   *     queue.push({ order: request.json(), done: () => answer("done") });
+   */
+  defer(): DeferredAnswer {
+    if (!this.#deferred) {
+      this.#deferred = (answer) => this.respond(answer);
+      this.#session.watchDeferred(this);
+    }
+    return this.#deferred;
+  }
+
+  /** @internal Whether {@link defer} was called. */
+  get isDeferred(): boolean {
+    return this.#deferred !== null;
   }
 
   /** @internal */

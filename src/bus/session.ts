@@ -1,7 +1,14 @@
 /** A worker's attachment to one life of one hub: the region, the claims that run, their answers. */
 
 import type { Socket } from "bun";
-import { InvalidConfigError, PayloadTooLargeError, ProtocolError, SlotbusError } from "../errors.ts";
+import {
+  BodyReleasedError,
+  InvalidConfigError,
+  NoAnswerError,
+  PayloadTooLargeError,
+  ProtocolError,
+  SlotbusError,
+} from "../errors.ts";
 import { C, detach, FIELDS, native, type Pointer, view } from "../native/library.ts";
 import {
   Arena,
@@ -20,6 +27,7 @@ import { RESPONSE_STRINGS } from "./response.ts";
 import {
   type Answer,
   type Answerable,
+  BorrowedBody,
   callerGone,
   Claim,
   type Delivery,
@@ -98,8 +106,8 @@ export class Session {
   readonly onAnswer: (bytes: number) => void;
   /** Told when the hub wrote counts that cannot be into the rings of a slot. */
   onCorrupt: (slot: number) => void = () => {};
-  /** Told of a source that failed after its answer had begun. */
-  onStreamError: (request: WorkerRequest, error: unknown) => void = () => {};
+  /** Told of errors after the handler has ended: a source that failed in a begun answer, a deferred answer that was dropped. */
+  onLateError: (request: { id: string; path: string }, error: unknown) => void = () => {};
   readonly #look: Uint32Array<ArrayBuffer>;
   readonly #ringBytes: number;
   #full = false;
@@ -166,7 +174,8 @@ export class Session {
     const arena = this.#requestArena(slot);
     const copies = bodyBytes <= this.#inlineSize;
     const head = this.#headReader.read(arena, headBytes);
-    const claim = new Claim(slot, words[WORD.token]!);
+    const own = bodyBytes === 0 ? nothing : copies ? arena.bytes.slice(offset, offset + bodyBytes) : null;
+    const claim = new Claim(slot, words[WORD.token]!, offset, bodyBytes, own);
     if (streams) claim.receiver = new Receiver(this.#openChannel(claim), () => {});
     const request = new WorkerRequest(
       this,
@@ -176,9 +185,6 @@ export class Session {
       words[WORD.timeout]!,
       now,
       head,
-      bodyBytes === 0 ? nothing : copies ? arena.bytes.slice(offset, offset + bodyBytes) : null,
-      this.#address(slot, 0) + offset,
-      bodyBytes,
     );
     this.running[slot] = claim;
     this.runningCount++;
@@ -193,6 +199,53 @@ export class Session {
   /** A stream found that its caller is gone; so the signal has aborted when its generator is ended. */
   onGivenUp(claim: Claim): void {
     if (!this.#closing && this.running[claim.slot] === claim) claim.abort(callerGone());
+  }
+
+  // ---- bodies of requests -------------------------------------------------------------------------------------
+
+  /** Whether the slot is still the claim's, so that its body can be read. */
+  #holds(claim: Claim): boolean {
+    return this.open && this.running[claim.slot] === claim;
+  }
+
+  /** Copies the body, for user code. Call if the claim has no copy. */
+  copyBody(claim: Claim, request: WorkerRequest): Uint8Array {
+    if (!this.#holds(claim)) throw new BodyReleasedError(`the body of request ${request.id}`);
+    return (claim.own = this.#peek(claim).slice());
+  }
+
+  borrowBody(claim: Claim, request: WorkerRequest): BorrowedBody {
+    if (!this.#holds(claim)) throw new BodyReleasedError(`the body of request ${request.id}`);
+    claim.isBodyLent = true;
+    const memory = view(this.#address(claim.slot, 0) + claim.bodyOffset, claim.bodyBytes);
+    const borrowed = new BorrowedBody(new Uint8Array(memory), this.#onHeld);
+    (claim.borrows ??= []).push(borrowed);
+    return borrowed;
+  }
+
+  /** The copy, if there is one; else the bytes where they lie, which nobody may keep. */
+  peekBody(claim: Claim, request: WorkerRequest): Uint8Array {
+    claim.isBodyLent = true;
+    if (claim.own) return claim.own;
+    if (!this.#holds(claim)) throw new BodyReleasedError(`the body of request ${request.id}`);
+    return this.#peek(claim);
+  }
+
+  #peek({ slot, bodyOffset, bodyBytes }: Claim): Uint8Array {
+    return this.#requestArena(slot).bytes.subarray(bodyOffset, bodyOffset + bodyBytes);
+  }
+
+  /** The claim loses its slot: what user code may still ask for is copied. What was lent and not asked for is gone for it. */
+  #keepBody(claim: Claim): void {
+    if (claim.isBodyLent) {
+      if (!claim.isBodyAsked) claim.own = null;
+    } else if (!claim.own) {
+      try {
+        claim.own = this.#peek(claim).slice();
+      } catch {
+        claim.isBodyLent = true; // no memory is left for it: who asks for it is told
+      }
+    }
   }
 
   reserve(claim: Claim, bytes: number): Uint8Array {
@@ -230,6 +283,20 @@ export class Session {
     return this.#complete(claim, head, bodyOffset(head), 0, 0);
   }
 
+  /** The caller of a deferred answer that is dropped gets an error. Nothing here leads to the request. */
+  watchDeferred(request: WorkerRequest): void {
+    dropped.register(request, { session: this, claim: request.claim, id: request.id, path: request.path });
+  }
+
+  /** Nobody can answer any more. */
+  dropDeferred({ claim, id, path }: Deferral): void {
+    if (claim.answered || !this.open) return;
+    claim.isBodyLent = true; // nobody is left to ask for it
+    const error = new NoAnswerError(path, "dropped");
+    this.fail(claim, error);
+    this.onLateError({ id, path }, error);
+  }
+
   #writeError(arena: Arena, error: unknown, limit: number): number {
     const room = Math.floor((limit - ERROR_OVERHEAD) / 3 / 2); // UTF-8 takes 3 bytes a unit at most
     const isError = error instanceof Error;
@@ -259,6 +326,7 @@ export class Session {
     if (headers) flattenHeaders(headers, strings);
     const arena = this.#responseArena(claim.slot);
     const head = this.#headWriter.write(arena, strings, 0, RESPONSE_STRINGS, this.headLimit, "response");
+    if (!claim.own) this.#keepBody(claim); // now: a caller that has given up has the slot back after the next line
     claim.answered = true;
     const begun = native.sb_slot_begin(this.native, claim.slot, claim.token, head, status);
     this.onAnswer(head);
@@ -286,22 +354,23 @@ export class Session {
         sender.place(scratch.bytes.subarray(0, length));
         errorBytes = length;
       }
-      this.onStreamError(request, end.error);
+      this.onLateError(request, end.error);
     }
     if (!this.open) return;
-    native.sb_slot_finish(this.native, claim.slot, claim.token, errorBytes);
     this.#settle(claim);
+    native.sb_slot_finish(this.native, claim.slot, claim.token, errorBytes);
     this.onAnswer(0);
   }
 
-  /** The claim has ended. */
+  /** The claim ends, and then its slot is the hub's. */
   #settle(claim: Claim): void {
     if (this.running[claim.slot] !== claim) return;
     this.running[claim.slot] = null;
     this.runningCount--;
     if (claim.channel) this.streams--;
     if (claim.receiver?.isOpen) claim.receiver.fail(new DOMException("the request was answered", "AbortError"));
-    if (claim.body !== null || claim.reserved !== null) this.#noteHeld(claim.detachViews());
+    if (claim.isBodyLent || !claim.own) this.#keepBody(claim);
+    if (claim.borrows !== null || claim.reserved !== null) claim.detachViews(this.#onHeld);
   }
 
   #write(claim: Claim, answer: PlainAnswer): Delivery {
@@ -342,27 +411,26 @@ export class Session {
     return result === 0 ? "sent" : "late";
   }
 
-  #noteHeld(held: number): void {
-    if (held > 0 && this.heldViews === 0) {
-      process.emitWarning(
-        "a view of a request body or reserved response is still held after the answer; it may show a later request.",
-        "SlotbusWarning",
-      );
-    }
-    this.heldViews += held;
-  }
+  readonly #onHeld = (): void => {
+    if (this.heldViews++ > 0 || !this.open) return;
+    process.emitWarning(
+      "a borrowed request body or a reserved response is still held after its end; it may show a later request.",
+      "SlotbusWarning",
+    );
+  };
 
   /** Ends the attachment. The region is unmapped, unless somebody holds a view: then only its pages are freed. */
   close(reason: unknown): void {
     if (!this.open) return;
     this.#closing = true;
     for (const claim of this.running) claim?.receiver?.end(() => ({ error: reason }));
+    for (const claim of this.running) if (claim) this.#keepBody(claim);
     this.open = false;
     let detached = true;
     for (const claim of this.running) {
       if (!claim) continue;
       claim.abort(reason);
-      this.heldViews += claim.detachViews();
+      claim.detachViews(this.#onHeld);
     }
     for (const arena of [...this.#requests, ...this.#responses]) {
       if (arena && !detach(arena.buffer)) detached = false;
@@ -385,6 +453,16 @@ export class Session {
     return this.#arenas + (2 * slot + half) * this.#stride;
   }
 }
+
+/** A deferred answer, without what would keep its request alive. */
+interface Deferral {
+  session: Session;
+  claim: Claim;
+  id: string;
+  path: string;
+}
+
+const dropped = new FinalizationRegistry<Deferral>((deferral) => deferral.session.dropDeferred(deferral));
 
 // Written and read within one synchronous call; one array for all answers.
 const strings: string[] = [];

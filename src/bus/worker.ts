@@ -6,6 +6,7 @@ import {
   BusClosedError,
   BusNotFoundError,
   InvalidConfigError,
+  NoAnswerError,
   PermissionDeniedError,
   ProtocolError,
   RegionCorruptError,
@@ -29,15 +30,18 @@ import {
   resolveDirectory,
   startTimer,
 } from "./options.ts";
-import { type Answerable, type Claim, callerGone, type WorkerRequest } from "./request.ts";
+import { type Answerable, callerGone, type WorkerRequest } from "./request.ts";
 import { Session } from "./session.ts";
 import { handleTraces, type HandleTrace, handleListeners } from "./tracing.ts";
 
 /**
- * Answers a request. `undefined` (or a promise of it) means: `request.respond` does, now or later. What it throws, or
- * a rejection, reaches the caller as {@link RemoteError}.
+ * Answers a request with what it returns. It returns nothing only after `request.respond(answer)` or `request.defer()`;
+ * otherwise its caller gets {@link NoAnswerError}. What it throws, or a rejection, reaches the caller as {@link RemoteError}.
  */
 export type Handler = (request: WorkerRequest) => Answerable | void | Promise<Answerable | void>;
+
+/** Answers a request of {@link SlotWorker.serveSync}; see {@link Handler}. */
+export type SyncHandler = (request: WorkerRequest) => Exclude<Answerable, Response> | void;
 
 /** Anything with a WHATWG `fetch`: a Hono or Elysia app, a function. */
 export interface FetchHandler {
@@ -71,7 +75,7 @@ export interface SlotWorkerEvents {
   connected: [];
   /** The hub ended or closed the connection. */
   disconnected: [reason: SlotbusError];
-  /** A handler failed; its caller was told too. */
+  /** A handler failed; its caller was told too. Without a listener a {@link NoAnswerError} is one line on standard error. */
   handlerError: [error: unknown, request: { id: string; path: string }];
 }
 
@@ -92,8 +96,6 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   readonly #concurrency: number;
   readonly #reconnect: { min: number; max: number } | null;
   readonly #driver: Driver;
-  /** Requests that are to be answered later: whoever drops one has its caller told. */
-  readonly #forgotten: FinalizationRegistry<{ session: Session; claim: Claim }>;
   #session: Session | null = null;
   #handler: Handler | null = null;
   #contracts: Implementations | null = null;
@@ -102,6 +104,8 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   #closing: Promise<void> | null = null;
   #idle: (() => void)[] = [];
   #served = 0;
+  /** In {@link serveSync}. */
+  #isBlocking = false;
 
   /**
    * Attaches to the bus. Requests come when {@link serve} or {@link serveSync} has been called.
@@ -158,9 +162,6 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       },
     };
     this.#driver = new Driver(side, checkInteger("spin", options.spin ?? DEFAULT_SPIN_US, 0, 10_000, " µs"));
-    this.#forgotten = new FinalizationRegistry(({ session, claim }) => {
-      session.fail(claim, new Error("the handler let go of the request without answering it"));
-    });
   }
 
   /** Whether a hub is attached now. */
@@ -230,12 +231,21 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
 
   /**
    * Answers requests in a blocking loop: the thread sleeps in the kernel between requests and no event loop runs.
-   * The handler must answer before it returns. Ends when the worker is closed by the handler, or when the hub ends
-   * and the worker is not to reconnect.
+   * The handler returns its answer; one that it defers can be given in a later call of the handler. Ends when the worker
+   * is closed by the handler, or when the hub ends and the worker is not to reconnect.
    */
-  serveSync(handler: (request: WorkerRequest) => Exclude<Answerable, Response>): void {
+  serveSync(handler: SyncHandler): void {
     if (this.#closed) throw this.#closedError();
     if (this.#handler) throw new InvalidConfigError("this worker is served by an event loop already.");
+    this.#isBlocking = true;
+    try {
+      this.#serveBlocking(handler);
+    } finally {
+      this.#isBlocking = false;
+    }
+  }
+
+  #serveBlocking(handler: SyncHandler): void {
     const spinNs = DEFAULT_SPIN_US * 1000;
     let attempt = 0;
     while (!this.#closing) {
@@ -337,7 +347,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     const trace = traceOf(this.name, request, false);
     const run = async (): Promise<Answerable | void> => {
       const handle = (): ReturnType<Handler> => this.#handler!(request);
-      return trace.around ? trace.around(handle) : handle();
+      return checkAnswered(request, await (trace.around ? trace.around(handle) : handle()));
     };
     return handleTraces.tracePromise(run, trace) as Promise<Answerable | void>;
   }
@@ -351,7 +361,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
 
   #answer(session: Session, request: WorkerRequest, answer: Answerable | void): void {
     if (answer === undefined) {
-      if (!request.answered) this.#forgotten.register(request, { session, claim: request.claim });
+      this.#answerNothing(session, request);
       return;
     }
     if (answer instanceof Response) {
@@ -365,15 +375,29 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     }
   }
 
+  /** A handler that returned nothing has answered, or deferred it, or its caller has given up; any other has failed. */
+  #answerNothing(session: Session, request: WorkerRequest): void {
+    if (request.answered || request.isDeferred) return;
+    const isWanted = !request.aborted;
+    const error = new NoAnswerError(request.path);
+    session.fail(request.claim, error);
+    if (isWanted) this.#report(request, error);
+  }
+
   #failed(session: Session, request: WorkerRequest, error: unknown): void {
     session.fail(request.claim, error);
     this.#report(request, error);
   }
 
-  #report(request: WorkerRequest, error: unknown): void {
-    if (this.listenerCount("handlerError") === 0) return;
-    const about = { id: request.id, path: request.path };
-    queueMicrotask(() => this.emit("handlerError", error, about));
+  #report({ id, path }: { id: string; path: string }, error: unknown): void {
+    if (this.listenerCount("handlerError") === 0) {
+      if (error instanceof NoAnswerError)
+        console.error(`worker of bus "${this.name}", request ${id}: ${error.message}`);
+    } else if (this.#isBlocking) {
+      this.emit("handlerError", error, { id, path }); // no microtask runs before the loop ends
+    } else {
+      queueMicrotask(() => this.emit("handlerError", error, { id, path }));
+    }
   }
 
   readonly #onAnswer = (bytes: number): void => {
@@ -385,11 +409,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     for (const done of this.#idle.splice(0)) done();
   }
 
-  #serveSession(
-    session: Session,
-    handler: (request: WorkerRequest) => Exclude<Answerable, Response>,
-    spinNs: number,
-  ): void {
+  #serveSession(session: Session, handler: SyncHandler, spinNs: number): void {
     while (!this.#closing && session.open) {
       const request = session.take(spinNs, performance.now());
       if (request === "moved") continue;
@@ -400,7 +420,8 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       this.#served++;
       try {
         const answer = handleListeners.now ? handleTracedSync(this.name, request, handler) : handler(request);
-        if (!request.answered) session.respond(request, answer);
+        if (answer === undefined) this.#answerNothing(session, request);
+        else if (!request.answered) session.respond(request, answer);
       } catch (error) {
         this.#failed(session, request, error);
       }
@@ -487,7 +508,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
 
   #adopt(session: Session): void {
     this.#session = session;
-    session.onStreamError = (request, error) => this.#report(request, error);
+    session.onLateError = (request, error) => this.#report(request, error);
     session.onCorrupt = (slot) => {
       const what = `the hub of "${this.name}" wrote impossible counts into the rings of slot ${slot}.`;
       this.#lost(session, new RegionCorruptError(what));
@@ -614,8 +635,16 @@ function traceOf(bus: string, request: WorkerRequest, sync: boolean): HandleTrac
 
 function handleTracedSync<T>(bus: string, request: WorkerRequest, handler: (request: WorkerRequest) => T): T {
   const trace = traceOf(bus, request, true);
-  const run = (): T => (trace.around ? trace.around(() => handler(request)) : handler(request));
+  const handle = (): T => handler(request);
+  const run = (): T => checkAnswered(request, trace.around ? trace.around(handle) : handle());
   return handleTraces.traceSync(run, trace) as T;
+}
+
+/** For a trace: nothing, where an answer is owed, is a failure of the handler. */
+function checkAnswered<T>(request: WorkerRequest, answer: T): T {
+  if (answer === undefined && !request.answered && !request.isDeferred && !request.aborted)
+    throw new NoAnswerError(request.path);
+  return answer;
 }
 
 function fetchHandler(app: FetchHandler): Handler {

@@ -251,6 +251,14 @@ function reportChecks(checks: Checks): string {
     ["round trip with 10 headers each way, all read, to one without", `${number(checks.headers_ratio)}x`],
     ["the same, one header new in each message", `${number(checks.headers_one_varies_ratio)}x`],
     ["requests per second with 256 slots, to 32 slots", `${number(checks.slots_256_over_32)}x`],
+  ])}\n\nHandlers that read the body: a copy of their own, and borrowed; round trip, p50\n${table([
+    ["µs", "request.body", "request.borrow()", "own ÷ borrowed"],
+    ...checks.bodies.map(({ payload_bytes: bytes, own_us: own, borrowed_us: borrowed }) => [
+      sizeName(bytes),
+      number(own),
+      number(borrowed),
+      number(own / borrowed),
+    ]),
   ])}`;
 }
 

@@ -8,7 +8,7 @@ export interface Codec {
   readonly contentType: string;
   /** Text is sent as UTF-8. May throw: the call fails, nothing is sent. */
   encode(value: unknown): Uint8Array | string;
-  /** The bytes are valid during the call only. May throw. */
+  /** The bytes may be kept, and may be part of a larger buffer. May throw. */
   decode(bytes: Uint8Array): unknown;
 }
 

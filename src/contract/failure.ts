@@ -109,7 +109,7 @@ export async function readFailure(method: ContractMethod, bytes: Uint8Array, may
       const code = text(failure.code);
       const part = `error ${code}`;
       try {
-        const value = readValue(method, "client", part, text(failure.type), data.slice(), true);
+        const value = readValue(method, "client", part, text(failure.type), new Uint8Array(data), true);
         const checked = await check(method, errorSchema(method, code), "client", part, value, true);
         return new ContractError(contract, name, code, checked, text(failure.message));
       } catch (error) {

@@ -144,7 +144,15 @@ export class FrameReader {
   }
 
   #join(): void {
-    this.#bytes = Buffer.concat([this.#bytes.subarray(this.#at), ...this.#behind], this.#available);
+    const joined = new Uint8Array(this.#available); // no `Buffer`: the `slice` of that is a view
+    const first = this.#bytes.subarray(this.#at);
+    joined.set(first);
+    let at = first.length;
+    for (const chunk of this.#behind) {
+      joined.set(chunk, at);
+      at += chunk.length;
+    }
+    this.#bytes = joined;
     this.#at = 0;
     this.#behind = [];
   }

@@ -5,7 +5,7 @@ import type { Answer, Answerable, WorkerRequest } from "../bus/request.ts";
 import type { Handler } from "../bus/worker.ts";
 import { editDistance } from "../check.ts";
 import { type ContractDifference, ContractError, InvalidConfigError, ValidationError } from "../errors.ts";
-import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE } from "./codec.ts";
+import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE, json } from "./codec.ts";
 import {
   type Contract,
   type ContractMethod,
@@ -223,7 +223,9 @@ export class Implementations {
 function readInput(method: ContractMethod, request: WorkerRequest, contentType: string): unknown {
   const { takesItems, input } = method.declaration;
   if (takesItems) return readItems(method, request, () => {});
-  const value = readValue(method, "worker", "input", contentType, request.body, false);
+  // JSON is parsed where it lies; bytes are the handler's own, and those of another codec too: what it makes may be views of them.
+  const isParsed = contentType !== BYTES_TYPE && method.codec === json;
+  const value = readValue(method, "worker", "input", contentType, isParsed ? request.peek() : request.body, false);
   return input === null ? value : check(method, input, "worker", "input", value, false);
 }
 

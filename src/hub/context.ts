@@ -7,7 +7,7 @@ import type { WorkerRequest } from "../bus/request.ts";
 export class HubRequest<State = unknown> {
   /** As given to the worker. */
   readonly state: State;
-  /** The request of the bus: streams, `reserve`, `respond`. */
+  /** The request of the bus: streams, `borrow`, `reserve`, `respond`, `defer`. */
   readonly raw: WorkerRequest;
   #query: URLSearchParams | null = null;
 
@@ -55,7 +55,7 @@ export class HubRequest<State = unknown> {
     return this.raw.headers;
   }
 
-  /** A body that does not stream; up to 256 KiB none does. See {@link bytes}. */
+  /** A body that does not stream, a copy to keep; up to 256 KiB none does. See {@link bytes}. */
   get body(): Uint8Array {
     return this.raw.body;
   }

@@ -49,6 +49,8 @@ export function failureOf(error: unknown): Failure {
   if (error instanceof PayloadTooLargeError && isOfRequest) return tooLarge(error.limit);
   if (error instanceof HeadTooLargeError && isOfRequest)
     return new Failure(431, "HEAD_TOO_LARGE", `path and headers are larger than ${error.limit} bytes.`);
+  if (error instanceof RemoteError && error.remoteCode === "NO_ANSWER")
+    return new Failure(500, "NO_ANSWER", "the handler returned nothing.");
   if (error instanceof RemoteError) return new Failure(500, "HANDLER_FAILED", "the handler failed.");
   if (error instanceof SlotbusError) return new Failure(502, error.code, "the worker broke the protocol.");
   throw error;

@@ -6,7 +6,7 @@ import { toWebRequest } from "../bus/fetch.ts";
 import { resolveDirectory } from "../bus/options.ts";
 import type { Answerable, WorkerRequest } from "../bus/request.ts";
 import { type FetchHandler, SlotWorker } from "../bus/worker.ts";
-import { HubError, InvalidConfigError, type SlotbusError } from "../errors.ts";
+import { HubError, InvalidConfigError, NoAnswerError, type SlotbusError } from "../errors.ts";
 import { HandlerResponse } from "./answer.ts";
 import { HubClient } from "./client.ts";
 import { HubRequest } from "./context.ts";
@@ -62,6 +62,7 @@ export interface HubWorkerEvents {
   disconnected: [reason: Error];
   /** The hub could not be reached, or refused the registration; tried again after `waitMs`. Unheard: one line on stderr. */
   retry: [reason: Error, waitMs: number];
+  /** A handler failed; its client got 500. Unheard: written to stderr. */
   handlerError: [error: unknown, request: { id: string; path: string }];
 }
 
@@ -268,7 +269,10 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
 
   #report(error: unknown, request: { id: string; path: string }): void {
     if (this.listenerCount("handlerError") > 0) this.emit("handlerError", error, request);
-    else console.error(`worker "${this.name}": ${request.path} (${request.id}):`, error);
+    else {
+      const what = error instanceof NoAnswerError ? error.message : error; // its stack leads to us only
+      console.error(`worker "${this.name}": ${request.path} (${request.id}):`, what);
+    }
   }
 
   #tellRetry(reason: Error, waitMs: number): void {

@@ -64,13 +64,11 @@ export function handle(books: Books, request: WorkerRequest): Answerable | void 
     case "async":
     case "hold":
       return later(books, request, order);
-    case "late":
-      setTimeout(() => {
-        // A large body is there until the connection ends.
-        if (request.body.length > 0 || request.query.split(".")[3] === "0")
-          request.respond(answer(books, request, order));
-      }, order.waitMs);
+    case "late": {
+      const respond = request.defer();
+      setTimeout(() => respond(answer(books, request, order)), order.waitMs);
       return;
+    }
     case "never":
       return never(request, order);
     case "throw":

@@ -19,6 +19,15 @@ export interface Checks {
   headers_one_varies_ratio: number;
   /** Requests per second with 256 slots to those with 32, at 32 in flight. */
   slots_256_over_32: number;
+  /** What `request.body`, a copy of the handler's own, costs beside `request.borrow()`. */
+  bodies: BodyCheck[];
+}
+
+/** p50 of round trips in µs whose handlers look into the body and answer a few bytes. */
+export interface BodyCheck {
+  payload_bytes: number;
+  own_us: number;
+  borrowed_us: number;
 }
 
 // ---- headers ------------------------------------------------------------------------------------------------------------
@@ -47,7 +56,10 @@ function readAll(headers: Iterable<Header>): number {
   return length;
 }
 
-/** The worker's side: `/echo` answers the body; `/headers` and `/vary` read all headers and give ten back. */
+/**
+ * The worker's side: `/echo` answers the body, `/echo-borrowed` a view of it; `/own` and `/borrowed` look into it; `/headers`
+ * and `/vary` read all headers and give ten back.
+ */
 export function headersHandler(): Handler {
   const constant = tenHeaders("x-response");
   const varying = tenHeaders("x-response");
@@ -55,9 +67,22 @@ export function headersHandler(): Handler {
   let serial = 0;
   return (request) => {
     if (request.path === "/echo") return request.body;
+    if (request.path === "/echo-borrowed") return request.borrow().body;
+    if (request.path === "/own") return lookInto(request.body);
+    if (request.path === "/borrowed") {
+      using view = request.borrow();
+      return lookInto(view.body);
+    }
     if (readAll(request.headers) !== expected) throw new Error("the request's headers did not arrive");
     return { headers: request.path === "/vary" ? retraced(varying, serial++) : constant, body: request.body };
   };
+}
+
+/** Reads a byte of each page, as much as shows that the body is there. */
+function lookInto(body: Uint8Array): string {
+  let sum = 0;
+  for (let at = 0; at < body.length; at += 4096) sum += body[at]!;
+  return `${body.length} ${sum}`;
 }
 
 /** The hub's side of the three kinds of request, by name of their path. */
@@ -107,7 +132,7 @@ async function roundTrips(
   contestant: SlotbusContestant,
   workspace: Workspace,
   rounds: number,
-): Promise<Omit<Checks, "slots_256_over_32">> {
+): Promise<Omit<Checks, "slots_256_over_32" | "bodies">> {
   const spin = compileSpin(workspace);
   const ask = askers(contestant);
   const kinds = ["/echo", "/headers", "/vary", ...(spin ? (["spin"] as const) : [])] as const;
@@ -137,11 +162,31 @@ async function slots(narrow: SlotbusContestant, workspace: Workspace, rounds: nu
   return round(median(results.get(wide)!) / median(results.get(narrow)!));
 }
 
+/** Alternates `/own` and `/borrowed`, the one with the other. */
+async function bodies({ bus }: SlotbusContestant, rounds: number): Promise<BodyCheck[]> {
+  const checks: BodyCheck[] = [];
+  for (const bytes of [64 * 1024, 1024 ** 2]) {
+    const results = await alternate(["/own", "/borrowed"], rounds, async (path) => {
+      const call = async (body: Uint8Array): Promise<Uint8Array> => {
+        const answer = await bus.request({ path, body });
+        if (answer.text() !== lookInto(body)) throw new CommandError(`${path} answered ${answer.text()}`);
+        return body;
+      };
+      const { latencies } = await closedLoop(call, makeBodies(bytes, 1), { samples: 5_000, minimum: 50, ms: 100 });
+      return median(latencies);
+    });
+    const of = (path: string): number => round(median(results.get(path) ?? []) / 1000);
+    checks.push({ payload_bytes: bytes, own_us: of("/own"), borrowed_us: of("/borrowed") });
+  }
+  return checks;
+}
+
 /** Runs the checks, `rounds` alternating rounds each. */
 export async function runChecks(contestant: SlotbusContestant, workspace: Workspace, rounds: number): Promise<Checks> {
   return {
     ...(await roundTrips(contestant, workspace, rounds)),
     slots_256_over_32: await slots(contestant, workspace, rounds),
+    bodies: await bodies(contestant, rounds),
   };
 }
 

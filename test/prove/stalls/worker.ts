@@ -42,7 +42,7 @@ async function open(): Promise<SlotWorker> {
 /** Answers all that wait at the gate, without letting the event loop hear of the end of the hub. */
 function answerHeld(): void {
   for (const { request, order } of held.splice(0)) {
-    const delivery = request.respond(answer(books, request, order));
+    const delivery = request.defer()(answer(books, request, order));
     phases.addAnswer(self, delivery === "late");
   }
 }
@@ -59,7 +59,10 @@ function block(request: WorkerRequest): void {
 }
 
 function serve(request: WorkerRequest): ReturnType<typeof handle> {
-  if (request.path === "gate") return void held.push({ request, order: readOrder(books, request) });
+  if (request.path === "gate") {
+    request.defer();
+    return void held.push({ request, order: readOrder(books, request) });
+  }
   if (isFlow(request.path)) return handleFlow(books, request);
   return request.path === "gate-block" ? block(request) : handle(books, request);
 }
