@@ -311,7 +311,9 @@ struct sb_region { /* the start of the mapping */
 	X(SB_C_REFUSED, 15, "handshakes refused: user, version, silence, garbage")                  \
 	X(SB_C_WAKEUPS, 16, "times the hub's driver left its parked state")                         \
 	X(SB_C_UNMAPPED, 17, "regions replaced by empty pages because a view was held at close")    \
-	X(SB_C_RESTARTED, 18, "processes of workers that were started again after their end")
+	X(SB_C_RESTARTED, 18, "processes of workers that were started again after their end")       \
+	X(SB_C_PAUSED, 19, "times that workers were paused because they ended too often")           \
+	X(SB_C_RESUMED, 20, "times that this pause ended")
 
 enum sb_counter {
 #define X(name, value, text) name = (value),

@@ -24,6 +24,14 @@ async function start(space: Workspace, workers: Partial<WorkersOptions> = {}, op
   return space.bus({ workers: { entry, args: ["2"], stop: quick, ...workers }, ...options });
 }
 
+/** The warnings of this library while it is open. */
+function heard(): { texts: string[] } & Disposable {
+  const texts: string[] = [];
+  const onWarning = ({ name, message }: Error): void => void (name === "SlotbusWarning" && texts.push(message));
+  process.on("warning", onWarning);
+  return { texts, [Symbol.dispose]: () => void process.off("warning", onWarning) };
+}
+
 function pids(bus: SlotBus): number[] {
   return bus.supervisor!.workers.map(({ pid }) => pid);
 }
@@ -166,9 +174,77 @@ describe("workers of a bus", () => {
     expect(descriptors()).toBeLessThanOrEqual(before + 1);
   });
 
-  test("when all were given up a request says why, and a resize begins anew", async () => {
+  test("twelve bad requests pause them: requests fail at once with the reason, and are answered again within seconds", async () => {
     await using space = new Workspace();
-    const bus = await start(space, { min: 1, max: 1, restart: { limit: 0 } });
+    using warnings = heard();
+    const bus = await start(space, { min: 2, max: 2, restart: { backoff: { initial: 20 }, healthyAfter: 300 } });
+    for (let bad = 0; bad < 12; bad++) {
+      await rejection(bus.request({ path: "/exit", query: "1" }, { timeout: 10_000 }));
+    }
+    await until(() => bus.supervisor!.isDown, "the pool is paused");
+    await until(() => bus.workers.length === 0, "nobody is attached");
+    const from = performance.now();
+    const error = await rejection<NoWorkerError>(bus.request({ path: "/" }));
+    expect(performance.now() - from).toBeLessThan(20);
+    expect(error).toBeInstanceOf(NoWorkerError);
+    expect((error.cause as WorkerFailedError).report.exitCode).toBe(1);
+    expect([error.retryable, error.mayHaveExecuted]).toEqual([true, false]);
+    expect(() => bus.requestSync({ path: "/" })).toThrow(NoWorkerError);
+    expect(bus.stats()).toMatchObject({ workersPaused: 1, workersResumed: 0 });
+    let answer = "";
+    await until(
+      async () => {
+        answer = await bus.request({ path: "/" }).then(
+          (response) => response.text(),
+          () => "",
+        );
+        return answer !== "";
+      },
+      "an answer",
+      5_000,
+    );
+    await until(() => bus.workers.length === 2 && bus.stats().workersResumed === 1, "both are back");
+    expect(warnings.texts.length).toBe(2);
+    expect(warnings.texts[0]).toContain(`pool "${space.name}" is paused (it had 5 restarts within 60000 ms)`);
+    expect(warnings.texts[0]).toContain("exited with code 1");
+    expect(warnings.texts[1]).toContain("is no longer paused");
+  });
+
+  test("what waits when they are paused fails at once too, but a worker from elsewhere goes on", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 1, max: 1, restart: { limit: 0, backoff: { initial: 60_000 } } });
+    bus.supervisor!.on("paused", () => {});
+    const [pid] = pids(bus);
+    const busy = Array.from({ length: 2 }, () => rejection(bus.request({ path: "/slow", query: "60000" })));
+    const twice = rejection<NoWorkerError>(bus.request({ path: "/" }, { idempotent: true }));
+    const waiting = Array.from({ length: 5 }, () => rejection(bus.request({ path: "/" })));
+    await until(() => bus.diagnostics().slots.filter(({ state }) => state === "CLAIMED").length === 2, "both claimed");
+    process.kill(pid!, "SIGKILL");
+    for (const error of await Promise.all(busy)) expect(error).toBeInstanceOf(WorkerDiedError);
+    for (const error of await Promise.all([...waiting, twice])) {
+      expect(error).toBeInstanceOf(NoWorkerError);
+      expect((error.cause as WorkerFailedError).report.pid).toBe(pid!);
+    }
+    await space.worker(() => "from elsewhere");
+    await bus.ready();
+    expect((await bus.request({ path: "/" })).text()).toBe("from elsewhere");
+    expect(bus.supervisor!.isDown).toBe(true);
+    await bus.close();
+    expect(bus.supervisor!.workers.map(({ state }) => state)).toEqual(["stopped"]);
+  });
+
+  test("a request that ran when its worker died says so when no worker is left", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 1, max: 1, restart: { limit: 0, backoff: { initial: 60_000 } } });
+    bus.supervisor!.on("paused", () => {});
+    const error = await rejection<NoWorkerError>(bus.request({ path: "/exit", query: "6" }, { idempotent: true }));
+    expect(error).toBeInstanceOf(NoWorkerError);
+    expect(error.mayHaveExecuted).toBe(true);
+  });
+
+  test("with giveUp, when all were given up a request says why, and a resize begins anew", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 1, max: 1, restart: { limit: 0, giveUp: true } });
     const [pid] = pids(bus);
     expect(await rejection(bus.request({ path: "/exit", query: "4" }))).toBeInstanceOf(WorkerDiedError);
     const error = await rejection(bus.request({ path: "/" }, { timeout: 300 }));

@@ -297,6 +297,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       takePeak: () => this.#takePeak(),
       placesPerWorker: () => this.#placesPerWorker(),
       restarted: () => native.sb_stats_add(hub, C.SB_C_RESTARTED, 1),
+      paused: (isPaused: boolean) => native.sb_stats_add(hub, isPaused ? C.SB_C_PAUSED : C.SB_C_RESUMED, 1),
+      lost: () => this.#pump(),
     };
     this.#crew = options.workers ? new Crew(options.workers, company) : null;
   }
@@ -311,8 +313,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   }
 
   /**
-   * The processes of the workers that the bus starts itself, and their events; `null` without the option `workers`. Its `resize`
-   * to the number there is begins anew with those that were given up; how many there are is for the bus to say.
+   * The processes of the workers that the bus starts itself, and their events; `null` without the option `workers`. Calling
+   * `resize()` with the current size restarts workers that were paused or given up. The bus decides the size otherwise.
    */
   get supervisor(): Supervisor | null {
     return this.#crew?.supervisor ?? null;
@@ -360,7 +362,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #askSync(request: BusRequest, options: RequestOptions): BusResponse {
     const timeoutMs = this.#admit(options);
     const link = options.worker === undefined ? this.#pick() : this.#only(options.worker);
-    if (!link && this.#links.length === 0) throw new NoWorkerError(this.name, 0);
+    if (!link && this.#links.length === 0) throw new NoWorkerError(this.name, 0, "bus", this.#crew?.downFor);
     if (!link)
       throw new BusOverloadedError(`bus "${this.name}" has no free slot, and a blocking request cannot queue.`);
     let outcome: BusResponse | null = null;
@@ -651,8 +653,9 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
 
   #enqueue(pending: Pending): void {
     const { limit, policy } = this.options.queue;
-    if (this.#links.length === 0 && pending.options.waitForWorker === false) {
-      this.#reject(pending, new NoWorkerError(this.name, 0));
+    const down = this.#links.length === 0 ? this.#crew?.downFor : null;
+    if (down || (this.#links.length === 0 && pending.options.waitForWorker === false)) {
+      this.#reject(pending, new NoWorkerError(this.name, 0, "bus", down));
     } else if (policy === "reject" && this.#queue.length >= limit) {
       native.sb_stats_add(this.#hub, C.SB_C_OVERLOADED, 1);
       const places = this.#links.reduce((sum, link) => sum + link.concurrency, 0);
@@ -730,8 +733,12 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     for (let pending = this.#queue.head; pending; pending = this.#queue.head) {
       const link = this.#pick();
       if (!link) {
-        this.#crew?.grow(this.#unsettled);
-        return;
+        const down = this.#links.length === 0 ? this.#crew?.downFor : null;
+        if (!down) return this.#crew?.grow(this.#unsettled);
+        this.#queue.remove(pending);
+        const waitedMs = performance.now() - pending.startedAt;
+        this.#reject(pending, new NoWorkerError(this.name, waitedMs, "bus", down, pending.retried));
+        continue;
       }
       this.#queue.remove(pending);
       this.#send(link, pending);

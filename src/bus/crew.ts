@@ -16,6 +16,10 @@ interface Bus {
   placesPerWorker(): number;
   /** A process that had ended was started again. */
   restarted(): void;
+  /** The pool is paused, or no longer. */
+  paused(isPaused: boolean): void;
+  /** A worker is paused: maybe nobody is left for the requests that wait. */
+  lost(): void;
 }
 
 /** A process of the crew with its attachments; mostly there is one. */
@@ -54,10 +58,18 @@ export class Crew {
     this.supervisor = new Supervisor({ ...workers.pool, name, env, instances: workers.min }, transport);
     this.supervisor.unref(); // as the bus
     this.supervisor.on("state", ({ state }, previous) => {
-      if (previous === "backoff" && state === "starting" && !this.#stopped) bus.restarted();
+      if (this.#stopped) return;
+      if ((previous === "backoff" || previous === "paused") && state === "starting") bus.restarted();
+      if (state === "paused") bus.lost();
     });
+    this.supervisor.onPause = (isPaused) => bus.paused(isPaused);
     this.supervisor.on("failed", (error) => (this.givenUp = error));
     this.supervisor.on("ready", () => (this.givenUp = null));
+  }
+
+  /** Why none of them takes requests or is about to; `null`: some do, or are. */
+  get downFor(): WorkerFailedError | null {
+    return this.supervisor.isDown ? this.supervisor.pausedFor : null;
   }
 
   /** Resolves when `min` workers are attached. Rejects as `Supervisor.start`. */
@@ -91,7 +103,7 @@ export class Crew {
   /** Requests wait; with those that run there are `unsettled`. */
   grow(unsettled: number): void {
     const { max } = this.#workers;
-    if (this.#target === max || this.#stopped) return;
+    if (this.#target === max || this.#stopped || this.supervisor.pausedFor) return; // a resize would end the pause
     const wanted = Math.min(max, Math.ceil(unsettled / this.#bus.placesPerWorker()));
     if (wanted > this.#target) this.#resize(wanted);
   }
@@ -108,7 +120,7 @@ export class Crew {
     this.#idle = setTimeout(() => {
       const busy = Math.ceil(this.#bus.takePeak() / this.#bus.placesPerWorker());
       const wanted = Math.max(this.#workers.min, busy);
-      if (wanted < this.#target) this.#resize(wanted);
+      if (wanted < this.#target && !this.supervisor.pausedFor) this.#resize(wanted);
       else this.#watch();
     }, this.#workers.idle);
     this.#idle.unref();
