@@ -498,7 +498,7 @@ describe("the end of a worker", () => {
     await until(() => events.length === 2, "the events");
     expect(events).toEqual(["paused a 3", "resumed a undefined"]);
     expect(errors.map(({ code }) => code)).toEqual(["WORKER_FAILED"]);
-  });
+  }, 30_000);
 
   test("with giveUp, when all workers are given up, what waits and what comes is rejected with the reason", async () => {
     const errors: SlotbusError[] = [];

@@ -455,7 +455,7 @@ describe("a pool that is paused", () => {
       "a restart",
     );
     expect(seen.length).toBe(2);
-  });
+  }, 30_000);
 
   test("a worker that gets ready and does not stay up does not end it", async () => {
     await using broken = breakable({ backoff: { initial: 1, max: 10 }, healthyAfter: 60_000 }, 1);
@@ -467,7 +467,7 @@ describe("a pool that is paused", () => {
     await until(() => ready > 5, "tries that got ready");
     expect(seen).toEqual(["paused null"]);
     expect(supervisor.isDown).toBe(true);
-  });
+  }, 30_000);
 
   test("while some workers are paused the others go on", async () => {
     await using supervisor = pool(echo, { instances: 2, restart: { limit: 0, backoff: { initial: 60_000 } } });
@@ -478,7 +478,7 @@ describe("a pool that is paused", () => {
     expect((await paused.promise).retryable).toBe(true);
     expect([states(supervisor), supervisor.isDown]).toEqual(["paused,ready", false]);
     expect(await supervisor.links[0]!.ask("well")).toBe("well");
-  });
+  }, 30_000);
 
   test("resize starts them at once, whether they come or not", async () => {
     await using broken = breakable({ backoff: { initial: 1, max: 60_000, factor: 10 } });
@@ -494,7 +494,7 @@ describe("a pool that is paused", () => {
     expect([states(supervisor), supervisor.pausedFor]).toEqual(["ready,ready", null]);
     await until(() => seen.length === 4, "the last event");
     expect(seen).toEqual(["paused 5", "resumed", "paused 5", "resumed"]);
-  });
+  }, 30_000);
 
   test("stop ends at once, and nothing is started after it; the pool may be started again", async () => {
     await using broken = breakable({ limit: 0, backoff: { initial: 60_000 } });
@@ -510,7 +510,7 @@ describe("a pool that is paused", () => {
     broken.mend();
     await supervisor.start();
     expect(states(supervisor)).toBe("ready,ready");
-  });
+  }, 30_000);
 });
 
 describe("what a worker leaves behind", () => {

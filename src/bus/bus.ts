@@ -50,6 +50,7 @@ import {
   resolveBusOptions,
   type SlotBusOptions,
   startTimer,
+  UNRESPONSIVE_MS,
 } from "./options.ts";
 import { ends, type Kind, makePromise, Pending, PendingQueue } from "./pending.ts";
 import { Reception } from "./reception.ts";
@@ -147,6 +148,13 @@ export interface SlotBusEvents {
   workerLeft: [worker: WorkerInfo];
   /** A worker's connection ended without a goodbye, or the bus evicted it; `reason` says which. */
   workerDied: [worker: WorkerInfo, reason: string];
+  /**
+   * A worker that the bus did not start has requests, and its event loop has not turned for `workers.unresponsive` ms. It is chosen
+   * last until it turns. (A worker that the bus started is evicted and its process replaced: `workerDied`.)
+   */
+  workerUnresponsive: [worker: WorkerInfo];
+  /** The event loop of such a worker turns again. */
+  workerResponsive: [worker: WorkerInfo];
   /** A connection was turned away: another user, another version, silence, garbage. */
   peerRefused: [peer: { pid: number; uid: number }, reason: string];
 }
@@ -202,6 +210,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #serial = 0;
   #unsettled = 0;
   #tick: ReturnType<typeof setTimeout> | null = null;
+  /** `performance.now()` of the last tick. */
+  #tickedAt = 0;
   #scratch: Arena | null = null;
   #draining = false;
   #closed = false;
@@ -611,7 +621,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     }
   }
 
-  /** The worker with the fewest requests that can take one more, a suspect one last; `null` when none can. */
+  /** The worker with the fewest requests that can take one more, a suspect or unresponsive one last; `null` when none can. */
   #pick(): Link | null {
     const links = this.#links;
     let best: Link | null = null;
@@ -1130,7 +1140,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#tick = null;
     if (this.#closed) return;
     while (this.#handleEvents(native.sb_hub_tick(this.#hub)) === C.SB_BATCH);
-    for (const link of this.#links.slice()) if (link.used > link.borrowed && link.isEnding()) this.#end(link, "ended");
+    this.#watchWorkers();
     for (const link of this.#links) for (const stream of link.streams) stream?.age();
     this.#expireQueued();
     this.#watchLate();
@@ -1144,6 +1154,38 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       for (const link of this.#links) native.sb_link_trim(this.#hub, link.index);
     }
   };
+
+  /** Finds workers that end, or whose event loop does not turn. */
+  #watchWorkers(): void {
+    const now = performance.now();
+    // A tick that comes late tells of this process: the workers have had no longer than a tick to be seen.
+    const ms = Math.min(now - this.#tickedAt, 2 * TICK_MS);
+    this.#tickedAt = now;
+    for (const link of this.#links.slice()) {
+      const hasRequests = link.used > link.borrowed;
+      if (hasRequests && link.isEnding()) this.#end(link, "ended");
+      else if (hasRequests || link.unresponsive) this.#watchTurns(link, ms);
+    }
+  }
+
+  #watchTurns(link: Link, ms: number): void {
+    const limit = this.options.workers?.unresponsive ?? UNRESPONSIVE_MS;
+    const before = link.stalledMs;
+    if (native.sb_link_turned(this.#hub, link.index) === 1) {
+      link.stalledMs = 0;
+      if (!link.unresponsive) return;
+      link.unresponsive = false;
+      queueMicrotask(() => this.emit("workerResponsive", infoOf(link)));
+      return;
+    }
+    link.stalledMs += ms;
+    // A worker that waits in async handlers is parked and has no reason to turn: a bell is one.
+    if (before < limit / 2 && link.stalledMs >= limit / 2) link.writer.send(C.SB_MSG_BELL);
+    if (link.unresponsive || link.stalledMs < limit) return;
+    link.unresponsive = true;
+    if (this.#crew?.owns(link)) this.#evict(link, `its event loop has not turned for ${limit} ms`);
+    else queueMicrotask(() => this.emit("workerUnresponsive", infoOf(link)));
+  }
 
   /** Shows observers what is in flight. `ticking`: a look like this one follows. */
   #sample(ticking: boolean): void {
@@ -1461,7 +1503,9 @@ function headerOf(headers: HeadersLike | undefined): string | null {
 }
 
 function isBetter(link: Link, than: Link): boolean {
-  return link.suspect === than.suspect ? link.used < than.used : than.suspect;
+  const one = link.suspect || link.unresponsive;
+  const other = than.suspect || than.unresponsive;
+  return one === other ? link.used < than.used : other;
 }
 
 function infoOf(link: Link): WorkerInfo {

@@ -93,11 +93,17 @@ export class Crew {
     member.attached.resolve();
   }
 
-  /** An attachment ended. A process whose worker was evicted is replaced: it is broken, or hangs. */
+  /** Whether a process of ours attached it. */
+  owns(link: Link): boolean {
+    return this.#members.get(link.peer.pid)?.links.has(link) === true;
+  }
+
+  /** An attachment ended. A process that hangs is killed, one whose worker was evicted is replaced: it is broken. */
   left(link: Link): void {
     const member = this.#members.get(link.peer.pid);
     if (!member?.links.delete(link)) return;
-    if (link.evictedFor) member.process.recycle();
+    if (link.unresponsive) member.process.kill("SIGKILL");
+    else if (link.evictedFor) member.process.recycle();
   }
 
   /** Requests wait; with those that run there are `unsettled`. */
