@@ -136,6 +136,7 @@ struct link {
 	uint64_t taken[4];            /* hints taken and not yet served */
 	uint64_t bells_since_ns;
 	uint32_t bells, bells_work;
+	uint64_t turns; /* of its worker, as last looked at */
 	uint64_t stuck_since_ns;
 	uint32_t quarantined;
 };
@@ -174,6 +175,7 @@ struct sb_worker {
 	struct sb_look look;
 	bool full;
 	struct mover mover;
+	uint64_t turns; /* of its event loop; 0: it has none */
 	uint64_t pending[4]; /* hints taken and not yet claimed */
 	uint64_t generation[SB_SLOTS_MAX]; /* of the claim that runs in a slot; 0: none */
 	uint64_t claimed[SB_SLOTS_MAX];    /* of the last claim in a slot */
@@ -181,6 +183,14 @@ struct sb_worker {
 	uint8_t *head; /* serve.c: copy of a head; behind it, from head_limit on, its strings */
 	uint32_t spin_ns;
 };
+
+/* In the line of the counters: a claim writes it anyway, and the hub does not read it on a
+ * request's way. */
+static inline void worker_turned(struct sb_worker *worker)
+{
+	if (worker->turns == 0) return;
+	store_relaxed(&worker->map.region->counters.turns, ++worker->turns);
+}
 
 /* ---- between the files ------------------------------------------------------------------- */
 

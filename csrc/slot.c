@@ -636,6 +636,7 @@ void sb_worker_full(struct sb_worker *worker, int32_t full)
 int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns)
 {
 	if (worker->step != ATTACHED) return -SB_ECLOSED;
+	worker_turned(worker);
 	int32_t result = take_once(worker);
 	if (result != 0 || spin_ns == 0) return result;
 	worker_shows_cpu(worker);

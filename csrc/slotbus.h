@@ -231,7 +231,8 @@ enum { SB_PARK_NONE = 0, SB_PARK_SOCKET = 1, SB_PARK_FUTEX = 2 };
 
 struct sb_worker_counters { /* 64 bytes; written by the worker only */
 	uint64_t claimed, completed, stale;
-	uint64_t reserved[5];
+	uint64_t turns; /* polls and parks of its event loop, only ever compared; 0: it has none */
+	uint64_t reserved[4];
 };
 
 struct sb_request_line { /* 64 bytes; status by both, the rest by the hub */
@@ -311,7 +312,9 @@ struct sb_region { /* the start of the mapping */
 	X(SB_C_REFUSED, 15, "handshakes refused: user, version, silence, garbage")                  \
 	X(SB_C_WAKEUPS, 16, "times the hub's driver left its parked state")                         \
 	X(SB_C_UNMAPPED, 17, "regions replaced by empty pages because a view was held at close")    \
-	X(SB_C_RESTARTED, 18, "processes of workers that were started again after their end")
+	X(SB_C_RESTARTED, 18, "processes of workers that were started again after their end")       \
+	X(SB_C_PAUSED, 19, "times that workers were paused because they ended too often")           \
+	X(SB_C_RESUMED, 20, "times that this pause ended")
 
 enum sb_counter {
 #define X(name, value, text) name = (value),
@@ -511,6 +514,9 @@ SB_API uint64_t sb_link_epoch(const struct sb_hub *hub, uint32_t link);
 SB_API int32_t sb_link_credit(const struct sb_hub *hub, uint32_t link);
 /* 1 when its worker waits for a bell. One that let a bell pass unheard does not. */
 SB_API int32_t sb_link_parked(const struct sb_hub *hub, uint32_t link);
+/* 1 when the event loop of its worker turned since it was asked last, or when the worker has none;
+ * else 0. A loop that is parked does not turn before it is rung. */
+SB_API int32_t sb_link_turned(struct sb_hub *hub, uint32_t link);
 /* Gives pages back if every slot is FREE and more than SB_WARM_BYTES were touched: returns 1 if
  * it did. Inline bytes of the warm slots and the first page of every arena stay: what was written
  * there (heads are repeated without being written again) is still there. */
@@ -655,6 +661,9 @@ SB_API int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_
                                 uint32_t status_code);
 /* 1 when the caller of this claim has given up, or the hub's socket has hung up. */
 SB_API int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, uint32_t token);
+/* An event loop polls and parks from now on: it counts its turns, by which the hub knows a worker
+ * that hangs. A worker that blocks in its handlers does not call this. */
+SB_API void sb_worker_loops(struct sb_worker *worker);
 /* can_take: whether requests would be taken (capacity is left). 1 parked, 0 there is work,
  * -SB_ECLOSED: not attached. */
 SB_API int32_t sb_worker_park(struct sb_worker *worker, int32_t can_take);

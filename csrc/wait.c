@@ -140,6 +140,16 @@ int32_t sb_link_parked(const struct sb_hub *hub, uint32_t index)
 	return load_seq(&link->map.region->worker.parked) != SB_PARK_NONE ? 1 : 0;
 }
 
+int32_t sb_link_turned(struct sb_hub *hub, uint32_t index)
+{
+	struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
+	if (link == NULL) return 1;
+	uint64_t turns = load_relaxed(&link->map.region->counters.turns);
+	bool turned = turns == 0 || turns != link->turns;
+	link->turns = turns;
+	return turned ? 1 : 0;
+}
+
 int32_t sb_link_bell(struct sb_hub *hub, uint32_t index, uint32_t bells)
 {
 	struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
@@ -223,9 +233,17 @@ static int32_t park_as(struct sb_worker *worker, uint32_t how, bool can_take)
 	return 0;
 }
 
+void sb_worker_loops(struct sb_worker *worker)
+{
+	if (worker->step != ATTACHED || worker->turns != 0) return;
+	worker->turns = 1;
+	worker_turned(worker);
+}
+
 int32_t sb_worker_park(struct sb_worker *worker, int32_t can_take)
 {
 	if (worker->step != ATTACHED) return -SB_ECLOSED;
+	worker_turned(worker);
 	return park_as(worker, SB_PARK_SOCKET, can_take != 0);
 }
 

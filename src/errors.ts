@@ -111,18 +111,29 @@ export class BusOverloadedError extends SlotbusError {
 }
 
 /**
- * No worker was attached for the whole time the request could wait.
- * @cure Start a worker; `slotbus ls` says how many are attached. Look at why the last one ended.
+ * No worker was attached for the whole time the request could wait; or all workers end too often and are paused, so it did not
+ * wait at all.
+ * @cure Start a worker; `slotbus ls` says how many are attached. Read in `cause` why the last one ended.
  */
 export class NoWorkerError extends SlotbusError {
-  constructor(name: string, waitedMs: number, what: "bus" | "pool" = "bus", givenUp: WorkerFailedError | null = null) {
+  /** `failure`: why the last of the workers that the bus starts itself was paused or given up. */
+  constructor(
+    name: string,
+    waitedMs: number,
+    what: "bus" | "pool" = "bus",
+    failure: WorkerFailedError | null = null,
+    mayHaveExecuted = false,
+  ) {
+    const isPaused = failure?.retryable === true;
+    const state = isPaused ? "has no worker: its workers are paused" : `had no worker for ${Math.round(waitedMs)} ms`;
     const start = what === "bus" ? "Start one with SlotWorker.open, or raise" : "Raise";
-    super("NO_WORKER", `${what} "${name}" had no worker for ${Math.round(waitedMs)} ms.`, {
-      hint: givenUp
-        ? "`cause` says why its last worker was given up. Repair that, then `bus.supervisor.resize` to the number there is."
-        : `${start} the request's timeout.`,
+    const paused = "Fix what `cause` says. One worker at a time is tried again by itself.";
+    const givenUp = "Fix what `cause` says, then call `bus.supervisor.resize()` to start workers again.";
+    super("NO_WORKER", `${what} "${name}" ${state}.`, {
+      hint: isPaused ? paused : failure ? givenUp : `${start} the request's timeout.`,
       retryable: true,
-      ...(givenUp && { cause: givenUp }),
+      mayHaveExecuted,
+      ...(failure && { cause: failure }),
     });
   }
 }
@@ -814,19 +825,24 @@ export class WorkerExitedError extends SlotbusError {
 }
 
 /**
- * A worker ended more often than its restart policy allows, and is not started again.
- * @cure Repair the program; then stop and start the pool, or `resize` it down and up.
+ * A worker ended more often than its restart policy allows. It is paused and tried again after pauses that grow; or, with
+ * `restart: { giveUp: true }`, it is not started again.
+ * @cure Fix the program. Then call `resize` with the size that the pool has; paused workers come back without that.
  */
 export class WorkerFailedError extends SlotbusError {
   readonly worker: number;
   readonly report: ExitReport;
 
-  constructor(pool: string, report: ExitReport, why: string) {
+  constructor(pool: string, report: ExitReport, why: string, isGivenUp: boolean) {
+    const state = isGivenUp ? "given up" : "paused";
     super(
       "WORKER_FAILED",
-      `worker ${report.worker} of pool "${pool}" is given up (${why}): it ${describeExit(report)}.`,
+      `worker ${report.worker} of pool "${pool}" is ${state} (${why}): it ${describeExit(report)}.`,
       {
-        hint: "Repair the program, then `resize` the pool, to the size it has, or start it again; `restart` says how often is too often.",
+        hint: isGivenUp
+          ? "Fix the program, then call `resize` with the size that the pool has."
+          : "Fix the program. The worker is tried again after pauses that grow; `resize` tries at once.",
+        retryable: !isGivenUp,
       },
     );
     this.worker = report.worker;
@@ -912,10 +928,11 @@ export class UnknownPoolError extends SlotbusError {
 export class PoolFailedError extends SlotbusError {
   readonly pool: string;
 
-  constructor(pool: string, cause?: unknown) {
+  constructor(pool: string, cause: unknown, mayHaveExecuted: boolean) {
     super("POOL_FAILED", `pool "${pool}" has no worker left: all were given up or have ended.`, {
-      hint: "`cause` says why the last one ended. Repair the program, then `bus.resize` the pool, to the size it has.",
+      hint: "`cause` says why the last one ended. Fix the program, then call `bus.resize` with the size that the pool has.",
       cause,
+      mayHaveExecuted,
     });
     this.pool = pool;
   }

@@ -25,6 +25,14 @@ async function start(space: Workspace, workers: Partial<WorkersOptions> = {}, op
   return space.bus({ workers: { entry, args: ["2"], stop: quick, ...workers }, ...options });
 }
 
+/** The warnings of this library while it is open. */
+function heard(): { texts: string[] } & Disposable {
+  const texts: string[] = [];
+  const onWarning = ({ name, message }: Error): void => void (name === "SlotbusWarning" && texts.push(message));
+  process.on("warning", onWarning);
+  return { texts, [Symbol.dispose]: () => void process.off("warning", onWarning) };
+}
+
 function pids(bus: SlotBus): number[] {
   return bus.supervisor!.workers.map(({ pid }) => pid);
 }
@@ -179,9 +187,77 @@ describe("workers of a bus", () => {
     expect((error.cause as WorkerStartError).report).toMatchObject({ pid, exitCode: 4 });
   });
 
-  test("when all were given up a request says why, and a resize begins anew", async () => {
+  test("twelve bad requests pause them: requests fail at once with the reason, and are answered again within seconds", async () => {
     await using space = new Workspace();
-    const bus = await start(space, { min: 1, max: 1, restart: { limit: 0 } });
+    using warnings = heard();
+    const bus = await start(space, { min: 2, max: 2, restart: { backoff: { initial: 20 }, healthyAfter: 300 } });
+    for (let bad = 0; bad < 12; bad++) {
+      await rejection(bus.request({ path: "/exit", query: "1" }, { timeout: 10_000 }));
+    }
+    await until(() => bus.supervisor!.isDown, "the pool is paused");
+    await until(() => bus.workers.length === 0, "nobody is attached");
+    const from = performance.now();
+    const error = await rejection<NoWorkerError>(bus.request({ path: "/" }));
+    expect(performance.now() - from).toBeLessThan(20);
+    expect(error).toBeInstanceOf(NoWorkerError);
+    expect((error.cause as WorkerFailedError).report.exitCode).toBe(1);
+    expect([error.retryable, error.mayHaveExecuted]).toEqual([true, false]);
+    expect(() => bus.requestSync({ path: "/" })).toThrow(NoWorkerError);
+    expect(bus.stats()).toMatchObject({ workersPaused: 1, workersResumed: 0 });
+    let answer = "";
+    await until(
+      async () => {
+        answer = await bus.request({ path: "/" }).then(
+          (response) => response.text(),
+          () => "",
+        );
+        return answer !== "";
+      },
+      "an answer",
+      5_000,
+    );
+    await until(() => bus.workers.length === 2 && bus.stats().workersResumed === 1, "both are back");
+    expect(warnings.texts.length).toBe(2);
+    expect(warnings.texts[0]).toContain(`pool "${space.name}" is paused (it had 5 restarts within 60000 ms)`);
+    expect(warnings.texts[0]).toContain("exited with code 1");
+    expect(warnings.texts[1]).toContain("is no longer paused");
+  }, 30_000);
+
+  test("what waits when they are paused fails at once too, but a worker from elsewhere goes on", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 1, max: 1, restart: { limit: 0, backoff: { initial: 60_000 } } });
+    bus.supervisor!.on("paused", () => {});
+    const [pid] = pids(bus);
+    const busy = Array.from({ length: 2 }, () => rejection(bus.request({ path: "/slow", query: "60000" })));
+    const twice = rejection<NoWorkerError>(bus.request({ path: "/" }, { idempotent: true }));
+    const waiting = Array.from({ length: 5 }, () => rejection(bus.request({ path: "/" })));
+    await until(() => bus.diagnostics().slots.filter(({ state }) => state === "CLAIMED").length === 2, "both claimed");
+    process.kill(pid!, "SIGKILL");
+    for (const error of await Promise.all(busy)) expect(error).toBeInstanceOf(WorkerDiedError);
+    for (const error of await Promise.all([...waiting, twice])) {
+      expect(error).toBeInstanceOf(NoWorkerError);
+      expect((error.cause as WorkerFailedError).report.pid).toBe(pid!);
+    }
+    await space.worker(() => "from elsewhere");
+    await bus.ready();
+    expect((await bus.request({ path: "/" })).text()).toBe("from elsewhere");
+    expect(bus.supervisor!.isDown).toBe(true);
+    await bus.close();
+    expect(bus.supervisor!.workers.map(({ state }) => state)).toEqual(["stopped"]);
+  }, 30_000);
+
+  test("a request that ran when its worker died says so when no worker is left", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 1, max: 1, restart: { limit: 0, backoff: { initial: 60_000 } } });
+    bus.supervisor!.on("paused", () => {});
+    const error = await rejection<NoWorkerError>(bus.request({ path: "/exit", query: "6" }, { idempotent: true }));
+    expect(error).toBeInstanceOf(NoWorkerError);
+    expect(error.mayHaveExecuted).toBe(true);
+  });
+
+  test("with giveUp, when all were given up a request says why, and a resize begins anew", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 1, max: 1, restart: { limit: 0, giveUp: true } });
     const [pid] = pids(bus);
     expect(await rejection(bus.request({ path: "/exit", query: "4" }))).toBeInstanceOf(WorkerDiedError);
     const error = await rejection(bus.request({ path: "/" }, { timeout: 300 }));
@@ -212,6 +288,111 @@ describe("workers of a bus", () => {
   });
 });
 
+describe("a worker whose event loop does not turn", () => {
+  const many = { args: ["32"], restart: { backoff: { initial: 10 } } };
+
+  test("is replaced; what it never claimed is answered by others, within the time of each request", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { ...many, min: 3, max: 3, unresponsive: 400 });
+    const reasons: string[] = [];
+    bus.on("workerDied", (_, reason) => reasons.push(reason));
+    const before = pids(bus);
+    const hangs = rejection<WorkerDiedError>(bus.request({ path: "/hang" }, { timeout: 10_000 }));
+    const others = Array.from({ length: 63 }, () => bus.request({ path: "/" }, { timeout: 10_000 }));
+    const answers = await Promise.all(others);
+    const error = await hangs;
+    expect(error).toBeInstanceOf(WorkerDiedError);
+    expect(error.message).toContain("its event loop has not turned for 400 ms");
+    expect([error.mayHaveExecuted, before.includes(error.pid)]).toEqual([true, true]);
+    expect(answers.filter((answer) => answer.text() === String(error.pid))).toEqual([]);
+    expect(bus.stats().withdrawn).toBeGreaterThan(10); // they did wait behind it
+    await until(() => bus.workers.length === 3 && !pids(bus).includes(error.pid), "another process");
+    expect(lives(error.pid)).toBe(false);
+    expect(reasons).toEqual(["was evicted (its event loop has not turned for 400 ms)"]);
+    expect(bus.stats()).toMatchObject({ workersEvicted: 1, workersRestarted: 1, timeouts: 0 });
+  }, 30_000);
+
+  test("is found when it hangs after an await, parked, and nobody else asks it", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { ...many, min: 1, max: 1, unresponsive: 400 });
+    const error = await rejection<WorkerDiedError>(bus.request({ path: "/hang", query: "50" }, { timeout: Infinity }));
+    expect(error).toBeInstanceOf(WorkerDiedError);
+    expect((await bus.request({ path: "/" })).text()).not.toBe(String(error.pid));
+  }, 30_000);
+
+  test("is found when its process is stopped; an idempotent request goes to another one", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { ...many, min: 1, max: 1, unresponsive: 400 });
+    const [pid] = pids(bus);
+    const slow = bus.request({ path: "/slow", query: "200" }, { idempotent: true });
+    await until(() => bus.diagnostics().slots.some(({ state }) => state === "CLAIMED"), "it is claimed");
+    process.kill(pid!, "SIGSTOP");
+    expect((await slow).text()).toBe(String(pids(bus)[0]));
+    expect(pids(bus)).not.toEqual([pid!]);
+  }, 30_000);
+
+  test("is not one that awaits for longer, with room for more or without", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 1, max: 1, unresponsive: 300 }); // it takes two at once
+    const [pid] = pids(bus);
+    for (const requests of [1, 3]) {
+      const asked = Array.from({ length: requests }, () => bus.request({ path: "/slow", query: "1000" }));
+      for (const answer of await Promise.all(asked)) expect(answer.text()).toBe(String(pid));
+    }
+    expect(bus.stats()).toMatchObject({ workersEvicted: 0, workersDied: 0 });
+  }, 30_000);
+
+  test("that the bus did not start is reported, chosen last, and well again when its loop turns", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 0, unresponsive: 300 });
+    const told: [string, number][] = [];
+    bus.on("workerUnresponsive", ({ pid }) => told.push(["unresponsive", pid]));
+    bus.on("workerResponsive", ({ pid }) => told.push(["responsive", pid]));
+    const blocked = space.child("worker.ts");
+    await bus.ready();
+    const late = bus.request({ path: "/block", query: "1500" });
+    await until(() => bus.diagnostics().slots.some(({ state }) => state === "CLAIMED"), "it blocks");
+    const other = space.child("worker.ts");
+    await bus.ready({ workers: 2 });
+    await until(() => told.length === 1, "the event");
+    expect(told).toEqual([["unresponsive", blocked.pid]]);
+    const parallel = Array.from({ length: 30 }, () => bus.request({ path: "/" }));
+    for (const answer of await Promise.all(parallel)) expect(answer.workerPid).toBe(other.pid);
+    expect((await late).status).toBe(200);
+    const ends = performance.now() + 5_000;
+    while (told.length < 2 && performance.now() < ends) await bus.request({ path: "/slow", query: "50" });
+    expect(told).toEqual([
+      ["unresponsive", blocked.pid],
+      ["responsive", blocked.pid],
+    ]);
+    const again = await Promise.all(Array.from({ length: 30 }, () => bus.request({ path: "/" })));
+    expect(again.some(({ workerPid }) => workerPid === blocked.pid)).toBe(true);
+    expect(bus.stats()).toMatchObject({ workersEvicted: 0, workersDied: 0 });
+  }, 30_000);
+
+  test("is not judged when it serves without an event loop", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 0, unresponsive: 100 });
+    bus.on("workerUnresponsive", () => expect.unreachable());
+    space.child("sync-worker.ts");
+    await bus.ready();
+    expect(await rejection(bus.request({ path: "/hang" }, { timeout: 700 }))).toBeInstanceOf(RequestTimeoutError);
+    expect((await bus.request({ path: "/" })).status).toBe(200);
+  }, 30_000);
+
+  test("is not judged by the time in which the bus was stopped itself", async () => {
+    await using space = new Workspace();
+    const hub = space.child("stopped-hub.ts");
+    await hub.line("asked");
+    process.kill(hub.pid, "SIGSTOP");
+    const from = performance.now();
+    await until(() => performance.now() - from > 1_000, "three times as long as a worker may hang");
+    process.kill(hub.pid, "SIGCONT");
+    expect(await hub.line("ended")).toStartWith("ended true 0 ");
+    expect(await hub.process.exited).toBe(0);
+  }, 30_000);
+});
+
 describe("options of the workers", () => {
   for (const [what, workers] of [
     ["no object", 7],
@@ -224,6 +405,7 @@ describe("options of the workers", () => {
     ["a max below min", { entry, min: 3, max: 2 }],
     ["a max of 0", { entry, min: 0, max: 0 }],
     ["an idle of 0", { entry, idle: 0 }],
+    ["an unresponsive of 99", { entry, unresponsive: 99 }],
     ["args that are none", { entry, args: "-v" }],
     ["an option of no pool", { entry, instances: 2 }],
     ["a bad restart", { entry, restart: { policy: "maybe" } }],

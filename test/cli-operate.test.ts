@@ -192,10 +192,12 @@ test("top notices a hub that stops to answer while it watches", async () => {
   await until(() => !observer.read().isThere, "it has ended");
 }, 20_000);
 
-test("top counts the restarts of workers that the bus starts itself", async () => {
+test("top counts the restarts of workers that the bus starts itself, and shows that they are paused", async () => {
   await using desk = new Desk();
   const entry = join(import.meta.dir, "fixtures/bus-worker.ts");
-  const bus = await desk.bus({ workers: { entry, min: 1, max: 1, restart: { backoff: { initial: 5 } } } });
+  const restart = { limit: 1, backoff: { initial: 5, factor: 10, max: 60_000, jitter: 0 } };
+  const bus = await desk.bus({ workers: { entry, min: 1, max: 1, restart } });
+  bus.supervisor!.on("paused", () => {});
   const first = bus.workers[0]!.pid;
   const look = async (): Promise<Frame["buses"][number]> =>
     (await desk.json<Frame>(["top", desk.name, "--once", "--interval", "0.05"])).buses[0]!;
@@ -203,10 +205,16 @@ test("top counts the restarts of workers that the bus starts itself", async () =
   process.kill(first, "SIGKILL");
   await until(() => bus.workers.some(({ pid }) => pid !== first), "another worker");
   const after = await look();
-  expect(after).toMatchObject({ workers_joined: 2, workers_died: 1, workers_restarted: 1 });
+  expect(after).toMatchObject({ workers_joined: 2, workers_died: 1, workers_restarted: 1, workers_paused: false });
   expect(after.workers.map(({ pid }) => pid)).toEqual(bus.workers.map(({ pid }) => pid));
   const { out } = await desk.run(["top", "--once", "--interval", "0.05"]);
   expect(out).toMatch(/^ {2}total {2}JOINED 2 {2}DIED 1 {2}EVICTED 0 {2}RESTARTED 1 {2}TIMEOUTS 0$/m);
+  expect(out).not.toContain("paused");
+  bus.supervisor!.on("ready", ({ pid }) => process.kill(pid, "SIGKILL")); // from now on it never stays up
+  process.kill(bus.workers[0]!.pid, "SIGKILL");
+  await until(() => bus.supervisor!.isDown, "the pause");
+  expect(await look()).toMatchObject({ workers_paused: true });
+  expect((await desk.run(["top", "--once", "--interval", "0.05"])).out).toMatch(/^ {2}its workers .* are paused$/m);
 }, 20_000);
 
 /** `slotbus hub`, a worker of it, and how to end both in good order. */

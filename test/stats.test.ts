@@ -69,6 +69,8 @@ test("every counter is exact after a sequence that moves each of them", async ()
     workersDied: 0,
     workersEvicted: 0,
     workersRestarted: 0,
+    workersPaused: 0,
+    workersResumed: 0,
     peersRefused: 0,
     heldRegions: 0,
     unsettledAtEnd: 0,

@@ -141,7 +141,7 @@ describe("workers that are killed", () => {
 
   test("callbacks tell what happened in its order: log before exit, exit before what follows from it", async () => {
     const told: string[] = [];
-    const restart = { limit: 1, backoff: { initial: 1, max: 10 } };
+    const restart = { limit: 1, backoff: { initial: 1, max: 10 }, giveUp: true };
     await using bus = await running({
       pools: [fixture("stdio-worker.ts", { ready: true, restart })],
       onWorker: ({ event, life }) => told.push(`${event} ${life}`),

@@ -96,7 +96,7 @@ describe("raw", () => {
   });
 
   test("what cannot be answered by a worker is answered by the bus, with the request's id", async () => {
-    const { bus, next } = await raw(worker({ restart: { limit: 0 } }), odd({ id: "b" }));
+    const { bus, next } = await raw(worker({ restart: { limit: 0, giveUp: true } }), odd({ id: "b" }));
     await using _ = bus;
     bus.send({ id: "x", method: "echo", pool: "nope" });
     expect(await next()).toMatchObject({ id: "x", error: { code: -32_000, data: { code: "UNKNOWN_POOL" } } });

@@ -86,6 +86,8 @@ class FakeProcess implements WorkerProcess {
 /** Links in memory in place of processes; what dies stays dead. */
 export class FakeSupervisor extends EventEmitter<SupervisorEvents> implements PoolSupervisor {
   links: StdioLink[] = [];
+  readonly pausedFor = null;
+  readonly isDown = false;
   readonly processes: FakeProcess[] = [];
   readonly #instances: number;
   readonly #open: (process: WorkerProcess, signal: AbortSignal) => Promise<StdioLink>;

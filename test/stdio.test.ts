@@ -8,6 +8,7 @@ import {
   BusClosedError,
   InvalidConfigError,
   InvalidStateError,
+  NoWorkerError,
   PoolFailedError,
   ProgramNotFoundError,
   ProtocolError,
@@ -17,6 +18,7 @@ import {
   SubscriptionFullError,
   UnknownPoolError,
   WorkerExitedError,
+  type WorkerFailedError,
 } from "../src/errors.ts";
 import { BusState, StdioBus, type WorkerEvent } from "../src/stdio/bus.ts";
 import { fromStdioBusConfig, type StartingWorker, type StdioBusOptions } from "../src/stdio/config.ts";
@@ -270,7 +272,7 @@ describe("options", () => {
       command: "cat",
       args: ["-u"],
       instances: 2,
-      restart: { policy: "on-failure", limit: 0, window: 5_000 },
+      restart: { policy: "on-failure", limit: 0, window: 5_000, giveUp: true },
       stop: { drain: 1_000 },
     });
     await using bus = await running(options);
@@ -472,10 +474,36 @@ describe("the end of a worker", () => {
     expect([bus.stats().inFlight, bus.stats().waiting]).toEqual([0, 0]);
   }, 30_000);
 
-  test("when all workers are given up, what waits and what comes is rejected with the reason", async () => {
+  test("when all workers are paused, what waits and what comes is rejected at once; then they are back", async () => {
+    const events: string[] = [];
+    const errors: SlotbusError[] = [];
+    const restart = { limit: 1, backoff: { initial: 10, factor: 10, jitter: 0 }, healthyAfter: 100 };
+    await using bus = await running({
+      pools: [worker({ instances: 2, restart, limits: { maxInFlight: 1 } })],
+      onError: (error) => errors.push(error),
+      onPool: ({ event, pool, error }) => events.push(`${event} ${pool} ${error?.report.exitCode}`),
+    });
+    const bad = Array.from({ length: 4 }, () => rejection(bus.request("die", "exit")));
+    const waits = rejection<NoWorkerError>(bus.request("echo", 1));
+    for (const error of await Promise.all(bad)) expect(error).toBeInstanceOf(WorkerExitedError);
+    expect(await waits).toBeInstanceOf(NoWorkerError);
+    const from = performance.now();
+    const late = await rejection<NoWorkerError>(bus.request("echo", 2));
+    expect(performance.now() - from).toBeLessThan(20);
+    expect([late.retryable, late.mayHaveExecuted]).toEqual([true, false]);
+    expect((late.cause as WorkerFailedError).report.exitCode).toBe(3);
+    expect(bus.stats().paused).toEqual(["a"]);
+    await until(() => bus.workerCount === 2 && bus.stats().paused.length === 0, "both are back");
+    expect(await bus.request("echo", 3)).toBe(3);
+    await until(() => events.length === 2, "the events");
+    expect(events).toEqual(["paused a 3", "resumed a undefined"]);
+    expect(errors.map(({ code }) => code)).toEqual(["WORKER_FAILED"]);
+  }, 30_000);
+
+  test("with giveUp, when all workers are given up, what waits and what comes is rejected with the reason", async () => {
     const errors: SlotbusError[] = [];
     await using bus = await running({
-      pools: [worker({ restart: { limit: 0 }, limits: { maxInFlight: 1 } })],
+      pools: [worker({ restart: { limit: 0, giveUp: true }, limits: { maxInFlight: 1 } })],
       onError: (error) => errors.push(error),
     });
     const died = rejection(bus.request("die", "exit"));

@@ -298,7 +298,7 @@ describe("restarts", () => {
     ["always", 0, "failed", 3],
   ] as const) {
     test(`policy "${policy}", exit code ${code}: ${lifes} lives, then ${state}`, async () => {
-      const restart = { policy, limit: 2, backoff: { initial: 5 } };
+      const restart = { policy, limit: 2, backoff: { initial: 5 }, giveUp: true };
       await using supervisor = pool(`echo ready; read line; exit ${code}`, { restart });
       let ends = 0;
       let failure: WorkerFailedError | null = null;
@@ -314,8 +314,8 @@ describe("restarts", () => {
     });
   }
 
-  test("a worker that crashes again and again is given up, and the others go on", async () => {
-    const restart = { limit: 3, backoff: { initial: 10, factor: 2, jitter: 0 } };
+  test("with giveUp a worker that crashes again and again is given up, and the others go on", async () => {
+    const restart = { limit: 3, backoff: { initial: 10, factor: 2, jitter: 0 }, giveUp: true };
     await using supervisor = pool(echo, { instances: 2, restart });
     let failures = 0;
     supervisor.on("failed", () => failures++);
@@ -397,6 +397,120 @@ describe("restarts", () => {
       expect(restarts({ limit: 0 }).grant(0, 1e9)).toBe(null);
     });
   });
+});
+
+describe("a pool that is paused", () => {
+  /** Its workers end with code 5 as long as the file `broken` is there. */
+  function breakable(restart: PoolOptions["restart"], instances = 2) {
+    const temp = folder();
+    const flag = join(temp.path, "broken");
+    const text = `if [ -e ${flag} ]; then exit 5; fi; ${echo}`;
+    const supervisor = pool(text, { instances, restart: { limit: 1, healthyAfter: 100, ...restart }, stop: quick });
+    const seen: string[] = [];
+    supervisor.on("paused", ({ report }) => seen.push(`paused ${report.exitCode}`));
+    supervisor.on("resumed", () => seen.push("resumed"));
+    return {
+      supervisor,
+      seen,
+      spoil: () => {
+        writeFileSync(flag, "");
+        for (const pid of pids(supervisor)) if (pid > 0) process.kill(pid, "SIGKILL");
+      },
+      mend: () => rmSync(flag),
+      async [Symbol.asyncDispose]() {
+        await supervisor.stop();
+        temp[Symbol.dispose]();
+      },
+    };
+  }
+
+  test("one worker is tried at a time after pauses that grow; when it stays up all are back, with their restarts", async () => {
+    await using broken = breakable({ backoff: { initial: 20, max: 200, jitter: 0 } }, 3);
+    const { supervisor, seen } = broken;
+    await supervisor.start();
+    const tries: number[] = [];
+    let most = 0;
+    supervisor.on("state", ({ state }, previous) => {
+      if (state !== "starting" || previous !== "paused") return;
+      tries.push(performance.now());
+      most = Math.max(most, supervisor.workers.filter((worker) => worker.state === "starting").length);
+    });
+    broken.spoil();
+    await until(() => states(supervisor) === "paused,paused,paused", "all are paused");
+    expect([supervisor.isDown, supervisor.pausedFor?.report.exitCode]).toEqual([true, 5]);
+    await until(() => tries.length >= 5, "five tries");
+    const gaps = tries.slice(1).map((at, index) => at - tries[index]!);
+    expect(gaps[3]!).toBeGreaterThan(190); // 40, 80, 160, 200
+    expect(gaps[3]!).toBeGreaterThan(gaps[0]!);
+    expect([most, supervisor.restarts > 0, seen]).toEqual([1, true, ["paused 5"]]);
+    broken.mend();
+    await until(() => states(supervisor) === "ready,ready,ready", "all are back");
+    expect([supervisor.isDown, supervisor.pausedFor]).toEqual([false, null]);
+    await until(() => seen.length === 2, "the event");
+    expect(seen).toEqual(["paused 5", "resumed"]);
+    const { life } = supervisor.workers[2]!;
+    process.kill(pids(supervisor)[2]!, "SIGKILL"); // it has its restarts again
+    await until(
+      () => supervisor.workers[2]!.life === life + 1 && states(supervisor) === "ready,ready,ready",
+      "a restart",
+    );
+    expect(seen.length).toBe(2);
+  }, 30_000);
+
+  test("a worker that gets ready and does not stay up does not end it", async () => {
+    await using broken = breakable({ backoff: { initial: 1, max: 10 }, healthyAfter: 60_000 }, 1);
+    const { supervisor, seen } = broken;
+    let ready = 0;
+    supervisor.on("ready", ({ pid }) => void (++ready > 1 && process.kill(pid, "SIGKILL")));
+    await supervisor.start();
+    process.kill(pids(supervisor)[0]!, "SIGKILL");
+    await until(() => ready > 5, "tries that got ready");
+    expect(seen).toEqual(["paused null"]);
+    expect(supervisor.isDown).toBe(true);
+  }, 30_000);
+
+  test("while some workers are paused the others go on", async () => {
+    await using supervisor = pool(echo, { instances: 2, restart: { limit: 0, backoff: { initial: 60_000 } } });
+    await supervisor.start();
+    const paused = Promise.withResolvers<WorkerFailedError>();
+    supervisor.on("paused", paused.resolve);
+    process.kill(pids(supervisor)[0]!, "SIGKILL");
+    expect((await paused.promise).retryable).toBe(true);
+    expect([states(supervisor), supervisor.isDown]).toEqual(["paused,ready", false]);
+    expect(await supervisor.links[0]!.ask("well")).toBe("well");
+  }, 30_000);
+
+  test("resize starts them at once, whether they come or not", async () => {
+    await using broken = breakable({ backoff: { initial: 1, max: 60_000, factor: 10 } });
+    const { supervisor, seen } = broken;
+    await supervisor.start();
+    broken.spoil();
+    await until(() => states(supervisor) === "paused,paused", "both are paused");
+    const error = await rejection<WorkerFailedError>(supervisor.resize(1));
+    expect([error.report.exitCode, states(supervisor)]).toEqual([5, "paused"]);
+    await until(() => seen.length === 3, "the events");
+    broken.mend();
+    await supervisor.resize(2);
+    expect([states(supervisor), supervisor.pausedFor]).toEqual(["ready,ready", null]);
+    await until(() => seen.length === 4, "the last event");
+    expect(seen).toEqual(["paused 5", "resumed", "paused 5", "resumed"]);
+  }, 30_000);
+
+  test("stop ends at once, and nothing is started after it; the pool may be started again", async () => {
+    await using broken = breakable({ limit: 0, backoff: { initial: 60_000 } });
+    const { supervisor } = broken;
+    await supervisor.start();
+    broken.spoil();
+    await until(() => states(supervisor) === "paused,paused", "both are paused");
+    const from = performance.now();
+    await supervisor.stop();
+    expect(performance.now() - from).toBeLessThan(500);
+    expect([states(supervisor), supervisor.pausedFor]).toEqual(["stopped,stopped", null]);
+    expect(children()).toEqual([]);
+    broken.mend();
+    await supervisor.start();
+    expect(states(supervisor)).toBe("ready,ready");
+  }, 30_000);
 });
 
 describe("what a worker leaves behind", () => {
@@ -597,7 +711,7 @@ describe("resize", () => {
     using temp = folder();
     const flag = join(temp.path, "flag");
     const text = `if [ -e ${flag} ]; then exit 5; fi; ${echo}`;
-    const supervisor = pool(text, { restart: { limit: 1, backoff: { initial: 1 } } });
+    const supervisor = pool(text, { restart: { limit: 1, backoff: { initial: 1 }, giveUp: true } });
     expect(await rejection(supervisor.resize(2))).toBeInstanceOf(InvalidStateError);
     await supervisor.start();
     writeFileSync(flag, "");
@@ -610,7 +724,8 @@ describe("resize", () => {
   });
 
   test("workers that were given up begin anew, also at the same number; those that are well are not touched", async () => {
-    await using supervisor = pool(echo, { instances: 3, restart: { limit: 1, backoff: { initial: 1 } } });
+    const restart = { limit: 1, backoff: { initial: 1 }, giveUp: true };
+    await using supervisor = pool(echo, { instances: 3, restart });
     await supervisor.start();
     const [well] = pids(supervisor);
     for (const life of [1, 2]) {
@@ -776,6 +891,7 @@ describe("options", () => {
     ["a factor that is no number", { restart: { backoff: { factor: Number.NaN } } }],
     ["jitter above 1", { restart: { backoff: { jitter: 1.1 } } }],
     ["a healthy time that is text", { restart: { healthyAfter: "1s" } }],
+    ["a giveUp that is a number", { restart: { giveUp: 1 } }],
     ["an endless drain", { stop: { drain: Infinity } }],
     ["a negative step", { stop: { term: -1 } }],
     ["an age of nothing", { recycle: { maxAge: 0 } }],

@@ -51,6 +51,7 @@ import {
   resolveBusOptions,
   type SlotBusOptions,
   startTimer,
+  UNRESPONSIVE_MS,
 } from "./options.ts";
 import { ends, type Kind, makePromise, Pending, PendingQueue } from "./pending.ts";
 import { ReadyWaiters } from "./ready.ts";
@@ -159,6 +160,13 @@ export interface SlotBusEvents {
   workerLeft: [worker: WorkerInfo];
   /** A worker's connection ended without a goodbye, or the bus evicted it; `reason` says which. */
   workerDied: [worker: WorkerInfo, reason: string];
+  /**
+   * A worker that the bus did not start has requests, and its event loop has not turned for `workers.unresponsive` ms. It is chosen
+   * last until it turns. (A worker that the bus started is evicted and its process replaced: `workerDied`.)
+   */
+  workerUnresponsive: [worker: WorkerInfo];
+  /** The event loop of such a worker turns again. */
+  workerResponsive: [worker: WorkerInfo];
   /** A connection was turned away: another user, another version, silence, garbage. */
   peerRefused: [peer: { pid: number; uid: number }, reason: string];
 }
@@ -227,6 +235,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #tick: ReturnType<typeof setTimeout> | null = null;
   /** The tick that is due does not keep the process alive. */
   #isTickUnref = false;
+  /** `performance.now()` of the last tick. */
+  #tickedAt = 0;
   #scratch: Arena | null = null;
   #draining = false;
   #closed = false;
@@ -327,6 +337,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       takePeak: () => this.#takePeak(),
       placesPerWorker: () => this.#placesPerWorker(),
       restarted: () => native.sb_stats_add(hub, C.SB_C_RESTARTED, 1),
+      paused: (isPaused: boolean) => native.sb_stats_add(hub, isPaused ? C.SB_C_PAUSED : C.SB_C_RESUMED, 1),
+      lost: () => this.#pump(),
     };
     this.#crew = options.workers ? new Crew(options.workers, company) : null;
     this.#ready = new ReadyWaiters(options.name, () => this.#crew?.lastFailure ?? null);
@@ -342,8 +354,8 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   }
 
   /**
-   * The processes of the workers that the bus starts itself, and their events; `null` without the option `workers`. Its `resize`
-   * to the number there is begins anew with those that were given up; how many there are is for the bus to say.
+   * The processes of the workers that the bus starts itself, and their events; `null` without the option `workers`. Calling
+   * `resize()` with the current size restarts workers that were paused or given up. The bus decides the size otherwise.
    */
   get supervisor(): Supervisor | null {
     return this.#crew?.supervisor ?? null;
@@ -391,7 +403,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #askSync(request: BusRequest, options: RequestOptions): BusResponse {
     const timeoutMs = this.#admit(options);
     const link = options.worker === undefined ? this.#pick() : this.#only(options.worker);
-    if (!link && this.#links.length === 0) throw new NoWorkerError(this.name, 0);
+    if (!link && this.#links.length === 0) throw new NoWorkerError(this.name, 0, "bus", this.#crew?.downFor);
     if (!link)
       throw new BusOverloadedError(`bus "${this.name}" has no free slot, and a blocking request cannot queue.`);
     let outcome: BusResponse | null = null;
@@ -625,7 +637,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     }
   }
 
-  /** The worker with the fewest requests that can take one more, a suspect one last; `null` when none can. */
+  /** The worker with the fewest requests that can take one more, a suspect or unresponsive one last; `null` when none can. */
   #pick(): Link | null {
     const links = this.#links;
     let best: Link | null = null;
@@ -667,8 +679,9 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
 
   #enqueue(pending: Pending): void {
     const { limit, policy } = this.options.queue;
-    if (this.#links.length === 0 && pending.options.waitForWorker === false) {
-      this.#reject(pending, new NoWorkerError(this.name, 0));
+    const down = this.#links.length === 0 ? this.#crew?.downFor : null;
+    if (down || (this.#links.length === 0 && pending.options.waitForWorker === false)) {
+      this.#reject(pending, new NoWorkerError(this.name, 0, "bus", down));
     } else if (policy === "reject" && this.#queue.length >= limit) {
       native.sb_stats_add(this.#hub, C.SB_C_OVERLOADED, 1);
       const places = this.#links.reduce((sum, link) => sum + link.concurrency, 0);
@@ -746,8 +759,12 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     for (let pending = this.#queue.head; pending; pending = this.#queue.head) {
       const link = this.#pick();
       if (!link) {
-        this.#crew?.grow(this.#unsettled);
-        return;
+        const down = this.#links.length === 0 ? this.#crew?.downFor : null;
+        if (!down) return this.#crew?.grow(this.#unsettled);
+        this.#queue.remove(pending);
+        const waitedMs = performance.now() - pending.startedAt;
+        this.#reject(pending, new NoWorkerError(this.name, waitedMs, "bus", down, pending.retried));
+        continue;
       }
       this.#queue.remove(pending);
       this.#send(link, pending);
@@ -1155,7 +1172,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#tick = null;
     if (this.#closed) return;
     while (this.#handleEvents(native.sb_hub_tick(this.#hub)) === C.SB_BATCH);
-    for (const link of this.#links.slice()) if (link.used > link.borrowed && link.isEnding()) this.#end(link, "ended");
+    this.#watchWorkers();
     for (const link of this.#links) for (const stream of link.streams) stream?.age();
     this.#expireQueued();
     this.#watchLate();
@@ -1175,6 +1192,38 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #refTick(): void {
     this.#isTickUnref = false;
     this.#tick?.ref();
+  }
+
+  /** Finds workers that end, or whose event loop does not turn. */
+  #watchWorkers(): void {
+    const now = performance.now();
+    // A tick that comes late tells of this process: the workers have had no longer than a tick to be seen.
+    const ms = Math.min(now - this.#tickedAt, 2 * TICK_MS);
+    this.#tickedAt = now;
+    for (const link of this.#links.slice()) {
+      const hasRequests = link.used > link.borrowed;
+      if (hasRequests && link.isEnding()) this.#end(link, "ended");
+      else if (hasRequests || link.unresponsive) this.#watchTurns(link, ms);
+    }
+  }
+
+  #watchTurns(link: Link, ms: number): void {
+    const limit = this.options.workers?.unresponsive ?? UNRESPONSIVE_MS;
+    const before = link.stalledMs;
+    if (native.sb_link_turned(this.#hub, link.index) === 1) {
+      link.stalledMs = 0;
+      if (!link.unresponsive) return;
+      link.unresponsive = false;
+      queueMicrotask(() => this.emit("workerResponsive", infoOf(link)));
+      return;
+    }
+    link.stalledMs += ms;
+    // A worker that waits in async handlers is parked and has no reason to turn: a bell is one.
+    if (before < limit / 2 && link.stalledMs >= limit / 2) link.writer.send(C.SB_MSG_BELL);
+    if (link.unresponsive || link.stalledMs < limit) return;
+    link.unresponsive = true;
+    if (this.#crew?.owns(link)) this.#evict(link, `its event loop has not turned for ${limit} ms`);
+    else queueMicrotask(() => this.emit("workerUnresponsive", infoOf(link)));
   }
 
   /** Shows observers what is in flight. `ticking`: a look like this one follows. */
@@ -1510,7 +1559,9 @@ function headerOf(headers: HeadersLike | undefined): string | null {
 }
 
 function isBetter(link: Link, than: Link): boolean {
-  return link.suspect === than.suspect ? link.used < than.used : than.suspect;
+  const one = link.suspect || link.unresponsive;
+  const other = than.suspect || than.unresponsive;
+  return one === other ? link.used < than.used : other;
 }
 
 function infoOf(link: Link): WorkerInfo {

@@ -16,6 +16,10 @@ interface Bus {
   placesPerWorker(): number;
   /** A process that had ended was started again. */
   restarted(): void;
+  /** The pool is paused, or no longer. */
+  paused(isPaused: boolean): void;
+  /** A worker is paused: maybe nobody is left for the requests that wait. */
+  lost(): void;
 }
 
 /** A process of the crew with its attachments; mostly there is one. */
@@ -56,9 +60,14 @@ export class Crew {
     this.supervisor = new Supervisor({ ...workers.pool, name, env, instances: workers.min }, transport);
     this.supervisor.unref(); // the bus decides what keeps the process alive
     this.supervisor.on("state", ({ id, state }, previous) => {
-      if (previous === "backoff" && state === "starting" && !this.#stopped) bus.restarted();
+      if (this.#stopped) return;
+      if ((previous === "backoff" || previous === "paused") && state === "starting") bus.restarted();
       if (state === "backoff") this.lastFailure = new WorkerStartError(name, id, "ended and is started again", exited);
+      if (state !== "paused") return;
+      this.lastFailure = this.supervisor.pausedFor;
+      bus.lost();
     });
+    this.supervisor.onPause = (isPaused) => bus.paused(isPaused);
     this.supervisor.on("failed", (error) => {
       this.givenUp = error;
       this.lastFailure = error;
@@ -69,6 +78,11 @@ export class Crew {
       this.givenUp = null;
       this.lastFailure = null;
     });
+  }
+
+  /** Why none of them takes requests or is about to; `null`: some do, or are. */
+  get downFor(): WorkerFailedError | null {
+    return this.supervisor.isDown ? this.supervisor.pausedFor : null;
   }
 
   /** Resolves when `min` workers are attached. Rejects as `Supervisor.start`. */
@@ -92,17 +106,23 @@ export class Crew {
     member.attached.resolve();
   }
 
-  /** An attachment ended. A process whose worker was evicted is replaced: it is broken, or hangs. */
+  /** Whether a process of ours attached it. */
+  owns(link: Link): boolean {
+    return this.#members.get(link.peer.pid)?.links.has(link) === true;
+  }
+
+  /** An attachment ended. A process that hangs is killed, one whose worker was evicted is replaced: it is broken. */
   left(link: Link): void {
     const member = this.#members.get(link.peer.pid);
     if (!member?.links.delete(link)) return;
-    if (link.evictedFor) member.process.recycle();
+    if (link.unresponsive) member.process.kill("SIGKILL");
+    else if (link.evictedFor) member.process.recycle();
   }
 
   /** Requests wait; with those that run there are `unsettled`. */
   grow(unsettled: number): void {
     const { max } = this.#workers;
-    if (this.#target === max || this.#stopped) return;
+    if (this.#target === max || this.#stopped || this.supervisor.pausedFor) return; // a resize would end the pause
     const wanted = Math.min(max, Math.ceil(unsettled / this.#bus.placesPerWorker()));
     if (wanted > this.#target) this.#resize(wanted);
   }
@@ -119,7 +139,7 @@ export class Crew {
     this.#idle = setTimeout(() => {
       const busy = Math.ceil(this.#bus.takePeak() / this.#bus.placesPerWorker());
       const wanted = Math.max(this.#workers.min, busy);
-      if (wanted < this.#target) this.#resize(wanted);
+      if (wanted < this.#target && !this.supervisor.pausedFor) this.#resize(wanted);
       else this.#watch();
     }, this.#workers.idle);
     this.#idle.unref();

@@ -38,6 +38,10 @@ export class Link {
   used = 0;
   /** It let a request wait for its whole timeout without claiming it, and has done nothing since: maybe it is stopped. */
   suspect = false;
+  /** Since when its event loop has not turned while it had requests: ms of ticks that the bus really made. */
+  stalledMs = 0;
+  /** That was for too long. */
+  unresponsive = false;
   /** It asked for nothing new. */
   draining = false;
   /** It said goodbye: the end of the connection is not a death. */

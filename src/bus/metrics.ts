@@ -25,6 +25,8 @@ const COUNTERS = {
   workers_died: [C.SB_C_DIED, "Workers whose connection ended without a goodbye."],
   workers_evicted: [C.SB_C_EVICTED, "Workers evicted for breaking the protocol or for hanging."],
   workers_restarted: [C.SB_C_RESTARTED, "Processes of workers started again after their end."],
+  workers_paused: [C.SB_C_PAUSED, "Times that workers were paused because they ended too often."],
+  workers_resumed: [C.SB_C_RESUMED, "Times that this pause ended."],
   peers_refused: [C.SB_C_REFUSED, "Connections turned away."],
 } as const;
 

@@ -62,12 +62,27 @@ export interface WorkersOptions extends Omit<PoolOptions, "name" | "command" | "
   max?: number;
   /** After so many ms in which fewer workers would have done, the others are stopped. Default 30 000. */
   idle?: number;
+  /**
+   * A worker that has requests and whose event loop does not turn for so many ms is killed and started again: its handler hangs, or
+   * its process is stopped. A worker that the bus did not start is reported (`workerUnresponsive`) and chosen last. 100 or more;
+   * `Infinity`: never. Default 30 000, also without this section.
+   */
+  unresponsive?: number;
   /** Default `"inherit"`. `"log"`: only the event `log` of `bus.supervisor` has it. */
   stderr?: "log" | "inherit";
 }
 
 /** Options of the workers of a bus, with their defaults filled in. */
-export type ResolvedWorkers = Readonly<{ min: number; max: number; idle: number; pool: PoolOptions }>;
+export type ResolvedWorkers = Readonly<{
+  min: number;
+  max: number;
+  idle: number;
+  unresponsive: number;
+  pool: PoolOptions;
+}>;
+
+/** Default of `workers.unresponsive`, in ms. */
+export const UNRESPONSIVE_MS = 30_000;
 
 /** What `SlotBus.create` takes; all but the name have defaults. */
 export interface SlotBusOptions {
@@ -152,7 +167,15 @@ export function resolveBusOptions(given: SlotBusOptions): ResolvedBusOptions {
 }
 
 function resolveWorkers(given: WorkersOptions): ResolvedWorkers {
-  const { entry, min: least, max: most, idle, args = [], ...rest } = checkOptions("workers", given);
+  const {
+    entry,
+    min: least,
+    max: most,
+    idle,
+    unresponsive = UNRESPONSIVE_MS,
+    args = [],
+    ...rest
+  } = checkOptions("workers", given);
   const file: unknown = entry instanceof URL && entry.protocol === "file:" ? fileURLToPath(entry) : entry;
   if (typeof file !== "string") {
     throw new InvalidConfigError(`workers.entry is ${shown(entry)}; it must be a path or a file: URL.`);
@@ -168,5 +191,14 @@ function resolveWorkers(given: WorkersOptions): ResolvedWorkers {
   }
   const pool: PoolOptions = { stderr: "inherit", ...rest, command: process.execPath, args: [path, ...args] };
   resolvePool(pool); // says what is wrong with it before anything is opened
-  return { min, max, idle: checkInteger("workers.idle", idle ?? 30_000, 1, 0x7fff_ffff, " ms"), pool };
+  return {
+    min,
+    max,
+    idle: checkInteger("workers.idle", idle ?? 30_000, 1, 0x7fff_ffff, " ms"),
+    unresponsive:
+      unresponsive === Infinity
+        ? Infinity
+        : checkInteger("workers.unresponsive", unresponsive, 100, 0x7fff_ffff, " ms, or Infinity"),
+    pool,
+  };
 }

@@ -32,6 +32,10 @@ export interface BusStats {
   workersEvicted: number;
   /** Processes of workers that the bus started again after their end. */
   workersRestarted: number;
+  /** Times the workers that the bus starts itself were paused because they ended too often. They are paused now if it is more than `workersResumed`. */
+  workersPaused: number;
+  /** Times this pause ended. */
+  workersResumed: number;
   /** Connections turned away. */
   peersRefused: number;
   /** Regions whose address space stayed because somebody held a view at the end. */
@@ -70,6 +74,8 @@ export function readCounters(hub: Pointer) {
     workersDied: get(C.SB_C_DIED),
     workersEvicted: get(C.SB_C_EVICTED),
     workersRestarted: get(C.SB_C_RESTARTED),
+    workersPaused: get(C.SB_C_PAUSED),
+    workersResumed: get(C.SB_C_RESUMED),
     peersRefused: get(C.SB_C_REFUSED),
     heldRegions: get(C.SB_C_UNMAPPED),
     roundTripUs: { p50: us(0.5), p99: us(0.99), p999: us(0.999) },

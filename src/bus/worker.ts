@@ -521,6 +521,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
 
   /** Gives the control socket to the event loop; C goes on writing to it. */
   #listen(session: Session): void {
+    native.sb_worker_loops(session.native);
     const socket: SocketHandler<undefined> = {
       open: (opened) => {
         session.socket = opened;

@@ -41,6 +41,8 @@ export interface BusFrame {
   workers_evicted: number;
   /** Processes that the bus started again after their end. */
   workers_restarted: number;
+  /** Its own workers end too often and are paused. */
+  workers_paused: boolean;
   timeouts: number;
   workers: { id: number; pid: number; in_flight: number; concurrency: number; age_ms: number }[];
   /** Of a hub, whose rates are those of its workers' buses `NAME.*` together; `null`: it is none, or did not say. */
@@ -310,6 +312,7 @@ const nothing = {
   workers_died: 0,
   workers_evicted: 0,
   workers_restarted: 0,
+  workers_paused: false,
   timeouts: 0,
   workers: [],
   routes: null,
@@ -336,6 +339,7 @@ function busFrame(now: Snapshot, at: number, before: Taken | null): Omit<BusFram
     workers_died: now.counters.workers_died,
     workers_evicted: now.counters.workers_evicted,
     workers_restarted: now.counters.workers_restarted,
+    workers_paused: now.counters.workers_paused > now.counters.workers_resumed,
     timeouts: now.counters.timeouts,
     workers: now.workers.map(({ id, pid, inFlight, concurrency, ageMs }) => ({
       id,
@@ -466,7 +470,8 @@ function details(bus: BusFrame): Line[] {
   ]);
   const { workers_joined: joined, workers_died: died, workers_evicted: evicted, workers_restarted: restarted } = bus;
   const total = `  total  JOINED ${joined}  DIED ${died}  EVICTED ${evicted}  RESTARTED ${restarted}  TIMEOUTS ${bus.timeouts}`;
-  const head = [...plain(numbers), { text: total }];
+  const head: Line[] = [...plain(numbers), { text: total }];
+  if (bus.workers_paused) head.push({ text: "  its workers end too often and are paused", style: "red" });
   if (bus.workers.length === 0) return [...head, { text: "  no worker is attached", style: "yellow" }];
   const states = Object.entries(bus.slots).filter(([state, used]) => used > 0 || state === "FREE");
   const slots = `  slots  ${states.map(([state, used]) => `${state} ${used}`).join("  ")}`;

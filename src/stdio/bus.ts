@@ -10,6 +10,7 @@ import {
   RpcError,
   type SlotbusError,
   UnknownPoolError,
+  type WorkerFailedError,
 } from "../errors.ts";
 import { Hold, holdWhile } from "../hold.ts";
 import { resolveStop, type StopOptions } from "../supervisor/options.ts";
@@ -74,7 +75,7 @@ export interface NotificationOptions extends SubscribeOptions {
 /** What became of a worker. */
 export interface WorkerEvent {
   /** `"exited"`: a process ended, whatever the reason; what comes next tells what became of the worker. */
-  readonly event: "started" | "stopping" | "exited" | "stopped" | "restarting" | "failed";
+  readonly event: "started" | "stopping" | "exited" | "stopped" | "restarting" | "paused" | "failed";
   readonly pool: string;
   readonly worker: number;
   readonly life: number;
@@ -82,6 +83,14 @@ export interface WorkerEvent {
   readonly pid: number;
   /** How the process ended; only of `"exited"`. */
   readonly report?: ExitReport;
+}
+
+/** A pool whose workers end too often is paused, or no longer paused. */
+export interface PoolEvent {
+  readonly event: "paused" | "resumed";
+  readonly pool: string;
+  /** Why the last worker was paused; only of `"paused"`. */
+  readonly error?: WorkerFailedError;
 }
 
 /** How a process of a pool ended. */
@@ -276,10 +285,10 @@ export class StdioBus implements AsyncDisposable {
 
   /**
    * Changes how many workers a pool has (1 to 1024): resolves when the new ones are ready, and those that are too many have
-   * answered what they had and ended. Workers that were given up begin anew, also when the number stays the same.
+   * answered what they had and ended. Workers that were paused or given up begin anew, also when the number stays the same.
    *
    * @throws (rejects) {InvalidConfigError}, {UnknownPoolError}, {InvalidStateError} unless it is RUNNING, {WorkerFailedError} when
-   * a new worker was given up, {BusClosedError} when `stop` came first.
+   * a new worker ended too often, {BusClosedError} when `stop` came first.
    */
   async resize(pool: string, instances: number): Promise<void> {
     checkInteger("instances", instances, 1, 1_024);
@@ -488,6 +497,7 @@ export class StdioBus implements AsyncDisposable {
       draining: "stopping",
       stopped: "stopped",
       backoff: "restarting",
+      paused: "paused",
       failed: "failed",
     };
     supervisor.on("ready", (worker) => tell("started", worker));
@@ -501,6 +511,13 @@ export class StdioBus implements AsyncDisposable {
     });
     supervisor.on("log", ({ id, pid }, line) => this.#tell(this.#options.onLog, { pool, worker: id, pid, line }));
     supervisor.on("failed", (error) => this.#tell(this.#options.onError, error, null));
+    const { onError, onPool } = this.#options;
+    if (!onError && !onPool) return; // without a listener the supervisor warns
+    supervisor.on("paused", (error) => {
+      this.#tell(onError, error, null);
+      this.#tell(onPool, { event: "paused", pool, error });
+    });
+    supervisor.on("resumed", () => this.#tell(onPool, { event: "resumed", pool }));
   }
 
   /** A callback that throws does not stop the bus: what it threw is reported as an error of nobody. */
@@ -534,8 +551,10 @@ export class StdioBus implements AsyncDisposable {
     let waiting = 0;
     let workerRestarts = 0;
     const workers = [];
+    const paused = [];
     for (const [id, pool] of this.#pools) {
       counts.add(pool.counts());
+      if (pool.supervisor.pausedFor) paused.push(id);
       inFlight += pool.inFlight;
       waiting += pool.waiting;
       workerRestarts += pool.restarts;
@@ -550,6 +569,7 @@ export class StdioBus implements AsyncDisposable {
       messagesOut,
       bytesOut,
       workerRestarts,
+      paused,
       routingErrors: this.#routingErrors,
       clientConnects: this.clients.connects,
       clientDisconnects: this.clients.disconnects,

@@ -3,7 +3,7 @@
 import { checkChoice, checkInteger, checkKeys, checkOptions, checkTimeout, shown } from "../check.ts";
 import { InvalidConfigError, type SlotbusError } from "../errors.ts";
 import { POOL_KEYS, type PoolOptions } from "../supervisor/options.ts";
-import type { WorkerEvent } from "./bus.ts";
+import type { PoolEvent, WorkerEvent } from "./bus.ts";
 import { type Framing, FRAMINGS } from "./framing.ts";
 import type { LinkIdentity } from "./link.ts";
 
@@ -65,12 +65,18 @@ export interface StdioBusOptions {
   /** Told of each line that a worker writes to standard error. */
   onLog?: (line: { pool: string; worker: number; pid: number; line: string }) => void;
   /**
-   * Told of what no promise tells: bytes that are no message (`worker` wrote them); with `null`, workers that are given up and
-   * connections that a server closed. Without this function a closed connection is one line on standard error.
+   * Told of what no promise tells: bytes that are no message (`worker` wrote them); with `null`, a pool that is paused, workers
+   * that are given up, and connections that a server closed. Without this function a closed connection is one line on standard
+   * error.
    */
   onError?: (error: SlotbusError, worker: LinkIdentity | null) => void;
   /** Told when a worker comes, goes and is started again. */
   onWorker?: (event: WorkerEvent) => void;
+  /**
+   * Told when a pool is paused because its workers end too often, and when it is no longer paused. Without `onPool` and `onError` a
+   * warning on standard error says so.
+   */
+  onPool?: (event: PoolEvent) => void;
 }
 
 /** @internal Limits with their defaults. */
@@ -96,7 +102,7 @@ export interface ResolvedStdioPool {
 }
 
 const GIB = 2 ** 30;
-const BUS_KEYS = ["pools", "limits", "onLog", "onError", "onWorker"];
+const BUS_KEYS = ["pools", "limits", "onLog", "onError", "onWorker", "onPool"];
 const LIMIT_KEYS = ["maxInFlight", "maxQueuedBytes", "maxMessageBytes", "timeout", "queue", "maxTimeouts", "onFault"];
 const OWN_KEYS = ["id", "framing", "ready", "initialize", "limits"];
 const PROGRAM_KEYS = POOL_KEYS.filter((key) => key !== "name");
@@ -146,7 +152,7 @@ export function resolveStdioOptions(given: StdioBusOptions): ResolvedStdioPool[]
   const options = checkOptions("a StdioBus", given);
   checkKeys("a StdioBus", options, BUS_KEYS);
   const limits = resolveLimits("limits", options.limits, defaults);
-  for (const name of ["onLog", "onError", "onWorker"] as const) {
+  for (const name of ["onLog", "onError", "onWorker", "onPool"] as const) {
     if (options[name] === undefined || typeof options[name] === "function") continue;
     throw new InvalidConfigError(`${name} is ${shown(options[name])}; it must be a function.`);
   }
@@ -239,6 +245,7 @@ export function fromStdioBusConfig(given: string | StdioBusConfig): StdioBusOpti
     policy: "on-failure" as const,
     limit: checkInteger("limits.max_restarts", limits.max_restarts ?? 5, 0, 1_000_000),
     window,
+    giveUp: true,
   };
   return {
     pools: config.pools.map((pool, index) => {

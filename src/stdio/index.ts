@@ -4,6 +4,7 @@ export {
   BusState,
   type BusStateValue,
   type NotificationOptions,
+  type PoolEvent,
   type PoolExitReport,
   StdioBus,
   type StdioRequestOptions,

@@ -28,7 +28,7 @@ export interface PoolOwner {
 
 /** What the bus needs of a supervisor; a test may give another. */
 export type PoolSupervisor = EventEmitter<SupervisorEvents> &
-  Pick<Supervisor<StdioLink>, "start" | "stop" | "resize" | "links" | "workers">;
+  Pick<Supervisor<StdioLink>, "start" | "stop" | "resize" | "links" | "workers" | "pausedFor" | "isDown">;
 /** @internal */
 export type MakeSupervisor = (pool: ResolvedStdioPool, transport: Transport<StdioLink>) => PoolSupervisor;
 
@@ -63,9 +63,9 @@ export class Pool implements LinkOwner {
     this.supervisor = make(options, { stdin: "pipe", stdout: "pipe", open: (process) => this.#open(process) });
     this.supervisor.on("ready", () => this.#pump());
     this.supervisor.on("exit", (report) => (this.#lastExit = report));
-    this.supervisor.on("state", (worker) => {
-      if (worker.state === "backoff") this.restarts++;
-      if (worker.state === "failed" || worker.state === "stopped") this.#giveUpIfHopeless();
+    this.supervisor.on("state", ({ state }, previous) => {
+      if (state === "backoff" || (state === "starting" && previous === "paused")) this.restarts++;
+      if (state === "failed" || state === "stopped" || state === "paused") this.#giveUpIfHopeless();
     });
   }
 
@@ -123,8 +123,12 @@ export class Pool implements LinkOwner {
 
   /** Rejects what waits, with that error. */
   rejectWaiting(error: unknown): void {
-    for (const call of this.#waiting) this.abandon(call, error);
-    for (const link of this.#links) for (const call of link.waiting) this.abandon(call, error);
+    this.#rejectWaiting(() => error);
+  }
+
+  #rejectWaiting(errorOf: (call: Call) => unknown): void {
+    for (const call of this.#waiting) this.abandon(call, errorOf(call));
+    for (const link of this.#links) for (const call of link.waiting) this.abandon(call, errorOf(call));
   }
 
   // ---- routing --------------------------------------------------------------------------------------------------------
@@ -188,7 +192,7 @@ export class Pool implements LinkOwner {
   #wait(call: Call): void {
     if (!this.#mayWait(call)) return;
     if (this.#isHopeless()) {
-      call.settle(true, this.#failedError());
+      call.settle(true, this.#failedError(call));
       return;
     }
     this.#waiting.add(call);
@@ -220,19 +224,21 @@ export class Pool implements LinkOwner {
 
   #isHopeless(): boolean {
     if (this.supervisor.links.length > 0) return false;
-    return this.supervisor.workers.every(({ state }) => state === "failed" || state === "stopped");
+    return (
+      this.supervisor.isDown || this.supervisor.workers.every(({ state }) => state === "failed" || state === "stopped")
+    );
   }
 
   #giveUpIfHopeless(): void {
-    if (this.#waitingCount > 0 && this.#isHopeless()) this.rejectWaiting(this.#failedError());
+    if (this.#waitingCount > 0 && this.#isHopeless()) this.#rejectWaiting((call) => this.#failedError(call));
   }
 
-  #failedError(): PoolFailedError {
+  #failedError({ startedAt, wasRetried }: Call): NoWorkerError | PoolFailedError {
     const { id } = this.options;
-    return new PoolFailedError(
-      id,
-      this.#lastExit ? new WorkerExitedError("its last worker", id, this.#lastExit) : undefined,
-    );
+    const { pausedFor } = this.supervisor;
+    if (pausedFor) return new NoWorkerError(id, performance.now() - startedAt, "pool", pausedFor, wasRetried);
+    const cause = this.#lastExit ? new WorkerExitedError("its last worker", id, this.#lastExit) : undefined;
+    return new PoolFailedError(id, cause, wasRetried);
   }
 
   #timeOut(call: Call, now: number): void {

@@ -8,6 +8,8 @@ export interface StdioStats {
   bytesOut: number;
   /** Times a worker was started again after its process had ended. */
   workerRestarts: number;
+  /** Ids of the pools that are paused now, because their workers end too often. */
+  paused: string[];
   /** Messages for a pool that there is not. */
   routingErrors: number;
   /** Connections to servers of the bus. */

@@ -11,22 +11,29 @@ export interface RestartOptions {
    * started again is `stopped` after exit code 0 and `failed` after any other end.
    */
   policy?: "always" | "on-failure" | "never";
-  /** Restarts within `window`, of each worker; one more and it is `failed`. 0: none; `Infinity`: no limit. Default 5. */
+  /**
+   * Restarts of a worker within `window`. A worker that ends once more is paused. 0: none; `Infinity`: no limit. Default 5.
+   */
   limit?: number;
   /** Length of the window that slides, in ms. Default 60 000. */
   window?: number;
   backoff?: {
     /** Pause before the first restart, in ms. Default 100. */
     initial?: number;
-    /** Longest pause, in ms. Default 30 000. */
+    /** Longest pause, in ms. Default 60 000. */
     max?: number;
     /** By what each further pause is longer. 1 to 10, default 2. */
     factor?: number;
     /** Part of each pause that is left to chance, 0 to 1: 0.2 makes it 80 % to 100 % as long. Default 0.2. */
     jitter?: number;
   };
-  /** A worker that was ready for so many ms begins with the first pause again. Default 10 000. */
+  /** A worker that was ready for so many ms begins with the first pause again, and ends the pause of its pool. Default 10 000. */
   healthyAfter?: number;
+  /**
+   * `true`: a worker that ends too often is `failed` and is not started again. `false`: it is `paused`. One paused worker of the
+   * pool is tried at a time, after pauses that go on growing up to `backoff.max`, until one stays up. Default `false`.
+   */
+  giveUp?: boolean;
 }
 
 /** How long each step of the end of a worker may take, in ms; 0 goes on at once. */
@@ -102,6 +109,7 @@ export interface ResolvedRestart {
     readonly jitter: number;
   };
   readonly healthyAfter: number;
+  readonly giveUp: boolean;
 }
 
 /** Most workers of one pool. */
@@ -125,6 +133,11 @@ function checkNumber(option: string, value: unknown, low: number, high: number):
   throw new InvalidConfigError(`${option} is ${shown(value)}; it must be a number from ${low} to ${high}.`);
 }
 
+function checkBoolean(option: string, value: unknown): boolean {
+  if (typeof value === "boolean") return value;
+  throw new InvalidConfigError(`${option} is ${shown(value)}; it must be true or false.`);
+}
+
 function checkMs(option: string, value: unknown, low = 0): number {
   return checkInteger(option, value, low, MS_MAX, " ms");
 }
@@ -136,7 +149,7 @@ function checkCount(option: string, value: unknown, low: number, unit = ""): num
 
 /** Throws {@link InvalidConfigError}. @internal */
 export function resolveRestart(given: RestartOptions | undefined, of = "restart"): ResolvedRestart {
-  const options = section(of, given, ["policy", "limit", "window", "backoff", "healthyAfter"]);
+  const options = section(of, given, ["policy", "limit", "window", "backoff", "healthyAfter", "giveUp"]);
   const backoff = section(`${of}.backoff`, options.backoff, ["initial", "max", "factor", "jitter"]);
   const initial = checkMs(`${of}.backoff.initial`, backoff.initial ?? 100);
   return {
@@ -145,11 +158,12 @@ export function resolveRestart(given: RestartOptions | undefined, of = "restart"
     window: checkMs(`${of}.window`, options.window ?? 60_000, 1),
     backoff: {
       initial,
-      max: checkMs(`${of}.backoff.max`, backoff.max ?? Math.max(initial, 30_000), initial),
+      max: checkMs(`${of}.backoff.max`, backoff.max ?? Math.max(initial, 60_000), initial),
       factor: checkNumber(`${of}.backoff.factor`, backoff.factor ?? 2, 1, 10),
       jitter: checkNumber(`${of}.backoff.jitter`, backoff.jitter ?? 0.2, 0, 1),
     },
     healthyAfter: checkMs(`${of}.healthyAfter`, options.healthyAfter ?? 10_000),
+    giveUp: checkBoolean(`${of}.giveUp`, options.giveUp ?? false),
   };
 }
 

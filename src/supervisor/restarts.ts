@@ -1,4 +1,4 @@
-/** How soon a worker is started again, and when no more. */
+/** How soon a worker is started again, and how often. */
 
 import type { ResolvedRestart } from "./options.ts";
 

@@ -22,8 +22,9 @@ import { Restarts } from "./restarts.ts";
  *        ▲  │        │
  *        │  └────┬───┘ its process ended
  *     backoff ◀──┴──▶ failed, or stopped
+ *     paused
  */
-export type WorkerState = "starting" | "ready" | "draining" | "stopped" | "failed" | "backoff";
+export type WorkerState = "starting" | "ready" | "draining" | "stopped" | "failed" | "backoff" | "paused";
 
 /** A worker of a pool, as it is now. */
 export interface WorkerStatus {
@@ -49,6 +50,13 @@ export interface SupervisorEvents {
   log: [worker: { id: number; pid: number }, line: string];
   /** A worker is given up; the others go on. */
   failed: [error: WorkerFailedError];
+  /**
+   * A worker ended too often, so the pool is paused: of the workers that end too often one is tried at a time, after pauses that
+   * grow. The other workers go on. Without a listener a warning says so.
+   */
+  paused: [error: WorkerFailedError];
+  /** The pool is no longer paused: a worker stayed up, or `resize` was called. Its paused workers are started again. */
+  resumed: [];
 }
 
 /** How long a process may outlive its output to count as ended by itself, in ms. */
@@ -69,7 +77,9 @@ interface Life<Link> {
 
 interface Worker<Link> {
   readonly id: number;
-  readonly restarts: Restarts;
+  restarts: Restarts;
+  /** It ended too often: it is `paused`, or is tried and has not stayed up yet. */
+  isPaused: boolean;
   /** Aborts when it is to be no more. */
   readonly abort: AbortController;
   state: WorkerState;
@@ -111,6 +121,13 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
   #recycling: Promise<void> = Promise.resolve();
   #isRef = true;
   readonly #hold = new Hold();
+  #pausedFor: WorkerFailedError | null = null;
+  /** Aborts when the pool is no longer paused. */
+  #pauseEnd = new AbortController();
+  /** The pause was told by a warning; so is its end. */
+  #hasWarned = false;
+  /** @internal Told when the pool is paused and when that is over. It does not count as a listener of the events. */
+  onPause: ((isPaused: boolean) => void) | null = null;
 
   /** @throws {InvalidConfigError}. */
   constructor(options: PoolOptions, transport: Transport<Link>) {
@@ -134,6 +151,17 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
   /** Every worker, also those that have no process now. */
   get workers(): readonly WorkerStatus[] {
     return this.#workers.map(statusOf);
+  }
+
+  /** Why the last worker was paused; `null` when the pool is not paused. */
+  get pausedFor(): WorkerFailedError | null {
+    return this.#pausedFor;
+  }
+
+  /** Whether the pool is paused and has no other workers: none takes requests before one that is tried gets ready. */
+  get isDown(): boolean {
+    if (this.#pausedFor === null) return false;
+    return this.#workers.every(({ isPaused, state }) => isPaused || state === "failed" || state === "stopped");
   }
 
   /** Times the workers that are there now were started again after their process had ended. */
@@ -180,11 +208,11 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
 
   /**
    * Changes the number of workers (0 to 1024): resolves when the new ones are ready, or those that are too many have ended.
-   * Workers that were given up begin anew, also when the number stays the same. A new worker that ends is started again as its
-   * policy says. Calls take effect in their order.
+   * Workers that were paused or given up begin anew, also when the number stays the same. A new worker that ends is started again
+   * as its policy says. Calls take effect in their order.
    *
    * @throws (rejects) {InvalidConfigError}; {@link InvalidStateError} unless the pool runs; {@link WorkerFailedError} when a
-   * new worker was given up, and stays in the pool as `failed`; {@link BusClosedError} when `stop` came first.
+   * new worker ended too often, and stays in the pool as `paused` or `failed`; {@link BusClosedError} when `stop` came first.
    */
   resize(instances: number): Promise<void> {
     try {
@@ -251,6 +279,8 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
   }
 
   async #endAll(steps: Required<StopOptions>): Promise<ExitReport[]> {
+    this.#pauseEnd.abort();
+    this.#pausedFor = null;
     for (const worker of this.#workers) worker.abort.abort(this.#closedError());
     const reports = await Promise.all([...this.#lives.values()].map((life) => this.#retire(life, steps)));
     for (const worker of this.#workers) if (worker.state !== "failed") this.#setState(worker, "stopped");
@@ -264,12 +294,12 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
     const added: Worker<Link>[] = [];
     for (let id = 0; id < instances; id++) {
       const old = this.#workers[id];
-      if (old && old.state !== "failed" && old.state !== "stopped") continue;
-      const worker = this.#makeWorker(id, old?.life);
-      this.#workers[id] = worker;
+      if (old && old.state !== "failed" && old.state !== "stopped" && old.state !== "paused") continue;
+      const worker = this.#beginAnew(id);
       added.push(worker);
       void this.#keep(worker, true);
     }
+    if (this.#pausedFor) this.#resume("`resize` was called");
     for (const worker of surplus) worker.abort.abort(this.#closedError());
     const lives = [...this.#lives.values()].filter((life) => surplus.includes(life.worker));
     await Promise.all(lives.map((life) => this.#retire(life, this.pool.stop)));
@@ -283,15 +313,26 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
 
   // ---- one worker -----------------------------------------------------------------------------------------------------
 
-  #makeWorker(id: number, life = 0): Worker<Link> {
+  #makeWorker(id: number): Worker<Link> {
     const first = Promise.withResolvers<void>();
     first.promise.catch(() => {}); // who waits for it hears of it
     const restarts = new Restarts(this.pool.restart);
     const abort = new AbortController();
-    return { id, restarts, abort, state: "starting", life, restartCount: 0, current: null, successor: null, first };
+    const still = { life: 0, restartCount: 0, isPaused: false, current: null, successor: null };
+    return { id, restarts, abort, state: "starting", ...still, first };
   }
 
-  /** From its first start until it is given up or is to be no more. `patient`: also its first start follows the policy. */
+  /** A new worker, in place of one that has no process any more if there is one. */
+  #beginAnew(id: number): Worker<Link> {
+    const worker = this.#makeWorker(id);
+    const old = this.#workers[id];
+    if (old) worker.life = old.life;
+    if (old) worker.state = old.state;
+    this.#workers[id] = worker;
+    return worker;
+  }
+
+  /** From its first start until it is paused, given up or to be no more. `patient`: also its first start follows the policy. */
   async #keep(worker: Worker<Link>, patient: boolean): Promise<void> {
     const { signal } = worker.abort;
     for (let wasReady = patient; !signal.aborted;) {
@@ -315,7 +356,7 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
 
   /** Waits for the pause before a restart; `false`: there is none. */
   async #pause(worker: Worker<Link>, report: ExitReport, readyMs: number): Promise<boolean> {
-    const { policy, limit, window } = this.pool.restart;
+    const { policy, limit, window, giveUp } = this.pool.restart;
     const clean = report.exitCode === 0;
     const isFinal = policy === "never" || (policy === "on-failure" && clean);
     const ms = isFinal ? null : worker.restarts.grant(performance.now(), readyMs);
@@ -327,13 +368,69 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
       return true;
     }
     const why = isFinal ? `its policy is "${policy}"` : `it had ${limit} restarts within ${window} ms`;
-    const error = new WorkerFailedError(this.pool.name, report, why);
+    worker.isPaused = !isFinal && !giveUp;
+    const error = new WorkerFailedError(this.pool.name, report, why, !worker.isPaused);
     const isGood = isFinal && clean;
-    this.#setState(worker, isGood ? "stopped" : "failed");
+    this.#setState(worker, worker.isPaused ? "paused" : isGood ? "stopped" : "failed");
     worker.first.reject(error);
-    if (!isGood) queueMicrotask(() => this.emit("failed", error));
+    if (worker.isPaused) this.#pausePool(error, worker.restarts);
+    else if (!isGood) queueMicrotask(() => this.emit("failed", error));
     return false;
   }
+
+  // ---- the pause of a pool --------------------------------------------------------------------------------------------
+
+  #pausePool(error: WorkerFailedError, pauses: Restarts): void {
+    const isFirst = this.#pausedFor === null;
+    this.#pausedFor = error;
+    if (!isFirst) return;
+    this.#hasWarned = this.listenerCount("paused") === 0;
+    if (this.#hasWarned) this.#warn(error.message);
+    this.onPause?.(true);
+    queueMicrotask(() => this.emit("paused", error));
+    this.#pauseEnd = new AbortController();
+    void this.#tryAgain(pauses, this.#pauseEnd.signal);
+  }
+
+  /** Starts one of the paused workers after each pause, until one stays up. */
+  async #tryAgain(pauses: Restarts, over: AbortSignal): Promise<void> {
+    const { restart } = this.pool;
+    for (;;) {
+      await sleep(pauses.pause(), over);
+      const old = this.#workers.find(({ state }) => state === "paused");
+      if (over.aborted || !old) return;
+      const worker = this.#beginAnew(old.id);
+      worker.isPaused = true;
+      worker.restarts = new Restarts({ ...restart, limit: 0 });
+      worker.restartCount = old.restartCount + 1;
+      const ended = new AbortController();
+      const life = this.#keep(worker, true).then(() => ended.abort());
+      await worker.first.promise.catch(() => life);
+      await sleep(restart.healthyAfter, AbortSignal.any([over, ended.signal]));
+      if (over.aborted) return;
+      if (worker.state !== "paused") return this.#resume(`worker ${worker.id} stayed up`);
+    }
+  }
+
+  /** The paused workers begin anew, and the one that is tried is no longer on trial. */
+  #resume(why: string): void {
+    this.#pauseEnd.abort();
+    this.#pausedFor = null;
+    for (const worker of this.#workers) {
+      if (worker.state === "paused") void this.#keep(this.#beginAnew(worker.id), true);
+      else if (worker.isPaused) worker.restarts = new Restarts(this.pool.restart);
+      worker.isPaused = false;
+    }
+    if (this.#hasWarned) this.#warn(`${this.#title} is no longer paused: ${why}.`);
+    this.onPause?.(false);
+    queueMicrotask(() => this.emit("resumed"));
+  }
+
+  #warn(message: string): void {
+    process.emitWarning(message, { type: "SlotbusWarning" });
+  }
+
+  // ---- lives ----------------------------------------------------------------------------------------------------------
 
   /** How the worker's last process ended; one that was replaced does not count. */
   async #untilEnd(worker: Worker<Link>): Promise<{ report: ExitReport; readyMs: number }> {

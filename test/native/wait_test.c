@@ -101,6 +101,34 @@ TEST("a link is parked while its worker waits for a bell, and no more when one w
 	pair_close(&pair);
 }
 
+TEST("a link turned when its worker's event loop polled or parked since the last look; a worker "
+     "without one always did")
+{
+	struct pair pair = pair_open(4, 4);
+	for (int i = 0; i < 2; i++) CHECK_EQ(sb_link_turned(pair.hub, pair.index), 1); /* it blocks */
+	CHECK_EQ(sb_slot_take(pair.worker, 0), 0);
+	CHECK_EQ(pair.region->counters.turns, 0);
+	sb_worker_loops(pair.worker);
+	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 1);
+	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 0);
+	send_request(&pair, 0); /* what the hub does is no turn */
+	CHECK_EQ(sb_hub_tick(pair.hub), 0);
+	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 0);
+	CHECK_EQ(sb_slot_take(pair.worker, 0), 1);
+	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 1);
+	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 0);
+	CHECK_EQ(sb_worker_park(pair.worker, 0), 1);
+	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 1);
+	sb_worker_unpark(pair.worker);
+	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 0);
+	sb_worker_loops(pair.worker);
+	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 0);
+	CHECK_EQ(sb_link_turned(pair.hub, 63), 1);
+	pair.region->counters.turns = 0; /* what is wrong there speaks for its worker alone */
+	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 1);
+	pair_close(&pair);
+}
+
 /* ---- processors --------------------------------------------------------------------------- */
 
 /* Runs this thread on one of its processors only; returns that one. */

@@ -810,6 +810,9 @@ static void do_ask(void)
 	MUST_BE(credit, cut_off ? 0 : (int32_t)(at->link->concurrency - used));
 	MUST(credit >= 0 && credit <= (int32_t)at->link->concurrency);
 	MUST_BE(sb_link_parked(at->hub, at->index), twin->worker.parked != 0);
+	uint64_t turns = twin->counters.turns, before = at->link->turns;
+	MUST_BE(sb_link_turned(at->hub, at->index), turns == 0 || turns != before);
+	MUST_BE(at->link->turns, turns);
 	uint64_t generation = slot < slots ? places[slot].generation : 0;
 	MUST_BE(sb_slot_token(at->hub, at->index, slot), (uint32_t)generation);
 	(void)sb_slot_time_left(at->hub, at->index, slot);

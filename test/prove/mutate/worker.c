@@ -722,6 +722,8 @@ static void start_life(void)
 	memset(seen, 0, sizeof seen);
 	memset(worker, 0, sizeof *worker);
 	worker_adopt(worker, &at->link->map, at->ends[0]);
+	if (dice % 2 == 1) sb_worker_loops(worker);
+	twin->counters = at->evil->counters;
 	memset(flows, 0, sizeof flows);
 	hung_up = full = false;
 }

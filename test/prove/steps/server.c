@@ -44,8 +44,10 @@ void worker_join(void)
 	int32_t result = sb_worker_step(server.worker, peer);
 	if (result == -SB_EAGAIN) return;
 	if (result == -SB_ENOBUS || result == -SB_ECLOSED) worker_close();
-	else if (result == 0) server.attached = true;
-	else fail(BROKEN, "the handshake says: %s", sb_error_text(result));
+	else if (result == 0) {
+		server.attached = true;
+		sb_worker_loops(server.worker);
+	} else fail(BROKEN, "the handshake says: %s", sb_error_text(result));
 }
 
 void worker_leave(void)
