@@ -13,6 +13,8 @@
  *    copy of a socket hides the end of its parent. It calls exec, or touches nothing of this.
  *  - Shared memory is hostile: each shared word is read once into a local, checked, then used.
  *  - No function calls back, none allocates on the request path, none blocks unless it says so.
+ *  - A pointer must not be NULL, which is not checked, unless its function says what NULL means. The
+ *    blocking worker (serve.c) checks each of its pointers.
  *  - Times are nanoseconds or milliseconds of CLOCK_MONOTONIC.
  *
  * The life of a slot (one 64-bit word, state in the low 4 bits, generation in the other 60):
@@ -653,7 +655,7 @@ SB_API void sb_worker_full(struct sb_worker *worker, int32_t full);
 SB_API int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
                                 uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                                 uint32_t status_code);
-/* 1 when the caller of this claim has given up, or the hub's socket has hung up. */
+/* 1 when the caller of this claim has given up, the hub's socket has hung up, or worker is NULL. */
 SB_API int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, uint32_t token);
 /* can_take: whether requests would be taken (capacity is left). 1 parked, 0 there is work,
  * -SB_ECLOSED: not attached. */
@@ -701,6 +703,8 @@ SB_API int32_t sb_name_probe(int32_t dir, const char *name);
  *    does not trust the hub copies it before looking at it twice.
  *  - Strings are UTF-8, end with NUL, and stay until the next sb_worker_receive: their head was
  *    copied. The handle keeps memory of twice the hub's head limit for it.
+ *  - NULL for a pointer is -SB_EINVAL (a function that returns a pointer returns NULL), unless the
+ *    function or the field says what NULL means.
  *  - A call whose body streams is answered with an error by sb_worker_receive itself.
  *  - Nothing is attached again when the hub ends (-SB_ECLOSED): detach, then attach anew. */
 
@@ -727,8 +731,8 @@ struct sb_answer { /* zero is the default of each */
 	uint32_t reserved;
 	const char *content_type;   /* NULL: none */
 	const char *const *headers; /* name, value, ..., NULL; NULL: none */
-	const void *body;           /* copied, unless it lies where sb_worker_reserve said */
-	uint64_t body_bytes;
+	const void *body;           /* copied, unless it lies where sb_worker_reserve said; NULL: none */
+	uint64_t body_bytes;        /* 0 with a body of NULL */
 };
 
 /* Attaches to the hub called name, for which it waits up to timeout_ms (0: one try). directory
@@ -757,12 +761,12 @@ SB_API const char *sb_call_parameter(const struct sb_call *call, const char *nam
 SB_API void *sb_worker_reserve(struct sb_worker *worker, const struct sb_call *call,
                                uint64_t *bytes);
 /* Answers the call. -SB_ESTALE: its caller had given up, or it was answered before. -SB_EINVAL: a
- * status, header or text that cannot be sent, or a head or body above the hub's limit; then it is
- * still open, for another answer. */
+ * status, header or text that cannot be sent, a head or body above the hub's limit, or bytes of a
+ * body that is NULL; then it is still open, for another answer. */
 SB_API int32_t sb_worker_answer(struct sb_worker *worker, const struct sb_call *call,
                                 const struct sb_answer *answer);
-/* Answers with an error: its caller gets a RemoteError of that code ("HANDLER_FAILED" if NULL) and
- * message, cut where they do not fit or are no UTF-8. -SB_ESTALE. */
+/* Answers with an error: its caller gets a RemoteError of that code (NULL: "HANDLER_FAILED") and
+ * message (NULL: ""), cut where they do not fit or are no UTF-8. -SB_ESTALE, -SB_EINVAL. */
 SB_API int32_t sb_worker_fail(struct sb_worker *worker, const struct sb_call *call,
                               const char *code, const char *message);
 /* Leaves in good order and frees the handle; NULL is ignored. Calls that were received and not
