@@ -13,8 +13,8 @@
  *    copy of a socket hides the end of its parent. It calls exec, or touches nothing of this.
  *  - Shared memory is hostile: each shared word is read once into a local, checked, then used.
  *  - No function calls back, none allocates on the request path, none blocks unless it says so.
- *  - A pointer must not be NULL, which is not checked, unless its function says what NULL means. The
- *    blocking worker (serve.c) checks each of its pointers.
+ *  - A pointer must not be NULL, which is not checked, unless its function says what NULL means.
+ *    The blocking worker (serve.c) checks each of its pointers.
  *  - Times are nanoseconds or milliseconds of CLOCK_MONOTONIC.
  *
  * The life of a slot (one 64-bit word, state in the low 4 bits, generation in the other 60):
@@ -501,9 +501,15 @@ SB_API int32_t sb_link_start(struct sb_hub *hub, uint32_t link);
 /* The end of a life: no new requests, no bell. The slots are then judged one by one
  * (sb_slot_withdraw). */
 SB_API void sb_link_stop(struct sb_hub *hub, uint32_t link);
-/* Lets go of the mapping: detached says that no view is left, so it is unmapped; otherwise its
- * pages are given back and the address space stays. The index may be used again. */
-SB_API void sb_link_drop(struct sb_hub *hub, uint32_t link, int32_t detached);
+enum {
+	SB_DROP_DETACHED = 1, /* no view is left: the mapping is removed, else only its pages are freed */
+	SB_DROP_CLOSED = 2,   /* the worker has closed its end: it reads no request any more */
+};
+/* Frees the region. The pages of its arenas are freed for the worker too, whose mapping may outlive
+ * it (a thread that was ended): they read as zeros. What stays for a worker that still runs are the
+ * lines, and without SB_DROP_CLOSED the requests whose handlers may run. how: SB_DROP_*. The index
+ * may be used again. */
+SB_API void sb_link_drop(struct sb_hub *hub, uint32_t link, int32_t how);
 /* Start of the request arena of slot 0. */
 SB_API const void *sb_link_arenas(const struct sb_hub *hub, uint32_t link);
 SB_API double sb_hub_stride(const struct sb_hub *hub);
@@ -635,7 +641,8 @@ SB_API int32_t sb_worker_fd(const struct sb_worker *worker);
 SB_API void sb_worker_goodbye(struct sb_worker *worker);
 /* The socket's owner has closed it: nothing is written to it any more. */
 SB_API void sb_worker_hangup(struct sb_worker *worker);
-/* detached: as for sb_link_drop. Closes the socket unless sb_worker_hangup was called. */
+/* detached: no view is left, so the mapping is removed; else only its pages are replaced. Closes the
+ * socket unless sb_worker_hangup was called. */
 SB_API void sb_worker_close(struct sb_worker *worker, int32_t detached);
 /* The checked header, private copy. */
 SB_API const void *sb_worker_header(const struct sb_worker *worker);

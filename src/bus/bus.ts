@@ -1242,6 +1242,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   /** The end of a worker's life: the socket first, then each slot is judged by its state, hints ignored. */
   #end(link: Link, how: string): void {
     link.state = "ended";
+    link.hasClosed = how === "ended";
     this.#links = this.#links.filter((other) => other !== link);
     this.#byIndex[link.index] = undefined;
     native.sb_link_stop(this.#hub, link.index);
