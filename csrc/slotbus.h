@@ -502,7 +502,7 @@ SB_API int32_t sb_link_start(struct sb_hub *hub, uint32_t link);
  * (sb_slot_withdraw). */
 SB_API void sb_link_stop(struct sb_hub *hub, uint32_t link);
 enum {
-	SB_DROP_DETACHED = 1, /* no view is left: the mapping is removed, else only its pages are freed */
+	SB_DROP_DETACHED = 1, /* no view is left: the mapping is removed, else only its pages */
 	SB_DROP_CLOSED = 2,   /* the worker has closed its end: it reads no request any more */
 };
 /* Frees the region. The pages of its arenas are freed for the worker too, whose mapping may outlive
@@ -641,8 +641,8 @@ SB_API int32_t sb_worker_fd(const struct sb_worker *worker);
 SB_API void sb_worker_goodbye(struct sb_worker *worker);
 /* The socket's owner has closed it: nothing is written to it any more. */
 SB_API void sb_worker_hangup(struct sb_worker *worker);
-/* detached: no view is left, so the mapping is removed; else only its pages are replaced. Closes the
- * socket unless sb_worker_hangup was called. */
+/* detached: no view is left, so the mapping is removed; else only its pages. Closes the socket
+ * unless sb_worker_hangup was called. */
 SB_API void sb_worker_close(struct sb_worker *worker, int32_t detached);
 /* The checked header, private copy. */
 SB_API const void *sb_worker_header(const struct sb_worker *worker);
@@ -738,7 +738,7 @@ struct sb_answer { /* zero is the default of each */
 	uint32_t reserved;
 	const char *content_type;   /* NULL: none */
 	const char *const *headers; /* name, value, ..., NULL; NULL: none */
-	const void *body;           /* copied, unless it lies where sb_worker_reserve said; NULL: none */
+	const void *body;           /* copied unless it lies where sb_worker_reserve said; NULL: none */
 	uint64_t body_bytes;        /* 0 with a body of NULL */
 };
 
