@@ -313,7 +313,8 @@ struct sb_region { /* the start of the mapping */
 	X(SB_C_REFUSED, 15, "handshakes refused: user, version, silence, garbage")                  \
 	X(SB_C_WAKEUPS, 16, "times the hub's driver left its parked state")                         \
 	X(SB_C_UNMAPPED, 17, "regions replaced by empty pages because a view was held at close")    \
-	X(SB_C_RESTARTED, 18, "processes of workers that were started again after their end")
+	X(SB_C_RESTARTED, 18, "processes of workers that were started again after their end")       \
+	X(SB_C_FORGOTTEN, 19, "borrowed responses that were never released, reclaimed as garbage")
 
 enum sb_counter {
 #define X(name, value, text) name = (value),

@@ -70,6 +70,7 @@ test("every counter is exact after a sequence that moves each of them", async ()
     workersEvicted: 0,
     workersRestarted: 0,
     peersRefused: 0,
+    borrowsForgotten: 0,
     heldRegions: 0,
     queued: 0,
     inFlight: 0,

@@ -199,6 +199,11 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   readonly #byIndex: (Link | undefined)[] = [];
   /** Ended, with responses lent out: their regions stay. */
   readonly #lending = new Set<Link>();
+  /** Memory that is lent out, and how it is given back: when nobody can reach it any more, its borrow was forgotten. */
+  readonly #lent = new FinalizationRegistry<(held: boolean) => void>((giveBack) => {
+    native.sb_stats_add(this.#hub, C.SB_C_FORGOTTEN, 1);
+    giveBack(true); // the memory may have been carried away before
+  });
   #serial = 0;
   #unsettled = 0;
   #tick: ReturnType<typeof setTimeout> | null = null;
@@ -1003,6 +1008,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #lend(link: Link, slot: number, pending: Pending, status: number, head: Head, offset: number, bytes: number): void {
     link.borrowed++;
     const giveBack = (held: boolean): void => {
+      this.#lent.unregister(giveBack);
       link.borrowed--;
       if (held) link.isHeld = true;
       if (link.state !== "ended") {
@@ -1012,7 +1018,10 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
         this.#forget(link);
       }
     };
-    this.#resolve(pending, new BorrowedResponse(status, link.peer.pid, head, link.lend(slot, offset, bytes), giveBack));
+    const body = link.lend(slot, offset, bytes);
+    this.#lent.register(body.buffer, giveBack, giveBack); // a view of it keeps it, whoever has the view
+    this.#resolve(pending, new BorrowedResponse(status, link.peer.pid, head, body, giveBack));
+    pending.forget();
   }
 
   /** DONE to FREE. `false`: the worker had changed the slot since it answered; it is evicted, its requests settled. */

@@ -26,6 +26,7 @@ const COUNTERS = {
   workers_evicted: [C.SB_C_EVICTED, "Workers evicted for breaking the protocol or for hanging."],
   workers_restarted: [C.SB_C_RESTARTED, "Processes of workers started again after their end."],
   peers_refused: [C.SB_C_REFUSED, "Connections turned away."],
+  borrows_forgotten: [C.SB_C_FORGOTTEN, "Borrowed responses that were never released."],
 } as const;
 
 export type CounterName = keyof typeof COUNTERS;

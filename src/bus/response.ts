@@ -186,7 +186,8 @@ export class StreamedResponse extends ResponseHead implements AsyncDisposable {
 
 /**
  * A response whose body is a view of shared memory: no copy is made, and the worker's slot stays taken until it
- * is released. For workers one trusts: a worker that breaks the rules can change the bytes while they are read.
+ * is released. One that is forgotten is released when it, its body and each view of that have been collected as garbage,
+ * which may be late; `stats().borrowsForgotten` counts these. For workers one trusts: a worker that breaks the rules can change the bytes while they are read.
  *
  *     using response = await bus.borrow({ path: "/big" });
  */

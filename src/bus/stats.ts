@@ -34,7 +34,9 @@ export interface BusStats {
   workersRestarted: number;
   /** Connections turned away. */
   peersRefused: number;
-  /** Regions whose address space stayed because somebody held a view at the end. */
+  /** Borrowed responses that were never released; each was reclaimed when it was collected as garbage. */
+  borrowsForgotten: number;
+  /** Regions whose address space stayed because somebody held a view at the end, or had forgotten a borrow. */
   heldRegions: number;
   /** Requests that wait for a worker now. */
   queued: number;
@@ -66,6 +68,7 @@ export function readCounters(hub: Pointer) {
     workersEvicted: get(C.SB_C_EVICTED),
     workersRestarted: get(C.SB_C_RESTARTED),
     peersRefused: get(C.SB_C_REFUSED),
+    borrowsForgotten: get(C.SB_C_FORGOTTEN),
     heldRegions: get(C.SB_C_UNMAPPED),
     roundTripUs: { p50: us(0.5), p99: us(0.99), p999: us(0.999) },
   };
