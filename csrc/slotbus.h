@@ -433,10 +433,11 @@ SB_API int32_t sb_error_last(void);
 
 /* ---- runtime directory and name (attach.c) ----------------------------------------------- */
 
-/* Opens the directory; create makes it when it is absent. It must be ours and closed to others;
- * shared lets others enter it (0711), and without create lets it belong to somebody else, as long
- * as nobody but its owner can write there. Returns a descriptor, -SB_EDIR, -SB_ENOBUS (absent),
- * -SB_EFILES, -SB_ESYS. */
+/* Opens the directory; create makes it when it is absent, with its mode whatever the umask: one
+ * that is seen before it has its mode is waited for, up to 100 ms. It must be ours and closed to
+ * others; shared lets others enter it (0711), and without create lets it belong to somebody else,
+ * as long as nobody but its owner can write there. Returns a descriptor, -SB_EDIR, -SB_ENOBUS
+ * (absent), -SB_EFILES, -SB_ESYS. */
 SB_API int32_t sb_dir_open(const char *path, int32_t create, int32_t shared);
 /* 0 or -SB_ENAME. */
 SB_API int32_t sb_name_check(const char *name);

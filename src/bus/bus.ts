@@ -12,9 +12,7 @@ import {
   RegionCorruptError,
   RequestTimeoutError,
   ResourceError,
-  type SlotbusError,
   StreamTimeoutError,
-  UnsupportedError,
   WorkerDiedError,
 } from "../errors.ts";
 import type { Supervisor } from "../supervisor/index.ts";
@@ -37,6 +35,7 @@ import {
 } from "./codec.ts";
 import { cancelBody } from "./control.ts";
 import { Crew } from "./crew.ts";
+import { fileError, openDirectory } from "./directory.ts";
 import { Driver } from "./driver.ts";
 import { fetchThrough } from "./fetch.ts";
 import { flattenHeaders, type HeadersLike } from "./headers.ts";
@@ -231,7 +230,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
    */
   static async create(options: SlotBusOptions): Promise<SlotBus> {
     const resolved = resolveBusOptions(options);
-    const dir = openDirectory(resolved);
+    const dir = openDirectory(resolved.directory, { create: true, shared: resolved.allowedUids.length > 0 })!;
     await closeReloaded(resolved);
     let lock = -1;
     let bus: SlotBus;
@@ -1471,22 +1470,7 @@ function infoOf(link: Link): WorkerInfo {
   return { id: link.life, pid: link.peer.pid, uid: link.peer.uid, concurrency: link.concurrency };
 }
 
-// ---- directory, name, and the buses of this process -------------------------------------------------------------------
-
-function openDirectory({ directory, allowedUids }: ResolvedBusOptions): number {
-  const shared = allowedUids.length > 0;
-  const dir = native.sb_dir_open(cString(directory), 1, shared ? 1 : 0);
-  if (dir >= 0) return dir;
-  throw directoryError(dir, directory, shared ? "0711" : "0700");
-}
-
-function directoryError(code: number, directory: string, mode: string): SlotbusError {
-  if (code === -C.SB_EUNSUPPORTED) return new UnsupportedError(`slotbus cannot run here: ${errorText(code)}.`);
-  if (code !== -C.SB_EDIR) return new ResourceError(`${directory} cannot be opened: ${errorText(code)}.`);
-  return new PermissionDeniedError(`${directory} is not a directory of ours that is closed to others.`, {
-    hint: `It must be a directory, no link, belong to uid ${process.geteuid?.()} and have mode ${mode}.`,
-  });
-}
+// ---- the name, and the buses of this process --------------------------------------------------------------------------
 
 function takeName(dir: number, name: string): number {
   const owner = new Uint32Array(1);
@@ -1498,7 +1482,7 @@ function takeName(dir: number, name: string): number {
       hint: `It must be a file, no link, with one name, of uid ${process.geteuid?.()}. Remove it.`,
     });
   }
-  throw new ResourceError(`the name "${name}" cannot be locked: ${errorText(lock)}.`);
+  throw fileError(lock, `Cannot lock the name "${name}"`);
 }
 
 interface OpenBus {

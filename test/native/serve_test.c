@@ -154,7 +154,8 @@ TEST("an answer that cannot be sent leaves its call open; a second answer is EST
 	close_pair(&pair);
 }
 
-TEST("NULL for any pointer of the blocking worker is EINVAL, NULL, or what the header says it means")
+TEST("NULL for any pointer of the blocking worker is EINVAL, NULL, or what the header says it "
+     "means")
 {
 	struct pair pair = open_pair();
 	struct sb_worker *worker = pair.worker;
