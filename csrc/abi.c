@@ -79,6 +79,8 @@ static const struct constant constants[] = {
 	{ "flow", "SB_FLOW_OPEN", SB_FLOW_OPEN },
 	{ "flow", "SB_FLOW_END", SB_FLOW_END },
 	{ "flow", "SB_FLOW_ERROR", SB_FLOW_ERROR },
+	{ "drop", "SB_DROP_DETACHED", SB_DROP_DETACHED },
+	{ "drop", "SB_DROP_CLOSED", SB_DROP_CLOSED },
 	{ "park", "SB_PARK_SOCKET", SB_PARK_SOCKET },
 	{ "park", "SB_PARK_FUTEX", SB_PARK_FUTEX },
 	{ "from", "SB_FROM_HEAD", SB_FROM_HEAD },

@@ -16,11 +16,32 @@
 
 /* ---- runtime directory and name ---------------------------------------------------------- */
 
+/* A directory of ours that its owner may not use was made under a strict umask. Who may make it
+ * gives it its mode, so it does not matter who made it, or whether that one was killed meanwhile.
+ * false: it is bare, and it is not for us to change. */
+static bool settle_mode(const char *path, mode_t mode, bool create)
+{
+	struct stat status;
+	int fd = os_dir_traverse(path);
+	bool known = fd >= 0 && fstat(fd, &status) == 0 && status.st_uid == geteuid();
+	bool bare = known && (status.st_mode & 0700) != 0700;
+	bool closed = bare && (status.st_mode & 07777 & ~mode) == 0;
+	if (closed && create) bare = !os_dir_set_mode(fd, mode);
+	if (fd >= 0) close(fd);
+	return !bare;
+}
+
+enum { BARE_MS = 100 }; /* a directory is bare for microseconds, unless its maker is stopped */
+
 int32_t sb_dir_open(const char *path, int32_t create, int32_t shared)
 {
 	mode_t mode = shared ? 0711 : 0700;
 	bool made = create && mkdir(path, mode) == 0;
 	if (create && !made && errno != EEXIST) return fail_with(-SB_ESYS, errno);
+	for (int tries = 0; !settle_mode(path, mode, create != 0); tries++) {
+		if (tries == BARE_MS) return -SB_EDIR;
+		usleep(1000);
+	}
 	int flags = O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_RDONLY;
 	int fd = SB_FAULT("both.directory.open", EMFILE) ? -1 : open(path, flags);
 	if (fd < 0 && errno == ENOENT) return -SB_ENOBUS;
@@ -93,6 +114,7 @@ static int32_t open_lock(int dir, const char *file)
 	int32_t error = fstat(fd, &status) == 0 ? 0 : fail_with(-SB_ESYS, errno);
 	bool ours = S_ISREG(status.st_mode) && status.st_uid == geteuid() && status.st_nlink <= 1;
 	if (error == 0 && !ours) error = -SB_EPERM;
+	if (error == 0 && fchmod(fd, 0600) != 0) error = fail_with(-SB_ESYS, errno); /* any umask */
 	if (error == 0) return fd;
 	close(fd);
 	return error;

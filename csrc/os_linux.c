@@ -256,6 +256,14 @@ int32_t os_dir_traverse(const char *path)
 	return open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
+/* A descriptor of O_PATH has no fchmod. */
+bool os_dir_set_mode(int fd, uint32_t mode)
+{
+	char path[32];
+	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	return chmod(path, mode) == 0;
+}
+
 int32_t os_file_lock(int fd)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };

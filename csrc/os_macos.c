@@ -69,6 +69,11 @@ int32_t os_dir_traverse(const char *path)
 	unsupported();
 	return -1;
 }
+bool os_dir_set_mode(int fd, uint32_t mode)
+{
+	(void)fd, (void)mode;
+	return false;
+}
 int32_t os_file_lock(int fd)
 {
 	(void)fd;

@@ -240,6 +240,7 @@ uint32_t os_cpu(void);           /* that this thread runs on now */
 bool os_leave_cpu(uint32_t cpu); /* false: it may run on no other */
 uint64_t os_file_size_limit(void);
 int32_t os_dir_traverse(const char *path);        /* for a directory we may enter but not list */
+bool os_dir_set_mode(int fd, uint32_t mode);      /* of such a descriptor */
 int32_t os_file_lock(int fd);                     /* 0, or -SB_EEXISTS */
 int32_t os_socket_open(void);                     /* unix stream, non-blocking, close-on-exec */
 int32_t os_socket_path(int dir, const char *name, char *out, size_t out_bytes);

@@ -225,11 +225,34 @@ void link_forget(struct sb_hub *hub, uint32_t index)
 	while (hub->link_count > 0 && hub->links[hub->link_count - 1] == NULL) hub->link_count--;
 }
 
-void sb_link_drop(struct sb_hub *hub, uint32_t index, int32_t detached)
+/* Whether the handler of what a slot holds may still read it. */
+static bool may_be_read(enum shadow shadow)
+{
+	return shadow == IN_FLIGHT || shadow == IN_STREAM || shadow == IN_QUARANTINE;
+}
+
+/* For all that map them. A worker that still runs finds its own words as they were: no line is
+ * freed, and no request that it may read unless it has closed its end. */
+static void free_arenas(const struct link *link, bool closed)
+{
+	const struct sb_header *h = &link->map.header;
+	uint64_t start = 0, halves = 2 * (uint64_t)h->slots;
+	for (uint64_t half = 0; half <= halves; half++) {
+		bool request = half < halves && half % 2 == 0;
+		bool kept = request && !closed && may_be_read(link->shadow[half / 2]);
+		if (!kept && half < halves) continue;
+		if (half > start)
+			os_memory_discard(link->map.arenas + start * h->stride, (half - start) * h->stride);
+		start = half + 1;
+	}
+}
+
+void sb_link_drop(struct sb_hub *hub, uint32_t index, int32_t how)
 {
 	if (index >= SB_LINKS_MAX || hub->links[index] == NULL) return;
 	SB_POINT("hub.drop.before");
-	region_detach(&hub->links[index]->map, detached != 0);
+	free_arenas(hub->links[index], (how & SB_DROP_CLOSED) != 0);
+	region_detach(&hub->links[index]->map, (how & SB_DROP_DETACHED) != 0);
 	link_forget(hub, index);
 	SB_POINT("hub.drop.after");
 }

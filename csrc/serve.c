@@ -138,7 +138,7 @@ struct sb_worker *sb_worker_attach(const char *directory, const char *name, uint
 	struct sb_worker *worker = NULL;
 	uint64_t start = os_now_ns();
 	int32_t error = directory_path(directory, path, sizeof path);
-	if (concurrency < 1 || concurrency > SB_SLOTS_MAX) error = -SB_EINVAL;
+	if (name == NULL || concurrency < 1 || concurrency > SB_SLOTS_MAX) error = -SB_EINVAL;
 	for (uint32_t pause = 10; error == 0; pause = pause < 80 ? 2 * pause : 100) {
 		error = attach_once(path, directory != NULL, name, concurrency, &worker);
 		if (error == 0) return worker;
@@ -264,6 +264,7 @@ static const char *find_pair(const struct sb_call *call, uint32_t from, uint32_t
                              const char *name, int (*compare)(const char *, const char *))
 {
 	const char *at = call->pairs;
+	if (name == NULL) return NULL;
 	for (uint32_t i = 0; i < 2 * from; i++) at = after(at);
 	for (uint32_t i = 0; i < pairs; i++) {
 		const char *value = after(at);
@@ -275,11 +276,12 @@ static const char *find_pair(const struct sb_call *call, uint32_t from, uint32_t
 
 const char *sb_call_parameter(const struct sb_call *call, const char *name)
 {
-	return find_pair(call, 0, call->parameters, name, strcmp);
+	return call == NULL ? NULL : find_pair(call, 0, call->parameters, name, strcmp);
 }
 
 const char *sb_call_header(const struct sb_call *call, const char *name)
 {
+	if (call == NULL) return NULL;
 	return find_pair(call, call->parameters, call->headers, name, strcasecmp);
 }
 
@@ -332,7 +334,7 @@ static int32_t next_call(struct sb_worker *worker, struct sb_call *call)
 
 int32_t sb_worker_receive(struct sb_worker *worker, struct sb_call *call, uint32_t timeout_ms)
 {
-	if (worker->head == NULL) return -SB_EINVAL;
+	if (worker == NULL || worker->head == NULL || call == NULL) return -SB_EINVAL;
 	int32_t got = next_call(worker, call);
 	if (got != 0) return got;
 	if (timeout_ms == 0) return os_socket_hung_up(worker->fd) ? -SB_ECLOSED : 0;
@@ -389,7 +391,7 @@ static bool is_open(const struct sb_worker *worker, const struct sb_call *call)
 
 void *sb_worker_reserve(struct sb_worker *worker, const struct sb_call *call, uint64_t *bytes)
 {
-	if (!is_open(worker, call)) return NULL;
+	if (worker == NULL || call == NULL || !is_open(worker, call)) return NULL;
 	if (bytes != NULL) *bytes = worker->map.header.payload_limit;
 	return arena_of(worker, call->slot, 1) + worker->map.header.head_limit;
 }
@@ -415,10 +417,12 @@ static int32_t answer_head(const struct sb_worker *worker, uint8_t *arena,
 int32_t sb_worker_answer(struct sb_worker *worker, const struct sb_call *call,
                          const struct sb_answer *answer)
 {
+	if (worker == NULL || call == NULL || answer == NULL) return -SB_EINVAL;
 	if (!is_open(worker, call)) return -SB_ESTALE;
 	uint32_t status = answer->status == 0 ? 200 : answer->status;
 	if (status < 200 || status > 599) return -SB_EINVAL;
 	if (answer->body_bytes > worker->map.header.payload_limit) return -SB_EINVAL;
+	if (answer->body == NULL && answer->body_bytes > 0) return -SB_EINVAL;
 	uint8_t *arena = arena_of(worker, call->slot, 1);
 	int32_t head = answer_head(worker, arena, answer);
 	if (head < 0) return head;
@@ -433,6 +437,7 @@ int32_t sb_worker_answer(struct sb_worker *worker, const struct sb_call *call,
 int32_t sb_worker_fail(struct sb_worker *worker, const struct sb_call *call, const char *code,
                        const char *message)
 {
+	if (worker == NULL || call == NULL) return -SB_EINVAL;
 	if (!is_open(worker, call)) return -SB_ESTALE;
 	const struct sb_header *h = &worker->map.header;
 	uint32_t limit = h->head_limit < h->inline_bytes ? h->head_limit : h->inline_bytes;

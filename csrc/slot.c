@@ -742,7 +742,7 @@ int32_t sb_slot_finish(struct sb_worker *worker, uint32_t slot, uint32_t token,
 
 int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, uint32_t token)
 {
-	if (!worker_has_claim(worker, slot, token)) return 1;
+	if (worker == NULL || !worker_has_claim(worker, slot, token)) return 1;
 	uint64_t word = load_acquire(&request_line(&worker->map, slot)->status);
 	if (word != word_of(worker->generation[slot], SB_CLAIMED) &&
 	    word != word_of(worker->generation[slot], SB_STREAMING))

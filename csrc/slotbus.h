@@ -13,6 +13,8 @@
  *    copy of a socket hides the end of its parent. It calls exec, or touches nothing of this.
  *  - Shared memory is hostile: each shared word is read once into a local, checked, then used.
  *  - No function calls back, none allocates on the request path, none blocks unless it says so.
+ *  - A pointer must not be NULL, which is not checked, unless its function says what NULL means.
+ *    The blocking worker (serve.c) checks each of its pointers.
  *  - Times are nanoseconds or milliseconds of CLOCK_MONOTONIC.
  *
  * The life of a slot (one 64-bit word, state in the low 4 bits, generation in the other 60):
@@ -314,7 +316,8 @@ struct sb_region { /* the start of the mapping */
 	X(SB_C_UNMAPPED, 17, "regions replaced by empty pages because a view was held at close")    \
 	X(SB_C_RESTARTED, 18, "processes of workers that were started again after their end")       \
 	X(SB_C_PAUSED, 19, "times that workers were paused because they ended too often")           \
-	X(SB_C_RESUMED, 20, "times that this pause ended")
+	X(SB_C_RESUMED, 20, "times that this pause ended")                                          \
+	X(SB_C_FORGOTTEN, 21, "borrowed responses that were never released, reclaimed as garbage")
 
 enum sb_counter {
 #define X(name, value, text) name = (value),
@@ -433,10 +436,11 @@ SB_API int32_t sb_error_last(void);
 
 /* ---- runtime directory and name (attach.c) ----------------------------------------------- */
 
-/* Opens the directory; create makes it when it is absent. It must be ours and closed to others;
- * shared lets others enter it (0711), and without create lets it belong to somebody else, as long
- * as nobody but its owner can write there. Returns a descriptor, -SB_EDIR, -SB_ENOBUS (absent),
- * -SB_EFILES, -SB_ESYS. */
+/* Opens the directory; create makes it when it is absent, with its mode whatever the umask: one
+ * that is seen before it has its mode is waited for, up to 100 ms. It must be ours and closed to
+ * others; shared lets others enter it (0711), and without create lets it belong to somebody else,
+ * as long as nobody but its owner can write there. Returns a descriptor, -SB_EDIR, -SB_ENOBUS
+ * (absent), -SB_EFILES, -SB_ESYS. */
 SB_API int32_t sb_dir_open(const char *path, int32_t create, int32_t shared);
 /* 0 or -SB_ENAME. */
 SB_API int32_t sb_name_check(const char *name);
@@ -502,9 +506,15 @@ SB_API int32_t sb_link_start(struct sb_hub *hub, uint32_t link);
 /* The end of a life: no new requests, no bell. The slots are then judged one by one
  * (sb_slot_withdraw). */
 SB_API void sb_link_stop(struct sb_hub *hub, uint32_t link);
-/* Lets go of the mapping: detached says that no view is left, so it is unmapped; otherwise its
- * pages are given back and the address space stays. The index may be used again. */
-SB_API void sb_link_drop(struct sb_hub *hub, uint32_t link, int32_t detached);
+enum {
+	SB_DROP_DETACHED = 1, /* no view is left: the mapping is removed, else only its pages */
+	SB_DROP_CLOSED = 2,   /* the worker has closed its end: it reads no request any more */
+};
+/* Frees the region. The pages of its arenas are freed for the worker too, whose mapping may outlive
+ * it (a thread that was ended): they read as zeros. What stays for a worker that still runs are the
+ * lines, and without SB_DROP_CLOSED the requests whose handlers may run. how: SB_DROP_*. The index
+ * may be used again. */
+SB_API void sb_link_drop(struct sb_hub *hub, uint32_t link, int32_t how);
 /* Start of the request arena of slot 0. */
 SB_API const void *sb_link_arenas(const struct sb_hub *hub, uint32_t link);
 SB_API double sb_hub_stride(const struct sb_hub *hub);
@@ -639,7 +649,8 @@ SB_API int32_t sb_worker_fd(const struct sb_worker *worker);
 SB_API void sb_worker_goodbye(struct sb_worker *worker);
 /* The socket's owner has closed it: nothing is written to it any more. */
 SB_API void sb_worker_hangup(struct sb_worker *worker);
-/* detached: as for sb_link_drop. Closes the socket unless sb_worker_hangup was called. */
+/* detached: no view is left, so the mapping is removed; else only its pages. Closes the socket
+ * unless sb_worker_hangup was called. */
 SB_API void sb_worker_close(struct sb_worker *worker, int32_t detached);
 /* The checked header, private copy. */
 SB_API const void *sb_worker_header(const struct sb_worker *worker);
@@ -659,7 +670,7 @@ SB_API void sb_worker_full(struct sb_worker *worker, int32_t full);
 SB_API int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
                                 uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                                 uint32_t status_code);
-/* 1 when the caller of this claim has given up, or the hub's socket has hung up. */
+/* 1 when the caller of this claim has given up, the hub's socket has hung up, or worker is NULL. */
 SB_API int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, uint32_t token);
 /* An event loop polls and parks from now on: it counts its turns, by which the hub knows a worker
  * that hangs. A worker that blocks in its handlers does not call this. */
@@ -712,6 +723,8 @@ SB_API int32_t sb_name_probe(int32_t dir, const char *name);
  *    hub, copy it before you look at it twice.
  *  - Strings are UTF-8, end with NUL, and stay until the next sb_worker_receive: their head was
  *    copied. The handle keeps memory of twice the hub's head limit for it.
+ *  - NULL for a pointer is -SB_EINVAL (a function that returns a pointer returns NULL), unless the
+ *    function or the field says what NULL means.
  *  - A call whose body streams is answered with an error by sb_worker_receive itself.
  *  - Nothing is attached again when the hub ends (-SB_ECLOSED): detach, then attach anew. */
 
@@ -738,8 +751,8 @@ struct sb_answer { /* zero is the default of each */
 	uint32_t reserved;
 	const char *content_type;   /* NULL: none */
 	const char *const *headers; /* name, value, ..., NULL; NULL: none */
-	const void *body;           /* copied, unless it lies where sb_worker_reserve said */
-	uint64_t body_bytes;
+	const void *body;           /* copied unless it lies where sb_worker_reserve said; NULL: none */
+	uint64_t body_bytes;        /* 0 with a body of NULL */
 };
 
 /* Attaches to the hub called name, for which it waits up to timeout_ms (0: one try). directory
@@ -769,12 +782,12 @@ SB_API const char *sb_call_parameter(const struct sb_call *call, const char *nam
 SB_API void *sb_worker_reserve(struct sb_worker *worker, const struct sb_call *call,
                                uint64_t *bytes);
 /* Answers the call. -SB_ESTALE: its caller had given up, or it was answered before. -SB_EINVAL: a
- * status, header or text that cannot be sent, or a head or body above the hub's limit; then it is
- * still open, for another answer. */
+ * status, header or text that cannot be sent, a head or body above the hub's limit, or bytes of a
+ * body that is NULL; then it is still open, for another answer. */
 SB_API int32_t sb_worker_answer(struct sb_worker *worker, const struct sb_call *call,
                                 const struct sb_answer *answer);
-/* Answers with an error: its caller gets a RemoteError of that code ("HANDLER_FAILED" if NULL) and
- * message, cut where they do not fit or are no UTF-8. -SB_ESTALE. */
+/* Answers with an error: its caller gets a RemoteError of that code (NULL: "HANDLER_FAILED") and
+ * message (NULL: ""), cut where they do not fit or are no UTF-8. -SB_ESTALE, -SB_EINVAL. */
 SB_API int32_t sb_worker_fail(struct sb_worker *worker, const struct sb_call *call,
                               const char *code, const char *message);
 /* Leaves in good order and frees the handle; NULL is ignored. Calls that were received and not

@@ -292,7 +292,7 @@ export class RegionCorruptError extends SlotbusError {
 
 /**
  * The kernel, the directory's rights, or the hub's list of users refused.
- * @cure Run both sides as one user, list the other in `allowedUids`, or `chmod 0700` the directory that is named.
+ * @cure Run both sides as one user, list the other in `allowedUids`, `chmod 0700` the directory, or set SLOTBUS_DIR to your own.
  */
 export class PermissionDeniedError extends SlotbusError {
   constructor(message: string, details?: ErrorDetails) {

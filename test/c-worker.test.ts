@@ -1,7 +1,9 @@
 /** Workers in C and in Python, by the blocking functions of slotbus.h: each serves a real hub. */
 
 import { beforeAll, expect, test } from "bun:test";
-import { join, resolve } from "node:path";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join, resolve } from "node:path";
 import { RemoteError, type SlotBus, WorkerDiedError } from "../src/index.ts";
 import { METHODS } from "../src/bus/codec.ts";
 import { findLibrary } from "../src/native/find.ts";
@@ -11,8 +13,9 @@ const root = resolve(import.meta.dir, "..");
 const cWorker = join(root, "zig-out/bin/c-worker");
 const python = [Bun.which("python3") ?? "python3", join(root, "examples/python-worker.py")];
 
+const zig = Bun.which("zig", { PATH: `${root}/node_modules/.bin:${process.env["PATH"]}` })!;
+
 beforeAll(() => {
-  const zig = Bun.which("zig", { PATH: `${root}/node_modules/.bin:${process.env["PATH"]}` })!;
   const build = Bun.spawnSync([zig, "build", "c-worker"], { cwd: root, stderr: "pipe" });
   expect(build.stderr.toString()).toBe("");
 }, 120_000);
@@ -209,3 +212,27 @@ test("a body that streams to a worker in C is refused with one error, and the wo
   expect(error.message).toContain("this worker takes whole bodies only");
   expect((await bus.request({ path: "/echo", body: "on" })).text()).toBe("on");
 });
+
+test("a worker in C that gives NULL where bytes should be hears that it is invalid, and goes on", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "slotbus-null-"));
+  try {
+    const program = join(folder, "null-worker");
+    const source = join(import.meta.dir, "fixtures/null-worker.c");
+    const library = findLibrary();
+    const linking = [library, `-Wl,-rpath,${dirname(library)}`, "-o", program];
+    const build = [zig, "cc", "-std=c11", `-I${root}/csrc`, source, ...linking];
+    expect(Bun.spawnSync(build, { stderr: "pipe" }).stderr.toString()).toBe("");
+    await using space = new Workspace();
+    const bus = await hub(space);
+    await using worker = new Foreign([program], space);
+    await bus.ready();
+    expect((await bus.request({ path: "/tell" })).text()).toBe("body -1, answer -1, receive -1");
+    expect((await bus.request({ path: "/nothing" })).body.length).toBe(0);
+    const error = (await rejection(bus.request({ path: "/fail" }))) as RemoteError;
+    expect([error.remoteCode, error.message]).toEqual(["HANDLER_FAILED", "Error: "]);
+    await bus.close();
+    expect(await worker.ended()).toBe(0);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}, 60_000);

@@ -119,6 +119,42 @@ test("a body that is never sent is cancelled too", async () => {
   await until(() => cancelled === 1, "the body is cancelled");
 });
 
+test("a call that fails before its body is read cancels the body", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  let cancelled = 0;
+  const body = (): ReadableStream<Uint8Array> => stream(Infinity, () => cancelled++);
+  const aborted = AbortSignal.abort(new Error("aborted"));
+  const post = (init: RequestInit): Request => new Request("http://x/", { method: "POST", ...init });
+  const calls: [what: string, call: () => Promise<unknown>, error: string | RegExp][] = [
+    ["an aborted signal", () => bus.fetch("/", { method: "POST", body: body(), signal: aborted }), "aborted"],
+    ["one of a Request", () => bus.fetch(post({ body: body(), signal: aborted })), "aborted"],
+    ["one beside a Request", () => bus.fetch(post({ body: body() }), { signal: aborted }), "aborted"],
+    ["a method", () => bus.fetch("/", { method: "PROPFIND", body: body() }), /PROPFIND/],
+    ["a timeout", () => bus.fetch("/", { method: "POST", body: body(), timeout: -1 }), /timeout/],
+    ["a header", () => bus.fetch("/", { method: "POST", body: body(), headers: { "a b": "" } }), /header/],
+    ["an address", () => bus.fetch("http://", { method: "POST", body: body() }), /URL/],
+  ];
+  for (const [index, [what, call, error]] of calls.entries()) {
+    expect((await rejection(call())).message, what).toMatch(error);
+    await until(() => cancelled === index + 1, `the body is cancelled: ${what}`);
+  }
+  await bus.close();
+  expect(await rejection(bus.fetch(post({ body: body() })))).toHaveProperty("code", "BUS_CLOSED");
+  await until(() => cancelled === calls.length + 1, "the body is cancelled: the bus is closed");
+});
+
+test("the body of a Request is cancelled when its handler has answered without reading all of it", async () => {
+  await using space = new Workspace();
+  const { bus } = await space.pair(async (request) => {
+    for await (const bytes of request.chunks()) return bytes.length > 0 ? "enough" : "nothing";
+  });
+  let cancelled = 0;
+  const request = new Request("http://x/", { method: "POST", body: stream(Infinity, () => cancelled++) });
+  expect(await (await bus.fetch(request)).text()).toBe("enough");
+  await until(() => cancelled === 1, "the body is cancelled");
+});
+
 test("an endless Response streams, above the payload limit, and is cancelled when its reader leaves", async () => {
   await using space = new Workspace();
   let cancelled = 0;
@@ -317,7 +353,7 @@ test("a header that the web cannot carry is the worker's error for a fetch handl
   const worker = await space.worker((request) => request.headers.get("h"));
   const request = { path: "/", headers: { h: "日本" } };
   expect((await bus.request(request)).text()).toBe("日本");
-  worker.serve({ fetch: (given) => new Response(given.headers.get("h")) });
+  worker.serve({ fetch: (given) => new Response(given.headers.get("h")) }, { replace: true });
   const error = await rejection<RemoteError>(bus.request(request));
   expect([error.code, error.remoteName]).toEqual(["REMOTE", "TypeError"]);
   expect((await bus.request({ path: "/", headers: { h: "fine" } })).text()).toBe("fine");

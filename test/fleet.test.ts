@@ -218,12 +218,14 @@ describe("joining", () => {
     mkdirSync(open);
     chmodSync(open, 0o755);
     expect((await rejection(space.join({ directory: open }))).message).toContain(
-      `${open} is a directory, uid ${uid}, mode 0755. It must be a directory of uid ${uid}, mode 0700.`,
+      `${open} has mode 0755; it must have mode 0700. Run \`chmod 0700 ${open}\``,
     );
     rmSync(open, { recursive: true });
     const missing = await rejection(space.join({ directory: join(space.directory, "a/b") }));
     expect(missing).toBeInstanceOf(ResourceError);
-    expect(missing.message).toBe(`${space.directory}/a/b cannot be opened: no such file or directory (ENOENT).`);
+    expect(missing.message).toStartWith(
+      `Cannot open the runtime directory ${space.directory}/a/b: no such file or directory (ENOENT). Set SLOTBUS_DIR`,
+    );
   });
 
   test("a directory that is no path is refused, by a fleet, a bus and a worker", async () => {

@@ -3,7 +3,8 @@
 import { describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { descriptors, until, Workspace } from "./support.ts";
+import { type SlotWorkerOptions, WorkerDiedError } from "../src/index.ts";
+import { descriptors, rejection, until, Workspace } from "./support.ts";
 
 /** `S` sleeps, `R` runs, `T` is stopped, `Z` has ended. */
 function stateOf(pid: number): string {
@@ -145,6 +146,103 @@ describe("threads", () => {
     for (let i = 0; i < 10; i++) await cycle();
     await until(() => descriptors() <= before, "their descriptors are closed");
   }, 20_000);
+});
+
+/** Bytes of shared memory that the regions mapped into this process hold. */
+function regionBytes(): number {
+  const mappings = readFileSync("/proc/self/smaps", "latin1").split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m);
+  const regions = mappings.filter((mapping) => /^[^\n]*memfd:slotbus \(/.test(mapping));
+  return regions.reduce((sum, mapping) => sum + Number(/^Rss: +(\d+) kB/m.exec(mapping)![1]) * 1_024, 0);
+}
+
+describe("threads with workers that are terminated", () => {
+  const BYTES = 2 ** 20;
+  const THREADS = 3;
+  /** What may stay of a worker: its lines, 16 KiB with 32 slots. */
+  const LINES = 16 * 1_024;
+
+  class Threads implements AsyncDisposable {
+    readonly #threads: Worker[] = [];
+
+    /** Opens a worker in a thread of its own; what it returns posts a message to it and waits for what it is to say. */
+    async open(options: SlotWorkerOptions): Promise<(message: unknown, answer: string) => Promise<void>> {
+      const thread = new Worker(join(import.meta.dir, "fixtures/thread-worker.ts"));
+      const said: unknown[] = [];
+      this.#threads.push(thread);
+      thread.addEventListener("message", ({ data }) => said.push(data));
+      const tell = async (message: unknown, answer: string): Promise<void> => {
+        if (message !== null) thread.postMessage(message);
+        await until(() => said.includes(answer), `a thread that says ${answer}`);
+      };
+      await tell({ options }, "open");
+      return tell;
+    }
+
+    async [Symbol.asyncDispose](): Promise<void> {
+      for (const thread of this.#threads.splice(0)) {
+        const ended = new Promise((done) => thread.addEventListener("close", done));
+        thread.terminate();
+        await ended;
+      }
+    }
+  }
+
+  test("leave no request and no answer in shared memory, also of handlers that ran", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const before = regionBytes();
+    await using threads = new Threads();
+    for (let i = 0; i < THREADS; i++) {
+      await threads.open({ name: space.name, directory: space.directory });
+      await bus.ready({ workers: i + 1 });
+    }
+    const body = new Uint8Array(BYTES).fill(1);
+    const answers = await Promise.all(Array.from({ length: 4 * THREADS }, () => bus.request({ path: "/", body })));
+    expect(answers.every((answer) => answer.body.length === BYTES)).toBe(true);
+    const hanging = Array.from({ length: THREADS }, () => rejection(bus.request({ path: "/hang", body })));
+    expect(regionBytes() - before).toBeGreaterThan(8 * THREADS * BYTES); // else there is nothing to free
+    await until(
+      () => bus.diagnostics().slots.filter(({ state }) => state === "CLAIMED").length === THREADS,
+      "they run",
+    );
+    await threads[Symbol.asyncDispose]();
+    for (const error of await Promise.all(hanging)) expect(error).toBeInstanceOf(WorkerDiedError);
+    await until(() => bus.workers.length === 0, "the workers' ends");
+    expect(regionBytes() - before).toBeLessThanOrEqual(THREADS * LINES);
+  }, 20_000);
+
+  test("keep a response that is lent as it was; its pages go with its release", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const before = regionBytes();
+    await using threads = new Threads();
+    await threads.open({ name: space.name, directory: space.directory });
+    const lent = await bus.borrow({ path: "/", body: new Uint8Array(BYTES) });
+    await threads[Symbol.asyncDispose]();
+    await until(() => bus.workers.length === 0, "the worker's end");
+    expect(lent.body.length).toBe(BYTES);
+    expect(lent.body.every((byte) => byte === 7)).toBe(true);
+    lent.release();
+    expect(regionBytes() - before).toBeLessThanOrEqual(LINES);
+  });
+
+  test("leave nothing to a thread that does not turn when the bus closes, which then ends in good order", async () => {
+    await using space = new Workspace();
+    const before = regionBytes();
+    const word = new SharedArrayBuffer(4);
+    await using threads = new Threads();
+    const bus = await space.bus();
+    const said = await threads.open({ name: space.name, directory: space.directory, reconnect: false });
+    await bus.request({ path: "/", body: new Uint8Array(BYTES) });
+    await said({ block: word }, "blocked");
+    expect(regionBytes() - before).toBeGreaterThan(2 * BYTES);
+    await bus.close();
+    expect(regionBytes() - before).toBeLessThanOrEqual(LINES);
+    Atomics.store(new Int32Array(word), 0, 1);
+    Atomics.notify(new Int32Array(word), 0);
+    await said(null, "BUS_CLOSED");
+    expect(regionBytes()).toBe(before);
+  });
 });
 
 describe("sleep", () => {

@@ -72,6 +72,7 @@ test("every counter is exact after a sequence that moves each of them", async ()
     workersPaused: 0,
     workersResumed: 0,
     peersRefused: 0,
+    borrowsForgotten: 0,
     heldRegions: 0,
     unsettledAtEnd: 0,
     queued: 0,

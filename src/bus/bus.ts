@@ -12,9 +12,7 @@ import {
   RegionCorruptError,
   RequestTimeoutError,
   ResourceError,
-  type SlotbusError,
   StreamTimeoutError,
-  UnsupportedError,
   WorkerDiedError,
 } from "../errors.ts";
 import { Hold } from "../hold.ts";
@@ -38,6 +36,7 @@ import {
 } from "./codec.ts";
 import { cancelBody } from "./control.ts";
 import { Crew } from "./crew.ts";
+import { fileError, openDirectory } from "./directory.ts";
 import { Driver } from "./driver.ts";
 import { fetchThrough } from "./fetch.ts";
 import { flattenHeaders, type HeadersLike } from "./headers.ts";
@@ -226,6 +225,11 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   readonly #condemned: Link[] = [];
   /** Ended, with responses lent out: their regions stay. */
   readonly #lending = new Set<Link>();
+  /** Memory that is lent out, and how it is given back: when nobody can reach it any more, its borrow was forgotten. */
+  readonly #lent = new FinalizationRegistry<(held: boolean) => void>((giveBack) => {
+    native.sb_stats_add(this.#hub, C.SB_C_FORGOTTEN, 1);
+    giveBack(true); // the memory may have been carried away before
+  });
   #serial = 0;
   #unsettled = 0;
   /** See {@link BusStats.unsettledAtEnd}. */
@@ -263,7 +267,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
    */
   static async create(options: SlotBusOptions): Promise<SlotBus> {
     const resolved = resolveBusOptions(options);
-    const dir = openDirectory(resolved);
+    const dir = openDirectory(resolved.directory, { create: true, shared: resolved.allowedUids.length > 0 })!;
     await closeReloaded(resolved);
     let lock = -1;
     let bus: SlotBus;
@@ -1052,6 +1056,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #lend(link: Link, slot: number, pending: Pending, status: number, head: Head, offset: number, bytes: number): void {
     link.borrowed++;
     const giveBack = (held: boolean): void => {
+      this.#lent.unregister(giveBack);
       link.borrowed--;
       if (held) link.isHeld = true;
       if (link.state !== "ended") {
@@ -1061,7 +1066,10 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
         this.#forget(link);
       }
     };
-    this.#resolve(pending, new BorrowedResponse(status, link.peer.pid, head, link.lend(slot, offset, bytes), giveBack));
+    const body = link.lend(slot, offset, bytes);
+    this.#lent.register(body.buffer, giveBack, giveBack); // a view of it keeps it, whoever has the view
+    this.#resolve(pending, new BorrowedResponse(status, link.peer.pid, head, body, giveBack));
+    pending.forget();
   }
 
   /** DONE to FREE. `false`: the worker had changed the slot since it answered; it is evicted, its requests settled. */
@@ -1324,6 +1332,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   /** The end of a worker's life: the socket first, then each slot is judged by its state, hints ignored. */
   #end(link: Link, how: string): void {
     link.state = "ended";
+    link.hasClosed = how === "ended";
     this.#links = this.#links.filter((other) => other !== link);
     this.#byIndex[link.index] = undefined;
     native.sb_link_stop(this.#hub, link.index);
@@ -1568,22 +1577,7 @@ function infoOf(link: Link): WorkerInfo {
   return { id: link.life, pid: link.peer.pid, uid: link.peer.uid, concurrency: link.concurrency };
 }
 
-// ---- directory, name, and the buses of this process -------------------------------------------------------------------
-
-function openDirectory({ directory, allowedUids }: ResolvedBusOptions): number {
-  const shared = allowedUids.length > 0;
-  const dir = native.sb_dir_open(cString(directory), 1, shared ? 1 : 0);
-  if (dir >= 0) return dir;
-  throw directoryError(dir, directory, shared ? "0711" : "0700");
-}
-
-function directoryError(code: number, directory: string, mode: string): SlotbusError {
-  if (code === -C.SB_EUNSUPPORTED) return new UnsupportedError(`slotbus cannot run here: ${errorText(code)}.`);
-  if (code !== -C.SB_EDIR) return new ResourceError(`${directory} cannot be opened: ${errorText(code)}.`);
-  return new PermissionDeniedError(`${directory} is not a directory of ours that is closed to others.`, {
-    hint: `It must be a directory, no link, belong to uid ${process.geteuid?.()} and have mode ${mode}.`,
-  });
-}
+// ---- the name, and the buses of this process --------------------------------------------------------------------------
 
 function takeName(dir: number, name: string): number {
   const owner = new Uint32Array(1);
@@ -1595,7 +1589,7 @@ function takeName(dir: number, name: string): number {
       hint: `It must be a file, no link, with one name, of uid ${process.geteuid?.()}. Remove it.`,
     });
   }
-  throw new ResourceError(`the name "${name}" cannot be locked: ${errorText(lock)}.`);
+  throw fileError(lock, `Cannot lock the name "${name}"`);
 }
 
 interface OpenBus {

@@ -7,7 +7,7 @@ import { C } from "../native/library.ts";
 import { METHODS, type Method } from "./codec.ts";
 import { checkTimeout } from "./options.ts";
 import type { Answer, WorkerRequest } from "./request.ts";
-import type { StreamSource } from "./stream.ts";
+import { endSource, type StreamSource } from "./stream.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 const LATER = Symbol("later");
@@ -62,21 +62,39 @@ function headerPairs(headers: Headers): [string, string][] {
   return [...headers];
 }
 
-/** {@link SlotBus.fetch}. */
-export async function fetchThrough(
-  bus: SlotBus,
-  input: string | URL | Request,
-  init: (RequestInit & RequestOptions) | undefined,
-): Promise<Response> {
-  const started = performance.now(); // the time of day may be set meanwhile
-  const url = new URL(input instanceof Request ? input.url : input, `http://${bus.name}`);
-  const request = input instanceof Request ? new Request(input, init) : new Request(url.href, init);
+type FetchInit = RequestInit & RequestOptions;
+
+/** What is to be sent, checked. The body of a `Request` is taken from it, not copied: it is cancelled with the call. */
+function prepare(bus: SlotBus, input: string | URL | Request, init: FetchInit | undefined, body: FetchInit["body"]) {
+  const given = input instanceof Request ? input : null;
+  const url = new URL(given?.url ?? (input as string | URL), `http://${bus.name}`);
+  const method = init?.method ?? given?.method ?? "GET";
+  const request = new Request(url.href, { method, headers: init?.headers ?? given?.headers ?? [], body });
   if (!METHODS.includes(request.method as Method)) {
     throw new InvalidConfigError(`${request.method} is not a method.`, { hint: `Use one of ${METHODS.join(", ")}.` });
   }
   const timeout = checkTimeout("timeout", init?.timeout ?? bus.options.timeout) || Infinity;
-  const signal = init?.signal ?? (input instanceof Request ? input.signal : undefined);
+  const signal = init?.signal ?? given?.signal;
   signal?.throwIfAborted();
+  return { url, request, timeout, signal };
+}
+
+/** {@link SlotBus.fetch}. */
+export async function fetchThrough(
+  bus: SlotBus,
+  input: string | URL | Request,
+  init: FetchInit | undefined,
+): Promise<Response> {
+  const started = performance.now(); // the time of day may be set meanwhile
+  const given = init?.body ?? (input instanceof Request ? input.body : null);
+  let prepared: ReturnType<typeof prepare>;
+  try {
+    prepared = prepare(bus, input, init, given);
+  } catch (error) {
+    endSource(given);
+    throw error;
+  }
+  const { url, request, timeout, signal } = prepared;
   const body = request.body ? await gather(request.body, bus.options.payloadLimit) : undefined;
   const headers = headerPairs(request.headers);
   if (!request.headers.has("host")) headers.push(["host", url.host]);

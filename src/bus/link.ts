@@ -46,6 +46,8 @@ export class Link {
   draining = false;
   /** It said goodbye: the end of the connection is not a death. */
   leaving = false;
+  /** Its process has closed the connection, or ended: it reads no request any more. */
+  hasClosed = false;
   /** Why we ended it, when we did. */
   evictedFor: string | null = null;
   /** By slot. */
@@ -107,7 +109,7 @@ export class Link {
     this.socket.terminate();
   }
 
-  /** Lets go of the region. `false`: somebody holds a view, so only its pages were freed. */
+  /** Frees the region, for the worker too. `false`: somebody holds a view, so its addresses stay mapped. */
   drop(): boolean {
     if (this.index < 0) return true;
     let detached = !this.isHeld;
@@ -116,7 +118,8 @@ export class Link {
     }
     this.#requests.length = 0;
     this.#responses.length = 0;
-    native.sb_link_drop(this.#hub, this.index, detached ? 1 : 0);
+    const how = (detached ? C.SB_DROP_DETACHED : 0) | (this.hasClosed ? C.SB_DROP_CLOSED : 0);
+    native.sb_link_drop(this.#hub, this.index, how);
     this.index = -1;
     return detached;
   }

@@ -28,6 +28,7 @@ const COUNTERS = {
   workers_paused: [C.SB_C_PAUSED, "Times that workers were paused because they ended too often."],
   workers_resumed: [C.SB_C_RESUMED, "Times that this pause ended."],
   peers_refused: [C.SB_C_REFUSED, "Connections turned away."],
+  borrows_forgotten: [C.SB_C_FORGOTTEN, "Borrowed responses that were never released."],
 } as const;
 
 export type CounterName = keyof typeof COUNTERS;

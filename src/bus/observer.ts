@@ -8,6 +8,7 @@ import {
   VersionMismatchError,
 } from "../errors.ts";
 import { C, cString, errorText, native, type Pointer } from "../native/library.ts";
+import { openDirectory } from "./directory.ts";
 import { readSnapshot, type Snapshot } from "./metrics.ts";
 import { checkName, resolveDirectory } from "./options.ts";
 
@@ -34,9 +35,8 @@ export class BusObserver implements Disposable {
   static async open({ name, directory, timeout = 1_000 }: ObserverOptions): Promise<BusObserver> {
     checkName(name);
     const folder = resolveDirectory(directory);
-    const dir = native.sb_dir_open(cString(folder), 0, directory === undefined ? 0 : 1);
-    if (dir === -C.SB_ENOBUS) throw new BusNotFoundError(name, folder, 0);
-    if (dir < 0) throw new PermissionDeniedError(`${folder} cannot be entered: ${errorText(dir)}.`);
+    const dir = openDirectory(folder, { shared: directory !== undefined });
+    if (dir === null) throw new BusNotFoundError(name, folder, 0);
     try {
       const handle = native.sb_observer_open(dir, cString(name)) as Pointer | null;
       if (!handle) throw openError(native.sb_error_last(), name, folder, 0);

@@ -186,8 +186,10 @@ export class StreamedResponse extends ResponseHead implements AsyncDisposable {
 
 /**
  * A response whose body is a view of shared memory: no copy is made, and the worker's slot stays taken until it
- * is released. For workers one trusts: a worker that breaks the rules can change the bytes while they are read. An answer that
- * streamed is no view: its pieces were put together in memory of the caller's own, which {@link release} leaves alone.
+ * is released. One that is forgotten is released when it, its body and each view of that have been collected as garbage,
+ * which may be late; `stats().borrowsForgotten` counts these. For workers one trusts: a worker that breaks the rules can change
+ * the bytes while they are read. An answer that streamed is no view: its pieces were put together in memory of the caller's own,
+ * which {@link release} leaves alone.
  *
  *     using response = await bus.borrow({ path: "/big" });
  */

@@ -38,7 +38,9 @@ export interface BusStats {
   workersResumed: number;
   /** Connections turned away. */
   peersRefused: number;
-  /** Regions whose address space stayed because somebody held a view at the end. */
+  /** Borrowed responses that were never released; each was reclaimed when it was collected as garbage. */
+  borrowsForgotten: number;
+  /** Regions whose address space stayed because somebody held a view at the end, or had forgotten a borrow. */
   heldRegions: number;
   /**
    * Requests that nothing had settled when their worker, or the bus, ended, and that were rejected then. More than 0 is a
@@ -77,6 +79,7 @@ export function readCounters(hub: Pointer) {
     workersPaused: get(C.SB_C_PAUSED),
     workersResumed: get(C.SB_C_RESUMED),
     peersRefused: get(C.SB_C_REFUSED),
+    borrowsForgotten: get(C.SB_C_FORGOTTEN),
     heldRegions: get(C.SB_C_UNMAPPED),
     roundTripUs: { p50: us(0.5), p99: us(0.99), p999: us(0.999) },
   };

@@ -12,13 +12,13 @@ import {
   RegionCorruptError,
   ResourceError,
   SlotbusError,
-  UnsupportedError,
   VersionMismatchError,
 } from "../errors.ts";
 import type { Contract, Handlers } from "../contract/contract.ts";
 import { Implementations } from "../contract/implementations.ts";
 import { C, cString, errorText, native, type Pointer } from "../native/library.ts";
 import { readCancel } from "./control.ts";
+import { openDirectory } from "./directory.ts";
 import { DEFAULT_SPIN_US, Driver } from "./driver.ts";
 import { answerOf, toWebRequest } from "./fetch.ts";
 import {
@@ -471,12 +471,12 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   }
 
   #openDirectory(): number | SlotbusError {
-    const dir = native.sb_dir_open(cString(this.#directory), 0, this.#ownDirectory ? 0 : 1);
-    if (dir >= 0) return dir;
-    if (dir === -C.SB_ENOBUS) return new BusNotFoundError(this.name, this.#directory, 0);
-    if (dir === -C.SB_EUNSUPPORTED) return new UnsupportedError(`slotbus cannot run here: ${errorText(dir)}.`);
-    if (dir !== -C.SB_EDIR) return new ResourceError(`${this.#directory} cannot be opened: ${errorText(dir)}.`);
-    return new PermissionDeniedError(`${this.#directory} is not a directory only its owner can write to.`);
+    try {
+      const dir = openDirectory(this.#directory, { shared: !this.#ownDirectory });
+      return dir ?? new BusNotFoundError(this.name, this.#directory, 0);
+    } catch (error) {
+      return error as SlotbusError;
+    }
   }
 
   #attachError(code: number, peer: Uint32Array): SlotbusError {

@@ -3,9 +3,10 @@
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
+import { openDirectory } from "../bus/directory.ts";
 import { Fleet } from "../fleet/fleet.ts";
 import { C, cString, errorText, native } from "../native/library.ts";
-import { openDirectory, ownerOf, readNames } from "./directory.ts";
+import { ownerOf, readNames } from "./directory.ts";
 import { print } from "./terminal.ts";
 import { EXIT, newCommand, withDirectory, withJson } from "./usage.ts";
 
@@ -40,7 +41,7 @@ const ALIVE = "it lives";
 
 export async function cleanAll(given: string | undefined, isDry: boolean): Promise<Cleaned[]> {
   const { directory, buses, fleets } = readNames(given);
-  const dir = openDirectory(directory);
+  const dir = openDirectory(directory, { shared: true });
   if (dir === null) return [];
   try {
     const cleaned = buses.map(({ name, isAlive, problem }) =>

@@ -2,8 +2,8 @@
 
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { openDirectory } from "../bus/directory.ts";
 import { resolveDirectory } from "../bus/options.ts";
-import { PermissionDeniedError } from "../errors.ts";
 import { C, cString, errorText, native } from "../native/library.ts";
 
 /** A process as `/proc` shows it. */
@@ -59,20 +59,10 @@ export function shortCommand({ command }: ProcessInfo): string {
     .join(" ");
 }
 
-/** Opens a directory that is ours and closed to others; `null` when there is none. The caller closes it. */
-export function openDirectory(directory: string): number | null {
-  const dir = native.sb_dir_open(cString(directory), 0, 1);
-  if (dir === -C.SB_ENOBUS) return null;
-  if (dir >= 0) return dir;
-  throw new PermissionDeniedError(`${directory} cannot be looked into: ${errorText(dir)}.`, {
-    hint: "`slotbus doctor` says what is wrong with it.",
-  });
-}
-
 /** The names in a runtime directory. @throws {PermissionDeniedError}, {InvalidConfigError}. */
 export function readNames(given: string | undefined): Names {
   const directory = resolveDirectory(given);
-  const dir = openDirectory(directory);
+  const dir = openDirectory(directory, { shared: true });
   if (dir === null) return { directory, buses: [], fleets: [] };
   try {
     const files = readdirSync(directory).sort();

@@ -13,9 +13,9 @@ import {
   PermissionDeniedError,
   ResourceError,
   type SlotbusError,
-  UnsupportedError,
   VersionMismatchError,
 } from "../errors.ts";
+import { fileError } from "../bus/directory.ts";
 import { C, errorText, FIELDS, native, view } from "../native/library.ts";
 import type { FleetGeometry } from "./options.ts";
 
@@ -75,7 +75,7 @@ export function joinError(code: number, { name, directory, geometry }: Asked): S
     case C.SB_EINVAL:
       return new InvalidConfigError(`${what} cannot have these sizes: ${errorText(code)}.`);
     default:
-      return new ResourceError(`${what} (${file}) cannot be joined: ${errorText(code)}.`);
+      return fileError(code, `Cannot join ${what} (${file})`);
   }
 }
 
@@ -84,22 +84,6 @@ function foundVersion(): string {
   const [at] = FIELDS["sb_fleet_header.abi"];
   const [abi] = new Uint32Array(view(native.sb_fleet_found() as unknown as number, at + 4).slice(at));
   return abi === C.SB_FLEET_ABI ? `${abi} of another build` : String(abi);
-}
-
-/** Why the runtime directory of a fleet could not be opened. */
-export function directoryError(code: number, name: string, directory: string): SlotbusError {
-  switch (-code) {
-    case C.SB_ENOBUS:
-      return new FleetNotFoundError(name, directory);
-    case C.SB_EUNSUPPORTED:
-      return new UnsupportedError(`slotbus cannot run here: ${errorText(code)}.`);
-    case C.SB_EDIR:
-      return new PermissionDeniedError(`${directory} is ${whatIs(directory)}.`, {
-        hint: `It must be a directory of uid ${process.geteuid?.()}, mode 0700.`,
-      });
-    default:
-      return new ResourceError(`${directory} cannot be opened: ${errorText(code)}.`);
-  }
 }
 
 /** `a file of 7 bytes, uid 0, mode 0600, 1 name` */

@@ -1,10 +1,17 @@
 /** A fleet: equal processes that share a named file of rings and leases. */
 
 import { closeSync, constants, openSync, readSync } from "node:fs";
+import { openDirectory } from "../bus/directory.ts";
 import { checkName, resolveDirectory, shown } from "../bus/options.ts";
-import { FleetClosedError, FleetGeometryError, InvalidConfigError, ResourceError } from "../errors.ts";
+import {
+  FleetClosedError,
+  FleetGeometryError,
+  FleetNotFoundError,
+  InvalidConfigError,
+  ResourceError,
+} from "../errors.ts";
 import { C, cString, detach, FIELDS, native, type Pointer, view } from "../native/library.ts";
-import { callError, directoryError, fileOf, joinError } from "./failure.ts";
+import { callError, fileOf, joinError } from "./failure.ts";
 import {
   checkSizes,
   decodeHeader,
@@ -105,7 +112,7 @@ export class Fleet implements AsyncDisposable {
       return joinMemory(name, sizes, (handle, release) => new Fleet(name, handle, false, null, release));
     }
     const directory = resolveDirectory(options.directory);
-    const dir = openDirectory(name, directory, true);
+    const dir = openDirectory(directory, { create: true })!;
     try {
       const join = (want: Buffer): Pointer | null => native.sb_fleet_join(dir, cString(name), want) as Pointer | null;
       return new Fleet(name, negotiate(name, directory, sizes, join), false, fileOf(directory, name), () => {});
@@ -126,7 +133,8 @@ export class Fleet implements AsyncDisposable {
       throw new InvalidConfigError("a fleet in memory has no file to observe.", { hint: "Join it." });
     }
     const directory = resolveDirectory(options.directory);
-    const dir = openDirectory(name, directory, false);
+    const dir = openDirectory(directory);
+    if (dir === null) throw new FleetNotFoundError(name, directory);
     try {
       const handle = native.sb_fleet_observe(dir, cString(name)) as Pointer | null;
       if (!handle) throw joinError(native.sb_error_last(), { name, directory, geometry: null });
@@ -291,12 +299,6 @@ function negotiate(
     if (attempt === ATTEMPTS) throw new ResourceError(`fleet "${name}" changed ${ATTEMPTS} times while it was joined.`);
     want = found;
   }
-}
-
-function openDirectory(name: string, directory: string, create: boolean): number {
-  const dir = native.sb_dir_open(cString(directory), create ? 1 : 0, 0);
-  if (dir >= 0) return dir;
-  throw directoryError(dir, name, directory);
 }
 
 /** Epoch of the fleet whose file that is; 0: it is none. Throws {@link ResourceError}. */

@@ -101,6 +101,60 @@ TEST("a shared directory that is made is 0711 whatever the umask: else no other 
 	scratch_remove(scratch);
 }
 
+/* As another user if this one is root, whom no mode keeps out. */
+static void make_bare(void)
+{
+	if (geteuid() == 0) CHECK_EQ(setresuid(65534, 65534, 65534), 0);
+	umask(0777);
+	for (int shared = 0; shared < 2; shared++) {
+		const char *name = shared ? "shared" : "private";
+		CHECK_EQ(open_and_close(at(name), 1, shared), 0);
+		CHECK_EQ(mode_of(at(name)), shared ? 0711 : 0700);
+		CHECK_EQ(open_and_close(at(name), 0, shared), 0);
+		/* One whose maker was killed before it had its mode; the next to make it goes on. */
+		CHECK_EQ(chmod(at(name), 0), 0);
+		CHECK_EQ(open_and_close(at(name), 0, shared), -SB_EDIR);
+		CHECK_EQ(open_and_close(at(name), 1, shared), 0);
+		CHECK_EQ(mode_of(at(name)), shared ? 0711 : 0700);
+	}
+}
+
+/* A lock that outlives its owner is taken by the next one, whatever the umask was. */
+static void lock_twice(void)
+{
+	if (geteuid() == 0) CHECK_EQ(setresuid(65534, 65534, 65534), 0);
+	umask(0777);
+	uint32_t owner = 0;
+	int32_t dir = sb_dir_open(at("locks"), 1, 0);
+	for (int times = 0; times < 2; times++) {
+		int32_t lock = sb_name_lock(dir, "name", &owner);
+		CHECK(lock >= 0);
+		sb_fd_close(lock);
+	}
+	sb_fd_close(dir);
+}
+
+/* Waits for a bare directory while another process gives it its mode. */
+static void open_bare(void)
+{
+	if (geteuid() == 0) CHECK_EQ(setresuid(65534, 65534, 65534), 0);
+	CHECK_EQ(mkdir(at("bare"), 0), 0);
+	pid_t maker = fork();
+	if (maker == 0) _exit(usleep(20000) == 0 && chmod(at("bare"), 0700) == 0 ? 0 : 1);
+	CHECK_EQ(open_and_close(at("bare"), 0, 0), 0);
+	CHECK_EQ(reap(maker), 0);
+}
+
+TEST("a directory has its mode whatever the umask, and whoever sees it before it has waits")
+{
+	scratch_open(scratch);
+	CHECK_EQ(chmod(scratch, 0777), 0);
+	CHECK_EQ(in_child(make_bare), 0);
+	CHECK_EQ(in_child(open_bare), 0);
+	CHECK_EQ(in_child(lock_twice), 0);
+	scratch_remove(scratch);
+}
+
 TEST("another user's directory is refused, except to enter it where it is shared")
 {
 	scratch_open(scratch);

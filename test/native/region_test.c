@@ -477,6 +477,60 @@ TEST("a region let go while a view is held keeps its addresses readable and give
 	sb_hub_close(pair.hub);
 }
 
+/* A worker's request in slot 1 runs, its answer in slot 0 was given; both arenas are full. */
+static struct pair open_running(struct geometry *theirs)
+{
+	struct pair pair = pair_open(2, 2);
+	CHECK_EQ(region_attach(theirs, pair.memory), 0);
+	uint32_t answered = send_request(&pair, 0), runs = send_request(&pair, 0);
+	for (int n = 0; n < 2; n++) (void)take_request(&pair);
+	CHECK_EQ(answer_request(&pair, answered), 0);
+	receive_response(&pair, answered);
+	memset(theirs->arenas, 7, 4 * theirs->header.stride);
+	sb_link_stop(pair.hub, pair.index);
+	CHECK_EQ(sb_slot_withdraw(pair.hub, pair.index, runs), SB_ABANDONED);
+	return pair;
+}
+
+static void close_dropped(struct pair *pair, struct geometry *theirs)
+{
+	region_detach(theirs, true);
+	pair->worker->map.region = NULL;
+	free(pair->worker);
+	close(pair->memory);
+	close(pair->hub_fd);
+	close(pair->worker_fd);
+	sb_hub_close(pair->hub);
+}
+
+TEST("a region that is dropped is freed for the worker too, but for its lines and what it may read")
+{
+	struct geometry theirs = { .region = NULL };
+	struct pair pair = open_running(&theirs);
+	uint64_t stride = theirs.header.stride, lines = theirs.header.arenas_offset;
+	CHECK_EQ(resident_bytes(pair.memory), lines + 4 * stride);
+	sb_link_drop(pair.hub, pair.index, SB_DROP_DETACHED);
+	CHECK_EQ(resident_bytes(pair.memory), lines + stride);
+	CHECK_EQ(word_state(load_seq(&theirs.region->slot[1].request.status)), SB_ABANDONED);
+	for (uint64_t at = 0; at < 4 * stride; at += SB_PAGE)
+		CHECK_EQ(theirs.arenas[at], at / stride == 2 ? 7 : 0);
+	pair.worker->map = theirs; /* its handler ends; nobody is misled */
+	CHECK_EQ(sb_slot_aborted(pair.worker, 1, 1), 1);
+	CHECK_EQ(sb_slot_complete(pair.worker, 1, 1, 4, 4, 8, 200), -SB_ESTALE);
+	CHECK_EQ(sb_slot_take(pair.worker, 0), 0);
+	close_dropped(&pair, &theirs);
+}
+
+TEST("of a worker that has closed its end a dropped region keeps the lines alone")
+{
+	struct geometry theirs = { .region = NULL };
+	struct pair pair = open_running(&theirs);
+	uint64_t lines = theirs.header.arenas_offset;
+	sb_link_drop(pair.hub, pair.index, SB_DROP_DETACHED | SB_DROP_CLOSED);
+	CHECK_EQ(resident_bytes(pair.memory), lines);
+	close_dropped(&pair, &theirs);
+}
+
 TEST("a hundred workers that come and go leave no mapping and no descriptor behind")
 {
 	struct sb_hub *hub = pair_hub(4, 0);

@@ -137,7 +137,7 @@ TEST("an answer that cannot be sent leaves its call open; a second answer is EST
 	const struct sb_answer bad[] = {
 		{ .status = 199 }, { .status = 600 }, { .status = 200 + SB_STREAMS },
 		{ .body = large, .body_bytes = PAIR_PAYLOAD + 1 },
-		{ .body = large, .body_bytes = 1ull << 32 },
+		{ .body = large, .body_bytes = 1ull << 32 }, { .body_bytes = 5 },
 		{ .content_type = "a\r\nb" }, { .content_type = "\xff" },
 		{ .content_type = "\xed\xa0\x80" },
 		{ .headers = no_value }, { .headers = no_name }, { .headers = colon },
@@ -151,6 +151,42 @@ TEST("an answer that cannot be sent leaves its call open; a second answer is EST
 	CHECK_EQ(sb_worker_answer(pair.worker, &call, &(struct sb_answer){ 0 }), -SB_ESTALE);
 	CHECK(sb_worker_reserve(pair.worker, &call, NULL) == NULL);
 	CHECK_EQ(receive_status(&pair, "llll"), 0);
+	close_pair(&pair);
+}
+
+TEST("NULL for any pointer of the blocking worker is EINVAL, NULL, or what the header says it "
+     "means")
+{
+	struct pair pair = open_pair();
+	struct sb_worker *worker = pair.worker;
+	struct sb_call call;
+	const struct sb_answer answer = { 0 };
+	CHECK(sb_worker_attach(NULL, NULL, 1, 0) == NULL);
+	CHECK_EQ(sb_error_last(), -SB_EINVAL);
+	for (int round = 0; round < 2; round++) {
+		SEND(&pair, "\6\0\0\0\1\0\0\0\1\1/ab");
+		CHECK_EQ(sb_worker_receive(NULL, &call, 0), -SB_EINVAL);
+		CHECK_EQ(sb_worker_receive(worker, NULL, 0), -SB_EINVAL);
+		CHECK_EQ(sb_worker_receive(worker, &call, 0), 1);
+		CHECK(sb_call_header(NULL, "a") == NULL && sb_call_header(&call, NULL) == NULL);
+		CHECK(sb_call_parameter(NULL, "a") == NULL && sb_call_parameter(&call, NULL) == NULL);
+		CHECK(strcmp(sb_call_header(&call, "a"), "b") == 0);
+		CHECK(sb_worker_reserve(NULL, &call, NULL) == NULL);
+		CHECK(sb_worker_reserve(worker, NULL, NULL) == NULL);
+		CHECK(sb_worker_reserve(worker, &call, NULL) != NULL);
+		CHECK_EQ(sb_slot_aborted(NULL, call.slot, call.token), 1);
+		CHECK_EQ(sb_slot_aborted(worker, call.slot, call.token), 0);
+		CHECK_EQ(sb_worker_answer(NULL, &call, &answer), -SB_EINVAL);
+		CHECK_EQ(sb_worker_answer(worker, NULL, &answer), -SB_EINVAL);
+		CHECK_EQ(sb_worker_answer(worker, &call, NULL), -SB_EINVAL);
+		CHECK_EQ(sb_worker_fail(NULL, &call, "A", "b"), -SB_EINVAL);
+		CHECK_EQ(sb_worker_fail(worker, NULL, "A", "b"), -SB_EINVAL);
+		CHECK_EQ(sb_hub_poll(pair.hub, 0), 0); /* the call is still open */
+		if (round == 0) CHECK_EQ(sb_worker_fail(worker, &call, NULL, NULL), 0);
+		else CHECK_EQ(sb_worker_answer(worker, &call, &answer), 0);
+		CHECK_EQ(receive_status(&pair, round == 0 ? "HANDLER_FAILEDError" : ""), 200 * round);
+	}
+	sb_worker_detach(NULL);
 	close_pair(&pair);
 }
 

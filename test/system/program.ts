@@ -23,7 +23,8 @@ function say(line: string): void {
 }
 
 function describe(error: unknown): string {
-  return `error ${(error as SlotbusError).name}: ${(error as Error).message}`;
+  const { name, message, retryable } = error as SlotbusError;
+  return `error ${name}: ${message}${retryable ? " [retryable]" : ""}`;
 }
 
 function cString(text: string): Buffer {

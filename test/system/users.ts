@@ -43,8 +43,9 @@ class PublicPlace extends Place {
     return [this.#bun, join(this.folder, "test/system/program.ts"), ...words];
   }
 
-  asStranger(...words: string[]): Program {
-    return new Program(this.#strange(words), this.env);
+  /** `before`: a command that runs the program. */
+  asStranger(before: string[], ...words: string[]): Program {
+    return new Program(this.#strange(words, before), this.env);
   }
 
   /** A member that has not joined. */
@@ -53,9 +54,9 @@ class PublicPlace extends Place {
     return Member.start(who === "ours" ? this.program(...words) : this.#strange(words), this.env);
   }
 
-  #strange(words: string[]): string[] {
+  #strange(words: string[], before: string[] = []): string[] {
     const identity = ["--reuid", `${stranger}`, "--regid", `${stranger}`, "--clear-groups"];
-    return [needTool("setpriv"), ...identity, ...this.program(...words)];
+    return [needTool("setpriv"), ...identity, ...before, ...this.program(...words)];
   }
 
   async listen(uids: string): Promise<Program> {
@@ -70,7 +71,7 @@ async function strangerStopsAtTheDirectory(): Promise<void> {
   using place = new PublicPlace();
   await using hub = await place.listen("");
   expect((statSync(place.directory).mode & 0o777) === 0o700, "the directory is not 0700");
-  await using refused = place.asStranger("worker", place.directory);
+  await using refused = place.asStranger([], "worker", place.directory);
   await refused.expectLine("error PermissionDeniedError");
   await using ours = new Program(place.program("worker", place.directory), place.env); // the hub is well
   await ours.expectLine("attached");
@@ -82,7 +83,7 @@ async function strangerStopsAtTheHub(): Promise<void> {
   using place = new PublicPlace();
   await using hub = await place.listen("4242");
   expect((statSync(place.directory).mode & 0o777) === 0o711, "the directory is not 0711");
-  await using refused = place.asStranger("worker", place.directory);
+  await using refused = place.asStranger([], "worker", place.directory);
   const line = await refused.expectLine("error PermissionDeniedError");
   expect(line.includes(`${stranger}`), `the worker's error does not name its uid: ${line}`);
   await hub.expectLine(`refused uid ${stranger}`);
@@ -95,7 +96,7 @@ async function allowedStrangerWorks(): Promise<void> {
   needRoot();
   using place = new PublicPlace();
   await using hub = await place.listen(`${stranger}`);
-  await using worker = place.asStranger("worker", place.directory);
+  await using worker = place.asStranger([], "worker", place.directory);
   await worker.expectLine("attached");
   await hub.expectLine(`joined uid ${stranger}`);
   await hub.order("go 100");
@@ -117,7 +118,35 @@ async function foreignDirectoryIsRefused(): Promise<void> {
   await run(["mkdir", "-m", "0700", place.directory]);
   chownSync(place.directory, stranger, stranger);
   await using hub = new Program(program("hub", place.directory));
-  await hub.expectLine("error PermissionDeniedError");
+  const line = await hub.expectLine("error PermissionDeniedError");
+  expect(line.includes(`belongs to uid ${stranger} (`), `the owner is not named: ${line}`);
+  expect(line.includes("Set SLOTBUS_DIR"), `the way out is not named: ${line}`);
+}
+
+/** No mode keeps root out, so this takes another user. */
+async function umaskLeavesTheOwnerItsRights(): Promise<void> {
+  needRoot();
+  using place = new PublicPlace();
+  chmodSync(place.folder, 0o1777);
+  const bare = (...words: string[]): Program => place.asStranger(["sh", "-c", 'umask 0777; exec "$@"', "sh"], ...words);
+  await using hub = bare("hub", place.directory, "");
+  await hub.expectLine("listening");
+  expect((statSync(place.directory).mode & 0o777) === 0o700, "the directory is not 0700");
+  await using worker = bare("worker", place.directory);
+  await worker.expectLine("attached");
+  await hub.order("go 100");
+}
+
+/** Of a bus whose directory would be on a file system that nobody can write to. */
+async function readOnlyIsNoReasonToRetry(): Promise<void> {
+  needRoot();
+  using place = new Place();
+  const script = 'mount -t tmpfs -o ro,mode=0755 slotbus "$0" && exec "$@"';
+  const inside = [needTool("unshare"), "--mount", "sh", "-c", script, place.folder];
+  await using hub = new Program([...inside, ...program("hub", place.directory)]);
+  const line = await hub.expectLine("error ResourceError");
+  const said = line.includes("read-only file system (EROFS)") && line.includes("Set SLOTBUS_DIR");
+  expect(said && !line.endsWith("[retryable]"), `it says: ${line}`);
 }
 
 // ---- another user who was there first --------------------------------------------------------------------------
@@ -301,7 +330,7 @@ async function floodDisturbsNobody(): Promise<void> {
   await using ours = new Program(place.program("worker", place.directory), place.env);
   await ours.expectLine("attached");
   await hub.lineFrom("joined");
-  await using flood = place.asStranger("flood", place.directory);
+  await using flood = place.asStranger([], "flood", place.directory);
   await flood.expectLine("flooding");
   await using late = new Program(place.program("worker", place.directory), place.env);
   await late.expectLine("attached");
@@ -317,7 +346,9 @@ export const checks: Checks = {
   "another user that may enter the directory is refused by the hub, by uid": strangerStopsAtTheHub,
   "another user whose uid is allowed attaches and answers": allowedStrangerWorks,
   "a directory that others may enter is refused by a hub that allows no other user": sharedDirectoryNeedsAllowedUids,
-  "a directory of another user is refused, even by root": foreignDirectoryIsRefused,
+  "a directory of another user is refused, even by root, with its owner and the way out": foreignDirectoryIsRefused,
+  "under umask 0777 another user than root has a directory, and a bus in it": umaskLeavesTheOwnerItsRights,
+  "a directory on a read-only file system is no reason to retry, and the way out is named": readOnlyIsNoReasonToRetry,
   "a directory's name that another user has taken, whatever by, is refused by hub and worker": squattedDirectory,
   "a lock's name that another user has taken, whatever by, is refused, and what it leads to stays as it was": () =>
     squattedFile("lock", "PermissionDeniedError", () => true),
