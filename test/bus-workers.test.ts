@@ -246,6 +246,14 @@ describe("workers of a bus", () => {
     expect(bus.supervisor!.workers.map(({ state }) => state)).toEqual(["stopped"]);
   }, 30_000);
 
+  test("a pool that is paused does not keep the process of its bus alive", async () => {
+    await using space = new Workspace();
+    const child = space.child("paused-hub.ts", entry);
+    await child.line("paused");
+    await until(() => child.process.exitCode !== null, "its end by itself", 5_000);
+    expect(child.process.exitCode).toBe(0);
+  });
+
   test("a request that ran when its worker died says so when no worker is left", async () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 1, max: 1, restart: { limit: 0, backoff: { initial: 60_000 } } });
