@@ -2,9 +2,16 @@
 
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
-import { PayloadTooLargeError, RemoteError, RequestTimeoutError, SlotbusError, WorkerDiedError } from "../src/index.ts";
+import {
+  PayloadTooLargeError,
+  RegionCorruptError,
+  RemoteError,
+  RequestTimeoutError,
+  SlotbusError,
+  WorkerDiedError,
+} from "../src/index.ts";
 import { Arena, encodeHead } from "../src/bus/codec.ts";
-import { C } from "../src/native/library.ts";
+import { C, native } from "../src/native/library.ts";
 import { RawWorker } from "./raw-worker.ts";
 import { pattern, rejection, same, until, Workspace } from "./support.ts";
 
@@ -755,5 +762,41 @@ describe("a worker that breaks the rules of a stream", () => {
     worker.flow({ sent: RING + 1 });
     expect(String(await rejection(next))).toMatch(/impossible counts/);
     worker.close();
+  });
+
+  test("a handler that waits when its hub's counts become impossible hears of it, and never of an end", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const heard = Promise.withResolvers<unknown>();
+    const first = Promise.withResolvers<void>();
+    const worker = await space.worker(async (request) => {
+      const chunks = request.chunks();
+      await chunks.next();
+      first.resolve();
+      heard.resolve(await chunks.next().catch((error: unknown) => error));
+      return "late";
+    });
+    await bus.ready();
+    const more = Promise.withResolvers<void>();
+    async function* source(): AsyncGenerator<string> {
+      yield "first";
+      await more.promise;
+      yield "second";
+    }
+    const failing = rejection(bus.request({ path: "/", body: source() }));
+    await first.promise;
+    await Bun.sleep(20); // it waits
+    // As if the hub had written counts that cannot be: what the worker's next look at them returns.
+    const broken = native as { sb_worker_flow: (...args: unknown[]) => number };
+    const flow = broken.sb_worker_flow;
+    broken.sb_worker_flow = () => -C.SB_ECORRUPT;
+    try {
+      more.resolve();
+      expect(await heard.promise).toBeInstanceOf(RegionCorruptError);
+    } finally {
+      broken.sb_worker_flow = flow;
+    }
+    await worker.close({ timeout: 0 });
+    await failing;
   });
 });

@@ -385,7 +385,7 @@ export class Receiver {
     const waiter = this.#waiter;
     if (!waiter) return;
     const chunk = this.#take();
-    if (this.#waiter !== waiter || (!chunk && !this.#ended)) return; // not if the look found counts that cannot be
+    if (this.#waiter !== waiter || (!chunk && !this.#ended)) return; // a look at counts that cannot be ended it
     this.#waiter = null;
     waiter.resolve(chunk ? { done: false, value: chunk } : END);
   }
@@ -397,7 +397,7 @@ export class Receiver {
     this.#into = null; // it holds the bytes that are read just now
     for (let chunk = this.#take(); chunk; chunk = this.#take()) this.#rest.push(chunk);
     this.#into = into;
-    if (this.#channel) this.#finish(this.#ended ? null : failure()); // not if what it took had it ended already
+    this.#finish(this.#ended ? null : failure());
   }
 
   /** It is over, and what is unread in the ring is dropped. Nothing, when it had ended. */
