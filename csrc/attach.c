@@ -114,7 +114,6 @@ static int32_t open_lock(int dir, const char *file)
 	int32_t error = fstat(fd, &status) == 0 ? 0 : fail_with(-SB_ESYS, errno);
 	bool ours = S_ISREG(status.st_mode) && status.st_uid == geteuid() && status.st_nlink <= 1;
 	if (error == 0 && !ours) error = -SB_EPERM;
-	if (error == 0 && fchmod(fd, 0600) != 0) error = fail_with(-SB_ESYS, errno); /* any umask */
 	if (error == 0) return fd;
 	close(fd);
 	return error;
@@ -141,6 +140,7 @@ int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
 		char text[16];
 		int length = snprintf(text, sizeof text, "%d\n", (int)getpid());
 		if (SB_FAULT("hub.lock.write", ENOSPC) || ftruncate(fd, 0) != 0 ||
+		    fchmod(fd, 0600) != 0 || /* whatever the umask */
 		    pwrite(fd, text, (size_t)length, 0) != length) {
 			int number = errno;
 			unlinkat(dir, file.text, 0); /* ours as long as it is locked */

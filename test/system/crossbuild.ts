@@ -106,6 +106,8 @@ const NOT_UNDER_QEMU = [
   "trim leaves",
   "trim also",
   "the inline bytes of the first",
+  "a region that is dropped is freed",
+  "a dropped region keeps the lines alone",
   // RLIMIT_AS is not applied, and a fault in a mapped file that shrank is no SIGBUS.
   "an address space limit",
   "that a resource limit forbids",
