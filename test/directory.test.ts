@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { BusObserver } from "../src/bus/observer.ts";
 import { readNames } from "../src/cli/directory.ts";
 import { Fleet } from "../src/fleet/fleet.ts";
+import { HubWorker } from "../src/hub/index.ts";
 import { PermissionDeniedError, ResourceError, SlotBus, type SlotbusError, SlotWorker } from "../src/index.ts";
 import { Child, rejection } from "./support.ts";
 
@@ -34,7 +35,14 @@ function openers(directory: string): Record<string, () => Promise<unknown>> {
     "an observer of a fleet": () => Fleet.observe({ name: "x", directory }),
     "a worker": () => inEnvironment(directory, () => SlotWorker.open({ name: "x" })),
     "an observer": () => inEnvironment(directory, () => BusObserver.open({ name: "x" })),
+    "a worker of an HTTP hub": () => inEnvironment(directory, emit),
+    "the command": () => inEnvironment(directory, async () => readNames(undefined)),
   };
+}
+
+/** What it sends must not go to a program of another user that listens there. */
+function emit(): Promise<number> {
+  return new HubWorker({ hub: "site", name: "x" }).emitter().emit("told", "a secret");
 }
 
 /** Which directory it is, is read before anything is awaited. */
@@ -94,13 +102,15 @@ test("a directory that others may open, a link and a file say what they are and 
 test("a directory whose parent is missing is not worth a retry, and the way out is SLOTBUS_DIR", async () => {
   using folder = new Folder();
   const directory = folder.at("missing/bus");
-  for (const open of [openers(directory)["a bus"]!, openers(directory)["a fleet"]!]) {
+  const found = `Cannot open the runtime directory ${directory}: `;
+  for (const [who, open] of Object.entries(openers(directory))) {
+    const makes = who === "a bus" || who === "a fleet";
+    const why = makes ? "no such file or directory (ENOENT)" : `there is no ${folder.at("missing")}`;
+    const from = performance.now();
     const error = await rejection<SlotbusError>(open());
-    expect(error).toBeInstanceOf(ResourceError);
-    expect(error.message).toStartWith(
-      `Cannot open the runtime directory ${directory}: no such file or directory (ENOENT). Set SLOTBUS_DIR`,
-    );
-    expect(error.retryable).toBe(false);
+    expect(error, who).toBeInstanceOf(ResourceError);
+    expect(error.message, who).toStartWith(`${found}${why}. Set SLOTBUS_DIR`);
+    expect([error.retryable, performance.now() - from < 1_000], who).toEqual([false, true]);
   }
 });
 

@@ -34,7 +34,7 @@ export class Stage implements AsyncDisposable {
   }
 
   client(): HubClient {
-    return new HubClient("hub", this.workspace.directory);
+    return new HubClient("hub", this.workspace.directory, true);
   }
 
   /** What a server says to bytes as they are. */

@@ -101,7 +101,7 @@ export class Wires implements AsyncDisposable {
   }
 
   client(): HubClient {
-    return new HubClient("hub", this.workspace.directory);
+    return new HubClient("hub", this.workspace.directory, true);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

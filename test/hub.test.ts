@@ -760,7 +760,7 @@ describe("the control socket", () => {
 
   test("a worker that nobody listens to says so", async () => {
     await using workspace = new Workspace();
-    const call = () => rejection<HubError>(new HubClient("hub", workspace.directory).call("/internal/emit", {}));
+    const call = () => rejection<HubError>(new HubClient("hub", workspace.directory, true).call("/internal/emit", {}));
     const error = await call();
     expect([error.status, error.retryable, error.mayHaveExecuted]).toEqual([0, true, false]);
     const socket = join(workspace.directory, "hub.control");

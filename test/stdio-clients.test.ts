@@ -126,6 +126,22 @@ function bytesOfBrowser(port: number, body: Uint8Array): Record<string, Uint8Arr
   };
 }
 
+test.each([
+  ["ndjson", "x".repeat(2_000_000)],
+  ["length", "\n\nPOST / HTTP/1.1\r\n\r\n"], // the length of a frame of 168 MB
+  ["content-length", "Content-Length: 99999999\r\n\r\n{"],
+] as const)(
+  "a first message beyond the limit ends the connection before it has ended itself: %s",
+  async (framing, bytes) => {
+    await using server = await bus.serve({ ...optionsOf("unix"), framing });
+    told.length = 0;
+    using peer = new Peer(server, bytes);
+    await peer.closed();
+    expect([peer.text, told.length]).toEqual(["", 1]);
+    expect(told[0]).toContain("its first message is longer than 1048576 bytes");
+  },
+);
+
 describe("the bytes of a browser", () => {
   for (const door of ["unix", "tcp", "tcp without a token"] as const) {
     for (const framing of ["ndjson", "length", "content-length"] as const) {

@@ -1,7 +1,8 @@
 /** Opens the runtime directory; each way in which that fails has its error here, for buses, workers, fleets and the CLI. */
 
-import { lstatSync, readFileSync, type Stats } from "node:fs";
+import { accessSync, constants as access, lstatSync, readFileSync, type Stats } from "node:fs";
 import { constants } from "node:os";
+import { dirname } from "node:path";
 import { PermissionDeniedError, ResourceError, type SlotbusError, UnsupportedError } from "../errors.ts";
 import { C, cString, errorText, native } from "../native/library.ts";
 
@@ -21,10 +22,31 @@ export interface DirectoryUse {
 export function openDirectory(directory: string, { create = false, shared = false }: DirectoryUse = {}): number | null {
   const dir = native.sb_dir_open(cString(directory), create ? 1 : 0, shared ? 1 : 0);
   if (dir >= 0) return dir;
-  if (dir === -C.SB_ENOBUS && !create) return null;
+  if (dir === -C.SB_ENOBUS && !create) return absent(directory);
   if (dir === -C.SB_EUNSUPPORTED) throw new UnsupportedError(`slotbus cannot run here: ${errorText(dir)}.`);
   if (dir === -C.SB_EDIR) throw refusal(directory, shared ? 0o711 : 0o700, shared && !create);
   throw fileError(dir, `Cannot open the runtime directory ${directory}`);
+}
+
+/** Throws as {@link openDirectory} does. Accepts a directory that is absent. */
+export function checkDirectory(directory: string, use: DirectoryUse = {}): void {
+  const dir = openDirectory(directory, use);
+  if (dir !== null) native.sb_fd_close(dir);
+}
+
+/** `null`, unless nobody can make the directory. */
+function absent(directory: string): null {
+  const parent = dirname(directory);
+  try {
+    accessSync(parent, access.W_OK);
+    return null;
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code !== "ENOENT" && code !== "EROFS") return null; // the user that may make it, makes it
+    const why = code === "EROFS" ? `${parent} is read-only` : `there is no ${parent}`;
+    const message = `Cannot open the runtime directory ${directory}: ${why}.`;
+    throw new ResourceError(message, { cause, retryable: false, hint: sentence(ELSEWHERE) });
+  }
 }
 
 /** Why a system call on the runtime directory, or on a file in it, failed. `what` starts the message. */

@@ -41,7 +41,7 @@ const ALIVE = "it lives";
 
 export async function cleanAll(given: string | undefined, isDry: boolean): Promise<Cleaned[]> {
   const { directory, buses, fleets } = readNames(given);
-  const dir = openDirectory(directory, { shared: true });
+  const dir = openDirectory(directory, { shared: given !== undefined });
   if (dir === null) return [];
   try {
     const cleaned = buses.map(({ name, isAlive, problem }) =>

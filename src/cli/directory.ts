@@ -59,10 +59,10 @@ export function shortCommand({ command }: ProcessInfo): string {
     .join(" ");
 }
 
-/** The names in a runtime directory. @throws {PermissionDeniedError}, {InvalidConfigError}. */
+/** The names in a runtime directory, which may belong to another user when it is given. @throws {PermissionDeniedError}, {InvalidConfigError}. */
 export function readNames(given: string | undefined): Names {
   const directory = resolveDirectory(given);
-  const dir = openDirectory(directory, { shared: true });
+  const dir = openDirectory(directory, { shared: given !== undefined });
   if (dir === null) return { directory, buses: [], fleets: [] };
   try {
     const files = readdirSync(directory).sort();

@@ -1,6 +1,6 @@
 /** `slotbus doctor`: whether slotbus works here. Each fault has one line that says what to do. */
 
-import { existsSync, lstatSync, readFileSync, statfsSync, statSync } from "node:fs";
+import { accessSync, constants, existsSync, lstatSync, readFileSync, statfsSync, statSync } from "node:fs";
 import { availableParallelism, release } from "node:os";
 import { dirname } from "node:path";
 import type { Command } from "commander";
@@ -130,8 +130,15 @@ function runtimeDirectory(directory: string): Finding {
   const uid = process.geteuid?.() ?? 0;
   if (!existsSync(directory)) {
     const above = dirname(directory);
-    if (existsSync(above)) return fine(name, `${directory} is not there yet; the first bus makes it`);
-    return fault(name, `${directory}: there is no ${above}.`, `Make it: mkdir -p ${above}. Or set SLOTBUS_DIR.`);
+    if (!existsSync(above))
+      return fault(name, `${directory}: there is no ${above}.`, `Make it: mkdir -p ${above}. Or set SLOTBUS_DIR.`);
+    try {
+      accessSync(above, constants.W_OK);
+    } catch (cause) {
+      const why = (cause as NodeJS.ErrnoException).code === "EROFS" ? "is read-only" : "cannot be written to";
+      return fault(name, `${directory} is not there, and ${above} ${why}.`, "Set SLOTBUS_DIR to a directory of yours.");
+    }
+    return fine(name, `${directory} is not there yet; the first bus makes it`);
   }
   const status = lstatSync(directory);
   const mode = status.mode & 0o7777;
@@ -141,7 +148,7 @@ function runtimeDirectory(directory: string): Finding {
     return fault(
       name,
       `${detail}; we are uid ${uid}.`,
-      "Run as that user, or set SLOTBUS_DIR to a directory of yours.",
+      "Set SLOTBUS_DIR to a directory of yours, in all processes of the bus.",
     );
   if ((mode & 0o066) !== 0) return fault(name, `${detail}: others can look in.`, `Close it: chmod 0700 ${directory}`);
   if ((mode & 0o700) !== 0o700) return fault(name, `${detail}: we cannot use it.`, `chmod 0700 ${directory}`);

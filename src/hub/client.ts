@@ -1,6 +1,7 @@
 /** What a worker says to its hub: JSON over HTTP on the hub's control socket. */
 
 import { join } from "node:path";
+import { checkDirectory } from "../bus/directory.ts";
 import { HubError } from "../errors.ts";
 import { CONTROL_LIMIT, controlSocketOf } from "./names.ts";
 
@@ -11,10 +12,15 @@ const NOBODY: ReadonlySet<unknown> = new Set(["ENOENT", "ECONNREFUSED"]);
 
 export class HubClient {
   readonly hub: string;
+  readonly #directory: string;
+  readonly #shared: boolean;
   readonly #socket: string;
 
-  constructor(hub: string, directory: string) {
+  /** `shared`: the directory was named, so it may belong to another user. */
+  constructor(hub: string, directory: string, shared: boolean) {
     this.hub = hub;
+    this.#directory = directory;
+    this.#shared = shared;
     this.#socket = join(directory, controlSocketOf(hub));
   }
 
@@ -22,7 +28,8 @@ export class HubClient {
    * Sends a request to the control socket.
    *
    * @throws (rejects) {HubError} with the hub's status and code, or without when it does not answer. A body above the limit of the
-   * hub is not sent: status 413, code `PAYLOAD_TOO_LARGE`.
+   * hub is not sent: status 413, code `PAYLOAD_TOO_LARGE`. {PermissionDeniedError}, {ResourceError}: the runtime directory cannot
+   * be used; nothing is sent.
    */
   async call<T>(path: string, body?: object): Promise<T> {
     const json = body ? JSON.stringify(body) : null;
@@ -35,6 +42,8 @@ export class HubClient {
         hint: what === "event" ? "Send less, or a link to the data." : "Register fewer routes, or split the worker.",
       });
     }
+    // Another user's program could listen there, if that user had made the directory first.
+    checkDirectory(this.#directory, { shared: this.#shared });
     let response: Response;
     try {
       response = await fetch(`http://hub${path}`, {

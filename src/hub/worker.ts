@@ -78,7 +78,6 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
   readonly hub: string;
   readonly state: State;
   readonly #options: HubWorkerOptions<State>;
-  readonly #directory: string;
   readonly #client: HubClient;
   readonly #routes: RouteRequest[] = [];
   /** By method and pattern. */
@@ -100,8 +99,7 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
     this.hub = hub;
     this.state = options.state as State;
     this.#options = options;
-    this.#directory = resolveDirectory(directory);
-    this.#client = new HubClient(hub, this.#directory);
+    this.#client = new HubClient(hub, resolveDirectory(directory), directory !== undefined);
   }
 
   /** Answers a route: "/users/:id", "/users/{id}", "/files/*path". Before {@link run}. */
@@ -207,7 +205,7 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
     const { concurrency } = this.#options;
     const worker = await SlotWorker.open({
       name: registered.shm_name,
-      directory: this.#directory,
+      directory: this.#options.directory,
       reconnect: false,
       ...(concurrency === undefined ? {} : { concurrency }),
     });

@@ -59,6 +59,8 @@ export interface MessageReader {
   finish(): void;
   /** The next message, parsed; a {@link Fault}; `undefined` until more is pushed. */
   next(): unknown;
+  /** The message that comes is longer than the limit: its bytes are discarded until it ends. */
+  readonly isSkipping: boolean;
 }
 
 /** A reader of messages of at most `limit` bytes. */
@@ -123,6 +125,10 @@ class LineReader implements MessageReader {
 
   constructor(limit: number) {
     this.#limit = limit;
+  }
+
+  get isSkipping(): boolean {
+    return this.#isSkipping;
   }
 
   push(chunk: Uint8Array): void {
@@ -222,6 +228,10 @@ class FrameReader implements MessageReader {
   constructor(limit: number, isBinary: boolean) {
     this.#limit = limit;
     this.#isBinary = isBinary;
+  }
+
+  get isSkipping(): boolean {
+    return this.#toSkip > 0;
   }
 
   push(chunk: Uint8Array): void {

@@ -311,6 +311,10 @@ class Client {
         this.#receive(message);
         continue;
       }
+      if (!this.#isKnown && this.#messages.isSkipping) {
+        this.#refuse(RPC.invalidRequest, `its first message is longer than ${this.#limits.maxMessageBytes} bytes`);
+        break;
+      }
       const chunk = this.#unread.shift();
       if (chunk) {
         this.#unreadBytes -= chunk.length;
