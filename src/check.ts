@@ -91,17 +91,3 @@ export function checkTimeout(option: string, value: unknown): number {
   if (typeof value === "number" && value >= 0 && value <= 0xffff_ffff) return Math.ceil(value);
   throw new InvalidConfigError(`${option} is ${shown(value)}; it must be 0 (no limit) to 4294967295 ms.`);
 }
-
-/** Longest wait of a timer of JavaScript, in ms; a longer one would end at once. */
-const MAX_TIMER_MS = 0x7fff_ffff;
-
-/**
- * Calls `done` after `ms`; never for 0 (no limit) and for what is beyond a timer's range (24 days). The timer does not keep the
- * process alive: a caller that waits holds it (`hold.ts`).
- */
-export function startTimer(ms: number, done: () => void): { clear(): void } {
-  if (ms === 0 || ms > MAX_TIMER_MS) return { clear: () => {} };
-  const timer = setTimeout(done, ms);
-  timer.unref();
-  return { clear: () => clearTimeout(timer) };
-}

@@ -1,6 +1,7 @@
 /** The WHATWG side of the bus: `Request` and `Response` on both ends. */
 
 import { isUtf8 } from "node:buffer";
+import { nextTurn } from "../clock.ts";
 import { InvalidConfigError } from "../errors.ts";
 import type { RequestOptions, SlotBus } from "./bus.ts";
 import { C } from "../native/library.ts";
@@ -10,8 +11,6 @@ import type { Answer, WorkerRequest } from "./request.ts";
 import { endSource, type StreamSource } from "./stream.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
-const LATER = Symbol("later");
-const nextTurn = (): Promise<typeof LATER> => new Promise((done) => setImmediate(() => done(LATER)));
 
 /**
  * A body that is all there, up to `limit` bytes in one piece or as many as a ring holds, comes back as its bytes; any other
@@ -25,7 +24,7 @@ async function gather(body: ReadableStream<Bytes>, limit: number): Promise<Bytes
     const reading = reader.read() as Reading;
     const here = Bun.peek.status(reading) === "fulfilled";
     const step = here ? (Bun.peek(reading) as Awaited<Reading>) : await Promise.race([reading, nextTurn()]);
-    if (step === LATER) return goOn(chunks, reading, reader);
+    if (!step) return goOn(chunks, reading, reader);
     if (!step.value) return chunks.length === 1 ? chunks[0]! : (Buffer.concat(chunks, bytes) as Bytes);
     bytes += step.value.length;
     if (bytes > limit || (chunks.length > 0 && bytes > C.SB_RING_MAX)) return goOn(chunks, reading, reader);

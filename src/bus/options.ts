@@ -5,12 +5,14 @@ import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { checkInteger, checkOptions, checkTimeout, shown } from "../check.ts";
+import { MAX_TIMER_MS } from "../clock.ts";
 import { InvalidConfigError, InvalidNameError } from "../errors.ts";
 import { C } from "../native/abi.ts";
 import { type PoolOptions, resolvePool } from "../supervisor/options.ts";
 import { DEFAULT_SPIN_US } from "./driver.ts";
 
-export { checkInteger, checkOptions, checkSignal, checkTimeout, shown, startTimer } from "../check.ts";
+export { checkInteger, checkOptions, checkSignal, checkTimeout, shown } from "../check.ts";
+export { startTimer } from "../clock.ts";
 
 const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 
@@ -194,11 +196,11 @@ function resolveWorkers(given: WorkersOptions): ResolvedWorkers {
   return {
     min,
     max,
-    idle: checkInteger("workers.idle", idle ?? 30_000, 1, 0x7fff_ffff, " ms"),
+    idle: checkInteger("workers.idle", idle ?? 30_000, 1, MAX_TIMER_MS, " ms"),
     unresponsive:
       unresponsive === Infinity
         ? Infinity
-        : checkInteger("workers.unresponsive", unresponsive, 100, 0x7fff_ffff, " ms, or Infinity"),
+        : checkInteger("workers.unresponsive", unresponsive, 100, MAX_TIMER_MS, " ms, or Infinity"),
     pool,
   };
 }

@@ -2,6 +2,7 @@
 
 import { EventEmitter } from "node:events";
 import type { SocketHandler, UnixSocketOptions } from "bun";
+import { nextTurn, startTimer } from "../clock.ts";
 import {
   BusClosedError,
   BusNotFoundError,
@@ -21,15 +22,7 @@ import { readCancel } from "./control.ts";
 import { openDirectory } from "./directory.ts";
 import { DEFAULT_SPIN_US, Driver } from "./driver.ts";
 import { answerOf, toWebRequest } from "./fetch.ts";
-import {
-  checkCloseLimit,
-  checkInteger,
-  checkName,
-  checkOptions,
-  checkTimeout,
-  resolveDirectory,
-  startTimer,
-} from "./options.ts";
+import { checkCloseLimit, checkInteger, checkName, checkOptions, checkTimeout, resolveDirectory } from "./options.ts";
 import { type Answerable, callerGone, type WorkerRequest } from "./request.ts";
 import { Session } from "./session.ts";
 import { handleTraces, type HandleTrace, handleListeners } from "./tracing.ts";
@@ -275,7 +268,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     }
     // What the hub published before it read our message is still ours: one more poll takes it.
     this.#driver.wake();
-    await new Promise((done) => setImmediate(done));
+    await nextTurn();
     while (this.running > 0 && performance.now() < deadline) {
       const { promise, resolve: done } = Promise.withResolvers<void>();
       this.#idle.push(done);

@@ -1,6 +1,7 @@
 /** A subscription: the events of a ring that pass a filter, in order, and where some were lost. */
 
 import { checkInteger, checkOptions, checkSignal, shown } from "../bus/options.ts";
+import { nextTurn } from "../clock.ts";
 import { checkCodec, type Codec } from "../contract/codec.ts";
 import { EventsLostError, InvalidConfigError } from "../errors.ts";
 import type { From, Reader } from "../fleet/reader.ts";
@@ -210,7 +211,7 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
 
   async #read(): Promise<IteratorResult<E | Gap>> {
     for (;;) {
-      if (this.isOpen && this.#reader.isTurnOver()) await new Promise<void>((resolve) => setImmediate(resolve));
+      if (this.isOpen && this.#reader.isTurnOver()) await nextTurn();
       const item = this.#next(BATCHES_PER_TURN);
       if (item) return { done: false, value: item };
       if (!this.isOpen) break;

@@ -1,6 +1,7 @@
 /** The stdio bus: programs in any language as workers, asked by JSON-RPC over their standard input and output. */
 
 import { checkInteger, checkOptions, checkSignal, shown } from "../check.ts";
+import { after } from "../clock.ts";
 import {
   BusClosedError,
   type ExitReport,
@@ -112,8 +113,6 @@ const grab = (resolve: Resolve, reject: Reject): void => {
   ends.reject = reject;
 };
 const noOptions: StdioRequestOptions = {};
-/** Longest wait of a timer of JavaScript, in ms. */
-const MAX_TIMER_MS = 0x7fff_ffff;
 
 /**
  * Worker processes that speak JSON-RPC 2.0 over their standard input and output: any program that reads and writes lines of JSON.
@@ -407,7 +406,7 @@ export class StdioBus implements AsyncDisposable {
   #expect(due: number, now: number): void {
     this.#due = due;
     if (this.#timer) clearTimeout(this.#timer);
-    this.#timer = setTimeout(this.#onTime, Math.min(MAX_TIMER_MS, Math.max(1, due - now)));
+    this.#timer = after(due - now, this.#onTime);
     this.#timer.unref();
   }
 

@@ -2,6 +2,7 @@
 
 import { resolve } from "node:path";
 import { checkChoice, checkInteger, checkKeys, checkOptions, checkTimeout, shown } from "../check.ts";
+import { MAX_TIMER_MS } from "../clock.ts";
 import { InvalidConfigError } from "../errors.ts";
 
 /** When and how soon a worker that ended is started again. */
@@ -114,8 +115,6 @@ export interface ResolvedRestart {
 
 /** Most workers of one pool. */
 export const INSTANCES_MAX = 1024;
-/** Longest time of a timer of JavaScript, in ms: 24 days. */
-const MS_MAX = 0x7fff_ffff;
 
 function section<T extends object>(of: string, given: T | undefined, known: readonly (keyof T & string)[]): T {
   const options = checkOptions(of, given ?? ({} as T));
@@ -139,12 +138,12 @@ function checkBoolean(option: string, value: unknown): boolean {
 }
 
 function checkMs(option: string, value: unknown, low = 0): number {
-  return checkInteger(option, value, low, MS_MAX, " ms");
+  return checkInteger(option, value, low, MAX_TIMER_MS, " ms");
 }
 
 /** A whole number from `low`, or `Infinity`. */
 function checkCount(option: string, value: unknown, low: number, unit = ""): number {
-  return value === Infinity ? Infinity : checkInteger(option, value, low, MS_MAX, `${unit}, or Infinity`);
+  return value === Infinity ? Infinity : checkInteger(option, value, low, MAX_TIMER_MS, `${unit}, or Infinity`);
 }
 
 /** Throws {@link InvalidConfigError}. @internal */

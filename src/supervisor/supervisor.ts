@@ -2,7 +2,8 @@
 
 import { EventEmitter } from "node:events";
 import { BusClosedError, type ExitReport, InvalidStateError, WorkerFailedError, WorkerStartError } from "../errors.ts";
-import { checkInteger, startTimer } from "../check.ts";
+import { checkInteger } from "../check.ts";
+import { startTimer } from "../clock.ts";
 import { Hold, holdWhile } from "../hold.ts";
 import {
   INSTANCES_MAX,
