@@ -2,6 +2,7 @@
 
 import { createHash, timingSafeEqual } from "node:crypto";
 import { InvalidConfigError } from "./errors.ts";
+import { nearest } from "./near.ts";
 
 /** A value as the text of an error shows it, whatever it is; text has quotes. */
 export function shown(value: unknown): string {
@@ -21,35 +22,11 @@ export function checkOptions<T>(of: string, options: T): T {
 export function checkKeys(of: string, given: object, known: readonly string[]): void {
   for (const key of Object.keys(given)) {
     if (known.includes(key)) continue;
-    const near = nearest(key, known);
+    const [near] = nearest(key, known);
     throw new InvalidConfigError(`${of} has no option ${shown(key)}.`, {
       hint: near ? `Did you mean ${near}?` : `It has ${known.join(", ")}.`,
     });
   }
-}
-
-/** The known key that differs least, when it differs little; case and underscores do not count. */
-function nearest(key: string, known: readonly string[]): string | undefined {
-  const plain = (text: string): string => text.toLowerCase().replaceAll("_", "").slice(0, 64);
-  const ranked = known
-    .map((name) => ({ name, distance: editDistance(plain(key), plain(name)) }))
-    .sort((a, b) => a.distance - b.distance);
-  const best = ranked[0];
-  return best && best.distance <= Math.max(1, Math.floor(key.length / 3)) ? best.name : undefined;
-}
-
-/** Insertions, deletions and replacements that make `a` into `b` (Levenshtein). */
-export function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
-  for (let i = 0; i < a.length; i++) {
-    const next = [i + 1];
-    for (let j = 0; j < b.length; j++) {
-      const replaced = row[j]! + (a[i] === b[j] ? 0 : 1);
-      next.push(Math.min(replaced, row[j + 1]! + 1, next[j]! + 1));
-    }
-    row = next;
-  }
-  return row.at(-1)!;
 }
 
 /** Throws {@link InvalidConfigError} unless it is a signal, or none. */

@@ -2,6 +2,7 @@
 
 import { EventEmitter } from "node:events";
 import type { SocketHandler, UnixSocketOptions } from "bun";
+import { backoff, type Backoff } from "../backoff.ts";
 import { nextTurn, startTimer } from "../clock.ts";
 import {
   BusClosedError,
@@ -87,7 +88,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   readonly #directory: string;
   readonly #ownDirectory: boolean;
   readonly #concurrency: number;
-  readonly #reconnect: { min: number; max: number } | null;
+  readonly #reconnect: Backoff | null;
   readonly #driver: Driver;
   #session: Session | null = null;
   #handler: Handler | null = null;
@@ -123,7 +124,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
           ? new BusNotFoundError(worker.name, worker.#directory, waited)
           : result;
       }
-      await Bun.sleep(Math.min(jitter(10, 100, attempt), wait - waited));
+      await Bun.sleep(Math.min(backoff(attempt, { initial: 10, max: 100 }), wait - waited));
     }
     if (options.drainOnSigterm) drainOnSigterm(worker);
     return worker;
@@ -141,7 +142,10 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       this.#reconnect = null;
     } else {
       const min = checkInteger("reconnect.min", reconnect.min ?? 10, 1, 3_600_000, " ms");
-      this.#reconnect = { min, max: checkInteger("reconnect.max", reconnect.max ?? 1000, min, 3_600_000, " ms") };
+      this.#reconnect = {
+        initial: min,
+        max: checkInteger("reconnect.max", reconnect.max ?? 1000, min, 3_600_000, " ms"),
+      };
     }
     const side = {
       poll: (spinNs: number) => this.#poll(spinNs),
@@ -251,7 +255,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       } else if (!this.#reconnect) {
         return;
       } else {
-        Bun.sleepSync(jitter(this.#reconnect.min, this.#reconnect.max, attempt++));
+        Bun.sleepSync(backoff(attempt++, this.#reconnect));
         const result = this.#attachSync();
         if (result instanceof Session) this.#adopt(result);
       }
@@ -439,7 +443,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
           native.sb_worker_close(worker, 1);
           return this.#attachError(step, peer);
         }
-        await Bun.sleep(jitter(1, 20, attempt));
+        await Bun.sleep(backoff(attempt, { initial: 1, max: 20 }));
       }
     } finally {
       native.sb_fd_close(dir);
@@ -567,9 +571,9 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     this.#tellIdle();
   }
 
-  async #attachAgain({ min, max }: { min: number; max: number }): Promise<void> {
+  async #attachAgain(pauses: Backoff): Promise<void> {
     for (let attempt = 0; !this.#closed && !this.#draining; attempt++) {
-      await Bun.sleep(jitter(min, max, attempt));
+      await Bun.sleep(backoff(attempt, pauses));
       const result = await this.#attach();
       if (!(result instanceof Session)) continue;
       if (this.#closed) {
@@ -613,12 +617,6 @@ function drainOnSigterm(worker: SlotWorker): void {
 async function drainAll(): Promise<void> {
   await Promise.all([...drainers].map((worker) => worker.close()));
   process.kill(process.pid, "SIGTERM");
-}
-
-/** Doubles from `min` to `max` with the attempt, and varies by half, so that many workers spread. */
-function jitter(min: number, max: number, attempt: number): number {
-  const full = Math.min(max, min * 2 ** Math.min(attempt, 20));
-  return full / 2 + (Math.random() * full) / 2;
 }
 
 /** What subscribers of the tracing channel are told. */

@@ -3,8 +3,8 @@
 import type { HeaderList } from "../bus/headers.ts";
 import type { Answer, Answerable, WorkerRequest } from "../bus/request.ts";
 import type { Handler } from "../bus/worker.ts";
-import { editDistance } from "../check.ts";
 import { type ContractDifference, ContractError, InvalidConfigError, ValidationError } from "../errors.ts";
+import { nearest } from "../near.ts";
 import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE, json } from "./codec.ts";
 import {
   type Contract,
@@ -155,12 +155,12 @@ export class Implementations {
     if (contract && slash > 0) {
       const wanted = path.slice(slash + 1);
       const differences = [{ what: "method", client: wanted, worker: "has none of this name" }];
-      return failure(404, encodeMismatch(differences, nearest(wanted, Object.keys(contract.methods))));
+      return failure(404, encodeMismatch(differences, suggest(wanted, Object.keys(contract.methods))));
     }
     if (this.fallback) return this.fallback(request);
     const names = [...this.#contracts.keys()];
     const differences = [{ what: "contract", client: name, worker: `implements ${names.join(", ")}` }];
-    return failure(404, encodeMismatch(differences, nearest(name, names)));
+    return failure(404, encodeMismatch(differences, suggest(name, names)));
   }
 
   /** Answers a call; no promise unless a schema or the handler gave one. */
@@ -316,12 +316,7 @@ function shown(field: string): string {
 }
 
 /** Up to three names that differ little from `wanted`; when there are none, the first three. */
-function nearest(wanted: string, names: readonly string[]): string[] {
-  const short = wanted.slice(0, 64);
-  const limit = Math.max(2, Math.floor(short.length / 3));
-  const ranked = names
-    .map((name) => ({ name, distance: editDistance(short.toLowerCase(), name.toLowerCase()) }))
-    .sort((a, b) => a.distance - b.distance);
-  const near = ranked.filter(({ distance }) => distance <= limit);
-  return (near.length > 0 ? near : ranked).slice(0, 3).map(({ name }) => name);
+function suggest(wanted: string, names: readonly string[]): string[] {
+  const near = nearest(wanted, names, 2);
+  return (near.length > 0 ? near : nearest(wanted, names, Infinity)).slice(0, 3);
 }

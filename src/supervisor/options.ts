@@ -1,6 +1,7 @@
 /** Options of a pool: their defaults, their ranges, and the one error each wrong value gets. */
 
 import { resolve } from "node:path";
+import type { Backoff } from "../backoff.ts";
 import { checkChoice, checkInteger, checkKeys, checkOptions, checkTimeout, shown } from "../check.ts";
 import { MAX_TIMER_MS } from "../clock.ts";
 import { InvalidConfigError } from "../errors.ts";
@@ -103,12 +104,7 @@ export interface ResolvedRestart {
   readonly policy: "always" | "on-failure" | "never";
   readonly limit: number;
   readonly window: number;
-  readonly backoff: {
-    readonly initial: number;
-    readonly max: number;
-    readonly factor: number;
-    readonly jitter: number;
-  };
+  readonly backoff: Required<Backoff>;
   readonly healthyAfter: number;
   readonly giveUp: boolean;
 }
