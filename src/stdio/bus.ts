@@ -14,6 +14,7 @@ import {
   type WorkerFailedError,
 } from "../errors.ts";
 import { Hold, holdWhile } from "../hold.ts";
+import { Latencies } from "../latency.ts";
 import { resolveStop, type StopOptions } from "../supervisor/options.ts";
 import type { WorkerState, WorkerStatus } from "../supervisor/supervisor.ts";
 import { resolveStdioOptions, type StdioBusOptions } from "./config.ts";
@@ -21,7 +22,7 @@ import { Call, type CallOptions, LinkCounts, type LinkIdentity } from "./link.ts
 import { type MakeSupervisor, Pool, type PoolOwner } from "./pool.ts";
 import { kindOf, RPC, type RpcMessage } from "./rpc.ts";
 import { type ServeOptions, StdioServer } from "./server.ts";
-import { Latencies, type StdioStats } from "./stats.ts";
+import type { StdioStats } from "./stats.ts";
 import { type SubscribeOptions, Subscription } from "./subscription.ts";
 
 /** States of a bus, with the numbers they always had. */
@@ -578,8 +579,8 @@ export class StdioBus implements AsyncDisposable {
       dropped: this.#dropped,
       late,
       protocolErrors,
-      p50: this.#latencies.quantile(0.5),
-      p99: this.#latencies.quantile(0.99),
+      p50: this.#latencies.percentile(50),
+      p99: this.#latencies.percentile(99),
       workers,
     };
   }
