@@ -4,10 +4,13 @@ import { createHash, timingSafeEqual } from "node:crypto";
 import { InvalidConfigError } from "./errors.ts";
 import { nearest } from "./near.ts";
 
+/** Characters of a text that an error shows. */
+const SHOWN_MAX = 64;
+
 /** A value as the text of an error shows it, whatever it is; text has quotes. */
 export function shown(value: unknown): string {
-  if (typeof value === "string" && value.length > 64) {
-    return `${Bun.inspect(value.slice(0, 64))}… (${Buffer.byteLength(value)} bytes)`;
+  if (typeof value === "string" && value.length > SHOWN_MAX) {
+    return `${Bun.inspect(value.slice(0, SHOWN_MAX))}… (${Buffer.byteLength(value)} bytes)`;
   }
   return Bun.inspect(value, { depth: 0 }).replace(/\s+/g, " ").slice(0, 80);
 }
@@ -50,6 +53,30 @@ export function checkInteger(option: string, value: unknown, low: number, high: 
   );
 }
 
+/** Why a value is not text of 1 to `max` bytes of UTF-8 without NUL; `null` when it is. */
+function problemOf(text: unknown, max: number): string | null {
+  if (typeof text !== "string") return `is ${shown(text)}`;
+  if (text === "") return "is empty";
+  if (text.includes("\0")) return `has a NUL at character ${text.indexOf("\0")}`;
+  if (!text.isWellFormed()) return "has half of a surrogate pair";
+  if (text.length * 3 <= max) return null; // UTF-8 takes 3 bytes a unit at most
+  const bytes = Buffer.byteLength(text);
+  if (bytes <= max) return null;
+  return `is ${text.length > SHOWN_MAX ? shown(text) : `${shown(text)} (${bytes} bytes)`}`;
+}
+
+/** Whether it is text of 1 to `max` bytes of UTF-8, without NUL. */
+export function isText(text: unknown, max: number): text is string {
+  return problemOf(text, max) === null;
+}
+
+/** Throws unless `text` is 1 to `max` bytes of UTF-8, without NUL. */
+export function checkText(what: string, text: unknown, max: number): string {
+  const problem = problemOf(text, max);
+  if (problem === null) return text as string;
+  throw new InvalidConfigError(`${what} ${problem}; it must be text of 1 to ${max} bytes of UTF-8.`);
+}
+
 /** Throws unless `token` is a secret of 16 to 1024 printable characters. The error does not show the token. */
 export function checkToken(option: string, token: unknown): string {
   if (typeof token === "string" && /^[\x21-\x7e]{16,1024}$/.test(token)) return token;
@@ -67,4 +94,9 @@ export function checkTimeout(option: string, value: unknown): number {
   if (value === Infinity) return 0;
   if (typeof value === "number" && value >= 0 && value <= 0xffff_ffff) return Math.ceil(value);
   throw new InvalidConfigError(`${option} is ${shown(value)}; it must be 0 (no limit) to 4294967295 ms.`);
+}
+
+/** Limit of a drain in `close`, in ms: 0 means at once there. */
+export function checkCloseLimit(value: unknown): number {
+  return value === 0 ? 1 : checkTimeout("timeout", value);
 }

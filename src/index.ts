@@ -32,7 +32,7 @@ export {
   type SyncHandler,
 } from "./bus/worker.ts";
 export { isContractError } from "./contract/client.ts";
-export type { Codec } from "./contract/codec.ts";
+export type { Codec } from "./codec.ts";
 export {
   type CallOptions,
   type Client,

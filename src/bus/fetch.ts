@@ -1,12 +1,12 @@
 /** The WHATWG side of the bus: `Request` and `Response` on both ends. */
 
 import { isUtf8 } from "node:buffer";
+import { checkTimeout } from "../check.ts";
 import { nextTurn } from "../clock.ts";
 import { InvalidConfigError } from "../errors.ts";
 import type { RequestOptions, SlotBus } from "./bus.ts";
 import { C } from "../native/library.ts";
 import { METHODS, type Method } from "./codec.ts";
-import { checkTimeout } from "./options.ts";
 import type { Answer, WorkerRequest } from "./request.ts";
 import { endSource, type StreamSource } from "./stream.ts";
 

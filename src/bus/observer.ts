@@ -8,9 +8,8 @@ import {
   VersionMismatchError,
 } from "../errors.ts";
 import { C, cString, errorText, native, type Pointer } from "../native/library.ts";
-import { openDirectory } from "./directory.ts";
+import { checkName, openDirectory, resolveDirectory } from "../runtime-directory.ts";
 import { readSnapshot, type Snapshot } from "./metrics.ts";
-import { checkName, resolveDirectory } from "./options.ts";
 
 export interface ObserverOptions {
   name: string;

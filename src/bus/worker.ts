@@ -3,6 +3,7 @@
 import { EventEmitter } from "node:events";
 import type { SocketHandler, UnixSocketOptions } from "bun";
 import { backoff, type Backoff } from "../backoff.ts";
+import { checkCloseLimit, checkInteger, checkOptions, checkTimeout } from "../check.ts";
 import { nextTurn, startTimer } from "../clock.ts";
 import {
   BusClosedError,
@@ -19,11 +20,10 @@ import {
 import type { Contract, Handlers } from "../contract/contract.ts";
 import { Implementations } from "../contract/implementations.ts";
 import { C, cString, errorText, native, type Pointer } from "../native/library.ts";
+import { checkName, openDirectory, resolveDirectory } from "../runtime-directory.ts";
 import { readCancel } from "./control.ts";
-import { openDirectory } from "./directory.ts";
 import { DEFAULT_SPIN_US, Driver } from "./driver.ts";
 import { answerOf, toWebRequest } from "./fetch.ts";
-import { checkCloseLimit, checkInteger, checkName, checkOptions, checkTimeout, resolveDirectory } from "./options.ts";
 import { type Answerable, callerGone, type WorkerRequest } from "./request.ts";
 import { Session } from "./session.ts";
 import { handleTraces, type HandleTrace, handleListeners } from "./tracing.ts";

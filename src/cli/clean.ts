@@ -3,9 +3,9 @@
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
-import { openDirectory } from "../bus/directory.ts";
 import { Fleet } from "../fleet/fleet.ts";
 import { C, cString, errorText, native } from "../native/library.ts";
+import { openDirectory } from "../runtime-directory.ts";
 import { ownerOf, readNames } from "./directory.ts";
 import { print } from "./terminal.ts";
 import { EXIT, newCommand, withDirectory, withJson } from "./usage.ts";

@@ -4,9 +4,9 @@ import { existsSync, lstatSync, readFileSync, statfsSync, statSync } from "node:
 import { availableParallelism, release } from "node:os";
 import { dirname } from "node:path";
 import type { Command } from "commander";
-import { resolveDirectory } from "../bus/options.ts";
 import { SlotbusError } from "../errors.ts";
 import { checkBun, checkPacked, findLauncher, findLibrary, originOf, platformName } from "../native/find.ts";
+import { resolveDirectory } from "../runtime-directory.ts";
 import { microseconds, paint, print, size } from "./terminal.ts";
 import { EXIT, newCommand, withDirectory, withJson } from "./usage.ts";
 

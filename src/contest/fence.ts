@@ -1,6 +1,6 @@
 /** The side of the resource: it refuses whoever comes with a tenure that has been followed by another. */
 
-import { checkOptions, shown } from "../bus/options.ts";
+import { checkOptions, shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
 
 function checkToken(what: string, token: unknown): number {

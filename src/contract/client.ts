@@ -2,7 +2,7 @@
 
 import type { BusRequest, SlotBus } from "../bus/bus.ts";
 import { ContractError, ContractMismatchError, InvalidConfigError } from "../errors.ts";
-import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE } from "./codec.ts";
+import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE } from "../codec.ts";
 import {
   type CallOptions,
   type Client,

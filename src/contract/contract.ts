@@ -2,7 +2,7 @@
 
 import { InvalidConfigError } from "../errors.ts";
 import type { RequestOptions } from "../bus/bus.ts";
-import { checkCodec, type Codec, json } from "./codec.ts";
+import { checkCodec, type Codec, json } from "../codec.ts";
 import type { Sequence } from "./items.ts";
 import { describeSchema, type Given, isChecked, isSchema, type Made, type Schema } from "./schema.ts";
 import type { CallContext } from "./implementations.ts";

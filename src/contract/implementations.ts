@@ -5,7 +5,7 @@ import type { Answer, Answerable, WorkerRequest } from "../bus/request.ts";
 import type { Handler } from "../bus/worker.ts";
 import { type ContractDifference, ContractError, InvalidConfigError, ValidationError } from "../errors.ts";
 import { nearest } from "../near.ts";
-import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE, json } from "./codec.ts";
+import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE, json } from "../codec.ts";
 import {
   type Contract,
   type ContractMethod,

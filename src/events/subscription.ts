@@ -3,7 +3,7 @@
 import { BoundedQueue } from "../bounded-queue.ts";
 import { checkChoice, checkInteger, checkOptions, checkSignal } from "../check.ts";
 import { nextTurn } from "../clock.ts";
-import { checkCodec, type Codec } from "../contract/codec.ts";
+import { checkCodec, type Codec } from "../codec.ts";
 import { EventsLostError } from "../errors.ts";
 import type { From, Reader } from "../fleet/reader.ts";
 import type { Ring } from "../fleet/ring.ts";

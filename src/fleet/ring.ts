@@ -1,6 +1,6 @@
 /** A ring of a fleet: whatever one member publishes, every cursor of every member sees, or is told that it is lost. */
 
-import { checkInteger, checkOptions, checkSignal } from "../bus/options.ts";
+import { checkInteger, checkOptions, checkSignal } from "../check.ts";
 import { nextTurn } from "../clock.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import { native } from "../native/library.ts";
