@@ -1,1 +1,1 @@
-export { fileError, openDirectory } from "../runtime-directory.ts";
+export { fileError, openDirectory } from "../native/directory.ts";

@@ -7,8 +7,9 @@ import {
   type SlotbusError,
   VersionMismatchError,
 } from "../errors.ts";
+import { openDirectory } from "../native/directory.ts";
 import { C, cString, errorText, native, type Pointer } from "../native/library.ts";
-import { checkName, openDirectory, resolveDirectory } from "../runtime-directory.ts";
+import { checkName, resolveDirectory } from "../runtime-directory.ts";
 import { readSnapshot, type Snapshot } from "./metrics.ts";
 
 export interface ObserverOptions {

@@ -19,8 +19,9 @@ import {
 } from "../errors.ts";
 import type { Contract, Handlers } from "../contract/contract.ts";
 import { Implementations } from "../contract/implementations.ts";
+import { openDirectory } from "../native/directory.ts";
 import { C, cString, errorText, native, type Pointer } from "../native/library.ts";
-import { checkName, openDirectory, resolveDirectory } from "../runtime-directory.ts";
+import { checkName, resolveDirectory } from "../runtime-directory.ts";
 import { readCancel } from "./control.ts";
 import { DEFAULT_SPIN_US, Driver } from "./driver.ts";
 import { answerOf, toWebRequest } from "./fetch.ts";

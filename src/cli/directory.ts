@@ -2,8 +2,9 @@
 
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { openDirectory } from "../native/directory.ts";
 import { C, cString, errorText, native } from "../native/library.ts";
-import { openDirectory, resolveDirectory } from "../runtime-directory.ts";
+import { resolveDirectory } from "../runtime-directory.ts";
 
 /** A process as `/proc` shows it. */
 export interface ProcessInfo {

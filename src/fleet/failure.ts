@@ -15,8 +15,8 @@ import {
   type SlotbusError,
   VersionMismatchError,
 } from "../errors.ts";
+import { fileError } from "../native/directory.ts";
 import { C, errorText, FIELDS, native, view } from "../native/library.ts";
-import { fileError } from "../runtime-directory.ts";
 import type { FleetGeometry } from "./options.ts";
 
 /** Why a call on a handle failed; `what` was called. */

@@ -9,8 +9,9 @@ import {
   InvalidConfigError,
   ResourceError,
 } from "../errors.ts";
+import { openDirectory } from "../native/directory.ts";
 import { C, cString, detach, FIELDS, native, type Pointer, view } from "../native/library.ts";
-import { checkName, openDirectory, resolveDirectory } from "../runtime-directory.ts";
+import { checkName, resolveDirectory } from "../runtime-directory.ts";
 import { callError, fileOf, joinError } from "./failure.ts";
 import {
   checkSizes,
