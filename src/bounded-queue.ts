@@ -6,11 +6,6 @@
  */
 export type QueuePolicy = "drop-newest" | "drop-oldest" | "close" | "block";
 
-/** Places of taken items are given back when there are so many. */
-const TAKEN_MAX = 1_024;
-
-const one = (): number => 1;
-
 /** A queue of items. Its owner counts what is lost, closes what ends and stops what blocks. */
 export class BoundedQueue<T> {
   readonly #limit: number;
@@ -23,7 +18,7 @@ export class BoundedQueue<T> {
   #first = 0;
 
   /** `limit`: sum of the sizes of all items, 1 or more. A size is 1 by default. */
-  constructor(limit: number, policy: QueuePolicy, sizeOf: (item: unknown) => number = one) {
+  constructor(limit: number, policy: QueuePolicy, sizeOf: (item: unknown) => number = () => 1) {
     this.#limit = limit;
     this.#policy = policy;
     this.#sizeOf = sizeOf;
@@ -66,8 +61,8 @@ export class BoundedQueue<T> {
     this.#items[this.#at++] = undefined;
     this.#first++;
     this.#size -= this.#sizeOf(item);
-    if (this.#at === this.#items.length || (this.#at >= TAKEN_MAX && this.#at * 2 > this.#items.length)) {
-      this.#items = this.#items.slice(this.#at);
+    if (this.#at * 2 >= this.#items.length) {
+      this.#items = this.#items.slice(this.#at); // copies fewer items than were taken since the last time
       this.#at = 0;
     }
     return item;
