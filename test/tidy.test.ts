@@ -66,7 +66,7 @@ const mayImport: Record<string, string[]> = {
   floor: [],
   ".": ["bus", "contract", "native", "stdio"],
   native: [],
-  contract: [],
+  contract: ["bus"],
   supervisor: ["native"],
   bus: ["contract", "supervisor", "native"],
   fleet: ["native"],
@@ -77,17 +77,38 @@ const mayImport: Record<string, string[]> = {
   cli: ["bus", "contest", "events", "fleet", "hub", "native", "stdio", "."],
 };
 
+/** Files that a file imports, for their types or for more. */
+function importsOf(file: string): string[] {
+  const found = read(file).matchAll(/(?:^(?:import|export) [^;]*?from |\bimport\()"(\.[^"]+)"/gm);
+  return [...found].map(([, target]) => join(dirname(file), target!));
+}
+
+test("files of different folders of src do not import each other in a circle, not for types either", () => {
+  const graph = new Map(files("src", ".ts").map((file) => [file, importsOf(file)]));
+  const reach = (from: string, seen = new Set<string>()): Set<string> => {
+    for (const next of graph.get(from) ?? []) if (!seen.has(next)) reach(next, seen.add(next));
+    return seen;
+  };
+  const reached = new Map([...graph.keys()].map((file) => [file, reach(file)]));
+  let circles = 0;
+  for (const [file, others] of reached) {
+    for (const other of others) {
+      if (other === file || !reached.get(other)?.has(file)) continue;
+      circles++;
+      expect(`${file} and ${other}: ${dirname(file) === dirname(other)}`).toBe(`${file} and ${other}: true`);
+    }
+  }
+  expect(circles).toBeGreaterThan(0); // those within a folder, which shows that circles are found
+});
+
 test("imports in src point one way: the ground floor to native to bus and to fleet to the rest", () => {
   const seen = new Map<string, number>();
   for (const file of files("src", ".ts")) {
     const from = roomOf(file);
-    const found = read(file).matchAll(/(?:^(?:import|export) (type )?[^;]*?from |\bimport\()"(\.[^"]+)"/gm);
-    for (const [, type, target] of found) {
-      const path = join(dirname(file), target!);
+    for (const path of importsOf(file)) {
       const to = roomOf(path);
       seen.set(from, (seen.get(from) ?? 0) + 1);
       if (to === from || to === "floor") continue;
-      if (type && from === "contract" && to === "bus") continue; // the bus's types; at run time the bus imports contract
       expect(`${file} imports ${path}: ${mayImport[from]?.includes(to)}`).toBe(`${file} imports ${path}: true`);
       if (to === "native" && from === "supervisor") expect(basename(path)).toBe("find.ts"); // it has no bun:ffi
     }

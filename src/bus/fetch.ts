@@ -4,7 +4,7 @@ import { isUtf8 } from "node:buffer";
 import { checkTimeout } from "../check.ts";
 import { nextTurn } from "../clock.ts";
 import { InvalidConfigError } from "../errors.ts";
-import type { RequestOptions, SlotBus } from "./bus.ts";
+import type { Asker, RequestOptions } from "./call.ts";
 import { C } from "../native/library.ts";
 import { METHODS, type Method } from "./codec.ts";
 import type { Answer, WorkerRequest } from "./request.ts";
@@ -64,7 +64,7 @@ function headerPairs(headers: Headers): [string, string][] {
 type FetchInit = RequestInit & RequestOptions;
 
 /** What is to be sent, checked. The body of a `Request` is taken from it, not copied: it is cancelled with the call. */
-function prepare(bus: SlotBus, input: string | URL | Request, init: FetchInit | undefined, body: FetchInit["body"]) {
+function prepare(bus: Asker, input: string | URL | Request, init: FetchInit | undefined, body: FetchInit["body"]) {
   const given = input instanceof Request ? input : null;
   const url = new URL(given?.url ?? (input as string | URL), `http://${bus.name}`);
   const method = init?.method ?? given?.method ?? "GET";
@@ -78,9 +78,9 @@ function prepare(bus: SlotBus, input: string | URL | Request, init: FetchInit | 
   return { url, request, timeout, signal };
 }
 
-/** {@link SlotBus.fetch}. */
+/** `SlotBus.fetch`. */
 export async function fetchThrough(
-  bus: SlotBus,
+  bus: Asker,
   input: string | URL | Request,
   init: FetchInit | undefined,
 ): Promise<Response> {

@@ -25,23 +25,16 @@ import { checkName, resolveDirectory } from "../runtime-directory.ts";
 import { readCancel } from "./control.ts";
 import { DEFAULT_SPIN_US, Driver } from "./driver.ts";
 import { answerOf, toWebRequest } from "./fetch.ts";
-import { type Answerable, callerGone, type WorkerRequest } from "./request.ts";
+import {
+  type Answerable,
+  callerGone,
+  type FetchHandler,
+  type Handler,
+  type SyncHandler,
+  type WorkerRequest,
+} from "./request.ts";
 import { Session } from "./session.ts";
 import { handleTraces, type HandleTrace, handleListeners } from "./tracing.ts";
-
-/**
- * Answers a request with what it returns. It returns nothing only after `request.respond(answer)` or `request.defer()`;
- * otherwise its caller gets {@link NoAnswerError}. What it throws, or a rejection, reaches the caller as {@link RemoteError}.
- */
-export type Handler = (request: WorkerRequest) => Answerable | void | Promise<Answerable | void>;
-
-/** Answers a request of {@link SlotWorker.serveSync}; see {@link Handler}. */
-export type SyncHandler = (request: WorkerRequest) => Exclude<Answerable, Response> | void;
-
-/** Anything with a WHATWG `fetch`: a Hono or Elysia app, a function. */
-export interface FetchHandler {
-  fetch(request: Request): Response | Promise<Response>;
-}
 
 /** What `SlotWorker.open` takes. */
 export interface SlotWorkerOptions {
