@@ -2,11 +2,15 @@
 
 import { createHash, timingSafeEqual } from "node:crypto";
 import { InvalidConfigError } from "./errors.ts";
+import { nearest } from "./near.ts";
+
+/** Characters of a text that an error shows. */
+const SHOWN_MAX = 64;
 
 /** A value as the text of an error shows it, whatever it is; text has quotes. */
 export function shown(value: unknown): string {
-  if (typeof value === "string" && value.length > 64) {
-    return `${Bun.inspect(value.slice(0, 64))}… (${Buffer.byteLength(value)} bytes)`;
+  if (typeof value === "string" && value.length > SHOWN_MAX) {
+    return `${Bun.inspect(value.slice(0, SHOWN_MAX))}… (${Buffer.byteLength(value)} bytes)`;
   }
   return Bun.inspect(value, { depth: 0 }).replace(/\s+/g, " ").slice(0, 80);
 }
@@ -21,35 +25,11 @@ export function checkOptions<T>(of: string, options: T): T {
 export function checkKeys(of: string, given: object, known: readonly string[]): void {
   for (const key of Object.keys(given)) {
     if (known.includes(key)) continue;
-    const near = nearest(key, known);
+    const [near] = nearest(key, known);
     throw new InvalidConfigError(`${of} has no option ${shown(key)}.`, {
       hint: near ? `Did you mean ${near}?` : `It has ${known.join(", ")}.`,
     });
   }
-}
-
-/** The known key that differs least, when it differs little; case and underscores do not count. */
-function nearest(key: string, known: readonly string[]): string | undefined {
-  const plain = (text: string): string => text.toLowerCase().replaceAll("_", "").slice(0, 64);
-  const ranked = known
-    .map((name) => ({ name, distance: editDistance(plain(key), plain(name)) }))
-    .sort((a, b) => a.distance - b.distance);
-  const best = ranked[0];
-  return best && best.distance <= Math.max(1, Math.floor(key.length / 3)) ? best.name : undefined;
-}
-
-/** Insertions, deletions and replacements that make `a` into `b` (Levenshtein). */
-export function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
-  for (let i = 0; i < a.length; i++) {
-    const next = [i + 1];
-    for (let j = 0; j < b.length; j++) {
-      const replaced = row[j]! + (a[i] === b[j] ? 0 : 1);
-      next.push(Math.min(replaced, row[j + 1]! + 1, next[j]! + 1));
-    }
-    row = next;
-  }
-  return row.at(-1)!;
 }
 
 /** Throws {@link InvalidConfigError} unless it is a signal, or none. */
@@ -73,6 +53,30 @@ export function checkInteger(option: string, value: unknown, low: number, high: 
   );
 }
 
+/** Why a value is not text of 1 to `max` bytes of UTF-8 without NUL; `null` when it is. */
+function problemOf(text: unknown, max: number): string | null {
+  if (typeof text !== "string") return `is ${shown(text)}`;
+  if (text === "") return "is empty";
+  if (text.includes("\0")) return `has a NUL at character ${text.indexOf("\0")}`;
+  if (!text.isWellFormed()) return "has half of a surrogate pair";
+  if (text.length * 3 <= max) return null; // UTF-8 takes 3 bytes a unit at most
+  const bytes = Buffer.byteLength(text);
+  if (bytes <= max) return null;
+  return `is ${text.length > SHOWN_MAX ? shown(text) : `${shown(text)} (${bytes} bytes)`}`;
+}
+
+/** Whether it is text of 1 to `max` bytes of UTF-8, without NUL. */
+export function isText(text: unknown, max: number): text is string {
+  return problemOf(text, max) === null;
+}
+
+/** Throws unless `text` is 1 to `max` bytes of UTF-8, without NUL. */
+export function checkText(what: string, text: unknown, max: number): string {
+  const problem = problemOf(text, max);
+  if (problem === null) return text as string;
+  throw new InvalidConfigError(`${what} ${problem}; it must be text of 1 to ${max} bytes of UTF-8.`);
+}
+
 /** Throws unless `token` is a secret of 16 to 1024 printable characters. The error does not show the token. */
 export function checkToken(option: string, token: unknown): string {
   if (typeof token === "string" && /^[\x21-\x7e]{16,1024}$/.test(token)) return token;
@@ -92,16 +96,7 @@ export function checkTimeout(option: string, value: unknown): number {
   throw new InvalidConfigError(`${option} is ${shown(value)}; it must be 0 (no limit) to 4294967295 ms.`);
 }
 
-/** Longest wait of a timer of JavaScript, in ms; a longer one would end at once. */
-const MAX_TIMER_MS = 0x7fff_ffff;
-
-/**
- * Calls `done` after `ms`; never for 0 (no limit) and for what is beyond a timer's range (24 days). The timer does not keep the
- * process alive: a caller that waits holds it (`hold.ts`).
- */
-export function startTimer(ms: number, done: () => void): { clear(): void } {
-  if (ms === 0 || ms > MAX_TIMER_MS) return { clear: () => {} };
-  const timer = setTimeout(done, ms);
-  timer.unref();
-  return { clear: () => clearTimeout(timer) };
+/** Limit of a drain in `close`, in ms: 0 means at once there. */
+export function checkCloseLimit(value: unknown): number {
+  return value === 0 ? 1 : checkTimeout("timeout", value);
 }

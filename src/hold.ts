@@ -6,8 +6,8 @@
  * ref'd. It is due in 24 days: no tick, no wake-up.
  */
 
-/** Longest wait of a timer of JavaScript, in ms. */
-const NEVER_MS = 0x7fff_ffff;
+import { MAX_TIMER_MS } from "./clock.ts";
+
 let holds = 0;
 let timer: ReturnType<typeof setInterval> | null = null;
 
@@ -22,7 +22,7 @@ export class Hold {
     if (!isSet) {
       if (--holds === 0) timer?.unref();
     } else if (++holds === 1) {
-      timer ??= setInterval(() => {}, NEVER_MS);
+      timer ??= setInterval(() => {}, MAX_TIMER_MS);
       timer.ref();
     }
   }

@@ -1,6 +1,6 @@
 /** One worker for both kinds of host: the same handlers answer over standard input and output, and over a bus. */
 
-import type { RequestOptions, SlotBus } from "./bus/bus.ts";
+import type { Asker, RequestOptions } from "./bus/call.ts";
 import type { Answer, WorkerRequest } from "./bus/request.ts";
 import { checkChoice, checkKeys, checkOptions, shown } from "./check.ts";
 import { InvalidConfigError, ProtocolError, RpcError } from "./errors.ts";
@@ -263,7 +263,7 @@ export interface BusCallOptions extends Pick<RequestOptions, "timeout" | "signal
  * `bus.request` rejects with.
  */
 export async function callBus<T = unknown>(
-  bus: SlotBus,
+  bus: Asker,
   method: string,
   params?: unknown,
   { key, onProgress, onNotify, ...options }: BusCallOptions = {},

@@ -4,9 +4,11 @@ import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from "no
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { SlotBus, type WorkerInfo } from "./bus/bus.ts";
-import { defaultDirectory, type SlotBusOptions } from "./bus/options.ts";
-import { type FetchHandler, type Handler, SlotWorker, type SlotWorkerOptions } from "./bus/worker.ts";
+import type { SlotBusOptions } from "./bus/options.ts";
+import type { FetchHandler, Handler } from "./bus/request.ts";
+import { SlotWorker, type SlotWorkerOptions } from "./bus/worker.ts";
 import { InvalidConfigError, NoWorkerError, ResourceError } from "./errors.ts";
+import { defaultDirectory } from "./runtime-directory.ts";
 
 /** Options of the bus; its name and directory are made up. */
 export type TestBusOptions = Partial<Omit<SlotBusOptions, "name" | "directory">>;

@@ -22,7 +22,7 @@ import {
   topic,
   where,
 } from "../src/events/index.ts";
-import { json } from "../src/contract/codec.ts";
+import { json } from "../src/codec.ts";
 import { EventHead } from "../src/events/head.ts";
 import { FleetSpace, MemorySpace } from "./fleet-space.ts";
 import { rejection, until } from "./support.ts";

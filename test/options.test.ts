@@ -1,7 +1,9 @@
 /** Options of a bus: every wrong value gets one clear error, in TypeScript and again in C. */
 
 import { expect, test } from "bun:test";
-import { checkName, checkTimeout, resolveBusOptions } from "../src/bus/options.ts";
+import { resolveBusOptions } from "../src/bus/options.ts";
+import { checkTimeout } from "../src/check.ts";
+import { checkName } from "../src/runtime-directory.ts";
 import { InvalidConfigError, InvalidNameError, SlotBus, SlotWorker } from "../src/index.ts";
 import { C, cString, native } from "../src/native/library.ts";
 import { rejection, Workspace } from "./support.ts";

@@ -52,37 +52,68 @@ test("examples are complete programs of less than 40 lines", () => {
     expect(`${file}: ${read(file).split("\n").length < 40}`).toBe(`${file}: true`);
 });
 
-/** Which folder of src may import from which others; `.` is src itself. */
+/** Files of src that stand below all folders. */
+const floor = /^src\/(backoff|bounded-queue|check|clock|codec|errors|hold|latency|near|runtime-directory)\.ts$/;
+
+/** What a file belongs to: its folder of src, the ground floor, or `.` for the rest of src itself. */
+function roomOf(file: string): string {
+  if (floor.test(file)) return "floor";
+  return dirname(file) === "src" ? "." : file.split("/")[1]!;
+}
+
+/** Which of them may import from which others, be it types. */
 const mayImport: Record<string, string[]> = {
+  floor: [],
   ".": ["bus", "contract", "native", "stdio"],
-  native: ["."],
-  contract: ["."],
-  supervisor: ["native", "."],
-  bus: ["contract", "supervisor", "native", "."],
-  fleet: ["bus", "native", "."],
-  events: ["fleet", "bus", "contract", "native", "."],
-  contest: ["fleet", "bus", "native", "."],
-  hub: ["bus", "."],
-  stdio: ["supervisor", "."],
-  cli: ["bus", "contest", "events", "fleet", "hub", "native", "."],
+  native: [],
+  contract: ["bus"],
+  supervisor: ["native"],
+  bus: ["contract", "supervisor", "native"],
+  fleet: ["native"],
+  events: ["fleet"],
+  contest: ["fleet", "native"],
+  hub: ["bus"],
+  stdio: ["supervisor"],
+  cli: ["bus", "contest", "events", "fleet", "hub", "native", "stdio", "."],
 };
 
-test("imports in src point one way: errors to native to bus to fleet to the rest", () => {
-  let seen = 0;
+/** Files that a file imports, for their types or for more. */
+function importsOf(file: string): string[] {
+  const found = read(file).matchAll(/(?:^(?:import|export) [^;]*?from |\bimport\()"(\.[^"]+)"/gm);
+  return [...found].map(([, target]) => join(dirname(file), target!));
+}
+
+test("files of different folders of src do not import each other in a circle, not for types either", () => {
+  const graph = new Map(files("src", ".ts").map((file) => [file, importsOf(file)]));
+  const reach = (from: string, seen = new Set<string>()): Set<string> => {
+    for (const next of graph.get(from) ?? []) if (!seen.has(next)) reach(next, seen.add(next));
+    return seen;
+  };
+  const reached = new Map([...graph.keys()].map((file) => [file, reach(file)]));
+  let circles = 0;
+  for (const [file, others] of reached) {
+    for (const other of others) {
+      if (other === file || !reached.get(other)?.has(file)) continue;
+      circles++;
+      expect(`${file} and ${other}: ${dirname(file) === dirname(other)}`).toBe(`${file} and ${other}: true`);
+    }
+  }
+  expect(circles).toBeGreaterThan(0); // those within a folder, which shows that circles are found
+});
+
+test("imports in src point one way: the ground floor to native to bus and to fleet to the rest", () => {
+  const seen = new Map<string, number>();
   for (const file of files("src", ".ts")) {
-    const from = dirname(file) === "src" ? "." : file.split("/")[1]!;
-    for (const [, type, target] of read(file).matchAll(/^(?:import|export) (type )?[^;]*?from "(\.[^"]+)"/gm)) {
-      const path = join(dirname(file), target!);
-      const to = dirname(path) === "src" ? "." : path.split("/")[1]!;
-      seen++;
-      if (to === from) continue;
-      if (type && from === "contract" && to === "bus") continue; // the bus's types; at run time the bus imports contract
+    const from = roomOf(file);
+    for (const path of importsOf(file)) {
+      const to = roomOf(path);
+      seen.set(from, (seen.get(from) ?? 0) + 1);
+      if (to === from || to === "floor") continue;
       expect(`${file} imports ${path}: ${mayImport[from]?.includes(to)}`).toBe(`${file} imports ${path}: true`);
-      if (to === "." && from !== "cli") expect(["errors.ts", "check.ts", "hold.ts"]).toContain(basename(path));
       if (to === "native" && from === "supervisor") expect(basename(path)).toBe("find.ts"); // it has no bun:ffi
     }
   }
-  expect(seen).toBeGreaterThan(20);
+  expect([...seen.keys()].sort()).toEqual(Object.keys(mayImport).sort()); // each was looked at
 });
 
 test("bun:ffi is imported in src/native only", () => {

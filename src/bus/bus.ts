@@ -22,7 +22,6 @@ import type { Client, Contract } from "../contract/contract.ts";
 import { C, cString, detach, errorText, native, type Pointer, view } from "../native/library.ts";
 import {
   Arena,
-  type BodyLike,
   bodyLength,
   bodyOffset,
   encodeHead,
@@ -30,16 +29,23 @@ import {
   Head,
   HeadReader,
   HeadWriter,
-  type Method,
   REQUEST_STRINGS,
   writeBody,
 } from "./codec.ts";
+import {
+  type BusRequest,
+  collectStrings,
+  headerOf,
+  type RequestOptions,
+  signalOf,
+  strings,
+  tracedOptions,
+} from "./call.ts";
 import { cancelBody } from "./control.ts";
 import { Crew } from "./crew.ts";
 import { fileError, openDirectory } from "./directory.ts";
 import { Driver } from "./driver.ts";
 import { fetchThrough } from "./fetch.ts";
-import { flattenHeaders, type HeadersLike } from "./headers.ts";
 import type { Link } from "./link.ts";
 import { busMetrics, readSnapshot, STATE_NAMES, type StateName } from "./metrics.ts";
 import {
@@ -66,70 +72,7 @@ import {
 } from "./response.ts";
 import { type BusStats, readCounters } from "./stats.ts";
 import { endSource, errorHead, isStreamSource, Receiver, type StreamSource } from "./stream.ts";
-import {
-  requestListeners,
-  isTraceparent,
-  type RequestTrace,
-  requestTraces,
-  setTraceparent,
-  TRACEPARENT,
-} from "./tracing.ts";
-
-/** A request to a worker. */
-export interface BusRequest {
-  /** Default `"GET"`, or `"POST"` when there is a body. */
-  method?: Method;
-  /** What is asked for, as the handler will see it: `"/users/7"`. */
-  path: string;
-  /** Route pattern that a router found: `"/users/:id"`. */
-  pattern?: string;
-  /** Path parameters that a router found. */
-  params?: Readonly<Record<string, string>>;
-  /** Query without its `?`. */
-  query?: string | URLSearchParams;
-  headers?: HeadersLike;
-  /**
-   * Bytes or text, not copied before it is sent: leave it unchanged until the request settles. Or a source of bytes or
-   * text of any length, which is asked for more as its handler reads. A request that fails ends its source, also one that
-   * was not sent: give a new one to the next try.
-   */
-  body?: BodyLike | StreamSource;
-  /** A value sent as JSON in place of `body`. */
-  json?: unknown;
-  /** Seen by the handler, in errors and diagnostics. Default: generated. */
-  id?: string;
-}
-
-/** Limits of one request, and whether it may run twice. */
-export interface RequestOptions {
-  /** Of {@link SlotBus.stream}: in ms, from the head of the answer to its end. Default: none. */
-  deadline?: number;
-  /** Of {@link SlotBus.stream}: in ms, how long nothing may move, for lack of bytes or of a reader. Default: none. */
-  idle?: number;
-  /** In ms, from the call to the answer; `Infinity` for none. Default: the bus's `timeout`. */
-  timeout?: number;
-  /** Rejects with `signal.reason`; the handler's `request.signal` aborts too. */
-  signal?: AbortSignal;
-  /**
-   * @internal In place of `signal`, for one that costs more than a request: asked for by the first tick that finds no
-   * answer. Gives the same one each time.
-   */
-  lateSignal?: () => AbortSignal;
-  /** The request may run twice: if its worker dies it is sent once more, within the same timeout. */
-  idempotent?: boolean;
-  /** `false`: reject with NoWorkerError at once when no worker is attached. Default `true`: wait. */
-  waitForWorker?: boolean;
-  /**
-   * Only to that worker, by its `id`. Such a request does not queue and is never given to another: NoWorkerError when that
-   * worker is not attached, BusOverloadedError when it takes no more now.
-   */
-  worker?: number;
-  /**
-   * W3C trace context, sent as the header of that name in place of one among `headers`; the handler sees it as
-   * `request.traceparent`. Default: that header, if there is one.
-   */
-  traceparent?: string;
-}
+import { requestListeners, type RequestTrace, requestTraces } from "./tracing.ts";
 
 /** For how many workers {@link SlotBus.ready} waits, and how long. */
 export interface ReadyOptions {
@@ -1518,53 +1461,6 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #idOf(pending: Pending): string {
     return pending.request.id ?? `${this.#tag}-${pending.serial.toString(36)}`;
   }
-}
-
-function signalOf({ signal, lateSignal }: RequestOptions): AbortSignal | undefined {
-  return lateSignal ? lateSignal() : signal;
-}
-
-// Written and read within one synchronous call; one array for all requests.
-const strings: string[] = [];
-
-/** Collects the strings of a request's head into `strings`; returns the number of path parameters. */
-function collectStrings(request: BusRequest, traceparent: string | undefined): number {
-  const { path, query, params, headers } = request;
-  if (typeof path !== "string") throw new InvalidConfigError(`path is ${typeof path}; it must be a string.`);
-  if (request.json !== undefined && request.body !== undefined) {
-    throw new InvalidConfigError("a request has both `body` and `json`.", { hint: "Give one of them." });
-  }
-  strings.length = 0;
-  strings.push(path, query === undefined ? "" : String(query), request.pattern ?? "", request.id ?? "");
-  let parameters = 0;
-  if (params !== undefined) {
-    for (const name in params) {
-      strings.push(name, String(params[name]));
-      parameters++;
-    }
-  }
-  const firstHeader = strings.length;
-  if (headers !== undefined) flattenHeaders(headers, strings);
-  if (traceparent !== undefined) setTraceparent(strings, firstHeader, traceparent);
-  return parameters;
-}
-
-/** The options of a request as the subscribers of the tracing channel left it. */
-function tracedOptions({ traceparent }: RequestTrace, options: RequestOptions): RequestOptions {
-  return isTraceparent(traceparent) ? { ...options, traceparent } : options;
-}
-
-/** Its trace context; `null` when it has none, or headers that are wrong: then the request itself says so. */
-function headerOf(headers: HeadersLike | undefined): string | null {
-  if (headers === undefined) return null;
-  const flat: string[] = [];
-  try {
-    flattenHeaders(headers, flat);
-  } catch {
-    return null;
-  }
-  const at = flat.findIndex((text, index) => index % 2 === 0 && String(text).toLowerCase() === TRACEPARENT);
-  return at < 0 ? null : flat[at + 1]!;
 }
 
 function isBetter(link: Link, than: Link): boolean {

@@ -1,17 +1,16 @@
 /** The WHATWG side of the bus: `Request` and `Response` on both ends. */
 
 import { isUtf8 } from "node:buffer";
+import { checkTimeout } from "../check.ts";
+import { nextTurn } from "../clock.ts";
 import { InvalidConfigError } from "../errors.ts";
-import type { RequestOptions, SlotBus } from "./bus.ts";
+import type { Asker, RequestOptions } from "./call.ts";
 import { C } from "../native/library.ts";
 import { METHODS, type Method } from "./codec.ts";
-import { checkTimeout } from "./options.ts";
 import type { Answer, WorkerRequest } from "./request.ts";
 import { endSource, type StreamSource } from "./stream.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
-const LATER = Symbol("later");
-const nextTurn = (): Promise<typeof LATER> => new Promise((done) => setImmediate(() => done(LATER)));
 
 /**
  * A body that is all there, up to `limit` bytes in one piece or as many as a ring holds, comes back as its bytes; any other
@@ -25,7 +24,7 @@ async function gather(body: ReadableStream<Bytes>, limit: number): Promise<Bytes
     const reading = reader.read() as Reading;
     const here = Bun.peek.status(reading) === "fulfilled";
     const step = here ? (Bun.peek(reading) as Awaited<Reading>) : await Promise.race([reading, nextTurn()]);
-    if (step === LATER) return goOn(chunks, reading, reader);
+    if (!step) return goOn(chunks, reading, reader);
     if (!step.value) return chunks.length === 1 ? chunks[0]! : (Buffer.concat(chunks, bytes) as Bytes);
     bytes += step.value.length;
     if (bytes > limit || (chunks.length > 0 && bytes > C.SB_RING_MAX)) return goOn(chunks, reading, reader);
@@ -65,7 +64,7 @@ function headerPairs(headers: Headers): [string, string][] {
 type FetchInit = RequestInit & RequestOptions;
 
 /** What is to be sent, checked. The body of a `Request` is taken from it, not copied: it is cancelled with the call. */
-function prepare(bus: SlotBus, input: string | URL | Request, init: FetchInit | undefined, body: FetchInit["body"]) {
+function prepare(bus: Asker, input: string | URL | Request, init: FetchInit | undefined, body: FetchInit["body"]) {
   const given = input instanceof Request ? input : null;
   const url = new URL(given?.url ?? (input as string | URL), `http://${bus.name}`);
   const method = init?.method ?? given?.method ?? "GET";
@@ -79,9 +78,9 @@ function prepare(bus: SlotBus, input: string | URL | Request, init: FetchInit | 
   return { url, request, timeout, signal };
 }
 
-/** {@link SlotBus.fetch}. */
+/** `SlotBus.fetch`. */
 export async function fetchThrough(
-  bus: SlotBus,
+  bus: Asker,
   input: string | URL | Request,
   init: FetchInit | undefined,
 ): Promise<Response> {

@@ -7,10 +7,10 @@ import {
   type SlotbusError,
   VersionMismatchError,
 } from "../errors.ts";
+import { openDirectory } from "../native/directory.ts";
 import { C, cString, errorText, native, type Pointer } from "../native/library.ts";
-import { openDirectory } from "./directory.ts";
+import { checkName, resolveDirectory } from "../runtime-directory.ts";
 import { readSnapshot, type Snapshot } from "./metrics.ts";
-import { checkName, resolveDirectory } from "./options.ts";
 
 export interface ObserverOptions {
   name: string;

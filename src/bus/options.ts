@@ -4,39 +4,16 @@ import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { checkInteger, checkOptions, checkTimeout, shown } from "../check.ts";
-import { InvalidConfigError, InvalidNameError } from "../errors.ts";
+import { checkChoice, checkInteger, checkOptions, checkTimeout, shown } from "../check.ts";
+import { MAX_TIMER_MS } from "../clock.ts";
+import { InvalidConfigError } from "../errors.ts";
 import { C } from "../native/abi.ts";
+import { checkName, resolveDirectory } from "../runtime-directory.ts";
 import { type PoolOptions, resolvePool } from "../supervisor/options.ts";
 import { DEFAULT_SPIN_US } from "./driver.ts";
 
-export { checkInteger, checkOptions, checkSignal, checkTimeout, shown, startTimer } from "../check.ts";
-
-const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
-
-/** Throws {@link InvalidNameError} unless `name` can name a bus, or a fleet. C checks it again. */
-export function checkName(name: unknown, what: "bus" | "fleet" = "bus"): string {
-  if (typeof name !== "string" || !namePattern.test(name)) throw new InvalidNameError(name, what);
-  return name;
-}
-
-/** A runtime directory as a path from the root. Throws {@link InvalidConfigError} for what is no path. */
-export function resolveDirectory(given: unknown): string {
-  const directory = given ?? defaultDirectory();
-  if (typeof directory === "string" && directory !== "" && !directory.includes("\0")) return resolve(directory);
-  throw new InvalidConfigError(`directory is ${shown(directory)}; it must be a path: text without NUL.`);
-}
-
-/** `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. */
-export function defaultDirectory(): string {
-  return process.env["SLOTBUS_DIR"] || `/dev/shm/slotbus-${process.geteuid?.() ?? 0}`;
-}
-
-/** Limit of a drain in `close`, in ms: 0 means at once there. */
-export function checkCloseLimit(value: unknown): number {
-  if (value === 0) return 1;
-  return checkTimeout("timeout", value);
-}
+export { checkCloseLimit, checkInteger, checkTimeout } from "../check.ts";
+export { startTimer } from "../clock.ts";
 
 /** Receives one line of timing per request; see {@link SlotBusOptions.instrumentation}. */
 export interface RequestTiming {
@@ -139,10 +116,7 @@ function pageUp(bytes: number): number {
 /** Fills in defaults. Throws {@link InvalidConfigError} or {@link InvalidNameError}. */
 export function resolveBusOptions(given: SlotBusOptions): ResolvedBusOptions {
   const name = checkName(given?.name);
-  const policy = given.queue?.policy ?? "reject";
-  if (policy !== "reject" && policy !== "wait") {
-    throw new InvalidConfigError(`queue.policy is ${JSON.stringify(policy)}; it must be "reject" or "wait".`);
-  }
+  const policy = checkChoice("queue.policy", given.queue?.policy ?? "reject", ["reject", "wait"]);
   const allowedUids = (given.allowedUids ?? []).map((uid) => checkInteger("allowedUids", uid, 0, 0xffff_fffe));
   if (allowedUids.length > 0 && !given.directory) {
     throw new InvalidConfigError("allowedUids needs an explicit `directory`.", {
@@ -194,11 +168,11 @@ function resolveWorkers(given: WorkersOptions): ResolvedWorkers {
   return {
     min,
     max,
-    idle: checkInteger("workers.idle", idle ?? 30_000, 1, 0x7fff_ffff, " ms"),
+    idle: checkInteger("workers.idle", idle ?? 30_000, 1, MAX_TIMER_MS, " ms"),
     unresponsive:
       unresponsive === Infinity
         ? Infinity
-        : checkInteger("workers.unresponsive", unresponsive, 100, 0x7fff_ffff, " ms, or Infinity"),
+        : checkInteger("workers.unresponsive", unresponsive, 100, MAX_TIMER_MS, " ms, or Infinity"),
     pool,
   };
 }

@@ -1,7 +1,7 @@
 /** A request on its way: its promise, and its place in the hub's queue or in a worker's slot. */
 
 import type { Link } from "./link.ts";
-import type { BusRequest, RequestOptions } from "./bus.ts";
+import type { BusRequest, RequestOptions } from "./call.ts";
 import type { BusResponse, StreamedResponse } from "./response.ts";
 
 /** What a settled request resolves to is decided by how it was asked for. */

@@ -1,8 +1,8 @@
 /** Those who wait until workers are attached, and what happened to other workers meanwhile. */
 
+import { startTimer } from "../clock.ts";
 import { NotReadyError, type SlotbusError } from "../errors.ts";
 import { Hold } from "../hold.ts";
-import { startTimer } from "./options.ts";
 
 /** Reasons that an error gives; more are counted. */
 const REASONS_MAX = 8;

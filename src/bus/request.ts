@@ -4,7 +4,6 @@ import { BodyReleasedError, InvalidConfigError } from "../errors.ts";
 import { detach } from "../native/library.ts";
 import { type BodyLike, type Head, METHODS, type Method, REQUEST_STRINGS } from "./codec.ts";
 import type { HeaderList, HeadersLike } from "./headers.ts";
-import type { Session } from "./session.ts";
 import { isTraceparent, TRACEPARENT } from "./tracing.ts";
 import { type Channel, type ChunkOptions, type Chunks, Receiver, type Sender, type StreamSource } from "./stream.ts";
 
@@ -35,6 +34,20 @@ export type Delivery = "sent" | "late" | "duplicate" | "closed";
 
 /** Answers a request whose answer was deferred; see {@link WorkerRequest.defer}. */
 export type DeferredAnswer = (answer: Exclude<Answerable, Response>) => Delivery;
+
+/**
+ * Answers a request with what it returns. It returns nothing only after `request.respond(answer)` or `request.defer()`;
+ * otherwise its caller gets {NoAnswerError}. What it throws, or a rejection, reaches the caller as {RemoteError}.
+ */
+export type Handler = (request: WorkerRequest) => Answerable | void | Promise<Answerable | void>;
+
+/** Answers a request of `SlotWorker.serveSync`; see {@link Handler}. */
+export type SyncHandler = (request: WorkerRequest) => Exclude<Answerable, Response> | void;
+
+/** Anything with a WHATWG `fetch`: a Hono or Elysia app, a function. */
+export interface FetchHandler {
+  fetch(request: Request): Response | Promise<Response>;
+}
 
 const decoder = new TextDecoder();
 
@@ -148,10 +161,23 @@ export class Claim {
   }
 }
 
+/** What a request asks of the attachment that it came by. */
+export interface RequestOwner {
+  readonly payloadLimit: number;
+  requestId(serial: number): string;
+  isGivenUp(claim: Claim): boolean;
+  copyBody(claim: Claim, request: WorkerRequest): Uint8Array;
+  borrowBody(claim: Claim, request: WorkerRequest): BorrowedBody;
+  peekBody(claim: Claim, request: WorkerRequest): Uint8Array;
+  reserve(claim: Claim, bytes: number): Uint8Array;
+  respond(request: WorkerRequest, answer: Exclude<Answerable, Response>): Delivery;
+  watchDeferred(request: WorkerRequest): void;
+}
+
 /** One request. It may be kept, with its body, and be answered later (see {@link WorkerRequest.defer}). */
 export class WorkerRequest {
   readonly method: Method;
-  readonly #session: Session;
+  readonly #session: RequestOwner;
   readonly #claim: Claim;
   readonly #head: Head;
   readonly #serial: number;
@@ -163,7 +189,7 @@ export class WorkerRequest {
 
   /** @internal */
   constructor(
-    session: Session,
+    session: RequestOwner,
     claim: Claim,
     method: number,
     serial: number,

@@ -32,6 +32,7 @@ import {
   Claim,
   type Delivery,
   type PlainAnswer,
+  type RequestOwner,
   WorkerRequest,
 } from "./request.ts";
 import { Channel, endSource, isStreamSource, Receiver, Sender, type SendEnd, type StreamSource } from "./stream.ts";
@@ -83,7 +84,7 @@ class SessionChannel extends Channel {
   }
 }
 
-export class Session {
+export class Session implements RequestOwner {
   readonly native: Pointer;
   readonly reader = new MessageReader();
   readonly writer: MessageWriter;

@@ -2,6 +2,9 @@
 
 import { EventEmitter } from "node:events";
 import type { SocketHandler, UnixSocketOptions } from "bun";
+import { backoff, type Backoff } from "../backoff.ts";
+import { checkCloseLimit, checkInteger, checkOptions, checkTimeout } from "../check.ts";
+import { nextTurn, startTimer } from "../clock.ts";
 import {
   BusClosedError,
   BusNotFoundError,
@@ -16,37 +19,22 @@ import {
 } from "../errors.ts";
 import type { Contract, Handlers } from "../contract/contract.ts";
 import { Implementations } from "../contract/implementations.ts";
+import { openDirectory } from "../native/directory.ts";
 import { C, cString, errorText, native, type Pointer } from "../native/library.ts";
+import { checkName, resolveDirectory } from "../runtime-directory.ts";
 import { readCancel } from "./control.ts";
-import { openDirectory } from "./directory.ts";
 import { DEFAULT_SPIN_US, Driver } from "./driver.ts";
 import { answerOf, toWebRequest } from "./fetch.ts";
 import {
-  checkCloseLimit,
-  checkInteger,
-  checkName,
-  checkOptions,
-  checkTimeout,
-  resolveDirectory,
-  startTimer,
-} from "./options.ts";
-import { type Answerable, callerGone, type WorkerRequest } from "./request.ts";
+  type Answerable,
+  callerGone,
+  type FetchHandler,
+  type Handler,
+  type SyncHandler,
+  type WorkerRequest,
+} from "./request.ts";
 import { Session } from "./session.ts";
 import { handleTraces, type HandleTrace, handleListeners } from "./tracing.ts";
-
-/**
- * Answers a request with what it returns. It returns nothing only after `request.respond(answer)` or `request.defer()`;
- * otherwise its caller gets {@link NoAnswerError}. What it throws, or a rejection, reaches the caller as {@link RemoteError}.
- */
-export type Handler = (request: WorkerRequest) => Answerable | void | Promise<Answerable | void>;
-
-/** Answers a request of {@link SlotWorker.serveSync}; see {@link Handler}. */
-export type SyncHandler = (request: WorkerRequest) => Exclude<Answerable, Response> | void;
-
-/** Anything with a WHATWG `fetch`: a Hono or Elysia app, a function. */
-export interface FetchHandler {
-  fetch(request: Request): Response | Promise<Response>;
-}
 
 /** What `SlotWorker.open` takes. */
 export interface SlotWorkerOptions {
@@ -94,7 +82,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   readonly #directory: string;
   readonly #ownDirectory: boolean;
   readonly #concurrency: number;
-  readonly #reconnect: { min: number; max: number } | null;
+  readonly #reconnect: Backoff | null;
   readonly #driver: Driver;
   #session: Session | null = null;
   #handler: Handler | null = null;
@@ -130,7 +118,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
           ? new BusNotFoundError(worker.name, worker.#directory, waited)
           : result;
       }
-      await Bun.sleep(Math.min(jitter(10, 100, attempt), wait - waited));
+      await Bun.sleep(Math.min(backoff(attempt, { initial: 10, max: 100 }), wait - waited));
     }
     if (options.drainOnSigterm) drainOnSigterm(worker);
     return worker;
@@ -148,7 +136,10 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       this.#reconnect = null;
     } else {
       const min = checkInteger("reconnect.min", reconnect.min ?? 10, 1, 3_600_000, " ms");
-      this.#reconnect = { min, max: checkInteger("reconnect.max", reconnect.max ?? 1000, min, 3_600_000, " ms") };
+      this.#reconnect = {
+        initial: min,
+        max: checkInteger("reconnect.max", reconnect.max ?? 1000, min, 3_600_000, " ms"),
+      };
     }
     const side = {
       poll: (spinNs: number) => this.#poll(spinNs),
@@ -258,7 +249,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       } else if (!this.#reconnect) {
         return;
       } else {
-        Bun.sleepSync(jitter(this.#reconnect.min, this.#reconnect.max, attempt++));
+        Bun.sleepSync(backoff(attempt++, this.#reconnect));
         const result = this.#attachSync();
         if (result instanceof Session) this.#adopt(result);
       }
@@ -275,7 +266,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     }
     // What the hub published before it read our message is still ours: one more poll takes it.
     this.#driver.wake();
-    await new Promise((done) => setImmediate(done));
+    await nextTurn();
     while (this.running > 0 && performance.now() < deadline) {
       const { promise, resolve: done } = Promise.withResolvers<void>();
       this.#idle.push(done);
@@ -446,7 +437,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
           native.sb_worker_close(worker, 1);
           return this.#attachError(step, peer);
         }
-        await Bun.sleep(jitter(1, 20, attempt));
+        await Bun.sleep(backoff(attempt, { initial: 1, max: 20 }));
       }
     } finally {
       native.sb_fd_close(dir);
@@ -574,9 +565,9 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     this.#tellIdle();
   }
 
-  async #attachAgain({ min, max }: { min: number; max: number }): Promise<void> {
+  async #attachAgain(pauses: Backoff): Promise<void> {
     for (let attempt = 0; !this.#closed && !this.#draining; attempt++) {
-      await Bun.sleep(jitter(min, max, attempt));
+      await Bun.sleep(backoff(attempt, pauses));
       const result = await this.#attach();
       if (!(result instanceof Session)) continue;
       if (this.#closed) {
@@ -620,12 +611,6 @@ function drainOnSigterm(worker: SlotWorker): void {
 async function drainAll(): Promise<void> {
   await Promise.all([...drainers].map((worker) => worker.close()));
   process.kill(process.pid, "SIGTERM");
-}
-
-/** Doubles from `min` to `max` with the attempt, and varies by half, so that many workers spread. */
-function jitter(min: number, max: number, attempt: number): number {
-  const full = Math.min(max, min * 2 ** Math.min(attempt, 20));
-  return full / 2 + (Math.random() * full) / 2;
 }
 
 /** What subscribers of the tracing channel are told. */

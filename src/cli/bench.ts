@@ -4,12 +4,11 @@ import type { Command } from "commander";
 import { type Checks, idleCpu, idleWakeups, runChecks } from "./bench/checks.ts";
 import type { Panel } from "./bench/chart.ts";
 import { alternate, closedLoop, makeBodies, type Round, sparseLoop, type Summary, summarise } from "./bench/measure.ts";
-import { describeMachine, type Machine, machineLines, number, sizeName, table } from "./bench/report.ts";
+import { describeMachine, type Machine, machineLines, number, sizeName, table, type Mode } from "./bench/report.ts";
 import {
   type CommonFlags,
   guarded,
   inWorkspace,
-  type Mode,
   modeOf,
   parseAgainst,
   present,

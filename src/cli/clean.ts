@@ -3,8 +3,8 @@
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
-import { openDirectory } from "../bus/directory.ts";
 import { Fleet } from "../fleet/fleet.ts";
+import { openDirectory } from "../native/directory.ts";
 import { C, cString, errorText, native } from "../native/library.ts";
 import { ownerOf, readNames } from "./directory.ts";
 import { print } from "./terminal.ts";

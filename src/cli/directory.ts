@@ -2,9 +2,9 @@
 
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { openDirectory } from "../bus/directory.ts";
-import { resolveDirectory } from "../bus/options.ts";
+import { openDirectory } from "../native/directory.ts";
 import { C, cString, errorText, native } from "../native/library.ts";
+import { resolveDirectory } from "../runtime-directory.ts";
 
 /** A process as `/proc` shows it. */
 export interface ProcessInfo {

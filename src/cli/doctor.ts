@@ -1,12 +1,12 @@
 /** `slotbus doctor`: whether slotbus works here. Each fault has one line that says what to do. */
 
-import { accessSync, constants, existsSync, lstatSync, readFileSync, statfsSync, statSync } from "node:fs";
+import { accessSync, closeSync, constants, existsSync, readFileSync, statfsSync, statSync } from "node:fs";
 import { availableParallelism, release } from "node:os";
 import { dirname } from "node:path";
 import type { Command } from "commander";
-import { resolveDirectory } from "../bus/options.ts";
 import { SlotbusError } from "../errors.ts";
 import { checkBun, checkPacked, findLauncher, findLibrary, originOf, platformName } from "../native/find.ts";
+import { resolveDirectory } from "../runtime-directory.ts";
 import { microseconds, paint, print, size } from "./terminal.ts";
 import { EXIT, newCommand, withDirectory, withJson } from "./usage.ts";
 
@@ -52,10 +52,10 @@ async function examine(given: string | undefined): Promise<Finding[]> {
   const loaded = await library();
   findings.push(loaded, launcher());
   const directory = resolveDirectory(given);
-  const rights = runtimeDirectory(directory);
+  const rights = loaded.state === "fault" ? untried("directory") : await runtimeDirectory(directory);
   findings.push(rights, space(directory), memory(), descriptors(), cores());
   if (loaded.state === "fault" || rights.state === "fault") {
-    findings.push(fault("round trip", "not tried.", "Repair what stands above, then run `slotbus doctor` again."));
+    findings.push(untried("round trip"));
   } else {
     findings.push(await roundTrip(directory));
   }
@@ -74,9 +74,14 @@ function fault(name: string, detail: string, fix: string): Finding {
   return { name, state: "fault", detail, fix };
 }
 
+function untried(name: string): Finding {
+  return fault(name, "not tried.", "Repair what stands above, then run `slotbus doctor` again.");
+}
+
 function failureOf(name: string, error: unknown, fix: string): Finding {
-  const known = error instanceof SlotbusError;
-  return fault(name, (error as Error).message.split("\n")[0]!, (known && error.hint) || fix);
+  const hint = (error instanceof SlotbusError && error.hint) || "";
+  const message = (error as Error).message.replace(hint && ` ${hint}`, "").split("\n")[0]!;
+  return fault(name, message, hint || fix);
 }
 
 function platform(): Finding {
@@ -125,9 +130,8 @@ function launcher(): Finding {
   }
 }
 
-function runtimeDirectory(directory: string): Finding {
+async function runtimeDirectory(directory: string): Promise<Finding> {
   const name = "directory";
-  const uid = process.geteuid?.() ?? 0;
   if (!existsSync(directory)) {
     const above = dirname(directory);
     if (!existsSync(above))
@@ -140,19 +144,15 @@ function runtimeDirectory(directory: string): Finding {
     }
     return fine(name, `${directory} is not there yet; the first bus makes it`);
   }
-  const status = lstatSync(directory);
-  const mode = status.mode & 0o7777;
-  const detail = `${directory}, mode ${mode.toString(8).padStart(4, "0")}, uid ${status.uid}`;
-  if (!status.isDirectory()) return fault(name, `${directory} is no directory.`, `Remove it: rm ${directory}`);
-  if (status.uid !== uid)
-    return fault(
-      name,
-      `${detail}; we are uid ${uid}.`,
-      "Set SLOTBUS_DIR to a directory of yours, in all processes of the bus.",
-    );
-  if ((mode & 0o066) !== 0) return fault(name, `${detail}: others can look in.`, `Close it: chmod 0700 ${directory}`);
-  if ((mode & 0o700) !== 0o700) return fault(name, `${detail}: we cannot use it.`, `chmod 0700 ${directory}`);
-  return fine(name, detail);
+  const { mode, uid } = statSync(directory);
+  const rights = (mode & 0o7777).toString(8).padStart(4, "0");
+  try {
+    const { openDirectory } = await import("../native/directory.ts");
+    closeSync(openDirectory(directory, { shared: rights === "0711" })!);
+    return fine(name, `${directory}, mode ${rights}, uid ${uid}`);
+  } catch (error) {
+    return failureOf(name, error, "Set SLOTBUS_DIR to a directory of your own.");
+  }
 }
 
 function space(directory: string): Finding {

@@ -1,13 +1,13 @@
 /** Claim or yield: who of equal processes may do what, by leases in the memory of their fleet. */
 
-import { checkOptions, checkSignal, shown } from "../bus/options.ts";
+import { checkOptions, checkSignal, checkTimeout, shown } from "../check.ts";
 import { InvalidConfigError, LeaseOwnerError, LeaseResetError } from "../errors.ts";
 import { Fleet } from "../fleet/fleet.ts";
 import { Deaths } from "./death.ts";
 import { Guard } from "./guard.ts";
 import { type Holder, Leases } from "./leases.ts";
 import { Sleepers } from "./sleepers.ts";
-import { checkOwner, checkSubject, checkTimeout, checkTtl, type Subject } from "./subject.ts";
+import { checkOwner, checkSubject, checkTtl, type Subject } from "./subject.ts";
 import { Waiter } from "./waiter.ts";
 
 /** Who claims. */
@@ -128,7 +128,7 @@ export class Contest {
   async claim(subject: Subject, options: ClaimOptions): Promise<Guard> {
     const { owner, ttl, renew } = this.#checkClaim(subject, options);
     const { timeout = Infinity, signal } = options;
-    const limit = checkTimeout(timeout);
+    const limit = checkTimeout("timeout", timeout) || Infinity;
     checkSignal(signal);
     signal?.throwIfAborted();
     if (this.#leases.claim(subject, owner, ttl)) return this.#guard(this.#leases.found(subject, owner), ttl, renew);

@@ -1,12 +1,6 @@
 /** The side of the resource: it refuses whoever comes with a tenure that has been followed by another. */
 
-import { checkOptions, shown } from "../bus/options.ts";
-import { InvalidConfigError } from "../errors.ts";
-
-function checkToken(what: string, token: unknown): number {
-  if (typeof token === "number" && Number.isSafeInteger(token) && token >= 0) return token;
-  throw new InvalidConfigError(`${what} is ${shown(token)}; it must be a whole number from 0 to 2^53 - 1.`);
-}
+import { checkInteger, checkOptions } from "../check.ts";
 
 /**
  * Keeps the highest fencing token seen, in this process. A holder that was stopped past its lease and goes on unaware
@@ -18,7 +12,7 @@ export class Fence {
   /** `highWater`: the mark of an earlier fence, as it was persisted. Default 0. */
   constructor(options: { highWater?: number | undefined } = {}) {
     const { highWater = 0 } = checkOptions("a fence", options);
-    this.#highWater = checkToken("highWater", highWater);
+    this.#highWater = checkInteger("highWater", highWater, 0, Number.MAX_SAFE_INTEGER);
   }
 
   /** Highest token admitted so far. */
@@ -28,7 +22,7 @@ export class Fence {
 
   /** `true` for the highest token seen or a higher one, `false` for a lower one. Throws `InvalidConfigError` for what is no token. */
   admit(token: number): boolean {
-    if (checkToken("token", token) < this.#highWater) return false;
+    if (checkInteger("token", token, 0, Number.MAX_SAFE_INTEGER) < this.#highWater) return false;
     this.#highWater = token;
     return true;
   }

@@ -1,8 +1,9 @@
 /** A lease in the hands of this process: one tenure of one subject. */
 
+import { after, type Timer } from "../clock.ts";
 import { FleetBusyError, LeaseLostError } from "../errors.ts";
 import type { Holder, Leases } from "./leases.ts";
-import { after, type Sleeper, type Sleepers, type Timer } from "./sleepers.ts";
+import type { Sleeper, Sleepers } from "./sleepers.ts";
 import { checkTtl, type Subject } from "./subject.ts";
 
 /** A guard that renews does so at this part of its ttl. */

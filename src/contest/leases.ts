@@ -1,6 +1,6 @@
 /** The lease table of a fleet, as C sees it: each call is one step there, and fills one struct that is read here. */
 
-import { shown } from "../bus/options.ts";
+import { shown } from "../check.ts";
 import { FleetClosedError, InvalidConfigError, LeaseTableFullError } from "../errors.ts";
 import { callError } from "../fleet/failure.ts";
 import type { Fleet } from "../fleet/fleet.ts";

@@ -1,5 +1,6 @@
 /** Those of one contest who wait for a lease to end: each wake-up of the fleet tells them, and they look for themselves. */
 
+import { after, type Timer } from "../clock.ts";
 import type { Leases } from "./leases.ts";
 
 export interface Sleeper {
@@ -9,15 +10,6 @@ export interface Sleeper {
 
 /** How long wake-ups are listened for after the last sleeper: the next one may come soon, and to open them anew starts a thread. */
 const LINGER_MS = 100;
-/** Longest wait of a timer of JavaScript, in ms. */
-const MAX_TIMER_MS = 0x7fff_ffff;
-
-export type Timer = ReturnType<typeof setTimeout>;
-
-/** Calls `done` after `ms`, or earlier when that is beyond a timer's range (24 days). */
-export function after(ms: number, done: () => void): Timer {
-  return setTimeout(done, Math.min(MAX_TIMER_MS, Math.max(1, Math.ceil(ms))));
-}
 
 export class Sleepers {
   readonly #leases: Leases;

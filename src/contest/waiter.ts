@@ -1,9 +1,10 @@
 /** One `claim` that waits: for the release of the lease, the death of its holder, or the end of its time. */
 
+import { after, type Timer } from "../clock.ts";
 import { ClaimTimeoutError, FleetClosedError } from "../errors.ts";
 import type { Deaths } from "./death.ts";
 import type { Holder, Leases } from "./leases.ts";
-import { after, type Sleeper, type Sleepers, type Timer } from "./sleepers.ts";
+import type { Sleeper, Sleepers } from "./sleepers.ts";
 import type { Subject } from "./subject.ts";
 
 /** What a waiter wants. */

@@ -1,8 +1,8 @@
 /** The hub's side of a contract: one function per method. */
 
-import type { BusRequest, SlotBus } from "../bus/bus.ts";
+import type { Asker, BusRequest } from "../bus/call.ts";
 import { ContractError, ContractMismatchError, InvalidConfigError } from "../errors.ts";
-import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE } from "./codec.ts";
+import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE } from "../codec.ts";
 import {
   type CallOptions,
   type Client,
@@ -12,12 +12,12 @@ import {
   type Declaration,
 } from "./contract.ts";
 import { encodeRemote, readFailure } from "./failure.ts";
-import { type Chunks, isSequence, ItemReader, ItemSource, type Sequence } from "./items.ts";
-import type { Made } from "./schema.ts";
+import { type Chunks, isSequence, ItemReader, ItemSource } from "./items.ts";
+import type { Made, Sequence } from "./schema.ts";
 import { check, encodeValue, readValue, typeOf } from "./values.ts";
 
-/** {@link SlotBus.client}. */
-export function makeClient<C extends Contract>(bus: SlotBus, contract: C): Client<C> {
+/** `SlotBus.client`. */
+export function makeClient<C extends Contract>(bus: Asker, contract: C): Client<C> {
   const client: Record<string, unknown> = Object.create(null);
   for (const method of Object.values<ContractMethod>(contract.methods)) {
     const caller = new Caller(bus, method);
@@ -40,13 +40,13 @@ interface Reply {
 
 /** One method of one client. */
 class Caller {
-  readonly #bus: SlotBus;
+  readonly #bus: Asker;
   readonly #method: ContractMethod;
   readonly #options: CallOptions | undefined;
   /** Headers by content type: made once, so that the bus finds the head it wrote before. */
   readonly #headers = new Map<string, Pairs>();
 
-  constructor(bus: SlotBus, method: ContractMethod) {
+  constructor(bus: Asker, method: ContractMethod) {
     this.#bus = bus;
     this.#method = method;
     this.#options = method.declaration.idempotent ? { idempotent: true } : undefined;

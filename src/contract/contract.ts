@@ -1,14 +1,10 @@
 /** Contracts: what a hub may call and its workers answer, as one object both sides import. */
 
 import { InvalidConfigError } from "../errors.ts";
-import type { RequestOptions } from "../bus/bus.ts";
-import { checkCodec, type Codec, json } from "./codec.ts";
-import type { Sequence } from "./items.ts";
-import { describeSchema, type Given, isChecked, isSchema, type Made, type Schema } from "./schema.ts";
-import type { CallContext } from "./implementations.ts";
-
-/** Schemas (or `typed<T>()`) of the data of declared errors, by code. */
-export type ErrorShapes = Readonly<Record<string, Schema>>;
+import type { RequestOptions } from "../bus/call.ts";
+import { checkCodec, type Codec, json } from "../codec.ts";
+import type { CallContext, ErrorShapes } from "./context.ts";
+import { describeSchema, type Given, isChecked, isSchema, type Made, type Schema, type Sequence } from "./schema.ts";
 
 /** What a call takes besides its input. */
 export interface CallOptions extends Omit<RequestOptions, "deadline" | "idle"> {

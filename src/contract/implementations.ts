@@ -1,68 +1,14 @@
 /** The worker's side of contracts: a handler of the bus that finds, checks and runs their methods. */
 
-import type { HeaderList } from "../bus/headers.ts";
-import type { Answer, Answerable, WorkerRequest } from "../bus/request.ts";
-import type { Handler } from "../bus/worker.ts";
-import { editDistance } from "../check.ts";
+import type { Answer, Answerable, Handler, WorkerRequest } from "../bus/request.ts";
 import { type ContractDifference, ContractError, InvalidConfigError, ValidationError } from "../errors.ts";
-import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE, json } from "./codec.ts";
-import {
-  type Contract,
-  type ContractMethod,
-  type ErrorShapes,
-  FINGERPRINT,
-  FINGERPRINT_FIELDS,
-  type Handlers,
-} from "./contract.ts";
+import { nearest } from "../near.ts";
+import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE, json } from "../codec.ts";
+import { CallContext, type ErrorMakers, type ErrorShapes } from "./context.ts";
+import { type Contract, type ContractMethod, FINGERPRINT, FINGERPRINT_FIELDS, type Handlers } from "./contract.ts";
 import { encodeDeclared, encodeMismatch, encodeRemote, encodeValidation, isDeclared } from "./failure.ts";
 import { type Chunks, isSequence, isThenable, ItemReader, ItemSource } from "./items.ts";
-import type { Given, Made } from "./schema.ts";
 import { check, encodeValue, readValue, typeOf } from "./values.ts";
-
-/** Makes the declared errors of a method: `throw ctx.errors.NOT_FOUND({ id })`. */
-export type ErrorMakers<E extends ErrorShapes> = {
-  readonly [K in keyof E & string]: (
-    ...args: undefined extends Given<E[K]>
-      ? [data?: Given<E[K]>, message?: string]
-      : [data: Given<E[K]>, message?: string]
-  ) => ContractError<K, Made<E[K]>>;
-};
-
-/** What a handler knows of its call besides the input. */
-export class CallContext<E extends ErrorShapes = ErrorShapes> {
-  /** The declared errors, to be thrown. */
-  readonly errors: ErrorMakers<E>;
-  readonly #request: WorkerRequest;
-
-  /** @internal */
-  constructor(request: WorkerRequest, errors: ErrorMakers<E>) {
-    this.#request = request;
-    this.errors = errors;
-  }
-
-  /** Aborts when the caller gives up, by timeout or abort, and when the connection to the hub ends. */
-  get signal(): AbortSignal {
-    return this.#request.signal;
-  }
-
-  /** When the caller gives up at the latest, as `Date.now()` counts; `Infinity` without a timeout. */
-  get deadline(): number {
-    return this.#request.deadline;
-  }
-
-  /** Ms until {@link deadline}; 0 when it is over. */
-  get timeLeft(): number {
-    return Math.max(0, this.#request.timeLeft);
-  }
-
-  get requestId(): string {
-    return this.#request.id;
-  }
-
-  get headers(): HeaderList {
-    return this.#request.headers;
-  }
-}
 
 type Run = (input: unknown, ctx: CallContext) => unknown;
 
@@ -155,12 +101,12 @@ export class Implementations {
     if (contract && slash > 0) {
       const wanted = path.slice(slash + 1);
       const differences = [{ what: "method", client: wanted, worker: "has none of this name" }];
-      return failure(404, encodeMismatch(differences, nearest(wanted, Object.keys(contract.methods))));
+      return failure(404, encodeMismatch(differences, suggest(wanted, Object.keys(contract.methods))));
     }
     if (this.fallback) return this.fallback(request);
     const names = [...this.#contracts.keys()];
     const differences = [{ what: "contract", client: name, worker: `implements ${names.join(", ")}` }];
-    return failure(404, encodeMismatch(differences, nearest(name, names)));
+    return failure(404, encodeMismatch(differences, suggest(name, names)));
   }
 
   /** Answers a call; no promise unless a schema or the handler gave one. */
@@ -316,12 +262,7 @@ function shown(field: string): string {
 }
 
 /** Up to three names that differ little from `wanted`; when there are none, the first three. */
-function nearest(wanted: string, names: readonly string[]): string[] {
-  const short = wanted.slice(0, 64);
-  const limit = Math.max(2, Math.floor(short.length / 3));
-  const ranked = names
-    .map((name) => ({ name, distance: editDistance(short.toLowerCase(), name.toLowerCase()) }))
-    .sort((a, b) => a.distance - b.distance);
-  const near = ranked.filter(({ distance }) => distance <= limit);
-  return (near.length > 0 ? near : ranked).slice(0, 3).map(({ name }) => name);
+function suggest(wanted: string, names: readonly string[]): string[] {
+  const near = nearest(wanted, names, 2);
+  return (near.length > 0 ? near : nearest(wanted, names, Infinity)).slice(0, 3);
 }

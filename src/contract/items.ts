@@ -3,10 +3,8 @@
 import type { ContractMethod } from "./contract.ts";
 import { encodeRemote, readFailure } from "./failure.ts";
 import { ENOUGH, FRAME, FrameReader, FrameWriter } from "./frames.ts";
-import type { Schema } from "./schema.ts";
+import type { Schema, Sequence } from "./schema.ts";
 import { check, decodeValue, encodeValue, type Side } from "./values.ts";
-
-export type Sequence<T> = AsyncIterable<T> | Iterable<T>;
 
 export function isSequence(value: unknown): value is Sequence<unknown> {
   return typeof value === "object" && value !== null && (Symbol.asyncIterator in value || Symbol.iterator in value);

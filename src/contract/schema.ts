@@ -27,6 +27,9 @@ export type Given<S extends Schema> = NonNullable<S["~standard"]["types"]>["inpu
 /** What a schema makes of it. */
 export type Made<S extends Schema> = NonNullable<S["~standard"]["types"]>["output"];
 
+/** Items of a stream, as a handler or a caller gives them. */
+export type Sequence<T> = AsyncIterable<T> | Iterable<T>;
+
 const typesOnly: Schema = {
   "~standard": { version: 1, vendor: "types", validate: (value) => ({ value }) },
 };

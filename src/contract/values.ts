@@ -1,7 +1,7 @@
 /** Values of a method as bytes and back, checked. */
 
 import { ProtocolError, ValidationError, type ValidationIssue } from "../errors.ts";
-import { BYTES_TYPE } from "./codec.ts";
+import { BYTES_TYPE } from "../codec.ts";
 import type { ContractMethod } from "./contract.ts";
 import type { Schema, SchemaIssue } from "./schema.ts";
 

@@ -5,8 +5,8 @@
  * What is bound is what the ring says, in its order: a publisher reads the binding events of all members before it asks.
  */
 
-import { checkInteger, checkOptions } from "../bus/options.ts";
-import type { Codec } from "../contract/codec.ts";
+import { checkInteger, checkOptions } from "../check.ts";
+import type { Codec } from "../codec.ts";
 import { InvalidConfigError } from "../errors.ts";
 import type { Ring } from "../fleet/ring.ts";
 import type { Reader } from "../fleet/reader.ts";

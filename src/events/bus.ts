@@ -1,7 +1,7 @@
 /** Events with topics over a ring: one publish is seen by every subscriber of every process. */
 
-import { checkOptions } from "../bus/options.ts";
-import { checkCodec, type Codec, json } from "../contract/codec.ts";
+import { checkOptions } from "../check.ts";
+import { checkCodec, type Codec, json } from "../codec.ts";
 import { FleetClosedError, InvalidConfigError } from "../errors.ts";
 import { Fleet } from "../fleet/fleet.ts";
 import type { RingOptions } from "../fleet/options.ts";

@@ -1,6 +1,6 @@
 /** Filters of events: plain data, tested on an event's head before its payload is decoded. */
 
-import { shown } from "../bus/options.ts";
+import { shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { type AttributeValue, type BusEvent, checkAttribute, checkPattern, type EventHead } from "./head.ts";
 

@@ -3,8 +3,8 @@
  * endian), then these, the attributes as JSON, then the payload.
  */
 
-import { shown } from "../bus/options.ts";
-import { type Codec, json } from "../contract/codec.ts";
+import { checkText, isText, shown } from "../check.ts";
+import { type Codec, json } from "../codec.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import type { Ring } from "../fleet/ring.ts";
 import type { Reader } from "../fleet/reader.ts";
@@ -57,13 +57,6 @@ const noAttributes: Attributes = Object.freeze({});
 /** Topics that were checked, as bytes. */
 const topics = new Map<string, Buffer>();
 
-/** Throws {@link InvalidConfigError} unless it is text of 1 to `max` bytes without NUL. */
-function checkText(what: string, text: unknown, max: number): string {
-  const isText = typeof text === "string" && text !== "" && text.isWellFormed() && !text.includes("\0");
-  if (isText && text.length <= max && (text.length * 3 <= max || Buffer.byteLength(text) <= max)) return text;
-  throw new InvalidConfigError(`${what} is ${shown(text)}; it must be text of 1 to ${max} bytes without NUL.`);
-}
-
 /** Throws {@link InvalidConfigError} unless events can have that topic. */
 export function checkTopic(topic: unknown): Buffer {
   const known = topics.get(topic as string);
@@ -78,9 +71,7 @@ export function checkTopic(topic: unknown): Buffer {
 
 /** Whether it can be the id of an event. */
 export function isId(id: unknown): id is string {
-  return (
-    typeof id === "string" && id !== "" && id.isWellFormed() && !id.includes("\0") && Buffer.byteLength(id) <= ID_MAX
-  );
+  return isText(id, ID_MAX);
 }
 
 /** Throws {@link InvalidConfigError} unless a filter can name topics so: a topic, or what topics begin with and a star. */

@@ -1,8 +1,10 @@
 /** A subscription: the events of a ring that pass a filter, in order, and where some were lost. */
 
-import { checkInteger, checkOptions, checkSignal, shown } from "../bus/options.ts";
-import { checkCodec, type Codec } from "../contract/codec.ts";
-import { EventsLostError, InvalidConfigError } from "../errors.ts";
+import { BoundedQueue } from "../bounded-queue.ts";
+import { checkChoice, checkInteger, checkOptions, checkSignal } from "../check.ts";
+import { nextTurn } from "../clock.ts";
+import { checkCodec, type Codec } from "../codec.ts";
+import { EventsLostError } from "../errors.ts";
 import type { From, Reader } from "../fleet/reader.ts";
 import type { Ring } from "../fleet/ring.ts";
 import { compile, type Filter, PredicateFailure, type Test } from "./filter.ts";
@@ -43,6 +45,9 @@ export interface Gap {
   readonly epoch?: number;
 }
 
+/** A gap that may grow, because it was not read. */
+type MutableGap = { -readonly [Key in keyof Gap]: Gap[Key] };
+
 /** What became of the events since the subscription began. */
 export interface SubscriptionCounts {
   /** Handed to the reader. */
@@ -57,7 +62,7 @@ export interface SubscriptionCounts {
   undecodable: number;
 }
 
-const POLICIES = new Set(["drop-newest", "drop-oldest", "close"]);
+const POLICIES = ["drop-newest", "drop-oldest", "close"] as const;
 const QUEUE_MAX = 1_048_576;
 const POLL_MAX = 65_536;
 /** Events copied out of the ring at once. */
@@ -76,19 +81,17 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
   readonly #reader: Reader;
   readonly #head: EventHead;
   readonly #test: Test;
-  readonly #limit: number;
   readonly #policy: string;
   readonly #ring: Ring;
   readonly #pump: Pump | null;
   readonly #signal: AbortSignal | undefined;
   readonly #onClose: (id: number) => void;
-  /** Events and gaps, from `#first` on. */
-  #items: (E | Gap | undefined)[] = [];
-  #first = 0;
-  /** Lost before and behind what is queued, and not told yet. */
-  #before = new Loss();
-  #behind = new Loss();
-  readonly #counts = { received: 0, queued: 0, filtered: 0, overwritten: 0, dropped: 0, undecodable: 0 };
+  readonly #queue: BoundedQueue<E>;
+  /** Gaps by the number of the event that they stand before, which is queued or still to come. */
+  readonly #gaps = new Map<number, MutableGap>();
+  /** What `"drop-oldest"` has lost, before all that is queued. */
+  #before: MutableGap | null = null;
+  readonly #counts = { received: 0, filtered: 0, overwritten: 0, dropped: 0, undecodable: 0 };
   /** What was received when the eager reading last found the queue full. */
   #receivedThen = -1;
   /** Why reading fails, when it does: told once. */
@@ -107,22 +110,20 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
   ) {
     const { queue = 256, policy = "drop-newest", from = "head", signal } = checkOptions("a subscription", options);
     checkInteger("queue", queue, 0, QUEUE_MAX);
-    if (!POLICIES.has(policy)) {
-      throw new InvalidConfigError(`policy is ${shown(policy)}; it must be one of ${[...POLICIES].join(", ")}.`);
-    }
+    checkChoice("policy", policy, POLICIES);
     this.#test = compile(filter);
     const used = options.codec ? checkCodec(options.codec) : codec;
     checkSignal(signal);
     signal?.throwIfAborted();
     this.id = id;
     this.#ring = ring;
-    this.#limit = Math.max(1, queue);
+    this.#queue = new BoundedQueue(Math.max(1, queue), policy);
     this.#policy = policy;
     this.#signal = signal;
     this.#onClose = onClose;
     this.#reader = ring.reader(from);
     this.#head = new EventHead(this.#reader, used);
-    this.#behind.epoch = this.#reader.takeNewEpoch();
+    this.#noteEpoch();
     this.#noteOverwritten();
     signal?.addEventListener("abort", this.#abort);
     const isEager = queue > 0 && !ring.fleet.isObserver;
@@ -145,7 +146,7 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
   }
 
   get counts(): SubscriptionCounts {
-    return { ...this.#counts };
+    return { ...this.#counts, queued: this.#queue.length };
   }
 
   /** What is there now, at most `max` events, and gaps between them. Throws what reading would reject with. */
@@ -197,12 +198,9 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
   }
 
   readonly #abort = (): void => {
-    this.#counts.dropped += this.#counts.queued;
-    this.#counts.queued = 0;
-    this.#items = [];
-    this.#first = 0;
-    this.#before = new Loss();
-    this.#behind = new Loss();
+    this.#counts.dropped += this.#queue.takeAll().length;
+    this.#gaps.clear();
+    this.#before = null;
     this.#fail(this.#signal!.reason);
   };
 
@@ -210,7 +208,7 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
 
   async #read(): Promise<IteratorResult<E | Gap>> {
     for (;;) {
-      if (this.isOpen && this.#reader.isTurnOver()) await new Promise<void>((resolve) => setImmediate(resolve));
+      if (this.isOpen && this.#reader.isTurnOver()) await nextTurn();
       const item = this.#next(BATCHES_PER_TURN);
       if (item) return { done: false, value: item };
       if (!this.isOpen) break;
@@ -252,24 +250,12 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
   }
 
   #take(): E | Gap | null {
-    if (this.#before.isAny()) return this.#before.take();
-    if (this.#first < this.#items.length) {
-      const item = this.#items[this.#first]!;
-      this.#items[this.#first++] = undefined;
-      if (this.#first === this.#items.length) {
-        this.#items = [];
-        this.#first = 0;
-      } else if (this.#first >= 1_024 && this.#first * 2 > this.#items.length) {
-        this.#items.splice(0, this.#first);
-        this.#first = 0;
-      }
-      if ((item as Gap).topic !== null) {
-        this.#counts.queued--;
-        this.#counts.received++;
-      }
-      return item;
-    }
-    return this.#behind.isAny() ? this.#behind.take() : null;
+    const gap = this.#before ?? this.#takeGap(this.#queue.first);
+    this.#before = null;
+    if (gap) return gap;
+    const event = this.#queue.take();
+    if (event) this.#counts.received++;
+    return event ?? null;
   }
 
   // ---- the ring's side --------------------------------------------------------------------------------------------
@@ -280,15 +266,14 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
    */
   #readEagerly(): "more" | "empty" {
     this.#reader.beginTurn();
-    const { received, queued } = this.#counts;
-    const isStuck = queued >= this.#limit && received === this.#receivedThen;
+    const isStuck = this.#queue.isFull && this.#counts.received === this.#receivedThen;
     let found = true;
     for (let batch = 0; batch < BATCHES_PER_TURN && found && this.isOpen; batch++) {
       found = this.#fill(isStuck);
-      if (!isStuck && this.#counts.queued >= this.#limit) break;
+      if (!isStuck && this.#queue.isFull) break;
     }
-    this.#receivedThen = this.#counts.queued >= this.#limit ? this.#counts.received : -1;
-    if (this.#first < this.#items.length || this.#before.isAny() || this.#behind.isAny()) this.#notify();
+    this.#receivedThen = this.#queue.isFull ? this.#counts.received : -1;
+    if (this.#queue.length > 0 || this.#before || this.#gaps.size > 0) this.#notify();
     return found ? "more" : "empty";
   }
 
@@ -300,11 +285,11 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
       this.#noteOverwritten();
       if (!reader.isOpen) return false;
       if (reader.left === 0) {
-        this.#behind.epoch = reader.takeNewEpoch() ?? this.#behind.epoch;
+        this.#noteEpoch();
         return reader.lost > 0;
       }
     }
-    while ((mayDrop || this.#counts.queued < this.#limit) && reader.next()) {
+    while ((mayDrop || !this.#queue.isFull) && reader.next()) {
       this.#offer();
       if (!reader.isOpen) return false;
     }
@@ -316,7 +301,7 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
     let event: E | null = null;
     try {
       if (!this.#isWanted()) return;
-      if (this.#counts.queued < this.#limit || this.#policy === "drop-oldest") event = this.#head.toEvent() as E;
+      if (this.#queue.accepts()) event = this.#head.toEvent() as E;
     } catch (error) {
       if (error instanceof PredicateFailure) {
         this.#fail(error.cause);
@@ -328,10 +313,8 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
       this.#drop();
       return;
     }
-    if (this.#counts.queued >= this.#limit) this.#dropOldest();
-    if (this.#behind.isAny()) this.#items.push(this.#behind.take());
-    this.#items.push(event);
-    this.#counts.queued++;
+    const { first } = this.#queue;
+    if (this.#queue.push(event) > 0) this.#noteDropped(first);
   }
 
   #isWanted(): boolean {
@@ -343,26 +326,49 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
 
   #drop(): void {
     this.#counts.dropped++;
-    this.#behind.dropped++;
+    this.#gapBefore(this.#nextNumber).dropped++;
     if (this.#policy === "close") this.#fail(new EventsLostError(this.lagged));
   }
 
-  #dropOldest(): void {
-    for (let item = this.#items[this.#first]; item; item = this.#items[this.#first]) {
-      this.#items[this.#first++] = undefined;
-      if ((item as Gap).topic !== null) break;
-      this.#before.add(item as Gap);
-    }
-    this.#before.dropped++;
+  /** The oldest event, of that number, was dropped, and with it the gap before it. */
+  #noteDropped(number: number): void {
     this.#counts.dropped++;
-    this.#counts.queued--;
+    const before = (this.#before ??= { topic: null, overwritten: 0, dropped: 0 });
+    before.dropped++;
+    const gap = this.#takeGap(number);
+    if (!gap) return;
+    before.overwritten += gap.overwritten;
+    before.dropped += gap.dropped;
+    if (gap.epoch !== undefined) before.epoch = gap.epoch;
+  }
+
+  /** Of the event that is queued next. */
+  get #nextNumber(): number {
+    return this.#queue.first + this.#queue.length;
+  }
+
+  #gapBefore(number: number): MutableGap {
+    let gap = this.#gaps.get(number);
+    if (!gap) this.#gaps.set(number, (gap = { topic: null, overwritten: 0, dropped: 0 }));
+    return gap;
+  }
+
+  #takeGap(number: number): Gap | null {
+    const gap = this.#gaps.size > 0 ? this.#gaps.get(number) : undefined;
+    if (gap) this.#gaps.delete(number);
+    return gap ?? null;
+  }
+
+  #noteEpoch(): void {
+    const epoch = this.#reader.takeNewEpoch();
+    if (epoch !== null) this.#gapBefore(this.#nextNumber).epoch = epoch;
   }
 
   #noteOverwritten(): void {
     const { lost } = this.#reader;
     if (lost === 0) return;
     this.#counts.overwritten += lost;
-    this.#behind.overwritten += lost;
+    this.#gapBefore(this.#nextNumber).overwritten += lost;
     if (this.#policy === "close") this.#fail(new EventsLostError(this.lagged));
   }
 
@@ -370,30 +376,5 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
     if (!this.isOpen) return;
     this.#failure = { error };
     this.close();
-  }
-}
-
-/** What was lost between two events. */
-class Loss {
-  overwritten = 0;
-  dropped = 0;
-  epoch: number | null = null;
-
-  isAny(): boolean {
-    return this.overwritten > 0 || this.dropped > 0 || this.epoch !== null;
-  }
-
-  add(gap: Gap): void {
-    this.overwritten += gap.overwritten;
-    this.dropped += gap.dropped;
-    this.epoch = gap.epoch ?? this.epoch;
-  }
-
-  take(): Gap {
-    const { overwritten, dropped, epoch } = this;
-    this.overwritten = 0;
-    this.dropped = 0;
-    this.epoch = null;
-    return epoch === null ? { topic: null, overwritten, dropped } : { topic: null, overwritten, dropped, epoch };
   }
 }

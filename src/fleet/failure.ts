@@ -15,7 +15,7 @@ import {
   type SlotbusError,
   VersionMismatchError,
 } from "../errors.ts";
-import { fileError } from "../bus/directory.ts";
+import { fileError } from "../native/directory.ts";
 import { C, errorText, FIELDS, native, view } from "../native/library.ts";
 import type { FleetGeometry } from "./options.ts";
 

@@ -1,8 +1,7 @@
 /** A fleet: equal processes that share a named file of rings and leases. */
 
 import { closeSync, constants, openSync, readSync } from "node:fs";
-import { openDirectory } from "../bus/directory.ts";
-import { checkName, resolveDirectory, shown } from "../bus/options.ts";
+import { shown } from "../check.ts";
 import {
   FleetClosedError,
   FleetGeometryError,
@@ -10,7 +9,9 @@ import {
   InvalidConfigError,
   ResourceError,
 } from "../errors.ts";
+import { openDirectory } from "../native/directory.ts";
 import { C, cString, detach, FIELDS, native, type Pointer, view } from "../native/library.ts";
+import { checkName, resolveDirectory } from "../runtime-directory.ts";
 import { callError, fileOf, joinError } from "./failure.ts";
 import {
   checkSizes,

@@ -1,6 +1,6 @@
 /** What a member asks of a fleet, what a file has, and in what the two differ. */
 
-import { checkInteger, shown } from "../bus/options.ts";
+import { checkInteger, shown } from "../check.ts";
 import { type FleetDifference, InvalidConfigError, InvalidNameError } from "../errors.ts";
 import { C, FIELDS } from "../native/library.ts";
 

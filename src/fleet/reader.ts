@@ -1,6 +1,7 @@
 /** Batches of events that C copied out of a ring, read where they lie, and the sleep until there are more. */
 
 import { availableParallelism } from "node:os";
+import { nextTurn } from "../clock.ts";
 import { FleetClosedError, InvalidConfigError, ResourceError } from "../errors.ts";
 import { C, detach, errorText, FIELDS, native, type Pointer, view } from "../native/library.ts";
 import { callError } from "./failure.ts";
@@ -267,8 +268,6 @@ export class Reader {
     this.#words = new Uint32Array(buffer, 0, Math.floor(bytes / 4));
   }
 }
-
-const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 /** What {@link Reader} hands to C. */
 interface Place {

@@ -2,7 +2,7 @@
 
 import type { Server } from "bun";
 import { SlotBus } from "../bus/bus.ts";
-import { checkCloseLimit } from "../bus/options.ts";
+import { checkCloseLimit } from "../check.ts";
 import type { StreamedResponse } from "../bus/response.ts";
 import { ResourceError, SlotbusError } from "../errors.ts";
 import { ControlPlane, health } from "./control.ts";

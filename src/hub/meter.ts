@@ -1,7 +1,9 @@
 /** What the hub counts of the requests it answers: by status, and how long they took. */
 
+import { Latencies } from "../latency.ts";
+
 /** Latency buckets for each power of ten; their upper bounds are in ms, from 10 µs to 100 s. */
-const PER_DECADE = 16;
+const PER_DECADE = 4;
 const BOUNDS: readonly number[] = Array.from({ length: 7 * PER_DECADE + 1 }, (_, i) => 10 ** (i / PER_DECADE - 2));
 /** Seconds of history that the status page shows. */
 const HISTORY = 300;
@@ -18,50 +20,27 @@ export interface Sample {
   readonly p99: number;
 }
 
-/** Requests by latency. */
-class Latencies {
-  /** Floats: 32 bits would be full, and begin again, after some hours of load. */
-  readonly counts = new Float64Array(BOUNDS.length + 1);
-  total = 0;
-  sumMs = 0;
-
-  add(ms: number): void {
-    const at = ms <= 0.01 ? 0 : Math.min(BOUNDS.length, Math.ceil((Math.log10(ms) + 2) * PER_DECADE));
-    this.counts[at]!++;
-    this.total++;
-    this.sumMs += ms;
-  }
-
-  /** How long that part of the requests took at most, in ms: a place in the bucket in which it ends. */
-  quantile(part: number): number {
-    let left = this.total * part;
-    if (left === 0) return 0;
-    for (let at = 0; at < BOUNDS.length; at++) {
-      const count = this.counts[at]!;
-      if (left <= count) return BOUNDS[at]! * 10 ** ((left / count - 1) / PER_DECADE);
-      left -= count;
-    }
-    return BOUNDS.at(-1)!;
-  }
-
-  clear(): void {
-    this.counts.fill(0);
-    this.total = 0;
-    this.sumMs = 0;
-  }
-}
-
 /** Counts of one worker name, or of what the hub answered itself. */
 export class Counts {
   /** By status. */
   readonly statuses = new Map<number, number>();
-  readonly latencies = new Latencies();
+  /** Requests by latency, the last ones above all bounds. Floats: 32 bits would be full after some hours of load. */
+  readonly inBucket = new Float64Array(BOUNDS.length + 1);
+  total = 0;
+  sumMs = 0;
+
+  add(status: number, ms: number): void {
+    this.statuses.set(status, (this.statuses.get(status) ?? 0) + 1);
+    const at = ms <= 0.01 ? 0 : Math.min(BOUNDS.length, Math.ceil((Math.log10(ms) + 2) * PER_DECADE));
+    this.inBucket[at]!++;
+    this.total++;
+    this.sumMs += ms;
+  }
 
   /** Cumulative, as Prometheus wants it: bound in seconds, requests. */
   buckets(): [bound: number, count: number][] {
     let sum = 0;
-    const all = BOUNDS.map((bound, at): [number, number] => [bound / 1000, (sum += this.latencies.counts[at]!)]);
-    return all.filter((_, at) => at % (PER_DECADE / 4) === 0);
+    return BOUNDS.map((bound, at) => [bound / 1_000, (sum += this.inBucket[at]!)]);
   }
 }
 
@@ -78,8 +57,7 @@ export class Meter {
     this.#roll(Date.now());
     let counts = this.counts.get(name);
     if (!counts) this.counts.set(name, (counts = new Counts()));
-    counts.statuses.set(status, (counts.statuses.get(status) ?? 0) + 1);
-    counts.latencies.add(ms);
+    counts.add(status, ms);
     this.#second.add(ms);
     if (status >= 500) this.#errors++;
   }
@@ -93,20 +71,20 @@ export class Meter {
   /** No timer runs for this: whoever records or asks ends the second. */
   #roll(now: number): void {
     if (now - this.#began < 1_000 && now >= this.#began) return;
-    const { total } = this.#second;
-    if (total > 0) {
+    const { count } = this.#second;
+    if (count > 0) {
       const sample = {
         time: this.#began,
-        requests: total,
+        requests: count,
         errors: this.#errors,
-        p50: this.#second.quantile(0.5),
-        p90: this.#second.quantile(0.9),
-        p99: this.#second.quantile(0.99),
+        p50: this.#second.percentile(50),
+        p90: this.#second.percentile(90),
+        p99: this.#second.percentile(99),
       };
       this.#samples.push(sample);
       if (this.#samples.length > HISTORY) this.#samples.shift();
     }
-    this.#second.clear();
+    this.#second.reset();
     this.#errors = 0;
     this.#began = secondOf(now);
   }

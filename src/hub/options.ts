@@ -1,8 +1,8 @@
 /** Options of a hub: their defaults, their ranges, and the one error each wrong value gets. */
 
-import { checkInteger, checkName, checkTimeout, resolveDirectory, shown } from "../bus/options.ts";
-import { checkToken } from "../check.ts";
+import { checkInteger, checkTimeout, checkToken, shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
+import { checkName, resolveDirectory } from "../runtime-directory.ts";
 
 export interface HubOptions {
   /** 1-24 of `A-Z a-z 0-9 _ -`, starting with a letter or digit. Default `"hub"`. One live hub has it. */

@@ -1,6 +1,7 @@
 /** A request over a bus to a worker, and its answer back: what of HTTP belongs to one connection stays there. */
 
-import type { BusRequest, SlotBus } from "../bus/bus.ts";
+import type { SlotBus } from "../bus/bus.ts";
+import type { BusRequest } from "../bus/call.ts";
 import { METHODS, type Method } from "../bus/codec.ts";
 import { HeaderList } from "../bus/headers.ts";
 import type { StreamedResponse } from "../bus/response.ts";

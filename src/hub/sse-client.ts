@@ -1,15 +1,14 @@
 /** One client of an event stream: what it has not taken yet is bounded, and what it loses by that is told in the stream. */
 
+import { BoundedQueue } from "../bounded-queue.ts";
 import { encodeMissing, type Missing } from "./event-log.ts";
 
 const HEARTBEAT = ":\n\n";
 const encoder = new TextEncoder();
 
 export class SseClient {
-  readonly #limit: number;
   readonly #onEnd: () => void;
-  #waiting: string[] = [];
-  #bytes = 0;
+  readonly #waiting: BoundedQueue<string>;
   #lost: Missing = 0;
   #wake: (() => void) | null = null;
   #ending = false;
@@ -17,7 +16,7 @@ export class SseClient {
 
   /** Holds up to `limit` bytes for it. `onEnd` hears once that the client has gone or was ended. */
   constructor(limit: number, onEnd: () => void) {
-    this.#limit = limit;
+    this.#waiting = new BoundedQueue(limit, "drop-newest", (text) => (text as string).length);
     this.#onEnd = onEnd;
   }
 
@@ -43,7 +42,7 @@ export class SseClient {
   /** `false`: there was no room, it counts as lost. */
   send(text: string): boolean {
     if (this.#over || this.#ending) return false;
-    if (this.#bytes + text.length > this.#limit && this.#bytes > 0) {
+    if (!this.#waiting.accepts(text.length)) {
       this.#lost = this.#lost === null ? null : this.#lost + 1;
       return false;
     }
@@ -59,7 +58,7 @@ export class SseClient {
 
   /** Something, so that nobody on the way thinks the connection dead. */
   beat(): void {
-    if (this.#bytes === 0 && !this.#over) this.#push(HEARTBEAT);
+    if (this.#waiting.length === 0 && !this.#over) this.#push(HEARTBEAT);
   }
 
   /** What waits still goes out, then the stream ends. */
@@ -70,7 +69,6 @@ export class SseClient {
 
   #push(text: string): void {
     this.#waiting.push(text);
-    this.#bytes += text.length;
     this.#notify();
   }
 
@@ -93,9 +91,7 @@ export class SseClient {
     }
     if (this.#over) return;
     if (this.#waiting.length > 0) {
-      controller.enqueue(encoder.encode(this.#waiting.join("")));
-      this.#waiting = [];
-      this.#bytes = 0;
+      controller.enqueue(encoder.encode(this.#waiting.takeAll().join("")));
     } else {
       controller.close();
       this.#finish();
@@ -111,8 +107,7 @@ export class SseClient {
   #finish(): void {
     if (this.#over) return;
     this.#over = true;
-    this.#waiting = [];
-    this.#bytes = 0;
+    this.#waiting.takeAll();
     this.#notify();
     this.#onEnd();
   }

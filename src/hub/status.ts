@@ -254,8 +254,7 @@ export class Status {
       for (const [status, count] of statuses) text.sample({ worker, status }, count);
     text.family("slotbus_hub_request_duration_seconds", "histogram", "From the request to the head of its answer.");
     for (const [worker, counts] of all) {
-      const { total, sumMs } = counts.latencies;
-      text.histogram({ worker }, { buckets: counts.buckets(), count: total, sum: sumMs / 1_000 });
+      text.histogram({ worker }, { buckets: counts.buckets(), count: counts.total, sum: counts.sumMs / 1_000 });
     }
     this.#workerMetrics(text);
     const gauge = (name: string, help: string, value: number) => text.family(name, "gauge", help).sample({}, value);

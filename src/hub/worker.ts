@@ -1,12 +1,13 @@
 /** A worker of a hub: registers its routes, answers their requests, and does both again when the hub comes back. */
 
 import { EventEmitter } from "node:events";
+import { backoff } from "../backoff.ts";
 import { METHODS, type Method } from "../bus/codec.ts";
 import { toWebRequest } from "../bus/fetch.ts";
-import { resolveDirectory } from "../bus/options.ts";
-import type { Answerable, WorkerRequest } from "../bus/request.ts";
-import { type FetchHandler, SlotWorker } from "../bus/worker.ts";
+import type { Answerable, FetchHandler, WorkerRequest } from "../bus/request.ts";
+import { SlotWorker } from "../bus/worker.ts";
 import { HubError, InvalidConfigError, NoAnswerError, type SlotbusError } from "../errors.ts";
+import { resolveDirectory } from "../runtime-directory.ts";
 import { HandlerResponse } from "./answer.ts";
 import { HubClient } from "./client.ts";
 import { HubRequest } from "./context.ts";
@@ -186,8 +187,7 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
         });
       } catch (error) {
         if (this.#stopped) return;
-        const full = Math.min(max, min * 2 ** Math.min(attempt++, 16));
-        const wait = Math.round(full / 2 + (Math.random() * full) / 2);
+        const wait = Math.round(backoff(attempt++, { initial: min, max }));
         this.#tellRetry(error as Error, wait);
         await this.#pause(wait);
       }

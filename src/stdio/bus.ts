@@ -1,6 +1,7 @@
 /** The stdio bus: programs in any language as workers, asked by JSON-RPC over their standard input and output. */
 
 import { checkInteger, checkOptions, checkSignal, shown } from "../check.ts";
+import { after } from "../clock.ts";
 import {
   BusClosedError,
   type ExitReport,
@@ -13,6 +14,7 @@ import {
   type WorkerFailedError,
 } from "../errors.ts";
 import { Hold, holdWhile } from "../hold.ts";
+import { Latencies } from "../latency.ts";
 import { resolveStop, type StopOptions } from "../supervisor/options.ts";
 import type { WorkerState, WorkerStatus } from "../supervisor/supervisor.ts";
 import { resolveStdioOptions, type StdioBusOptions } from "./config.ts";
@@ -20,7 +22,7 @@ import { Call, type CallOptions, LinkCounts, type LinkIdentity } from "./link.ts
 import { type MakeSupervisor, Pool, type PoolOwner } from "./pool.ts";
 import { kindOf, RPC, type RpcMessage } from "./rpc.ts";
 import { type ServeOptions, StdioServer } from "./server.ts";
-import { Latencies, type StdioStats } from "./stats.ts";
+import type { StdioStats } from "./stats.ts";
 import { type SubscribeOptions, Subscription } from "./subscription.ts";
 
 /** States of a bus, with the numbers they always had. */
@@ -112,8 +114,6 @@ const grab = (resolve: Resolve, reject: Reject): void => {
   ends.reject = reject;
 };
 const noOptions: StdioRequestOptions = {};
-/** Longest wait of a timer of JavaScript, in ms. */
-const MAX_TIMER_MS = 0x7fff_ffff;
 
 /**
  * Worker processes that speak JSON-RPC 2.0 over their standard input and output: any program that reads and writes lines of JSON.
@@ -407,7 +407,7 @@ export class StdioBus implements AsyncDisposable {
   #expect(due: number, now: number): void {
     this.#due = due;
     if (this.#timer) clearTimeout(this.#timer);
-    this.#timer = setTimeout(this.#onTime, Math.min(MAX_TIMER_MS, Math.max(1, due - now)));
+    this.#timer = after(due - now, this.#onTime);
     this.#timer.unref();
   }
 
@@ -579,8 +579,8 @@ export class StdioBus implements AsyncDisposable {
       dropped: this.#dropped,
       late,
       protocolErrors,
-      p50: this.#latencies.quantile(0.5),
-      p99: this.#latencies.quantile(0.99),
+      p50: this.#latencies.percentile(50),
+      p99: this.#latencies.percentile(99),
       workers,
     };
   }

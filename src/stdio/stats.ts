@@ -41,37 +41,3 @@ export interface StdioStats {
     queuedBytes: number;
   }[];
 }
-
-/** Buckets for each doubling of a latency. */
-const STEPS = 8;
-
-/** Latencies in buckets that are an eighth wide: an answer of `quantile` is off by a sixteenth at most. */
-export class Latencies {
-  readonly #counts = new Uint32Array(32 * STEPS);
-  #total = 0;
-
-  add(ms: number): void {
-    const us = Math.max(1, ms * 1_000) >>> 0;
-    this.#total++;
-    if (us < STEPS) {
-      this.#counts[us]!++;
-      return;
-    }
-    const shift = 28 - Math.clz32(us); // leaves four bits, the first of which is set
-    this.#counts[(shift + 1) * STEPS + (us >>> shift) - STEPS]!++;
-  }
-
-  /** In ms: the middle of the bucket in which that part of all ends; 0 when there are none. */
-  quantile(part: number): number {
-    let left = Math.ceil(this.#total * part);
-    if (left === 0) return 0;
-    for (let at = 0; at < this.#counts.length; at++) {
-      left -= this.#counts[at]!;
-      if (left > 0) continue;
-      if (at < STEPS) return at / 1_000;
-      const shift = Math.floor(at / STEPS) - 1;
-      return (((at % STEPS) + STEPS + 0.5) * 2 ** shift) / 1_000;
-    }
-    return 0;
-  }
-}

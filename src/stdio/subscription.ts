@@ -1,5 +1,6 @@
-/** A bounded queue between those who tell and one who reads. */
+/** Items for one reader, from those who tell it: bounded, with a policy. */
 
+import { BoundedQueue, type QueuePolicy } from "../bounded-queue.ts";
 import { checkChoice, checkInteger, checkOptions } from "../check.ts";
 import { SubscriptionFullError } from "../errors.ts";
 import { Hold } from "../hold.ts";
@@ -13,25 +14,23 @@ export interface SubscribeOptions {
    * ends the subscription with `SubscriptionFullError` behind what is queued; `"block"` reads no more from the worker that
    * told, until there is room. A reader that then stays away stops that worker's requests too.
    */
-  policy?: "drop-newest" | "drop-oldest" | "close" | "block" | undefined;
+  policy?: QueuePolicy | undefined;
   /** Ends it at once; reading rejects with `signal.reason`. */
   signal?: AbortSignal | undefined;
 }
 
-/** Policies of a subscription. */
-const POLICIES = ["drop-newest", "drop-oldest", "close", "block"] as const;
+const POLICIES: readonly QueuePolicy[] = ["drop-newest", "drop-oldest", "close", "block"];
 const QUEUE_MAX = 1_048_576;
 const DONE: IteratorResult<never> = { done: true, value: undefined };
 
 /** Items for one reader, in order. Leaving the loop closes it; what is queued can be read after that. */
 export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposable {
   readonly #limit: number;
-  readonly #policy: (typeof POLICIES)[number];
+  readonly #policy: QueuePolicy;
+  readonly #queue: BoundedQueue<T>;
   readonly #signal: AbortSignal | undefined;
   readonly #onClose: (subscription: Subscription<T>) => void;
   readonly #onDrop: () => void;
-  #items: (T | undefined)[] = [];
-  #first = 0;
   #readers: { resolve: (result: IteratorResult<T>) => void; reject: (error: unknown) => void }[] = [];
   /** Set while somebody waits for an item. */
   readonly #hold = new Hold();
@@ -50,6 +49,7 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
     const { queue = 256, policy = "drop-newest", signal } = checkOptions("a subscription", options);
     this.#limit = checkInteger("queue", queue, 1, QUEUE_MAX);
     this.#policy = checkChoice("policy", policy, POLICIES);
+    this.#queue = new BoundedQueue(this.#limit, this.#policy);
     this.#signal = signal;
     this.#onClose = onClose;
     this.#onDrop = onDrop;
@@ -64,7 +64,7 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
 
   /** Items that wait to be read. */
   get queued(): number {
-    return this.#items.length - this.#first;
+    return this.#queue.length;
   }
 
   /** Items that its policy or an abort lost. */
@@ -81,9 +81,14 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
       reader.resolve({ done: false, value: item });
       return null;
     }
-    if (this.queued >= this.#limit && !this.#makeRoom()) return null;
-    this.#items.push(item);
-    if (this.#policy !== "block" || this.#isReleased || this.queued < this.#limit) return null;
+    // What "block" could not stop any more (the rest of a batch, several workers) is kept: it loses nothing.
+    if (!this.#queue.accepts()) {
+      if (this.#policy === "close") this.#end({ error: new SubscriptionFullError(this.#limit) });
+      else this.#drop(1);
+      return null;
+    }
+    this.#drop(this.#queue.push(item));
+    if (this.#policy !== "block" || this.#isReleased || !this.#queue.isFull) return null;
     return (this.#room ??= Promise.withResolvers<void>()).promise;
   }
 
@@ -96,13 +101,8 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
 
   /** The next item; done when it is closed and all was read. */
   next(): Promise<IteratorResult<T>> {
-    if (this.#first < this.#items.length) {
-      const value = this.#items[this.#first]!;
-      this.#items[this.#first++] = undefined;
-      if (this.#first === this.#items.length || this.#first > 1_024) {
-        this.#items = this.#items.slice(this.#first);
-        this.#first = 0;
-      }
+    if (this.#queue.length > 0) {
+      const value = this.#queue.take()!;
       this.#giveRoom();
       return Promise.resolve({ done: false, value });
     }
@@ -123,7 +123,7 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
 
   /** Closes it and forgets what is queued. */
   return(): Promise<IteratorResult<T>> {
-    this.#forget();
+    this.#queue.takeAll();
     this.#end(null);
     return Promise.resolve(DONE);
   }
@@ -136,42 +136,19 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
     return this;
   }
 
-  /** `false`: there is none for the newest. */
-  #makeRoom(): boolean {
-    if (this.#policy === "close") {
-      this.#end({ error: new SubscriptionFullError(this.#limit) });
-      return false;
-    }
-    // What "block" could not stop any more (the rest of a batch, several workers) is kept: it loses nothing.
-    if (this.#policy === "block") return true;
-    this.#dropped++;
-    this.#onDrop();
-    if (this.#policy === "drop-newest") return false;
-    this.#items[this.#first++] = undefined;
-    if (this.#first > 1_024) {
-      this.#items = this.#items.slice(this.#first);
-      this.#first = 0;
-    }
-    return true;
+  #drop(count: number): void {
+    this.#dropped += count;
+    for (let left = count; left > 0; left--) this.#onDrop();
   }
 
   #giveRoom(): void {
-    if (!this.#room || this.queued >= this.#limit) return;
+    if (!this.#room || this.#queue.isFull) return;
     this.#room.resolve();
     this.#room = null;
   }
 
-  #forget(): void {
-    this.#items = [];
-    this.#first = 0;
-  }
-
   readonly #abort = (): void => {
-    for (let left = this.queued; left > 0; left--) {
-      this.#dropped++;
-      this.#onDrop();
-    }
-    this.#forget();
+    this.#drop(this.#queue.takeAll().length);
     this.#end({ error: this.#signal!.reason });
   };
 

@@ -1,7 +1,9 @@
 /** Options of a pool: their defaults, their ranges, and the one error each wrong value gets. */
 
 import { resolve } from "node:path";
+import type { Backoff } from "../backoff.ts";
 import { checkChoice, checkInteger, checkKeys, checkOptions, checkTimeout, shown } from "../check.ts";
+import { MAX_TIMER_MS } from "../clock.ts";
 import { InvalidConfigError } from "../errors.ts";
 
 /** When and how soon a worker that ended is started again. */
@@ -102,20 +104,13 @@ export interface ResolvedRestart {
   readonly policy: "always" | "on-failure" | "never";
   readonly limit: number;
   readonly window: number;
-  readonly backoff: {
-    readonly initial: number;
-    readonly max: number;
-    readonly factor: number;
-    readonly jitter: number;
-  };
+  readonly backoff: Required<Backoff>;
   readonly healthyAfter: number;
   readonly giveUp: boolean;
 }
 
 /** Most workers of one pool. */
 export const INSTANCES_MAX = 1024;
-/** Longest time of a timer of JavaScript, in ms: 24 days. */
-const MS_MAX = 0x7fff_ffff;
 
 function section<T extends object>(of: string, given: T | undefined, known: readonly (keyof T & string)[]): T {
   const options = checkOptions(of, given ?? ({} as T));
@@ -139,12 +134,12 @@ function checkBoolean(option: string, value: unknown): boolean {
 }
 
 function checkMs(option: string, value: unknown, low = 0): number {
-  return checkInteger(option, value, low, MS_MAX, " ms");
+  return checkInteger(option, value, low, MAX_TIMER_MS, " ms");
 }
 
 /** A whole number from `low`, or `Infinity`. */
 function checkCount(option: string, value: unknown, low: number, unit = ""): number {
-  return value === Infinity ? Infinity : checkInteger(option, value, low, MS_MAX, `${unit}, or Infinity`);
+  return value === Infinity ? Infinity : checkInteger(option, value, low, MAX_TIMER_MS, `${unit}, or Infinity`);
 }
 
 /** Throws {@link InvalidConfigError}. @internal */

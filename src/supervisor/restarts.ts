@@ -1,17 +1,18 @@
 /** How soon a worker is started again, and how often. */
 
+import { backoff } from "../backoff.ts";
 import type { ResolvedRestart } from "./options.ts";
 
 /** The restarts of one worker. The clock is the caller's. @internal */
 export class Restarts {
   readonly #options: ResolvedRestart;
-  readonly #random: () => number;
+  readonly #random: (() => number) | undefined;
   /** When each restart within the window was granted. */
   #granted: number[] = [];
   /** Pauses since the worker was last healthy. */
   #pauses = 0;
 
-  constructor(options: ResolvedRestart, random: () => number = Math.random) {
+  constructor(options: ResolvedRestart, random?: () => number) {
     this.#options = options;
     this.#random = random;
   }
@@ -33,8 +34,6 @@ export class Restarts {
 
   /** The next pause in ms, longer each time. */
   pause(): number {
-    const { initial, max, factor, jitter } = this.#options.backoff;
-    const full = Math.min(max, initial * factor ** Math.min(this.#pauses++, 64));
-    return Math.round(full * (1 - jitter * this.#random()));
+    return Math.round(backoff(this.#pauses++, this.#options.backoff, this.#random));
   }
 }

@@ -2,7 +2,9 @@
 
 import { EventEmitter } from "node:events";
 import { BusClosedError, type ExitReport, InvalidStateError, WorkerFailedError, WorkerStartError } from "../errors.ts";
-import { checkInteger, startTimer } from "../check.ts";
+import { shorten } from "../backoff.ts";
+import { checkInteger } from "../check.ts";
+import { startTimer } from "../clock.ts";
 import { Hold, holdWhile } from "../hold.ts";
 import {
   INSTANCES_MAX,
@@ -494,7 +496,7 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
     worker.current = life;
     this.#setLinks();
     const { maxAge } = this.pool.recycle;
-    life.age = startTimer(maxAge === Infinity ? 0 : maxAge * (1 - Math.random() / 10), () => this.#recycle(life));
+    life.age = startTimer(maxAge === Infinity ? 0 : shorten(maxAge, 0.1), () => this.#recycle(life));
     this.#setState(worker, "ready");
     const status = statusOf(worker);
     queueMicrotask(() => this.emit("ready", status));

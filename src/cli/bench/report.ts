@@ -1,7 +1,9 @@
 /** How figures are written: numbers, sizes, tables, the machine, goals met or missed. */
 
 import { cpus, release, type } from "node:os";
-import type { Mode } from "./suite.ts";
+
+/** How much is measured. */
+export type Mode = "full" | "quick" | "short";
 
 export type Machine = Record<string, string | number>;
 

@@ -4,10 +4,8 @@ import type { Command } from "commander";
 import { print } from "../terminal.ts";
 import { CommandError, UsageError, withJson } from "../usage.ts";
 import { type Panel, svgChart, writeCharts } from "./chart.ts";
-import type { Machine } from "./report.ts";
+import type { Machine, Mode } from "./report.ts";
 import { type Introduction, Workspace } from "./systems.ts";
-
-export type Mode = "full" | "quick" | "short";
 
 /** Says on the terminal what is measured now. */
 export type Say = (text: string) => void;

@@ -46,16 +46,14 @@ const eventRules: LibraryRule[] = [
   {
     rule: "a full queue is left alone for one turn",
     file: "events/subscription.ts",
-    edits: [["queued >= this.#limit && received === this.#receivedThen;", "queued >= 0 && received >= 0;"]],
+    edits: [["this.#queue.isFull && this.#counts.received === this.#receivedThen;", "this.#counts.received >= 0;"]],
     suite: "events",
     test: "whoever reads loses nothing of a burst far above the queue",
   },
   {
     rule: "drop-oldest keeps the newest",
     file: "events/subscription.ts",
-    edits: [
-      ['this.#counts.queued < this.#limit || this.#policy === "drop-oldest"', "this.#counts.queued < this.#limit"],
-    ],
+    edits: [["if (this.#queue.accepts()) event", "if (!this.#queue.isFull) event"]],
     suite: "events",
     test: "drop-oldest keeps what it says",
   },
@@ -64,8 +62,8 @@ const eventRules: LibraryRule[] = [
     file: "events/subscription.ts",
     edits: [
       [
-        'this.#behind.dropped++;\n    if (this.#policy === "close") this.#fail(new EventsLostError(this.lagged));',
-        "this.#behind.dropped++;",
+        'this.#gapBefore(this.#nextNumber).dropped++;\n    if (this.#policy === "close") this.#fail(new EventsLostError(this.lagged));',
+        "this.#gapBefore(this.#nextNumber).dropped++;",
       ],
     ],
     suite: "events",
@@ -76,8 +74,8 @@ const eventRules: LibraryRule[] = [
     file: "events/subscription.ts",
     edits: [
       [
-        'this.#behind.overwritten += lost;\n    if (this.#policy === "close") this.#fail(new EventsLostError(this.lagged));',
-        "this.#behind.overwritten += lost;",
+        'this.#gapBefore(this.#nextNumber).overwritten += lost;\n    if (this.#policy === "close") this.#fail(new EventsLostError(this.lagged));',
+        "this.#gapBefore(this.#nextNumber).overwritten += lost;",
       ],
     ],
     suite: "events",
@@ -93,14 +91,14 @@ const eventRules: LibraryRule[] = [
   {
     rule: "what the oldest in a queue gives way to counts as dropped",
     file: "events/subscription.ts",
-    edits: [["this.#before.dropped++;\n    this.#counts.dropped++;", "this.#before.dropped++;"]],
+    edits: [["this.#counts.dropped++;\n    const before", "const before"]],
     suite: "events",
     test: "what was published is what each received, filtered, lost to the ring and dropped",
   },
   {
     rule: "a gap is told where it is",
     file: "events/subscription.ts",
-    edits: [["if (this.#behind.isAny()) this.#items.push(this.#behind.take());", ""]],
+    edits: [["this.#takeGap(this.#queue.first)", "this.#takeGap(this.#nextNumber)"]],
     suite: "events",
     test: "drop-newest keeps what it says",
   },
@@ -180,7 +178,12 @@ const contestRules: LibraryRule[] = [
   {
     rule: "a fence refuses an older token",
     file: "contest/fence.ts",
-    edits: [['if (checkToken("token", token) < this.#highWater) return false;', 'checkToken("token", token);']],
+    edits: [
+      [
+        'if (checkInteger("token", token, 0, Number.MAX_SAFE_INTEGER) < this.#highWater) return false;',
+        'checkInteger("token", token, 0, Number.MAX_SAFE_INTEGER);',
+      ],
+    ],
     suite: "contest",
     test: "it admits equal and higher tokens and rejects lower ones",
   },

@@ -5,13 +5,22 @@ import type { Command } from "commander";
 import { CommandError, newCommand } from "../../usage.ts";
 import { alternate, median, perSecond, type Round, round, summarise } from "../measure.ts";
 import type { Panel } from "../chart.ts";
-import { type Bar, bar, barLines, describeMachine, type Machine, machineLines, number, table } from "../report.ts";
+import {
+  type Bar,
+  bar,
+  barLines,
+  describeMachine,
+  type Machine,
+  machineLines,
+  number,
+  table,
+  type Mode,
+} from "../report.ts";
 import { missing, startServer } from "../servers.ts";
 import {
   type CommonFlags,
   guarded,
   inWorkspace,
-  type Mode,
   modeOf,
   parseAgainst,
   present,

@@ -4,13 +4,22 @@ import type { Command } from "commander";
 import { CommandError, newCommand } from "../../usage.ts";
 import { alternate, median, round } from "../measure.ts";
 import type { Panel } from "../chart.ts";
-import { type Bar, bar, barLines, describeMachine, type Machine, machineLines, number, table } from "../report.ts";
+import {
+  type Bar,
+  bar,
+  barLines,
+  describeMachine,
+  type Machine,
+  machineLines,
+  number,
+  table,
+  type Mode,
+} from "../report.ts";
 import { missing } from "../servers.ts";
 import {
   type CommonFlags,
   guarded,
   inWorkspace,
-  type Mode,
   modeOf,
   parseAgainst,
   present,

@@ -16,12 +16,12 @@ import {
   number,
   sizeName,
   table,
+  type Mode,
 } from "../report.ts";
 import {
   type CommonFlags,
   guarded,
   inWorkspace,
-  type Mode,
   modeOf,
   parseAgainst,
   present,

@@ -1,6 +1,6 @@
 /** How values become bodies. */
 
-import { InvalidConfigError } from "../errors.ts";
+import { InvalidConfigError } from "./errors.ts";
 
 /** Turns values into bytes and back. Bytes (`Uint8Array`) and `undefined` never reach it: they travel as they are. */
 export interface Codec {

@@ -1,0 +1,103 @@
+/** Opens the runtime directory; each way in which that fails has its error here, for buses, workers, fleets and the CLI. */
+
+import { accessSync, constants as access, lstatSync, readFileSync, type Stats } from "node:fs";
+import { constants } from "node:os";
+import { dirname } from "node:path";
+import { PermissionDeniedError, ResourceError, type SlotbusError, UnsupportedError } from "../errors.ts";
+import { C, cString, errorText, native } from "./library.ts";
+
+/** The way out, on both sides: two that use different directories do not meet. */
+const ELSEWHERE = "set SLOTBUS_DIR, or the option `directory`, to a directory of your own in all processes of the bus";
+const { ENOMEM, ENOSPC, EDQUOT, EINTR } = constants.errno;
+
+/** How a runtime directory is opened. */
+export interface DirectoryUse {
+  /** Makes it when it is absent. */
+  create?: boolean;
+  /** Others may enter it (mode 0711); without `create` it may belong to another user. */
+  shared?: boolean;
+}
+
+/** A descriptor of the directory, which the caller closes; `null` when it is absent. @throws {PermissionDeniedError}, {ResourceError}. */
+export function openDirectory(directory: string, { create = false, shared = false }: DirectoryUse = {}): number | null {
+  const dir = native.sb_dir_open(cString(directory), create ? 1 : 0, shared ? 1 : 0);
+  if (dir >= 0) return dir;
+  if (dir === -C.SB_ENOBUS && !create) return absent(directory);
+  if (dir === -C.SB_EUNSUPPORTED) throw new UnsupportedError(`slotbus cannot run here: ${errorText(dir)}.`);
+  if (dir === -C.SB_EDIR) throw refusal(directory, shared ? 0o711 : 0o700, shared && !create);
+  throw fileError(dir, `Cannot open the runtime directory ${directory}`);
+}
+
+/** Throws as {@link openDirectory} does. Accepts a directory that is absent. */
+export function checkDirectory(directory: string, use: DirectoryUse = {}): void {
+  const dir = openDirectory(directory, use);
+  if (dir !== null) native.sb_fd_close(dir);
+}
+
+/** `null`, unless nobody can make the directory. */
+function absent(directory: string): null {
+  const parent = dirname(directory);
+  try {
+    accessSync(parent, access.W_OK);
+    return null;
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code !== "ENOENT" && code !== "EROFS") return null; // the user that may make it, makes it
+    const why = code === "EROFS" ? `${parent} is read-only` : `there is no ${parent}`;
+    const message = `Cannot open the runtime directory ${directory}: ${why}.`;
+    throw new ResourceError(message, { cause, retryable: false, hint: sentence(ELSEWHERE) });
+  }
+}
+
+/** Why a system call on the runtime directory, or on a file in it, failed. `what` starts the message. */
+export function fileError(code: number, what: string): SlotbusError {
+  const number = code === -C.SB_ESYS ? native.sb_error_number() : 0;
+  const message = `${what}: ${errorText(code)}.`;
+  if (number === 0 || [ENOMEM, ENOSPC, EDQUOT, EINTR].includes(number)) return new ResourceError(message);
+  return new ResourceError(message, { retryable: false, hint: sentence(ELSEWHERE) });
+}
+
+function refusal(directory: string, mode: number, mayBeForeign: boolean): SlotbusError {
+  const what = `The runtime directory ${directory}`;
+  const rights = mode.toString(8).padStart(4, "0");
+  const uid = process.geteuid?.() ?? 0;
+  const fail = (why: string, hint: string): SlotbusError =>
+    new PermissionDeniedError(`${what} ${why}.`, { hint: sentence(hint) });
+  let found: Stats;
+  try {
+    found = lstatSync(directory);
+  } catch (cause) {
+    return fail(`cannot be opened: ${(cause as Error).message}`, ELSEWHERE);
+  }
+  const has = `has mode ${(found.mode & 0o7777).toString(8).padStart(4, "0")}`;
+  if (!found.isDirectory()) {
+    const kind = found.isSymbolicLink() ? "a symbolic link" : "a file";
+    return fail(`is ${kind}, not a directory of mode ${rights}`, `remove it, or ${ELSEWHERE}`);
+  }
+  if (found.uid !== uid && !mayBeForeign) {
+    return fail(`belongs to ${user(found.uid)}; this process runs as ${user(uid)}`, ELSEWHERE);
+  }
+  if (found.uid !== uid) {
+    return fail(
+      `${has} and belongs to ${user(found.uid)}`,
+      "let only its owner write to it, or give its path correctly",
+    );
+  }
+  return fail(`${has}; it must have mode ${rights}`, `run \`chmod ${rights} ${directory}\`, or ${ELSEWHERE}`);
+}
+
+/** `uid 1000 (ada)`; without the name when /etc/passwd does not have it. */
+function user(uid: number): string {
+  let users = "";
+  try {
+    users = readFileSync("/etc/passwd", "utf8");
+  } catch {
+    users = ""; // a container without users
+  }
+  const name = new RegExp(`^([^:\\n]+):[^:\\n]*:${uid}:`, "m").exec(users)?.[1];
+  return name === undefined ? `uid ${uid}` : `uid ${uid} (${name})`;
+}
+
+function sentence(text: string): string {
+  return `${text[0]!.toUpperCase()}${text.slice(1)}.`;
+}
