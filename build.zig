@@ -13,7 +13,7 @@ const std = @import("std");
 
 const sources = [_][]const u8{
     "abi.c",  "region.c", "attach.c", "slot.c",  "stream.c",
-    "wait.c", "fleet.c",  "ring.c",   "lease.c", "observe.c",
+    "wait.c", "fleet.c",  "ring.c",   "lease.c", "stats.c",
     "serve.c",
 };
 

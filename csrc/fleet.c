@@ -44,11 +44,6 @@ static int32_t system_failed(int number)
 
 /* ---- geometry ---------------------------------------------------------------------------- */
 
-static uint64_t page_up(uint64_t bytes)
-{
-	return (bytes + SB_PAGE - 1) & ~(uint64_t)(SB_PAGE - 1);
-}
-
 /* 1 to 32 bytes, then NULs, and no other ring's. */
 static bool ring_name_is_legal(const struct sb_fleet_header *h, uint32_t ring)
 {

@@ -80,7 +80,18 @@ static inline uint64_t slots_mask(uint32_t slots, uint32_t word)
 	return slots <= 64 * word ? 0 : (1ULL << (slots - 64 * word)) - 1;
 }
 
+/* One writer per counter, so a plain add; atomic so that an observer never reads half of one. */
+static inline void add_relaxed(uint64_t *counter, uint64_t amount)
+{
+	store_relaxed(counter, load_relaxed(counter) + amount);
+}
+
 /* ---- geometry: the checked, private copy of a region's header ---------------------------- */
+
+static inline uint64_t page_up(uint64_t bytes)
+{
+	return (bytes + SB_PAGE - 1) & ~(uint64_t)(SB_PAGE - 1);
+}
 
 struct geometry {
 	struct sb_header header;

@@ -1,12 +1,11 @@
 /*
  * region.c - a worker's region: made and sealed by the hub, checked by the worker, mapped by
- * both; and the hub's statistics, which nobody else can write.
+ * both; and the hub's handle with its links, each of which has one.
  */
 #include "private.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -22,11 +21,6 @@ _Static_assert(sizeof(struct sb_event) == SB_EVENT_WORDS * sizeof(uint32_t), "ev
 _Static_assert(sizeof(struct sb_request) == 40, "request");
 _Static_assert(sizeof(struct sb_join) == 24 && sizeof(struct sb_hello) == 32, "messages");
 _Static_assert(sizeof(struct sb_refused) == 16 && sizeof(struct sb_cancel) == 8, "messages");
-
-static uint64_t page_up(uint64_t bytes)
-{
-	return (bytes + SB_PAGE - 1) & ~(uint64_t)(SB_PAGE - 1);
-}
 
 static uint64_t arenas_offset(uint32_t slots)
 {
@@ -124,31 +118,6 @@ void region_detach(struct geometry *map, bool detached)
 	SB_POINT("both.unmap.after");
 	map->region = NULL;
 	map->arenas = NULL;
-}
-
-uint64_t stats_bytes(void)
-{
-	return page_up(sizeof(struct sb_stats));
-}
-
-int32_t stats_create(struct sb_hub *hub)
-{
-	uint64_t bytes = stats_bytes();
-	int32_t error = os_memory_create("slotbus-stats", bytes, &hub->stats_fd);
-	if (error != 0) return error;
-	hub->stats = os_memory_map(hub->stats_fd, bytes, true);
-	if (hub->stats == NULL) error = fail_with(-SB_ESYS, errno);
-	if (error == 0) error = os_memory_seal(hub->stats_fd, true);
-	if (error != 0) return error;
-	SB_POINT("hub.statistics.sealed");
-	struct sb_stats *stats = hub->stats;
-	stats->magic = SB_MAGIC;
-	stats->abi = SB_ABI;
-	stats->fingerprint = SB_STATS_FINGERPRINT;
-	stats->created_ns = os_now_ns();
-	stats->pid = (uint32_t)getpid();
-	stats->slots = hub->header.slots;
-	return 0;
 }
 
 /* ---- the hub's handle and its links ------------------------------------------------------ */

@@ -24,12 +24,6 @@ static bool swap_word(const struct geometry *map, uint32_t slot, uint64_t from, 
 	return compare_exchange(&request_line(map, slot)->status, &from, to);
 }
 
-/* One writer per counter, so a plain add; atomic so that an observer never reads half of one. */
-static void add_relaxed(uint64_t *counter, uint64_t amount)
-{
-	store_relaxed(counter, load_relaxed(counter) + amount);
-}
-
 static void count(struct sb_hub *hub, enum sb_counter counter)
 {
 	add_relaxed(&hub->stats->counters[counter], 1);
@@ -489,34 +483,6 @@ int32_t sb_link_snapshot(const struct sb_hub *hub, uint32_t index, uint32_t *out
 		out[2 * slot + 1] = changed == 0 ? 0 : (uint32_t)(elapsed_ns(now, changed) / NS_PER_MS);
 	}
 	return (int32_t)hub->header.slots;
-}
-
-void sb_stats_add(struct sb_hub *hub, uint32_t counter, uint32_t amount)
-{
-	if (counter < SB_COUNTER_SLOTS) add_relaxed(&hub->stats->counters[counter], amount);
-}
-
-double sb_stats_get(const struct sb_hub *hub, uint32_t counter)
-{
-	return counter < SB_COUNTER_SLOTS ? (double)load_relaxed(&hub->stats->counters[counter]) : 0;
-}
-
-static uint64_t bucket_edge(uint32_t bucket)
-{
-	uint32_t octave = bucket / SB_HIST_SUB, sub = bucket % SB_HIST_SUB;
-	return octave == 0 ? sub : (uint64_t)(SB_HIST_SUB + sub + 1) << (octave - 1);
-}
-
-double sb_stats_quantile(const struct sb_hub *hub, double quantile)
-{
-	uint64_t total = 0, seen = 0;
-	const uint64_t *buckets = hub->stats->round_trip;
-	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) total += load_relaxed(&buckets[i]);
-	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) {
-		seen += load_relaxed(&buckets[i]);
-		if (total > 0 && (double)seen >= quantile * (double)total) return (double)bucket_edge(i);
-	}
-	return 0;
 }
 
 double sb_slot_claim_delay(const struct sb_hub *hub, uint32_t index, uint32_t slot)

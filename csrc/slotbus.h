@@ -686,7 +686,7 @@ SB_API int32_t sb_worker_spread(struct sb_worker *worker);
  * gone. */
 SB_API int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
 
-/* ---- observers (observe.c) ------------------------------------------------------------------
+/* ---- observers (attach.c, stats.c) ----------------------------------------------------------
  * Who joins as an observer gets the statistics alone, sealed against writing by anybody but the
  * hub that mapped them before. It is no worker: from the handshake to the end of its connection it
  * costs the hub nothing. */
