@@ -50,6 +50,20 @@ static bool header_is_legal(const struct sb_header *h)
 	return h->region_bytes == h->arenas_offset + 2 * (uint64_t)h->slots * h->stride;
 }
 
+/* A body starts after its head and ends inside its arena; every length is within its own limit. */
+bool lengths_are_legal(const struct sb_header *h, uint32_t head_bytes, uint32_t body_offset,
+                       uint32_t body_bytes)
+{
+	return head_bytes <= h->head_limit && body_bytes <= h->payload_limit &&
+	       body_offset >= head_bytes && (uint64_t)body_offset + body_bytes <= h->stride;
+}
+
+/* An HTTP status that has a response, or 0: an error head. */
+bool status_is_legal(uint32_t status_code)
+{
+	return status_code == 0 || (status_code >= 200 && status_code <= 599);
+}
+
 static void warm(const struct geometry *map)
 {
 	uint32_t count = map->header.slots < SB_WARM_SLOTS ? map->header.slots : SB_WARM_SLOTS;

@@ -10,7 +10,7 @@ function read(file: string): string {
   return readFileSync(resolve(root, file), "utf8");
 }
 
-const code = read("csrc/slot.c") + read("csrc/stream.c") + read("csrc/wait.c");
+const code = ["slot_client", "slot_worker", "stream", "wait"].map((file) => read(`csrc/${file}.c`)).join("");
 const models = { bus: read("test/model/bus.pml"), stream: read("test/model/stream.pml") };
 
 /** Functions of a C file: the comment before each, its name and its body. */
