@@ -13,7 +13,7 @@ const std = @import("std");
 
 const sources = [_][]const u8{
     "abi.c",         "stats.c", "region.c", "attach.c", "stream.c", "wait.c", "slot_client.c",
-    "slot_worker.c", "serve.c", "fleet.c",  "ring.c",   "lease.c",
+    "slot_worker.c", "serve.c", "lock.c",   "ring.c",   "lease.c",  "fleet.c", "fleet_file.c",
 };
 
 const test_sources = [_][]const u8{

@@ -176,10 +176,9 @@ void sb_name_unlock(int32_t dir, const char *name, int32_t lock)
 
 int32_t sb_name_probe(int32_t dir, const char *name)
 {
-	char file[SB_NAME_MAX + 8];
 	if (sb_name_check(name) != 0) return -SB_ENAME;
-	snprintf(file, sizeof file, "%s.lock", name);
-	int fd = openat(dir, file, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+	struct file_name file = with_suffix(name, ".lock");
+	int fd = openat(dir, file.text, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0 && errno == ENOENT) return -SB_ENOBUS;
 	if (fd < 0 && (errno == ELOOP || errno == EACCES)) return -SB_EPERM;
 	if (fd < 0) return errno == EMFILE || errno == ENFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);

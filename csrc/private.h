@@ -223,15 +223,12 @@ static inline void worker_turned(struct sb_worker *worker)
 
 /* ---- between the files ------------------------------------------------------------------- */
 
-/* abi.c */
 int32_t fail_with(int32_t code, int number); /* remembers both, returns the code */
-/* stats.c */
 uint64_t stats_bytes(void);
 int32_t stats_create(struct sb_hub *hub);
 void stats_unlink(struct sb_hub *hub, uint32_t index);
 int32_t stats_attach(struct sb_worker *observer, int fd);
 void stats_detach(struct sb_worker *observer);
-/* region.c */
 bool lengths_are_legal(const struct sb_header *h, uint32_t head_bytes, uint32_t body_offset,
                        uint32_t body_bytes);
 bool status_is_legal(uint32_t status_code);
@@ -240,22 +237,18 @@ int32_t region_attach(struct geometry *map, int fd);
 void region_detach(struct geometry *map, bool detached);
 int32_t link_open(struct sb_hub *hub, uint32_t concurrency);
 void link_forget(struct sb_hub *hub, uint32_t index);
-/* attach.c */
 bool file_is_named(int dir, const char *file, int fd); /* it leads to what the descriptor is */
 void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd);
-/* stream.c */
 uint64_t flow_room(const struct sb_header *header, const struct flow *flow);
 void flow_reset(struct flow *flow, struct sb_flow *mine, bool open);
 bool flow_moved(struct flow *flow, const struct sb_flow *theirs);
 int32_t flow_move(const struct flows *both, uint32_t sent, uint32_t taken, uint32_t end,
                   uint32_t need, struct sb_look *out);
-/* wait.c */
 int32_t wake(struct sb_park *sleeper, int fd); /* 1 when it woke somebody by a system call */
 void spin_yield(struct mover *mover, uint64_t now);
 void hub_shows_cpu(struct sb_hub *hub);
 void worker_shows_cpu(struct sb_worker *worker);
 void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns);
-/* slot_worker.c, serve.c */
 bool worker_has_claim(const struct sb_worker *worker, uint32_t slot, uint32_t token);
 bool worker_can_serve(struct sb_worker *worker); /* false: no memory */
 

@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/types.h>
 #include <unistd.h>
 
 _Static_assert(sizeof(struct sb_header) == 72, "header");

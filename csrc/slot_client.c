@@ -7,8 +7,6 @@
 
 static const uint64_t NS_PER_MS = 1000000u;
 
-/* ---- helpers ----------------------------------------------------------------------------- */
-
 static struct link *link_at(const struct sb_hub *hub, uint32_t index)
 {
 	return index < SB_LINKS_MAX ? hub->links[index] : NULL;

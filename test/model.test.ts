@@ -49,7 +49,7 @@ test("each C function that swaps a slot's word or changes parked names its label
 const fleetCode = {
   ring: read("csrc/ring.c"),
   lease: read("csrc/lease.c"),
-  fleet: read("csrc/fleet.c"),
+  fleet: read("csrc/lock.c") + read("csrc/fleet.c"),
 };
 const fleetModels = {
   ring: read("test/model/ring.pml"),
