@@ -174,6 +174,19 @@ void sb_name_unlock(int32_t dir, const char *name, int32_t lock)
 	SB_POINT("hub.unlock.after");
 }
 
+int32_t sb_name_probe(int32_t dir, const char *name)
+{
+	if (sb_name_check(name) != 0) return -SB_ENAME;
+	struct file_name file = with_suffix(name, ".lock");
+	int fd = openat(dir, file.text, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0 && errno == ENOENT) return -SB_ENOBUS;
+	if (fd < 0 && (errno == ELOOP || errno == EACCES)) return -SB_EPERM;
+	if (fd < 0) return errno == EMFILE || errno == ENFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
+	bool held = os_bytes_locked(fd, 0, 0);
+	close(fd);
+	return held ? 1 : 0;
+}
+
 void sb_fd_close(int32_t fd)
 {
 	if (fd >= 0) close(fd);
@@ -338,6 +351,13 @@ struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurr
 	free(worker);
 	fail_with(number == EMFILE || number == ENFILE ? -SB_EFILES : -SB_ESYS, number);
 	return NULL;
+}
+
+struct sb_worker *sb_observer_open(int32_t dir, const char *name)
+{
+	struct sb_worker *observer = sb_worker_open(dir, name, 1);
+	if (observer != NULL) observer->role = SB_ROLE_OBSERVER;
+	return observer;
 }
 
 static int32_t connect_step(struct sb_worker *worker)

@@ -154,7 +154,7 @@ struct sb_lease_table { /* the hashes of `leases` entries follow, then the entri
 	            (sizeof(struct sb_frame) << 15) ^ (sizeof(struct sb_lease) << 18) ^             \
 	            (sizeof(struct sb_lease_table) << 22)) ^ (uint32_t)SB_FLEET_ABI * 2654435761u)
 
-/* ---- the handle (fleet.c) ------------------------------------------------------------------ */
+/* ---- the handle (fleet_file.c, fleet.c, lock.c) -------------------------------------------- */
 
 struct sb_fleet;
 

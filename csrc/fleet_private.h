@@ -1,5 +1,5 @@
 /*
- * fleet_private.h - what fleet.c, ring.c and lease.c share.
+ * fleet_private.h - what the files of the fleet share.
  *
  * Pairs of the fleet (docs/protocol.md argues each): [lock] a short lock given back, then taken;
  * [frame] seq around the fields and the payload of a frame; [head] a frame's last store, then head;
@@ -12,6 +12,8 @@
 
 #include "fleet.h"
 #include "private.h"
+
+#include <time.h>
 
 struct sb_fleet {
 	struct sb_fleet_header header; /* the checked, private copy of page 0 */
@@ -42,9 +44,18 @@ static inline struct sb_lease_table *fleet_leases(const struct sb_fleet *fleet)
 	return (struct sb_lease_table *)(void *)(fleet->file + fleet->header.leases_offset);
 }
 
-/* Bytes of a ring or of the lease table, page aligned; 0 when a size is out of its range. */
-uint64_t ring_bytes_of(const struct sb_ring_geometry *ring);
-uint64_t lease_bytes_of(uint32_t leases);
+static inline struct sb_wake *wake_line(const struct sb_fleet *fleet)
+{
+	return (struct sb_wake *)(void *)fleet_member(fleet, fleet->header.members);
+}
+
+/* For people who ask when, and for epochs. */
+static inline uint64_t wall_clock_us(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+}
 
 /* Takes the short lock: 0; 1 when its owner had died inside, and what it had begun is to be undone;
  * -SB_EBUSY after SB_LOCK_MS. Observers have none. */
@@ -52,11 +63,17 @@ int32_t fleet_lock(struct sb_fleet *fleet, uint32_t *word);
 void fleet_unlock(struct sb_fleet *fleet, uint32_t *word);
 /* As fleet_lock's 1, without waiting: false when it is free, or its owner lives. */
 bool fleet_take_over(const struct sb_fleet *fleet, uint32_t *word);
+bool fleet_adopt(const struct sb_fleet *fleet, uint32_t *word);
 /* 1 when somebody was parked, who is awake now. */
 int32_t fleet_wake(struct sb_fleet *fleet, uint32_t *parked);
+/* Bytes of a ring or of the lease table, page aligned; 0 when a size is out of its range. */
+uint64_t ring_bytes_of(const struct sb_ring_geometry *ring);
+uint64_t lease_bytes_of(uint32_t leases);
 /* Undoes what a dead owner of the lock had begun; the lock is held. Also for a new member whose
  * index the lock still names. */
 void ring_repair(struct sb_fleet *fleet, uint32_t ring);
 void lease_repair(struct sb_fleet *fleet);
+int32_t map_file(struct sb_fleet *fleet, int fd, bool writable);
+int32_t become_member(struct sb_fleet *fleet);
 
 #endif

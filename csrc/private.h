@@ -80,13 +80,34 @@ static inline uint64_t slots_mask(uint32_t slots, uint32_t word)
 	return slots <= 64 * word ? 0 : (1ULL << (slots - 64 * word)) - 1;
 }
 
+/* One writer per counter, so a plain add; atomic so that an observer never reads half of one. */
+static inline void add_relaxed(uint64_t *counter, uint64_t amount)
+{
+	store_relaxed(counter, load_relaxed(counter) + amount);
+}
+
 /* ---- geometry: the checked, private copy of a region's header ---------------------------- */
+
+static inline uint64_t page_up(uint64_t bytes)
+{
+	return (bytes + SB_PAGE - 1) & ~(uint64_t)(SB_PAGE - 1);
+}
 
 struct geometry {
 	struct sb_header header;
 	struct sb_region *region;
 	uint8_t *arenas;
 };
+
+static inline struct sb_request_line *request_line(const struct geometry *map, uint32_t slot)
+{
+	return &map->region->slot[slot].request;
+}
+
+static inline bool swap_word(const struct geometry *map, uint32_t slot, uint64_t from, uint64_t to)
+{
+	return compare_exchange(&request_line(map, slot)->status, &from, to);
+}
 
 /* 0 when the clock went back: what follows from a time must not follow from an underflow. */
 static inline uint64_t elapsed_ns(uint64_t now, uint64_t then)
@@ -114,6 +135,14 @@ struct flow {
 	uint64_t sent, taken;
 	uint64_t seen_sent, seen_taken; /* the other side's, as last looked at */
 	uint64_t told_sent, told_taken; /* and as last told by an event */
+};
+
+/* Both sides of a slot's streams as one of them has them. */
+struct flows {
+	const struct sb_header *header;
+	struct flow *flow;
+	struct sb_flow *mine;
+	const struct sb_flow *theirs; /* NULL: not theirs yet, nothing sent and nothing taken */
 };
 
 struct link {
@@ -195,32 +224,33 @@ static inline void worker_turned(struct sb_worker *worker)
 /* ---- between the files ------------------------------------------------------------------- */
 
 int32_t fail_with(int32_t code, int number); /* remembers both, returns the code */
-bool file_is_named(int dir, const char *file, int fd); /* it leads to what the descriptor is */
+uint64_t stats_bytes(void);
+int32_t stats_create(struct sb_hub *hub);
+void stats_unlink(struct sb_hub *hub, uint32_t index);
+int32_t stats_attach(struct sb_worker *observer, int fd);
+void stats_detach(struct sb_worker *observer);
+bool lengths_are_legal(const struct sb_header *h, uint32_t head_bytes, uint32_t body_offset,
+                       uint32_t body_bytes);
+bool status_is_legal(uint32_t status_code);
 int32_t region_create(struct geometry *map, int *fd);
 int32_t region_attach(struct geometry *map, int fd);
 void region_detach(struct geometry *map, bool detached);
-int32_t stats_create(struct sb_hub *hub);
-uint64_t stats_bytes(void);
-int32_t stats_attach(struct sb_worker *observer, int fd);
-void stats_detach(struct sb_worker *observer);
-void stats_unlink(struct sb_hub *hub, uint32_t index);
-bool worker_can_serve(struct sb_worker *worker); /* false: no memory */
-void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd);
 int32_t link_open(struct sb_hub *hub, uint32_t concurrency);
 void link_forget(struct sb_hub *hub, uint32_t index);
+bool file_is_named(int dir, const char *file, int fd); /* it leads to what the descriptor is */
+void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd);
+uint64_t flow_room(const struct sb_header *header, const struct flow *flow);
+void flow_reset(struct flow *flow, struct sb_flow *mine, bool open);
+bool flow_moved(struct flow *flow, const struct sb_flow *theirs);
+int32_t flow_move(const struct flows *both, uint32_t sent, uint32_t taken, uint32_t end,
+                  uint32_t need, struct sb_look *out);
+int32_t wake(struct sb_park *sleeper, int fd); /* 1 when it woke somebody by a system call */
 void spin_yield(struct mover *mover, uint64_t now);
 void hub_shows_cpu(struct sb_hub *hub);
 void worker_shows_cpu(struct sb_worker *worker);
-int32_t wake(struct sb_park *sleeper, int fd);    /* 1 when it woke somebody by a system call */
-int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
-                   struct sb_event *event);
+void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns);
 bool worker_has_claim(const struct sb_worker *worker, uint32_t slot, uint32_t token);
-void worker_tells(struct sb_worker *worker, uint32_t slot);
-int32_t hub_tells(struct sb_hub *hub, struct link *link, uint32_t slot);
-uint64_t flow_room(const struct sb_header *header, const struct flow *flow);
-bool worker_flows_moved(const struct sb_worker *worker);
-bool flow_moved(struct flow *flow, const struct sb_flow *theirs);
-void flow_reset(struct flow *flow, struct sb_flow *mine, bool open);
+bool worker_can_serve(struct sb_worker *worker); /* false: no memory */
 
 /* ---- what differs between operating systems ---------------------------------------------- */
 

@@ -1,13 +1,11 @@
 /*
  * region.c - a worker's region: made and sealed by the hub, checked by the worker, mapped by
- * both; and the hub's statistics, which nobody else can write.
+ * both; and the hub's handle with its links, each of which has one.
  */
 #include "private.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/types.h>
 #include <unistd.h>
 
 _Static_assert(sizeof(struct sb_header) == 72, "header");
@@ -22,11 +20,6 @@ _Static_assert(sizeof(struct sb_event) == SB_EVENT_WORDS * sizeof(uint32_t), "ev
 _Static_assert(sizeof(struct sb_request) == 40, "request");
 _Static_assert(sizeof(struct sb_join) == 24 && sizeof(struct sb_hello) == 32, "messages");
 _Static_assert(sizeof(struct sb_refused) == 16 && sizeof(struct sb_cancel) == 8, "messages");
-
-static uint64_t page_up(uint64_t bytes)
-{
-	return (bytes + SB_PAGE - 1) & ~(uint64_t)(SB_PAGE - 1);
-}
 
 static uint64_t arenas_offset(uint32_t slots)
 {
@@ -54,6 +47,20 @@ static bool header_is_legal(const struct sb_header *h)
 	if (h->inline_bytes > h->stride) return false;
 	if (h->arenas_offset != arenas_offset(h->slots)) return false;
 	return h->region_bytes == h->arenas_offset + 2 * (uint64_t)h->slots * h->stride;
+}
+
+/* A body starts after its head and ends inside its arena; every length is within its own limit. */
+bool lengths_are_legal(const struct sb_header *h, uint32_t head_bytes, uint32_t body_offset,
+                       uint32_t body_bytes)
+{
+	return head_bytes <= h->head_limit && body_bytes <= h->payload_limit &&
+	       body_offset >= head_bytes && (uint64_t)body_offset + body_bytes <= h->stride;
+}
+
+/* An HTTP status that has a response, or 0: an error head. */
+bool status_is_legal(uint32_t status_code)
+{
+	return status_code == 0 || (status_code >= 200 && status_code <= 599);
 }
 
 static void warm(const struct geometry *map)
@@ -124,31 +131,6 @@ void region_detach(struct geometry *map, bool detached)
 	SB_POINT("both.unmap.after");
 	map->region = NULL;
 	map->arenas = NULL;
-}
-
-uint64_t stats_bytes(void)
-{
-	return page_up(sizeof(struct sb_stats));
-}
-
-int32_t stats_create(struct sb_hub *hub)
-{
-	uint64_t bytes = stats_bytes();
-	int32_t error = os_memory_create("slotbus-stats", bytes, &hub->stats_fd);
-	if (error != 0) return error;
-	hub->stats = os_memory_map(hub->stats_fd, bytes, true);
-	if (hub->stats == NULL) error = fail_with(-SB_ESYS, errno);
-	if (error == 0) error = os_memory_seal(hub->stats_fd, true);
-	if (error != 0) return error;
-	SB_POINT("hub.statistics.sealed");
-	struct sb_stats *stats = hub->stats;
-	stats->magic = SB_MAGIC;
-	stats->abi = SB_ABI;
-	stats->fingerprint = SB_STATS_FINGERPRINT;
-	stats->created_ns = os_now_ns();
-	stats->pid = (uint32_t)getpid();
-	stats->slots = hub->header.slots;
-	return 0;
 }
 
 /* ---- the hub's handle and its links ------------------------------------------------------ */

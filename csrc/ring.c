@@ -8,7 +8,6 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 _Static_assert(sizeof(struct sb_ring) == 192, "three lines before the frames");
 _Static_assert(sizeof(struct sb_frame) == 48, "a frame's payload is 8-aligned");
@@ -95,13 +94,6 @@ static bool read_head(const struct sb_frame *frame, uint64_t n, struct head *out
 
 /* ---- writers ----------------------------------------------------------------------------- */
 
-static double wall_clock_ms(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_REALTIME, &now);
-	return (double)now.tv_sec * 1e3 + (double)(now.tv_nsec / 1000) / 1e3;
-}
-
 /* The writer's half of [frame]: the fence keeps what follows behind the odd seq. */
 static void write_frame(struct sb_frame *frame, uint64_t n, const struct head *head,
                         const uint8_t *payload, uint32_t bytes)
@@ -140,7 +132,7 @@ int32_t sb_ring_publish(struct sb_fleet *fleet, uint32_t index, uint32_t kind, u
 	const struct sb_ring_geometry *geometry = &fleet->header.ring[index];
 	if (bytes > fleet->staging_bytes || !fits(geometry, bytes)) return -SB_EINVAL;
 	struct sb_ring *ring = fleet_ring(fleet, index);
-	double now = wall_clock_ms();
+	double now = (double)wall_clock_us() / 1e3;
 	SB_POINT("ring.publish.before");
 	int32_t locked = fleet_lock(fleet, &ring->lock);
 	if (locked < 0) return locked;

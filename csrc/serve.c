@@ -1,6 +1,6 @@
 /*
  * serve.c - a blocking worker: attach, receive, answer. It is built on what an event loop uses too
- * (attach.c, slot.c, wait.c); of its own it has the waiting, and the encoding of heads:
+ * (attach.c, slot_worker.c, wait.c); of its own it has the waiting, and the encoding of heads:
  *
  *     u16 count, u16 parameters, count lengths (7 bits a byte, lowest first), the text of all
  *

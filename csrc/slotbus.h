@@ -481,7 +481,7 @@ SB_API int32_t sb_join_refuse(int32_t fd, int32_t error);
  * more than 254 bytes), -SB_EPROTO (it was cut: close the socket), -SB_EFILES, -SB_ESYS. */
 SB_API int32_t sb_control_send(int32_t fd, uint32_t type, const void *body, uint32_t body_bytes);
 
-/* ---- the hub (slot.c, region.c, wait.c) -------------------------------------------------- */
+/* ---- the hub (slot_client.c, region.c, stats.c, wait.c) ---------------------------------- */
 
 struct sb_hub;
 struct sb_worker;
@@ -561,7 +561,7 @@ SB_API double sb_slot_time_left(const struct sb_hub *hub, uint32_t link, uint32_
 /* Low 32 bits of the slot's generation. */
 SB_API uint32_t sb_slot_token(const struct sb_hub *hub, uint32_t link, uint32_t slot);
 
-/* ---- streamed bodies (stream.c) -------------------------------------------------------------
+/* ---- streamed bodies (slot_client.c, slot_worker.c, stream.c) -------------------------------
  * The hub publishes with method + SB_STREAMS, or the worker begins a response; then each side
  * looks, copies bytes into its ring or out of the other one's, and says how many. */
 
@@ -632,7 +632,7 @@ SB_API void sb_stats_read(const struct sb_hub *hub, void *out);
 SB_API double sb_slot_claim_delay(const struct sb_hub *hub, uint32_t link, uint32_t slot);
 SB_API double sb_slot_round_trip(const struct sb_hub *hub, uint32_t link, uint32_t slot);
 
-/* ---- the worker (slot.c, attach.c, wait.c) ----------------------------------------------- */
+/* ---- the worker (slot_worker.c, attach.c, wait.c) ---------------------------------------- */
 
 /* Starts to connect. Never blocks; sb_worker_step goes on. NULL: see sb_error_last()
  * (-SB_ENAME, -SB_EFILES, -SB_ENOMEM, -SB_ESYS). */
@@ -686,7 +686,7 @@ SB_API int32_t sb_worker_spread(struct sb_worker *worker);
  * gone. */
 SB_API int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
 
-/* ---- observers (observe.c) ------------------------------------------------------------------
+/* ---- observers (attach.c, stats.c) ----------------------------------------------------------
  * Who joins as an observer gets the statistics alone, sealed against writing by anybody but the
  * hub that mapped them before. It is no worker: from the handshake to the end of its connection it
  * costs the hub nothing. */

@@ -45,13 +45,6 @@ bool flow_moved(struct flow *flow, const struct sb_flow *theirs)
 	return moved;
 }
 
-struct both {
-	const struct sb_header *header;
-	struct flow *flow;
-	struct sb_flow *mine;
-	const struct sb_flow *theirs; /* NULL: not theirs yet, nothing sent and nothing taken */
-};
-
 static uint32_t least(uint64_t a, uint64_t b)
 {
 	return (uint32_t)(a < b ? a : b);
@@ -59,7 +52,7 @@ static uint32_t least(uint64_t a, uint64_t b)
 
 /* [sent] `ended` is read before `sent`: once it is set nothing is sent any more. Counts that cannot
  * be leave an empty look. */
-static int32_t look(const struct both *both, struct sb_look *out)
+static int32_t look(const struct flows *both, struct sb_look *out)
 {
 	struct flow *flow = both->flow;
 	uint64_t ring = ring_bytes(both->header), sent = 0, taken = 0;
@@ -89,8 +82,8 @@ static int32_t look(const struct both *both, struct sb_look *out)
 
 /* [room] The side that waits stores `waiting`, then looks at `taken`; the side that takes stores
  * `taken`, then looks at `waiting`. 1: the other side is to be told. [model: flow] */
-static int32_t move(const struct both *both, uint32_t sent, uint32_t taken, uint32_t end,
-                    uint32_t need, struct sb_look *out)
+int32_t flow_move(const struct flows *both, uint32_t sent, uint32_t taken, uint32_t end,
+                  uint32_t need, struct sb_look *out)
 {
 	struct flow *flow = both->flow;
 	bool tell = sent > 0 || end != SB_FLOW_OPEN;
@@ -122,62 +115,4 @@ static int32_t move(const struct both *both, uint32_t sent, uint32_t taken, uint
 	int32_t error = look(both, out);
 	if (error != 0) return error;
 	return tell ? 1 : 0;
-}
-
-/* ---- hub --------------------------------------------------------------------------------- */
-
-int32_t sb_link_flow(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t sent,
-                     uint32_t taken, uint32_t end, uint32_t need)
-{
-	struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
-	if (link == NULL || slot >= hub->header.slots || !link->flow[slot].open) return -SB_EINVAL;
-	struct sb_slot *at = &link->map.region->slot[slot];
-	/* The worker cleans its line before it claims; what is there before is of an earlier use. */
-	bool claimed = link->shadow[slot] != IN_FLIGHT ||
-	               load_acquire(&at->request.status) !=
-	                   word_of(link->generation[slot], SB_READY);
-	const struct both both = {
-		&hub->header, &link->flow[slot], &at->hub, claimed ? &at->worker : NULL,
-	};
-	int32_t result = move(&both, sent, taken, end, need, &hub->look);
-	return result == 1 ? hub_tells(hub, link, slot) : result;
-}
-
-const void *sb_hub_look(const struct sb_hub *hub)
-{
-	return &hub->look;
-}
-
-/* Whether the rings of any claim have moved since the last look, for a worker that takes nothing
- * new. */
-bool worker_flows_moved(const struct sb_worker *worker)
-{
-	for (uint32_t slot = 0; slot < worker->map.header.slots; slot++) {
-		if (worker->generation[slot] == 0 || !worker->flow[slot].open) continue;
-		struct flow peek = worker->flow[slot];
-		if (flow_moved(&peek, &worker->map.region->slot[slot].hub)) return true;
-	}
-	return false;
-}
-
-/* ---- worker ------------------------------------------------------------------------------ */
-
-int32_t sb_worker_flow(struct sb_worker *worker, uint32_t slot, uint32_t token, uint32_t sent,
-                       uint32_t taken, uint32_t end, uint32_t need)
-{
-	if (!worker_has_claim(worker, slot, token) || !worker->flow[slot].open) return -SB_ESTALE;
-	struct sb_slot *at = &worker->map.region->slot[slot];
-	uint64_t word = load_acquire(&at->request.status);
-	if (word != word_of(worker->generation[slot], SB_CLAIMED) &&
-	    word != word_of(worker->generation[slot], SB_STREAMING))
-		return -SB_ESTALE;
-	const struct both both = { &worker->map.header, &worker->flow[slot], &at->worker, &at->hub };
-	int32_t result = move(&both, sent, taken, end, need, &worker->look);
-	if (result == 1) worker_tells(worker, slot);
-	return result < 0 ? result : 0;
-}
-
-const void *sb_worker_look(const struct sb_worker *worker)
-{
-	return &worker->look;
 }

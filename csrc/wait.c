@@ -166,7 +166,7 @@ int32_t sb_link_bell(struct sb_hub *hub, uint32_t index, uint32_t bells)
 
 /* Sleeps until this slot's word may have changed; the caller looks at it again.
  * [model: hub-sleep] */
-static void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns)
+void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns)
 {
 	struct sb_park *park = &link->map.region->hub;
 	const uint64_t slice = (uint64_t)SB_SLICE_MS * 1000000u;
@@ -183,33 +183,6 @@ static void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns)
 	SB_POINT("hub.sleep.after");
 }
 
-int32_t sb_slot_wait(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t timeout_ms,
-                     uint32_t spin_ns)
-{
-	struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
-	if (link == NULL || slot >= hub->header.slots) return -SB_EINVAL;
-	if (link->shadow[slot] != IN_FLIGHT) return -SB_EINVAL;
-	uint64_t start = os_now_ns(), now = start;
-	uint64_t deadline = timeout_ms == 0 ? UINT64_MAX : start + (uint64_t)timeout_ms * 1000000u;
-	sb_hub_unpark(hub); /* other links ring nobody now; the driver polls them when we return */
-	for (;;) {
-		int32_t found = slot_event(hub, index, slot, now, &hub->events[0]);
-		if (found != 0) return found < 0 ? found : 0;
-		SB_POINT("hub.wait.looked");
-		if (now >= deadline) return -SB_ETIMEDOUT;
-		if (now - start < spin_ns) {
-			for (int i = 0; i < 32; i++) spin_pause();
-		} else {
-			slot_sleep(link, slot, deadline - now);
-			if (link->fd < 0 || os_socket_hung_up(link->fd)) {
-				found = slot_event(hub, index, slot, os_now_ns(), &hub->events[0]);
-				return found > 0 ? 0 : -SB_ECLOSED;
-			}
-		}
-		now = os_now_ns();
-	}
-}
-
 /* ---- worker ------------------------------------------------------------------------------ */
 
 static bool worker_has_work(const struct sb_worker *worker)
@@ -220,6 +193,18 @@ static bool worker_has_work(const struct sb_worker *worker)
 		seen |= (load_seq(&ready->bits[i]) & slots_mask(worker->map.header.slots, i)) |
 		        worker->pending[i];
 	return seen != 0;
+}
+
+/* Whether the rings of any claim have moved since the last look, for a worker that takes nothing
+ * new. */
+bool worker_flows_moved(const struct sb_worker *worker)
+{
+	for (uint32_t slot = 0; slot < worker->map.header.slots; slot++) {
+		if (worker->generation[slot] == 0 || !worker->flow[slot].open) continue;
+		struct flow peek = worker->flow[slot];
+		if (flow_moved(&peek, &worker->map.region->slot[slot].hub)) return true;
+	}
+	return false;
 }
 
 /* [model: worker-park] */

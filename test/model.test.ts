@@ -10,7 +10,7 @@ function read(file: string): string {
   return readFileSync(resolve(root, file), "utf8");
 }
 
-const code = read("csrc/slot.c") + read("csrc/stream.c") + read("csrc/wait.c");
+const code = ["slot_client", "slot_worker", "stream", "wait"].map((file) => read(`csrc/${file}.c`)).join("");
 const models = { bus: read("test/model/bus.pml"), stream: read("test/model/stream.pml") };
 
 /** Functions of a C file: the comment before each, its name and its body. */
@@ -49,7 +49,7 @@ test("each C function that swaps a slot's word or changes parked names its label
 const fleetCode = {
   ring: read("csrc/ring.c"),
   lease: read("csrc/lease.c"),
-  fleet: read("csrc/fleet.c"),
+  fleet: read("csrc/lock.c") + read("csrc/fleet.c"),
 };
 const fleetModels = {
   ring: read("test/model/ring.pml"),

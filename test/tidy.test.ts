@@ -136,6 +136,39 @@ test("functions in C are shorter than 70 lines, lines than 100 characters", () =
   }
 });
 
+/** Calls of functions from one C file to another; the two files of system calls are one, `os`. */
+function callsBetweenFiles(): { from: string; name: string; to: string }[] {
+  const sources = files("csrc", ".c").filter((file) => dirname(file) === "csrc"); // the launcher is another program
+  const code = sources.map((file) => ({
+    file: basename(file).replace(/^os_\w+\.c/, "os"),
+    text: read(file).replaceAll(/\/\*[\s\S]*?\*\/|"(?:\\.|[^"\\\n])*"/g, ""),
+  }));
+  const defined = code.flatMap(({ file, text }) =>
+    [...text.matchAll(/^(?!static )[a-z][^;{}=()\n]*\b(\w+)\([^;{}]*\)\n\{$/gm)].map((match) => ({
+      to: file,
+      name: match[1]!,
+    })),
+  );
+  return code.flatMap(({ file, text }) => {
+    const called = new Set([...text.matchAll(/\b(\w+)\(/g)].map((match) => match[1]!));
+    return defined.filter(({ name, to }) => to !== file && called.has(name)).map((one) => ({ from: file, ...one }));
+  });
+}
+
+test("calls between C files lead one way, and system calls are at the bottom", () => {
+  let calls = callsBetweenFiles();
+  expect(calls.length).toBeGreaterThan(150);
+  expect([...new Set(calls.filter(({ from }) => from === "os").map(({ to }) => to))]).toEqual(["abi.c"]);
+  for (let before = 0; before !== calls.length;) {
+    before = calls.length;
+    // Without calls into a file that calls nobody, and out of one that nobody calls: what is left is a circle.
+    const callers = new Set(calls.map(({ from }) => from));
+    const callees = new Set(calls.map(({ to }) => to));
+    calls = calls.filter(({ from, to }) => callers.has(to) && callees.has(from));
+  }
+  expect(calls.map(({ from, name, to }) => `${from} calls ${name} of ${to}`)).toEqual([]);
+});
+
 test("nothing was left behind in the sources", () => {
   const sources = [...files("src", ".ts"), ...files("csrc", ".c"), ...files("csrc", ".h"), ...files("test", ".ts")];
   const marks = new RegExp(`\\b(${["TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK"].join("|")})\\b|console\\.log`);

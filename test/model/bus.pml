@@ -1,5 +1,5 @@
 /*
- * bus.pml - one hub, one worker after another, two slots, as built in csrc/slot.c, csrc/wait.c and
+ * bus.pml - one hub, one worker after another, two slots, as built in csrc/slot_client.c, slot_worker.c, wait.c and
  * src/bus/bus.ts. test/model/check.ts runs it through spin; test/model.test.ts compares the labels.
  *
  * A statement is one step; atomic and d_step are what one instruction does in C: a swap of the

@@ -1,5 +1,5 @@
 /*
- * fleet.pml - what ring.pml and lease.pml share, as built in csrc/fleet.c: members, the short lock,
+ * fleet.pml - what ring.pml and lease.pml share, as built in csrc/fleet.c and csrc/lock.c: members, the short lock,
  * waking. They say what MEMBERS and SLEEP are, and what repair() does; a member's process has me,
  * my_life, seen, won and i.
  *

@@ -1,6 +1,6 @@
 /*
  * stream.pml - one slot whose requests and responses stream, one after another, between one hub and
- * one worker, as built in csrc/stream.c, csrc/slot.c, src/bus/stream.ts, bus.ts and session.ts.
+ * one worker, as built in csrc/stream.c, slot_client.c, slot_worker.c, src/bus/stream.ts, bus.ts and session.ts.
  * bus.pml is the model of the slots, the hints and the parking themselves; test/model/check.ts runs
  * both through spin.
  *

@@ -2,7 +2,7 @@
  * Named fault points of the fleet: `bun test/prove/fleet-points.ts [ci | quick | long] [--seed N] [--label TEXT] [--act ACT]
  * [--fault kill|stop|abort|error|hang] [--nth N]`.
  *
- * The labels of csrc/{fleet,ring,lease}.c are met as `points.ts` meets those of the bus: a real member is killed, stopped for
+ * The labels of csrc/{fleet_file,fleet,lock,ring,lease}.c are met as `points.ts` meets those of the bus: a real member is killed, stopped for
  * 300 ms, aborted, its system call fails; and where it holds a lock it is stopped for longer than others wait. Then, while
  * nobody publishes, every sleeper must have what is published; the others must be able to publish, to claim what it held, to
  * join and to leave; and books that the fleet knows nothing of say where each event went. `ci` draws a fault for each label in

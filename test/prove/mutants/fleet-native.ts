@@ -2,66 +2,66 @@
 
 import type { Rule } from "./rule.ts";
 
-export type FleetFile = "fleet.c" | "ring.c" | "lease.c";
+export type FleetFile = "fleet_file.c" | "fleet.c" | "lock.c" | "ring.c" | "lease.c";
 
 const fileRules: Rule<FleetFile>[] = [
   {
     rule: "a fleet's file is closed to others",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["(status.st_mode & 07777) != 0600 || status.st_nlink > 1", "status.st_nlink > 1"]],
     test: "a fleet's file that is not ours alone is refused",
   },
   {
     rule: "a fleet's file has one name",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["(status.st_mode & 07777) != 0600 || status.st_nlink > 1", "(status.st_mode & 07777) != 0600"]],
     test: "a fleet's file that is not ours alone is refused",
   },
   {
     rule: "a fleet's file is no symbolic link",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["O_RDONLY) | O_NOFOLLOW |", "O_RDONLY) |"]],
     test: "a fleet's file that is not ours alone is refused",
   },
   {
     rule: "a fleet's file is a file",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["!S_ISREG(status.st_mode) || ", ""]],
     test: "a fleet's file that is not ours alone is refused",
   },
   {
     rule: "a FIFO under a fleet's name holds nobody up",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["O_CLOEXEC | O_NONBLOCK | O_NOCTTY", "O_CLOEXEC | O_NOCTTY"]],
     test: "whoever looks at a FIFO under a fleet's name",
   },
   {
     rule: "a fleet's file is as long as its header says",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["header_is_legal(h) && h->file_bytes == bytes ?", "header_is_legal(h) ?"]],
     test: "a fleet's file that is cut short, or garbage",
   },
   {
     rule: "a fleet's header is what its sizes make, and nothing else",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["header_is_legal(h) && h->file_bytes == bytes ?", "h->file_bytes == bytes ?"]],
     test: "a fleet's file that is cut short, or garbage",
   },
   {
     rule: "two layouts of a fleet refuse each other",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["h->abi != SB_FLEET_ABI || h->fingerprint != SB_FLEET_FINGERPRINT", "h->abi != SB_FLEET_ABI"]],
     test: "a fleet's file that is cut short, or garbage",
   },
   {
     rule: "whoever joins a fleet has the join lock",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [['if (error == 0) error = take_join_lock(fleet->fd);\n\t\tSB_POINT("fleet.join.locked");', ""]],
     test: "a fleet that somebody is stopped in the middle of joining says EBUSY",
   },
   {
     rule: "whoever joins a fleet in memory has the join lock",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [
       [
         "if (error == 0) error = take_join_lock(fleet->fd);\n\tif (error == 0) error = read_header",
@@ -73,19 +73,19 @@ const fileRules: Rule<FleetFile>[] = [
   },
   {
     rule: "an orphan is replaced",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["if (!somebody_lives(fleet->fd)) { /* an orphan", "if (false) { /* an orphan"]],
     test: "a fleet whose members were all killed is an orphan",
   },
   {
     rule: "locks alone say that a fleet is an orphan",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["if (!somebody_lives(fleet->fd)) { /* an orphan", "if (true) { /* an orphan"]],
     test: "members of a fleet are listed with what they are",
   },
   {
     rule: "a new fleet is put where none is",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [
       [
         "error = os_file_place(fleet->dir, temporary.text, file.text);",
@@ -97,13 +97,13 @@ const fileRules: Rule<FleetFile>[] = [
   },
   {
     rule: "whoever has waited for a fleet's join lock looks whether the file still has its name",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["if (!file_is_named(fleet->dir, file.text, fleet->fd)) return -SB_EAGAIN;", ""]],
     test: "whoever waited to join a fleet whose file was removed meanwhile",
   },
   {
     rule: "the last of a fleet removes no file but its own",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [
       ["!somebody_lives(fleet->fd) && file_is_named(fleet->dir, file.text, fleet->fd)", "!somebody_lives(fleet->fd)"],
     ],
@@ -111,19 +111,19 @@ const fileRules: Rule<FleetFile>[] = [
   },
   {
     rule: "the last of a fleet removes its file, and nobody else does",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["!somebody_lives(fleet->fd) && file_is_named(fleet->dir, file.text, fleet->fd)", "true"]],
     test: "members of a fleet are listed with what they are",
   },
   {
     rule: "whoever judges that it is the last of a fleet has the join lock",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["if (take_join_lock(fleet->fd) != 0) return;", ""]],
     test: "a member that leaves while another one joins",
   },
   {
     rule: "a fleet's temporary file is locked by its maker",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [
       [
         "if (error == 0) error = os_bytes_lock(fleet->fd, JOIN_LOCK);\n\tif (error == -SB_EBUSY)",
@@ -134,31 +134,31 @@ const fileRules: Rule<FleetFile>[] = [
   },
   {
     rule: "what killed makers of a fleet have left is removed",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["if (error == 0) remove_leftovers(fleet->dir, name);", ""]],
     test: "a fleet's temporary file is removed by the next to join",
   },
   {
     rule: "what somebody makes is no leftover",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["os_bytes_lock(fd, JOIN_LOCK) == 0 && file_is_named", "file_is_named"]],
     test: "a fleet's temporary file is removed by the next to join",
   },
   {
     rule: "the next epoch is higher, whatever the clock says",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["if (h->epoch <= old->epoch) h->epoch = old->epoch + 1;", ""]],
     test: "a fleet whose members were all killed is an orphan",
   },
   {
     rule: "tokens go on over the epochs of a fleet",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["if (h->first_token < token) h->first_token = token;", "(void)token;"]],
     test: "a fleet whose members were all killed is an orphan",
   },
   {
     rule: "the memory of a fleet is emptied for the next epoch",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [
       [
         "if (!os_memory_discard(fleet->file + SB_PAGE, h->file_bytes - SB_PAGE))\n" +
@@ -170,7 +170,7 @@ const fileRules: Rule<FleetFile>[] = [
   },
   {
     rule: "the next epoch is known before the tokens of the old one are gone",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [
       [
         'if (pwrite(fleet->fd, h, sizeof *h, 0) != (ssize_t)sizeof *h) return system_failed(errno);\n\tSB_POINT("fleet.renew.begun");',
@@ -202,7 +202,7 @@ const memberRules: Rule<FleetFile>[] = [
   },
   {
     rule: "whoever asks for a member looks at its incarnation again",
-    file: "fleet.c",
+    file: "lock.c",
     edits: [["return load_seq(&entry->incarnation) == out->incarnation;", "return true;"]],
     test: "a dead member of a fleet does not seem to live",
   },
@@ -214,37 +214,37 @@ const memberRules: Rule<FleetFile>[] = [
   },
   {
     rule: "a member that leaves is none when it wakes those who wait for its leases",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["store_seq(&fleet_member(fleet, fleet->index)->pid, 0);", ""]],
     test: "a member that leaves a fleet wakes nobody before its leases are free",
   },
   {
     rule: "a member that leaves wakes those who wait for its leases",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["(void)fleet_wake(fleet, &fleet_leases(fleet)->parked);", ""]],
     test: "whoever publishes in a fleet wakes who is parked",
   },
   {
     rule: "a member that leaves unlocks its byte by name",
-    file: "fleet.c",
+    file: "fleet_file.c",
     edits: [["os_bytes_unlock(fleet->fd, 0, 0); /* as in let_go */", ""]],
     test: "a member that left its fleet is gone although a child of it still has the open file",
   },
   {
     rule: "a short lock names its owner's incarnation",
-    file: "fleet.c",
+    file: "lock.c",
     edits: [["return fleet->incarnation << SB_LOCK_LIFE_SHIFT | (fleet->index + 1);", "return fleet->index + 1;"]],
     test: "a fleet's locks that name a dead member are given back",
   },
   {
     rule: "a short lock is taken from its owner when that has ended, and not before",
-    file: "fleet.c",
+    file: "lock.c",
     edits: [["return os_bytes_locked(fleet->fd, (uint64_t)SB_FLEET_LOCKS + owner, 1);", "return false;"]],
     test: "a fleet's lock whose owner is stopped is EBUSY",
   },
   {
     rule: "a dead owner's short lock is taken over by one",
-    file: "fleet.c",
+    file: "lock.c",
     edits: [
       [
         "if (!owner_lives(fleet, *seen)) return compare_exchange(word, seen, own) ? 1 : -SB_EAGAIN;",
@@ -256,7 +256,7 @@ const memberRules: Rule<FleetFile>[] = [
   },
   {
     rule: "a dead owner's short lock is taken over with the word to repair",
-    file: "fleet.c",
+    file: "lock.c",
     edits: [
       ["compare_exchange(word, seen, own) ? 1 : -SB_EAGAIN;", "compare_exchange(word, seen, own) ? 0 : -SB_EAGAIN;"],
     ],
@@ -264,13 +264,13 @@ const memberRules: Rule<FleetFile>[] = [
   },
   {
     rule: "whoever gives a short lock back wakes those who wait for it",
-    file: "fleet.c",
+    file: "lock.c",
     edits: [["if ((seen & SB_LOCK_WAITERS) != 0) os_futex_wake(word);", ""]],
     test: "whoever gives a fleet's lock back wakes who sleeps for it",
   },
   {
     rule: "who is stopped in a short lock holds others up for a bounded time",
-    file: "fleet.c",
+    file: "lock.c",
     edits: [
       [
         "if (elapsed_ns(now, moved) >= SB_LOCK_MS * ms) return",
@@ -281,13 +281,13 @@ const memberRules: Rule<FleetFile>[] = [
   },
   {
     rule: "whoever wakes is named until it has woken",
-    file: "fleet.c",
+    file: "lock.c",
     edits: [["\tstore_seq(parked, waking);\n", "\tstore_seq(parked, waking = 0);\n"]],
     test: "a sleeper of a fleet is woken before its flag is cleared",
   },
   {
     rule: "whoever wakes clears no flag but the one that it has seen",
-    file: "fleet.c",
+    file: "lock.c",
     edits: [["(void)compare_exchange(parked, &waking, 0);", "store_seq(parked, waking = 0);"]],
     test: "whoever parks in a fleet after any single instruction of a waking",
   },

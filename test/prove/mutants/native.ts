@@ -2,7 +2,8 @@
 
 import type { Rule } from "./rule.ts";
 
-export type NativeFile = "slot.c" | "stream.c" | "wait.c" | "region.c" | "attach.c" | "os_linux.c";
+export type NativeFile =
+  "slot_client.c" | "slot_worker.c" | "stream.c" | "wait.c" | "region.c" | "attach.c" | "os_linux.c";
 
 export const nativeRules: Rule<NativeFile>[] = [
   {
@@ -45,7 +46,7 @@ export const nativeRules: Rule<NativeFile>[] = [
   },
   {
     rule: "each use of a slot is a new generation",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [
       ["word_of(generation + 1, SB_WRITING)", "word_of(generation, SB_WRITING)"],
       ["link->generation[slot] = generation + 1;", "link->generation[slot] = generation;"],
@@ -54,7 +55,7 @@ export const nativeRules: Rule<NativeFile>[] = [
   },
   {
     rule: "a slot whose handler runs is quarantined",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [
       [
         "swap_word(&link->map, slot, claimed, abandoned)",
@@ -65,7 +66,7 @@ export const nativeRules: Rule<NativeFile>[] = [
   },
   {
     rule: "an answer that is there is delivered, whoever gives up",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [
       [
         "return found == 1 && event->kind != SB_EV_CORRUPT ? SB_DONE : -SB_ECORRUPT;",
@@ -76,7 +77,7 @@ export const nativeRules: Rule<NativeFile>[] = [
   },
   {
     rule: "the tick looks at the words themselves",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [
       ["int32_t found = slot_event(hub, index, slot, now, event);\n\tif (found != 0 ||", "int32_t found = 0;\n\tif ("],
     ],
@@ -84,13 +85,13 @@ export const nativeRules: Rule<NativeFile>[] = [
   },
   {
     rule: "a response's lengths are checked",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [["\t\tevent->kind = SB_EV_CORRUPT;\n\t\treturn 1;\n\t}\n\tnote_touched", "\t}\n\tnote_touched"]],
     test: "a response whose head, offset, body or status is out of range is CORRUPT",
   },
   {
     rule: "a request's lengths are checked",
-    file: "slot.c",
+    file: "slot_worker.c",
     edits: [
       ["r->body_offset, r->body_bytes))\n\t\treturn -SB_ECORRUPT;", "r->body_offset, r->body_bytes))\n\t\treturn 1;"],
     ],
@@ -98,19 +99,19 @@ export const nativeRules: Rule<NativeFile>[] = [
   },
   {
     rule: "a reply names the claim it answers",
-    file: "slot.c",
+    file: "slot_worker.c",
     edits: [["(uint32_t)worker->generation[slot] == token", "(token == token)"]],
     test: "a worker completes nothing but its own running claim",
   },
   {
     rule: "a claim is answered once",
-    file: "slot.c",
+    file: "slot_worker.c",
     edits: [["worker->generation[slot] = 0; /* a second reply finds no claim */", ""]],
     test: "a second reply to one request is stale and changes nothing of the first",
   },
   {
     rule: "the state is published before its hint",
-    file: "slot.c",
+    file: "slot_worker.c",
     edits: [
       [
         "\tbool done = swap_word(&worker->map, slot, word_of(generation, from),",
@@ -130,13 +131,13 @@ export const nativeRules: Rule<NativeFile>[] = [
   },
   {
     rule: "whole words are compared",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [["bool ours = word_generation(word) == link->generation[slot];", "bool ours = true;"]],
     test: "a word no legal step leads to is CORRUPT while a request is in flight",
   },
   {
     rule: "a lost hint of a request is set again",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [["\t(void)hub_tells(hub, link, slot);\n\treturn 0;", "\treturn 0;"]],
     test: "the tick finds a response whose hint was lost, and publishes a READY slot's lost hint again",
   },
@@ -148,7 +149,7 @@ export const nativeRules: Rule<NativeFile>[] = [
   },
   {
     rule: "the hub looks at the word again after it has copied",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [
       [
         "if (!swap_word(&link->map, slot, word_of(generation, SB_DONE), word_of(generation, SB_FREE)))\n\t\treturn -SB_ECORRUPT;",
@@ -159,7 +160,7 @@ export const nativeRules: Rule<NativeFile>[] = [
   },
   {
     rule: "page 0 of a region is read once",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [
       [
         "\t    !lengths_are_legal(&hub->header, event->head_bytes,",
@@ -170,7 +171,7 @@ export const nativeRules: Rule<NativeFile>[] = [
   },
   {
     rule: "a worker gets no more requests than it takes at once",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [
       [
         "if (link->used >= link->concurrency || link->free_count == 0) return -SB_EBUSY;",
@@ -181,7 +182,7 @@ export const nativeRules: Rule<NativeFile>[] = [
   },
   {
     rule: "a slot in quarantine counts as used",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [
       ["\t\tlink->shadow[slot] = IN_QUARANTINE;\n", "\t\tlink->shadow[slot] = IN_QUARANTINE;\n\t\tlink->used--;\n"],
     ],
@@ -254,25 +255,25 @@ export const nativeRules: Rule<NativeFile>[] = [
   },
   {
     rule: "a worker's line is clean before the claim",
-    file: "slot.c",
+    file: "slot_worker.c",
     edits: [["if (flow->open) flow_reset(flow, &at->worker, false);", ""]],
     test: "a slot streams twice: nothing of the first stream is left",
   },
   {
     rule: "the hub does not look at a line before the claim",
-    file: "stream.c",
+    file: "slot_client.c",
     edits: [["claimed ? &at->worker : NULL", "&at->worker"]],
     test: "a slot streams twice: nothing of the first stream is left",
   },
   {
     rule: "the hub's line is clean when its slot is free",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [["flow_reset(&link->flow[slot], &link->map.region->slot[slot].hub, false);", ";"]],
     test: "a response streams through its ring many times over",
   },
   {
     rule: "a response begins once",
-    file: "slot.c",
+    file: "slot_worker.c",
     edits: [
       [
         "worker->flow[slot].begun) return -SB_ESTALE;\n\tconst struct sb_header",
@@ -283,7 +284,7 @@ export const nativeRules: Rule<NativeFile>[] = [
   },
   {
     rule: "the slot of a stream is quarantined while its worker writes",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [
       ["swap_word(&link->map, slot, streaming, abandoned)", "swap_word(&link->map, slot, streaming, streaming + 1)"],
     ],
@@ -303,7 +304,7 @@ export const nativeRules: Rule<NativeFile>[] = [
   },
   {
     rule: "what was sent is there when its slot is withdrawn",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [
       [
         "if (shadow != IN_FLIGHT && shadow != IN_STREAM && shadow != IN_QUARANTINE) return 0;",
@@ -314,7 +315,7 @@ export const nativeRules: Rule<NativeFile>[] = [
   },
   {
     rule: "a worker that is full takes no request",
-    file: "slot.c",
+    file: "slot_worker.c",
     edits: [["if (worker->full && is_ready(worker, (uint32_t)slot))", "if (false)"]],
     test: "a worker that is full hears of its streams",
   },

@@ -6,7 +6,7 @@ import { join } from "node:path";
 /** A rule, where it stands, what is left without it, and the part of the inputs that must miss it. */
 interface Rule {
   rule: string;
-  file: "slot.c" | "stream.c" | "wait.c" | "region.c" | "attach.c" | "os_linux.c";
+  file: "slot_client.c" | "slot_worker.c" | "stream.c" | "wait.c" | "region.c" | "attach.c" | "os_linux.c";
   edits: [text: string, without: string][];
   part: "hello" | "refused" | "join" | "hub" | "worker";
 }
@@ -14,7 +14,7 @@ interface Rule {
 const rules: Rule[] = [
   {
     rule: "lengths are within their arena",
-    file: "slot.c",
+    file: "region.c",
     edits: [
       ["body_offset >= head_bytes && (uint64_t)body_offset + body_bytes <= h->stride;", "body_offset >= head_bytes;"],
     ],
@@ -22,13 +22,13 @@ const rules: Rule[] = [
   },
   {
     rule: "a response's lengths are checked",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [["\t\tevent->kind = SB_EV_CORRUPT;\n\t\treturn 1;\n\t}\n\tnote_touched", "\t}\n\tnote_touched"]],
     part: "hub",
   },
   {
     rule: "a request's lengths are checked",
-    file: "slot.c",
+    file: "slot_worker.c",
     edits: [
       ["r->body_offset, r->body_bytes))\n\t\treturn -SB_ECORRUPT;", "r->body_offset, r->body_bytes))\n\t\treturn 1;"],
     ],
@@ -36,7 +36,7 @@ const rules: Rule[] = [
   },
   {
     rule: "a response's length is read once",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [
       [
         "\tnote_touched(link, slot, 1, touched_end(&hub->header, streams",
@@ -48,7 +48,7 @@ const rules: Rule[] = [
   },
   {
     rule: "a request's length is read once",
-    file: "slot.c",
+    file: "slot_worker.c",
     edits: [
       [
         "\tif ((worker->map.header.flags & SB_FLAG_TIMING) != 0)\n",
@@ -60,25 +60,25 @@ const rules: Rule[] = [
   },
   {
     rule: "a status is one of HTTP, or 0",
-    file: "slot.c",
+    file: "region.c",
     edits: [["status_code == 0 || (status_code >= 200 && status_code <= 599)", "status_code < 0xffffffff"]],
     part: "hub",
   },
   {
     rule: "the hub compares generations",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [["bool ours = word_generation(word) == link->generation[slot];", "bool ours = true;"]],
     part: "hub",
   },
   {
     rule: "the worker takes a request once",
-    file: "slot.c",
+    file: "slot_worker.c",
     edits: [["if (generation <= worker->claimed[slot] || worker->generation[slot] != 0) return -SB_ECORRUPT;", ""]],
     part: "worker",
   },
   {
     rule: "no request comes to a slot whose handler runs",
-    file: "slot.c",
+    file: "slot_worker.c",
     edits: [
       ["generation <= worker->claimed[slot] || worker->generation[slot] != 0", "generation <= worker->claimed[slot]"],
     ],
@@ -86,13 +86,13 @@ const rules: Rule[] = [
   },
   {
     rule: "a reply names its claim",
-    file: "slot.c",
+    file: "slot_worker.c",
     edits: [["(uint32_t)worker->generation[slot] == token", "(token == token)"]],
     part: "worker",
   },
   {
     rule: "the worker takes no hint beyond the last slot",
-    file: "slot.c",
+    file: "slot_worker.c",
     edits: [
       ["exchange_seq(&ready->bits[i], 0) & slots_mask(slots, i);", "exchange_seq(&ready->bits[i], 0);(void)slots;"],
     ],
@@ -114,7 +114,7 @@ const rules: Rule[] = [
   },
   {
     rule: "the hub does not read the header again",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [
       [
         "uint64_t stride = link->map.header.stride;",
@@ -125,7 +125,7 @@ const rules: Rule[] = [
   },
   {
     rule: "a slot goes home only from DONE",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [
       [
         "if (!swap_word(&link->map, slot, word_of(generation, SB_DONE), word_of(generation, SB_FREE)))\n\t\treturn -SB_ECORRUPT;",
@@ -171,7 +171,7 @@ const rules: Rule[] = [
   },
   {
     rule: "a response that streams is what begins one",
-    file: "slot.c",
+    file: "slot_client.c",
     edits: [
       [
         "event->status_code != 0 && event->body_offset == h->head_limit && event->body_bytes == 0",
@@ -182,7 +182,7 @@ const rules: Rule[] = [
   },
   {
     rule: "the counts of an earlier stream are cleared before the claim",
-    file: "slot.c",
+    file: "slot_worker.c",
     edits: [["if (flow->open) flow_reset(flow, &at->worker, false);", ""]],
     part: "worker",
   },

@@ -1,14 +1,11 @@
 /*
- * observe.c - what a hub shows of itself, and who looks. The hub alone writes the statistics, with
+ * stats.c - what a hub shows of itself, and who looks. The hub alone writes the statistics, with
  * plain stores; an observer maps them read-only and copies them out. Nobody waits, nobody is told.
  */
 #include "private.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 _Static_assert(sizeof(struct sb_stats_link) == SB_LINE, "a worker's entry fills a line");
@@ -17,6 +14,31 @@ _Static_assert(offsetof(struct sb_stats, link) % SB_LINE == 0, "entries begin a 
 _Static_assert(sizeof(struct sb_stats) % 8 == 0, "copied word by word");
 
 /* ---- the hub ----------------------------------------------------------------------------- */
+
+uint64_t stats_bytes(void)
+{
+	return page_up(sizeof(struct sb_stats));
+}
+
+int32_t stats_create(struct sb_hub *hub)
+{
+	uint64_t bytes = stats_bytes();
+	int32_t error = os_memory_create("slotbus-stats", bytes, &hub->stats_fd);
+	if (error != 0) return error;
+	hub->stats = os_memory_map(hub->stats_fd, bytes, true);
+	if (hub->stats == NULL) error = fail_with(-SB_ESYS, errno);
+	if (error == 0) error = os_memory_seal(hub->stats_fd, true);
+	if (error != 0) return error;
+	SB_POINT("hub.statistics.sealed");
+	struct sb_stats *stats = hub->stats;
+	stats->magic = SB_MAGIC;
+	stats->abi = SB_ABI;
+	stats->fingerprint = SB_STATS_FINGERPRINT;
+	stats->created_ns = os_now_ns();
+	stats->pid = (uint32_t)getpid();
+	stats->slots = hub->header.slots;
+	return 0;
+}
 
 void sb_stats_link(struct sb_hub *hub, uint32_t index, uint32_t pid, uint32_t uid)
 {
@@ -67,6 +89,34 @@ void sb_stats_sample(struct sb_hub *hub, uint32_t queued, uint32_t unsettled, ui
 	store_release(&stats->sampled_ns, os_now_ns());
 }
 
+void sb_stats_add(struct sb_hub *hub, uint32_t counter, uint32_t amount)
+{
+	if (counter < SB_COUNTER_SLOTS) add_relaxed(&hub->stats->counters[counter], amount);
+}
+
+double sb_stats_get(const struct sb_hub *hub, uint32_t counter)
+{
+	return counter < SB_COUNTER_SLOTS ? (double)load_relaxed(&hub->stats->counters[counter]) : 0;
+}
+
+static uint64_t bucket_edge(uint32_t bucket)
+{
+	uint32_t octave = bucket / SB_HIST_SUB, sub = bucket % SB_HIST_SUB;
+	return octave == 0 ? sub : (uint64_t)(SB_HIST_SUB + sub + 1) << (octave - 1);
+}
+
+double sb_stats_quantile(const struct sb_hub *hub, double quantile)
+{
+	uint64_t total = 0, seen = 0;
+	const uint64_t *buckets = hub->stats->round_trip;
+	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) total += load_relaxed(&buckets[i]);
+	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) {
+		seen += load_relaxed(&buckets[i]);
+		if (total > 0 && (double)seen >= quantile * (double)total) return (double)bucket_edge(i);
+	}
+	return 0;
+}
+
 /* Each word is whole; words of different moments may stand side by side. */
 static void copy_stats(const struct sb_stats *stats, void *out)
 {
@@ -83,13 +133,6 @@ void sb_stats_read(const struct sb_hub *hub, void *out)
 }
 
 /* ---- the observer ------------------------------------------------------------------------ */
-
-struct sb_worker *sb_observer_open(int32_t dir, const char *name)
-{
-	struct sb_worker *observer = sb_worker_open(dir, name, 1);
-	if (observer != NULL) observer->role = SB_ROLE_OBSERVER;
-	return observer;
-}
 
 /* Its size is looked at before it is mapped, and sealed: nothing can trap. */
 int32_t stats_attach(struct sb_worker *observer, int fd)
@@ -116,20 +159,4 @@ int32_t sb_observer_read(const struct sb_worker *observer, void *out)
 	if (observer->stats == NULL) return -SB_EINVAL;
 	copy_stats(observer->stats, out);
 	return os_socket_hung_up(observer->fd) ? -SB_ECLOSED : 0;
-}
-
-/* ---- who has a name ---------------------------------------------------------------------- */
-
-int32_t sb_name_probe(int32_t dir, const char *name)
-{
-	char file[SB_NAME_MAX + 8];
-	if (sb_name_check(name) != 0) return -SB_ENAME;
-	snprintf(file, sizeof file, "%s.lock", name);
-	int fd = openat(dir, file, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0 && errno == ENOENT) return -SB_ENOBUS;
-	if (fd < 0 && (errno == ELOOP || errno == EACCES)) return -SB_EPERM;
-	if (fd < 0) return errno == EMFILE || errno == ENFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
-	bool held = os_bytes_locked(fd, 0, 0);
-	close(fd);
-	return held ? 1 : 0;
 }

@@ -1,52 +1,20 @@
 /*
- * slot.c - the slot state machine: every compare-and-swap on a status word is in this file, the
- * hub's verbs first, then the worker's. A hint bit says where to look; the status word says what
- * is so.
+ * slot_client.c - the slot state machine from the side that asks, called the hub here. Each step
+ * is one compare-and-swap of the whole status word. A hint bit says where to look; the status word
+ * says what is so.
  */
 #include "private.h"
 
 static const uint64_t NS_PER_MS = 1000000u;
-
-/* ---- helpers ----------------------------------------------------------------------------- */
 
 static struct link *link_at(const struct sb_hub *hub, uint32_t index)
 {
 	return index < SB_LINKS_MAX ? hub->links[index] : NULL;
 }
 
-static struct sb_request_line *request_line(const struct geometry *map, uint32_t slot)
-{
-	return &map->region->slot[slot].request;
-}
-
-static bool swap_word(const struct geometry *map, uint32_t slot, uint64_t from, uint64_t to)
-{
-	return compare_exchange(&request_line(map, slot)->status, &from, to);
-}
-
-/* One writer per counter, so a plain add; atomic so that an observer never reads half of one. */
-static void add_relaxed(uint64_t *counter, uint64_t amount)
-{
-	store_relaxed(counter, load_relaxed(counter) + amount);
-}
-
 static void count(struct sb_hub *hub, enum sb_counter counter)
 {
 	add_relaxed(&hub->stats->counters[counter], 1);
-}
-
-/* A body starts after its head and ends inside its arena; every length is within its own limit. */
-static bool lengths_are_legal(const struct sb_header *h, uint32_t head_bytes, uint32_t body_offset,
-                              uint32_t body_bytes)
-{
-	return head_bytes <= h->head_limit && body_bytes <= h->payload_limit &&
-	       body_offset >= head_bytes && (uint64_t)body_offset + body_bytes <= h->stride;
-}
-
-/* An HTTP status that has a response, or 0: an error head. */
-static bool status_is_legal(uint32_t status_code)
-{
-	return status_code == 0 || (status_code >= 200 && status_code <= 599);
 }
 
 /* What sb_slot_begin writes besides the head: a status, and a body that begins with the ring. */
@@ -69,7 +37,7 @@ static uint64_t touched_end(const struct sb_header *h, uint32_t method_or_status
 	return (method_or_status & SB_STREAMS) != 0 ? h->stride : offset + bytes;
 }
 
-/* ---- hub: the way out -------------------------------------------------------------------- */
+/* ---- the way out ------------------------------------------------------------------------- */
 
 static void put_back(struct link *link, uint32_t slot)
 {
@@ -107,7 +75,7 @@ int32_t sb_slot_reserve(struct sb_hub *hub, uint32_t index)
 }
 
 /* The hint, then the bell if the worker is parked: 1 when it rang. */
-int32_t hub_tells(struct sb_hub *hub, struct link *link, uint32_t slot)
+static int32_t hub_tells(struct sb_hub *hub, struct link *link, uint32_t slot)
 {
 	struct sb_region *region = link->map.region;
 	fetch_or_seq(&region->ready.bits[slot / 64], 1ULL << (slot % 64));
@@ -166,7 +134,7 @@ int32_t sb_slot_cancel(struct sb_hub *hub, uint32_t index, uint32_t slot)
 	return 0;
 }
 
-/* ---- hub: the way back ------------------------------------------------------------------- */
+/* ---- the way back ------------------------------------------------------------------------ */
 
 static void record_round_trip(struct sb_hub *hub, uint64_t ns)
 {
@@ -254,8 +222,8 @@ static int32_t stream_event(struct sb_hub *hub, uint32_t index, uint32_t slot, b
 /* What this slot has for the hub: 1 and an event, 0 nothing yet. Whole words are compared with
  * what the hub's own last step allows; anything else is the peer's doing and ends its life.
  * [model: look] */
-int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
-                   struct sb_event *event)
+static int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
+                          struct sb_event *event)
 {
 	struct link *link = hub->links[index];
 	enum shadow shadow = link->shadow[slot];
@@ -343,7 +311,7 @@ int32_t sb_slot_withdraw(struct sb_hub *hub, uint32_t index, uint32_t slot)
 	return withdraw(hub, index, slot, &hub->events[0]);
 }
 
-/* ---- hub: looking at many slots ---------------------------------------------------------- */
+/* ---- looking at many slots --------------------------------------------------------------- */
 
 /* [model: poll] */
 static int32_t poll_link(struct sb_hub *hub, uint32_t index, int32_t found, uint64_t *now)
@@ -461,7 +429,58 @@ int32_t sb_hub_tick(struct sb_hub *hub)
 	return each_link(hub, os_now_ns(), tick_link);
 }
 
-/* ---- hub: what can be asked -------------------------------------------------------------- */
+/* ---- one slot: waiting, streaming -------------------------------------------------------- */
+
+int32_t sb_slot_wait(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t timeout_ms,
+                     uint32_t spin_ns)
+{
+	struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
+	if (link == NULL || slot >= hub->header.slots) return -SB_EINVAL;
+	if (link->shadow[slot] != IN_FLIGHT) return -SB_EINVAL;
+	uint64_t start = os_now_ns(), now = start;
+	uint64_t deadline = timeout_ms == 0 ? UINT64_MAX : start + (uint64_t)timeout_ms * 1000000u;
+	sb_hub_unpark(hub); /* other links ring nobody now; the driver polls them when we return */
+	for (;;) {
+		int32_t found = slot_event(hub, index, slot, now, &hub->events[0]);
+		if (found != 0) return found < 0 ? found : 0;
+		SB_POINT("hub.wait.looked");
+		if (now >= deadline) return -SB_ETIMEDOUT;
+		if (now - start < spin_ns) {
+			for (int i = 0; i < 32; i++) spin_pause();
+		} else {
+			slot_sleep(link, slot, deadline - now);
+			if (link->fd < 0 || os_socket_hung_up(link->fd)) {
+				found = slot_event(hub, index, slot, os_now_ns(), &hub->events[0]);
+				return found > 0 ? 0 : -SB_ECLOSED;
+			}
+		}
+		now = os_now_ns();
+	}
+}
+
+int32_t sb_link_flow(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t sent,
+                     uint32_t taken, uint32_t end, uint32_t need)
+{
+	struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
+	if (link == NULL || slot >= hub->header.slots || !link->flow[slot].open) return -SB_EINVAL;
+	struct sb_slot *at = &link->map.region->slot[slot];
+	/* The worker cleans its line before it claims; what is there before is of an earlier use. */
+	bool claimed = link->shadow[slot] != IN_FLIGHT ||
+	               load_acquire(&at->request.status) !=
+	                   word_of(link->generation[slot], SB_READY);
+	const struct flows both = {
+		&hub->header, &link->flow[slot], &at->hub, claimed ? &at->worker : NULL,
+	};
+	int32_t result = flow_move(&both, sent, taken, end, need, &hub->look);
+	return result == 1 ? hub_tells(hub, link, slot) : result;
+}
+
+const void *sb_hub_look(const struct sb_hub *hub)
+{
+	return &hub->look;
+}
+
+/* ---- what can be asked ------------------------------------------------------------------- */
 
 double sb_slot_time_left(const struct sb_hub *hub, uint32_t index, uint32_t slot)
 {
@@ -491,34 +510,6 @@ int32_t sb_link_snapshot(const struct sb_hub *hub, uint32_t index, uint32_t *out
 	return (int32_t)hub->header.slots;
 }
 
-void sb_stats_add(struct sb_hub *hub, uint32_t counter, uint32_t amount)
-{
-	if (counter < SB_COUNTER_SLOTS) add_relaxed(&hub->stats->counters[counter], amount);
-}
-
-double sb_stats_get(const struct sb_hub *hub, uint32_t counter)
-{
-	return counter < SB_COUNTER_SLOTS ? (double)load_relaxed(&hub->stats->counters[counter]) : 0;
-}
-
-static uint64_t bucket_edge(uint32_t bucket)
-{
-	uint32_t octave = bucket / SB_HIST_SUB, sub = bucket % SB_HIST_SUB;
-	return octave == 0 ? sub : (uint64_t)(SB_HIST_SUB + sub + 1) << (octave - 1);
-}
-
-double sb_stats_quantile(const struct sb_hub *hub, double quantile)
-{
-	uint64_t total = 0, seen = 0;
-	const uint64_t *buckets = hub->stats->round_trip;
-	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) total += load_relaxed(&buckets[i]);
-	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) {
-		seen += load_relaxed(&buckets[i]);
-		if (total > 0 && (double)seen >= quantile * (double)total) return (double)bucket_edge(i);
-	}
-	return 0;
-}
-
 double sb_slot_claim_delay(const struct sb_hub *hub, uint32_t index, uint32_t slot)
 {
 	const struct link *link = link_at(hub, index);
@@ -529,223 +520,4 @@ double sb_slot_round_trip(const struct sb_hub *hub, uint32_t index, uint32_t slo
 {
 	const struct link *link = link_at(hub, index);
 	return link == NULL || slot >= SB_SLOTS_MAX ? 0 : (double)link->round_trip_ns[slot];
-}
-
-/* ---- worker ------------------------------------------------------------------------------ */
-
-/* The next slot to try, or -1. New hints are taken only when the old ones are served, so that a
- * request is overtaken by at most one batch. [model: take] */
-static int32_t next_hint(struct sb_worker *worker)
-{
-	uint32_t slots = worker->map.header.slots, words = (slots + 63) / 64;
-	struct sb_hints *ready = &worker->map.region->ready;
-	for (int round = 0; round < 2; round++) {
-		for (uint32_t i = 0; i < words; i++) {
-			if (worker->pending[i] == 0) continue;
-			uint32_t slot = i * 64 + (uint32_t)__builtin_ctzll(worker->pending[i]);
-			worker->pending[i] &= worker->pending[i] - 1;
-			return (int32_t)slot;
-		}
-		for (uint32_t i = 0; i < words && round == 0; i++)
-			if (load_relaxed(&ready->bits[i]) != 0) {
-				SB_POINT("worker.take.before");
-				worker->pending[i] = exchange_seq(&ready->bits[i], 0) & slots_mask(slots, i);
-				SB_POINT("worker.take.after");
-			}
-	}
-	return -1;
-}
-
-void worker_tells(struct sb_worker *worker, uint32_t slot)
-{
-	struct sb_region *region = worker->map.region;
-	fetch_or_seq(&region->done.bits[slot / 64], 1ULL << (slot % 64));
-	SB_POINT("worker.complete.hinted");
-	(void)wake(&region->hub, worker->fd);
-}
-
-static bool is_ready(const struct sb_worker *worker, uint32_t slot)
-{
-	return word_state(load_relaxed(&request_line(&worker->map, slot)->status)) == SB_READY;
-}
-
-/* [publish] The acquire half. 1 claimed, 2 the rings of a running claim moved, 0 the hint was
- * stale, -SB_ECORRUPT. [model: claim] */
-static int32_t claim(struct sb_worker *worker, uint32_t slot)
-{
-	struct sb_slot *at = &worker->map.region->slot[slot];
-	uint64_t word = load_acquire(&at->request.status);
-	struct flow *flow = &worker->flow[slot];
-	if (word_state(word) != SB_READY) {
-		if (worker->generation[slot] == 0 || !flow->open || !flow_moved(flow, &at->hub)) return 0;
-		worker->request.slot = slot;
-		worker->request.token = (uint32_t)worker->generation[slot];
-		return 2;
-	}
-	if (flow->open) flow_reset(flow, &at->worker, false); /* before the hub may look at it */
-	uint64_t generation = word_generation(word);
-	/* Each request has a greater generation, and none comes to a slot whose handler runs. */
-	if (generation <= worker->claimed[slot] || worker->generation[slot] != 0) return -SB_ECORRUPT;
-	SB_POINT("worker.claim.before");
-	if (!swap_word(&worker->map, slot, word, word_of(generation, SB_CLAIMED))) return 0;
-	SB_POINT("worker.claim.after");
-	worker->generation[slot] = worker->claimed[slot] = generation;
-	worker->request = (struct sb_request){
-		.slot = slot,
-		.token = (uint32_t)generation,
-		.head_bytes = load_relaxed(&at->request.head_bytes),
-		.body_offset = load_relaxed(&at->request.body_offset),
-		.body_bytes = load_relaxed(&at->request.body_bytes),
-		.timeout_ms = load_relaxed(&at->request.timeout_ms),
-		.method = load_relaxed(&at->request.method),
-		.serial = load_relaxed(&at->request.serial),
-	};
-	const struct sb_request *r = &worker->request;
-	flow->open = (r->method & SB_STREAMS) != 0;
-	flow->told = true;
-	if (flow->open) worker_tells(worker, slot); /* the hub sends nothing before */
-	if (!lengths_are_legal(&worker->map.header, r->head_bytes, r->body_offset, r->body_bytes))
-		return -SB_ECORRUPT;
-	if ((worker->map.header.flags & SB_FLAG_TIMING) != 0)
-		store_relaxed(&at->response.claimed_ns, os_now_ns());
-	add_relaxed(&worker->map.region->counters.claimed, 1);
-	SB_POINT("worker.claim.copied");
-	return 1;
-}
-
-/* A hint of a request that may not be taken now is kept. */
-static int32_t take_once(struct sb_worker *worker)
-{
-	uint64_t kept[4] = { 0 };
-	int32_t result = 0;
-	for (int32_t slot; result == 0 && (slot = next_hint(worker)) >= 0;) {
-		if (worker->full && is_ready(worker, (uint32_t)slot))
-			kept[slot / 64] |= 1ULL << (slot % 64);
-		else
-			result = claim(worker, (uint32_t)slot);
-	}
-	for (uint32_t i = 0; i < 4; i++) worker->pending[i] |= kept[i];
-	return result;
-}
-
-void sb_worker_full(struct sb_worker *worker, int32_t full)
-{
-	worker->full = full != 0;
-}
-
-int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns)
-{
-	if (worker->step != ATTACHED) return -SB_ECLOSED;
-	worker_turned(worker);
-	int32_t result = take_once(worker);
-	if (result != 0 || spin_ns == 0) return result;
-	worker_shows_cpu(worker);
-	uint64_t start = os_now_ns(), now;
-	do {
-		for (int i = 0; i < 4 && result == 0; i++) {
-			spin_pause();
-			result = take_once(worker);
-		}
-		now = os_now_ns();
-	} while (result == 0 && now - start < spin_ns);
-	if (result == 0) spin_yield(&worker->mover, now);
-	return result;
-}
-
-bool worker_has_claim(const struct sb_worker *worker, uint32_t slot, uint32_t token)
-{
-	return worker->step == ATTACHED && slot < worker->map.header.slots &&
-	       worker->generation[slot] != 0 && (uint32_t)worker->generation[slot] == token;
-}
-
-/* The claim's last step, to DONE; or, when the caller has given up, the end of the quarantine. If
- * even that fails, the life of this region is over. [model: complete] */
-static int32_t end_claim(struct sb_worker *worker, uint32_t slot, enum sb_state from)
-{
-	struct sb_worker_counters *counters = &worker->map.region->counters;
-	uint64_t generation = worker->generation[slot];
-	worker->generation[slot] = 0; /* a second reply finds no claim */
-	SB_POINT("worker.complete.before");
-	bool done = swap_word(&worker->map, slot, word_of(generation, from),
-	                      word_of(generation, SB_DONE));
-	SB_POINT("worker.complete.after");
-	if (!done) {
-		uint64_t abandoned = word_of(generation, SB_ABANDONED);
-		SB_POINT("worker.complete.late");
-		bool freed = swap_word(&worker->map, slot, abandoned, word_of(generation, SB_FREE));
-		SB_POINT("worker.complete.freed");
-		add_relaxed(&counters->stale, 1);
-		if (!freed) return -SB_ESTALE;
-	}
-	if (done) add_relaxed(&counters->completed, 1);
-	worker_tells(worker, slot);
-	return done ? 0 : -SB_ESTALE;
-}
-
-/* [complete] The release half: everything written to the arena and to the line comes before
- * DONE. */
-int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
-                         uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
-                         uint32_t status_code)
-{
-	if (!worker_has_claim(worker, slot, token) || worker->flow[slot].begun) return -SB_ESTALE;
-	if (!status_is_legal(status_code) ||
-	    !lengths_are_legal(&worker->map.header, head_bytes, body_offset, body_bytes))
-		return -SB_EINVAL;
-	struct sb_region *region = worker->map.region;
-	struct sb_response_line *line = &region->slot[slot].response;
-	store_relaxed(&line->head_bytes, head_bytes);
-	store_relaxed(&line->body_offset, body_offset);
-	store_relaxed(&line->body_bytes, body_bytes);
-	store_relaxed(&line->status_code, status_code);
-	return end_claim(worker, slot, SB_CLAIMED);
-}
-
-/* [model: begin] */
-int32_t sb_slot_begin(struct sb_worker *worker, uint32_t slot, uint32_t token, uint32_t head_bytes,
-                      uint32_t status_code)
-{
-	if (!worker_has_claim(worker, slot, token) || worker->flow[slot].begun) return -SB_ESTALE;
-	const struct sb_header *h = &worker->map.header;
-	if (status_code == 0 || !status_is_legal(status_code) || head_bytes > h->head_limit)
-		return -SB_EINVAL;
-	struct sb_response_line *line = &worker->map.region->slot[slot].response;
-	store_relaxed(&line->head_bytes, head_bytes);
-	store_relaxed(&line->body_offset, h->head_limit);
-	store_relaxed(&line->body_bytes, 0);
-	store_relaxed(&line->status_code, status_code | SB_STREAMS);
-	worker->flow[slot].open = worker->flow[slot].begun = true;
-	uint64_t generation = worker->generation[slot];
-	uint64_t claimed = word_of(generation, SB_CLAIMED);
-	SB_POINT("worker.begin.before");
-	if (!swap_word(&worker->map, slot, claimed, word_of(generation, SB_STREAMING)))
-		return end_claim(worker, slot, SB_CLAIMED);
-	SB_POINT("worker.begin.after");
-	worker_tells(worker, slot);
-	return 0;
-}
-
-/* [model: finish] */
-int32_t sb_slot_finish(struct sb_worker *worker, uint32_t slot, uint32_t token,
-                       uint32_t error_bytes)
-{
-	if (!worker_has_claim(worker, slot, token)) return -SB_ESTALE;
-	const struct flow *flow = &worker->flow[slot];
-	if (!flow->begun || error_bytes > flow_room(&worker->map.header, flow)) return -SB_EINVAL;
-	struct sb_flow *mine = &worker->map.region->slot[slot].worker;
-	SB_POINT("worker.finish.before");
-	store_relaxed(&mine->error_bytes, error_bytes);
-	store_release(&mine->ended, error_bytes > 0 ? SB_FLOW_ERROR : SB_FLOW_END);
-	SB_POINT("worker.finish.ended");
-	return end_claim(worker, slot, SB_STREAMING);
-}
-
-int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, uint32_t token)
-{
-	if (worker == NULL || !worker_has_claim(worker, slot, token)) return 1;
-	uint64_t word = load_acquire(&request_line(&worker->map, slot)->status);
-	if (word != word_of(worker->generation[slot], SB_CLAIMED) &&
-	    word != word_of(worker->generation[slot], SB_STREAMING))
-		return 1;
-	return worker->fd >= 0 && os_socket_hung_up(worker->fd) ? 1 : 0;
 }

@@ -1,0 +1,244 @@
+/*
+ * slot_worker.c - the slot state machine from the worker's side: take, answer, stream. Each step
+ * is one compare-and-swap of the whole status word.
+ */
+#include "private.h"
+
+/* The next slot to try, or -1. New hints are taken only when the old ones are served, so that a
+ * request is overtaken by at most one batch. [model: take] */
+static int32_t next_hint(struct sb_worker *worker)
+{
+	uint32_t slots = worker->map.header.slots, words = (slots + 63) / 64;
+	struct sb_hints *ready = &worker->map.region->ready;
+	for (int round = 0; round < 2; round++) {
+		for (uint32_t i = 0; i < words; i++) {
+			if (worker->pending[i] == 0) continue;
+			uint32_t slot = i * 64 + (uint32_t)__builtin_ctzll(worker->pending[i]);
+			worker->pending[i] &= worker->pending[i] - 1;
+			return (int32_t)slot;
+		}
+		for (uint32_t i = 0; i < words && round == 0; i++)
+			if (load_relaxed(&ready->bits[i]) != 0) {
+				SB_POINT("worker.take.before");
+				worker->pending[i] = exchange_seq(&ready->bits[i], 0) & slots_mask(slots, i);
+				SB_POINT("worker.take.after");
+			}
+	}
+	return -1;
+}
+
+static void worker_tells(struct sb_worker *worker, uint32_t slot)
+{
+	struct sb_region *region = worker->map.region;
+	fetch_or_seq(&region->done.bits[slot / 64], 1ULL << (slot % 64));
+	SB_POINT("worker.complete.hinted");
+	(void)wake(&region->hub, worker->fd);
+}
+
+static bool is_ready(const struct sb_worker *worker, uint32_t slot)
+{
+	return word_state(load_relaxed(&request_line(&worker->map, slot)->status)) == SB_READY;
+}
+
+/* [publish] The acquire half. 1 claimed, 2 the rings of a running claim moved, 0 the hint was
+ * stale, -SB_ECORRUPT. [model: claim] */
+static int32_t claim(struct sb_worker *worker, uint32_t slot)
+{
+	struct sb_slot *at = &worker->map.region->slot[slot];
+	uint64_t word = load_acquire(&at->request.status);
+	struct flow *flow = &worker->flow[slot];
+	if (word_state(word) != SB_READY) {
+		if (worker->generation[slot] == 0 || !flow->open || !flow_moved(flow, &at->hub)) return 0;
+		worker->request.slot = slot;
+		worker->request.token = (uint32_t)worker->generation[slot];
+		return 2;
+	}
+	if (flow->open) flow_reset(flow, &at->worker, false); /* before the hub may look at it */
+	uint64_t generation = word_generation(word);
+	/* Each request has a greater generation, and none comes to a slot whose handler runs. */
+	if (generation <= worker->claimed[slot] || worker->generation[slot] != 0) return -SB_ECORRUPT;
+	SB_POINT("worker.claim.before");
+	if (!swap_word(&worker->map, slot, word, word_of(generation, SB_CLAIMED))) return 0;
+	SB_POINT("worker.claim.after");
+	worker->generation[slot] = worker->claimed[slot] = generation;
+	worker->request = (struct sb_request){
+		.slot = slot,
+		.token = (uint32_t)generation,
+		.head_bytes = load_relaxed(&at->request.head_bytes),
+		.body_offset = load_relaxed(&at->request.body_offset),
+		.body_bytes = load_relaxed(&at->request.body_bytes),
+		.timeout_ms = load_relaxed(&at->request.timeout_ms),
+		.method = load_relaxed(&at->request.method),
+		.serial = load_relaxed(&at->request.serial),
+	};
+	const struct sb_request *r = &worker->request;
+	flow->open = (r->method & SB_STREAMS) != 0;
+	flow->told = true;
+	if (flow->open) worker_tells(worker, slot); /* the hub sends nothing before */
+	if (!lengths_are_legal(&worker->map.header, r->head_bytes, r->body_offset, r->body_bytes))
+		return -SB_ECORRUPT;
+	if ((worker->map.header.flags & SB_FLAG_TIMING) != 0)
+		store_relaxed(&at->response.claimed_ns, os_now_ns());
+	add_relaxed(&worker->map.region->counters.claimed, 1);
+	SB_POINT("worker.claim.copied");
+	return 1;
+}
+
+/* A hint of a request that may not be taken now is kept. */
+static int32_t take_once(struct sb_worker *worker)
+{
+	uint64_t kept[4] = { 0 };
+	int32_t result = 0;
+	for (int32_t slot; result == 0 && (slot = next_hint(worker)) >= 0;) {
+		if (worker->full && is_ready(worker, (uint32_t)slot))
+			kept[slot / 64] |= 1ULL << (slot % 64);
+		else
+			result = claim(worker, (uint32_t)slot);
+	}
+	for (uint32_t i = 0; i < 4; i++) worker->pending[i] |= kept[i];
+	return result;
+}
+
+void sb_worker_full(struct sb_worker *worker, int32_t full)
+{
+	worker->full = full != 0;
+}
+
+int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns)
+{
+	if (worker->step != ATTACHED) return -SB_ECLOSED;
+	worker_turned(worker);
+	int32_t result = take_once(worker);
+	if (result != 0 || spin_ns == 0) return result;
+	worker_shows_cpu(worker);
+	uint64_t start = os_now_ns(), now;
+	do {
+		for (int i = 0; i < 4 && result == 0; i++) {
+			spin_pause();
+			result = take_once(worker);
+		}
+		now = os_now_ns();
+	} while (result == 0 && now - start < spin_ns);
+	if (result == 0) spin_yield(&worker->mover, now);
+	return result;
+}
+
+bool worker_has_claim(const struct sb_worker *worker, uint32_t slot, uint32_t token)
+{
+	return worker->step == ATTACHED && slot < worker->map.header.slots &&
+	       worker->generation[slot] != 0 && (uint32_t)worker->generation[slot] == token;
+}
+
+/* The claim's last step, to DONE; or, when the caller has given up, the end of the quarantine. If
+ * even that fails, the life of this region is over. [model: complete] */
+static int32_t end_claim(struct sb_worker *worker, uint32_t slot, enum sb_state from)
+{
+	struct sb_worker_counters *counters = &worker->map.region->counters;
+	uint64_t generation = worker->generation[slot];
+	worker->generation[slot] = 0; /* a second reply finds no claim */
+	SB_POINT("worker.complete.before");
+	bool done = swap_word(&worker->map, slot, word_of(generation, from),
+	                      word_of(generation, SB_DONE));
+	SB_POINT("worker.complete.after");
+	if (!done) {
+		uint64_t abandoned = word_of(generation, SB_ABANDONED);
+		SB_POINT("worker.complete.late");
+		bool freed = swap_word(&worker->map, slot, abandoned, word_of(generation, SB_FREE));
+		SB_POINT("worker.complete.freed");
+		add_relaxed(&counters->stale, 1);
+		if (!freed) return -SB_ESTALE;
+	}
+	if (done) add_relaxed(&counters->completed, 1);
+	worker_tells(worker, slot);
+	return done ? 0 : -SB_ESTALE;
+}
+
+/* [complete] The release half: everything written to the arena and to the line comes before
+ * DONE. */
+int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
+                         uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
+                         uint32_t status_code)
+{
+	if (!worker_has_claim(worker, slot, token) || worker->flow[slot].begun) return -SB_ESTALE;
+	if (!status_is_legal(status_code) ||
+	    !lengths_are_legal(&worker->map.header, head_bytes, body_offset, body_bytes))
+		return -SB_EINVAL;
+	struct sb_region *region = worker->map.region;
+	struct sb_response_line *line = &region->slot[slot].response;
+	store_relaxed(&line->head_bytes, head_bytes);
+	store_relaxed(&line->body_offset, body_offset);
+	store_relaxed(&line->body_bytes, body_bytes);
+	store_relaxed(&line->status_code, status_code);
+	return end_claim(worker, slot, SB_CLAIMED);
+}
+
+/* [model: begin] */
+int32_t sb_slot_begin(struct sb_worker *worker, uint32_t slot, uint32_t token, uint32_t head_bytes,
+                      uint32_t status_code)
+{
+	if (!worker_has_claim(worker, slot, token) || worker->flow[slot].begun) return -SB_ESTALE;
+	const struct sb_header *h = &worker->map.header;
+	if (status_code == 0 || !status_is_legal(status_code) || head_bytes > h->head_limit)
+		return -SB_EINVAL;
+	struct sb_response_line *line = &worker->map.region->slot[slot].response;
+	store_relaxed(&line->head_bytes, head_bytes);
+	store_relaxed(&line->body_offset, h->head_limit);
+	store_relaxed(&line->body_bytes, 0);
+	store_relaxed(&line->status_code, status_code | SB_STREAMS);
+	worker->flow[slot].open = worker->flow[slot].begun = true;
+	uint64_t generation = worker->generation[slot];
+	uint64_t claimed = word_of(generation, SB_CLAIMED);
+	SB_POINT("worker.begin.before");
+	if (!swap_word(&worker->map, slot, claimed, word_of(generation, SB_STREAMING)))
+		return end_claim(worker, slot, SB_CLAIMED);
+	SB_POINT("worker.begin.after");
+	worker_tells(worker, slot);
+	return 0;
+}
+
+/* [model: finish] */
+int32_t sb_slot_finish(struct sb_worker *worker, uint32_t slot, uint32_t token,
+                       uint32_t error_bytes)
+{
+	if (!worker_has_claim(worker, slot, token)) return -SB_ESTALE;
+	const struct flow *flow = &worker->flow[slot];
+	if (!flow->begun || error_bytes > flow_room(&worker->map.header, flow)) return -SB_EINVAL;
+	struct sb_flow *mine = &worker->map.region->slot[slot].worker;
+	SB_POINT("worker.finish.before");
+	store_relaxed(&mine->error_bytes, error_bytes);
+	store_release(&mine->ended, error_bytes > 0 ? SB_FLOW_ERROR : SB_FLOW_END);
+	SB_POINT("worker.finish.ended");
+	return end_claim(worker, slot, SB_STREAMING);
+}
+
+int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, uint32_t token)
+{
+	if (worker == NULL || !worker_has_claim(worker, slot, token)) return 1;
+	uint64_t word = load_acquire(&request_line(&worker->map, slot)->status);
+	if (word != word_of(worker->generation[slot], SB_CLAIMED) &&
+	    word != word_of(worker->generation[slot], SB_STREAMING))
+		return 1;
+	return worker->fd >= 0 && os_socket_hung_up(worker->fd) ? 1 : 0;
+}
+
+/* ---- streamed bodies --------------------------------------------------------------------- */
+
+int32_t sb_worker_flow(struct sb_worker *worker, uint32_t slot, uint32_t token, uint32_t sent,
+                       uint32_t taken, uint32_t end, uint32_t need)
+{
+	if (!worker_has_claim(worker, slot, token) || !worker->flow[slot].open) return -SB_ESTALE;
+	struct sb_slot *at = &worker->map.region->slot[slot];
+	uint64_t word = load_acquire(&at->request.status);
+	if (word != word_of(worker->generation[slot], SB_CLAIMED) &&
+	    word != word_of(worker->generation[slot], SB_STREAMING))
+		return -SB_ESTALE;
+	const struct flows both = { &worker->map.header, &worker->flow[slot], &at->worker, &at->hub };
+	int32_t result = flow_move(&both, sent, taken, end, need, &worker->look);
+	if (result == 1) worker_tells(worker, slot);
+	return result < 0 ? result : 0;
+}
+
+const void *sb_worker_look(const struct sb_worker *worker)
+{
+	return &worker->look;
+}
