@@ -6,7 +6,7 @@ import { checkChoice, checkKeys, checkOptions, shown } from "./check.ts";
 import { InvalidConfigError, ProtocolError, RpcError } from "./errors.ts";
 import { STDIO_VARIABLE } from "./stdio/config.ts";
 import { type Framing, FRAMINGS } from "./stdio/framing.ts";
-import { sinkOf } from "./stdio/link.ts";
+import { sinkOf } from "./stdio/peer.ts";
 import { errorMember, readError, RPC, toJson } from "./stdio/rpc.ts";
 import { type ServeContext, type ServeHandler, type ServeHandlers, StdioWorker } from "./stdio/worker.ts";
 

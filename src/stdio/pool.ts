@@ -7,21 +7,18 @@ import {
   InvalidStateError,
   NoWorkerError,
   PoolFailedError,
-  type ProtocolError,
   RequestTimeoutError,
   WorkerExitedError,
 } from "../errors.ts";
 import type { Transport, WorkerProcess } from "../supervisor/process.ts";
 import { Supervisor, type SupervisorEvents } from "../supervisor/supervisor.ts";
+import { Call } from "./call.ts";
 import type { ResolvedStdioPool } from "./config.ts";
-import { Call, LinkCounts, type LinkIdentity, type LinkOwner, sinkOf, StdioLink } from "./link.ts";
-import type { RpcMessage } from "./rpc.ts";
+import { LinkCounts, type LinkHost, type LinkOwner, StdioLink } from "./link.ts";
+import { sinkOf } from "./peer.ts";
 
 /** What a pool tells its bus. */
-export interface PoolOwner {
-  asked(worker: LinkIdentity, message: RpcMessage, signal: AbortSignal): unknown;
-  notified(worker: LinkIdentity, message: RpcMessage): Promise<unknown> | null;
-  fault(worker: LinkIdentity, error: ProtocolError): void;
+export interface PoolOwner extends LinkHost {
   /** A call of the pool was answered, that many ms after it was made. */
   took(ms: number): void;
 }
@@ -266,6 +263,7 @@ export class Pool implements LinkOwner {
       { sink: sinkOf(process.stdin!), source: process.stdout! },
       { framing, ...limits },
       this,
+      this.#owner,
       process,
     );
     this.#links.add(link);
@@ -341,17 +339,5 @@ export class Pool implements LinkOwner {
         call.settle(true, new WorkerExitedError(`request ${JSON.stringify(call.method)}`, this.options.id, report));
       }
     }
-  }
-
-  asked(link: StdioLink, message: RpcMessage, signal: AbortSignal): unknown {
-    return this.#owner.asked(link.identity, message, signal);
-  }
-
-  notified(link: StdioLink, message: RpcMessage): Promise<unknown> | null {
-    return this.#owner.notified(link.identity, message);
-  }
-
-  fault(link: StdioLink, error: ProtocolError): void {
-    this.#owner.fault(link.identity, error);
   }
 }
