@@ -97,7 +97,7 @@ class Owner implements PeerOwner<never> {
   readonly open: PeerRequest[] = [];
   written = "";
   depth = 0;
-  then: (request: PeerRequest) => Promise<unknown> | null = () => null;
+  handle: (request: PeerRequest) => Promise<unknown> | null = () => null;
 
   constructor(limits: { maxInFlight?: number; maxQueuedBytes?: number } = {}) {
     const sink = { write: (data: string | Uint8Array) => ((this.written += `${data}`), null) };
@@ -115,7 +115,7 @@ class Owner implements PeerOwner<never> {
     expect(++this.depth).toBe(1);
     this.seen.push(request.id);
     this.open.push(request);
-    const hold = this.then(request);
+    const hold = this.handle(request);
     this.depth--;
     return hold;
   }
@@ -135,9 +135,9 @@ class Owner implements PeerOwner<never> {
 describe("reading", () => {
   test("bytes that come, and answers that make room, while a message is handled wait until it is handled", () => {
     const owner = new Owner({ maxInFlight: 1 });
-    owner.then = (request) => {
+    owner.handle = (request) => {
       if (request.id === 1) void owner.push(4, 5);
-      request.answer(null);
+      owner.peer.answer(request.id!, null);
       return null;
     };
     expect(owner.push(1, 2, 3)).toBeNull();
@@ -148,11 +148,11 @@ describe("reading", () => {
     const owner = new Owner({ maxInFlight: 2 });
     const all = owner.push(1, 2, 3);
     expect(owner.seen).toEqual([1, 2]);
-    owner.open[0]!.answer("first");
+    owner.peer.answer(owner.open[0]!.id!, "first");
     expect(owner.seen).toEqual([1, 2, 3]);
-    owner.open[1]!.answer("second"); // what comes behind the last message is asked for only when there is room
+    owner.peer.answer(owner.open[1]!.id!, "second"); // what comes behind the last message is asked for only when there is room
     await all;
-    owner.open[2]!.answer("third");
+    owner.peer.answer(owner.open[2]!.id!, "third");
     await owner.peer.drain();
     expect(
       owner.written
@@ -165,7 +165,7 @@ describe("reading", () => {
   test("waits for what the owner's promise stands for, within a chunk too, however it settles", async () => {
     const owner = new Owner();
     const holds = new Map([1, 2].map((id) => [id, Promise.withResolvers<void>()]));
-    owner.then = ({ id }) => holds.get(id as number)?.promise ?? null;
+    owner.handle = ({ id }) => holds.get(id as number)?.promise ?? null;
     const all = owner.push(1, 2, 3);
     expect(owner.seen).toEqual([1]);
     holds.get(1)!.resolve();
@@ -177,7 +177,7 @@ describe("reading", () => {
 
   test("stops while so many bytes wait to be written, and stopReading ends a read that waits", async () => {
     const owner = new Owner({ maxQueuedBytes: 1 });
-    owner.then = (request) => (request.answer(null), null);
+    owner.handle = (request) => (owner.peer.answer(request.id!, null), null);
     const all = owner.push(1, 2);
     expect(owner.seen).toEqual([1]); // its answer is written in a microtask
     await all;

@@ -246,7 +246,7 @@ export class StdioBus implements AsyncDisposable {
   async #stop(options: StopOptions | undefined): Promise<PoolExitReport[]> {
     for (const server of this.#servers) server.stopListening();
     for (const pool of this.#pools.values())
-      pool.rejectWaiting(new BusClosedError("the bus", { mayHaveExecuted: false }));
+      pool.rejectWaiting(() => new BusClosedError("the bus", { mayHaveExecuted: false }));
     for (const { subscription } of this.#subscribers) subscription.release();
     const starting = this.#starting?.catch(() => {});
     const stopped = [...this.#pools].map(async ([pool, { supervisor }]) =>

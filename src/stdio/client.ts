@@ -4,8 +4,8 @@ import type { Socket } from "bun";
 import { isSameToken } from "../check.ts";
 import { ProtocolError, RpcError } from "../errors.ts";
 import type { StdioBus } from "./bus.ts";
-import type { Fault } from "./framing.ts";
-import { type ByteSink, type PeerLimits, type PeerOwner, type PeerRequest, RpcPeer } from "./peer.ts";
+import type { ByteSink, Fault } from "./framing.ts";
+import { type PeerLimits, type PeerOwner, type PeerRequest, RpcPeer } from "./peer.ts";
 import {
   AUTH,
   errorJson,
@@ -32,44 +32,24 @@ const SESSIONS_MAX = 1_024;
 /** Time that a client has to take what is written to it before it is closed, in ms. */
 const END_MS = 1_000;
 
-/** A socket that takes part of what is written. */
-class SocketSink implements ByteSink {
-  readonly #socket: Socket<Client | null>;
-  #unsent: Uint8Array | null = null;
-  #drained: (() => void) | null = null;
-
-  constructor(socket: Socket<Client | null>) {
-    this.#socket = socket;
-  }
-
-  write(data: string | Uint8Array): Promise<unknown> | null {
-    this.#send(typeof data === "string" ? Buffer.from(data) : data);
-    return this.#unsent && new Promise<void>((drained) => (this.#drained = drained));
-  }
-
-  /** The socket can take more. */
-  drained(): void {
-    if (this.#unsent) this.#send(this.#unsent);
-    if (!this.#unsent) this.#drained?.();
-  }
-
-  #send(bytes: Uint8Array): void {
-    const sent = this.#socket.write(bytes);
-    // Less than 0: it is closed, which is told besides.
-    this.#unsent = sent >= 0 && sent < bytes.length ? bytes.subarray(sent) : null;
-  }
+/** What a server asks of all its clients. */
+export interface ClientRules extends PeerLimits {
+  /** Of the server, in messages. */
+  readonly address: string;
+  /** What the first message of a client must bring; `null`: nothing. */
+  readonly token: string | null;
 }
 
 /** One connection. */
-export class Client implements PeerOwner<Question> {
+export class Client implements PeerOwner<Question>, ByteSink {
   readonly #sessions = new Set<string>();
   readonly #socket: Socket<Client | null>;
-  readonly #sink: SocketSink;
   readonly #peer: RpcPeer<Question>;
   readonly #bus: StdioBus;
-  readonly #limits: PeerLimits;
-  readonly #address: string;
-  readonly #token: string | null;
+  readonly #rules: ClientRules;
+  /** What the socket did not take, and whom to tell when it did. */
+  #unsent: Uint8Array | null = null;
+  #drained: (() => void) | null = null;
   /** Runs until the token has come. */
   #authTimer: ReturnType<typeof setTimeout> | null = null;
   /** Bytes that were read before that. */
@@ -85,23 +65,18 @@ export class Client implements PeerOwner<Question> {
   /** It sends no more. */
   #hasInputEnded = false;
   #isEnding = false;
-  #isClosed = false;
   readonly #whenClosed = Promise.withResolvers<void>();
 
-  constructor(socket: Socket<Client | null>, bus: StdioBus, limits: PeerLimits, address: string, token: string | null) {
+  constructor(socket: Socket<Client | null>, bus: StdioBus, rules: ClientRules) {
     this.#socket = socket;
     this.#bus = bus;
-    this.#limits = limits;
-    this.#address = address;
-    this.#token = token;
-    this.#isTrusted = token === null;
-    if (token !== null) {
+    this.#rules = rules;
+    this.#isTrusted = rules.token === null;
+    if (!this.#isTrusted) {
       const why = `it did not send the token within ${AUTH_MS} ms`;
       this.#authTimer = setTimeout(() => this.#refuse(RPC.unauthorized, why), AUTH_MS);
     }
-    this.#sink = new SocketSink(socket);
-    const cancelled = (): RpcError => new RpcError(RPC.requestCancelled, "the request was cancelled");
-    this.#peer = new RpcPeer(this, this.#sink, limits, cancelled);
+    this.#peer = new RpcPeer(this, this, rules, () => new RpcError(RPC.requestCancelled, "the request was cancelled"));
   }
 
   // ---- the socket -----------------------------------------------------------------------------------------------------
@@ -123,9 +98,9 @@ export class Client implements PeerOwner<Question> {
     const all = this.#isEnding ? null : this.#peer.push(bytes.slice());
     if (!all) return;
     this.#aheadBytes += bytes.length;
-    if (this.#aheadBytes >= this.#limits.maxMessageBytes) this.#socket.pause();
+    if (this.#aheadBytes >= this.#rules.maxMessageBytes) this.#socket.pause();
     void all.then(() => {
-      if (this.#aheadBytes >= this.#limits.maxMessageBytes && !this.#isClosed) this.#socket.resume();
+      if (this.#aheadBytes >= this.#rules.maxMessageBytes && this.#peer.isOpen) this.#socket.resume();
       this.#aheadBytes = 0;
     });
   }
@@ -141,13 +116,26 @@ export class Client implements PeerOwner<Question> {
     this.#socket.end();
   }
 
+  write(data: string | Uint8Array): Promise<unknown> | null {
+    this.#send(typeof data === "string" ? Buffer.from(data) : data);
+    return this.#unsent && new Promise<void>((drained) => (this.#drained = drained));
+  }
+
+  /** The socket can take more. */
   drained(): void {
-    this.#sink.drained();
+    if (this.#unsent) this.#send(this.#unsent);
+    if (!this.#unsent) this.#drained?.();
+  }
+
+  #send(bytes: Uint8Array): void {
+    const sent = this.#socket.write(bytes);
+    // Less than 0: it is closed, which is told besides.
+    this.#unsent = sent >= 0 && sent < bytes.length ? bytes.subarray(sent) : null;
   }
 
   /** Closes it behind what waits for it; resolves when it is closed, after a second in any case. */
   async end(): Promise<void> {
-    if (this.#isClosed) return;
+    if (!this.#peer.isOpen) return;
     this.#isEnding = true;
     this.#peer.stopReading();
     const timer = setTimeout(() => this.#socket.terminate(), END_MS);
@@ -164,7 +152,6 @@ export class Client implements PeerOwner<Question> {
   }
 
   closed(): void {
-    this.#isClosed = true;
     this.#isEnding = true;
     this.#stopAuthTimer();
     this.#peer.stopReading();
@@ -209,7 +196,7 @@ export class Client implements PeerOwner<Question> {
   /** Checks the token. Where none is asked for, any will do. */
   #authenticate({ id, params }: RpcMessage): void {
     const token = (params as { token?: unknown } | null | undefined)?.token;
-    if (this.#token !== null && !(typeof token === "string" && isSameToken(token, this.#token))) {
+    if (this.#rules.token !== null && !(typeof token === "string" && isSameToken(token, this.#rules.token))) {
       return this.#refuse(RPC.unauthorized, `its ${AUTH} has a wrong token`, id);
     }
     this.#isTrusted = true;
@@ -227,22 +214,21 @@ export class Client implements PeerOwner<Question> {
   #refuse(code: number, why: string, id?: RpcId): void {
     if (this.#isEnding) return;
     const from = this.#socket.remoteAddress;
-    this.#bus.clientRefused(`a connection to ${this.#address}${from ? ` from ${from}` : ""} was closed: ${why}.`);
+    this.#bus.clientRefused(`a connection to ${this.#rules.address}${from ? ` from ${from}` : ""} was closed: ${why}.`);
     if (this.#isKnown || id !== undefined) this.#peer.post(errorJson(id ?? null, new RpcError(code, why)));
     void this.end();
   }
 
   // ---- what it asks ---------------------------------------------------------------------------------------------------
 
-  asked(request: PeerRequest): null {
-    const { message, signal } = request;
+  asked({ id, message, signal }: PeerRequest): null {
     const { sessionId } = message;
     if (typeof sessionId === "string") this.#remember(sessionId);
     this.#bus.forward(
       message,
-      { signal, onProgress: (value) => this.#peer.progress(request, value) },
-      (response) => request.answerJson(toJson(response, "a response")),
-      (error) => request.fail(error),
+      { signal, onProgress: (value) => this.#peer.progress(id!, value) },
+      (response) => this.#peer.respond(id!, toJson(response, "a response")),
+      (error) => this.#peer.respond(id!, errorJson(id!, error)),
     );
     return null;
   }
@@ -293,7 +279,7 @@ export class Client implements PeerOwner<Question> {
 
   /** Of a worker; one that finds no room is dropped and counted. */
   tell(message: RpcMessage): void {
-    if (this.#peer.queuedBytes < this.#limits.maxQueuedBytes) this.#peer.post(toJson(message, "a notification"));
+    if (this.#peer.queuedBytes < this.#rules.maxQueuedBytes) this.#peer.post(toJson(message, "a notification"));
     else this.#bus.countDropped();
   }
 }

@@ -3,8 +3,8 @@
 import { type ExitReport, ProtocolError, WorkerExitedError } from "../errors.ts";
 import type { WorkerLink, WorkerProcess } from "../supervisor/process.ts";
 import type { Call } from "./call.ts";
-import type { Fault } from "./framing.ts";
-import { type BytePair, type PeerLimits, type PeerOwner, type PeerRequest, RpcPeer } from "./peer.ts";
+import type { BytePair, Fault } from "./framing.ts";
+import { type PeerLimits, type PeerOwner, type PeerRequest, RpcPeer } from "./peer.ts";
 import { PROGRESS, peekId, readError, READY, type RpcId, type RpcMessage, toJson } from "./rpc.ts";
 
 /** Who a worker is. */
@@ -390,8 +390,11 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
     this.#owner.settled(call, true, error);
   }
 
-  asked(request: PeerRequest): Promise<unknown> | null {
-    request.answer(Promise.try(() => this.#host.asked(this.identity, request.message, request.signal)));
+  asked({ id, message, signal }: PeerRequest): Promise<unknown> | null {
+    this.#peer.answer(
+      id!,
+      Promise.try(() => this.#host.asked(this.identity, message, signal)),
+    );
     return this.#peer.room(this.#limits.maxQueuedBytes);
   }
 

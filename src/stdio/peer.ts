@@ -1,12 +1,13 @@
 /** One end of a JSON-RPC conversation: messages in and out, and the requests of both sides that are not answered yet. */
 
 import { RpcError } from "../errors.ts";
-import { Fault, type Framing, type MessageReader, messageReader, Outbox } from "./framing.ts";
+import { type ByteSink, Fault, type Framing, type MessageReader, messageReader, Outbox } from "./framing.ts";
 import {
   CANCEL,
   cancelJson,
   errorJson,
   kindOf,
+  notificationJson,
   PROGRESS,
   progressJson,
   responseJson,
@@ -14,31 +15,6 @@ import {
   type RpcId,
   type RpcMessage,
 } from "./rpc.ts";
-
-/** Where bytes go. */
-export interface ByteSink {
-  /** Takes bytes or text. Returns `null` when it could take more at once, else a promise for when it can. */
-  write(data: string | Uint8Array): Promise<unknown> | null;
-}
-
-/** A pair of byte streams with the other side behind it. */
-export interface BytePair {
-  readonly sink: ByteSink;
-  readonly source: ReadableStream<Uint8Array>;
-}
-
-/** A {@link ByteSink} over Bun's. */
-export function sinkOf(sink: Bun.FileSink): ByteSink {
-  return {
-    write(data) {
-      const written: unknown = sink.write(data);
-      const flushed: unknown = sink.flush();
-      // Both are the same promise while the pipe is full; the failure of each must be handled.
-      if (flushed instanceof Promise && flushed !== written) flushed.catch(() => {});
-      return written instanceof Promise ? written : flushed instanceof Promise ? flushed : null;
-    },
-  };
-}
 
 /** How much a peer takes from the other side. */
 export interface PeerLimits {
@@ -62,7 +38,7 @@ export interface PeerOwner<C> {
   misread(fault: Fault): void;
   /** JSON that is not a message. */
   invalid(message: unknown): void;
-  /** A request. {@link PeerRequest.answer} or {@link PeerRequest.fail} answers it, now or later. */
+  /** A request. {@link RpcPeer.answer} or {@link RpcPeer.respond} answers it, now or later. */
   asked(request: PeerRequest): Promise<unknown> | null;
   /** A notification, except `$/cancelRequest` and the progress of a call. */
   notified(message: RpcMessage): Promise<unknown> | null;
@@ -84,19 +60,30 @@ export interface PeerOwner<C> {
 
 /** Times a write is put off for other messages of the same turn. */
 const PUT_OFF = 3;
+const resolved = Promise.resolve();
 
-/** A request of the other side. */
+/** A request or notification of the other side, as the handlers of a worker get it. Its functions need no `this`. */
 export class PeerRequest {
-  readonly id: RpcId;
+  /** `undefined`: it is a notification. */
+  readonly id: RpcId | undefined;
   readonly message: RpcMessage;
+  readonly #peer: RpcPeer<unknown>;
   #controller: AbortController | null = null;
-  readonly #answer: (request: PeerRequest, json: string) => void;
 
   /** @internal */
-  constructor(message: RpcMessage, answer: (request: PeerRequest, json: string) => void) {
-    this.id = message.id!;
+  constructor(peer: RpcPeer<unknown>, message: RpcMessage) {
+    this.#peer = peer;
+    this.id = message.id;
     this.message = message;
-    this.#answer = answer;
+  }
+
+  get method(): string {
+    return this.message.method!;
+  }
+
+  get key(): string | undefined {
+    const { key } = this.message;
+    return typeof key === "string" ? key : undefined;
   }
 
   /** Aborts when the other side gives up or is gone. Made when it is first read: most handlers do not. */
@@ -104,35 +91,25 @@ export class PeerRequest {
     return (this.#controller ??= new AbortController()).signal;
   }
 
-  get isAborted(): boolean {
-    return this.#controller?.signal.aborted ?? false;
-  }
-
+  /** Aborts the signal. */
   abort(reason: unknown): void {
     (this.#controller ??= new AbortController()).abort(reason);
   }
 
-  /** Answers with a value, or when a promise of one settles. */
-  answer(result: unknown): void {
-    if (!(result instanceof Promise)) return this.answerJson(responseJson(this.id, result));
-    const settled: unknown = Bun.peek(result);
-    if (settled !== result && Bun.peek.status(result) === "fulfilled") {
-      return this.answerJson(responseJson(this.id, settled));
-    }
-    result.then(
-      (value) => this.answerJson(responseJson(this.id, value)),
-      (error) => this.fail(error),
-    );
+  /** Sends a piece of the answer before the answer, unless the signal has aborted. Resolves when more can be sent. */
+  get progress(): (value: unknown) => Promise<void> {
+    return (value) => {
+      const isWanted = this.id !== undefined && !this.#controller?.signal.aborted;
+      return (isWanted ? this.#peer.progress(this.id, value) : this.#peer.room()) ?? resolved;
+    };
   }
 
-  /** Answers with an error. */
-  fail(error: unknown): void {
-    this.answerJson(errorJson(this.id, error));
-  }
-
-  /** Answers with a whole response. */
-  answerJson(json: string): void {
-    this.#answer(this, json);
+  /** Tells the other side something. Resolves when more can be sent. */
+  get notify(): (method: string, params?: unknown) => Promise<void> {
+    return (method, params) => {
+      this.#peer.post(notificationJson(method, params));
+      return this.#peer.room() ?? resolved;
+    };
   }
 }
 
@@ -242,9 +219,9 @@ export class RpcPeer<C = never> {
     queueMicrotask(this.#flush);
   }
 
-  /** Sends a piece of the answer to a request before the answer. Returns as {@link room}. */
-  progress(request: PeerRequest, value: unknown): Promise<void> | null {
-    this.post(progressJson(request.id, value));
+  /** Sends a piece of the answer to the request with this id before the answer. Returns as {@link room}. */
+  progress(id: RpcId, value: unknown): Promise<void> | null {
+    this.post(progressJson(id, value));
     return this.room();
   }
 
@@ -338,6 +315,27 @@ export class RpcPeer<C = never> {
     this.#readOn();
   }
 
+  // ---- answers --------------------------------------------------------------------------------------------------------
+
+  /** Answers a request with a value, or when a promise of one settles. */
+  answer(id: RpcId, result: unknown): void {
+    const settled: unknown = result instanceof Promise ? Bun.peek(result) : result;
+    if (!(result instanceof Promise) || Bun.peek.status(result) === "fulfilled") {
+      return this.respond(id, responseJson(id, settled));
+    }
+    result.then(
+      (value) => this.respond(id, responseJson(id, value)),
+      (error) => this.respond(id, errorJson(id, error)),
+    );
+  }
+
+  /** Answers a request with a whole response. */
+  respond(id: RpcId, json: string): void {
+    this.#requests.delete(id);
+    this.post(json);
+    this.#wake();
+  }
+
   /** Counts a notification as running until the returned function is called. */
   begin(): () => void {
     this.#notices++;
@@ -362,21 +360,20 @@ export class RpcPeer<C = never> {
         if (this.#holds > 0 || this.#running >= this.#limits.maxInFlight) return;
         if (this.queuedBytes >= this.#limits.maxQueuedBytes) return;
         const message = this.#messages.next();
-        if (message !== undefined) this.#receive(message);
-        else if (!this.#hasMore()) break;
+        if (message !== undefined) {
+          this.#receive(message);
+          continue;
+        }
+        const chunk = this.#unread.shift();
+        if (chunk === undefined) break;
+        if (chunk === null) this.#messages.finish();
+        else this.#messages.push(chunk);
       }
     } finally {
       this.#isReading = false;
     }
     this.#isAllRead = true;
     this.#wake();
-  }
-
-  #hasMore(): boolean {
-    const chunk = this.#unread.shift();
-    if (chunk) this.#messages.push(chunk);
-    else if (chunk === null) this.#messages.finish();
-    return chunk !== undefined;
   }
 
   #holdFor(promise: Promise<unknown> | null): void {
@@ -434,16 +431,10 @@ export class RpcPeer<C = never> {
       this.#owner.repeated?.(id);
       return null;
     }
-    const request = new PeerRequest(message, this.#answer);
+    const request = new PeerRequest(this, message);
     this.#requests.set(id, request);
     return this.#owner.asked(request);
   }
-
-  readonly #answer = (request: PeerRequest, json: string): void => {
-    this.#requests.delete(request.id);
-    this.post(json);
-    this.#wake();
-  };
 
   #notified(message: RpcMessage): Promise<unknown> | null {
     const { method, params } = message;

@@ -14,8 +14,8 @@ import type { Transport, WorkerProcess } from "../supervisor/process.ts";
 import { Supervisor, type SupervisorEvents } from "../supervisor/supervisor.ts";
 import { Call } from "./call.ts";
 import type { ResolvedStdioPool } from "./config.ts";
+import { sinkOf } from "./framing.ts";
 import { LinkCounts, type LinkHost, type LinkOwner, StdioLink } from "./link.ts";
-import { sinkOf } from "./peer.ts";
 
 /** What a pool tells its bus. */
 export interface PoolOwner extends LinkHost {
@@ -118,12 +118,8 @@ export class Pool implements LinkOwner {
     return next;
   }
 
-  /** Rejects what waits, with that error. */
-  rejectWaiting(error: unknown): void {
-    this.#rejectWaiting(() => error);
-  }
-
-  #rejectWaiting(errorOf: (call: Call) => unknown): void {
+  /** Rejects what waits. */
+  rejectWaiting(errorOf: (call: Call) => unknown): void {
     for (const call of this.#waiting) this.abandon(call, errorOf(call));
     for (const link of this.#links) for (const call of link.waiting) this.abandon(call, errorOf(call));
   }
@@ -227,7 +223,7 @@ export class Pool implements LinkOwner {
   }
 
   #giveUpIfHopeless(): void {
-    if (this.#waitingCount > 0 && this.#isHopeless()) this.#rejectWaiting((call) => this.#failedError(call));
+    if (this.#waitingCount > 0 && this.#isHopeless()) this.rejectWaiting((call) => this.#failedError(call));
   }
 
   #failedError({ startedAt, wasRetried }: Call): NoWorkerError | PoolFailedError {

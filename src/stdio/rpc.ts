@@ -157,11 +157,17 @@ export function settle(question: Question, { result, error }: RpcMessage): void 
 
 /** Tells the other side that nobody waits for the answer with this id. */
 export function cancelJson(id: RpcId): string {
-  return `{"jsonrpc":"2.0","method":"${CANCEL}","params":{"id":${JSON.stringify(id)}}}`;
+  return notificationJson(CANCEL, { id });
 }
 
 /** Tells the other side a piece of the answer to its request with this id. */
 export function progressJson(id: RpcId, value: unknown): string {
   const json = toJson(value, "progress");
   return `{"jsonrpc":"2.0","method":"${PROGRESS}","params":{"id":${JSON.stringify(id)},"value":${json}}}`;
+}
+
+/** A notification as JSON. Throws {@link InvalidConfigError} for params that cannot be written. */
+export function notificationJson(method: string, params: unknown): string {
+  const tail = params === undefined ? "" : `,"params":${toJson(params, "params")}`;
+  return `{"jsonrpc":"2.0","method":${JSON.stringify(method)}${tail}}`;
 }

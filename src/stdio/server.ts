@@ -6,7 +6,7 @@ import type { Socket, SocketListener } from "bun";
 import { checkChoice, checkInteger, checkKeys, checkOptions, checkToken, shown } from "../check.ts";
 import { AddressInUseError, InvalidConfigError, ResourceError, RpcError } from "../errors.ts";
 import type { StdioBus } from "./bus.ts";
-import { Client } from "./client.ts";
+import { Client, type ClientRules } from "./client.ts";
 import { type Framing, FRAMINGS } from "./framing.ts";
 import type { PeerLimits } from "./peer.ts";
 import { RPC, type RpcMessage } from "./rpc.ts";
@@ -42,16 +42,12 @@ export interface TcpOptions {
   token?: string | false;
 }
 
-interface Limits extends PeerLimits {
-  readonly maxClients: number;
-}
-
 const KEYS = ["unix", "tcp", "framing", "maxClients", "maxInFlight", "maxMessageBytes", "maxQueuedBytes"];
 const TCP_KEYS = ["port", "hostname", "token"];
 /** Bytes of the path of a unix socket, with the zero at its end. */
 const UNIX_PATH_MAX = 108;
 
-function resolve(options: ServeOptions): Limits {
+function resolve(options: ServeOptions): PeerLimits & { maxClients: number } {
   checkKeys("serve", checkOptions("serve", options), KEYS);
   if ((options.unix === undefined) === (options.tcp === undefined)) {
     throw new InvalidConfigError("serve takes either `unix` or `tcp`.");
@@ -71,11 +67,9 @@ export class StdioServer implements AsyncDisposable {
   readonly port: number;
   /** Path of a unix socket; `null`: it is a tcp socket. */
   readonly path: string | null;
-  /** In messages. */
-  readonly #address: string;
-  readonly #token: string | null;
+  readonly #rules: ClientRules;
+  readonly #maxClients: number;
   readonly #bus: StdioBus;
-  readonly #limits: Limits;
   readonly #onStop: () => void;
   readonly #listener: SocketListener<Client | null>;
   readonly #inode: number;
@@ -89,9 +83,9 @@ export class StdioServer implements AsyncDisposable {
     return new StdioServer(bus, options, limits, onStop);
   }
 
-  private constructor(bus: StdioBus, options: ServeOptions, limits: Limits, onStop: () => void) {
+  private constructor(bus: StdioBus, options: ServeOptions, limits: ReturnType<typeof resolve>, onStop: () => void) {
     this.#bus = bus;
-    this.#limits = limits;
+    this.#maxClients = limits.maxClients;
     this.#onStop = onStop;
     const socket = {
       open: (opened: Socket<Client | null>): void => this.#open(opened),
@@ -106,16 +100,15 @@ export class StdioServer implements AsyncDisposable {
         Bun.listen({ unix: options.unix!, allowHalfOpen: true, socket, data: null }),
       );
       this.path = options.unix;
-      this.#address = options.unix;
-      this.#token = null;
+      this.#rules = { ...limits, address: options.unix, token: null };
       this.port = 0;
       this.#inode = statSync(options.unix).ino;
     } else {
       const { port, hostname = "127.0.0.1", token } = checkOptions("tcp", options.tcp!);
       checkKeys("tcp", options.tcp!, TCP_KEYS);
       checkInteger("tcp.port", port, 0, 65_535);
-      if (token === undefined) this.#token = randomBytes(32).toString("hex");
-      else this.#token = token === false ? null : checkToken("tcp.token", token);
+      const checked =
+        token === undefined ? randomBytes(32).toString("hex") : token !== false && checkToken("tcp.token", token);
       try {
         const listener = Bun.listen({ port, hostname, allowHalfOpen: true, socket, data: null as Client | null });
         this.#listener = listener;
@@ -124,14 +117,14 @@ export class StdioServer implements AsyncDisposable {
         throw listenError(`${hostname}:${port}`, cause);
       }
       this.path = null;
-      this.#address = `${hostname}:${this.port}`;
+      this.#rules = { ...limits, address: `${hostname}:${this.port}`, token: checked || null };
       this.#inode = 0;
     }
   }
 
   /** Token that the first message of a connection must bring; `null`: none is asked for. */
   get token(): string | null {
-    return this.#token;
+    return this.#rules.token;
   }
 
   /** Connections now. */
@@ -181,12 +174,12 @@ export class StdioServer implements AsyncDisposable {
   }
 
   #open(socket: Socket<Client | null>): void {
-    const client = new Client(socket, this.#bus, this.#limits, this.#address, this.#token);
+    const client = new Client(socket, this.#bus, this.#rules);
     socket.data = client;
     this.#bus.clients.connects++;
     this.#clients.add(client);
-    if (this.#clients.size <= this.#limits.maxClients) return;
-    client.turnAway(new RpcError(RPC.busError, `there are ${this.#limits.maxClients} clients already`));
+    if (this.#clients.size <= this.#maxClients) return;
+    client.turnAway(new RpcError(RPC.busError, `there are ${this.#maxClients} clients already`));
   }
 
   #closed(client: Client | null): void {

@@ -1,9 +1,9 @@
 /** The worker's end of a stdio bus: reads requests, runs their handlers, writes each answer. */
 
 import { RpcError } from "../errors.ts";
-import type { Fault, Framing } from "./framing.ts";
-import { type BytePair, type PeerOwner, type PeerRequest, RpcPeer } from "./peer.ts";
-import { errorJson, READY, RPC, type RpcMessage, toJson } from "./rpc.ts";
+import type { BytePair, Fault, Framing } from "./framing.ts";
+import { type PeerOwner, PeerRequest, RpcPeer } from "./peer.ts";
+import { errorJson, READY, RPC, type RpcMessage } from "./rpc.ts";
 
 /** What a handler knows of its call besides the params; the same over stdio and over a bus. Its functions need no `this`. */
 export interface ServeContext {
@@ -31,7 +31,6 @@ const QUEUED_MAX = 2 ** 20;
 /** After so many messages their answers go out, though more were read: the host works on them meanwhile. */
 const WRITE_EVERY = 8;
 const READY_JSON = `{"jsonrpc":"2.0","method":"${READY}","params":{"slotbus":1}}`;
-const resolved = Promise.resolve();
 
 /** Handlers behind a pair of byte streams. */
 export class StdioWorker implements PeerOwner<never> {
@@ -87,13 +86,13 @@ export class StdioWorker implements PeerOwner<never> {
   }
 
   asked(request: PeerRequest): null {
-    const { message } = request;
+    const { id, message } = request;
     const handler = this.#handlerOf(message);
     try {
-      if (handler) request.answer(handler(message.params, new StdioContext(this.#peer, message, request)));
-      else request.fail(new RpcError(RPC.methodNotFound, `there is no method ${JSON.stringify(message.method)}`));
+      if (!handler) throw new RpcError(RPC.methodNotFound, `there is no method ${JSON.stringify(message.method)}`);
+      this.#peer.answer(id!, handler(message.params, request));
     } catch (error) {
-      request.fail(error);
+      this.#peer.respond(id!, errorJson(id!, error));
     }
     return null;
   }
@@ -103,7 +102,7 @@ export class StdioWorker implements PeerOwner<never> {
     const handler = this.#handlerOf(message);
     if (!handler) return null;
     const done = this.#peer.begin();
-    Promise.try(handler, message.params, new StdioContext(this.#peer, message, null))
+    Promise.try(handler, message.params, new PeerRequest(this.#peer, message))
       .catch((error) => console.error(`notification ${message.method}:`, error))
       .finally(done);
     return null;
@@ -120,43 +119,6 @@ export class StdioWorker implements PeerOwner<never> {
   }
 
   answered(): void {} // it asks nothing
-}
-
-class StdioContext implements ServeContext {
-  readonly method: string;
-  readonly key: string | undefined;
-  readonly #peer: RpcPeer;
-  /** `null`: it is a notification. */
-  readonly #request: PeerRequest | null;
-  /** Of a notification, which nobody gives up. */
-  #signal: AbortSignal | null = null;
-
-  constructor(peer: RpcPeer, { method, key }: RpcMessage, request: PeerRequest | null) {
-    this.#peer = peer;
-    this.#request = request;
-    this.method = method!;
-    this.key = typeof key === "string" ? key : undefined;
-  }
-
-  get signal(): AbortSignal {
-    return this.#request?.signal ?? (this.#signal ??= new AbortController().signal);
-  }
-
-  get progress(): ServeContext["progress"] {
-    return (value) => {
-      const request = this.#request;
-      const isWanted = request !== null && !request.isAborted;
-      return (isWanted ? this.#peer.progress(request, value) : this.#peer.room()) ?? resolved;
-    };
-  }
-
-  get notify(): ServeContext["notify"] {
-    return (method, params) => {
-      const tail = params === undefined ? "" : `,"params":${toJson(params, "params")}`;
-      this.#peer.post(`{"jsonrpc":"2.0","method":${JSON.stringify(method)}${tail}}`);
-      return this.#peer.room() ?? resolved;
-    };
-  }
 }
 
 function callerGone(): DOMException {
