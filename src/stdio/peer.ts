@@ -134,8 +134,10 @@ export class RpcPeer<C = never> {
   readonly #calls = new Map<RpcId, C>();
   /** Requests that this side has not answered. */
   readonly #requests = new Map<RpcId, PeerRequest>();
-  /** Notifications whose handlers run. */
-  #notices = 0;
+  /** The request that its owner is given just now; most are answered at once, and so are never among those above. */
+  #asking: PeerRequest | null = null;
+  /** Number of these, and of notifications whose handlers run. */
+  #running = 0;
   /** Bytes that the sink has not taken yet, without those of the outbox. */
   #writing = 0;
   #isFlushing = false;
@@ -240,7 +242,10 @@ export class RpcPeer<C = never> {
     this.#isOpen = false;
     this.#outbox.clear();
     this.#writing = 0;
-    if (reason !== undefined) for (const request of this.#requests.values()) request.abort(reason);
+    if (reason !== undefined) {
+      this.#asking?.abort(reason);
+      for (const request of this.#requests.values()) request.abort(reason);
+    }
     this.#wake();
   }
 
@@ -331,25 +336,23 @@ export class RpcPeer<C = never> {
 
   /** Answers a request with a whole response. */
   respond(id: RpcId, json: string): void {
-    this.#requests.delete(id);
+    if (this.#asking?.id === id) this.#asking = null;
+    else if (!this.#requests.delete(id)) return; // it was answered before
+    this.#running--;
     this.post(json);
-    this.#wake();
+    if (this.#waiters.length > 0 || !this.#isReading) this.#wake();
   }
 
   /** Counts a notification as running until the returned function is called. */
   begin(): () => void {
-    this.#notices++;
+    this.#running++;
     return this.#leave;
   }
 
   readonly #leave = (): void => {
-    this.#notices--;
+    this.#running--;
     this.#wake();
   };
-
-  get #running(): number {
-    return this.#requests.size + this.#notices;
-  }
 
   /** Reads what is there as far as it may. */
   #readOn(): void {
@@ -425,15 +428,19 @@ export class RpcPeer<C = never> {
 
   #asked(message: RpcMessage): Promise<unknown> | null {
     const id = message.id!;
-    if (this.#requests.has(id)) {
+    if (this.#running > 0 && this.#requests.has(id)) {
       const why = `a request with id ${JSON.stringify(id)} is not answered yet`;
       this.post(errorJson(id, new RpcError(RPC.invalidRequest, why)));
       this.#owner.repeated?.(id);
       return null;
     }
     const request = new PeerRequest(this, message);
-    this.#requests.set(id, request);
-    return this.#owner.asked(request);
+    this.#asking = request;
+    this.#running++;
+    const hold = this.#owner.asked(request);
+    if (this.#asking) this.#requests.set(id, request);
+    this.#asking = null;
+    return hold;
   }
 
   #notified(message: RpcMessage): Promise<unknown> | null {
