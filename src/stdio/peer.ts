@@ -67,6 +67,8 @@ export class PeerRequest {
   /** `undefined`: it is a notification. */
   readonly id: RpcId | undefined;
   readonly message: RpcMessage;
+  readonly method: string;
+  readonly key: string | undefined;
   readonly #peer: RpcPeer<unknown>;
   #controller: AbortController | null = null;
 
@@ -75,15 +77,8 @@ export class PeerRequest {
     this.#peer = peer;
     this.id = message.id;
     this.message = message;
-  }
-
-  get method(): string {
-    return this.message.method!;
-  }
-
-  get key(): string | undefined {
-    const { key } = this.message;
-    return typeof key === "string" ? key : undefined;
+    this.method = message.method!;
+    this.key = typeof message["key"] === "string" ? message["key"] : undefined;
   }
 
   /** Aborts when the other side gives up or is gone. Made when it is first read: most handlers do not. */
@@ -242,10 +237,7 @@ export class RpcPeer<C = never> {
     this.#isOpen = false;
     this.#outbox.clear();
     this.#writing = 0;
-    if (reason !== undefined) {
-      this.#asking?.abort(reason);
-      for (const request of this.#requests.values()) request.abort(reason);
-    }
+    if (reason !== undefined) for (const request of [this.#asking, ...this.#requests.values()]) request?.abort(reason);
     this.#wake();
   }
 
