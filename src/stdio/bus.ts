@@ -9,7 +9,6 @@ import {
   InvalidStateError,
   ProtocolError,
   RpcError,
-  type SlotbusError,
   UnknownPoolError,
   type WorkerFailedError,
 } from "../errors.ts";
@@ -17,8 +16,9 @@ import { Hold, holdWhile } from "../hold.ts";
 import { Latencies } from "../latency.ts";
 import { resolveStop, type StopOptions } from "../supervisor/options.ts";
 import type { WorkerState, WorkerStatus } from "../supervisor/supervisor.ts";
+import { Call, type CallOptions } from "./call.ts";
 import { resolveStdioOptions, type StdioBusOptions } from "./config.ts";
-import { Call, type CallOptions, LinkCounts, type LinkIdentity } from "./link.ts";
+import { LinkCounts, type LinkIdentity } from "./link.ts";
 import { type MakeSupervisor, Pool, type PoolOwner } from "./pool.ts";
 import { kindOf, RPC, type RpcMessage } from "./rpc.ts";
 import { type ServeOptions, StdioServer } from "./server.ts";
@@ -245,7 +245,8 @@ export class StdioBus implements AsyncDisposable {
 
   async #stop(options: StopOptions | undefined): Promise<PoolExitReport[]> {
     for (const server of this.#servers) server.stopListening();
-    for (const pool of this.#pools.values()) pool.rejectWaiting(this.#closedError(false));
+    for (const pool of this.#pools.values())
+      pool.rejectWaiting(() => new BusClosedError("the bus", { mayHaveExecuted: false }));
     for (const { subscription } of this.#subscribers) subscription.release();
     const starting = this.#starting?.catch(() => {});
     const stopped = [...this.#pools].map(async ([pool, { supervisor }]) =>
@@ -562,12 +563,8 @@ export class StdioBus implements AsyncDisposable {
         if (!hasEnded) workers.push({ ...identity, pool: id, inFlight: has, queuedBytes });
       }
     }
-    const { messagesIn, bytesIn, messagesOut, bytesOut, late, protocolErrors } = counts;
     return {
-      messagesIn,
-      bytesIn,
-      messagesOut,
-      bytesOut,
+      ...counts,
       workerRestarts,
       paused,
       routingErrors: this.#routingErrors,
@@ -577,8 +574,6 @@ export class StdioBus implements AsyncDisposable {
       inFlight,
       waiting,
       dropped: this.#dropped,
-      late,
-      protocolErrors,
       p50: this.#latencies.percentile(50),
       p99: this.#latencies.percentile(99),
       workers,
@@ -608,10 +603,6 @@ export class StdioBus implements AsyncDisposable {
 
   #stateError(operation: string, expected: string): InvalidStateError {
     return new InvalidStateError("the bus", operation, STATE_NAMES[this.#state], expected);
-  }
-
-  #closedError(mayHaveExecuted: boolean): SlotbusError {
-    return new BusClosedError("the bus", { mayHaveExecuted });
   }
 }
 

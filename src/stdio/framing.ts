@@ -1,4 +1,4 @@
-/** Messages in a stream of bytes: where one ends, and what becomes of bytes that are none. */
+/** Messages in a stream of bytes: where one ends, what becomes of bytes that are none, and how they go out. */
 
 /**
  * `"ndjson"`: a line of JSON each. `"length"`: four bytes of length (big endian), then the JSON. `"content-length"`: a head
@@ -427,4 +427,29 @@ export class Outbox {
     this.#pieces = [];
     this.bytes = 0;
   }
+}
+
+/** Where bytes go. */
+export interface ByteSink {
+  /** Takes bytes or text. Returns `null` when it could take more at once, else a promise for when it can. */
+  write(data: string | Uint8Array): Promise<unknown> | null;
+}
+
+/** A pair of byte streams with the other side behind it. */
+export interface BytePair {
+  readonly sink: ByteSink;
+  readonly source: ReadableStream<Uint8Array>;
+}
+
+/** A {@link ByteSink} over Bun's. */
+export function sinkOf(sink: Bun.FileSink): ByteSink {
+  return {
+    write(data) {
+      const written: unknown = sink.write(data);
+      const flushed: unknown = sink.flush();
+      // Both are the same promise while the pipe is full; the failure of each must be handled.
+      if (flushed instanceof Promise && flushed !== written) flushed.catch(() => {});
+      return written instanceof Promise ? written : flushed instanceof Promise ? flushed : null;
+    },
+  };
 }

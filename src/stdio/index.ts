@@ -13,6 +13,7 @@ export {
   type WorkerRequestContext,
   type WorkerRequestHandler,
 } from "./bus.ts";
+export type { CallOptions } from "./call.ts";
 export {
   fromStdioBusConfig,
   type StartingWorker,
@@ -22,7 +23,7 @@ export {
   type StdioPoolOptions,
 } from "./config.ts";
 export type { Framing } from "./framing.ts";
-export type { CallOptions, LinkIdentity } from "./link.ts";
+export type { LinkIdentity } from "./link.ts";
 export { RawStdioBus } from "./raw.ts";
 export type { RpcId, RpcMessage } from "./rpc.ts";
 export type { ServeOptions, StdioServer, TcpOptions } from "./server.ts";

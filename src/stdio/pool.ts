@@ -7,21 +7,18 @@ import {
   InvalidStateError,
   NoWorkerError,
   PoolFailedError,
-  type ProtocolError,
   RequestTimeoutError,
   WorkerExitedError,
 } from "../errors.ts";
 import type { Transport, WorkerProcess } from "../supervisor/process.ts";
 import { Supervisor, type SupervisorEvents } from "../supervisor/supervisor.ts";
+import { Call } from "./call.ts";
 import type { ResolvedStdioPool } from "./config.ts";
-import { Call, LinkCounts, type LinkIdentity, type LinkOwner, sinkOf, StdioLink } from "./link.ts";
-import type { RpcMessage } from "./rpc.ts";
+import { sinkOf } from "./framing.ts";
+import { LinkCounts, type LinkHost, type LinkOwner, StdioLink } from "./link.ts";
 
 /** What a pool tells its bus. */
-export interface PoolOwner {
-  asked(worker: LinkIdentity, message: RpcMessage, signal: AbortSignal): unknown;
-  notified(worker: LinkIdentity, message: RpcMessage): Promise<unknown> | null;
-  fault(worker: LinkIdentity, error: ProtocolError): void;
+export interface PoolOwner extends LinkHost {
   /** A call of the pool was answered, that many ms after it was made. */
   took(ms: number): void;
 }
@@ -121,12 +118,8 @@ export class Pool implements LinkOwner {
     return next;
   }
 
-  /** Rejects what waits, with that error. */
-  rejectWaiting(error: unknown): void {
-    this.#rejectWaiting(() => error);
-  }
-
-  #rejectWaiting(errorOf: (call: Call) => unknown): void {
+  /** Rejects what waits. */
+  rejectWaiting(errorOf: (call: Call) => unknown): void {
     for (const call of this.#waiting) this.abandon(call, errorOf(call));
     for (const link of this.#links) for (const call of link.waiting) this.abandon(call, errorOf(call));
   }
@@ -230,7 +223,7 @@ export class Pool implements LinkOwner {
   }
 
   #giveUpIfHopeless(): void {
-    if (this.#waitingCount > 0 && this.#isHopeless()) this.#rejectWaiting((call) => this.#failedError(call));
+    if (this.#waitingCount > 0 && this.#isHopeless()) this.rejectWaiting((call) => this.#failedError(call));
   }
 
   #failedError({ startedAt, wasRetried }: Call): NoWorkerError | PoolFailedError {
@@ -266,6 +259,7 @@ export class Pool implements LinkOwner {
       { sink: sinkOf(process.stdin!), source: process.stdout! },
       { framing, ...limits },
       this,
+      this.#owner,
       process,
     );
     this.#links.add(link);
@@ -341,17 +335,5 @@ export class Pool implements LinkOwner {
         call.settle(true, new WorkerExitedError(`request ${JSON.stringify(call.method)}`, this.options.id, report));
       }
     }
-  }
-
-  asked(link: StdioLink, message: RpcMessage, signal: AbortSignal): unknown {
-    return this.#owner.asked(link.identity, message, signal);
-  }
-
-  notified(link: StdioLink, message: RpcMessage): Promise<unknown> | null {
-    return this.#owner.notified(link.identity, message);
-  }
-
-  fault(link: StdioLink, error: ProtocolError): void {
-    this.#owner.fault(link.identity, error);
   }
 }

@@ -4,7 +4,17 @@ import type { StopOptions } from "../supervisor/options.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { type BusStateValue, type PoolExitReport, StdioBus } from "./bus.ts";
 import type { StdioBusOptions } from "./config.ts";
-import { errorJson, kindOf, PROGRESS, Questions, type RpcMessage, toJson } from "./rpc.ts";
+import {
+  cancelJson,
+  errorJson,
+  kindOf,
+  progressJson,
+  type Question,
+  type RpcId,
+  type RpcMessage,
+  settle,
+  toJson,
+} from "./rpc.ts";
 import type { StdioStats } from "./stats.ts";
 import { type SubscribeOptions, Subscription } from "./subscription.ts";
 
@@ -23,15 +33,14 @@ export class RawStdioBus implements AsyncDisposable {
   readonly #bus: StdioBus;
   readonly #subscriptions = new Set<Subscription<string>>();
   /** Requests of workers that were told and not answered. */
-  readonly #questions = new Questions();
+  readonly #questions = new Map<RpcId, Question>();
+  #asked = 0;
   #dropped = 0;
 
   /** As those of {@link StdioBus}. @throws {InvalidConfigError} */
   constructor(options: StdioBusOptions) {
     this.#bus = new StdioBus(options);
-    this.#bus.onRequest("*", (_, { message, signal }) =>
-      this.#questions.ask(message, signal, (json) => void this.#emit(json)),
-    );
+    this.#bus.onRequest("*", (_, { message, signal }) => this.#ask(message, signal));
     this.#bus.onNotification = (message) => this.#emit(toJson(message, "a notification"));
   }
 
@@ -98,18 +107,34 @@ export class RawStdioBus implements AsyncDisposable {
     if (kind === "nothing") throw new InvalidConfigError("this is no message of JSON-RPC.");
     this.#bus.checkRunning("send");
     if (kind === "response") {
-      if (this.#questions.answer(parsed)) return;
-      throw new InvalidConfigError(`no worker waits for an answer to ${JSON.stringify(parsed.id)}.`);
+      const question = this.#questions.get(parsed.id!);
+      if (!question) throw new InvalidConfigError(`no worker waits for an answer to ${JSON.stringify(parsed.id)}.`);
+      this.#questions.delete(parsed.id!);
+      return settle(question, parsed);
     }
     const id = parsed.id ?? null;
-    const onProgress = (value: unknown): unknown =>
-      this.#emit(toJson({ jsonrpc: "2.0", method: PROGRESS, params: { id, value } }, "progress"));
+    const onProgress = (value: unknown): unknown => this.#emit(progressJson(id, value));
     this.#bus.forward(
       parsed,
       { onProgress },
       (response) => response && this.#emit(toJson(response, "a response")),
       (error) => this.#emit(errorJson(id, error)),
     );
+  }
+
+  /** Tells a worker's request; {@link send} of a response answers it. */
+  #ask(message: RpcMessage, signal: AbortSignal): Promise<unknown> {
+    const question: Question = Promise.withResolvers<unknown>();
+    const id = `w${++this.#asked}`;
+    const json = toJson({ ...message, id }, "a request");
+    this.#questions.set(id, question);
+    signal.addEventListener("abort", () => {
+      if (!this.#questions.delete(id)) return;
+      void this.#emit(cancelJson(id));
+      question.reject(signal.reason);
+    });
+    void this.#emit(json);
+    return question.promise;
   }
 
   /** Messages from now on. Any number of readers, each with all of them; policies as {@link SubscribeOptions} says. */

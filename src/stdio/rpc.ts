@@ -146,39 +146,28 @@ function parseId(text: string): RpcId | undefined {
   }
 }
 
-/** Requests of workers that somebody else answers, under ids of their own: those of several workers may be equal. */
-export class Questions {
-  readonly #open = new Map<string, PromiseWithResolvers<unknown>>();
-  #serial = 0;
+/** A worker's request that somebody else answers, under another id: those of several workers may be equal. */
+export type Question = PromiseWithResolvers<unknown>;
 
-  /** Passes one on by `post`. Resolves to the result; rejects with the answer's {@link RpcError}, or as `signal` aborts. */
-  ask(message: RpcMessage, signal: AbortSignal, post: (json: string) => void): Promise<unknown> {
-    const id = `w${++this.#serial}`;
-    const json = toJson({ ...message, id }, "a request");
-    const answer = Promise.withResolvers<unknown>();
-    this.#open.set(id, answer);
-    signal.addEventListener("abort", () => {
-      if (!this.#open.delete(id)) return;
-      post(`{"jsonrpc":"2.0","method":"${CANCEL}","params":{"id":"${id}"}}`);
-      answer.reject(signal.reason);
-    });
-    post(json);
-    return answer.promise;
-  }
+/** Settles a question with its response. */
+export function settle(question: Question, { result, error }: RpcMessage): void {
+  if (error === undefined || error === null) question.resolve(result);
+  else question.reject(readError(error, "request", "the host"));
+}
 
-  /** Takes a response; `false`: nobody waits for it. */
-  answer({ id, result, error }: RpcMessage): boolean {
-    const question = typeof id === "string" ? this.#open.get(id) : undefined;
-    if (!question) return false;
-    this.#open.delete(id as string);
-    if (error === undefined || error === null) question.resolve(result);
-    else question.reject(readError(error, "request", "the host"));
-    return true;
-  }
+/** Tells the other side that nobody waits for the answer with this id. */
+export function cancelJson(id: RpcId): string {
+  return notificationJson(CANCEL, { id });
+}
 
-  /** Nobody answers any more. */
-  rejectAll(error: unknown): void {
-    for (const question of this.#open.values()) question.reject(error);
-    this.#open.clear();
-  }
+/** Tells the other side a piece of the answer to its request with this id. */
+export function progressJson(id: RpcId, value: unknown): string {
+  const json = toJson(value, "progress");
+  return `{"jsonrpc":"2.0","method":"${PROGRESS}","params":{"id":${JSON.stringify(id)},"value":${json}}}`;
+}
+
+/** A notification as JSON. Throws {@link InvalidConfigError} for params that cannot be written. */
+export function notificationJson(method: string, params: unknown): string {
+  const tail = params === undefined ? "" : `,"params":${toJson(params, "params")}`;
+  return `{"jsonrpc":"2.0","method":${JSON.stringify(method)}${tail}}`;
 }

@@ -1,10 +1,9 @@
 /** The worker's end of a stdio bus: reads requests, runs their handlers, writes each answer. */
 
 import { RpcError } from "../errors.ts";
-import { Fault, type Framing, type MessageReader, messageReader, Outbox } from "./framing.ts";
-import type { BytePair } from "./link.ts";
-import { CANCEL, errorJson, kindOf, PROGRESS, RPC, READY, responseJson, toJson } from "./rpc.ts";
-import type { RpcId, RpcMessage } from "./rpc.ts";
+import type { BytePair, Fault, Framing } from "./framing.ts";
+import { type PeerOwner, PeerRequest, RpcPeer } from "./peer.ts";
+import { errorJson, READY, RPC, type RpcMessage } from "./rpc.ts";
 
 /** What a handler knows of its call besides the params; the same over stdio and over a bus. Its functions need no `this`. */
 export interface ServeContext {
@@ -32,33 +31,23 @@ const QUEUED_MAX = 2 ** 20;
 /** After so many messages their answers go out, though more were read: the host works on them meanwhile. */
 const WRITE_EVERY = 8;
 const READY_JSON = `{"jsonrpc":"2.0","method":"${READY}","params":{"slotbus":1}}`;
-const resolved = Promise.resolve();
 
 /** Handlers behind a pair of byte streams. */
-export class StdioWorker {
+export class StdioWorker implements PeerOwner<never> {
   /** Resolves when the host's end is reached or {@link stop} was called, and all was answered and written. */
   readonly done: Promise<void>;
   readonly #handlers: ServeHandlers;
-  readonly #pair: BytePair;
-  readonly #messages: MessageReader;
-  readonly #outbox: Outbox;
-  readonly #running = new Map<RpcId, StdioContext>();
-  /** Notifications whose handlers run. */
-  #notices = 0;
-  #writing = 0;
-  #isScheduled = false;
-  #isBroken = false;
+  readonly #peer: RpcPeer;
+  #received = 0;
   #isStopped = false;
   #reader: { cancel(): Promise<void> } | null = null;
-  #waiters: (() => void)[] = [];
 
   constructor(handlers: ServeHandlers, pair: BytePair, framing: Framing, announces: boolean) {
     this.#handlers = handlers;
-    this.#pair = pair;
-    this.#messages = messageReader(framing, MESSAGE_MAX);
-    this.#outbox = new Outbox(framing);
-    if (announces) this.post(READY_JSON);
-    this.done = this.#run();
+    const limits = { framing, maxMessageBytes: MESSAGE_MAX, maxInFlight: Infinity, maxQueuedBytes: QUEUED_MAX };
+    this.#peer = new RpcPeer(this, pair.sink, limits, callerGone);
+    if (announces) this.#peer.post(READY_JSON);
+    this.done = this.#run(pair.source);
   }
 
   /** Reads nothing more; what runs is answered. */
@@ -68,214 +57,68 @@ export class StdioWorker {
     void this.#reader?.cancel().catch(() => {});
   }
 
-  async #run(): Promise<void> {
-    const reader = this.#pair.source.getReader();
+  async #run(source: BytePair["source"]): Promise<void> {
+    const reader = source.getReader();
     this.#reader = reader;
-    let received = 0;
     try {
       for (let read = await reader.read(); !read.done && !this.#isStopped; read = await reader.read()) {
-        this.#messages.push(read.value);
-        for (let message = this.#messages.next(); message !== undefined; message = this.#messages.next()) {
-          this.#receive(message);
-          if (++received % WRITE_EVERY === 0) this.#write();
-        }
-        this.#write();
-        if (this.#queued > QUEUED_MAX) await this.room();
+        const hold = this.#peer.push(read.value);
+        this.#peer.write();
+        if (hold) await hold;
       }
     } catch {
       // The pipe broke: the same as its end.
     }
-    while (this.#running.size > 0 || this.#notices > 0 || (this.#queued > 0 && !this.#isBroken)) {
-      await new Promise<void>((wake) => this.#waiters.push(wake));
-    }
+    await this.#peer.drain();
   }
 
-  get #queued(): number {
-    return this.#outbox.bytes + this.#writing;
+  received(): boolean {
+    if (++this.#received % WRITE_EVERY === 0) this.#peer.write();
+    return true;
   }
 
-  #receive(message: unknown): void {
-    if (message instanceof Fault) {
-      this.post(errorJson(null, new RpcError(RPC.parseError, `${message}`)));
-      return;
-    }
-    if (Array.isArray(message)) for (const one of message) this.#dispatch(one);
-    else this.#dispatch(message);
+  misread(fault: Fault): void {
+    this.#peer.post(errorJson(null, new RpcError(RPC.parseError, `${fault}`)));
   }
 
-  #dispatch(message: unknown): void {
-    const kind = kindOf(message);
-    if (kind === "request") this.#answer(message as RpcMessage);
-    else if (kind === "notification") this.#take(message as RpcMessage);
-    else if (kind === "nothing") this.post(errorJson(null, new RpcError(RPC.invalidRequest, "this is no request")));
+  invalid(): void {
+    this.#peer.post(errorJson(null, new RpcError(RPC.invalidRequest, "this is no request")));
   }
 
-  #answer(message: RpcMessage): void {
-    const id = message.id as RpcId;
-    const method = message.method!;
-    const handler = Object.hasOwn(this.#handlers, method) ? this.#handlers[method] : undefined;
-    if (!handler) {
-      this.post(errorJson(id, new RpcError(RPC.methodNotFound, `there is no method ${JSON.stringify(method)}`)));
-      return;
-    }
-    const context = new StdioContext(this, id, message);
+  asked(request: PeerRequest): null {
+    const { id, message } = request;
+    const handler = this.#handlerOf(message);
     try {
-      const result = handler(message.params, context);
-      if (!(result instanceof Promise)) this.post(responseJson(id, result));
-      else this.#answerLater(id, context, result);
+      if (!handler) throw new RpcError(RPC.methodNotFound, `there is no method ${JSON.stringify(message.method)}`);
+      this.#peer.answer(id!, handler(message.params, request));
     } catch (error) {
-      this.post(errorJson(id, error));
+      this.#peer.respond(id!, errorJson(id!, error));
     }
+    return null;
   }
 
-  #answerLater(id: RpcId, context: StdioContext, result: Promise<unknown>): void {
-    const settled: unknown = Bun.peek(result);
-    if (settled !== result && Bun.peek.status(result) === "fulfilled") {
-      this.post(responseJson(id, settled));
-      return;
-    }
-    this.#running.set(id, context);
-    result.then(
-      (value) => this.#answered(id, responseJson(id, value)),
-      (error) => this.#answered(id, errorJson(id, error)),
-    );
+  /** The result of its handler is ignored; what the handler throws goes to the log. */
+  notified(message: RpcMessage): null {
+    const handler = this.#handlerOf(message);
+    if (!handler) return null;
+    const done = this.#peer.begin();
+    Promise.try(handler, message.params, new PeerRequest(this.#peer, message))
+      .catch((error) => console.error(`notification ${message.method}:`, error))
+      .finally(done);
+    return null;
   }
 
-  #answered(id: RpcId, json: string): void {
-    this.#running.delete(id);
-    this.post(json);
-    this.#wake();
+  #handlerOf({ method }: RpcMessage): ServeHandler | undefined {
+    return Object.hasOwn(this.#handlers, method!) ? this.#handlers[method!] : undefined;
   }
-
-  /** A notification. Nobody hears of what its handler returns; what it throws is for the log. */
-  #take(message: RpcMessage): void {
-    const method = message.method!;
-    if (method === CANCEL) {
-      const id = (message.params as { id?: RpcId } | undefined)?.id;
-      if (id !== undefined) this.#running.get(id)?.abort();
-      return;
-    }
-    const handler = Object.hasOwn(this.#handlers, method) ? this.#handlers[method] : undefined;
-    if (!handler) return;
-    this.#notices++;
-    Promise.try(handler, message.params, new StdioContext(this, null, message))
-      .catch((error) => console.error(`notification ${method}:`, error))
-      .finally(() => {
-        this.#notices--;
-        this.#wake();
-      });
-  }
-
-  // ---- writing --------------------------------------------------------------------------------------------------------
-
-  /** Writes a message with the others of this turn. */
-  post(json: string): void {
-    if (this.#isBroken) return;
-    this.#outbox.add(json);
-    if (this.#isScheduled || this.#writing > 0) return;
-    this.#isScheduled = true;
-    queueMicrotask(() => {
-      this.#isScheduled = false;
-      this.#write();
-    });
-  }
-
-  /** Resolves when the host has taken most of what was written. */
-  room(): Promise<void> {
-    return this.#queued <= QUEUED_MAX || this.#isBroken ? resolved : this.#untilRoom();
-  }
-
-  async #untilRoom(): Promise<void> {
-    while (this.#queued > QUEUED_MAX && !this.#isBroken) {
-      await new Promise<void>((wake) => this.#waiters.push(wake));
-    }
-  }
-
-  #write(): void {
-    while (this.#outbox.bytes > 0 && this.#writing === 0 && !this.#isBroken) {
-      const { bytes } = this.#outbox;
-      try {
-        const full = this.#pair.sink.write(this.#outbox.take());
-        if (full === null) continue;
-        this.#writing = bytes - this.#outbox.bytes;
-        full.then(this.#onDrained, this.#onBroken);
-      } catch {
-        this.#onBroken();
-      }
-    }
-    if (this.#writing === 0) this.#wake();
-  }
-
-  readonly #onDrained = (): void => {
-    this.#writing = 0;
-    this.#write();
-    this.#wake();
-  };
 
   /** Nobody reads the answers. */
-  readonly #onBroken = (): void => {
-    this.#isBroken = true;
-    for (const context of this.#running.values()) context.abort();
+  broken(): void {
+    this.#peer.stopWriting(callerGone());
     this.stop();
-    this.#wake();
-  };
-
-  #wake(): void {
-    if (this.#waiters.length === 0) return;
-    for (const wake of this.#waiters.splice(0)) wake();
-  }
-}
-
-class StdioContext implements ServeContext {
-  readonly method: string;
-  readonly key: string | undefined;
-  readonly #worker: StdioWorker;
-  /** `null`: it is a notification. */
-  readonly #id: RpcId;
-  #controller: AbortController | null = null;
-  #isAborted = false;
-
-  constructor(worker: StdioWorker, id: RpcId, { method, key }: RpcMessage) {
-    this.#worker = worker;
-    this.#id = id;
-    this.method = method!;
-    this.key = typeof key === "string" ? key : undefined;
   }
 
-  get signal(): AbortSignal {
-    this.#controller ??= new AbortController();
-    if (this.#isAborted) this.#controller.abort(callerGone());
-    return this.#controller.signal;
-  }
-
-  get progress(): ServeContext["progress"] {
-    return (value) => this.#progress(value);
-  }
-
-  get notify(): ServeContext["notify"] {
-    return (method, params) => this.#notify(method, params);
-  }
-
-  #progress(value: unknown): Promise<void> {
-    if (this.#id !== null && !this.#isAborted) {
-      const id = JSON.stringify(this.#id);
-      this.#worker.post(
-        `{"jsonrpc":"2.0","method":"${PROGRESS}","params":{"id":${id},"value":${toJson(value, "progress")}}}`,
-      );
-    }
-    return this.#worker.room();
-  }
-
-  #notify(method: string, params: unknown): Promise<void> {
-    const tail = params === undefined ? "" : `,"params":${toJson(params, "params")}`;
-    this.#worker.post(`{"jsonrpc":"2.0","method":${JSON.stringify(method)}${tail}}`);
-    return this.#worker.room();
-  }
-
-  abort(): void {
-    this.#isAborted = true;
-    this.#controller?.abort(callerGone());
-  }
+  answered(): void {} // it asks nothing
 }
 
 function callerGone(): DOMException {

@@ -1,0 +1,294 @@
+/** One connection of a server of a stdio bus: who it is, and what it asks with ids of its own. */
+
+import type { Socket } from "bun";
+import { isSameToken } from "../check.ts";
+import { ProtocolError, RpcError } from "../errors.ts";
+import type { StdioBus } from "./bus.ts";
+import type { ByteSink, Fault } from "./framing.ts";
+import { type PeerLimits, type PeerOwner, type PeerRequest, RpcPeer } from "./peer.ts";
+import {
+  AUTH,
+  errorJson,
+  idOf,
+  kindOf,
+  peekId,
+  type Question,
+  responseJson,
+  RPC,
+  type RpcId,
+  type RpcMessage,
+  settle,
+  toJson,
+} from "./rpc.ts";
+
+/** Time that a connection has to send the token, in ms. */
+const AUTH_MS = 2_000;
+/** Bytes of a connection that are read before it has sent the token; the longest token fits. */
+const AUTH_BYTES = 4_096;
+/** How an HTTP request begins. */
+const HTTP = /^[A-Z]{3,7} \//;
+/** Sessions of one client that notifications are told for; the oldest is forgotten. */
+const SESSIONS_MAX = 1_024;
+/** Time that a client has to take what is written to it before it is closed, in ms. */
+const END_MS = 1_000;
+
+/** What a server asks of all its clients. */
+export interface ClientRules extends PeerLimits {
+  /** Of the server, in messages. */
+  readonly address: string;
+  /** What the first message of a client must bring; `null`: nothing. */
+  readonly token: string | null;
+}
+
+/** One connection. */
+export class Client implements PeerOwner<Question>, ByteSink {
+  readonly #sessions = new Set<string>();
+  readonly #socket: Socket<Client | null>;
+  readonly #peer: RpcPeer<Question>;
+  readonly #bus: StdioBus;
+  readonly #rules: ClientRules;
+  /** What the socket did not take, and whom to tell when it did. */
+  #unsent: Uint8Array | null = null;
+  #drained: (() => void) | null = null;
+  /** Runs until the token has come. */
+  #authTimer: ReturnType<typeof setTimeout> | null = null;
+  /** Bytes that were read before that. */
+  #authBytes = 0;
+  /** It may ask: it has sent the token, or needs none. */
+  #isTrusted: boolean;
+  /** It has sent a message. */
+  #isKnown = false;
+  /** Requests of workers that it was sent. */
+  #asked = 0;
+  /** Bytes that came since all was read. */
+  #aheadBytes = 0;
+  /** It sends no more. */
+  #hasInputEnded = false;
+  #isEnding = false;
+  readonly #whenClosed = Promise.withResolvers<void>();
+
+  constructor(socket: Socket<Client | null>, bus: StdioBus, rules: ClientRules) {
+    this.#socket = socket;
+    this.#bus = bus;
+    this.#rules = rules;
+    this.#isTrusted = rules.token === null;
+    if (!this.#isTrusted) {
+      const why = `it did not send the token within ${AUTH_MS} ms`;
+      this.#authTimer = setTimeout(() => this.#refuse(RPC.unauthorized, why), AUTH_MS);
+    }
+    this.#peer = new RpcPeer(this, this, rules, () => new RpcError(RPC.requestCancelled, "the request was cancelled"));
+  }
+
+  // ---- the socket -----------------------------------------------------------------------------------------------------
+
+  /** Bytes came, which are not its own. */
+  read(bytes: Uint8Array): void {
+    const isTrusted = this.#isTrusted;
+    const part = isTrusted ? bytes : bytes.subarray(0, AUTH_BYTES - this.#authBytes);
+    this.#push(part);
+    if (isTrusted) return;
+    this.#authBytes += part.length;
+    if (part.length === bytes.length) return;
+    if (this.#isTrusted) this.#push(bytes.subarray(part.length));
+    else this.#refuse(RPC.unauthorized, `it sent ${AUTH_BYTES} bytes without the token`);
+  }
+
+  /** A socket that is paused does not tell of its end, so some is read ahead. */
+  #push(bytes: Uint8Array): void {
+    const all = this.#isEnding ? null : this.#peer.push(bytes.slice());
+    if (!all) return;
+    this.#aheadBytes += bytes.length;
+    if (this.#aheadBytes >= this.#rules.maxMessageBytes) this.#socket.pause();
+    void all.then(() => {
+      if (this.#aheadBytes >= this.#rules.maxMessageBytes && this.#peer.isOpen) this.#socket.resume();
+      this.#aheadBytes = 0;
+    });
+  }
+
+  /** It sends no more, as at the end of `printf … | nc`: what it asked for is answered, then it is closed. */
+  async inputEnded(): Promise<void> {
+    this.#hasInputEnded = true;
+    this.#rejectQuestions();
+    await this.#peer.push(null);
+    await this.#peer.drain();
+    if (this.#isEnding) return;
+    this.#isEnding = true;
+    this.#socket.end();
+  }
+
+  write(data: string | Uint8Array): Promise<unknown> | null {
+    this.#send(typeof data === "string" ? Buffer.from(data) : data);
+    return this.#unsent && new Promise<void>((drained) => (this.#drained = drained));
+  }
+
+  /** The socket can take more. */
+  drained(): void {
+    if (this.#unsent) this.#send(this.#unsent);
+    if (!this.#unsent) this.#drained?.();
+  }
+
+  #send(bytes: Uint8Array): void {
+    const sent = this.#socket.write(bytes);
+    // Less than 0: it is closed, which is told besides.
+    this.#unsent = sent >= 0 && sent < bytes.length ? bytes.subarray(sent) : null;
+  }
+
+  /** Closes it behind what waits for it; resolves when it is closed, after a second in any case. */
+  async end(): Promise<void> {
+    if (!this.#peer.isOpen) return;
+    this.#isEnding = true;
+    this.#peer.stopReading();
+    const timer = setTimeout(() => this.#socket.terminate(), END_MS);
+    await this.#peer.room(1);
+    this.#socket.end();
+    await this.#whenClosed.promise;
+    clearTimeout(timer);
+  }
+
+  /** Answers nothing else, and closes it. */
+  turnAway(error: RpcError): void {
+    this.#peer.post(errorJson(null, error));
+    void this.end();
+  }
+
+  closed(): void {
+    this.#isEnding = true;
+    this.#stopAuthTimer();
+    this.#peer.stopReading();
+    this.#rejectQuestions();
+    this.#peer.stopWriting(clientGone());
+    this.#whenClosed.resolve();
+  }
+
+  // ---- who may ask ----------------------------------------------------------------------------------------------------
+
+  received(given: unknown): boolean {
+    if (kindOf(given) === "nothing") {
+      this.invalid(given); // a batch too
+      return false;
+    }
+    const message = given as RpcMessage;
+    if (message.method === AUTH) this.#authenticate(message);
+    else if (this.#isTrusted) return (this.#isKnown = true);
+    else this.#refuse(RPC.unauthorized, `its first message was not ${AUTH} with the token`, message.id);
+    return false;
+  }
+
+  invalid(message: unknown): void {
+    this.#refuse(RPC.invalidRequest, "it sent JSON that is not a message", idOf(message));
+  }
+
+  skips(): void {
+    if (this.#isKnown) return;
+    this.#refuse(RPC.invalidRequest, `its first message is longer than ${this.#rules.maxMessageBytes} bytes`);
+  }
+
+  /** Behind a message that is too long the next one is found, and at the end nothing comes. All else ends the connection. */
+  misread(fault: Fault): void {
+    const id = peekId(fault.head, fault.tail);
+    const isLong = fault.reason === "too long";
+    const code = isLong ? RPC.invalidRequest : RPC.parseError;
+    if (this.#isKnown && (isLong || fault.reason === "cut")) {
+      this.#peer.post(errorJson(id ?? null, new RpcError(code, `${fault}`)));
+      return;
+    }
+    if (this.#isTrusted) return this.#refuse(code, `it sent ${fault}`, id);
+    // The bytes may be the token, so the log does not show them.
+    const what = HTTP.test(Buffer.from(fault.head).toString("latin1")) ? ": an HTTP request, as of a web page" : "";
+    this.#refuse(code, `it sent ${fault.bytes} bytes that are ${fault.reason}${what}`, id);
+  }
+
+  /** Checks the token. Where none is asked for, any will do. */
+  #authenticate({ id, params }: RpcMessage): void {
+    const token = (params as { token?: unknown } | null | undefined)?.token;
+    if (this.#rules.token !== null && !(typeof token === "string" && isSameToken(token, this.#rules.token))) {
+      return this.#refuse(RPC.unauthorized, `its ${AUTH} has a wrong token`, id);
+    }
+    this.#isTrusted = true;
+    this.#isKnown = true;
+    this.#stopAuthTimer();
+    if (id !== undefined) this.#peer.post(responseJson(id, true));
+  }
+
+  #stopAuthTimer(): void {
+    if (this.#authTimer) clearTimeout(this.#authTimer);
+    this.#authTimer = null;
+  }
+
+  /** Closes the connection and logs why. A peer that may not speak JSON-RPC, as a browser, gets no answer. */
+  #refuse(code: number, why: string, id?: RpcId): void {
+    if (this.#isEnding) return;
+    const from = this.#socket.remoteAddress;
+    this.#bus.clientRefused(`a connection to ${this.#rules.address}${from ? ` from ${from}` : ""} was closed: ${why}.`);
+    if (this.#isKnown || id !== undefined) this.#peer.post(errorJson(id ?? null, new RpcError(code, why)));
+    void this.end();
+  }
+
+  // ---- what it asks ---------------------------------------------------------------------------------------------------
+
+  asked({ id, message, signal }: PeerRequest): null {
+    const { sessionId } = message;
+    if (typeof sessionId === "string") this.#remember(sessionId);
+    this.#bus.forward(
+      message,
+      { signal, onProgress: (value) => this.#peer.progress(id!, value) },
+      (response) => this.#peer.respond(id!, toJson(response, "a response")),
+      (error) => this.#peer.respond(id!, errorJson(id!, error)),
+    );
+    return null;
+  }
+
+  notified(message: RpcMessage): null {
+    const done = this.#peer.begin();
+    this.#bus.forward(message, {}, done, (error) => {
+      this.#peer.post(errorJson(null, error));
+      done();
+    });
+    return null;
+  }
+
+  #remember(session: string): void {
+    if (this.#sessions.has(session)) return;
+    if (this.#sessions.size >= SESSIONS_MAX) this.#sessions.delete(this.#sessions.values().next().value!);
+    this.#sessions.add(session);
+  }
+
+  // ---- what workers ask and tell --------------------------------------------------------------------------------------
+
+  /** Whether it has named a session. */
+  has(session: string): boolean {
+    return this.#sessions.has(session);
+  }
+
+  /** Whether it can answer a worker. */
+  get answers(): boolean {
+    return !this.#hasInputEnded && !this.#isEnding;
+  }
+
+  /** A worker's request, which it answers. */
+  ask(message: RpcMessage, signal: AbortSignal): Promise<unknown> {
+    const question: Question = Promise.withResolvers<unknown>();
+    const id = `w${++this.#asked}`;
+    this.#peer.ask(id, question, toJson({ ...message, id }, "a request"));
+    signal.addEventListener("abort", () => this.#peer.cancel(id) && question.reject(signal.reason));
+    return question.promise;
+  }
+
+  answered(question: Question, response: RpcMessage): void {
+    settle(question, response);
+  }
+
+  #rejectQuestions(): void {
+    for (const question of this.#peer.takeAll()) question.reject(clientGone());
+  }
+
+  /** Of a worker; one that finds no room is dropped and counted. */
+  tell(message: RpcMessage): void {
+    if (this.#peer.queuedBytes < this.#rules.maxQueuedBytes) this.#peer.post(toJson(message, "a notification"));
+    else this.#bus.countDropped();
+  }
+}
+
+function clientGone(): ProtocolError {
+  return new ProtocolError("the client has closed its connection.", { mayHaveExecuted: true });
+}
