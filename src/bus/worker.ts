@@ -36,7 +36,8 @@ import { handleTraces, type HandleTrace, handleListeners } from "./tracing.ts";
 
 /**
  * Answers a request with what it returns. It returns nothing only after `request.respond(answer)` or `request.defer()`;
- * otherwise its caller gets {@link NoAnswerError}. What it throws, or a rejection, reaches the caller as {@link RemoteError}.
+ * otherwise it has failed with {@link NoAnswerError}. Its failure, what it throws, or a rejection, reaches the caller as a
+ * {@link RemoteError}; the `remoteCode` of the first is `"NO_ANSWER"`.
  */
 export type Handler = (request: WorkerRequest) => Answerable | void | Promise<Answerable | void>;
 

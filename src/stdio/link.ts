@@ -515,7 +515,7 @@ export class StdioLink implements WorkerLink {
       case "response":
         return this.#unexpected(message as RpcMessage);
       default:
-        this.#fault(`sent JSON that is no message: ${Bun.inspect(message, { depth: 0 }).slice(0, 80)}`);
+        this.#fault(`sent JSON that is not a JSON-RPC message: ${Bun.inspect(message, { depth: 0 }).slice(0, 80)}`);
     }
   }
 
