@@ -316,7 +316,7 @@ struct sb_region { /* the start of the mapping */
 	X(SB_C_UNMAPPED, 17, "regions replaced by empty pages because a view was held at close")    \
 	X(SB_C_RESTARTED, 18, "processes of workers that were started again after their end")       \
 	X(SB_C_PAUSED, 19, "times that workers were paused because they ended too often")           \
-	X(SB_C_RESUMED, 20, "times that this pause ended")                                          \
+	X(SB_C_RESUMED, 20, "times a paused pool resumed")                                          \
 	X(SB_C_FORGOTTEN, 21, "borrowed responses that were never released, reclaimed as garbage")
 
 enum sb_counter {
@@ -511,9 +511,9 @@ enum {
 	SB_DROP_CLOSED = 2,   /* the worker has closed its end: it reads no request any more */
 };
 /* Frees the region. The pages of its arenas are freed for the worker too, whose mapping may outlive
- * it (a thread that was ended): they read as zeros. What stays for a worker that still runs are the
- * lines, and without SB_DROP_CLOSED the requests whose handlers may run. how: SB_DROP_*. The index
- * may be used again. */
+ * it (a thread that was ended): they read as zeros. A worker that still runs keeps the slot lines,
+ * and without SB_DROP_CLOSED the requests whose handlers may run. how: SB_DROP_*. The index may be
+ * used again. */
 SB_API void sb_link_drop(struct sb_hub *hub, uint32_t link, int32_t how);
 /* Start of the request arena of slot 0. */
 SB_API const void *sb_link_arenas(const struct sb_hub *hub, uint32_t link);

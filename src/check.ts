@@ -15,9 +15,10 @@ export function shown(value: unknown): string {
   return Bun.inspect(value, { depth: 0 }).replace(/\s+/g, " ").slice(0, 80);
 }
 
-/** Throws {@link InvalidConfigError} unless the options `of` something are an object. */
-export function checkOptions<T>(of: string, options: T): T {
+/** Throws {@link InvalidConfigError} unless the options `of` something are an object. With an `example`, `of` is an option's name. */
+export function checkOptions<T>(of: string, options: T, example?: string): T {
   if (typeof options === "object" && options !== null) return options;
+  if (example) throw new InvalidConfigError(`\`${of}\` is ${shown(options)}; it must be an object such as ${example}.`);
   throw new InvalidConfigError(`the options of ${of} are ${shown(options)}; they must be an object.`);
 }
 

@@ -127,7 +127,7 @@ export class NoWorkerError extends SlotbusError {
     const isPaused = failure?.retryable === true;
     const state = isPaused ? "has no worker: its workers are paused" : `had no worker for ${Math.round(waitedMs)} ms`;
     const start = what === "bus" ? "Start one with SlotWorker.open, or raise" : "Raise";
-    const paused = "Fix what `cause` says. One worker at a time is tried again by itself.";
+    const paused = "Fix the error in `cause`. The bus restarts one worker at a time until one stays up.";
     const givenUp = "Fix what `cause` says, then call `bus.supervisor.resize()` to start workers again.";
     super("NO_WORKER", `${what} "${name}" ${state}.`, {
       hint: isPaused ? paused : failure ? givenUp : `${start} the request's timeout.`,
@@ -159,10 +159,10 @@ export class NotReadyError extends SlotbusError {
     failures: readonly string[],
     lastFailure: SlotbusError | null,
   ) {
-    const others = failures.length > 0 ? `: ${failures.join("; ")}` : "; no other peer connected";
-    super("NOT_READY", `bus "${name}" had ${attached} of ${wanted} workers after ${timeoutMs} ms${others}.`, {
+    const reasons = failures.length > 0 ? ` Meanwhile: ${failures.join("; ")}.` : "";
+    super("NOT_READY", `Bus "${name}" has ${attached} of ${wanted} workers after ${timeoutMs} ms.${reasons}`, {
       hint: lastFailure
-        ? "Correct what `cause` says: it is why a worker process of the bus failed."
+        ? "The last worker process failed: see `cause`."
         : "Start workers with SlotWorker.open, with the same name and directory, or raise `timeout`.",
       retryable: true,
       ...(lastFailure && { cause: lastFailure }),
@@ -369,14 +369,19 @@ export class NoAnswerError extends SlotbusError {
 }
 
 /**
- * A body was used after its memory had been given back: a borrowed one after its end, or `request.body` of a request that is
- * answered and whose body was borrowed.
+ * A body was used after its memory had been given back: a borrowed one after its end (also as the body of a request or response),
+ * or `request.body` of a request that is answered and whose body was borrowed.
  * @cure Use what you borrow before you release it and before the request is answered. `request.body` is yours to keep: ask for it first.
  */
 export class BodyReleasedError extends SlotbusError {
-  constructor(what: string) {
-    super("BODY_RELEASED", `${what} was released: its memory belongs to other requests now.`, {
-      hint: "Use it before it is released and before the request is answered, or keep `request.body`, which is a copy of your own.",
+  /** `what` was released; `null`: the body of a request that is to be sent. */
+  constructor(what: string | null) {
+    const released = `${what} was released: its memory belongs to other requests now.`;
+    const hint =
+      "Use it before it is released and before the request is answered, or keep `request.body`, which is a copy of your own.";
+    const isSent = what === null;
+    super("BODY_RELEASED", isSent ? "The request body is a borrowed view that was already released." : released, {
+      hint: isSent ? "Send it before you release it, or send a copy (`view.slice()`)." : hint,
       mayHaveExecuted: true,
     });
   }
@@ -923,14 +928,14 @@ export class UnknownPoolError extends SlotbusError {
 
 /**
  * Every worker of a pool was given up, so nobody will take the request.
- * @cure Repair the program that `cause` tells of; then stop and start the bus.
+ * @cure Fix the program; `cause` says why its last process ended. Then call `bus.resize` with the pool's id and current size.
  */
 export class PoolFailedError extends SlotbusError {
   readonly pool: string;
 
   constructor(pool: string, cause: unknown, mayHaveExecuted: boolean) {
     super("POOL_FAILED", `pool "${pool}" has no worker left: all were given up or have ended.`, {
-      hint: "`cause` says why the last one ended. Fix the program, then call `bus.resize` with the size that the pool has.",
+      hint: "Fix the program; `cause` says why its last process ended. Then call `bus.resize` with the pool's id and current size.",
       cause,
       mayHaveExecuted,
     });

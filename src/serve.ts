@@ -57,7 +57,7 @@ export function serve(handlers: ServeHandlers, options: ServeWorkerOptions = {})
     }
   }
   if (servedOver !== null) {
-    throw new InvalidConfigError(`this process serves over ${servedOver} already; serve was called twice.`, {
+    throw new InvalidConfigError(`serve() was already called in this process (over ${servedOver}).`, {
       hint: "Give all handlers to one call of serve.",
     });
   }

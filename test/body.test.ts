@@ -406,6 +406,23 @@ describe("a borrowed body", () => {
       expect(same((await bus.request({ path: "/held", body })).body, body)).toBe(true);
       const error = await rejection<RemoteError>(bus.request({ path: "/released", body }));
       expect(error.remoteCode).toBe("BODY_RELEASED");
+      expect(error.message).toContain("the response's body was released");
+    }
+  });
+
+  test("that was released before it is sent is an error that says so to the caller", async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((request) => request.borrow().body);
+    for (const bytes of KEPT) {
+      const frame = await bus.borrow({ path: "/", body: pattern(bytes) });
+      const { body } = frame;
+      frame.release();
+      const error = await rejection(bus.request({ path: "/", body }));
+      expect(error).toBeInstanceOf(BodyReleasedError);
+      expect(error.message).toBe(
+        "The request body is a borrowed view that was already released. " +
+          "Send it before you release it, or send a copy (`view.slice()`).",
+      );
     }
   });
 

@@ -185,6 +185,7 @@ describe("workers of a bus", () => {
     const error = await rejection(bus.ready({ timeout: 50 }));
     expect(error).toBeInstanceOf(NotReadyError);
     expect((error.cause as WorkerStartError).report).toMatchObject({ pid, exitCode: 4 });
+    expect(error.message).toContain("The last worker process failed: see `cause`.");
   });
 
   test("twelve bad requests pause them: requests fail at once with the reason, and are answered again within seconds", async () => {

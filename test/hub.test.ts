@@ -692,6 +692,57 @@ describe("workers", () => {
     expect(log).toContain("the handler of /app/x returned nothing.");
   });
 
+  test("a handler that defers answers later with whatever it may return, and failures are told as those of returned answers", async () => {
+    await using stage = await Stage.open();
+    const worker = new HubWorker({ name: "w", directory: stage.workspace.directory });
+    const failed: string[] = [];
+    worker.on("handlerError", (error, { path }) => failed.push(`${path} ${(error as Error).name}`));
+    const later = (path: string, answer: () => HubAnswer): void => {
+      worker.post(path, (request) => {
+        const done = request.defer();
+        setTimeout(() => {
+          done(answer());
+          done("only the first counts");
+        }, 5);
+      });
+    };
+    const broken = (): ReadableStream => new ReadableStream({ start: (to) => to.error(new RangeError("no more")) });
+    later("/json", () => HandlerResponse.okJson({ a: 1 }));
+    later("/response", () => new Response("made", { status: 201, headers: { "x-a": "1" } }));
+    later("/plain", () => ({ status: 202, body: "plain" }));
+    later("/broken", () => new Response(broken()));
+    later("/invalid", () => ({ status: 99 }));
+    worker.post("/async", async (request) => {
+      const done = request.defer();
+      done(HandlerResponse.okJson(await request.json()));
+    });
+    worker.post("/dropped", (request) => void request.defer());
+    const connected = new Promise<void>((resolve) => worker.once("connected", resolve));
+    const run = worker.run();
+    await connected;
+    const ask = async (path: string): Promise<unknown[]> => {
+      const response = await stage.fetch(path, { method: "POST", body: '{"b":2}' });
+      return [response.status, response.headers.get("x-a"), await response.text()];
+    };
+    expect(await ask("/json")).toEqual([200, null, '{"a":1}']);
+    expect(await ask("/response")).toEqual([201, "1", "made"]);
+    expect(await ask("/plain")).toEqual([202, null, "plain"]);
+    expect(await ask("/async")).toEqual([200, null, '{"b":2}']);
+    for (const path of ["/broken", "/invalid"]) {
+      expect(await ask(path)).toMatchObject([500, null, expect.stringContaining("HANDLER_FAILED")]);
+    }
+    let dropped: unknown[] | null = null;
+    void ask("/dropped").then((answer) => (dropped = answer));
+    await until(() => {
+      Bun.gc(true);
+      return dropped !== null;
+    }, "the deferred answer is collected");
+    expect(dropped as unknown).toMatchObject([500, null, expect.stringContaining("NO_ANSWER")]);
+    expect(failed).toEqual(["/broken RangeError", "/invalid InvalidConfigError", "/dropped NoAnswerError"]);
+    await worker.stop();
+    await run;
+  }, 15_000);
+
   test("one that nobody listens to says on stderr, once, what keeps it from its hub", async () => {
     await using workspace = new Workspace();
     const program = `

@@ -87,12 +87,13 @@ test("ready that times out says how many workers came, and why others did not", 
     retryable: true,
     cause: undefined,
   });
-  expect(error.message).toStartWith(`bus "${space.name}" had 1 of 2 workers after 500 ms: ${refused}; pid`);
+  expect(error.message).toStartWith(`Bus "${space.name}" has 1 of 2 workers after 500 ms. Meanwhile: ${refused}; pid`);
   await space.worker(() => "x");
   await space.worker(() => "x");
   await late;
   const nobody = await rejection<NotReadyError>(bus.ready({ workers: 4, timeout: 1 }));
   expect(nobody.failures).toEqual([]); // since the call
+  expect(nobody.message).toStartWith(`Bus "${space.name}" has 3 of 4 workers after 1 ms. Start workers`);
   expect(await rejection(bus.ready({ timeout: -1 }))).toBeInstanceOf(InvalidConfigError);
   await bus.close();
   expect(await unlimited).toBeInstanceOf(BusClosedError);

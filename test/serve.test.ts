@@ -209,12 +209,16 @@ test("a second call is refused, over stdio and on a bus, and the first one goes 
   stdio.stdin.write('{"id":1,"method":"who"}\n');
   await stdio.stdin.end();
   expect(JSON.parse(await stdio.stdout.text())).toEqual({ jsonrpc: "2.0", id: 1, result: "first" });
-  expect(await stdio.stderr.text()).toStartWith("InvalidConfigError: this process serves over stdio already");
+  expect(await stdio.stderr.text()).toStartWith(
+    "InvalidConfigError: serve() was already called in this process (over stdio).",
+  );
   const onBus = start({ SLOTBUS_NAME: workspace.name, SLOTBUS_DIR: workspace.directory });
   await bus.ready();
   expect([await callBus<string>(bus, "who"), bus.workers.length]).toEqual(["first", 1]);
   onBus.kill("SIGTERM");
-  expect(await onBus.stderr.text()).toStartWith("InvalidConfigError: this process serves over bus already");
+  expect(await onBus.stderr.text()).toStartWith(
+    "InvalidConfigError: serve() was already called in this process (over bus).",
+  );
   expect([await stdio.exited, await onBus.exited]).toEqual([0, 0]);
 });
 

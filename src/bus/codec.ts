@@ -377,7 +377,8 @@ export function writeBody(arena: Arena, offset: number, body: BodyLike, limit: n
     return body.length === 0 ? 0 : arena.write(body, offset);
   }
   const bytes = bodyBytes(body);
-  if (bytes.length === 0 && (bytes.buffer as ArrayBuffer).detached) throw new BodyReleasedError(`the ${what}'s body`);
+  if (bytes.length === 0 && (bytes.buffer as ArrayBuffer).detached)
+    throw new BodyReleasedError(what === "request" ? null : "the response's body");
   if (bytes.length > limit) throw new PayloadTooLargeError(what, bytes.length, limit, what === "response");
   if (bytes.length > 0) arena.bytes.set(bytes, offset);
   return bytes.length;

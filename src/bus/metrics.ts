@@ -26,7 +26,7 @@ const COUNTERS = {
   workers_evicted: [C.SB_C_EVICTED, "Workers evicted for breaking the protocol or for hanging."],
   workers_restarted: [C.SB_C_RESTARTED, "Processes of workers started again after their end."],
   workers_paused: [C.SB_C_PAUSED, "Times that workers were paused because they ended too often."],
-  workers_resumed: [C.SB_C_RESUMED, "Times that this pause ended."],
+  workers_resumed: [C.SB_C_RESUMED, "Times a paused pool resumed."],
   peers_refused: [C.SB_C_REFUSED, "Connections turned away."],
   borrows_forgotten: [C.SB_C_FORGOTTEN, "Borrowed responses that were never released."],
 } as const;

@@ -149,7 +149,7 @@ function resolveWorkers(given: WorkersOptions): ResolvedWorkers {
     unresponsive = UNRESPONSIVE_MS,
     args = [],
     ...rest
-  } = checkOptions("workers", given);
+  } = checkOptions("workers", given, '{ entry: "worker.ts" }');
   const file: unknown = entry instanceof URL && entry.protocol === "file:" ? fileURLToPath(entry) : entry;
   if (typeof file !== "string") {
     throw new InvalidConfigError(`workers.entry is ${shown(entry)}; it must be a path or a file: URL.`);

@@ -37,7 +37,8 @@ export type DeferredAnswer = (answer: Exclude<Answerable, Response>) => Delivery
 
 /**
  * Answers a request with what it returns. It returns nothing only after `request.respond(answer)` or `request.defer()`;
- * otherwise its caller gets {NoAnswerError}. What it throws, or a rejection, reaches the caller as {RemoteError}.
+ * otherwise it has failed with {NoAnswerError}. Its failure, what it throws, or a rejection, reaches the caller as a
+ * {RemoteError}; the `remoteCode` of the first is `"NO_ANSWER"`.
  */
 export type Handler = (request: WorkerRequest) => Answerable | void | Promise<Answerable | void>;
 
@@ -172,6 +173,8 @@ export interface RequestOwner {
   reserve(claim: Claim, bytes: number): Uint8Array;
   respond(request: WorkerRequest, answer: Exclude<Answerable, Response>): Delivery;
   watchDeferred(request: WorkerRequest): void;
+  fail(claim: Claim, error: unknown): Delivery;
+  onLateError(request: { id: string; path: string }, error: unknown): void;
 }
 
 /** One request. It may be kept, with its body, and be answered later (see {@link WorkerRequest.defer}). */
@@ -286,12 +289,18 @@ export class WorkerRequest {
     });
   }
 
-  /** Whether the body streams: then {@link body}, {@link borrow}, {@link text} and {@link json} throw, and it is read once. */
+  /**
+   * Whether the body streams: then {@link body}, {@link borrow}, {@link text} and {@link json} throw. It can be read once, and only
+   * until the request is answered (of a streamed answer: until its end); a later read rejects with an `AbortError`.
+   */
   get streams(): boolean {
     return this.#streams;
   }
 
-  /** The body's bytes as they come, in pieces of at most 64 KiB or as large as `into`. Leaving the loop early cancels. */
+  /**
+   * The body's bytes as they come, in pieces of at most 64 KiB or as large as `into`. Leaving the loop early cancels. A body that
+   * {@link streams} can be read only until the request is answered.
+   */
   chunks(options?: ChunkOptions): Chunks {
     const receiver = this.#streams ? this.#claim.receiver! : Receiver.of(this.body);
     return receiver.chunks(options);
@@ -303,7 +312,7 @@ export class WorkerRequest {
     return new Blob([this.body as Uint8Array<ArrayBuffer>]).stream();
   }
 
-  /** All of the body, up to `limit` bytes (default: none). */
+  /** All of the body, up to `limit` bytes (default: none). A body that {@link streams} can be read only until the request is answered. */
   async bytes(limit = Infinity): Promise<Uint8Array> {
     return this.#streams ? this.#claim.receiver!.collect(limit, "request") : this.body;
   }
@@ -366,7 +375,8 @@ export class WorkerRequest {
 
   /**
    * Returns the function that answers, as {@link respond} does, at any later time; a handler that has called this may return
-   * nothing. Keep the function: when it is collected as garbage without an answer, the caller gets {@link NoAnswerError}.
+   * nothing. Keep the function: when it is collected as garbage without an answer, the caller gets a {@link RemoteError}
+   * whose `remoteCode` is `"NO_ANSWER"`.
    *
    *     const answer = request.defer();
    *     queue.push({ order: request.json(), done: () => answer("done") });
@@ -377,6 +387,12 @@ export class WorkerRequest {
       this.#session.watchDeferred(this);
     }
     return this.#deferred;
+  }
+
+  /** @internal A deferred answer failed: the caller gets the error, unless it has an answer, and `handlerError` tells it. */
+  fail(error: unknown): void {
+    this.#session.fail(this.#claim, error);
+    this.#session.onLateError(this, error);
   }
 
   /** @internal Whether {@link defer} was called. */

@@ -34,7 +34,7 @@ export interface BusStats {
   workersRestarted: number;
   /** Times the workers that the bus starts itself were paused because they ended too often. They are paused now if it is more than `workersResumed`. */
   workersPaused: number;
-  /** Times this pause ended. */
+  /** Times a paused pool resumed. */
   workersResumed: number;
   /** Connections turned away. */
   peersRefused: number;

@@ -1,7 +1,15 @@
 /** Answers of a hub's handlers. */
 
-import type { Answer } from "../bus/request.ts";
+import type { Answer, Answerable } from "../bus/request.ts";
 import type { HeadersLike } from "../bus/headers.ts";
+
+/** What a handler may answer with. */
+export type HubAnswer = HandlerResponse | Answerable;
+
+/** Returns what the bus takes for an answer of a hub's handler. */
+export function toAnswerable<T>(answer: T | HandlerResponse): T | Answer {
+  return answer instanceof HandlerResponse ? answer.answer : answer;
+}
 
 /** What a handler of a {@link HubWorker} answers, unless it returns a `Response`. */
 export class HandlerResponse {

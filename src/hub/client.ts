@@ -39,7 +39,10 @@ export class HubClient {
       throw new HubError(`the ${what} is ${bytes} bytes as JSON; hub "${this.hub}" takes at most ${CONTROL_LIMIT}.`, {
         status: 413,
         reason: "PAYLOAD_TOO_LARGE",
-        hint: what === "event" ? "Send less, or a link to the data." : "Register fewer routes, or split the worker.",
+        hint:
+          what === "event"
+            ? "Send a smaller event, or a URL to the data."
+            : "Register fewer routes, or split the worker.",
       });
     }
     // Another user's program could listen there, if that user had made the directory first.

@@ -1,12 +1,11 @@
 /** HTTP in front, shared memory behind: `slotbus/hub`. */
 
-export { HandlerResponse } from "./answer.ts";
-export { HubRequest } from "./context.ts";
+export { HandlerResponse, type HubAnswer } from "./answer.ts";
+export { type HubDeferredAnswer, HubRequest } from "./context.ts";
 export { HubEmitter } from "./emitter.ts";
 export { createHub, Hub } from "./hub.ts";
 export type { HubOptions, ResolvedHubOptions } from "./options.ts";
 export {
-  type HubAnswer,
   type HubHandler,
   HubWorker,
   type HubWorkerEvents,

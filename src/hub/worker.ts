@@ -4,11 +4,11 @@ import { EventEmitter } from "node:events";
 import { backoff } from "../backoff.ts";
 import { METHODS, type Method } from "../bus/codec.ts";
 import { toWebRequest } from "../bus/fetch.ts";
-import type { Answerable, FetchHandler, WorkerRequest } from "../bus/request.ts";
+import type { Answerable, FetchHandler, Handler, WorkerRequest } from "../bus/request.ts";
 import { SlotWorker } from "../bus/worker.ts";
 import { HubError, InvalidConfigError, NoAnswerError, type SlotbusError } from "../errors.ts";
 import { resolveDirectory } from "../runtime-directory.ts";
-import { HandlerResponse } from "./answer.ts";
+import { HandlerResponse, type HubAnswer, toAnswerable } from "./answer.ts";
 import { HubClient } from "./client.ts";
 import { HubRequest } from "./context.ts";
 import { HubEmitter } from "./emitter.ts";
@@ -18,10 +18,8 @@ import { busNameOf, checkHubName } from "./options.ts";
 import { parsePattern } from "./pattern.ts";
 import type { RouteRequest } from "./registry.ts";
 
-/** What a handler may answer with. */
-export type HubAnswer = HandlerResponse | Answerable;
-/** Answers the requests of a route. */
-export type HubHandler<State = unknown> = (request: HubRequest<State>) => HubAnswer | Promise<HubAnswer>;
+/** Answers the requests of a route. It may return nothing only after `request.defer()`. */
+export type HubHandler<State = unknown> = (request: HubRequest<State>) => HubAnswer | void | Promise<HubAnswer | void>;
 
 /** A client came to, or went from, a route of server-sent events. */
 export interface SseClient<State = unknown> {
@@ -67,8 +65,6 @@ export interface HubWorkerEvents {
   handlerError: [error: unknown, request: { id: string; path: string }];
 }
 
-type Handle = (request: WorkerRequest) => Answerable | Promise<Answerable>;
-
 /**
  *     const worker = new HubWorker({ name: "users" });
  *     worker.get("/users/:id", ({ params }) => HandlerResponse.okJson({ id: params.id }));
@@ -82,7 +78,7 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
   readonly #client: HubClient;
   readonly #routes: RouteRequest[] = [];
   /** By method and pattern. */
-  readonly #handlers = new Map<string, Handle>();
+  readonly #handlers = new Map<string, Handler>();
   /** By pattern. */
   readonly #sse = new Map<string, SseHandlers<State>>();
   #stop = Promise.withResolvers<void>();
@@ -108,7 +104,7 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
     if (!METHODS.includes(method as Method)) throw new InvalidConfigError(`${JSON.stringify(method)} is not a method.`);
     return this.#add({ method, path }, (request) => {
       const answer = handler(new HubRequest(request, this.state));
-      return answer instanceof Promise ? answer.then(plain) : plain(answer);
+      return answer instanceof Promise ? answer.then((value) => toAnswerable(value)) : toAnswerable(answer);
     });
   }
 
@@ -144,7 +140,7 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
     if (parsePattern(`${prefix}/*`).names.length > 0)
       throw new InvalidConfigError(`${JSON.stringify(path)} has a parameter: an app is mounted at plain text.`);
     const sent = prefix === "" ? 0 : new URL(`http://hub${prefix}`).pathname.length; // as clients spell it
-    const handle: Handle = async (request) => app.fetch(toWebRequest(request, request.path.slice(sent) || "/"));
+    const handle: Handler = async (request) => app.fetch(toWebRequest(request, request.path.slice(sent) || "/"));
     for (const method of METHODS) this.#add({ method, path: `${prefix}/*` }, handle);
     return this;
   }
@@ -167,7 +163,7 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
     await this.#running;
   }
 
-  #add(route: RouteRequest, handle: Handle): this {
+  #add(route: RouteRequest, handle: Handler): this {
     if (this.#running) throw new InvalidConfigError("routes are added before `run`.");
     parsePattern(route.path);
     const key = `${route.method} ${route.path}`;
@@ -246,7 +242,7 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
     }
   }
 
-  #handle(request: WorkerRequest): Answerable | Promise<Answerable> {
+  #handle(request: WorkerRequest): ReturnType<Handler> {
     const { pattern, method } = request;
     if (request.path === LIFECYCLE_PATH) return this.#handleLifecycle(request);
     if (request.path === PING_PATH) return HandlerResponse.ok().answer;
@@ -286,10 +282,6 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
     await Promise.race([promise, this.#stop.promise]);
     clearTimeout(timer);
   }
-}
-
-function plain(answer: HubAnswer): Answerable {
-  return answer instanceof HandlerResponse ? answer.answer : answer;
 }
 
 function forgotten(hub: string): HubError {

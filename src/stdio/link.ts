@@ -414,7 +414,7 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
   }
 
   invalid(message: unknown): void {
-    this.#fault(`sent JSON that is no message: ${Bun.inspect(message, { depth: 0 }).slice(0, 80)}`);
+    this.#fault(`sent JSON that is not a JSON-RPC message: ${Bun.inspect(message, { depth: 0 }).slice(0, 80)}`);
   }
 
   /** The answer to a call cannot be used. */

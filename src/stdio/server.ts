@@ -104,7 +104,7 @@ export class StdioServer implements AsyncDisposable {
       this.port = 0;
       this.#inode = statSync(options.unix).ino;
     } else {
-      const { port, hostname = "127.0.0.1", token } = checkOptions("tcp", options.tcp!);
+      const { port, hostname = "127.0.0.1", token } = checkOptions("tcp", options.tcp!, "{ port: 4000 }");
       checkKeys("tcp", options.tcp!, TCP_KEYS);
       checkInteger("tcp.port", port, 0, 65_535);
       const checked =

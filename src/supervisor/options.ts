@@ -173,7 +173,7 @@ export function resolveStop(given: StopOptions | undefined, defaults?: Required<
 }
 
 function resolveEnv(given: unknown): Readonly<Record<string, string | undefined>> {
-  const env = checkOptions("env", (given ?? {}) as Record<string, unknown>);
+  const env = checkOptions("env", (given ?? {}) as Record<string, unknown>, '{ NAME: "value" }');
   for (const [name, value] of Object.entries(env)) {
     if (name === "" || name.includes("=") || name.includes("\0")) {
       throw new InvalidConfigError(`env has the name ${shown(name)}; it must be text without "=" and NUL.`);
