@@ -15,7 +15,13 @@ function isAlive(pid: number): boolean {
 
 /** What a process has open of slotbus: its files, memory and sockets, pidfds. */
 function inherited(pid: number): string[] {
-  const targets = readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`));
+  const targets = readdirSync(`/proc/${pid}/fd`).map((fd) => {
+    try {
+      return readlinkSync(`/proc/${pid}/fd/${fd}`);
+    } catch {
+      return ""; // closed meanwhile: a program that starts opens its libraries
+    }
+  });
   return targets.filter((target) => /slotbus|socket:|system\.(lock|sock|fleet)|pidfd|statm/.test(target));
 }
 
