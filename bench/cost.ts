@@ -126,12 +126,9 @@ async function compare(before: string, now: string, pairs: number, wanted: strin
       control: [],
     };
     for (let pair = 0; pair < pairs; pair++) {
-      const order = [before, now, before];
-      const [first, second, third] = [
-        await measure(order[0]!, index),
-        await measure(order[1]!, index),
-        await measure(order[2]!, index),
-      ];
+      const first = await measure(before, index);
+      const second = await measure(now, index);
+      const third = await measure(before, index);
       figures.before.push(first, third);
       figures.now.push(second);
       figures.ratio.push(second / ((first + third) / 2));

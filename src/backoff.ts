@@ -12,7 +12,7 @@ export interface Backoff {
   readonly jitter?: number;
 }
 
-/** The pause in ms after `attempt` attempts that failed before this one; 0 for the first. */
+/** Returns the next pause in ms. `attempt` counts the pauses before it: 0 for the first. */
 export function backoff(
   attempt: number,
   { initial, max, factor = 2, jitter = 0.5 }: Backoff,

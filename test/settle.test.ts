@@ -72,6 +72,32 @@ for (const kind of ["request", "borrow", "stream"] as const) {
   });
 }
 
+test("of two workers that break the protocol in one batch neither gets what the other had not claimed", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const workers = [
+    await RawWorker.open(space.directory, space.name),
+    await RawWorker.open(space.directory, space.name),
+  ];
+  await bus.ready({ workers: 2 });
+  const failing = workers.map(() => rejection<SlotbusError>(bus.request({ path: "/claimed" })));
+  for (const worker of workers) await worker.take();
+  const moved = workers.map(() => bus.request({ path: "/unclaimed" }));
+  for (const worker of workers) {
+    const claimed = worker.slot;
+    worker.arena.fill(0xff);
+    // No slot of it can be reserved any more: the next attempt would find that again and again.
+    for (worker.slot = 0; worker.slot < 32; worker.slot++) if (worker.word % 16n === 0n) worker.word = 7n;
+    worker.slot = claimed;
+    worker.complete(40, 40, 0, 200);
+  }
+  for (const error of await Promise.all(failing)) expect(error.code).toBe("REGION_CORRUPT");
+  await space.worker((request) => request.path);
+  for (const answer of await Promise.all(moved)) expect(answer.text()).toBe("/unclaimed");
+  expect(bus.stats()).toMatchObject({ workersEvicted: 2, inFlight: 0 });
+  for (const worker of workers) worker.close();
+});
+
 test("a request that nothing settles at the end of its worker is rejected then, and counted as a defect", async () => {
   await using space = new Workspace();
   space.unsettled = 1;

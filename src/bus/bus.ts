@@ -15,10 +15,13 @@ import {
   StreamTimeoutError,
   WorkerDiedError,
 } from "../errors.ts";
+import { checkCloseLimit, checkInteger, checkTimeout } from "../check.ts";
+import { nextTurn, startTimer } from "../clock.ts";
 import { Hold } from "../hold.ts";
 import type { Supervisor } from "../supervisor/index.ts";
 import { makeClient } from "../contract/client.ts";
 import type { Client, Contract } from "../contract/contract.ts";
+import { fileError, openDirectory } from "../native/directory.ts";
 import { C, cString, detach, errorText, native, type Pointer, view } from "../native/library.ts";
 import {
   Arena,
@@ -43,21 +46,11 @@ import {
 } from "./call.ts";
 import { cancelBody } from "./control.ts";
 import { Crew } from "./crew.ts";
-import { fileError, openDirectory } from "./directory.ts";
 import { Driver } from "./driver.ts";
 import { fetchThrough } from "./fetch.ts";
 import type { Link } from "./link.ts";
 import { busMetrics, readSnapshot, STATE_NAMES, type StateName } from "./metrics.ts";
-import {
-  checkCloseLimit,
-  checkInteger,
-  checkTimeout,
-  type ResolvedBusOptions,
-  resolveBusOptions,
-  type SlotBusOptions,
-  startTimer,
-  UNRESPONSIVE_MS,
-} from "./options.ts";
+import { type ResolvedBusOptions, resolveBusOptions, type SlotBusOptions, UNRESPONSIVE_MS } from "./options.ts";
 import { ends, type Kind, makePromise, Pending, PendingQueue } from "./pending.ts";
 import { ReadyWaiters } from "./ready.ts";
 import { Reception } from "./reception.ts";
@@ -134,7 +127,7 @@ const READY_MS = 30_000;
 const CLOSE_MS = 5_000;
 /** Between two looks at whether a dead worker's process has ended, in ms. */
 const DEATH_POLL_MS = 2;
-const DEFECT = "This is a defect of slotbus. Report it with what the worker's process was.";
+const DEFECT = "This is a defect in slotbus. Report it, with the program that the worker ran.";
 const noOptions: RequestOptions = {};
 /** Bodies that were asked for their first bytes; of any other a rejected request is the end. */
 const begunSources = new WeakSet<StreamSource>();
@@ -1302,7 +1295,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#pump();
   }
 
-  /** The net under {@link #end}: of what a worker had, whatever nobody has settled, nor has now, is rejected and counted. */
+  /** The net under {@link #end}: rejects and counts the requests of a worker that are neither settled nor elsewhere by now. */
   #audit(link: Link, had: Pending[]): void {
     for (const pending of had) {
       const isElsewhere = pending.link !== link && pending.link?.pending[pending.slot] === pending;
@@ -1437,7 +1430,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#leave();
     this.#hold.set(false);
     this.#ready.close(this.#closedError());
-    if (this.#unsettled > 0) await new Promise((done) => setImmediate(done)); // a body that is gathered settles soon
+    if (this.#unsettled > 0) await nextTurn(); // a body that is gathered settles soon
     this.#unsettledAtEnd += this.#unsettled;
     this.#finalMetrics = this.metrics();
     this.#finalStats = this.stats();

@@ -67,7 +67,9 @@ export class Crew {
       this.lastFailure = this.supervisor.pausedFor;
       bus.lost();
     });
-    this.supervisor.onPause = (isPaused) => bus.paused(isPaused);
+    this.supervisor.onPause = (isPaused) => {
+      if (!this.#stopped) bus.paused(isPaused); // the bus's memory may be gone by then
+    };
     this.supervisor.on("failed", (error) => {
       this.givenUp = error;
       this.lastFailure = error;

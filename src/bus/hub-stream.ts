@@ -2,7 +2,7 @@
 
 import { C, native, type Pointer } from "../native/library.ts";
 import type { Link } from "./link.ts";
-import { startTimer } from "./options.ts";
+import { startTimer } from "../clock.ts";
 import { Channel, Receiver, Sender, type StreamSource } from "./stream.ts";
 
 /** What a hub's stream asks of its bus. */

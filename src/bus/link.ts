@@ -85,9 +85,10 @@ export class Link {
     this.#arenas = native.sb_link_arenas(this.#hub, index) as number;
   }
 
-  /** Requests it could be given now. */
+  /** Requests it could be given now. One that is to be evicted when the events are handled gets none any more. */
   get credit(): number {
-    return this.state === "attached" && !this.draining ? this.concurrency - this.used : 0;
+    const isWilling = this.state === "attached" && !this.draining && this.evictedFor === null;
+    return isWilling ? this.concurrency - this.used : 0;
   }
 
   requestArena(slot: number): Arena {

@@ -12,9 +12,6 @@ import { checkName, resolveDirectory } from "../runtime-directory.ts";
 import { type PoolOptions, resolvePool } from "../supervisor/options.ts";
 import { DEFAULT_SPIN_US } from "./driver.ts";
 
-export { checkCloseLimit, checkInteger, checkTimeout } from "../check.ts";
-export { startTimer } from "../clock.ts";
-
 /** Receives one line of timing per request; see {@link SlotBusOptions.instrumentation}. */
 export interface RequestTiming {
   id: string;

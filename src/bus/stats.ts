@@ -43,8 +43,8 @@ export interface BusStats {
   /** Regions whose address space stayed because somebody held a view at the end, or had forgotten a borrow. */
   heldRegions: number;
   /**
-   * Requests that nothing had settled when their worker, or the bus, ended, and that were rejected then. More than 0 is a
-   * defect of slotbus.
+   * Requests that were still unsettled after their worker or the bus had ended, and were rejected then. More than 0 is a defect
+   * in slotbus.
    */
   unsettledAtEnd: number;
   /** Requests that wait for a worker now. */

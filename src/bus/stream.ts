@@ -3,6 +3,7 @@
  * {@link Receiver} empties it for a reader. Neither holds more than the ring, however long the stream is.
  */
 
+import { nextTurn } from "../clock.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import { C, FIELDS } from "../native/library.ts";
 import type { Arena } from "./codec.ts";
@@ -74,8 +75,6 @@ function isTurnOver(): boolean {
   }
   return now - turnBegan >= TURN_MS;
 }
-
-const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 // ---- from a source into the ring ------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 /** What a worker says to its hub: JSON over HTTP on the hub's control socket. */
 
 import { join } from "node:path";
-import { checkDirectory } from "../bus/directory.ts";
+import { checkDirectory } from "../native/directory.ts";
 import { HubError } from "../errors.ts";
 import { CONTROL_LIMIT, controlSocketOf } from "./names.ts";
 

@@ -1,1 +1,0 @@
-export { checkDirectory, fileError, openDirectory } from "../native/directory.ts";
