@@ -16,12 +16,12 @@ export interface Backoff {
 export function backoff(
   attempt: number,
   { initial, max, factor = 2, jitter = 0.5 }: Backoff,
-  random: () => number = Math.random,
+  random: () => number,
 ): number {
   return shorten(Math.min(max, initial * factor ** Math.min(attempt, 64)), jitter, random);
 }
 
 /** `ms` without up to the part `jitter` of it. */
-export function shorten(ms: number, jitter: number, random: () => number = Math.random): number {
+export function shorten(ms: number, jitter: number, random: () => number): number {
   return ms * (1 - jitter * random());
 }

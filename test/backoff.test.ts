@@ -2,6 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { backoff, shorten } from "../src/backoff.ts";
+import { systemClock } from "../src/clock.ts";
 
 const pauses = { initial: 10, max: 1_000 };
 
@@ -18,7 +19,7 @@ test("chance takes half of a pause away at most, or the part that is named", () 
 });
 
 test("without a source of chance of its own, two processes do not pause alike", () => {
-  const all = new Set(Array.from({ length: 100 }, () => backoff(0, pauses)));
+  const all = new Set(Array.from({ length: 100 }, () => backoff(0, pauses, systemClock.random)));
   expect(all.size).toBeGreaterThan(50);
   for (const ms of all) expect(ms).toBeWithin(5, 10.001);
 });

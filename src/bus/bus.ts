@@ -16,7 +16,7 @@ import {
   WorkerDiedError,
 } from "../errors.ts";
 import { checkCloseLimit, checkInteger, checkTimeout } from "../check.ts";
-import { nextTurn, startTimer } from "../clock.ts";
+import { nextTurn, startTimer, systemClock } from "../clock.ts";
 import { Hold } from "../hold.ts";
 import type { Supervisor } from "../supervisor/index.ts";
 import { makeClient } from "../contract/client.ts";
@@ -478,9 +478,9 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     if (this.#unsettled === 0) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#drainWaiters.push(resolve);
-    const timer = startTimer(limit, resolve);
+    const timer = startTimer(systemClock, limit, resolve);
     await promise;
-    timer.clear();
+    timer.close();
   }
 
   /**
@@ -1430,7 +1430,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#leave();
     this.#hold.set(false);
     this.#ready.close(this.#closedError());
-    if (this.#unsettled > 0) await nextTurn(); // a body that is gathered settles soon
+    if (this.#unsettled > 0) await nextTurn(systemClock); // a body that is gathered settles soon
     this.#unsettledAtEnd += this.#unsettled;
     this.#finalMetrics = this.metrics();
     this.#finalStats = this.stats();

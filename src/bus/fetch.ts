@@ -2,7 +2,7 @@
 
 import { isUtf8 } from "node:buffer";
 import { checkTimeout } from "../check.ts";
-import { nextTurn } from "../clock.ts";
+import { nextTurn, systemClock } from "../clock.ts";
 import { InvalidConfigError } from "../errors.ts";
 import type { Asker, RequestOptions } from "./call.ts";
 import { C } from "../native/library.ts";
@@ -23,7 +23,7 @@ async function gather(body: ReadableStream<Bytes>, limit: number): Promise<Bytes
   for (;;) {
     const reading = reader.read() as Reading;
     const here = Bun.peek.status(reading) === "fulfilled";
-    const step = here ? (Bun.peek(reading) as Awaited<Reading>) : await Promise.race([reading, nextTurn()]);
+    const step = here ? (Bun.peek(reading) as Awaited<Reading>) : await Promise.race([reading, nextTurn(systemClock)]);
     if (!step) return goOn(chunks, reading, reader);
     if (!step.value) return chunks.length === 1 ? chunks[0]! : (Buffer.concat(chunks, bytes) as Bytes);
     bytes += step.value.length;

@@ -2,7 +2,7 @@
 
 import { C, native, type Pointer } from "../native/library.ts";
 import type { Link } from "./link.ts";
-import { startTimer } from "../clock.ts";
+import { startTimer, systemClock } from "../clock.ts";
 import { Channel, Receiver, Sender, type StreamSource } from "./stream.ts";
 
 /** What a hub's stream asks of its bus. */
@@ -56,8 +56,8 @@ export class HubStream {
   receiver: Receiver | null = null;
   /** Whoever holds it reads the receiver; see {@link age}. */
   reader: object | null = null;
-  #deadline: { clear(): void } | null = null;
-  #idle: { clear(): void } | null = null;
+  #deadline: { close(): unknown } | null = null;
+  #idle: { close(): unknown } | null = null;
   #onAbort: { signal: AbortSignal; listener: () => void } | null = null;
 
   constructor(channel: HubChannel, source: StreamSource | null) {
@@ -80,14 +80,14 @@ export class HubStream {
 
   /** Calls `over` after `ms`, 0 for never; {@link close} ends the wait. */
   limit(ms: number, over: () => void): void {
-    this.#deadline?.clear();
-    this.#deadline = startTimer(ms, over);
+    this.#deadline?.close();
+    this.#deadline = startTimer(systemClock, ms, over);
   }
 
   /** Calls `over` when nothing has moved for `ms` (at most twice that), 0 for never. */
   limitIdle(ms: number, over: () => void): void {
     const { moves } = this.channel;
-    this.#idle = startTimer(ms, () => {
+    this.#idle = startTimer(systemClock, ms, () => {
       if (this.channel.moves === moves) over();
       else this.limitIdle(ms, over);
     });
@@ -101,8 +101,8 @@ export class HubStream {
 
   /** The slot is let go: nothing moves any more. */
   close(): void {
-    this.#deadline?.clear();
-    this.#idle?.clear();
+    this.#deadline?.close();
+    this.#idle?.close();
     this.#onAbort?.signal.removeEventListener("abort", this.#onAbort.listener);
     this.sender?.stop();
     this.sender = null;

@@ -1,6 +1,6 @@
 /** Those who wait until workers are attached, and what happened to other workers meanwhile. */
 
-import { startTimer } from "../clock.ts";
+import { startTimer, systemClock } from "../clock.ts";
 import { NotReadyError, type SlotbusError } from "../errors.ts";
 import { Hold } from "../hold.ts";
 
@@ -31,7 +31,7 @@ export class ReadyWaiters {
   wait(workers: number, timeoutMs: number, signal: AbortSignal | undefined, attached: () => number): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const onAbort = (): void => waiter.settle(signal!.reason);
-    const timer = startTimer(timeoutMs, () => {
+    const timer = startTimer(systemClock, timeoutMs, () => {
       const failures = [...waiter.failures].map(([reason, times]) =>
         times === 1 ? reason : `${reason}, ${times} times`,
       );
@@ -43,7 +43,7 @@ export class ReadyWaiters {
       settle: (error) => {
         this.#waiters.delete(waiter);
         this.#hold.set(this.#waiters.size > 0);
-        timer.clear();
+        timer.close();
         signal?.removeEventListener("abort", onAbort);
         if (error === null) resolve();
         else reject(error);

@@ -3,7 +3,7 @@
  * {@link Receiver} empties it for a reader. Neither holds more than the ring, however long the stream is.
  */
 
-import { nextTurn } from "../clock.ts";
+import { nextTurn, systemClock } from "../clock.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import { C, FIELDS } from "../native/library.ts";
 import type { Arena } from "./codec.ts";
@@ -224,7 +224,7 @@ export class Sender {
     }
     if (this.#steps >= TURN_STEPS) {
       this.#steps = 0;
-      if (isTurnOver()) await nextTurn();
+      if (isTurnOver()) await nextTurn(systemClock);
     }
     return !this.#stopped;
   }
@@ -436,7 +436,7 @@ export class Receiver {
     this.#into = into;
     if (this.#channel && ++this.#steps >= TURN_STEPS) {
       this.#steps = 0;
-      if (isTurnOver()) return nextTurn().then(() => this.#next(reader));
+      if (isTurnOver()) return nextTurn(systemClock).then(() => this.#next(reader));
     }
     return this.#next(reader);
   }

@@ -4,7 +4,7 @@ import { EventEmitter } from "node:events";
 import type { SocketHandler, UnixSocketOptions } from "bun";
 import { backoff, type Backoff } from "../backoff.ts";
 import { checkCloseLimit, checkInteger, checkOptions, checkTimeout } from "../check.ts";
-import { nextTurn, startTimer } from "../clock.ts";
+import { nextTurn, startTimer, systemClock } from "../clock.ts";
 import {
   BusClosedError,
   BusNotFoundError,
@@ -118,7 +118,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
           ? new BusNotFoundError(worker.name, worker.#directory, waited)
           : result;
       }
-      await Bun.sleep(Math.min(backoff(attempt, { initial: 10, max: 100 }), wait - waited));
+      await Bun.sleep(Math.min(backoff(attempt, { initial: 10, max: 100 }, systemClock.random), wait - waited));
     }
     if (options.drainOnSigterm) drainOnSigterm(worker);
     return worker;
@@ -249,7 +249,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
       } else if (!this.#reconnect) {
         return;
       } else {
-        Bun.sleepSync(backoff(attempt++, this.#reconnect));
+        Bun.sleepSync(backoff(attempt++, this.#reconnect, systemClock.random));
         const result = this.#attachSync();
         if (result instanceof Session) this.#adopt(result);
       }
@@ -266,13 +266,13 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     }
     // What the hub published before it read our message is still ours: one more poll takes it.
     this.#driver.wake();
-    await nextTurn();
+    await nextTurn(systemClock);
     while (this.running > 0 && performance.now() < deadline) {
       const { promise, resolve: done } = Promise.withResolvers<void>();
       this.#idle.push(done);
-      const timer = startTimer(limit > 0 ? Math.max(1, deadline - performance.now()) : 0, done);
+      const timer = startTimer(systemClock, limit > 0 ? Math.max(1, deadline - performance.now()) : 0, done);
       await promise;
-      timer.clear();
+      timer.close();
     }
   }
 
@@ -437,7 +437,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
           native.sb_worker_close(worker, 1);
           return this.#attachError(step, peer);
         }
-        await Bun.sleep(backoff(attempt, { initial: 1, max: 20 }));
+        await Bun.sleep(backoff(attempt, { initial: 1, max: 20 }, systemClock.random));
       }
     } finally {
       native.sb_fd_close(dir);
@@ -567,7 +567,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
 
   async #attachAgain(pauses: Backoff): Promise<void> {
     for (let attempt = 0; !this.#closed && !this.#draining; attempt++) {
-      await Bun.sleep(backoff(attempt, pauses));
+      await Bun.sleep(backoff(attempt, pauses, systemClock.random));
       const result = await this.#attach();
       if (!(result instanceof Session)) continue;
       if (this.#closed) {

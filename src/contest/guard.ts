@@ -1,6 +1,6 @@
 /** A lease in the hands of this process: one tenure of one subject. */
 
-import { after, type Timer } from "../clock.ts";
+import { systemClock, type Timer } from "../clock.ts";
 import { FleetBusyError, LeaseLostError } from "../errors.ts";
 import type { Holder, Leases } from "./leases.ts";
 import type { Sleeper, Sleepers } from "./sleepers.ts";
@@ -121,7 +121,7 @@ export class Guard implements Disposable, AsyncDisposable {
 
   /** The timer holds the guard: what renews itself stays until it is released. */
   #renewLater(): void {
-    this.#renewal = after(this.#ttl / RENEWALS, () => {
+    this.#renewal = systemClock.after(this.#ttl / RENEWALS, () => {
       try {
         if (!this.renew()) return;
       } catch (error) {
@@ -149,7 +149,7 @@ export class Guard implements Disposable, AsyncDisposable {
       return;
     }
     this.#expiresAt = this.#leases.foundExpiry();
-    this.#expiry ??= after(this.#expiresAt - this.#leases.now(), () => {
+    this.#expiry ??= systemClock.after(this.#expiresAt - this.#leases.now(), () => {
       this.#expiry = null;
       this.#look();
     });
@@ -190,8 +190,8 @@ export class Guard implements Disposable, AsyncDisposable {
   #end(): void {
     this.#over = true;
     this.#sleepers.delete(this.#sleeper);
-    if (this.#expiry) clearTimeout(this.#expiry);
-    if (this.#renewal) clearTimeout(this.#renewal);
+    this.#expiry?.close();
+    this.#renewal?.close();
     this.#expiry = null;
     this.#renewal = null;
   }

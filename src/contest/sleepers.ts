@@ -1,6 +1,6 @@
 /** Those of one contest who wait for a lease to end: each wake-up of the fleet tells them, and they look for themselves. */
 
-import { after, type Timer } from "../clock.ts";
+import { systemClock, type Timer } from "../clock.ts";
 import type { Leases } from "./leases.ts";
 
 export interface Sleeper {
@@ -25,7 +25,7 @@ export class Sleepers {
 
   /** From now on `sleeper` is told. It has to look once by itself after this. */
   add(sleeper: Sleeper): void {
-    if (this.#linger) clearTimeout(this.#linger);
+    this.#linger?.close();
     this.#linger = null;
     this.#deafen ??= this.#leases.fleet.wake.listen(this.#onWake);
     this.#forget ??= this.#leases.fleet.onLeave(() => this.#leave());
@@ -35,7 +35,7 @@ export class Sleepers {
 
   delete(sleeper: Sleeper): void {
     if (!this.#all.delete(sleeper) || this.#all.size > 0) return;
-    this.#linger = after(LINGER_MS, () => this.#close());
+    this.#linger = systemClock.after(LINGER_MS, () => this.#close());
     this.#linger.unref();
   }
 
@@ -57,7 +57,7 @@ export class Sleepers {
   };
 
   #close(): void {
-    if (this.#linger) clearTimeout(this.#linger);
+    this.#linger?.close();
     this.#linger = null;
     this.#deafen?.();
     this.#deafen = null;

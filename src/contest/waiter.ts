@@ -1,6 +1,6 @@
 /** One `claim` that waits: for the release of the lease, the death of its holder, or the end of its time. */
 
-import { after, type Timer } from "../clock.ts";
+import { systemClock, type Timer } from "../clock.ts";
 import { ClaimTimeoutError, FleetClosedError } from "../errors.ts";
 import type { Deaths } from "./death.ts";
 import type { Holder, Leases } from "./leases.ts";
@@ -76,8 +76,8 @@ export class Waiter implements Sleeper {
     const free = holder.expiresAt - leases.now();
     if (holder.token === this.#token && this.#timer) return; // the timer looks when this tenure was to end
     this.#token = holder.token;
-    if (this.#timer) clearTimeout(this.#timer);
-    this.#timer = after(Math.min(free, left), this.#onTime);
+    this.#timer?.close();
+    this.#timer = systemClock.after(Math.min(free, left), this.#onTime);
     this.#watch(holder);
   }
 
@@ -106,7 +106,7 @@ export class Waiter implements Sleeper {
 
   #end(): void {
     this.#over = true;
-    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer?.close();
     this.#timer = null;
     this.#unwatch();
     this.#sleepers.delete(this);

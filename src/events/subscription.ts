@@ -2,7 +2,7 @@
 
 import { BoundedQueue } from "../bounded-queue.ts";
 import { checkChoice, checkInteger, checkOptions, checkSignal } from "../check.ts";
-import { nextTurn } from "../clock.ts";
+import { nextTurn, systemClock } from "../clock.ts";
 import { checkCodec, type Codec } from "../codec.ts";
 import { EventsLostError } from "../errors.ts";
 import type { From, Reader } from "../fleet/reader.ts";
@@ -208,7 +208,7 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
 
   async #read(): Promise<IteratorResult<E | Gap>> {
     for (;;) {
-      if (this.isOpen && this.#reader.isTurnOver()) await nextTurn();
+      if (this.isOpen && this.#reader.isTurnOver()) await nextTurn(systemClock);
       const item = this.#next(BATCHES_PER_TURN);
       if (item) return { done: false, value: item };
       if (!this.isOpen) break;

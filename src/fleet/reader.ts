@@ -1,7 +1,7 @@
 /** Batches of events that C copied out of a ring, read where they lie, and the sleep until there are more. */
 
 import { availableParallelism } from "node:os";
-import { nextTurn } from "../clock.ts";
+import { nextTurn, systemClock } from "../clock.ts";
 import { FleetClosedError, InvalidConfigError, ResourceError } from "../errors.ts";
 import { C, detach, errorText, FIELDS, native, type Pointer, view } from "../native/library.ts";
 import { callError } from "./failure.ts";
@@ -183,7 +183,7 @@ export class Reader {
   async sleep(): Promise<void> {
     this.#batches = 0;
     while (this.#isRecent()) {
-      await nextTurn();
+      await nextTurn(systemClock);
       if (!this.#open || this.#hasMore()) return;
     }
     const { promise, resolve } = Promise.withResolvers<void>();

@@ -1,7 +1,7 @@
 /** A ring of a fleet: whatever one member publishes, every cursor of every member sees, or is told that it is lost. */
 
 import { checkInteger, checkOptions, checkSignal } from "../check.ts";
-import { nextTurn } from "../clock.ts";
+import { nextTurn, systemClock } from "../clock.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import { native } from "../native/library.ts";
 import { callError } from "./failure.ts";
@@ -235,7 +235,7 @@ export class Cursor implements AsyncIterableIterator<CursorItem>, AsyncDisposabl
   };
 
   async #read(): Promise<IteratorResult<CursorItem>> {
-    if (this.isOpen && this.#reader.isTurnOver()) await nextTurn();
+    if (this.isOpen && this.#reader.isTurnOver()) await nextTurn(systemClock);
     while (this.isOpen) {
       const item = this.#take();
       if (item) return { done: false, value: item };

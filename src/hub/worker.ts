@@ -3,9 +3,11 @@
 import { EventEmitter } from "node:events";
 import { backoff } from "../backoff.ts";
 import { METHODS, type Method } from "../bus/codec.ts";
+
 import { toWebRequest } from "../bus/fetch.ts";
 import type { Answerable, FetchHandler, Handler, WorkerRequest } from "../bus/request.ts";
 import { SlotWorker } from "../bus/worker.ts";
+import { systemClock } from "../clock.ts";
 import { HubError, InvalidConfigError, NoAnswerError, type SlotbusError } from "../errors.ts";
 import { resolveDirectory } from "../runtime-directory.ts";
 import { HandlerResponse, type HubAnswer, toAnswerable } from "./answer.ts";
@@ -183,7 +185,7 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
         });
       } catch (error) {
         if (this.#stopped) return;
-        const wait = Math.round(backoff(attempt++, { initial: min, max }));
+        const wait = Math.round(backoff(attempt++, { initial: min, max }, systemClock.random));
         this.#tellRetry(error as Error, wait);
         await this.#pause(wait);
       }

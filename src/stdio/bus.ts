@@ -1,7 +1,7 @@
 /** The stdio bus: programs in any language as workers, asked by JSON-RPC over their standard input and output. */
 
 import { checkInteger, checkOptions, checkSignal, shown } from "../check.ts";
-import { after } from "../clock.ts";
+import { systemClock, type Timer } from "../clock.ts";
 import {
   BusClosedError,
   type ExitReport,
@@ -136,7 +136,7 @@ export class StdioBus implements AsyncDisposable {
   #state: BusStateValue = BusState.CREATED;
   #starting: Promise<void> | null = null;
   #stopping: Promise<PoolExitReport[]> | null = null;
-  #timer: ReturnType<typeof setTimeout> | null = null;
+  #timer: Timer | null = null;
   #due = Infinity;
   /** Calls that have not settled. */
   #unsettled = 0;
@@ -257,7 +257,7 @@ export class StdioBus implements AsyncDisposable {
     await Promise.all([...this.#pools.values()].map((pool) => pool.allGone()));
     await Promise.all([...this.#servers].map((server) => server.stop()));
     for (const { subscription } of this.#subscribers) subscription.close();
-    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer?.close();
     this.#timer = null;
     this.#due = Infinity;
     this.#setState(BusState.STOPPED);
@@ -407,8 +407,8 @@ export class StdioBus implements AsyncDisposable {
   /** One timer for all calls: it is for the one that is due first, and looks again when it fires. */
   #expect(due: number, now: number): void {
     this.#due = due;
-    if (this.#timer) clearTimeout(this.#timer);
-    this.#timer = after(due - now, this.#onTime);
+    this.#timer?.close();
+    this.#timer = systemClock.after(due - now, this.#onTime);
     this.#timer.unref();
   }
 

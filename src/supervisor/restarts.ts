@@ -6,13 +6,13 @@ import type { ResolvedRestart } from "./options.ts";
 /** The restarts of one worker. The clock is the caller's. @internal */
 export class Restarts {
   readonly #options: ResolvedRestart;
-  readonly #random: (() => number) | undefined;
+  readonly #random: () => number;
   /** When each restart within the window was granted. */
   #granted: number[] = [];
   /** Pauses since the worker was last healthy. */
   #pauses = 0;
 
-  constructor(options: ResolvedRestart, random?: () => number) {
+  constructor(options: ResolvedRestart, random: () => number) {
     this.#options = options;
     this.#random = random;
   }

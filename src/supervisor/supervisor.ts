@@ -4,7 +4,7 @@ import { EventEmitter } from "node:events";
 import { BusClosedError, type ExitReport, InvalidStateError, WorkerFailedError, WorkerStartError } from "../errors.ts";
 import { shorten } from "../backoff.ts";
 import { checkInteger } from "../check.ts";
-import { startTimer } from "../clock.ts";
+import { startTimer, systemClock } from "../clock.ts";
 import { Hold, holdWhile } from "../hold.ts";
 import {
   INSTANCES_MAX,
@@ -74,7 +74,7 @@ interface Life<Link> {
   retired: boolean;
   /** It is to be replaced. */
   replacing: boolean;
-  age: { clear(): void } | null;
+  age: { close(): unknown } | null;
 }
 
 interface Worker<Link> {
@@ -318,7 +318,7 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
   #makeWorker(id: number): Worker<Link> {
     const first = Promise.withResolvers<void>();
     first.promise.catch(() => {}); // who waits for it hears of it
-    const restarts = new Restarts(this.pool.restart);
+    const restarts = new Restarts(this.pool.restart, systemClock.random);
     const abort = new AbortController();
     const still = { life: 0, restartCount: 0, isPaused: false, current: null, successor: null };
     return { id, restarts, abort, state: "starting", ...still, first };
@@ -403,7 +403,7 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
       if (over.aborted || !old) return;
       const worker = this.#beginAnew(old.id);
       worker.isPaused = true;
-      worker.restarts = new Restarts({ ...restart, limit: 0 });
+      worker.restarts = new Restarts({ ...restart, limit: 0 }, systemClock.random);
       worker.restartCount = old.restartCount + 1;
       const ended = new AbortController();
       const life = this.#keep(worker, true).then(() => ended.abort());
@@ -420,7 +420,7 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
     this.#pausedFor = null;
     for (const worker of this.#workers) {
       if (worker.state === "paused") void this.#keep(this.#beginAnew(worker.id), true);
-      else if (worker.isPaused) worker.restarts = new Restarts(this.pool.restart);
+      else if (worker.isPaused) worker.restarts = new Restarts(this.pool.restart, systemClock.random);
       worker.isPaused = false;
     }
     if (this.#hasWarned) this.#warn(`${this.#title} is no longer paused: ${why}.`);
@@ -461,7 +461,7 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
     const onAbort = (): void => giveUp("was stopped before it was ready");
     worker.abort.signal.addEventListener("abort", onAbort);
     const { startupTimeout } = this.pool;
-    const timer = startTimer(startupTimeout, () => giveUp(`was not ready within ${startupTimeout} ms`));
+    const timer = startTimer(systemClock, startupTimeout, () => giveUp(`was not ready within ${startupTimeout} ms`));
     void process.exited.then((report) => {
       giveUp("ended before it was ready");
       this.#ended(life, report);
@@ -486,7 +486,7 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
       const cause = error === abort.signal.reason ? undefined : error;
       throw new WorkerStartError(this.pool.name, worker.id, reason, report, cause);
     } finally {
-      timer.clear();
+      timer.close();
       worker.abort.signal.removeEventListener("abort", onAbort);
     }
   }
@@ -496,7 +496,9 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
     worker.current = life;
     this.#setLinks();
     const { maxAge } = this.pool.recycle;
-    life.age = startTimer(maxAge === Infinity ? 0 : shorten(maxAge, 0.1), () => this.#recycle(life));
+    life.age = startTimer(systemClock, maxAge === Infinity ? 0 : shorten(maxAge, 0.1, systemClock.random), () =>
+      this.#recycle(life),
+    );
     this.#setState(worker, "ready");
     const status = statusOf(worker);
     queueMicrotask(() => this.emit("ready", status));
@@ -517,7 +519,7 @@ export class Supervisor<Link extends WorkerLink = WorkerLink>
 
   #ended(life: Life<Link>, report: ExitReport): void {
     this.#lives.delete(life.process);
-    life.age?.clear();
+    life.age?.close();
     life.retired = true;
     this.#setLinks();
     life.link?.ended(report);

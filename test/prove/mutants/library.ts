@@ -320,7 +320,7 @@ export const libraryRules: LibraryRule[] = [
   {
     rule: "a stream that is read leaves the event loop its turns",
     file: "bus/stream.ts",
-    edits: [["if (isTurnOver()) return nextTurn().then(() => this.#next(reader));", ""]],
+    edits: [["if (isTurnOver()) return nextTurn(systemClock).then(() => this.#next(reader));", ""]],
     suite: "stream",
     test: "a slow reader leaves timers and the requests of others their turns",
   },
