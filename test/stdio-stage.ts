@@ -9,7 +9,7 @@ import type { StdioLink } from "../src/stdio/link.ts";
 import type { MakeSupervisor, PoolSupervisor } from "../src/stdio/pool.ts";
 import { StdioWorker } from "../src/stdio/worker.ts";
 import type { WorkerProcess } from "../src/supervisor/process.ts";
-import type { SupervisorEvents, WorkerStatus } from "../src/supervisor/supervisor.ts";
+import type { SupervisorEvents, WorkerStatus } from "../src/supervisor/events.ts";
 import { handlers } from "./fixtures/stdio-handlers.ts";
 
 /** A pool of the fixture, in Bun. */

@@ -15,7 +15,7 @@ import {
 import { Hold, holdWhile } from "../hold.ts";
 import { Latencies } from "../latency.ts";
 import { resolveStop, type StopOptions } from "../supervisor/options.ts";
-import type { WorkerState, WorkerStatus } from "../supervisor/supervisor.ts";
+import type { WorkerState, WorkerStatus } from "../supervisor/events.ts";
 import { Call, type CallOptions } from "./call.ts";
 import { resolveStdioOptions, type StdioBusOptions } from "./config.ts";
 import { LinkCounts, type LinkIdentity } from "./link.ts";

@@ -10,8 +10,9 @@ import {
   RequestTimeoutError,
   WorkerExitedError,
 } from "../errors.ts";
+import type { SupervisorEvents } from "../supervisor/events.ts";
 import type { Transport, WorkerProcess } from "../supervisor/process.ts";
-import { Supervisor, type SupervisorEvents } from "../supervisor/supervisor.ts";
+import { Supervisor } from "../supervisor/supervisor.ts";
 import { Call } from "./call.ts";
 import type { ResolvedStdioPool } from "./config.ts";
 import { sinkOf } from "./framing.ts";

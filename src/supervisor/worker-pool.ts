@@ -74,7 +74,7 @@ export class WorkerPool<Connection extends PooledConnection> {
       stdout: "inherit",
       open: (process, signal) => this.#open(process, signal),
     };
-    this.supervisor = new Supervisor({ ...workers.pool, name, env, instances: workers.min }, transport);
+    this.supervisor = new Supervisor({ ...workers.pool, name, env, instances: workers.min }, transport, clock);
     this.supervisor.unref(); // the bus decides what keeps the process alive
     this.supervisor.on("state", ({ id, state }, previous) => {
       if (this.#stopped) return;
