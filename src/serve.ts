@@ -5,9 +5,10 @@ import type { Answer, WorkerRequest } from "./bus/request.ts";
 import { checkChoice, checkKeys, checkOptions, shown } from "./check.ts";
 import { InvalidConfigError, ProtocolError, RpcError } from "./errors.ts";
 import { STDIO_VARIABLE } from "./stdio/config.ts";
-import { type Framing, FRAMINGS, sinkOf } from "./stdio/framing.ts";
+import { type Framing, FRAMINGS } from "./stdio/framing.ts";
 import { errorMember, readError, RPC, toJson } from "./stdio/rpc.ts";
 import { type ServeContext, type ServeHandler, type ServeHandlers, StdioWorker } from "./stdio/worker.ts";
+import { sinkOf } from "./stdio/writer.ts";
 
 export { RpcError, type ServeContext, type ServeHandler, type ServeHandlers };
 

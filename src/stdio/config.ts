@@ -1,11 +1,10 @@
 /** Options of a stdio bus: their defaults, their ranges, and the one error each wrong value gets. */
 
 import { checkChoice, checkInteger, checkKeys, checkOptions, checkTimeout, shown } from "../check.ts";
-import { InvalidConfigError, type SlotbusError } from "../errors.ts";
+import { type ExitReport, InvalidConfigError, type SlotbusError, type WorkerFailedError } from "../errors.ts";
 import { POOL_KEYS, type PoolOptions } from "../supervisor/options.ts";
-import type { PoolEvent, WorkerEvent } from "./bus.ts";
 import { type Framing, FRAMINGS } from "./framing.ts";
-import type { LinkIdentity } from "./link.ts";
+import type { LinkIdentity } from "./worker-connection.ts";
 
 /** Limits of the bus; a pool may have its own in their place. */
 export interface StdioLimits {
@@ -55,6 +54,27 @@ export interface StartingWorker extends LinkIdentity {
   request<T = unknown>(method: string, params?: unknown): Promise<T>;
   /** Tells it; as `bus.notify`. @throws (rejects) {InvalidStateError} when it is ready. */
   notify(method: string, params?: unknown): Promise<void>;
+}
+
+/** What became of a worker. */
+export interface WorkerEvent {
+  /** `"exited"`: a process ended, whatever the reason; what comes next tells what became of the worker. */
+  readonly event: "started" | "stopping" | "exited" | "stopped" | "restarting" | "paused" | "failed";
+  readonly pool: string;
+  readonly worker: number;
+  readonly life: number;
+  /** 0: it has no process now. */
+  readonly pid: number;
+  /** How the process ended; only of `"exited"`. */
+  readonly report?: ExitReport;
+}
+
+/** A pool whose workers end too often is paused, or no longer paused. */
+export interface PoolEvent {
+  readonly event: "paused" | "resumed";
+  readonly pool: string;
+  /** Why the last worker was paused; only of `"paused"`. */
+  readonly error?: WorkerFailedError;
 }
 
 /** What a `StdioBus` is made of, and who is told what happens. */

@@ -1,7 +1,7 @@
 /** One end of a JSON-RPC conversation: messages in and out, and the requests of both sides that are not answered yet. */
 
 import { RpcError } from "../errors.ts";
-import { type ByteSink, Fault, type Framing, type MessageReader, messageReader, Outbox } from "./framing.ts";
+import { Fault, type Framing, type MessageReader, messageReader } from "./framing.ts";
 import {
   CANCEL,
   cancelJson,
@@ -15,6 +15,7 @@ import {
   type RpcId,
   type RpcMessage,
 } from "./rpc.ts";
+import { type ByteSink, MessageWriter } from "./writer.ts";
 
 /** How much a peer takes from the other side. */
 export interface PeerLimits {
@@ -60,8 +61,6 @@ export interface PeerOwner<C> {
   broken?(): void;
 }
 
-/** Times a write is put off for other messages of the same turn. */
-const PUT_OFF = 3;
 const resolved = Promise.resolve();
 
 /** A request or notification of the other side, as the handlers of a worker get it. Its functions need no `this`. */
@@ -111,8 +110,7 @@ export class PeerRequest {
 }
 
 /**
- * One end of a JSON-RPC conversation over a sink and chunks of bytes. It frames and gathers what is written, reads no more than
- * the limits allow, and keeps the requests of both sides by id:
+ * One end of a JSON-RPC conversation over a sink and chunks of bytes. It reads no more than the limits allow, and keeps the requests of both sides by id:
  *
  * - A call (`C` is the owner's record of it) is answered once. What comes for an id that is not open is {@link PeerOwner.strayed}.
  * - A request whose id is that of one not answered yet is refused with -32600 and does not run. The first one goes on.
@@ -122,11 +120,10 @@ export class PeerRequest {
  */
 export class RpcPeer<C = never> {
   readonly #owner: PeerOwner<C>;
-  readonly #sink: ByteSink;
   readonly #limits: PeerLimits;
   /** Reason of a signal that `$/cancelRequest` aborts. */
   readonly #cancelled: () => unknown;
-  readonly #outbox: Outbox;
+  readonly #writer: MessageWriter;
   readonly #messages: MessageReader;
   readonly #calls = new Map<RpcId, C>();
   /** Requests that this side has not answered. */
@@ -135,12 +132,6 @@ export class RpcPeer<C = never> {
   #asking: PeerRequest | null = null;
   /** Number of these, and of notifications whose handlers run. */
   #running = 0;
-  /** Bytes that the sink has not taken yet, without those of the outbox. */
-  #writing = 0;
-  #isFlushing = false;
-  #putOff = 0;
-  #seenBytes = 0;
-  #isOpen = true;
   /** `null`: no more bytes come. */
   #unread: (Uint8Array | null)[] = [];
   /** Promises of the owner that are waited for before more is read. */
@@ -152,10 +143,13 @@ export class RpcPeer<C = never> {
 
   constructor(owner: PeerOwner<C>, sink: ByteSink, limits: PeerLimits, cancelled: () => unknown) {
     this.#owner = owner;
-    this.#sink = sink;
     this.#limits = limits;
     this.#cancelled = cancelled;
-    this.#outbox = new Outbox(limits.framing);
+    const broken = (): void => {
+      this.stopWriting();
+      owner.broken?.();
+    };
+    this.#writer = new MessageWriter(sink, limits.framing, () => this.#wrote(), broken);
     this.#messages = messageReader(limits.framing, limits.maxMessageBytes);
   }
 
@@ -198,24 +192,19 @@ export class RpcPeer<C = never> {
 
   /** Whether messages are still written. */
   get isOpen(): boolean {
-    return this.#isOpen;
+    return this.#writer.isOpen;
   }
 
   /** Bytes that the other side has not taken. */
   get queuedBytes(): number {
-    return this.#outbox.bytes + this.#writing;
+    return this.#writer.queuedBytes;
   }
 
   /** Writes a message with the others of this turn. */
   post(json: string): void {
-    if (!this.#isOpen) return;
-    const bytes = this.#outbox.add(json);
+    if (!this.#writer.isOpen) return;
+    const bytes = this.#writer.add(json);
     this.#owner.posted?.(bytes);
-    if (this.#isFlushing || this.#writing > 0) return;
-    this.#isFlushing = true;
-    this.#putOff = 0;
-    this.#seenBytes = 0;
-    queueMicrotask(this.#flush);
   }
 
   /** Sends a piece of the answer to the request with this id before the answer. Returns as {@link room}. */
@@ -236,9 +225,7 @@ export class RpcPeer<C = never> {
 
   /** Writes nothing more and forgets what waits. A reason aborts the requests that are not answered. */
   stopWriting(reason?: unknown): void {
-    this.#isOpen = false;
-    this.#outbox.clear();
-    this.#writing = 0;
+    this.#writer.close();
     if (reason !== undefined) for (const request of [this.#asking, ...this.#requests.values()]) request?.abort(reason);
     this.#wake();
   }
@@ -247,46 +234,15 @@ export class RpcPeer<C = never> {
     while (!isSo()) await new Promise<void>((wake) => this.#waiters.push(wake));
   }
 
-  /** Code that got answers in this turn asks again in its microtasks: its requests go out in one write. */
-  readonly #flush = (): void => {
-    const { bytes } = this.#outbox;
-    if (bytes !== this.#seenBytes && this.#putOff++ < PUT_OFF) {
-      this.#seenBytes = bytes;
-      queueMicrotask(this.#flush);
-      return;
-    }
-    this.#isFlushing = false;
-    this.write();
-  };
-
   /** Writes what waits now, as far as the sink takes it. */
   write(): void {
-    if (this.#writing > 0) return;
-    while (this.#writing === 0 && this.#outbox.bytes > 0) {
-      const { bytes } = this.#outbox;
-      try {
-        const full = this.#sink.write(this.#outbox.take());
-        if (full === null) continue;
-        this.#writing = bytes - this.#outbox.bytes;
-        full.then(this.#onDrained, this.#onBroken);
-      } catch {
-        return this.#onBroken();
-      }
-    }
+    this.#writer.write();
+  }
+
+  #wrote(): void {
     this.#owner.wrote?.();
     this.#wake();
   }
-
-  readonly #onDrained = (): void => {
-    this.#writing = 0;
-    this.write();
-  };
-
-  readonly #onBroken = (): void => {
-    if (!this.#isOpen) return;
-    this.stopWriting();
-    this.#owner.broken?.();
-  };
 
   /** Something was written or answered: wakes those who wait for it, and reads on. */
   #wake(): void {

@@ -41,7 +41,7 @@ export class RawStdioBus implements AsyncDisposable {
   constructor(options: StdioBusOptions) {
     this.#bus = new StdioBus(options);
     this.#bus.onRequest("*", (_, { message, signal }) => this.#ask(message, signal));
-    this.#bus.onNotification = (message) => this.#emit(toJson(message, "a notification"));
+    this.#bus.audience.onNotification = (message) => this.#emit(toJson(message, "a notification"));
   }
 
   get state(): BusStateValue {

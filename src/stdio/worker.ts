@@ -1,9 +1,10 @@
 /** The worker's end of a stdio bus: reads requests, runs their handlers, writes each answer. */
 
 import { RpcError } from "../errors.ts";
-import type { BytePair, Fault, Framing } from "./framing.ts";
+import type { Fault, Framing } from "./framing.ts";
 import { type PeerOwner, PeerRequest, RpcPeer } from "./peer.ts";
 import { errorJson, READY, RPC, type RpcMessage } from "./rpc.ts";
+import type { BytePair } from "./writer.ts";
 
 /** What a handler knows of its call besides the params; the same over stdio and over a bus. Its functions need no `this`. */
 export interface ServeContext {

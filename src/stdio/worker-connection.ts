@@ -1,11 +1,13 @@
 /** One worker's end of the bus: the calls that it has, over a pair of byte streams, until its process has ended. */
 
+import type { Clock, Timer } from "../clock.ts";
 import { type ExitReport, ProtocolError, WorkerExitedError } from "../errors.ts";
 import type { WorkerLink, WorkerProcess } from "../supervisor/process.ts";
 import type { Call } from "./call.ts";
-import type { BytePair, Fault } from "./framing.ts";
+import type { Fault } from "./framing.ts";
 import { type PeerLimits, type PeerOwner, type PeerRequest, RpcPeer } from "./peer.ts";
 import { PROGRESS, peekId, readError, READY, type RpcId, type RpcMessage, toJson } from "./rpc.ts";
+import type { BytePair } from "./writer.ts";
 
 /** Who a worker is. */
 export interface LinkIdentity {
@@ -18,14 +20,14 @@ export interface LinkIdentity {
   readonly pid: number;
 }
 
-/** What a link may take and what it does with what is wrong. */
-export interface LinkLimits extends PeerLimits {
+/** What a connection may take and what it does with what is wrong. */
+export interface ConnectionLimits extends PeerLimits {
   readonly maxTimeouts: number;
   readonly onFault: "skip" | "restart";
 }
 
-/** What a link counts; the bus adds these up. */
-export class LinkCounts {
+/** What a connection counts; the bus adds these up. */
+export class ConnectionCounts {
   messagesIn = 0;
   bytesIn = 0;
   messagesOut = 0;
@@ -33,7 +35,7 @@ export class LinkCounts {
   late = 0;
   protocolErrors = 0;
 
-  add(other: LinkCounts): void {
+  add(other: ConnectionCounts): void {
     this.messagesIn += other.messagesIn;
     this.bytesIn += other.bytesIn;
     this.messagesOut += other.messagesOut;
@@ -43,11 +45,11 @@ export class LinkCounts {
   }
 }
 
-/** What a link needs of its process. */
-export type LinkProcess = Pick<WorkerProcess, "kill" | "served" | "recycle">;
+/** What a connection needs of its process. */
+export type ConnectionProcess = Pick<WorkerProcess, "kill" | "served" | "recycle">;
 
-/** What a link tells its bus. */
-export interface LinkHost {
+/** What a connection tells its bus. */
+export interface ConnectionHost {
   /** The worker asks. Its answer is awaited; a rejection is answered as an error. */
   asked(worker: LinkIdentity, message: RpcMessage, signal: AbortSignal): unknown;
   /** A notification; what comes next is read when a promise that is returned has settled. */
@@ -56,18 +58,19 @@ export interface LinkHost {
   fault(worker: LinkIdentity, error: ProtocolError): void;
 }
 
-/** What a link tells its pool. */
-export interface LinkOwner {
+/** What a connection tells its pool. */
+export interface ConnectionOwner {
+  readonly clock: Clock;
   /** The worker answered, or its answer cannot be read. */
   settled(call: Call, isError: boolean, value: unknown): void;
   /** It can take a call again that it could not take before. */
-  hasRoom(link: StdioLink): void;
+  hasRoom(connection: WorkerConnection): void;
   /** The worker has ended with these unanswered. */
   died(calls: Call[], report: ExitReport): void;
   /** Its process has ended and all that it wrote was read. */
-  gone(link: StdioLink): void;
+  gone(connection: WorkerConnection): void;
   /** It can take no more: it closed a stream, or its process has ended. */
-  closed(link: StdioLink): void;
+  closed(connection: WorkerConnection): void;
 }
 
 /** From the end of a process to the end of its output, in ms: a child of its own may hold the pipe open. */
@@ -91,15 +94,15 @@ function methodJson(method: string): string {
 }
 
 /** The host's end of one worker: never more calls and bytes than its limits, and every call goes back to its owner once. */
-export class StdioLink implements WorkerLink, PeerOwner<Call> {
+export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   readonly identity: LinkIdentity;
-  readonly counts = new LinkCounts();
+  readonly counts = new ConnectionCounts();
   /** Calls that must go to this worker and wait until it has room. */
   readonly waiting = new Set<Call>();
-  readonly #limits: LinkLimits;
-  readonly #owner: LinkOwner;
-  readonly #host: LinkHost;
-  readonly #process: LinkProcess;
+  readonly #limits: ConnectionLimits;
+  readonly #owner: ConnectionOwner;
+  readonly #host: ConnectionHost;
+  readonly #process: ConnectionProcess;
   readonly #peer: RpcPeer<Call>;
   #nextId = 1;
   #report: ExitReport | null = null;
@@ -109,7 +112,7 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
   /** What was read is held up by its receiver. */
   #isHeld = false;
   #reader: { cancel(): Promise<void> } | null = null;
-  #silence: ReturnType<typeof setTimeout> | null = null;
+  #silence: Timer | null = null;
   #speaksKeys = false;
   /** Since its last answer. */
   #timeouts = 0;
@@ -121,10 +124,10 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
   constructor(
     identity: LinkIdentity,
     pair: BytePair,
-    limits: LinkLimits,
-    owner: LinkOwner,
-    host: LinkHost,
-    process: LinkProcess,
+    limits: ConnectionLimits,
+    owner: ConnectionOwner,
+    host: ConnectionHost,
+    process: ConnectionProcess,
   ) {
     this.identity = identity;
     this.#limits = limits;
@@ -185,9 +188,9 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
       return;
     }
     this.#nextId = id + 1;
-    call.link = this;
+    call.connection = this;
     call.id = id;
-    call.sentAt = performance.now();
+    call.sentAt = this.#owner.clock.now();
     this.#peer.ask(id, call, json);
   }
 
@@ -248,7 +251,7 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
   #die(): void {
     if (this.#isDead) return;
     this.#isDead = true;
-    if (this.#silence) clearTimeout(this.#silence);
+    this.#silence?.close();
     this.#owner.died(this.#peer.takeAll(), this.#report!);
     this.#dead.resolve();
   }
@@ -268,8 +271,8 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
   }
 
   #setSilence(ms: number, then: () => void): void {
-    if (this.#silence) clearTimeout(this.#silence);
-    this.#silence = setTimeout(then, ms);
+    this.#silence?.close();
+    this.#silence = this.#owner.clock.after(ms, then);
   }
 
   // ---- writing and reading --------------------------------------------------------------------------------------------
