@@ -51,7 +51,7 @@ const decoder = new TextDecoder();
  * already: its first worker ends the process.
  */
 export function serve(handlers: ServeHandlers, options: ServeWorkerOptions = {}): Served {
-  checkKeys("serve", checkOptions("serve", options), ["bus", "directory", "framing"]);
+  checkKeys("serve", options, ["bus", "directory", "framing"]);
   for (const [method, handler] of Object.entries(checkOptions("serve's handlers", handlers))) {
     if (typeof handler !== "function") {
       throw new InvalidConfigError(`the handler of ${shown(method)} is ${shown(handler)}; it must be a function.`);

@@ -42,7 +42,6 @@ const grab = (resolve: Resolve, reject: Reject): void => {
   ends.resolve = resolve;
   ends.reject = reject;
 };
-const noOptions: StdioRequestOptions = {};
 
 /**
  * Worker processes that speak JSON-RPC 2.0 over their standard input and output: any program that reads and writes lines of JSON.
@@ -237,16 +236,23 @@ export class StdioBus implements AsyncDisposable {
    * read; {@link UnknownPoolError}, {@link InvalidConfigError}, {@link InvalidStateError}; the reason of the signal.
    */
   request<T = unknown>(method: string, params?: unknown, options?: StdioRequestOptions): Promise<T> {
-    const promise = new Promise(grab);
-    this.#call("request", method, params, null, options, ends.resolve, ends.reject);
-    return promise as Promise<T>;
+    return this.#ask("request", method, params, options) as Promise<T>;
   }
 
   /** Tells a worker something; resolves when it is on its way. It waits for room and rejects as {@link request} does. */
   notify(method: string, params?: unknown, options?: StdioRequestOptions): Promise<void> {
+    return this.#ask("notification", method, params, options) as Promise<void>;
+  }
+
+  #ask(
+    kind: Call["kind"],
+    method: string,
+    params: unknown,
+    options: StdioRequestOptions | undefined,
+  ): Promise<unknown> {
     const promise = new Promise(grab);
-    this.#call("notification", method, params, null, options, ends.resolve, ends.reject);
-    return promise as Promise<void>;
+    this.#call(kind, method, params, null, options, ends.resolve, ends.reject);
+    return promise;
   }
 
   /**
@@ -256,7 +262,7 @@ export class StdioBus implements AsyncDisposable {
    *
    * @throws (rejects) as {@link request} does, but for RpcError.
    */
-  send(message: RpcMessage, options: StdioRequestOptions = noOptions): Promise<RpcMessage | undefined> {
+  send(message: RpcMessage, options: StdioRequestOptions = {}): Promise<RpcMessage | undefined> {
     const promise = new Promise(grab);
     this.forward(message, options, ends.resolve, ends.reject);
     return promise as Promise<RpcMessage | undefined>;

@@ -117,7 +117,7 @@ export class Client implements PeerOwner<Question>, ByteSink {
     this.#aheadBytes += bytes.length;
     if (this.#aheadBytes >= this.#rules.maxMessageBytes) this.#socket.pause();
     void all.then(() => {
-      if (this.#aheadBytes >= this.#rules.maxMessageBytes && this.#peer.isOpen) this.#socket.resume();
+      if (this.#aheadBytes >= this.#rules.maxMessageBytes && this.#peer.out.isOpen) this.#socket.resume();
       this.#aheadBytes = 0;
     });
   }
@@ -152,7 +152,7 @@ export class Client implements PeerOwner<Question>, ByteSink {
 
   /** Closes it behind what waits for it; resolves when it is closed, after a second in any case. */
   async end(): Promise<void> {
-    if (!this.#peer.isOpen) return;
+    if (!this.#peer.out.isOpen) return;
     this.#isEnding = true;
     this.#peer.stopReading();
     const timer = this.#host.clock.after(END_MS, () => this.#socket.terminate());
@@ -297,7 +297,7 @@ export class Client implements PeerOwner<Question>, ByteSink {
 
   /** Of a worker; one that finds no room is dropped and counted. */
   tell(message: RpcMessage): void {
-    if (this.#peer.queuedBytes < this.#rules.maxQueuedBytes) this.#peer.post(toJson(message, "a notification"));
+    if (this.#peer.out.queuedBytes < this.#rules.maxQueuedBytes) this.#peer.post(toJson(message, "a notification"));
     else this.#host.counts.dropped++;
   }
 }

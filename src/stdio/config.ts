@@ -2,7 +2,7 @@
 
 import { checkChoice, checkInteger, checkKeys, checkOptions, checkTimeout, shown } from "../check.ts";
 import { type ExitReport, InvalidConfigError, type SlotbusError, type WorkerFailedError } from "../errors.ts";
-import { POOL_KEYS, type PoolOptions } from "../supervisor/options.ts";
+import { checkBoolean, POOL_KEYS, type PoolOptions } from "../supervisor/options.ts";
 import { type Framing, FRAMINGS } from "./framing.ts";
 import type { LinkIdentity } from "./worker-connection.ts";
 
@@ -99,17 +99,8 @@ export interface StdioBusOptions {
   onPool?: (event: PoolEvent) => void;
 }
 
-/** @internal Limits with their defaults. */
-export interface ResolvedLimits {
-  readonly maxInFlight: number;
-  readonly maxQueuedBytes: number;
-  readonly maxMessageBytes: number;
-  /** 0: none. */
-  readonly timeout: number;
-  readonly queue: { readonly limit: number; readonly policy: "reject" | "wait" };
-  readonly maxTimeouts: number;
-  readonly onFault: "skip" | "restart";
-}
+/** @internal Limits with their defaults; 0 in `timeout` is none. */
+export type ResolvedLimits = Readonly<Required<StdioLimits> & { queue: Required<StdioLimits["queue"]> }>;
 
 /** @internal A pool with its defaults; `program` is for the supervisor. */
 export interface ResolvedStdioPool {
@@ -148,10 +139,8 @@ const defaults: ResolvedLimits = {
 };
 
 function resolveLimits(of: string, given: StdioLimits | undefined, base: ResolvedLimits): ResolvedLimits {
-  const limits = checkOptions(of, given ?? {});
-  checkKeys(of, limits, LIMIT_KEYS);
-  const queue = checkOptions(`${of}.queue`, limits.queue ?? {});
-  checkKeys(`${of}.queue`, queue, ["limit", "policy"]);
+  const limits = checkKeys(of, given ?? {}, LIMIT_KEYS);
+  const queue = checkKeys(`${of}.queue`, limits.queue ?? {}, ["limit", "policy"]);
   const { maxTimeouts = base.maxTimeouts } = limits;
   return {
     maxInFlight: checkInteger(`${of}.maxInFlight`, limits.maxInFlight ?? base.maxInFlight, 1, 65_536),
@@ -169,8 +158,7 @@ function resolveLimits(of: string, given: StdioLimits | undefined, base: Resolve
 
 /** Fills in defaults. Throws {@link InvalidConfigError}. @internal */
 export function resolveStdioOptions(given: StdioBusOptions): ResolvedStdioPool[] {
-  const options = checkOptions("a StdioBus", given);
-  checkKeys("a StdioBus", options, BUS_KEYS);
+  const options = checkKeys("a StdioBus", given, BUS_KEYS);
   const limits = resolveLimits("limits", options.limits, defaults);
   for (const name of ["onLog", "onError", "onWorker", "onPool"] as const) {
     if (options[name] === undefined || typeof options[name] === "function") continue;
@@ -183,7 +171,7 @@ export function resolveStdioOptions(given: StdioBusOptions): ResolvedStdioPool[]
   const ids = new Set<string>();
   return pools.map((pool: StdioPoolOptions, index) => {
     const of = `pools[${index}]`;
-    checkKeys(of, checkOptions(of, pool), [...OWN_KEYS, ...PROGRAM_KEYS]);
+    checkKeys(of, pool, [...OWN_KEYS, ...PROGRAM_KEYS]);
     const { id } = pool;
     if (typeof id !== "string" || id === "" || id.length > 255) {
       throw new InvalidConfigError(`${of}.id is ${shown(id)}; it must be text of 1 to 255 characters.`);
@@ -192,9 +180,6 @@ export function resolveStdioOptions(given: StdioBusOptions): ResolvedStdioPool[]
       throw new InvalidConfigError(`two pools have the id ${shown(id)}.`, { hint: "Give each its own." });
     ids.add(id);
     const { ready = false, initialize } = pool;
-    if (typeof ready !== "boolean") {
-      throw new InvalidConfigError(`${of}.ready is ${shown(ready)}; it must be true or false.`);
-    }
     if (initialize !== undefined && typeof initialize !== "function") {
       throw new InvalidConfigError(`${of}.initialize is ${shown(initialize)}; it must be a function.`);
     }
@@ -204,7 +189,7 @@ export function resolveStdioOptions(given: StdioBusOptions): ResolvedStdioPool[]
     return {
       id,
       framing: checkChoice(`${of}.framing`, pool.framing ?? "ndjson", FRAMINGS),
-      ready,
+      ready: checkBoolean(`${of}.ready`, ready),
       initialize,
       limits: resolveLimits(`${of}.limits`, pool.limits, limits),
       program: programOf(pool),
@@ -251,8 +236,7 @@ export function fromStdioBusConfig(given: string | StdioBusConfig): StdioBusOpti
     });
   }
   checkKeys("the configuration", config, LEGACY_KEYS);
-  const limits = checkOptions("limits", config.limits ?? {});
-  checkKeys("limits", limits, LEGACY_LIMIT_KEYS);
+  const limits = checkKeys("limits", config.limits ?? {}, LEGACY_LIMIT_KEYS);
   const seconds = (name: keyof typeof limits, fallback: number): number =>
     1_000 * checkInteger(`limits.${name}`, limits[name] ?? fallback, name === "drain_timeout_sec" ? 0 : 1, 86_400);
   const window = seconds("restart_window_sec", 60);
@@ -269,8 +253,7 @@ export function fromStdioBusConfig(given: string | StdioBusConfig): StdioBusOpti
   };
   return {
     pools: config.pools.map((pool, index) => {
-      checkKeys(`pools[${index}]`, checkOptions(`pools[${index}]`, pool), LEGACY_POOL_KEYS);
-      const { id, command, args = [] } = pool;
+      const { id, command, args = [] } = checkKeys(`pools[${index}]`, pool, LEGACY_POOL_KEYS);
       const instances = checkInteger(`pools[${index}].instances`, pool.instances, 1, 1_024);
       return { id, command, args, instances, restart, stop: { drain } };
     }),

@@ -123,7 +123,8 @@ export class RpcPeer<C = never> {
   readonly #limits: PeerLimits;
   /** Reason of a signal that `$/cancelRequest` aborts. */
   readonly #cancelled: () => unknown;
-  readonly #writer: MessageWriter;
+  /** What it writes to. */
+  readonly out: MessageWriter;
   readonly #messages: MessageReader;
   readonly #calls = new Map<RpcId, C>();
   /** Requests that this side has not answered. */
@@ -149,7 +150,7 @@ export class RpcPeer<C = never> {
       this.stopWriting();
       owner.broken?.();
     };
-    this.#writer = new MessageWriter(sink, limits.framing, () => this.#wrote(), broken);
+    this.out = new MessageWriter(sink, limits.framing, () => this.#wrote(), broken);
     this.#messages = messageReader(limits.framing, limits.maxMessageBytes);
   }
 
@@ -190,20 +191,10 @@ export class RpcPeer<C = never> {
 
   // ---- writing --------------------------------------------------------------------------------------------------------
 
-  /** Whether messages are still written. */
-  get isOpen(): boolean {
-    return this.#writer.isOpen;
-  }
-
-  /** Bytes that the other side has not taken. */
-  get queuedBytes(): number {
-    return this.#writer.queuedBytes;
-  }
-
   /** Writes a message with the others of this turn. */
   post(json: string): void {
-    if (!this.#writer.isOpen) return;
-    const bytes = this.#writer.add(json);
+    if (!this.out.isOpen) return;
+    const bytes = this.out.add(json);
     this.#owner.posted?.(bytes);
   }
 
@@ -215,28 +206,23 @@ export class RpcPeer<C = never> {
 
   /** Returns a promise for when fewer bytes than `limit` wait, or nothing is written any more; `null`: it is so. */
   room(limit = this.#limits.maxQueuedBytes): Promise<void> | null {
-    return this.queuedBytes < limit ? null : this.#until(() => this.queuedBytes < limit);
+    return this.out.queuedBytes < limit ? null : this.#until(() => this.out.queuedBytes < limit);
   }
 
   /** Resolves when all was answered, by this side and by the other, and written. */
   async drain(): Promise<void> {
-    await this.#until(() => this.#calls.size + this.#running === 0 && this.queuedBytes === 0);
+    await this.#until(() => this.#calls.size + this.#running === 0 && this.out.queuedBytes === 0);
   }
 
   /** Writes nothing more and forgets what waits. A reason aborts the requests that are not answered. */
   stopWriting(reason?: unknown): void {
-    this.#writer.close();
+    this.out.close();
     if (reason !== undefined) for (const request of [this.#asking, ...this.#requests.values()]) request?.abort(reason);
     this.#wake();
   }
 
   async #until(isSo: () => boolean): Promise<void> {
     while (!isSo()) await new Promise<void>((wake) => this.#waiters.push(wake));
-  }
-
-  /** Writes what waits now, as far as the sink takes it. */
-  write(): void {
-    this.#writer.write();
   }
 
   #wrote(): void {
@@ -311,7 +297,7 @@ export class RpcPeer<C = never> {
     try {
       while (!this.#isStopped) {
         if (this.#holds > 0 || this.#running >= this.#limits.maxInFlight) return;
-        if (this.queuedBytes >= this.#limits.maxQueuedBytes) return;
+        if (this.out.queuedBytes >= this.#limits.maxQueuedBytes) return;
         const message = this.#messages.next();
         if (message !== undefined) {
           this.#receive(message);

@@ -47,7 +47,7 @@ const TCP_KEYS = ["port", "hostname", "token"];
 const UNIX_PATH_MAX = 108;
 
 function resolve(options: ServeOptions): PeerLimits & { maxClients: number } {
-  checkKeys("serve", checkOptions("serve", options), KEYS);
+  checkKeys("serve", options, KEYS);
   if ((options.unix === undefined) === (options.tcp === undefined)) {
     throw new InvalidConfigError("serve takes either `unix` or `tcp`.");
   }

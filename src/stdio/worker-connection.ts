@@ -152,7 +152,7 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
 
   /** Bytes that its pipe has not taken. */
   get queuedBytes(): number {
-    return this.#peer.queuedBytes;
+    return this.#peer.out.queuedBytes;
   }
 
   /** Calls that are with it now. */
@@ -162,7 +162,7 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
 
   /** Whether its process and its pipes are there. */
   get isOpen(): boolean {
-    return this.#peer.isOpen;
+    return this.#peer.out.isOpen;
   }
 
   /** Whether its process has ended. */
@@ -173,9 +173,9 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   /** Whether it takes one more. */
   canTake(): boolean {
     const peer = this.#peer;
-    const takes = peer.calls.size < this.#limits.maxInFlight && peer.queuedBytes < this.#limits.maxQueuedBytes;
+    const takes = peer.calls.size < this.#limits.maxInFlight && peer.out.queuedBytes < this.#limits.maxQueuedBytes;
     if (!takes) this.#wasFull = true;
-    return takes && peer.isOpen;
+    return takes && peer.out.isOpen;
   }
 
   /** Sends a call. Throws `InvalidConfigError` for what has no JSON; then nothing was sent. */

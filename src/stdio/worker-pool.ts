@@ -104,7 +104,7 @@ export class WorkerPool implements ConnectionOwner {
 
   /** Gives a call to a worker, or has it wait. */
   dispatch(call: Call): void {
-    if (this.#waiting.size > 0 || !this.#deliver(call)) this.#wait(call);
+    if (this.#waiting.size > 0 || !this.#deliver(call)) this.#wait(call, this.#waiting);
   }
 
   /** Its caller gives up, with that error. */
@@ -145,9 +145,7 @@ export class WorkerPool implements ConnectionOwner {
     const connection = key === undefined ? this.#leastBusy() : this.#ownerOf(key);
     if (!connection) return false;
     if (key !== undefined && (connection.waiting.size > 0 || !connection.canTake())) {
-      if (!this.#mayWait(call)) return true;
-      connection.waiting.add(call);
-      this.#waitingCount++;
+      this.#wait(call, connection.waiting);
       return true;
     }
     this.#send(connection, call);
@@ -195,22 +193,17 @@ export class WorkerPool implements ConnectionOwner {
 
   // ---- waiting --------------------------------------------------------------------------------------------------------
 
-  #wait(call: Call): void {
-    if (!this.#mayWait(call)) return;
-    if (this.#isHopeless()) {
-      call.settle(true, this.#failedError(call));
-      return;
-    }
-    this.#waiting.add(call);
-    this.#waitingCount++;
-  }
-
-  /** `false`: it was rejected. */
-  #mayWait(call: Call): boolean {
+  /** Has a call wait in that queue, unless the queues are full or no worker will come. */
+  #wait(call: Call, queue: Set<Call>): void {
     const { limit, policy } = this.options.limits.queue;
-    if (policy === "wait" || call.wasRetried || this.#waitingCount < limit) return true;
-    call.settle(true, new BackpressureError(`pool "${this.options.id}"`, this.#waitingCount, limit));
-    return false;
+    if (policy === "reject" && !call.wasRetried && this.#waitingCount >= limit) {
+      call.settle(true, new BackpressureError(`pool "${this.options.id}"`, this.#waitingCount, limit));
+    } else if (this.#isHopeless()) {
+      call.settle(true, this.#failedError(call));
+    } else {
+      queue.add(call);
+      this.#waitingCount++;
+    }
   }
 
   #forget(call: Call): void {
@@ -224,7 +217,7 @@ export class WorkerPool implements ConnectionOwner {
       if (call.options.key === undefined && !this.supervisor.links.some((connection) => connection.canTake())) return;
       if (this.supervisor.links.length === 0) return;
       this.#forget(call);
-      if (!this.#deliver(call)) this.#wait(call);
+      if (!this.#deliver(call)) this.#wait(call, this.#waiting);
     }
   }
 

@@ -64,7 +64,7 @@ export class StdioWorker implements PeerOwner<never> {
     try {
       for (let read = await reader.read(); !read.done && !this.#isStopped; read = await reader.read()) {
         const hold = this.#peer.push(read.value);
-        this.#peer.write();
+        this.#peer.out.write();
         if (hold) await hold;
       }
     } catch {
@@ -74,7 +74,7 @@ export class StdioWorker implements PeerOwner<never> {
   }
 
   received(): boolean {
-    if (++this.#received % WRITE_EVERY === 0) this.#peer.write();
+    if (++this.#received % WRITE_EVERY === 0) this.#peer.out.write();
     return true;
   }
 

@@ -138,15 +138,11 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
    * @throws (rejects) {InvalidConfigError}; {@link InvalidStateError} unless the pool runs; {@link WorkerFailedError} when a
    * new worker ended too often, and stays in the pool as `paused` or `failed`; {@link BusClosedError} when `stop` came first.
    */
-  resize(instances: number): Promise<void> {
-    try {
-      checkInteger("instances", instances, 0, INSTANCES_MAX);
-    } catch (error) {
-      return Promise.reject(error);
-    }
+  async resize(instances: number): Promise<void> {
+    checkInteger("instances", instances, 0, INSTANCES_MAX);
     const run = holdWhile(this.#resizing.then(() => this.#resize(instances)));
     this.#resizing = run.catch(() => {});
-    return run;
+    await run;
   }
 
   /** Keeps this process alive while it has a worker that is neither stopped nor given up (default). */
@@ -238,9 +234,7 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
 
   /** A new worker, in place of one that has no process any more if there is one. */
   #beginAnew(id: number): Worker<Connection> {
-    const worker = new Worker(this.#owner, id, this.#workers[id]);
-    this.#workers[id] = worker;
-    return worker;
+    return (this.#workers[id] = new Worker(this.#owner, id, this.#workers[id]));
   }
 
   // ---- the pause of a pool --------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { checkInteger, checkOptions, shown } from "../check.ts";
 import { MAX_TIMER_MS } from "../clock.ts";
 import { InvalidConfigError } from "../errors.ts";
-import { type PoolOptions, resolvePool } from "./options.ts";
+import { checkCount, type PoolOptions, resolvePool } from "./options.ts";
 
 /** Workers that the bus starts, keeps alive and stops itself. The rest as for any supervised pool. */
 export interface WorkersOptions extends Omit<PoolOptions, "name" | "command" | "instances"> {
@@ -74,10 +74,7 @@ export function resolveWorkers(given: WorkersOptions, limit: number): ResolvedWo
     min,
     max,
     idle: checkInteger("workers.idle", idle ?? 30_000, 1, MAX_TIMER_MS, " ms"),
-    unresponsive:
-      unresponsive === Infinity
-        ? Infinity
-        : checkInteger("workers.unresponsive", unresponsive, 100, MAX_TIMER_MS, " ms, or Infinity"),
+    unresponsive: checkCount("workers.unresponsive", unresponsive, 100, " ms"),
     pool,
   };
 }
