@@ -102,7 +102,7 @@ class Caller {
     const { status, contentType, body } = reply;
     const isValue = status === 200 && (contentType === this.#method.codec.contentType || contentType === BYTES_TYPE);
     const isNothing = status === 204 && contentType === "";
-    if (!isValue && !isNothing) return this.#failed(reply, idempotent).then(raise);
+    if (!isValue && !isNothing) return this.#failed(reply, idempotent).then((error) => Promise.reject(error));
     return this.#output.check(this.#output.read(contentType, body));
   }
 
@@ -173,10 +173,6 @@ class Caller {
       true,
     );
   }
-}
-
-function raise(error: Error): never {
-  throw error;
 }
 
 function notItems({ contract, name }: ContractMethod): InvalidConfigError {

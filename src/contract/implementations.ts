@@ -241,15 +241,13 @@ function compare(client: string, worker: string): ContractDifference[] {
 
 /** Of one schema, or as many as there are errors. */
 function schemasDiffer(a: string, b: string): boolean {
-  const theirs = a.split("%2C");
-  const ours = b.split("%2C");
-  return theirs.length === ours.length && theirs.some((schema, i) => schemaDiffers(schema, ours[i]!));
-}
-
-function schemaDiffers(a: string, b: string): boolean {
-  const [vendorA, digestA] = a.split("%3A");
-  const [vendorB, digestB] = b.split("%3A");
-  return vendorA === vendorB && digestA !== undefined && digestB !== undefined && digestA !== digestB;
+  const theirs = a.split("%2C").map((schema) => schema.split("%3A"));
+  const ours = b.split("%2C").map((schema) => schema.split("%3A"));
+  if (theirs.length !== ours.length) return false;
+  return theirs.some(([vendor, digest], at) => {
+    const [ourVendor, ourDigest] = ours[at]!;
+    return vendor === ourVendor && digest !== undefined && ourDigest !== undefined && digest !== ourDigest;
+  });
 }
 
 function shown(field: string): string {

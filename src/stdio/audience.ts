@@ -46,12 +46,6 @@ export interface NotificationOptions extends SubscribeOptions {
   pool?: string | undefined;
 }
 
-interface Subscriber {
-  readonly method: string | undefined;
-  readonly pool: string | undefined;
-  readonly subscription: Subscription<WorkerNotification>;
-}
-
 /** The listeners of a bus. */
 export class Audience implements ConnectionHost {
   /** Items that subscriptions lost. */
@@ -61,7 +55,7 @@ export class Audience implements ConnectionHost {
   onNotification: ((message: RpcMessage) => Promise<unknown> | null) | null = null;
   readonly #options: StdioBusOptions;
   readonly #handlers = new Map<string, WorkerRequestHandler>();
-  readonly #subscribers = new Set<Subscriber>();
+  readonly #subscribers = new Map<Subscription<WorkerNotification>, NotificationOptions>();
 
   constructor(options: StdioBusOptions) {
     this.#options = options;
@@ -77,11 +71,10 @@ export class Audience implements ConnectionHost {
     };
   }
 
-  subscribe({ method, pool, ...rest }: NotificationOptions): Subscription<WorkerNotification> {
-    const close = (): void => void this.#subscribers.delete(subscriber);
-    const subscription = new Subscription<WorkerNotification>(rest, close, () => this.dropped++);
-    const subscriber: Subscriber = { method, pool, subscription };
-    this.#subscribers.add(subscriber);
+  subscribe(options: NotificationOptions): Subscription<WorkerNotification> {
+    const leave = (closed: Subscription<WorkerNotification>): void => void this.#subscribers.delete(closed);
+    const subscription = new Subscription(options, leave, () => this.dropped++);
+    this.#subscribers.set(subscription, { ...options });
     return subscription;
   }
 
@@ -105,10 +98,10 @@ export class Audience implements ConnectionHost {
     const method = message.method!;
     let room = this.onNotification?.(message) ?? null;
     for (const server of this.servers) server.notified(message);
-    for (const subscriber of this.#subscribers) {
-      if (subscriber.method !== undefined && subscriber.method !== method) continue;
-      if (subscriber.pool !== undefined && subscriber.pool !== pool) continue;
-      const wait = subscriber.subscription.push({ method, params: message.params, pool, worker, pid, message });
+    for (const [subscription, wanted] of this.#subscribers) {
+      if (wanted.method !== undefined && wanted.method !== method) continue;
+      if (wanted.pool !== undefined && wanted.pool !== pool) continue;
+      const wait = subscription.push({ method, params: message.params, pool, worker, pid, message });
       if (wait) room = room ? Promise.all([room, wait]) : wait;
     }
     return room;
@@ -116,13 +109,13 @@ export class Audience implements ConnectionHost {
 
   /** No subscription holds up a worker any more. */
   release(): void {
-    for (const { subscription } of this.#subscribers) subscription.release();
+    for (const subscription of this.#subscribers.keys()) subscription.release();
   }
 
   /** Stops the servers and closes the subscriptions. */
   async leave(): Promise<void> {
     await Promise.all([...this.servers].map((server) => server.stop()));
-    for (const { subscription } of this.#subscribers) subscription.close();
+    for (const subscription of this.#subscribers.keys()) subscription.close();
   }
 
   /** A worker wrote what is no message. */

@@ -7,22 +7,19 @@ import { Hold, holdWhile } from "../hold.ts";
 import { Latencies } from "../latency.ts";
 import { resolveStop, type StopOptions } from "../supervisor/options.ts";
 import { Audience, type NotificationOptions, type WorkerNotification, type WorkerRequestHandler } from "./audience.ts";
-import { Call, type CallOptions, checkCallOptions, checkTimeoutMs } from "./call.ts";
+import { Call, type CallOptions, checkCallOptions, checkTimeoutMs, type Reject, type Resolve } from "./call.ts";
 import type { ClientHost } from "./client.ts";
 import { resolveStdioOptions, type StdioBusOptions } from "./config.ts";
 import { kindOf, type RpcMessage } from "./rpc.ts";
 import { type ServeOptions, StdioServer } from "./server.ts";
-import type { StdioStats } from "./stats.ts";
+import { noTraffic, type StdioStats } from "./stats.ts";
 import type { Subscription } from "./subscription.ts";
-import { ConnectionCounts } from "./worker-connection.ts";
 import { type MakeSupervisor, WorkerPool } from "./worker-pool.ts";
 
 /** States of a bus, with the numbers they always had. */
 export const BusState = { CREATED: 0, STARTING: 1, RUNNING: 2, STOPPING: 3, STOPPED: 4 } as const;
 /** One of {@link BusState}. */
 export type BusStateValue = (typeof BusState)[keyof typeof BusState];
-
-const STATE_NAMES = ["CREATED", "STARTING", "RUNNING", "STOPPING", "STOPPED"] as const;
 
 /** What a request takes besides its method and params. */
 export interface StdioRequestOptions extends CallOptions {
@@ -35,8 +32,6 @@ export interface PoolExitReport extends ExitReport {
   readonly pool: string;
 }
 
-type Resolve = (value: unknown) => void;
-type Reject = (reason: unknown) => void;
 const ends: { resolve: Resolve; reject: Reject } = { resolve: () => {}, reject: () => {} };
 const grab = (resolve: Resolve, reject: Reject): void => {
   ends.resolve = resolve;
@@ -109,9 +104,7 @@ export class StdioBus implements AsyncDisposable {
 
   /** Workers that take requests now. */
   get workerCount(): number {
-    let count = 0;
-    for (const { supervisor } of this.#pools.values()) count += supervisor.links.length;
-    return count;
+    return [...this.#pools.values()].reduce((sum, { supervisor }) => sum + supervisor.links.length, 0);
   }
 
   /** Connections to the servers of {@link serve}. */
@@ -391,14 +384,14 @@ export class StdioBus implements AsyncDisposable {
   /** What the bus has done so far and has now: a new object. */
   stats(): StdioStats {
     const clients = this.#clients.counts;
-    const counts = new ConnectionCounts();
+    const traffic = noTraffic();
     let inFlight = 0;
     let waiting = 0;
     let workerRestarts = 0;
     const workers = [];
     const paused = [];
     for (const [id, pool] of this.#pools) {
-      counts.add(pool.counts());
+      pool.addTraffic(traffic);
       if (pool.supervisor.pausedFor) paused.push(id);
       inFlight += pool.inFlight;
       waiting += pool.waiting;
@@ -408,7 +401,7 @@ export class StdioBus implements AsyncDisposable {
       }
     }
     return {
-      ...counts,
+      ...traffic,
       workerRestarts,
       paused,
       routingErrors: this.#routingErrors,
@@ -430,6 +423,6 @@ export class StdioBus implements AsyncDisposable {
   }
 
   #stateError(operation: string, expected: string): InvalidStateError {
-    return new InvalidStateError("the bus", operation, STATE_NAMES[this.#state], expected);
+    return new InvalidStateError("the bus", operation, Object.keys(BusState)[this.#state]!, expected);
   }
 }

@@ -21,8 +21,10 @@ export interface CallOptions {
   onProgress?: ((value: unknown) => unknown) | undefined;
 }
 
-type Resolve = (value: unknown) => void;
-type Reject = (reason: unknown) => void;
+/** Settles a call. */
+export type Resolve = (value: unknown) => void;
+/** As {@link Resolve}. */
+export type Reject = (reason: unknown) => void;
 
 const none: CallOptions = {};
 const settledAlready = (): void => {};

@@ -4,6 +4,7 @@ import { checkChoice, checkInteger, checkKeys, checkOptions, checkTimeout, shown
 import { type ExitReport, InvalidConfigError, type SlotbusError, type WorkerFailedError } from "../errors.ts";
 import { checkBoolean, POOL_KEYS, type PoolOptions } from "../supervisor/options.ts";
 import { type Framing, FRAMINGS } from "./framing.ts";
+import { fromJson } from "./rpc.ts";
 import type { LinkIdentity } from "./worker-connection.ts";
 
 /** Limits of the bus; a pool may have its own in their place. */
@@ -229,7 +230,10 @@ export interface StdioBusConfig {
  * @throws {InvalidConfigError} for what is no JSON, for unknown keys, and for values out of range.
  */
 export function fromStdioBusConfig(given: string | StdioBusConfig): StdioBusOptions {
-  const config = checkOptions("a configuration", typeof given === "string" ? parse(given) : given);
+  const config = checkOptions(
+    "a configuration",
+    typeof given === "string" ? fromJson<StdioBusConfig>(given, "the configuration") : given,
+  );
   if ("transport" in config) {
     throw new InvalidConfigError("the configuration has `transport`, which is no option of a bus.", {
       hint: "Take it out, and call `bus.serve({ unix })` or `bus.serve({ tcp })` for clients from outside.",
@@ -262,12 +266,4 @@ export function fromStdioBusConfig(given: string | StdioBusConfig): StdioBusOpti
       maxQueuedBytes: checkInteger("limits.max_output_queue", limits.max_output_queue ?? 4 * 2 ** 20, 1_024, GIB),
     },
   };
-}
-
-function parse(text: string): StdioBusConfig {
-  try {
-    return JSON.parse(text) as StdioBusConfig;
-  } catch (cause) {
-    throw new InvalidConfigError(`the configuration is no JSON: ${(cause as Error).message}`, { cause });
-  }
 }

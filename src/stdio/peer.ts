@@ -146,11 +146,15 @@ export class RpcPeer<C = never> {
     this.#owner = owner;
     this.#limits = limits;
     this.#cancelled = cancelled;
+    const wrote = (): void => {
+      owner.wrote?.();
+      this.#wake();
+    };
     const broken = (): void => {
       this.stopWriting();
       owner.broken?.();
     };
-    this.out = new MessageWriter(sink, limits.framing, () => this.#wrote(), broken);
+    this.out = new MessageWriter(sink, limits.framing, wrote, broken);
     this.#messages = messageReader(limits.framing, limits.maxMessageBytes);
   }
 
@@ -223,11 +227,6 @@ export class RpcPeer<C = never> {
 
   async #until(isSo: () => boolean): Promise<void> {
     while (!isSo()) await new Promise<void>((wake) => this.#waiters.push(wake));
-  }
-
-  #wrote(): void {
-    this.#owner.wrote?.();
-    this.#wake();
   }
 
   /** Something was written or answered: wakes those who wait for it, and reads on. */

@@ -7,6 +7,7 @@ import type { Call } from "./call.ts";
 import type { Fault } from "./framing.ts";
 import { type PeerLimits, type PeerOwner, type PeerRequest, RpcPeer } from "./peer.ts";
 import { PROGRESS, peekId, readError, READY, type RpcId, type RpcMessage, toJson } from "./rpc.ts";
+import { noTraffic } from "./stats.ts";
 import type { BytePair } from "./writer.ts";
 
 /** Who a worker is. */
@@ -24,25 +25,6 @@ export interface LinkIdentity {
 export interface ConnectionLimits extends PeerLimits {
   readonly maxTimeouts: number;
   readonly onFault: "skip" | "restart";
-}
-
-/** What a connection counts; the bus adds these up. */
-export class ConnectionCounts {
-  messagesIn = 0;
-  bytesIn = 0;
-  messagesOut = 0;
-  bytesOut = 0;
-  late = 0;
-  protocolErrors = 0;
-
-  add(other: ConnectionCounts): void {
-    this.messagesIn += other.messagesIn;
-    this.bytesIn += other.bytesIn;
-    this.messagesOut += other.messagesOut;
-    this.bytesOut += other.bytesOut;
-    this.late += other.late;
-    this.protocolErrors += other.protocolErrors;
-  }
 }
 
 /** What a connection needs of its process. */
@@ -96,7 +78,7 @@ function methodJson(method: string): string {
 /** The host's end of one worker: never more calls and bytes than its limits, and every call goes back to its owner once. */
 export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   readonly identity: LinkIdentity;
-  readonly counts = new ConnectionCounts();
+  readonly counts = noTraffic();
   /** Calls that must go to this worker and wait until it has room. */
   readonly waiting = new Set<Call>();
   readonly #limits: ConnectionLimits;
@@ -135,7 +117,8 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
     this.#host = host;
     this.#process = process;
     // Answers are read however much waits to be written, or worker and host might wait for each other.
-    this.#peer = new RpcPeer(this, pair.sink, { ...limits, maxQueuedBytes: Infinity }, workerGaveUp);
+    const gaveUp = (): unknown => new DOMException("the worker gave up", "AbortError");
+    this.#peer = new RpcPeer(this, pair.sink, { ...limits, maxQueuedBytes: Infinity }, gaveUp);
     this.#ready.promise.catch(() => {});
     void this.#read(pair.source);
   }
@@ -439,8 +422,4 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
     const { pool, worker, pid } = this.identity;
     return `worker ${worker} of pool "${pool}" (pid ${pid})`;
   }
-}
-
-function workerGaveUp(): DOMException {
-  return new DOMException("the worker gave up", "AbortError");
 }

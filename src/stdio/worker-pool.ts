@@ -17,7 +17,8 @@ import type { Transport, WorkerProcess } from "../supervisor/process.ts";
 import { Supervisor } from "../supervisor/supervisor.ts";
 import { Call } from "./call.ts";
 import type { ResolvedStdioPool } from "./config.ts";
-import { ConnectionCounts, type ConnectionHost, type ConnectionOwner, WorkerConnection } from "./worker-connection.ts";
+import { type ConnectionHost, type ConnectionOwner, WorkerConnection } from "./worker-connection.ts";
+import { addTraffic, noTraffic, type Traffic } from "./stats.ts";
 import { sinkOf } from "./writer.ts";
 
 /** What the bus needs of a supervisor; a test may give another. */
@@ -52,7 +53,7 @@ export class WorkerPool implements ConnectionOwner {
   /** Of all processes whose output was not read to its end, also of those that take nothing new. */
   readonly #connections = new Set<WorkerConnection>();
   /** Of processes that have ended. */
-  readonly #past = new ConnectionCounts();
+  readonly #past = noTraffic();
   #turn = 0;
   readonly #whenGone: (() => void)[] = [];
   #lastExit: ExitReport | null = null;
@@ -94,12 +95,10 @@ export class WorkerPool implements ConnectionOwner {
     return this.#connections;
   }
 
-  /** Of all its processes, past ones too. */
-  counts(): ConnectionCounts {
-    const sum = new ConnectionCounts();
-    sum.add(this.#past);
-    for (const connection of this.#connections) sum.add(connection.counts);
-    return sum;
+  /** Adds what all its processes counted, past ones too. */
+  addTraffic(sum: Traffic): void {
+    addTraffic(sum, this.#past);
+    for (const connection of this.#connections) addTraffic(sum, connection.counts);
   }
 
   /** Gives a call to a worker, or has it wait. */
@@ -271,15 +270,7 @@ export class WorkerPool implements ConnectionOwner {
     this.#connections.add(connection);
     void process.exited.then((report) => connection.ended(report));
     if (ready) await connection.ready;
-    if (initialize) await this.#initialize(initialize, connection, process);
-    return connection;
-  }
-
-  async #initialize(
-    initialize: NonNullable<ResolvedStdioPool["initialize"]>,
-    connection: WorkerConnection,
-    process: WorkerProcess,
-  ): Promise<void> {
+    if (!initialize) return connection;
     let isReady = false;
     const ask = <T>(kind: Call["kind"], method: string, params: unknown): Promise<T> =>
       new Promise<unknown>((resolve, reject) => {
@@ -294,6 +285,7 @@ export class WorkerPool implements ConnectionOwner {
       notify: (method, params) => ask("notification", method, params),
     });
     isReady = true;
+    return connection;
   }
 
   settled(call: Call, isError: boolean, value: unknown): void {
@@ -320,7 +312,7 @@ export class WorkerPool implements ConnectionOwner {
 
   gone(connection: WorkerConnection): void {
     this.#connections.delete(connection);
-    this.#past.add(connection.counts);
+    addTraffic(this.#past, connection.counts);
     if (this.#connections.size > 0) return;
     for (const done of this.#whenGone.splice(0)) done();
   }

@@ -41,7 +41,7 @@ export class MessageWriter {
   #isFlushing = false;
   #putOff = 0;
   #seenBytes = 0;
-  #isOpen = true;
+  isOpen = true;
 
   /** `onWrote`: the sink took all that waited, or a part of it. `onBroken`: it failed; the writer is to be closed. */
   constructor(sink: ByteSink, framing: Framing, onWrote: () => void, onBroken: () => void) {
@@ -49,10 +49,6 @@ export class MessageWriter {
     this.#outbox = new Outbox(framing);
     this.#onWrote = onWrote;
     this.#onBroken = onBroken;
-  }
-
-  get isOpen(): boolean {
-    return this.#isOpen;
   }
 
   /** Bytes that the other side has not taken. */
@@ -106,12 +102,12 @@ export class MessageWriter {
   };
 
   readonly #onFailed = (): void => {
-    if (this.#isOpen) this.#onBroken();
+    if (this.isOpen) this.#onBroken();
   };
 
   /** Writes nothing more and forgets what waits. */
   close(): void {
-    this.#isOpen = false;
+    this.isOpen = false;
     this.#outbox.clear();
     this.#writing = 0;
   }
@@ -173,8 +169,7 @@ export class Outbox {
   take(): string | Uint8Array {
     if (this.#framing === "length") {
       const frames = this.#frames;
-      this.#frames = [];
-      this.bytes = 0;
+      this.clear();
       return frames.length === 1 ? frames[0]! : Buffer.concat(frames);
     }
     const piece = this.#pieces.shift();
@@ -183,9 +178,7 @@ export class Outbox {
       return piece.data;
     }
     const text = this.#text;
-    this.#text = "";
-    this.#textBytes = 0;
-    this.bytes = 0;
+    this.clear();
     return text;
   }
 

@@ -16,7 +16,7 @@ import {
 } from "./options.ts";
 import { findProgram, type Transport, type WorkerLink } from "./process.ts";
 import { Restarts } from "./restarts.ts";
-import { type Life, Worker, type WorkerOwner } from "./worker.ts";
+import { Worker, type WorkerOwner } from "./worker.ts";
 
 /**
  * Keeps the processes of a pool alive.
@@ -36,8 +36,6 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
   readonly #clock: Clock;
   readonly #owner: WorkerOwner<Connection>;
   #workers: Worker<Connection>[] = [];
-  /** Processes that may run: current, starting and draining ones. */
-  readonly #lives = new Set<Life<Connection>>();
   #phase: "stopped" | "starting" | "running" | "stopping" = "stopped";
   #starting: Promise<void> | null = null;
   #stopping: Promise<ExitReport[]> | null = null;
@@ -64,7 +62,7 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
       pool: this.pool,
       clock,
       transport,
-      lives: this.#lives,
+      lives: new Set(),
       tell: (event, ...args) => this.#tell(event, ...args),
       changed: () => this.#changed(),
       paused: (error, pauses) => this.#pausePool(error, pauses),
@@ -203,7 +201,7 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     this.#pauseEnd.abort();
     this.#pausedFor = null;
     for (const worker of this.#workers) worker.abort.abort(this.#closedError());
-    const reports = await Promise.all([...this.#lives].map((life) => life.retire(steps)));
+    const reports = await Promise.all([...this.#owner.lives].map((life) => life.retire(steps)));
     for (const worker of this.#workers) if (worker.state !== "failed") worker.setState("stopped");
     return reports.sort((a, b) => a.worker - b.worker || a.life - b.life);
   }
@@ -222,7 +220,7 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     }
     if (this.#pausedFor) this.#resume("`resize` was called");
     for (const worker of surplus) worker.abort.abort(this.#closedError());
-    const lives = [...this.#lives].filter(({ worker }) => surplus.includes(worker));
+    const lives = [...this.#owner.lives].filter(({ worker }) => surplus.includes(worker));
     await Promise.all(lives.map((life) => life.retire(this.pool.stop)));
     for (const worker of surplus) worker.setState("stopped");
     await Promise.all(added.map(({ first }) => first.promise));

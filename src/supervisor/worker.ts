@@ -267,9 +267,8 @@ export class Worker<Connection extends WorkerLink> {
 
   /** Of a worker whose program could not be started. */
   #neverRan(): ExitReport {
-    const { id: worker } = this;
     const end = { exitCode: null, signal: null, uptimeMs: 0, how: "itself", stderrTail: "" } as const;
-    return { worker, life: this.#life, pid: 0, ...end };
+    return { worker: this.id, life: this.#life, pid: 0, ...end };
   }
 }
 
