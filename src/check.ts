@@ -22,15 +22,16 @@ export function checkOptions<T>(of: string, options: T, example?: string): T {
   throw new InvalidConfigError(`the options of ${of} are ${shown(options)}; they must be an object.`);
 }
 
-/** Throws {@link InvalidConfigError} for a key that is not `known`, with the one that comes nearest. */
-export function checkKeys(of: string, given: object, known: readonly string[]): void {
-  for (const key of Object.keys(given)) {
+/** As {@link checkOptions}; throws also for a key that is not `known`, with the one that comes nearest. */
+export function checkKeys<T extends object>(of: string, given: T, known: readonly string[]): T {
+  for (const key of Object.keys(checkOptions(of, given))) {
     if (known.includes(key)) continue;
     const [near] = nearest(key, known);
     throw new InvalidConfigError(`${of} has no option ${shown(key)}.`, {
       hint: near ? `Did you mean ${near}?` : `It has ${known.join(", ")}.`,
     });
   }
+  return given;
 }
 
 /** Throws {@link InvalidConfigError} unless it is a signal, or none. */

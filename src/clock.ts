@@ -56,3 +56,14 @@ export function nextTurn(clock: Clock): Promise<void> {
 export function sleep(clock: Clock, ms: number): Promise<void> {
   return new Promise((resolve) => void clock.after(ms, resolve));
 }
+
+/** Resolves after `ms`, or when `signal` aborts. Unlike {@link sleep}, it does not keep the process alive. */
+export async function pause(clock: Clock, ms: number, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return;
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const timer = clock.after(ms, resolve);
+  timer.unref();
+  signal.addEventListener("abort", () => resolve(), { once: true });
+  await promise;
+  timer.close();
+}

@@ -5,9 +5,10 @@ import type { Answer, WorkerRequest } from "./bus/request.ts";
 import { checkChoice, checkKeys, checkOptions, shown } from "./check.ts";
 import { InvalidConfigError, ProtocolError, RpcError } from "./errors.ts";
 import { STDIO_VARIABLE } from "./stdio/config.ts";
-import { type Framing, FRAMINGS, sinkOf } from "./stdio/framing.ts";
+import { type Framing, FRAMINGS } from "./stdio/framing.ts";
 import { errorMember, readError, RPC, toJson } from "./stdio/rpc.ts";
 import { type ServeContext, type ServeHandler, type ServeHandlers, StdioWorker } from "./stdio/worker.ts";
+import { sinkOf } from "./stdio/writer.ts";
 
 export { RpcError, type ServeContext, type ServeHandler, type ServeHandlers };
 
@@ -50,7 +51,7 @@ const decoder = new TextDecoder();
  * already: its first worker ends the process.
  */
 export function serve(handlers: ServeHandlers, options: ServeWorkerOptions = {}): Served {
-  checkKeys("serve", checkOptions("serve", options), ["bus", "directory", "framing"]);
+  checkKeys("serve", options, ["bus", "directory", "framing"]);
   for (const [method, handler] of Object.entries(checkOptions("serve's handlers", handlers))) {
     if (typeof handler !== "function") {
       throw new InvalidConfigError(`the handler of ${shown(method)} is ${shown(handler)}; it must be a function.`);

@@ -2,8 +2,9 @@
 
 import { expect, test } from "bun:test";
 import fc from "fast-check";
-import { Fault, type Framing, FRAMINGS, messageReader, Outbox } from "../src/stdio/framing.ts";
+import { Fault, type Framing, FRAMINGS, messageReader } from "../src/stdio/framing.ts";
 import { peekId } from "../src/stdio/rpc.ts";
+import { Outbox } from "../src/stdio/writer.ts";
 
 /** All that a reader finds in chunks, and at their end. */
 function read(framing: Framing, chunks: Uint8Array[], limit = 1_000): unknown[] {

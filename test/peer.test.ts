@@ -200,6 +200,6 @@ describe("reading", () => {
     await broken.promise;
     await room;
     await peer.drain();
-    expect([peer.isOpen, peer.queuedBytes]).toEqual([false, 0]);
+    expect([peer.out.isOpen, peer.out.queuedBytes]).toEqual([false, 0]);
   });
 });

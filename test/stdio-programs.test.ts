@@ -2,7 +2,8 @@
 
 import { expect, test } from "bun:test";
 import { RpcError, WorkerExitedError } from "../src/errors.ts";
-import { StdioBus, type WorkerNotification } from "../src/stdio/bus.ts";
+import type { WorkerNotification } from "../src/stdio/audience.ts";
+import { StdioBus } from "../src/stdio/bus.ts";
 import type { StdioPoolOptions } from "../src/stdio/config.ts";
 import { isAlive } from "./stdio-stage.ts";
 import { rejection, until } from "./support.ts";

@@ -7,10 +7,11 @@ import { join } from "node:path";
 import type { Socket } from "bun";
 import { AddressInUseError, InvalidConfigError, InvalidStateError } from "../src/errors.ts";
 import type { StdioBus } from "../src/stdio/bus.ts";
-import { type Framing, messageReader, Outbox } from "../src/stdio/framing.ts";
+import { type Framing, messageReader } from "../src/stdio/framing.ts";
 import { RawStdioBus } from "../src/stdio/raw.ts";
 import type { RpcMessage } from "../src/stdio/rpc.ts";
 import type { ServeOptions } from "../src/stdio/server.ts";
+import { Outbox } from "../src/stdio/writer.ts";
 import { fixture, running } from "./stdio-stage.ts";
 import { rejection, until } from "./support.ts";
 

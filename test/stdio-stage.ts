@@ -1,15 +1,15 @@
-/** What the tests of the stdio bus share: buses over real processes, and one over links in memory. */
+/** What the tests of the stdio bus share: buses over real processes, and one over connections in memory. */
 
 import { EventEmitter } from "node:events";
 import { join } from "node:path";
 import type { ExitReport } from "../src/errors.ts";
 import { StdioBus } from "../src/stdio/bus.ts";
 import type { StdioBusOptions, StdioPoolOptions } from "../src/stdio/config.ts";
-import type { StdioLink } from "../src/stdio/link.ts";
-import type { MakeSupervisor, PoolSupervisor } from "../src/stdio/pool.ts";
+import type { WorkerConnection } from "../src/stdio/worker-connection.ts";
+import type { MakeSupervisor, PoolSupervisor } from "../src/stdio/worker-pool.ts";
 import { StdioWorker } from "../src/stdio/worker.ts";
 import type { WorkerProcess } from "../src/supervisor/process.ts";
-import type { SupervisorEvents, WorkerStatus } from "../src/supervisor/supervisor.ts";
+import type { SupervisorEvents, WorkerStatus } from "../src/supervisor/events.ts";
 import { handlers } from "./fixtures/stdio-handlers.ts";
 
 /** A pool of the fixture, in Bun. */
@@ -83,14 +83,14 @@ class FakeProcess implements WorkerProcess {
   recycle(): void {}
 }
 
-/** Links in memory in place of processes; what dies stays dead. */
+/** Connections in memory in place of processes; what dies stays dead. */
 export class FakeSupervisor extends EventEmitter<SupervisorEvents> implements PoolSupervisor {
-  links: StdioLink[] = [];
+  links: WorkerConnection[] = [];
   readonly pausedFor = null;
   readonly isDown = false;
   readonly processes: FakeProcess[] = [];
   readonly #instances: number;
-  readonly #open: (process: WorkerProcess, signal: AbortSignal) => Promise<StdioLink>;
+  readonly #open: (process: WorkerProcess, signal: AbortSignal) => Promise<WorkerConnection>;
 
   constructor(...[pool, transport]: Parameters<MakeSupervisor>) {
     super();

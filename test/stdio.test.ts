@@ -20,8 +20,13 @@ import {
   WorkerExitedError,
   type WorkerFailedError,
 } from "../src/errors.ts";
-import { BusState, StdioBus, type WorkerEvent } from "../src/stdio/bus.ts";
-import { fromStdioBusConfig, type StartingWorker, type StdioBusOptions } from "../src/stdio/config.ts";
+import { BusState, StdioBus } from "../src/stdio/bus.ts";
+import {
+  fromStdioBusConfig,
+  type StartingWorker,
+  type StdioBusOptions,
+  type WorkerEvent,
+} from "../src/stdio/config.ts";
 import { lives } from "./line-transport.ts";
 import { fixture, isAlive, running } from "./stdio-stage.ts";
 import { descriptors, rejection, until } from "./support.ts";

@@ -14,7 +14,7 @@ import {
 import { encodeRemote, readFailure } from "./failure.ts";
 import { type Chunks, isSequence, ItemReader, ItemSource } from "./items.ts";
 import type { Made, Sequence } from "./schema.ts";
-import { check, encodeValue, readValue, typeOf } from "./values.ts";
+import { Part, typeOf } from "./values.ts";
 
 /** `SlotBus.client`. */
 export function makeClient<C extends Contract>(bus: Asker, contract: C): Client<C> {
@@ -42,6 +42,8 @@ interface Reply {
 class Caller {
   readonly #bus: Asker;
   readonly #method: ContractMethod;
+  readonly #input: Part;
+  readonly #output: Part;
   readonly #options: CallOptions | undefined;
   /** Headers by content type: made once, so that the bus finds the head it wrote before. */
   readonly #headers = new Map<string, Pairs>();
@@ -49,6 +51,9 @@ class Caller {
   constructor(bus: Asker, method: ContractMethod) {
     this.#bus = bus;
     this.#method = method;
+    const { input, output } = method.declaration;
+    this.#input = new Part(method, "client", "input", input, false);
+    this.#output = new Part(method, "client", "output", output, true);
     this.#options = method.declaration.idempotent ? { idempotent: true } : undefined;
   }
 
@@ -89,18 +94,16 @@ class Caller {
     return { next: () => chunks.next(), cancel: () => response.cancel() };
   }
 
-  readonly #read = (reply: Reply): unknown => this.#output(reply, false);
-  readonly #readRepeated = (reply: Reply): unknown => this.#output(reply, true);
+  readonly #read = (reply: Reply): unknown => this.#resultOf(reply, false);
+  readonly #readRepeated = (reply: Reply): unknown => this.#resultOf(reply, true);
 
   /** The output of a reply. Throws, or the promise rejects. */
-  #output(reply: Reply, idempotent: boolean): unknown {
+  #resultOf(reply: Reply, idempotent: boolean): unknown {
     const { status, contentType, body } = reply;
     const isValue = status === 200 && (contentType === this.#method.codec.contentType || contentType === BYTES_TYPE);
     const isNothing = status === 204 && contentType === "";
-    if (!isValue && !isNothing) return this.#failed(reply, idempotent).then(raise);
-    const value = readValue(this.#method, "client", "output", contentType, body, true);
-    const { output } = this.#method.declaration;
-    return output === null ? value : check(this.#method, output, "client", "output", value, true);
+    if (!isValue && !isNothing) return this.#failed(reply, idempotent).then((error) => Promise.reject(error));
+    return this.#output.check(this.#output.read(contentType, body));
   }
 
   #resolve(given: CallOptions | undefined): CallOptions | undefined {
@@ -112,18 +115,16 @@ class Caller {
 
   /** The request with a checked input. Throws, or the promise rejects. */
   #request(input: unknown, options: CallOptions | undefined): BusRequest | Promise<BusRequest> {
-    const { takesItems, input: schema } = this.#method.declaration;
-    if (takesItems) throw notItems(this.#method);
-    const checked = schema === null ? null : check(this.#method, schema, "client", "input", input, false);
-    if (checked instanceof Promise) return checked.then(() => this.#valueRequest(input, options));
-    return this.#valueRequest(input, options);
+    if (this.#method.declaration.takesItems) throw notItems(this.#method);
+    const checking = this.#input.verify(input);
+    return checking ? checking.then(() => this.#valueRequest(input, options)) : this.#valueRequest(input, options);
   }
 
   #valueRequest(input: unknown, options: CallOptions | undefined): BusRequest {
     const method = this.#method;
     const type = typeOf(method, input);
     const coded = type !== "" && type !== BYTES_TYPE;
-    const body = coded ? encodeValue(method, "client", "input", input, false) : (input as Uint8Array | undefined);
+    const body = coded ? this.#input.encode(input) : (input as Uint8Array | undefined);
     return { method: "POST", path: method.path, headers: this.#headersOf(type, options), body };
   }
 
@@ -172,10 +173,6 @@ class Caller {
       true,
     );
   }
-}
-
-function raise(error: Error): never {
-  throw error;
 }
 
 function notItems({ contract, name }: ContractMethod): InvalidConfigError {

@@ -13,7 +13,7 @@ import {
   ValidationError,
 } from "../errors.ts";
 import type { ContractMethod } from "./contract.ts";
-import { check, encodeValue, malformed, readValue, typeOf } from "./values.ts";
+import { malformed, Part, type Side, typeOf } from "./values.ts";
 
 /** A failure without the data. */
 interface Failure {
@@ -51,12 +51,12 @@ export function isDeclared({ contract, name, declaration }: ContractMethod, erro
 /** Bytes of a declared error. Throws {@link ValidationError} when its data is not what the contract says. */
 export async function encodeDeclared(method: ContractMethod, error: ContractError): Promise<Uint8Array> {
   const { code, message, data } = error;
-  const part = `error ${code}`;
-  await check(method, errorSchema(method, code), "worker", part, data, true);
+  const part = errorPart(method, code, "worker");
+  await part.verify(data);
   const type = typeOf(method, data);
   const failure: Failure = { kind: "error", code, message, type };
   if (type === "") return encode(failure);
-  return encode(failure, data instanceof Uint8Array ? data : encodeValue(method, "worker", part, data, true));
+  return encode(failure, data instanceof Uint8Array ? data : part.encode(data));
 }
 
 export function encodeValidation({ part, issues, mayHaveExecuted }: ValidationError): Uint8Array {
@@ -70,22 +70,9 @@ export function encodeMismatch(differences: readonly ContractDifference[], near:
 /** Bytes of any other error, in a stream; outside of one the bus carries them itself. */
 export function encodeRemote(error: unknown): Uint8Array {
   const code = error instanceof SlotbusError ? error.code : "HANDLER_FAILED";
-  if (!(error instanceof Error)) {
-    return encode({
-      kind: "remote",
-      code,
-      name: "Error",
-      message: `the handler threw ${Bun.inspect(error)}`,
-      stack: "",
-    });
-  }
-  return encode({
-    kind: "remote",
-    code,
-    name: text(error.name),
-    message: text(error.message),
-    stack: text(error.stack),
-  });
+  const { name, message, stack } =
+    error instanceof Error ? error : { name: "Error", message: `the handler threw ${Bun.inspect(error)}`, stack: "" };
+  return encode({ kind: "remote", code, name: text(name), message: text(message), stack: text(stack) });
 }
 
 const TEXT_MAX = 8_192;
@@ -94,8 +81,9 @@ function text(value: unknown): string {
   return typeof value === "string" ? value.slice(0, TEXT_MAX) : "";
 }
 
-function errorSchema({ declaration }: ContractMethod, code: string) {
-  return Object.hasOwn(declaration.errors, code) ? declaration.errors[code]! : null;
+function errorPart(method: ContractMethod, code: string, side: Side): Part {
+  const { errors } = method.declaration;
+  return new Part(method, side, `error ${code}`, Object.hasOwn(errors, code) ? errors[code]! : null, true);
 }
 
 /** The error that a worker encoded; `mayHaveExecuted`: besides what it says itself, another worker may have run it. */
@@ -107,10 +95,9 @@ export async function readFailure(method: ContractMethod, bytes: Uint8Array, may
   switch (failure.kind) {
     case "error": {
       const code = text(failure.code);
-      const part = `error ${code}`;
+      const part = errorPart(method, code, "client");
       try {
-        const value = readValue(method, "client", part, text(failure.type), new Uint8Array(data), true);
-        const checked = await check(method, errorSchema(method, code), "client", part, value, true);
+        const checked = await part.check(part.read(text(failure.type), new Uint8Array(data)));
         return new ContractError(contract, name, code, checked, text(failure.message));
       } catch (error) {
         return error as Error;

@@ -8,7 +8,7 @@ import { CallContext, type ErrorMakers, type ErrorShapes } from "./context.ts";
 import { type Contract, type ContractMethod, FINGERPRINT, FINGERPRINT_FIELDS, type Handlers } from "./contract.ts";
 import { encodeDeclared, encodeMismatch, encodeRemote, encodeValidation, isDeclared } from "./failure.ts";
 import { type Chunks, isSequence, isThenable, ItemReader, ItemSource } from "./items.ts";
-import { check, encodeValue, readValue, typeOf } from "./values.ts";
+import { Part, typeOf } from "./values.ts";
 
 type Run = (input: unknown, ctx: CallContext) => unknown;
 
@@ -17,6 +17,8 @@ interface Served {
   method: ContractMethod;
   run: Run;
   errors: ErrorMakers<ErrorShapes>;
+  input: Part;
+  output: Part;
 }
 
 /** What a request's head says of its call: a head that comes again is not read again. */
@@ -60,7 +62,9 @@ export class Implementations {
     const methods = new Map([...this.#methods].filter(([, { method }]) => method.contract !== contract.name));
     for (const method of Object.values<ContractMethod>(contract.methods)) {
       const run = (given[method.name] as Run).bind(handlers);
-      methods.set(method.path, { method, run, errors: makeErrors(method) });
+      const input = new Part(method, "worker", "input", method.declaration.input, false);
+      const output = new Part(method, "worker", "output", method.declaration.output, true);
+      methods.set(method.path, { method, run, errors: makeErrors(method), input, output });
     }
     this.#methods = methods;
     this.#contracts.set(contract.name, contract);
@@ -111,7 +115,7 @@ export class Implementations {
 
   /** Answers a call; no promise unless a schema or the handler gave one. */
   #call(served: Served, request: WorkerRequest, { contentType }: Route): Answerable | Promise<Answerable> {
-    const input = readInput(served.method, request, contentType);
+    const input = readInput(served, request, contentType);
     return input instanceof Promise ? input.then((value) => run(served, request, value)) : run(served, request, input);
   }
 
@@ -131,7 +135,7 @@ export class Implementations {
       return isThenable(items) ? Promise.resolve(items).then(begin) : begin(items);
     };
     if (method.declaration.takesItems) return start(readItems(method, request, () => source?.sayEnough()));
-    const input = readInput(method, request, contentType);
+    const input = readInput(served, request, contentType);
     return input instanceof Promise ? input.then(start) : start(input);
   }
 
@@ -166,13 +170,11 @@ export class Implementations {
   }
 }
 
-function readInput(method: ContractMethod, request: WorkerRequest, contentType: string): unknown {
-  const { takesItems, input } = method.declaration;
-  if (takesItems) return readItems(method, request, () => {});
+function readInput({ method, input }: Served, request: WorkerRequest, contentType: string): unknown {
+  if (method.declaration.takesItems) return readItems(method, request, () => {});
   // JSON is parsed where it lies; bytes are the handler's own, and those of another codec too: what it makes may be views of them.
   const isParsed = contentType !== BYTES_TYPE && method.codec === json;
-  const value = readValue(method, "worker", "input", contentType, isParsed ? request.peek() : request.body, false);
-  return input === null ? value : check(method, input, "worker", "input", value, false);
+  return input.check(input.read(contentType, isParsed ? request.peek() : request.body));
 }
 
 function readItems(method: ContractMethod, request: WorkerRequest, onLeave: () => void): ItemReader {
@@ -185,26 +187,23 @@ function readItems(method: ContractMethod, request: WorkerRequest, onLeave: () =
 
 function run(served: Served, request: WorkerRequest, input: unknown): Answerable | Promise<Answerable> {
   const output = served.run(input, new CallContext(request, served.errors));
-  if (!isThenable(output)) return answer(served.method, output);
+  if (!isThenable(output)) return answer(served, output);
   // Settled already, as of an async function that awaited nothing: no turn is lost.
   if (output instanceof Promise && Bun.peek.status(output) === "fulfilled") {
-    return answer(served.method, Bun.peek(output) as unknown);
+    return answer(served, Bun.peek(output) as unknown);
   }
-  return Promise.resolve(output).then((value) => answer(served.method, value));
+  return Promise.resolve(output).then((value) => answer(served, value));
 }
 
-function answer(method: ContractMethod, value: unknown): Answerable | Promise<Answerable> {
-  const { output } = method.declaration;
-  const checked = output === null ? null : check(method, output, "worker", "output", value, true);
-  if (checked instanceof Promise) return checked.then(() => encodeAnswer(method, value));
-  return encodeAnswer(method, value);
+function answer(served: Served, value: unknown): Answerable | Promise<Answerable> {
+  const checking = served.output.verify(value);
+  return checking ? checking.then(() => encodeAnswer(served, value)) : encodeAnswer(served, value);
 }
 
-function encodeAnswer(method: ContractMethod, value: unknown): Answer | null {
+function encodeAnswer({ method, output }: Served, value: unknown): Answer | null {
   const contentType = typeOf(method, value);
   if (contentType === "") return null;
-  if (contentType === BYTES_TYPE) return { contentType, body: value as Uint8Array };
-  return { contentType, body: encodeValue(method, "worker", "output", value, true) };
+  return { contentType, body: contentType === BYTES_TYPE ? (value as Uint8Array) : output.encode(value) };
 }
 
 function failure(status: number, body: Uint8Array): Answer {
@@ -242,15 +241,13 @@ function compare(client: string, worker: string): ContractDifference[] {
 
 /** Of one schema, or as many as there are errors. */
 function schemasDiffer(a: string, b: string): boolean {
-  const theirs = a.split("%2C");
-  const ours = b.split("%2C");
-  return theirs.length === ours.length && theirs.some((schema, i) => schemaDiffers(schema, ours[i]!));
-}
-
-function schemaDiffers(a: string, b: string): boolean {
-  const [vendorA, digestA] = a.split("%3A");
-  const [vendorB, digestB] = b.split("%3A");
-  return vendorA === vendorB && digestA !== undefined && digestB !== undefined && digestA !== digestB;
+  const theirs = a.split("%2C").map((schema) => schema.split("%3A"));
+  const ours = b.split("%2C").map((schema) => schema.split("%3A"));
+  if (theirs.length !== ours.length) return false;
+  return theirs.some(([vendor, digest], at) => {
+    const [ourVendor, ourDigest] = ours[at]!;
+    return vendor === ourVendor && digest !== undefined && ourDigest !== undefined && digest !== ourDigest;
+  });
 }
 
 function shown(field: string): string {

@@ -3,8 +3,8 @@
 import type { ContractMethod } from "./contract.ts";
 import { encodeRemote, readFailure } from "./failure.ts";
 import { ENOUGH, FRAME, FrameReader, FrameWriter } from "./frames.ts";
-import type { Schema, Sequence } from "./schema.ts";
-import { check, decodeValue, encodeValue, type Side } from "./values.ts";
+import type { Sequence } from "./schema.ts";
+import { Part, type Side } from "./values.ts";
 
 export function isSequence(value: unknown): value is Sequence<unknown> {
   return typeof value === "object" && value !== null && (Symbol.asyncIterator in value || Symbol.iterator in value);
@@ -26,10 +26,7 @@ const END: Step<never> = { done: true, value: undefined };
 export class ItemSource implements AsyncIterableIterator<Uint8Array, undefined> {
   /** What went wrong. */
   failure: { error: unknown } | null = null;
-  readonly #method: ContractMethod;
-  readonly #side: Side;
-  readonly #part: "input" | "output";
-  readonly #schema: Schema | null;
+  readonly #part: Part;
   readonly #frames: FrameWriter;
   readonly #iterator: SourceIterator;
   readonly #encodeFailure: (error: unknown) => Promise<Uint8Array>;
@@ -44,10 +41,8 @@ export class ItemSource implements AsyncIterableIterator<Uint8Array, undefined> 
     limit: number,
     encodeFailure: (error: unknown) => Promise<Uint8Array>,
   ) {
-    this.#method = method;
-    this.#side = side;
-    this.#part = side === "client" ? "input" : "output";
-    this.#schema = method.declaration[this.#part];
+    const part = side === "client" ? "input" : "output";
+    this.#part = new Part(method, side, part, method.declaration[part], true);
     this.#frames = new FrameWriter(limit);
     this.#iterator = iterate(items);
     this.#encodeFailure = encodeFailure;
@@ -90,10 +85,8 @@ export class ItemSource implements AsyncIterableIterator<Uint8Array, undefined> 
         return { done: false, value: this.#withEnough(this.#frames.write(FRAME.end)) };
       }
       const { value } = step;
-      if (this.#schema === null) return this.#encode(value);
-      const checked = check(this.#method, this.#schema, this.#side, this.#part, value, true);
-      if (!(checked instanceof Promise)) return this.#encode(value);
-      return checked.then(() => this.#encode(value)).catch(this.#refuse);
+      const checking = this.#part.verify(value);
+      return checking ? checking.then(() => this.#encode(value)).catch(this.#refuse) : this.#encode(value);
     } catch (error) {
       return this.#refuse(error);
     }
@@ -106,7 +99,7 @@ export class ItemSource implements AsyncIterableIterator<Uint8Array, undefined> 
   #frame(value: unknown): Uint8Array {
     if (value === undefined) return this.#frames.write(FRAME.nothing);
     if (value instanceof Uint8Array) return this.#frames.write(FRAME.bytes, value);
-    return this.#frames.write(FRAME.value, encodeValue(this.#method, this.#side, this.#part, value, true));
+    return this.#frames.write(FRAME.value, this.#part.encode(value));
   }
 
   #withEnough(frame: Uint8Array): Uint8Array {
@@ -170,8 +163,7 @@ export interface Chunks {
 /** The items of a sequence as they come. Leaving the loop early ends it, as does `return` while the next is waited for. */
 export class ItemReader implements AsyncGenerator<unknown, void, void> {
   readonly #method: ContractMethod;
-  readonly #side: Side;
-  readonly #part: "input" | "output";
+  readonly #part: Part;
   readonly #frames: FrameReader;
   readonly #open: () => Promise<Chunks>;
   readonly #onLeave: () => void;
@@ -195,8 +187,8 @@ export class ItemReader implements AsyncGenerator<unknown, void, void> {
     sent: ItemSource | null,
   ) {
     this.#method = method;
-    this.#side = side;
-    this.#part = side === "client" ? "output" : "input";
+    const part = side === "client" ? "output" : "input";
+    this.#part = new Part(method, side, part, method.declaration[part], true);
     this.#frames = new FrameReader(limit);
     this.#open = open;
     this.#onLeave = onLeave;
@@ -278,12 +270,11 @@ export class ItemReader implements AsyncGenerator<unknown, void, void> {
   #value(kind: number, payload: Uint8Array): unknown {
     if (kind === FRAME.nothing) return undefined;
     if (kind === FRAME.bytes) return payload.slice();
-    return decodeValue(this.#method, this.#side, this.#part, payload, true);
+    return this.#part.decode(payload);
   }
 
   #checked(given: unknown): Step<unknown> | Promise<Step<unknown>> {
-    const method = this.#method;
-    const made = check(method, method.declaration[this.#part], this.#side, this.#part, given, true);
+    const made = this.#part.check(given);
     if (made instanceof Promise) return made.then((value: unknown) => ({ done: false, value }));
     return { done: false, value: made };
   }

@@ -3,7 +3,7 @@
 import { ProtocolError, ValidationError, type ValidationIssue } from "../errors.ts";
 import { BYTES_TYPE } from "../codec.ts";
 import type { ContractMethod } from "./contract.ts";
-import type { Schema, SchemaIssue } from "./schema.ts";
+import type { Schema, SchemaIssue, SchemaResult } from "./schema.ts";
 
 export type Side = "client" | "worker";
 
@@ -21,69 +21,75 @@ function toIssue({ message, path = [] }: SchemaIssue): ValidationIssue {
   };
 }
 
-/** The error of a value that its schema refused. */
-function refused(
-  { contract, name }: ContractMethod,
-  side: Side,
-  part: string,
-  issues: readonly SchemaIssue[],
-  mayHaveExecuted: boolean,
-): ValidationError {
-  const shown = issues.slice(0, ISSUES_MAX).map(toIssue);
-  if (issues.length > ISSUES_MAX) shown.push({ path: [], message: `and ${issues.length - ISSUES_MAX} more issues` });
-  return new ValidationError(contract, name, side, part, shown, mayHaveExecuted);
-}
+/** A part of a method as one side has it: its input, its output, or the data of an error. */
+export class Part {
+  readonly #method: ContractMethod;
+  readonly #side: Side;
+  readonly #name: string;
+  readonly #schema: Schema | null;
+  readonly #mayHaveExecuted: boolean;
 
-/** What the schema makes of a value; a promise only if the schema gives one. Throws {@link ValidationError}. */
-export function check(
-  method: ContractMethod,
-  schema: Schema | null,
-  side: Side,
-  part: string,
-  value: unknown,
-  mayHaveExecuted: boolean,
-): unknown {
-  if (schema === null) return value;
-  const result = schema["~standard"].validate(value);
-  if (!(result instanceof Promise)) {
-    if (result.issues) throw refused(method, side, part, result.issues, mayHaveExecuted);
+  /** `mayHaveExecuted`: what the errors about its values say. */
+  constructor(method: ContractMethod, side: Side, name: string, schema: Schema | null, mayHaveExecuted: boolean) {
+    this.#method = method;
+    this.#side = side;
+    this.#name = name;
+    this.#schema = schema;
+    this.#mayHaveExecuted = mayHaveExecuted;
+  }
+
+  /** Returns what the schema makes of a value, a promise only if the schema gives one. Throws {@link ValidationError}. */
+  check(value: unknown): unknown {
+    if (this.#schema === null) return value;
+    const result = this.#schema["~standard"].validate(value);
+    return result instanceof Promise ? result.then((later) => this.#made(later)) : this.#made(result);
+  }
+
+  #made(result: SchemaResult<unknown>): unknown {
+    if (result.issues) throw this.#refused(result.issues);
     return result.value;
   }
-  return result.then((later) => {
-    if (later.issues) throw refused(method, side, part, later.issues, mayHaveExecuted);
-    return later.value;
-  });
-}
 
-/** Encodes what is neither bytes nor `undefined`. Throws {@link ValidationError}. */
-export function encodeValue(
-  method: ContractMethod,
-  side: Side,
-  part: string,
-  value: unknown,
-  mayHaveExecuted: boolean,
-): Uint8Array | string {
-  try {
-    return method.codec.encode(value);
-  } catch (error) {
-    const message = `cannot be sent as ${method.codec.contentType}: ${error instanceof Error ? error.message : error}`;
-    throw refused(method, side, part, [{ message }], mayHaveExecuted);
+  /** Checks a value that is sent as it was given. Returns `null`, or a promise if the schema gives one. */
+  verify(value: unknown): Promise<unknown> | null {
+    const checked = this.#schema === null ? null : this.check(value);
+    return checked instanceof Promise ? checked : null;
   }
-}
 
-/** The reverse of {@link encodeValue}. Throws {@link ValidationError}. */
-export function decodeValue(
-  method: ContractMethod,
-  side: Side,
-  part: string,
-  bytes: Uint8Array,
-  mayHaveExecuted: boolean,
-): unknown {
-  try {
-    return method.codec.decode(bytes);
-  } catch (error) {
-    const message = `is no ${method.codec.contentType}: ${error instanceof Error ? error.message : error}`;
-    throw refused(method, side, part, [{ message }], mayHaveExecuted);
+  /** Encodes what is neither bytes nor `undefined`. Throws {@link ValidationError}. */
+  encode(value: unknown): Uint8Array | string {
+    try {
+      return this.#method.codec.encode(value);
+    } catch (error) {
+      throw this.#unfit("cannot be sent as", error);
+    }
+  }
+
+  /** The reverse of {@link encode}. Throws {@link ValidationError}. */
+  decode(bytes: Uint8Array): unknown {
+    try {
+      return this.#method.codec.decode(bytes);
+    } catch (error) {
+      throw this.#unfit("is no", error);
+    }
+  }
+
+  /** A value by the content type it came with. Throws {@link ValidationError}. */
+  read(contentType: string, body: Uint8Array): unknown {
+    if (contentType === BYTES_TYPE) return body;
+    return contentType === "" && body.length === 0 ? undefined : this.decode(body);
+  }
+
+  #unfit(what: string, error: unknown): ValidationError {
+    const why = error instanceof Error ? error.message : error;
+    return this.#refused([{ message: `${what} ${this.#method.codec.contentType}: ${why}` }]);
+  }
+
+  #refused(issues: readonly SchemaIssue[]): ValidationError {
+    const { contract, name } = this.#method;
+    const shown = issues.slice(0, ISSUES_MAX).map(toIssue);
+    if (issues.length > ISSUES_MAX) shown.push({ path: [], message: `and ${issues.length - ISSUES_MAX} more issues` });
+    return new ValidationError(contract, name, this.#side, this.#name, shown, this.#mayHaveExecuted);
   }
 }
 
@@ -91,20 +97,6 @@ export function decodeValue(
 export function typeOf(method: ContractMethod, value: unknown): string {
   if (value === undefined) return "";
   return value instanceof Uint8Array ? BYTES_TYPE : method.codec.contentType;
-}
-
-/** A value by the content type it came with. */
-export function readValue(
-  method: ContractMethod,
-  side: Side,
-  part: string,
-  contentType: string,
-  body: Uint8Array,
-  mayHaveExecuted: boolean,
-): unknown {
-  if (contentType === BYTES_TYPE) return body;
-  if (contentType === "" && body.length === 0) return undefined;
-  return decodeValue(method, side, part, body, mayHaveExecuted);
 }
 
 /** A body that no side of this version writes. */

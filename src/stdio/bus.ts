@@ -1,36 +1,25 @@
 /** The stdio bus: programs in any language as workers, asked by JSON-RPC over their standard input and output. */
 
-import { checkInteger, checkOptions, checkSignal, shown } from "../check.ts";
+import { checkInteger, checkOptions, shown } from "../check.ts";
 import { systemClock, type Timer } from "../clock.ts";
-import {
-  BusClosedError,
-  type ExitReport,
-  InvalidConfigError,
-  InvalidStateError,
-  ProtocolError,
-  RpcError,
-  UnknownPoolError,
-  type WorkerFailedError,
-} from "../errors.ts";
+import { BusClosedError, type ExitReport, InvalidConfigError, InvalidStateError, UnknownPoolError } from "../errors.ts";
 import { Hold, holdWhile } from "../hold.ts";
 import { Latencies } from "../latency.ts";
 import { resolveStop, type StopOptions } from "../supervisor/options.ts";
-import type { WorkerState, WorkerStatus } from "../supervisor/supervisor.ts";
-import { Call, type CallOptions } from "./call.ts";
+import { Audience, type NotificationOptions, type WorkerNotification, type WorkerRequestHandler } from "./audience.ts";
+import { Call, type CallOptions, checkCallOptions, checkTimeoutMs, type Reject, type Resolve } from "./call.ts";
+import type { ClientHost } from "./client.ts";
 import { resolveStdioOptions, type StdioBusOptions } from "./config.ts";
-import { LinkCounts, type LinkIdentity } from "./link.ts";
-import { type MakeSupervisor, Pool, type PoolOwner } from "./pool.ts";
-import { kindOf, RPC, type RpcMessage } from "./rpc.ts";
+import { kindOf, type RpcMessage } from "./rpc.ts";
 import { type ServeOptions, StdioServer } from "./server.ts";
-import type { StdioStats } from "./stats.ts";
-import { type SubscribeOptions, Subscription } from "./subscription.ts";
+import { noTraffic, type StdioStats } from "./stats.ts";
+import type { Subscription } from "./subscription.ts";
+import { type MakeSupervisor, WorkerPool } from "./worker-pool.ts";
 
 /** States of a bus, with the numbers they always had. */
 export const BusState = { CREATED: 0, STARTING: 1, RUNNING: 2, STOPPING: 3, STOPPED: 4 } as const;
 /** One of {@link BusState}. */
 export type BusStateValue = (typeof BusState)[keyof typeof BusState];
-
-const STATE_NAMES = ["CREATED", "STARTING", "RUNNING", "STOPPING", "STOPPED"] as const;
 
 /** What a request takes besides its method and params. */
 export interface StdioRequestOptions extends CallOptions {
@@ -38,82 +27,16 @@ export interface StdioRequestOptions extends CallOptions {
   pool?: string | undefined;
 }
 
-/** Something a worker tells without having been asked. */
-export interface WorkerNotification {
-  readonly method: string;
-  readonly params: unknown;
-  /** Id of the pool. */
-  readonly pool: string;
-  /** Index of the worker in its pool. */
-  readonly worker: number;
-  readonly pid: number;
-  /** All of it, as it came. */
-  readonly message: RpcMessage;
-}
-
-/** What a handler of {@link StdioBus.onRequest} knows of a worker's request besides its params. */
-export interface WorkerRequestContext {
-  readonly method: string;
-  readonly pool: string;
-  readonly worker: number;
-  readonly pid: number;
-  /** Aborts when the worker gives up or ends. */
-  readonly signal: AbortSignal;
-  /** All of it, as it came. */
-  readonly message: RpcMessage;
-}
-
-/** Answers a worker's request; what it throws reaches the worker as an error, an {@link RpcError} with its code and data. */
-export type WorkerRequestHandler = (params: unknown, context: WorkerRequestContext) => unknown;
-
-/** Which notifications a subscription gets, and how it keeps them. */
-export interface NotificationOptions extends SubscribeOptions {
-  /** Only those of this method. */
-  method?: string | undefined;
-  /** Only those of this pool. */
-  pool?: string | undefined;
-}
-
-/** What became of a worker. */
-export interface WorkerEvent {
-  /** `"exited"`: a process ended, whatever the reason; what comes next tells what became of the worker. */
-  readonly event: "started" | "stopping" | "exited" | "stopped" | "restarting" | "paused" | "failed";
-  readonly pool: string;
-  readonly worker: number;
-  readonly life: number;
-  /** 0: it has no process now. */
-  readonly pid: number;
-  /** How the process ended; only of `"exited"`. */
-  readonly report?: ExitReport;
-}
-
-/** A pool whose workers end too often is paused, or no longer paused. */
-export interface PoolEvent {
-  readonly event: "paused" | "resumed";
-  readonly pool: string;
-  /** Why the last worker was paused; only of `"paused"`. */
-  readonly error?: WorkerFailedError;
-}
-
 /** How a process of a pool ended. */
 export interface PoolExitReport extends ExitReport {
   readonly pool: string;
 }
 
-interface Subscriber {
-  readonly method: string | undefined;
-  readonly pool: string | undefined;
-  readonly subscription: Subscription<WorkerNotification>;
-}
-
-type Resolve = (value: unknown) => void;
-type Reject = (reason: unknown) => void;
 const ends: { resolve: Resolve; reject: Reject } = { resolve: () => {}, reject: () => {} };
 const grab = (resolve: Resolve, reject: Reject): void => {
   ends.resolve = resolve;
   ends.reject = reject;
 };
-const noOptions: StdioRequestOptions = {};
 
 /**
  * Worker processes that speak JSON-RPC 2.0 over their standard input and output: any program that reads and writes lines of JSON.
@@ -126,12 +49,12 @@ const noOptions: StdioRequestOptions = {};
  * limit of the queue.
  */
 export class StdioBus implements AsyncDisposable {
-  readonly #pools = new Map<string, Pool>();
-  readonly #only: Pool | null;
-  readonly #options: StdioBusOptions;
-  readonly #handlers = new Map<string, WorkerRequestHandler>();
-  readonly #subscribers = new Set<Subscriber>();
-  readonly #servers = new Set<StdioServer>();
+  readonly #pools = new Map<string, WorkerPool>();
+  readonly #only: WorkerPool | null;
+  /** @internal Who hears what workers say. */
+  readonly audience: Audience;
+  readonly #clients: ClientHost;
+  readonly #clock = systemClock;
   readonly #latencies = new Latencies();
   #state: BusStateValue = BusState.CREATED;
   #starting: Promise<void> | null = null;
@@ -146,21 +69,23 @@ export class StdioBus implements AsyncDisposable {
   /** Set by {@link ref} while the bus is open. */
   readonly #running = new Hold();
   #routingErrors = 0;
-  #dropped = 0;
-  /** @internal Of all servers. */
-  readonly clients = { connects: 0, disconnects: 0, refusals: 0 };
-
   /**
    * Checks the options; nothing is started.
    *
    * @throws {InvalidConfigError} for unknown keys (with the one that comes nearest), equal ids and values out of range.
    */
   constructor(options: StdioBusOptions, /** @internal A test gives its own. */ make?: MakeSupervisor) {
-    this.#options = options;
+    this.audience = new Audience(options);
+    this.#clients = {
+      clock: this.#clock,
+      counts: { connects: 0, disconnects: 0, refusals: 0, dropped: 0 },
+      forward: (...call) => this.forward(...call),
+      refused: (why) => this.audience.refused(why),
+    };
     for (const pool of resolveStdioOptions(options)) {
-      const made = new Pool(pool, this.#owner, make);
+      const made = new WorkerPool(pool, this.audience, this.#latencies, this.#clock, make);
       this.#pools.set(pool.id, made);
-      this.#watch(pool.id, made);
+      this.audience.watch(pool.id, made.supervisor);
     }
     this.#only = this.#pools.size === 1 ? this.#pools.values().next().value! : null;
   }
@@ -179,14 +104,12 @@ export class StdioBus implements AsyncDisposable {
 
   /** Workers that take requests now. */
   get workerCount(): number {
-    let count = 0;
-    for (const { supervisor } of this.#pools.values()) count += supervisor.links.length;
-    return count;
+    return [...this.#pools.values()].reduce((sum, { supervisor }) => sum + supervisor.links.length, 0);
   }
 
   /** Connections to the servers of {@link serve}. */
   get clientCount(): number {
-    return this.clients.connects - this.clients.disconnects;
+    return this.#clients.counts.connects - this.#clients.counts.disconnects;
   }
 
   /** How workers are run: as processes of this one. */
@@ -244,10 +167,10 @@ export class StdioBus implements AsyncDisposable {
   }
 
   async #stop(options: StopOptions | undefined): Promise<PoolExitReport[]> {
-    for (const server of this.#servers) server.stopListening();
+    for (const server of this.audience.servers) server.stopListening();
     for (const pool of this.#pools.values())
       pool.rejectWaiting(() => new BusClosedError("the bus", { mayHaveExecuted: false }));
-    for (const { subscription } of this.#subscribers) subscription.release();
+    this.audience.release();
     const starting = this.#starting?.catch(() => {});
     const stopped = [...this.#pools].map(async ([pool, { supervisor }]) =>
       (await supervisor.stop(options)).map((report) => ({ ...report, pool })),
@@ -255,8 +178,7 @@ export class StdioBus implements AsyncDisposable {
     const reports = await Promise.all(stopped);
     await starting;
     await Promise.all([...this.#pools.values()].map((pool) => pool.allGone()));
-    await Promise.all([...this.#servers].map((server) => server.stop()));
-    for (const { subscription } of this.#subscribers) subscription.close();
+    await this.audience.leave();
     this.#timer?.close();
     this.#timer = null;
     this.#due = Infinity;
@@ -307,16 +229,23 @@ export class StdioBus implements AsyncDisposable {
    * read; {@link UnknownPoolError}, {@link InvalidConfigError}, {@link InvalidStateError}; the reason of the signal.
    */
   request<T = unknown>(method: string, params?: unknown, options?: StdioRequestOptions): Promise<T> {
-    const promise = new Promise(grab);
-    this.#call("request", method, params, null, options, ends.resolve, ends.reject);
-    return promise as Promise<T>;
+    return this.#ask("request", method, params, options) as Promise<T>;
   }
 
   /** Tells a worker something; resolves when it is on its way. It waits for room and rejects as {@link request} does. */
   notify(method: string, params?: unknown, options?: StdioRequestOptions): Promise<void> {
+    return this.#ask("notification", method, params, options) as Promise<void>;
+  }
+
+  #ask(
+    kind: Call["kind"],
+    method: string,
+    params: unknown,
+    options: StdioRequestOptions | undefined,
+  ): Promise<unknown> {
     const promise = new Promise(grab);
-    this.#call("notification", method, params, null, options, ends.resolve, ends.reject);
-    return promise as Promise<void>;
+    this.#call(kind, method, params, null, options, ends.resolve, ends.reject);
+    return promise;
   }
 
   /**
@@ -326,7 +255,7 @@ export class StdioBus implements AsyncDisposable {
    *
    * @throws (rejects) as {@link request} does, but for RpcError.
    */
-  send(message: RpcMessage, options: StdioRequestOptions = noOptions): Promise<RpcMessage | undefined> {
+  send(message: RpcMessage, options: StdioRequestOptions = {}): Promise<RpcMessage | undefined> {
     const promise = new Promise(grab);
     this.forward(message, options, ends.resolve, ends.reject);
     return promise as Promise<RpcMessage | undefined>;
@@ -359,10 +288,15 @@ export class StdioBus implements AsyncDisposable {
       if (typeof method !== "string") throw new InvalidConfigError(`method is ${shown(method)}; it must be text.`);
       const pool = options?.pool === undefined && this.#only ? this.#only : this.#poolOf(options?.pool);
       const timeout = options?.timeout;
-      const ms = timeout === undefined ? pool.options.limits.timeout : checkMs(timeout);
-      const now = performance.now();
-      const call = new Call(kind, method, params, message, options, now, ms || Infinity, resolve, reject);
-      if (options !== undefined && !this.#isWanted(pool, call, options)) return;
+      const ms = timeout === undefined ? pool.options.limits.timeout || Infinity : checkTimeoutMs(timeout);
+      const now = this.#clock.now();
+      const call = new Call(kind, method, params, message, options, now, ms, resolve, reject);
+      if (options !== undefined) {
+        checkCallOptions(options);
+        const { signal } = options;
+        if (signal?.aborted) return call.reject(signal.reason);
+        if (signal) signal.addEventListener("abort", (call.onAbort = () => pool.abandon(call, signal.reason)));
+      }
       call.onSettled = this.#onSettled;
       if (++this.#unsettled === 1) this.#asking.set(true);
       if (call.deadline < this.#due) this.#expect(call.deadline, now);
@@ -376,26 +310,7 @@ export class StdioBus implements AsyncDisposable {
     if (--this.#unsettled === 0) this.#asking.set(false);
   };
 
-  /** Checks the rest of the options; `false`: the call is aborted already. */
-  #isWanted(pool: Pool, call: Call, { key, signal, onProgress }: StdioRequestOptions): boolean {
-    if (key !== undefined && typeof key !== "string") {
-      throw new InvalidConfigError(`key is ${shown(key)}; it must be text.`);
-    }
-    if (onProgress !== undefined && typeof onProgress !== "function") {
-      throw new InvalidConfigError(`onProgress is ${shown(onProgress)}; it must be a function.`);
-    }
-    if (signal === undefined) return true;
-    checkSignal(signal);
-    if (signal.aborted) {
-      call.settle(true, signal.reason);
-      return false;
-    }
-    call.onAbort = () => pool.abandon(call, signal.reason);
-    signal.addEventListener("abort", call.onAbort);
-    return true;
-  }
-
-  #poolOf(id: string | undefined): Pool {
+  #poolOf(id: string | undefined): WorkerPool {
     const pool = id === undefined ? this.#only : this.#pools.get(id);
     if (pool) return pool;
     this.#routingErrors++;
@@ -408,14 +323,14 @@ export class StdioBus implements AsyncDisposable {
   #expect(due: number, now: number): void {
     this.#due = due;
     this.#timer?.close();
-    this.#timer = systemClock.after(due - now, this.#onTime);
+    this.#timer = this.#clock.after(due - now, this.#onTime);
     this.#timer.unref();
   }
 
   readonly #onTime = (): void => {
     this.#timer = null;
     this.#due = Infinity;
-    const now = performance.now();
+    const now = this.#clock.now();
     let next = Infinity;
     for (const pool of this.#pools.values()) next = Math.min(next, pool.expire(now));
     if (next < this.#due) this.#expect(next, now);
@@ -432,12 +347,7 @@ export class StdioBus implements AsyncDisposable {
    * @throws {InvalidConfigError} when the method has a handler.
    */
   onRequest(method: string, handler: WorkerRequestHandler): () => void {
-    if (typeof handler !== "function") throw new InvalidConfigError("onRequest takes a method and a function.");
-    if (this.#handlers.has(method)) throw new InvalidConfigError(`requests for ${shown(method)} have a handler.`);
-    this.#handlers.set(method, handler);
-    return () => {
-      if (this.#handlers.get(method) === handler) this.#handlers.delete(method);
-    };
+    return this.audience.onRequest(method, handler);
   }
 
   /**
@@ -448,82 +358,8 @@ export class StdioBus implements AsyncDisposable {
    * @throws {InvalidConfigError}, {UnknownPoolError}, the reason of a signal that is aborted.
    */
   subscribe(options: NotificationOptions = {}): Subscription<WorkerNotification> {
-    const { method, pool, ...rest } = checkOptions("a subscription", options);
-    if (pool !== undefined) this.#poolOf(pool);
-    const close = (): void => void this.#subscribers.delete(subscriber);
-    const subscription = new Subscription<WorkerNotification>(rest, close, () => this.#dropped++);
-    const subscriber: Subscriber = { method, pool, subscription };
-    this.#subscribers.add(subscriber);
-    return subscription;
-  }
-
-  readonly #owner: PoolOwner = {
-    asked: (worker, message, signal) => this.#asked(worker, message, signal),
-    notified: (worker, message) => this.#notified(worker, message),
-    fault: (worker, error) => this.#tell(this.#options.onError, error, worker),
-    took: (ms) => this.#latencies.add(ms),
-  };
-
-  #asked({ pool, worker, pid }: LinkIdentity, message: RpcMessage, signal: AbortSignal): unknown {
-    const method = message.method!;
-    let handler = this.#handlers.get(method);
-    if (!handler) {
-      for (const server of this.#servers) {
-        const answer = server.asked(message, signal);
-        if (answer) return answer;
-      }
-      handler = this.#handlers.get("*");
-    }
-    if (!handler) throw new RpcError(RPC.methodNotFound, `the host has no method ${JSON.stringify(method)}`);
-    return handler(message.params, { method, pool, worker, pid, signal, message });
-  }
-
-  #notified({ pool, worker, pid }: LinkIdentity, message: RpcMessage): Promise<unknown> | null {
-    const method = message.method!;
-    let room = this.onNotification?.(message) ?? null;
-    for (const server of this.#servers) server.notified(message);
-    for (const subscriber of this.#subscribers) {
-      if (subscriber.method !== undefined && subscriber.method !== method) continue;
-      if (subscriber.pool !== undefined && subscriber.pool !== pool) continue;
-      const wait = subscriber.subscription.push({ method, params: message.params, pool, worker, pid, message });
-      if (wait) room = room ? Promise.all([room, wait]) : wait;
-    }
-    return room;
-  }
-
-  #watch(pool: string, { supervisor }: Pool): void {
-    const tell = (event: WorkerEvent["event"], { id, life, pid }: WorkerStatus): void =>
-      this.#tell(this.#options.onWorker, { event, pool, worker: id, life, pid });
-    const events: Partial<Record<WorkerState, WorkerEvent["event"]>> = {
-      draining: "stopping",
-      stopped: "stopped",
-      backoff: "restarting",
-      paused: "paused",
-      failed: "failed",
-    };
-    supervisor.on("ready", (worker) => tell("started", worker));
-    supervisor.on("state", (worker) => {
-      const event = events[worker.state];
-      if (event) tell(event, worker);
-    });
-    supervisor.on("exit", (report) => {
-      const { worker, life, pid } = report;
-      this.#tell(this.#options.onWorker, { event: "exited", pool, worker, life, pid, report });
-    });
-    supervisor.on("log", ({ id, pid }, line) => this.#tell(this.#options.onLog, { pool, worker: id, pid, line }));
-    supervisor.on("failed", (error) => this.#tell(this.#options.onError, error, null));
-    const { onError, onPool } = this.#options;
-    if (!onError && !onPool) return; // without a listener the supervisor warns
-    supervisor.on("paused", (error) => {
-      this.#tell(onError, error, null);
-      this.#tell(onPool, { event: "paused", pool, error });
-    });
-    supervisor.on("resumed", () => this.#tell(onPool, { event: "resumed", pool }));
-  }
-
-  /** A callback that throws does not stop the bus: what it threw is reported as an error of nobody. */
-  #tell<A extends unknown[]>(callback: ((...args: A) => void) | undefined, ...args: A): void {
-    if (callback) queueMicrotask(() => callback(...args));
+    if (checkOptions("a subscription", options).pool !== undefined) this.#poolOf(options.pool);
+    return this.audience.subscribe(options);
   }
 
   // ---- clients --------------------------------------------------------------------------------------------------------
@@ -538,8 +374,8 @@ export class StdioBus implements AsyncDisposable {
    */
   async serve(options: ServeOptions): Promise<StdioServer> {
     this.checkRunning("serve");
-    const server = await StdioServer.listen(this, options, () => this.#servers.delete(server));
-    this.#servers.add(server);
+    const server = await StdioServer.listen(this.#clients, options, () => this.audience.servers.delete(server));
+    this.audience.servers.add(server);
     return server;
   }
 
@@ -547,67 +383,46 @@ export class StdioBus implements AsyncDisposable {
 
   /** What the bus has done so far and has now: a new object. */
   stats(): StdioStats {
-    const counts = new LinkCounts();
+    const clients = this.#clients.counts;
+    const traffic = noTraffic();
     let inFlight = 0;
     let waiting = 0;
     let workerRestarts = 0;
     const workers = [];
     const paused = [];
     for (const [id, pool] of this.#pools) {
-      counts.add(pool.counts());
+      pool.addTraffic(traffic);
       if (pool.supervisor.pausedFor) paused.push(id);
       inFlight += pool.inFlight;
       waiting += pool.waiting;
       workerRestarts += pool.restarts;
-      for (const { identity, inFlight: has, queuedBytes, hasEnded } of pool.links) {
+      for (const { identity, inFlight: has, queuedBytes, hasEnded } of pool.connections) {
         if (!hasEnded) workers.push({ ...identity, pool: id, inFlight: has, queuedBytes });
       }
     }
     return {
-      ...counts,
+      ...traffic,
       workerRestarts,
       paused,
       routingErrors: this.#routingErrors,
-      clientConnects: this.clients.connects,
-      clientDisconnects: this.clients.disconnects,
-      clientRefusals: this.clients.refusals,
+      clientConnects: clients.connects,
+      clientDisconnects: clients.disconnects,
+      clientRefusals: clients.refusals,
       inFlight,
       waiting,
-      dropped: this.#dropped,
+      dropped: this.audience.dropped + clients.dropped,
       p50: this.#latencies.percentile(50),
       p99: this.#latencies.percentile(99),
       workers,
     };
   }
 
-  /** @internal All that workers tell, before the subscriptions are told. */
-  onNotification: ((message: RpcMessage) => Promise<unknown> | null) | null = null;
-
   /** @internal */
   checkRunning(operation: string): void {
     if (this.#state !== BusState.RUNNING) throw this.#stateError(operation, "RUNNING");
   }
 
-  /** @internal A server closed a connection. */
-  clientRefused(why: string): void {
-    this.clients.refusals++;
-    const error = new ProtocolError(why);
-    if (this.#options.onError) this.#tell(this.#options.onError, error, null);
-    else console.error(`slotbus: ${error.message}`);
-  }
-
-  /** @internal Notifications that a client did not take. */
-  countDropped(): void {
-    this.#dropped++;
-  }
-
   #stateError(operation: string, expected: string): InvalidStateError {
-    return new InvalidStateError("the bus", operation, STATE_NAMES[this.#state], expected);
+    return new InvalidStateError("the bus", operation, Object.keys(BusState)[this.#state]!, expected);
   }
-}
-
-function checkMs(timeout: unknown): number {
-  if (timeout === Infinity) return 0;
-  if (typeof timeout === "number" && timeout > 0 && timeout <= 0xffff_ffff) return timeout;
-  throw new InvalidConfigError(`timeout is ${shown(timeout)}; it must be above 0 and at most 4294967295 ms.`);
 }

@@ -1,6 +1,7 @@
 /** One request, notification or message of the stdio bus, from the call to its settlement. */
 
-import type { StdioLink } from "./link.ts";
+import { checkSignal, shown } from "../check.ts";
+import { InvalidConfigError } from "../errors.ts";
 import type { RpcMessage } from "./rpc.ts";
 
 /** What a call is asked with. */
@@ -20,11 +21,39 @@ export interface CallOptions {
   onProgress?: ((value: unknown) => unknown) | undefined;
 }
 
-type Resolve = (value: unknown) => void;
-type Reject = (reason: unknown) => void;
+/** Settles a call. */
+export type Resolve = (value: unknown) => void;
+/** As {@link Resolve}. */
+export type Reject = (reason: unknown) => void;
 
 const none: CallOptions = {};
 const settledAlready = (): void => {};
+
+/** Throws {@link InvalidConfigError}. */
+export function checkCallOptions({ key, signal, onProgress }: CallOptions): void {
+  if (key !== undefined && typeof key !== "string") {
+    throw new InvalidConfigError(`key is ${shown(key)}; it must be text.`);
+  }
+  if (onProgress !== undefined && typeof onProgress !== "function") {
+    throw new InvalidConfigError(`onProgress is ${shown(onProgress)}; it must be a function.`);
+  }
+  if (signal !== undefined) checkSignal(signal);
+}
+
+/** Returns a timeout in ms, `Infinity` for none. Throws {@link InvalidConfigError}. */
+export function checkTimeoutMs(timeout: unknown): number {
+  if (timeout === Infinity) return Infinity;
+  if (typeof timeout === "number" && timeout > 0 && timeout <= 0xffff_ffff) return timeout;
+  throw new InvalidConfigError(`timeout is ${shown(timeout)}; it must be above 0 and at most 4294967295 ms.`);
+}
+
+/** The connection that a call was sent by. */
+interface Carrier {
+  /** Its caller gave up. */
+  giveUp(call: Call): void;
+  /** Its answer did not come in time. */
+  timedOut(): void;
+}
 
 /** What somebody waits for. */
 export class Call {
@@ -35,7 +64,7 @@ export class Call {
   readonly message: RpcMessage | null;
   readonly options: CallOptions;
   readonly startedAt: number;
-  /** When it times out, as `performance.now()` counts; `Infinity`: never. */
+  /** When it times out, as the clock of the bus counts; `Infinity`: never. */
   readonly deadline: number;
   resolve: Resolve;
   reject: Reject;
@@ -43,7 +72,7 @@ export class Call {
   /** It was sent before, to a worker that has ended. */
   wasRetried = false;
   sentAt = 0;
-  link: StdioLink | null = null;
+  connection: Carrier | null = null;
   id = 0;
   onAbort: (() => void) | null = null;
   /** Called once, when it settles. */

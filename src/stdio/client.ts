@@ -2,9 +2,10 @@
 
 import type { Socket } from "bun";
 import { isSameToken } from "../check.ts";
+import type { Clock, Timer } from "../clock.ts";
 import { ProtocolError, RpcError } from "../errors.ts";
-import type { StdioBus } from "./bus.ts";
-import type { ByteSink, Fault } from "./framing.ts";
+import type { CallOptions } from "./call.ts";
+import type { Fault } from "./framing.ts";
 import { type PeerLimits, type PeerOwner, type PeerRequest, RpcPeer } from "./peer.ts";
 import {
   AUTH,
@@ -20,6 +21,7 @@ import {
   settle,
   toJson,
 } from "./rpc.ts";
+import type { ByteSink } from "./writer.ts";
 
 /** Time that a connection has to send the token, in ms. */
 const AUTH_MS = 2_000;
@@ -40,18 +42,33 @@ export interface ClientRules extends PeerLimits {
   readonly token: string | null;
 }
 
+/** What clients ask of the bus, and what it counts of them. */
+export interface ClientHost {
+  readonly clock: Clock;
+  readonly counts: { connects: number; disconnects: number; refusals: number; dropped: number };
+  /** Sends a message to a worker, as `StdioBus.forward`. */
+  forward(
+    message: RpcMessage,
+    options: CallOptions,
+    resolve: (response: unknown) => void,
+    reject: (error: unknown) => void,
+  ): void;
+  /** The server closed a connection. */
+  refused(why: string): void;
+}
+
 /** One connection. */
 export class Client implements PeerOwner<Question>, ByteSink {
   readonly #sessions = new Set<string>();
   readonly #socket: Socket<Client | null>;
   readonly #peer: RpcPeer<Question>;
-  readonly #bus: StdioBus;
+  readonly #host: ClientHost;
   readonly #rules: ClientRules;
   /** What the socket did not take, and whom to tell when it did. */
   #unsent: Uint8Array | null = null;
   #drained: (() => void) | null = null;
   /** Runs until the token has come. */
-  #authTimer: ReturnType<typeof setTimeout> | null = null;
+  #authTimer: Timer | null = null;
   /** Bytes that were read before that. */
   #authBytes = 0;
   /** It may ask: it has sent the token, or needs none. */
@@ -67,14 +84,14 @@ export class Client implements PeerOwner<Question>, ByteSink {
   #isEnding = false;
   readonly #whenClosed = Promise.withResolvers<void>();
 
-  constructor(socket: Socket<Client | null>, bus: StdioBus, rules: ClientRules) {
+  constructor(socket: Socket<Client | null>, host: ClientHost, rules: ClientRules) {
     this.#socket = socket;
-    this.#bus = bus;
+    this.#host = host;
     this.#rules = rules;
     this.#isTrusted = rules.token === null;
     if (!this.#isTrusted) {
       const why = `it did not send the token within ${AUTH_MS} ms`;
-      this.#authTimer = setTimeout(() => this.#refuse(RPC.unauthorized, why), AUTH_MS);
+      this.#authTimer = host.clock.after(AUTH_MS, () => this.#refuse(RPC.unauthorized, why));
     }
     this.#peer = new RpcPeer(this, this, rules, () => new RpcError(RPC.requestCancelled, "the request was cancelled"));
   }
@@ -100,7 +117,7 @@ export class Client implements PeerOwner<Question>, ByteSink {
     this.#aheadBytes += bytes.length;
     if (this.#aheadBytes >= this.#rules.maxMessageBytes) this.#socket.pause();
     void all.then(() => {
-      if (this.#aheadBytes >= this.#rules.maxMessageBytes && this.#peer.isOpen) this.#socket.resume();
+      if (this.#aheadBytes >= this.#rules.maxMessageBytes && this.#peer.out.isOpen) this.#socket.resume();
       this.#aheadBytes = 0;
     });
   }
@@ -135,14 +152,14 @@ export class Client implements PeerOwner<Question>, ByteSink {
 
   /** Closes it behind what waits for it; resolves when it is closed, after a second in any case. */
   async end(): Promise<void> {
-    if (!this.#peer.isOpen) return;
+    if (!this.#peer.out.isOpen) return;
     this.#isEnding = true;
     this.#peer.stopReading();
-    const timer = setTimeout(() => this.#socket.terminate(), END_MS);
+    const timer = this.#host.clock.after(END_MS, () => this.#socket.terminate());
     await this.#peer.room(1);
     this.#socket.end();
     await this.#whenClosed.promise;
-    clearTimeout(timer);
+    timer.close();
   }
 
   /** Answers nothing else, and closes it. */
@@ -153,7 +170,7 @@ export class Client implements PeerOwner<Question>, ByteSink {
 
   closed(): void {
     this.#isEnding = true;
-    this.#stopAuthTimer();
+    this.#authTimer?.close();
     this.#peer.stopReading();
     this.#rejectQuestions();
     this.#peer.stopWriting(clientGone());
@@ -206,20 +223,16 @@ export class Client implements PeerOwner<Question>, ByteSink {
     }
     this.#isTrusted = true;
     this.#isKnown = true;
-    this.#stopAuthTimer();
+    this.#authTimer?.close();
     if (id !== undefined) this.#peer.post(responseJson(id, true));
-  }
-
-  #stopAuthTimer(): void {
-    if (this.#authTimer) clearTimeout(this.#authTimer);
-    this.#authTimer = null;
   }
 
   /** Closes the connection and logs why. A peer that may not speak JSON-RPC, as a browser, gets no answer. */
   #refuse(code: number, why: string, id?: RpcId): void {
     if (this.#isEnding) return;
     const from = this.#socket.remoteAddress;
-    this.#bus.clientRefused(`a connection to ${this.#rules.address}${from ? ` from ${from}` : ""} was closed: ${why}.`);
+    this.#host.counts.refusals++;
+    this.#host.refused(`a connection to ${this.#rules.address}${from ? ` from ${from}` : ""} was closed: ${why}.`);
     if (this.#isKnown || id !== undefined) this.#peer.post(errorJson(id ?? null, new RpcError(code, why)));
     void this.end();
   }
@@ -229,7 +242,7 @@ export class Client implements PeerOwner<Question>, ByteSink {
   asked({ id, message, signal }: PeerRequest): null {
     const { sessionId } = message;
     if (typeof sessionId === "string") this.#remember(sessionId);
-    this.#bus.forward(
+    this.#host.forward(
       message,
       { signal, onProgress: (value) => this.#peer.progress(id!, value) },
       (response) => this.#peer.respond(id!, toJson(response, "a response")),
@@ -240,7 +253,7 @@ export class Client implements PeerOwner<Question>, ByteSink {
 
   notified(message: RpcMessage): null {
     const done = this.#peer.begin();
-    this.#bus.forward(message, {}, done, (error) => {
+    this.#host.forward(message, {}, done, (error) => {
       this.#peer.post(errorJson(null, error));
       done();
     });
@@ -284,8 +297,8 @@ export class Client implements PeerOwner<Question>, ByteSink {
 
   /** Of a worker; one that finds no room is dropped and counted. */
   tell(message: RpcMessage): void {
-    if (this.#peer.queuedBytes < this.#rules.maxQueuedBytes) this.#peer.post(toJson(message, "a notification"));
-    else this.#bus.countDropped();
+    if (this.#peer.out.queuedBytes < this.#rules.maxQueuedBytes) this.#peer.post(toJson(message, "a notification"));
+    else this.#host.counts.dropped++;
   }
 }
 

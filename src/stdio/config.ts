@@ -1,11 +1,11 @@
 /** Options of a stdio bus: their defaults, their ranges, and the one error each wrong value gets. */
 
 import { checkChoice, checkInteger, checkKeys, checkOptions, checkTimeout, shown } from "../check.ts";
-import { InvalidConfigError, type SlotbusError } from "../errors.ts";
-import { POOL_KEYS, type PoolOptions } from "../supervisor/options.ts";
-import type { PoolEvent, WorkerEvent } from "./bus.ts";
+import { type ExitReport, InvalidConfigError, type SlotbusError, type WorkerFailedError } from "../errors.ts";
+import { checkBoolean, POOL_KEYS, type PoolOptions } from "../supervisor/options.ts";
 import { type Framing, FRAMINGS } from "./framing.ts";
-import type { LinkIdentity } from "./link.ts";
+import { fromJson } from "./rpc.ts";
+import type { LinkIdentity } from "./worker-connection.ts";
 
 /** Limits of the bus; a pool may have its own in their place. */
 export interface StdioLimits {
@@ -57,6 +57,27 @@ export interface StartingWorker extends LinkIdentity {
   notify(method: string, params?: unknown): Promise<void>;
 }
 
+/** What became of a worker. */
+export interface WorkerEvent {
+  /** `"exited"`: a process ended, whatever the reason; what comes next tells what became of the worker. */
+  readonly event: "started" | "stopping" | "exited" | "stopped" | "restarting" | "paused" | "failed";
+  readonly pool: string;
+  readonly worker: number;
+  readonly life: number;
+  /** 0: it has no process now. */
+  readonly pid: number;
+  /** How the process ended; only of `"exited"`. */
+  readonly report?: ExitReport;
+}
+
+/** A pool whose workers end too often is paused, or no longer paused. */
+export interface PoolEvent {
+  readonly event: "paused" | "resumed";
+  readonly pool: string;
+  /** Why the last worker was paused; only of `"paused"`. */
+  readonly error?: WorkerFailedError;
+}
+
 /** What a `StdioBus` is made of, and who is told what happens. */
 export interface StdioBusOptions {
   /** 1 to 1024. */
@@ -79,17 +100,8 @@ export interface StdioBusOptions {
   onPool?: (event: PoolEvent) => void;
 }
 
-/** @internal Limits with their defaults. */
-export interface ResolvedLimits {
-  readonly maxInFlight: number;
-  readonly maxQueuedBytes: number;
-  readonly maxMessageBytes: number;
-  /** 0: none. */
-  readonly timeout: number;
-  readonly queue: { readonly limit: number; readonly policy: "reject" | "wait" };
-  readonly maxTimeouts: number;
-  readonly onFault: "skip" | "restart";
-}
+/** @internal Limits with their defaults; 0 in `timeout` is none. */
+export type ResolvedLimits = Readonly<Required<StdioLimits> & { queue: Required<StdioLimits["queue"]> }>;
 
 /** @internal A pool with its defaults; `program` is for the supervisor. */
 export interface ResolvedStdioPool {
@@ -128,10 +140,8 @@ const defaults: ResolvedLimits = {
 };
 
 function resolveLimits(of: string, given: StdioLimits | undefined, base: ResolvedLimits): ResolvedLimits {
-  const limits = checkOptions(of, given ?? {});
-  checkKeys(of, limits, LIMIT_KEYS);
-  const queue = checkOptions(`${of}.queue`, limits.queue ?? {});
-  checkKeys(`${of}.queue`, queue, ["limit", "policy"]);
+  const limits = checkKeys(of, given ?? {}, LIMIT_KEYS);
+  const queue = checkKeys(`${of}.queue`, limits.queue ?? {}, ["limit", "policy"]);
   const { maxTimeouts = base.maxTimeouts } = limits;
   return {
     maxInFlight: checkInteger(`${of}.maxInFlight`, limits.maxInFlight ?? base.maxInFlight, 1, 65_536),
@@ -149,8 +159,7 @@ function resolveLimits(of: string, given: StdioLimits | undefined, base: Resolve
 
 /** Fills in defaults. Throws {@link InvalidConfigError}. @internal */
 export function resolveStdioOptions(given: StdioBusOptions): ResolvedStdioPool[] {
-  const options = checkOptions("a StdioBus", given);
-  checkKeys("a StdioBus", options, BUS_KEYS);
+  const options = checkKeys("a StdioBus", given, BUS_KEYS);
   const limits = resolveLimits("limits", options.limits, defaults);
   for (const name of ["onLog", "onError", "onWorker", "onPool"] as const) {
     if (options[name] === undefined || typeof options[name] === "function") continue;
@@ -163,7 +172,7 @@ export function resolveStdioOptions(given: StdioBusOptions): ResolvedStdioPool[]
   const ids = new Set<string>();
   return pools.map((pool: StdioPoolOptions, index) => {
     const of = `pools[${index}]`;
-    checkKeys(of, checkOptions(of, pool), [...OWN_KEYS, ...PROGRAM_KEYS]);
+    checkKeys(of, pool, [...OWN_KEYS, ...PROGRAM_KEYS]);
     const { id } = pool;
     if (typeof id !== "string" || id === "" || id.length > 255) {
       throw new InvalidConfigError(`${of}.id is ${shown(id)}; it must be text of 1 to 255 characters.`);
@@ -172,9 +181,6 @@ export function resolveStdioOptions(given: StdioBusOptions): ResolvedStdioPool[]
       throw new InvalidConfigError(`two pools have the id ${shown(id)}.`, { hint: "Give each its own." });
     ids.add(id);
     const { ready = false, initialize } = pool;
-    if (typeof ready !== "boolean") {
-      throw new InvalidConfigError(`${of}.ready is ${shown(ready)}; it must be true or false.`);
-    }
     if (initialize !== undefined && typeof initialize !== "function") {
       throw new InvalidConfigError(`${of}.initialize is ${shown(initialize)}; it must be a function.`);
     }
@@ -184,7 +190,7 @@ export function resolveStdioOptions(given: StdioBusOptions): ResolvedStdioPool[]
     return {
       id,
       framing: checkChoice(`${of}.framing`, pool.framing ?? "ndjson", FRAMINGS),
-      ready,
+      ready: checkBoolean(`${of}.ready`, ready),
       initialize,
       limits: resolveLimits(`${of}.limits`, pool.limits, limits),
       program: programOf(pool),
@@ -224,15 +230,17 @@ export interface StdioBusConfig {
  * @throws {InvalidConfigError} for what is no JSON, for unknown keys, and for values out of range.
  */
 export function fromStdioBusConfig(given: string | StdioBusConfig): StdioBusOptions {
-  const config = checkOptions("a configuration", typeof given === "string" ? parse(given) : given);
+  const config = checkOptions(
+    "a configuration",
+    typeof given === "string" ? fromJson<StdioBusConfig>(given, "the configuration") : given,
+  );
   if ("transport" in config) {
     throw new InvalidConfigError("the configuration has `transport`, which is no option of a bus.", {
       hint: "Take it out, and call `bus.serve({ unix })` or `bus.serve({ tcp })` for clients from outside.",
     });
   }
   checkKeys("the configuration", config, LEGACY_KEYS);
-  const limits = checkOptions("limits", config.limits ?? {});
-  checkKeys("limits", limits, LEGACY_LIMIT_KEYS);
+  const limits = checkKeys("limits", config.limits ?? {}, LEGACY_LIMIT_KEYS);
   const seconds = (name: keyof typeof limits, fallback: number): number =>
     1_000 * checkInteger(`limits.${name}`, limits[name] ?? fallback, name === "drain_timeout_sec" ? 0 : 1, 86_400);
   const window = seconds("restart_window_sec", 60);
@@ -249,8 +257,7 @@ export function fromStdioBusConfig(given: string | StdioBusConfig): StdioBusOpti
   };
   return {
     pools: config.pools.map((pool, index) => {
-      checkKeys(`pools[${index}]`, checkOptions(`pools[${index}]`, pool), LEGACY_POOL_KEYS);
-      const { id, command, args = [] } = pool;
+      const { id, command, args = [] } = checkKeys(`pools[${index}]`, pool, LEGACY_POOL_KEYS);
       const instances = checkInteger(`pools[${index}].instances`, pool.instances, 1, 1_024);
       return { id, command, args, instances, restart, stop: { drain } };
     }),
@@ -259,12 +266,4 @@ export function fromStdioBusConfig(given: string | StdioBusConfig): StdioBusOpti
       maxQueuedBytes: checkInteger("limits.max_output_queue", limits.max_output_queue ?? 4 * 2 ** 20, 1_024, GIB),
     },
   };
-}
-
-function parse(text: string): StdioBusConfig {
-  try {
-    return JSON.parse(text) as StdioBusConfig;
-  } catch (cause) {
-    throw new InvalidConfigError(`the configuration is no JSON: ${(cause as Error).message}`, { cause });
-  }
 }

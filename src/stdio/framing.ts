@@ -42,7 +42,8 @@ export class Fault {
 /** Bytes of a fault that are kept of its beginning and of its end. */
 const SHOWN = 512;
 const NEWLINE = 10;
-const HEADER_BYTES = 4;
+/** Bytes of the length before a message. */
+export const HEADER_BYTES = 4;
 /** A line of a head is shorter. */
 const HEAD_LINE_MAX = 4_096;
 /** No message has such a length: text was printed where a length should be. */
@@ -345,111 +346,4 @@ function parseBytes(bytes: Uint8Array): unknown {
     return new Fault("not UTF-8", bytes.length, bytes, bytes);
   }
   return parseText(text);
-}
-
-/** Text that waits is put together in pieces of at most this length: so it takes little more memory than it has bytes. */
-const PIECE_LENGTH = 65_536 - 64;
-
-/** Messages on their way out, gathered so that those of one turn are one write. */
-export class Outbox {
-  readonly #framing: Framing;
-  /** What came last; the pieces go out before it. */
-  #text = "";
-  #textBytes = 0;
-  #frames: Uint8Array[] = [];
-  #pieces: { data: string; bytes: number }[] = [];
-  /** What waits here. */
-  bytes = 0;
-
-  constructor(framing: Framing) {
-    this.#framing = framing;
-  }
-
-  /** Adds a message: JSON in one line. Returns its bytes. */
-  add(json: string): number {
-    const framed = this.#framing === "length" ? this.#addFrame(json) : this.#addText(json);
-    this.bytes += framed;
-    return framed;
-  }
-
-  #addFrame(json: string): number {
-    const length = Buffer.byteLength(json);
-    const frame = Buffer.allocUnsafe(HEADER_BYTES + length);
-    frame.writeUInt32BE(length);
-    frame.write(json, HEADER_BYTES);
-    this.#frames.push(frame);
-    return frame.length;
-  }
-
-  #addText(json: string): number {
-    const isLine = this.#framing === "ndjson";
-    const text = isLine ? json + "\n" : `Content-Length: ${Buffer.byteLength(json)}\r\n\r\n${json}`;
-    const bytes = Buffer.byteLength(text);
-    if (this.#text.length + text.length > PIECE_LENGTH) this.#cut();
-    this.#text = this.#text === "" ? text : this.#text + text;
-    this.#textBytes += bytes;
-    return bytes;
-  }
-
-  #cut(): void {
-    if (this.#text === "") return;
-    Buffer.byteLength(this.#text); // makes one string of the many that it was put together from
-    this.#pieces.push({ data: this.#text, bytes: this.#textBytes });
-    this.#text = "";
-    this.#textBytes = 0;
-  }
-
-  /** What is to be written next, as it is: all that waits, or the first part of much. */
-  take(): string | Uint8Array {
-    if (this.#framing === "length") {
-      const frames = this.#frames;
-      this.#frames = [];
-      this.bytes = 0;
-      return frames.length === 1 ? frames[0]! : Buffer.concat(frames);
-    }
-    const piece = this.#pieces.shift();
-    if (piece) {
-      this.bytes -= piece.bytes;
-      return piece.data;
-    }
-    const text = this.#text;
-    this.#text = "";
-    this.#textBytes = 0;
-    this.bytes = 0;
-    return text;
-  }
-
-  /** Forgets what waits. */
-  clear(): void {
-    this.#text = "";
-    this.#textBytes = 0;
-    this.#frames = [];
-    this.#pieces = [];
-    this.bytes = 0;
-  }
-}
-
-/** Where bytes go. */
-export interface ByteSink {
-  /** Takes bytes or text. Returns `null` when it could take more at once, else a promise for when it can. */
-  write(data: string | Uint8Array): Promise<unknown> | null;
-}
-
-/** A pair of byte streams with the other side behind it. */
-export interface BytePair {
-  readonly sink: ByteSink;
-  readonly source: ReadableStream<Uint8Array>;
-}
-
-/** A {@link ByteSink} over Bun's. */
-export function sinkOf(sink: Bun.FileSink): ByteSink {
-  return {
-    write(data) {
-      const written: unknown = sink.write(data);
-      const flushed: unknown = sink.flush();
-      // Both are the same promise while the pipe is full; the failure of each must be handled.
-      if (flushed instanceof Promise && flushed !== written) flushed.catch(() => {});
-      return written instanceof Promise ? written : flushed instanceof Promise ? flushed : null;
-    },
-  };
 }

@@ -1,7 +1,7 @@
 /** One end of a JSON-RPC conversation: messages in and out, and the requests of both sides that are not answered yet. */
 
 import { RpcError } from "../errors.ts";
-import { type ByteSink, Fault, type Framing, type MessageReader, messageReader, Outbox } from "./framing.ts";
+import { Fault, type Framing, type MessageReader, messageReader } from "./framing.ts";
 import {
   CANCEL,
   cancelJson,
@@ -15,6 +15,7 @@ import {
   type RpcId,
   type RpcMessage,
 } from "./rpc.ts";
+import { type ByteSink, MessageWriter } from "./writer.ts";
 
 /** How much a peer takes from the other side. */
 export interface PeerLimits {
@@ -60,8 +61,6 @@ export interface PeerOwner<C> {
   broken?(): void;
 }
 
-/** Times a write is put off for other messages of the same turn. */
-const PUT_OFF = 3;
 const resolved = Promise.resolve();
 
 /** A request or notification of the other side, as the handlers of a worker get it. Its functions need no `this`. */
@@ -111,8 +110,7 @@ export class PeerRequest {
 }
 
 /**
- * One end of a JSON-RPC conversation over a sink and chunks of bytes. It frames and gathers what is written, reads no more than
- * the limits allow, and keeps the requests of both sides by id:
+ * One end of a JSON-RPC conversation over a sink and chunks of bytes. It reads no more than the limits allow, and keeps the requests of both sides by id:
  *
  * - A call (`C` is the owner's record of it) is answered once. What comes for an id that is not open is {@link PeerOwner.strayed}.
  * - A request whose id is that of one not answered yet is refused with -32600 and does not run. The first one goes on.
@@ -122,11 +120,11 @@ export class PeerRequest {
  */
 export class RpcPeer<C = never> {
   readonly #owner: PeerOwner<C>;
-  readonly #sink: ByteSink;
   readonly #limits: PeerLimits;
   /** Reason of a signal that `$/cancelRequest` aborts. */
   readonly #cancelled: () => unknown;
-  readonly #outbox: Outbox;
+  /** What it writes to. */
+  readonly out: MessageWriter;
   readonly #messages: MessageReader;
   readonly #calls = new Map<RpcId, C>();
   /** Requests that this side has not answered. */
@@ -135,12 +133,6 @@ export class RpcPeer<C = never> {
   #asking: PeerRequest | null = null;
   /** Number of these, and of notifications whose handlers run. */
   #running = 0;
-  /** Bytes that the sink has not taken yet, without those of the outbox. */
-  #writing = 0;
-  #isFlushing = false;
-  #putOff = 0;
-  #seenBytes = 0;
-  #isOpen = true;
   /** `null`: no more bytes come. */
   #unread: (Uint8Array | null)[] = [];
   /** Promises of the owner that are waited for before more is read. */
@@ -152,10 +144,17 @@ export class RpcPeer<C = never> {
 
   constructor(owner: PeerOwner<C>, sink: ByteSink, limits: PeerLimits, cancelled: () => unknown) {
     this.#owner = owner;
-    this.#sink = sink;
     this.#limits = limits;
     this.#cancelled = cancelled;
-    this.#outbox = new Outbox(limits.framing);
+    const wrote = (): void => {
+      owner.wrote?.();
+      this.#wake();
+    };
+    const broken = (): void => {
+      this.stopWriting();
+      owner.broken?.();
+    };
+    this.out = new MessageWriter(sink, limits.framing, wrote, broken);
     this.#messages = messageReader(limits.framing, limits.maxMessageBytes);
   }
 
@@ -196,26 +195,11 @@ export class RpcPeer<C = never> {
 
   // ---- writing --------------------------------------------------------------------------------------------------------
 
-  /** Whether messages are still written. */
-  get isOpen(): boolean {
-    return this.#isOpen;
-  }
-
-  /** Bytes that the other side has not taken. */
-  get queuedBytes(): number {
-    return this.#outbox.bytes + this.#writing;
-  }
-
   /** Writes a message with the others of this turn. */
   post(json: string): void {
-    if (!this.#isOpen) return;
-    const bytes = this.#outbox.add(json);
+    if (!this.out.isOpen) return;
+    const bytes = this.out.add(json);
     this.#owner.posted?.(bytes);
-    if (this.#isFlushing || this.#writing > 0) return;
-    this.#isFlushing = true;
-    this.#putOff = 0;
-    this.#seenBytes = 0;
-    queueMicrotask(this.#flush);
   }
 
   /** Sends a piece of the answer to the request with this id before the answer. Returns as {@link room}. */
@@ -226,19 +210,17 @@ export class RpcPeer<C = never> {
 
   /** Returns a promise for when fewer bytes than `limit` wait, or nothing is written any more; `null`: it is so. */
   room(limit = this.#limits.maxQueuedBytes): Promise<void> | null {
-    return this.queuedBytes < limit ? null : this.#until(() => this.queuedBytes < limit);
+    return this.out.queuedBytes < limit ? null : this.#until(() => this.out.queuedBytes < limit);
   }
 
   /** Resolves when all was answered, by this side and by the other, and written. */
   async drain(): Promise<void> {
-    await this.#until(() => this.#calls.size + this.#running === 0 && this.queuedBytes === 0);
+    await this.#until(() => this.#calls.size + this.#running === 0 && this.out.queuedBytes === 0);
   }
 
   /** Writes nothing more and forgets what waits. A reason aborts the requests that are not answered. */
   stopWriting(reason?: unknown): void {
-    this.#isOpen = false;
-    this.#outbox.clear();
-    this.#writing = 0;
+    this.out.close();
     if (reason !== undefined) for (const request of [this.#asking, ...this.#requests.values()]) request?.abort(reason);
     this.#wake();
   }
@@ -246,47 +228,6 @@ export class RpcPeer<C = never> {
   async #until(isSo: () => boolean): Promise<void> {
     while (!isSo()) await new Promise<void>((wake) => this.#waiters.push(wake));
   }
-
-  /** Code that got answers in this turn asks again in its microtasks: its requests go out in one write. */
-  readonly #flush = (): void => {
-    const { bytes } = this.#outbox;
-    if (bytes !== this.#seenBytes && this.#putOff++ < PUT_OFF) {
-      this.#seenBytes = bytes;
-      queueMicrotask(this.#flush);
-      return;
-    }
-    this.#isFlushing = false;
-    this.write();
-  };
-
-  /** Writes what waits now, as far as the sink takes it. */
-  write(): void {
-    if (this.#writing > 0) return;
-    while (this.#writing === 0 && this.#outbox.bytes > 0) {
-      const { bytes } = this.#outbox;
-      try {
-        const full = this.#sink.write(this.#outbox.take());
-        if (full === null) continue;
-        this.#writing = bytes - this.#outbox.bytes;
-        full.then(this.#onDrained, this.#onBroken);
-      } catch {
-        return this.#onBroken();
-      }
-    }
-    this.#owner.wrote?.();
-    this.#wake();
-  }
-
-  readonly #onDrained = (): void => {
-    this.#writing = 0;
-    this.write();
-  };
-
-  readonly #onBroken = (): void => {
-    if (!this.#isOpen) return;
-    this.stopWriting();
-    this.#owner.broken?.();
-  };
 
   /** Something was written or answered: wakes those who wait for it, and reads on. */
   #wake(): void {
@@ -355,7 +296,7 @@ export class RpcPeer<C = never> {
     try {
       while (!this.#isStopped) {
         if (this.#holds > 0 || this.#running >= this.#limits.maxInFlight) return;
-        if (this.queuedBytes >= this.#limits.maxQueuedBytes) return;
+        if (this.out.queuedBytes >= this.#limits.maxQueuedBytes) return;
         const message = this.#messages.next();
         if (message !== undefined) {
           this.#receive(message);

@@ -7,6 +7,7 @@ import type { StdioBusOptions } from "./config.ts";
 import {
   cancelJson,
   errorJson,
+  fromJson,
   kindOf,
   progressJson,
   type Question,
@@ -41,7 +42,7 @@ export class RawStdioBus implements AsyncDisposable {
   constructor(options: StdioBusOptions) {
     this.#bus = new StdioBus(options);
     this.#bus.onRequest("*", (_, { message, signal }) => this.#ask(message, signal));
-    this.#bus.onNotification = (message) => this.#emit(toJson(message, "a notification"));
+    this.#bus.audience.onNotification = (message) => this.#emit(toJson(message, "a notification"));
   }
 
   get state(): BusStateValue {
@@ -102,7 +103,7 @@ export class RawStdioBus implements AsyncDisposable {
    * {@link InvalidStateError} unless the bus is RUNNING. All else is told by a message.
    */
   send(message: string | RpcMessage): void {
-    const parsed = typeof message === "string" ? parse(message) : message;
+    const parsed = typeof message === "string" ? fromJson<RpcMessage>(message, "the message") : message;
     const kind = kindOf(parsed);
     if (kind === "nothing") throw new InvalidConfigError("this is no message of JSON-RPC.");
     this.#bus.checkRunning("send");
@@ -156,13 +157,5 @@ export class RawStdioBus implements AsyncDisposable {
       if (wait) room = room ? Promise.all([room, wait]) : wait;
     }
     return room;
-  }
-}
-
-function parse(text: string): RpcMessage {
-  try {
-    return JSON.parse(text) as RpcMessage;
-  } catch (cause) {
-    throw new InvalidConfigError(`the message is no JSON: ${(cause as Error).message}`, { cause });
   }
 }

@@ -75,6 +75,15 @@ export function toJson(value: unknown, what: string): string {
   }
 }
 
+/** The reverse of {@link toJson}. Throws {@link InvalidConfigError}. */
+export function fromJson<T>(text: string, what: string): T {
+  try {
+    return JSON.parse(text) as T;
+  } catch (cause) {
+    throw new InvalidConfigError(`${what} is no JSON: ${(cause as Error).message}`, { cause });
+  }
+}
+
 /** The error of a response. */
 export function readError(error: unknown, method: string, worker: string): RpcError {
   const { code, message, data } = (typeof error === "object" && error !== null ? error : {}) as Record<string, unknown>;

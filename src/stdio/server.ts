@@ -5,8 +5,7 @@ import { lstatSync, statSync, unlinkSync } from "node:fs";
 import type { Socket, SocketListener } from "bun";
 import { checkChoice, checkInteger, checkKeys, checkOptions, checkToken, shown } from "../check.ts";
 import { AddressInUseError, InvalidConfigError, ResourceError, RpcError } from "../errors.ts";
-import type { StdioBus } from "./bus.ts";
-import { Client, type ClientRules } from "./client.ts";
+import { Client, type ClientHost, type ClientRules } from "./client.ts";
 import { type Framing, FRAMINGS } from "./framing.ts";
 import type { PeerLimits } from "./peer.ts";
 import { RPC, type RpcMessage } from "./rpc.ts";
@@ -48,7 +47,7 @@ const TCP_KEYS = ["port", "hostname", "token"];
 const UNIX_PATH_MAX = 108;
 
 function resolve(options: ServeOptions): PeerLimits & { maxClients: number } {
-  checkKeys("serve", checkOptions("serve", options), KEYS);
+  checkKeys("serve", options, KEYS);
   if ((options.unix === undefined) === (options.tcp === undefined)) {
     throw new InvalidConfigError("serve takes either `unix` or `tcp`.");
   }
@@ -69,22 +68,22 @@ export class StdioServer implements AsyncDisposable {
   readonly path: string | null;
   readonly #rules: ClientRules;
   readonly #maxClients: number;
-  readonly #bus: StdioBus;
+  readonly #host: ClientHost;
   readonly #onStop: () => void;
   readonly #listener: SocketListener<Client | null>;
   readonly #inode: number;
   readonly #clients = new Set<Client>();
   #isListening = true;
 
-  /** @internal Use {@link StdioBus.serve}. */
-  static async listen(bus: StdioBus, options: ServeOptions, onStop: () => void): Promise<StdioServer> {
+  /** @internal Use `StdioBus.serve`. */
+  static async listen(host: ClientHost, options: ServeOptions, onStop: () => void): Promise<StdioServer> {
     const limits = resolve(options);
     if (options.unix !== undefined) await clearPath(options.unix);
-    return new StdioServer(bus, options, limits, onStop);
+    return new StdioServer(host, options, limits, onStop);
   }
 
-  private constructor(bus: StdioBus, options: ServeOptions, limits: ReturnType<typeof resolve>, onStop: () => void) {
-    this.#bus = bus;
+  private constructor(host: ClientHost, options: ServeOptions, limits: ReturnType<typeof resolve>, onStop: () => void) {
+    this.#host = host;
     this.#maxClients = limits.maxClients;
     this.#onStop = onStop;
     const socket = {
@@ -174,9 +173,9 @@ export class StdioServer implements AsyncDisposable {
   }
 
   #open(socket: Socket<Client | null>): void {
-    const client = new Client(socket, this.#bus, this.#rules);
+    const client = new Client(socket, this.#host, this.#rules);
     socket.data = client;
-    this.#bus.clients.connects++;
+    this.#host.counts.connects++;
     this.#clients.add(client);
     if (this.#clients.size <= this.#maxClients) return;
     client.turnAway(new RpcError(RPC.busError, `there are ${this.#maxClients} clients already`));
@@ -184,7 +183,7 @@ export class StdioServer implements AsyncDisposable {
 
   #closed(client: Client | null): void {
     if (!client || !this.#clients.delete(client)) return;
-    this.#bus.clients.disconnects++;
+    this.#host.counts.disconnects++;
     client.closed();
   }
 }

@@ -95,15 +95,14 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
   /** @internal It blocks nobody any more: what still comes is queued. */
   release(): void {
     this.#isReleased = true;
-    this.#room?.resolve();
-    this.#room = null;
+    this.#giveRoom();
   }
 
   /** The next item; done when it is closed and all was read. */
   next(): Promise<IteratorResult<T>> {
     if (this.#queue.length > 0) {
       const value = this.#queue.take()!;
-      this.#giveRoom();
+      if (!this.#queue.isFull) this.#giveRoom();
       return Promise.resolve({ done: false, value });
     }
     const failure = this.#failure;
@@ -142,8 +141,7 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
   }
 
   #giveRoom(): void {
-    if (!this.#room || this.#queue.isFull) return;
-    this.#room.resolve();
+    this.#room?.resolve();
     this.#room = null;
   }
 
@@ -156,8 +154,7 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
     if (!this.#isOpen) return;
     this.#isOpen = false;
     this.#signal?.removeEventListener("abort", this.#abort);
-    this.#room?.resolve();
-    this.#room = null;
+    this.#giveRoom();
     this.#onClose(this);
     const readers = this.#readers.splice(0);
     this.#hold.set(false);

@@ -1,9 +1,10 @@
 /** The worker's end of a stdio bus: reads requests, runs their handlers, writes each answer. */
 
 import { RpcError } from "../errors.ts";
-import type { BytePair, Fault, Framing } from "./framing.ts";
+import type { Fault, Framing } from "./framing.ts";
 import { type PeerOwner, PeerRequest, RpcPeer } from "./peer.ts";
 import { errorJson, READY, RPC, type RpcMessage } from "./rpc.ts";
+import type { BytePair } from "./writer.ts";
 
 /** What a handler knows of its call besides the params; the same over stdio and over a bus. Its functions need no `this`. */
 export interface ServeContext {
@@ -63,7 +64,7 @@ export class StdioWorker implements PeerOwner<never> {
     try {
       for (let read = await reader.read(); !read.done && !this.#isStopped; read = await reader.read()) {
         const hold = this.#peer.push(read.value);
-        this.#peer.write();
+        this.#peer.out.write();
         if (hold) await hold;
       }
     } catch {
@@ -73,7 +74,7 @@ export class StdioWorker implements PeerOwner<never> {
   }
 
   received(): boolean {
-    if (++this.#received % WRITE_EVERY === 0) this.#peer.write();
+    if (++this.#received % WRITE_EVERY === 0) this.#peer.out.write();
     return true;
   }
 

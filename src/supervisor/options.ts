@@ -81,42 +81,21 @@ export interface PoolOptions {
   stderr?: "log" | "inherit";
 }
 
-/** @internal Options with their defaults filled in. */
-export interface ResolvedPool {
-  readonly name: string;
-  readonly command: string;
-  readonly args: readonly string[];
-  readonly instances: number;
-  readonly env: Readonly<Record<string, string | undefined>>;
-  readonly cwd: string;
-  readonly uid: number | undefined;
-  readonly gid: number | undefined;
-  /** 0: no limit. */
-  readonly startupTimeout: number;
-  readonly restart: ResolvedRestart;
-  readonly stop: Required<StopOptions>;
-  readonly recycle: Required<RecycleOptions>;
-  readonly stderr: "log" | "inherit";
-}
-
 /** @internal */
-export interface ResolvedRestart {
-  readonly policy: "always" | "on-failure" | "never";
-  readonly limit: number;
-  readonly window: number;
-  readonly backoff: Required<Backoff>;
-  readonly healthyAfter: number;
-  readonly giveUp: boolean;
-}
+export type ResolvedRestart = Readonly<Required<RestartOptions> & { backoff: Required<Backoff> }>;
+
+/** @internal Options with their defaults filled in; 0 in `startupTimeout` is no limit. */
+export type ResolvedPool = Readonly<
+  Required<Omit<PoolOptions, "uid" | "gid">> &
+    Pick<PoolOptions, "uid" | "gid"> & {
+      restart: ResolvedRestart;
+      stop: Required<StopOptions>;
+      recycle: Required<RecycleOptions>;
+    }
+>;
 
 /** Most workers of one pool. */
 export const INSTANCES_MAX = 1024;
-
-function section<T extends object>(of: string, given: T | undefined, known: readonly (keyof T & string)[]): T {
-  const options = checkOptions(of, given ?? ({} as T));
-  checkKeys(of, options, known);
-  return options;
-}
 
 function checkText(option: string, value: unknown): string {
   if (typeof value === "string" && !value.includes("\0")) return value;
@@ -128,7 +107,8 @@ function checkNumber(option: string, value: unknown, low: number, high: number):
   throw new InvalidConfigError(`${option} is ${shown(value)}; it must be a number from ${low} to ${high}.`);
 }
 
-function checkBoolean(option: string, value: unknown): boolean {
+/** @internal */
+export function checkBoolean(option: string, value: unknown): boolean {
   if (typeof value === "boolean") return value;
   throw new InvalidConfigError(`${option} is ${shown(value)}; it must be true or false.`);
 }
@@ -137,15 +117,15 @@ function checkMs(option: string, value: unknown, low = 0): number {
   return checkInteger(option, value, low, MAX_TIMER_MS, " ms");
 }
 
-/** A whole number from `low`, or `Infinity`. */
-function checkCount(option: string, value: unknown, low: number, unit = ""): number {
+/** A whole number from `low`, or `Infinity`. @internal */
+export function checkCount(option: string, value: unknown, low: number, unit = ""): number {
   return value === Infinity ? Infinity : checkInteger(option, value, low, MAX_TIMER_MS, `${unit}, or Infinity`);
 }
 
 /** Throws {@link InvalidConfigError}. @internal */
 export function resolveRestart(given: RestartOptions | undefined, of = "restart"): ResolvedRestart {
-  const options = section(of, given, ["policy", "limit", "window", "backoff", "healthyAfter", "giveUp"]);
-  const backoff = section(`${of}.backoff`, options.backoff, ["initial", "max", "factor", "jitter"]);
+  const options = checkKeys(of, given ?? {}, ["policy", "limit", "window", "backoff", "healthyAfter", "giveUp"]);
+  const backoff = checkKeys(`${of}.backoff`, options.backoff ?? {}, ["initial", "max", "factor", "jitter"]);
   const initial = checkMs(`${of}.backoff.initial`, backoff.initial ?? 100);
   return {
     policy: checkChoice(`${of}.policy`, options.policy ?? "always", ["always", "on-failure", "never"]),
@@ -164,7 +144,7 @@ export function resolveRestart(given: RestartOptions | undefined, of = "restart"
 
 /** Throws {@link InvalidConfigError}. @internal */
 export function resolveStop(given: StopOptions | undefined, defaults?: Required<StopOptions>): Required<StopOptions> {
-  const options = section("stop", given, ["drain", "endOfInput", "term"]);
+  const options = checkKeys("stop", given ?? {}, ["drain", "endOfInput", "term"]);
   return {
     drain: checkMs("stop.drain", options.drain ?? defaults?.drain ?? 5_000),
     endOfInput: checkMs("stop.endOfInput", options.endOfInput ?? defaults?.endOfInput ?? 2_000),
@@ -202,7 +182,7 @@ export const POOL_KEYS = [
 
 /** Fills in defaults. Throws {@link InvalidConfigError}. @internal */
 export function resolvePool(given: PoolOptions): ResolvedPool {
-  const options = section("a pool", given, POOL_KEYS);
+  const options = checkKeys("a pool", given, POOL_KEYS);
   const command = checkText("command", options.command);
   if (command === "") throw new InvalidConfigError('command is ""; it must name a program.');
   const args: unknown = options.args ?? [];
@@ -211,7 +191,7 @@ export function resolvePool(given: PoolOptions): ResolvedPool {
   if ((uid === undefined) !== (gid === undefined)) {
     throw new InvalidConfigError(`${uid === undefined ? "gid" : "uid"} is given alone.`, { hint: "Give both." });
   }
-  const recycle = section("recycle", options.recycle, ["maxAge", "maxRequests"]);
+  const recycle = checkKeys("recycle", options.recycle ?? {}, ["maxAge", "maxRequests"]);
   return {
     name: checkText("name", options.name ?? command),
     command,

@@ -5,21 +5,22 @@ import { constants } from "node:os";
 import { resolve } from "node:path";
 import util from "node:util"; // by name, an old Bun could not even say that it is one
 import type { SocketHandler, UnixSocketOptions } from "bun";
+import { type Clock, startTimer } from "../clock.ts";
 import { type ExitReport, InvalidConfigError, ProgramNotFoundError, WorkerStartError } from "../errors.ts";
 import { findLauncher } from "../native/find.ts";
 import type { ResolvedPool, StopOptions } from "./options.ts";
 import { StderrTail } from "./stderr.ts";
 
 /** How the supervisor connects a worker process: given by who talks to it. */
-export interface Transport<Link extends WorkerLink> {
+export interface Transport<Connection extends WorkerLink> {
   /** What the process gets as standard input. */
   readonly stdin: "pipe" | "ignore";
   readonly stdout: "pipe" | "ignore" | "inherit";
   /**
-   * Resolves to the link when the worker is ready. `signal` aborts when its startup time is over, its process ends or the pool
+   * Resolves to the connection when the worker is ready. `signal` aborts when its startup time is over, its process ends or the pool
    * stops: then the result is not used, and whatever it resolves to later is told `ended`. A rejection ends the process.
    */
-  open(process: WorkerProcess, signal: AbortSignal): Promise<Link>;
+  open(process: WorkerProcess, signal: AbortSignal): Promise<Connection>;
 }
 
 /** The connection to one worker that is ready. */
@@ -92,12 +93,12 @@ export function findProgram(pool: ResolvedPool): string {
   throw new ProgramNotFoundError(pool.name, pool.command, where);
 }
 
-/** @internal What a {@link Process} tells its supervisor. */
-export interface Owner {
+/** @internal What a {@link Process} asks and tells its owner. */
+export interface ProcessOwner {
   readonly pool: ResolvedPool;
+  readonly clock: Clock;
   log(worker: { id: number; pid: number }, line: string): void;
-  served(process: Process): void;
-  recycle(process: Process): void;
+  recycle(): void;
 }
 
 type Child = Bun.Subprocess<"pipe" | "ignore", "pipe" | "ignore" | "inherit", "pipe" | "inherit">;
@@ -111,9 +112,9 @@ export class Process implements WorkerProcess {
   readonly exited: Promise<ExitReport>;
   /** Resolves when the program runs. Rejects with {@link ProgramNotFoundError} or {@link WorkerStartError}. */
   readonly started: Promise<void>;
-  readonly startedAt = performance.now();
-  requests = 0;
-  readonly #owner: Owner;
+  readonly #startedAt: number;
+  #requests = 0;
+  readonly #owner: ProcessOwner;
   readonly #child: Child;
   readonly #stderr: StderrTail | null;
   /** Socket whose other end the launcher has: it takes signals, and its end tells the launcher that we are gone. */
@@ -127,14 +128,15 @@ export class Process implements WorkerProcess {
 
   /** @throws {@link ProgramNotFoundError}, {@link WorkerStartError}. */
   constructor(
-    owner: Owner,
+    owner: ProcessOwner,
     program: string,
     id: number,
     life: number,
     io: Pick<Transport<WorkerLink>, "stdin" | "stdout">,
   ) {
-    const { pool } = owner;
+    const { pool, clock } = owner;
     this.#owner = owner;
+    this.#startedAt = clock.now();
     this.id = id;
     this.life = life;
     const through = useLauncher();
@@ -170,7 +172,9 @@ export class Process implements WorkerProcess {
     }
     const begun = this.started.catch(() => {}); // a line that comes earlier has no process id yet
     const { stderr } = this.#child;
-    this.#stderr = stderr ? new StderrTail(stderr, begun, (line) => owner.log({ id, pid: this.pid }, line)) : null;
+    this.#stderr = stderr
+      ? new StderrTail(stderr, clock, begun, (line) => owner.log({ id, pid: this.pid }, line))
+      : null;
     this.exited = this.#watch();
   }
 
@@ -182,10 +186,6 @@ export class Process implements WorkerProcess {
     return this.#stderr?.text ?? "";
   }
 
-  get uptimeMs(): number {
-    return performance.now() - this.startedAt;
-  }
-
   kill(signal: NodeJS.Signals = "SIGTERM"): void {
     if (this.#ended) return;
     if (signal === "SIGTERM" || signal === "SIGKILL") this.#advance(signal);
@@ -193,12 +193,11 @@ export class Process implements WorkerProcess {
   }
 
   served(): void {
-    this.requests++;
-    this.#owner.served(this);
+    if (++this.#requests >= this.#owner.pool.recycle.maxRequests) this.recycle();
   }
 
   recycle(): void {
-    this.#owner.recycle(this);
+    this.#owner.recycle();
   }
 
   /**
@@ -206,34 +205,13 @@ export class Process implements WorkerProcess {
    * to the report always. Called again, the faster of both goes first.
    */
   async end(steps: Required<StopOptions>, drain: (() => Promise<void>) | null): Promise<ExitReport> {
-    if (drain && !this.#ended) {
-      this.#advance("drain");
-      const drained = drain();
-      drained.catch(() => {}); // then the next step is due
-      await this.#within(steps.drain, drained);
-    }
-    if (this.stdin && !this.#ended) {
-      this.#advance("end of input");
-      this.#endInput();
-      await this.#within(steps.endOfInput);
-    }
-    if (!this.#ended) {
-      this.#advance("SIGTERM");
-      this.#signal("SIGTERM");
-      await this.#within(steps.term);
-    }
-    if (!this.#ended) {
-      this.#advance("SIGKILL");
-      this.#signal("SIGKILL");
-      await this.#within(KILL_MS);
-    }
-    if (!this.#ended) {
-      // Whatever holds up the launcher, it ends; and the program with it.
-      this.#child.kill("SIGKILL");
-      await this.#within(STDERR_MS);
-      if (!this.#ended) return { ...this.#report(), how: "nothing" };
-    }
-    return this.exited;
+    if (drain) await this.#step("drain", steps.drain, drain);
+    if (this.stdin) await this.#step("end of input", steps.endOfInput, () => this.#endInput());
+    await this.#step("SIGTERM", steps.term, () => this.#signal("SIGTERM"));
+    await this.#step("SIGKILL", KILL_MS, () => this.#signal("SIGKILL"));
+    // Whatever holds up the launcher, it ends; and the program with it.
+    await this.#step("SIGKILL", STDERR_MS, () => this.#child.kill("SIGKILL"));
+    return this.#ended ? this.exited : { ...this.#report(), how: "nothing" };
   }
 
   /** A step counts only when a later one has not begun. */
@@ -242,16 +220,17 @@ export class Process implements WorkerProcess {
     if (order.indexOf(how) > order.indexOf(this.#how)) this.#how = how;
   }
 
-  /** Resolves when it has ended, when `done` has settled, or after `ms`. */
-  async #within(ms: number, done?: Promise<void>): Promise<void> {
-    if (this.#ended || ms === 0) return;
-    const { promise, resolve: goOn } = Promise.withResolvers<void>();
-    const timer = setTimeout(goOn, ms);
-    timer.unref();
-    void this.exited.then(() => goOn());
-    done?.then(goOn, goOn);
+  /** Takes a step of the end. Resolves when the process has ended, when what `act` began has settled, or after `ms`. */
+  async #step(how: ExitReport["how"], ms: number, act: () => Promise<void> | void): Promise<void> {
+    if (this.#ended) return;
+    this.#advance(how);
+    const { promise, resolve: goOn } = Promise.withResolvers<unknown>();
+    act()?.then(goOn, goOn); // a drain that fails: then the next step is due
+    void this.exited.then(goOn);
+    if (ms === 0) goOn(null);
+    const timer = startTimer(this.#owner.clock, ms, () => goOn(null));
     await promise;
-    clearTimeout(timer);
+    timer.close();
   }
 
   #endInput(): void {
@@ -302,7 +281,7 @@ export class Process implements WorkerProcess {
       pid: this.#pid,
       exitCode: signalCode === null ? exitCode : null,
       signal: signalCode === null ? null : String(signalCode),
-      uptimeMs: this.uptimeMs,
+      uptimeMs: this.#owner.clock.now() - this.#startedAt,
       how: this.#how,
       stderrTail: this.stderrTail,
     };

@@ -1,6 +1,7 @@
 /** The standard error of a worker: lines as they come, and the last 64 KiB. */
 
 import type { ReadableStreamDefaultReader } from "node:stream/web";
+import { type Clock, startTimer } from "../clock.ts";
 
 /** What is kept, and the longest line, in bytes. */
 const LIMIT = 65_536;
@@ -8,6 +9,7 @@ const NEWLINE = 10;
 
 /** @internal */
 export class StderrTail {
+  readonly #clock: Clock;
   readonly #line: (line: string) => void;
   readonly #reader: Pick<ReadableStreamDefaultReader<Uint8Array>, "read" | "cancel">;
   readonly #done: Promise<void>;
@@ -19,7 +21,8 @@ export class StderrTail {
   #openBytes = 0;
 
   /** Reads when `begin` has resolved. */
-  constructor(stream: ReadableStream<Uint8Array>, begin: Promise<void>, line: (line: string) => void) {
+  constructor(stream: ReadableStream<Uint8Array>, clock: Clock, begin: Promise<void>, line: (line: string) => void) {
+    this.#clock = clock;
     this.#line = line;
     this.#reader = stream.getReader();
     this.#done = begin.then(() => this.#read());
@@ -33,10 +36,9 @@ export class StderrTail {
 
   /** Reads to the end, for `ms` at most. */
   async finish(ms: number): Promise<void> {
-    const timer = setTimeout(() => void this.#reader.cancel().catch(() => {}), ms);
-    timer.unref();
+    const timer = startTimer(this.#clock, ms, () => void this.#reader.cancel().catch(() => {}));
     await this.#done;
-    clearTimeout(timer);
+    timer.close();
   }
 
   async #read(): Promise<void> {

@@ -1,11 +1,14 @@
 /** One worker's end of the bus: the calls that it has, over a pair of byte streams, until its process has ended. */
 
+import type { Clock, Timer } from "../clock.ts";
 import { type ExitReport, ProtocolError, WorkerExitedError } from "../errors.ts";
 import type { WorkerLink, WorkerProcess } from "../supervisor/process.ts";
 import type { Call } from "./call.ts";
-import type { BytePair, Fault } from "./framing.ts";
+import type { Fault } from "./framing.ts";
 import { type PeerLimits, type PeerOwner, type PeerRequest, RpcPeer } from "./peer.ts";
 import { PROGRESS, peekId, readError, READY, type RpcId, type RpcMessage, toJson } from "./rpc.ts";
+import { noTraffic } from "./stats.ts";
+import type { BytePair } from "./writer.ts";
 
 /** Who a worker is. */
 export interface LinkIdentity {
@@ -18,36 +21,17 @@ export interface LinkIdentity {
   readonly pid: number;
 }
 
-/** What a link may take and what it does with what is wrong. */
-export interface LinkLimits extends PeerLimits {
+/** What a connection may take and what it does with what is wrong. */
+export interface ConnectionLimits extends PeerLimits {
   readonly maxTimeouts: number;
   readonly onFault: "skip" | "restart";
 }
 
-/** What a link counts; the bus adds these up. */
-export class LinkCounts {
-  messagesIn = 0;
-  bytesIn = 0;
-  messagesOut = 0;
-  bytesOut = 0;
-  late = 0;
-  protocolErrors = 0;
+/** What a connection needs of its process. */
+export type ConnectionProcess = Pick<WorkerProcess, "kill" | "served" | "recycle">;
 
-  add(other: LinkCounts): void {
-    this.messagesIn += other.messagesIn;
-    this.bytesIn += other.bytesIn;
-    this.messagesOut += other.messagesOut;
-    this.bytesOut += other.bytesOut;
-    this.late += other.late;
-    this.protocolErrors += other.protocolErrors;
-  }
-}
-
-/** What a link needs of its process. */
-export type LinkProcess = Pick<WorkerProcess, "kill" | "served" | "recycle">;
-
-/** What a link tells its bus. */
-export interface LinkHost {
+/** What a connection tells its bus. */
+export interface ConnectionHost {
   /** The worker asks. Its answer is awaited; a rejection is answered as an error. */
   asked(worker: LinkIdentity, message: RpcMessage, signal: AbortSignal): unknown;
   /** A notification; what comes next is read when a promise that is returned has settled. */
@@ -56,18 +40,19 @@ export interface LinkHost {
   fault(worker: LinkIdentity, error: ProtocolError): void;
 }
 
-/** What a link tells its pool. */
-export interface LinkOwner {
+/** What a connection tells its pool. */
+export interface ConnectionOwner {
+  readonly clock: Clock;
   /** The worker answered, or its answer cannot be read. */
   settled(call: Call, isError: boolean, value: unknown): void;
   /** It can take a call again that it could not take before. */
-  hasRoom(link: StdioLink): void;
+  hasRoom(connection: WorkerConnection): void;
   /** The worker has ended with these unanswered. */
   died(calls: Call[], report: ExitReport): void;
   /** Its process has ended and all that it wrote was read. */
-  gone(link: StdioLink): void;
+  gone(connection: WorkerConnection): void;
   /** It can take no more: it closed a stream, or its process has ended. */
-  closed(link: StdioLink): void;
+  closed(connection: WorkerConnection): void;
 }
 
 /** From the end of a process to the end of its output, in ms: a child of its own may hold the pipe open. */
@@ -91,15 +76,15 @@ function methodJson(method: string): string {
 }
 
 /** The host's end of one worker: never more calls and bytes than its limits, and every call goes back to its owner once. */
-export class StdioLink implements WorkerLink, PeerOwner<Call> {
+export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   readonly identity: LinkIdentity;
-  readonly counts = new LinkCounts();
+  readonly counts = noTraffic();
   /** Calls that must go to this worker and wait until it has room. */
   readonly waiting = new Set<Call>();
-  readonly #limits: LinkLimits;
-  readonly #owner: LinkOwner;
-  readonly #host: LinkHost;
-  readonly #process: LinkProcess;
+  readonly #limits: ConnectionLimits;
+  readonly #owner: ConnectionOwner;
+  readonly #host: ConnectionHost;
+  readonly #process: ConnectionProcess;
   readonly #peer: RpcPeer<Call>;
   #nextId = 1;
   #report: ExitReport | null = null;
@@ -109,7 +94,7 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
   /** What was read is held up by its receiver. */
   #isHeld = false;
   #reader: { cancel(): Promise<void> } | null = null;
-  #silence: ReturnType<typeof setTimeout> | null = null;
+  #silence: Timer | null = null;
   #speaksKeys = false;
   /** Since its last answer. */
   #timeouts = 0;
@@ -121,10 +106,10 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
   constructor(
     identity: LinkIdentity,
     pair: BytePair,
-    limits: LinkLimits,
-    owner: LinkOwner,
-    host: LinkHost,
-    process: LinkProcess,
+    limits: ConnectionLimits,
+    owner: ConnectionOwner,
+    host: ConnectionHost,
+    process: ConnectionProcess,
   ) {
     this.identity = identity;
     this.#limits = limits;
@@ -132,7 +117,8 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
     this.#host = host;
     this.#process = process;
     // Answers are read however much waits to be written, or worker and host might wait for each other.
-    this.#peer = new RpcPeer(this, pair.sink, { ...limits, maxQueuedBytes: Infinity }, workerGaveUp);
+    const gaveUp = (): unknown => new DOMException("the worker gave up", "AbortError");
+    this.#peer = new RpcPeer(this, pair.sink, { ...limits, maxQueuedBytes: Infinity }, gaveUp);
     this.#ready.promise.catch(() => {});
     void this.#read(pair.source);
   }
@@ -149,7 +135,7 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
 
   /** Bytes that its pipe has not taken. */
   get queuedBytes(): number {
-    return this.#peer.queuedBytes;
+    return this.#peer.out.queuedBytes;
   }
 
   /** Calls that are with it now. */
@@ -159,7 +145,7 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
 
   /** Whether its process and its pipes are there. */
   get isOpen(): boolean {
-    return this.#peer.isOpen;
+    return this.#peer.out.isOpen;
   }
 
   /** Whether its process has ended. */
@@ -170,9 +156,9 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
   /** Whether it takes one more. */
   canTake(): boolean {
     const peer = this.#peer;
-    const takes = peer.calls.size < this.#limits.maxInFlight && peer.queuedBytes < this.#limits.maxQueuedBytes;
+    const takes = peer.calls.size < this.#limits.maxInFlight && peer.out.queuedBytes < this.#limits.maxQueuedBytes;
     if (!takes) this.#wasFull = true;
-    return takes && peer.isOpen;
+    return takes && peer.out.isOpen;
   }
 
   /** Sends a call. Throws `InvalidConfigError` for what has no JSON; then nothing was sent. */
@@ -185,9 +171,9 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
       return;
     }
     this.#nextId = id + 1;
-    call.link = this;
+    call.connection = this;
     call.id = id;
-    call.sentAt = performance.now();
+    call.sentAt = this.#owner.clock.now();
     this.#peer.ask(id, call, json);
   }
 
@@ -248,7 +234,7 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
   #die(): void {
     if (this.#isDead) return;
     this.#isDead = true;
-    if (this.#silence) clearTimeout(this.#silence);
+    this.#silence?.close();
     this.#owner.died(this.#peer.takeAll(), this.#report!);
     this.#dead.resolve();
   }
@@ -268,8 +254,8 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
   }
 
   #setSilence(ms: number, then: () => void): void {
-    if (this.#silence) clearTimeout(this.#silence);
-    this.#silence = setTimeout(then, ms);
+    this.#silence?.close();
+    this.#silence = this.#owner.clock.after(ms, then);
   }
 
   // ---- writing and reading --------------------------------------------------------------------------------------------
@@ -436,8 +422,4 @@ export class StdioLink implements WorkerLink, PeerOwner<Call> {
     const { pool, worker, pid } = this.identity;
     return `worker ${worker} of pool "${pool}" (pid ${pid})`;
   }
-}
-
-function workerGaveUp(): DOMException {
-  return new DOMException("the worker gave up", "AbortError");
 }

@@ -1,0 +1,185 @@
+/** The workers that a bus starts itself: their processes, and how many there are. */
+
+import { type Clock, startTimer } from "../clock.ts";
+import { type ExitReport, type WorkerFailedError, WorkerStartError } from "../errors.ts";
+import type { Transport, WorkerLink, WorkerProcess } from "./process.ts";
+import { Supervisor } from "./supervisor.ts";
+import type { ResolvedWorkers } from "./workers.ts";
+
+/** @internal The bus's end of an attachment, as the pool needs it. */
+export interface PooledConnection {
+  /** Process id of the worker. */
+  readonly pid: number;
+  /** Number of requests that the worker has. */
+  readonly load: number;
+  /** The worker's event loop has not turned for too long. */
+  readonly isUnresponsive: boolean;
+  /** The bus ended the connection. */
+  readonly isEvicted: boolean;
+}
+
+/** @internal What the pool asks of its bus. */
+export interface PoolOwner<Connection extends PooledConnection> {
+  /** Name and directory of the bus. */
+  readonly name: string;
+  readonly directory: string;
+  /** Gives the worker nothing new. Resolves when it has no request any more. */
+  drain(connection: Connection): Promise<void>;
+  /** Returns the largest number of unsettled requests since the last call. */
+  takePeak(): number;
+  /** Returns how many requests one worker takes at once. */
+  placesPerWorker(): number;
+  /** A process that had ended was started again. */
+  restarted(): void;
+  /** The pool is paused, or no longer. */
+  paused(isPaused: boolean): void;
+  /** A worker is paused: maybe there is no worker left for the requests that wait. */
+  lost(): void;
+}
+
+/** A process of the pool with its attachments, usually one. */
+interface Member<Connection> {
+  readonly process: WorkerProcess;
+  readonly connections: Set<Connection>;
+  readonly attached: PromiseWithResolvers<void>;
+}
+
+/** @internal Starts processes that attach to a bus, as many as its requests need. */
+export class WorkerPool<Connection extends PooledConnection> {
+  readonly supervisor: Supervisor<WorkerLink>;
+  /** Error of the last worker that was given up; `null` once another worker is ready. */
+  givenUp: WorkerFailedError | null = null;
+  /** Error of the last worker that failed; `null` once another worker is ready. */
+  lastFailure: WorkerFailedError | WorkerStartError | null = null;
+  readonly #owner: PoolOwner<Connection>;
+  readonly #workers: ResolvedWorkers;
+  /** By process id. */
+  readonly #members = new Map<number, Member<Connection>>();
+  /** Number of workers that the pool is to have. */
+  #target: number;
+  /** Runs while there are more than `min`. */
+  #idle: { close(): unknown } | null = null;
+  #stopped = false;
+  readonly #clock: Clock;
+
+  constructor(workers: ResolvedWorkers, owner: PoolOwner<Connection>, clock: Clock) {
+    this.#owner = owner;
+    this.#clock = clock;
+    this.#workers = workers;
+    this.#target = workers.min;
+    const { name, directory } = owner;
+    const env = { ...workers.pool.env, SLOTBUS_NAME: name, SLOTBUS_DIR: directory, SLOTBUS_STDIO: undefined };
+    const transport: Transport<WorkerLink> = {
+      stdin: "ignore",
+      stdout: "inherit",
+      open: (process, signal) => this.#open(process, signal),
+    };
+    this.supervisor = new Supervisor({ ...workers.pool, name, env, instances: workers.min }, transport, clock);
+    this.supervisor.unref(); // the bus decides what keeps the process alive
+    this.supervisor.on("state", ({ id, state }, previous) => {
+      if (this.#stopped) return;
+      if ((previous === "backoff" || previous === "paused") && state === "starting") owner.restarted();
+      if (state === "backoff") this.lastFailure = new WorkerStartError(name, id, "ended and is started again", exited);
+      if (state !== "paused") return;
+      this.lastFailure = this.supervisor.pausedFor;
+      owner.lost();
+    });
+    this.supervisor.onPause = (isPaused) => {
+      if (!this.#stopped) owner.paused(isPaused); // the bus's memory may be gone by then
+    };
+    this.supervisor.on("failed", (error) => {
+      this.givenUp = error;
+      this.lastFailure = error;
+    });
+    let exited: ExitReport | null = null;
+    this.supervisor.on("exit", (report) => (exited = report));
+    this.supervisor.on("ready", () => {
+      this.givenUp = null;
+      this.lastFailure = null;
+    });
+  }
+
+  /** Why none of them takes requests or is about to; `null`: some do, or are. */
+  get downFor(): WorkerFailedError | null {
+    return this.supervisor.isDown ? this.supervisor.pausedFor : null;
+  }
+
+  /** Resolves when `min` workers are attached. Rejects as `Supervisor.start`. */
+  start(): Promise<void> {
+    return this.supervisor.start();
+  }
+
+  /** Stops all; nothing is started any more. Never rejects. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#idle?.close();
+    await this.supervisor.stop({ drain: 0 });
+  }
+
+  /**
+   * A worker attached; maybe it is one of the pool. Returns the process whose `served` the bus calls for each answer; `null`: its
+   * answers are not counted.
+   */
+  joined(connection: Connection): WorkerProcess | null {
+    const member = this.#members.get(connection.pid);
+    if (!member) return null;
+    member.connections.add(connection);
+    member.attached.resolve();
+    return this.supervisor.pool.recycle.maxRequests === Infinity ? null : member.process;
+  }
+
+  /** Whether a process of the pool made the attachment. */
+  owns(connection: Connection): boolean {
+    return this.#members.get(connection.pid)?.connections.has(connection) === true;
+  }
+
+  /** An attachment ended. A process that hangs is killed; one whose worker was evicted is broken, and is replaced. */
+  left(connection: Connection): void {
+    const member = this.#members.get(connection.pid);
+    if (!member?.connections.delete(connection)) return;
+    if (connection.isUnresponsive) member.process.kill("SIGKILL");
+    else if (connection.isEvicted) member.process.recycle();
+  }
+
+  /** Requests wait; with those that run there are `unsettled`. */
+  grow(unsettled: number): void {
+    const { max } = this.#workers;
+    if (this.#target === max || this.#stopped || this.supervisor.pausedFor) return; // a resize would end the pause
+    const wanted = Math.min(max, Math.ceil(unsettled / this.#owner.placesPerWorker()));
+    if (wanted > this.#target) this.#resize(wanted);
+  }
+
+  #resize(target: number): void {
+    this.#target = target;
+    this.supervisor.resize(target).catch(() => {}); // it was closed, or a worker failed, which its event tells
+    this.#idle?.close();
+    this.#owner.takePeak();
+    if (target > this.#workers.min) this.#watch();
+  }
+
+  #watch(): void {
+    this.#idle = startTimer(this.#clock, this.#workers.idle, () => {
+      const busy = Math.ceil(this.#owner.takePeak() / this.#owner.placesPerWorker());
+      const wanted = Math.max(this.#workers.min, busy);
+      if (wanted < this.#target && !this.supervisor.pausedFor) this.#resize(wanted);
+      else this.#watch();
+    });
+  }
+
+  async #open(process: WorkerProcess, signal: AbortSignal): Promise<WorkerLink> {
+    const member: Member<Connection> = { process, connections: new Set(), attached: Promise.withResolvers() };
+    this.#members.set(process.pid, member);
+    void process.exited.then(() => {
+      if (this.#members.get(process.pid) === member) this.#members.delete(process.pid);
+    });
+    signal.addEventListener("abort", () => member.attached.reject(signal.reason), { once: true });
+    await member.attached.promise;
+    return {
+      get inFlight() {
+        return [...member.connections].reduce((sum, { load }) => sum + load, 0);
+      },
+      drain: async () => void (await Promise.all([...member.connections].map((one) => this.#owner.drain(one)))),
+      ended: () => {}, // the bus sees the end of the connection itself
+    };
+  }
+}

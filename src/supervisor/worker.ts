@@ -1,0 +1,283 @@
+/** One worker of a pool: its processes one after another, and the pauses between them. */
+
+import { shorten } from "../backoff.ts";
+import { type Clock, pause, startTimer } from "../clock.ts";
+import { type ExitReport, WorkerFailedError, WorkerStartError } from "../errors.ts";
+import type { SupervisorEvents, WorkerState, WorkerStatus } from "./events.ts";
+import type { ResolvedPool, StopOptions } from "./options.ts";
+import { findProgram, Process, type ProcessOwner, type Transport, type WorkerLink } from "./process.ts";
+import { Restarts } from "./restarts.ts";
+
+/** How long a process may outlive its output to count as ended by itself, in ms. */
+const EXIT_MS = 50;
+
+/** @internal What a {@link Worker} asks and tells its pool. */
+export interface WorkerOwner<Connection extends WorkerLink> {
+  readonly pool: ResolvedPool;
+  readonly clock: Clock;
+  readonly transport: Transport<Connection>;
+  /** Processes that may run: current, starting and draining ones. */
+  readonly lives: Set<Life<Connection>>;
+  /** Emits an event, later. */
+  tell<K extends keyof SupervisorEvents>(event: K, ...args: SupervisorEvents[K]): void;
+  /** A state or a connection changed. */
+  changed(): void;
+  /** The worker ended too often. The pool tries it again after the pauses that are left of it. */
+  paused(error: WorkerFailedError, pauses: Restarts): void;
+  /** Runs replacements one at a time. */
+  inTurn(replace: () => Promise<void>): void;
+}
+
+/** @internal One process, with its connection once it is ready. */
+export class Life<Connection extends WorkerLink> {
+  readonly worker: Worker<Connection>;
+  readonly process: Process;
+  /** `null` until it is ready. */
+  connection: Connection | null = null;
+  readyAt = 0;
+  /** It takes nothing new. */
+  isRetired = false;
+  /** It is to be replaced. */
+  isReplaced = false;
+  /** Runs until it is too old. */
+  age: { close(): unknown } | null = null;
+  readonly #owner: WorkerOwner<Connection>;
+
+  /** Starts the process. @throws {InvalidConfigError}, {ProgramNotFoundError}, {@link WorkerStartError}. */
+  constructor(owner: WorkerOwner<Connection>, worker: Worker<Connection>, life: number) {
+    const { pool, clock, tell, transport } = owner;
+    this.#owner = owner;
+    this.worker = worker;
+    const log: ProcessOwner["log"] = (id, line) => tell("log", id, line);
+    const host = { pool, clock, log, recycle: () => worker.recycle(this) };
+    this.process = new Process(host, findProgram(pool), worker.id, life, transport);
+  }
+
+  /** Resolves when it is ready. When the promise rejects, the process has ended. */
+  async open(): Promise<void> {
+    const { process } = this;
+    const stop = this.worker.abort.signal;
+    const { pool, clock, transport } = this.#owner;
+    let why = "";
+    const abort = new AbortController();
+    const giveUp = (reason: string): void => {
+      why ||= reason;
+      abort.abort(new WorkerStartError(pool.name, process.id, why, null));
+    };
+    const onStop = (): void => giveUp("was stopped before it was ready");
+    stop.addEventListener("abort", onStop);
+    const { startupTimeout } = pool;
+    const timer = startTimer(clock, startupTimeout, () => giveUp(`was not ready within ${startupTimeout} ms`));
+    void process.exited.then(() => giveUp("ended before it was ready"));
+    try {
+      const opening = process.started.then(() => {
+        abort.signal.throwIfAborted();
+        return transport.open(process, abort.signal);
+      });
+      const late = (connection: Connection): void => void process.exited.then((report) => connection.ended(report));
+      this.connection = await orAborted(opening, abort.signal, late);
+      this.readyAt = clock.now();
+    } catch (error) {
+      this.isRetired = true;
+      // A transport may see the end of the output before the end of the process, which says more.
+      if (!why) await Promise.race([process.exited, pause(clock, EXIT_MS, stop)]);
+      const reason = why || `did not get ready (${error instanceof Error ? error.message : String(error)})`;
+      const report = await process.end({ ...pool.stop, endOfInput: 0 }, null);
+      stop.throwIfAborted();
+      await process.started; // rejects with what was wrong
+      const cause = error === abort.signal.reason ? undefined : error;
+      throw new WorkerStartError(pool.name, process.id, reason, report, cause);
+    } finally {
+      timer.close();
+      stop.removeEventListener("abort", onStop);
+    }
+  }
+
+  /** It takes nothing new and ends, in steps. */
+  retire(steps: Required<StopOptions>): Promise<ExitReport> {
+    const { connection, worker } = this;
+    this.isRetired = true;
+    this.#owner.changed();
+    if (worker.current === this) worker.setState("draining");
+    return this.process.end(steps, connection && (() => connection.drain()));
+  }
+}
+
+/** @internal */
+export class Worker<Connection extends WorkerLink> {
+  readonly id: number;
+  state: WorkerState = "starting";
+  restarts: Restarts;
+  restartCount = 0;
+  /** It ended too often: it is `paused`, or is tried and has not stayed up yet. */
+  isPaused = false;
+  /** Aborts when it is to be no more. */
+  readonly abort = new AbortController();
+  /** Settles when it is ready for the first time, or given up before. */
+  readonly first = Promise.withResolvers<void>();
+  readonly #owner: WorkerOwner<Connection>;
+  /** Number of its last process. */
+  #life = 0;
+  /** The process that takes requests, or took them last. */
+  current: Life<Connection> | null = null;
+  /** The next process, which starts while this one still works; `null` when it did not get ready. */
+  #successor: Promise<Life<Connection> | null> | null = null;
+
+  /** `before`: the worker without a process whose place it takes. */
+  constructor(owner: WorkerOwner<Connection>, id: number, before?: Worker<Connection>) {
+    const { pool, clock } = owner;
+    this.id = id;
+    this.#owner = owner;
+    this.restarts = new Restarts(pool.restart, clock.random);
+    this.first.promise.catch(() => {}); // who waits for it hears of it
+    if (before) this.#life = before.#life;
+    if (before) this.state = before.state;
+  }
+
+  get status(): WorkerStatus {
+    const process = this.current?.process;
+    const { id, state, restartCount: restarts } = this;
+    return { id, life: process?.life ?? this.#life, pid: process?.pid ?? 0, state, restarts };
+  }
+
+  /** `null` unless it takes requests. */
+  get connection(): Connection | null {
+    return this.current?.isRetired === false ? this.current.connection : null;
+  }
+
+  /** From its first start until it is paused, given up or to be no more. `patient`: also its first start follows the policy. */
+  async keep(patient: boolean): Promise<void> {
+    const { signal } = this.abort;
+    for (let wasReady = patient; !signal.aborted;) {
+      let ending: { report: ExitReport; readyMs: number };
+      try {
+        this.setState("starting");
+        const life = await this.#launch();
+        if (signal.aborted) break;
+        this.#install(life);
+        wasReady = true;
+        this.first.resolve();
+        ending = await this.#untilEnd();
+      } catch (error) {
+        if (!wasReady) return this.first.reject(error);
+        ending = { report: (error instanceof WorkerStartError && error.report) || this.#neverRan(), readyMs: 0 };
+      }
+      if (signal.aborted || !(await this.#pause(ending.report, ending.readyMs))) break;
+    }
+    this.first.reject(signal.reason);
+  }
+
+  setState(state: WorkerState): void {
+    const previous = this.state;
+    if (previous === state) return;
+    this.state = state;
+    this.#owner.changed();
+    this.#owner.tell("state", this.status, previous);
+  }
+
+  /** Waits for the pause before a restart; `false`: there is none. */
+  async #pause(report: ExitReport, readyMs: number): Promise<boolean> {
+    const { pool, clock } = this.#owner;
+    const { policy, limit, window, giveUp } = pool.restart;
+    const clean = report.exitCode === 0;
+    const isFinal = policy === "never" || (policy === "on-failure" && clean);
+    const ms = isFinal ? null : this.restarts.grant(clock.now(), readyMs);
+    if (ms !== null) {
+      this.setState("backoff");
+      await pause(clock, ms, this.abort.signal);
+      if (this.abort.signal.aborted) return false;
+      this.restartCount++;
+      return true;
+    }
+    const why = isFinal ? `its policy is "${policy}"` : `it had ${limit} restarts within ${window} ms`;
+    this.isPaused = !isFinal && !giveUp;
+    const error = new WorkerFailedError(pool.name, report, why, !this.isPaused);
+    const isGood = isFinal && clean;
+    this.setState(this.isPaused ? "paused" : isGood ? "stopped" : "failed");
+    this.first.reject(error);
+    if (this.isPaused) this.#owner.paused(error, this.restarts);
+    else if (!isGood) this.#owner.tell("failed", error);
+    return false;
+  }
+
+  /** How the worker's last process ended; one that was replaced does not count. */
+  async #untilEnd(): Promise<{ report: ExitReport; readyMs: number }> {
+    for (;;) {
+      const life = this.current!;
+      const report = await life.process.exited;
+      const readyMs = this.#owner.clock.now() - life.readyAt;
+      if (this.current !== life) continue;
+      this.current = null;
+      if (this.#successor) this.setState("starting"); // it ended while the next was on its way
+      if (!(await this.#successor)) return { report, readyMs };
+    }
+  }
+
+  /** Starts a process and waits until it is ready. When the promise rejects, the process has ended. */
+  async #launch(): Promise<Life<Connection>> {
+    const { lives } = this.#owner;
+    const life = new Life(this.#owner, this, ++this.#life);
+    lives.add(life);
+    void life.process.exited.then((report) => {
+      lives.delete(life);
+      life.age?.close();
+      life.isRetired = true;
+      this.#owner.changed();
+      life.connection?.ended(report);
+      this.#owner.tell("exit", report);
+    });
+    await life.open();
+    return life;
+  }
+
+  /** It is ready, and takes the place of the one before. */
+  #install(life: Life<Connection>): void {
+    const { pool, clock, changed, tell } = this.#owner;
+    this.current = life;
+    changed();
+    const { maxAge } = pool.recycle;
+    const ms = maxAge === Infinity ? 0 : shorten(maxAge, 0.1, clock.random);
+    life.age = startTimer(clock, ms, () => this.recycle(life));
+    this.setState("ready");
+    tell("ready", this.status);
+  }
+
+  recycle(life: Life<Connection>): void {
+    if (life.isRetired || life.isReplaced) return;
+    life.isReplaced = true;
+    this.#owner.inTurn(() => this.#replace(life));
+  }
+
+  /** The new process is ready before the old one stops; while there is none, the old one works on. */
+  async #replace(old: Life<Connection>): Promise<void> {
+    const { pool, clock } = this.#owner;
+    const { signal } = this.abort;
+    while (!signal.aborted && this.current === old) {
+      this.#successor = this.#launch().catch(() => null);
+      const next = await this.#successor;
+      this.#successor = null;
+      if (next && !signal.aborted) {
+        this.#install(next);
+        await old.retire(pool.stop);
+      } else if (this.current === old) {
+        await pause(clock, this.restarts.pause(), signal);
+      }
+    }
+  }
+
+  /** Of a worker whose program could not be started. */
+  #neverRan(): ExitReport {
+    const end = { exitCode: null, signal: null, uptimeMs: 0, how: "itself", stderrTail: "" } as const;
+    return { worker: this.id, life: this.#life, pid: 0, ...end };
+  }
+}
+
+/** As `promise`, but rejects when `signal` aborts; what comes after that goes to `late`. */
+function orAborted<T>(promise: Promise<T>, signal: AbortSignal, late: (value: T) => void): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(signal.reason);
+    if (signal.aborted) onAbort();
+    signal.addEventListener("abort", onAbort, { once: true });
+    promise.then((value) => (signal.aborted ? late(value) : resolve(value)), reject);
+  });
+}
