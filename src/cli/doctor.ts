@@ -7,8 +7,8 @@ import type { Command } from "commander";
 import { SlotbusError } from "../errors.ts";
 import { checkBun, checkPacked, findLauncher, findLibrary, originOf, platformName } from "../native/find.ts";
 import { resolveDirectory } from "../runtime-directory.ts";
-import { microseconds, paint, print, size } from "./terminal.ts";
-import { EXIT, newCommand, withDirectory, withJson } from "./usage.ts";
+import { count, microseconds, paint, print, size } from "./terminal.ts";
+import { type CommonFlags, EXIT, newCommand, withDirectory, withJson } from "./usage.ts";
 
 /** One line of the report, as it stands in the JSON. */
 export interface Finding {
@@ -33,7 +33,7 @@ export function command(): Command {
     .option("--answer <name>")
     .configureHelp({ helpWidth: 80, visibleOptions: (it) => it.options.filter(({ long }) => long !== "--answer") })
     .addHelpText("after", "\nIt exits with 1 when it finds a fault; warnings are no fault.")
-    .action(async ({ json, directory, answer }: { json?: boolean; directory?: string; answer?: string }) => {
+    .action(async ({ json, directory, answer }: CommonFlags & { answer?: string }) => {
       if (answer !== undefined) return answerRoundTrips(answer, directory);
       const findings = await examine(directory);
       print(json ? JSON.stringify({ ok: isWell(findings), findings }, null, 2) : report(findings));
@@ -196,9 +196,9 @@ function descriptors(): Finding {
 }
 
 function cores(): Finding {
-  const count = availableParallelism();
-  if (count > 1)
-    return fine("wake mode", `${count} processors: spins for up to 50 µs, then sleeps until a doorbell rings`);
+  const processors = availableParallelism();
+  if (processors > 1)
+    return fine("wake mode", `${processors} processors: spins for up to 50 µs, then sleeps until a doorbell rings`);
   return warning("wake mode", "1 processor: never spins, sleeps at once", "Give it two processors for the short way.");
 }
 
@@ -269,6 +269,6 @@ function report(findings: readonly Finding[]): string {
     return fix === null ? [line] : [line, `  ${" ".repeat(width)}  → ${fix}`];
   });
   const faults = findings.filter(({ state }) => state === "fault").length;
-  const verdict = faults === 0 ? "slotbus works here." : `${faults} ${faults === 1 ? "fault" : "faults"}.`;
+  const verdict = faults === 0 ? "slotbus works here." : `${count(faults, "fault")}.`;
   return [...lines, "", paint(faults === 0 ? "green" : "red", verdict)].join("\n");
 }

@@ -5,10 +5,9 @@ import type { Command } from "commander";
 import { InvalidConfigError, InvalidNameError } from "../errors.ts";
 import { createHub, type Hub, type HubOptions } from "../hub/index.ts";
 import { print } from "./terminal.ts";
-import { newCommand, numberLike, UsageError, withDirectory, withJson } from "./usage.ts";
+import { type CommonFlags, newCommand, numberLike, UsageError, withDirectory, withJson } from "./usage.ts";
 
-interface Flags {
-  json?: boolean;
+interface Flags extends CommonFlags {
   port: number;
   hostname?: string;
   name?: string;
@@ -21,7 +20,6 @@ interface Flags {
   adminTokenFile?: string;
   controlPort?: number;
   controlTokenFile?: string;
-  directory?: string;
 }
 
 const whole = numberLike(/^\d+$/);
