@@ -157,7 +157,7 @@ export class Status {
   }
 
   #routes(): RoutePicture[] {
-    return this.#registry.routes
+    return this.#registry.table.routes
       .map(({ method, pattern, owner, sse }) => ({
         method,
         pattern: pattern.text,
@@ -225,7 +225,7 @@ export class Status {
   #tell(): void {
     const samples = this.#meter.history().filter(({ time }) => time > this.#told.until);
     const now = {
-      table: this.#registry.routes, // a change of routes makes a new one
+      table: this.#registry.table,
       there: this.#registry.services.map(({ isThere }) => isThere).join(),
       until: samples.at(-1)?.time ?? this.#told.until,
     };
@@ -258,7 +258,7 @@ export class Status {
     }
     this.#workerMetrics(text);
     const gauge = (name: string, help: string, value: number) => text.family(name, "gauge", help).sample({}, value);
-    gauge("slotbus_hub_routes", "Routes registered.", this.#registry.routes.length);
+    gauge("slotbus_hub_routes", "Routes registered.", this.#registry.table.routes.length);
     gauge("slotbus_hub_event_clients", "Clients of event streams.", this.#clients());
     gauge("process_start_time_seconds", "When the hub began, in seconds since 1970.", this.#began / 1_000);
     gauge("process_resident_memory_bytes", "Memory of the hub.", process.memoryUsage.rss());
