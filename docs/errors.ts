@@ -1,6 +1,6 @@
 /**
- * Writes the table of all errors into operations.md, from `src/errors.ts`: the code and what the constructor passes on, the
- * cause from the doc comment, the cure from its `@cure`.
+ * Writes the table of all errors into operations.md, from the files that `src/errors.ts` exports: the code and what describes
+ * the error, the cause from the doc comment, the cure from its `@cure`.
  *
  *     npm run generate
  */
@@ -21,30 +21,32 @@ export interface ErrorRow {
   readonly cure: string;
 }
 
-/** What the arguments of `super` say of a field: always, never, or only the error itself knows. */
+/** What the description of an error says of a field: always, never, or only the error itself knows. */
 function fieldOf(body: string, field: string): string {
   if (new RegExp(`\\b${field}: true`).test(body)) return "yes";
   const isGiven = new RegExp(`\\b${field}: !|[{,]\\s*${field}\\b(?!:)`).test(body);
-  return isGiven || /(?:, |\.{3})details\b/.test(body) ? "it says" : "no";
+  return isGiven || /\basGiven\b/.test(body) ? "it says" : "no";
 }
 
-/** Rows in the order of the file. An error without a cause or a cure is an error. */
-export function errorRows(source: string): ErrorRow[] {
-  const classes = /\/\*\*((?:(?!\*\/)[\s\S])*)\*\/\nexport class (\w+)[^{]* extends SlotbusError \{([\s\S]*?)\n\}/g;
+/** Rows in the order of the exports. An error without a cause or a cure is an error. */
+export function errorRows(): ErrorRow[] {
+  const files = readFileSync(join(root, "src/errors.ts"), "utf8").matchAll(/"(\.\/errors\/\w+\.ts)"/g);
+  const source = [...files].map(([, file]) => readFileSync(join(root, "src", file!), "utf8")).join("\n");
+  const classes =
+    /\/\*\*((?:(?!\*\/)[\s\S])*)\*\/\nexport class (\w+)[^{]* extends (?!Error)([\s\S]*?)(?=\n\n\/\*\*|$)/g;
   return [...source.matchAll(classes)].map(([, comment = "", name = "", body = ""]) => {
     const text = comment
       .replaceAll(/\n \* ?/g, " ")
       .replaceAll(/\{@link (\S+)\}/g, "`$1`")
       .trim();
     const [cause = "", cure = ""] = text.split("@cure").map((part) => part.trim());
-    if (cause === "" || cure === "") throw new Error(`${name} has no cause or no @cure in src/errors.ts.`);
-    const code = /super\(\s*"(\w+)"/.exec(body)?.[1];
-    const [arguments_ = ""] = /super\([\s\S]*?\);\n/.exec(body) ?? [];
+    if (cause === "" || cure === "") throw new Error(`${name} has no cause or no @cure in src/errors.`);
+    const code = /^define\(\s*"(\w+)"/.exec(body)?.[1];
     return {
       name,
       code: code === undefined ? "the contract's" : `\`${code}\``,
-      retryable: fieldOf(arguments_, "retryable"),
-      mayHaveExecuted: fieldOf(arguments_, "mayHaveExecuted"),
+      retryable: fieldOf(body, "retryable"),
+      mayHaveExecuted: fieldOf(body, "mayHaveExecuted"),
       cause,
       cure,
     };
@@ -59,8 +61,7 @@ export function generateOperations(): string {
   const text = readFileSync(page, "utf8");
   const [start, end] = [text.indexOf(BEGIN), text.indexOf(END)];
   if (start < 0 || end < start) throw new Error("docs/operations.md has lost the marks of its table of errors.");
-  const rows = errorRows(readFileSync(join(root, "src/errors.ts"), "utf8"));
-  const lines = rows.map(({ name, code, retryable, mayHaveExecuted, cause, cure }) =>
+  const lines = errorRows().map(({ name, code, retryable, mayHaveExecuted, cause, cure }) =>
     ["", `\`${name}\`<br>${code}`, retryable, mayHaveExecuted, cause, cure, ""].join(" | ").trim(),
   );
   const head = "| error, `code` | `retryable` | `mayHaveExecuted` | cause | cure |\n|---|---|---|---|---|\n";

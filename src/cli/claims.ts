@@ -3,14 +3,20 @@
 import type { Command } from "commander";
 import { Contest } from "../contest/contest.ts";
 import { Fleet } from "../fleet/fleet.ts";
-import { table } from "./bench/report.ts";
 import { readNames } from "./directory.ts";
-import { duration, print } from "./terminal.ts";
-import { CommandError, EXIT, newCommand, UsageError, withDirectory, withJson } from "./usage.ts";
+import { columns, duration, print } from "./terminal.ts";
+import {
+  CommandError,
+  type CommonFlags,
+  EXIT,
+  newCommand,
+  onlyOne,
+  UsageError,
+  withDirectory,
+  withJson,
+} from "./usage.ts";
 
-interface Flags {
-  json?: boolean;
-  directory?: string;
+interface Flags extends CommonFlags {
   fleet?: string;
   force?: boolean;
 }
@@ -36,9 +42,7 @@ export function command(): Command {
 /** The fleet that is meant when none is named. */
 export function onlyFleet(given: string | undefined): string {
   const { directory, fleets } = readNames(given);
-  if (fleets.length === 1) return fleets[0]!;
-  if (fleets.length === 0) throw new CommandError(`no fleet is in ${directory}.`, EXIT.notFound);
-  throw new UsageError(`there are ${fleets.length} fleets: ${fleets.join(", ")}. Name one.`);
+  return onlyOne(fleets, `there are ${fleets.length} fleets`, `no fleet is in ${directory}.`);
 }
 
 async function list(given: string | undefined, { json, directory }: Flags): Promise<void> {
@@ -56,21 +60,22 @@ async function list(given: string | undefined, { json, directory }: Flags): Prom
   }));
   if (json) return print(JSON.stringify({ fleet: name, leases, total: fleet.geometry.leases }, null, 2));
   if (leases.length === 0) return print(`Nobody holds a lease of fleet ${name}.`);
-  const rows = leases.map(({ kind, label, owner, pid, token, held_ms: held, left_ms: left }) => [
-    `${kind} ${label}`,
-    owner,
-    String(pid),
-    String(token),
-    duration(held),
-    duration(left),
+  const rows = leases.map((it) => [
+    `${it.kind} ${it.label}`,
+    it.owner,
+    it.pid,
+    it.token,
+    duration(it.held_ms),
+    duration(it.left_ms),
   ]);
-  print(table([["LEASE", "HOLDER", "PID", "TOKEN", "HELD", "LEFT"], ...rows]));
+  print(columns([["LEASE", "HOLDER", "PID", "TOKEN", "HELD", "LEFT"], ...rows]));
 }
 
 async function endLease(kind: string, label: string, { fleet, json, directory, force }: Flags): Promise<void> {
   const name = fleet ?? onlyFleet(directory);
   const subject = { kind, label };
-  const holder = await observe(name, directory, (contest) => contest.holder(subject));
+  await using observed = await Fleet.observe({ name, directory });
+  const holder = new Contest(observed).holder(subject);
   if (!holder) throw new CommandError(`nobody holds ${kind} ${label} in fleet "${name}".`, EXIT.notFound);
   if (!force) {
     const whose = `${holder.owner} (pid ${holder.pid}) holds ${kind} ${label} and lives`;
@@ -80,9 +85,4 @@ async function endLease(kind: string, label: string, { fleet, json, directory, f
   const released = new Contest(member).release(holder, { force: true });
   if (json) return print(JSON.stringify({ fleet: name, ...subject, owner: holder.owner, released }));
   print(released ? `Released; ${holder.owner} (pid ${holder.pid}) had it.` : "It had ended by itself.");
-}
-
-async function observe<T>(name: string, directory: string | undefined, look: (contest: Contest) => T): Promise<T> {
-  await using fleet = await Fleet.observe({ name, directory });
-  return look(new Contest(fleet));
 }

@@ -8,7 +8,7 @@ import { openDirectory } from "../native/directory.ts";
 import { C, cString, errorText, native } from "../native/library.ts";
 import { ownerOf, readNames } from "./directory.ts";
 import { print } from "./terminal.ts";
-import { EXIT, newCommand, withDirectory, withJson } from "./usage.ts";
+import { type CommonFlags, EXIT, newCommand, withDirectory, withJson } from "./usage.ts";
 
 /** What was found, as it stands in the JSON. */
 export interface Cleaned {
@@ -30,7 +30,7 @@ export function command(): Command {
       "after",
       "\nProof is a lock that the kernel drops at any death: of a bus its NAME.lock, of a fleet\nthe bytes of its members. What cannot be judged is kept, and it exits with 1.",
     )
-    .action(async ({ json, directory, dryRun }: { json?: boolean; directory?: string; dryRun?: boolean }) => {
+    .action(async ({ json, directory, dryRun }: CommonFlags & { dryRun?: boolean }) => {
       const cleaned = await cleanAll(directory, dryRun === true);
       print(json ? JSON.stringify({ cleaned }, null, 2) : report(cleaned));
       if (cleaned.some(({ action, reason }) => action === "kept" && reason !== ALIVE)) process.exitCode = EXIT.failed;

@@ -51,7 +51,7 @@ export function processInfo(pid: number): ProcessInfo | null {
 }
 
 /** `bun hub.ts` of `/usr/bin/bun /home/me/hub.ts`. */
-export function shortCommand({ command }: ProcessInfo): string {
+export function shortCommand({ command }: Pick<ProcessInfo, "command">): string {
   return command
     .split(" ")
     .slice(0, 3)

@@ -7,8 +7,8 @@ import type { Command } from "commander";
 import { SlotbusError } from "../errors.ts";
 import { checkBun, checkPacked, findLauncher, findLibrary, originOf, platformName } from "../native/find.ts";
 import { resolveDirectory } from "../runtime-directory.ts";
-import { microseconds, paint, print, size } from "./terminal.ts";
-import { EXIT, newCommand, withDirectory, withJson } from "./usage.ts";
+import { count, microseconds, paint, print, size } from "./terminal.ts";
+import { type CommonFlags, EXIT, newCommand, withDirectory, withJson } from "./usage.ts";
 
 /** One line of the report, as it stands in the JSON. */
 export interface Finding {
@@ -33,7 +33,7 @@ export function command(): Command {
     .option("--answer <name>")
     .configureHelp({ helpWidth: 80, visibleOptions: (it) => it.options.filter(({ long }) => long !== "--answer") })
     .addHelpText("after", "\nIt exits with 1 when it finds a fault; warnings are no fault.")
-    .action(async ({ json, directory, answer }: { json?: boolean; directory?: string; answer?: string }) => {
+    .action(async ({ json, directory, answer }: CommonFlags & { answer?: string }) => {
       if (answer !== undefined) return answerRoundTrips(answer, directory);
       const findings = await examine(directory);
       print(json ? JSON.stringify({ ok: isWell(findings), findings }, null, 2) : report(findings));
@@ -48,18 +48,14 @@ function isWell(findings: readonly Finding[]): boolean {
 }
 
 async function examine(given: string | undefined): Promise<Finding[]> {
-  const findings = [platform(), bun()];
+  const findings = [platform(), await bun()];
   const loaded = await library();
-  findings.push(loaded, launcher());
+  findings.push(loaded, await launcher());
   const directory = resolveDirectory(given);
   const rights = loaded.state === "fault" ? untried("directory") : await runtimeDirectory(directory);
-  findings.push(rights, space(directory), memory(), descriptors(), cores());
-  if (loaded.state === "fault" || rights.state === "fault") {
-    findings.push(untried("round trip"));
-  } else {
-    findings.push(await roundTrip(directory));
-  }
-  return findings;
+  const isOpen = loaded.state !== "fault" && rights.state !== "fault";
+  findings.push(rights, await space(directory), memory(), descriptors(), cores());
+  return [...findings, isOpen ? await roundTrip(directory) : untried("round trip")];
 }
 
 function fine(name: string, detail: string): Finding {
@@ -78,10 +74,20 @@ function untried(name: string): Finding {
   return fault(name, "not tried.", "Repair what stands above, then run `slotbus doctor` again.");
 }
 
-function failureOf(name: string, error: unknown, fix: string): Finding {
-  const hint = (error instanceof SlotbusError && error.hint) || "";
-  const message = (error as Error).message.replace(hint && ` ${hint}`, "").split("\n")[0]!;
-  return fault(name, message, hint || fix);
+/** A check: what it throws is a fault, what it returns is fine unless it says otherwise. */
+async function check(
+  name: string,
+  fix: string,
+  run: () => string | Finding | Promise<string | Finding>,
+): Promise<Finding> {
+  try {
+    const found = await run();
+    return typeof found === "string" ? fine(name, found) : found;
+  } catch (error) {
+    const hint = (error instanceof SlotbusError && error.hint) || "";
+    const message = (error as Error).message.replace(hint && ` ${hint}`, "").split("\n")[0]!;
+    return fault(name, message, hint || fix);
+  }
 }
 
 function platform(): Finding {
@@ -91,23 +97,19 @@ function platform(): Finding {
   return fault("platform", detail, "Run it on Linux, x64 or arm64.");
 }
 
-function bun(): Finding {
-  try {
+function bun(): Promise<Finding> {
+  return check("bun", "Install another Bun.", () => {
     checkBun(Bun.version);
-    return fine("bun", Bun.version);
-  } catch (error) {
-    return failureOf("bun", error, "Install another Bun.");
-  }
+    return Bun.version;
+  });
 }
 
-async function library(): Promise<Finding> {
-  try {
+function library(): Promise<Finding> {
+  return check("library", "Install slotbus again, or set SLOTBUS_LIB to a libslotbus of your own.", async () => {
     const path = findLibrary();
     const { C } = await import("../native/library.ts");
-    return fine("library", `${path} (${origin(path)}), ABI ${C.SB_ABI}, ${size(statSync(path).size)}`);
-  } catch (error) {
-    return failureOf("library", error, "Install slotbus again, or set SLOTBUS_LIB to a libslotbus of your own.");
-  }
+    return `${path} (${origin(path)}), ABI ${C.SB_ABI}, ${size(statSync(path).size)}`;
+  });
 }
 
 /** Where a file comes from; the library was checked when it was loaded. */
@@ -117,17 +119,14 @@ function origin(path: string): string {
 }
 
 /** Only supervised workers need it. */
-function launcher(): Finding {
-  const name = "launcher";
+function launcher(): Promise<Finding> {
   const fix = "Install slotbus again, or set SLOTBUS_LAUNCHER to a slotbus-launcher of your own.";
-  try {
+  return check("launcher", fix, () => {
     const path = findLauncher();
-    if (path === null) return warning(name, "none: supervised workers may outlive a host that is killed", fix);
+    if (path === null) return warning("launcher", "none: supervised workers may outlive a host that is killed", fix);
     checkPacked(path);
-    return fine(name, `${path} (${origin(path)})`);
-  } catch (error) {
-    return failureOf(name, error, fix);
-  }
+    return `${path} (${origin(path)})`;
+  });
 }
 
 async function runtimeDirectory(directory: string): Promise<Finding> {
@@ -146,27 +145,23 @@ async function runtimeDirectory(directory: string): Promise<Finding> {
   }
   const { mode, uid } = statSync(directory);
   const rights = (mode & 0o7777).toString(8).padStart(4, "0");
-  try {
+  return check(name, "Set SLOTBUS_DIR to a directory of your own.", async () => {
     const { openDirectory } = await import("../native/directory.ts");
     closeSync(openDirectory(directory, { shared: rights === "0711" })!);
-    return fine(name, `${directory}, mode ${rights}, uid ${uid}`);
-  } catch (error) {
-    return failureOf(name, error, "Set SLOTBUS_DIR to a directory of your own.");
-  }
+    return `${directory}, mode ${rights}, uid ${uid}`;
+  });
 }
 
-function space(directory: string): Finding {
+function space(directory: string): Promise<Finding> {
   const name = "space";
   const folder = existsSync(directory) ? directory : dirname(directory);
-  try {
+  return check(name, "Set SLOTBUS_DIR to a directory on a tmpfs.", () => {
     const { bavail, blocks, bsize, ffree, files } = statfsSync(folder);
     const detail = `${size(bavail * bsize)} free of ${size(blocks * bsize)} at ${folder}`;
     const fix = "Remove files there (`slotbus clean`), or enlarge it: in Docker `--shm-size=256m`.";
     if (bavail === 0 || (files > 0 && ffree === 0)) return fault(name, detail, fix);
-    return bavail * bsize < SPACE_BYTES ? warning(name, detail, fix) : fine(name, detail);
-  } catch (error) {
-    return failureOf(name, error, "Set SLOTBUS_DIR to a directory on a tmpfs.");
-  }
+    return bavail * bsize < SPACE_BYTES ? warning(name, detail, fix) : detail;
+  });
 }
 
 /** Regions are memory, not files: what counts is the machine's, and the limit of the cgroup. */
@@ -196,9 +191,9 @@ function descriptors(): Finding {
 }
 
 function cores(): Finding {
-  const count = availableParallelism();
-  if (count > 1)
-    return fine("wake mode", `${count} processors: spins for up to 50 µs, then sleeps until a doorbell rings`);
+  const processors = availableParallelism();
+  if (processors > 1)
+    return fine("wake mode", `${processors} processors: spins for up to 50 µs, then sleeps until a doorbell rings`);
   return warning("wake mode", "1 processor: never spins, sleeps at once", "Give it two processors for the short way.");
 }
 
@@ -209,9 +204,9 @@ function ourselves(): string[] {
   return Bun.main.startsWith("/$bunfs/") ? [process.execPath] : [process.execPath, Bun.main];
 }
 
-async function roundTrip(directory: string): Promise<Finding> {
+function roundTrip(directory: string): Promise<Finding> {
   const fix = "Run it again; if it stays so, report it with the output of `slotbus doctor --json`.";
-  try {
+  return check("round trip", fix, async () => {
     const { SlotBus } = await import("../bus/bus.ts");
     const name = `doctor-${process.pid}-${Date.now().toString(36)}`;
     await using bus = await SlotBus.create({ name, directory, slots: 4 });
@@ -226,14 +221,12 @@ async function roundTrip(directory: string): Promise<Finding> {
       const signal = AbortSignal.timeout(ROUND_TRIP_LIMIT_MS);
       const times = await Promise.race([measure(bus, signal), ended]);
       const at = (part: number): string => microseconds(times[Math.floor(times.length * part)]! * 1_000);
-      return fine("round trip", `p50 ${at(0.5)}, p99 ${at(0.99)}: ${ROUND_TRIPS} requests of 64 B to another process`);
+      return `p50 ${at(0.5)}, p99 ${at(0.99)}: ${ROUND_TRIPS} requests of 64 B to another process`;
     } finally {
       child.kill();
       await child.exited;
     }
-  } catch (error) {
-    return failureOf("round trip", error, fix);
-  }
+  });
 }
 
 /** Times of the round trips in ms, sorted. */
@@ -269,6 +262,6 @@ function report(findings: readonly Finding[]): string {
     return fix === null ? [line] : [line, `  ${" ".repeat(width)}  → ${fix}`];
   });
   const faults = findings.filter(({ state }) => state === "fault").length;
-  const verdict = faults === 0 ? "slotbus works here." : `${faults} ${faults === 1 ? "fault" : "faults"}.`;
+  const verdict = faults === 0 ? "slotbus works here." : `${count(faults, "fault")}.`;
   return [...lines, "", paint(faults === 0 ? "green" : "red", verdict)].join("\n");
 }

@@ -6,16 +6,14 @@ import { all, topic } from "../events/filter.ts";
 import { Fleet } from "../fleet/fleet.ts";
 import { onlyFleet } from "./claims.ts";
 import { fit, paint, print } from "./terminal.ts";
-import { CommandError, EXIT, newCommand, numberFrom, UsageError, withDirectory, withJson } from "./usage.ts";
+import { type CommonFlags, newCommand, numberFrom, onlyOne, withDirectory, withJson } from "./usage.ts";
 
 /** Between two looks into the ring, in ms: an observer wakes nobody, and nobody wakes it. */
 const LOOK_MS = 50;
 const BATCH = 256;
 const PAYLOAD_SHOWN = 400;
 
-interface Flags {
-  json?: boolean;
-  directory?: string;
+interface Flags extends CommonFlags {
   ring?: string;
   topic: string;
   oldest?: boolean;
@@ -74,9 +72,8 @@ async function run(given: string | undefined, flags: Flags): Promise<void> {
 
 function onlyRing(fleet: Fleet): string {
   const names = fleet.geometry.rings.map(({ name }) => name);
-  if (names.length === 1) return names[0]!;
-  if (names.length === 0) throw new CommandError(`fleet "${fleet.name}" has no ring.`, EXIT.notFound);
-  throw new UsageError(`fleet "${fleet.name}" has ${names.length} rings: ${names.join(", ")}. Name one with --ring.`);
+  const whose = `fleet "${fleet.name}" has`;
+  return onlyOne(names, `${whose} ${names.length} rings`, `${whose} no ring.`, "Name one with --ring.");
 }
 
 /** A function that returns at most so many items that are there now. */

@@ -5,23 +5,13 @@ import type { Command } from "commander";
 import { InvalidConfigError, InvalidNameError } from "../errors.ts";
 import { createHub, type Hub, type HubOptions } from "../hub/index.ts";
 import { print } from "./terminal.ts";
-import { newCommand, numberLike, UsageError, withDirectory, withJson } from "./usage.ts";
+import { type CommonFlags, newCommand, numberLike, UsageError, withDirectory, withJson } from "./usage.ts";
 
-interface Flags {
-  json?: boolean;
-  port: number;
-  hostname?: string;
-  name?: string;
-  timeout?: number;
-  payloadLimit?: number;
-  slots?: number;
-  spin?: number;
+/** Options of the hub by their own names, and what else is given. */
+interface Flags extends CommonFlags, HubOptions {
   sweepInterval?: number;
-  adminToken?: string;
   adminTokenFile?: string;
-  controlPort?: number;
   controlTokenFile?: string;
-  directory?: string;
 }
 
 const whole = numberLike(/^\d+$/);
@@ -61,31 +51,21 @@ export function command(): Command {
     .action(run);
 }
 
-/** What was given, with nothing for what was not. */
-function optionsOf(flags: Flags): HubOptions {
+function optionsOf({ sweepInterval, adminTokenFile, controlTokenFile, ...flags }: Flags): HubOptions {
   const inMs = (value: number | undefined): number | undefined =>
     value === undefined ? undefined : Math.round(value * 1_000);
-  const heartbeat = inMs(flags.sweepInterval);
-  const controlToken = token(flags.controlTokenFile, "SLOTBUS_CONTROL_TOKEN");
+  const controlToken = token(controlTokenFile, "SLOTBUS_CONTROL_TOKEN");
   if ((flags.controlPort === undefined) !== (controlToken === undefined))
     throw new UsageError(
       "--control-port and its token go together: give --control-token-file or SLOTBUS_CONTROL_TOKEN, or neither.",
     );
-  const all = {
-    port: flags.port,
-    hostname: flags.hostname,
-    name: flags.name,
+  return {
+    ...flags,
     timeout: inMs(flags.timeout),
-    payloadLimit: flags.payloadLimit,
-    slots: flags.slots,
-    spin: flags.spin,
-    adminToken: flags.adminToken ?? token(flags.adminTokenFile, "SLOTBUS_ADMIN_TOKEN"),
-    controlPort: flags.controlPort,
+    adminToken: flags.adminToken ?? token(adminTokenFile, "SLOTBUS_ADMIN_TOKEN"),
     controlToken,
-    directory: flags.directory,
-    sse: heartbeat === undefined ? undefined : { heartbeat },
+    sse: { heartbeat: inMs(sweepInterval) },
   };
-  return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined));
 }
 
 /** Without the line break that editors end a file with. */

@@ -4,10 +4,9 @@ import type { Command } from "commander";
 import { BusObserver } from "../bus/observer.ts";
 import { Contest } from "../contest/contest.ts";
 import { Fleet } from "../fleet/fleet.ts";
-import { table } from "./bench/report.ts";
 import { type BusName, type Names, type ProcessInfo, processInfo, readNames, shortCommand } from "./directory.ts";
-import { duration, fit, paint, print } from "./terminal.ts";
-import { newCommand, withDirectory, withJson } from "./usage.ts";
+import { columns, duration, fit, paint, print } from "./terminal.ts";
+import { type CommonFlags, newCommand, withDirectory, withJson } from "./usage.ts";
 
 /** How long a hub has to answer, in ms. */
 const ANSWER_MS = 500;
@@ -31,7 +30,7 @@ export interface Entry {
 export function command(): Command {
   return withDirectory(withJson(newCommand("ls", "list the buses, fleets and hubs of the runtime directory", EXAMPLES)))
     .addHelpText("after", "\nA dead one was left by a process that was killed; `slotbus clean` removes it.")
-    .action(async ({ json, directory }: { json?: boolean; directory?: string }) => {
+    .action(async ({ json, directory }: CommonFlags) => {
       const names = readNames(directory);
       const entries = await list(names);
       print(json ? JSON.stringify({ directory: names.directory, entries }, null, 2) : report(names, entries));
@@ -39,6 +38,8 @@ export function command(): Command {
 }
 
 const EXAMPLES = ["slotbus ls", "slotbus ls --json | jq '.entries[] | select(.state == \"dead\") | .name'"];
+
+const UNKNOWN = { owner: null, members: null, age_ms: null, slots: null, problem: null };
 
 export async function list({ directory, buses, fleets }: Names): Promise<Entry[]> {
   return Promise.all([
@@ -56,10 +57,8 @@ async function busEntry(directory: string, { name, isAlive, isHub, owner, proble
     kind: isHub ? "hub" : "bus",
     name,
     state: problem === null ? (isAlive ? "alive" : "dead") : "unreadable",
+    ...UNKNOWN,
     owner: ownerOf(owner),
-    members: null,
-    age_ms: null,
-    slots: null,
     problem,
   };
   if (entry.state !== "alive") return entry;
@@ -80,16 +79,7 @@ async function busEntry(directory: string, { name, isAlive, isHub, owner, proble
 }
 
 async function fleetEntry(directory: string, name: string): Promise<Entry> {
-  const entry: Entry = {
-    kind: "fleet",
-    name,
-    state: "alive",
-    owner: null,
-    members: null,
-    age_ms: null,
-    slots: null,
-    problem: null,
-  };
+  const entry: Entry = { kind: "fleet", name, state: "alive", ...UNKNOWN };
   try {
     await using fleet = await Fleet.observe({ name, directory });
     const members = fleet.members().sort((a, b) => a.joinedAt - b.joinedAt);
@@ -111,15 +101,15 @@ function report({ directory }: Names, entries: readonly Entry[]): string {
     name,
     kind,
     state,
-    owner ? String(owner.pid) : "-",
-    owner ? String(owner.uid) : "-",
-    members === null ? "-" : String(members),
-    age === null ? "-" : duration(age),
-    slots === null ? "-" : `${slots.used}/${slots.total}`,
-    owner ? `  ${fit(shortCommand({ ...owner, isStopped: false }), 32)}` : "",
+    owner && owner.pid,
+    owner && owner.uid,
+    members,
+    age === null ? null : duration(age),
+    slots && `${slots.used}/${slots.total}`,
+    owner ? `  ${fit(shortCommand(owner), 32)}` : "",
   ]);
   const head = ["NAME", "KIND", "STATE", "PID", "UID", "MEMBERS", "AGE", "IN USE", "  COMMAND"];
-  const [first, ...lines] = table([head, ...rows], (cells) =>
+  const [first, ...lines] = columns([head, ...rows], (cells) =>
     [...cells.slice(0, -1), cells.at(-1)!.trimStart()].join("  ").trimEnd(),
   ).split("\n");
   const painted = lines.map((line, index) => {

@@ -3,15 +3,12 @@
 import type { Command } from "commander";
 import { busMetrics, quantileUs, type Snapshot } from "../bus/metrics.ts";
 import { BusObserver } from "../bus/observer.ts";
-import { table } from "./bench/report.ts";
 import { readNames } from "./directory.ts";
-import { duration, microseconds, print } from "./terminal.ts";
-import { CommandError, EXIT, newCommand, UsageError, withDirectory, withJson } from "./usage.ts";
+import { columns, count, duration, microseconds, print } from "./terminal.ts";
+import { type CommonFlags, newCommand, onlyOne, UsageError, withDirectory, withJson } from "./usage.ts";
 
-interface Flags {
-  json?: boolean;
+interface Flags extends CommonFlags {
   prometheus?: boolean;
-  directory?: string;
 }
 
 export function command(): Command {
@@ -37,9 +34,7 @@ export function command(): Command {
 function onlyName(directory: string | undefined): string {
   const names = readNames(directory);
   const alive = names.buses.filter(({ isAlive }) => isAlive).map(({ name }) => name);
-  if (alive.length === 1) return alive[0]!;
-  if (alive.length === 0) throw new CommandError(`no bus is in ${names.directory}.`, EXIT.notFound);
-  throw new UsageError(`there are ${alive.length} buses: ${alive.join(", ")}. Name one.`);
+  return onlyOne(alive, `there are ${alive.length} buses`, `no bus is in ${names.directory}.`);
 }
 
 function asJson(name: string, { roundTrips, roundTripSum, ...rest }: Snapshot): object {
@@ -60,19 +55,19 @@ function asJson(name: string, { roundTrips, roundTripSum, ...rest }: Snapshot): 
 
 function report(name: string, snapshot: Snapshot): string {
   const { counters, workers, queued, unsettled, pid, ageMs, roundTrips } = snapshot;
-  const head = `bus ${name}, pid ${pid}, ${duration(ageMs)}, ${workers.length} ${workers.length === 1 ? "worker" : "workers"}`;
+  const head = `bus ${name}, pid ${pid}, ${duration(ageMs)}, ${count(workers.length, "worker")}`;
   const percentiles = [0.5, 0.9, 0.99, 0.999].map((part) => microseconds(quantileUs(roundTrips, part)));
   return [
     head,
     "",
-    table([
+    columns([
       ["round trip", "p50", "p90", "p99", "p99.9"],
       ["", ...percentiles],
     ]),
     "",
-    table([
-      ["queued now", String(queued)],
-      ["waiting now", String(unsettled)],
+    columns([
+      ["queued now", queued],
+      ["waiting now", unsettled],
       ...Object.entries(counters).map(([counter, value]) => [counter.replaceAll("_", " "), value.toLocaleString("en")]),
     ]),
   ].join("\n");

@@ -1,6 +1,7 @@
 /** What is written for people: colours on a terminal only, times, counts, a screen that is redrawn in place. */
 
 import { styleText } from "node:util";
+import { table } from "./bench/report.ts";
 
 type Style = "bold" | "dim" | "green" | "yellow" | "red" | "inverse";
 
@@ -52,6 +53,22 @@ export function size(bytes: number): string {
 /** A count of a rate: `0`, `0.4`, `12,345`. */
 export function rate(perSecond: number): string {
   return perSecond > 0 && perSecond < 10 ? perSecond.toFixed(1) : Math.round(perSecond).toLocaleString("en");
+}
+
+/** `1 worker`, `2 workers`. */
+export function count(number: number, one: string, many = `${one}s`): string {
+  return `${number} ${number === 1 ? one : many}`;
+}
+
+/** A table; `null` is a cell of which nothing is known. */
+export function columns(
+  lines: readonly (readonly (string | number | null)[])[],
+  join?: (cells: string[]) => string,
+): string {
+  return table(
+    lines.map((cells) => cells.map((cell) => String(cell ?? "-"))),
+    join,
+  );
 }
 
 /** What stands on one line of a screen: control characters of a name or of a command line stay out. */

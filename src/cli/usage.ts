@@ -63,6 +63,19 @@ export function withDirectory(command: Command): Command {
   return command.option("--directory <dir>", "runtime directory (default: $SLOTBUS_DIR, else /dev/shm/slotbus-UID)");
 }
 
+/** Flags that all commands have which look into the runtime directory. */
+export interface CommonFlags {
+  json?: boolean;
+  directory?: string;
+}
+
+/** The one that is meant when none is named. Without one it throws `none`. */
+export function onlyOne(names: readonly string[], what: string, none: string, how = "Name one."): string {
+  if (names.length === 1) return names[0]!;
+  if (names.length === 0) throw new CommandError(none, EXIT.notFound);
+  throw new UsageError(`${what}: ${names.join(", ")}. ${how}`);
+}
+
 /** A command whose module is loaded when it is asked for. */
 export interface Lazy {
   readonly name: string;

@@ -117,7 +117,7 @@ const ACTIONS: Readonly<Record<string, Action>> = {
     const processId = pid === null ? null : integer("pid", pid);
     if (typeof again !== "boolean") throw new Failure(400, "BAD_FIELD", "again is neither true nor false.");
     const { id, bus } = await registry.register(text("name", name), routes as RouteRequest[], processId);
-    if (again) registry.noteReturn();
+    if (again) registry.someReturned = true;
     return { worker_id: id, shm_name: bus };
   },
   "/internal/unregister": ({ worker_id }, registry) => {
@@ -158,12 +158,9 @@ function asFailure(error: unknown): Failure {
 
 async function readJson(request: Request): Promise<Json> {
   const type = request.headers.get("content-type") ?? "";
+  const named = JSON.stringify(type.slice(0, 80));
   if (!/^application\/json *(?:;|$)/i.test(type))
-    throw new Failure(
-      415,
-      "NO_JSON",
-      `the content-type is ${JSON.stringify(type.slice(0, 80))}, not application/json.`,
-    );
+    throw new Failure(415, "NO_JSON", `the content-type is ${named}, not application/json.`);
   const bytes = await readBody(request);
   try {
     const value: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));

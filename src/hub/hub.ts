@@ -178,7 +178,7 @@ export class Hub implements AsyncDisposable {
     const { path, query } = split(url);
     if (headerOf(headers, "upgrade")?.toLowerCase() === "websocket")
       throw new Failure(501, "NO_WEBSOCKET", "the hub carries no WebSockets.");
-    const match = this.#registry.find(request.method, path);
+    const match = this.#registry.table.find(request.method, path);
     if (!match || (isOpen(match.route.pattern) && isReserved(path))) return this.#answerSelf(asked, path);
     const { params, route } = match;
     const { pattern, owner, sse } = route;
@@ -216,7 +216,7 @@ export class Hub implements AsyncDisposable {
       server?.timeout(request, IDLE_S);
       return this.#status.answer(request, path, server?.requestIP(request)?.address ?? null, id);
     }
-    const allowed = isReserved(path) ? (OWN[path] ?? []) : this.#registry.allowed(path);
+    const allowed = isReserved(path) ? (OWN[path] ?? []) : this.#registry.table.allowed(path);
     if (allowed.length === 0) return this.#answerUnknown(request, path, id);
     const allow = allowed.join(", ");
     throw new Failure(405, "METHOD", `${request.method} is not allowed here; ${allow} is.`, { allow });

@@ -1,4 +1,4 @@
-/** Names that hub and worker derive from the hub's. */
+/** What hub and worker agree on: names, paths that no client can ask for, and what is said there. */
 
 /** File of the control socket in the runtime directory. */
 export function controlSocketOf(hub: string): string {
@@ -10,3 +10,11 @@ export const CONTROL_LIMIT = 4 << 20;
 
 /** What a hub asks a worker for, to see whether it answers. No client can. */
 export const PING_PATH = "/__ping__";
+
+/** Path of the POST on a route's pattern by which a worker hears of the clients of its event streams. No client can. */
+export const LIFECYCLE_PATH = "/__sse__";
+
+export interface Lifecycle {
+  readonly sse_lifecycle: "connect" | "disconnect";
+  readonly params: Readonly<Record<string, string>>;
+}

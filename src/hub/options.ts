@@ -58,20 +58,12 @@ export interface SseOptions {
   paths?: number;
 }
 
+type Other = "port" | "spin" | "ping" | "sse" | "adminToken" | `control${string}`;
+
 /** Options of a hub with the defaults filled in. */
-export interface ResolvedHubOptions {
-  readonly name: string;
+export interface ResolvedHubOptions extends Readonly<Required<Omit<HubOptions, Other>>> {
   readonly port: number | null;
-  readonly hostname: string;
-  readonly directory: string;
-  readonly timeout: number;
-  readonly bodyTimeout: number;
-  readonly payloadLimit: number;
-  readonly slots: number;
-  readonly queue: number;
   readonly spin: number | undefined;
-  readonly goneFor: number;
-  readonly trustProxy: boolean;
   readonly ping: { readonly interval: number; readonly timeout: number; readonly misses: number } | null;
   readonly sse: Readonly<Required<SseOptions>>;
   readonly adminToken: string | null;

@@ -6,7 +6,7 @@ import { closing, Failure } from "./failure.ts";
 import type { ResolvedHubOptions } from "./options.ts";
 import { parsePattern } from "./pattern.ts";
 import { isMethod } from "./proxy.ts";
-import { type Match, type Route, routeKey, RouteTable } from "./routes.ts";
+import { type Route, routeKey, RouteTable } from "./routes.ts";
 import { type Registration, Service } from "./service.ts";
 
 /** A route as a worker asks for it. */
@@ -27,10 +27,12 @@ export class Registry {
   /** By worker name. Creation of a bus takes a while: the next registration of that name waits for it. */
   readonly #services = new Map<string, Promise<Service>>();
   #live: Service[] = [];
-  #table = new RouteTable<Service>([]);
+  /** A change of routes makes a new one. */
+  table = new RouteTable<Service>([]);
   #sweep: ReturnType<typeof setTimeout> | null = null;
   #closed = false;
-  #someReturned = false;
+  /** Whether one of its workers had a hub of this name before: the others may be on their way. */
+  someReturned = false;
 
   constructor(options: ResolvedHubOptions, onChange: () => void) {
     this.#options = options;
@@ -39,27 +41,6 @@ export class Registry {
 
   get services(): readonly Service[] {
     return this.#live;
-  }
-
-  get routes(): readonly Route<Service>[] {
-    return this.#table.routes;
-  }
-
-  /** Whether one of its workers had a hub of this name before: the others may be on their way. */
-  get someReturned(): boolean {
-    return this.#someReturned;
-  }
-
-  noteReturn(): void {
-    this.#someReturned = true;
-  }
-
-  find(method: string, path: string): Match<Service> | null {
-    return this.#table.find(method, path);
-  }
-
-  allowed(path: string): string[] {
-    return this.#table.allowed(path);
   }
 
   /**
@@ -114,7 +95,7 @@ export class Registry {
 
   /** Routes of a name that is gone are free for others. */
   #refuseConflicts(name: string, asked: readonly AskedRoute[]): void {
-    const taken = new Map(this.#table.routes.map((route) => [routeKey(route), route]));
+    const taken = new Map(this.table.routes.map((route) => [routeKey(route), route]));
     for (const route of asked) {
       const other = taken.get(routeKey(route));
       if (!other || other.owner.name === name || !other.owner.isThere) continue;
@@ -128,7 +109,7 @@ export class Registry {
     // Those who are there come last: a route that a gone name had too is theirs.
     const services = this.#live.toSorted((a, b) => Number(a.isThere) - Number(b.isThere));
     for (const service of services) for (const route of service.routes) kept.set(routeKey(route), route);
-    this.#table = new RouteTable([...kept.values()]);
+    this.table = new RouteTable([...kept.values()]);
     this.#onChange();
   }
 
@@ -171,17 +152,15 @@ function checkRoutes(routes: readonly RouteRequest[]): AskedRoute[] {
 function checkRoute(route: RouteRequest): AskedRoute {
   const { method, path, sse = false } = route ?? {};
   if (typeof method !== "string" || !isMethod(method) || typeof sse !== "boolean")
-    throw new Failure(
-      400,
-      "BAD_ROUTE",
-      `${JSON.stringify(route)} is no route; its method is one of ${METHODS.join(", ")}.`,
-    );
-  if (sse && method !== "GET")
-    throw new Failure(400, "BAD_ROUTE", `${path}: server-sent events are asked for with GET.`);
+    throw badRoute(`${JSON.stringify(route)} is no route; its method is one of ${METHODS.join(", ")}.`);
+  if (sse && method !== "GET") throw badRoute(`${path}: server-sent events are asked for with GET.`);
   try {
     return { method, pattern: parsePattern(path), sse };
   } catch (error) {
-    if (error instanceof InvalidConfigError) throw new Failure(400, "BAD_ROUTE", error.message);
-    throw error;
+    throw error instanceof InvalidConfigError ? badRoute(error.message) : error;
   }
+}
+
+function badRoute(why: string): Failure {
+  return new Failure(400, "BAD_ROUTE", why);
 }

@@ -3,7 +3,7 @@
 import { RequestTimeoutError } from "../errors.ts";
 import { Failure } from "./failure.ts";
 import { checkEvent, EventLog, type StreamEvent } from "./event-log.ts";
-import { LIFECYCLE_PATH, type Lifecycle } from "./lifecycle.ts";
+import { LIFECYCLE_PATH, type Lifecycle } from "./names.ts";
 import type { ResolvedHubOptions } from "./options.ts";
 import { parsePattern } from "./pattern.ts";
 import type { Incoming } from "./proxy.ts";
@@ -12,13 +12,16 @@ import type { Route } from "./routes.ts";
 import type { Service } from "./service.ts";
 import { SseClient } from "./sse-client.ts";
 
-/** Clients and the newest events of one path. */
-interface Channel {
-  readonly path: string;
-  readonly route: Route<Service>;
-  readonly params: Readonly<Record<string, string>>;
+/** Clients of one stream, and its newest events. */
+interface Stream {
   readonly log: EventLog;
   readonly clients: Set<SseClient>;
+}
+
+/** The stream of one path. */
+interface Channel extends Stream {
+  readonly route: Route<Service>;
+  readonly params: Readonly<Record<string, string>>;
 }
 
 /** Logs of paths that nobody listens to are kept so long for those who come back, in ms. */
@@ -28,7 +31,7 @@ export class EventStreams {
   readonly #registry: Registry;
   readonly #options: ResolvedHubOptions;
   readonly #epoch = Math.floor(Date.now()).toString(36);
-  readonly #all: { readonly log: EventLog; readonly clients: Set<SseClient> };
+  readonly #all: Stream;
   /** By path. */
   readonly #channels = new Map<string, Channel>();
   /** Services that were there when last looked at. */
@@ -39,12 +42,12 @@ export class EventStreams {
   constructor(registry: Registry, options: ResolvedHubOptions) {
     this.#registry = registry;
     this.#options = options;
-    this.#all = { log: this.#makeLog(), clients: new Set() };
+    this.#all = this.#makeStream();
   }
 
   /** Clients that are connected. */
   get clients(): number {
-    return [...this.#channels.values()].reduce((sum, { clients }) => sum + clients.size, this.#all.clients.size);
+    return this.#streams().reduce((sum, { clients }) => sum + clients.size, 0);
   }
 
   // ---- clients ----------------------------------------------------------------------------------------------------
@@ -83,7 +86,7 @@ export class EventStreams {
   push(path: string, event: StreamEvent): number {
     checkEvent(event);
     const key = normalise(path);
-    const match = this.#registry.find("GET", key);
+    const match = this.#registry.table.find("GET", key);
     if (!match?.route.sse) throw new Failure(404, "NO_STREAM", `no event stream has the path ${path.slice(0, 200)}.`);
     return this.#send(this.#channel(key, match.route, match.params), event);
   }
@@ -92,7 +95,7 @@ export class EventStreams {
   pushByPattern(pattern: string, params: Readonly<Record<string, string>>, event: StreamEvent): number {
     checkEvent(event);
     const { key } = parsePattern(pattern);
-    const isRoute = this.#registry.routes.some((route) => route.sse && route.pattern.key === key);
+    const isRoute = this.#registry.table.routes.some((route) => route.sse && route.pattern.key === key);
     if (!isRoute) throw new Failure(404, "NO_STREAM", `no event stream has the pattern ${pattern.slice(0, 200)}.`);
     let delivered = 0;
     for (const channel of this.#channels.values()) {
@@ -109,7 +112,7 @@ export class EventStreams {
     const there = new Set(this.#registry.services.filter((service) => service.isThere));
     const returned = [...there].filter((service) => !this.#there.has(service));
     this.#there = there;
-    const routes = new Set(this.#registry.routes.filter(({ sse }) => sse).map(keyOf));
+    const routes = new Set(this.#registry.table.routes.filter(({ sse }) => sse).map(keyOf));
     for (const channel of this.#channels.values()) {
       if (!routes.has(keyOf(channel.route))) for (const client of channel.clients) client.end();
       if (!returned.includes(channel.route.owner)) continue;
@@ -120,16 +123,14 @@ export class EventStreams {
   close(): void {
     this.#closed = true;
     if (this.#timer) clearInterval(this.#timer);
-    for (const client of this.#all.clients) client.end();
-    for (const { clients } of this.#channels.values()) for (const client of clients) client.end();
+    for (const { clients } of this.#streams()) for (const client of clients) client.end();
   }
 
-  #open(
-    { log, clients }: { log: EventLog; clients: Set<SseClient> },
-    request: Request,
-    requestId: string,
-    onEnd: () => void,
-  ): Response {
+  #streams(): Stream[] {
+    return [this.#all, ...this.#channels.values()];
+  }
+
+  #open({ log, clients }: Stream, request: Request, requestId: string, onEnd: () => void): Response {
     const client: SseClient = new SseClient(this.#options.sse.clientBytes, () => {
       if (clients.delete(client)) onEnd();
     });
@@ -146,7 +147,7 @@ export class EventStreams {
     return client.respond(request.signal, requestId);
   }
 
-  #send({ log, clients }: { log: EventLog; clients: Set<SseClient> }, event: StreamEvent): number {
+  #send({ log, clients }: Stream, event: StreamEvent): number {
     const text = log.append(event);
     let given = 0;
     for (const client of clients) if (client.send(text)) given++;
@@ -160,11 +161,9 @@ export class EventStreams {
 
   #beat(): void {
     const now = performance.now();
-    for (const client of this.#all.clients) client.beat();
-    for (const [path, { clients, log }] of this.#channels) {
-      for (const client of clients) client.beat();
+    for (const { clients } of this.#streams()) for (const client of clients) client.beat();
+    for (const [path, { clients, log }] of this.#channels)
       if (clients.size === 0 && now - log.touchedAt > LINGER_MS) this.#channels.delete(path);
-    }
     if (this.clients > 0 || this.#channels.size > 0) return;
     clearInterval(this.#timer!);
     this.#timer = null;
@@ -172,14 +171,8 @@ export class EventStreams {
 
   #channel(path: string, route: Route<Service>, params: Readonly<Record<string, string>>): Channel {
     const known = this.#channels.get(path);
-    if (known && known.route === route) return known;
-    const channel = {
-      path,
-      route,
-      params,
-      log: known?.log ?? this.#makeLog(),
-      clients: known?.clients ?? new Set<SseClient>(),
-    };
+    if (known?.route === route) return known;
+    const channel: Channel = { ...(known ?? this.#makeStream()), route, params };
     this.#channels.set(path, channel);
     this.#keepTime();
     if (this.#channels.size > this.#options.sse.paths) this.#forgetOne();
@@ -188,16 +181,13 @@ export class EventStreams {
 
   /** The oldest path that nobody listens to. */
   #forgetOne(): void {
-    for (const [path, { clients }] of this.#channels) {
-      if (clients.size > 0) continue;
-      this.#channels.delete(path);
-      return;
-    }
+    const oldest = this.#channels.entries().find(([, { clients }]) => clients.size === 0);
+    if (oldest) this.#channels.delete(oldest[0]);
   }
 
-  #makeLog(): EventLog {
+  #makeStream(): Stream {
     const { replay, replayBytes } = this.#options.sse;
-    return new EventLog(this.#epoch, replay, replayBytes);
+    return { log: new EventLog(this.#epoch, replay, replayBytes), clients: new Set() };
   }
 
   async #tell(

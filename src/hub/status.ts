@@ -28,42 +28,8 @@ const SAFE_HEADERS = {
 };
 
 /** The hub at one moment. */
-export interface Picture {
-  readonly hub: string;
-  readonly pid: number;
-  /** In ms since 1970. */
-  readonly time: number;
-  /** In ms. */
-  readonly uptime: number;
-  /** Of event streams. */
-  readonly clients: number;
-  /** What the hub answered itself, by status. */
-  readonly statuses: Readonly<Record<string, number>>;
-  readonly workers: readonly WorkerPicture[];
-}
-
-export interface WorkerPicture {
-  readonly name: string;
-  readonly there: boolean;
-  readonly queued: number;
-  /** Answers since the hub began, by status. */
-  readonly statuses: Readonly<Record<string, number>>;
-  readonly processes: readonly {
-    readonly pid: number;
-    readonly concurrency: number;
-    readonly inFlight: number;
-    /** Those that are not free. */
-    readonly slots: readonly { slot: number; state: string; ageMs: number }[];
-  }[];
-}
-
-export interface RoutePicture {
-  readonly method: string;
-  readonly pattern: string;
-  readonly worker: string;
-  readonly sse: boolean;
-  readonly there: boolean;
-}
+export type Picture = ReturnType<Status["picture"]>;
+export type RoutePicture = ReturnType<Status["routes"]>[number];
 
 export class Status {
   readonly #registry: Registry;
@@ -106,13 +72,13 @@ export class Status {
       case "stream":
         return this.#stream(request, id);
       case "snapshot":
-        return Response.json({ ...this.#picture(), routes: this.#routes(), history: this.#meter.history() });
+        return Response.json({ ...this.picture(), routes: this.routes(), history: this.#meter.history() });
       case "metrics":
         return new Response(this.#metrics(), { headers: { "content-type": Exposition.contentType } });
       case "health":
         return this.#health();
       case "routes":
-        return Response.json(this.#routes());
+        return Response.json(this.routes());
       default:
         throw new Failure(404, "NO_PAGE", `there is no ${PREFIX}${page.slice(0, 200)}.`);
     }
@@ -124,13 +90,17 @@ export class Status {
     for (const watcher of this.#watchers) watcher.end();
   }
 
-  #picture(): Picture {
+  picture() {
     return {
       hub: this.#options.name,
       pid: process.pid,
+      /** In ms since 1970. */
       time: Date.now(),
+      /** In ms. */
       uptime: Date.now() - this.#began,
+      /** Of event streams. */
       clients: this.#clients(),
+      /** What the hub answered itself, by status. */
       statuses: this.#statuses(""),
       workers: this.#registry.services
         .map(({ name, bus, isThere }) => ({ name, there: isThere, ...this.#worker(name, bus) }))
@@ -138,7 +108,7 @@ export class Status {
     };
   }
 
-  #worker(name: string, bus: SlotBus): Omit<WorkerPicture, "name" | "there"> {
+  #worker(name: string, bus: SlotBus) {
     const { workers, queued } = bus.stats();
     const slots: ReturnType<SlotBus["diagnostics"]>["slots"][] = [];
     for (const slot of bus.diagnostics().slots) {
@@ -149,15 +119,15 @@ export class Status {
       const used = slots[at]!.filter(({ state }) => state !== "FREE");
       return { pid, concurrency, inFlight, slots: used.map(({ slot, state, ageMs }) => ({ slot, state, ageMs })) };
     });
-    return { queued, statuses: this.#statuses(name), processes };
+    return { queued, statuses: this.#statuses(name), processes }; // answers since the hub began
   }
 
   #statuses(name: string): Record<string, number> {
     return Object.fromEntries(this.#meter.counts.get(name)?.statuses ?? []);
   }
 
-  #routes(): RoutePicture[] {
-    return this.#registry.routes
+  routes() {
+    return this.#registry.table.routes
       .map(({ method, pattern, owner, sse }) => ({
         method,
         pattern: pattern.text,
@@ -216,24 +186,24 @@ export class Status {
     this.#watchers.add(watcher);
     if (this.#closed) watcher.end();
     else this.#timer ??= setInterval(() => this.#tell(), PICTURE_MS);
-    const routes = message("routes", this.#routes());
+    const routes = message("routes", this.routes());
     const samples = message("samples", this.#meter.history());
-    watcher.send(`retry: 1000\n\n${routes}${samples}${message("picture", this.#picture())}`);
+    watcher.send(`retry: 1000\n\n${routes}${samples}${message("picture", this.picture())}`);
     return watcher.respond(request.signal, id);
   }
 
   #tell(): void {
     const samples = this.#meter.history().filter(({ time }) => time > this.#told.until);
     const now = {
-      table: this.#registry.routes, // a change of routes makes a new one
+      table: this.#registry.table,
       there: this.#registry.services.map(({ isThere }) => isThere).join(),
       until: samples.at(-1)?.time ?? this.#told.until,
     };
     const isNew = now.table !== this.#told.table || now.there !== this.#told.there;
     this.#told = now;
-    const routes = isNew ? message("routes", this.#routes()) : "";
+    const routes = isNew ? message("routes", this.routes()) : "";
     const seconds = samples.length > 0 ? message("samples", samples) : "";
-    const text = routes + seconds + message("picture", this.#picture());
+    const text = routes + seconds + message("picture", this.picture());
     for (const watcher of this.#watchers) watcher.send(text);
   }
 
@@ -258,7 +228,7 @@ export class Status {
     }
     this.#workerMetrics(text);
     const gauge = (name: string, help: string, value: number) => text.family(name, "gauge", help).sample({}, value);
-    gauge("slotbus_hub_routes", "Routes registered.", this.#registry.routes.length);
+    gauge("slotbus_hub_routes", "Routes registered.", this.#registry.table.routes.length);
     gauge("slotbus_hub_event_clients", "Clients of event streams.", this.#clients());
     gauge("process_start_time_seconds", "When the hub began, in seconds since 1970.", this.#began / 1_000);
     gauge("process_resident_memory_bytes", "Memory of the hub.", process.memoryUsage.rss());

@@ -3,7 +3,6 @@
 import { EventEmitter } from "node:events";
 import { backoff } from "../backoff.ts";
 import { METHODS, type Method } from "../bus/codec.ts";
-
 import { toWebRequest } from "../bus/fetch.ts";
 import type { Answerable, FetchHandler, Handler, WorkerRequest } from "../bus/request.ts";
 import { SlotWorker } from "../bus/worker.ts";
@@ -14,8 +13,7 @@ import { HandlerResponse, type HubAnswer, toAnswerable } from "./answer.ts";
 import { HubClient } from "./client.ts";
 import { HubRequest } from "./context.ts";
 import { HubEmitter } from "./emitter.ts";
-import { LIFECYCLE_PATH, type Lifecycle } from "./lifecycle.ts";
-import { PING_PATH } from "./names.ts";
+import { LIFECYCLE_PATH, type Lifecycle, PING_PATH } from "./names.ts";
 import { busNameOf, checkHubName } from "./options.ts";
 import { parsePattern } from "./pattern.ts";
 import type { RouteRequest } from "./registry.ts";
@@ -278,9 +276,8 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
   }
 
   async #pause(ms: number): Promise<void> {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const { promise, resolve: done } = Promise.withResolvers<void>();
-    timer = setTimeout(done, ms);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, ms);
     await Promise.race([promise, this.#stop.promise]);
     clearTimeout(timer);
   }

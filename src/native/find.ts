@@ -143,9 +143,9 @@ function isCheckout(): boolean {
 export function findLibrary(): string {
   const given = process.env["SLOTBUS_LIB"];
   if (given) return resolve(given);
+  if (isCheckout()) return buildCheckout("lib/libslotbus.so");
   const prebuilt = findPrebuilt();
   if (prebuilt) return prebuilt;
-  if (isCheckout()) return buildCheckout("lib/libslotbus.so");
   throw new UnsupportedError(`slotbus has no prebuilt library for ${platformName()} (looked at ${root}/native).`, {
     hint: "Install slotbus again, or set SLOTBUS_LIB to a libslotbus.so built with `zig build`.",
   });
@@ -154,8 +154,8 @@ export function findLibrary(): string {
 /** Where the library or the launcher comes from, and whether it is the one that was packed. */
 export interface Origin {
   from: "SLOTBUS_LIB" | "SLOTBUS_LAUNCHER" | "package" | "checkout";
-  /** What the file has, in hex; `""` when it cannot be read. */
-  sha256: string;
+  /** What the file has, in hex; `""` when it cannot be read. It is read when this is asked for. */
+  readonly sha256: string;
   /** What the package's `native/SHA256SUMS` has; `null` where there is no such list, as in a compiled program. */
   packedSha256: string | null;
 }
@@ -166,11 +166,16 @@ export function originOf(path: string): Origin {
   const given = (["SLOTBUS_LIB", "SLOTBUS_LAUNCHER"] as const).find(isGiven);
   const from = given ?? (isCheckout() ? "checkout" : "package");
   const read = (file: string): Buffer => (existsSync(file) ? readFileSync(file) : Buffer.alloc(0));
-  const bytes = read(path);
-  const sha256 = bytes.length > 0 ? new Bun.CryptoHasher("sha256").update(bytes).digest("hex") : "";
   const list = from === "package" ? read(join(dirname(dirname(path)), "SHA256SUMS")).toString() : "";
   const line = list.split("\n").find((text) => text.length > SUM && path.endsWith(`/${text.slice(SUM)}`));
-  return { from, sha256, packedSha256: line?.slice(0, 64) ?? null };
+  return {
+    from,
+    get sha256() {
+      const bytes = read(path);
+      return bytes.length > 0 ? new Bun.CryptoHasher("sha256").update(bytes).digest("hex") : "";
+    },
+    packedSha256: line?.slice(0, 64) ?? null,
+  };
 }
 
 /** Characters of a line of SHA256SUMS before the name. */
@@ -178,9 +183,10 @@ const SUM = 66;
 
 /** Throws `UnsupportedError` for a file that is not as it was packed: loading one that was cut would end the process. */
 export function checkPacked(path: string): void {
-  const { sha256, packedSha256 } = originOf(path);
-  if (packedSha256 === null || sha256 === packedSha256) return;
-  throw new UnsupportedError(`${path} is not as it was packed: its SHA-256 is ${sha256}, not ${packedSha256}.`, {
+  const origin = originOf(path);
+  const { packedSha256: packed } = origin;
+  if (packed === null || origin.sha256 === packed) return;
+  throw new UnsupportedError(`${path} is not as it was packed: its SHA-256 is ${origin.sha256}, not ${packed}.`, {
     hint: "Install slotbus again.",
   });
 }
