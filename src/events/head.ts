@@ -6,6 +6,7 @@
 import { checkText, isText, shown } from "../check.ts";
 import { type Codec, json } from "../codec.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
+import { fast, type FastBuffer } from "../fast-buffer.ts";
 import type { Ring } from "../fleet/ring.ts";
 import type { Reader } from "../fleet/reader.ts";
 
@@ -45,14 +46,6 @@ const NAME_MAX = 255;
 const ATTRIBUTES_MAX = 8_192;
 const TOPICS_KEPT = 1_024;
 
-/** Bun's and Node's fast paths of `Buffer`, which their types leave out. */
-interface FastBuffer {
-  utf8Write(text: string, offset: number): number;
-  asciiSlice(start: number, end: number): string;
-  utf8Slice(start: number, end: number): string;
-}
-
-const fast = Buffer.prototype as unknown as FastBuffer;
 const noAttributes: Attributes = Object.freeze({});
 /** Topics that were checked, as bytes. */
 const topics = new Map<string, Buffer>();
