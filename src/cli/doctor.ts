@@ -103,8 +103,8 @@ function bun(): Finding {
 async function library(): Promise<Finding> {
   try {
     const path = findLibrary();
-    const { C } = await import("../native/library.ts");
-    return fine("library", `${path} (${origin(path)}), ABI ${C.SB_ABI}, ${size(statSync(path).size)}`);
+    const { ABI } = await import("../native/library.ts");
+    return fine("library", `${path} (${origin(path)}), ABI ${ABI}, ${size(statSync(path).size)}`);
   } catch (error) {
     return failureOf("library", error, "Install slotbus again, or set SLOTBUS_LIB to a libslotbus of your own.");
   }

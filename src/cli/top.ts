@@ -383,7 +383,9 @@ class FleetWatch {
   #frame(fleet: Fleet): FleetFrame {
     const at = performance.now();
     const members = fleet.members();
-    const cursors = members.flatMap(({ index, pid }) => fleet.cursors(index).map((cursor) => ({ ...cursor, pid })));
+    const cursors = members.flatMap(({ index, pid }) =>
+      fleet.handle.cursors(index).map((cursor) => ({ ...cursor, pid })),
+    );
     const heads = new Map(fleet.geometry.rings.map(({ name }) => [name, fleet.ring(name).head]));
     const seconds = this.#before ? (at - this.#before.at) / 1_000 : Infinity;
     const rings = fleet.geometry.rings.map(({ name, frames }) => {

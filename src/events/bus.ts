@@ -8,7 +8,7 @@ import type { RingOptions } from "../fleet/options.ts";
 import type { Ring } from "../fleet/ring.ts";
 import { Binding, type BindingOptions } from "./binding.ts";
 import { all, type Filter } from "./filter.ts";
-import { type Attributes, type BusEvent, checkId, checkTopic, encodeAttributes, writeEvent } from "./head.ts";
+import { type Attributes, type BusEvent, checkId, checkTopic, encodeAttributes, encodeEvent } from "./codec.ts";
 import { type SubscribeOptions, Subscription } from "./subscription.ts";
 
 /** Over which ring of which fleet a bus runs. */
@@ -109,7 +109,7 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
     const text = attributes === undefined ? "" : encodeAttributes(attributes);
     let known: string | null = id === undefined ? null : checkId(id);
     if (this.#bindings.size > 0) known = this.#bindId(topic, payload, attributes, known);
-    this.#ring.send(writeEvent(this.#ring, bytes, known, text, payload, this.#codec), 0);
+    this.#ring.send(encodeEvent(this.#ring, bytes, known, text, payload, this.#codec), 0);
     this.#published++;
   }
 
