@@ -148,7 +148,7 @@ export class Contest {
   /** Everything that is held, in no order; each one as it was at some time during the call. */
   list(): Holder[] {
     const all: Holder[] = [];
-    for (let entry = 0; entry < this.#leases.entries; entry++) {
+    for (let entry = 0; entry < this.#fleet.geometry.leases; entry++) {
       if (this.#leases.at(entry)) all.push(this.#leases.found());
     }
     return all;
@@ -200,7 +200,7 @@ export class Contest {
     if (!Number.isInteger(entry) || entry < 0 || !Number.isSafeInteger(token)) {
       throw new InvalidConfigError(`${shown(holder)} is no holder that a contest found.`);
     }
-    return entry < this.#leases.entries && this.#leases.holds(entry, token) ? this.#leases.found() : null;
+    return entry < this.#fleet.geometry.leases && this.#leases.holds(entry, token) ? this.#leases.found() : null;
   }
 
   #checkClaim(subject: Subject, options: TryClaimOptions): { owner: string; ttl: number; renew: boolean } {

@@ -4,15 +4,11 @@
  */
 
 import { systemClock } from "../clock.ts";
-import type { LeaseHandle } from "../native/lease.ts";
+import type { Holder, LeaseHandle } from "../native/lease.ts";
 import { type Watch, watchProcess } from "../native/watch.ts";
 
 /** A member at one time: its index and incarnation, and the process it said it is. */
-export interface Member {
-  readonly member: number;
-  readonly incarnation: number;
-  readonly pid: number;
-}
+type Member = Pick<Holder, "member" | "incarnation" | "pid">;
 
 /** Pauses before a lock byte is read again that is held though its process has ended. */
 const RECHECKS_MS = [1, 10, 100, 1000];

@@ -31,7 +31,10 @@ export class WaitList {
     this.#linger?.close();
     this.#linger = null;
     this.#deafen ??= this.#fleet.wake.listen(this.#onWake);
-    this.#forget ??= this.#fleet.onLeave(() => this.#leave());
+    this.#forget ??= this.#fleet.onLeave(() => {
+      this.#close();
+      this.check(); // all find the fleet closed
+    });
     this.#all.add(waiting);
     this.#leases.park();
   }
@@ -40,12 +43,6 @@ export class WaitList {
     if (!this.#all.delete(waiting) || this.#all.size > 0) return;
     this.#linger = systemClock.after(LINGER_MS, () => this.#close());
     this.#linger.unref();
-  }
-
-  /** The fleet is being left: all check, and find it closed. */
-  #leave(): void {
-    this.#close();
-    this.check();
   }
 
   check(): void {

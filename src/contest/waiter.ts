@@ -77,10 +77,6 @@ export class Waiter implements Waiting {
     this.#token = holder.token;
     this.#timer?.close();
     this.#timer = systemClock.after(Math.min(free, left), this.#onTime);
-    this.#watch(holder);
-  }
-
-  #watch(holder: Holder): void {
     const member = `${holder.member}.${holder.incarnation}`;
     if (member === this.#member) return;
     this.#member = member;

@@ -149,17 +149,17 @@ export class Binding implements Disposable {
   /** `false`: there was nothing. */
   #learnBatch(): boolean {
     if (this.#reader.poll(BATCH) === 0 && this.#reader.lost === 0) return false;
-    while (this.#reader.next()) if (this.#decoder.read()) this.#learnFrom(this.#decoder);
+    const event = this.#decoder;
+    while (this.#reader.next()) {
+      if (!event.read()) continue;
+      if (event.topic === this.#on) this.#bind(event);
+      if (event.topic === this.#unbindOn) this.#unbind(event);
+    }
     return true;
   }
 
-  #learnFrom(event: EventDecoder): void {
-    if (event.topic === this.#on) this.#bind(event);
-    if (event.topic === this.#unbindOn) this.#unbind(event);
-  }
-
   #bind(event: EventDecoder): void {
-    const payload = payloadOf(event);
+    const payload = readable(() => event.toEvent().payload);
     const key = this.#keyIn(payload);
     const id = this.#idIn(payload);
     if (key === null || id === null) {
@@ -180,7 +180,7 @@ export class Binding implements Disposable {
   }
 
   #unbind(event: EventDecoder): void {
-    const key = this.#keyIn(payloadOf(event)) ?? this.#keyIn(attributesOf(event));
+    const key = this.#keyIn(readable(() => event.toEvent().payload)) ?? this.#keyIn(readable(() => event.attributes));
     if (key !== null && this.#ids.delete(key)) this.#counts.unbound++;
   }
 
@@ -202,19 +202,11 @@ export class Binding implements Disposable {
   }
 }
 
-/** `null` for a payload that the codec cannot read. */
-function payloadOf(event: EventDecoder): unknown {
+/** `null` for what the codec cannot read, or is no JSON: it has no key. */
+function readable(read: () => unknown): unknown {
   try {
-    return event.toEvent().payload;
+    return read();
   } catch {
-    return null; // counted as invalid
-  }
-}
-
-function attributesOf(event: EventDecoder): unknown {
-  try {
-    return event.attributes;
-  } catch {
-    return null; // no JSON: no key
+    return null;
   }
 }

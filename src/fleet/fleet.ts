@@ -2,7 +2,13 @@
 
 import { closeSync } from "node:fs";
 import { shown } from "../check.ts";
-import { FleetGeometryError, FleetNotFoundError, InvalidConfigError, ResourceError } from "../errors.ts";
+import {
+  FleetClosedError,
+  FleetGeometryError,
+  FleetNotFoundError,
+  InvalidConfigError,
+  ResourceError,
+} from "../errors.ts";
 import { openDirectory } from "../native/directory.ts";
 import type { FleetPlace } from "../native/fleet-failure.ts";
 import type { FleetGeometry } from "../native/fleet-geometry.ts";
@@ -143,7 +149,7 @@ export class Fleet implements AsyncDisposable {
 
   /** The ring of that name. @throws {InvalidConfigError} when the fleet has none; {@link FleetClosedError}. */
   ring(name: string): Ring {
-    this.handle.checkOpen();
+    if (!this.isOpen) throw new FleetClosedError(`fleet "${this.name}"`);
     const known = this.#rings.get(name);
     if (known) return known;
     const index = this.geometry.rings.findIndex((one) => one.name === name);

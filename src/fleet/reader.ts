@@ -97,7 +97,7 @@ export class Reader extends CursorHandle {
     this.#batches = 0;
     while (this.#isRecent()) {
       await nextTurn(systemClock);
-      if (!this.isOpen || this.#hasMore()) return;
+      if (!this.isOpen || this.#fleet.handle.head(this.#ring) !== this.nextPosition) return;
     }
     const { promise, resolve } = Promise.withResolvers<void>();
     if (this.#sleepUntil(resolve)) await holdWhile(promise);
@@ -139,10 +139,6 @@ export class Reader extends CursorHandle {
 
   #isRecent(): boolean {
     return SPIN_MS > 0 && systemClock.now() - this.#foundAt < SPIN_MS;
-  }
-
-  #hasMore(): boolean {
-    return this.#fleet.handle.head(this.#ring) !== this.nextPosition;
   }
 
   #sleepUntil(wake: () => void): boolean {

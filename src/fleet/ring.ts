@@ -58,7 +58,7 @@ export class Ring {
   readonly limit: number;
   /** @internal */
   readonly fleet: Fleet;
-  /** @internal That of the fleet. */
+  /** @internal */
   readonly handle: FleetHandle;
   readonly #index: number;
 

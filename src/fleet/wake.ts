@@ -40,13 +40,11 @@ export class Wake {
   ringSoon(): void {
     if (this.#isRingingSoon || this.#listeners.size === 0) return;
     this.#isRingingSoon = true;
-    setImmediate(this.#ringNow);
+    setImmediate(() => {
+      this.#isRingingSoon = false;
+      this.#ring();
+    });
   }
-
-  readonly #ringNow = (): void => {
-    this.#isRingingSoon = false;
-    this.#ring();
-  };
 
   /** Ends the watch; listeners hear nothing more. */
   close(): void {

@@ -30,6 +30,8 @@ export type Start = "head" | "oldest" | number;
 export class CursorHandle {
   /** Events lost before the first record of the last {@link poll}; of a new cursor, frames before its first one. */
   lost = 0;
+  /** Records of the last batch that {@link next} has not come to. */
+  left = 0;
   position = 0;
   event = 0;
   time = 0;
@@ -46,8 +48,7 @@ export class CursorHandle {
   #address = 0;
   #doubles: Float64Array = new Float64Array(0);
   #words: Uint32Array = new Uint32Array(0);
-  /** Records that {@link next} has not come to, and where the next one lies. */
-  #left = 0;
+  /** Where the next record lies. */
   #at = 0;
   #open = true;
 
@@ -76,18 +77,13 @@ export class CursorHandle {
     return this.#doubles[BATCH.event]!;
   }
 
-  /** Records of the last batch that {@link next} has not come to. */
-  get left(): number {
-    return this.#left;
-  }
-
   /** Copies at most `max` events out of the ring; returns how many, and sets {@link lost}. */
   poll(max: number): number {
     if (!this.#open) throw new FleetClosedError("the cursor", "Open a new one, of a fleet that is joined.");
     const count = native.sb_cursor_poll(this.#pointer, max);
     if (count < 0) throw callError(count, "a cursor");
     this.#follow();
-    this.#left = count;
+    this.left = count;
     this.#at = BATCH.records;
     this.lost = this.#doubles[BATCH.overwritten]!;
     return count;
@@ -95,8 +91,8 @@ export class CursorHandle {
 
   /** Goes to the next record of the batch; `false` at its end. */
   next(): boolean {
-    if (this.#left === 0) return false;
-    this.#left--;
+    if (this.left === 0) return false;
+    this.left--;
     const double = this.#at / 8;
     const word = this.#at / 4;
     const bytes = this.#words[word + RECORD.bytes]!;
@@ -124,7 +120,7 @@ export class CursorHandle {
   close(): void {
     if (!this.#open) return;
     this.#open = false;
-    this.#left = 0;
+    this.left = 0;
     detach(this.memory.buffer); // nobody else has it: payloads are copies
     native.sb_cursor_close(this.#pointer);
   }

@@ -20,9 +20,6 @@ export interface FleetMember {
 
 const MEMBER_BYTES = FIELDS["sb_member_info.uid"][0] + 4;
 const HOLDER_BYTES = FIELDS["sb_holder.owner"][0] + FIELDS["sb_holder.owner"][1];
-const DRAFT_BYTES = 4_096;
-/** First bytes of the file of a fleet. */
-const MAGIC = "SL0FLEET";
 
 /** All methods throw {@link FleetClosedError} once the fleet is left. */
 export class FleetHandle {
@@ -79,10 +76,6 @@ export class FleetHandle {
     return this.#isOpen;
   }
 
-  checkOpen(): void {
-    void this.pointer;
-  }
-
   /** For other handles. */
   get pointer(): Pointer {
     if (!this.#isOpen) throw new FleetClosedError(`fleet "${this.name}"`);
@@ -96,7 +89,22 @@ export class FleetHandle {
 
   /** Epoch of the file that the name leads to now; 0: that is not a fleet's. @throws {ResourceError} */
   fileEpoch(): number {
-    return this.file === null ? this.epoch : epochOf(this.file);
+    const { file } = this;
+    if (file === null) return this.epoch;
+    const head = Buffer.alloc(FIELDS["sb_fleet_header.epoch"][0] + 8);
+    try {
+      const fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+      try {
+        readSync(fd, head, 0, head.length, 0);
+      } finally {
+        closeSync(fd);
+      }
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code === "ENOENT") return 0;
+      throw new ResourceError(`${file} cannot be read: ${(cause as Error).message}.`, { cause });
+    }
+    const isFleet = head.toString("latin1", 0, 8) === "SL0FLEET";
+    return isFleet ? Number(head.readBigUInt64LE(head.length - 8)) : 0;
   }
 
   /** Members that live, this one among them. */
@@ -142,7 +150,7 @@ export class FleetHandle {
     const known = this.#draft;
     if (known && known.length >= bytes) return known;
     const { pointer } = this;
-    const size = Math.max(DRAFT_BYTES, 2 ** Math.ceil(Math.log2(bytes)));
+    const size = Math.max(C.SB_PAGE, 2 ** Math.ceil(Math.log2(bytes)));
     if (known) detach(known.buffer);
     this.#draft = null;
     const address = native.sb_fleet_staging(pointer, size) as number | null;
@@ -187,22 +195,4 @@ export function removeFleet(dir: number, name: string): boolean {
   const result = native.sb_fleet_clean(dir, cString(name));
   if (result >= 0 || result === -C.SB_ENOBUS) return result !== 0;
   throw new ResourceError(errorText(result));
-}
-
-/** Epoch of the fleet whose file that is; 0: it is none. Throws {@link ResourceError}. */
-function epochOf(file: string): number {
-  const head = Buffer.alloc(FIELDS["sb_fleet_header.epoch"][0] + 8);
-  try {
-    const fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-    try {
-      readSync(fd, head, 0, head.length, 0);
-    } finally {
-      closeSync(fd);
-    }
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === "ENOENT") return 0;
-    throw new ResourceError(`${file} cannot be read: ${(cause as Error).message}.`, { cause });
-  }
-  const isFleet = head.toString("latin1", 0, MAGIC.length) === MAGIC;
-  return isFleet ? Number(head.readBigUInt64LE(head.length - 8)) : 0;
 }

@@ -51,7 +51,10 @@ const U32 = {
   pid: FIELDS["sb_holder.pid"][0] / 4,
 } as const;
 
-/** All calls throw {@link FleetClosedError} once the fleet is left. The texts that they take were checked. */
+/**
+ * All calls throw {@link FleetClosedError} once the fleet is left. The texts that they take were checked. An observer can
+ * only find.
+ */
 export class LeaseHandle {
   readonly #fleet: FleetHandle;
   readonly #clock: (() => number) | null;
@@ -74,14 +77,10 @@ export class LeaseHandle {
     return this.#fleet.isOpen;
   }
 
-  /** Entries of the table. */
-  get entries(): number {
-    return this.#fleet.geometry.leases;
-  }
-
   /** Throws {@link InvalidConfigError} for an observer. */
   checkMember(): void {
-    if (this.isOpen && this.#fleet.isObserver) throw isObserver();
+    if (!this.isOpen || !this.#fleet.isObserver) return;
+    throw new InvalidConfigError("an observer of a fleet claims and releases nothing.", { hint: "Join the fleet." });
   }
 
   /** Milliseconds of the clock that leases are measured by. */
@@ -146,13 +145,15 @@ export class LeaseHandle {
     return true;
   }
 
-  isAlive({ member, incarnation }: { readonly member: number; readonly incarnation: number }): boolean {
+  isAlive({ member, incarnation }: Pick<Holder, "member" | "incarnation">): boolean {
     return this.#fleet.isAlive(member, incarnation);
   }
 
   /** What the last call found. With the subject and the owner, if these are known: then no text is decoded. */
   found(subject?: Subject, owner?: string): Holder {
-    const [token, member, incarnation] = [this.#f64[F64.token]!, this.#u32[U32.member]!, this.#u32[U32.incarnation]!];
+    const token = this.#f64[F64.token]!;
+    const member = this.#u32[U32.member]!;
+    const incarnation = this.#u32[U32.incarnation]!;
     return {
       subject: { kind: subject?.kind ?? this.#text("kind"), label: subject?.label ?? this.#text("label") },
       owner: owner ?? this.#text("owner"),
@@ -186,8 +187,7 @@ export class LeaseHandle {
 
   #check(result: number): number {
     if (result >= 0) return result;
-    if (result === -C.SB_EFULL) throw new LeaseTableFullError(this.#fleet.name, this.entries);
-    if (this.#fleet.isObserver) throw isObserver();
+    if (result === -C.SB_EFULL) throw new LeaseTableFullError(this.#fleet.name, this.#fleet.geometry.leases);
     throw callError(result, `the leases of fleet "${this.#fleet.name}"`);
   }
 
@@ -196,8 +196,4 @@ export class LeaseHandle {
     const bytes = this.#bytes.readUInt16LE(FIELDS[`sb_holder.${name}_bytes`][0]);
     return this.#bytes.toString("utf8", at, at + bytes);
   }
-}
-
-function isObserver(): InvalidConfigError {
-  return new InvalidConfigError("an observer of a fleet claims and releases nothing.", { hint: "Join the fleet." });
 }
