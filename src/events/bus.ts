@@ -62,7 +62,7 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
     try {
       return new EventBus<Topics>({ fleet, ring: "events", codec }, true);
     } catch (error) {
-      fleet.leaveNow();
+      void fleet.leave();
       throw error;
     }
   }
@@ -167,7 +167,7 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
   /** Closes subscriptions and bindings. The fleet stays, but that of a local bus. May be called again. */
   async close(): Promise<void> {
     this.#close();
-    if (this.#ownsFleet) this.fleet.leaveNow();
+    if (this.#ownsFleet) await this.fleet.leave();
   }
 
   [Symbol.asyncDispose](): Promise<void> {

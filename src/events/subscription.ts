@@ -9,7 +9,7 @@ import { Items } from "../fleet/items.ts";
 import type { From, Reader } from "../fleet/reader.ts";
 import type { Ring } from "../fleet/ring.ts";
 import { type BusEvent, EventDecoder } from "./codec.ts";
-import { holdWhile } from "../hold.ts";
+import { Hold } from "../hold.ts";
 import { compile, type Filter, PredicateFailure, type Test } from "./filter.ts";
 import { Pump } from "./pump.ts";
 
@@ -95,6 +95,7 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
   /** What was received when the eager reading last found the queue full. */
   #receivedThen = -1;
   #wake: (() => void) | null = null;
+  readonly #hold = new Hold();
 
   /** @internal Use {@link EventBus.subscribe}. */
   constructor(
@@ -195,10 +196,12 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
   }
 
   /** The pump looks into the ring; the process stays alive meanwhile. */
-  #awaitPump(): Promise<void> {
+  async #awaitPump(): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#wake = resolve;
-    return holdWhile(promise);
+    this.#hold.set(true);
+    await promise;
+    this.#hold.set(false);
   }
 
   #notify(): void {

@@ -175,11 +175,6 @@ export class Fleet implements AsyncDisposable {
    * {@link join} does; the file of a last member that could not have the lock stays, for the next to join.
    */
   async leave(): Promise<void> {
-    this.leaveNow();
-  }
-
-  /** @internal The same at once. */
-  leaveNow(): void {
     if (!this.isOpen) return;
     this.handle.leave(() => {
       for (const listener of this.#leavers) listener();

@@ -3,7 +3,7 @@
 import { availableParallelism } from "node:os";
 import { nextTurn, systemClock } from "../clock.ts";
 import { InvalidConfigError } from "../errors.ts";
-import { holdWhile } from "../hold.ts";
+import { Hold } from "../hold.ts";
 import { CursorHandle, type Start } from "../native/cursor.ts";
 import type { Fleet } from "./fleet.ts";
 
@@ -41,6 +41,7 @@ export class Reader extends CursorHandle {
   readonly #ring: number;
   #toldEpoch: number;
   #lookedAt = -Infinity;
+  readonly #hold = new Hold();
   #foundAt = 0;
   #batches = 0;
   #deaf: (() => void) | null = null;
@@ -100,7 +101,10 @@ export class Reader extends CursorHandle {
       if (!this.isOpen || this.#fleet.handle.head(this.#ring) !== this.nextPosition) return;
     }
     const { promise, resolve } = Promise.withResolvers<void>();
-    if (this.#sleepUntil(resolve)) await holdWhile(promise);
+    if (!this.#sleepUntil(resolve)) return;
+    this.#hold.set(true);
+    await promise;
+    this.#hold.set(false);
   }
 
   /**
