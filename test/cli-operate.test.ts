@@ -162,7 +162,7 @@ test("top --once shows rates, percentiles, slots by state, workers, rings and le
   expect(fleet!.rings[0]!.lag).toBeGreaterThan(1);
   cursor.close();
   await using look = await Fleet.observe({ name: desk.name, directory: desk.directory });
-  expect(look.cursors(member.index)).toEqual([]);
+  expect(look.handle.cursors(member.index)).toEqual([]);
   expect(fleet!.leases).toMatchObject([{ kind: "leader", label: "mailer", owner: "boss", pid: hub.pid }]);
   expect(fleet!.leases[0]!.left_ms).toBeWithin(1, 60_001);
   const { out } = await desk.run(["top", "--once", "--interval", "0.1"]);

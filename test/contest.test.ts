@@ -1,7 +1,16 @@
 /** Claim or yield. Processes that contend, wait, stop and die are real ones. */
 
 import { describe, expect, setSystemTime, test } from "bun:test";
-import { closeSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import { type Claimed, Contest, type ContestOptions, Fence, type Guard, type YieldTo } from "../src/contest/index.ts";
 import {
@@ -15,7 +24,7 @@ import {
   LeaseTableFullError,
 } from "../src/errors.ts";
 import { Fleet, type FleetOptions } from "../src/fleet/fleet.ts";
-import { C } from "../src/native/library.ts";
+import { C, native } from "../src/native/library.ts";
 import { type Child, descriptors, rejection, until, Workspace } from "./support.ts";
 
 const A = { kind: "job", label: "a" };
@@ -783,6 +792,29 @@ describe("processes that stop and die", () => {
     expect(arena.contest.holder(A)).toEqual(guard.holder);
   });
 
+  test("a descriptor of the holder that the event loop does not take is closed; the waiter owns it all the same", async () => {
+    await using arena = await Arena.open();
+    const holder = arena.contender("hold");
+    await holder.line("claimed");
+    const functions = native as { sb_pidfd_open: unknown };
+    const { sb_pidfd_open } = native;
+    let given = -1;
+    functions.sb_pidfd_open = (): number => (given = openSync(import.meta.path, "r")); // epoll takes no regular file
+    const isGiven = (): boolean => {
+      const link = `/proc/self/fd/${given}`;
+      return existsSync(link) && readlinkSync(link) === import.meta.path;
+    };
+    try {
+      const claim = arena.contest.claim(A, { ttl: MINUTE, timeout: 8000 });
+      expect(isGiven()).toBe(true);
+      await until(() => !isGiven(), "it is closed");
+      await holder.kill();
+      await claim;
+    } finally {
+      functions.sb_pidfd_open = sb_pidfd_open;
+    }
+  }, 15_000);
+
   test("a holder whose open file a child keeps for a moment after its death: the waiter owns it when the child ends", async () => {
     await using arena = await Arena.open();
     const holder = arena.contender("leak");
@@ -942,6 +974,23 @@ describe("time", () => {
       setSystemTime();
     }
     expect(ada.now()).toBeGreaterThanOrEqual(guard.expiresAt);
+  });
+
+  test("a clock that leaves the fleet finds no call half prepared: each says that the fleet is closed", async () => {
+    const calls = [
+      (contest: Contest) => contest.tryClaim(A, { ttl: 1 }),
+      (contest: Contest) => contest.holder(A),
+      (contest: Contest) => contest.list(),
+    ];
+    for (const call of calls) {
+      await using memory = new Memory();
+      const now = (): number => {
+        void memory.fleets[0]!.leave();
+        return 1;
+      };
+      const contest = await memory.contest("ada", { now });
+      expect(() => call(contest)).toThrow(FleetClosedError);
+    }
   });
 
   test("a clock of the caller's is checked each time", async () => {

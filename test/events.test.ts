@@ -23,7 +23,7 @@ import {
   where,
 } from "../src/events/index.ts";
 import { json } from "../src/codec.ts";
-import { EventHead } from "../src/events/head.ts";
+import { EventDecoder } from "../src/events/codec.ts";
 import { FleetSpace, MemorySpace } from "./fleet-space.ts";
 import { rejection, until } from "./support.ts";
 
@@ -848,13 +848,13 @@ test("a strict program compiles, with exact optional properties, and a filter of
 test("the head of an event is found whatever lies around it", async () => {
   await using bus = EventBus.local();
   const reader = bus.fleet.ring("events").reader("head");
-  const head = new EventHead(reader, { contentType: "x/y", encode: () => "", decode: (bytes) => bytes.length });
+  const event = new EventDecoder(reader, { contentType: "x/y", encode: () => "", decode: (bytes) => bytes.length });
   for (let i = 0; i < 200; i++) bus.publish(`t.${i}`, "x".repeat(i), { id: i % 3 ? `${i}` : undefined });
   let found = 0;
   while (reader.poll(7) > 0) {
     while (reader.next()) {
-      expect([head.read(), head.topic, head.id]).toEqual([true, `t.${found}`, found % 3 ? `${found}` : null]);
-      expect(head.toEvent().payload).toBe(found + 2);
+      expect([event.read(), event.topic, event.id]).toEqual([true, `t.${found}`, found % 3 ? `${found}` : null]);
+      expect(event.toEvent().payload).toBe(found + 2);
       found++;
     }
   }

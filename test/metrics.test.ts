@@ -99,20 +99,20 @@ test("a member shows where its first five cursors are; whoever takes a dead one'
   const fleet = await space.join({ rings: { events: {}, other: {} } });
   const child = space.child("fleet-member.ts", "read");
   await until(() => fleet.members().length === 2, "the child has joined");
-  await until(() => fleet.cursors(1).length === 1, "the child reads");
+  await until(() => fleet.handle.cursors(1).length === 1, "the child reads");
   fleet.ring("events").publish("x");
-  await until(() => fleet.cursors(1)[0]?.position === 1, "the child has read");
+  await until(() => fleet.handle.cursors(1)[0]?.position === 1, "the child has read");
   await child.kill();
   const next = await space.join();
-  expect([next.index, fleet.cursors(1)]).toEqual([1, []]);
+  expect([next.index, fleet.handle.cursors(1)]).toEqual([1, []]);
   const cursors = Array.from({ length: 6 }, () => next.ring("other").cursor());
-  expect(fleet.cursors(1)).toEqual(Array.from({ length: 5 }, () => ({ ring: "other", position: 0 })));
+  expect(fleet.handle.cursors(1)).toEqual(Array.from({ length: 5 }, () => ({ ring: "other", position: 0 })));
   cursors[2]!.close();
-  expect(fleet.cursors(1).length).toBe(4);
+  expect(fleet.handle.cursors(1).length).toBe(4);
   cursors[5]!.close(); // it never had a place
-  expect(fleet.cursors(1).length).toBe(4);
+  expect(fleet.handle.cursors(1).length).toBe(4);
   next.ring("events").cursor({ from: "oldest" });
-  expect(fleet.cursors(1)).toContainEqual({ ring: "events", position: 0 });
+  expect(fleet.handle.cursors(1)).toContainEqual({ ring: "events", position: 0 });
 });
 
 // ---- Prometheus -------------------------------------------------------------------------------------------------------

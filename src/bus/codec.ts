@@ -18,20 +18,11 @@ import {
   PayloadTooLargeError,
   ProtocolError,
 } from "../errors.ts";
+import { fast, type FastBuffer } from "../fast-buffer.ts";
 import { checkHeaderName, checkText, HeaderList } from "./headers.ts";
 
 /** Strings before the pairs of a request head. */
 export const REQUEST_STRINGS = 4;
-
-/** Bun's and Node's fast paths of `Buffer`, which their types leave out. */
-interface FastBuffer {
-  compare(target: Uint8Array, targetStart: number, targetEnd: number, start: number, end: number): number;
-  utf8Write(text: string, offset: number): number;
-  latin1Slice(start: number, end: number): string;
-  utf8Slice(start: number, end: number): string;
-}
-
-const fast = Buffer.prototype as unknown as FastBuffer;
 
 /** One direction of one slot: the same memory for bytes and for text. */
 export class Arena {

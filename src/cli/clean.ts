@@ -1,11 +1,11 @@
 /** `slotbus clean`: removes what was left by processes that are proved dead, by the same locks as a new owner takes. */
 
-import { rmSync } from "node:fs";
+import { closeSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { Fleet } from "../fleet/fleet.ts";
-import { openDirectory } from "../native/directory.ts";
-import { C, cString, errorText, native } from "../native/library.ts";
+import { lockName, openDirectory } from "../native/directory.ts";
+import { removeFleet } from "../native/fleet.ts";
 import { ownerOf, readNames } from "./directory.ts";
 import { print } from "./terminal.ts";
 import { type CommonFlags, EXIT, newCommand, withDirectory, withJson } from "./usage.ts";
@@ -50,7 +50,7 @@ export async function cleanAll(given: string | undefined, isDry: boolean): Promi
     for (const name of fleets) cleaned.push(await cleanFleet(dir, directory, name, isDry));
     return cleaned;
   } finally {
-    native.sb_fd_close(dir);
+    closeSync(dir);
   }
 }
 
@@ -63,10 +63,10 @@ function cleanBus(dir: number, directory: string, name: string, isDry: boolean):
   const pid = ownerOf(directory, name);
   const reason = pid === 0 ? "nobody has its lock" : `nobody has its lock; its hub was pid ${pid}`;
   if (isDry) return { kind: "bus", name, action: "would remove", reason };
-  const lock = native.sb_name_lock(dir, cString(name), new Uint32Array(1));
-  if (lock < 0) return keptBus(name, lock === -C.SB_EEXISTS ? null : errorText(lock));
+  const lock = lockName(dir, name);
+  if ("problem" in lock) return keptBus(name, lock.problem);
   rmSync(join(directory, `${name}.control`), { force: true }); // of a hub: the name is ours now
-  native.sb_name_unlock(dir, cString(name), lock);
+  lock.release();
   return { kind: "bus", name, action: "removed", reason };
 }
 
@@ -80,10 +80,9 @@ async function cleanFleet(dir: number, directory: string, name: string, isDry: b
     if (isAlive) return { ...entry, action: "kept", reason: ALIVE };
     const reason = "nobody has the lock of a member";
     if (isDry) return { ...entry, action: "would remove", reason };
-    const result = native.sb_fleet_clean(dir, cString(name));
-    if (result === 0) return { ...entry, action: "kept", reason: ALIVE };
-    if (result === 1 || result === -C.SB_ENOBUS) return { ...entry, action: "removed", reason };
-    return { ...entry, action: "kept", reason: errorText(result) };
+    return removeFleet(dir, name)
+      ? { ...entry, action: "removed", reason }
+      : { ...entry, action: "kept", reason: ALIVE };
   } catch (error) {
     return { ...entry, action: "kept", reason: (error as Error).message };
   }

@@ -1,9 +1,8 @@
 /** What lies in the runtime directory, and whose it is. Nothing is locked, written or removed here. */
 
-import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { closeSync, existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { openDirectory } from "../native/directory.ts";
-import { C, cString, errorText, native } from "../native/library.ts";
+import { openDirectory, probeName } from "../native/directory.ts";
 import { resolveDirectory } from "../runtime-directory.ts";
 
 /** A process as `/proc` shows it. */
@@ -75,20 +74,18 @@ export function readNames(given: string | undefined): Names {
       fleets: ending(".fleet"),
     };
   } finally {
-    native.sb_fd_close(dir);
+    closeSync(dir);
   }
 }
 
 function readBus(dir: number, directory: string, name: string): BusName {
-  const state = native.sb_name_probe(dir, cString(name));
-  const isKnown = state >= 0 || state === -C.SB_ENOBUS;
-  const isAlive = state === 1 || !isKnown;
+  const { isAlive, problem } = probeName(dir, name);
   return {
     name,
     isAlive,
     isHub: existsSync(join(directory, `${name}.control`)),
     owner: isAlive ? processInfo(ownerOf(directory, name)) : null,
-    problem: isKnown ? null : errorText(state),
+    problem,
   };
 }
 

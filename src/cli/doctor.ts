@@ -107,8 +107,8 @@ function bun(): Promise<Finding> {
 function library(): Promise<Finding> {
   return check("library", "Install slotbus again, or set SLOTBUS_LIB to a libslotbus of your own.", async () => {
     const path = findLibrary();
-    const { C } = await import("../native/library.ts");
-    return `${path} (${origin(path)}), ABI ${C.SB_ABI}, ${size(statSync(path).size)}`;
+    const { ABI } = await import("../native/library.ts");
+    return `${path} (${origin(path)}), ABI ${ABI}, ${size(statSync(path).size)}`;
   });
 }
 

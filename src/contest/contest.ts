@@ -3,11 +3,11 @@
 import { checkOptions, checkSignal, checkTimeout, shown } from "../check.ts";
 import { InvalidConfigError, LeaseOwnerError, LeaseResetError } from "../errors.ts";
 import { Fleet } from "../fleet/fleet.ts";
-import { Deaths } from "./death.ts";
+import { type Holder, LeaseHandle, type Subject } from "../native/lease.ts";
+import { DeathWatch } from "./death-watch.ts";
 import { Guard } from "./guard.ts";
-import { type Holder, Leases } from "./leases.ts";
-import { Sleepers } from "./sleepers.ts";
-import { checkOwner, checkSubject, checkTtl, type Subject } from "./subject.ts";
+import { checkOwner, checkSubject, checkTtl } from "./subject.ts";
+import { WaitList } from "./wait-list.ts";
 import { Waiter } from "./waiter.ts";
 
 /** Who claims. */
@@ -86,9 +86,10 @@ export interface YieldTo {
 export class Contest {
   /** Default owner of its claims. */
   readonly owner: string;
-  readonly #leases: Leases;
-  readonly #sleepers: Sleepers;
-  readonly #deaths: Deaths;
+  readonly #fleet: Fleet;
+  readonly #leases: LeaseHandle;
+  readonly #waitList: WaitList;
+  readonly #deaths: DeathWatch;
 
   constructor(fleet: Fleet, options: ContestOptions = {}) {
     const { owner = `process-${process.pid}`, now } = checkOptions("a contest", options);
@@ -98,9 +99,10 @@ export class Contest {
       throw new InvalidConfigError(`now is ${shown(now)}; it must be a function that returns milliseconds.`);
     }
     this.owner = owner;
-    this.#leases = new Leases(fleet, now ?? null);
-    this.#sleepers = new Sleepers(this.#leases);
-    this.#deaths = new Deaths(this.#leases);
+    this.#fleet = fleet;
+    this.#leases = new LeaseHandle(fleet.handle, now ?? null);
+    this.#waitList = new WaitList(fleet, this.#leases);
+    this.#deaths = new DeathWatch(this.#leases);
   }
 
   /** The clock of `claimedAt` and `expiresAt`: ms of the system's monotonic clock, or of the option `now`. */
@@ -133,7 +135,7 @@ export class Contest {
     signal?.throwIfAborted();
     if (this.#leases.claim(subject, owner, ttl)) return this.#guard(this.#leases.found(subject, owner), ttl, renew);
     const want = { subject: { kind: subject.kind, label: subject.label }, owner, ttl, timeout: limit, signal };
-    const tenure = await new Waiter(this.#leases, this.#sleepers, this.#deaths, want).wait();
+    const tenure = await new Waiter(this.#leases, this.#waitList, this.#deaths, want).wait();
     return this.#guard(tenure, ttl, renew);
   }
 
@@ -146,7 +148,7 @@ export class Contest {
   /** Everything that is held, in no order; each one as it was at some time during the call. */
   list(): Holder[] {
     const all: Holder[] = [];
-    for (let entry = 0; entry < this.#leases.entries; entry++) {
+    for (let entry = 0; entry < this.#fleet.geometry.leases; entry++) {
       if (this.#leases.at(entry)) all.push(this.#leases.found());
     }
     return all;
@@ -185,12 +187,12 @@ export class Contest {
   /** Ends every tenure; tokens go on. Throws `LeaseResetError` unless this is the only member of the fleet. */
   reset(): void {
     this.#leases.checkMember();
-    if (!this.#leases.reset()) throw new LeaseResetError(this.#leases.fleet.members().length);
-    this.#sleepers.look();
+    if (!this.#leases.reset()) throw new LeaseResetError(this.#fleet.members().length);
+    this.#waitList.check();
   }
 
   #guard(tenure: Holder, ttl: number, renew: boolean): Guard {
-    return new Guard(this.#leases, this.#sleepers, tenure, ttl, renew);
+    return new Guard(this.#leases, this.#waitList, tenure, ttl, renew);
   }
 
   #observe(holder: Holder): Holder | null {
@@ -198,7 +200,7 @@ export class Contest {
     if (!Number.isInteger(entry) || entry < 0 || !Number.isSafeInteger(token)) {
       throw new InvalidConfigError(`${shown(holder)} is no holder that a contest found.`);
     }
-    return entry < this.#leases.entries && this.#leases.holds(entry, token) ? this.#leases.found() : null;
+    return entry < this.#fleet.geometry.leases && this.#leases.holds(entry, token) ? this.#leases.found() : null;
   }
 
   #checkClaim(subject: Subject, options: TryClaimOptions): { owner: string; ttl: number; renew: boolean } {

@@ -2,9 +2,9 @@
 
 import { systemClock, type Timer } from "../clock.ts";
 import { FleetBusyError, LeaseLostError } from "../errors.ts";
-import type { Holder, Leases } from "./leases.ts";
-import type { Sleeper, Sleepers } from "./sleepers.ts";
-import { checkTtl, type Subject } from "./subject.ts";
+import type { Holder, LeaseHandle, Subject } from "../native/lease.ts";
+import { checkTtl } from "./subject.ts";
+import type { WaitList, Waiting } from "./wait-list.ts";
 
 /** A guard that renews does so at this part of its ttl. */
 const RENEWALS = 3;
@@ -16,8 +16,8 @@ const RENEWALS = 3;
  * lease stays until its time is over. `using` releases it at the end of the block.
  */
 export class Guard implements Disposable, AsyncDisposable {
-  readonly #leases: Leases;
-  readonly #sleepers: Sleepers;
+  readonly #leases: LeaseHandle;
+  readonly #waitList: WaitList;
   readonly #tenure: Holder;
   readonly #ttl: number;
   #expiresAt: number;
@@ -27,13 +27,13 @@ export class Guard implements Disposable, AsyncDisposable {
   #controller: AbortController | null = null;
   #expiry: Timer | null = null;
   #renewal: Timer | null = null;
-  /** Told of wake-ups while somebody looks at `signal`. */
-  readonly #sleeper: Sleeper = { look: () => this.#look() };
+  /** Told of wake-ups once somebody has `signal`. */
+  readonly #waiting: Waiting = { check: () => this.#check() };
 
   /** @internal */
-  constructor(leases: Leases, sleepers: Sleepers, tenure: Holder, ttl: number, renew: boolean) {
+  constructor(leases: LeaseHandle, waitList: WaitList, tenure: Holder, ttl: number, renew: boolean) {
     this.#leases = leases;
-    this.#sleepers = sleepers;
+    this.#waitList = waitList;
     this.#tenure = tenure;
     this.#ttl = ttl;
     this.#expiresAt = tenure.expiresAt;
@@ -80,10 +80,10 @@ export class Guard implements Disposable, AsyncDisposable {
    */
   get signal(): AbortSignal {
     if (this.#controller) return this.#controller.signal;
-    if (!this.#over && this.#leases.isOpen) this.#sleepers.add(this.#sleeper);
+    if (!this.#over && this.#leases.isOpen) this.#waitList.add(this.#waiting);
     this.#controller = new AbortController();
     if (this.#lost) this.#controller.abort(this.#lost);
-    else this.#look();
+    else this.#check();
     return this.#controller.signal;
   }
 
@@ -134,16 +134,16 @@ export class Guard implements Disposable, AsyncDisposable {
   }
 
   /** On a wake-up, or at the end of its time: nobody is there to catch an error. */
-  #look(): void {
+  #check(): void {
     if (this.#over) return;
     try {
-      this.#lookNow();
+      this.#checkNow();
     } catch (error) {
       this.#fail(error);
     }
   }
 
-  #lookNow(): void {
+  #checkNow(): void {
     if (!this.#leases.isOpen || !this.#leases.holds(this.#tenure.entry, this.token)) {
       this.#lose();
       return;
@@ -151,7 +151,7 @@ export class Guard implements Disposable, AsyncDisposable {
     this.#expiresAt = this.#leases.foundExpiry();
     this.#expiry ??= systemClock.after(this.#expiresAt - this.#leases.now(), () => {
       this.#expiry = null;
-      this.#look();
+      this.#check();
     });
     this.#expiry.unref();
   }
@@ -189,7 +189,7 @@ export class Guard implements Disposable, AsyncDisposable {
 
   #end(): void {
     this.#over = true;
-    this.#sleepers.delete(this.#sleeper);
+    this.#waitList.delete(this.#waiting);
     this.#expiry?.close();
     this.#renewal?.close();
     this.#expiry = null;

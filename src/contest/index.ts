@@ -13,5 +13,4 @@ export {
 export { Fleet, type FleetOptions } from "../fleet/fleet.ts";
 export { Fence } from "./fence.ts";
 export { Guard } from "./guard.ts";
-export type { Holder } from "./leases.ts";
-export type { Subject } from "./subject.ts";
+export type { Holder, Subject } from "../native/lease.ts";

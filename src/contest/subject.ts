@@ -2,15 +2,7 @@
 
 import { checkText, shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
-import { C } from "../native/library.ts";
-
-/** Two subjects compete when kind and label are equal, byte for byte. */
-export interface Subject {
-  /** What sort of thing it is: 1 to 64 bytes of UTF-8, without NUL. */
-  readonly kind: string;
-  /** Which one: 1 to 192 bytes of UTF-8, without NUL. */
-  readonly label: string;
-}
+import { LEASE_LIMITS, type Subject } from "../native/lease.ts";
 
 /** Longest lease and longest timeout: 49.7 days. */
 export const MAX_MS = 0xffff_ffff;
@@ -19,12 +11,12 @@ export function checkSubject(subject: Subject): void {
   if (typeof subject !== "object" || subject === null) {
     throw new InvalidConfigError(`a subject is ${shown(subject)}; it must be { kind, label }.`);
   }
-  checkText("subject.kind", subject.kind, C.SB_KIND_MAX);
-  checkText("subject.label", subject.label, C.SB_LABEL_MAX);
+  checkText("subject.kind", subject.kind, LEASE_LIMITS.kind);
+  checkText("subject.label", subject.label, LEASE_LIMITS.label);
 }
 
 export function checkOwner(owner: string): void {
-  checkText("owner", owner, C.SB_OWNER_MAX);
+  checkText("owner", owner, LEASE_LIMITS.owner);
 }
 
 export function checkTtl(ttl: number): void {

@@ -2,10 +2,9 @@
 
 import { systemClock, type Timer } from "../clock.ts";
 import { ClaimTimeoutError, FleetClosedError } from "../errors.ts";
-import type { Deaths } from "./death.ts";
-import type { Holder, Leases } from "./leases.ts";
-import type { Sleeper, Sleepers } from "./sleepers.ts";
-import type { Subject } from "./subject.ts";
+import type { Holder, LeaseHandle, Subject } from "../native/lease.ts";
+import type { DeathWatch } from "./death-watch.ts";
+import type { WaitList, Waiting } from "./wait-list.ts";
 
 /** What a waiter wants. */
 export interface Want {
@@ -17,10 +16,10 @@ export interface Want {
   readonly signal: AbortSignal | undefined;
 }
 
-export class Waiter implements Sleeper {
-  readonly #leases: Leases;
-  readonly #sleepers: Sleepers;
-  readonly #deaths: Deaths;
+export class Waiter implements Waiting {
+  readonly #leases: LeaseHandle;
+  readonly #waitList: WaitList;
+  readonly #deaths: DeathWatch;
   readonly #want: Want;
   readonly #began = performance.now();
   readonly #outcome = Promise.withResolvers<Holder>();
@@ -33,9 +32,9 @@ export class Waiter implements Sleeper {
   /** Until the end of that tenure, or of the timeout; it also keeps the process alive. */
   #timer: Timer | null = null;
 
-  constructor(leases: Leases, sleepers: Sleepers, deaths: Deaths, want: Want) {
+  constructor(leases: LeaseHandle, waitList: WaitList, deaths: DeathWatch, want: Want) {
     this.#leases = leases;
-    this.#sleepers = sleepers;
+    this.#waitList = waitList;
     this.#deaths = deaths;
     this.#want = want;
   }
@@ -44,24 +43,24 @@ export class Waiter implements Sleeper {
   wait(): Promise<Holder> {
     this.#want.signal?.addEventListener("abort", this.#onAbort);
     try {
-      this.#sleepers.add(this);
-      this.look();
+      this.#waitList.add(this);
+      this.check();
     } catch (error) {
       this.#fail(error);
     }
     return this.#outcome.promise;
   }
 
-  look(): void {
+  check(): void {
     if (this.#over) return;
     try {
-      this.#look();
+      this.#check();
     } catch (error) {
       this.#fail(error);
     }
   }
 
-  #look(): void {
+  #check(): void {
     const { subject, owner, ttl, timeout } = this.#want;
     const leases = this.#leases;
     if (!leases.isOpen) throw new FleetClosedError("the fleet");
@@ -74,27 +73,23 @@ export class Waiter implements Sleeper {
     const holder = leases.found(subject);
     if (left <= 0) throw new ClaimTimeoutError(subject, timeout, holder);
     const free = holder.expiresAt - leases.now();
-    if (holder.token === this.#token && this.#timer) return; // the timer looks when this tenure was to end
+    if (holder.token === this.#token && this.#timer) return; // the timer checks when this tenure was to end
     this.#token = holder.token;
     this.#timer?.close();
     this.#timer = systemClock.after(Math.min(free, left), this.#onTime);
-    this.#watch(holder);
-  }
-
-  #watch(holder: Holder): void {
     const member = `${holder.member}.${holder.incarnation}`;
     if (member === this.#member) return;
     this.#member = member;
     this.#unwatch();
-    this.#unwatch = this.#deaths.watch(holder, this.#onDeath);
+    this.#unwatch = this.#deaths.add(holder, this.#onDeath);
   }
 
   readonly #onTime = (): void => {
     this.#timer = null;
-    this.look();
+    this.check();
   };
 
-  readonly #onDeath = (): void => this.look();
+  readonly #onDeath = (): void => this.check();
 
   readonly #onAbort = (): void => this.#fail(this.#want.signal!.reason);
 
@@ -109,7 +104,7 @@ export class Waiter implements Sleeper {
     this.#timer?.close();
     this.#timer = null;
     this.#unwatch();
-    this.#sleepers.delete(this);
+    this.#waitList.delete(this);
     this.#want.signal?.removeEventListener("abort", this.#onAbort);
   }
 }

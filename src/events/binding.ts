@@ -10,7 +10,7 @@ import type { Codec } from "../codec.ts";
 import { InvalidConfigError } from "../errors.ts";
 import type { Ring } from "../fleet/ring.ts";
 import type { Reader } from "../fleet/reader.ts";
-import { type Attributes, checkAttribute, checkTopic, EventHead, isId } from "./head.ts";
+import { type Attributes, checkAttribute, checkTopic, EventDecoder, isId } from "./codec.ts";
 import { Pump } from "./pump.ts";
 
 /** How ids are bound, and how many are kept. */
@@ -61,7 +61,7 @@ export class Binding implements Disposable {
   readonly #ids = new Map<string, string>();
   readonly #ring: Ring;
   readonly #reader: Reader;
-  readonly #head: EventHead;
+  readonly #decoder: EventDecoder;
   readonly #pump: Pump;
   readonly #onClose: (binding: Binding) => void;
   readonly #counts = { bound: 0, unbound: 0, evicted: 0, invalid: 0, hits: 0, misses: 0 };
@@ -84,7 +84,7 @@ export class Binding implements Disposable {
     this.#onClose = onClose;
     this.#ring = ring;
     this.#reader = ring.reader("oldest");
-    this.#head = new EventHead(this.#reader, codec);
+    this.#decoder = new EventDecoder(this.#reader, codec);
     this.#pump = new Pump(
       this.#reader,
       () => this.#learnSome(),
@@ -149,17 +149,17 @@ export class Binding implements Disposable {
   /** `false`: there was nothing. */
   #learnBatch(): boolean {
     if (this.#reader.poll(BATCH) === 0 && this.#reader.lost === 0) return false;
-    while (this.#reader.next()) if (this.#head.read()) this.#learnFrom(this.#head);
+    const event = this.#decoder;
+    while (this.#reader.next()) {
+      if (!event.read()) continue;
+      if (event.topic === this.#on) this.#bind(event);
+      if (event.topic === this.#unbindOn) this.#unbind(event);
+    }
     return true;
   }
 
-  #learnFrom(head: EventHead): void {
-    if (head.topic === this.#on) this.#bind(head);
-    if (head.topic === this.#unbindOn) this.#unbind(head);
-  }
-
-  #bind(head: EventHead): void {
-    const payload = payloadOf(head);
+  #bind(event: EventDecoder): void {
+    const payload = readable(() => event.toEvent().payload);
     const key = this.#keyIn(payload);
     const id = this.#idIn(payload);
     if (key === null || id === null) {
@@ -179,8 +179,8 @@ export class Binding implements Disposable {
     this.#ids.delete(this.#ids.keys().next().value!);
   }
 
-  #unbind(head: EventHead): void {
-    const key = this.#keyIn(payloadOf(head)) ?? this.#keyIn(attributesOf(head));
+  #unbind(event: EventDecoder): void {
+    const key = this.#keyIn(readable(() => event.toEvent().payload)) ?? this.#keyIn(readable(() => event.attributes));
     if (key !== null && this.#ids.delete(key)) this.#counts.unbound++;
   }
 
@@ -202,19 +202,11 @@ export class Binding implements Disposable {
   }
 }
 
-/** `null` for a payload that the codec cannot read. */
-function payloadOf(head: EventHead): unknown {
+/** `null` for what the codec cannot read, or is no JSON: it has no key. */
+function readable(read: () => unknown): unknown {
   try {
-    return head.toEvent().payload;
+    return read();
   } catch {
-    return null; // counted as invalid
-  }
-}
-
-function attributesOf(head: EventHead): unknown {
-  try {
-    return head.attributes;
-  } catch {
-    return null; // no JSON: no key
+    return null;
   }
 }

@@ -8,7 +8,7 @@ import type { RingOptions } from "../fleet/options.ts";
 import type { Ring } from "../fleet/ring.ts";
 import { Binding, type BindingOptions } from "./binding.ts";
 import { all, type Filter } from "./filter.ts";
-import { type Attributes, type BusEvent, checkId, checkTopic, encodeAttributes, writeEvent } from "./head.ts";
+import { type Attributes, type BusEvent, checkId, checkTopic, encodeAttributes, encodeEvent } from "./codec.ts";
 import { type SubscribeOptions, Subscription } from "./subscription.ts";
 
 /** Over which ring of which fleet a bus runs. */
@@ -62,7 +62,7 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
     try {
       return new EventBus<Topics>({ fleet, ring: "events", codec }, true);
     } catch (error) {
-      fleet.leaveNow();
+      void fleet.leave();
       throw error;
     }
   }
@@ -109,7 +109,7 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
     const text = attributes === undefined ? "" : encodeAttributes(attributes);
     let known: string | null = id === undefined ? null : checkId(id);
     if (this.#bindings.size > 0) known = this.#bindId(topic, payload, attributes, known);
-    this.#ring.send(writeEvent(this.#ring, bytes, known, text, payload, this.#codec), 0);
+    this.#ring.send(encodeEvent(this.#ring, bytes, known, text, payload, this.#codec), 0);
     this.#published++;
   }
 
@@ -167,7 +167,7 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
   /** Closes subscriptions and bindings. The fleet stays, but that of a local bus. May be called again. */
   async close(): Promise<void> {
     this.#close();
-    if (this.#ownsFleet) this.fleet.leaveNow();
+    if (this.#ownsFleet) await this.fleet.leave();
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -2,7 +2,7 @@
 
 import { shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
-import { type AttributeValue, type BusEvent, checkAttribute, checkPattern, type EventHead } from "./head.ts";
+import { type AttributeValue, type BusEvent, checkAttribute, checkPattern, type EventDecoder } from "./codec.ts";
 
 /** Text that names several topics. */
 type Pattern = `${string}*`;
@@ -50,7 +50,7 @@ export const not = (filter: Filter): Filter => ({ not: filter });
 export const where = <E = any>(predicate: (event: E) => boolean): Filter => ({ where: predicate });
 
 /** A filter that is ready to be asked. */
-export type Test = (head: EventHead) => boolean;
+export type Test = (event: EventDecoder) => boolean;
 
 const DEPTH_MAX = 64;
 
@@ -63,23 +63,23 @@ export function compile(filter: Filter, depth = 0): Test {
   if ("equals" in filter) return compileEquals(filter);
   if ("where" in filter && typeof filter.where === "function") {
     const { where: predicate } = filter;
-    return (head) => ask(predicate, head);
+    return (event) => ask(predicate, event);
   }
   if ("not" in filter) {
     const test = compile(filter.not, depth + 1);
-    return (head) => !test(head);
+    return (event) => !test(event);
   }
   const list = "and" in filter ? filter.and : "or" in filter ? filter.or : null;
   if (!Array.isArray(list)) throw malformed(filter);
   const tests = (list as Filter[]).map((one) => compile(one, depth + 1));
-  return "and" in filter ? (head) => tests.every((test) => test(head)) : (head) => tests.some((test) => test(head));
+  return "and" in filter ? (event) => tests.every((test) => test(event)) : (event) => tests.some((test) => test(event));
 }
 
 /** What a predicate threw. */
 export class PredicateFailure extends Error {}
 
-function ask(predicate: (event: BusEvent) => boolean, head: EventHead): boolean {
-  const event = head.toEvent();
+function ask(predicate: (event: BusEvent) => boolean, decoder: EventDecoder): boolean {
+  const event = decoder.toEvent();
   try {
     return predicate(event) === true;
   } catch (cause) {
@@ -90,10 +90,10 @@ function ask(predicate: (event: BusEvent) => boolean, head: EventHead): boolean 
 function compileTopic(filter: { readonly topic: string }): Test {
   const pattern = checkPattern(filter.topic);
   const star = pattern.indexOf("*");
-  if (star < 0) return (head) => head.topic === pattern;
+  if (star < 0) return (event) => event.topic === pattern;
   if (star !== pattern.length - 1 || (star > 0 && pattern[star - 1] !== ".")) throw malformed(filter);
   const prefix = pattern.slice(0, star);
-  return (head) => head.topic.startsWith(prefix);
+  return (event) => event.topic.startsWith(prefix);
 }
 
 function compileEquals(filter: { readonly equals: readonly [string, AttributeValue] }): Test {
@@ -101,9 +101,9 @@ function compileEquals(filter: { readonly equals: readonly [string, AttributeVal
   const [name, value] = pair;
   const isValue = typeof value === "string" || typeof value === "boolean" || Number.isFinite(value);
   if (pair.length !== 2 || !isValue || (name === "id" && typeof value !== "string")) throw malformed(filter);
-  if (name === "id") return (head) => head.id === value;
+  if (name === "id") return (event) => event.id === value;
   const attribute = checkAttribute(name);
-  return (head) => head.attribute(attribute) === value;
+  return (event) => event.attribute(attribute) === value;
 }
 
 function malformed(filter: unknown): InvalidConfigError {

@@ -5,10 +5,12 @@ import { checkChoice, checkInteger, checkOptions, checkSignal } from "../check.t
 import { nextTurn, systemClock } from "../clock.ts";
 import { checkCodec, type Codec } from "../codec.ts";
 import { EventsLostError } from "../errors.ts";
+import { Items } from "../fleet/items.ts";
 import type { From, Reader } from "../fleet/reader.ts";
 import type { Ring } from "../fleet/ring.ts";
+import { type BusEvent, EventDecoder } from "./codec.ts";
+import { Hold } from "../hold.ts";
 import { compile, type Filter, PredicateFailure, type Test } from "./filter.ts";
-import { type BusEvent, EventHead } from "./head.ts";
 import { Pump } from "./pump.ts";
 
 /** Where a subscription begins, what it keeps and what it does when it is full. */
@@ -69,20 +71,18 @@ const POLL_MAX = 65_536;
 const BATCH = 64;
 /** Batches that the eager reading takes in one turn of the event loop. */
 const BATCHES_PER_TURN = 16;
-const DONE: IteratorResult<never> = { done: true, value: undefined };
 
 /**
  * Events for one reader. Closed by `close`, by leaving the loop, and when the bus is closed; what is queued can be read
  * after that.
  */
-export class Subscription<E extends object = BusEvent> implements AsyncIterableIterator<E | Gap>, AsyncDisposable {
+export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
   /** Unique in its bus, from 0. */
   readonly id: number;
   readonly #reader: Reader;
-  readonly #head: EventHead;
+  readonly #decoder: EventDecoder;
   readonly #test: Test;
   readonly #policy: string;
-  readonly #ring: Ring;
   readonly #pump: Pump | null;
   readonly #signal: AbortSignal | undefined;
   readonly #onClose: (id: number) => void;
@@ -94,10 +94,8 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
   readonly #counts = { received: 0, filtered: 0, overwritten: 0, dropped: 0, undecodable: 0 };
   /** What was received when the eager reading last found the queue full. */
   #receivedThen = -1;
-  /** Why reading fails, when it does: told once. */
-  #failure: { error: unknown } | null = null;
-  #pending: Promise<IteratorResult<E | Gap>> | null = null;
   #wake: (() => void) | null = null;
+  readonly #hold = new Hold();
 
   /** @internal Use {@link EventBus.subscribe}. */
   constructor(
@@ -108,6 +106,7 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
     options: SubscribeOptions,
     onClose: (id: number) => void,
   ) {
+    super();
     const { queue = 256, policy = "drop-newest", from = "head", signal } = checkOptions("a subscription", options);
     checkInteger("queue", queue, 0, QUEUE_MAX);
     checkChoice("policy", policy, POLICIES);
@@ -116,13 +115,12 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
     checkSignal(signal);
     signal?.throwIfAborted();
     this.id = id;
-    this.#ring = ring;
     this.#queue = new BoundedQueue(Math.max(1, queue), policy);
     this.#policy = policy;
     this.#signal = signal;
     this.#onClose = onClose;
     this.#reader = ring.reader(from);
-    this.#head = new EventHead(this.#reader, used);
+    this.#decoder = new EventDecoder(this.#reader, used);
     this.#noteEpoch();
     this.#noteOverwritten();
     signal?.addEventListener("abort", this.#abort);
@@ -131,7 +129,7 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
       ? new Pump(
           this.#reader,
           () => this.#readEagerly(),
-          (error) => this.#fail(error),
+          (error) => this.fail(error),
         )
       : null;
   }
@@ -159,24 +157,8 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
       items.push(item);
       if ((item as Gap).topic !== null) events++;
     }
-    if (items.length === 0) this.#throwFailure();
+    if (items.length === 0) this.end();
     return items;
-  }
-
-  next(): Promise<IteratorResult<E | Gap>> {
-    if (this.#pending) return this.#pending.then(() => this.next());
-    const item = this.#take() ?? (this.#reader.left > 0 ? this.#next(1) : null);
-    if (item) return Promise.resolve({ done: false, value: item });
-    this.#pending = this.#read().finally(() => {
-      this.#pending = null;
-    });
-    return this.#pending;
-  }
-
-  /** Ends the loop that is left by `break`. */
-  async return(): Promise<IteratorResult<E | Gap>> {
-    this.close();
-    return DONE;
   }
 
   /** Takes no more out of the ring; what is queued can still be read, then reading ends. May be called again. */
@@ -189,24 +171,20 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
     this.#notify();
   }
 
-  [Symbol.asyncIterator](): this {
-    return this;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.close();
-  }
-
   readonly #abort = (): void => {
     this.#counts.dropped += this.#queue.takeAll().length;
     this.#gaps.clear();
     this.#before = null;
-    this.#fail(this.#signal!.reason);
+    this.fail(this.#signal!.reason);
   };
 
   // ---- the reader's side ------------------------------------------------------------------------------------------
 
-  async #read(): Promise<IteratorResult<E | Gap>> {
+  protected take(): E | Gap | null {
+    return this.#take() ?? (this.#reader.left > 0 ? this.#next(1) : null);
+  }
+
+  protected async read(): Promise<IteratorResult<E | Gap>> {
     for (;;) {
       if (this.isOpen && this.#reader.isTurnOver()) await nextTurn(systemClock);
       const item = this.#next(BATCHES_PER_TURN);
@@ -214,30 +192,22 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
       if (!this.isOpen) break;
       if (!this.#reader.isTurnDue()) await (this.#pump ? this.#awaitPump() : this.#reader.sleep());
     }
-    this.#throwFailure();
-    return DONE;
+    return this.end();
   }
 
   /** The pump looks into the ring; the process stays alive meanwhile. */
   async #awaitPump(): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#wake = resolve;
-    const { wake } = this.#ring.fleet;
-    wake.ref();
+    this.#hold.set(true);
     await promise;
-    wake.unref();
+    this.#hold.set(false);
   }
 
   #notify(): void {
     const wake = this.#wake;
     this.#wake = null;
     wake?.();
-  }
-
-  #throwFailure(): void {
-    const failure = this.#failure;
-    this.#failure = null;
-    if (failure) throw failure.error;
   }
 
   /** Out of the queue, else out of the ring: at most so many batches of what the filter refuses. */
@@ -301,10 +271,10 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
     let event: E | null = null;
     try {
       if (!this.#isWanted()) return;
-      if (this.#queue.accepts()) event = this.#head.toEvent() as E;
+      if (this.#queue.accepts()) event = this.#decoder.toEvent() as E;
     } catch (error) {
       if (error instanceof PredicateFailure) {
-        this.#fail(error.cause);
+        this.fail(error.cause);
         return;
       }
       this.#counts.undecodable++;
@@ -318,8 +288,8 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
   }
 
   #isWanted(): boolean {
-    if (!this.#head.read()) throw new TypeError("no event of a bus");
-    if (this.#test(this.#head)) return true;
+    if (!this.#decoder.read()) throw new TypeError("no event of a bus");
+    if (this.#test(this.#decoder)) return true;
     this.#counts.filtered++;
     return false;
   }
@@ -327,7 +297,7 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
   #drop(): void {
     this.#counts.dropped++;
     this.#gapBefore(this.#nextNumber).dropped++;
-    if (this.#policy === "close") this.#fail(new EventsLostError(this.lagged));
+    if (this.#policy === "close") this.fail(new EventsLostError(this.lagged));
   }
 
   /** The oldest event, of that number, was dropped, and with it the gap before it. */
@@ -369,12 +339,6 @@ export class Subscription<E extends object = BusEvent> implements AsyncIterableI
     if (lost === 0) return;
     this.#counts.overwritten += lost;
     this.#gapBefore(this.#nextNumber).overwritten += lost;
-    if (this.#policy === "close") this.#fail(new EventsLostError(this.lagged));
-  }
-
-  #fail(error: unknown): void {
-    if (!this.isOpen) return;
-    this.#failure = { error };
-    this.close();
+    if (this.#policy === "close") this.fail(new EventsLostError(this.lagged));
   }
 }

@@ -1,6 +1,6 @@
 /** A fleet: equal processes that share a named file of rings and leases. */
 
-import { closeSync, constants, openSync, readSync } from "node:fs";
+import { closeSync } from "node:fs";
 import { shown } from "../check.ts";
 import {
   FleetClosedError,
@@ -10,19 +10,11 @@ import {
   ResourceError,
 } from "../errors.ts";
 import { openDirectory } from "../native/directory.ts";
-import { C, cString, detach, FIELDS, native, type Pointer, view } from "../native/library.ts";
+import type { FleetPlace } from "../native/fleet-failure.ts";
+import type { FleetGeometry } from "../native/fleet-geometry.ts";
+import { createFleetMemory, FleetHandle, type FleetMember } from "../native/fleet.ts";
 import { checkName, resolveDirectory } from "../runtime-directory.ts";
-import { callError, fileOf, joinError } from "./failure.ts";
-import {
-  checkSizes,
-  decodeHeader,
-  differences,
-  encodeWant,
-  type FleetGeometry,
-  type FleetSizes,
-  HEADER_BYTES,
-  withDefaults,
-} from "./options.ts";
+import { checkSizes, differences, type FleetSizes, withDefaults } from "./options.ts";
 import { Ring } from "./ring.ts";
 import { Wake } from "./wake.ts";
 
@@ -42,25 +34,8 @@ export interface FleetObserveOptions {
   directory?: string | undefined;
 }
 
-/** A living member, as it wrote itself down. That it lives is proved by the kernel. */
-export interface FleetMember {
-  readonly index: number;
-  /** Differs between two members that had one index. */
-  readonly incarnation: number;
-  readonly pid: number;
-  readonly uid: number;
-  /** Wall clock, in ms. */
-  readonly joinedAt: number;
-}
-
-const MEMBER_BYTES = 24; // of struct sb_member_info
 /** Times a join looks again at a fleet whose geometry it takes over. */
 const ATTEMPTS = 20;
-const STAGING_BYTES = 4_096;
-/** Pause between two looks of an observer at what its name leads to now. */
-const LOOK_MS = 100;
-/** First bytes of the file of a fleet. */
-const MAGIC = "SL0FLEET";
 
 /**
  * Membership in a fleet. The same object serves events and leases.
@@ -82,16 +57,11 @@ export class Fleet implements AsyncDisposable {
   readonly geometry: FleetGeometry;
   /** @internal */
   readonly wake: Wake;
-  readonly #native: Pointer;
+  /** @internal Its methods throw {@link FleetClosedError} once the fleet is left. */
+  readonly handle: FleetHandle;
   readonly #rings = new Map<string, Ring>();
   readonly #leavers = new Set<() => void>();
   readonly #release: () => void;
-  /** `null`: in memory. */
-  readonly #file: string | null;
-  #epochThere = 0;
-  #lookedAt = -Infinity;
-  #staging: Buffer<ArrayBuffer> | null = null;
-  #open = true;
 
   /**
    * Joins the fleet of that name; makes it when it is absent, or when all its members have ended. Blocks the thread for
@@ -110,15 +80,20 @@ export class Fleet implements AsyncDisposable {
     const name = checkName(options?.name, "fleet");
     const sizes = checkSizes(options);
     if (options.memory) {
-      return joinMemory(name, sizes, (handle, release) => new Fleet(name, handle, false, null, release));
+      const memory = shareMemory(name, sizes);
+      try {
+        return new Fleet(negotiate({ name, directory: null, fd: memory.fd }, sizes), memory.release);
+      } catch (error) {
+        memory.release();
+        throw error;
+      }
     }
     const directory = resolveDirectory(options.directory);
-    const dir = openDirectory(directory, { create: true })!;
+    const fd = openDirectory(directory, { create: true })!;
     try {
-      const join = (want: Buffer): Pointer | null => native.sb_fleet_join(dir, cString(name), want) as Pointer | null;
-      return new Fleet(name, negotiate(name, directory, sizes, join), false, fileOf(directory, name), () => {});
+      return new Fleet(negotiate({ name, directory, fd }, sizes));
     } finally {
-      native.sb_fd_close(dir);
+      closeSync(fd);
     }
   }
 
@@ -134,35 +109,29 @@ export class Fleet implements AsyncDisposable {
       throw new InvalidConfigError("a fleet in memory has no file to observe.", { hint: "Join it." });
     }
     const directory = resolveDirectory(options.directory);
-    const dir = openDirectory(directory);
-    if (dir === null) throw new FleetNotFoundError(name, directory);
+    const fd = openDirectory(directory);
+    if (fd === null) throw new FleetNotFoundError(name, directory);
     try {
-      const handle = native.sb_fleet_observe(dir, cString(name)) as Pointer | null;
-      if (!handle) throw joinError(native.sb_error_last(), { name, directory, geometry: null });
-      return new Fleet(name, handle, true, fileOf(directory, name), () => {});
+      return new Fleet(FleetHandle.observe({ name, directory, fd }));
     } finally {
-      native.sb_fd_close(dir);
+      closeSync(fd);
     }
   }
 
-  private constructor(name: string, handle: Pointer, isObserver: boolean, file: string | null, release: () => void) {
-    this.name = name;
-    this.isObserver = isObserver;
-    this.#file = file;
-    this.#native = handle;
+  private constructor(handle: FleetHandle, release: () => void = () => {}) {
+    this.name = handle.name;
+    this.isObserver = handle.isObserver;
+    this.epoch = handle.epoch;
+    this.geometry = handle.geometry;
+    this.index = handle.index;
+    this.incarnation = handle.incarnation;
+    this.handle = handle;
     this.#release = release;
-    const { epoch, ...geometry } = decodeHeader(
-      view(native.sb_fleet_header(handle) as unknown as number, HEADER_BYTES).slice(0),
-    );
-    this.epoch = epoch;
-    this.geometry = geometry;
     this.wake = new Wake(handle);
-    this.index = isObserver ? -1 : native.sb_fleet_index(handle);
-    this.incarnation = isObserver ? 0 : this.members().find(({ index }) => index === this.index)!.incarnation;
   }
 
   get isOpen(): boolean {
-    return this.#open;
+    return this.handle.isOpen;
   }
 
   /**
@@ -170,55 +139,17 @@ export class Fleet implements AsyncDisposable {
    * later epoch, and when the fleet was left. Looks at the file system. @throws {ResourceError}
    */
   get isCurrent(): boolean {
-    return this.#open && (this.#file === null || epochOf(this.#file) === this.epoch);
-  }
-
-  /** @internal Epoch of the file that the name leads to, as it was {@link LOOK_MS} ago at most; 0: none is known. */
-  get epochThere(): number {
-    const now = performance.now();
-    if (this.#file === null || now - this.#lookedAt < LOOK_MS) return this.#epochThere;
-    this.#lookedAt = now;
-    this.#epochThere = epochOf(this.#file);
-    return this.#epochThere;
-  }
-
-  /** @internal The handle. @throws {FleetClosedError} */
-  get native(): Pointer {
-    if (!this.#open) throw new FleetClosedError(`fleet "${this.name}"`);
-    return this.#native;
+    return this.isOpen && this.handle.fileEpoch() === this.epoch;
   }
 
   /** Members that live, this one among them. @throws {FleetClosedError} */
   members(): FleetMember[] {
-    const out = Buffer.alloc(C.SB_MEMBERS_MAX * MEMBER_BYTES);
-    const count = native.sb_fleet_members(this.native, out);
-    if (count < 0) throw callError(count, `members of fleet "${this.name}"`);
-    return Array.from({ length: count }, (_, i) => {
-      const at = i * MEMBER_BYTES;
-      return {
-        index: out.readUInt32LE(at + 8),
-        incarnation: out.readUInt32LE(at + 12),
-        pid: out.readUInt32LE(at + 16),
-        uid: out.readUInt32LE(at + 20),
-        joinedAt: out.readDoubleLE(at),
-      };
-    });
-  }
-
-  /**
-   * @internal Where cursors of a member are: name of the ring, and the position of the next frame. A member shows its first
-   * five, and none that it has closed.
-   */
-  cursors(index: number): { ring: string; position: number }[] {
-    const out = new Float64Array(2 * C.SB_MEMBER_CURSORS);
-    const count = native.sb_fleet_cursors(this.native, index, out);
-    const { rings } = this.geometry;
-    return Array.from({ length: count }, (_, i) => ({ ring: rings[out[2 * i]!]!.name, position: out[2 * i + 1]! }));
+    return this.handle.members();
   }
 
   /** The ring of that name. @throws {InvalidConfigError} when the fleet has none; {@link FleetClosedError}. */
   ring(name: string): Ring {
-    void this.native;
+    if (!this.isOpen) throw new FleetClosedError(`fleet "${this.name}"`);
     const known = this.#rings.get(name);
     if (known) return known;
     const index = this.geometry.rings.findIndex((one) => one.name === name);
@@ -228,24 +159,9 @@ export class Fleet implements AsyncDisposable {
         hint: `It has ${names || "none"}; the first to join names them in \`rings\`.`,
       });
     }
-    const { frames, payload } = this.geometry.rings[index]!;
-    const ring = new Ring(this, index, name, frames, payload);
+    const ring = new Ring(this, index);
     this.#rings.set(name, ring);
     return ring;
-  }
-
-  /** @internal C's memory for what goes into a call, `bytes` long at least. Valid until the next call of this. */
-  staging(bytes: number): Buffer<ArrayBuffer> {
-    const known = this.#staging;
-    if (known && known.length >= bytes) return known;
-    const handle = this.native;
-    const size = Math.max(STAGING_BYTES, 2 ** Math.ceil(Math.log2(bytes)));
-    if (known) detach(known.buffer);
-    this.#staging = null;
-    const address = native.sb_fleet_staging(handle, size) as number | null;
-    if (!address) throw new ResourceError(`${size} bytes of memory could not be had.`);
-    this.#staging = Buffer.from(view(address, size));
-    return this.#staging;
   }
 
   /** @internal Calls `listener` when the fleet is left, while its memory is still there. */
@@ -259,18 +175,11 @@ export class Fleet implements AsyncDisposable {
    * {@link join} does; the file of a last member that could not have the lock stays, for the next to join.
    */
   async leave(): Promise<void> {
-    this.leaveNow();
-  }
-
-  /** @internal The same at once. */
-  leaveNow(): void {
-    if (!this.#open) return;
-    for (const listener of this.#leavers) listener();
-    this.#open = false;
-    this.wake.close();
-    const detached = !this.#staging || detach(this.#staging.buffer);
-    this.#staging = null;
-    native.sb_fleet_leave(this.#native, detached ? 1 : 0);
+    if (!this.isOpen) return;
+    this.handle.leave(() => {
+      for (const listener of this.#leavers) listener();
+      this.wake.close();
+    });
     this.#release();
   }
 
@@ -282,66 +191,32 @@ export class Fleet implements AsyncDisposable {
 // ---- joining --------------------------------------------------------------------------------------------------------
 
 /** Asks for the sizes that were named, and otherwise for those that are there. */
-function negotiate(
-  name: string,
-  directory: string | null,
-  sizes: FleetSizes,
-  join: (want: Buffer) => Pointer | null,
-): Pointer {
+function negotiate(place: FleetPlace, sizes: FleetSizes): FleetHandle {
   let want = withDefaults(sizes);
   for (let attempt = 0; ; attempt++) {
-    const handle = join(encodeWant(want));
-    if (handle) return handle;
-    const code = native.sb_error_last();
-    if (code !== -C.SB_EGEOMETRY) throw joinError(code, { name, directory, geometry: want });
-    const found = decodeHeader(view(native.sb_fleet_found() as unknown as number, HEADER_BYTES).slice(0));
+    const found = FleetHandle.join(place, want);
+    if (found instanceof FleetHandle) return found;
     const differing = differences(found, sizes);
-    if (differing.length > 0) throw new FleetGeometryError(name, differing);
-    if (attempt === ATTEMPTS) throw new ResourceError(`fleet "${name}" changed ${ATTEMPTS} times while it was joined.`);
+    if (differing.length > 0) throw new FleetGeometryError(place.name, differing);
+    if (attempt === ATTEMPTS) {
+      throw new ResourceError(`fleet "${place.name}" changed ${ATTEMPTS} times while it was joined.`);
+    }
     want = found;
   }
-}
-
-/** Epoch of the fleet whose file that is; 0: it is none. Throws {@link ResourceError}. */
-function epochOf(file: string): number {
-  const head = Buffer.alloc(FIELDS["sb_fleet_header.epoch"][0] + 8);
-  try {
-    const fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-    try {
-      readSync(fd, head, 0, head.length, 0);
-    } finally {
-      closeSync(fd);
-    }
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === "ENOENT") return 0;
-    throw new ResourceError(`${file} cannot be read: ${(cause as Error).message}.`, { cause });
-  }
-  const isFleet = head.toString("latin1", 0, MAGIC.length) === MAGIC;
-  return isFleet ? Number(head.readBigUInt64LE(head.length - 8)) : 0;
 }
 
 /** Fleets without a file, by name: their memory, and how many joins of this thread share it. */
 const memories = new Map<string, { fd: number; joins: number }>();
 
-function joinMemory(name: string, sizes: FleetSizes, make: (handle: Pointer, release: () => void) => Fleet): Fleet {
-  const shared = memories.get(name) ?? { fd: -1, joins: 0 };
-  if (shared.fd < 0) {
-    const geometry = withDefaults(sizes);
-    shared.fd = native.sb_fleet_memory(encodeWant(geometry));
-    if (shared.fd < 0) throw joinError(shared.fd, { name, directory: null, geometry });
-    memories.set(name, shared);
-  }
+/** Memory of the fleet of that name, until `release` is called. */
+function shareMemory(name: string, sizes: FleetSizes): { fd: number; release: () => void } {
+  const shared = memories.get(name) ?? { fd: createFleetMemory(name, withDefaults(sizes)), joins: 0 };
+  memories.set(name, shared);
   shared.joins++;
   const release = (): void => {
     if (--shared.joins > 0) return;
     memories.delete(name);
-    native.sb_fd_close(shared.fd);
+    closeSync(shared.fd);
   };
-  try {
-    const join = (want: Buffer): Pointer | null => native.sb_fleet_join_memory(shared.fd, want) as Pointer | null;
-    return make(negotiate(name, null, sizes, join), release);
-  } catch (error) {
-    release();
-    throw error;
-  }
+  return { fd: shared.fd, release };
 }

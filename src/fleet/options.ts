@@ -2,7 +2,7 @@
 
 import { checkInteger, shown } from "../check.ts";
 import { type FleetDifference, InvalidConfigError, InvalidNameError } from "../errors.ts";
-import { C, FIELDS } from "../native/library.ts";
+import { FLEET_LIMITS, type FleetGeometry } from "../native/fleet-geometry.ts";
 
 /** Size of a ring. */
 export interface RingOptions {
@@ -22,28 +22,20 @@ export interface FleetSizes {
   leases?: number | undefined;
 }
 
-/** The sizes that a fleet has. */
-export interface FleetGeometry {
-  readonly members: number;
-  readonly leases: number;
-  readonly rings: readonly { readonly name: string; readonly frames: number; readonly payload: number }[];
-}
-
 const RING_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$/;
-const RING_BYTES = 48; // of struct sb_ring_geometry
 
 /** Throws {@link InvalidConfigError}, {@link InvalidNameError}. */
 export function checkSizes(sizes: FleetSizes): FleetSizes {
   const { members, leases, rings } = sizes;
-  if (members !== undefined) checkInteger("members", members, 1, C.SB_MEMBERS_MAX);
-  if (leases !== undefined) checkInteger("leases", leases, 1, C.SB_LEASES_MAX);
+  if (members !== undefined) checkInteger("members", members, 1, FLEET_LIMITS.members);
+  if (leases !== undefined) checkInteger("leases", leases, 1, FLEET_LIMITS.leases);
   if (rings === undefined) return { members, leases };
   if (typeof rings !== "object" || rings === null || Array.isArray(rings)) {
     throw new InvalidConfigError("rings is not an object of rings by name.", { hint: "Pass `{ events: {} }`." });
   }
   const names = Object.keys(rings);
-  if (names.length > C.SB_RINGS_MAX) {
-    throw new InvalidConfigError(`a fleet of ${names.length} rings; it has at most ${C.SB_RINGS_MAX}.`);
+  if (names.length > FLEET_LIMITS.rings) {
+    throw new InvalidConfigError(`a fleet of ${names.length} rings; it has at most ${FLEET_LIMITS.rings}.`);
   }
   for (const name of names) checkRing(name, rings[name]);
   return { members, leases, rings };
@@ -56,13 +48,13 @@ function checkRing(name: string, ring: RingOptions | undefined): void {
   }
   const { frames, payload } = ring;
   if (frames !== undefined) {
-    checkInteger(`rings.${name}.frames`, frames, C.SB_FRAMES_MIN, C.SB_FRAMES_MAX);
+    checkInteger(`rings.${name}.frames`, frames, ...FLEET_LIMITS.frames);
     if ((frames & (frames - 1)) !== 0) {
       throw new InvalidConfigError(`rings.${name}.frames is ${frames}; it must be a power of two.`);
     }
   }
   if (payload !== undefined) {
-    checkInteger(`rings.${name}.payload`, payload, C.SB_FRAME_MIN, C.SB_FRAME_MAX, " bytes");
+    checkInteger(`rings.${name}.payload`, payload, ...FLEET_LIMITS.payload, " bytes");
     if (payload % 8 !== 0) {
       throw new InvalidConfigError(`rings.${name}.payload is ${payload}; it must be a multiple of 8.`);
     }
@@ -93,42 +85,4 @@ export function differences(theirs: FleetGeometry, ours: FleetSizes): FleetDiffe
     compare(`rings.${name}.payload`, ring.payload, payload);
   }
   return found;
-}
-
-/** As `struct sb_fleet_want`. */
-export function encodeWant({ members, leases, rings }: FleetGeometry): Buffer {
-  const want = Buffer.alloc(16 + C.SB_RINGS_MAX * RING_BYTES);
-  want.writeUInt32LE(members, 0);
-  want.writeUInt32LE(leases, 4);
-  want.writeUInt32LE(rings.length, 8);
-  for (const [index, { name, frames, payload }] of rings.entries()) {
-    const at = 16 + index * RING_BYTES;
-    want.write(name, at, "latin1");
-    want.writeUInt32LE(frames, at + C.SB_RING_NAME_MAX);
-    want.writeUInt32LE(payload, at + C.SB_RING_NAME_MAX + 4);
-  }
-  return want;
-}
-
-/** Bytes of `struct sb_fleet_header`. */
-export const HEADER_BYTES = FIELDS["sb_fleet_header.ring"][0] + C.SB_RINGS_MAX * RING_BYTES;
-
-/** Reads a copy of `struct sb_fleet_header`. */
-export function decodeHeader(copy: ArrayBuffer): FleetGeometry & { readonly epoch: number; readonly abi: number } {
-  const header = Buffer.from(copy);
-  const word = (name: keyof typeof FIELDS): number => header.readUInt32LE(FIELDS[name][0]);
-  const rings = [];
-  for (let index = 0; index < word("sb_fleet_header.rings"); index++) {
-    const at = FIELDS["sb_fleet_header.ring"][0] + index * RING_BYTES;
-    const name = header.toString("latin1", at, at + C.SB_RING_NAME_MAX).replace(/\0+$/, "");
-    const sizes = at + C.SB_RING_NAME_MAX;
-    rings.push({ name, frames: header.readUInt32LE(sizes), payload: header.readUInt32LE(sizes + 4) });
-  }
-  return {
-    epoch: Number(header.readBigUInt64LE(FIELDS["sb_fleet_header.epoch"][0])),
-    abi: word("sb_fleet_header.abi"),
-    members: word("sb_fleet_header.members"),
-    leases: word("sb_fleet_header.leases"),
-    rings,
-  };
 }

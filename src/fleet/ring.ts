@@ -3,9 +3,9 @@
 import { checkInteger, checkOptions, checkSignal } from "../check.ts";
 import { nextTurn, systemClock } from "../clock.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
-import { native } from "../native/library.ts";
-import { callError } from "./failure.ts";
+import type { FleetHandle } from "../native/fleet.ts";
 import type { Fleet } from "./fleet.ts";
+import { Items } from "./items.ts";
 import { type Bookmark, type From, Reader } from "./reader.ts";
 
 /** An event as it was published. */
@@ -58,11 +58,15 @@ export class Ring {
   readonly limit: number;
   /** @internal */
   readonly fleet: Fleet;
+  /** @internal */
+  readonly handle: FleetHandle;
   readonly #index: number;
 
   /** @internal Use {@link Fleet.ring}. */
-  constructor(fleet: Fleet, index: number, name: string, frames: number, payload: number) {
+  constructor(fleet: Fleet, index: number) {
+    const { name, frames, payload } = fleet.geometry.rings[index]!;
     this.fleet = fleet;
+    this.handle = fleet.handle;
     this.#index = index;
     this.name = name;
     this.frames = frames;
@@ -72,7 +76,7 @@ export class Ring {
 
   /** Frames published so far: the position of the next one. */
   get head(): number {
-    return native.sb_ring_head(this.fleet.native, this.#index);
+    return this.handle.head(this.#index);
   }
 
   /**
@@ -98,17 +102,10 @@ export class Ring {
     return new Cursor(this, options);
   }
 
-  /** @internal Publishes what lies in the staging memory. */
+  /** @internal Publishes what lies in the draft. */
   send(bytes: number, kind: number): void {
     if (bytes > this.limit) throw new PayloadTooLargeError("event", bytes, this.limit);
-    const result = native.sb_ring_publish(this.fleet.native, this.#index, kind, bytes);
-    if (result === 0) return;
-    if (result > 0) {
-      this.fleet.wake.ringSoon();
-      return;
-    }
-    if (this.fleet.isObserver) throw new InvalidConfigError("an observer cannot publish.", { hint: "Join the fleet." });
-    throw callError(result, `ring "${this.name}"`);
+    if (this.handle.publish(this.#index, kind, bytes)) this.fleet.wake.ringSoon();
   }
 
   /** @internal */
@@ -119,21 +116,19 @@ export class Ring {
   #stage(payload: Uint8Array | string): number {
     if (typeof payload === "string") {
       if (payload.length > this.limit) throw new PayloadTooLargeError("event", Buffer.byteLength(payload), this.limit);
-      return encoder.encodeInto(payload, this.fleet.staging(payload.length * 3)).written;
+      return encoder.encodeInto(payload, this.handle.draft(payload.length * 3)).written;
     }
     if (!(payload instanceof Uint8Array)) {
       throw new InvalidConfigError(`an event is bytes or text, not ${payload === null ? "null" : typeof payload}.`);
     }
     if (payload.length > this.limit) throw new PayloadTooLargeError("event", payload.length, this.limit);
-    this.fleet.staging(payload.length).set(payload);
+    this.handle.draft(payload.length).set(payload);
     return payload.length;
   }
 }
 
-const DONE: IteratorResult<never> = { done: true, value: undefined };
-
 /** Owned by whoever reads; it slows nobody down. Closed by `close`, by leaving the loop, and when the fleet is left. */
-export class Cursor implements AsyncIterableIterator<CursorItem>, AsyncDisposable {
+export class Cursor extends Items<CursorItem> {
   readonly ring: Ring;
   readonly #reader: Reader;
   readonly #batch: number;
@@ -145,12 +140,10 @@ export class Cursor implements AsyncIterableIterator<CursorItem>, AsyncDisposabl
   #lost: number;
   #position: number;
   #event: number;
-  #sleeping: Promise<IteratorResult<CursorItem>> | null = null;
-  /** The signal's reason, until it is told. */
-  #reason: { error: unknown } | null = null;
 
   /** @internal Use {@link Ring.cursor}. */
   constructor(ring: Ring, options: CursorOptions) {
+    super();
     const { from = "head", batch = 64, signal } = checkOptions("a cursor", options);
     checkInteger("batch", batch, 1, BATCH_MAX);
     checkSignal(signal);
@@ -186,7 +179,7 @@ export class Cursor implements AsyncIterableIterator<CursorItem>, AsyncDisposabl
     checkInteger("max", max, 1, BATCH_MAX);
     const items: CursorItem[] = [];
     for (let events = 0; events < max && this.isOpen;) {
-      const item = this.#take();
+      const item = this.take();
       if (item) {
         items.push(item);
         if ("payload" in item) events++;
@@ -197,22 +190,6 @@ export class Cursor implements AsyncIterableIterator<CursorItem>, AsyncDisposabl
     return items;
   }
 
-  next(): Promise<IteratorResult<CursorItem>> {
-    if (this.#sleeping) return this.#sleeping.then(() => this.next());
-    const item = this.isOpen ? this.#take() : null;
-    if (item) return Promise.resolve({ done: false, value: item });
-    this.#sleeping = this.#read().finally(() => {
-      this.#sleeping = null;
-    });
-    return this.#sleeping;
-  }
-
-  /** Ends the loop that is left by `break`. */
-  async return(): Promise<IteratorResult<CursorItem>> {
-    this.close();
-    return DONE;
-  }
-
   /** Ends it; a loop over it ends. May be called again. */
   close(): void {
     if (!this.isOpen) return;
@@ -221,30 +198,16 @@ export class Cursor implements AsyncIterableIterator<CursorItem>, AsyncDisposabl
     this.#reader.close();
   }
 
-  [Symbol.asyncIterator](): this {
-    return this;
-  }
+  readonly #abort = (): void => this.fail(this.#signal!.reason);
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.close();
-  }
-
-  readonly #abort = (): void => {
-    this.#reason = { error: this.#signal!.reason };
-    this.close();
-  };
-
-  async #read(): Promise<IteratorResult<CursorItem>> {
+  protected async read(): Promise<IteratorResult<CursorItem>> {
     if (this.isOpen && this.#reader.isTurnOver()) await nextTurn(systemClock);
     while (this.isOpen) {
-      const item = this.#take();
+      const item = this.take();
       if (item) return { done: false, value: item };
       if (!this.#fill(this.#batch)) await this.#reader.sleep();
     }
-    const reason = this.#reason;
-    this.#reason = null;
-    if (reason) throw reason.error;
-    return DONE;
+    return this.end();
   }
 
   /** Looks into the ring; `false` when there is nothing. */
@@ -257,8 +220,9 @@ export class Cursor implements AsyncIterableIterator<CursorItem>, AsyncDisposabl
     return this.#newEpoch !== null;
   }
 
-  #take(): CursorItem | null {
+  protected take(): CursorItem | null {
     const reader = this.#reader;
+    if (!reader.isOpen) return null;
     if (this.#newEpoch !== null) {
       const epoch = this.#newEpoch;
       this.#newEpoch = null;

@@ -34,6 +34,20 @@ export function checkDirectory(directory: string, use: DirectoryUse = {}): void 
   if (dir !== null) native.sb_fd_close(dir);
 }
 
+/** Whether somebody has that name in an open directory; when that is unknown, `problem` says why, and it counts as had. */
+export function probeName(dir: number, name: string): { isAlive: boolean; problem: string | null } {
+  const state = native.sb_name_probe(dir, cString(name));
+  const isKnown = state >= 0 || state === -C.SB_ENOBUS;
+  return { isAlive: state === 1 || !isKnown, problem: isKnown ? null : errorText(state) };
+}
+
+/** Takes a name as its next owner would; `release` removes its files. `problem` is `null` when somebody has it. */
+export function lockName(dir: number, name: string): { release(): void } | { problem: string | null } {
+  const lock = native.sb_name_lock(dir, cString(name), new Uint32Array(1));
+  if (lock < 0) return { problem: lock === -C.SB_EEXISTS ? null : errorText(lock) };
+  return { release: () => native.sb_name_unlock(dir, cString(name), lock) };
+}
+
 /** `null`, unless nobody can make the directory. */
 function absent(directory: string): null {
   const parent = dirname(directory);

@@ -7,6 +7,8 @@ import { checkBun, checkPacked, findLibrary } from "./find.ts";
 
 export { C, FIELDS };
 export type { Pointer };
+/** Version of the contract between processes. */
+export const ABI = C.SB_ABI;
 
 function open() {
   const path = findLibrary();

@@ -267,7 +267,9 @@ class FleetWatch {
 /** What a fleet did in the last interval, as it stands in the JSON. */
 function fleetFrame(fleetName: string, fleet: Fleet, { heads, at }: Heads, before: Heads | null) {
   const members = fleet.members();
-  const cursors = members.flatMap(({ index, pid }) => fleet.cursors(index).map((cursor) => ({ ...cursor, pid })));
+  const cursors = members.flatMap(({ index, pid }) =>
+      fleet.handle.cursors(index).map((cursor) => ({ ...cursor, pid })),
+    );
   const seconds = before ? (at - before.at) / 1_000 : Infinity;
   const contest = new Contest(fleet);
   const now = contest.now();

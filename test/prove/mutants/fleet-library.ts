@@ -29,8 +29,8 @@ const eventRules: LibraryRule[] = [
     file: "events/subscription.ts",
     edits: [
       [
-        "if (this.#test(this.#head)) return true;",
-        "this.#head.toEvent();\n    if (this.#test(this.#head)) return true;",
+        "if (this.#test(this.#decoder)) return true;",
+        "this.#decoder.toEvent();\n    if (this.#test(this.#decoder)) return true;",
       ],
     ],
     suite: "events",
@@ -62,7 +62,7 @@ const eventRules: LibraryRule[] = [
     file: "events/subscription.ts",
     edits: [
       [
-        'this.#gapBefore(this.#nextNumber).dropped++;\n    if (this.#policy === "close") this.#fail(new EventsLostError(this.lagged));',
+        'this.#gapBefore(this.#nextNumber).dropped++;\n    if (this.#policy === "close") this.fail(new EventsLostError(this.lagged));',
         "this.#gapBefore(this.#nextNumber).dropped++;",
       ],
     ],
@@ -74,7 +74,7 @@ const eventRules: LibraryRule[] = [
     file: "events/subscription.ts",
     edits: [
       [
-        'this.#gapBefore(this.#nextNumber).overwritten += lost;\n    if (this.#policy === "close") this.#fail(new EventsLostError(this.lagged));',
+        'this.#gapBefore(this.#nextNumber).overwritten += lost;\n    if (this.#policy === "close") this.fail(new EventsLostError(this.lagged));',
         "this.#gapBefore(this.#nextNumber).overwritten += lost;",
       ],
     ],
@@ -157,7 +157,7 @@ const contestRules: LibraryRule[] = [
   {
     rule: "a waiter hears of the holder's death",
     file: "contest/waiter.ts",
-    edits: [["readonly #onDeath = (): void => this.look();", "readonly #onDeath = (): void => {};"]],
+    edits: [["readonly #onDeath = (): void => this.check();", "readonly #onDeath = (): void => {};"]],
     suite: "contest",
     test: "SIGKILL of the holder: a waiter of this process owns it at once",
   },
@@ -170,8 +170,8 @@ const contestRules: LibraryRule[] = [
   },
   {
     rule: "whoever was woken and waits on says so again",
-    file: "contest/sleepers.ts",
-    edits: [["    this.#leases.park();\n    this.look();", "    this.look();"]],
+    file: "contest/wait-list.ts",
+    edits: [["    this.#leases.park();\n    this.check();", "    this.check();"]],
     suite: "contest",
     test: "a waiter that was woken in vain is woken again",
   },

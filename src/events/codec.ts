@@ -6,8 +6,9 @@
 import { checkText, isText, shown } from "../check.ts";
 import { type Codec, json } from "../codec.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
+import { fast, type FastBuffer } from "../fast-buffer.ts";
 import type { Ring } from "../fleet/ring.ts";
-import type { Reader } from "../fleet/reader.ts";
+import type { CursorHandle } from "../native/cursor.ts";
 
 /** What an attribute can be. */
 export type AttributeValue = string | number | boolean;
@@ -45,14 +46,6 @@ const NAME_MAX = 255;
 const ATTRIBUTES_MAX = 8_192;
 const TOPICS_KEPT = 1_024;
 
-/** Bun's and Node's fast paths of `Buffer`, which their types leave out. */
-interface FastBuffer {
-  utf8Write(text: string, offset: number): number;
-  asciiSlice(start: number, end: number): string;
-  utf8Slice(start: number, end: number): string;
-}
-
-const fast = Buffer.prototype as unknown as FastBuffer;
 const noAttributes: Attributes = Object.freeze({});
 /** Topics that were checked, as bytes. */
 const topics = new Map<string, Buffer>();
@@ -113,8 +106,8 @@ export function encodeAttributes(attributes: Attributes): string {
   });
 }
 
-/** Writes an event into the fleet's staging memory; returns its bytes. Throws {@link PayloadTooLargeError}. */
-export function writeEvent(
+/** Writes an event into the fleet's draft; returns its bytes. Throws {@link PayloadTooLargeError}. */
+export function encodeEvent(
   ring: Ring,
   topic: Buffer,
   id: string | null,
@@ -131,7 +124,7 @@ export function writeEvent(
   }
   const idLength = id === null ? 0 : id.length;
   const most = FIXED + topic.length + 3 * (idLength + attributes.length) + (typeof coded === "string" ? 3 : 1) * length;
-  const memory = ring.fleet.staging(most);
+  const memory = ring.handle.draft(most);
   const text = memory as unknown as FastBuffer;
   let at = FIXED;
   memory.set(topic, at);
@@ -157,10 +150,10 @@ export function writeEvent(
   return at + length;
 }
 
-/** The head of the record that a reader stands at. The payload is decoded once, when somebody asks for the event. */
-export class EventHead {
+/** The event that a cursor stands at. Its payload is decoded once, when somebody asks for the event. */
+export class EventDecoder {
   topic = "";
-  readonly #reader: Reader;
+  readonly #record: CursorHandle;
   readonly #codec: Codec;
   #memory: Buffer = Buffer.alloc(0);
   #idAt = 0;
@@ -172,14 +165,14 @@ export class EventHead {
   /** Of `topic`: most events have that of the one before. */
   #topicBytes = new Uint8Array(0);
 
-  constructor(reader: Reader, codec: Codec) {
-    this.#reader = reader;
+  constructor(record: CursorHandle, codec: Codec) {
+    this.#record = record;
     this.#codec = codec;
   }
 
-  /** Looks at the reader's record; `false` when it is no event of a bus. */
+  /** Reads the head of the cursor's record; `false` when it is not an event of a bus. */
   read(): boolean {
-    const { memory, start, end } = this.#reader;
+    const { memory, start, end } = this.#record;
     const length = end - start;
     if (length < FIXED || memory[start] !== VERSION || memory[start + 1]! > CODED_ASCII) return false;
     const topicAt = start + FIXED;
@@ -225,7 +218,7 @@ export class EventHead {
   /** Throws what the codec throws. */
   toEvent(): BusEvent {
     if (this.#event) return this.#event;
-    const { time, writer, incarnation, position } = this.#reader;
+    const { time, writer, incarnation, position } = this.#record;
     const { topic, id, attributes } = this;
     this.#event = { topic, payload: this.#decode(), id, attributes, time, writer, incarnation, position };
     return this.#event;
@@ -239,7 +232,7 @@ export class EventHead {
   }
 
   #decode(): unknown {
-    const { start, end } = this.#reader;
+    const { start, end } = this.#record;
     const kind = this.#memory[start + 1];
     if (kind === NONE) return undefined;
     if (kind !== BYTES && this.#codec === json) {

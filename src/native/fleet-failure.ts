@@ -1,4 +1,4 @@
-/** What C returned, as the errors of a fleet. */
+/** What the C library returned, as the errors of a fleet. */
 
 import { lstatSync, statfsSync } from "node:fs";
 import { join } from "node:path";
@@ -15,9 +15,9 @@ import {
   type SlotbusError,
   VersionMismatchError,
 } from "../errors.ts";
-import { fileError } from "../native/directory.ts";
-import { C, errorText, FIELDS, native, view } from "../native/library.ts";
-import type { FleetGeometry } from "./options.ts";
+import { fileError } from "./directory.ts";
+import type { FleetGeometry } from "./fleet-geometry.ts";
+import { C, errorText, FIELDS, native, view } from "./library.ts";
 
 /** Why a call on a handle failed; `what` was called. */
 export function callError(code: number, what: string): SlotbusError {
@@ -33,24 +33,20 @@ export function callError(code: number, what: string): SlotbusError {
   }
 }
 
-/** What was to be joined, or observed. */
-export interface Asked {
+/** Where a fleet is. */
+export interface FleetPlace {
   readonly name: string;
-  /** `null`: a fleet in memory. */
+  /** `null`: in memory. */
   readonly directory: string | null;
-  /** `null`: whatever is there. */
-  readonly geometry: FleetGeometry | null;
+  /** Of the directory, or of the memory. */
+  readonly fd: number;
 }
 
-/** Where the fleet of that name has its file. */
-export function fileOf(directory: string, name: string): string {
-  return join(directory, `${name}.fleet`);
-}
-
-/** Why a join, or an observation, failed. */
-export function joinError(code: number, { name, directory, geometry }: Asked): SlotbusError {
+/** Why a join failed, or an observation, for which `geometry` is `null`. */
+export function joinError(code: number, place: FleetPlace, geometry: FleetGeometry | null): SlotbusError {
+  const { name, directory } = place;
   const what = `fleet "${name}"`;
-  const file = directory === null ? "its memory" : fileOf(directory, name);
+  const file = directory === null ? "its memory" : join(directory, `${name}.fleet`);
   switch (-code) {
     case C.SB_ENAME:
       return new InvalidNameError(name, "fleet");

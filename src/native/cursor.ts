@@ -1,0 +1,143 @@
+/** A cursor of the C library: batches of events that it copied out of a ring, read where they lie. */
+
+import { FleetClosedError, ResourceError } from "../errors.ts";
+import { callError } from "./fleet-failure.ts";
+import type { FleetHandle } from "./fleet.ts";
+import { C, detach, errorText, FIELDS, native, type Pointer, view } from "./library.ts";
+
+const BATCH = {
+  position: FIELDS["sb_batch.position"][0] / 8,
+  event: FIELDS["sb_batch.event"][0] / 8,
+  overwritten: FIELDS["sb_batch.overwritten"][0] / 8,
+  bytes: FIELDS["sb_batch.bytes"][0] / 4,
+  records: FIELDS["sb_batch.bytes"][0] + 4,
+} as const;
+const RECORD = {
+  position: FIELDS["sb_record.position"][0] / 8,
+  event: FIELDS["sb_record.event"][0] / 8,
+  time: FIELDS["sb_record.time_ms"][0] / 8,
+  kind: FIELDS["sb_record.kind"][0] / 4,
+  bytes: FIELDS["sb_record.bytes"][0] / 4,
+  writer: FIELDS["sb_record.writer"][0] / 4,
+  incarnation: FIELDS["sb_record.incarnation"][0] / 4,
+  size: FIELDS["sb_record.incarnation"][0] + 4,
+} as const;
+
+/** Where a cursor begins: what comes, the oldest that is there, or a position of this epoch. */
+export type Start = "head" | "oldest" | number;
+
+/** The cursor is also the record that {@link next} came to. */
+export class CursorHandle {
+  /** Events lost before the first record of the last {@link poll}; of a new cursor, frames before its first one. */
+  lost = 0;
+  /** Records of the last batch that {@link next} has not come to. */
+  left = 0;
+  position = 0;
+  event = 0;
+  time = 0;
+  kind = 0;
+  writer = 0;
+  incarnation = 0;
+  /** The record's payload is `memory` from `start` to `end`, until the next poll. */
+  memory: Buffer<ArrayBuffer> = Buffer.from(new ArrayBuffer(0));
+  /** The same; its `slice` copies, which a buffer's does not. */
+  bytes: Uint8Array<ArrayBuffer> = new Uint8Array(0);
+  start = 0;
+  end = 0;
+  readonly #pointer: Pointer;
+  #address = 0;
+  #doubles: Float64Array = new Float64Array(0);
+  #words: Uint32Array = new Uint32Array(0);
+  /** Where the next record lies. */
+  #at = 0;
+  #open = true;
+
+  /** `event`: number of the first event, so that those that are lost are counted; -1: unknown. @throws {ResourceError} */
+  constructor(fleet: FleetHandle, ring: number, start: Start, event = -1) {
+    const position = typeof start === "number" ? start : 0;
+    const from = start === "head" ? C.SB_FROM_HEAD : start === "oldest" ? C.SB_FROM_OLDEST : C.SB_FROM_POSITION;
+    const cursor = native.sb_cursor_open(fleet.pointer, ring, from, position, event) as Pointer | null;
+    if (!cursor) throw new ResourceError(`a cursor could not be opened: ${errorText(native.sb_error_last())}.`);
+    this.#pointer = cursor;
+    this.#follow();
+    if (typeof start === "number" && event < 0) this.lost = this.nextPosition - position;
+  }
+
+  get isOpen(): boolean {
+    return this.#open;
+  }
+
+  /** Of the frame behind the last batch. */
+  get nextPosition(): number {
+    return this.#doubles[BATCH.position]!;
+  }
+
+  /** Number of the event behind the last batch. */
+  get nextEvent(): number {
+    return this.#doubles[BATCH.event]!;
+  }
+
+  /** Copies at most `max` events out of the ring; returns how many, and sets {@link lost}. */
+  poll(max: number): number {
+    if (!this.#open) throw new FleetClosedError("the cursor", "Open a new one, of a fleet that is joined.");
+    const count = native.sb_cursor_poll(this.#pointer, max);
+    if (count < 0) throw callError(count, "a cursor");
+    this.#follow();
+    this.left = count;
+    this.#at = BATCH.records;
+    this.lost = this.#doubles[BATCH.overwritten]!;
+    return count;
+  }
+
+  /** Goes to the next record of the batch; `false` at its end. */
+  next(): boolean {
+    if (this.left === 0) return false;
+    this.left--;
+    const double = this.#at / 8;
+    const word = this.#at / 4;
+    const bytes = this.#words[word + RECORD.bytes]!;
+    this.position = this.#doubles[double + RECORD.position]!;
+    this.event = this.#doubles[double + RECORD.event]!;
+    this.time = this.#doubles[double + RECORD.time]!;
+    this.kind = this.#words[word + RECORD.kind]!;
+    this.writer = this.#words[word + RECORD.writer]!;
+    this.incarnation = this.#words[word + RECORD.incarnation]!;
+    this.start = this.#at + RECORD.size;
+    this.end = this.start + bytes;
+    this.#at = (this.end + 7) & ~7;
+    return true;
+  }
+
+  /**
+   * Says that a reader is about to sleep until the fleet is woken. `"now"`: there is more to poll. `"soon"`: a writer has
+   * stopped in the middle of a publication, and wakes nobody.
+   */
+  park(): "now" | "when woken" | "soon" {
+    const when = native.sb_cursor_park(this.#pointer);
+    return when === C.SB_POLL_NOW ? "now" : when === C.SB_POLL_SOON ? "soon" : "when woken";
+  }
+
+  close(): void {
+    if (!this.#open) return;
+    this.#open = false;
+    this.left = 0;
+    detach(this.memory.buffer); // nobody else has it: payloads are copies
+    native.sb_cursor_close(this.#pointer);
+  }
+
+  /** Finds the batch where it is now: it moves when a large event comes. */
+  #follow(): void {
+    const address = native.sb_cursor_batch(this.#pointer) as unknown as number;
+    if (address === this.#address && BATCH.records + this.#words[BATCH.bytes]! <= this.memory.length) return;
+    detach(this.memory.buffer);
+    const head = new Uint32Array(view(address, BATCH.records));
+    const bytes = BATCH.records + Math.max(C.SB_POLL_BYTES, head[BATCH.bytes]!);
+    detach(head.buffer);
+    const buffer = view(address, bytes);
+    this.#address = address;
+    this.memory = Buffer.from(buffer);
+    this.bytes = new Uint8Array(buffer);
+    this.#doubles = new Float64Array(buffer, 0, Math.floor(bytes / 8));
+    this.#words = new Uint32Array(buffer, 0, Math.floor(bytes / 4));
+  }
+}

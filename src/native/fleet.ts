@@ -1,0 +1,198 @@
+/** A membership in a fleet of the C library, or an observation of one: who else is there, and publishing into its rings. */
+
+import { closeSync, constants, openSync, readSync } from "node:fs";
+import { join } from "node:path";
+import { FleetClosedError, InvalidConfigError, ResourceError } from "../errors.ts";
+import { callError, type FleetPlace, joinError } from "./fleet-failure.ts";
+import { encodeWant, type FleetGeometry, readHeader } from "./fleet-geometry.ts";
+import { C, cString, detach, errorText, FIELDS, native, type Pointer, view } from "./library.ts";
+
+/** A living member, as it wrote itself down. That it lives is proved by the kernel. */
+export interface FleetMember {
+  readonly index: number;
+  /** Differs between two members that had one index. */
+  readonly incarnation: number;
+  readonly pid: number;
+  readonly uid: number;
+  /** Wall clock, in ms. */
+  readonly joinedAt: number;
+}
+
+const MEMBER_BYTES = FIELDS["sb_member_info.uid"][0] + 4;
+const HOLDER_BYTES = FIELDS["sb_holder.owner"][0] + FIELDS["sb_holder.owner"][1];
+
+/** All methods throw {@link FleetClosedError} once the fleet is left. */
+export class FleetHandle {
+  readonly name: string;
+  /** Path of the fleet's file; `null`: it is in memory. */
+  readonly file: string | null;
+  /** Of the file: the next one of that name has a higher one. */
+  readonly epoch: number;
+  readonly geometry: FleetGeometry;
+  /** Own place; -1 for an observer. */
+  readonly index: number;
+  /** Differs between two members that had one index; 0 for an observer. */
+  readonly incarnation: number;
+  readonly #pointer: Pointer;
+  #draft: Buffer<ArrayBuffer> | null = null;
+  #holder: ArrayBuffer | null = null;
+  #isOpen = true;
+
+  /** Joins the fleet, makes it when it is absent; the geometry that is there when it is not `want`. */
+  static join(place: FleetPlace, want: FleetGeometry): FleetHandle | FleetGeometry {
+    const { name, directory, fd } = place;
+    const wanted = encodeWant(want);
+    const pointer =
+      directory === null ? native.sb_fleet_join_memory(fd, wanted) : native.sb_fleet_join(fd, cString(name), wanted);
+    if (pointer) return new FleetHandle(place, pointer as Pointer, false);
+    const code = native.sb_error_last();
+    if (code === -C.SB_EGEOMETRY) return readHeader(native.sb_fleet_found());
+    throw joinError(code, place, want);
+  }
+
+  static observe(place: FleetPlace): FleetHandle {
+    const pointer = native.sb_fleet_observe(place.fd, cString(place.name)) as Pointer | null;
+    if (!pointer) throw joinError(native.sb_error_last(), place, null);
+    return new FleetHandle(place, pointer, true);
+  }
+
+  private constructor({ name, directory }: FleetPlace, pointer: Pointer, isObserver: boolean) {
+    const { epoch, ...geometry } = readHeader(native.sb_fleet_header(pointer));
+    this.name = name;
+    this.file = directory === null ? null : join(directory, `${name}.fleet`);
+    this.epoch = epoch;
+    this.geometry = geometry;
+    this.#pointer = pointer;
+    this.index = isObserver ? -1 : native.sb_fleet_index(pointer);
+    this.incarnation = isObserver ? 0 : this.members().find(({ index }) => index === this.index)!.incarnation;
+  }
+
+  get isObserver(): boolean {
+    return this.index < 0;
+  }
+
+  /** `false` as soon as the fleet begins to be left. */
+  get isOpen(): boolean {
+    return this.#isOpen;
+  }
+
+  /** For other handles. */
+  get pointer(): Pointer {
+    if (!this.#isOpen) throw new FleetClosedError(`fleet "${this.name}"`);
+    return this.#pointer;
+  }
+
+  /** For the handle of leases: what the calls on leases find, one for all. */
+  get holder(): ArrayBuffer {
+    return (this.#holder ??= view(native.sb_lease_holder(this.pointer) as number, HOLDER_BYTES));
+  }
+
+  /** Epoch of the file that the name leads to now; 0: that is not a fleet's. @throws {ResourceError} */
+  fileEpoch(): number {
+    const { file } = this;
+    if (file === null) return this.epoch;
+    const head = Buffer.alloc(FIELDS["sb_fleet_header.epoch"][0] + 8);
+    try {
+      const fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+      try {
+        readSync(fd, head, 0, head.length, 0);
+      } finally {
+        closeSync(fd);
+      }
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code === "ENOENT") return 0;
+      throw new ResourceError(`${file} cannot be read: ${(cause as Error).message}.`, { cause });
+    }
+    const isFleet = head.toString("latin1", 0, 8) === "SL0FLEET";
+    return isFleet ? Number(head.readBigUInt64LE(head.length - 8)) : 0;
+  }
+
+  /** Members that live, this one among them. */
+  members(): FleetMember[] {
+    const out = Buffer.alloc(C.SB_MEMBERS_MAX * MEMBER_BYTES);
+    const count = native.sb_fleet_members(this.pointer, out);
+    if (count < 0) throw callError(count, `members of fleet "${this.name}"`);
+    return Array.from({ length: count }, (_, i) => {
+      const word = (name: keyof typeof FIELDS): number => out.readUInt32LE(i * MEMBER_BYTES + FIELDS[name][0]);
+      return {
+        index: word("sb_member_info.index"),
+        incarnation: word("sb_member_info.incarnation"),
+        pid: word("sb_member_info.pid"),
+        uid: word("sb_member_info.uid"),
+        joinedAt: out.readDoubleLE(i * MEMBER_BYTES + FIELDS["sb_member_info.joined_ms"][0]),
+      };
+    });
+  }
+
+  /**
+   * Where cursors of a member are: name of the ring, and the position of the next frame. A member shows its first five, and
+   * none that it has closed.
+   */
+  cursors(index: number): { ring: string; position: number }[] {
+    const out = new Float64Array(2 * C.SB_MEMBER_CURSORS);
+    const count = native.sb_fleet_cursors(this.pointer, index, out);
+    const { rings } = this.geometry;
+    return Array.from({ length: count }, (_, i) => ({ ring: rings[out[2 * i]!]!.name, position: out[2 * i + 1]! }));
+  }
+
+  /** Whether that very member lives. */
+  isAlive(index: number, incarnation: number): boolean {
+    return native.sb_fleet_alive(this.pointer, index, incarnation) === 1;
+  }
+
+  /** Frames published in a ring so far. */
+  head(ring: number): number {
+    return native.sb_ring_head(this.pointer, ring);
+  }
+
+  /** Memory for what goes into the next call, `bytes` long at least. Valid until the next call of this. */
+  draft(bytes: number): Buffer<ArrayBuffer> {
+    const known = this.#draft;
+    if (known && known.length >= bytes) return known;
+    const { pointer } = this;
+    const size = Math.max(C.SB_PAGE, 2 ** Math.ceil(Math.log2(bytes)));
+    if (known) detach(known.buffer);
+    this.#draft = null;
+    const address = native.sb_fleet_staging(pointer, size) as number | null;
+    if (!address) throw new ResourceError(`${size} bytes of memory could not be had.`);
+    this.#draft = Buffer.from(view(address, size));
+    return this.#draft;
+  }
+
+  /**
+   * Publishes the first bytes of the draft. `true`: somebody slept, and was woken.
+   *
+   * @throws {InvalidConfigError} for an observer; {@link FleetBusyError}.
+   */
+  publish(ring: number, kind: number, bytes: number): boolean {
+    const result = native.sb_ring_publish(this.pointer, ring, kind, bytes);
+    if (result >= 0) return result > 0;
+    if (this.isObserver) throw new InvalidConfigError("an observer cannot publish.", { hint: "Join the fleet." });
+    throw callError(result, `ring "${this.geometry.rings[ring]!.name}"`);
+  }
+
+  /** Leaves the fleet, once; `before` runs first, and closes all other handles that use this one. */
+  leave(before: () => void): void {
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
+    before();
+    if (this.#holder) detach(this.#holder);
+    const detached = !this.#draft || detach(this.#draft.buffer);
+    this.#draft = null;
+    native.sb_fleet_leave(this.#pointer, detached ? 1 : 0);
+  }
+}
+
+/** Makes memory for a fleet without a file; returns its descriptor. @throws as a join */
+export function createFleetMemory(name: string, geometry: FleetGeometry): number {
+  const fd = native.sb_fleet_memory(encodeWant(geometry));
+  if (fd < 0) throw joinError(fd, { name, directory: null, fd }, geometry);
+  return fd;
+}
+
+/** Removes the file of a fleet whose members have all ended. `false`: a member lives. @throws {ResourceError} */
+export function removeFleet(dir: number, name: string): boolean {
+  const result = native.sb_fleet_clean(dir, cString(name));
+  if (result >= 0 || result === -C.SB_ENOBUS) return result !== 0;
+  throw new ResourceError(errorText(result));
+}
