@@ -106,7 +106,7 @@ static uint32_t read_pid(int fd)
 static int32_t open_lock(int dir, const char *file)
 {
 	const int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
-	int fd = SB_FAULT("hub.lock.open", EMFILE) ? -1 : openat(dir, file, flags, 0600);
+	int fd = SB_FAULT("client.lock.open", EMFILE) ? -1 : openat(dir, file, flags, 0600);
 	if (fd < 0 && (errno == ELOOP || errno == EISDIR || errno == EACCES)) return -SB_EPERM;
 	if (fd < 0 && (errno == EMFILE || errno == ENFILE)) return -SB_EFILES;
 	if (fd < 0) return fail_with(-SB_ESYS, errno);
@@ -136,10 +136,10 @@ int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
 			close(fd);
 			continue;
 		}
-		SB_POINT("hub.lock.taken");
+		SB_POINT("client.lock.taken");
 		char text[16];
 		int length = snprintf(text, sizeof text, "%d\n", (int)getpid());
-		if (SB_FAULT("hub.lock.write", ENOSPC) || ftruncate(fd, 0) != 0 ||
+		if (SB_FAULT("client.lock.write", ENOSPC) || ftruncate(fd, 0) != 0 ||
 		    fchmod(fd, 0600) != 0 || /* whatever the umask */
 		    pwrite(fd, text, (size_t)length, 0) != length) {
 			int number = errno;
@@ -147,9 +147,9 @@ int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
 			close(fd);
 			return fail_with(-SB_ESYS, number);
 		}
-		SB_POINT("hub.lock.written");
+		SB_POINT("client.lock.written");
 		unlinkat(dir, with_suffix(name, ".sock").text, 0);
-		SB_POINT("hub.lock.cleared");
+		SB_POINT("client.lock.cleared");
 		return fd;
 	}
 	return -SB_EAGAIN;
@@ -159,19 +159,20 @@ int32_t sb_name_expose(int32_t dir, const char *name, int32_t shared)
 {
 	struct file_name file = with_suffix(name, ".sock");
 	mode_t mode = shared ? 0666 : 0600;
-	if (!SB_FAULT("hub.socket.expose", EPERM) && fchmodat(dir, file.text, mode, 0) == 0) return 0;
+	if (!SB_FAULT("client.socket.expose", EPERM) && fchmodat(dir, file.text, mode, 0) == 0)
+		return 0;
 	return fail_with(-SB_ESYS, errno);
 }
 
 void sb_name_unlock(int32_t dir, const char *name, int32_t lock)
 {
-	SB_POINT("hub.unlock.before");
+	SB_POINT("client.unlock.before");
 	unlinkat(dir, with_suffix(name, ".sock").text, 0);
-	SB_POINT("hub.unlock.hidden");
+	SB_POINT("client.unlock.hidden");
 	unlinkat(dir, with_suffix(name, ".lock").text, 0);
-	SB_POINT("hub.unlock.unnamed");
+	SB_POINT("client.unlock.unnamed");
 	close(lock);
-	SB_POINT("hub.unlock.after");
+	SB_POINT("client.unlock.after");
 }
 
 int32_t sb_name_probe(int32_t dir, const char *name)
@@ -236,7 +237,7 @@ double sb_now_ms(void)
 	return (double)os_now_ns() / 1e6;
 }
 
-/* ---- the hub's side of the handshake ----------------------------------------------------- */
+/* ---- the client's side of the handshake -------------------------------------------------- */
 
 int32_t sb_join_check(const void *body, uint32_t body_bytes, uint32_t *out)
 {
@@ -275,57 +276,57 @@ static int32_t send_hello(int fd, uint64_t epoch, uint64_t bytes, int memory)
 	return send_message(fd, SB_MSG_HELLO, &hello, sizeof hello, memory);
 }
 
-int32_t sb_link_offer(struct sb_hub *hub, int32_t fd, uint32_t concurrency)
+int32_t sb_link_offer(struct sb_client *client, int32_t fd, uint32_t concurrency)
 {
 	if (concurrency < 1) return -SB_EINVAL;
-	int32_t opened = link_open(hub, concurrency);
+	int32_t opened = link_open(client, concurrency);
 	if (opened < 0) return opened;
 	uint32_t index = (uint32_t)opened;
-	struct link *link = hub->links[index];
+	struct link *link = client->links[index];
 	int memory = -1;
-	SB_POINT("hub.offer.before");
+	SB_POINT("client.offer.before");
 	int32_t error = region_create(&link->map, &memory);
 	if (error == 0) {
-		SB_POINT("hub.offer.made");
+		SB_POINT("client.offer.made");
 		error = send_hello(fd, link->map.header.epoch, link->map.header.region_bytes, memory);
 		close(memory);
 	}
 	if (error != 0) {
 		region_detach(&link->map, true);
-		link_forget(hub, index);
+		link_forget(client, index);
 		return error;
 	}
-	SB_POINT("hub.offer.sent");
+	SB_POINT("client.offer.sent");
 	link->fd = fd;
 	return opened;
 }
 
-int32_t sb_hub_observe(struct sb_hub *hub, int32_t fd)
+int32_t sb_client_observe(struct sb_client *client, int32_t fd)
 {
-	uint64_t epoch = (uint64_t)hub->header.bus_tag << 32;
-	return send_hello(fd, epoch, stats_bytes(), hub->stats_fd);
+	uint64_t epoch = (uint64_t)client->header.bus_tag << 32;
+	return send_hello(fd, epoch, stats_bytes(), client->stats_fd);
 }
 
-int32_t sb_link_start(struct sb_hub *hub, uint32_t index)
+int32_t sb_link_start(struct sb_client *client, uint32_t index)
 {
-	if (index >= SB_LINKS_MAX || hub->links[index] == NULL) return -SB_EINVAL;
-	struct sb_park *park = &hub->links[index]->map.region->hub;
-	SB_POINT("hub.start.before");
-	hub->links[index]->started = true;
-	store_relaxed(&park->cpu, hub->mover.cpu);
-	if (hub->parked) store_seq(&park->parked, SB_PARK_SOCKET);
-	SB_POINT("hub.start.after");
+	if (index >= SB_LINKS_MAX || client->links[index] == NULL) return -SB_EINVAL;
+	struct sb_park *park = &client->links[index]->map.region->client;
+	SB_POINT("client.start.before");
+	client->links[index]->started = true;
+	store_relaxed(&park->cpu, client->mover.cpu);
+	if (client->parked) store_seq(&park->parked, SB_PARK_SOCKET);
+	SB_POINT("client.start.after");
 	return 0;
 }
 
-void sb_link_stop(struct sb_hub *hub, uint32_t index)
+void sb_link_stop(struct sb_client *client, uint32_t index)
 {
-	if (index >= SB_LINKS_MAX || hub->links[index] == NULL) return;
-	SB_POINT("hub.stop.before");
-	hub->links[index]->started = false;
-	hub->links[index]->fd = -1;
-	stats_unlink(hub, index);
-	SB_POINT("hub.stop.after");
+	if (index >= SB_LINKS_MAX || client->links[index] == NULL) return;
+	SB_POINT("client.stop.before");
+	client->links[index]->started = false;
+	client->links[index]->fd = -1;
+	stats_unlink(client, index);
+	SB_POINT("client.stop.after");
 }
 
 /* ---- the worker's side ------------------------------------------------------------------- */

@@ -75,13 +75,13 @@ int32_t os_memory_create(const char *label, uint64_t bytes, int *out)
 	if (os_file_size_limit() < bytes) return -SB_ELIMIT;
 	/* By number: the oldest glibc that Bun runs on (2.17) has no memfd_create. */
 	const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-	if (SB_FAULT("hub.memfd.create", EMFILE)) return memory_failed(-1, errno);
+	if (SB_FAULT("client.memfd.create", EMFILE)) return memory_failed(-1, errno);
 	int fd = (int)syscall(SYS_memfd_create, label, flags | MFD_NOEXEC_SEAL);
 	if (fd < 0 && errno == EINVAL) fd = (int)syscall(SYS_memfd_create, label, flags);
 	if (fd < 0) return memory_failed(-1, errno);
 	/* A memfd is 0777 by default: whoever got the descriptor could open it anew through /proc. */
 	if (fchmod(fd, 0600) != 0) return memory_failed(fd, errno);
-	if (SB_FAULT("hub.memfd.resize", ENOSPC) || ftruncate(fd, (off_t)bytes) != 0)
+	if (SB_FAULT("client.memfd.resize", ENOSPC) || ftruncate(fd, (off_t)bytes) != 0)
 		return memory_failed(fd, errno);
 	*out = fd;
 	return 0;
@@ -92,7 +92,7 @@ static const int RESIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW;
 int32_t os_memory_seal(int fd, bool readers_only)
 {
 	int seals = RESIZE_SEALS | F_SEAL_SEAL | (readers_only ? F_SEAL_FUTURE_WRITE : 0);
-	if (!SB_FAULT("hub.memfd.seal", EPERM) && fcntl(fd, F_ADD_SEALS, seals) == 0) return 0;
+	if (!SB_FAULT("client.memfd.seal", EPERM) && fcntl(fd, F_ADD_SEALS, seals) == 0) return 0;
 	return fail_with(-SB_ESYS, errno);
 }
 
@@ -267,7 +267,7 @@ bool os_dir_set_mode(int fd, uint32_t mode)
 int32_t os_file_lock(int fd)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	if (SB_FAULT("hub.lock.before", ENOLCK)) return fail_with(-SB_ESYS, errno);
+	if (SB_FAULT("client.lock.before", ENOLCK)) return fail_with(-SB_ESYS, errno);
 	if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;
 	return errno == EAGAIN || errno == EACCES ? -SB_EEXISTS : fail_with(-SB_ESYS, errno);
 }
@@ -370,7 +370,7 @@ int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd)
 	header->cmsg_type = SCM_RIGHTS;
 	header->cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(header), &passed_fd, sizeof passed_fd);
-	if (SB_FAULT("hub.hello.send", ETOOMANYREFS)) return socket_failed(errno);
+	if (SB_FAULT("client.hello.send", ETOOMANYREFS)) return socket_failed(errno);
 	ssize_t sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 	return sent >= 0 ? sent : socket_failed(errno);
 }
@@ -428,7 +428,7 @@ int32_t os_peer(int fd, uint32_t *out)
 		return fail_with(-SB_ESYS, errno);
 	int pidfd = -1;
 	length = sizeof pidfd;
-	if (SB_FAULT("hub.peer.identify", EMFILE)) return -SB_EFILES;
+	if (SB_FAULT("client.peer.identify", EMFILE)) return -SB_EFILES;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &length) != 0) {
 		if (errno == EINVAL || errno == ESRCH) return -SB_ECLOSED; /* reaped already */
 		if (errno == EMFILE || errno == ENFILE) return -SB_EFILES;

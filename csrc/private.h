@@ -14,7 +14,7 @@
 /* ---- atomics --------------------------------------------------------------------------------
  * Shared fields are plain integers in slotbus.h (the header is also read by C++ and by people)
  * and are touched only through these. Sites that form a pair carry the same tag in a comment:
- * [publish], [complete], [sent], [room], [park-hub], [park-worker]; docs/protocol.md argues each
+ * [publish], [complete], [sent], [room], [park-client], [park-worker]; docs/protocol.md argues each
  * pair. */
 
 #define SHARED(p) ((_Atomic __typeof__(*(p)) *)(uintptr_t)(p))
@@ -122,9 +122,9 @@ struct mover {
 	uint64_t yield_from_ns; /* no spin_yield before */
 };
 
-/* ---- hub --------------------------------------------------------------------------------- */
+/* ---- client ------------------------------------------------------------------------------ */
 
-/* What the hub itself did last with a slot; the shared word is compared with it and never
+/* What the client itself did last with a slot; the shared word is compared with it and never
  * trusted. */
 enum shadow { AT_REST, IN_WRITING, IN_FLIGHT, IN_STREAM, IN_QUARANTINE, DELIVERED };
 
@@ -156,7 +156,7 @@ struct link {
 	uint16_t free_stack[SB_SLOTS_MAX]; /* last in, first out: warm slots are used again */
 	uint8_t shadow[SB_SLOTS_MAX];
 	uint64_t generation[SB_SLOTS_MAX];
-	uint64_t changed_ns[SB_SLOTS_MAX];  /* when the hub last moved it */
+	uint64_t changed_ns[SB_SLOTS_MAX];  /* when the client last moved it */
 	uint64_t deadline_ns[SB_SLOTS_MAX]; /* UINT64_MAX: none */
 	uint64_t round_trip_ns[SB_SLOTS_MAX];
 	uint64_t claim_ns[SB_SLOTS_MAX];
@@ -170,7 +170,7 @@ struct link {
 	uint32_t quarantined;
 };
 
-struct sb_hub {
+struct sb_client {
 	struct sb_header header; /* of every region; the epoch is set there */
 	struct sb_stats *stats;
 	uint64_t round_trip_sum; /* ns; sb_stats_sample shows it */
@@ -213,7 +213,7 @@ struct sb_worker {
 	uint32_t spin_ns;
 };
 
-/* In the line of the counters: a claim writes it anyway, and the hub does not read it on a
+/* In the line of the counters: a claim writes it anyway, and the client does not read it on a
  * request's way. */
 static inline void worker_turned(struct sb_worker *worker)
 {
@@ -225,8 +225,8 @@ static inline void worker_turned(struct sb_worker *worker)
 
 int32_t fail_with(int32_t code, int number); /* remembers both, returns the code */
 uint64_t stats_bytes(void);
-int32_t stats_create(struct sb_hub *hub);
-void stats_unlink(struct sb_hub *hub, uint32_t index);
+int32_t stats_create(struct sb_client *client);
+void stats_unlink(struct sb_client *client, uint32_t index);
 int32_t stats_attach(struct sb_worker *observer, int fd);
 void stats_detach(struct sb_worker *observer);
 bool lengths_are_legal(const struct sb_header *h, uint32_t head_bytes, uint32_t body_offset,
@@ -235,8 +235,8 @@ bool status_is_legal(uint32_t status_code);
 int32_t region_create(struct geometry *map, int *fd);
 int32_t region_attach(struct geometry *map, int fd);
 void region_detach(struct geometry *map, bool detached);
-int32_t link_open(struct sb_hub *hub, uint32_t concurrency);
-void link_forget(struct sb_hub *hub, uint32_t index);
+int32_t link_open(struct sb_client *client, uint32_t concurrency);
+void link_forget(struct sb_client *client, uint32_t index);
 bool file_is_named(int dir, const char *file, int fd); /* it leads to what the descriptor is */
 void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd);
 uint64_t flow_room(const struct sb_header *header, const struct flow *flow);
@@ -246,7 +246,7 @@ int32_t flow_move(const struct flows *both, uint32_t sent, uint32_t taken, uint3
                   uint32_t need, struct sb_look *out);
 int32_t wake(struct sb_park *sleeper, int fd); /* 1 when it woke somebody by a system call */
 void spin_yield(struct mover *mover, uint64_t now);
-void hub_shows_cpu(struct sb_hub *hub);
+void client_shows_cpu(struct sb_client *client);
 void worker_shows_cpu(struct sb_worker *worker);
 void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns);
 bool worker_has_claim(const struct sb_worker *worker, uint32_t slot, uint32_t token);

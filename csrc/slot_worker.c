@@ -32,7 +32,7 @@ static void worker_tells(struct sb_worker *worker, uint32_t slot)
 	struct sb_region *region = worker->map.region;
 	fetch_or_seq(&region->done.bits[slot / 64], 1ULL << (slot % 64));
 	SB_POINT("worker.complete.hinted");
-	(void)wake(&region->hub, worker->fd);
+	(void)wake(&region->client, worker->fd);
 }
 
 static bool is_ready(const struct sb_worker *worker, uint32_t slot)
@@ -48,12 +48,13 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 	uint64_t word = load_acquire(&at->request.status);
 	struct flow *flow = &worker->flow[slot];
 	if (word_state(word) != SB_READY) {
-		if (worker->generation[slot] == 0 || !flow->open || !flow_moved(flow, &at->hub)) return 0;
+		if (worker->generation[slot] == 0 || !flow->open || !flow_moved(flow, &at->client))
+			return 0;
 		worker->request.slot = slot;
 		worker->request.token = (uint32_t)worker->generation[slot];
 		return 2;
 	}
-	if (flow->open) flow_reset(flow, &at->worker, false); /* before the hub may look at it */
+	if (flow->open) flow_reset(flow, &at->worker, false); /* before the client may look at it */
 	uint64_t generation = word_generation(word);
 	/* Each request has a greater generation, and none comes to a slot whose handler runs. */
 	if (generation <= worker->claimed[slot] || worker->generation[slot] != 0) return -SB_ECORRUPT;
@@ -74,7 +75,7 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 	const struct sb_request *r = &worker->request;
 	flow->open = (r->method & SB_STREAMS) != 0;
 	flow->told = true;
-	if (flow->open) worker_tells(worker, slot); /* the hub sends nothing before */
+	if (flow->open) worker_tells(worker, slot); /* the client sends nothing before */
 	if (!lengths_are_legal(&worker->map.header, r->head_bytes, r->body_offset, r->body_bytes))
 		return -SB_ECORRUPT;
 	if ((worker->map.header.flags & SB_FLAG_TIMING) != 0)
@@ -232,7 +233,9 @@ int32_t sb_worker_flow(struct sb_worker *worker, uint32_t slot, uint32_t token, 
 	if (word != word_of(worker->generation[slot], SB_CLAIMED) &&
 	    word != word_of(worker->generation[slot], SB_STREAMING))
 		return -SB_ESTALE;
-	const struct flows both = { &worker->map.header, &worker->flow[slot], &at->worker, &at->hub };
+	const struct flows both = {
+		&worker->map.header, &worker->flow[slot], &at->worker, &at->client,
+	};
 	int32_t result = flow_move(&both, sent, taken, end, need, &worker->look);
 	if (result == 1) worker_tells(worker, slot);
 	return result < 0 ? result : 0;

@@ -97,7 +97,7 @@ int32_t flow_move(const struct flows *both, uint32_t sent, uint32_t taken, uint3
 	}
 	if (end != SB_FLOW_OPEN) {
 		store_release(&both->mine->ended, end);
-		SB_POINT("hub.flow.ended");
+		SB_POINT("client.flow.ended");
 	}
 	if (taken > 0) {
 		flow->taken += taken;

@@ -37,7 +37,7 @@ void worker_close(void)
 	server = (struct server){ .dir = -1 };
 }
 
-/* One step of the handshake. A hub that is not there, or has just gone, is tried again later. */
+/* One step of the handshake. A client that is not there, or has just gone, is tried again later. */
 void worker_join(void)
 {
 	uint32_t peer[2];
@@ -57,7 +57,7 @@ void worker_leave(void)
 	worker_close();
 }
 
-/* The hub has gone: the handlers that still run hear of it. */
+/* The client has gone: the handlers that still run hear of it. */
 void worker_end(void)
 {
 	if (server.worker == NULL) return;
@@ -105,7 +105,7 @@ bool worker_hears(void)
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
-/* The handler: what it got must be what the hub's caller sent. */
+/* The handler: what it got must be what the client's caller sent. */
 void worker_run(const struct sb_request *request)
 {
 	uint32_t slot = request->slot;
@@ -322,7 +322,7 @@ void worker_stream(uint32_t slot)
 	if (send_all(slot)) worker_note_answer(slot, worker_finish(slot, worker_write_error(slot)));
 }
 
-/* What a hub that is dead had told of is there. */
+/* What a client that is dead had told of is there. */
 void worker_check_committed(void)
 {
 	for (uint32_t slot = 0; slot < SLOTS; slot++) {
