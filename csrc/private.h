@@ -181,7 +181,7 @@ struct sb_client {
 	uint32_t poll_start;
 	uint32_t link_count; /* highest index in use + 1 */
 	struct link *links[SB_LINKS_MAX];
-	struct sb_event events[SB_BATCH];
+	struct sb_event events[SB_BATCH + 1]; /* the last one: of sb_slot_withdraw and sb_slot_wait */
 	struct sb_look look;
 };
 

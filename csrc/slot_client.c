@@ -310,7 +310,7 @@ int32_t sb_slot_withdraw(struct sb_client *client, uint32_t index, uint32_t slot
 	struct link *link = link_at(client, index);
 	if (link == NULL || slot >= client->header.slots) return -SB_EINVAL;
 	if (link->shadow[slot] != IN_FLIGHT && link->shadow[slot] != IN_STREAM) return -SB_EINVAL;
-	return withdraw(client, index, slot, &client->events[0]);
+	return withdraw(client, index, slot, &client->events[SB_BATCH]);
 }
 
 /* ---- looking at many slots --------------------------------------------------------------- */
@@ -441,9 +441,10 @@ int32_t sb_slot_wait(struct sb_client *client, uint32_t index, uint32_t slot, ui
 	if (link->shadow[slot] != IN_FLIGHT) return -SB_EINVAL;
 	uint64_t start = os_now_ns(), now = start;
 	uint64_t deadline = timeout_ms == 0 ? UINT64_MAX : start + (uint64_t)timeout_ms * 1000000u;
+	struct sb_event *event = &client->events[SB_BATCH];
 	sb_client_unpark(client); /* other links ring nobody now; the driver polls them afterwards */
 	for (;;) {
-		int32_t found = slot_event(client, index, slot, now, &client->events[0]);
+		int32_t found = slot_event(client, index, slot, now, event);
 		if (found != 0) return found < 0 ? found : 0;
 		SB_POINT("client.wait.looked");
 		if (now >= deadline) return -SB_ETIMEDOUT;
@@ -452,7 +453,7 @@ int32_t sb_slot_wait(struct sb_client *client, uint32_t index, uint32_t slot, ui
 		} else {
 			slot_sleep(link, slot, deadline - now);
 			if (link->fd < 0 || os_socket_hung_up(link->fd)) {
-				found = slot_event(client, index, slot, os_now_ns(), &client->events[0]);
+				found = slot_event(client, index, slot, os_now_ns(), event);
 				return found > 0 ? 0 : -SB_ECLOSED;
 			}
 		}

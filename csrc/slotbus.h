@@ -494,7 +494,8 @@ SB_API struct sb_client *sb_client_open(uint32_t slots, uint32_t payload_limit, 
 /* Forgets every link and frees the handle; mappings are the caller's to unmap before
  * (sb_link_drop). */
 SB_API void sb_client_close(struct sb_client *client);
-/* SB_BATCH events of SB_EVENT_WORDS words. */
+/* SB_BATCH + 1 events of SB_EVENT_WORDS words: those of the last poll or tick, and at index
+ * SB_BATCH that of the last sb_slot_withdraw or sb_slot_wait. */
 SB_API const void *sb_client_events(const struct sb_client *client);
 /* Makes a region and sends HELLO with it on fd. Returns the link's index. The link takes no
  * request before sb_link_start. -SB_EFULL (SB_LINKS_MAX), -SB_ENOMEM, -SB_ELIMIT, -SB_EINVAL
@@ -551,7 +552,7 @@ SB_API int32_t sb_slot_publish(struct sb_client *client, uint32_t link, uint32_t
 /* WRITING to FREE. -SB_EINVAL: it was not WRITING; -SB_ECORRUPT. */
 SB_API int32_t sb_slot_cancel(struct sb_client *client, uint32_t link, uint32_t slot);
 /* Gives up a published request: SB_FREE (it was READY: never executed), SB_ABANDONED (it was
- * CLAIMED) or SB_DONE (it is answered: the event is in sb_client_events()[0]). -SB_ECORRUPT;
+ * CLAIMED) or SB_DONE (it is answered: the event is in sb_client_events()[SB_BATCH]). -SB_ECORRUPT;
  * -SB_EINVAL: it was not published, or its end was delivered. */
 SB_API int32_t sb_slot_withdraw(struct sb_client *client, uint32_t link, uint32_t slot);
 /* DONE to FREE after the response was copied out. -SB_ECORRUPT: it changed meanwhile, trust
@@ -612,7 +613,7 @@ SB_API void sb_client_unpark(struct sb_client *client);
  * in SB_MOVE_US, and as far as its affinity allows, which stays the same. 1 moved, else 0. */
 SB_API int32_t sb_client_spread(struct sb_client *client);
 /* Blocks (spins spin_ns, then sleeps on a futex) until the slot is DONE: its event is in
- * sb_client_events()[0]. -SB_ETIMEDOUT, -SB_ECLOSED (its worker hung up), -SB_EINVAL (not in
+ * sb_client_events()[SB_BATCH]. -SB_ETIMEDOUT, -SB_ECLOSED (its worker hung up), -SB_EINVAL (not in
  * flight). */
 SB_API int32_t sb_slot_wait(struct sb_client *client, uint32_t link, uint32_t slot,
                             uint32_t timeout_ms, uint32_t spin_ns);

@@ -242,7 +242,9 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const hub = native.sb_client_open(slots, payloadLimit, headLimit, inlineSize, flags, tag) as Pointer | null;
     if (!hub) throw new ResourceError(`the hub's memory could not be had: ${errorText(native.sb_error_last())}.`);
     this.#hub = hub;
-    this.#events = new Uint32Array(view(native.sb_client_events(hub) as number, C.SB_BATCH * C.SB_EVENT_WORDS * 4));
+    this.#events = new Uint32Array(
+      view(native.sb_client_events(hub) as number, (C.SB_BATCH + 1) * C.SB_EVENT_WORDS * 4),
+    );
     this.#streamOwner = this.#makeStreamOwner(hub);
     this.#driver = new Driver(
       {
@@ -717,9 +719,9 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
    * Handles what a poll or a tick found. C reports an event once, so all of them are handled before a worker that broke the
    * protocol in one of them is ended. No code of the user runs in here, and nothing else fills the buffer meanwhile.
    */
-  #handleEvents(count: number): number {
+  #handleEvents(count: number, first = 0): number {
     this.#handling = true;
-    for (let n = 0, at = 0; n < count; n++, at += C.SB_EVENT_WORDS) {
+    for (let n = 0, at = first * C.SB_EVENT_WORDS; n < count; n++, at += C.SB_EVENT_WORDS) {
       const link = this.#byIndex[this.#events[at + 1]!];
       if (!link || link.life !== this.#events[at + 2]!) continue; // of a worker that has ended since
       try {
@@ -1100,7 +1102,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const link = pending.link ?? picked; // another one, when the picked one had to be evicted
     const spinNs = this.options.spin * 1000;
     const result = native.sb_slot_wait(this.#hub, link.index, pending.slot, pending.timeoutMs, spinNs);
-    if (result === 0) this.#handleEvents(1);
+    if (result === 0) this.#handleEvents(1, C.SB_BATCH);
     // The tick judges by the same deadline, so it has an event for this slot, among others.
     else if (result === -C.SB_ETIMEDOUT) while (this.#handleEvents(native.sb_client_tick(this.#hub)) === C.SB_BATCH);
     else if (link.state !== "ended") this.#end(link, "ended");
@@ -1348,12 +1350,13 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     }
   }
 
-  /** A worker that has ended had answered: its response is in the first event. */
+  /** A worker that has ended had answered: its response is in the event behind those of a poll. */
   #deliverLast(link: Link, slot: number): void {
-    if ((this.#events[0]! & 0xffff) === C.SB_EV_DONE) {
-      this.#deliver(link, slot, 0);
+    const at = C.SB_BATCH * C.SB_EVENT_WORDS;
+    if ((this.#events[at]! & 0xffff) === C.SB_EV_DONE) {
+      this.#deliver(link, slot, at);
     } else {
-      this.#flow(link, slot, 0);
+      this.#flow(link, slot, at);
       this.#finishStream(link, slot);
     }
   }

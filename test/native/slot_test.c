@@ -210,7 +210,7 @@ TEST("a link that is offered but not started, or stopped, takes no request and i
 	CHECK_EQ(sb_client_poll(pair.client, 0), 0);
 	CHECK_EQ(sb_client_tick(pair.client), 0);
 	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, slot), SB_DONE); /* judged one by one */
-	CHECK_EQ(event_at(&pair, 0)->slot, slot);
+	CHECK_EQ(event_at(&pair, SB_BATCH)->slot, slot);
 	CHECK_EQ(sb_slot_release(pair.client, pair.index, slot), 0);
 	CHECK_EQ(sb_link_start(pair.client, pair.index), 0);
 	CHECK(sb_slot_reserve(pair.client, pair.index) >= 0);
@@ -403,7 +403,7 @@ static void visit_in_flight(const struct pair *pair, uint64_t word)
 	if (legal) return;
 	CHECK_EQ(sb_slot_withdraw(pair->client, pair->index, 0), -SB_ECORRUPT);
 	CHECK_EQ(sb_slot_wait(pair->client, pair->index, 0, 1000, 0), 0);
-	CHECK_EQ(event_at(pair, 0)->kind, SB_EV_CORRUPT);
+	CHECK_EQ(event_at(pair, SB_BATCH)->kind, SB_EV_CORRUPT);
 	CHECK_EQ(word_at(pair, 0), word);
 }
 

@@ -398,7 +398,7 @@ static int32_t judge_here(const struct pair *pair)
 		                        pair->region->done };
 	int32_t result = sb_slot_withdraw(pair->client, pair->index, 0);
 	if (result == SB_DONE) {
-		CHECK_EQ(event_at(pair, 0)->kind, SB_EV_DONE);
+		CHECK_EQ(event_at(pair, SB_BATCH)->kind, SB_EV_DONE);
 		CHECK_EQ(memcmp(response_arena(pair, 0), "answered", 8), 0);
 		CHECK_EQ(sb_slot_release(pair->client, pair->index, 0), 0);
 	}

@@ -217,7 +217,7 @@ static void race_withdraw(struct race *race, struct race_client *state, uint32_t
 {
 	int32_t result = sb_slot_withdraw(race->pair.client, race->pair.index, slot);
 	if (result == SB_DONE) {
-		race_event(race, state, event_at(&race->pair, 0), false);
+		race_event(race, state, event_at(&race->pair, SB_BATCH), false);
 		return;
 	}
 	CHECK(result == SB_FREE || result == SB_ABANDONED);
@@ -422,7 +422,7 @@ TEST("no wake-up is lost when both sides block on their futexes after every sing
 		uint64_t start = os_now_ns();
 		CHECK_EQ(sb_slot_wait(pair->client, pair->index, slot, 1000, 0), 0);
 		slices += os_now_ns() - start > (SB_SLICE_MS - 2) * 1000000u;
-		CHECK_EQ(event_at(pair, 0)->kind, SB_EV_DONE);
+		CHECK_EQ(event_at(pair, SB_BATCH)->kind, SB_EV_DONE);
 		CHECK_EQ(sb_slot_release(pair->client, pair->index, slot), 0);
 	}
 	pthread_join(thread, NULL);
@@ -645,7 +645,7 @@ static void judge(const struct pair *pair, struct ledger *ledger)
 		if (pair->link->shadow[slot] != IN_FLIGHT) continue;
 		int32_t result = sb_slot_withdraw(pair->client, pair->index, slot);
 		CHECK(result == SB_FREE || result == SB_ABANDONED || result == SB_DONE);
-		if (result == SB_DONE) receive_answer(pair, ledger, event_at(pair, 0));
+		if (result == SB_DONE) receive_answer(pair, ledger, event_at(pair, SB_BATCH));
 		else settle(ledger, slot, outcome_of(result));
 	}
 }

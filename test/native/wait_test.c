@@ -328,7 +328,7 @@ TEST("a blocking client is woken by the answer itself, not by the next look ever
 	double latencies[WAITS];
 	for (int i = 0; i < WAITS; i++) {
 		CHECK_EQ(wait_for(&pair, ANSWER, &latencies[i]), 0);
-		CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_DONE);
+		CHECK_EQ(event_at(&pair, SB_BATCH)->kind, SB_EV_DONE);
 		CHECK_EQ(sb_slot_release(pair.client, pair.index, 0), 0);
 		CHECK_EQ(load_seq(&pair.region->client.parked), SB_PARK_NONE);
 	}
@@ -348,7 +348,7 @@ TEST("a blocking client hears the worker's hang-up within 100 ms, and an answer 
 	pair_close(&dead);
 	struct pair last = pair_open(1, 1);
 	CHECK_EQ(wait_for(&last, ANSWER_AND_HANG_UP, &latency), 0);
-	CHECK_EQ(event_at(&last, 0)->kind, SB_EV_DONE);
+	CHECK_EQ(event_at(&last, SB_BATCH)->kind, SB_EV_DONE);
 	pair_close(&last);
 }
 
@@ -389,6 +389,24 @@ TEST("a blocking wait for a slot that has no request in flight is refused at onc
 	pair_close(&pair);
 }
 
+TEST("what a poll found is still there after a withdrawal and a wait")
+{
+	struct pair pair = pair_open(3, 3);
+	for (int i = 0; i < 3; i++) send_request(&pair, 0);
+	uint32_t polled = take_request(&pair), withdrawn = take_request(&pair);
+	CHECK_EQ(answer_request(&pair, polled), 0);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 1);
+	CHECK_EQ(answer_request(&pair, withdrawn), 0);
+	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, withdrawn), SB_DONE);
+	CHECK_EQ(event_at(&pair, SB_BATCH)->slot, withdrawn);
+	uint32_t waited = take_request(&pair);
+	CHECK_EQ(answer_request(&pair, waited), 0);
+	CHECK_EQ(sb_slot_wait(pair.client, pair.index, waited, 1000, 0), 0);
+	CHECK_EQ(event_at(&pair, SB_BATCH)->slot, waited);
+	CHECK_EQ(event_at(&pair, 0)->slot, polled);
+	pair_close(&pair);
+}
+
 TEST("a blocking wait takes no other slot's answer, and un-parks the driver")
 {
 	struct pair pair = pair_open(2, 2);
@@ -397,7 +415,7 @@ TEST("a blocking wait takes no other slot's answer, and un-parks the driver")
 	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
 	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
 	CHECK_EQ(sb_slot_wait(pair.client, pair.index, second, 1000, 0), 0);
-	CHECK_EQ(event_at(&pair, 0)->slot, second);
+	CHECK_EQ(event_at(&pair, SB_BATCH)->slot, second);
 	CHECK_EQ(sb_slot_release(pair.client, pair.index, second), 0);
 	CHECK_EQ(pair.client->parked, 0);
 	CHECK_EQ(load_seq(&pair.region->client.parked), SB_PARK_NONE);

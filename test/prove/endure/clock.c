@@ -295,6 +295,12 @@ static int32_t pick_in_flight(void)
 	return pick(wheres[below(&seed, 3)]);
 }
 
+/* Of a withdrawal, or a wait. */
+static const struct sb_event *last_event(void)
+{
+	return (const struct sb_event *)sb_client_events(client) + SB_BATCH;
+}
+
 static void withdraw(void)
 {
 	int32_t slot = pick_in_flight();
@@ -305,7 +311,7 @@ static void withdraw(void)
 	if (result != (where == SENT ? SB_FREE : where == RUNNING ? SB_ABANDONED : SB_DONE))
 		problem(LOST, "taking request %llu back gives %d", (unsigned long long)slots[slot].id,
 		        result);
-	if (where == REPLIED) return receive(sb_client_events(client));
+	if (where == REPLIED) return receive(last_event());
 	slots[slot].where = where == SENT ? AT_HOME : GIVEN_UP;
 	settled++;
 }
@@ -341,7 +347,7 @@ static void wait_for_one(void)
 	prepare(WAIT);
 	int32_t result = sb_slot_wait(client, link_index, (uint32_t)waited_for, timeout_ms,
 	                              below(&seed, 2) * 300);
-	if (result == 0) return receive(sb_client_events(client));
+	if (result == 0) return receive(last_event());
 	if (result != -SB_ETIMEDOUT) problem(BROKEN, "waiting fails with %d", result);
 	if (slots[waited_for].where == REPLIED) problem(LOST, "the answer is there, and not found");
 	if (last_look < first_look + timeout_ms * MS) problem(BROKEN, "a wait ended early");

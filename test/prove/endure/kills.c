@@ -134,7 +134,7 @@ static int32_t give_back(struct life *life, uint32_t slot)
 	int32_t result = sb_slot_withdraw(client, life->link, slot);
 	if (result == SB_FREE) take_back(life->id_in[slot]);
 	else if (result == SB_ABANDONED) settle(life->id_in[slot], IN_DOUBT);
-	else if (result == SB_DONE) deliver(life, event_at(0));
+	else if (result == SB_DONE) deliver(life, event_at(SB_BATCH));
 	else problem(BROKEN, "slot %u of a worker that obeys is corrupt: %d", slot, result);
 	return result;
 }

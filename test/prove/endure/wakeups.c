@@ -283,7 +283,7 @@ static void one_trip(uint64_t trip)
 		uint32_t first = below(&seed, game->workers), slept = mine->slept;
 		MUST(sb_slot_wait(client, links[first], 0, 0, 0) == 0);
 		mine->saw_work += mine->slept == slept;
-		receive(sb_client_events(client), trip);
+		receive((const struct sb_event *)sb_client_events(client) + SB_BATCH, trip);
 		received++;
 	}
 	while (received < game->workers) received += poll_and_park(trip);

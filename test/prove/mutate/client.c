@@ -584,6 +584,12 @@ static void do_home(uint32_t slot, enum step from, uint32_t state,
 	SAME(at);
 }
 
+/* Of a withdrawal, or a wait. */
+static const struct sb_event *last_event(void)
+{
+	return (const struct sb_event *)sb_client_events(at->client) + SB_BATCH;
+}
+
 static void do_withdraw(uint32_t slot)
 {
 	struct sb_event expected = { 0 };
@@ -593,7 +599,7 @@ static void do_withdraw(uint32_t slot)
 	(void)begin();
 	int32_t got = sb_slot_withdraw(at->client, at->index, slot);
 	bool acted = end();
-	const struct sb_event *event = sb_client_events(at->client);
+	const struct sb_event *event = last_event();
 	if (!legal) {
 		MUST_BE(got, -SB_EINVAL);
 	} else if (!acted) {
@@ -761,7 +767,7 @@ static void do_wait(uint32_t slot)
 	if (!acted) MUST_BE(got, found ? 0 : -SB_ETIMEDOUT);
 	else MUST(got == 0 || got == -SB_ETIMEDOUT);
 	if (got == 0) {
-		const struct sb_event *event = sb_client_events(at->client);
+		const struct sb_event *event = last_event();
 		check_event(event);
 		if (!acted) same_event(event, &expected);
 		apply(event, !acted);

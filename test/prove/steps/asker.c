@@ -342,26 +342,28 @@ static void send_cancel(uint32_t slot)
 	if (asker.fd >= 0) (void)sb_control_send(asker.fd, SB_MSG_CANCEL, &cancel, sizeof cancel);
 }
 
-void client_handle(int32_t found)
+void client_handle(int32_t index)
 {
-	struct sb_event events[SB_BATCH];
-	MUST(found >= 0 && found <= SB_BATCH);
-	memcpy(events, sb_client_events(asker.client), (size_t)found * sizeof events[0]);
-	for (int32_t i = 0; i < found; i++) {
-		const struct sb_event *event = &events[i];
-		switch (event->kind) {
-		case SB_EV_DONE: deliver(event); break;
-		case SB_EV_STREAM: on_stream(event); break;
-		case SB_EV_FREED: MUST(asker.pending[event->slot] == 0); break;
-		case SB_EV_TIMEOUT_QUEUED: client_settle(event->slot, NEVER_RAN); break;
-		case SB_EV_TIMEOUT_RUNNING:
-			client_settle(event->slot, MAY_HAVE_RUN);
-			send_cancel(event->slot);
-			board->given_up = true;
-			break;
-		default: fail(BROKEN, "slot %u of an honest worker: event %u", event->slot, event->kind);
-		}
+	const struct sb_event *event = (const struct sb_event *)sb_client_events(asker.client) + index;
+	switch (event->kind) {
+	case SB_EV_DONE: deliver(event); break;
+	case SB_EV_STREAM: on_stream(event); break;
+	case SB_EV_FREED: MUST(asker.pending[event->slot] == 0); break;
+	case SB_EV_TIMEOUT_QUEUED: client_settle(event->slot, NEVER_RAN); break;
+	case SB_EV_TIMEOUT_RUNNING:
+		client_settle(event->slot, MAY_HAVE_RUN);
+		send_cancel(event->slot);
+		board->given_up = true;
+		break;
+	default: fail(BROKEN, "slot %u of an honest worker: event %u", event->slot, event->kind);
 	}
+}
+
+/* What a poll or a tick found. */
+void client_handle_all(int32_t found)
+{
+	MUST(found >= 0 && found <= SB_BATCH);
+	for (int32_t i = 0; i < found; i++) client_handle(i);
 }
 
 /* What a caller that gave up is told. */
@@ -369,7 +371,7 @@ void client_after_withdrawal(uint32_t slot, int32_t result)
 {
 	board->given_up = true;
 	switch (result) {
-	case SB_DONE: client_handle(1); break;
+	case SB_DONE: client_handle(SB_BATCH); break;
 	case SB_FREE: client_settle(slot, NEVER_RAN); break;
 	case SB_ABANDONED:
 		client_settle(slot, MAY_HAVE_RUN);
@@ -490,7 +492,7 @@ static void wake_up(void)
 void client_poll_all(void)
 {
 	int32_t found = 0;
-	while ((found = sb_client_poll(asker.client, 0)) != 0) client_handle(found);
+	while ((found = sb_client_poll(asker.client, 0)) != 0) client_handle_all(found);
 }
 
 /* Asleep, nothing but a bell or a changed futex word makes it look at the region: a wake-up that is

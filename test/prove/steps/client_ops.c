@@ -249,7 +249,7 @@ static void poll_all(void)
 
 static void after_poll(void)
 {
-	client_handle(asker.result);
+	client_handle_all(asker.result);
 }
 
 static void copied_out(void)
@@ -356,7 +356,7 @@ static void wait_long(void)
 static void after_wait_long(void)
 {
 	MUST_BE(asker.result, 0);
-	client_handle(1);
+	client_handle(SB_BATCH);
 }
 
 static void wait_in_vain(void)
@@ -375,8 +375,8 @@ static void wait_short(void)
  * end. */
 static void after_wait_short(void)
 {
-	if (asker.result == 0) client_handle(1);
-	else if (asker.result == -SB_ETIMEDOUT) client_handle(sb_client_tick(asker.client));
+	if (asker.result == 0) client_handle(SB_BATCH);
+	else if (asker.result == -SB_ETIMEDOUT) client_handle_all(sb_client_tick(asker.client));
 	else if (asker.result == -SB_ECLOSED) client_hear();
 	else MUST_BE(asker.result, 0);
 }

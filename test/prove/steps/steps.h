@@ -146,7 +146,8 @@ void client_give_up_all(void);
 void client_end(void);      /* of the link: judges every slot */
 void client_judge(void);
 void client_drop(void);
-void client_handle(int32_t found);
+void client_handle(int32_t index); /* of the event, SB_BATCH: of a withdrawal or a wait */
+void client_handle_all(int32_t found);
 void client_copy_out(const struct sb_event *event);
 void client_after_withdrawal(uint32_t slot, int32_t result);
 void client_park(void);

@@ -242,7 +242,7 @@ static void poll_once(void)
 static void after_poll(void)
 {
 	asker.still = false;
-	client_handle(asker.result);
+	client_handle_all(asker.result);
 }
 
 static void claimed_upload_unheard(void)
