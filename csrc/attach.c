@@ -74,11 +74,7 @@ int32_t sb_name_check(const char *name)
 	return length == 0 ? -SB_ENAME : 0;
 }
 
-struct file_name {
-	char text[SB_NAME_MAX + 8];
-};
-
-static struct file_name with_suffix(const char *name, const char *suffix)
+struct file_name with_suffix(const char *name, const char *suffix)
 {
 	struct file_name file;
 	snprintf(file.text, sizeof file.text, "%s%s", name, suffix);
@@ -212,26 +208,6 @@ int32_t sb_control_send(int32_t fd, uint32_t type, const void *body, uint32_t bo
 	return send_message(fd, type, body, body_bytes, -1);
 }
 
-int32_t sb_peer_identify(int32_t fd, uint32_t *out)
-{
-	return os_peer(fd, out);
-}
-
-int32_t sb_peer_ended(int32_t pidfd)
-{
-	return os_process_ended(pidfd) ? 1 : 0;
-}
-
-int32_t sb_peer_ending(int32_t statm)
-{
-	return os_process_ending(statm) ? 1 : 0;
-}
-
-int32_t sb_pidfd_open(uint32_t pid)
-{
-	return os_process_open(pid);
-}
-
 double sb_now_ms(void)
 {
 	return (double)os_now_ns() / 1e6;
@@ -304,15 +280,16 @@ int32_t sb_link_offer(struct sb_client *client, int32_t fd, uint32_t concurrency
 int32_t sb_client_observe(struct sb_client *client, int32_t fd)
 {
 	uint64_t epoch = (uint64_t)client->header.bus_tag << 32;
-	return send_hello(fd, epoch, stats_bytes(), client->stats_fd);
+	return send_hello(fd, epoch, STATS_BYTES, client->stats_fd);
 }
 
 int32_t sb_link_start(struct sb_client *client, uint32_t index)
 {
-	if (index >= SB_LINKS_MAX || client->links[index] == NULL) return -SB_EINVAL;
-	struct sb_park *park = &client->links[index]->map.region->client;
+	struct link *link = link_at(client, index);
+	if (link == NULL) return -SB_EINVAL;
+	struct sb_park *park = &link->map.region->client;
 	SB_POINT("client.start.before");
-	client->links[index]->started = true;
+	link->started = true;
 	store_relaxed(&park->cpu, client->mover.cpu);
 	if (client->parked) store_seq(&park->parked, SB_PARK_SOCKET);
 	SB_POINT("client.start.after");
@@ -321,10 +298,11 @@ int32_t sb_link_start(struct sb_client *client, uint32_t index)
 
 void sb_link_stop(struct sb_client *client, uint32_t index)
 {
-	if (index >= SB_LINKS_MAX || client->links[index] == NULL) return;
+	struct link *link = link_at(client, index);
+	if (link == NULL) return;
 	SB_POINT("client.stop.before");
-	client->links[index]->started = false;
-	client->links[index]->fd = -1;
+	link->started = false;
+	link->fd = -1;
 	stats_unlink(client, index);
 	SB_POINT("client.stop.after");
 }
@@ -333,15 +311,9 @@ void sb_link_stop(struct sb_client *client, uint32_t index)
 
 struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurrency)
 {
-	if (sb_name_check(name) != 0) {
-		fail_with(-SB_ENAME, EINVAL);
-		return NULL;
-	}
+	if (sb_name_check(name) != 0) return fail_null(-SB_ENAME, EINVAL);
 	struct sb_worker *worker = calloc(1, sizeof *worker);
-	if (worker == NULL) {
-		fail_with(-SB_ENOMEM, ENOMEM);
-		return NULL;
-	}
+	if (worker == NULL) return fail_null(-SB_ENOMEM, ENOMEM);
 	strcpy(worker->name, name);
 	worker->dir = dir;
 	worker->concurrency = concurrency;
@@ -350,8 +322,7 @@ struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurr
 	if (worker->fd >= 0) return worker;
 	int number = errno;
 	free(worker);
-	fail_with(number == EMFILE || number == ENFILE ? -SB_EFILES : -SB_ESYS, number);
-	return NULL;
+	return fail_null(number == EMFILE || number == ENFILE ? -SB_EFILES : -SB_ESYS, number);
 }
 
 struct sb_worker *sb_observer_open(int32_t dir, const char *name)
@@ -462,14 +433,6 @@ int32_t sb_worker_step(struct sb_worker *worker, uint32_t *peer)
 	return error;
 }
 
-/* A worker on a mapping that already exists: tests run both sides on one. */
-void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd)
-{
-	worker->map = *map;
-	worker->fd = fd;
-	worker->step = ATTACHED;
-}
-
 int32_t sb_worker_fd(const struct sb_worker *worker)
 {
 	return worker->fd;
@@ -485,7 +448,7 @@ void sb_worker_close(struct sb_worker *worker, int32_t detached)
 	if (worker == NULL) return;
 	SB_POINT("worker.close.before");
 	if (worker->fd >= 0) close(worker->fd);
-	stats_detach(worker);
+	if (worker->stats != NULL) os_memory_unmap(worker->stats, STATS_BYTES);
 	region_detach(&worker->map, detached != 0);
 	free(worker->head);
 	free(worker);

@@ -231,14 +231,10 @@ bool os_leave_cpu(uint32_t cpu)
 }
 
 /* A socket pair, not an eventfd: event loops adopt sockets for reading and writing. */
-bool os_event_open(int *reader, int *writer)
+bool os_event_open(int ends[2])
 {
-	int ends[2];
 	if (SB_FAULT("fleet.event.open", EMFILE)) return false;
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) return false;
-	*reader = ends[0];
-	*writer = ends[1];
-	return true;
+	return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) == 0;
 }
 
 bool os_event_write(int writer)
@@ -420,7 +416,7 @@ bool os_socket_hung_up(int fd)
 
 /* ---- peers ------------------------------------------------------------------------------- */
 
-int32_t os_peer(int fd, uint32_t *out)
+int32_t sb_peer_identify(int32_t fd, uint32_t *out)
 {
 	struct ucred who;
 	socklen_t length = sizeof who;
@@ -445,7 +441,7 @@ int32_t os_peer(int fd, uint32_t *out)
 	char path[32];
 	snprintf(path, sizeof path, "/proc/%d/statm", (int)who.pid);
 	int statm = open(path, O_RDONLY | O_CLOEXEC);
-	if (statm >= 0 && pidfd >= 0 && os_process_ended(pidfd)) { /* the number may be another's */
+	if (statm >= 0 && pidfd >= 0 && sb_peer_ended(pidfd) == 1) { /* the number may be another's */
 		close(statm);
 		statm = -1;
 	}
@@ -456,7 +452,7 @@ int32_t os_peer(int fd, uint32_t *out)
 	return 0;
 }
 
-int32_t os_process_open(uint32_t pid)
+int32_t sb_pidfd_open(uint32_t pid)
 {
 	if (pid == 0 || pid > INT32_MAX) return -SB_ECLOSED;
 	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
@@ -465,15 +461,16 @@ int32_t os_process_open(uint32_t pid)
 	return errno == EMFILE || errno == ENFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
 }
 
-bool os_process_ended(int pidfd)
+int32_t sb_peer_ended(int32_t pidfd)
 {
 	struct pollfd one = { .fd = pidfd, .events = POLLIN };
-	return poll(&one, 1, 0) == 1 && one.revents != 0;
+	return poll(&one, 1, 0) == 1 && one.revents != 0 ? 1 : 0;
 }
 
 /* All zero from the moment exit(2) has taken the memory away from the process. */
-bool os_process_ending(int statm)
+int32_t sb_peer_ending(int32_t statm)
 {
 	char text[2] = { 0 };
-	return statm >= 0 && pread(statm, text, 2, 0) == 2 && text[0] == '0' && text[1] == ' ';
+	bool read = statm >= 0 && pread(statm, text, 2, 0) == 2;
+	return read && text[0] == '0' && text[1] == ' ' ? 1 : 0;
 }

@@ -93,6 +93,8 @@ static inline uint64_t page_up(uint64_t bytes)
 	return (bytes + SB_PAGE - 1) & ~(uint64_t)(SB_PAGE - 1);
 }
 
+enum { STATS_BYTES = (sizeof(struct sb_stats) + SB_PAGE - 1) / SB_PAGE * SB_PAGE };
+
 struct geometry {
 	struct sb_header header;
 	struct sb_region *region;
@@ -119,7 +121,7 @@ static inline uint64_t elapsed_ns(uint64_t now, uint64_t then)
 struct mover {
 	uint32_t cpu;           /* that it polled on last; the region shows it to the other side */
 	uint64_t moved_ns;      /* when it last left one */
-	uint64_t yield_from_ns; /* no spin_yield before */
+	uint64_t yield_from_ns; /* before, a spin in vain gives nobody the processor */
 };
 
 /* ---- client ------------------------------------------------------------------------------ */
@@ -185,6 +187,11 @@ struct sb_client {
 	struct sb_look look;
 };
 
+static inline struct link *link_at(const struct sb_client *client, uint32_t index)
+{
+	return index < SB_LINKS_MAX ? client->links[index] : NULL;
+}
+
 /* ---- worker ------------------------------------------------------------------------------ */
 
 enum worker_step { CONNECTING, JOINING, AWAITING_HELLO, ACKNOWLEDGING, ATTACHED };
@@ -223,12 +230,15 @@ static inline void worker_turned(struct sb_worker *worker)
 
 /* ---- between the files ------------------------------------------------------------------- */
 
+struct file_name {
+	char text[SB_NAME_MAX + 48];
+};
+
 int32_t fail_with(int32_t code, int number); /* remembers both, returns the code */
-uint64_t stats_bytes(void);
+void *fail_null(int32_t code, int number);   /* the same, for a function that returns a handle */
 int32_t stats_create(struct sb_client *client);
 void stats_unlink(struct sb_client *client, uint32_t index);
 int32_t stats_attach(struct sb_worker *observer, int fd);
-void stats_detach(struct sb_worker *observer);
 bool lengths_are_legal(const struct sb_header *h, uint32_t head_bytes, uint32_t body_offset,
                        uint32_t body_bytes);
 bool status_is_legal(uint32_t status_code);
@@ -237,15 +247,15 @@ int32_t region_attach(struct geometry *map, int fd);
 void region_detach(struct geometry *map, bool detached);
 int32_t link_open(struct sb_client *client, uint32_t concurrency);
 void link_forget(struct sb_client *client, uint32_t index);
+struct file_name with_suffix(const char *name, const char *suffix);
 bool file_is_named(int dir, const char *file, int fd); /* it leads to what the descriptor is */
-void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd);
 uint64_t flow_room(const struct sb_header *header, const struct flow *flow);
 void flow_reset(struct flow *flow, struct sb_flow *mine, bool open);
 bool flow_moved(struct flow *flow, const struct sb_flow *theirs);
 int32_t flow_move(const struct flows *both, uint32_t sent, uint32_t taken, uint32_t end,
                   uint32_t need, struct sb_look *out);
 int32_t wake(struct sb_park *sleeper, int fd); /* 1 when it woke somebody by a system call */
-void spin_yield(struct mover *mover, uint64_t now);
+int32_t spin(struct mover *mover, uint32_t spin_ns, int32_t (*look)(void *), void *side);
 void client_shows_cpu(struct sb_client *client);
 void worker_shows_cpu(struct sb_worker *worker);
 void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns);
@@ -277,11 +287,7 @@ int32_t os_socket_path(int dir, const char *name, char *out, size_t out_bytes);
 int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd);
 int64_t os_socket_receive(int fd, void *bytes, size_t capacity, int *passed_fd);
 bool os_socket_hung_up(int fd);
-int32_t os_peer(int fd, uint32_t *out);
-int32_t os_process_open(uint32_t pid); /* a pidfd */
-bool os_process_ended(int pidfd);
-bool os_process_ending(int statm);
-bool os_event_open(int *reader, int *writer); /* false: errno says why */
+bool os_event_open(int ends[2]); /* to read from, to write to; false: errno says why */
 bool os_event_write(int writer); /* false: no memory, nothing was said */
 int32_t os_bytes_lock(int fd, uint64_t start); /* one; 0, -SB_EBUSY, -SB_ESYS */
 bool os_bytes_locked(int fd, uint64_t start, uint64_t bytes); /* any, by another open file */

@@ -139,10 +139,7 @@ struct sb_client *sb_client_open(uint32_t slots, uint32_t payload_limit, uint32_
                                  uint32_t inline_bytes, uint32_t flags, uint32_t bus_tag)
 {
 	struct sb_client *client = calloc(1, sizeof *client);
-	if (client == NULL) {
-		fail_with(-SB_ENOMEM, ENOMEM);
-		return NULL;
-	}
+	if (client == NULL) return fail_null(-SB_ENOMEM, ENOMEM);
 	client->stats_fd = -1;
 	struct sb_header *h = &client->header;
 	*h = (struct sb_header){
@@ -157,12 +154,9 @@ struct sb_client *sb_client_open(uint32_t slots, uint32_t payload_limit, uint32_
 	}
 	if (h->inline_bytes > h->stride) h->inline_bytes = (uint32_t)h->stride;
 	int32_t error = header_is_legal(h) ? stats_create(client) : -SB_EINVAL;
-	if (error != 0) {
-		sb_client_close(client);
-		fail_with(error, sb_error_number());
-		return NULL;
-	}
-	return client;
+	if (error == 0) return client;
+	sb_client_close(client);
+	return fail_null(error, sb_error_number());
 }
 
 void sb_client_close(struct sb_client *client)
@@ -170,7 +164,7 @@ void sb_client_close(struct sb_client *client)
 	if (client == NULL) return;
 	SB_POINT("client.close.before");
 	for (uint32_t index = 0; index < SB_LINKS_MAX; index++) link_forget(client, index);
-	if (client->stats != NULL) os_memory_unmap(client->stats, stats_bytes());
+	if (client->stats != NULL) os_memory_unmap(client->stats, STATS_BYTES);
 	if (client->stats_fd >= 0) close(client->stats_fd);
 	free(client);
 }
@@ -232,18 +226,19 @@ static void free_arenas(const struct link *link, bool closed)
 
 void sb_link_drop(struct sb_client *client, uint32_t index, int32_t how)
 {
-	if (index >= SB_LINKS_MAX || client->links[index] == NULL) return;
+	struct link *link = link_at(client, index);
+	if (link == NULL) return;
 	SB_POINT("client.drop.before");
-	free_arenas(client->links[index], (how & SB_DROP_CLOSED) != 0);
-	region_detach(&client->links[index]->map, (how & SB_DROP_DETACHED) != 0);
+	free_arenas(link, (how & SB_DROP_CLOSED) != 0);
+	region_detach(&link->map, (how & SB_DROP_DETACHED) != 0);
 	link_forget(client, index);
 	SB_POINT("client.drop.after");
 }
 
 const void *sb_link_arenas(const struct sb_client *client, uint32_t index)
 {
-	if (index >= SB_LINKS_MAX || client->links[index] == NULL) return NULL;
-	return client->links[index]->map.arenas;
+	const struct link *link = link_at(client, index);
+	return link == NULL ? NULL : link->map.arenas;
 }
 
 double sb_client_stride(const struct sb_client *client)
@@ -258,19 +253,13 @@ const void *sb_client_events(const struct sb_client *client)
 
 uint32_t sb_link_life(const struct sb_client *client, uint32_t index)
 {
-	return index < SB_LINKS_MAX && client->links[index] != NULL ? client->links[index]->life : 0;
-}
-
-uint64_t sb_link_epoch(const struct sb_client *client, uint32_t index)
-{
-	return index < SB_LINKS_MAX && client->links[index] != NULL
-	           ? client->links[index]->map.header.epoch
-	           : 0;
+	const struct link *link = link_at(client, index);
+	return link == NULL ? 0 : link->life;
 }
 
 int32_t sb_link_trim(struct sb_client *client, uint32_t index)
 {
-	struct link *link = index < SB_LINKS_MAX ? client->links[index] : NULL;
+	struct link *link = link_at(client, index);
 	if (link == NULL || link->used != 0) return 0;
 	const struct sb_header *h = &link->map.header;
 	uint64_t touched = 0;

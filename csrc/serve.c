@@ -16,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -74,12 +73,6 @@ static size_t cut_text(const char *text, size_t limit)
 
 /* ---- attach ------------------------------------------------------------------------------ */
 
-static void pause_ms(uint32_t ms)
-{
-	struct timespec time = { .tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000 };
-	nanosleep(&time, NULL);
-}
-
 /* NULL: the default. 0, or -SB_EINVAL: it is longer than `capacity`. */
 static int32_t directory_path(const char *given, char *out, size_t capacity)
 {
@@ -100,7 +93,7 @@ static int32_t handshake(struct sb_worker *worker)
 		if (elapsed_ns(os_now_ns(), start) > HANDSHAKE_MS * NS_PER_MS) return -SB_ETIMEDOUT;
 		struct pollfd one = { .fd = worker->fd, .events = POLLIN };
 		if (worker->step == AWAITING_HELLO) (void)poll(&one, 1, SB_SLICE_MS);
-		else pause_ms(1); /* its backlog is full; poll(2) knows nothing of that */
+		else usleep(1000); /* its backlog is full; poll(2) knows nothing of that */
 	}
 }
 
@@ -145,11 +138,10 @@ struct sb_worker *sb_worker_attach(const char *directory, const char *name, uint
 		uint64_t waited_ms = elapsed_ns(os_now_ns(), start) / NS_PER_MS;
 		if (!may_pass(error) || waited_ms >= timeout_ms) break;
 		uint64_t left = timeout_ms - waited_ms;
-		pause_ms(left < pause ? (uint32_t)left : pause);
+		usleep(1000 * (left < pause ? (uint32_t)left : pause));
 		error = 0;
 	}
-	fail_with(error, error == -SB_ESYS ? sb_error_number() : 0);
-	return NULL;
+	return fail_null(error, error == -SB_ESYS ? sb_error_number() : 0);
 }
 
 void sb_worker_detach(struct sb_worker *worker)
@@ -295,11 +287,8 @@ static uint8_t *arena_of(const struct sb_worker *worker, uint32_t slot, uint32_t
 /* 1: call is what was taken; 0: it was answered with an error; -SB_ECORRUPT. */
 static int32_t open_call(struct sb_worker *worker, struct sb_call *call)
 {
-	static const char *const METHODS[] = {
-#define X(name, value, text) [name] = text,
-		SB_METHODS(X)
-#undef X
-	};
+#define TEXT(name, value, text) [name] = text,
+	static const char *const METHODS[] = { SB_METHODS(TEXT) };
 	const struct sb_request *r = &worker->request; /* its lengths have been checked */
 	uint32_t method = r->method & ~(uint32_t)SB_STREAMS;
 	if (method >= sizeof METHODS / sizeof METHODS[0]) return -SB_ECORRUPT;

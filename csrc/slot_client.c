@@ -7,11 +7,6 @@
 
 static const uint64_t NS_PER_MS = 1000000u;
 
-static struct link *link_at(const struct sb_client *client, uint32_t index)
-{
-	return index < SB_LINKS_MAX ? client->links[index] : NULL;
-}
-
 static void count(struct sb_client *client, enum sb_counter counter)
 {
 	add_relaxed(&client->stats->counters[counter], 1);
@@ -46,13 +41,6 @@ static void put_back(struct link *link, uint32_t slot)
 	link->shadow[slot] = AT_REST;
 	link->used--;
 	link->free_stack[link->free_count++] = (uint16_t)slot;
-}
-
-int32_t sb_link_credit(const struct sb_client *client, uint32_t index)
-{
-	const struct link *link = link_at(client, index);
-	if (link == NULL || !link->started) return 0;
-	return (int32_t)(link->concurrency - link->used);
 }
 
 /* [model: reserve] */
@@ -357,7 +345,7 @@ static int32_t each_link(struct sb_client *client, uint64_t now,
 	return found;
 }
 
-static int32_t poll_once(struct sb_client *client)
+static int32_t poll_once(void *client)
 {
 	return each_link(client, 0, poll_link);
 }
@@ -367,16 +355,7 @@ int32_t sb_client_poll(struct sb_client *client, uint32_t spin_ns)
 	int32_t found = poll_once(client);
 	if (found != 0 || spin_ns == 0) return found;
 	client_shows_cpu(client);
-	uint64_t start = os_now_ns(), now;
-	do {
-		for (int i = 0; i < 4 && found == 0; i++) {
-			spin_pause();
-			found = poll_once(client);
-		}
-		now = os_now_ns();
-	} while (found == 0 && now - start < spin_ns); /* a clock that went back ends it too */
-	if (found == 0) spin_yield(&client->mover, now);
-	return found;
+	return spin(&client->mover, spin_ns, poll_once, client);
 }
 
 static bool is_stuck(struct link *link, uint64_t now)
@@ -436,7 +415,7 @@ int32_t sb_client_tick(struct sb_client *client)
 int32_t sb_slot_wait(struct sb_client *client, uint32_t index, uint32_t slot, uint32_t timeout_ms,
                      uint32_t spin_ns)
 {
-	struct link *link = index < SB_LINKS_MAX ? client->links[index] : NULL;
+	struct link *link = link_at(client, index);
 	if (link == NULL || slot >= client->header.slots) return -SB_EINVAL;
 	if (link->shadow[slot] != IN_FLIGHT) return -SB_EINVAL;
 	uint64_t start = os_now_ns(), now = start;
@@ -464,7 +443,7 @@ int32_t sb_slot_wait(struct sb_client *client, uint32_t index, uint32_t slot, ui
 int32_t sb_link_flow(struct sb_client *client, uint32_t index, uint32_t slot, uint32_t sent,
                      uint32_t taken, uint32_t end, uint32_t need)
 {
-	struct link *link = index < SB_LINKS_MAX ? client->links[index] : NULL;
+	struct link *link = link_at(client, index);
 	if (link == NULL || slot >= client->header.slots || !link->flow[slot].open) return -SB_EINVAL;
 	struct sb_slot *at = &link->map.region->slot[slot];
 	/* The worker cleans its line before it claims; what is there before is of an earlier use. */

@@ -86,8 +86,9 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 }
 
 /* A hint of a request that may not be taken now is kept. */
-static int32_t take_once(struct sb_worker *worker)
+static int32_t take_once(void *side)
 {
+	struct sb_worker *worker = side;
 	uint64_t kept[4] = { 0 };
 	int32_t result = 0;
 	for (int32_t slot; result == 0 && (slot = next_hint(worker)) >= 0;) {
@@ -112,16 +113,7 @@ int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns)
 	int32_t result = take_once(worker);
 	if (result != 0 || spin_ns == 0) return result;
 	worker_shows_cpu(worker);
-	uint64_t start = os_now_ns(), now;
-	do {
-		for (int i = 0; i < 4 && result == 0; i++) {
-			spin_pause();
-			result = take_once(worker);
-		}
-		now = os_now_ns();
-	} while (result == 0 && now - start < spin_ns);
-	if (result == 0) spin_yield(&worker->mover, now);
-	return result;
+	return spin(&worker->mover, spin_ns, take_once, worker);
 }
 
 bool worker_has_claim(const struct sb_worker *worker, uint32_t slot, uint32_t token)

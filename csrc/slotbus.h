@@ -52,6 +52,9 @@ extern "C" {
 #define SB_ABI_VERSION 2 /* build option -Dabi=N, for tests of the refusal */
 #endif
 
+/* Makes an enum of a table. */
+#define SB_VALUE(name, value, text) name = (value),
+
 #define SB_LIMITS(X)                                                                            \
 	X(SB_ABI, SB_ABI_VERSION, "version of the shared layout and of the control messages")       \
 	X(SB_SLOTS_MAX, 256, "slots; four words of hint bits")                                      \
@@ -75,9 +78,7 @@ extern "C" {
 	X(SB_SLICE_MS, 20, "milliseconds between two looks at the peer in a blocking wait")
 
 enum {
-#define X(name, value, why) name = (value),
-	SB_LIMITS(X)
-#undef X
+	SB_LIMITS(SB_VALUE)
 };
 
 #define SB_MAGIC 0x0053554254304c53ULL /* "SL0TBUS" */
@@ -94,9 +95,7 @@ enum {
 	X(SB_STREAMING, 6, "the head of the response is there, its body is under way")
 
 enum sb_state {
-#define X(name, value, text) name = (value),
-	SB_STATES(X)
-#undef X
+	SB_STATES(SB_VALUE)
 };
 
 /* ---- errors: every function returns 0 or a positive value, or the negative of one of these  */
@@ -126,9 +125,7 @@ enum sb_state {
 	X(SB_ENOSPACE, 22, "the file system has no space for the file")
 
 enum sb_error {
-#define X(name, value, text) name = (value),
-	SB_ERRORS(X)
-#undef X
+	SB_ERRORS(SB_VALUE)
 };
 
 /* ---- the control socket ---------------------------------------------------------------------
@@ -146,9 +143,7 @@ enum sb_error {
 	X(SB_MSG_GOODBYE, 7, "the sender closes in good order")
 
 enum sb_message {
-#define X(name, value, text) name = (value),
-	SB_MESSAGES(X)
-#undef X
+	SB_MESSAGES(SB_VALUE)
 };
 
 enum { SB_ROLE_WORKER = 1, SB_ROLE_OBSERVER = 2 };
@@ -164,9 +159,7 @@ enum { SB_ROLE_WORKER = 1, SB_ROLE_OBSERVER = 2 };
 	X(SB_OPTIONS, 6, "OPTIONS")
 
 enum sb_method {
-#define X(name, value, text) name = (value),
-	SB_METHODS(X)
-#undef X
+	SB_METHODS(SB_VALUE)
 };
 
 struct sb_join { /* its first 12 bytes never change, whatever the version */
@@ -321,9 +314,7 @@ struct sb_region { /* the start of the mapping */
 	X(SB_C_FORGOTTEN, 21, "borrowed responses that were never released, reclaimed as garbage")
 
 enum sb_counter {
-#define X(name, value, text) name = (value),
-	SB_COUNTERS(X)
-#undef X
+	SB_COUNTERS(SB_VALUE)
 	SB_COUNTER_SLOTS = 32
 };
 
@@ -335,9 +326,7 @@ enum sb_counter {
 	X(SB_G_TICKING, 2, "1: another tick follows within 20 ms, if the client's event loop turns")
 
 enum sb_gauge {
-#define X(name, value, text) name = (value),
-	SB_GAUGES(X)
-#undef X
+	SB_GAUGES(SB_VALUE)
 	SB_GAUGE_SLOTS = 8
 };
 
@@ -395,9 +384,7 @@ struct sb_stats {
 	X(SB_EV_STREAM, 7, "a slot's rings moved; status_code: a response begins; body_bytes: DONE")
 
 enum sb_event_kind {
-#define X(name, value, text) name = (value),
-	SB_EVENTS(X)
-#undef X
+	SB_EVENTS(SB_VALUE)
 };
 
 struct sb_event {
@@ -521,9 +508,6 @@ SB_API void sb_link_drop(struct sb_client *client, uint32_t link, int32_t how);
 SB_API const void *sb_link_arenas(const struct sb_client *client, uint32_t link);
 SB_API double sb_client_stride(const struct sb_client *client);
 SB_API uint32_t sb_link_life(const struct sb_client *client, uint32_t link);
-SB_API uint64_t sb_link_epoch(const struct sb_client *client, uint32_t link);
-/* Units of credit the worker has: what it takes at once less what it has, ABANDONED included. */
-SB_API int32_t sb_link_credit(const struct sb_client *client, uint32_t link);
 /* 1 when its worker waits for a bell. One that let a bell pass unheard does not. */
 SB_API int32_t sb_link_parked(const struct sb_client *client, uint32_t link);
 /* 1 when the event loop of its worker turned since it was asked last, or when the worker has none;

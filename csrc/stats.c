@@ -15,17 +15,11 @@ _Static_assert(sizeof(struct sb_stats) % 8 == 0, "copied word by word");
 
 /* ---- the client -------------------------------------------------------------------------- */
 
-uint64_t stats_bytes(void)
-{
-	return page_up(sizeof(struct sb_stats));
-}
-
 int32_t stats_create(struct sb_client *client)
 {
-	uint64_t bytes = stats_bytes();
-	int32_t error = os_memory_create("slotbus-stats", bytes, &client->stats_fd);
+	int32_t error = os_memory_create("slotbus-stats", STATS_BYTES, &client->stats_fd);
 	if (error != 0) return error;
-	client->stats = os_memory_map(client->stats_fd, bytes, true);
+	client->stats = os_memory_map(client->stats_fd, STATS_BYTES, true);
 	if (client->stats == NULL) error = fail_with(-SB_ESYS, errno);
 	if (error == 0) error = os_memory_seal(client->stats_fd, true);
 	if (error != 0) return error;
@@ -42,16 +36,17 @@ int32_t stats_create(struct sb_client *client)
 
 void sb_stats_link(struct sb_client *client, uint32_t index, uint32_t pid, uint32_t uid)
 {
-	if (index >= SB_LINKS_MAX || client->links[index] == NULL) return;
+	const struct link *link = link_at(client, index);
+	if (link == NULL) return;
 	struct sb_stats_link *entry = &client->stats->link[index];
 	store_relaxed(&entry->pid, pid);
 	store_relaxed(&entry->uid, uid);
-	store_relaxed(&entry->concurrency, client->links[index]->concurrency);
+	store_relaxed(&entry->concurrency, link->concurrency);
 	store_relaxed(&entry->used, 0);
 	store_relaxed(&entry->joined_ns, os_now_ns());
 	for (uint32_t state = 0; state < SB_STATE_SLOTS; state++)
 		store_relaxed(&entry->states[state], state == SB_FREE ? client->header.slots : 0);
-	store_release(&entry->life, client->links[index]->life);
+	store_release(&entry->life, link->life);
 }
 
 void stats_unlink(struct sb_client *client, uint32_t index)
@@ -141,18 +136,12 @@ int32_t stats_attach(struct sb_worker *observer, int fd)
 	uint64_t bytes = 0;
 	int32_t error = os_memory_check(fd, &bytes);
 	if (error != 0) return error;
-	if (bytes != stats_bytes()) return -SB_EVERSION;
+	if (bytes != STATS_BYTES) return -SB_EVERSION;
 	const struct sb_stats *stats = os_memory_map(fd, bytes, false);
 	if (stats == NULL) return fail_with(errno == ENOMEM ? -SB_ELIMIT : -SB_ESYS, errno);
 	observer->stats = (struct sb_stats *)(uintptr_t)stats;
 	if (stats->magic != SB_MAGIC) return -SB_ECORRUPT;
 	return stats->fingerprint == SB_STATS_FINGERPRINT ? 0 : -SB_EVERSION;
-}
-
-void stats_detach(struct sb_worker *observer)
-{
-	if (observer->stats != NULL) os_memory_unmap(observer->stats, stats_bytes());
-	observer->stats = NULL;
 }
 
 int32_t sb_observer_read(const struct sb_worker *observer, void *out)

@@ -44,15 +44,26 @@ int32_t wake(struct sb_park *sleeper, int fd)
 	return 0;
 }
 
-/* After a spin in vain: whoever waits for this processor runs now, the other side among them. When
- * it did not come back soon, somebody took a whole time slice: for a while nobody is asked. */
-void spin_yield(struct mover *mover, uint64_t now)
+/* Looks again for spin_ns. After a spin in vain whoever waits for this processor runs, the other
+ * side among them. When it did not come back soon, somebody took a whole time slice: for a while
+ * nobody is asked. */
+int32_t spin(struct mover *mover, uint32_t spin_ns, int32_t (*look)(void *), void *side)
 {
 	static const uint64_t SOON_NS = 1000000, PAUSE_NS = 100000000;
-	if (now < mover->yield_from_ns) return;
+	uint64_t start = os_now_ns(), now;
+	int32_t found = 0;
+	do {
+		for (int i = 0; i < 4 && found == 0; i++) {
+			spin_pause();
+			found = look(side);
+		}
+		now = os_now_ns();
+	} while (found == 0 && now - start < spin_ns); /* a clock that went back ends it too */
+	if (found != 0 || now < mover->yield_from_ns) return found;
 	sched_yield();
 	uint64_t after = os_now_ns();
 	if (after - now > SOON_NS) mover->yield_from_ns = after + PAUSE_NS;
+	return 0;
 }
 
 /* The kernel wakes the reader of a socket on the writer's processor, expecting the writer to sleep
@@ -68,16 +79,20 @@ static bool leave_cpu_of(struct mover *mover, const struct sb_park *other)
 	return os_leave_cpu(cpu);
 }
 
+/* Whether there is a hint, or one that was taken and not yet served. */
+static bool has_hints(const struct sb_hints *hints, const uint64_t *taken, uint32_t slots)
+{
+	uint64_t seen = 0;
+	for (uint32_t i = 0; i < 4; i++)
+		seen |= (load_seq(&hints->bits[i]) & slots_mask(slots, i)) | taken[i];
+	return seen != 0;
+}
+
 /* ---- client ------------------------------------------------------------------------------ */
 
 static bool link_has_work(const struct link *link)
 {
-	const struct sb_region *region = link->map.region;
-	uint64_t seen = 0;
-	for (uint32_t i = 0; i < 4; i++)
-		seen |= (load_seq(&region->done.bits[i]) & slots_mask(link->map.header.slots, i)) |
-		        link->taken[i];
-	return seen != 0;
+	return has_hints(&link->map.region->done, link->taken, link->map.header.slots);
 }
 
 /* [model: client-park] */
@@ -135,14 +150,14 @@ void sb_client_unpark(struct sb_client *client)
 
 int32_t sb_link_parked(const struct sb_client *client, uint32_t index)
 {
-	const struct link *link = index < SB_LINKS_MAX ? client->links[index] : NULL;
+	const struct link *link = link_at(client, index);
 	if (link == NULL) return 0;
 	return load_seq(&link->map.region->worker.parked) != SB_PARK_NONE ? 1 : 0;
 }
 
 int32_t sb_link_turned(struct sb_client *client, uint32_t index)
 {
-	struct link *link = index < SB_LINKS_MAX ? client->links[index] : NULL;
+	struct link *link = link_at(client, index);
 	if (link == NULL) return 1;
 	uint64_t turns = load_relaxed(&link->map.region->counters.turns);
 	bool turned = turns == 0 || turns != link->turns;
@@ -152,7 +167,7 @@ int32_t sb_link_turned(struct sb_client *client, uint32_t index)
 
 int32_t sb_link_bell(struct sb_client *client, uint32_t index, uint32_t bells)
 {
-	struct link *link = index < SB_LINKS_MAX ? client->links[index] : NULL;
+	struct link *link = link_at(client, index);
 	if (link == NULL) return -SB_ECLOSED;
 	uint64_t now = os_now_ns();
 	if (now - link->bells_since_ns > 1000000000u) {
@@ -187,12 +202,8 @@ void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns)
 
 static bool worker_has_work(const struct sb_worker *worker)
 {
-	const struct sb_hints *ready = &worker->map.region->ready;
-	uint64_t seen = 0;
-	for (uint32_t i = 0; i < 4; i++)
-		seen |= (load_seq(&ready->bits[i]) & slots_mask(worker->map.header.slots, i)) |
-		        worker->pending[i];
-	return seen != 0;
+	const struct geometry *map = &worker->map;
+	return has_hints(&map->region->ready, worker->pending, map->header.slots);
 }
 
 /* Whether the rings of any claim have moved since the last look, for a worker that takes nothing
@@ -309,8 +320,8 @@ struct sb_bridge {
 	uint32_t *word;
 	uint32_t seen;
 	uint32_t stop;
-	int reader, writer;
-	bool given; /* the reader is the caller's */
+	int ends[2]; /* to read from, to write to */
+	bool given;  /* the first is the caller's */
 	pthread_t thread;
 };
 
@@ -322,7 +333,7 @@ static void *bridge_run(void *argument)
 		os_futex_wait(bridge->word, bridge->seen, UINT64_MAX);
 		uint32_t now = load_seq(bridge->word);
 		if (now == bridge->seen || load_seq(&bridge->stop) != 0) continue;
-		if (os_event_write(bridge->writer)) bridge->seen = now;
+		if (os_event_write(bridge->ends[1])) bridge->seen = now;
 		else nanosleep(&NO_MEMORY_PAUSE, NULL);
 	}
 	return NULL;
@@ -341,33 +352,29 @@ static int start_thread(struct sb_bridge *bridge)
 
 static void close_ends(const struct sb_bridge *bridge)
 {
-	if (!bridge->given) close(bridge->reader);
-	close(bridge->writer);
+	if (!bridge->given) close(bridge->ends[0]);
+	close(bridge->ends[1]);
 }
 
 struct sb_bridge *sb_bridge_open(uint32_t *word)
 {
-	struct sb_bridge *bridge = word == NULL ? NULL : calloc(1, sizeof *bridge);
-	if (bridge == NULL) {
-		if (word == NULL) fail_with(-SB_EINVAL, EINVAL);
-		else fail_with(-SB_ENOMEM, ENOMEM);
-		return NULL;
-	}
+	if (word == NULL) return fail_null(-SB_EINVAL, EINVAL);
+	struct sb_bridge *bridge = calloc(1, sizeof *bridge);
+	if (bridge == NULL) return fail_null(-SB_ENOMEM, ENOMEM);
 	bridge->word = word;
 	bridge->seen = load_seq(word); /* here: what changes after open is reported */
-	bool opened = os_event_open(&bridge->reader, &bridge->writer);
+	bool opened = os_event_open(bridge->ends);
 	int failed = opened ? start_thread(bridge) : errno;
 	if (failed == 0) return bridge;
 	if (opened) close_ends(bridge);
 	free(bridge);
-	fail_with(-SB_ESYS, failed);
-	return NULL;
+	return fail_null(-SB_ESYS, failed);
 }
 
 int32_t sb_bridge_fd(struct sb_bridge *bridge)
 {
 	bridge->given = true;
-	return bridge->reader;
+	return bridge->ends[0];
 }
 
 void sb_bridge_close(struct sb_bridge *bridge)

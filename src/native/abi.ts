@@ -297,8 +297,6 @@ export const SYMBOLS = {
   sb_link_arenas: { args: ["ptr", "u32"], returns: "ptr" },
   sb_client_stride: { args: ["ptr"], returns: "f64" },
   sb_link_life: { args: ["ptr", "u32"], returns: "u32" },
-  sb_link_epoch: { args: ["ptr", "u32"], returns: "u64" },
-  sb_link_credit: { args: ["ptr", "u32"], returns: "i32" },
   sb_link_parked: { args: ["ptr", "u32"], returns: "i32" },
   sb_link_turned: { args: ["ptr", "u32"], returns: "i32" },
   sb_link_trim: { args: ["ptr", "u32"], returns: "i32" },

@@ -33,6 +33,13 @@ struct sb_client *pair_client(uint32_t slots, uint32_t flags)
 	return client;
 }
 
+void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd)
+{
+	worker->map = *map;
+	worker->fd = fd;
+	worker->step = ATTACHED;
+}
+
 struct pair pair_open_on(struct sb_client *client, uint32_t concurrency)
 {
 	struct pair pair = { .client = client };
@@ -119,6 +126,12 @@ int32_t answer_request(const struct pair *pair, uint32_t slot)
 	memset(response_arena(pair, slot), (int)~slot, 12);
 	uint32_t token = (uint32_t)pair->worker->generation[slot];
 	return sb_slot_complete(pair->worker, slot, token, 4, 4, 8, 200);
+}
+
+int32_t credit_of(const struct sb_client *client, uint32_t index)
+{
+	const struct link *link = client->links[index];
+	return link->started ? (int32_t)(link->concurrency - link->used) : 0;
 }
 
 const struct sb_event *event_at(const struct pair *pair, int32_t index)

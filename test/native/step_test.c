@@ -367,7 +367,7 @@ static void judge_withdrawal(struct side *side, int code)
 	if (result == SB_DONE) CHECK_EQ(memcmp(response_arena(pair, 0), "answered", 8), 0);
 	if (result == SB_DONE) CHECK_EQ(sb_slot_release(pair->client, pair->index, 0), 0);
 	CHECK_EQ(word_at(pair, 0), word_of(1, SB_FREE));
-	CHECK_EQ(sb_link_credit(pair->client, pair->index), 4);
+	CHECK_EQ(credit_of(pair->client, pair->index), 4);
 	CHECK_EQ(sb_slot_reserve(pair->client, pair->index), 0);
 }
 

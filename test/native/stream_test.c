@@ -131,7 +131,7 @@ TEST("a stream that its caller gives up ends: the worker hears ESTALE, and the s
 	CHECK_EQ(sb_slot_finish(pair.worker, 0, token_of(&pair), 0), -SB_ESTALE);
 	CHECK_EQ(sb_client_poll(pair.client, 0), 1);
 	CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_FREED);
-	CHECK_EQ(sb_link_credit(pair.client, pair.index), 2);
+	CHECK_EQ(credit_of(pair.client, pair.index), 2);
 	pair_close(&pair);
 }
 

@@ -284,7 +284,7 @@ TEST("under random withdrawals, deadlines, borrows and double replies each reque
 	for (uint32_t slot = 0; slot < RACE_SLOTS; slot++)
 		CHECK_EQ(word_at(pair, slot), word_of(pair->link->generation[slot], SB_FREE));
 	CHECK_EQ(sb_client_poll(pair->client, 0) + sb_client_tick(pair->client), 0);
-	CHECK_EQ(sb_link_credit(pair->client, pair->index), RACE_SLOTS);
+	CHECK_EQ(credit_of(pair->client, pair->index), RACE_SLOTS);
 	const struct sb_worker_counters *counters = &pair->region->counters;
 	CHECK_EQ(counters->completed, ledger->totals[ANSWERED]);
 	CHECK_EQ(counters->claimed, counters->completed + counters->stale);

@@ -123,6 +123,10 @@ uint32_t take_request(const struct pair *pair);
 /* Completes the claim in the slot. */
 int32_t answer_request(const struct pair *pair, uint32_t slot);
 const struct sb_event *event_at(const struct pair *pair, int32_t index);
+/* What the worker takes at once less what it has, ABANDONED included. */
+int32_t credit_of(const struct sb_client *client, uint32_t index);
+/* A worker on a mapping that exists: both sides on one. */
+void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd);
 /* Polls the answer, checks and releases it. */
 void receive_response(const struct pair *pair, uint32_t slot);
 

@@ -133,7 +133,9 @@ static void open_both(void)
 	MUST(sb_link_start(client, link_index) == 0);
 	worker = calloc(1, sizeof *worker);
 	MUST(worker != NULL);
-	worker_adopt(worker, &client->links[link_index]->map, ends[1]);
+	worker->map = client->links[link_index]->map;
+	worker->fd = ends[1];
+	worker->step = ATTACHED;
 }
 
 /* ---- the verbs ---------------------------------------------------------------------------- */
@@ -409,7 +411,7 @@ static void come_home(void)
 	}
 	for (uint32_t slot = 0; slot < SLOTS; slot++)
 		if (slots[slot].where != AT_HOME) problem(LOST, "slot %u does not come home", slot);
-	if (sb_link_credit(client, link_index) != SLOTS) problem(LEAKED, "a slot is lost");
+	if (client->links[link_index]->used != 0) problem(LEAKED, "a slot is lost");
 	if (settled != requests)
 		problem(LOST, "%llu requests, %llu settled", (unsigned long long)requests,
 		        (unsigned long long)settled);

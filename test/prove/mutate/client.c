@@ -813,9 +813,9 @@ static void do_ask(void)
 {
 	static uint32_t out[2 * SB_SLOTS_MAX];
 	uint32_t slot = below(slots + 2);
-	int32_t credit = sb_link_credit(at->client, at->index);
-	MUST_BE(credit, cut_off ? 0 : (int32_t)(at->link->concurrency - used));
-	MUST(credit >= 0 && credit <= (int32_t)at->link->concurrency);
+	MUST_BE(at->link->used, used);
+	MUST_BE(at->link->started, !cut_off);
+	MUST(used <= at->link->concurrency);
 	MUST_BE(sb_link_parked(at->client, at->index), twin->worker.parked != 0);
 	uint64_t turns = twin->counters.turns, before = at->link->turns;
 	MUST_BE(sb_link_turned(at->client, at->index), turns == 0 || turns != before);

@@ -101,15 +101,13 @@ const rules: Rule[] = [
   {
     rule: "a client parks whatever stands beyond the last slot",
     file: "wait.c",
-    edits: [
-      ["load_seq(&region->done.bits[i]) & slots_mask(link->map.header.slots, i)", "load_seq(&region->done.bits[i])"],
-    ],
+    edits: [["load_seq(&hints->bits[i]) & slots_mask(slots, i)", "((void)slots, load_seq(&hints->bits[i]))"]],
     part: "client",
   },
   {
     rule: "a worker parks whatever stands beyond the last slot",
     file: "wait.c",
-    edits: [["load_seq(&ready->bits[i]) & slots_mask(worker->map.header.slots, i)", "load_seq(&ready->bits[i])"]],
+    edits: [["load_seq(&hints->bits[i]) & slots_mask(slots, i)", "((void)slots, load_seq(&hints->bits[i]))"]],
     part: "worker",
   },
   {

@@ -723,8 +723,7 @@ static void start_life(void)
 	memset(last, 0, sizeof last);
 	memset(pending, 0, sizeof pending);
 	memset(seen, 0, sizeof seen);
-	memset(worker, 0, sizeof *worker);
-	worker_adopt(worker, &at->link->map, at->ends[0]);
+	*worker = (struct sb_worker){ .map = at->link->map, .fd = at->ends[0], .step = ATTACHED };
 	if (dice % 2 == 1) sb_worker_loops(worker);
 	twin->counters = at->evil->counters;
 	memset(flows, 0, sizeof flows);

@@ -542,5 +542,6 @@ void client_audit(void)
 		if (word != word_of(link->generation[slot], SB_FREE))
 			fail(LOST, "slot %u is free, and its word is %llx", slot, (unsigned long long)word);
 	}
-	MUST_BE(sb_link_credit(asker.client, (uint32_t)asker.link), asker.started ? SLOTS : 0);
+	MUST_BE(link->started, asker.started);
+	MUST_BE(link->concurrency, SLOTS);
 }
