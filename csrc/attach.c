@@ -81,8 +81,7 @@ struct file_name with_suffix(const char *name, const char *suffix)
 	return file;
 }
 
-/* Whether the descriptor is still what the name leads to: a lock on an unlinked file guards
- * nothing. */
+/* Whether the name still leads to the open file: a lock on an unlinked file guards nothing. */
 bool file_is_named(int dir, const char *file, int fd)
 {
 	struct stat held, named;
@@ -344,8 +343,7 @@ static int32_t connect_step(struct sb_worker *worker)
 		return 0;
 	}
 	if (errno == EISCONN) return 0;
-	bool backlog_full = errno == EAGAIN || errno == EINTR || errno == EINPROGRESS;
-	if (backlog_full) return -SB_EAGAIN;
+	if (errno == EAGAIN || errno == EINTR || errno == EINPROGRESS) return -SB_EAGAIN; /* backlog */
 	if (errno == ENOENT || errno == ECONNREFUSED) return -SB_ENOBUS;
 	return errno == EACCES || errno == EPERM ? -SB_EPERM : fail_with(-SB_ESYS, errno);
 }
@@ -408,13 +406,6 @@ static int32_t hello_step(struct sb_worker *worker, uint32_t *peer)
 	return error;
 }
 
-/* Nobody waits for an observer. */
-static int32_t acknowledge_step(const struct sb_worker *worker)
-{
-	if (worker->role == SB_ROLE_OBSERVER) return 0;
-	return sb_control_send(worker->fd, SB_MSG_ATTACHED, NULL, 0);
-}
-
 int32_t sb_worker_step(struct sb_worker *worker, uint32_t *peer)
 {
 	int32_t error = 0;
@@ -424,7 +415,10 @@ int32_t sb_worker_step(struct sb_worker *worker, uint32_t *peer)
 		case CONNECTING: error = connect_step(worker); break;
 		case JOINING: error = join_step(worker); break;
 		case AWAITING_HELLO: error = hello_step(worker, peer); break;
-		case ACKNOWLEDGING: error = acknowledge_step(worker); break;
+		case ACKNOWLEDGING: /* nobody waits for an observer */
+			if (worker->role == SB_ROLE_WORKER)
+				error = sb_control_send(worker->fd, SB_MSG_ATTACHED, NULL, 0);
+			break;
 		case ATTACHED: break;
 		}
 		if (error == 0) worker->step++;

@@ -60,8 +60,7 @@ uint32_t os_cpu(void) { return 0; }
 bool os_leave_cpu(uint32_t cpu) { return false; }
 int32_t os_dir_traverse(const char *path)
 {
-	unsupported();
-	return -1;
+	return unsupported();
 }
 bool os_dir_set_mode(int fd, uint32_t mode)
 {
@@ -73,8 +72,7 @@ int32_t os_file_lock(int fd)
 }
 int32_t os_socket_open(void)
 {
-	unsupported();
-	return -1;
+	return unsupported();
 }
 int32_t os_socket_path(int dir, const char *name, char *out, size_t out_bytes)
 {
@@ -136,6 +134,5 @@ int32_t os_file_place(int dir, const char *from, const char *to)
 }
 int os_file_reopen(int fd)
 {
-	unsupported();
-	return -1;
+	return unsupported();
 }

@@ -126,8 +126,7 @@ struct mover {
 
 /* ---- client ------------------------------------------------------------------------------ */
 
-/* What the client itself did last with a slot; the shared word is compared with it and never
- * trusted. */
+/* What the client itself did last with a slot; the shared word is only compared with it. */
 enum shadow { AT_REST, IN_WRITING, IN_FLIGHT, IN_STREAM, IN_QUARANTINE, DELIVERED };
 
 /* One side's own counts of a slot's streams; the shared ones are written from these, never read. */
@@ -220,8 +219,7 @@ struct sb_worker {
 	uint32_t spin_ns;
 };
 
-/* In the line of the counters: a claim writes it anyway, and the client does not read it on a
- * request's way. */
+/* In the counters' line: a claim writes it anyway, and no request makes the client read it. */
 static inline void worker_turned(struct sb_worker *worker)
 {
 	if (worker->turns == 0) return;

@@ -33,8 +33,7 @@ static uint64_t stride_of(uint32_t head_limit, uint32_t payload_limit)
 	return page_up((uint64_t)head_limit + (payload_limit < SB_PAGE ? SB_PAGE : payload_limit));
 }
 
-/* The one rule for a region's geometry; the client fills a header by it, a worker checks one
- * against it. */
+/* The one rule for a region's geometry: the client fills a header by it, a worker checks one. */
 static bool header_is_legal(const struct sb_header *h)
 {
 	if (h->magic != SB_MAGIC || h->abi != SB_ABI || h->fingerprint != SB_FINGERPRINT) return false;
@@ -106,8 +105,7 @@ int32_t region_create(struct geometry *map, int *fd)
 	return error;
 }
 
-/* Maps what the client sent: seals and size first, then the header, by pread so that nothing can
- * trap. */
+/* Maps what the client sent. Seals and size first, then the header, by pread: nothing can trap. */
 int32_t region_attach(struct geometry *map, int fd)
 {
 	struct sb_header header;
@@ -148,10 +146,8 @@ struct sb_client *sb_client_open(uint32_t slots, uint32_t payload_limit, uint32_
 		.inline_bytes = inline_bytes, .flags = flags, .bus_tag = bus_tag,
 		.stride = stride_of(head_limit, payload_limit),
 	};
-	if (slots <= SB_SLOTS_MAX) {
-		h->arenas_offset = arenas_offset(slots);
-		h->region_bytes = h->arenas_offset + 2 * (uint64_t)slots * h->stride;
-	}
+	h->arenas_offset = arenas_offset(slots);
+	h->region_bytes = h->arenas_offset + 2 * (uint64_t)slots * h->stride;
 	if (h->inline_bytes > h->stride) h->inline_bytes = (uint32_t)h->stride;
 	int32_t error = header_is_legal(h) ? stats_create(client) : -SB_EINVAL;
 	if (error == 0) return client;
@@ -202,12 +198,6 @@ void link_forget(struct sb_client *client, uint32_t index)
 		client->link_count--;
 }
 
-/* Whether the handler of what a slot holds may still read it. */
-static bool may_be_read(enum shadow shadow)
-{
-	return shadow == IN_FLIGHT || shadow == IN_STREAM || shadow == IN_QUARANTINE;
-}
-
 /* For all that map them. A worker that still runs finds its own words as they were: no line is
  * freed, and no request that it may read unless it has closed its end. */
 static void free_arenas(const struct link *link, bool closed)
@@ -216,8 +206,9 @@ static void free_arenas(const struct link *link, bool closed)
 	uint64_t start = 0, halves = 2 * (uint64_t)h->slots;
 	for (uint64_t half = 0; half <= halves; half++) {
 		bool request = half < halves && half % 2 == 0;
-		bool kept = request && !closed && may_be_read(link->shadow[half / 2]);
-		if (!kept && half < halves) continue;
+		enum shadow shadow = request ? link->shadow[half / 2] : AT_REST;
+		bool may_read = shadow == IN_FLIGHT || shadow == IN_STREAM || shadow == IN_QUARANTINE;
+		if ((closed || !may_read) && half < halves) continue;
 		if (half > start)
 			os_memory_discard(link->map.arenas + start * h->stride, (half - start) * h->stride);
 		start = half + 1;

@@ -368,19 +368,10 @@ static bool is_token(const char *name)
 	return name[0] != 0;
 }
 
-static bool is_one_line(const char *value)
-{
-	return strpbrk(value, "\r\n") == NULL;
-}
-
-static bool is_open(const struct sb_worker *worker, const struct sb_call *call)
-{
-	return worker_has_claim(worker, call->slot, call->token);
-}
-
 void *sb_worker_reserve(struct sb_worker *worker, const struct sb_call *call, uint64_t *bytes)
 {
-	if (worker == NULL || call == NULL || !is_open(worker, call)) return NULL;
+	if (worker == NULL || call == NULL) return NULL;
+	if (!worker_has_claim(worker, call->slot, call->token)) return NULL;
 	if (bytes != NULL) *bytes = worker->map.header.payload_limit;
 	return arena_of(worker, call->slot, 1) + worker->map.header.head_limit;
 }
@@ -388,15 +379,16 @@ void *sb_worker_reserve(struct sb_worker *worker, const struct sb_call *call, ui
 static int32_t answer_head(const struct sb_worker *worker, uint8_t *arena,
                            const struct sb_answer *answer)
 {
+	static const char LINE_ENDS[] = "\r\n";
 	struct text texts[1 + 2 * HEADERS_MAX];
 	const char *const *headers = answer->headers;
 	const char *type = answer->content_type == NULL ? "" : answer->content_type;
 	uint32_t count = 0;
-	if (!is_one_line(type)) return -SB_EINVAL;
+	if (strpbrk(type, LINE_ENDS) != NULL) return -SB_EINVAL;
 	texts[count++] = (struct text){ type, strlen(type) };
 	for (; headers != NULL && headers[0] != NULL; headers += 2) {
 		if (count + 2 > sizeof texts / sizeof texts[0] || headers[1] == NULL) return -SB_EINVAL;
-		if (!is_token(headers[0]) || !is_one_line(headers[1])) return -SB_EINVAL;
+		if (!is_token(headers[0]) || strpbrk(headers[1], LINE_ENDS) != NULL) return -SB_EINVAL;
 		texts[count++] = (struct text){ headers[0], strlen(headers[0]) };
 		texts[count++] = (struct text){ headers[1], strlen(headers[1]) };
 	}
@@ -407,7 +399,7 @@ int32_t sb_worker_answer(struct sb_worker *worker, const struct sb_call *call,
                          const struct sb_answer *answer)
 {
 	if (worker == NULL || call == NULL || answer == NULL) return -SB_EINVAL;
-	if (!is_open(worker, call)) return -SB_ESTALE;
+	if (!worker_has_claim(worker, call->slot, call->token)) return -SB_ESTALE;
 	uint32_t status = answer->status == 0 ? 200 : answer->status;
 	if (status < 200 || status > 599) return -SB_EINVAL;
 	if (answer->body_bytes > worker->map.header.payload_limit) return -SB_EINVAL;
@@ -427,7 +419,7 @@ int32_t sb_worker_fail(struct sb_worker *worker, const struct sb_call *call, con
                        const char *message)
 {
 	if (worker == NULL || call == NULL) return -SB_EINVAL;
-	if (!is_open(worker, call)) return -SB_ESTALE;
+	if (!worker_has_claim(worker, call->slot, call->token)) return -SB_ESTALE;
 	const struct sb_header *h = &worker->map.header;
 	uint32_t limit = h->head_limit < h->inline_bytes ? h->head_limit : h->inline_bytes;
 	if (limit < SB_HEAD_MIN) limit = SB_HEAD_MIN;

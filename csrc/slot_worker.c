@@ -146,8 +146,7 @@ static int32_t end_claim(struct sb_worker *worker, uint32_t slot, enum sb_state 
 	return done ? 0 : -SB_ESTALE;
 }
 
-/* [complete] The release half: everything written to the arena and to the line comes before
- * DONE. */
+/* [complete] The release half: what was written to the arena and the line comes before DONE. */
 int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
                          uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                          uint32_t status_code)
@@ -204,13 +203,18 @@ int32_t sb_slot_finish(struct sb_worker *worker, uint32_t slot, uint32_t token,
 	return end_claim(worker, slot, SB_STREAMING);
 }
 
+/* Whether the caller of a claim has not given up. */
+static bool is_wanted(const struct sb_worker *worker, uint32_t slot)
+{
+	uint64_t word = load_acquire(&request_line(&worker->map, slot)->status);
+	uint64_t generation = worker->generation[slot];
+	return word == word_of(generation, SB_CLAIMED) || word == word_of(generation, SB_STREAMING);
+}
+
 int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, uint32_t token)
 {
 	if (worker == NULL || !worker_has_claim(worker, slot, token)) return 1;
-	uint64_t word = load_acquire(&request_line(&worker->map, slot)->status);
-	if (word != word_of(worker->generation[slot], SB_CLAIMED) &&
-	    word != word_of(worker->generation[slot], SB_STREAMING))
-		return 1;
+	if (!is_wanted(worker, slot)) return 1;
 	return worker->fd >= 0 && os_socket_hung_up(worker->fd) ? 1 : 0;
 }
 
@@ -221,10 +225,7 @@ int32_t sb_worker_flow(struct sb_worker *worker, uint32_t slot, uint32_t token, 
 {
 	if (!worker_has_claim(worker, slot, token) || !worker->flow[slot].open) return -SB_ESTALE;
 	struct sb_slot *at = &worker->map.region->slot[slot];
-	uint64_t word = load_acquire(&at->request.status);
-	if (word != word_of(worker->generation[slot], SB_CLAIMED) &&
-	    word != word_of(worker->generation[slot], SB_STREAMING))
-		return -SB_ESTALE;
+	if (!is_wanted(worker, slot)) return -SB_ESTALE;
 	const struct flows both = {
 		&worker->map.header, &worker->flow[slot], &at->worker, &at->client,
 	};

@@ -6,9 +6,8 @@
  * TypeScript relies on is in this file, and nothing else is.
  *
  * Caveats, before the API:
- *  - One region per worker life, made by the client, sealed, handed over once. It is never
- *    initialised twice; when the worker ends, the client forgets it and the kernel frees it with
- *    its last user.
+ *  - One region per worker life, made by the client, sealed, handed over once, never initialised
+ *    twice. When the worker ends, the client forgets it and the kernel frees it with its last user.
  *  - A handle (sb_client, sb_worker) belongs to one thread. Two handles share nothing here.
  *  - A child made by fork has no part of a handle: its memory is not mapped there, and the child's
  *    copy of a socket hides the end of its parent. It calls exec, or touches nothing of this.
@@ -318,8 +317,7 @@ enum sb_counter {
 	SB_COUNTER_SLOTS = 32
 };
 
-/* Values of now, written by the client's tick: each 20 ms while something is in flight, and once
- * more when nothing is. */
+/* Values of now, of the client's tick: each 20 ms while something is in flight, and once after. */
 #define SB_GAUGES(X)                                                                            \
 	X(SB_G_QUEUED, 0, "requests that wait for a worker")                                        \
 	X(SB_G_UNSETTLED, 1, "requests whose caller waits, queued ones among them")                 \
@@ -478,8 +476,7 @@ struct sb_worker;
  * -SB_ELIMIT, -SB_EFILES, -SB_ESYS). */
 SB_API struct sb_client *sb_client_open(uint32_t slots, uint32_t payload_limit, uint32_t head_limit,
                                         uint32_t inline_bytes, uint32_t flags, uint32_t bus_tag);
-/* Forgets every link and frees the handle; mappings are the caller's to unmap before
- * (sb_link_drop). */
+/* Forgets every link and frees the handle; the caller has unmapped them before (sb_link_drop). */
 SB_API void sb_client_close(struct sb_client *client);
 /* SB_BATCH + 1 events of SB_EVENT_WORDS words: those of the last poll or tick, and at index
  * SB_BATCH that of the last sb_slot_withdraw or sb_slot_wait. */
@@ -492,8 +489,7 @@ SB_API int32_t sb_link_offer(struct sb_client *client, int32_t fd, uint32_t conc
 SB_API int32_t sb_client_observe(struct sb_client *client, int32_t fd);
 /* Its worker is attached: it takes requests. -SB_EINVAL: no such link. */
 SB_API int32_t sb_link_start(struct sb_client *client, uint32_t link);
-/* The end of a life: no new requests, no bell. The slots are then judged one by one
- * (sb_slot_withdraw). */
+/* The end of a life: no new requests, no bell. sb_slot_withdraw then judges the slots. */
 SB_API void sb_link_stop(struct sb_client *client, uint32_t link);
 enum {
 	SB_DROP_DETACHED = 1, /* no view is left: the mapping is removed, else only its pages */
@@ -551,8 +547,6 @@ SB_API uint32_t sb_slot_token(const struct sb_client *client, uint32_t link, uin
  * The client publishes with method + SB_STREAMS, or the worker begins a response; then each side
  * looks, copies bytes into its ring or out of the other one's, and says how many. */
 
-enum { SB_LOOK_WORDS = 8 };
-
 /* What a look found, and what may be done now. */
 struct sb_look {
 	uint32_t readable; /* bytes that can be taken, in one piece */
@@ -572,8 +566,7 @@ SB_API int32_t sb_link_flow(struct sb_client *client, uint32_t link, uint32_t sl
                             uint32_t taken, uint32_t end, uint32_t need);
 /* The struct sb_look that sb_link_flow fills. */
 SB_API const void *sb_client_look(const struct sb_client *client);
-/* The same for the worker; -SB_ESTALE: the caller has given up, or token is not that of the
- * claim. */
+/* The same for the worker; -SB_ESTALE: the caller has given up, or token is not the claim's. */
 SB_API int32_t sb_worker_flow(struct sb_worker *worker, uint32_t slot, uint32_t token,
                               uint32_t sent, uint32_t taken, uint32_t end, uint32_t need);
 SB_API const void *sb_worker_look(const struct sb_worker *worker);

@@ -18,8 +18,7 @@ uint64_t flow_room(const struct sb_header *header, const struct flow *flow)
 	return ring_bytes(header) - (flow->sent - flow->seen_taken);
 }
 
-/* Both the private counts and the side's own line, which is clean whenever its slot is used
- * anew. */
+/* The private counts and the side's own line, which is clean whenever its slot is used anew. */
 void flow_reset(struct flow *flow, struct sb_flow *mine, bool open)
 {
 	*flow = (struct flow){ .open = open };

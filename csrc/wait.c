@@ -206,9 +206,8 @@ static bool worker_has_work(const struct sb_worker *worker)
 	return has_hints(&map->region->ready, worker->pending, map->header.slots);
 }
 
-/* Whether the rings of any claim have moved since the last look, for a worker that takes nothing
- * new. */
-bool worker_flows_moved(const struct sb_worker *worker)
+/* Whether the rings of any claim have moved, for a worker that takes nothing new. */
+static bool worker_flows_moved(const struct sb_worker *worker)
 {
 	for (uint32_t slot = 0; slot < worker->map.header.slots; slot++) {
 		if (worker->generation[slot] == 0 || !worker->flow[slot].open) continue;
