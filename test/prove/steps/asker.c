@@ -1,6 +1,6 @@
 /*
- * asker.c - a client with one worker at a time, used in the order in which src/bus/bus.ts does:
- * what a caller is told is settled in the books, and what was never run goes to the next worker.
+ * asker.c - a client with one worker at a time. What a caller is told is settled in the books. No
+ * more than the order of the calls is that of its user: nothing is asked again, nobody is notified.
  */
 #include "steps.h"
 
@@ -21,9 +21,15 @@ struct sb_region *client_region(void)
 	return asker.client == NULL || asker.link < 0 ? NULL : link_of_worker()->map.region;
 }
 
-static uint8_t *arena_of(uint32_t slot, uint32_t half)
+uint32_t the_link(void)
 {
-	return link_of_worker()->map.arenas + (2 * (uint64_t)slot + half) * asker.client->header.stride;
+	return (uint32_t)asker.link;
+}
+
+/* The arena of a slot's request or response. */
+static uint8_t *arena(uint32_t slot, bool response)
+{
+	return arena_of(&link_of_worker()->map, slot, response);
 }
 
 /* ---- the name ------------------------------------------------------------------------------ */
@@ -79,7 +85,7 @@ static void accept_worker(void)
 		return;
 	}
 	asker.fd = fd;
-	asker.joined = asker.confirmed = asker.started = asker.leaving = false;
+	asker.joined = asker.confirmed = asker.started = false;
 }
 
 static void on_message(uint32_t type, const uint8_t *body, uint32_t bytes)
@@ -95,9 +101,9 @@ static void on_message(uint32_t type, const uint8_t *body, uint32_t bytes)
 	case SB_MSG_ATTACHED:
 		MUST(asker.link >= 0 && !asker.confirmed);
 		asker.confirmed = true;
-		if (!asker.holds) asker.started = sb_link_start(asker.client, (uint32_t)asker.link) == 0;
+		if (!asker.holds) asker.started = sb_link_start(asker.client, the_link()) == 0;
 		break;
-	case SB_MSG_GOODBYE: asker.leaving = true; break;
+	case SB_MSG_GOODBYE: break;
 	default: fail(BROKEN, "a worker sent a message of type %u", type);
 	}
 }
@@ -138,8 +144,8 @@ static bool streams(uint64_t id, uint32_t what)
 /* Of a body that streams, the head alone. */
 static void write_request(uint32_t slot, uint64_t id)
 {
-	if (streams(id, UP)) memcpy(arena_of(slot, 0), &id, sizeof id);
-	else body_fill(arena_of(slot, 0), id, false);
+	if (streams(id, UP)) memcpy(arena(slot, false), &id, sizeof id);
+	else body_fill(arena(slot, false), id, false);
 	asker.claimed[slot] = asker.begun[slot] = false;
 	asker.need[slot] = 0;
 	asker.pending[slot] = id; /* registered before it is published */
@@ -150,13 +156,13 @@ int32_t client_publish(uint32_t slot)
 	uint64_t id = asker.pending[slot];
 	uint32_t bytes = streams(id, UP) ? 0 : body_bytes_of(id, false);
 	uint32_t method = streams(id, UP) ? SB_STREAMS + 1 : 1;
-	return sb_slot_publish(asker.client, (uint32_t)asker.link, slot, method, 8, 8, bytes,
+	return sb_slot_publish(asker.client, the_link(), slot, method, 8, 8, bytes,
 	                       board->timeout_ms, (double)id);
 }
 
 void client_reserve(void)
 {
-	int32_t slot = sb_slot_reserve(asker.client, (uint32_t)asker.link);
+	int32_t slot = sb_slot_reserve(asker.client, the_link());
 	MUST(slot >= 0);
 	write_request((uint32_t)slot, book_issue());
 	asker.reserved = slot;
@@ -171,19 +177,18 @@ void client_publish_reserved(void)
 
 static void dispatch(void)
 {
-	while (asker.queued > 0 && asker.started && !asker.leaving) {
-		int32_t slot = sb_slot_reserve(asker.client, (uint32_t)asker.link);
+	for (; asker.wanted > 0 && asker.started; asker.wanted--) {
+		int32_t slot = sb_slot_reserve(asker.client, the_link());
 		if (slot == -SB_EBUSY) return;
 		MUST(slot >= 0);
-		write_request((uint32_t)slot, asker.queue[0]);
-		memmove(asker.queue, asker.queue + 1, --asker.queued * sizeof asker.queue[0]);
+		write_request((uint32_t)slot, book_issue());
 		MUST(client_publish((uint32_t)slot) >= 0);
 	}
 }
 
 void client_issue(void)
 {
-	asker.queue[asker.queued++] = book_issue();
+	asker.wanted++;
 	dispatch();
 }
 
@@ -194,10 +199,10 @@ void client_copy_out(const struct sb_event *event)
 {
 	uint32_t slot = event->slot;
 	uint64_t id = asker.pending[slot];
-	MUST(event->kind == SB_EV_DONE && event->link == (uint32_t)asker.link && id != 0);
-	MUST_BE(event->life, sb_link_life(asker.client, (uint32_t)asker.link));
+	MUST(event->kind == SB_EV_DONE && event->link == the_link() && id != 0);
+	MUST_BE(event->life, sb_link_life(asker.client, the_link()));
 	if (event->status_code != 200 ||
-	    !body_is_right(arena_of(slot, 1), asker.client->header.stride, event->head_bytes,
+	    !body_is_right(arena(slot, true), asker.client->header.stride, event->head_bytes,
 	                   event->body_offset, event->body_bytes, id, true))
 		fail(MISDELIVERED, "slot %u: request %llu got foreign bytes, status %u", slot,
 		     (unsigned long long)(id - board->first), event->status_code);
@@ -215,8 +220,8 @@ void client_settle(uint32_t slot, enum outcome outcome)
 static void deliver(const struct sb_event *event)
 {
 	client_copy_out(event);
-	MUST_BE(sb_slot_release(asker.client, (uint32_t)asker.link, event->slot), 0);
-	MUST_BE(sb_slot_release(asker.client, (uint32_t)asker.link, event->slot), -SB_EINVAL);
+	MUST_BE(sb_slot_release(asker.client, the_link(), event->slot), 0);
+	MUST_BE(sb_slot_release(asker.client, the_link(), event->slot), -SB_EINVAL);
 	client_settle(event->slot, ANSWERED);
 }
 
@@ -227,20 +232,9 @@ static const struct sb_look *look_of_client(void)
 	return sb_client_look(asker.client);
 }
 
-static uint32_t ring_bytes(void)
-{
-	uint64_t bytes = asker.client->header.stride - asker.client->header.head_limit;
-	return bytes < SB_RING_MAX ? (uint32_t)bytes : SB_RING_MAX;
-}
-
-static uint8_t *ring_of(uint32_t slot, uint32_t half)
-{
-	return arena_of(slot, half) + asker.client->header.head_limit;
-}
-
 int32_t client_flow(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t end, uint32_t need)
 {
-	return sb_link_flow(asker.client, (uint32_t)asker.link, slot, sent, taken, end, need);
+	return sb_link_flow(asker.client, the_link(), slot, sent, taken, end, need);
 }
 
 /* Whoever waits for room goes on to wait while it reads. */
@@ -256,13 +250,11 @@ static void move(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t end)
 uint32_t client_piece(uint32_t slot)
 {
 	uint64_t id = asker.pending[slot];
-	const struct tape *tape = &book_of(id)->tape[0];
-	uint32_t left = tape->length - tape->announced, most = tape->length > RING ? 1000 : PIECE;
-	uint32_t bytes = left < most ? left : most;
+	uint32_t bytes = tape_piece(id, false);
 	move(slot, 0, 0, SB_FLOW_OPEN);
-	if (bytes == 0 || look_of_client()->free < bytes) return 0;
-	uint32_t at = look_of_client()->write_at - asker.client->header.head_limit;
-	tape_fill(id, false, ring_of(slot, 0), ring_bytes(), at, bytes);
+	const struct sb_look *look = look_of_client();
+	if (bytes == 0 || look->free < bytes) return 0;
+	tape_fill(id, false, &link_of_worker()->map, slot, look->write_at, bytes);
 	return bytes;
 }
 
@@ -284,7 +276,7 @@ uint32_t client_read_piece(uint32_t slot)
 	move(slot, 0, 0, SB_FLOW_OPEN);
 	const struct sb_look *look = look_of_client();
 	if (look->readable > 0)
-		tape_check(asker.pending[slot], true, arena_of(slot, 1) + look->read_at, look->readable);
+		tape_check(asker.pending[slot], true, arena(slot, true) + look->read_at, look->readable);
 	return look->readable;
 }
 
@@ -311,8 +303,7 @@ void client_finish(uint32_t slot)
 		fail(LOST, "a stream is over, and its end says %u", look->ended);
 	if (!streams(id, FAILS)) return;
 	MUST_BE(look->error_bytes, ERROR_HEAD);
-	uint32_t at = look->read_at - asker.client->header.head_limit;
-	tape_check_error(id, ring_of(slot, 1), ring_bytes(), at);
+	tape_check_error(id, &link_of_worker()->map, slot, look->read_at);
 }
 
 /* A claim of a streamed body, bytes, room, the head of a response that streams, its end. */
@@ -320,26 +311,20 @@ static void on_stream(const struct sb_event *event)
 {
 	uint32_t slot = event->slot;
 	uint64_t id = asker.pending[slot];
-	MUST(event->link == (uint32_t)asker.link && id != 0 && book_of(id)->streams != 0);
+	MUST(event->link == the_link() && id != 0 && book_of(id)->streams != 0);
 	asker.claimed[slot] = true;
 	if (event->status_code != 0) {
 		if (event->status_code != 200 || event->head_bytes != 8 || event->body_bytes > 1 ||
-		    memcmp(arena_of(slot, 1), &id, sizeof id) != 0 || asker.begun[slot])
+		    memcmp(arena(slot, true), &id, sizeof id) != 0 || asker.begun[slot])
 			fail(MISDELIVERED, "slot %u: a stream begins with a foreign head", slot);
 		asker.begun[slot] = true;
 	}
 	client_stream(slot);
 	if (event->body_bytes == 0 || asker.still) return;
 	client_finish(slot);
-	MUST_BE(sb_slot_release(asker.client, (uint32_t)asker.link, slot), 0);
+	MUST_BE(sb_slot_release(asker.client, the_link(), slot), 0);
 	MUST_BE(client_flow(slot, 0, 0, SB_FLOW_OPEN, 0), -SB_EINVAL);
 	client_settle(slot, ANSWERED);
-}
-
-static void send_cancel(uint32_t slot)
-{
-	struct sb_cancel cancel = { slot, sb_slot_token(asker.client, (uint32_t)asker.link, slot) };
-	if (asker.fd >= 0) (void)sb_control_send(asker.fd, SB_MSG_CANCEL, &cancel, sizeof cancel);
 }
 
 void client_handle(int32_t index)
@@ -352,7 +337,6 @@ void client_handle(int32_t index)
 	case SB_EV_TIMEOUT_QUEUED: client_settle(event->slot, NEVER_RAN); break;
 	case SB_EV_TIMEOUT_RUNNING:
 		client_settle(event->slot, MAY_HAVE_RUN);
-		send_cancel(event->slot);
 		board->given_up = true;
 		break;
 	default: fail(BROKEN, "slot %u of an honest worker: event %u", event->slot, event->kind);
@@ -373,10 +357,7 @@ void client_after_withdrawal(uint32_t slot, int32_t result)
 	switch (result) {
 	case SB_DONE: client_handle(SB_BATCH); break;
 	case SB_FREE: client_settle(slot, NEVER_RAN); break;
-	case SB_ABANDONED:
-		client_settle(slot, MAY_HAVE_RUN);
-		send_cancel(slot);
-		break;
+	case SB_ABANDONED: client_settle(slot, MAY_HAVE_RUN); break;
 	default: fail(BROKEN, "slot %u of an honest worker: withdraw says %d", slot, result);
 	}
 }
@@ -392,7 +373,7 @@ static void cancel_reserved(void)
 	if (asker.reserved < 0) return;
 	uint32_t slot = (uint32_t)asker.reserved;
 	asker.reserved = -1;
-	MUST_BE(sb_slot_cancel(asker.client, (uint32_t)asker.link, slot), 0);
+	MUST_BE(sb_slot_cancel(asker.client, the_link(), slot), 0);
 	client_settle(slot, NEVER_RAN);
 }
 
@@ -404,43 +385,31 @@ void client_go_on(void)
 		if (is_in_flight(slot)) client_stream(slot);
 }
 
-void client_give_up_all(void)
-{
-	if (asker.link < 0) return;
-	cancel_reserved();
-	for (uint32_t slot = 0; slot < SLOTS; slot++)
-		if (is_in_flight(slot))
-			client_after_withdrawal(slot,
-			                        sb_slot_withdraw(asker.client, (uint32_t)asker.link, slot));
-}
-
-/* ---- the end of a worker ------------------------------------------------------------------- */
-
-/* DONE is delivered, what was never run goes back into the queue, the rest may have run. */
-void client_judge(void)
+/* Gives up what is in flight. Of a worker that has ended all that was told is there. */
+void client_judge(bool ended)
 {
 	cancel_reserved();
 	for (uint32_t slot = 0; slot < SLOTS; slot++) {
 		if (!is_in_flight(slot)) continue;
-		int32_t result = sb_slot_withdraw(asker.client, (uint32_t)asker.link, slot);
-		if (result == SB_ABANDONED && asker.begun[slot]) { /* all that was told is there */
+		int32_t result = sb_slot_withdraw(asker.client, the_link(), slot);
+		if (ended && result == SB_ABANDONED && asker.begun[slot]) {
 			read_all(slot);
 			tape_check_committed(asker.pending[slot], true);
 		}
-		if (result != SB_FREE) {
-			client_after_withdrawal(slot, result);
-			continue;
-		}
-		uint64_t id = asker.pending[slot];
-		if (book_of(id)->executed != 0) fail(DOUBLED, "slot %u never ran, and it had", slot);
-		asker.queue[asker.queued++] = id;
-		asker.pending[slot] = 0;
+		client_after_withdrawal(slot, result);
 	}
 }
 
+void client_give_up_all(void)
+{
+	if (asker.link >= 0) client_judge(false);
+}
+
+/* ---- the end of a worker ------------------------------------------------------------------- */
+
 void client_drop(void)
 {
-	sb_link_drop(asker.client, (uint32_t)asker.link, 1);
+	sb_link_drop(asker.client, the_link(), 1);
 	asker.link = -1;
 }
 
@@ -448,14 +417,14 @@ void client_end(void)
 {
 	if (asker.fd >= 0) {
 		board->given_up = true;
-		if (asker.link >= 0) sb_link_stop(asker.client, (uint32_t)asker.link);
+		if (asker.link >= 0) sb_link_stop(asker.client, the_link());
 		close(asker.fd);
 		sb_fd_close((int32_t)asker.peer[2]);
 		sb_fd_close((int32_t)asker.peer[3]);
 	}
 	asker.fd = -1;
 	if (asker.link >= 0) {
-		client_judge();
+		client_judge(true);
 		client_drop();
 	}
 	asker.joined = asker.confirmed = asker.started = false;
@@ -504,7 +473,7 @@ void client_look(void)
 	dispatch();
 	bool rung = asker.bells > 0;
 	if (rung && asker.link >= 0)
-		MUST_BE(sb_link_bell(asker.client, (uint32_t)asker.link, asker.bells), 0);
+		MUST_BE(sb_link_bell(asker.client, the_link(), asker.bells), 0);
 	asker.bells = 0;
 	if (asker.on_futex && asker.link >= 0 &&
 	    load_seq(&client_region()->client.futex) != asker.ticket)
@@ -522,7 +491,7 @@ void client_look(void)
 
 void client_tell_idle(void)
 {
-	bool waits = asker.queued > 0 || asker.reserved >= 0;
+	bool waits = asker.wanted > 0 || asker.reserved >= 0;
 	board->idle = !waits && (asker.link < 0 || link_of_worker()->used == 0);
 }
 

@@ -98,6 +98,11 @@ void book_audit(void)
 	}
 }
 
+uint8_t *arena_of(const struct geometry *map, uint32_t slot, bool response)
+{
+	return map->arenas + (2 * (uint64_t)slot + response) * map->header.stride;
+}
+
 /* ---- bytes --------------------------------------------------------------------------------- */
 
 uint64_t key_of(uint64_t id, bool response)

@@ -35,11 +35,6 @@ const struct act worker_acts[3] = {
 
 /* ---- the parts of an arrangement ----------------------------------------------------------- */
 
-static uint32_t the_link(void)
-{
-	return (uint32_t)asker.link;
-}
-
 static void publish_one(void)
 {
 	open_and_attach();
@@ -410,7 +405,7 @@ static void cut_and_judge(void)
 	sb_fd_close((int32_t)asker.peer[2]);
 	sb_fd_close((int32_t)asker.peer[3]);
 	asker.fd = -1;
-	client_judge();
+	client_judge(true);
 }
 
 static void before_drop(void)

@@ -73,6 +73,8 @@ static void conclude(void)
 	settle();
 	by_client(client_issue);
 	settle();
+	if (book_of(board->next - 1)->outcome != ANSWERED)
+		fail(LOST, "what is asked afterwards is not answered");
 	by_client(client_audit);
 	by_worker(worker_leave);
 	by_client(client_look);

@@ -8,9 +8,9 @@
  *
  * book.c        the books: what was asked, run, settled; and what fails
  * tape.c        the books of streams: every byte, before and after it is told
- * asker.c       a client, used as src/bus/bus.ts uses it
- * server.c      a worker, used as src/bus/worker.ts does
- * client_ops.c     the operations of a client, and what a worker does while the client is stopped
+ * asker.c       a client: what a caller is told goes into the books
+ * server.c      a worker, and its handlers
+ * client_ops.c  the operations of a client, and what a worker does while the client is stopped
  * worker_ops.c  the operations of a worker, and what a client does while the worker is stopped
  * stream_ops.c  the operations on streams, of both sides
  * main.c        one run per operation, fault and step; recovery; the report
@@ -87,15 +87,17 @@ void body_fill(uint8_t *to, uint64_t id, bool response);
 bool body_is_right(const uint8_t *arena, uint64_t stride, uint32_t head_bytes, uint32_t offset,
                    uint32_t bytes, uint64_t id, bool response);
 uint64_t key_of(uint64_t id, bool response);
+uint8_t *arena_of(const struct geometry *map, uint32_t slot, bool response);
 
 /* ---- the books of streams (tape.c) --------------------------------------------------------- */
 
 /* Writes what comes next of a tape, or the error head behind it, into a ring. */
-void tape_fill(uint64_t id, bool response, uint8_t *ring, uint32_t ring_bytes, uint32_t at,
+void tape_fill(uint64_t id, bool response, const struct geometry *map, uint32_t slot, uint32_t at,
                uint32_t bytes);
+uint32_t tape_piece(uint64_t id, bool response); /* bytes that are sent next */
 /* These bytes are what comes next of a tape, and were told; they count as read. */
 void tape_check(uint64_t id, bool response, const uint8_t *bytes, uint32_t count);
-void tape_check_error(uint64_t id, const uint8_t *ring, uint32_t ring_bytes, uint32_t at);
+void tape_check_error(uint64_t id, const struct geometry *map, uint32_t slot, uint32_t at);
 void tape_announce(uint64_t id, bool response, uint32_t sent, bool ends);
 void tape_commit(uint64_t id, bool response);
 void tape_check_end(uint64_t id, bool response);
@@ -110,11 +112,10 @@ struct asker {
 	int fd;           /* the worker's connection, or -1 */
 	int32_t link;     /* or -1 */
 	uint32_t peer[4]; /* of sb_peer_identify */
-	bool joined, confirmed, started, leaving;
+	bool joined, confirmed, started;
 	bool holds;       /* offers and starts only when it is told to */
 	uint64_t pending[SLOTS]; /* ids, 0: none */
-	uint64_t queue[BOOK];    /* ids that wait for a worker */
-	uint32_t queued;
+	uint32_t wanted;  /* requests that wait for a worker */
 	int32_t reserved; /* a slot that is WRITING, or -1 */
 	bool asleep;      /* parked: only news wake it */
 	bool on_futex;    /* parked as sb_slot_wait does: also a change of the futex word */
@@ -144,7 +145,7 @@ void client_reserve(void);  /* and writes it, up to publish */
 void client_publish_reserved(void);
 void client_give_up_all(void);
 void client_end(void);      /* of the link: judges every slot */
-void client_judge(void);
+void client_judge(bool ended);
 void client_drop(void);
 void client_handle(int32_t index); /* of the event, SB_BATCH: of a withdrawal or a wait */
 void client_handle_all(int32_t found);
@@ -156,6 +157,7 @@ void client_audit(void);    /* no slot is lost */
 void client_tell_idle(void);
 int32_t client_publish(uint32_t slot);
 struct sb_region *client_region(void); /* or NULL */
+uint32_t the_link(void);
 void client_poll_all(void); /* and handles what it finds */
 uint32_t client_piece(uint32_t slot); /* writes the next one; its length, or 0 */
 int32_t client_flow(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t end, uint32_t need);
@@ -170,7 +172,6 @@ void client_settle(uint32_t slot, enum outcome outcome);
 struct claim {
 	uint64_t id; /* 0: none */
 	uint32_t token;
-	uint32_t head_bytes, body_offset, body_bytes;
 	bool begun, given_up;
 	uint32_t need; /* room that is waited for */
 };

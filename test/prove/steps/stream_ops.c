@@ -292,14 +292,14 @@ static void tick(void)
 
 static void withdraw(void)
 {
-	asker.result = sb_slot_withdraw(asker.client, (uint32_t)asker.link, 0);
+	asker.result = sb_slot_withdraw(asker.client, the_link(), 0);
 }
 
 static void after_withdraw(void)
 {
 	asker.still = false;
 	client_after_withdrawal(0, asker.result);
-	MUST_BE(sb_slot_withdraw(asker.client, (uint32_t)asker.link, 0), -SB_EINVAL);
+	MUST_BE(sb_slot_withdraw(asker.client, the_link(), 0), -SB_EINVAL);
 	client_issue();
 }
 
@@ -318,7 +318,7 @@ static void before_release(void)
 
 static void release(void)
 {
-	asker.result = sb_slot_release(asker.client, (uint32_t)asker.link, 0);
+	asker.result = sb_slot_release(asker.client, the_link(), 0);
 }
 
 static void after_release(void)
