@@ -416,7 +416,7 @@ int32_t sb_worker_step(struct sb_worker *worker, uint32_t *peer)
 		case JOINING: error = join_step(worker); break;
 		case AWAITING_HELLO: error = hello_step(worker, peer); break;
 		case ACKNOWLEDGING: /* nobody waits for an observer */
-			if (worker->role == SB_ROLE_WORKER)
+			if (worker->role != SB_ROLE_OBSERVER)
 				error = sb_control_send(worker->fd, SB_MSG_ATTACHED, NULL, 0);
 			break;
 		case ATTACHED: break;

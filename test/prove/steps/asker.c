@@ -206,7 +206,6 @@ void client_copy_out(const struct sb_event *event)
 	                   event->body_offset, event->body_bytes, id, true))
 		fail(MISDELIVERED, "slot %u: request %llu got foreign bytes, status %u", slot,
 		     (unsigned long long)(id - board->first), event->status_code);
-	asker.delivered = *event;
 }
 
 void client_settle(uint32_t slot, enum outcome outcome)

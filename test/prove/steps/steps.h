@@ -122,7 +122,6 @@ struct asker {
 	uint32_t ticket;
 	uint32_t bells;   /* heard since it last looked */
 	int32_t result;   /* of the operation */
-	struct sb_event delivered; /* copied out and not yet released */
 	bool claimed[SLOTS]; /* the worker has it, said an event */
 	bool begun[SLOTS]; /* the response streams, and its head is here */
 	uint32_t need[SLOTS]; /* room that is waited for */
