@@ -49,7 +49,7 @@ interface Pair {
 /** The handshake of `src/bus` without its checks. */
 async function attach(directory: string): Promise<Pair> {
   const name = "micro";
-  const hub = native.sb_hub_open(4, 65_536, HEAD_LIMIT, 16_384, 0, 1) as Pointer;
+  const hub = native.sb_client_open(4, 65_536, HEAD_LIMIT, 16_384, 0, 1) as Pointer;
   let link = -1;
   Bun.listen({
     unix: join(directory, `${name}.sock`),
@@ -80,7 +80,7 @@ function cycle({ hub, link, worker }: Pair, request: Uint32Array): void {
   native.sb_slot_publish(hub, link, slot, 0, 8, 8, BODY_BYTES, 0, 1);
   if (native.sb_slot_take(worker, 0) !== 1) throw new Error("nothing to take");
   native.sb_slot_complete(worker, slot, request[FIELDS["sb_request.token"][0] / 4]!, 8, 8, BODY_BYTES, 200);
-  if (native.sb_hub_poll(hub, 0) !== 1) throw new Error("no answer");
+  if (native.sb_client_poll(hub, 0) !== 1) throw new Error("no answer");
   if (native.sb_slot_release(hub, link, slot) !== 0) throw new Error("the slot is not ours");
 }
 

@@ -17,6 +17,12 @@ int32_t fail_with(int32_t code, int number)
 	return code;
 }
 
+void *fail_null(int32_t code, int number)
+{
+	fail_with(code, number);
+	return NULL;
+}
+
 int32_t sb_error_last(void)
 {
 	return last_code;
@@ -30,10 +36,9 @@ int32_t sb_error_number(void)
 const char *sb_error_text(int32_t error)
 {
 	switch (error < 0 ? -(int64_t)error : error) {
-#define X(name, value, text)                                                                    \
+#define TEXT(name, value, text)                                                                 \
 	case name: return text;
-		SB_ERRORS(X)
-#undef X
+		SB_ERRORS(TEXT)
 	default: return "no error of slotbus";
 	}
 }
@@ -48,31 +53,23 @@ struct field {
 	uint32_t offset, bytes;
 };
 
+#define LIMIT(name, value, text) { "limit", #name, name },
+#define STATE(name, value, text) { "state", #name, name },
+#define ERROR(name, value, text) { "error", #name, name },
+#define MESSAGE(name, value, text) { "message", #name, name },
+#define COUNTER(name, value, text) { "counter", #name, name },
+#define GAUGE(name, value, text) { "gauge", #name, name },
+#define EVENT(name, value, text) { "event", #name, name },
+
 static const struct constant constants[] = {
-#define X(name, value, text) { "limit", #name, name },
-	SB_LIMITS(X)
-#undef X
-#define X(name, value, text) { "state", #name, name },
-	SB_STATES(X)
-#undef X
-#define X(name, value, text) { "error", #name, name },
-	SB_ERRORS(X)
-#undef X
-#define X(name, value, text) { "message", #name, name },
-	SB_MESSAGES(X)
-#undef X
-#define X(name, value, text) { "counter", #name, name },
-	SB_COUNTERS(X)
-#undef X
-#define X(name, value, text) { "gauge", #name, name },
-	SB_GAUGES(X)
-#undef X
-#define X(name, value, text) { "event", #name, name },
-	SB_EVENTS(X)
-#undef X
-#define X(name, value, text) { "limit", #name, name },
-	SB_FLEET_LIMITS(X)
-#undef X
+	SB_LIMITS(LIMIT)
+	SB_STATES(STATE)
+	SB_ERRORS(ERROR)
+	SB_MESSAGES(MESSAGE)
+	SB_COUNTERS(COUNTER)
+	SB_GAUGES(GAUGE)
+	SB_EVENTS(EVENT)
+	SB_FLEET_LIMITS(LIMIT)
 	{ "role", "SB_ROLE_WORKER", SB_ROLE_WORKER },
 	{ "role", "SB_ROLE_OBSERVER", SB_ROLE_OBSERVER },
 	{ "flag", "SB_FLAG_TIMING", SB_FLAG_TIMING },
@@ -109,7 +106,7 @@ static const struct field fields[] = {
 	FIELD(sb_header, head_limit), FIELD(sb_header, inline_bytes), FIELD(sb_header, flags),
 	FIELD(sb_header, bus_tag),
 	FIELD(sb_region, ready), FIELD(sb_region, done), FIELD(sb_region, worker),
-	FIELD(sb_region, hub), FIELD(sb_region, counters), FIELD(sb_region, pad5),
+	FIELD(sb_region, client), FIELD(sb_region, counters), FIELD(sb_region, pad5),
 	FIELD(sb_request_line, status), FIELD(sb_request_line, serial),
 	FIELD(sb_request_line, head_bytes), FIELD(sb_request_line, body_offset),
 	FIELD(sb_request_line, body_bytes),
@@ -117,7 +114,8 @@ static const struct field fields[] = {
 	FIELD(sb_response_line, claimed_ns), FIELD(sb_response_line, head_bytes),
 	FIELD(sb_response_line, body_offset), FIELD(sb_response_line, body_bytes),
 	FIELD(sb_response_line, status_code),
-	FIELD(sb_slot, request), FIELD(sb_slot, response), FIELD(sb_slot, hub), FIELD(sb_slot, worker),
+	FIELD(sb_slot, request), FIELD(sb_slot, response), FIELD(sb_slot, client),
+	FIELD(sb_slot, worker),
 	FIELD(sb_flow, sent), FIELD(sb_flow, taken), FIELD(sb_flow, ended), FIELD(sb_flow, error_bytes),
 	FIELD(sb_flow, waiting),
 	FIELD(sb_look, readable), FIELD(sb_look, read_at), FIELD(sb_look, room),

@@ -74,19 +74,14 @@ int32_t sb_name_check(const char *name)
 	return length == 0 ? -SB_ENAME : 0;
 }
 
-struct file_name {
-	char text[SB_NAME_MAX + 8];
-};
-
-static struct file_name with_suffix(const char *name, const char *suffix)
+struct file_name with_suffix(const char *name, const char *suffix)
 {
 	struct file_name file;
 	snprintf(file.text, sizeof file.text, "%s%s", name, suffix);
 	return file;
 }
 
-/* Whether the descriptor is still what the name leads to: a lock on an unlinked file guards
- * nothing. */
+/* Whether the name still leads to the open file: a lock on an unlinked file guards nothing. */
 bool file_is_named(int dir, const char *file, int fd)
 {
 	struct stat held, named;
@@ -106,7 +101,7 @@ static uint32_t read_pid(int fd)
 static int32_t open_lock(int dir, const char *file)
 {
 	const int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
-	int fd = SB_FAULT("hub.lock.open", EMFILE) ? -1 : openat(dir, file, flags, 0600);
+	int fd = SB_FAULT("client.lock.open", EMFILE) ? -1 : openat(dir, file, flags, 0600);
 	if (fd < 0 && (errno == ELOOP || errno == EISDIR || errno == EACCES)) return -SB_EPERM;
 	if (fd < 0 && (errno == EMFILE || errno == ENFILE)) return -SB_EFILES;
 	if (fd < 0) return fail_with(-SB_ESYS, errno);
@@ -136,10 +131,10 @@ int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
 			close(fd);
 			continue;
 		}
-		SB_POINT("hub.lock.taken");
+		SB_POINT("client.lock.taken");
 		char text[16];
 		int length = snprintf(text, sizeof text, "%d\n", (int)getpid());
-		if (SB_FAULT("hub.lock.write", ENOSPC) || ftruncate(fd, 0) != 0 ||
+		if (SB_FAULT("client.lock.write", ENOSPC) || ftruncate(fd, 0) != 0 ||
 		    fchmod(fd, 0600) != 0 || /* whatever the umask */
 		    pwrite(fd, text, (size_t)length, 0) != length) {
 			int number = errno;
@@ -147,9 +142,9 @@ int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
 			close(fd);
 			return fail_with(-SB_ESYS, number);
 		}
-		SB_POINT("hub.lock.written");
+		SB_POINT("client.lock.written");
 		unlinkat(dir, with_suffix(name, ".sock").text, 0);
-		SB_POINT("hub.lock.cleared");
+		SB_POINT("client.lock.cleared");
 		return fd;
 	}
 	return -SB_EAGAIN;
@@ -159,19 +154,20 @@ int32_t sb_name_expose(int32_t dir, const char *name, int32_t shared)
 {
 	struct file_name file = with_suffix(name, ".sock");
 	mode_t mode = shared ? 0666 : 0600;
-	if (!SB_FAULT("hub.socket.expose", EPERM) && fchmodat(dir, file.text, mode, 0) == 0) return 0;
+	if (!SB_FAULT("client.socket.expose", EPERM) && fchmodat(dir, file.text, mode, 0) == 0)
+		return 0;
 	return fail_with(-SB_ESYS, errno);
 }
 
 void sb_name_unlock(int32_t dir, const char *name, int32_t lock)
 {
-	SB_POINT("hub.unlock.before");
+	SB_POINT("client.unlock.before");
 	unlinkat(dir, with_suffix(name, ".sock").text, 0);
-	SB_POINT("hub.unlock.hidden");
+	SB_POINT("client.unlock.hidden");
 	unlinkat(dir, with_suffix(name, ".lock").text, 0);
-	SB_POINT("hub.unlock.unnamed");
+	SB_POINT("client.unlock.unnamed");
 	close(lock);
-	SB_POINT("hub.unlock.after");
+	SB_POINT("client.unlock.after");
 }
 
 int32_t sb_name_probe(int32_t dir, const char *name)
@@ -211,32 +207,12 @@ int32_t sb_control_send(int32_t fd, uint32_t type, const void *body, uint32_t bo
 	return send_message(fd, type, body, body_bytes, -1);
 }
 
-int32_t sb_peer_identify(int32_t fd, uint32_t *out)
-{
-	return os_peer(fd, out);
-}
-
-int32_t sb_peer_ended(int32_t pidfd)
-{
-	return os_process_ended(pidfd) ? 1 : 0;
-}
-
-int32_t sb_peer_ending(int32_t statm)
-{
-	return os_process_ending(statm) ? 1 : 0;
-}
-
-int32_t sb_pidfd_open(uint32_t pid)
-{
-	return os_process_open(pid);
-}
-
 double sb_now_ms(void)
 {
 	return (double)os_now_ns() / 1e6;
 }
 
-/* ---- the hub's side of the handshake ----------------------------------------------------- */
+/* ---- the client's side of the handshake -------------------------------------------------- */
 
 int32_t sb_join_check(const void *body, uint32_t body_bytes, uint32_t *out)
 {
@@ -275,72 +251,68 @@ static int32_t send_hello(int fd, uint64_t epoch, uint64_t bytes, int memory)
 	return send_message(fd, SB_MSG_HELLO, &hello, sizeof hello, memory);
 }
 
-int32_t sb_link_offer(struct sb_hub *hub, int32_t fd, uint32_t concurrency)
+int32_t sb_link_offer(struct sb_client *client, int32_t fd, uint32_t concurrency)
 {
 	if (concurrency < 1) return -SB_EINVAL;
-	int32_t opened = link_open(hub, concurrency);
+	int32_t opened = link_open(client, concurrency);
 	if (opened < 0) return opened;
 	uint32_t index = (uint32_t)opened;
-	struct link *link = hub->links[index];
+	struct link *link = client->links[index];
 	int memory = -1;
-	SB_POINT("hub.offer.before");
+	SB_POINT("client.offer.before");
 	int32_t error = region_create(&link->map, &memory);
 	if (error == 0) {
-		SB_POINT("hub.offer.made");
+		SB_POINT("client.offer.made");
 		error = send_hello(fd, link->map.header.epoch, link->map.header.region_bytes, memory);
 		close(memory);
 	}
 	if (error != 0) {
 		region_detach(&link->map, true);
-		link_forget(hub, index);
+		link_forget(client, index);
 		return error;
 	}
-	SB_POINT("hub.offer.sent");
+	SB_POINT("client.offer.sent");
 	link->fd = fd;
 	return opened;
 }
 
-int32_t sb_hub_observe(struct sb_hub *hub, int32_t fd)
+int32_t sb_client_observe(struct sb_client *client, int32_t fd)
 {
-	uint64_t epoch = (uint64_t)hub->header.bus_tag << 32;
-	return send_hello(fd, epoch, stats_bytes(), hub->stats_fd);
+	uint64_t epoch = (uint64_t)client->header.bus_tag << 32;
+	return send_hello(fd, epoch, STATS_BYTES, client->stats_fd);
 }
 
-int32_t sb_link_start(struct sb_hub *hub, uint32_t index)
+int32_t sb_link_start(struct sb_client *client, uint32_t index)
 {
-	if (index >= SB_LINKS_MAX || hub->links[index] == NULL) return -SB_EINVAL;
-	struct sb_park *park = &hub->links[index]->map.region->hub;
-	SB_POINT("hub.start.before");
-	hub->links[index]->started = true;
-	store_relaxed(&park->cpu, hub->mover.cpu);
-	if (hub->parked) store_seq(&park->parked, SB_PARK_SOCKET);
-	SB_POINT("hub.start.after");
+	struct link *link = link_at(client, index);
+	if (link == NULL) return -SB_EINVAL;
+	struct sb_park *park = &link->map.region->client;
+	SB_POINT("client.start.before");
+	link->started = true;
+	store_relaxed(&park->cpu, client->mover.cpu);
+	if (client->parked) store_seq(&park->parked, SB_PARK_SOCKET);
+	SB_POINT("client.start.after");
 	return 0;
 }
 
-void sb_link_stop(struct sb_hub *hub, uint32_t index)
+void sb_link_stop(struct sb_client *client, uint32_t index)
 {
-	if (index >= SB_LINKS_MAX || hub->links[index] == NULL) return;
-	SB_POINT("hub.stop.before");
-	hub->links[index]->started = false;
-	hub->links[index]->fd = -1;
-	stats_unlink(hub, index);
-	SB_POINT("hub.stop.after");
+	struct link *link = link_at(client, index);
+	if (link == NULL) return;
+	SB_POINT("client.stop.before");
+	link->started = false;
+	link->fd = -1;
+	stats_unlink(client, index);
+	SB_POINT("client.stop.after");
 }
 
 /* ---- the worker's side ------------------------------------------------------------------- */
 
 struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurrency)
 {
-	if (sb_name_check(name) != 0) {
-		fail_with(-SB_ENAME, EINVAL);
-		return NULL;
-	}
+	if (sb_name_check(name) != 0) return fail_null(-SB_ENAME, EINVAL);
 	struct sb_worker *worker = calloc(1, sizeof *worker);
-	if (worker == NULL) {
-		fail_with(-SB_ENOMEM, ENOMEM);
-		return NULL;
-	}
+	if (worker == NULL) return fail_null(-SB_ENOMEM, ENOMEM);
 	strcpy(worker->name, name);
 	worker->dir = dir;
 	worker->concurrency = concurrency;
@@ -349,8 +321,7 @@ struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurr
 	if (worker->fd >= 0) return worker;
 	int number = errno;
 	free(worker);
-	fail_with(number == EMFILE || number == ENFILE ? -SB_EFILES : -SB_ESYS, number);
-	return NULL;
+	return fail_null(number == EMFILE || number == ENFILE ? -SB_EFILES : -SB_ESYS, number);
 }
 
 struct sb_worker *sb_observer_open(int32_t dir, const char *name)
@@ -372,8 +343,7 @@ static int32_t connect_step(struct sb_worker *worker)
 		return 0;
 	}
 	if (errno == EISCONN) return 0;
-	bool backlog_full = errno == EAGAIN || errno == EINTR || errno == EINPROGRESS;
-	if (backlog_full) return -SB_EAGAIN;
+	if (errno == EAGAIN || errno == EINTR || errno == EINPROGRESS) return -SB_EAGAIN; /* backlog */
 	if (errno == ENOENT || errno == ECONNREFUSED) return -SB_ENOBUS;
 	return errno == EACCES || errno == EPERM ? -SB_EPERM : fail_with(-SB_ESYS, errno);
 }
@@ -436,13 +406,6 @@ static int32_t hello_step(struct sb_worker *worker, uint32_t *peer)
 	return error;
 }
 
-/* Nobody waits for an observer. */
-static int32_t acknowledge_step(const struct sb_worker *worker)
-{
-	if (worker->role == SB_ROLE_OBSERVER) return 0;
-	return sb_control_send(worker->fd, SB_MSG_ATTACHED, NULL, 0);
-}
-
 int32_t sb_worker_step(struct sb_worker *worker, uint32_t *peer)
 {
 	int32_t error = 0;
@@ -452,21 +415,16 @@ int32_t sb_worker_step(struct sb_worker *worker, uint32_t *peer)
 		case CONNECTING: error = connect_step(worker); break;
 		case JOINING: error = join_step(worker); break;
 		case AWAITING_HELLO: error = hello_step(worker, peer); break;
-		case ACKNOWLEDGING: error = acknowledge_step(worker); break;
+		case ACKNOWLEDGING: /* nobody waits for an observer */
+			if (worker->role != SB_ROLE_OBSERVER)
+				error = sb_control_send(worker->fd, SB_MSG_ATTACHED, NULL, 0);
+			break;
 		case ATTACHED: break;
 		}
 		if (error == 0) worker->step++;
 	}
 	if (error == 0) SB_POINT("worker.attached.sent");
 	return error;
-}
-
-/* A worker on a mapping that already exists: tests run both sides on one. */
-void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd)
-{
-	worker->map = *map;
-	worker->fd = fd;
-	worker->step = ATTACHED;
 }
 
 int32_t sb_worker_fd(const struct sb_worker *worker)
@@ -484,7 +442,7 @@ void sb_worker_close(struct sb_worker *worker, int32_t detached)
 	if (worker == NULL) return;
 	SB_POINT("worker.close.before");
 	if (worker->fd >= 0) close(worker->fd);
-	stats_detach(worker);
+	if (worker->stats != NULL) os_memory_unmap(worker->stats, STATS_BYTES);
 	region_detach(&worker->map, detached != 0);
 	free(worker->head);
 	free(worker);

@@ -110,10 +110,7 @@ void *sb_fleet_staging(struct sb_fleet *fleet, uint32_t bytes)
 	if (larger < SB_PAGE) larger = SB_PAGE;
 	if (larger > UINT32_MAX) larger = UINT32_MAX;
 	uint8_t *staging = realloc(fleet->staging, larger);
-	if (staging == NULL) {
-		fail_with(-SB_ENOMEM, ENOMEM);
-		return NULL;
-	}
+	if (staging == NULL) return fail_null(-SB_ENOMEM, ENOMEM);
 	fleet->staging = staging;
 	fleet->staging_bytes = (uint32_t)larger;
 	return staging;

@@ -46,9 +46,7 @@ extern "C" {
 	X(SB_FLEET_LOCKS, 1073741824, "offset of the members' lock bytes; the join lock follows")
 
 enum {
-#define X(name, value, why) name = (value),
-	SB_FLEET_LIMITS(X)
-#undef X
+	SB_FLEET_LIMITS(SB_VALUE)
 };
 
 #define SB_FLEET_MAGIC 0x5445454c46304c53ULL /* "SL0FLEET" */

@@ -151,17 +151,6 @@ static int32_t begin_epoch(struct sb_fleet_header *h, const struct sb_fleet_head
 
 /* ---- the file ---------------------------------------------------------------------------- */
 
-struct file_name {
-	char text[SB_NAME_MAX + 48];
-};
-
-static struct file_name named_file(const char *name)
-{
-	struct file_name file;
-	snprintf(file.text, sizeof file.text, "%s.fleet", name);
-	return file;
-}
-
 static struct file_name temporary_file(const char *name)
 {
 	static _Atomic uint32_t serial;
@@ -333,7 +322,8 @@ static void raise_next_token(const struct sb_fleet *fleet)
 static int32_t make_file(struct sb_fleet *fleet, const struct sb_fleet_header *wanted, int old,
                          const struct sb_fleet_header *old_header)
 {
-	struct file_name file = named_file(fleet->name), temporary = temporary_file(fleet->name);
+	struct file_name file = with_suffix(fleet->name, ".fleet");
+	struct file_name temporary = temporary_file(fleet->name);
 	fleet->header = *wanted;
 	uint64_t old_next = old < 0 ? 0 : read_next_token(old, old_header);
 	int32_t error = begin_epoch(&fleet->header, old < 0 ? NULL : old_header, old_next);
@@ -357,7 +347,7 @@ static int32_t make_file(struct sb_fleet *fleet, const struct sb_fleet_header *w
 static int32_t join_file(struct sb_fleet *fleet, const struct sb_fleet_header *wanted,
                          const struct sb_fleet_header *there)
 {
-	struct file_name file = named_file(fleet->name);
+	struct file_name file = with_suffix(fleet->name, ".fleet");
 	if (!file_is_named(fleet->dir, file.text, fleet->fd)) return -SB_EAGAIN;
 	SB_POINT("fleet.join.judged");
 	if (!somebody_lives(fleet->fd)) { /* an orphan: all who had it have ended */
@@ -379,7 +369,7 @@ static int32_t join_file(struct sb_fleet *fleet, const struct sb_fleet_header *w
 /* -SB_EAGAIN: the file was replaced or removed meanwhile. */
 static int32_t try_to_join(struct sb_fleet *fleet, const struct sb_fleet_header *wanted)
 {
-	struct file_name file = named_file(fleet->name);
+	struct file_name file = with_suffix(fleet->name, ".fleet");
 	struct sb_fleet_header there;
 	uint64_t bytes = 0;
 	int32_t error = open_file(fleet->dir, file.text, true, &fleet->fd, &bytes);
@@ -401,19 +391,16 @@ static int32_t try_to_join(struct sb_fleet *fleet, const struct sb_fleet_header 
 static struct sb_fleet *fleet_open(int dir, const char *name)
 {
 	struct sb_fleet *fleet = calloc(1, sizeof *fleet);
-	if (fleet == NULL) {
-		fail_with(-SB_ENOMEM, ENOMEM);
-		return NULL;
-	}
+	if (fleet == NULL) return fail_null(-SB_ENOMEM, ENOMEM);
 	fleet->fd = -1;
 	fleet->dir = -1;
 	if (name == NULL) return fleet;
 	strcpy(fleet->name, name);
 	fleet->dir = fcntl(dir, F_DUPFD_CLOEXEC, 0); /* the file is removed at the end, by its name */
 	if (fleet->dir >= 0) return fleet;
-	fail_with(system_failed(errno), errno);
+	int number = errno;
 	free(fleet);
-	return NULL;
+	return fail_null(system_failed(number), number);
 }
 
 /* The handle, or NULL after an error. */
@@ -423,8 +410,7 @@ static struct sb_fleet *opened(struct sb_fleet *fleet, int32_t error)
 	undo_join(fleet);
 	if (fleet->dir >= 0) close(fleet->dir);
 	free(fleet);
-	fail_with(error, sb_error_number());
-	return NULL;
+	return fail_null(error, sb_error_number());
 }
 
 static int32_t check_want(const char *name, const void *want, struct sb_fleet_header *wanted)
@@ -458,7 +444,7 @@ struct sb_fleet *sb_fleet_observe(int32_t dir, const char *name)
 	int32_t error = -SB_EAGAIN;
 	for (int attempt = 0; attempt < JOIN_ATTEMPTS && error == -SB_EAGAIN; attempt++) {
 		uint64_t bytes = 0;
-		error = open_file(fleet->dir, named_file(name).text, false, &fleet->fd, &bytes);
+		error = open_file(fleet->dir, with_suffix(name, ".fleet").text, false, &fleet->fd, &bytes);
 		if (error == 0) error = read_header(fleet->fd, bytes, &fleet->header);
 	}
 	if (error == 0) error = map_file(fleet, fleet->fd, false);
@@ -528,10 +514,7 @@ struct sb_fleet *sb_fleet_join_memory(int32_t fd, const void *want)
 {
 	struct sb_fleet_header wanted;
 	if (check_want(NULL, want, &wanted) != 0) return NULL;
-	if (fd < 0 && want == NULL) {
-		fail_with(-SB_EINVAL, EINVAL);
-		return NULL;
-	}
+	if (fd < 0 && want == NULL) return fail_null(-SB_EINVAL, EINVAL);
 	struct sb_fleet *fleet = fleet_open(-1, NULL);
 	if (fleet == NULL) return NULL;
 	int made = -1;
@@ -548,7 +531,7 @@ struct sb_fleet *sb_fleet_join_memory(int32_t fd, const void *want)
 /* Our byte is still locked; with the join lock held, nobody comes either. */
 static void remove_if_last(const struct sb_fleet *fleet)
 {
-	struct file_name file = named_file(fleet->name);
+	struct file_name file = with_suffix(fleet->name, ".fleet");
 	if (take_join_lock(fleet->fd) != 0) return; /* somebody is stopped in the middle of a join */
 	SB_POINT("fleet.leave.locked");
 	if (!somebody_lives(fleet->fd) && file_is_named(fleet->dir, file.text, fleet->fd))
@@ -590,7 +573,7 @@ static int32_t remove_orphan(int dir, const char *file, int fd)
 int32_t sb_fleet_clean(int32_t dir, const char *name)
 {
 	if (sb_name_check(name) != 0) return -SB_ENAME;
-	struct file_name file = named_file(name);
+	struct file_name file = with_suffix(name, ".fleet");
 	int32_t result = -SB_EAGAIN;
 	for (int attempt = 0; attempt < JOIN_ATTEMPTS && result == -SB_EAGAIN; attempt++) {
 		struct sb_fleet_header there;

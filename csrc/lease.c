@@ -53,15 +53,6 @@ static uint64_t fnv1a(uint64_t hash, const uint8_t *bytes, uint32_t length)
 	return hash;
 }
 
-static struct subject subject_of(const uint8_t *kind, uint32_t kind_bytes, const uint8_t *label,
-                                 uint32_t label_bytes)
-{
-	uint64_t hash = fnv1a(0xcbf29ce484222325u, kind, kind_bytes);
-	hash = fnv1a(hash, (const uint8_t *)"", 1); /* the 0 between them */
-	hash = fnv1a(hash, label, label_bytes);
-	return (struct subject){ kind, label, kind_bytes, label_bytes, hash == 0 ? 1 : hash };
-}
-
 /* The subject in the staging memory. */
 static bool staged_subject(const struct sb_fleet *fleet, uint32_t kind_bytes, uint32_t label_bytes,
                            struct subject *out)
@@ -69,8 +60,11 @@ static bool staged_subject(const struct sb_fleet *fleet, uint32_t kind_bytes, ui
 	if (kind_bytes < 1 || kind_bytes > SB_KIND_MAX) return false;
 	if (label_bytes < 1 || label_bytes > SB_LABEL_MAX) return false;
 	if (kind_bytes + label_bytes > fleet->staging_bytes) return false;
-	const uint8_t *kind = fleet->staging;
-	*out = subject_of(kind, kind_bytes, kind + kind_bytes, label_bytes);
+	const uint8_t *kind = fleet->staging, *label = kind + kind_bytes;
+	uint64_t hash = fnv1a(0xcbf29ce484222325u, kind, kind_bytes);
+	hash = fnv1a(hash, (const uint8_t *)"", 1); /* the 0 between them */
+	hash = fnv1a(hash, label, label_bytes);
+	*out = (struct subject){ kind, label, kind_bytes, label_bytes, hash == 0 ? 1 : hash };
 	return true;
 }
 
@@ -118,20 +112,15 @@ static void copy_words(const struct sb_lease *from, uint64_t words[LEASE_WORDS])
 	for (uint32_t i = 0; i < LEASE_WORDS; i++) words[i] = load_relaxed(&shared[i]);
 }
 
-/* What no step writes is nobody's. */
-static bool is_sound(const struct sb_lease *lease)
-{
-	return lease->token != 0 && lease->kind_bytes <= SB_KIND_MAX &&
-	       lease->label_bytes <= SB_LABEL_MAX && lease->owner_bytes <= SB_OWNER_MAX;
-}
-
-/* With the lock, or between two looks at seq: false when the entry is nobody's. */
+/* With the lock, or between two looks at seq: false when the entry is nobody's, as is one that no
+ * step writes. */
 static bool copy_entry(const struct sb_lease *entry, struct sb_lease *out)
 {
 	uint64_t words[LEASE_WORDS];
 	copy_words(entry, words);
 	memcpy(out, words, sizeof *out);
-	return is_sound(out);
+	return out->token != 0 && out->kind_bytes <= SB_KIND_MAX && out->label_bytes <= SB_LABEL_MAX &&
+	       out->owner_bytes <= SB_OWNER_MAX;
 }
 
 /* [tenure] The reader's half. The first look acquires what the writer stored before it made seq

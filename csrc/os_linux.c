@@ -75,13 +75,13 @@ int32_t os_memory_create(const char *label, uint64_t bytes, int *out)
 	if (os_file_size_limit() < bytes) return -SB_ELIMIT;
 	/* By number: the oldest glibc that Bun runs on (2.17) has no memfd_create. */
 	const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-	if (SB_FAULT("hub.memfd.create", EMFILE)) return memory_failed(-1, errno);
+	if (SB_FAULT("client.memfd.create", EMFILE)) return memory_failed(-1, errno);
 	int fd = (int)syscall(SYS_memfd_create, label, flags | MFD_NOEXEC_SEAL);
 	if (fd < 0 && errno == EINVAL) fd = (int)syscall(SYS_memfd_create, label, flags);
 	if (fd < 0) return memory_failed(-1, errno);
 	/* A memfd is 0777 by default: whoever got the descriptor could open it anew through /proc. */
 	if (fchmod(fd, 0600) != 0) return memory_failed(fd, errno);
-	if (SB_FAULT("hub.memfd.resize", ENOSPC) || ftruncate(fd, (off_t)bytes) != 0)
+	if (SB_FAULT("client.memfd.resize", ENOSPC) || ftruncate(fd, (off_t)bytes) != 0)
 		return memory_failed(fd, errno);
 	*out = fd;
 	return 0;
@@ -92,7 +92,7 @@ static const int RESIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW;
 int32_t os_memory_seal(int fd, bool readers_only)
 {
 	int seals = RESIZE_SEALS | F_SEAL_SEAL | (readers_only ? F_SEAL_FUTURE_WRITE : 0);
-	if (!SB_FAULT("hub.memfd.seal", EPERM) && fcntl(fd, F_ADD_SEALS, seals) == 0) return 0;
+	if (!SB_FAULT("client.memfd.seal", EPERM) && fcntl(fd, F_ADD_SEALS, seals) == 0) return 0;
 	return fail_with(-SB_ESYS, errno);
 }
 
@@ -231,14 +231,10 @@ bool os_leave_cpu(uint32_t cpu)
 }
 
 /* A socket pair, not an eventfd: event loops adopt sockets for reading and writing. */
-bool os_event_open(int *reader, int *writer)
+bool os_event_open(int ends[2])
 {
-	int ends[2];
 	if (SB_FAULT("fleet.event.open", EMFILE)) return false;
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) return false;
-	*reader = ends[0];
-	*writer = ends[1];
-	return true;
+	return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) == 0;
 }
 
 bool os_event_write(int writer)
@@ -267,7 +263,7 @@ bool os_dir_set_mode(int fd, uint32_t mode)
 int32_t os_file_lock(int fd)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	if (SB_FAULT("hub.lock.before", ENOLCK)) return fail_with(-SB_ESYS, errno);
+	if (SB_FAULT("client.lock.before", ENOLCK)) return fail_with(-SB_ESYS, errno);
 	if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;
 	return errno == EAGAIN || errno == EACCES ? -SB_EEXISTS : fail_with(-SB_ESYS, errno);
 }
@@ -370,7 +366,7 @@ int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd)
 	header->cmsg_type = SCM_RIGHTS;
 	header->cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(header), &passed_fd, sizeof passed_fd);
-	if (SB_FAULT("hub.hello.send", ETOOMANYREFS)) return socket_failed(errno);
+	if (SB_FAULT("client.hello.send", ETOOMANYREFS)) return socket_failed(errno);
 	ssize_t sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 	return sent >= 0 ? sent : socket_failed(errno);
 }
@@ -420,7 +416,7 @@ bool os_socket_hung_up(int fd)
 
 /* ---- peers ------------------------------------------------------------------------------- */
 
-int32_t os_peer(int fd, uint32_t *out)
+int32_t sb_peer_identify(int32_t fd, uint32_t *out)
 {
 	struct ucred who;
 	socklen_t length = sizeof who;
@@ -428,7 +424,7 @@ int32_t os_peer(int fd, uint32_t *out)
 		return fail_with(-SB_ESYS, errno);
 	int pidfd = -1;
 	length = sizeof pidfd;
-	if (SB_FAULT("hub.peer.identify", EMFILE)) return -SB_EFILES;
+	if (SB_FAULT("client.peer.identify", EMFILE)) return -SB_EFILES;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &length) != 0) {
 		if (errno == EINVAL || errno == ESRCH) return -SB_ECLOSED; /* reaped already */
 		if (errno == EMFILE || errno == ENFILE) return -SB_EFILES;
@@ -445,7 +441,7 @@ int32_t os_peer(int fd, uint32_t *out)
 	char path[32];
 	snprintf(path, sizeof path, "/proc/%d/statm", (int)who.pid);
 	int statm = open(path, O_RDONLY | O_CLOEXEC);
-	if (statm >= 0 && pidfd >= 0 && os_process_ended(pidfd)) { /* the number may be another's */
+	if (statm >= 0 && pidfd >= 0 && sb_peer_ended(pidfd) == 1) { /* the number may be another's */
 		close(statm);
 		statm = -1;
 	}
@@ -456,7 +452,7 @@ int32_t os_peer(int fd, uint32_t *out)
 	return 0;
 }
 
-int32_t os_process_open(uint32_t pid)
+int32_t sb_pidfd_open(uint32_t pid)
 {
 	if (pid == 0 || pid > INT32_MAX) return -SB_ECLOSED;
 	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
@@ -465,15 +461,16 @@ int32_t os_process_open(uint32_t pid)
 	return errno == EMFILE || errno == ENFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
 }
 
-bool os_process_ended(int pidfd)
+int32_t sb_peer_ended(int32_t pidfd)
 {
 	struct pollfd one = { .fd = pidfd, .events = POLLIN };
-	return poll(&one, 1, 0) == 1 && one.revents != 0;
+	return poll(&one, 1, 0) == 1 && one.revents != 0 ? 1 : 0;
 }
 
 /* All zero from the moment exit(2) has taken the memory away from the process. */
-bool os_process_ending(int statm)
+int32_t sb_peer_ending(int32_t statm)
 {
 	char text[2] = { 0 };
-	return statm >= 0 && pread(statm, text, 2, 0) == 2 && text[0] == '0' && text[1] == ' ';
+	bool read = statm >= 0 && pread(statm, text, 2, 0) == 2;
+	return read && text[0] == '0' && text[1] == ' ' ? 1 : 0;
 }

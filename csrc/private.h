@@ -14,7 +14,7 @@
 /* ---- atomics --------------------------------------------------------------------------------
  * Shared fields are plain integers in slotbus.h (the header is also read by C++ and by people)
  * and are touched only through these. Sites that form a pair carry the same tag in a comment:
- * [publish], [complete], [sent], [room], [park-hub], [park-worker]; docs/protocol.md argues each
+ * [publish], [complete], [sent], [room], [park-client], [park-worker]; docs/protocol.md argues each
  * pair. */
 
 #define SHARED(p) ((_Atomic __typeof__(*(p)) *)(uintptr_t)(p))
@@ -93,6 +93,8 @@ static inline uint64_t page_up(uint64_t bytes)
 	return (bytes + SB_PAGE - 1) & ~(uint64_t)(SB_PAGE - 1);
 }
 
+enum { STATS_BYTES = (sizeof(struct sb_stats) + SB_PAGE - 1) / SB_PAGE * SB_PAGE };
+
 struct geometry {
 	struct sb_header header;
 	struct sb_region *region;
@@ -119,13 +121,12 @@ static inline uint64_t elapsed_ns(uint64_t now, uint64_t then)
 struct mover {
 	uint32_t cpu;           /* that it polled on last; the region shows it to the other side */
 	uint64_t moved_ns;      /* when it last left one */
-	uint64_t yield_from_ns; /* no spin_yield before */
+	uint64_t yield_from_ns; /* before, a spin in vain gives nobody the processor */
 };
 
-/* ---- hub --------------------------------------------------------------------------------- */
+/* ---- client ------------------------------------------------------------------------------ */
 
-/* What the hub itself did last with a slot; the shared word is compared with it and never
- * trusted. */
+/* What the client itself did last with a slot; the shared word is only compared with it. */
 enum shadow { AT_REST, IN_WRITING, IN_FLIGHT, IN_STREAM, IN_QUARANTINE, DELIVERED };
 
 /* One side's own counts of a slot's streams; the shared ones are written from these, never read. */
@@ -156,7 +157,7 @@ struct link {
 	uint16_t free_stack[SB_SLOTS_MAX]; /* last in, first out: warm slots are used again */
 	uint8_t shadow[SB_SLOTS_MAX];
 	uint64_t generation[SB_SLOTS_MAX];
-	uint64_t changed_ns[SB_SLOTS_MAX];  /* when the hub last moved it */
+	uint64_t changed_ns[SB_SLOTS_MAX];  /* when the client last moved it */
 	uint64_t deadline_ns[SB_SLOTS_MAX]; /* UINT64_MAX: none */
 	uint64_t round_trip_ns[SB_SLOTS_MAX];
 	uint64_t claim_ns[SB_SLOTS_MAX];
@@ -170,7 +171,7 @@ struct link {
 	uint32_t quarantined;
 };
 
-struct sb_hub {
+struct sb_client {
 	struct sb_header header; /* of every region; the epoch is set there */
 	struct sb_stats *stats;
 	uint64_t round_trip_sum; /* ns; sb_stats_sample shows it */
@@ -181,9 +182,14 @@ struct sb_hub {
 	uint32_t poll_start;
 	uint32_t link_count; /* highest index in use + 1 */
 	struct link *links[SB_LINKS_MAX];
-	struct sb_event events[SB_BATCH];
+	struct sb_event events[SB_BATCH + 1]; /* the last one: of sb_slot_withdraw and sb_slot_wait */
 	struct sb_look look;
 };
+
+static inline struct link *link_at(const struct sb_client *client, uint32_t index)
+{
+	return index < SB_LINKS_MAX ? client->links[index] : NULL;
+}
 
 /* ---- worker ------------------------------------------------------------------------------ */
 
@@ -213,8 +219,7 @@ struct sb_worker {
 	uint32_t spin_ns;
 };
 
-/* In the line of the counters: a claim writes it anyway, and the hub does not read it on a
- * request's way. */
+/* In the counters' line: a claim writes it anyway, and no request makes the client read it. */
 static inline void worker_turned(struct sb_worker *worker)
 {
 	if (worker->turns == 0) return;
@@ -223,30 +228,33 @@ static inline void worker_turned(struct sb_worker *worker)
 
 /* ---- between the files ------------------------------------------------------------------- */
 
+struct file_name {
+	char text[SB_NAME_MAX + 48];
+};
+
 int32_t fail_with(int32_t code, int number); /* remembers both, returns the code */
-uint64_t stats_bytes(void);
-int32_t stats_create(struct sb_hub *hub);
-void stats_unlink(struct sb_hub *hub, uint32_t index);
+void *fail_null(int32_t code, int number);   /* the same, for a function that returns a handle */
+int32_t stats_create(struct sb_client *client);
+void stats_unlink(struct sb_client *client, uint32_t index);
 int32_t stats_attach(struct sb_worker *observer, int fd);
-void stats_detach(struct sb_worker *observer);
 bool lengths_are_legal(const struct sb_header *h, uint32_t head_bytes, uint32_t body_offset,
                        uint32_t body_bytes);
 bool status_is_legal(uint32_t status_code);
 int32_t region_create(struct geometry *map, int *fd);
 int32_t region_attach(struct geometry *map, int fd);
 void region_detach(struct geometry *map, bool detached);
-int32_t link_open(struct sb_hub *hub, uint32_t concurrency);
-void link_forget(struct sb_hub *hub, uint32_t index);
+int32_t link_open(struct sb_client *client, uint32_t concurrency);
+void link_forget(struct sb_client *client, uint32_t index);
+struct file_name with_suffix(const char *name, const char *suffix);
 bool file_is_named(int dir, const char *file, int fd); /* it leads to what the descriptor is */
-void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd);
 uint64_t flow_room(const struct sb_header *header, const struct flow *flow);
 void flow_reset(struct flow *flow, struct sb_flow *mine, bool open);
 bool flow_moved(struct flow *flow, const struct sb_flow *theirs);
 int32_t flow_move(const struct flows *both, uint32_t sent, uint32_t taken, uint32_t end,
                   uint32_t need, struct sb_look *out);
 int32_t wake(struct sb_park *sleeper, int fd); /* 1 when it woke somebody by a system call */
-void spin_yield(struct mover *mover, uint64_t now);
-void hub_shows_cpu(struct sb_hub *hub);
+int32_t spin(struct mover *mover, uint32_t spin_ns, int32_t (*look)(void *), void *side);
+void client_shows_cpu(struct sb_client *client);
 void worker_shows_cpu(struct sb_worker *worker);
 void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns);
 bool worker_has_claim(const struct sb_worker *worker, uint32_t slot, uint32_t token);
@@ -277,11 +285,7 @@ int32_t os_socket_path(int dir, const char *name, char *out, size_t out_bytes);
 int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd);
 int64_t os_socket_receive(int fd, void *bytes, size_t capacity, int *passed_fd);
 bool os_socket_hung_up(int fd);
-int32_t os_peer(int fd, uint32_t *out);
-int32_t os_process_open(uint32_t pid); /* a pidfd */
-bool os_process_ended(int pidfd);
-bool os_process_ending(int statm);
-bool os_event_open(int *reader, int *writer); /* false: errno says why */
+bool os_event_open(int ends[2]); /* to read from, to write to; false: errno says why */
 bool os_event_write(int writer); /* false: no memory, nothing was said */
 int32_t os_bytes_lock(int fd, uint64_t start); /* one; 0, -SB_EBUSY, -SB_ESYS */
 bool os_bytes_locked(int fd, uint64_t start, uint64_t bytes); /* any, by another open file */

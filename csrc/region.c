@@ -1,6 +1,6 @@
 /*
- * region.c - a worker's region: made and sealed by the hub, checked by the worker, mapped by
- * both; and the hub's handle with its links, each of which has one.
+ * region.c - a worker's region: made and sealed by the client, checked by the worker, mapped by
+ * both; and the client's handle with its links, each of which has one.
  */
 #include "private.h"
 
@@ -33,8 +33,7 @@ static uint64_t stride_of(uint32_t head_limit, uint32_t payload_limit)
 	return page_up((uint64_t)head_limit + (payload_limit < SB_PAGE ? SB_PAGE : payload_limit));
 }
 
-/* The one rule for a region's geometry; the hub fills a header by it, a worker checks one against
- * it. */
+/* The one rule for a region's geometry: the client fills a header by it, a worker checks one. */
 static bool header_is_legal(const struct sb_header *h)
 {
 	if (h->magic != SB_MAGIC || h->abi != SB_ABI || h->fingerprint != SB_FINGERPRINT) return false;
@@ -91,12 +90,12 @@ int32_t region_create(struct geometry *map, int *fd)
 	if (!map_region(map, *fd)) {
 		error = fail_with(errno == ENOMEM ? -SB_ELIMIT : -SB_ESYS, errno);
 	} else {
-		SB_POINT("hub.region.mapped");
+		SB_POINT("client.region.mapped");
 		map->region->header = *h;
 		for (uint32_t slot = 0; slot < h->slots; slot++)
 			store_relaxed(&map->region->slot[slot].request.status, word_of(0, SB_FREE));
 		warm(map);
-		SB_POINT("hub.region.filled");
+		SB_POINT("client.region.filled");
 		error = os_memory_seal(*fd, false);
 	}
 	if (error != 0) {
@@ -106,8 +105,7 @@ int32_t region_create(struct geometry *map, int *fd)
 	return error;
 }
 
-/* Maps what the hub sent: seals and size first, then the header, by pread so that nothing can
- * trap. */
+/* Maps what the client sent. Seals and size first, then the header, by pread: nothing can trap. */
 int32_t region_attach(struct geometry *map, int fd)
 {
 	struct sb_header header;
@@ -133,84 +131,71 @@ void region_detach(struct geometry *map, bool detached)
 	map->arenas = NULL;
 }
 
-/* ---- the hub's handle and its links ------------------------------------------------------ */
+/* ---- the client's handle and its links --------------------------------------------------- */
 
-struct sb_hub *sb_hub_open(uint32_t slots, uint32_t payload_limit, uint32_t head_limit,
-                           uint32_t inline_bytes, uint32_t flags, uint32_t bus_tag)
+struct sb_client *sb_client_open(uint32_t slots, uint32_t payload_limit, uint32_t head_limit,
+                                 uint32_t inline_bytes, uint32_t flags, uint32_t bus_tag)
 {
-	struct sb_hub *hub = calloc(1, sizeof *hub);
-	if (hub == NULL) {
-		fail_with(-SB_ENOMEM, ENOMEM);
-		return NULL;
-	}
-	hub->stats_fd = -1;
-	struct sb_header *h = &hub->header;
+	struct sb_client *client = calloc(1, sizeof *client);
+	if (client == NULL) return fail_null(-SB_ENOMEM, ENOMEM);
+	client->stats_fd = -1;
+	struct sb_header *h = &client->header;
 	*h = (struct sb_header){
 		.magic = SB_MAGIC, .abi = SB_ABI, .fingerprint = SB_FINGERPRINT,
 		.slots = slots, .payload_limit = payload_limit, .head_limit = head_limit,
 		.inline_bytes = inline_bytes, .flags = flags, .bus_tag = bus_tag,
 		.stride = stride_of(head_limit, payload_limit),
 	};
-	if (slots <= SB_SLOTS_MAX) {
-		h->arenas_offset = arenas_offset(slots);
-		h->region_bytes = h->arenas_offset + 2 * (uint64_t)slots * h->stride;
-	}
+	h->arenas_offset = arenas_offset(slots);
+	h->region_bytes = h->arenas_offset + 2 * (uint64_t)slots * h->stride;
 	if (h->inline_bytes > h->stride) h->inline_bytes = (uint32_t)h->stride;
-	int32_t error = header_is_legal(h) ? stats_create(hub) : -SB_EINVAL;
-	if (error != 0) {
-		sb_hub_close(hub);
-		fail_with(error, sb_error_number());
-		return NULL;
-	}
-	return hub;
+	int32_t error = header_is_legal(h) ? stats_create(client) : -SB_EINVAL;
+	if (error == 0) return client;
+	sb_client_close(client);
+	return fail_null(error, sb_error_number());
 }
 
-void sb_hub_close(struct sb_hub *hub)
+void sb_client_close(struct sb_client *client)
 {
-	if (hub == NULL) return;
-	SB_POINT("hub.close.before");
-	for (uint32_t index = 0; index < SB_LINKS_MAX; index++) link_forget(hub, index);
-	if (hub->stats != NULL) os_memory_unmap(hub->stats, stats_bytes());
-	if (hub->stats_fd >= 0) close(hub->stats_fd);
-	free(hub);
+	if (client == NULL) return;
+	SB_POINT("client.close.before");
+	for (uint32_t index = 0; index < SB_LINKS_MAX; index++) link_forget(client, index);
+	if (client->stats != NULL) os_memory_unmap(client->stats, STATS_BYTES);
+	if (client->stats_fd >= 0) close(client->stats_fd);
+	free(client);
 }
 
 /* A link without its region, still unknown to the worker: its index, or -SB_EFULL, -SB_ENOMEM. */
-int32_t link_open(struct sb_hub *hub, uint32_t concurrency)
+int32_t link_open(struct sb_client *client, uint32_t concurrency)
 {
 	uint32_t index = 0;
-	while (index < SB_LINKS_MAX && hub->links[index] != NULL) index++;
+	while (index < SB_LINKS_MAX && client->links[index] != NULL) index++;
 	if (index == SB_LINKS_MAX) return -SB_EFULL;
 	struct link *link = calloc(1, sizeof *link);
 	if (link == NULL) return -SB_ENOMEM;
-	uint32_t slots = hub->header.slots;
-	link->life = ++hub->life;
-	link->map.header = hub->header;
-	link->map.header.epoch = (uint64_t)hub->header.bus_tag << 32 | link->life;
+	uint32_t slots = client->header.slots;
+	link->life = ++client->life;
+	link->map.header = client->header;
+	link->map.header.epoch = (uint64_t)client->header.bus_tag << 32 | link->life;
 	link->fd = -1;
 	link->concurrency = concurrency < slots ? concurrency : slots;
 	link->free_count = slots;
 	for (uint32_t slot = 0; slot < slots; slot++)
 		link->free_stack[slots - 1 - slot] = (uint16_t)slot;
-	hub->links[index] = link;
-	if (index >= hub->link_count) hub->link_count = index + 1;
+	client->links[index] = link;
+	if (index >= client->link_count) client->link_count = index + 1;
 	return (int32_t)index;
 }
 
-void link_forget(struct sb_hub *hub, uint32_t index)
+void link_forget(struct sb_client *client, uint32_t index)
 {
-	struct link *link = hub->links[index];
+	struct link *link = client->links[index];
 	if (link == NULL) return;
-	stats_unlink(hub, index); /* nobody looks for its slots there any more */
-	hub->links[index] = NULL;
+	stats_unlink(client, index); /* nobody looks for its slots there any more */
+	client->links[index] = NULL;
 	free(link);
-	while (hub->link_count > 0 && hub->links[hub->link_count - 1] == NULL) hub->link_count--;
-}
-
-/* Whether the handler of what a slot holds may still read it. */
-static bool may_be_read(enum shadow shadow)
-{
-	return shadow == IN_FLIGHT || shadow == IN_STREAM || shadow == IN_QUARANTINE;
+	while (client->link_count > 0 && client->links[client->link_count - 1] == NULL)
+		client->link_count--;
 }
 
 /* For all that map them. A worker that still runs finds its own words as they were: no line is
@@ -221,61 +206,58 @@ static void free_arenas(const struct link *link, bool closed)
 	uint64_t start = 0, halves = 2 * (uint64_t)h->slots;
 	for (uint64_t half = 0; half <= halves; half++) {
 		bool request = half < halves && half % 2 == 0;
-		bool kept = request && !closed && may_be_read(link->shadow[half / 2]);
-		if (!kept && half < halves) continue;
+		enum shadow shadow = request ? link->shadow[half / 2] : AT_REST;
+		bool may_read = shadow == IN_FLIGHT || shadow == IN_STREAM || shadow == IN_QUARANTINE;
+		if ((closed || !may_read) && half < halves) continue;
 		if (half > start)
 			os_memory_discard(link->map.arenas + start * h->stride, (half - start) * h->stride);
 		start = half + 1;
 	}
 }
 
-void sb_link_drop(struct sb_hub *hub, uint32_t index, int32_t how)
+void sb_link_drop(struct sb_client *client, uint32_t index, int32_t how)
 {
-	if (index >= SB_LINKS_MAX || hub->links[index] == NULL) return;
-	SB_POINT("hub.drop.before");
-	free_arenas(hub->links[index], (how & SB_DROP_CLOSED) != 0);
-	region_detach(&hub->links[index]->map, (how & SB_DROP_DETACHED) != 0);
-	link_forget(hub, index);
-	SB_POINT("hub.drop.after");
+	struct link *link = link_at(client, index);
+	if (link == NULL) return;
+	SB_POINT("client.drop.before");
+	free_arenas(link, (how & SB_DROP_CLOSED) != 0);
+	region_detach(&link->map, (how & SB_DROP_DETACHED) != 0);
+	link_forget(client, index);
+	SB_POINT("client.drop.after");
 }
 
-const void *sb_link_arenas(const struct sb_hub *hub, uint32_t index)
+const void *sb_link_arenas(const struct sb_client *client, uint32_t index)
 {
-	return index < SB_LINKS_MAX && hub->links[index] != NULL ? hub->links[index]->map.arenas : NULL;
+	const struct link *link = link_at(client, index);
+	return link == NULL ? NULL : link->map.arenas;
 }
 
-double sb_hub_stride(const struct sb_hub *hub)
+double sb_client_stride(const struct sb_client *client)
 {
-	return (double)hub->header.stride;
+	return (double)client->header.stride;
 }
 
-const void *sb_hub_events(const struct sb_hub *hub)
+const void *sb_client_events(const struct sb_client *client)
 {
-	return hub->events;
+	return client->events;
 }
 
-uint32_t sb_link_life(const struct sb_hub *hub, uint32_t index)
+uint32_t sb_link_life(const struct sb_client *client, uint32_t index)
 {
-	return index < SB_LINKS_MAX && hub->links[index] != NULL ? hub->links[index]->life : 0;
+	const struct link *link = link_at(client, index);
+	return link == NULL ? 0 : link->life;
 }
 
-uint64_t sb_link_epoch(const struct sb_hub *hub, uint32_t index)
+int32_t sb_link_trim(struct sb_client *client, uint32_t index)
 {
-	return index < SB_LINKS_MAX && hub->links[index] != NULL
-	           ? hub->links[index]->map.header.epoch
-	           : 0;
-}
-
-int32_t sb_link_trim(struct sb_hub *hub, uint32_t index)
-{
-	struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
+	struct link *link = link_at(client, index);
 	if (link == NULL || link->used != 0) return 0;
 	const struct sb_header *h = &link->map.header;
 	uint64_t touched = 0;
 	for (uint32_t slot = 0; slot < h->slots; slot++)
 		touched += (uint64_t)link->touched_bytes[slot][0] + link->touched_bytes[slot][1];
 	if (touched <= SB_WARM_BYTES) return 0;
-	SB_POINT("hub.trim.before");
+	SB_POINT("client.trim.before");
 	for (uint32_t half = 0; half < 2 * h->slots; half++) {
 		uint32_t *bytes = &link->touched_bytes[half / 2][half % 2];
 		uint64_t kept = half / 2 < SB_WARM_SLOTS ? h->inline_bytes : SB_PAGE;
@@ -283,6 +265,6 @@ int32_t sb_link_trim(struct sb_hub *hub, uint32_t index)
 			os_memory_discard(link->map.arenas + half * h->stride + kept, page_up(*bytes - kept));
 		*bytes = 0;
 	}
-	SB_POINT("hub.trim.after");
+	SB_POINT("client.trim.after");
 	return 1;
 }

@@ -307,15 +307,11 @@ static bool reserve_records(struct sb_cursor *cursor, uint64_t bytes)
 struct sb_cursor *sb_cursor_open(struct sb_fleet *fleet, uint32_t index, uint32_t from,
                                  double position, double event)
 {
-	if (index >= fleet->header.rings || from > SB_FROM_POSITION) {
-		fail_with(-SB_EINVAL, 0);
-		return NULL;
-	}
+	if (index >= fleet->header.rings || from > SB_FROM_POSITION) return fail_null(-SB_EINVAL, 0);
 	struct sb_cursor *cursor = calloc(1, sizeof *cursor);
 	if (cursor == NULL || !reserve_records(cursor, SB_POLL_BYTES)) {
 		free(cursor);
-		fail_with(-SB_ENOMEM, 0);
-		return NULL;
+		return fail_null(-SB_ENOMEM, 0);
 	}
 	cursor->fleet = fleet;
 	cursor->ring = fleet_ring(fleet, index);

@@ -16,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -74,12 +73,6 @@ static size_t cut_text(const char *text, size_t limit)
 
 /* ---- attach ------------------------------------------------------------------------------ */
 
-static void pause_ms(uint32_t ms)
-{
-	struct timespec time = { .tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000 };
-	nanosleep(&time, NULL);
-}
-
 /* NULL: the default. 0, or -SB_EINVAL: it is longer than `capacity`. */
 static int32_t directory_path(const char *given, char *out, size_t capacity)
 {
@@ -100,7 +93,7 @@ static int32_t handshake(struct sb_worker *worker)
 		if (elapsed_ns(os_now_ns(), start) > HANDSHAKE_MS * NS_PER_MS) return -SB_ETIMEDOUT;
 		struct pollfd one = { .fd = worker->fd, .events = POLLIN };
 		if (worker->step == AWAITING_HELLO) (void)poll(&one, 1, SB_SLICE_MS);
-		else pause_ms(1); /* its backlog is full; poll(2) knows nothing of that */
+		else usleep(1000); /* its backlog is full; poll(2) knows nothing of that */
 	}
 }
 
@@ -145,11 +138,10 @@ struct sb_worker *sb_worker_attach(const char *directory, const char *name, uint
 		uint64_t waited_ms = elapsed_ns(os_now_ns(), start) / NS_PER_MS;
 		if (!may_pass(error) || waited_ms >= timeout_ms) break;
 		uint64_t left = timeout_ms - waited_ms;
-		pause_ms(left < pause ? (uint32_t)left : pause);
+		usleep(1000 * (left < pause ? (uint32_t)left : pause));
 		error = 0;
 	}
-	fail_with(error, error == -SB_ESYS ? sb_error_number() : 0);
-	return NULL;
+	return fail_null(error, error == -SB_ESYS ? sb_error_number() : 0);
 }
 
 void sb_worker_detach(struct sb_worker *worker)
@@ -295,11 +287,8 @@ static uint8_t *arena_of(const struct sb_worker *worker, uint32_t slot, uint32_t
 /* 1: call is what was taken; 0: it was answered with an error; -SB_ECORRUPT. */
 static int32_t open_call(struct sb_worker *worker, struct sb_call *call)
 {
-	static const char *const METHODS[] = {
-#define X(name, value, text) [name] = text,
-		SB_METHODS(X)
-#undef X
-	};
+#define TEXT(name, value, text) [name] = text,
+	static const char *const METHODS[] = { SB_METHODS(TEXT) };
 	const struct sb_request *r = &worker->request; /* its lengths have been checked */
 	uint32_t method = r->method & ~(uint32_t)SB_STREAMS;
 	if (method >= sizeof METHODS / sizeof METHODS[0]) return -SB_ECORRUPT;
@@ -379,19 +368,10 @@ static bool is_token(const char *name)
 	return name[0] != 0;
 }
 
-static bool is_one_line(const char *value)
-{
-	return strpbrk(value, "\r\n") == NULL;
-}
-
-static bool is_open(const struct sb_worker *worker, const struct sb_call *call)
-{
-	return worker_has_claim(worker, call->slot, call->token);
-}
-
 void *sb_worker_reserve(struct sb_worker *worker, const struct sb_call *call, uint64_t *bytes)
 {
-	if (worker == NULL || call == NULL || !is_open(worker, call)) return NULL;
+	if (worker == NULL || call == NULL) return NULL;
+	if (!worker_has_claim(worker, call->slot, call->token)) return NULL;
 	if (bytes != NULL) *bytes = worker->map.header.payload_limit;
 	return arena_of(worker, call->slot, 1) + worker->map.header.head_limit;
 }
@@ -399,15 +379,16 @@ void *sb_worker_reserve(struct sb_worker *worker, const struct sb_call *call, ui
 static int32_t answer_head(const struct sb_worker *worker, uint8_t *arena,
                            const struct sb_answer *answer)
 {
+	static const char LINE_ENDS[] = "\r\n";
 	struct text texts[1 + 2 * HEADERS_MAX];
 	const char *const *headers = answer->headers;
 	const char *type = answer->content_type == NULL ? "" : answer->content_type;
 	uint32_t count = 0;
-	if (!is_one_line(type)) return -SB_EINVAL;
+	if (strpbrk(type, LINE_ENDS) != NULL) return -SB_EINVAL;
 	texts[count++] = (struct text){ type, strlen(type) };
 	for (; headers != NULL && headers[0] != NULL; headers += 2) {
 		if (count + 2 > sizeof texts / sizeof texts[0] || headers[1] == NULL) return -SB_EINVAL;
-		if (!is_token(headers[0]) || !is_one_line(headers[1])) return -SB_EINVAL;
+		if (!is_token(headers[0]) || strpbrk(headers[1], LINE_ENDS) != NULL) return -SB_EINVAL;
 		texts[count++] = (struct text){ headers[0], strlen(headers[0]) };
 		texts[count++] = (struct text){ headers[1], strlen(headers[1]) };
 	}
@@ -418,7 +399,7 @@ int32_t sb_worker_answer(struct sb_worker *worker, const struct sb_call *call,
                          const struct sb_answer *answer)
 {
 	if (worker == NULL || call == NULL || answer == NULL) return -SB_EINVAL;
-	if (!is_open(worker, call)) return -SB_ESTALE;
+	if (!worker_has_claim(worker, call->slot, call->token)) return -SB_ESTALE;
 	uint32_t status = answer->status == 0 ? 200 : answer->status;
 	if (status < 200 || status > 599) return -SB_EINVAL;
 	if (answer->body_bytes > worker->map.header.payload_limit) return -SB_EINVAL;
@@ -438,7 +419,7 @@ int32_t sb_worker_fail(struct sb_worker *worker, const struct sb_call *call, con
                        const char *message)
 {
 	if (worker == NULL || call == NULL) return -SB_EINVAL;
-	if (!is_open(worker, call)) return -SB_ESTALE;
+	if (!worker_has_claim(worker, call->slot, call->token)) return -SB_ESTALE;
 	const struct sb_header *h = &worker->map.header;
 	uint32_t limit = h->head_limit < h->inline_bytes ? h->head_limit : h->inline_bytes;
 	if (limit < SB_HEAD_MIN) limit = SB_HEAD_MIN;

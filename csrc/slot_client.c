@@ -1,20 +1,15 @@
 /*
- * slot_client.c - the slot state machine from the side that asks, called the hub here. Each step
- * is one compare-and-swap of the whole status word. A hint bit says where to look; the status word
- * says what is so.
+ * slot_client.c - the slot state machine from the client's side, which asks. Each step is one
+ * compare-and-swap of the whole status word. A hint bit says where to look; the status word says
+ * what is so.
  */
 #include "private.h"
 
 static const uint64_t NS_PER_MS = 1000000u;
 
-static struct link *link_at(const struct sb_hub *hub, uint32_t index)
+static void count(struct sb_client *client, enum sb_counter counter)
 {
-	return index < SB_LINKS_MAX ? hub->links[index] : NULL;
-}
-
-static void count(struct sb_hub *hub, enum sb_counter counter)
-{
-	add_relaxed(&hub->stats->counters[counter], 1);
+	add_relaxed(&client->stats->counters[counter], 1);
 }
 
 /* What sb_slot_begin writes besides the head: a status, and a body that begins with the ring. */
@@ -42,31 +37,24 @@ static uint64_t touched_end(const struct sb_header *h, uint32_t method_or_status
 static void put_back(struct link *link, uint32_t slot)
 {
 	if (link->flow[slot].open)
-		flow_reset(&link->flow[slot], &link->map.region->slot[slot].hub, false);
+		flow_reset(&link->flow[slot], &link->map.region->slot[slot].client, false);
 	link->shadow[slot] = AT_REST;
 	link->used--;
 	link->free_stack[link->free_count++] = (uint16_t)slot;
 }
 
-int32_t sb_link_credit(const struct sb_hub *hub, uint32_t index)
-{
-	const struct link *link = link_at(hub, index);
-	if (link == NULL || !link->started) return 0;
-	return (int32_t)(link->concurrency - link->used);
-}
-
 /* [model: reserve] */
-int32_t sb_slot_reserve(struct sb_hub *hub, uint32_t index)
+int32_t sb_slot_reserve(struct sb_client *client, uint32_t index)
 {
-	struct link *link = link_at(hub, index);
+	struct link *link = link_at(client, index);
 	if (link == NULL || !link->started) return -SB_ECLOSED;
 	if (link->used >= link->concurrency || link->free_count == 0) return -SB_EBUSY;
 	uint32_t slot = link->free_stack[link->free_count - 1];
 	uint64_t generation = link->generation[slot];
 	uint64_t reserved = word_of(generation + 1, SB_WRITING);
-	SB_POINT("hub.reserve.before");
+	SB_POINT("client.reserve.before");
 	if (!swap_word(&link->map, slot, word_of(generation, SB_FREE), reserved)) return -SB_ECORRUPT;
-	SB_POINT("hub.reserve.after");
+	SB_POINT("client.reserve.after");
 	link->free_count--;
 	link->used++;
 	link->generation[slot] = generation + 1;
@@ -75,26 +63,26 @@ int32_t sb_slot_reserve(struct sb_hub *hub, uint32_t index)
 }
 
 /* The hint, then the bell if the worker is parked: 1 when it rang. */
-static int32_t hub_tells(struct sb_hub *hub, struct link *link, uint32_t slot)
+static int32_t client_tells(struct sb_client *client, struct link *link, uint32_t slot)
 {
 	struct sb_region *region = link->map.region;
 	fetch_or_seq(&region->ready.bits[slot / 64], 1ULL << (slot % 64));
-	SB_POINT("hub.publish.hinted");
+	SB_POINT("client.publish.hinted");
 	int32_t rang = wake(&region->worker, link->fd);
-	if (rang == 1) count(hub, SB_C_BELLS);
+	if (rang == 1) count(client, SB_C_BELLS);
 	return rang;
 }
 
 /* [publish] The release half: the worker's claim acquires what was written before this swap.
  * [model: publish] */
-int32_t sb_slot_publish(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t method,
+int32_t sb_slot_publish(struct sb_client *client, uint32_t index, uint32_t slot, uint32_t method,
                         uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                         uint32_t timeout_ms, double serial)
 {
-	struct link *link = link_at(hub, index);
-	if (link == NULL || slot >= hub->header.slots) return -SB_EINVAL;
+	struct link *link = link_at(client, index);
+	if (link == NULL || slot >= client->header.slots) return -SB_EINVAL;
 	if (link->shadow[slot] != IN_WRITING) return -SB_EINVAL;
-	if (!lengths_are_legal(&hub->header, head_bytes, body_offset, body_bytes)) return -SB_EINVAL;
+	if (!lengths_are_legal(&client->header, head_bytes, body_offset, body_bytes)) return -SB_EINVAL;
 	struct sb_region *region = link->map.region;
 	struct sb_request_line *line = &region->slot[slot].request;
 	link->flow[slot].open = (method & SB_STREAMS) != 0; /* clean since its last use */
@@ -104,39 +92,39 @@ int32_t sb_slot_publish(struct sb_hub *hub, uint32_t index, uint32_t slot, uint3
 	store_relaxed(&line->body_bytes, body_bytes);
 	store_relaxed(&line->timeout_ms, timeout_ms);
 	store_relaxed(&line->method, method);
-	note_touched(link, slot, 0, touched_end(&hub->header, method, body_offset, body_bytes));
+	note_touched(link, slot, 0, touched_end(&client->header, method, body_offset, body_bytes));
 	uint64_t now = os_now_ns();
 	uint64_t generation = link->generation[slot];
 	link->changed_ns[slot] = now;
 	link->deadline_ns[slot] = timeout_ms == 0 ? UINT64_MAX : now + timeout_ms * NS_PER_MS;
 	link->shadow[slot] = IN_FLIGHT;
 	uint64_t ready = word_of(generation, SB_READY);
-	SB_POINT("hub.publish.before");
+	SB_POINT("client.publish.before");
 	if (!swap_word(&link->map, slot, word_of(generation, SB_WRITING), ready)) return -SB_ECORRUPT;
-	SB_POINT("hub.publish.after");
-	count(hub, SB_C_PUBLISHED);
-	return hub_tells(hub, link, slot);
+	SB_POINT("client.publish.after");
+	count(client, SB_C_PUBLISHED);
+	return client_tells(client, link, slot);
 }
 
 /* [model: cancel] */
-int32_t sb_slot_cancel(struct sb_hub *hub, uint32_t index, uint32_t slot)
+int32_t sb_slot_cancel(struct sb_client *client, uint32_t index, uint32_t slot)
 {
-	struct link *link = link_at(hub, index);
-	if (link == NULL || slot >= hub->header.slots) return -SB_EINVAL;
+	struct link *link = link_at(client, index);
+	if (link == NULL || slot >= client->header.slots) return -SB_EINVAL;
 	if (link->shadow[slot] != IN_WRITING) return -SB_EINVAL;
 	uint64_t generation = link->generation[slot];
-	SB_POINT("hub.cancel.before");
+	SB_POINT("client.cancel.before");
 	if (!swap_word(&link->map, slot, word_of(generation, SB_WRITING), word_of(generation, SB_FREE)))
 		return -SB_ECORRUPT;
-	SB_POINT("hub.cancel.after");
-	note_touched(link, slot, 0, hub->header.stride); /* nobody knows how far the writing came */
+	SB_POINT("client.cancel.after");
+	note_touched(link, slot, 0, client->header.stride); /* nobody knows how far the writing came */
 	put_back(link, slot);
 	return 0;
 }
 
 /* ---- the way back ------------------------------------------------------------------------ */
 
-static void record_round_trip(struct sb_hub *hub, uint64_t ns)
+static void record_round_trip(struct sb_client *client, uint64_t ns)
 {
 	uint32_t bucket = (uint32_t)ns;
 	if (ns >= SB_HIST_SUB) {
@@ -144,14 +132,14 @@ static void record_round_trip(struct sb_hub *hub, uint64_t ns)
 		bucket = octave * SB_HIST_SUB + ((uint32_t)(ns >> (octave - 1)) & (SB_HIST_SUB - 1));
 		if (octave >= SB_HIST_OCTAVES) bucket = SB_HIST_BUCKETS - 1;
 	}
-	add_relaxed(&hub->stats->round_trip[bucket], 1);
-	hub->round_trip_sum += ns; /* a line of the statistics less for each response */
+	add_relaxed(&client->stats->round_trip[bucket], 1);
+	client->round_trip_sum += ns; /* a line of the statistics less for each response */
 }
 
-static void describe(struct sb_hub *hub, uint32_t index, uint32_t slot, enum sb_event_kind kind,
-                     struct sb_event *event)
+static void describe(struct sb_client *client, uint32_t index, uint32_t slot,
+                     enum sb_event_kind kind, struct sb_event *event)
 {
-	struct link *link = hub->links[index];
+	struct link *link = client->links[index];
 	*event = (struct sb_event){
 		.kind = (uint16_t)kind, .slot = (uint16_t)slot, .link = index, .life = link->life,
 		.token = (uint32_t)link->generation[slot],
@@ -161,34 +149,34 @@ static void describe(struct sb_hub *hub, uint32_t index, uint32_t slot, enum sb_
 /* [complete] The acquire half: the word was loaded with acquire, so what was written before DONE
  * is here. The descriptor is copied once and checked; the caller copies the payload, then
  * sb_slot_release looks at the word again. */
-static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot, bool done,
+static int32_t accept_response(struct sb_client *client, uint32_t index, uint32_t slot, bool done,
                                uint64_t now, struct sb_event *event)
 {
-	struct link *link = hub->links[index];
+	struct link *link = client->links[index];
 	struct sb_response_line *line = &link->map.region->slot[slot].response;
-	SB_POINT("hub.accept.before");
-	describe(hub, index, slot, SB_EV_DONE, event);
+	SB_POINT("client.accept.before");
+	describe(client, index, slot, SB_EV_DONE, event);
 	event->head_bytes = load_relaxed(&line->head_bytes);
 	event->body_offset = load_relaxed(&line->body_offset);
 	event->body_bytes = load_relaxed(&line->body_bytes);
 	event->status_code = load_relaxed(&line->status_code);
 	bool streams = (event->status_code & SB_STREAMS) != 0;
 	if (streams) event->status_code &= ~(uint32_t)SB_STREAMS;
-	if (!(streams ? stream_is_legal(&hub->header, event) : done) ||
+	if (!(streams ? stream_is_legal(&client->header, event) : done) ||
 	    !status_is_legal(event->status_code) ||
-	    !lengths_are_legal(&hub->header, event->head_bytes, event->body_offset,
+	    !lengths_are_legal(&client->header, event->head_bytes, event->body_offset,
 	                       event->body_bytes)) {
 		event->kind = SB_EV_CORRUPT;
 		return 1;
 	}
-	note_touched(link, slot, 1, touched_end(&hub->header, streams ? SB_STREAMS : 0,
+	note_touched(link, slot, 1, touched_end(&client->header, streams ? SB_STREAMS : 0,
 	                                        event->body_offset, event->body_bytes));
 	if (streams) {
 		event->kind = SB_EV_STREAM;
 		event->body_bytes = done ? 1 : 0;
 		link->flow[slot].open = true;
 	}
-	if ((hub->header.flags & SB_FLAG_TIMING) != 0) {
+	if ((client->header.flags & SB_FLAG_TIMING) != 0) {
 		uint64_t claimed = load_relaxed(&line->claimed_ns);
 		bool sane = claimed >= link->changed_ns[slot] && claimed <= now;
 		link->claim_ns[slot] = sane ? claimed - link->changed_ns[slot] : 0;
@@ -197,35 +185,35 @@ static int32_t accept_response(struct sb_hub *hub, uint32_t index, uint32_t slot
 	link->round_trip_ns[slot] = elapsed;
 	link->changed_ns[slot] = now;
 	link->shadow[slot] = done ? DELIVERED : IN_STREAM;
-	SB_POINT("hub.accept.after");
+	SB_POINT("client.accept.after");
 	link->bells_work++;
-	record_round_trip(hub, elapsed);
-	count(hub, SB_C_RESPONDED);
+	record_round_trip(client, elapsed);
+	count(client, SB_C_RESPONDED);
 	return 1;
 }
 
 /* The rings of a claimed slot: 1 and an event when they moved, or with the end of the response. */
-static int32_t stream_event(struct sb_hub *hub, uint32_t index, uint32_t slot, bool done,
+static int32_t stream_event(struct sb_client *client, uint32_t index, uint32_t slot, bool done,
                             struct sb_event *event)
 {
-	struct link *link = hub->links[index];
+	struct link *link = client->links[index];
 	if (!link->flow[slot].open) return 0;
 	bool moved = flow_moved(&link->flow[slot], &link->map.region->slot[slot].worker);
 	if (!moved && !done) return 0;
 	if (done) link->shadow[slot] = DELIVERED;
 	link->bells_work++;
-	describe(hub, index, slot, SB_EV_STREAM, event);
+	describe(client, index, slot, SB_EV_STREAM, event);
 	event->body_bytes = done ? 1 : 0;
 	return 1;
 }
 
-/* What this slot has for the hub: 1 and an event, 0 nothing yet. Whole words are compared with
- * what the hub's own last step allows; anything else is the peer's doing and ends its life.
+/* What this slot has for the client: 1 and an event, 0 nothing yet. Whole words are compared with
+ * what the client's own last step allows; anything else is the peer's doing and ends its life.
  * [model: look] */
-static int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
+static int32_t slot_event(struct sb_client *client, uint32_t index, uint32_t slot, uint64_t now,
                           struct sb_event *event)
 {
-	struct link *link = hub->links[index];
+	struct link *link = client->links[index];
 	enum shadow shadow = link->shadow[slot];
 	if (shadow != IN_FLIGHT && shadow != IN_STREAM && shadow != IN_QUARANTINE) return 0;
 	uint64_t word = load_acquire(&request_line(&link->map, slot)->status);
@@ -233,106 +221,108 @@ static int32_t slot_event(struct sb_hub *hub, uint32_t index, uint32_t slot, uin
 	bool ours = word_generation(word) == link->generation[slot];
 	bool answered = ours && (state == SB_DONE || state == SB_STREAMING);
 	if (shadow == IN_FLIGHT) {
-		if (answered) return accept_response(hub, index, slot, state == SB_DONE, now, event);
+		if (answered) return accept_response(client, index, slot, state == SB_DONE, now, event);
 		if (ours && state == SB_READY) return 0;
-		if (ours && state == SB_CLAIMED) return stream_event(hub, index, slot, false, event);
+		if (ours && state == SB_CLAIMED) return stream_event(client, index, slot, false, event);
 	} else if (shadow == IN_STREAM) {
-		if (answered) return stream_event(hub, index, slot, state == SB_DONE, event);
+		if (answered) return stream_event(client, index, slot, state == SB_DONE, event);
 	} else {
 		if (ours && state == SB_ABANDONED) return 0;
 		if (ours && state == SB_FREE) {
-			SB_POINT("hub.quarantine.over");
+			SB_POINT("client.quarantine.over");
 			struct sb_response_line *late = &link->map.region->slot[slot].response;
-			note_touched(link, slot, 1, touched_end(&hub->header, load_relaxed(&late->status_code),
-			                                        load_relaxed(&late->body_offset),
-			                                        load_relaxed(&late->body_bytes)));
+			note_touched(link, slot, 1,
+			             touched_end(&client->header, load_relaxed(&late->status_code),
+			                         load_relaxed(&late->body_offset),
+			                         load_relaxed(&late->body_bytes)));
 			link->quarantined--;
 			link->bells_work++;
 			put_back(link, slot);
-			describe(hub, index, slot, SB_EV_FREED, event);
+			describe(client, index, slot, SB_EV_FREED, event);
 			return 1;
 		}
 	}
-	describe(hub, index, slot, SB_EV_CORRUPT, event);
+	describe(client, index, slot, SB_EV_CORRUPT, event);
 	return 1;
 }
 
 /* [model: release] */
-int32_t sb_slot_release(struct sb_hub *hub, uint32_t index, uint32_t slot)
+int32_t sb_slot_release(struct sb_client *client, uint32_t index, uint32_t slot)
 {
-	struct link *link = link_at(hub, index);
-	if (link == NULL || slot >= hub->header.slots) return -SB_EINVAL;
+	struct link *link = link_at(client, index);
+	if (link == NULL || slot >= client->header.slots) return -SB_EINVAL;
 	if (link->shadow[slot] != DELIVERED) return -SB_EINVAL;
 	uint64_t generation = link->generation[slot];
-	SB_POINT("hub.release.before");
+	SB_POINT("client.release.before");
 	if (!swap_word(&link->map, slot, word_of(generation, SB_DONE), word_of(generation, SB_FREE)))
 		return -SB_ECORRUPT;
-	SB_POINT("hub.release.after");
+	SB_POINT("client.release.after");
 	put_back(link, slot);
 	return 0;
 }
 
 /* Gives up a request in flight; event is written only when it turns out to be answered.
  * [model: withdraw] */
-static int32_t withdraw(struct sb_hub *hub, uint32_t index, uint32_t slot, struct sb_event *event)
+static int32_t withdraw(struct sb_client *client, uint32_t index, uint32_t slot,
+                        struct sb_event *event)
 {
-	struct link *link = hub->links[index];
+	struct link *link = client->links[index];
 	uint64_t generation = link->generation[slot];
-	SB_POINT("hub.withdraw.before");
+	SB_POINT("client.withdraw.before");
 	if (swap_word(&link->map, slot, word_of(generation, SB_READY), word_of(generation, SB_FREE))) {
-		SB_POINT("hub.withdraw.freed");
+		SB_POINT("client.withdraw.freed");
 		put_back(link, slot);
-		count(hub, SB_C_WITHDRAWN);
+		count(client, SB_C_WITHDRAWN);
 		return SB_FREE;
 	}
 	uint64_t claimed = word_of(generation, SB_CLAIMED);
 	uint64_t streaming = word_of(generation, SB_STREAMING);
 	uint64_t abandoned = word_of(generation, SB_ABANDONED);
-	SB_POINT("hub.withdraw.claimed");
+	SB_POINT("client.withdraw.claimed");
 	if (swap_word(&link->map, slot, claimed, abandoned) ||
 	    swap_word(&link->map, slot, streaming, abandoned)) {
-		SB_POINT("hub.withdraw.abandoned");
+		SB_POINT("client.withdraw.abandoned");
 		link->shadow[slot] = IN_QUARANTINE;
 		link->quarantined++;
 		link->changed_ns[slot] = os_now_ns();
-		count(hub, SB_C_ABANDONED);
+		count(client, SB_C_ABANDONED);
 		return SB_ABANDONED;
 	}
-	SB_POINT("hub.withdraw.answered");
-	int32_t found = slot_event(hub, index, slot, os_now_ns(), event);
+	SB_POINT("client.withdraw.answered");
+	int32_t found = slot_event(client, index, slot, os_now_ns(), event);
 	return found == 1 && event->kind != SB_EV_CORRUPT ? SB_DONE : -SB_ECORRUPT;
 }
 
-int32_t sb_slot_withdraw(struct sb_hub *hub, uint32_t index, uint32_t slot)
+int32_t sb_slot_withdraw(struct sb_client *client, uint32_t index, uint32_t slot)
 {
-	struct link *link = link_at(hub, index);
-	if (link == NULL || slot >= hub->header.slots) return -SB_EINVAL;
+	struct link *link = link_at(client, index);
+	if (link == NULL || slot >= client->header.slots) return -SB_EINVAL;
 	if (link->shadow[slot] != IN_FLIGHT && link->shadow[slot] != IN_STREAM) return -SB_EINVAL;
-	return withdraw(hub, index, slot, &hub->events[0]);
+	return withdraw(client, index, slot, &client->events[SB_BATCH]);
 }
 
 /* ---- looking at many slots --------------------------------------------------------------- */
 
 /* [model: poll] */
-static int32_t poll_link(struct sb_hub *hub, uint32_t index, int32_t found, uint64_t *now)
+static int32_t poll_link(struct sb_client *client, uint32_t index, int32_t found, uint64_t *now)
 {
-	struct link *link = hub->links[index];
+	struct link *link = client->links[index];
 	struct sb_region *region = link->map.region;
-	uint32_t words = (hub->header.slots + 63) / 64;
+	uint32_t words = (client->header.slots + 63) / 64;
 	for (uint32_t i = 0; i < words; i++) {
 		/* Exchange the hints away first, look at the states after: a bit set meanwhile stays for
 		 * next time. */
 		if (load_relaxed(&region->done.bits[i]) != 0) {
-			SB_POINT("hub.poll.before");
+			SB_POINT("client.poll.before");
 			uint64_t bits = exchange_seq(&region->done.bits[i], 0);
-			SB_POINT("hub.poll.after");
-			link->taken[i] |= bits & slots_mask(hub->header.slots, i);
+			SB_POINT("client.poll.after");
+			link->taken[i] |= bits & slots_mask(client->header.slots, i);
 		}
 		while (link->taken[i] != 0 && found < SB_BATCH) {
 			uint32_t slot = i * 64 + (uint32_t)__builtin_ctzll(link->taken[i]);
 			link->taken[i] &= link->taken[i] - 1;
 			if (*now == 0) *now = os_now_ns();
-			found += slot_event(hub, index, slot, *now, &hub->events[found]);
+			found += slot_event(client, index, slot, *now, &client->events[found]);
 		}
 	}
 	return found;
@@ -340,41 +330,32 @@ static int32_t poll_link(struct sb_hub *hub, uint32_t index, int32_t found, uint
 
 /* Looks at every link, starting with another one each time: a full batch of one worker holds up no
  * other. now is 0 when it has not been asked yet. */
-static int32_t each_link(struct sb_hub *hub, uint64_t now,
-                         int32_t (*look)(struct sb_hub *, uint32_t, int32_t, uint64_t *))
+static int32_t each_link(struct sb_client *client, uint64_t now,
+                         int32_t (*look)(struct sb_client *, uint32_t, int32_t, uint64_t *))
 {
 	int32_t found = 0;
-	uint32_t index = hub->poll_start < hub->link_count ? hub->poll_start : 0;
-	for (uint32_t n = 0; n < hub->link_count && found < SB_BATCH; n++) {
-		if (hub->links[index] != NULL && hub->links[index]->started)
-			found = look(hub, index, found, &now);
-		if (++index >= hub->link_count) index = 0;
+	uint32_t index = client->poll_start < client->link_count ? client->poll_start : 0;
+	for (uint32_t n = 0; n < client->link_count && found < SB_BATCH; n++) {
+		if (client->links[index] != NULL && client->links[index]->started)
+			found = look(client, index, found, &now);
+		if (++index >= client->link_count) index = 0;
 	}
-	if (found > 0) hub->poll_start++;
-	if (hub->poll_start >= hub->link_count) hub->poll_start = 0;
+	if (found > 0) client->poll_start++;
+	if (client->poll_start >= client->link_count) client->poll_start = 0;
 	return found;
 }
 
-static int32_t poll_once(struct sb_hub *hub)
+static int32_t poll_once(void *client)
 {
-	return each_link(hub, 0, poll_link);
+	return each_link(client, 0, poll_link);
 }
 
-int32_t sb_hub_poll(struct sb_hub *hub, uint32_t spin_ns)
+int32_t sb_client_poll(struct sb_client *client, uint32_t spin_ns)
 {
-	int32_t found = poll_once(hub);
+	int32_t found = poll_once(client);
 	if (found != 0 || spin_ns == 0) return found;
-	hub_shows_cpu(hub);
-	uint64_t start = os_now_ns(), now;
-	do {
-		for (int i = 0; i < 4 && found == 0; i++) {
-			spin_pause();
-			found = poll_once(hub);
-		}
-		now = os_now_ns();
-	} while (found == 0 && now - start < spin_ns); /* a clock that went back ends it too */
-	if (found == 0) spin_yield(&hub->mover, now);
-	return found;
+	client_shows_cpu(client);
+	return spin(&client->mover, spin_ns, poll_once, client);
 }
 
 static bool is_stuck(struct link *link, uint64_t now)
@@ -389,68 +370,69 @@ static bool is_stuck(struct link *link, uint64_t now)
 
 /* One slot in flight: a response before any deadline, then the deadline, then a lost hint.
  * [model: tick] */
-static int32_t tick_slot(struct sb_hub *hub, uint32_t index, uint32_t slot, uint64_t now,
+static int32_t tick_slot(struct sb_client *client, uint32_t index, uint32_t slot, uint64_t now,
                          struct sb_event *event)
 {
-	struct link *link = hub->links[index];
-	int32_t found = slot_event(hub, index, slot, now, event);
+	struct link *link = client->links[index];
+	int32_t found = slot_event(client, index, slot, now, event);
 	if (found != 0 || link->shadow[slot] != IN_FLIGHT) return found;
 	if (now >= link->deadline_ns[slot]) {
-		SB_POINT("hub.tick.deadline");
-		int32_t result = withdraw(hub, index, slot, event);
+		SB_POINT("client.tick.deadline");
+		int32_t result = withdraw(client, index, slot, event);
 		if (result == SB_DONE) return 1;
-		describe(hub, index, slot, result == SB_FREE        ? SB_EV_TIMEOUT_QUEUED
+		describe(client, index, slot, result == SB_FREE        ? SB_EV_TIMEOUT_QUEUED
 		                           : result == SB_ABANDONED ? SB_EV_TIMEOUT_RUNNING
 		                                                    : SB_EV_CORRUPT, event);
 		return 1;
 	}
 	uint64_t word = load_acquire(&request_line(&link->map, slot)->status);
 	if (word_state(word) != SB_READY) return 0;
-	SB_POINT("hub.tick.ring");
-	(void)hub_tells(hub, link, slot);
+	SB_POINT("client.tick.ring");
+	(void)client_tells(client, link, slot);
 	return 0;
 }
 
-static int32_t tick_link(struct sb_hub *hub, uint32_t index, int32_t found, uint64_t *now)
+static int32_t tick_link(struct sb_client *client, uint32_t index, int32_t found, uint64_t *now)
 {
-	struct link *link = hub->links[index];
-	for (uint32_t slot = 0; slot < hub->header.slots && found < SB_BATCH; slot++)
-		found += tick_slot(hub, index, slot, *now, &hub->events[found]);
+	struct link *link = client->links[index];
+	for (uint32_t slot = 0; slot < client->header.slots && found < SB_BATCH; slot++)
+		found += tick_slot(client, index, slot, *now, &client->events[found]);
 	if (found < SB_BATCH && is_stuck(link, *now)) {
-		describe(hub, index, 0, SB_EV_STUCK, &hub->events[found++]);
+		describe(client, index, 0, SB_EV_STUCK, &client->events[found++]);
 		link->stuck_since_ns = *now;
 	}
 	return found;
 }
 
-int32_t sb_hub_tick(struct sb_hub *hub)
+int32_t sb_client_tick(struct sb_client *client)
 {
-	SB_POINT("hub.tick.before");
-	return each_link(hub, os_now_ns(), tick_link);
+	SB_POINT("client.tick.before");
+	return each_link(client, os_now_ns(), tick_link);
 }
 
 /* ---- one slot: waiting, streaming -------------------------------------------------------- */
 
-int32_t sb_slot_wait(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t timeout_ms,
+int32_t sb_slot_wait(struct sb_client *client, uint32_t index, uint32_t slot, uint32_t timeout_ms,
                      uint32_t spin_ns)
 {
-	struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
-	if (link == NULL || slot >= hub->header.slots) return -SB_EINVAL;
+	struct link *link = link_at(client, index);
+	if (link == NULL || slot >= client->header.slots) return -SB_EINVAL;
 	if (link->shadow[slot] != IN_FLIGHT) return -SB_EINVAL;
 	uint64_t start = os_now_ns(), now = start;
 	uint64_t deadline = timeout_ms == 0 ? UINT64_MAX : start + (uint64_t)timeout_ms * 1000000u;
-	sb_hub_unpark(hub); /* other links ring nobody now; the driver polls them when we return */
+	struct sb_event *event = &client->events[SB_BATCH];
+	sb_client_unpark(client); /* other links ring nobody now; the driver polls them afterwards */
 	for (;;) {
-		int32_t found = slot_event(hub, index, slot, now, &hub->events[0]);
+		int32_t found = slot_event(client, index, slot, now, event);
 		if (found != 0) return found < 0 ? found : 0;
-		SB_POINT("hub.wait.looked");
+		SB_POINT("client.wait.looked");
 		if (now >= deadline) return -SB_ETIMEDOUT;
 		if (now - start < spin_ns) {
 			for (int i = 0; i < 32; i++) spin_pause();
 		} else {
 			slot_sleep(link, slot, deadline - now);
 			if (link->fd < 0 || os_socket_hung_up(link->fd)) {
-				found = slot_event(hub, index, slot, os_now_ns(), &hub->events[0]);
+				found = slot_event(client, index, slot, os_now_ns(), event);
 				return found > 0 ? 0 : -SB_ECLOSED;
 			}
 		}
@@ -458,66 +440,66 @@ int32_t sb_slot_wait(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t
 	}
 }
 
-int32_t sb_link_flow(struct sb_hub *hub, uint32_t index, uint32_t slot, uint32_t sent,
+int32_t sb_link_flow(struct sb_client *client, uint32_t index, uint32_t slot, uint32_t sent,
                      uint32_t taken, uint32_t end, uint32_t need)
 {
-	struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
-	if (link == NULL || slot >= hub->header.slots || !link->flow[slot].open) return -SB_EINVAL;
+	struct link *link = link_at(client, index);
+	if (link == NULL || slot >= client->header.slots || !link->flow[slot].open) return -SB_EINVAL;
 	struct sb_slot *at = &link->map.region->slot[slot];
 	/* The worker cleans its line before it claims; what is there before is of an earlier use. */
 	bool claimed = link->shadow[slot] != IN_FLIGHT ||
 	               load_acquire(&at->request.status) !=
 	                   word_of(link->generation[slot], SB_READY);
 	const struct flows both = {
-		&hub->header, &link->flow[slot], &at->hub, claimed ? &at->worker : NULL,
+		&client->header, &link->flow[slot], &at->client, claimed ? &at->worker : NULL,
 	};
-	int32_t result = flow_move(&both, sent, taken, end, need, &hub->look);
-	return result == 1 ? hub_tells(hub, link, slot) : result;
+	int32_t result = flow_move(&both, sent, taken, end, need, &client->look);
+	return result == 1 ? client_tells(client, link, slot) : result;
 }
 
-const void *sb_hub_look(const struct sb_hub *hub)
+const void *sb_client_look(const struct sb_client *client)
 {
-	return &hub->look;
+	return &client->look;
 }
 
 /* ---- what can be asked ------------------------------------------------------------------- */
 
-double sb_slot_time_left(const struct sb_hub *hub, uint32_t index, uint32_t slot)
+double sb_slot_time_left(const struct sb_client *client, uint32_t index, uint32_t slot)
 {
-	const struct link *link = link_at(hub, index);
-	if (link == NULL || slot >= hub->header.slots) return 0;
+	const struct link *link = link_at(client, index);
+	if (link == NULL || slot >= client->header.slots) return 0;
 	if (link->deadline_ns[slot] == UINT64_MAX) return 0;
 	return ((double)link->deadline_ns[slot] - (double)os_now_ns()) / (double)NS_PER_MS;
 }
 
-uint32_t sb_slot_token(const struct sb_hub *hub, uint32_t index, uint32_t slot)
+uint32_t sb_slot_token(const struct sb_client *client, uint32_t index, uint32_t slot)
 {
-	const struct link *link = link_at(hub, index);
-	return link == NULL || slot >= hub->header.slots ? 0 : (uint32_t)link->generation[slot];
+	const struct link *link = link_at(client, index);
+	return link == NULL || slot >= client->header.slots ? 0 : (uint32_t)link->generation[slot];
 }
 
-int32_t sb_link_snapshot(const struct sb_hub *hub, uint32_t index, uint32_t *out)
+int32_t sb_link_snapshot(const struct sb_client *client, uint32_t index, uint32_t *out)
 {
-	const struct link *link = link_at(hub, index);
+	const struct link *link = link_at(client, index);
 	if (link == NULL) return -SB_ECLOSED;
 	uint64_t now = os_now_ns();
-	for (uint32_t slot = 0; slot < hub->header.slots; slot++) {
+	for (uint32_t slot = 0; slot < client->header.slots; slot++) {
 		uint64_t word = load_acquire(&request_line(&link->map, slot)->status);
 		uint64_t changed = link->changed_ns[slot];
 		out[2 * slot] = (uint32_t)word_state(word);
 		out[2 * slot + 1] = changed == 0 ? 0 : (uint32_t)(elapsed_ns(now, changed) / NS_PER_MS);
 	}
-	return (int32_t)hub->header.slots;
+	return (int32_t)client->header.slots;
 }
 
-double sb_slot_claim_delay(const struct sb_hub *hub, uint32_t index, uint32_t slot)
+double sb_slot_claim_delay(const struct sb_client *client, uint32_t index, uint32_t slot)
 {
-	const struct link *link = link_at(hub, index);
+	const struct link *link = link_at(client, index);
 	return link == NULL || slot >= SB_SLOTS_MAX ? 0 : (double)link->claim_ns[slot];
 }
 
-double sb_slot_round_trip(const struct sb_hub *hub, uint32_t index, uint32_t slot)
+double sb_slot_round_trip(const struct sb_client *client, uint32_t index, uint32_t slot)
 {
-	const struct link *link = link_at(hub, index);
+	const struct link *link = link_at(client, index);
 	return link == NULL || slot >= SB_SLOTS_MAX ? 0 : (double)link->round_trip_ns[slot];
 }

@@ -32,7 +32,7 @@ static void worker_tells(struct sb_worker *worker, uint32_t slot)
 	struct sb_region *region = worker->map.region;
 	fetch_or_seq(&region->done.bits[slot / 64], 1ULL << (slot % 64));
 	SB_POINT("worker.complete.hinted");
-	(void)wake(&region->hub, worker->fd);
+	(void)wake(&region->client, worker->fd);
 }
 
 static bool is_ready(const struct sb_worker *worker, uint32_t slot)
@@ -48,12 +48,13 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 	uint64_t word = load_acquire(&at->request.status);
 	struct flow *flow = &worker->flow[slot];
 	if (word_state(word) != SB_READY) {
-		if (worker->generation[slot] == 0 || !flow->open || !flow_moved(flow, &at->hub)) return 0;
+		if (worker->generation[slot] == 0 || !flow->open || !flow_moved(flow, &at->client))
+			return 0;
 		worker->request.slot = slot;
 		worker->request.token = (uint32_t)worker->generation[slot];
 		return 2;
 	}
-	if (flow->open) flow_reset(flow, &at->worker, false); /* before the hub may look at it */
+	if (flow->open) flow_reset(flow, &at->worker, false); /* before the client may look at it */
 	uint64_t generation = word_generation(word);
 	/* Each request has a greater generation, and none comes to a slot whose handler runs. */
 	if (generation <= worker->claimed[slot] || worker->generation[slot] != 0) return -SB_ECORRUPT;
@@ -74,7 +75,7 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 	const struct sb_request *r = &worker->request;
 	flow->open = (r->method & SB_STREAMS) != 0;
 	flow->told = true;
-	if (flow->open) worker_tells(worker, slot); /* the hub sends nothing before */
+	if (flow->open) worker_tells(worker, slot); /* the client sends nothing before */
 	if (!lengths_are_legal(&worker->map.header, r->head_bytes, r->body_offset, r->body_bytes))
 		return -SB_ECORRUPT;
 	if ((worker->map.header.flags & SB_FLAG_TIMING) != 0)
@@ -85,8 +86,9 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 }
 
 /* A hint of a request that may not be taken now is kept. */
-static int32_t take_once(struct sb_worker *worker)
+static int32_t take_once(void *side)
 {
+	struct sb_worker *worker = side;
 	uint64_t kept[4] = { 0 };
 	int32_t result = 0;
 	for (int32_t slot; result == 0 && (slot = next_hint(worker)) >= 0;) {
@@ -111,16 +113,7 @@ int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns)
 	int32_t result = take_once(worker);
 	if (result != 0 || spin_ns == 0) return result;
 	worker_shows_cpu(worker);
-	uint64_t start = os_now_ns(), now;
-	do {
-		for (int i = 0; i < 4 && result == 0; i++) {
-			spin_pause();
-			result = take_once(worker);
-		}
-		now = os_now_ns();
-	} while (result == 0 && now - start < spin_ns);
-	if (result == 0) spin_yield(&worker->mover, now);
-	return result;
+	return spin(&worker->mover, spin_ns, take_once, worker);
 }
 
 bool worker_has_claim(const struct sb_worker *worker, uint32_t slot, uint32_t token)
@@ -153,8 +146,7 @@ static int32_t end_claim(struct sb_worker *worker, uint32_t slot, enum sb_state 
 	return done ? 0 : -SB_ESTALE;
 }
 
-/* [complete] The release half: everything written to the arena and to the line comes before
- * DONE. */
+/* [complete] The release half: what was written to the arena and the line comes before DONE. */
 int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
                          uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                          uint32_t status_code)
@@ -211,13 +203,18 @@ int32_t sb_slot_finish(struct sb_worker *worker, uint32_t slot, uint32_t token,
 	return end_claim(worker, slot, SB_STREAMING);
 }
 
+/* Whether the caller of a claim has not given up. */
+static bool is_wanted(const struct sb_worker *worker, uint32_t slot)
+{
+	uint64_t word = load_acquire(&request_line(&worker->map, slot)->status);
+	uint64_t generation = worker->generation[slot];
+	return word == word_of(generation, SB_CLAIMED) || word == word_of(generation, SB_STREAMING);
+}
+
 int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, uint32_t token)
 {
 	if (worker == NULL || !worker_has_claim(worker, slot, token)) return 1;
-	uint64_t word = load_acquire(&request_line(&worker->map, slot)->status);
-	if (word != word_of(worker->generation[slot], SB_CLAIMED) &&
-	    word != word_of(worker->generation[slot], SB_STREAMING))
-		return 1;
+	if (!is_wanted(worker, slot)) return 1;
 	return worker->fd >= 0 && os_socket_hung_up(worker->fd) ? 1 : 0;
 }
 
@@ -228,11 +225,10 @@ int32_t sb_worker_flow(struct sb_worker *worker, uint32_t slot, uint32_t token, 
 {
 	if (!worker_has_claim(worker, slot, token) || !worker->flow[slot].open) return -SB_ESTALE;
 	struct sb_slot *at = &worker->map.region->slot[slot];
-	uint64_t word = load_acquire(&at->request.status);
-	if (word != word_of(worker->generation[slot], SB_CLAIMED) &&
-	    word != word_of(worker->generation[slot], SB_STREAMING))
-		return -SB_ESTALE;
-	const struct flows both = { &worker->map.header, &worker->flow[slot], &at->worker, &at->hub };
+	if (!is_wanted(worker, slot)) return -SB_ESTALE;
+	const struct flows both = {
+		&worker->map.header, &worker->flow[slot], &at->worker, &at->client,
+	};
 	int32_t result = flow_move(&both, sent, taken, end, need, &worker->look);
 	if (result == 1) worker_tells(worker, slot);
 	return result < 0 ? result : 0;

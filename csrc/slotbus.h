@@ -1,14 +1,14 @@
 /*
  * slotbus.h - the contract of libslotbus
  *
- * Request/response between processes of one machine through shared memory. A *hub* owns a name
+ * Request/response between processes of one machine through shared memory. A *client* owns a name
  * and dispatches; *workers* attach to it and answer. Everything that another process or
  * TypeScript relies on is in this file, and nothing else is.
  *
  * Caveats, before the API:
- *  - One region per worker life, made by the hub, sealed, handed over once. It is never initialised
- *    twice; when the worker ends, the hub forgets it and the kernel frees it with its last user.
- *  - A handle (sb_hub, sb_worker) belongs to one thread. Two handles share nothing in this process.
+ *  - One region per worker life, made by the client, sealed, handed over once, never initialised
+ *    twice. When the worker ends, the client forgets it and the kernel frees it with its last user.
+ *  - A handle (sb_client, sb_worker) belongs to one thread. Two handles share nothing here.
  *  - A child made by fork has no part of a handle: its memory is not mapped there, and the child's
  *    copy of a socket hides the end of its parent. It calls exec, or touches nothing of this.
  *  - Shared memory is hostile: each shared word is read once into a local, checked, then used.
@@ -28,7 +28,7 @@
  *      |   withdraw: never executed                           v (quarantine ends) |
  *      +<-----------------------------------------------------+-------------------+ release
  *
- * reserve, publish, cancel, withdraw and release are the hub's; claim and complete the worker's.
+ * reserve, publish, cancel, withdraw and release are the client's; claim and complete the worker's.
  * A response whose body streams passes STREAMING between CLAIMED (begin) and DONE (finish);
  * withdraw leads from there to ABANDONED too.
  * Each arrow is one compare-and-swap of the whole word, so a process killed between any two
@@ -50,6 +50,9 @@ extern "C" {
 #ifndef SB_ABI_VERSION
 #define SB_ABI_VERSION 2 /* build option -Dabi=N, for tests of the refusal */
 #endif
+
+/* Makes an enum of a table. */
+#define SB_VALUE(name, value, text) name = (value),
 
 #define SB_LIMITS(X)                                                                            \
 	X(SB_ABI, SB_ABI_VERSION, "version of the shared layout and of the control messages")       \
@@ -74,9 +77,7 @@ extern "C" {
 	X(SB_SLICE_MS, 20, "milliseconds between two looks at the peer in a blocking wait")
 
 enum {
-#define X(name, value, why) name = (value),
-	SB_LIMITS(X)
-#undef X
+	SB_LIMITS(SB_VALUE)
 };
 
 #define SB_MAGIC 0x0053554254304c53ULL /* "SL0TBUS" */
@@ -84,18 +85,16 @@ enum {
 /* ---- states ------------------------------------------------------------------------------ */
 
 #define SB_STATES(X)                                                                            \
-	X(SB_FREE, 0, "nobody's; the hub may reserve it")                                           \
-	X(SB_WRITING, 1, "the hub is writing a request; invisible to the worker")                   \
-	X(SB_READY, 2, "published; the worker may claim it, the hub may take it back")              \
+	X(SB_FREE, 0, "nobody's; the client may reserve it")                                        \
+	X(SB_WRITING, 1, "the client is writing a request; invisible to the worker")                \
+	X(SB_READY, 2, "published; the worker may claim it, the client may take it back")           \
 	X(SB_CLAIMED, 3, "the worker's handler may have run")                                       \
-	X(SB_DONE, 4, "answered; the response waits for the hub")                                   \
+	X(SB_DONE, 4, "answered; the response waits for the client")                                \
 	X(SB_ABANDONED, 5, "the caller gave up; quarantined until the handler ends")               \
 	X(SB_STREAMING, 6, "the head of the response is there, its body is under way")
 
 enum sb_state {
-#define X(name, value, text) name = (value),
-	SB_STATES(X)
-#undef X
+	SB_STATES(SB_VALUE)
 };
 
 /* ---- errors: every function returns 0 or a positive value, or the negative of one of these  */
@@ -104,8 +103,8 @@ enum sb_state {
 	X(SB_EINVAL, 1, "an argument is outside its documented range")                              \
 	X(SB_ENAME, 2, "the name does not match ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")                 \
 	X(SB_EDIR, 3, "the runtime directory is not a directory of ours that is closed to others")  \
-	X(SB_EEXISTS, 4, "a live hub holds this name")                                              \
-	X(SB_ENOBUS, 5, "no hub listens on this name")                                              \
+	X(SB_EEXISTS, 4, "a live client holds this name")                                           \
+	X(SB_ENOBUS, 5, "no client listens on this name")                                           \
 	X(SB_EAGAIN, 6, "not yet; call again later")                                                \
 	X(SB_EPERM, 7, "the kernel or the peer refused this user")                                  \
 	X(SB_EVERSION, 8, "the other side speaks another version of the protocol")                  \
@@ -125,29 +124,25 @@ enum sb_state {
 	X(SB_ENOSPACE, 22, "the file system has no space for the file")
 
 enum sb_error {
-#define X(name, value, text) name = (value),
-	SB_ERRORS(X)
-#undef X
+	SB_ERRORS(SB_VALUE)
 };
 
 /* ---- the control socket ---------------------------------------------------------------------
  * A message is: type (1 byte), bytes of the body (1 byte), body. The doorbell is the one byte 0.
- * Either side may listen; the side that dispatches (the hub) makes the region. */
+ * Either side may listen; the side that dispatches (the client) makes the region. */
 
 #define SB_MESSAGES(X)                                                                          \
 	X(SB_MSG_BELL, 0, "look at the hints; one byte, no length")                                 \
-	X(SB_MSG_JOIN, 1, "worker to hub: sb_join")                                                 \
-	X(SB_MSG_HELLO, 2, "hub to worker: sb_hello, with the region by SCM_RIGHTS")                \
-	X(SB_MSG_ATTACHED, 3, "worker to hub: mapped and checked; requests may come")               \
-	X(SB_MSG_REFUSED, 4, "hub to worker: sb_refused; the connection ends")                      \
-	X(SB_MSG_CANCEL, 5, "hub to worker: sb_cancel; the caller gave up")                         \
-	X(SB_MSG_DRAIN, 6, "worker to hub: send nothing new")                                       \
+	X(SB_MSG_JOIN, 1, "worker to client: sb_join")                                              \
+	X(SB_MSG_HELLO, 2, "client to worker: sb_hello, with the region by SCM_RIGHTS")             \
+	X(SB_MSG_ATTACHED, 3, "worker to client: mapped and checked; requests may come")            \
+	X(SB_MSG_REFUSED, 4, "client to worker: sb_refused; the connection ends")                   \
+	X(SB_MSG_CANCEL, 5, "client to worker: sb_cancel; the caller gave up")                      \
+	X(SB_MSG_DRAIN, 6, "worker to client: send nothing new")                                    \
 	X(SB_MSG_GOODBYE, 7, "the sender closes in good order")
 
 enum sb_message {
-#define X(name, value, text) name = (value),
-	SB_MESSAGES(X)
-#undef X
+	SB_MESSAGES(SB_VALUE)
 };
 
 enum { SB_ROLE_WORKER = 1, SB_ROLE_OBSERVER = 2 };
@@ -163,9 +158,7 @@ enum { SB_ROLE_WORKER = 1, SB_ROLE_OBSERVER = 2 };
 	X(SB_OPTIONS, 6, "OPTIONS")
 
 enum sb_method {
-#define X(name, value, text) name = (value),
-	SB_METHODS(X)
-#undef X
+	SB_METHODS(SB_VALUE)
 };
 
 struct sb_join { /* its first 12 bytes never change, whatever the version */
@@ -237,7 +230,7 @@ struct sb_worker_counters { /* 64 bytes; written by the worker only */
 	uint64_t reserved[4];
 };
 
-struct sb_request_line { /* 64 bytes; status by both, the rest by the hub */
+struct sb_request_line { /* 64 bytes; status by both, the rest by the client */
 	uint64_t status;
 	uint64_t serial;      /* number of the request on this bus */
 	uint32_t head_bytes;
@@ -273,27 +266,27 @@ enum { SB_FLOW_OPEN = 0, SB_FLOW_END = 1, SB_FLOW_ERROR = 2 };
 struct sb_slot {
 	struct sb_request_line request;
 	struct sb_response_line response;
-	struct sb_flow hub;
+	struct sb_flow client;
 	struct sb_flow worker;
 };
 
 struct sb_region { /* the start of the mapping */
 	struct sb_header header;
 	uint8_t pad0[SB_PAGE - sizeof(struct sb_header)];
-	struct sb_hints ready; /* set by the hub, taken by the worker */
+	struct sb_hints ready; /* set by the client, taken by the worker */
 	uint8_t pad1[SB_LINE];
-	struct sb_hints done;  /* set by the worker, taken by the hub */
+	struct sb_hints done;  /* set by the worker, taken by the client */
 	uint8_t pad2[SB_LINE];
 	struct sb_park worker;
 	uint8_t pad3[SB_LINE];
-	struct sb_park hub;
+	struct sb_park client;
 	uint8_t pad4[SB_LINE];
 	struct sb_worker_counters counters;
 	uint8_t pad5[SB_LINE];
 	struct sb_slot slot[]; /* header.slots of them, then padding to a page, then the arenas */
 };
 
-/* ---- statistics: a second memfd, one per bus, written by the hub, read-only to all others  */
+/* ---- statistics: a second memfd, one per bus, written by the client, read-only to all others  */
 
 #define SB_COUNTERS(X)                                                                          \
 	X(SB_C_PUBLISHED, 0, "requests published to a worker")                                      \
@@ -312,7 +305,7 @@ struct sb_region { /* the start of the mapping */
 	X(SB_C_ERRORS, 13, "requests answered with an error of the handler")                        \
 	X(SB_C_RETRIES, 14, "idempotent requests sent again after a death")                         \
 	X(SB_C_REFUSED, 15, "handshakes refused: user, version, silence, garbage")                  \
-	X(SB_C_WAKEUPS, 16, "times the hub's driver left its parked state")                         \
+	X(SB_C_WAKEUPS, 16, "times the client's driver left its parked state")                      \
 	X(SB_C_UNMAPPED, 17, "regions replaced by empty pages because a view was held at close")    \
 	X(SB_C_RESTARTED, 18, "processes of workers that were started again after their end")       \
 	X(SB_C_PAUSED, 19, "times that workers were paused because they ended too often")           \
@@ -320,23 +313,18 @@ struct sb_region { /* the start of the mapping */
 	X(SB_C_FORGOTTEN, 21, "borrowed responses that were never released, reclaimed as garbage")
 
 enum sb_counter {
-#define X(name, value, text) name = (value),
-	SB_COUNTERS(X)
-#undef X
+	SB_COUNTERS(SB_VALUE)
 	SB_COUNTER_SLOTS = 32
 };
 
-/* Values of now, written by the hub's tick: each 20 ms while something is in flight, and once more
- * when nothing is. */
+/* Values of now, of the client's tick: each 20 ms while something is in flight, and once after. */
 #define SB_GAUGES(X)                                                                            \
 	X(SB_G_QUEUED, 0, "requests that wait for a worker")                                        \
 	X(SB_G_UNSETTLED, 1, "requests whose caller waits, queued ones among them")                 \
-	X(SB_G_TICKING, 2, "1: another tick follows within 20 ms, if the hub's event loop turns")
+	X(SB_G_TICKING, 2, "1: another tick follows within 20 ms, if the client's event loop turns")
 
 enum sb_gauge {
-#define X(name, value, text) name = (value),
-	SB_GAUGES(X)
-#undef X
+	SB_GAUGES(SB_VALUE)
 	SB_GAUGE_SLOTS = 8
 };
 
@@ -361,7 +349,7 @@ struct sb_stats {
 	uint64_t magic;
 	uint32_t abi, fingerprint; /* SB_STATS_FINGERPRINT */
 	uint64_t created_ns;       /* CLOCK_MONOTONIC, as all times here */
-	uint32_t pid, slots;       /* of the hub; of each worker */
+	uint32_t pid, slots;       /* of the client; of each worker */
 	uint64_t sampled_ns;       /* of gauges and links; 0: never */
 	uint64_t reserved[3];
 	uint64_t counters[SB_COUNTER_SLOTS];
@@ -394,9 +382,7 @@ struct sb_stats {
 	X(SB_EV_STREAM, 7, "a slot's rings moved; status_code: a response begins; body_bytes: DONE")
 
 enum sb_event_kind {
-#define X(name, value, text) name = (value),
-	SB_EVENTS(X)
-#undef X
+	SB_EVENTS(SB_VALUE)
 };
 
 struct sb_event {
@@ -481,31 +467,30 @@ SB_API int32_t sb_join_refuse(int32_t fd, int32_t error);
  * more than 254 bytes), -SB_EPROTO (it was cut: close the socket), -SB_EFILES, -SB_ESYS. */
 SB_API int32_t sb_control_send(int32_t fd, uint32_t type, const void *body, uint32_t body_bytes);
 
-/* ---- the hub (slot_client.c, region.c, stats.c, wait.c) ---------------------------------- */
+/* ---- the client (slot_client.c, region.c, stats.c, wait.c) ------------------------------- */
 
-struct sb_hub;
+struct sb_client;
 struct sb_worker;
 
-/* A hub without links. Sizes in bytes. NULL: see sb_error_last() (-SB_EINVAL, -SB_ENOMEM,
+/* A client without links. Sizes in bytes. NULL: see sb_error_last() (-SB_EINVAL, -SB_ENOMEM,
  * -SB_ELIMIT, -SB_EFILES, -SB_ESYS). */
-SB_API struct sb_hub *sb_hub_open(uint32_t slots, uint32_t payload_limit, uint32_t head_limit,
-                                  uint32_t inline_bytes, uint32_t flags, uint32_t bus_tag);
-/* Forgets every link and frees the handle; mappings are the caller's to unmap before
- * (sb_link_drop). */
-SB_API void sb_hub_close(struct sb_hub *hub);
-/* SB_BATCH events of SB_EVENT_WORDS words. */
-SB_API const void *sb_hub_events(const struct sb_hub *hub);
+SB_API struct sb_client *sb_client_open(uint32_t slots, uint32_t payload_limit, uint32_t head_limit,
+                                        uint32_t inline_bytes, uint32_t flags, uint32_t bus_tag);
+/* Forgets every link and frees the handle; the caller has unmapped them before (sb_link_drop). */
+SB_API void sb_client_close(struct sb_client *client);
+/* SB_BATCH + 1 events of SB_EVENT_WORDS words: those of the last poll or tick, and at index
+ * SB_BATCH that of the last sb_slot_withdraw or sb_slot_wait. */
+SB_API const void *sb_client_events(const struct sb_client *client);
 /* Makes a region and sends HELLO with it on fd. Returns the link's index. The link takes no
  * request before sb_link_start. -SB_EFULL (SB_LINKS_MAX), -SB_ENOMEM, -SB_ELIMIT, -SB_EINVAL
  * (concurrency 0), or as sb_control_send. */
-SB_API int32_t sb_link_offer(struct sb_hub *hub, int32_t fd, uint32_t concurrency);
+SB_API int32_t sb_link_offer(struct sb_client *client, int32_t fd, uint32_t concurrency);
 /* Sends HELLO with the read-only statistics on fd. As sb_control_send. */
-SB_API int32_t sb_hub_observe(struct sb_hub *hub, int32_t fd);
+SB_API int32_t sb_client_observe(struct sb_client *client, int32_t fd);
 /* Its worker is attached: it takes requests. -SB_EINVAL: no such link. */
-SB_API int32_t sb_link_start(struct sb_hub *hub, uint32_t link);
-/* The end of a life: no new requests, no bell. The slots are then judged one by one
- * (sb_slot_withdraw). */
-SB_API void sb_link_stop(struct sb_hub *hub, uint32_t link);
+SB_API int32_t sb_link_start(struct sb_client *client, uint32_t link);
+/* The end of a life: no new requests, no bell. sb_slot_withdraw then judges the slots. */
+SB_API void sb_link_stop(struct sb_client *client, uint32_t link);
 enum {
 	SB_DROP_DETACHED = 1, /* no view is left: the mapping is removed, else only its pages */
 	SB_DROP_CLOSED = 2,   /* the worker has closed its end: it reads no request any more */
@@ -514,58 +499,53 @@ enum {
  * it (a thread that was ended): they read as zeros. A worker that still runs keeps the slot lines,
  * and without SB_DROP_CLOSED the requests whose handlers may run. how: SB_DROP_*. The index may be
  * used again. */
-SB_API void sb_link_drop(struct sb_hub *hub, uint32_t link, int32_t how);
+SB_API void sb_link_drop(struct sb_client *client, uint32_t link, int32_t how);
 /* Start of the request arena of slot 0. */
-SB_API const void *sb_link_arenas(const struct sb_hub *hub, uint32_t link);
-SB_API double sb_hub_stride(const struct sb_hub *hub);
-SB_API uint32_t sb_link_life(const struct sb_hub *hub, uint32_t link);
-SB_API uint64_t sb_link_epoch(const struct sb_hub *hub, uint32_t link);
-/* Units of credit the worker has: what it takes at once less what it has, ABANDONED included. */
-SB_API int32_t sb_link_credit(const struct sb_hub *hub, uint32_t link);
+SB_API const void *sb_link_arenas(const struct sb_client *client, uint32_t link);
+SB_API double sb_client_stride(const struct sb_client *client);
+SB_API uint32_t sb_link_life(const struct sb_client *client, uint32_t link);
 /* 1 when its worker waits for a bell. One that let a bell pass unheard does not. */
-SB_API int32_t sb_link_parked(const struct sb_hub *hub, uint32_t link);
+SB_API int32_t sb_link_parked(const struct sb_client *client, uint32_t link);
 /* 1 when the event loop of its worker turned since it was asked last, or when the worker has none;
  * else 0. A loop that is parked does not turn before it is rung. */
-SB_API int32_t sb_link_turned(struct sb_hub *hub, uint32_t link);
+SB_API int32_t sb_link_turned(struct sb_client *client, uint32_t link);
 /* Gives pages back if every slot is FREE and more than SB_WARM_BYTES were touched: returns 1 if
  * it did. Inline bytes of the warm slots and the first page of every arena stay: what was written
  * there (heads are repeated without being written again) is still there. */
-SB_API int32_t sb_link_trim(struct sb_hub *hub, uint32_t link);
-/* out: per slot state, age in ms since its last change by the hub. Returns the number of slots, or
- * -SB_ECLOSED: no such link. */
-SB_API int32_t sb_link_snapshot(const struct sb_hub *hub, uint32_t link, uint32_t *out);
+SB_API int32_t sb_link_trim(struct sb_client *client, uint32_t link);
+/* out: per slot state, age in ms since its last change by the client. Returns the number of slots,
+ * or -SB_ECLOSED: no such link. */
+SB_API int32_t sb_link_snapshot(const struct sb_client *client, uint32_t link, uint32_t *out);
 /* Counts bells the socket brought; -SB_EPROTO when more than SB_BELLS_PER_SECOND found no work. */
-SB_API int32_t sb_link_bell(struct sb_hub *hub, uint32_t link, uint32_t bells);
+SB_API int32_t sb_link_bell(struct sb_client *client, uint32_t link, uint32_t bells);
 
 /* FREE to WRITING: the slot's index. Its arena may be written until publish or cancel. -SB_EBUSY,
  * -SB_ECLOSED (the link is not started, or stopped), -SB_ECORRUPT (evict the worker; so with all
  * that follow). */
-SB_API int32_t sb_slot_reserve(struct sb_hub *hub, uint32_t link);
+SB_API int32_t sb_slot_reserve(struct sb_client *client, uint32_t link);
 /* WRITING to READY, hint, bell if the worker is parked: 1 when it rang, else 0. The caller has
  * registered the request before. timeout_ms 0 = none. method + SB_STREAMS: the body streams.
  * -SB_EINVAL: not WRITING, or lengths above their limits; -SB_ECORRUPT. */
-SB_API int32_t sb_slot_publish(struct sb_hub *hub, uint32_t link, uint32_t slot, uint32_t method,
-                               uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
-                               uint32_t timeout_ms, double serial);
+SB_API int32_t sb_slot_publish(struct sb_client *client, uint32_t link, uint32_t slot,
+                               uint32_t method, uint32_t head_bytes, uint32_t body_offset,
+                               uint32_t body_bytes, uint32_t timeout_ms, double serial);
 /* WRITING to FREE. -SB_EINVAL: it was not WRITING; -SB_ECORRUPT. */
-SB_API int32_t sb_slot_cancel(struct sb_hub *hub, uint32_t link, uint32_t slot);
+SB_API int32_t sb_slot_cancel(struct sb_client *client, uint32_t link, uint32_t slot);
 /* Gives up a published request: SB_FREE (it was READY: never executed), SB_ABANDONED (it was
- * CLAIMED) or SB_DONE (it is answered: the event is in sb_hub_events()[0]). -SB_ECORRUPT;
+ * CLAIMED) or SB_DONE (it is answered: the event is in sb_client_events()[SB_BATCH]). -SB_ECORRUPT;
  * -SB_EINVAL: it was not published, or its end was delivered. */
-SB_API int32_t sb_slot_withdraw(struct sb_hub *hub, uint32_t link, uint32_t slot);
+SB_API int32_t sb_slot_withdraw(struct sb_client *client, uint32_t link, uint32_t slot);
 /* DONE to FREE after the response was copied out. -SB_ECORRUPT: it changed meanwhile, trust
  * nothing. -SB_EINVAL: it was not delivered. */
-SB_API int32_t sb_slot_release(struct sb_hub *hub, uint32_t link, uint32_t slot);
+SB_API int32_t sb_slot_release(struct sb_client *client, uint32_t link, uint32_t slot);
 /* Ms to the deadline of the slot's last request, below 0 when it is over; 0 when it had none. */
-SB_API double sb_slot_time_left(const struct sb_hub *hub, uint32_t link, uint32_t slot);
+SB_API double sb_slot_time_left(const struct sb_client *client, uint32_t link, uint32_t slot);
 /* Low 32 bits of the slot's generation. */
-SB_API uint32_t sb_slot_token(const struct sb_hub *hub, uint32_t link, uint32_t slot);
+SB_API uint32_t sb_slot_token(const struct sb_client *client, uint32_t link, uint32_t slot);
 
 /* ---- streamed bodies (slot_client.c, slot_worker.c, stream.c) -------------------------------
- * The hub publishes with method + SB_STREAMS, or the worker begins a response; then each side
+ * The client publishes with method + SB_STREAMS, or the worker begins a response; then each side
  * looks, copies bytes into its ring or out of the other one's, and says how many. */
-
-enum { SB_LOOK_WORDS = 8 };
 
 /* What a look found, and what may be done now. */
 struct sb_look {
@@ -582,12 +562,11 @@ struct sb_look {
 /* sent: bytes written since the last call; taken: bytes read since; end: SB_FLOW_END after the last
  * byte; need: bytes of room that are waited for, 0 none: the other side says when it has taken
  * some. Fills the look. 1 when it rang, 0, or -SB_ECORRUPT, -SB_EINVAL (more than there was). */
-SB_API int32_t sb_link_flow(struct sb_hub *hub, uint32_t link, uint32_t slot, uint32_t sent,
+SB_API int32_t sb_link_flow(struct sb_client *client, uint32_t link, uint32_t slot, uint32_t sent,
                             uint32_t taken, uint32_t end, uint32_t need);
 /* The struct sb_look that sb_link_flow fills. */
-SB_API const void *sb_hub_look(const struct sb_hub *hub);
-/* The same for the worker; -SB_ESTALE: the caller has given up, or token is not that of the
- * claim. */
+SB_API const void *sb_client_look(const struct sb_client *client);
+/* The same for the worker; -SB_ESTALE: the caller has given up, or token is not the claim's. */
 SB_API int32_t sb_worker_flow(struct sb_worker *worker, uint32_t slot, uint32_t token,
                               uint32_t sent, uint32_t taken, uint32_t end, uint32_t need);
 SB_API const void *sb_worker_look(const struct sb_worker *worker);
@@ -600,46 +579,46 @@ SB_API int32_t sb_slot_finish(struct sb_worker *worker, uint32_t slot, uint32_t 
                               uint32_t error_bytes);
 
 /* Events over all links, spinning up to spin_ns for the first. Returns their number, 0 if none. */
-SB_API int32_t sb_hub_poll(struct sb_hub *hub, uint32_t spin_ns);
+SB_API int32_t sb_client_poll(struct sb_client *client, uint32_t spin_ns);
 /* The coarse tick: looks at every slot in flight itself, delivers before it judges deadlines, rings
- * again for READY ones. Same result as sb_hub_poll. */
-SB_API int32_t sb_hub_tick(struct sb_hub *hub);
+ * again for READY ones. Same result as sb_client_poll. */
+SB_API int32_t sb_client_tick(struct sb_client *client);
 /* 1: parked, the next response rings. 0: there is work, poll again. */
-SB_API int32_t sb_hub_park(struct sb_hub *hub);
-SB_API void sb_hub_unpark(struct sb_hub *hub);
+SB_API int32_t sb_client_park(struct sb_client *client);
+SB_API void sb_client_unpark(struct sb_client *client);
 /* If the other side was last seen on this processor, moves the calling thread to another one: once
  * in SB_MOVE_US, and as far as its affinity allows, which stays the same. 1 moved, else 0. */
-SB_API int32_t sb_hub_spread(struct sb_hub *hub);
+SB_API int32_t sb_client_spread(struct sb_client *client);
 /* Blocks (spins spin_ns, then sleeps on a futex) until the slot is DONE: its event is in
- * sb_hub_events()[0]. -SB_ETIMEDOUT, -SB_ECLOSED (the worker's socket hung up), -SB_EINVAL (it is
- * not in flight). */
-SB_API int32_t sb_slot_wait(struct sb_hub *hub, uint32_t link, uint32_t slot, uint32_t timeout_ms,
-                            uint32_t spin_ns);
+ * sb_client_events()[SB_BATCH]. -SB_ETIMEDOUT, -SB_ECLOSED (its worker hung up), -SB_EINVAL (not in
+ * flight). */
+SB_API int32_t sb_slot_wait(struct sb_client *client, uint32_t link, uint32_t slot,
+                            uint32_t timeout_ms, uint32_t spin_ns);
 
 /* counter: SB_C_*. */
-SB_API void sb_stats_add(struct sb_hub *hub, uint32_t counter, uint32_t amount);
-SB_API double sb_stats_get(const struct sb_hub *hub, uint32_t counter);
+SB_API void sb_stats_add(struct sb_client *client, uint32_t counter, uint32_t amount);
+SB_API double sb_stats_get(const struct sb_client *client, uint32_t counter);
 /* Upper edge of the bucket that holds the quantile, nanoseconds; 0 without samples. */
-SB_API double sb_stats_quantile(const struct sb_hub *hub, double quantile);
+SB_API double sb_stats_quantile(const struct sb_client *client, double quantile);
 /* Enters a worker into the statistics, until sb_link_stop. */
-SB_API void sb_stats_link(struct sb_hub *hub, uint32_t link, uint32_t pid, uint32_t uid);
+SB_API void sb_stats_link(struct sb_client *client, uint32_t link, uint32_t pid, uint32_t uid);
 /* Writes gauges and links: what the slots of all workers are now, and what the caller counts. */
-SB_API void sb_stats_sample(struct sb_hub *hub, uint32_t queued, uint32_t unsettled,
+SB_API void sb_stats_sample(struct sb_client *client, uint32_t queued, uint32_t unsettled,
                             uint32_t ticking);
 /* Copies the statistics out: a whole struct sb_stats. */
-SB_API void sb_stats_read(const struct sb_hub *hub, void *out);
+SB_API void sb_stats_read(const struct sb_client *client, void *out);
 /* Nanoseconds between claim and now of the slot's last DONE event, with SB_FLAG_TIMING; else 0. */
-SB_API double sb_slot_claim_delay(const struct sb_hub *hub, uint32_t link, uint32_t slot);
-SB_API double sb_slot_round_trip(const struct sb_hub *hub, uint32_t link, uint32_t slot);
+SB_API double sb_slot_claim_delay(const struct sb_client *client, uint32_t link, uint32_t slot);
+SB_API double sb_slot_round_trip(const struct sb_client *client, uint32_t link, uint32_t slot);
 
 /* ---- the worker (slot_worker.c, attach.c, wait.c) ---------------------------------------- */
 
 /* Starts to connect. Never blocks; sb_worker_step goes on. NULL: see sb_error_last()
  * (-SB_ENAME, -SB_EFILES, -SB_ENOMEM, -SB_ESYS). */
 SB_API struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurrency);
-/* One step of the handshake: 0 attached, -SB_EAGAIN, or why not: what the hub refused with,
+/* One step of the handshake: 0 attached, -SB_EAGAIN, or why not: what the client refused with,
  * -SB_ENOBUS, -SB_EPERM, -SB_EVERSION, -SB_EPROTO, -SB_ECORRUPT, -SB_ECLOSED, -SB_EFILES,
- * -SB_ELIMIT, -SB_ENAME, -SB_ESYS. After -SB_EVERSION and -SB_EPERM peer[0..1] hold the hub's
+ * -SB_ELIMIT, -SB_ENAME, -SB_ESYS. After -SB_EVERSION and -SB_EPERM peer[0..1] hold the client's
  * lowest and highest ABI version (0 when it did not say). */
 SB_API int32_t sb_worker_step(struct sb_worker *worker, uint32_t *peer);
 /* The connected control socket, to be read by one event loop; C goes on writing to it. */
@@ -659,45 +638,45 @@ SB_API const void *sb_worker_arenas(const struct sb_worker *worker);
 SB_API const void *sb_worker_request(const struct sb_worker *worker);
 
 /* Claims one request, spinning up to spin_ns for it: 1 taken, 0 none, 2 the rings of a slot that
- * runs moved (sb_worker_request has its slot). -SB_ECORRUPT: leave this hub. -SB_ECLOSED: not
+ * runs moved (sb_worker_request has its slot). -SB_ECORRUPT: leave this client. -SB_ECLOSED: not
  * attached. */
 SB_API int32_t sb_slot_take(struct sb_worker *worker, uint32_t spin_ns);
 /* full: sb_slot_take leaves requests alone and tells of running streams only. */
 SB_API void sb_worker_full(struct sb_worker *worker, int32_t full);
-/* CLAIMED to DONE after the response was written; hint, bell if the hub is parked. -SB_ESTALE:
+/* CLAIMED to DONE after the response was written; hint, bell if the client is parked. -SB_ESTALE:
  * the caller had given up or token is not that of the claim; the slot is free again. -SB_EINVAL: a
  * length above its limit, or no status; it is still claimed. status_code 0: an error. */
 SB_API int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
                                 uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                                 uint32_t status_code);
-/* 1 when the caller of this claim has given up, the hub's socket has hung up, or worker is NULL. */
+/* 1 when the caller of this claim has given up, the client has hung up, or worker is NULL. */
 SB_API int32_t sb_slot_aborted(const struct sb_worker *worker, uint32_t slot, uint32_t token);
-/* An event loop polls and parks from now on: it counts its turns, by which the hub knows a worker
- * that hangs. A worker that blocks in its handlers does not call this. */
+/* An event loop polls and parks from now on: it counts its turns, by which the client knows a
+ * worker that hangs. A worker that blocks in its handlers does not call this. */
 SB_API void sb_worker_loops(struct sb_worker *worker);
 /* can_take: whether requests would be taken (capacity is left). 1 parked, 0 there is work,
  * -SB_ECLOSED: not attached. */
 SB_API int32_t sb_worker_park(struct sb_worker *worker, int32_t can_take);
 SB_API void sb_worker_unpark(struct sb_worker *worker);
-/* As sb_hub_spread. */
+/* As sb_client_spread. */
 SB_API int32_t sb_worker_spread(struct sb_worker *worker);
 /* For a worker that keeps its socket in C: parks, blocks on a futex for up to SB_SLICE_MS, then in
- * poll(2) until a bell, a signal or timeout_ms. 0 woken or timed out, -SB_ECLOSED: the hub is
+ * poll(2) until a bell, a signal or timeout_ms. 0 woken or timed out, -SB_ECLOSED: the client is
  * gone. */
 SB_API int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms);
 
 /* ---- observers (attach.c, stats.c) ----------------------------------------------------------
  * Who joins as an observer gets the statistics alone, sealed against writing by anybody but the
- * hub that mapped them before. It is no worker: from the handshake to the end of its connection it
- * costs the hub nothing. */
+ * client that mapped them before. It is no worker: from the handshake to the end of its connection
+ * it costs the client nothing. */
 
 /* Starts to connect, as sb_worker_open; sb_worker_step goes on and sb_worker_close ends it. */
 SB_API struct sb_worker *sb_observer_open(int32_t dir, const char *name);
-/* Copies the statistics out: a whole struct sb_stats. -SB_ECLOSED: the hub has ended, or closed the
- * connection; what is copied are its last words. -SB_EINVAL: it is not attached yet. */
+/* Copies the statistics out: a whole struct sb_stats. -SB_ECLOSED: the client has ended, or closed
+ * the connection; what is copied are its last words. -SB_EINVAL: it is not attached yet. */
 SB_API int32_t sb_observer_read(const struct sb_worker *observer, void *out);
-/* Whether a hub lives that has the name, without asking it and without a lock of our own: 1 yes, 0
- * no; -SB_ENOBUS: there is no NAME.lock. -SB_ENAME, -SB_EPERM, -SB_EFILES, -SB_ESYS. */
+/* Whether a client lives that has the name, without asking it and without a lock of our own: 1 yes,
+ * 0 no; -SB_ENOBUS: there is no NAME.lock. -SB_ENAME, -SB_EPERM, -SB_EFILES, -SB_ESYS. */
 SB_API int32_t sb_name_probe(int32_t dir, const char *name);
 
 /* ---- a worker in a page (serve.c) ------------------------------------------------------------
@@ -718,15 +697,15 @@ SB_API int32_t sb_name_probe(int32_t dir, const char *name);
  *  - Each call that was received ends with one sb_worker_answer or sb_worker_fail. One that never
  *    does keeps its caller waiting and its slot spent; a timeout tells the caller only.
  *  - call.body is shared memory. It is valid until the call is answered, by sb_worker_answer or
- *    sb_worker_fail, or the worker detaches. Then the hub puts the bodies of other calls there, so
- *    copy what you need longer. An honest hub leaves it alone until then; if you do not trust the
- *    hub, copy it before you look at it twice.
+ *    sb_worker_fail, or the worker detaches. Then the client puts the bodies of other calls there,
+ *    so copy what you need longer. An honest client leaves it alone until then; if you do not trust
+ *    the client, copy it before you look at it twice.
  *  - Strings are UTF-8, end with NUL, and stay until the next sb_worker_receive: their head was
- *    copied. The handle keeps memory of twice the hub's head limit for it.
+ *    copied. The handle keeps memory of twice the client's head limit for it.
  *  - NULL for a pointer is -SB_EINVAL (a function that returns a pointer returns NULL), unless the
  *    function or the field says what NULL means.
  *  - A call whose body streams is answered with an error by sb_worker_receive itself.
- *  - Nothing is attached again when the hub ends (-SB_ECLOSED): detach, then attach anew. */
+ *  - Nothing is attached again when the client ends (-SB_ECLOSED): detach, then attach anew. */
 
 struct sb_call { /* 96 bytes on the 64-bit platforms that there are; filled by receive */
 	uint32_t slot;          /* slot and token: which claim, as for sb_slot_aborted */
@@ -739,7 +718,7 @@ struct sb_call { /* 96 bytes on the 64-bit platforms that there are; filled by r
 	const char *method_text;
 	const char *path;
 	const char *query;      /* without "?"; "" none */
-	const char *pattern;    /* of the hub's router; "" none */
+	const char *pattern;    /* of the client's router; "" none */
 	const char *id;         /* in errors and traces of both sides */
 	const char *pairs;      /* name, value, ... of parameters, then headers, each with its NUL */
 	const void *body;       /* valid until the call is answered, also when its caller gave up */
@@ -755,19 +734,19 @@ struct sb_answer { /* zero is the default of each */
 	uint64_t body_bytes;        /* 0 with a body of NULL */
 };
 
-/* Attaches to the hub called name, for which it waits up to timeout_ms (0: one try). directory
+/* Attaches to the client called name, for which it waits up to timeout_ms (0: one try). directory
  * NULL: $SLOTBUS_DIR, else /dev/shm/slotbus-<euid>, closed to others; one that is given may be
- * another user's. concurrency: calls the hub may give at once, 1 to SB_SLOTS_MAX; those that wait
- * for their turn go to other workers if this one ends. Blocks. NULL: see sb_error_last():
+ * another user's. concurrency: calls the client may give at once, 1 to SB_SLOTS_MAX; those that
+ * wait for their turn go to other workers if this one ends. Blocks. NULL: see sb_error_last():
  * -SB_ENAME, -SB_EINVAL, -SB_EDIR, -SB_ENOBUS (nobody came), -SB_EPERM, -SB_EVERSION, -SB_EPROTO,
- * -SB_ECORRUPT, -SB_EUNSUPPORTED, -SB_ETIMEDOUT (the hub did not finish the handshake in 2 s),
+ * -SB_ECORRUPT, -SB_EUNSUPPORTED, -SB_ETIMEDOUT (the client did not finish the handshake in 2 s),
  * -SB_ENOMEM, -SB_EFILES, -SB_ELIMIT, -SB_ESYS. */
 SB_API struct sb_worker *sb_worker_attach(const char *directory, const char *name,
                                           uint32_t concurrency, uint32_t timeout_ms);
 /* Waits for the next call, spinning for up to 50 us, then asleep. 1: call is filled; its body is
  * valid until the call is answered, its strings until the next receive. 0: none, for
  * the time is over, or a signal, a bell without work or a call that it answered itself ended the
- * wait early. -SB_ECLOSED: the hub is gone. -SB_ECORRUPT: it broke the protocol. -SB_EINVAL: no
+ * wait early. -SB_ECLOSED: the client is gone. -SB_ECORRUPT: it broke the protocol. -SB_EINVAL: no
  * handle of sb_worker_attach. After an error only sb_worker_detach. timeout_ms 0 does not block;
  * UINT32_MAX waits for ever. */
 SB_API int32_t sb_worker_receive(struct sb_worker *worker, struct sb_call *call,
@@ -777,13 +756,13 @@ SB_API int32_t sb_worker_receive(struct sb_worker *worker, struct sb_call *call,
 SB_API const char *sb_call_header(const struct sb_call *call, const char *name);
 /* The value of the path parameter called name; NULL none. */
 SB_API const char *sb_call_parameter(const struct sb_call *call, const char *name);
-/* Memory for the call's answer, as long as the hub's payload limit (*bytes, unless NULL): a body
+/* Memory for the call's answer, as long as the client's payload limit (*bytes, unless NULL): a body
  * written there is not copied. NULL: the call is not open. */
 SB_API void *sb_worker_reserve(struct sb_worker *worker, const struct sb_call *call,
                                uint64_t *bytes);
 /* Answers the call. -SB_ESTALE: its caller had given up, or it was answered before. -SB_EINVAL: a
- * status, header or text that cannot be sent, a head or body above the hub's limit, or bytes of a
- * body that is NULL; then it is still open, for another answer. */
+ * status, header or text that cannot be sent, a head or body above the client's limit, or bytes of
+ * a body that is NULL; then it is still open, for another answer. */
 SB_API int32_t sb_worker_answer(struct sb_worker *worker, const struct sb_call *call,
                                 const struct sb_answer *answer);
 /* Answers with an error: its caller gets a RemoteError of that code (NULL: "HANDLER_FAILED") and

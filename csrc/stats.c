@@ -1,6 +1,6 @@
 /*
- * stats.c - what a hub shows of itself, and who looks. The hub alone writes the statistics, with
- * plain stores; an observer maps them read-only and copies them out. Nobody waits, nobody is told.
+ * stats.c - what a client shows of itself, and who looks. The client alone writes the statistics,
+ * with plain stores; an observer maps them read-only and copies them out. Nobody waits.
  */
 #include "private.h"
 
@@ -13,60 +13,55 @@ _Static_assert(offsetof(struct sb_stats, counters) % SB_LINE == 0, "counters beg
 _Static_assert(offsetof(struct sb_stats, link) % SB_LINE == 0, "entries begin a line");
 _Static_assert(sizeof(struct sb_stats) % 8 == 0, "copied word by word");
 
-/* ---- the hub ----------------------------------------------------------------------------- */
+/* ---- the client -------------------------------------------------------------------------- */
 
-uint64_t stats_bytes(void)
+int32_t stats_create(struct sb_client *client)
 {
-	return page_up(sizeof(struct sb_stats));
-}
-
-int32_t stats_create(struct sb_hub *hub)
-{
-	uint64_t bytes = stats_bytes();
-	int32_t error = os_memory_create("slotbus-stats", bytes, &hub->stats_fd);
+	int32_t error = os_memory_create("slotbus-stats", STATS_BYTES, &client->stats_fd);
 	if (error != 0) return error;
-	hub->stats = os_memory_map(hub->stats_fd, bytes, true);
-	if (hub->stats == NULL) error = fail_with(-SB_ESYS, errno);
-	if (error == 0) error = os_memory_seal(hub->stats_fd, true);
+	client->stats = os_memory_map(client->stats_fd, STATS_BYTES, true);
+	if (client->stats == NULL) error = fail_with(-SB_ESYS, errno);
+	if (error == 0) error = os_memory_seal(client->stats_fd, true);
 	if (error != 0) return error;
-	SB_POINT("hub.statistics.sealed");
-	struct sb_stats *stats = hub->stats;
+	SB_POINT("client.statistics.sealed");
+	struct sb_stats *stats = client->stats;
 	stats->magic = SB_MAGIC;
 	stats->abi = SB_ABI;
 	stats->fingerprint = SB_STATS_FINGERPRINT;
 	stats->created_ns = os_now_ns();
 	stats->pid = (uint32_t)getpid();
-	stats->slots = hub->header.slots;
+	stats->slots = client->header.slots;
 	return 0;
 }
 
-void sb_stats_link(struct sb_hub *hub, uint32_t index, uint32_t pid, uint32_t uid)
+void sb_stats_link(struct sb_client *client, uint32_t index, uint32_t pid, uint32_t uid)
 {
-	if (index >= SB_LINKS_MAX || hub->links[index] == NULL) return;
-	struct sb_stats_link *entry = &hub->stats->link[index];
+	const struct link *link = link_at(client, index);
+	if (link == NULL) return;
+	struct sb_stats_link *entry = &client->stats->link[index];
 	store_relaxed(&entry->pid, pid);
 	store_relaxed(&entry->uid, uid);
-	store_relaxed(&entry->concurrency, hub->links[index]->concurrency);
+	store_relaxed(&entry->concurrency, link->concurrency);
 	store_relaxed(&entry->used, 0);
 	store_relaxed(&entry->joined_ns, os_now_ns());
 	for (uint32_t state = 0; state < SB_STATE_SLOTS; state++)
-		store_relaxed(&entry->states[state], state == SB_FREE ? hub->header.slots : 0);
-	store_release(&entry->life, hub->links[index]->life);
+		store_relaxed(&entry->states[state], state == SB_FREE ? client->header.slots : 0);
+	store_release(&entry->life, link->life);
 }
 
-void stats_unlink(struct sb_hub *hub, uint32_t index)
+void stats_unlink(struct sb_client *client, uint32_t index)
 {
-	store_release(&hub->stats->link[index].life, 0);
+	store_release(&client->stats->link[index].life, 0);
 }
 
 /* Only the words of slots in use are read: those of the others are FREE, and cold. */
-static void sample_link(struct sb_hub *hub, uint32_t index)
+static void sample_link(struct sb_client *client, uint32_t index)
 {
-	const struct link *link = hub->links[index];
-	struct sb_stats_link *entry = &hub->stats->link[index];
+	const struct link *link = client->links[index];
+	struct sb_stats_link *entry = &client->stats->link[index];
 	uint32_t states[SB_STATE_SLOTS] = { 0 };
 	if (link->used == 0 && load_relaxed(&entry->used) == 0) return;
-	for (uint32_t slot = 0; slot < hub->header.slots; slot++) {
+	for (uint32_t slot = 0; slot < client->header.slots; slot++) {
 		uint64_t word = 0;
 		if (link->shadow[slot] != AT_REST)
 			word = load_relaxed(&link->map.region->slot[slot].request.status);
@@ -77,26 +72,27 @@ static void sample_link(struct sb_hub *hub, uint32_t index)
 	store_relaxed(&entry->used, link->used);
 }
 
-void sb_stats_sample(struct sb_hub *hub, uint32_t queued, uint32_t unsettled, uint32_t ticking)
+void sb_stats_sample(struct sb_client *client, uint32_t queued, uint32_t unsettled,
+                     uint32_t ticking)
 {
-	struct sb_stats *stats = hub->stats;
-	for (uint32_t index = 0; index < hub->link_count; index++)
-		if (load_relaxed(&stats->link[index].life) != 0) sample_link(hub, index);
-	store_relaxed(&stats->round_trip_sum, hub->round_trip_sum);
+	struct sb_stats *stats = client->stats;
+	for (uint32_t index = 0; index < client->link_count; index++)
+		if (load_relaxed(&stats->link[index].life) != 0) sample_link(client, index);
+	store_relaxed(&stats->round_trip_sum, client->round_trip_sum);
 	store_relaxed(&stats->gauges[SB_G_QUEUED], queued);
 	store_relaxed(&stats->gauges[SB_G_UNSETTLED], unsettled);
 	store_relaxed(&stats->gauges[SB_G_TICKING], ticking);
 	store_release(&stats->sampled_ns, os_now_ns());
 }
 
-void sb_stats_add(struct sb_hub *hub, uint32_t counter, uint32_t amount)
+void sb_stats_add(struct sb_client *client, uint32_t counter, uint32_t amount)
 {
-	if (counter < SB_COUNTER_SLOTS) add_relaxed(&hub->stats->counters[counter], amount);
+	if (counter < SB_COUNTER_SLOTS) add_relaxed(&client->stats->counters[counter], amount);
 }
 
-double sb_stats_get(const struct sb_hub *hub, uint32_t counter)
+double sb_stats_get(const struct sb_client *client, uint32_t counter)
 {
-	return counter < SB_COUNTER_SLOTS ? (double)load_relaxed(&hub->stats->counters[counter]) : 0;
+	return counter < SB_COUNTER_SLOTS ? (double)load_relaxed(&client->stats->counters[counter]) : 0;
 }
 
 static uint64_t bucket_edge(uint32_t bucket)
@@ -105,10 +101,10 @@ static uint64_t bucket_edge(uint32_t bucket)
 	return octave == 0 ? sub : (uint64_t)(SB_HIST_SUB + sub + 1) << (octave - 1);
 }
 
-double sb_stats_quantile(const struct sb_hub *hub, double quantile)
+double sb_stats_quantile(const struct sb_client *client, double quantile)
 {
 	uint64_t total = 0, seen = 0;
-	const uint64_t *buckets = hub->stats->round_trip;
+	const uint64_t *buckets = client->stats->round_trip;
 	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) total += load_relaxed(&buckets[i]);
 	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) {
 		seen += load_relaxed(&buckets[i]);
@@ -127,9 +123,9 @@ static void copy_stats(const struct sb_stats *stats, void *out)
 	}
 }
 
-void sb_stats_read(const struct sb_hub *hub, void *out)
+void sb_stats_read(const struct sb_client *client, void *out)
 {
-	copy_stats(hub->stats, out);
+	copy_stats(client->stats, out);
 }
 
 /* ---- the observer ------------------------------------------------------------------------ */
@@ -140,18 +136,12 @@ int32_t stats_attach(struct sb_worker *observer, int fd)
 	uint64_t bytes = 0;
 	int32_t error = os_memory_check(fd, &bytes);
 	if (error != 0) return error;
-	if (bytes != stats_bytes()) return -SB_EVERSION;
+	if (bytes != STATS_BYTES) return -SB_EVERSION;
 	const struct sb_stats *stats = os_memory_map(fd, bytes, false);
 	if (stats == NULL) return fail_with(errno == ENOMEM ? -SB_ELIMIT : -SB_ESYS, errno);
 	observer->stats = (struct sb_stats *)(uintptr_t)stats;
 	if (stats->magic != SB_MAGIC) return -SB_ECORRUPT;
 	return stats->fingerprint == SB_STATS_FINGERPRINT ? 0 : -SB_EVERSION;
-}
-
-void stats_detach(struct sb_worker *observer)
-{
-	if (observer->stats != NULL) os_memory_unmap(observer->stats, stats_bytes());
-	observer->stats = NULL;
 }
 
 int32_t sb_observer_read(const struct sb_worker *observer, void *out)

@@ -18,8 +18,7 @@ uint64_t flow_room(const struct sb_header *header, const struct flow *flow)
 	return ring_bytes(header) - (flow->sent - flow->seen_taken);
 }
 
-/* Both the private counts and the side's own line, which is clean whenever its slot is used
- * anew. */
+/* The private counts and the side's own line, which is clean whenever its slot is used anew. */
 void flow_reset(struct flow *flow, struct sb_flow *mine, bool open)
 {
 	*flow = (struct flow){ .open = open };
@@ -97,7 +96,7 @@ int32_t flow_move(const struct flows *both, uint32_t sent, uint32_t taken, uint3
 	}
 	if (end != SB_FLOW_OPEN) {
 		store_release(&both->mine->ended, end);
-		SB_POINT("hub.flow.ended");
+		SB_POINT("client.flow.ended");
 	}
 	if (taken > 0) {
 		flow->taken += taken;

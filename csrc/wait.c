@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* [park-hub] [park-worker] the waker's half; the state and the hint are already published.
+/* [park-client] [park-worker] the waker's half; the state and the hint are already published.
  * [model: wake] */
 int32_t wake(struct sb_park *sleeper, int fd)
 {
@@ -44,15 +44,26 @@ int32_t wake(struct sb_park *sleeper, int fd)
 	return 0;
 }
 
-/* After a spin in vain: whoever waits for this processor runs now, the other side among them. When
- * it did not come back soon, somebody took a whole time slice: for a while nobody is asked. */
-void spin_yield(struct mover *mover, uint64_t now)
+/* Looks again for spin_ns. After a spin in vain whoever waits for this processor runs, the other
+ * side among them. When it did not come back soon, somebody took a whole time slice: for a while
+ * nobody is asked. */
+int32_t spin(struct mover *mover, uint32_t spin_ns, int32_t (*look)(void *), void *side)
 {
 	static const uint64_t SOON_NS = 1000000, PAUSE_NS = 100000000;
-	if (now < mover->yield_from_ns) return;
+	uint64_t start = os_now_ns(), now;
+	int32_t found = 0;
+	do {
+		for (int i = 0; i < 4 && found == 0; i++) {
+			spin_pause();
+			found = look(side);
+		}
+		now = os_now_ns();
+	} while (found == 0 && now - start < spin_ns); /* a clock that went back ends it too */
+	if (found != 0 || now < mover->yield_from_ns) return found;
 	sched_yield();
 	uint64_t after = os_now_ns();
 	if (after - now > SOON_NS) mover->yield_from_ns = after + PAUSE_NS;
+	return 0;
 }
 
 /* The kernel wakes the reader of a socket on the writer's processor, expecting the writer to sleep
@@ -68,81 +79,85 @@ static bool leave_cpu_of(struct mover *mover, const struct sb_park *other)
 	return os_leave_cpu(cpu);
 }
 
-/* ---- hub --------------------------------------------------------------------------------- */
-
-static bool link_has_work(const struct link *link)
+/* Whether there is a hint, or one that was taken and not yet served. */
+static bool has_hints(const struct sb_hints *hints, const uint64_t *taken, uint32_t slots)
 {
-	const struct sb_region *region = link->map.region;
 	uint64_t seen = 0;
 	for (uint32_t i = 0; i < 4; i++)
-		seen |= (load_seq(&region->done.bits[i]) & slots_mask(link->map.header.slots, i)) |
-		        link->taken[i];
+		seen |= (load_seq(&hints->bits[i]) & slots_mask(slots, i)) | taken[i];
 	return seen != 0;
 }
 
-/* [model: hub-park] */
-int32_t sb_hub_park(struct sb_hub *hub)
+/* ---- client ------------------------------------------------------------------------------ */
+
+static bool link_has_work(const struct link *link)
 {
-	hub->parked = true;
-	SB_POINT("hub.park.before");
-	for (uint32_t i = 0; i < hub->link_count; i++) /* [park-hub] store, then look */
-		if (hub->links[i] != NULL && hub->links[i]->started)
-			store_seq(&hub->links[i]->map.region->hub.parked, SB_PARK_SOCKET);
-	SB_POINT("hub.park.stored");
-	for (uint32_t i = 0; i < hub->link_count; i++) {
-		if (hub->links[i] == NULL || !hub->links[i]->started) continue;
-		if (!link_has_work(hub->links[i])) continue;
-		sb_hub_unpark(hub);
+	return has_hints(&link->map.region->done, link->taken, link->map.header.slots);
+}
+
+/* [model: client-park] */
+int32_t sb_client_park(struct sb_client *client)
+{
+	client->parked = true;
+	SB_POINT("client.park.before");
+	for (uint32_t i = 0; i < client->link_count; i++) /* [park-client] store, then look */
+		if (client->links[i] != NULL && client->links[i]->started)
+			store_seq(&client->links[i]->map.region->client.parked, SB_PARK_SOCKET);
+	SB_POINT("client.park.stored");
+	for (uint32_t i = 0; i < client->link_count; i++) {
+		if (client->links[i] == NULL || !client->links[i]->started) continue;
+		if (!link_has_work(client->links[i])) continue;
+		sb_client_unpark(client);
 		return 0;
 	}
 	return 1;
 }
 
-void hub_shows_cpu(struct sb_hub *hub)
+void client_shows_cpu(struct sb_client *client)
 {
 	uint32_t cpu = os_cpu();
-	if (cpu == hub->mover.cpu) return;
-	hub->mover.cpu = cpu;
-	for (uint32_t i = 0; i < hub->link_count; i++)
-		if (hub->links[i] != NULL && hub->links[i]->map.region != NULL)
-			store_relaxed(&hub->links[i]->map.region->hub.cpu, cpu);
+	if (cpu == client->mover.cpu) return;
+	client->mover.cpu = cpu;
+	for (uint32_t i = 0; i < client->link_count; i++)
+		if (client->links[i] != NULL && client->links[i]->map.region != NULL)
+			store_relaxed(&client->links[i]->map.region->client.cpu, cpu);
 }
 
-int32_t sb_hub_spread(struct sb_hub *hub)
+int32_t sb_client_spread(struct sb_client *client)
 {
-	for (uint32_t i = 0; i < hub->link_count; i++) {
-		const struct link *link = hub->links[i];
+	for (uint32_t i = 0; i < client->link_count; i++) {
+		const struct link *link = client->links[i];
 		if (link == NULL || !link->started || link->used == 0) continue;
-		if (!leave_cpu_of(&hub->mover, &link->map.region->worker)) continue;
-		hub_shows_cpu(hub);
+		if (!leave_cpu_of(&client->mover, &link->map.region->worker)) continue;
+		client_shows_cpu(client);
 		return 1;
 	}
 	return 0;
 }
 
-/* [model: hub-unpark] */
-void sb_hub_unpark(struct sb_hub *hub)
+/* [model: client-unpark] */
+void sb_client_unpark(struct sb_client *client)
 {
-	if (!hub->parked) return;
-	hub->parked = false;
-	SB_POINT("hub.unpark.before");
-	hub_shows_cpu(hub);
-	for (uint32_t i = 0; i < hub->link_count; i++)
-		if (hub->links[i] != NULL && hub->links[i]->map.region != NULL)
-			store_relaxed(&hub->links[i]->map.region->hub.parked, SB_PARK_NONE);
-	SB_POINT("hub.unpark.after");
+	if (!client->parked) return;
+	client->parked = false;
+	SB_POINT("client.unpark.before");
+	client_shows_cpu(client);
+	for (uint32_t i = 0; i < client->link_count; i++)
+		if (client->links[i] != NULL && client->links[i]->map.region != NULL)
+			store_relaxed(&client->links[i]->map.region->client.parked, SB_PARK_NONE);
+	SB_POINT("client.unpark.after");
 }
 
-int32_t sb_link_parked(const struct sb_hub *hub, uint32_t index)
+int32_t sb_link_parked(const struct sb_client *client, uint32_t index)
 {
-	const struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
+	const struct link *link = link_at(client, index);
 	if (link == NULL) return 0;
 	return load_seq(&link->map.region->worker.parked) != SB_PARK_NONE ? 1 : 0;
 }
 
-int32_t sb_link_turned(struct sb_hub *hub, uint32_t index)
+int32_t sb_link_turned(struct sb_client *client, uint32_t index)
 {
-	struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
+	struct link *link = link_at(client, index);
 	if (link == NULL) return 1;
 	uint64_t turns = load_relaxed(&link->map.region->counters.turns);
 	bool turned = turns == 0 || turns != link->turns;
@@ -150,9 +165,9 @@ int32_t sb_link_turned(struct sb_hub *hub, uint32_t index)
 	return turned ? 1 : 0;
 }
 
-int32_t sb_link_bell(struct sb_hub *hub, uint32_t index, uint32_t bells)
+int32_t sb_link_bell(struct sb_client *client, uint32_t index, uint32_t bells)
 {
-	struct link *link = index < SB_LINKS_MAX ? hub->links[index] : NULL;
+	struct link *link = link_at(client, index);
 	if (link == NULL) return -SB_ECLOSED;
 	uint64_t now = os_now_ns();
 	if (now - link->bells_since_ns > 1000000000u) {
@@ -165,44 +180,39 @@ int32_t sb_link_bell(struct sb_hub *hub, uint32_t index, uint32_t bells)
 }
 
 /* Sleeps until this slot's word may have changed; the caller looks at it again.
- * [model: hub-sleep] */
+ * [model: client-sleep] */
 void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns)
 {
-	struct sb_park *park = &link->map.region->hub;
+	struct sb_park *park = &link->map.region->client;
 	const uint64_t slice = (uint64_t)SB_SLICE_MS * 1000000u;
 	uint32_t ticket = load_seq(&park->futex);
-	SB_POINT("hub.sleep.before");
-	store_seq(&park->parked, SB_PARK_FUTEX); /* [park-hub] store, then look */
-	SB_POINT("hub.sleep.stored");
+	SB_POINT("client.sleep.before");
+	store_seq(&park->parked, SB_PARK_FUTEX); /* [park-client] store, then look */
+	SB_POINT("client.sleep.stored");
 	uint64_t word = load_seq(&link->map.region->slot[slot].request.status);
 	if (word_state(word) == SB_READY || word_state(word) == SB_CLAIMED ||
 	    word_state(word) == SB_STREAMING)
 		os_futex_wait(&park->futex, ticket, timeout_ns < slice ? timeout_ns : slice);
-	SB_POINT("hub.sleep.woken");
+	SB_POINT("client.sleep.woken");
 	store_seq(&park->parked, SB_PARK_NONE);
-	SB_POINT("hub.sleep.after");
+	SB_POINT("client.sleep.after");
 }
 
 /* ---- worker ------------------------------------------------------------------------------ */
 
 static bool worker_has_work(const struct sb_worker *worker)
 {
-	const struct sb_hints *ready = &worker->map.region->ready;
-	uint64_t seen = 0;
-	for (uint32_t i = 0; i < 4; i++)
-		seen |= (load_seq(&ready->bits[i]) & slots_mask(worker->map.header.slots, i)) |
-		        worker->pending[i];
-	return seen != 0;
+	const struct geometry *map = &worker->map;
+	return has_hints(&map->region->ready, worker->pending, map->header.slots);
 }
 
-/* Whether the rings of any claim have moved since the last look, for a worker that takes nothing
- * new. */
-bool worker_flows_moved(const struct sb_worker *worker)
+/* Whether the rings of any claim have moved, for a worker that takes nothing new. */
+static bool worker_flows_moved(const struct sb_worker *worker)
 {
 	for (uint32_t slot = 0; slot < worker->map.header.slots; slot++) {
 		if (worker->generation[slot] == 0 || !worker->flow[slot].open) continue;
 		struct flow peek = worker->flow[slot];
-		if (flow_moved(&peek, &worker->map.region->slot[slot].hub)) return true;
+		if (flow_moved(&peek, &worker->map.region->slot[slot].client)) return true;
 	}
 	return false;
 }
@@ -253,7 +263,7 @@ void sb_worker_unpark(struct sb_worker *worker)
 int32_t sb_worker_spread(struct sb_worker *worker)
 {
 	if (worker->map.region == NULL) return 0;
-	if (!leave_cpu_of(&worker->mover, &worker->map.region->hub)) return 0;
+	if (!leave_cpu_of(&worker->mover, &worker->map.region->client)) return 0;
 	worker_shows_cpu(worker);
 	return 1;
 }
@@ -284,7 +294,7 @@ int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms)
 	if (worker->step != ATTACHED || worker->fd < 0) return -SB_ECLOSED;
 	struct sb_park *park = &worker->map.region->worker;
 	/* Warm: one slice on the futex, the cheaper wake-up. Cold: the socket, which also tells of
-	 * the hub's end, so that an idle worker makes no wake-up at all. */
+	 * the client's end, so that an idle worker makes no wake-up at all. */
 	uint32_t first = timeout_ms < SB_SLICE_MS ? timeout_ms : SB_SLICE_MS;
 	uint32_t ticket = load_seq(&park->futex);
 	if (park_as(worker, SB_PARK_FUTEX, true) == 0) return 0;
@@ -309,8 +319,8 @@ struct sb_bridge {
 	uint32_t *word;
 	uint32_t seen;
 	uint32_t stop;
-	int reader, writer;
-	bool given; /* the reader is the caller's */
+	int ends[2]; /* to read from, to write to */
+	bool given;  /* the first is the caller's */
 	pthread_t thread;
 };
 
@@ -322,7 +332,7 @@ static void *bridge_run(void *argument)
 		os_futex_wait(bridge->word, bridge->seen, UINT64_MAX);
 		uint32_t now = load_seq(bridge->word);
 		if (now == bridge->seen || load_seq(&bridge->stop) != 0) continue;
-		if (os_event_write(bridge->writer)) bridge->seen = now;
+		if (os_event_write(bridge->ends[1])) bridge->seen = now;
 		else nanosleep(&NO_MEMORY_PAUSE, NULL);
 	}
 	return NULL;
@@ -341,33 +351,29 @@ static int start_thread(struct sb_bridge *bridge)
 
 static void close_ends(const struct sb_bridge *bridge)
 {
-	if (!bridge->given) close(bridge->reader);
-	close(bridge->writer);
+	if (!bridge->given) close(bridge->ends[0]);
+	close(bridge->ends[1]);
 }
 
 struct sb_bridge *sb_bridge_open(uint32_t *word)
 {
-	struct sb_bridge *bridge = word == NULL ? NULL : calloc(1, sizeof *bridge);
-	if (bridge == NULL) {
-		if (word == NULL) fail_with(-SB_EINVAL, EINVAL);
-		else fail_with(-SB_ENOMEM, ENOMEM);
-		return NULL;
-	}
+	if (word == NULL) return fail_null(-SB_EINVAL, EINVAL);
+	struct sb_bridge *bridge = calloc(1, sizeof *bridge);
+	if (bridge == NULL) return fail_null(-SB_ENOMEM, ENOMEM);
 	bridge->word = word;
 	bridge->seen = load_seq(word); /* here: what changes after open is reported */
-	bool opened = os_event_open(&bridge->reader, &bridge->writer);
+	bool opened = os_event_open(bridge->ends);
 	int failed = opened ? start_thread(bridge) : errno;
 	if (failed == 0) return bridge;
 	if (opened) close_ends(bridge);
 	free(bridge);
-	fail_with(-SB_ESYS, failed);
-	return NULL;
+	return fail_null(-SB_ESYS, failed);
 }
 
 int32_t sb_bridge_fd(struct sb_bridge *bridge)
 {
 	bridge->given = true;
-	return bridge->reader;
+	return bridge->ends[0];
 }
 
 void sb_bridge_close(struct sb_bridge *bridge)

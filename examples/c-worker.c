@@ -1,5 +1,5 @@
 /* A worker in C, of the bus that examples/hub.ts asks: `zig build c-worker`, then
- * `zig-out/bin/c-worker shop`. It ends with the hub, or at SIGTERM. */
+ * `zig-out/bin/c-worker shop`. It ends with the client, or at SIGTERM. */
 #include <signal.h>
 #include <slotbus.h>
 #include <stdio.h>
@@ -53,7 +53,7 @@ static int32_t handle(struct sb_worker *worker, const struct sb_call *call)
 	} else if (strcmp(call->path, "/call") == 0) {
 		snprintf(text, sizeof text, "%s %s?%s id=%s agent=%s", call->method_text, call->path,
 		         call->query, call->id, agent == NULL ? "none" : agent);
-	} else if (strcmp(call->path, "/echo") == 0) { /* as many bytes as the hub takes */
+	} else if (strcmp(call->path, "/echo") == 0) { /* as many bytes as the client takes */
 		const char *const headers[] = { "x-language", "C", NULL };
 		answer = (struct sb_answer){ .headers = headers, .body = call->body,
 			                         .body_bytes = call->body_bytes };

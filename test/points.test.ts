@@ -36,7 +36,7 @@ test("both sides, and every file with system calls of its own, have labels; thos
   for (const file of ["attach.c", "os_linux.c", "region.c", "slot_client.c", "slot_worker.c", "wait.c"])
     expect(files).toContain(file);
   const planned = points();
-  expect(new Set(planned.map(({ role }) => role))).toEqual(new Set(["hub", "worker", "blocker"] as const));
+  expect(new Set(planned.map(({ role }) => role))).toEqual(new Set(["client", "worker", "blocker"] as const));
   expect(planned.filter(({ fails }) => fails).length).toBeGreaterThan(15);
   expect(FAULTS).toContain("error");
 });

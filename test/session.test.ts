@@ -16,7 +16,7 @@ class BareHub implements Disposable {
   readonly #listener: { stop(now: boolean): void };
 
   constructor(space: Workspace, onAttached: (hub: BareHub) => void) {
-    this.hub = native.sb_hub_open(4, 65_536, 4_096, 4_096, 0, 1) as Pointer;
+    this.hub = native.sb_client_open(4, 65_536, 4_096, 4_096, 0, 1) as Pointer;
     this.#listener = Bun.listen<number>({
       unix: join(space.directory, `${space.name}.sock`),
       socket: {
@@ -44,7 +44,7 @@ class BareHub implements Disposable {
     const { index } = this.last;
     const slot = native.sb_slot_reserve(this.hub, index);
     expect(slot).toBeGreaterThanOrEqual(0);
-    const stride = native.sb_hub_stride(this.hub);
+    const stride = native.sb_client_stride(this.hub);
     const arenas = native.sb_link_arenas(this.hub, index) as number;
     const { head, body } = write(new Arena(view(arenas + 2 * slot * stride, stride)));
     native.sb_slot_publish(this.hub, index, slot, 0, head, bodyOffset(head), body, 0, 1);
@@ -63,8 +63,8 @@ class BareHub implements Disposable {
 
   /** Events that wait: kind and slot. */
   poll(): { kind: number; slot: number }[] {
-    const count = native.sb_hub_poll(this.hub, 0);
-    const words = new Uint32Array(view(native.sb_hub_events(this.hub) as number, C.SB_BATCH * C.SB_EVENT_WORDS * 4));
+    const count = native.sb_client_poll(this.hub, 0);
+    const words = new Uint32Array(view(native.sb_client_events(this.hub) as number, C.SB_BATCH * C.SB_EVENT_WORDS * 4));
     return Array.from({ length: count }, (_, i) => ({
       kind: words[i * C.SB_EVENT_WORDS]! & 0xffff,
       slot: words[i * C.SB_EVENT_WORDS]! >>> 16,
@@ -78,7 +78,7 @@ class BareHub implements Disposable {
   /** Lets go of all memory; nothing may look at it afterwards. */
   forget(): void {
     for (const { index } of this.links) native.sb_link_drop(this.hub, index, 1);
-    native.sb_hub_close(this.hub);
+    native.sb_client_close(this.hub);
   }
 
   #offer(socket: Socket<number>): void {

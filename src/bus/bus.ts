@@ -239,18 +239,20 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#tag = tag.toString(36);
     const flags = options.instrumentation ? C.SB_FLAG_TIMING : 0;
     const { slots, payloadLimit, headLimit, inlineSize } = options;
-    const hub = native.sb_hub_open(slots, payloadLimit, headLimit, inlineSize, flags, tag) as Pointer | null;
+    const hub = native.sb_client_open(slots, payloadLimit, headLimit, inlineSize, flags, tag) as Pointer | null;
     if (!hub) throw new ResourceError(`the hub's memory could not be had: ${errorText(native.sb_error_last())}.`);
     this.#hub = hub;
-    this.#events = new Uint32Array(view(native.sb_hub_events(hub) as number, C.SB_BATCH * C.SB_EVENT_WORDS * 4));
+    this.#events = new Uint32Array(
+      view(native.sb_client_events(hub) as number, (C.SB_BATCH + 1) * C.SB_EVENT_WORDS * 4),
+    );
     this.#streamOwner = this.#makeStreamOwner(hub);
     this.#driver = new Driver(
       {
-        poll: (spinNs) => this.#handleEvents(native.sb_hub_poll(hub, spinNs)),
+        poll: (spinNs) => this.#handleEvents(native.sb_client_poll(hub, spinNs)),
         mayReceive: () => this.#unsettled > this.#queue.length,
-        park: () => native.sb_hub_park(hub) === 1,
-        unpark: () => native.sb_hub_unpark(hub),
-        spread: () => void native.sb_hub_spread(hub),
+        park: () => native.sb_client_park(hub) === 1,
+        unpark: () => native.sb_client_unpark(hub),
+        spread: () => void native.sb_client_spread(hub),
       },
       options.spin,
     );
@@ -268,7 +270,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     } catch (error) {
       detach(this.#events.buffer);
       detach(this.#streamOwner.look.buffer as ArrayBuffer);
-      native.sb_hub_close(hub);
+      native.sb_client_close(hub);
       throw error;
     }
     const company = {
@@ -717,9 +719,9 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
    * Handles what a poll or a tick found. C reports an event once, so all of them are handled before a worker that broke the
    * protocol in one of them is ended. No code of the user runs in here, and nothing else fills the buffer meanwhile.
    */
-  #handleEvents(count: number): number {
+  #handleEvents(count: number, first = 0): number {
     this.#handling = true;
-    for (let n = 0, at = 0; n < count; n++, at += C.SB_EVENT_WORDS) {
+    for (let n = 0, at = first * C.SB_EVENT_WORDS; n < count; n++, at += C.SB_EVENT_WORDS) {
       const link = this.#byIndex[this.#events[at + 1]!];
       if (!link || link.life !== this.#events[at + 2]!) continue; // of a worker that has ended since
       try {
@@ -825,9 +827,9 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #makeStreamOwner(hub: Pointer): StreamOwner {
     return {
       hub,
-      look: new Uint32Array(view(native.sb_hub_look(hub) as number, 32)),
+      look: new Uint32Array(view(native.sb_client_look(hub) as number, 32)),
       headLimit: this.options.headLimit,
-      stride: native.sb_hub_stride(hub),
+      stride: native.sb_client_stride(hub),
       moved: (bytes, rang) => this.#driver.expect(bytes, rang),
       corrupt: (link, slot) => this.#evict(link, `it wrote impossible counts into the rings of slot ${slot}`),
     };
@@ -1100,9 +1102,9 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     const link = pending.link ?? picked; // another one, when the picked one had to be evicted
     const spinNs = this.options.spin * 1000;
     const result = native.sb_slot_wait(this.#hub, link.index, pending.slot, pending.timeoutMs, spinNs);
-    if (result === 0) this.#handleEvents(1);
+    if (result === 0) this.#handleEvents(1, C.SB_BATCH);
     // The tick judges by the same deadline, so it has an event for this slot, among others.
-    else if (result === -C.SB_ETIMEDOUT) while (this.#handleEvents(native.sb_hub_tick(this.#hub)) === C.SB_BATCH);
+    else if (result === -C.SB_ETIMEDOUT) while (this.#handleEvents(native.sb_client_tick(this.#hub)) === C.SB_BATCH);
     else if (link.state !== "ended") this.#end(link, "ended");
     // What the end of a worker put back into the queue cannot wait there: nobody runs the event loop.
     if (pending.settled) return;
@@ -1115,7 +1117,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   readonly #onTick = (): void => {
     this.#tick = null;
     if (this.#closed) return;
-    while (this.#handleEvents(native.sb_hub_tick(this.#hub)) === C.SB_BATCH);
+    while (this.#handleEvents(native.sb_client_tick(this.#hub)) === C.SB_BATCH);
     this.#watchWorkers();
     for (const link of this.#links) for (const stream of link.streams) stream?.age();
     this.#expireQueued();
@@ -1348,12 +1350,13 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     }
   }
 
-  /** A worker that has ended had answered: its response is in the first event. */
+  /** A worker that has ended had answered: its response is in the event behind those of a poll. */
   #deliverLast(link: Link, slot: number): void {
-    if ((this.#events[0]! & 0xffff) === C.SB_EV_DONE) {
-      this.#deliver(link, slot, 0);
+    const at = C.SB_BATCH * C.SB_EVENT_WORDS;
+    if ((this.#events[at]! & 0xffff) === C.SB_EV_DONE) {
+      this.#deliver(link, slot, at);
     } else {
-      this.#flow(link, slot, 0);
+      this.#flow(link, slot, at);
       this.#finishStream(link, slot);
     }
   }
@@ -1401,7 +1404,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   #forget(link: Link): void {
     this.#lending.delete(link);
     if (!link.drop()) native.sb_stats_add(this.#hub, C.SB_C_UNMAPPED, 1);
-    if (this.#finalStats && this.#lending.size === 0) native.sb_hub_close(this.#hub);
+    if (this.#finalStats && this.#lending.size === 0) native.sb_client_close(this.#hub);
   }
 
   // ---- the end --------------------------------------------------------------------------------------------------------
@@ -1436,7 +1439,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     this.#finalStats = this.stats();
     detach(this.#events.buffer);
     detach(this.#streamOwner.look.buffer as ArrayBuffer);
-    if (this.#lending.size === 0) native.sb_hub_close(this.#hub);
+    if (this.#lending.size === 0) native.sb_client_close(this.#hub);
     await this.#crew?.stop();
   }
 

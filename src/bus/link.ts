@@ -70,7 +70,7 @@ export class Link {
 
   constructor(hub: Pointer, socket: Socket<Link>, fd: number, peer: PeerIdentity) {
     this.#hub = hub;
-    this.#stride = native.sb_hub_stride(hub);
+    this.#stride = native.sb_client_stride(hub);
     this.socket = socket;
     this.fd = fd;
     this.peer = peer;

@@ -198,7 +198,7 @@ export class Reception {
 
   #observe(link: Link): void {
     if (this.#observers.size >= OBSERVERS) return this.refuse(link, C.SB_EFULL, `${OBSERVERS} observers are there`);
-    native.sb_hub_observe(this.#hub, link.fd);
+    native.sb_client_observe(this.#hub, link.fd);
     this.#settle(link);
     link.forgetProcess();
     link.state = "observing";

@@ -1,5 +1,5 @@
 /*
- * bus.pml - one hub, one worker after another, two slots, as built in csrc/slot_client.c, slot_worker.c, wait.c and
+ * bus.pml - one client, one worker after another, two slots, as built in csrc/slot_client.c, slot_worker.c, wait.c and
  * src/bus/bus.ts. test/model/check.ts runs it through spin; test/model.test.ts compares the labels.
  *
  * A statement is one step; atomic and d_step are what one instruction does in C: a swap of the
@@ -12,7 +12,7 @@
  *
  * -DNO_... removes the rule of that name; then spin must find an error.
  *
- * Not in it: several workers at once, borrowed responses, the end of the hub, weak memory.
+ * Not in it: several workers at once, borrowed responses, the end of the client, weak memory.
  */
 
 #ifndef N
@@ -53,7 +53,7 @@ hidden byte healthy_is_not_evicted, reserve_finds_free, counts_right, steps_are_
 #define CHECK(name, holds) d_step { name = (holds); assert(name) }
 
 mtype = { FREE, WRITING, READY, CLAIMED, DONE, ABANDONED };               /* the status word */
-mtype = { AT_REST, IN_WRITING, IN_FLIGHT, DELIVERED, IN_QUARANTINE };     /* the hub's own last step */
+mtype = { AT_REST, IN_WRITING, IN_FLIGHT, DELIVERED, IN_QUARANTINE };     /* the client's own last step */
 mtype = { NONE, SOCKET, FUTEX };                                          /* parked */
 mtype = { WON_FREE, WON_ABANDONED, FOUND_DONE, FOUND_CORRUPT };           /* of a withdrawal */
 
@@ -64,7 +64,7 @@ byte request[LIVES * SLOTS];           /* payload: the number of the request */
 byte answer[LIVES * SLOTS];            /* payload: the number of the request it answers, */
 byte answer_generation[LIVES * SLOTS]; /* and the token it was given for */
 byte ready[LIVES], done[LIVES];        /* hints, one bit a slot */
-#define HUB 0
+#define CLIENT 0
 #define WORKER 1
 mtype parked[LIVES * 2] = NONE; /* side of life e is [e * 2 + side] */
 byte futex[LIVES * 2];
@@ -72,8 +72,8 @@ bit bell[LIVES * 2]; /* a byte in that side's socket */
 
 /* Processes and sockets. */
 bit killed[LIVES], gone[LIVES]; /* gone: what the pidfd proves */
-bit eof[LIVES];                 /* the hub reads the end of the worker's socket */
-bit closed[LIVES];              /* the worker reads the end of the hub's */
+bit eof[LIVES];                 /* the client reads the end of the worker's socket */
+bit closed[LIVES];              /* the worker reads the end of the client's */
 bit quit;
 byte life, lates, strays, losses, kills;
 
@@ -97,7 +97,7 @@ inline swap(place, gen, from, to)
 	}
 }
 
-/* [park-hub] [park-worker] the waker's half. NO_LOOK_LAST has looked before it published. */
+/* [park-client] [park-worker] the waker's half. NO_LOOK_LAST has looked before it published. */
 inline wake_parked(side)
 {
 	/* label: wake */
@@ -193,7 +193,7 @@ inline complete(s, with, id)
 			answer[MY(s)] = id;
 			answer_generation[MY(s)] = with
 		};
-		LOOK_EARLY(SIDE(me_region, HUB));
+		LOOK_EARLY(SIDE(me_region, CLIENT));
 #ifndef NO_ANSWER_FIRST
 		swap(MY(s), seen, CLAIMED, DONE);
 #endif
@@ -207,7 +207,7 @@ inline complete(s, with, id)
 		if
 		:: won ->
 			done[me_region] = done[me_region] | BIT(s);
-			wake(SIDE(me_region, HUB))
+			wake(SIDE(me_region, CLIENT))
 		:: else
 		fi;
 		if
@@ -318,14 +318,14 @@ proctype worker(byte me; byte me_region)
 	} unless { killed[me]; worker_ends() }
 }
 
-/* ---- hub ------------------------------------------------------------------------------------- */
+/* ---- client ---------------------------------------------------------------------------------- */
 
 #ifdef NO_NEW_REGION
-#define HUB_REGION 0
+#define CLIENT_REGION 0
 #else
-#define HUB_REGION life
+#define CLIENT_REGION life
 #endif
-#define OUR(s) (HUB_REGION * SLOTS + (s))
+#define OUR(s) (CLIENT_REGION * SLOTS + (s))
 
 inline settle(id)
 {
@@ -378,7 +378,7 @@ inline corrupt()
 	doomed = 1
 }
 
-/* What this slot has for the hub. */
+/* What this slot has for the client. */
 inline look(s)
 {
 	/* label: look */
@@ -464,21 +464,21 @@ inline give_up(s)
 	d_step { result = WON_FREE; won = 0 }
 }
 
-inline hub_unpark()
+inline client_unpark()
 {
-	/* label: hub-unpark */
-	parked[SIDE(HUB_REGION, HUB)] = NONE;
+	/* label: client-unpark */
+	parked[SIDE(CLIENT_REGION, CLIENT)] = NONE;
 	asleep = 0
 }
 
-inline hub_park()
+inline client_park()
 {
-	/* label: hub-park */
+	/* label: client-park */
 	asleep = 1;
-	parked[SIDE(HUB_REGION, HUB)] = SOCKET; /* [park-hub] store, then look */
-#ifndef NO_RECHECK_HUB
+	parked[SIDE(CLIENT_REGION, CLIENT)] = SOCKET; /* [park-client] store, then look */
+#ifndef NO_RECHECK_CLIENT
 	if
-	:: done[HUB_REGION] != 0 -> hub_unpark()
+	:: done[CLIENT_REGION] != 0 -> client_unpark()
 	:: else
 	fi
 #endif
@@ -488,11 +488,11 @@ inline poll()
 {
 	/* label: poll */
 	found = 0;
-#ifdef NO_HINT_FIRST_HUB
+#ifdef NO_HINT_FIRST_CLIENT
 	d_step { taken = (state[OUR(0)] == DONE || state[OUR(0)] == FREE) + 2 * (state[OUR(1)] == DONE || state[OUR(1)] == FREE) };
-	d_step { taken = taken & done[HUB_REGION]; done[HUB_REGION] = 0 };
+	d_step { taken = taken & done[CLIENT_REGION]; done[CLIENT_REGION] = 0 };
 #else
-	d_step { taken = done[HUB_REGION]; done[HUB_REGION] = 0 };
+	d_step { taken = done[CLIENT_REGION]; done[CLIENT_REGION] = 0 };
 #endif
 	if
 	:: taken & 1 -> look(0)
@@ -504,7 +504,7 @@ inline poll()
 	fi;
 	taken = 0;
 	if
-	:: !found && !doomed -> hub_park()
+	:: !found && !doomed -> client_park()
 	:: else
 	fi;
 	found = 0
@@ -512,9 +512,9 @@ inline poll()
 
 inline announce(s)
 {
-	LOOK_EARLY(SIDE(HUB_REGION, WORKER));
-	ready[HUB_REGION] = ready[HUB_REGION] | BIT(s);
-	wake(SIDE(HUB_REGION, WORKER))
+	LOOK_EARLY(SIDE(CLIENT_REGION, WORKER));
+	ready[CLIENT_REGION] = ready[CLIENT_REGION] | BIT(s);
+	wake(SIDE(CLIENT_REGION, WORKER))
 }
 
 inline tick(s)
@@ -533,27 +533,27 @@ inline tick(s)
 /* requestSync: only this slot's word ends it. When the worker is gone, the main loop judges. */
 inline wait_for(s)
 {
-	hub_unpark();
+	client_unpark();
 	found = 0;
 	do
 	:: look(s);
 		if
 		:: found || doomed || eof[life] -> break
 		:: else ->
-			/* label: hub-sleep */
-			ticket = futex[SIDE(HUB_REGION, HUB)];
-			parked[SIDE(HUB_REGION, HUB)] = FUTEX; /* [park-hub] store, then look */
+			/* label: client-sleep */
+			ticket = futex[SIDE(CLIENT_REGION, CLIENT)];
+			parked[SIDE(CLIENT_REGION, CLIENT)] = FUTEX; /* [park-client] store, then look */
 #ifndef NO_RECHECK_SLEEP
 			if
 			:: state[OUR(s)] == READY || state[OUR(s)] == CLAIMED ->
 #endif
-				(futex[SIDE(HUB_REGION, HUB)] != ticket || eof[life])
+				(futex[SIDE(CLIENT_REGION, CLIENT)] != ticket || eof[life])
 #ifndef NO_RECHECK_SLEEP
 			:: else
 			fi
 #endif
 			;
-			parked[SIDE(HUB_REGION, HUB)] = NONE
+			parked[SIDE(CLIENT_REGION, CLIENT)] = NONE
 		fi
 	od;
 	skip;
@@ -592,10 +592,10 @@ inline send(id, s)
 		announce(s);
 		swap(OUR(s), our_generation[s], WRITING, READY);
 #else
-		LOOK_EARLY(SIDE(HUB_REGION, WORKER));
+		LOOK_EARLY(SIDE(CLIENT_REGION, WORKER));
 		swap(OUR(s), our_generation[s], WRITING, READY);
-		ready[HUB_REGION] = ready[HUB_REGION] | BIT(s);
-		wake(SIDE(HUB_REGION, WORKER));
+		ready[CLIENT_REGION] = ready[CLIENT_REGION] | BIT(s);
+		wake(SIDE(CLIENT_REGION, WORKER));
 #endif
 		CHECK(steps_are_legal, won);
 		if
@@ -649,14 +649,14 @@ inline end_life()
 		used = 0; doomed = 0; life++;
 #ifdef NO_NEW_REGION
 		state[0] = FREE; state[1] = FREE; generation[0] = 0; generation[1] = 0; ready[0] = 0; done[0] = 0;
-		parked[WORKER] = NONE; bell[HUB] = 0; bell[WORKER] = 0;
+		parked[WORKER] = NONE; bell[CLIENT] = 0; bell[WORKER] = 0;
 #endif
-		parked[SIDE(HUB_REGION, HUB)] = (asleep -> SOCKET : NONE)
+		parked[SIDE(CLIENT_REGION, CLIENT)] = (asleep -> SOCKET : NONE)
 	};
-	run worker(life, HUB_REGION)
+	run worker(life, CLIENT_REGION)
 }
 
-proctype hub()
+proctype client()
 {
 	byte our_generation[SLOTS], pending[SLOTS];
 	mtype shadow[SLOTS] = AT_REST;
@@ -670,10 +670,10 @@ proctype hub()
 	do
 	:: doomed -> end_life()
 	:: !doomed && settled_count == N && used == 0 -> break
-	:: !doomed && bell[SIDE(HUB_REGION, HUB)] ->
-		bell[SIDE(HUB_REGION, HUB)] = 0;
+	:: !doomed && bell[SIDE(CLIENT_REGION, CLIENT)] ->
+		bell[SIDE(CLIENT_REGION, CLIENT)] = 0;
 		if
-		:: asleep -> hub_unpark()
+		:: asleep -> client_unpark()
 		:: else
 		fi
 	:: !doomed && !asleep -> poll()
@@ -715,5 +715,5 @@ proctype chance()
 
 init
 {
-	atomic { run hub(); run chance() }
+	atomic { run client(); run chance() }
 }

@@ -1,5 +1,5 @@
 /*
- * stream.pml - one slot whose requests and responses stream, one after another, between one hub and
+ * stream.pml - one slot whose requests and responses stream, one after another, between one client and
  * one worker, as built in csrc/stream.c, slot_client.c, slot_worker.c, src/bus/stream.ts, bus.ts and session.ts.
  * bus.pml is the model of the slots, the hints and the parking themselves; test/model/check.ts runs
  * both through spin.
@@ -49,8 +49,8 @@
 #ifndef KILLS
 #define KILLS 0 /* 1: the worker may die */
 #endif
-#ifndef HUB_KILLS
-#define HUB_KILLS 0 /* 1: the hub may die */
+#ifndef CLIENT_KILLS
+#define CLIENT_KILLS 0 /* 1: the client may die */
 #endif
 
 /* Told in pan's output by name. Hidden: not part of the state. */
@@ -60,7 +60,7 @@ hidden byte reserve_finds_free, ends_clean;
 #define CHECK(name, holds) d_step { name = (holds); assert(name) }
 
 mtype = { FREE, WRITING, READY, CLAIMED, STREAMING, DONE, ABANDONED };
-mtype = { AT_REST, IN_FLIGHT, IN_STREAM, IN_QUARANTINE };           /* the hub's own last step */
+mtype = { AT_REST, IN_FLIGHT, IN_STREAM, IN_QUARANTINE };           /* the client's own last step */
 mtype = { WON_FREE, WON_ABANDONED, FOUND_DONE, FOUND_CORRUPT };     /* of a withdrawal */
 
 /* The slot. */
@@ -69,7 +69,7 @@ byte generation, request, answer;
 bit response_streams;
 
 /* By side: the flow line and the ring that it writes. */
-#define HUB 0
+#define CLIENT 0
 #define WORKER 1
 #define SENT 0
 #define TAKEN 1
@@ -79,7 +79,7 @@ bit response_streams;
 #define FIELDS (CELL + RING)
 byte line[2 * FIELDS];
 #define LINE(side, field) line[(side) * FIELDS + (field)]
-#define ALL(side) ((side) == HUB -> UP : DOWN) /* units of the body that a side sends */
+#define ALL(side) ((side) == CLIENT -> UP : DOWN) /* units of the body that a side sends */
 #define PLACE(number) (CELL + (number) % RING)
 #define OPEN 0
 #define END 1
@@ -242,7 +242,7 @@ inline flow_write(me, id)
 	if
 	:: put - their_taken < RING ->
 		their_taken = 0;
-		CHECK(quarantine_holds, me == HUB || (generation == token && state != FREE));
+		CHECK(quarantine_holds, me == CLIENT || (generation == token && state != FREE));
 #ifdef NO_RING_FIRST
 		buffer[me]!SENT,put + 1;
 		buffer[me]!PLACE(put),UNIT(id, put);
@@ -406,17 +406,17 @@ inline worker_writes()
 	fi
 }
 
-/* The hub has ended: what was committed is read, then the error. */
-inline hub_ended()
+/* The client has ended: what was committed is read, then the error. */
+inline client_ended()
 {
 	if
 	:: job != 0 && UP > 0 && !read_all && !stopped ->
 		do
-		:: LINE(HUB, SENT) > got && !STALE -> flow_read(WORKER, job)
+		:: LINE(CLIENT, SENT) > got && !STALE -> flow_read(WORKER, job)
 		:: else -> break
 		od;
 		skip; /* a break may not lead into a d_step */
-		CHECK(committed_delivered, STALE || got == LINE(HUB, SENT))
+		CHECK(committed_delivered, STALE || got == LINE(CLIENT, SENT))
 	:: else
 	fi
 }
@@ -431,7 +431,7 @@ proctype worker()
 	{
 		do
 		:: quit -> break
-		:: gone[HUB] && BARRIER(HUB) -> hub_ended(); break
+		:: gone[CLIENT] && BARRIER(CLIENT) -> client_ended(); break
 		:: d_step { hint[WORKER] && BARRIER(WORKER) -> hint[WORKER] = 0 }; claim()
 		:: cancel != 0 ->
 			d_step {
@@ -473,12 +473,12 @@ proctype worker()
 	}
 }
 
-/* ---- hub --------------------------------------------------------------------------------------- */
+/* ---- client ------------------------------------------------------------------------------------ */
 
 inline put_back()
 {
 #ifndef NO_CLEAN_AFTER
-	flow_clean(HUB);
+	flow_clean(CLIENT);
 #endif
 	flow_forget();
 	d_step { shadow = AT_REST; has_source = 0; sending = 0 }
@@ -486,7 +486,7 @@ inline put_back()
 
 inline release()
 {
-	swap(HUB, token, DONE, FREE);
+	swap(CLIENT, token, DONE, FREE);
 	CHECK(healthy_is_not_evicted, won);
 	won = 0;
 	put_back()
@@ -497,7 +497,7 @@ inline drain()
 {
 #ifndef NO_DRAIN
 	do
-	:: LINE(WORKER, SENT) > got -> flow_read(HUB, id)
+	:: LINE(WORKER, SENT) > got -> flow_read(CLIENT, id)
 	:: else -> break
 	od;
 #endif
@@ -514,18 +514,18 @@ inline finish_stream()
 }
 
 /* The rings moved. */
-inline hub_moved()
+inline client_moved()
 {
 	if
 	:: has_source -> d_step { has_source = 0; sending = 1 } /* it is claimed */
 	:: else
 	fi;
 	if
-	:: needs -> flow_wait(HUB)
+	:: needs -> flow_wait(CLIENT)
 	:: else
 	fi;
 	if
-	:: hungry -> flow_read(HUB, id)
+	:: hungry -> flow_read(CLIENT, id)
 	:: else
 	fi
 }
@@ -546,17 +546,17 @@ inline look()
 		release()
 	:: shadow == IN_FLIGHT && won && (word == STREAMING || (word == DONE && response_streams)) ->
 		accept();
-		hub_moved();
+		client_moved();
 		if
 		:: word == DONE -> finish_stream()
 		:: else
 		fi
-	:: shadow == IN_STREAM && won && word == DONE -> hub_moved(); finish_stream()
+	:: shadow == IN_STREAM && won && word == DONE -> client_moved(); finish_stream()
 	:: (shadow == IN_FLIGHT && won && word == CLAIMED && UP > 0) ||
 	   (shadow == IN_STREAM && won && word == STREAMING) ->
-		flow_moved(HUB);
+		flow_moved(CLIENT);
 		if
-		:: news -> news = 0; hub_moved()
+		:: news -> news = 0; client_moved()
 		:: else
 		fi
 	:: shadow == IN_FLIGHT && won && (word == READY || (word == CLAIMED && UP == 0))
@@ -570,29 +570,29 @@ inline look()
 inline withdraw()
 {
 	result = FOUND_CORRUPT;
-	swap(HUB, token, READY, FREE);
+	swap(CLIENT, token, READY, FREE);
 	if
 	:: won -> result = WON_FREE
 	:: else ->
 #ifdef NO_CLAIMED_FIRST
-		swap(HUB, token, STREAMING, ABANDONED);
+		swap(CLIENT, token, STREAMING, ABANDONED);
 		if
 		:: won
-		:: else -> swap(HUB, token, CLAIMED, ABANDONED)
+		:: else -> swap(CLIENT, token, CLAIMED, ABANDONED)
 		fi;
 #else
-		swap(HUB, token, CLAIMED, ABANDONED);
+		swap(CLIENT, token, CLAIMED, ABANDONED);
 		if
 		:: won
 #ifdef NO_STREAM_QUARANTINE
 		:: else ->
-			swap(HUB, token, STREAMING, FREE);
+			swap(CLIENT, token, STREAMING, FREE);
 			if
 			:: won -> result = WON_FREE
 			:: else
 			fi
 #else
-		:: else -> swap(HUB, token, STREAMING, ABANDONED)
+		:: else -> swap(CLIENT, token, STREAMING, ABANDONED)
 #endif
 		fi;
 #endif
@@ -653,7 +653,7 @@ inline send()
 {
 	id++;
 	d_step {
-		BARRIER(HUB);
+		BARRIER(CLIENT);
 		reserve_finds_free = (state == FREE);
 		assert(reserve_finds_free);
 		state = WRITING;
@@ -670,12 +670,12 @@ inline send()
 #else
 	has_source = (UP > 0);
 #endif
-	swap(HUB, token, WRITING, READY);
+	swap(CLIENT, token, WRITING, READY);
 	won = 0;
-	tell(HUB)
+	tell(CLIENT)
 }
 
-proctype hub()
+proctype client()
 {
 	byte id, token;
 	mtype shadow = AT_REST, word = FREE, result = WON_FREE;
@@ -686,20 +686,20 @@ proctype hub()
 		do
 		:: shadow == AT_REST && id == N -> break
 		:: shadow == AT_REST && id < N && !gone[WORKER] -> send()
-		:: d_step { hint[HUB] && BARRIER(HUB) -> hint[HUB] = 0 }; look()
+		:: d_step { hint[CLIENT] && BARRIER(CLIENT) -> hint[CLIENT] = 0 }; look()
 		:: sending && !needs ->
 			if
-			:: put < UP -> flow_write(HUB, id)
-			:: else -> buffer[HUB]!ENDED,END; sending = 0; tell(HUB)
+			:: put < UP -> flow_write(CLIENT, id)
+			:: else -> buffer[CLIENT]!ENDED,END; sending = 0; tell(CLIENT)
 			fi
-		:: shadow == IN_STREAM && !hungry && !read_all -> flow_read(HUB, id)
+		:: shadow == IN_STREAM && !hungry && !read_all -> flow_read(CLIENT, id)
 		:: giveups < GIVEUPS && (shadow == IN_FLIGHT || shadow == IN_STREAM) -> giveups++; give_up()
 		:: gone[WORKER] && BARRIER(WORKER) -> judge(); break
 		od;
 		skip;
-		CHECK(ends_clean, gone[WORKER] || (state == FREE && LINE(HUB, SENT) == 0 && LINE(HUB, TAKEN) == 0));
+		CHECK(ends_clean, gone[WORKER] || (state == FREE && LINE(CLIENT, SENT) == 0 && LINE(CLIENT, TAKEN) == 0));
 		quit = 1
-	} unless { killed[HUB]; gone[HUB] = 1 }
+	} unless { killed[CLIENT]; gone[CLIENT] = 1 }
 }
 
 /* ---- memory, chance ---------------------------------------------------------------------------- */
@@ -709,23 +709,23 @@ proctype memory()
 	byte field, value;
 end:
 	do
-	:: atomic { buffer[HUB]?field,value -> LINE(HUB, field) = value; field = 0; value = 0 }
+	:: atomic { buffer[CLIENT]?field,value -> LINE(CLIENT, field) = value; field = 0; value = 0 }
 	:: atomic { buffer[WORKER]?field,value -> LINE(WORKER, field) = value; field = 0; value = 0 }
 	od
 }
 
 init
 {
-	atomic { run memory(); run hub(); run worker() };
+	atomic { run memory(); run client(); run worker() };
 #if KILLS > 0
 	if
 	:: killed[WORKER] = 1
 	:: quit
 	fi
 #endif
-#if HUB_KILLS > 0
+#if CLIENT_KILLS > 0
 	if
-	:: killed[HUB] = 1
+	:: killed[CLIENT] = 1
 	:: quit
 	fi
 #endif

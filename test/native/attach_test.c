@@ -78,7 +78,7 @@ TEST("a directory that is a link, a file, or open to any other user in any way i
 }
 
 TEST("a shared directory may be entered by others, but neither listed nor written, by its "
-     "hub's rule")
+     "client's rule")
 {
 	scratch_open(scratch);
 	CHECK_EQ(open_and_close(at("shared"), 1, 1), 0);
@@ -363,7 +363,7 @@ TEST("a lock file that is a symbolic link is refused and what it points to stays
 /* A name in a directory, its listener, and a worker on the way. */
 struct meeting {
 	int32_t dir;
-	int listener, hub_fd;
+	int listener, client_fd;
 	struct sb_worker *worker;
 	uint32_t peer[2];
 };
@@ -379,31 +379,31 @@ static int listen_at(int32_t dir, const char *name, int backlog)
 	return fd;
 }
 
-/* The worker has connected and sent its JOIN; the hub's end is accepted. */
+/* The worker has connected and sent its JOIN; the client's end is accepted. */
 static struct meeting meet(void)
 {
-	struct meeting m = { .hub_fd = -1 };
+	struct meeting m = { .client_fd = -1 };
 	scratch_open(scratch);
 	m.dir = sb_dir_open(scratch, 0, 0);
 	m.listener = listen_at(m.dir, "bus", 8);
 	m.worker = sb_worker_open(m.dir, "bus", 4);
 	CHECK(m.worker != NULL);
 	CHECK_EQ(sb_worker_step(m.worker, m.peer), -SB_EAGAIN);
-	m.hub_fd = accept4(m.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	CHECK(m.hub_fd >= 0);
+	m.client_fd = accept4(m.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	CHECK(m.client_fd >= 0);
 	return m;
 }
 
 static void part(struct meeting *m)
 {
 	sb_worker_close(m->worker, 1);
-	if (m->hub_fd >= 0) close(m->hub_fd);
+	if (m->client_fd >= 0) close(m->client_fd);
 	close(m->listener);
 	sb_fd_close(m->dir);
 	scratch_remove(scratch);
 }
 
-/* Reads one message off the hub's end; returns the number of bytes of its body. */
+/* Reads one message off the client's end; returns the number of bytes of its body. */
 static uint32_t read_message(int fd, enum sb_message type, void *body)
 {
 	uint8_t bytes[SB_MESSAGE_MAX];
@@ -415,32 +415,32 @@ static uint32_t read_message(int fd, enum sb_message type, void *body)
 	return (uint32_t)got - 2;
 }
 
-TEST("hub and worker attach over a real socket and answer a request through two mappings of "
+TEST("client and worker attach over a real socket and answer a request through two mappings of "
      "one region")
 {
 	struct meeting m = meet();
-	struct sb_hub *hub = pair_hub(4, 0);
+	struct sb_client *client = pair_client(4, 0);
 	uint8_t body[SB_MESSAGE_MAX];
 	uint32_t out[2] = { 0 };
-	uint32_t bytes = read_message(m.hub_fd, SB_MSG_JOIN, body);
+	uint32_t bytes = read_message(m.client_fd, SB_MSG_JOIN, body);
 	CHECK_EQ(sb_join_check(body, bytes, out), 0);
 	CHECK_EQ(out[0], SB_ROLE_WORKER);
 	CHECK_EQ(out[1], 4);
 	CHECK_EQ(sb_worker_step(m.worker, m.peer), -SB_EAGAIN); /* no HELLO yet */
-	int32_t link = sb_link_offer(hub, m.hub_fd, out[1]);
+	int32_t link = sb_link_offer(client, m.client_fd, out[1]);
 	CHECK(link >= 0);
-	CHECK_EQ(sb_slot_reserve(hub, (uint32_t)link), -SB_ECLOSED); /* before ATTACHED: nothing */
+	CHECK_EQ(sb_slot_reserve(client, (uint32_t)link), -SB_ECLOSED); /* before ATTACHED: nothing */
 	CHECK_EQ(sb_slot_take(m.worker, 0), -SB_ECLOSED);
 	CHECK_EQ(sb_worker_step(m.worker, m.peer), 0);
-	CHECK_EQ(read_message(m.hub_fd, SB_MSG_ATTACHED, body), 0);
+	CHECK_EQ(read_message(m.client_fd, SB_MSG_ATTACHED, body), 0);
 	CHECK_EQ(sb_worker_step(m.worker, m.peer), 0); /* again: nothing more is sent */
-	CHECK_EQ(bells_waiting(m.hub_fd), 0);
+	CHECK_EQ(bells_waiting(m.client_fd), 0);
 	const struct sb_header *header = sb_worker_header(m.worker);
-	CHECK_EQ(header->epoch, sb_link_epoch(hub, (uint32_t)link));
+	CHECK_EQ(header->epoch, client->links[link]->map.header.epoch);
 	CHECK_EQ(header->slots, 4);
-	CHECK_EQ(sb_link_start(hub, (uint32_t)link), 0);
-	struct pair pair = { .hub = hub, .link = hub->links[link], .worker = m.worker,
-		                 .region = hub->links[link]->map.region, .index = (uint32_t)link };
+	CHECK_EQ(sb_link_start(client, (uint32_t)link), 0);
+	struct pair pair = { .client = client, .link = client->links[link], .worker = m.worker,
+		                 .region = client->links[link]->map.region, .index = (uint32_t)link };
 	CHECK(m.worker->map.region != pair.region);
 	uint32_t slot = send_request(&pair, 0);
 	CHECK_EQ(take_request(&pair), slot);
@@ -449,10 +449,10 @@ TEST("hub and worker attach over a real socket and answer a request through two 
 	uint8_t *answer = m.worker->map.arenas + (2 * slot + 1) * header->stride;
 	memcpy(answer, "heard it", 8);
 	CHECK_EQ(sb_slot_complete(m.worker, slot, 1, 0, 0, 8, 200), 0);
-	CHECK_EQ(sb_hub_poll(hub, 0), 1);
+	CHECK_EQ(sb_client_poll(client, 0), 1);
 	CHECK_EQ(memcmp(response_arena(&pair, slot), "heard it", 8), 0);
-	sb_link_drop(hub, (uint32_t)link, 1);
-	sb_hub_close(hub);
+	sb_link_drop(client, (uint32_t)link, 1);
+	sb_client_close(client);
 	part(&m);
 }
 
@@ -615,12 +615,12 @@ TEST("a JOIN of another version tells that version, whatever the rest of it look
 
 /* ---- HELLO and REFUSED -------------------------------------------------------------------- */
 
-TEST("a refused worker learns why, and the hub's versions")
+TEST("a refused worker learns why, and the client's versions")
 {
 	const int32_t reasons[] = { SB_EVERSION, SB_EPERM, SB_EBUSY, SB_ENOMEM };
 	for (int i = 0; i < 4; i++) {
 		struct meeting m = meet();
-		CHECK_EQ(sb_join_refuse(m.hub_fd, reasons[i]), 0);
+		CHECK_EQ(sb_join_refuse(m.client_fd, reasons[i]), 0);
 		CHECK_EQ(sb_worker_step(m.worker, m.peer), -reasons[i]);
 		CHECK_EQ(m.peer[0], SB_ABI);
 		CHECK_EQ(m.peer[1], SB_ABI);
@@ -628,31 +628,31 @@ TEST("a refused worker learns why, and the hub's versions")
 	}
 }
 
-TEST("a worker learns why it was refused also when the hub has closed already, its JOIN "
+TEST("a worker learns why it was refused also when the client has closed already, its JOIN "
      "unread or unsent")
 {
 	for (int joined = 0; joined < 2; joined++) {
 		struct meeting m = meet();
 		if (!joined) { /* connected, but not yet at its JOIN */
-			close(m.hub_fd);
+			close(m.client_fd);
 			sb_worker_close(m.worker, 1);
 			m.worker = sb_worker_open(m.dir, "bus", 4);
 			struct sockaddr_un address = { .sun_family = AF_UNIX };
 			CHECK_EQ(os_socket_path(m.dir, "bus", address.sun_path, sizeof address.sun_path), 0);
 			CHECK_EQ(connect(m.worker->fd, (struct sockaddr *)&address, sizeof address), 0);
 			m.worker->step = JOINING;
-			m.hub_fd = accept4(m.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+			m.client_fd = accept4(m.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		}
-		CHECK_EQ(sb_join_refuse(m.hub_fd, SB_EPERM), 0);
-		close(m.hub_fd);
-		m.hub_fd = -1;
+		CHECK_EQ(sb_join_refuse(m.client_fd, SB_EPERM), 0);
+		close(m.client_fd);
+		m.client_fd = -1;
 		CHECK_EQ(sb_worker_step(m.worker, m.peer), -SB_EPERM);
 		CHECK_EQ(m.peer[0], SB_ABI);
 		part(&m);
 	}
 }
 
-TEST("a hub of a later version that refuses us tells its range, even if its REFUSED has grown")
+TEST("a client of a later version that refuses us tells its range, even if its REFUSED has grown")
 {
 	for (uint32_t bytes = sizeof(struct sb_refused); bytes <= 32; bytes += 8) {
 		struct meeting m = meet();
@@ -660,7 +660,7 @@ TEST("a hub of a later version that refuses us tells its range, even if its REFU
 		struct sb_refused refused = { .magic = SB_MAGIC, .abi_min = 7, .abi_max = 9,
 			                          .error = SB_EVERSION };
 		memcpy(body, &refused, sizeof refused);
-		CHECK_EQ(sb_control_send(m.hub_fd, SB_MSG_REFUSED, body, bytes), 0);
+		CHECK_EQ(sb_control_send(m.client_fd, SB_MSG_REFUSED, body, bytes), 0);
 		CHECK_EQ(sb_worker_step(m.worker, m.peer), -SB_EVERSION);
 		CHECK_EQ(m.peer[0], 7);
 		CHECK_EQ(m.peer[1], 9);
@@ -678,7 +678,7 @@ TEST("a REFUSED that is cut, has no magic or an unknown reason is EPROTO, never 
 		if (i == 2) bad.error = 0;
 		if (i == 3) bad.error = 1000;
 		if (i == 4) bad.error = 0x80000000u;
-		CHECK_EQ(sb_control_send(m.hub_fd, SB_MSG_REFUSED, &bad, i == 0 ? 11 : sizeof bad), 0);
+		CHECK_EQ(sb_control_send(m.client_fd, SB_MSG_REFUSED, &bad, i == 0 ? 11 : sizeof bad), 0);
 		CHECK_EQ(sb_worker_step(m.worker, m.peer), -SB_EPROTO);
 		part(&m);
 	}
@@ -687,15 +687,15 @@ TEST("a REFUSED that is cut, has no magic or an unknown reason is EPROTO, never 
 /* A memfd that a worker would take, and the HELLO that fits it. */
 static int sound_region(struct sb_hello *hello)
 {
-	struct sb_hub *hub = pair_hub(4, 0);
-	struct geometry map = { .header = hub->header };
+	struct sb_client *client = pair_client(4, 0);
+	struct geometry map = { .header = client->header };
 	int fd = -1;
 	map.header.epoch = 5;
 	CHECK_EQ(region_create(&map, &fd), 0);
 	*hello = (struct sb_hello){ .magic = SB_MAGIC, .abi = SB_ABI, .fingerprint = SB_FINGERPRINT,
 		                        .epoch = 5, .region_bytes = map.header.region_bytes };
 	region_detach(&map, true);
-	sb_hub_close(hub);
+	sb_client_close(client);
 	return fd;
 }
 
@@ -730,7 +730,7 @@ static int32_t answer_to_hello(const struct sb_hello *body, uint32_t cut, int me
 	int passed[8];
 	for (int i = 0; i < 8; i++) passed[i] = memory;
 	memcpy(bytes + 2, body, sizeof *body);
-	send_raw(m.hub_fd, bytes, sizeof bytes - cut, passed, count);
+	send_raw(m.client_fd, bytes, sizeof bytes - cut, passed, count);
 	int32_t result = sb_worker_step(m.worker, m.peer);
 	CHECK_EQ(open_files(), files); /* each descriptor that came is closed again */
 	CHECK_EQ(m.worker->step == ATTACHED, result == 0);
@@ -763,7 +763,7 @@ TEST("a HELLO needs one descriptor, whole, with the right magic, size and epoch;
 	close(memory);
 }
 
-TEST("a HELLO of another version or another layout is EVERSION and tells the hub's version")
+TEST("a HELLO of another version or another layout is EVERSION and tells the client's version")
 {
 	struct sb_hello hello, other;
 	uint32_t peer[2];
@@ -785,7 +785,7 @@ static void receive_without_files(void)
 	struct meeting m = meet();
 	uint8_t bytes[2 + sizeof hello] = { SB_MSG_HELLO, sizeof hello };
 	memcpy(bytes + 2, &hello, sizeof hello);
-	send_raw(m.hub_fd, bytes, sizeof bytes, &memory, 1);
+	send_raw(m.client_fd, bytes, sizeof bytes, &memory, 1);
 	forbid_files();
 	CHECK_EQ(sb_worker_step(m.worker, m.peer), -SB_EFILES);
 	allow_files();
@@ -803,20 +803,20 @@ TEST("anything else than HELLO or REFUSED in a handshake is EPROTO, and a hang-u
 		if (type == SB_MSG_HELLO || type == SB_MSG_REFUSED) continue;
 		struct meeting m = meet();
 		uint8_t bytes[34] = { (uint8_t)type, 32 };
-		send_raw(m.hub_fd, bytes, type % 3 == 0 ? 1 : sizeof bytes, NULL, 0);
+		send_raw(m.client_fd, bytes, type % 3 == 0 ? 1 : sizeof bytes, NULL, 0);
 		CHECK_EQ(sb_worker_step(m.worker, m.peer), -SB_EPROTO);
 		part(&m);
 	}
 	struct meeting m = meet();
 	uint8_t join[SB_MESSAGE_MAX];
-	read_message(m.hub_fd, SB_MSG_JOIN, join); /* an unread byte would turn the end into a reset */
-	close(m.hub_fd);
-	m.hub_fd = -1;
+	read_message(m.client_fd, SB_MSG_JOIN, join); /* an unread byte would make the end a reset */
+	close(m.client_fd);
+	m.client_fd = -1;
 	CHECK_EQ(sb_worker_step(m.worker, m.peer), -SB_ECLOSED);
 	part(&m);
 	m = meet();
-	close(m.hub_fd);
-	m.hub_fd = -1;
+	close(m.client_fd);
+	m.client_fd = -1;
 	CHECK_EQ(sb_worker_step(m.worker, m.peer), -SB_ECLOSED);
 	part(&m);
 }
@@ -855,20 +855,20 @@ TEST("a goodbye arrives, and then the end, although bells were left unread")
 {
 	uint8_t bytes[SB_MESSAGE_MAX];
 	struct meeting m = meet();
-	struct sb_hub *hub = pair_hub(1, 0);
-	int32_t link = sb_link_offer(hub, m.hub_fd, 1);
+	struct sb_client *client = pair_client(1, 0);
+	int32_t link = sb_link_offer(client, m.client_fd, 1);
 	CHECK(link >= 0);
 	CHECK_EQ(sb_worker_step(m.worker, m.peer), 0);
-	CHECK(os_socket_receive(m.hub_fd, bytes, sizeof bytes, NULL) > 2); /* JOIN, ATTACHED */
-	for (int i = 0; i < 3; i++) CHECK_EQ(sb_control_send(m.hub_fd, SB_MSG_BELL, NULL, 0), 0);
+	CHECK(os_socket_receive(m.client_fd, bytes, sizeof bytes, NULL) > 2); /* JOIN, ATTACHED */
+	for (int i = 0; i < 3; i++) CHECK_EQ(sb_control_send(m.client_fd, SB_MSG_BELL, NULL, 0), 0);
 	sb_worker_goodbye(m.worker);
 	sb_worker_close(m.worker, 1);
 	m.worker = NULL;
-	CHECK_EQ(os_socket_receive(m.hub_fd, bytes, sizeof bytes, NULL), 2);
+	CHECK_EQ(os_socket_receive(m.client_fd, bytes, sizeof bytes, NULL), 2);
 	CHECK_EQ(bytes[0], SB_MSG_GOODBYE);
-	CHECK_EQ(os_socket_receive(m.hub_fd, bytes, sizeof bytes, NULL), 0); /* an end, no reset */
-	sb_link_drop(hub, (uint32_t)link, 1);
-	sb_hub_close(hub);
+	CHECK_EQ(os_socket_receive(m.client_fd, bytes, sizeof bytes, NULL), 0); /* an end, no reset */
+	sb_link_drop(client, (uint32_t)link, 1);
+	sb_client_close(client);
 	part(&m);
 }
 

@@ -1,5 +1,6 @@
 /*
- * pair.c - a hub and a worker in one process, on one mapping, and the ordinary life of a request.
+ * pair.c - a client and a worker in one process, on one mapping, and the ordinary life of a
+ * request.
  */
 #include "test.h"
 
@@ -24,29 +25,37 @@ uint32_t bells_waiting(int fd)
 	return (uint32_t)got;
 }
 
-struct sb_hub *pair_hub(uint32_t slots, uint32_t flags)
+struct sb_client *pair_client(uint32_t slots, uint32_t flags)
 {
-	struct sb_hub *hub = sb_hub_open(slots, PAIR_PAYLOAD, PAIR_HEAD, PAIR_INLINE, flags, 0x7a67);
-	CHECK(hub != NULL);
-	return hub;
+	struct sb_client *client =
+		sb_client_open(slots, PAIR_PAYLOAD, PAIR_HEAD, PAIR_INLINE, flags, 0x7a67);
+	CHECK(client != NULL);
+	return client;
 }
 
-struct pair pair_open_on(struct sb_hub *hub, uint32_t concurrency)
+void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd)
 {
-	struct pair pair = { .hub = hub };
+	worker->map = *map;
+	worker->fd = fd;
+	worker->step = ATTACHED;
+}
+
+struct pair pair_open_on(struct sb_client *client, uint32_t concurrency)
+{
+	struct pair pair = { .client = client };
 	int ends[2];
 	uint8_t hello[SB_MESSAGE_MAX];
 	int64_t got = 0;
 	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
-	pair.hub_fd = ends[0];
+	pair.client_fd = ends[0];
 	pair.worker_fd = ends[1];
-	int32_t index = sb_link_offer(hub, pair.hub_fd, concurrency);
+	int32_t index = sb_link_offer(client, pair.client_fd, concurrency);
 	CHECK(index >= 0);
 	pair.index = (uint32_t)index;
 	pair.memory = receive_descriptor(pair.worker_fd, hello, sizeof hello, &got);
 	CHECK(pair.memory >= 0 && hello[0] == SB_MSG_HELLO);
-	CHECK_EQ(sb_link_start(hub, pair.index), 0);
-	pair.link = hub->links[index];
+	CHECK_EQ(sb_link_start(client, pair.index), 0);
+	pair.link = client->links[index];
 	pair.region = pair.link->map.region;
 	pair.worker = calloc(1, sizeof *pair.worker);
 	CHECK(pair.worker != NULL);
@@ -56,16 +65,16 @@ struct pair pair_open_on(struct sb_hub *hub, uint32_t concurrency)
 
 struct pair pair_open(uint32_t slots, uint32_t concurrency)
 {
-	return pair_open_on(pair_hub(slots, 0), concurrency);
+	return pair_open_on(pair_client(slots, 0), concurrency);
 }
 
 void pair_close_link(struct pair *pair)
 {
-	pair->worker->map.region = NULL; /* the mapping is the hub's */
+	pair->worker->map.region = NULL; /* the mapping is the client's */
 	free(pair->worker);
-	sb_link_stop(pair->hub, pair->index);
-	sb_link_drop(pair->hub, pair->index, 1);
-	close(pair->hub_fd);
+	sb_link_stop(pair->client, pair->index);
+	sb_link_drop(pair->client, pair->index, 1);
+	close(pair->client_fd);
 	close(pair->worker_fd);
 	close(pair->memory);
 }
@@ -73,7 +82,7 @@ void pair_close_link(struct pair *pair)
 void pair_close(struct pair *pair)
 {
 	pair_close_link(pair);
-	sb_hub_close(pair->hub);
+	sb_client_close(pair->client);
 }
 
 uint64_t word_at(const struct pair *pair, uint32_t slot)
@@ -88,21 +97,21 @@ void force_word(const struct pair *pair, uint32_t slot, uint64_t word)
 
 uint8_t *request_arena(const struct pair *pair, uint32_t slot)
 {
-	return pair->link->map.arenas + 2 * (uint64_t)slot * pair->hub->header.stride;
+	return pair->link->map.arenas + 2 * (uint64_t)slot * pair->client->header.stride;
 }
 
 uint8_t *response_arena(const struct pair *pair, uint32_t slot)
 {
-	return request_arena(pair, slot) + pair->hub->header.stride;
+	return request_arena(pair, slot) + pair->client->header.stride;
 }
 
 uint32_t send_request(const struct pair *pair, uint32_t timeout_ms)
 {
-	int32_t reserved = sb_slot_reserve(pair->hub, pair->index);
+	int32_t reserved = sb_slot_reserve(pair->client, pair->index);
 	CHECK(reserved >= 0);
 	uint32_t slot = (uint32_t)reserved;
 	memset(request_arena(pair, slot), (int)slot, 16);
-	CHECK(sb_slot_publish(pair->hub, pair->index, slot, 1, 8, 8, 8, timeout_ms, 42 + slot) >= 0);
+	CHECK(sb_slot_publish(pair->client, pair->index, slot, 1, 8, 8, 8, timeout_ms, 42 + slot) >= 0);
 	return slot;
 }
 
@@ -119,18 +128,24 @@ int32_t answer_request(const struct pair *pair, uint32_t slot)
 	return sb_slot_complete(pair->worker, slot, token, 4, 4, 8, 200);
 }
 
+int32_t credit_of(const struct sb_client *client, uint32_t index)
+{
+	const struct link *link = client->links[index];
+	return link->started ? (int32_t)(link->concurrency - link->used) : 0;
+}
+
 const struct sb_event *event_at(const struct pair *pair, int32_t index)
 {
-	return (const struct sb_event *)sb_hub_events(pair->hub) + index;
+	return (const struct sb_event *)sb_client_events(pair->client) + index;
 }
 
 void receive_response(const struct pair *pair, uint32_t slot)
 {
-	CHECK_EQ(sb_hub_poll(pair->hub, 0), 1);
+	CHECK_EQ(sb_client_poll(pair->client, 0), 1);
 	const struct sb_event *event = event_at(pair, 0);
 	CHECK_EQ(event->kind, SB_EV_DONE);
 	CHECK_EQ(event->slot, slot);
 	CHECK_EQ(event->body_bytes, 8);
 	CHECK_EQ(response_arena(pair, slot)[event->body_offset], (uint8_t)~slot);
-	CHECK_EQ(sb_slot_release(pair->hub, pair->index, slot), 0);
+	CHECK_EQ(sb_slot_release(pair->client, pair->index, slot), 0);
 }

@@ -16,7 +16,7 @@
 
 /* ---- geometry ----------------------------------------------------------------------------- */
 
-TEST("a hub opens with the smallest and the largest geometry, and with nothing outside of it")
+TEST("a client opens with the smallest and the largest geometry, and with nothing outside of it")
 {
 	static const struct {
 		uint32_t slots, payload, head, warm;
@@ -39,13 +39,13 @@ TEST("a hub opens with the smallest and the largest geometry, and with nothing o
 		{ 1, 8 * SB_PAGE, SB_HEAD_MIN, SB_PAGE + 1, false },
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-		struct sb_hub *hub = sb_hub_open(cases[i].slots, cases[i].payload, cases[i].head,
-		                                 cases[i].warm, 0, 1);
-		if ((hub != NULL) != cases[i].legal) printf("     case %zu:\n", i);
-		CHECK_EQ(hub != NULL, cases[i].legal);
-		if (hub == NULL) CHECK_EQ(sb_error_last(), -SB_EINVAL);
-		else CHECK_EQ(hub->header.stride % SB_PAGE, 0);
-		sb_hub_close(hub);
+		struct sb_client *client = sb_client_open(cases[i].slots, cases[i].payload, cases[i].head,
+		                                          cases[i].warm, 0, 1);
+		if ((client != NULL) != cases[i].legal) printf("     case %zu:\n", i);
+		CHECK_EQ(client != NULL, cases[i].legal);
+		if (client == NULL) CHECK_EQ(sb_error_last(), -SB_EINVAL);
+		else CHECK_EQ(client->header.stride % SB_PAGE, 0);
+		sb_client_close(client);
 	}
 }
 
@@ -55,7 +55,7 @@ TEST("arenas do not overlap each other, the slots or the end of the region")
 	const struct sb_header *h = &pair.link->map.header;
 	uint8_t *start = (uint8_t *)pair.region, *end = start + h->region_bytes;
 	CHECK((uint8_t *)&pair.region->slot[3] <= request_arena(&pair, 0));
-	CHECK_EQ(sb_link_arenas(pair.hub, pair.index) == (void *)request_arena(&pair, 0), 1);
+	CHECK_EQ(sb_link_arenas(pair.client, pair.index) == (void *)request_arena(&pair, 0), 1);
 	CHECK(h->stride >= PAIR_HEAD + PAIR_PAYLOAD);
 	for (uint32_t half = 0; half < 6; half++) {
 		uint8_t *arena = half % 2 == 0 ? request_arena(&pair, half / 2)
@@ -100,14 +100,14 @@ TEST("a region can be neither cut, grown nor unsealed by whoever holds its descr
 	pair_close(&pair);
 }
 
-TEST("an observer can read the hub's statistics, sees them change, and can write them in no way")
+TEST("an observer can read the client's statistics, sees them change, and can write them in no way")
 {
-	struct sb_hub *hub = pair_hub(4, 0);
+	struct sb_client *client = pair_client(4, 0);
 	int ends[2];
 	uint8_t bytes[SB_MESSAGE_MAX];
 	int64_t got = 0;
 	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
-	CHECK_EQ(sb_hub_observe(hub, ends[0]), 0);
+	CHECK_EQ(sb_client_observe(client, ends[0]), 0);
 	int fd = receive_descriptor(ends[1], bytes, sizeof bytes, &got);
 	CHECK(fd >= 0);
 	struct sb_hello hello;
@@ -118,7 +118,7 @@ TEST("an observer can read the hub's statistics, sees them change, and can write
 	CHECK_EQ(stats->magic, SB_MAGIC);
 	CHECK_EQ(stats->pid, getpid());
 	CHECK_EQ(stats->slots, 4);
-	sb_stats_add(hub, SB_C_JOINED, 3);
+	sb_stats_add(client, SB_C_JOINED, 3);
 	CHECK_EQ(load_relaxed(&stats->counters[SB_C_JOINED]), 3);
 	errno = 0;
 	CHECK(mmap(NULL, sizeof *stats, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED);
@@ -130,10 +130,10 @@ TEST("an observer can read the hub's statistics, sees them change, and can write
 	close(fd);
 	close(ends[0]);
 	close(ends[1]);
-	sb_hub_close(hub);
+	sb_client_close(client);
 }
 
-TEST("an observer learns the version of a hub whose statistics have another layout")
+TEST("an observer learns the version of a client whose statistics have another layout")
 {
 	struct pair pair = pair_open(1, 1);
 	uint32_t peer[2];
@@ -142,8 +142,8 @@ TEST("an observer learns the version of a hub whose statistics have another layo
 	close(observer->fd);
 	observer->fd = dup(pair.worker_fd);
 	observer->step = AWAITING_HELLO;
-	pair.hub->stats->fingerprint ^= 1;
-	CHECK_EQ(sb_hub_observe(pair.hub, pair.hub_fd), 0);
+	pair.client->stats->fingerprint ^= 1;
+	CHECK_EQ(sb_client_observe(pair.client, pair.client_fd), 0);
 	CHECK_EQ(sb_worker_step(observer, peer), -SB_EVERSION);
 	CHECK_EQ(peer[0], SB_ABI);
 	CHECK_EQ(peer[1], SB_ABI);
@@ -154,14 +154,14 @@ TEST("an observer learns the version of a hub whose statistics have another layo
 TEST("the statistics forget a link that is dropped without being stopped")
 {
 	struct pair pair = pair_open(2, 2);
-	struct sb_stats_link *entry = &pair.hub->stats->link[pair.index];
-	sb_stats_link(pair.hub, pair.index, 1, 1);
+	struct sb_stats_link *entry = &pair.client->stats->link[pair.index];
+	sb_stats_link(pair.client, pair.index, 1, 1);
 	send_request(&pair, 0);
-	sb_stats_sample(pair.hub, 0, 1, 1);
+	sb_stats_sample(pair.client, 0, 1, 1);
 	CHECK_EQ(entry->states[SB_READY], 1);
-	sb_link_drop(pair.hub, pair.index, 1);
+	sb_link_drop(pair.client, pair.index, 1);
 	CHECK_EQ(entry->life, 0);
-	sb_stats_sample(pair.hub, 0, 0, 0); /* there are no slots to look at */
+	sb_stats_sample(pair.client, 0, 0, 0); /* there are no slots to look at */
 	pair_close(&pair);
 }
 
@@ -170,7 +170,7 @@ TEST("the HELLO of the statistics tells the size of their memory, as that of a r
 	struct pair pair = pair_open(2, 2);
 	uint8_t bytes[SB_MESSAGE_MAX];
 	int64_t got = 0;
-	CHECK_EQ(sb_hub_observe(pair.hub, pair.hub_fd), 0);
+	CHECK_EQ(sb_client_observe(pair.client, pair.client_fd), 0);
 	int fd = receive_descriptor(pair.worker_fd, bytes, sizeof bytes, &got);
 	struct sb_hello hello;
 	struct stat status;
@@ -210,10 +210,10 @@ static int32_t attach_and_close(int fd)
 /* A header every limit of which lies on a page, so that each changed bit breaks its arithmetic. */
 static struct sb_header sound_header(void)
 {
-	struct sb_hub *hub = sb_hub_open(4, 3 * SB_PAGE, SB_PAGE, SB_PAGE, 0, 9);
-	CHECK(hub != NULL);
-	struct sb_header header = hub->header;
-	sb_hub_close(hub);
+	struct sb_client *client = sb_client_open(4, 3 * SB_PAGE, SB_PAGE, SB_PAGE, 0, 9);
+	CHECK(client != NULL);
+	struct sb_header header = client->header;
+	sb_client_close(client);
 	return header;
 }
 
@@ -319,7 +319,7 @@ TEST("a worker refuses warm sizes out of range, garbage, and descriptors that ar
 
 /* ---- fork, pages -------------------------------------------------------------------------- */
 
-TEST("a forked child does not inherit the mapping, neither the hub's nor the worker's")
+TEST("a forked child does not inherit the mapping, neither the client's nor the worker's")
 {
 	struct pair pair = pair_open(1, 1);
 	struct geometry second = { .region = NULL };
@@ -333,10 +333,10 @@ TEST("a forked child does not inherit the mapping, neither the hub's nor the wor
 	CHECK(child >= 0);
 	if (child == 0) {
 		bool there = mincore(inherited, SB_PAGE, &resident) == 0;
-		bool hub_gone = mincore(pair.region, SB_PAGE, &resident) == -1 && errno == ENOMEM;
+		bool client_gone = mincore(pair.region, SB_PAGE, &resident) == -1 && errno == ENOMEM;
 		bool worker_gone = mincore(second.region, SB_PAGE, &resident) == -1 && errno == ENOMEM;
-		bool stats_gone = mincore(pair.hub->stats, SB_PAGE, &resident) == -1 && errno == ENOMEM;
-		_exit(there && hub_gone && worker_gone && stats_gone ? 0 : 1);
+		bool stats_gone = mincore(pair.client->stats, SB_PAGE, &resident) == -1 && errno == ENOMEM;
+		_exit(there && client_gone && worker_gone && stats_gone ? 0 : 1);
 	}
 	CHECK_EQ(reap(child), 0);
 	munmap(inherited, SB_PAGE);
@@ -355,7 +355,7 @@ enum { BIG = 16 << 20, BIG_SLOTS = 8, BIG_INLINE = 16384 };
 
 static struct pair open_big(void)
 {
-	return pair_open_on(sb_hub_open(BIG_SLOTS, BIG, PAIR_HEAD, BIG_INLINE, 0, 1), BIG_SLOTS);
+	return pair_open_on(sb_client_open(BIG_SLOTS, BIG, PAIR_HEAD, BIG_INLINE, 0, 1), BIG_SLOTS);
 }
 
 /* The given number of requests with full bodies, answered in this way: */
@@ -364,26 +364,26 @@ enum big_answer { ECHO, TOO_LATE };
 static void exchange_big(const struct pair *pair, uint32_t count, enum big_answer how)
 {
 	for (uint32_t n = 0; n < count; n++) {
-		uint32_t slot = (uint32_t)sb_slot_reserve(pair->hub, pair->index);
+		uint32_t slot = (uint32_t)sb_slot_reserve(pair->client, pair->index);
 		CHECK_EQ(slot, n);
 		uint32_t bytes = how == ECHO ? BIG : 8;
 		memset(request_arena(pair, slot), (int)(slot + 1), bytes);
-		CHECK_EQ(sb_slot_publish(pair->hub, pair->index, slot, 1, 0, 0, bytes, 0, 1), 0);
+		CHECK_EQ(sb_slot_publish(pair->client, pair->index, slot, 1, 0, 0, bytes, 0, 1), 0);
 	}
 	for (uint32_t slot = 0; slot < count; slot++) {
 		CHECK_EQ(take_request(pair), slot);
 		if (how == TOO_LATE)
-			CHECK_EQ(sb_slot_withdraw(pair->hub, pair->index, slot), SB_ABANDONED);
+			CHECK_EQ(sb_slot_withdraw(pair->client, pair->index, slot), SB_ABANDONED);
 		memset(response_arena(pair, slot), (int)(slot + 100), BIG);
-		uint32_t token = sb_slot_token(pair->hub, pair->index, slot);
+		uint32_t token = sb_slot_token(pair->client, pair->index, slot);
 		CHECK_EQ(sb_slot_complete(pair->worker, slot, token, 0, 0, BIG, 200),
 		         how == ECHO ? 0 : -SB_ESTALE);
 	}
-	CHECK_EQ(sb_hub_poll(pair->hub, 0), (int32_t)count);
+	CHECK_EQ(sb_client_poll(pair->client, 0), (int32_t)count);
 	for (uint32_t slot = count - 1; how == ECHO && slot < count; slot--) { /* last in, first out */
 		CHECK_EQ(request_arena(pair, slot)[BIG - 1], slot + 1);
 		CHECK_EQ(response_arena(pair, slot)[BIG - 1], slot + 100);
-		CHECK_EQ(sb_slot_release(pair->hub, pair->index, slot), 0);
+		CHECK_EQ(sb_slot_release(pair->client, pair->index, slot), 0);
 	}
 }
 
@@ -395,9 +395,9 @@ TEST("trim gives the pages beyond the warm ones back, and the arenas work as bef
 		exchange_big(&pair, 5, ECHO);
 		uint64_t full = resident_bytes(pair.memory);
 		CHECK(full >= fresh + 9ULL * BIG); /* else there is nothing to give back */
-		CHECK_EQ(sb_link_trim(pair.hub, pair.index), 1);
+		CHECK_EQ(sb_link_trim(pair.client, pair.index), 1);
 		CHECK_AT_MOST(resident_bytes(pair.memory), fresh + 64 * SB_PAGE);
-		CHECK_EQ(sb_link_trim(pair.hub, pair.index), 0);
+		CHECK_EQ(sb_link_trim(pair.client, pair.index), 0);
 		CHECK_EQ(request_arena(&pair, 0)[0], 1); /* warm bytes were kept */
 		CHECK_EQ(request_arena(&pair, 0)[BIG_INLINE], 0);
 		CHECK_EQ(request_arena(&pair, 4)[0], 5); /* and one page of each other slot */
@@ -410,14 +410,14 @@ TEST("trim leaves an arena alone while a slot is in use, and below the threshold
 {
 	struct pair pair = open_big();
 	exchange_big(&pair, 1, ECHO); /* 32 MiB */
-	CHECK_EQ(sb_link_trim(pair.hub, pair.index), 0);
+	CHECK_EQ(sb_link_trim(pair.client, pair.index), 0);
 	exchange_big(&pair, 5, ECHO);
 	uint32_t slot = send_request(&pair, 0);
 	uint64_t full = resident_bytes(pair.memory);
-	CHECK_EQ(sb_link_trim(pair.hub, pair.index), 0);
+	CHECK_EQ(sb_link_trim(pair.client, pair.index), 0);
 	CHECK_EQ(resident_bytes(pair.memory), full);
-	CHECK_EQ(sb_slot_withdraw(pair.hub, pair.index, slot), SB_FREE);
-	CHECK_EQ(sb_link_trim(pair.hub, pair.index), 1);
+	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, slot), SB_FREE);
+	CHECK_EQ(sb_link_trim(pair.client, pair.index), 1);
 	CHECK(resident_bytes(pair.memory) < full);
 	pair_close(&pair);
 }
@@ -428,7 +428,7 @@ TEST("trim also gives back what answers touched that came too late")
 	uint64_t fresh = resident_bytes(pair.memory);
 	exchange_big(&pair, 6, TOO_LATE);
 	CHECK(resident_bytes(pair.memory) >= fresh + 5ULL * BIG);
-	CHECK_EQ(sb_link_trim(pair.hub, pair.index), 1);
+	CHECK_EQ(sb_link_trim(pair.client, pair.index), 1);
 	CHECK_AT_MOST(resident_bytes(pair.memory), fresh + 64 * SB_PAGE);
 	pair_close(&pair);
 }
@@ -437,13 +437,13 @@ TEST("trim also gives back what cancelled requests had written")
 {
 	struct pair pair = open_big();
 	uint64_t fresh = resident_bytes(pair.memory);
-	for (int n = 0; n < 6; n++) CHECK_EQ(sb_slot_reserve(pair.hub, pair.index), n);
+	for (int n = 0; n < 6; n++) CHECK_EQ(sb_slot_reserve(pair.client, pair.index), n);
 	for (uint32_t slot = 0; slot < 6; slot++) {
 		memset(request_arena(&pair, slot), 1, BIG);
-		CHECK_EQ(sb_slot_cancel(pair.hub, pair.index, slot), 0);
+		CHECK_EQ(sb_slot_cancel(pair.client, pair.index, slot), 0);
 	}
 	CHECK(resident_bytes(pair.memory) >= fresh + 5ULL * BIG);
-	CHECK_EQ(sb_link_trim(pair.hub, pair.index), 1);
+	CHECK_EQ(sb_link_trim(pair.client, pair.index), 1);
 	CHECK_AT_MOST(resident_bytes(pair.memory), fresh + 64 * SB_PAGE);
 	pair_close(&pair);
 }
@@ -451,9 +451,9 @@ TEST("trim also gives back what cancelled requests had written")
 TEST("the inline bytes of the first slots are warm from the start, the rest of the file is sparse")
 {
 	struct pair pair = open_big();
-	uint64_t warm = pair.hub->header.arenas_offset + 2 * SB_WARM_SLOTS * BIG_INLINE;
+	uint64_t warm = pair.client->header.arenas_offset + 2 * SB_WARM_SLOTS * BIG_INLINE;
 	CHECK_EQ(resident_bytes(pair.memory), warm);
-	CHECK(pair.hub->header.region_bytes > 100 * warm);
+	CHECK(pair.client->header.region_bytes > 100 * warm);
 	pair_close(&pair);
 }
 
@@ -462,19 +462,19 @@ TEST("a region let go while a view is held keeps its addresses readable and give
 	struct pair pair = pair_open(1, 1);
 	uint8_t *view = request_arena(&pair, 0);
 	memset(view, 7, SB_PAGE);
-	sb_link_stop(pair.hub, pair.index);
-	uint64_t bytes = pair.hub->header.region_bytes;
+	sb_link_stop(pair.client, pair.index);
+	uint64_t bytes = pair.client->header.region_bytes;
 	struct sb_region *region = pair.region;
-	sb_link_drop(pair.hub, pair.index, 0);
+	sb_link_drop(pair.client, pair.index, 0);
 	CHECK_EQ(view[0], 0); /* another, empty page: no crash */
 	view[0] = 1;
 	CHECK_EQ(munmap(region, bytes), 0);
 	pair.worker->map.region = NULL;
 	free(pair.worker);
 	close(pair.memory);
-	close(pair.hub_fd);
+	close(pair.client_fd);
 	close(pair.worker_fd);
-	sb_hub_close(pair.hub);
+	sb_client_close(pair.client);
 }
 
 /* A worker's request in slot 1 runs, its answer in slot 0 was given; both arenas are full. */
@@ -487,8 +487,8 @@ static struct pair open_running(struct geometry *theirs)
 	CHECK_EQ(answer_request(&pair, answered), 0);
 	receive_response(&pair, answered);
 	memset(theirs->arenas, 7, 4 * theirs->header.stride);
-	sb_link_stop(pair.hub, pair.index);
-	CHECK_EQ(sb_slot_withdraw(pair.hub, pair.index, runs), SB_ABANDONED);
+	sb_link_stop(pair.client, pair.index);
+	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, runs), SB_ABANDONED);
 	return pair;
 }
 
@@ -498,9 +498,9 @@ static void close_dropped(struct pair *pair, struct geometry *theirs)
 	pair->worker->map.region = NULL;
 	free(pair->worker);
 	close(pair->memory);
-	close(pair->hub_fd);
+	close(pair->client_fd);
 	close(pair->worker_fd);
-	sb_hub_close(pair->hub);
+	sb_client_close(pair->client);
 }
 
 TEST("a region that is dropped is freed for the worker too, but for its lines and what it may read")
@@ -509,7 +509,7 @@ TEST("a region that is dropped is freed for the worker too, but for its lines an
 	struct pair pair = open_running(&theirs);
 	uint64_t stride = theirs.header.stride, lines = theirs.header.arenas_offset;
 	CHECK_EQ(resident_bytes(pair.memory), lines + 4 * stride);
-	sb_link_drop(pair.hub, pair.index, SB_DROP_DETACHED);
+	sb_link_drop(pair.client, pair.index, SB_DROP_DETACHED);
 	CHECK_EQ(resident_bytes(pair.memory), lines + stride);
 	CHECK_EQ(word_state(load_seq(&theirs.region->slot[1].request.status)), SB_ABANDONED);
 	for (uint64_t at = 0; at < 4 * stride; at += SB_PAGE)
@@ -526,19 +526,19 @@ TEST("of a worker that has closed its end a dropped region keeps the lines alone
 	struct geometry theirs = { .region = NULL };
 	struct pair pair = open_running(&theirs);
 	uint64_t lines = theirs.header.arenas_offset;
-	sb_link_drop(pair.hub, pair.index, SB_DROP_DETACHED | SB_DROP_CLOSED);
+	sb_link_drop(pair.client, pair.index, SB_DROP_DETACHED | SB_DROP_CLOSED);
 	CHECK_EQ(resident_bytes(pair.memory), lines);
 	close_dropped(&pair, &theirs);
 }
 
 TEST("a hundred workers that come and go leave no mapping and no descriptor behind")
 {
-	struct sb_hub *hub = pair_hub(4, 0);
-	struct pair first = pair_open_on(hub, 4);
+	struct sb_client *client = pair_client(4, 0);
+	struct pair first = pair_open_on(client, 4);
 	pair_close_link(&first);
 	uint32_t mappings = open_mappings(), files = open_files();
 	for (int i = 0; i < 100; i++) {
-		struct pair pair = pair_open_on(hub, 4);
+		struct pair pair = pair_open_on(client, 4);
 		struct geometry second = { .region = NULL };
 		CHECK_EQ(region_attach(&second, pair.memory), 0);
 		CHECK_AT_MOST(mappings + 1, open_mappings());
@@ -547,57 +547,57 @@ TEST("a hundred workers that come and go leave no mapping and no descriptor behi
 	}
 	CHECK_AT_MOST(open_mappings(), mappings + 4); /* the allocator's own, not one per worker */
 	CHECK_EQ(open_files(), files);
-	sb_hub_close(hub);
+	sb_client_close(client);
 }
 
-TEST("a hub has at most SB_LINKS_MAX workers, and a link that was dropped can be used again")
+TEST("a client has at most SB_LINKS_MAX workers, and a link that was dropped can be used again")
 {
-	struct sb_hub *hub = pair_hub(1, 0);
+	struct sb_client *client = pair_client(1, 0);
 	struct pair pairs[SB_LINKS_MAX];
-	for (int i = 0; i < SB_LINKS_MAX; i++) pairs[i] = pair_open_on(hub, 1);
-	CHECK_EQ(sb_link_offer(hub, pairs[0].hub_fd, 1), -SB_EFULL);
+	for (int i = 0; i < SB_LINKS_MAX; i++) pairs[i] = pair_open_on(client, 1);
+	CHECK_EQ(sb_link_offer(client, pairs[0].client_fd, 1), -SB_EFULL);
 	pair_close_link(&pairs[17]);
-	pairs[17] = pair_open_on(hub, 1);
+	pairs[17] = pair_open_on(client, 1);
 	CHECK_EQ(pairs[17].index, 17);
 	for (int i = 0; i < SB_LINKS_MAX; i++) {
 		uint32_t slot = send_request(&pairs[i], 0);
 		CHECK_EQ(take_request(&pairs[i]), slot);
 		CHECK_EQ(answer_request(&pairs[i], slot), 0);
 	}
-	CHECK_EQ(sb_hub_poll(hub, 0), SB_LINKS_MAX);
+	CHECK_EQ(sb_client_poll(client, 0), SB_LINKS_MAX);
 	for (int i = 0; i < SB_LINKS_MAX; i++) pair_close_link(&pairs[i]);
-	sb_hub_close(hub);
+	sb_client_close(client);
 }
 
 TEST("an offer to nobody, or for no concurrency, leaves no link, no mapping and no descriptor")
 {
-	struct sb_hub *hub = pair_hub(2, 0);
+	struct sb_client *client = pair_client(2, 0);
 	int ends[2];
 	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
-	CHECK_EQ(sb_link_offer(hub, ends[0], 0), -SB_EINVAL);
+	CHECK_EQ(sb_link_offer(client, ends[0], 0), -SB_EINVAL);
 	close(ends[1]);
 	uint32_t files = open_files(), mappings = open_mappings();
 	for (int i = 0; i < SB_LINKS_MAX + 1; i++)
-		CHECK_EQ(sb_link_offer(hub, ends[0], 2), -SB_ECLOSED);
+		CHECK_EQ(sb_link_offer(client, ends[0], 2), -SB_ECLOSED);
 	CHECK_EQ(open_files(), files);
 	CHECK_AT_MOST(open_mappings(), mappings + 2);
 	close(ends[0]);
-	CHECK_EQ(hub->link_count, 0);
-	sb_hub_close(hub);
+	CHECK_EQ(client->link_count, 0);
+	sb_client_close(client);
 }
 
 /* ---- limits of the system ----------------------------------------------------------------- */
 
 static void offer_small_files(void)
 {
-	struct sb_hub *hub = pair_hub(4, 0);
-	struct pair pair = pair_open_on(hub, 4); /* without the limit it works */
-	set_limit(RLIMIT_FSIZE, hub->header.region_bytes - 1);
-	CHECK_EQ(sb_link_offer(hub, pair.hub_fd, 4), -SB_ELIMIT);
-	set_limit(RLIMIT_FSIZE, hub->header.region_bytes);
-	CHECK(sb_link_offer(hub, pair.hub_fd, 4) >= 0);
+	struct sb_client *client = pair_client(4, 0);
+	struct pair pair = pair_open_on(client, 4); /* without the limit it works */
+	set_limit(RLIMIT_FSIZE, client->header.region_bytes - 1);
+	CHECK_EQ(sb_link_offer(client, pair.client_fd, 4), -SB_ELIMIT);
+	set_limit(RLIMIT_FSIZE, client->header.region_bytes);
+	CHECK(sb_link_offer(client, pair.client_fd, 4) >= 0);
 	set_limit(RLIMIT_FSIZE, 1000);
-	CHECK(sb_hub_open(4, 1, SB_HEAD_MIN, SB_PAGE, 0, 1) == NULL);
+	CHECK(sb_client_open(4, 1, SB_HEAD_MIN, SB_PAGE, 0, 1) == NULL);
 	CHECK_EQ(sb_error_last(), -SB_ELIMIT);
 }
 
@@ -612,12 +612,12 @@ static uint64_t address_space(void)
 
 static void offer_small_address_space(void)
 {
-	struct sb_hub *hub = sb_hub_open(SB_SLOTS_MAX, 1 << 20, PAIR_HEAD, PAIR_INLINE, 0, 1);
-	CHECK(hub != NULL);
-	struct pair pair = pair_open_on(hub, 4);
+	struct sb_client *client = sb_client_open(SB_SLOTS_MAX, 1 << 20, PAIR_HEAD, PAIR_INLINE, 0, 1);
+	CHECK(client != NULL);
+	struct pair pair = pair_open_on(client, 4);
 	uint32_t files = open_files();
 	set_limit(RLIMIT_AS, address_space() + (64 << 20)); /* the region is 0.5 GiB */
-	CHECK_EQ(sb_link_offer(hub, pair.hub_fd, 4), -SB_ELIMIT);
+	CHECK_EQ(sb_link_offer(client, pair.client_fd, 4), -SB_ELIMIT);
 	struct geometry map = { .region = NULL };
 	CHECK_EQ(region_attach(&map, pair.memory), -SB_ELIMIT);
 	CHECK_EQ(open_files(), files);
@@ -636,20 +636,20 @@ TEST("an address space limit below the region is ELIMIT and leaves no descriptor
 
 static void offer_without_files(void)
 {
-	struct sb_hub *hub = pair_hub(2, 0);
-	struct pair pair = pair_open_on(hub, 2);
+	struct sb_client *client = pair_client(2, 0);
+	struct pair pair = pair_open_on(client, 2);
 	uint32_t files = open_files(), mappings = open_mappings();
 	forbid_files();
-	CHECK_EQ(sb_link_offer(hub, pair.hub_fd, 2), -SB_EFILES);
-	CHECK(sb_hub_open(1, 1, SB_HEAD_MIN, SB_PAGE, 0, 1) == NULL);
+	CHECK_EQ(sb_link_offer(client, pair.client_fd, 2), -SB_EFILES);
+	CHECK(sb_client_open(1, 1, SB_HEAD_MIN, SB_PAGE, 0, 1) == NULL);
 	CHECK_EQ(sb_error_last(), -SB_EFILES);
 	allow_files();
 	CHECK_EQ(open_files(), files);
 	CHECK_AT_MOST(open_mappings(), mappings + 2);
-	CHECK(sb_link_offer(hub, pair.hub_fd, 2) >= 0);
+	CHECK(sb_link_offer(client, pair.client_fd, 2) >= 0);
 }
 
-TEST("with no descriptor left a hub and an offer say EFILES, leak none, and work when one "
+TEST("with no descriptor left a client and an offer say EFILES, leak none, and work when one "
      "is free again")
 {
 	CHECK_EQ(in_child(offer_without_files), 0);

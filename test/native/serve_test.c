@@ -1,6 +1,6 @@
 /*
  * serve_test.c - the blocking worker: heads taken apart and put together, answers that cannot be
- * sent, attaching in vain. That it serves a hub in Bun is tested in test/c-worker.test.ts.
+ * sent, attaching in vain. That it serves a client in Bun is tested in test/c-worker.test.ts.
  */
 #include "test.h"
 
@@ -24,10 +24,10 @@ static void close_pair(struct pair *pair)
 /* Publishes a request with these bytes as its head: the slot. */
 static uint32_t send_head(const struct pair *pair, const void *head, size_t bytes, uint32_t method)
 {
-	int32_t slot = sb_slot_reserve(pair->hub, pair->index);
+	int32_t slot = sb_slot_reserve(pair->client, pair->index);
 	CHECK(slot >= 0);
 	memcpy(request_arena(pair, (uint32_t)slot), head, bytes);
-	CHECK(sb_slot_publish(pair->hub, pair->index, (uint32_t)slot, method, (uint32_t)bytes,
+	CHECK(sb_slot_publish(pair->client, pair->index, (uint32_t)slot, method, (uint32_t)bytes,
 	                      PAIR_HEAD, 0, 0, 35) >= 0);
 	return (uint32_t)slot;
 }
@@ -36,14 +36,14 @@ static uint32_t send_head(const struct pair *pair, const void *head, size_t byte
  * begins with `text`. */
 static uint32_t receive_status(const struct pair *pair, const char *text)
 {
-	CHECK_EQ(sb_hub_poll(pair->hub, 0), 1);
+	CHECK_EQ(sb_client_poll(pair->client, 0), 1);
 	const struct sb_event *event = event_at(pair, 0);
 	CHECK_EQ(event->kind, SB_EV_DONE);
 	const uint8_t *at = response_arena(pair, event->slot);
 	uint32_t lengths = (uint32_t)(at[0] | at[1] << 8);
 	for (at += 4; lengths > 0; at++) lengths -= *at < 128; /* 7 bits a byte */
 	CHECK(memcmp(at, text, strlen(text)) == 0);
-	CHECK_EQ(sb_slot_release(pair->hub, pair->index, event->slot), 0);
+	CHECK_EQ(sb_slot_release(pair->client, pair->index, event->slot), 0);
 	return event->status_code;
 }
 
@@ -145,7 +145,7 @@ TEST("an answer that cannot be sent leaves its call open; a second answer is EST
 	};
 	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
 		CHECK_EQ(sb_worker_answer(pair.worker, &call, &bad[i]), -SB_EINVAL);
-	CHECK_EQ(sb_hub_poll(pair.hub, 0), 0);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 0);
 	CHECK_EQ(sb_worker_fail(pair.worker, &call, large, large), 0);
 	CHECK_EQ(sb_worker_fail(pair.worker, &call, "AGAIN", ""), -SB_ESTALE);
 	CHECK_EQ(sb_worker_answer(pair.worker, &call, &(struct sb_answer){ 0 }), -SB_ESTALE);
@@ -181,7 +181,7 @@ TEST("NULL for any pointer of the blocking worker is EINVAL, NULL, or what the h
 		CHECK_EQ(sb_worker_answer(worker, &call, NULL), -SB_EINVAL);
 		CHECK_EQ(sb_worker_fail(NULL, &call, "A", "b"), -SB_EINVAL);
 		CHECK_EQ(sb_worker_fail(worker, NULL, "A", "b"), -SB_EINVAL);
-		CHECK_EQ(sb_hub_poll(pair.hub, 0), 0); /* the call is still open */
+		CHECK_EQ(sb_client_poll(pair.client, 0), 0); /* the call is still open */
 		if (round == 0) CHECK_EQ(sb_worker_fail(worker, &call, NULL, NULL), 0);
 		else CHECK_EQ(sb_worker_answer(worker, &call, &answer), 0);
 		CHECK_EQ(receive_status(&pair, round == 0 ? "HANDLER_FAILEDError" : ""), 200 * round);
@@ -225,7 +225,7 @@ TEST("a body written where reserve says is answered from there")
 	memset(body, 7, room);
 	struct sb_answer answer = { .body = body, .body_bytes = room };
 	CHECK_EQ(sb_worker_answer(pair.worker, &call, &answer), 0);
-	CHECK_EQ(sb_hub_poll(pair.hub, 0), 1);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 1);
 	const struct sb_event *event = event_at(&pair, 0);
 	CHECK_EQ(event->body_offset, PAIR_HEAD);
 	CHECK_EQ(event->body_bytes, PAIR_PAYLOAD);
@@ -233,7 +233,7 @@ TEST("a body written where reserve says is answered from there")
 	close_pair(&pair);
 }
 
-TEST("receive without a call returns 0 when its time is over, and ECLOSED when the hub has gone")
+TEST("receive without a call returns 0 when its time is over, and ECLOSED when the client has gone")
 {
 	struct pair pair = open_pair();
 	struct sb_call call;
@@ -241,10 +241,10 @@ TEST("receive without a call returns 0 when its time is over, and ECLOSED when t
 	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), 0);
 	CHECK_EQ(sb_worker_receive(pair.worker, &call, 30), 0);
 	CHECK(os_now_ns() - start >= 20000000u);
-	close(pair.hub_fd);
+	close(pair.client_fd);
 	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), -SB_ECLOSED);
 	CHECK_EQ(sb_worker_receive(pair.worker, &call, 1000), -SB_ECLOSED);
-	pair.hub_fd = dup(pair.worker_fd); /* to be closed */
+	pair.client_fd = dup(pair.worker_fd); /* to be closed */
 	close_pair(&pair);
 }
 

@@ -20,10 +20,10 @@ TEST("a request passes FREE, WRITING, READY, CLAIMED, DONE, FREE, and each use i
 	struct pair pair = pair_open(1, 1);
 	for (uint32_t use = 1; use <= 5; use++) {
 		expect_state(&pair, 0, SB_FREE);
-		CHECK_EQ(sb_slot_reserve(pair.hub, pair.index), 0);
+		CHECK_EQ(sb_slot_reserve(pair.client, pair.index), 0);
 		expect_state(&pair, 0, SB_WRITING);
 		const double serial = 4503599627370495.0; /* 2^52 - 1 */
-		CHECK_EQ(sb_slot_publish(pair.hub, pair.index, 0, 7, 8, 16, 32, 1000, serial), 0);
+		CHECK_EQ(sb_slot_publish(pair.client, pair.index, 0, 7, 8, 16, 32, 1000, serial), 0);
 		expect_state(&pair, 0, SB_READY);
 		CHECK_EQ(take_request(&pair), 0);
 		expect_state(&pair, 0, SB_CLAIMED);
@@ -37,7 +37,7 @@ TEST("a request passes FREE, WRITING, READY, CLAIMED, DONE, FREE, and each use i
 		CHECK_EQ(request->serial, 4503599627370495);
 		CHECK_EQ(sb_slot_complete(pair.worker, 0, use, 4, 64, 5, 418), 0);
 		expect_state(&pair, 0, SB_DONE);
-		CHECK_EQ(sb_hub_poll(pair.hub, 0), 1);
+		CHECK_EQ(sb_client_poll(pair.client, 0), 1);
 		const struct sb_event *event = event_at(&pair, 0);
 		CHECK_EQ(event->kind, SB_EV_DONE);
 		CHECK_EQ(event->head_bytes, 4);
@@ -45,8 +45,8 @@ TEST("a request passes FREE, WRITING, READY, CLAIMED, DONE, FREE, and each use i
 		CHECK_EQ(event->body_bytes, 5);
 		CHECK_EQ(event->status_code, 418);
 		CHECK_EQ(event->token, use);
-		CHECK_EQ(sb_slot_token(pair.hub, pair.index, 0), use);
-		CHECK_EQ(sb_slot_release(pair.hub, pair.index, 0), 0);
+		CHECK_EQ(sb_slot_token(pair.client, pair.index, 0), use);
+		CHECK_EQ(sb_slot_release(pair.client, pair.index, 0), 0);
 	}
 	CHECK_EQ(pair.link->generation[0], 5);
 	CHECK_EQ(pair.region->counters.completed, 5);
@@ -57,23 +57,23 @@ TEST("a request passes FREE, WRITING, READY, CLAIMED, DONE, FREE, and each use i
 
 enum situation { REST, WRITING, READY, CLAIMED, ANSWERED, TAKEN_OUT, ABANDONED, SITUATIONS };
 
-/* A hub with its only slot in the given situation. */
+/* A client with its only slot in the given situation. */
 static struct pair arrange(enum situation situation)
 {
 	struct pair pair = pair_open(1, 1);
 	if (situation == REST) return pair;
-	CHECK_EQ(sb_slot_reserve(pair.hub, pair.index), 0);
+	CHECK_EQ(sb_slot_reserve(pair.client, pair.index), 0);
 	if (situation == WRITING) return pair;
-	CHECK_EQ(sb_slot_publish(pair.hub, pair.index, 0, 0, 0, 0, 8, 0, 1), 0);
+	CHECK_EQ(sb_slot_publish(pair.client, pair.index, 0, 0, 0, 0, 8, 0, 1), 0);
 	if (situation == READY) return pair;
 	CHECK_EQ(take_request(&pair), 0);
 	if (situation == CLAIMED) return pair;
 	if (situation == ABANDONED) {
-		CHECK_EQ(sb_slot_withdraw(pair.hub, pair.index, 0), SB_ABANDONED);
+		CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, 0), SB_ABANDONED);
 		return pair;
 	}
 	CHECK_EQ(answer_request(&pair, 0), 0);
-	if (situation == TAKEN_OUT) CHECK_EQ(sb_hub_poll(pair.hub, 0), 1);
+	if (situation == TAKEN_OUT) CHECK_EQ(sb_client_poll(pair.client, 0), 1);
 	return pair;
 }
 
@@ -82,11 +82,11 @@ enum verb { RESERVE, PUBLISH, CANCEL, WITHDRAW, RELEASE, VERBS };
 static int32_t apply(const struct pair *pair, enum verb verb, uint32_t link, uint32_t slot)
 {
 	switch (verb) {
-	case RESERVE: return sb_slot_reserve(pair->hub, link);
-	case PUBLISH: return sb_slot_publish(pair->hub, link, slot, 0, 0, 0, 8, 0, 1);
-	case CANCEL: return sb_slot_cancel(pair->hub, link, slot);
-	case WITHDRAW: return sb_slot_withdraw(pair->hub, link, slot);
-	default: return sb_slot_release(pair->hub, link, slot);
+	case RESERVE: return sb_slot_reserve(pair->client, link);
+	case PUBLISH: return sb_slot_publish(pair->client, link, slot, 0, 0, 0, 8, 0, 1);
+	case CANCEL: return sb_slot_cancel(pair->client, link, slot);
+	case WITHDRAW: return sb_slot_withdraw(pair->client, link, slot);
+	default: return sb_slot_release(pair->client, link, slot);
 	}
 }
 
@@ -111,7 +111,7 @@ static const enum sb_state state_after[SITUATIONS][VERBS] = {
 	[TAKEN_OUT] = { 0, 0, 0, 0, SB_FREE },
 };
 
-TEST("each verb of the hub moves a slot along its arrow of the diagram and is refused "
+TEST("each verb of the client moves a slot along its arrow of the diagram and is refused "
      "everywhere else")
 {
 	uint32_t moved = 0, kept = 0;
@@ -150,7 +150,7 @@ TEST("a worker completes nothing but its own running claim")
 	for (int situation = 0; situation < SITUATIONS; situation++) {
 		struct pair pair = arrange((enum situation)situation);
 		uint64_t before = word_at(&pair, 0);
-		uint32_t token = sb_slot_token(pair.hub, pair.index, 0);
+		uint32_t token = sb_slot_token(pair.client, pair.index, 0);
 		bool runs = situation == CLAIMED || situation == ABANDONED;
 		CHECK_EQ(sb_slot_complete(pair.worker, 0, token + 1, 0, 0, 0, 200), -SB_ESTALE);
 		CHECK_EQ(sb_slot_complete(pair.worker, 0, token - 1, 0, 0, 0, 200), -SB_ESTALE);
@@ -171,30 +171,29 @@ TEST("links and slots that do not exist are refused by every verb and every ques
 	uint32_t out[2 * SB_SLOTS_MAX];
 	const uint32_t links[] = { 1, SB_LINKS_MAX - 1, SB_LINKS_MAX, UINT32_MAX };
 	for (size_t i = 0; i < sizeof links / sizeof links[0]; i++) {
-		CHECK_EQ(sb_slot_reserve(pair.hub, links[i]), -SB_ECLOSED);
+		CHECK_EQ(sb_slot_reserve(pair.client, links[i]), -SB_ECLOSED);
 		for (int verb = PUBLISH; verb < VERBS; verb++)
 			CHECK_EQ(apply(&pair, (enum verb)verb, links[i], 0), -SB_EINVAL);
-		CHECK_EQ(sb_slot_wait(pair.hub, links[i], 0, 1, 0), -SB_EINVAL);
-		CHECK_EQ(sb_link_snapshot(pair.hub, links[i], out), -SB_ECLOSED);
-		CHECK_EQ(sb_link_bell(pair.hub, links[i], 1), -SB_ECLOSED);
-		CHECK_EQ(sb_link_start(pair.hub, links[i]), -SB_EINVAL);
-		CHECK_EQ(sb_link_credit(pair.hub, links[i]), 0);
-		CHECK_EQ(sb_slot_token(pair.hub, links[i], 0), 0);
-		CHECK_EQ(sb_link_life(pair.hub, links[i]), 0);
-		CHECK_EQ(sb_link_trim(pair.hub, links[i]), 0);
-		CHECK(sb_link_arenas(pair.hub, links[i]) == NULL);
-		CHECK(sb_slot_time_left(pair.hub, links[i], 0) == 0);
+		CHECK_EQ(sb_slot_wait(pair.client, links[i], 0, 1, 0), -SB_EINVAL);
+		CHECK_EQ(sb_link_snapshot(pair.client, links[i], out), -SB_ECLOSED);
+		CHECK_EQ(sb_link_bell(pair.client, links[i], 1), -SB_ECLOSED);
+		CHECK_EQ(sb_link_start(pair.client, links[i]), -SB_EINVAL);
+		CHECK_EQ(sb_slot_token(pair.client, links[i], 0), 0);
+		CHECK_EQ(sb_link_life(pair.client, links[i]), 0);
+		CHECK_EQ(sb_link_trim(pair.client, links[i]), 0);
+		CHECK(sb_link_arenas(pair.client, links[i]) == NULL);
+		CHECK(sb_slot_time_left(pair.client, links[i], 0) == 0);
 	}
 	const uint32_t slots[] = { 2, SB_SLOTS_MAX, UINT32_MAX };
 	for (size_t i = 0; i < sizeof slots / sizeof slots[0]; i++) {
 		for (int verb = PUBLISH; verb < VERBS; verb++)
 			CHECK_EQ(apply(&pair, (enum verb)verb, pair.index, slots[i]), -SB_EINVAL);
-		CHECK_EQ(sb_slot_wait(pair.hub, pair.index, slots[i], 1, 0), -SB_EINVAL);
-		CHECK_EQ(sb_slot_token(pair.hub, pair.index, slots[i]), 0);
+		CHECK_EQ(sb_slot_wait(pair.client, pair.index, slots[i], 1, 0), -SB_EINVAL);
+		CHECK_EQ(sb_slot_token(pair.client, pair.index, slots[i]), 0);
 	}
 	for (int verb = RESERVE; verb < CANCEL; verb++) /* the same calls, with what exists */
 		CHECK_EQ(apply(&pair, (enum verb)verb, pair.index, 0), 0);
-	CHECK_EQ(sb_slot_token(pair.hub, pair.index, 0), 1);
+	CHECK_EQ(sb_slot_token(pair.client, pair.index, 0), 1);
 	pair_close(&pair);
 }
 
@@ -204,16 +203,16 @@ TEST("a link that is offered but not started, or stopped, takes no request and i
 	uint32_t slot = send_request(&pair, 0);
 	CHECK_EQ(take_request(&pair), slot);
 	CHECK_EQ(answer_request(&pair, slot), 0);
-	sb_link_stop(pair.hub, pair.index);
-	CHECK_EQ(sb_slot_reserve(pair.hub, pair.index), -SB_ECLOSED);
-	CHECK_EQ(sb_link_credit(pair.hub, pair.index), 0);
-	CHECK_EQ(sb_hub_poll(pair.hub, 0), 0);
-	CHECK_EQ(sb_hub_tick(pair.hub), 0);
-	CHECK_EQ(sb_slot_withdraw(pair.hub, pair.index, slot), SB_DONE); /* judged one by one */
-	CHECK_EQ(event_at(&pair, 0)->slot, slot);
-	CHECK_EQ(sb_slot_release(pair.hub, pair.index, slot), 0);
-	CHECK_EQ(sb_link_start(pair.hub, pair.index), 0);
-	CHECK(sb_slot_reserve(pair.hub, pair.index) >= 0);
+	sb_link_stop(pair.client, pair.index);
+	CHECK_EQ(sb_slot_reserve(pair.client, pair.index), -SB_ECLOSED);
+	CHECK_EQ(credit_of(pair.client, pair.index), 0);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 0);
+	CHECK_EQ(sb_client_tick(pair.client), 0);
+	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, slot), SB_DONE); /* judged one by one */
+	CHECK_EQ(event_at(&pair, SB_BATCH)->slot, slot);
+	CHECK_EQ(sb_slot_release(pair.client, pair.index, slot), 0);
+	CHECK_EQ(sb_link_start(pair.client, pair.index), 0);
+	CHECK(sb_slot_reserve(pair.client, pair.index) >= 0);
 	pair_close(&pair);
 }
 
@@ -238,30 +237,31 @@ TEST("a second reply to one request is stale and changes nothing of the first")
 	pair_close(&pair);
 }
 
-TEST("a reply after the caller gave up is stale, ends the quarantine, and the hub hears FREED once")
+TEST("a reply after the caller gave up is stale, ends the quarantine, and the client hears FREED "
+     "once")
 {
 	struct pair pair = pair_open(1, 1);
 	send_request(&pair, 0);
 	take_request(&pair);
 	CHECK_EQ(sb_slot_aborted(pair.worker, 0, 1), 0);
-	CHECK_EQ(sb_slot_withdraw(pair.hub, pair.index, 0), SB_ABANDONED);
+	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, 0), SB_ABANDONED);
 	CHECK_EQ(sb_slot_aborted(pair.worker, 0, 1), 1);
-	CHECK_EQ(sb_slot_reserve(pair.hub, pair.index), -SB_EBUSY); /* quarantined */
-	CHECK_EQ(sb_hub_poll(pair.hub, 0), 0);
-	CHECK_EQ(sb_hub_park(pair.hub), 1);
+	CHECK_EQ(sb_slot_reserve(pair.client, pair.index), -SB_EBUSY); /* quarantined */
+	CHECK_EQ(sb_client_poll(pair.client, 0), 0);
+	CHECK_EQ(sb_client_park(pair.client), 1);
 	CHECK_EQ(answer_request(&pair, 0), -SB_ESTALE);
 	expect_state(&pair, 0, SB_FREE);
-	CHECK_EQ(bells_waiting(pair.hub_fd), 1);
+	CHECK_EQ(bells_waiting(pair.client_fd), 1);
 	CHECK_EQ(pair.region->counters.stale, 1);
 	CHECK_EQ(pair.region->counters.completed, 0);
-	sb_hub_unpark(pair.hub);
-	CHECK_EQ(sb_hub_poll(pair.hub, 0), 1);
+	sb_client_unpark(pair.client);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 1);
 	CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_FREED);
 	CHECK_EQ(event_at(&pair, 0)->token, 1);
-	CHECK_EQ(sb_hub_poll(pair.hub, 0) + sb_hub_tick(pair.hub), 0);
-	CHECK_EQ(sb_stats_get(pair.hub, SB_C_RESPONDED), 0);
-	CHECK_EQ(sb_stats_get(pair.hub, SB_C_ABANDONED), 1);
-	CHECK_EQ(sb_slot_reserve(pair.hub, pair.index), 0);
+	CHECK_EQ(sb_client_poll(pair.client, 0) + sb_client_tick(pair.client), 0);
+	CHECK_EQ(sb_stats_get(pair.client, SB_C_RESPONDED), 0);
+	CHECK_EQ(sb_stats_get(pair.client, SB_C_ABANDONED), 1);
+	CHECK_EQ(sb_slot_reserve(pair.client, pair.index), 0);
 	pair_close(&pair);
 }
 
@@ -305,7 +305,7 @@ TEST("stale and impossible hint bits make no event and are cleared by one poll")
 	store_seq(&pair.region->ready.bits[0], 1ULL << running);
 	CHECK_EQ(take_request(&pair), running);
 	store_seq(&pair.region->done.bits[0], ~0ULL); /* five slots, 64 bits */
-	CHECK_EQ(sb_hub_poll(pair.hub, 0), 0);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 0);
 	CHECK_EQ(pair.region->done.bits[0], 0);
 	CHECK_EQ(pair.link->taken[0], 0);
 	expect_state(&pair, ready, SB_READY);
@@ -315,19 +315,19 @@ TEST("stale and impossible hint bits make no event and are cleared by one poll")
 	pair_close(&pair);
 }
 
-TEST("a hint bit beyond the last slot keeps neither the hub nor the worker from parking")
+TEST("a hint bit beyond the last slot keeps neither the client nor the worker from parking")
 {
 	struct pair pair = pair_open(5, 5);
 	for (int word = 0; word < 4; word++) {
 		store_seq(&pair.region->done.bits[word], 1ULL << 63);
 		store_seq(&pair.region->ready.bits[word], 1ULL << 63);
 		for (int i = 0; i < 3; i++) { /* an honest side polls again when it may not park */
-			CHECK_EQ(sb_hub_poll(pair.hub, 0), 0);
+			CHECK_EQ(sb_client_poll(pair.client, 0), 0);
 			CHECK_EQ(sb_slot_take(pair.worker, 0), 0);
 		}
-		CHECK_EQ(sb_hub_park(pair.hub), 1);
+		CHECK_EQ(sb_client_park(pair.client), 1);
 		CHECK_EQ(sb_worker_park(pair.worker, 1), 1);
-		sb_hub_unpark(pair.hub);
+		sb_client_unpark(pair.client);
 		sb_worker_unpark(pair.worker);
 	}
 	pair_close(&pair);
@@ -351,15 +351,15 @@ TEST("the tick finds a response whose hint was lost, and publishes a READY slot'
 	store_seq(&pair.region->ready.bits[0], 0);
 	CHECK_EQ(sb_slot_take(pair.worker, 0), 0); /* truly lost */
 	CHECK_EQ(bells_waiting(pair.worker_fd), 0);
-	CHECK_EQ(sb_hub_tick(pair.hub), 0);
+	CHECK_EQ(sb_client_tick(pair.client), 0);
 	CHECK_EQ(bells_waiting(pair.worker_fd), 1);
 	CHECK_EQ(take_request(&pair), slot);
 	CHECK_EQ(answer_request(&pair, slot), 0);
 	store_seq(&pair.region->done.bits[0], 0);
-	CHECK_EQ(sb_hub_poll(pair.hub, 0), 0);
-	CHECK_EQ(sb_hub_tick(pair.hub), 1);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 0);
+	CHECK_EQ(sb_client_tick(pair.client), 1);
 	CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_DONE);
-	CHECK_EQ(sb_slot_release(pair.hub, pair.index, slot), 0);
+	CHECK_EQ(sb_slot_release(pair.client, pair.index, slot), 0);
 	pair_close(&pair);
 }
 
@@ -379,7 +379,7 @@ static void expect_verdict(const struct pair *pair, uint64_t word, bool legal)
 {
 	force_word(pair, 0, word);
 	fetch_or_seq(&pair->region->done.bits[0], 1);
-	int32_t polled = sb_hub_poll(pair->hub, 0);
+	int32_t polled = sb_client_poll(pair->client, 0);
 	int32_t kind = polled == 1 ? event_at(pair, 0)->kind : 0;
 	if (legal != (kind != SB_EV_CORRUPT)) printf("     word %llx:\n", (unsigned long long)word);
 	CHECK_EQ(kind == SB_EV_CORRUPT, !legal);
@@ -388,7 +388,7 @@ static void expect_verdict(const struct pair *pair, uint64_t word, bool legal)
 	CHECK_EQ(event_at(pair, 0)->slot, 0);
 	CHECK_EQ(event_at(pair, 0)->life, pair->link->life);
 	CHECK_EQ(word_at(pair, 0), word); /* nothing is repaired */
-	CHECK_EQ(sb_hub_tick(pair->hub), 1);
+	CHECK_EQ(sb_client_tick(pair->client), 1);
 	CHECK_EQ(event_at(pair, 0)->kind, SB_EV_CORRUPT);
 }
 
@@ -400,9 +400,9 @@ static void visit_in_flight(const struct pair *pair, uint64_t word)
 	if (word == word_of(generation, SB_STREAMING)) return;
 	expect_verdict(pair, word, legal);
 	if (legal) return;
-	CHECK_EQ(sb_slot_withdraw(pair->hub, pair->index, 0), -SB_ECORRUPT);
-	CHECK_EQ(sb_slot_wait(pair->hub, pair->index, 0, 1000, 0), 0);
-	CHECK_EQ(event_at(pair, 0)->kind, SB_EV_CORRUPT);
+	CHECK_EQ(sb_slot_withdraw(pair->client, pair->index, 0), -SB_ECORRUPT);
+	CHECK_EQ(sb_slot_wait(pair->client, pair->index, 0, 1000, 0), 0);
+	CHECK_EQ(event_at(pair, SB_BATCH)->kind, SB_EV_CORRUPT);
 	CHECK_EQ(word_at(pair, 0), word);
 }
 
@@ -414,7 +414,7 @@ TEST("a word no legal step leads to is CORRUPT while a request is in flight, by 
 	each_word(&pair, visit_in_flight);
 	CHECK_EQ(legal_words, 2);
 	CHECK_EQ(corrupt_words, 44);
-	CHECK_EQ(sb_stats_get(pair.hub, SB_C_RESPONDED), 0);
+	CHECK_EQ(sb_stats_get(pair.client, SB_C_RESPONDED), 0);
 	pair_close(&pair);
 }
 
@@ -439,23 +439,23 @@ static const struct {
 	enum situation situation;
 	enum verb verb;
 	enum sb_state legal;
-} hub_steps[] = {
+} client_steps[] = {
 	{ REST, RESERVE, SB_FREE },     { WRITING, PUBLISH, SB_WRITING },
 	{ WRITING, CANCEL, SB_WRITING }, { TAKEN_OUT, RELEASE, SB_DONE },
 };
 
-TEST("the hub's own steps find a changed word CORRUPT and do not write over it")
+TEST("the client's own steps find a changed word CORRUPT and do not write over it")
 {
 	uint32_t seen = 0;
-	for (size_t i = 0; i < sizeof hub_steps / sizeof hub_steps[0]; i++) {
+	for (size_t i = 0; i < sizeof client_steps / sizeof client_steps[0]; i++) {
 		for (uint32_t state = 0; state < 16 * 3; state++) {
-			struct pair pair = arrange(hub_steps[i].situation);
-			uint64_t right = word_of(pair.link->generation[0], hub_steps[i].legal);
+			struct pair pair = arrange(client_steps[i].situation);
+			uint64_t right = word_of(pair.link->generation[0], client_steps[i].legal);
 			CHECK_EQ(word_at(&pair, 0), right);
 			uint64_t word = (pair.link->generation[0] + state / 16 - 1) << 4 | state % 16;
 			if (word != right) {
 				force_word(&pair, 0, word);
-				CHECK_EQ(apply(&pair, hub_steps[i].verb, pair.index, 0), -SB_ECORRUPT);
+				CHECK_EQ(apply(&pair, client_steps[i].verb, pair.index, 0), -SB_ECORRUPT);
 				CHECK_EQ(word_at(&pair, 0), word);
 				seen++;
 			}
@@ -506,14 +506,14 @@ static void judge_response(const struct lengths *given)
 	store_seq(&line->body_bytes, given->body);
 	store_seq(&line->status_code, given->status);
 	if (!given->legal) {
-		CHECK_EQ(sb_hub_tick(pair.hub), 1);
+		CHECK_EQ(sb_client_tick(pair.client), 1);
 		CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_CORRUPT);
-		CHECK_EQ(sb_slot_withdraw(pair.hub, pair.index, 0), -SB_ECORRUPT);
+		CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, 0), -SB_ECORRUPT);
 	}
-	CHECK_EQ(sb_hub_poll(pair.hub, 0), 1);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 1);
 	CHECK_EQ(event_at(&pair, 0)->kind, given->legal ? SB_EV_DONE : SB_EV_CORRUPT);
-	CHECK_EQ(sb_slot_release(pair.hub, pair.index, 0), given->legal ? 0 : -SB_EINVAL);
-	CHECK_EQ(sb_stats_get(pair.hub, SB_C_RESPONDED), given->legal);
+	CHECK_EQ(sb_slot_release(pair.client, pair.index, 0), given->legal ? 0 : -SB_EINVAL);
+	CHECK_EQ(sb_stats_get(pair.client, SB_C_RESPONDED), given->legal);
 	pair_close(&pair);
 }
 
@@ -562,9 +562,9 @@ TEST("publish refuses lengths out of range, and the slot can still be cancelled"
 	for (size_t i = 0; i < sizeof descriptors / sizeof descriptors[0]; i++) {
 		struct pair pair = arrange(WRITING);
 		const struct lengths *d = &descriptors[i];
-		CHECK_EQ(sb_slot_publish(pair.hub, pair.index, 0, 0, d->head, d->offset, d->body, 0, 1),
+		CHECK_EQ(sb_slot_publish(pair.client, pair.index, 0, 0, d->head, d->offset, d->body, 0, 1),
 		         d->legal ? 0 : -SB_EINVAL);
-		CHECK_EQ(sb_slot_cancel(pair.hub, pair.index, 0), d->legal ? -SB_EINVAL : 0);
+		CHECK_EQ(sb_slot_cancel(pair.client, pair.index, 0), d->legal ? -SB_EINVAL : 0);
 		CHECK_EQ(sb_slot_take(pair.worker, 0), d->legal);
 		pair_close(&pair);
 	}
@@ -590,55 +590,56 @@ TEST("page 0 is read when the region is mapped and never again: what a peer writ
 	struct sb_response_line *answer = &pair.region->slot[slot].response;
 	store_relaxed(&answer->body_bytes, PAIR_PAYLOAD + 1);
 	force_word(&pair, slot, word_of(pair.link->generation[slot], SB_DONE));
-	CHECK_EQ(sb_hub_tick(pair.hub), 1);
+	CHECK_EQ(sb_client_tick(pair.client), 1);
 	CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_CORRUPT);
-	CHECK_EQ(sb_link_trim(pair.hub, pair.index), 0);
+	CHECK_EQ(sb_link_trim(pair.client, pair.index), 0);
 	pair_close(&pair);
 }
 
 TEST("the slot freed last is used first, so few slots stay warm")
 {
 	struct pair pair = pair_open(8, 8);
-	for (uint32_t slot = 0; slot < 4; slot++) CHECK_EQ(sb_slot_reserve(pair.hub, pair.index), slot);
-	CHECK_EQ(sb_slot_cancel(pair.hub, pair.index, 1), 0);
-	CHECK_EQ(sb_slot_cancel(pair.hub, pair.index, 3), 0);
-	CHECK_EQ(sb_slot_reserve(pair.hub, pair.index), 3);
-	CHECK_EQ(sb_slot_reserve(pair.hub, pair.index), 1);
-	CHECK_EQ(sb_slot_reserve(pair.hub, pair.index), 4);
+	for (uint32_t slot = 0; slot < 4; slot++)
+		CHECK_EQ(sb_slot_reserve(pair.client, pair.index), slot);
+	CHECK_EQ(sb_slot_cancel(pair.client, pair.index, 1), 0);
+	CHECK_EQ(sb_slot_cancel(pair.client, pair.index, 3), 0);
+	CHECK_EQ(sb_slot_reserve(pair.client, pair.index), 3);
+	CHECK_EQ(sb_slot_reserve(pair.client, pair.index), 1);
+	CHECK_EQ(sb_slot_reserve(pair.client, pair.index), 4);
 	pair_close(&pair);
 }
 
 TEST("credit is the worker's concurrency less all that is not free, quarantine included")
 {
 	struct pair pair = pair_open(8, 3);
-	CHECK_EQ(sb_link_credit(pair.hub, pair.index), 3);
+	CHECK_EQ(credit_of(pair.client, pair.index), 3);
 	uint32_t given_up = send_request(&pair, 0);
 	CHECK_EQ(take_request(&pair), given_up);
-	CHECK_EQ(sb_slot_withdraw(pair.hub, pair.index, given_up), SB_ABANDONED);
-	CHECK_EQ(sb_link_credit(pair.hub, pair.index), 2);
+	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, given_up), SB_ABANDONED);
+	CHECK_EQ(credit_of(pair.client, pair.index), 2);
 	uint32_t answered = send_request(&pair, 0);
 	CHECK_EQ(take_request(&pair), answered);
 	CHECK_EQ(answer_request(&pair, answered), 0);
-	CHECK_EQ(sb_hub_poll(pair.hub, 0), 1); /* delivered, not released: a borrow */
-	CHECK_EQ(sb_link_credit(pair.hub, pair.index), 1);
-	CHECK_EQ(sb_slot_reserve(pair.hub, pair.index), 2);
-	CHECK_EQ(sb_link_credit(pair.hub, pair.index), 0);
-	CHECK_EQ(sb_slot_reserve(pair.hub, pair.index), -SB_EBUSY);
-	CHECK_EQ(sb_slot_release(pair.hub, pair.index, answered), 0);
-	CHECK_EQ(sb_link_credit(pair.hub, pair.index), 1);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 1); /* delivered, not released: a borrow */
+	CHECK_EQ(credit_of(pair.client, pair.index), 1);
+	CHECK_EQ(sb_slot_reserve(pair.client, pair.index), 2);
+	CHECK_EQ(credit_of(pair.client, pair.index), 0);
+	CHECK_EQ(sb_slot_reserve(pair.client, pair.index), -SB_EBUSY);
+	CHECK_EQ(sb_slot_release(pair.client, pair.index, answered), 0);
+	CHECK_EQ(credit_of(pair.client, pair.index), 1);
 	CHECK_EQ(answer_request(&pair, given_up), -SB_ESTALE);
-	CHECK_EQ(sb_link_credit(pair.hub, pair.index), 1); /* not before the hub has heard of it */
-	CHECK_EQ(sb_hub_poll(pair.hub, 0), 1);
-	CHECK_EQ(sb_link_credit(pair.hub, pair.index), 2);
+	CHECK_EQ(credit_of(pair.client, pair.index), 1); /* not before the client knows */
+	CHECK_EQ(sb_client_poll(pair.client, 0), 1);
+	CHECK_EQ(credit_of(pair.client, pair.index), 2);
 	pair_close(&pair);
 }
 
 TEST("a worker that offers more concurrency than there are slots has the slots as credit")
 {
 	struct pair pair = pair_open(2, 256);
-	CHECK_EQ(sb_link_credit(pair.hub, pair.index), 2);
-	CHECK(sb_slot_reserve(pair.hub, pair.index) >= 0 && sb_slot_reserve(pair.hub, pair.index) >= 0);
-	CHECK_EQ(sb_slot_reserve(pair.hub, pair.index), -SB_EBUSY);
+	CHECK_EQ(credit_of(pair.client, pair.index), 2);
+	for (int i = 0; i < 2; i++) CHECK(sb_slot_reserve(pair.client, pair.index) >= 0);
+	CHECK_EQ(sb_slot_reserve(pair.client, pair.index), -SB_EBUSY);
 	pair_close(&pair);
 }
 
@@ -654,17 +655,17 @@ TEST("a request that is out of time while queued is taken back, never executed, 
 {
 	struct pair pair = pair_open(2, 2);
 	uint32_t slot = send_request(&pair, 60000);
-	CHECK_EQ(sb_hub_tick(pair.hub), 0); /* not before its time */
+	CHECK_EQ(sb_client_tick(pair.client), 0); /* not before its time */
 	pass_deadline(&pair, slot);
-	CHECK_EQ(sb_hub_tick(pair.hub), 1);
+	CHECK_EQ(sb_client_tick(pair.client), 1);
 	CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_TIMEOUT_QUEUED);
 	CHECK_EQ(event_at(&pair, 0)->slot, slot);
 	CHECK_EQ(event_at(&pair, 0)->token, 1);
 	expect_state(&pair, slot, SB_FREE);
-	CHECK_EQ(sb_hub_tick(pair.hub) + sb_hub_poll(pair.hub, 0), 0);
+	CHECK_EQ(sb_client_tick(pair.client) + sb_client_poll(pair.client, 0), 0);
 	CHECK_EQ(sb_slot_take(pair.worker, 0), 0);
-	CHECK_EQ(sb_stats_get(pair.hub, SB_C_WITHDRAWN), 1);
-	CHECK_EQ(sb_link_credit(pair.hub, pair.index), 2);
+	CHECK_EQ(sb_stats_get(pair.client, SB_C_WITHDRAWN), 1);
+	CHECK_EQ(credit_of(pair.client, pair.index), 2);
 	pair_close(&pair);
 }
 
@@ -674,14 +675,14 @@ TEST("a request that is out of time while running is abandoned once, and its lat
 	struct pair pair = pair_open(2, 2);
 	uint32_t slot = send_request(&pair, 60000);
 	take_request(&pair);
-	CHECK_EQ(sb_hub_tick(pair.hub), 0);
+	CHECK_EQ(sb_client_tick(pair.client), 0);
 	pass_deadline(&pair, slot);
-	CHECK_EQ(sb_hub_tick(pair.hub), 1);
+	CHECK_EQ(sb_client_tick(pair.client), 1);
 	CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_TIMEOUT_RUNNING);
 	expect_state(&pair, slot, SB_ABANDONED);
-	CHECK_EQ(sb_hub_tick(pair.hub) + sb_hub_poll(pair.hub, 0), 0);
+	CHECK_EQ(sb_client_tick(pair.client) + sb_client_poll(pair.client, 0), 0);
 	CHECK_EQ(answer_request(&pair, slot), -SB_ESTALE);
-	CHECK_EQ(sb_hub_tick(pair.hub), 1);
+	CHECK_EQ(sb_client_tick(pair.client), 1);
 	CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_FREED);
 	pair_close(&pair);
 }
@@ -693,11 +694,11 @@ TEST("a response that is there is delivered, however late the tick looks at its 
 	take_request(&pair);
 	CHECK_EQ(answer_request(&pair, slot), 0);
 	pass_deadline(&pair, slot);
-	CHECK_EQ(sb_hub_tick(pair.hub), 1);
+	CHECK_EQ(sb_client_tick(pair.client), 1);
 	CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_DONE);
 	pass_deadline(&pair, slot);
-	CHECK_EQ(sb_hub_tick(pair.hub), 0); /* a borrowed response has no deadline any more */
-	CHECK_EQ(sb_slot_release(pair.hub, pair.index, slot), 0);
+	CHECK_EQ(sb_client_tick(pair.client), 0); /* a borrowed response has no deadline any more */
+	CHECK_EQ(sb_slot_release(pair.client, pair.index, slot), 0);
 	pair_close(&pair);
 }
 
@@ -706,17 +707,17 @@ TEST("a deadline comes not early, and soon after its time; 0 means none")
 	struct pair pair = pair_open(2, 2);
 	uint32_t endless = send_request(&pair, 0);
 	CHECK_EQ(pair.link->deadline_ns[endless], UINT64_MAX);
-	CHECK(sb_slot_time_left(pair.hub, pair.index, endless) == 0);
+	CHECK(sb_slot_time_left(pair.client, pair.index, endless) == 0);
 	uint64_t start = os_now_ns();
 	uint32_t slot = send_request(&pair, 30);
-	double left = sb_slot_time_left(pair.hub, pair.index, slot);
+	double left = sb_slot_time_left(pair.client, pair.index, slot);
 	CHECK(left > 0 && left <= 30);
-	AWAIT(sb_hub_tick(pair.hub) == 1);
+	AWAIT(sb_client_tick(pair.client) == 1);
 	double waited = (double)(os_now_ns() - start) / 1e6;
 	CHECK_EQ(event_at(&pair, 0)->slot, slot);
 	CHECK_AT_MOST(30, waited);
 	CHECK_AT_MOST(waited, 1000); /* busy cores */
-	CHECK(sb_slot_time_left(pair.hub, pair.index, slot) <= 0);
+	CHECK(sb_slot_time_left(pair.client, pair.index, slot) <= 0);
 	expect_state(&pair, endless, SB_READY);
 	pair_close(&pair);
 }
@@ -728,20 +729,20 @@ TEST("a worker with more than half its concurrency in quarantine for 10 s is STU
 	const uint64_t before = (SB_STUCK_MS + 100) * NS_PER_MS;
 	for (uint32_t n = 1; n <= 3; n++) {
 		send_request(&pair, 0);
-		CHECK_EQ(sb_slot_withdraw(pair.hub, pair.index, take_request(&pair)), SB_ABANDONED);
-		CHECK_EQ(sb_hub_tick(pair.hub), 0);
+		CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, take_request(&pair)), SB_ABANDONED);
+		CHECK_EQ(sb_client_tick(pair.client), 0);
 		CHECK_EQ(pair.link->stuck_since_ns != 0, n == 3);
 	}
 	pair.link->stuck_since_ns -= (SB_STUCK_MS - 100) * NS_PER_MS;
-	CHECK_EQ(sb_hub_tick(pair.hub), 0); /* not yet 10 s */
+	CHECK_EQ(sb_client_tick(pair.client), 0); /* not yet 10 s */
 	pair.link->stuck_since_ns = os_now_ns() - before;
-	CHECK_EQ(sb_hub_tick(pair.hub), 1);
+	CHECK_EQ(sb_client_tick(pair.client), 1);
 	CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_STUCK);
 	CHECK_EQ(event_at(&pair, 0)->life, pair.link->life);
-	CHECK_EQ(sb_hub_tick(pair.hub), 0); /* said once per 10 s */
+	CHECK_EQ(sb_client_tick(pair.client), 0); /* said once per 10 s */
 	pair.link->stuck_since_ns = os_now_ns() - before;
 	CHECK_EQ(answer_request(&pair, 0), -SB_ESTALE); /* one handler ends in time */
-	CHECK_EQ(sb_hub_tick(pair.hub), 1);
+	CHECK_EQ(sb_client_tick(pair.client), 1);
 	CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_FREED);
 	CHECK_EQ(pair.link->stuck_since_ns, 0);
 	pair_close(&pair);
@@ -762,7 +763,7 @@ static void release_batch(struct pair *pairs, int32_t found, uint32_t *seen)
 		const struct sb_event *event = event_at(pairs, i);
 		CHECK_EQ(event->kind, SB_EV_DONE);
 		CHECK_EQ(event->life, pairs[event->link].link->life);
-		CHECK_EQ(sb_slot_release(pairs->hub, event->link, event->slot), 0);
+		CHECK_EQ(sb_slot_release(pairs->client, event->link, event->slot), 0);
 		seen[event->link]++;
 	}
 }
@@ -772,10 +773,10 @@ TEST("256 slots at once are delivered exactly once each, SB_BATCH per poll")
 	struct pair pair = pair_open(SB_SLOTS_MAX, SB_SLOTS_MAX);
 	bool seen[SB_SLOTS_MAX] = { false };
 	answer_all(&pair, SB_SLOTS_MAX);
-	CHECK_EQ(sb_slot_reserve(pair.hub, pair.index), -SB_EBUSY);
+	CHECK_EQ(sb_slot_reserve(pair.client, pair.index), -SB_EBUSY);
 	for (int batch = 0; batch < SB_SLOTS_MAX / SB_BATCH; batch++) {
-		CHECK_EQ(sb_hub_park(pair.hub), 0); /* the rest keeps the hub awake */
-		CHECK_EQ(sb_hub_poll(pair.hub, 0), SB_BATCH);
+		CHECK_EQ(sb_client_park(pair.client), 0); /* the rest keeps the client awake */
+		CHECK_EQ(sb_client_poll(pair.client, 0), SB_BATCH);
 		for (int32_t i = 0; i < SB_BATCH; i++) {
 			const struct sb_event *event = event_at(&pair, i);
 			CHECK_EQ(event->kind, SB_EV_DONE);
@@ -784,12 +785,12 @@ TEST("256 slots at once are delivered exactly once each, SB_BATCH per poll")
 			uint8_t byte = (uint8_t)~event->slot;
 			CHECK_EQ(response_arena(&pair, event->slot)[event->body_offset], byte);
 			CHECK_EQ(request_arena(&pair, event->slot)[8], (uint8_t)event->slot);
-			CHECK_EQ(sb_slot_release(pair.hub, pair.index, event->slot), 0);
+			CHECK_EQ(sb_slot_release(pair.client, pair.index, event->slot), 0);
 		}
 	}
-	CHECK_EQ(sb_hub_poll(pair.hub, 0) + sb_hub_tick(pair.hub), 0);
-	CHECK_EQ(sb_hub_park(pair.hub), 1);
-	CHECK_EQ(sb_link_credit(pair.hub, pair.index), SB_SLOTS_MAX);
+	CHECK_EQ(sb_client_poll(pair.client, 0) + sb_client_tick(pair.client), 0);
+	CHECK_EQ(sb_client_park(pair.client), 1);
+	CHECK_EQ(credit_of(pair.client, pair.index), SB_SLOTS_MAX);
 	pair_close(&pair);
 }
 
@@ -800,41 +801,41 @@ TEST("a tick over more than SB_BATCH answered slots delivers them all over sever
 	answer_all(&pair, SB_SLOTS_MAX);
 	for (int i = 0; i < 4; i++) store_seq(&pair.region->done.bits[i], 0);
 	for (int batch = 0; batch < 4; batch++) {
-		int32_t found = sb_hub_tick(pair.hub);
+		int32_t found = sb_client_tick(pair.client);
 		CHECK_EQ(found, SB_BATCH);
 		release_batch(&pair, found, seen);
 	}
-	CHECK_EQ(sb_hub_tick(pair.hub), 0);
+	CHECK_EQ(sb_client_tick(pair.client), 0);
 	CHECK_EQ(seen[0], SB_SLOTS_MAX);
 	pair_close(&pair);
 }
 
 /* Three links: the first has a full batch of answers in each round, the others one answer each. */
-static void starve(int32_t (*look)(struct sb_hub *), bool lose_hints)
+static void starve(int32_t (*look)(struct sb_client *), bool lose_hints)
 {
-	struct sb_hub *hub = pair_hub(SB_BATCH, 0);
+	struct sb_client *client = pair_client(SB_BATCH, 0);
 	struct pair pairs[3];
 	uint32_t seen[3] = { 0 };
-	for (int i = 0; i < 3; i++) pairs[i] = pair_open_on(hub, SB_BATCH);
+	for (int i = 0; i < 3; i++) pairs[i] = pair_open_on(client, SB_BATCH);
 	answer_all(&pairs[1], 1);
 	answer_all(&pairs[2], 1);
 	answer_all(&pairs[0], SB_BATCH);
 	for (int round = 0; round < 6; round++) {
 		if (lose_hints) store_seq(&pairs[0].region->done.bits[0], 0);
 		uint32_t before = seen[0];
-		release_batch(pairs, look(hub), seen);
+		release_batch(pairs, look(client), seen);
 		answer_all(&pairs[0], seen[0] - before);
 	}
 	CHECK(seen[0] >= 2 * SB_BATCH); /* it was busy all the time */
 	CHECK_EQ(seen[1], 1);
 	CHECK_EQ(seen[2], 1);
 	for (int i = 0; i < 3; i++) pair_close_link(&pairs[i]);
-	sb_hub_close(hub);
+	sb_client_close(client);
 }
 
-static int32_t poll_now(struct sb_hub *hub)
+static int32_t poll_now(struct sb_client *client)
 {
-	return sb_hub_poll(hub, 0);
+	return sb_client_poll(client, 0);
 }
 
 TEST("a worker that fills every batch of the poll does not hold up another worker's answer")
@@ -844,25 +845,25 @@ TEST("a worker that fills every batch of the poll does not hold up another worke
 
 TEST("a worker that fills every batch of the tick does not hold up another worker's answer")
 {
-	starve(sb_hub_tick, true);
+	starve(sb_client_tick, true);
 }
 
 TEST("a stale event is told from a new life of the same link index")
 {
-	struct sb_hub *hub = pair_hub(4, 0);
-	struct pair one = pair_open_on(hub, 4), two = pair_open_on(hub, 4);
+	struct sb_client *client = pair_client(4, 0);
+	struct pair one = pair_open_on(client, 4), two = pair_open_on(client, 4);
 	CHECK(one.index != two.index);
-	uint32_t life = sb_link_life(hub, one.index), index = one.index;
-	uint64_t epoch = sb_link_epoch(hub, index);
+	uint32_t life = sb_link_life(client, one.index), index = one.index;
+	uint64_t epoch = one.link->map.header.epoch;
 	pair_close_link(&one);
-	CHECK_EQ(sb_link_life(hub, index), 0);
-	struct pair three = pair_open_on(hub, 4);
+	CHECK_EQ(sb_link_life(client, index), 0);
+	struct pair three = pair_open_on(client, 4);
 	CHECK_EQ(three.index, index);
-	CHECK(sb_link_life(hub, index) != life && sb_link_life(hub, index) != two.link->life);
-	CHECK(sb_link_epoch(hub, index) != epoch);
+	CHECK(sb_link_life(client, index) != life && sb_link_life(client, index) != two.link->life);
+	CHECK(three.link->map.header.epoch != epoch);
 	pair_close_link(&two);
 	pair_close_link(&three);
-	sb_hub_close(hub);
+	sb_client_close(client);
 }
 
 /* ---- figures ------------------------------------------------------------------------------ */
@@ -879,7 +880,7 @@ TEST("quantiles of the round trip lie within 3.2 % above the exact ones, from 0.
 	static double exact[SAMPLES];
 	struct pair pair = pair_open(1, 1);
 	uint64_t seed = 11;
-	CHECK(sb_stats_quantile(pair.hub, 0.5) == 0);
+	CHECK(sb_stats_quantile(pair.client, 0.5) == 0);
 	for (int i = 0; i < SAMPLES; i++) {
 		send_request(&pair, 0);
 		take_request(&pair);
@@ -887,16 +888,16 @@ TEST("quantiles of the round trip lie within 3.2 % above the exact ones, from 0.
 		uint32_t base = 100u << random_below(&seed, 24);
 		uint64_t past = ((uint64_t)base + random_below(&seed, base)) << random_below(&seed, 7);
 		pair.link->changed_ns[0] = os_now_ns() - past;
-		CHECK_EQ(sb_hub_poll(pair.hub, 0), 1);
-		exact[i] = sb_slot_round_trip(pair.hub, pair.index, 0);
+		CHECK_EQ(sb_client_poll(pair.client, 0), 1);
+		exact[i] = sb_slot_round_trip(pair.client, pair.index, 0);
 		CHECK(exact[i] >= (double)past);
-		CHECK_EQ(sb_slot_release(pair.hub, pair.index, 0), 0);
+		CHECK_EQ(sb_slot_release(pair.client, pair.index, 0), 0);
 	}
 	qsort(exact, SAMPLES, sizeof exact[0], by_value);
 	CHECK(exact[SAMPLES - 1] > 1e6 * exact[0]); /* else one bucket would do */
 	for (int percent = 1; percent <= 100; percent++) {
 		double truth = exact[(SAMPLES * percent + 99) / 100 - 1];
-		double told = sb_stats_quantile(pair.hub, percent / 100.0);
+		double told = sb_stats_quantile(pair.client, percent / 100.0);
 		CHECK_AT_MOST(truth, told);
 		CHECK_AT_MOST(told, truth * 1.032);
 	}
@@ -908,34 +909,34 @@ TEST("each bucket of the histogram is at most 3.2 % wide, and what is too long c
 	struct pair pair = pair_open(1, 1);
 	double below = -1;
 	for (int i = 0; i < SB_HIST_BUCKETS; i++) {
-		pair.hub->stats->round_trip[i] = 1;
-		double edge = sb_stats_quantile(pair.hub, 1);
+		pair.client->stats->round_trip[i] = 1;
+		double edge = sb_stats_quantile(pair.client, 1);
 		CHECK(edge > below);
 		if (i >= SB_HIST_SUB) CHECK_AT_MOST(edge, below * (1 + 1 / 32.0) + 2);
-		pair.hub->stats->round_trip[i] = 0;
+		pair.client->stats->round_trip[i] = 0;
 		below = edge;
 	}
 	send_request(&pair, 0);
 	take_request(&pair);
 	CHECK_EQ(answer_request(&pair, 0), 0);
 	pair.link->changed_ns[0] = os_now_ns() - (1ULL << 60);
-	CHECK_EQ(sb_hub_poll(pair.hub, 0), 1);
-	CHECK_EQ(pair.hub->stats->round_trip[SB_HIST_BUCKETS - 1], 1);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 1);
+	CHECK_EQ(pair.client->stats->round_trip[SB_HIST_BUCKETS - 1], 1);
 	pair_close(&pair);
 }
 
-TEST("a snapshot tells each slot's state and the time since the hub moved it")
+TEST("a snapshot tells each slot's state and the time since the client moved it")
 {
 	struct pair pair = pair_open(6, 6);
 	uint32_t out[12];
 	for (int i = 0; i < 3; i++) send_request(&pair, 0); /* 0, 1, 2 */
 	for (uint32_t slot = 0; slot < 3; slot++) CHECK_EQ(take_request(&pair), slot);
 	send_request(&pair, 0);                             /* 3 stays READY */
-	CHECK_EQ(sb_slot_reserve(pair.hub, pair.index), 4); /* 4 stays WRITING, 5 FREE */
+	CHECK_EQ(sb_slot_reserve(pair.client, pair.index), 4); /* 4 stays WRITING, 5 FREE */
 	CHECK_EQ(answer_request(&pair, 1), 0);
-	CHECK_EQ(sb_slot_withdraw(pair.hub, pair.index, 2), SB_ABANDONED);
+	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, 2), SB_ABANDONED);
 	pair.link->changed_ns[0] -= 5000 * NS_PER_MS;
-	CHECK_EQ(sb_link_snapshot(pair.hub, pair.index, out), 6);
+	CHECK_EQ(sb_link_snapshot(pair.client, pair.index, out), 6);
 	const enum sb_state states[] = { SB_CLAIMED, SB_DONE,    SB_ABANDONED,
 		                             SB_READY,   SB_WRITING, SB_FREE };
 	for (int i = 0; i < 6; i++) CHECK_EQ(out[2 * i], states[i]);
@@ -949,21 +950,21 @@ TEST("counters count what happened, and only that")
 {
 	struct pair pair = pair_open(4, 4);
 	for (int i = 0; i < 3; i++) send_request(&pair, 0);
-	CHECK_EQ(sb_slot_withdraw(pair.hub, pair.index, 2), SB_FREE);
+	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, 2), SB_FREE);
 	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
-	CHECK_EQ(sb_slot_withdraw(pair.hub, pair.index, take_request(&pair)), SB_ABANDONED);
+	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, take_request(&pair)), SB_ABANDONED);
 	receive_response(&pair, 0);
-	CHECK_EQ(sb_stats_get(pair.hub, SB_C_PUBLISHED), 3);
-	CHECK_EQ(sb_stats_get(pair.hub, SB_C_RESPONDED), 1);
-	CHECK_EQ(sb_stats_get(pair.hub, SB_C_WITHDRAWN), 1);
-	CHECK_EQ(sb_stats_get(pair.hub, SB_C_ABANDONED), 1);
-	CHECK_EQ(sb_stats_get(pair.hub, SB_C_BELLS), 0);
+	CHECK_EQ(sb_stats_get(pair.client, SB_C_PUBLISHED), 3);
+	CHECK_EQ(sb_stats_get(pair.client, SB_C_RESPONDED), 1);
+	CHECK_EQ(sb_stats_get(pair.client, SB_C_WITHDRAWN), 1);
+	CHECK_EQ(sb_stats_get(pair.client, SB_C_ABANDONED), 1);
+	CHECK_EQ(sb_stats_get(pair.client, SB_C_BELLS), 0);
 	CHECK_EQ(pair.region->counters.claimed, 2);
-	sb_stats_add(pair.hub, SB_C_RETRIES, 5);
-	sb_stats_add(pair.hub, SB_COUNTER_SLOTS, 5); /* there is none: nothing is written beyond */
-	CHECK_EQ(sb_stats_get(pair.hub, SB_C_RETRIES), 5);
-	CHECK_EQ(sb_stats_get(pair.hub, SB_COUNTER_SLOTS), 0);
-	CHECK_EQ(pair.hub->stats->round_trip[0], 0);
+	sb_stats_add(pair.client, SB_C_RETRIES, 5);
+	sb_stats_add(pair.client, SB_COUNTER_SLOTS, 5); /* there is none: nothing is written beyond */
+	CHECK_EQ(sb_stats_get(pair.client, SB_C_RETRIES), 5);
+	CHECK_EQ(sb_stats_get(pair.client, SB_COUNTER_SLOTS), 0);
+	CHECK_EQ(pair.client->stats->round_trip[0], 0);
 	pair_close(&pair);
 }
 
@@ -971,27 +972,27 @@ TEST("the claim's time is told with SB_FLAG_TIMING only, and a claim before its 
      "counts as none")
 {
 	for (uint32_t flags = 0; flags <= SB_FLAG_TIMING; flags++) {
-		struct pair pair = pair_open_on(pair_hub(1, flags), 1);
+		struct pair pair = pair_open_on(pair_client(1, flags), 1);
 		send_request(&pair, 0);
 		uint64_t until = os_now_ns() + 1000000;
 		while (os_now_ns() < until) spin_pause(); /* the delay that is measured */
 		take_request(&pair);
 		CHECK_EQ(answer_request(&pair, 0), 0);
-		CHECK_EQ(sb_hub_poll(pair.hub, 0), 1);
-		double delay = sb_slot_claim_delay(pair.hub, pair.index, 0);
-		double round_trip = sb_slot_round_trip(pair.hub, pair.index, 0);
+		CHECK_EQ(sb_client_poll(pair.client, 0), 1);
+		double delay = sb_slot_claim_delay(pair.client, pair.index, 0);
+		double round_trip = sb_slot_round_trip(pair.client, pair.index, 0);
 		CHECK(round_trip >= 1e6);
 		CHECK(flags == 0 ? delay == 0 : delay >= 1e6 && delay <= round_trip);
-		CHECK_EQ(sb_slot_release(pair.hub, pair.index, 0), 0);
+		CHECK_EQ(sb_slot_release(pair.client, pair.index, 0), 0);
 		const uint64_t lies[] = { 1, UINT64_MAX };
 		for (int i = 0; i < 2 && flags != 0; i++) {
 			send_request(&pair, 0);
 			take_request(&pair);
 			store_seq(&pair.region->slot[0].response.claimed_ns, lies[i]);
 			CHECK_EQ(answer_request(&pair, 0), 0);
-			CHECK_EQ(sb_hub_poll(pair.hub, 0), 1);
-			CHECK(sb_slot_claim_delay(pair.hub, pair.index, 0) == 0);
-			CHECK_EQ(sb_slot_release(pair.hub, pair.index, 0), 0);
+			CHECK_EQ(sb_client_poll(pair.client, 0), 1);
+			CHECK(sb_slot_claim_delay(pair.client, pair.index, 0) == 0);
+			CHECK_EQ(sb_slot_release(pair.client, pair.index, 0), 0);
 		}
 		pair_close(&pair);
 	}
@@ -1000,13 +1001,13 @@ TEST("the claim's time is told with SB_FLAG_TIMING only, and a claim before its 
 TEST("ten thousand bells a second without work are too many, and each answer pays for one")
 {
 	struct pair pair = pair_open(1, 1);
-	CHECK_EQ(sb_link_bell(pair.hub, pair.index, SB_BELLS_PER_SECOND), 0);
-	CHECK_EQ(sb_link_bell(pair.hub, pair.index, 1), -SB_EPROTO);
+	CHECK_EQ(sb_link_bell(pair.client, pair.index, SB_BELLS_PER_SECOND), 0);
+	CHECK_EQ(sb_link_bell(pair.client, pair.index, 1), -SB_EPROTO);
 	pair.link->bells_since_ns = os_now_ns() - 1100 * NS_PER_MS; /* a new second */
-	CHECK_EQ(sb_link_bell(pair.hub, pair.index, SB_BELLS_PER_SECOND), 0);
+	CHECK_EQ(sb_link_bell(pair.client, pair.index, SB_BELLS_PER_SECOND), 0);
 	answer_all(&pair, 1);
 	receive_response(&pair, 0);
-	CHECK_EQ(sb_link_bell(pair.hub, pair.index, 1), 0);
-	CHECK_EQ(sb_link_bell(pair.hub, pair.index, 1), -SB_EPROTO);
+	CHECK_EQ(sb_link_bell(pair.client, pair.index, 1), 0);
+	CHECK_EQ(sb_link_bell(pair.client, pair.index, 1), -SB_EPROTO);
 	pair_close(&pair);
 }

@@ -25,8 +25,8 @@ struct side {
 
 /* The child does operate() while it is stepped; the parent acts once, somewhere in between. */
 struct scenario {
-	bool child_is_hub;
-	void (*arrange)(struct side *); /* by the hub, before the worker prepares */
+	bool child_is_client;
+	void (*arrange)(struct side *); /* by the client, before the worker prepares */
 	void (*prepare)(struct side *); /* by the worker; may be NULL */
 	void (*operate)(struct side *); /* by the child, stepped */
 	void (*act)(struct side *);     /* by the parent */
@@ -52,12 +52,12 @@ static void adopt(struct pair *pair)
 
 static _Noreturn void run_child(const struct scenario *scenario, struct side *side)
 {
-	if (scenario->child_is_hub) { /* its own hub: a mapping is not inherited */
-		side->pair.hub = pair_hub(4, 0);
-		int32_t index = sb_link_offer(side->pair.hub, side->pair.hub_fd, 4);
-		CHECK(index >= 0 && sb_link_start(side->pair.hub, (uint32_t)index) == 0);
+	if (scenario->child_is_client) { /* its own client: a mapping is not inherited */
+		side->pair.client = pair_client(4, 0);
+		int32_t index = sb_link_offer(side->pair.client, side->pair.client_fd, 4);
+		CHECK(index >= 0 && sb_link_start(side->pair.client, (uint32_t)index) == 0);
 		side->pair.index = (uint32_t)index;
-		side->pair.link = side->pair.hub->links[index];
+		side->pair.link = side->pair.client->links[index];
 		side->pair.region = side->pair.link->map.region;
 		scenario->arrange(side);
 	} else {
@@ -99,7 +99,7 @@ static int run_to_end(pid_t child)
 static pid_t begin(const struct scenario *scenario, struct side *side)
 {
 	*side = (struct side){ .parked = -1 };
-	if (!scenario->child_is_hub) {
+	if (!scenario->child_is_client) {
 		side->pair = pair_open(4, 4);
 		scenario->arrange(side);
 		return start_child(scenario, side);
@@ -108,7 +108,7 @@ static pid_t begin(const struct scenario *scenario, struct side *side)
 	int64_t got = 0;
 	int ends[2];
 	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
-	side->pair.hub_fd = ends[0];
+	side->pair.client_fd = ends[0];
 	side->pair.worker_fd = ends[1];
 	pid_t child = start_child(scenario, side);
 	side->pair.memory = receive_descriptor(ends[1], hello, sizeof hello, &got);
@@ -120,12 +120,12 @@ static pid_t begin(const struct scenario *scenario, struct side *side)
 
 static void end(const struct scenario *scenario, struct side *side)
 {
-	if (!scenario->child_is_hub) {
+	if (!scenario->child_is_client) {
 		pair_close(&side->pair);
 		return;
 	}
 	region_detach(&side->pair.worker->map, true);
-	close(side->pair.hub_fd);
+	close(side->pair.client_fd);
 	close(side->pair.worker_fd);
 	close(side->pair.memory);
 }
@@ -164,12 +164,12 @@ static void publish_two(struct side *side)
 
 static void reserve_one(struct side *side)
 {
-	CHECK_EQ(sb_slot_reserve(side->pair.hub, side->pair.index), 0);
+	CHECK_EQ(sb_slot_reserve(side->pair.client, side->pair.index), 0);
 }
 
 static void publish_reserved(struct side *side)
 {
-	(void)sb_slot_publish(side->pair.hub, side->pair.index, 0, 0, 0, 0, 8, 0, 1);
+	(void)sb_slot_publish(side->pair.client, side->pair.index, 0, 0, 0, 0, 8, 0, 1);
 }
 
 static void nothing(struct side *side)
@@ -226,26 +226,26 @@ static void take_or_park(struct side *side)
 	if (side->found == 0) side->parked = sb_worker_park(side->pair.worker, 1);
 }
 
-static void poll_hub(struct side *side)
+static void poll_client(struct side *side)
 {
-	side->found += sb_hub_poll(side->pair.hub, 0);
+	side->found += sb_client_poll(side->pair.client, 0);
 }
 
 static void unpark_and_poll(struct side *side)
 {
-	sb_hub_unpark(side->pair.hub);
-	poll_hub(side);
+	sb_client_unpark(side->pair.client);
+	poll_client(side);
 }
 
 static void poll_or_park(struct side *side)
 {
-	poll_hub(side);
-	if (side->found == 0) side->parked = sb_hub_park(side->pair.hub);
+	poll_client(side);
+	if (side->found == 0) side->parked = sb_client_park(side->pair.client);
 }
 
 static void withdraw_first(struct side *side)
 {
-	side->found = sb_slot_withdraw(side->pair.hub, side->pair.index, 0);
+	side->found = sb_slot_withdraw(side->pair.client, side->pair.index, 0);
 }
 
 /* ---- what must hold ----------------------------------------------------------------------- */
@@ -262,10 +262,10 @@ static void count_finding(int32_t found, int32_t parked, uint32_t bells)
 	CHECK_EQ(found, 1);
 }
 
-static void judge_parent_hub(struct side *side, int code)
+static void judge_parent_client(struct side *side, int code)
 {
 	CHECK_EQ(code, SENT * 4);
-	uint32_t bells = bells_waiting(side->pair.hub_fd);
+	uint32_t bells = bells_waiting(side->pair.client_fd);
 	unpark_and_poll(side);
 	count_finding(side->found, side->parked, bells);
 }
@@ -278,9 +278,9 @@ static void judge_parent_worker(struct side *side, int code)
 	count_finding(side->found, side->parked, bells);
 }
 
-static void judge_child_hub(struct side *side, int code)
+static void judge_child_client(struct side *side, int code)
 {
-	count_finding(code / 4, code % 4 - 1, bells_waiting(side->pair.hub_fd));
+	count_finding(code / 4, code % 4 - 1, bells_waiting(side->pair.client_fd));
 }
 
 static void judge_child_worker(struct side *side, int code)
@@ -297,12 +297,12 @@ static void expect_no_wake_up_lost(const struct scenario *scenario,
 	CHECK(found_at_once >= 1 && found_by_bell >= 1); /* both ends of the race were there */
 }
 
-TEST("a hub that polls and parks after any single instruction of an answer is rung or finds it")
+TEST("a client that polls and parks after any single instruction of an answer is rung or finds it")
 {
 	const struct scenario scenario = {
 		false, publish_one, NULL, take_and_answer, poll_or_park, NULL,
 	};
-	expect_no_wake_up_lost(&scenario, judge_parent_hub);
+	expect_no_wake_up_lost(&scenario, judge_parent_client);
 }
 
 TEST("a worker that takes and parks after any single instruction of a publication is rung "
@@ -322,12 +322,12 @@ TEST("a request published after any single instruction of a worker that parks ri
 	expect_no_wake_up_lost(&scenario, judge_child_worker);
 }
 
-TEST("an answer given after any single instruction of a hub that parks rings it or is found")
+TEST("an answer given after any single instruction of a client that parks rings it or is found")
 {
 	const struct scenario scenario = {
 		true, publish_one, take_one, poll_or_park, answer_first, unpark_and_poll,
 	};
-	expect_no_wake_up_lost(&scenario, judge_child_hub);
+	expect_no_wake_up_lost(&scenario, judge_child_client);
 }
 
 static void judge_two(struct side *side, int code)
@@ -339,7 +339,7 @@ static void judge_two(struct side *side, int code)
 TEST("an answer given after any single instruction of a poll is found by that poll or the next one")
 {
 	const struct scenario scenario = {
-		true, publish_two, take_two_answer_first, poll_hub, answer_second, poll_hub,
+		true, publish_two, take_two_answer_first, poll_client, answer_second, poll_client,
 	};
 	each_instruction(&scenario, judge_two);
 }
@@ -362,13 +362,13 @@ static void judge_withdrawal(struct side *side, int code)
 	CHECK(result == SB_FREE || result == SB_ABANDONED || result == SB_DONE);
 	withdrawn[result]++;
 	CHECK_EQ(code / 4, result == SB_FREE ? TOOK_NOTHING : result == SB_DONE ? SENT : LATE);
-	if (result == SB_ABANDONED) CHECK_EQ(sb_hub_poll(pair->hub, 0), 1);
+	if (result == SB_ABANDONED) CHECK_EQ(sb_client_poll(pair->client, 0), 1);
 	if (result == SB_ABANDONED) CHECK_EQ(event_at(pair, 0)->kind, SB_EV_FREED);
 	if (result == SB_DONE) CHECK_EQ(memcmp(response_arena(pair, 0), "answered", 8), 0);
-	if (result == SB_DONE) CHECK_EQ(sb_slot_release(pair->hub, pair->index, 0), 0);
+	if (result == SB_DONE) CHECK_EQ(sb_slot_release(pair->client, pair->index, 0), 0);
 	CHECK_EQ(word_at(pair, 0), word_of(1, SB_FREE));
-	CHECK_EQ(sb_link_credit(pair->hub, pair->index), 4);
-	CHECK_EQ(sb_slot_reserve(pair->hub, pair->index), 0);
+	CHECK_EQ(credit_of(pair->client, pair->index), 4);
+	CHECK_EQ(sb_slot_reserve(pair->client, pair->index), 0);
 }
 
 TEST("a caller that gives up after any single instruction of the worker gets the slot back, "
@@ -390,17 +390,17 @@ struct snapshot {
 	struct sb_hints ready, done;
 };
 
-/* What the hub would find if the worker had died here. Everything is put back as it was. */
+/* What the client would find if the worker had died here. Everything is put back as it was. */
 static int32_t judge_here(const struct pair *pair)
 {
 	static struct snapshot before;
 	before = (struct snapshot){ *pair->link, pair->region->slot[0], pair->region->ready,
 		                        pair->region->done };
-	int32_t result = sb_slot_withdraw(pair->hub, pair->index, 0);
+	int32_t result = sb_slot_withdraw(pair->client, pair->index, 0);
 	if (result == SB_DONE) {
-		CHECK_EQ(event_at(pair, 0)->kind, SB_EV_DONE);
+		CHECK_EQ(event_at(pair, SB_BATCH)->kind, SB_EV_DONE);
 		CHECK_EQ(memcmp(response_arena(pair, 0), "answered", 8), 0);
-		CHECK_EQ(sb_slot_release(pair->hub, pair->index, 0), 0);
+		CHECK_EQ(sb_slot_release(pair->client, pair->index, 0), 0);
 	}
 	*pair->link = before.link;
 	pair->region->slot[0] = before.slot;
@@ -429,7 +429,7 @@ TEST("a worker killed after any single instruction of taking and answering leave
 	CHECK_EQ(run_to_end(child) / 4, SENT);
 	CHECK_EQ(last, SB_DONE);
 	CHECK(counts[SB_FREE] > 10 && counts[SB_ABANDONED] > 10 && counts[SB_DONE] > 10);
-	CHECK_EQ(sb_hub_poll(side.pair.hub, 0), 1); /* and left alone, it is delivered by its hint */
+	CHECK_EQ(sb_client_poll(side.pair.client, 0), 1); /* left alone, it is delivered by its hint */
 	end(&scenario, &side);
 }
 

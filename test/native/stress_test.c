@@ -54,7 +54,7 @@ enum outcome { OPEN, ANSWERED, NEVER_EXECUTED, MAY_HAVE_EXECUTED, OUTCOMES };
 struct ledger {
 	uint32_t count, settled;
 	uint32_t totals[OUTCOMES];
-	uint8_t *outcome;   /* by serial; the hub's own */
+	uint8_t *outcome;   /* by serial; the client's own */
 	uint32_t *executed; /* by serial; counted by the worker when it starts */
 	uint32_t serial_in[SB_SLOTS_MAX];
 };
@@ -75,7 +75,7 @@ static void settle(struct ledger *ledger, uint32_t slot, enum outcome outcome)
 	ledger->settled++;
 }
 
-/* Nobody runs any more: what the hub was told must be what the worker did. */
+/* Nobody runs any more: what the client was told must be what the worker did. */
 static void audit(const struct ledger *ledger, uint32_t from, uint32_t to)
 {
 	for (uint32_t serial = from; serial < to; serial++) {
@@ -87,14 +87,14 @@ static void audit(const struct ledger *ledger, uint32_t from, uint32_t to)
 	}
 }
 
-static uint8_t hub_scratch[PAIR_PAYLOAD + 8];
+static uint8_t client_scratch[PAIR_PAYLOAD + 8];
 
 static void publish_next(const struct pair *pair, struct ledger *ledger, uint32_t slot,
                          uint32_t serial, uint32_t timeout_ms)
 {
 	ledger->serial_in[slot] = serial; /* registered first */
-	write_payload(request_arena(pair, slot) + 8, serial, hub_scratch);
-	CHECK(sb_slot_publish(pair->hub, pair->index, slot, 0, 8, 8, length_of(serial), timeout_ms,
+	write_payload(request_arena(pair, slot) + 8, serial, client_scratch);
+	CHECK(sb_slot_publish(pair->client, pair->index, slot, 0, 8, 8, length_of(serial), timeout_ms,
 	                      serial) >= 0);
 }
 
@@ -106,7 +106,8 @@ static void check_answer(const struct pair *pair, const struct ledger *ledger,
 	memcpy(&serial, arena, sizeof serial);
 	CHECK_EQ(serial, ledger->serial_in[event->slot]); /* no other request's answer */
 	CHECK_EQ(event->status_code, 200);
-	CHECK(payload_is(arena + event->body_offset, event->body_bytes, serial ^ REPLY, hub_scratch));
+	CHECK(
+		payload_is(arena + event->body_offset, event->body_bytes, serial ^ REPLY, client_scratch));
 }
 
 static void receive_answer(const struct pair *pair, struct ledger *ledger,
@@ -114,7 +115,7 @@ static void receive_answer(const struct pair *pair, struct ledger *ledger,
 {
 	check_answer(pair, ledger, event);
 	settle(ledger, event->slot, ANSWERED);
-	CHECK_EQ(sb_slot_release(pair->hub, pair->index, event->slot), 0);
+	CHECK_EQ(sb_slot_release(pair->client, pair->index, event->slot), 0);
 }
 
 /* Executes the claim the worker has just made; its answer is in the arena. */
@@ -180,7 +181,7 @@ static void *race_worker(void *argument)
 	return NULL;
 }
 
-struct race_hub {
+struct race_client {
 	struct ledger ledger;
 	bool in_flight[RACE_SLOTS];
 	bool borrowed[RACE_SLOTS];
@@ -188,7 +189,7 @@ struct race_hub {
 	uint32_t events[SB_EV_STUCK + 1];
 };
 
-static void race_event(struct race *race, struct race_hub *state, const struct sb_event *event,
+static void race_event(struct race *race, struct race_client *state, const struct sb_event *event,
                        bool borrow)
 {
 	uint32_t slot = event->slot;
@@ -212,11 +213,11 @@ static void race_event(struct race *race, struct race_hub *state, const struct s
 	state->in_flight[slot] = false;
 }
 
-static void race_withdraw(struct race *race, struct race_hub *state, uint32_t slot)
+static void race_withdraw(struct race *race, struct race_client *state, uint32_t slot)
 {
-	int32_t result = sb_slot_withdraw(race->pair.hub, race->pair.index, slot);
+	int32_t result = sb_slot_withdraw(race->pair.client, race->pair.index, slot);
 	if (result == SB_DONE) {
-		race_event(race, state, event_at(&race->pair, 0), false);
+		race_event(race, state, event_at(&race->pair, SB_BATCH), false);
 		return;
 	}
 	CHECK(result == SB_FREE || result == SB_ABANDONED);
@@ -224,7 +225,7 @@ static void race_withdraw(struct race *race, struct race_hub *state, uint32_t sl
 	state->in_flight[slot] = false;
 }
 
-static void race_hub(struct race *race, struct race_hub *state)
+static void race_client(struct race *race, struct race_client *state)
 {
 	const struct pair *pair = &race->pair;
 	struct ledger *ledger = &state->ledger;
@@ -233,12 +234,13 @@ static void race_hub(struct race *race, struct race_hub *state)
 	for (uint32_t turn = 0; ledger->settled < ledger->count || pair->link->used > 0; turn++) {
 		int32_t slot;
 		while (sent < ledger->count && random_below(&seed, 8) != 0 &&
-		       (slot = sb_slot_reserve(pair->hub, pair->index)) >= 0) {
+		       (slot = sb_slot_reserve(pair->client, pair->index)) >= 0) {
 			uint32_t timeout_ms = random_below(&seed, 8) == 0 ? 1 + random_below(&seed, 2) : 0;
 			publish_next(pair, ledger, (uint32_t)slot, sent++, timeout_ms);
 			state->in_flight[slot] = true;
 		}
-		int32_t found = turn % 64 == 0 ? sb_hub_tick(pair->hub) : sb_hub_poll(pair->hub, 1000);
+		int32_t found =
+			turn % 64 == 0 ? sb_client_tick(pair->client) : sb_client_poll(pair->client, 1000);
 		for (int32_t i = 0; i < found; i++) {
 			struct sb_event event = *event_at(pair, i);
 			bool borrow = borrowed < 4 && random_below(&seed, 32) == 0;
@@ -262,7 +264,7 @@ TEST("under random withdrawals, deadlines, borrows and double replies each reque
      "once and rightly")
 {
 	static struct race race;
-	static struct race_hub state;
+	static struct race_client state;
 	const uint32_t count = 400000;
 	memset(&state, 0, sizeof state);
 	memset(&race, 0, sizeof race);
@@ -272,7 +274,7 @@ TEST("under random withdrawals, deadlines, borrows and double replies each reque
 		                            .outcome = calloc(count, 1) };
 	pthread_t thread;
 	CHECK_EQ(pthread_create(&thread, NULL, race_worker, &race), 0);
-	race_hub(&race, &state);
+	race_client(&race, &state);
 	store_seq(&race.stop, 1);
 	pthread_join(thread, NULL);
 	audit(&state.ledger, 0, count);
@@ -281,15 +283,15 @@ TEST("under random withdrawals, deadlines, borrows and double replies each reque
 	const struct ledger *ledger = &state.ledger;
 	for (uint32_t slot = 0; slot < RACE_SLOTS; slot++)
 		CHECK_EQ(word_at(pair, slot), word_of(pair->link->generation[slot], SB_FREE));
-	CHECK_EQ(sb_hub_poll(pair->hub, 0) + sb_hub_tick(pair->hub), 0);
-	CHECK_EQ(sb_link_credit(pair->hub, pair->index), RACE_SLOTS);
+	CHECK_EQ(sb_client_poll(pair->client, 0) + sb_client_tick(pair->client), 0);
+	CHECK_EQ(credit_of(pair->client, pair->index), RACE_SLOTS);
 	const struct sb_worker_counters *counters = &pair->region->counters;
 	CHECK_EQ(counters->completed, ledger->totals[ANSWERED]);
 	CHECK_EQ(counters->claimed, counters->completed + counters->stale);
 	CHECK_EQ(counters->stale, ledger->totals[MAY_HAVE_EXECUTED]);
 	CHECK_EQ(race.stale, ledger->totals[MAY_HAVE_EXECUTED]);
 	CHECK_EQ(state.events[SB_EV_FREED], ledger->totals[MAY_HAVE_EXECUTED]);
-	CHECK_EQ(sb_stats_get(pair->hub, SB_C_RESPONDED), ledger->totals[ANSWERED]);
+	CHECK_EQ(sb_stats_get(pair->client, SB_C_RESPONDED), ledger->totals[ANSWERED]);
 
 	CHECK(ledger->totals[ANSWERED] > count / 2); /* each kind of race was run */
 	CHECK(ledger->totals[NEVER_EXECUTED] > count / 1000);
@@ -324,7 +326,7 @@ static void sleep_until_bell(int fd, bool (*has_work)(const struct pair *), cons
 	FAIL("the other side is silent for ten seconds");
 }
 
-static bool hub_has_work(const struct pair *pair)
+static bool client_has_work(const struct pair *pair)
 {
 	return load_seq(&pair->region->done.bits[0]) != 0;
 }
@@ -373,15 +375,15 @@ TEST("no wake-up is lost when both sides park on their sockets after every singl
 		dawdle(&seed);
 		send_request(pair, 0);
 		dawdle(&seed);
-		while (sb_hub_poll(pair->hub, 0) == 0) {
-			if (sb_hub_park(pair->hub) == 0) continue;
+		while (sb_client_poll(pair->client, 0) == 0) {
+			if (sb_client_park(pair->client) == 0) continue;
 			sleeps++;
 			dawdle(&seed);
-			sleep_until_bell(pair->hub_fd, hub_has_work, pair);
-			sb_hub_unpark(pair->hub);
+			sleep_until_bell(pair->client_fd, client_has_work, pair);
+			sb_client_unpark(pair->client);
 		}
 		CHECK_EQ(event_at(pair, 0)->kind, SB_EV_DONE);
-		CHECK_EQ(sb_slot_release(pair->hub, pair->index, 0), 0);
+		CHECK_EQ(sb_slot_release(pair->client, pair->index, 0), 0);
 	}
 	pthread_join(thread, NULL);
 	CHECK(sleeps > game.count / 4); /* else it was a spin, and proves nothing */
@@ -418,10 +420,10 @@ TEST("no wake-up is lost when both sides block on their futexes after every sing
 	for (uint32_t trip = 0; trip < game.count; trip++) {
 		uint32_t slot = send_request(pair, 0);
 		uint64_t start = os_now_ns();
-		CHECK_EQ(sb_slot_wait(pair->hub, pair->index, slot, 1000, 0), 0);
+		CHECK_EQ(sb_slot_wait(pair->client, pair->index, slot, 1000, 0), 0);
 		slices += os_now_ns() - start > (SB_SLICE_MS - 2) * 1000000u;
-		CHECK_EQ(event_at(pair, 0)->kind, SB_EV_DONE);
-		CHECK_EQ(sb_slot_release(pair->hub, pair->index, slot), 0);
+		CHECK_EQ(event_at(pair, SB_BATCH)->kind, SB_EV_DONE);
+		CHECK_EQ(sb_slot_release(pair->client, pair->index, slot), 0);
 	}
 	pthread_join(thread, NULL);
 	CHECK(game.sleeps > game.count / 4);
@@ -541,9 +543,9 @@ TEST("a worker that parks at the moment of a publication sees the request, or is
 	struct duel *duel = begin_duel(parry_park);
 	struct pair *pair = &duel->pair;
 	while (next_round(duel)) {
-		CHECK_EQ(sb_slot_reserve(pair->hub, pair->index), 0);
+		CHECK_EQ(sb_slot_reserve(pair->client, pair->index), 0);
 		start_round(duel);
-		int32_t rang = sb_slot_publish(pair->hub, pair->index, 0, 0, 0, 0, 8, 0, 1);
+		int32_t rang = sb_slot_publish(pair->client, pair->index, 0, 0, 0, 0, 8, 0, 1);
 		finish_round(duel, rang == 0);
 		CHECK_EQ(load_seq(&pair->region->worker.parked), SB_PARK_NONE); /* else it sleeps on */
 		(void)bells_waiting(pair->worker_fd);
@@ -559,7 +561,7 @@ static void parry_answer(struct duel *duel)
 	CHECK_EQ(sb_slot_complete(duel->pair.worker, 0, token, 0, 0, 8, 200), 0);
 }
 
-TEST("a hub that parks at the moment of an answer sees it, or is seen and rung")
+TEST("a client that parks at the moment of an answer sees it, or is seen and rung")
 {
 	struct duel *duel = begin_duel(parry_answer);
 	struct pair *pair = &duel->pair;
@@ -567,18 +569,18 @@ TEST("a hub that parks at the moment of an answer sees it, or is seen and rung")
 		send_request(pair, 0);
 		take_request(pair);
 		start_round(duel);
-		int32_t parked = sb_hub_park(pair->hub);
+		int32_t parked = sb_client_park(pair->client);
 		finish_round(duel, parked == 1);
-		CHECK_EQ(load_seq(&pair->region->hub.parked), SB_PARK_NONE); /* else it sleeps on */
-		(void)bells_waiting(pair->hub_fd);
-		sb_hub_unpark(pair->hub);
-		CHECK_EQ(sb_hub_poll(pair->hub, 0), 1);
-		CHECK_EQ(sb_slot_release(pair->hub, pair->index, 0), 0);
+		CHECK_EQ(load_seq(&pair->region->client.parked), SB_PARK_NONE); /* else it sleeps on */
+		(void)bells_waiting(pair->client_fd);
+		sb_client_unpark(pair->client);
+		CHECK_EQ(sb_client_poll(pair->client, 0), 1);
+		CHECK_EQ(sb_slot_release(pair->client, pair->index, 0), 0);
 	}
 	end_duel(duel);
 }
 
-TEST("a hub that blocks at the moment of an answer does not sleep through it")
+TEST("a client that blocks at the moment of an answer does not sleep through it")
 {
 	struct duel *duel = begin_duel(parry_answer);
 	struct pair *pair = &duel->pair;
@@ -586,14 +588,14 @@ TEST("a hub that blocks at the moment of an answer does not sleep through it")
 	while (next_round(duel)) {
 		send_request(pair, 0);
 		take_request(pair);
-		uint32_t before = load_seq(&pair->region->hub.futex);
+		uint32_t before = load_seq(&pair->region->client.futex);
 		uint64_t start = os_now_ns();
 		start_round(duel);
-		CHECK_EQ(sb_slot_wait(pair->hub, pair->index, 0, 5000, 0), 0);
+		CHECK_EQ(sb_slot_wait(pair->client, pair->index, 0, 5000, 0), 0);
 		slices += os_now_ns() - start > (SB_SLICE_MS - 2) * 1000000u;
-		bool was_parked = load_seq(&pair->region->hub.futex) != before;
+		bool was_parked = load_seq(&pair->region->client.futex) != before;
 		finish_round(duel, was_parked);
-		CHECK_EQ(sb_slot_release(pair->hub, pair->index, 0), 0);
+		CHECK_EQ(sb_slot_release(pair->client, pair->index, 0), 0);
 	}
 	end_duel(duel);
 	CHECK_AT_MOST(slices, duel->rounds / 100 + 2); /* woken, not found by the look after a slice */
@@ -638,12 +640,12 @@ enum judgement { AFTER_DEATH, WHILE_DYING, WHILE_ALIVE, JUDGEMENTS };
 /* The socket's end is the end of the life: each slot is judged by its word alone. */
 static void judge(const struct pair *pair, struct ledger *ledger)
 {
-	sb_link_stop(pair->hub, pair->index);
+	sb_link_stop(pair->client, pair->index);
 	for (uint32_t slot = 0; slot < LIFE_SLOTS; slot++) {
 		if (pair->link->shadow[slot] != IN_FLIGHT) continue;
-		int32_t result = sb_slot_withdraw(pair->hub, pair->index, slot);
+		int32_t result = sb_slot_withdraw(pair->client, pair->index, slot);
 		CHECK(result == SB_FREE || result == SB_ABANDONED || result == SB_DONE);
-		if (result == SB_DONE) receive_answer(pair, ledger, event_at(pair, 0));
+		if (result == SB_DONE) receive_answer(pair, ledger, event_at(pair, SB_BATCH));
 		else settle(ledger, slot, outcome_of(result));
 	}
 }
@@ -654,9 +656,9 @@ static uint32_t feed(const struct pair *pair, struct ledger *ledger, uint32_t se
 {
 	do {
 		int32_t slot;
-		while (serial < ledger->count && (slot = sb_slot_reserve(pair->hub, pair->index)) >= 0)
+		while (serial < ledger->count && (slot = sb_slot_reserve(pair->client, pair->index)) >= 0)
 			publish_next(pair, ledger, (uint32_t)slot, serial++, 0);
-		int32_t found = sb_hub_poll(pair->hub, 0);
+		int32_t found = sb_client_poll(pair->client, 0);
 		for (int32_t i = 0; i < found; i++) {
 			struct sb_event event = *event_at(pair, i);
 			CHECK_EQ(event.kind, SB_EV_DONE);
@@ -666,10 +668,10 @@ static uint32_t feed(const struct pair *pair, struct ledger *ledger, uint32_t se
 	return serial;
 }
 
-static uint32_t one_life(struct sb_hub *hub, struct ledger *ledger, uint32_t serial, uint64_t *seed,
-                         enum judgement when)
+static uint32_t one_life(struct sb_client *client, struct ledger *ledger, uint32_t serial,
+                         uint64_t *seed, enum judgement when)
 {
-	struct pair pair = { .hub = hub };
+	struct pair pair = { .client = client };
 	int ends[2];
 	uint8_t attached[2];
 	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
@@ -680,14 +682,14 @@ static uint32_t one_life(struct sb_hub *hub, struct ledger *ledger, uint32_t ser
 		doomed_worker(ends[1], ledger->executed);
 	}
 	close(ends[1]);
-	int32_t index = sb_link_offer(hub, ends[0], LIFE_SLOTS);
+	int32_t index = sb_link_offer(client, ends[0], LIFE_SLOTS);
 	CHECK(index >= 0);
 	pair.index = (uint32_t)index;
-	pair.link = hub->links[index];
+	pair.link = client->links[index];
 	pair.region = pair.link->map.region;
 	AWAIT(recv(ends[0], attached, sizeof attached, MSG_DONTWAIT) == 2);
 	CHECK_EQ(attached[0], SB_MSG_ATTACHED);
-	CHECK_EQ(sb_link_start(hub, pair.index), 0);
+	CHECK_EQ(sb_link_start(client, pair.index), 0);
 	uint64_t until_ns = os_now_ns() + random_below(seed, LIFE_NS);
 	uint32_t next = feed(&pair, ledger, serial, until_ns);
 	if (when == WHILE_ALIVE) judge(&pair, ledger);
@@ -698,7 +700,7 @@ static uint32_t one_life(struct sb_hub *hub, struct ledger *ledger, uint32_t ser
 	audit(ledger, serial, next);
 	for (uint32_t slot = 0; slot < LIFE_SLOTS; slot++)
 		CHECK_EQ(word_generation(word_at(&pair, slot)), pair.link->generation[slot]);
-	sb_link_drop(hub, pair.index, 1);
+	sb_link_drop(client, pair.index, 1);
 	close(ends[0]);
 	return next;
 }
@@ -707,7 +709,7 @@ TEST("whenever a worker is killed or evicted, each of its requests was answered,
      "or is in doubt")
 {
 	const uint32_t lives = LIVES, count = lives * LIFE_REQUESTS;
-	struct sb_hub *hub = pair_hub(LIFE_SLOTS, 0);
+	struct sb_client *client = pair_client(LIFE_SLOTS, 0);
 	struct ledger ledger = { .outcome = calloc(count, 1) };
 	size_t bytes = count * sizeof *ledger.executed;
 	void *shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -717,7 +719,7 @@ TEST("whenever a worker is killed or evicted, each of its requests was answered,
 	uint32_t serial = 0;
 	for (uint32_t life = 0; life < lives; life++) {
 		ledger.count = (life + 1) * LIFE_REQUESTS;
-		serial = one_life(hub, &ledger, serial, &seed, (enum judgement)(life % JUDGEMENTS));
+		serial = one_life(client, &ledger, serial, &seed, (enum judgement)(life % JUDGEMENTS));
 	}
 	CHECK_EQ(ledger.settled, serial);
 	CHECK(ledger.totals[ANSWERED] > lives); /* they lived before they died */
@@ -725,5 +727,5 @@ TEST("whenever a worker is killed or evicted, each of its requests was answered,
 	CHECK(ledger.totals[MAY_HAVE_EXECUTED] > 0);
 	munmap(shared, bytes);
 	free(ledger.outcome);
-	sb_hub_close(hub);
+	sb_client_close(client);
 }

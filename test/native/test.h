@@ -1,5 +1,5 @@
 /*
- * test.h - the runner's few words, and a hub and a worker on one mapping.
+ * test.h - the runner's few words, and a client and a worker on one mapping.
  *
  * A test is TEST("a sentence that would be false if the code broke") { ... }. A failed check prints
  * file, line and values and ends its test; in a thread or a forked child it ends the process. A
@@ -85,27 +85,27 @@ void set_limit(int resource, uint64_t value);
 void forbid_files(void);                /* no descriptor is left, until: */
 void allow_files(void);
 
-/* ---- a hub and a worker on one mapping (pair.c) ----------------------------------------------
+/* ---- a client and a worker on one mapping (pair.c) -------------------------------------------
  * ThreadSanitizer is blind to two mappings of one memfd, so most tests let the worker adopt the
- * hub's. The region comes from sb_link_offer, over a socket pair that then carries the bells. */
+ * client's. The region comes from sb_link_offer, over a socket pair that then carries the bells. */
 
 struct pair {
-	struct sb_hub *hub;
-	struct link *link; /* the hub's private view */
+	struct sb_client *client;
+	struct link *link; /* the client's private view */
 	struct sb_region *region;
 	struct sb_worker *worker;
 	uint32_t index;
-	int hub_fd, worker_fd;
+	int client_fd, worker_fd;
 	int memory; /* the region's memfd */
 };
 
 enum { PAIR_PAYLOAD = 65536, PAIR_HEAD = 4096, PAIR_INLINE = 4096 };
 
 struct pair pair_open(uint32_t slots, uint32_t concurrency);
-struct pair pair_open_on(struct sb_hub *hub, uint32_t concurrency);
-struct sb_hub *pair_hub(uint32_t slots, uint32_t flags);
-void pair_close(struct pair *pair);      /* the hub too */
-void pair_close_link(struct pair *pair); /* leaves the hub */
+struct pair pair_open_on(struct sb_client *client, uint32_t concurrency);
+struct sb_client *pair_client(uint32_t slots, uint32_t flags);
+void pair_close(struct pair *pair);      /* the client too */
+void pair_close_link(struct pair *pair); /* leaves the client */
 
 int receive_descriptor(int fd, void *bytes, size_t capacity, int64_t *got); /* or -1 */
 uint32_t bells_waiting(int fd); /* takes all that the socket holds: nothing but bells */
@@ -123,6 +123,10 @@ uint32_t take_request(const struct pair *pair);
 /* Completes the claim in the slot. */
 int32_t answer_request(const struct pair *pair, uint32_t slot);
 const struct sb_event *event_at(const struct pair *pair, int32_t index);
+/* What the worker takes at once less what it has, ABANDONED included. */
+int32_t credit_of(const struct sb_client *client, uint32_t index);
+/* A worker on a mapping that exists: both sides on one. */
+void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd);
 /* Polls the answer, checks and releases it. */
 void receive_response(const struct pair *pair, uint32_t slot);
 

@@ -13,23 +13,23 @@
 
 /* ---- bells -------------------------------------------------------------------------------- */
 
-TEST("a parked hub is rung once for many answers, and a hub that polls is never rung")
+TEST("a parked client is rung once for many answers, and a client that polls is never rung")
 {
 	struct pair pair = pair_open(4, 4);
 	for (int i = 0; i < 4; i++) send_request(&pair, 0);
 	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
-	CHECK_EQ(bells_waiting(pair.hub_fd), 0); /* not parked */
-	CHECK_EQ(sb_hub_park(pair.hub), 0);      /* an answer is there */
-	CHECK_EQ(load_seq(&pair.region->hub.parked), SB_PARK_NONE);
+	CHECK_EQ(bells_waiting(pair.client_fd), 0); /* not parked */
+	CHECK_EQ(sb_client_park(pair.client), 0);      /* an answer is there */
+	CHECK_EQ(load_seq(&pair.region->client.parked), SB_PARK_NONE);
 	receive_response(&pair, 0);
-	CHECK_EQ(sb_hub_park(pair.hub), 1);
-	CHECK_EQ(bells_waiting(pair.hub_fd), 0);
+	CHECK_EQ(sb_client_park(pair.client), 1);
+	CHECK_EQ(bells_waiting(pair.client_fd), 0);
 	for (int i = 0; i < 3; i++) CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
-	CHECK_EQ(bells_waiting(pair.hub_fd), 1);
-	CHECK_EQ(load_seq(&pair.region->hub.parked), SB_PARK_NONE);
-	sb_hub_unpark(pair.hub);
-	CHECK_EQ(sb_hub_poll(pair.hub, 0), 3);
-	CHECK_EQ(load_seq(&pair.region->hub.futex), 0); /* nobody slept on it */
+	CHECK_EQ(bells_waiting(pair.client_fd), 1);
+	CHECK_EQ(load_seq(&pair.region->client.parked), SB_PARK_NONE);
+	sb_client_unpark(pair.client);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 3);
+	CHECK_EQ(load_seq(&pair.region->client.futex), 0); /* nobody slept on it */
 	pair_close(&pair);
 }
 
@@ -39,17 +39,17 @@ TEST("a parked worker is rung once for many requests, and counts as a bell; one 
 	struct pair pair = pair_open(4, 4);
 	send_request(&pair, 0);
 	CHECK_EQ(bells_waiting(pair.worker_fd), 0);
-	CHECK_EQ(sb_stats_get(pair.hub, SB_C_BELLS), 0);
+	CHECK_EQ(sb_stats_get(pair.client, SB_C_BELLS), 0);
 	CHECK_EQ(sb_worker_park(pair.worker, 1), 0); /* a request is there */
 	CHECK_EQ(load_seq(&pair.region->worker.parked), SB_PARK_NONE);
 	take_request(&pair);
 	CHECK_EQ(sb_worker_park(pair.worker, 1), 1);
 	for (int32_t rang = 1; rang >= 0; rang--) { /* publish says whether it rang */
-		int32_t slot = sb_slot_reserve(pair.hub, pair.index);
-		CHECK_EQ(sb_slot_publish(pair.hub, pair.index, (uint32_t)slot, 0, 0, 0, 0, 0, 1), rang);
+		int32_t slot = sb_slot_reserve(pair.client, pair.index);
+		CHECK_EQ(sb_slot_publish(pair.client, pair.index, (uint32_t)slot, 0, 0, 0, 0, 0, 1), rang);
 	}
 	CHECK_EQ(bells_waiting(pair.worker_fd), 1);
-	CHECK_EQ(sb_stats_get(pair.hub, SB_C_BELLS), 1);
+	CHECK_EQ(sb_stats_get(pair.client, SB_C_BELLS), 1);
 	sb_worker_unpark(pair.worker);
 	CHECK_EQ(load_seq(&pair.region->worker.futex), 0);
 	pair_close(&pair);
@@ -81,23 +81,23 @@ TEST("hints taken but not yet served keep both sides from parking")
 	fetch_or_seq(&pair.region->ready.bits[1], 63);
 	CHECK_EQ(answer_request(&pair, 0), 0);
 	for (int i = 1; i < 70; i++) CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
-	CHECK_EQ(sb_hub_poll(pair.hub, 0), SB_BATCH);
+	CHECK_EQ(sb_client_poll(pair.client, 0), SB_BATCH);
 	pair.link->taken[1] |= exchange_seq(&pair.region->done.bits[1], 0);
-	CHECK_EQ(sb_hub_park(pair.hub), 0);
-	CHECK_EQ(sb_hub_poll(pair.hub, 0), 6);
-	CHECK_EQ(sb_hub_park(pair.hub), 1);
+	CHECK_EQ(sb_client_park(pair.client), 0);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 6);
+	CHECK_EQ(sb_client_park(pair.client), 1);
 	pair_close(&pair);
 }
 
 TEST("a link is parked while its worker waits for a bell, and no more when one was rung")
 {
 	struct pair pair = pair_open(4, 4);
-	CHECK_EQ(sb_link_parked(pair.hub, pair.index), 0);
-	CHECK_EQ(sb_link_parked(pair.hub, 63), 0);
+	CHECK_EQ(sb_link_parked(pair.client, pair.index), 0);
+	CHECK_EQ(sb_link_parked(pair.client, 63), 0);
 	CHECK_EQ(sb_worker_park(pair.worker, 1), 1);
-	CHECK_EQ(sb_link_parked(pair.hub, pair.index), 1);
+	CHECK_EQ(sb_link_parked(pair.client, pair.index), 1);
 	send_request(&pair, 0);
-	CHECK_EQ(sb_link_parked(pair.hub, pair.index), 0);
+	CHECK_EQ(sb_link_parked(pair.client, pair.index), 0);
 	pair_close(&pair);
 }
 
@@ -105,27 +105,28 @@ TEST("a link turned when its worker's event loop polled or parked since the last
      "without one always did")
 {
 	struct pair pair = pair_open(4, 4);
-	for (int i = 0; i < 2; i++) CHECK_EQ(sb_link_turned(pair.hub, pair.index), 1); /* it blocks */
+	for (int i = 0; i < 2; i++) /* it blocks */
+		CHECK_EQ(sb_link_turned(pair.client, pair.index), 1);
 	CHECK_EQ(sb_slot_take(pair.worker, 0), 0);
 	CHECK_EQ(pair.region->counters.turns, 0);
 	sb_worker_loops(pair.worker);
-	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 1);
-	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 0);
-	send_request(&pair, 0); /* what the hub does is no turn */
-	CHECK_EQ(sb_hub_tick(pair.hub), 0);
-	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 0);
+	CHECK_EQ(sb_link_turned(pair.client, pair.index), 1);
+	CHECK_EQ(sb_link_turned(pair.client, pair.index), 0);
+	send_request(&pair, 0); /* what the client does is no turn */
+	CHECK_EQ(sb_client_tick(pair.client), 0);
+	CHECK_EQ(sb_link_turned(pair.client, pair.index), 0);
 	CHECK_EQ(sb_slot_take(pair.worker, 0), 1);
-	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 1);
-	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 0);
+	CHECK_EQ(sb_link_turned(pair.client, pair.index), 1);
+	CHECK_EQ(sb_link_turned(pair.client, pair.index), 0);
 	CHECK_EQ(sb_worker_park(pair.worker, 0), 1);
-	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 1);
+	CHECK_EQ(sb_link_turned(pair.client, pair.index), 1);
 	sb_worker_unpark(pair.worker);
-	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 0);
+	CHECK_EQ(sb_link_turned(pair.client, pair.index), 0);
 	sb_worker_loops(pair.worker);
-	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 0);
-	CHECK_EQ(sb_link_turned(pair.hub, 63), 1);
+	CHECK_EQ(sb_link_turned(pair.client, pair.index), 0);
+	CHECK_EQ(sb_link_turned(pair.client, 63), 1);
 	pair.region->counters.turns = 0; /* what is wrong there speaks for its worker alone */
-	CHECK_EQ(sb_link_turned(pair.hub, pair.index), 1);
+	CHECK_EQ(sb_link_turned(pair.client, pair.index), 1);
 	pair_close(&pair);
 }
 
@@ -150,25 +151,25 @@ TEST("a side leaves the processor the other one was seen on, not too often, and 
 	struct pair pair = pair_open(4, 4);
 	cpu_set_t before, after;
 	CHECK_EQ(sched_getaffinity(0, sizeof before, &before), 0);
-	CHECK_EQ(sb_hub_spread(pair.hub), 0); /* the worker has nothing to do */
+	CHECK_EQ(sb_client_spread(pair.client), 0); /* the worker has nothing to do */
 	send_request(&pair, 0);
 	for (int side = 0; side < 2; side++) {
-		uint32_t *other = side == 0 ? &pair.region->worker.cpu : &pair.region->hub.cpu;
+		uint32_t *other = side == 0 ? &pair.region->worker.cpu : &pair.region->client.cpu;
 		store_relaxed(other, UINT32_MAX); /* no processor at all */
-		CHECK_EQ(side == 0 ? sb_hub_spread(pair.hub) : sb_worker_spread(pair.worker), 0);
+		CHECK_EQ(side == 0 ? sb_client_spread(pair.client) : sb_worker_spread(pair.worker), 0);
 		uint32_t here = pin(&before);
 		store_relaxed(other, here);
 		usleep(2 * SB_MOVE_US); /* it may run on no other processor */
-		CHECK_EQ(side == 0 ? sb_hub_spread(pair.hub) : sb_worker_spread(pair.worker), 0);
+		CHECK_EQ(side == 0 ? sb_client_spread(pair.client) : sb_worker_spread(pair.worker), 0);
 		CHECK_EQ((uint32_t)sched_getcpu(), here);
 		CHECK_EQ(sched_setaffinity(0, sizeof before, &before), 0);
 		usleep(2 * SB_MOVE_US);
 		store_relaxed(other, (uint32_t)sched_getcpu());
 		uint64_t start = os_now_ns();
-		int32_t moved = side == 0 ? sb_hub_spread(pair.hub) : sb_worker_spread(pair.worker);
+		int32_t moved = side == 0 ? sb_client_spread(pair.client) : sb_worker_spread(pair.worker);
 		if (CPU_COUNT(&before) > 1) CHECK_EQ(moved, 1);
 		store_relaxed(other, (uint32_t)sched_getcpu());
-		moved = side == 0 ? sb_hub_spread(pair.hub) : sb_worker_spread(pair.worker);
+		moved = side == 0 ? sb_client_spread(pair.client) : sb_worker_spread(pair.worker);
 		if (os_now_ns() - start < SB_MOVE_US * 1000u) CHECK_EQ(moved, 0); /* else it was long ago */
 		CHECK_EQ(sched_getaffinity(0, sizeof after, &after), 0);
 		CHECK(CPU_EQUAL(&before, &after));
@@ -176,41 +177,41 @@ TEST("a side leaves the processor the other one was seen on, not too often, and 
 	pair_close(&pair);
 }
 
-TEST("a worker that attaches while the hub is parked rings it with its first answer")
+TEST("a worker that attaches while the client is parked rings it with its first answer")
 {
-	struct sb_hub *hub = pair_hub(2, 0);
-	struct pair one = pair_open_on(hub, 2);
-	CHECK_EQ(sb_hub_park(hub), 1);
-	struct pair two = pair_open_on(hub, 2);
-	CHECK_EQ(load_seq(&two.region->hub.parked), SB_PARK_SOCKET);
+	struct sb_client *client = pair_client(2, 0);
+	struct pair one = pair_open_on(client, 2);
+	CHECK_EQ(sb_client_park(client), 1);
+	struct pair two = pair_open_on(client, 2);
+	CHECK_EQ(load_seq(&two.region->client.parked), SB_PARK_SOCKET);
 	send_request(&two, 0);
 	CHECK_EQ(answer_request(&two, take_request(&two)), 0);
-	CHECK_EQ(bells_waiting(two.hub_fd), 1);
-	CHECK_EQ(bells_waiting(one.hub_fd), 0);
-	sb_hub_unpark(hub);
-	CHECK_EQ(load_seq(&one.region->hub.parked), SB_PARK_NONE);
+	CHECK_EQ(bells_waiting(two.client_fd), 1);
+	CHECK_EQ(bells_waiting(one.client_fd), 0);
+	sb_client_unpark(client);
+	CHECK_EQ(load_seq(&one.region->client.parked), SB_PARK_NONE);
 	pair_close_link(&one);
 	pair_close_link(&two);
-	sb_hub_close(hub);
+	sb_client_close(client);
 }
 
-TEST("an answer on any one of several links keeps the hub from parking on all of them")
+TEST("an answer on any one of several links keeps the client from parking on all of them")
 {
-	struct sb_hub *hub = pair_hub(2, 0);
+	struct sb_client *client = pair_client(2, 0);
 	struct pair pairs[3];
-	for (int i = 0; i < 3; i++) pairs[i] = pair_open_on(hub, 2);
+	for (int i = 0; i < 3; i++) pairs[i] = pair_open_on(client, 2);
 	for (int i = 0; i < 3; i++) {
 		uint32_t slot = send_request(&pairs[i], 0);
 		CHECK_EQ(answer_request(&pairs[i], take_request(&pairs[i])), 0);
-		CHECK_EQ(sb_hub_park(hub), 0);
+		CHECK_EQ(sb_client_park(client), 0);
 		for (int j = 0; j < 3; j++)
-			CHECK_EQ(load_seq(&pairs[j].region->hub.parked), SB_PARK_NONE);
+			CHECK_EQ(load_seq(&pairs[j].region->client.parked), SB_PARK_NONE);
 		receive_response(&pairs[i], slot);
-		CHECK_EQ(sb_hub_park(hub), 1);
-		sb_hub_unpark(hub);
+		CHECK_EQ(sb_client_park(client), 1);
+		sb_client_unpark(client);
 	}
 	for (int i = 0; i < 3; i++) pair_close_link(&pairs[i]);
-	sb_hub_close(hub);
+	sb_client_close(client);
 }
 
 TEST("a bell for a full or closed socket neither blocks nor fails the answer")
@@ -219,15 +220,15 @@ TEST("a bell for a full or closed socket neither blocks nor fails the answer")
 	uint8_t filler[4096] = { 0 };
 	while (send(pair.worker_fd, filler, sizeof filler, MSG_DONTWAIT) > 0) continue;
 	send_request(&pair, 0);
-	CHECK_EQ(sb_hub_park(pair.hub), 1);
+	CHECK_EQ(sb_client_park(pair.client), 1);
 	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
-	sb_hub_unpark(pair.hub);
+	sb_client_unpark(pair.client);
 	receive_response(&pair, 0);
 	sb_worker_hangup(pair.worker);
 	send_request(&pair, 0);
-	CHECK_EQ(sb_hub_park(pair.hub), 1);
+	CHECK_EQ(sb_client_park(pair.client), 1);
 	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
-	sb_hub_unpark(pair.hub);
+	sb_client_unpark(pair.client);
 	receive_response(&pair, 0);
 	pair_close(&pair);
 }
@@ -240,8 +241,8 @@ TEST("a sleeper whose bell the kernel had no memory for still counts as asleep: 
 	send_request(&pair, 0);
 	CHECK_EQ(load_seq(&pair.region->worker.parked), SB_PARK_SOCKET);
 	CHECK_EQ(bells_waiting(pair.worker_fd), 0);
-	pair.link->fd = pair.hub_fd;
-	CHECK_EQ(sb_hub_tick(pair.hub), 0);
+	pair.link->fd = pair.client_fd;
+	CHECK_EQ(sb_client_tick(pair.client), 0);
 	CHECK_EQ(bells_waiting(pair.worker_fd), 1);
 	CHECK_EQ(load_seq(&pair.region->worker.parked), SB_PARK_NONE);
 	pair_close(&pair);
@@ -255,8 +256,8 @@ static void *ring_many(void *argument)
 {
 	struct pair *pair = argument;
 	for (int i = 0; i < RINGS; i++) {
-		AWAIT(load_seq(&pair->region->hub.parked) == SB_PARK_SOCKET);
-		CHECK_EQ(wake(&pair->region->hub, pair->worker_fd), 1);
+		AWAIT(load_seq(&pair->region->client.parked) == SB_PARK_SOCKET);
+		CHECK_EQ(wake(&pair->region->client, pair->worker_fd), 1);
 	}
 	return NULL;
 }
@@ -269,15 +270,15 @@ TEST("whoever hears a bell finds its parked flag cleared already")
 	uint8_t bell;
 	CHECK_EQ(pthread_create(&thread, NULL, ring_many, &pair), 0);
 	for (int i = 0; i < RINGS; i++) {
-		CHECK_EQ(sb_hub_park(pair.hub), 1);
-		AWAIT(recv(pair.hub_fd, &bell, 1, MSG_DONTWAIT) == 1);
-		CHECK_EQ(load_seq(&pair.region->hub.parked), SB_PARK_NONE);
+		CHECK_EQ(sb_client_park(pair.client), 1);
+		AWAIT(recv(pair.client_fd, &bell, 1, MSG_DONTWAIT) == 1);
+		CHECK_EQ(load_seq(&pair.region->client.parked), SB_PARK_NONE);
 	}
 	pthread_join(thread, NULL);
 	pair_close(&pair);
 }
 
-/* ---- a blocking hub ----------------------------------------------------------------------- */
+/* ---- a blocking client -------------------------------------------------------------------- */
 
 enum ending { ANSWER, HANG_UP, ANSWER_AND_HANG_UP };
 
@@ -287,14 +288,14 @@ struct other_side {
 	uint64_t acted_ns; /* when it did what the waiter waits for */
 };
 
-/* Acts when the hub sleeps, and not before. */
+/* Acts when the client sleeps, and not before. */
 static void *act_as_worker(void *argument)
 {
 	struct other_side *side = argument;
 	struct pair *pair = side->pair;
 	AWAIT(sb_slot_take(pair->worker, 0) == 1);
 	uint32_t slot = pair->worker->request.slot;
-	AWAIT(load_seq(&pair->region->hub.parked) == SB_PARK_FUTEX);
+	AWAIT(load_seq(&pair->region->client.parked) == SB_PARK_FUTEX);
 	side->acted_ns = os_now_ns();
 	if (side->ending != HANG_UP) CHECK_EQ(answer_request(pair, slot), 0);
 	if (side->ending != ANSWER) CHECK_EQ(shutdown(pair->worker_fd, SHUT_RDWR), 0);
@@ -307,7 +308,7 @@ static int32_t wait_for(struct pair *pair, enum ending ending, double *latency_m
 	pthread_t thread;
 	uint32_t slot = send_request(pair, 0);
 	CHECK_EQ(pthread_create(&thread, NULL, act_as_worker, &side), 0);
-	int32_t result = sb_slot_wait(pair->hub, pair->index, slot, 20000, 0);
+	int32_t result = sb_slot_wait(pair->client, pair->index, slot, 20000, 0);
 	uint64_t woken = os_now_ns();
 	pthread_join(thread, NULL);
 	*latency_ms = (double)(woken - side.acted_ns) / 1e6;
@@ -320,24 +321,24 @@ static int by_value(const void *a, const void *b)
 	return (left > right) - (left < right);
 }
 
-TEST("a blocking hub is woken by the answer itself, not by the next look every 20 ms")
+TEST("a blocking client is woken by the answer itself, not by the next look every 20 ms")
 {
 	enum { WAITS = 41 };
 	struct pair pair = pair_open(1, 1);
 	double latencies[WAITS];
 	for (int i = 0; i < WAITS; i++) {
 		CHECK_EQ(wait_for(&pair, ANSWER, &latencies[i]), 0);
-		CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_DONE);
-		CHECK_EQ(sb_slot_release(pair.hub, pair.index, 0), 0);
-		CHECK_EQ(load_seq(&pair.region->hub.parked), SB_PARK_NONE);
+		CHECK_EQ(event_at(&pair, SB_BATCH)->kind, SB_EV_DONE);
+		CHECK_EQ(sb_slot_release(pair.client, pair.index, 0), 0);
+		CHECK_EQ(load_seq(&pair.region->client.parked), SB_PARK_NONE);
 	}
-	CHECK_EQ(bells_waiting(pair.hub_fd), 0);
+	CHECK_EQ(bells_waiting(pair.client_fd), 0);
 	qsort(latencies, WAITS, sizeof latencies[0], by_value);
 	CHECK_AT_MOST(latencies[WAITS / 2], SB_SLICE_MS / 3); /* half of a slice would be the chance */
 	pair_close(&pair);
 }
 
-TEST("a blocking hub hears the worker's hang-up within 100 ms, and an answer sent just "
+TEST("a blocking client hears the worker's hang-up within 100 ms, and an answer sent just "
      "before it wins")
 {
 	double latency;
@@ -347,7 +348,7 @@ TEST("a blocking hub hears the worker's hang-up within 100 ms, and an answer sen
 	pair_close(&dead);
 	struct pair last = pair_open(1, 1);
 	CHECK_EQ(wait_for(&last, ANSWER_AND_HANG_UP, &latency), 0);
-	CHECK_EQ(event_at(&last, 0)->kind, SB_EV_DONE);
+	CHECK_EQ(event_at(&last, SB_BATCH)->kind, SB_EV_DONE);
 	pair_close(&last);
 }
 
@@ -359,32 +360,50 @@ TEST("a blocking wait for an answer that does not come ends at its timeout, and 
 	uint32_t slot = send_request(&pair, 0);
 	for (int i = 0; i < 2; i++) {
 		uint64_t start = os_now_ns();
-		CHECK_EQ(sb_slot_wait(pair.hub, pair.index, slot, 50, spins[i]), -SB_ETIMEDOUT);
+		CHECK_EQ(sb_slot_wait(pair.client, pair.index, slot, 50, spins[i]), -SB_ETIMEDOUT);
 		double waited = (double)(os_now_ns() - start) / 1e6;
 		CHECK_AT_MOST(50, waited);
 		CHECK_AT_MOST(waited, 1000);
-		CHECK_EQ(load_seq(&pair.region->hub.parked), SB_PARK_NONE);
+		CHECK_EQ(load_seq(&pair.region->client.parked), SB_PARK_NONE);
 	}
 	CHECK_EQ(take_request(&pair), slot); /* the request is as it was */
 	CHECK_EQ(answer_request(&pair, slot), 0);
-	CHECK_EQ(sb_slot_wait(pair.hub, pair.index, slot, 0, 0), 0);
-	CHECK_EQ(sb_slot_release(pair.hub, pair.index, slot), 0);
+	CHECK_EQ(sb_slot_wait(pair.client, pair.index, slot, 0, 0), 0);
+	CHECK_EQ(sb_slot_release(pair.client, pair.index, slot), 0);
 	pair_close(&pair);
 }
 
 TEST("a blocking wait for a slot that has no request in flight is refused at once")
 {
 	struct pair pair = pair_open(1, 1);
-	CHECK_EQ(sb_slot_wait(pair.hub, pair.index, 0, 50, 0), -SB_EINVAL); /* FREE */
+	CHECK_EQ(sb_slot_wait(pair.client, pair.index, 0, 50, 0), -SB_EINVAL); /* FREE */
 	send_request(&pair, 0);
 	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
-	CHECK_EQ(sb_slot_wait(pair.hub, pair.index, 0, 50, 0), 0);
-	CHECK_EQ(sb_slot_wait(pair.hub, pair.index, 0, 50, 0), -SB_EINVAL); /* delivered already */
-	CHECK_EQ(sb_slot_release(pair.hub, pair.index, 0), 0);
+	CHECK_EQ(sb_slot_wait(pair.client, pair.index, 0, 50, 0), 0);
+	CHECK_EQ(sb_slot_wait(pair.client, pair.index, 0, 50, 0), -SB_EINVAL); /* delivered already */
+	CHECK_EQ(sb_slot_release(pair.client, pair.index, 0), 0);
 	send_request(&pair, 0);
 	take_request(&pair);
-	CHECK_EQ(sb_slot_withdraw(pair.hub, pair.index, 0), SB_ABANDONED);
-	CHECK_EQ(sb_slot_wait(pair.hub, pair.index, 0, 50, 0), -SB_EINVAL);
+	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, 0), SB_ABANDONED);
+	CHECK_EQ(sb_slot_wait(pair.client, pair.index, 0, 50, 0), -SB_EINVAL);
+	pair_close(&pair);
+}
+
+TEST("what a poll found is still there after a withdrawal and a wait")
+{
+	struct pair pair = pair_open(3, 3);
+	for (int i = 0; i < 3; i++) send_request(&pair, 0);
+	uint32_t polled = take_request(&pair), withdrawn = take_request(&pair);
+	CHECK_EQ(answer_request(&pair, polled), 0);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 1);
+	CHECK_EQ(answer_request(&pair, withdrawn), 0);
+	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, withdrawn), SB_DONE);
+	CHECK_EQ(event_at(&pair, SB_BATCH)->slot, withdrawn);
+	uint32_t waited = take_request(&pair);
+	CHECK_EQ(answer_request(&pair, waited), 0);
+	CHECK_EQ(sb_slot_wait(pair.client, pair.index, waited, 1000, 0), 0);
+	CHECK_EQ(event_at(&pair, SB_BATCH)->slot, waited);
+	CHECK_EQ(event_at(&pair, 0)->slot, polled);
 	pair_close(&pair);
 }
 
@@ -392,16 +411,16 @@ TEST("a blocking wait takes no other slot's answer, and un-parks the driver")
 {
 	struct pair pair = pair_open(2, 2);
 	uint32_t first = send_request(&pair, 0), second = send_request(&pair, 0);
-	CHECK_EQ(sb_hub_park(pair.hub), 1);
+	CHECK_EQ(sb_client_park(pair.client), 1);
 	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
 	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
-	CHECK_EQ(sb_slot_wait(pair.hub, pair.index, second, 1000, 0), 0);
-	CHECK_EQ(event_at(&pair, 0)->slot, second);
-	CHECK_EQ(sb_slot_release(pair.hub, pair.index, second), 0);
-	CHECK_EQ(pair.hub->parked, 0);
-	CHECK_EQ(load_seq(&pair.region->hub.parked), SB_PARK_NONE);
+	CHECK_EQ(sb_slot_wait(pair.client, pair.index, second, 1000, 0), 0);
+	CHECK_EQ(event_at(&pair, SB_BATCH)->slot, second);
+	CHECK_EQ(sb_slot_release(pair.client, pair.index, second), 0);
+	CHECK_EQ(pair.client->parked, 0);
+	CHECK_EQ(load_seq(&pair.region->client.parked), SB_PARK_NONE);
 	receive_response(&pair, first); /* and its own stale bit makes no event */
-	CHECK_EQ(sb_hub_poll(pair.hub, 0), 0);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 0);
 	pair_close(&pair);
 }
 
@@ -416,13 +435,13 @@ struct waiter {
 	uint64_t acted_ns;
 };
 
-static void *act_as_hub(void *argument)
+static void *act_as_client(void *argument)
 {
 	struct waiter *waiter = argument;
 	struct pair *pair = waiter->pair;
 	AWAIT(load_seq(&pair->region->worker.parked) == waiter->phase);
 	waiter->acted_ns = os_now_ns();
-	if (waiter->hang_up) CHECK_EQ(shutdown(pair->hub_fd, SHUT_RDWR), 0);
+	if (waiter->hang_up) CHECK_EQ(shutdown(pair->client_fd, SHUT_RDWR), 0);
 	else send_request(pair, 0);
 	return NULL;
 }
@@ -431,7 +450,7 @@ static int32_t wait_as_worker(struct pair *pair, uint32_t phase, bool hang_up, d
 {
 	struct waiter waiter = { .pair = pair, .phase = phase, .hang_up = hang_up };
 	pthread_t thread;
-	CHECK_EQ(pthread_create(&thread, NULL, act_as_hub, &waiter), 0);
+	CHECK_EQ(pthread_create(&thread, NULL, act_as_client, &waiter), 0);
 	int32_t result = sb_worker_wait(pair->worker, 20000);
 	uint64_t woken = os_now_ns();
 	pthread_join(thread, NULL);
@@ -453,7 +472,7 @@ TEST("a blocking worker is woken by a request, on its futex while warm and by a 
 		CHECK_EQ(bells_waiting(pair.worker_fd), 0); /* the wait has drained its bell */
 	}
 	CHECK(load_seq(&pair.region->worker.futex) >= 1);
-	CHECK_AT_MOST(WAITS, sb_stats_get(pair.hub, SB_C_BELLS));
+	CHECK_AT_MOST(WAITS, sb_stats_get(pair.client, SB_C_BELLS));
 	for (int kind = 0; kind < 2; kind++) {
 		qsort(latencies[kind], WAITS, sizeof latencies[kind][0], by_value);
 		CHECK_AT_MOST(latencies[kind][WAITS / 2], SB_SLICE_MS / 3);
@@ -461,7 +480,7 @@ TEST("a blocking worker is woken by a request, on its futex while warm and by a 
 	pair_close(&pair);
 }
 
-TEST("a blocking worker hears the hub's hang-up within 100 ms, warm and cold")
+TEST("a blocking worker hears the client's hang-up within 100 ms, warm and cold")
 {
 	for (uint32_t phase = COLD; phase <= WARM; phase++) {
 		double latency;
@@ -503,13 +522,13 @@ TEST("a blocking worker takes messages that are no bell off its socket, and stil
 	struct sb_cancel cancel = { .slot = 0, .token = 1 };
 	send_request(&pair, 0);
 	take_request(&pair);
-	CHECK_EQ(sb_slot_withdraw(pair.hub, pair.index, 0), SB_ABANDONED);
-	CHECK_EQ(sb_control_send(pair.hub_fd, SB_MSG_CANCEL, &cancel, sizeof cancel), 0);
+	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, 0), SB_ABANDONED);
+	CHECK_EQ(sb_control_send(pair.client_fd, SB_MSG_CANCEL, &cancel, sizeof cancel), 0);
 	CHECK_EQ(sb_worker_wait(pair.worker, 2 * SB_SLICE_MS), 0);
 	CHECK_EQ(bells_waiting(pair.worker_fd), 0);
 	CHECK_EQ(sb_slot_aborted(pair.worker, 0, 1), 1); /* the word says it, not the message */
 	CHECK_EQ(answer_request(&pair, 0), -SB_ESTALE);
-	CHECK_EQ(sb_hub_poll(pair.hub, 0), 1);
+	CHECK_EQ(sb_client_poll(pair.client, 0), 1);
 	CHECK_EQ(wait_as_worker(&pair, COLD, false, &latency), 0);
 	CHECK_EQ(take_request(&pair), 0);
 	pair_close(&pair);

@@ -52,14 +52,14 @@ function sized<T>(ci: T, quick: T, long: T): T {
 
 function kills(): Program[] {
   const states = ["FREE", "WRITING", "READY", "CLAIMED", "DONE", "ABANDONED", "joining", "offered", "connecting"];
-  // Whoever is killed before the hub has accepted it has no connection that could end.
+  // Whoever is killed before the client has accepted it has no connection that could end.
   const met = new Histogram(states, ["hang-up", "process-end"], new Set(["connecting hang-up"]));
   return [{ source: "kills.c", args: sized([3_000, 200_000], [20_000, 1_000_000], [200_000, 10_000_000]), met }];
 }
 
 function wakeups(): Program[] {
   const games = { sockets: 1, futexes: 1, "two-workers": 2, alternating: 2, cold: 1 };
-  const columns = ["hub-slept", "hub-saw-work", "worker-slept", "worker-saw-work"];
+  const columns = ["client-slept", "client-saw-work", "worker-slept", "worker-saw-work"];
   const met = new Histogram(Object.keys(games), columns);
   const [trips, delayed] = sized([200_000, 50_000], [1_200_000, 300_000], [30_000_000, 10_000_000]);
   const share = (all: number, workers: number): number => Math.ceil(all / Object.keys(games).length / workers);
@@ -73,7 +73,7 @@ function wakeups(): Program[] {
 }
 
 function cycles(): Program[] {
-  const met = new Histogram(["worker", "hub"], ["goodbye", "close", "crash"]);
+  const met = new Histogram(["worker", "client"], ["goodbye", "close", "crash"]);
   const states = ["bun-bus", "bun-worker", "bun-request"];
   const impossible = ["bun-bus answered", "bun-worker answered", "bun-request close"] as const;
   const bun = new Histogram<string, string>(states, ["close", "answered"], new Set(impossible));
@@ -89,7 +89,7 @@ function cycles(): Program[] {
 
 function names(): Program[] {
   const places = ["idle", "locking", "binding", "serving", "unlocking", "connecting", "attached"];
-  const outcomes = ["hub-after-hub", "hub-after-dead-hub", "refused-hub", "attached-worker"];
+  const outcomes = ["client-after-client", "client-after-dead-client", "refused-client", "attached-worker"];
   const impossible = [...places.map((place) => `${place} seen`), ...outcomes.map((outcome) => `${outcome} kill`)];
   const met = new Histogram<string, string>(
     [...places, ...outcomes],

@@ -30,7 +30,7 @@ const size = sizeAsked();
 const seed = Number(values.seed);
 const times = { ci: 1, quick: 3, long: 50 }[size];
 /** Inputs of each of the two processes. */
-const SHARE = { join: 100_000, refused: 100_000, hello: 150_000, hub: 400_000, worker: 250_000 };
+const SHARE = { join: 100_000, refused: 100_000, hello: 150_000, client: 400_000, worker: 250_000 };
 const HEADS = 200_000;
 const PROCESSES = 2;
 const MINUTES = { ci: 10, quick: 30, long: 300 }[size];
@@ -66,15 +66,15 @@ const POSSIBLE: Record<string, [fields: string, outcomes: string][]> = {
     ["seals", "ACR"],
     ["descriptors", "AR"],
   ],
-  hub: [
+  client: [
     ["state generation word head_bytes body_offset body_bytes status_code swapped_lengths anything", "ACREI"],
     ["claimed_ns done_hints done_hints_beyond ready_hints worker_parked worker_futex worker_cpu", "AEI"],
-    ["flow_sent flow_taken flow_ended flow_error_bytes hub_flow_line", "ACEI"],
-    ["hub_park_line counters header_page request_line padding flow_waiting arenas bells", "AEI"],
+    ["flow_sent flow_taken flow_ended flow_error_bytes client_flow_line", "ACEI"],
+    ["client_park_line counters header_page request_line padding flow_waiting arenas bells", "AEI"],
   ],
   worker: [
     ["state generation word head_bytes body_offset body_bytes swapped_lengths anything", "ACREI"],
-    ["request_values ready_hints ready_hints_beyond done_hints hub_parked hub_futex hub_cpu", "AREI"],
+    ["request_values ready_hints ready_hints_beyond done_hints client_parked client_futex client_cpu", "AREI"],
     ["flow_sent flow_taken flow_ended flow_error_bytes worker_flow_line", "ACREI"],
     ["worker_park_line counters response_line header_page padding flow_waiting arenas socket", "AREI"],
   ],
@@ -90,7 +90,7 @@ const KINDS: Record<string, string> = {
   join: "SWAPPED CUT EXTENDED",
   refused: "CUT EXTENDED",
   hello: "SWAPPED CUT EXTENDED FOREIGN",
-  hub: "SWAPPED EXTENDED FOREIGN",
+  client: "SWAPPED EXTENDED FOREIGN",
   worker: "SWAPPED EXTENDED FOREIGN",
 };
 const VALUES = "FLIP BOUNDARY LIMIT NEIGHBOUR COPIED SMALL RANDOM";

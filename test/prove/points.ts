@@ -1,5 +1,5 @@
 /**
- * Named fault points: `bun test/prove/points.ts [ci | quick | long] [--seed N] [--label TEXT] [--role hub|worker|blocker]
+ * Named fault points: `bun test/prove/points.ts [ci | quick | long] [--seed N] [--label TEXT] [--role client|worker|blocker]
  * [--fault kill|stop|abort|error] [--nth N]`.
  *
  * The C sources name places (SB_POINT, SB_FAULT) on both sides: around each swap, hint, store of `parked`, wake-up, message
@@ -46,7 +46,7 @@ const isKept = await runPoints<Point>({
   passages,
   world: (directory, seed, library) => new World(directory, seed, library),
   summary: () =>
-    `${tally.errors} errors made, ${tally.refused} starts refused, ${tally.vanished} requests gone with their hub`,
+    `${tally.errors} errors made, ${tally.refused} starts refused, ${tally.vanished} requests gone with their client`,
   figures: () => {
     const { requests, kills, stalls, lost, doubled, misdelivered, leaked } = tally;
     return { requests, kills, stalls, lost, doubled, misdelivered, leaked };

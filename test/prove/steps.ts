@@ -17,5 +17,5 @@ await stepThrough({
   stride: { ci: 16, quick: 1, long: 1 },
   /** Of the slot that the operation is about, when the fault came. Every cell can occur. */
   states: ["FREE", "WRITING", "READY", "CLAIMED", "STREAMING", "DONE", "ABANDONED"],
-  faults: ["kill hub", "kill worker", "pause hub", "pause worker"],
+  faults: ["kill client", "kill worker", "pause client", "pause worker"],
 });

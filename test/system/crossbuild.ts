@@ -19,7 +19,7 @@ function checkElf(triple: string, bytes: Buffer): void {
   const versions = [...text.matchAll(/GLIBC_2\.(\d+)/g)].map((match) => Number(match[1]));
   if (triple.includes("musl")) expect(versions.length === 0, `${triple}: wants symbols of glibc`);
   else expect(versions.length > 0 && Math.max(...versions) <= 17, `${triple}: wants glibc 2.${Math.max(...versions)}`);
-  for (const symbol of ["sb_hub_open", "sb_fleet_join", "sb_ring_publish", "sb_lease_claim"]) {
+  for (const symbol of ["sb_client_open", "sb_fleet_join", "sb_ring_publish", "sb_lease_claim"]) {
     expect(text.includes(`\0${symbol}\0`), `${triple}: exports no ${symbol}`);
   }
   expect(!text.includes("\0fail_with\0"), `${triple}: exports internal functions`);

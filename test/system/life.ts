@@ -4,12 +4,12 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { expect, needTool, root, run } from "./checks.ts";
 
-export type Role = "hub" | "worker" | Solo;
+export type Role = "client" | "worker" | Solo;
 /** Those that need no other process: the bridge, and two members of a fleet, in a file or in memory. */
 type Solo = "bridge" | "fleet" | "memory";
 
 function isSolo(role: Role | null): role is Solo {
-  return role !== null && role !== "hub" && role !== "worker";
+  return role !== null && role !== "client" && role !== "worker";
 }
 
 /** A run that takes longer hangs, in ms. */
@@ -39,7 +39,7 @@ class Life {
     return this.#listening.promise;
   }
 
-  /** Tells a hub that no worker comes any more. */
+  /** Tells a client that no worker comes any more. */
   leaveAlone(): void {
     void this.#child.stdin.end();
   }
@@ -71,7 +71,7 @@ export async function buildLife(folder: string): Promise<string> {
   return life;
 }
 
-/** A hub and a worker in a directory of their own, one of them perhaps under strace. */
+/** A client and a worker in a directory of their own, one of them perhaps under strace. */
 export class Couple {
   readonly #life: string;
   readonly directory: string;
@@ -83,19 +83,19 @@ export class Couple {
     this.trace = `${directory}.trace`;
   }
 
-  /** Runs both to their ends; the worker starts when the hub listens. `strace` are its options for `traced`. */
+  /** Runs both to their ends; the worker starts when the client listens. `strace` are its options for `traced`. */
   async live(traced: Role | null, strace: string[]): Promise<Partial<Record<Role, Ending>>> {
     const command = (role: Role) => {
       const prefix = role === traced ? ["strace", "-f", "-qq", "-o", this.trace, ...strace] : [];
       return [...prefix, this.#life, role, this.directory];
     };
     if (isSolo(traced)) return { [traced]: await new Life(command(traced)).ending };
-    const hub = new Life(command("hub"));
-    if (!(await hub.listening)) return { hub: await hub.ending };
+    const client = new Life(command("client"));
+    if (!(await client.listening)) return { client: await client.ending };
     const worker = new Life(command("worker"));
     const workerEnding = await worker.ending;
-    hub.leaveAlone();
-    return { hub: await hub.ending, worker: workerEnding };
+    client.leaveAlone();
+    return { client: await client.ending, worker: workerEnding };
   }
 
   /** Runs a program of life/ to its end, without strace. */

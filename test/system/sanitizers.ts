@@ -106,8 +106,8 @@ const BUGS = [
   },
   {
     file: "region.c",
-    after: "if (hub == NULL) return;",
-    bug: "free(hub); hub->link_count = 0;",
+    after: "if (client == NULL) return;",
+    bug: "free(client); client->link_count = 0;",
     report: "AddressSanitizer: heap-use-after-free",
   },
   {

@@ -1,6 +1,6 @@
 /**
  * Each system call of the library fails once, at its n-th time, for every n and every error that fits; or its process is
- * killed there. life/ is a hub, a worker and a fleet in C, so that only the library's calls are met; then the same with Bun.
+ * killed there. life/ is a client, a worker and a fleet in C, so that only the library's calls are met; then the same with Bun.
  */
 
 import { readFileSync, rmSync } from "node:fs";
@@ -19,7 +19,7 @@ const SEND = ["EAGAIN", "EPIPE", "ECONNRESET", "ENOMEM", "EINTR"];
  * one that on Linux is done all the same. There the process is only killed.
  */
 const CALLS: Record<Role, Record<string, string[]>> = {
-  hub: {
+  client: {
     mkdir: ["ENOSPC", "ENOMEM", "EPERM"],
     openat: OPEN,
     fchmod: ["EPERM", "EINTR"],
@@ -174,7 +174,7 @@ function mayLeave({ role, call, fault }: Chain, file: string): boolean {
     if (fault === "KILL") return /^life\.fleet(\.\d+\.[0-9a-f]{16})?$/.test(file);
     return ["fcntl", "newfstatat", "unlinkat"].includes(call) && file === "life.fleet"; // an orphan for the next one
   }
-  if (role !== "hub") return false;
+  if (role !== "client") return false;
   if (fault === "KILL" || call === "unlinkat") return /^life\.(lock|sock)$/.test(file);
   return (call === "fcntl" || call === "newfstatat") && file === "life.lock";
 }
@@ -253,7 +253,7 @@ function showHistogram(met: Map<Chain, number>): void {
 type Faults = (errors: string[]) => string[];
 const asListed: Faults = (faults) => faults;
 const onlyKill: Faults = () => ["KILL"];
-const BUS = ["hub", "worker", "bridge"] as const;
+const BUS = ["client", "worker", "bridge"] as const;
 const FLEET = ["fleet", "memory"] as const;
 
 /** Each chain of the table, after the table was compared with what the library does. */

@@ -3,10 +3,10 @@
  *
  *     clock DIRECTORY SEED STEPS
  *
- * A hub and a worker on one mapping, one verb at a time, at random. The clock jumps before a verb
- * or at any look at it inside one, and stands still between jumps but for a nanosecond a look. All
- * that the library was told is kept, so what it owes is known exactly. A futex sleep is a jump to
- * its end (ld --wrap), in which the worker may answer.
+ * A client and a worker on one mapping, one verb at a time, at random. The clock jumps before a
+ * verb or at any look at it inside one, and stands still between jumps but for a nanosecond a look.
+ * All that the library was told is kept, so what it owes is known exactly. A futex sleep is a jump
+ * to its end (ld --wrap), in which the worker may answer.
  */
 #include "endure.h"
 
@@ -81,7 +81,7 @@ uint64_t __wrap_os_now_ns(void)
 
 /* ---- both sides --------------------------------------------------------------------------- */
 
-static struct sb_hub *hub;
+static struct sb_client *client;
 static struct sb_worker *worker;
 static uint32_t link_index;
 static int ends[2];
@@ -121,19 +121,21 @@ static void jump(enum jump how)
 
 static void open_both(void)
 {
-	hub = open_hub(SLOTS, SB_FLAG_TIMING);
+	client = open_client(SLOTS, SB_FLAG_TIMING);
 	MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) == 0);
-	int32_t index = sb_link_offer(hub, ends[0], SLOTS);
+	int32_t index = sb_link_offer(client, ends[0], SLOTS);
 	MUST(index >= 0);
 	link_index = (uint32_t)index;
 	uint8_t hello[SB_MESSAGE_MAX];
 	int memory = -1;
 	MUST(os_socket_receive(ends[1], hello, sizeof hello, &memory) > 0 && memory >= 0);
 	close(memory);
-	MUST(sb_link_start(hub, link_index) == 0);
+	MUST(sb_link_start(client, link_index) == 0);
 	worker = calloc(1, sizeof *worker);
 	MUST(worker != NULL);
-	worker_adopt(worker, &hub->links[link_index]->map, ends[1]);
+	worker->map = client->links[link_index]->map;
+	worker->fd = ends[1];
+	worker->step = ATTACHED;
 }
 
 /* ---- the verbs ---------------------------------------------------------------------------- */
@@ -164,14 +166,14 @@ static int32_t pick(enum where where)
 
 static void publish(void)
 {
-	int32_t slot = sb_slot_reserve(hub, link_index);
+	int32_t slot = sb_slot_reserve(client, link_index);
 	if (slot < 0) return;
 	MUST(slots[slot].where == AT_HOME);
 	uint64_t id = requests++;
 	uint32_t length = write_payload(request_of(&worker->map, (uint32_t)slot), id, ASKED);
 	uint32_t timeout_ms = below(&seed, 3) == 0 ? 0 : 1 + below(&seed, 200);
 	prepare(PUBLISH);
-	MUST(sb_slot_publish(hub, link_index, (uint32_t)slot, 0, 0, 0, length, timeout_ms,
+	MUST(sb_slot_publish(client, link_index, (uint32_t)slot, 0, 0, 0, length, timeout_ms,
 	                     (double)id) >= 0);
 	MUST(looks == 1); /* so this is the moment its time began */
 	slots[slot] = (struct told){ .where = SENT, .id = id, .deadline = UINT64_MAX };
@@ -209,8 +211,8 @@ static void answer(void)
 
 static void check_numbers(uint32_t slot)
 {
-	double trip = sb_slot_round_trip(hub, link_index, slot);
-	double delay = sb_slot_claim_delay(hub, link_index, slot);
+	double trip = sb_slot_round_trip(client, link_index, slot);
+	double delay = sb_slot_claim_delay(client, link_index, slot);
 	if (trip > 60.0 * (double)YEAR) problem(BROKEN, "a round trip of %.0f ns", trip);
 	if (delay > trip || delay < 0) problem(BROKEN, "a claim after %.0f ns of %.0f", delay, trip);
 }
@@ -253,7 +255,7 @@ static void handle(int32_t found)
 {
 	MUST(found >= 0 && found <= SB_BATCH);
 	for (int32_t i = 0; i < found; i++) {
-		struct sb_event event = ((const struct sb_event *)sb_hub_events(hub))[i];
+		struct sb_event event = ((const struct sb_event *)sb_client_events(client))[i];
 		switch (event.kind) {
 		case SB_EV_DONE: receive(&event); break;
 		case SB_EV_FREED: slots[event.slot].where = AT_HOME; break;
@@ -268,14 +270,14 @@ static void handle(int32_t found)
 static void poll_answers(void)
 {
 	prepare(POLL);
-	handle(sb_hub_poll(hub, below(&seed, 2) * 300));
+	handle(sb_client_poll(client, below(&seed, 2) * 300));
 }
 
 /* Whatever is due by the tick's own look at the clock is settled by it. */
 static void tick(void)
 {
 	prepare(TICK);
-	handle(sb_hub_tick(hub));
+	handle(sb_client_tick(client));
 	uint32_t given_up = 0;
 	for (uint32_t i = 0; i < SLOTS; i++) {
 		const struct told *slot = &slots[i];
@@ -295,17 +297,23 @@ static int32_t pick_in_flight(void)
 	return pick(wheres[below(&seed, 3)]);
 }
 
+/* Of a withdrawal, or a wait. */
+static const struct sb_event *last_event(void)
+{
+	return (const struct sb_event *)sb_client_events(client) + SB_BATCH;
+}
+
 static void withdraw(void)
 {
 	int32_t slot = pick_in_flight();
 	if (slot < 0) return;
 	enum where where = slots[slot].where;
 	prepare(WITHDRAW);
-	int32_t result = sb_slot_withdraw(hub, link_index, (uint32_t)slot);
+	int32_t result = sb_slot_withdraw(client, link_index, (uint32_t)slot);
 	if (result != (where == SENT ? SB_FREE : where == RUNNING ? SB_ABANDONED : SB_DONE))
 		problem(LOST, "taking request %llu back gives %d", (unsigned long long)slots[slot].id,
 		        result);
-	if (where == REPLIED) return receive(sb_hub_events(hub));
+	if (where == REPLIED) return receive(last_event());
 	slots[slot].where = where == SENT ? AT_HOME : GIVEN_UP;
 	settled++;
 }
@@ -315,7 +323,7 @@ static void release(void)
 	int32_t slot = pick(RECEIVED);
 	if (slot < 0) return;
 	prepare(RELEASE);
-	if (sb_slot_release(hub, link_index, (uint32_t)slot) != 0)
+	if (sb_slot_release(client, link_index, (uint32_t)slot) != 0)
 		problem(BROKEN, "an answered slot cannot be released");
 	slots[slot].where = AT_HOME;
 }
@@ -339,9 +347,9 @@ static void wait_for_one(void)
 	if (waited_for < 0) return;
 	uint32_t timeout_ms = 1 + below(&seed, 200);
 	prepare(WAIT);
-	int32_t result = sb_slot_wait(hub, link_index, (uint32_t)waited_for, timeout_ms,
+	int32_t result = sb_slot_wait(client, link_index, (uint32_t)waited_for, timeout_ms,
 	                              below(&seed, 2) * 300);
-	if (result == 0) return receive(sb_hub_events(hub));
+	if (result == 0) return receive(last_event());
 	if (result != -SB_ETIMEDOUT) problem(BROKEN, "waiting fails with %d", result);
 	if (slots[waited_for].where == REPLIED) problem(LOST, "the answer is there, and not found");
 	if (last_look < first_look + timeout_ms * MS) problem(BROKEN, "a wait ended early");
@@ -354,7 +362,7 @@ static void ring(void)
 	if (rung >= settled) return;
 	uint32_t bells = 1 + below(&seed, (uint32_t)(settled - rung));
 	prepare(BELL);
-	if (sb_link_bell(hub, link_index, bells) != 0)
+	if (sb_link_bell(client, link_index, bells) != 0)
 		problem(BROKEN, "an honest worker rings too often after a jump \"%s\"",
 		        jump_names[planned]);
 	rung += bells;
@@ -364,13 +372,13 @@ static void ask(void)
 {
 	uint32_t states[2 * SLOTS];
 	prepare(ASK);
-	MUST(sb_link_snapshot(hub, link_index, states) == SLOTS);
+	MUST(sb_link_snapshot(client, link_index, states) == SLOTS);
 	for (uint32_t i = 0; i < SLOTS; i++) {
-		double left = sb_slot_time_left(hub, link_index, i) * (double)MS;
+		double left = sb_slot_time_left(client, link_index, i) * (double)MS;
 		if (left > 200.0 * (double)YEAR || -left > 200.0 * (double)YEAR)
 			problem(BROKEN, "%.0f ns are left", left);
 	}
-	double most = sb_stats_quantile(hub, 1);
+	double most = sb_stats_quantile(client, 1);
 	if (most > (double)(1ull << 46)) problem(BROKEN, "a quantile of %.0f ns", most);
 }
 
@@ -397,13 +405,13 @@ static void come_home(void)
 		for (int32_t slot; (slot = pick(RUNNING)) >= 0;) answer_in((uint32_t)slot);
 		for (uint32_t slot = 0; slot < SLOTS; slot++)
 			if (slots[slot].where == GIVEN_UP) answer_in(slot);
-		handle(sb_hub_poll(hub, 0));
+		handle(sb_client_poll(client, 0));
 		for (int32_t slot; (slot = pick(RECEIVED)) >= 0; slots[slot].where = AT_HOME)
-			MUST(sb_slot_release(hub, link_index, (uint32_t)slot) == 0);
+			MUST(sb_slot_release(client, link_index, (uint32_t)slot) == 0);
 	}
 	for (uint32_t slot = 0; slot < SLOTS; slot++)
 		if (slots[slot].where != AT_HOME) problem(LOST, "slot %u does not come home", slot);
-	if (sb_link_credit(hub, link_index) != SLOTS) problem(LEAKED, "a slot is lost");
+	if (client->links[link_index]->used != 0) problem(LEAKED, "a slot is lost");
 	if (settled != requests)
 		problem(LOST, "%llu requests, %llu settled", (unsigned long long)requests,
 		        (unsigned long long)settled);
@@ -425,7 +433,7 @@ int main(int argc, char **argv)
 			if (how != NO_JUMP) jumps += met[how][verb];
 		}
 	say("%llu jumps, %llu deadlines met, round trips to %.0f ns", (unsigned long long)jumps,
-	    (unsigned long long)deadlines_met, sb_stats_quantile(hub, 1));
+	    (unsigned long long)deadlines_met, sb_stats_quantile(client, 1));
 	figure("requests", requests);
 	return finish();
 }

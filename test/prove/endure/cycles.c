@@ -1,11 +1,11 @@
 /*
- * cycles.c - workers that come and go, hubs that come and go on one name: afterwards everything is
- * as before.
+ * cycles.c - workers that come and go, clients that come and go on one name: afterwards everything
+ * is as before.
  *
- *     cycles DIRECTORY SEED ATTACHMENTS HUBS CRASHES
+ *     cycles DIRECTORY SEED ATTACHMENTS CLIENTS CRASHES
  *
- * Hub and worker stand in this process, so that its descriptors, mappings and memory are those of
- * both; who is to crash is a child.
+ * Client and worker stand in this process, so that its descriptors, mappings and memory are those
+ * of both; who is to crash is a child.
  */
 #include "endure.h"
 
@@ -24,26 +24,26 @@ static uint64_t seed, requests, ended[2][ENDS];
 
 /* ---- one request through a link ----------------------------------------------------------- */
 
-static uint32_t publish(struct sb_hub *hub, uint32_t link)
+static uint32_t publish(struct sb_client *client, uint32_t link)
 {
-	int32_t slot = sb_slot_reserve(hub, link);
+	int32_t slot = sb_slot_reserve(client, link);
 	MUST(slot >= 0);
-	uint8_t *body = request_of(&hub->links[link]->map, (uint32_t)slot);
+	uint8_t *body = request_of(&client->links[link]->map, (uint32_t)slot);
 	uint32_t length = write_payload(body, requests, ASKED);
-	MUST(sb_slot_publish(hub, link, (uint32_t)slot, 0, 0, 0, length, 0, (double)requests) >= 0);
+	MUST(sb_slot_publish(client, link, (uint32_t)slot, 0, 0, 0, length, 0, (double)requests) >= 0);
 	return (uint32_t)slot;
 }
 
-static void receive(struct sb_hub *hub, uint32_t link)
+static void receive(struct sb_client *client, uint32_t link)
 {
 	uint64_t until = true_ns() + 10000000000u;
-	while (sb_hub_poll(hub, 1000) == 0) MUST(true_ns() < until);
-	struct sb_event event = *(const struct sb_event *)sb_hub_events(hub);
+	while (sb_client_poll(client, 1000) == 0) MUST(true_ns() < until);
+	struct sb_event event = *(const struct sb_event *)sb_client_events(client);
 	MUST(event.kind == SB_EV_DONE && event.link == link);
-	const uint8_t *body = response_of(&hub->links[link]->map, event.slot);
+	const uint8_t *body = response_of(&client->links[link]->map, event.slot);
 	if (!payload_is(body, event.body_bytes, requests, ANSWERED))
 		problem(MISDELIVERED, "request %llu got another's answer", (unsigned long long)requests);
-	MUST(sb_slot_release(hub, link, event.slot) == 0);
+	MUST(sb_slot_release(client, link, event.slot) == 0);
 	requests++;
 }
 
@@ -59,7 +59,7 @@ static _Noreturn void doomed_worker(void)
 }
 
 /* A worker of this process: both ends of the handshake move in turn. */
-static struct sb_worker *come(struct sb_hub *hub, int listener, struct caller *caller,
+static struct sb_worker *come(struct sb_client *client, int listener, struct caller *caller,
                               uint32_t *link)
 {
 	struct sb_worker *worker = sb_worker_open(dir, "cycles", SLOTS);
@@ -71,12 +71,12 @@ static struct sb_worker *come(struct sb_hub *hub, int listener, struct caller *c
 	MUST(caller->fd >= 0);
 	MUST(next_message(caller, body, &length) == SB_MSG_JOIN);
 	MUST(sb_join_check(body, length, join) == 0);
-	int32_t index = sb_link_offer(hub, caller->fd, join[1]);
+	int32_t index = sb_link_offer(client, caller->fd, join[1]);
 	MUST(index >= 0);
 	MUST(sb_worker_step(worker, peer) == 0);
 	MUST(next_message(caller, body, &length) == SB_MSG_ATTACHED);
 	*link = (uint32_t)index;
-	MUST(sb_link_start(hub, *link) == 0);
+	MUST(sb_link_start(client, *link) == 0);
 	return worker;
 }
 
@@ -90,35 +90,35 @@ static void await_end(struct caller *caller)
 	}
 }
 
-static void attach_once(struct sb_hub *hub, int listener, enum end end)
+static void attach_once(struct sb_client *client, int listener, enum end end)
 {
 	struct caller caller;
 	uint32_t link = 0, peer[4];
 	if (end == CRASH) {
 		pid_t child = start_child(dir);
 		if (child == 0) doomed_worker();
-		link = welcome(hub, listener, &caller);
+		link = welcome(client, listener, &caller);
 		MUST(sb_peer_identify(caller.fd, peer) == 0);
 		MUST(peer[0] == (uint32_t)child);
-		publish(hub, link);
-		receive(hub, link);
-		if (below(&seed, 2) == 0) publish(hub, link); /* it dies over it, or before */
+		publish(client, link);
+		receive(client, link);
+		if (below(&seed, 2) == 0) publish(client, link); /* it dies over it, or before */
 		kill(child, SIGKILL);
 		await_end(&caller);
 		reap_killed(child);
 		sb_fd_close((int32_t)peer[2]);
 		sb_fd_close((int32_t)peer[3]);
 	} else {
-		struct sb_worker *worker = come(hub, listener, &caller, &link);
-		publish(hub, link);
+		struct sb_worker *worker = come(client, listener, &caller, &link);
+		publish(client, link);
 		MUST(serve_one(worker) == 1);
-		receive(hub, link);
+		receive(client, link);
 		if (end == GOODBYE) sb_worker_goodbye(worker);
 		sb_worker_close(worker, 1);
 		await_end(&caller);
 	}
-	sb_link_stop(hub, link);
-	sb_link_drop(hub, link, 1);
+	sb_link_stop(client, link);
+	sb_link_drop(client, link, 1);
 	close(caller.fd);
 	ended[0][end]++;
 }
@@ -135,23 +135,23 @@ static void attach_and_detach(uint64_t cycles)
 	MUST(lock >= 0);
 	int listener = listen_on("cycles");
 	MUST(listener >= 0);
-	struct sb_hub *hub = open_hub(SLOTS, 0);
+	struct sb_client *client = open_client(SLOTS, 0);
 	struct footprint before = { .files = 0 };
 	for (uint64_t cycle = 0; cycle < cycles && problems() < 20; cycle++) {
-		attach_once(hub, listener, end_of(cycle));
+		attach_once(client, listener, end_of(cycle));
 		if (cycle == WARM_UP) before = footprint();
 		if (cycle > WARM_UP && cycle % LOOK_EVERY == 0)
 			expect_same("after an attachment", before, footprint(), SLACK_KIB);
 	}
 	expect_same("after all attachments", before, footprint(), SLACK_KIB);
-	sb_hub_close(hub);
+	sb_client_close(client);
 	close(listener);
 	sb_name_unlock(dir, "cycles", lock);
 }
 
-/* ---- hubs come and go --------------------------------------------------------------------- */
+/* ---- clients come and go ------------------------------------------------------------------ */
 
-/* A worker whose hub has ended hears of it. */
+/* A worker whose client has ended hears of it. */
 static void leave(struct sb_worker *worker)
 {
 	struct pollfd one = { .fd = sb_worker_fd(worker), .events = POLLRDHUP };
@@ -162,7 +162,7 @@ static void leave(struct sb_worker *worker)
 }
 
 /* Takes the name, which must be free, serves one worker, and says goodbye or not. */
-static void hub_once(enum end end)
+static void client_once(enum end end)
 {
 	uint32_t owner = 0;
 	int32_t lock = sb_name_lock(dir, "cycles", &owner);
@@ -177,20 +177,20 @@ static void hub_once(enum end end)
 		return;
 	}
 	MUST(sb_name_expose(dir, "cycles", 0) == 0);
-	struct sb_hub *hub = open_hub(SLOTS, 0);
+	struct sb_client *client = open_client(SLOTS, 0);
 	struct caller caller;
 	uint32_t link = 0;
-	struct sb_worker *worker = come(hub, listener, &caller, &link);
-	publish(hub, link);
+	struct sb_worker *worker = come(client, listener, &caller, &link);
+	publish(client, link);
 	MUST(serve_one(worker) == 1);
-	receive(hub, link);
+	receive(client, link);
 	if (end == GOODBYE) MUST(sb_control_send(caller.fd, SB_MSG_GOODBYE, NULL, 0) == 0);
-	sb_link_stop(hub, link);
-	sb_link_drop(hub, link, 1);
+	sb_link_stop(client, link);
+	sb_link_drop(client, link, 1);
 	close(caller.fd);
 	close(listener);
 	sb_name_unlock(dir, "cycles", lock);
-	sb_hub_close(hub);
+	sb_client_close(client);
 	leave(worker);
 	ended[1][end]++;
 }
@@ -199,29 +199,30 @@ static void create_and_destroy(uint64_t cycles)
 {
 	struct footprint before = { .files = 0 };
 	for (uint64_t cycle = 0; cycle < cycles && problems() < 20; cycle++) {
-		hub_once(cycle % 2 == 0 ? GOODBYE : CLOSE);
+		client_once(cycle % 2 == 0 ? GOODBYE : CLOSE);
 		if (cycle == WARM_UP) before = footprint();
 		if (cycle > WARM_UP && cycle % LOOK_EVERY == 0)
-			expect_same("after a hub", before, footprint(), SLACK_KIB);
+			expect_same("after a client", before, footprint(), SLACK_KIB);
 	}
-	expect_same("after all hubs", before, footprint(), SLACK_KIB);
-	if (footprint().entries != 0) problem(LEAKED, "a hub in good order left a file");
+	expect_same("after all clients", before, footprint(), SLACK_KIB);
+	if (footprint().entries != 0) problem(LEAKED, "a client in good order left a file");
 }
 
-static _Noreturn void doomed_hub(int tell)
+static _Noreturn void doomed_client(int tell)
 {
 	uint32_t owner = 0;
 	int32_t lock = sb_name_lock(dir, "cycles", &owner);
-	if (lock < 0) problem(LEAKED, "the name of a dead hub is not free: %d, owner %u", lock, owner);
+	if (lock < 0)
+		problem(LEAKED, "the name of a dead client is not free: %d, owner %u", lock, owner);
 	int listener = lock < 0 ? -1 : listen_on("cycles");
-	if (lock >= 0 && listener < 0) problem(LEAKED, "the socket of a dead hub is in the way");
+	if (lock >= 0 && listener < 0) problem(LEAKED, "the socket of a dead client is in the way");
 	char good = listener >= 0;
 	(void)!write(tell, &good, 1);
 	if (!good) pause();
-	struct sb_hub *hub = open_hub(SLOTS, 0);
+	struct sb_client *client = open_client(SLOTS, 0);
 	struct caller caller;
-	uint32_t link = welcome(hub, listener, &caller);
-	publish(hub, link);
+	uint32_t link = welcome(client, listener, &caller);
+	publish(client, link);
 	for (;;) pause();
 }
 
@@ -234,7 +235,7 @@ static void crash_and_reclaim(uint64_t cycles)
 		char good = 0;
 		MUST(pipe(ends) == 0 && ends[1] > dir);
 		pid_t child = start_child(ends[1]);
-		if (child == 0) doomed_hub(ends[1]);
+		if (child == 0) doomed_client(ends[1]);
 		MUST(read(ends[0], &good, 1) == 1);
 		close(ends[0]);
 		close(ends[1]);
@@ -247,9 +248,10 @@ static void crash_and_reclaim(uint64_t cycles)
 		if (cycle == WARM_UP / 5) before = footprint();
 	}
 	expect_same("after the crashes", before, footprint(), SLACK_KIB);
-	if (footprint().entries != 2) problem(LEAKED, "dead hubs left more than one lock and socket");
-	hub_once(GOODBYE);
-	if (footprint().entries != 0) problem(LEAKED, "the last hub left a file");
+	if (footprint().entries != 2)
+		problem(LEAKED, "dead clients left more than one lock and socket");
+	client_once(GOODBYE);
+	if (footprint().entries != 0) problem(LEAKED, "the last client left a file");
 }
 
 int main(int argc, char **argv)
@@ -262,7 +264,7 @@ int main(int argc, char **argv)
 	crash_and_reclaim(strtoull(argv[5], NULL, 10));
 	for (int end = 0; end < ENDS; end++) {
 		cell("worker", end_names[end], ended[0][end]);
-		cell("hub", end_names[end], ended[1][end]);
+		cell("client", end_names[end], ended[1][end]);
 	}
 	figure("requests", requests);
 	figure("kills", ended[0][CRASH] + ended[1][CRASH]);

@@ -215,12 +215,12 @@ void expect_same(const char *when, struct footprint before, struct footprint aft
 
 /* ---- a handshake -------------------------------------------------------------------------- */
 
-struct sb_hub *open_hub(uint32_t slots, uint32_t flags)
+struct sb_client *open_client(uint32_t slots, uint32_t flags)
 {
 	uint32_t tag = (uint32_t)mixed(run_seed);
-	struct sb_hub *hub = sb_hub_open(slots, LENGTH_LIMIT, HEAD_LIMIT, SB_PAGE, flags, tag);
-	MUST(hub != NULL);
-	return hub;
+	struct sb_client *client = sb_client_open(slots, LENGTH_LIMIT, HEAD_LIMIT, SB_PAGE, flags, tag);
+	MUST(client != NULL);
+	return client;
 }
 
 int listen_on(const char *name)
@@ -271,7 +271,7 @@ static int await_message(struct caller *caller, uint8_t *body, uint32_t *length)
 	}
 }
 
-uint32_t welcome(struct sb_hub *hub, int listener, struct caller *caller)
+uint32_t welcome(struct sb_client *client, int listener, struct caller *caller)
 {
 	uint8_t body[SB_MESSAGE_MAX];
 	uint32_t length = 0, join[2];
@@ -281,10 +281,10 @@ uint32_t welcome(struct sb_hub *hub, int listener, struct caller *caller)
 	MUST(caller->fd >= 0);
 	MUST(await_message(caller, body, &length) == SB_MSG_JOIN);
 	MUST(sb_join_check(body, length, join) == 0);
-	int32_t link = sb_link_offer(hub, caller->fd, join[1]);
+	int32_t link = sb_link_offer(client, caller->fd, join[1]);
 	MUST(link >= 0);
 	MUST(await_message(caller, body, &length) == SB_MSG_ATTACHED);
-	MUST(sb_link_start(hub, (uint32_t)link) == 0);
+	MUST(sb_link_start(client, (uint32_t)link) == 0);
 	return (uint32_t)link;
 }
 

@@ -62,11 +62,11 @@ void expect_same(const char *when, struct footprint before, struct footprint aft
 
 enum { LENGTH_LIMIT = 8192, HEAD_LIMIT = 4096 };
 
-struct sb_hub *open_hub(uint32_t slots, uint32_t flags);
+struct sb_client *open_client(uint32_t slots, uint32_t flags);
 int listen_on(const char *name);
 int accept_one(int listener); /* never blocks; -1: nobody */
 
-struct caller { /* a connection to the hub */
+struct caller { /* a connection to the client */
 	int fd;
 	uint32_t held;
 	uint8_t bytes[4 * SB_MESSAGE_MAX];
@@ -77,8 +77,8 @@ enum { NO_MESSAGE = -1, HUNG_UP = -2 };
 /* Takes the next message: its type and body, NO_MESSAGE or HUNG_UP. */
 int next_message(struct caller *caller, uint8_t body[SB_MESSAGE_MAX], uint32_t *length);
 /* Waits for one worker and takes it through to its start: the index of its link. */
-uint32_t welcome(struct sb_hub *hub, int listener, struct caller *caller);
-/* A worker attached to the name; it waits for the hub for ten seconds. */
+uint32_t welcome(struct sb_client *client, int listener, struct caller *caller);
+/* A worker attached to the name; it waits for the client for ten seconds. */
 struct sb_worker *attach(const char *name, uint32_t concurrency);
 
 /* ---- payloads: what belongs to an id ------------------------------------------------------- */

@@ -1,5 +1,6 @@
 /*
- * kills.c - one hub, four workers in processes of their own, killed at any moment of their lives.
+ * kills.c - one client, four workers in processes of their own, killed at any moment of their
+ * lives.
  *
  *     kills DIRECTORY SEED KILLS REQUESTS
  *
@@ -22,7 +23,7 @@ enum { WORKERS = 4, SLOTS = 8, LIFE_REQUESTS = 2000, WARM_UP = 100 };
 
 enum outcome { OPEN, WAS_ANSWERED, NEVER_RAN, IN_DOUBT, OUTCOMES };
 
-struct entry { /* of one id; executed and answering are the workers', the rest the hub's */
+struct entry { /* of one id; executed and answering are the workers', the rest the client's */
 	uint8_t executed, answering, outcome, asked;
 };
 
@@ -69,7 +70,7 @@ static _Noreturn void worker_life(uint64_t seed)
 	struct sb_worker *worker = attach("kills", SLOTS);
 	for (;;) {
 		int32_t taken = sb_slot_take(worker, 3000);
-		if (taken < 0) give_up(__FILE__, __LINE__, "the hub's memory is sound");
+		if (taken < 0) give_up(__FILE__, __LINE__, "the client's memory is sound");
 		if (taken == 0) {
 			(void)sb_worker_wait(worker, 50);
 			continue;
@@ -83,7 +84,7 @@ static _Noreturn void worker_life(uint64_t seed)
 	}
 }
 
-/* ---- the hub ------------------------------------------------------------------------------ */
+/* ---- the client --------------------------------------------------------------------------- */
 
 enum stage { NO_LIFE, COMING, JOINS, OFFERED, LIVING };
 
@@ -105,35 +106,35 @@ static const char *const row_names[ROWS] = {
 };
 static const char *const ways[] = { "hang-up", "process-end" };
 
-static struct sb_hub *hub;
+static struct sb_client *client;
 static struct life lives[WORKERS];
 static uint64_t seed, kills, wanted_kills, wanted_requests, met[ROWS][2], since_tick;
 static int listener;
 
 static const struct sb_event *event_at(int32_t index)
 {
-	return (const struct sb_event *)sb_hub_events(hub) + index;
+	return (const struct sb_event *)sb_client_events(client) + index;
 }
 
 static void deliver(struct life *life, const struct sb_event *event)
 {
 	uint64_t id = life->id_in[event->slot];
-	const uint8_t *body = response_of(&hub->links[life->link]->map, event->slot);
+	const uint8_t *body = response_of(&client->links[life->link]->map, event->slot);
 	if (event->status_code != 200 ||
 	    !payload_is(body + event->body_offset, event->body_bytes, id, ANSWERED))
 		problem(MISDELIVERED, "request %llu got another's answer", (unsigned long long)id);
 	settle(id, WAS_ANSWERED);
-	if (sb_slot_release(hub, life->link, event->slot) != 0)
+	if (sb_slot_release(client, life->link, event->slot) != 0)
 		problem(BROKEN, "an answered slot cannot be released");
 }
 
-/* The hub gives a request up: by chance, or because its worker has died. */
+/* The client gives a request up: by chance, or because its worker has died. */
 static int32_t give_back(struct life *life, uint32_t slot)
 {
-	int32_t result = sb_slot_withdraw(hub, life->link, slot);
+	int32_t result = sb_slot_withdraw(client, life->link, slot);
 	if (result == SB_FREE) take_back(life->id_in[slot]);
 	else if (result == SB_ABANDONED) settle(life->id_in[slot], IN_DOUBT);
-	else if (result == SB_DONE) deliver(life, event_at(0));
+	else if (result == SB_DONE) deliver(life, event_at(SB_BATCH));
 	else problem(BROKEN, "slot %u of a worker that obeys is corrupt: %d", slot, result);
 	return result;
 }
@@ -177,8 +178,8 @@ static void kill_now(struct life *life)
 	if (life->stage == LIVING) {
 		bool given_up = below(&seed, 4) == 0; /* what runs is in quarantine when it dies */
 		for (uint32_t slot = 0; slot < SLOTS && given_up; slot++)
-			if (hub->links[life->link]->shadow[slot] == IN_FLIGHT) (void)give_back(life, slot);
-		if (life->to_die_writing) life->writing = sb_slot_reserve(hub, life->link);
+			if (client->links[life->link]->shadow[slot] == IN_FLIGHT) (void)give_back(life, slot);
+		if (life->to_die_writing) life->writing = sb_slot_reserve(client, life->link);
 	}
 	kill(life->pid, SIGKILL);
 	life->killed = true;
@@ -191,12 +192,12 @@ static void end_writing(struct life *life)
 {
 	uint32_t slot = (uint32_t)life->writing;
 	if (next_id >= capacity || below(&seed, 2) == 0) {
-		MUST(sb_slot_cancel(hub, life->link, slot) == 0);
+		MUST(sb_slot_cancel(client, life->link, slot) == 0);
 		return;
 	}
 	life->id_in[slot] = next_id++;
-	MUST(sb_slot_publish(hub, life->link, slot, 0, 0, 0, 0, 0, 0) >= 0);
-	if (sb_slot_withdraw(hub, life->link, slot) != SB_FREE)
+	MUST(sb_slot_publish(client, life->link, slot, 0, 0, 0, 0, 0, 0) >= 0);
+	if (sb_slot_withdraw(client, life->link, slot) != SB_FREE)
 		problem(MISDELIVERED, "a request that was published to a dead worker has run");
 	take_back(life->id_in[slot]);
 }
@@ -208,16 +209,16 @@ static const int32_t verdicts[16] = {
 
 static void judge(struct life *life)
 {
-	struct link *link = hub->links[life->link];
+	struct link *link = client->links[life->link];
 	if (life->stage == LIVING && life->writing < 0) {
-		/* A kill may come before the hub has looked at anything. */
-		int32_t found = below(&seed, 2) ? sb_hub_poll(hub, 0) : 0;
+		/* A kill may come before the client has looked at anything. */
+		int32_t found = below(&seed, 2) ? sb_client_poll(client, 0) : 0;
 		for (int32_t i = 0; i < found; i++) {
 			struct sb_event event = *event_at(i);
 			handle(&event);
 		}
 	}
-	sb_link_stop(hub, life->link);
+	sb_link_stop(client, life->link);
 	for (uint32_t slot = 0; slot < SLOTS; slot++) {
 		uint64_t word = load_seq(&link->map.region->slot[slot].request.status);
 		met[word_state(word)][life->by_process]++;
@@ -240,7 +241,7 @@ static void bury(struct life *life)
 	else met[life->stage == OFFERED   ? OFFERED_ROW
 	         : life->stage == JOINS ? JOINS_ROW
 	                                  : COMING_ROW][life->by_process]++;
-	if (life->stage >= OFFERED) sb_link_drop(hub, life->link, 1);
+	if (life->stage >= OFFERED) sb_link_drop(client, life->link, 1);
 	if (life->stage >= JOINS) {
 		close(life->caller.fd);
 		sb_fd_close((int32_t)life->peer[2]);
@@ -284,13 +285,13 @@ static bool read_messages(struct life *life)
 		if (type == NO_MESSAGE) break;
 		if (type == SB_MSG_JOIN && life->stage == JOINS) {
 			MUST(sb_join_check(body, length, join) == 0);
-			int32_t link = sb_link_offer(hub, life->caller.fd, join[1]);
+			int32_t link = sb_link_offer(client, life->caller.fd, join[1]);
 			if (link == -SB_ECLOSED) break; /* it died: the connection says so next */
 			MUST(link >= 0);
 			life->link = (uint32_t)link;
 			life->stage = OFFERED;
 		} else if (type == SB_MSG_ATTACHED && life->stage == OFFERED) {
-			MUST(sb_link_start(hub, life->link) == 0);
+			MUST(sb_link_start(client, life->link) == 0);
 			life->stage = LIVING;
 			if (life->kill_at == UINT64_MAX && !life->killed)
 				life->kill_at = end_of_life();
@@ -300,7 +301,7 @@ static bool read_messages(struct life *life)
 			problem(BROKEN, "a message %d in stage %d", type, life->stage);
 		}
 	}
-	if (bells > 0 && sb_link_bell(hub, life->link, bells) != 0)
+	if (bells > 0 && sb_link_bell(client, life->link, bells) != 0)
 		problem(BROKEN, "a worker that obeys rang too often");
 	return false;
 }
@@ -328,15 +329,15 @@ static uint32_t feed(struct life *life)
 	uint32_t sent = 0;
 	while (life->stage == LIVING && !life->killed && life->asked < LIFE_REQUESTS) {
 		if (again_count == 0 && next_id + WORKERS * SLOTS >= capacity) break;
-		int32_t slot = sb_slot_reserve(hub, life->link);
+		int32_t slot = sb_slot_reserve(client, life->link);
 		if (slot == -SB_EBUSY) break;
 		MUST(slot >= 0);
 		uint64_t id = again_count > 0 ? again[--again_count] : next_id++;
 		life->id_in[slot] = id;
-		uint8_t *body = request_of(&hub->links[life->link]->map, (uint32_t)slot);
+		uint8_t *body = request_of(&client->links[life->link]->map, (uint32_t)slot);
 		uint32_t length = write_payload(body, id, ASKED);
 		uint32_t timeout_ms = below(&seed, 32) == 0 ? 1 : 0;
-		MUST(sb_slot_publish(hub, life->link, (uint32_t)slot, 0, 0, 0, length, timeout_ms,
+		MUST(sb_slot_publish(client, life->link, (uint32_t)slot, 0, 0, 0, length, timeout_ms,
 		                     (double)id) >= 0);
 		life->asked++;
 		sent++;
@@ -351,10 +352,10 @@ static uint32_t take_events(void)
 {
 	int32_t found = 0;
 	if (true_ns() - since_tick > 1000000u) {
-		found = sb_hub_tick(hub);
+		found = sb_client_tick(client);
 		since_tick = true_ns();
 	} else if (below(&seed, 4) != 0) { /* else answers lie there for a while */
-		found = sb_hub_poll(hub, 0);
+		found = sb_client_poll(client, 0);
 	}
 	MUST(found >= 0);
 	for (int32_t i = 0; i < found; i++) handle(event_at(i));
@@ -364,7 +365,7 @@ static uint32_t take_events(void)
 /* Nothing to do: parks, and sleeps until a bell, a connection, a death or the next kill. */
 static void sleep_a_little(void)
 {
-	if (sb_hub_park(hub) == 0) return;
+	if (sb_client_park(client) == 0) return;
 	struct pollfd all[1 + 2 * WORKERS] = { { .fd = listener, .events = POLLIN } };
 	uint64_t now = true_ns(), until = now + 1000000u;
 	for (uint32_t i = 0; i < WORKERS; i++) {
@@ -378,7 +379,7 @@ static void sleep_a_little(void)
 	}
 	struct timespec left = { .tv_nsec = until > now ? (long)(until - now) : 0 };
 	(void)ppoll(all, 1 + 2 * WORKERS, &left, NULL);
-	sb_hub_unpark(hub);
+	sb_client_unpark(client);
 }
 
 static bool enough(void)
@@ -423,12 +424,12 @@ int main(int argc, char **argv)
 	MUST(lock >= 0);
 	listener = listen_on("kills");
 	MUST(listener >= 0);
-	hub = open_hub(SLOTS, SB_FLAG_TIMING);
+	client = open_client(SLOTS, SB_FLAG_TIMING);
 	live(WARM_UP);
 	struct footprint before = footprint();
 	live(wanted_kills);
 	expect_same("after the kills", before, footprint(), 2048);
-	sb_hub_close(hub);
+	sb_client_close(client);
 	close(listener);
 	sb_name_unlock(dir, "kills", lock);
 	if (footprint().entries != 0) problem(LEAKED, "the directory is not empty");

@@ -1,12 +1,12 @@
 /*
- * names.c - eight processes race for one name: as hubs that take it, as workers that attach to it,
- * killed at any moment.
+ * names.c - eight processes race for one name: as clients that take it, as workers that attach to
+ * it, killed at any moment.
  *
  *     names DIRECTORY SEED ROUNDS
  *
- * A round is one hub. The harness' page says who holds the name: a hub enters itself when it has
- * the lock, and before it gives it up it takes itself out. Who finds another one entered must find
- * that process without memory: the kernel takes that away before it drops a lock.
+ * A round is one client. The harness' page says who holds the name: a client enters itself when it
+ * has the lock, and before it gives it up it takes itself out. Who finds another one entered must
+ * find that process without memory: the kernel takes that away before it drops a lock.
  */
 #include "endure.h"
 
@@ -74,7 +74,7 @@ static bool has_no_memory(pid_t pid)
 	return text[0] == '0' && text[1] == ' ';
 }
 
-/* ---- the hub ------------------------------------------------------------------------------ */
+/* ---- the client --------------------------------------------------------------------------- */
 
 /* The proof: nobody alive has the name when this process gets it. */
 static uint64_t enter(void)
@@ -83,13 +83,13 @@ static uint64_t enter(void)
 	uint64_t own = life << 32 | (uint32_t)getpid();
 	if (!compare_exchange(&page->holder, &before, own)) {
 		if (!has_no_memory((pid_t)(uint32_t)before))
-			problem(DOUBLED, "two hubs have the name: life %llu of pid %u, which lives, and %llu",
+			problem(DOUBLED, "two clients have the name: life %llu of pid %u, alive, and %llu",
 			        (unsigned long long)(before >> 32), (unsigned)before,
 			        (unsigned long long)life);
 		raise_ended(before >> 32);
 		fetch_add_seq(&page->taken_from_dead, 1);
 		if (!compare_exchange(&page->holder, &before, own))
-			problem(DOUBLED, "two hubs took the name of a dead one at once");
+			problem(DOUBLED, "two clients took the name of a dead one at once");
 	} else {
 		fetch_add_seq(&page->handed_over, 1);
 	}
@@ -107,7 +107,7 @@ static void leave(uint64_t life)
 }
 
 /* Answers whoever attaches with its number. */
-static void serve_callers(struct sb_hub *hub, int listener, uint64_t life)
+static void serve_callers(struct sb_client *client, int listener, uint64_t life)
 {
 	struct caller callers[PROCESSES];
 	int32_t links[PROCESSES];
@@ -119,24 +119,24 @@ static void serve_callers(struct sb_hub *hub, int listener, uint64_t life)
 		for (uint32_t i = 0; i < count; i++) {
 			int type = next_message(&callers[i], body, &length);
 			if (type == SB_MSG_JOIN && sb_join_check(body, length, join) == 0)
-				links[i] = sb_link_offer(hub, callers[i].fd, join[1]);
+				links[i] = sb_link_offer(client, callers[i].fd, join[1]);
 			if (type != SB_MSG_ATTACHED) continue;
-			MUST(sb_link_start(hub, (uint32_t)links[i]) == 0);
-			int32_t slot = sb_slot_reserve(hub, (uint32_t)links[i]);
+			MUST(sb_link_start(client, (uint32_t)links[i]) == 0);
+			int32_t slot = sb_slot_reserve(client, (uint32_t)links[i]);
 			MUST(slot >= 0);
-			memcpy(request_of(&hub->links[links[i]]->map, (uint32_t)slot), &life, sizeof life);
-			MUST(sb_slot_publish(hub, (uint32_t)links[i], (uint32_t)slot, 0, 0, 0, sizeof life, 0,
-			                     0) >= 0);
+			memcpy(request_of(&client->links[links[i]]->map, (uint32_t)slot), &life, sizeof life);
+			MUST(sb_slot_publish(client, (uint32_t)links[i], (uint32_t)slot, 0, 0, 0, sizeof life,
+			                     0, 0) >= 0);
 		}
 		if (fd < 0) nap(20000);
 	}
 	for (uint32_t i = 0; i < count; i++) {
-		if (links[i] >= 0) sb_link_drop(hub, (uint32_t)links[i], 1);
+		if (links[i] >= 0) sb_link_drop(client, (uint32_t)links[i], 1);
 		close(callers[i].fd);
 	}
 }
 
-static void be_hub(void)
+static void be_client(void)
 {
 	uint32_t owner = 0;
 	at(LOCKING);
@@ -151,20 +151,20 @@ static void be_hub(void)
 	int listener = listen_on("names");
 	if (listener < 0) problem(LEAKED, "a socket is in the way of life %llu",
 	                          (unsigned long long)life);
-	struct sb_hub *hub = open_hub(1, 0);
+	struct sb_client *client = open_client(1, 0);
 	at(SERVING);
-	if (listener >= 0) serve_callers(hub, listener, life);
+	if (listener >= 0) serve_callers(client, listener, life);
 	at(UNLOCKING);
 	if (listener >= 0) close(listener);
 	leave(life);
 	if (below(&seed, 2) == 0) nap(below(&seed, 100000)); /* else it would hardly ever die here */
 	sb_name_unlock(dir, "names", lock);
-	sb_hub_close(hub);
+	sb_client_close(client);
 }
 
 /* ---- the worker --------------------------------------------------------------------------- */
 
-/* Waits for the number of the hub it is attached to. */
+/* Waits for the number of the client it is attached to. */
 static void hear_number(struct sb_worker *worker, uint64_t ended_before)
 {
 	for (int32_t closed = 0; closed == 0; closed = sb_worker_wait(worker, 50)) {
@@ -209,7 +209,7 @@ static _Noreturn void contend(uint32_t index, uint64_t my_seed)
 	for (;;) {
 		at(IDLE);
 		nap(below(&seed, 300000));
-		if (below(&seed, 2) == 0) be_hub();
+		if (below(&seed, 2) == 0) be_client();
 		else be_worker();
 	}
 }
@@ -248,7 +248,7 @@ static void kill_one(void)
 	if (children[victim] == 0) contend(victim, seed + kills);
 }
 
-/* No hub for ten seconds, though half of all want to be one: the name is stuck. */
+/* No client for ten seconds, though half of all want to be one: the name is stuck. */
 static bool is_stuck(void)
 {
 	static uint64_t last, since;
@@ -287,12 +287,12 @@ int main(int argc, char **argv)
 	expect_same("at the end", before, footprint(), 2048);
 	for (int place = 0; place < PLACE_COUNT; place++)
 		cell(place_names[place], "kill", killed_at[place]);
-	cell("hub-after-hub", "seen", page->handed_over);
-	cell("hub-after-dead-hub", "seen", page->taken_from_dead);
-	cell("refused-hub", "seen", page->refused);
+	cell("client-after-client", "seen", page->handed_over);
+	cell("client-after-dead-client", "seen", page->taken_from_dead);
+	cell("refused-client", "seen", page->refused);
 	cell("attached-worker", "seen", page->attached);
 	figure("requests", page->attached);
 	figure("kills", kills);
-	say("%llu hubs", (unsigned long long)page->rounds);
+	say("%llu clients", (unsigned long long)page->rounds);
 	return finish();
 }

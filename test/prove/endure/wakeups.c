@@ -28,7 +28,7 @@ static const struct game {
 	const char *name;
 	uint32_t workers;
 	enum how worker[WORKERS_MAX];
-	enum how hub;
+	enum how client;
 } games[] = {
 	{ "sockets", 1, { SOCKETS }, SOCKETS },
 	{ "futexes", 1, { FUTEXES }, FUTEXES },
@@ -47,7 +47,7 @@ struct side { /* written by its own process only */
 static struct page {
 	uint32_t delays, block, starved;
 	uint32_t pad[13];
-	struct side hub, worker[WORKERS_MAX];
+	struct side client, worker[WORKERS_MAX];
 } *page;
 
 static struct side *mine;
@@ -167,16 +167,16 @@ static _Noreturn void worker_life(uint32_t index)
 	}
 }
 
-/* ---- the watcher, a thread of the hub's process ------------------------------------------- */
+/* ---- the watcher, a thread of the client's process ---------------------------------------- */
 
-static struct sb_hub *hub;
+static struct sb_client *client;
 static struct caller callers[WORKERS_MAX];
 static uint32_t links[WORKERS_MAX];
-static pid_t children[WORKERS_MAX], hub_task;
+static pid_t children[WORKERS_MAX], client_task;
 
 static bool all_sleep(void)
 {
-	if (state_of(hub_task) != 'S') return false;
+	if (state_of(client_task) != 'S') return false;
 	for (uint32_t i = 0; i < game->workers; i++)
 		if (state_of(children[i]) != 'S') return false;
 	return true;
@@ -187,20 +187,21 @@ static void accuse(void)
 {
 	bool found = false;
 	for (uint32_t i = 0; i < game->workers; i++) {
-		const struct sb_region *at = hub->links[links[i]]->map.region;
+		const struct sb_region *at = client->links[links[i]]->map.region;
 		uint64_t word = load_seq(&at->slot[0].request.status);
 		const char *who = word_state(word) == SB_READY  ? "the worker sleeps over a request"
-		                  : word_state(word) == SB_DONE ? "the hub sleeps over an answer"
+		                  : word_state(word) == SB_DONE ? "the client sleeps over an answer"
 		                                                : NULL;
 		if (who == NULL) continue;
 		found = true;
 		problem(LOST, "a wake-up was lost in \"%s\", worker %u: %s; word %llx, ready %llx, done "
-		        "%llx, worker parked %u futex %u, hub parked %u futex %u, hub says %s, round %u",
+		        "%llx, worker parked %u futex %u, client parked %u futex %u, it says %s, round %u",
 		        game->name, i, who, (unsigned long long)word,
 		        (unsigned long long)load_seq(&at->ready.bits[0]),
 		        (unsigned long long)load_seq(&at->done.bits[0]), load_seq(&at->worker.parked),
-		        load_seq(&at->worker.futex), load_seq(&at->hub.parked), load_seq(&at->hub.futex),
-		        hub->parked ? "parked" : "awake", load_seq(&page->hub.rounds));
+		        load_seq(&at->worker.futex), load_seq(&at->client.parked),
+		        load_seq(&at->client.futex), client->parked ? "parked" : "awake",
+		        load_seq(&page->client.rounds));
 	}
 	if (!found) problem(BROKEN, "\"%s\" stands still, and nothing waits in any slot", game->name);
 }
@@ -213,7 +214,7 @@ static void *watch(void *unused)
 	uint64_t since = true_ns();
 	for (;;) {
 		nap(50000000u);
-		uint32_t now = load_seq(&page->hub.rounds);
+		uint32_t now = load_seq(&page->client.rounds);
 		if (now != last) {
 			if (true_ns() - since > 1000000000u) page->starved++;
 			last = now, quiet = 0, since = true_ns();
@@ -230,33 +231,33 @@ static void *watch(void *unused)
 	return unused;
 }
 
-/* ---- the hub ------------------------------------------------------------------------------ */
+/* ---- the client --------------------------------------------------------------------------- */
 
 static void publish(uint32_t i, uint64_t id)
 {
-	MUST(sb_slot_reserve(hub, links[i]) == 0);
-	uint32_t length = write_payload(request_of(&hub->links[links[i]]->map, 0), id, ASKED);
-	MUST(sb_slot_publish(hub, links[i], 0, 0, 0, 0, length, 0, (double)id) >= 0);
+	MUST(sb_slot_reserve(client, links[i]) == 0);
+	uint32_t length = write_payload(request_of(&client->links[links[i]]->map, 0), id, ASKED);
+	MUST(sb_slot_publish(client, links[i], 0, 0, 0, 0, length, 0, (double)id) >= 0);
 }
 
 static void receive(const struct sb_event *event, uint64_t trip)
 {
 	MUST(event->kind == SB_EV_DONE);
 	uint32_t i = event->link == links[0] ? 0 : 1;
-	const uint8_t *body = response_of(&hub->links[event->link]->map, 0);
+	const uint8_t *body = response_of(&client->links[event->link]->map, 0);
 	if (!payload_is(body, event->body_bytes, trip * WORKERS_MAX + i, ANSWERED))
 		problem(MISDELIVERED, "trip %llu got another's answer", (unsigned long long)trip);
-	MUST(sb_slot_release(hub, event->link, 0) == 0);
+	MUST(sb_slot_release(client, event->link, 0) == 0);
 }
 
 static uint32_t poll_and_park(uint64_t trip)
 {
-	const struct sb_event *events = sb_hub_events(hub);
-	int32_t found = sb_hub_poll(hub, 0);
+	const struct sb_event *events = sb_client_events(client);
+	int32_t found = sb_client_poll(client, 0);
 	for (int32_t i = 0; i < found; i++) receive(&events[i], trip);
 	if (found > 0) return (uint32_t)found;
 	dawdle();
-	if (sb_hub_park(hub) == 0) {
+	if (sb_client_park(client) == 0) {
 		mine->saw_work++;
 		return 0;
 	}
@@ -265,7 +266,7 @@ static uint32_t poll_and_park(uint64_t trip)
 		all[i] = (struct pollfd){ .fd = callers[i].fd, .events = POLLIN };
 	MUST(poll(all, game->workers, -1) > 0 || errno == EINTR);
 	for (uint32_t i = 0; i < game->workers; i++) drain(callers[i].fd);
-	sb_hub_unpark(hub);
+	sb_client_unpark(client);
 	return 0;
 }
 
@@ -277,12 +278,12 @@ static void one_trip(uint64_t trip)
 	}
 	dawdle();
 	uint32_t received = 0;
-	bool blocks = game->hub == FUTEXES || (game->hub == BOTH && below(&seed, 2) == 0);
+	bool blocks = game->client == FUTEXES || (game->client == BOTH && below(&seed, 2) == 0);
 	if (blocks) {
 		uint32_t first = below(&seed, game->workers), slept = mine->slept;
-		MUST(sb_slot_wait(hub, links[first], 0, 0, 0) == 0);
+		MUST(sb_slot_wait(client, links[first], 0, 0, 0) == 0);
 		mine->saw_work += mine->slept == slept;
-		receive(sb_hub_events(hub), trip);
+		receive((const struct sb_event *)sb_client_events(client) + SB_BATCH, trip);
 		received++;
 	}
 	while (received < game->workers) received += poll_and_park(trip);
@@ -306,7 +307,7 @@ static void meet_workers(int listener)
 		children[i] = start_child(dir);
 		seed = mixed(seed + 1);
 		if (children[i] == 0) worker_life(i);
-		links[i] = welcome(hub, listener, &callers[i]);
+		links[i] = welcome(client, listener, &callers[i]);
 	}
 }
 
@@ -318,13 +319,13 @@ static void report(uint64_t trips, uint64_t delayed)
 		saw_work += page->worker[i].saw_work;
 	}
 	uint32_t least = (uint32_t)trips / 4; /* of those without delays: else it was a spin */
-	cell(game->name, "hub-slept", page->hub.slept);
-	cell(game->name, "hub-saw-work", page->hub.saw_work);
+	cell(game->name, "client-slept", page->client.slept);
+	cell(game->name, "client-saw-work", page->client.saw_work);
 	cell(game->name, "worker-slept", slept);
 	cell(game->name, "worker-saw-work", saw_work);
-	if (page->hub.slept < least || slept < least)
-		problem(BROKEN, "\"%s\" is a spin: hub slept %u times, workers %u", game->name,
-		        page->hub.slept, slept);
+	if (page->client.slept < least || slept < least)
+		problem(BROKEN, "\"%s\" is a spin: client slept %u times, workers %u", game->name,
+		        page->client.slept, slept);
 	if (page->starved > 0) say("\"%s\" stood still for a second, ready to run", game->name);
 	figure("requests", (trips + delayed) * game->workers);
 }
@@ -340,13 +341,13 @@ int main(int argc, char **argv)
 	MUST((SB_SLICE_MS == 0) == (strcmp(game->name, "cold") == 0) && SB_SLICE_MS != 20);
 	MUST(sched_getaffinity(0, sizeof allowed, &allowed) == 0);
 	page = shared_pages(sizeof *page);
-	mine = &page->hub;
+	mine = &page->client;
 	uint32_t owner = 0;
 	int32_t lock = sb_name_lock(dir, "wakeups", &owner);
 	MUST(lock >= 0);
 	int listener = listen_on("wakeups");
-	hub = open_hub(1, 0);
-	hub_task = getpid();
+	client = open_client(1, 0);
+	client_task = getpid();
 	meet_workers(listener);
 	pthread_t watcher;
 	MUST(pthread_create(&watcher, NULL, watch, NULL) == 0);
@@ -359,7 +360,7 @@ int main(int argc, char **argv)
 		reap_killed(children[i]);
 	}
 	report(trips, delayed);
-	sb_hub_close(hub);
+	sb_client_close(client);
 	sb_name_unlock(dir, "wakeups", lock);
 	return finish();
 }

@@ -77,7 +77,7 @@ void mutated(struct peer *peer, uint64_t count)
 
 /* ---- handshake --------------------------------------------------------------------------- */
 
-int connect_hub(struct peer *peer)
+int connect_client(struct peer *peer)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	snprintf(address.sun_path, sizeof address.sun_path, "%s", peer->path);
@@ -146,7 +146,7 @@ static int receive_hello(struct peer *peer)
 /* Attaches as a worker should, then fills its response arenas with marks. */
 bool attach(struct peer *peer)
 {
-	peer->fd = connect_hub(peer);
+	peer->fd = connect_client(peer);
 	if (peer->fd < 0 || !send_join(peer)) return false;
 	peer->memory = receive_hello(peer);
 	if (peer->memory < 0) return false;
@@ -207,16 +207,16 @@ void forge(struct peer *peer, uint32_t slot, uint32_t head, uint32_t offset, uin
 	memcpy(arena_at(peer, slot, 1), "\1\0\0\0", HEAD_BYTES);
 }
 
-void tell_hub(struct peer *peer, uint32_t slot)
+void tell_client(struct peer *peer, uint32_t slot)
 {
 	struct sb_region *region = peer->region;
 	atomic_fetch_or(SHARED(&region->done.bits[slot / 64]), 1ull << (slot % 64));
-	if (LOAD(&region->hub.parked) == SB_PARK_NONE) return;
-	uint32_t how = atomic_exchange(SHARED(&region->hub.parked), SB_PARK_NONE);
+	if (LOAD(&region->client.parked) == SB_PARK_NONE) return;
+	uint32_t how = atomic_exchange(SHARED(&region->client.parked), SB_PARK_NONE);
 	if (how == SB_PARK_SOCKET) send_message(peer, SB_MSG_BELL, NULL, 0);
 	if (how != SB_PARK_FUTEX) return;
-	atomic_fetch_add(SHARED(&region->hub.futex), 1);
-	syscall(SYS_futex, &region->hub.futex, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+	atomic_fetch_add(SHARED(&region->client.futex), 1);
+	syscall(SYS_futex, &region->client.futex, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
 /* The rule of books.ts: 16 bytes as they came (their second word is the nonce), the rest by words
@@ -239,7 +239,7 @@ void answer(struct peer *peer, uint32_t slot)
 	uint64_t claimed = LOAD(word_at(peer, slot));
 	if ((claimed & 15) != SB_CLAIMED) return;
 	if (SWAP(word_at(peer, slot), &claimed, (claimed & ~15ull) | SB_DONE)) peer->report->answers++;
-	tell_hub(peer, slot);
+	tell_client(peer, slot);
 }
 
 uint32_t serve(struct peer *peer)

@@ -49,9 +49,9 @@ uint64_t now_ns(void);
 uint64_t next_random(struct peer *peer);
 uint64_t odd_value(struct peer *peer); /* a boundary, or any */
 bool hung_up(int fd);
-bool going(struct peer *peer); /* time is left, and the hub has not hung up */
+bool going(struct peer *peer); /* time is left, and the client has not hung up */
 void mutated(struct peer *peer, uint64_t count);
-int connect_hub(struct peer *peer);
+int connect_client(struct peer *peer);
 bool send_bytes(struct peer *peer, const void *bytes, size_t length);
 bool send_message(struct peer *peer, uint8_t type, const void *body, uint8_t length);
 bool send_join(struct peer *peer);
@@ -62,7 +62,7 @@ struct sb_response_line *response_at(const struct peer *peer, uint32_t slot);
 uint8_t *arena_at(const struct peer *peer, uint32_t slot, uint32_t half);
 bool claim(struct peer *peer, uint32_t slot);
 void forge(struct peer *peer, uint32_t slot, uint32_t head, uint32_t offset, uint32_t body);
-void tell_hub(struct peer *peer, uint32_t slot); /* hint, and a bell if it is parked */
+void tell_client(struct peer *peer, uint32_t slot); /* hint, and a bell if it is parked */
 void answer(struct peer *peer, uint32_t slot);   /* rightly; the slot is CLAIMED */
 uint32_t serve(struct peer *peer);               /* claims and answers all; returns how many */
 uint32_t wait_for_requests(struct peer *peer, uint32_t wanted);

@@ -51,18 +51,18 @@ class Region {
     throw new Error("there is no region");
   }
 
-  #flow(side: "hub" | "worker", slot: number): number {
+  #flow(side: "client" | "worker", slot: number): number {
     return FIRST_SLOT + slot * SLOT_BYTES + FIELDS[`sb_slot.${side}`][0];
   }
 
   put(slot: number, field: "sent" | "taken", value: bigint): void {
-    this.words[(this.#flow("hub", slot) + FIELDS[`sb_flow.${field}`][0]) / 8] = value;
+    this.words[(this.#flow("client", slot) + FIELDS[`sb_flow.${field}`][0]) / 8] = value;
     writes++;
   }
 
   end(slot: number, ended: number, errorBytes: number): void {
-    this.halves[(this.#flow("hub", slot) + FIELDS["sb_flow.error_bytes"][0]) / 4] = errorBytes;
-    this.halves[(this.#flow("hub", slot) + FIELDS["sb_flow.ended"][0]) / 4] = ended;
+    this.halves[(this.#flow("client", slot) + FIELDS["sb_flow.error_bytes"][0]) / 4] = errorBytes;
+    this.halves[(this.#flow("client", slot) + FIELDS["sb_flow.ended"][0]) / 4] = ended;
     writes += 2;
   }
 

@@ -15,7 +15,7 @@ static struct sb_flow *mine(const struct peer *peer, uint32_t slot)
 
 static const struct sb_flow *theirs(const struct peer *peer, uint32_t slot)
 {
-	return &peer->region->slot[slot].hub;
+	return &peer->region->slot[slot].client;
 }
 
 static uint64_t ring_of(const struct peer *peer)
@@ -40,7 +40,7 @@ static void set_state(struct peer *peer, uint32_t slot, uint64_t state)
 	uint64_t word = LOAD(word_at(peer, slot));
 	if ((word & 15) == SB_CLAIMED || (word & 15) == SB_STREAMING)
 		SWAP(word_at(peer, slot), &word, (word & ~15ull) | state);
-	tell_hub(peer, slot);
+	tell_client(peer, slot);
 }
 
 static void begin(struct peer *peer, uint32_t slot)
@@ -54,10 +54,10 @@ static void begin(struct peer *peer, uint32_t slot)
 static void send_marks(struct peer *peer, uint32_t slot, uint64_t bytes)
 {
 	STORE(&mine(peer, slot)->sent, LOAD(&mine(peer, slot)->sent) + bytes);
-	tell_hub(peer, slot);
+	tell_client(peer, slot);
 }
 
-/* Gives back what the hub has given up. */
+/* Gives back what the client has given up. */
 static void give_back(struct peer *peer)
 {
 	for (uint32_t slot = 0; slot < peer->header.slots; slot++) {
@@ -65,11 +65,11 @@ static void give_back(struct peer *peer)
 		if ((word & 15) != SB_ABANDONED) continue;
 		clear(peer, slot);
 		SWAP(word_at(peer, slot), &word, word & ~15ull);
-		tell_hub(peer, slot);
+		tell_client(peer, slot);
 	}
 }
 
-/* Whether the hub gives up or takes any of it within a moment. */
+/* Whether the client gives up or takes any of it within a moment. */
 static void let_it_look(struct peer *peer, uint32_t slot, uint64_t taken)
 {
 	for (int i = 0; i < 20 && LOAD(&theirs(peer, slot)->taken) < taken; i++) usleep(200);
@@ -86,7 +86,7 @@ static void each_claim(struct peer *peer, bool begins, void (*harm)(struct peer 
 			if (begins) begin(peer, slot);
 			harm(peer, slot);
 			mutated(peer, 1);
-			tell_hub(peer, slot);
+			tell_client(peer, slot);
 		}
 		give_back(peer);
 	}
@@ -107,7 +107,7 @@ static void harm_beyond(struct peer *peer, uint32_t slot)
 	STORE(&mine(peer, slot)->sent, ring_of(peer) + more);
 }
 
-/* A stream whose harm the hub did not look at ends, so that its slot comes again. */
+/* A stream whose harm the client did not look at ends, so that its slot comes again. */
 static void break_off(struct peer *peer, uint32_t slot)
 {
 	STORE(&mine(peer, slot)->ended, SB_FLOW_ERROR);
@@ -126,7 +126,7 @@ static void harm_taken(struct peer *peer, uint32_t slot)
 /* Of a request whose body streams: it had taken more before. */
 static void harm_taken_back(struct peer *peer, uint32_t slot)
 {
-	tell_hub(peer, slot); /* the hub sends nothing before it knows of the claim */
+	tell_client(peer, slot); /* the client sends nothing before it knows of the claim */
 	for (int i = 0; i < 50 && LOAD(&theirs(peer, slot)->sent) < 2; i++) usleep(200);
 	uint64_t sent = LOAD(&theirs(peer, slot)->sent);
 	if (sent >= 2) {
@@ -199,7 +199,7 @@ static void harm_goes_on(struct peer *peer, uint32_t slot)
 {
 	send_marks(peer, slot, 500);
 	STORE(&mine(peer, slot)->ended, SB_FLOW_END);
-	tell_hub(peer, slot);
+	tell_client(peer, slot);
 	usleep(200);
 	send_marks(peer, slot, 500);
 	let_it_look(peer, slot, 600);
@@ -222,7 +222,7 @@ static void flow_free(struct peer *peer)
 			STORE(&mine(peer, slot)->taken, odd_value(peer));
 			STORE(&mine(peer, slot)->ended, (uint32_t)odd_value(peer));
 			STORE(&mine(peer, slot)->error_bytes, (uint32_t)odd_value(peer));
-			tell_hub(peer, slot);
+			tell_client(peer, slot);
 		}
 		mutated(peer, 4ull * peer->header.slots);
 		usleep(50);
@@ -249,11 +249,11 @@ static void flow_storm(struct peer *peer)
 		for (int i = 0; i < BATCH; i++) {
 			uint32_t slot = (uint32_t)(next_random(peer) % peer->header.slots);
 			struct sb_slot *at = &peer->region->slot[slot];
-			uint64_t *line = next_random(peer) & 1 ? &at->worker.sent : &at->hub.sent;
+			uint64_t *line = next_random(peer) & 1 ? &at->worker.sent : &at->client.sent;
 			STORE(line + next_random(peer) % 8, odd_value(peer));
 		}
 		mutated(peer, BATCH);
-		tell_hub(peer, (uint32_t)(next_random(peer) % peer->header.slots));
+		tell_client(peer, (uint32_t)(next_random(peer) % peer->header.slots));
 		begin_all(peer);
 	}
 }
@@ -269,7 +269,7 @@ static void flow_flips(struct peer *peer)
 			for (int i = 0; i < 20 * BATCH; i++) {
 				STORE(&flow->sent, i & 1 ? ring_of(peer) / 2 : ring_of(peer) + 4096);
 				STORE(&flow->error_bytes, i & 2 ? 16 : UINT32_MAX);
-				if (i % BATCH == 0) tell_hub(peer, slot);
+				if (i % BATCH == 0) tell_client(peer, slot);
 			}
 			mutated(peer, 40 * BATCH);
 		}
@@ -292,7 +292,7 @@ static void flow_endless(struct peer *peer)
 	}
 }
 
-/* Rings, and has sent nothing: for as long as the hub counts. */
+/* Rings, and has sent nothing: for as long as the client counts. */
 static void flow_bells(struct peer *peer)
 {
 	static const uint8_t zeros[4096];
@@ -300,7 +300,7 @@ static void flow_bells(struct peer *peer)
 	while (going(peer)) {
 		begin_all(peer);
 		send_bytes(peer, zeros, sizeof zeros);
-		for (uint32_t slot = 0; slot < peer->header.slots; slot++) tell_hub(peer, slot);
+		for (uint32_t slot = 0; slot < peer->header.slots; slot++) tell_client(peer, slot);
 	}
 }
 

@@ -89,7 +89,7 @@ static void poke_hint(struct peer *peer)
 static void poke_park(struct peer *peer)
 {
 	struct sb_region *region = peer->region;
-	struct sb_park *park = next_random(peer) & 1 ? &region->worker : &region->hub;
+	struct sb_park *park = next_random(peer) & 1 ? &region->worker : &region->client;
 	uint32_t *fields[] = { &park->parked, &park->parked, &park->futex, &park->cpu };
 	uint32_t which = next_random(peer) & 3;
 	if (which == 0) STORE(fields[0], (uint32_t)(next_random(peer) & 3));
@@ -131,7 +131,7 @@ static void poke_response(struct peer *peer)
 	poke_in(peer, response_at(peer, any_slot(peer)), sizeof(struct sb_response_line));
 }
 
-/* Writes any response, and commits it: the length check alone stands between it and the hub. */
+/* Writes any response, and commits it: the length check alone stands between it and the client. */
 static void response_lines(struct peer *peer)
 {
 	while (going(peer)) {
@@ -141,7 +141,7 @@ static void response_lines(struct peer *peer)
 			uint64_t word = LOAD(word_at(peer, slot));
 			if (!claim(peer, slot)) continue;
 			STORE(word_at(peer, slot), (word & ~15ull) | SB_DONE);
-			tell_hub(peer, slot);
+			tell_client(peer, slot);
 		}
 	}
 }
@@ -158,7 +158,7 @@ static void everything(struct peer *peer)
 	storm(peer, poke_anything);
 }
 
-/* ---- while the hub reads ------------------------------------------------------------------- */
+/* ---- while the client reads ---------------------------------------------------------------- */
 
 static void *flip_bodies(void *argument)
 {
@@ -211,7 +211,7 @@ static void commit(struct peer *peer, uint32_t slot)
 {
 	uint64_t word = LOAD(word_at(peer, slot));
 	if ((word & 15) == SB_CLAIMED) SWAP(word_at(peer, slot), &word, (word & ~15ull) | SB_DONE);
-	tell_hub(peer, slot);
+	tell_client(peer, slot);
 }
 
 static void serve_long_heads(struct peer *peer)
@@ -229,8 +229,8 @@ static void heads(struct peer *peer)
 	beside(peer, flip_heads, serve_long_heads);
 }
 
-/* DONE, and when the hub has taken the hint (so it looks at the word now) another word. If that was
- * too early or too late, once more. */
+/* DONE, and when the client has taken the hint (so it looks at the word now) another word. If that
+ * was too early or too late, once more. */
 static void flip_done(struct peer *peer)
 {
 	while (going(peer)) {
@@ -240,7 +240,7 @@ static void flip_done(struct peer *peer)
 			const uint64_t *bits = &peer->region->done.bits[slot / 64];
 			forge(peer, slot, HEAD_BYTES, 8, peer->header.payload_limit);
 			while (SWAP(word_at(peer, slot), &word, done) && going(peer)) {
-				tell_hub(peer, slot);
+				tell_client(peer, slot);
 				for (int i = 0; i < 100000 && (LOAD(bits) >> (slot % 64) & 1) != 0; i++) {}
 				is = done;
 				SWAP(word_at(peer, slot), &is, (done & ~15ull) | SB_CLAIMED);
@@ -252,7 +252,7 @@ static void flip_done(struct peer *peer)
 	}
 }
 
-/* A word that is DONE half of the time. It never touches a slot that the hub has freed. */
+/* A word that is DONE half of the time. It never touches a slot that the client has freed. */
 static void flip_words(struct peer *peer)
 {
 	while (going(peer)) {
@@ -299,7 +299,7 @@ static void one_by_one(struct peer *peer, void (*harm)(struct peer *, uint32_t))
 			if (!claim(peer, slot)) continue;
 			harm(peer, slot);
 			mutated(peer, 1);
-			tell_hub(peer, slot);
+			tell_client(peer, slot);
 		}
 	}
 }
@@ -393,7 +393,7 @@ static void free_slots(struct peer *peer)
 	}
 }
 
-/* A second DONE, when the hub has made the slot free. */
+/* A second DONE, when the client has made the slot free. */
 static void double_answer(struct peer *peer)
 {
 	while (going(peer)) {
@@ -403,7 +403,7 @@ static void double_answer(struct peer *peer)
 			answer(peer, slot);
 			for (int i = 0; i < 100000 && (LOAD(word_at(peer, slot)) & 15) == SB_DONE; i++) {}
 			if (SWAP(word_at(peer, slot), &word, word | SB_DONE)) mutated(peer, 1);
-			tell_hub(peer, slot);
+			tell_client(peer, slot);
 		}
 	}
 }
@@ -432,7 +432,7 @@ static void never_parked(struct peer *peer)
 	while (going(peer)) {
 		for (int i = 0; i < BATCH; i++) {
 			STORE(&peer->region->worker.parked, SB_PARK_NONE);
-			STORE(&peer->region->hub.parked, SB_PARK_NONE);
+			STORE(&peer->region->client.parked, SB_PARK_NONE);
 		}
 		mutated(peer, 2 * BATCH);
 		serve(peer);
@@ -473,7 +473,7 @@ static void late(struct peer *peer)
 			if ((word & 15) != SB_ABANDONED) continue;
 			poke_response(peer);
 			if (SWAP(word_at(peer, slot), &word, word & ~15ull)) mutated(peer, 1);
-			tell_hub(peer, slot);
+			tell_client(peer, slot);
 		}
 		usleep(200);
 	}

@@ -15,7 +15,7 @@ static const uint8_t zeros[4096];
 
 /* ---- bells ------------------------------------------------------------------------------- */
 
-/* As many as the socket takes, for at least as long as the hub counts. */
+/* As many as the socket takes, for at least as long as the client counts. */
 static void bells(struct peer *peer)
 {
 	peer->until_ns = now_ns() + 5000000000u;
@@ -157,14 +157,14 @@ static void until_hung_up(struct peer *peer)
 
 static void silent(struct peer *peer)
 {
-	peer->fd = connect_hub(peer);
+	peer->fd = connect_client(peer);
 	until_hung_up(peer);
 }
 
 static void half_join(struct peer *peer)
 {
 	const uint8_t half[] = { SB_MSG_JOIN, sizeof(struct sb_join), 1, 2, 3 };
-	peer->fd = connect_hub(peer);
+	peer->fd = connect_client(peer);
 	send_bytes(peer, half, sizeof half);
 	until_hung_up(peer);
 }
@@ -172,7 +172,7 @@ static void half_join(struct peer *peer)
 static void slow_join(struct peer *peer)
 {
 	const uint8_t slow[] = { SB_MSG_JOIN, sizeof(struct sb_join), 1, 2, 3, 4, 5, 6, 7, 8 };
-	peer->fd = connect_hub(peer);
+	peer->fd = connect_client(peer);
 	for (size_t i = 0; i < sizeof slow && !hung_up(peer->fd); i++) {
 		send_bytes(peer, slow + i, 1);
 		usleep(400000);
@@ -183,7 +183,7 @@ static void slow_join(struct peer *peer)
 /* Takes the region, and never says that it has mapped it. */
 static void never_maps(struct peer *peer)
 {
-	peer->fd = connect_hub(peer);
+	peer->fd = connect_client(peer);
 	send_join(peer);
 	until_hung_up(peer);
 }
@@ -205,14 +205,14 @@ static void bad_join(struct peer *peer)
 	case 6: join.concurrency = SB_SLOTS_MAX + 1; break;
 	case 7: length -= (uint8_t)(1 + next_random(peer) % sizeof join); break;
 	}
-	peer->fd = connect_hub(peer);
+	peer->fd = connect_client(peer);
 	send_message(peer, SB_MSG_JOIN, &join, length);
 	until_hung_up(peer);
 }
 
 static void bell_first(struct peer *peer)
 {
-	peer->fd = connect_hub(peer);
+	peer->fd = connect_client(peer);
 	send_message(peer, SB_MSG_BELL, NULL, 0);
 	until_hung_up(peer);
 }
@@ -226,8 +226,8 @@ static void thousand(struct peer *peer)
 	for (int i = 0; i < HELD; i++) held[i] = -1;
 	for (int i = 0; i < 1000; i++) {
 		if (held[i % HELD] >= 0) close(held[i % HELD]);
-		for (int tries = 0; (held[i % HELD] = connect_hub(peer)) < 0 && tries < 100; tries++)
-			usleep(1000); /* the hub lets nobody in for a while */
+		for (int tries = 0; (held[i % HELD] = connect_client(peer)) < 0 && tries < 100; tries++)
+			usleep(1000); /* the client lets nobody in for a while */
 	}
 	for (int i = 0; i < HELD; i++)
 		if (held[i] >= 0) close(held[i]);
@@ -237,7 +237,7 @@ static void thousand(struct peer *peer)
 static void storm_of_connections(struct peer *peer)
 {
 	while (now_ns() < peer->until_ns) {
-		int fd = connect_hub(peer);
+		int fd = connect_client(peer);
 		if (fd >= 0) close(fd);
 	}
 }
@@ -251,7 +251,7 @@ static void observers(struct peer *peer)
 	};
 	for (int i = 0; i < HELD; i++) {
 		uint8_t heard[SB_MESSAGE_MAX];
-		peer->fd = held[i] = connect_hub(peer);
+		peer->fd = held[i] = connect_client(peer);
 		if (peer->fd < 0) usleep(1000);
 		if (peer->fd < 0) continue;
 		send_message(peer, SB_MSG_JOIN, &join, sizeof join);
@@ -265,12 +265,12 @@ static void observers(struct peer *peer)
 
 static void connect_and_die(struct peer *peer)
 {
-	peer->fd = connect_hub(peer);
+	peer->fd = connect_client(peer);
 }
 
 static void join_and_die(struct peer *peer)
 {
-	peer->fd = connect_hub(peer);
+	peer->fd = connect_client(peer);
 	send_join(peer);
 }
 

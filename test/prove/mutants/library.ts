@@ -244,7 +244,7 @@ export const libraryRules: LibraryRule[] = [
   {
     rule: "a response that streamed and was not seen is read when its worker ends",
     file: "bus/bus.ts",
-    edits: [["if ((this.#events[0]! & 0xffff) === C.SB_EV_DONE) {", "if (link) {"]],
+    edits: [["if ((this.#events[at]! & 0xffff) === C.SB_EV_DONE) {", "if (link) {"]],
     suite: "stream",
     test: "an answer that began and ended without a hint is delivered when its worker is evicted",
   },

@@ -7,10 +7,10 @@ export type NativeFile =
 
 export const nativeRules: Rule<NativeFile>[] = [
   {
-    rule: "a hub looks again after it has said that it parks",
+    rule: "a client looks again after it has said that it parks",
     file: "wait.c",
-    edits: [["if (!link_has_work(hub->links[i])) continue;", "continue;"]],
-    test: "a parked hub is rung once for many answers",
+    edits: [["if (!link_has_work(client->links[i])) continue;", "continue;"]],
+    test: "a parked client is rung once for many answers",
   },
   {
     rule: "a worker looks again after it has said that it parks",
@@ -79,7 +79,10 @@ export const nativeRules: Rule<NativeFile>[] = [
     rule: "the tick looks at the words themselves",
     file: "slot_client.c",
     edits: [
-      ["int32_t found = slot_event(hub, index, slot, now, event);\n\tif (found != 0 ||", "int32_t found = 0;\n\tif ("],
+      [
+        "int32_t found = slot_event(client, index, slot, now, event);\n\tif (found != 0 ||",
+        "int32_t found = 0;\n\tif (",
+      ],
     ],
     test: "the tick finds a response whose hint was lost",
   },
@@ -119,15 +122,13 @@ export const nativeRules: Rule<NativeFile>[] = [
       ],
       ["\tworker_tells(worker, slot);\n\treturn done", "\treturn done"],
     ],
-    test: "a hub that polls and parks after any single instruction of an answer is rung or finds it",
+    test: "a client that polls and parks after any single instruction of an answer is rung or finds it",
   },
   {
     rule: "hints beyond the last slot are no hints",
     file: "wait.c",
-    edits: [
-      ["load_seq(&region->done.bits[i]) & slots_mask(link->map.header.slots, i)", "load_seq(&region->done.bits[i])"],
-    ],
-    test: "a hint bit beyond the last slot keeps neither the hub nor the worker from parking",
+    edits: [["load_seq(&hints->bits[i]) & slots_mask(slots, i)", "((void)slots, load_seq(&hints->bits[i]))"]],
+    test: "a hint bit beyond the last slot keeps neither the client nor the worker from parking",
   },
   {
     rule: "whole words are compared",
@@ -138,7 +139,7 @@ export const nativeRules: Rule<NativeFile>[] = [
   {
     rule: "a lost hint of a request is set again",
     file: "slot_client.c",
-    edits: [["\t(void)hub_tells(hub, link, slot);\n\treturn 0;", "\treturn 0;"]],
+    edits: [["\t(void)client_tells(client, link, slot);\n\treturn 0;", "\treturn 0;"]],
     test: "the tick finds a response whose hint was lost, and publishes a READY slot's lost hint again",
   },
   {
@@ -148,7 +149,7 @@ export const nativeRules: Rule<NativeFile>[] = [
     test: "a worker takes a sound region and refuses one that is unsealed",
   },
   {
-    rule: "the hub looks at the word again after it has copied",
+    rule: "the client looks at the word again after it has copied",
     file: "slot_client.c",
     edits: [
       [
@@ -156,14 +157,14 @@ export const nativeRules: Rule<NativeFile>[] = [
         "store_seq(&request_line(&link->map, slot)->status, word_of(generation, SB_FREE));",
       ],
     ],
-    test: "the hub's own steps find a changed word CORRUPT and do not write over it",
+    test: "the client's own steps find a changed word CORRUPT and do not write over it",
   },
   {
     rule: "page 0 of a region is read once",
     file: "slot_client.c",
     edits: [
       [
-        "\t    !lengths_are_legal(&hub->header, event->head_bytes,",
+        "\t    !lengths_are_legal(&client->header, event->head_bytes,",
         "\t    !lengths_are_legal(&link->map.region->header, event->head_bytes,",
       ],
     ],
@@ -191,7 +192,7 @@ export const nativeRules: Rule<NativeFile>[] = [
   {
     rule: "an event of an earlier life is told from one of this life",
     file: "region.c",
-    edits: [["link->life = ++hub->life;", "link->life = 1;"]],
+    edits: [["link->life = ++client->life;", "link->life = 1;"]],
     test: "a stale event is told from a new life of the same link index",
   },
   {
@@ -227,19 +228,19 @@ export const nativeRules: Rule<NativeFile>[] = [
     rule: "statistics are sealed against other writers",
     file: "os_linux.c",
     edits: [["(readers_only ? F_SEAL_FUTURE_WRITE : 0)", "(readers_only ? 0 : 0)"]],
-    test: "an observer can read the hub's statistics, sees them change, and can write them in no way",
+    test: "an observer can read the client's statistics, sees them change, and can write them in no way",
   },
   {
     rule: "two layouts of one version refuse each other",
     file: "attach.c",
     edits: [["hello.abi != SB_ABI || hello.fingerprint != SB_FINGERPRINT", "hello.abi != SB_ABI"]],
-    test: "a HELLO of another version or another layout is EVERSION and tells the hub's version",
+    test: "a HELLO of another version or another layout is EVERSION and tells the client's version",
   },
   {
     rule: "a mapping is not inherited by a fork",
     file: "os_linux.c",
     edits: [["madvise(start, bytes, MADV_DONTFORK);", ""]],
-    test: "a forked child does not inherit the mapping, neither the hub's nor the worker's",
+    test: "a forked child does not inherit the mapping, neither the client's nor the worker's",
   },
   {
     rule: "the counts of a stream are checked",
@@ -260,15 +261,15 @@ export const nativeRules: Rule<NativeFile>[] = [
     test: "a slot streams twice: nothing of the first stream is left",
   },
   {
-    rule: "the hub does not look at a line before the claim",
+    rule: "the client does not look at a line before the claim",
     file: "slot_client.c",
     edits: [["claimed ? &at->worker : NULL", "&at->worker"]],
     test: "a slot streams twice: nothing of the first stream is left",
   },
   {
-    rule: "the hub's line is clean when its slot is free",
+    rule: "the client's line is clean when its slot is free",
     file: "slot_client.c",
-    edits: [["flow_reset(&link->flow[slot], &link->map.region->slot[slot].hub, false);", ";"]],
+    edits: [["flow_reset(&link->flow[slot], &link->map.region->slot[slot].client, false);", ";"]],
     test: "a response streams through its ring many times over",
   },
   {
@@ -294,7 +295,7 @@ export const nativeRules: Rule<NativeFile>[] = [
     rule: "whoever takes tells the one who waits for room",
     file: "stream.c",
     edits: [["load_seq(&both->theirs->waiting) != 0", "false"]],
-    test: "a request streams: the hub sends when the worker has claimed",
+    test: "a request streams: the client sends when the worker has claimed",
   },
   {
     rule: "nobody sends more than there is room for",

@@ -1,6 +1,6 @@
 /*
- * handshake.c - what a hub may send to a worker that waits for HELLO, and a worker to a hub as
- * JOIN. Each input has a verdict of the harness's own, reached from the bytes that were sent.
+ * handshake.c - what a client may send to a worker that waits for HELLO, and a worker to a client
+ * as JOIN. Each input has a verdict of the harness's own, reached from the bytes that were sent.
  */
 #include "mutate.h"
 
@@ -76,12 +76,12 @@ static void hello_open(void)
 	};
 	for (int g = 0; g < GEOMETRIES; g++) {
 		const struct shape *shape = &shapes[g];
-		struct sb_hub *hub = sb_hub_open(shape->slots, shape->payload, shape->head, SB_PAGE,
-		                                 shape->flags, 5);
-		MUST(hub != NULL);
-		headers[g] = hub->header;
+		struct sb_client *client =
+			sb_client_open(shape->slots, shape->payload, shape->head, SB_PAGE, shape->flags, 5);
+		MUST(client != NULL);
+		headers[g] = client->header;
 		headers[g].epoch = 0x500000001;
-		sb_hub_close(hub);
+		sb_client_close(client);
 		int64_t bytes = (int64_t)headers[g].region_bytes;
 		const int64_t all[SIZES] = { 0, 71, 72, SB_PAGE, bytes - SB_PAGE, bytes - 1, bytes + 1,
 			                         bytes + SB_PAGE };

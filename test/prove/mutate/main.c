@@ -1,7 +1,7 @@
 /*
  * main.c - runs the inputs of one process and prints what was met.
  *
- *     mutate SEED PART:INPUTS...        e.g. mutate 1 hub:400000 worker:300000
+ *     mutate SEED PART:INPUTS...        e.g. mutate 1 client:400000 worker:300000
  *     mutate SEED PART:FIRST+INPUTS     some of them, from number FIRST on
  */
 #include "mutate.h"
@@ -264,8 +264,9 @@ static void run_part(uint64_t first, uint64_t inputs)
 
 int main(int argc, char **argv)
 {
-	static const struct part *const parts[] = { &hello_part, &refused_part, &join_part, &hub_part,
-		                                        &worker_part };
+	static const struct part *const parts[] = {
+		&hello_part, &refused_part, &join_part, &client_part, &worker_part,
+	};
 	if (argc < 3) return 2;
 	seed = strtoull(argv[1], NULL, 10);
 	signal(SIGALRM, hung);

@@ -61,7 +61,7 @@ struct part {
 	uint32_t renew_every; /* inputs between two counts of descriptors and mappings */
 };
 
-extern const struct part hello_part, refused_part, join_part, hub_part, worker_part;
+extern const struct part hello_part, refused_part, join_part, client_part, worker_part;
 
 void met(uint32_t field, enum outcome outcome);
 
@@ -88,7 +88,7 @@ bool trap_disarm(void); /* whether it acted */
 /* The side under test has its mapping between two unmapped ranges, and page 0 of it cannot be
  * read. `evil` is the peer's own mapping; `twin` what must stand there, kept by the harness. */
 struct stage {
-	struct sb_hub *hub;
+	struct sb_client *client;
 	struct link *link;
 	struct sb_header header; /* as it was sent */
 	struct sb_region *evil, *twin;

@@ -8,7 +8,7 @@ interface Rule {
   rule: string;
   file: "slot_client.c" | "slot_worker.c" | "stream.c" | "wait.c" | "region.c" | "attach.c" | "os_linux.c";
   edits: [text: string, without: string][];
-  part: "hello" | "refused" | "join" | "hub" | "worker";
+  part: "hello" | "refused" | "join" | "client" | "worker";
 }
 
 const rules: Rule[] = [
@@ -18,13 +18,13 @@ const rules: Rule[] = [
     edits: [
       ["body_offset >= head_bytes && (uint64_t)body_offset + body_bytes <= h->stride;", "body_offset >= head_bytes;"],
     ],
-    part: "hub",
+    part: "client",
   },
   {
     rule: "a response's lengths are checked",
     file: "slot_client.c",
     edits: [["\t\tevent->kind = SB_EV_CORRUPT;\n\t\treturn 1;\n\t}\n\tnote_touched", "\t}\n\tnote_touched"]],
-    part: "hub",
+    part: "client",
   },
   {
     rule: "a request's lengths are checked",
@@ -39,12 +39,12 @@ const rules: Rule[] = [
     file: "slot_client.c",
     edits: [
       [
-        "\tnote_touched(link, slot, 1, touched_end(&hub->header, streams",
+        "\tnote_touched(link, slot, 1, touched_end(&client->header, streams",
         "\tevent->body_bytes = load_relaxed(&line->body_bytes);\n" +
-          "\tnote_touched(link, slot, 1, touched_end(&hub->header, streams",
+          "\tnote_touched(link, slot, 1, touched_end(&client->header, streams",
       ],
     ],
-    part: "hub",
+    part: "client",
   },
   {
     rule: "a request's length is read once",
@@ -62,13 +62,13 @@ const rules: Rule[] = [
     rule: "a status is one of HTTP, or 0",
     file: "region.c",
     edits: [["status_code == 0 || (status_code >= 200 && status_code <= 599)", "status_code < 0xffffffff"]],
-    part: "hub",
+    part: "client",
   },
   {
-    rule: "the hub compares generations",
+    rule: "the client compares generations",
     file: "slot_client.c",
     edits: [["bool ours = word_generation(word) == link->generation[slot];", "bool ours = true;"]],
-    part: "hub",
+    part: "client",
   },
   {
     rule: "the worker takes a request once",
@@ -99,21 +99,19 @@ const rules: Rule[] = [
     part: "worker",
   },
   {
-    rule: "a hub parks whatever stands beyond the last slot",
+    rule: "a client parks whatever stands beyond the last slot",
     file: "wait.c",
-    edits: [
-      ["load_seq(&region->done.bits[i]) & slots_mask(link->map.header.slots, i)", "load_seq(&region->done.bits[i])"],
-    ],
-    part: "hub",
+    edits: [["load_seq(&hints->bits[i]) & slots_mask(slots, i)", "((void)slots, load_seq(&hints->bits[i]))"]],
+    part: "client",
   },
   {
     rule: "a worker parks whatever stands beyond the last slot",
     file: "wait.c",
-    edits: [["load_seq(&ready->bits[i]) & slots_mask(worker->map.header.slots, i)", "load_seq(&ready->bits[i])"]],
+    edits: [["load_seq(&hints->bits[i]) & slots_mask(slots, i)", "((void)slots, load_seq(&hints->bits[i]))"]],
     part: "worker",
   },
   {
-    rule: "the hub does not read the header again",
+    rule: "the client does not read the header again",
     file: "slot_client.c",
     edits: [
       [
@@ -121,7 +119,7 @@ const rules: Rule[] = [
         "uint64_t stride = load_relaxed(&link->map.region->header.stride);",
       ],
     ],
-    part: "hub",
+    part: "client",
   },
   {
     rule: "a slot goes home only from DONE",
@@ -132,13 +130,13 @@ const rules: Rule[] = [
         "store_seq(&request_line(&link->map, slot)->status, word_of(generation, SB_FREE));",
       ],
     ],
-    part: "hub",
+    part: "client",
   },
   {
     rule: "what was sent of a stream lies within its ring",
     file: "stream.c",
     edits: [["sent < flow->seen_sent || sent - flow->taken > ring", "sent < flow->seen_sent"]],
-    part: "hub",
+    part: "client",
   },
   {
     rule: "what was sent of a stream does not become less",
@@ -150,13 +148,13 @@ const rules: Rule[] = [
     rule: "nobody takes more than was sent to him",
     file: "stream.c",
     edits: [["taken < flow->seen_taken || taken > flow->sent", "taken < flow->seen_taken"]],
-    part: "hub",
+    part: "client",
   },
   {
     rule: "an error lies within the ring",
     file: "stream.c",
     edits: [[" || error_bytes > ring - (sent - flow->taken)", ""]],
-    part: "hub",
+    part: "client",
   },
   {
     rule: "a stream's counts are those that were checked",
@@ -178,7 +176,7 @@ const rules: Rule[] = [
         "event->status_code != 0 && h != NULL",
       ],
     ],
-    part: "hub",
+    part: "client",
   },
   {
     rule: "the counts of an earlier stream are cleared before the claim",

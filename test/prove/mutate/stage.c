@@ -28,15 +28,16 @@ void stage_open(struct stage *stage, const struct shape *shape, int side)
 	uint8_t hello[SB_MESSAGE_MAX];
 	int memory = -1;
 	memset(stage, 0, sizeof *stage);
-	stage->hub = sb_hub_open(shape->slots, shape->payload, shape->head, SB_PAGE, shape->flags, 77);
-	MUST(stage->hub != NULL);
+	stage->client =
+		sb_client_open(shape->slots, shape->payload, shape->head, SB_PAGE, shape->flags, 77);
+	MUST(stage->client != NULL);
 	MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, stage->ends) == 0);
-	int32_t index = sb_link_offer(stage->hub, stage->ends[0], shape->concurrency);
+	int32_t index = sb_link_offer(stage->client, stage->ends[0], shape->concurrency);
 	MUST(index >= 0);
 	MUST(os_socket_receive(stage->ends[1], hello, sizeof hello, &memory) > 0 && memory >= 0);
 	stage->index = (uint32_t)index;
-	stage->link = stage->hub->links[index];
-	MUST(sb_link_start(stage->hub, stage->index) == 0);
+	stage->link = stage->client->links[index];
+	MUST(sb_link_start(stage->client, stage->index) == 0);
 	stage->header = stage->link->map.header;
 	stage->line_bytes = stage->header.arenas_offset;
 	stage->evil = mmap(NULL, stage->header.region_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory,
@@ -65,17 +66,17 @@ void stage_reset(struct stage *stage)
 	memcpy(stage->twin, stage->fresh_lines, stage->line_bytes);
 	*stage->link = stage->fresh;
 	stage->link->fd = stage->ends[0];
-	stage->hub->parked = false;
-	stage->hub->poll_start = 0;
+	stage->client->parked = false;
+	stage->client->poll_start = 0;
 }
 
 void stage_close(struct stage *stage)
 {
 	uint64_t bytes = stage->header.region_bytes;
 	munmap(stage->evil, bytes);
-	sb_link_drop(stage->hub, stage->index, 1);
+	sb_link_drop(stage->client, stage->index, 1);
 	munmap(stage->room, bytes + 2 * GUARD);
-	sb_hub_close(stage->hub);
+	sb_client_close(stage->client);
 	close(stage->ends[0]);
 	close(stage->ends[1]);
 	free(stage->twin);

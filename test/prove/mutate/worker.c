@@ -1,5 +1,5 @@
 /*
- * worker.c - a worker whose hub is hostile: the mirror of hub.c.
+ * worker.c - a worker whose client is hostile: the mirror of client.c.
  */
 #include "mutate.h"
 
@@ -9,8 +9,8 @@
 
 #define FIELDS(X)                                                                               \
 	X(state) X(generation) X(word) X(head_bytes) X(body_offset) X(body_bytes) X(swapped_lengths) \
-	X(request_values) X(ready_hints) X(ready_hints_beyond) X(done_hints) X(hub_parked)          \
-	X(hub_futex) X(hub_cpu) X(worker_park_line) X(counters) X(response_line) X(header_page)     \
+	X(request_values) X(ready_hints) X(ready_hints_beyond) X(done_hints) X(client_parked)       \
+	X(client_futex) X(client_cpu) X(worker_park_line) X(counters) X(response_line) X(header_page) \
 	X(padding) X(flow_sent) X(flow_taken) X(flow_ended) X(flow_error_bytes) X(flow_waiting)     \
 	X(worker_flow_line) X(arenas) X(socket) X(anything)
 
@@ -83,7 +83,7 @@ static void write_request(uint32_t slot)
 
 static void clean_flow(uint32_t slot)
 {
-	struct sb_flow *line = &twin->slot[slot].hub;
+	struct sb_flow *line = &twin->slot[slot].client;
 	poke64(at, &line->sent, 0);
 	poke64(at, &line->taken, 0);
 	poke32(at, &line->ended, 0);
@@ -94,7 +94,7 @@ static void clean_flow(uint32_t slot)
 /* Some bytes further, as far as the worker's own line allows. */
 static void peer_flows(uint32_t slot)
 {
-	struct sb_flow *line = &twin->slot[slot].hub, *own = &twin->slot[slot].worker;
+	struct sb_flow *line = &twin->slot[slot].client, *own = &twin->slot[slot].worker;
 	uint64_t ring = ring_of(&at->header), held = line->sent - own->taken;
 	uint64_t room = held <= ring ? ring - held : 0, unread = own->sent - line->taken;
 	uint64_t bytes = one_in(2) || line->ended != 0 ? 0 : one_in(3) ? room : draw() % (room + 1);
@@ -105,7 +105,7 @@ static void peer_flows(uint32_t slot)
 	if (!one_in(8)) hint(slot);
 }
 
-/* What an honest hub would do next with a slot; honest or not about the lengths. */
+/* What an honest client would do next with a slot; honest or not about the lengths. */
 static void peer_works(bool honest)
 {
 	uint32_t slot = one_in(3) ? some_claim() : below(slots);
@@ -193,7 +193,7 @@ static void mutate_hints(enum field field)
 static void mutate_flow(enum field field)
 {
 	uint32_t slot = one_in(4) ? below(slots) : some_claim();
-	struct sb_flow *line = &twin->slot[slot].hub, *own = &twin->slot[slot].worker;
+	struct sb_flow *line = &twin->slot[slot].client, *own = &twin->slot[slot].worker;
 	uint64_t ring = ring_of(&at->header);
 	uint64_t odd_sent = odd_value(line->sent, own->taken + ring, own->sent);
 	uint64_t odd_taken = odd_value(line->taken, own->sent, own->sent + 1);
@@ -235,12 +235,13 @@ static void mutate_rest(enum field field)
 {
 	uint64_t from = 0, to = SB_PAGE;
 	uint64_t slot_at = offsetof(struct sb_region, slot) + below(slots) * sizeof(struct sb_slot);
-	uint32_t *const hub[] = { &twin->hub.parked, &twin->hub.futex, &twin->hub.cpu };
+	uint32_t *const client[] = { &twin->client.parked, &twin->client.futex, &twin->client.cpu };
 	uint32_t *const own[] = { &twin->worker.parked, &twin->worker.futex, &twin->worker.cpu };
 	switch (field) {
-	case F_hub_parked: case F_hub_futex: case F_hub_cpu: case F_worker_park_line: {
-		uint32_t *word = field == F_worker_park_line ? own[below(3)] : hub[field - F_hub_parked];
-		poke32(at, word, (uint32_t)odd_bits(32, *word, 2, one_in(2) ? os_cpu() : *hub[1]));
+	case F_client_parked: case F_client_futex: case F_client_cpu: case F_worker_park_line: {
+		uint32_t *word =
+			field == F_worker_park_line ? own[below(3)] : client[field - F_client_parked];
+		poke32(at, word, (uint32_t)odd_bits(32, *word, 2, one_in(2) ? os_cpu() : *client[1]));
 		return;
 	}
 	case F_socket: mutate_socket(); return;
@@ -317,7 +318,7 @@ static int32_t find_slot(uint64_t kept[4])
 			if (ready && full) kept[slot / 64] |= 1ULL << (slot % 64);
 			else if (ready) return (int32_t)slot;
 			else if (running[slot] != 0 && flows[slot].open &&
-			         flow_news(&flows[slot], &twin->slot[slot].hub)) return (int32_t)slot;
+			         flow_news(&flows[slot], &twin->slot[slot].client)) return (int32_t)slot;
 		}
 		for (uint32_t word = 0; word < (slots + 63) / 64 && round == 0; word++) {
 			pending[word] = twin->ready.bits[word] & slots_mask(slots, word);
@@ -346,9 +347,9 @@ static void reset_flow(uint32_t slot)
 
 static void twin_wake(void)
 {
-	uint32_t how = twin->hub.parked;
-	twin->hub.parked = 0;
-	if (how == SB_PARK_FUTEX) twin->hub.futex++;
+	uint32_t how = twin->client.parked;
+	twin->client.parked = 0;
+	if (how == SB_PARK_FUTEX) twin->client.futex++;
 }
 
 static void twin_tells(uint32_t slot)
@@ -598,7 +599,8 @@ static void do_flow(void)
 		seen[ENDED] = true;
 	} else if (!acted) {
 		struct sb_slot *lines = &twin->slot[slot];
-		int32_t must = flow_step(&at->header, books, &lines->worker, &lines->hub, &step, &expected);
+		int32_t must =
+			flow_step(&at->header, books, &lines->worker, &lines->client, &step, &expected);
 		if (must == 1) twin_tells(slot);
 		MUST_BE(got, must == 1 ? 0 : must);
 		if (got != -SB_EINVAL) same_look(sb_worker_look(worker), &expected);
@@ -650,7 +652,8 @@ static bool has_news(void)
 	bool news = false;
 	for (uint32_t slot = 0; slot < slots; slot++) {
 		struct flow books = flows[slot];
-		if (running[slot] != 0 && books.open && flow_news(&books, &twin->slot[slot].hub)) news = true;
+		if (running[slot] != 0 && books.open && flow_news(&books, &twin->slot[slot].client))
+			news = true;
 	}
 	return news;
 }
@@ -720,8 +723,7 @@ static void start_life(void)
 	memset(last, 0, sizeof last);
 	memset(pending, 0, sizeof pending);
 	memset(seen, 0, sizeof seen);
-	memset(worker, 0, sizeof *worker);
-	worker_adopt(worker, &at->link->map, at->ends[0]);
+	*worker = (struct sb_worker){ .map = at->link->map, .fd = at->ends[0], .step = ATTACHED };
 	if (dice % 2 == 1) sb_worker_loops(worker);
 	twin->counters = at->evil->counters;
 	memset(flows, 0, sizeof flows);

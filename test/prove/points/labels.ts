@@ -7,8 +7,8 @@ export const FAULTS = ["kill", "stop", "abort", "error"] as const;
 /** `hang` is a stop for longer than anybody waits for a lock of a fleet. */
 export type Fault = (typeof FAULTS)[number] | "hang";
 
-/** Who carries the fault: the hub, a worker served by its event loop, a worker that blocks. */
-export type Role = "hub" | "worker" | "blocker";
+/** Who carries the fault: the client, a worker served by its event loop, a worker that blocks. */
+export type Role = "client" | "worker" | "blocker";
 
 /** What is done while a fault is armed. */
 export type Act = "mixed" | "streams" | "giveup" | "sync" | "cold" | "far" | "attach" | "reopen";
@@ -22,9 +22,9 @@ export interface Point {
   fails: boolean;
 }
 
-export const LABEL = /^(hub|worker|both|fleet|ring|lease)\.[a-z]+\.[a-z]+$/;
+export const LABEL = /^(client|worker|both|fleet|ring|lease)\.[a-z]+\.[a-z]+$/;
 /** The sides of the bus; the others are those of the fleet (`fleet/points/labels.ts`). */
-const BUS = /^(hub|worker|both)\./;
+const BUS = /^(client|worker|both)\./;
 const root = join(import.meta.dir, "../../..");
 
 /** A label as it stands in the sources; `fails`: before a system call, which can be made to fail. */
@@ -87,9 +87,9 @@ const ACTS: Record<string, Act> = {
 
 /** Where one side passes a label while it does something else. */
 const ACTS_OF_ROLE: Record<string, Act> = {
-  "hub.both.directory": "reopen",
-  "hub.hub.close": "reopen",
-  "hub.both.futex": "sync",
+  "client.both.directory": "reopen",
+  "client.client.close": "reopen",
+  "client.both.futex": "sync",
   "worker.worker.socket": "attach",
 };
 
@@ -112,7 +112,7 @@ export function points(): Point[] {
   return labelsOf("bus").flatMap(({ label, fails }) => {
     const [side, operation] = label.split(".");
     const worker: Role = BLOCKING.has(`${side}.${operation}`) ? "blocker" : "worker";
-    const roles: Role[] = side === "both" ? ["hub", worker] : [side === "hub" ? "hub" : worker];
+    const roles: Role[] = side === "both" ? ["client", worker] : [side === "client" ? "client" : worker];
     return roles.map((role) => pointOf(label, fails, role));
   });
 }

@@ -1,4 +1,4 @@
-/** What the harness, its hubs and its workers say to each other. */
+/** What the harness, its clients and its workers say to each other. */
 
 import type { Act } from "./labels.ts";
 

@@ -1,4 +1,4 @@
-/** A hub, a worker and a blocking worker of one bus, each a process of its own, and one fault at a time in one of them. */
+/** A client, a worker and a blocking worker of one bus, each a process of its own, and one fault at a time in one of them. */
 
 import { mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
@@ -60,7 +60,7 @@ export class World {
     this.#fault = fault;
     const first = this.#books.next;
     try {
-      for (const role of ["hub", "worker", "blocker"] as const) {
+      for (const role of ["client", "worker", "blocker"] as const) {
         if (!this.#actors.has(role)) await this.#start(role);
       }
       const victim = this.#actors.get(point.role)!;
@@ -70,7 +70,7 @@ export class World {
     } catch (error) {
       this.#problem(error instanceof Error ? error.message : String(error));
     }
-    this.#audit(first, point.role === "hub" && fault in SIGNALS);
+    this.#audit(first, point.role === "client" && fault in SIGNALS);
     if (this.#problems.length > 0) this.#problem([...this.#actors.values()].join(", "));
     return this.#problems;
   }
@@ -80,9 +80,9 @@ export class World {
     this.#problems = [];
     const actors = [...this.#actors.values()];
     for (const actor of actors) actor.condemned = true;
-    const hub = this.#actors.get("hub");
-    hub?.tell({ do: "end" });
-    await until(() => !hub || hub.gone, "the hub has ended", PATIENCE_MS).catch((error) =>
+    const client = this.#actors.get("client");
+    client?.tell({ do: "end" });
+    await until(() => !client || client.gone, "the client has ended", PATIENCE_MS).catch((error) =>
       this.#problem(error.message),
     );
     const left = readdirSync(this.#bus);
@@ -104,8 +104,8 @@ export class World {
   #spawn(role: Role): Actor {
     const actor = new PointActor<Order, Report>({
       role,
-      program: join(import.meta.dir, role === "hub" ? "hub.ts" : "worker.ts"),
-      args: ["points", this.#directory, role === "hub" ? String(this.#seed + ++serial) : role],
+      program: join(import.meta.dir, role === "client" ? "client.ts" : "worker.ts"),
+      args: ["points", this.#directory, role === "client" ? String(this.#seed + ++serial) : role],
       directory: this.#directory,
       runtime: this.#bus,
       library: this.#library,
@@ -132,7 +132,8 @@ export class World {
     this.#actors.set(role, actor);
     await actor.hear("loaded");
     actor.tell({ do: "go" });
-    if (!(await actor.hear(role === "hub" ? "open" : "attached"))) throw new Error(`no new ${role} could be started`);
+    if (!(await actor.hear(role === "client" ? "open" : "attached")))
+      throw new Error(`no new ${role} could be started`);
     if (role !== "blocker") this.#spares.set(role, this.#spawn(role));
   }
 
@@ -159,12 +160,12 @@ export class World {
   }
 
   async #act(act: Point["act"]): Promise<void> {
-    const hub = this.#actors.get("hub")!;
+    const client = this.#actors.get("client")!;
     const worker = this.#actors.get("worker")!;
-    hub.tell({ do: "act", act });
+    client.tell({ do: "act", act });
     if (act === "attach") worker.tell({ do: "attach" });
     if (act === "attach") await worker.hear("attached");
-    await hub.hear("acted");
+    await client.hear("acted");
   }
 
   async #happen(victim: Actor, role: Role): Promise<void> {
@@ -188,10 +189,10 @@ export class World {
   // ---- afterwards ---------------------------------------------------------------------------------------------------
 
   async #prove(): Promise<void> {
-    const hub = this.#actors.get("hub")!;
-    hub.tell({ do: "prove", workers: WORKERS });
-    const proof = await hub.hear("proved");
-    if (!proof) throw new Error("the hub ended");
+    const client = this.#actors.get("client")!;
+    client.tell({ do: "prove", workers: WORKERS });
+    const proof = await client.hear("proved");
+    if (!proof) throw new Error("the client ended");
     tally.lost += proof.lost;
     for (const text of proof.faults) this.#problem(text);
     if (proof.died > 0 && this.#fault === "stop")
@@ -205,17 +206,17 @@ export class World {
     }
   }
 
-  /** What the books say of the requests from `first` on; those of a hub that died need not have settled. */
-  #audit(first: number, hubDied: boolean): void {
+  /** What the books say of the requests from `first` on; those of a client that died need not have settled. */
+  #audit(first: number, clientDied: boolean): void {
     for (let id = first; id < this.#books.next; id++) {
       const outcome = this.#books.outcome[id]!;
       const runs = this.#books.runs[id]! % b.REPLIED;
       const replied = this.#books.runs[id]! >= b.REPLIED;
       tally.requests++;
       if (!(outcome & b.SETTLED)) {
-        if (hubDied) tally.vanished++;
+        if (clientDied) tally.vanished++;
         else this.#problem(`request ${id} never settled`);
-        if (!hubDied) tally.lost++;
+        if (!clientDied) tally.lost++;
       }
       if (runs > 1 || outcome & b.TWICE) {
         tally.doubled++;

@@ -1,6 +1,6 @@
 /*
- * asker.c - a hub with one worker at a time, used in the order in which src/bus/bus.ts does: what
- * a caller is told is settled in the books, and what was never run goes to the next worker.
+ * asker.c - a client with one worker at a time. What a caller is told is settled in the books. No
+ * more than the order of the calls is that of its user: nothing is asked again, nobody is notified.
  */
 #include "steps.h"
 
@@ -9,21 +9,27 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-struct asker asker = HUB_OF_NOBODY;
+struct asker asker = CLIENT_OF_NOBODY;
 
 static struct link *link_of_worker(void)
 {
-	return asker.hub->links[asker.link];
+	return asker.client->links[asker.link];
 }
 
-struct sb_region *hub_region(void)
+struct sb_region *client_region(void)
 {
-	return asker.hub == NULL || asker.link < 0 ? NULL : link_of_worker()->map.region;
+	return asker.client == NULL || asker.link < 0 ? NULL : link_of_worker()->map.region;
 }
 
-static uint8_t *arena_of(uint32_t slot, uint32_t half)
+uint32_t the_link(void)
 {
-	return link_of_worker()->map.arenas + (2 * (uint64_t)slot + half) * asker.hub->header.stride;
+	return (uint32_t)asker.link;
+}
+
+/* The arena of a slot's request or response. */
+static uint8_t *arena(uint32_t slot, bool response)
+{
+	return arena_of(&link_of_worker()->map, slot, response);
 }
 
 /* ---- the name ------------------------------------------------------------------------------ */
@@ -38,7 +44,7 @@ static void listen_on_name(void)
 	MUST_BE(sb_name_expose(asker.dir, "steps", 0), 0);
 }
 
-void hub_open(void)
+void client_open(void)
 {
 	uint32_t owner = 0;
 	if (asker.dir < 0) asker.dir = sb_dir_open(folder, 0, 0);
@@ -46,25 +52,25 @@ void hub_open(void)
 	MUST(asker.dir >= 0);
 	MUST(asker.lock >= 0);
 	listen_on_name();
-	if (asker.hub != NULL) return;
-	asker.hub = sb_hub_open(SLOTS, board->payload_limit, 4096, 4096, SB_FLAG_TIMING, 0x57e9);
-	MUST(asker.hub != NULL);
+	if (asker.client != NULL) return;
+	asker.client = sb_client_open(SLOTS, board->payload_limit, 4096, 4096, SB_FLAG_TIMING, 0x57e9);
+	MUST(asker.client != NULL);
 }
 
-void hub_stop_listening(void)
+void client_stop_listening(void)
 {
 	sb_fd_close(asker.listener);
 	asker.listener = -1;
 }
 
-void hub_close(void)
+void client_close(void)
 {
-	hub_end();
-	sb_hub_close(asker.hub);
-	hub_stop_listening();
+	client_end();
+	sb_client_close(asker.client);
+	client_stop_listening();
 	if (asker.lock >= 0) sb_name_unlock(asker.dir, "steps", asker.lock);
 	sb_fd_close(asker.dir);
-	asker = (struct asker)HUB_OF_NOBODY;
+	asker = (struct asker)CLIENT_OF_NOBODY;
 }
 
 /* ---- the control socket -------------------------------------------------------------------- */
@@ -79,7 +85,7 @@ static void accept_worker(void)
 		return;
 	}
 	asker.fd = fd;
-	asker.joined = asker.confirmed = asker.started = asker.leaving = false;
+	asker.joined = asker.confirmed = asker.started = false;
 }
 
 static void on_message(uint32_t type, const uint8_t *body, uint32_t bytes)
@@ -90,20 +96,20 @@ static void on_message(uint32_t type, const uint8_t *body, uint32_t bytes)
 		MUST_BE(sb_join_check(body, bytes, join), 0);
 		MUST(join[0] == SB_ROLE_WORKER && join[1] == SLOTS && !asker.joined);
 		asker.joined = true;
-		if (!asker.holds) asker.link = sb_link_offer(asker.hub, asker.fd, SLOTS);
+		if (!asker.holds) asker.link = sb_link_offer(asker.client, asker.fd, SLOTS);
 		break;
 	case SB_MSG_ATTACHED:
 		MUST(asker.link >= 0 && !asker.confirmed);
 		asker.confirmed = true;
-		if (!asker.holds) asker.started = sb_link_start(asker.hub, (uint32_t)asker.link) == 0;
+		if (!asker.holds) asker.started = sb_link_start(asker.client, the_link()) == 0;
 		break;
-	case SB_MSG_GOODBYE: asker.leaving = true; break;
+	case SB_MSG_GOODBYE: break;
 	default: fail(BROKEN, "a worker sent a message of type %u", type);
 	}
 }
 
 /* Everything that waits on the socket; the end of the worker's life when it has ended. */
-void hub_hear(void)
+void client_hear(void)
 {
 	uint8_t bytes[1024];
 	accept_worker();
@@ -111,7 +117,7 @@ void hub_hear(void)
 		int64_t got = os_socket_receive(asker.fd, bytes, sizeof bytes, NULL);
 		if (got == -SB_EAGAIN) return;
 		if (got <= 0) {
-			hub_end();
+			client_end();
 			accept_worker();
 			continue;
 		}
@@ -138,73 +144,71 @@ static bool streams(uint64_t id, uint32_t what)
 /* Of a body that streams, the head alone. */
 static void write_request(uint32_t slot, uint64_t id)
 {
-	if (streams(id, UP)) memcpy(arena_of(slot, 0), &id, sizeof id);
-	else body_fill(arena_of(slot, 0), id, false);
+	if (streams(id, UP)) memcpy(arena(slot, false), &id, sizeof id);
+	else body_fill(arena(slot, false), id, false);
 	asker.claimed[slot] = asker.begun[slot] = false;
 	asker.need[slot] = 0;
 	asker.pending[slot] = id; /* registered before it is published */
 }
 
-int32_t hub_publish(uint32_t slot)
+int32_t client_publish(uint32_t slot)
 {
 	uint64_t id = asker.pending[slot];
 	uint32_t bytes = streams(id, UP) ? 0 : body_bytes_of(id, false);
 	uint32_t method = streams(id, UP) ? SB_STREAMS + 1 : 1;
-	return sb_slot_publish(asker.hub, (uint32_t)asker.link, slot, method, 8, 8, bytes,
+	return sb_slot_publish(asker.client, the_link(), slot, method, 8, 8, bytes,
 	                       board->timeout_ms, (double)id);
 }
 
-void hub_reserve(void)
+void client_reserve(void)
 {
-	int32_t slot = sb_slot_reserve(asker.hub, (uint32_t)asker.link);
+	int32_t slot = sb_slot_reserve(asker.client, the_link());
 	MUST(slot >= 0);
 	write_request((uint32_t)slot, book_issue());
 	asker.reserved = slot;
 }
 
-void hub_publish_reserved(void)
+void client_publish_reserved(void)
 {
 	uint32_t slot = (uint32_t)asker.reserved;
 	asker.reserved = -1;
-	MUST(hub_publish(slot) >= 0);
+	MUST(client_publish(slot) >= 0);
 }
 
 static void dispatch(void)
 {
-	while (asker.queued > 0 && asker.started && !asker.leaving) {
-		int32_t slot = sb_slot_reserve(asker.hub, (uint32_t)asker.link);
+	for (; asker.wanted > 0 && asker.started; asker.wanted--) {
+		int32_t slot = sb_slot_reserve(asker.client, the_link());
 		if (slot == -SB_EBUSY) return;
 		MUST(slot >= 0);
-		write_request((uint32_t)slot, asker.queue[0]);
-		memmove(asker.queue, asker.queue + 1, --asker.queued * sizeof asker.queue[0]);
-		MUST(hub_publish((uint32_t)slot) >= 0);
+		write_request((uint32_t)slot, book_issue());
+		MUST(client_publish((uint32_t)slot) >= 0);
 	}
 }
 
-void hub_issue(void)
+void client_issue(void)
 {
-	asker.queue[asker.queued++] = book_issue();
+	asker.wanted++;
 	dispatch();
 }
 
 /* ---- answers ------------------------------------------------------------------------------- */
 
 /* The caller's copy, checked by its request's own bytes. */
-void hub_copy_out(const struct sb_event *event)
+void client_copy_out(const struct sb_event *event)
 {
 	uint32_t slot = event->slot;
 	uint64_t id = asker.pending[slot];
-	MUST(event->kind == SB_EV_DONE && event->link == (uint32_t)asker.link && id != 0);
-	MUST_BE(event->life, sb_link_life(asker.hub, (uint32_t)asker.link));
+	MUST(event->kind == SB_EV_DONE && event->link == the_link() && id != 0);
+	MUST_BE(event->life, sb_link_life(asker.client, the_link()));
 	if (event->status_code != 200 ||
-	    !body_is_right(arena_of(slot, 1), asker.hub->header.stride, event->head_bytes,
+	    !body_is_right(arena(slot, true), asker.client->header.stride, event->head_bytes,
 	                   event->body_offset, event->body_bytes, id, true))
 		fail(MISDELIVERED, "slot %u: request %llu got foreign bytes, status %u", slot,
 		     (unsigned long long)(id - board->first), event->status_code);
-	asker.delivered = *event;
 }
 
-void hub_settle(uint32_t slot, enum outcome outcome)
+void client_settle(uint32_t slot, enum outcome outcome)
 {
 	uint64_t id = asker.pending[slot];
 	asker.pending[slot] = 0;
@@ -214,33 +218,22 @@ void hub_settle(uint32_t slot, enum outcome outcome)
 
 static void deliver(const struct sb_event *event)
 {
-	hub_copy_out(event);
-	MUST_BE(sb_slot_release(asker.hub, (uint32_t)asker.link, event->slot), 0);
-	MUST_BE(sb_slot_release(asker.hub, (uint32_t)asker.link, event->slot), -SB_EINVAL);
-	hub_settle(event->slot, ANSWERED);
+	client_copy_out(event);
+	MUST_BE(sb_slot_release(asker.client, the_link(), event->slot), 0);
+	MUST_BE(sb_slot_release(asker.client, the_link(), event->slot), -SB_EINVAL);
+	client_settle(event->slot, ANSWERED);
 }
 
 /* ---- streams ------------------------------------------------------------------------------- */
 
-static const struct sb_look *look_of_hub(void)
+static const struct sb_look *look_of_client(void)
 {
-	return sb_hub_look(asker.hub);
+	return sb_client_look(asker.client);
 }
 
-static uint32_t ring_bytes(void)
+int32_t client_flow(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t end, uint32_t need)
 {
-	uint64_t bytes = asker.hub->header.stride - asker.hub->header.head_limit;
-	return bytes < SB_RING_MAX ? (uint32_t)bytes : SB_RING_MAX;
-}
-
-static uint8_t *ring_of(uint32_t slot, uint32_t half)
-{
-	return arena_of(slot, half) + asker.hub->header.head_limit;
-}
-
-int32_t hub_flow(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t end, uint32_t need)
-{
-	return sb_link_flow(asker.hub, (uint32_t)asker.link, slot, sent, taken, end, need);
+	return sb_link_flow(asker.client, the_link(), slot, sent, taken, end, need);
 }
 
 /* Whoever waits for room goes on to wait while it reads. */
@@ -248,21 +241,19 @@ static void move(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t end)
 {
 	uint64_t id = asker.pending[slot];
 	tape_announce(id, false, sent, end != SB_FLOW_OPEN);
-	int32_t result = hub_flow(slot, sent, taken, end, asker.need[slot]);
+	int32_t result = client_flow(slot, sent, taken, end, asker.need[slot]);
 	MUST(result == 0 || result == 1);
 	tape_commit(id, false);
 }
 
-uint32_t hub_piece(uint32_t slot)
+uint32_t client_piece(uint32_t slot)
 {
 	uint64_t id = asker.pending[slot];
-	const struct tape *tape = &book_of(id)->tape[0];
-	uint32_t left = tape->length - tape->announced, most = tape->length > RING ? 1000 : PIECE;
-	uint32_t bytes = left < most ? left : most;
+	uint32_t bytes = tape_piece(id, false);
 	move(slot, 0, 0, SB_FLOW_OPEN);
-	if (bytes == 0 || look_of_hub()->free < bytes) return 0;
-	uint32_t at = look_of_hub()->write_at - asker.hub->header.head_limit;
-	tape_fill(id, false, ring_of(slot, 0), ring_bytes(), at, bytes);
+	const struct sb_look *look = look_of_client();
+	if (bytes == 0 || look->free < bytes) return 0;
+	tape_fill(id, false, &link_of_worker()->map, slot, look->write_at, bytes);
 	return bytes;
 }
 
@@ -271,7 +262,7 @@ static void send_all(uint32_t slot)
 {
 	const struct tape *tape = &book_of(asker.pending[slot])->tape[0];
 	while (tape->announced < tape->length) {
-		uint32_t bytes = hub_piece(slot);
+		uint32_t bytes = client_piece(slot);
 		if (bytes == 0 && asker.need[slot] > 0) return;
 		asker.need[slot] = bytes == 0 ? PIECE : 0;
 		move(slot, bytes, 0, SB_FLOW_OPEN);
@@ -279,21 +270,21 @@ static void send_all(uint32_t slot)
 	if (!tape->ended) move(slot, 0, 0, SB_FLOW_END);
 }
 
-uint32_t hub_read_piece(uint32_t slot)
+uint32_t client_read_piece(uint32_t slot)
 {
 	move(slot, 0, 0, SB_FLOW_OPEN);
-	const struct sb_look *look = look_of_hub();
+	const struct sb_look *look = look_of_client();
 	if (look->readable > 0)
-		tape_check(asker.pending[slot], true, arena_of(slot, 1) + look->read_at, look->readable);
+		tape_check(asker.pending[slot], true, arena(slot, true) + look->read_at, look->readable);
 	return look->readable;
 }
 
 static void read_all(uint32_t slot)
 {
-	for (uint32_t bytes; (bytes = hub_read_piece(slot)) > 0;) move(slot, 0, bytes, SB_FLOW_OPEN);
+	for (uint32_t bytes; (bytes = client_read_piece(slot)) > 0;) move(slot, 0, bytes, SB_FLOW_OPEN);
 }
 
-void hub_stream(uint32_t slot)
+void client_stream(uint32_t slot)
 {
 	uint64_t id = asker.pending[slot];
 	if (asker.still || id == 0 || !asker.claimed[slot]) return;
@@ -301,18 +292,17 @@ void hub_stream(uint32_t slot)
 	if (asker.begun[slot]) read_all(slot);
 }
 
-void hub_finish(uint32_t slot)
+void client_finish(uint32_t slot)
 {
 	uint64_t id = asker.pending[slot];
-	const struct sb_look *look = look_of_hub();
+	const struct sb_look *look = look_of_client();
 	read_all(slot);
 	tape_check_end(id, true);
 	if (look->ended != (streams(id, FAILS) ? SB_FLOW_ERROR : SB_FLOW_END))
 		fail(LOST, "a stream is over, and its end says %u", look->ended);
 	if (!streams(id, FAILS)) return;
 	MUST_BE(look->error_bytes, ERROR_HEAD);
-	uint32_t at = look->read_at - asker.hub->header.head_limit;
-	tape_check_error(id, ring_of(slot, 1), ring_bytes(), at);
+	tape_check_error(id, &link_of_worker()->map, slot, look->read_at);
 }
 
 /* A claim of a streamed body, bytes, room, the head of a response that streams, its end. */
@@ -320,61 +310,53 @@ static void on_stream(const struct sb_event *event)
 {
 	uint32_t slot = event->slot;
 	uint64_t id = asker.pending[slot];
-	MUST(event->link == (uint32_t)asker.link && id != 0 && book_of(id)->streams != 0);
+	MUST(event->link == the_link() && id != 0 && book_of(id)->streams != 0);
 	asker.claimed[slot] = true;
 	if (event->status_code != 0) {
 		if (event->status_code != 200 || event->head_bytes != 8 || event->body_bytes > 1 ||
-		    memcmp(arena_of(slot, 1), &id, sizeof id) != 0 || asker.begun[slot])
+		    memcmp(arena(slot, true), &id, sizeof id) != 0 || asker.begun[slot])
 			fail(MISDELIVERED, "slot %u: a stream begins with a foreign head", slot);
 		asker.begun[slot] = true;
 	}
-	hub_stream(slot);
+	client_stream(slot);
 	if (event->body_bytes == 0 || asker.still) return;
-	hub_finish(slot);
-	MUST_BE(sb_slot_release(asker.hub, (uint32_t)asker.link, slot), 0);
-	MUST_BE(hub_flow(slot, 0, 0, SB_FLOW_OPEN, 0), -SB_EINVAL);
-	hub_settle(slot, ANSWERED);
+	client_finish(slot);
+	MUST_BE(sb_slot_release(asker.client, the_link(), slot), 0);
+	MUST_BE(client_flow(slot, 0, 0, SB_FLOW_OPEN, 0), -SB_EINVAL);
+	client_settle(slot, ANSWERED);
 }
 
-static void send_cancel(uint32_t slot)
+void client_handle(int32_t index)
 {
-	struct sb_cancel cancel = { slot, sb_slot_token(asker.hub, (uint32_t)asker.link, slot) };
-	if (asker.fd >= 0) (void)sb_control_send(asker.fd, SB_MSG_CANCEL, &cancel, sizeof cancel);
-}
-
-void hub_handle(int32_t found)
-{
-	struct sb_event events[SB_BATCH];
-	MUST(found >= 0 && found <= SB_BATCH);
-	memcpy(events, sb_hub_events(asker.hub), (size_t)found * sizeof events[0]);
-	for (int32_t i = 0; i < found; i++) {
-		const struct sb_event *event = &events[i];
-		switch (event->kind) {
-		case SB_EV_DONE: deliver(event); break;
-		case SB_EV_STREAM: on_stream(event); break;
-		case SB_EV_FREED: MUST(asker.pending[event->slot] == 0); break;
-		case SB_EV_TIMEOUT_QUEUED: hub_settle(event->slot, NEVER_RAN); break;
-		case SB_EV_TIMEOUT_RUNNING:
-			hub_settle(event->slot, MAY_HAVE_RUN);
-			send_cancel(event->slot);
-			board->given_up = true;
-			break;
-		default: fail(BROKEN, "slot %u of an honest worker: event %u", event->slot, event->kind);
-		}
+	const struct sb_event *event = (const struct sb_event *)sb_client_events(asker.client) + index;
+	switch (event->kind) {
+	case SB_EV_DONE: deliver(event); break;
+	case SB_EV_STREAM: on_stream(event); break;
+	case SB_EV_FREED: MUST(asker.pending[event->slot] == 0); break;
+	case SB_EV_TIMEOUT_QUEUED: client_settle(event->slot, NEVER_RAN); break;
+	case SB_EV_TIMEOUT_RUNNING:
+		client_settle(event->slot, MAY_HAVE_RUN);
+		board->given_up = true;
+		break;
+	default: fail(BROKEN, "slot %u of an honest worker: event %u", event->slot, event->kind);
 	}
 }
 
+/* What a poll or a tick found. */
+void client_handle_all(int32_t found)
+{
+	MUST(found >= 0 && found <= SB_BATCH);
+	for (int32_t i = 0; i < found; i++) client_handle(i);
+}
+
 /* What a caller that gave up is told. */
-void hub_after_withdrawal(uint32_t slot, int32_t result)
+void client_after_withdrawal(uint32_t slot, int32_t result)
 {
 	board->given_up = true;
 	switch (result) {
-	case SB_DONE: hub_handle(1); break;
-	case SB_FREE: hub_settle(slot, NEVER_RAN); break;
-	case SB_ABANDONED:
-		hub_settle(slot, MAY_HAVE_RUN);
-		send_cancel(slot);
-		break;
+	case SB_DONE: client_handle(SB_BATCH); break;
+	case SB_FREE: client_settle(slot, NEVER_RAN); break;
+	case SB_ABANDONED: client_settle(slot, MAY_HAVE_RUN); break;
 	default: fail(BROKEN, "slot %u of an honest worker: withdraw says %d", slot, result);
 	}
 }
@@ -390,70 +372,59 @@ static void cancel_reserved(void)
 	if (asker.reserved < 0) return;
 	uint32_t slot = (uint32_t)asker.reserved;
 	asker.reserved = -1;
-	MUST_BE(sb_slot_cancel(asker.hub, (uint32_t)asker.link, slot), 0);
-	hub_settle(slot, NEVER_RAN);
+	MUST_BE(sb_slot_cancel(asker.client, the_link(), slot), 0);
+	client_settle(slot, NEVER_RAN);
 }
 
 /* Not still any more: what was told of meanwhile is not told again. */
-void hub_go_on(void)
+void client_go_on(void)
 {
 	asker.still = false;
 	for (uint32_t slot = 0; slot < SLOTS && asker.link >= 0; slot++)
-		if (is_in_flight(slot)) hub_stream(slot);
+		if (is_in_flight(slot)) client_stream(slot);
 }
 
-void hub_give_up_all(void)
-{
-	if (asker.link < 0) return;
-	cancel_reserved();
-	for (uint32_t slot = 0; slot < SLOTS; slot++)
-		if (is_in_flight(slot))
-			hub_after_withdrawal(slot, sb_slot_withdraw(asker.hub, (uint32_t)asker.link, slot));
-}
-
-/* ---- the end of a worker ------------------------------------------------------------------- */
-
-/* DONE is delivered, what was never run goes back into the queue, the rest may have run. */
-void hub_judge(void)
+/* Gives up what is in flight. Of a worker that has ended all that was told is there. */
+void client_judge(bool ended)
 {
 	cancel_reserved();
 	for (uint32_t slot = 0; slot < SLOTS; slot++) {
 		if (!is_in_flight(slot)) continue;
-		int32_t result = sb_slot_withdraw(asker.hub, (uint32_t)asker.link, slot);
-		if (result == SB_ABANDONED && asker.begun[slot]) { /* all that was told is there */
+		int32_t result = sb_slot_withdraw(asker.client, the_link(), slot);
+		if (ended && result == SB_ABANDONED && asker.begun[slot]) {
 			read_all(slot);
 			tape_check_committed(asker.pending[slot], true);
 		}
-		if (result != SB_FREE) {
-			hub_after_withdrawal(slot, result);
-			continue;
-		}
-		uint64_t id = asker.pending[slot];
-		if (book_of(id)->executed != 0) fail(DOUBLED, "slot %u never ran, and it had", slot);
-		asker.queue[asker.queued++] = id;
-		asker.pending[slot] = 0;
+		client_after_withdrawal(slot, result);
 	}
 }
 
-void hub_drop(void)
+void client_give_up_all(void)
 {
-	sb_link_drop(asker.hub, (uint32_t)asker.link, 1);
+	if (asker.link >= 0) client_judge(false);
+}
+
+/* ---- the end of a worker ------------------------------------------------------------------- */
+
+void client_drop(void)
+{
+	sb_link_drop(asker.client, the_link(), 1);
 	asker.link = -1;
 }
 
-void hub_end(void)
+void client_end(void)
 {
 	if (asker.fd >= 0) {
 		board->given_up = true;
-		if (asker.link >= 0) sb_link_stop(asker.hub, (uint32_t)asker.link);
+		if (asker.link >= 0) sb_link_stop(asker.client, the_link());
 		close(asker.fd);
 		sb_fd_close((int32_t)asker.peer[2]);
 		sb_fd_close((int32_t)asker.peer[3]);
 	}
 	asker.fd = -1;
 	if (asker.link >= 0) {
-		hub_judge();
-		hub_drop();
+		client_judge(true);
+		client_drop();
 	}
 	asker.joined = asker.confirmed = asker.started = false;
 	if (asker.on_futex) asker.on_futex = asker.asleep = false; /* sb_slot_wait returns */
@@ -461,18 +432,18 @@ void hub_end(void)
 
 /* ---- one turn ------------------------------------------------------------------------------ */
 
-void hub_park(void)
+void client_park(void)
 {
-	int32_t parked = sb_hub_park(asker.hub);
+	int32_t parked = sb_client_park(asker.client);
 	MUST(parked == 0 || parked == 1);
 	asker.asleep = parked == 1;
 }
 
 /* What sb_slot_wait does before it sleeps; the kernel would wake it by the same comparison. */
-void hub_park_on_futex(void)
+void client_park_on_futex(void)
 {
-	struct sb_park *park = &hub_region()->hub;
-	sb_hub_unpark(asker.hub);
+	struct sb_park *park = &client_region()->client;
+	sb_client_unpark(asker.client);
 	asker.ticket = load_seq(&park->futex);
 	store_seq(&park->parked, SB_PARK_FUTEX);
 	asker.asleep = asker.on_futex = true;
@@ -480,49 +451,50 @@ void hub_park_on_futex(void)
 
 static void wake_up(void)
 {
-	if (asker.on_futex && asker.link >= 0) store_seq(&hub_region()->hub.parked, SB_PARK_NONE);
+	if (asker.on_futex && asker.link >= 0) store_seq(&client_region()->client.parked, SB_PARK_NONE);
 	asker.on_futex = false;
-	if (asker.asleep) sb_hub_unpark(asker.hub);
+	if (asker.asleep) sb_client_unpark(asker.client);
 	asker.asleep = false;
 }
 
-void hub_poll_all(void)
+void client_poll_all(void)
 {
 	int32_t found = 0;
-	while ((found = sb_hub_poll(asker.hub, 0)) != 0) hub_handle(found);
+	while ((found = sb_client_poll(asker.client, 0)) != 0) client_handle_all(found);
 }
 
 /* Asleep, nothing but a bell or a changed futex word makes it look at the region: a wake-up that is
  * lost leaves a request that never settles. */
-void hub_look(void)
+void client_look(void)
 {
-	hub_hear();
-	if (asker.reserved >= 0 && asker.link >= 0) hub_publish_reserved();
+	client_hear();
+	if (asker.reserved >= 0 && asker.link >= 0) client_publish_reserved();
 	dispatch();
 	bool rung = asker.bells > 0;
 	if (rung && asker.link >= 0)
-		MUST_BE(sb_link_bell(asker.hub, (uint32_t)asker.link, asker.bells), 0);
+		MUST_BE(sb_link_bell(asker.client, the_link(), asker.bells), 0);
 	asker.bells = 0;
-	if (asker.on_futex && asker.link >= 0 && load_seq(&hub_region()->hub.futex) != asker.ticket)
+	if (asker.on_futex && asker.link >= 0 &&
+	    load_seq(&client_region()->client.futex) != asker.ticket)
 		rung = true;
 	if (asker.asleep && asker.fd >= 0 && !rung) return;
 	wake_up();
 	do {
-		hub_poll_all();
+		client_poll_all();
 		dispatch();
-		hub_park();
+		client_park();
 	} while (!asker.asleep);
 }
 
 /* ---- what must be left --------------------------------------------------------------------- */
 
-void hub_tell_idle(void)
+void client_tell_idle(void)
 {
-	bool waits = asker.queued > 0 || asker.reserved >= 0;
+	bool waits = asker.wanted > 0 || asker.reserved >= 0;
 	board->idle = !waits && (asker.link < 0 || link_of_worker()->used == 0);
 }
 
-void hub_audit(void)
+void client_audit(void)
 {
 	if (asker.link < 0) return;
 	const struct link *link = link_of_worker();
@@ -534,9 +506,10 @@ void hub_audit(void)
 		uint32_t slot = link->free_stack[i];
 		if (slot >= SLOTS || seen[slot]) fail(DOUBLED, "slot %u was freed twice", slot);
 		seen[slot] = true;
-		uint64_t word = load_seq(&hub_region()->slot[slot].request.status);
+		uint64_t word = load_seq(&client_region()->slot[slot].request.status);
 		if (word != word_of(link->generation[slot], SB_FREE))
 			fail(LOST, "slot %u is free, and its word is %llx", slot, (unsigned long long)word);
 	}
-	MUST_BE(sb_link_credit(asker.hub, (uint32_t)asker.link), asker.started ? SLOTS : 0);
+	MUST_BE(link->started, asker.started);
+	MUST_BE(link->concurrency, SLOTS);
 }

@@ -61,7 +61,7 @@ void book_settled(uint64_t id, enum outcome outcome)
 		fail(MISDELIVERED, "request %u was answered and ran %u times", number_of(id),
 		     entry->executed);
 	if (outcome == NEVER_RAN && entry->executed != 0)
-		fail(DOUBLED, "request %u never ran, says the hub, and it had", number_of(id));
+		fail(DOUBLED, "request %u never ran, says the client, and it had", number_of(id));
 }
 
 bool book_is_settled(void)
@@ -96,6 +96,11 @@ void book_audit(void)
 		if (entry->outcome == NEVER_RAN && entry->executed != 0)
 			fail(DOUBLED, "request %u ran, and its caller heard it never would", number);
 	}
+}
+
+uint8_t *arena_of(const struct geometry *map, uint32_t slot, bool response)
+{
+	return map->arenas + (2 * (uint64_t)slot + response) * map->header.stride;
 }
 
 /* ---- bytes --------------------------------------------------------------------------------- */

@@ -11,21 +11,21 @@
 
 enum { NO_REGION = SB_STREAMING + 1, FAULTS = 4 };
 
-bool worker_is_child, hub_is_child;
+bool worker_is_child, client_is_child;
 
 static const char *const fault_names[FAULTS] = {
-	"kill hub", "kill worker", "pause hub", "pause worker",
+	"kill client", "kill worker", "pause client", "pause worker",
 };
 
 static uint32_t met[NO_REGION + 1][FAULTS];
 static const struct scenario *scenario;
-static bool hub_is_stepped;
+static bool client_is_stepped;
 
 /* ---- both sides ---------------------------------------------------------------------------- */
 
-void by_hub(void (*call)(void))
+void by_client(void (*call)(void))
 {
-	if (hub_is_child) in_child(call);
+	if (client_is_child) in_child(call);
 	else call();
 }
 
@@ -39,14 +39,14 @@ void by_worker(void (*call)(void))
 void attach(void)
 {
 	by_worker(worker_open);
-	by_hub(hub_hear);
+	by_client(client_hear);
 	by_worker(worker_join);
-	by_hub(hub_hear);
+	by_client(client_hear);
 }
 
 void open_and_attach(void)
 {
-	by_hub(hub_open);
+	by_client(client_open);
 	attach();
 }
 
@@ -55,13 +55,13 @@ void open_and_attach(void)
 void settle(void)
 {
 	for (int round = 0; round < ROUNDS; round++) {
-		by_hub(hub_look);
+		by_client(client_look);
 		by_worker(worker_look);
-		by_hub(hub_look);
-		by_hub(hub_tell_idle);
+		by_client(client_look);
+		by_client(client_tell_idle);
 		if (board->idle && book_is_settled()) return;
 	}
-	by_hub(hub_audit);
+	by_client(client_audit);
 	fail(LOST, "something waits for ever: a request or a wake-up is lost");
 }
 
@@ -71,12 +71,14 @@ void settle(void)
 static void conclude(void)
 {
 	settle();
-	by_hub(hub_issue);
+	by_client(client_issue);
 	settle();
-	by_hub(hub_audit);
+	if (book_of(board->next - 1)->outcome != ANSWERED)
+		fail(LOST, "what is asked afterwards is not answered");
+	by_client(client_audit);
 	by_worker(worker_leave);
-	by_hub(hub_look);
-	by_hub(hub_close);
+	by_client(client_look);
+	by_client(client_close);
 	if (child_lives()) {
 		in_child(check_leaks);
 		child_quit();
@@ -86,16 +88,16 @@ static void conclude(void)
 	book_audit();
 }
 
-/* The survivor is the hub: it hears of the death, judges, and lets the next worker in. */
+/* The survivor is the client: it hears of the death, judges, and lets the next worker in. */
 static void worker_died(void)
 {
 	worker_is_child = false;
-	hub_go_on();
+	client_go_on();
 	bool known = asker.fd >= 0;
 	int pidfd = known ? dup((int)asker.peer[2]) : -1;
-	if (asker.hub != NULL && at_step % 2 == 0) hub_poll_all(); /* before it hears */
-	hub_look();
-	if (known && asker.fd >= 0) fail(BROKEN, "the hub did not hear that its worker died");
+	if (asker.client != NULL && at_step % 2 == 0) client_poll_all(); /* before it hears */
+	client_look();
+	if (known && asker.fd >= 0) fail(BROKEN, "the client did not hear that its worker died");
 	if (known && sb_peer_ended(pidfd) != 1) fail(BROKEN, "its pidfd says that it lives");
 	sb_fd_close(pidfd);
 	attach();
@@ -104,23 +106,23 @@ static void worker_died(void)
 
 /* The survivor is the worker: it hears of the end, and attaches to whoever takes the name. What
  * was asked died with its caller. */
-static void hub_died(void)
+static void client_died(void)
 {
-	hub_is_child = false;
+	client_is_child = false;
 	book_orphan_all();
 	if (server.worker != NULL && server.attached) {
 		worker_take(); /* before it hears */
 		server.still = false;
 		worker_check_committed();
 		if (at_step % 2 == 0) worker_answer();
-		if (worker_hears()) fail(BROKEN, "the worker did not hear that its hub died");
+		if (worker_hears()) fail(BROKEN, "the worker did not hear that its client died");
 		worker_end();
 	}
 	if (server.worker != NULL) worker_join();
-	if (server.worker != NULL && server.attached) fail(BROKEN, "attached to a dead hub");
+	if (server.worker != NULL && server.attached) fail(BROKEN, "attached to a dead client");
 	if (server.worker != NULL) worker_join();
-	if (server.worker != NULL) fail(BROKEN, "the handshake did not hear that the hub died");
-	hub_open();
+	if (server.worker != NULL) fail(BROKEN, "the handshake did not hear that the client died");
+	client_open();
 	attach();
 	conclude();
 }
@@ -129,7 +131,7 @@ static void resumed(const struct act *act)
 {
 	bool was_worker = worker_is_child;
 	server.still = false; /* of this process */
-	if (was_worker) hub_go_on();
+	if (was_worker) client_go_on();
 	if (act != NULL) act->act();
 	child_finish();
 	in_child(scenario->after);
@@ -139,7 +141,7 @@ static void resumed(const struct act *act)
 		child_quit();
 	}
 	if (scenario->conclude != NULL && act != NULL) scenario->conclude();
-	if (scenario->conclude != NULL && act == NULL) by_hub(hub_open);
+	if (scenario->conclude != NULL && act == NULL) by_client(client_open);
 	conclude();
 }
 
@@ -152,8 +154,8 @@ static void begin(void)
 	board->timeout_ms = 0;
 	board->streams = board->stream_bytes = 0;
 	board->given_up = false;
-	hub_is_child = hub_is_stepped;
-	worker_is_child = !hub_is_stepped;
+	client_is_child = client_is_stepped;
+	worker_is_child = !client_is_stepped;
 	child_start();
 	scenario->arrange();
 	child_begin(scenario->operate);
@@ -161,7 +163,7 @@ static void begin(void)
 
 static void note_state(uint32_t column)
 {
-	const struct sb_region *region = hub_is_child ? worker_region() : hub_region();
+	const struct sb_region *region = client_is_child ? worker_region() : client_region();
 	uint32_t state = NO_REGION;
 	if (region != NULL)
 		state = word_state(load_seq(&region->slot[scenario->watched].request.status));
@@ -176,13 +178,13 @@ static void undisturbed(void)
 
 static void disturbed(uint32_t number)
 {
-	note_state((number == 0 ? 0u : 2u) + (hub_is_stepped ? 0u : 1u));
+	note_state((number == 0 ? 0u : 2u) + (client_is_stepped ? 0u : 1u));
 	if (number > 0) {
 		resumed(&scenario->acts[number - 1]);
 		return;
 	}
 	child_kill();
-	if (hub_is_stepped) hub_died();
+	if (client_is_stepped) client_died();
 	else worker_died();
 }
 
@@ -190,11 +192,12 @@ static void disturbed(uint32_t number)
 static void clear(void)
 {
 	child_forget();
-	if (asker.hub != NULL && asker.link >= 0) sb_link_drop(asker.hub, (uint32_t)asker.link, 1);
-	sb_hub_close(asker.hub);
+	if (asker.client != NULL && asker.link >= 0)
+		sb_link_drop(asker.client, (uint32_t)asker.link, 1);
+	sb_client_close(asker.client);
 	sb_worker_close(server.worker, 1);
 	close_range(3, 1000, 0);
-	asker = (struct asker)HUB_OF_NOBODY;
+	asker = (struct asker)CLIENT_OF_NOBODY;
 	server = (struct server){ .dir = -1 };
 	char path[300];
 	snprintf(path, sizeof path, "%s/steps.sock", folder);
@@ -213,14 +216,16 @@ static const char *fault_name(uint32_t number)
 	return number == 0 ? "kill" : scenario->acts[number - 1].name;
 }
 
-static void each_scenario(const struct scenario *table, uint32_t count, bool hub,
+static void each_scenario(const struct scenario *table, uint32_t count, bool client,
                           uint32_t first_number)
 {
-	hub_is_stepped = hub;
+	client_is_stepped = client;
 	for (uint32_t i = 0; i < count; i++) {
 		scenario = &table[i];
 		const struct drive drive = {
-			.name = scenario->name, .side = hub ? "hub" : "worker", .number = first_number + i,
+			.name = scenario->name,
+			.side = client ? "client" : "worker",
+			.number = first_number + i,
 			.faults = scenario->act_count + 1, .fault_name = fault_name,
 			.sampled = scenario->sampled, .begin = begin, .undisturbed = undisturbed,
 			.disturbed = disturbed, .clear = clear, .requests = requests_of_run,
@@ -248,9 +253,9 @@ int main(int argc, char **argv)
 {
 	if (!drive_begin(argc, argv, sizeof *board)) return 2;
 	board = (struct board *)(void *)trace;
-	each_scenario(hub_scenarios, hub_scenario_count, true, 0);
+	each_scenario(client_scenarios, client_scenario_count, true, 0);
 	each_scenario(worker_scenarios, worker_scenario_count, false, 64);
-	each_scenario(hub_stream_scenarios, hub_stream_scenario_count, true, 128);
+	each_scenario(client_stream_scenarios, client_stream_scenario_count, true, 128);
 	each_scenario(worker_stream_scenarios, worker_stream_scenario_count, false, 192);
 	report();
 	return drive_end();

@@ -1,6 +1,5 @@
 /*
- * server.c - a worker, used in the order in which src/bus/worker.ts and session.ts do: claim, run,
- * write, complete, park.
+ * server.c - a worker, and its handlers: claim, run, write, complete, park.
  */
 #include "steps.h"
 
@@ -13,10 +12,9 @@ struct sb_region *worker_region(void)
 	return server.worker == NULL ? NULL : server.worker->map.region;
 }
 
-static uint8_t *arena_of(uint32_t slot, uint32_t half)
+static uint8_t *arena(uint32_t slot, bool response)
 {
-	const struct geometry *map = &server.worker->map;
-	return map->arenas + (2 * (uint64_t)slot + half) * map->header.stride;
+	return arena_of(&server.worker->map, slot, response);
 }
 
 /* ---- the attachment ------------------------------------------------------------------------ */
@@ -37,7 +35,7 @@ void worker_close(void)
 	server = (struct server){ .dir = -1 };
 }
 
-/* One step of the handshake. A hub that is not there, or has just gone, is tried again later. */
+/* One step of the handshake. A client that is not there, or has just gone, is tried again later. */
 void worker_join(void)
 {
 	uint32_t peer[2];
@@ -57,7 +55,7 @@ void worker_leave(void)
 	worker_close();
 }
 
-/* The hub has gone: the handlers that still run hear of it. */
+/* The client has gone: the handlers that still run hear of it. */
 void worker_end(void)
 {
 	if (server.worker == NULL) return;
@@ -91,21 +89,14 @@ bool worker_hears(void)
 		int64_t got = os_socket_receive(server.worker->fd, bytes, sizeof bytes, NULL);
 		if (got == -SB_EAGAIN) return true;
 		if (got <= 0) return false;
-		for (int64_t at = 0; at < got;) {
-			if (bytes[at] == SB_MSG_BELL) {
-				server.asleep = false;
-				at++;
-				continue;
-			}
-			MUST(at + 2 <= got && bytes[at] == SB_MSG_CANCEL);
-			at += 2 + bytes[at + 1];
-		}
+		for (int64_t at = 0; at < got; at++) MUST(bytes[at] == SB_MSG_BELL);
+		server.asleep = false;
 	}
 }
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
-/* The handler: what it got must be what the hub's caller sent. */
+/* The handler: what it got must be what the client's caller sent. */
 void worker_run(const struct sb_request *request)
 {
 	uint32_t slot = request->slot;
@@ -113,8 +104,8 @@ void worker_run(const struct sb_request *request)
 	bool up = (book_of(request->serial)->streams & UP) != 0;
 	bool right = up ? request->method == SB_STREAMS + 1 && request->head_bytes == 8 &&
 	                      request->body_bytes == 0 &&
-	                      memcmp(arena_of(slot, 0), &request->serial, 8) == 0
-	                : body_is_right(arena_of(slot, 0), server.worker->map.header.stride,
+	                      memcmp(arena(slot, false), &request->serial, 8) == 0
+	                : body_is_right(arena(slot, false), server.worker->map.header.stride,
 	                                request->head_bytes, request->body_offset, request->body_bytes,
 	                                request->serial, false);
 	if (!right)
@@ -142,25 +133,20 @@ void worker_take(void)
 
 void worker_write(uint32_t slot)
 {
-	uint64_t id = server.claim[slot].id;
-	body_fill(arena_of(slot, 1), id, true);
-	server.claim[slot].body_bytes = body_bytes_of(id, true);
+	body_fill(arena(slot, true), server.claim[slot].id, true);
 }
 
 int32_t worker_complete(uint32_t slot)
 {
-	const struct claim *claim = &server.claim[slot];
-	return sb_slot_complete(server.worker, slot, claim->token, 8, 8, claim->body_bytes, 200);
+	uint32_t bytes = body_bytes_of(server.claim[slot].id, true);
+	return sb_slot_complete(server.worker, slot, server.claim[slot].token, 8, 8, bytes, 200);
 }
 
 void worker_note_answer(uint32_t slot, int32_t result)
 {
-	struct claim claim = server.claim[slot];
-	book_answered(claim.id, result);
-	if (sb_slot_complete(server.worker, slot, claim.token, 8, 8, claim.body_bytes, 200) !=
-	    -SB_ESTALE)
-		fail(DOUBLED, "slot %u took a second answer", slot);
-	server.answered_token[slot] = claim.token;
+	book_answered(server.claim[slot].id, result);
+	if (worker_complete(slot) != -SB_ESTALE) fail(DOUBLED, "slot %u took a second answer", slot);
+	server.answered_token[slot] = server.claim[slot].token;
 	server.claim[slot] = (struct claim){ .id = 0 };
 }
 
@@ -182,23 +168,6 @@ void worker_answer(void)
 static const struct sb_look *look_of_worker(void)
 {
 	return sb_worker_look(server.worker);
-}
-
-static uint32_t ring_bytes(void)
-{
-	const struct sb_header *h = &server.worker->map.header;
-	uint64_t bytes = h->stride - h->head_limit;
-	return bytes < SB_RING_MAX ? (uint32_t)bytes : SB_RING_MAX;
-}
-
-static uint32_t ring_at(void)
-{
-	return look_of_worker()->write_at - server.worker->map.header.head_limit;
-}
-
-static uint8_t *ring_of(uint32_t slot, uint32_t half)
-{
-	return arena_of(slot, half) + server.worker->map.header.head_limit;
 }
 
 int32_t worker_flow(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t need)
@@ -224,7 +193,8 @@ uint32_t worker_read_piece(uint32_t slot)
 	if (!move(slot, 0, 0)) return 0;
 	const struct sb_look *look = look_of_worker();
 	if (look->readable > 0)
-		tape_check(server.claim[slot].id, false, arena_of(slot, 0) + look->read_at, look->readable);
+		tape_check(server.claim[slot].id, false, arena(slot, false) + look->read_at,
+		           look->readable);
 	return look->readable;
 }
 
@@ -249,7 +219,7 @@ static bool request_is_whole(uint32_t slot)
 
 void worker_write_head(uint32_t slot)
 {
-	memcpy(arena_of(slot, 1), &server.claim[slot].id, 8);
+	memcpy(arena(slot, true), &server.claim[slot].id, 8);
 }
 
 int32_t worker_begin(uint32_t slot)
@@ -265,11 +235,11 @@ void worker_note_begun(uint32_t slot, int32_t result)
 
 uint32_t worker_piece(uint32_t slot)
 {
-	const struct tape *tape = &book_of(server.claim[slot].id)->tape[1];
-	uint32_t left = tape->length - tape->announced, most = tape->length > RING ? 1000 : PIECE;
-	uint32_t bytes = left < most ? left : most;
-	if (!move(slot, 0, 0) || bytes == 0 || look_of_worker()->free < bytes) return 0;
-	tape_fill(server.claim[slot].id, true, ring_of(slot, 1), ring_bytes(), ring_at(), bytes);
+	uint64_t id = server.claim[slot].id;
+	uint32_t bytes = tape_piece(id, true);
+	const struct sb_look *look = look_of_worker();
+	if (!move(slot, 0, 0) || bytes == 0 || look->free < bytes) return 0;
+	tape_fill(id, true, &server.worker->map, slot, look->write_at, bytes);
 	return bytes;
 }
 
@@ -294,7 +264,7 @@ uint32_t worker_write_error(uint32_t slot)
 	if ((book_of(id)->streams & FAILS) == 0 || server.claim[slot].given_up) return 0;
 	if (!move(slot, 0, 0)) return 0;
 	MUST(look_of_worker()->free >= ERROR_HEAD);
-	tape_fill(id, true, ring_of(slot, 1), ring_bytes(), ring_at(), ERROR_HEAD);
+	tape_fill(id, true, &server.worker->map, slot, look_of_worker()->write_at, ERROR_HEAD);
 	return ERROR_HEAD;
 }
 
@@ -322,7 +292,7 @@ void worker_stream(uint32_t slot)
 	if (send_all(slot)) worker_note_answer(slot, worker_finish(slot, worker_write_error(slot)));
 }
 
-/* What a hub that is dead had told of is there. */
+/* What a client that is dead had told of is there. */
 void worker_check_committed(void)
 {
 	for (uint32_t slot = 0; slot < SLOTS; slot++) {

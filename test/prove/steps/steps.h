@@ -8,10 +8,10 @@
  *
  * book.c        the books: what was asked, run, settled; and what fails
  * tape.c        the books of streams: every byte, before and after it is told
- * asker.c       a hub, used as src/bus/bus.ts uses it
- * server.c      a worker, used as src/bus/worker.ts does
- * hub_ops.c     the operations of a hub, and what a worker does while the hub is stopped
- * worker_ops.c  the operations of a worker, and what a hub does while the worker is stopped
+ * asker.c       a client: what a caller is told goes into the books
+ * server.c      a worker, and its handlers
+ * client_ops.c  the operations of a client, and what a worker does while the client is stopped
+ * worker_ops.c  the operations of a worker, and what a client does while the worker is stopped
  * stream_ops.c  the operations on streams, of both sides
  * main.c        one run per operation, fault and step; recovery; the report
  */
@@ -57,7 +57,7 @@ struct entry {
 	uint32_t executed, settled;
 	enum outcome outcome;
 	uint32_t answered, stale; /* what sb_slot_complete said to its answer */
-	bool orphan;              /* its hub is dead, and its caller with it */
+	bool orphan;              /* its client is dead, and its caller with it */
 };
 
 struct board {
@@ -68,7 +68,7 @@ struct board {
 	uint32_t timeout_ms; /* of the requests that are published next */
 	uint32_t streams, stream_bytes; /* of the requests that are issued next */
 	bool given_up;       /* something was withdrawn, or its worker evicted */
-	bool idle;           /* the hub has nothing queued, in flight or in quarantine */
+	bool idle;           /* the client has nothing queued, in flight or in quarantine */
 };
 
 extern struct board *board;
@@ -87,41 +87,41 @@ void body_fill(uint8_t *to, uint64_t id, bool response);
 bool body_is_right(const uint8_t *arena, uint64_t stride, uint32_t head_bytes, uint32_t offset,
                    uint32_t bytes, uint64_t id, bool response);
 uint64_t key_of(uint64_t id, bool response);
+uint8_t *arena_of(const struct geometry *map, uint32_t slot, bool response);
 
 /* ---- the books of streams (tape.c) --------------------------------------------------------- */
 
 /* Writes what comes next of a tape, or the error head behind it, into a ring. */
-void tape_fill(uint64_t id, bool response, uint8_t *ring, uint32_t ring_bytes, uint32_t at,
+void tape_fill(uint64_t id, bool response, const struct geometry *map, uint32_t slot, uint32_t at,
                uint32_t bytes);
+uint32_t tape_piece(uint64_t id, bool response); /* bytes that are sent next */
 /* These bytes are what comes next of a tape, and were told; they count as read. */
 void tape_check(uint64_t id, bool response, const uint8_t *bytes, uint32_t count);
-void tape_check_error(uint64_t id, const uint8_t *ring, uint32_t ring_bytes, uint32_t at);
+void tape_check_error(uint64_t id, const struct geometry *map, uint32_t slot, uint32_t at);
 void tape_announce(uint64_t id, bool response, uint32_t sent, bool ends);
 void tape_commit(uint64_t id, bool response);
 void tape_check_end(uint64_t id, bool response);
 /* Whatever call has returned, its bytes are there. */
 void tape_check_committed(uint64_t id, bool response);
 
-/* ---- a hub (asker.c) ----------------------------------------------------------------------- */
+/* ---- a client (asker.c) -------------------------------------------------------------------- */
 
 struct asker {
-	struct sb_hub *hub;
+	struct sb_client *client;
 	int dir, lock, listener;
 	int fd;           /* the worker's connection, or -1 */
 	int32_t link;     /* or -1 */
 	uint32_t peer[4]; /* of sb_peer_identify */
-	bool joined, confirmed, started, leaving;
+	bool joined, confirmed, started;
 	bool holds;       /* offers and starts only when it is told to */
 	uint64_t pending[SLOTS]; /* ids, 0: none */
-	uint64_t queue[BOOK];    /* ids that wait for a worker */
-	uint32_t queued;
+	uint32_t wanted;  /* requests that wait for a worker */
 	int32_t reserved; /* a slot that is WRITING, or -1 */
 	bool asleep;      /* parked: only news wake it */
 	bool on_futex;    /* parked as sb_slot_wait does: also a change of the futex word */
 	uint32_t ticket;
 	uint32_t bells;   /* heard since it last looked */
 	int32_t result;   /* of the operation */
-	struct sb_event delivered; /* copied out and not yet released */
 	bool claimed[SLOTS]; /* the worker has it, said an event */
 	bool begun[SLOTS]; /* the response streams, and its head is here */
 	uint32_t need[SLOTS]; /* room that is waited for */
@@ -129,47 +129,48 @@ struct asker {
 	uint32_t bytes;    /* of the operation */
 };
 
-#define HUB_OF_NOBODY                                                                           \
+#define CLIENT_OF_NOBODY                                                                        \
 	{ .dir = -1, .lock = -1, .listener = -1, .fd = -1, .link = -1, .reserved = -1 }
 
 extern struct asker asker;
 
-void hub_open(void);
-void hub_close(void);
-void hub_stop_listening(void);
-void hub_look(void);     /* one turn: hear, poll, handle, dispatch, park */
-void hub_hear(void);
-void hub_issue(void);    /* one more request, sent at once when that is possible */
-void hub_reserve(void);  /* and writes it, up to publish */
-void hub_publish_reserved(void);
-void hub_give_up_all(void);
-void hub_end(void);      /* of the link: judges every slot */
-void hub_judge(void);
-void hub_drop(void);
-void hub_handle(int32_t found);
-void hub_copy_out(const struct sb_event *event);
-void hub_after_withdrawal(uint32_t slot, int32_t result);
-void hub_park(void);
-void hub_park_on_futex(void);
-void hub_audit(void);    /* no slot is lost */
-void hub_tell_idle(void);
-int32_t hub_publish(uint32_t slot);
-struct sb_region *hub_region(void); /* or NULL */
-void hub_poll_all(void); /* and handles what it finds */
-uint32_t hub_piece(uint32_t slot); /* writes the next one; its length, or 0 */
-int32_t hub_flow(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t end, uint32_t need);
-uint32_t hub_read_piece(uint32_t slot);
-void hub_go_on(void);
-void hub_stream(uint32_t slot); /* sends what there is room for, reads what is there */
-void hub_finish(uint32_t slot); /* checks a response that streamed and is over */
-void hub_settle(uint32_t slot, enum outcome outcome);
+void client_open(void);
+void client_close(void);
+void client_stop_listening(void);
+void client_look(void);     /* one turn: hear, poll, handle, dispatch, park */
+void client_hear(void);
+void client_issue(void);    /* one more request, sent at once when that is possible */
+void client_reserve(void);  /* and writes it, up to publish */
+void client_publish_reserved(void);
+void client_give_up_all(void);
+void client_end(void);      /* of the link: judges every slot */
+void client_judge(bool ended);
+void client_drop(void);
+void client_handle(int32_t index); /* of the event, SB_BATCH: of a withdrawal or a wait */
+void client_handle_all(int32_t found);
+void client_copy_out(const struct sb_event *event);
+void client_after_withdrawal(uint32_t slot, int32_t result);
+void client_park(void);
+void client_park_on_futex(void);
+void client_audit(void);    /* no slot is lost */
+void client_tell_idle(void);
+int32_t client_publish(uint32_t slot);
+struct sb_region *client_region(void); /* or NULL */
+uint32_t the_link(void);
+void client_poll_all(void); /* and handles what it finds */
+uint32_t client_piece(uint32_t slot); /* writes the next one; its length, or 0 */
+int32_t client_flow(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t end, uint32_t need);
+uint32_t client_read_piece(uint32_t slot);
+void client_go_on(void);
+void client_stream(uint32_t slot); /* sends what there is room for, reads what is there */
+void client_finish(uint32_t slot); /* checks a response that streamed and is over */
+void client_settle(uint32_t slot, enum outcome outcome);
 
 /* ---- a worker (server.c) ------------------------------------------------------------------- */
 
 struct claim {
 	uint64_t id; /* 0: none */
 	uint32_t token;
-	uint32_t head_bytes, body_offset, body_bytes;
 	bool begun, given_up;
 	uint32_t need; /* room that is waited for */
 };
@@ -204,9 +205,9 @@ void worker_park(void);
 void worker_park_on_futex(void);
 void worker_leave(void); /* in good order */
 void worker_close(void);
-void worker_end(void);   /* its hub has gone */
+void worker_end(void);   /* its client has gone */
 void worker_end_zombie(void); /* evicted while it was stopped, it goes on to its end */
-bool worker_hears(void); /* false: the hub is gone; else asleep says whether it was woken */
+bool worker_hears(void); /* false: the client is gone; else asleep says whether it was woken */
 struct sb_region *worker_region(void); /* or NULL */
 uint32_t worker_piece(uint32_t slot);
 int32_t worker_flow(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t need);
@@ -222,8 +223,8 @@ void worker_check_committed(void);
 
 /* ---- scenarios ----------------------------------------------------------------------------- */
 
-/* by_hub and by_worker run a function on that side, in whichever process it is. */
-void by_hub(void (*call)(void));
+/* by_client and by_worker run a function on that side, in whichever process it is. */
+void by_client(void (*call)(void));
 void by_worker(void (*call)(void));
 void attach(void);
 void open_and_attach(void);
@@ -247,14 +248,14 @@ struct scenario {
 	bool sampled; /* text and system calls mostly, or sleep: a stride may be used */
 };
 
-extern const struct scenario hub_scenarios[], worker_scenarios[];
-extern const uint32_t hub_scenario_count, worker_scenario_count;
-extern const struct scenario hub_stream_scenarios[], worker_stream_scenarios[];
-extern const uint32_t hub_stream_scenario_count, worker_stream_scenario_count;
-extern const struct act worker_acts[3], hub_acts[3];
+extern const struct scenario client_scenarios[], worker_scenarios[];
+extern const uint32_t client_scenario_count, worker_scenario_count;
+extern const struct scenario client_stream_scenarios[], worker_stream_scenarios[];
+extern const uint32_t client_stream_scenario_count, worker_stream_scenario_count;
+extern const struct act worker_acts[3], client_acts[3];
 #define WORKER_ACTS worker_acts, 3
-#define HUB_ACTS hub_acts, 3
+#define CLIENT_ACTS client_acts, 3
 
-extern bool worker_is_child, hub_is_child; /* where the sides of this moment are */
+extern bool worker_is_child, client_is_child; /* where the sides of this moment are */
 
 #endif

@@ -9,10 +9,10 @@
 static void publish_one(void)
 {
 	open_and_attach();
-	by_hub(hub_issue);
+	by_client(client_issue);
 }
 
-static void hub_is_still(void)
+static void client_is_still(void)
 {
 	asker.still = true;
 }
@@ -29,14 +29,14 @@ static void uploading(void)
 	publish_one();
 }
 
-/* Claimed, and the hub knows it. */
+/* Claimed, and the client knows it. */
 static void claimed_upload(void)
 {
 	uploading();
 	by_worker(worker_is_still);
 	by_worker(worker_take);
-	by_hub(hub_is_still);
-	by_hub(hub_poll_all);
+	by_client(client_is_still);
+	by_client(client_poll_all);
 }
 
 /* The worker has claimed, and its answer will stream. */
@@ -64,7 +64,7 @@ static void send_piece(void)
 static void begun_download(void)
 {
 	downloading();
-	by_hub(hub_is_still);
+	by_client(client_is_still);
 	by_worker(worker_is_still);
 	by_worker(begin_first);
 }
@@ -72,18 +72,18 @@ static void begun_download(void)
 static void begun_download_heard(void)
 {
 	begun_download();
-	by_hub(hub_poll_all);
+	by_client(client_poll_all);
 }
 
 static void give_up(void)
 {
-	hub_give_up_all();
+	client_give_up_all();
 }
 
 static void goes_on(void)
 {
 	server.still = false;
-	if (asker.link >= 0) hub_go_on();
+	if (asker.link >= 0) client_go_on();
 }
 
 /* The ring holds all that it can, and its writer waits. */
@@ -94,18 +94,18 @@ static void full_ring(uint32_t streams)
 	board->stream_bytes = RING + 500;
 }
 
-/* ---- the hub: publish, send, end ----------------------------------------------------------- */
+/* ---- the client: publish, send, end -------------------------------------------------------- */
 
 static void before_publish(void)
 {
 	board->streams = UP;
 	open_and_attach();
-	by_hub(hub_reserve);
+	by_client(client_reserve);
 }
 
 static void publish(void)
 {
-	asker.result = hub_publish((uint32_t)asker.reserved);
+	asker.result = client_publish((uint32_t)asker.reserved);
 }
 
 static void after_publish(void)
@@ -116,7 +116,7 @@ static void after_publish(void)
 
 static void prepare_piece(void)
 {
-	asker.bytes = hub_piece(0);
+	asker.bytes = client_piece(0);
 	MUST(asker.bytes > 0);
 	tape_announce(asker.pending[0], false, asker.bytes, false);
 }
@@ -124,19 +124,19 @@ static void prepare_piece(void)
 static void before_send(void)
 {
 	claimed_upload();
-	by_hub(prepare_piece);
+	by_client(prepare_piece);
 }
 
 static void before_send_parked(void)
 {
 	claimed_upload();
 	by_worker(worker_park);
-	by_hub(prepare_piece);
+	by_client(prepare_piece);
 }
 
 static void send_it(void)
 {
-	asker.result = hub_flow(0, asker.bytes, 0, SB_FLOW_OPEN, 0);
+	asker.result = client_flow(0, asker.bytes, 0, SB_FLOW_OPEN, 0);
 }
 
 /* The rest of the stream follows at once, as from a source that has more. */
@@ -144,14 +144,14 @@ static void after_flow(void)
 {
 	MUST(asker.result == 0 || asker.result == 1);
 	tape_commit(asker.pending[0], false);
-	hub_go_on();
+	client_go_on();
 }
 
 static void send_all_but_end(void)
 {
-	while ((asker.bytes = hub_piece(0)) > 0) {
+	while ((asker.bytes = client_piece(0)) > 0) {
 		tape_announce(asker.pending[0], false, asker.bytes, false);
-		MUST(hub_flow(0, asker.bytes, 0, SB_FLOW_OPEN, 0) >= 0);
+		MUST(client_flow(0, asker.bytes, 0, SB_FLOW_OPEN, 0) >= 0);
 		tape_commit(asker.pending[0], false);
 	}
 }
@@ -164,15 +164,15 @@ static void announce_end(void)
 static void before_end(void)
 {
 	claimed_upload();
-	by_hub(send_all_but_end);
+	by_client(send_all_but_end);
 	by_worker(goes_on);
 	by_worker(worker_look);
-	by_hub(announce_end);
+	by_client(announce_end);
 }
 
 static void end_it(void)
 {
-	asker.result = hub_flow(0, 0, 0, SB_FLOW_END, 0);
+	asker.result = client_flow(0, 0, 0, SB_FLOW_END, 0);
 }
 
 static void before_need(void)
@@ -181,15 +181,15 @@ static void before_need(void)
 	publish_one();
 	by_worker(worker_is_still);
 	by_worker(worker_take);
-	by_hub(hub_is_still);
-	by_hub(hub_poll_all);
-	by_hub(send_all_but_end);
+	by_client(client_is_still);
+	by_client(client_poll_all);
+	by_client(send_all_but_end);
 	by_worker(goes_on);
 }
 
 static void need_room(void)
 {
-	asker.result = hub_flow(0, 0, 0, SB_FLOW_OPEN, PIECE);
+	asker.result = client_flow(0, 0, 0, SB_FLOW_OPEN, PIECE);
 }
 
 static void after_need(void)
@@ -198,7 +198,7 @@ static void after_need(void)
 	after_flow();
 }
 
-/* ---- the hub: what comes ------------------------------------------------------------------- */
+/* ---- the client: what comes ---------------------------------------------------------------- */
 
 static void sent_download(void)
 {
@@ -208,19 +208,19 @@ static void sent_download(void)
 
 static void prepare_take(void)
 {
-	asker.bytes = hub_read_piece(0);
+	asker.bytes = client_read_piece(0);
 	MUST(asker.bytes > 0);
 }
 
 static void before_take(void)
 {
 	sent_download();
-	by_hub(prepare_take);
+	by_client(prepare_take);
 }
 
 static void take_it(void)
 {
-	asker.result = hub_flow(0, 0, asker.bytes, SB_FLOW_OPEN, 0);
+	asker.result = client_flow(0, 0, asker.bytes, SB_FLOW_OPEN, 0);
 }
 
 /* The worker waits for room, and sleeps. */
@@ -228,21 +228,21 @@ static void before_take_waited(void)
 {
 	full_ring(DOWN);
 	publish_one();
-	by_hub(hub_is_still);
+	by_client(client_is_still);
 	by_worker(worker_look);
-	by_hub(hub_poll_all);
-	by_hub(prepare_take);
+	by_client(client_poll_all);
+	by_client(prepare_take);
 }
 
 static void poll_once(void)
 {
-	asker.result = sb_hub_poll(asker.hub, 0);
+	asker.result = sb_client_poll(asker.client, 0);
 }
 
 static void after_poll(void)
 {
 	asker.still = false;
-	hub_handle(asker.result);
+	client_handle_all(asker.result);
 }
 
 static void claimed_upload_unheard(void)
@@ -272,60 +272,60 @@ static void failed_download(void)
 
 static void lose_hint(void)
 {
-	MUST(exchange_seq(&hub_region()->done.bits[0], 0) == 1);
+	MUST(exchange_seq(&client_region()->done.bits[0], 0) == 1);
 }
 
-/* The worker waits for room, and nothing but the tick tells the hub of its bytes. */
+/* The worker waits for room, and nothing but the tick tells the client of its bytes. */
 static void hint_lost(void)
 {
 	full_ring(DOWN);
 	begun_download_heard();
 	by_worker(goes_on);
 	by_worker(worker_look);
-	by_hub(lose_hint);
+	by_client(lose_hint);
 }
 
 static void tick(void)
 {
-	asker.result = sb_hub_tick(asker.hub);
+	asker.result = sb_client_tick(asker.client);
 }
 
 static void withdraw(void)
 {
-	asker.result = sb_slot_withdraw(asker.hub, (uint32_t)asker.link, 0);
+	asker.result = sb_slot_withdraw(asker.client, the_link(), 0);
 }
 
 static void after_withdraw(void)
 {
 	asker.still = false;
-	hub_after_withdrawal(0, asker.result);
-	MUST_BE(sb_slot_withdraw(asker.hub, (uint32_t)asker.link, 0), -SB_EINVAL);
-	hub_issue();
+	client_after_withdrawal(0, asker.result);
+	MUST_BE(sb_slot_withdraw(asker.client, the_link(), 0), -SB_EINVAL);
+	client_issue();
 }
 
 static void read_to_end(void)
 {
-	hub_poll_all(); /* still: it is neither read nor let go */
+	client_poll_all(); /* still: it is neither read nor let go */
 	asker.still = false;
-	hub_finish(0);
+	client_finish(0);
 }
 
 static void before_release(void)
 {
 	finished_download();
-	by_hub(read_to_end);
+	by_client(read_to_end);
 }
 
 static void release(void)
 {
-	asker.result = sb_slot_release(asker.hub, (uint32_t)asker.link, 0);
+	asker.result = sb_slot_release(asker.client, the_link(), 0);
 }
 
 static void after_release(void)
 {
 	MUST_BE(asker.result, 0);
-	MUST_BE(hub_flow(0, 0, 0, SB_FLOW_OPEN, 0), -SB_EINVAL);
-	hub_settle(0, ANSWERED);
+	MUST_BE(client_flow(0, 0, 0, SB_FLOW_OPEN, 0), -SB_EINVAL);
+	client_settle(0, ANSWERED);
 }
 
 /* ---- the worker: take ---------------------------------------------------------------------- */
@@ -348,7 +348,7 @@ static void after_take(void)
 static void send_two(void)
 {
 	prepare_piece();
-	MUST(hub_flow(0, asker.bytes, 0, SB_FLOW_OPEN, 0) >= 0);
+	MUST(client_flow(0, asker.bytes, 0, SB_FLOW_OPEN, 0) >= 0);
 	tape_commit(asker.pending[0], false);
 	goes_on();
 }
@@ -356,7 +356,7 @@ static void send_two(void)
 static void before_take_moved(void)
 {
 	claimed_upload();
-	by_hub(send_two);
+	by_client(send_two);
 }
 
 static void be_full(void)
@@ -367,7 +367,7 @@ static void be_full(void)
 static void before_take_full(void)
 {
 	before_take_moved();
-	by_hub(hub_issue);
+	by_client(client_issue);
 	by_worker(be_full);
 }
 
@@ -407,13 +407,13 @@ static void before_begin(void)
 static void before_begin_parked(void)
 {
 	before_begin();
-	by_hub(hub_look);
+	by_client(client_look);
 }
 
 static void before_begin_late(void)
 {
 	before_begin();
-	by_hub(give_up);
+	by_client(give_up);
 }
 
 static void begin(void)
@@ -445,29 +445,29 @@ static void prepare_worker_piece(void)
 static void before_worker_send(void)
 {
 	begun_download_heard();
-	by_hub(goes_on);
+	by_client(goes_on);
 	by_worker(prepare_worker_piece);
 }
 
 static void before_worker_send_unheard(void)
 {
 	begun_download();
-	by_hub(goes_on);
+	by_client(goes_on);
 	by_worker(prepare_worker_piece);
 }
 
 static void before_worker_send_parked(void)
 {
 	begun_download_heard();
-	by_hub(goes_on);
-	by_hub(hub_look);
+	by_client(goes_on);
+	by_client(client_look);
 	by_worker(prepare_worker_piece);
 }
 
 static void before_worker_send_late(void)
 {
 	before_worker_send();
-	by_hub(give_up);
+	by_client(give_up);
 }
 
 static void worker_send(void)
@@ -502,14 +502,14 @@ static void before_worker_take(void)
 	by_worker(prepare_worker_take);
 }
 
-/* The hub waits for room, and sleeps. */
+/* The client waits for room, and sleeps. */
 static void before_worker_take_waited(void)
 {
 	full_ring(UP);
 	publish_one();
 	by_worker(worker_is_still);
 	by_worker(worker_take);
-	by_hub(hub_look);
+	by_client(client_look);
 	by_worker(prepare_worker_take);
 }
 
@@ -532,7 +532,7 @@ static void before_worker_need(void)
 	full_ring(DOWN);
 	begun_download_heard();
 	by_worker(send_worker_full);
-	by_hub(goes_on);
+	by_client(goes_on);
 }
 
 static void worker_needs(void)
@@ -556,21 +556,21 @@ static void announce_worker_end(void)
 static void before_finish(void)
 {
 	begun_download_heard();
-	by_hub(goes_on);
+	by_client(goes_on);
 	by_worker(announce_worker_end);
 }
 
 static void before_finish_unheard(void)
 {
 	begun_download();
-	by_hub(goes_on);
+	by_client(goes_on);
 	by_worker(announce_worker_end);
 }
 
 static void before_finish_parked(void)
 {
 	before_finish();
-	by_hub(hub_look);
+	by_client(client_look);
 }
 
 static void before_finish_error(void)
@@ -582,7 +582,7 @@ static void before_finish_error(void)
 static void before_finish_late(void)
 {
 	before_finish();
-	by_hub(give_up);
+	by_client(give_up);
 }
 
 static void finish(void)
@@ -623,7 +623,7 @@ static void nothing(void)
 
 /* ---- the tables ---------------------------------------------------------------------------- */
 
-const struct scenario hub_stream_scenarios[] = {
+const struct scenario client_stream_scenarios[] = {
 	{ "publish-stream", before_publish, publish, after_publish, WORKER_ACTS },
 	{ "flow-send", before_send, send_it, after_flow, WORKER_ACTS },
 	{ "flow-send-parked", before_send_parked, send_it, after_flow, WORKER_ACTS },
@@ -642,34 +642,37 @@ const struct scenario hub_stream_scenarios[] = {
 	  .sampled = true },
 	{ "release-stream", before_release, release, after_release, WORKER_ACTS },
 };
-const uint32_t hub_stream_scenario_count =
-	sizeof hub_stream_scenarios / sizeof hub_stream_scenarios[0];
+const uint32_t client_stream_scenario_count =
+	sizeof client_stream_scenarios / sizeof client_stream_scenarios[0];
 
 const struct scenario worker_stream_scenarios[] = {
-	{ "take-stream", uploading, take, after_take, HUB_ACTS },
-	{ "take-moved", before_take_moved, take, after_take, HUB_ACTS },
-	{ "take-full", before_take_full, take, after_take_full, HUB_ACTS },
-	{ "park-full", claimed_upload, park_full, after_park_full, HUB_ACTS },
-	{ "park-full-moved", before_take_moved, park_full, after_park_full, HUB_ACTS },
-	{ "begin", before_begin, begin, after_begin, HUB_ACTS },
-	{ "begin-parked", before_begin_parked, begin, after_begin, HUB_ACTS,
+	{ "take-stream", uploading, take, after_take, CLIENT_ACTS },
+	{ "take-moved", before_take_moved, take, after_take, CLIENT_ACTS },
+	{ "take-full", before_take_full, take, after_take_full, CLIENT_ACTS },
+	{ "park-full", claimed_upload, park_full, after_park_full, CLIENT_ACTS },
+	{ "park-full-moved", before_take_moved, park_full, after_park_full, CLIENT_ACTS },
+	{ "begin", before_begin, begin, after_begin, CLIENT_ACTS },
+	{ "begin-parked", before_begin_parked, begin, after_begin, CLIENT_ACTS,
 	  .sampled = true },
-	{ "begin-late", before_begin_late, begin, after_begin_late, HUB_ACTS },
-	{ "worker-send", before_worker_send, worker_send, after_worker_flow, HUB_ACTS },
-	{ "worker-send-unheard", before_worker_send_unheard, worker_send, after_worker_flow, HUB_ACTS,
+	{ "begin-late", before_begin_late, begin, after_begin_late, CLIENT_ACTS },
+	{ "worker-send", before_worker_send, worker_send, after_worker_flow, CLIENT_ACTS },
+	{ "worker-send-unheard", before_worker_send_unheard, worker_send, after_worker_flow,
+	  CLIENT_ACTS, .sampled = true },
+	{ "worker-send-parked", before_worker_send_parked, worker_send, after_worker_flow,
+	  CLIENT_ACTS },
+	{ "worker-send-late", before_worker_send_late, worker_send, after_worker_flow_late,
+	  CLIENT_ACTS },
+	{ "worker-take", before_worker_take, worker_takes, after_worker_flow, CLIENT_ACTS },
+	{ "worker-take-waited", before_worker_take_waited, worker_takes, after_worker_flow,
+	  CLIENT_ACTS },
+	{ "worker-need", before_worker_need, worker_needs, after_worker_need, CLIENT_ACTS },
+	{ "finish", before_finish, finish, after_finish, CLIENT_ACTS },
+	{ "finish-unheard", before_finish_unheard, finish, after_finish, CLIENT_ACTS,
 	  .sampled = true },
-	{ "worker-send-parked", before_worker_send_parked, worker_send, after_worker_flow, HUB_ACTS },
-	{ "worker-send-late", before_worker_send_late, worker_send, after_worker_flow_late, HUB_ACTS },
-	{ "worker-take", before_worker_take, worker_takes, after_worker_flow, HUB_ACTS },
-	{ "worker-take-waited", before_worker_take_waited, worker_takes, after_worker_flow, HUB_ACTS },
-	{ "worker-need", before_worker_need, worker_needs, after_worker_need, HUB_ACTS },
-	{ "finish", before_finish, finish, after_finish, HUB_ACTS },
-	{ "finish-unheard", before_finish_unheard, finish, after_finish, HUB_ACTS,
-	  .sampled = true },
-	{ "finish-parked", before_finish_parked, finish, after_finish, HUB_ACTS },
-	{ "finish-error", before_finish_error, finish, after_finish, HUB_ACTS },
-	{ "finish-late", before_finish_late, finish, after_finish_late, HUB_ACTS },
-	{ "take-stream-finish", before_serve, serve, nothing, HUB_ACTS, .sampled = true },
+	{ "finish-parked", before_finish_parked, finish, after_finish, CLIENT_ACTS },
+	{ "finish-error", before_finish_error, finish, after_finish, CLIENT_ACTS },
+	{ "finish-late", before_finish_late, finish, after_finish_late, CLIENT_ACTS },
+	{ "take-stream-finish", before_serve, serve, nothing, CLIENT_ACTS, .sampled = true },
 };
 const uint32_t worker_stream_scenario_count =
 	sizeof worker_stream_scenarios / sizeof worker_stream_scenarios[0];

@@ -14,12 +14,28 @@ static uint8_t byte_of(uint64_t id, bool response, uint32_t at)
 	return (uint8_t)(mix(key_of(id, response) + 0x10000u + at / 8) >> (at % 8 * 8));
 }
 
-void tape_fill(uint64_t id, bool response, uint8_t *ring, uint32_t ring_bytes, uint32_t at,
+/* The ring follows the head's limit: at is an offset in the arena, or beyond the ring's end. */
+static uint8_t *ring_at(const struct geometry *map, uint32_t slot, bool response, uint32_t at)
+{
+	const struct sb_header *h = &map->header;
+	uint64_t ring = h->stride - h->head_limit;
+	if (ring > SB_RING_MAX) ring = SB_RING_MAX;
+	return arena_of(map, slot, response) + h->head_limit + (at - h->head_limit) % ring;
+}
+
+uint32_t tape_piece(uint64_t id, bool response)
+{
+	const struct tape *tape = tape_of(id, response);
+	uint32_t left = tape->length - tape->announced, most = tape->length > RING ? 1000 : PIECE;
+	return left < most ? left : most;
+}
+
+void tape_fill(uint64_t id, bool response, const struct geometry *map, uint32_t slot, uint32_t at,
                uint32_t bytes)
 {
 	uint32_t from = tape_of(id, response)->announced;
 	for (uint32_t i = 0; i < bytes; i++)
-		ring[(at + i) % ring_bytes] = byte_of(id, response, from + i);
+		*ring_at(map, slot, response, at + i) = byte_of(id, response, from + i);
 }
 
 void tape_check(uint64_t id, bool response, const uint8_t *bytes, uint32_t count)
@@ -34,10 +50,10 @@ void tape_check(uint64_t id, bool response, const uint8_t *bytes, uint32_t count
 	tape->read += count;
 }
 
-void tape_check_error(uint64_t id, const uint8_t *ring, uint32_t ring_bytes, uint32_t at)
+void tape_check_error(uint64_t id, const struct geometry *map, uint32_t slot, uint32_t at)
 {
 	for (uint32_t i = 0; i < ERROR_HEAD; i++)
-		if (ring[(at + i) % ring_bytes] != byte_of(id, true, tape_of(id, true)->length + i))
+		if (*ring_at(map, slot, true, at + i) != byte_of(id, true, tape_of(id, true)->length + i))
 			fail(MISDELIVERED, "byte %u of the error behind a stream is another one's", i);
 }
 

@@ -1,40 +1,40 @@
 /*
- * worker_ops.c - the operations of a worker, and what its hub does while the worker is stopped in
- * one.
+ * worker_ops.c - the operations of a worker, and what its client does while the worker is stopped
+ * in one.
  */
 #include "steps.h"
 
-/* ---- what a hub does meanwhile ------------------------------------------------------------- */
+/* ---- what a client does meanwhile ---------------------------------------------------------- */
 
 /* Asks once more, looks for answers, parks. */
 static void goes_on(void)
 {
-	hub_look();
-	hub_issue();
-	hub_look();
+	client_look();
+	client_issue();
+	client_look();
 }
 
 /* All its callers give up; the slots that come back are used again at once. */
 static void gives_up(void)
 {
-	hub_give_up_all();
-	hub_issue();
-	hub_look();
+	client_give_up_all();
+	client_issue();
+	client_look();
 }
 
 /* The worker counts as dead: a new one, on a new region, gets what it had not begun. */
 static void evicts(void)
 {
-	hub_hear();
-	hub_end();
+	client_hear();
+	client_end();
 	worker_is_child = false;
 	attach();
 	settle();
-	hub_issue();
+	client_issue();
 	settle();
 }
 
-const struct act hub_acts[3] = {
+const struct act client_acts[3] = {
 	{ "goes-on", goes_on }, { "gives-up", gives_up }, { "evicts", evicts },
 };
 
@@ -43,14 +43,14 @@ const struct act hub_acts[3] = {
 static void publish_one(void)
 {
 	open_and_attach();
-	by_hub(hub_issue);
+	by_client(client_issue);
 }
 
 static void publish_three(void)
 {
 	publish_one();
-	by_hub(hub_issue);
-	by_hub(hub_issue);
+	by_client(client_issue);
+	by_client(client_issue);
 }
 
 static void claimed_one(void)
@@ -62,7 +62,7 @@ static void claimed_one(void)
 static void withdrawn_one(void)
 {
 	publish_one();
-	by_hub(hub_give_up_all);
+	by_client(client_give_up_all);
 }
 
 /* ---- the handshake ------------------------------------------------------------------------- */
@@ -75,7 +75,7 @@ static void open_folder(void)
 
 static void before_join(void)
 {
-	by_hub(hub_open);
+	by_client(client_open);
 	by_worker(open_folder);
 }
 
@@ -101,9 +101,9 @@ static void after_handshake(void)
 
 static void before_attach(void)
 {
-	by_hub(hub_open);
+	by_client(client_open);
 	by_worker(worker_open);
-	by_hub(hub_hear);
+	by_client(client_hear);
 }
 
 /* ---- take ---------------------------------------------------------------------------------- */
@@ -155,25 +155,25 @@ static void before_complete(void)
 static void before_complete_parked(void)
 {
 	before_complete();
-	by_hub(hub_park);
+	by_client(client_park);
 }
 
 static void before_complete_futex(void)
 {
 	before_complete();
-	by_hub(hub_park_on_futex);
+	by_client(client_park_on_futex);
 }
 
 static void before_complete_abandoned(void)
 {
 	before_complete();
-	by_hub(hub_give_up_all);
+	by_client(client_give_up_all);
 }
 
 static void before_complete_abandoned_parked(void)
 {
 	before_complete_abandoned();
-	by_hub(hub_park);
+	by_client(client_park);
 }
 
 static void complete(void)
@@ -215,11 +215,11 @@ static void after_aborted_late(void)
 
 /* ---- park, wait ---------------------------------------------------------------------------- */
 
-/* The hub is writing a request. */
+/* The client is writing a request. */
 static void writing_one(void)
 {
 	open_and_attach();
-	by_hub(hub_reserve);
+	by_client(client_reserve);
 }
 
 static void park(void)
@@ -278,7 +278,7 @@ static void bell_waits(void)
 {
 	open_and_attach();
 	by_worker(worker_park);
-	by_hub(hub_issue);
+	by_client(client_issue);
 	by_worker(worker_take);
 	by_worker(worker_answer);
 }
@@ -290,7 +290,7 @@ static void two_states(void)
 {
 	claimed_one();
 	by_worker(worker_park);
-	by_hub(hub_issue);
+	by_client(client_issue);
 }
 
 static void say_goodbye(void)
@@ -319,27 +319,27 @@ static void after_close(void)
 /* ---- the table ----------------------------------------------------------------------------- */
 
 const struct scenario worker_scenarios[] = {
-	{ "join", before_join, join, after_handshake, HUB_ACTS, .sampled = true },
-	{ "attach", before_attach, step_handshake, after_handshake, HUB_ACTS, .sampled = true },
-	{ "take", publish_one, take, after_take, HUB_ACTS },
-	{ "take-three", publish_three, take, after_take, HUB_ACTS, .watched = 1 },
-	{ "take-withdrawn", withdrawn_one, take, after_take_nothing, HUB_ACTS },
-	{ "take-run-complete", publish_one, serve, nothing, HUB_ACTS },
-	{ "complete", before_complete, complete, after_complete, HUB_ACTS },
-	{ "complete-parked", before_complete_parked, complete, after_complete, HUB_ACTS },
-	{ "complete-futex", before_complete_futex, complete, after_complete, HUB_ACTS },
-	{ "complete-late", before_complete_abandoned, complete, after_complete_late, HUB_ACTS },
+	{ "join", before_join, join, after_handshake, CLIENT_ACTS, .sampled = true },
+	{ "attach", before_attach, step_handshake, after_handshake, CLIENT_ACTS, .sampled = true },
+	{ "take", publish_one, take, after_take, CLIENT_ACTS },
+	{ "take-three", publish_three, take, after_take, CLIENT_ACTS, .watched = 1 },
+	{ "take-withdrawn", withdrawn_one, take, after_take_nothing, CLIENT_ACTS },
+	{ "take-run-complete", publish_one, serve, nothing, CLIENT_ACTS },
+	{ "complete", before_complete, complete, after_complete, CLIENT_ACTS },
+	{ "complete-parked", before_complete_parked, complete, after_complete, CLIENT_ACTS },
+	{ "complete-futex", before_complete_futex, complete, after_complete, CLIENT_ACTS },
+	{ "complete-late", before_complete_abandoned, complete, after_complete_late, CLIENT_ACTS },
 	{ "complete-late-parked", before_complete_abandoned_parked, complete, after_complete_late,
-	  HUB_ACTS },
-	{ "aborted", claimed_one, ask_aborted, after_aborted, HUB_ACTS },
-	{ "aborted-late", before_complete_abandoned, ask_aborted, after_aborted_late, HUB_ACTS },
-	{ "worker-park", writing_one, park, after_park, HUB_ACTS },
-	{ "worker-park-with-work", publish_one, park, after_park_with_work, HUB_ACTS },
-	{ "worker-unpark", parked_one, unpark, after_unpark, HUB_ACTS },
-	{ "worker-wait-with-work", publish_one, wait_long, after_wait, HUB_ACTS },
-	{ "worker-wait-with-bell", bell_waits, wait_once, after_wait, HUB_ACTS },
-	{ "worker-wait", writing_one, wait_long, after_wait, HUB_ACTS, .sampled = true },
-	{ "goodbye", two_states, say_goodbye, after_goodbye, HUB_ACTS, .watched = 1 },
-	{ "close", two_states, close_it, after_close, HUB_ACTS },
+	  CLIENT_ACTS },
+	{ "aborted", claimed_one, ask_aborted, after_aborted, CLIENT_ACTS },
+	{ "aborted-late", before_complete_abandoned, ask_aborted, after_aborted_late, CLIENT_ACTS },
+	{ "worker-park", writing_one, park, after_park, CLIENT_ACTS },
+	{ "worker-park-with-work", publish_one, park, after_park_with_work, CLIENT_ACTS },
+	{ "worker-unpark", parked_one, unpark, after_unpark, CLIENT_ACTS },
+	{ "worker-wait-with-work", publish_one, wait_long, after_wait, CLIENT_ACTS },
+	{ "worker-wait-with-bell", bell_waits, wait_once, after_wait, CLIENT_ACTS },
+	{ "worker-wait", writing_one, wait_long, after_wait, CLIENT_ACTS, .sampled = true },
+	{ "goodbye", two_states, say_goodbye, after_goodbye, CLIENT_ACTS, .watched = 1 },
+	{ "close", two_states, close_it, after_close, CLIENT_ACTS },
 };
 const uint32_t worker_scenario_count = sizeof worker_scenarios / sizeof worker_scenarios[0];

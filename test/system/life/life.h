@@ -1,8 +1,8 @@
 /*
- * life.h - the whole life of a hub, a worker and a member of a fleet without Bun, for strace to
+ * life.h - the whole life of a client, a worker and a member of a fleet without Bun, for strace to
  * fail each system call of the library in turn.
  *
- *     life hub|worker|bridge|reopen|fleet|memory|quiet DIRECTORY
+ *     life client|worker|bridge|reopen|fleet|memory|quiet DIRECTORY
  *
  * What the program does for itself it does by calls that the library never makes (readv, writev,
  * ppoll, accept4, openat2, close_range ...), so that a fault meets the library only; between
@@ -46,7 +46,7 @@ void let_go(int fd);
 
 extern void (*clean_up)(void); /* what a life does before it ends, whatever the way */
 
-void hub_life(const char *directory);
+void client_life(const char *directory);
 void worker_life(const char *directory);
 void bridge_life(void);
 void reopen_life(const char *directory);

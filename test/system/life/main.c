@@ -151,7 +151,7 @@ int main(int count, char **words)
 	mallopt(M_TOP_PAD, 1 << 20);
 	free(malloc(1));
 	fds_before = open_files();
-	if (strcmp(words[1], "hub") == 0) hub_life(words[2]);
+	if (strcmp(words[1], "client") == 0) client_life(words[2]);
 	if (strcmp(words[1], "worker") == 0) worker_life(words[2]);
 	if (strcmp(words[1], "bridge") == 0) bridge_life();
 	if (strcmp(words[1], "fleet") == 0) fleet_life(words[2]);

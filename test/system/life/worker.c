@@ -43,16 +43,16 @@ static void attach(const char *directory)
 		if (step != -SB_EAGAIN) judge("sb_worker_step(", step, HANDSHAKE_CODES);
 		readable(sb_worker_fd(my.worker), 20);
 	}
-	end("no handshake"); /* the hub has kept quiet */
+	end("no handshake"); /* the client has kept quiet */
 }
 
-/* Holds the request until its caller gives up; the hub seems to run on this processor. */
+/* Holds the request until its caller gives up; the client seems to run on this processor. */
 static void hold(uint32_t slot, uint32_t token)
 {
 	LIBRARY_VOID(sb_slot_aborted(my.worker, slot, token)); /* not yet: asks the socket */
 	int32_t moved = 0;
 	for (int try = 0; try < 100 && moved == 0; try++) {
-		store_relaxed(&my.worker->map.region->hub.cpu, os_cpu());
+		store_relaxed(&my.worker->map.region->client.cpu, os_cpu());
 		moved = LIBRARY(sb_worker_spread(my.worker));
 	}
 	LIBRARY_VOID(sb_slot_take(my.worker, 100000)); /* in vain: it yields */

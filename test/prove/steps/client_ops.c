@@ -1,5 +1,6 @@
 /*
- * hub_ops.c - the operations of a hub, and what its worker does while the hub is stopped in one.
+ * client_ops.c - the operations of a client, and what its worker does while the client is stopped
+ * in one.
  */
 #include "steps.h"
 
@@ -34,22 +35,17 @@ const struct act worker_acts[3] = {
 
 /* ---- the parts of an arrangement ----------------------------------------------------------- */
 
-static uint32_t the_link(void)
-{
-	return (uint32_t)asker.link;
-}
-
 static void publish_one(void)
 {
 	open_and_attach();
-	by_hub(hub_issue);
+	by_client(client_issue);
 }
 
 static void publish_three(void)
 {
 	publish_one();
-	by_hub(hub_issue);
-	by_hub(hub_issue);
+	by_client(client_issue);
+	by_client(client_issue);
 }
 
 static void claimed_one(void)
@@ -74,7 +70,7 @@ static void write_and_complete_first(void)
 static void answered_one_of_two(void)
 {
 	publish_one();
-	by_hub(hub_issue);
+	by_client(client_issue);
 	by_worker(worker_take);
 	by_worker(write_and_complete_first);
 }
@@ -89,7 +85,7 @@ static void answered_three(void)
 static void freed_one(void)
 {
 	claimed_one();
-	by_hub(hub_give_up_all);
+	by_client(client_give_up_all);
 	by_worker(worker_answer);
 }
 
@@ -108,15 +104,15 @@ static void pass_a_millisecond(void)
 
 static void before_offer(void)
 {
-	by_hub(hub_open);
-	by_hub(hold);
+	by_client(client_open);
+	by_client(hold);
 	by_worker(worker_open);
-	by_hub(hub_hear);
+	by_client(client_hear);
 }
 
 static void offer(void)
 {
-	asker.result = sb_link_offer(asker.hub, asker.fd, SLOTS);
+	asker.result = sb_link_offer(asker.client, asker.fd, SLOTS);
 }
 
 static void after_offer(void)
@@ -136,20 +132,20 @@ static void offer_held(void)
 static void before_start(void)
 {
 	before_offer();
-	by_hub(offer_held);
+	by_client(offer_held);
 	by_worker(worker_join);
-	by_hub(hub_hear);
+	by_client(client_hear);
 }
 
 static void before_start_parked(void)
 {
 	before_start();
-	by_hub(hub_park);
+	by_client(client_park);
 }
 
 static void start(void)
 {
-	asker.result = sb_link_start(asker.hub, the_link());
+	asker.result = sb_link_start(asker.client, the_link());
 }
 
 static void after_start(void)
@@ -163,34 +159,34 @@ static void after_start(void)
 
 static void reserve(void)
 {
-	asker.result = sb_slot_reserve(asker.hub, the_link());
+	asker.result = sb_slot_reserve(asker.client, the_link());
 }
 
 static void after_reserve(void)
 {
 	MUST_BE(asker.result, 0);
-	MUST_BE(sb_slot_cancel(asker.hub, the_link(), 0), 0);
-	hub_issue();
+	MUST_BE(sb_slot_cancel(asker.client, the_link(), 0), 0);
+	client_issue();
 }
 
 static void before_publish(void)
 {
 	open_and_attach();
-	by_hub(hub_reserve);
+	by_client(client_reserve);
 }
 
 static void before_publish_parked(void)
 {
 	open_and_attach();
 	by_worker(worker_park);
-	by_hub(hub_reserve);
+	by_client(client_reserve);
 }
 
 static void before_publish_futex(void)
 {
 	open_and_attach();
 	by_worker(worker_park_on_futex);
-	by_hub(hub_reserve);
+	by_client(client_reserve);
 }
 
 /* In a slot whose last request was taken back: its hint is still there, so the worker looks at the
@@ -198,13 +194,13 @@ static void before_publish_futex(void)
 static void before_publish_again(void)
 {
 	publish_one();
-	by_hub(hub_give_up_all);
-	by_hub(hub_reserve);
+	by_client(client_give_up_all);
+	by_client(client_reserve);
 }
 
 static void publish(void)
 {
-	asker.result = hub_publish((uint32_t)asker.reserved);
+	asker.result = client_publish((uint32_t)asker.reserved);
 }
 
 static void after_publish(void)
@@ -215,13 +211,13 @@ static void after_publish(void)
 
 static void cancel(void)
 {
-	asker.result = sb_slot_cancel(asker.hub, the_link(), (uint32_t)asker.reserved);
+	asker.result = sb_slot_cancel(asker.client, the_link(), (uint32_t)asker.reserved);
 }
 
 static void after_cancel(void)
 {
 	MUST_BE(asker.result, 0);
-	MUST_BE(sb_slot_cancel(asker.hub, the_link(), 0), -SB_EINVAL);
+	MUST_BE(sb_slot_cancel(asker.client, the_link(), 0), -SB_EINVAL);
 	book_settled(asker.pending[0], NEVER_RAN);
 	asker.pending[0] = 0;
 	asker.reserved = -1;
@@ -231,47 +227,47 @@ static void after_cancel(void)
 
 static void withdraw(void)
 {
-	asker.result = sb_slot_withdraw(asker.hub, the_link(), 0);
+	asker.result = sb_slot_withdraw(asker.client, the_link(), 0);
 }
 
 static void after_withdraw(void)
 {
-	hub_after_withdrawal(0, asker.result);
-	MUST_BE(sb_slot_withdraw(asker.hub, the_link(), 0), -SB_EINVAL);
-	hub_issue(); /* in the same slot when that is free */
+	client_after_withdrawal(0, asker.result);
+	MUST_BE(sb_slot_withdraw(asker.client, the_link(), 0), -SB_EINVAL);
+	client_issue(); /* in the same slot when that is free */
 }
 
 static void poll_all(void)
 {
-	asker.result = sb_hub_poll(asker.hub, 0);
+	asker.result = sb_client_poll(asker.client, 0);
 }
 
 static void after_poll(void)
 {
-	hub_handle(asker.result);
+	client_handle_all(asker.result);
 }
 
 static void copied_out(void)
 {
-	MUST_BE(sb_hub_poll(asker.hub, 0), 1);
-	hub_copy_out(sb_hub_events(asker.hub));
+	MUST_BE(sb_client_poll(asker.client, 0), 1);
+	client_copy_out(sb_client_events(asker.client));
 }
 
 static void before_release(void)
 {
 	answered_one();
-	by_hub(copied_out);
+	by_client(copied_out);
 }
 
 static void release(void)
 {
-	asker.result = sb_slot_release(asker.hub, the_link(), 0);
+	asker.result = sb_slot_release(asker.client, the_link(), 0);
 }
 
 static void after_release(void)
 {
 	MUST_BE(asker.result, 0);
-	MUST_BE(sb_slot_release(asker.hub, the_link(), 0), -SB_EINVAL);
+	MUST_BE(sb_slot_release(asker.client, the_link(), 0), -SB_EINVAL);
 	book_settled(asker.pending[0], ANSWERED);
 	asker.pending[0] = 0;
 }
@@ -296,27 +292,27 @@ static void overdue_claimed(void)
 
 static void lose_hint(void)
 {
-	MUST(exchange_seq(&hub_region()->ready.bits[0], 0) == 1);
+	MUST(exchange_seq(&client_region()->ready.bits[0], 0) == 1);
 }
 
 /* The worker parks, and nothing but the tick can make it look again. */
 static void hint_lost(void)
 {
 	publish_one();
-	by_hub(lose_hint);
+	by_client(lose_hint);
 	by_worker(worker_look);
 }
 
 static void tick(void)
 {
-	asker.result = sb_hub_tick(asker.hub);
+	asker.result = sb_client_tick(asker.client);
 }
 
 /* ---- park, wait ---------------------------------------------------------------------------- */
 
 static void park(void)
 {
-	asker.result = sb_hub_park(asker.hub);
+	asker.result = sb_client_park(asker.client);
 }
 
 static void after_park(void)
@@ -334,12 +330,12 @@ static void after_park_with_work(void)
 static void parked_one(void)
 {
 	claimed_one();
-	by_hub(hub_park);
+	by_client(client_park);
 }
 
 static void unpark(void)
 {
-	sb_hub_unpark(asker.hub);
+	sb_client_unpark(asker.client);
 }
 
 static void after_unpark(void)
@@ -349,13 +345,13 @@ static void after_unpark(void)
 
 static void wait_long(void)
 {
-	asker.result = sb_slot_wait(asker.hub, the_link(), 0, 10000, 0);
+	asker.result = sb_slot_wait(asker.client, the_link(), 0, 10000, 0);
 }
 
 static void after_wait_long(void)
 {
 	MUST_BE(asker.result, 0);
-	hub_handle(1);
+	client_handle(SB_BATCH);
 }
 
 static void wait_in_vain(void)
@@ -367,16 +363,16 @@ static void wait_in_vain(void)
 
 static void wait_short(void)
 {
-	asker.result = sb_slot_wait(asker.hub, the_link(), 0, 1, 0);
+	asker.result = sb_slot_wait(asker.client, the_link(), 0, 1, 0);
 }
 
 /* A wait that is over without an answer is judged by the tick, one whose worker has gone by its
  * end. */
 static void after_wait_short(void)
 {
-	if (asker.result == 0) hub_handle(1);
-	else if (asker.result == -SB_ETIMEDOUT) hub_handle(sb_hub_tick(asker.hub));
-	else if (asker.result == -SB_ECLOSED) hub_hear();
+	if (asker.result == 0) client_handle(SB_BATCH);
+	else if (asker.result == -SB_ETIMEDOUT) client_handle_all(sb_client_tick(asker.client));
+	else if (asker.result == -SB_ECLOSED) client_hear();
 	else MUST_BE(asker.result, 0);
 }
 
@@ -386,20 +382,20 @@ static void after_wait_short(void)
 static void three_states(void)
 {
 	answered_one();
-	by_hub(hub_issue);
+	by_client(client_issue);
 	by_worker(worker_take);
-	by_hub(hub_issue);
+	by_client(client_issue);
 }
 
 static void stop(void)
 {
-	sb_link_stop(asker.hub, the_link());
+	sb_link_stop(asker.client, the_link());
 }
 
 static void after_stop(void)
 {
-	MUST_BE(sb_slot_reserve(asker.hub, the_link()), -SB_ECLOSED);
-	hub_end();
+	MUST_BE(sb_slot_reserve(asker.client, the_link()), -SB_ECLOSED);
+	client_end();
 }
 
 static void cut_and_judge(void)
@@ -409,18 +405,18 @@ static void cut_and_judge(void)
 	sb_fd_close((int32_t)asker.peer[2]);
 	sb_fd_close((int32_t)asker.peer[3]);
 	asker.fd = -1;
-	hub_judge();
+	client_judge(true);
 }
 
 static void before_drop(void)
 {
 	three_states();
-	by_hub(cut_and_judge);
+	by_client(cut_and_judge);
 }
 
 static void drop(void)
 {
-	sb_link_drop(asker.hub, the_link(), 1);
+	sb_link_drop(asker.client, the_link(), 1);
 }
 
 static void after_drop(void)
@@ -433,9 +429,9 @@ static void after_drop(void)
 static void touch_much(void)
 {
 	for (uint32_t slot = 0; slot < SLOTS; slot++)
-		MUST_BE(sb_slot_reserve(asker.hub, the_link()), slot);
+		MUST_BE(sb_slot_reserve(asker.client, the_link()), slot);
 	for (uint32_t slot = SLOTS; slot-- > 0;)
-		MUST_BE(sb_slot_cancel(asker.hub, the_link(), slot), 0);
+		MUST_BE(sb_slot_cancel(asker.client, the_link(), slot), 0);
 }
 
 static void before_trim(void)
@@ -443,13 +439,13 @@ static void before_trim(void)
 	board->payload_limit = LARGE;
 	publish_one();
 	by_worker(worker_look);
-	by_hub(hub_look);
-	by_hub(touch_much);
+	by_client(client_look);
+	by_client(touch_much);
 }
 
 static void trim(void)
 {
-	asker.result = sb_link_trim(asker.hub, the_link());
+	asker.result = sb_link_trim(asker.client, the_link());
 }
 
 static void after_trim(void)
@@ -457,11 +453,11 @@ static void after_trim(void)
 	uint8_t kept[80];
 	MUST_BE(asker.result, 1);
 	body_fill(kept, board->first, true); /* the start of an arena is kept */
-	const struct link *link = asker.hub->links[asker.link];
-	MUST(memcmp(link->map.arenas + asker.hub->header.stride, kept, 16) == 0);
+	const struct link *link = asker.client->links[asker.link];
+	MUST(memcmp(link->map.arenas + asker.client->header.stride, kept, 16) == 0);
 }
 
-/* ---- the name: the rival is this process, with a hub of its own ---------------------------- */
+/* ---- the name: the rival is this process, with a client of its own ------------------------- */
 
 static void open_folder(void)
 {
@@ -471,7 +467,7 @@ static void open_folder(void)
 
 static void before_lock(void)
 {
-	by_hub(open_folder);
+	by_client(open_folder);
 }
 
 static void take_name(void)
@@ -492,13 +488,13 @@ static void rival_takes_name(void)
 	open_folder();
 	take_name();
 	after_take_name();
-	if (asker.lock >= 0) hub_open();
+	if (asker.lock >= 0) client_open();
 }
 
 static void rival_comes_and_goes(void)
 {
 	rival_takes_name();
-	hub_close();
+	client_close();
 }
 
 static void take_name_again(void)
@@ -516,12 +512,12 @@ static void conclude_lock(void)
 	if (child_has_it == rival_has_it)
 		fail(BROKEN, "the name has %s", child_has_it ? "two holders" : "no holder");
 	if (rival_has_it) MUST_BE(folder_entries(), 2);
-	if (asker.dir >= 0) hub_close();
-	by_hub(take_name_again);
+	if (asker.dir >= 0) client_close();
+	by_client(take_name_again);
 	rival_takes_name();
 	MUST_BE(asker.result, -SB_EEXISTS);
-	hub_close();
-	by_hub(hub_open);
+	client_close();
+	by_client(client_open);
 }
 
 static const struct act lock_acts[] = {
@@ -530,8 +526,8 @@ static const struct act lock_acts[] = {
 
 static void before_unlock(void)
 {
-	by_hub(hub_open);
-	by_hub(hub_stop_listening);
+	by_client(client_open);
+	by_client(client_stop_listening);
 }
 
 static void unlock(void)
@@ -549,23 +545,23 @@ static void after_unlock(void)
 static void conclude_unlock(void)
 {
 	if (asker.lock < 0) {
-		if (asker.dir >= 0) hub_close();
+		if (asker.dir >= 0) client_close();
 		MUST_BE(folder_entries(), 0);
 		rival_takes_name();
 		MUST(asker.lock >= 0);
 	}
 	MUST_BE(folder_entries(), 2);
-	by_hub(take_name);
-	by_hub(after_take_name);
+	by_client(take_name);
+	by_client(after_take_name);
 	MUST(!board->idle);
-	hub_close();
-	by_hub(take_name_again);
-	by_hub(hub_open);
+	client_close();
+	by_client(take_name_again);
+	by_client(client_open);
 }
 
 /* ---- the table ----------------------------------------------------------------------------- */
 
-const struct scenario hub_scenarios[] = {
+const struct scenario client_scenarios[] = {
 	{ "offer", before_offer, offer, after_offer, WORKER_ACTS, .sampled = true },
 	{ "start", before_start, start, after_start, WORKER_ACTS },
 	{ "start-parked", before_start_parked, start, after_start, WORKER_ACTS },
@@ -586,9 +582,9 @@ const struct scenario hub_scenarios[] = {
 	{ "tick-late-claimed", overdue_claimed, tick, after_poll, WORKER_ACTS },
 	{ "tick-lost-hint", hint_lost, tick, after_poll, WORKER_ACTS },
 	{ "release", before_release, release, after_release, WORKER_ACTS },
-	{ "hub-park", claimed_one, park, after_park, WORKER_ACTS },
-	{ "hub-park-with-work", answered_one, park, after_park_with_work, WORKER_ACTS },
-	{ "hub-unpark", parked_one, unpark, after_unpark, WORKER_ACTS },
+	{ "client-park", claimed_one, park, after_park, WORKER_ACTS },
+	{ "client-park-with-work", answered_one, park, after_park_with_work, WORKER_ACTS },
+	{ "client-unpark", parked_one, unpark, after_unpark, WORKER_ACTS },
 	{ "slot-wait", answered_one, wait_long, after_wait_long, WORKER_ACTS },
 	{ "slot-wait-in-vain", wait_in_vain, wait_short, after_wait_short, WORKER_ACTS },
 	{ "link-stop", three_states, stop, after_stop, WORKER_ACTS, .watched = 1 },
@@ -599,4 +595,4 @@ const struct scenario hub_scenarios[] = {
 	{ "name-unlock", before_unlock, unlock, after_unlock, lock_acts, 1,
 	  .conclude = conclude_unlock, .sampled = true },
 };
-const uint32_t hub_scenario_count = sizeof hub_scenarios / sizeof hub_scenarios[0];
+const uint32_t client_scenario_count = sizeof client_scenarios / sizeof client_scenarios[0];

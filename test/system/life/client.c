@@ -1,5 +1,5 @@
 /*
- * hub.c - a hub from the directory to the unlinked name, with one worker and five requests.
+ * client.c - a client from the directory to the unlinked name, with one worker and five requests.
  */
 #include "life.h"
 
@@ -18,7 +18,7 @@ enum { SLOTS = 2, PAYLOAD = 65 << 20, HEAD = 4096, INLINE = 4096 };
 static struct {
 	int32_t dir, lock, link;
 	int listener, fd;
-	struct sb_hub *hub;
+	struct sb_client *client;
 	uint32_t peer[4];
 	struct sb_event event;
 	uint8_t inbox[SB_MESSAGE_MAX];
@@ -26,19 +26,19 @@ static struct {
 } my = { .dir = -1, .lock = -1, .link = -1, .listener = -1, .fd = -1,
 	     .peer = { 0, 0, UINT32_MAX, UINT32_MAX } };
 
-static void hub_end(void)
+static void client_end(void)
 {
 	if (my.link >= 0) {
 		uint32_t index = (uint32_t)my.link;
-		LIBRARY_VOID(sb_link_stop(my.hub, index));
+		LIBRARY_VOID(sb_link_stop(my.client, index));
 		for (uint32_t slot = 0; slot < SLOTS; slot++)
-			LIBRARY_VOID(sb_slot_withdraw(my.hub, index, slot));
-		LIBRARY_VOID(sb_link_drop(my.hub, index, 1));
+			LIBRARY_VOID(sb_slot_withdraw(my.client, index, slot));
+		LIBRARY_VOID(sb_link_drop(my.client, index, 1));
 	}
 	let_go(my.fd);
 	LIBRARY_VOID(sb_fd_close((int32_t)my.peer[2]));
 	LIBRARY_VOID(sb_fd_close((int32_t)my.peer[3]));
-	if (my.hub != NULL) LIBRARY_VOID(sb_hub_close(my.hub));
+	if (my.client != NULL) LIBRARY_VOID(sb_client_close(my.client));
 	let_go(my.listener);
 	if (my.lock >= 0) LIBRARY_VOID(sb_name_unlock(my.dir, NAME, my.lock));
 	LIBRARY_VOID(sb_fd_close(my.dir));
@@ -79,7 +79,7 @@ static void hear(int milliseconds)
 	uint32_t bells = 0;
 	while (bells < my.inbox_bytes && my.inbox[bells] == SB_MSG_BELL) bells++;
 	forget(bells);
-	if (bells > 0) TRY(sb_link_bell(my.hub, (uint32_t)my.link, bells), E(SB_EPROTO));
+	if (bells > 0) TRY(sb_link_bell(my.client, (uint32_t)my.link, bells), E(SB_EPROTO));
 }
 
 /* The next message but bells, its body into body: its type; -1 when none comes in time. */
@@ -109,28 +109,28 @@ static void expect_message(enum sb_message type, uint8_t *body)
 
 static struct sb_region *region(void)
 {
-	return my.hub->links[my.link]->map.region;
+	return my.client->links[my.link]->map.region;
 }
 
 static uint32_t ask(char kind, uint32_t body_bytes)
 {
 	uint32_t index = (uint32_t)my.link;
-	uint32_t slot = (uint32_t)TRY(sb_slot_reserve(my.hub, index), E(SB_EBUSY) | E(SB_ECLOSED));
-	uint8_t *arena = my.hub->links[index]->map.arenas + 2 * slot * my.hub->header.stride;
+	uint32_t slot = (uint32_t)TRY(sb_slot_reserve(my.client, index), E(SB_EBUSY) | E(SB_ECLOSED));
+	uint8_t *arena = my.client->links[index]->map.arenas + 2 * slot * my.client->header.stride;
 	arena[0] = (uint8_t)kind;
-	TRY(sb_slot_publish(my.hub, index, slot, 1, 1, 8, body_bytes, 0, 1), 0);
+	TRY(sb_slot_publish(my.client, index, slot, 1, 1, 8, body_bytes, 0, 1), 0);
 	return slot;
 }
 
 /* As the driver does: park, sleep, poll, and the tick. */
 static void await_event(uint32_t slot, enum sb_event_kind kind)
 {
-	const struct sb_event *events = sb_hub_events(my.hub);
+	const struct sb_event *events = sb_client_events(my.client);
 	for (int turn = 0; turn < LIMIT_MS / 20; turn++) {
-		if (LIBRARY(sb_hub_park(my.hub)) == 1) hear(20);
-		LIBRARY_VOID(sb_hub_unpark(my.hub));
-		int32_t found = LIBRARY(sb_hub_poll(my.hub, 1000));
-		if (found == 0) found = LIBRARY(sb_hub_tick(my.hub));
+		if (LIBRARY(sb_client_park(my.client)) == 1) hear(20);
+		LIBRARY_VOID(sb_client_unpark(my.client));
+		int32_t found = LIBRARY(sb_client_poll(my.client, 1000));
+		if (found == 0) found = LIBRARY(sb_client_tick(my.client));
 		if (found == 0) continue;
 		if (found != 1 || events[0].slot != slot || events[0].kind != kind)
 			broken("another event came");
@@ -142,16 +142,16 @@ static void await_event(uint32_t slot, enum sb_event_kind kind)
 static void accept_answer(uint32_t slot)
 {
 	uint32_t index = (uint32_t)my.link;
-	const uint8_t *arena = my.hub->links[index]->map.arenas +
-	                       (2 * slot + 1) * my.hub->header.stride;
+	const uint8_t *arena = my.client->links[index]->map.arenas +
+	                       (2 * slot + 1) * my.client->header.stride;
 	if (memcmp(arena + 8, "answered", 8) != 0) broken("a wrong answer came");
-	TRY(sb_slot_release(my.hub, index, slot), 0);
+	TRY(sb_slot_release(my.client, index, slot), 0);
 }
 
 static void ask_blocking(void)
 {
 	uint32_t slot = ask('e', 1);
-	int32_t result = LIBRARY(sb_slot_wait(my.hub, (uint32_t)my.link, slot, LIMIT_MS, 0));
+	int32_t result = LIBRARY(sb_slot_wait(my.client, (uint32_t)my.link, slot, LIMIT_MS, 0));
 	if (result == -SB_ECLOSED) end("peer ended");
 	judge("sb_slot_wait(", result, 0);
 	accept_answer(slot);
@@ -165,16 +165,16 @@ static void give_up(void)
 	for (int turn = 0; word_state(load_seq(word)) != SB_CLAIMED; turn++) {
 		if (turn == LIMIT_MS / 20) broken("a request was never claimed");
 		hear(20);
-		LIBRARY_VOID(sb_hub_tick(my.hub));
+		LIBRARY_VOID(sb_client_tick(my.client));
 	}
-	LIBRARY_VOID(sb_hub_poll(my.hub, 100000)); /* in vain: it yields */
+	LIBRARY_VOID(sb_client_poll(my.client, 100000)); /* in vain: it yields */
 	int32_t moved = 0; /* as soon as the worker seems to be on this processor */
 	for (int try = 0; try < 100 && moved == 0; try++) {
 		store_relaxed(&region()->worker.cpu, os_cpu());
-		moved = LIBRARY(sb_hub_spread(my.hub));
+		moved = LIBRARY(sb_client_spread(my.client));
 	}
-	if (TRY(sb_slot_withdraw(my.hub, index, slot), 0) != SB_ABANDONED) broken("not abandoned");
-	struct sb_cancel body = { slot, LIBRARY(sb_slot_token(my.hub, index, slot)) };
+	if (TRY(sb_slot_withdraw(my.client, index, slot), 0) != SB_ABANDONED) broken("not abandoned");
+	struct sb_cancel body = { slot, LIBRARY(sb_slot_token(my.client, index, slot)) };
 	int32_t sent = -SB_EAGAIN; /* what does not fit now is sent again */
 	for (int try = 0; try < 100 && sent == -SB_EAGAIN; try++) {
 		sent = LIBRARY(sb_control_send(my.fd, SB_MSG_CANCEL, &body, sizeof body));
@@ -190,7 +190,7 @@ static void observe(void)
 {
 	int ends[2];
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) broken("no socket pair");
-	(void)LIBRARY(sb_hub_observe(my.hub, ends[0])); /* whoever looks on is lost, nothing else */
+	(void)LIBRARY(sb_client_observe(my.client, ends[0])); /* an observer is lost, nothing else */
 	let_go(ends[0]);
 	let_go(ends[1]);
 }
@@ -207,11 +207,11 @@ static void admit_worker(void)
 	TRY(sb_peer_identify(my.fd, my.peer), E(SB_ECLOSED) | E(SB_EFILES) | E(SB_ESYS));
 	expect_message(SB_MSG_JOIN, body);
 	TRY(sb_join_check(body, sizeof(struct sb_join), join), 0);
-	my.link = TRY(sb_link_offer(my.hub, my.fd, join[1]),
+	my.link = TRY(sb_link_offer(my.client, my.fd, join[1]),
 	              E(SB_EFULL) | E(SB_ENOMEM) | E(SB_ELIMIT) | E(SB_EFILES) | E(SB_ECLOSED) |
 	                  E(SB_EAGAIN) | E(SB_ESYS));
 	expect_message(SB_MSG_ATTACHED, body);
-	TRY(sb_link_start(my.hub, (uint32_t)my.link), 0);
+	TRY(sb_link_start(my.client, (uint32_t)my.link), 0);
 }
 
 static void serve_worker(void)
@@ -223,7 +223,7 @@ static void serve_worker(void)
 	uint32_t slot = ask('e', PAYLOAD); /* no page of it is touched but the first */
 	await_event(slot, SB_EV_DONE);
 	accept_answer(slot);
-	if (LIBRARY(sb_link_trim(my.hub, index)) != 1) broken("nothing was trimmed");
+	if (LIBRARY(sb_link_trim(my.client, index)) != 1) broken("nothing was trimmed");
 	give_up();
 	LIBRARY_VOID(sb_peer_ending((int32_t)my.peer[3]));
 	LIBRARY_VOID(sb_peer_ended((int32_t)my.peer[2]));
@@ -232,26 +232,26 @@ static void serve_worker(void)
 	accept_answer(slot);
 	if (message(body) != SB_MSG_GOODBYE) broken("no GOODBYE came");
 	void *start = region();
-	uint64_t bytes = my.hub->header.region_bytes;
-	LIBRARY_VOID(sb_link_stop(my.hub, index));
-	LIBRARY_VOID(sb_link_drop(my.hub, index, 0)); /* as if a view of it were held */
+	uint64_t bytes = my.client->header.region_bytes;
+	LIBRARY_VOID(sb_link_stop(my.client, index));
+	LIBRARY_VOID(sb_link_drop(my.client, index, 0)); /* as if a view of it were held */
 	my.link = -1;
 	munmap(start, bytes);
 }
 
-void hub_life(const char *directory)
+void client_life(const char *directory)
 {
 	uint32_t owner = 0;
-	clean_up = hub_end;
+	clean_up = client_end;
 	my.dir = TRY(sb_dir_open(directory, 1, 0),
 	             E(SB_EDIR) | E(SB_ENOBUS) | E(SB_EFILES) | E(SB_ESYS));
 	my.lock = TRY(sb_name_lock(my.dir, NAME, &owner),
 	              E(SB_EEXISTS) | E(SB_EPERM) | E(SB_EAGAIN) | E(SB_EFILES) | E(SB_ESYS));
 	listen_here();
 	TRY(sb_name_expose(my.dir, NAME, 0), E(SB_ESYS));
-	my.hub = LIBRARY(sb_hub_open(SLOTS, PAYLOAD, HEAD, INLINE, 0, 0x1fe));
-	if (my.hub == NULL)
-		judge("sb_hub_open(", sb_error_last(),
+	my.client = LIBRARY(sb_client_open(SLOTS, PAYLOAD, HEAD, INLINE, 0, 0x1fe));
+	if (my.client == NULL)
+		judge("sb_client_open(", sb_error_last(),
 		      E(SB_ENOMEM) | E(SB_ELIMIT) | E(SB_EFILES) | E(SB_ESYS));
 	observe();
 	say("listening");

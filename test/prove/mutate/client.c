@@ -1,8 +1,8 @@
 /*
- * hub.c - a hub whose worker is hostile. Before each step of the hub the harness says what must
- * come of it, from its own books of the hub's last step with each slot (struct place) and from what
- * stands in the region; after it, region and twin must be equal. When the peer acts within the step
- * only what is handed out is judged.
+ * client.c - a client whose worker is hostile. Before each step of the client the harness says what
+ * must come of it, from its own books of the client's last step with each slot (struct place) and
+ * from what stands in the region; after it, region and twin must be equal. When the peer acts
+ * within the step only what is handed out is judged.
  */
 #include "mutate.h"
 
@@ -11,9 +11,9 @@
 #define FIELDS(X)                                                                               \
 	X(state) X(generation) X(word) X(head_bytes) X(body_offset) X(body_bytes) X(status_code)    \
 	X(swapped_lengths) X(claimed_ns) X(done_hints) X(done_hints_beyond) X(ready_hints)          \
-	X(worker_parked) X(worker_futex) X(worker_cpu) X(hub_park_line) X(counters) X(header_page)  \
+	X(worker_parked) X(worker_futex) X(worker_cpu) X(client_park_line) X(counters) X(header_page) \
 	X(request_line) X(padding) X(flow_sent) X(flow_taken) X(flow_ended) X(flow_error_bytes)     \
-	X(flow_waiting) X(hub_flow_line) X(arenas) X(bells) X(anything)
+	X(flow_waiting) X(client_flow_line) X(arenas) X(bells) X(anything)
 
 enum field {
 #define X(name) F_##name,
@@ -66,7 +66,7 @@ static uint64_t *word_in(struct sb_region *region, uint32_t slot)
 	return &region->slot[slot].request.status;
 }
 
-static uint32_t state_in(uint32_t slot) /* of a word that is of the hub's generation; else 16 */
+static uint32_t state_in(uint32_t slot) /* of a word that is of the client's generation; else 16 */
 {
 	uint64_t word = *word_in(twin, slot);
 	return word / 16 == places[slot].generation ? (uint32_t)(word % 16) : 16;
@@ -77,11 +77,11 @@ static bool legal_claim(uint32_t slot)
 	return places[slot].step != FLYING || *word_in(twin, slot) != word_for(slot, SB_READY);
 }
 
-/* predicted: the twin is to say what the hub does to its own line. */
+/* predicted: the twin is to say what the client does to its own line. */
 static void rest(uint32_t slot, bool predicted)
 {
 	if (predicted && places[slot].flow.open) {
-		struct sb_flow *line = &twin->slot[slot].hub;
+		struct sb_flow *line = &twin->slot[slot].client;
 		line->sent = line->taken = 0;
 		line->ended = line->error_bytes = line->waiting = 0;
 	}
@@ -91,7 +91,7 @@ static void rest(uint32_t slot, bool predicted)
 	used--;
 }
 
-/* A slot the hub has something to do with, if there is one among some. */
+/* A slot the client has something to do with, if there is one among some. */
 static uint32_t some_slot(enum step wanted)
 {
 	uint32_t slot = below(slots);
@@ -137,12 +137,12 @@ static void clean_flow(uint32_t slot)
 	poke32(at, &line->waiting, 0);
 }
 
-/* Some bytes further, as far as the hub's own line allows. */
+/* Some bytes further, as far as the client's own line allows. */
 static void peer_flows(uint32_t slot)
 {
-	struct sb_flow *line = &twin->slot[slot].worker, *hub = &twin->slot[slot].hub;
-	uint64_t ring = ring_of(&at->header), held = line->sent - hub->taken;
-	uint64_t room = held <= ring ? ring - held : 0, unread = hub->sent - line->taken;
+	struct sb_flow *line = &twin->slot[slot].worker, *client = &twin->slot[slot].client;
+	uint64_t ring = ring_of(&at->header), held = line->sent - client->taken;
+	uint64_t room = held <= ring ? ring - held : 0, unread = client->sent - line->taken;
 	uint64_t bytes = one_in(2) || line->ended != 0 ? 0 : one_in(3) ? room : draw() % (room + 1);
 	room -= bytes;
 	if (bytes > 0) poke64(at, &line->sent, line->sent + bytes);
@@ -235,7 +235,7 @@ static void mutate_length(enum field field)
 static void mutate_flow(enum field field)
 {
 	uint32_t slot = one_in(4) ? below(slots) : some_slot(one_in(2) ? STREAMED : FLYING);
-	struct sb_flow *line = &twin->slot[slot].worker, *own = &twin->slot[slot].hub;
+	struct sb_flow *line = &twin->slot[slot].worker, *own = &twin->slot[slot].client;
 	uint64_t ring = ring_of(&at->header);
 	uint64_t odd_sent = odd_value(line->sent, own->taken + ring, own->sent);
 	uint64_t odd_taken = odd_value(line->taken, own->sent, own->sent + 1);
@@ -296,12 +296,12 @@ static void mutate_rest(enum field field)
 	case F_worker_parked: mutate_park(&twin->worker, &twin->worker.parked); return;
 	case F_worker_futex: mutate_park(&twin->worker, &twin->worker.futex); return;
 	case F_worker_cpu: mutate_park(&twin->worker, &twin->worker.cpu); return;
-	case F_hub_park_line: {
-		uint32_t *const fields[] = { &twin->hub.parked, &twin->hub.futex, &twin->hub.cpu };
-		mutate_park(&twin->hub, fields[below(3)]);
+	case F_client_park_line: {
+		uint32_t *const fields[] = { &twin->client.parked, &twin->client.futex, &twin->client.cpu };
+		mutate_park(&twin->client, fields[below(3)]);
 		return;
 	}
-	case F_bells: /* the hub's C never reads its socket; a full one must not hold it up */
+	case F_bells: /* the client's C never reads its socket; a full one must not hold it up */
 		by(KIND_EXTENDED);
 		(void)!write(at->ends[one_in(8)], junk, below(sizeof junk) + 1);
 		return;
@@ -334,7 +334,7 @@ static void mutate_field(enum field field)
 	if (field <= F_word) mutate_word(field);
 	else if (field <= F_swapped_lengths) mutate_length(field);
 	else if (field >= F_done_hints && field <= F_ready_hints) mutate_hints(field);
-	else if (field >= F_flow_sent && field <= F_hub_flow_line) mutate_flow(field);
+	else if (field >= F_flow_sent && field <= F_client_flow_line) mutate_flow(field);
 	else mutate_rest(field);
 }
 
@@ -455,8 +455,8 @@ static void check_event(const struct sb_event *event)
 	MUST(lies_inside(&at->header, event->head_bytes, event->body_offset, event->body_bytes));
 	touch_bytes(at->link->map.arenas + (2u * event->slot + 1) * at->header.stride,
 	            event->head_bytes, event->body_offset, event->body_bytes);
-	double delay = sb_slot_claim_delay(at->hub, at->index, event->slot);
-	MUST(delay >= 0 && delay <= sb_slot_round_trip(at->hub, at->index, event->slot));
+	double delay = sb_slot_claim_delay(at->client, at->index, event->slot);
+	MUST(delay >= 0 && delay <= sb_slot_round_trip(at->client, at->index, event->slot));
 }
 
 static void apply(const struct sb_event *event, bool predicted)
@@ -493,7 +493,7 @@ static void same_event(const struct sb_event *event, const struct sb_event *expe
 	MUST_BE(event->status_code, expected->status_code);
 }
 
-/* ---- the hub's steps: reserve to release ---------------------------------------------------- */
+/* ---- the client's steps: reserve to release ------------------------------------------------- */
 
 static void do_reserve(void)
 {
@@ -504,7 +504,7 @@ static void do_reserve(void)
 	}
 	bool room = used < at->link->concurrency && homes > 0 && !cut_off;
 	(void)begin();
-	int32_t got = sb_slot_reserve(at->hub, at->index);
+	int32_t got = sb_slot_reserve(at->client, at->index);
 	bool acted = end();
 	if (got == -SB_ECORRUPT) {
 		MUST(room && (acted || sound < homes));
@@ -535,7 +535,7 @@ static void do_publish(uint32_t slot)
 	bool sound = legal && state_in(slot) == SB_WRITING;
 	double serial = (double)below(1000000);
 	(void)begin();
-	int32_t got = sb_slot_publish(at->hub, at->index, slot, method, lengths[0], lengths[1],
+	int32_t got = sb_slot_publish(at->client, at->index, slot, method, lengths[0], lengths[1],
 	                              lengths[2], timeout, serial);
 	bool acted = end();
 	if (!legal) {
@@ -567,12 +567,12 @@ static void do_publish(uint32_t slot)
 
 /* cancel and release: one swap home. */
 static void do_home(uint32_t slot, enum step from, uint32_t state,
-                    int32_t (*verb)(struct sb_hub *, uint32_t, uint32_t))
+                    int32_t (*verb)(struct sb_client *, uint32_t, uint32_t))
 {
 	bool legal = slot < slots && places[slot].step == from;
 	bool sound = legal && state_in(slot) == state;
 	(void)begin();
-	int32_t got = verb(at->hub, at->index, slot);
+	int32_t got = verb(at->client, at->index, slot);
 	bool acted = end();
 	if (!legal) MUST_BE(got, -SB_EINVAL);
 	else if (!acted || got != 0) MUST_BE(got, sound && !acted ? 0 : -SB_ECORRUPT);
@@ -584,6 +584,12 @@ static void do_home(uint32_t slot, enum step from, uint32_t state,
 	SAME(at);
 }
 
+/* Of a withdrawal, or a wait. */
+static const struct sb_event *last_event(void)
+{
+	return (const struct sb_event *)sb_client_events(at->client) + SB_BATCH;
+}
+
 static void do_withdraw(uint32_t slot)
 {
 	struct sb_event expected = { 0 };
@@ -591,9 +597,9 @@ static void do_withdraw(uint32_t slot)
 	bool found = legal && look(slot, &expected);
 	uint32_t state = legal ? state_in(slot) : 16;
 	(void)begin();
-	int32_t got = sb_slot_withdraw(at->hub, at->index, slot);
+	int32_t got = sb_slot_withdraw(at->client, at->index, slot);
 	bool acted = end();
-	const struct sb_event *event = sb_hub_events(at->hub);
+	const struct sb_event *event = last_event();
 	if (!legal) {
 		MUST_BE(got, -SB_EINVAL);
 	} else if (!acted) {
@@ -622,11 +628,11 @@ static void do_withdraw(uint32_t slot)
 	SAME(at);
 }
 
-/* ---- the hub's steps: looking at many slots ------------------------------------------------- */
+/* ---- the client's steps: looking at many slots ---------------------------------------------- */
 
 static void take_events(int32_t got, bool acted, const struct sb_event *expected, int32_t count)
 {
-	const struct sb_event *events = sb_hub_events(at->hub);
+	const struct sb_event *events = sb_client_events(at->client);
 	MUST(got >= 0 && got <= SB_BATCH);
 	if (!acted) PROMISE(LOST, got >= count);
 	if (!acted) MUST_BE(got, count);
@@ -653,7 +659,7 @@ static void do_poll(uint32_t spin_ns)
 	}
 	bool again = count == 0 && spin_ns > 0; /* it looks more than once */
 	bool armed = !again && begin();
-	int32_t got = sb_hub_poll(at->hub, spin_ns);
+	int32_t got = sb_client_poll(at->client, spin_ns);
 	bool acted = armed && end();
 	take_events(got, acted, expected, count);
 	if (acted) {
@@ -662,7 +668,7 @@ static void do_poll(uint32_t spin_ns)
 	}
 	memcpy(carried, taken, sizeof carried);
 	for (uint32_t word = 0; word < (slots + 63) / 64 && !cut_off; word++) twin->done.bits[word] = 0;
-	twin->hub.cpu = at->evil->hub.cpu;
+	twin->client.cpu = at->evil->client.cpu;
 	SAME(at);
 }
 
@@ -699,7 +705,7 @@ static void do_tick(void)
 		if (count < SB_BATCH && late * 2 > at->link->concurrency && since == 1)
 			expected[count++] = event_of(0, SB_EV_STUCK);
 	}
-	int32_t got = sb_hub_tick(at->hub);
+	int32_t got = sb_client_tick(at->client);
 	bool acted = armed && end();
 	if (armed && !acted) stage_learn(at); /* not predicted */
 	take_events(got, armed, expected, count);
@@ -720,12 +726,12 @@ static void do_park(void)
 {
 	bool work = has_work();
 	bool armed = begin();
-	int32_t got = sb_hub_park(at->hub);
+	int32_t got = sb_client_park(at->client);
 	bool acted = armed && end();
 	if (!acted) {
 		MUST_BE(got, cut_off || !work);
-		if (!cut_off) twin->hub.parked = got == 1 ? SB_PARK_SOCKET : SB_PARK_NONE;
-		twin->hub.cpu = at->evil->hub.cpu;
+		if (!cut_off) twin->client.parked = got == 1 ? SB_PARK_SOCKET : SB_PARK_NONE;
+		twin->client.cpu = at->evil->client.cpu;
 	}
 	asleep = got == 1;
 	SAME(at);
@@ -733,10 +739,10 @@ static void do_park(void)
 
 static void do_unpark(void)
 {
-	sb_hub_unpark(at->hub);
-	if (asleep) twin->hub.parked = SB_PARK_NONE;
+	sb_client_unpark(at->client);
+	if (asleep) twin->client.parked = SB_PARK_NONE;
 	asleep = false;
-	twin->hub.cpu = at->evil->hub.cpu;
+	twin->client.cpu = at->evil->client.cpu;
 	SAME(at);
 }
 
@@ -751,7 +757,7 @@ static void do_wait(uint32_t slot)
 		return;
 	}
 	bool armed = begin();
-	int32_t got = sb_slot_wait(at->hub, at->index, slot, 1, one_in(2) ? 0 : 1000);
+	int32_t got = sb_slot_wait(at->client, at->index, slot, 1, one_in(2) ? 0 : 1000);
 	bool acted = armed && end();
 	if (!legal) {
 		MUST_BE(got, -SB_EINVAL);
@@ -761,13 +767,13 @@ static void do_wait(uint32_t slot)
 	if (!acted) MUST_BE(got, found ? 0 : -SB_ETIMEDOUT);
 	else MUST(got == 0 || got == -SB_ETIMEDOUT);
 	if (got == 0) {
-		const struct sb_event *event = sb_hub_events(at->hub);
+		const struct sb_event *event = last_event();
 		check_event(event);
 		if (!acted) same_event(event, &expected);
 		apply(event, !acted);
 	}
-	twin->hub = at->evil->hub;
-	if (!acted && !found) MUST_BE(twin->hub.parked, SB_PARK_NONE);
+	twin->client = at->evil->client;
+	if (!acted && !found) MUST_BE(twin->client.parked, SB_PARK_NONE);
 	asleep = false;
 	SAME(at);
 }
@@ -780,14 +786,15 @@ static void do_flow(uint32_t slot)
 	bool legal = slot < slots && books->open;
 	struct flow_step step = one_in(2) || !legal ? nothing : draw_flow_step(&at->header, books);
 	(void)begin();
-	int32_t got = sb_link_flow(at->hub, at->index, slot, step.sent, step.taken, step.end, step.need);
+	int32_t got =
+		sb_link_flow(at->client, at->index, slot, step.sent, step.taken, step.end, step.need);
 	bool acted = end();
-	const struct sb_look *look = sb_hub_look(at->hub);
+	const struct sb_look *look = sb_client_look(at->client);
 	if (!legal) {
 		MUST_BE(got, -SB_EINVAL);
 	} else if (!acted) {
 		struct sb_slot *lines = &twin->slot[slot];
-		int32_t must = flow_step(&at->header, books, &lines->hub,
+		int32_t must = flow_step(&at->header, books, &lines->client,
 		                         legal_claim(slot) ? &lines->worker : NULL, &step, &expected);
 		bool tells = must == 1;
 		if (tells) twin_set_ready(slot);
@@ -806,25 +813,25 @@ static void do_ask(void)
 {
 	static uint32_t out[2 * SB_SLOTS_MAX];
 	uint32_t slot = below(slots + 2);
-	int32_t credit = sb_link_credit(at->hub, at->index);
-	MUST_BE(credit, cut_off ? 0 : (int32_t)(at->link->concurrency - used));
-	MUST(credit >= 0 && credit <= (int32_t)at->link->concurrency);
-	MUST_BE(sb_link_parked(at->hub, at->index), twin->worker.parked != 0);
+	MUST_BE(at->link->used, used);
+	MUST_BE(at->link->started, !cut_off);
+	MUST(used <= at->link->concurrency);
+	MUST_BE(sb_link_parked(at->client, at->index), twin->worker.parked != 0);
 	uint64_t turns = twin->counters.turns, before = at->link->turns;
-	MUST_BE(sb_link_turned(at->hub, at->index), turns == 0 || turns != before);
+	MUST_BE(sb_link_turned(at->client, at->index), turns == 0 || turns != before);
 	MUST_BE(at->link->turns, turns);
 	uint64_t generation = slot < slots ? places[slot].generation : 0;
-	MUST_BE(sb_slot_token(at->hub, at->index, slot), (uint32_t)generation);
-	(void)sb_slot_time_left(at->hub, at->index, slot);
-	MUST_BE(sb_link_snapshot(at->hub, at->index, out), slots);
+	MUST_BE(sb_slot_token(at->client, at->index, slot), (uint32_t)generation);
+	(void)sb_slot_time_left(at->client, at->index, slot);
+	MUST_BE(sb_link_snapshot(at->client, at->index, out), slots);
 	for (uint32_t i = 0; i < slots; i++) MUST_BE(out[2 * i], *word_in(twin, i) % 16);
-	if (one_in(8)) MUST(sb_stats_quantile(at->hub, (double)below(101) / 100) >= 0);
-	if (one_in(8)) (void)sb_hub_spread(at->hub);
-	int32_t trimmed = sb_link_trim(at->hub, at->index);
+	if (one_in(8)) MUST(sb_stats_quantile(at->client, (double)below(101) / 100) >= 0);
+	if (one_in(8)) (void)sb_client_spread(at->client);
+	int32_t trimmed = sb_link_trim(at->client, at->index);
 	MUST(trimmed == 0 || (used == 0 && at->header.payload_limit > 1 << 20));
 	for (uint32_t half = 0; half < 2 * slots && trimmed == 1 && at->undo_count == 0; half++)
 		MUST_BE(at->link->map.arenas[half * at->header.stride + 64], 0x5a);
-	twin->hub.cpu = at->evil->hub.cpu;
+	twin->client.cpu = at->evil->client.cpu;
 	SAME(at);
 }
 
@@ -867,7 +874,7 @@ static void do_step(void)
 	}
 }
 
-/* The private books of the hub say what those of the harness say. */
+/* The private books of the client say what those of the harness say. */
 static void check_books(void)
 {
 	uint32_t count = 0;
@@ -902,7 +909,7 @@ static void start_life(void)
 	memset(carried, 0, sizeof carried);
 	memset(places, 0, slots * sizeof places[0]);
 	memset(seen, 0, sizeof seen);
-	at->link->life = ++at->hub->life;
+	at->link->life = ++at->client->life;
 	focus = F_COUNT; /* none yet */
 }
 
@@ -920,7 +927,7 @@ static void end_life(void)
 {
 	do_tick();
 	if (one_in(2)) {
-		sb_link_stop(at->hub, at->index);
+		sb_link_stop(at->client, at->index);
 		cut_off = true;
 		do_poll(0);
 		for (uint32_t slot = 0; slot < slots; slot++)
@@ -933,7 +940,7 @@ static void end_life(void)
 	stage_reset(at);
 }
 
-static void hub_input(void)
+static void client_input(void)
 {
 	start_life();
 	enum field chosen = (enum field)below(F_COUNT);
@@ -953,14 +960,16 @@ static void hub_input(void)
 		if (seen[o]) met(focus, (enum outcome)o);
 }
 
-static void hub_open(void)
+static void client_open(void)
 {
 	for (uint32_t i = 0; i < SHAPES; i++) stage_open(&stages[i], &shapes[i], 0x5a);
 }
 
-static void hub_close(void)
+static void client_close(void)
 {
 	for (uint32_t i = 0; i < SHAPES; i++) stage_close(&stages[i]);
 }
 
-const struct part hub_part = { "hub", field_names, F_COUNT, hub_open, hub_input, hub_close, 20000 };
+const struct part client_part = {
+	"client", field_names, F_COUNT, client_open, client_input, client_close, 20000,
+};

@@ -1,4 +1,4 @@
-/** `points/hub.ts NAME BOOKS SEED`: waits for "go", then asks what each act needs; checks and writes down every answer. */
+/** `points/client.ts NAME BOOKS SEED`: waits for "go", then asks what each act needs; checks and writes down every answer. */
 
 import {
   BusClosedError,
@@ -332,6 +332,6 @@ async function obey(order: Order): Promise<void> {
 
 process.on("disconnect", () => process.exit(0));
 process.on("message", (order: Order) => {
-  obey(order).catch((error) => broken(`the hub, told to ${order.do}: ${Bun.inspect(error)}`));
+  obey(order).catch((error) => broken(`the client, told to ${order.do}: ${Bun.inspect(error)}`));
 });
 say({ is: "loaded" });
