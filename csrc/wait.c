@@ -44,26 +44,15 @@ int32_t wake(struct sb_park *sleeper, int fd)
 	return 0;
 }
 
-/* Looks again for spin_ns. After a spin in vain whoever waits for this processor runs, the other
- * side among them. When it did not come back soon, somebody took a whole time slice: for a while
- * nobody is asked. */
-int32_t spin(struct mover *mover, uint32_t spin_ns, int32_t (*look)(void *), void *side)
+/* After a spin in vain: whoever waits for this processor runs now, the other side among them. When
+ * it did not come back soon, somebody took a whole time slice: for a while nobody is asked. */
+void spin_yield(struct mover *mover, uint64_t now)
 {
 	static const uint64_t SOON_NS = 1000000, PAUSE_NS = 100000000;
-	uint64_t start = os_now_ns(), now;
-	int32_t found = 0;
-	do {
-		for (int i = 0; i < 4 && found == 0; i++) {
-			spin_pause();
-			found = look(side);
-		}
-		now = os_now_ns();
-	} while (found == 0 && now - start < spin_ns); /* a clock that went back ends it too */
-	if (found != 0 || now < mover->yield_from_ns) return found;
+	if (now < mover->yield_from_ns) return;
 	sched_yield();
 	uint64_t after = os_now_ns();
 	if (after - now > SOON_NS) mover->yield_from_ns = after + PAUSE_NS;
-	return 0;
 }
 
 /* The kernel wakes the reader of a socket on the writer's processor, expecting the writer to sleep

@@ -1,32 +1,21 @@
 /** slotbus: request/response between Bun processes of one machine, through shared memory. */
 
-export { type ReadyOptions, SlotBus, type SlotBusEvents, type SlotDiagnostics, type WorkerInfo } from "./bus/bus.ts";
+export { SlotBus, type SlotBusOptions, SlotWorker, type ResolvedSlotBusOptions } from "./slotbus.ts";
+export type { SlotWorkerEvents, SlotWorkerOptions } from "./bus/worker-options.ts";
+export type { Diagnostics, ReadyOptions, SlotBusEvents, SlotDiagnostics, WorkerInfo } from "./bus/events.ts";
 export type { BusRequest, RequestOptions } from "./bus/call.ts";
 export type { BusStats } from "./bus/stats.ts";
 export type { BodyLike, Method } from "./bus/codec.ts";
 export { HeaderList, type HeadersLike } from "./bus/headers.ts";
-export type {
-  RequestTiming,
-  ResolvedBusOptions,
-  ResolvedWorkers,
-  SlotBusOptions,
-  WorkersOptions,
-} from "./bus/options.ts";
-export type {
-  Answer,
-  Answerable,
-  BorrowedBody,
-  DeferredAnswer,
-  Delivery,
-  FetchHandler,
-  Handler,
-  SyncHandler,
-  WorkerRequest,
-} from "./bus/request.ts";
+export type { BusOptions, RequestTiming, ResolvedBusOptions } from "./bus/options.ts";
+export type { ResolvedWorkers, WorkersOptions } from "./supervisor/workers.ts";
+export type { Answer, Answerable } from "./bus/answer.ts";
+export type { Delivery } from "./bus/claim.ts";
+export type { BorrowedBody, DeferredAnswer, FetchHandler, Handler, SyncHandler, WorkerRequest } from "./bus/request.ts";
 export type { BorrowedResponse, BusResponse, StreamedResponse } from "./bus/response.ts";
-export type { ChunkOptions, Chunks, StreamSource } from "./bus/stream.ts";
+export type { ChunkOptions, Chunks } from "./bus/body-reader.ts";
+export type { StreamSource } from "./bus/body-writer.ts";
 export type { HandleTrace, RequestTrace } from "./bus/tracing.ts";
-export { SlotWorker, type SlotWorkerEvents, type SlotWorkerOptions } from "./bus/worker.ts";
 export { isContractError } from "./contract/client.ts";
 export type { Codec } from "./codec.ts";
 export {

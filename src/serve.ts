@@ -1,7 +1,8 @@
 /** One worker for both kinds of host: the same handlers answer over standard input and output, and over a bus. */
 
 import type { Asker, RequestOptions } from "./bus/call.ts";
-import type { Answer, WorkerRequest } from "./bus/request.ts";
+import type { Answer } from "./bus/answer.ts";
+import type { WorkerRequest } from "./bus/request.ts";
 import { checkChoice, checkKeys, checkOptions, shown } from "./check.ts";
 import { InvalidConfigError, ProtocolError, RpcError } from "./errors.ts";
 import { STDIO_VARIABLE } from "./stdio/config.ts";
@@ -102,7 +103,7 @@ function serveBus(handlers: ServeHandlers, name: string, { directory }: ServeWor
   const stopped = Promise.withResolvers<void>();
   process.once("SIGTERM", () => stopped.resolve());
   const done = (async () => {
-    const { SlotWorker } = await import("./bus/worker.ts");
+    const { SlotWorker } = await import("./slotbus.ts");
     await using worker = await SlotWorker.open({ name, ...(directory === undefined ? {} : { directory }) });
     worker.serve((request) => answer(handlers, request));
     worker.on("disconnected", () => stopped.resolve());

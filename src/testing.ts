@@ -3,10 +3,12 @@
 import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { SlotBus, type WorkerInfo } from "./bus/bus.ts";
-import type { SlotBusOptions } from "./bus/options.ts";
+import { SlotBus } from "./slotbus.ts";
+import type { WorkerInfo } from "./bus/events.ts";
+import type { SlotBusOptions } from "./slotbus.ts";
 import type { FetchHandler, Handler } from "./bus/request.ts";
-import { SlotWorker, type SlotWorkerOptions } from "./bus/worker.ts";
+import { SlotWorker } from "./slotbus.ts";
+import type { SlotWorkerOptions } from "./bus/worker-options.ts";
 import { InvalidConfigError, NoWorkerError, ResourceError } from "./errors.ts";
 import { defaultDirectory } from "./runtime-directory.ts";
 

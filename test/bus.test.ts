@@ -380,7 +380,7 @@ describe("aborts", () => {
       for (;;) yield "x";
     }
     const { bus } = await space.pair(
-      ({ path }) => (path === "/now" ? "now" : path === "/stream" ? { body: endless() } : undefined),
+      ({ path }) => (path === "/now" ? "now" : path === "/stream" ? { body: endless() } : new Promise(() => {})),
       { slots: 1 },
     );
     const controller = new AbortController();

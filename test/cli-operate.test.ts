@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { BusObserver } from "../src/bus/observer.ts";
+import { BusObserver } from "../src/wires/memory/observer.ts";
 import type { Cleaned } from "../src/cli/clean.ts";
 import type { Finding } from "../src/cli/doctor.ts";
 import type { Entry } from "../src/cli/ls.ts";

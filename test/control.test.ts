@@ -3,7 +3,8 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
 import type { Socket } from "bun";
-import { cancelBody, MessageReader, MessageWriter, readCancel } from "../src/bus/control.ts";
+import { cancelBody, MessageReader, MessageWriter, readCancel } from "../src/native/control.ts";
+import { systemClock } from "../src/clock.ts";
 import { C, native } from "../src/native/library.ts";
 import { until, Workspace } from "./support.ts";
 
@@ -77,7 +78,7 @@ test("messages that find the socket full are sent later, whole, in order, and no
   });
   const client = await Bun.connect({ unix: join(space.directory, "peer.sock"), socket: { data: () => {} } });
   const { fd } = client as unknown as { fd: number };
-  const writer = new MessageWriter(fd);
+  const writer = new MessageWriter(fd, systemClock);
   await until(() => paused !== null, "the peer is there");
   const body = new Uint8Array(200);
   for (let i = 0; i < 10_000; i++) {

@@ -4,7 +4,7 @@ import { expect, test } from "bun:test";
 import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { BusObserver } from "../src/bus/observer.ts";
+import { BusObserver } from "../src/wires/memory/observer.ts";
 import { readNames } from "../src/cli/directory.ts";
 import { Fleet } from "../src/fleet/fleet.ts";
 import { HubWorker } from "../src/hub/index.ts";

@@ -2,7 +2,8 @@
 
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
-import { Driver, type Side } from "../src/bus/driver.ts";
+import { systemClock } from "../src/clock.ts";
+import { Driver, type Side } from "../src/wires/memory/driver.ts";
 import { Child, until, Workspace } from "./support.ts";
 
 /** A side that finds `work` things, one a poll, and remembers what was done to it. */
@@ -38,7 +39,7 @@ class Recorder implements Side {
 
 test("it polls until nothing is found, spins for its budget, then parks and polls no more", async () => {
   const side = new Recorder();
-  const driver = new Driver(side, 50);
+  const driver = new Driver(side, 50, systemClock);
   side.work = 100;
   driver.wake();
   await until(() => side.parked, "parked");
@@ -51,7 +52,7 @@ test("it polls until nothing is found, spins for its budget, then parks and poll
 
 test("with spin 0 it parks as soon as nothing is found", async () => {
   const side = new Recorder();
-  const driver = new Driver(side, 0);
+  const driver = new Driver(side, 0, systemClock);
   side.work = 3;
   driver.wake();
   await until(() => side.parked, "parked");
@@ -61,7 +62,7 @@ test("with spin 0 it parks as soon as nothing is found", async () => {
 test("it does not spin when nothing can come", async () => {
   const side = new Recorder();
   side.receives = false;
-  const driver = new Driver(side, 10_000);
+  const driver = new Driver(side, 10_000, systemClock);
   side.work = 1;
   driver.wake();
   await until(() => side.parked, "parked");
@@ -76,7 +77,7 @@ test("microtasks run between two polls, so an awaiting caller can go on before t
     if (side.work > 0) void Promise.resolve().then(() => order.push("caller"));
   };
   side.work = 2;
-  new Driver(side, 0).wake();
+  new Driver(side, 0, systemClock).wake();
   await until(() => side.parked, "parked");
   expect(order.slice(0, 5)).toEqual(["poll", "caller", "poll", "caller", "poll"]);
 });
@@ -84,7 +85,7 @@ test("microtasks run between two polls, so an awaiting caller can go on before t
 test("timers and other events get their turn however much there is to do", async () => {
   const side = new Recorder();
   side.work = Infinity;
-  const driver = new Driver(side, 50);
+  const driver = new Driver(side, 50, systemClock);
   driver.wake();
   const start = performance.now();
   await Bun.sleep(5);
@@ -97,7 +98,7 @@ test("timers and other events get their turn however much there is to do", async
 
 test("a side that fails to park because work came polls again", async () => {
   const side = new Recorder();
-  const driver = new Driver(side, 0);
+  const driver = new Driver(side, 0, systemClock);
   let refused = 0;
   side.park = () => {
     if (refused++ === 0) {
@@ -114,7 +115,7 @@ test("a side that fails to park because work came polls again", async () => {
 
 test("spinning in vain stops after some times, and a bell counts as a wake-up", async () => {
   const side = new Recorder();
-  const driver = new Driver(side, 50);
+  const driver = new Driver(side, 50, systemClock);
   const polls: number[] = [];
   for (let i = 0; i < 20; i++) {
     const before = side.polls;
@@ -130,7 +131,7 @@ test("spinning in vain stops after some times, and a bell counts as a wake-up", 
 
 test("a busy side that is woken leaves the other one's processor; after a pause it does not", async () => {
   const side = new Recorder();
-  const driver = new Driver(side, 10_000);
+  const driver = new Driver(side, 10_000, systemClock);
   driver.expect(0, true); // nobody waited for it a moment ago, and the other side sleeps
   driver.ring();
   await until(() => side.parked, "parked");

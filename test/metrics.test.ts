@@ -10,8 +10,8 @@ import {
   type ReadableSpan,
   SimpleSpanProcessor,
 } from "@opentelemetry/sdk-trace-base";
-import { BusObserver } from "../src/bus/observer.ts";
-import { bucketEdge, quantileUs } from "../src/bus/metrics.ts";
+import { BusObserver } from "../src/wires/memory/observer.ts";
+import { bucketEdge, quantileUs } from "../src/native/statistics.ts";
 import {
   type HandleTrace,
   handleTraces,

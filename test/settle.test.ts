@@ -4,6 +4,7 @@ import { expect, test } from "bun:test";
 import { Arena, encodeHead, HeadReader } from "../src/bus/codec.ts";
 import {
   type BusResponse,
+  type DeferredAnswer,
   RegionCorruptError,
   type SlotBus,
   type SlotbusError,
@@ -158,6 +159,160 @@ test("a worker that scribbles over its region leaves no caller waiting", async (
   expect(answered).toBeLessThan(24 * 24); // otherwise it scribbled too late to spoil anything
 }, 120_000);
 
+/** A value whose JSON is made by code of the user. */
+function json(make: () => unknown): { toJSON(): unknown } {
+  return { toJSON: make };
+}
+
+test("code of the user that runs while a request is encoded may use the bus, or close it", async () => {
+  await using space = new Workspace();
+  const { bus } = await space.pair((request) => request.text(), { slots: 1 });
+  const inner: Promise<BusResponse>[] = [];
+  const nested = json(() => {
+    inner.push(bus.request({ path: "/inner", body: "inner" }));
+    return "outer";
+  });
+  expect((await bus.request({ path: "/", json: nested })).text()).toBe('"outer"');
+  expect((await inner[0]!).text()).toBe("inner");
+  const closing = json(() => {
+    void bus.close({ timeout: 0 });
+    return "closed";
+  });
+  const error = await rejection<SlotbusError>(bus.request({ path: "/", json: closing }));
+  expect([error.code, error.mayHaveExecuted, bus.stats().unsettledAtEnd]).toEqual(["BUS_CLOSED", false, 0]);
+});
+
+test("a request is encoded once, also one that queues, and its encoding runs before it is published", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus({ slots: 1 });
+  let encoded = 0;
+  const headers = {
+    get name() {
+      encoded++;
+      return "value";
+    },
+  };
+  let stringified = 0;
+  const ask = (): Promise<BusResponse> =>
+    bus.request({ path: "/", headers, json: json(() => ++stringified), method: "POST" });
+  const answers = [ask(), ask(), ask()];
+  await space.worker((request) => `${request.headers.get("name")} ${request.text()}`);
+  expect((await Promise.all(answers)).map((answer) => answer.text())).toEqual(["value 1", "value 2", "value 3"]);
+  expect([encoded, stringified]).toEqual([3, 3]);
+});
+
+for (const slots of [1, 4]) {
+  test(`headers that ask while they are read: two heads, and a worker of ${slots} that they fill stays`, async () => {
+    await using space = new Workspace();
+    const { bus } = await space.pair((request) => `${request.path} ${request.headers.get("mine")} ${request.text()}`, {
+      slots,
+    });
+    const inner: Promise<BusResponse>[] = [];
+    const headers = {
+      get mine() {
+        if (inner.length === 0) inner.push(bus.request({ path: "/inner", headers: { mine: "b" }, body: "inner" }));
+        return "a";
+      },
+    };
+    const outer = bus.request({ path: "/outer", headers, body: "outer" });
+    const texts = (await Promise.all([outer, ...inner])).map((response) => response.text());
+    expect(texts).toEqual(["/outer a outer", "/inner b inner"]);
+    expect(bus.stats()).toMatchObject({ workersEvicted: 0, responses: 2 });
+  });
+}
+
+test("headers of an answer that answer while they are read: each answer has its own head, and the first one counts", async () => {
+  await using space = new Workspace();
+  const deferred: DeferredAnswer[] = [];
+  const deliveries: string[] = [];
+  const { bus } = await space.pair((request) => {
+    if (request.path === "/deferred") return void deferred.push(request.defer());
+    const headers = {
+      get own() {
+        for (const answer of deferred.splice(0)) answer({ headers: { other: "x" }, body: "deferred" });
+        if (request.path === "/twice") deliveries.push(request.respond("first"));
+        return "y";
+      },
+    };
+    const body = request.text() === "stream" ? [request.path].values() : request.path;
+    if (request.path !== "/twice") return { headers, body };
+    deliveries.push(request.respond({ headers, body }));
+    return undefined;
+  });
+  for (const body of ["", "stream"]) {
+    const other = bus.request({ path: "/deferred" });
+    await until(() => deferred.length === 1, "it is deferred");
+    const mine = await bus.request({ path: "/mine", body });
+    expect([mine.text(), mine.headers.entries()]).toEqual(["/mine", [["own", "y"]]]);
+    expect((await other).headers.entries()).toEqual([["other", "x"]]);
+    expect((await bus.request({ path: "/twice", body })).text()).toBe("first");
+    expect(deliveries.splice(0)).toEqual(["sent", "duplicate"]);
+  }
+});
+
+test("what a worker had not claimed goes first again, in the order in which it was asked", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const worker = await RawWorker.open(space.directory, space.name, 2);
+  await bus.ready();
+  // Slots that were given back in their order are used the other way round.
+  const before = [bus.request({ path: "/before" }), bus.request({ path: "/before" })];
+  for (const _ of before) {
+    await worker.take();
+    worker.complete(writeHead(worker.arena), 1_024, 0, 200);
+  }
+  await Promise.all(before);
+  const answers = Array.from({ length: 5 }, (_, n) => bus.request({ path: `/${n}` }));
+  expect(bus.stats()).toMatchObject({ inFlight: 2, queued: 3 });
+  bus.evict(bus.workers[0]!.id, "the test says so");
+  expect(bus.stats()).toMatchObject({ inFlight: 0, queued: 5 });
+  const seen: string[] = [];
+  await space.worker((request) => (seen.push(request.path), ""), { concurrency: 1 });
+  await Promise.all(answers);
+  expect(seen).toEqual(["/0", "/1", "/2", "/3", "/4"]);
+  worker.close();
+});
+
+test("what a worker had not claimed is encoded again when its end has been handled", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const worker = await RawWorker.open(space.directory, space.name);
+  await bus.ready();
+  let encoded = 0;
+  const headers = {
+    get name() {
+      encoded++;
+      return "value";
+    },
+  };
+  const answers = Array.from({ length: 2 }, () => bus.request({ path: "/", headers }));
+  await space.worker((request) => request.headers.get("name"));
+  await bus.ready({ workers: 2 });
+  bus.evict(bus.workers[0]!.id, "the test says so");
+  expect([encoded, bus.stats().queued]).toEqual([2, 2]);
+  for (const answer of await Promise.all(answers)) expect(answer.text()).toBe("value");
+  expect(encoded).toBe(4);
+  worker.close();
+});
+
+test("a caller that leaves before its request is claimed makes room for the next one in the queue", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const worker = await RawWorker.open(space.directory, space.name, 1);
+  await bus.ready();
+  const controller = new AbortController();
+  const left = rejection(bus.request({ path: "/left" }, { signal: controller.signal }));
+  const next = bus.request({ path: "/next" });
+  expect(bus.stats()).toMatchObject({ inFlight: 1, queued: 1 });
+  controller.abort(new Error("it left"));
+  expect((await left).message).toBe("it left");
+  expect(bus.stats()).toMatchObject({ inFlight: 1, queued: 0, withdrawn: 1 });
+  await worker.take();
+  worker.complete(writeHead(worker.arena), 1_024, 0, 200);
+  expect((await next).status).toBe(200);
+  worker.close();
+});
+
 /** A bus with two workers: one that answers, and one that takes a blocking request and lets it wait. */
 async function askingWorld(space: Workspace) {
   const bus = await space.bus();
@@ -209,13 +364,14 @@ for (const way of ["sync", "async"]) {
 test("a source that blocks when it is ended leaves the events that are handled as they are", async () => {
   await using space = new Workspace();
   const { bus, worker, block, beside } = await askingWorld(space);
-  let ended = 0;
+  let [ended, blocked] = [0, 0];
   function* source(): Generator<string> {
     try {
       for (;;) yield "x".repeat(1_000);
     } finally {
-      block();
       ended++;
+      block();
+      blocked++;
     }
   }
   const hung = Array.from({ length: 8 }, () =>
@@ -225,6 +381,7 @@ test("a source that blocks when it is ended leaves the events that are handled a
   await Promise.all(hung);
   await expectEchoes(others);
   await until(() => ended === 8, "all sources are ended");
+  expect(blocked).toBe(8);
   expect(bus.stats()).toMatchObject({ workersEvicted: 0, workersDied: 0 });
 });
 

@@ -54,6 +54,7 @@ test("every counter is exact after a sequence that moves each of them", async ()
 
   const { roundTripUs, bells, wakeups, workers, ...counts } = bus.stats();
   expect(counts).toEqual({
+    published: 8,
     requests: 12, // 5, throw, line break, hang, hang, queued, overloaded, expired
     responses: 6,
     errors: 1,

@@ -370,6 +370,28 @@ describe("a request", () => {
   });
 });
 
+describe("a request that streams and was not claimed", () => {
+  test("goes to another worker with its whole body when its worker ends", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const first = await RawWorker.open(space.directory, space.name);
+    await bus.ready();
+    let asked = 0;
+    const body = (async function* () {
+      asked++;
+      yield pattern(300_000);
+    })();
+    const pending = bus.request({ path: "/", body, method: "POST" }, { timeout: 3_000 });
+    await until(() => bus.diagnostics().slots.some(({ state }) => state === "READY"), "it is published");
+    first.close();
+    await until(() => bus.workers.length === 0, "its worker has ended");
+    expect([asked, bus.stats().queued]).toEqual([0, 1]);
+    await space.worker(async (request) => request.bytes());
+    expect(same((await pending).body, pattern(300_000))).toBe(true);
+    expect(asked).toBe(1);
+  });
+});
+
 describe("backpressure", () => {
   test("a reader that stalls stops its writer within the ring's size, and nobody else", async () => {
     await using space = new Workspace();
@@ -497,7 +519,7 @@ describe("an early end", () => {
     const kept = (await bus.stream({ path: "/" })).chunks();
     const streamed = (await bus.stream({ path: "/" })).stream().getReader();
     await kept.next();
-    for (let i = 0; i < 300 && ended < 7; i++) {
+    for (let i = 0; i < 150 && ended < 7; i++) {
       Bun.gc(true);
       await Bun.sleep(10);
     }
@@ -671,6 +693,30 @@ describe("an early end", () => {
     await bus.ready();
     expect(() => bus.requestSync({ path: "/count", query: "3" }, { timeout: 2_000 })).toThrow(/stream/);
     await expectAtRest(bus);
+  });
+
+  test("a blocking request whose streamed answer is whole already says the same, and its worker stays", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const worker = await RawWorker.open(space.directory, space.name);
+    await bus.ready();
+    const library = native as { sb_slot_wait: (...args: unknown[]) => number };
+    const wait = library.sb_slot_wait;
+    library.sb_slot_wait = (...args) => {
+      expect(worker.tryTake()).toBe(true);
+      const arena = new Arena(worker.arena.buffer as ArrayBuffer);
+      worker.begin(encodeHead(arena, ["text/plain"], 0, 1, 1_024, "response"));
+      worker.finish();
+      return wait(...args);
+    };
+    try {
+      for (let i = 0; i < 3; i++) expect(() => bus.requestSync({ path: "/" })).toThrow(/stream/);
+    } finally {
+      library.sb_slot_wait = wait;
+    }
+    await expectAtRest(bus);
+    expect(bus.stats().workersEvicted).toBe(0);
+    worker.close();
   });
 });
 

@@ -4,8 +4,8 @@ import { InvalidConfigError } from "../errors.ts";
 import type { BodyLike, Method } from "./codec.ts";
 import { flattenHeaders, type HeadersLike } from "./headers.ts";
 import type { BusResponse, StreamedResponse } from "./response.ts";
-import type { StreamSource } from "./stream.ts";
-import { isTraceparent, type RequestTrace, setTraceparent, TRACEPARENT } from "./tracing.ts";
+import type { StreamSource } from "./body-writer.ts";
+import { setTraceparent } from "./tracing.ts";
 
 /** A request to a worker. */
 export interface BusRequest {
@@ -75,17 +75,13 @@ export function signalOf({ signal, lateSignal }: RequestOptions): AbortSignal | 
   return lateSignal ? lateSignal() : signal;
 }
 
-// Written and read within one synchronous call; one array for all requests.
-export const strings: string[] = [];
-
-/** Collects the strings of a request's head into `strings`; returns the number of path parameters. */
-export function collectStrings(request: BusRequest, traceparent: string | undefined): number {
+/** Appends the strings of a request's head to `strings`; returns the number of path parameters. @throws {InvalidConfigError} */
+export function collectStrings(strings: string[], request: BusRequest, traceparent: string | undefined): number {
   const { path, query, params, headers } = request;
   if (typeof path !== "string") throw new InvalidConfigError(`path is ${typeof path}; it must be a string.`);
   if (request.json !== undefined && request.body !== undefined) {
     throw new InvalidConfigError("a request has both `body` and `json`.", { hint: "Give one of them." });
   }
-  strings.length = 0;
   strings.push(path, query === undefined ? "" : String(query), request.pattern ?? "", request.id ?? "");
   let parameters = 0;
   if (params !== undefined) {
@@ -98,22 +94,4 @@ export function collectStrings(request: BusRequest, traceparent: string | undefi
   if (headers !== undefined) flattenHeaders(headers, strings);
   if (traceparent !== undefined) setTraceparent(strings, firstHeader, traceparent);
   return parameters;
-}
-
-/** The options of a request as the subscribers of the tracing channel left it. */
-export function tracedOptions({ traceparent }: RequestTrace, options: RequestOptions): RequestOptions {
-  return isTraceparent(traceparent) ? { ...options, traceparent } : options;
-}
-
-/** Its trace context; `null` when it has none, or headers that are wrong: then the request itself says so. */
-export function headerOf(headers: HeadersLike | undefined): string | null {
-  if (headers === undefined) return null;
-  const flat: string[] = [];
-  try {
-    flattenHeaders(headers, flat);
-  } catch {
-    return null;
-  }
-  const at = flat.findIndex((text, index) => index % 2 === 0 && String(text).toLowerCase() === TRACEPARENT);
-  return at < 0 ? null : flat[at + 1]!;
 }

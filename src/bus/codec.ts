@@ -167,18 +167,29 @@ interface WrittenHead {
  * strings differ but not their lengths (an id, a time) is written as far as it differs.
  */
 export class HeadWriter {
+  /** Of the next head. */
+  strings: string[] = [];
+  /** Nobody collects into it just now. */
+  #idle: string[] | null = this.strings;
   readonly #memo: (WrittenHead | undefined)[] = [];
   #misses = 0;
 
-  /** As {@link encodeHead}. */
-  write(
-    arena: Arena,
-    strings: readonly string[],
-    parameters: number,
-    firstHeader: number,
-    limit: number,
-    what: MessageKind,
-  ): number {
+  /** An empty array for the strings of the next head, until {@link put}. Code of the user that fills it may write other heads. */
+  take(): string[] {
+    const strings = this.#idle ?? [];
+    this.#idle = null;
+    strings.length = 0;
+    return strings;
+  }
+
+  put(strings: string[]): void {
+    this.strings = strings;
+    this.#idle = strings;
+  }
+
+  /** As {@link encodeHead}, of {@link strings}. */
+  write(arena: Arena, parameters: number, firstHeader: number, limit: number, what: MessageKind): number {
+    const { strings } = this;
     const place = (strings.length + strings[0]!.length) % MEMO_ENTRIES;
     const known = this.#memo[place];
     if (known && known.parameters === parameters && known.strings.length === strings.length) {

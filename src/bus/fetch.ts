@@ -2,32 +2,35 @@
 
 import { isUtf8 } from "node:buffer";
 import { checkTimeout } from "../check.ts";
-import { nextTurn, systemClock } from "../clock.ts";
+import { type Clock, nextTurn } from "../clock.ts";
 import { InvalidConfigError } from "../errors.ts";
 import type { Asker, RequestOptions } from "./call.ts";
-import { C } from "../native/library.ts";
 import { METHODS, type Method } from "./codec.ts";
-import type { Answer, WorkerRequest } from "./request.ts";
-import { endSource, type StreamSource } from "./stream.ts";
+import type { Answer } from "./answer.ts";
+import type { WorkerRequest } from "./request.ts";
+import { endSource, type StreamSource } from "./body-writer.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
+/** A body that is here in several pieces is put together up to this size, in bytes. */
+const PIECES_BYTES = 262_144;
+
 /**
- * A body that is all there, up to `limit` bytes in one piece or as many as a ring holds, comes back as its bytes; any other
+ * A body that is all there, up to `limit` bytes in one piece or 256 KiB in several, comes back as its bytes; any other
  * as the stream it is.
  */
-async function gather(body: ReadableStream<Bytes>, limit: number): Promise<Bytes | StreamSource> {
+async function gather(body: ReadableStream<Bytes>, limit: number, clock: Clock): Promise<Bytes | StreamSource> {
   const reader = body.getReader();
   const chunks: Bytes[] = [];
   let bytes = 0;
   for (;;) {
     const reading = reader.read() as Reading;
     const here = Bun.peek.status(reading) === "fulfilled";
-    const step = here ? (Bun.peek(reading) as Awaited<Reading>) : await Promise.race([reading, nextTurn(systemClock)]);
+    const step = here ? (Bun.peek(reading) as Awaited<Reading>) : await Promise.race([reading, nextTurn(clock)]);
     if (!step) return goOn(chunks, reading, reader);
     if (!step.value) return chunks.length === 1 ? chunks[0]! : (Buffer.concat(chunks, bytes) as Bytes);
     bytes += step.value.length;
-    if (bytes > limit || (chunks.length > 0 && bytes > C.SB_RING_MAX)) return goOn(chunks, reading, reader);
+    if (bytes > limit || (chunks.length > 0 && bytes > PIECES_BYTES)) return goOn(chunks, reading, reader);
     chunks.push(step.value);
   }
 }
@@ -81,10 +84,11 @@ function prepare(bus: Asker, input: string | URL | Request, init: FetchInit | un
 /** `SlotBus.fetch`. */
 export async function fetchThrough(
   bus: Asker,
+  clock: Clock,
   input: string | URL | Request,
   init: FetchInit | undefined,
 ): Promise<Response> {
-  const started = performance.now(); // the time of day may be set meanwhile
+  const started = clock.now(); // the time of day may be set meanwhile
   const given = init?.body ?? (input instanceof Request ? input.body : null);
   let prepared: ReturnType<typeof prepare>;
   try {
@@ -94,7 +98,7 @@ export async function fetchThrough(
     throw error;
   }
   const { url, request, timeout, signal } = prepared;
-  const body = request.body ? await gather(request.body, bus.options.payloadLimit) : undefined;
+  const body = request.body ? await gather(request.body, bus.options.payloadLimit, clock) : undefined;
   const headers = headerPairs(request.headers);
   if (!request.headers.has("host")) headers.push(["host", url.host]);
   const response = await bus.stream(
@@ -106,7 +110,7 @@ export async function fetchThrough(
       body,
     },
     {
-      timeout: timeout === Infinity ? Infinity : Math.max(1, timeout - (performance.now() - started)),
+      timeout: timeout === Infinity ? Infinity : Math.max(1, timeout - (clock.now() - started)),
       signal: signal ?? undefined,
       idempotent: init?.idempotent,
       waitForWorker: init?.waitForWorker,
@@ -131,10 +135,10 @@ export function toWebRequest(request: WorkerRequest, path = request.path): Reque
   });
 }
 
-/** A `Response` as an answer: whole when its body is there, else it streams. */
-export async function answerOf(response: Response, limit: number): Promise<Answer> {
+/** A `Response` as an answer to a request: whole when its body is there, else it streams. */
+export async function answerOf(response: Response, { payloadLimit, clock }: WorkerRequest): Promise<Answer> {
   const headers = headerPairs(response.headers).filter(([name]) => name !== "content-type");
-  const body = response.body ? await gather(response.body, limit) : null;
+  const body = response.body ? await gather(response.body, payloadLimit, clock) : null;
   const contentType = response.headers.get("content-type") ?? typeOf(body);
   return { status: response.status, headers, contentType, body };
 }

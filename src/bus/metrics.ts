@@ -1,143 +1,14 @@
-/** The statistics that a hub keeps in shared memory, read; and as Prometheus' text. */
+/** The statistics of a bus as Prometheus' text. */
 
-import { C, FIELDS } from "../native/library.ts";
+import {
+  bucketEdge,
+  type CounterName,
+  COUNTERS,
+  type Snapshot,
+  STATE_NAMES,
+  SUB_BUCKETS,
+} from "../native/statistics.ts";
 import { Exposition } from "./exposition.ts";
-
-/** States of a slot, by the number that shared memory has for them. */
-export const STATE_NAMES = ["FREE", "WRITING", "READY", "CLAIMED", "DONE", "ABANDONED", "STREAMING"] as const;
-export type StateName = (typeof STATE_NAMES)[number];
-
-/** Name of each counter, and what it counts. */
-const COUNTERS = {
-  published: [C.SB_C_PUBLISHED, "Requests given to a worker."],
-  responses: [C.SB_C_RESPONDED, "Answers that came."],
-  errors: [C.SB_C_ERRORS, "Answers that are an error of the handler."],
-  timeouts: [C.SB_C_TIMEOUTS, "Requests that ran out of time."],
-  aborts: [C.SB_C_ABORTS, "Requests aborted by the caller."],
-  overloaded: [C.SB_C_OVERLOADED, "Requests refused because the queue was full."],
-  retries: [C.SB_C_RETRIES, "Idempotent requests sent again after a death."],
-  withdrawn: [C.SB_C_WITHDRAWN, "Requests taken back before a worker claimed them."],
-  abandoned: [C.SB_C_ABANDONED, "Requests given up while a handler ran."],
-  dropped: [C.SB_C_DROPPED, "Answers that came after the caller had aborted."],
-  bells: [C.SB_C_BELLS, "Doorbells sent to parked workers."],
-  workers_joined: [C.SB_C_JOINED, "Workers that attached."],
-  workers_left: [C.SB_C_LEFT, "Workers that closed in good order."],
-  workers_died: [C.SB_C_DIED, "Workers whose connection ended without a goodbye."],
-  workers_evicted: [C.SB_C_EVICTED, "Workers evicted for breaking the protocol or for hanging."],
-  workers_restarted: [C.SB_C_RESTARTED, "Processes of workers started again after their end."],
-  workers_paused: [C.SB_C_PAUSED, "Times that workers were paused because they ended too often."],
-  workers_resumed: [C.SB_C_RESUMED, "Times a paused pool resumed."],
-  peers_refused: [C.SB_C_REFUSED, "Connections turned away."],
-  borrows_forgotten: [C.SB_C_FORGOTTEN, "Borrowed responses that were never released."],
-} as const;
-
-export type CounterName = keyof typeof COUNTERS;
-
-/** A worker in the statistics. */
-export interface SnapshotWorker {
-  /** Of this attachment; no other of the bus has it. */
-  id: number;
-  pid: number;
-  uid: number;
-  concurrency: number;
-  /** Slots in use. */
-  inFlight: number;
-  /** For how long it is attached, in ms. */
-  ageMs: number;
-  slots: Record<StateName, number>;
-}
-
-/** What the statistics of a bus were at one moment. */
-export interface Snapshot {
-  /** Of the hub. */
-  pid: number;
-  /** Of each worker. */
-  slots: number;
-  /** How long the bus is there, in ms. */
-  ageMs: number;
-  counters: Record<CounterName, number>;
-  /** Requests that wait for a worker. */
-  queued: number;
-  /** Requests whose caller waits. */
-  unsettled: number;
-  /**
-   * Since when the hub should have looked at what is in flight and has not, in ms; 0 when it did, or has nothing to look at.
-   */
-  silentMs: number;
-  workers: SnapshotWorker[];
-  /** From publication to delivery: answers by bucket; {@link bucketEdge} says how long they took at most. */
-  roundTrips: number[];
-  /** Sum of the same, in ns. */
-  roundTripSum: number;
-}
-
-/** Between two looks of a hub at what is in flight, with time to spare, in ms. */
-const SILENT_MS = 1_000;
-
-/** Upper edge of a bucket of the histogram, in ns. */
-export function bucketEdge(bucket: number): number {
-  const octave = Math.floor(bucket / C.SB_HIST_SUB);
-  const part = bucket % C.SB_HIST_SUB;
-  return octave === 0 ? part : (C.SB_HIST_SUB + part + 1) * 2 ** (octave - 1);
-}
-
-/** The quantile of a histogram in µs, an upper edge; 0 without samples. */
-export function quantileUs(buckets: readonly number[], quantile: number): number {
-  const total = buckets.reduce((sum, count) => sum + count, 0);
-  if (total === 0) return 0;
-  let seen = 0;
-  const at = buckets.findIndex((count) => (seen += count) >= quantile * total && seen > 0);
-  return bucketEdge(at) / 1000;
-}
-
-/** What came to each bucket since `before`. */
-export function bucketsSince(now: readonly number[], before: readonly number[]): number[] {
-  return now.map((count, bucket) => count - before[bucket]!);
-}
-
-/** Reads a copy of `struct sb_stats`. `nowMs` as `sb_now_ms` counts. */
-export function readSnapshot(copy: Buffer, nowMs: number): Snapshot {
-  const word = (at: number): number => Number(copy.readBigUInt64LE(at));
-  const ageOf = (ns: number): number => Math.max(0, nowMs - ns / 1e6);
-  const counter = (index: number): number => word(FIELDS["sb_stats.counters"][0] + 8 * index);
-  const gauge = (index: number): number => word(FIELDS["sb_stats.gauges"][0] + 8 * index);
-  const sampledAge = ageOf(word(FIELDS["sb_stats.sampled_ns"][0]));
-  const counters = Object.entries(COUNTERS).map(([name, [index]]) => [name, counter(index)]);
-  return {
-    pid: copy.readUInt32LE(FIELDS["sb_stats.pid"][0]),
-    slots: copy.readUInt32LE(FIELDS["sb_stats.slots"][0]),
-    ageMs: ageOf(word(FIELDS["sb_stats.created_ns"][0])),
-    counters: Object.fromEntries(counters) as Record<CounterName, number>,
-    queued: gauge(C.SB_G_QUEUED),
-    unsettled: gauge(C.SB_G_UNSETTLED),
-    silentMs: gauge(C.SB_G_TICKING) === 1 && sampledAge > SILENT_MS ? sampledAge : 0,
-    workers: readWorkers(copy, ageOf),
-    roundTrips: Array.from({ length: C.SB_HIST_BUCKETS }, (_, i) => word(FIELDS["sb_stats.round_trip"][0] + 8 * i)),
-    roundTripSum: word(FIELDS["sb_stats.round_trip_sum"][0]),
-  };
-}
-
-function readWorkers(copy: Buffer, ageOf: (ns: number) => number): SnapshotWorker[] {
-  const workers: SnapshotWorker[] = [];
-  for (let index = 0; index < C.SB_LINKS_MAX; index++) {
-    const at = FIELDS["sb_stats.link"][0] + index * C.SB_STATS_LINK_BYTES;
-    const life = copy.readUInt32LE(at + FIELDS["sb_stats_link.life"][0]);
-    if (life === 0) continue;
-    const states = at + FIELDS["sb_stats_link.states"][0];
-    workers.push({
-      id: life,
-      pid: copy.readUInt32LE(at + FIELDS["sb_stats_link.pid"][0]),
-      uid: copy.readUInt32LE(at + FIELDS["sb_stats_link.uid"][0]),
-      concurrency: copy.readUInt32LE(at + FIELDS["sb_stats_link.concurrency"][0]),
-      inFlight: copy.readUInt32LE(at + FIELDS["sb_stats_link.used"][0]),
-      ageMs: ageOf(Number(copy.readBigUInt64LE(at + FIELDS["sb_stats_link.joined_ns"][0]))),
-      slots: Object.fromEntries(
-        STATE_NAMES.map((name, state) => [name, copy.readUInt32LE(states + 4 * state)]),
-      ) as SnapshotWorker["slots"],
-    });
-  }
-  return workers;
-}
 
 /** The metrics of one bus. */
 export function busMetrics(bus: string, snapshot: Snapshot): string {
@@ -174,7 +45,7 @@ function coarse(buckets: readonly number[]): [bound: number, count: number][] {
   for (const [bucket, count] of buckets.entries()) {
     below += count;
     const edge = bucketEdge(bucket);
-    const isLast = bucket % C.SB_HIST_SUB === C.SB_HIST_SUB - 1;
+    const isLast = bucket % SUB_BUCKETS === SUB_BUCKETS - 1;
     if (isLast && edge >= 1_000 && edge <= 140e9) bounds.push([edge / 1e9, below]);
   }
   return bounds;

@@ -1,9 +1,14 @@
 /** Those who wait until workers are attached, and what happened to other workers meanwhile. */
 
-import { startTimer, systemClock } from "../clock.ts";
+import { checkInteger, checkTimeout } from "../check.ts";
+import { type Clock, startTimer } from "../clock.ts";
 import { NotReadyError, type SlotbusError } from "../errors.ts";
 import { Hold } from "../hold.ts";
+import type { ReadyOptions } from "./events.ts";
+import { LINKS_MAX } from "./options.ts";
 
+/** Default timeout of `ready`, in ms. */
+const READY_MS = 30_000;
 /** Reasons that an error gives; more are counted. */
 const REASONS_MAX = 8;
 
@@ -17,25 +22,36 @@ interface Waiter {
 /** The calls of `bus.ready` that are pending. They keep the process alive. */
 export class ReadyWaiters {
   readonly #name: string;
+  readonly #clock: Clock;
+  /** Those that are attached. */
+  readonly #workers: { readonly size: number };
   /** Why the last worker that the bus started failed. */
   readonly #lastFailure: () => SlotbusError | null;
   readonly #waiters = new Set<Waiter>();
   readonly #hold = new Hold();
 
-  constructor(name: string, lastFailure: () => SlotbusError | null) {
+  constructor(name: string, clock: Clock, workers: { readonly size: number }, lastFailure: () => SlotbusError | null) {
     this.#name = name;
+    this.#clock = clock;
+    this.#workers = workers;
     this.#lastFailure = lastFailure;
   }
 
-  /** Resolves when so many workers are attached. `timeoutMs` 0: no limit. */
-  wait(workers: number, timeoutMs: number, signal: AbortSignal | undefined, attached: () => number): Promise<void> {
+  /** Resolves when so many workers are attached. */
+  async wait({ workers = 1, timeout = READY_MS, signal }: ReadyOptions): Promise<void> {
+    checkInteger("workers", workers, 0, LINKS_MAX);
+    const timeoutMs = checkTimeout("timeout", timeout);
+    signal?.throwIfAborted();
+    if (this.#workers.size >= workers) return;
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const onAbort = (): void => waiter.settle(signal!.reason);
-    const timer = startTimer(systemClock, timeoutMs, () => {
+    const timer = startTimer(this.#clock, timeoutMs, () => {
       const failures = [...waiter.failures].map(([reason, times]) =>
         times === 1 ? reason : `${reason}, ${times} times`,
       );
-      waiter.settle(new NotReadyError(this.#name, timeoutMs, attached(), workers, failures, this.#lastFailure()));
+      waiter.settle(
+        new NotReadyError(this.#name, timeoutMs, this.#workers.size, workers, failures, this.#lastFailure()),
+      );
     });
     const waiter: Waiter = {
       workers,
@@ -52,12 +68,12 @@ export class ReadyWaiters {
     this.#waiters.add(waiter);
     this.#hold.set(true);
     signal?.addEventListener("abort", onAbort, { once: true });
-    return promise;
+    await promise;
   }
 
-  /** So many workers are attached now. */
-  tell(attached: number): void {
-    for (const waiter of this.#waiters) if (attached >= waiter.workers) waiter.settle(null);
+  /** A worker attached. */
+  tell(): void {
+    for (const waiter of this.#waiters) if (this.#workers.size >= waiter.workers) waiter.settle(null);
   }
 
   /** A peer was refused, or a worker ended. */

@@ -1,36 +1,14 @@
 /** A request as a handler sees it, and the ways to answer it. */
 
 import { BodyReleasedError, InvalidConfigError } from "../errors.ts";
-import { detach } from "../native/library.ts";
-import { type BodyLike, type Head, METHODS, type Method, REQUEST_STRINGS } from "./codec.ts";
-import type { HeaderList, HeadersLike } from "./headers.ts";
+import type { Clock } from "../clock.ts";
+import { detach } from "../detach.ts";
+import type { Answerable } from "./answer.ts";
+import { BodyReader, type ChunkOptions, type Chunks } from "./body-reader.ts";
+import type { Claim, Delivery } from "./claim.ts";
+import { type Head, METHODS, type Method, REQUEST_STRINGS } from "./codec.ts";
+import type { HeaderList } from "./headers.ts";
 import { isTraceparent, TRACEPARENT } from "./tracing.ts";
-import { type Channel, type ChunkOptions, type Chunks, Receiver, type Sender, type StreamSource } from "./stream.ts";
-
-/** An answer with more than a body. */
-export interface Answer {
-  /** 200-599; default 200. */
-  status?: number;
-  headers?: HeadersLike;
-  /** Default: of text and JSON their own, of bytes none. */
-  contentType?: string;
-  /** A stream goes out as it comes, as far as the caller reads. */
-  body?: BodyLike | StreamSource;
-  /** A value sent as JSON in place of `body`. */
-  json?: unknown;
-}
-
-/** What a handler may answer with. `null` is 204; a stream, an async generator and a `Response` with one go out as they come. */
-export type Answerable = BodyLike | Answer | Response | StreamSource;
-
-/** What can be answered without waiting. */
-export type PlainAnswer = BodyLike | (Omit<Answer, "body"> & { body?: BodyLike });
-
-/**
- * What became of an answer: `"sent"`; `"late"`: the caller had given up; `"duplicate"`: there was an answer
- * before; `"closed"`: the connection to the hub has ended.
- */
-export type Delivery = "sent" | "late" | "duplicate" | "closed";
 
 /** Answers a request whose answer was deferred; see {@link WorkerRequest.defer}. */
 export type DeferredAnswer = (answer: Exclude<Answerable, Response>) => Delivery;
@@ -98,89 +76,9 @@ export class BorrowedBody implements Disposable {
   }
 }
 
-/**
- * What the session keeps of a request until it is answered. It does not lead to the {@link WorkerRequest}, so one whose
- * deferred answer was dropped can be collected, and its caller told.
- */
-export class Claim {
-  readonly slot: number;
-  readonly token: number;
-  /** Where the body lies in the arena of the request. */
-  readonly bodyOffset: number;
-  readonly bodyBytes: number;
-  /** The body in memory of its own; `null`: not copied. */
-  own: Uint8Array | null;
-  /** User code has asked for {@link own}. */
-  isBodyAsked = false;
-  /** The body was read where it lies, by a borrow or by the library: it is not copied when the request is answered. */
-  isBodyLent = false;
-  borrows: BorrowedBody[] | null = null;
-  answered = false;
-  /** Of a body that streams, of an answer that does, of both. */
-  channel: Channel | null = null;
-  receiver: Receiver | null = null;
-  sender: Sender | null = null;
-  /** The response's own memory, if it was handed out. */
-  reserved: Uint8Array<ArrayBuffer> | null = null;
-  #controller: AbortController | null = null;
-  #abortReason: unknown = undefined;
-
-  /** `own`: the body, when it was copied already. */
-  constructor(slot: number, token: number, bodyOffset: number, bodyBytes: number, own: Uint8Array | null) {
-    this.slot = slot;
-    this.token = token;
-    this.bodyOffset = bodyOffset;
-    this.bodyBytes = bodyBytes;
-    this.own = own;
-  }
-
-  get isAborted(): boolean {
-    return this.#abortReason !== undefined;
-  }
-
-  get signal(): AbortSignal {
-    if (!this.#controller) {
-      this.#controller = new AbortController();
-      if (this.isAborted) this.#controller.abort(this.#abortReason);
-    }
-    return this.#controller.signal;
-  }
-
-  /** The caller gave up, or the connection ended. */
-  abort(reason: unknown): void {
-    if (this.isAborted) return;
-    this.#abortReason = reason;
-    this.#controller?.abort(reason);
-    this.sender?.stop();
-    this.receiver?.fail(reason);
-  }
-
-  /** Takes the views away; `onHeld`: one could not be. */
-  detachViews(onHeld: () => void): void {
-    if (this.borrows) for (const borrow of this.borrows) borrow.release();
-    if (this.reserved && !detach(this.reserved.buffer)) onHeld();
-  }
-}
-
-/** What a request asks of the attachment that it came by. */
-export interface RequestOwner {
-  readonly payloadLimit: number;
-  requestId(serial: number): string;
-  isGivenUp(claim: Claim): boolean;
-  copyBody(claim: Claim, request: WorkerRequest): Uint8Array;
-  borrowBody(claim: Claim, request: WorkerRequest): BorrowedBody;
-  peekBody(claim: Claim, request: WorkerRequest): Uint8Array;
-  reserve(claim: Claim, bytes: number): Uint8Array;
-  respond(request: WorkerRequest, answer: Exclude<Answerable, Response>): Delivery;
-  watchDeferred(request: WorkerRequest): void;
-  fail(claim: Claim, error: unknown): Delivery;
-  onLateError(request: { id: string; path: string }, error: unknown): void;
-}
-
 /** One request. It may be kept, with its body, and be answered later (see {@link WorkerRequest.defer}). */
 export class WorkerRequest {
   readonly method: Method;
-  readonly #session: RequestOwner;
   readonly #claim: Claim;
   readonly #head: Head;
   readonly #serial: number;
@@ -191,23 +89,14 @@ export class WorkerRequest {
   #params: Readonly<Record<string, string>> | null = null;
 
   /** @internal */
-  constructor(
-    session: RequestOwner,
-    claim: Claim,
-    method: number,
-    serial: number,
-    timeoutMs: number,
-    receivedAt: number,
-    head: Head,
-  ) {
-    this.#session = session;
+  constructor(claim: Claim, method: number, serial: number, timeoutMs: number, receivedAt: number, head: Head) {
     this.#claim = claim;
     this.method = METHODS[method]!;
     this.#serial = serial;
     this.#timeoutMs = timeoutMs;
     this.#receivedAt = receivedAt;
     this.#head = head;
-    this.#streams = claim.receiver !== null;
+    this.#streams = claim.reader !== null;
   }
 
   /** What was asked for. */
@@ -227,7 +116,7 @@ export class WorkerRequest {
 
   /** Id of the request: the caller's own, or a generated one. */
   get id(): string {
-    return this.#head.string(3) || this.#session.requestId(this.#serial);
+    return this.#head.string(3) || this.#claim.owner.idOf(this.#serial);
   }
 
   /** Path parameters the hub's router found. */
@@ -259,9 +148,7 @@ export class WorkerRequest {
    */
   get body(): Uint8Array {
     if (this.#streams) throw this.#streamsError();
-    const claim = this.#claim;
-    claim.isBodyAsked = true;
-    return claim.own ?? this.#session.copyBody(claim, this);
+    return this.#claim.body(this);
   }
 
   /**
@@ -274,13 +161,13 @@ export class WorkerRequest {
    */
   borrow(): BorrowedBody {
     if (this.#streams) throw this.#streamsError();
-    return this.#session.borrowBody(this.#claim, this);
+    return this.#claim.borrow(this, (bytes) => new BorrowedBody(bytes, () => this.#claim.owner.keptMemory()));
   }
 
   /** @internal The bytes where they are. Only for this step of the library, never for user code; they are not copied later. */
   peek(): Uint8Array {
     if (this.#streams) throw this.#streamsError();
-    return this.#session.peekBody(this.#claim, this);
+    return this.#claim.peek(this);
   }
 
   #streamsError(): InvalidConfigError {
@@ -302,19 +189,19 @@ export class WorkerRequest {
    * {@link streams} can be read only until the request is answered.
    */
   chunks(options?: ChunkOptions): Chunks {
-    const receiver = this.#streams ? this.#claim.receiver! : Receiver.of(this.body);
-    return receiver.chunks(options);
+    const reader = this.#streams ? this.#claim.reader! : BodyReader.of(this.body);
+    return reader.chunks(options);
   }
 
   /** The body as a WHATWG stream. */
   stream(): ReadableStream<Uint8Array> {
-    if (this.#streams) return this.#claim.receiver!.stream();
+    if (this.#streams) return this.#claim.reader!.stream();
     return new Blob([this.body as Uint8Array<ArrayBuffer>]).stream();
   }
 
   /** All of the body, up to `limit` bytes (default: none). A body that {@link streams} can be read only until the request is answered. */
   async bytes(limit = Infinity): Promise<Uint8Array> {
-    return this.#streams ? this.#claim.receiver!.collect(limit, "request") : this.body;
+    return this.#streams ? this.#claim.reader!.collect(limit, "request") : this.body;
   }
 
   /** The body as UTF-8 text. */
@@ -329,28 +216,29 @@ export class WorkerRequest {
 
   /** When the caller gives up at the latest, as `Date.now()` counts; `Infinity` without a timeout. */
   get deadline(): number {
+    // oxlint-disable-next-line no-restricted-globals -- it is wall-clock time by its meaning
     return Math.ceil(Date.now() + this.timeLeft);
   }
 
   /** @internal Ms until {@link deadline}, below 0 when it is over. */
   get timeLeft(): number {
-    return this.#timeoutMs === 0 ? Infinity : this.#receivedAt + this.#timeoutMs - performance.now();
+    if (this.#timeoutMs === 0) return Infinity;
+    return this.#receivedAt + this.#timeoutMs - this.clock.now();
   }
 
   /** Aborts when the caller gives up, by timeout or abort, and when the connection to the hub ends. */
   get signal(): AbortSignal {
-    if (!this.#claim.answered && this.#session.isGivenUp(this.#claim)) this.#claim.abort(callerGone());
     return this.#claim.signal;
   }
 
   /** Whether the caller has given up; asks shared memory itself, so it is true even in a blocking handler. */
   get aborted(): boolean {
-    return this.#claim.isAborted || (!this.#claim.answered && this.#session.isGivenUp(this.#claim));
+    return this.#claim.isGivenUp;
   }
 
   /** Whether there is an answer already. */
   get answered(): boolean {
-    return this.#claim.answered;
+    return this.#claim.isAnswered;
   }
 
   /**
@@ -360,7 +248,7 @@ export class WorkerRequest {
    * @throws {PayloadTooLargeError} above the bus's payload limit.
    */
   reserve(bytes: number): Uint8Array {
-    return this.#session.reserve(this.#claim, bytes);
+    return this.#claim.reserve(bytes);
   }
 
   /**
@@ -370,7 +258,7 @@ export class WorkerRequest {
    * @throws {PayloadTooLargeError}, {HeadTooLargeError}, {InvalidConfigError}: the caller got an error instead.
    */
   respond(answer: Exclude<Answerable, Response>): Delivery {
-    return this.#session.respond(this, answer);
+    return this.#claim.respond(this, answer);
   }
 
   /**
@@ -384,15 +272,15 @@ export class WorkerRequest {
   defer(): DeferredAnswer {
     if (!this.#deferred) {
       this.#deferred = (answer) => this.respond(answer);
-      this.#session.watchDeferred(this);
+      this.#claim.defer(this);
     }
     return this.#deferred;
   }
 
   /** @internal A deferred answer failed: the caller gets the error, unless it has an answer, and `handlerError` tells it. */
   fail(error: unknown): void {
-    this.#session.fail(this.#claim, error);
-    this.#session.onLateError(this, error);
+    this.#claim.fail(error);
+    this.#claim.owner.failedLate(this, error);
   }
 
   /** @internal Whether {@link defer} was called. */
@@ -402,7 +290,12 @@ export class WorkerRequest {
 
   /** @internal */
   get payloadLimit(): number {
-    return this.#session.payloadLimit;
+    return this.#claim.owner.payloadLimit;
+  }
+
+  /** @internal */
+  get clock(): Clock {
+    return this.#claim.owner.turns.clock;
   }
 
   /** @internal */
@@ -414,9 +307,4 @@ export class WorkerRequest {
   get claim(): Claim {
     return this.#claim;
   }
-}
-
-/** Reason of a signal whose caller timed out or aborted; the hub does not say which. */
-export function callerGone(): DOMException {
-  return new DOMException("the caller gave up: timeout or abort", "AbortError");
 }

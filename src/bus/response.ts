@@ -1,10 +1,10 @@
 /** What a request resolves to. */
 
-import { detach } from "../native/library.ts";
+import { detach } from "../detach.ts";
 import { ProtocolError, RemoteError } from "../errors.ts";
 import type { Head } from "./codec.ts";
 import type { HeaderList } from "./headers.ts";
-import { type ChunkOptions, type Chunks, Receiver } from "./stream.ts";
+import { BodyReader, type ChunkOptions, type Chunks } from "./body-reader.ts";
 
 /** Strings before the headers of a response: its content type. */
 export const RESPONSE_STRINGS = 1;
@@ -109,32 +109,32 @@ export class BusResponse extends ResponseHead {
  */
 export class StreamedResponse extends ResponseHead implements AsyncDisposable {
   /** A body that is whole gets its receiver when one is asked for. */
-  #body: Receiver | Uint8Array;
+  #body: BodyReader | Uint8Array;
 
   /** @internal */
-  constructor(status: number, workerPid: number, head: Head, body: Receiver | Uint8Array) {
+  constructor(status: number, workerPid: number, head: Head, body: BodyReader | Uint8Array) {
     super(status, workerPid, head);
     this.#body = body;
   }
 
-  get #receiver(): Receiver {
-    if (this.#body instanceof Uint8Array) this.#body = Receiver.of(this.#body);
+  get #reader(): BodyReader {
+    if (this.#body instanceof Uint8Array) this.#body = BodyReader.of(this.#body);
     return this.#body;
   }
 
   /** The bytes as they come, in pieces of at most 64 KiB or as large as `into`. Leaving the loop early cancels. */
   chunks(options?: ChunkOptions): Chunks {
-    return this.#receiver.chunks(options, this);
+    return this.#reader.chunks(options, this);
   }
 
   /** The bytes as a WHATWG stream. */
   stream(): ReadableStream<Uint8Array> {
-    return this.#receiver.stream(this);
+    return this.#reader.stream(this);
   }
 
   /** All of the body, up to `limit` bytes (default: none). */
   bytes(limit = Infinity): Promise<Uint8Array> {
-    return this.#receiver.collect(limit, "response", this);
+    return this.#reader.collect(limit, "response", this);
   }
 
   async text(): Promise<string> {
@@ -147,7 +147,7 @@ export class StreamedResponse extends ResponseHead implements AsyncDisposable {
 
   /** Nobody wants the rest: the worker's source is told. Any number of times. */
   cancel(reason: unknown = new DOMException("the response was cancelled", "AbortError")): void {
-    this.#receiver.cancel(reason);
+    this.#reader.cancel(reason);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

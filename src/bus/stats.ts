@@ -1,11 +1,13 @@
 /** What a bus tells about itself: counters in shared memory, percentiles of the shared histogram. */
 
-import { C, native, type Pointer } from "../native/library.ts";
+import { type CounterName, COUNTERS, type Snapshot } from "../native/statistics.ts";
 
 /** Result of {@link SlotBus.stats}. Counts are since the bus was created. */
 export interface BusStats {
   /** Requests made. */
   requests: number;
+  /** Requests given to a worker. */
+  published: number;
   /** Answers that came, those counted as `dropped` among them. */
   responses: number;
   /** Of these: errors of the handler. */
@@ -56,31 +58,24 @@ export interface BusStats {
   roundTripUs: { p50: number; p99: number; p999: number };
 }
 
-/** The part of {@link BusStats} that lives in shared memory. */
-export function readCounters(hub: Pointer) {
-  const get = (counter: number): number => native.sb_stats_get(hub, counter);
-  const us = (quantile: number): number => native.sb_stats_quantile(hub, quantile) / 1000;
-  return {
-    responses: get(C.SB_C_RESPONDED),
-    errors: get(C.SB_C_ERRORS),
-    timeouts: get(C.SB_C_TIMEOUTS),
-    aborts: get(C.SB_C_ABORTS),
-    overloaded: get(C.SB_C_OVERLOADED),
-    retries: get(C.SB_C_RETRIES),
-    withdrawn: get(C.SB_C_WITHDRAWN),
-    abandoned: get(C.SB_C_ABANDONED),
-    dropped: get(C.SB_C_DROPPED),
-    bells: get(C.SB_C_BELLS),
-    workersJoined: get(C.SB_C_JOINED),
-    workersLeft: get(C.SB_C_LEFT),
-    workersDied: get(C.SB_C_DIED),
-    workersEvicted: get(C.SB_C_EVICTED),
-    workersRestarted: get(C.SB_C_RESTARTED),
-    workersPaused: get(C.SB_C_PAUSED),
-    workersResumed: get(C.SB_C_RESUMED),
-    peersRefused: get(C.SB_C_REFUSED),
-    borrowsForgotten: get(C.SB_C_FORGOTTEN),
-    heldRegions: get(C.SB_C_UNMAPPED),
-    roundTripUs: { p50: us(0.5), p99: us(0.99), p999: us(0.999) },
-  };
+/** Where a bus counts: memory that observers see, when its wire has such. */
+export interface Statistics {
+  count(counter: CounterName, by?: number): void;
+  counter(counter: CounterName): number;
+  /** From publication to delivery, in µs. */
+  quantile(quantile: number): number;
+  /** What is in flight now. `isTicking`: a sample like this one follows soon. */
+  sample(queued: number, unsettled: number, isTicking: boolean): void;
+  snapshot(): Snapshot;
+}
+
+/** The part of {@link BusStats} that is counted. */
+type Counted = Omit<BusStats, "requests" | "wakeups" | "unsettledAtEnd" | "queued" | "inFlight" | "workers">;
+
+/** Reads the counters, under their names in {@link BusStats}. */
+export function readCounters(statistics: Statistics): Counted {
+  const names = Object.keys(COUNTERS) as CounterName[];
+  const counts = names.map((name) => [name.replaceAll(/_./g, (c) => c[1]!.toUpperCase()), statistics.counter(name)]);
+  const [p50, p99, p999] = [0.5, 0.99, 0.999].map((quantile) => statistics.quantile(quantile));
+  return { ...Object.fromEntries(counts), roundTripUs: { p50, p99, p999 } } as Counted;
 }

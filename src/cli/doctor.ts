@@ -207,7 +207,7 @@ function ourselves(): string[] {
 function roundTrip(directory: string): Promise<Finding> {
   const fix = "Run it again; if it stays so, report it with the output of `slotbus doctor --json`.";
   return check("round trip", fix, async () => {
-    const { SlotBus } = await import("../bus/bus.ts");
+    const { SlotBus } = await import("../slotbus.ts");
     const name = `doctor-${process.pid}-${Date.now().toString(36)}`;
     await using bus = await SlotBus.create({ name, directory, slots: 4 });
     const child = Bun.spawn([...ourselves(), "doctor", "--answer", name, "--directory", directory], {
@@ -230,7 +230,7 @@ function roundTrip(directory: string): Promise<Finding> {
 }
 
 /** Times of the round trips in ms, sorted. */
-async function measure(bus: import("../bus/bus.ts").SlotBus, signal: AbortSignal): Promise<Float64Array> {
+async function measure(bus: import("../slotbus.ts").SlotBus, signal: AbortSignal): Promise<Float64Array> {
   await bus.ready({ signal });
   const request = { path: "/", body: new Uint8Array(64) };
   for (let i = 0; i < WARM_UP; i++) await bus.request(request);
@@ -245,7 +245,7 @@ async function measure(bus: import("../bus/bus.ts").SlotBus, signal: AbortSignal
 }
 
 async function answerRoundTrips(name: string, directory: string | undefined): Promise<void> {
-  const { SlotWorker } = await import("../bus/worker.ts");
+  const { SlotWorker } = await import("../slotbus.ts");
   const given = directory === undefined ? {} : { directory };
   const worker = await SlotWorker.open({ name, reconnect: false, ...given });
   worker.serve(({ body }) => body);

@@ -1,7 +1,7 @@
 /** `slotbus ls`: what is in the runtime directory. */
 
 import type { Command } from "commander";
-import { BusObserver } from "../bus/observer.ts";
+import { BusObserver } from "../wires/memory/observer.ts";
 import { Contest } from "../contest/contest.ts";
 import { Fleet } from "../fleet/fleet.ts";
 import { type BusName, type Names, type ProcessInfo, processInfo, readNames, shortCommand } from "./directory.ts";

@@ -1,8 +1,9 @@
 /** `slotbus stats`: counters and percentiles of a bus since it was made. */
 
 import type { Command } from "commander";
-import { busMetrics, quantileUs, type Snapshot } from "../bus/metrics.ts";
-import { BusObserver } from "../bus/observer.ts";
+import { busMetrics } from "../bus/metrics.ts";
+import { quantileUs, type Snapshot } from "../native/statistics.ts";
+import { BusObserver } from "../wires/memory/observer.ts";
 import { readNames } from "./directory.ts";
 import { columns, count, duration, microseconds, print } from "./terminal.ts";
 import { type CommonFlags, newCommand, onlyOne, UsageError, withDirectory, withJson } from "./usage.ts";

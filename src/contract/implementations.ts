@@ -1,6 +1,7 @@
 /** The worker's side of contracts: a handler of the bus that finds, checks and runs their methods. */
 
-import type { Answer, Answerable, Handler, WorkerRequest } from "../bus/request.ts";
+import type { Answer, Answerable } from "../bus/answer.ts";
+import type { Handler, WorkerRequest } from "../bus/request.ts";
 import { type ContractDifference, ContractError, InvalidConfigError, ValidationError } from "../errors.ts";
 import { nearest } from "../near.ts";
 import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE, json } from "../codec.ts";

@@ -5,7 +5,16 @@ import { nextTurn, systemClock } from "../clock.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { Hold } from "../hold.ts";
 import { CursorHandle, type Start } from "../native/cursor.ts";
-import type { Fleet } from "./fleet.ts";
+import type { FleetHandle } from "../native/fleet.ts";
+import type { Wake } from "./wake.ts";
+
+/** @internal What a reader asks of its fleet. */
+export interface ReaderFleet {
+  readonly handle: FleetHandle;
+  readonly epoch: number;
+  readonly isObserver: boolean;
+  readonly wake: Wake;
+}
 
 /** A place in a ring that can be kept, and given to a later cursor. */
 export interface Bookmark {
@@ -37,7 +46,7 @@ export class Reader extends CursorHandle {
   #newEpoch: number | null;
   /** Events lost so far. */
   overwritten: number;
-  readonly #fleet: Fleet;
+  readonly #fleet: ReaderFleet;
   readonly #ring: number;
   #toldEpoch: number;
   #lookedAt = -Infinity;
@@ -47,7 +56,7 @@ export class Reader extends CursorHandle {
   #deaf: (() => void) | null = null;
   #wake: (() => void) | null = null;
 
-  constructor(fleet: Fleet, ring: number, from: From) {
+  constructor(fleet: ReaderFleet, ring: number, from: From) {
     const { start, event, isNewEpoch } = startOf(fleet, ring, from);
     super(fleet.handle, ring, start, event);
     this.#fleet = fleet;
@@ -161,7 +170,7 @@ export class Reader extends CursorHandle {
 }
 
 /** Where the cursor of a reader begins; `event`: number of the first one, -1: unknown. */
-function startOf(fleet: Fleet, ring: number, from: From): { start: Start; event: number; isNewEpoch: boolean } {
+function startOf(fleet: ReaderFleet, ring: number, from: From): { start: Start; event: number; isNewEpoch: boolean } {
   if (from === "head" || from === "oldest") return { start: from, event: -1, isNewEpoch: false };
   const {
     epoch,

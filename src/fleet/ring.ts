@@ -3,10 +3,10 @@
 import { checkInteger, checkOptions, checkSignal } from "../check.ts";
 import { nextTurn, systemClock } from "../clock.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
+import type { FleetGeometry } from "../native/fleet-geometry.ts";
 import type { FleetHandle } from "../native/fleet.ts";
-import type { Fleet } from "./fleet.ts";
 import { Items } from "./items.ts";
-import { type Bookmark, type From, Reader } from "./reader.ts";
+import { type Bookmark, type From, Reader, type ReaderFleet } from "./reader.ts";
 
 /** An event as it was published. */
 export interface Frame {
@@ -48,6 +48,12 @@ const BATCH_MAX = 65_536;
 const KIND_MAX = 0xffff_ffff;
 const encoder = new TextEncoder();
 
+/** @internal What a ring asks of its fleet. */
+export interface RingFleet extends ReaderFleet {
+  readonly geometry: FleetGeometry;
+  onLeave(listener: () => void): () => void;
+}
+
 /** A ring of a fleet: plain bytes, published by any member and read by cursors. */
 export class Ring {
   readonly name: string;
@@ -57,13 +63,13 @@ export class Ring {
   /** Bytes of the largest event: a quarter of the ring. */
   readonly limit: number;
   /** @internal */
-  readonly fleet: Fleet;
+  readonly fleet: RingFleet;
   /** @internal */
   readonly handle: FleetHandle;
   readonly #index: number;
 
-  /** @internal Use {@link Fleet.ring}. */
-  constructor(fleet: Fleet, index: number) {
+  /** @internal Use `Fleet.ring`. */
+  constructor(fleet: RingFleet, index: number) {
     const { name, frames, payload } = fleet.geometry.rings[index]!;
     this.fleet = fleet;
     this.handle = fleet.handle;

@@ -1,6 +1,6 @@
 /** Answers of a hub's handlers. */
 
-import type { Answer, Answerable } from "../bus/request.ts";
+import type { Answer, Answerable } from "../bus/answer.ts";
 import type { HeadersLike } from "../bus/headers.ts";
 
 /** What a handler may answer with. */

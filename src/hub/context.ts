@@ -2,7 +2,8 @@
 
 import type { HeaderList } from "../bus/headers.ts";
 import { answerOf } from "../bus/fetch.ts";
-import type { Answerable, WorkerRequest } from "../bus/request.ts";
+import type { Answerable } from "../bus/answer.ts";
+import type { WorkerRequest } from "../bus/request.ts";
 import { type HubAnswer, toAnswerable } from "./answer.ts";
 
 /** Answers a request whose answer was deferred; see {@link HubRequest.defer}. */
@@ -110,7 +111,7 @@ export class HubRequest<State = unknown> {
 /** Sends a deferred answer. A `Response` is converted first, as one that a handler returns. */
 async function send(raw: WorkerRequest, answer: Answerable): Promise<void> {
   try {
-    raw.respond(answer instanceof Response ? await answerOf(answer, raw.payloadLimit) : answer);
+    raw.respond(answer instanceof Response ? await answerOf(answer, raw) : answer);
   } catch (error) {
     raw.fail(error);
   }

@@ -1,7 +1,7 @@
 /** One HTTP server in front of many worker processes: a request comes by HTTP, goes to a worker over its bus, and back. */
 
 import type { Server } from "bun";
-import { SlotBus } from "../bus/bus.ts";
+import { SlotBus } from "../slotbus.ts";
 import { checkCloseLimit } from "../check.ts";
 import type { StreamedResponse } from "../bus/response.ts";
 import { ResourceError, SlotbusError } from "../errors.ts";

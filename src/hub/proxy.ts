@@ -1,11 +1,11 @@
 /** A request over a bus to a worker, and its answer back: what of HTTP belongs to one connection stays there. */
 
-import type { SlotBus } from "../bus/bus.ts";
+import type { SlotBus } from "../slotbus.ts";
 import type { BusRequest } from "../bus/call.ts";
 import { METHODS, type Method } from "../bus/codec.ts";
 import { HeaderList } from "../bus/headers.ts";
 import type { StreamedResponse } from "../bus/response.ts";
-import type { StreamSource } from "../bus/stream.ts";
+import type { StreamSource } from "../bus/body-writer.ts";
 import { Failure, tooLarge } from "./failure.ts";
 
 /** RFC 9110 (7.6.1), and what belongs to it by custom. */

@@ -1,6 +1,7 @@
 /** All processes that registered under one worker name: their bus, their routes, and whether any of them is there. */
 
-import { SlotBus, type WorkerInfo } from "../bus/bus.ts";
+import { SlotBus } from "../slotbus.ts";
+import type { WorkerInfo } from "../bus/events.ts";
 import type { Route } from "./routes.ts";
 import { busNameOf, type ResolvedHubOptions } from "./options.ts";
 

@@ -1,6 +1,6 @@
 /** What the hub tells of itself: `/_slotbus/`, for people, for scripts, for Prometheus. */
 
-import type { SlotBus } from "../bus/bus.ts";
+import type { SlotBus } from "../slotbus.ts";
 import { Exposition } from "../bus/exposition.ts";
 import { isSameToken } from "../check.ts";
 import { Failure } from "./failure.ts";

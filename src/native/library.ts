@@ -5,6 +5,7 @@ import { UnsupportedError, VersionMismatchError } from "../errors.ts";
 import { C, FIELDS, SYMBOLS } from "./abi.ts";
 import { checkBun, checkPacked, findLibrary } from "./find.ts";
 
+export { detach } from "../detach.ts";
 export { C, FIELDS };
 export type { Pointer };
 /** Version of the contract between processes. */
@@ -52,19 +53,6 @@ export const native: Library = load();
 /** A view of `bytes` bytes of native memory. It must be detached before that memory is unmapped. */
 export function view(address: number, bytes: number): ArrayBuffer {
   return bytes === 0 ? new ArrayBuffer(0) : toArrayBuffer(address as Pointer, 0, bytes);
-}
-
-/**
- * Takes a view away from everybody: it has length 0 from now on. `false`: the memory must stay mapped, because a native
- * call holds the view (then it cannot be taken), or somebody has carried the memory away before (`transfer`,
- * `structuredClone`).
- *
- * `transfer` here moves the memory into a buffer that nobody keeps.
- */
-export function detach(buffer: ArrayBuffer): boolean {
-  if (buffer.detached) return false;
-  buffer.transfer();
-  return buffer.detached;
 }
 
 /** `text` as a C string that lives as long as the result is referenced. */

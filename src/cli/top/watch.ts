@@ -1,8 +1,8 @@
 /** What `slotbus top` reads: the memory of buses and fleets, again and again, and how it has changed since. */
 
 import { join } from "node:path";
-import { bucketsSince, quantileUs, type Snapshot, STATE_NAMES } from "../../bus/metrics.ts";
-import { BusObserver } from "../../bus/observer.ts";
+import { bucketsSince, quantileUs, type Snapshot, STATE_NAMES } from "../../native/statistics.ts";
+import { BusObserver } from "../../wires/memory/observer.ts";
 import { Contest } from "../../contest/contest.ts";
 import { Fleet } from "../../fleet/fleet.ts";
 import { controlSocketOf } from "../../hub/names.ts";
@@ -268,8 +268,8 @@ class FleetWatch {
 function fleetFrame(fleetName: string, fleet: Fleet, { heads, at }: Heads, before: Heads | null) {
   const members = fleet.members();
   const cursors = members.flatMap(({ index, pid }) =>
-      fleet.handle.cursors(index).map((cursor) => ({ ...cursor, pid })),
-    );
+    fleet.handle.cursors(index).map((cursor) => ({ ...cursor, pid })),
+  );
   const seconds = before ? (at - before.at) / 1_000 : Infinity;
   const contest = new Contest(fleet);
   const now = contest.now();

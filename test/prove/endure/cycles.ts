@@ -19,6 +19,11 @@ globalThis.setTimeout = ((run: (...rest: unknown[]) => void, ms?: number, ...res
     run(...rest);
   }, ms);
   timers.add(timer);
+  const { close } = timer;
+  timer.close = () => {
+    timers.delete(timer);
+    return close.call(timer);
+  };
   return timer;
 }) as typeof setTimeout;
 globalThis.clearTimeout = ((timer: Timer) => {

@@ -8,8 +8,8 @@
  */
 
 import { Arena, encodeHead, Head, HeadReader, REQUEST_STRINGS } from "../../../src/bus/codec.ts";
-import { MessageReader, readCancel } from "../../../src/bus/control.ts";
-import { readJoin } from "../../../src/bus/link.ts";
+import { MessageReader, readCancel } from "../../../src/native/control.ts";
+import { readJoin } from "../../../src/native/control.ts";
 import { BusResponse, ERROR_STRINGS, RESPONSE_STRINGS, remoteError } from "../../../src/bus/response.ts";
 import { SlotbusError } from "../../../src/errors.ts";
 import { C } from "../../../src/native/library.ts";
@@ -308,12 +308,11 @@ function joinInput(): Outcome {
   words.setUint32(16, random.pick([0, 1, 256, 257, 0xffff_ffff]), true);
   const body = new Uint8Array(words.buffer).slice(0, random.pick([24, 24, 12, random.below(25)]));
   const join = readJoin(body);
-  if (join.error !== 0 && join.error !== -C.SB_EPROTO && join.error !== -C.SB_EVERSION)
-    fail(`JOIN gives ${join.error}`);
-  if (join.error === 0 && join.role === C.SB_ROLE_WORKER && !(join.concurrency >= 1 && join.concurrency <= 256)) {
+  if (join.code !== 0 && join.code !== C.SB_EPROTO && join.code !== C.SB_EVERSION) fail(`JOIN gives ${join.code}`);
+  if (join.code === 0 && !join.isObserver && !(join.concurrency >= 1 && join.concurrency <= 256)) {
     fail(`a JOIN with concurrency ${join.concurrency} is accepted`);
   }
-  return join.error === 0 ? "ACCEPTED" : "REFUSED";
+  return join.code === 0 ? "ACCEPTED" : "REFUSED";
 }
 
 // ---- the run ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,16 @@
 /** Messages of the control socket: taken apart as they come, and sent whole or kept until they fit. */
 
-import { C, native } from "../native/library.ts";
+import type { Clock, Timer } from "../clock.ts";
+import { C, native } from "./library.ts";
+
+/** Types of messages. */
+export const MESSAGE = {
+  join: C.SB_MSG_JOIN,
+  attached: C.SB_MSG_ATTACHED,
+  cancel: C.SB_MSG_CANCEL,
+  drain: C.SB_MSG_DRAIN,
+  goodbye: C.SB_MSG_GOODBYE,
+} as const;
 
 /** Collects bytes into messages; an incomplete tail waits for the next chunk. */
 export class MessageReader {
@@ -42,11 +52,13 @@ const empty = new Uint8Array(8);
 /** Sends messages on one socket; what does not fit now is sent again by a timer, in order. */
 export class MessageWriter {
   #fd: number;
+  readonly #clock: Clock;
   #waiting: { type: number; body: Uint8Array }[] = [];
-  #timer: ReturnType<typeof setTimeout> | null = null;
+  #timer: Timer | null = null;
 
-  constructor(fd: number) {
+  constructor(fd: number, clock: Clock) {
     this.#fd = fd;
+    this.#clock = clock;
   }
 
   /** A broken socket is reported by its reader, so a failure here is not. */
@@ -54,14 +66,19 @@ export class MessageWriter {
     if (this.#fd < 0) return;
     if (this.#waiting.length > 0 || !this.#trySend(type, body)) {
       this.#waiting.push({ type, body });
-      this.#timer ??= setTimeout(this.#retry, RETRY_MS);
+      this.#timer ??= this.#clock.after(RETRY_MS, this.#retry);
     }
+  }
+
+  /** Rings the doorbell. */
+  ring(): void {
+    this.send(C.SB_MSG_BELL);
   }
 
   close(): void {
     this.#fd = -1;
     this.#waiting = [];
-    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer?.close();
     this.#timer = null;
   }
 
@@ -77,7 +94,7 @@ export class MessageWriter {
       if (!this.#trySend(type, body)) break;
       this.#waiting.shift();
     }
-    if (this.#waiting.length > 0) this.#timer = setTimeout(this.#retry, RETRY_MS);
+    if (this.#waiting.length > 0) this.#timer = this.#clock.after(RETRY_MS, this.#retry);
   };
 }
 
@@ -92,3 +109,46 @@ export function readCancel(body: Uint8Array): { slot: number; token: number } | 
   const words = new DataView(body.buffer, body.byteOffset, 8);
   return { slot: words.getUint32(0, true), token: words.getUint32(4, true) };
 }
+
+/** A JOIN, checked. */
+export interface Join {
+  /** Why it is refused, as a positive code; 0: it is sound. */
+  code: number;
+  isOtherVersion: boolean;
+  isObserver: boolean;
+  concurrency: number;
+  /** Versions of the protocol that the peer speaks, when that is why. */
+  versions: string;
+}
+
+export function readJoin(body: Uint8Array): Join {
+  const copy = Buffer.alloc(C.SB_MESSAGE_MAX);
+  copy.set(body);
+  const found = new Uint32Array(2);
+  const code = -native.sb_join_check(copy, body.length, found);
+  return {
+    code,
+    isOtherVersion: code === C.SB_EVERSION,
+    isObserver: found[0] === C.SB_ROLE_OBSERVER,
+    concurrency: found[1]!,
+    versions: `${found[0]} to ${found[1]}`,
+  };
+}
+
+/** Why a connection is refused. */
+export const REFUSAL = {
+  closed: C.SB_ECLOSED,
+  user: C.SB_EPERM,
+  busy: C.SB_EBUSY,
+  full: C.SB_EFULL,
+  late: C.SB_ETIMEDOUT,
+  protocol: C.SB_EPROTO,
+} as const;
+
+/** Sends REFUSED. */
+export function refuse(fd: number, code: number): void {
+  native.sb_join_refuse(fd, code);
+}
+
+/** The version of the protocol that this library speaks. */
+export const PROTOCOL = C.SB_ABI;

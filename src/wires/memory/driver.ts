@@ -12,8 +12,7 @@
  * a side that spins leaves the processor that the other one is on.
  */
 
-import { drainMicrotasks } from "bun:jsc";
-import { availableParallelism } from "node:os";
+import type { Clock } from "../../clock.ts";
 
 /** What a driver drives. */
 export interface Side {
@@ -46,13 +45,11 @@ const GIVE_UP = 8;
 /** Then it tries again every so many bells, */
 const TRY_AGAIN = 64;
 /** and after a pause of 20 ms. */
-const FORGET_NS = 20_000_000;
-
-/** Default of the option `spin`, in microseconds: 50, or 0 where there is one processor only. */
-export const DEFAULT_SPIN_US = availableParallelism() > 1 ? 50 : 0;
+const FORGET_MS = 20;
 
 export class Driver {
   readonly #side: Side;
+  readonly #clock: Clock;
   readonly #ceiling: number; // turns
   #budget: number; // turns
   #left = 0; // turns
@@ -67,13 +64,14 @@ export class Driver {
   #cold = false;
   /** Times in a row that spinning found nothing. */
   #vain = 0;
-  /** `Bun.nanoseconds()` of parking, or of the last hand-over since. */
+  /** `clock.now()` of parking, or of the last hand-over since. */
   #since = 0;
   /** Times a bell ended the parked state. */
   wakeups = 0;
 
-  constructor(side: Side, spinUs: number) {
+  constructor(side: Side, spinUs: number, clock: Clock) {
     this.#side = side;
+    this.#clock = clock;
     this.#ceiling = Math.ceil((spinUs * 1000) / TURN_NS);
     this.#budget = this.#ceiling;
   }
@@ -93,7 +91,7 @@ export class Driver {
     if (recent || (this.#budget > 0 && !rang)) {
       this.wake();
     } else {
-      this.#since = Bun.nanoseconds();
+      this.#since = this.#clock.now();
       this.#cold = true;
     }
   }
@@ -102,7 +100,7 @@ export class Driver {
   wake(): void {
     if (this.#active || this.#stopped) return;
     this.#unpark();
-    setImmediate(this.#turn);
+    this.#clock.immediate(this.#turn);
   }
 
   /** The other side rang: called by the event loop, so the turn begins at once. */
@@ -123,9 +121,9 @@ export class Driver {
 
   /** Whether this side parked, or handed something over, so short ago that spinning on would have paid. */
   #isRecent(): boolean {
-    const pause = Bun.nanoseconds() - this.#since;
-    if (pause >= FORGET_NS) this.#vain = 0;
-    if (pause >= WORTH * this.#ceiling * TURN_NS) return false;
+    const pause = this.#clock.now() - this.#since;
+    if (pause >= FORGET_MS) this.#vain = 0;
+    if (pause * 1e6 >= WORTH * this.#ceiling * TURN_NS) return false;
     if (this.#vain >= GIVE_UP && ++this.#vain % TRY_AGAIN !== 0) return false;
     if (!this.#cold) this.#side.spread();
     this.#budget = this.#ceiling;
@@ -150,7 +148,7 @@ export class Driver {
       const now = this.#side.poll(this.#side.mayReceive() ? spin : 0);
       if (now === 0) break;
       found += now;
-      drainMicrotasks();
+      this.#clock.drain();
       if (this.#stopped) return;
     }
     if (found > 0) {
@@ -167,13 +165,13 @@ export class Driver {
       this.#vain++;
     }
     this.#rung = false;
-    if ((this.#left > 0 && this.#side.mayReceive()) || !this.#park()) setImmediate(this.#turn);
+    if ((this.#left > 0 && this.#side.mayReceive()) || !this.#park()) this.#clock.immediate(this.#turn);
   };
 
   #park(): boolean {
     if (!this.#side.park()) return false;
     this.#active = false;
-    this.#since = Bun.nanoseconds();
+    this.#since = this.#clock.now();
     return true;
   }
 }

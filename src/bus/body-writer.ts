@@ -1,0 +1,210 @@
+/** From the source of a streamed body to its connection. */
+
+import { nextTurn } from "../clock.ts";
+import { InvalidConfigError } from "../errors.ts";
+import { TURN_STEPS, type Turns } from "./turns.ts";
+
+/**
+ * Where the bytes of a stream come from: a generator may be synchronous. Text is sent as UTF-8; where one chunk ends and
+ * the next begins is not kept.
+ */
+export type StreamSource =
+  ReadableStream<Uint8Array | string> | AsyncIterable<Uint8Array | string> | IterableIterator<Uint8Array | string>;
+
+/** Whether a body streams. */
+export function isStreamSource(body: unknown): body is StreamSource {
+  if (typeof body !== "object" || body === null || body instanceof Uint8Array) return false;
+  return Symbol.asyncIterator in body || (Symbol.iterator in body && "next" in body);
+}
+
+/** The way of a streamed body to the other side, as a connection gives it. Nothing of it calls user code. */
+export interface Outgoing {
+  /** Called once when the other side wants no more. Not after {@link end} or {@link close}. */
+  onClosed: (() => void) | null;
+  /** Copies from `at` on as much as there is room for, and returns where it stopped. */
+  write(bytes: Uint8Array, at: number): number;
+  /** Resolves when there is room for `bytes`, or for as many as there ever will be; to `false` when it was closed. */
+  reserve(bytes: number): Promise<boolean>;
+  /** Hands over what was written. `false`: it is closed. */
+  flush(): boolean;
+  /** The stream has ended. `errorHead`: it failed, and this says how. */
+  end(errorHead: Uint8Array | null): void | Promise<void>;
+  /** Drops what was not handed over. */
+  close(): void;
+}
+
+const encoder = new TextEncoder();
+
+/** How a source came to its end: all of it was sent, the other side wanted no more, or it failed. */
+export type SendEnd = { how: "sent" } | { how: "stopped" } | { how: "failed"; error: unknown };
+
+const SENT: SendEnd = { how: "sent" };
+const STOPPED: SendEnd = { how: "stopped" };
+/** A writer that found no room goes on when there is so much, or what it has left. */
+const ROOM_BYTES = 65_536;
+/** A step of a writer: see {@link Turns}. */
+const STEP_BYTES = 8_192;
+const STEP_WRITES = 64;
+
+/** Sends a source. */
+export class BodyWriter {
+  readonly #outgoing: Outgoing;
+  readonly #turns: Turns;
+  /** Steps made since the event loop had its turn: so many bytes, or so many pieces. */
+  #steps = 0;
+  /** Pieces of the step that is made. */
+  #writes = 0;
+  /** {@link bytes} at its beginning. */
+  #counted = 0;
+  #stopped = false;
+  #iterator: SourceIterator | null = null;
+  #ended: ((end: SendEnd) => void) | null = null;
+  /** Bytes taken from the source so far. */
+  bytes = 0;
+
+  constructor(outgoing: Outgoing, turns: Turns) {
+    this.#outgoing = outgoing;
+    this.#turns = turns;
+    outgoing.onClosed = () => this.stop();
+  }
+
+  /**
+   * Sends all of the source, then calls `ended` once; at once when {@link stop} is called, whatever the source does. The
+   * source is the user's code: it runs in a microtask of its own, never within this call.
+   */
+  send(source: StreamSource, ended: (end: SendEnd) => void): void {
+    this.#ended = ended;
+    void this.#pump(source);
+  }
+
+  /** Nobody wants the rest. */
+  stop(): void {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    this.#outgoing.close();
+    this.#end(STOPPED);
+    // A generator is told at its next `yield`, a stream at once.
+    const iterator = this.#iterator;
+    if (iterator) queueMicrotask(() => void endIterator(iterator));
+  }
+
+  #end(how: SendEnd): void {
+    const ended = this.#ended;
+    this.#ended = null;
+    ended?.(how);
+  }
+
+  async #pump(source: StreamSource): Promise<void> {
+    await Promise.resolve();
+    if (this.#stopped) return endSource(source);
+    try {
+      if ((await this.#take(source)) && this.#outgoing.flush()) this.#end(SENT);
+    } catch (error) {
+      if (this.#outgoing.flush()) this.#end({ how: "failed", error });
+    }
+  }
+
+  #take(source: StreamSource): Promise<boolean> {
+    const iterator = (this.#iterator = iterate(source));
+    return Symbol.asyncIterator in source
+      ? this.#takeAsync(iterator as AsyncIterator<Uint8Array | string>)
+      : this.#takeSync(iterator as Iterator<Uint8Array | string>);
+  }
+
+  /** `false` when stopped. */
+  async #takeAsync(iterator: AsyncIterator<Uint8Array | string>): Promise<boolean> {
+    for (;;) {
+      const { done, value } = await iterator.next();
+      if (this.#stopped) return false;
+      if (done) return true;
+      const bytes = bytesOf(value);
+      const at = this.#write(bytes, 0);
+      if ((at < bytes.length || this.#steps >= TURN_STEPS) && !(await this.#pause(bytes, at))) return false;
+    }
+  }
+
+  async #takeSync(iterator: Iterator<Uint8Array | string>): Promise<boolean> {
+    for (let rest = this.#fill(iterator); rest; rest = this.#fill(iterator))
+      if (!(await this.#pause(rest, 0))) return false;
+    return true;
+  }
+
+  /** Takes until something is to be waited for: what of the last chunk is not written yet. `null` at the end. */
+  #fill(iterator: Iterator<Uint8Array | string>): Uint8Array | null {
+    for (;;) {
+      const { done, value } = iterator.next();
+      if (done) return null;
+      const bytes = bytesOf(value);
+      const at = this.#write(bytes, 0);
+      if (at < bytes.length || this.#steps >= TURN_STEPS || this.#stopped) return bytes.subarray(at);
+    }
+  }
+
+  /** Waits until the rest of a chunk is written, and for the others' turn. `false` when stopped. */
+  async #pause(bytes: Uint8Array, at: number): Promise<boolean> {
+    let from = at;
+    while (from < bytes.length) {
+      if (!(await this.#outgoing.reserve(Math.min(bytes.length - from, ROOM_BYTES)))) return false;
+      from = this.#write(bytes, from);
+    }
+    if (this.#steps >= TURN_STEPS) {
+      this.#steps = 0;
+      if (this.#turns.isOver) await nextTurn(this.#turns.clock);
+    }
+    return !this.#stopped;
+  }
+
+  #write(bytes: Uint8Array, at: number): number {
+    const to = this.#outgoing.write(bytes, at);
+    this.bytes += to - at;
+    this.#writes++;
+    if (this.#writes >= STEP_WRITES || this.bytes - this.#counted >= STEP_BYTES) {
+      this.#steps++;
+      this.#writes = 0;
+      this.#counted = this.bytes;
+    }
+    return to;
+  }
+}
+
+type SourceIterator = AsyncIterator<Uint8Array | string> | Iterator<Uint8Array | string>;
+
+/** A stream is cancelled at once by `return`, also while it is asked for more. */
+function iterate(source: StreamSource): SourceIterator {
+  if (source instanceof ReadableStream) {
+    const reader = source.getReader();
+    return {
+      next: () => reader.read() as Promise<IteratorResult<Uint8Array | string>>,
+      return: async () => {
+        await reader.cancel();
+        return { done: true, value: undefined };
+      },
+    };
+  }
+  return Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
+}
+
+/** Ends a source that nobody has read from, nor will. Anything else is left alone. It is told in a microtask of its own. */
+export function endSource(source: unknown): void {
+  if (!isStreamSource(source) || (source instanceof ReadableStream && source.locked)) return;
+  queueMicrotask(() => void endIterator(source));
+}
+
+async function endIterator(source: StreamSource | SourceIterator): Promise<void> {
+  try {
+    const iterator = isStreamSource(source) ? iterate(source) : source;
+    await iterator.return?.();
+  } catch {
+    // nobody is left to be told
+  }
+}
+
+function bytesOf(chunk: unknown): Uint8Array {
+  if (chunk instanceof Uint8Array) return chunk;
+  if (typeof chunk === "string") return encoder.encode(chunk);
+  if (chunk instanceof ArrayBuffer) return new Uint8Array(chunk);
+  if (ArrayBuffer.isView(chunk)) return new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength);
+  throw new InvalidConfigError(`a stream yielded ${chunk === null ? "null" : `a ${typeof chunk}`}.`, {
+    hint: "A streamed body yields bytes or text.",
+  });
+}

@@ -1,0 +1,303 @@
+/** One request on the answering side, from its claim to its answer. */
+
+import { detach } from "../detach.ts";
+import { BodyReleasedError, NoAnswerError, PayloadTooLargeError } from "../errors.ts";
+import {
+  type Answer,
+  type Answerable,
+  checkAnswer,
+  type PlainAnswer,
+  sourceOf,
+  statusOf,
+  takeApart,
+} from "./answer.ts";
+import { BodyReader, type Incoming } from "./body-reader.ts";
+import { BodyWriter, endSource, type Outgoing, type SendEnd, type StreamSource } from "./body-writer.ts";
+import type { BodyLike, HeadWriter } from "./codec.ts";
+import { flattenHeaders } from "./headers.ts";
+import type { Turns } from "./turns.ts";
+
+/**
+ * What became of an answer: `"sent"`; `"late"`: the caller had given up; `"duplicate"`: there was an answer
+ * before; `"closed"`: the connection to the hub has ended.
+ */
+export type Delivery = "sent" | "late" | "duplicate" | "closed";
+
+/** Which request an error belongs to. */
+export interface RequestName {
+  readonly id: string;
+  readonly path: string;
+}
+
+/** What a claim asks of the connection that it came by. */
+export interface ClaimOwner {
+  readonly payloadLimit: number;
+  readonly turns: Turns;
+  readonly heads: HeadWriter;
+  /** It has not ended. */
+  readonly isOpen: boolean;
+  /** Id of a request that its caller gave none. */
+  idOf(serial: number): string;
+  /** Whether the claim has its place still. */
+  holds(claim: Claim): boolean;
+  /** Whether the caller has given up, by its own word. */
+  isGivenUp(claim: Claim): boolean;
+  /** The body where it lies; the claim {@link holds} its place. */
+  bodyOf(claim: Claim): Uint8Array;
+  /** The same as a view that can be taken back on its own. */
+  lendBody(claim: Claim): Uint8Array<ArrayBuffer>;
+  /** Memory of the answer's body, as such a view. */
+  lendAnswer(claim: Claim, bytes: number): Uint8Array<ArrayBuffer>;
+  /** Answers with the head in {@link heads}. Calls `claim.settle` before the caller can see it, and throws only before that. */
+  answer(claim: Claim, status: number, body: BodyLike): Delivery;
+  /** The same with an error. */
+  fail(claim: Claim, error: unknown): Delivery;
+  /** Answers with a status and the head in {@link heads}; the body goes out by what it returns. `null`: the caller has given up. */
+  begin(claim: Claim, status: number): Outgoing | null;
+  /** The head of an error that ends a stream. */
+  errorHead(error: unknown): Uint8Array;
+  /** The claim has no place any more. `false`: it had none. */
+  release(claim: Claim): boolean;
+  /** Memory that was lent could not be taken back. */
+  keptMemory(): void;
+  failedLate(request: RequestName, error: unknown): void;
+}
+
+/** A deferred answer, without what would keep its request alive. */
+interface Deferral extends RequestName {
+  claim: Claim;
+}
+
+/** Callers of deferred answers that are dropped get an error. Nothing here leads to the request. */
+const deferrals = new FinalizationRegistry<Deferral>(({ claim, id, path }) => claim.drop({ id, path }));
+
+/** A view of memory that is given back. */
+export interface Loan {
+  release(): void;
+}
+
+/**
+ * What a connection keeps of a request until it is answered. It does not lead to the `WorkerRequest`, so one whose
+ * deferred answer was dropped can be collected, and its caller told.
+ */
+export class Claim {
+  readonly owner: ClaimOwner;
+  /** Where the connection keeps it. */
+  readonly slot: number;
+  readonly token: number;
+  /** Where the body lies, and its size. */
+  readonly bodyOffset: number;
+  readonly bodyBytes: number;
+  isAnswered = false;
+  /** Of a body that streams, of an answer that does. */
+  reader: BodyReader | null = null;
+  /** The answer's own memory, if it was handed out. */
+  reserved: Uint8Array<ArrayBuffer> | null = null;
+  #writer: BodyWriter | null = null;
+  /** The body in memory of its own; `null`: not copied. */
+  #own: Uint8Array | null;
+  /** User code has asked for it. */
+  #isAsked = false;
+  /** The body was read where it lies, by a borrow or by the library: it is not copied when the request is answered. */
+  #isLent = false;
+  #loans: Loan[] | null = null;
+  #controller: AbortController | null = null;
+  #abortReason: unknown = undefined;
+
+  /** `own`: the body, when it was copied already. */
+  constructor(
+    owner: ClaimOwner,
+    slot: number,
+    token: number,
+    bodyOffset: number,
+    bodyBytes: number,
+    own: Uint8Array | null,
+  ) {
+    this.owner = owner;
+    this.slot = slot;
+    this.token = token;
+    this.bodyOffset = bodyOffset;
+    this.bodyBytes = bodyBytes;
+    this.#own = own;
+  }
+
+  /** Its body streams. */
+  streams(incoming: Incoming): void {
+    this.reader = new BodyReader(incoming, this.owner.turns, () => {});
+  }
+
+  get isAborted(): boolean {
+    return this.#abortReason !== undefined;
+  }
+
+  /** Whether its caller has given up; asks the other side itself. */
+  get isGivenUp(): boolean {
+    return this.isAborted || (!this.isAnswered && this.owner.isGivenUp(this));
+  }
+
+  get signal(): AbortSignal {
+    if (!this.isAborted && this.isGivenUp) this.abort(callerGone());
+    if (!this.#controller) {
+      this.#controller = new AbortController();
+      if (this.isAborted) this.#controller.abort(this.#abortReason);
+    }
+    return this.#controller.signal;
+  }
+
+  /** The caller gave up, or the connection ended. */
+  abort(reason: unknown): void {
+    if (this.isAborted) return;
+    this.#abortReason = reason;
+    this.#controller?.abort(reason);
+    this.#writer?.stop();
+    this.reader?.fail(reason);
+  }
+
+  // ---- its body -------------------------------------------------------------------------------------------------------
+
+  /** A copy, for user code. @throws {BodyReleasedError} */
+  body(request: RequestName): Uint8Array {
+    this.#isAsked = true;
+    return (this.#own ??= this.#held(request).bodyOf(this).slice());
+  }
+
+  /** A view that can be taken back; `loan` is its end, which the end of the claim calls. @throws {BodyReleasedError} */
+  borrow<Borrowed extends Loan>(request: RequestName, loan: (bytes: Uint8Array<ArrayBuffer>) => Borrowed): Borrowed {
+    const bytes = this.#held(request).lendBody(this);
+    this.#isLent = true;
+    const borrowed = loan(bytes);
+    (this.#loans ??= []).push(borrowed);
+    return borrowed;
+  }
+
+  /** The copy, if there is one; else the bytes where they lie, which nobody may keep. @throws {BodyReleasedError} */
+  peek(request: RequestName): Uint8Array {
+    this.#isLent = true;
+    return this.#own ?? this.#held(request).bodyOf(this);
+  }
+
+  #held(request: RequestName): ClaimOwner {
+    if (this.owner.holds(this)) return this.owner;
+    throw new BodyReleasedError(`the body of request ${request.id}`);
+  }
+
+  /**
+   * It loses its place, now or (`isBegun`) at any time from now on: what user code may still ask for is copied. What was lent and not
+   * asked for is gone for it.
+   */
+  keepBody(isBegun = false): void {
+    if (this.#isLent) {
+      if (!this.#isAsked && !isBegun) this.#own = null;
+    } else if (!this.#own) {
+      try {
+        this.#own = this.owner.bodyOf(this).slice();
+      } catch {
+        this.#isLent = true; // no memory is left for it: who asks for it is told
+      }
+    }
+  }
+
+  /** Memory of the answer's body; of length 0 when there is an answer already. @throws {PayloadTooLargeError} */
+  reserve(bytes: number): Uint8Array {
+    const { owner } = this;
+    if (!(bytes >= 0 && bytes <= owner.payloadLimit)) {
+      throw new PayloadTooLargeError("response", bytes, owner.payloadLimit, true);
+    }
+    if (this.isAnswered || !owner.isOpen) return new Uint8Array(0);
+    return (this.reserved ??= owner.lendAnswer(this, bytes));
+  }
+
+  // ---- its answer -----------------------------------------------------------------------------------------------------
+
+  /** Answers with a value; what cannot be sent is answered as an error, and thrown. A source that is not sent is ended. */
+  respond(request: RequestName, answer: Exclude<Answerable, Response>): Delivery {
+    const { owner } = this;
+    const source = sourceOf(answer);
+    if (this.isAnswered || !owner.isOpen) {
+      endSource(source);
+      return this.isAnswered ? "duplicate" : "closed";
+    }
+    try {
+      if (!source) return this.#write(answer as PlainAnswer);
+      return this.#stream(request, source === answer ? {} : checkAnswer(answer), source);
+    } catch (error) {
+      endSource(source);
+      this.fail(error);
+      throw error;
+    }
+  }
+
+  /** Answers with an error. */
+  fail(error: unknown): Delivery {
+    if (this.isAnswered) return "duplicate";
+    return this.owner.isOpen ? this.owner.fail(this, error) : "closed";
+  }
+
+  #write(answer: PlainAnswer): Delivery {
+    const { owner } = this;
+    const strings = owner.heads.take();
+    const body = takeApart(answer, strings);
+    owner.heads.put(strings);
+    if (this.isAnswered) return "duplicate"; // by code of the user that ran just now
+    return owner.answer(this, statusOf(answer), body);
+  }
+
+  /** Answers with a head now, and with a body as it comes. */
+  #stream(request: RequestName, { status = 200, contentType = "", headers }: Answer, source: StreamSource): Delivery {
+    const { owner } = this;
+    const strings = owner.heads.take();
+    strings.push(contentType);
+    if (headers) flattenHeaders(headers, strings);
+    owner.heads.put(strings);
+    const isDuplicate = this.isAnswered; // by code of the user that ran just now
+    const outgoing = isDuplicate ? null : owner.begin(this, status);
+    if (!outgoing) {
+      endSource(source);
+      return isDuplicate ? "duplicate" : "late";
+    }
+    this.#writer = new BodyWriter(outgoing, owner.turns);
+    this.#writer.send(source, (end) => this.#finish(request, outgoing, end));
+    return "sent";
+  }
+
+  /** The source of a streamed answer has come to its end. */
+  #finish(request: RequestName, outgoing: Outgoing, end: SendEnd): void {
+    const hasFailed = end.how === "failed" && this.owner.isOpen;
+    if (!this.owner.isOpen) return;
+    void outgoing.end(hasFailed ? this.owner.errorHead(end.error) : null);
+    if (hasFailed) this.owner.failedLate(request, end.error);
+  }
+
+  /** The claim ends, and then its place is the client's. */
+  settle(): void {
+    if (!this.owner.release(this)) return;
+    if (this.reader?.isOpen) this.reader.fail(new DOMException("the request was answered", "AbortError"));
+    if (this.#isLent || !this.#own) this.keepBody();
+    this.detachViews();
+  }
+
+  /** Takes what was lent away. */
+  detachViews(): void {
+    if (this.#loans) for (const loan of this.#loans) loan.release();
+    if (this.reserved && !detach(this.reserved.buffer)) this.owner.keptMemory();
+  }
+
+  /** Its caller gets an error when `request` is collected as garbage without an answer. */
+  defer(request: RequestName & object): void {
+    deferrals.register(request, { claim: this, id: request.id, path: request.path });
+  }
+
+  /** Nobody can answer any more. */
+  drop(request: RequestName): void {
+    if (this.isAnswered || !this.owner.isOpen) return;
+    this.#isLent = true; // nobody is left to ask for it
+    const error = new NoAnswerError(request.path, "dropped");
+    this.fail(error);
+    this.owner.failedLate(request, error);
+  }
+}
+
+/** Reason of a signal whose caller timed out or aborted; the client does not say which. */
+export function callerGone(): DOMException {
+  return new DOMException("the caller gave up: timeout or abort", "AbortError");
+}

@@ -1,0 +1,435 @@
+/** Which worker gets which request, and when: queue, choice, retry, drain. */
+
+import { checkTimeout } from "../check.ts";
+import { type Clock, nextTurn } from "../clock.ts";
+import { BusClosedError, BusOverloadedError, NoWorkerError, RegionCorruptError, WorkerDiedError } from "../errors.ts";
+import { endSource } from "./body-writer.ts";
+import type { BusRequest, RequestOptions } from "./call.ts";
+import { Choice } from "./choice.ts";
+import { Arena } from "./codec.ts";
+import { Exchange, type ExchangeOwner, type Executed, type Kind, type Reject, type Resolve } from "./exchange.ts";
+import { busMetrics } from "./metrics.ts";
+import type { ResolvedBusOptions } from "./options.ts";
+import { ExchangeQueue } from "./queue.ts";
+import { ReadyWaiters } from "./ready.ts";
+import { Retries } from "./retries.ts";
+import type { BusResponse, StreamedResponse } from "./response.ts";
+import { type Diagnostics, infoOf, type ReadyOptions, slotsOf, type Tell, type WorkerSupply } from "./events.ts";
+import { type BusStats, readCounters, type Statistics } from "./stats.ts";
+import { type Found, Ticker } from "./ticker.ts";
+import { askTraced, askTracedSync } from "./traced.ts";
+import { requestListeners } from "./tracing.ts";
+import { Turns } from "./turns.ts";
+import { Unsettled } from "./unsettled.ts";
+import type { Connection, Departure, Peer, Wire, WireEvents } from "./wire.ts";
+
+export const noOptions: RequestOptions = {};
+
+export class Dispatcher implements ExchangeOwner, WireEvents {
+  readonly options: ResolvedBusOptions;
+  readonly clock: Clock;
+  readonly turns: Turns;
+  readonly wire: Wire;
+  /** Exchanges that are not over. */
+  readonly unsettled: Unsettled;
+  /** The attached workers. */
+  readonly choice: Choice;
+  /** Set once, before the first request. */
+  supply: WorkerSupply | null = null;
+  readonly #tag: string;
+  readonly #tell: Tell;
+  readonly #ready: ReadyWaiters;
+  readonly #queue = new ExchangeQueue();
+  #serial = 0;
+  /** See {@link BusStats.unsettledAtEnd}. */
+  #unsettledAtEnd = 0;
+  /** Idempotent requests that wait for the proof that their first worker's process has ended. */
+  readonly #retries: Retries;
+  readonly #ticker: Ticker;
+  #scratch: Arena | null = null;
+  #isPumpDue = false;
+  /** Of the promise that was made last: one executor for all, so no closure is made per request. */
+  #resolve: Resolve | null = null;
+  #reject: Reject | null = null;
+  #isDraining = false;
+  #isClosed = false;
+  /** After the end. */
+  #last: { stats: BusStats; metrics: string } | null = null;
+
+  /** `tag` tells the requests of this life of the bus apart. `makeWire` opens the wire, which reports to the dispatcher. */
+  constructor(
+    options: ResolvedBusOptions,
+    tag: string,
+    clock: Clock,
+    tell: Tell,
+    makeWire: (events: WireEvents) => Wire,
+  ) {
+    this.options = options;
+    this.clock = clock;
+    this.turns = new Turns(clock);
+    this.unsettled = new Unsettled(clock);
+    this.#ticker = new Ticker(clock, () => this.#tick());
+    this.choice = new Choice(options.name);
+    this.#retries = new Retries(clock, (exchange) => this.#runAgain(exchange));
+    this.#tag = tag;
+    this.#tell = tell;
+    this.#ready = new ReadyWaiters(options.name, clock, this.choice, () => this.supply?.lastFailure ?? null);
+    this.wire = makeWire(this);
+  }
+
+  get name(): string {
+    return this.options.name;
+  }
+
+  get statistics(): Statistics {
+    return this.wire.statistics;
+  }
+
+  get isClosed(): boolean {
+    return this.#isClosed;
+  }
+
+  // ---- requests -------------------------------------------------------------------------------------------------------
+
+  ask(request: BusRequest, options: RequestOptions, kind: Kind): Promise<BusResponse | StreamedResponse> {
+    if (!requestListeners.now) return this.#submit(request, options, kind);
+    return askTraced(this.name, this.#idOf(this.#serial + 1), request, options, kind, (...traced) =>
+      this.#submit(...traced, kind),
+    );
+  }
+
+  askSync(request: BusRequest, options: RequestOptions): BusResponse {
+    if (!requestListeners.now) return this.#submitSync(request, options);
+    return askTracedSync(this.name, this.#idOf(this.#serial + 1), request, options, (...traced) =>
+      this.#submitSync(...traced),
+    );
+  }
+
+  #submit(request: BusRequest, options: RequestOptions, kind: Kind): Promise<BusResponse | StreamedResponse> {
+    const promise = new Promise<BusResponse | StreamedResponse>(this.#grab);
+    const resolve = this.#resolve!;
+    const reject = this.#reject!;
+    let exchange: Exchange;
+    try {
+      const timeoutMs = this.#admit(options);
+      exchange = new Exchange(this, request, options, kind, ++this.#serial, timeoutMs, resolve, reject);
+    } catch (error) {
+      endSource(request.body);
+      reject(error);
+      return promise;
+    }
+    this.unsettled.begin();
+    this.#ticker.start();
+    if (options.worker !== undefined) this.#sendTo(options.worker, exchange);
+    else {
+      const connection = this.#queue.length === 0 ? this.choice.pick() : null;
+      if (connection) this.#send(connection, exchange);
+      else this.#enqueue(exchange);
+    }
+    if (options.signal && !exchange.isSettled) exchange.watch(options.signal);
+    return promise;
+  }
+
+  readonly #grab = (resolve: Resolve, reject: Reject): void => {
+    this.#resolve = resolve;
+    this.#reject = reject;
+  };
+
+  #submitSync(request: BusRequest, options: RequestOptions): BusResponse {
+    const timeoutMs = this.#admit(options);
+    const connection = options.worker === undefined ? this.choice.pick() : this.choice.only(options.worker);
+    if (!connection && this.choice.isEmpty) throw new NoWorkerError(this.name, 0, "bus", this.supply?.downFor);
+    if (!connection)
+      throw new BusOverloadedError(`bus "${this.name}" has no free slot, and a blocking request cannot queue.`);
+    let outcome: BusResponse | null = null;
+    let failure: unknown = null;
+    const keep = (response: BusResponse | StreamedResponse): void => {
+      outcome = response as BusResponse;
+    };
+    const fail = (reason: unknown): void => {
+      failure = reason;
+    };
+    const exchange = new Exchange(this, request, options, "sync", ++this.#serial, timeoutMs, keep, fail);
+    this.unsettled.begin();
+    this.#send(connection, exchange);
+    (exchange.carrier as Connection | null)?.wait!(exchange, this.options.spin * 1000);
+    // What the end of a worker put back into the queue cannot wait there: nobody runs the event loop.
+    exchange.giveUp((ran) => new WorkerDiedError(exchange.id, connection.pid, "ended", ran === "maybe"));
+    this.wire.wake(); // since the wait began the other workers' answers ring nobody
+    if (!outcome) throw failure;
+    return outcome;
+  }
+
+  /** Timeout of a request that may be made now, in ms, 0 for none; throws otherwise. */
+  #admit(options: RequestOptions): number {
+    if (this.#isClosed || this.#isDraining) throw this.#closedError("no");
+    if (options === noOptions) return this.options.timeout;
+    if (options.signal?.aborted) throw options.signal.reason;
+    if (options.deadline !== undefined) checkTimeout("deadline", options.deadline);
+    if (options.idle !== undefined) checkTimeout("idle", options.idle);
+    return options.timeout === undefined ? this.options.timeout : checkTimeout("timeout", options.timeout);
+  }
+
+  #sendTo(id: number, exchange: Exchange): void {
+    try {
+      this.#send(this.choice.only(id), exchange);
+    } catch (error) {
+      exchange.fail(error);
+    }
+  }
+
+  /** Never throws: the request settles, or queues. */
+  #send(first: Connection, exchange: Exchange): void {
+    const { worker } = exchange.options;
+    try {
+      for (let one: Connection | null = first; one;) {
+        if (one.send(exchange) === "sent") return;
+        one = worker === undefined ? this.choice.pick() : this.choice.only(worker);
+      }
+      this.putBack(exchange);
+    } catch (error) {
+      exchange.fail(error);
+    }
+  }
+
+  #enqueue(exchange: Exchange): void {
+    const { limit, policy } = this.options.queue;
+    const { isEmpty, places, size } = this.choice;
+    const down = isEmpty ? this.supply?.downFor : null;
+    if (down || (isEmpty && exchange.options.waitForWorker === false)) {
+      exchange.fail(new NoWorkerError(this.name, 0, "bus", down));
+    } else if (policy === "reject" && this.#queue.length >= limit) {
+      this.statistics.count("overloaded");
+      const busy = `all ${places} places of its ${size} workers are taken and ${limit} requests wait`;
+      exchange.fail(new BusOverloadedError(`bus "${this.name}": ${busy}.`));
+    } else {
+      exchange.extra.startedAt = this.clock.now();
+      if (!this.#encode(exchange)) return;
+      this.#queue.pushBack(exchange);
+      this.supply?.grow(this.unsettled.count);
+    }
+  }
+
+  /** Encodes the head of one that queues; `false` when that fails. Runs code of the user: the iterators of headers. */
+  #encode(exchange: Exchange): boolean {
+    this.#scratch ??= new Arena(new ArrayBuffer(this.options.headLimit));
+    try {
+      exchange.encode(this.#scratch);
+      return !exchange.isSettled;
+    } catch (error) {
+      exchange.fail(error);
+      return false;
+    }
+  }
+
+  /** Gives queued requests to workers that have room. Runs no code of the user. */
+  #pump(): void {
+    for (let exchange = this.#queue.head; exchange; exchange = this.#queue.head) {
+      const connection = this.choice.pick();
+      if (!connection) {
+        const down = this.choice.isEmpty ? this.supply?.downFor : null;
+        if (!down) return this.supply?.grow(this.unsettled.count);
+        const waitedMs = this.clock.now() - exchange.extra.startedAt;
+        exchange.fail(new NoWorkerError(this.name, waitedMs, "bus", down, exchange.isRetried));
+        continue;
+      }
+      if (!exchange.extra.head) return this.#pumpLater();
+      this.#queue.remove(exchange);
+      this.#send(connection, exchange);
+    }
+  }
+
+  /** What came back from a worker has no head any more; it is encoded where code of the user may run. */
+  #pumpLater(): void {
+    if (this.#isPumpDue) return;
+    this.#isPumpDue = true;
+    queueMicrotask(() => {
+      this.#isPumpDue = false;
+      this.#queue.each((exchange) => {
+        if (!exchange.extra.head) this.#encode(exchange);
+      });
+      this.#pump();
+    });
+  }
+
+  // ---- what exchanges ask for -----------------------------------------------------------------------------------------
+
+  idOf(exchange: Exchange): string {
+    return exchange.request.id ?? this.#idOf(exchange.serial);
+  }
+
+  #idOf(serial: number): string {
+    return `${this.#tag}-${serial.toString(36)}`;
+  }
+
+  closedError(executed: Executed): Error | null {
+    return this.#isClosed ? this.#closedError(executed) : null;
+  }
+
+  #closedError(executed: Executed): BusClosedError {
+    return new BusClosedError(`bus "${this.name}"`, { mayHaveExecuted: executed === "maybe" });
+  }
+
+  over(exchange: Exchange): void {
+    if (exchange.isQueued) this.#queue.remove(exchange);
+    this.unsettled.end();
+  }
+
+  vacated(exchange: Exchange): void {
+    this.#queue.remove(exchange);
+    if (this.#queue.length > 0) this.#pump();
+  }
+
+  putBack(exchange: Exchange): void {
+    exchange.extra.startedAt ||= this.clock.now();
+    this.#queue.pushFront(exchange);
+  }
+
+  retry(exchange: Exchange): void {
+    exchange.extra.retried = true;
+    this.#retries.add(exchange, exchange.carrier as Connection);
+  }
+
+  #runAgain(exchange: Exchange): void {
+    this.statistics.count("retries");
+    this.#queue.pushFront(exchange);
+    this.#pump();
+  }
+
+  // ---- what the wire reports ------------------------------------------------------------------------------------------
+
+  joined(connection: Connection): void {
+    this.statistics.count("workers_joined");
+    this.choice.add(connection);
+    connection.process = this.supply?.joined(connection) ?? null;
+    this.#tell("workerJoined", infoOf(connection));
+    this.#ready.tell();
+    this.#pump();
+  }
+
+  room(): void {
+    if (this.#queue.length > 0) this.#pump();
+  }
+
+  left(connection: Connection, departure: Departure, how: string, had: readonly Exchange[]): void {
+    this.choice.remove(connection);
+    this.statistics.count(`workers_${departure}`);
+    if (!this.#isClosed) this.#ready.note(`pid ${connection.pid} ${departure === "left" ? "left" : how}`);
+    if (had.length > 0) this.clock.immediate(() => this.#audit(connection, had));
+    if (!this.#retries.waitFor(connection)) connection.forget();
+    if (departure === "left") this.#tell("workerLeft", infoOf(connection));
+    else this.#tell("workerDied", infoOf(connection), how);
+    this.supply?.left(connection);
+    this.#pump();
+  }
+
+  /** The net: rejects and counts the requests of a worker that has ended that are neither settled nor elsewhere by now. */
+  #audit(connection: Connection, had: readonly Exchange[]): void {
+    for (const exchange of had) {
+      const isElsewhere = exchange.carrier !== null && exchange.carrier !== connection;
+      if (exchange.isSettled || isElsewhere || exchange.isQueued || this.#retries.has(exchange)) continue;
+      this.#unsettledAtEnd++;
+      const hint = "This is a defect in slotbus. Report it, with the program that the worker ran.";
+      const message = `request ${exchange.id} was not settled when worker pid ${connection.pid} ended.`;
+      exchange.fail(new RegionCorruptError(message, { hint, mayHaveExecuted: true }));
+    }
+  }
+
+  stalled(connection: Connection, ms: number): void {
+    if (ms > 0 && this.supply?.owns(connection)) connection.evict(`its event loop has not turned for ${ms} ms`);
+    else this.#tell(ms > 0 ? "workerUnresponsive" : "workerResponsive", infoOf(connection));
+  }
+
+  refused({ pid, uid }: Peer, reason: string): void {
+    this.#ready.note(`pid ${pid} was refused: ${reason}`);
+    this.#tell("peerRefused", { pid, uid }, reason);
+  }
+
+  // ---- time -----------------------------------------------------------------------------------------------------------
+
+  #tick(): Found {
+    const isBusy = this.wire.tick();
+    this.#expireQueued();
+    const found = this.unsettled.count > 0 ? "waiting" : isBusy ? "leftover" : "nothing";
+    this.#sample(found !== "nothing");
+    if (found === "nothing") this.wire.rest();
+    return found;
+  }
+
+  #sample(isTicking: boolean): void {
+    this.statistics.sample(this.#queue.length, this.unsettled.count, isTicking);
+  }
+
+  #expireQueued(): void {
+    const now = this.clock.now();
+    this.#queue.each((exchange) => {
+      exchange.age();
+      if (!exchange.isLate(now) || exchange.isSettled) return;
+      if (!this.choice.isEmpty || exchange.isRetried) {
+        exchange.expired("no");
+      } else {
+        this.statistics.count("timeouts");
+        const waitedMs = now - exchange.extra.startedAt;
+        exchange.fail(new NoWorkerError(this.name, waitedMs, "bus", this.supply?.givenUp));
+      }
+    });
+  }
+
+  /** As `SlotBus.ready`. */
+  async ready(options: ReadyOptions): Promise<void> {
+    if (this.#isClosed) throw this.#closedError("no");
+    await this.#ready.wait(options);
+  }
+
+  // ---- what it tells --------------------------------------------------------------------------------------------------
+
+  diagnostics(): Diagnostics {
+    const slots = this.choice.all.flatMap(slotsOf);
+    const queued: Diagnostics["queued"] = [];
+    const now = this.clock.now();
+    this.#queue.each(({ id, extra }) => queued.push({ requestId: id, ageMs: now - extra.startedAt }));
+    return { slots, queued };
+  }
+
+  stats(): BusStats {
+    if (this.#last) return this.#last.stats;
+    const { all } = this.choice;
+    return {
+      ...readCounters(this.statistics),
+      requests: this.#serial,
+      wakeups: this.wire.wakeups,
+      unsettledAtEnd: this.#unsettledAtEnd,
+      queued: this.#queue.length,
+      inFlight: all.reduce((sum, { load }) => sum + load, 0),
+      workers: all.map(({ pid, concurrency, load }) => ({ pid, concurrency, inFlight: load })),
+    };
+  }
+
+  metrics(): string {
+    if (this.#last) return this.#last.metrics;
+    this.#sample(this.#ticker.isRunning);
+    return busMetrics(this.name, this.statistics.snapshot());
+  }
+
+  // ---- the end --------------------------------------------------------------------------------------------------------
+
+  /** Takes nothing new; resolves when all is over, or after `limit` ms. */
+  drain(limit: number): Promise<void> {
+    this.#isDraining = true;
+    return this.unsettled.none(limit);
+  }
+
+  /** Settles what is left. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    this.#ticker.stop();
+    this.wire.close();
+    this.#queue.each((exchange) => exchange.fail(this.#closedError(exchange.isRetried ? "maybe" : "no")));
+    for (const exchange of this.#retries.all) exchange.fail(this.#closedError("maybe"));
+    this.#ready.close(this.#closedError("no"));
+    if (this.unsettled.count > 0) await nextTurn(this.clock); // a body that is gathered settles soon
+    this.#unsettledAtEnd += this.unsettled.count;
+    this.#last = { metrics: this.metrics(), stats: this.stats() };
+    this.wire.free();
+  }
+}

@@ -1,0 +1,60 @@
+/** Exchanges that wait for a worker: first in, first out, with removal from the middle; O(1) each. */
+
+import type { Exchange } from "./exchange.ts";
+
+export class ExchangeQueue {
+  length = 0;
+  #head: Exchange | null = null;
+  #tail: Exchange | null = null;
+
+  get head(): Exchange | null {
+    return this.#head;
+  }
+
+  pushBack(exchange: Exchange): void {
+    const { extra } = exchange;
+    extra.previous = this.#tail;
+    extra.next = null;
+    if (this.#tail) this.#tail.extra.next = exchange;
+    else this.#head = exchange;
+    this.#tail = exchange;
+    this.#count(exchange, true);
+  }
+
+  /** For what comes back from a dead worker: it was here before all others. */
+  pushFront(exchange: Exchange): void {
+    const { extra } = exchange;
+    extra.next = this.#head;
+    extra.previous = null;
+    if (this.#head) this.#head.extra.previous = exchange;
+    else this.#tail = exchange;
+    this.#head = exchange;
+    this.#count(exchange, true);
+  }
+
+  remove(exchange: Exchange): void {
+    if (!exchange.isQueued) return;
+    const { extra } = exchange;
+    if (extra.previous) extra.previous.extra.next = extra.next;
+    else this.#head = extra.next;
+    if (extra.next) extra.next.extra.previous = extra.previous;
+    else this.#tail = extra.previous;
+    extra.next = null;
+    extra.previous = null;
+    this.#count(exchange, false);
+  }
+
+  /** Calls `visit` for each; it may remove the one that it is called with. */
+  each(visit: (exchange: Exchange) => void): void {
+    for (let exchange = this.#head; exchange;) {
+      const { next }: { next: Exchange | null } = exchange.extra;
+      visit(exchange);
+      exchange = next;
+    }
+  }
+
+  #count({ extra }: Exchange, queued: boolean): void {
+    extra.queued = queued;
+    this.length += queued ? 1 : -1;
+  }
+}

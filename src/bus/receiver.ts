@@ -1,0 +1,201 @@
+/** What a worker does with requests: how many at once, which handler, and that each gets one answer. */
+
+import { type Clock, nextTurn, startTimer } from "../clock.ts";
+import { NoAnswerError } from "../errors.ts";
+import type { Answerable } from "./answer.ts";
+import type { RequestName } from "./claim.ts";
+import { answerOf } from "./fetch.ts";
+import type { Handler, SyncHandler, WorkerRequest } from "./request.ts";
+import { handleListeners, type HandleTrace, handleTraces } from "./tracing.ts";
+import type { Arrivals, WorkerWire } from "./wire.ts";
+
+/** Whom a receiver tells of its events. */
+export interface ReceiverEvents {
+  connected(): void;
+  disconnected(reason: Error): void;
+  /** A handler failed; its caller was told too. */
+  handlerError(error: unknown, request: RequestName): void;
+}
+
+export class Receiver implements Arrivals {
+  readonly name: string;
+  readonly clock: Clock;
+  readonly wire: WorkerWire;
+  readonly #concurrency: number;
+  readonly #events: ReceiverEvents;
+  #handler: Handler | null = null;
+  #idle: (() => void)[] = [];
+  /** Requests taken so far. */
+  served = 0;
+
+  /** `makeWire` makes the wire, which reports to the receiver. */
+  constructor(
+    name: string,
+    concurrency: number,
+    clock: Clock,
+    events: ReceiverEvents,
+    makeWire: (arrivals: Arrivals) => WorkerWire,
+  ) {
+    this.name = name;
+    this.clock = clock;
+    this.#concurrency = concurrency;
+    this.#events = events;
+    this.wire = makeWire(this);
+  }
+
+  get handler(): Handler | null {
+    return this.#handler;
+  }
+
+  /** Answers requests from the event loop, from now on by `handler`. */
+  serve(handler: Handler): void {
+    this.#handler = handler;
+    this.wire.listen();
+  }
+
+  /** Answers requests in a blocking loop, until `isOver`. */
+  serveSync(handler: SyncHandler, isOver: () => boolean): void {
+    this.wire.block((request) => this.#handleSync(request, handler), isOver);
+  }
+
+  // ---- what the wire reports ------------------------------------------------------------------------------------------
+
+  get canTake(): boolean {
+    return this.#handler !== null && this.wire.running < this.#concurrency;
+  }
+
+  arrived(request: WorkerRequest): void {
+    this.served++;
+    let answer: ReturnType<Handler>;
+    try {
+      answer = handleListeners.now ? this.#handleTraced(request) : this.#handler!(request);
+    } catch (error) {
+      this.#failed(request, error);
+      return;
+    }
+    if (answer instanceof Promise) {
+      // A promise that is settled already, as of an async function that awaited nothing, costs no turn.
+      const settled = Bun.peek(answer);
+      if (settled !== answer && Bun.peek.status(answer) === "fulfilled") this.#answer(request, settled as Answerable);
+      else this.#answerLater(request, answer);
+    } else {
+      this.#answer(request, answer);
+    }
+  }
+
+  answered(): void {
+    if (this.#idle.length > 0 && this.wire.running === 0) this.#tellIdle();
+  }
+
+  connected(): void {
+    this.#events.connected();
+  }
+
+  disconnected(reason: Error): void {
+    this.#tellIdle();
+    this.#events.disconnected(reason);
+  }
+
+  failedLate(request: RequestName, error: unknown): void {
+    this.#events.handlerError(error, request);
+  }
+
+  // ---- answers --------------------------------------------------------------------------------------------------------
+
+  #handleTraced(request: WorkerRequest): Promise<Answerable | void> {
+    const trace = traceOf(this.name, request, false);
+    const run = async (): Promise<Answerable | void> => {
+      const handle = (): ReturnType<Handler> => this.#handler!(request);
+      return checkAnswered(request, await (trace.around ? trace.around(handle) : handle()));
+    };
+    return handleTraces.tracePromise(run, trace) as Promise<Answerable | void>;
+  }
+
+  #answerLater(request: WorkerRequest, answer: Promise<Answerable | void>): void {
+    answer.then(
+      (value) => this.#answer(request, value),
+      (error) => this.#failed(request, error),
+    );
+  }
+
+  #answer(request: WorkerRequest, answer: Answerable | void): void {
+    if (answer === undefined) {
+      this.#answerNothing(request);
+      return;
+    }
+    if (answer instanceof Response) {
+      this.#answerLater(request, answerOf(answer, request));
+      return;
+    }
+    try {
+      request.claim.respond(request, answer);
+    } catch (error) {
+      this.#events.handlerError(error, request);
+    }
+  }
+
+  /** A handler that returned nothing has answered, or deferred it, or its caller has given up; any other has failed. */
+  #answerNothing(request: WorkerRequest): void {
+    if (request.answered || request.isDeferred) return;
+    const isWanted = !request.aborted;
+    const error = new NoAnswerError(request.path);
+    request.claim.fail(error);
+    if (isWanted) this.#events.handlerError(error, request);
+  }
+
+  #failed(request: WorkerRequest, error: unknown): void {
+    request.claim.fail(error);
+    this.#events.handlerError(error, request);
+  }
+
+  #handleSync(request: WorkerRequest, handler: SyncHandler): void {
+    this.served++;
+    try {
+      const answer = handleListeners.now ? handleTracedSync(this.name, request, handler) : handler(request);
+      if (answer === undefined) this.#answerNothing(request);
+      else if (!request.answered) request.claim.respond(request, answer);
+    } catch (error) {
+      this.#failed(request, error);
+    }
+  }
+
+  // ---- the end --------------------------------------------------------------------------------------------------------
+
+  /** Takes nothing new; resolves when what runs is answered, or after `limit` ms, 0 for none. */
+  async drain(limit: number): Promise<void> {
+    const deadline = limit > 0 ? this.clock.now() + limit : Infinity;
+    this.wire.drain();
+    await nextTurn(this.clock);
+    while (this.wire.running > 0 && this.clock.now() < deadline) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#idle.push(resolve);
+      const timer = startTimer(this.clock, limit > 0 ? Math.max(1, deadline - this.clock.now()) : 0, resolve);
+      await promise;
+      timer.close();
+    }
+  }
+
+  #tellIdle(): void {
+    for (const done of this.#idle.splice(0)) done();
+  }
+}
+
+/** What subscribers of the tracing channel are told. */
+function traceOf(bus: string, request: WorkerRequest, sync: boolean): HandleTrace {
+  const { id, method, path, pattern, traceparent } = request;
+  return { bus, id, method, path, pattern, sync, traceparent, around: null };
+}
+
+function handleTracedSync<T>(bus: string, request: WorkerRequest, handler: (request: WorkerRequest) => T): T {
+  const trace = traceOf(bus, request, true);
+  const handle = (): T => handler(request);
+  const run = (): T => checkAnswered(request, trace.around ? trace.around(handle) : handle());
+  return handleTraces.traceSync(run, trace) as T;
+}
+
+/** For a trace: nothing, where an answer is owed, is a failure of the handler. */
+function checkAnswered<T>(request: WorkerRequest, answer: T): T {
+  if (answer === undefined && !request.answered && !request.isDeferred && !request.aborted)
+    throw new NoAnswerError(request.path);
+  return answer;
+}

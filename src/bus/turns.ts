@@ -1,0 +1,32 @@
+/** Streams that never have to wait let the event loop have its turn now and then. */
+
+import type { Clock } from "../clock.ts";
+
+/** So long they may keep it, in ms, */
+const TURN_MS = 0.2;
+/** and after so many steps without a wait they look at the clock. */
+export const TURN_STEPS = 8;
+
+/** Shared by all streams of a bus or a worker. */
+export class Turns {
+  readonly clock: Clock;
+  #began = 0;
+
+  constructor(clock: Clock) {
+    this.clock = clock;
+  }
+
+  /** Whether the event loop is to have its turn now: timers, sockets and the other streams wait for it. */
+  get isOver(): boolean {
+    const now = this.clock.now();
+    if (this.#began === 0) {
+      this.#began = now;
+      this.clock.immediate(this.#over);
+    }
+    return now - this.#began >= TURN_MS;
+  }
+
+  readonly #over = (): void => {
+    this.#began = 0;
+  };
+}

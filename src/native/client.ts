@@ -1,0 +1,363 @@
+/** The asking side of the library: a handle for each bus, a link for each worker. Codes, offsets and addresses end here. */
+
+import { detach } from "../detach.ts";
+import { ResourceError } from "../errors.ts";
+import { FLOW_STATUS_BYTES, type Flowed, flowed, FlowStatus } from "./flow.ts";
+import { C, errorText, FIELDS, native, type Pointer, view } from "./library.ts";
+import { type CounterName, COUNTERS, readSnapshot, type Snapshot, STATE_NAMES, type StateName } from "./statistics.ts";
+
+/** Sizes of all regions of a bus, in bytes; `tag` tells its lives apart. */
+export interface Geometry {
+  slots: number;
+  payloadLimit: number;
+  headLimit: number;
+  inlineSize: number;
+  /** Claims and answers are timed. */
+  isTimed: boolean;
+  tag: number;
+}
+
+/** More than half of a worker's slots hang when they were given up for so many ms. */
+export const STUCK_MS = C.SB_STUCK_MS;
+/** A worker may ring so often without work. */
+export const BELLS_PER_SECOND = C.SB_BELLS_PER_SECOND;
+/** Events of one poll at most. */
+export const EVENTS_MAX: number = C.SB_BATCH;
+
+const KINDS = [null, "answered", "freed", "expired", "abandoned", "corrupt", "stuck", "moved"] as const;
+/**
+ * A response waits (`answered`); a slot in quarantine came back; a request ran out of time, taken back before a worker claimed it
+ * (`expired`) or not (`abandoned`); the worker broke the protocol, or more than half of its slots hang; the rings of a slot moved.
+ */
+export type EventKind = Exclude<(typeof KINDS)[number], null>;
+
+const at = (name: keyof typeof FIELDS): number => FIELDS[name][0] / 4;
+const LINK = at("sb_event.link");
+const LIFE = at("sb_event.life");
+const HEAD = at("sb_event.head_bytes");
+const OFFSET = at("sb_event.body_offset");
+const BODY = at("sb_event.body_bytes");
+const STATUS = at("sb_event.status_code");
+const TOKEN = at("sb_event.token");
+
+/** One event, decoded. */
+export class ClientEvent {
+  kind: EventKind = "corrupt";
+  slot = 0;
+  link = 0;
+  /** Which life of that link: an event of one that has ended is ignored. */
+  life = 0;
+  headBytes = 0;
+  bodyOffset = 0;
+  /** Of `moved`: not 0 when the response is whole. */
+  bodyBytes = 0;
+  /** 0: an error of the handler. Of `moved`: not 0 when the response begins. */
+  status = 0;
+  /** Names the claim, in a CANCEL. */
+  token = 0;
+}
+
+/** The memory of one bus. */
+export class ClientHandle {
+  readonly stride: number;
+  readonly flow: FlowStatus;
+  /** Filled by {@link read}. */
+  readonly event = new ClientEvent();
+  /** The answer that {@link LinkHandle.withdraw} or {@link LinkHandle.wait} found. */
+  readonly answer = new ClientEvent();
+  readonly #pointer: Pointer;
+  readonly #words: Uint32Array<ArrayBuffer>;
+
+  /** @throws {ResourceError} */
+  constructor({ slots, payloadLimit, headLimit, inlineSize, isTimed, tag }: Geometry) {
+    const flags = isTimed ? C.SB_FLAG_TIMING : 0;
+    const pointer = native.sb_client_open(slots, payloadLimit, headLimit, inlineSize, flags, tag) as Pointer | null;
+    if (!pointer)
+      throw new ResourceError(`Cannot allocate shared memory for the bus: ${errorText(native.sb_error_last())}.`);
+    this.#pointer = pointer;
+    this.#words = new Uint32Array(
+      view(native.sb_client_events(pointer) as number, (C.SB_BATCH + 1) * C.SB_EVENT_WORDS * 4),
+    );
+    this.flow = new FlowStatus(view(native.sb_client_look(pointer) as number, FLOW_STATUS_BYTES));
+    this.stride = native.sb_client_stride(pointer);
+  }
+
+  /** @internal Of the other handles. */
+  get pointer(): Pointer {
+    return this.#pointer;
+  }
+
+  /** Looks for events of all links, up to `spinNs` for the first; returns how many there are for {@link read}. */
+  poll(spinNs: number): number {
+    return native.sb_client_poll(this.#pointer, spinNs);
+  }
+
+  /** Looks at each slot in flight and at its deadline. As {@link poll}; after {@link EVENTS_MAX} events there may be more. */
+  tick(): number {
+    return native.sb_client_tick(this.#pointer);
+  }
+
+  /** Decodes event number `n` into {@link event}. */
+  read(n: number): ClientEvent {
+    return this.#decode(n * C.SB_EVENT_WORDS, this.event);
+  }
+
+  /** @internal */
+  readAnswer(): void {
+    this.#decode(C.SB_BATCH * C.SB_EVENT_WORDS, this.answer); // its place is behind those of a poll
+  }
+
+  #decode(base: number, event: ClientEvent): ClientEvent {
+    const words = this.#words;
+    const first = words[base]!;
+    event.kind = KINDS[first & 0xffff] ?? "corrupt";
+    event.slot = first >>> 16;
+    event.link = words[base + LINK]!;
+    event.life = words[base + LIFE]!;
+    event.headBytes = words[base + HEAD]!;
+    event.bodyOffset = words[base + OFFSET]!;
+    event.bodyBytes = words[base + BODY]!;
+    event.status = words[base + STATUS]!;
+    event.token = words[base + TOKEN]!;
+    return event;
+  }
+
+  /** Asks for a bell. `false`: there is work. */
+  park(): boolean {
+    return native.sb_client_park(this.#pointer) === 1;
+  }
+
+  unpark(): void {
+    native.sb_client_unpark(this.#pointer);
+  }
+
+  /** Leaves the processor that the other side was last seen on. */
+  spread(): void {
+    native.sb_client_spread(this.#pointer);
+  }
+
+  /** Makes a region and sends it on `fd`. Returns the link, or why there is none. */
+  offer(fd: number, concurrency: number): LinkHandle | { code: number; text: string } {
+    const index = native.sb_link_offer(this.#pointer, fd, concurrency);
+    return index < 0 ? { code: -index, text: errorText(index) } : new LinkHandle(this, index);
+  }
+
+  /** Sends the statistics, to be read only, on `fd`. */
+  observe(fd: number): void {
+    native.sb_client_observe(this.#pointer, fd);
+  }
+
+  count(counter: CounterName, by = 1): void {
+    native.sb_stats_add(this.#pointer, COUNTERS[counter][0], by);
+  }
+
+  counter(counter: CounterName): number {
+    return native.sb_stats_get(this.#pointer, COUNTERS[counter][0]);
+  }
+
+  /** From publication to delivery, in µs. */
+  quantile(quantile: number): number {
+    return native.sb_stats_quantile(this.#pointer, quantile) / 1000;
+  }
+
+  /** Shows observers what is in flight. `isTicking`: a look like this one follows. */
+  sample(queued: number, unsettled: number, isTicking: boolean): void {
+    native.sb_stats_sample(this.#pointer, queued, unsettled, isTicking ? 1 : 0);
+  }
+
+  snapshot(): Snapshot {
+    const copy = Buffer.alloc(C.SB_STATS_BYTES);
+    native.sb_stats_read(this.#pointer, copy);
+    return readSnapshot(copy, native.sb_now_ms());
+  }
+
+  /** Takes the views away; the memory stays for the links that are left. */
+  detach(): void {
+    detach(this.#words.buffer);
+    detach(this.flow.memory);
+  }
+
+  /** Frees the memory, after {@link detach} and the drop of all links. */
+  close(): void {
+    native.sb_client_close(this.#pointer);
+  }
+}
+
+/** One slot of a link, as it is now. */
+export interface SlotStatus {
+  state: StateName;
+  /** Since the client last moved it, in ms. */
+  ageMs: number;
+}
+
+/** The region of one worker. A slot is its index. */
+export class LinkHandle {
+  readonly index: number;
+  readonly life: number;
+  readonly #client: ClientHandle;
+  readonly #pointer: Pointer;
+  readonly #arenas: number;
+  readonly #memory: (ArrayBuffer | undefined)[] = [];
+
+  /** @internal */
+  constructor(client: ClientHandle, index: number) {
+    this.#client = client;
+    this.#pointer = client.pointer;
+    this.index = index;
+    this.life = native.sb_link_life(this.#pointer, index);
+    this.#arenas = native.sb_link_arenas(this.#pointer, index) as number;
+  }
+
+  /** Its worker is attached: it takes requests, and is seen by observers. */
+  start(pid: number, uid: number): void {
+    native.sb_link_start(this.#pointer, this.index);
+    native.sb_stats_link(this.#pointer, this.index, pid, uid);
+  }
+
+  /** Its life ends: nothing is published and nobody rung any more. The slots can still be withdrawn. */
+  stop(): void {
+    native.sb_link_stop(this.#pointer, this.index);
+  }
+
+  /**
+   * Frees the region, for the worker too. `hasClosed`: the worker reads no request any more. `isHeld`: somebody has a view.
+   * Returns `false` when its addresses stay mapped because of a view.
+   */
+  drop(hasClosed: boolean, isHeld: boolean): boolean {
+    let detached = !isHeld;
+    for (const memory of this.#memory) if (memory && !detach(memory)) detached = false;
+    this.#memory.length = 0;
+    const how = (detached ? C.SB_DROP_DETACHED : 0) | (hasClosed ? C.SB_DROP_CLOSED : 0);
+    native.sb_link_drop(this.#pointer, this.index, how);
+    return detached;
+  }
+
+  /** Memory that the request of a slot is written into. */
+  requestMemory(slot: number): ArrayBuffer {
+    return this.#half(slot, 0);
+  }
+
+  /** Memory that the response of a slot is read from. */
+  responseMemory(slot: number): ArrayBuffer {
+    return this.#half(slot, 1);
+  }
+
+  /** A view of a response's body that can be taken back on its own. */
+  lend(slot: number, offset: number, bytes: number): Uint8Array<ArrayBuffer> {
+    return new Uint8Array(view(this.#arenas + (2 * slot + 1) * this.#client.stride + offset, bytes));
+  }
+
+  #half(slot: number, half: 0 | 1): ArrayBuffer {
+    const place = 2 * slot + half;
+    const { stride } = this.#client;
+    return (this.#memory[place] ??= view(this.#arenas + place * stride, stride));
+  }
+
+  /** Whether its worker waits for a bell. */
+  get isParked(): boolean {
+    return native.sb_link_parked(this.#pointer, this.index) === 1;
+  }
+
+  /** Whether the event loop of its worker turned since this was asked last. */
+  hasTurned(): boolean {
+    return native.sb_link_turned(this.#pointer, this.index) === 1;
+  }
+
+  /** Gives pages back that nobody needs. */
+  trim(): void {
+    native.sb_link_trim(this.#pointer, this.index);
+  }
+
+  /** Counts bells that the socket brought. `false`: too many of them found no work. */
+  countBells(bells: number): boolean {
+    return native.sb_link_bell(this.#pointer, this.index, bells) === 0;
+  }
+
+  slots(): SlotStatus[] {
+    const words = new Uint32Array(2 * C.SB_SLOTS_MAX);
+    const count = native.sb_link_snapshot(this.#pointer, this.index, words);
+    return Array.from({ length: Math.max(0, count) }, (_, slot) => ({
+      state: STATE_NAMES[words[2 * slot]!] ?? "FREE",
+      ageMs: words[2 * slot + 1]!,
+    }));
+  }
+
+  /** A slot whose request may be written until {@link publish} or {@link cancel}; negative when its worker broke the protocol. */
+  reserve(): number {
+    return native.sb_slot_reserve(this.#pointer, this.index);
+  }
+
+  /** Gives the request to the worker, which may answer at once. `timeoutMs` 0: no limit. Returns whether it was rung. */
+  publish(
+    slot: number,
+    method: number,
+    streams: boolean,
+    headBytes: number,
+    bodyOffset: number,
+    bodyBytes: number,
+    timeoutMs: number,
+    serial: number,
+  ): boolean {
+    const what = streams ? method + C.SB_STREAMS : method;
+    const { index } = this;
+    return (
+      native.sb_slot_publish(this.#pointer, index, slot, what, headBytes, bodyOffset, bodyBytes, timeoutMs, serial) ===
+      1
+    );
+  }
+
+  /** The slot is free again, nothing was published. */
+  cancel(slot: number): void {
+    native.sb_slot_cancel(this.#pointer, this.index, slot);
+  }
+
+  /**
+   * Gives up a published request: nobody had claimed it (`free`), a handler may run (`abandoned`), or it is answered: then
+   * {@link ClientHandle.answer} says how.
+   */
+  withdraw(slot: number): "free" | "abandoned" | "answered" | "corrupt" {
+    const state = native.sb_slot_withdraw(this.#pointer, this.index, slot);
+    if (state === C.SB_FREE) return "free";
+    if (state === C.SB_ABANDONED) return "abandoned";
+    if (state !== C.SB_DONE) return "corrupt";
+    this.#client.readAnswer();
+    return "answered";
+  }
+
+  /** An answered slot is free again. `false`: the worker changed it since it answered. */
+  release(slot: number): boolean {
+    return native.sb_slot_release(this.#pointer, this.index, slot) === 0;
+  }
+
+  /** Ms to the deadline of the slot's last request, below 0 when it is over; 0 without one. */
+  timeLeft(slot: number): number {
+    return native.sb_slot_time_left(this.#pointer, this.index, slot);
+  }
+
+  /** Names the claim of a slot, in a CANCEL. */
+  token(slot: number): number {
+    return native.sb_slot_token(this.#pointer, this.index, slot);
+  }
+
+  /** Moves the rings of a slot and fills {@link ClientHandle.flow}: see {@link FlowStatus}. */
+  flow(slot: number, sent: number, taken: number, isEnd: boolean, need: number): Flowed {
+    const end = isEnd ? C.SB_FLOW_END : C.SB_FLOW_OPEN;
+    return flowed(native.sb_link_flow(this.#pointer, this.index, slot, sent, taken, end, need));
+  }
+
+  /** Blocks until the slot is answered ({@link ClientHandle.answer}), its time is over, or the worker has gone. */
+  wait(slot: number, timeoutMs: number, spinNs: number): "answered" | "expired" | "closed" {
+    const result = native.sb_slot_wait(this.#pointer, this.index, slot, timeoutMs, spinNs);
+    if (result === 0) this.#client.readAnswer();
+    return result === 0 ? "answered" : result === -C.SB_ETIMEDOUT ? "expired" : "closed";
+  }
+
+  /** From publication to the claim of the slot's last answer, in µs, when the bus is timed. */
+  claimUs(slot: number): number {
+    return native.sb_slot_claim_delay(this.#pointer, this.index, slot) / 1000;
+  }
+
+  roundTripUs(slot: number): number {
+    return native.sb_slot_round_trip(this.#pointer, this.index, slot) / 1000;
+  }
+}

@@ -1,0 +1,48 @@
+/** The process on the other end of a control socket, as the kernel knows it. */
+
+import { native } from "./library.ts";
+
+const who = new Uint32Array(4);
+
+export class PeerProcess {
+  readonly pid: number;
+  readonly uid: number;
+  /** Descriptor that becomes readable when the process has ended; -1 where the kernel has none. */
+  #pidfd: number;
+  /** Its `/proc/PID/statm`; -1 where that cannot be read. */
+  #statm: number;
+
+  private constructor(pid: number, uid: number, pidfd: number, statm: number) {
+    this.pid = pid;
+    this.uid = uid;
+    this.#pidfd = pidfd;
+    this.#statm = statm;
+  }
+
+  /** Asks the kernel who is on the other end of a socket; `null` when that process is gone already. */
+  static of(fd: number): PeerProcess | null {
+    if (native.sb_peer_identify(fd, who) !== 0) return null;
+    return new PeerProcess(who[0]!, who[1]!, who[2]! | 0, who[3]! | 0);
+  }
+
+  /** Whether the process has certainly ended. */
+  get hasEnded(): boolean {
+    return this.#pidfd < 0 || native.sb_peer_ended(this.#pidfd) === 1;
+  }
+
+  /**
+   * Whether the process has begun to end. Its socket closes only when the kernel has freed its memory, which takes 10 ms
+   * for each 100 MiB or so.
+   */
+  get isEnding(): boolean {
+    return native.sb_peer_ending(this.#statm) === 1;
+  }
+
+  /** Closes what watches the process. Any number of times. */
+  forget(): void {
+    native.sb_fd_close(this.#pidfd);
+    native.sb_fd_close(this.#statm);
+    this.#pidfd = -1;
+    this.#statm = -1;
+  }
+}

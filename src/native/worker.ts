@@ -1,0 +1,339 @@
+/** The answering side of the library: a handle for each attachment of a worker. Codes, offsets and addresses end here. */
+
+import { backoff } from "../backoff.ts";
+import { blockFor, type Clock, sleep } from "../clock.ts";
+import { detach } from "../detach.ts";
+import {
+  BusNotFoundError,
+  PermissionDeniedError,
+  ProtocolError,
+  RegionCorruptError,
+  ResourceError,
+  type SlotbusError,
+  VersionMismatchError,
+} from "../errors.ts";
+import { openDirectory } from "./directory.ts";
+import { FLOW_STATUS_BYTES, type Flowed, flowed, FlowStatus } from "./flow.ts";
+import { C, cString, errorText, FIELDS, native, type Pointer, view } from "./library.ts";
+import { readSnapshot, type Snapshot } from "./statistics.ts";
+
+/** Longest handshake of a worker, in ms. */
+const HANDSHAKE_MS = 2_000;
+const HEADER_BYTES = 128;
+const CLAIM_BYTES = 40;
+
+function field(name: keyof typeof FIELDS): number {
+  return FIELDS[name][0];
+}
+
+const SLOT = field("sb_request.slot") / 4;
+const CLAIM = field("sb_request.token") / 4;
+const HEAD = field("sb_request.head_bytes") / 4;
+const OFFSET = field("sb_request.body_offset") / 4;
+const BODY = field("sb_request.body_bytes") / 4;
+const TIMEOUT = field("sb_request.timeout_ms") / 4;
+const METHOD = field("sb_request.method") / 4;
+const SERIAL = field("sb_request.serial") / 4;
+
+/** Which bus of which directory; `shared`: the directory may belong to another user. */
+export interface Address {
+  name: string;
+  directory: string;
+  shared: boolean;
+}
+
+/** A handshake step by step: yields how long to wait, in ms, and returns what came of it. */
+export type Handshake<Handle> = Generator<number, Handle | SlotbusError>;
+
+/** Makes the steps of a handshake. */
+export async function shakeHands<Handle>(steps: Handshake<Handle>, clock: Clock): Promise<Handle | SlotbusError> {
+  let step = steps.next();
+  for (; !step.done; step = steps.next()) await sleep(clock, step.value);
+  return step.value;
+}
+
+/** The same, blocking the thread. */
+export function shakeHandsSync<Handle>(steps: Handshake<Handle>): Handle | SlotbusError {
+  let step = steps.next();
+  for (; !step.done; step = steps.next()) blockFor(step.value);
+  return step.value;
+}
+
+/** What {@link WorkerHandle.take} claimed, decoded. */
+export class TakenRequest {
+  slot = 0;
+  token = 0;
+  headBytes = 0;
+  bodyOffset = 0;
+  bodyBytes = 0;
+  /** 0: no limit. */
+  timeoutMs = 0;
+  method = 0;
+  streams = false;
+  serial = 0;
+}
+
+/** A worker that is attached. */
+export class WorkerHandle {
+  readonly slots: number;
+  readonly headLimit: number;
+  readonly payloadLimit: number;
+  readonly inlineSize: number;
+  readonly stride: number;
+  /** Tells the lives of a bus apart. */
+  readonly tag: string;
+  readonly flow: FlowStatus;
+  /** Filled by {@link take}. */
+  readonly taken = new TakenRequest();
+  readonly #pointer: Pointer;
+  readonly #arenas: number;
+  readonly #words: Uint32Array<ArrayBuffer>;
+  readonly #memory: (ArrayBuffer | undefined)[] = [];
+
+  /** Attaches to the bus at `address`, by steps; gives up when `isOver`. */
+  static *attach(address: Address, concurrency: number, clock: Clock, isOver: () => boolean): Handshake<WorkerHandle> {
+    const open = (dir: number): unknown => native.sb_worker_open(dir, cString(address.name), concurrency);
+    const deadline = clock.now() + HANDSHAKE_MS;
+    const result = yield* shake(address, open, () => isOver() || clock.now() > deadline, clock.random);
+    return typeof result === "object" ? result : new WorkerHandle(result);
+  }
+
+  private constructor(pointer: Pointer) {
+    this.#pointer = pointer;
+    const header = new DataView(view(native.sb_worker_header(pointer) as number, HEADER_BYTES).slice(0));
+    this.slots = header.getUint32(field("sb_header.slots"), true);
+    this.headLimit = header.getUint32(field("sb_header.head_limit"), true);
+    this.payloadLimit = header.getUint32(field("sb_header.payload_limit"), true);
+    this.inlineSize = header.getUint32(field("sb_header.inline_bytes"), true);
+    this.tag = header.getUint32(field("sb_header.bus_tag"), true).toString(36);
+    this.stride = Number(header.getBigUint64(field("sb_header.stride"), true));
+    this.#arenas = native.sb_worker_arenas(pointer) as number;
+    this.#words = new Uint32Array(view(native.sb_worker_request(pointer) as number, CLAIM_BYTES));
+    this.flow = new FlowStatus(view(native.sb_worker_look(pointer) as number, FLOW_STATUS_BYTES));
+  }
+
+  /** The control socket, for one event loop to read; the library goes on writing to it. */
+  get fd(): number {
+    return native.sb_worker_fd(this.#pointer);
+  }
+
+  /** From now on an event loop polls and parks. */
+  loops(): void {
+    native.sb_worker_loops(this.#pointer);
+  }
+
+  /** Takes requests again, or tells of running streams only (`isFull`). */
+  setFull(isFull: boolean): void {
+    native.sb_worker_full(this.#pointer, isFull ? 1 : 0);
+  }
+
+  /**
+   * Claims one request, looking for it up to `spinNs`: {@link taken} has it. `moved`: the rings of the slot in {@link taken} moved.
+   */
+  take(spinNs: number): "taken" | "none" | "moved" | "corrupt" {
+    const result = native.sb_slot_take(this.#pointer, spinNs);
+    if (result === 0) return "none";
+    const { taken } = this;
+    const words = this.#words;
+    taken.slot = words[SLOT]!;
+    if (result === 2) return "moved";
+    if (result < 0) return "corrupt";
+    const method = words[METHOD]!;
+    taken.token = words[CLAIM]!;
+    taken.headBytes = words[HEAD]!;
+    taken.bodyOffset = words[OFFSET]!;
+    taken.bodyBytes = words[BODY]!;
+    taken.timeoutMs = words[TIMEOUT]!;
+    taken.method = method & ~C.SB_STREAMS;
+    taken.streams = (method & C.SB_STREAMS) !== 0;
+    taken.serial = words[SERIAL]! + words[SERIAL + 1]! * 0x1_0000_0000;
+    return "taken";
+  }
+
+  /** Answers a claim; `status` 0: with an error. `false`: its caller has given up. */
+  complete(slot: number, token: number, headBytes: number, offset: number, bytes: number, status: number): boolean {
+    return native.sb_slot_complete(this.#pointer, slot, token, headBytes, offset, bytes, status) === 0;
+  }
+
+  /** Answers a claim with a head, and with a body that streams. `false`: its caller has given up. */
+  begin(slot: number, token: number, headBytes: number, status: number): boolean {
+    return native.sb_slot_begin(this.#pointer, slot, token, headBytes, status) >= 0;
+  }
+
+  /** Ends an answer that streams; `errorBytes`: of an error head behind its last byte, 0 for none. */
+  finish(slot: number, token: number, errorBytes: number): void {
+    native.sb_slot_finish(this.#pointer, slot, token, errorBytes);
+  }
+
+  /** Whether the caller of a claim has given up, or has gone. */
+  isAborted(slot: number, token: number): boolean {
+    return native.sb_slot_aborted(this.#pointer, slot, token) === 1;
+  }
+
+  /** As {@link LinkHandle.flow}. */
+  move(slot: number, token: number, sent: number, taken: number, need: number): Flowed {
+    return flowed(native.sb_worker_flow(this.#pointer, slot, token, sent, taken, C.SB_FLOW_OPEN, need));
+  }
+
+  /** Asks for a bell. `false`: there is work. */
+  park(canTake: boolean): boolean {
+    return native.sb_worker_park(this.#pointer, canTake ? 1 : 0) !== 0;
+  }
+
+  unpark(): void {
+    native.sb_worker_unpark(this.#pointer);
+  }
+
+  spread(): void {
+    native.sb_worker_spread(this.#pointer);
+  }
+
+  /** Blocks until a bell. `false`: the client has gone. */
+  wait(): boolean {
+    return native.sb_worker_wait(this.#pointer, 0xffff_ffff) >= 0;
+  }
+
+  /** Memory that the request of a slot is read from. */
+  requestMemory(slot: number): ArrayBuffer {
+    return this.#half(slot, 0);
+  }
+
+  /** Memory that the response of a slot is written into. */
+  responseMemory(slot: number): ArrayBuffer {
+    return this.#half(slot, 1);
+  }
+
+  #half(slot: number, half: 0 | 1): ArrayBuffer {
+    const place = 2 * slot + half;
+    return (this.#memory[place] ??= view(this.#arenas + place * this.stride, this.stride));
+  }
+
+  /** A view of a request's body that can be taken back on its own. */
+  lendRequest(slot: number, offset: number, bytes: number): Uint8Array<ArrayBuffer> {
+    return new Uint8Array(view(this.#arenas + 2 * slot * this.stride + offset, bytes));
+  }
+
+  /** The same of a response. */
+  lendResponse(slot: number, offset: number, bytes: number): Uint8Array<ArrayBuffer> {
+    return new Uint8Array(view(this.#arenas + (2 * slot + 1) * this.stride + offset, bytes));
+  }
+
+  /** Tells the client that this is no death. */
+  goodbye(): void {
+    native.sb_worker_goodbye(this.#pointer);
+  }
+
+  /** The owner of the socket closes it. */
+  hangup(): void {
+    native.sb_worker_hangup(this.#pointer);
+  }
+
+  /** Ends the attachment. The region is unmapped, unless somebody has a view (`isHeld`): then only its pages are freed. */
+  close(isHeld: boolean): void {
+    let detached = !isHeld;
+    for (const memory of this.#memory) if (memory && !detach(memory)) detached = false;
+    detach(this.#words.buffer);
+    detach(this.flow.memory);
+    native.sb_worker_close(this.#pointer, detached ? 1 : 0);
+  }
+}
+
+/** The statistics of a bus, mapped to be read only. */
+export class ObserverHandle {
+  readonly #pointer: Pointer;
+  readonly #copy = Buffer.alloc(C.SB_STATS_BYTES);
+
+  /** Attaches by steps, within `timeout` ms. */
+  static *attach(address: Address, timeout: number, clock: Clock): Handshake<ObserverHandle> {
+    const open = (dir: number): unknown => native.sb_observer_open(dir, cString(address.name));
+    const deadline = clock.now() + timeout;
+    const result = yield* shake(address, open, () => clock.now() > deadline, clock.random, timeout);
+    return typeof result === "object" ? result : new ObserverHandle(result);
+  }
+
+  private constructor(pointer: Pointer) {
+    this.#pointer = pointer;
+  }
+
+  /** The statistics now; `isThere` is `false` when the bus has ended, and these are its last. */
+  read(): Snapshot & { isThere: boolean } {
+    const result = native.sb_observer_read(this.#pointer, this.#copy);
+    return { ...readSnapshot(this.#copy, native.sb_now_ms()), isThere: result === 0 };
+  }
+
+  close(): void {
+    native.sb_worker_close(this.#pointer, 1);
+  }
+}
+
+/** Steps of a handshake until it is over. `observing`: the time an observer gives it, in ms. */
+function* shake(
+  { name, directory, shared }: Address,
+  open: (dir: number) => unknown,
+  isOver: () => boolean,
+  random: () => number,
+  observing = 0,
+): Handshake<Pointer> {
+  let dir: number | null;
+  try {
+    dir = openDirectory(directory, { shared });
+  } catch (error) {
+    return error as SlotbusError;
+  }
+  if (dir === null) return new BusNotFoundError(name, directory, 0);
+  const versions = new Uint32Array(2);
+  const pointer = open(dir) as Pointer | null;
+  let isAttached = false;
+  try {
+    let code = pointer ? native.sb_worker_step(pointer, versions) : native.sb_error_last();
+    for (let attempt = 0; code === -C.SB_EAGAIN && !isOver(); attempt++) {
+      yield backoff(attempt, { initial: 1, max: 20 }, random);
+      code = native.sb_worker_step(pointer, versions);
+    }
+    isAttached = code === 0;
+    return isAttached ? pointer! : attachError(code, versions, name, directory, observing);
+  } finally {
+    native.sb_fd_close(dir);
+    if (pointer && !isAttached) native.sb_worker_close(pointer, 1);
+  }
+}
+
+function attachError(
+  code: number,
+  versions: Uint32Array,
+  name: string,
+  directory: string,
+  observing: number,
+): SlotbusError {
+  const what = `the hub of "${name}"`;
+  switch (-code) {
+    case C.SB_ENOBUS:
+      return new BusNotFoundError(name, directory, 0);
+    case C.SB_EVERSION: {
+      const [low, high] = versions;
+      const isOurs = low === C.SB_ABI && high === C.SB_ABI; // then the structures differ
+      return new VersionMismatchError(
+        what,
+        C.SB_ABI,
+        low === high ? `${low}${isOurs ? " of another build" : ""}` : `${low} to ${high}`,
+      );
+    }
+    case C.SB_EPERM:
+      return new PermissionDeniedError(`${what} does not take workers of uid ${process.geteuid?.()}.`, {
+        hint: "Name the uid in `allowedUids` of SlotBus.create.",
+      });
+    case C.SB_EPROTO:
+      return new ProtocolError(`${what} sent something that is no handshake of slotbus.`);
+    case C.SB_ECORRUPT:
+      return new RegionCorruptError(`${what} sent a region that is not sealed or whose header is wrong.`);
+    case C.SB_EAGAIN:
+    case C.SB_ETIMEDOUT:
+    case observing > 0 ? C.SB_EBUSY : C.SB_EAGAIN:
+      if (observing === 0) return new ResourceError(`${what} did not finish the handshake in ${HANDSHAKE_MS} ms.`);
+      return new ResourceError(`${what} does not answer: it did not take an observer within ${observing} ms.`, {
+        hint: "It is stopped (SIGSTOP, a debugger), or code of it keeps its event loop busy.",
+      });
+    default:
+      return new ResourceError(`${what} could not be attached to: ${errorText(code)}.`);
+  }
+}

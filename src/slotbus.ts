@@ -1,0 +1,444 @@
+/** `SlotBus` and `SlotWorker`: joins the bus, its wire, contracts and the supervisor. */
+
+import { EventEmitter } from "node:events";
+import type { BusRequest, RequestOptions } from "./bus/call.ts";
+import { Dispatcher, noOptions } from "./bus/dispatcher.ts";
+import { type Diagnostics, infoOf, type ReadyOptions, type SlotBusEvents, type WorkerInfo } from "./bus/events.ts";
+import { fetchThrough, toWebRequest } from "./bus/fetch.ts";
+import { type BusOptions, LINKS_MAX, type ResolvedBusOptions, resolveBusOptions } from "./bus/options.ts";
+import { Receiver } from "./bus/receiver.ts";
+import type { FetchHandler, Handler, SyncHandler } from "./bus/request.ts";
+import type { BorrowedResponse, BusResponse, StreamedResponse } from "./bus/response.ts";
+import type { BusStats } from "./bus/stats.ts";
+import type { Connection } from "./bus/wire.ts";
+import { resolveWorkerOptions, type SlotWorkerEvents, type SlotWorkerOptions } from "./bus/worker-options.ts";
+import { checkCloseLimit, checkTimeout } from "./check.ts";
+import { systemClock } from "./clock.ts";
+import { makeClient } from "./contract/client.ts";
+import type { Client, Contract, Handlers } from "./contract/contract.ts";
+import { Implementations } from "./contract/implementations.ts";
+import { BusClosedError, InvalidConfigError, NoAnswerError, type SlotbusError } from "./errors.ts";
+import { Hold } from "./hold.ts";
+import { NameLock } from "./native/name.ts";
+import { drainOnSigterm, forgetSigterm } from "./sigterm.ts";
+import type { Supervisor } from "./supervisor/index.ts";
+import { WorkerPool } from "./supervisor/worker-pool.ts";
+import { type ResolvedWorkers, resolveWorkers, UNRESPONSIVE_MS, type WorkersOptions } from "./supervisor/workers.ts";
+import { MemoryClient } from "./wires/memory/client.ts";
+import { closeReloaded, noteClosed, noteOpen } from "./wires/memory/open-buses.ts";
+import { MemoryWorker } from "./wires/memory/worker.ts";
+
+/** What `SlotBus.create` takes; all but the name have defaults. */
+export interface SlotBusOptions extends BusOptions {
+  /** Workers that the bus starts itself. Default: none; they are started by others. */
+  workers?: WorkersOptions;
+}
+
+/** Options with their defaults filled in. */
+export type ResolvedSlotBusOptions = ResolvedBusOptions & { readonly workers: ResolvedWorkers | null };
+
+/** Default limit of the drain in `close`, in ms. */
+const CLOSE_MS = 5_000;
+
+/**
+ * A bus: one process owns the name and asks, any number of worker processes answer.
+ *
+ *     await using bus = await SlotBus.create({ name: "shop" });
+ *     const response = await bus.request({ path: "/hello", body: "Ada" });
+ */
+export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposable {
+  readonly options: ResolvedSlotBusOptions;
+  readonly #name: NameLock;
+  readonly #dispatcher: Dispatcher;
+  readonly #pool: WorkerPool<Connection> | null;
+  /** Set by {@link ref}. */
+  readonly #hold = new Hold();
+  #closing: Promise<void> | null = null;
+
+  /**
+   * Takes the name and listens for workers.
+   *
+   * @throws (rejects) {InvalidNameError}, {@link InvalidConfigError}; {BusExistsError} when a live process has the
+   * name; {PermissionDeniedError} for a directory that is not ours alone; {ResourceError}; with `workers` as
+   * `Supervisor.start` when one does not get ready.
+   */
+  static async create(options: SlotBusOptions): Promise<SlotBus> {
+    const workers = options?.workers === undefined ? null : resolveWorkers(options.workers, LINKS_MAX);
+    const resolved = { ...resolveBusOptions(options), workers };
+    const { directory, name, allowedUids } = resolved;
+    await closeReloaded(keyOf(resolved));
+    const lock = new NameLock(directory, name, allowedUids.length > 0);
+    let bus: SlotBus;
+    try {
+      bus = new SlotBus(resolved, lock);
+    } catch (error) {
+      lock.release();
+      throw error;
+    }
+    noteOpen(keyOf(resolved), { close: () => bus.close({ timeout: 0 }), leave: () => bus.#leave() });
+    try {
+      await bus.#pool?.start();
+      return bus;
+    } catch (error) {
+      await bus.close({ timeout: 0 });
+      throw error;
+    }
+  }
+
+  private constructor(options: ResolvedSlotBusOptions, name: NameLock) {
+    super();
+    this.options = options;
+    this.#name = name;
+    const tag = crypto.getRandomValues(new Uint32Array(1))[0]!;
+    const stalledAfter = options.workers?.unresponsive ?? UNRESPONSIVE_MS;
+    const dispatcher = new Dispatcher(
+      options,
+      tag.toString(36),
+      systemClock,
+      (event, ...args) => queueMicrotask(() => this.emit(event, ...(args as never))),
+      (events) => new MemoryClient({ bus: options, name, tag, clock: systemClock, stalledAfter }, events),
+    );
+    this.#dispatcher = dispatcher;
+    this.#pool = options.workers && makePool(options.workers, options, dispatcher);
+    dispatcher.supply = this.#pool;
+  }
+
+  get name(): string {
+    return this.options.name;
+  }
+
+  /** Attached workers. */
+  get workers(): WorkerInfo[] {
+    return this.#dispatcher.choice.all.map(infoOf);
+  }
+
+  /**
+   * The processes of the workers that the bus starts itself, and their events; `null` without the option `workers`. Calling
+   * `resize()` with the current size restarts workers that were paused or given up. The bus decides the size otherwise.
+   */
+  get supervisor(): Supervisor | null {
+    return this.#pool?.supervisor ?? null;
+  }
+
+  /**
+   * Sends a request and resolves to the answer, whatever its status.
+   *
+   * @throws (rejects) {@link InvalidConfigError}, {HeadTooLargeError}, {PayloadTooLargeError}: nothing was sent;
+   * {BusOverloadedError}, {NoWorkerError}, {RequestTimeoutError}, {WorkerDiedError},
+   * {RemoteError} (the handler failed), {RegionCorruptError}, {@link BusClosedError}; `signal.reason`.
+   */
+  request(request: BusRequest, options: RequestOptions = noOptions): Promise<BusResponse> {
+    return this.#dispatcher.ask(request, options, "copy") as Promise<BusResponse>;
+  }
+
+  /**
+   * As {@link request}, but the body is a view of shared memory until it is released.
+   *
+   *     using response = await bus.borrow({ path: "/frame" });
+   */
+  borrow(request: BusRequest, options: RequestOptions = noOptions): Promise<BorrowedResponse> {
+    return this.#dispatcher.ask(request, options, "borrow") as Promise<BorrowedResponse>;
+  }
+
+  /**
+   * As {@link request}, but resolves as soon as the head of the answer is here; its body streams. The timeout is that of
+   * the head; `signal` ends the stream too.
+   */
+  stream(request: BusRequest, options: RequestOptions = noOptions): Promise<StreamedResponse> {
+    return this.#dispatcher.ask(request, options, "stream") as unknown as Promise<StreamedResponse>;
+  }
+
+  /**
+   * As {@link request}, blocking the thread: no event loop runs until the answer is here. Does not queue: a worker must
+   * be attached and have a free slot. May be called inside a handler, but not for a worker of the same thread.
+   */
+  requestSync(request: BusRequest, options: RequestOptions = noOptions): BusResponse {
+    return this.#dispatcher.askSync(request, options);
+  }
+
+  /**
+   * The same as `fetch`, answered by a worker: `await bus.fetch("/users/7")`, or any WHATWG `Request`. A body that is
+   * not whole streams, both ways. Rejects as {@link stream} does, and with the error of a body that fails.
+   */
+  fetch(input: string | URL | Request, init?: RequestInit & RequestOptions): Promise<Response> {
+    return fetchThrough(this, systemClock, input, init);
+  }
+
+  /**
+   * The methods of a contract as functions: `await client.hello({ name: "Ada" }, { timeout: 500 })`. Make one and keep it.
+   * They reject as {@link request} does, and with {ValidationError}, {ContractError}, {ContractMismatchError}.
+   */
+  client<C extends Contract>(contract: C): Client<C> {
+    return makeClient(this, contract);
+  }
+
+  /**
+   * Resolves when `workers` (0-64, default 1) are attached.
+   *
+   * @throws (rejects) {NotReadyError} after `timeout` ms (default 30 000, `Infinity` or 0 for none), with the number of workers
+   * that came and why others did not; {@link BusClosedError}; {@link InvalidConfigError}; `signal.reason`.
+   */
+  ready(options: ReadyOptions = {}): Promise<void> {
+    return this.#dispatcher.ready(options);
+  }
+
+  /** State, worker and age of every slot, and what waits in the queue. */
+  diagnostics(): Diagnostics {
+    return this.#dispatcher.diagnostics();
+  }
+
+  /** Counters since the start, and percentiles of the round trip; after `close` their last values. */
+  stats(): BusStats {
+    return this.#dispatcher.stats();
+  }
+
+  /**
+   * Counters, gauges and the histogram of the round trip as Prometheus' text (version 0.0.4), each with the label `bus`;
+   * after `close` their last values.
+   */
+  metrics(): string {
+    return this.#dispatcher.metrics();
+  }
+
+  /** Keeps the process alive while the bus is open. Without it, only promises that are pending do. */
+  ref(): void {
+    if (!this.#dispatcher.isClosed) this.#hold.set(true);
+  }
+
+  unref(): void {
+    this.#hold.set(false);
+  }
+
+  /**
+   * Ends the attachment of a worker, by its `id`, as if it had broken the protocol: what it has is settled, `workerDied`
+   * gives `reason`. `false`: it is not attached. Its process is left alone, and may attach again.
+   */
+  evict(worker: number, reason: string): boolean {
+    return this.#dispatcher.choice.evict(worker, reason);
+  }
+
+  /** Takes nothing new, and resolves when all that was taken has settled, or after `timeout` ms (default: none). */
+  async drain({ timeout = Infinity }: { timeout?: number } = {}): Promise<void> {
+    await this.#dispatcher.drain(checkTimeout("timeout", timeout));
+  }
+
+  /**
+   * Drains for `timeout` ms (default 5000), rejects the rest with {@link BusClosedError}, says goodbye to the workers
+   * and gives the name back. Workers that the bus has started are stopped. Any number of times, at any time.
+   */
+  async close({ timeout = CLOSE_MS }: { timeout?: number } = {}): Promise<void> {
+    const limit = checkCloseLimit(timeout);
+    this.#closing ??= this.#close(limit);
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(limit: number): Promise<void> {
+    await this.#dispatcher.drain(limit);
+    const closed = this.#dispatcher.close();
+    this.#leave();
+    this.#hold.set(false);
+    await closed;
+    await this.#pool?.stop();
+  }
+
+  /** Gives the name back. */
+  #leave(): void {
+    noteClosed(keyOf(this.options));
+    this.#name.release();
+  }
+}
+
+function keyOf({ directory, name }: ResolvedBusOptions): string {
+  return `${directory}/${name}`;
+}
+
+function makePool(
+  workers: ResolvedWorkers,
+  { name, directory }: ResolvedBusOptions,
+  dispatcher: Dispatcher,
+): WorkerPool<Connection> {
+  const { statistics } = dispatcher;
+  const owner = {
+    name,
+    directory,
+    drain: (connection: Connection) => connection.drain(),
+    takePeak: () => dispatcher.unsettled.takePeak(),
+    placesPerWorker: () => dispatcher.choice.placesOr(dispatcher.options.slots),
+    restarted: () => statistics.count("workers_restarted"),
+    paused: (isPaused: boolean) => statistics.count(isPaused ? "workers_paused" : "workers_resumed"),
+    lost: () => dispatcher.room(),
+  };
+  return new WorkerPool<Connection>(workers, owner, systemClock);
+}
+
+/**
+ * A worker of a bus.
+ *
+ *     const worker = await SlotWorker.open({ name: "shop" });
+ *     worker.serve((request) => `hello ${request.text()}`);
+ */
+export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncDisposable {
+  readonly name: string;
+  readonly #receiver: Receiver;
+  #contracts: Implementations | null = null;
+  #isClosed = false;
+  #closing: Promise<void> | null = null;
+  /** In {@link serveSync}. */
+  #isBlocking = false;
+  readonly #wait: number;
+
+  /**
+   * Attaches to the bus. Requests come when {@link serve} or {@link serveSync} has been called.
+   *
+   * @throws (rejects) {BusNotFoundError}, {VersionMismatchError}, {PermissionDeniedError},
+   * {@link InvalidConfigError}, {InvalidNameError}, {ResourceError}.
+   */
+  static async open(options: SlotWorkerOptions = {}): Promise<SlotWorker> {
+    const worker = new SlotWorker(options);
+    await worker.#receiver.wire.open(worker.#wait);
+    if (options.drainOnSigterm) drainOnSigterm(worker);
+    return worker;
+  }
+
+  private constructor(options: SlotWorkerOptions) {
+    super();
+    const resolved = resolveWorkerOptions(options);
+    const { name, concurrency } = resolved;
+    this.name = name;
+    this.#wait = resolved.wait;
+    const events = {
+      connected: () => void this.emit("connected"),
+      disconnected: (reason: SlotbusError) => queueMicrotask(() => this.emit("disconnected", reason)),
+      handlerError: (error: unknown, request: { id: string; path: string }) => this.#report(request, error),
+    };
+    this.#receiver = new Receiver(
+      name,
+      concurrency,
+      systemClock,
+      events,
+      (up) => new MemoryWorker(resolved, systemClock, up),
+    );
+  }
+
+  /** Whether a hub is attached now. */
+  get connected(): boolean {
+    return this.#receiver.wire.isConnected;
+  }
+
+  /** Requests whose handlers run now. */
+  get running(): number {
+    return this.#receiver.wire.running;
+  }
+
+  /** Times the worker left its parked state because the hub rang. */
+  get wakeups(): number {
+    return this.#receiver.wire.wakeups;
+  }
+
+  /** Requests taken so far. */
+  get served(): number {
+    return this.#receiver.served;
+  }
+
+  /**
+   * Answers requests from the event loop until the worker is closed; attaches again when the hub returns. Keeps the
+   * process alive. Calls of a contract go to {@link implement}'s handlers.
+   *
+   * `replace: true` puts the handler in the place of the one before; requests that run end with that one.
+   *
+   * @throws {InvalidConfigError} when the worker has a handler already and `replace` is not set.
+   */
+  serve(handler: Handler | FetchHandler, { replace = false }: { replace?: boolean } = {}): this {
+    if (this.#isClosed) throw this.#closedError();
+    if (typeof handler !== "function" && typeof handler?.fetch !== "function") {
+      throw new InvalidConfigError("serve takes a function, or an object with a method `fetch`.");
+    }
+    if (!replace && (this.#contracts ? this.#contracts.fallback : this.#receiver.handler)) {
+      throw new InvalidConfigError(`this worker of "${this.name}" has a handler already; serve was called twice.`, {
+        hint: "Answer all requests in one handler, or pass `{ replace: true }`.",
+      });
+    }
+    const plain = typeof handler === "function" ? handler : fetchHandler(handler);
+    if (this.#contracts) this.#contracts.fallback = plain;
+    this.#receiver.serve(this.#contracts?.handle ?? plain);
+    return this;
+  }
+
+  /**
+   * Answers the calls of a contract, as {@link serve} answers requests; may be called again, for another contract or to
+   * replace the handlers of one.
+   *
+   *     worker.implement(demo, { hello: ({ name }) => `hello ${name}`, async *count({ to }, ctx) { … } });
+   *
+   * @throws {InvalidConfigError} unless there is one handler per method.
+   */
+  implement<C extends Contract>(contract: C, handlers: Handlers<C>): this {
+    if (this.#isClosed) throw this.#closedError();
+    this.#contracts ??= new Implementations(this.#receiver.handler, (error, request) => this.#report(request, error));
+    this.#contracts.add(contract, handlers);
+    this.#receiver.serve(this.#contracts.handle);
+    return this;
+  }
+
+  /**
+   * Answers requests in a blocking loop: the thread sleeps in the kernel between requests and no event loop runs.
+   * The handler returns its answer; one that it defers can be given in a later call of the handler. Ends when the worker
+   * is closed by the handler, or when the hub ends and the worker is not to reconnect.
+   */
+  serveSync(handler: SyncHandler): void {
+    if (this.#isClosed) throw this.#closedError();
+    if (this.#receiver.handler) throw new InvalidConfigError("this worker is served by an event loop already.");
+    this.#isBlocking = true;
+    try {
+      this.#receiver.serveSync(handler, () => this.#closing !== null);
+    } finally {
+      this.#isBlocking = false;
+    }
+  }
+
+  #report({ id, path }: { id: string; path: string }, error: unknown): void {
+    if (this.listenerCount("handlerError") === 0) {
+      if (error instanceof NoAnswerError)
+        console.error(`worker of bus "${this.name}", request ${id}: ${error.message}`);
+    } else if (this.#isBlocking) {
+      this.emit("handlerError", error, { id, path }); // no microtask runs before the loop ends
+    } else {
+      queueMicrotask(() => this.emit("handlerError", error, { id, path }));
+    }
+  }
+
+  /** Takes nothing new; resolves when what runs is answered, or after `timeout` ms (default: none). */
+  async drain({ timeout = Infinity }: { timeout?: number } = {}): Promise<void> {
+    await this.#receiver.drain(checkTimeout("timeout", timeout));
+  }
+
+  /** Drains for `timeout` ms (default 5000), says goodbye and detaches. Any number of times, at any time. */
+  async close({ timeout = CLOSE_MS }: { timeout?: number } = {}): Promise<void> {
+    const limit = checkCloseLimit(timeout);
+    this.#closing ??= this.#close(limit);
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(limit: number): Promise<void> {
+    await this.#receiver.drain(limit);
+    this.#isClosed = true;
+    forgetSigterm(this);
+    this.#receiver.wire.close(this.#closedError());
+  }
+
+  #closedError(): BusClosedError {
+    return new BusClosedError(`the worker of bus "${this.name}"`);
+  }
+}
+
+function fetchHandler(app: FetchHandler): Handler {
+  return (request) => app.fetch(toWebRequest(request));
+}

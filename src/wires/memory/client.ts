@@ -1,0 +1,246 @@
+/** The asking side of a bus in shared memory: a region for each worker, events of all of them, one driver. */
+
+import { HeadReader, HeadWriter } from "../../bus/codec.ts";
+import type { Exchange } from "../../bus/exchange.ts";
+import type { ResolvedBusOptions } from "../../bus/options.ts";
+import { RESPONSE_STRINGS } from "../../bus/response.ts";
+import type { Departure, Wire, WireEvents } from "../../bus/wire.ts";
+import type { Clock } from "../../clock.ts";
+import { BELLS_PER_SECOND, ClientHandle, EVENTS_MAX } from "../../native/client.ts";
+import type { NameLock } from "../../native/name.ts";
+import type { Attachment } from "./attachment.ts";
+import type { Company } from "./company.ts";
+import { MemoryConnection } from "./connection.ts";
+import { Driver, type Side } from "./driver.ts";
+import { Listener } from "./listener.ts";
+
+/** What {@link MemoryClient} takes besides the options of its bus. */
+export interface MemoryClientOptions {
+  readonly bus: ResolvedBusOptions;
+  readonly name: NameLock;
+  /** Tells the lives of the bus apart. */
+  readonly tag: number;
+  readonly clock: Clock;
+  /** A worker with requests whose event loop does not turn for so many ms is `stalled`. */
+  readonly stalledAfter: number;
+}
+
+/** A tick that comes later than this, in ms, was held up by its own process. */
+const LONGEST_TICK_MS = 40;
+
+export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
+  readonly client: ClientHandle;
+  readonly clock: Clock;
+  readonly headLimit: number;
+  readonly payloadLimit: number;
+  readonly heads = new HeadWriter();
+  readonly answers = new HeadReader(RESPONSE_STRINGS);
+  readonly timed: Company<MemoryConnection>["timed"];
+  awaited = 0;
+  readonly #events: WireEvents;
+  readonly #stalledAfter: number;
+  readonly #driver: Driver;
+  readonly #listener: Listener;
+  #connections: MemoryConnection[] = [];
+  /** The same by the index of their link. */
+  readonly #byIndex: (MemoryConnection | undefined)[] = [];
+  /** Events are being handled: see {@link #handle}. */
+  #isHandling = false;
+  /** Connections that end when all events are handled. */
+  readonly #condemned: MemoryConnection[] = [];
+  /** Ended, with responses lent out: their regions stay. */
+  readonly #lending = new Set<MemoryConnection>();
+  /** `clock.now()` of the last tick. */
+  #tickedAt = 0;
+  #isFree = false;
+
+  /** Listens for workers. @throws {ResourceError} */
+  constructor({ bus, name, tag, clock, stalledAfter }: MemoryClientOptions, events: WireEvents) {
+    this.clock = clock;
+    this.headLimit = bus.headLimit;
+    this.payloadLimit = bus.payloadLimit;
+    this.#events = events;
+    this.#stalledAfter = stalledAfter;
+    const { instrumentation } = bus;
+    this.timed =
+      instrumentation &&
+      (({ id, request: { path } }, workerPid, claimUs, roundTripUs) =>
+        queueMicrotask(() => instrumentation({ id, path, workerPid, claimUs, roundTripUs })));
+    this.client = new ClientHandle({ ...bus, isTimed: instrumentation !== null, tag });
+    this.#driver = new Driver(this, bus.spin, clock);
+    try {
+      this.#listener = new Listener(this.client, clock, name, bus, {
+        attached: (attachment) => this.#attached(attachment),
+        bytes: (attachment, bytes) => this.#read(attachment, bytes),
+        message: (attachment, type) => this.#of(attachment)?.message(type),
+        closed: (attachment) => this.#of(attachment)?.end("ended"),
+        refused: (peer, reason) => events.refused(peer, reason),
+      });
+    } catch (error) {
+      this.client.detach();
+      this.client.close();
+      throw error;
+    }
+  }
+
+  get statistics(): ClientHandle {
+    return this.client;
+  }
+
+  get wakeups(): number {
+    return this.#driver.wakeups;
+  }
+
+  // ---- what the driver asks -------------------------------------------------------------------------------------------
+
+  poll(spinNs: number): number {
+    const count = this.client.poll(spinNs);
+    if (count > 0) this.#handle(count);
+    return count;
+  }
+
+  mayReceive(): boolean {
+    return this.awaited > 0;
+  }
+
+  park(): boolean {
+    return this.client.park();
+  }
+
+  unpark(): void {
+    this.client.unpark();
+  }
+
+  spread(): void {
+    this.client.spread();
+  }
+
+  // ---- events ---------------------------------------------------------------------------------------------------------
+
+  /**
+   * Handles what a poll or a tick found. The library tells of an event once, so all of them are handled before a worker that broke the
+   * protocol in one of them is ended. No code of the user runs in here.
+   */
+  #handle(count: number): void {
+    this.#isHandling = true;
+    for (let n = 0; n < count; n++) {
+      const event = this.client.read(n);
+      const connection = this.#byIndex[event.link];
+      if (!connection || connection.id !== event.life) continue; // of a worker that has ended since
+      try {
+        connection.handle(event);
+      } catch (cause) {
+        connection.evict(`what it wrote could not be handled: ${String(cause)}`);
+      }
+    }
+    this.#isHandling = false;
+    for (const connection of this.#condemned.splice(0)) this.#execute(connection);
+    this.#events.room();
+  }
+
+  condemn(connection: MemoryConnection): void {
+    if (this.#isHandling) this.#condemned.push(connection);
+    else this.#execute(connection);
+  }
+
+  #execute(connection: MemoryConnection): void {
+    connection.end(`was evicted (${connection.evictedFor})`);
+  }
+
+  moved(bytes: number, rang: boolean): void {
+    this.#driver.expect(bytes, rang);
+  }
+
+  room(): void {
+    this.#events.room();
+  }
+
+  wake(): void {
+    this.#driver.wake();
+  }
+
+  // ---- time -----------------------------------------------------------------------------------------------------------
+
+  expire(): void {
+    for (let count = EVENTS_MAX; count === EVENTS_MAX;) {
+      count = this.client.tick();
+      if (count > 0) this.#handle(count);
+    }
+  }
+
+  tick(): boolean {
+    this.expire();
+    const now = this.clock.now();
+    // A tick that comes late tells of this process: the workers have had no longer than a tick to be seen.
+    const ms = Math.min(now - this.#tickedAt, LONGEST_TICK_MS);
+    this.#tickedAt = now;
+    for (const connection of this.#connections.slice()) {
+      const stalled = connection.watch(ms, this.#stalledAfter);
+      if (stalled !== null) this.#events.stalled(connection, stalled);
+    }
+    return this.#connections.some((connection) => connection.isBusy);
+  }
+
+  rest(): void {
+    for (const { link } of this.#connections) link.trim();
+  }
+
+  // ---- workers --------------------------------------------------------------------------------------------------------
+
+  #attached(attachment: Attachment): void {
+    const connection = new MemoryConnection(this, attachment);
+    this.#connections.push(connection);
+    this.#byIndex[connection.link.index] = connection;
+    this.#driver.wake();
+    this.#events.joined(connection);
+  }
+
+  #of({ link }: Attachment): MemoryConnection | undefined {
+    return this.#byIndex[link!.index];
+  }
+
+  #read(attachment: Attachment, bytes: Uint8Array): void {
+    const connection = this.#of(attachment)!;
+    let messages = 0;
+    const bells = attachment.reader.read(bytes, (type) => {
+      messages++;
+      connection.message(type);
+    });
+    if (!connection.isOpen) return;
+    if (!connection.link.countBells(bells + messages)) {
+      connection.evict(`it rang more than ${BELLS_PER_SECOND} times a second without work`);
+    } else if (bells > 0) this.#driver.ring();
+  }
+
+  left(connection: MemoryConnection, departure: Departure, how: string, had: Exchange[]): void {
+    this.#connections = this.#connections.filter((one) => one !== connection);
+    this.#byIndex[connection.link.index] = undefined;
+    if (connection.loans.count > 0) this.#lending.add(connection);
+    if (departure === "evicted") this.#listener.remember(connection.attachment);
+    this.#events.left(connection, departure, how, had);
+  }
+
+  dropped(connection: MemoryConnection, isUnmapped: boolean): void {
+    if (!isUnmapped) this.client.count("held_regions");
+    this.#lending.delete(connection);
+    this.#freeIfUnused();
+  }
+
+  // ---- its end --------------------------------------------------------------------------------------------------------
+
+  close(): void {
+    this.#driver.stop();
+    for (const connection of this.#connections.slice()) connection.leave();
+    this.#listener.close();
+  }
+
+  free(): void {
+    this.#isFree = true;
+    this.client.detach();
+    this.#freeIfUnused();
+  }
+
+  #freeIfUnused(): void {
+    if (this.#isFree && this.#lending.size === 0) this.client.close();
+  }
+}

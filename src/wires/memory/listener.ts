@@ -1,0 +1,250 @@
+/** Where workers come in: the listening socket, who may join, and the handshake. */
+
+import type { Socket, UnixSocketListener } from "bun";
+import type { ResolvedBusOptions } from "../../bus/options.ts";
+import type { Peer } from "../../bus/wire.ts";
+import type { Clock, Timer } from "../../clock.ts";
+import { ResourceError } from "../../errors.ts";
+import type { ClientHandle } from "../../native/client.ts";
+import { MESSAGE, PROTOCOL, readJoin, refuse, REFUSAL } from "../../native/control.ts";
+import type { NameLock } from "../../native/name.ts";
+import { PeerProcess } from "../../native/peer.ts";
+import { Attachment } from "./attachment.ts";
+
+/** Longest handshake, in ms. */
+const HANDSHAKE_MS = 2_000;
+/** Handshakes at once; a ninth peer is told to come again. */
+const HANDSHAKES = 8;
+/** Observers at once. */
+const OBSERVERS = 16;
+/** Connections taken in one turn of the event loop. Bun takes all that come, so who connects without end would stop it. */
+const ACCEPTS = 64;
+/** For how long nobody is let in after that, in ms. */
+const PAUSE_MS = 20;
+/** Evicted workers that may still be alive before one of them is refused. */
+const ZOMBIES = 4;
+
+/** What the listener reports. */
+export interface ListenerEvents {
+  /** A worker has mapped its region; requests may go to it. */
+  attached(attachment: Attachment): void;
+  /** Bytes came from an attached worker. */
+  bytes(attachment: Attachment, bytes: Uint8Array): void;
+  /** A message came in one piece with the one that attached its worker. */
+  message(attachment: Attachment, type: number): void;
+  /** The attachment of an attached worker is closed. */
+  closed(attachment: Attachment): void;
+  /** A peer was turned away. */
+  refused(peer: Peer, reason: string): void;
+}
+
+export class Listener {
+  readonly #client: ClientHandle;
+  readonly #clock: Clock;
+  readonly #options: ResolvedBusOptions;
+  readonly #events: ListenerEvents;
+  readonly #name: NameLock;
+  /** `null` in a pause. */
+  #listener: UnixSocketListener<Attachment> | null = null;
+  /** In this turn of the event loop. */
+  #accepted = 0;
+  #pause: Timer | null = null;
+  readonly #handshakes = new Set<Attachment>();
+  #zombies: Attachment[] = [];
+  readonly #observers = new Set<Attachment>();
+  #closing = false;
+
+  /** Listens on the socket of the name. Throws {@link ResourceError}. */
+  constructor(client: ClientHandle, clock: Clock, name: NameLock, options: ResolvedBusOptions, events: ListenerEvents) {
+    this.#client = client;
+    this.#clock = clock;
+    this.#name = name;
+    this.#options = options;
+    this.#events = events;
+    this.#listen();
+  }
+
+  #listen(): void {
+    const { name, allowedUids } = this.#options;
+    try {
+      this.#listener = Bun.listen<Attachment>({
+        unix: this.#name.socketPath,
+        socket: {
+          open: (socket) => this.#accept(socket),
+          data: (socket, bytes) => this.#data(socket.data, bytes),
+          close: (socket) => this.#closed(socket.data),
+          error: () => {}, // `close` follows
+        },
+      });
+    } catch (cause) {
+      throw new ResourceError(`bus "${name}" cannot listen: ${(cause as Error).message}`, { cause });
+    }
+    this.#listener.unref();
+    try {
+      this.#name.expose(allowedUids.length > 0);
+    } catch (error) {
+      this.#listener.stop(true);
+      this.#listener = null;
+      throw error;
+    }
+  }
+
+  /** An evicted worker: its process may live on and come again. */
+  remember(zombie: Attachment): void {
+    this.#zombies.push(zombie);
+  }
+
+  close(): void {
+    this.#closing = true;
+    for (const attachment of this.#handshakes) this.refuse(attachment, REFUSAL.closed, "the bus closed");
+    for (const zombie of this.#zombies) zombie.peer.forget();
+    this.#zombies = [];
+    for (const attachment of this.#observers) {
+      this.#leave(attachment);
+      attachment.cut();
+    }
+    this.#pause?.close();
+    this.#listener?.stop(true);
+  }
+
+  /** Says why and closes the attachment. */
+  refuse(attachment: Attachment, error: number, reason: string): void {
+    if (attachment.state === "ended") return;
+    this.#client.count("peers_refused");
+    refuse(attachment.fd, error);
+    this.#leave(attachment);
+    attachment.cut();
+    this.#events.refused({ pid: attachment.peer.pid, uid: attachment.peer.uid }, reason);
+  }
+
+  /** Nobody is let in for a while: in the middle of Bun's loop, which ends with its listener. */
+  #rest(): void {
+    this.#listener?.stop();
+    this.#listener = null;
+    this.#pause = this.#clock.after(PAUSE_MS, this.#open);
+    this.#pause.unref();
+  }
+
+  readonly #open = (): void => {
+    this.#pause = null;
+    try {
+      this.#listen();
+    } catch {
+      this.#rest(); // no descriptor is left, maybe: once more
+    }
+  };
+
+  #accept(socket: Socket<Attachment>): void {
+    socket.unref();
+    if (this.#accepted++ === 0) this.#clock.immediate(() => (this.#accepted = 0));
+    if (this.#accepted === ACCEPTS) this.#rest();
+    const fd = (socket as unknown as { fd: number }).fd; // there, but not in Bun's types
+    const peer = PeerProcess.of(fd);
+    if (!peer) {
+      socket.terminate();
+      return;
+    }
+    const attachment = new Attachment(socket, fd, peer, this.#clock);
+    socket.data = attachment;
+    const objection = this.#objection(attachment);
+    if (objection) {
+      this.refuse(attachment, objection.error, objection.reason);
+      return;
+    }
+    this.#handshakes.add(attachment);
+    attachment.handshake = this.#clock.after(HANDSHAKE_MS, () => {
+      this.refuse(attachment, REFUSAL.late, `the handshake took longer than ${HANDSHAKE_MS} ms`);
+    });
+    attachment.handshake.unref();
+  }
+
+  #objection({ peer }: Attachment): { error: number; reason: string } | null {
+    if (peer.uid !== process.geteuid?.() && !this.#options.allowedUids.includes(peer.uid)) {
+      return { error: REFUSAL.user, reason: `user ${peer.uid} is not allowed` };
+    }
+    if (this.#closing) return { error: REFUSAL.closed, reason: "the bus is closing" };
+    if (this.#handshakes.size >= HANDSHAKES) return { error: REFUSAL.busy, reason: `${HANDSHAKES} handshakes run` };
+    this.#zombies = this.#zombies.filter((zombie) => !isBuried(zombie));
+    const known = this.#zombies.some((zombie) => zombie.peer.pid === peer.pid);
+    if (known && this.#zombies.length >= ZOMBIES) {
+      return { error: REFUSAL.user, reason: `${ZOMBIES} evicted workers still live, this one among them` };
+    }
+    return null;
+  }
+
+  #data(attachment: Attachment | undefined, bytes: Uint8Array): void {
+    if (!attachment || attachment.state === "ended") return;
+    if (attachment.state === "attached") return this.#events.bytes(attachment, bytes);
+    const bells = attachment.reader.read(bytes, (type, body) => this.#message(attachment, type, body));
+    if (bells > 0 && !isAttached(attachment)) this.refuse(attachment, REFUSAL.protocol, "it rang before it had joined");
+  }
+
+  #closed(attachment: Attachment | undefined): void {
+    if (!attachment || attachment.state === "ended") return;
+    if (attachment.state === "attached") return this.#events.closed(attachment);
+    this.#leave(attachment);
+  }
+
+  #message(attachment: Attachment, type: number, body: Uint8Array): void {
+    if (attachment.state === "joining" && type === MESSAGE.join) this.#join(attachment, body);
+    else if (attachment.state === "offered" && type === MESSAGE.attached) this.#attached(attachment);
+    else if (attachment.state === "attached") this.#events.message(attachment, type);
+    else this.refuse(attachment, REFUSAL.protocol, `it sent a message of type ${type} while ${attachment.state}`);
+  }
+
+  #join(attachment: Attachment, body: Uint8Array): void {
+    const join = readJoin(body);
+    if (join.isOtherVersion) {
+      return this.refuse(attachment, join.code, `it speaks protocol ${join.versions}, this bus ${PROTOCOL}`);
+    }
+    if (join.code !== 0) return this.refuse(attachment, REFUSAL.protocol, "its JOIN is malformed");
+    if (join.isObserver) return this.#observe(attachment);
+    const offer = this.#client.offer(attachment.fd, join.concurrency);
+    if ("code" in offer) return this.refuse(attachment, offer.code, `no region for it: ${offer.text}`);
+    attachment.link = offer;
+    attachment.concurrency = Math.min(join.concurrency, this.#options.slots);
+    attachment.state = "offered";
+  }
+
+  #observe(attachment: Attachment): void {
+    if (this.#observers.size >= OBSERVERS)
+      return this.refuse(attachment, REFUSAL.full, `${OBSERVERS} observers are there`);
+    this.#client.observe(attachment.fd);
+    this.#settle(attachment);
+    attachment.peer.forget();
+    attachment.state = "observing";
+    this.#observers.add(attachment);
+  }
+
+  #attached(attachment: Attachment): void {
+    this.#settle(attachment);
+    attachment.state = "attached";
+    this.#events.attached(attachment);
+  }
+
+  /** The handshake is over, one way or the other. */
+  #settle(attachment: Attachment): void {
+    this.#handshakes.delete(attachment);
+    attachment.handshake?.close();
+    attachment.handshake = null;
+  }
+
+  #leave(attachment: Attachment): void {
+    this.#observers.delete(attachment);
+    this.#settle(attachment);
+    attachment.state = "ended";
+    attachment.link?.drop(false, false);
+    attachment.peer.forget();
+  }
+}
+
+function isAttached({ state }: Attachment): boolean {
+  return state === "attached";
+}
+
+/** Whether the process of an evicted worker has ended; then nothing of it is kept. */
+function isBuried({ peer }: Attachment): boolean {
+  if (!peer.hasEnded) return false;
+  peer.forget();
+  return true;
+}

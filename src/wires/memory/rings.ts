@@ -1,0 +1,202 @@
+/**
+ * The streams of one slot. Each direction is a ring of bytes in the arena of its sender; counts of 64 bits in the slot tell how many
+ * bytes were sent and taken.
+ */
+
+import type { Incoming } from "../../bus/body-reader.ts";
+import type { Outgoing } from "../../bus/body-writer.ts";
+import type { Arena } from "../../bus/codec.ts";
+import type { Clock } from "../../clock.ts";
+import { type FlowStatus, RING_MAX } from "../../native/flow.ts";
+
+/** So many bytes are handed over together, unless the other side has nothing left to read. */
+const BATCH_BYTES = 8_192;
+/** The largest piece that is read at once. */
+const CHUNK_BYTES = 65_536;
+
+/** One side's access to the two rings of a slot. */
+export abstract class Rings {
+  /** Where a ring begins in its arena, and its size in bytes. */
+  readonly start: number;
+  readonly size: number;
+  /** What the last {@link move} found. */
+  readonly status: FlowStatus;
+  /** Bytes of room that the writer waits for. Both directions share the line, so each {@link move} repeats it. */
+  need = 0;
+  readonly incoming: RingReader;
+  readonly outgoing: RingWriter;
+
+  /** `written`: the arena of the other side; `own`: the one that this side writes. */
+  constructor(headLimit: number, stride: number, written: Arena, own: Arena, status: FlowStatus, clock: Clock) {
+    this.start = headLimit;
+    this.size = Math.min(RING_MAX, stride - headLimit);
+    this.status = status;
+    this.incoming = new RingReader(this, written);
+    this.outgoing = new RingWriter(this, own, clock);
+  }
+
+  /** `sent` and `taken` bytes more; `need`: waits for so much room. `false`: the other side has let go of the slot. */
+  abstract move(sent: number, taken: number, need: number): boolean;
+
+  /** The own stream has ended, or was closed; `errorBytes`: an error head lies behind its last byte. */
+  abstract finish(errorBytes: number): void;
+
+  /** Bytes moved, or the other side waits for some. */
+  moved(): void {
+    this.outgoing.moved();
+    this.incoming.onMoved?.();
+  }
+}
+
+class RingWriter implements Outgoing {
+  onClosed: (() => void) | null = null;
+  readonly #rings: Rings;
+  readonly #arena: Arena;
+  readonly #clock: Clock;
+  /** Of the ring, from `#at` on. */
+  #room = 0;
+  #at = 0;
+  /** Bytes written and not handed over. */
+  #kept = 0;
+  /** The other side has taken all that it was given. */
+  #isEager = true;
+  #isFlushing = false;
+  #isClosed = false;
+  #wake: (() => void) | null = null;
+
+  constructor(rings: Rings, arena: Arena, clock: Clock) {
+    this.#rings = rings;
+    this.#arena = arena;
+    this.#clock = clock;
+  }
+
+  write(bytes: Uint8Array, from: number): number {
+    let at = from;
+    while (at < bytes.length) {
+      if (this.#room === 0 && (!this.#tell(0) || this.#room === 0)) return at;
+      const length = Math.min(this.#room, bytes.length - at);
+      this.#arena.bytes.set(length === bytes.length ? bytes : bytes.subarray(at, at + length), this.#at);
+      this.#at += length;
+      this.#room -= length;
+      this.#kept += length;
+      at += length;
+      if ((this.#isEager || this.#kept >= BATCH_BYTES) && !this.#tell(0)) return at;
+    }
+    if (this.#kept > 0 && !this.#isFlushing) {
+      this.#isFlushing = true;
+      this.#clock.immediate(this.#flushLate);
+    }
+    return at;
+  }
+
+  async reserve(wanted: number): Promise<boolean> {
+    const bytes = Math.min(wanted, this.#rings.size);
+    if (!this.#tell(bytes)) return false;
+    if (this.#rings.status.free >= bytes) return true;
+    this.#rings.need = bytes;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#wake = resolve;
+    await promise;
+    this.#wake = null;
+    this.#rings.need = 0;
+    return this.#tell(0);
+  }
+
+  flush(): boolean {
+    return this.#tell(0);
+  }
+
+  async end(errorHead: Uint8Array | null): Promise<void> {
+    let errorBytes = 0;
+    if (errorHead && (await this.reserve(errorHead.length))) {
+      this.#place(errorHead);
+      errorBytes = errorHead.length;
+    }
+    if (this.#kept > 0) this.#tell(0);
+    this.#rings.finish(errorBytes);
+  }
+
+  close(): void {
+    this.onClosed = null;
+    this.#isClosed = true;
+    this.#wake?.();
+  }
+
+  moved(): void {
+    const { need, status } = this.#rings;
+    if (need > 0 && this.#tell(need) && status.free >= need) this.#wake?.();
+  }
+
+  /** Writes where the next bytes would be, and hands nothing over. There is room. */
+  #place(bytes: Uint8Array): void {
+    const { start, size } = this.#rings;
+    const first = Math.min(bytes.length, start + size - this.#at);
+    this.#arena.bytes.set(bytes.subarray(0, first), this.#at);
+    this.#arena.bytes.set(bytes.subarray(first), start);
+  }
+
+  readonly #flushLate = (): void => {
+    this.#isFlushing = false;
+    if (this.#kept > 0) this.#tell(this.#rings.need);
+  };
+
+  /** Hands over what was written, and finds out what room there is. */
+  #tell(need: number): boolean {
+    if (this.#isClosed) return false;
+    const sent = this.#kept;
+    this.#kept = 0;
+    const { status, size } = this.#rings;
+    if (!this.#rings.move(sent, 0, need)) {
+      const { onClosed } = this;
+      this.close();
+      onClosed?.();
+      return false;
+    }
+    this.#isEager = size - status.free <= sent;
+    this.#room = status.room;
+    this.#at = status.writeAt;
+    return true;
+  }
+}
+
+class RingReader implements Incoming {
+  onMoved: (() => void) | null = null;
+  end: "open" | "end" | "error" = "open";
+  readonly #rings: Rings;
+  readonly #arena: Arena;
+  /** Bytes of the last piece. */
+  #taken = 0;
+
+  constructor(rings: Rings, arena: Arena) {
+    this.#rings = rings;
+    this.#arena = arena;
+  }
+
+  read(into: Uint8Array | null): Uint8Array | null {
+    const rings = this.#rings;
+    const taken = this.#taken;
+    this.#taken = 0;
+    if (!rings.move(0, taken, rings.need)) return null;
+    const { status } = rings;
+    const { readable } = status;
+    if (readable === 0) {
+      this.end = status.end;
+      return null;
+    }
+    const length = Math.min(readable, into ? into.length : CHUNK_BYTES);
+    const at = status.readAt;
+    const { bytes } = this.#arena;
+    this.#taken = length;
+    if (!into) return bytes.slice(at, at + length);
+    into.set(bytes.subarray(at, at + length));
+    return into.subarray(0, length);
+  }
+
+  errorHead(): Uint8Array | null {
+    const { status, start, size } = this.#rings;
+    if (status.end !== "error") return null;
+    const from = status.readAt - start + status.unread;
+    const { bytes } = this.#arena;
+    return Uint8Array.from({ length: status.errorBytes }, (_, i) => bytes[start + ((from + i) % size)]!);
+  }
+}

@@ -1,0 +1,272 @@
+/** A worker's attachment to one client: the region, and the claims that have no answer. */
+
+import type { Socket } from "bun";
+import { encodeError } from "../../bus/answer.ts";
+import type { Outgoing } from "../../bus/body-writer.ts";
+import { callerGone, Claim, type ClaimOwner, type Delivery, type RequestName } from "../../bus/claim.ts";
+import {
+  Arena,
+  type BodyLike,
+  bodyOffset,
+  HeadReader,
+  HeadWriter,
+  METHODS,
+  REQUEST_STRINGS,
+  writeBody,
+} from "../../bus/codec.ts";
+import { WorkerRequest } from "../../bus/request.ts";
+import { RESPONSE_STRINGS } from "../../bus/response.ts";
+import type { Turns } from "../../bus/turns.ts";
+import { ProtocolError } from "../../errors.ts";
+import { MessageReader, MessageWriter, readCancel } from "../../native/control.ts";
+import { RING_MAX } from "../../native/flow.ts";
+import type { WorkerHandle } from "../../native/worker.ts";
+import { Arenas } from "./arenas.ts";
+import { Rings } from "./rings.ts";
+
+const nothing = new Uint8Array(0);
+
+/** What a connection reports to its worker. */
+export interface WorkerConnectionEvents {
+  /** Bytes of an answer or a stream went out. */
+  answered(bytes: number): void;
+  /** The client wrote counts that cannot be into the rings of a slot. */
+  corrupt(connection: WorkerConnection, slot: number): void;
+  failedLate(request: RequestName, error: unknown): void;
+}
+
+export class WorkerConnection implements ClaimOwner {
+  readonly handle: WorkerHandle;
+  readonly turns: Turns;
+  readonly reader = new MessageReader();
+  readonly writer: MessageWriter;
+  readonly heads = new HeadWriter();
+  isOpen = true;
+  socket: Socket<undefined> | null = null;
+  /** Claims without an answer. */
+  running = 0;
+  /** Claims whose body or answer streams. */
+  streams = 0;
+  readonly #events: WorkerConnectionEvents;
+  /** It is being closed: what its streams still hold is read. */
+  #isClosing = false;
+  /** By slot. */
+  readonly #claims: (Claim | null)[] = [];
+  /** By slot: its streams. */
+  readonly #rings: (WorkerRings | undefined)[] = [];
+  /** Views that could not be taken back: they may show later requests, and the region stays mapped. */
+  #kept = 0;
+  #isFull = false;
+  readonly #headReader = new HeadReader(REQUEST_STRINGS);
+  readonly #arenas: Arenas;
+
+  constructor(handle: WorkerHandle, turns: Turns, events: WorkerConnectionEvents) {
+    this.handle = handle;
+    this.#arenas = new Arenas(handle);
+    this.turns = turns;
+    this.#events = events;
+    this.writer = new MessageWriter(handle.fd, turns.clock);
+  }
+
+  get payloadLimit(): number {
+    return this.handle.payloadLimit;
+  }
+
+  idOf(serial: number): string {
+    return `${this.handle.tag}-${serial.toString(36)}`;
+  }
+
+  /**
+   * Claims one request if `canTake`: `null` when there is none, `"moved"` when streams of a running one moved. Throws
+   * {@link ProtocolError} when the client broke the rules.
+   */
+  take(spinNs: number, now: number, canTake = true): WorkerRequest | "moved" | null {
+    const { handle } = this;
+    if (canTake === this.#isFull) {
+      this.#isFull = !canTake;
+      handle.setFull(!canTake);
+    }
+    const result = handle.take(spinNs);
+    if (result === "none") return null;
+    const { slot, token, headBytes, bodyOffset: offset, bodyBytes, timeoutMs, method, streams, serial } = handle.taken;
+    if (result === "moved") {
+      this.#rings[slot]?.moved();
+      return "moved";
+    }
+    if (result === "corrupt" || method >= METHODS.length) {
+      throw new ProtocolError("the hub published a request with a length or method out of range.");
+    }
+    const arena = this.#arenas.request(slot);
+    const head = this.#headReader.read(arena, headBytes);
+    const copies = bodyBytes <= handle.inlineSize;
+    const own = bodyBytes === 0 ? nothing : copies ? arena.bytes.slice(offset, offset + bodyBytes) : null;
+    const claim = new Claim(this, slot, token, offset, bodyBytes, own);
+    this.#claims[slot] = claim;
+    this.running++;
+    if (streams) claim.streams(this.#openRings(claim).incoming);
+    return new WorkerRequest(claim, method, serial, timeoutMs, now, head);
+  }
+
+  /** A message of the client; `false`: it is none that a worker gets. */
+  cancel(body: Uint8Array): boolean {
+    const cancel = readCancel(body);
+    if (!cancel) return false;
+    const claim = this.#claims[cancel.slot];
+    if (claim?.token === cancel.token) claim.abort(callerGone());
+    return true;
+  }
+
+  // ---- what claims ask ------------------------------------------------------------------------------------------------
+
+  isGivenUp({ slot, token }: Claim): boolean {
+    return !this.isOpen || this.handle.isAborted(slot, token);
+  }
+
+  holds(claim: Claim): boolean {
+    return this.isOpen && this.#claims[claim.slot] === claim;
+  }
+
+  bodyOf({ slot, bodyOffset: offset, bodyBytes }: Claim): Uint8Array {
+    return this.#arenas.request(slot).bytes.subarray(offset, offset + bodyBytes);
+  }
+
+  lendBody({ slot, bodyOffset: offset, bodyBytes }: Claim): Uint8Array<ArrayBuffer> {
+    return this.handle.lendRequest(slot, offset, bodyBytes);
+  }
+
+  lendAnswer({ slot }: Claim, bytes: number): Uint8Array<ArrayBuffer> {
+    return this.handle.lendResponse(slot, this.handle.headLimit, bytes);
+  }
+
+  answer(claim: Claim, status: number, body: BodyLike): Delivery {
+    const { headLimit, payloadLimit } = this.handle;
+    const arena = this.#arenas.response(claim.slot);
+    const head = this.heads.write(arena, 0, RESPONSE_STRINGS, headLimit, "response");
+    if (body instanceof Uint8Array && claim.reserved && body.buffer === claim.reserved.buffer) {
+      return this.#complete(claim, head, headLimit + body.byteOffset, body.length, status);
+    }
+    const offset = bodyOffset(head);
+    return this.#complete(claim, head, offset, writeBody(arena, offset, body, payloadLimit, "response"), status);
+  }
+
+  fail(claim: Claim, error: unknown): Delivery {
+    const { headLimit, inlineSize } = this.handle;
+    const head = encodeError(this.#arenas.response(claim.slot), error, Math.min(headLimit, inlineSize));
+    return this.#complete(claim, head, bodyOffset(head), 0, 0);
+  }
+
+  #complete(claim: Claim, head: number, offset: number, bytes: number, status: number): Delivery {
+    claim.isAnswered = true;
+    claim.settle();
+    const isWanted = this.handle.complete(claim.slot, claim.token, head, offset, bytes, status);
+    this.#events.answered(offset + bytes);
+    return isWanted ? "sent" : "late";
+  }
+
+  begin(claim: Claim, status: number): Outgoing | null {
+    const { slot, token } = claim;
+    const arena = this.#arenas.response(slot);
+    const head = this.heads.write(arena, 0, RESPONSE_STRINGS, this.handle.headLimit, "response");
+    claim.keepBody(true); // a caller that has given up has the slot back after the next line but one
+    claim.isAnswered = true;
+    const isWanted = this.handle.begin(slot, token, head, status);
+    this.#events.answered(head);
+    if (isWanted) return this.#openRings(claim).outgoing;
+    claim.settle();
+    this.#events.answered(0);
+    return null;
+  }
+
+  errorHead(error: unknown): Uint8Array {
+    const { headLimit, inlineSize, stride } = this.handle;
+    const ringBytes = Math.min(RING_MAX, stride - headLimit);
+    const limit = Math.min(headLimit, inlineSize, Math.floor(ringBytes / 2));
+    const scratch = new Arena(new ArrayBuffer(limit));
+    return scratch.bytes.subarray(0, encodeError(scratch, error, limit));
+  }
+
+  /** A streamed answer has ended, in one way or the other. */
+  finish(claim: Claim, errorBytes: number): void {
+    if (!this.isOpen) return;
+    claim.settle();
+    this.handle.finish(claim.slot, claim.token, errorBytes);
+    this.#events.answered(0);
+  }
+
+  release(claim: Claim): boolean {
+    if (this.#claims[claim.slot] !== claim) return false;
+    this.#claims[claim.slot] = null;
+    this.running--;
+    if (this.#rings[claim.slot]) this.streams--;
+    this.#rings[claim.slot] = undefined;
+    return true;
+  }
+
+  keptMemory(): void {
+    if (this.#kept++ > 0 || !this.isOpen) return;
+    process.emitWarning(
+      "a borrowed request body or a reserved response is still held after its end; it may show a later request.",
+      "SlotbusWarning",
+    );
+  }
+
+  failedLate(request: RequestName, error: unknown): void {
+    this.#events.failedLate(request, error);
+  }
+
+  #openRings(claim: Claim): WorkerRings {
+    const { slot } = claim;
+    const known = this.#rings[slot];
+    if (known) return known;
+    this.streams++;
+    return (this.#rings[slot] = new WorkerRings(this, claim, this.#arenas.request(slot), this.#arenas.response(slot)));
+  }
+
+  /** Moves the rings of a claim. `false`: its caller has gone. */
+  move(claim: Claim, sent: number, taken: number, need: number): boolean {
+    if (!this.isOpen) return false;
+    const result = this.handle.move(claim.slot, claim.token, sent, taken, need);
+    if (result === "corrupt") this.#events.corrupt(this, claim.slot);
+    // The signal has aborted when its generator is ended.
+    else if (result === "gone" && !this.#isClosing && this.holds(claim)) claim.abort(callerGone());
+    if (result === "corrupt" || result === "gone") return false;
+    if (sent > 0 || taken > 0) this.#events.answered(sent + taken);
+    return true;
+  }
+
+  /** Ends the attachment; all claims are aborted. The region is unmapped, unless somebody holds a view. */
+  close(reason: unknown): void {
+    if (!this.isOpen) return;
+    this.#isClosing = true;
+    const claims = this.#claims.filter((claim) => claim !== null);
+    for (const claim of claims) claim.reader?.end(() => ({ error: reason }));
+    for (const claim of claims) claim.keepBody();
+    this.isOpen = false;
+    for (const claim of claims) {
+      claim.abort(reason);
+      claim.detachViews();
+    }
+    this.writer.close();
+    this.handle.close(this.#kept > 0);
+  }
+}
+
+class WorkerRings extends Rings {
+  readonly #connection: WorkerConnection;
+  readonly #claim: Claim;
+
+  constructor(connection: WorkerConnection, claim: Claim, written: Arena, own: Arena) {
+    const { handle, turns } = connection;
+    super(handle.headLimit, handle.stride, written, own, handle.flow, turns.clock);
+    this.#connection = connection;
+    this.#claim = claim;
+  }
+
+  move(sent: number, taken: number, need: number): boolean {
+    return this.#connection.move(this.#claim, sent, taken, need);
+  }
+
+  finish(errorBytes: number): void {
+    this.#connection.finish(this.#claim, errorBytes);
+  }
+}

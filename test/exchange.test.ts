@@ -1,0 +1,128 @@
+/** An exchange and the queue of those that wait. */
+
+import { expect, test } from "bun:test";
+import { Exchange, type ExchangeOwner } from "../src/bus/exchange.ts";
+import { ExchangeQueue } from "../src/bus/queue.ts";
+import { Turns } from "../src/bus/turns.ts";
+import { systemClock } from "../src/clock.ts";
+import type { RequestTimeoutError } from "../src/index.ts";
+
+const nothing = (): void => {};
+
+/** An owner whose time is what the test says, and what it was told. */
+class Owner implements ExchangeOwner {
+  now = 0;
+  over_ = 0;
+  readonly clock = { ...systemClock, now: () => this.now };
+  readonly turns = new Turns(this.clock);
+  readonly statistics = { count: nothing } as unknown as ExchangeOwner["statistics"];
+  readonly options = { name: "test", payloadLimit: 1_024, headLimit: 1_024 };
+
+  idOf({ serial }: Exchange): string {
+    return String(serial);
+  }
+
+  closedError(): null {
+    return null;
+  }
+
+  over(): void {
+    this.over_++;
+  }
+
+  readonly putBack = nothing;
+  readonly retry = nothing;
+  readonly vacated = nothing;
+}
+
+const owner = new Owner();
+
+function make(serial: number, timeoutMs = 1_000, reject: (reason: unknown) => void = nothing): Exchange {
+  return new Exchange(owner, { path: "/" }, {}, "copy", serial, timeoutMs, nothing, reject);
+}
+
+function serials(queue: ExchangeQueue): number[] {
+  const out: number[] = [];
+  queue.each(({ serial }) => out.push(serial));
+  expect(out.length).toBe(queue.length);
+  return out;
+}
+
+test("the queue behaves as an array under pushes at both ends and removals anywhere", () => {
+  const queue = new ExchangeQueue();
+  let model: Exchange[] = [];
+  let seed = 42;
+  const random = (n: number) => (seed = (seed * 1_103_515_245 + 12_345) & 0x7fffffff) % n;
+  for (let i = 0; i < 5_000; i++) {
+    const action = random(3);
+    if (action === 2 && model.length > 0) {
+      const [removed] = model.splice(random(model.length), 1);
+      queue.remove(removed!);
+      queue.remove(removed!); // again does nothing
+      expect(removed!.isQueued).toBe(false);
+    } else {
+      const exchange = make(i);
+      if (action === 1) {
+        queue.pushFront(exchange);
+        model = [exchange, ...model];
+      } else {
+        queue.pushBack(exchange);
+        model.push(exchange);
+      }
+    }
+    if (i % 50 === 0) expect(serials(queue)).toEqual(model.map(({ serial }) => serial));
+  }
+  expect(serials(queue)).toEqual(model.map(({ serial }) => serial));
+  expect(model.length).toBeGreaterThan(100);
+});
+
+test("what is left of a timeout counts from the call, is at least 1 ms, and 0 stays none", () => {
+  const exchange = make(1);
+  expect(exchange.timeLeft()).toBe(1_000); // it never queued
+  exchange.extra.startedAt = 100;
+  const at = (now: number): number => {
+    owner.now = now;
+    return exchange.timeLeft();
+  };
+  expect([at(350), at(5_000)]).toEqual([750, 1]);
+  const unlimited = make(2, 0);
+  unlimited.extra.startedAt = 100;
+  expect(unlimited.timeLeft()).toBe(0);
+});
+
+test("a timeout says how the time was spent: never queued, never sent, both", () => {
+  const times: [number, number][] = [];
+  const keep = (error: unknown): void => {
+    const { queuedMs, ranMs } = error as RequestTimeoutError;
+    times.push([queuedMs, ranMs]);
+  };
+  const expire = (exchange: Exchange, now: number): void => {
+    owner.now = now;
+    exchange.expired("no");
+  };
+  expire(make(1, 1_000, keep), 9_999);
+  const queued = make(2, 1_000, keep);
+  queued.extra.startedAt = 100;
+  expire(queued, 400);
+  const sent = make(3, 1_000, keep);
+  sent.extra.startedAt = 100;
+  owner.now = 300;
+  sent.timeLeft();
+  expire(sent, 1_100);
+  expect(times).toEqual([
+    [0, 1_000],
+    [300, 0],
+    [200, 800],
+  ]);
+});
+
+test("an exchange settles once and is over once, whatever comes later", () => {
+  const reasons: unknown[] = [];
+  const before = owner.over_;
+  const exchange = make(1, 1_000, (reason) => reasons.push(reason));
+  exchange.fail("first");
+  exchange.fail("second");
+  exchange.abort("third");
+  exchange.giveUp(() => "fourth");
+  expect([reasons, owner.over_ - before, exchange.isSettled]).toEqual([["first"], 1, true]);
+});

@@ -1,0 +1,34 @@
+/** The tables of `test/prove/mutants.ts` belong to these sources. */
+
+import { expect, test } from "bun:test";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { fleetLibraryRules } from "./prove/mutants/fleet-library.ts";
+import { fleetNativeRules } from "./prove/mutants/fleet-native.ts";
+import { libraryRules } from "./prove/mutants/library.ts";
+import { nativeRules } from "./prove/mutants/native.ts";
+import { mutate, type Rule } from "./prove/mutants/rule.ts";
+
+const root = join(import.meta.dir, "..");
+
+const tables: [folder: string, rules: readonly Rule[]][] = [
+  ["src", [...libraryRules, ...fleetLibraryRules]],
+  ["csrc", [...nativeRules, ...fleetNativeRules]],
+];
+
+/** Why a rule does not fit its file; `""` when it does. */
+function misfit(folder: string, rule: Rule): string {
+  const file = join(root, folder, rule.file);
+  if (!existsSync(file)) return `"${rule.rule}": there is no ${folder}/${rule.file}`;
+  try {
+    mutate(readFileSync(file, "utf8"), rule);
+    return "";
+  } catch (error) {
+    return `${folder}/${rule.file}: ${(error as Error).message}`;
+  }
+}
+
+test("every rule's text occurs exactly once in its file", () => {
+  const misfits = tables.flatMap(([folder, rules]) => rules.map((rule) => misfit(folder, rule)));
+  expect(misfits.filter((why) => why !== "")).toEqual([]);
+});
