@@ -39,10 +39,10 @@ function benchCodec(name: string, strings: readonly string[]): void {
   });
 }
 
-// ---- the library, hub and worker in one process -------------------------------------------------------------------------
+// ---- the library, client and worker in one process ----------------------------------------------------------------------
 
 interface Pair {
-  hub: Pointer;
+  client: Pointer;
   link: number;
   worker: Pointer;
 }
@@ -50,15 +50,15 @@ interface Pair {
 /** The handshake of `src/bus` without its checks. */
 async function attach(directory: string): Promise<Pair> {
   const name = "micro";
-  const hub = native.sb_client_open(4, 65_536, HEAD_LIMIT, 16_384, 0, 1) as Pointer;
+  const client = native.sb_client_open(4, 65_536, HEAD_LIMIT, 16_384, 0, 1) as Pointer;
   let link = -1;
   Bun.listen({
     unix: join(directory, `${name}.sock`),
     socket: {
       data: (socket) => {
         if (link >= 0)
-          native.sb_link_start(hub, link); // ATTACHED
-        else link = native.sb_link_offer(hub, (socket as unknown as { fd: number }).fd, 4); // JOIN
+          native.sb_link_start(client, link); // ATTACHED
+        else link = native.sb_link_offer(client, (socket as unknown as { fd: number }).fd, 4); // JOIN
       },
     },
   }).unref();
@@ -72,17 +72,17 @@ async function attach(directory: string): Promise<Pair> {
   }
   if (step !== 0) throw new Error(`the worker did not attach: ${errorText(step)}`);
   await Bun.sleep(10); // ATTACHED arrives
-  return { hub, link, worker };
+  return { client, link, worker };
 }
 
 /** FREE to FREE, the bytes left out; throws unless every step did what it should. */
-function cycle({ hub, link, worker }: Pair, request: Uint32Array): void {
-  const slot = native.sb_slot_reserve(hub, link);
-  native.sb_slot_publish(hub, link, slot, 0, 8, 8, BODY_BYTES, 0, 1);
+function cycle({ client, link, worker }: Pair, request: Uint32Array): void {
+  const slot = native.sb_slot_reserve(client, link);
+  native.sb_slot_publish(client, link, slot, 0, 8, 8, BODY_BYTES, 0, 1);
   if (native.sb_slot_take(worker, 0) !== 1) throw new Error("nothing to take");
   native.sb_slot_complete(worker, slot, request[FIELDS["sb_request.token"][0] / 4]!, 8, 8, BODY_BYTES, 200);
-  if (native.sb_client_poll(hub, 0) !== 1) throw new Error("no answer");
-  if (native.sb_slot_release(hub, link, slot) !== 0) throw new Error("the slot is not ours");
+  if (native.sb_client_poll(client, 0) !== 1) throw new Error("no answer");
+  if (native.sb_slot_release(client, link, slot) !== 0) throw new Error("the slot is not ours");
 }
 
 async function main(directory: string): Promise<void> {
@@ -97,10 +97,10 @@ async function main(directory: string): Promise<void> {
   benchCodec("a path", bare);
   benchCodec("a path and ten headers", tenHeaders);
   group("library", () => {
-    bench("one call", () => native.sb_slot_token(pair.hub, pair.link, 0));
+    bench("one call", () => native.sb_slot_token(pair.client, pair.link, 0));
     bench("one slot: reserve, publish, take, complete, poll, release", () => cycle(pair, request));
   });
-  group("bus, hub and worker on one event loop", () => {
+  group("bus, client and worker on one event loop", () => {
     bench("round trip of 64 B", async () => {
       await bus.request({ path: "/", body });
     });

@@ -1,4 +1,4 @@
-/* A worker in C, of the bus that examples/hub.ts asks: `zig build c-worker`, then
+/* A worker in C, of the bus that examples/client.ts asks: `zig build c-worker`, then
  * `zig-out/bin/c-worker shop`. It ends with the client, or at SIGTERM. */
 #include <signal.h>
 #include <slotbus.h>

@@ -1,4 +1,4 @@
-"""A worker in Python, of the bus that examples/hub.ts asks, by ctypes alone.
+"""A worker in Python, of the bus that examples/client.ts asks, by ctypes alone.
 
 SLOTBUS_LIB=zig-out/lib/libslotbus.so python3 examples/python-worker.py shop
 """
@@ -75,7 +75,7 @@ def main(name):
             # call.body is valid until the call is answered; string_at makes a copy, which may be kept.
             body = handle(call.path.decode(), ctypes.string_at(call.body, call.body_bytes))
             if answer(worker, byref(call), byref(Answer(body=body, body_bytes=len(body)))) == EINVAL:
-                raise ValueError(f"an answer of {len(body)} bytes is more than the hub takes")
+                raise ValueError(f"an answer of {len(body)} bytes is more than the client takes")
         except Exception as error:  # whatever it is, its caller hears of it
             fail(worker, byref(call), type(error).__name__.encode(), str(error).encode(errors="replace"))
     detach(worker)

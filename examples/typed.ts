@@ -1,4 +1,4 @@
-// Typed calls: a contract, a worker that implements it, a hub that calls it. `bun examples/typed.ts`
+// Typed calls: a contract, a worker that implements it, a client that calls it. `bun examples/typed.ts`
 import { contract, isContractError, rpc, SlotBus, SlotWorker, stream, typed } from "slotbus";
 
 // Both sides import it. By types alone, or by schemas (Zod, Valibot, ArkType, …) that both sides check.

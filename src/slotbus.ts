@@ -1,4 +1,4 @@
-/** `SlotBus` and `SlotWorker`: joins the bus, its wire, contracts and the supervisor. */
+/** `SlotBus` and `SlotWorker`: the composition root, which joins the bus, its wire, contracts and the supervisor. */
 
 import { EventEmitter } from "node:events";
 import type { BusRequest, RequestOptions } from "./bus/call.ts";
@@ -324,7 +324,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     );
   }
 
-  /** Whether a hub is attached now. */
+  /** Whether the worker is attached to a client now. */
   get connected(): boolean {
     return this.#receiver.wire.isConnected;
   }
@@ -334,7 +334,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     return this.#receiver.wire.running;
   }
 
-  /** Times the worker left its parked state because the hub rang. */
+  /** Times the worker left its parked state because the client rang. */
   get wakeups(): number {
     return this.#receiver.wire.wakeups;
   }
@@ -345,7 +345,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   }
 
   /**
-   * Answers requests from the event loop until the worker is closed; attaches again when the hub returns. Keeps the
+   * Answers requests from the event loop until the worker is closed; attaches again when a client runs again. Keeps the
    * process alive. Calls of a contract go to {@link implement}'s handlers.
    *
    * `replace: true` puts the handler in the place of the one before; requests that run end with that one.
@@ -387,7 +387,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   /**
    * Answers requests in a blocking loop: the thread sleeps in the kernel between requests and no event loop runs.
    * The handler returns its answer; one that it defers can be given in a later call of the handler. Ends when the worker
-   * is closed by the handler, or when the hub ends and the worker is not to reconnect.
+   * is closed by the handler, or when the client ends and the worker is not to reconnect.
    */
   serveSync(handler: SyncHandler): void {
     if (this.#isClosed) throw this.#closedError();

@@ -249,7 +249,7 @@ describe("workers of a bus", () => {
 
   test("a pool that is paused does not keep the process of its bus alive", async () => {
     await using space = new Workspace();
-    const child = space.child("paused-hub.ts", entry);
+    const child = space.child("paused-client.ts", entry);
     await child.line("paused");
     await until(() => child.process.exitCode !== null, "its end by itself", 5_000);
     expect(child.process.exitCode).toBe(0);
@@ -286,12 +286,12 @@ describe("workers of a bus", () => {
     for (const error of await Promise.all(asked)) expect(error).toBeInstanceOf(RequestTimeoutError);
   });
 
-  test("a hub that is killed leaves none of them after one second", async () => {
+  test("a client that is killed leaves none of them after one second", async () => {
     await using space = new Workspace();
-    await using hub = new Child("bus-hub.ts", [space.name], { SLOTBUS_DIR: space.directory });
-    const running = JSON.parse(await hub.line("[")) as number[];
+    await using client = new Child("supervising-client.ts", [space.name], { SLOTBUS_DIR: space.directory });
+    const running = JSON.parse(await client.line("[")) as number[];
     expect(running.filter(lives).length).toBe(2);
-    await hub.kill("SIGKILL");
+    await client.kill("SIGKILL");
     space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
     await until(() => !running.some(lives), "both are gone", 1_000);
   });
@@ -391,14 +391,14 @@ describe("a worker whose event loop does not turn", () => {
 
   test("is not judged by the time in which the bus was stopped itself", async () => {
     await using space = new Workspace();
-    const hub = space.child("stopped-hub.ts");
-    await hub.line("asked");
-    process.kill(hub.pid, "SIGSTOP");
+    const client = space.child("stopped-client.ts");
+    await client.line("asked");
+    process.kill(client.pid, "SIGSTOP");
     const from = performance.now();
     await until(() => performance.now() - from > 1_000, "three times as long as a worker may hang");
-    process.kill(hub.pid, "SIGCONT");
-    expect(await hub.line("ended")).toStartWith("ended true 0 ");
-    expect(await hub.process.exited).toBe(0);
+    process.kill(client.pid, "SIGCONT");
+    expect(await client.line("ended")).toStartWith("ended true 0 ");
+    expect(await client.process.exited).toBe(0);
   }, 30_000);
 });
 

@@ -1,4 +1,4 @@
-/** The hub's side, with workers of this process; crash.test.ts has those that die. */
+/** The client's side, with workers of this process; crash.test.ts has those that die. */
 
 import { describe, expect, test } from "bun:test";
 import { mkdirSync, readFileSync, rmdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
@@ -403,7 +403,7 @@ describe("aborts", () => {
     expect(bus.stats().queued).toBe(0);
   });
 
-  test("a handler hears that its caller gave up before it hears that the hub has closed", async () => {
+  test("a handler hears that its caller gave up before it hears that the client has closed", async () => {
     await using space = new Workspace();
     const bus = await space.bus();
     const heard: string[] = [];
@@ -556,7 +556,7 @@ describe("borrowed responses", () => {
 });
 
 describe("life", () => {
-  test("a second hub on a live name is refused and hears who has it", async () => {
+  test("a second client on a live name is refused and hears who has it", async () => {
     await using space = new Workspace();
     await space.bus();
     const error = await rejection<BusExistsError>(space.bus());
@@ -565,7 +565,7 @@ describe("life", () => {
     expect(error.message).toContain(String(process.pid));
   });
 
-  test("a leftover socket and lock file of a hub that is gone stand in nobody's way", async () => {
+  test("a leftover socket and lock file of a client that is gone stand in nobody's way", async () => {
     await using space = new Workspace();
     writeFileSync(join(space.directory, `${space.name}.sock`), "");
     writeFileSync(join(space.directory, `${space.name}.lock`), "1\n"); // names a live process: only the lock counts

@@ -1,4 +1,4 @@
-/** Workers in C and in Python, by the blocking functions of slotbus.h: each serves a real hub. */
+/** Workers in C and in Python, by the blocking functions of slotbus.h: each serves a real client. */
 
 import { beforeAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -60,14 +60,14 @@ function isIn(bus: SlotBus, ...states: string[]): boolean {
   return states.every((state) => slots.includes(state as (typeof slots)[number]));
 }
 
-async function hub(space: Workspace): Promise<SlotBus> {
+async function client(space: Workspace): Promise<SlotBus> {
   return space.bus({ payloadLimit: 1 << 20, slots: 16 });
 }
 
 for (const [language, command] of Object.entries({ C: [cWorker], Python: python })) {
   test(`a worker in ${language} answers, and ends when the bus closes`, async () => {
     await using space = new Workspace();
-    const bus = await hub(space);
+    const bus = await client(space);
     await using worker = new Foreign(command, space);
     await bus.ready();
     const hello = await bus.request({ path: "/hello", body: "Ada" });
@@ -88,7 +88,7 @@ for (const [language, command] of Object.entries({ C: [cWorker], Python: python 
 
   test(`a failure in a worker in ${language} reaches its caller, and the worker goes on`, async () => {
     await using space = new Workspace();
-    const bus = await hub(space);
+    const bus = await client(space);
     await using _ = new Foreign(command, space);
     await bus.ready();
     const error = await rejection(bus.request({ path: "/nothing/ünd-😀" }));
@@ -110,7 +110,7 @@ for (const [language, command] of Object.entries({ C: [cWorker], Python: python 
     }
   }, 30_000);
 
-  test(`without a hub a worker in ${language} ends with the reason`, async () => {
+  test(`without a client a worker in ${language} ends with the reason`, async () => {
     await using space = new Workspace();
     await using worker = new Foreign(command, space, "not a name");
     expect(await worker.ended()).toBe(1);
@@ -120,7 +120,7 @@ for (const [language, command] of Object.entries({ C: [cWorker], Python: python 
 
 test("a worker in C sees method, path, query, id and headers, of characters of any width", async () => {
   await using space = new Workspace();
-  const bus = await hub(space);
+  const bus = await client(space);
   await using _ = new Foreign([cWorker], space);
   await bus.ready();
   for (const method of METHODS) {
@@ -134,9 +134,9 @@ test("a worker in C sees method, path, query, id and headers, of characters of a
   expect((await bus.request({ path: "/echo" })).headers.get("X-Language")).toBe("C");
 });
 
-test("a request that a worker in C gets without an id has the one its hub knows it by", async () => {
+test("a request that a worker in C gets without an id has the one its client knows it by", async () => {
   await using space = new Workspace();
-  const bus = await hub(space);
+  const bus = await client(space);
   await using worker = new Foreign([cWorker], space);
   await bus.ready();
   const [, id] = /id=(\S+)/.exec((await bus.request({ path: "/call" })).text())!;
@@ -149,7 +149,7 @@ test("a request that a worker in C gets without an id has the one its hub knows 
 
 test("kill -9 of a worker in C amid a request is the bus's error, and the next worker gets what waited", async () => {
   await using space = new Workspace();
-  const bus = await hub(space);
+  const bus = await client(space);
   await using first = new Foreign([cWorker], space);
   await bus.ready();
   const running = rejection(bus.request({ path: "/work", body: "60000" }));
@@ -165,7 +165,7 @@ test("kill -9 of a worker in C amid a request is the bus's error, and the next w
 
 test("a worker in C notices that its caller gave up, and its late answer reaches nobody", async () => {
   await using space = new Workspace();
-  const bus = await hub(space);
+  const bus = await client(space);
   await using worker = new Foreign([cWorker], space);
   await bus.ready();
   const late = await rejection(bus.request({ path: "/work", body: "60000" }, { timeout: 50 }));
@@ -180,7 +180,7 @@ test("a worker in C notices that its caller gave up, and its late answer reaches
 
 test("a worker in C whose error was cut within a character answers all the same", async () => {
   await using space = new Workspace();
-  const bus = await hub(space);
+  const bus = await client(space);
   await using _ = new Foreign([cWorker], space);
   await bus.ready();
   const path = `/${"a".repeat(98)}`;
@@ -189,20 +189,20 @@ test("a worker in C whose error was cut within a character answers all the same"
   expect(error.message).toEndWith(`there is nothing at ${path}`);
 }, 30_000);
 
-test("a worker in Python whose answer is longer than the hub takes tells its caller", async () => {
+test("a worker in Python whose answer is longer than the client takes tells its caller", async () => {
   await using space = new Workspace();
-  const bus = await hub(space);
+  const bus = await client(space);
   await using _ = new Foreign(python, space);
   await bus.ready();
   const error = await rejection(bus.request({ path: "/hello", body: "a".repeat(1 << 20) }, { timeout: 10_000 }));
   expect(error).toBeInstanceOf(RemoteError);
-  expect(error.message).toContain("more than the hub takes");
+  expect(error.message).toContain("more than the client takes");
   expect((await bus.request({ path: "/echo", body: "on" })).text()).toBe("on");
 }, 30_000);
 
 test("a body that streams to a worker in C is refused with one error, and the worker goes on", async () => {
   await using space = new Workspace();
-  const bus = await hub(space);
+  const bus = await client(space);
   await using _ = new Foreign([cWorker], space);
   await bus.ready();
   async function* source() {
@@ -223,7 +223,7 @@ test("a worker in C that gives NULL where bytes should be hears that it is inval
     const build = [zig, "cc", "-std=c11", `-I${root}/csrc`, source, ...linking];
     expect(Bun.spawnSync(build, { stderr: "pipe" }).stderr.toString()).toBe("");
     await using space = new Workspace();
-    const bus = await hub(space);
+    const bus = await client(space);
     await using worker = new Foreign([program], space);
     await bus.ready();
     expect((await bus.request({ path: "/tell" })).text()).toBe("body -1, answer -1, receive -1");

@@ -39,13 +39,13 @@ class Desk extends Workspace {
     return JSON.parse(out) as T;
   }
 
-  /** A hub at work, and its worker. */
-  async busy(...args: string[]): Promise<{ hub: Child; worker: Child }> {
-    const hub = this.child("busy.ts", ...args);
-    await hub.line("claimed true");
+  /** A client at work, and its worker. */
+  async busy(...args: string[]): Promise<{ client: Child; worker: Child }> {
+    const client = this.child("busy.ts", ...args);
+    await client.line("claimed true");
     const worker = this.child("worker.ts");
-    await hub.line("busy");
-    return { hub, worker };
+    await client.line("busy");
+    return { client, worker };
   }
 
   files(): string[] {
@@ -114,20 +114,20 @@ test("doctor says of each fault what to do in one line, and exits with 1", async
 test("ls shows owner, members and use of what lives, marks the stopped as silent and the killed as dead", async () => {
   await using desk = new Desk();
   expect((await desk.run(["ls"])).out).toBe(`Nothing is in ${desk.directory}.\n`);
-  const { hub } = await desk.busy();
+  const { client } = await desk.busy();
   const list = async (): Promise<Entry[]> => (await desk.json<{ entries: Entry[] }>(["ls"])).entries;
   const [bus, fleet] = await list();
   expect(bus).toMatchObject({ kind: "bus", name: desk.name, state: "alive", members: 1, problem: null });
-  expect(bus!.owner).toMatchObject({ pid: hub.pid, uid: process.geteuid!() });
+  expect(bus!.owner).toMatchObject({ pid: client.pid, uid: process.geteuid!() });
   expect(bus!.owner!.command).toContain("busy.ts");
   expect(bus!.slots!.total).toBe(32);
   expect(bus!.slots!.used).toBeGreaterThanOrEqual(1); // the request that hangs
   expect(bus!.age_ms).toBeGreaterThan(0);
   expect(fleet).toMatchObject({ kind: "fleet", state: "alive", members: 1, slots: { used: 1, total: 256 } });
-  process.kill(hub.pid, "SIGSTOP");
-  await until(() => /^State:\s+T/m.test(readFileSync(`/proc/${hub.pid}/status`, "utf8")), "the hub is stopped");
+  process.kill(client.pid, "SIGSTOP");
+  await until(() => /^State:\s+T/m.test(readFileSync(`/proc/${client.pid}/status`, "utf8")), "the client is stopped");
   expect((await list()).map(({ state }) => state)).toEqual(["silent", "alive"]);
-  await hub.kill();
+  await client.kill();
   expect((await list()).map(({ kind, state }) => [kind, state])).toEqual([
     ["bus", "dead"],
     ["fleet", "dead"],
@@ -139,13 +139,13 @@ test("ls shows owner, members and use of what lives, marks the stopped as silent
 
 test("top --once shows rates, percentiles, slots by state, workers, rings and leases", async () => {
   await using desk = new Desk();
-  const { hub, worker } = await desk.busy();
+  const { client, worker } = await desk.busy();
   await using member = await Fleet.join({ name: desk.name, directory: desk.directory });
   const cursor = member.ring("events").cursor(); // reads nothing
   const { buses, fleets } = await desk.json<Frame>(["top", desk.name, "--once", "--interval", "0.5"]);
   const [bus] = buses;
   expect(bus).toMatchObject({ kind: "bus", problem: null, workers_joined: 1, workers_died: 0 });
-  expect(bus!.owner!.pid).toBe(hub.pid);
+  expect(bus!.owner!.pid).toBe(client.pid);
   expect(bus!.requests_per_second).toBeGreaterThan(10);
   expect(bus!.p50_us).toBeGreaterThan(0);
   expect(bus!.p99_us).toBeGreaterThanOrEqual(bus!.p50_us);
@@ -154,7 +154,7 @@ test("top --once shows rates, percentiles, slots by state, workers, rings and le
   expect(bus!.workers).toMatchObject([{ pid: worker.pid, concurrency: 32 }]);
   expect(bus!.workers[0]!.in_flight).toBeGreaterThanOrEqual(1);
   const [fleet] = fleets;
-  expect(fleet!.members).toMatchObject([{ pid: hub.pid }, { pid: process.pid }]);
+  expect(fleet!.members).toMatchObject([{ pid: client.pid }, { pid: process.pid }]);
   expect(fleet!.rings).toMatchObject([{ name: "events", frames: 1024 }]);
   expect(fleet!.rings[0]!.frames_per_second).toBeGreaterThan(1);
   expect(fleet!.rings[0]!.holds_ms).toBeGreaterThan(0);
@@ -163,7 +163,7 @@ test("top --once shows rates, percentiles, slots by state, workers, rings and le
   cursor.close();
   await using look = await Fleet.observe({ name: desk.name, directory: desk.directory });
   expect(look.handle.cursors(member.index)).toEqual([]);
-  expect(fleet!.leases).toMatchObject([{ kind: "leader", label: "mailer", owner: "boss", pid: hub.pid }]);
+  expect(fleet!.leases).toMatchObject([{ kind: "leader", label: "mailer", owner: "boss", pid: client.pid }]);
   expect(fleet!.leases[0]!.left_ms).toBeWithin(1, 60_001);
   const { out } = await desk.run(["top", "--once", "--interval", "0.1"]);
   for (const line of out.split("\n")) expect(Bun.stringWidth(line)).toBeLessThanOrEqual(80);
@@ -171,26 +171,26 @@ test("top --once shows rates, percentiles, slots by state, workers, rings and le
   expect(out).not.toContain(ESCAPE);
 }, 20_000);
 
-test("top says that the hub does not answer when its event loop is blocked, and exits with 4", async () => {
+test("top says that the owner of a bus does not answer when its event loop is blocked, and exits with 4", async () => {
   await using desk = new Desk();
-  const { hub } = await desk.busy("block");
+  const { client } = await desk.busy("block");
   const frame = await desk.json<Frame>(["top", desk.name, "--once", "--interval", "0.1"], 4);
-  expect(frame.buses[0]!.problem).toStartWith("the hub does not answer");
-  expect(frame.buses[0]!.owner!.pid).toBe(hub.pid);
+  expect(frame.buses[0]!.problem).toStartWith("the owner does not answer");
+  expect(frame.buses[0]!.owner!.pid).toBe(client.pid);
   const { code, err } = await desk.run(["top", "nobody", "--once"]);
   expect([code, err]).toEqual([3, `slotbus: there is no bus and no fleet "nobody" in ${desk.directory}.\n`]);
 }, 20_000);
 
-test("top notices a hub that stops to answer while it watches", async () => {
+test("top notices a client that stops to answer while it watches", async () => {
   await using desk = new Desk();
-  const { hub } = await desk.busy();
+  const { client } = await desk.busy();
   using observer = await BusObserver.open({ name: desk.name, directory: desk.directory });
-  await until(() => observer.read().workers[0]?.inFlight !== 0, "the hub has shown what is in flight");
+  await until(() => observer.read().workers[0]?.inFlight !== 0, "the client has shown what is in flight");
   expect(observer.read().silentMs).toBe(0);
-  process.kill(hub.pid, "SIGSTOP");
+  process.kill(client.pid, "SIGSTOP");
   await until(() => observer.read().silentMs > 1_000, "it is silent");
   expect(observer.read().isThere).toBe(true);
-  await hub.kill();
+  await client.kill();
   await until(() => !observer.read().isThere, "it has ended");
 }, 20_000);
 
@@ -262,7 +262,7 @@ test("top shows a hub's routes and the requests of all its workers, in 80 column
   await stop(hub.hub);
   const silent = await desk.json<Frame>(["top", "site", "--once", "--interval", "0.1"], 4);
   expect(silent.buses.map(({ problem }) => problem)).toEqual(
-    Array.from({ length: 2 }, () => "the hub does not answer: its process is stopped"),
+    Array.from({ length: 2 }, () => "the owner does not answer: its process is stopped"),
   );
 }, 30_000);
 
@@ -340,24 +340,24 @@ test("top ends with ^C and with SIGTERM, restores the terminal, and has no colou
 
 // ---- observers ------------------------------------------------------------------------------------------------------
 
-test("an observer maps the statistics read-only, and its looks neither wake the hub nor write what it can read", async () => {
+test("an observer maps the statistics read-only, and its looks neither wake the client nor write what it can read", async () => {
   await using desk = new Desk();
-  const hub = desk.child("hub.ts");
-  await hub.line("open");
+  const client = desk.child("client.ts");
+  await client.line("open");
   const before = mappings();
   const statistics = (): string[] =>
     readFileSync("/proc/self/maps", "latin1")
       .split("\n")
       .filter((line) => line.includes("memfd:slotbus-stats"));
-  const others = statistics(); // of hubs in this process
+  const others = statistics(); // of clients in this process
   const observer = await BusObserver.open({ name: desk.name, directory: desk.directory });
   const maps = statistics().filter((line) => !others.includes(line));
   expect(maps.length).toBeGreaterThan(0);
   for (const line of maps) expect(line).toMatch(/ r--s /);
-  /** Times that the threads of the hub slept and came back. */
+  /** Times that the threads of the client slept and came back. */
   const switches = (): number =>
-    readdirSync(`/proc/${hub.pid}/task`).reduce((sum, task) => {
-      const status = readFileSync(`/proc/${hub.pid}/task/${task}/status`, "latin1");
+    readdirSync(`/proc/${client.pid}/task`).reduce((sum, task) => {
+      const status = readFileSync(`/proc/${client.pid}/task/${task}/status`, "latin1");
       return sum + Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(status)![1]);
     }, 0);
   const looks = 100_000;
@@ -404,16 +404,16 @@ test("ls, top, stats, claims ls and clean --dry-run touch no file and hold no lo
   }
 }, 30_000);
 
-test("a hub that is stopped holds up no command: each says so, with exit code 4 where it was asked for", async () => {
+test("a client that is stopped holds up no command: each says so, with exit code 4 where it was asked for", async () => {
   await using desk = new Desk();
-  const { hub } = await desk.busy();
-  await stop(hub);
+  const { client } = await desk.busy();
+  await stop(client);
   const began = performance.now();
   const { code, err } = await desk.run(["stats", desk.name]);
   expect([code, err]).toEqual([4, expect.stringContaining("does not answer")]);
   expect((await desk.run(["top", desk.name, "--once", "--interval", "0.1"])).code).toBe(4);
   const { out } = await desk.run(["top", "--once", "--interval", "0.1"]);
-  expect(out).toContain("the hub does not answer: its process is stopped");
+  expect(out).toContain("the owner does not answer: its process is stopped");
   expect((await desk.run(["ls"])).out).toMatch(/ silent /);
   expect((await desk.run(["claims", "ls"])).code).toBe(0); // a fleet needs nobody
   expect((await desk.run(["clean", "--dry-run"])).out).not.toContain("would remove");
@@ -481,14 +481,14 @@ test("events tail ends when its reader has read enough", async () => {
 
 test("claims ls shows who holds what; release takes a lease away, but only with --force", async () => {
   await using desk = new Desk();
-  const { hub } = await desk.busy();
+  const { client } = await desk.busy();
   const { leases } = await desk.json<{ leases: { owner: string; pid: number }[] }>(["claims", "ls"]);
-  expect(leases).toMatchObject([{ kind: "leader", label: "mailer", owner: "boss", pid: hub.pid }]);
+  expect(leases).toMatchObject([{ kind: "leader", label: "mailer", owner: "boss", pid: client.pid }]);
   expect((await desk.run(["claims", "ls"])).out).toMatch(/^leader mailer +boss/m);
   const asked = await desk.run(["claims", "release", "leader", "mailer"]);
   expect([asked.code, asked.err.includes("--force")]).toEqual([2, true]);
   const released = await desk.run(["claims", "release", "leader", "mailer", "--force"]);
-  expect([released.code, released.out]).toEqual([0, `Released; boss (pid ${hub.pid}) had it.\n`]);
+  expect([released.code, released.out]).toEqual([0, `Released; boss (pid ${client.pid}) had it.\n`]);
   await using fleet = await Fleet.observe({ name: desk.name, directory: desk.directory });
   expect(new Contest(fleet).list()).toEqual([]);
   expect((await desk.run(["claims", "release", "leader", "mailer", "--force"])).code).toBe(3);
@@ -498,18 +498,18 @@ test("claims ls shows who holds what; release takes a lease away, but only with 
 
 test("clean keeps what lives or is stopped, removes what was killed, and --dry-run removes nothing", async () => {
   await using desk = new Desk();
-  const { hub } = await desk.busy();
+  const { client } = await desk.busy();
   const clean = async (...args: string[]): Promise<Cleaned[]> =>
     (await desk.json<{ cleaned: Cleaned[] }>(["clean", ...args])).cleaned;
   const all = desk.files();
   expect(all.length).toBe(3);
-  process.kill(hub.pid, "SIGSTOP");
+  process.kill(client.pid, "SIGSTOP");
   expect((await clean()).map(({ action, reason }) => [action, reason])).toEqual([
     ["kept", "it lives"],
     ["kept", "it lives"],
   ]);
   expect(desk.files()).toEqual(all);
-  await hub.kill();
+  await client.kill();
   expect((await clean("--dry-run")).map(({ kind, action }) => [kind, action])).toEqual([
     ["bus", "would remove"],
     ["fleet", "would remove"],
@@ -517,12 +517,12 @@ test("clean keeps what lives or is stopped, removes what was killed, and --dry-r
   expect(desk.files()).toEqual(all);
   const removed = await clean();
   expect(removed.map(({ action }) => action)).toEqual(["removed", "removed"]);
-  expect(removed[0]!.reason).toContain(String(hub.pid));
+  expect(removed[0]!.reason).toContain(String(client.pid));
   expect(desk.files()).toEqual([]);
   expect(await clean()).toEqual([]);
 }, 20_000);
 
-test("clean never removes a name that is held, as of a hub in the middle of its start, and believes no process id", async () => {
+test("clean never removes a name that is held, as of a client in the middle of its start, and believes no process id", async () => {
   await using desk = new Desk();
   const clean = async (...args: string[]): Promise<Cleaned[]> =>
     (await desk.json<{ cleaned: Cleaned[] }>(["clean", ...args])).cleaned;

@@ -770,7 +770,7 @@ describe("streams as they come", () => {
 
   test("the death of a caller ends the handler's generator, its input, and aborts its signal", async () => {
     await using space = new Workspace();
-    const hub = space.child("typed.ts", "call");
+    const caller = space.child("typed.ts", "call");
     const worker = await space.worker();
     let handed = 0;
     const seen: unknown[] = [];
@@ -788,8 +788,8 @@ describe("streams as they come", () => {
         }
       },
     });
-    await hub.line("read 20");
-    await hub.kill();
+    await caller.line("read 20");
+    await caller.kill();
     space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
     await until(() => seen.length === 1, "the handler's generator has ended");
     expect([seen, handed >= 10, worker.running]).toEqual([[true], true, 0]);

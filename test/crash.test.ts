@@ -185,22 +185,22 @@ test("workers killed in turn under load: every request settles once, right or wi
   expect(died).toBeLessThan(8 * 33);
 }, 60_000);
 
-test("a killed hub: its workers hear within 50 ms, their handlers' signals abort, and they attach to the next hub", async () => {
+test("a killed client: its workers hear within 50 ms, their handlers' signals abort, and they attach to the next client", async () => {
   await using space = new Workspace();
-  const hub = space.child("hub.ts");
-  await hub.line("open");
+  const client = space.child("client.ts");
+  await client.line("open");
   const worker = space.child("worker.ts");
-  await hub.line("answered hi");
+  await client.line("answered hi");
   await worker.line("got /hang");
   const start = performance.now();
-  hub.process.kill("SIGKILL");
+  client.process.kill("SIGKILL");
   await worker.line("aborted");
   expect(performance.now() - start).toBeLessThan(50);
   await worker.line("disconnected");
-  await hub.process.exited;
+  await client.process.exited;
   expect(readdirSync(space.directory).sort()).toEqual([`${space.name}.lock`, `${space.name}.sock`]);
   for (let life = 0; life < 3; life++) {
-    const next = space.child("hub.ts");
+    const next = space.child("client.ts");
     const began = performance.now();
     await next.line("answered hi");
     // The wait between two attempts starts small after each success: it is never the long one of many failures.
@@ -210,9 +210,9 @@ test("a killed hub: its workers hear within 50 ms, their handlers' signals abort
   space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
 }, 30_000);
 
-test("a hub takes the name of a killed one at once, whatever that one left", async () => {
+test("a client takes the name of a killed one at once, whatever that one left", async () => {
   await using space = new Workspace();
-  const first = space.child("hub.ts");
+  const first = space.child("client.ts");
   await first.line("open");
   await first.kill();
   const bus = await space.bus();
@@ -238,15 +238,15 @@ test("a worker killed with nothing but unclaimed requests: they wait for the nex
   expect((await answered).text()).toBe("later");
 });
 
-test("four workers of a killed hub all find the next one", async () => {
+test("four workers of a killed client all find the next one", async () => {
   await using space = new Workspace();
   space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
-  const hub = space.child("hub.ts");
-  await hub.line("open");
+  const client = space.child("client.ts");
+  await client.line("open");
   const workers = Array.from({ length: 4 }, () => space.child("worker.ts"));
   await Promise.all(workers.map((worker) => worker.line("serving")));
-  await until(() => hub.lines.filter((line) => line.startsWith("joined")).length === 4, "all four have joined");
-  await hub.kill();
+  await until(() => client.lines.filter((line) => line.startsWith("joined")).length === 4, "all four have joined");
+  await client.kill();
   await Promise.all(workers.map((worker) => worker.line("disconnected")));
   const bus = await space.bus();
   await bus.ready({ workers: 4 });
@@ -254,29 +254,29 @@ test("four workers of a killed hub all find the next one", async () => {
   expect((await bus.request({ path: "/", body: "x" })).text()).toBe("x");
 });
 
-test("a blocking worker hears of the kill of its hub, and ends", async () => {
+test("a blocking worker hears of the kill of its client, and ends", async () => {
   await using space = new Workspace();
   space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
-  const hub = space.child("lonely.ts", "ref");
-  await hub.line("open");
+  const client = space.child("lonely.ts", "ref");
+  await client.line("open");
   const worker = space.child("sync-worker.ts");
   await worker.line("serving");
   const start = performance.now();
-  await hub.kill();
+  await client.kill();
   await worker.line("ended");
   expect(performance.now() - start).toBeLessThan(1_000);
   expect(await worker.process.exited).toBe(0);
 });
 
-test("a handler that blocks its thread sees `aborted` when its hub is killed", async () => {
+test("a handler that blocks its thread sees `aborted` when its client is killed", async () => {
   await using space = new Workspace();
   space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
-  const hub = space.child("hub.ts"); // asks each worker for /hang
-  await hub.line("open");
+  const client = space.child("client.ts"); // asks each worker for /hang
+  await client.line("open");
   const worker = space.child("sync-worker.ts");
-  await hub.line("answered");
+  await client.line("answered");
   await worker.line("hanging");
-  await hub.kill();
+  await client.kill();
   await worker.line("aborted", 3_000);
   await worker.line("ended", 3_000);
 });

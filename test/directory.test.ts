@@ -118,14 +118,14 @@ test("a directory has mode 0700 also under umask 0777, and two that make it at o
   using folder = new Folder();
   for (let round = 0; round < 3; round++) {
     const directory = folder.at(`bus-${round}`);
-    const hubs = ["one", "two"].map(
+    const clients = ["one", "two"].map(
       (name) => new Child("lonely.ts", [name, "ref"], { SLOTBUS_DIR: directory }, "umask 0777"),
     );
     try {
-      for (const hub of hubs) await hub.line("open");
+      for (const client of clients) await client.line("open");
       expect(statSync(directory).mode & 0o7777).toBe(0o700);
     } finally {
-      for (const hub of hubs) await hub.kill();
+      for (const client of clients) await client.kill();
     }
   }
 });

@@ -15,7 +15,8 @@ function read(file: string): string {
 }
 
 const guides = readdirSync(join(root, "docs")).filter((file) => file.endsWith(".md"));
-const pages = ["README.md", "CHANGELOG.md", "SECURITY.md", "bench/RESULTS.md", ...guides.map((file) => `docs/${file}`)];
+const top = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "bench/RESULTS.md"];
+const pages = [...top, ...guides.map((file) => `docs/${file}`)];
 
 /** The blocks of a page that are in that language. */
 function blocks(page: string, language: string): string[] {
@@ -83,7 +84,7 @@ test("every TypeScript block of the README is the beginning of an example that e
   for (const block of shown) expect(examples.some((text) => text.startsWith(block)) || block).toBe(true);
   // Whoever copies the first two has a program that runs.
   expect(read("examples/worker.ts")).toBe(shown[0]!);
-  expect(read("examples/hub.ts")).toStartWith(shown[1]!);
+  expect(read("examples/client.ts")).toStartWith(shown[1]!);
 });
 
 test("TypeScript and C blocks of the other pages can be parsed, and name what the package exports", async () => {
@@ -174,11 +175,25 @@ test("links between pages lead to files and headings that are there", () => {
   expect(seen).toBeGreaterThan(30);
 });
 
+test("files that the pages for contributors name are there", () => {
+  const named = ["CONTRIBUTING.md", "docs/architecture.md"].flatMap((page) =>
+    [...read(page).matchAll(/`((?:src|csrc|test|docs|bench)\/[\w./-]+)`/g)].map(([, path]) => path!),
+  );
+  // In the table of files a name alone is of the folder that was named before it.
+  const rows = [...read("docs/architecture.md").matchAll(/^\| `((?:src|csrc)\/[\w/-]+\/)[\w.-]+`(, [^|]*) \|/gm)];
+  for (const [, folder, more] of rows)
+    for (const [, file] of more!.matchAll(/`([\w-]+\.\w+)`/g)) named.push(folder! + file!);
+  expect(named.length).toBeGreaterThan(150);
+  const missing = named.filter((path) => !path.includes("NAME") && !existsSync(join(root, path)));
+  expect(missing).toEqual([]);
+});
+
 test("lines of prose have at most 130 characters", () => {
   for (const page of [
     "README.md",
     "CHANGELOG.md",
-    ...["operations", "bus", "fleet", "stdio"].map((name) => `docs/${name}.md`),
+    "CONTRIBUTING.md",
+    ...["architecture", "operations", "bus", "fleet", "stdio"].map((name) => `docs/${name}.md`),
   ]) {
     let isCode = false;
     for (const [index, line] of read(page).split("\n").entries()) {

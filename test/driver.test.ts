@@ -150,19 +150,19 @@ function voluntarySwitches(pid: number): number {
 
 test("an idle bus makes no wake-up: not by bells, not by timers, on neither side", async () => {
   await using space = new Workspace();
-  space.leftovers = [`${space.name}.lock`, `${space.name}.sock`]; // of a hub that is killed
-  const hub = space.child("idle-hub.ts");
-  await hub.line("idle");
-  const worker = Number((await hub.line("worker")).split(" ")[1]);
+  space.leftovers = [`${space.name}.lock`, `${space.name}.sock`]; // of a client that is killed
+  const client = space.child("idle-client.ts");
+  await client.line("idle");
+  const worker = Number((await client.line("worker")).split(" ")[1]);
   await using bare = new Child("bare.ts", [], {});
   await bare.line("bare");
-  const pids = [hub.pid, worker, bare.pid];
+  const pids = [client.pid, worker, bare.pid];
   await Bun.sleep(1_500); // Bun itself settles
   const before = pids.map(voluntarySwitches);
   await Bun.sleep(2_000);
-  const [hubSwitches, workerSwitches, bareSwitches] = pids.map((pid, i) => voluntarySwitches(pid) - before[i]!);
+  const [clientSwitches, workerSwitches, bareSwitches] = pids.map((pid, i) => voluntarySwitches(pid) - before[i]!);
   // The main threads sleep in epoll. Bun itself wakes them some times after they have worked; the slowest timer slotbus
   // has would do so 100 times.
-  expect(hubSwitches).toBeLessThan(bareSwitches! + 20);
+  expect(clientSwitches).toBeLessThan(bareSwitches! + 20);
   expect(workerSwitches).toBeLessThan(bareSwitches! + 20);
 }, 20_000);

@@ -10,7 +10,7 @@ const directory = mkdtempSync(join(tmpdir(), "slotbus-examples-"));
 afterAll(() => rmSync(directory, { recursive: true }));
 
 const shows: Record<string, RegExp[]> = {
-  "hub.ts": [/hello Ada, from process \d+/, /1 \+ 2 \+ 3 = 6/, /NO_WORKER: bus "shop" had no worker/],
+  "client.ts": [/hello Ada, from process \d+/, /1 \+ 2 \+ 3 = 6/, /NO_WORKER: bus "shop" had no worker/],
   "fetch.ts": [/200/, /path: "\/users"/, /name: "Ada"/],
   "blocking.ts": [/12 squared is 144/],
   "tokens.ts": [/read: Why is a good question, $/m],

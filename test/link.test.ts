@@ -1,4 +1,4 @@
-/** A worker that breaks the protocol: its hub names what it did, evicts it, and nobody waits in vain. */
+/** A worker that breaks the protocol: its client names what it did, evicts it, and nobody waits in vain. */
 
 import { expect, test } from "bun:test";
 import { Arena, bodyOffset, encodeHead, HeadReader } from "../src/bus/codec.ts";

@@ -18,7 +18,7 @@ function fixture(name: string): string {
   return readFileSync(join(folder, `${name}.bin`)).toString("hex");
 }
 
-/** Says something to the hub of a bus, in hex, and resolves to what it answers. */
+/** Says something to the client of a bus, in hex, and resolves to what it answers. */
 async function converse(space: Workspace, hex: string): Promise<string> {
   let got = "";
   const socket = await Bun.connect({
@@ -26,13 +26,13 @@ async function converse(space: Workspace, hex: string): Promise<string> {
     socket: { data: (_, bytes) => void (got += Buffer.from(bytes).toString("hex")) },
   });
   socket.write(Buffer.from(hex, "hex"));
-  await until(() => got !== "", "the hub answers");
+  await until(() => got !== "", "the client answers");
   socket.terminate();
   return got;
 }
 
-/** A listener in place of a hub: `answer`s in hex to what a worker says first, which it resolves to with the worker. */
-async function beHub(space: Workspace, answer: string): Promise<{ heard: string; error: Error }> {
+/** A listener in place of a client: `answer`s in hex to what a worker says first, which it resolves to with the worker. */
+async function beClient(space: Workspace, answer: string): Promise<{ heard: string; error: Error }> {
   let heard = "";
   const listener = Bun.listen({
     unix: join(space.directory, `${space.name}.sock`),
@@ -48,21 +48,21 @@ async function beHub(space: Workspace, answer: string): Promise<{ heard: string;
   return { heard, error };
 }
 
-test("a worker's JOIN is that of its version, and its hub's REFUSED is understood", async () => {
+test("a worker's JOIN is that of its version, and its client's REFUSED is understood", async () => {
   await using space = new Workspace();
-  const { heard, error } = await beHub(space, fixture("refused"));
+  const { heard, error } = await beClient(space, fixture("refused"));
   expect(heard).toBe(fixture("join"));
   expect(error).toBeInstanceOf(VersionMismatchError);
 });
 
-test("a hub's HELLO is that of its version, but for the epoch, and answers its version's JOIN", async () => {
+test("a client's HELLO is that of its version, but for the epoch, and answers its version's JOIN", async () => {
   await using space = new Workspace();
   await space.bus(geometry);
   const withoutEpoch = (hex: string) => hex.slice(0, 20) + "-".repeat(16) + hex.slice(36); // two bytes and the magic first
   expect(withoutEpoch(await converse(space, fixture("join")))).toBe(withoutEpoch(fixture("hello")));
 });
 
-test("a hub's REFUSED to a version that will never be is that of its version", async () => {
+test("a client's REFUSED to a version that will never be is that of its version", async () => {
   await using space = new Workspace();
   await space.bus();
   const join = fixture("join");

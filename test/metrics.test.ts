@@ -39,7 +39,7 @@ function valuesOf(text: string): Map<string, number> {
 
 // ---- shared memory ----------------------------------------------------------------------------------------------------
 
-test("an observer sees the counters, gauges and the histogram that the hub itself reports", async () => {
+test("an observer sees the counters, gauges and the histogram that the client itself reports", async () => {
   await using space = new Workspace();
   const held = Promise.withResolvers<void>();
   const { bus, worker } = await space.pair(async ({ path }) => {

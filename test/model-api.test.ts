@@ -159,7 +159,7 @@ const commands = [
       real.workers = [];
       model.hasWorker = false;
       model.settle(had, "WORKER_DIED");
-      if (model.open) await until(() => real.bus.workers.length === 0, "the hub knows");
+      if (model.open) await until(() => real.bus.workers.length === 0, "the client knows");
     }),
   ),
   fc.constant(

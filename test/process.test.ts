@@ -33,7 +33,7 @@ describe("the end of a process", () => {
     await using other = new Workspace();
     await other.child("lonely.ts", "waiting").process.exited;
     expect(child.process.exitCode).toBeNull();
-    await space.worker(() => "x"); // and it is a hub still
+    await space.worker(() => "x"); // and it is a client still
   });
 
   for (const [way, code] of [
@@ -41,9 +41,9 @@ describe("the end of a process", () => {
     ["throw", 1],
     ["close", 0],
   ] as const) {
-    test(`a hub whose process ends by ${way} with a request waiting leaves no file`, async () => {
+    test(`a client whose process ends by ${way} with a request waiting leaves no file`, async () => {
       await using space = new Workspace(); // expects its directory to be empty
-      const child = space.child("ending-hub.ts", way);
+      const child = space.child("ending-client.ts", way);
       await child.line("waiting");
       expect(await child.process.exited).toBe(code);
       expect(readdirSync(space.directory)).toEqual([]);
@@ -102,7 +102,7 @@ describe("the end of a process", () => {
 
 describe("threads", () => {
   function thread(): { post(message: unknown): Promise<string>; end(): Promise<void> } {
-    const worker = new Worker(join(import.meta.dir, "fixtures/thread-hub.ts"));
+    const worker = new Worker(join(import.meta.dir, "fixtures/thread-client.ts"));
     const post = (message: unknown): Promise<string> => {
       const { promise, resolve, reject } = Promise.withResolvers<string>();
       worker.onmessage = ({ data }) => resolve(String(data));
@@ -119,7 +119,7 @@ describe("threads", () => {
     return { post, end };
   }
 
-  test("a hub in a thread asks a worker of the main thread, waiting and blocking, and gives its name back", async () => {
+  test("a client in a thread asks a worker of the main thread, waiting and blocking, and gives its name back", async () => {
     await using space = new Workspace();
     const options = { name: space.name, directory: space.directory };
     const { post, end } = thread();
@@ -133,7 +133,7 @@ describe("threads", () => {
     expect((await next.request({ path: "/", body: "again" })).text()).toBe("main again");
   });
 
-  test("ten threads that come and go as hubs leave no descriptor behind", async () => {
+  test("ten threads that come and go as clients leave no descriptor behind", async () => {
     await using space = new Workspace();
     const cycle = async (): Promise<void> => {
       const { post, end } = thread();
@@ -246,7 +246,7 @@ describe("threads with workers that are terminated", () => {
 });
 
 describe("sleep", () => {
-  test("hub and worker both sleep in the kernel when idle, and one request wakes both", async () => {
+  test("client and worker both sleep in the kernel when idle, and one request wakes both", async () => {
     await using space = new Workspace();
     const bus = await space.bus();
     const child = space.child("worker.ts");
@@ -265,7 +265,7 @@ describe("sleep", () => {
     expect(await wakeups()).toBeGreaterThanOrEqual(5);
   });
 
-  test("an idle second is no wake-up for hub and worker, by their own count", async () => {
+  test("an idle second is no wake-up for client and worker, by their own count", async () => {
     await using space = new Workspace();
     const { bus, worker } = await space.pair((request) => request.body);
     for (let i = 0; i < 100; i++) await bus.request({ path: "/", body: "x" });

@@ -15,7 +15,7 @@ export class RawWorker {
   readonly #arenas: number;
   readonly #stride: number;
 
-  /** Attaches; the hub must run meanwhile. */
+  /** Attaches; the client must run meanwhile. */
   static async open(directory: string, name: string, concurrency = 4): Promise<RawWorker> {
     const dir = native.sb_dir_open(cString(directory), 0, 0);
     const worker = native.sb_worker_open(dir, cString(name), concurrency) as Pointer;

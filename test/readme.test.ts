@@ -85,7 +85,7 @@ async function whileInUse(desk: Desk, work: () => Promise<void>): Promise<void> 
 test("the commands of the README, in its order, do and print what it shows", async () => {
   using desk = new Desk();
   const text = readFileSync(join(root, "README.md"), "utf8");
-  const [worker = "", hub = ""] = [...text.matchAll(/^```ts\n([\s\S]*?)^```/gm)].map((match) => match[1]!);
+  const [worker = "", client = ""] = [...text.matchAll(/^```ts\n([\s\S]*?)^```/gm)].map((match) => match[1]!);
   const ran: string[] = [];
   for (const { commands, output } of sessions("README.md")) {
     let printed = "";
@@ -101,7 +101,7 @@ test("the commands of the README, in its order, do and print what it shows", asy
       if (script !== undefined) expect(Object.keys(manifest.scripts)).toContain(script);
       else if (command === "bun add slotbus") {
         writeFileSync(join(desk.folder, "worker.ts"), worker); // from a package: test/system/package.ts
-        writeFileSync(join(desk.folder, "hub.ts"), hub);
+        writeFileSync(join(desk.folder, "client.ts"), client);
       } else if (command.startsWith("bunx slotbus ")) await whileInUse(desk, () => run(command));
       else if (command.startsWith("bun ")) await run(command);
       else throw new Error(`nobody runs: ${command}`);
@@ -109,7 +109,7 @@ test("the commands of the README, in its order, do and print what it shows", asy
     if (output !== null) expect(printed).toMatch(pattern(output));
     expect(readdirSync(desk.directory)).toEqual([]);
   }
-  expect(ran).toEqual(expect.arrayContaining(["bun add slotbus", "bun hub.ts", "bunx slotbus doctor", "npm test"]));
+  expect(ran).toEqual(expect.arrayContaining(["bun add slotbus", "bun client.ts", "bunx slotbus doctor", "npm test"]));
 }, 120_000);
 
 test("the commands of operations.md for the night succeed beside a bus that is in use, and leave it in peace", async () => {

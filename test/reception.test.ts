@@ -1,4 +1,4 @@
-/** Who knocks at the hub's socket, and what a worker does with a listener that is no hub. */
+/** Who knocks at the client's socket, and what a worker does with a listener that is no client. */
 
 import { expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, statSync, symlinkSync, writeFileSync, readdirSync } from "node:fs";
@@ -37,7 +37,7 @@ function joinMessage(abi: number, concurrency = 4, role: number = C["SB_ROLE_WOR
   return message(C.SB_MSG_JOIN, [8, MAGIC], [2, abi], [2, abi], [4, role], [4, concurrency], [4, 0]);
 }
 
-/** A connection to the hub that speaks bytes. */
+/** A connection to the client that speaks bytes. */
 async function knock(space: Workspace): Promise<{ socket: Socket<undefined>; got: number[]; closed: () => boolean }> {
   const got: number[] = [];
   let closed = false;
@@ -140,15 +140,15 @@ test("garbage, a bell before joining, ATTACHED before HELLO and a malformed JOIN
   expect((await bus.request({ path: "/" })).text()).toBe("fine");
 });
 
-test("a worker that leaves before the hub has read that it attached joins and leaves, and no ghost of it stays", async () => {
+test("a worker that leaves before the client has read that it attached joins and leaves, and no ghost of it stays", async () => {
   await using space = new Workspace();
   const { bus, reasons } = await refusals(space);
   const events: string[] = [];
   for (const event of ["workerJoined", "workerLeft", "workerDied"] as const) bus.on(event, () => events.push(event));
   const peer = await knock(space);
   peer.socket.write(joinMessage(C.SB_ABI));
-  await until(() => peer.got.length > 0, "the hub says HELLO");
-  // In one piece, as a hub reads them that was stopped meanwhile.
+  await until(() => peer.got.length > 0, "the client says HELLO");
+  // In one piece, as a client reads them that was stopped meanwhile.
   const all = [message(C.SB_MSG_ATTACHED), new Uint8Array([C.SB_MSG_BELL]), message(C.SB_MSG_DRAIN)];
   peer.socket.write(Buffer.concat([...all, message(C.SB_MSG_GOODBYE)]));
   peer.socket.end();
@@ -241,9 +241,9 @@ test("a process that was evicted four times and still lives is refused", async (
   expect(reasons.at(-1)).toMatch(/4 evicted workers still live/);
 });
 
-test("a worker that meets a hub of another version hears both versions", async () => {
+test("a worker that meets a client of another version hears both versions", async () => {
   await using space = new Workspace();
-  using _hub = Bun.listen({
+  using _client = Bun.listen({
     unix: join(space.directory, `${space.name}.sock`),
     socket: {
       data: (socket) => {
@@ -265,7 +265,7 @@ for (const [what, reply] of [
   ],
   ["half a message", new Uint8Array([C.SB_MSG_HELLO, 32, 1, 2, 3])],
 ] as const) {
-  test(`a worker that gets ${what} from a listener says that it is no hub`, async () => {
+  test(`a worker that gets ${what} from a listener says that it is no client`, async () => {
     await using space = new Workspace();
     const listener = Bun.listen({
       unix: join(space.directory, `${space.name}.sock`),
@@ -287,7 +287,7 @@ test("a listener that says nothing costs a worker 2 s and a clear error", async 
   listener.stop(true);
 });
 
-test("a directory that is not ours alone is refused by the hub, one that others can write to by the worker", async () => {
+test("a directory that is not ours alone is refused by the client, one that others can write to by the worker", async () => {
   await using space = new Workspace();
   const inside = join(space.directory, "d");
   space.leftovers = ["d", "file", "link"];
@@ -406,7 +406,7 @@ test("the 65th worker is told that there are 64, and gets in when one leaves", a
   const error = await rejection<ResourceError>(space.worker(() => "one too many", { wait: 0 }));
   expect(error).toBeInstanceOf(ResourceError);
   expect(error.retryable).toBe(true);
-  await until(() => reasons.length === 1, "the hub says so");
+  await until(() => reasons.length === 1, "the client says so");
   for (const text of [error.message, reasons[0]!]) expect(text).toContain("64");
   const opening = space.worker(() => "65th");
   await workers[0]!.close();
@@ -482,21 +482,21 @@ test("a bus that closes in the middle of a handshake tells the peer, and a worke
   expect((await next.request({ path: "/" })).text()).toBe("/");
 });
 
-test("a hub whose file size limit is below a region's size says so to whoever comes, and lives", async () => {
+test("a client whose file size limit is below a region's size says so to whoever comes, and lives", async () => {
   await using space = new Workspace();
   space.leftovers = [`${space.name}.lock`, `${space.name}.sock`]; // it is killed
   const script = `ulimit -f 1024; exec "$@"`;
-  const hub = Bun.spawn(
+  const client = Bun.spawn(
     ["sh", "-c", script, "sh", process.execPath, join(import.meta.dir, "fixtures/lonely.ts"), space.name, "ref"],
     { env: { ...process.env, SLOTBUS_DIR: space.directory }, stdio: ["ignore", "ignore", "inherit"] },
   );
-  await until(() => existsSync(join(space.directory, `${space.name}.sock`)), "the hub listens");
+  await until(() => existsSync(join(space.directory, `${space.name}.sock`)), "the client listens");
   for (let i = 0; i < 2; i++) {
     const error = await rejection(space.worker(() => "x", { wait: 0 }));
     expect(error).toBeInstanceOf(ResourceError);
     expect(error.message).toContain("RLIMIT_FSIZE");
   }
-  expect(hub.exitCode).toBeNull();
-  hub.kill("SIGKILL");
-  await hub.exited;
+  expect(client.exitCode).toBeNull();
+  client.kill("SIGKILL");
+  await client.exited;
 });

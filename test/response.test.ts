@@ -295,7 +295,7 @@ describe("memory that was carried away", () => {
     "Response",
     "Blob",
   ];
-  for (const side of ["hub", "worker", "reserve"]) {
+  for (const side of ["client", "worker", "reserve"]) {
     for (const way of ways) {
       test(`${side}: lent bytes kept by ${way} crash nothing, then or after close, and the bus goes on`, async () => {
         await using space = new Workspace();
@@ -310,7 +310,7 @@ describe("memory that was carried away", () => {
         // What somebody took over, or what a native call still reads, stays addressable and is counted.
         const native = way === "a write to a pipe" || way === "gzip";
         const kept = way === "transfer" || way === "structuredClone" || way === "a write to a pipe";
-        if (kept && side === "hub") expect(child.lines).toContain("held 1");
+        if (kept && side === "client") expect(child.lines).toContain("held 1");
         if (!native) expect(child.lines).toContain("view 0");
       }, 20_000);
     }

@@ -168,7 +168,7 @@ test("on a bus it drains at SIGTERM, and a bus that is not there is an error", a
   expect(worker.output).toBe("");
   await using lost = new Program({ ...env, SLOTBUS_NAME: `${workspace.name}-not` });
   expect(await lost.ended()).not.toBe(0);
-  expect(lost.errors).toContain("no hub called");
+  expect(lost.errors).toContain("no bus called");
 }, 20_000);
 
 test("a bus that starts its own workers has them answer on it, also inside of a worker of a stdio bus", async () => {

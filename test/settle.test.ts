@@ -25,7 +25,7 @@ async function twoClaims(space: Workspace, second: (bus: SlotBus) => Promise<unk
     await worker.take();
     claims.push({ slot: worker.slot, token: worker.token, path });
   }
-  // The hub looks at low slots first, so the answer that ends the worker's life has to be in the lower one.
+  // The client looks at low slots first, so the answer that ends the worker's life has to be in the lower one.
   claims.sort((a, b) => a.slot - b.slot);
   return { bus, worker, promises, claims };
 }
@@ -41,13 +41,13 @@ for (const kind of ["request", "borrow", "stream"] as const) {
     const [spoilt, begun] = claims;
     const settled = Promise.allSettled(promises);
 
-    // Both events are there before the hub looks once.
+    // Both events are there before the client looks once.
     Object.assign(worker, begun);
     worker.begin(writeHead(worker.arena));
     Object.assign(worker, spoilt);
     worker.arena.fill(0xff);
     worker.complete(40, 40, 0, 200);
-    // As if the worker ran on another processor while the hub reads the head that ends its life.
+    // As if the worker ran on another processor while the client reads the head that ends its life.
     const { read } = HeadReader.prototype;
     HeadReader.prototype.read = function (arena, length) {
       if (length === 40) {

@@ -650,11 +650,11 @@ describe("an early end", () => {
     expect(bus.stats().inFlight).toBe(0);
   });
 
-  test("a hub that is killed: what it had sent arrives, then BusClosedError, and the request's signal aborts", async () => {
+  test("a client that is killed: what it had sent arrives, then BusClosedError, and the request's signal aborts", async () => {
     await using space = new Workspace();
     space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
-    const hub = space.child("hub.ts", "upload");
-    await hub.line("open");
+    const client = space.child("client.ts", "upload");
+    await client.line("open");
     const worker = await space.worker(undefined, { reconnect: false });
     const { promise: lost, resolve } = Promise.withResolvers<void>();
     worker.on("disconnected", () => resolve());
@@ -663,7 +663,7 @@ describe("an early end", () => {
       const chunks = request.chunks({ into: new Uint8Array(2) });
       const first = Buffer.from((await chunks.next()).value!).toString();
       await Bun.sleep(20); // the rest is sent
-      process.kill(hub.pid, "SIGKILL");
+      process.kill(client.pid, "SIGKILL");
       await lost;
       const { text, error } = await readToError(chunks);
       tell([first + text, error.code, request.aborted]);
@@ -810,7 +810,7 @@ describe("a worker that breaks the rules of a stream", () => {
     worker.close();
   });
 
-  test("a handler that waits when its hub's counts become impossible hears of it, and never of an end", async () => {
+  test("a handler that waits when its client's counts become impossible hears of it, and never of an end", async () => {
     await using space = new Workspace();
     const bus = await space.bus();
     const heard = Promise.withResolvers<unknown>();
@@ -831,7 +831,7 @@ describe("a worker that breaks the rules of a stream", () => {
     }
     const failing = rejection(bus.request({ path: "/", body: source() }));
     await first.promise; // its handler has gone on to wait for the second piece
-    // As if the hub had written counts that cannot be: what the worker's next look at them returns.
+    // As if the client had written counts that cannot be: what the worker's next look at them returns.
     const broken = native as { sb_worker_flow: (...args: unknown[]) => number };
     const flow = broken.sb_worker_flow;
     broken.sb_worker_flow = () => -C.SB_ECORRUPT;

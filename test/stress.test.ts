@@ -132,7 +132,7 @@ test("bodies of twice the inline size are no inline bodies, and go there and bac
   expect([kept.length, kept.filter((body) => same(body, large)).length]).toEqual([400, 200]); // all are the handler's own
 });
 
-test("two hundred lives of a hub under one name, with the same worker and requests in each: all are answered", async () => {
+test("two hundred lives of a client under one name, with the same worker and requests in each: all are answered", async () => {
   await using space = new Workspace();
   const worker = await (async () => {
     const first = await space.bus();

@@ -62,7 +62,7 @@ export class Workspace implements AsyncDisposable {
   readonly directory = mkdtempSync(join(tmpdir(), "slotbus-test-"));
   /** Unique per workspace. */
   readonly name = `bus-${process.pid}-${++serial}`;
-  /** Files that a test leaves on purpose (those of a killed hub). */
+  /** Files that a test leaves on purpose (those of a killed client). */
   leftovers: string[] = [];
   /** Requests that its buses could only reject by their last net; more than 0 when a test breaks the library to see that. */
   unsettled = 0;

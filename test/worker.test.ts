@@ -350,7 +350,7 @@ describe("bodies", () => {
 });
 
 describe("life", () => {
-  test("without a hub open rejects, at once or after the wait, and names the directory", async () => {
+  test("without a client open rejects, at once or after the wait, and names the directory", async () => {
     await using space = new Workspace();
     const error = await rejection<BusNotFoundError>(space.worker(undefined, { wait: 0 }));
     expect(error).toBeInstanceOf(BusNotFoundError);
@@ -360,7 +360,7 @@ describe("life", () => {
     expect(performance.now() - start).toBeWithin(55, 2_000);
   });
 
-  test("a worker that was opened first attaches when the hub comes", async () => {
+  test("a worker that was opened first attaches when the client comes", async () => {
     await using space = new Workspace();
     const opening = space.worker((request) => request.path);
     const bus = await space.bus();
@@ -368,7 +368,7 @@ describe("life", () => {
     expect((await bus.request({ path: "/" })).text()).toBe("/");
   });
 
-  test("when the hub closes the worker says so and attaches to the next one", async () => {
+  test("when the client closes the worker says so and attaches to the next one", async () => {
     await using space = new Workspace();
     const { bus, worker } = await space.pair((request) => request.path);
     const events: string[] = [];
@@ -393,7 +393,7 @@ describe("life", () => {
     expect(await rejection(next.request({ path: "/" }, { timeout: 150 }))).toHaveProperty("code", "NO_WORKER");
   });
 
-  test("close answers what runs first, and what the hub had published is not lost", async () => {
+  test("close answers what runs first, and what the client had published is not lost", async () => {
     await using space = new Workspace();
     const bus = await space.bus();
     const first = await space.worker(async (request) => (await Bun.sleep(20), `first ${request.path}`), {
@@ -502,7 +502,7 @@ describe("life", () => {
 });
 
 describe("serveSync", () => {
-  test("a blocking worker answers, reports what it throws, and ends with its hub", async () => {
+  test("a blocking worker answers, reports what it throws, and ends with its client", async () => {
     await using space = new Workspace();
     const bus = await space.bus();
     const child = space.child("sync-worker.ts");
@@ -566,7 +566,7 @@ describe("serveSync", () => {
   });
 });
 
-test("wait: Infinity waits for the hub for as long as it takes", async () => {
+test("wait: Infinity waits for the client for as long as it takes", async () => {
   await using space = new Workspace();
   const opening = space.worker((request) => request.path, { wait: Infinity });
   const outcome = opening.then(
@@ -581,7 +581,7 @@ test("wait: Infinity waits for the hub for as long as it takes", async () => {
   expect((await bus.request({ path: "/" })).text()).toBe("/");
 });
 
-test("a worker that serves only after its hub has ended attaches to the next one", async () => {
+test("a worker that serves only after its client has ended attaches to the next one", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   const worker = await space.worker();
@@ -621,7 +621,7 @@ test("a second serve is refused unless it says that it replaces; a contract's ha
   expect((await bus.request({ path: "/" })).text()).toBe("third");
 });
 
-test("a worker closed while it has no hub stops looking for one, and leaves no descriptor", async () => {
+test("a worker closed while it has no client stops looking for one, and leaves no descriptor", async () => {
   await using space = new Workspace();
   const before = descriptors();
   const bus = await space.bus();
@@ -657,7 +657,7 @@ test("drain of a worker: nothing new comes, what runs is answered, and the other
   expect([kept.length, draining.running, draining.connected]).toEqual([1, 0, true]);
 });
 
-test("a blocking worker that is to reconnect attaches to the next hub by itself", async () => {
+test("a blocking worker that is to reconnect attaches to the next client by itself", async () => {
   await using space = new Workspace();
   const first = await space.bus();
   const child = space.child("sync-worker.ts", "reconnect");

@@ -1,29 +1,29 @@
-/** From the connection of a streamed body to its reader. */
+/** Hands a streamed body from its connection to user code. */
 
 import { nextTurn } from "../clock.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import { TURN_STEPS, type Turns } from "./turns.ts";
 
-/** A streamed body as it comes from the other side, as a connection gives it. Nothing of it calls user code. */
+/** A streamed body that comes from the other side: how a connection gives it. It never calls user code. */
 export interface Incoming {
-  /** Called when bytes came, or the end. */
+  /** Called when bytes or the end came. */
   onMoved: (() => void) | null;
-  /** How the stream ended, once there is nothing left to {@link read}: an error follows as {@link errorHead}. */
+  /** How the stream ended, known when {@link read} has returned `null`. "error": {@link errorHead} has the error. */
   readonly end: "open" | "end" | "error";
   /**
-   * The next bytes, at most 64 KiB: a copy of their own, or in `into`, as a view of its beginning. The other side gets credit for
-   * them with the next call. `null`: none are here.
+   * The next bytes, at most 64 KiB: a copy, or, with `into`, a view of its beginning. The other side gets the room back with the next
+   * call. `null`: no bytes are here.
    */
   read(into: Uint8Array | null): Uint8Array | null;
-  /** What follows a stream that failed; `null` when it did not. Asked for once, after the last {@link read}. */
+  /** The encoded error of a stream that failed; `null` when it did not. Called once, after the last {@link read}. */
   errorHead(): Uint8Array | null;
 }
 
 /** How the bytes of a stream are handed out. */
 export interface ChunkOptions {
   /**
-   * Where each piece is put, as a view of its beginning that the next one overwrites: nothing is allocated, which is
-   * several times faster. Default: each piece is memory of its own and may be kept.
+   * Buffer for each piece, which is a view of its beginning; the next piece overwrites it. Nothing is allocated, which is several
+   * times faster. Default: each piece is memory of its own and may be kept.
    */
   into?: Uint8Array | null;
 }
@@ -31,25 +31,25 @@ export interface ChunkOptions {
 type Step = IteratorResult<Uint8Array, undefined>;
 const END: Step = { done: true, value: undefined };
 
-/** Whoever drops a stream without a word wants no more of it. */
+/** A stream whose reader is collected as garbage is cancelled. */
 const readers = new FinalizationRegistry<BodyReader>((receiver) => {
   receiver.cancel(new DOMException("nobody was left to read the stream", "AbortError"));
 });
 
-/** Hands a streamed body out, to one reader. */
+/** Hands a streamed body to one reader. */
 export class BodyReader {
   #incoming: Incoming | null;
-  /** Copied out when the slot was let go. */
+  /** Pieces that were copied out when the slot was released. */
   #rest: Uint8Array[] = [];
   #ended = false;
   #failure: { error: unknown } | null = null;
   readonly #turns: Turns | null;
-  /** Pieces handed out without having waited. */
+  /** Pieces handed out since the last wait. */
   #steps = 0;
   /** Where the next bytes go; `null`: into memory of their own. */
   #into: Uint8Array | null = null;
   #waiter: (PromiseWithResolvers<Step> & { reader: object }) | null = null;
-  /** The reader wants no more: called once, unless the stream had ended. */
+  /** Called once when the reader wants no more, unless the stream had ended. */
   #onCancel: ((reason: unknown) => void) | null;
   /** Bytes handed out so far. */
   bytes = 0;
@@ -61,7 +61,7 @@ export class BodyReader {
     this.#onCancel = onCancel;
   }
 
-  /** Of a body that is whole. */
+  /** A reader of a body that is whole. */
   static of(body: Uint8Array): BodyReader {
     const receiver = new BodyReader(null, null, null);
     receiver.#ended = true;
@@ -74,18 +74,18 @@ export class BodyReader {
     if (!this.#ended) readers.register(reader, this, reader);
   }
 
-  /** Bytes may still come. */
+  /** Whether bytes may still come. */
   get isOpen(): boolean {
     return this.#incoming !== null && !this.#ended;
   }
 
-  /** The whole body, when it was there from the start and nothing of it was read; then it is read. */
+  /** Takes the whole body, if it was there from the start and nothing was read; `null` otherwise. */
   takeWhole(): Uint8Array | null {
     if (!this.#ended || this.#failure || this.bytes > 0 || this.#rest.length > 1) return null;
     return this.#rest.pop() ?? new Uint8Array(0);
   }
 
-  /** Bytes came, or the end. */
+  /** Bytes or the end came. */
   moved(): void {
     const waiter = this.#waiter;
     if (!waiter) return;
@@ -95,7 +95,7 @@ export class BodyReader {
     waiter.resolve(chunk ? { done: false, value: chunk } : END);
   }
 
-  /** No bytes come any more: what the ring holds is copied out, so the slot may be let go. Then `failure`, if any. */
+  /** No more bytes come: copies out what is there, so that the slot can be released. The reader gets it, then `failure`. */
   end(failure: () => { error: unknown } | null): void {
     if (!this.#incoming) return;
     const into = this.#into;
@@ -105,7 +105,7 @@ export class BodyReader {
     this.#finish(this.#ended ? null : failure());
   }
 
-  /** It is over, and what is unread in the ring is dropped. Nothing, when it had ended. */
+  /** Fails the stream and drops what is unread. Does nothing when the stream had ended. */
   fail(error: unknown): void {
     if (this.isOpen) this.#finish({ error });
   }
@@ -120,7 +120,7 @@ export class BodyReader {
     if (waiter) this.#next(this).then(waiter.resolve, waiter.reject);
   }
 
-  /** Nobody reads any more. */
+  /** The reader wants no more: drops what is unread and tells the other side, if the stream has not ended. */
   cancel(reason: unknown): void {
     const onCancel = this.#onCancel;
     this.#rest = [];
@@ -133,7 +133,7 @@ export class BodyReader {
     onCancel?.(reason);
   }
 
-  /** The next bytes, as a copy of their own, or in `into`. While it waits, `reader` is kept alive. */
+  /** The next piece: a copy, or, with `into`, a view of its beginning. Keeps `reader` alive while it waits. */
   next(into: Uint8Array | null = null, reader: object = this): Promise<Step> {
     if (this.#waiter) {
       const again = (): Promise<Step> => this.next(into, reader);
@@ -160,7 +160,7 @@ export class BodyReader {
     return promise;
   }
 
-  /** All of it. Rejects with {@link PayloadTooLargeError} above `limit` bytes. */
+  /** The whole body. Rejects with {@link PayloadTooLargeError} above `limit` bytes. */
   async collect(limit: number, what: "request" | "response", reader: object = this): Promise<Uint8Array> {
     readers.unregister(reader);
     const chunks: Uint8Array[] = [];
@@ -184,18 +184,18 @@ export class BodyReader {
     return whole;
   }
 
-  /** For one `for await`. Leaving it early cancels. */
+  /** The pieces, for one `for await`. Leaving the loop early cancels the stream. */
   chunks({ into = null }: ChunkOptions = {}, reader: object = this): Chunks {
     if (into?.length === 0) throw new InvalidConfigError("`into` has no bytes; it must have room for one at least.");
     return new Chunks(this, into, reader);
   }
 
-  /** The reader wants no more, if there is more. */
+  /** Cancels the stream, unless it has ended. */
   leave(): void {
     if (!this.#ended) this.cancel(new DOMException("the reader left the stream", "AbortError"));
   }
 
-  /** As a WHATWG stream of bytes; reads ahead of its reader by nothing. */
+  /** The body as a WHATWG stream of bytes that reads nothing ahead. */
   stream(reader: object = this): ReadableStream<Uint8Array> {
     return new ReadableStream<Uint8Array>(
       {
@@ -210,7 +210,7 @@ export class BodyReader {
     );
   }
 
-  /** Takes what is there. */
+  /** Takes the bytes that are there. */
   #take(): Uint8Array | null {
     const incoming = this.#incoming;
     if (!incoming || this.#ended) return null;
@@ -220,7 +220,7 @@ export class BodyReader {
     return chunk;
   }
 
-  /** Of what was copied out when the slot was let go. */
+  /** The next piece of what was copied out when the slot was released. */
   #shift(): Uint8Array {
     const chunk = this.#rest[0]!;
     const into = this.#into;
@@ -236,11 +236,11 @@ export class BodyReader {
   }
 }
 
-/** The pieces of a stream, for one `for await`: leaving it early cancels the stream. An error is told once. */
+/** The pieces of a stream, for one `for await`: leaving the loop early cancels the stream. An error is thrown once. */
 export class Chunks implements AsyncIterableIterator<Uint8Array, undefined>, AsyncDisposable {
   readonly #receiver: BodyReader;
   readonly #into: Uint8Array | null;
-  /** Kept alive as long as this is; see {@link BodyReader.readBy}. */
+  /** Lives as long as this object: see {@link BodyReader.readBy}. */
   readonly #reader: object;
 
   /** @internal */
@@ -255,7 +255,7 @@ export class Chunks implements AsyncIterableIterator<Uint8Array, undefined>, Asy
     return this.#receiver.next(this.#into, this.#reader);
   }
 
-  /** Nobody wants the rest. */
+  /** Cancels the rest. */
   return(): Promise<Step> {
     this.#receiver.leave();
     return Promise.resolve(END);

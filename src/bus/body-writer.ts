@@ -11,50 +11,50 @@ import { TURN_STEPS, type Turns } from "./turns.ts";
 export type StreamSource =
   ReadableStream<Uint8Array | string> | AsyncIterable<Uint8Array | string> | IterableIterator<Uint8Array | string>;
 
-/** Whether a body streams. */
+/** Whether a body is a source that streams. */
 export function isStreamSource(body: unknown): body is StreamSource {
   if (typeof body !== "object" || body === null || body instanceof Uint8Array) return false;
   return Symbol.asyncIterator in body || (Symbol.iterator in body && "next" in body);
 }
 
-/** The way of a streamed body to the other side, as a connection gives it. Nothing of it calls user code. */
+/** A streamed body that goes to the other side: how a connection takes it. It never calls user code. */
 export interface Outgoing {
-  /** Called once when the other side wants no more. Not after {@link end} or {@link close}. */
+  /** Called once when the other side wants no more, but not after {@link end} or {@link close}. */
   onClosed: (() => void) | null;
-  /** Copies from `at` on as much as there is room for, and returns where it stopped. */
+  /** Copies bytes from `at` on while there is room, and returns where it stopped. */
   write(bytes: Uint8Array, at: number): number;
-  /** Resolves when there is room for `bytes`, or for as many as there ever will be; to `false` when it was closed. */
+  /** Resolves to `true` when there is room for `bytes`, or for as many as ever fit; to `false` when it was closed. */
   reserve(bytes: number): Promise<boolean>;
-  /** Hands over what was written. `false`: it is closed. */
+  /** Hands over what was written. Returns `false` when it is closed. */
   flush(): boolean;
-  /** The stream has ended. `errorHead`: it failed, and this says how. */
+  /** Ends the stream. `errorHead`: the encoded error of a stream that failed. */
   end(errorHead: Uint8Array | null): void | Promise<void>;
-  /** Drops what was not handed over. */
+  /** Drops what was not handed over; nothing moves any more. */
   close(): void;
 }
 
 const encoder = new TextEncoder();
 
-/** How a source came to its end: all of it was sent, the other side wanted no more, or it failed. */
+/** How sending a source ended: all of it was sent, the other side wanted no more, or the source failed. */
 export type SendEnd = { how: "sent" } | { how: "stopped" } | { how: "failed"; error: unknown };
 
 const SENT: SendEnd = { how: "sent" };
 const STOPPED: SendEnd = { how: "stopped" };
-/** A writer that found no room goes on when there is so much, or what it has left. */
+/** A writer that found no room waits for so many bytes, or for as many as it has left. */
 const ROOM_BYTES = 65_536;
-/** A step of a writer: see {@link Turns}. */
+/** Size of a step of a writer, in bytes and in writes: see {@link Turns}. */
 const STEP_BYTES = 8_192;
 const STEP_WRITES = 64;
 
-/** Sends a source. */
+/** Sends the bytes of a source by a connection. */
 export class BodyWriter {
   readonly #outgoing: Outgoing;
   readonly #turns: Turns;
-  /** Steps made since the event loop had its turn: so many bytes, or so many pieces. */
+  /** Steps made since the event loop had its turn. */
   #steps = 0;
-  /** Pieces of the step that is made. */
+  /** Writes of the current step. */
   #writes = 0;
-  /** {@link bytes} at its beginning. */
+  /** {@link bytes} at the beginning of the current step. */
   #counted = 0;
   #stopped = false;
   #iterator: SourceIterator | null = null;
@@ -69,15 +69,15 @@ export class BodyWriter {
   }
 
   /**
-   * Sends all of the source, then calls `ended` once; at once when {@link stop} is called, whatever the source does. The
-   * source is the user's code: it runs in a microtask of its own, never within this call.
+   * Sends the whole source and calls `ended` once: at the end, or when {@link stop} is called, whatever the source does then. The
+   * source is code of the user: it runs in a microtask, never within this call.
    */
   send(source: StreamSource, ended: (end: SendEnd) => void): void {
     this.#ended = ended;
     void this.#pump(source);
   }
 
-  /** Nobody wants the rest. */
+  /** Stops sending and ends the source. */
   stop(): void {
     if (this.#stopped) return;
     this.#stopped = true;
@@ -111,7 +111,7 @@ export class BodyWriter {
       : this.#takeSync(iterator as Iterator<Uint8Array | string>);
   }
 
-  /** `false` when stopped. */
+  /** Sends an asynchronous source. Resolves to `false` when stopped. */
   async #takeAsync(iterator: AsyncIterator<Uint8Array | string>): Promise<boolean> {
     for (;;) {
       const { done, value } = await iterator.next();
@@ -129,7 +129,7 @@ export class BodyWriter {
     return true;
   }
 
-  /** Takes until something is to be waited for: what of the last chunk is not written yet. `null` at the end. */
+  /** Sends a synchronous source until it must wait; returns what is left of the last chunk, `null` at the end. */
   #fill(iterator: Iterator<Uint8Array | string>): Uint8Array | null {
     for (;;) {
       const { done, value } = iterator.next();
@@ -140,7 +140,7 @@ export class BodyWriter {
     }
   }
 
-  /** Waits until the rest of a chunk is written, and for the others' turn. `false` when stopped. */
+  /** Waits until the rest of a chunk is written, then gives the event loop its turn if due. Resolves to `false` when stopped. */
   async #pause(bytes: Uint8Array, at: number): Promise<boolean> {
     let from = at;
     while (from < bytes.length) {
@@ -169,7 +169,7 @@ export class BodyWriter {
 
 type SourceIterator = AsyncIterator<Uint8Array | string> | Iterator<Uint8Array | string>;
 
-/** A stream is cancelled at once by `return`, also while it is asked for more. */
+/** An iterator of a source. The `return` of a stream cancels it at once, also while a read waits. */
 function iterate(source: StreamSource): SourceIterator {
   if (source instanceof ReadableStream) {
     const reader = source.getReader();
@@ -184,7 +184,7 @@ function iterate(source: StreamSource): SourceIterator {
   return Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
 }
 
-/** Ends a source that nobody has read from, nor will. Anything else is left alone. It is told in a microtask of its own. */
+/** Ends a source that was never read from, in a microtask. Ignores anything that is not a source. */
 export function endSource(source: unknown): void {
   if (!isStreamSource(source) || (source instanceof ReadableStream && source.locked)) return;
   queueMicrotask(() => void endIterator(source));

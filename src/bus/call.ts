@@ -1,4 +1,4 @@
-/** A request as its caller makes it, and the strings of its head. */
+/** What a caller asks for: types of a request and its options; and the strings that a request's head is made of. */
 
 import { InvalidConfigError } from "../errors.ts";
 import type { BodyLike, Method } from "./codec.ts";
@@ -11,7 +11,7 @@ import { setTraceparent } from "./tracing.ts";
 export interface BusRequest {
   /** Default `"GET"`, or `"POST"` when there is a body. */
   method?: Method;
-  /** What is asked for, as the handler will see it: `"/users/7"`. */
+  /** Path, as the handler will see it: `"/users/7"`. */
   path: string;
   /** Route pattern that a router found: `"/users/:id"`. */
   pattern?: string;
@@ -21,49 +21,49 @@ export interface BusRequest {
   query?: string | URLSearchParams;
   headers?: HeadersLike;
   /**
-   * Bytes or text, not copied before it is sent: leave it unchanged until the request settles. Or a source of bytes or
-   * text of any length, which is asked for more as its handler reads. A request that fails ends its source, also one that
-   * was not sent: give a new one to the next try.
+   * Bytes or text. It is copied when the request is sent, which may be later: leave it unchanged until the request settles. Or a
+   * source of bytes or text of any length, which streams as fast as the handler reads. A request that fails ends its source, even
+   * when nothing was sent: give a new source to the next try.
    */
   body?: BodyLike | StreamSource;
   /** A value sent as JSON in place of `body`. */
   json?: unknown;
-  /** Seen by the handler, in errors and diagnostics. Default: generated. */
+  /** Id of the request, for the handler, errors and diagnostics. Default: generated. */
   id?: string;
 }
 
 /** Limits of one request, and whether it may run twice. */
 export interface RequestOptions {
-  /** Of `SlotBus.stream`: in ms, from the head of the answer to its end. Default: none. */
+  /** For `SlotBus.stream`: longest time from the head of the answer to its end, in ms. Default: none. */
   deadline?: number;
-  /** Of `SlotBus.stream`: in ms, how long nothing may move, for lack of bytes or of a reader. Default: none. */
+  /** For `SlotBus.stream`: longest time in which no byte moves, for lack of bytes or of a reader, in ms. Default: none. */
   idle?: number;
-  /** In ms, from the call to the answer; `Infinity` for none. Default: the bus's `timeout`. */
+  /** Longest time from the call to the answer, in ms; `Infinity` for none. Default: the bus's `timeout`. */
   timeout?: number;
   /** Rejects with `signal.reason`; the handler's `request.signal` aborts too. */
   signal?: AbortSignal;
   /**
-   * @internal In place of `signal`, for one that costs more than a request: asked for by the first tick that finds no
-   * answer. Gives the same one each time.
+   * @internal In place of `signal`, for a signal that costs more to make than a request: called by the first tick that finds no
+   * answer. Returns the same signal each time.
    */
   lateSignal?: () => AbortSignal;
-  /** The request may run twice: if its worker dies it is sent once more, within the same timeout. */
+  /** The request may run twice: it is sent once more if its worker dies, within the same timeout. */
   idempotent?: boolean;
   /** `false`: reject with NoWorkerError at once when no worker is attached. Default `true`: wait. */
   waitForWorker?: boolean;
   /**
-   * Only to that worker, by its `id`. Such a request does not queue and is never given to another: NoWorkerError when that
-   * worker is not attached, BusOverloadedError when it takes no more now.
+   * Id of the only worker that may get the request. Such a request does not queue: it rejects with NoWorkerError when that worker
+   * is not attached, with BusOverloadedError when it takes no more now.
    */
   worker?: number;
   /**
-   * W3C trace context, sent as the header of that name in place of one among `headers`; the handler sees it as
-   * `request.traceparent`. Default: that header, if there is one.
+   * W3C trace context. It replaces the header `traceparent`; the handler sees it as `request.traceparent`. Default: that header, if
+   * there is one.
    */
   traceparent?: string;
 }
 
-/** What makes requests: a bus, as `fetch` and the clients of contracts see it. */
+/** A bus, as `fetch` and the clients of contracts see it. */
 export interface Asker {
   readonly name: string;
   readonly options: { readonly payloadLimit: number; readonly timeout: number };
@@ -71,6 +71,7 @@ export interface Asker {
   stream(request: BusRequest, options?: RequestOptions): Promise<StreamedResponse>;
 }
 
+/** The signal of a request, made now if it is a late one. */
 export function signalOf({ signal, lateSignal }: RequestOptions): AbortSignal | undefined {
   return lateSignal ? lateSignal() : signal;
 }

@@ -8,7 +8,7 @@ export class Choice {
   readonly #name: string;
   #all: Connection[] = [];
 
-  /** `name`: of the bus. */
+  /** `name` is the name of the bus. */
   constructor(name: string) {
     this.#name = name;
   }
@@ -25,12 +25,12 @@ export class Choice {
     return this.#all.length === 0;
   }
 
-  /** Requests that one of them takes at once, on average; `usual` when there is none. */
+  /** Requests that a worker takes at once, on average; `usual` when there is no worker. */
   placesOr(usual: number): number {
     return this.isEmpty ? usual : this.places / this.size;
   }
 
-  /** Requests that all of them take at once. */
+  /** Requests that all workers together take at once. */
   get places(): number {
     return this.#all.reduce((sum, { concurrency }) => sum + concurrency, 0);
   }
@@ -43,7 +43,7 @@ export class Choice {
     this.#all = this.#all.filter((one) => one !== connection);
   }
 
-  /** Ends the connection with this id; `false`: there is none. */
+  /** Evicts the worker with this id. Returns `false` when there is none. */
   evict(id: number, reason: string): boolean {
     const connection = this.#find(id);
     connection?.evict(reason);
@@ -54,7 +54,7 @@ export class Choice {
     return this.#all.find(({ id }) => id === wanted);
   }
 
-  /** The worker with the fewest requests that can take one more, a doubtful one last; `null` when none can. */
+  /** The worker with the fewest requests among those that have room; a doubtful one comes last. `null` when none has room. */
   pick(): Connection | null {
     const all = this.#all;
     let best: Connection | null = null;
@@ -65,7 +65,7 @@ export class Choice {
     return best;
   }
 
-  /** That worker, which can take one more; throws when it cannot. */
+  /** The worker with this id. @throws {NoWorkerError} when it is not attached, {BusOverloadedError} when it has no room. */
   only(id: number): Connection {
     const connection = this.#find(id);
     if (!connection) throw new NoWorkerError(this.#name, 0);

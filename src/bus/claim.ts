@@ -18,85 +18,86 @@ import { flattenHeaders } from "./headers.ts";
 import type { Turns } from "./turns.ts";
 
 /**
- * What became of an answer: `"sent"`; `"late"`: the caller had given up; `"duplicate"`: there was an answer
- * before; `"closed"`: the connection to the hub has ended.
+ * What became of an answer. `"late"`: the caller had given up; `"duplicate"`: the request was answered before; `"closed"`: the
+ * connection to the client has ended.
  */
 export type Delivery = "sent" | "late" | "duplicate" | "closed";
 
-/** Which request an error belongs to. */
+/** Names the request that an error belongs to. */
 export interface RequestName {
   readonly id: string;
   readonly path: string;
 }
 
-/** What a claim asks of the connection that it came by. */
+/** The answering side of a connection, as its claims use it. */
 export interface ClaimOwner {
   readonly payloadLimit: number;
   readonly turns: Turns;
   readonly heads: HeadWriter;
-  /** It has not ended. */
+  /** Whether the connection has not ended. */
   readonly isOpen: boolean;
-  /** Id of a request that its caller gave none. */
+  /** Id of a request whose caller gave none. */
   idOf(serial: number): string;
-  /** Whether the claim has its place still. */
+  /** Whether the slot is still that of the claim. */
   holds(claim: Claim): boolean;
-  /** Whether the caller has given up, by its own word. */
+  /** Whether the caller has given up; asks the client's memory. */
   isGivenUp(claim: Claim): boolean;
-  /** The body where it lies; the claim {@link holds} its place. */
+  /** The request's body where it lies, of a claim that {@link holds} its slot. */
   bodyOf(claim: Claim): Uint8Array;
-  /** The same as a view that can be taken back on its own. */
+  /** The same, as a view that can be detached alone. */
   lendBody(claim: Claim): Uint8Array<ArrayBuffer>;
-  /** Memory of the answer's body, as such a view. */
+  /** Memory for the answer's body, as such a view. */
   lendAnswer(claim: Claim, bytes: number): Uint8Array<ArrayBuffer>;
-  /** Answers with the head in {@link heads}. Calls `claim.settle` before the caller can see it, and throws only before that. */
+  /** Answers with the head in {@link heads}. Calls `claim.settle` before the caller can see the answer, and throws only before that. */
   answer(claim: Claim, status: number, body: BodyLike): Delivery;
-  /** The same with an error. */
+  /** Answers with an error, in the same way. */
   fail(claim: Claim, error: unknown): Delivery;
-  /** Answers with a status and the head in {@link heads}; the body goes out by what it returns. `null`: the caller has given up. */
+  /** Answers with `status` and the head in {@link heads}; the body goes by what it returns. `null`: the caller has given up. */
   begin(claim: Claim, status: number): Outgoing | null;
-  /** The head of an error that ends a stream. */
+  /** Encodes the error that ends a stream. */
   errorHead(error: unknown): Uint8Array;
-  /** The claim has no place any more. `false`: it had none. */
+  /** Takes the slot from the claim. Returns `false` when it had none. */
   release(claim: Claim): boolean;
-  /** Memory that was lent could not be taken back. */
+  /** Memory that was lent could not be detached: user code still has it. */
   keptMemory(): void;
+  /** Work of a handler that had returned failed: see `Arrivals.failedLate`. */
   failedLate(request: RequestName, error: unknown): void;
 }
 
-/** A deferred answer, without what would keep its request alive. */
+/** A deferred answer, without anything that would keep its request alive. */
 interface Deferral extends RequestName {
   claim: Claim;
 }
 
-/** Callers of deferred answers that are dropped get an error. Nothing here leads to the request. */
+/** Answers with an error when a deferred answer is dropped. Nothing here leads to the request. */
 const deferrals = new FinalizationRegistry<Deferral>(({ claim, id, path }) => claim.drop({ id, path }));
 
-/** A view of memory that is given back. */
+/** A view of shared memory that is taken back at its end. */
 export interface Loan {
   release(): void;
 }
 
 /**
- * What a connection keeps of a request until it is answered. It does not lead to the `WorkerRequest`, so one whose
- * deferred answer was dropped can be collected, and its caller told.
+ * A request that a worker has claimed, until it is answered: whose memory the body is in, what is lent of it, the answer. It does not
+ * refer to its `WorkerRequest`, so that one whose deferred answer was dropped can be collected as garbage, and its caller told.
  */
 export class Claim {
   readonly owner: ClaimOwner;
-  /** Where the connection keeps it. */
+  /** Place of the request at its connection. */
   readonly slot: number;
   readonly token: number;
-  /** Where the body lies, and its size. */
+  /** Offset and size of the body, in bytes. */
   readonly bodyOffset: number;
   readonly bodyBytes: number;
   isAnswered = false;
-  /** Of a body that streams, of an answer that does. */
+  /** Reader of a body that streams. */
   reader: BodyReader | null = null;
-  /** The answer's own memory, if it was handed out. */
+  /** Memory of the answer in the slot, if it was handed out. */
   reserved: Uint8Array<ArrayBuffer> | null = null;
   #writer: BodyWriter | null = null;
-  /** The body in memory of its own; `null`: not copied. */
+  /** Copy of the body; `null` until it is copied. */
   #own: Uint8Array | null;
-  /** User code has asked for it. */
+  /** User code has asked for the copy. */
   #isAsked = false;
   /** The body was read where it lies, by a borrow or by the library: it is not copied when the request is answered. */
   #isLent = false;
@@ -104,7 +105,7 @@ export class Claim {
   #controller: AbortController | null = null;
   #abortReason: unknown = undefined;
 
-  /** `own`: the body, when it was copied already. */
+  /** `own`: a copy of the body, if there is one already. */
   constructor(
     owner: ClaimOwner,
     slot: number,
@@ -121,7 +122,7 @@ export class Claim {
     this.#own = own;
   }
 
-  /** Its body streams. */
+  /** The body streams, as `incoming`. */
   streams(incoming: Incoming): void {
     this.reader = new BodyReader(incoming, this.owner.turns, () => {});
   }
@@ -130,7 +131,7 @@ export class Claim {
     return this.#abortReason !== undefined;
   }
 
-  /** Whether its caller has given up; asks the other side itself. */
+  /** Whether its caller has given up; asks the client's memory itself. */
   get isGivenUp(): boolean {
     return this.isAborted || (!this.isAnswered && this.owner.isGivenUp(this));
   }
@@ -155,13 +156,13 @@ export class Claim {
 
   // ---- its body -------------------------------------------------------------------------------------------------------
 
-  /** A copy, for user code. @throws {BodyReleasedError} */
+  /** A copy of the body, for user code. @throws {BodyReleasedError} */
   body(request: RequestName): Uint8Array {
     this.#isAsked = true;
     return (this.#own ??= this.#held(request).bodyOf(this).slice());
   }
 
-  /** A view that can be taken back; `loan` is its end, which the end of the claim calls. @throws {BodyReleasedError} */
+  /** Lends the body: `loan` makes the object that the end of the claim releases. @throws {BodyReleasedError} */
   borrow<Borrowed extends Loan>(request: RequestName, loan: (bytes: Uint8Array<ArrayBuffer>) => Borrowed): Borrowed {
     const bytes = this.#held(request).lendBody(this);
     this.#isLent = true;
@@ -170,7 +171,7 @@ export class Claim {
     return borrowed;
   }
 
-  /** The copy, if there is one; else the bytes where they lie, which nobody may keep. @throws {BodyReleasedError} */
+  /** The copy, if there is one; else the bytes where they lie, for use at once. @throws {BodyReleasedError} */
   peek(request: RequestName): Uint8Array {
     this.#isLent = true;
     return this.#own ?? this.#held(request).bodyOf(this);
@@ -182,8 +183,8 @@ export class Claim {
   }
 
   /**
-   * It loses its place, now or (`isBegun`) at any time from now on: what user code may still ask for is copied. What was lent and not
-   * asked for is gone for it.
+   * The claim loses its slot, now or, with `isBegun`, at any time from now on: copies the body, which user code may still ask for. A
+   * body that was lent and not asked for is not copied.
    */
   keepBody(isBegun = false): void {
     if (this.#isLent) {
@@ -197,7 +198,7 @@ export class Claim {
     }
   }
 
-  /** Memory of the answer's body; of length 0 when there is an answer already. @throws {PayloadTooLargeError} */
+  /** Memory for the answer's body in the slot; of length 0 when the request is answered. @throws {PayloadTooLargeError} */
   reserve(bytes: number): Uint8Array {
     const { owner } = this;
     if (!(bytes >= 0 && bytes <= owner.payloadLimit)) {
@@ -209,7 +210,7 @@ export class Claim {
 
   // ---- its answer -----------------------------------------------------------------------------------------------------
 
-  /** Answers with a value; what cannot be sent is answered as an error, and thrown. A source that is not sent is ended. */
+  /** Answers with a value. A value that cannot be sent is answered as an error, and thrown. Ends a source that is not sent. */
   respond(request: RequestName, answer: Exclude<Answerable, Response>): Delivery {
     const { owner } = this;
     const source = sourceOf(answer);
@@ -242,7 +243,7 @@ export class Claim {
     return owner.answer(this, statusOf(answer), body);
   }
 
-  /** Answers with a head now, and with a body as it comes. */
+  /** Answers with a head now and sends the body as it comes. */
   #stream(request: RequestName, { status = 200, contentType = "", headers }: Answer, source: StreamSource): Delivery {
     const { owner } = this;
     const strings = owner.heads.take();
@@ -260,7 +261,7 @@ export class Claim {
     return "sent";
   }
 
-  /** The source of a streamed answer has come to its end. */
+  /** The source of a streamed answer has ended. */
   #finish(request: RequestName, outgoing: Outgoing, end: SendEnd): void {
     const hasFailed = end.how === "failed" && this.owner.isOpen;
     if (!this.owner.isOpen) return;
@@ -268,7 +269,7 @@ export class Claim {
     if (hasFailed) this.owner.failedLate(request, end.error);
   }
 
-  /** The claim ends, and then its place is the client's. */
+  /** Ends the claim: from now on the slot is the client's. */
   settle(): void {
     if (!this.owner.release(this)) return;
     if (this.reader?.isOpen) this.reader.fail(new DOMException("the request was answered", "AbortError"));
@@ -276,18 +277,18 @@ export class Claim {
     this.detachViews();
   }
 
-  /** Takes what was lent away. */
+  /** Takes back all views that were lent. */
   detachViews(): void {
     if (this.#loans) for (const loan of this.#loans) loan.release();
     if (this.reserved && !detach(this.reserved.buffer)) this.owner.keptMemory();
   }
 
-  /** Its caller gets an error when `request` is collected as garbage without an answer. */
+  /** Answers with an error when `request` is collected as garbage without an answer. */
   defer(request: RequestName & object): void {
     deferrals.register(request, { claim: this, id: request.id, path: request.path });
   }
 
-  /** Nobody can answer any more. */
+  /** The deferred answer was dropped: answers with an error. */
   drop(request: RequestName): void {
     if (this.isAnswered || !this.owner.isOpen) return;
     this.#isLent = true; // nobody is left to ask for it
@@ -297,7 +298,7 @@ export class Claim {
   }
 }
 
-/** Reason of a signal whose caller timed out or aborted; the client does not say which. */
+/** Reason of a signal whose caller timed out or aborted; the client does not tell which. */
 export function callerGone(): DOMException {
   return new DOMException("the caller gave up: timeout or abort", "AbortError");
 }

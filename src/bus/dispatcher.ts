@@ -23,8 +23,10 @@ import { Turns } from "./turns.ts";
 import { Unsettled } from "./unsettled.ts";
 import type { Connection, Departure, Peer, Wire, WireEvents } from "./wire.ts";
 
+/** Options of a request that was made without any; compared by identity. */
 export const noOptions: RequestOptions = {};
 
+/** The asking side of a bus, on whatever wire: takes requests, chooses workers, settles what is left at the end. */
 export class Dispatcher implements ExchangeOwner, WireEvents {
   readonly options: ResolvedBusOptions;
   readonly clock: Clock;
@@ -34,7 +36,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   readonly unsettled: Unsettled;
   /** The attached workers. */
   readonly choice: Choice;
-  /** Set once, before the first request. */
+  /** Starts workers, if the bus starts its own. Set once, before the first request. */
   supply: WorkerSupply | null = null;
   readonly #tag: string;
   readonly #tell: Tell;
@@ -43,20 +45,20 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   #serial = 0;
   /** See {@link BusStats.unsettledAtEnd}. */
   #unsettledAtEnd = 0;
-  /** Idempotent requests that wait for the proof that their first worker's process has ended. */
+  /** Idempotent requests that wait for proof that the process of their first worker has ended. */
   readonly #retries: Retries;
   readonly #ticker: Ticker;
   #scratch: Arena | null = null;
   #isPumpDue = false;
-  /** Of the promise that was made last: one executor for all, so no closure is made per request. */
+  /** Functions of the promise that was made last: one executor serves all, so no closure is made per request. */
   #resolve: Resolve | null = null;
   #reject: Reject | null = null;
   #isDraining = false;
   #isClosed = false;
-  /** After the end. */
+  /** Last values, after the end. */
   #last: { stats: BusStats; metrics: string } | null = null;
 
-  /** `tag` tells the requests of this life of the bus apart. `makeWire` opens the wire, which reports to the dispatcher. */
+  /** `tag` makes ids differ between lives of the bus. `makeWire` makes the wire, which reports to the dispatcher. */
   constructor(
     options: ResolvedBusOptions,
     tag: string,
@@ -91,6 +93,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
 
   // ---- requests -------------------------------------------------------------------------------------------------------
 
+  /** Makes a request. Rejects as `SlotBus.request` does. */
   ask(request: BusRequest, options: RequestOptions, kind: Kind): Promise<BusResponse | StreamedResponse> {
     if (!requestListeners.now) return this.#submit(request, options, kind);
     return askTraced(this.name, this.#idOf(this.#serial + 1), request, options, kind, (...traced) =>
@@ -98,6 +101,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     );
   }
 
+  /** Makes a request that blocks the thread. Throws as `SlotBus.requestSync` does. */
   askSync(request: BusRequest, options: RequestOptions): BusResponse {
     if (!requestListeners.now) return this.#submitSync(request, options);
     return askTracedSync(this.name, this.#idOf(this.#serial + 1), request, options, (...traced) =>
@@ -160,7 +164,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     return outcome;
   }
 
-  /** Timeout of a request that may be made now, in ms, 0 for none; throws otherwise. */
+  /** Timeout of a new request, in ms; 0 for none. Throws when the bus is closed or an option is invalid. */
   #admit(options: RequestOptions): number {
     if (this.#isClosed || this.#isDraining) throw this.#closedError("no");
     if (options === noOptions) return this.options.timeout;
@@ -178,7 +182,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     }
   }
 
-  /** Never throws: the request settles, or queues. */
+  /** Sends an exchange by `first`, or by another worker when that one has just gone. Never throws: it settles or queues. */
   #send(first: Connection, exchange: Exchange): void {
     const { worker } = exchange.options;
     try {
@@ -210,7 +214,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     }
   }
 
-  /** Encodes the head of one that queues; `false` when that fails. Runs code of the user: the iterators of headers. */
+  /** Encodes the head of an exchange that queues; `false` when it is settled. Runs code of the user: iterators of headers. */
   #encode(exchange: Exchange): boolean {
     this.#scratch ??= new Arena(new ArrayBuffer(this.options.headLimit));
     try {
@@ -222,7 +226,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     }
   }
 
-  /** Gives queued requests to workers that have room. Runs no code of the user. */
+  /** Gives queued requests to workers with room. Runs no code of the user. */
   #pump(): void {
     for (let exchange = this.#queue.head; exchange; exchange = this.#queue.head) {
       const connection = this.choice.pick();
@@ -239,7 +243,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     }
   }
 
-  /** What came back from a worker has no head any more; it is encoded where code of the user may run. */
+  /** Encodes the heads of exchanges that came back from a worker, in a microtask, where code of the user may run; then pumps. */
   #pumpLater(): void {
     if (this.#isPumpDue) return;
     this.#isPumpDue = true;
@@ -323,7 +327,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     this.#pump();
   }
 
-  /** The net: rejects and counts the requests of a worker that has ended that are neither settled nor elsewhere by now. */
+  /** The safety net: rejects and counts requests of a worker that has ended which are neither settled nor anywhere else. */
   #audit(connection: Connection, had: readonly Exchange[]): void {
     for (const exchange of had) {
       const isElsewhere = exchange.carrier !== null && exchange.carrier !== connection;
@@ -375,7 +379,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     });
   }
 
-  /** As `SlotBus.ready`. */
+  /** See `SlotBus.ready`. */
   async ready(options: ReadyOptions): Promise<void> {
     if (this.#isClosed) throw this.#closedError("no");
     await this.#ready.wait(options);
@@ -413,13 +417,13 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
 
   // ---- the end --------------------------------------------------------------------------------------------------------
 
-  /** Takes nothing new; resolves when all is over, or after `limit` ms. */
+  /** Takes no new request. Resolves when no request is under way, or after `limit` ms. */
   drain(limit: number): Promise<void> {
     this.#isDraining = true;
     return this.unsettled.none(limit);
   }
 
-  /** Settles what is left. */
+  /** Rejects what is left, closes the wire and keeps the last statistics. */
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#ticker.stop();

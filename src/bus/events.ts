@@ -78,19 +78,19 @@ export interface Diagnostics {
   queued: { requestId: string; ageMs: number }[];
 }
 
-/** Counts the answers of a worker. */
+/** Counts the answers of one worker. */
 export interface Counted {
   served(): void;
 }
 
-/** Who starts workers. */
+/** Starts and stops the workers of a bus that has its own: the pool. */
 export interface WorkerSupply {
-  /** Why no worker takes requests or is about to; `null`: some do, or are. */
+  /** Why no worker takes requests or is about to; `null` while one does or is. */
   readonly downFor: WorkerFailedError | null;
-  /** Why the last worker that was given up was. */
+  /** Why the last worker that was given up had ended. */
   readonly givenUp: WorkerFailedError | null;
   readonly lastFailure: SlotbusError | null;
-  /** Requests wait; with those that run there are `unsettled`. */
+  /** Requests wait for a worker. `unsettled`: their number, with those that run. */
   grow(unsettled: number): void;
   /** Returns what counts the answers of a worker that it started, if they are counted. */
   joined(connection: Connection): Counted | null;
@@ -99,5 +99,5 @@ export interface WorkerSupply {
   owns(connection: Connection): boolean;
 }
 
-/** Whom a dispatcher tells of its events; the listeners run in a microtask. */
+/** Emits an event of the bus; its listeners run in a microtask. */
 export type Tell = <Name extends keyof SlotBusEvents>(event: Name, ...args: SlotBusEvents[Name]) => void;

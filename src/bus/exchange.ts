@@ -1,4 +1,4 @@
-/** One request on the asking side, from the call to its settlement. */
+/** One request on the asking side, from the call to its settlement, which happens once. */
 
 import type { Clock } from "../clock.ts";
 import { checkTimeout } from "../check.ts";
@@ -29,22 +29,22 @@ import type { Statistics } from "./stats.ts";
 import { Streams } from "./streams.ts";
 import type { Turns } from "./turns.ts";
 
-/** What a settled request resolves to is decided by how it was asked for. */
+/** How a request was made, which decides what it resolves to. */
 export type Kind = "copy" | "borrow" | "sync" | "stream";
 /** Whether a handler may have run. */
 export type Executed = "no" | "maybe";
-/** What a withdrawal found; `asked`: the other side decides, and the caller is told "maybe". */
+/** Result of a withdrawal. "asked": the other side decides later, and the caller is told "maybe" now. */
 export type Verdict = Executed | "asked";
 
-/** Gives the memory of a response back that is lent out, once; `isHeld`: somebody carried the memory away. */
+/** Gives back the memory of a response that was lent. Called once. `isHeld`: user code still holds the memory. */
 export type Lease = (isHeld: boolean) => void;
 
 /** What an exchange asks of the connection that carries it. */
 export interface Carrier {
   readonly pid: number;
-  /** Takes it back: no report follows. */
+  /** Takes an exchange back: no report follows. */
   withdraw(exchange: Exchange): Verdict;
-  /** Ms to its deadline, below 0 when that is over; 0 without one. */
+  /** Time to the deadline of an exchange, in ms; below 0 when it is over, 0 without a deadline. */
   timeLeft(exchange: Exchange): number;
 }
 
@@ -55,29 +55,31 @@ export interface ExchangeOwner {
   readonly clock: Clock;
   readonly options: { readonly name: string; readonly payloadLimit: number; readonly headLimit: number };
   idOf(exchange: Exchange): string;
-  /** Why nothing is sent any more; `null`: it is. */
+  /** The error of a request that meets a closed bus; `null` while the bus is open. */
   closedError(executed: Executed): Error | null;
-  /** It is over: settled, and no stream of it is left. Called once. */
+  /** An exchange is over: settled, and none of its streams is left. Called once. */
   over(exchange: Exchange): void;
-  /** A connection ended before a worker had claimed it: it goes first again. */
+  /** A connection ended before its worker had claimed the exchange: it goes back to the front of the queue. */
   putBack(exchange: Exchange): void;
-  /** It may run once more, when it is proved that its first worker has ended. */
+  /** An exchange may run once more, as soon as it is proved that its first worker has ended. */
   retry(exchange: Exchange): void;
-  /** It waits no more, or left its connection: its place is free for another one. */
+  /** An exchange left the queue or its connection: its place is free for another one. */
   vacated(exchange: Exchange): void;
 }
 
+/** Resolves the promise of a request. */
 export type Resolve = (value: BusResponse | StreamedResponse) => void;
+/** Rejects the promise of a request. */
 export type Reject = (reason: unknown) => void;
 
-/** What only an exchange has that waits, that has a signal, or that streams. */
+/** State that only some exchanges need: those that queue, have a signal, or stream. */
 class Extra {
-  /** `clock.now()` of the call; 0 until somebody needs it, which a request that never queues does not. */
+  /** `clock.now()` of the call; 0 for a request that never queued. */
   startedAt = 0;
   sentAt = 0;
-  /** It ran, or may have, on a worker that died. */
+  /** It ran, or may have run, on a worker that died. */
   retried = false;
-  /** Its place in the queue, while it is there. */
+  /** Whether it is in the queue, and its neighbours there. */
   queued = false;
   next: Exchange | null = null;
   previous: Exchange | null = null;
@@ -87,7 +89,7 @@ class Extra {
   streams: Streams | null = null;
 }
 
-/** Twelve fields are 112 bytes in JavaScriptCore; one more, and an object takes 160. */
+/** One request. Twelve fields take 112 bytes in JavaScriptCore, thirteen 160: what few requests need is in {@link Extra}. */
 export class Exchange {
   readonly owner: ExchangeOwner;
   readonly request: BusRequest;
@@ -95,18 +97,18 @@ export class Exchange {
   readonly kind: Kind;
   /** Number of the request on its bus. */
   readonly serial: number;
-  /** 0: none. */
+  /** In ms; 0 for none. */
   readonly timeoutMs: number;
-  /** Where it is now; `null`: nowhere. Set by the connection, as its `place` there. */
+  /** The connection that carries it, if one does, and its place there. Both are set by the connection. */
   carrier: Carrier | null = null;
   place = 0;
-  /** The body: `request.json` is encoded once. */
+  /** The body to send; `request.json` is encoded by the constructor, once. */
   readonly body: BodyLike | StreamSource;
   #resolve: Resolve | null;
   #reject: Reject | null;
   #extra: Extra | null = null;
 
-  /** Runs code of the user (`toJSON`), and throws what that throws. */
+  /** Runs code of the user (`toJSON`) and throws what it throws. */
   constructor(
     owner: ExchangeOwner,
     request: BusRequest,
@@ -128,7 +130,7 @@ export class Exchange {
     this.body = request.json === undefined ? request.body : JSON.stringify(request.json);
   }
 
-  /** For what is read or written only when a request waits or streams. */
+  /** Made when it is first needed. */
   get extra(): Extra {
     return (this.#extra ??= new Extra());
   }
@@ -145,7 +147,7 @@ export class Exchange {
     return this.#resolve === null;
   }
 
-  /** It waits in the queue. */
+  /** Whether it waits in the queue. */
   get isQueued(): boolean {
     return this.#extra !== null && this.#extra.queued;
   }
@@ -154,12 +156,12 @@ export class Exchange {
     return this.#extra !== null && this.#extra.retried;
   }
 
-  /** Its body streams, and was not asked for. */
+  /** Whether its body streams, and the worker has not asked for it yet. */
   get hasSource(): boolean {
     return this.#extra?.streams?.source != null;
   }
 
-  /** Its response streams, and has begun. */
+  /** Whether its response streams, has begun, and is not over. */
   get isStreaming(): boolean {
     return this.#extra?.streams?.reader != null;
   }
@@ -167,8 +169,8 @@ export class Exchange {
   // ---- the way out ----------------------------------------------------------------------------------------------------
 
   /**
-   * Collects what its head is made of; returns the number of path parameters. Runs code of the user: the iterators of headers.
-   * Nothing when the head is encoded already.
+   * Collects the strings of its head and returns the number of path parameters. Runs code of the user: iterators of headers. Does
+   * nothing when the head is encoded already.
    *
    * @throws {InvalidConfigError}
    */
@@ -180,17 +182,17 @@ export class Exchange {
     return parameters;
   }
 
-  /** Writes its head, whose strings were collected, to the start of an arena, and returns its length. @throws {HeadTooLargeError} */
+  /** Writes its head, from the collected strings, to the start of an arena. Returns its bytes. @throws {HeadTooLargeError} */
   writeHead(arena: Arena, heads: HeadWriter, parameters: number): number {
     const known = this.#extra?.head;
-    if (!known)
-      return heads.write(arena, parameters, REQUEST_STRINGS + 2 * parameters, this.owner.options.headLimit, "request");
+    const { headLimit } = this.owner.options;
+    if (!known) return heads.write(arena, parameters, REQUEST_STRINGS + 2 * parameters, headLimit, "request");
     arena.bytes.set(known, 0);
     arena.head = null;
     return known.length;
   }
 
-  /** What is wrong with a request is said when it is made, not when a worker comes; so its head is encoded before it queues. */
+  /** Encodes its head before it queues: a caller hears what is wrong with a request at once, not when a worker comes. */
   encode(scratch: Arena): void {
     const { headLimit, payloadLimit } = this.owner.options;
     const strings: string[] = [];
@@ -209,7 +211,7 @@ export class Exchange {
     return true;
   }
 
-  /** Ms left of its timeout, when it is sent after it had queued; at least 1, or 0 for no timeout. */
+  /** Timeout for the connection that it is sent by, in ms: what the queue has left of it, at least 1; 0 for none. */
   timeLeft(): number {
     const extra = this.#extra;
     if (extra === null || extra.startedAt === 0) return this.timeoutMs;
@@ -217,12 +219,12 @@ export class Exchange {
     return this.timeoutMs === 0 ? 0 : Math.max(1, Math.ceil(this.timeoutMs - (extra.sentAt - extra.startedAt)));
   }
 
-  /** Whether its time is over. */
+  /** Whether its timeout is over, while it queues or waits for its second run. */
   isLate(now: number): boolean {
     return this.timeoutMs > 0 && now - this.extra.startedAt >= this.timeoutMs;
   }
 
-  /** Ends it with `signal.reason` when its signal aborts. */
+  /** Rejects with `signal.reason` when `signal` aborts. */
   watch(signal: AbortSignal): void {
     const onAbort = (): void => this.abort(signal.reason);
     this.extra.onAbort = onAbort;
@@ -230,7 +232,7 @@ export class Exchange {
     else signal.addEventListener("abort", onAbort, { once: true });
   }
 
-  /** A tick found it here still. */
+  /** A tick found it unsettled. */
   age(): void {
     const { lateSignal } = this.options;
     if (lateSignal && !this.isSettled && !this.#extra?.onAbort) this.watch(lateSignal());
@@ -240,12 +242,12 @@ export class Exchange {
   // ---- reports of the connection --------------------------------------------------------------------------------------
   // None of them runs code of the user: promises and sources go on in microtasks.
 
-  /** The worker has claimed it and wants the body of `source`. */
+  /** The worker wants the body that streams: sends it by `outgoing`. */
   claimed(outgoing: Outgoing): void {
     this.#streams.send(outgoing, (error) => this.#break(error));
   }
 
-  /** Its response is here, whole. `status` 0: the handler failed. `lease`: the body is lent. */
+  /** The whole response came. `status` 0: the handler failed. `lease`: gives the body back, which is lent. */
   answered(status: number, head: Head, body: Uint8Array, lease: Lease | null): void {
     this.#endStreams();
     if (status === 0) {
@@ -260,7 +262,7 @@ export class Exchange {
     this.owner.over(this);
   }
 
-  /** Its response begins. {@link ended} or {@link lost} follows, unless it is withdrawn. */
+  /** The response begins and streams. {@link ended} or {@link lost} follows, unless it is withdrawn. */
   began(status: number, head: Head, incoming: Incoming): void {
     if (this.kind === "sync") {
       const message = `request ${this.id} was answered with a stream, which a blocking request cannot read.`;
@@ -273,11 +275,8 @@ export class Exchange {
     const streams = this.#streams;
     const reader = streams.receive(incoming, () => this.#leave());
     if (kind !== "stream") {
-      this.#gather(reader, (body) =>
-        kind === "borrow"
-          ? new BorrowedResponse(status, pid, head, body, null)
-          : new BusResponse(status, pid, head, body),
-      );
+      const Whole = kind === "borrow" ? BorrowedResponse : BusResponse;
+      this.#gather(reader, (body) => new Whole(status, pid, head, body, null));
       return;
     }
     const response = new StreamedResponse(status, pid, head, reader);
@@ -292,13 +291,13 @@ export class Exchange {
     streams.limitIdle(checkTimeout("idle", idle), () => over("idle", idle));
   }
 
-  /** Its response that streamed is whole: what `incoming` has is read before this returns. */
+  /** The response that streamed is whole: reads what `incoming` still has. */
   ended(incoming: Incoming): void {
     this.#extra?.streams?.reader?.end(() => ({ error: this.#streamError(incoming) }));
     this.#leftStream();
   }
 
-  /** Its time is over, and it was taken back. */
+  /** Its timeout is over, and it was taken back. */
   expired(executed: Executed): void {
     this.#endStreams();
     this.owner.statistics.count("timeouts");
@@ -306,8 +305,8 @@ export class Exchange {
   }
 
   /**
-   * Its connection has ended. `how` continues "worker pid 7 …"; `timeLeftMs` as of {@link Carrier.timeLeft}. What was handed over of a
-   * response that streamed is read before this returns.
+   * Its connection has ended: it fails, goes back to the queue, or runs once more. Reads first what came of a response that streams.
+   * `how` continues "worker pid 7 …"; `timeLeftMs`: {@link Carrier.timeLeft}.
    */
   lost(executed: Executed, how: string, timeLeftMs: number): void {
     const { pid } = this.carrier!;
@@ -334,21 +333,21 @@ export class Exchange {
 
   // ---- settling -------------------------------------------------------------------------------------------------------
 
-  /** Ends it because its signal aborted. */
+  /** Its signal aborted: rejects with `reason`. */
   abort(reason: unknown): void {
     if (this.isSettled && !this.isStreaming) return;
     if (!this.isSettled) this.owner.statistics.count("aborts");
     this.#break(reason);
   }
 
-  /** Ends it now, and rejects with the error that `make` gives. */
+  /** Takes it back and rejects with the error that `make` returns, unless it is settled. */
   giveUp(make: (executed: Executed) => unknown): void {
     if (this.isSettled) return;
     const executed = this.#leave();
     this.fail(make(executed));
   }
 
-  /** Rejects, unless it is settled. Nothing of it is at a connection any more. */
+  /** Rejects, unless it is settled. The caller has taken it from its connection, or does so next. */
   fail(reason: unknown): void {
     const reject = this.#reject;
     if (!reject) return;
@@ -365,7 +364,7 @@ export class Exchange {
     resolve?.(value);
   }
 
-  /** What it was settled with may be collected as garbage while its slot is still in use. */
+  /** Drops what leads to the caller: its promise may be collected as garbage while the slot is still in use. */
   #forget(): void {
     this.#resolve = null;
     this.#reject = null;
@@ -377,7 +376,7 @@ export class Exchange {
 
   // ---- its streams ----------------------------------------------------------------------------------------------------
 
-  /** Takes it away from its connection. */
+  /** Leaves its connection. Returns whether a handler may have run. */
   #leave(): Executed {
     const wasStreaming = this.kind === "stream" && this.isStreaming;
     this.#endStreams();
@@ -387,7 +386,7 @@ export class Exchange {
     return verdict === "no" && !this.isRetried ? "no" : "maybe";
   }
 
-  /** Ends before its time: by an abort, a timeout, or a source that failed. */
+  /** Ends it early: by an abort, a timeout, or a source that failed. */
   #break(error: unknown): void {
     const reader = this.#extra?.streams?.reader;
     this.#leave();
@@ -401,7 +400,7 @@ export class Exchange {
     if (this.kind === "stream") this.owner.over(this);
   }
 
-  /** Nothing moves any more. */
+  /** Stops its streams. */
   #endStreams(): void {
     const extra = this.#extra;
     if (extra === null) return;
@@ -412,7 +411,7 @@ export class Exchange {
     }
   }
 
-  /** Whoever asked for the whole answer gets it when it is whole, within the same timeout. */
+  /** Collects an answer that streams for a caller that asked for a whole one, within the same timeout. */
   #gather(reader: BodyReader, make: (body: Uint8Array) => BusResponse): void {
     const left = this.timeoutMs > 0 ? Math.max(1, this.carrier!.timeLeft(this)) : 0;
     this.#streams.limit(left, () => {
@@ -443,12 +442,9 @@ export class Exchange {
   #timeoutError(executed: Executed): RequestTimeoutError {
     const { startedAt, sentAt, retried } = this.extra;
     const now = this.owner.clock.now();
-    const [queuedMs, ranMs] =
-      startedAt === 0 // never queued
-        ? [0, this.timeoutMs]
-        : sentAt === 0 // never sent
-          ? [now - startedAt, 0]
-          : [sentAt - startedAt, now - sentAt];
+    // One that never queued ran all the time, one that was never sent queued all the time.
+    const queuedMs = startedAt === 0 ? 0 : (sentAt || now) - startedAt;
+    const ranMs = startedAt === 0 ? this.timeoutMs : sentAt === 0 ? 0 : now - sentAt;
     return new RequestTimeoutError(this.id, this.timeoutMs, queuedMs, ranMs, executed === "maybe" || retried);
   }
 }

@@ -1,8 +1,11 @@
 /** Prometheus' text format, version 0.0.4. */
 
+/** Type of a metric of Prometheus. */
 export type MetricType = "counter" | "gauge" | "histogram";
+/** Labels of a sample. */
 export type Labels = Readonly<Record<string, string | number>>;
 
+/** A histogram: its cumulative buckets, number and sum of the samples. */
 export interface Histogram {
   /** Upper bound of a bucket, and how many samples were not above it; ascending. */
   readonly buckets: readonly (readonly [bound: number, count: number])[];

@@ -80,7 +80,7 @@ export function resolveBusOptions(given: BusOptions): ResolvedBusOptions {
   const allowedUids = (given.allowedUids ?? []).map((uid) => checkInteger("allowedUids", uid, 0, 0xffff_fffe));
   if (allowedUids.length > 0 && !given.directory) {
     throw new InvalidConfigError("allowedUids needs an explicit `directory`.", {
-      hint: "Make one of mode 0711 that belongs to the hub's user: others may enter it, not list it.",
+      hint: "Make one of mode 0711 that belongs to the client's user: others may enter it, not list it.",
     });
   }
   const headLimit = checkInteger("headLimit", given.headLimit ?? 131_072, C.SB_HEAD_MIN, C.SB_HEAD_MAX, " bytes");

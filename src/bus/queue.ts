@@ -2,6 +2,7 @@
 
 import type { Exchange } from "./exchange.ts";
 
+/** A list whose links are in the exchanges. */
 export class ExchangeQueue {
   length = 0;
   #head: Exchange | null = null;
@@ -21,7 +22,7 @@ export class ExchangeQueue {
     this.#count(exchange, true);
   }
 
-  /** For what comes back from a dead worker: it was here before all others. */
+  /** Puts an exchange first that came back from a worker that ended: it was here before all others. */
   pushFront(exchange: Exchange): void {
     const { extra } = exchange;
     extra.next = this.#head;
@@ -44,7 +45,7 @@ export class ExchangeQueue {
     this.#count(exchange, false);
   }
 
-  /** Calls `visit` for each; it may remove the one that it is called with. */
+  /** Calls `visit` for each exchange; it may remove that exchange. */
   each(visit: (exchange: Exchange) => void): void {
     for (let exchange = this.#head; exchange;) {
       const { next }: { next: Exchange | null } = exchange.extra;

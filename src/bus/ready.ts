@@ -1,4 +1,4 @@
-/** Those who wait until workers are attached, and what happened to other workers meanwhile. */
+/** Callers of `bus.ready`, which wait until workers are attached, and what happened to other workers meanwhile. */
 
 import { checkInteger, checkTimeout } from "../check.ts";
 import { type Clock, startTimer } from "../clock.ts";
@@ -14,7 +14,7 @@ const REASONS_MAX = 8;
 
 interface Waiter {
   readonly workers: number;
-  /** Peers that were refused and workers that ended since the call: by reason, and how many. */
+  /** Peers that were refused and workers that ended since the call: number by reason. */
   readonly failures: Map<string, number>;
   settle(error: unknown): void;
 }
@@ -23,7 +23,7 @@ interface Waiter {
 export class ReadyWaiters {
   readonly #name: string;
   readonly #clock: Clock;
-  /** Those that are attached. */
+  /** The attached workers. */
   readonly #workers: { readonly size: number };
   /** Why the last worker that the bus started failed. */
   readonly #lastFailure: () => SlotbusError | null;

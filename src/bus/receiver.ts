@@ -1,4 +1,4 @@
-/** What a worker does with requests: how many at once, which handler, and that each gets one answer. */
+/** The answering side of a worker, on whatever wire: concurrency, handler, drain; each request gets one answer. */
 
 import { type Clock, nextTurn, startTimer } from "../clock.ts";
 import { NoAnswerError } from "../errors.ts";
@@ -9,7 +9,7 @@ import type { Handler, SyncHandler, WorkerRequest } from "./request.ts";
 import { handleListeners, type HandleTrace, handleTraces } from "./tracing.ts";
 import type { Arrivals, WorkerWire } from "./wire.ts";
 
-/** Whom a receiver tells of its events. */
+/** Receives the events of a worker. */
 export interface ReceiverEvents {
   connected(): void;
   disconnected(reason: Error): void;
@@ -17,6 +17,7 @@ export interface ReceiverEvents {
   handlerError(error: unknown, request: RequestName): void;
 }
 
+/** Runs the handler of a worker for the requests that its wire reports. */
 export class Receiver implements Arrivals {
   readonly name: string;
   readonly clock: Clock;
@@ -134,7 +135,7 @@ export class Receiver implements Arrivals {
     }
   }
 
-  /** A handler that returned nothing has answered, or deferred it, or its caller has given up; any other has failed. */
+  /** A handler returned nothing: it has failed, unless it has answered or deferred, or its caller has given up. */
   #answerNothing(request: WorkerRequest): void {
     if (request.answered || request.isDeferred) return;
     const isWanted = !request.aborted;
@@ -161,7 +162,7 @@ export class Receiver implements Arrivals {
 
   // ---- the end --------------------------------------------------------------------------------------------------------
 
-  /** Takes nothing new; resolves when what runs is answered, or after `limit` ms, 0 for none. */
+  /** Takes no new request. Resolves when all that run are answered, or after `limit` ms; 0: no limit. */
   async drain(limit: number): Promise<void> {
     const deadline = limit > 0 ? this.clock.now() + limit : Infinity;
     this.wire.drain();
@@ -180,7 +181,7 @@ export class Receiver implements Arrivals {
   }
 }
 
-/** What subscribers of the tracing channel are told. */
+/** What subscribers of the tracing channel get. */
 function traceOf(bus: string, request: WorkerRequest, sync: boolean): HandleTrace {
   const { id, method, path, pattern, traceparent } = request;
   return { bus, id, method, path, pattern, sync, traceparent, around: null };
@@ -193,7 +194,7 @@ function handleTracedSync<T>(bus: string, request: WorkerRequest, handler: (requ
   return handleTraces.traceSync(run, trace) as T;
 }
 
-/** For a trace: nothing, where an answer is owed, is a failure of the handler. */
+/** Throws for a handler that owes an answer and returned nothing, so that a trace shows a failure. */
 function checkAnswered<T>(request: WorkerRequest, answer: T): T {
   if (answer === undefined && !request.answered && !request.isDeferred && !request.aborted)
     throw new NoAnswerError(request.path);

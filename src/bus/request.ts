@@ -32,7 +32,7 @@ const decoder = new TextDecoder();
 
 /**
  * A request's body where it lies in shared memory: no copy is made. It ends when it is released, when the request is answered
- * (of a streamed answer: when the stream has ended), and when the connection to the hub ends. From then on its methods throw
+ * (of a streamed answer: when the stream has ended), and when the connection to the client ends. From then on its methods throw
  * {@link BodyReleasedError}, and bytes that were taken from it have length 0.
  *
  *     using view = request.borrow();
@@ -109,7 +109,7 @@ export class WorkerRequest {
     return this.#head.string(1);
   }
 
-  /** Route pattern the hub's router found; `""` when it has none. */
+  /** Route pattern that a router of the client found; `""` when there is none. */
   get pattern(): string {
     return this.#head.string(2);
   }
@@ -119,7 +119,7 @@ export class WorkerRequest {
     return this.#head.string(3) || this.#claim.owner.idOf(this.#serial);
   }
 
-  /** Path parameters the hub's router found. */
+  /** Path parameters that a router of the client found. */
   get params(): Readonly<Record<string, string>> {
     if (this.#params) return this.#params;
     const flat = this.#head.strings(REQUEST_STRINGS, REQUEST_STRINGS + 2 * this.#head.parameters);
@@ -226,7 +226,7 @@ export class WorkerRequest {
     return this.#receivedAt + this.#timeoutMs - this.clock.now();
   }
 
-  /** Aborts when the caller gives up, by timeout or abort, and when the connection to the hub ends. */
+  /** Aborts when the caller gives up, by timeout or abort, and when the connection to the client ends. */
   get signal(): AbortSignal {
     return this.#claim.signal;
   }

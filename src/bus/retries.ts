@@ -1,19 +1,20 @@
-/** Exchanges that may run once more, when it is proved that their first worker has ended: two runs must not overlap. */
+/** Exchanges that wait for their second run until it is proved that their first worker has ended: two runs must not overlap. */
 
 import type { Clock } from "../clock.ts";
 import type { Exchange } from "./exchange.ts";
 import type { Connection } from "./wire.ts";
 
-/** Between two looks at whether a process has ended, in ms. */
+/** Time between two checks whether a process has ended, in ms. */
 const POLL_MS = 2;
 
+/** Polls the process of each first worker. */
 export class Retries {
   readonly #clock: Clock;
   readonly #run: (exchange: Exchange) => void;
-  /** With the connection of the first worker. */
+  /** Each with the connection of its first worker. */
   readonly #waiting = new Map<Exchange, Connection>();
 
-  /** `run` is called when an exchange may run again. One whose time is over expires instead. */
+  /** `run` is called when an exchange may run again. An exchange whose timeout is over expires instead. */
   constructor(clock: Clock, run: (exchange: Exchange) => void) {
     this.#clock = clock;
     this.#run = run;
@@ -27,7 +28,7 @@ export class Retries {
     return this.#waiting.has(exchange);
   }
 
-  /** Whether some of them wait for the end of a connection's process. */
+  /** Whether an exchange waits for the end of a connection's process. */
   waitFor(connection: Connection): boolean {
     for (const other of this.#waiting.values()) if (other === connection) return true;
     return false;

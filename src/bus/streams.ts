@@ -1,20 +1,21 @@
-/** The streamed bodies of one exchange, both ways, and the limits of their time. */
+/** The streamed bodies of one exchange, both ways, and their time limits. */
 
 import { startTimer } from "../clock.ts";
 import { BodyReader, type Incoming } from "./body-reader.ts";
 import { BodyWriter, type Outgoing, type StreamSource } from "./body-writer.ts";
 import type { Turns } from "./turns.ts";
 
+/** The streams of one exchange: at most one source and one reader. */
 export class Streams {
-  /** Of the request's body, until it is asked for. */
+  /** Source of the request's body, until the worker asks for it. */
   source: StreamSource | null = null;
-  /** The source was asked for its first bytes. */
+  /** Whether the source has been read from. */
   hasBegun = false;
-  /** Of the response's body, until that is over. */
+  /** Reader of the response's body, until it is over. */
   reader: BodyReader | null = null;
   readonly #turns: Turns;
   #writer: BodyWriter | null = null;
-  /** Whoever holds it reads {@link reader}; until the first tick that finds the stream open. */
+  /** Object by which user code reads {@link reader}; `null` after the first tick that finds the stream open. */
   #holder: object | null = null;
   #deadline: { close(): unknown } | null = null;
   #idle: { close(): unknown } | null = null;
@@ -23,7 +24,7 @@ export class Streams {
     this.#turns = turns;
   }
 
-  /** Sends the source, if there is one; `failed` is called with its error, unless {@link close} was called before. */
+  /** Sends the source, if there is one. Calls `failed` with its error, unless {@link close} was called before. */
   send(outgoing: Outgoing, failed: (error: unknown) => void): void {
     const { source } = this;
     if (!source) return;
@@ -38,28 +39,28 @@ export class Streams {
     });
   }
 
-  /** `onCancel` is called when the reader wants no more. */
+  /** Makes the reader of a response. `onCancel` is called when it wants no more. */
   receive(incoming: Incoming, onCancel: () => void): BodyReader {
     return (this.reader = new BodyReader(incoming, this.#turns, onCancel));
   }
 
-  /** The stream is cancelled when `holder` is collected as garbage. */
+  /** Cancels the stream when `holder` is collected as garbage, from the first tick on. */
   heldBy(holder: object): void {
     this.#holder = holder;
   }
 
-  /** Most streams end soon. Of one that does not, it is noticed when its reader is collected as garbage. */
+  /** A tick found the stream open. Only such a stream is watched for the collection of its holder: most streams end sooner. */
   age(): void {
     if (this.#holder) this.reader?.readBy(this.#holder);
     this.#holder = null;
   }
 
-  /** Calls `over` after `ms`, 0 for never. */
+  /** Calls `over` after `ms`; 0: never. */
   limit(ms: number, over: () => void): void {
     this.#deadline = startTimer(this.#turns.clock, ms, over);
   }
 
-  /** Calls `over` when nothing has moved for `ms` (at most twice that), 0 for never. */
+  /** Calls `over` when no byte has moved for `ms` (at most twice that); 0: never. */
   limitIdle(ms: number, over: () => void): void {
     const before = this.#moved;
     this.#idle = startTimer(this.#turns.clock, ms, () => {
@@ -72,7 +73,7 @@ export class Streams {
     return (this.reader?.bytes ?? 0) + (this.#writer?.bytes ?? 0);
   }
 
-  /** Nothing moves any more. A source that was not begun may be sent by another connection. */
+  /** Stops both streams and their time limits. A source that was not begun may be sent by another connection. */
   close(): void {
     this.#deadline?.close();
     this.#idle?.close();

@@ -2,12 +2,13 @@
 
 import type { Clock, Timer } from "../clock.ts";
 
-/** Between two looks at deadlines, in ms. */
+/** Time between two checks of deadlines, in ms. */
 const TICK_MS = 20;
 
-/** What a tick found: a caller waits, something is left that nobody waits for, or nothing. */
+/** What a tick found: a caller that waits, something under way that no caller waits for, or nothing. */
 export type Found = "waiting" | "leftover" | "nothing";
 
+/** One timer, which runs only while a tick finds something. */
 export class Ticker {
   readonly #clock: Clock;
   readonly #look: () => Found;
@@ -25,7 +26,7 @@ export class Ticker {
     return this.#timer !== null;
   }
 
-  /** A caller waits: a tick is due, which keeps the process alive. */
+  /** A caller waits: makes a tick due, which keeps the process alive. */
   start(): void {
     if (this.#timer === null) this.#timer = this.#clock.after(TICK_MS, this.#onTick);
     else if (this.#isUnref) this.#ref();

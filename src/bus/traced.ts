@@ -1,10 +1,10 @@
-/** Requests that somebody traces. */
+/** Requests while a tracing channel has a subscriber. */
 
 import type { BusRequest, RequestOptions } from "./call.ts";
 import { flattenHeaders, type HeadersLike } from "./headers.ts";
 import { isTraceparent, type RequestTrace, requestTraces, TRACEPARENT } from "./tracing.ts";
 
-/** Makes a request as the subscribers of the tracing channel left it, and tells them what came of it. `id`: if it has none. */
+/** Makes a request, as the subscribers of the tracing channel left it, and tells them its result. `id` is its id if it has none. */
 export function askTraced<Response extends object>(
   bus: string,
   id: string,
@@ -50,7 +50,7 @@ function changed(
   return [{ ...request, id }, isTraceparent(traceparent) ? { ...options, traceparent } : options];
 }
 
-/** Its trace context; `null` when it has none, or headers that are wrong: then the request itself says so. */
+/** The trace context among headers; `null` when there is none, or when a header is invalid: then the request itself fails. */
 function headerOf(headers: HeadersLike | undefined): string | null {
   if (headers === undefined) return null;
   const flat: string[] = [];

@@ -1,8 +1,8 @@
-/** Streams that never have to wait let the event loop have its turn now and then. */
+/** Gives the event loop its turn now and then while streams run that never have to wait. */
 
 import type { Clock } from "../clock.ts";
 
-/** So long they may keep it, in ms, */
+/** Streams may keep the event loop for so long, in ms, */
 const TURN_MS = 0.2;
 /** and after so many steps without a wait they look at the clock. */
 export const TURN_STEPS = 8;
@@ -16,7 +16,7 @@ export class Turns {
     this.clock = clock;
   }
 
-  /** Whether the event loop is to have its turn now: timers, sockets and the other streams wait for it. */
+  /** Whether the event loop is due its turn: timers, sockets and other streams wait for it. */
   get isOver(): boolean {
     const now = this.clock.now();
     if (this.#began === 0) {

@@ -1,7 +1,8 @@
-/** How many requests are under way, and who waits until none is. */
+/** Number of requests under way, and the callers of `drain` that wait until there is none. */
 
 import { type Clock, startTimer } from "../clock.ts";
 
+/** Counts requests under way. */
 export class Unsettled {
   count = 0;
   readonly #clock: Clock;
@@ -20,14 +21,14 @@ export class Unsettled {
     if (--this.count === 0 && this.#waiting.length > 0) for (const done of this.#waiting.splice(0)) done();
   }
 
-  /** Most of them at one time, since it was asked last. */
+  /** Largest number of requests at one time since the last call. */
   takePeak(): number {
     const peak = this.#peak;
     this.#peak = this.count;
     return peak;
   }
 
-  /** Resolves when there is none, or after `limit` ms, 0 for never. */
+  /** Resolves when no request is under way, or after `limit` ms; 0: no limit. */
   async none(limit: number): Promise<void> {
     if (this.count === 0) return;
     const { promise, resolve } = Promise.withResolvers<void>();

@@ -12,10 +12,10 @@ export interface SlotWorkerOptions {
   name?: string;
   /** Requests taken at once, 1-256. Default: as many as the bus has slots. */
   concurrency?: number;
-  /** How long to wait for the hub to appear, in ms. Default 5000; 0: reject at once. */
+  /** How long to wait for the bus to appear, in ms. Default 5000; 0: reject at once. */
   wait?: number;
   /**
-   * Attach again when the hub ends. Default: 10 ms, doubling to 1000 ms, with jitter; not when the name was taken from the
+   * Attach again when the client ends. Default: 10 ms, doubling to 1000 ms, with jitter; not when the name was taken from the
    * environment. `false`: don't.
    */
   reconnect?: false | { min?: number; max?: number };
@@ -31,7 +31,7 @@ export interface SlotWorkerOptions {
 export interface SlotWorkerEvents {
   /** Attached, for the first time or again. */
   connected: [];
-  /** The hub ended or closed the connection. */
+  /** The client ended or closed the connection. */
   disconnected: [reason: SlotbusError];
   /** A handler failed; its caller was told too. Without a listener a {NoAnswerError} is one line on standard error. */
   handlerError: [error: unknown, request: { id: string; path: string }];

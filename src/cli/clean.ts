@@ -58,10 +58,10 @@ function keptBus(name: string, problem: string | null): Cleaned {
   return { kind: "bus", name, action: "kept", reason: problem ?? ALIVE };
 }
 
-/** Takes the name as a new hub would; whoever has it then keeps it. */
+/** Takes the name as a new client would; whoever has it then keeps it. */
 function cleanBus(dir: number, directory: string, name: string, isDry: boolean): Cleaned {
   const pid = ownerOf(directory, name);
-  const reason = pid === 0 ? "nobody has its lock" : `nobody has its lock; its hub was pid ${pid}`;
+  const reason = pid === 0 ? "nobody has its lock" : `nobody has its lock; its client was pid ${pid}`;
   if (isDry) return { kind: "bus", name, action: "would remove", reason };
   const lock = lockName(dir, name);
   if ("problem" in lock) return keptBus(name, lock.problem);

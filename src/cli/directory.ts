@@ -14,7 +14,7 @@ export interface ProcessInfo {
   readonly isStopped: boolean;
 }
 
-/** A name that a hub has, or had. */
+/** A name that a client has, or had. */
 export interface BusName {
   readonly name: string;
   /** By its lock, which the kernel drops with its process. */
@@ -49,7 +49,7 @@ export function processInfo(pid: number): ProcessInfo | null {
   }
 }
 
-/** `bun hub.ts` of `/usr/bin/bun /home/me/hub.ts`. */
+/** `bun shop.ts` of `/usr/bin/bun /home/me/shop.ts`. */
 export function shortCommand({ command }: Pick<ProcessInfo, "command">): string {
   return command
     .split(" ")

@@ -8,7 +8,7 @@ import { type BusName, type Names, type ProcessInfo, processInfo, readNames, sho
 import { columns, duration, fit, paint, print } from "./terminal.ts";
 import { type CommonFlags, newCommand, withDirectory, withJson } from "./usage.ts";
 
-/** How long a hub has to answer, in ms. */
+/** How long the client of a bus has to answer, in ms. */
 const ANSWER_MS = 500;
 
 /** One line of `ls`, as it stands in the JSON. */
@@ -17,7 +17,7 @@ export interface Entry {
   name: string;
   /** `"silent"`: its process lives and does not answer. `"unreadable"`: `problem` says why. */
   state: "alive" | "silent" | "dead" | "unreadable";
-  /** Of a bus its hub; of a fleet its oldest member. */
+  /** Of a bus its client; of a fleet its oldest member. */
   owner: { pid: number; uid: number; command: string } | null;
   /** Workers of a bus, members of a fleet. */
   members: number | null;

@@ -1,4 +1,4 @@
-/** The hub's side of a contract: one function per method. */
+/** The client's side of a contract: one function per method. */
 
 import type { Asker, BusRequest } from "../bus/call.ts";
 import { ContractError, ContractMismatchError, InvalidConfigError } from "../errors.ts";

@@ -29,7 +29,7 @@ export class CallContext<E extends ErrorShapes = ErrorShapes> {
     this.errors = errors;
   }
 
-  /** Aborts when the caller gives up, by timeout or abort, and when the connection to the hub ends. */
+  /** Aborts when the caller gives up, by timeout or abort, and when the connection to the client ends. */
   get signal(): AbortSignal {
     return this.#request.signal;
   }

@@ -1,4 +1,4 @@
-/** Contracts: what a hub may call and its workers answer, as one object both sides import. */
+/** Contracts: what a client may call and its workers answer, as one object both sides import. */
 
 import { InvalidConfigError } from "../errors.ts";
 import type { RequestOptions } from "../bus/call.ts";
@@ -222,7 +222,7 @@ const methodName = /^[A-Za-z_$][\w$]{0,63}$/;
 const forbidden = new Set(["then", "__proto__"]);
 
 /**
- * A contract of the hub and its workers.
+ * A contract of the client and its workers.
  *
  *     export const demo = contract("demo", { hello: rpc<{ name: string }, string>(), count: stream<{ to: number }, number>() });
  *

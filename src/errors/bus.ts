@@ -25,11 +25,11 @@ export class InvalidNameError extends define(
 ) {}
 
 /**
- * A live hub holds the name.
+ * A live client holds the name.
  * @cure Find the owner with `slotbus ls`; stop it, or take another name.
  */
 export class BusExistsError extends define("BUS_EXISTS", (name: string, ownerPid: number) => ({
-  message: `bus "${name}" has a live hub${ownerPid ? ` (pid ${ownerPid})` : ""}.`,
+  message: `bus "${name}" has a live client${ownerPid ? ` (pid ${ownerPid})` : ""}.`,
   hint: "Choose another name, or stop that process.",
   retryable: true,
   fields: {
@@ -39,12 +39,12 @@ export class BusExistsError extends define("BUS_EXISTS", (name: string, ownerPid
 })) {}
 
 /**
- * No hub listens on the name.
- * @cure Start the hub, with the same name and SLOTBUS_DIR; `slotbus ls` says which there are. Or raise `wait`.
+ * No client listens on the name.
+ * @cure Start the client, with the same name and SLOTBUS_DIR; `slotbus ls` says which there are. Or raise `wait`.
  */
 export class BusNotFoundError extends define("BUS_NOT_FOUND", (name: string, directory: string, waitedMs: number) => ({
-  message: `no hub called "${name}" in ${directory} after ${Math.round(waitedMs)} ms.`,
-  hint: "Start the hub (SlotBus.create) with the same name and directory, or raise `wait`.",
+  message: `no bus called "${name}" in ${directory} after ${Math.round(waitedMs)} ms.`,
+  hint: "Start the client (SlotBus.create) with the same name and directory, or raise `wait`.",
   retryable: true,
 })) {}
 
@@ -57,7 +57,7 @@ export class BusClosedError extends define("BUS_CLOSED", (what: string, details?
 ) {}
 
 /**
- * The hub's queue is full and its policy is to reject.
+ * The bus's queue is full and its policy is to reject.
  * @cure Add workers or raise `concurrency`; raise `queue.limit` only for short peaks.
  */
 export class BusOverloadedError extends define("BUS_OVERLOADED", (message: string) => ({
@@ -230,7 +230,7 @@ export class VersionMismatchError extends define("VERSION_MISMATCH", (what: stri
 export class RegionCorruptError extends define("REGION_CORRUPT", asGiven) {}
 
 /**
- * The kernel, the directory's rights, or the hub's list of users refused.
+ * The kernel, the directory's rights, or the client's list of users refused.
  * @cure Run both sides as one user, list the other in `allowedUids`, `chmod 0700` the directory, or set SLOTBUS_DIR to your own.
  */
 export class PermissionDeniedError extends define("PERMISSION_DENIED", asGiven) {}

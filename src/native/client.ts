@@ -1,4 +1,4 @@
-/** The asking side of the library: a handle for each bus, a link for each worker. Codes, offsets and addresses end here. */
+/** The asking side of the library: a handle for each bus, a link for each worker. No code, offset or address leaves this file. */
 
 import { detach } from "../detach.ts";
 import { ResourceError } from "../errors.ts";
@@ -6,7 +6,7 @@ import { FLOW_STATUS_BYTES, type Flowed, flowed, FlowStatus } from "./flow.ts";
 import { C, errorText, FIELDS, native, type Pointer, view } from "./library.ts";
 import { type CounterName, COUNTERS, readSnapshot, type Snapshot, STATE_NAMES, type StateName } from "./statistics.ts";
 
-/** Sizes of all regions of a bus, in bytes; `tag` tells its lives apart. */
+/** Sizes of all regions of a bus, in bytes. `tag` differs in each life of the bus. */
 export interface Geometry {
   slots: number;
   payloadLimit: number;
@@ -17,17 +17,18 @@ export interface Geometry {
   tag: number;
 }
 
-/** More than half of a worker's slots hang when they were given up for so many ms. */
+/** A worker hangs when more than half of its slots were given up so many ms ago. */
 export const STUCK_MS = C.SB_STUCK_MS;
-/** A worker may ring so often without work. */
+/** Largest number of bells without work that a worker may send in a second. */
 export const BELLS_PER_SECOND = C.SB_BELLS_PER_SECOND;
-/** Events of one poll at most. */
+/** Largest number of events of one poll. */
 export const EVENTS_MAX: number = C.SB_BATCH;
 
 const KINDS = [null, "answered", "freed", "expired", "abandoned", "corrupt", "stuck", "moved"] as const;
 /**
- * A response waits (`answered`); a slot in quarantine came back; a request ran out of time, taken back before a worker claimed it
- * (`expired`) or not (`abandoned`); the worker broke the protocol, or more than half of its slots hang; the rings of a slot moved.
+ * `answered`: a response waits. `freed`: a slot in quarantine came back. `expired`: a request ran out of time and was taken back before
+ * a worker claimed it; `abandoned`: after that. `corrupt`: the worker broke the protocol. `stuck`: more than half of its slots hang.
+ * `moved`: the rings of a slot moved.
  */
 export type EventKind = Exclude<(typeof KINDS)[number], null>;
 
@@ -45,15 +46,15 @@ export class ClientEvent {
   kind: EventKind = "corrupt";
   slot = 0;
   link = 0;
-  /** Which life of that link: an event of one that has ended is ignored. */
+  /** Life of the link: an event of a life that has ended is ignored. */
   life = 0;
   headBytes = 0;
   bodyOffset = 0;
-  /** Of `moved`: not 0 when the response is whole. */
+  /** For `moved`: not 0 when the response is whole. */
   bodyBytes = 0;
-  /** 0: an error of the handler. Of `moved`: not 0 when the response begins. */
+  /** 0 for an error of the handler. For `moved`: not 0 when the response begins. */
   status = 0;
-  /** Names the claim, in a CANCEL. */
+  /** Token of the claim, for CANCEL. */
   token = 0;
 }
 
@@ -82,17 +83,17 @@ export class ClientHandle {
     this.stride = native.sb_client_stride(pointer);
   }
 
-  /** @internal Of the other handles. */
+  /** @internal For the other handles. */
   get pointer(): Pointer {
     return this.#pointer;
   }
 
-  /** Looks for events of all links, up to `spinNs` for the first; returns how many there are for {@link read}. */
+  /** Looks for events of all links, for up to `spinNs` until the first. Returns their number; {@link read} decodes them. */
   poll(spinNs: number): number {
     return native.sb_client_poll(this.#pointer, spinNs);
   }
 
-  /** Looks at each slot in flight and at its deadline. As {@link poll}; after {@link EVENTS_MAX} events there may be more. */
+  /** Checks each slot in flight and its deadline. Returns as {@link poll} does; after {@link EVENTS_MAX} events there may be more. */
   tick(): number {
     return native.sb_client_tick(this.#pointer);
   }
@@ -122,7 +123,7 @@ export class ClientHandle {
     return event;
   }
 
-  /** Asks for a bell. `false`: there is work. */
+  /** Asks workers for a bell. `false`: there is work. */
   park(): boolean {
     return native.sb_client_park(this.#pointer) === 1;
   }
@@ -131,18 +132,18 @@ export class ClientHandle {
     native.sb_client_unpark(this.#pointer);
   }
 
-  /** Leaves the processor that the other side was last seen on. */
+  /** Leaves the processor on which the other side was last seen. */
   spread(): void {
     native.sb_client_spread(this.#pointer);
   }
 
-  /** Makes a region and sends it on `fd`. Returns the link, or why there is none. */
+  /** Makes a region and sends it on `fd`. Returns the link, or why that failed. */
   offer(fd: number, concurrency: number): LinkHandle | { code: number; text: string } {
     const index = native.sb_link_offer(this.#pointer, fd, concurrency);
     return index < 0 ? { code: -index, text: errorText(index) } : new LinkHandle(this, index);
   }
 
-  /** Sends the statistics, to be read only, on `fd`. */
+  /** Sends the statistics on `fd`, to be mapped read-only. */
   observe(fd: number): void {
     native.sb_client_observe(this.#pointer, fd);
   }
@@ -155,12 +156,12 @@ export class ClientHandle {
     return native.sb_stats_get(this.#pointer, COUNTERS[counter][0]);
   }
 
-  /** From publication to delivery, in µs. */
+  /** Quantile of the time from publication to delivery, in µs. */
   quantile(quantile: number): number {
     return native.sb_stats_quantile(this.#pointer, quantile) / 1000;
   }
 
-  /** Shows observers what is in flight. `isTicking`: a look like this one follows. */
+  /** Shows observers what is in flight. `isTicking`: another sample follows within a tick. */
   sample(queued: number, unsettled: number, isTicking: boolean): void {
     native.sb_stats_sample(this.#pointer, queued, unsettled, isTicking ? 1 : 0);
   }
@@ -171,7 +172,7 @@ export class ClientHandle {
     return readSnapshot(copy, native.sb_now_ms());
   }
 
-  /** Takes the views away; the memory stays for the links that are left. */
+  /** Detaches the views; the memory stays for the links that are left. */
   detach(): void {
     detach(this.#words.buffer);
     detach(this.flow.memory);
@@ -186,7 +187,7 @@ export class ClientHandle {
 /** One slot of a link, as it is now. */
 export interface SlotStatus {
   state: StateName;
-  /** Since the client last moved it, in ms. */
+  /** Time since the client last changed it, in ms. */
   ageMs: number;
 }
 
@@ -208,19 +209,19 @@ export class LinkHandle {
     this.#arenas = native.sb_link_arenas(this.#pointer, index) as number;
   }
 
-  /** Its worker is attached: it takes requests, and is seen by observers. */
+  /** The worker is attached: it can get requests, and observers see it. */
   start(pid: number, uid: number): void {
     native.sb_link_start(this.#pointer, this.index);
     native.sb_stats_link(this.#pointer, this.index, pid, uid);
   }
 
-  /** Its life ends: nothing is published and nobody rung any more. The slots can still be withdrawn. */
+  /** Ends the life of the link: nothing is published, no bell is sent. Slots can still be withdrawn. */
   stop(): void {
     native.sb_link_stop(this.#pointer, this.index);
   }
 
   /**
-   * Frees the region, for the worker too. `hasClosed`: the worker reads no request any more. `isHeld`: somebody has a view.
+   * Frees the region, for the worker too. `hasClosed`: the worker reads no request any more. `isHeld`: user code has a view.
    * Returns `false` when its addresses stay mapped because of a view.
    */
   drop(hasClosed: boolean, isHeld: boolean): boolean {
@@ -242,7 +243,7 @@ export class LinkHandle {
     return this.#half(slot, 1);
   }
 
-  /** A view of a response's body that can be taken back on its own. */
+  /** A view of a response's body that can be detached alone. */
   lend(slot: number, offset: number, bytes: number): Uint8Array<ArrayBuffer> {
     return new Uint8Array(view(this.#arenas + (2 * slot + 1) * this.#client.stride + offset, bytes));
   }
@@ -253,17 +254,17 @@ export class LinkHandle {
     return (this.#memory[place] ??= view(this.#arenas + place * stride, stride));
   }
 
-  /** Whether its worker waits for a bell. */
+  /** Whether the worker sleeps until a bell. */
   get isParked(): boolean {
     return native.sb_link_parked(this.#pointer, this.index) === 1;
   }
 
-  /** Whether the event loop of its worker turned since this was asked last. */
+  /** Whether the event loop of the worker turned since the last call. */
   hasTurned(): boolean {
     return native.sb_link_turned(this.#pointer, this.index) === 1;
   }
 
-  /** Gives pages back that nobody needs. */
+  /** Gives unused pages back to the system. */
   trim(): void {
     native.sb_link_trim(this.#pointer, this.index);
   }
@@ -282,12 +283,12 @@ export class LinkHandle {
     }));
   }
 
-  /** A slot whose request may be written until {@link publish} or {@link cancel}; negative when its worker broke the protocol. */
+  /** A free slot, for a request to be written until {@link publish} or {@link cancel}; negative when the worker broke the protocol. */
   reserve(): number {
     return native.sb_slot_reserve(this.#pointer, this.index);
   }
 
-  /** Gives the request to the worker, which may answer at once. `timeoutMs` 0: no limit. Returns whether it was rung. */
+  /** Gives the request to the worker, which may answer at once. `timeoutMs` 0: no limit. Returns whether the worker was rung. */
   publish(
     slot: number,
     method: number,
@@ -306,14 +307,14 @@ export class LinkHandle {
     );
   }
 
-  /** The slot is free again, nothing was published. */
+  /** Frees a reserved slot; nothing was published. */
   cancel(slot: number): void {
     native.sb_slot_cancel(this.#pointer, this.index, slot);
   }
 
   /**
-   * Gives up a published request: nobody had claimed it (`free`), a handler may run (`abandoned`), or it is answered: then
-   * {@link ClientHandle.answer} says how.
+   * Gives up a published request. `free`: no worker had claimed it. `abandoned`: a handler may run. `answered`: the answer is in
+   * {@link ClientHandle.answer}.
    */
   withdraw(slot: number): "free" | "abandoned" | "answered" | "corrupt" {
     const state = native.sb_slot_withdraw(this.#pointer, this.index, slot);
@@ -324,17 +325,17 @@ export class LinkHandle {
     return "answered";
   }
 
-  /** An answered slot is free again. `false`: the worker changed it since it answered. */
+  /** Frees an answered slot. `false`: the worker changed it since it answered. */
   release(slot: number): boolean {
     return native.sb_slot_release(this.#pointer, this.index, slot) === 0;
   }
 
-  /** Ms to the deadline of the slot's last request, below 0 when it is over; 0 without one. */
+  /** Time to the deadline of the slot's last request, in ms; below 0 when it is over, 0 without a deadline. */
   timeLeft(slot: number): number {
     return native.sb_slot_time_left(this.#pointer, this.index, slot);
   }
 
-  /** Names the claim of a slot, in a CANCEL. */
+  /** Token of the claim of a slot, for CANCEL. */
   token(slot: number): number {
     return native.sb_slot_token(this.#pointer, this.index, slot);
   }
@@ -352,11 +353,12 @@ export class LinkHandle {
     return result === 0 ? "answered" : result === -C.SB_ETIMEDOUT ? "expired" : "closed";
   }
 
-  /** From publication to the claim of the slot's last answer, in µs, when the bus is timed. */
+  /** Time from publication to claim of the slot's last answer, in µs, when the bus is timed. */
   claimUs(slot: number): number {
     return native.sb_slot_claim_delay(this.#pointer, this.index, slot) / 1000;
   }
 
+  /** Time from publication to delivery of the slot's last answer, in µs, when the bus is timed. */
   roundTripUs(slot: number): number {
     return native.sb_slot_round_trip(this.#pointer, this.index, slot) / 1000;
   }

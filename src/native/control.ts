@@ -1,4 +1,4 @@
-/** Messages of the control socket: taken apart as they come, and sent whole or kept until they fit. */
+/** Messages of the control socket: decoded as they come, and sent whole or kept until they fit. */
 
 import type { Clock, Timer } from "../clock.ts";
 import { C, native } from "./library.ts";
@@ -12,7 +12,7 @@ export const MESSAGE = {
   goodbye: C.SB_MSG_GOODBYE,
 } as const;
 
-/** Collects bytes into messages; an incomplete tail waits for the next chunk. */
+/** Decodes messages; an incomplete one waits for the next chunk. */
 export class MessageReader {
   #tail: Uint8Array | null = null;
 
@@ -49,7 +49,7 @@ export class MessageReader {
 const RETRY_MS = 5;
 const empty = new Uint8Array(8);
 
-/** Sends messages on one socket; what does not fit now is sent again by a timer, in order. */
+/** Sends messages on one socket. A message that does not fit is sent by a timer later, in order. */
 export class MessageWriter {
   #fd: number;
   readonly #clock: Clock;
@@ -61,7 +61,7 @@ export class MessageWriter {
     this.#clock = clock;
   }
 
-  /** A broken socket is reported by its reader, so a failure here is not. */
+  /** Sends a message. Ignores a broken socket, which its reader reports. */
   send(type: number, body: Uint8Array = empty.subarray(0, 0)): void {
     if (this.#fd < 0) return;
     if (this.#waiting.length > 0 || !this.#trySend(type, body)) {
@@ -98,7 +98,7 @@ export class MessageWriter {
   };
 }
 
-/** Body of CANCEL. */
+/** The body of a CANCEL. */
 export function cancelBody(slot: number, token: number): Uint8Array {
   return new Uint8Array(new Uint32Array([slot, token]).buffer);
 }
@@ -112,15 +112,16 @@ export function readCancel(body: Uint8Array): { slot: number; token: number } | 
 
 /** A JOIN, checked. */
 export interface Join {
-  /** Why it is refused, as a positive code; 0: it is sound. */
+  /** Why it is refused, as a positive code; 0 when it is valid. */
   code: number;
   isOtherVersion: boolean;
   isObserver: boolean;
   concurrency: number;
-  /** Versions of the protocol that the peer speaks, when that is why. */
+  /** Versions of the protocol that the peer speaks, when they are the reason. */
   versions: string;
 }
 
+/** Reads and checks a JOIN. */
 export function readJoin(body: Uint8Array): Join {
   const copy = Buffer.alloc(C.SB_MESSAGE_MAX);
   copy.set(body);
@@ -135,7 +136,7 @@ export function readJoin(body: Uint8Array): Join {
   };
 }
 
-/** Why a connection is refused. */
+/** Codes of a refusal. */
 export const REFUSAL = {
   closed: C.SB_ECLOSED,
   user: C.SB_EPERM,
@@ -145,7 +146,7 @@ export const REFUSAL = {
   protocol: C.SB_EPROTO,
 } as const;
 
-/** Sends REFUSED. */
+/** Sends REFUSED with a code of {@link REFUSAL}. */
 export function refuse(fd: number, code: number): void {
   native.sb_join_refuse(fd, code);
 }

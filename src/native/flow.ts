@@ -1,4 +1,4 @@
-/** What one side of a slot sees of its two rings. */
+/** The two rings of a slot, as one side sees them. */
 
 import { C, FIELDS } from "./library.ts";
 
@@ -17,15 +17,15 @@ export const FLOW_STATUS_BYTES = 32;
 /** Largest ring, in bytes; a smaller arena has smaller rings. */
 export const RING_MAX = C.SB_RING_MAX;
 
-/** What a `flow` of a handle did: nothing was wrong, it also rang the other side, the slot is another's, or its counts cannot be. */
+/** Result of a `flow`: done, and the other side was rung or not; the slot is not ours any more; its counts are impossible. */
 export type Flowed = "quiet" | "rang" | "gone" | "corrupt";
 
-/** Reads the result of a native flow. */
+/** Decodes the result of a native flow. */
 export function flowed(result: number): Flowed {
   return result === 0 ? "quiet" : result > 0 ? "rang" : result === -C.SB_ECORRUPT ? "corrupt" : "gone";
 }
 
-/** The status of the flow that was moved last, in bytes of the rings; places are offsets in an arena. */
+/** Status of the rings that were moved last, in bytes; places are offsets in an arena. */
 export class FlowStatus {
   readonly #words: Uint32Array<ArrayBuffer>;
 
@@ -34,7 +34,7 @@ export class FlowStatus {
     this.#words = new Uint32Array(memory);
   }
 
-  /** Bytes to be read from {@link readAt}, in one piece. */
+  /** Bytes that can be read at {@link readAt}, in one piece. */
   get readable(): number {
     return this.#words[READABLE]!;
   }
@@ -43,7 +43,7 @@ export class FlowStatus {
     return this.#words[READ_AT]!;
   }
 
-  /** Bytes to be written from {@link writeAt}, in one piece. */
+  /** Bytes that can be written at {@link writeAt}, in one piece. */
   get room(): number {
     return this.#words[ROOM]!;
   }
@@ -52,12 +52,12 @@ export class FlowStatus {
     return this.#words[WRITE_AT]!;
   }
 
-  /** Bytes to be read in all. */
+  /** Bytes that can be read in all. */
   get unread(): number {
     return this.#words[UNREAD]!;
   }
 
-  /** Bytes to be written in all. */
+  /** Bytes that can be written in all. */
   get free(): number {
     return this.#words[FREE]!;
   }
@@ -68,12 +68,12 @@ export class FlowStatus {
     return ended === C.SB_FLOW_OPEN ? "open" : ended === C.SB_FLOW_END ? "end" : "error";
   }
 
-  /** Bytes of the error head behind the stream. */
+  /** Length of the encoded error behind the stream, in bytes. */
   get errorBytes(): number {
     return this.#words[ERROR_BYTES]!;
   }
 
-  /** Memory of the library that is to be detached before it is freed. */
+  /** Memory of the library; it must be detached before it is freed. */
   get memory(): ArrayBuffer {
     return this.#words.buffer;
   }

@@ -4,7 +4,7 @@ import { BusExistsError, PermissionDeniedError, ResourceError } from "../errors.
 import { fileError, openDirectory } from "./directory.ts";
 import { C, cString, errorText, native } from "./library.ts";
 
-/** The exclusive lock on a name: whoever holds it is the only client of that bus. */
+/** The exclusive lock on a name: its holder is the only client of the bus. */
 export class NameLock {
   readonly #dir: number;
   readonly #name: Buffer;
@@ -26,7 +26,7 @@ export class NameLock {
     throw error;
   }
 
-  /** Where the socket of the name is listened on, whatever the working directory is. */
+  /** Path of the socket of the name, whatever the working directory is. */
   get socketPath(): string {
     return `/proc/self/fd/${this.#dir}/${this.#name.toString("utf8", 0, this.#name.length - 1)}.sock`;
   }

@@ -1,15 +1,16 @@
-/** The process on the other end of a control socket, as the kernel knows it. */
+/** The process on the other end of a control socket, from the kernel. */
 
 import { native } from "./library.ts";
 
 const who = new Uint32Array(4);
 
+/** A process, by descriptors that never come to mean another process, as its number may. */
 export class PeerProcess {
   readonly pid: number;
   readonly uid: number;
   /** Descriptor that becomes readable when the process has ended; -1 where the kernel has none. */
   #pidfd: number;
-  /** Its `/proc/PID/statm`; -1 where that cannot be read. */
+  /** Descriptor of its `/proc/PID/statm`; -1 where that cannot be read. */
   #statm: number;
 
   private constructor(pid: number, uid: number, pidfd: number, statm: number) {
@@ -19,7 +20,7 @@ export class PeerProcess {
     this.#statm = statm;
   }
 
-  /** Asks the kernel who is on the other end of a socket; `null` when that process is gone already. */
+  /** The process on the other end of a socket; `null` when it has ended already. */
   static of(fd: number): PeerProcess | null {
     if (native.sb_peer_identify(fd, who) !== 0) return null;
     return new PeerProcess(who[0]!, who[1]!, who[2]! | 0, who[3]! | 0);
@@ -38,7 +39,7 @@ export class PeerProcess {
     return native.sb_peer_ending(this.#statm) === 1;
   }
 
-  /** Closes what watches the process. Any number of times. */
+  /** Closes the descriptors; {@link hasEnded} is `true` from now on. Any number of times. */
   forget(): void {
     native.sb_fd_close(this.#pidfd);
     native.sb_fd_close(this.#statm);

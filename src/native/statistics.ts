@@ -1,9 +1,10 @@
-/** The statistics that a bus keeps in shared memory, read. */
+/** Reads the statistics that a bus keeps in shared memory. */
 
 import { C, FIELDS } from "./library.ts";
 
 /** States of a slot, by the number that shared memory has for them. */
 export const STATE_NAMES = ["FREE", "WRITING", "READY", "CLAIMED", "DONE", "ABANDONED", "STREAMING"] as const;
+/** Name of a state of a slot. */
 export type StateName = (typeof STATE_NAMES)[number];
 
 /** Name of each counter, and what it counts. */
@@ -31,29 +32,30 @@ export const COUNTERS = {
   held_regions: [C.SB_C_UNMAPPED, "Regions whose address space stayed because somebody held a view at the end."],
 } as const;
 
+/** Name of a counter. */
 export type CounterName = keyof typeof COUNTERS;
 
 /** A worker in the statistics. */
 export interface SnapshotWorker {
-  /** Of this attachment; no other of the bus has it. */
+  /** Id of the attachment; no other attachment of the bus has it. */
   id: number;
   pid: number;
   uid: number;
   concurrency: number;
   /** Slots in use. */
   inFlight: number;
-  /** For how long it is attached, in ms. */
+  /** Time since it attached, in ms. */
   ageMs: number;
   slots: Record<StateName, number>;
 }
 
-/** What the statistics of a bus were at one moment. */
+/** The statistics of a bus at one moment. */
 export interface Snapshot {
-  /** Of the hub. */
+  /** Process id of the client. */
   pid: number;
-  /** Of each worker. */
+  /** Slots of each worker. */
   slots: number;
-  /** How long the bus is there, in ms. */
+  /** Time since the bus was created, in ms. */
   ageMs: number;
   counters: Record<CounterName, number>;
   /** Requests that wait for a worker. */
@@ -61,20 +63,20 @@ export interface Snapshot {
   /** Requests whose caller waits. */
   unsettled: number;
   /**
-   * Since when the hub should have looked at what is in flight and has not, in ms; 0 when it did, or has nothing to look at.
+   * Time since the client should have checked what is in flight and has not, in ms; 0 when it has, or when nothing is in flight.
    */
   silentMs: number;
   workers: SnapshotWorker[];
-  /** From publication to delivery: answers by bucket; {@link bucketEdge} says how long they took at most. */
+  /** Number of answers by their time from publication to delivery; {@link bucketEdge} is the upper edge of a bucket. */
   roundTrips: number[];
-  /** Sum of the same, in ns. */
+  /** Sum of these times, in ns. */
   roundTripSum: number;
 }
 
-/** Between two looks of a hub at what is in flight, with time to spare, in ms. */
+/** Longest time between two checks of what is in flight by a client that turns, with time to spare, in ms. */
 const SILENT_MS = 1_000;
 
-/** Buckets of one power of two. */
+/** Number of buckets for each power of two. */
 export const SUB_BUCKETS = C.SB_HIST_SUB;
 
 /** Upper edge of a bucket of the histogram, in ns. */
@@ -93,12 +95,12 @@ export function quantileUs(buckets: readonly number[], quantile: number): number
   return bucketEdge(at) / 1000;
 }
 
-/** What came to each bucket since `before`. */
+/** Samples in each bucket since `before`. */
 export function bucketsSince(now: readonly number[], before: readonly number[]): number[] {
   return now.map((count, bucket) => count - before[bucket]!);
 }
 
-/** Reads a copy of `struct sb_stats`. `nowMs` as `sb_now_ms` counts. */
+/** Decodes a copy of `struct sb_stats`. `nowMs`: the clock of `sb_now_ms`. */
 export function readSnapshot(copy: Buffer, nowMs: number): Snapshot {
   const word = (at: number): number => Number(copy.readBigUInt64LE(at));
   const ageOf = (ns: number): number => Math.max(0, nowMs - ns / 1e6);

@@ -1,4 +1,4 @@
-/** The answering side of the library: a handle for each attachment of a worker. Codes, offsets and addresses end here. */
+/** The answering side of the library: a handle for each attachment of a worker. No code, offset or address leaves this file. */
 
 import { backoff } from "../backoff.ts";
 import { blockFor, type Clock, sleep } from "../clock.ts";
@@ -35,17 +35,17 @@ const TIMEOUT = field("sb_request.timeout_ms") / 4;
 const METHOD = field("sb_request.method") / 4;
 const SERIAL = field("sb_request.serial") / 4;
 
-/** Which bus of which directory; `shared`: the directory may belong to another user. */
+/** Name and directory of a bus. `shared`: the directory may belong to another user. */
 export interface Address {
   name: string;
   directory: string;
   shared: boolean;
 }
 
-/** A handshake step by step: yields how long to wait, in ms, and returns what came of it. */
+/** A handshake in steps: yields how long to wait, in ms, and returns a handle or an error. */
 export type Handshake<Handle> = Generator<number, Handle | SlotbusError>;
 
-/** Makes the steps of a handshake. */
+/** Runs the steps of a handshake. */
 export async function shakeHands<Handle>(steps: Handshake<Handle>, clock: Clock): Promise<Handle | SlotbusError> {
   let step = steps.next();
   for (; !step.done; step = steps.next()) await sleep(clock, step.value);
@@ -59,7 +59,7 @@ export function shakeHandsSync<Handle>(steps: Handshake<Handle>): Handle | Slotb
   return step.value;
 }
 
-/** What {@link WorkerHandle.take} claimed, decoded. */
+/** The request that {@link WorkerHandle.take} claimed, decoded. */
 export class TakenRequest {
   slot = 0;
   token = 0;
@@ -73,14 +73,14 @@ export class TakenRequest {
   serial = 0;
 }
 
-/** A worker that is attached. */
+/** An attached worker. */
 export class WorkerHandle {
   readonly slots: number;
   readonly headLimit: number;
   readonly payloadLimit: number;
   readonly inlineSize: number;
   readonly stride: number;
-  /** Tells the lives of a bus apart. */
+  /** Differs in each life of the bus. */
   readonly tag: string;
   readonly flow: FlowStatus;
   /** Filled by {@link take}. */
@@ -90,7 +90,7 @@ export class WorkerHandle {
   readonly #words: Uint32Array<ArrayBuffer>;
   readonly #memory: (ArrayBuffer | undefined)[] = [];
 
-  /** Attaches to the bus at `address`, by steps; gives up when `isOver`. */
+  /** Attaches to the bus at `address`, in steps; gives up when `isOver`. */
   static *attach(address: Address, concurrency: number, clock: Clock, isOver: () => boolean): Handshake<WorkerHandle> {
     const open = (dir: number): unknown => native.sb_worker_open(dir, cString(address.name), concurrency);
     const deadline = clock.now() + HANDSHAKE_MS;
@@ -117,18 +117,18 @@ export class WorkerHandle {
     return native.sb_worker_fd(this.#pointer);
   }
 
-  /** From now on an event loop polls and parks. */
+  /** An event loop polls and parks from now on. */
   loops(): void {
     native.sb_worker_loops(this.#pointer);
   }
 
-  /** Takes requests again, or tells of running streams only (`isFull`). */
+  /** With `isFull`, {@link take} serves running streams only. */
   setFull(isFull: boolean): void {
     native.sb_worker_full(this.#pointer, isFull ? 1 : 0);
   }
 
   /**
-   * Claims one request, looking for it up to `spinNs`: {@link taken} has it. `moved`: the rings of the slot in {@link taken} moved.
+   * Claims one request into {@link taken}, looking for it for up to `spinNs`. "moved": the rings of the slot in {@link taken} moved.
    */
   take(spinNs: number): "taken" | "none" | "moved" | "corrupt" {
     const result = native.sb_slot_take(this.#pointer, spinNs);
@@ -150,17 +150,17 @@ export class WorkerHandle {
     return "taken";
   }
 
-  /** Answers a claim; `status` 0: with an error. `false`: its caller has given up. */
+  /** Answers a claim; with an error if `status` is 0. `false`: the caller has given up. */
   complete(slot: number, token: number, headBytes: number, offset: number, bytes: number, status: number): boolean {
     return native.sb_slot_complete(this.#pointer, slot, token, headBytes, offset, bytes, status) === 0;
   }
 
-  /** Answers a claim with a head, and with a body that streams. `false`: its caller has given up. */
+  /** Begins an answer whose body streams. `false`: the caller has given up. */
   begin(slot: number, token: number, headBytes: number, status: number): boolean {
     return native.sb_slot_begin(this.#pointer, slot, token, headBytes, status) >= 0;
   }
 
-  /** Ends an answer that streams; `errorBytes`: of an error head behind its last byte, 0 for none. */
+  /** Ends an answer that streams. `errorBytes`: length of the encoded error behind its last byte; 0 for none. */
   finish(slot: number, token: number, errorBytes: number): void {
     native.sb_slot_finish(this.#pointer, slot, token, errorBytes);
   }
@@ -170,12 +170,12 @@ export class WorkerHandle {
     return native.sb_slot_aborted(this.#pointer, slot, token) === 1;
   }
 
-  /** As {@link LinkHandle.flow}. */
+  /** See `LinkHandle.flow`. */
   move(slot: number, token: number, sent: number, taken: number, need: number): Flowed {
     return flowed(native.sb_worker_flow(this.#pointer, slot, token, sent, taken, C.SB_FLOW_OPEN, need));
   }
 
-  /** Asks for a bell. `false`: there is work. */
+  /** Asks the client for a bell. `false`: there is work. */
   park(canTake: boolean): boolean {
     return native.sb_worker_park(this.#pointer, canTake ? 1 : 0) !== 0;
   }
@@ -208,27 +208,27 @@ export class WorkerHandle {
     return (this.#memory[place] ??= view(this.#arenas + place * this.stride, this.stride));
   }
 
-  /** A view of a request's body that can be taken back on its own. */
+  /** A view of a request's body that can be detached alone. */
   lendRequest(slot: number, offset: number, bytes: number): Uint8Array<ArrayBuffer> {
     return new Uint8Array(view(this.#arenas + 2 * slot * this.stride + offset, bytes));
   }
 
-  /** The same of a response. */
+  /** The same for a response. */
   lendResponse(slot: number, offset: number, bytes: number): Uint8Array<ArrayBuffer> {
     return new Uint8Array(view(this.#arenas + (2 * slot + 1) * this.stride + offset, bytes));
   }
 
-  /** Tells the client that this is no death. */
+  /** Tells the client that the worker leaves in good order. */
   goodbye(): void {
     native.sb_worker_goodbye(this.#pointer);
   }
 
-  /** The owner of the socket closes it. */
+  /** The socket is closed by its owner, not by {@link close}. */
   hangup(): void {
     native.sb_worker_hangup(this.#pointer);
   }
 
-  /** Ends the attachment. The region is unmapped, unless somebody has a view (`isHeld`): then only its pages are freed. */
+  /** Ends the attachment and unmaps the region; if user code has a view (`isHeld`), only its pages are freed. */
   close(isHeld: boolean): void {
     let detached = !isHeld;
     for (const memory of this.#memory) if (memory && !detach(memory)) detached = false;
@@ -238,12 +238,12 @@ export class WorkerHandle {
   }
 }
 
-/** The statistics of a bus, mapped to be read only. */
+/** The statistics of a bus, mapped read-only. */
 export class ObserverHandle {
   readonly #pointer: Pointer;
   readonly #copy = Buffer.alloc(C.SB_STATS_BYTES);
 
-  /** Attaches by steps, within `timeout` ms. */
+  /** Attaches in steps, within `timeout` ms. */
   static *attach(address: Address, timeout: number, clock: Clock): Handshake<ObserverHandle> {
     const open = (dir: number): unknown => native.sb_observer_open(dir, cString(address.name));
     const deadline = clock.now() + timeout;
@@ -266,7 +266,7 @@ export class ObserverHandle {
   }
 }
 
-/** Steps of a handshake until it is over. `observing`: the time an observer gives it, in ms. */
+/** Steps of a handshake until it is over. `observing`: time limit of an observer, in ms; 0 for a worker. */
 function* shake(
   { name, directory, shared }: Address,
   open: (dir: number) => unknown,
@@ -305,7 +305,7 @@ function attachError(
   directory: string,
   observing: number,
 ): SlotbusError {
-  const what = `the hub of "${name}"`;
+  const what = `the client of bus "${name}"`;
   switch (-code) {
     case C.SB_ENOBUS:
       return new BusNotFoundError(name, directory, 0);

@@ -165,7 +165,7 @@ export class Asker {
     this.waiting.delete(id);
     if (!prompt) return;
     const due = died > 0 ? Math.min(deadline, this.#times.killedAt(died)) : deadline;
-    const late = Date.now() - Math.max(due, this.#times.hubContinuedAt);
+    const late = Date.now() - Math.max(due, this.#times.clientContinuedAt);
     if (late > 0) this.#times.add(died > 0 ? "after the death" : "after the deadline", late - this.#starvedSince(due));
   }
 
@@ -267,7 +267,7 @@ export class Asker {
   #findLost(): void {
     const now = Date.now();
     for (const [id, wait] of this.waiting) {
-      if (wait.lost || now < Math.max(wait.deadline, this.#times.hubContinuedAt) + LOST_MS) continue;
+      if (wait.lost || now < Math.max(wait.deadline, this.#times.clientContinuedAt) + LOST_MS) continue;
       this.#broken(`request ${id} has not settled ${LOST_MS} ms after its timeout`);
       wait.lost = true;
     }

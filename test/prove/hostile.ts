@@ -1,13 +1,13 @@
 /**
  * Hostile workers: `bun test/prove/hostile.ts [ci | quick | long] [--seed N] [--attack NAME] [--minutes N]`.
  *
- * A hub and two honest workers under a steady load, and one attacker after another (`hostile/attacks.ts`): C programs that
- * attach like any worker and then write into every shared field, flood the socket, spoil the handshake. The hub must live,
+ * A client and two honest workers under a steady load, and one attacker after another (`hostile/attacks.ts`): C programs that
+ * attach like any worker and then write into every shared field, flood the socket, spoil the handshake. The client must live,
  * the honest workers' requests must not notice, and whoever broke the protocol must be evicted or refused by name.
  *
  * Delays are compared within the run, attack by attack: before each, a `calm` process that attacks nobody keeps the same
  * processor as busy. What a process takes from others by computing is the scheduler's affair; what it takes by writing
- * into its own region is ours. All attackers, and the calm one, are pinned to the last processor; hub and workers may use
+ * into its own region is ours. All attackers, and the calm one, are pinned to the last processor; client and workers may use
  * all. Compared are medians of windows of a hundred answers each.
  */
 
@@ -22,7 +22,7 @@ import { type Attack, ATTACKS, type Kind, KINDS, OUTCOMES, type Outcome } from "
 import { Books } from "./hostile/books.ts";
 import type { Order as EvilOrder, Report as EvilReport } from "./hostile/evil.ts";
 import { EVIL, LEGAL } from "./hostile/evils.ts";
-import type { Order, Phase, Report, Tally } from "./hostile/hub.ts";
+import type { Order, Phase, Report, Tally } from "./hostile/client.ts";
 import type { Report as VictimReport } from "./hostile/victim.ts";
 import { serveHonestly } from "./hostile/worker.ts";
 import { Random } from "./soak/books.ts";
@@ -53,13 +53,13 @@ const SLOWER = 3;
 const WINDOW = 100;
 /** Below this a p99 says more about the machine than about us, in ms. */
 const FLOOR_MS = 2;
-/** Descriptors the hub may have beyond its rest, at any moment: handshakes, one attacker, four that live on. */
+/** Descriptors the client may have beyond its rest, at any moment: handshakes, one attacker, four that live on. */
 const MORE_FDS = 48;
-/** How much longer than the calm phases' longest the hub may do without its timer, while it has a processor, in ms. */
+/** How much longer than the calm phases' longest the client may do without its timer, while it has a processor, in ms. */
 const BLOCKED_MS = 200;
-/** How much the hub's own memory may grow, in MiB. */
+/** How much the client's own memory may grow, in MiB. */
 const GROWTH_MIB = 48;
-/** Of a rest of 300 ms, what the hub may compute, in ms, and how often it may wake up. */
+/** Of a rest of 300 ms, what the client may compute, in ms, and how often it may wake up. */
 const REST_MS = 300;
 const REST_CPU_MS = 30;
 const REST_WAKEUPS = 10;
@@ -87,7 +87,7 @@ function problem(text: string): void {
 
 const crew = new Crew(busDirectory, problem);
 const binary = join(folder, "attacker");
-let hub: Actor<Report, Order>;
+let client: Actor<Report, Order>;
 
 function compile(): void {
   const parts = ["attacker.c", "memory.c", "talk.c", "flows.c"].map((file) => join(import.meta.dir, "hostile", file));
@@ -114,7 +114,7 @@ const met = new Histogram<string, Outcome>(
   new Set(impossible),
 );
 
-/** Reasons the hub gave, by attack. */
+/** Reasons the client gave, by attack. */
 const reasons = new Map<Attack, string[]>();
 
 const cpu = lastProcessor();
@@ -153,8 +153,8 @@ async function run(attack: Attack): Promise<void> {
   for (const figure of ["mutations", "messages", "answers", "lives"] as const) tally[figure] += report[figure];
   const { pid } = attacker.process;
   const expects = attack.outcomes;
-  hub.tell({ do: "fate", pid, lives: report.lives, expects, also: attack.also ?? [] });
-  const fate = await hub.hear("fate", 20_000);
+  client.tell({ do: "fate", pid, lives: report.lives, expects, also: attack.also ?? [] });
+  const fate = await client.hear("fate", 20_000);
   if (attack.endless && fate.wholeStreams > 0)
     problem(`${fate.wholeStreams} streams of attacker "${name}" ended as if they were whole`);
   for (const outcome of fate.outcomes) {
@@ -177,11 +177,11 @@ const calm: Measured[] = [];
 
 /** What is measured while something is done. */
 async function measured(what: () => Promise<void>): Promise<Phase> {
-  hub.tell({ do: "phase" });
-  await hub.hear("phase", 20_000);
+  client.tell({ do: "phase" });
+  await client.hear("phase", 20_000);
   await what();
-  hub.tell({ do: "phase" });
-  return hub.hear("phase", 20_000);
+  client.tell({ do: "phase" });
+  return client.hear("phase", 20_000);
 }
 
 async function beCalm(beside: Kind): Promise<void> {
@@ -203,25 +203,25 @@ const rss: number[] = [];
 
 async function quiet(after: string): Promise<void> {
   await welcomeFresh();
-  hub.tell({ do: "rest" });
-  hub.tell({ do: "quiet", workers: WORKERS });
-  const report = await hub.hear("quiet", 120_000);
+  client.tell({ do: "rest" });
+  client.tell({ do: "quiet", workers: WORKERS });
+  const report = await client.hear("quiet", 120_000);
   rss.push(report.rss);
   load = report.tally;
   tally.leaked += report.leaks.length;
   for (const leak of report.leaks) problem(`after "${after}": ${leak}`);
 }
 
-/** Nothing to do and nobody to fear: the hub sleeps. */
+/** Nothing to do and nobody to fear: the client sleeps. */
 async function rest(after: string): Promise<void> {
   await Bun.sleep(50);
-  const before = usage(hub.pid);
+  const before = usage(client.pid);
   await Bun.sleep(REST_MS);
-  const now = usage(hub.pid);
+  const now = usage(client.pid);
   const cpuMs = now.cpuMs - before.cpuMs;
   const wakeups = now.switches - before.switches;
-  if (cpuMs > REST_CPU_MS) problem(`after "${after}" the hub computes ${cpuMs} ms in ${REST_MS} ms of rest`);
-  if (wakeups > REST_WAKEUPS) problem(`after "${after}" the hub wakes up ${wakeups} times in ${REST_MS} ms of rest`);
+  if (cpuMs > REST_CPU_MS) problem(`after "${after}" the client computes ${cpuMs} ms in ${REST_MS} ms of rest`);
+  if (wakeups > REST_WAKEUPS) problem(`after "${after}" the client wakes up ${wakeups} times in ${REST_MS} ms of rest`);
 }
 
 /** Of the main thread: a timer that is left wakes it. */
@@ -241,7 +241,7 @@ function runsOf({ ci }: Attack): number {
 async function attackWith(group: readonly Attack[]): Promise<void> {
   const name = group.map((attack) => attack.name).join(", ");
   const { kind } = group[0]!;
-  hub.tell({ do: "load", streams: kind === "streams" });
+  client.tell({ do: "load", streams: kind === "streams" });
   await beCalm(kind);
   const phase = await measured(async () => {
     if (group.length > 1) await Promise.all(group.map(run));
@@ -268,15 +268,15 @@ async function cycle(): Promise<void> {
 
 async function prove(): Promise<void> {
   compile();
-  hub = new Actor(crew, "hostile/hub.ts", [busName, folder, String(seed)]);
-  await hub.loaded();
+  client = new Actor(crew, "hostile/client.ts", [busName, folder, String(seed)]);
+  await client.loaded();
   const workers = Array.from({ length: WORKERS }, () => {
     return new Actor<Common, string>(crew, "hostile/worker.ts", [busName, folder]);
   });
-  hub.tell({ do: "open", honest: [process.pid, ...workers.map(({ pid }) => pid)] });
-  await hub.hear("open", 20_000);
+  client.tell({ do: "open", honest: [process.pid, ...workers.map(({ pid }) => pid)] });
+  await client.hear("open", 20_000);
   for (const worker of workers) await worker.loaded();
-  hub.tell({ do: "load", streams: true });
+  client.tell({ do: "load", streams: true });
   await Bun.sleep(300);
   await quiet("nothing");
   do await cycle();
@@ -286,38 +286,38 @@ async function prove(): Promise<void> {
     (tally.mutations < wantedMutations || performance.now() - began < wantedMs)
   );
   if ("evil".startsWith(values.attack)) await beFledFrom();
-  for (const actor of [hub, ...workers]) actor.condemned = true;
-  hub.tell({ do: "end" });
-  await hub.gone(20_000);
+  for (const actor of [client, ...workers]) actor.condemned = true;
+  client.tell({ do: "end" });
+  await client.gone(20_000);
   const files = readdirSync(busDirectory).filter((file) => !file.startsWith(`${busName}-evil.`)); // it was killed
   if (files.length > 0) problem(`the bus left ${files.join(", ")}`);
 }
 
-// ---- a hub that is hostile ---------------------------------------------------------------------------------------------
+// ---- a client that is hostile ------------------------------------------------------------------------------------------
 
-/** What a worker did with a hub that broke the rules of streams. */
+/** What a worker did with a client that broke the rules of streams. */
 const fled = new Histogram<string, "left" | "stayed">(
   EVIL,
   ["left", "stayed"],
   new Set(EVIL.map((how) => `${how} ${LEGAL.includes(how) ? "left" : "stayed"}` as const)),
 );
 
-/** The victim serves the honest hub too, whose load goes on. */
+/** The victim serves the honest client too, whose load goes on. */
 async function beFledFrom(): Promise<void> {
   const evilName = `${busName}-evil`;
   const evil = new Actor<EvilReport, EvilOrder>(crew, "hostile/evil.ts", [evilName]);
   await evil.loaded();
   const victim = new Actor<VictimReport, "end">(crew, "hostile/victim.ts", [busName, folder, evilName]);
-  hub.tell({ do: "trust", pid: victim.pid });
+  client.tell({ do: "trust", pid: victim.pid });
   await victim.loaded();
-  hub.tell({ do: "load", streams: true });
+  client.tell({ do: "load", streams: true });
   for (const how of EVIL) {
     for (let n = usualRuns; n > 0; n--) {
       evil.tell({ do: how });
       const { left, writes } = await evil.hear("attacked", 20_000);
       tally.mutations += writes;
       const handled = await victim.hear("handled", 20_000);
-      if (handled.foreign > 0) problem(`a worker read ${handled.foreign} bytes that are not of its hub ("${how}")`);
+      if (handled.foreign > 0) problem(`a worker read ${handled.foreign} bytes that are not of its client ("${how}")`);
       if (left) {
         const { code, message } = await victim.hear("left", 20_000);
         if (code !== "REGION_CORRUPT" || !message.includes("impossible counts"))
@@ -325,17 +325,17 @@ async function beFledFrom(): Promise<void> {
         if (handled.error !== "REGION_CORRUPT") problem(`"${how}": the handler heard "${handled.error}"`);
       }
       fled.add(how, left ? "left" : "stayed");
-      if (left === LEGAL.includes(how)) problem(`a worker ${left ? "left" : "did not leave"} a hub for "${how}"`);
+      if (left === LEGAL.includes(how)) problem(`a worker ${left ? "left" : "did not leave"} a client for "${how}"`);
     }
   }
   victim.condemned = true;
   victim.tell("end");
   await victim.gone(20_000);
-  hub.tell({ do: "rest" });
-  hub.tell({ do: "quiet", workers: WORKERS });
-  const { leaks, tally: sums } = await hub.hear("quiet", 120_000);
+  client.tell({ do: "rest" });
+  client.tell({ do: "quiet", workers: WORKERS });
+  const { leaks, tally: sums } = await client.hear("quiet", 120_000);
   load = sums;
-  for (const leak of leaks) problem(`after a hostile hub: ${leak}`);
+  for (const leak of leaks) problem(`after a hostile client: ${leak}`);
   evil.condemned = true;
   evil.process.kill("SIGKILL");
   await evil.gone(20_000);
@@ -367,7 +367,7 @@ function compareDelays(): void {
   const calmGap = worst(calm, (phase) => phase.gap).value;
   const rest = Math.min(...calm.map(({ phase }) => phase.fds).filter((fds) => fds > 0));
   process.stdout.write(
-    `calm       honest p99 ${basis.p99.toFixed(2)} ms (${basis.windows} windows); the hub's longest gap ` +
+    `calm       honest p99 ${basis.p99.toFixed(2)} ms (${basis.windows} windows); the client's longest gap ` +
       `${calmGap.toFixed(0)} ms, ${calmBlocked.toFixed(0)} ms of its own doing; ${rest} descriptors\n`,
   );
   for (const [kind, list] of Map.groupBy(phases, (measured) => measured.kind)) {
@@ -385,8 +385,8 @@ function compareDelays(): void {
     if (windows >= 10 && p99 > SLOWER * Math.max(calmP99, FLOOR_MS))
       problem(`under ${kind} the honest p99 is ${p99.toFixed(2)} ms, ${calmP99.toFixed(2)} ms beside a calm process`);
     if (blocked.value > calmBlocked + BLOCKED_MS)
-      problem(`"${blocked.name}" blocked the hub for ${blocked.value.toFixed(0)} ms`);
-    if (fds.value > rest + MORE_FDS) problem(`"${fds.name}" gave the hub ${fds.value} descriptors, not ${rest}`);
+      problem(`"${blocked.name}" blocked the client for ${blocked.value.toFixed(0)} ms`);
+    if (fds.value > rest + MORE_FDS) problem(`"${fds.name}" gave the client ${fds.value} descriptors, not ${rest}`);
   }
 }
 
@@ -395,7 +395,7 @@ function judge(): void {
   process.stdout.write(`${met}\n`);
   if ("evil".startsWith(values.attack)) {
     process.stdout.write(`${fled}\n`);
-    for (const cell of fled.empty) problem(`a hostile hub: never met: ${cell}`);
+    for (const cell of fled.empty) problem(`a hostile client: never met: ${cell}`);
   }
   for (const cell of met.empty) {
     const quickOnly = size === "ci" && cell === "never-completes evicted";
@@ -406,13 +406,13 @@ function judge(): void {
       problem(`"${name}" was never ended for its reason, but for: ${[...new Set(given)].join("; ") || "none"}`);
   }
   const grown = rss.at(-1)! - rss[0]!;
-  if (grown > GROWTH_MIB) problem(`the hub grew by ${grown.toFixed(1)} MiB`);
+  if (grown > GROWTH_MIB) problem(`the client grew by ${grown.toFixed(1)} MiB`);
   if (values.attack === "" && tally.mutations < wantedMutations) problem(`only ${tally.mutations} mutations`);
   if (load.streams === 0) problem("nothing streamed");
   process.stdout.write(
     `${tally.attackers} attackers and calm ones, ${tally.lives} attached, ${tally.messages} messages, ` +
       `${tally.answers} right answers, ${load.forged} given to requests; honest answers ${load.answers}, ` +
-      `errors of attackers' requests ${load.errors}; fresh workers ${tally.fresh}; hub ${rss[0]!.toFixed(0)} to ` +
+      `errors of attackers' requests ${load.errors}; fresh workers ${tally.fresh}; client ${rss[0]!.toFixed(0)} to ` +
       `${rss.at(-1)!.toFixed(0)} MiB; ${((performance.now() - began) / 1000).toFixed(0)} s\n`,
   );
 }

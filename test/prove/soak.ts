@@ -1,7 +1,7 @@
 /**
  * Conservation under kills: `bun test/prove/soak.ts [ci | quick | long] [--seed N] [--kills N] [--requests N] [--minutes N]`.
  *
- * A hub and three workers, all processes of their own, under load; this program kills and stops them at random moments.
+ * A client and three workers, all processes of their own, under load; this program kills and stops them at random moments.
  * What must be so is judged by books that the bus knows nothing of: one byte per request for what its handler did, one for
  * how it settled, in files that outlive whoever is killed; and by the bytes of streams, each of which tells its place. A seed fixes every choice made here, not the machine's timing.
  *
@@ -19,10 +19,10 @@ import { TIMEOUT_MS } from "./asker.ts";
 import { figuresLine, Histogram, sizeAsked } from "./figures.ts";
 import { audit, type Life as Asked } from "./soak/audit.ts";
 import * as b from "./soak/books.ts";
-import type { Order, Report } from "./soak/hub.ts";
+import type { Order, Report } from "./soak/client.ts";
 import { delaysText, FEW, Times } from "./soak/times.ts";
 
-/** `cycle`: kills of which the first 60 % leave the hub alone, so that a life is long enough to show whether it grows. */
+/** `cycle`: kills of which the first 60 % leave the client alone, so that a life is long enough to show whether it grows. */
 const SIZES = {
   ci: { kills: 300, requests: 1_000_000, pauseMs: 120, cycle: 150, longStops: 3 },
   quick: { kills: 500, requests: 1_500_000, pauseMs: 120, cycle: 250, longStops: 6 },
@@ -48,15 +48,15 @@ const WORKERS = 3;
 const SPARES = 2;
 /** Kills between two quiet points. */
 const QUIET_EVERY = 15;
-/** Share of the kills of a cycle in which the hub lives on; then there are as many of the hub as make one in ten. */
+/** Share of the kills of a cycle in which the client lives on; then there are as many of the client as make one in ten. */
 const CALM = 0.6;
-/** Longest stop, in ms, but for a few of the hub: shorter than the usual timeout. */
+/** Longest stop, in ms, but for a few of the client: shorter than the usual timeout. */
 const STOP_MS = 300;
 /** Nothing is asked for as long: the soak hangs. */
 const STALL_MS = 60_000;
 /** News of a death, and a settlement after its time, may come so late, or three times as late as without a bus. */
 const GRACE_MS = 100;
-/** How much the hub's own memory may grow in one life, in MiB; the heap of a short one is not warm yet. */
+/** How much the client's own memory may grow in one life, in MiB; the heap of a short one is not warm yet. */
 const GROWTH_MIB = 24;
 const YOUNG_MIB = 48;
 /** Quiet points of a life that is not short. */
@@ -73,8 +73,8 @@ const times = Times.create(root);
 const began = performance.now();
 
 const problems: string[] = [];
-const tally = { kills: 0, hubKills: 0, stops: 0, hubStops: 0, longStops: 0, lost: 0, leaked: 0, quiet: 0 };
-/** `first` to before `end`: the ids asked in one life of the hub. `rss`: at its quiet points, in MiB. */
+const tally = { kills: 0, clientKills: 0, stops: 0, clientStops: 0, longStops: 0, lost: 0, leaked: 0, quiet: 0 };
+/** `first` to before `end`: the ids asked in one life of the client. `rss`: at its quiet points, in MiB. */
 interface Life extends Asked {
   workersKilled: number;
   rss: number[];
@@ -88,18 +88,18 @@ function problem(text: string): void {
 
 type Counted = { is: "count"; fds: number; maps: number; sources: number };
 type Worker = Actor<Counted, "go" | "end" | "count">;
-type Hub = Actor<Report, Order>;
+type Client = Actor<Report, Order>;
 const crew = new Crew(busDirectory, problem);
 const spareWorkers: Worker[] = [];
-let spareHub: Hub | null = null;
+let spareClient: Client | null = null;
 let workers: Worker[] = [];
-let hub: Hub;
+let client: Client;
 let lifeSerial = 0;
 
 // ---- the control ------------------------------------------------------------------------------------------------------
 
 /** Pids of children that are killed with no delay between the kill and what is measured: their ends are compared. */
-const killedHere = new Map<number, "worker control" | "hub control">();
+const killedHere = new Map<number, "worker control" | "client control">();
 const control = Bun.listen<{ pid: number }>({
   unix: join(root, "control"),
   socket: {
@@ -118,9 +118,9 @@ const timer = setInterval(() => {
   timerDue = Date.now() + TIMER_MS;
 }, TIMER_MS);
 
-function killHere(victim: Worker | Hub): void {
-  killedHere.set(victim.pid, victim === hub ? "hub control" : "worker control");
-  times.kill(victim.pid, victim === hub);
+function killHere(victim: Worker | Client): void {
+  killedHere.set(victim.pid, victim === client ? "client control" : "worker control");
+  times.kill(victim.pid, victim === client);
 }
 
 // ---- actors -----------------------------------------------------------------------------------------------------------
@@ -131,14 +131,14 @@ function stock(): void {
     spareWorkers.push(worker);
     born(worker);
   }
-  if (spareHub) return;
-  spareHub = new Actor(crew, "soak/hub.ts", [
+  if (spareClient) return;
+  spareClient = new Actor(crew, "soak/client.ts", [
     busName,
     root,
     String(seed + 7919 * ++lifeSerial),
     String(wantedRequests),
   ]);
-  born(spareHub);
+  born(spareClient);
 }
 
 function born({ pid }: { pid: number }): void {
@@ -154,13 +154,13 @@ async function startWorker(): Promise<void> {
   stock();
 }
 
-async function startHub(): Promise<void> {
+async function startClient(): Promise<void> {
   stock();
-  hub = await spareHub!.loaded();
-  spareHub = null;
+  client = await spareClient!.loaded();
+  spareClient = null;
   lives.push({ first: books.next, end: books.next, killed: false, workersKilled: 0, rss: [] });
-  hub.tell({ do: "go" });
-  await hub.hear("open", 20_000);
+  client.tell({ do: "go" });
+  await client.hear("open", 20_000);
   stock();
 }
 
@@ -193,16 +193,16 @@ function rarest(fault: b.Fault): b.State {
   return books.seen(fault, states[0]!) < 3 ? states[0]! : random.pick(states);
 }
 
-/** Half of the faults come from here, at any instant; half through the hub, which sees what they meet. */
+/** Half of the faults come from here, at any instant; half through the client, which sees what they meet. */
 async function killWorker(): Promise<void> {
   const victim = random.pick(workers);
   victim.condemned = true;
   lives.at(-1)!.workersKilled++;
-  if (random.chance(0.5) || victim.stopped || hub.stopped) {
+  if (random.chance(0.5) || victim.stopped || client.stopped) {
     killHere(victim);
   } else {
-    hub.tell({ do: "kill", pid: victim.pid, want: rarest("worker-kill") });
-    await hub.hear("faulted", 20_000);
+    client.tell({ do: "kill", pid: victim.pid, want: rarest("worker-kill") });
+    await client.hear("faulted", 20_000);
   }
   await victim.gone(20_000);
   workers = workers.filter((worker) => worker !== victim);
@@ -210,27 +210,27 @@ async function killWorker(): Promise<void> {
   await startWorker();
 }
 
-async function killHub(): Promise<void> {
-  const victim = hub;
+async function killClient(): Promise<void> {
+  const victim = client;
   victim.condemned = true;
-  killedHere.set(victim.pid, "hub control");
-  if (tally.hubKills % 3 === 2) killHere(victim);
-  else victim.tell({ do: "kill", pid: 0, want: rarest("hub-kill") });
+  killedHere.set(victim.pid, "client control");
+  if (tally.clientKills % 3 === 2) killHere(victim);
+  else victim.tell({ do: "kill", pid: 0, want: rarest("client-kill") });
   await victim.gone(20_000);
   Object.assign(lives.at(-1)!, { end: books.next, killed: true });
   const left = readdirSync(busDirectory).toSorted().join();
-  if (left !== `${busName}.lock,${busName}.sock`) problem(`after the kill of a hub there is ${left}`);
+  if (left !== `${busName}.lock,${busName}.sock`) problem(`after the kill of a client there is ${left}`);
   tally.kills++;
-  tally.hubKills++;
-  await startHub();
+  tally.clientKills++;
+  await startClient();
 }
 
-/** In the first part of a cycle a worker; later the hub often enough that it is one kill in ten. */
+/** In the first part of a cycle a worker; later the client often enough that it is one kill in ten. */
 async function kill(): Promise<void> {
   const turn = tally.kills % cycle;
-  const due = Math.ceil(cycle / 10) * (Math.floor(tally.kills / cycle) + 1) - tally.hubKills;
-  const isHub = turn >= CALM * cycle && random.chance(due / (cycle - turn));
-  await (isHub ? killHub() : killWorker());
+  const due = Math.ceil(cycle / 10) * (Math.floor(tally.kills / cycle) + 1) - tally.clientKills;
+  const isClient = turn >= CALM * cycle && random.chance(due / (cycle - turn));
+  await (isClient ? killClient() : killWorker());
 }
 
 async function stopWorker(): Promise<void> {
@@ -241,42 +241,42 @@ async function stopWorker(): Promise<void> {
   if (random.chance(0.3)) {
     victim.process.kill("SIGSTOP");
   } else {
-    hub.tell({ do: "stop", pid: victim.pid, want: rarest("worker-stop") });
-    await hub.hear("faulted", 20_000);
+    client.tell({ do: "stop", pid: victim.pid, want: rarest("worker-stop") });
+    await client.hear("faulted", 20_000);
   }
   setTimeout(() => resume(victim), random.below(STOP_MS));
 }
 
-function resume(actor: Worker | Hub): void {
+function resume(actor: Worker | Client): void {
   if (actor.stopped && actor.isAlive) {
-    times.continue(actor.pid, actor === hub);
+    times.continue(actor.pid, actor === client);
     actor.process.kill("SIGCONT");
   }
   actor.stopped = false;
 }
 
 /** A few times longer than any timeout; sometimes a worker is killed meanwhile. */
-async function stopHub(): Promise<void> {
-  const isLong = tally.hubStops % 4 === 1 && tally.longStops < size.longStops;
+async function stopClient(): Promise<void> {
+  const isLong = tally.clientStops % 4 === 1 && tally.longStops < size.longStops;
   const hears = random.chance(0.7);
-  tally.hubStops++;
+  tally.clientStops++;
   if (isLong) tally.longStops++;
-  if (hears) hub.tell({ do: "stop", pid: 0, want: rarest("hub-stop") });
-  else hub.process.kill("SIGSTOP");
-  await stopped(hub.pid);
-  hub.stopped = true;
+  if (hears) client.tell({ do: "stop", pid: 0, want: rarest("client-stop") });
+  else client.process.kill("SIGSTOP");
+  await stopped(client.pid);
+  client.stopped = true;
   const until = performance.now() + (isLong ? TIMEOUT_MS + 200 : random.below(STOP_MS));
   if (random.chance(0.2)) await killWorker();
   await Bun.sleep(Math.max(0, until - performance.now()));
-  resume(hub);
-  if (hears) await hub.hear("faulted", 20_000);
+  resume(client);
+  if (hears) await client.hear("faulted", 20_000);
 }
 
 async function quiet(): Promise<void> {
   for (const worker of workers) resume(worker);
   const life = lives.at(-1)!;
-  hub.tell({ do: "quiet", workers: WORKERS, killed: life.workersKilled });
-  const { faults, lost, rss } = await hub.hear("quiet", 150_000);
+  client.tell({ do: "quiet", workers: WORKERS, killed: life.workersKilled });
+  const { faults, lost, rss } = await client.hear("quiet", 150_000);
   life.rss.push(rss);
   tally.quiet++;
   tally.lost += lost;
@@ -298,7 +298,7 @@ function enough(): boolean {
 }
 
 async function soak(): Promise<void> {
-  await startHub();
+  await startClient();
   for (let i = 0; i < WORKERS; i++) await startWorker();
   await quiet();
   let quietAt = QUIET_EVERY;
@@ -315,7 +315,7 @@ async function soak(): Promise<void> {
     if (tally.kills >= wantedKills && books.next < wantedRequests && dice < 80) continue; // the load is behind
     if (dice < 72) await kill();
     else if (dice < 90) await stopWorker();
-    else if (dice < 97) await stopHub();
+    else if (dice < 97) await stopClient();
     else for (let i = 0; i < WORKERS; i++) await stopWorker();
     if (tally.kills >= quietAt) {
       await quiet();
@@ -329,12 +329,12 @@ async function soak(): Promise<void> {
 
 /** Everybody ends in good order, and leaves nothing. */
 async function end(): Promise<void> {
-  for (const actor of [hub, ...workers]) actor.condemned = true;
-  hub.tell({ do: "end" });
-  await hub.gone(30_000);
+  for (const actor of [client, ...workers]) actor.condemned = true;
+  client.tell({ do: "end" });
+  await client.gone(30_000);
   lives.at(-1)!.end = books.next;
   for (const worker of workers) worker.tell("end");
-  for (const spare of [...spareWorkers, spareHub]) {
+  for (const spare of [...spareWorkers, spareClient]) {
     if (!spare) continue;
     spare.condemned = true;
     spare.process.kill("SIGKILL");
@@ -356,7 +356,7 @@ function judgeTimes(): void {
   const rows = [
     ["worker killed", "worker control"],
     ["worker gone", "worker control"],
-    ["hub killed", "hub control"],
+    ["client killed", "client control"],
   ] as const;
   for (const [series, other] of rows) {
     const delays = times.read(series);
@@ -392,19 +392,20 @@ function growthOf({ rss }: Life): number {
 
 function judgeGrowth(): void {
   const long = lives.filter(({ rss }) => rss.length >= 4);
-  if (long.length === 0 && tally.kills >= 100) problem("no life of the hub was long enough to show whether it grows");
+  if (long.length === 0 && tally.kills >= 100)
+    problem("no life of the client was long enough to show whether it grows");
   for (const life of long) {
     const growth = growthOf(life);
     const bound = life.rss.length < OLD ? YOUNG_MIB : GROWTH_MIB;
     const course = life.rss.length > 12 ? [...life.rss.slice(0, 6), NaN, ...life.rss.slice(-6)] : life.rss;
     const text = course.map((mib) => (Number.isNaN(mib) ? "…" : mib.toFixed(0))).join(" ");
     say(
-      `the hub's own memory at ${life.rss.length} quiet points of ${life.end - life.first} requests and ` +
+      `the client's own memory at ${life.rss.length} quiet points of ${life.end - life.first} requests and ` +
         `${life.workersKilled} kills: ${text} MiB, growth ${growth.toFixed(1)} MiB (bound ${bound})`,
     );
     if (growth <= bound) continue;
     tally.leaked++;
-    problem(`the hub's memory grew by ${growth.toFixed(1)} MiB`);
+    problem(`the client's memory grew by ${growth.toFixed(1)} MiB`);
   }
 }
 
@@ -429,17 +430,17 @@ const never = [...met.empty, ...ends.empty];
 if (never.length > 0) problem(`never met: ${never.join(", ")}`);
 if (sums.twiceRun === 0) problem("no idempotent request ran twice");
 if (sums.twiceKilled === 0 && tally.kills >= 60) problem("no idempotent request lost both of its workers");
-if (tally.stops === 0 || tally.hubStops === 0 || tally.hubKills === 0) problem("no stop, or no kill of a hub");
-if (tally.longStops === 0 && tally.kills >= 100) problem("the hub was never stopped for longer than the timeouts");
+if (tally.stops === 0 || tally.clientStops === 0 || tally.clientKills === 0) problem("no stop, or no kill of a client");
+if (tally.longStops === 0 && tally.kills >= 100) problem("the client was never stopped for longer than the timeouts");
 say(String(met));
 say(String(ends));
 judgeTimes();
 judgeGrowth();
 rmSync(root, { recursive: true });
 say(
-  `answered ${sums.answered}, failed ${sums.failed}, refused ${sums.refused}, aborted ${sums.aborted}, gone with their hub ` +
-    `${sums.vanished}, streamed ${books.streamedMib.toFixed(0)} MiB, run twice ${sums.twiceRun}, in vain ${sums.twiceKilled}; hub kills ${tally.hubKills}, hub stops ` +
-    `${tally.hubStops} (${tally.longStops} long), quiet points ${tally.quiet}, ` +
+  `answered ${sums.answered}, failed ${sums.failed}, refused ${sums.refused}, aborted ${sums.aborted}, gone with their client ` +
+    `${sums.vanished}, streamed ${books.streamedMib.toFixed(0)} MiB, run twice ${sums.twiceRun}, in vain ${sums.twiceKilled}; client kills ${tally.clientKills}, client stops ` +
+    `${tally.clientStops} (${tally.longStops} long), quiet points ${tally.quiet}, ` +
     `${((performance.now() - began) / 1000).toFixed(1)} s, ${problems.length} problems`,
 );
 say(
@@ -447,7 +448,7 @@ say(
     requests: books.next,
     streams: books.streams,
     kills: tally.kills,
-    stalls: tally.stops + tally.hubStops,
+    stalls: tally.stops + tally.clientStops,
     lost: Math.max(sums.lost, tally.lost),
     doubled: sums.doubled,
     misdelivered: sums.wrong,

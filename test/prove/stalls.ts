@@ -2,7 +2,7 @@
  * Processes that are stopped and continued: `bun test/prove/stalls.ts [ci | quick | long] [--seed N] [--stalls N]`.
  *
  * Three parts, each with processes of its own, judged by the books of the soak:
- * many short stops of workers and hubs in chosen states, on several buses at once;
+ * many short stops of workers and clients in chosen states, on several buses at once;
  * workers that are stopped until they are evicted, and continued: what they answer then must reach nobody;
  * a steady load, of which the workers that are not stopped must keep their pace.
  */
@@ -88,30 +88,35 @@ async function evictOne(kind: (typeof KINDS)[number]): Promise<void> {
   const here = world();
   const own = [here.name, here.folder];
   const workerKind = kind === "closing" ? "async" : kind;
-  const hub = new Actor<evict.Report, evict.Order>(crew, "stalls/evict.ts", [...own, String(seed + serial), kind, "0"]);
+  const client = new Actor<evict.Report, evict.Order>(crew, "stalls/evict.ts", [
+    ...own,
+    String(seed + serial),
+    kind,
+    "0",
+  ]);
   const worker = (index: number, type: string, concurrency: number): Actor<Common, Order> =>
     new Actor(crew, "stalls/worker.ts", [...own, String(index), type, String(concurrency)]);
   const victim = worker(0, workerKind, 256);
   const heir = worker(1, "async", 256);
-  await Promise.all([hub.loaded(), victim.loaded(), heir.loaded()]);
-  hub.tell({ do: "go" });
-  await hub.hear("open", 20_000);
+  await Promise.all([client.loaded(), victim.loaded(), heir.loaded()]);
+  client.tell({ do: "go" });
+  await client.hear("open", 20_000);
   victim.tell("go");
   if (kind === "closing") {
-    await hub.hear("close-victim", 30_000);
+    await client.hear("close-victim", 30_000);
     victim.tell("close");
   }
-  await hub.hear("start-heir", 30_000);
+  await client.hear("start-heir", 30_000);
   heir.tell("go");
-  const { met, late, again } = await hub.hear("evicted", 120_000);
+  const { met, late, again } = await client.hear("evicted", 120_000);
   const comesBack = kind === "async" || kind === "sync";
   if (again !== comesBack) problem(`a zombie of kind ${kind} ${again ? "came back" : "did not come back"}`);
   for (const state of met) histogram.add(state, "evict, continue");
   tally.stalls++;
   tally.evictions++;
   tally.late += late;
-  hub.condemned = true;
-  await hub.gone(20_000);
+  client.condemned = true;
+  await client.gone(20_000);
   for (const actor of [victim, heir]) {
     actor.condemned = true;
     actor.process.kill("SIGKILL");
@@ -137,7 +142,7 @@ const LONG_MS = 2_000;
 const MAY_COST = 6;
 
 interface Pace {
-  hub: Actor<pace.Report, pace.Order>;
+  client: Actor<pace.Report, pace.Order>;
   workers: Actor<Common | { is: "count"; given: number }, Order>[];
   random: b.Random;
   /** p99 of the phases without and with stops, in µs. */
@@ -147,22 +152,22 @@ interface Pace {
 
 async function startPace(): Promise<Pace> {
   const here = world();
-  const hub: Pace["hub"] = new Actor(crew, "stalls/pace.ts", [here.name, here.folder, String(seed)]);
+  const client: Pace["client"] = new Actor(crew, "stalls/pace.ts", [here.name, here.folder, String(seed)]);
   const start = (_: unknown, index: number): Pace["workers"][number] =>
     new Actor(crew, "stalls/worker.ts", [here.name, here.folder, String(index), "async", "256"]);
   const workers = Array.from({ length: WORKERS }, start);
-  await Promise.all([hub.loaded(), ...workers.map((worker) => worker.loaded())]);
-  hub.tell({ do: "go", workers: WORKERS });
-  await hub.hear("open", 20_000);
+  await Promise.all([client.loaded(), ...workers.map((worker) => worker.loaded())]);
+  client.tell({ do: "go", workers: WORKERS });
+  await client.hear("open", 20_000);
   for (const worker of workers) worker.tell("go");
-  return { hub, workers, random: new b.Random(seed + 77), baseline: [], stalled: [] };
+  return { client, workers, random: new b.Random(seed + 77), baseline: [], stalled: [] };
 }
 
 /** Stops a worker over and over, for up to `stopMs`; or only signals it as often. */
 async function runPhase(of: Pace, pid: number, isStalled: boolean, ms: number, stopMs: number): Promise<Phase> {
-  of.hub.tell({ do: "phase", ms, pid });
+  of.client.tell({ do: "phase", ms, pid });
   let isOver = false;
-  const report = of.hub.hear("phase", 120_000).finally(() => (isOver = true));
+  const report = of.client.hear("phase", 120_000).finally(() => (isOver = true));
   while (!isOver) {
     process.kill(pid, isStalled ? "SIGSTOP" : "SIGCONT");
     if (isStalled) tally.stalls++;
@@ -199,14 +204,14 @@ async function keepPace(): Promise<void> {
   if (stalled.timeouts > limit)
     problem(`a stopped worker was given ${stalled.timeouts} requests in vain, not ${limit}`);
   await stallStreams(of);
-  of.hub.tell({ do: "quiet" });
-  tally.lost += (await of.hub.hear("quiet", 30_000)).lost;
+  of.client.tell({ do: "quiet" });
+  tally.lost += (await of.client.hear("quiet", 30_000)).lost;
 }
 
 /** A reader stops for a while: its writer fills the ring and waits, and nobody else hears of it. */
 async function stallStream(of: Pace): Promise<number> {
-  of.hub.tell({ do: "stall" });
-  const { pid, read } = await of.hub.hear("stalled", 20_000);
+  of.client.tell({ do: "stall" });
+  const { pid, read } = await of.client.hear("stalled", 20_000);
   const writer = of.workers.find((worker) => worker.pid === pid)!;
   const given = await givenBy(writer);
   const { p99 } = await measurePhase(of);
@@ -218,8 +223,8 @@ async function stallStream(of: Pace): Promise<number> {
   if (ahead > bound || ahead < flows.RING)
     problem(`a stalled stream had given ${ahead} bytes, not ${flows.RING} to ${bound}`);
   tally.stalls++;
-  of.hub.tell({ do: "read-on" });
-  await of.hub.hear("ended", 20_000);
+  of.client.tell({ do: "read-on" });
+  await of.client.hear("ended", 20_000);
   writerStart.set(writer, await givenBy(writer));
   return p99;
 }
@@ -233,8 +238,8 @@ async function givenBy(worker: Pace["workers"][number]): Promise<number> {
 }
 
 async function measurePhase(of: Pace): Promise<Phase> {
-  of.hub.tell({ do: "phase", ms: LONG_MS, pid: 0 });
-  return of.hub.hear("phase", 120_000);
+  of.client.tell({ do: "phase", ms: LONG_MS, pid: 0 });
+  return of.client.hear("phase", 120_000);
 }
 
 /** A noisy machine gets another try. */

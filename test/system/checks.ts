@@ -154,7 +154,7 @@ export class Program implements AsyncDisposable {
 
 export const program = (...words: string[]) => [process.execPath, join(import.meta.dir, "program.ts"), ...words];
 
-/** A private directory of ours, for one hub. */
+/** A private directory of ours, for one client. */
 export class Place implements Disposable {
   readonly folder = mkdtempSync(join(tmpdir(), "slotbus-system-"));
   readonly directory = join(this.folder, "bus");

@@ -21,9 +21,9 @@ function uptime(text: string): number {
 }
 
 /** Asks, and expects an answer after at least `least` ms. */
-async function ask(hub: Program, what: string, result: string, least: number): Promise<number> {
-  await hub.tell(`ask ${what}`);
-  const [, ms, ...rest] = (await hub.lineFrom("asked")).split(" ");
+async function ask(client: Program, what: string, result: string, least: number): Promise<number> {
+  await client.tell(`ask ${what}`);
+  const [, ms, ...rest] = (await client.lineFrom("asked")).split(" ");
   expect(rest.join(" ").startsWith(result), `${what} ended with: ${rest.join(" ")}`);
   // A timer of Bun's may fire a millisecond early.
   expect(Number(ms) >= least - 2 && Number(ms) < least + LATE_MS, `${what} took ${ms} ms, not ${least}`);
@@ -31,34 +31,34 @@ async function ask(hub: Program, what: string, result: string, least: number): P
 }
 
 /** What waits waits as long as it should: in the queue, in a slot, in a handler. */
-async function timesHold(hub: Program, worker: Program): Promise<void> {
-  await hub.order("go 200");
-  await ask(hub, "/slow 150 60000", "", 150);
-  await ask(hub, "/slow 3000 400", "RequestTimeoutError true", 400);
+async function timesHold(client: Program, worker: Program): Promise<void> {
+  await client.order("go 200");
+  await ask(client, "/slow 150 60000", "", 150);
+  await ask(client, "/slow 3000 400", "RequestTimeoutError true", 400);
   const aborted = Number((await worker.lineFrom("aborted")).split(" ")[1]);
   expect(aborted > 200 && aborted < 400 + LATE_MS, `the handler's signal aborted after ${aborted} ms, not about 400`);
-  await hub.tell("ask /deadline x 5000");
-  const left = Number((await hub.lineFrom("asked")).split(" ")[2]);
+  await client.tell("ask /deadline x 5000");
+  const left = Number((await client.lineFrom("asked")).split(" ")[2]);
   expect(left > 2_000 && left < 5_100, `the handler sees a deadline in ${left} ms, not in about 5000`);
-  await hub.order("go 200");
+  await client.order("go 200");
 }
 
 async function shiftedClocks(): Promise<void> {
   const shifted =
     uptime(await run(aDayAhead(["cat", "/proc/uptime"]))) - uptime(readFileSync("/proc/uptime", "latin1"));
   expect(Math.abs(shifted - DAY_S) < 60, `the time namespace is ${shifted} s ahead, not a day`);
-  for (const ahead of ["worker", "hub"] as const) {
+  for (const ahead of ["worker", "client"] as const) {
     using place = new Place();
-    const command = (role: "hub" | "worker") => {
+    const command = (role: "client" | "worker") => {
       const plain = program(role, place.directory);
       return ahead === role ? aDayAhead(plain) : plain;
     };
-    await using hub = new Program(command("hub"));
-    await hub.expectLine("listening");
+    await using client = new Program(command("client"));
+    await client.expectLine("listening");
     await using worker = new Program(command("worker"));
     await worker.expectLine("attached");
-    await hub.lineFrom("joined");
-    await timesHold(hub, worker);
+    await client.lineFrom("joined");
+    await timesHold(client, worker);
   }
 }
 
@@ -219,41 +219,41 @@ async function stop(process_: Program): Promise<void> {
 
 async function stoppedLongerThanItsTimeout(): Promise<void> {
   using place = new Place();
-  await using hub = new Program(program("hub", place.directory));
-  await hub.expectLine("listening");
+  await using client = new Program(program("client", place.directory));
+  await client.expectLine("listening");
   await using worker = new Program(program("worker", place.directory));
   await worker.expectLine("attached");
-  await hub.lineFrom("joined");
+  await client.lineFrom("joined");
 
   await stop(worker); // a worker that has not claimed it: nobody ran it
-  const late = await ask(hub, "/slow 1 400", "RequestTimeoutError false", 400);
+  const late = await ask(client, "/slow 1 400", "RequestTimeoutError false", 400);
   worker.kill("SIGCONT");
-  await hub.order("go 100");
+  await client.order("go 100");
 
-  // A hub whose worker answers in time, while the hub itself oversleeps the deadline: the answer counts.
-  await hub.tell("ask /slow 200 600");
+  // A client whose worker answers in time, while the client itself oversleeps the deadline: the answer counts.
+  await client.tell("ask /slow 200 600");
   await Bun.sleep(100); // it is on its way
-  await stop(hub);
+  await stop(client);
   await Bun.sleep(1_200); // longer than the timeout, and than the handler
-  hub.kill("SIGCONT");
-  const line = await hub.lineFrom("asked");
+  client.kill("SIGCONT");
+  const line = await client.lineFrom("asked");
   expect(!line.includes("Error"), `an answer that was there in time was not delivered: ${line}`);
-  expect(Number(line.split(" ")[1]) > 1_000, `the hub was not stopped: ${line}`);
+  expect(Number(line.split(" ")[1]) > 1_000, `the client was not stopped: ${line}`);
 
   // One whose handler has not ended by then is out of time, once.
-  await hub.tell("ask /slow 60000 300");
+  await client.tell("ask /slow 60000 300");
   await Bun.sleep(100);
-  await stop(hub);
+  await stop(client);
   await Bun.sleep(800);
-  hub.kill("SIGCONT");
-  const over = await hub.lineFrom("asked");
+  client.kill("SIGCONT");
+  const over = await client.lineFrom("asked");
   expect(over.endsWith("RequestTimeoutError true"), `a request out of time ended with: ${over}`);
   note(`a stopped worker's request ended after ${late} ms of 400`);
-  await hub.order("go 100");
+  await client.order("go 100");
 }
 
 export const checks: Checks = {
-  "a worker or a hub whose clock is a day ahead: requests, timeouts and deadlines are as ever": shiftedClocks,
+  "a worker or a client whose clock is a day ahead: requests, timeouts and deadlines are as ever": shiftedClocks,
   "the time of day is for people, and for where epochs begin; in TypeScript only for a handler's deadline":
     hardlyAnythingAsksForTheTimeOfDay,
   "a wall clock that jumps by years, both ways, changes nothing in a fleet: leases, waits, order, tokens and epochs":

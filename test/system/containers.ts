@@ -28,12 +28,12 @@ async function counts(what: string, count: number, ask: () => Promise<number>): 
 async function containersShareABus(): Promise<void> {
   using place = new Place();
   makeDirectory(place);
-  await using hub = new Program(contained(place, "hub"));
-  await hub.expectLine("listening");
+  await using client = new Program(contained(place, "client"));
+  await client.expectLine("listening");
   const workers = async (): Promise<number> => {
-    await hub.tell("workers");
-    const line = await hub.lineFrom("workers ");
-    await hub.lineFrom("done workers");
+    await client.tell("workers");
+    const line = await client.lineFrom("workers ");
+    await client.lineFrom("done workers");
     return Number(line.split(" ")[1]);
   };
   await using worker = new Program(contained(place, "worker"));
@@ -41,15 +41,15 @@ async function containersShareABus(): Promise<void> {
   await using outside = new Program(program("worker", place.directory));
   await outside.expectLine("attached");
   await counts("workers", 2, workers);
-  await hub.order("go 1000");
-  await using second = new Program(contained(place, "hub"));
+  await client.order("go 1000");
+  await using second = new Program(contained(place, "client"));
   await second.expectLine("error BusExistsError");
   worker.kill("SIGKILL");
   await counts("workers", 1, workers);
-  await hub.order("go 1000"); // by the one outside
-  hub.kill("SIGKILL");
+  await client.order("go 1000"); // by the one outside
+  client.kill("SIGKILL");
   await outside.lineFrom("disconnected");
-  await using heir = new Program(contained(place, "hub"));
+  await using heir = new Program(contained(place, "client"));
   await heir.expectLine("listening");
 }
 
@@ -75,7 +75,7 @@ async function containersShareAFleet(): Promise<void> {
 }
 
 export const checks: Checks = {
-  "a hub and workers in pid, ipc, net and mount namespaces of their own share a bus by its directory":
+  "a client and workers in pid, ipc, net and mount namespaces of their own share a bus by its directory":
     containersShareABus,
   "members in namespaces of their own share a fleet; a lease of one that is killed is free at once":
     containersShareAFleet,

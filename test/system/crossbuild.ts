@@ -77,12 +77,12 @@ async function crossBuildWorks(): Promise<void> {
   const triple = folders.find((name) => name.startsWith(`${machine}-linux-${musl ? "musl" : "gnu"}`));
   const env = { SLOTBUS_LIB: join(root, "zig-out/cross", triple ?? "none", "libslotbus.so") };
   using place = new Place();
-  await using hub = new Program(program("hub", place.directory), env);
-  await hub.expectLine("listening");
+  await using client = new Program(program("client", place.directory), env);
+  await client.expectLine("listening");
   await using worker = new Program(program("worker", place.directory), env);
   await worker.expectLine("attached");
-  await hub.expectLine("joined");
-  await hub.order("go 100");
+  await client.expectLine("joined");
+  await client.order("go 100");
   await using one = await Member.join(place, "{}", env);
   await using other = await Member.join(place, "{}", env);
   await expectWell(one, other);
@@ -116,7 +116,7 @@ const NOT_UNDER_QEMU = [
   "a HELLO needs one descriptor",
   // A store-release may pass a later load-acquire, which arm64 itself forbids: its store buffer is that of x86.
   "a worker that parks at the moment",
-  "a hub that parks at the moment",
+  "a client that parks at the moment",
   "holders and contenders of leases killed",
   // They take a minute or more.
   "whenever a worker is killed",
@@ -155,7 +155,7 @@ async function onArm64(): Promise<void> {
   expectPassed(await run([...qemu(), join(place.folder, "bin/test-native"), "", ...NOT_UNDER_QEMU]), 180);
 }
 
-/** A hub of Bun on this machine, a worker in C of another kind. */
+/** A client of Bun on this machine, a worker in C of another kind. */
 async function otherWorkers(): Promise<void> {
   needFile("/lib/ld-musl-x86_64.so.1");
   needFile("/usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1");
@@ -189,5 +189,5 @@ export const checks: Checks = {
   "the cross build for this machine carries requests, events and leases": crossBuildWorks,
   "the native tests pass with musl, by its own loader": withMusl,
   "the native tests pass on arm64 as qemu-user runs it, but for those of what it lacks": onArm64,
-  "workers in C with musl, and on arm64 under qemu-user, serve a hub of Bun": otherWorkers,
+  "workers in C with musl, and on arm64 under qemu-user, serve a client of Bun": otherWorkers,
 };

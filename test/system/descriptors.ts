@@ -31,68 +31,68 @@ async function load(pid: number, during: Promise<unknown>): Promise<number> {
   return ((ticks() - before) / TICKS_PER_SECOND / ((performance.now() - start) / 1000)) * 100;
 }
 
-async function hubRunsOut(): Promise<void> {
+async function clientRunsOut(): Promise<void> {
   using place = new Place();
-  await using hub = new Program(program("hub", place.directory));
-  await hub.expectLine("listening");
+  await using client = new Program(program("client", place.directory));
+  await client.expectLine("listening");
   await using worker = new Program(program("worker", place.directory));
   await worker.expectLine("attached");
-  await hub.lineFrom("joined");
-  await hub.order("go 1000"); // whatever Bun opens late is open
+  await client.lineFrom("joined");
+  await client.order("go 1000"); // whatever Bun opens late is open
   await using other = new Program(program("patient", place.directory));
   await other.expectLine("waiting");
-  const before = descriptors(hub.pid).length;
+  const before = descriptors(client.pid).length;
   let refusals = 0;
   let free = 1; // one is for the connection, which has to be refused
   for (; free < 12; free++) {
-    await leaveFree(hub.pid, free);
+    await leaveFree(client.pid, free);
     await other.tell("open 0");
     const line = await other.line();
     if (line === "attached") break;
     expect(line.startsWith("error ResourceError"), `with ${free} free the worker says: ${line}`);
     await other.line(); // done
     refusals++;
-    await hub.order("go 100");
-    await until(() => descriptors(hub.pid).length === before, "the refused worker's descriptors are closed");
+    await client.order("go 100");
+    await until(() => descriptors(client.pid).length === before, "the refused worker's descriptors are closed");
     if (free === 1) {
-      const share = await load(hub.pid, Bun.sleep(WATCH_MS));
+      const share = await load(client.pid, Bun.sleep(WATCH_MS));
       note(`${share.toFixed(1)} % of a processor while one descriptor is left`);
-      expect(share < 5, `a hub with one descriptor left uses ${share} % of a processor`);
+      expect(share < 5, `a client with one descriptor left uses ${share} % of a processor`);
     }
   }
-  note(`${refusals} times refused; a worker needs ${free} descriptors of its hub`);
+  note(`${refusals} times refused; a worker needs ${free} descriptors of its client`);
   expect(refusals > 1 && free < 12, "descriptors were not what was missing");
-  await hub.order("go 100");
+  await client.order("go 100");
 }
 
-async function exhaustedHubRecovers(): Promise<void> {
+async function exhaustedClientRecovers(): Promise<void> {
   using place = new Place();
-  await using hub = new Program(program("hub", place.directory));
-  await hub.expectLine("listening");
+  await using client = new Program(program("client", place.directory));
+  await client.expectLine("listening");
   await using worker = new Program(program("worker", place.directory));
   await worker.expectLine("attached");
-  await hub.lineFrom("joined");
-  await hub.order("go 1000");
-  await leaveFree(hub.pid, 0);
-  const share = await load(hub.pid, Bun.sleep(WATCH_MS));
+  await client.lineFrom("joined");
+  await client.order("go 1000");
+  await leaveFree(client.pid, 0);
+  const share = await load(client.pid, Bun.sleep(WATCH_MS));
   note(`${share.toFixed(1)} % of a processor without any descriptor`);
-  expect(share < 5, `a hub without descriptors uses ${share} % of a processor`);
+  expect(share < 5, `a client without descriptors uses ${share} % of a processor`);
   await using other = new Program(program("patient", place.directory));
   await other.expectLine("waiting");
   await other.tell("open 0"); // connects, and is not accepted
-  await hub.order("go 1000");
-  const spun = await load(hub.pid, other.expectLine("error ResourceError"));
+  await client.order("go 1000");
+  const spun = await load(client.pid, other.expectLine("error ResourceError"));
   note(`${spun.toFixed(1)} % while a connection waits to be accepted: Bun's listener tries again and again`);
-  await limit(hub.pid, "nofile", 1024);
+  await limit(client.pid, "nofile", 1024);
   await other.tell("open 1000");
   await other.lineFrom("attached");
-  await hub.order("go 1000");
+  await client.order("go 1000");
 }
 
 async function workerRunsOut(): Promise<void> {
   using place = new Place();
-  await using hub = new Program(program("hub", place.directory));
-  await hub.expectLine("listening");
+  await using client = new Program(program("client", place.directory));
+  await client.expectLine("listening");
   await using worker = new Program(program("patient", place.directory));
   await worker.expectLine("waiting");
   let refusals = 0;
@@ -107,8 +107,8 @@ async function workerRunsOut(): Promise<void> {
   }
   note(`${refusals} times without`);
   expect(refusals > 1, "descriptors were not what was missing");
-  await hub.lineFrom("joined");
-  await hub.order("go 100");
+  await client.lineFrom("joined");
+  await client.order("go 100");
 }
 
 /** Joins, then sleeps for events, then for a lease, each with more and more descriptors free. */
@@ -147,9 +147,10 @@ async function memberRunsOut(): Promise<void> {
 }
 
 export const checks: Checks = {
-  "a hub that runs out of descriptors refuses by name, serves the workers it has, sleeps, and recovers": hubRunsOut,
-  "a hub without any descriptor serves the workers it has, and takes others when it has some again":
-    exhaustedHubRecovers,
+  "a client that runs out of descriptors refuses by name, serves the workers it has, sleeps, and recovers":
+    clientRunsOut,
+  "a client without any descriptor serves the workers it has, and takes others when it has some again":
+    exhaustedClientRecovers,
   "a worker that runs out of descriptors says so, and attaches when it has some again": workerRunsOut,
   "a member without descriptors is refused by name, publishes and claims when it has joined, and sleeps when it has some again":
     memberRunsOut,

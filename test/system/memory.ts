@@ -49,15 +49,15 @@ async function memoryLimitIsAnError(): Promise<void> {
   const warm = `${16 * mebibyte}`; // of four slots, both ways: 128 MiB, more than the group
   using place = new Place();
   using group = new MemoryGroup(120 * mebibyte);
-  await using hub = new Program(group.inside(program("hub", place.directory, "", warm)));
-  await hub.expectLine("listening");
+  await using client = new Program(group.inside(program("client", place.directory, "", warm)));
+  await client.expectLine("listening");
   await using refused = new Program(program("worker", place.directory));
   await refused.expectLine("error ResourceError");
-  const line = await hub.expectLine("refused uid"); // it lives, and says why
-  expect(line.includes("memory"), `the hub's reason is not memory: ${line}`);
+  const line = await client.expectLine("refused uid"); // it lives, and says why
+  expect(line.includes("memory"), `the client's reason is not memory: ${line}`);
 
   using elsewhere = new Place();
-  await using free = new Program(program("hub", elsewhere.directory, "", warm));
+  await using free = new Program(program("client", elsewhere.directory, "", warm));
   await free.expectLine("listening");
   await using worker = new Program(program("worker", elsewhere.directory));
   await worker.expectLine("attached");
@@ -72,22 +72,22 @@ function addressSpace(pid: number): number {
   return 1024 * Number(/^VmSize:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1]);
 }
 
-/** A hub without room for a region refuses by name, and takes the worker when there is room; so does a worker. */
+/** A client without room for a region refuses by name, and takes the worker when there is room; so does a worker. */
 async function limitIsAnError(what: "as" | "fsize", tooLittle: (pid: number) => number): Promise<void> {
   using place = new Place();
-  await using hub = new Program(program("hub", place.directory));
-  await hub.expectLine("listening");
+  await using client = new Program(program("client", place.directory));
+  await client.expectLine("listening");
   await using worker = new Program(program("patient", place.directory));
   await worker.expectLine("waiting");
-  await limit(hub.pid, what, tooLittle(hub.pid));
+  await limit(client.pid, what, tooLittle(client.pid));
   for (let round = 0; round < 3; round++) {
     await worker.tell("open 0");
     const answer = await worker.lineFrom("error");
     expect(answer.startsWith("error ResourceError"), `the worker says: ${answer}`);
-    const line = await hub.expectLine("refused uid");
-    expect(line.includes("limit"), `the hub's reason is no limit: ${line}`);
+    const line = await client.expectLine("refused uid");
+    expect(line.includes("limit"), `the client's reason is no limit: ${line}`);
   }
-  await limit(hub.pid, what, "unlimited");
+  await limit(client.pid, what, "unlimited");
   if (what === "as") {
     await limit(worker.pid, what, tooLittle(worker.pid));
     await worker.tell("open 0");
@@ -97,7 +97,7 @@ async function limitIsAnError(what: "as" | "fsize", tooLittle: (pid: number) => 
   }
   await worker.tell("open 0");
   await worker.lineFrom("attached");
-  await hub.order("go 100");
+  await client.order("go 100");
 }
 
 // ---- a full disk -----------------------------------------------------------------------------------------------
@@ -181,13 +181,13 @@ class SmallDisk implements AsyncDisposable {
   }
 }
 
-/** Starts a hub: `null` when it says that a resource is missing. Anything else, a signal too, fails. */
-async function tryHub(disk: SmallDisk, directory: string): Promise<Program | null> {
-  const hub = disk.inside(program("hub", directory));
-  const line = await hub.line();
-  if (line === "listening") return hub;
-  const ending = await hub.ended();
-  expect(line.startsWith("error ResourceError") && ending === 3, `the hub says "${line}" and ends with ${ending}`);
+/** Starts a client: `null` when it says that a resource is missing. Anything else, a signal too, fails. */
+async function tryClient(disk: SmallDisk, directory: string): Promise<Program | null> {
+  const client = disk.inside(program("client", directory));
+  const line = await client.line();
+  if (line === "listening") return client;
+  const ending = await client.ended();
+  expect(line.startsWith("error ResourceError") && ending === 3, `the client says "${line}" and ends with ${ending}`);
   return null;
 }
 
@@ -196,19 +196,19 @@ async function fullDiskIsAnError(): Promise<void> {
   await using disk = await SmallDisk.mount(place.folder);
   expect(disk.takeInodes() > 4, "there were no inodes to take");
   let refusals = 0;
-  let hub = await tryHub(disk, place.directory);
-  for (; !hub; hub = await tryHub(disk, place.directory)) {
+  let client = await tryClient(disk, place.directory);
+  for (; !client; client = await tryClient(disk, place.directory)) {
     refusals++;
     disk.giveInode();
   }
-  await hub[Symbol.asyncDispose]();
+  await client[Symbol.asyncDispose]();
   note(`without inodes: ${refusals} refusals, by ResourceError`);
   expect(refusals >= 3, "directory, lock and socket were not refused one by one");
   expect(disk.takePages() > 4, "there were no pages to take");
-  expect((await tryHub(disk, place.directory)) === null, "a lock was written where no page is left");
-  expect(readdirSync(disk.path("bus")).length === 0, `the hub left ${readdirSync(disk.path("bus"))}`);
+  expect((await tryClient(disk, place.directory)) === null, "a lock was written where no page is left");
+  expect(readdirSync(disk.path("bus")).length === 0, `the client left ${readdirSync(disk.path("bus"))}`);
   disk.givePages();
-  await using heir = (await tryHub(disk, place.directory))!;
+  await using heir = (await tryClient(disk, place.directory))!;
   await using worker = disk.inside(program("worker", place.directory));
   await worker.expectLine("attached");
   await heir.order("go 10");
@@ -218,29 +218,29 @@ async function diskThatFillsIsNotNoticed(): Promise<void> {
   using place = new Place();
   await using disk = await SmallDisk.mount(place.folder);
   {
-    await using hub = disk.inside(program("hub", place.directory));
-    await hub.expectLine("listening");
+    await using client = disk.inside(program("client", place.directory));
+    await client.expectLine("listening");
     await using worker = disk.inside(program("worker", place.directory));
     await worker.expectLine("attached");
-    await hub.order("go 100");
+    await client.order("go 100");
     expect(disk.takePages() > 4 && disk.takeInodes() > 2, "the disk was full before");
-    await hub.order("go 1000");
+    await client.order("go 1000");
     await using another = disk.inside(program("worker", place.directory)); // its region is no file
     await another.expectLine("attached");
-    await hub.order("go 1000");
+    await client.order("go 1000");
   }
-  expect(readdirSync(disk.path("bus")).length === 0, `the hub left ${readdirSync(disk.path("bus"))}`);
+  expect(readdirSync(disk.path("bus")).length === 0, `the client left ${readdirSync(disk.path("bus"))}`);
 }
 
 async function sharedMemoryDiskMayBeFull(): Promise<void> {
   using place = new Place();
   await using disk = await SmallDisk.mount("/dev/shm");
   expect(disk.takePages() > 4 && disk.takeInodes() > 4, "/dev/shm was full before");
-  await using hub = disk.inside(program("hub", place.directory));
-  await hub.expectLine("listening");
+  await using client = disk.inside(program("client", place.directory));
+  await client.expectLine("listening");
   await using worker = disk.inside(program("worker", place.directory));
   await worker.expectLine("attached");
-  await hub.order("go 1000");
+  await client.order("go 1000");
 }
 
 // ---- fleets ----------------------------------------------------------------------------------------------------
@@ -304,8 +304,8 @@ async function limitIsNoFleet(what: "as" | "fsize", tooLittle: (pid: number) => 
 }
 
 export const checks: Checks = {
-  "a memory cgroup without room for a region is an error, not the end of the hub": memoryLimitIsAnError,
-  "too little address space for a region is an error, of the hub or of the worker, and no more": () =>
+  "a memory cgroup without room for a region is an error, not the end of the client": memoryLimitIsAnError,
+  "too little address space for a region is an error, of the client or of the worker, and no more": () =>
     limitIsAnError("as", (pid) => addressSpace(pid) + 512 * MEBIBYTE),
   "a file size limit below a region is an error, and no more": () => limitIsAnError("fsize", () => MEBIBYTE),
   "a runtime directory without inodes or pages is an error that leaves no file, and nothing when they are back":

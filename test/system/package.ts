@@ -106,14 +106,14 @@ function peers(): string[] {
 /** The README's first two programs, word for word. */
 function addHello(consumer: Consumer): void {
   const readme = readFileSync(join(consumer.package, "README.md"), "utf8");
-  const [worker = "", hub = ""] = [...readme.matchAll(/```ts\n([\s\S]*?)```/g)].map((match) => match[1]!);
+  const [worker = "", client = ""] = [...readme.matchAll(/```ts\n([\s\S]*?)```/g)].map((match) => match[1]!);
   consumer.write("worker.ts", worker);
-  consumer.write("hub.ts", `${hub}\nworker.kill();\n`);
+  consumer.write("client.ts", `${client}\nworker.kill();\n`);
 }
 
 async function expectHello(consumer: Consumer): Promise<void> {
   addHello(consumer);
-  const said = await consumer.run(bun, "hub.ts");
+  const said = await consumer.run(bun, "client.ts");
   expect(/process \d+ heard: hello Ada, from process \d+/.test(said), `hello world said: ${said}`);
 }
 
@@ -311,13 +311,13 @@ async function inOtherLanguages(): Promise<void> {
   const link = [`-I${consumer.package}/include`, `-L${library}`, "-lslotbus", `-Wl,-rpath,${library}`];
   await consumer.run(needTool("gcc"), ...warnings, "c-worker.c", ...link, "-o", "c-worker");
   addHello(consumer);
-  const hub = readFileSync(join(consumer.folder, "hub.ts"), "utf8");
+  const client = readFileSync(join(consumer.folder, "client.ts"), "utf8");
   const started = /\[process\.execPath, [^\]]*\]/;
-  expect(started.test(hub), "the README's hub starts no worker");
+  expect(started.test(client), "the README's client starts no worker");
   for (const command of ['["./c-worker", "shop"]', '["python3", "python-worker.py", "shop"]']) {
-    consumer.write("other.ts", hub.replace(started, command));
+    consumer.write("other.ts", client.replace(started, command));
     const said = await succeed([bun, "other.ts"], consumer.folder, { SLOTBUS_LIB: join(library, "libslotbus.so") });
-    expect(/heard: hello Ada, from process \d+/.test(said), `with ${command} the hub said: ${said}`);
+    expect(/heard: hello Ada, from process \d+/.test(said), `with ${command} the client said: ${said}`);
   }
 }
 

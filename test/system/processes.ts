@@ -37,25 +37,28 @@ async function childOf(parent: Program, how: string): Promise<{ pid: number } & 
   return { pid, [Symbol.dispose]: () => void (isAlive(pid) && process.kill(pid, "SIGKILL")) };
 }
 
-/** A hub and its worker, joined. */
-async function pair(place: Place): Promise<{ hub: Program; worker: Program } & AsyncDisposable> {
-  const hub = new Program(program("hub", place.directory));
-  await hub.expectLine("listening");
+/** A client and its worker, joined. */
+async function pair(place: Place): Promise<{ client: Program; worker: Program } & AsyncDisposable> {
+  const client = new Program(program("client", place.directory));
+  await client.expectLine("listening");
   const worker = new Program(program("worker", place.directory));
   await worker.expectLine("attached");
-  await hub.lineFrom("joined");
+  await client.lineFrom("joined");
   const end = async (): Promise<void> => {
     await worker[Symbol.asyncDispose]();
-    await hub[Symbol.asyncDispose]();
+    await client[Symbol.asyncDispose]();
   };
-  return { hub, worker, [Symbol.asyncDispose]: end };
+  return { client, worker, [Symbol.asyncDispose]: end };
 }
 
 async function childrenInheritNothing(): Promise<void> {
   using place = new Place();
   await using both = await pair(place);
-  expect(inherited(both.hub.pid).length > 3 && mapsRegion(both.hub.pid), "the hub has nothing to be inherited");
-  for (const parent of [both.hub, both.worker]) {
+  expect(
+    inherited(both.client.pid).length > 3 && mapsRegion(both.client.pid),
+    "the client has nothing to be inherited",
+  );
+  for (const parent of [both.client, both.worker]) {
     for (const how of ["spawn", "system"]) {
       using child = await childOf(parent, how);
       await until(
@@ -73,10 +76,10 @@ async function childDoesNotHoldTheName(): Promise<void> {
   using place = new Place();
   for (const how of ["spawn", "system"]) {
     await using both = await pair(place);
-    using child = await childOf(both.hub, how);
-    both.hub.kill("SIGKILL");
+    using child = await childOf(both.client, how);
+    both.client.kill("SIGKILL");
     await both.worker.expectLine("disconnected");
-    await using heir = new Program(program("hub", place.directory));
+    await using heir = new Program(program("client", place.directory));
     await heir.expectLine("listening");
     expect(isAlive(child.pid), `the child by ${how} has ended, so it proves nothing`);
   }
@@ -89,19 +92,19 @@ async function forkHasNoRegion(): Promise<void> {
   await run([needTool("gcc"), "-shared", "-fPIC", "-o", library, join(import.meta.dir, "fork.c")]);
   {
     await using both = await pair(place);
-    using child = await childOf(both.hub, `fork ${library}`);
+    using child = await childOf(both.client, `fork ${library}`);
     using another = await childOf(both.worker, `fork ${library}`);
     for (const { pid } of [child, another]) expect(!mapsRegion(pid), "a fork maps a region");
-    await both.hub.order("go 1000");
-    both.hub.kill("SIGKILL");
-    await both.hub.ended();
-    await using early = new Program(program("hub", place.directory));
+    await both.client.order("go 1000");
+    both.client.kill("SIGKILL");
+    await both.client.ended();
+    await using early = new Program(program("client", place.directory));
     await early.expectLine("error BusExistsError");
     process.kill(child.pid, "SIGKILL");
     await until(() => !isAlive(child.pid), "the fork has ended");
     await both.worker.lineFrom("disconnected");
   }
-  await using heir = new Program(program("hub", place.directory));
+  await using heir = new Program(program("client", place.directory));
   await heir.expectLine("listening");
 }
 
@@ -113,17 +116,17 @@ async function workerThreadIsTerminated(): Promise<void> {
   const baseline = inherited(threads.pid).length;
   for (let life = 0; life < 5; life++) {
     await threads.order("start worker");
-    await both.hub.tell("workers");
-    await both.hub.expectLine("workers 2");
-    await both.hub.lineFrom("done");
-    await both.hub.order("go 100");
+    await both.client.tell("workers");
+    await both.client.expectLine("workers 2");
+    await both.client.lineFrom("done");
+    await both.client.order("go 100");
     await threads.order("terminate");
     for (let two = true; two;) {
-      await both.hub.tell("workers");
-      two = (await both.hub.lineFrom("workers")) === "workers 2";
-      await both.hub.lineFrom("done");
+      await both.client.tell("workers");
+      two = (await both.client.lineFrom("workers")) === "workers 2";
+      await both.client.lineFrom("done");
     }
-    await both.hub.order("go 100"); // by the worker that is left
+    await both.client.order("go 100"); // by the worker that is left
   }
   const left = inherited(threads.pid).length;
   note(`${left - baseline} descriptors left after five terminated workers`);
@@ -131,33 +134,33 @@ async function workerThreadIsTerminated(): Promise<void> {
 }
 
 /** Nothing of ours runs in a thread that is terminated: its workers hear, and its process' end gives the name back. */
-async function hubThreadIsTerminated(): Promise<void> {
+async function clientThreadIsTerminated(): Promise<void> {
   using place = new Place();
   {
     await using threads = new Program(program("threads", place.directory));
     await threads.expectLine("waiting");
-    await threads.order("start hub");
+    await threads.order("start client");
     await using worker = new Program(program("worker", place.directory));
     await worker.expectLine("attached");
     await threads.order("terminate");
     await worker.expectLine("disconnected");
-    await using early = new Program(program("hub", place.directory));
+    await using early = new Program(program("client", place.directory));
     await early.expectLine("error BusExistsError");
   }
-  await using heir = new Program(program("hub", place.directory));
+  await using heir = new Program(program("client", place.directory));
   await heir.expectLine("listening");
 }
 
 async function exitInAHandler(): Promise<void> {
   using place = new Place();
   await using both = await pair(place);
-  await both.hub.tell("ask /exit x 5000");
-  const line = await both.hub.lineFrom("asked");
+  await both.client.tell("ask /exit x 5000");
+  const line = await both.client.lineFrom("asked");
   expect(line.endsWith("WorkerDiedError true"), `the caller hears: ${line}`);
   expect((await both.worker.ended()) === 7, "the exit code was changed");
   await using heir = new Program(program("worker", place.directory));
   await heir.expectLine("attached");
-  await both.hub.order("go 10");
+  await both.client.order("go 10");
 }
 
 // ---- members of a fleet ----------------------------------------------------------------------------------------
@@ -237,12 +240,13 @@ async function stoppedMemberIsAlive(): Promise<void> {
 }
 
 export const checks: Checks = {
-  "a child of a hub or worker, by Bun.spawn or by libc, inherits no descriptor and no region": childrenInheritNothing,
-  "a child that lives on does not hold a killed hub's name": childDoesNotHoldTheName,
+  "a child of a client or worker, by Bun.spawn or by libc, inherits no descriptor and no region":
+    childrenInheritNothing,
+  "a child that lives on does not hold a killed client's name": childDoesNotHoldTheName,
   "a fork that never execs has no region, and holds the name no longer than it lives": forkHasNoRegion,
-  "a worker in a thread that is terminated has left its hub, and leaves no descriptor": workerThreadIsTerminated,
-  "a hub in a thread that is terminated is heard of; its name is free when the process has ended":
-    hubThreadIsTerminated,
+  "a worker in a thread that is terminated has left its client, and leaves no descriptor": workerThreadIsTerminated,
+  "a client in a thread that is terminated is heard of; its name is free when the process has ended":
+    clientThreadIsTerminated,
   "process.exit in a handler is a death, with its own exit code": exitInAHandler,
   "a child of a member inherits no descriptor and no fleet, and does not keep a killed member alive": childrenOfAMember,
   "a fork of a member that never execs keeps its place when it is killed, and not when it leaves": forkOfAMember,

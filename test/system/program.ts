@@ -3,7 +3,7 @@
  * standard input, one a line; `done COMMAND` says that it was carried out. `quit` and its end: it ends in good order.
  *
  *     bun program.ts bare DIRECTORY
- *     bun program.ts hub DIRECTORY [uid,... [INLINE_SIZE]]
+ *     bun program.ts client DIRECTORY [uid,... [INLINE_SIZE]]
  *     bun program.ts worker DIRECTORY
  *     bun program.ts patient DIRECTORY
  *     bun program.ts flood DIRECTORY
@@ -90,7 +90,7 @@ const own: Record<string, Command> = {
   },
 };
 
-async function hub(): Promise<void> {
+async function client(): Promise<void> {
   const { SlotBus: Bus } = await import("../../src/index.ts");
   const allowedUids = uids === "" ? [] : uids.split(",").map(Number);
   const bus: SlotBus = await Bus.create({ name, directory, allowedUids, inlineSize: Number(inline) });
@@ -213,7 +213,7 @@ async function flood(): Promise<void> {
   await obey({ count: () => say(`refused ${refused}`) });
 }
 
-/** Starts and ends threads that run a hub or a worker of this file. */
+/** Starts and ends threads that run a client or a worker of this file. */
 async function threads(): Promise<void> {
   let thread: Worker | null = null;
   say("waiting");
@@ -243,7 +243,7 @@ async function member(): Promise<void> {
   await commands["leave"]!();
 }
 
-const roles: Record<string, () => Promise<void>> = { bare, flood, hub, member, patient, threads, worker };
+const roles: Record<string, () => Promise<void>> = { bare, flood, client, member, patient, threads, worker };
 
 try {
   await roles[role]!();

@@ -36,7 +36,7 @@ async function underThreadSanitizer(): Promise<void> {
 
 /** Test files that work the library hard, each in a Bun of its own. Not those that hold somebody to milliseconds. */
 const HARD =
-  "link bus stress worker process session request response fetch control stats pending fleet ring events contest".split(
+  "link bus stress worker process session request response fetch control stats exchange fleet ring events contest".split(
     " ",
   );
 const LANES = 2;

@@ -102,28 +102,28 @@ async function idleIsSilent(): Promise<void> {
   using place = new Place();
   const env = { BUN_GC_TIMER_DISABLE: "1" }; // Bun's collector looks at its heap every second, and they differ
   await using bare = new Program(program("bare", place.folder), env);
-  await using hub = new Program(program("hub", place.directory), env);
-  await hub.expectLine("listening");
+  await using client = new Program(program("client", place.directory), env);
+  await client.expectLine("listening");
   await using worker = new Program(program("worker", place.directory), env);
-  await Promise.all([worker.expectLine("attached"), hub.expectLine("joined"), bare.expectLine("waiting")]);
-  await Promise.all([hub.order("go 1000"), bare.order("go 1000")]);
+  await Promise.all([worker.expectLine("attached"), client.expectLine("joined"), bare.expectLine("waiting")]);
+  await Promise.all([client.order("go 1000"), bare.order("go 1000")]);
   let seen = "";
   let quiet = false;
   for (let round = 0; round < 5 && !quiet; round++) {
     const nothing = () => Bun.sleep(2_000); // the time in which nothing is to happen
-    const [ofHub, ofWorker, ofBare] = await callsOf(
+    const [ofClient, ofWorker, ofBare] = await callsOf(
       place,
-      [hub, worker, bare],
+      [client, worker, bare],
       `${MESSAGE_CALLS},${WAIT_CALLS}`,
       nothing,
     );
-    seen += `\nhub: ${show(ofHub!)}; worker: ${show(ofWorker!)}; bare: ${show(ofBare!)}`;
+    seen += `\nclient: ${show(ofClient!)}; worker: ${show(ofWorker!)}; bare: ${show(ofBare!)}`;
     // Two seconds hold two or three of the wake-ups that Bun makes each second.
     const sleeps = (counts: Map<string, number>) => [...counts.keys()].every((call) => WAIT_CALLS.includes(call));
-    quiet = [ofHub!, ofWorker!].every((counts) => sleeps(counts) && total(counts) <= total(ofBare!) + 1);
+    quiet = [ofClient!, ofWorker!].every((counts) => sleeps(counts) && total(counts) <= total(ofBare!) + 1);
   }
   expect(quiet, `no 2 s of five were as quiet as a bare process:${seen}`);
-  const one = await callsOf(place, [hub, worker], MESSAGE_CALLS, () => hub.order("go 1"));
+  const one = await callsOf(place, [client, worker], MESSAGE_CALLS, () => client.order("go 1"));
   expect(
     one.every((counts) => total(counts) > 0),
     "strace sees nothing, so the silence proves nothing",
@@ -136,10 +136,10 @@ async function observersAreSilent(): Promise<void> {
   using place = new Place();
   const env = { BUN_GC_TIMER_DISABLE: "1" }; // as above
   await using bare = new Program(program("bare", place.folder), env);
-  await using hub = new Program(program("hub", place.directory), env);
-  await Promise.all([hub.expectLine("listening"), bare.expectLine("waiting")]);
+  await using client = new Program(program("client", place.directory), env);
+  await Promise.all([client.expectLine("listening"), bare.expectLine("waiting")]);
   const open = () => BusObserver.open({ name: "system", directory: place.directory });
-  const [joining] = await callsOf(place, [hub], MESSAGE_CALLS, async () => (await open()).close());
+  const [joining] = await callsOf(place, [client], MESSAGE_CALLS, async () => (await open()).close());
   expect(total(joining!) > 0, "strace does not see an observer join, so the silence proves nothing");
   const observers = await Promise.all([open(), open(), open()]);
   let seen = "";
@@ -148,12 +148,12 @@ async function observersAreSilent(): Promise<void> {
     let looks = 0;
     const look = async (): Promise<void> => {
       for (const until = performance.now() + 2_000; performance.now() < until; await Bun.sleep(1))
-        for (const observer of observers) looks += observer.read().pid === hub.pid ? 1 : 0;
+        for (const observer of observers) looks += observer.read().pid === client.pid ? 1 : 0;
     };
-    const [ofHub, ofBare] = await callsOf(place, [hub, bare], `${MESSAGE_CALLS},${WAIT_CALLS}`, look);
-    seen += `\n${looks} looks: hub: ${show(ofHub!)}; bare: ${show(ofBare!)}`;
-    const sleeps = [...ofHub!.keys()].every((call) => WAIT_CALLS.includes(call));
-    quiet = looks > 300 && sleeps && total(ofHub!) <= total(ofBare!) + 1;
+    const [ofClient, ofBare] = await callsOf(place, [client, bare], `${MESSAGE_CALLS},${WAIT_CALLS}`, look);
+    seen += `\n${looks} looks: client: ${show(ofClient!)}; bare: ${show(ofBare!)}`;
+    const sleeps = [...ofClient!.keys()].every((call) => WAIT_CALLS.includes(call));
+    quiet = looks > 300 && sleeps && total(ofClient!) <= total(ofBare!) + 1;
   }
   for (const observer of observers) observer.close();
   expect(quiet, `no 2 s of five in which three observers looked were as quiet as a bare process:${seen}`);
@@ -163,20 +163,20 @@ async function observersAreSilent(): Promise<void> {
 async function busyStaysOutOfTheKernel(order: string, count: number): Promise<void> {
   needTool("strace");
   using place = new Place();
-  await using hub = new Program(program("hub", place.directory));
-  await hub.expectLine("listening");
+  await using client = new Program(program("client", place.directory));
+  await client.expectLine("listening");
   await using worker = new Program(program("worker", place.directory));
   await worker.expectLine("attached");
-  await hub.expectLine("joined");
-  await hub.order(`${order} 5000`); // compiled and warm
+  await client.expectLine("joined");
+  await client.order(`${order} 5000`); // compiled and warm
   let seen = "";
   let rare = false;
   // Several runs: while others use the processors, spinning pays less and the sides do park.
   for (let round = 0; round < 5 && !rare; round++) {
-    const work = () => hub.order(`${order} ${count}`);
-    const [ofHub, ofWorker] = await callsOf(place, [hub, worker], MESSAGE_CALLS, work);
-    seen += `\nhub: ${show(ofHub!)}; worker: ${show(ofWorker!)}`;
-    rare = [ofHub!, ofWorker!].every((counts) => [...counts.values()].every((calls) => calls < count / 20));
+    const work = () => client.order(`${order} ${count}`);
+    const [ofClient, ofWorker] = await callsOf(place, [client, worker], MESSAGE_CALLS, work);
+    seen += `\nclient: ${show(ofClient!)}; worker: ${show(ofWorker!)}`;
+    rare = [ofClient!, ofWorker!].every((counts) => [...counts.values()].every((calls) => calls < count / 20));
   }
   expect(rare, `none of five runs of ${count} made few calls:${seen}`);
   note(seen.trim());
@@ -297,10 +297,10 @@ function sleepsOnly(calls: Map<string, number>, bare: number): boolean {
 }
 
 export const checks: Checks = {
-  "an idle hub and an idle worker make no system call that a Bun process with a socket does not make": idleIsSilent,
-  "three observers that look at a hub all the time cause no system call of it after they have joined":
+  "an idle client and an idle worker make no system call that a Bun process with a socket does not make": idleIsSilent,
+  "three observers that look at a client all the time cause no system call of it after they have joined":
     observersAreSilent,
-  "a busy hub and a busy worker make less than one system call per 20 requests": () =>
+  "a busy client and a busy worker make less than one system call per 20 requests": () =>
     busyStaysOutOfTheKernel("go", 20_000),
   "a stream of 20 000 chunks in both directions makes less than one system call per 20 chunks": () =>
     busyStaysOutOfTheKernel("stream", 20_000),

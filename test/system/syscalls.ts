@@ -287,8 +287,8 @@ async function everyChain(roles: readonly Role[], faultsOf: Faults): Promise<voi
 // ---- the same with Bun -----------------------------------------------------------------------------------------
 
 /** Calls that the TypeScript side is told the failure of, or that Bun makes for it. */
-const BUN_CALLS: Record<"hub" | "worker", Record<string, string[]>> = {
-  hub: {
+const BUN_CALLS: Record<"client" | "worker", Record<string, string[]>> = {
+  client: {
     memfd_create: ["EMFILE", "ENOMEM"],
     ftruncate: ["ENOSPC"],
     bind: ["ENOSPC", "EPERM"],
@@ -326,23 +326,23 @@ function isGoodOrTyped(line: string, good: string): boolean {
   return line.startsWith(good) || typed.some((name) => line.startsWith(`error ${name}: `));
 }
 
-/** A hub and a worker of program.ts, one of them with a fault: what each said first. */
-async function meetInBun(place: Place, role: "hub" | "worker", strace: string[]): Promise<string> {
-  const command = (who: "hub" | "worker") => [...(who === role ? strace : []), ...program(who, place.directory)];
-  await using hub = new Program(command("hub"));
-  const first = await hub.line();
-  expect(isGoodOrTyped(first, "listening"), `the hub says: ${first}`);
+/** A client and a worker of program.ts, one of them with a fault: what each said first. */
+async function meetInBun(place: Place, role: "client" | "worker", strace: string[]): Promise<string> {
+  const command = (who: "client" | "worker") => [...(who === role ? strace : []), ...program(who, place.directory)];
+  await using client = new Program(command("client"));
+  const first = await client.line();
+  expect(isGoodOrTyped(first, "listening"), `the client says: ${first}`);
   if (first !== "listening") return first.split(":")[0]!;
   await using worker = new Program(command("worker"));
   const second = await worker.line();
   expect(isGoodOrTyped(second, "attached"), `the worker says: ${second}`);
   if (second === "attached") {
-    await hub.order("go 3");
+    await client.order("go 3");
     return "attached";
   }
-  await using heir = new Program(program("worker", place.directory)); // the hub is well
+  await using heir = new Program(program("worker", place.directory)); // the client is well
   await heir.expectLine("attached");
-  await hub.order("go 3");
+  await client.order("go 3");
   return second.split(":")[0]!;
 }
 
@@ -439,8 +439,8 @@ export const checks: Checks = {
     () => everyChain(BUS, asListed),
   "each system call of a fleet that fails, at whatever time, is an error that fleet.h names, and leaves nothing": () =>
     everyChain(FLEET, asListed),
-  "a hub or a worker that is killed at whatever system call leaves a sound other side, and nothing to clear up": () =>
-    everyChain(BUS, onlyKill),
+  "a client or a worker that is killed at whatever system call leaves a sound other side, and nothing to clear up":
+    () => everyChain(BUS, onlyKill),
   "a member that is killed at whatever system call leaves a fleet that can be joined, and nothing for long": () =>
     everyChain(FLEET, onlyKill),
   "a system call that fails under Bun is a typed error or none at all, and the other side is well": () =>

@@ -1,4 +1,4 @@
-/** In a thread of program.ts: a hub or a worker that is never closed. */
+/** In a thread of program.ts: a client or a worker that is never closed. */
 
 import { SlotBus, SlotWorker } from "../../src/index.ts";
 
@@ -6,7 +6,7 @@ declare const self: Worker;
 
 self.onmessage = async ({ data }: MessageEvent<{ what: string; name: string; directory: string }>) => {
   const { what, name, directory } = data;
-  if (what === "hub") {
+  if (what === "client") {
     const bus = await SlotBus.create({ name, directory });
     bus.ref();
   } else {

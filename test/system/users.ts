@@ -60,55 +60,55 @@ class PublicPlace extends Place {
   }
 
   async listen(uids: string): Promise<Program> {
-    const hub = new Program(this.program("hub", this.directory, uids), this.env);
-    await hub.expectLine("listening");
-    return hub;
+    const client = new Program(this.program("client", this.directory, uids), this.env);
+    await client.expectLine("listening");
+    return client;
   }
 }
 
 async function strangerStopsAtTheDirectory(): Promise<void> {
   needRoot();
   using place = new PublicPlace();
-  await using hub = await place.listen("");
+  await using client = await place.listen("");
   expect((statSync(place.directory).mode & 0o777) === 0o700, "the directory is not 0700");
   await using refused = place.asStranger([], "worker", place.directory);
   await refused.expectLine("error PermissionDeniedError");
-  await using ours = new Program(place.program("worker", place.directory), place.env); // the hub is well
+  await using ours = new Program(place.program("worker", place.directory), place.env); // the client is well
   await ours.expectLine("attached");
-  await hub.expectLine("joined uid 0");
+  await client.expectLine("joined uid 0");
 }
 
-async function strangerStopsAtTheHub(): Promise<void> {
+async function strangerStopsAtTheClient(): Promise<void> {
   needRoot();
   using place = new PublicPlace();
-  await using hub = await place.listen("4242");
+  await using client = await place.listen("4242");
   expect((statSync(place.directory).mode & 0o777) === 0o711, "the directory is not 0711");
   await using refused = place.asStranger([], "worker", place.directory);
   const line = await refused.expectLine("error PermissionDeniedError");
   expect(line.includes(`${stranger}`), `the worker's error does not name its uid: ${line}`);
-  await hub.expectLine(`refused uid ${stranger}`);
+  await client.expectLine(`refused uid ${stranger}`);
   await using ours = new Program(place.program("worker", place.directory), place.env);
   await ours.expectLine("attached");
-  await hub.expectLine("joined uid 0");
+  await client.expectLine("joined uid 0");
 }
 
 async function allowedStrangerWorks(): Promise<void> {
   needRoot();
   using place = new PublicPlace();
-  await using hub = await place.listen(`${stranger}`);
+  await using client = await place.listen(`${stranger}`);
   await using worker = place.asStranger([], "worker", place.directory);
   await worker.expectLine("attached");
-  await hub.expectLine(`joined uid ${stranger}`);
-  await hub.order("go 100");
+  await client.expectLine(`joined uid ${stranger}`);
+  await client.order("go 100");
 }
 
 async function sharedDirectoryNeedsAllowedUids(): Promise<void> {
   using place = new Place();
   await run(["mkdir", "-m", "0711", place.directory]);
-  await using open = new Program(program("hub", place.directory));
+  await using open = new Program(program("client", place.directory));
   await open.expectLine("error PermissionDeniedError");
   chmodSync(place.directory, 0o700);
-  await using closed = new Program(program("hub", place.directory));
+  await using closed = new Program(program("client", place.directory));
   await closed.expectLine("listening");
 }
 
@@ -117,8 +117,8 @@ async function foreignDirectoryIsRefused(): Promise<void> {
   using place = new Place();
   await run(["mkdir", "-m", "0700", place.directory]);
   chownSync(place.directory, stranger, stranger);
-  await using hub = new Program(program("hub", place.directory));
-  const line = await hub.expectLine("error PermissionDeniedError");
+  await using client = new Program(program("client", place.directory));
+  const line = await client.expectLine("error PermissionDeniedError");
   expect(line.includes(`belongs to uid ${stranger} (`), `the owner is not named: ${line}`);
   expect(line.includes("Set SLOTBUS_DIR"), `the way out is not named: ${line}`);
 }
@@ -129,12 +129,12 @@ async function umaskLeavesTheOwnerItsRights(): Promise<void> {
   using place = new PublicPlace();
   chmodSync(place.folder, 0o1777);
   const bare = (...words: string[]): Program => place.asStranger(["sh", "-c", 'umask 0777; exec "$@"', "sh"], ...words);
-  await using hub = bare("hub", place.directory, "");
-  await hub.expectLine("listening");
+  await using client = bare("client", place.directory, "");
+  await client.expectLine("listening");
   expect((statSync(place.directory).mode & 0o777) === 0o700, "the directory is not 0700");
   await using worker = bare("worker", place.directory);
   await worker.expectLine("attached");
-  await hub.order("go 100");
+  await client.order("go 100");
 }
 
 /** Of a bus whose directory would be on a file system that nobody can write to. */
@@ -143,8 +143,8 @@ async function readOnlyIsNoReasonToRetry(): Promise<void> {
   using place = new Place();
   const script = 'mount -t tmpfs -o ro,mode=0755 slotbus "$0" && exec "$@"';
   const inside = [needTool("unshare"), "--mount", "sh", "-c", script, place.folder];
-  await using hub = new Program([...inside, ...program("hub", place.directory)]);
-  const line = await hub.expectLine("error ResourceError");
+  await using client = new Program([...inside, ...program("client", place.directory)]);
+  const line = await client.expectLine("error ResourceError");
   const said = line.includes("read-only file system (EROFS)") && line.includes("Set SLOTBUS_DIR");
   expect(said && !line.endsWith("[retryable]"), `it says: ${line}`);
 }
@@ -174,9 +174,9 @@ async function squattedDirectory(): Promise<void> {
   for (const [index, [what, script]] of Object.entries(SQUATS).entries()) {
     const directory = join(place.folder, `bus-${index}`);
     await shell(`${script} bus-${index}`, place.folder);
-    await using hub = new Program(place.program("hub", directory), place.env);
-    const line = await hub.line();
-    expect(line.startsWith("error PermissionDeniedError"), `a hub whose directory is ${what} says: ${line}`);
+    await using client = new Program(place.program("client", directory), place.env);
+    const line = await client.line();
+    expect(line.startsWith("error PermissionDeniedError"), `a client whose directory is ${what} says: ${line}`);
     await using worker = new Program(place.program("worker", ""), { ...place.env, SLOTBUS_DIR: directory });
     const answer = await worker.line();
     const missing = what === "a link to nothing" && answer.startsWith("error BusNotFoundError");
@@ -198,17 +198,17 @@ async function squattedFile(suffix: "lock" | "sock", error: string, isRefused: (
     await shell("echo precious > victim", directory);
     await shell(`${script} system.${suffix}`, directory, what === "another name of ours" ? 0 : stranger);
     chmodSync(directory, 0o700);
-    await using hub = new Program(place.program("hub", directory), place.env);
-    const line = await hub.line();
+    await using client = new Program(place.program("client", directory), place.env);
+    const line = await client.line();
     const right = isRefused(what) ? line.startsWith(`error ${error}`) : line === "listening";
-    expect(right, `a hub whose ${suffix} is ${what} says: ${line}`);
+    expect(right, `a client whose ${suffix} is ${what} says: ${line}`);
     if (line === "listening") {
       await using worker = new Program(place.program("worker", directory), place.env);
       await worker.expectLine("attached");
-      await hub.order("go 10");
+      await client.order("go 10");
     }
     const texts = ["victim", "ours"].map((name) => readFileSync(join(directory, name), "utf8").trim());
-    expect(texts.join() === "precious,precious", `a hub whose ${suffix} is ${what} wrote: ${texts}`);
+    expect(texts.join() === "precious,precious", `a client whose ${suffix} is ${what} wrote: ${texts}`);
   }
 }
 
@@ -305,7 +305,7 @@ async function fleetThatIsNotOursAloneIsRefused(): Promise<void> {
 async function descriptorsAreOfNoUse(): Promise<void> {
   needRoot();
   using place = new PublicPlace();
-  await using hub = await place.listen(`${stranger}`);
+  await using client = await place.listen(`${stranger}`);
   const life = await buildLife(place.folder);
   chmodSync(life, 0o755);
   const nothing = "reopened 0 read 0 mode 0 owner 0 size 0 seals 0";
@@ -315,26 +315,26 @@ async function descriptorsAreOfNoUse(): Promise<void> {
   expect(texts.includes(`statistics ${nothing} written 0\n`), `with the statistics he could: ${texts}`);
 
   // From outside he does not even get so far; we do, so there is something to get at.
-  const reopen = `cat /proc/${hub.pid}/fd/* 2>&1 >/dev/null; ls /proc/${hub.pid}/fd /proc/${hub.pid}/map_files 2>&1 || true`;
+  const reopen = `cat /proc/${client.pid}/fd/* 2>&1 >/dev/null; ls /proc/${client.pid}/fd /proc/${client.pid}/map_files 2>&1 || true`;
   const seen = await shell(reopen, "/");
   expect(!/^\d+$/m.test(seen) && seen.includes("Permission denied"), `he sees: ${seen}`);
   await using ours = new Program(place.program("worker", place.directory), place.env);
   await ours.expectLine("attached");
-  await hub.order("go 100");
+  await client.order("go 100");
 }
 
 async function floodDisturbsNobody(): Promise<void> {
   needRoot();
   using place = new PublicPlace();
-  await using hub = await place.listen("4242"); // so that he can enter
+  await using client = await place.listen("4242"); // so that he can enter
   await using ours = new Program(place.program("worker", place.directory), place.env);
   await ours.expectLine("attached");
-  await hub.lineFrom("joined");
+  await client.lineFrom("joined");
   await using flood = place.asStranger([], "flood", place.directory);
   await flood.expectLine("flooding");
   await using late = new Program(place.program("worker", place.directory), place.env);
   await late.expectLine("attached");
-  await hub.order("go 1000");
+  await client.order("go 1000");
   await flood.tell("count");
   const line = await flood.lineFrom("refused");
   note(`another user's connections: ${line}`);
@@ -342,14 +342,14 @@ async function floodDisturbsNobody(): Promise<void> {
 }
 
 export const checks: Checks = {
-  "another user stops at the hub's private directory": strangerStopsAtTheDirectory,
-  "another user that may enter the directory is refused by the hub, by uid": strangerStopsAtTheHub,
+  "another user stops at the client's private directory": strangerStopsAtTheDirectory,
+  "another user that may enter the directory is refused by the client, by uid": strangerStopsAtTheClient,
   "another user whose uid is allowed attaches and answers": allowedStrangerWorks,
-  "a directory that others may enter is refused by a hub that allows no other user": sharedDirectoryNeedsAllowedUids,
+  "a directory that others may enter is refused by a client that allows no other user": sharedDirectoryNeedsAllowedUids,
   "a directory of another user is refused, even by root, with its owner and the way out": foreignDirectoryIsRefused,
   "under umask 0777 another user than root has a directory, and a bus in it": umaskLeavesTheOwnerItsRights,
   "a directory on a read-only file system is no reason to retry, and the way out is named": readOnlyIsNoReasonToRetry,
-  "a directory's name that another user has taken, whatever by, is refused by hub and worker": squattedDirectory,
+  "a directory's name that another user has taken, whatever by, is refused by client and worker": squattedDirectory,
   "a lock's name that another user has taken, whatever by, is refused, and what it leads to stays as it was": () =>
     squattedFile("lock", "PermissionDeniedError", () => true),
   "a socket's name that another user has taken is taken back, unless it is a directory": () =>

@@ -1,4 +1,4 @@
-/** Hubs and workers of other versions, and of another layout of the same version. */
+/** Clients and workers of other versions, and of another layout of the same version. */
 
 import { cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -45,11 +45,11 @@ async function install(
   return { program: (...words) => [process.execPath, join(folder, "test/system/program.ts"), ...words], env };
 }
 
-/** A hub and a worker that must not understand each other: what each of them says. */
-async function expectMismatch(hubOf: Installation, workerOf: Installation, texts: RegExp, reason: RegExp | null) {
+/** A client and a worker that must not understand each other: what each of them says. */
+async function expectMismatch(clientOf: Installation, workerOf: Installation, texts: RegExp, reason: RegExp | null) {
   using place = new Place();
-  await using hub = new Program(hubOf.program("hub", place.directory), hubOf.env);
-  await hub.expectLine("listening");
+  await using client = new Program(clientOf.program("client", place.directory), clientOf.env);
+  await client.expectLine("listening");
   await using worker = new Program(workerOf.program("patient", place.directory), workerOf.env);
   await worker.expectLine("waiting");
   for (let round = 0; round < 3; round++) {
@@ -57,18 +57,18 @@ async function expectMismatch(hubOf: Installation, workerOf: Installation, texts
     const line = await worker.lineFrom("error");
     expect(line.startsWith("error VersionMismatchError") && texts.test(line), `the worker says: ${line}`);
     if (reason) {
-      const refusal = await hub.lineFrom("refused");
-      expect(reason.test(refusal), `the hub says: ${refusal}`);
+      const refusal = await client.lineFrom("refused");
+      expect(reason.test(refusal), `the client says: ${refusal}`);
     }
     await worker.tell("mappings");
     expect((await worker.lineFrom("mappings")) === "mappings 0", "the worker has mapped the region");
   }
-  await using friend = new Program(hubOf.program("worker", place.directory), hubOf.env); // the hub is well
+  await using friend = new Program(clientOf.program("worker", place.directory), clientOf.env); // the client is well
   await friend.expectLine("attached");
-  await hub.lineFrom("joined");
-  await hub.order("go 10");
-  await hub.tell("mappings");
-  expect((await hub.lineFrom("mappings")) === "mappings 1", "the hub keeps regions of those it refused");
+  await client.lineFrom("joined");
+  await client.order("go 10");
+  await client.tell("mappings");
+  expect((await client.lineFrom("mappings")) === "mappings 1", "the client keeps regions of those it refused");
 }
 
 async function otherVersions(): Promise<void> {
@@ -76,10 +76,10 @@ async function otherVersions(): Promise<void> {
   using builds = new Place();
   for (const theirs of [ours - 1, ours + 1]) {
     const other = await install(join(builds.folder, String(theirs)), theirs, (header) => header);
-    const says = (hub: number, worker: number) =>
+    const says = (client: number, worker: number) =>
       [
-        new RegExp(`speaks protocol version ${hub}; this process speaks ${worker}`),
-        new RegExp(`it speaks protocol ${worker} to ${worker}, this bus ${hub}`),
+        new RegExp(`speaks protocol version ${client}; this process speaks ${worker}`),
+        new RegExp(`it speaks protocol ${worker} to ${worker}, this bus ${client}`),
       ] as const;
     await expectMismatch(here, other, ...says(ours, theirs));
     await expectMismatch(other, here, ...says(theirs, ours));
@@ -140,7 +140,7 @@ async function otherFleets(): Promise<void> {
 }
 
 export const checks: Checks = {
-  "a hub and a worker of the version before or after name both versions, each way, and map nothing": otherVersions,
-  "a hub and a worker of one version whose structures differ say so, each way, and map nothing": otherLayout,
+  "a client and a worker of the version before or after name both versions, each way, and map nothing": otherVersions,
+  "a client and a worker of one version whose structures differ say so, each way, and map nothing": otherLayout,
   "a fleet of another version, or of other structures, is refused by both numbers and stays as it is": otherFleets,
 };

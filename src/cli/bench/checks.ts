@@ -85,7 +85,7 @@ function lookInto(body: Uint8Array): string {
   return `${body.length} ${sum}`;
 }
 
-/** The hub's side of the three kinds of request, by name of their path. */
+/** The client's side of the three kinds of request, by name of their path. */
 function askers({
   bus,
 }: SlotbusContestant): Record<"/echo" | "/headers" | "/vary", (body: Uint8Array) => Promise<Uint8Array>> {
@@ -205,11 +205,11 @@ export async function idleWakeups({ bus, worker }: SlotbusContestant, settle: nu
 }
 
 /**
- * CPU of an idle hub and worker above that of two idle bare Bun processes, in ms per minute, after a minute of settling.
+ * CPU of an idle client and worker above that of two idle bare Bun processes, in ms per minute, after a minute of settling.
  * All four have an ipc channel to this process, which is silent meanwhile.
  */
 export async function idleCpu(workspace: Workspace): Promise<number> {
-  const ours = [await workspace.start("idle-hub", "idle"), await workspace.start("slotbus", "idle")];
+  const ours = [await workspace.start("idle-client", "idle"), await workspace.start("slotbus", "idle")];
   const bare = [await workspace.start("bare"), await workspace.start("bare")];
   const total = async (peers: Peer[]): Promise<number> => {
     const used = await Promise.all(peers.map((peer) => peer.ask("cpu")));

@@ -60,7 +60,7 @@ switch (role) {
     });
     introduce();
     break;
-  case "idle-hub": {
+  case "idle-client": {
     const { SlotBus } = await import("../../index.ts");
     const bus = await SlotBus.create({ name: address });
     answerQuestions(() => bus.stats().wakeups);

@@ -10,9 +10,9 @@ import { type BusName, processInfo, readNames, shortCommand } from "../directory
 import { duration } from "../terminal.ts";
 import { CommandError } from "../usage.ts";
 
-/** How long a hub has to take an observer, or to say its routes, in ms. */
+/** How long the client of a bus has to take an observer, or a hub to list its routes, in ms. */
 const ANSWER_MS = 800;
-const STOPPED = "the hub does not answer: its process is stopped";
+const STOPPED = "the owner does not answer: its process is stopped";
 
 /** What a bus did in the last interval, as it stands in the JSON; this one does not answer. */
 const SILENT = {
@@ -162,12 +162,12 @@ class BusWatch {
     } catch (error) {
       this.#drop();
       const { code, message } = error as { code?: string; message: string };
-      return { ...frame, problem: code === "RESOURCE" ? "the hub does not answer" : message };
+      return { ...frame, problem: code === "RESOURCE" ? "the owner does not answer" : message };
     }
   }
 
   async #take(): Promise<Taken> {
-    if (this.#observer && !this.#observer.read().isThere) this.#drop(); // another hub may have taken the name
+    if (this.#observer && !this.#observer.read().isThere) this.#drop(); // another client may have taken the name
     this.#observer ??= await BusObserver.open({ name: this.#name, directory: this.#directory, timeout: ANSWER_MS });
     if (this.#closed) throw new CommandError("it was closed.");
     return { snapshot: this.#observer.read(), at: performance.now() };
@@ -187,7 +187,7 @@ class BusWatch {
 
 function silence({ pid, silentMs }: Snapshot): string | null {
   if (processInfo(pid)?.isStopped) return STOPPED;
-  return silentMs > 0 ? `the hub does not answer: its event loop has not turned for ${duration(silentMs)}` : null;
+  return silentMs > 0 ? `the owner does not answer: its event loop has not turned for ${duration(silentMs)}` : null;
 }
 
 function numbersOf({ snapshot: now, at }: Taken, before: Taken | null): Partial<BusFrame> {

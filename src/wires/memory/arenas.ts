@@ -1,13 +1,14 @@
-/** The arenas of a region, made when they are first used. */
+/** The arenas of a region: each is made when it is first used. */
 
 import { Arena } from "../../bus/codec.ts";
 
-/** A handle that has the memory of slots. */
+/** A handle of the library that gives the memory of slots. */
 interface Memory {
   requestMemory(slot: number): ArrayBuffer;
   responseMemory(slot: number): ArrayBuffer;
 }
 
+/** Two arenas for each slot: of its request and of its response. */
 export class Arenas {
   readonly #memory: Memory;
   readonly #requests: (Arena | undefined)[] = [];

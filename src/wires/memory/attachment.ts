@@ -1,4 +1,4 @@
-/** A control socket and the process on its other end, from the handshake on. */
+/** A peer that connected: its control socket and process, and how far its handshake is. */
 
 import type { Socket } from "bun";
 import type { Clock, Timer } from "../../clock.ts";
@@ -6,6 +6,7 @@ import type { LinkHandle } from "../../native/client.ts";
 import { MessageReader, MessageWriter } from "../../native/control.ts";
 import type { PeerProcess } from "../../native/peer.ts";
 
+/** The control socket of one peer, as the client has it. */
 export class Attachment {
   state: "joining" | "offered" | "attached" | "observing" | "ended" = "joining";
   readonly socket: Socket<Attachment>;
@@ -13,11 +14,11 @@ export class Attachment {
   readonly peer: PeerProcess;
   readonly reader = new MessageReader();
   readonly writer: MessageWriter;
-  /** Ends a handshake that takes too long. */
+  /** Timer that ends a handshake which takes too long. */
   handshake: Timer | null = null;
-  /** The region that was made for it. */
+  /** The region that was made for the worker. */
   link: LinkHandle | null = null;
-  /** Requests that its worker takes at once. */
+  /** Requests that the worker takes at once. */
   concurrency = 0;
 
   constructor(socket: Socket<Attachment>, fd: number, peer: PeerProcess, clock: Clock) {
@@ -27,7 +28,7 @@ export class Attachment {
     this.writer = new MessageWriter(fd, clock);
   }
 
-  /** Closes the connection at once. Bun calls `close` later; nothing is sent from here on. */
+  /** Closes the socket at once. Nothing is sent from here on; Bun calls `close` later. */
   cut(): void {
     this.writer.close();
     this.socket.terminate();

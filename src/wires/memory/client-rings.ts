@@ -5,15 +5,16 @@ import type { ClientHandle, LinkHandle } from "../../native/client.ts";
 import type { Clock } from "../../clock.ts";
 import { Rings } from "./rings.ts";
 
-/** What rings need of their connection and its bus. */
+/** What rings need of their bus. */
 export interface RingsOwner {
   readonly client: ClientHandle;
   readonly clock: Clock;
   readonly headLimit: number;
-  /** Bytes went to the worker, or came from it; it was rung. */
+  /** Bytes went to a worker or came from it. `rang`: the worker slept and was woken. */
   moved(bytes: number, rang: boolean): void;
 }
 
+/** The rings of a slot in use, until its exchange leaves it. */
 export class ClientRings extends Rings {
   readonly #owner: RingsOwner;
   readonly #link: LinkHandle;
@@ -21,7 +22,7 @@ export class ClientRings extends Rings {
   readonly #onCorrupt: (reason: string) => void;
   #isClosed = false;
 
-  /** `onCorrupt` is called when the worker wrote counts that cannot be. */
+  /** `onCorrupt` is called when the worker wrote impossible counts. */
   constructor(
     owner: RingsOwner,
     link: LinkHandle,
@@ -50,7 +51,7 @@ export class ClientRings extends Rings {
     this.move(0, 0, 0, true);
   }
 
-  /** The slot may be another exchange's from now on. */
+  /** Moves nothing any more: the slot may get another exchange. */
   close(): void {
     this.#isClosed = true;
   }

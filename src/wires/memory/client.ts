@@ -1,4 +1,4 @@
-/** The asking side of a bus in shared memory: a region for each worker, events of all of them, one driver. */
+/** The asking side of a bus in shared memory: handles the events of all workers, in the turns of one driver. */
 
 import { HeadReader, HeadWriter } from "../../bus/codec.ts";
 import type { Exchange } from "../../bus/exchange.ts";
@@ -14,20 +14,21 @@ import { MemoryConnection } from "./connection.ts";
 import { Driver, type Side } from "./driver.ts";
 import { Listener } from "./listener.ts";
 
-/** What {@link MemoryClient} takes besides the options of its bus. */
+/** What {@link MemoryClient} takes. */
 export interface MemoryClientOptions {
   readonly bus: ResolvedBusOptions;
   readonly name: NameLock;
-  /** Tells the lives of the bus apart. */
+  /** Differs in each life of the bus. */
   readonly tag: number;
   readonly clock: Clock;
-  /** A worker with requests whose event loop does not turn for so many ms is `stalled`. */
+  /** Time after which a worker with requests whose event loop does not turn is reported as `stalled`, in ms. */
   readonly stalledAfter: number;
 }
 
-/** A tick that comes later than this, in ms, was held up by its own process. */
+/** Longest time between two ticks, in ms, that counts: one that comes later was held up by its own process. */
 const LONGEST_TICK_MS = 40;
 
+/** The wire of a client: one library handle, one listener, one driver; a connection for each worker. */
 export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
   readonly client: ClientHandle;
   readonly clock: Clock;
@@ -42,13 +43,13 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
   readonly #driver: Driver;
   readonly #listener: Listener;
   #connections: MemoryConnection[] = [];
-  /** The same by the index of their link. */
+  /** The same connections, by the index of their link. */
   readonly #byIndex: (MemoryConnection | undefined)[] = [];
-  /** Events are being handled: see {@link #handle}. */
+  /** Whether events are being handled: see {@link #handle}. */
   #isHandling = false;
   /** Connections that end when all events are handled. */
   readonly #condemned: MemoryConnection[] = [];
-  /** Ended, with responses lent out: their regions stay. */
+  /** Connections that ended with responses lent out: their regions stay. */
   readonly #lending = new Set<MemoryConnection>();
   /** `clock.now()` of the last tick. */
   #tickedAt = 0;
@@ -118,7 +119,7 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
   // ---- events ---------------------------------------------------------------------------------------------------------
 
   /**
-   * Handles what a poll or a tick found. The library tells of an event once, so all of them are handled before a worker that broke the
+   * Handles what a poll or a tick found. The library tells of an event once, so all are handled before a worker that broke the
    * protocol in one of them is ended. No code of the user runs in here.
    */
   #handle(count: number): void {

@@ -1,4 +1,4 @@
-/** What the connections of a bus have in common. */
+/** What the connections of a bus ask of their wire, so that they do not import it. */
 
 import type { HeadReader, HeadWriter } from "../../bus/codec.ts";
 import type { Exchange } from "../../bus/exchange.ts";
@@ -6,7 +6,7 @@ import type { Connection, Departure } from "../../bus/wire.ts";
 import type { Clock } from "../../clock.ts";
 import type { ClientHandle } from "../../native/client.ts";
 
-/** What all connections of a bus share. */
+/** The wire of a bus, as its connections see it. */
 export interface Company<Member extends Connection = Connection> {
   readonly client: ClientHandle;
   readonly clock: Clock;
@@ -14,20 +14,20 @@ export interface Company<Member extends Connection = Connection> {
   readonly payloadLimit: number;
   readonly heads: HeadWriter;
   readonly answers: HeadReader;
-  /** Exchanges that a report is due for. */
+  /** Number of exchanges that a report is due for. */
   awaited: number;
-  /** Called with the timing of each answer, when the bus is timed. */
+  /** Gets the timing of each answer; `null` when the bus is not timed. */
   readonly timed: ((exchange: Exchange, pid: number, claimUs: number, roundTripUs: number) => void) | null;
-  /** Handles what all slots have, and those whose time is over. */
+  /** Handles all answers, then the slots whose time is over. */
   expire(): void;
-  /** Bytes went to a worker, or came from one; it was rung. */
+  /** Bytes went to a worker or came from it. `rang`: the worker slept and was woken. */
   moved(bytes: number, rang: boolean): void;
-  /** A worker broke the protocol: end it when the events that came together are handled. */
+  /** A worker broke the protocol: ends its connection, after the batch of events that is being handled. */
   condemn(connection: Member): void;
-  /** A place is free outside of the handling of events. */
+  /** A slot was freed by user code, not by an event. */
   room(): void;
-  /** Its last word: see `WireEvents.left`. */
+  /** A connection has ended: see `WireEvents.left`. */
   left(connection: Member, departure: Departure, how: string, had: Exchange[]): void;
-  /** Its region is gone. */
+  /** The region of a connection was freed. `isUnmapped`: its addresses too. */
   dropped(connection: Member, isUnmapped: boolean): void;
 }

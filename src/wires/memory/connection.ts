@@ -1,4 +1,4 @@
-/** One worker as the client has it: its region, and the exchange in each slot. */
+/** One attached worker on the client's side: its region, and the exchange in each slot. */
 
 import { type BodyLike, bodyOffset, encodeMethod, Head, writeBody } from "../../bus/codec.ts";
 import type { Exchange, Executed, Verdict } from "../../bus/exchange.ts";
@@ -16,6 +16,7 @@ import { Stall } from "./stall.ts";
 
 const NO_SLOT = -1;
 
+/** A connection: each exchange has a slot of the worker's region, its `place`. */
 export class MemoryConnection implements Connection {
   readonly id: number;
   readonly pid: number;
@@ -26,16 +27,16 @@ export class MemoryConnection implements Connection {
   readonly attachment: Attachment;
   /** Slots that are not free, quarantined and lent ones included. */
   load = 0;
-  /** It said goodbye: the end of the connection is no death. */
+  /** It said goodbye, or has drained: the end of the connection is not a death. */
   isLeaving = false;
-  /** Why we ended it, when we did. */
+  /** Why it was evicted; `null` unless it was. */
   evictedFor: string | null = null;
   process: { served(): void } | null = null;
   readonly link: LinkHandle;
   readonly #company: Company<MemoryConnection>;
-  /** It asked for nothing new, or gets nothing. */
+  /** It gets nothing new, because it asked for that or the bus drains it. */
   #isDraining = false;
-  /** It let a request wait for its whole timeout without claiming it, and has done nothing since: maybe it is stopped. */
+  /** It let a request wait for its whole timeout without claiming it and has done nothing since: it may be stopped. */
   #isSuspect = false;
   readonly #stall = new Stall();
   /** By slot. */
@@ -44,7 +45,7 @@ export class MemoryConnection implements Connection {
   readonly #rings: (ClientRings | undefined)[] = [];
   readonly #arenas: Arenas;
   readonly loans: Loans;
-  /** Its process has closed the connection, or ended: it reads no request any more. */
+  /** Its process closed the socket or ended: it reads no request any more. */
   #hasClosed = false;
   #drained: (() => void)[] = [];
   /** Slot of a response that is whole, while it is handled: it is freed at the end of that, whoever leaves it. */
@@ -74,7 +75,7 @@ export class MemoryConnection implements Connection {
     return this.#isSuspect || this.isUnresponsive;
   }
 
-  /** Requests that it should work on. */
+  /** Whether it has requests to work on. */
   get isBusy(): boolean {
     return this.load > this.loans.count;
   }
@@ -175,7 +176,7 @@ export class MemoryConnection implements Connection {
     else this.end("ended");
   }
 
-  /** No report of an exchange follows: it goes out of its slot. */
+  /** Takes an exchange out of its slot; no report follows. */
   #release(exchange: Exchange): void {
     if (this.#exchanges[exchange.place] === exchange) this.#exchanges[exchange.place] = null;
     this.#detach(exchange);
@@ -230,7 +231,7 @@ export class MemoryConnection implements Connection {
     this.#release(exchange);
   }
 
-  /** A response is in a slot: copies it out, frees the slot, then looks at what it is. */
+  /** A response is in a slot: copies it out and frees the slot before anything of it is used; or lends it. */
   #deliver({ slot, headBytes, bodyOffset: offset, bodyBytes, status }: ClientEvent): void {
     const exchange = this.#exchanges[slot];
     this.#isSuspect = false;
@@ -261,7 +262,7 @@ export class MemoryConnection implements Connection {
     }
   }
 
-  /** `null`: it is malformed; the exchange is told, and the worker evicted. */
+  /** Copies a head. `null`: it is malformed, the exchange has failed, and the worker is evicted. */
   #readHead(exchange: Exchange, bytes: number, isError: boolean): Head | null {
     const arena = this.#arenas.response(exchange.place);
     try {
@@ -281,7 +282,7 @@ export class MemoryConnection implements Connection {
     this.#release(exchange);
   }
 
-  /** The rings of a slot moved, its response begins, or is whole. */
+  /** The rings of a slot moved, or its response began or ended. */
   #moved({ slot, headBytes, bodyBytes, status }: ClientEvent): void {
     this.#isSuspect = false;
     this.#whole = bodyBytes === 0 ? NO_SLOT : slot;
@@ -303,7 +304,7 @@ export class MemoryConnection implements Connection {
     exchange.began(status, head, rings.incoming);
   }
 
-  /** The response is whole: what the ring holds is copied out, and the slot is free. */
+  /** A streamed response is whole: what the ring holds is copied out, and the slot is free. */
   #finish(slot: number): void {
     const exchange = this.#exchanges[slot];
     const rings = this.#rings[slot];
@@ -318,7 +319,7 @@ export class MemoryConnection implements Connection {
     return new ClientRings(this.#company, this.link, slot, written, own, (reason) => this.evict(reason));
   }
 
-  /** A response that was lent is back. */
+  /** A response that was lent came back. */
   #returned(slot: number): void {
     this.#exchanges[slot] = null;
     if (this.isOpen) {
@@ -329,7 +330,7 @@ export class MemoryConnection implements Connection {
     }
   }
 
-  /** The slot of an answer is free. `false`: the worker had changed it since it answered; it is evicted. */
+  /** Frees the slot of an answer. `false`: the worker changed it since it answered, and is evicted. */
   #free(slot: number): boolean {
     const isIntact = this.link.release(slot);
     if (isIntact) this.#freed();
@@ -358,7 +359,7 @@ export class MemoryConnection implements Connection {
     for (const done of this.#drained.splice(0)) done();
   }
 
-  /** A message of its worker, but for those of the handshake. */
+  /** A message of the worker, after the handshake. */
   message(type: number): void {
     if (type !== MESSAGE.drain && type !== MESSAGE.goodbye) {
       this.evict(`it sent a message of type ${type}`);
@@ -374,7 +375,7 @@ export class MemoryConnection implements Connection {
     this.#company.condemn(this);
   }
 
-  /** Looks at its worker; `ms` since the last look. Returns for how long it stalls when that changed. */
+  /** Checks the worker, `ms` after the last check. Returns for how long its event loop has not turned, when that changed. */
   watch(ms: number, limit: number): number | null {
     for (const exchange of this.#exchanges) exchange?.age();
     if (!this.isBusy && !this.isUnresponsive) return null;
@@ -386,7 +387,7 @@ export class MemoryConnection implements Connection {
     return this.#stall.look(this.link.hasTurned(), ms, limit, () => this.attachment.writer.ring());
   }
 
-  /** Says goodbye and ends it. */
+  /** Says goodbye and ends the connection. */
   leave(): void {
     if (!this.isOpen) return;
     this.attachment.writer.send(MESSAGE.goodbye);
@@ -395,8 +396,8 @@ export class MemoryConnection implements Connection {
   }
 
   /**
-   * The end of its life, in one place for all of them: the socket first, then each slot is judged by its state, hints ignored, and each
-   * exchange is told. `how` continues "worker pid 7 …".
+   * Ends the connection, whatever the reason: closes the socket, then judges each slot by its state, ignoring hints, and tells each
+   * exchange. `how` continues "worker pid 7 …".
    */
   end(how: string): void {
     if (!this.isOpen) return;

@@ -1,5 +1,5 @@
 /**
- * The event-loop driver, one per side: poll, handle, poll again while that finds work, then park.
+ * Decides when a side polls, spins and parks: it polls and handles while that finds work, then parks.
  *
  * A turn polls in rounds without leaving JavaScript: between two rounds the microtasks run, so the code that awaited a
  * response can send its next request before the next poll. After `ROUNDS` rounds the event loop gets its turn. While
@@ -14,53 +14,55 @@
 
 import type { Clock } from "../../clock.ts";
 
-/** What a driver drives. */
+/** One side of a bus, as its driver sees it. */
 export interface Side {
-  /** Looks for work for up to `spinNs`, handles what it finds and returns how much that was. */
+  /** Looks for work for up to `spinNs`, handles it and returns how many events that were. */
   poll(spinNs: number): number;
-  /** Whether anything can come at all; if not, spinning is pointless. */
+  /** Whether anything can come; if not, spinning is pointless. */
   mayReceive(): boolean;
-  /** Tells the other side to ring. `false`: there is work, poll again. */
+  /** Asks the other side to ring. `false`: there is work, poll again. */
   park(): boolean;
+  /** Asks for no ring any more. */
   unpark(): void;
-  /** Leaves the processor that the other side was last seen on. */
+  /** Leaves the processor on which the other side was last seen. */
   spread(): void;
 }
 
 /** Polls in a row before the event loop gets its turn; a round takes 1-3 µs. */
 const ROUNDS = 16;
-/** Longest spin inside one poll, in nanoseconds; it blocks the thread for that long. */
+/** Longest spin inside one poll, in ns; it blocks the thread. */
 const SLICE_NS = 2_000;
-/** What a turn costs that finds nothing: the slice and one pass of the event loop. */
+/** Duration of a turn that finds nothing, in ns: the slice and one pass of the event loop. */
 const TURN_NS = SLICE_NS + 500;
-/** What a side copies in, hands to somebody and writes anew while the other spins for one turn. */
+/** Bytes that a side copies in, hands out and writes anew while the other side spins for one turn. */
 const BYTES_PER_TURN = 8_192;
-/** 1 ms. */
+/** Longest time to spin for bytes that were handed over, in turns: 1 ms. */
 const MAX_PATIENCE = 400;
-/** A wake-up takes about as many ceilings; a bell within that time after parking would have been worth spinning for. */
+/** Duration of a wake-up in ceilings of the budget: a bell within that time after parking would have been worth spinning for. */
 const WORTH = 3;
 
-/** So often in vain, a side stops to spin because of a recent bell: somebody else needs the processor. */
+/** After so many vain spins in a row a side does not spin because of a recent bell: somebody else needs the processor. */
 const GIVE_UP = 8;
 /** Then it tries again every so many bells, */
 const TRY_AGAIN = 64;
 /** and after a pause of 20 ms. */
 const FORGET_MS = 20;
 
+/** Drives one side of a bus. */
 export class Driver {
   readonly #side: Side;
   readonly #clock: Clock;
   readonly #ceiling: number; // turns
   #budget: number; // turns
   #left = 0; // turns
-  /** Turns on top of the budget for what was handed over last. */
+  /** Turns on top of the budget, for what was handed over last. */
   #patience = 0;
-  /** A turn runs or is scheduled; otherwise the side is parked. */
+  /** Whether a turn runs or is scheduled; otherwise the side is parked. */
   #active = false;
   #stopped = false;
-  /** A bell began this turn: what it finds was not found by spinning. */
+  /** Whether a bell began this turn: what it finds was not found by spinning. */
   #rung = false;
-  /** The last hand-over came after a pause: it may be the only one. */
+  /** Whether the last hand-over came after a pause: it may be the only one. */
   #cold = false;
   /** Times in a row that spinning found nothing. */
   #vain = 0;
@@ -77,8 +79,9 @@ export class Driver {
   }
 
   /**
-   * `bytes` were handed to the other side: an answer may come soon, or a next request. It needs time to copy them and to
-   * write as many, which is no reason to park. That it must wake up first (`rang`) is one, unless both were busy just now.
+   * `bytes` were handed to the other side: an answer or the next request may come soon. The other side needs time to copy them and
+   * to write as many, during which this side spins. If the other side must wake up first (`rang`), this side parks, unless both
+   * were busy just now.
    */
   expect(bytes: number, rang: boolean): void {
     this.#patience = bytes < BYTES_PER_TURN ? 0 : Math.min(MAX_PATIENCE, Math.ceil(bytes / BYTES_PER_TURN));
@@ -96,14 +99,14 @@ export class Driver {
     }
   }
 
-  /** Something changed that only a poll can see. */
+  /** Something changed that only a poll finds. */
   wake(): void {
     if (this.#active || this.#stopped) return;
     this.#unpark();
     this.#clock.immediate(this.#turn);
   }
 
-  /** The other side rang: called by the event loop, so the turn begins at once. */
+  /** The other side rang. Called by the event loop, so the turn begins at once. */
   ring(): void {
     if (this.#active || this.#stopped) return;
     this.wakeups++;
@@ -114,12 +117,12 @@ export class Driver {
     this.#turn();
   }
 
-  /** Ends it; no poll follows. */
+  /** Ends the driver; no poll follows. */
   stop(): void {
     this.#stopped = true;
   }
 
-  /** Whether this side parked, or handed something over, so short ago that spinning on would have paid. */
+  /** Whether this side parked or handed something over so recently that spinning on would have paid. */
   #isRecent(): boolean {
     const pause = this.#clock.now() - this.#since;
     if (pause >= FORGET_MS) this.#vain = 0;

@@ -1,4 +1,4 @@
-/** Where workers come in: the listening socket, who may join, and the handshake. */
+/** Lets workers and observers in: the listening socket, the conditions to join, the handshake. */
 
 import type { Socket, UnixSocketListener } from "bun";
 import type { ResolvedBusOptions } from "../../bus/options.ts";
@@ -13,15 +13,15 @@ import { Attachment } from "./attachment.ts";
 
 /** Longest handshake, in ms. */
 const HANDSHAKE_MS = 2_000;
-/** Handshakes at once; a ninth peer is told to come again. */
+/** Handshakes at once; one more peer is refused as busy and retries. */
 const HANDSHAKES = 8;
 /** Observers at once. */
 const OBSERVERS = 16;
-/** Connections taken in one turn of the event loop. Bun takes all that come, so who connects without end would stop it. */
+/** Connections accepted in one turn of the event loop. Bun accepts all that come, so a peer that connects without end would stop it. */
 const ACCEPTS = 64;
-/** For how long nobody is let in after that, in ms. */
+/** Pause after that in which no connection is accepted, in ms. */
 const PAUSE_MS = 20;
-/** Evicted workers that may still be alive before one of them is refused. */
+/** Evicted workers that live on before one of them is refused. */
 const ZOMBIES = 4;
 
 /** What the listener reports. */
@@ -30,7 +30,7 @@ export interface ListenerEvents {
   attached(attachment: Attachment): void;
   /** Bytes came from an attached worker. */
   bytes(attachment: Attachment, bytes: Uint8Array): void;
-  /** A message came in one piece with the one that attached its worker. */
+  /** A message came together with the one that attached its worker. */
   message(attachment: Attachment, type: number): void;
   /** The attachment of an attached worker is closed. */
   closed(attachment: Attachment): void;
@@ -38,6 +38,7 @@ export interface ListenerEvents {
   refused(peer: Peer, reason: string): void;
 }
 
+/** Listens on the socket of a bus; what it lets in it reports as attached. */
 export class Listener {
   readonly #client: ClientHandle;
   readonly #clock: Clock;
@@ -46,7 +47,7 @@ export class Listener {
   readonly #name: NameLock;
   /** `null` in a pause. */
   #listener: UnixSocketListener<Attachment> | null = null;
-  /** In this turn of the event loop. */
+  /** Connections accepted in this turn of the event loop. */
   #accepted = 0;
   #pause: Timer | null = null;
   readonly #handshakes = new Set<Attachment>();
@@ -89,7 +90,7 @@ export class Listener {
     }
   }
 
-  /** An evicted worker: its process may live on and come again. */
+  /** Remembers an evicted worker: its process may live on and connect again. */
   remember(zombie: Attachment): void {
     this.#zombies.push(zombie);
   }
@@ -107,7 +108,7 @@ export class Listener {
     this.#listener?.stop(true);
   }
 
-  /** Says why and closes the attachment. */
+  /** Tells the peer why and closes the attachment. */
   refuse(attachment: Attachment, error: number, reason: string): void {
     if (attachment.state === "ended") return;
     this.#client.count("peers_refused");
@@ -117,7 +118,7 @@ export class Listener {
     this.#events.refused({ pid: attachment.peer.pid, uid: attachment.peer.uid }, reason);
   }
 
-  /** Nobody is let in for a while: in the middle of Bun's loop, which ends with its listener. */
+  /** Accepts no connection for a while. Closing the listener ends Bun's loop over the connections that wait. */
   #rest(): void {
     this.#listener?.stop();
     this.#listener = null;
@@ -222,7 +223,7 @@ export class Listener {
     this.#events.attached(attachment);
   }
 
-  /** The handshake is over, one way or the other. */
+  /** The handshake is over, whatever its result. */
   #settle(attachment: Attachment): void {
     this.#handshakes.delete(attachment);
     attachment.handshake?.close();
@@ -242,7 +243,7 @@ function isAttached({ state }: Attachment): boolean {
   return state === "attached";
 }
 
-/** Whether the process of an evicted worker has ended; then nothing of it is kept. */
+/** Whether the process of an evicted worker has ended; if so, closes its descriptors. */
 function isBuried({ peer }: Attachment): boolean {
   if (!peer.hasEnded) return false;
   peer.forget();

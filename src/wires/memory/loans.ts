@@ -5,15 +5,16 @@ interface Loan {
   readonly onForgotten: () => void;
 }
 
-/** Loans that nobody can reach any more: their borrow was forgotten. */
+/** Gives loans back whose memory was collected as garbage: their borrow was forgotten. */
 const forgotten = new FinalizationRegistry<Loan>(({ giveBack, onForgotten }) => {
   onForgotten();
   giveBack(true); // the memory may have been carried away before
 });
 
+/** Counts and takes back the loans of one connection. */
 export class Loans {
   count = 0;
-  /** Somebody kept the memory of one: it stays mapped for ever. */
+  /** Whether user code kept memory of a loan: the region stays mapped for ever. */
   isHeld = false;
   readonly #onForgotten: () => void;
 
@@ -21,7 +22,7 @@ export class Loans {
     this.#onForgotten = onForgotten;
   }
 
-  /** Lends `memory`. What this returns gives it back, once, and then calls `back`. */
+  /** Lends `memory`. The function returned gives it back, once, and calls `back`. */
   lend(memory: ArrayBuffer, back: () => void): (isHeld: boolean) => void {
     this.count++;
     const giveBack = (isHeld: boolean): void => {

@@ -1,4 +1,4 @@
-/** Looks at a bus without taking part: its statistics, mapped read-only. The hub is asked once, at the handshake. */
+/** Observes a bus without taking part: maps its statistics read-only. The client answers once, at the handshake. */
 
 import { systemClock } from "../../clock.ts";
 import { ResourceError } from "../../errors.ts";
@@ -6,14 +6,16 @@ import type { Snapshot } from "../../native/statistics.ts";
 import { ObserverHandle, shakeHands } from "../../native/worker.ts";
 import { checkName, resolveDirectory } from "../../runtime-directory.ts";
 
+/** What `BusObserver.open` takes. */
 export interface ObserverOptions {
   name: string;
   /** Runtime directory. Default `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. */
   directory?: string | undefined;
-  /** How long the hub has to answer, in ms. Default 1000. */
+  /** How long the client has to answer, in ms. Default 1000. */
   timeout?: number;
 }
 
+/** An observer of one bus, for the commands `top`, `stats` and `ls`. */
 export class BusObserver implements Disposable {
   readonly name: string;
   readonly #handle: ObserverHandle;
@@ -22,7 +24,7 @@ export class BusObserver implements Disposable {
   /**
    * Attaches to the statistics of a bus.
    *
-   * @throws (rejects) {BusNotFoundError}; {@link ResourceError} when the hub does not answer in time;
+   * @throws (rejects) {BusNotFoundError}; {@link ResourceError} when the client does not answer in time;
    * {PermissionDeniedError}, {VersionMismatchError}, {InvalidNameError}.
    */
   static async open({ name, directory, timeout = 1_000 }: ObserverOptions): Promise<BusObserver> {
@@ -38,7 +40,7 @@ export class BusObserver implements Disposable {
     this.#handle = handle;
   }
 
-  /** The statistics now; `isThere` is `false` when the hub has ended or closed the bus, and these are its last. */
+  /** The statistics now; `isThere` is `false` when the client has ended or closed the bus, and these are its last. */
   read(): Snapshot & { isThere: boolean } {
     if (!this.#isOpen) throw new ResourceError(`the observer of bus "${this.name}" is closed.`);
     return this.#handle.read();

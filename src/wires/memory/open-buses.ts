@@ -19,6 +19,7 @@ export function noteOpen(key: string, bus: Pick<OpenBus, "close" | "leave">): vo
   openBuses.set(key, { module: thisModule, file: import.meta.path, close: bus.close, leave: bus.leave });
 }
 
+/** Forgets a bus that is closed. */
 export function noteClosed(key: string): void {
   openBuses.delete(key);
 }

@@ -1,6 +1,6 @@
 /**
- * The streams of one slot. Each direction is a ring of bytes in the arena of its sender; counts of 64 bits in the slot tell how many
- * bytes were sent and taken.
+ * The streams of one slot. Each direction is a ring of bytes in the arena of its sender. 64-bit counts in the slot say how many bytes
+ * were sent and taken.
  */
 
 import type { Incoming } from "../../bus/body-reader.ts";
@@ -9,24 +9,24 @@ import type { Arena } from "../../bus/codec.ts";
 import type { Clock } from "../../clock.ts";
 import { type FlowStatus, RING_MAX } from "../../native/flow.ts";
 
-/** So many bytes are handed over together, unless the other side has nothing left to read. */
+/** Bytes that are handed over together, unless the other side has nothing left to read. */
 const BATCH_BYTES = 8_192;
-/** The largest piece that is read at once. */
+/** Largest piece that is read at once, in bytes. */
 const CHUNK_BYTES = 65_536;
 
 /** One side's access to the two rings of a slot. */
 export abstract class Rings {
-  /** Where a ring begins in its arena, and its size in bytes. */
+  /** Offset of a ring in its arena, and its size, in bytes. */
   readonly start: number;
   readonly size: number;
   /** What the last {@link move} found. */
   readonly status: FlowStatus;
-  /** Bytes of room that the writer waits for. Both directions share the line, so each {@link move} repeats it. */
+  /** Room that the writer waits for, in bytes. One word in the slot has it for both directions, so each {@link move} repeats it. */
   need = 0;
   readonly incoming: RingReader;
   readonly outgoing: RingWriter;
 
-  /** `written`: the arena of the other side; `own`: the one that this side writes. */
+  /** `written`: the arena that the other side writes; `own`: the one that this side writes. */
   constructor(headLimit: number, stride: number, written: Arena, own: Arena, status: FlowStatus, clock: Clock) {
     this.start = headLimit;
     this.size = Math.min(RING_MAX, stride - headLimit);
@@ -35,13 +35,13 @@ export abstract class Rings {
     this.outgoing = new RingWriter(this, own, clock);
   }
 
-  /** `sent` and `taken` bytes more; `need`: waits for so much room. `false`: the other side has let go of the slot. */
+  /** Counts `sent` and `taken` bytes more, and asks for `need` bytes of room. `false`: the slot is not ours any more. */
   abstract move(sent: number, taken: number, need: number): boolean;
 
-  /** The own stream has ended, or was closed; `errorBytes`: an error head lies behind its last byte. */
+  /** Ends the own stream. `errorBytes`: length of the encoded error behind its last byte; 0 for none. */
   abstract finish(errorBytes: number): void;
 
-  /** Bytes moved, or the other side waits for some. */
+  /** The other side moved bytes, or waits for some. */
   moved(): void {
     this.outgoing.moved();
     this.incoming.onMoved?.();
@@ -53,12 +53,12 @@ class RingWriter implements Outgoing {
   readonly #rings: Rings;
   readonly #arena: Arena;
   readonly #clock: Clock;
-  /** Of the ring, from `#at` on. */
+  /** Room in the ring from `#at` on, in bytes. */
   #room = 0;
   #at = 0;
   /** Bytes written and not handed over. */
   #kept = 0;
-  /** The other side has taken all that it was given. */
+  /** Whether the other side has taken all that it was given. */
   #isEager = true;
   #isFlushing = false;
   #isClosed = false;
@@ -127,7 +127,7 @@ class RingWriter implements Outgoing {
     if (need > 0 && this.#tell(need) && status.free >= need) this.#wake?.();
   }
 
-  /** Writes where the next bytes would be, and hands nothing over. There is room. */
+  /** Writes bytes behind the stream and hands nothing over. There is room. */
   #place(bytes: Uint8Array): void {
     const { start, size } = this.#rings;
     const first = Math.min(bytes.length, start + size - this.#at);
@@ -140,7 +140,7 @@ class RingWriter implements Outgoing {
     if (this.#kept > 0) this.#tell(this.#rings.need);
   };
 
-  /** Hands over what was written, and finds out what room there is. */
+  /** Hands over what was written and reads how much room there is. `false`: it is closed. */
   #tell(need: number): boolean {
     if (this.#isClosed) return false;
     const sent = this.#kept;

@@ -1,14 +1,15 @@
-/** Whether the event loop of a worker turns. */
+/** Finds workers whose event loop does not turn. */
 
+/** Time for which the event loop of one worker has not turned while it had requests. */
 export class Stall {
-  /** It has not turned for too long. */
+  /** Whether it has not turned for too long. */
   isLong = false;
-  /** Since when it has not turned while it had requests: ms of ticks that the bus really made. */
+  /** Time for which it has not turned while it had requests, in ms, counted by ticks that the bus really made. */
   #ms = 0;
 
   /**
-   * `ms` passed since the last look. Calls `nudge` once at half of `limit`. Returns `limit` when that is reached, 0 when the loop
-   * turns again after that, `null` otherwise.
+   * Counts `ms` since the last call. Calls `nudge` once at half of `limit`. Returns `limit` when it is reached, 0 when the loop turns
+   * again after that, `null` otherwise.
    */
   look(hasTurned: boolean, ms: number, limit: number, nudge: () => void): number | null {
     const wasLong = this.isLong;

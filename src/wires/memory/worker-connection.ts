@@ -1,4 +1,4 @@
-/** A worker's attachment to one client: the region, and the claims that have no answer. */
+/** A worker's attachment to its client: the region, and the claim in each slot. */
 
 import type { Socket } from "bun";
 import { encodeError } from "../../bus/answer.ts";
@@ -30,11 +30,13 @@ const nothing = new Uint8Array(0);
 export interface WorkerConnectionEvents {
   /** Bytes of an answer or a stream went out. */
   answered(bytes: number): void;
-  /** The client wrote counts that cannot be into the rings of a slot. */
+  /** The client wrote impossible counts into the rings of a slot. */
   corrupt(connection: WorkerConnection, slot: number): void;
+  /** Work of a handler that had returned failed: see `Arrivals.failedLate`. */
   failedLate(request: RequestName, error: unknown): void;
 }
 
+/** Takes requests out of one region and writes answers into it. */
 export class WorkerConnection implements ClaimOwner {
   readonly handle: WorkerHandle;
   readonly turns: Turns;
@@ -43,18 +45,18 @@ export class WorkerConnection implements ClaimOwner {
   readonly heads = new HeadWriter();
   isOpen = true;
   socket: Socket<undefined> | null = null;
-  /** Claims without an answer. */
+  /** Claims without an answer, and those whose answer streams. */
   running = 0;
   /** Claims whose body or answer streams. */
   streams = 0;
   readonly #events: WorkerConnectionEvents;
-  /** It is being closed: what its streams still hold is read. */
+  /** Whether it is being closed: what its streams still hold is read. */
   #isClosing = false;
   /** By slot. */
   readonly #claims: (Claim | null)[] = [];
   /** By slot: its streams. */
   readonly #rings: (WorkerRings | undefined)[] = [];
-  /** Views that could not be taken back: they may show later requests, and the region stays mapped. */
+  /** Views that could not be detached: they may show later requests, and the region stays mapped. */
   #kept = 0;
   #isFull = false;
   readonly #headReader = new HeadReader(REQUEST_STRINGS);
@@ -77,8 +79,8 @@ export class WorkerConnection implements ClaimOwner {
   }
 
   /**
-   * Claims one request if `canTake`: `null` when there is none, `"moved"` when streams of a running one moved. Throws
-   * {@link ProtocolError} when the client broke the rules.
+   * Claims one request, if `canTake`; `null` when there is none, `"moved"` when streams of a running request moved. Throws
+   * {@link ProtocolError} when the client broke the protocol.
    */
   take(spinNs: number, now: number, canTake = true): WorkerRequest | "moved" | null {
     const { handle } = this;
@@ -94,7 +96,7 @@ export class WorkerConnection implements ClaimOwner {
       return "moved";
     }
     if (result === "corrupt" || method >= METHODS.length) {
-      throw new ProtocolError("the hub published a request with a length or method out of range.");
+      throw new ProtocolError("the client published a request with a length or method out of range.");
     }
     const arena = this.#arenas.request(slot);
     const head = this.#headReader.read(arena, headBytes);
@@ -107,7 +109,7 @@ export class WorkerConnection implements ClaimOwner {
     return new WorkerRequest(claim, method, serial, timeoutMs, now, head);
   }
 
-  /** A message of the client; `false`: it is none that a worker gets. */
+  /** Handles a CANCEL. `false`: its length is wrong. */
   cancel(body: Uint8Array): boolean {
     const cancel = readCancel(body);
     if (!cancel) return false;
@@ -185,7 +187,7 @@ export class WorkerConnection implements ClaimOwner {
     return scratch.bytes.subarray(0, encodeError(scratch, error, limit));
   }
 
-  /** A streamed answer has ended, in one way or the other. */
+  /** A streamed answer has ended or failed. */
   finish(claim: Claim, errorBytes: number): void {
     if (!this.isOpen) return;
     claim.settle();
@@ -222,7 +224,7 @@ export class WorkerConnection implements ClaimOwner {
     return (this.#rings[slot] = new WorkerRings(this, claim, this.#arenas.request(slot), this.#arenas.response(slot)));
   }
 
-  /** Moves the rings of a claim. `false`: its caller has gone. */
+  /** Moves the rings of a claim: see {@link Rings.move}. `false`: its caller has gone. */
   move(claim: Claim, sent: number, taken: number, need: number): boolean {
     if (!this.isOpen) return false;
     const result = this.handle.move(claim.slot, claim.token, sent, taken, need);
@@ -234,7 +236,7 @@ export class WorkerConnection implements ClaimOwner {
     return true;
   }
 
-  /** Ends the attachment; all claims are aborted. The region is unmapped, unless somebody holds a view. */
+  /** Ends the attachment: aborts all claims and unmaps the region, unless user code holds a view. */
   close(reason: unknown): void {
     if (!this.isOpen) return;
     this.#isClosing = true;

@@ -1,4 +1,4 @@
-/** The answering side in shared memory: attaches, again and again, and drives its connection. */
+/** The answering side in shared memory: attaches to each client of its bus in turn, and polls the connection. */
 
 import type { SocketHandler, UnixSocketOptions } from "bun";
 import { backoff, type Backoff } from "../../backoff.ts";
@@ -24,9 +24,10 @@ import { WorkerConnection, type WorkerConnectionEvents } from "./worker-connecti
 
 /** Requests taken in one poll at most. */
 const BATCH = 64;
-/** Pauses of a worker that waits for its bus, in ms. */
+/** Pauses between attempts of a worker that waits for its bus, in ms. */
 const ATTEMPTS: Backoff = { initial: 10, max: 100 };
 
+/** The wire of a worker: at most one connection at a time, one driver. */
 export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
   readonly #options: ResolvedWorkerOptions;
   readonly #clock: Clock;
@@ -34,7 +35,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
   readonly #arrivals: Arrivals;
   readonly #driver: Driver;
   #connection: WorkerConnection | null = null;
-  /** There is a handler on the event loop. */
+  /** Whether requests are taken from the event loop. */
   #isListening = false;
   #isDraining = false;
   #isClosed = false;
@@ -179,7 +180,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     this.#lost(connection, new ProtocolError(`${this.#client} sent a message of type ${type}.`));
   }
 
-  /** The attachment is over. */
+  /** The attachment has ended: reports it and, if it may, attaches again. */
   #lost(connection: WorkerConnection, reason: SlotbusError, isBlocking = false): void {
     if (this.#connection !== connection) return;
     this.#detach(connection, reason);
@@ -258,6 +259,6 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
   }
 
   get #client(): string {
-    return `the hub of "${this.#options.name}"`;
+    return `the client of bus "${this.#options.name}"`;
   }
 }

@@ -1,6 +1,6 @@
 /** The attacks, and what must become of whoever tries them. */
 
-/** `evicted`: ended by the hub, by name. `refused`: turned away, by name. `survived`: legal, so it left by itself. */
+/** `evicted`: ended by the client, by name. `refused`: turned away, by name. `survived`: legal, so it left by itself. */
 export const OUTCOMES = ["evicted", "refused", "survived"] as const;
 export type Outcome = (typeof OUTCOMES)[number];
 
@@ -12,7 +12,7 @@ export interface Attack {
   outcomes: readonly Outcome[];
   /** May be met too; any other is a failure. */
   also?: readonly Outcome[];
-  /** Of the reasons that the hub gives, one must match. */
+  /** Of the reasons that the client gives, one must match. */
   reason?: RegExp;
   /** Attackers in each cycle, when it is not the usual number; 0: one, and none in `ci`. */
   ci?: number;

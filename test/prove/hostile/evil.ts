@@ -1,5 +1,5 @@
 /**
- * `hostile/evil.ts NAME`: a hub that breaks the rules of streams. It is a real one; what it writes besides goes straight into
+ * `hostile/evil.ts NAME`: a client that breaks the rules of streams. It is a real one; what it writes besides goes straight into
  * the region of its one worker, which it finds among its own mappings.
  */
 

@@ -1,4 +1,4 @@
-/** What a hostile hub does to the streams of its worker. */
+/** What a hostile client does to the streams of its worker. */
 
 export const EVIL = ["back", "beyond", "taken", "bad-end", "bad-error", "flips", "free"] as const;
 export type Evil = (typeof EVIL)[number];

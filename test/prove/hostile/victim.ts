@@ -1,11 +1,11 @@
-/** `hostile/victim.ts NAME BOOKS EVIL`: an honest worker of two buses; the hub of EVIL breaks the rules. */
+/** `hostile/victim.ts NAME BOOKS EVIL`: an honest worker of two buses; the client of EVIL breaks the rules. */
 
 import { SlotbusError, SlotWorker } from "../../../src/index.ts";
 import { Books } from "./books.ts";
 import type { Common } from "../actor.ts";
 import { serveHonestly } from "./worker.ts";
 
-/** `handled`: how a handler of the hostile hub's stream ended. `left`: why it left that hub. */
+/** `handled`: how a handler of the hostile client's stream ended. `left`: why it left that client. */
 export type Report =
   | Common
   | { is: "handled"; bytes: number; foreign: number; error: string }

@@ -2,7 +2,7 @@
 
 import * as b from "./books.ts";
 
-/** One life of a hub: it asked the ids from `first` to before `end`. */
+/** One life of a client: it asked the ids from `first` to before `end`. */
 export interface Life {
   first: number;
   end: number;
@@ -15,7 +15,7 @@ export interface Sums {
   refused: number;
   failed: number;
   aborted: number;
-  /** Asked by a hub that was killed. */
+  /** Asked by a client that was killed. */
   vanished: number;
   twiceRun: number;
   /** Ran twice, and both workers were killed. */

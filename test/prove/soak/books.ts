@@ -3,7 +3,7 @@
 import { closeSync, ftruncateSync, openSync } from "node:fs";
 import { join } from "node:path";
 
-export const FAULTS = ["worker-kill", "hub-kill", "worker-stop", "hub-stop", "timeout", "abort"] as const;
+export const FAULTS = ["worker-kill", "client-kill", "worker-stop", "client-stop", "timeout", "abort"] as const;
 export type Fault = (typeof FAULTS)[number];
 
 /** What streams: the request's body, the response's, both. */
@@ -17,9 +17,9 @@ export type State = (typeof STATES)[number];
 /** The cells of the histogram that can occur. A request that was answered, or given up, has no time to run out. */
 export const POSSIBLE: Record<Fault, readonly State[]> = {
   "worker-kill": STATES,
-  "hub-kill": STATES,
+  "client-kill": STATES,
   "worker-stop": STATES,
-  "hub-stop": STATES,
+  "client-stop": STATES,
   timeout: ["queued", "ready", "claimed", "streaming"],
   abort: ["queued", "ready", "claimed", "streaming", "done"],
 };
@@ -56,7 +56,7 @@ export const MODES = [
 ] as const;
 export type Mode = (typeof MODES)[number];
 
-/** Bits of `outcome`, written by the hub. */
+/** Bits of `outcome`, written by the client. */
 export const ISSUED = 1;
 export const IDEMPOTENT = 2;
 export const ANSWERED = 4;
@@ -84,7 +84,7 @@ const FIRST_END = 64;
 export class Books {
   /** One byte per request, by the workers. */
   readonly runs: Uint8Array;
-  /** One byte per request, by the hub. */
+  /** One byte per request, by the client. */
   readonly outcome: Uint8Array;
   readonly #counters: Uint32Array;
   /** Not yet a KiB. */

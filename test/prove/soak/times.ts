@@ -8,16 +8,16 @@ import { join } from "node:path";
 
 /** Delays that are kept, in whole ms. */
 export const SERIES = [
-  /** From the kill of a worker to the hub's first word of it: an event, or a rejection. */
+  /** From the kill of a worker to the client's first word of it: an event, or a rejection. */
   "worker killed",
-  /** The same, from when the hub had seen the process gone. */
+  /** The same, from when the client had seen the process gone. */
   "worker gone",
   /** From the same kills to the end of a bare socket in a process that does nothing else. */
   "worker control",
-  /** From the kill of the hub to each worker's `disconnected`. */
-  "hub killed",
-  "hub control",
-  /** Of requests that settled after their deadline, without the time for which their hub had no processor. */
+  /** From the kill of the client to each worker's `disconnected`. */
+  "client killed",
+  "client control",
+  /** Of requests that settled after their deadline, without the time for which their client had no processor. */
   "after the deadline",
   /** The same of those that settled by the death of their worker. */
   "after the death",
@@ -58,8 +58,8 @@ export class Times {
   readonly #killed: Float64Array;
   readonly #continued: Float64Array;
   readonly #heard: Float64Array;
-  /** When the last hub was killed, and when the hub was continued last. */
-  readonly #hub: Float64Array;
+  /** When the last client was killed, and when the client was continued last. */
+  readonly #client: Float64Array;
 
   static create(directory: string): Times {
     const file = openSync(join(directory, "times"), "wx");
@@ -74,7 +74,7 @@ export class Times {
     this.#killed = table(0);
     this.#continued = table(1);
     this.#heard = table(2);
-    this.#hub = new Float64Array(buffer, byteOffset + 3 * PIDS * 8, 2);
+    this.#client = new Float64Array(buffer, byteOffset + 3 * PIDS * 8, 2);
     this.#buckets = new Uint32Array(buffer, byteOffset + 3 * PIDS * 8 + 16, SERIES.length * BUCKETS);
   }
 
@@ -84,10 +84,10 @@ export class Times {
   }
 
   /** Kills, and writes down when that was: before, because somebody may hear of it at once, and after. */
-  kill(pid: number, isHub: boolean): void {
-    this.#stampKill(pid, isHub);
+  kill(pid: number, isClient: boolean): void {
+    this.#stampKill(pid, isClient);
     process.kill(pid, "SIGKILL");
-    this.#stampKill(pid, isHub);
+    this.#stampKill(pid, isClient);
   }
 
   /** The process is seen to be gone: what counts starts here. */
@@ -95,16 +95,16 @@ export class Times {
     this.#killed[pid % PIDS] = -Date.now();
   }
 
-  #stampKill(pid: number, isHub: boolean): void {
+  #stampKill(pid: number, isClient: boolean): void {
     const now = Date.now();
     this.#killed[pid % PIDS] = now;
-    if (isHub) this.#hub[0] = now;
+    if (isClient) this.#client[0] = now;
   }
 
   /** Is about to be continued. */
-  continue(pid: number, isHub: boolean): void {
+  continue(pid: number, isClient: boolean): void {
     this.#continued[pid % PIDS] = Date.now();
-    if (isHub) this.#hub[1] = Date.now();
+    if (isClient) this.#client[1] = Date.now();
   }
 
   /** When a worker was killed; `Infinity` when it was not. */
@@ -112,26 +112,26 @@ export class Times {
     return Math.abs(this.#killed[pid % PIDS]!) || Infinity;
   }
 
-  get hubKilledAt(): number {
-    return this.#hub[0]!;
+  get clientKilledAt(): number {
+    return this.#client[0]!;
   }
 
-  get hubContinuedAt(): number {
-    return this.#hub[1]!;
+  get clientContinuedAt(): number {
+    return this.#client[1]!;
   }
 
-  /** The hub hears of the end of a worker; only the first time counts. */
+  /** The client hears of the end of a worker; only the first time counts. */
   hear(pid: number): void {
     const killed = this.#killed[pid % PIDS]!;
     if (killed === 0 || this.#heard[pid % PIDS]! > 0) return;
     this.#heard[pid % PIDS] = Date.now();
-    const since = Math.max(Math.abs(killed), this.hubContinuedAt);
+    const since = Math.max(Math.abs(killed), this.clientContinuedAt);
     this.add(killed > 0 ? "worker killed" : "worker gone", Date.now() - since);
   }
 
-  /** A worker, this process, hears of the end of its hub. */
-  hearHub(): void {
-    this.add("hub killed", Date.now() - Math.max(this.hubKilledAt, this.#continued[process.pid % PIDS]!));
+  /** A worker, this process, hears of the end of its client. */
+  hearClient(): void {
+    this.add("client killed", Date.now() - Math.max(this.clientKilledAt, this.#continued[process.pid % PIDS]!));
   }
 
   add(series: Series, ms: number): void {

@@ -12,7 +12,7 @@ const [name, directory] = process.argv.slice(2);
 const books = new Books(directory!);
 const times = new Times(directory!);
 let worker: SlotWorker | null = null;
-/** The kill of the hub that was heard of last. */
+/** The kill of the client that was heard of last. */
 let heard = 0;
 
 async function go(): Promise<void> {
@@ -20,12 +20,12 @@ async function go(): Promise<void> {
     unix: join(directory!, "control"),
     socket: { open: (it) => void it.write(`${process.pid} `), data() {} },
   });
-  heard = times.hubKilledAt;
+  heard = times.clientKilledAt;
   worker = await SlotWorker.open({ name: name!, wait: 30_000, reconnect: { min: 5, max: 100 } });
   worker.on("disconnected", () => {
-    if (times.hubKilledAt === heard) return;
-    heard = times.hubKilledAt;
-    times.hearHub();
+    if (times.clientKilledAt === heard) return;
+    heard = times.clientKilledAt;
+    times.hearClient();
   });
   worker.serve((request) => (isFlow(request.path) ? handleFlow(books, request) : handle(books, request)));
 }

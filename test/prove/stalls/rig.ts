@@ -4,7 +4,7 @@ import { Actor, type Common, type Crew, processState, stopped } from "../actor.t
 import type { Histogram } from "../figures.ts";
 import { Random } from "../soak/books.ts";
 import type { Times } from "../soak/times.ts";
-import type * as hubs from "./hub.ts";
+import type * as clients from "./client.ts";
 import type { Phase, Phases } from "./phases.ts";
 import { type Fault, IMPOSSIBLE, type State, STATES } from "./states.ts";
 
@@ -32,8 +32,8 @@ interface Worker {
 }
 
 const KINDS = ["async", "async", "sync"] as const;
-/** Of the hub in the phases. */
-const HUB = 9;
+/** Of the client in the phases. */
+const CLIENT = 9;
 /** Stops between two quiet points. */
 const QUIET_EVERY = 100;
 const SHORTEST_MS = 5;
@@ -42,15 +42,15 @@ const LONGEST_MS = 300;
 export class Rig {
   readonly #world: World;
   readonly #random: Random;
-  readonly #hub: Actor<hubs.Report, hubs.Order>;
+  readonly #client: Actor<clients.Report, clients.Order>;
   readonly #workers: Worker[];
 
-  /** Starts a hub and its workers, which have attached when this resolves. */
+  /** Starts a client and its workers, which have attached when this resolves. */
   static async start(world: World, seed: number): Promise<Rig> {
     const rig = new Rig(world, seed);
-    await Promise.all([rig.#hub.loaded(), ...rig.#workers.map(({ actor }) => actor.loaded())]);
-    rig.#hub.tell({ do: "go" });
-    await rig.#hub.hear("open", 20_000);
+    await Promise.all([rig.#client.loaded(), ...rig.#workers.map(({ actor }) => actor.loaded())]);
+    rig.#client.tell({ do: "go" });
+    await rig.#client.hear("open", 20_000);
     for (const { actor } of rig.#workers) actor.tell("go");
     await rig.#quiet();
     return rig;
@@ -60,7 +60,7 @@ export class Rig {
     this.#world = world;
     this.#random = new Random(seed);
     const own = [world.name, world.folder];
-    this.#hub = new Actor(world.crew, "stalls/hub.ts", [...own, String(seed), String(HUB)]);
+    this.#client = new Actor(world.crew, "stalls/client.ts", [...own, String(seed), String(CLIENT)]);
     this.#workers = KINDS.map((kind, index) => ({
       actor: new Actor(world.crew, "stalls/worker.ts", [...own, String(index), kind, "256"]),
       index,
@@ -74,7 +74,7 @@ export class Rig {
     for (let stops = 1; !enough(); stops++) {
       const dice = this.#random.below(100);
       if (dice < 70) await this.#stopWorker();
-      else if (dice < 92) await this.#stopHub();
+      else if (dice < 92) await this.#stopClient();
       else for (const worker of this.#workers.filter(({ busy }) => !busy)) await this.#stop(worker, "ready");
       if (stops % QUIET_EVERY === 0) await this.#quiet();
     }
@@ -111,12 +111,12 @@ export class Rig {
     else await this.#stop(worker, want);
   }
 
-  /** Through the hub, which sees what the worker has; it is continued some time later. */
+  /** Through the client, which sees what the worker has; it is continued some time later. */
   async #stop(worker: Worker, want: State): Promise<void> {
     const { actor, index } = worker;
     worker.busy = true;
-    this.#hub.tell({ do: "stop", pid: actor.pid, index, want });
-    const { met } = await this.#hub.hear("stopped", 20_000);
+    this.#client.tell({ do: "stop", pid: actor.pid, index, want });
+    const { met } = await this.#client.hear("stopped", 20_000);
     this.#met(met, "stop worker");
     void this.#hold().then(() => {
       this.#continue(actor);
@@ -149,32 +149,32 @@ export class Rig {
   }
 
   #continue(actor: { pid: number; isAlive: boolean; process: Bun.Subprocess }): void {
-    this.#world.times.continue(actor.pid, actor === this.#hub);
+    this.#world.times.continue(actor.pid, actor === this.#client);
     if (actor.isAlive) actor.process.kill("SIGCONT");
   }
 
-  async #stopHub(): Promise<void> {
-    const want = this.#rarest("stop hub");
-    if (want === "closing") return this.#stopHubWhile({ do: "reopen" }, "reopened", want);
-    if (want === "sync wait") return this.#stopHubWhile({ do: "ask-sync" }, "asked", want);
-    if (want === "attaching") return this.#stopHubAtAttach();
-    if (want === "parked") return this.#stopHubAsleep();
-    this.#hub.tell({ do: "stop", pid: 0, index: HUB, want });
-    await stopped(this.#hub.pid);
+  async #stopClient(): Promise<void> {
+    const want = this.#rarest("stop client");
+    if (want === "closing") return this.#stopClientWhile({ do: "reopen" }, "reopened", want);
+    if (want === "sync wait") return this.#stopClientWhile({ do: "ask-sync" }, "asked", want);
+    if (want === "attaching") return this.#stopClientAtAttach();
+    if (want === "parked") return this.#stopClientAsleep();
+    this.#client.tell({ do: "stop", pid: 0, index: CLIENT, want });
+    await stopped(this.#client.pid);
     await this.#hold();
-    this.#continue(this.#hub);
-    this.#met((await this.#hub.hear("stopped", 20_000)).met, "stop hub");
+    this.#continue(this.#client);
+    this.#met((await this.#client.hear("stopped", 20_000)).met, "stop client");
   }
 
-  async #stopHubWhile(order: hubs.Order, over: "reopened" | "asked", want: Phase & State): Promise<void> {
-    this.#hub.tell(order);
-    await this.#reach(HUB, want);
-    await this.#freeze(() => this.#world.phases.get(HUB) === want, want);
-    await this.#hub.hear(over, 60_000);
+  async #stopClientWhile(order: clients.Order, over: "reopened" | "asked", want: Phase & State): Promise<void> {
+    this.#client.tell(order);
+    await this.#reach(CLIENT, want);
+    await this.#freeze(() => this.#world.phases.get(CLIENT) === want, want);
+    await this.#client.hear(over, 60_000);
   }
 
   /** While a worker attaches to it. */
-  async #stopHubAtAttach(): Promise<void> {
+  async #stopClientAtAttach(): Promise<void> {
     const worker = this.#workers.find(({ busy, kind }) => !busy && kind === "async");
     if (!worker) return;
     worker.busy = true;
@@ -186,29 +186,29 @@ export class Rig {
   }
 
   /** When it has nothing to do, and its thread sleeps. */
-  async #stopHubAsleep(): Promise<void> {
-    this.#hub.tell({ do: "pause" });
-    await this.#hub.hear("paused", 60_000);
+  async #stopClientAsleep(): Promise<void> {
+    this.#client.tell({ do: "pause" });
+    await this.#client.hear("paused", 60_000);
     await Bun.sleep(5);
-    const asleep = processState(this.#hub.pid) === "S";
+    const asleep = processState(this.#client.pid) === "S";
     await this.#freeze(() => asleep, "parked");
-    this.#hub.tell({ do: "resume" });
+    this.#client.tell({ do: "resume" });
   }
 
-  /** Stops the hub from outside; `isMet` is asked when it can move no more. */
+  /** Stops the client from outside; `isMet` is asked when it can move no more. */
   async #freeze(isMet: () => boolean, want: State): Promise<void> {
-    this.#hub.process.kill("SIGSTOP");
-    await stopped(this.#hub.pid);
-    if (isMet()) this.#met([want], "stop hub");
+    this.#client.process.kill("SIGSTOP");
+    await stopped(this.#client.pid);
+    if (isMet()) this.#met([want], "stop client");
     await this.#hold();
-    this.#continue(this.#hub);
+    this.#continue(this.#client);
   }
 
   async #quiet(last = false): Promise<void> {
     const { crew, tally } = this.#world;
     while (this.#workers.some(({ busy }) => busy)) await Bun.sleep(1);
-    this.#hub.tell({ do: "quiet", workers: this.#workers.length, last });
-    const { faults, lost } = await this.#hub.hear("quiet", 200_000);
+    this.#client.tell({ do: "quiet", workers: this.#workers.length, last });
+    const { faults, lost } = await this.#client.hear("quiet", 200_000);
     for (const { actor, kind } of this.#workers) {
       if (kind === "sync") continue; // it has no event loop to be asked by
       actor.tell("count");

@@ -15,12 +15,12 @@ export const STATES = [
 ] as const;
 export type State = (typeof STATES)[number];
 
-export const FAULTS = ["stop worker", "stop hub", "evict, continue"] as const;
+export const FAULTS = ["stop worker", "stop client", "evict, continue"] as const;
 export type Fault = (typeof FAULTS)[number];
 
-/** A hub has no handler. A worker is evicted for what its handlers do not end, so it has some; its answers are taken at once. */
+/** A client has no handler. A worker is evicted for what its handlers do not end, so it has some; its answers are taken at once. */
 export const IMPOSSIBLE: ReadonlySet<`${State} ${Fault}`> = new Set<`${State} ${Fault}`>([
-  "sync handler stop hub",
+  "sync handler stop client",
   "idle evict, continue",
   "parked evict, continue",
   "done evict, continue",

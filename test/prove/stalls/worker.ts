@@ -39,7 +39,7 @@ async function open(): Promise<SlotWorker> {
   return worker;
 }
 
-/** Answers all that wait at the gate, without letting the event loop hear of the end of the hub. */
+/** Answers all that wait at the gate, without letting the event loop hear of the end of the client. */
 function answerHeld(): void {
   for (const { request, order } of held.splice(0)) {
     const delivery = request.defer()(answer(books, request, order));

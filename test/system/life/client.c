@@ -97,7 +97,7 @@ static int message(uint8_t *body)
 	return type;
 }
 
-/* A worker that keeps quiet is let go, as by the reception of src/bus. */
+/* A worker that keeps quiet is let go, as by the listener of src/wires/memory. */
 static void expect_message(enum sb_message type, uint8_t *body)
 {
 	int came = message(body);

@@ -87,7 +87,7 @@ export function handler(): Handler {
   };
 }
 
-// ---- the hub's side -----------------------------------------------------------------------------------------------------
+// ---- the client's side --------------------------------------------------------------------------------------------------
 
 const leadIn = (plan: OwnPlan, isWarmUp: boolean): number => (isWarmUp ? plan.warmUpMs : plan.leadInMs);
 

@@ -279,7 +279,7 @@ function markdown(result: Result): string {
     "## Streams",
     "    npm run -s bench -- streams --markdown",
     `${machineLines(result.machine)}.`,
-    `Hub and worker are two processes, as are the rivals, but for \`worker\`, a thread. Every reader checks the length of what arrives
+    `Client and worker are two processes, as are the rivals, but for \`worker\`, a thread. Every reader checks the length of what arrives
 and the first and last byte of each piece. \`slower\` is the median of the ratios of each round.`,
     ...sections,
   ].join("\n\n");

@@ -1,4 +1,4 @@
-/** `stalls/hub.ts NAME BOOKS SEED INDEX`: waits for "go", asks without end, and stops workers, or itself, when told to. */
+/** `stalls/client.ts NAME BOOKS SEED INDEX`: waits for "go", asks without end, and stops workers, or itself, when told to. */
 
 import { SlotBus } from "../../../src/index.ts";
 import { descriptors, mappings, until } from "../../support.ts";
@@ -14,10 +14,10 @@ export type Order =
   | { do: "go" | "pause" | "resume" | "reopen" | "ask-sync" }
   /** `last`: nothing is asked for any more. */
   | { do: "quiet"; workers: number; last: boolean }
-  /** `pid` 0 is the hub itself. `want`: the state to wait for, a little. */
+  /** `pid` 0 is the client itself. `want`: the state to wait for, a little. */
   | { do: "stop"; pid: number; index: number; want: State };
 
-/** What the hub says. `met`: requests that the victim had, by state, when it could move no more. */
+/** What the client says. `met`: requests that the victim had, by state, when it could move no more. */
 export type Report =
   | Common
   | { is: "open" | "paused" | "reopened" | "asked" }

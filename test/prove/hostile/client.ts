@@ -1,5 +1,5 @@
 /**
- * `hostile/hub.ts NAME BOOKS SEED`: the hub that is attacked. Asks under a steady load, checks every answer, and measures
+ * `hostile/client.ts NAME BOOKS SEED`: the client that is attacked. Asks under a steady load, checks every answer, and measures
  * itself: how late its own timer is, how long honest answers take, how many descriptors it has.
  */
 
@@ -37,9 +37,9 @@ export type Order =
 export interface Phase {
   /** Of honest answers, in ms. */
   latencies: number[];
-  /** How late the timer of the hub was at most, in ms. */
+  /** How late the timer of the client was at most, in ms. */
   gap: number;
-  /** The same without the time in which the hub could have run and had no processor. */
+  /** The same without the time in which the client could have run and had no processor. */
   blocked: number;
   /** Most descriptors that it had. */
   fds: number;
@@ -58,7 +58,7 @@ export interface Tally {
   misdelivered: number;
 }
 
-/** What the hub says. */
+/** What the client says. */
 export type Report =
   | Common
   | { is: "open" }
@@ -84,7 +84,7 @@ const [name, directory, seed] = process.argv.slice(2);
 const books = new Books(directory!);
 const random = new Random(Number(seed));
 const noise = new Uint8Array(4 * PAYLOAD).map(() => random.next());
-const gaveUp = new Error("the supervisor's hub gave it up");
+const gaveUp = new Error("the supervisor's client gave it up");
 const honest = new Set<number>();
 const tally: Tally = {
   requests: 0,
@@ -244,7 +244,7 @@ function failed(id: number, asked: Asked, reason: unknown): void {
   if (!reason.mayHaveExecuted && books.runs[id]! > 0) broken(`request ${id} ran, and its error denies it: ${reason}`);
   const late = reason instanceof RequestTimeoutError && performance.now() - asked.at >= asked.timeoutMs - 1;
   if (late && (asked.exposed || asked.timeoutMs === SHORT_MS)) return;
-  // What an attacker had when a burst made the hub evict it is settled before this program could see it there.
+  // What an attacker had when a burst made the client evict it is settled before this program could see it there.
   const isNamed = reason instanceof WorkerDiedError || reason instanceof RegionCorruptError;
   const pid = Number(/\bworker pid (\d+)/.exec(reason.message)?.[1]);
   if (isNamed && !honest.has(pid) && books.runs[id] === 0) return;

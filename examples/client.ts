@@ -1,4 +1,4 @@
-// A hub: starts a worker process, asks it, and stops both. `bun examples/hub.ts`
+// A client: starts a worker process, asks it, and stops both. `bun examples/client.ts`
 import { SlotBus } from "slotbus";
 
 await using bus = await SlotBus.create({ name: "shop" });

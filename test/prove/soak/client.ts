@@ -1,4 +1,4 @@
-/** `soak/hub.ts NAME BOOKS SEED REQUESTS`: waits for "go", then asks without end; checks and writes down every answer. */
+/** `soak/client.ts NAME BOOKS SEED REQUESTS`: waits for "go", then asks without end; checks and writes down every answer. */
 
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -15,12 +15,12 @@ import { Times } from "./times.ts";
 export type Order =
   | { do: "go" }
   | { do: "end" }
-  /** `killed`: workers killed in the life of this hub so far. */
+  /** `killed`: workers killed in the life of this client so far. */
   | { do: "quiet"; workers: number; killed: number }
-  /** `pid` 0 is the hub itself. `want`: the state to wait for, a little. */
+  /** `pid` 0 is the client itself. `want`: the state to wait for, a little. */
   | { do: "kill" | "stop"; pid: number; want: b.State };
 
-/** What the hub says. `rss`: its own memory in MiB, without what it shares. */
+/** What the client says. `rss`: its own memory in MiB, without what it shares. */
 export type Report =
   | Common
   | { is: "open" }
@@ -99,7 +99,7 @@ async function strike(order: { do: "kill" | "stop"; pid: number; want: b.State }
 
 /** A stop comes back when the supervisor continues this process. */
 function strikeMyself(what: "kill" | "stop"): void {
-  const fault = what === "kill" ? "hub-kill" : "hub-stop";
+  const fault = what === "kill" ? "client-kill" : "client-stop";
   for (const [state, requests] of look(bus, 0)) books.count(fault, state, requests);
   if (what === "kill") times.kill(process.pid, true);
   else process.kill(process.pid, "SIGSTOP");
