@@ -16,7 +16,6 @@ export type { BorrowedResponse, BusResponse, StreamedResponse } from "./bus/resp
 export type { ChunkOptions, Chunks } from "./bus/body-reader.ts";
 export type { StreamSource } from "./bus/body-writer.ts";
 export type { HandleTrace, RequestTrace } from "./bus/tracing.ts";
-export { isContractError } from "./contract/client.ts";
 export type { Codec } from "./codec.ts";
 export {
   type CallOptions,
@@ -27,6 +26,7 @@ export {
   type ContractOptions,
   type Declaration,
   type Handlers,
+  isContractError,
   items,
   type MethodOptions,
   type Methods,

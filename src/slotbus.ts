@@ -14,16 +14,15 @@ import type { Connection } from "./bus/wire.ts";
 import { resolveWorkerOptions, type SlotWorkerEvents, type SlotWorkerOptions } from "./bus/worker-options.ts";
 import { checkCloseLimit, checkTimeout } from "./check.ts";
 import { systemClock } from "./clock.ts";
-import { makeClient } from "./contract/client.ts";
 import type { Client, Contract, Handlers } from "./contract/contract.ts";
-import { Implementations } from "./contract/implementations.ts";
+import type { Implementations } from "./contract/implementations.ts";
 import { BusClosedError, InvalidConfigError, NoAnswerError, type SlotbusError } from "./errors.ts";
 import { Hold } from "./hold.ts";
 import { NameLock } from "./native/name.ts";
 import { drainOnSigterm, forgetSigterm } from "./sigterm.ts";
 import type { Supervisor } from "./supervisor/index.ts";
-import { WorkerPool } from "./supervisor/worker-pool.ts";
-import { type ResolvedWorkers, resolveWorkers, UNRESPONSIVE_MS, type WorkersOptions } from "./supervisor/workers.ts";
+import type { WorkerPool } from "./supervisor/worker-pool.ts";
+import type { ResolvedWorkers, WorkersOptions } from "./supervisor/workers.ts";
 import { MemoryClient } from "./wires/memory/client.ts";
 import { closeReloaded, noteClosed, noteOpen } from "./wires/memory/open-buses.ts";
 import { MemoryWorker } from "./wires/memory/worker.ts";
@@ -37,6 +36,8 @@ export interface SlotBusOptions extends BusOptions {
 /** Options with their defaults filled in. */
 export type ResolvedSlotBusOptions = ResolvedBusOptions & { readonly workers: ResolvedWorkers | null };
 
+/** Default of `workers.unresponsive`, in ms. */
+const UNRESPONSIVE_MS = 30_000;
 /** Default limit of the drain in `close`, in ms. */
 const CLOSE_MS = 5_000;
 
@@ -63,14 +64,15 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
    * `Supervisor.start` when one does not get ready.
    */
   static async create(options: SlotBusOptions): Promise<SlotBus> {
-    const workers = options?.workers === undefined ? null : resolveWorkers(options.workers, LINKS_MAX);
+    const supervisor = options?.workers === undefined ? null : await import("./supervisor/worker-pool.ts");
+    const workers = supervisor && supervisor.resolveWorkers(options.workers!, LINKS_MAX, UNRESPONSIVE_MS);
     const resolved = { ...resolveBusOptions(options), workers };
     const { directory, name, allowedUids } = resolved;
     await closeReloaded(keyOf(resolved));
     const lock = new NameLock(directory, name, allowedUids.length > 0);
     let bus: SlotBus;
     try {
-      bus = new SlotBus(resolved, lock);
+      bus = new SlotBus(resolved, lock, supervisor?.WorkerPool);
     } catch (error) {
       lock.release();
       throw error;
@@ -85,7 +87,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
     }
   }
 
-  private constructor(options: ResolvedSlotBusOptions, name: NameLock) {
+  private constructor(options: ResolvedSlotBusOptions, name: NameLock, Pool?: typeof WorkerPool) {
     super();
     this.options = options;
     this.#name = name;
@@ -99,7 +101,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
       (events) => new MemoryClient({ bus: options, name, tag, clock: systemClock, stalledAfter }, events),
     );
     this.#dispatcher = dispatcher;
-    this.#pool = options.workers && makePool(options.workers, options, dispatcher);
+    this.#pool = options.workers && Pool ? makePool(Pool, options.workers, options, dispatcher) : null;
     dispatcher.supply = this.#pool;
   }
 
@@ -169,6 +171,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
    * They reject as {@link request} does, and with {ValidationError}, {ContractError}, {ContractMismatchError}.
    */
   client<C extends Contract>(contract: C): Client<C> {
+    const { makeClient } = require("./contract/client.ts") as typeof import("./contract/client.ts");
     return makeClient(this, contract);
   }
 
@@ -257,6 +260,7 @@ function keyOf({ directory, name }: ResolvedBusOptions): string {
 }
 
 function makePool(
+  Pool: typeof WorkerPool,
   workers: ResolvedWorkers,
   { name, directory }: ResolvedBusOptions,
   dispatcher: Dispatcher,
@@ -272,7 +276,7 @@ function makePool(
     paused: (isPaused: boolean) => statistics.count(isPaused ? "workers_paused" : "workers_resumed"),
     lost: () => dispatcher.room(),
   };
-  return new WorkerPool<Connection>(workers, owner, systemClock);
+  return new Pool<Connection>(workers, owner, systemClock);
 }
 
 /**
@@ -378,6 +382,8 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
    */
   implement<C extends Contract>(contract: C, handlers: Handlers<C>): this {
     if (this.#isClosed) throw this.#closedError();
+    const { Implementations } =
+      require("./contract/implementations.ts") as typeof import("./contract/implementations.ts");
     this.#contracts ??= new Implementations(this.#receiver.handler, (error, request) => this.#report(request, error));
     this.#contracts.add(contract, handlers);
     this.#receiver.serve(this.#contracts.handle);

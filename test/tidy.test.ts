@@ -88,7 +88,7 @@ const ofNative: Record<string, string[]> = {
 
 /** Files that a file imports, for their types or for more. */
 function importsOf(file: string): string[] {
-  const found = read(file).matchAll(/(?:^(?:import|export) [^;]*?from |\bimport\()"(\.[^"]+)"/gm);
+  const found = read(file).matchAll(/(?:^(?:import|export) [^;]*?from |\b(?:import|require)\()"(\.[^"]+\.ts)"/gm);
   return [...found].map(([, target]) => join(dirname(file), target!));
 }
 

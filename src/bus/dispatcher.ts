@@ -3,12 +3,12 @@
 import { checkTimeout } from "../check.ts";
 import { type Clock, nextTurn } from "../clock.ts";
 import { BusClosedError, BusOverloadedError, NoWorkerError, RegionCorruptError, WorkerDiedError } from "../errors.ts";
+import type { Snapshot } from "../native/statistics.ts";
 import { endSource } from "./body-writer.ts";
 import type { BusRequest, RequestOptions } from "./call.ts";
 import { Choice } from "./choice.ts";
 import { Arena } from "./codec.ts";
 import { Exchange, type ExchangeOwner, type Executed, type Kind, type Reject, type Resolve } from "./exchange.ts";
-import { busMetrics } from "./metrics.ts";
 import type { ResolvedBusOptions } from "./options.ts";
 import { ExchangeQueue } from "./queue.ts";
 import { ReadyWaiters } from "./ready.ts";
@@ -56,7 +56,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   #isDraining = false;
   #isClosed = false;
   /** Last values, after the end. */
-  #last: { stats: BusStats; metrics: string } | null = null;
+  #last: { stats: BusStats; snapshot: Snapshot } | null = null;
 
   /** `tag` makes ids differ between lives of the bus. `makeWire` makes the wire, which reports to the dispatcher. */
   constructor(
@@ -410,9 +410,13 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   }
 
   metrics(): string {
-    if (this.#last) return this.#last.metrics;
+    const { busMetrics } = require("./metrics.ts") as typeof import("./metrics.ts");
+    return busMetrics(this.name, this.#last?.snapshot ?? this.#snapshot());
+  }
+
+  #snapshot(): Snapshot {
     this.#sample(this.#ticker.isRunning);
-    return busMetrics(this.name, this.statistics.snapshot());
+    return this.statistics.snapshot();
   }
 
   // ---- the end --------------------------------------------------------------------------------------------------------
@@ -433,7 +437,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     this.#ready.close(this.#closedError("no"));
     if (this.unsettled.count > 0) await nextTurn(this.clock); // a body that is gathered settles soon
     this.#unsettledAtEnd += this.unsettled.count;
-    this.#last = { metrics: this.metrics(), stats: this.stats() };
+    this.#last = { snapshot: this.#snapshot(), stats: this.stats() };
     this.wire.free();
   }
 }

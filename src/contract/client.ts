@@ -1,19 +1,12 @@
 /** The client's side of a contract: one function per method. */
 
 import type { Asker, BusRequest } from "../bus/call.ts";
-import { ContractError, ContractMismatchError, InvalidConfigError } from "../errors.ts";
+import { ContractMismatchError, InvalidConfigError } from "../errors.ts";
 import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE } from "../codec.ts";
-import {
-  type CallOptions,
-  type Client,
-  type Contract,
-  ContractMethod,
-  FINGERPRINT,
-  type Declaration,
-} from "./contract.ts";
+import { type CallOptions, type Client, type Contract, type ContractMethod, FINGERPRINT } from "./contract.ts";
 import { encodeRemote, readFailure } from "./failure.ts";
 import { type Chunks, isSequence, ItemReader, ItemSource } from "./items.ts";
-import type { Made, Sequence } from "./schema.ts";
+import type { Sequence } from "./schema.ts";
 import { Part, typeOf } from "./values.ts";
 
 /** `SlotBus.client`. */
@@ -179,23 +172,4 @@ function notItems({ contract, name }: ContractMethod): InvalidConfigError {
   return new InvalidConfigError(`the input of ${contract}.${name} is a sequence of items.`, {
     hint: "Give an array, a generator or a ReadableStream.",
   });
-}
-
-/** Errors of a method, one type per code: a union that `code` tells apart. */
-type ErrorsOf<M> =
-  M extends Declaration<unknown, unknown, infer E> ? { [K in keyof E & string]: ContractError<K, Made<E[K]>> } : never;
-
-/**
- * Whether `error` was declared by this method, and thrown by its handler; narrows to its codes or to one.
- *
- *     if (isContractError(error, demo.methods.find, "NOT_FOUND")) error.data.id;
- */
-export function isContractError<M extends Declaration, K extends keyof ErrorsOf<M> = keyof ErrorsOf<M>>(
-  error: unknown,
-  method: ContractMethod<M>,
-  code?: K,
-): error is ErrorsOf<M>[K] & Error {
-  if (!(error instanceof ContractError) || !(method instanceof ContractMethod)) return false;
-  if (error.contract !== method.contract || error.method !== method.name) return false;
-  return code === undefined ? Object.hasOwn(method.declaration.errors, error.code) : error.code === code;
 }

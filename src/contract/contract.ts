@@ -1,6 +1,6 @@
 /** Contracts: what a client may call and its workers answer, as one object both sides import. */
 
-import { InvalidConfigError } from "../errors.ts";
+import { ContractError, InvalidConfigError } from "../errors.ts";
 import type { RequestOptions } from "../bus/call.ts";
 import { checkCodec, type Codec, json } from "../codec.ts";
 import type { CallContext, ErrorShapes } from "./context.ts";
@@ -257,4 +257,23 @@ function checkVersion(version: string): string {
   throw new InvalidConfigError(
     `the version of a contract is ${JSON.stringify(version)}; it must be 1 to 64 characters.`,
   );
+}
+
+/** Errors of a method, one type per code: a union that `code` tells apart. */
+type ErrorsOf<M> =
+  M extends Declaration<unknown, unknown, infer E> ? { [K in keyof E & string]: ContractError<K, Made<E[K]>> } : never;
+
+/**
+ * Whether `error` was declared by this method, and thrown by its handler; narrows to its codes or to one.
+ *
+ *     if (isContractError(error, demo.methods.find, "NOT_FOUND")) error.data.id;
+ */
+export function isContractError<M extends Declaration, K extends keyof ErrorsOf<M> = keyof ErrorsOf<M>>(
+  error: unknown,
+  method: ContractMethod<M>,
+  code?: K,
+): error is ErrorsOf<M>[K] & Error {
+  if (!(error instanceof ContractError) || !(method instanceof ContractMethod)) return false;
+  if (error.contract !== method.contract || error.method !== method.name) return false;
+  return code === undefined ? Object.hasOwn(method.declaration.errors, error.code) : error.code === code;
 }

@@ -6,6 +6,8 @@ import type { Transport, WorkerLink, WorkerProcess } from "./process.ts";
 import { Supervisor } from "./supervisor.ts";
 import type { ResolvedWorkers } from "./workers.ts";
 
+export { resolveWorkers } from "./workers.ts";
+
 /** @internal The bus's end of an attachment, as the pool needs it. */
 export interface PooledConnection {
   /** Process id of the worker. */

@@ -3,7 +3,6 @@
 import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
-import { fileURLToPath } from "node:url";
 import { checkInteger, checkOptions, shown } from "../check.ts";
 import { MAX_TIMER_MS } from "../clock.ts";
 import { InvalidConfigError } from "../errors.ts";
@@ -41,21 +40,21 @@ export type ResolvedWorkers = Readonly<{
   pool: PoolOptions;
 }>;
 
-/** Default of `workers.unresponsive`, in ms. */
-export const UNRESPONSIVE_MS = 30_000;
-
-/** Fills in defaults; a bus has `limit` workers at most. Throws {@link InvalidConfigError}. @internal */
-export function resolveWorkers(given: WorkersOptions, limit: number): ResolvedWorkers {
+/**
+ * Fills in defaults; a bus has `limit` workers at most, and `stalledAfter` is its default of `unresponsive`.
+ * Throws {@link InvalidConfigError}. @internal
+ */
+export function resolveWorkers(given: WorkersOptions, limit: number, stalledAfter: number): ResolvedWorkers {
   const {
     entry,
     min: least,
     max: most,
     idle,
-    unresponsive = UNRESPONSIVE_MS,
+    unresponsive = stalledAfter,
     args = [],
     ...rest
   } = checkOptions("workers", given, '{ entry: "worker.ts" }');
-  const file: unknown = entry instanceof URL && entry.protocol === "file:" ? fileURLToPath(entry) : entry;
+  const file: unknown = entry instanceof URL && entry.protocol === "file:" ? Bun.fileURLToPath(entry) : entry;
   if (typeof file !== "string") {
     throw new InvalidConfigError(`workers.entry is ${shown(entry)}; it must be a path or a file: URL.`);
   }

@@ -119,11 +119,14 @@ async function expectHello(consumer: Consumer): Promise<void> {
 
 /** Asks itself, and says which library it has. */
 const APP = `import { readFileSync } from "node:fs";
-import { SlotBus, SlotWorker } from "slotbus";
+import { contract, rpc, SlotBus, SlotWorker } from "slotbus";
 import { EventBus } from "slotbus/events";
 await using bus = await SlotBus.create({ name: "app" });
 await using worker = await SlotWorker.open({ name: "app" });
 worker.serve((request) => \`heard \${request.text()} \${typeof EventBus}\`);
+const demo = contract("demo", { double: rpc<number, number>() });
+worker.implement(demo, { double: (n) => 2 * n });
+if ((await bus.client(demo).double(21)) !== 42 || !bus.metrics().includes("slotbus_workers")) throw new Error("wrong");
 const maps = readFileSync("/proc/self/maps", "latin1");
 console.log((await bus.request({ path: "/", body: "Ada" })).text(), /\\S*libslotbus\\S*/.exec(maps)?.[0]);
 `;
@@ -169,6 +172,29 @@ async function withBun(): Promise<void> {
   const said = await consumer.run(bun, "app.ts");
   const library = join(consumer.package, "native", platformName(), "libslotbus.so");
   expect(said === `heard Ada function ${library}\n`, `the program said: ${said}`);
+}
+
+/** Says which classes are not called as they are exported, and which errors are another class in another entry. */
+const CLASSES = `const seen = new Map();
+for (const entry of process.argv.slice(2)) {
+  for (const [name, value] of Object.entries(await import("slotbus" + entry))) {
+    if (!/^class\\b/.test(String(value))) continue;
+    const other = name.endsWith("Error") && seen.has(name) && seen.get(name) !== value;
+    if (value.name !== name || other) console.log(entry, name, value.name);
+    seen.set(name, value);
+  }
+}
+const { SlotBus, InvalidConfigError } = await import("slotbus");
+const error = await SlotBus.create({ name: "x", workers: { entry: 1 } }).catch((error) => error);
+console.log(seen.size > 50, error instanceof InvalidConfigError, error.name);
+`;
+
+async function classes(): Promise<void> {
+  using consumer = await Consumer.installed(...peers());
+  consumer.write("classes.ts", CLASSES);
+  const entries = Object.keys(manifest.exports).filter((entry) => !entry.endsWith(".json"));
+  const said = await consumer.run(bun, "classes.ts", ...entries.map((entry) => entry.slice(1)));
+  expect(said === "true true InvalidConfigError\n", `of the classes it said: ${said}`);
 }
 
 async function withNpm(): Promise<void> {
@@ -325,6 +351,7 @@ export const checks: Checks = {
   "the package is small, whole, and names no path of the machine it was packed on": contents,
   "publint and attw find nothing wrong with the package": linters,
   "installed with bun add the package says hello, with the library that it brought": withBun,
+  "classes of the package have their own names, and an error is one class in all entries": classes,
   "installed with npm the package says hello, and runs no script for that": withNpm,
   "a program bundled with bun build runs from anywhere, beside its library": bundled,
   "a program compiled with bun build --compile runs from anywhere by itself, with its platform's libraries only":
