@@ -6,7 +6,7 @@
  *     bun pack.ts [FOLDER]      writes slotbus-VERSION.tgz there (default: here) and prints its path
  */
 
-import { cpSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import manifest from "./package.json";
 import { PLATFORMS } from "./src/native/find.ts";
@@ -90,6 +90,19 @@ async function addJavaScript(): Promise<void> {
   }
   await bundle();
   trimCommand();
+  trimDeclarations();
+}
+
+/** Leaves the declarations alone that no entry leads to. */
+function trimDeclarations(): void {
+  const entries = Object.values<string>(manifest.exports).map((source) => source.replace("./src/", ""));
+  const wanted = new Set(entries.map((source) => join(stage, "dist", source.replace(/\.ts$/, ".d.ts"))));
+  for (const file of wanted) {
+    if (!existsSync(file)) continue;
+    for (const [, target] of readFileSync(file, "utf8").matchAll(/(?:from|import\(|import) ?"(\.[^"]+)\.js"/g))
+      wanted.add(join(dirname(file), `${target}.d.ts`));
+  }
+  for (const file of files(join(stage, "dist"), ".d.ts")) if (!wanted.has(file)) rmSync(file);
 }
 
 /** Files of the library that the command imports, seen from `src`. Its own are not bundled: it starts some as programs. */

@@ -4,7 +4,7 @@ import { EventEmitter } from "node:events";
 import type { BusRequest, RequestOptions } from "./bus/call.ts";
 import { Dispatcher, noOptions } from "./bus/dispatcher.ts";
 import { type Diagnostics, infoOf, type ReadyOptions, type SlotBusEvents, type WorkerInfo } from "./bus/events.ts";
-import { fetchThrough, toWebRequest } from "./bus/fetch.ts";
+import { fetchHandler, fetchThrough } from "./bus/fetch.ts";
 import { type BusOptions, LINKS_MAX, type ResolvedBusOptions, resolveBusOptions } from "./bus/options.ts";
 import { Receiver } from "./bus/receiver.ts";
 import type { FetchHandler, Handler, SyncHandler } from "./bus/request.ts";
@@ -443,8 +443,4 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
   #closedError(): BusClosedError {
     return new BusClosedError(`the worker of bus "${this.name}"`);
   }
-}
-
-function fetchHandler(app: FetchHandler): Handler {
-  return (request) => app.fetch(toWebRequest(request));
 }

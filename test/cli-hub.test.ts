@@ -117,7 +117,7 @@ test("a second hub of a name, or on a port, says in one line who has it; exit co
   await using hub = await running(workspace.directory);
   const same = slotbus(["--port", "0", "--directory", workspace.directory]);
   expect([same.code, same.out]).toEqual([1, ""]);
-  expect(same.err).toMatch(/^slotbus: bus "hub" has a live hub \(pid \d+\)[^\n]*\n$/);
+  expect(same.err).toMatch(/^slotbus: bus "hub" has a live client \(pid \d+\)[^\n]*\n$/);
   expect(same.err).toContain(String(hub.pid));
   const port = slotbus(["--name", "other", "--port", hub.url.port, "--directory", workspace.directory]);
   expect([port.code, port.out]).toEqual([4, ""]);

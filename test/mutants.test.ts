@@ -1,7 +1,7 @@
 /** The tables of `test/prove/mutants.ts` belong to these sources. */
 
 import { expect, test } from "bun:test";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fleetLibraryRules } from "./prove/mutants/fleet-library.ts";
 import { fleetNativeRules } from "./prove/mutants/fleet-native.ts";
@@ -31,4 +31,16 @@ function misfit(folder: string, rule: Rule): string {
 test("every rule's text occurs exactly once in its file", () => {
   const misfits = tables.flatMap(([folder, rules]) => rules.map((rule) => misfit(folder, rule)));
   expect(misfits.filter((why) => why !== "")).toEqual([]);
+});
+
+test("every rule's test exists", () => {
+  const read = (file: string): string => readFileSync(join(root, "test", file), "utf8");
+  const native = readdirSync(join(root, "test/native")).map((file) => read(`native/${file}`));
+  const lost = [
+    ...[...libraryRules, ...fleetLibraryRules].filter(
+      ({ suite, test: name }) => !read(`${suite}.test.ts`).includes(name),
+    ),
+    ...[...nativeRules, ...fleetNativeRules].filter(({ test: name }) => !native.some((text) => text.includes(name))),
+  ];
+  expect(lost.map(({ rule, test: name }) => `"${rule}": there is no test "${name}"`)).toEqual([]);
 });

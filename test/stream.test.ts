@@ -3,6 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import {
+  type BusResponse,
   PayloadTooLargeError,
   RegionCorruptError,
   RemoteError,
@@ -390,6 +391,28 @@ describe("a request that streams and was not claimed", () => {
     expect(same((await pending).body, pattern(300_000))).toBe(true);
     expect(asked).toBe(1);
   });
+});
+
+test("a source that aborts its own request writes nothing into the next request of its slot", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus({ slots: 1, headLimit: 1_024, payloadLimit: 1_000_000 });
+  const worker = space.child("early-worker.ts");
+  await bus.ready();
+  const abort = new AbortController();
+  let next: Promise<BusResponse> | null = null;
+  function* source(): Generator<Uint8Array> {
+    for (let sent = 1; ; sent++) {
+      if (sent === 5) {
+        Bun.sleepSync(200); // the worker answers meanwhile
+        abort.abort(new Error("enough"));
+        next = bus.request({ path: "/second", body: new Uint8Array(900_000).fill(7) });
+      }
+      yield new Uint8Array(1_000).fill(9);
+    }
+  }
+  await rejection(bus.request({ path: "/first", body: source() }, { signal: abort.signal }));
+  expect((await next!).text()).toBe("byte -1 differs");
+  await worker.kill();
 });
 
 describe("backpressure", () => {

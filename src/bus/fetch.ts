@@ -7,7 +7,7 @@ import { InvalidConfigError } from "../errors.ts";
 import type { Asker, RequestOptions } from "./call.ts";
 import { METHODS, type Method } from "./codec.ts";
 import type { Answer } from "./answer.ts";
-import type { WorkerRequest } from "./request.ts";
+import type { FetchHandler, Handler, WorkerRequest } from "./request.ts";
 import { endSource, type StreamSource } from "./body-writer.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
@@ -146,4 +146,9 @@ export async function answerOf(response: Response, { payloadLimit, clock }: Work
 /** `new Response("text")` is text/plain (Fetch, 6.4), but Bun says so only to its own server: what is UTF-8 counts as text. */
 function typeOf(body: Answer["body"]): string {
   return body instanceof Uint8Array && body.length > 0 && isUtf8(body) ? "text/plain;charset=utf-8" : "";
+}
+
+/** A handler that answers with what an app's `fetch` answers. */
+export function fetchHandler(app: FetchHandler): Handler {
+  return (request) => app.fetch(toWebRequest(request));
 }

@@ -19,11 +19,12 @@
  *             withdraw    called by the exchange: no report follows
  *
  * Promises of a connection:
- *  - `send`, which is called while `room` is above 0, throws before the worker can see anything; or returns "gone", and the exchange
- *    is as it was; or returns "sent": then exactly one of answered, ended, expired, lost and fail follows, unless it is withdrawn.
+ *  - `send`, which is called while `room` is above 0, throws before the worker can see anything; or returns "gone" or "full", and the
+ *    exchange is as it was; or returns "sent": then exactly one of answered, ended, expired, lost and fail follows, unless it is withdrawn.
  *    Reports, also those of other exchanges, may come before `send` returns.
- *  - The exchange's `carrier` is the connection from `send` until `withdraw` is called or the last report returns. Then it is `null`,
- *    its `Outgoing` and `Incoming` move nothing any more, and only `slots()` may show it still, while its response is lent.
+ *  - The connection sets the exchange's `carrier` to itself in `send`, before anything can be seen, and to `null` when `withdraw` is
+ *    called or the last report returns. It is the object that `joined` reported: the dispatcher compares connections by identity, so
+ *    one that wraps another has to give that one exchanges of its own. Once `carrier` is `null`, the `Outgoing` and `Incoming` move nothing any more, and only `slots()` may show it still, while its response is lent.
  *  - `answered`, `ended` and `lost` come with all that the worker had handed over: what an `Incoming` has can be read until the report
  *    returns.
  *  - `expired` and `lost` say "no" only if it is proved that no handler has begun, and none will.

@@ -83,8 +83,11 @@ function findZig(): string | null {
   return existsSync(local) ? local : Bun.which("zig");
 }
 
-/** Builds what the checkout's build makes (`lib/libslotbus.so`, `bin/slotbus-launcher`) when it is older than its sources. */
-function buildCheckout(product: string): string {
+/** What the build of a checkout makes. */
+const PRODUCTS = ["lib/libslotbus.so", "bin/slotbus-launcher"] as const;
+
+/** Builds a product when it is older than its sources, and all others with it. */
+function buildCheckout(product: (typeof PRODUCTS)[number]): string {
   const path = join(root, "zig-out", product);
   if (!isStale(path)) return path;
   const zig = findZig();
@@ -98,7 +101,7 @@ function buildCheckout(product: string): string {
     throw new UnsupportedError(`\`zig build\` failed:\n${build.stderr.toString()}`);
   }
   const now = new Date();
-  utimesSync(path, now, now); // Zig leaves an unchanged file alone; it is fresh all the same
+  for (const made of PRODUCTS) utimesSync(join(root, "zig-out", made), now, now); // Zig leaves an unchanged file alone
   return path;
 }
 

@@ -119,6 +119,7 @@ class RingWriter implements Outgoing {
   close(): void {
     this.onClosed = null;
     this.#isClosed = true;
+    this.#room = 0; // the slot may be another request's from now on
     this.#wake?.();
   }
 

@@ -55,7 +55,7 @@ const eventRules: LibraryRule[] = [
     file: "events/subscription.ts",
     edits: [["if (this.#queue.accepts()) event", "if (!this.#queue.isFull) event"]],
     suite: "events",
-    test: "drop-oldest keeps what it says",
+    test: "keeps what it says, and tells where the gap is",
   },
   {
     rule: "close ends a subscription that drops",
@@ -100,7 +100,7 @@ const eventRules: LibraryRule[] = [
     file: "events/subscription.ts",
     edits: [["this.#takeGap(this.#queue.first)", "this.#takeGap(this.#nextNumber)"]],
     suite: "events",
-    test: "drop-newest keeps what it says",
+    test: "keeps what it says, and tells where the gap is",
   },
   {
     rule: "an id that is unknown or closed is none to unsubscribe",

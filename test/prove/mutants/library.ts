@@ -86,7 +86,7 @@ export const libraryRules: LibraryRule[] = [
     file: "wires/memory/client.ts",
     edits: [["if (this.#isHandling) this.#condemned.push(connection);\n    else ", ""]],
     suite: "settle",
-    test: "a request whose answer begins in the batch that evicts its worker",
+    test: "whose answer begins in the batch that evicts its worker",
   },
   {
     rule: "what nobody has settled at the end of a worker is rejected",
@@ -100,7 +100,7 @@ export const libraryRules: LibraryRule[] = [
     file: "bus/body-writer.ts",
     edits: [["    await Promise.resolve();\n    if (this.#stopped) return endSource(source);\n", ""]],
     suite: "settle",
-    test: "a source, sync, that blocks in its first step",
+    test: "that blocks in its first step",
   },
   {
     rule: "a source is never ended while events are handled",
@@ -137,7 +137,7 @@ export const libraryRules: LibraryRule[] = [
     file: "wires/memory/connection.ts",
     edits: [["        this.#cancel(slot, this.link.token(slot));\n", ""]],
     suite: "bus",
-    test: "a handler hears that its caller gave up before it hears that the hub has closed",
+    test: "a handler hears that its caller gave up before it hears that the client has closed",
   },
   {
     rule: "a stopped worker is chosen last",
@@ -151,14 +151,14 @@ export const libraryRules: LibraryRule[] = [
     file: "wires/memory/connection.ts",
     edits: [["this.evict(`it sent a message of type ${type}`);", ""]],
     suite: "link",
-    test: "a worker that sends an unknown message",
+    test: "an unknown message",
   },
   {
     rule: "whoever rings without work is evicted",
     file: "wires/memory/client.ts",
     edits: [["if (!connection.link.countBells(bells + messages)) {", "if (bells + messages < 0) {"]],
     suite: "link",
-    test: "a worker that sends 20 000 bells",
+    test: "20 000 bells",
   },
   {
     rule: "a claim is answered once",
@@ -175,14 +175,14 @@ export const libraryRules: LibraryRule[] = [
     file: "bus/claim.ts",
     edits: [["    this.detachViews();\n", ""]],
     suite: "body",
-    test: "of 40000 bytes ends with the answer, and then",
+    test: "bytes ends with the answer",
   },
   {
     rule: "a body is copied before its slot is given back",
     file: "bus/claim.ts",
     edits: [["    if (this.#isLent || !this.#own) this.keepBody();\n", ""]],
     suite: "body",
-    test: "that has answered reads its own body by body, of every size, though others have its slot",
+    test: "of every size, though others have its slot",
   },
   {
     rule: "a body is copied before the connection ends",
@@ -196,7 +196,7 @@ export const libraryRules: LibraryRule[] = [
     file: "bus/receiver.ts",
     edits: [["if (request.answered || request.isDeferred) return;", "if (request) return;"]],
     suite: "worker",
-    test: "at once: its caller, `handlerError` and a late answer are told at once",
+    test: "and a late answer are told at once",
   },
   {
     rule: "a queue has an end",
@@ -276,7 +276,7 @@ export const libraryRules: LibraryRule[] = [
     file: "wires/memory/worker-connection.ts",
     edits: [["    for (const claim of claims) claim.reader?.end(() => ({ error: reason }));\n", ""]],
     suite: "stream",
-    test: "a hub that is killed: what it had sent arrives, then BusClosedError, and the request's signal aborts",
+    test: "a client that is killed: what it had sent arrives, then BusClosedError, and the request's signal aborts",
   },
   {
     rule: "a writer that waits for room goes on waiting while the other direction moves",
@@ -292,7 +292,7 @@ export const libraryRules: LibraryRule[] = [
       ["if (this.#waiter !== waiter || (!chunk && !this.#ended)) return;", "if (!chunk && !this.#ended) return;"],
     ],
     suite: "stream",
-    test: "a handler that waits when its hub's counts become impossible hears of it, and never of an end",
+    test: "a handler that waits when its client's counts become impossible hears of it, and never of an end",
   },
   {
     rule: "a stream that is read leaves the event loop its turns",
@@ -356,14 +356,14 @@ export const libraryRules: LibraryRule[] = [
     file: "wires/memory/connection.ts",
     edits: [['    if (this.isOpen && this.load >= this.concurrency) return "full"; // that code asked, too\n', ""]],
     suite: "settle",
-    test: "headers that ask while they are read: two heads, and a worker of 1",
+    test: "headers that ask while they are read: two heads",
   },
   {
     rule: "a head that is collected while another one is has strings of its own",
     file: "bus/codec.ts",
     edits: [["const strings = this.#idle ?? [];", "const { strings } = this;"]],
     suite: "settle",
-    test: "headers that ask while they are read: two heads, and a worker of 4",
+    test: "headers that ask while they are read: two heads",
   },
   {
     rule: "an answer is not written where another one was given while it was encoded",
@@ -414,8 +414,13 @@ export const libraryRules: LibraryRule[] = [
   },
   {
     rule: "a source that was not asked for goes with its request to another worker",
-    file: "bus/streams.ts",
-    edits: [["    this.reader = null;\n", "    this.reader = null;\n    this.source = null;\n"]],
+    file: "bus/exchange.ts",
+    edits: [
+      [
+        "    this.#streams.source = this.body;",
+        "    this.#streams.source = this.extra.startedAt === 0 ? this.body : null; // it never queued",
+      ],
+    ],
     suite: "stream",
     test: "goes to another worker with its whole body",
   },
@@ -432,5 +437,12 @@ export const libraryRules: LibraryRule[] = [
     edits: [["claim?.token === cancel.token", "claim"]],
     suite: "session",
     test: "a cancel that belongs to nothing is ignored, one that belongs to a running handler aborts it",
+  },
+  {
+    rule: "a writer that was closed has no room in a slot that may be another request's",
+    file: "wires/memory/rings.ts",
+    edits: [["    this.#room = 0; // the slot may be another request's from now on\n", ""]],
+    suite: "stream",
+    test: "a source that aborts its own request writes nothing into the next request of its slot",
   },
 ];

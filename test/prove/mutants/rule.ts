@@ -4,7 +4,7 @@ export interface Rule<File extends string = string> {
   file: File;
   /** Each text stands exactly once in the file. */
   edits: [text: string, without: string][];
-  /** Beginning of the name of the test. */
+  /** Part of the name of the test, as its file has it; of a test in C its beginning. */
   test: string;
   /** For a race that a run may miss: so often it is run at most. Default 1. */
   runs?: number;
