@@ -263,10 +263,9 @@ export class Claim {
 
   /** The source of a streamed answer has ended. */
   #finish(request: RequestName, outgoing: Outgoing, end: SendEnd): void {
-    const hasFailed = end.how === "failed" && this.owner.isOpen;
     if (!this.owner.isOpen) return;
-    void outgoing.end(hasFailed ? this.owner.errorHead(end.error) : null);
-    if (hasFailed) this.owner.failedLate(request, end.error);
+    void outgoing.end(end.how === "failed" ? this.owner.errorHead(end.error) : null);
+    if (end.how === "failed") this.owner.failedLate(request, end.error);
   }
 
   /** Ends the claim: from now on the slot is the client's. */

@@ -198,12 +198,13 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
 
   #enqueue(exchange: Exchange): void {
     const { limit, policy } = this.options.queue;
-    const { isEmpty, places, size } = this.choice;
+    const { isEmpty } = this.choice;
     const down = isEmpty ? this.supply?.downFor : null;
     if (down || (isEmpty && exchange.options.waitForWorker === false)) {
       exchange.fail(new NoWorkerError(this.name, 0, "bus", down));
     } else if (policy === "reject" && this.#queue.length >= limit) {
       this.statistics.count("overloaded");
+      const { places, size } = this.choice;
       const busy = `all ${places} places of its ${size} workers are taken and ${limit} requests wait`;
       exchange.fail(new BusOverloadedError(`bus "${this.name}": ${busy}.`));
     } else {
