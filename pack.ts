@@ -89,20 +89,37 @@ async function addJavaScript(): Promise<void> {
     writeFileSync(file, text.replaceAll(/((?:from|import\() ?"\.[^"]*)\.ts"/g, '$1.js"'));
   }
   await bundle();
+  rmSync(join(stage, "src/hub/status.html")); // it stands in the JavaScript as a whole
   trimCommand();
   trimDeclarations();
 }
 
-/** Leaves the declarations alone that no entry leads to. */
+/** Removes the declarations that no entry leads to, and the comments of those that declare nothing that an entry exports. */
 function trimDeclarations(): void {
-  const entries = Object.values<string>(manifest.exports).map((source) => source.replace("./src/", ""));
-  const wanted = new Set(entries.map((source) => join(stage, "dist", source.replace(/\.ts$/, ".d.ts"))));
+  const declarations = Object.values<string>(manifest.exports)
+    .map((source) => join(stage, "dist", source.replace("./src/", "").replace(/\.ts$/, ".d.ts")))
+    .filter((file) => existsSync(file));
+  const wanted = new Set(declarations);
+  const shown = new Set<string>();
+  for (const file of declarations)
+    for (const [name] of readFileSync(file, "utf8").matchAll(/\b[A-Za-z]\w+\b/g)) shown.add(name);
   for (const file of wanted) {
     if (!existsSync(file)) continue;
     for (const [, target] of readFileSync(file, "utf8").matchAll(/(?:from|import\(|import) ?"(\.[^"]+)\.js"/g))
       wanted.add(join(dirname(file), `${target}.d.ts`));
   }
-  for (const file of files(join(stage, "dist"), ".d.ts")) if (!wanted.has(file)) rmSync(file);
+  for (const file of files(join(stage, "dist"), ".d.ts")) {
+    if (!wanted.has(file)) {
+      rmSync(file);
+      continue;
+    }
+    const text = readFileSync(file, "utf8");
+    const names = [
+      ...text.matchAll(/^export (?:declare )?(?:abstract )?(?:class|interface|type|const|function) (\w+)/gm),
+    ];
+    if (file.includes("dist/errors") || names.some(([, name]) => shown.has(name!))) continue;
+    writeFileSync(file, text.replaceAll(/^ *\/\*\*[\s\S]*?\*\/\n/gm, ""));
+  }
 }
 
 /** Files of the library that the command imports, seen from `src`. Its own are not bundled: it starts some as programs. */
@@ -218,7 +235,10 @@ export async function pack(folder: string): Promise<string> {
   cpSync(join(root, "csrc/slotbus.h"), join(stage, "include/slotbus.h"));
   mkdirSync(folder, { recursive: true });
   const report = JSON.parse(run(["npm", "pack", "--json", "--pack-destination", folder], stage));
-  return join(folder, basename(report[0].filename));
+  const file = join(folder, basename(report[0].filename));
+  const packed = Bun.gunzipSync(readFileSync(file));
+  writeFileSync(file, Bun.gzipSync(packed, { library: "libdeflate", level: 12 })); // 5 % smaller than npm's own
+  return file;
 }
 
 if (import.meta.main) process.stdout.write(`${await pack(resolve(process.argv[2] ?? "."))}\n`);

@@ -56,15 +56,21 @@ function startHub(name: string, port: number, workers: number): void {
   for (let i = 0; i < workers; i++)
     startBun(
       `worker-${name}`,
-      `import { HandlerResponse, HubWorker } from ${JSON.stringify(join(root, "src/hub/index.ts"))};
-       const worker = new HubWorker({ hub: ${JSON.stringify(name)}, name: "users", backoff: { min: 20 } });
-       worker.get("/users/:id", ({ params }) => HandlerResponse.okJson({ id: params.id }));
-       worker.get("/busy/:id", ({ params }) => {
-         let x = 1;
-         for (let i = 0; i < 700_000; i++) x = Math.imul(x ^ (x >>> 15), 0x2c1b3c6d) + i;
-         return HandlerResponse.okJson({ id: x === 0.5 ? "never" : params.id });
+      `import { HubWorker } from ${JSON.stringify(join(root, "src/hub/index.ts"))};
+       const worker = await HubWorker.start({
+         hub: ${JSON.stringify(name)},
+         name: "users",
+         reconnect: { initial: 20 },
+         routes: {
+           "/users/:id": ({ params }) => ({ json: { id: params.id } }),
+           "/busy/:id": ({ params }) => {
+             let x = 1;
+             for (let i = 0; i < 700_000; i++) x = Math.imul(x ^ (x >>> 15), 0x2c1b3c6d) + i;
+             return { json: { id: x === 0.5 ? "never" : params.id } };
+           },
+         },
        });
-       await worker.run();`,
+       process.on("SIGTERM", () => void worker.close());`,
     );
 }
 

@@ -1,13 +1,12 @@
 /**
- * Writes the table of all errors into operations.md, from the files that `src/errors.ts` exports: the code and what describes
- * the error, the cause from the doc comment, the cure from its `@cure`.
+ * Writes the table of all errors into operations.md, from `src/errors/`: the code and what describes the error, the cause from
+ * the doc comment, the cure from its `@cure`.
  *
  *     npm run generate
  */
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-
 const root = resolve(import.meta.dir, "..");
 const page = join(root, "docs/operations.md");
 
@@ -28,19 +27,26 @@ function fieldOf(body: string, field: string): string {
   return isGiven || /\basGiven\b/.test(body) ? "it says" : "no";
 }
 
-/** Rows in the order of the exports. An error without a cause or a cure is an error. */
+/** Cause and cure of an error from its doc comment. Either of them missing is an error. */
+function readComment(name: string, comment: string): { cause: string; cure: string } {
+  const text = comment
+    .replaceAll(/\n *\* ?/g, " ")
+    .replaceAll(/\{@link (\S+)\}/g, "`$1`")
+    .trim();
+  const [cause = "", cure = ""] = text.split("@cure").map((part) => part.trim());
+  if (cause === "" || cure === "") throw new Error(`${name} has no cause or no @cure in src/errors.`);
+  return { cause, cure };
+}
+
+/** Rows in the order of the exports, then those without a class. */
 export function errorRows(): ErrorRow[] {
-  const files = readFileSync(join(root, "src/errors.ts"), "utf8").matchAll(/"(\.\/errors\/\w+\.ts)"/g);
-  const source = [...files].map(([, file]) => readFileSync(join(root, "src", file!), "utf8")).join("\n");
+  const read = (file: string): string => readFileSync(join(root, "src", file), "utf8");
+  const files = read("errors.ts").matchAll(/"(\.\/errors\/\w+\.ts)"/g);
+  const source = [...files].map(([, file]) => read(file!)).join("\n");
   const classes =
     /\/\*\*((?:(?!\*\/)[\s\S])*)\*\/\nexport class (\w+)[^{]* extends (?!Error)([\s\S]*?)(?=\n\n\/\*\*|$)/g;
-  return [...source.matchAll(classes)].map(([, comment = "", name = "", body = ""]) => {
-    const text = comment
-      .replaceAll(/\n \* ?/g, " ")
-      .replaceAll(/\{@link (\S+)\}/g, "`$1`")
-      .trim();
-    const [cause = "", cure = ""] = text.split("@cure").map((part) => part.trim());
-    if (cause === "" || cure === "") throw new Error(`${name} has no cause or no @cure in src/errors.`);
+  const withClass = [...source.matchAll(classes)].map(([, comment = "", name = "", body = ""]) => {
+    const { cause, cure } = readComment(name, comment);
     const code = /^define\(\s*"(\w+)"/.exec(body)?.[1];
     return {
       name,
@@ -51,6 +57,15 @@ export function errorRows(): ErrorRow[] {
       cure,
     };
   });
+  const plain = /\/\*\*((?:(?!\*\/)[\s\S])*)\*\/\n  ([A-Z_]+): \{ retryable: (\w+) \}/g;
+  const withoutClass = [...read("errors/codes.ts").matchAll(plain)].map(([, comment = "", code = "", retryable]) => ({
+    name: "SlotbusError",
+    code: `\`${code}\``,
+    retryable: retryable === "true" ? "yes" : "no",
+    mayHaveExecuted: "it says",
+    ...readComment(code, comment),
+  }));
+  return [...withClass, ...withoutClass];
 }
 
 const BEGIN = "<!-- by `npm run generate`, from src/errors.ts -->\n";

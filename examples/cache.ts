@@ -6,8 +6,8 @@ interface Topics {
   "cache.bye": undefined;
 }
 
-await using fleet = await Fleet.join({ name: "cache", rings: { events: { frames: 1_024, payload: 256 } } });
-await using bus = new EventBus<Topics>({ fleet, ring: "events" });
+await using fleet = await Fleet.join({ name: "cache", rings: { events: { frames: 1_024, frameBytes: 256 } } });
+await using bus = await EventBus.open<Topics>({ fleet, ring: "events" });
 
 if (process.argv[2] === "reader") {
   const cache = new Map([["user:7", "Ada"]]);

@@ -2,7 +2,7 @@
 import { Contest, Fleet } from "slotbus/contest";
 
 await using fleet = await Fleet.join({ name: "mailers" });
-const contest = new Contest(fleet, { owner: `mailer ${process.pid}` });
+const contest = await Contest.open({ fleet, owner: `mailer ${process.pid}` });
 
 const attempt = contest.tryClaim({ kind: "invoice", label: "2041" }, { ttl: 30_000 });
 if (attempt.claimed) {

@@ -2,7 +2,7 @@
 import { and, equals, EventBus, Fleet, topic } from "slotbus/events";
 
 await using fleet = await Fleet.join({ name: "orders", rings: { events: { frames: 4_096 } } });
-await using bus = new EventBus<{ "order.paid": { id: number }; "order.sent": { id: number } }>({
+await using bus = await EventBus.open<{ "order.paid": { id: number }; "order.sent": { id: number } }>({
   fleet,
   ring: "events",
 });

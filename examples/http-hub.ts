@@ -1,16 +1,15 @@
 // One HTTP server, two workers in two processes; one of them is a Hono app. `bun examples/http-hub.ts`
-import { createHub } from "slotbus/hub";
+import { Hub } from "slotbus/hub";
 
-await using hub = await createHub({ name: "site", port: 0 });
+await using hub = await Hub.start({ name: "site", port: 0 });
+let missing = 2;
+const joined = new Promise<void>((resolve) => hub.on("joined", () => --missing === 0 && resolve()));
 const workers = ["users", "pages"].map((name) =>
   Bun.spawn([process.execPath, `${import.meta.dir}/http-${name}.ts`], { stdio: ["ignore", "inherit", "inherit"] }),
 );
+await joined;
 for (const path of ["/users/7", "/pages/hello"]) {
-  let response = await fetch(new URL(path, hub.url!));
-  while (!response.ok) {
-    await Bun.sleep(10); // its worker has not registered yet
-    response = await fetch(new URL(path, hub.url!));
-  }
+  const response = await fetch(new URL(path, hub.url!));
   console.log(`${path}: ${response.status} ${await response.text()}`);
 }
 for (const worker of workers) {

@@ -5,7 +5,5 @@ import { HubWorker } from "slotbus/hub";
 const app = new Hono();
 app.get("/:name", (context) => context.text(`hello, ${context.req.param("name")}`));
 
-const worker = new HubWorker({ hub: "site", name: "pages" });
-worker.mount("/pages", app);
-process.on("SIGTERM", () => void worker.stop());
-await worker.run();
+const worker = await HubWorker.start({ hub: "site", name: "pages", routes: { "/pages/*": app } });
+process.on("SIGTERM", () => void worker.close());

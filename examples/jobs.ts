@@ -7,7 +7,7 @@ const [, , role, folder] = process.argv;
 
 if (role === "worker") {
   await using fleet = await Fleet.join({ name: "jobs" });
-  const contest = new Contest(fleet, { owner: `worker ${process.pid}` });
+  const contest = await Contest.open({ fleet, owner: `worker ${process.pid}` });
   for (const job of ["invoice-1", "invoice-2", "invoice-3", "invoice-4"]) {
     const attempt = contest.tryClaim({ kind: "job", label: job }, { ttl: 30_000 });
     if (!attempt.claimed) continue; // attempt.holder is at it; if it dies, its lease is free at once

@@ -3,7 +3,7 @@ import { Contest, Fleet } from "slotbus/contest";
 
 const subject = { kind: "leader", label: "mailer" };
 await using fleet = await Fleet.join({ name: "mailers" });
-const contest = new Contest(fleet);
+const contest = await Contest.open({ fleet });
 
 if (process.argv[2] === "candidate") {
   using lease = await contest.claim(subject, { ttl: 5_000, renew: true });

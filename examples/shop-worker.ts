@@ -1,8 +1,8 @@
-/** A worker of whatever bus the environment names; `shop.test.ts` starts it. */
+/** A worker of the bus that the environment names; `shop.test.ts` starts it. */
 
 import { SlotWorker } from "slotbus";
 
-const worker = await SlotWorker.open({ name: process.env["SLOTBUS_BUS"] ?? "shop" });
+const worker = await SlotWorker.open();
 worker.serve(async ({ path }) => {
   if (path === "/slow") await Bun.sleep(60_000);
   return "done";

@@ -2,10 +2,10 @@
 
 import { expect, test } from "bun:test";
 import { WorkerDiedError } from "slotbus";
-import { assertNoLeaks, crashWorker, testBus } from "slotbus/testing";
+import { assertNoLeaks, crashWorker, TestBus } from "slotbus/testing";
 
 test("a worker greets", async () => {
-  await using shop = await testBus();
+  await using shop = await TestBus.create();
   await shop.worker((request) => `hello ${request.text()}`);
   const response = await shop.bus.request({ path: "/hello", body: "Ada" });
   expect(response.text()).toBe("hello Ada");
@@ -13,7 +13,7 @@ test("a worker greets", async () => {
 
 test("a request whose worker is killed says so, and nothing is left", async () => {
   await assertNoLeaks(async () => {
-    await using shop = await testBus();
+    await using shop = await TestBus.create();
     await shop.spawn(new URL("./shop-worker.ts", import.meta.url));
     const answer = shop.bus.request({ path: "/slow" }).catch((error: unknown) => error);
     await shop.bus.request({ path: "/quick" }); // so the slow one runs: requests are taken in order

@@ -1,14 +1,13 @@
 // Workers in Python, in shell and in TypeScript, asked by one bus over their standard input and output. `bun examples/stdio.ts`
 import { RpcError, StdioBus } from "slotbus/stdio";
 
-await using bus = new StdioBus({
+await using bus = await StdioBus.start({
   pools: [
     { id: "python", command: "python3", args: [`${import.meta.dir}/stdio-worker.py`], instances: 2 },
     { id: "shell", command: "sh", args: [`${import.meta.dir}/stdio-worker.sh`] },
     { id: "bun", command: process.execPath, args: [`${import.meta.dir}/stdio-worker.ts`], ready: true },
   ],
 });
-await bus.start();
 
 console.log("mean", await bus.request("mean", [1, 2, 6], { pool: "python" }));
 const onProgress = (part: unknown): void => console.log("primes so far", part);

@@ -39,13 +39,6 @@ export function checkSignal(signal: unknown): void {
   throw new InvalidConfigError(`signal is ${shown(signal)}; it must be an AbortSignal.`);
 }
 
-/** Throws unless `value` is one of the choices. */
-export function checkChoice<T extends string>(option: string, value: unknown, choices: readonly T[]): T {
-  const found = choices.find((choice) => choice === value);
-  if (found !== undefined) return found;
-  throw new InvalidConfigError(`${option} is ${shown(value)}; it must be one of ${choices.join(", ")}.`);
-}
-
 /** Throws unless `value` is a whole number from `low` to `high`. */
 export function checkInteger(option: string, value: unknown, low: number, high: number, unit = ""): number {
   if (typeof value === "number" && Number.isInteger(value) && value >= low && value <= high) return value;
@@ -89,16 +82,4 @@ export function isSameToken(given: string, wanted: string): boolean {
   const { createHash, timingSafeEqual } = process.getBuiltinModule("node:crypto"); // here only: it takes 3 ms to load
   const [left, right] = [given, wanted].map((text) => createHash("sha256").update(text).digest());
   return timingSafeEqual(left!, right!);
-}
-
-/** Milliseconds; `Infinity` (or 0) means no limit and becomes 0. */
-export function checkTimeout(option: string, value: unknown): number {
-  if (value === Infinity) return 0;
-  if (typeof value === "number" && value >= 0 && value <= 0xffff_ffff) return Math.ceil(value);
-  throw new InvalidConfigError(`${option} is ${shown(value)}; it must be 0 (no limit) to 4294967295 ms.`);
-}
-
-/** Limit of a drain in `close`, in ms: 0 means at once there. */
-export function checkCloseLimit(value: unknown): number {
-  return value === 0 ? 1 : checkTimeout("timeout", value);
 }

@@ -68,7 +68,9 @@ export async function pause(clock: Clock, ms: number, signal: AbortSignal): Prom
   const { promise, resolve } = Promise.withResolvers<void>();
   const timer = clock.after(ms, resolve);
   timer.unref();
-  signal.addEventListener("abort", () => resolve(), { once: true });
+  const onAbort = (): void => resolve();
+  signal.addEventListener("abort", onAbort);
   await promise;
+  signal.removeEventListener("abort", onAbort);
   timer.close();
 }

@@ -5,6 +5,7 @@
  */
 
 export { type ErrorDetails, SlotbusError } from "./errors/base.ts";
+export type { ExitReport } from "./errors/exit.ts";
 export * from "./errors/bus.ts";
 export * from "./errors/fleet.ts";
 export * from "./errors/process.ts";

@@ -1,19 +1,27 @@
 /** slotbus: request/response between Bun processes of one machine, through shared memory. */
 
-export { SlotBus, type SlotBusOptions, SlotWorker, type ResolvedSlotBusOptions } from "./slotbus.ts";
-export type { SlotWorkerEvents, SlotWorkerOptions } from "./bus/worker-options.ts";
-export type { Diagnostics, ReadyOptions, SlotBusEvents, SlotDiagnostics, WorkerInfo } from "./bus/events.ts";
+export {
+  type PortableBus,
+  type PortableWorker,
+  type ResolvedSlotBusOptions,
+  SlotBus,
+  type SlotBusOptions,
+  SlotWorker,
+} from "./slotbus.ts";
+export type { ReconnectOptions, SlotWorkerEvents, SlotWorkerOptions } from "./bus/worker-options.ts";
+export type { Diagnostics, SlotBusEvents, SlotDiagnostics, WorkerInfo } from "./bus/events.ts";
 export type { BusRequest, RequestOptions } from "./bus/call.ts";
+export type { ReadyOptions } from "./bus/options.ts";
+export type { CloseOptions, DrainOptions } from "./closing.ts";
 export type { BusStats } from "./bus/stats.ts";
 export type { BodyLike, Method } from "./bus/codec.ts";
 export { HeaderList, type HeadersLike } from "./bus/headers.ts";
-export type { BusOptions, RequestTiming, ResolvedBusOptions } from "./bus/options.ts";
-export type { ResolvedWorkers, WorkersOptions } from "./supervisor/workers.ts";
+export type { WorkersOptions } from "./supervisor/workers.ts";
 export type { Answer, Answerable } from "./bus/answer.ts";
 export type { Delivery } from "./bus/claim.ts";
 export type { BorrowedBody, DeferredAnswer, FetchHandler, Handler, SyncHandler, WorkerRequest } from "./bus/request.ts";
 export type { BorrowedResponse, BusResponse, StreamedResponse } from "./bus/response.ts";
-export type { ChunkOptions, Chunks } from "./bus/body-reader.ts";
+export type { ChunkOptions, Chunks, StreamedBody } from "./bus/body-reader.ts";
 export type { StreamSource } from "./bus/body-writer.ts";
 export type { HandleTrace, RequestTrace } from "./bus/tracing.ts";
 export type { Codec } from "./codec.ts";
@@ -36,4 +44,5 @@ export {
 } from "./contract/contract.ts";
 export type { CallContext, ErrorMakers } from "./contract/context.ts";
 export { type Schema, type SchemaIssue, typed } from "./contract/schema.ts";
+export { drainOnSigterm } from "./sigterm.ts";
 export * from "./errors.ts";

@@ -260,20 +260,3 @@ export function group<const R extends Rows>(rows: R): Row<Given<R>, Resolved<R>,
     },
   };
 }
-
-/** One option as docs/api.md lists it. */
-export interface OptionLine {
-  /** `"queue.limit"` */
-  readonly name: string;
-  readonly fallback: string;
-  readonly range: string;
-  readonly help: string | undefined;
-}
-
-/** The options of a table in their order, those of groups under the name of the group. */
-export function linesOf(rows: Rows, prefix = ""): OptionLine[] {
-  return Object.entries(rows).flatMap(([key, { fallback, range, help, rows: inner }]) => {
-    const name = prefix + key;
-    return inner ? linesOf(inner, `${name}.`) : [{ name, fallback, range, help }];
-  });
-}

@@ -17,12 +17,25 @@ import {
   type TracerProvider,
 } from "@opentelemetry/api";
 import { type HandleTrace, handleTraces, isTraceparent, type RequestTrace, requestTraces } from "./bus/tracing.ts";
+import { type Given, Options, optional, refuse, row } from "./options.ts";
 
-/** What `instrument` takes. */
-export interface InstrumentOptions {
-  /** Default: the global one of `@opentelemetry/api`, asked when {@link instrument} is called. */
-  tracerProvider?: TracerProvider;
-}
+export * from "./errors.ts";
+
+/** @internal */
+export const instrumentOptions = new Options("instrument", {
+  /** Makes the tracer. The global provider of `@opentelemetry/api` is asked when {@link instrument} is called. */
+  tracerProvider: optional(
+    row<TracerProvider>(undefined, "a TracerProvider", (value, name) =>
+      typeof (value as TracerProvider | null)?.getTracer === "function"
+        ? (value as TracerProvider)
+        : refuse(name, value, "a TracerProvider"),
+    ),
+    "the global provider",
+  ),
+});
+
+/** Options of {@link instrument}. */
+export interface InstrumentOptions extends Given<typeof instrumentOptions.rows> {}
 
 /**
  * Makes a CLIENT span of each request of this process's buses and a SERVER span of each run of a handler, until it is
@@ -31,7 +44,8 @@ export interface InstrumentOptions {
  *
  *     using tracing = instrument();
  */
-export function instrument({ tracerProvider }: InstrumentOptions = {}): Disposable {
+export function instrument(options: InstrumentOptions = {}): Disposable {
+  const { tracerProvider } = instrumentOptions.resolve(options);
   const tracer = (tracerProvider ?? trace.getTracerProvider()).getTracer("slotbus");
   const requests = new RequestSpans(tracer);
   const handlers = new HandlerSpans(tracer);

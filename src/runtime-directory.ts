@@ -2,13 +2,15 @@
 
 import { resolve } from "node:path";
 import { shown } from "./check.ts";
-import { InvalidConfigError, InvalidNameError } from "./errors.ts";
+import { InvalidConfigError } from "./errors.ts";
+import { needed, type Row, row } from "./options.ts";
+import { invalidName } from "./errors/plain.ts";
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 
-/** Throws {@link InvalidNameError} unless `name` can name a bus, or a fleet. C checks it again. */
+/** Throws {@link InvalidConfigError} unless `name` can name a bus, or a fleet. C checks it again. */
 export function checkName(name: unknown, what: "bus" | "fleet" = "bus"): string {
-  if (typeof name !== "string" || !NAME.test(name)) throw new InvalidNameError(name, what);
+  if (typeof name !== "string" || !NAME.test(name)) throw invalidName(name, what);
   return name;
 }
 
@@ -17,6 +19,24 @@ export function resolveDirectory(given: unknown): string {
   const directory = given ?? defaultDirectory();
   if (typeof directory === "string" && directory !== "" && !directory.includes("\0")) return resolve(directory);
   throw new InvalidConfigError(`directory is ${shown(directory)}; it must be a path: text without NUL.`);
+}
+
+/** The option `directory` of whatever is found in the runtime directory. */
+export const directoryRow: Row<string, string, false> = row<string, string>(
+  undefined,
+  "a path",
+  resolveDirectory,
+  "`$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`",
+);
+
+/** The option `name` of a bus, or of a fleet. */
+export function nameRow(what: "bus" | "fleet"): Row<string, string, true>;
+/** The same, where `variable` of the environment has the default. */
+export function nameRow(what: "bus" | "fleet", variable: string): Row<string, string, false>;
+export function nameRow(what: "bus" | "fleet", variable?: string): Row<string, string, boolean> {
+  const check = (given: unknown): string => checkName(variable ? (given ?? process.env[variable]) : given, what);
+  const name = row<string, string>(undefined, "1 to 64 of `A-Z a-z 0-9 . _ -`", check, `\`$${variable}\``);
+  return variable ? name : needed(name);
 }
 
 /** `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. */

@@ -3,38 +3,49 @@
 import type { Asker, RequestOptions } from "./bus/call.ts";
 import type { Answer } from "./bus/answer.ts";
 import type { WorkerRequest } from "./bus/request.ts";
-import { checkChoice, checkKeys, checkOptions, shown } from "./check.ts";
-import { InvalidConfigError, ProtocolError, RpcError } from "./errors.ts";
-import { STDIO_VARIABLE } from "./stdio/config.ts";
-import { type Framing, FRAMINGS } from "./stdio/framing.ts";
+import { checkOptions, shown } from "./check.ts";
+import { systemClock } from "./clock.ts";
+import { SlotbusError, InvalidConfigError, RpcError } from "./errors.ts";
+import { type CloseOptions, closeOptions, type DrainOptions, drainOptions } from "./closing.ts";
+import { choice, type Given, Options, optional, text } from "./options.ts";
+import { FRAMINGS, STDIO_VARIABLE } from "./stdio/framing.ts";
 import { errorMember, readError, RPC, toJson } from "./stdio/rpc.ts";
-import { type ServeContext, type ServeHandler, type ServeHandlers, StdioWorker } from "./stdio/worker.ts";
+import { answerOf, type ServeContext, type ServeHandler, type ServeHandlers, StdioWorker } from "./stdio/worker.ts";
 import { sinkOf } from "./stdio/writer.ts";
+
+export * from "./errors.ts";
 
 export { RpcError, type ServeContext, type ServeHandler, type ServeHandlers };
 
-/** What {@link serve} answers on, in place of what its spawner says. */
-export interface ServeWorkerOptions {
-  /** Name of a bus to answer on. Default: as the spawner says, else standard input and output. */
-  bus?: string;
+/** @internal What {@link serve} answers on. */
+export const serveOptions = new Options("serve", {
+  /** Name of a bus to answer on. Without it: as the host says, else standard input and output. */
+  name: optional(text(undefined, "a name", (name) => name !== "")),
   /** Runtime directory of that bus. */
-  directory?: string;
-  /** Default: as the spawner says, else `"ndjson"`. */
-  framing?: Framing;
-}
+  directory: optional(text(undefined, "a path", (path) => path !== "")),
+  /** How messages are told apart. Without it: as the host says, else `"ndjson"`. */
+  framing: optional(choice("ndjson", FRAMINGS)),
+});
+
+/** What {@link serve} answers on, in place of what its host says. */
+export interface ServeWorkerOptions extends Given<(typeof serveOptions)["rows"]> {}
 
 /** A worker that answers. */
-export interface Served {
+export interface Served extends AsyncDisposable {
   /** What it answers on. */
   readonly over: "stdio" | "bus";
-  /** Resolves when it has ended; then the process exits with code 0. Rejects when the bus cannot be attached to. */
+  /** Whether it takes nothing new for good. */
+  readonly closed: boolean;
+  /** Resolves when it has ended; then the process exits with code 0. */
   readonly done: Promise<void>;
-  /** Takes nothing new, answers what it has, and ends. */
-  stop(): void;
+  /** Takes nothing new; resolves when what runs is answered, or after `timeout` ms (default: none). */
+  drain(options?: { timeout?: number | undefined }): Promise<void>;
+  /** Drains for `timeout` ms (default 5000) and ends. Any number of times, at any time. */
+  close(options?: { timeout?: number | undefined }): Promise<void>;
 }
 
 /** Environment variable that tells a worker of a bus its name. */
-export const BUS_VARIABLE = "SLOTBUS_NAME";
+const BUS_VARIABLE = "SLOTBUS_NAME";
 /** What this process serves over, since {@link serve} was called. */
 let servedOver: Served["over"] | null = null;
 const KEY_HEADER = "x-slotbus-key";
@@ -43,16 +54,17 @@ const ERROR_TYPE = "application/x-slotbus-error+json";
 const decoder = new TextDecoder();
 
 /**
- * Answers calls until the host's end. Over stdio the end of input and SIGTERM let it finish what it has; then the process exits
- * with code 0. Console output goes to standard error, as standard output is for messages.
+ * Answers calls until the host's end; resolves when it is reading standard input, or is attached to its bus. Over stdio the end of
+ * input and SIGTERM let it finish what it has; then the process exits with code 0. Console output goes to standard error, as
+ * standard output is for messages.
  *
- *     serve({ add: ([a, b]: number[]) => a + b });
+ *     await serve({ add: ([a, b]: number[]) => a + b });
  *
- * @throws {InvalidConfigError} for handlers that are no functions, unknown options and framings, and when this process serves
- * already: its first worker ends the process.
+ * @throws (rejects) {InvalidConfigError} for handlers that are not functions, unknown options and framings, and when this process
+ * serves already: its first worker ends the process. What `SlotWorker.open` rejects with.
  */
-export function serve(handlers: ServeHandlers, options: ServeWorkerOptions = {}): Served {
-  checkKeys("serve", options, ["bus", "directory", "framing"]);
+export async function serve(handlers: ServeHandlers, options: ServeWorkerOptions = {}): Promise<Served> {
+  const { name: given, directory, framing } = serveOptions.resolve(options);
   for (const [method, handler] of Object.entries(checkOptions("serve's handlers", handlers))) {
     if (typeof handler !== "function") {
       throw new InvalidConfigError(`the handler of ${shown(method)} is ${shown(handler)}; it must be a function.`);
@@ -64,26 +76,86 @@ export function serve(handlers: ServeHandlers, options: ServeWorkerOptions = {})
     });
   }
   const told = process.env[STDIO_VARIABLE];
-  const name = options.bus ?? (told === undefined ? process.env[BUS_VARIABLE] : undefined);
+  const name = given ?? (told === undefined ? process.env[BUS_VARIABLE] : undefined);
   // What this process starts in its turn is not a worker of the same host.
   delete process.env[STDIO_VARIABLE];
   delete process.env[BUS_VARIABLE];
-  const served = name === undefined ? serveStdio(handlers, options, told) : serveBus(handlers, name, options);
-  servedOver = served.over;
-  return served;
+  if (name === undefined) {
+    const checked = serveOptions.rows.framing.resolve(framing ?? told, "framing") ?? "ndjson";
+    servedOver = "stdio";
+    return new ServedWorker("stdio", overStdio(handlers, checked, told !== undefined), Infinity);
+  }
+  servedOver = "bus";
+  try {
+    return new ServedWorker("bus", await overBus(handlers, name, directory), CLOSE_MS);
+  } catch (error) {
+    servedOver = null;
+    throw error;
+  }
+}
+
+/** What a worker answers on. */
+interface Host {
+  /** Takes nothing new; resolves when what runs is answered, or after so many ms. */
+  drain(timeout: number): Promise<void>;
+  close(timeout: number): Promise<void>;
+  /** Resolves when its host wants nothing more. */
+  readonly ended: Promise<void>;
+}
+
+/** Limit of the drain in `close`, in ms. */
+const CLOSE_MS = 5_000;
+
+class ServedWorker implements Served {
+  readonly over: Served["over"];
+  readonly done: Promise<void>;
+  closed = false;
+  readonly #host: Host;
+  readonly #ended = Promise.withResolvers<void>();
+  #closing: Promise<void> | null = null;
+
+  /** `patience`: how long it may finish what it has at SIGTERM and at the end of its host, in ms. */
+  constructor(over: Served["over"], host: Host, patience: number) {
+    this.over = over;
+    this.#host = host;
+    this.done = this.#ended.promise.then(() => process.exit(0));
+    process.once("SIGTERM", () => void this.close({ timeout: patience }));
+    void host.ended.then(async () => {
+      if (over === "bus" || !this.closed) await this.close({ timeout: patience }); // over stdio a drain ends it too
+    });
+  }
+
+  async drain(options: DrainOptions = {}): Promise<void> {
+    const limit = drainOptions.resolve(options).timeout;
+    this.closed = true;
+    await this.#host.drain(limit);
+  }
+
+  async close(options: CloseOptions = {}): Promise<void> {
+    const limit = closeOptions.resolve(options).timeout;
+    this.closed = true;
+    await (this.#closing ??= this.#host.close(limit).finally(this.#ended.resolve));
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
 }
 
 // ---- stdio ------------------------------------------------------------------------------------------------------------
 
-function serveStdio(handlers: ServeHandlers, options: ServeWorkerOptions, told: string | undefined): Served {
-  const framing = checkChoice("framing", options.framing ?? told ?? "ndjson", FRAMINGS);
+function overStdio(handlers: ServeHandlers, framing: (typeof FRAMINGS)[number], announces: boolean): Host {
   keepOutputClean();
   const pair = { sink: sinkOf(Bun.stdout.writer()), source: Bun.stdin.stream() };
-  const worker = new StdioWorker(handlers, pair, framing, told !== undefined);
-  const stop = (): void => worker.stop();
-  process.once("SIGTERM", stop);
-  const done = worker.done.then(() => process.exit(0));
-  return { over: "stdio", done, stop };
+  const worker = new StdioWorker(handlers, pair, framing, announces);
+  const drain = async (limit: number): Promise<void> => {
+    worker.stop();
+    const late = Promise.withResolvers<void>();
+    const timer = limit === Infinity ? null : systemClock.after(limit, late.resolve);
+    await Promise.race([worker.done, late.promise]);
+    timer?.close();
+  };
+  return { drain, close: drain, ended: worker.done };
 }
 
 /** Standard output is for messages; what is printed goes to standard error. */
@@ -99,23 +171,16 @@ function keepOutputClean(): void {
 
 // ---- bus --------------------------------------------------------------------------------------------------------------
 
-function serveBus(handlers: ServeHandlers, name: string, { directory }: ServeWorkerOptions): Served {
-  const stopped = Promise.withResolvers<void>();
-  process.once("SIGTERM", () => stopped.resolve());
-  const done = (async () => {
-    const { SlotWorker } = await import("./slotbus.ts");
-    await using worker = await SlotWorker.open({ name, ...(directory === undefined ? {} : { directory }) });
-    worker.serve((request) => answer(handlers, request));
-    worker.on("disconnected", () => stopped.resolve());
-    await stopped.promise;
-  })().then(
-    () => process.exit(0),
-    (error) => {
-      servedOver = null;
-      throw error;
-    },
-  );
-  return { over: "bus", done, stop: () => stopped.resolve() };
+async function overBus(handlers: ServeHandlers, name: string, directory: string | null): Promise<Host> {
+  const { SlotWorker } = await import("./slotbus.ts");
+  const worker = await SlotWorker.open({ name, ...(directory === null ? {} : { directory }) });
+  worker.serve((request) => answer(handlers, request));
+  const ended = new Promise<void>((resolve) => worker.once("disconnected", () => resolve()));
+  return {
+    drain: (limit) => worker.drain({ timeout: limit }),
+    close: (limit) => worker.close({ timeout: limit }),
+    ended,
+  };
 }
 
 /** A handler's answer to a request of a bus: JSON; or lines of JSON, when it sent something before. */
@@ -132,7 +197,7 @@ function answer(handlers: ServeHandlers, request: WorkerRequest): Answer | Promi
   }
   const context = new BusContext(method, request);
   try {
-    const result = handler(params, context);
+    const result = answerOf(handler(params, context), context);
     if (!(result instanceof Promise)) return context.finish(result);
     return Promise.race([
       context.streams,
@@ -260,7 +325,7 @@ export interface BusCallOptions extends Pick<RequestOptions, "timeout" | "signal
  *
  *     await callBus<number>(bus, "add", [1, 2]);
  *
- * @throws (rejects) {RpcError}: the handler's own error; {@link ProtocolError}: a worker that is no such one answered; what
+ * @throws (rejects) {RpcError}: the handler's own error; `PROTOCOL`: a worker that is no such one answered; what
  * `bus.request` rejects with.
  */
 export async function callBus<T = unknown>(
@@ -284,7 +349,7 @@ export async function callBus<T = unknown>(
   if (response.contentType !== LINES_TYPE) {
     const { status, contentType } = response;
     response.cancel();
-    throw new ProtocolError(`${worker} answered ${status} ${contentType}, which is no answer of serve().`);
+    throw new SlotbusError("PROTOCOL", `${worker} answered ${status} ${contentType}, which is no answer of serve().`);
   }
   const decoder = new TextDecoder();
   let rest = "";
@@ -299,5 +364,5 @@ export async function callBus<T = unknown>(
       else return item["result"] as T;
     }
   }
-  throw new ProtocolError(`${worker} ended its answer without a result.`, { mayHaveExecuted: true });
+  throw new SlotbusError("PROTOCOL", `${worker} ended its answer without a result.`, { mayHaveExecuted: true });
 }

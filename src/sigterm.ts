@@ -1,21 +1,29 @@
 /** What a process finishes before SIGTERM ends it. */
 
-/** Workers of this process that are to be drained when SIGTERM comes. */
-const drainers = new Set<{ close(): Promise<void> }>();
-
-/** On SIGTERM, closes `worker`, then lets the signal do what it would have done. */
-export function drainOnSigterm(worker: { close(): Promise<void> }): void {
-  if (drainers.size === 0) process.once("SIGTERM", drainAll);
-  drainers.add(worker);
+interface Closable {
+  close(): Promise<unknown>;
 }
 
-export function forgetSigterm(worker: { close(): Promise<void> }): void {
-  drainers.delete(worker);
-  if (drainers.size === 0) process.off("SIGTERM", drainAll);
+/** What is closed when SIGTERM comes: one entry for each call of {@link drainOnSigterm}. */
+const drained = new Set<readonly Closable[]>();
+
+/**
+ * On SIGTERM, closes all of `things`, then lets the signal do what it would have done. Returns a function that forgets them.
+ *
+ *     const worker = await SlotWorker.open({ name: "shop" });
+ *     drainOnSigterm(worker);
+ */
+export function drainOnSigterm(...things: Closable[]): () => void {
+  if (drained.size === 0) process.once("SIGTERM", closeAll);
+  drained.add(things);
+  return () => {
+    if (drained.delete(things) && drained.size === 0) process.off("SIGTERM", closeAll);
+  };
 }
 
-/** Once all have finished, the signal does what it would have done. */
-async function drainAll(): Promise<void> {
-  await Promise.all([...drainers].map((worker) => worker.close()));
-  process.kill(process.pid, "SIGTERM");
+async function closeAll(): Promise<void> {
+  const things = new Set([...drained].flat());
+  drained.clear();
+  await Promise.allSettled([...things].map((thing) => thing.close()));
+  if (process.listenerCount("SIGTERM") === 0) process.kill(process.pid, "SIGTERM"); // others have handled it by now
 }

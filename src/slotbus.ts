@@ -1,25 +1,30 @@
 /** `SlotBus` and `SlotWorker`: the composition root, which joins the bus, its wire, contracts and the supervisor. */
 
-import { EventEmitter } from "node:events";
 import type { BusRequest, RequestOptions } from "./bus/call.ts";
 import { Dispatcher, noOptions } from "./bus/dispatcher.ts";
-import { type Diagnostics, infoOf, type ReadyOptions, type SlotBusEvents, type WorkerInfo } from "./bus/events.ts";
+import { type Diagnostics, infoOf, type SlotBusEvents, type WorkerInfo } from "./bus/events.ts";
 import { fetchHandler, fetchThrough } from "./bus/fetch.ts";
-import { type BusOptions, LINKS_MAX, type ResolvedBusOptions, resolveBusOptions } from "./bus/options.ts";
+import { type BusOptions, type ReadyOptions, type ResolvedBusOptions, resolveBusOptions } from "./bus/options.ts";
 import { Receiver } from "./bus/receiver.ts";
 import type { FetchHandler, Handler, SyncHandler } from "./bus/request.ts";
 import type { BorrowedResponse, BusResponse, StreamedResponse } from "./bus/response.ts";
 import type { BusStats } from "./bus/stats.ts";
 import type { Connection } from "./bus/wire.ts";
-import { resolveWorkerOptions, type SlotWorkerEvents, type SlotWorkerOptions } from "./bus/worker-options.ts";
-import { checkCloseLimit, checkTimeout } from "./check.ts";
+import {
+  resolveWorkerOptions,
+  type ServeOptions,
+  serveOptions,
+  type SlotWorkerEvents,
+  type SlotWorkerOptions,
+} from "./bus/worker-options.ts";
 import { systemClock } from "./clock.ts";
+import { Closing } from "./closing.ts";
 import type { Client, Contract, Handlers } from "./contract/contract.ts";
 import type { Implementations } from "./contract/implementations.ts";
-import { BusClosedError, InvalidConfigError, NoAnswerError, type SlotbusError } from "./errors.ts";
+import { ClosedError, InvalidConfigError, type SlotbusError } from "./errors.ts";
+import { isNoAnswer } from "./errors/plain.ts";
 import { Hold } from "./hold.ts";
 import { NameLock } from "./native/name.ts";
-import { drainOnSigterm, forgetSigterm } from "./sigterm.ts";
 import type { Supervisor } from "./supervisor/index.ts";
 import type { WorkerPool } from "./supervisor/worker-pool.ts";
 import type { ResolvedWorkers, WorkersOptions } from "./supervisor/workers.ts";
@@ -29,43 +34,43 @@ import { MemoryWorker } from "./wires/memory/worker.ts";
 
 /** What `SlotBus.create` takes; all but the name have defaults. */
 export interface SlotBusOptions extends BusOptions {
-  /** Workers that the bus starts itself. Default: none; they are started by others. */
-  workers?: WorkersOptions;
+  /** Workers that the bus starts itself. */
+  workers?: WorkersOptions | undefined;
 }
 
 /** Options with their defaults filled in. */
 export type ResolvedSlotBusOptions = ResolvedBusOptions & { readonly workers: ResolvedWorkers | null };
 
-/** Default of `workers.unresponsive`, in ms. */
+/** Time after which a worker is unresponsive where no `workers.unresponsive` says so, in ms. */
 const UNRESPONSIVE_MS = 30_000;
-/** Default limit of the drain in `close`, in ms. */
-const CLOSE_MS = 5_000;
 
 /**
  * A bus: one process owns the name and asks, any number of worker processes answer.
  *
  *     await using bus = await SlotBus.create({ name: "shop" });
  *     const response = await bus.request({ path: "/hello", body: "Ada" });
+ *
+ * `close` rejects what has not finished with {@link ClosedError}, gives the name back and stops the workers that the bus has
+ * started.
  */
-export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposable {
+export class SlotBus extends Closing<SlotBusEvents> {
   readonly options: ResolvedSlotBusOptions;
   readonly #name: NameLock;
   readonly #dispatcher: Dispatcher;
   readonly #pool: WorkerPool<Connection> | null;
   /** Set by {@link ref}. */
   readonly #hold = new Hold();
-  #closing: Promise<void> | null = null;
 
   /**
    * Takes the name and listens for workers.
    *
-   * @throws (rejects) {InvalidNameError}, {@link InvalidConfigError}; {BusExistsError} when a live process has the
-   * name; {PermissionDeniedError} for a directory that is not ours alone; {ResourceError}; with `workers` as
+   * @throws (rejects) {InvalidConfigError}, {@link InvalidConfigError}; {BusExistsError} when a live process has the
+   * name; `PERMISSION_DENIED` for a directory that is not ours alone; `RESOURCE`; with `workers` as
    * `Supervisor.start` when one does not get ready.
    */
   static async create(options: SlotBusOptions): Promise<SlotBus> {
     const supervisor = options?.workers === undefined ? null : await import("./supervisor/worker-pool.ts");
-    const workers = supervisor && supervisor.resolveWorkers(options.workers!, LINKS_MAX, UNRESPONSIVE_MS);
+    const workers = supervisor && supervisor.resolveWorkers(options.workers!);
     const resolved = { ...resolveBusOptions(options), workers };
     const { directory, name, allowedUids } = resolved;
     await closeReloaded(keyOf(resolved));
@@ -127,7 +132,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
    *
    * @throws (rejects) {@link InvalidConfigError}, {HeadTooLargeError}, {PayloadTooLargeError}: nothing was sent;
    * {BusOverloadedError}, {NoWorkerError}, {RequestTimeoutError}, {WorkerDiedError},
-   * {RemoteError} (the handler failed), {RegionCorruptError}, {@link BusClosedError}; `signal.reason`.
+   * {RemoteError} (the handler failed), `REGION_CORRUPT`, {@link ClosedError}; `signal.reason`.
    */
   request(request: BusRequest, options: RequestOptions = noOptions): Promise<BusResponse> {
     return this.#dispatcher.ask(request, options, "copy") as Promise<BusResponse>;
@@ -178,8 +183,7 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   /**
    * Resolves when `workers` (0-64, default 1) are attached.
    *
-   * @throws (rejects) {NotReadyError} after `timeout` ms (default 30 000, `Infinity` or 0 for none), with the number of workers
-   * that came and why others did not; {@link BusClosedError}; {@link InvalidConfigError}; `signal.reason`.
+   * @throws (rejects) {NotReadyError} after `timeout` ms, with the number of workers that came and why others did not; {@link ClosedError}; {@link InvalidConfigError}; `signal.reason`.
    */
   ready(options: ReadyOptions = {}): Promise<void> {
     return this.#dispatcher.ready(options);
@@ -213,34 +217,19 @@ export class SlotBus extends EventEmitter<SlotBusEvents> implements AsyncDisposa
   }
 
   /**
-   * Ends the attachment of a worker, by its `id`, as if it had broken the protocol: what it has is settled, `workerDied`
+   * Ends the attachment of a worker, by its `id`, as if it had broken the protocol: what it has is settled, `died`
    * gives `reason`. `false`: it is not attached. Its process is left alone, and may attach again.
    */
   evict(worker: number, reason: string): boolean {
     return this.#dispatcher.choice.evict(worker, reason);
   }
 
-  /** Takes nothing new, and resolves when all that was taken has settled, or after `timeout` ms (default: none). */
-  async drain({ timeout = Infinity }: { timeout?: number } = {}): Promise<void> {
-    await this.#dispatcher.drain(checkTimeout("timeout", timeout));
+  protected finish(timeout: number): Promise<void> {
+    return this.#dispatcher.drain(timeout);
   }
 
-  /**
-   * Drains for `timeout` ms (default 5000), rejects the rest with {@link BusClosedError}, says goodbye to the workers
-   * and gives the name back. Workers that the bus has started are stopped. Any number of times, at any time.
-   */
-  async close({ timeout = CLOSE_MS }: { timeout?: number } = {}): Promise<void> {
-    const limit = checkCloseLimit(timeout);
-    this.#closing ??= this.#close(limit);
-    return this.#closing;
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close();
-  }
-
-  async #close(limit: number): Promise<void> {
-    await this.#dispatcher.drain(limit);
+  /** Rejects what is left with {@link ClosedError}, says goodbye to the workers and gives the name back. */
+  protected async end(): Promise<void> {
     const closed = this.#dispatcher.close();
     this.#leave();
     this.#hold.set(false);
@@ -285,26 +274,23 @@ function makePool(
  *     const worker = await SlotWorker.open({ name: "shop" });
  *     worker.serve((request) => `hello ${request.text()}`);
  */
-export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncDisposable {
+export class SlotWorker extends Closing<SlotWorkerEvents> {
   readonly name: string;
   readonly #receiver: Receiver;
   #contracts: Implementations | null = null;
-  #isClosed = false;
-  #closing: Promise<void> | null = null;
   /** In {@link serveSync}. */
   #isBlocking = false;
-  readonly #wait: number;
+  readonly #timeout: number;
 
   /**
    * Attaches to the bus. Requests come when {@link serve} or {@link serveSync} has been called.
    *
-   * @throws (rejects) {BusNotFoundError}, {VersionMismatchError}, {PermissionDeniedError},
-   * {@link InvalidConfigError}, {InvalidNameError}, {ResourceError}.
+   * @throws (rejects) {BusNotFoundError}, {VersionMismatchError}, `PERMISSION_DENIED`,
+   * {@link InvalidConfigError}, {InvalidConfigError}, `RESOURCE`.
    */
   static async open(options: SlotWorkerOptions = {}): Promise<SlotWorker> {
     const worker = new SlotWorker(options);
-    await worker.#receiver.wire.open(worker.#wait);
-    if (options.drainOnSigterm) drainOnSigterm(worker);
+    await worker.#receiver.wire.open(worker.#timeout);
     return worker;
   }
 
@@ -313,7 +299,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     const resolved = resolveWorkerOptions(options);
     const { name, concurrency } = resolved;
     this.name = name;
-    this.#wait = resolved.wait;
+    this.#timeout = resolved.timeout;
     const events = {
       connected: () => void this.emit("connected"),
       disconnected: (reason: SlotbusError) => queueMicrotask(() => this.emit("disconnected", reason)),
@@ -356,8 +342,9 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
    *
    * @throws {InvalidConfigError} when the worker has a handler already and `replace` is not set.
    */
-  serve(handler: Handler | FetchHandler, { replace = false }: { replace?: boolean } = {}): this {
-    if (this.#isClosed) throw this.#closedError();
+  serve(handler: Handler | FetchHandler, options: ServeOptions = {}): this {
+    const { replace } = serveOptions.resolve(options);
+    if (super.closed) throw this.#closedError();
     if (typeof handler !== "function" && typeof handler?.fetch !== "function") {
       throw new InvalidConfigError("serve takes a function, or an object with a method `fetch`.");
     }
@@ -381,7 +368,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
    * @throws {InvalidConfigError} unless there is one handler per method.
    */
   implement<C extends Contract>(contract: C, handlers: Handlers<C>): this {
-    if (this.#isClosed) throw this.#closedError();
+    if (super.closed) throw this.#closedError();
     const { Implementations } =
       require("./contract/implementations.ts") as typeof import("./contract/implementations.ts");
     this.#contracts ??= new Implementations(this.#receiver.handler, (error, request) => this.#report(request, error));
@@ -396,11 +383,11 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
    * is closed by the handler, or when the client ends and the worker is not to reconnect.
    */
   serveSync(handler: SyncHandler): void {
-    if (this.#isClosed) throw this.#closedError();
+    if (super.closed) throw this.#closedError();
     if (this.#receiver.handler) throw new InvalidConfigError("this worker is served by an event loop already.");
     this.#isBlocking = true;
     try {
-      this.#receiver.serveSync(handler, () => this.#closing !== null);
+      this.#receiver.serveSync(handler, () => super.closed);
     } finally {
       this.#isBlocking = false;
     }
@@ -408,8 +395,7 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
 
   #report({ id, path }: { id: string; path: string }, error: unknown): void {
     if (this.listenerCount("handlerError") === 0) {
-      if (error instanceof NoAnswerError)
-        console.error(`worker of bus "${this.name}", request ${id}: ${error.message}`);
+      if (isNoAnswer(error)) console.error(`worker of bus "${this.name}", request ${id}: ${error.message}`);
     } else if (this.#isBlocking) {
       this.emit("handlerError", error, { id, path }); // no microtask runs before the loop ends
     } else {
@@ -417,30 +403,27 @@ export class SlotWorker extends EventEmitter<SlotWorkerEvents> implements AsyncD
     }
   }
 
-  /** Takes nothing new; resolves when what runs is answered, or after `timeout` ms (default: none). */
-  async drain({ timeout = Infinity }: { timeout?: number } = {}): Promise<void> {
-    await this.#receiver.drain(checkTimeout("timeout", timeout));
+  /** Whether it takes no request for good: it was closed, or its client has ended and it does not attach again. */
+  override get closed(): boolean {
+    return super.closed || this.#receiver.wire.hasEnded;
   }
 
-  /** Drains for `timeout` ms (default 5000), says goodbye and detaches. Any number of times, at any time. */
-  async close({ timeout = CLOSE_MS }: { timeout?: number } = {}): Promise<void> {
-    const limit = checkCloseLimit(timeout);
-    this.#closing ??= this.#close(limit);
-    return this.#closing;
+  protected finish(timeout: number): Promise<void> {
+    return this.#receiver.drain(timeout);
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close();
-  }
-
-  async #close(limit: number): Promise<void> {
-    await this.#receiver.drain(limit);
-    this.#isClosed = true;
-    forgetSigterm(this);
+  /** Says goodbye and detaches. */
+  protected async end(): Promise<void> {
     this.#receiver.wire.close(this.#closedError());
   }
 
-  #closedError(): BusClosedError {
-    return new BusClosedError(`the worker of bus "${this.name}"`);
+  #closedError(): ClosedError {
+    return new ClosedError(`the worker of bus "${this.name}"`);
   }
 }
+
+/** A bus on whatever wire: without what only the memory of one machine can do. */
+export interface PortableBus extends Omit<SlotBus, "borrow" | "requestSync" | "diagnostics" | "evict"> {}
+
+/** A worker on whatever wire. */
+export interface PortableWorker extends Omit<SlotWorker, "serveSync" | "wakeups"> {}

@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
-  BusClosedError,
+  ClosedError,
   InvalidConfigError,
   NotReadyError,
   NoWorkerError,
@@ -48,7 +48,7 @@ describe("workers of a bus", () => {
     expect(response.json<string[]>()).toEqual(["hello", import.meta.dir]);
     expect(running).toContain(Number((await bus.request({ path: "/" })).text()));
     let died = 0;
-    bus.on("workerDied", () => died++);
+    bus.on("died", () => died++);
     await bus.close();
     expect(running.filter(lives)).toEqual([]);
     expect(died).toBe(0);
@@ -60,8 +60,8 @@ describe("workers of a bus", () => {
     const [first] = pids(bus);
     let left = 0;
     let died = 0;
-    bus.on("workerLeft", () => left++);
-    bus.on("workerDied", () => died++);
+    bus.on("left", () => left++);
+    bus.on("died", () => died++);
     const asked = Array.from({ length: 60 }, () => bus.request({ path: "/slow", query: "100" }));
     await until(() => bus.workers.length === 3, "three workers");
     const answers = await Promise.all(asked);
@@ -111,12 +111,64 @@ describe("workers of a bus", () => {
     expect((await bus.request({ path: "/" })).text()).not.toBe(String(pid));
   });
 
+  for (const [path, query, exitCode, signal, says] of [
+    ["/exit", "3", 3, null, "exited with code 3"],
+    ["/exit", "0", 0, null, "exited with code 0"],
+    ["/kill", "SIGKILL", null, "SIGKILL", "was ended by SIGKILL"],
+    ["/kill", "SIGABRT", null, "SIGABRT", "was ended by SIGABRT"],
+    ["/kill", "SIGSEGV", null, "SIGSEGV", "was ended by SIGSEGV"],
+  ] as const) {
+    test(`the requests of one that ${says} say so`, async () => {
+      await using space = new Workspace();
+      const bus = await start(space, { min: 1, max: 1, restart: { backoff: { initial: 10 } } });
+      const [pid] = pids(bus);
+      const other = rejection<WorkerDiedError>(bus.request({ path: "/slow", query: "60000" }));
+      const error = await rejection<WorkerDiedError>(bus.request({ path, query }));
+      for (const one of [error, await other]) {
+        expect(one).toBeInstanceOf(WorkerDiedError);
+        expect([one.pid, one.exitCode, one.signal, one.mayHaveExecuted]).toEqual([pid!, exitCode, signal, true]);
+        expect(one.message).toMatch(new RegExp(`worker pid ${pid} ${says} after \\d+ ms while it had request`));
+      }
+    });
+  }
+
+  test("a request that waits for the end of its worker can be aborted, and ends with the bus", async () => {
+    await using space = new Workspace();
+    const bus = await start(space, { min: 1, max: 1, restart: { backoff: { initial: 60_000 } } });
+    const abort = new AbortController();
+    const aborted = rejection(bus.request({ path: "/slow", query: "60000" }, { signal: abort.signal }));
+    const lost = rejection(bus.request({ path: "/slow", query: "60000" }));
+    await until(() => bus.diagnostics().slots.filter(({ state }) => state === "CLAIMED").length === 2, "both claimed");
+    const reason = new Error("not needed any more");
+    const closed = new Promise<void>((resolve) => {
+      bus.on("died", () => {
+        abort.abort(reason);
+        resolve(bus.close({ timeout: 0 }));
+      });
+    });
+    process.kill(pids(bus)[0]!, "SIGKILL");
+    expect(await aborted).toBe(reason);
+    expect([ClosedError.name, WorkerDiedError.name]).toContain((await lost).name);
+    await closed;
+    expect(bus.stats().unsettledAtEnd).toBe(0);
+  });
+
+  test("the end of one that the bus did not start is not known", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const child = space.child("worker.ts");
+    await bus.ready();
+    const error = await rejection<WorkerDiedError>(bus.request({ path: "/exit", query: "3" }));
+    expect([error.pid, error.exitCode, error.signal]).toEqual([child.pid, null, null]);
+    expect(error.message).toContain(`worker pid ${child.pid} ended while it had request`);
+  });
+
   test("are replaced after so many requests, under load, and no request is lost", async () => {
     await using space = new Workspace();
     const stop = { drain: 1_000, term: 3_000 };
     const bus = await start(space, { min: 2, max: 2, recycle: { maxRequests: 50 }, stop });
     let died = 0;
-    bus.on("workerDied", () => died++);
+    bus.on("died", () => died++);
     const seen = new Set<string>();
     const ends = performance.now() + 20_000;
     const ask = async (): Promise<void> => {
@@ -127,7 +179,7 @@ describe("workers of a bus", () => {
     await Promise.all(Array.from({ length: 8 }, ask)); // without a pause: what drains is never idle by chance
     expect(seen.size).toBeGreaterThanOrEqual(5);
     expect(died).toBe(0);
-    expect(bus.supervisor!.restarts).toBe(0);
+    expect(bus.supervisor!.workers.map(({ restarts }) => restarts)).toEqual([0, 0]);
   });
 
   test("one that was evicted is replaced", async () => {
@@ -147,7 +199,7 @@ describe("workers of a bus", () => {
     await until(() => bus.diagnostics().slots.filter(({ state }) => state === "CLAIMED").length === 2, "both claimed");
     process.kill(pid!, "SIGSTOP");
     await bus.close({ timeout: 100 });
-    for (const error of await Promise.all(lost)) expect(error).toBeInstanceOf(BusClosedError);
+    for (const error of await Promise.all(lost)) expect(error).toBeInstanceOf(ClosedError);
     expect(lives(pid!)).toBe(false);
   });
 
@@ -157,7 +209,7 @@ describe("workers of a bus", () => {
     const lost = Array.from({ length: 6 }, () => rejection(bus.request({ path: "/slow", query: "60000" })));
     await until(() => bus.supervisor!.workers.length === 3, "three on their way");
     await bus.close({ timeout: 0 });
-    for (const error of await Promise.all(lost)) expect(error).toBeInstanceOf(BusClosedError);
+    for (const error of await Promise.all(lost)) expect(error).toBeInstanceOf(ClosedError);
     expect(bus.supervisor!.workers.map(({ state }) => state)).toEqual(["stopped", "stopped", "stopped"]);
   });
 
@@ -226,7 +278,7 @@ describe("workers of a bus", () => {
 
   test("what waits when they are paused fails at once too, but a worker from elsewhere goes on", async () => {
     await using space = new Workspace();
-    const bus = await start(space, { min: 1, max: 1, restart: { limit: 0, backoff: { initial: 60_000 } } });
+    const bus = await start(space, { min: 1, max: 1, restart: { maxRestarts: 0, backoff: { initial: 60_000 } } });
     bus.supervisor!.on("paused", () => {});
     const [pid] = pids(bus);
     const busy = Array.from({ length: 2 }, () => rejection(bus.request({ path: "/slow", query: "60000" })));
@@ -257,7 +309,7 @@ describe("workers of a bus", () => {
 
   test("a request that ran when its worker died says so when no worker is left", async () => {
     await using space = new Workspace();
-    const bus = await start(space, { min: 1, max: 1, restart: { limit: 0, backoff: { initial: 60_000 } } });
+    const bus = await start(space, { min: 1, max: 1, restart: { maxRestarts: 0, backoff: { initial: 60_000 } } });
     bus.supervisor!.on("paused", () => {});
     const error = await rejection<NoWorkerError>(bus.request({ path: "/exit", query: "6" }, { idempotent: true }));
     expect(error).toBeInstanceOf(NoWorkerError);
@@ -266,7 +318,7 @@ describe("workers of a bus", () => {
 
   test("with giveUp, when all were given up a request says why, and a resize begins anew", async () => {
     await using space = new Workspace();
-    const bus = await start(space, { min: 1, max: 1, restart: { limit: 0, giveUp: true } });
+    const bus = await start(space, { min: 1, max: 1, restart: { maxRestarts: 0, giveUp: true } });
     const [pid] = pids(bus);
     expect(await rejection(bus.request({ path: "/exit", query: "4" }))).toBeInstanceOf(WorkerDiedError);
     const error = await rejection(bus.request({ path: "/" }, { timeout: 300 }));
@@ -304,7 +356,7 @@ describe("a worker whose event loop does not turn", () => {
     await using space = new Workspace();
     const bus = await start(space, { ...many, min: 3, max: 3, unresponsive: 400 });
     const reasons: string[] = [];
-    bus.on("workerDied", (_, reason) => reasons.push(reason));
+    bus.on("died", (_, reason) => reasons.push(reason));
     const before = pids(bus);
     const hangs = rejection<WorkerDiedError>(bus.request({ path: "/hang" }, { timeout: 10_000 }));
     const others = Array.from({ length: 63 }, () => bus.request({ path: "/" }, { timeout: 10_000 }));
@@ -355,8 +407,8 @@ describe("a worker whose event loop does not turn", () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 0, unresponsive: 300 });
     const told: [string, number][] = [];
-    bus.on("workerUnresponsive", ({ pid }) => told.push(["unresponsive", pid]));
-    bus.on("workerResponsive", ({ pid }) => told.push(["responsive", pid]));
+    bus.on("unresponsive", ({ pid }) => told.push(["unresponsive", pid]));
+    bus.on("responsive", ({ pid }) => told.push(["responsive", pid]));
     const blocked = space.child("worker.ts");
     await bus.ready();
     const late = bus.request({ path: "/block", query: "1500" });
@@ -382,7 +434,7 @@ describe("a worker whose event loop does not turn", () => {
   test("is not judged when it serves without an event loop", async () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 0, unresponsive: 100 });
-    bus.on("workerUnresponsive", () => expect.unreachable());
+    bus.on("unresponsive", () => expect.unreachable());
     space.child("sync-worker.ts");
     await bus.ready();
     expect(await rejection(bus.request({ path: "/hang" }, { timeout: 700 }))).toBeInstanceOf(RequestTimeoutError);
@@ -427,6 +479,12 @@ describe("options of the workers", () => {
       await space.bus();
     });
   }
+
+  test("instances is refused: the bus decides between min and max", async () => {
+    await using space = new Workspace();
+    const workers = { entry, instances: 2 } as WorkersOptions;
+    expect((await rejection(space.bus({ workers }))).message).toContain("Use `min` and `max`.");
+  });
 
   test("an entry may be a URL, or a path seen from cwd", async () => {
     await using space = new Workspace();

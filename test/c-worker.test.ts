@@ -61,7 +61,7 @@ function isIn(bus: SlotBus, ...states: string[]): boolean {
 }
 
 async function client(space: Workspace): Promise<SlotBus> {
-  return space.bus({ payloadLimit: 1 << 20, slots: 16 });
+  return space.bus({ payloadBytes: 1 << 20, slots: 16 });
 }
 
 for (const [language, command] of Object.entries({ C: [cWorker], Python: python })) {
@@ -99,7 +99,7 @@ for (const [language, command] of Object.entries({ C: [cWorker], Python: python 
 
   test(`a worker in ${language} keeps a copy of a body whose call it has answered, though others have its slot`, async () => {
     await using space = new Workspace();
-    const bus = await space.bus({ payloadLimit: 1 << 20, slots: 2 });
+    const bus = await space.bus({ payloadBytes: 1 << 20, slots: 2 });
     await using _ = new Foreign(command, space);
     await bus.ready();
     for (const bytes of [1_000, 100_000, 1 << 20]) {

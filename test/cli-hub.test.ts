@@ -4,6 +4,10 @@ import { expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Command } from "commander";
+import { addFlags, optionsOf } from "../src/cli/flags.ts";
+import { hubOptions } from "../src/hub/options.ts";
+import { linesOf } from "./option-lines.ts";
 import { Child, until, Workspace } from "./support.ts";
 
 const COMMAND = "../../src/cli/slotbus.ts";
@@ -34,12 +38,53 @@ async function running(
 test("--help names every flag, with examples", () => {
   const { code, out, err } = slotbus(["--help"]);
   expect([code, err]).toEqual([0, ""]);
-  for (const flag of ["port", "hostname", "name", "timeout", "payload-limit", "slots", "spin", "sweep-interval"])
-    expect(out).toContain(`  --${flag} `);
-  for (const flag of ["admin-token", "admin-token-file", "control-port", "control-token-file", "directory"])
-    expect(out).toContain(`--${flag} `);
+  const tokens = ["adminToken", "control.token"]; // in files or in the environment
+  for (const { name, fallback } of linesOf(hubOptions.rows)) {
+    if (tokens.includes(name)) continue;
+    const flag = `--${name.replace(".", "-").replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+    const [, help] = out.split(` ${flag} `);
+    expect([flag, help === undefined]).toEqual([flag, false]);
+    const own = help!.split(" --")[0]!.replaceAll(/\s+/g, " ");
+    if (name !== "directory" && !["—", "none", "false"].includes(fallback)) expect(own).toContain("(default: ");
+  }
+  for (const shown of ["(default: 30s)", "(default: 10m)", "(default: 1024)", "(default: hub)", "(default: reject)"])
+    expect(out.replaceAll(/\s+/g, " ")).toContain(shown);
+  for (const flag of ["admin-token-file", "control-token-file", "no-ping"]) expect(out).toContain(`--${flag} `);
   expect(out.match(/^ {2}.*slotbus hub/gm)!.length).toBeGreaterThanOrEqual(3);
   for (const line of out.split("\n")) expect(line.length).toBeLessThanOrEqual(80);
+});
+
+test("flags become the options of the table: times and sizes with units, groups, and only what was given", () => {
+  const given = (...args: string[]): object => {
+    const flags = addFlags(new Command(), hubOptions.rows).parse(args, { from: "user" }).opts();
+    return optionsOf(hubOptions.rows, flags);
+  };
+  expect(given()).toEqual({});
+  expect(given("--name", "x", "--port", "0", "--trust-proxy")).toEqual({ name: "x", port: 0, trustProxy: true });
+  for (const [text, ms] of [
+    ["250", 250],
+    ["500ms", 500],
+    ["1.5s", 1_500],
+    ["5m", 300_000],
+    ["2h", 7_200_000],
+    ["Infinity", Infinity],
+  ] as const)
+    expect(given("--timeout", text)).toEqual({ timeout: ms });
+  for (const [text, bytes] of [
+    ["100", 100],
+    ["4k", 4_096],
+    ["1.5M", 1_572_864],
+    ["1g", 2 ** 30],
+  ] as const)
+    expect(given("--payload-bytes", text)).toEqual({ payloadBytes: bytes });
+  const queue = ["--queue-limit", "5", "--queue-policy", "wait"];
+  expect(given(...queue, "--sse-max-replay", "7", "--ping-interval", "2s", "--control-port", "0")).toEqual({
+    queue: { limit: 5, policy: "wait" },
+    sse: { maxReplay: 7 },
+    ping: { interval: 2_000 },
+    control: { port: 0 },
+  });
+  expect(given("--no-ping", "--ping-timeout", "1s")).toEqual({ ping: false });
 });
 
 test("what cannot be meant is one line on stderr and exit code 2, and leaves nothing", () => {
@@ -56,26 +101,32 @@ test("what cannot be meant is one line on stderr and exit code 2, and leaves not
     [["--port", "-1"], "--port"],
     [["--port", "1k"], "--port"],
     [["--port", ""], "--port"],
-    [["--port", "70000"], "port is 70000"],
+    [["--port", "70000"], "--port is 70000"],
+    [["--port", "false"], "--port"],
     [["--hostname", ""], "hostname"],
     [["--name", "a.b"], "a.b"],
     [["--name", "../x"], "../x"],
-    [["--timeout", "1m"], "--timeout"],
+    [["--timeout", "1x"], "--timeout"],
     [["--timeout", "-1"], "--timeout"],
-    [["--payload-limit", "1g"], "--payload-limit"],
-    [["--payload-limit", "0"], "payloadLimit"],
+    [["--timeout", "0"], "--timeout is 0; it must be 1 to 4294967295 ms, or Infinity."],
+    [["--timeout", "100d"], "--timeout"],
+    [["--payload-bytes", "2g"], "--payload-bytes is 2147483648"],
+    [["--payload-bytes", "1s"], "--payload-bytes"],
+    [["--payload-bytes", "0"], "--payload-bytes"],
+    [["--queue-policy", "drop"], "--queue-policy"],
     [["--slots", "0"], "slots"],
     [["--slots", "257"], "slots"],
     [["--slots", "1.5"], "--slots"],
     [["--spin", "999999"], "spin"],
-    [["--sweep-interval", "0"], "heartbeat"],
-    [["--sweep-interval", "1000"], "heartbeat"],
-    [["--admin-token", "short"], "adminToken"],
+    [["--sse-heartbeat", "0"], "--sse-heartbeat"],
+    [["--sse-heartbeat", "5m"], "--sse-heartbeat is 300000"],
+    [["--admin-token", TOKEN], "--admin-token"],
     [["--admin-token-file", short], "adminToken"],
     [["--admin-token-file", join(directory, "none")], "token"],
     [["--control-port", "0"], "give --control-token-file"],
     [["--control-token-file", short], "go together"],
-    [["--control-port", "0", "--control-token-file", short], "controlToken"],
+    [["--control-hostname", "127.0.0.1"], "give --control-token-file"],
+    [["--control-port", "0", "--control-token-file", short], "control.token"],
     [["--control-token", TOKEN], "--control-token"],
     [["--directory", ""], "directory"],
     [["--help=1"], "--help"],
@@ -94,7 +145,7 @@ test("what cannot be meant is one line on stderr and exit code 2, and leaves not
 test("it prints its URL, serves, and SIGTERM or SIGINT ends it with what runs answered and nothing left", async () => {
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     await using workspace = new Workspace();
-    await using hub = await running(workspace.directory, ["--name", "site", "--sweep-interval", "0.05"]);
+    await using hub = await running(workspace.directory, ["--name", "site", "--sse-heartbeat", "50ms"]);
     expect(hub.lines[0]).toBe(`hub "site" listens on ${hub.url}; its status page is ${hub.url}_slotbus/`);
     await using worker = new Child("hub-worker.ts", ["site", "w", workspace.directory], {});
     await worker.line("connected");

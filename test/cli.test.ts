@@ -32,7 +32,7 @@ test("without a command, and with --help, it says what there is; --version is th
   expect(slotbus("bench", "--help").out).toContain("--payload");
 });
 
-test("what cannot be meant is one line on stderr and exit code 2", () => {
+test("invalid usage is one line on stderr and exit code 2", () => {
   for (const args of [
     ["bensh"],
     ["ls", "--jsn"],

@@ -28,7 +28,7 @@ for (const [what, shift] of [
     const { bus } = await space.pair(async (request) => {
       if (request.path === "/left") return { json: request.deadline - Date.now() };
       if (request.path === "/hang") return new Promise(() => {});
-      return new Response(lateStream(Buffer.from(await request.bytes()).toString()));
+      return new Response(lateStream(Buffer.from(await request.incoming.bytes()).toString()));
     });
     const before = Date.now();
     setSystemTime(new Date(before + shift));

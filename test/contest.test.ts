@@ -16,14 +16,14 @@ import { type Claimed, Contest, type ContestOptions, Fence, type Guard, type Yie
 import {
   ClaimTimeoutError,
   FleetBusyError,
-  FleetClosedError,
+  ClosedError,
   InvalidConfigError,
   LeaseLostError,
   LeaseOwnerError,
-  LeaseResetError,
   LeaseTableFullError,
 } from "../src/errors.ts";
-import { Fleet, type FleetOptions } from "../src/fleet/fleet.ts";
+import { Fleet } from "../src/fleet/fleet.ts";
+import type { FleetOptions } from "../src/fleet/options.ts";
 import { C, native } from "../src/native/library.ts";
 import { type Child, descriptors, rejection, until, Workspace } from "./support.ts";
 
@@ -31,26 +31,25 @@ const A = { kind: "job", label: "a" };
 const B = { kind: "job", label: "b" };
 const MINUTE = 60_000;
 
-let serial = 0;
-
-/** A fleet in memory, of which each contest is a member of its own. */
-class Memory implements AsyncDisposable {
-  readonly name = `memory-${process.pid}-${++serial}`;
+/** A fleet of this process, of which each contest is a member of its own. */
+class Crew extends Workspace {
   readonly fleets: Fleet[] = [];
   readonly #options: Partial<FleetOptions>;
 
   constructor(options: Partial<FleetOptions> = {}) {
+    super();
     this.#options = options;
   }
 
-  async contest(owner: string, options: ContestOptions = {}): Promise<Contest> {
-    const fleet = await Fleet.join({ name: this.name, memory: true, ...this.#options });
+  async contest(owner: string, options: Partial<ContestOptions> = {}): Promise<Contest> {
+    const fleet = await Fleet.join({ name: this.name, directory: this.directory, ...this.#options });
     this.fleets.push(fleet);
-    return new Contest(fleet, { owner, ...options });
+    return Contest.open({ fleet, owner, ...options });
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const fleet of this.fleets) await fleet.leave();
+  override async [Symbol.asyncDispose](): Promise<void> {
+    for (const fleet of this.fleets) await fleet.close();
+    await super[Symbol.asyncDispose]();
   }
 }
 
@@ -63,7 +62,7 @@ class Arena extends Workspace {
     const arena = new Arena();
     arena.leftovers = [`${arena.name}.fleet`];
     arena.fleet = await Fleet.join({ name: arena.name, directory: arena.directory, ...options });
-    arena.contest = new Contest(arena.fleet, { owner: "parent" });
+    arena.contest = await Contest.open({ fleet: arena.fleet, owner: "parent" });
     return arena;
   }
 
@@ -72,7 +71,7 @@ class Arena extends Workspace {
   }
 
   override async [Symbol.asyncDispose](): Promise<void> {
-    await this.fleet.leave();
+    await this.fleet.close();
     await super[Symbol.asyncDispose]();
   }
 }
@@ -98,8 +97,8 @@ async function stop(child: Child): Promise<void> {
 
 describe("one attempt", () => {
   test("the first claim wins, the second yields and names the first one's owner", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
     const outcome = bob.tryClaim(A, { ttl: MINUTE });
     if (outcome.claimed) throw new Error("two holders");
@@ -115,17 +114,17 @@ describe("one attempt", () => {
     });
   });
 
-  test("owner and ttl may come one after the other; a holder yields to itself", async () => {
-    await using memory = new Memory();
-    const contest = await memory.contest("nobody");
-    const guard = won(contest.tryClaim(A, "ada", 1000));
+  test("a claim may have an owner of its own; a holder yields to itself", async () => {
+    await using crew = new Crew();
+    const contest = await crew.contest("nobody");
+    const guard = won(contest.tryClaim(A, { owner: "ada", ttl: 1000 }));
     expect([guard.owner, guard.expiresAt - guard.claimedAt]).toEqual(["ada", 1000]);
-    expect(lost(contest.tryClaim(A, "bob", 1000))).toBe("ada");
+    expect(lost(contest.tryClaim(A, { owner: "bob", ttl: 1000 }))).toBe("ada");
   });
 
   test("different labels of one kind do not compete", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     expect([won(ada.tryClaim(A, { ttl: MINUTE })).owner, won(bob.tryClaim(B, { ttl: MINUTE })).owner]).toEqual([
       "ada",
       "bob",
@@ -133,8 +132,8 @@ describe("one attempt", () => {
   });
 
   test("different kinds do not compete for one label, nor for what only looks alike when joined", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     for (const subject of [A, { kind: "joba", label: "x" }]) won(ada.tryClaim(subject, { ttl: MINUTE }));
     for (const subject of [
       { kind: "task", label: "a" },
@@ -146,8 +145,8 @@ describe("one attempt", () => {
   });
 
   test("after an explicit release the next claimant wins, under its own name", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const first = won(ada.tryClaim(A, { ttl: MINUTE }));
     expect(first.release()).toBe(true);
     expect(ada.holder(A)).toBeNull();
@@ -156,10 +155,10 @@ describe("one attempt", () => {
   });
 
   test("a claim of 5 ms at 1000 is over at 1006, though its guard still lives", async () => {
-    await using memory = new Memory();
+    await using crew = new Crew();
     let time = 1000;
     const now = (): number => time;
-    const [ada, bob] = [await memory.contest("ada", { now }), await memory.contest("bob", { now })];
+    const [ada, bob] = [await crew.contest("ada", { now }), await crew.contest("bob", { now })];
     const guard = won(ada.tryClaim(A, { ttl: 5 }));
     time = 1006;
     expect(won(bob.tryClaim(A, { ttl: 5 })).claimedAt).toBe(1006);
@@ -168,10 +167,10 @@ describe("one attempt", () => {
   });
 
   test("a deadline that is now counts as over", async () => {
-    await using memory = new Memory();
+    await using crew = new Crew();
     let time = 1000;
     const now = (): number => time;
-    const [ada, bob] = [await memory.contest("ada", { now }), await memory.contest("bob", { now })];
+    const [ada, bob] = [await crew.contest("ada", { now }), await crew.contest("bob", { now })];
     won(ada.tryClaim(A, { ttl: 5 }));
     time = 1004.999;
     expect(lost(bob.tryClaim(A, { ttl: 5 }))).toBe("ada");
@@ -181,8 +180,8 @@ describe("one attempt", () => {
   });
 
   test("a loser leaves nothing: A holds, B yields, A releases, C wins", async () => {
-    await using memory = new Memory();
-    const [a, b, c] = [await memory.contest("a"), await memory.contest("b"), await memory.contest("c")];
+    await using crew = new Crew();
+    const [a, b, c] = [await crew.contest("a"), await crew.contest("b"), await crew.contest("c")];
     const guard = won(a.tryClaim(A, { ttl: MINUTE }));
     expect(lost(b.tryClaim(A, { ttl: MINUTE }))).toBe("a");
     expect(a.list().length).toBe(1);
@@ -211,8 +210,8 @@ describe("one attempt", () => {
   });
 
   test("10 000 failed tries, and 10 000 claims of other subjects, take no lease away", async () => {
-    await using memory = new Memory({ leases: 8 });
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew({ maxLeases: 8 });
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
     for (let i = 0; i < 10_000; i++) {
       if (bob.tryClaim(A, { ttl: MINUTE }).claimed) throw new Error(`lost at ${i}`);
@@ -223,17 +222,17 @@ describe("one attempt", () => {
   });
 
   test("events that lap the rings of the same fleet take no lease away", async () => {
-    await using memory = new Memory({ rings: { log: { frames: 8, payload: 64 } } });
-    const contest = await memory.contest("ada");
+    await using crew = new Crew({ rings: { log: { frames: 8, frameBytes: 64 } } });
+    const contest = await crew.contest("ada");
     const guard = won(contest.tryClaim(A, { ttl: MINUTE }));
-    const ring = memory.fleets[0]!.ring("log");
+    const ring = crew.fleets[0]!.ring("log");
     for (let i = 0; i < 1000; i++) ring.publish(`event ${i}`);
     expect(contest.list().map(({ token }) => token)).toEqual([guard.token]);
   });
 
   test("a million subjects one after the other: the last claims cost what the first did", async () => {
-    await using memory = new Memory({ leases: 64 });
-    const contest = await memory.contest("ada");
+    await using crew = new Crew({ maxLeases: 64 });
+    const contest = await crew.contest("ada");
     const costs: number[] = [];
     for (let part = 0; part < 10; part++) {
       const begun = performance.now();
@@ -250,10 +249,10 @@ describe("one attempt", () => {
 
 describe("tenures", () => {
   test("a lease that was followed neither renews nor releases its successor, whose token is higher", async () => {
-    await using memory = new Memory();
+    await using crew = new Crew();
     let time = 0;
     const now = (): number => time;
-    const [ada, bob] = [await memory.contest("ada", { now }), await memory.contest("bob", { now })];
+    const [ada, bob] = [await crew.contest("ada", { now }), await crew.contest("bob", { now })];
     const stale = won(ada.tryClaim(A, { ttl: 10 }));
     time = 11;
     const successor = won(bob.tryClaim(A, { ttl: 10 }));
@@ -266,8 +265,8 @@ describe("tenures", () => {
   });
 
   test("another owner cannot release an observed holder; by force it can", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     won(ada.tryClaim(A, { ttl: MINUTE }));
     const holder = bob.holder(A)!;
     expect(() => bob.release(holder)).toThrow(LeaseOwnerError);
@@ -278,8 +277,8 @@ describe("tenures", () => {
   });
 
   test("what is forged of a holder does not decide: the table's owner does", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
     expect(() => bob.release({ ...guard.holder, owner: "bob" })).toThrow(LeaseOwnerError);
     expect(bob.release({ ...guard.holder, token: guard.token + 1 }, { force: true })).toBe(false);
@@ -290,8 +289,8 @@ describe("tenures", () => {
   });
 
   test("only the owner that claimed may adopt, with the same token; nobody adopts what has ended", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
     const holder = bob.holder(A)!;
     expect(() => bob.adopt(holder)).toThrow(LeaseOwnerError);
@@ -305,9 +304,9 @@ describe("tenures", () => {
   });
 
   test("two guards of one tenure both renew it; the first release ends it, the other one has lost it", async () => {
-    await using memory = new Memory();
+    await using crew = new Crew();
     let time = 0;
-    const contest = await memory.contest("ada", { now: () => time });
+    const contest = await crew.contest("ada", { now: () => time });
     const guard = won(contest.tryClaim(A, { ttl: 1000 }));
     const adopted = contest.adopt(contest.holder(A)!)!;
     const { signal } = guard;
@@ -324,9 +323,9 @@ describe("tenures", () => {
   });
 
   test("renewing keeps token and claim id, never shortens, and fails after the loss", async () => {
-    await using memory = new Memory();
+    await using crew = new Crew();
     let time = 1000;
-    const contest = await memory.contest("ada", { now: () => time });
+    const contest = await crew.contest("ada", { now: () => time });
     const guard = won(contest.tryClaim(A, { ttl: 100 }));
     const before = guard.holder;
     time = 1050;
@@ -344,7 +343,7 @@ describe("tenures", () => {
   test("an observer sees a tenure begin, renewed and ended, in that order, and cannot claim", async () => {
     await using arena = await Arena.open();
     await using observed = await Fleet.observe({ name: arena.name, directory: arena.directory });
-    const observer = new Contest(observed);
+    const observer = await Contest.open({ fleet: observed });
     expect([observer.holder(A), observer.list()]).toEqual([null, []]);
     const guard = won(arena.contest.tryClaim(A, { ttl: MINUTE }));
     expect([observer.holder(A), observer.list()]).toEqual([guard.holder, [guard.holder]]);
@@ -359,9 +358,9 @@ describe("tenures", () => {
   });
 
   test("a list shows every lease that is held, and none that has ended", async () => {
-    await using memory = new Memory();
+    await using crew = new Crew();
     let time = 0;
-    const contest = await memory.contest("ada", { now: () => time });
+    const contest = await crew.contest("ada", { now: () => time });
     const labels = ["ä", "b", "日本", "x".repeat(C.SB_LABEL_MAX)];
     const guards = labels.map((label, i) => won(contest.tryClaim({ kind: `k${i}`, label }, { ttl: 10 * (i + 1) })));
     const byToken = contest.list().sort((a, b) => a.token - b.token);
@@ -373,10 +372,10 @@ describe("tenures", () => {
   });
 
   test("a full table is an error that takes nothing away; what ends makes room", async () => {
-    await using memory = new Memory({ leases: 4 });
+    await using crew = new Crew({ maxLeases: 4 });
     let time = 0;
     const now = (): number => time;
-    const [ada, bob] = [await memory.contest("ada", { now }), await memory.contest("bob", { now })];
+    const [ada, bob] = [await crew.contest("ada", { now }), await crew.contest("bob", { now })];
     const guards = [100, 100, 50, 100].map((ttl, i) => won(ada.tryClaim({ kind: "job", label: `${i}` }, { ttl })));
     const held = ada.list();
     expect(() => bob.tryClaim(A, { ttl: 1 })).toThrow(LeaseTableFullError);
@@ -393,9 +392,9 @@ describe("tenures", () => {
   });
 
   test("tokens rise over release, expiry, other subjects and reset", async () => {
-    await using memory = new Memory({ leases: 2 });
+    await using crew = new Crew({ maxLeases: 2 });
     let time = 0;
-    const contest = await memory.contest("ada", { now: () => time });
+    const contest = await crew.contest("ada", { now: () => time });
     const tokens: number[] = [];
     const claim = (label: string): Guard => {
       const guard = won(contest.tryClaim({ kind: "job", label }, { ttl: 10 }));
@@ -420,11 +419,11 @@ describe("tenures", () => {
     const first = won(arena.contest.tryClaim(A, { ttl: MINUTE })).token;
     const child = arena.contender("hold", "b");
     const second = Number((await child.line("claimed")).split(" ")[1]);
-    await arena.fleet.leave();
+    await arena.fleet.close();
     await child.kill(); // the last member: its file is an orphan
     const next = await Fleet.join({ name: arena.name, directory: arena.directory });
     arena.fleet = next;
-    const contest = new Contest(next);
+    const contest = await Contest.open({ fleet: next });
     expect(contest.list()).toEqual([]);
     const third = won(contest.tryClaim(A, { ttl: MINUTE })).token;
     expect([first, second, third].sort((a, b) => a - b)).toEqual([first, second, third]);
@@ -432,13 +431,13 @@ describe("tenures", () => {
   });
 
   test("only the sole member resets; its own guards are lost by it", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
-    expect(() => ada.reset()).toThrow(LeaseResetError);
+    expect(() => ada.reset()).toThrow(expect.objectContaining({ code: "LEASE_RESET" }));
     expect(() => bob.reset()).toThrow(/2 members/);
     expect(ada.holder(A)?.token).toBe(guard.token);
-    await memory.fleets[1]!.leave();
+    await crew.fleets[1]!.close();
     const { signal } = guard;
     ada.reset();
     expect([signal.aborted, guard.release(), ada.list()]).toEqual([true, false, []]);
@@ -447,8 +446,8 @@ describe("tenures", () => {
 
 describe("guards", () => {
   test("using releases at the end of the block, also when the block throws", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     expect(() => {
       using guard = won(ada.tryClaim(A, { ttl: MINUTE }));
       expect(lost(bob.tryClaim(A, { ttl: MINUTE }))).toBe(guard.owner);
@@ -462,8 +461,8 @@ describe("guards", () => {
   });
 
   test("a second release, and a release after disposal or after leaving, is false and frees nobody else", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
     expect([guard.release(), guard.release()]).toEqual([true, false]);
     const successor = won(bob.tryClaim(A, { ttl: MINUTE }));
@@ -472,7 +471,7 @@ describe("guards", () => {
     expect([guard.release(), guard.renew()]).toEqual([false, false]);
     expect(ada.holder(A)?.token).toBe(successor.token);
     const left = won(ada.tryClaim(B, { ttl: MINUTE }));
-    await memory.fleets[0]!.leave();
+    await crew.fleets[0]!.close();
     left[Symbol.dispose]();
     expect([left.release(), left.renew()]).toEqual([false, false]);
     expect(bob.list().length).toBe(1);
@@ -487,9 +486,9 @@ describe("guards", () => {
   });
 
   test("a clock that fails in a timer loses the guard, with that as the cause, and is no uncaught error", async () => {
-    await using memory = new Memory();
+    await using crew = new Crew();
     let time = 0;
-    const contest = await memory.contest("ada", { now: () => time });
+    const contest = await crew.contest("ada", { now: () => time });
     const renewing = won(contest.tryClaim(A, { ttl: 30, renew: true }));
     const silent = won(contest.tryClaim({ ...A, label: "silent" }, { ttl: 30, renew: true }));
     const expiring = won(contest.tryClaim(B, { ttl: 30 }));
@@ -506,26 +505,26 @@ describe("guards", () => {
   });
 
   test("a contest that nobody refers to is forgotten, while its guards still hear that the fleet was left", async () => {
-    await using memory = new Memory();
-    await memory.contest("ada");
-    const [fleet] = memory.fleets;
+    await using crew = new Crew();
+    await crew.contest("ada");
+    const [fleet] = crew.fleets;
     const refs: WeakRef<object>[] = [];
     for (let i = 0; i < 1_000; i++) {
       const now = (): number => 1_000 + i; // of all parts of the contest
-      const contest = new Contest(fleet!, { now });
+      const contest = await Contest.open({ fleet: fleet!, now });
       refs.push(new WeakRef(contest), new WeakRef(now));
       using guard = won(contest.tryClaim(B, { ttl: MINUTE }));
       if (i % 2 === 0) void guard.signal; // it has slept, too
     }
-    const { signal } = won(new Contest(fleet!).tryClaim(A, { ttl: MINUTE }));
+    const { signal } = won((await Contest.open({ fleet: fleet! })).tryClaim(A, { ttl: MINUTE }));
     await until(() => (Bun.gc(true), refs.filter((ref) => ref.deref()).length < 200), "most of them are gone");
-    await fleet!.leave();
+    await fleet!.close();
     expect(signal.reason).toBeInstanceOf(LeaseLostError);
   });
 
   test("its signal aborts when the time is over, and says so", async () => {
-    await using memory = new Memory();
-    const contest = await memory.contest("ada");
+    await using crew = new Crew();
+    const contest = await crew.contest("ada");
     const guard = won(contest.tryClaim(A, { ttl: 30 }));
     const { signal } = guard;
     expect(signal.aborted).toBe(false);
@@ -538,23 +537,23 @@ describe("guards", () => {
   });
 
   test("its signal aborts when somebody releases it by force, and when the fleet is left", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const forced = won(ada.tryClaim(A, { ttl: MINUTE }));
     const left = won(ada.tryClaim(B, { ttl: MINUTE }));
     const signals = [forced.signal, left.signal];
     bob.release(forced.holder, { force: true });
     await until(() => signals[0]!.aborted, "it hears of the force");
     expect(signals[1]!.aborted).toBe(false);
-    await memory.fleets[0]!.leave();
-    expect(signals[1]!.reason.message).toContain("the fleet was left");
+    await crew.fleets[0]!.close();
+    expect(signals[1]!.reason.message).toContain("the fleet was closed");
     expect(left.signal).toBe(signals[1]!);
   });
 
   test("its signal does not abort by its own release, and one that is asked for after a loss has aborted", async () => {
-    await using memory = new Memory();
+    await using crew = new Crew();
     let time = 0;
-    const contest = await memory.contest("ada", { now: () => time });
+    const contest = await crew.contest("ada", { now: () => time });
     const released = won(contest.tryClaim(A, { ttl: 1 }));
     const { signal } = released;
     released.release();
@@ -566,8 +565,8 @@ describe("guards", () => {
   });
 
   test("with renew a lease outlives its ttl many times over, and ends with its release", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: 60, renew: true }));
     const { signal } = guard;
     const end = performance.now() + 400;
@@ -581,10 +580,10 @@ describe("guards", () => {
   });
 
   test("a guard that renews and whose tenure is gone finds out by itself, and stops", async () => {
-    await using memory = new Memory();
+    await using crew = new Crew();
     const asked = { ada: 0, bob: 0 };
     const clock = (whose: keyof typeof asked) => ({ now: () => (asked[whose]++, 1_000) }); // nothing is ever over
-    const [ada, bob] = [await memory.contest("ada", clock("ada")), await memory.contest("bob", clock("bob"))];
+    const [ada, bob] = [await crew.contest("ada", clock("ada")), await crew.contest("bob", clock("bob"))];
     const guard = await ada.claim(A, { ttl: 30, renew: true });
     bob.release(guard.holder, { force: true });
     const successor = won(bob.tryClaim(A, { ttl: MINUTE }));
@@ -601,8 +600,8 @@ describe("guards", () => {
   });
 
   test("the garbage collector releases nothing: the lease stays until its time is over", async () => {
-    await using memory = new Memory();
-    const contest = await memory.contest("ada");
+    await using crew = new Crew();
+    const contest = await crew.contest("ada");
     (() => void won(contest.tryClaim(A, { ttl: 300 })))();
     await Bun.sleep(1);
     for (let i = 0; i < 3; i++) Bun.gc(true);
@@ -616,7 +615,7 @@ describe("guards", () => {
       const { Fleet } = await import("${join(import.meta.dir, "../src/fleet/fleet.ts")}");
       const { Contest } = await import("${join(import.meta.dir, "../src/contest/index.ts")}");
       const fleet = await Fleet.join({ name: "${arena.name}", directory: "${arena.directory}" });
-      const contest = new Contest(fleet);
+      const contest = await Contest.open({ fleet });
       const guard = await contest.claim({ kind: "job", label: "a" }, { ttl: 60000, renew: true });
       console.log(guard.signal.aborted);`;
     const child = Bun.spawn([process.execPath, "-e", program], { stdout: "pipe", stderr: "inherit" });
@@ -627,15 +626,15 @@ describe("guards", () => {
 
 describe("waiting", () => {
   test("a claim that nobody is in the way of resolves at once", async () => {
-    await using memory = new Memory();
-    const contest = await memory.contest("ada");
+    await using crew = new Crew();
+    const contest = await crew.contest("ada");
     const guard = await contest.claim(A, { ttl: MINUTE, timeout: 1 });
     expect(contest.holder(A)).toEqual(guard.holder);
   });
 
   test("a release wakes a waiter of the same process", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
     const same = ada.claim(A, { owner: "ada 2", ttl: MINUTE, timeout: 5000 });
     const other = bob.claim(A, { ttl: MINUTE, timeout: 5000 });
@@ -647,8 +646,8 @@ describe("waiting", () => {
   });
 
   test("a waiter that was woken in vain is woken again", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     let guard = won(ada.tryClaim(A, { ttl: MINUTE }));
     const claim = bob.claim(A, { ttl: MINUTE, timeout: 2000 });
     for (let i = 0; i < 3; i++) {
@@ -675,8 +674,8 @@ describe("waiting", () => {
   });
 
   test("a hundred waiters of one process own it one after the other, in the order in which they asked", async () => {
-    await using memory = new Memory();
-    const contest = await memory.contest("ada");
+    await using crew = new Crew();
+    const contest = await crew.contest("ada");
     const guard = won(contest.tryClaim(A, { ttl: MINUTE }));
     const order: number[] = [];
     const all = Array.from({ length: 100 }, async (_, i) => {
@@ -691,8 +690,8 @@ describe("waiting", () => {
   }, 30_000);
 
   test("the end of the holder's time wakes a waiter, and a renewal keeps it waiting", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: 40 }));
     const claim = bob.claim(A, { ttl: MINUTE, timeout: 2000 });
     await Bun.sleep(20);
@@ -702,9 +701,58 @@ describe("waiting", () => {
     expect(mine.claimedAt - guard.expiresAt).toBeLessThan(1000);
   });
 
+  test("a timeout of 0 does not wait: somebody holds it, or it is claimed", async () => {
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
+    const guard = await ada.claim(A, { ttl: MINUTE, timeout: 0 });
+    const claim = bob.claim(A, { ttl: MINUTE, timeout: 0 });
+    guard.release(); // whoever waited would have it now
+    const error = await rejection<ClaimTimeoutError>(claim);
+    expect(error).toBeInstanceOf(ClaimTimeoutError);
+    expect(error.holder.owner).toBe("ada");
+    expect((await bob.claim(A, { ttl: MINUTE, timeout: 0 })).owner).toBe("bob");
+  });
+
+  test("a contest that is closed claims no more, and ends the waits; its guards stay until they are released", async () => {
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
+    const guard = await ada.claim(A, { ttl: 1500, renew: true });
+    const own = await bob.claim(B, { ttl: MINUTE });
+    const { signal } = own;
+    const waits = [bob.claim(A, { ttl: MINUTE }), bob.claim(A, { ttl: MINUTE, timeout: 5000 })].map(rejection);
+    const others = ada.claim(B, { ttl: MINUTE });
+    expect([bob.closed, ada.closed]).toEqual([false, false]);
+    await bob.close();
+    await bob[Symbol.asyncDispose]();
+    for (const error of await Promise.all(waits)) {
+      expect(error).toBeInstanceOf(ClosedError);
+      expect(error.message).toContain("the contest is closed");
+    }
+    expect([bob.closed, ada.closed, crew.fleets[1]!.closed]).toEqual([true, false, false]);
+    for (const call of [
+      () => bob.tryClaim(A, { ttl: 1 }),
+      () => bob.holder(A),
+      () => bob.list(),
+      () => bob.adopt(own.holder),
+      () => bob.release(own.holder),
+      () => bob.reset(),
+    ]) {
+      expect(call).toThrow(ClosedError);
+    }
+    expect(await rejection(bob.claim(A, { ttl: 1 }))).toBeInstanceOf(ClosedError);
+    await ada.close();
+    expect(await rejection(others)).toBeInstanceOf(ClosedError);
+    const { expiresAt } = guard;
+    await until(() => guard.expiresAt > expiresAt, "it renews itself");
+    expect([guard.renew(), guard.release()]).toEqual([true, true]);
+    expect([own.renew(), signal.aborted]).toEqual([true, false]);
+    await crew.fleets[1]!.close();
+    expect(signal.reason).toBeInstanceOf(LeaseLostError);
+  });
+
   test("a timeout says who was in the way, and leaves nothing behind", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
     const begun = performance.now();
     const error = await rejection<ClaimTimeoutError>(bob.claim(A, { ttl: MINUTE, timeout: 30 }));
@@ -718,8 +766,8 @@ describe("waiting", () => {
   });
 
   test("an abort ends the wait with its reason, before it begins and while it lasts", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
     const reason = new Error("changed my mind");
     expect(await rejection(bob.claim(B, { ttl: 1, signal: AbortSignal.abort(reason) }))).toBe(reason);
@@ -734,18 +782,18 @@ describe("waiting", () => {
   });
 
   test("leaving the fleet rejects its waiters, and gives its leases to those of others", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     won(ada.tryClaim(A, { ttl: MINUTE }));
     won(bob.tryClaim(B, { ttl: MINUTE }));
     const leaver = rejection(ada.claim(B, { ttl: 1 }));
     const heir = bob.claim(A, { ttl: MINUTE, timeout: 5000 });
-    await memory.fleets[0]!.leave();
-    expect(await leaver).toBeInstanceOf(FleetClosedError);
+    await crew.fleets[0]!.close();
+    expect(await leaver).toBeInstanceOf(ClosedError);
     expect((await heir).owner).toBe("bob");
-    expect(() => ada.tryClaim(A, { ttl: 1 })).toThrow(FleetClosedError);
-    expect(() => ada.holder(A)).toThrow(FleetClosedError);
-    expect(() => ada.list()).toThrow(FleetClosedError);
+    expect(() => ada.tryClaim(A, { ttl: 1 })).toThrow(ClosedError);
+    expect(() => ada.holder(A)).toThrow(ClosedError);
+    expect(() => ada.list()).toThrow(ClosedError);
   });
 
   test("waiting for many holders takes one descriptor per process, and gives all back", async () => {
@@ -894,7 +942,7 @@ describe("processes that stop and die", () => {
   }, 30_000);
 
   test("members killed while they claim and release leave a table in which everything can be claimed", async () => {
-    await using arena = await Arena.open({ leases: 16 });
+    await using arena = await Arena.open({ maxLeases: 16 });
     for (let round = 0; round < 6; round++) {
       const pair = [arena.contender("churn", "x", 5), arena.contender("churn", "x", MINUTE)];
       await Promise.all(pair.map((child) => child.line("churns")));
@@ -962,8 +1010,8 @@ describe("processes that stop and die", () => {
 
 describe("time", () => {
   test("a step of the wall clock has no effect", async () => {
-    await using memory = new Memory();
-    const [ada, bob] = [await memory.contest("ada"), await memory.contest("bob")];
+    await using crew = new Crew();
+    const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: 60 }));
     try {
       setSystemTime(new Date("2099-01-01"));
@@ -983,31 +1031,32 @@ describe("time", () => {
       (contest: Contest) => contest.list(),
     ];
     for (const call of calls) {
-      await using memory = new Memory();
+      await using crew = new Crew();
       const now = (): number => {
-        void memory.fleets[0]!.leave();
+        void crew.fleets[0]!.close();
         return 1;
       };
-      const contest = await memory.contest("ada", { now });
-      expect(() => call(contest)).toThrow(FleetClosedError);
+      const contest = await crew.contest("ada", { now });
+      expect(() => call(contest)).toThrow(ClosedError);
     }
   });
 
   test("a clock of the caller's is checked each time", async () => {
-    await using memory = new Memory();
+    await using crew = new Crew();
     let time: number = NaN;
-    const contest = await memory.contest("ada", { now: () => time });
+    const contest = await crew.contest("ada", { now: () => time });
     for (time of [NaN, -1, Infinity]) expect(() => contest.tryClaim(A, { ttl: 1 })).toThrow(/now\(\) returned/);
-    expect(() => new Contest(memory.fleets[0]!, { now: 5 as never })).toThrow(InvalidConfigError);
+    const opened = Contest.open({ fleet: crew.fleets[0]!, now: 5 as never });
+    expect(await rejection(opened)).toBeInstanceOf(InvalidConfigError);
   });
 
   for (const ttl of [0, -1, NaN, Infinity, 0xffff_ffff + 1, "5", null, undefined, 5n]) {
     test(`a ttl of ${typeof ttl} ${String(ttl)} is refused with the range, and nothing is claimed`, async () => {
-      await using memory = new Memory();
-      const contest = await memory.contest("ada");
+      await using crew = new Crew();
+      const contest = await crew.contest("ada");
       const bad = { ttl: ttl as number };
       expect(() => contest.tryClaim(A, bad)).toThrow(InvalidConfigError);
-      expect(() => contest.tryClaim(A, "ada", bad.ttl)).toThrow(/ttl is .*above 0 and at most 4294967295 ms/);
+      expect(() => contest.tryClaim(A, bad)).toThrow(/ttl is .*; it must be above 0, to 4294967295 ms/);
       expect(await rejection(contest.claim(A, bad))).toBeInstanceOf(InvalidConfigError);
       expect(contest.list()).toEqual([]);
       const guard = won(contest.tryClaim(A, { ttl: 0xffff_ffff }));
@@ -1018,8 +1067,8 @@ describe("time", () => {
 
   for (const timeout of [-1, NaN, 2 ** 32, "5"]) {
     test(`a timeout of ${String(timeout)} is refused`, async () => {
-      await using memory = new Memory();
-      const contest = await memory.contest("ada");
+      await using crew = new Crew();
+      const contest = await crew.contest("ada");
       const error = await rejection(contest.claim(A, { ttl: 1, timeout: timeout as number }));
       expect(error).toBeInstanceOf(InvalidConfigError);
     });
@@ -1028,8 +1077,8 @@ describe("time", () => {
 
 describe("subjects", () => {
   test("kind, label and owner of exactly their longest are claimed and shown; one byte more is refused", async () => {
-    await using memory = new Memory();
-    const contest = await memory.contest("ada");
+    await using crew = new Crew();
+    const contest = await crew.contest("ada");
     const longest = (limit: number): string[] => ["x".repeat(limit), "é".repeat(limit / 2), "🦊".repeat(limit / 4)];
     for (let i = 0; i < 3; i++) {
       const [kind, label, owner] = [C.SB_KIND_MAX, C.SB_LABEL_MAX, C.SB_OWNER_MAX].map((limit) => longest(limit)[i]!);
@@ -1050,14 +1099,14 @@ describe("subjects", () => {
     ["a\0b", /has a NUL at character 1/],
     ["a\ud800", /half of a surrogate pair/],
     [5, /is 5;/],
-    [null, /is null;/],
+    [null, /is (null|undefined);/],
     [undefined, /is undefined;/],
     [{}, /is \{\};/],
   ];
   for (const [text, message] of bad) {
     test(`${JSON.stringify(text) ?? "undefined"} is no kind, no label and no owner`, async () => {
-      await using memory = new Memory();
-      const contest = await memory.contest("ada");
+      await using crew = new Crew();
+      const contest = await crew.contest("ada");
       const as = text as string;
       for (const subject of [
         { kind: as, label: "x" },
@@ -1070,7 +1119,8 @@ describe("subjects", () => {
       }
       if (text !== undefined) {
         expect(() => contest.tryClaim(A, { owner: as, ttl: 1 })).toThrow(message);
-        expect(() => new Contest(memory.fleets[0]!, { owner: as })).toThrow(message);
+        const opened = Contest.open({ fleet: crew.fleets[0]!, owner: as });
+        expect((await rejection(opened)).message).toMatch(message);
         expect(() => contest.release({} as never, { owner: as })).toThrow(message);
       }
       expect(contest.list()).toEqual([]);
@@ -1081,7 +1131,7 @@ describe("subjects", () => {
     await using arena = await Arena.open();
     const guard = won(arena.contest.tryClaim(A, { owner: "ada", ttl: MINUTE }));
     await using observer = await Fleet.observe({ name: arena.name, directory: arena.directory });
-    const contest = new Contest(observer, { owner: "ada" });
+    const contest = await Contest.open({ fleet: observer, owner: "ada" });
     const holder = contest.holder(A)!;
     expect([holder, ...contest.list()]).toEqual([guard.holder, guard.holder]);
     for (const call of [
@@ -1097,19 +1147,18 @@ describe("subjects", () => {
     }
     expect(await rejection(contest.claim(A, { ttl: 1, timeout: 10 }))).toBeInstanceOf(InvalidConfigError);
     expect(arena.contest.holder(A)).toEqual(guard.holder);
-    await observer.leave();
-    expect(() => contest.tryClaim(B, { ttl: 1 })).toThrow(FleetClosedError);
+    await observer.close();
+    expect(() => contest.tryClaim(B, { ttl: 1 })).toThrow(ClosedError);
   });
 
   test("what is no fleet, no signal, and of odd types is refused with one error, which shows it", async () => {
-    await using memory = new Memory();
-    const contest = await memory.contest("ada");
-    const [fleet] = memory.fleets;
-    for (const none of [undefined, null, {}, { onLeave() {} }]) {
-      expect(() => new Contest(none as never)).toThrow(InvalidConfigError);
+    await using crew = new Crew();
+    const contest = await crew.contest("ada");
+    const [fleet] = crew.fleets;
+    for (const none of [undefined, null, {}, { fleet: null }, { fleet: { onClose() {} } }, fleet]) {
+      expect(await rejection(Contest.open(none as never))).toBeInstanceOf(InvalidConfigError);
     }
     for (const call of [
-      () => new Contest(fleet!, null as never),
       () => contest.adopt(null as never),
       () => contest.adopt({} as never, null as never),
       () => contest.release({} as never, null as never),
@@ -1128,15 +1177,27 @@ describe("subjects", () => {
   });
 
   test("what is no subject and what are no options is refused", async () => {
-    await using memory = new Memory();
-    const contest = await memory.contest("ada");
+    await using crew = new Crew();
+    const contest = await crew.contest("ada");
     for (const subject of [null, undefined, "job", 5]) {
       expect(() => contest.tryClaim(subject as never, { ttl: 1 })).toThrow(InvalidConfigError);
     }
-    for (const options of [null, undefined, 5]) {
+    const guard = won(contest.tryClaim(B, { ttl: MINUTE }));
+    for (const options of [null, undefined, 5, { ttl: 1, tll: 1 }, { ttl: 1, renew: 1 }]) {
       expect(() => contest.tryClaim(A, options as never)).toThrow(InvalidConfigError);
       expect(await rejection(contest.claim(A, options as never))).toBeInstanceOf(InvalidConfigError);
     }
+    for (const call of [
+      () => contest.tryClaim(A, { ttl: 1, timeout: 1 } as never),
+      () => contest.adopt(guard.holder, { force: true } as never),
+      () => contest.release(guard.holder, { ttl: 1 } as never),
+      () => new Fence({ highwater: 1 } as never),
+    ]) {
+      expect(call).toThrow(/has no option/);
+    }
+    const opened = Contest.open({ fleet: crew.fleets[0]!, name: "x" } as never);
+    expect((await rejection(opened)).message).toContain('a contest has no option "name"');
+    expect(contest.list()).toEqual([guard.holder]);
   });
 });
 

@@ -16,7 +16,7 @@ for (const mebibytes of [0, 512]) {
     expect(await child.line("serving", 30_000)).toBe(`serving ${mebibytes * 2 ** 20}`);
     await bus.ready();
     const died: string[] = [];
-    bus.on("workerDied", ({ pid }, reason) => died.push(`${pid} ${reason}`));
+    bus.on("died", ({ pid }, reason) => died.push(`${pid} ${reason}`));
     const hanging = rejection<WorkerDiedError>(bus.request({ path: "/hang", id: "h1" }));
     await child.line("got /hang");
     const start = performance.now();
@@ -71,21 +71,24 @@ test("an answer that was given before the kill is delivered", async () => {
   expect((await pending).text()).toBe("committed");
 });
 
-test("an idempotent request whose worker is killed runs once more elsewhere, after that worker has ended", async () => {
-  await using space = new Workspace();
-  const bus = await space.bus();
-  const doomed = space.child("worker.ts");
-  await bus.ready();
-  const pending = bus.request({ path: "/slow", query: "300", body: "again" }, { idempotent: true, timeout: 10_000 });
-  await doomed.line("got /slow");
-  const heir = space.child("worker.ts");
-  await bus.ready({ workers: 2 });
-  expect(heir.lines.includes("got /slow")).toBe(false);
-  await doomed.kill();
-  const response = await pending;
-  expect([response.text(), response.workerPid]).toEqual(["again", heir.pid]);
-  expect(bus.stats().retries).toBe(1);
-});
+test.each([10_000, Infinity])(
+  "an idempotent request (timeout %p) whose worker is killed runs once more elsewhere, after that worker has ended",
+  async (timeout) => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const doomed = space.child("worker.ts");
+    await bus.ready();
+    const pending = bus.request({ path: "/slow", query: "300", body: "again" }, { idempotent: true, timeout });
+    await doomed.line("got /slow");
+    const heir = space.child("worker.ts");
+    await bus.ready({ workers: 2 });
+    expect(heir.lines.includes("got /slow")).toBe(false);
+    await doomed.kill();
+    const response = await pending;
+    expect([response.text(), response.workerPid]).toEqual(["again", heir.pid]);
+    expect(bus.stats().retries).toBe(1);
+  },
+);
 
 test("an idempotent request is tried twice and no more, and within its first timeout", async () => {
   await using space = new Workspace();

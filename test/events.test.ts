@@ -1,6 +1,6 @@
 /** The event bus: filters, queues and their policies, gaps, late binding, and counts that add up. */
 
-import { describe, expect, spyOn, test } from "bun:test";
+import { afterEach, describe, expect, spyOn, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -14,6 +14,7 @@ import {
   type Filter,
   type Gap,
   InvalidConfigError,
+  type LocalBusOptions,
   not,
   or,
   PayloadTooLargeError,
@@ -24,7 +25,7 @@ import {
 } from "../src/events/index.ts";
 import { json } from "../src/codec.ts";
 import { EventDecoder } from "../src/events/codec.ts";
-import { FleetSpace, MemorySpace } from "./fleet-space.ts";
+import { FleetSpace } from "./fleet-space.ts";
 import { rejection, until } from "./support.ts";
 
 type Topics = {
@@ -37,7 +38,29 @@ type Topics = {
 };
 type Item = BusEvent<Topics> | Gap;
 
-const EVENTS = { rings: { events: { frames: 1_024, payload: 128 } } };
+const EVENTS = { rings: { events: { frames: 1_024, frameBytes: 128 } } };
+
+/** What carries the events of a bus that a test opens. */
+const CARRIERS = ["in this thread", "in a fleet"] as const;
+const spaces: FleetSpace[] = [];
+
+afterEach(async () => {
+  for (const space of spaces.splice(0)) await space[Symbol.asyncDispose]();
+});
+
+/** A bus of its own; a fleet of its own has so many frames, and a quarter of its bytes is the largest event. */
+async function open<T extends object = Record<string, unknown>>(
+  carrier: (typeof CARRIERS)[number],
+  options: LocalBusOptions = {},
+): Promise<EventBus<T>> {
+  if (carrier === "in this thread") return EventBus.local<T>(options);
+  const { maxEvents: frames = 4_096, payloadBytes, codec } = options;
+  const space = new FleetSpace();
+  spaces.push(space);
+  const frameBytes = payloadBytes === undefined ? 512 : (payloadBytes * 4) / frames;
+  const fleet = await space.join({ rings: { events: { frames, frameBytes } } });
+  return EventBus.open<T>({ fleet, ring: "events", codec });
+}
 
 /** What an item is, shortly: its number, or its gap. */
 function short(item: Item): unknown {
@@ -56,9 +79,9 @@ async function rest(): Promise<void> {
   for (let i = 0; i < 5; i++) await Bun.sleep(1);
 }
 
-describe("publishing and subscribing", () => {
+describe.each(CARRIERS)("publishing and subscribing, %s", (carrier) => {
   test("a subscriber to all receives what is published after it came, with all that was given", async () => {
-    await using bus = EventBus.local<Topics>();
+    await using bus = await open<Topics>(carrier);
     bus.publish("order.placed", { n: 0 });
     const subscription = bus.subscribeAll();
     bus.publish("order.paid", { n: 1 }, { id: "a-1", attributes: { shop: "x", cents: 250, gift: true } });
@@ -72,19 +95,24 @@ describe("publishing and subscribing", () => {
       writer: 0,
     });
     expect(subscription.poll()).toEqual([]);
-    expect([bus.published, bus.subscriptions, subscription.lagged]).toEqual([2, 1, 0]);
+    expect([bus.published, bus.subscriptions, subscription.lost]).toEqual([2, 1, 0]);
   });
 
   test("publishing with no subscriber is no error, and is seen by one who asks for the oldest", async () => {
-    await using bus = EventBus.local<Topics>();
+    await using bus = await open<Topics>(carrier);
     place(bus, 1, 3);
     expect(bus.subscribeAll().poll()).toEqual([]);
     expect(bus.subscribeAll({ from: "oldest" }).poll().map(short)).toEqual([1, 2, 3]);
-    expect(bus.subscribeAll({ from: 1, queue: 0 }).poll().map(short)).toEqual([2, 3]);
+    expect(
+      bus
+        .subscribeAll({ from: 1, queue: { limit: 0 } })
+        .poll()
+        .map(short),
+    ).toEqual([2, 3]);
   });
 
   test("payloads: JSON, bytes as they are, nothing, a codec of one's own", async () => {
-    await using bus = EventBus.local();
+    await using bus = await open(carrier);
     const values = [null, 0, "ä\0€", [1, { a: [] }], { deep: { x: true } }, undefined];
     const subscription = bus.subscribeAll();
     for (const value of values) bus.publish("any", value);
@@ -100,7 +128,7 @@ describe("publishing and subscribing", () => {
       encode: (value: unknown) => Buffer.from(String(value)).toString("hex"),
       decode: (given: Uint8Array) => Buffer.from(Buffer.from(given).toString(), "hex").toString(),
     };
-    await using coded = EventBus.local({ codec: hex });
+    await using coded = await open(carrier, { codec: hex });
     const decoded = coded.subscribeAll();
     const plain = coded.subscribeAll({ codec: { ...hex, decode: (given) => Buffer.from(given).toString() } });
     coded.publish("any", "hi");
@@ -109,7 +137,7 @@ describe("publishing and subscribing", () => {
   });
 
   const long = "x".repeat(256);
-  const bad: [string, (bus: EventBus) => void][] = [
+  const bad: [string, (bus: EventBus) => unknown][] = [
     ["an empty topic", (bus) => bus.publish("", 1)],
     ["a topic with NUL", (bus) => bus.publish("a\0b", 1)],
     ["a topic that is no text", (bus) => bus.publish(7 as never, 1)],
@@ -141,15 +169,15 @@ describe("publishing and subscribing", () => {
     ["a wrong filter within not", (bus) => bus.subscribe(not(or(all(), { x: 1 } as never)))],
     ["where without a function", (bus) => bus.subscribe({ where: "x" } as never)],
     ["a filter that contains itself", (bus) => bus.subscribe(endless())],
-    ["a negative queue", (bus) => bus.subscribeAll({ queue: -1 })],
-    ["half a queue", (bus) => bus.subscribeAll({ queue: 0.5 })],
-    ["an unknown policy", (bus) => bus.subscribeAll({ policy: "block" as never })],
+    ["a negative queue", (bus) => bus.subscribeAll({ queue: { limit: -1 } })],
+    ["half a queue", (bus) => bus.subscribeAll({ queue: { limit: 0.5 } })],
+    ["an unknown policy", (bus) => bus.subscribeAll({ queue: { policy: "block" as never } })],
     ["an unknown start", (bus) => bus.subscribeAll({ from: "tail" as never })],
     ["a codec that is none", (bus) => bus.subscribeAll({ codec: {} as never })],
     ["a binding without a key", (bus) => bus.bind({ on: "a", id: "i" } as never)],
     ["a binding with an empty key", (bus) => bus.bind({ on: "a", key: [], id: "i" })],
     ["a binding on no topic", (bus) => bus.bind({ on: "", key: "k", id: "i" })],
-    ["a binding of no keys", (bus) => bus.bind({ on: "a", key: "k", id: "i", max: 0 })],
+    ["a binding of no keys", (bus) => bus.bind({ on: "a", key: "k", id: "i", maxKeys: 0 })],
     ["a binding with a key with NUL", (bus) => bus.bind({ on: "a", key: "k\0", id: "i" })],
     ["a binding with a key of 256 bytes", (bus) => bus.bind({ on: "a", key: ["k", long], id: "i" })],
     ["a binding with the key id", (bus) => bus.bind({ on: "a", key: ["k", "id"], id: "i" })],
@@ -167,26 +195,35 @@ describe("publishing and subscribing", () => {
     ["a publish without options", (bus) => bus.publish("a", 1, null as never)],
     ["a subscription without options", (bus) => bus.subscribeAll(null as never)],
     ["a signal that is none", (bus) => bus.subscribeAll({ signal: {} as never })],
-    ["a bus without options", () => new EventBus(undefined as never)],
-    ["a bus of null", () => new EventBus(null as never)],
-    ["a bus whose codec is null", (bus) => new EventBus({ fleet: bus.fleet, ring: "events", codec: null as never })],
-    ["a bus of no ring", (bus) => new EventBus({ fleet: bus.fleet } as never)],
+    ["a publish with an option that there is none of", (bus) => bus.publish("a", 1, { ident: "x" } as never)],
+    ["a subscription with an old option", (bus) => bus.subscribeAll({ policy: "close" } as never)],
+    ["a binding with an old option", (bus) => bus.bind({ on: "a", key: "k", id: "i", max: 1 } as never)],
+    ["a queue that is a number", (bus) => bus.subscribeAll({ queue: 5 as never })],
+    ["a bus without options", () => EventBus.open(undefined as never)],
+    ["a bus of null", () => EventBus.open(null as never)],
+    ["a bus whose codec is null", () => EventBus.local({ codec: null as never })],
+    ["a bus of no fleet", () => EventBus.open({ ring: "events" } as never)],
     ["a local bus of null", () => EventBus.local(null as never)],
+    ["a local bus of frames", () => EventBus.local({ frames: 8 } as never)],
+    ["a local bus of 7 events", () => EventBus.local({ maxEvents: 7 })],
   ];
   test.each(bad)("%s is refused, and nothing is published or left open", async (_, call) => {
-    await using bus = EventBus.local();
-    expect(() => call(bus)).toThrow(InvalidConfigError);
-    expect([bus.published, bus.subscriptions, bus.fleet.ring("events").head]).toEqual([0, 0, 0]);
+    await using bus = await open(carrier);
+    expect(await rejection((async () => call(bus))())).toBeInstanceOf(InvalidConfigError);
+    expect([bus.published, bus.subscriptions]).toEqual([0, 0]);
+    expect(bus.subscribeAll({ from: "oldest" }).poll()).toEqual([]);
   });
 
   test("what is refused is shown: text in quotes, long text by its beginning and its bytes", async () => {
-    await using bus = EventBus.local();
+    await using bus = await open(carrier);
     expect(() => bus.publish("€".repeat(86), 1)).toThrow(`topic is "${"€".repeat(64)}"… (258 bytes); it must be text`);
-    expect(() => bus.subscribeAll({ queue: "5" as never })).toThrow('queue is "5"; it must be a whole number');
+    expect(() => bus.subscribeAll({ queue: { limit: "5" as never } })).toThrow(
+      'queue.limit is "5"; it must be a whole number',
+    );
   });
 
   test("the longest topics, ids and names of attributes are taken", async () => {
-    await using bus = EventBus.local();
+    await using bus = await open(carrier);
     const subscription = bus.subscribe(equals("ä".repeat(127), "€"));
     const longest = "€".repeat(85);
     bus.publish(longest, 1, { id: longest, attributes: { ["ä".repeat(127)]: "€" } });
@@ -194,7 +231,7 @@ describe("publishing and subscribing", () => {
   });
 
   test("an event larger than a quarter of the ring is refused, whatever it is made of", async () => {
-    await using bus = EventBus.local({ frames: 16, payload: 64 });
+    await using bus = await open(carrier, { maxEvents: 16, payloadBytes: 256 });
     const subscription = bus.subscribeAll();
     for (const payload of ["x".repeat(256), new Uint8Array(256), "ä".repeat(124), new Uint8Array(248)]) {
       expect(() => bus.publish("t", payload)).toThrow(PayloadTooLargeError);
@@ -205,7 +242,7 @@ describe("publishing and subscribing", () => {
   });
 
   test("what a codec throws is thrown, and nothing is published", async () => {
-    await using bus = EventBus.local();
+    await using bus = await open(carrier);
     expect(() => bus.publish("a", () => {})).toThrow(TypeError);
     const cycle: Record<string, unknown> = {};
     cycle["self"] = cycle;
@@ -214,9 +251,11 @@ describe("publishing and subscribing", () => {
   });
 
   test("frames that are no events of a bus count as dropped, and the next event comes", async () => {
-    await using bus = EventBus.local();
+    await using space = new FleetSpace();
+    const fleet = await space.join(EVENTS);
+    await using bus = await EventBus.open({ fleet, ring: "events" });
     const subscription = bus.subscribeAll();
-    const ring = bus.fleet.ring("events");
+    const ring = fleet.ring("events");
     for (const garbage of ["", "garbage", new Uint8Array([9, 0, 1, 0, 0, 0, 0, 0, 65])]) ring.publish(garbage);
     ring.publish(new Uint8Array([1, 2, 255, 255, 0, 0, 0, 0, 65])); // a topic that goes beyond its end
     ring.publish(new Uint8Array([1, 2, 1, 0, 0, 0, 1, 0, 65, 123])); // attributes that are no JSON, payload empty
@@ -235,7 +274,7 @@ function endless(): Filter {
   return filter;
 }
 
-describe("filters", () => {
+describe.each(CARRIERS)("filters, %s", (carrier) => {
   const published: [keyof Topics, { n: number }, Record<string, string | number | boolean>, string?][] = [
     ["order.placed", { n: 1 }, { shop: "x", vip: true }, "u1"],
     ["order.paid", { n: 2 }, { shop: "y", cents: 5 }],
@@ -265,7 +304,7 @@ describe("filters", () => {
     ["a predicate that returns no boolean", where((event) => event.payload.n as never), []],
   ];
   test.each(cases)("%s", async (_, filter, expected) => {
-    await using bus = EventBus.local<Topics>();
+    await using bus = await open<Topics>(carrier);
     const subscription = bus.subscribe(filter);
     for (const [name, payload, attributes, id] of published) bus.publish(name, payload as never, { attributes, id });
     expect(subscription.poll().map((item) => short(item as Item))).toEqual(expected);
@@ -279,7 +318,7 @@ describe("filters", () => {
       encode: (value: unknown) => JSON.stringify(value),
       decode: (bytes: Uint8Array) => JSON.parse(Buffer.from(bytes).toString(), (_, value) => (decoded++, value)),
     };
-    await using bus = EventBus.local({ codec });
+    await using bus = await open(carrier, { codec });
     const subscription = bus.subscribe(
       and(
         topic("b"),
@@ -298,20 +337,20 @@ describe("filters", () => {
   });
 
   test("events that the filter refuses never count as lag and take no place", async () => {
-    await using bus = EventBus.local<Topics>();
-    const subscription = bus.subscribe(topic("said"), { queue: 1 });
+    await using bus = await open<Topics>(carrier);
+    const subscription = bus.subscribe(topic("said"), { queue: { limit: 1 } });
     for (let i = 0; i < 10; i++) {
       place(bus, 1, 50);
       await Bun.sleep(1);
     }
     bus.publish("said", { text: "hi" });
     await rest();
-    expect([subscription.lagged, subscription.counts.filtered, subscription.counts.queued]).toEqual([0, 500, 1]);
+    expect([subscription.lost, subscription.counts.filtered, subscription.counts.queued]).toEqual([0, 500, 1]);
     expect(subscription.poll().length).toBe(1);
   });
 
   test("a flood of what the filter refuses leaves the event loop its turns", async () => {
-    await using bus = EventBus.local<Topics>();
+    await using bus = await open<Topics>(carrier);
     let turns = 0;
     const timer = setInterval(() => turns++, 1);
     let flooding = true;
@@ -319,7 +358,7 @@ describe("filters", () => {
       if (flooding) place(bus, event.payload.n + 1, event.payload.n + 1); // each that is read brings another
       return false;
     });
-    const subscription = bus.subscribe(refuse, { queue: 0 });
+    const subscription = bus.subscribe(refuse, { queue: { limit: 0 } });
     const next = subscription.next();
     place(bus, 1, 1);
     await until(() => turns > 5, "timers run");
@@ -331,7 +370,7 @@ describe("filters", () => {
   });
 
   test("a predicate that throws ends its own subscription with its error, behind what came before", async () => {
-    await using bus = EventBus.local<Topics>();
+    await using bus = await open<Topics>(carrier);
     const why = new Error("predicate");
     const failing = where((event) => {
       if (event.payload.n === 2) throw why;
@@ -342,7 +381,7 @@ describe("filters", () => {
     place(bus, 1, 3);
     expect(first.poll().map((item) => short(item as Item))).toEqual([1]);
     expect(() => first.poll()).toThrow(why);
-    expect(first.isOpen).toBe(false);
+    expect(first.closed).toBe(true);
     expect(other.poll().length).toBe(3);
     const second = bus.subscribe(failing);
     const next = second.next();
@@ -352,25 +391,25 @@ describe("filters", () => {
   });
 });
 
-describe("queues", () => {
+describe.each(CARRIERS)("queues, %s", (carrier) => {
   test("five events for a queue of one that nobody reads: the first is there, four are lost and counted", async () => {
-    await using bus = EventBus.local<Topics>();
-    const subscription = bus.subscribeAll({ queue: 1 });
+    await using bus = await open<Topics>(carrier);
+    const subscription = bus.subscribeAll({ queue: { limit: 1 } });
     place(bus, 1, 5);
-    await until(() => subscription.lagged === 4, "four are dropped");
+    await until(() => subscription.lost === 4, "four are dropped");
     expect(subscription.counts).toMatchObject({ queued: 1, received: 0, dropped: 4, overwritten: 0 });
     expect(subscription.poll().map(short)).toEqual([1, lost(0, 4)]);
   });
 
-  const policies: [SubscribeOptions["policy"], unknown[]][] = [
+  const policies: ["drop-newest" | "drop-oldest", unknown[]][] = [
     ["drop-newest", [1, 2, 3, lost(0, 4), 8]],
     ["drop-oldest", [lost(0, 5), 6, 7, 8]],
   ];
   test.each(policies)("%s keeps what it says, and tells where the gap is", async (policy, expected) => {
-    await using bus = EventBus.local<Topics>();
-    const subscription = bus.subscribeAll({ queue: 3, policy });
+    await using bus = await open<Topics>(carrier);
+    const subscription = bus.subscribeAll({ queue: { limit: 3, policy } });
     place(bus, 1, 7);
-    await until(() => subscription.lagged === 4, "four are dropped");
+    await until(() => subscription.lost === 4, "four are dropped");
     if (policy === "drop-newest") expect(subscription.poll(1).map(short)).toEqual([1]);
     place(bus, 8, 8);
     await until(() => subscription.counts.queued === 3, "the last is there");
@@ -380,12 +419,12 @@ describe("queues", () => {
   });
 
   test("close ends it behind what is queued, with how many were lost; others lose nothing", async () => {
-    await using bus = EventBus.local<Topics>();
-    const subscription = bus.subscribeAll({ queue: 2, policy: "close" });
+    await using bus = await open<Topics>(carrier);
+    const subscription = bus.subscribeAll({ queue: { limit: 2, policy: "close" } });
     const other = bus.subscribeAll();
     place(bus, 1, 3);
-    await until(() => subscription.lagged > 0, "one is lost");
-    expect(subscription.isOpen).toBe(false);
+    await until(() => subscription.lost > 0, "one is lost");
+    expect(subscription.closed).toBe(true);
     const got: unknown[] = [];
     const error = await rejection<EventsLostError>(
       (async () => {
@@ -399,8 +438,8 @@ describe("queues", () => {
   });
 
   test("close ends it when the ring overwrites, too", async () => {
-    await using bus = EventBus.local<Topics>({ frames: 8, payload: 64 });
-    const subscription = bus.subscribeAll({ policy: "close", queue: 0 });
+    await using bus = await open<Topics>(carrier, { maxEvents: 8 });
+    const subscription = bus.subscribeAll({ queue: { limit: 0, policy: "close" } });
     place(bus, 1, 20);
     expect(subscription.poll().map(short)).toEqual([lost(12, 0)]);
     expect(() => subscription.poll()).toThrow(EventsLostError);
@@ -408,11 +447,11 @@ describe("queues", () => {
   });
 
   test("whoever reads loses nothing of a burst far above the queue, by for await and by poll", async () => {
-    await using bus = EventBus.local<Topics>({ frames: 8_192 });
-    const slow = bus.subscribeAll({ queue: 10 });
-    const polling = bus.subscribeAll({ queue: 10 });
+    await using bus = await open<Topics>(carrier, { maxEvents: 8_192 });
+    const slow = bus.subscribeAll({ queue: { limit: 10 } });
+    const polling = bus.subscribeAll({ queue: { limit: 10 } });
     const got: unknown[] = [];
-    const reading = bus.subscribeAll({ queue: 10 });
+    const reading = bus.subscribeAll({ queue: { limit: 10 } });
     const done = (async () => {
       for await (const item of reading) if (got.push(short(item)) === 5_000 || item.topic === null) break;
     })();
@@ -421,13 +460,13 @@ describe("queues", () => {
     expect(polling.poll(10_000).map(short)).toEqual(Array.from({ length: 5_000 }, (_, i) => i + 1));
     await done;
     expect(got).toEqual(Array.from({ length: 5_000 }, (_, i) => i + 1));
-    await until(() => slow.lagged === 4_990, "the slow one has lost the rest");
-    expect([reading.lagged, polling.lagged]).toEqual([0, 0]);
+    await until(() => slow.lost === 4_990, "the slow one has lost the rest");
+    expect([reading.lost, polling.lost]).toEqual([0, 0]);
   });
 
   test("without a queue it pulls: nothing is lost until the ring overwrites, and then it is told where", async () => {
-    await using bus = EventBus.local<Topics>({ frames: 64, payload: 64 });
-    const subscription = bus.subscribeAll({ queue: 0 });
+    await using bus = await open<Topics>(carrier, { maxEvents: 64 });
+    const subscription = bus.subscribeAll({ queue: { limit: 0 } });
     place(bus, 1, 60);
     await rest();
     expect(subscription.counts.queued).toBe(0);
@@ -439,11 +478,11 @@ describe("queues", () => {
     expect(next.slice(0, gap)).toEqual(Array.from({ length: gap }, (_, i) => i + 3)); // it had copied a batch
     expect(next.slice(gap + 1)).toEqual(Array.from({ length: 64 }, (_, i) => i + 137));
     expect(next[gap]).toEqual(lost(200 - 2 - gap - 64, 0));
-    expect(subscription.lagged).toBe(200 - 2 - gap - 64);
+    expect(subscription.lost).toBe(200 - 2 - gap - 64);
   });
 
   test("queued events can be read after close; then reading ends, for waiting readers at once", async () => {
-    await using bus = EventBus.local<Topics>();
+    await using bus = await open<Topics>(carrier);
     const subscription = bus.subscribeAll();
     place(bus, 1, 3);
     await until(() => subscription.counts.queued === 3, "three are queued");
@@ -455,8 +494,8 @@ describe("queues", () => {
     for await (const item of subscription) got.push(short(item));
     expect(got).toEqual([1, 2, 3]);
     expect(subscription.poll()).toEqual([]);
-    for (const queue of [0, 256]) {
-      const other = bus.subscribeAll({ queue });
+    for (const limit of [0, 256]) {
+      const other = bus.subscribeAll({ queue: { limit } });
       const next = other.next();
       other.close();
       other.close();
@@ -465,27 +504,27 @@ describe("queues", () => {
   });
 
   test("ids count from 0 and are never used again; a closed subscription is forgotten whatever its filter", async () => {
-    await using bus = EventBus.local<Topics>();
+    await using bus = await open<Topics>(carrier);
     const first = bus.subscribe(topic("never.*"));
     expect([first.id, bus.subscriptions]).toEqual([0, 1]);
     first.close();
     expect(bus.subscriptions).toBe(0);
     const second = bus.subscribe(topic("never.*"));
     expect(second.id).toBe(1);
-    expect(() => bus.subscribeAll({ queue: -1 })).toThrow(InvalidConfigError);
+    expect(() => bus.subscribeAll({ queue: { limit: -1 } })).toThrow(InvalidConfigError);
     expect(bus.subscribeAll().id).toBe(2);
     expect(bus.subscriptions).toBe(2);
   });
 
   test("a signal ends it at once with its reason: what is queued counts as dropped", async () => {
-    await using bus = EventBus.local<Topics>();
-    for (const queue of [0, 256]) {
+    await using bus = await open<Topics>(carrier);
+    for (const limit of [0, 256]) {
       const abort = new AbortController();
-      const waiting = bus.subscribeAll({ queue, signal: abort.signal });
+      const waiting = bus.subscribeAll({ queue: { limit }, signal: abort.signal });
       const idle = bus.subscribeAll({ signal: abort.signal });
       const next = waiting.next();
       const why = new Error("enough");
-      if (queue === 0) {
+      if (limit === 0) {
         abort.abort(why);
         expect(await rejection(next)).toBe(why);
       } else {
@@ -503,7 +542,7 @@ describe("queues", () => {
   });
 
   test("after close the signal is nothing to it: what is queued stays", async () => {
-    await using bus = EventBus.local<Topics>();
+    await using bus = await open<Topics>(carrier);
     const abort = new AbortController();
     const subscription = bus.subscribeAll({ signal: abort.signal });
     place(bus, 1, 2);
@@ -516,51 +555,52 @@ describe("queues", () => {
   });
 
   test("leaving the loop closes it; closing the bus ends all", async () => {
-    const bus = EventBus.local<Topics>();
+    const bus = await open<Topics>(carrier);
     const first = bus.subscribeAll();
     place(bus, 1, 2);
     for await (const item of first) {
       expect(short(item)).toBe(1);
       break;
     }
-    expect([first.isOpen, bus.subscriptions]).toEqual([false, 0]);
+    expect([first.closed, bus.subscriptions]).toEqual([true, 0]);
     const second = bus.subscribeAll();
     const next = second.next();
     await bus.close();
     await bus.close();
     expect((await next).done).toBe(true);
-    expect([bus.isOpen, bus.fleet.isOpen, second.isOpen]).toEqual([false, false, false]);
+    expect([bus.closed, second.closed]).toEqual([true, true]);
   });
 
   test("closing a bus of a fleet leaves the fleet", async () => {
-    await using space = new MemorySpace();
+    await using space = new FleetSpace();
     const fleet = await space.join(EVENTS);
-    const bus = new EventBus<Topics>({ fleet, ring: "events" });
+    const bus = await EventBus.open<Topics>({ fleet, ring: "events" });
     await bus.close();
-    expect(fleet.isOpen).toBe(true);
-    expect(() => new EventBus({ fleet, ring: "none" })).toThrow(InvalidConfigError);
-    expect(() => new EventBus({ fleet: {} as never, ring: "events" })).toThrow(InvalidConfigError);
+    expect([bus.closed, fleet.closed]).toEqual([true, false]);
+    for (const options of [{ fleet, ring: "none" }, { fleet: {}, ring: "events" }, { fleet }]) {
+      expect(await rejection(EventBus.open(options as never))).toBeInstanceOf(InvalidConfigError);
+    }
   });
 
   test("a bookmark of an earlier epoch is told as a gap with the epoch of this file, before what is there", async () => {
     await using space = new FleetSpace();
     const before = await space.join(EVENTS);
     const { bookmark } = before.ring("events").cursor();
-    await before.leave();
+    await before.close();
     const fleet = await space.join(EVENTS);
-    const bus = new EventBus<Topics>({ fleet, ring: "events" });
+    const bus = await EventBus.open<Topics>({ fleet, ring: "events" });
     place(bus, 1, 2);
-    for (const queue of [0, 256]) {
-      const subscription = bus.subscribeAll({ from: bookmark, queue });
+    for (const limit of [0, 256]) {
+      const subscription = bus.subscribeAll({ from: bookmark, queue: { limit } });
       const gap = { topic: undefined, overwritten: 0, dropped: 0, epoch: fleet.epoch };
       expect(subscription.poll().map(short)).toEqual([gap, 1, 2]);
-      expect(subscription.lagged).toBe(0);
+      expect(subscription.lost).toBe(0);
     }
   });
 
   test("a subscription beside its publisher has its turn when the event loop has one, and loses nothing", async () => {
-    await using bus = EventBus.local<Topics>({ frames: 64, payload: 64 });
-    const subscription = bus.subscribe(topic("order.placed"), { queue: 1_000_000 });
+    await using bus = await open<Topics>(carrier, { maxEvents: 64 });
+    const subscription = bus.subscribe(topic("order.placed"), { queue: { limit: 1_000_000 } });
     let published = 0;
     while (published < 60_000) {
       place(bus, published + 1, published + 30);
@@ -568,18 +608,18 @@ describe("queues", () => {
       await new Promise((resolve) => setImmediate(resolve));
       if (published % 1_500 === 0) await Bun.sleep(1); // it sleeps now
     }
-    await until(() => subscription.counts.queued + subscription.lagged === published, "all came");
-    expect(subscription.lagged).toBe(0);
+    await until(() => subscription.counts.queued + subscription.lost === published, "all came");
+    expect(subscription.lost).toBe(0);
   });
 
   test("what was published is what each received, filtered, lost to the ring and dropped", async () => {
-    await using bus = EventBus.local<Topics>({ frames: 256, payload: 64 });
+    await using bus = await open<Topics>(carrier, { maxEvents: 256 });
     const odd = where((event) => event.payload.n % 2 === 1);
     const options: SubscribeOptions[] = [
-      { queue: 0 },
-      { queue: 4 },
-      { queue: 4, policy: "drop-oldest" },
-      { queue: 1_000 },
+      { queue: { limit: 0 } },
+      { queue: { limit: 4 } },
+      { queue: { limit: 4, policy: "drop-oldest" } },
+      { queue: { limit: 1_000 } },
     ];
     const subscriptions = options.map((one) => bus.subscribe(odd, one));
     const gaps = subscriptions.map(() => ({ overwritten: 0, dropped: 0, events: 0 }));
@@ -608,7 +648,7 @@ describe("queues", () => {
       const { received, queued, filtered, overwritten, dropped } = subscription.counts;
       expect(received + filtered + overwritten + dropped).toBe(published);
       expect({ overwritten, dropped, events: received }).toEqual(gaps[i]!);
-      expect([queued, subscription.lagged]).toEqual([0, overwritten + dropped]);
+      expect([queued, subscription.lost]).toEqual([0, overwritten + dropped]);
     }
     const total = (name: "overwritten" | "dropped"): number => gaps.reduce((sum, gap) => sum + gap[name], 0);
     expect(total("overwritten")).toBeGreaterThan(0);
@@ -616,7 +656,7 @@ describe("queues", () => {
   });
 });
 
-describe("late binding", () => {
+describe.each(CARRIERS)("late binding, %s", (carrier) => {
   const RULE = { on: "opened", key: ["connector", "session"], id: "user", unbindOn: "closed" } as const;
   const key = { connector: "c", session: "s" };
 
@@ -625,7 +665,7 @@ describe("late binding", () => {
   }
 
   test("a filter on an id sees the binding event with its own id, and later events that carry only the key", async () => {
-    await using bus = EventBus.local<Topics>();
+    await using bus = await open<Topics>(carrier);
     using binding = bus.bind(RULE);
     const subscription = bus.subscribe(equals("id", "u1"));
     bus.publish("said", { text: "before" }, { attributes: key });
@@ -641,7 +681,7 @@ describe("late binding", () => {
   });
 
   test("an id that is there is not changed; a binding event has that of its payload", async () => {
-    await using bus = EventBus.local<Topics>();
+    await using bus = await open<Topics>(carrier);
     bus.bind(RULE);
     const subscription = bus.subscribeAll();
     bus.publish("opened", { ...key, user: "u1" }, { id: "given" });
@@ -652,7 +692,7 @@ describe("late binding", () => {
   });
 
   test("a binding event without a valid id or a whole key is published, binds nothing, and is counted", async () => {
-    await using bus = EventBus.local<Topics>();
+    await using bus = await open<Topics>(carrier);
     const warn = spyOn(process, "emitWarning").mockImplementation(() => {});
     const binding = bus.bind(RULE);
     const subscription = bus.subscribeAll();
@@ -667,8 +707,8 @@ describe("late binding", () => {
   });
 
   test("at most so many keys are kept: the one that was not used for the longest time goes", async () => {
-    await using bus = EventBus.local<Topics>();
-    const binding = bus.bind({ ...RULE, max: 2 });
+    await using bus = await open<Topics>(carrier);
+    const binding = bus.bind({ ...RULE, maxKeys: 2 });
     const subscription = bus.subscribe(topic("said"));
     const say = (session: string): void =>
       bus.publish("said", { text: "" }, { attributes: { connector: "c", session } });
@@ -681,7 +721,7 @@ describe("late binding", () => {
   });
 
   test("unbinding forgets the key, by payload or by attributes; the unbinding event itself still has the id", async () => {
-    await using bus = EventBus.local<Topics>();
+    await using bus = await open<Topics>(carrier);
     const binding = bus.bind(RULE);
     const subscription = bus.subscribeAll();
     bus.publish("opened", { ...key, user: "u1" });
@@ -699,7 +739,7 @@ describe("late binding", () => {
   });
 
   test("keys are told apart by their parts and their types", async () => {
-    await using bus = EventBus.local();
+    await using bus = await open(carrier);
     bus.bind({ on: "opened", key: ["a", "b"], id: "id" });
     const subscription = bus.subscribe(topic("said"));
     bus.publish("opened", { a: "x", b: "yz", id: "1" });
@@ -717,9 +757,9 @@ describe("late binding", () => {
   });
 
   test("a member binds what another member published, also before it came; order in the ring decides", async () => {
-    await using space = new MemorySpace();
+    await using space = new FleetSpace();
     const bus = async (): Promise<EventBus<Topics>> =>
-      new EventBus({ fleet: await space.join(EVENTS), ring: "events" });
+      EventBus.open({ fleet: await space.join(EVENTS), ring: "events" });
     const [first, second] = [await bus(), await bus()];
     const binding = first.bind(RULE);
     first.publish("opened", { ...key, user: "u1" });
@@ -733,9 +773,9 @@ describe("late binding", () => {
   });
 
   test("a publish reads the bindings that are there, and does not wait for those that come meanwhile", async () => {
-    await using space = new MemorySpace();
+    await using space = new FleetSpace();
     const [fleet, other] = [await space.join(EVENTS), await space.join(EVENTS)];
-    const busy = new EventBus<Topics>({ fleet: other, ring: "events" });
+    const busy = await EventBus.open<Topics>({ fleet: other, ring: "events" });
     let left = 0;
     const codec = {
       ...json,
@@ -744,7 +784,7 @@ describe("late binding", () => {
         return json.decode(bytes);
       },
     };
-    const bus = new EventBus<Topics>({ fleet, ring: "events", codec });
+    const bus = await EventBus.open<Topics>({ fleet, ring: "events", codec });
     const binding = bus.bind(RULE);
     const subscription = busy.subscribe(topic("said"));
     busy.publish("opened", { ...key, user: "first" });
@@ -761,7 +801,7 @@ describe("across processes", () => {
   test("every process sees a publish, in order; a killed subscriber disturbs nobody, a late one sees what comes", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(EVENTS);
-    const bus = new EventBus({ fleet, ring: "events" });
+    const bus = await EventBus.open({ fleet, ring: "events" });
     const children = [space.child("fleet-member.ts", "subscribe"), space.child("fleet-member.ts", "subscribe")];
     for (const child of children) await child.line("joined");
     const own = bus.subscribeAll();
@@ -781,15 +821,16 @@ describe("across processes", () => {
     expect(seen(children[1]!)).toEqual(Array.from({ length: 200 }, (_, i) => i + 1));
     expect(seen(late)).toEqual(Array.from({ length: 50 }, (_, i) => i + 151));
     expect(own.poll(1_000).map((event) => (event as BusEvent<{ count: { n: number } }>).payload.n).length).toBe(200);
-    expect(own.lagged).toBe(0);
+    expect(own.lost).toBe(0);
   });
 });
 
 const CONSUMER = `import { and, type BusEvent, equals, EventBus, type Filter, Fleet, topic, where } from "slotbus/events";
-import { Contest } from "slotbus/contest";
+import type { PortableEventBus } from "slotbus/events";
+import { Contest, type PortableContest, type PortableGuard } from "slotbus/contest";
 interface Topics { "order.paid": { id: number }; "order.sent": { to: string }; bye: undefined }
 const fleet = await Fleet.join({ name: "shop", rings: { events: { frames: 64 } } });
-const bus = new EventBus<Topics>({ fleet, ring: "events" });
+const bus = await EventBus.open<Topics>({ fleet, ring: "events" });
 for await (const event of bus.subscribe(topic("order.paid"))) if (event.topic) event.payload.id.toFixed();
 for await (const event of bus.subscribe({ topic: "order.sent" })) if (event.topic) event.payload.to.trim();
 for await (const event of bus.subscribe<"order.paid">(topic("order.paid"))) if (event.topic) event.payload.id.toFixed();
@@ -804,7 +845,7 @@ for (const any of [bus.subscribe(topic("*")), bus.subscribe(topic(some)), bus.su
 }
 bus.subscribe<"order.paid">(and(topic("order.paid"), equals("id", "x")));
 where<BusEvent<Topics>>((event) => event.topic === "bye");
-new EventBus({ fleet, ring: "events" }).subscribe(topic("any.*")).poll()[0]!.topic satisfies string | null;
+(await EventBus.open({ fleet, ring: "events" })).subscribe(topic("any.*")).poll()[0]!.topic satisfies string | null;
 // @ts-expect-error another topic than the filter's
 bus.subscribe<"order.paid">(topic("order.sent"));
 // @ts-expect-error no topic of the bus
@@ -815,13 +856,40 @@ bus.publish("order.payd", { id: 1 });
 bus.publish("order.paid", { to: "x" });
 // @ts-expect-error not narrowed
 for await (const event of bus.subscribe(topic("order.*"))) if (event.topic) event.payload.id;
-const attempt = new Contest(fleet).tryClaim({ kind: "a", label: "b" }, { ttl: 1 });
+const contest = await Contest.open({ fleet });
+const attempt = contest.tryClaim({ kind: "a", label: "b" }, { ttl: 1 });
 if (attempt.claimed) attempt.guard.release();
 else attempt.holder.owner.trim();
 for await (const item of fleet.ring("events").cursor()) {
-  if ("payload" in item) item.payload.length.toFixed();
+  if ("body" in item) item.body.length.toFixed();
   else ("overwritten" in item ? item.overwritten : item.epoch).toFixed();
 }
+async function portable(bus: PortableEventBus<Topics>, contest: PortableContest): Promise<PortableGuard> {
+  await bus.publish("order.paid", { id: 1 }, { id: "x" });
+  for await (const event of await bus.subscribe(topic("order.paid"))) if (event.topic) event.payload.id.toFixed();
+  // @ts-expect-error bindings are of memory only
+  bus.bind({ on: "order.paid", key: "k", id: "i" });
+  // @ts-expect-error a payload of another topic
+  await bus.publish("order.sent", { id: 1 });
+  // @ts-expect-error another engine answers later
+  contest.tryClaim({ kind: "a", label: "b" }, { ttl: 1 }).claimed;
+  const attempt = await contest.tryClaim({ kind: "a", label: "b" }, { ttl: 1 });
+  if (!attempt.claimed) throw new Error(attempt.holder.owner);
+  // @ts-expect-error another engine renews later
+  attempt.guard.renew() satisfies boolean;
+  (await attempt.guard.renew()) satisfies boolean;
+  return (await contest.list()).length > 0 ? attempt.guard : contest.claim({ kind: "a", label: "b" }, { ttl: 1 });
+}
+void portable(await EventBus.local<Topics>({ maxEvents: 8 }), contest);
+(await portable(bus, contest)).token.toFixed();
+// @ts-expect-error options have no such key
+await EventBus.open<Topics>({ fleet, ring: "events", queue: 1 });
+// @ts-expect-error a queue is { limit, policy }
+bus.subscribeAll({ queue: { size: 1 } });
+// @ts-expect-error it begins by open
+new EventBus({ fleet, ring: "events" });
+// @ts-expect-error it begins by open
+new Contest({ fleet });
 `;
 
 test("a strict program compiles, with exact optional properties, and a filter of one topic tells what comes", () => {
@@ -846,8 +914,10 @@ test("a strict program compiles, with exact optional properties, and a filter of
 }, 60_000);
 
 test("the head of an event is found whatever lies around it", async () => {
-  await using bus = EventBus.local();
-  const reader = bus.fleet.ring("events").reader("head");
+  await using space = new FleetSpace();
+  const fleet = await space.join({ rings: { events: {} } });
+  await using bus = await EventBus.open({ fleet, ring: "events" });
+  const reader = fleet.ring("events").reader("head");
   const event = new EventDecoder(reader, { contentType: "x/y", encode: () => "", decode: (bytes) => bytes.length });
   for (let i = 0; i < 200; i++) bus.publish(`t.${i}`, "x".repeat(i), { id: i % 3 ? `${i}` : undefined });
   let found = 0;

@@ -29,6 +29,11 @@ const shows: Record<string, RegExp[]> = {
     /^hello hello Ada, user 7\ncounted to 1\ncounted to 2\ncounted to 3$/m,
     /^kernel again string$/m,
   ],
+  "hello-bus.ts": [/^hello Ada false$/m],
+  "hello-hub.ts": [/^hello Ada false$/m],
+  "hello-events.ts": [/^hello Ada false$/m],
+  "hello-contest.ts": [/^hello Ada false$/m],
+  "hello-stdio.ts": [/^hello Ada false$/m],
   "in-place.ts": [/image\/raw 8388608 7/],
 };
 

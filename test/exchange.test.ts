@@ -16,7 +16,7 @@ class Owner implements ExchangeOwner {
   readonly clock = { ...systemClock, now: () => this.now };
   readonly turns = new Turns(this.clock);
   readonly statistics = { count: nothing } as unknown as ExchangeOwner["statistics"];
-  readonly options = { name: "test", payloadLimit: 1_024, headLimit: 1_024 };
+  readonly options = { name: "test", payloadBytes: 1_024, headBytes: 1_024 };
 
   idOf({ serial }: Exchange): string {
     return String(serial);
@@ -32,6 +32,7 @@ class Owner implements ExchangeOwner {
 
   readonly putBack = nothing;
   readonly retry = nothing;
+  readonly died = nothing;
   readonly vacated = nothing;
 }
 
@@ -76,7 +77,7 @@ test("the queue behaves as an array under pushes at both ends and removals anywh
   expect(model.length).toBeGreaterThan(100);
 });
 
-test("what is left of a timeout counts from the call, is at least 1 ms, and 0 stays none", () => {
+test("what is left of a timeout counts from the call, is at least 1 ms, and Infinity stays none", () => {
   const exchange = make(1);
   expect(exchange.timeLeft()).toBe(1_000); // it never queued
   exchange.extra.startedAt = 100;
@@ -85,9 +86,9 @@ test("what is left of a timeout counts from the call, is at least 1 ms, and 0 st
     return exchange.timeLeft();
   };
   expect([at(350), at(5_000)]).toEqual([750, 1]);
-  const unlimited = make(2, 0);
+  const unlimited = make(2, Infinity);
   unlimited.extra.startedAt = 100;
-  expect(unlimited.timeLeft()).toBe(0);
+  expect(unlimited.timeLeft()).toBe(Infinity);
 });
 
 test("a timeout says how the time was spent: never queued, never sent, both", () => {

@@ -1,7 +1,7 @@
 /** WHATWG requests and responses over the bus. */
 
 import { expect, test } from "bun:test";
-import { InvalidConfigError, PayloadTooLargeError, RemoteError, type RequestTimeoutError } from "../src/index.ts";
+import { InvalidConfigError, PayloadTooLargeError, RemoteError, RequestTimeoutError } from "../src/index.ts";
 import { pattern, rejection, same, until, Workspace } from "./support.ts";
 
 /** A stream of `chunks` chunks of 1000 bytes; Infinity never ends. */
@@ -79,7 +79,7 @@ test("streamed bodies arrive whole, both ways, longer than the ring", async () =
 
 test("an endless request body reaches the handler as it comes, and is cancelled when the handler has answered", async () => {
   await using space = new Workspace();
-  const bus = await space.bus({ payloadLimit: 10_000 });
+  const bus = await space.bus({ payloadBytes: 10_000 });
   const seen: number[] = [];
   const fetch = async (request: Request): Promise<Response> => {
     const reader = request.body!.getReader();
@@ -100,7 +100,7 @@ test("an endless request body reaches the handler as it comes, and is cancelled 
 
 test("a request body that says nothing is sent all the same, and its timeout is the request's", async () => {
   await using space = new Workspace();
-  const { bus } = await space.pair(async (request) => String((await request.bytes()).length));
+  const { bus } = await space.pair(async (request) => String((await request.incoming.bytes()).length));
   let cancelled = 0;
   const body = new ReadableStream<Uint8Array>({ pull: () => new Promise(() => {}), cancel: () => void cancelled++ });
   const start = performance.now();
@@ -140,14 +140,14 @@ test("a call that fails before its body is read cancels the body", async () => {
     await until(() => cancelled === index + 1, `the body is cancelled: ${what}`);
   }
   await bus.close();
-  expect(await rejection(bus.fetch(post({ body: body() })))).toHaveProperty("code", "BUS_CLOSED");
+  expect(await rejection(bus.fetch(post({ body: body() })))).toHaveProperty("code", "CLOSED");
   await until(() => cancelled === calls.length + 1, "the body is cancelled: the bus is closed");
 });
 
 test("the body of a Request is cancelled when its handler has answered without reading all of it", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair(async (request) => {
-    for await (const bytes of request.chunks()) return bytes.length > 0 ? "enough" : "nothing";
+    for await (const bytes of request.incoming.chunks()) return bytes.length > 0 ? "enough" : "nothing";
   });
   let cancelled = 0;
   const request = new Request("http://x/", { method: "POST", body: stream(Infinity, () => cancelled++) });
@@ -158,7 +158,7 @@ test("the body of a Request is cancelled when its handler has answered without r
 test("an endless Response streams, above the payload limit, and is cancelled when its reader leaves", async () => {
   await using space = new Workspace();
   let cancelled = 0;
-  const { bus } = await space.pair(() => new Response(stream(Infinity, () => cancelled++)), { payloadLimit: 10_000 });
+  const { bus } = await space.pair(() => new Response(stream(Infinity, () => cancelled++)), { payloadBytes: 10_000 });
   const reader = (await bus.fetch("/")).body!.getReader();
   let bytes = 0;
   while (bytes < 100_000) bytes += (await reader.read()).value!.length;
@@ -177,7 +177,7 @@ test("a Response whose body says nothing comes at once, with its head", async ()
 
 test("a body that is whole is sent whole, whatever its declared length", async () => {
   await using space = new Workspace();
-  const { bus } = await space.pair((request) => `${request.streams} ${request.body.length}`, { payloadLimit: 1_000 });
+  const { bus } = await space.pair((request) => `${request.streams} ${request.body.length}`, { payloadBytes: 1_000 });
   const whole = { method: "POST", body: "x".repeat(101), headers: { "content-length": "5000" } };
   expect(await (await bus.fetch("/", whole)).text()).toBe("false 101");
   const chunks = ["a", "bc"].map((text) => new TextEncoder().encode(text));
@@ -244,15 +244,28 @@ test("204 and 304 have no body, and an unknown method is refused", async () => {
 
 const never = (): ReadableStream<Uint8Array> => new ReadableStream({ pull: () => new Promise(() => {}) });
 
-test("a timeout of 0 is none, as for a request", async () => {
+test("a timeout of Infinity is none, as for a request", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair(async (request) => {
     const later = Promise.withResolvers<string>();
     setTimeout(() => later.resolve(request.text()), 60); // longer than any tick
     return later.promise;
   });
-  expect((await bus.request({ path: "/", body: "a" }, { timeout: 0 })).text()).toBe("a");
-  expect(await (await bus.fetch("/", { timeout: 0, method: "POST", body: "b" })).text()).toBe("b");
+  expect((await bus.request({ path: "/", body: "a" }, { timeout: Infinity })).text()).toBe("a");
+  expect(await (await bus.fetch("/", { timeout: Infinity, method: "POST", body: "b" })).text()).toBe("b");
+});
+
+test("a timeout of 0 sends nothing, and ends the body", async () => {
+  await using space = new Workspace();
+  const { bus, worker } = await space.pair(() => "x");
+  let cancelled = 0;
+  const endless = (): ReadableStream => new ReadableStream({ pull: () => {}, cancel: () => void cancelled++ });
+  const error = await rejection<RequestTimeoutError>(
+    bus.fetch("/", { timeout: 0, method: "POST", body: endless(), duplex: "half" } as object),
+  );
+  expect(error).toBeInstanceOf(RequestTimeoutError);
+  expect([error.mayHaveExecuted, bus.stats().published, worker.served]).toEqual([false, 0, 0]);
+  await until(() => cancelled === 1, "the body is ended");
 });
 
 test("a signal that has aborted, or aborts while the body is collected, ends the call with its reason", async () => {
@@ -287,7 +300,7 @@ test("a body that fails after its beginning was sent rejects with that failure, 
   await using space = new Workspace();
   const { promise: told, resolve } = Promise.withResolvers<string>();
   const { bus } = await space.pair(async (request) => {
-    await request.bytes().catch((error: Error) => resolve(error.name));
+    await request.incoming.bytes().catch((error: Error) => resolve(error.name));
     return "x";
   });
   let pulls = 0;
@@ -304,8 +317,8 @@ test("a body that fails after its beginning was sent rejects with that failure, 
 
 test("a body of exactly the limit is sent whole, streamed or not; one byte more streams, and without a stream is refused", async () => {
   await using space = new Workspace();
-  const { bus } = await space.pair(async (request) => `${request.streams} ${(await request.bytes()).length}`, {
-    payloadLimit: 5_000,
+  const { bus } = await space.pair(async (request) => `${request.streams} ${(await request.incoming.bytes()).length}`, {
+    payloadBytes: 5_000,
   });
   const streamed = (bytes: number): ReadableStream<Uint8Array> =>
     new ReadableStream({

@@ -2,7 +2,8 @@
 
 import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { Fleet, type FleetOptions } from "../src/fleet/fleet.ts";
+import { Fleet } from "../src/fleet/fleet.ts";
+import type { FleetOptions } from "../src/fleet/options.ts";
 import { C, FIELDS } from "../src/native/library.ts";
 import { Workspace } from "./support.ts";
 
@@ -59,25 +60,8 @@ export class FleetSpace extends Workspace {
   }
 
   override async [Symbol.asyncDispose](): Promise<void> {
-    for (const fleet of this.#fleets) await fleet.leave();
+    for (const fleet of this.#fleets) await fleet.close();
     await super[Symbol.asyncDispose]();
-  }
-}
-
-/** A fleet in memory; all of them are left at the end. */
-export class MemorySpace implements AsyncDisposable {
-  static #serial = 0;
-  readonly name = `memory-${process.pid}-${++MemorySpace.#serial}`;
-  readonly #fleets: Fleet[] = [];
-
-  async join(options: Partial<FleetOptions> = {}): Promise<Fleet> {
-    const fleet = await Fleet.join({ name: this.name, memory: true, ...options });
-    this.#fleets.push(fleet);
-    return fleet;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const fleet of this.#fleets) await fleet.leave();
   }
 }
 

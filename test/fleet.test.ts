@@ -6,27 +6,23 @@ import { openSync, renameSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   FleetBusyError,
-  FleetClosedError,
-  FleetCorruptError,
+  ClosedError,
   FleetFullError,
   FleetGeometryError,
   FleetNotFoundError,
   InvalidConfigError,
-  InvalidNameError,
-  NoSpaceError,
-  PermissionDeniedError,
-  ResourceError,
   VersionMismatchError,
 } from "../src/errors.ts";
 import { Contest } from "../src/contest/index.ts";
 import { EventBus, topic } from "../src/events/index.ts";
-import { Fleet, type FleetOptions } from "../src/fleet/fleet.ts";
+import { Fleet } from "../src/fleet/fleet.ts";
+import type { FleetOptions } from "../src/fleet/options.ts";
 import { SlotBus, SlotWorker } from "../src/index.ts";
 import { C, FIELDS, native, type Pointer } from "../src/native/library.ts";
-import { FleetSpace, MemorySpace, words } from "./fleet-space.ts";
+import { FleetSpace, words } from "./fleet-space.ts";
 import { descriptors, rejection, until } from "./support.ts";
 
-const EVENTS = { rings: { events: { frames: 64, payload: 64 } } };
+const EVENTS = { rings: { events: { frames: 64, frameBytes: 64 } } };
 
 /** Mappings of fleets in this process. */
 function mapped(): number {
@@ -46,57 +42,59 @@ describe("joining", () => {
       expect([pid, uid]).toEqual([process.pid, process.geteuid!()]);
       expect(Math.abs(joinedAt - Date.now())).toBeLessThan(60_000);
     }
-    await first.leave();
+    await first.close();
     expect(second.members().map(({ index }) => index)).toEqual([1]);
     expect(existsSync(space.file)).toBe(true);
-    await second.leave();
+    await second.close();
     expect(readdirSync(space.directory)).toEqual([]);
   });
 
   test("sizes that are not named are those of the file", async () => {
     await using space = new FleetSpace();
-    await space.join({ members: 7, leases: 9, rings: { a: { frames: 16 }, b: { payload: 128 } } });
+    await space.join({ maxMembers: 7, maxLeases: 9, rings: { a: { frames: 16 }, b: { frameBytes: 128 } } });
     const second = await space.join({ rings: { b: {} } });
-    expect(second.geometry).toMatchObject({ members: 7, leases: 9 });
+    expect(second.geometry).toMatchObject({ maxMembers: 7, maxLeases: 9 });
     expect(second.geometry.rings).toEqual([
-      { name: "a", frames: 16, payload: 512 },
-      { name: "b", frames: 1_024, payload: 128 },
+      { name: "a", frames: 16, frameBytes: 512 },
+      { name: "b", frames: 1_024, frameBytes: 128 },
     ]);
-    expect([second.ring("a").frames, second.ring("b").payload, second.ring("b").limit]).toEqual([16, 128, 32_768]);
+    expect([second.ring("a").frames, second.ring("b").frameBytes, second.ring("b").payloadBytes]).toEqual([
+      16, 128, 32_768,
+    ]);
   });
 
   test("other sizes than those of a living fleet are refused, with theirs and ours, and change nothing", async () => {
     await using space = new FleetSpace();
-    const first = await space.join({ members: 7, ...EVENTS });
+    const first = await space.join({ maxMembers: 7, ...EVENTS });
     const before = readFileSync(space.file);
-    const rings = { events: { frames: 128, payload: 64 }, other: {} };
-    const error = await rejection<FleetGeometryError>(space.join({ members: 8, leases: 256, rings }));
+    const rings = { events: { frames: 128, frameBytes: 64 }, other: {} };
+    const error = await rejection<FleetGeometryError>(space.join({ maxMembers: 8, maxLeases: 256, rings }));
     expect(error).toBeInstanceOf(FleetGeometryError);
     expect(error.differences).toEqual([
-      { what: "members", theirs: "7", ours: "8" },
+      { what: "maxMembers", theirs: "7", ours: "8" },
       { what: "rings.events.frames", theirs: "64", ours: "128" },
       { what: "rings.other", theirs: "none", ours: "one" },
     ]);
-    expect(error.message).toContain("members: theirs 7, ours 8");
+    expect(error.message).toContain("maxMembers: theirs 7, ours 8");
     expect(readFileSync(space.file).equals(before)).toBe(true);
     expect(first.members().length).toBe(1);
   });
 
-  const bad: [string, Partial<FleetOptions>, typeof InvalidConfigError | typeof InvalidNameError][] = [
-    ["an empty name", { name: "" }, InvalidNameError],
-    ["a name with a slash", { name: "a/b" }, InvalidNameError],
-    ["a name with NUL", { name: "a\0b" }, InvalidNameError],
-    ["a name of 65 characters", { name: "a".repeat(65) }, InvalidNameError],
-    ["a name that is no text", { name: 7 as never }, InvalidNameError],
-    ["no members", { members: 0 }, InvalidConfigError],
-    ["257 members", { members: 257 }, InvalidConfigError],
-    ["NaN members", { members: NaN }, InvalidConfigError],
-    ["no leases", { leases: 0 }, InvalidConfigError],
-    ["4097 leases", { leases: 4_097 }, InvalidConfigError],
+  const bad: [string, Partial<FleetOptions>, typeof InvalidConfigError | typeof InvalidConfigError][] = [
+    ["an empty name", { name: "" }, InvalidConfigError],
+    ["a name with a slash", { name: "a/b" }, InvalidConfigError],
+    ["a name with NUL", { name: "a\0b" }, InvalidConfigError],
+    ["a name of 65 characters", { name: "a".repeat(65) }, InvalidConfigError],
+    ["a name that is no text", { name: 7 as never }, InvalidConfigError],
+    ["no members", { maxMembers: 0 }, InvalidConfigError],
+    ["257 members", { maxMembers: 257 }, InvalidConfigError],
+    ["NaN members", { maxMembers: NaN }, InvalidConfigError],
+    ["no leases", { maxLeases: 0 }, InvalidConfigError],
+    ["4097 leases", { maxLeases: 4_097 }, InvalidConfigError],
     ["a list of rings", { rings: [] as never }, InvalidConfigError],
     ["a ring that is a number", { rings: { a: 1 as never } }, InvalidConfigError],
-    ["a ring without a name", { rings: { "": {} } }, InvalidNameError],
-    ["a ring's name of 33 characters", { rings: { ["r".repeat(33)]: {} } }, InvalidNameError],
+    ["a ring without a name", { rings: { "": {} } }, InvalidConfigError],
+    ["a ring's name of 33 characters", { rings: { ["r".repeat(33)]: {} } }, InvalidConfigError],
     [
       "17 rings",
       { rings: Object.fromEntries(Array.from({ length: 17 }, (_, i) => [`r${i}`, {}])) },
@@ -104,33 +102,34 @@ describe("joining", () => {
     ],
     ["frames that are no power of two", { rings: { a: { frames: 100 } } }, InvalidConfigError],
     ["4 frames", { rings: { a: { frames: 4 } } }, InvalidConfigError],
-    ["frames of 60 bytes", { rings: { a: { payload: 60 } } }, InvalidConfigError],
-    ["frames of 65 bytes", { rings: { a: { payload: 65 } } }, InvalidConfigError],
-    ["frames of 128 KiB", { rings: { a: { payload: 131_072 } } }, InvalidConfigError],
+    ["frames of 60 bytes", { rings: { a: { frameBytes: 60 } } }, InvalidConfigError],
+    ["frames of 65 bytes", { rings: { a: { frameBytes: 65 } } }, InvalidConfigError],
+    ["an old option", { memory: true } as never, InvalidConfigError],
+    ["an old option of a ring", { rings: { a: { payload: 64 } as never } }, InvalidConfigError],
+    ["frames of 128 KiB", { rings: { a: { frameBytes: 131_072 } } }, InvalidConfigError],
   ];
-  test.each(bad)("%s is refused and makes no file, nor memory", async (_, options, type) => {
+  test.each(bad)("%s is refused and makes no file", async (_, options, type) => {
     await using space = new FleetSpace();
-    for (const memory of [false, true])
-      expect(await rejection(space.join({ ...options, memory }))).toBeInstanceOf(type);
+    expect(await rejection(space.join(options))).toBeInstanceOf(type);
     expect(readdirSync(space.directory)).toEqual([]);
   });
 
   test("the largest names and numbers of rings are taken", async () => {
-    await using space = new MemorySpace();
+    await using space = new FleetSpace();
     const rings = Object.fromEntries(Array.from({ length: 16 }, (_, i) => [`${i}`.padEnd(32, "r"), { frames: 8 }]));
-    const fleet = await space.join({ members: 256, leases: 4_096, rings });
+    const fleet = await space.join({ maxMembers: 256, maxLeases: 4_096, rings });
     expect(fleet.geometry.rings.map(({ name }) => name).sort()).toEqual(Object.keys(rings).sort());
     expect(() => fleet.ring("none")).toThrow(InvalidConfigError);
   });
 
   test("a full fleet takes no more, until one leaves; then the place has another incarnation", async () => {
     await using space = new FleetSpace();
-    await space.join({ members: 2 });
+    await space.join({ maxMembers: 2 });
     const second = await space.join();
     const error = await rejection<FleetFullError>(space.join());
     expect(error).toBeInstanceOf(FleetFullError);
     expect([error.members, error.retryable]).toEqual([2, true]);
-    await second.leave();
+    await second.close();
     const third = await space.join();
     expect(third.index).toBe(second.index);
     expect(third.incarnation).not.toBe(second.incarnation);
@@ -140,8 +139,8 @@ describe("joining", () => {
     await using space = new FleetSpace();
     for (const content of [Buffer.alloc(0), Buffer.from("garbage"), Buffer.alloc(100_000, 0xa5)]) {
       writeFileSync(space.file, content, { mode: 0o600 });
-      expect(await rejection(space.join())).toBeInstanceOf(FleetCorruptError);
-      expect(await rejection(space.observe())).toBeInstanceOf(FleetCorruptError);
+      expect(await rejection(space.join())).toMatchObject({ code: "FLEET_CORRUPT" });
+      expect(await rejection(space.observe())).toMatchObject({ code: "FLEET_CORRUPT" });
       expect(readFileSync(space.file).equals(content)).toBe(true);
     }
   });
@@ -152,7 +151,7 @@ describe("joining", () => {
     await child.line("joined");
     await child.kill();
     truncateSync(space.file, 4_096);
-    expect(await rejection(space.join())).toBeInstanceOf(FleetCorruptError);
+    expect(await rejection(space.join())).toMatchObject({ code: "FLEET_CORRUPT" });
   });
 
   test("a file of another version is refused", async () => {
@@ -165,12 +164,12 @@ describe("joining", () => {
 
   test("a fleet for which there is no space is refused at once, and nothing of it is left", async () => {
     const directory = mkdtempSync("/dev/shm/slotbus-test-");
-    const huge = { frames: 1_048_576, payload: 65_536 };
+    const huge = { frames: 1_048_576, frameBytes: 65_536 };
     const rings = Object.fromEntries(Array.from({ length: 16 }, (_, i) => [`r${i}`, huge]));
     const error = await rejection(Fleet.join({ name: "huge", directory, rings }));
     const left = readdirSync(directory);
     rmSync(directory, { recursive: true });
-    expect(error).toBeInstanceOf(NoSpaceError);
+    expect(error).toMatchObject({ code: "NO_SPACE" });
     expect(left).toEqual([]);
   });
 
@@ -178,12 +177,12 @@ describe("joining", () => {
     await using space = new FleetSpace();
     await space.join();
     chmodSync(space.file, 0o666);
-    expect(await rejection(space.join())).toBeInstanceOf(PermissionDeniedError);
+    expect(await rejection(space.join())).toMatchObject({ code: "PERMISSION_DENIED" });
     chmodSync(space.file, 0o600);
     const open = join(space.directory, "open");
     mkdirSync(open);
     chmodSync(open, 0o777);
-    expect(await rejection(space.join({ directory: open }))).toBeInstanceOf(PermissionDeniedError);
+    expect(await rejection(space.join({ directory: open }))).toMatchObject({ code: "PERMISSION_DENIED" });
     space.leftovers.push("open");
   });
 
@@ -209,8 +208,8 @@ describe("joining", () => {
       expect(message).toContain(space.file);
       expect(message).toContain(`version ${C.SB_FLEET_ABI + 1}; this process speaks ${C.SB_FLEET_ABI}`);
     }
-    await fleet.leave();
-    const huge = { frames: 1_048_576, payload: 65_536 };
+    await fleet.close();
+    const huge = { frames: 1_048_576, frameBytes: 65_536 };
     const rings = Object.fromEntries(Array.from({ length: 16 }, (_, i) => [`r${i}`, huge]));
     const full = await rejection(space.join({ rings }));
     expect(full.message).toMatch(/ \(\/.*\.fleet\): its rings take more than 1048576 MiB, \d+ MiB are free\./);
@@ -222,7 +221,7 @@ describe("joining", () => {
     );
     rmSync(open, { recursive: true });
     const missing = await rejection(space.join({ directory: join(space.directory, "a/b") }));
-    expect(missing).toBeInstanceOf(ResourceError);
+    expect(missing).toMatchObject({ code: "RESOURCE" });
     expect(missing.message).toStartWith(
       `Cannot open the runtime directory ${space.directory}/a/b: no such file or directory (ENOENT). Set SLOTBUS_DIR`,
     );
@@ -242,8 +241,9 @@ describe("joining", () => {
       }
     }
     for (const options of [undefined, null, {}, Object.create(null), { name: Object.create(null) }] as never[]) {
-      expect(await rejection(Fleet.join(options))).toBeInstanceOf(InvalidNameError);
-      expect(await rejection(Fleet.observe(options))).toBeInstanceOf(InvalidNameError);
+      const type = options ? InvalidConfigError : InvalidConfigError;
+      expect(await rejection(Fleet.join(options))).toBeInstanceOf(type);
+      expect(await rejection(Fleet.observe(options))).toBeInstanceOf(type);
     }
   });
 
@@ -278,7 +278,7 @@ describe("joining", () => {
 describe("living and dying", () => {
   test("a killed member is none at once, and its place is free for another incarnation", async () => {
     await using space = new FleetSpace();
-    const fleet = await space.join({ members: 2, ...EVENTS });
+    const fleet = await space.join({ maxMembers: 2, ...EVENTS });
     const child = space.child("fleet-member.ts", "idle");
     const [, index, incarnation] = (await child.line("joined")).split(" ").map(Number);
     expect(fleet.members().map(({ pid }) => pid)).toEqual([process.pid, child.pid]);
@@ -305,9 +305,9 @@ describe("living and dying", () => {
     const child = space.child("fleet-maker.ts");
     const epoch = Number((await child.line("joined")).split(" ")[3]);
     await child.kill();
-    const fleet = await space.join({ members: 3, rings: {} });
+    const fleet = await space.join({ maxMembers: 3, rings: {} });
     expect(fleet.epoch).toBeGreaterThan(epoch);
-    expect(fleet.geometry).toMatchObject({ members: 3, rings: [] });
+    expect(fleet.geometry).toMatchObject({ maxMembers: 3, rings: [] });
     expect(fleet.members().length).toBe(1);
   });
 
@@ -316,16 +316,16 @@ describe("living and dying", () => {
     await using space = new FleetSpace();
     const fleet = await space.join(EVENTS);
     const ring = fleet.ring("events");
-    const bus = new EventBus({ fleet, ring: "events" });
+    const bus = await EventBus.open({ fleet, ring: "events" });
     const cursor = ring.cursor();
     const waiting = cursor.next();
     const subscription = bus.subscribeAll();
     const next = subscription.next();
-    await fleet.leave();
+    await fleet.close();
     await fleet[Symbol.asyncDispose]();
     expect((await waiting).done).toBe(true);
     expect((await next).done).toBe(true);
-    expect([fleet.isOpen, bus.isOpen, cursor.isOpen, subscription.isOpen]).toEqual([false, false, false, false]);
+    expect([fleet.closed, bus.closed, cursor.closed, subscription.closed]).toEqual([true, true, true, true]);
     expect(cursor.poll()).toEqual([]);
     for (const call of [
       () => fleet.members(),
@@ -337,7 +337,7 @@ describe("living and dying", () => {
       () => bus.subscribeAll(),
       () => bus.bind({ on: "a", key: "k", id: "i" }),
     ]) {
-      expect(call).toThrow(FleetClosedError);
+      expect(call).toThrow(ClosedError);
     }
     await until(
       () => descriptors() === before[0] && mapped() === before[1],
@@ -377,8 +377,8 @@ describe("living and dying", () => {
   test("a fleet serves a Worker thread, and one that leaves is no member any more and holds nothing", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(EVENTS);
-    const bus = new EventBus<{ ping: number; pong: number }>({ fleet, ring: "events" });
-    const contest = new Contest(fleet);
+    const bus = await EventBus.open<{ ping: number; pong: number }>({ fleet, ring: "events" });
+    const contest = await Contest.open({ fleet });
     const subject = { kind: "thread", label: "lease" };
     const thread = new Worker(join(import.meta.dir, "fixtures/fleet-thread.ts"));
     const heard: string[] = [];
@@ -437,13 +437,13 @@ describe("looking without joining", () => {
   test("an observer sees members and events, is none, and cannot publish, sleep or bind", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(EVENTS);
-    const bus = new EventBus({ fleet, ring: "events" });
+    const bus = await EventBus.open({ fleet, ring: "events" });
     bus.publish("seen", { a: 1 });
     const observer = await space.observe();
     expect([observer.index, observer.incarnation, observer.isObserver]).toEqual([-1, 0, true]);
     expect(observer.members()).toEqual(fleet.members());
     const before = readFileSync(space.file);
-    const looking = new EventBus({ fleet: observer, ring: "events" });
+    const looking = await EventBus.open({ fleet: observer, ring: "events" });
     const subscription = looking.subscribeAll({ from: "oldest" });
     expect(subscription.poll()).toMatchObject([{ topic: "seen", payload: { a: 1 } }]);
     expect(() => looking.publish("x", 1)).toThrow(InvalidConfigError);
@@ -451,7 +451,7 @@ describe("looking without joining", () => {
     expect(await rejection(subscription.next())).toBeInstanceOf(InvalidConfigError);
     expect(await rejection(observer.ring("events").cursor().next())).toBeInstanceOf(InvalidConfigError);
     expect(readFileSync(space.file).equals(before)).toBe(true);
-    await fleet.leave();
+    await fleet.close();
     expect(observer.members()).toEqual([]);
   });
 });
@@ -461,17 +461,17 @@ describe("the file of an observer", () => {
     await using space = new FleetSpace();
     const first = await space.join(EVENTS);
     const observer = await space.observe();
-    const bus = new EventBus({ fleet: observer, ring: "events" });
+    const bus = await EventBus.open({ fleet: observer, ring: "events" });
     const cursor = observer.ring("events").cursor({ from: "oldest" });
-    const subscriptions = [0, 256].map((queue) => bus.subscribeAll({ queue }));
-    new EventBus({ fleet: first, ring: "events" }).publish("last", 1);
+    const subscriptions = [0, 256].map((limit) => bus.subscribeAll({ queue: { limit } }));
+    (await EventBus.open({ fleet: first, ring: "events" })).publish("last", 1);
     expect([first.isCurrent, observer.isCurrent]).toEqual([true, true]);
-    await first.leave();
+    await first.close();
     expect([first.isCurrent, observer.isCurrent]).toEqual([false, false]);
     expect(cursor.poll().length).toBe(1);
     for (const one of subscriptions) expect(one.poll()).toMatchObject([{ topic: "last" }]);
     const second = await space.join(EVENTS);
-    expect([second.isCurrent, observer.isCurrent, observer.isOpen]).toEqual([true, false, true]);
+    expect([second.isCurrent, observer.isCurrent, observer.closed]).toEqual([true, false, false]);
     const { epoch } = second;
     const told: unknown[][] = [[], [], []];
     await until(() => {
@@ -482,7 +482,7 @@ describe("the file of an observer", () => {
     expect(told).toEqual([[{ epoch }], [gap], [gap]]);
     await Bun.sleep(150); // longer than it takes to look again
     expect([cursor, ...subscriptions].flatMap((one) => one.poll() as unknown[])).toEqual([]);
-    await second.leave();
+    await second.close();
     const third = await space.join(EVENTS);
     await until(() => cursor.poll().some((item) => "epoch" in item && item.epoch === third.epoch), "it is told again");
     const anew = await space.observe();
@@ -500,20 +500,11 @@ describe("the file of an observer", () => {
     expect(observer.ring("events").cursor().poll()).toEqual([]); // there is no epoch to tell
     renameSync(`${space.file}.away`, space.file);
     expect([member.isCurrent, observer.isCurrent]).toEqual([true, true]);
-    await using memory = new MemorySpace();
-    expect((await memory.join()).isCurrent).toBe(true);
-  });
-
-  test("is needed: a fleet in memory cannot be observed", async () => {
-    await using space = new MemorySpace();
-    await space.join();
-    const options = { name: space.name, memory: true };
-    expect(await rejection(Fleet.observe(options))).toBeInstanceOf(InvalidConfigError);
   });
 });
 
 test("when the event loop does not take a sleeper's descriptor, it looks from time to time until one is taken", async () => {
-  await using space = new MemorySpace();
+  await using space = new FleetSpace();
   const [fleet, other] = [await space.join(EVENTS), await space.join()];
   const before = descriptors();
   const functions = native as { sb_bridge_fd: unknown };
@@ -547,34 +538,8 @@ test("when the event loop does not take a sleeper's descriptor, it looks from ti
   }
 });
 
-describe("in memory", () => {
-  test("joins of one name share it, other names do not, and the last to leave ends it", async () => {
-    await using space = new MemorySpace();
-    await using others = new MemorySpace();
-    const first = await space.join(EVENTS);
-    const second = await space.join({ rings: { events: {} } });
-    const other = await others.join(EVENTS);
-    expect([first.index, second.index, other.index]).toEqual([0, 1, 0]);
-    const cursors = [first, second, other].map((fleet) => fleet.ring("events").cursor());
-    first.ring("events").publish("hello");
-    expect(cursors.map((cursor) => cursor.poll().length)).toEqual([1, 1, 0]);
-    expect(await rejection(space.join({ members: 3 }))).toBeInstanceOf(FleetGeometryError);
-    await first.leave();
-    expect(second.members().map(({ index }) => index)).toEqual([1]);
-    await second.leave();
-    const next = await space.join({ members: 3 });
-    expect([next.index, next.geometry.members]).toEqual([0, 3]);
-  });
-
-  test("a full one takes no more", async () => {
-    await using space = new MemorySpace();
-    await space.join({ members: 1 });
-    expect(await rejection(space.join())).toBeInstanceOf(FleetFullError);
-  });
-});
-
 test("a publish with nobody asleep wakes nobody, and one wake-up is for all that was published meanwhile", async () => {
-  await using space = new MemorySpace();
+  await using space = new FleetSpace();
   const fleet = await space.join(EVENTS);
   const publish = (): boolean => {
     fleet.handle.draft(8);

@@ -29,7 +29,7 @@ async function seen(): Promise<string[]> {
 }
 
 beforeAll(async () => {
-  wires = await Wires.open({ payloadLimit: LIMIT, bodyTimeout: 300, timeout: 20_000 });
+  wires = await Wires.open({ payloadBytes: LIMIT, bodyTimeout: 300, timeout: 20_000 });
   worker = await wires.worker();
 });
 afterAll(() => wires[Symbol.asyncDispose]());

@@ -1,6 +1,5 @@
 import { describe, expect, test } from "bun:test";
 import { connect } from "node:net";
-import { HubWorker } from "../src/hub/index.ts";
 import { EventLog } from "../src/hub/event-log.ts";
 import { Stage } from "./hub-stage.ts";
 import { until } from "./support.ts";
@@ -65,13 +64,11 @@ class Listener {
   }
 }
 
-const emitterOf = (stage: Stage) => new HubWorker({ name: "test", directory: stage.workspace.directory }).emitter();
-
 describe("the stream of all events", () => {
   test("gives every client what workers emit, with its source", async () => {
     await using stage = await Stage.open();
     const clients = [await Listener.open(stage, "/events"), await Listener.open(stage, "/events")];
-    const emitter = emitterOf(stage);
+    const emitter = stage.emitter();
     expect(await emitter.emit("paid", { order: 7 })).toBe(2);
     for (const client of clients) {
       await until(() => client.events.length === 1, "the event");
@@ -83,8 +80,8 @@ describe("the stream of all events", () => {
   });
 
   test("replays what came after Last-Event-ID, and says what is not kept any more", async () => {
-    await using stage = await Stage.open({ sse: { replay: 5 } });
-    const emitter = emitterOf(stage);
+    await using stage = await Stage.open({ sse: { maxReplay: 5 } });
+    const emitter = stage.emitter();
     const first = await Listener.open(stage, "/events");
     for (let i = 0; i < 3; i++) await emitter.emit("n", String(i));
     await until(() => first.events.length === 3, "three events");
@@ -115,7 +112,7 @@ describe("the stream of all events", () => {
 
   test("a client that does not read is bounded, and told what it lost", async () => {
     await using stage = await Stage.open({ sse: { clientBytes: 4_096 } });
-    const emitter = emitterOf(stage);
+    const emitter = stage.emitter();
     let text = "";
     const socket = connect(Number(stage.hub.url!.port), "127.0.0.1");
     socket.write("GET /events HTTP/1.1\r\nHost: h\r\n\r\n");
@@ -186,7 +183,7 @@ describe("a route of events", () => {
     await using stage = await Stage.open();
     await stage.worker();
     const [one, two] = [await Listener.open(stage, "/w/feed/1"), await Listener.open(stage, "/w/feed/2")];
-    const emitter = emitterOf(stage);
+    const emitter = stage.emitter();
     expect(await emitter.ssePush("/w/feed/1", "a", "by path")).toBe(1);
     expect(await emitter.ssePushByPattern("/w/feed/{room}", { room: "2" }, "b", "by pattern")).toBe(1);
     expect(await emitter.ssePushByPattern("/w/feed/:any", {}, "c", "to all")).toBe(2);
@@ -203,7 +200,7 @@ describe("a route of events", () => {
     await using stage = await Stage.open();
     await stage.worker();
     const client = await Listener.open(stage, "/w/feed/1");
-    await emitterOf(stage).ssePush("/w/feed/1", "a", "one\ntwo\r\nthree\n\nevent: forged");
+    await stage.emitter().ssePush("/w/feed/1", "a", "one\ntwo\r\nthree\n\nevent: forged");
     await until(() => client.events.length === 1, "the event");
     expect(client.data).toEqual(["one\ntwo\nthree\n\nevent: forged"]);
     client.close();
@@ -212,7 +209,7 @@ describe("a route of events", () => {
   test("events pushed while a client was away are replayed", async () => {
     await using stage = await Stage.open();
     await stage.worker();
-    const emitter = emitterOf(stage);
+    const emitter = stage.emitter();
     const client = await Listener.open(stage, "/w/feed/1");
     await emitter.ssePush("/w/feed/1", "a", "1");
     await until(() => client.events.length === 1, "the event");
@@ -232,7 +229,7 @@ describe("a route of events", () => {
     await worker.kill();
     const next = await stage.worker();
     await next.line("connect 1");
-    expect(await emitterOf(stage).ssePush("/w/feed/1", "a", "still here")).toBe(1);
+    expect(await stage.emitter().ssePush("/w/feed/1", "a", "still here")).toBe(1);
     await until(() => client.events.length === 1, "the event");
     client.close();
   });
@@ -247,7 +244,7 @@ describe("a route of events", () => {
     const [one, two] = [await Listener.open(stage, "/w/a/1"), await Listener.open(stage, "/w/b/1")];
     await register(["b"]);
     await until(() => one.ended, "the stream ends", 2_000);
-    expect(await emitterOf(stage).ssePush("/w/b/1", "a", "still here")).toBe(1);
+    expect(await stage.emitter().ssePush("/w/b/1", "a", "still here")).toBe(1);
     await until(() => two.events.length === 1, "the event");
     expect(two.ended).toBeFalse();
     two.close();

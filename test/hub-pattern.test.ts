@@ -66,7 +66,7 @@ describe("patterns", () => {
     ["/__sse__"],
   ])("%p is refused, with the reason", (text) => {
     expect(() => parsePattern(text)).toThrow(InvalidConfigError);
-    expect(() => parsePattern(text)).toThrow(/is no pattern of a route: [^]+\. Write/);
+    expect(() => parsePattern(text)).toThrow(/^Invalid route pattern [^]+: [^]+\. Write/);
   });
 });
 

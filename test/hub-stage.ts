@@ -2,7 +2,14 @@
 
 import { connect } from "node:net";
 import { HubClient } from "../src/hub/client.ts";
-import { createHub, type Hub, type HubOptions } from "../src/hub/index.ts";
+import {
+  Hub,
+  HubEmitter,
+  type HubOptions,
+  type HubRoutes,
+  HubWorker,
+  type HubWorkerOptions,
+} from "../src/hub/index.ts";
 import { Child, Workspace } from "./support.ts";
 
 /** A hub on a free port, and workers that end with it. */
@@ -18,7 +25,7 @@ export class Stage implements AsyncDisposable {
   }
 
   async start(options: HubOptions = {}): Promise<void> {
-    this.hub = await createHub({ port: 0, directory: this.workspace.directory, ...options });
+    this.hub = await Hub.start({ port: 0, directory: this.workspace.directory, ...options });
   }
 
   async worker(name = "w", routes: string[] = [], hub = "hub"): Promise<Child> {
@@ -31,6 +38,16 @@ export class Stage implements AsyncDisposable {
 
   fetch(path: string, init?: RequestInit): Promise<Response> {
     return fetch(new URL(path, this.hub.url!), init);
+  }
+
+  /** Starts a worker of this process. */
+  serve<P extends string>(routes: HubRoutes<P>, options: Partial<HubWorkerOptions> = {}): Promise<HubWorker> {
+    return HubWorker.start({ name: "w", directory: this.workspace.directory, ...options, routes });
+  }
+
+  /** Sends events, without a worker. */
+  emitter(source = "test"): HubEmitter {
+    return new HubEmitter(this.client(), source);
   }
 
   client(): HubClient {

@@ -3,13 +3,17 @@ import { Elysia } from "elysia";
 import { Hono } from "hono";
 import { existsSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { BusExistsError, HubError, InvalidConfigError, InvalidNameError } from "../src/errors.ts";
-import { createHub, HandlerResponse, type HubAnswer, type HubOptions, HubWorker } from "../src/hub/index.ts";
+import { BusExistsError, HubError, InvalidConfigError } from "../src/errors.ts";
+import type { Answerable } from "../src/bus/answer.ts";
+import { Hub, type HubOptions, type HubRoutes, HubWorker, sse } from "../src/hub/index.ts";
 import { HubClient } from "../src/hub/client.ts";
-import { resolveHubOptions } from "../src/hub/options.ts";
+import { hubOptions } from "../src/hub/options.ts";
 import { Registry } from "../src/hub/registry.ts";
 import { Stage } from "./hub-stage.ts";
 import { rejection, until, Workspace } from "./support.ts";
+
+/** Nobody hears of processes that come and go. */
+const nobody = { changed: () => {}, tell: () => {} };
 
 async function failureOf(response: Response): Promise<{ status: number; code: string }> {
   const { code, error, request_id } = (await response.json()) as Record<string, string>;
@@ -21,7 +25,7 @@ async function failureOf(response: Response): Promise<{ status: number; code: st
 describe("a request", () => {
   let stage: Stage;
   beforeAll(async () => {
-    stage = await Stage.open({ payloadLimit: 1 << 20, timeout: 400, bodyTimeout: 200 });
+    stage = await Stage.open({ payloadBytes: 1 << 20, timeout: 400, bodyTimeout: 200 });
     await stage.worker();
   });
   afterAll(() => stage[Symbol.asyncDispose]());
@@ -200,7 +204,7 @@ describe("a request", () => {
 describe("a hub", () => {
   test("has its name alone, and gives it back with all its files", async () => {
     await using stage = await Stage.open();
-    const error = await rejection(createHub({ directory: stage.workspace.directory }));
+    const error = await rejection(Hub.start({ directory: stage.workspace.directory, port: 0 }));
     expect(error).toBeInstanceOf(BusExistsError);
     expect(statSync(join(stage.workspace.directory, "hub.control")).mode & 0o777).toBe(0o600);
     await stage.worker();
@@ -219,7 +223,7 @@ describe("a hub", () => {
 
   test("answers inside a server of one's own", async () => {
     await using stage = new Stage() as Stage;
-    stage.hub = await createHub({ directory: stage.workspace.directory });
+    stage.hub = await Hub.start({ directory: stage.workspace.directory, port: false });
     expect(stage.hub.url).toBeNull();
     await stage.worker();
     const own = Bun.serve({ port: 0, fetch: (request, server) => stage.hub.fetch(request, server) });
@@ -260,8 +264,8 @@ describe("a hub", () => {
   test("that has closed ends an event stream at once, and keeps no process alive by it", async () => {
     await using workspace = new Workspace();
     const program = `
-      import { createHub } from ${JSON.stringify(join(import.meta.dir, "../src/hub/index.ts"))};
-      const hub = await createHub({ directory: ${JSON.stringify(workspace.directory)} });
+      import { Hub } from ${JSON.stringify(join(import.meta.dir, "../src/hub/index.ts"))};
+      const hub = await Hub.start({ directory: ${JSON.stringify(workspace.directory)}, port: false });
       await hub.close();
       const headers = { host: "localhost" };
       const server = { timeout() {}, requestIP: () => ({ address: "127.0.0.1" }) };
@@ -279,24 +283,22 @@ describe("a hub", () => {
 
   test("in a server of one's own, says which protocol that was asked by, and lets an app's event stream be quiet", async () => {
     await using stage = new Stage() as Stage;
-    stage.hub = await createHub({ directory: stage.workspace.directory });
-    const worker = new HubWorker({ name: "w", directory: stage.workspace.directory });
-    worker.post("/headers", ({ headers }) => ({ json: headers.get("x-forwarded-proto") }));
+    stage.hub = await Hub.start({ directory: stage.workspace.directory, port: false });
     async function* quiet(): AsyncGenerator<string> {
       yield "data: 1\n\n";
       await Bun.sleep(6_000);
       yield "data: 2\n\n";
     }
-    worker.get("/quiet", () => ({ contentType: "text/event-stream", body: quiet() }));
-    const run = worker.run();
-    await new Promise<void>((resolve) => worker.once("connected", resolve));
+    const worker = await stage.serve({
+      "/headers": { POST: ({ headers }) => ({ json: headers.get("x-forwarded-proto") }) },
+      "/quiet": () => ({ contentType: "text/event-stream", body: quiet() }),
+    });
     const asked = await stage.hub.fetch(new Request("https://h/headers", { method: "POST", headers: { host: "h" } }));
     expect(await asked.json()).toBe("https");
     const own = Bun.serve({ port: 0, idleTimeout: 1, fetch: (request, server) => stage.hub.fetch(request, server) });
     expect(await (await fetch(new URL("/quiet", own.url))).text()).toBe("data: 1\n\ndata: 2\n\n");
     await own.stop(true);
-    await worker.stop();
-    await run;
+    await worker.close();
   }, 20_000);
 
   test.each([
@@ -306,13 +308,17 @@ describe("a hub", () => {
     [{ port: -1 }],
     [{ port: 1.5 }],
     [{ timeout: -1 }],
-    [{ payloadLimit: 0 }],
+    [{ timeout: 0 }],
+    [{ payloadBytes: 0 }],
+    [{ queue: 5 } as never],
+    [{ queue: { limits: 5 } } as never],
+    [{ payloadLimit: 5 } as never],
     [{ adminToken: "short" }],
     [{ ping: { interval: 0 } }],
     [{ sse: { clientBytes: 1 } }],
   ] as [HubOptions][])("refuses %p", async (options) => {
     await using workspace = new Workspace();
-    expect(await rejection(createHub({ directory: workspace.directory, ...options }))).toBeInstanceOf(
+    expect(await rejection(Hub.start({ directory: workspace.directory, port: 0, ...options }))).toBeInstanceOf(
       InvalidConfigError,
     );
     expect(readdirSync(workspace.directory)).toEqual([]);
@@ -444,7 +450,7 @@ describe("workers", () => {
   });
 
   test("that are full with as many waiting as may: 503, and when to try again", async () => {
-    await using stage = await Stage.open({ slots: 1, queue: 1 });
+    await using stage = await Stage.open({ slots: 1, queue: { limit: 1 } });
     const worker = await stage.worker();
     const running = stage.fetch("/w/slow?ms=400");
     await worker.line("slow begins");
@@ -457,16 +463,11 @@ describe("workers", () => {
 
   test("one that its hub has lost without a word finds out, and comes again", async () => {
     await using stage = await Stage.open();
-    const worker = new HubWorker({ name: "w", directory: stage.workspace.directory, watchdog: 20 }).get(
-      "/a",
-      () => "a",
-    );
+    const worker = await stage.serve({ "/a": () => "a" }, { watchdog: 20, reconnect: { initial: 20 } });
     const reasons: string[] = [];
     worker.on("disconnected", ({ message }) => reasons.push(message));
-    let connected = 0;
+    let connected = 1;
     worker.on("connected", () => connected++);
-    const run = worker.run();
-    await until(() => connected === 1, "it is there");
     const client = stage.client();
     const ids = async () => (await client.call<{ workers: { worker_id: string }[] }>("/health")).workers;
     await client.call("/internal/unregister", { worker_id: (await ids())[0]!.worker_id });
@@ -474,24 +475,20 @@ describe("workers", () => {
     expect(reasons).toEqual(['hub "hub" no longer knows this worker.']);
     expect(await (await stage.fetch("/a")).text()).toBe("a");
     expect((await ids()).length).toBe(1);
-    await worker.stop();
-    await run;
+    await worker.close();
   });
 
   test("try again after 1 s, then after twice as long up to 30 s, each a random part shorter, and from the start after a success", async () => {
-    await using stage = new Stage() as Stage;
-    const { directory } = stage.workspace;
-    const usual = new HubWorker({ name: "u", directory });
+    await using stage = await Stage.open();
+    const usual = await stage.serve({}, { name: "u" });
     const first = new Promise<number>((resolve) => usual.once("retry", (_reason, ms) => resolve(ms)));
-    const ends = usual.run();
-    expect(await first).toBeWithin(500, 1_001);
-    await usual.stop();
-    await ends;
     const waits: number[] = [];
-    const worker = new HubWorker({ name: "w", directory, backoff: { min: 8, max: 64 } });
+    const worker = await stage.serve({}, { reconnect: { initial: 8, max: 64 } });
     worker.on("retry", (_reason, ms) => waits.push(ms));
-    const run = worker.run();
-    await until(() => waits.length === 12, "tries");
+    await stage.hub.close({ timeout: 0 });
+    expect(await first).toBeWithin(500, 1_001);
+    await usual.close();
+    await until(() => waits.length >= 12, "tries");
     for (const [at, ms] of waits.entries()) {
       const full = Math.min(64, 8 * 2 ** at);
       expect(ms).toBeWithin(full / 2, full + 1);
@@ -504,43 +501,38 @@ describe("workers", () => {
     await stage.hub.close({ timeout: 0 });
     await until(() => waits.length > 0, "it tries again");
     expect(waits[0]!).toBeWithin(4, 9);
-    await worker.stop();
-    await run;
+    await worker.close();
   });
 
   test("answer in every way there is, and 404 to a route that they do not have", async () => {
     await using stage = await Stage.open();
-    const worker = new HubWorker({ name: "w", directory: stage.workspace.directory });
-    const answers: Record<string, () => HubAnswer> = {
-      "/json": () => HandlerResponse.json([1], 201),
-      "/ok": () => HandlerResponse.ok(),
-      "/error": () => HandlerResponse.error(418, "no tea"),
-      "/status": () => HandlerResponse.status(202),
-      "/bytes": () => HandlerResponse.bytes(Uint8Array.of(104, 105)),
+    const answers: Record<string, () => Answerable> = {
+      "/json": () => ({ status: 201, json: [1] }),
+      "/text": () => "text",
+      "/error": () => ({ status: 418, json: { error: "no tea" } }),
+      "/status": () => ({ status: 202 }),
+      "/nothing": () => null,
+      "/bytes": () => ({ body: Uint8Array.of(104, 105), contentType: "application/octet-stream" }),
       "/response": () => new Response("r", { status: 203, headers: { "content-type": "text/x" } }),
     };
-    for (const [path, answer] of Object.entries(answers)) worker.get(path, answer);
-    expect(() => HandlerResponse.json(undefined)).toThrow(TypeError);
-    const connected = new Promise<void>((resolve) => worker.once("connected", resolve));
-    const run = worker.run();
-    await connected;
+    const worker = await stage.serve(answers);
     const ask = async (path: string): Promise<string> => {
       const response = await stage.fetch(path);
       return `${response.status} ${response.headers.get("content-type")} ${await response.text()}`;
     };
     expect(await Promise.all(Object.keys(answers).map(ask))).toEqual([
       "201 application/json [1]",
-      "200 application/json {}",
+      "200 text/plain;charset=utf-8 text",
       '418 application/json {"error":"no tea"}',
       "202 null ",
+      "204 null ",
       "200 application/octet-stream hi",
       "203 text/x r",
     ]);
     const routes = [{ method: "GET", path: "/other" }];
     await stage.client().call("/internal/register", { name: "w", routes, pid: process.pid });
     expect(await ask("/other")).toBe('404 application/json {"error":"GET /other has no handler here"}');
-    await worker.stop();
-    await run;
+    await worker.close();
   });
 
   test("are told of the client by a proxy in front, when the hub trusts that", async () => {
@@ -558,7 +550,6 @@ describe("workers", () => {
 
   test("one mounts apps with a fetch: each sees its own paths, with methods, queries and bodies", async () => {
     await using stage = await Stage.open();
-    const worker = new HubWorker({ name: "w", directory: stage.workspace.directory });
     const hono = new Hono();
     hono.get("/", (context) => context.text("hono's root"));
     hono.get("/hello/:name", (context) =>
@@ -572,9 +563,7 @@ describe("workers", () => {
       .get("/", () => "elysia's root")
       .get("/users/:id", ({ params, query }) => ({ id: params.id, mark: query["mark"] }))
       .post("/json", ({ body }) => body);
-    worker.mount("/pages", hono).mount("/elysia", elysia).mount("/é", plain).mount("/", plain);
-    const run = worker.run();
-    await new Promise<void>((resolve) => worker.once("connected", resolve));
+    const worker = await stage.serve({ "/pages/*": hono, "/elysia/*": elysia, "/é/*": plain, "/*": plain });
     const ask = async (path: string, init?: RequestInit) => {
       const response = await stage.fetch(path, init);
       return `${response.status} ${await response.text()}`;
@@ -592,8 +581,7 @@ describe("workers", () => {
     expect(await ask("/é/a/b")).toBe("202 GET /a/b");
     expect(await ask("/pagesx", { method: "DELETE" })).toBe("202 DELETE /pagesx");
     expect((await stage.fetch("/pages/hello/you", { method: "HEAD" })).status).toBe(200);
-    await worker.stop();
-    await run;
+    await worker.close();
   });
 
   test("one that is refused leaves no bus behind", async () => {
@@ -608,7 +596,7 @@ describe("workers", () => {
 
   test("of two new names with one route at once, one is refused, and its bus goes", async () => {
     await using workspace = new Workspace();
-    const registry = new Registry(resolveHubOptions({ directory: workspace.directory, goneFor: 50 }), () => {});
+    const registry = new Registry(hubOptions.resolve({ directory: workspace.directory, goneFor: 50 }), nobody);
     const register = (name: string) => registry.register(name, [{ method: "GET", path: "/same" }], null);
     const results = await Promise.allSettled([register("a"), register("b")]);
     expect(results.map(({ status }) => status).sort()).toEqual(["fulfilled", "rejected"]);
@@ -621,7 +609,7 @@ describe("workers", () => {
 
   test("one that registers while the hub closes gets an error, and no bus stays", async () => {
     await using workspace = new Workspace();
-    const registry = new Registry(resolveHubOptions({ directory: workspace.directory }), () => {});
+    const registry = new Registry(hubOptions.resolve({ directory: workspace.directory }), nobody);
     const registered = rejection(registry.register("a", [], null));
     await registry.close({ timeout: 0 });
     expect(readdirSync(workspace.directory)).toEqual([]);
@@ -649,32 +637,27 @@ describe("workers", () => {
   test("two of one name in one process both stay", async () => {
     await using stage = await Stage.open();
     let lost = 0;
-    const workers = [1, 2].map(() => {
-      const worker = new HubWorker({ name: "w", directory: stage.workspace.directory, watchdog: 20 });
-      return worker.get("/a", () => "a").on("disconnected", () => lost++);
-    });
-    const runs: Promise<void>[] = [];
-    for (const worker of workers) {
-      const connected = new Promise<void>((resolve) => worker.once("connected", resolve));
-      runs.push(worker.run());
-      await connected;
+    const workers: HubWorker[] = [];
+    for (let i = 0; i < 2; i++) {
+      const worker = await stage.serve({ "/a": () => "a" }, { watchdog: 20 });
+      workers.push(worker.on("disconnected", () => lost++));
     }
     await Bun.sleep(300); // some looks of their watchdogs
     expect(lost).toBe(0);
-    await Promise.all(workers.map((worker) => worker.stop()));
-    await Promise.all(runs);
+    await Promise.all(workers.map((worker) => worker.close()));
   });
 
   test("a route whose handler returns nothing is 500 at once, and in the worker's log when nobody listens", async () => {
     await using stage = await Stage.open();
     const program = `
       import { HubWorker } from ${JSON.stringify(join(import.meta.dir, "../src/hub/index.ts"))};
-      const worker = new HubWorker({ name: "w", directory: ${JSON.stringify(stage.workspace.directory)} });
-      worker.post("/forgot", async (request) => void (await request.json()));
-      worker.mount("/app", { fetch: () => {} });
-      worker.on("connected", () => console.log("connected"));
-      process.on("SIGTERM", () => worker.stop());
-      await worker.run();`;
+      const worker = await HubWorker.start({
+        name: "w",
+        directory: ${JSON.stringify(stage.workspace.directory)},
+        routes: { "/forgot": async (request) => void (await request.json()), "/app/*": { fetch: () => {} } },
+      });
+      process.on("SIGTERM", () => worker.close());
+      console.log("connected");`;
     await using child = Bun.spawn([process.execPath, "-e", program], { stdio: ["ignore", "pipe", "pipe"] });
     await child.stdout.getReader().read();
     const started = performance.now();
@@ -694,32 +677,30 @@ describe("workers", () => {
 
   test("a handler that defers answers later with whatever it may return, and failures are told as those of returned answers", async () => {
     await using stage = await Stage.open();
-    const worker = new HubWorker({ name: "w", directory: stage.workspace.directory });
     const failed: string[] = [];
-    worker.on("handlerError", (error, { path }) => failed.push(`${path} ${(error as Error).name}`));
-    const later = (path: string, answer: () => HubAnswer): void => {
-      worker.post(path, (request) => {
+    const later =
+      (answer: () => Answerable): HubRoutes[string] =>
+      (request) => {
         const done = request.defer();
         setTimeout(() => {
           done(answer());
           done("only the first counts");
         }, 5);
-      });
-    };
+      };
     const broken = (): ReadableStream => new ReadableStream({ start: (to) => to.error(new RangeError("no more")) });
-    later("/json", () => HandlerResponse.okJson({ a: 1 }));
-    later("/response", () => new Response("made", { status: 201, headers: { "x-a": "1" } }));
-    later("/plain", () => ({ status: 202, body: "plain" }));
-    later("/broken", () => new Response(broken()));
-    later("/invalid", () => ({ status: 99 }));
-    worker.post("/async", async (request) => {
-      const done = request.defer();
-      done(HandlerResponse.okJson(await request.json()));
+    const worker = await stage.serve({
+      "/json": later(() => ({ json: { a: 1 } })),
+      "/response": later(() => new Response("made", { status: 201, headers: { "x-a": "1" } })),
+      "/plain": later(() => ({ status: 202, body: "plain" })),
+      "/broken": later(() => new Response(broken())),
+      "/invalid": later(() => ({ status: 99 })),
+      "/async": async (request) => {
+        const done = request.defer();
+        done({ json: await request.json() });
+      },
+      "/dropped": (request) => void request.defer(),
     });
-    worker.post("/dropped", (request) => void request.defer());
-    const connected = new Promise<void>((resolve) => worker.once("connected", resolve));
-    const run = worker.run();
-    await connected;
+    worker.on("handlerError", (error, { path }) => failed.push(`${path} ${(error as Error).name}`));
     const ask = async (path: string): Promise<unknown[]> => {
       const response = await stage.fetch(path, { method: "POST", body: '{"b":2}' });
       return [response.status, response.headers.get("x-a"), await response.text()];
@@ -738,30 +719,30 @@ describe("workers", () => {
       return dropped !== null;
     }, "the deferred answer is collected");
     expect(dropped as unknown).toMatchObject([500, null, expect.stringContaining("NO_ANSWER")]);
-    expect(failed).toEqual(["/broken RangeError", "/invalid InvalidConfigError", "/dropped NoAnswerError"]);
-    await worker.stop();
-    await run;
+    expect(failed).toEqual(["/broken RangeError", "/invalid InvalidConfigError", "/dropped SlotbusError"]);
+    await worker.close();
   }, 15_000);
 
   test("one that nobody listens to says on stderr, once, what keeps it from its hub", async () => {
     await using workspace = new Workspace();
     const program = `
       import { HubWorker } from ${JSON.stringify(join(import.meta.dir, "../src/hub/index.ts"))};
-      const backoff = { min: 10, max: 20 };
-      const worker = new HubWorker({ name: "w", hub: "none", directory: ${JSON.stringify(workspace.directory)}, backoff });
-      setTimeout(() => worker.stop(), 300);
-      await worker.run();`;
-    const child = Bun.spawn([process.execPath, "-e", program], { stdio: ["ignore", "ignore", "pipe"] });
+      const reconnect = { initial: 10, max: 20 };
+      const directory = ${JSON.stringify(workspace.directory)};
+      const error = await HubWorker.start({ name: "w", hub: "none", directory, reconnect, routes: {}, timeout: 300 }).catch((error) => error);
+      console.log(error.name, error.retryable);`;
+    const child = Bun.spawn([process.execPath, "-e", program], { stdio: ["ignore", "pipe", "pipe"] });
     const socket = join(workspace.directory, "none.control");
     expect(await child.stderr.text()).toBe(
       `worker "w" tries again until it can serve: hub "none" does not answer. ` +
         `Its socket is ${socket}: is a hub of that name running there?\n`,
     );
+    expect(await child.stdout.text()).toBe("HubError true\n");
     expect(await child.exited).toBe(0);
   });
 
   test("one whose event loop hangs is evicted by pings, one that is full is not", async () => {
-    await using stage = await Stage.open({ ping: { interval: 50, timeout: 100, misses: 3 }, slots: 2 });
+    await using stage = await Stage.open({ ping: { interval: 50, timeout: 100, maxMisses: 3 }, slots: 2 });
     const hung = await stage.worker("a");
     const full = await stage.worker("b");
     const idle = await stage.worker("c");
@@ -780,8 +761,8 @@ describe("workers", () => {
 describe("the control socket", () => {
   test.each([
     ["/internal/register", {}, 400, "BAD_FIELD"],
-    ["/internal/register", { name: "a/b", routes: [] }, 400, "BAD_NAME"],
-    ["/internal/register", { name: "../x", routes: [] }, 400, "BAD_NAME"],
+    ["/internal/register", { name: "a/b", routes: [] }, 400, "INVALID_CONFIG"],
+    ["/internal/register", { name: "../x", routes: [] }, 400, "INVALID_CONFIG"],
     ["/internal/register", { name: "a", routes: "x" }, 400, "BAD_REGISTRATION"],
     ["/internal/register", { name: "a", routes: [{ method: "get", path: "/a" }] }, 400, "BAD_ROUTE"],
     ["/internal/register", { name: "a", routes: [{ method: "GET", path: "/a/../b" }] }, 400, "BAD_ROUTE"],
@@ -826,14 +807,124 @@ describe("the control socket", () => {
     rmSync(socket, { force: true });
   });
 
-  test("routes are named twice or too late in one worker: a typed error", async () => {
-    const worker = new HubWorker({ name: "x" }).get("/a", () => "a");
-    expect(() => worker.get("/a", () => "b")).toThrow(InvalidConfigError);
-    expect(() => worker.route("BREW", "/a", () => "b")).toThrow(InvalidConfigError);
-    expect(() => worker.get("a", () => "b")).toThrow("is no pattern");
-    expect(() => worker.mount("/:tenant", { fetch: () => new Response() })).toThrow(InvalidConfigError);
-    expect(() => new HubWorker({ name: "../x" })).toThrow(InvalidNameError);
-    expect(() => new HubWorker({ name: "x".repeat(61) })).toThrow(InvalidConfigError);
-    expect(() => new HubWorker({ name: "x", hub: "../x" })).toThrow(InvalidConfigError);
+  test("a route that is malformed is one typed error that names its pattern; names are checked before anything is sent", async () => {
+    await using workspace = new Workspace();
+    const { directory } = workspace;
+    const problem = async (options: object): Promise<Error> =>
+      rejection(HubWorker.start({ name: "x", routes: {}, directory, timeout: 0, ...options } as never));
+    const app = { fetch: () => new Response() };
+    for (const [routes, why] of [
+      [{ a: () => "b" }, 'Invalid route pattern "a"'],
+      [{ "/a": 3 }, 'Invalid route "/a": it is 3.'],
+      [{ "/a": {} }, 'Invalid route "/a": it has no handler.'],
+      [{ "/a": { BREW: () => "b" } }, 'Invalid route "/a": "BREW" is not a method.'],
+      [{ "/a": { GET: "b" } }, 'Invalid route "/a": the handler of GET is "b".'],
+      [{ "/a": { POST: sse() } }, 'Invalid route "/a": the handler of POST is'],
+      [{ "/a": app }, 'Invalid route "/a": an app is mounted at'],
+      [{ "/:tenant/*": app }, 'Invalid route "/:tenant/*": an app is mounted at'],
+      [3, "`routes` is 3"],
+    ] as [object, string][]) {
+      const error = await problem({ routes });
+      expect(error).toBeInstanceOf(InvalidConfigError);
+      expect(error.message).toStartWith(why);
+    }
+    expect(await problem({ name: "../x" })).toBeInstanceOf(InvalidConfigError);
+    expect(await problem({ name: "x".repeat(61) })).toBeInstanceOf(InvalidConfigError);
+    expect(await problem({ hub: "../x" })).toBeInstanceOf(InvalidConfigError);
+    expect((await problem({ backoff: {} })).message).toStartWith('a worker of a hub has no option "backoff".');
+    expect(await problem({})).toMatchObject({ name: "HubError", status: 0, retryable: true });
+    expect(readdirSync(directory)).toEqual([]);
+  });
+});
+
+describe("beginning and end", () => {
+  test("a worker whose route another one has: `start` rejects at once, although it would wait for a hub for ever", async () => {
+    await using stage = await Stage.open();
+    await using first = await stage.serve({ "/same/:x": () => "first" }, { name: "a" });
+    expect([first.connected, first.closed]).toEqual([true, false]);
+    const error = await rejection<HubError>(stage.serve({ "/same/:y": () => "second" }, { name: "b" }));
+    expect([error.status, error.reason, error.retryable]).toEqual([409, "ROUTE_TAKEN", false]);
+  });
+
+  test("the parameters of a request are those of its pattern, for the compiler too", () => {
+    const routes = <P extends string>(given: HubRoutes<P>): number => Object.keys(given).length;
+    expect(
+      routes({
+        "/a/:id/{kind}/*rest": ({ params: { id, kind, rest } }) => id + kind + rest,
+        "/b/:id": { GET: ({ params }) => params.id },
+        // @ts-expect-error -- the pattern has no such parameter
+        "/c/:id": ({ params }) => params.name,
+        "/d/*": ({ params }) => JSON.stringify(params satisfies {}),
+      }),
+    ).toBe(4);
+  });
+
+  test("a worker waits for its hub, and serves each method as it says", async () => {
+    await using stage = new Stage();
+    const starting = stage.serve(
+      { "/any": ({ method }) => method, "/some": { GET: () => "got", DELETE: () => ({ status: 202 }) } },
+      { reconnect: { initial: 20, max: 20 } },
+    );
+    await stage.start();
+    await using worker = await starting;
+    expect(worker.connected).toBe(true);
+    for (const method of ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+      expect(await (await stage.fetch("/any", { method })).text()).toBe(method);
+    expect(await (await stage.fetch("/some")).text()).toBe("got");
+    expect((await stage.fetch("/some", { method: "DELETE" })).status).toBe(202);
+    const other = await stage.fetch("/some", { method: "POST" });
+    expect([other.status, other.headers.get("allow")]).toEqual([405, "GET, DELETE, HEAD"]);
+  });
+
+  test("a hub tells who joined, left and died, never inside a call of its user", async () => {
+    await using stage = await Stage.open();
+    const told: string[] = [];
+    let inside = false;
+    const tell = (what: string): void => void told.push(`${what}${inside ? " inside" : ""}`);
+    stage.hub.on("joined", ({ name, pid }) => tell(`joined ${name} ${pid}`));
+    stage.hub.on("left", ({ name, pid }) => tell(`left ${name} ${pid}`));
+    stage.hub.on("died", ({ name, pid }, reason) => tell(`died ${name} ${pid} ${typeof reason}`));
+    const worker = await stage.worker("a");
+    await until(() => told.length === 1, "it joined");
+    await worker.kill();
+    await until(() => told.length === 2, "it died");
+    const own = await stage.serve({ "/b": () => "b" }, { name: "b" });
+    await own.close();
+    await until(() => told.length === 4, "it left");
+    inside = true;
+    const closing = stage.hub.close();
+    inside = false;
+    await closing;
+    expect(told).toEqual([
+      `joined a ${worker.pid}`,
+      `died a ${worker.pid} string`,
+      `joined b ${process.pid}`,
+      `left b ${process.pid}`,
+    ]);
+  });
+
+  test("drain and close may be called at any time, any number of times; drain waits for what runs, as long as it may", async () => {
+    await using stage = await Stage.open();
+    const answer = Promise.withResolvers<string>();
+    const asked = Promise.withResolvers<void>();
+    const slow = (): Promise<string> => (asked.resolve(), answer.promise);
+    const worker = await stage.serve({ "/slow": slow });
+    const response = stage.fetch("/slow");
+    await asked.promise;
+    await stage.hub.drain({ timeout: 20 });
+    expect([stage.hub.closed, worker.closed]).toEqual([false, false]);
+    let drained = false;
+    const draining = Promise.all([stage.hub.drain(), worker.drain()]).then(() => (drained = true));
+    await worker.drain({ timeout: 20 });
+    expect(drained).toBe(false);
+    expect(await rejection(stage.hub.drain({ timeout: -1 }))).toBeInstanceOf(InvalidConfigError);
+    expect(await rejection(worker.close({ timeout: Number.NaN }))).toBeInstanceOf(InvalidConfigError);
+    answer.resolve("late");
+    expect(await (await response).text()).toBe("late");
+    await draining;
+    await Promise.all([stage.hub.close(), stage.hub.close(), worker.close(), worker.close({ timeout: 0 })]);
+    await stage.hub.drain();
+    expect(worker.connected).toBe(false);
+    expect(readdirSync(stage.workspace.directory)).toEqual([]);
   });
 });

@@ -66,26 +66,23 @@ test("two installations of different versions refuse each other at the socket, e
   expect(generate.exitCode).toBe(0);
   expect(readFileSync(join(other, "src/native/abi.ts"), "utf8")).toContain("SB_ABI: 3,");
 
-  const open = (what: string, then: string): string => `
+  const open = (what: string, then: string, options = ""): string => `
     const { SlotBus, SlotWorker } = await import("${other}/src/index.ts");
-    try { const opened = await ${what}({ name: "${space.name}", wait: 0 }); ${then} }
+    try { const opened = await ${what}({ name: "${space.name}"${options} }); ${then} }
     catch (e) { console.log(e.code, e.message) }`;
   const bus = await space.bus();
   const reasons: string[] = [];
-  bus.on("peerRefused", (_, reason) => reasons.push(reason));
-  const { output } = await run(open("SlotWorker.open", ""), library);
+  bus.on("refused", (_, reason) => reasons.push(reason));
+  const { output } = await run(open("SlotWorker.open", "", ", timeout: 0"), library);
   expect(output).toMatch(/^VERSION_MISMATCH .* speaks protocol version 2; this process speaks 3/);
   expect(reasons).toEqual(["it speaks protocol 3 to 3, this bus 2"]);
   await bus.close();
 
   const asked = run(
-    open(
-      "SlotBus.create",
-      `opened.on("peerRefused", (peer, why) => (console.log(why), opened.close())); opened.ref();`,
-    ),
+    open("SlotBus.create", `opened.on("refused", (peer, why) => (console.log(why), opened.close())); opened.ref();`),
     library,
   );
-  const error = await rejection(space.worker(() => "x", { wait: 10_000 }));
+  const error = await rejection(space.worker(() => "x", { timeout: 10_000 }));
   expect(error).toBeInstanceOf(VersionMismatchError);
   expect(error.message).toContain("speaks protocol version 3; this process speaks 2");
   expect((await asked).output).toBe("it speaks protocol 2 to 2, this bus 3\n");

@@ -12,7 +12,7 @@ import { C, native, type Pointer } from "../src/native/library.ts";
 import { rejection, until, Workspace } from "./support.ts";
 
 const folder = join(import.meta.dir, "fixtures/messages", `v${C.SB_ABI}`);
-const geometry = { slots: 4, payloadLimit: 65_536, headLimit: 4_096, inlineSize: 4_096 };
+const geometry = { slots: 4, payloadBytes: 65_536, headBytes: 4_096, inlineBytes: 4_096 };
 
 function fixture(name: string): string {
   return readFileSync(join(folder, `${name}.bin`)).toString("hex");
@@ -43,7 +43,7 @@ async function beClient(space: Workspace, answer: string): Promise<{ heard: stri
       },
     },
   });
-  const error = await rejection(space.worker(undefined, { concurrency: 5, wait: 0 }));
+  const error = await rejection(space.worker(undefined, { concurrency: 5, timeout: 0 }));
   listener.stop(true);
   return { heard, error };
 }

@@ -10,13 +10,13 @@ import {
   type ReadableSpan,
   SimpleSpanProcessor,
 } from "@opentelemetry/sdk-trace-base";
-import { BusObserver } from "../src/wires/memory/observer.ts";
+import { BusObserver } from "../src/native/observer.ts";
 import { bucketEdge, quantileUs } from "../src/native/statistics.ts";
 import {
   type HandleTrace,
   handleTraces,
   isTraceparent,
-  requestListeners,
+  requestStart,
   type RequestTrace,
   requestTraces,
 } from "../src/bus/tracing.ts";
@@ -263,15 +263,31 @@ test("without a subscriber nothing is published, and no message is made", async 
   expect(read).toBe(1); // by the encoding; a message would read it too
 });
 
+test("a tracing channel tells while start has a subscriber, and another channel alone is not told", async () => {
+  await using space = new Workspace();
+  const { bus } = await space.pair(() => "x");
+  const told: string[] = [];
+  const onEnd = (message: unknown): void => void told.push((message as RequestTrace).path);
+  const onStart = (): void => {};
+  channel("tracing:slotbus.request:asyncEnd").subscribe(onEnd);
+  await bus.request({ path: "/alone" });
+  channel("tracing:slotbus.request:start").subscribe(onStart);
+  await bus.request({ path: "/with-start" });
+  channel("tracing:slotbus.request:start").unsubscribe(onStart);
+  await bus.request({ path: "/after" });
+  channel("tracing:slotbus.request:asyncEnd").unsubscribe(onEnd);
+  expect(told).toEqual(["/with-start"]);
+});
+
 test("two copies of slotbus in one process both see who listens to a tracing channel", async () => {
   const path = "../src/bus/tracing.ts?copy";
-  const { requestListeners: others } = (await import(path)) as typeof import("../src/bus/tracing.ts");
-  expect(others).not.toBe(requestListeners);
+  const others = (await import(path)) as typeof import("../src/bus/tracing.ts");
+  expect(others.requestTraces).not.toBe(requestTraces);
   {
     using _ = new Heard<RequestTrace>("slotbus.request");
-    expect([requestListeners.now, others.now]).toEqual([true, true]);
+    expect([requestStart.hasSubscribers, others.requestStart.hasSubscribers]).toEqual([true, true]);
   }
-  expect([requestListeners.now, others.now]).toEqual([false, false]);
+  expect([requestStart.hasSubscribers, others.requestStart.hasSubscribers]).toEqual([false, false]);
 });
 
 // ---- traceparent --------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ class Model {
 
   ask(kind: Kind): void {
     this.kinds.push(kind);
-    this.outcomes.push(this.open ? null : "BUS_CLOSED");
+    this.outcomes.push(this.open ? null : "CLOSED");
     this.run();
   }
 
@@ -165,7 +165,7 @@ const commands = [
   fc.constant(
     new Step("the bus closes", always, async (model, real) => {
       await real.bus.close({ timeout: 1 });
-      model.settle(model.waiting, "BUS_CLOSED");
+      model.settle(model.waiting, "CLOSED");
       model.open = false;
       model.hasWorker = false;
     }),

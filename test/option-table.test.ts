@@ -12,7 +12,6 @@ import {
   type Given,
   group,
   integer,
-  linesOf,
   needed,
   Options,
   optional,
@@ -21,6 +20,7 @@ import {
   text,
   timeout,
 } from "../src/options.ts";
+import { linesOf } from "./option-lines.ts";
 
 const rows = {
   name: needed(text(undefined, "text without spaces", (value) => !value.includes(" "))),

@@ -2,9 +2,8 @@
 
 import { expect, test } from "bun:test";
 import { resolveBusOptions } from "../src/bus/options.ts";
-import { checkTimeout } from "../src/check.ts";
 import { checkName } from "../src/runtime-directory.ts";
-import { InvalidConfigError, InvalidNameError, SlotBus, SlotWorker } from "../src/index.ts";
+import { contract, InvalidConfigError, rpc, SlotBus, SlotWorker, stream } from "../src/index.ts";
 import { C, cString, native } from "../src/native/library.ts";
 import { rejection, Workspace } from "./support.ts";
 
@@ -27,10 +26,10 @@ const badNames = [
 test("names that could be a path, or no file name, are refused by both layers, and nothing is made", async () => {
   await using space = new Workspace(); // expects its directory to be empty at the end
   for (const name of badNames) {
-    expect(() => checkName(name)).toThrow(InvalidNameError);
+    expect(() => checkName(name)).toThrow(InvalidConfigError);
     const options = { name, directory: space.directory };
-    expect(await rejection(SlotBus.create(options))).toBeInstanceOf(InvalidNameError);
-    expect(await rejection(SlotWorker.open(options))).toBeInstanceOf(InvalidNameError);
+    expect(await rejection(SlotBus.create(options))).toBeInstanceOf(InvalidConfigError);
+    expect(await rejection(SlotWorker.open(options))).toBeInstanceOf(InvalidConfigError);
     if (name.includes("\0")) continue; // a C string ends there
     const dir = native.sb_dir_open(cString(space.directory), 0, 0);
     expect(native.sb_name_check(cString(name))).toBe(-C.SB_ENAME);
@@ -39,7 +38,7 @@ test("names that could be a path, or no file name, are refused by both layers, a
     expect(native.sb_error_last()).toBe(-C.SB_ENAME);
     native.sb_fd_close(dir);
   }
-  for (const name of [undefined, null, 7]) expect(() => checkName(name)).toThrow(InvalidNameError);
+  for (const name of [undefined, null, 7]) expect(() => checkName(name)).toThrow(InvalidConfigError);
 });
 
 test("names of 1 and of 64 characters work", async () => {
@@ -58,17 +57,20 @@ const bad: [object, RegExp][] = [
   [{ slots: 257 }, /slots is 257/],
   [{ slots: 1.5 }, /slots is 1.5; it must be a whole number/],
   [{ slots: "8" }, /slots is "8"/],
-  [{ payloadLimit: 0 }, /payloadLimit is 0/],
-  [{ payloadLimit: C.SB_PAYLOAD_MAX + 1 }, /payloadLimit is 1073741825; .* 1 to 1073741824 bytes/],
-  [{ headLimit: 1023 }, /headLimit is 1023/],
-  [{ inlineSize: 0 }, /inlineSize is 0/],
+  [{ payloadBytes: 0 }, /payloadBytes is 0/],
+  [{ payloadBytes: C.SB_PAYLOAD_MAX + 1 }, /payloadBytes is 1073741825; .* 1 to 1073741824 bytes/],
+  [{ headBytes: 1023 }, /headBytes is 1023/],
+  [{ inlineBytes: 0 }, /inlineBytes is 0/],
   [{ timeout: -1 }, /timeout is -1/],
+  [{ timeout: 0 }, /timeout is 0; it must be 1 to/],
+  [{ slot: 1 }, /no option "slot".*Did you mean slots\?/],
+  [{ queue: { max: 1 } }, /queue has no option "max"/],
   [{ timeout: NaN }, /timeout is NaN/],
   [{ queue: { limit: -1 } }, /queue.limit is -1/],
   [{ queue: { policy: "drop" } }, /queue.policy is "drop"/],
   [{ spin: -1 }, /spin is -1/],
   [{ allowedUids: [1] }, /allowedUids needs an explicit `directory`/],
-  [{ allowedUids: [-1], directory: "/tmp" }, /allowedUids is -1/],
+  [{ allowedUids: [-1], directory: "/tmp" }, /allowedUids is \[ ?-1 ?\]; it must be user ids/],
 ];
 for (const [options, message] of bad) {
   test(`${JSON.stringify(options)} is refused with the fact and the range`, async () => {
@@ -81,9 +83,9 @@ for (const [options, message] of bad) {
 test("the extremes that are allowed work: 1 and 256 slots, 1 byte, 1 GiB", async () => {
   await using space = new Workspace();
   for (const options of [
-    { slots: 1, payloadLimit: 1 },
-    { slots: 256, payloadLimit: 4096 },
-    { slots: 256, payloadLimit: C.SB_PAYLOAD_MAX },
+    { slots: 1, payloadBytes: 1 },
+    { slots: 256, payloadBytes: 4096 },
+    { slots: 256, payloadBytes: C.SB_PAYLOAD_MAX },
   ]) {
     const bus = await space.bus(options);
     const worker = await space.worker((request) => request.body);
@@ -94,7 +96,90 @@ test("the extremes that are allowed work: 1 and 256 slots, 1 byte, 1 GiB", async
   }
 });
 
-test("no timeout is 0 inside, however it is written", () => {
-  expect([checkTimeout("t", Infinity), checkTimeout("t", 0), checkTimeout("t", 0.2)]).toEqual([0, 0, 1]);
-  expect(resolveBusOptions({ name: "x", timeout: Infinity }).timeout).toBe(0);
+test("no timeout is Infinity, and part of a millisecond is one", () => {
+  const timeouts = [Infinity, 1.2, 5].map((timeout) => resolveBusOptions({ name: "x", timeout }).timeout);
+  expect(timeouts).toEqual([Infinity, 2, 5]);
 });
+
+/** A call, with options that are not valid, and what its error says. */
+const wrongCalls: [string, (bus: SlotBus, options: object) => unknown, object, RegExp][] = [
+  ["request", (bus, options) => bus.request({ path: "/" }, options), { timout: 5 }, /"timout".*Did you mean timeout\?/],
+  [
+    "borrow",
+    (bus, options) => bus.borrow({ path: "/" }, options),
+    { headers: {} },
+    /a request has no option "headers"/,
+  ],
+  ["requestSync", (bus, options) => bus.requestSync({ path: "/" }, options), { signl: 1 }, /Did you mean signal\?/],
+  ["stream", (bus, options) => bus.stream({ path: "/" }, options), { idle: 0 }, /idle is 0; it must be 1 to/],
+  ["stream", (bus, options) => bus.stream({ path: "/" }, options), { deadline: -1 }, /deadline is -1; it must be 1 to/],
+  ["request", (bus, options) => bus.request({ path: "/" }, options), { timeout: -1 }, /timeout is -1; it must be 0 to/],
+  [
+    "request",
+    (bus, options) => bus.request({ path: "/" }, options),
+    { idempotent: 1 },
+    /idempotent is 1; .*true or false/,
+  ],
+  ["request", (bus, options) => bus.request({ path: "/" }, options), { waitForWorker: "no" }, /waitForWorker is "no"/],
+  [
+    "request",
+    (bus, options) => bus.request({ path: "/" }, options),
+    { worker: "a" },
+    /worker is "a"; .*id of a worker/,
+  ],
+  ["request", (bus, options) => bus.request({ path: "/" }, options), { signal: {} }, /signal is .*an AbortSignal/],
+  ["request", (bus) => bus.request({ path: "/" }, 7 as never), {}, /the options of a request are 7/],
+  ["request", (bus, request) => bus.request({ path: "/", ...request }), { boddy: "x" }, /"boddy".*Did you mean body\?/],
+  ["request", (bus) => bus.request(undefined as never), {}, /a request are undefined/],
+  ["fetch", (bus, options) => bus.fetch("/", options), { timeout: "1" }, /timeout is "1"/],
+  [
+    "ready",
+    (bus, options) => bus.ready(options),
+    { worker: 1 },
+    /ready has no option "worker".*Did you mean workers\?/,
+  ],
+  ["ready", (bus, options) => bus.ready(options), { workers: 65 }, /workers is 65; .* 0 to 64/],
+];
+for (const [what, call, options, message] of wrongCalls) {
+  test(`${what} refuses ${JSON.stringify(options)}, with one error, and sends nothing`, async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    const error = await rejection((async () => call(bus, options))());
+    expect(error).toBeInstanceOf(InvalidConfigError);
+    expect(error.message).toMatch(message);
+    expect(bus.stats()).toMatchObject({ published: 0, queued: 0, unsettledAtEnd: 0 });
+  });
+}
+
+test("options of workers, contracts and streams are checked for names that they do not have", async () => {
+  await using space = new Workspace();
+  const { bus, worker } = await space.pair(async function* () {
+    yield "x";
+  });
+  const wrong: [() => unknown, RegExp][] = [
+    [() => SlotWorker.open({ name: space.name, conc: 1 } as object), /a worker has no option "conc"/],
+    [() => worker.serve(() => "x", { replaces: true } as object), /serve has no option "replaces".*mean replace\?/],
+    [() => contract("c", {}, { codecs: 1 } as object), /a contract has no option "codecs".*mean codec\?/],
+    [() => contract("c", {}, { version: "" }), /version is ""; it must be 1 to 64 characters/],
+    [() => rpc({ imput: 1 } as object), /a method has no option "imput".*mean input\?/],
+    [() => rpc({ idempotent: "yes" } as object), /idempotent is "yes"; it must be true or false/],
+    [() => stream({ version: 7 } as object), /version is 7/],
+    [() => bus.client(demo).hello(undefined, { header: {} } as object), /no option "header"/],
+    [
+      () =>
+        bus
+          .client(demo)
+          .count(undefined, { timeuot: 1 } as object)
+          .next(),
+      /no option "timeuot".*mean timeout\?/,
+    ],
+    [async () => (await bus.stream({ path: "/" })).chunks({ inte: null } as object), /chunks has no option "inte"/],
+  ];
+  for (const [call, message] of wrong) {
+    const error = await rejection((async () => call())());
+    expect(error).toBeInstanceOf(InvalidConfigError);
+    expect(error.message).toMatch(message);
+  }
+});
+
+const demo = contract("demo", { hello: rpc(), count: stream<void, number>() });

@@ -71,10 +71,8 @@ describe("a request with the id of one that is not answered yet is refused, and 
 
   test("by a bus, to its worker, and it counts as an error of the worker", async () => {
     const faults: string[] = [];
-    await using bus = await running({
-      pools: [fixture("stdio-odd.ts")],
-      onError: ({ message }) => faults.push(message),
-    });
+    const pools = [fixture("stdio-odd.ts")];
+    await using bus = await running({ pools }, { fault: ({ message }) => faults.push(message) });
     const ran: unknown[] = [];
     bus.onRequest("slow", async (params) => {
       ran.push(params);
@@ -99,13 +97,13 @@ class Owner implements PeerOwner<never> {
   depth = 0;
   handle: (request: PeerRequest) => Promise<unknown> | null = () => null;
 
-  constructor(limits: { maxInFlight?: number; maxQueuedBytes?: number } = {}) {
+  constructor(limits: { concurrency?: number; queuedBytes?: number } = {}) {
     const sink = { write: (data: string | Uint8Array) => ((this.written += `${data}`), null) };
     const all = {
       framing: "ndjson" as const,
-      maxMessageBytes: 4_096,
-      maxInFlight: 8,
-      maxQueuedBytes: 4_096,
+      messageBytes: 4_096,
+      concurrency: 8,
+      queuedBytes: 4_096,
       ...limits,
     };
     this.peer = new RpcPeer(this, sink, all, () => "cancelled");
@@ -134,7 +132,7 @@ class Owner implements PeerOwner<never> {
 
 describe("reading", () => {
   test("bytes that come, and answers that make room, while a message is handled wait until it is handled", () => {
-    const owner = new Owner({ maxInFlight: 1 });
+    const owner = new Owner({ concurrency: 1 });
     owner.handle = (request) => {
       if (request.id === 1) void owner.push(4, 5);
       owner.peer.answer(request.id!, null);
@@ -145,7 +143,7 @@ describe("reading", () => {
   });
 
   test("goes on when any of the requests at the limit is answered, not only the last", async () => {
-    const owner = new Owner({ maxInFlight: 2 });
+    const owner = new Owner({ concurrency: 2 });
     const all = owner.push(1, 2, 3);
     expect(owner.seen).toEqual([1, 2]);
     owner.peer.answer(owner.open[0]!.id!, "first");
@@ -176,7 +174,7 @@ describe("reading", () => {
   });
 
   test("stops while so many bytes wait to be written, and stopReading ends a read that waits", async () => {
-    const owner = new Owner({ maxQueuedBytes: 1 });
+    const owner = new Owner({ queuedBytes: 1 });
     owner.handle = (request) => (owner.peer.answer(request.id!, null), null);
     const all = owner.push(1, 2);
     expect(owner.seen).toEqual([1]); // its answer is written in a microtask
@@ -192,7 +190,7 @@ describe("reading", () => {
     const owner = new Owner();
     const broken = Promise.withResolvers<void>();
     const failing = { write: () => Promise.reject(new Error("EPIPE")) };
-    const limits = { framing: "ndjson" as const, maxMessageBytes: 64, maxInFlight: 8, maxQueuedBytes: 8 };
+    const limits = { framing: "ndjson" as const, messageBytes: 64, concurrency: 8, queuedBytes: 8 };
     const events = Object.assign(owner, { broken: () => broken.resolve() });
     const peer = new RpcPeer(events, failing, limits, () => "cancelled");
     peer.post('{"method":"long enough"}');

@@ -240,7 +240,7 @@ describe("threads with workers that are terminated", () => {
     expect(regionBytes() - before).toBeLessThanOrEqual(LINES);
     Atomics.store(new Int32Array(word), 0, 1);
     Atomics.notify(new Int32Array(word), 0);
-    await said(null, "BUS_CLOSED");
+    await said(null, "CLOSED");
     expect(regionBytes()).toBe(before);
   });
 });

@@ -127,9 +127,9 @@ describe("views", () => {
     const kept: Uint8Array[] = [];
     const { bus } = await space.pair((request) => (kept.push(request.body), String(request.body.length)), {
       slots: 1,
-      inlineSize: 8_192,
+      inlineBytes: 8_192,
     });
-    const limit = bus.options.inlineSize;
+    const limit = bus.options.inlineBytes;
     expect(limit).toBe(8_192);
     for (const bytes of [limit - 100, limit, limit + 1]) {
       expect((await bus.request({ path: "/", body: pattern(bytes) })).text()).toBe(String(bytes));
@@ -185,7 +185,7 @@ describe("views", () => {
         memory.set(pattern(1_000_000));
         return { headers: { a: "h".repeat(100 * 1024) }, body: memory };
       },
-      { payloadLimit: 1_000_000 },
+      { payloadBytes: 1_000_000 },
     );
     const response = await bus.request({ path: "/" });
     expect([response.headers.get("a")!.length, same(response.body, pattern(1_000_000))]).toEqual([102_400, true]);

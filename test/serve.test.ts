@@ -194,9 +194,9 @@ test("a second call is refused, over stdio and on a bus, and the first one goes 
   const bus = await workspace.bus();
   const twice = `
     import { serve } from ${JSON.stringify(join(import.meta.dir, "../src/serve.ts"))};
-    serve({ who: () => "first" });
+    void serve({ who: () => "first" });
     try {
-      serve({ who: () => "second" });
+      await serve({ who: () => "second" });
     } catch (error) {
       console.error(error.name + ": " + error.message);
     }`;
@@ -227,9 +227,9 @@ test("a call after one that found no bus is taken", async () => {
   const bus = await workspace.bus();
   const program = `
     import { serve } from ${JSON.stringify(join(import.meta.dir, "../src/serve.ts"))};
-    const where = (bus) => ({ bus, directory: ${JSON.stringify(workspace.directory)} });
-    await serve({}, where("not-there")).done.catch(() => {});
-    serve({ who: () => "second" }, where(${JSON.stringify(workspace.name)}));`;
+    const where = (name) => ({ name, directory: ${JSON.stringify(workspace.directory)} });
+    await serve({}, where("not-there")).catch(() => {});
+    await serve({ who: () => "second" }, where(${JSON.stringify(workspace.name)}));`;
   const child = Bun.spawn([process.execPath, "-e", program], { stdio: ["ignore", "inherit", "inherit"] });
   await bus.ready();
   expect(await callBus<string>(bus, "who")).toBe("second");
@@ -237,12 +237,73 @@ test("a call after one that found no bus is taken", async () => {
   expect(await child.exited).toBe(0);
 }, 20_000);
 
-test("handlers that are no functions are refused", () => {
-  expect(() => serve({ echo: 1 as unknown as () => void })).toThrow(InvalidConfigError);
-  expect(() => serve(null as unknown as {})).toThrow(InvalidConfigError);
+test("handlers that are not functions are refused", async () => {
+  for (const wrong of [{ echo: 1 as unknown as () => void }, null as unknown as {}]) {
+    expect(await rejection(serve(wrong))).toBeInstanceOf(InvalidConfigError);
+  }
 });
 
-test("options of serve that there are not are refused, not ignored", () => {
-  expect(() => serve({}, { framing: "raw" as "ndjson" })).toThrow("ndjson, length, content-length");
-  expect(() => serve({}, { buss: "x" } as object)).toThrow("Did you mean bus?");
+test("options of serve that there are not are refused, not ignored", async () => {
+  const framing = await rejection(serve({}, { framing: "raw" as "ndjson" }));
+  expect(framing.message).toContain("ndjson, length, content-length");
+  const name = await rejection<InvalidConfigError>(serve({}, { nam: "x" } as object));
+  expect([name.constructor, name.message]).toEqual([InvalidConfigError, expect.stringContaining("Did you mean name?")]);
+});
+
+test("it resolves when it answers; drain takes nothing new and does not end it; close does, and the process exits with 0", async () => {
+  await using workspace = new Workspace();
+  const bus = await workspace.bus();
+  const source = `
+    import { serve } from ${JSON.stringify(join(import.meta.dir, "../src/serve.ts"))};
+    const called = Promise.withResolvers();
+    const late = async (ms) => (called.resolve(), await Bun.sleep(ms), "late");
+    const served = await serve({ late });
+    console.error("serves", served.over, served.closed);
+    await called.promise;
+    const draining = served.drain();
+    console.error("drains", served.closed);
+    await draining;
+    console.error("drained");
+    process.once("exit", (code) => console.error("exits", code));
+    const closing = served.close();
+    await Promise.all([closing, served.close({ timeout: 0 }), served.done]);`;
+  for (const over of ["stdio", "bus"] as const) {
+    const where = over === "bus" ? { SLOTBUS_NAME: workspace.name, SLOTBUS_DIR: workspace.directory } : {};
+    const child = Bun.spawn([process.execPath, "-e", source], {
+      env: { ...process.env, SLOTBUS_STDIO: undefined, SLOTBUS_NAME: undefined, ...where },
+      stdio: ["pipe", "pipe", "pipe"],
+    });
+    if (over === "bus") {
+      await bus.ready();
+      expect(await callBus<string>(bus, "late", 100)).toBe("late");
+    } else {
+      child.stdin.write('{"id":1,"method":"late","params":100}\n');
+      await child.stdin.flush();
+      expect(JSON.parse(await child.stdout.text()).result).toBe("late");
+    }
+    expect([await child.exited, await child.stderr.text()]).toEqual([
+      0,
+      `serves ${over} false\ndrains true\ndrained\nexits 0\n`,
+    ]);
+  }
+}, 20_000);
+
+test("the options of its end are checked, and end nothing", async () => {
+  const source = `
+    import { serve } from ${JSON.stringify(join(import.meta.dir, "../src/serve.ts"))};
+    const served = await serve({ echo: (params) => params });
+    const names = [];
+    for (const end of [served.close({ timeout: -1 }), served.drain({ timout: 1 })]) {
+      await end.catch((error) => names.push(error.name));
+    }
+    console.error(names.join(), served.closed);`;
+  const child = Bun.spawn([process.execPath, "-e", source], {
+    env: { ...process.env, SLOTBUS_STDIO: undefined, SLOTBUS_NAME: undefined },
+    stdio: ["pipe", "pipe", "pipe"],
+  });
+  child.stdin.write('{"id":1,"method":"echo","params":2}\n');
+  await child.stdin.end();
+  expect(await child.exited).toBe(0);
+  expect(await child.stderr.text()).toBe("InvalidConfigError,InvalidConfigError false\n");
+  expect(JSON.parse(await child.stdout.text()).result).toBe(2);
 });

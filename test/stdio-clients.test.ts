@@ -7,7 +7,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { StdioBus } from "../src/stdio/bus.ts";
 import type { Framing } from "../src/stdio/framing.ts";
-import type { ServeOptions, StdioServer } from "../src/stdio/server.ts";
+import type { ServeOptions } from "../src/stdio/options.ts";
+import type { StdioServer } from "../src/stdio/server.ts";
 import { fixture, running } from "./stdio-stage.ts";
 import { until } from "./wait.ts";
 
@@ -18,13 +19,13 @@ let sockets = 0;
 
 beforeAll(async () => {
   directory = mkdtempSync(join(tmpdir(), "slotbus-clients-"));
-  bus = await running({
-    pools: [fixture("stdio-worker.ts", { ready: true })],
-    onError: ({ message }, worker) => told.push(worker ? `worker: ${message}` : message),
-  });
+  bus = await running(
+    { pools: [fixture("stdio-worker.ts", { ready: true })] },
+    { refused: (reason) => told.push(reason), fault: ({ message }) => told.push(`worker: ${message}`) },
+  );
 });
 afterAll(async () => {
-  await bus.stop();
+  await bus.close();
   rmSync(directory, { recursive: true });
 });
 
@@ -178,12 +179,11 @@ describe("the bytes of a browser", () => {
     }
   });
 
-  test("are one line on standard error when nobody listens to the errors of the bus", async () => {
+  test("are one line on standard error when nobody listens to `refused`", async () => {
     const program = `
       import { connect } from "node:net";
       import { StdioBus } from ${JSON.stringify(join(import.meta.dir, "../src/stdio/index.ts"))};
-      await using bus = new StdioBus({ pools: [{ id: "a", command: "cat" }] });
-      await bus.start();
+      await using bus = await StdioBus.start({ pools: [{ id: "a", command: "cat" }] });
       const { port } = await bus.serve({ tcp: { port: 0 } });
       const socket = connect(port, "127.0.0.1", () => socket.write("POST / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n\\n{}\\n"));
       socket.on("error", () => {}).resume();
@@ -238,7 +238,7 @@ describe("a client that breaks off JSON-RPC", () => {
   });
 
   test("with its first message, too long, gets an answer with the id and is closed", async () => {
-    await using server = await bus.serve({ ...optionsOf("unix"), maxMessageBytes: 1_000 });
+    await using server = await bus.serve({ ...optionsOf("unix"), messageBytes: 1_000 });
     using peer = new Peer(server);
     peer.send({ id: "big", method: "echo", params: "x".repeat(2_000) }, { id: 2, method: "echo" });
     await peer.closed();

@@ -23,7 +23,7 @@ interface Host extends AsyncDisposable {
 
 async function overStdio(fake: boolean, framing: "ndjson" | "length" | "content-length" = "ndjson"): Promise<Host> {
   const pools = [fixture("stdio-worker.ts", { ready: true, framing })];
-  const bus = await running({ pools }, fake ? (...args) => new FakeSupervisor(...args) : undefined);
+  const bus = await running({ pools }, {}, fake ? (...args) => new FakeSupervisor(...args) : undefined);
   const told: Host["told"] = [];
   const reading = (async () => {
     for await (const { method, params } of bus.subscribe()) told.push({ method, params });
@@ -32,7 +32,7 @@ async function overStdio(fake: boolean, framing: "ndjson" | "length" | "content-
     told,
     call: (method, params, options) => bus.request(method, params, options),
     async [Symbol.asyncDispose]() {
-      await bus.stop();
+      await bus.close();
       await reading;
     },
   };
@@ -138,6 +138,24 @@ for (const [name, open] of Object.entries(hosts)) {
       for (const [index, mine] of seen.entries()) {
         expect(mine).toEqual(Array.from({ length: 50 + index }, (_, i) => i + 1));
       }
+    });
+
+    test("each yield of an async generator is progress, what it returns is the answer, and an abort ends it", async () => {
+      await using host = await open();
+      const seen: unknown[] = [];
+      expect(await host.call("steps", 30, { onProgress: (value) => seen.push(value) })).toBe("end");
+      expect(seen).toEqual(Array.from({ length: 30 }, (_, i) => i + 1));
+      const controller = new AbortController();
+      const before = (await host.call("ends")) as number;
+      const onProgress = (): void => controller.abort(7);
+      expect(await rejection(host.call("steps", Infinity, { signal: controller.signal, onProgress }))).toBe(
+        7 as unknown as Error,
+      );
+      let after = before;
+      for (const end = performance.now() + 5_000; after === before && performance.now() < end;) {
+        after = (await host.call("ends")) as number;
+      }
+      expect(after).toBe(before + 1);
     });
 
     test("while a promise of onProgress is pending, the next piece is not given", async () => {

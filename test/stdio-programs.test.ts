@@ -1,10 +1,10 @@
 /** Programs that nobody here wrote, as workers: a language server and a tool server. Both must be told `initialize` first. */
 
 import { expect, test } from "bun:test";
-import { RpcError, WorkerExitedError } from "../src/errors.ts";
-import type { WorkerNotification } from "../src/stdio/audience.ts";
+import { RpcError, WorkerDiedError } from "../src/errors.ts";
+import type { WorkerNotification } from "../src/stdio/events.ts";
 import { StdioBus } from "../src/stdio/bus.ts";
-import type { StdioPoolOptions } from "../src/stdio/config.ts";
+import type { StdioPoolOptions } from "../src/stdio/options.ts";
 import { isAlive } from "./stdio-stage.ts";
 import { rejection, until } from "./support.ts";
 
@@ -15,9 +15,9 @@ function program(path: string, ...args: string[]): Pick<StdioPoolOptions, "comma
 
 /** Ends a worker by SIGKILL and waits until it is gone and all take requests again. */
 async function killed(bus: StdioBus, pid: number): Promise<void> {
-  const { workerCount } = bus;
+  const { length } = bus.workers;
   process.kill(pid, "SIGKILL");
-  const isBack = (): boolean => bus.workerCount === workerCount && bus.stats().workers.every((it) => it.pid !== pid);
+  const isBack = (): boolean => bus.workers.length === length && bus.stats().workers.every((it) => it.pid !== pid);
   await until(isBack, "the next life");
   expect(isAlive(pid)).toBe(false);
 }
@@ -28,7 +28,7 @@ test("a language server completes, reports, asks for a schema, and after a kill 
   const documents = new Map([[uri, text]]);
   const reports: WorkerNotification[] = [];
   const lives: number[] = [];
-  await using bus = new StdioBus({
+  await using bus = await StdioBus.start({
     pools: [
       {
         id: "json",
@@ -60,7 +60,6 @@ test("a language server completes, reports, asks for a schema, and after a kill 
   const reading = (async () => {
     for await (const told of bus.subscribe({ method: "textDocument/publishDiagnostics" })) reports.push(told);
   })();
-  await bus.start();
   const complete = async (): Promise<string[]> => {
     const position = { line: 0, character: text.indexOf('""') + 1 };
     const found = await bus.request<{ items: { label: string }[] }>(
@@ -81,7 +80,7 @@ test("a language server completes, reports, asks for a schema, and after a kill 
   ).toMatchObject({ range: { end: { character: text.length } } });
   expect((await rejection<RpcError>(bus.request("no/such/method"))).rpcCode).toBe(-32_601);
 
-  const lost = rejection<WorkerExitedError>(bus.request("textDocument/completion", { textDocument: { uri } }));
+  const lost = rejection<WorkerDiedError>(bus.request("textDocument/completion", { textDocument: { uri } }));
   process.kill(first!, "SIGSTOP"); // so that it does not answer before it is killed
   const again = complete();
   await killed(bus, first!);
@@ -93,14 +92,14 @@ test("a language server completes, reports, asks for a schema, and after a kill 
   await until(() => isReported(second!), "the report of its next life");
   expect(asked).toEqual([first, second].map((pid) => [pid, ["memory:/schema.json"]]));
   expect(bus.stats()).toMatchObject({ workerRestarts: 1, protocolErrors: 0, inFlight: 0 });
-  await bus.stop();
+  await bus.close();
   await reading;
 }, 30_000);
 
 test("a tool server lists, calls, asks back and tells its progress, before a kill and after it", async () => {
   type Answer = { content: { text: string }[] };
   const told: WorkerNotification[] = [];
-  await using bus = new StdioBus({
+  await using bus = await StdioBus.start({
     pools: [
       {
         id: "tools",
@@ -133,7 +132,6 @@ test("a tool server lists, calls, asks back and tells its progress, before a kil
   const reading = (async () => {
     for await (const notification of bus.subscribe()) told.push(notification);
   })();
-  await bus.start();
   const call = async (
     name: string,
     given: object,
@@ -177,7 +175,7 @@ test("a tool server lists, calls, asks back and tells its progress, before a kil
   const kept = call("trigger-long-running-operation", { duration: 1, steps: 1 }, { idempotent: true });
   await until(() => bus.stats().inFlight === 1, "the first call is under way");
   const [has] = bus.stats().workers.filter(({ inFlight }) => inFlight === 1);
-  const lost = rejection<WorkerExitedError>(call("trigger-long-running-operation", { duration: 60, steps: 1 }));
+  const lost = rejection<WorkerDiedError>(call("trigger-long-running-operation", { duration: 60, steps: 1 }));
   await until(() => bus.stats().workers.every(({ inFlight }) => inFlight === 1), "each has one");
   await killed(bus, has!.pid);
   expect(await kept).toContain("completed");
@@ -188,7 +186,7 @@ test("a tool server lists, calls, asks back and tells its progress, before a kil
   await useAll();
   await until(() => pids().every((pid) => roots.has(pid)), "the new ones have asked too");
   expect(bus.stats()).toMatchObject({ workerRestarts: 2, protocolErrors: 0, inFlight: 0, waiting: 0 });
-  const reports = await bus.stop();
+  const reports = await bus.close();
   expect(reports.map(({ how }) => how)).toEqual(["end of input", "end of input"]);
   await reading;
 }, 30_000);

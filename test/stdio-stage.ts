@@ -1,10 +1,13 @@
 /** What the tests of the stdio bus share: buses over real processes, and one over connections in memory. */
 
 import { EventEmitter } from "node:events";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { ExitReport } from "../src/errors.ts";
 import { StdioBus } from "../src/stdio/bus.ts";
-import type { StdioBusOptions, StdioPoolOptions } from "../src/stdio/config.ts";
+import type { StdioBusEvents } from "../src/stdio/events.ts";
+import type { StdioBusOptions, StdioPoolOptions } from "../src/stdio/options.ts";
 import type { WorkerConnection } from "../src/stdio/worker-connection.ts";
 import type { MakeSupervisor, PoolSupervisor } from "../src/stdio/worker-pool.ts";
 import { StdioWorker } from "../src/stdio/worker.ts";
@@ -17,11 +20,37 @@ export function fixture(file: string, options: Partial<StdioPoolOptions> = {}, .
   return { id: "a", command: process.execPath, args: [join(import.meta.dir, "fixtures", file), ...args], ...options };
 }
 
-/** A bus that runs. */
-export async function running(options: StdioBusOptions, make?: MakeSupervisor): Promise<StdioBus> {
-  const bus = new StdioBus(options, make);
-  await bus.start();
+type Listeners = { [K in keyof StdioBusEvents]?: (...args: StdioBusEvents[K]) => unknown };
+
+/** A bus that runs, with these listeners. */
+export async function running(
+  options: StdioBusOptions,
+  listeners: Listeners = {},
+  make?: MakeSupervisor,
+): Promise<StdioBus> {
+  const bus = await StdioBus.start(options, make);
+  for (const [event, listener] of Object.entries(listeners)) bus.on(event as "log", listener as () => void);
   return bus;
+}
+
+/** A folder of its own that goes when the test ends. */
+export function folder(): { path: string } & Disposable {
+  const path = mkdtempSync(join(tmpdir(), "slotbus-faults-"));
+  return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true }) };
+}
+
+/** Processes that have SLOTBUS_TEST_MARK with this value in their environment: all that descends from who was given it. */
+export function marked(mark: string): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .filter((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/environ`, "latin1").includes(`SLOTBUS_TEST_MARK=${mark}`); // that of a zombie is empty
+      } catch {
+        return false; // it has ended
+      }
+    })
+    .map(Number);
 }
 
 /** Whether a process is there. */

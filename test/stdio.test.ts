@@ -4,31 +4,24 @@ import { heapStats } from "bun:jsc";
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import {
-  BackpressureError,
-  BusClosedError,
+  BusOverloadedError,
+  ClosedError,
+  type ExitReport,
   InvalidConfigError,
-  InvalidStateError,
   NoWorkerError,
-  PoolFailedError,
-  ProgramNotFoundError,
-  ProtocolError,
   RequestTimeoutError,
   RpcError,
   type SlotbusError,
-  SubscriptionFullError,
-  UnknownPoolError,
-  WorkerExitedError,
+  EventsLostError,
+  WorkerDiedError,
   type WorkerFailedError,
 } from "../src/errors.ts";
-import { BusState, StdioBus } from "../src/stdio/bus.ts";
-import {
-  fromStdioBusConfig,
-  type StartingWorker,
-  type StdioBusOptions,
-  type WorkerEvent,
-} from "../src/stdio/config.ts";
+import { StdioBus } from "../src/stdio/bus.ts";
+import { fromStdioBusConfig } from "../src/stdio/config.ts";
+import { resolveStdioOptions, type StartingWorker, type StdioBusOptions } from "../src/stdio/options.ts";
+import type { LinkIdentity } from "../src/stdio/events.ts";
 import { lives } from "./line-transport.ts";
-import { fixture, isAlive, running } from "./stdio-stage.ts";
+import { fixture, folder, isAlive, marked, running } from "./stdio-stage.ts";
 import { descriptors, rejection, until } from "./support.ts";
 
 const worker = (options: Parameters<typeof fixture>[1] = {}) => fixture("stdio-worker.ts", options);
@@ -37,106 +30,139 @@ const odd = (options: Parameters<typeof fixture>[1] = {}, ...args: string[]) =>
 const soon = { restart: { backoff: { initial: 1, max: 10 } } };
 
 describe("the life of a bus", () => {
-  test("the states have the numbers they always had, and a bus goes through them, twice", async () => {
-    expect(BusState).toEqual({ CREATED: 0, STARTING: 1, RUNNING: 2, STOPPING: 3, STOPPED: 4 });
-    const bus = new StdioBus({ pools: [worker({ instances: 2 })] });
-    expect([bus.state, bus.workerCount, bus.clientCount, bus.backendType]).toEqual([0, 0, 0, "process"]);
-    const pids = new Set<number>();
-    for (let run = 0; run < 2; run++) {
-      const starting = bus.start();
-      expect(bus.state).toBe(BusState.STARTING);
-      await starting;
-      expect([bus.state, bus.workerCount]).toEqual([BusState.RUNNING, 2]);
-      pids.add(await bus.request<number>("pid"));
-      const stopping = bus.stop();
-      expect(bus.state).toBe(BusState.STOPPING);
-      expect((await stopping).map(({ pool, exitCode }) => [pool, exitCode])).toEqual([
-        ["a", 0],
-        ["a", 0],
-      ]);
-      expect([bus.state, bus.workerCount]).toEqual([BusState.STOPPED, 0]);
+  test("it is open from its start to its end; all calls of close share one promise and its reports", async () => {
+    const bus = await StdioBus.start({ pools: [worker({ instances: 2 })] });
+    expect([bus.closed, bus.stats().clients]).toEqual([false, 0]);
+    const running = bus.stats().workers;
+    expect(bus.workers as object[]).toEqual(
+      running.map(({ pool, worker: index, life, pid }) => ({ pool, worker: index, life, pid })),
+    );
+    expect(running.map(({ pool, worker: index, life }) => [pool, index, life])).toEqual([
+      ["a", 0, 1],
+      ["a", 1, 1],
+    ]);
+    expect(running.map(({ pid }) => pid)).toContain(await bus.request<number>("pid"));
+    const closing = bus.close();
+    expect([bus.closed, bus.close({ timeout: 1 })]).toEqual([true, closing]);
+    expect((await closing).map(({ pool, exitCode }) => [pool, exitCode])).toEqual([
+      ["a", 0],
+      ["a", 0],
+    ]);
+    expect([bus.workers, bus.close()]).toEqual([[], closing]);
+    for (const { pid } of running) expect(isAlive(pid)).toBe(false);
+  });
+
+  test("leaving its scope closes it, and wrong options of its end close nothing", async () => {
+    let pid: number;
+    {
+      await using bus = await running({ pools: [worker()] });
+      pid = bus.workers[0]!.pid;
+      for (const wrong of [{ timeout: -1 }, { timout: 1 }, { timeout: "1" }] as object[]) {
+        expect(await rejection(bus.close(wrong))).toBeInstanceOf(InvalidConfigError);
+        expect(await rejection(bus.drain(wrong))).toBeInstanceOf(InvalidConfigError);
+      }
+      expect([bus.closed, await bus.request("echo", 1)]).toEqual([false, 1]);
     }
-    expect(pids.size).toBe(2);
-    for (const pid of pids) expect(isAlive(pid)).toBe(false);
-  });
-
-  test("starts at the same time are one start; one while it runs is refused with both states", async () => {
-    await using bus = new StdioBus({ pools: [worker()] });
-    const first = bus.start();
-    expect(bus.start()).toBe(first);
-    await first;
-    const error = await rejection<InvalidStateError>(bus.start());
-    expect(error).toBeInstanceOf(InvalidStateError);
-    expect(error.message).toContain("CREATED or STOPPED");
-    expect(error.message).toContain("RUNNING");
-    expect(bus.stats().workers.length).toBe(1);
-  });
-
-  test("a stop before the start ends in STOPPED, and one during the start ends it", async () => {
-    const bus = new StdioBus({ pools: [odd({ ready: true })] }); // it never says that it is ready
-    expect(await bus.stop()).toEqual([]);
-    expect(bus.state).toBe(BusState.STOPPED);
-    const starting = rejection(bus.start());
-    await until(() => bus.stats().workers.length === 1, "the process");
-    const { pid } = bus.stats().workers[0]!;
-    const stopping = bus.stop();
-    expect(bus.stop()).toBe(stopping);
-    await stopping;
-    expect(await starting).toBeInstanceOf(BusClosedError);
-    expect(bus.state).toBe(BusState.STOPPED);
     expect(isAlive(pid)).toBe(false);
   });
 
   test("a program that there is not is found at the start, and no other program goes on", async () => {
-    const bus = new StdioBus({ pools: [worker(), { id: "b", command: "no-such-program-anywhere" }] });
-    const error = await rejection<ProgramNotFoundError>(bus.start());
-    expect(error).toBeInstanceOf(ProgramNotFoundError);
+    using place = folder();
+    const first = worker({ env: { SLOTBUS_TEST_MARK: place.path } });
+    const error = await rejection<SlotbusError>(
+      StdioBus.start({ pools: [first, { id: "b", command: "no-such-program-anywhere" }] }),
+    );
+    expect(error).toMatchObject({ code: "PROGRAM_NOT_FOUND" });
     expect(error.message).toContain("no-such-program-anywhere");
-    expect([bus.state, bus.stats().workers.length]).toEqual([BusState.STOPPED, 0]);
+    expect(marked(place.path)).toEqual([]);
   });
 
   test("a worker that is to say that it is ready gets nothing before", async () => {
     await using bus = await running({ pools: [odd({ ready: true }, "ready")] });
     expect(await bus.request("echo", 1)).toBe(1);
-    const late = new StdioBus({ pools: [odd({ ready: true, startupTimeout: 100 })] });
-    expect((await rejection<SlotbusError>(late.start())).code).toBe("WORKER_START");
-    expect(late.state).toBe(BusState.STOPPED);
+    const late = StdioBus.start({ pools: [odd({ ready: true, startupTimeout: 100 })] });
+    expect((await rejection<SlotbusError>(late)).code).toBe("WORKER_START");
   });
 
-  test("what is asked while it does not run is refused with both states", async () => {
-    const bus = new StdioBus({ pools: [worker()] });
-    for (const call of [bus.request("echo"), bus.notify("echo"), bus.send({ id: 1, method: "echo" })]) {
-      const error = await rejection<InvalidStateError>(call);
-      expect(error).toBeInstanceOf(InvalidStateError);
-      expect([error.state, error.expected]).toEqual(["CREATED", "RUNNING"]);
-    }
+  test("what is asked after its end is refused", async () => {
+    const bus = await running({ pools: [worker()] });
+    await bus.close();
+    const calls = [bus.request("echo"), bus.notify("echo"), bus.send({ id: 1, method: "echo" }), bus.resize("a", 2)];
+    for (const call of calls) expect(await rejection(call)).toBeInstanceOf(ClosedError);
+    expect(() => bus.subscribe()).toThrow(ClosedError);
+    await bus.drain();
   });
 
-  test("a stop lets workers answer what they have, and rejects what waits for one", async () => {
-    const bus = await running({ pools: [worker({ limits: { maxInFlight: 1 } })] });
+  test("close lets workers answer what they have, and rejects what waits for one", async () => {
+    const bus = await running({ pools: [worker({ concurrency: 1 })] });
     const has = bus.request("drain", 100);
-    const waits = rejection<BusClosedError>(bus.request("echo", 1));
-    const stopping = bus.stop();
+    const waits = rejection<ClosedError>(bus.request("echo", 1));
+    const closing = bus.close();
     const late = rejection(bus.request("echo", 2));
     expect(await has).toBe("drained");
     expect((await waits).mayHaveExecuted).toBe(false);
-    expect(await waits).toBeInstanceOf(BusClosedError);
-    expect(await late).toBeInstanceOf(InvalidStateError);
-    expect((await stopping)[0]!.exitCode).toBe(0);
+    expect(await waits).toBeInstanceOf(ClosedError);
+    expect(await late).toBeInstanceOf(ClosedError);
+    expect((await closing)[0]!.exitCode).toBe(0);
+  });
+
+  test("its timeout is the time that workers get for that, 0 none", async () => {
+    for (const timeout of [0, 50]) {
+      const bus = await running({ pools: [odd({ stop: { endOfInput: 10, term: 50 } }, "stubborn")] });
+      const never = rejection<WorkerDiedError>(bus.request("unknown"));
+      const [report] = await bus.close({ timeout });
+      expect([report!.pool, report!.how]).toEqual(["a", "SIGKILL"]);
+      expect(report!.uptimeMs).toBeLessThan(4_000);
+      expect(await never).toBeInstanceOf(WorkerDiedError);
+    }
+  });
+
+  test("a drain takes nothing new and resolves when what was taken has settled, also what waits for a worker", async () => {
+    await using bus = await running({ pools: [worker({ concurrency: 1 })] });
+    const settled: unknown[] = [];
+    for (const ms of [30, 20, 10]) void bus.request("late", ms).then((value) => settled.push(value));
+    const draining = bus.drain();
+    expect(bus.closed).toBe(true);
+    expect(await rejection(bus.request("echo", 1))).toBeInstanceOf(ClosedError);
+    await bus.drain({ timeout: 0 });
+    expect(settled).toEqual([]);
+    await bus.drain({ timeout: 1 });
+    await draining;
+    expect(settled).toEqual([30, 20, 10]);
+    expect(bus.workers.length).toBe(1);
   });
 
   test("a worker that ignores SIGTERM and the end of its input is killed, and its request told so", async () => {
     const bus = await running({ pools: [odd({ stop: { drain: 10, endOfInput: 10, term: 50 } }, "stubborn")] });
     const pid = await bus.request<number>("pid");
-    const never = rejection<WorkerExitedError>(bus.request("unknown"));
-    const [report] = await bus.stop();
+    const never = rejection<WorkerDiedError>(bus.request("unknown"));
+    const [report] = await bus.close();
     expect([report!.how, report!.signal]).toEqual(["SIGKILL", "SIGKILL"]);
-    expect(await never).toBeInstanceOf(WorkerExitedError);
+    expect(await never).toBeInstanceOf(WorkerDiedError);
     expect(isAlive(pid)).toBe(false);
+  });
+
+  test("what happens, and what a worker asks and tells, while the bus starts waits for those who are there after it", async () => {
+    const initialize = async (it: StartingWorker): Promise<void> => {
+      await it.request("flood", 2);
+      await it.notify("ask", { id: 1, method: "early" });
+    };
+    const restart = { maxRestarts: 5, backoff: { initial: 1, max: 1 } };
+    const bus = await StdioBus.start({ pools: [odd({ initialize }), worker({ id: "b", ready: true, restart })] });
+    const told: string[] = [];
+    const asked = new Promise<unknown>((resolve) => bus.onRequest("early", resolve));
+    bus.on("joined", ({ pool, life }) => told.push(`${pool} ${life} joined`));
+    const subscription = bus.subscribe({ method: "flood" });
+    expect(told).toEqual([]);
+    await asked;
+    expect([(await subscription.next()).value!.params, (await subscription.next()).value!.params]).toEqual([0, 1]);
+    await until(() => told.length === 2, "both have joined");
+    expect(told.sort()).toEqual(["a 1 joined", "b 1 joined"]);
+    await bus.close();
   });
 });
 
-test("a pool grows and shrinks while it works, and wrong options of a stop stop nothing", async () => {
+test("a pool grows and shrinks while it works", async () => {
   await using bus = await running({ pools: [worker()] });
   await bus.resize("a", 3);
   const pids = await Promise.all(Array.from({ length: 9 }, () => bus.request<number>("pid")));
@@ -144,9 +170,8 @@ test("a pool grows and shrinks while it works, and wrong options of a stop stop 
   const slow = Array.from({ length: 9 }, () => bus.request("late", 50));
   await bus.resize("a", 1);
   expect(await Promise.all(slow)).toEqual(Array.from({ length: 9 }, () => 50));
-  expect([bus.workerCount, bus.stats().workers.length]).toEqual([1, 1]);
-  expect(await rejection(bus.resize("b", 1))).toBeInstanceOf(UnknownPoolError);
-  expect(await rejection(bus.stop({ drain: -1 }))).toBeInstanceOf(InvalidConfigError);
+  expect([bus.workers.length, bus.stats().workers.length]).toEqual([1, 1]);
+  expect(await rejection(bus.resize("b", 1))).toMatchObject({ code: "UNKNOWN_POOL" });
   expect(await bus.request("echo", 1)).toBe(1);
 });
 
@@ -165,13 +190,14 @@ describe("a worker that must be initialised", () => {
   test("is asked and told by the hook before anything else, in each of its lives, also the one that replaces it", async () => {
     const started: [number, number][] = [];
     let kept: StartingWorker;
-    await using bus = new StdioBus({
+    await using bus = await running({
       pools: [
         odd({
           ...soon,
           recycle: { maxRequests: 3 },
           async initialize(worker) {
             kept = worker;
+            worker.onRequest("who", () => "host");
             started.push([worker.life, worker.pid]);
             expect(await worker.request<number>("pid")).toBe(worker.pid);
             expect([worker.pool, worker.worker]).toEqual(["a", 0]);
@@ -181,22 +207,24 @@ describe("a worker that must be initialised", () => {
         }),
       ],
     });
-    bus.onRequest("who", () => "host");
-    await bus.start();
     const seen = async (): Promise<unknown[]> => {
       const messages = await bus.request<{ method: string; params?: unknown }[]>("seen");
       return messages.map(({ method, params }) => (method === "hello" ? params : method));
     };
     expect(await seen()).toEqual(["pid", 1, "ask"]);
     process.kill(started[0]![1], "SIGKILL");
-    await until(() => bus.workerCount === 0, "its end");
+    await until(() => bus.workers.length === 0, "its end");
     const early = [bus.request("echo", "early"), bus.notify("echo"), seen()];
     expect(await Promise.all(early)).toEqual(["early", undefined, ["pid", 2, "ask", "echo", "echo"]]);
-    await until(() => bus.workerCount === 1 && started.length === 3, "its replacement");
+    await until(() => bus.workers.length === 1 && started.length === 3, "its replacement");
     await until(async () => (await seen())[1] === 3, "its answers");
     expect(started.map(([life]) => life)).toEqual([1, 2, 3]);
-    expect(await rejection(kept!.request("pid"))).toBeInstanceOf(InvalidStateError);
-    expect(await rejection(kept!.notify("pid"))).toBeInstanceOf(InvalidStateError);
+    for (const late of [kept!.request("pid"), kept!.notify("pid")]) {
+      const error = await rejection(late);
+      expect(error).toBeInstanceOf(ClosedError);
+      expect(error.message).toContain("use `request`, `notify` and `onRequest` of the bus");
+    }
+    expect(() => kept!.onRequest("who", () => 1)).toThrow(ClosedError);
   }, 20_000);
 
   test("a hook that rejects, takes too long or loses its worker fails the start, and what it waits for rejects", async () => {
@@ -211,52 +239,58 @@ describe("a worker that must be initialised", () => {
       const told = async (it: StartingWorker): Promise<void> => {
         await Promise.resolve(initialize!(it)).catch((error) => (heard.push(error), Promise.reject(error)));
       };
-      const bus = new StdioBus({ pools: [{ ...pool, initialize: told }] });
-      const error = await rejection<SlotbusError>(bus.start());
+      const error = await rejection<SlotbusError>(StdioBus.start({ pools: [{ ...pool, initialize: told }] }));
       expect([error.code, error.message]).toEqual(["WORKER_START", expect.stringContaining(what)]);
       await until(() => heard.length === 1, "what the hook heard");
-      expect([bus.state, bus.stats().inFlight, bus.stats().workers]).toEqual([BusState.STOPPED, 0, []]);
     }
   }, 20_000);
 });
 
 describe("options", () => {
-  const refused = (options: unknown): string => {
-    try {
-      void new StdioBus(options as StdioBusOptions);
-    } catch (error) {
-      if (error instanceof InvalidConfigError) return error.message;
-      throw error;
-    }
+  const refused = async (options: unknown): Promise<string> => {
+    const bus = await StdioBus.start(options as StdioBusOptions).catch((error: unknown) => error);
+    if (bus instanceof InvalidConfigError) return bus.message;
+    await (bus as StdioBus).close();
     return "";
   };
 
-  test("an option that there is not is refused, with the one that comes nearest", () => {
-    const pool = { id: "a", command: "cat" };
-    expect(refused({ pools: [pool], limit: {} })).toContain("Did you mean limits?");
-    expect(refused({ pools: [{ ...pool, instance: 2 }] })).toContain("Did you mean instances?");
-    expect(refused({ pools: [pool], limits: { max_in_flight: 1 } })).toContain("Did you mean maxInFlight?");
-    expect(refused({ pools: [pool], limits: { queue: { polcy: "wait" } } })).toContain("Did you mean policy?");
-    expect(refused({ pools: [{ ...pool, restart: { windw: 1 } }] })).toContain("windw");
-    expect(refused({ pools: [{ ...pool, zebra: 1 }] })).toContain("It has id,");
+  test("of a pool stand in the place of those of its bus, one by one", () => {
+    const [a, b] = resolveStdioOptions({
+      pools: [
+        { id: "a", command: "cat", queue: { limit: 2 }, timeout: Infinity },
+        { id: "b", command: "cat" },
+      ],
+      concurrency: 3,
+      queue: { policy: "wait" },
+    });
+    expect([a!.concurrency, a!.queue, a!.timeout]).toEqual([3, { limit: 2, policy: "wait" }, Infinity]);
+    expect([b!.concurrency, b!.queue, b!.timeout]).toEqual([3, { limit: 1_024, policy: "wait" }, 30_000]);
   });
 
-  test("each wrong value is named with what it should be", () => {
+  test("an option that there is not is refused, with the one that comes nearest", async () => {
     const pool = { id: "a", command: "cat" };
-    expect(refused(undefined)).toContain("must be an object");
-    expect(refused({ pools: [] })).toContain("1 to 1024 pools");
-    expect(refused({ pools: [pool, pool] })).toContain('two pools have the id "a"');
-    expect(refused({ pools: [{ ...pool, id: "" }] })).toContain("pools[0].id");
-    expect(refused({ pools: [{ ...pool, command: "" }] })).toContain("command");
-    expect(refused({ pools: [{ ...pool, instances: 0 }] })).toContain("instances");
-    expect(refused({ pools: [{ ...pool, framing: "raw" }] })).toContain("ndjson, length, content-length");
-    expect(refused({ pools: [pool], limits: { maxInFlight: 0 } })).toContain("limits.maxInFlight");
-    expect(refused({ pools: [{ ...pool, limits: { maxMessageBytes: 1 } }] })).toContain(
-      "pools[0].limits.maxMessageBytes",
-    );
-    expect(refused({ pools: [{ ...pool, initialize: {} }] })).toContain("pools[0].initialize");
-    expect(refused({ pools: [pool], onLog: 1 })).toContain("onLog");
-    expect(refused({ pools: [pool] })).toBe("");
+    expect(await refused({ pools: [pool], limits: {} })).toContain("a StdioBus has no option");
+    expect(await refused({ pools: [{ ...pool, instance: 2 }] })).toContain("Did you mean instances?");
+    expect(await refused({ pools: [{ ...pool, concurency: 1 }] })).toContain("Did you mean concurrency?");
+    expect(await refused({ pools: [pool], queue: { polcy: "wait" } })).toContain("Did you mean policy?");
+    expect(await refused({ pools: [{ ...pool, restart: { windw: 1 } }] })).toContain("windw");
+    expect(await refused({ pools: [{ ...pool, zebra: 1 }] })).toContain("It has command,");
+  });
+
+  test("each wrong value is named with what it should be", async () => {
+    const pool = { id: "a", command: "cat" };
+    expect(await refused(undefined)).toContain("must be an object");
+    expect(await refused({ pools: [] })).toContain("1 to 1024 pools");
+    expect(await refused({ pools: [pool, pool] })).toContain('two pools have the id "a"');
+    expect(await refused({ pools: [{ ...pool, id: "" }] })).toContain("pools[0].id");
+    expect(await refused({ pools: [{ ...pool, command: "" }] })).toContain("command");
+    expect(await refused({ pools: [{ ...pool, instances: 0 }] })).toContain("instances");
+    expect(await refused({ pools: [{ ...pool, framing: "raw" }] })).toContain("ndjson, length, content-length");
+    expect(await refused({ pools: [pool], concurrency: 0 })).toContain("concurrency is 0");
+    expect(await refused({ pools: [pool], timeout: 0 })).toContain("timeout is 0; it must be 1 to 4294967295 ms");
+    expect(await refused({ pools: [{ ...pool, messageBytes: 1 }] })).toContain("pools[0].messageBytes");
+    expect(await refused({ pools: [{ ...pool, initialize: {} }] })).toContain("pools[0].initialize");
+    expect(await refused({ pools: [pool] })).toBe("");
   });
 
   test("an older configuration with its snake_case names is accepted as text and as an object, with the meaning it had", async () => {
@@ -272,17 +306,17 @@ describe("options", () => {
     };
     const options = fromStdioBusConfig(JSON.stringify(config));
     expect(options).toEqual(fromStdioBusConfig(config));
-    expect(options.limits).toEqual({ maxMessageBytes: 2_048, maxQueuedBytes: 4_096 });
+    expect([options.messageBytes, options.queuedBytes]).toEqual([2_048, 4_096]);
     expect(options.pools[0]).toEqual({
       id: "echo",
       command: "cat",
       args: ["-u"],
       instances: 2,
-      restart: { policy: "on-failure", limit: 0, window: 5_000, giveUp: true },
+      restart: { policy: "on-failure", maxRestarts: 0, window: 5_000, giveUp: true },
       stop: { drain: 1_000 },
     });
     await using bus = await running(options);
-    expect(bus.workerCount).toBe(2);
+    expect(bus.workers.length).toBe(2);
     const wrong: [unknown, string][] = [
       ["{", "no JSON"],
       [{ pools: [{ ...config.pools[0], cwd: "/" }] }, "cwd"],
@@ -308,6 +342,8 @@ describe("options", () => {
       bus.request("echo", 1, { timeout: -1 }),
       bus.request("echo", 1, { key: 7 as unknown as string }),
       bus.request("echo", 1, { signal: {} as AbortSignal }),
+      bus.request("echo", 1, { idempotent: 1 as unknown as boolean }),
+      bus.request("echo", 1, { timout: 1 } as object),
       bus.send({ id: 1, result: 1 }),
       bus.send([] as unknown as { method: string }),
     ];
@@ -341,7 +377,7 @@ describe("routing", () => {
     expect(counts.length).toBe(4);
     expect(Math.min(...counts)).toBeGreaterThan(25);
     process.kill(before[0]!, "SIGKILL");
-    await until(() => bus.workerCount === 3, "the end of a worker");
+    await until(() => bus.workers.length === 3, "the end of a worker");
     const after = await owners();
     for (const [index, pid] of before.entries()) {
       if (pid === before[0]) expect(after[index]).not.toBe(pid);
@@ -353,9 +389,9 @@ describe("routing", () => {
     await using bus = await running({ pools: [worker({ id: "x" }), odd({ id: "y" })] });
     expect(await bus.request("pid", 0, { pool: "x" })).not.toBe(await bus.request("pid", 0, { pool: "y" }));
     for (const pool of ["z", undefined]) {
-      const error = await rejection<UnknownPoolError>(bus.request("pid", 0, { pool }));
-      expect(error).toBeInstanceOf(UnknownPoolError);
-      expect([error.pool, error.message.includes('"x", "y"')]).toEqual([pool, true]);
+      const error = await rejection<SlotbusError>(bus.request("pid", 0, { pool }));
+      expect(error).toMatchObject({ code: "UNKNOWN_POOL" });
+      expect(error.message).toContain('"x", "y"');
     }
     expect(bus.stats().routingErrors).toBe(2);
   });
@@ -397,22 +433,22 @@ describe("routing", () => {
 describe("the end of a worker", () => {
   test("its requests fail at once, with its exit and the end of what it logged; it is started again", async () => {
     const logged: string[] = [];
-    await using bus = await running({ pools: [worker(soon)], onLog: ({ line }) => logged.push(line) });
+    await using bus = await running({ pools: [worker(soon)] }, { log: (_, line) => logged.push(line) });
     const pid = await bus.request<number>("pid");
     const start = performance.now();
-    const other = rejection<WorkerExitedError>(bus.request("late", 20_000));
-    const error = await rejection<WorkerExitedError>(bus.request("die", "exit"));
-    expect(error).toBeInstanceOf(WorkerExitedError);
-    expect([error.report.exitCode, error.report.pid, error.mayHaveExecuted, error.retryable]).toEqual([
+    const other = rejection<WorkerDiedError>(bus.request("late", 20_000));
+    const error = await rejection<WorkerDiedError>(bus.request("die", "exit"));
+    expect(error).toBeInstanceOf(WorkerDiedError);
+    expect([error.report!.exitCode, error.report!.pid, error.mayHaveExecuted, error.retryable]).toEqual([
       3,
       pid,
       true,
       false,
     ]);
-    expect([error.exitCode, error.signal, error.stderrTail]).toEqual([3, null, error.report.stderrTail]);
-    expect(error.stderrTail).toContain("about to die");
+    expect([error.exitCode, error.signal]).toEqual([3, null]);
+    expect(error.report!.stderrTail).toContain("about to die");
     expect(error.message).toContain("about to die");
-    expect(await other).toBeInstanceOf(WorkerExitedError);
+    expect(await other).toBeInstanceOf(WorkerDiedError);
     expect(performance.now() - start).toBeLessThan(5_000);
     expect(await bus.request<number>("pid")).not.toBe(pid);
     expect([bus.stats().workerRestarts, bus.stats().inFlight, logged]).toEqual([1, 0, ["about to die"]]);
@@ -420,13 +456,13 @@ describe("the end of a worker", () => {
 
   test("an answer that it wrote as its last is delivered", async () => {
     await using bus = await running({
-      pools: [odd({ restart: { limit: Infinity, backoff: { initial: 0, max: 0 } } })],
+      pools: [odd({ restart: { maxRestarts: Infinity, backoff: { initial: 0, max: 0 } } })],
     });
     const large = "x".repeat(60_000);
     for (let i = 0; i < 10; i++) {
-      const others = Array.from({ length: 3 }, () => rejection<WorkerExitedError>(bus.request("unknown")));
+      const others = Array.from({ length: 3 }, () => rejection<WorkerDiedError>(bus.request("unknown")));
       expect(await bus.request("last", large)).toBe(large);
-      for (const error of await Promise.all(others)) expect(error).toBeInstanceOf(WorkerExitedError);
+      for (const error of await Promise.all(others)) expect(error).toBeInstanceOf(WorkerDiedError);
     }
     expect(bus.stats().protocolErrors).toBe(0);
   }, 20_000);
@@ -437,17 +473,17 @@ describe("the end of a worker", () => {
     const busy = bus.stats().workers.find(({ inFlight }) => inFlight === 1)!;
     process.kill(busy.pid, "SIGKILL");
     expect(await waits).toBe(300);
-    const error = await rejection<WorkerExitedError>(bus.request("die", "kill", { idempotent: true }));
-    expect(error).toBeInstanceOf(WorkerExitedError); // it has killed two of them
-    expect(error.report.signal).toBe("SIGKILL");
-    await until(() => bus.workerCount === 2, "both workers again");
+    const error = await rejection<WorkerDiedError>(bus.request("die", "kill", { idempotent: true }));
+    expect(error).toBeInstanceOf(WorkerDiedError); // it has killed two of them
+    expect(error.report!.signal).toBe("SIGKILL");
+    await until(() => bus.workers.length === 2, "both workers again");
     expect(bus.stats().workerRestarts).toBe(3);
   });
 
   test("while workers are killed under load every request settles once, with its own answer or one error", async () => {
     await using bus = await running({
-      pools: [worker({ instances: 3, restart: { limit: Infinity, backoff: { initial: 1, max: 5 } } })],
-      limits: { queue: { limit: 100_000 } },
+      pools: [worker({ instances: 3, restart: { maxRestarts: Infinity, backoff: { initial: 1, max: 5 } } })],
+      queue: { limit: 100_000 },
     });
     let settled = 0;
     let failed = 0;
@@ -459,7 +495,7 @@ describe("the end of a worker", () => {
           (value) => expect(value).toBe(i),
           (error) => {
             failed++;
-            expect(error).toBeInstanceOf(WorkerExitedError);
+            expect(error).toBeInstanceOf(WorkerDiedError);
           },
         );
         settled++;
@@ -483,43 +519,45 @@ describe("the end of a worker", () => {
   test("when all workers are paused, what waits and what comes is rejected at once; then they are back", async () => {
     const events: string[] = [];
     const errors: SlotbusError[] = [];
-    const restart = { limit: 1, backoff: { initial: 10, factor: 10, jitter: 0 }, healthyAfter: 100 };
-    await using bus = await running({
-      pools: [worker({ instances: 2, restart, limits: { maxInFlight: 1 } })],
-      onError: (error) => errors.push(error),
-      onPool: ({ event, pool, error }) => events.push(`${event} ${pool} ${error?.report.exitCode}`),
-    });
+    const restart = { maxRestarts: 1, backoff: { initial: 10, factor: 10, jitter: 0 }, healthyAfter: 100 };
+    await using bus = await running(
+      { pools: [worker({ instances: 2, restart, concurrency: 1 })] },
+      {
+        paused: (error, pool) => (errors.push(error), events.push(`paused ${pool} ${error.report!.exitCode}`)),
+        resumed: (pool) => events.push(`resumed ${pool}`),
+      },
+    );
     const bad = Array.from({ length: 4 }, () => rejection(bus.request("die", "exit")));
     const waits = rejection<NoWorkerError>(bus.request("echo", 1));
-    for (const error of await Promise.all(bad)) expect(error).toBeInstanceOf(WorkerExitedError);
+    for (const error of await Promise.all(bad)) expect(error).toBeInstanceOf(WorkerDiedError);
     expect(await waits).toBeInstanceOf(NoWorkerError);
     const from = performance.now();
     const late = await rejection<NoWorkerError>(bus.request("echo", 2));
     expect(performance.now() - from).toBeLessThan(20);
     expect([late.retryable, late.mayHaveExecuted]).toEqual([true, false]);
-    expect((late.cause as WorkerFailedError).report.exitCode).toBe(3);
+    expect((late.cause as WorkerFailedError).report!.exitCode).toBe(3);
     expect(bus.stats().paused).toEqual(["a"]);
-    await until(() => bus.workerCount === 2 && bus.stats().paused.length === 0, "both are back");
+    await until(() => bus.workers.length === 2 && bus.stats().paused.length === 0, "both are back");
     expect(await bus.request("echo", 3)).toBe(3);
     await until(() => events.length === 2, "the events");
-    expect(events).toEqual(["paused a 3", "resumed a undefined"]);
+    expect(events).toEqual(["paused a 3", "resumed a"]);
     expect(errors.map(({ code }) => code)).toEqual(["WORKER_FAILED"]);
   }, 30_000);
 
   test("with giveUp, when all workers are given up, what waits and what comes is rejected with the reason", async () => {
     const errors: SlotbusError[] = [];
-    await using bus = await running({
-      pools: [worker({ restart: { limit: 0, giveUp: true }, limits: { maxInFlight: 1 } })],
-      onError: (error) => errors.push(error),
-    });
+    await using bus = await running(
+      { pools: [worker({ restart: { maxRestarts: 0, giveUp: true }, concurrency: 1 })] },
+      { failed: (error) => errors.push(error) },
+    );
     const died = rejection(bus.request("die", "exit"));
-    const waits = rejection<PoolFailedError>(bus.request("echo", 1));
-    expect(await died).toBeInstanceOf(WorkerExitedError);
-    expect(await waits).toBeInstanceOf(PoolFailedError);
+    const waits = rejection<NoWorkerError>(bus.request("echo", 1));
+    expect(await died).toBeInstanceOf(WorkerDiedError);
+    expect(await waits).toBeInstanceOf(NoWorkerError);
     expect((await waits).message).toContain('pool "a"');
-    const late = await rejection<PoolFailedError>(bus.request("echo", 2));
-    expect(late).toBeInstanceOf(PoolFailedError);
-    expect((late.cause as WorkerExitedError).report.exitCode).toBe(3);
+    const late = await rejection<NoWorkerError>(bus.request("echo", 2));
+    expect(late).toBeInstanceOf(NoWorkerError);
+    expect((late.cause as WorkerDiedError).report!.exitCode).toBe(3);
     expect(errors.map(({ code }) => code)).toEqual(["WORKER_FAILED"]);
     await bus.resize("a", 1); // they begin anew
     expect(await bus.request("echo", 3)).toBe(3);
@@ -529,43 +567,52 @@ describe("the end of a worker", () => {
   test("a worker that closes its output and lives on is replaced", async () => {
     await using bus = await running({ pools: [odd(soon, "stubborn")] });
     const pid = await bus.request<number>("pid");
-    const error = await rejection<WorkerExitedError>(bus.request("closeOutput"));
-    expect(error).toBeInstanceOf(WorkerExitedError);
+    const error = await rejection<WorkerDiedError>(bus.request("closeOutput"));
+    expect(error).toBeInstanceOf(WorkerDiedError);
     expect(await bus.request<number>("pid")).not.toBe(pid);
   }, 20_000);
 
-  test("onWorker tells what becomes of workers", async () => {
-    const events: WorkerEvent[] = [];
-    const bus = await running({ pools: [worker(soon)], onWorker: (event) => events.push(event) });
+  test("events tell what becomes of workers, and whether they were asked to end", async () => {
+    const events: unknown[] = [];
+    const tell =
+      (event: string) =>
+      ({ pool, worker: index, life, pid }: LinkIdentity, report?: ExitReport) =>
+        events.push([event, pool, index, life, pid, report?.signal ?? report?.exitCode]);
+    const listeners = { joined: tell("joined"), left: tell("left"), died: tell("died") };
+    const bus = await running({ pools: [worker(soon)] }, listeners);
     const first = await bus.request<number>("pid");
     await rejection(bus.request("die", "kill"));
     const second = await bus.request<number>("pid");
-    await bus.stop();
-    await until(() => events.at(-1)?.event === "stopped", "the last event");
-    expect(events.map(({ event }) => event)).toEqual([
-      "started",
-      "exited",
-      "restarting",
-      "started",
-      "stopping",
-      "exited",
-      "stopped",
-    ]);
-    expect(events.map(({ pid }) => pid)).toEqual([first, first, 0, second, second, second, 0]);
-    expect(events.map(({ life }) => life)).toEqual([1, 1, 1, 2, 2, 2, 2]);
-    expect(events.map(({ report }) => report?.signal ?? report?.exitCode)).toEqual([
-      undefined,
-      "SIGKILL",
-      undefined,
-      undefined,
-      undefined,
-      0,
-      undefined,
+    await bus.close();
+    await until(() => events.length === 4, "the last event");
+    expect(events).toEqual([
+      ["joined", "a", 0, 1, first, undefined],
+      ["died", "a", 0, 1, first, "SIGKILL"],
+      ["joined", "a", 0, 2, second, undefined],
+      ["left", "a", 0, 2, second, 0],
     ]);
   });
 
+  test("a pool that is paused is one warning, and one when it is back, if nobody listens", async () => {
+    const program = `
+      import { StdioBus } from ${JSON.stringify(join(import.meta.dir, "../src/stdio/index.ts"))};
+      const restart = { maxRestarts: 0, backoff: { initial: 1, jitter: 0 }, healthyAfter: 50 };
+      const { command, args } = ${JSON.stringify(worker())};
+      await using bus = await StdioBus.start({ pools: [{ id: "a", command, args, restart }] });
+      await bus.request("die", "exit").catch(() => {});
+      while (bus.stats().paused.length === 0 && bus.workers.length === 0) await Bun.sleep(1);
+      while (bus.stats().paused.length > 0) await Bun.sleep(1);`;
+    const child = Bun.spawn([process.execPath, "-e", program], { stdio: ["ignore", "inherit", "pipe"] });
+    const lines = (await child.stderr.text()).split("\n").filter((line) => line.includes("paused"));
+    expect(lines).toEqual([
+      expect.stringContaining('pool "a"'),
+      expect.stringContaining('pool "a" is no longer paused'),
+    ]);
+    expect(await child.exited).toBe(0);
+  });
+
   test("a worker of which some requests in a row timed out is replaced; an answer, also a late one, begins the row anew", async () => {
-    const pools = [worker({ limits: { maxTimeouts: 3 }, stop: { drain: 1, endOfInput: 1, term: 1 } })];
+    const pools = [worker({ maxTimeouts: 3, stop: { drain: 1, endOfInput: 1, term: 1 } })];
     await using bus = await running({ pools });
     const late = async (ms: number): Promise<void> =>
       expect(await rejection(bus.request("late", ms, { timeout: 20 }))).toBeInstanceOf(RequestTimeoutError);
@@ -593,10 +640,10 @@ describe("what is no message", () => {
 
   test("stray prints are counted and told, and requests are answered as if nothing was", async () => {
     const errors: [string, number | undefined][] = [];
-    await using bus = await running({
-      pools: [odd()],
-      onError: (error, from) => errors.push([error.code, from?.pid]),
-    });
+    await using bus = await running(
+      { pools: [odd()] },
+      { fault: (error, from) => errors.push([error.code, from.pid]) },
+    );
     const pid = await bus.request<number>("pid");
     const strays = [
       "hello\n",
@@ -615,7 +662,7 @@ describe("what is no message", () => {
   });
 
   test("an answer that is too long, not UTF-8 or not JSON fails its own request, and the next is answered", async () => {
-    await using bus = await running({ pools: [odd({ limits: { maxMessageBytes: 10_000 } })] });
+    await using bus = await running({ pools: [odd({ messageBytes: 10_000 })] });
     const texts = [
       `{"jsonrpc":"2.0","id":1,"result":"${"x".repeat(200_000)}"}\n`,
       Buffer.concat([Buffer.from('{"id":2,"result":"'), Buffer.of(0xff), Buffer.from('"}\n')]),
@@ -623,8 +670,8 @@ describe("what is no message", () => {
       `{"result":"${"y".repeat(20_000)}","id":4}\n`,
     ];
     for (const text of texts) {
-      const error = await rejection<ProtocolError>(bus.request("write", base64(text), { timeout: 5_000 }));
-      expect(error).toBeInstanceOf(ProtocolError);
+      const error = await rejection<SlotbusError>(bus.request("write", base64(text), { timeout: 5_000 }));
+      expect(error).toMatchObject({ code: "PROTOCOL" });
       expect(error.mayHaveExecuted).toBe(true);
     }
     expect(await bus.request("echo", "after")).toBe("after");
@@ -633,7 +680,7 @@ describe("what is no message", () => {
 
   test("a response with neither result nor error, or with both, fails its own request at once", async () => {
     const errors: string[] = [];
-    await using bus = await running({ pools: [odd()], onError: ({ message }) => errors.push(message) });
+    await using bus = await running({ pools: [odd()] }, { fault: ({ message }) => errors.push(message) });
     const wrong = [
       ['{"jsonrpc":"2.0","id":1}', "neither `result` nor `error`"],
       ['{"id":2,"error":null}', "neither `result` nor `error`"],
@@ -641,14 +688,14 @@ describe("what is no message", () => {
       ['{"id":4,"result":1,"error":{"code":1,"message":"no"}}', "both `result` and `error`"],
     ] as const;
     for (const [line, what] of wrong) {
-      const error = await rejection<ProtocolError>(bus.request("write", base64(`${line}\n`)));
-      expect(error).toBeInstanceOf(ProtocolError);
+      const error = await rejection<SlotbusError>(bus.request("write", base64(`${line}\n`)));
+      expect(error).toMatchObject({ code: "PROTOCOL" });
       expect(error.message).toContain(`answered write with ${what}`);
       expect(error.mayHaveExecuted).toBe(true);
     }
-    expect(await rejection(bus.send({ id: "x", method: "write", params: base64('{"id":5}\n') }))).toBeInstanceOf(
-      ProtocolError,
-    );
+    expect(await rejection(bus.send({ id: "x", method: "write", params: base64('{"id":5}\n') }))).toMatchObject({
+      code: "PROTOCOL",
+    });
     // Of two members one may be null, as in JSON-RPC 1.0.
     const write = (line: string): Promise<unknown> => bus.request("write", base64(`${line}\n`));
     expect(await write('{"id":6,"result":[1],"error":null}')).toEqual([1]);
@@ -661,9 +708,9 @@ describe("what is no message", () => {
 
   test("a response whose id is the request's number as text fails that request at once; other ids are counted", async () => {
     const errors: string[] = [];
-    await using bus = await running({ pools: [odd()], onError: ({ message }) => errors.push(message) });
-    const error = await rejection<ProtocolError>(bus.request("write", base64('{"id":"1","result":1}\n')));
-    expect(error).toBeInstanceOf(ProtocolError);
+    await using bus = await running({ pools: [odd()] }, { fault: ({ message }) => errors.push(message) });
+    const error = await rejection<SlotbusError>(bus.request("write", base64('{"id":"1","result":1}\n')));
+    expect(error).toMatchObject({ code: "PROTOCOL" });
     expect(error.message).toContain('answered write with the text "1" as its id');
     const strays = ['{"id":"x","result":1}', '{"id":99,"result":1}', '{"id":1.5,"result":1}', '{"id":[2],"result":1}'];
     strays.push('{"result":1}', '{"id":null,"error":{"code":-32700,"message":"cannot read this"}}');
@@ -677,10 +724,10 @@ describe("what is no message", () => {
   });
 
   test('with onFault "restart" the worker is replaced', async () => {
-    await using bus = await running({ pools: [odd(soon)], limits: { onFault: "restart" } });
+    await using bus = await running({ pools: [odd(soon)], onFault: "restart" });
     const pid = await bus.request<number>("pid");
-    const error = await rejection<WorkerExitedError>(bus.request("write", base64("oops\n")));
-    expect(error.report.signal).toBe("SIGKILL");
+    const error = await rejection<WorkerDiedError>(bus.request("write", base64("oops\n")));
+    expect(error.report!.signal).toBe("SIGKILL");
     expect(await bus.request<number>("pid")).not.toBe(pid);
   });
 
@@ -739,9 +786,9 @@ describe("workers that ask and tell", () => {
     const pending = rejection(bus.request("ask", { id: 1, method: "slow" }));
     await bus.request("echo", 1);
     process.kill(bus.stats().workers[0]!.pid, "SIGKILL");
-    expect(await pending).toBeInstanceOf(WorkerExitedError);
+    expect(await pending).toBeInstanceOf(WorkerDiedError);
     await until(() => reasons.length === 2, "the second abort");
-    expect(reasons[1]).toBeInstanceOf(WorkerExitedError);
+    expect(reasons[1]).toBeInstanceOf(WorkerDiedError);
   });
 
   test("each subscription gets what is told after it began, by method and pool, and ends with the bus", async () => {
@@ -752,7 +799,7 @@ describe("workers that ask and tell", () => {
     const other = bus.subscribe({ method: "other" });
     await bus.request("flood", 2, { pool: "x" });
     await bus.request("flood", 1, { pool: "y" });
-    await bus.stop();
+    await bus.close();
     const read = async (subscription: typeof all): Promise<unknown[]> => {
       const found: unknown[] = [];
       for await (const { pool, params } of subscription) found.push([pool, params]);
@@ -765,31 +812,31 @@ describe("workers that ask and tell", () => {
     expect(await read(all)).toEqual([...told, ["y", 0]]);
     expect(await read(x)).toEqual(told);
     expect(await read(other)).toEqual([]);
-    expect(all.isOpen).toBe(false);
+    expect(all.closed).toBe(true);
   });
 
   test('a full queue drops as its policy says, and counts; "close" ends behind what it has', async () => {
     await using bus = await running({ pools: [odd()] });
-    const newest = bus.subscribe({ queue: 3, policy: "drop-newest" });
-    const oldest = bus.subscribe({ queue: 3, policy: "drop-oldest" });
-    const closing = bus.subscribe({ queue: 3, policy: "close" });
+    const newest = bus.subscribe({ queue: { limit: 3, policy: "drop-newest" } });
+    const oldest = bus.subscribe({ queue: { limit: 3, policy: "drop-oldest" } });
+    const closing = bus.subscribe({ queue: { limit: 3, policy: "close" } });
     await bus.request("flood", 10);
     const take = async (from: typeof newest): Promise<unknown[]> => {
       const found = [];
       while (from.queued > 0) found.push((await from.next()).value!.params);
       return found;
     };
-    expect([await take(newest), newest.dropped]).toEqual([[0, 1, 2], 7]);
-    expect([await take(oldest), oldest.dropped]).toEqual([[7, 8, 9], 7]);
-    expect([await take(closing), closing.dropped, closing.isOpen]).toEqual([[0, 1, 2], 0, false]);
-    expect(await rejection(closing.next())).toBeInstanceOf(SubscriptionFullError);
+    expect([await take(newest), newest.lost]).toEqual([[0, 1, 2], 7]);
+    expect([await take(oldest), oldest.lost]).toEqual([[7, 8, 9], 7]);
+    expect([await take(closing), closing.lost, closing.closed]).toEqual([[0, 1, 2], 0, true]);
+    expect(await rejection(closing.next())).toBeInstanceOf(EventsLostError);
     expect((await closing.next()).done).toBe(true);
-    expect(bus.stats().dropped).toBe(14);
+    expect(bus.stats().lost).toBe(14);
   });
 
   test('with "block" a worker is not read on while the queue is full: nothing is lost, and little is kept', async () => {
     await using bus = await running({ pools: [odd()] });
-    const subscription = bus.subscribe({ queue: 10, policy: "block" });
+    const subscription = bus.subscribe({ queue: { limit: 10, policy: "block" } });
     const total = 50_000;
     const done = bus.request("flood", total, { timeout: 60_000 });
     let most = 0;
@@ -806,32 +853,32 @@ describe("workers that ask and tell", () => {
     }
     expect(await done).toBe(total);
     expect(most).toBe(10);
-    expect([subscription.dropped, bus.stats().dropped]).toEqual([0, 0]);
+    expect([subscription.lost, bus.stats().lost]).toEqual([0, 0]);
   }, 30_000);
 
   test('with "block" nothing that a worker told is lost when it ends or the bus stops, however late it is read', async () => {
     const bus = await running({ pools: [odd(soon)] });
-    const subscription = bus.subscribe({ queue: 5, policy: "block" });
-    const flood = rejection<WorkerExitedError>(bus.request("flood", 400));
+    const subscription = bus.subscribe({ queue: { limit: 5, policy: "block" } });
+    const flood = rejection<WorkerDiedError>(bus.request("flood", 400));
     await until(() => subscription.queued === 5, "a full queue");
     await Bun.sleep(50); // it has written all of it by now: less than its pipe holds
     process.kill(bus.stats().workers[0]!.pid, "SIGKILL");
-    expect(await flood).toBeInstanceOf(WorkerExitedError); // its answer was written, and could not be read in time
+    expect(await flood).toBeInstanceOf(WorkerDiedError); // its answer was written, and could not be read in time
     for (let i = 0; i < 400; i++) expect((await subscription.next()).value!.params).toBe(i);
     expect(bus.stats().late).toBeLessThanOrEqual(1);
     const again = bus.request("flood", 300);
     await until(() => subscription.queued === 5, "a full queue again");
-    const stopping = bus.stop();
+    const stopping = bus.close();
     expect(await again).toBe(300);
     await stopping;
     const rest: unknown[] = [];
     for await (const { params } of subscription) rest.push(params);
     expect(rest).toEqual(Array.from({ length: 300 }, (_, i) => i));
-    expect([subscription.dropped, bus.state]).toEqual([0, BusState.STOPPED]);
+    expect([subscription.lost, bus.closed]).toEqual([0, true]);
   });
 
-  test("while maxInFlight handlers run for a worker it is not read, and every request of it is answered", async () => {
-    await using bus = await running({ pools: [odd()], limits: { maxInFlight: 3 } });
+  test("while concurrency handlers run for a worker it is not read, and every request of it is answered", async () => {
+    await using bus = await running({ pools: [odd()], concurrency: 3 });
     let active = 0;
     let most = 0;
     bus.onRequest("slow", async (params) => {
@@ -848,27 +895,27 @@ describe("workers that ask and tell", () => {
     await using bus = await running({ pools: [odd()] });
     const controller = new AbortController();
     const aborted = bus.subscribe({ signal: controller.signal });
-    const blocked = bus.subscribe({ queue: 1, policy: "block" });
+    const blocked = bus.subscribe({ queue: { limit: 1, policy: "block" } });
     const flood = bus.request("flood", 100);
     for await (const { params } of blocked) if (params === 3) break;
     expect(await flood).toBe(100);
     expect(aborted.queued).toBe(100);
     controller.abort(new Error("enough"));
     expect((await rejection(aborted.next())).message).toBe("enough");
-    expect([aborted.dropped, (await aborted.next()).done]).toEqual([100, true]);
-    expect(() => bus.subscribe({ queue: 0 })).toThrow(InvalidConfigError);
-    expect(() => bus.subscribe({ policy: "none" as "close" })).toThrow(InvalidConfigError);
-    expect(() => bus.subscribe({ pool: "z" })).toThrow(UnknownPoolError);
+    expect([aborted.lost, (await aborted.next()).done]).toEqual([100, true]);
+    expect(() => bus.subscribe({ queue: { limit: 0 } })).toThrow(InvalidConfigError);
+    expect(() => bus.subscribe({ queue: { policy: "none" as "close" } })).toThrow(InvalidConfigError);
+    expect(() => bus.subscribe({ pool: "z" })).toThrow(expect.objectContaining({ code: "UNKNOWN_POOL" }));
   });
 });
 
 describe("backpressure", () => {
-  test("a worker has no more than maxInFlight; more wait in order, up to the limit of the queue", async () => {
-    await using bus = await running({ pools: [worker()], limits: { maxInFlight: 2, queue: { limit: 3 } } });
+  test("a worker has no more than concurrency; more wait in order, up to the limit of the queue", async () => {
+    await using bus = await running({ pools: [worker()], concurrency: 2, queue: { limit: 3 } });
     const order: number[] = [];
     const calls = Array.from({ length: 5 }, (_, i) => bus.request("late", 20).then(() => order.push(i)));
-    const error = await rejection<BackpressureError>(bus.request("echo", 1));
-    expect(error).toBeInstanceOf(BackpressureError);
+    const error = await rejection<BusOverloadedError>(bus.request("echo", 1));
+    expect(error).toBeInstanceOf(BusOverloadedError);
     expect([error.retryable, error.mayHaveExecuted]).toEqual([true, false]);
     expect([bus.stats().inFlight, bus.stats().waiting]).toEqual([2, 3]);
     await Promise.all(calls);
@@ -877,7 +924,7 @@ describe("backpressure", () => {
   });
 
   test("calls with a key wait for their own worker, and calls without one pass them", async () => {
-    await using bus = await running({ pools: [worker({ instances: 2 })], limits: { maxInFlight: 1 } });
+    await using bus = await running({ pools: [worker({ instances: 2 })], concurrency: 1 });
     const key = "k";
     const pid = await bus.request<number>("pid", 0, { key });
     const slow = bus.request("late", 200, { key });
@@ -888,10 +935,12 @@ describe("backpressure", () => {
   });
 
   test("10 000 messages of 1 KiB for a worker that reads nothing take the credit and no more", async () => {
-    const maxQueuedBytes = 256 * 1_024;
+    const queuedBytes = 256 * 1_024;
     await using bus = await running({
       pools: [odd({ stop: { drain: 0, endOfInput: 0, term: 0 } }, "deaf")],
-      limits: { maxQueuedBytes, maxInFlight: 65_536, queue: { policy: "wait" } },
+      queuedBytes,
+      concurrency: 65_536,
+      queue: { policy: "wait" },
     });
     const params = "x".repeat(1_024);
     const calls: Promise<SlotbusError>[] = [];
@@ -901,17 +950,17 @@ describe("backpressure", () => {
       await new Promise((done) => setImmediate(done)); // each batch is a write of its own, until the pipe is full
       most = Math.max(most, bus.stats().workers[0]!.queuedBytes);
     }
-    expect(most).toBeWithin(maxQueuedBytes / 2, maxQueuedBytes + 2_048);
-    expect(bus.stats().bytesIn).toBeLessThan(maxQueuedBytes + 512 * 1_024); // and what the pipe itself holds
+    expect(most).toBeWithin(queuedBytes / 2, queuedBytes + 2_048);
+    expect(bus.stats().bytesIn).toBeLessThan(queuedBytes + 512 * 1_024); // and what the pipe itself holds
     expect(bus.stats().waiting).toBeGreaterThan(9_000);
-    await bus.stop();
+    await bus.close();
     const codes = Map.groupBy(await Promise.all(calls), ({ code }) => code);
-    expect([...codes.keys()].sort()).toEqual(["BUS_CLOSED", "WORKER_EXITED"]);
+    expect([...codes.keys()].sort()).toEqual(["CLOSED", "WORKER_DIED"]);
     expect([bus.stats().inFlight, bus.stats().waiting]).toEqual([0, 0]);
   });
 
   test("a notification waits for room as a request does", async () => {
-    await using bus = await running({ pools: [worker()], limits: { maxQueuedBytes: 1_024 } });
+    await using bus = await running({ pools: [worker()], queuedBytes: 1_024 });
     const large = "x".repeat(100_000);
     await Promise.all(Array.from({ length: 50 }, () => bus.notify("echo", large)));
     expect(await bus.request("echo", 1)).toBe(1);
@@ -928,8 +977,20 @@ describe("backpressure", () => {
     expect(turns).toBeGreaterThan(2);
   });
 
+  test("a request with timeout 0 is refused at once and not sent; a notification goes out if there is room", async () => {
+    await using bus = await running({ pools: [worker({ concurrency: 1 })] });
+    await bus.notify("echo", 1, { timeout: 0 });
+    const error = await rejection<RequestTimeoutError>(bus.request("echo", 1, { timeout: 0 }));
+    expect(error).toBeInstanceOf(RequestTimeoutError);
+    expect([error.mayHaveExecuted, bus.stats().messagesIn]).toEqual([false, 1]);
+    const slow = bus.request("late", 100, { timeout: Infinity });
+    const refused = await rejection<RequestTimeoutError>(bus.notify("echo", 1, { timeout: 0 }));
+    expect(refused).toBeInstanceOf(RequestTimeoutError);
+    expect([bus.stats().messagesIn, bus.stats().inFlight, bus.stats().waiting, await slow]).toEqual([2, 1, 0, 100]);
+  });
+
   test("a timeout leaves nothing behind, and the worker takes the next", async () => {
-    await using bus = await running({ pools: [worker()], limits: { maxInFlight: 4 } });
+    await using bus = await running({ pools: [worker()], concurrency: 4 });
     const calls = Array.from({ length: 12 }, () =>
       rejection<RequestTimeoutError>(bus.request("wait", 0, { timeout: 50 })),
     );
@@ -955,7 +1016,7 @@ describe("looking", () => {
       clientRefusals: 0,
       clientDisconnects: 0,
       inFlight: 0,
-      dropped: 0,
+      lost: 0,
       late: 0,
       protocolErrors: 0,
     });
@@ -996,25 +1057,23 @@ describe("looking", () => {
     expect(bus.stats()).toMatchObject({ inFlight: 0, waiting: 0, protocolErrors: 0 });
   }, 30_000);
 
-  test("starting and stopping leaves no descriptor, process or timer behind", async () => {
-    const bus = new StdioBus({ pools: [{ id: "a", command: "cat", instances: 2 }] });
+  test("starting and closing leaves no descriptor, process or timer behind", async () => {
     const cycle = async (): Promise<void> => {
-      await bus.start();
+      const bus = await StdioBus.start({ pools: [{ id: "a", command: "cat", instances: 2 }] });
       await bus.notify("x");
-      for (const report of await bus.stop()) expect([report.exitCode, isAlive(report.pid)]).toEqual([0, false]);
+      for (const report of await bus.close()) expect([report.exitCode, isAlive(report.pid)]).toEqual([0, false]);
+      expect(bus.stats()).toMatchObject({ messagesIn: 1, workerRestarts: 0, workers: [] });
     };
     await cycle();
     const before = descriptors();
     for (let i = 0; i < 20; i++) await cycle();
     await until(() => descriptors() <= before, "no more descriptors than before");
-    expect(bus.stats()).toMatchObject({ messagesIn: 21, workerRestarts: 0, workers: [] });
   }, 20_000);
 
   test("it works where the C library is not", async () => {
     const program = `
       const { StdioBus } = await import(${JSON.stringify(join(import.meta.dir, "../src/stdio/index.ts"))});
-      await using bus = new StdioBus({ pools: [{ id: "a", command: process.execPath, args: [${JSON.stringify(join(import.meta.dir, "fixtures/stdio-worker.ts"))}] }] });
-      await bus.start();
+      await using bus = await StdioBus.start({ pools: [{ id: "a", command: process.execPath, args: [${JSON.stringify(join(import.meta.dir, "fixtures/stdio-worker.ts"))}] }] });
       console.log(await bus.request("echo", "without"));
       console.log(Object.keys(require.cache).filter((file) => /src.(bus|native.library)/.test(file)).length);`;
     const child = Bun.spawn([process.execPath, "-e", program], {

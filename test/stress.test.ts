@@ -62,7 +62,7 @@ test("5000 requests of two callers over workers of two processes: each answer is
 
 test("10 000 overlapping requests through 4 slots, never a moment with all of them free, move no memory", async () => {
   await using space = new Workspace();
-  const { bus } = await space.pair((request) => request.body, { slots: 4, payloadLimit: 65_536 });
+  const { bus } = await space.pair((request) => request.body, { slots: 4, payloadBytes: 65_536 });
   const before = mappings();
   const body = pattern(512);
   let sent = 0;
@@ -121,7 +121,7 @@ test("bodies of twice the inline size are no inline bodies, and go there and bac
   await using space = new Workspace();
   const kept: Uint8Array[] = [];
   const { bus } = await space.pair((request) => (kept.push(request.body), request.body), { slots: 4 });
-  const large = pattern(2 * bus.options.inlineSize);
+  const large = pattern(2 * bus.options.inlineBytes);
   for (let i = 0; i < 200; i++) {
     const [a, b] = await Promise.all([
       bus.request({ path: "/", body: large }),
@@ -136,13 +136,13 @@ test("two hundred lives of a client under one name, with the same worker and req
   await using space = new Workspace();
   const worker = await (async () => {
     const first = await space.bus();
-    const opened = await space.worker((request) => request.body, { reconnect: { min: 1, max: 2 } });
+    const opened = await space.worker((request) => request.body, { reconnect: { initial: 1, max: 2 } });
     await first.close();
     return opened;
   })();
   const before = [descriptors(), mappings()];
   for (let life = 0; life < 200; life++) {
-    const bus = await SlotBus.create({ name: space.name, directory: space.directory, slots: 4, payloadLimit: 4_096 });
+    const bus = await SlotBus.create({ name: space.name, directory: space.directory, slots: 4, payloadBytes: 4_096 });
     const all = Array.from({ length: 8 }, (_, i) => bus.request({ path: "/", body: `${life} ${i}` })); // queued at first
     const texts = (await Promise.all(all)).map((response) => response.text());
     expect(texts).toEqual(Array.from({ length: 8 }, (_, i) => `${life} ${i}`));

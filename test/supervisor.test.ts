@@ -5,16 +5,15 @@ import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
-  BusClosedError,
+  type SlotbusError,
+  ClosedError,
   type ExitReport,
   InvalidConfigError,
-  InvalidStateError,
-  ProgramNotFoundError,
   type WorkerFailedError,
   WorkerStartError,
 } from "../src/errors.ts";
 import { type PoolOptions, Supervisor, type WorkerStatus } from "../src/supervisor/index.ts";
-import { resolveRestart } from "../src/supervisor/options.ts";
+import { poolOptions, resolvePool } from "../src/supervisor/options.ts";
 import { Restarts } from "../src/supervisor/restarts.ts";
 import { LineLink, lines, lives, script } from "./line-transport.ts";
 import { Child, descriptors, rejection, until } from "./support.ts";
@@ -26,8 +25,13 @@ const stubborn = "trap '' TERM; echo ready; while :; do sleep 0.1; done";
 /** Steps short enough for a test. */
 const quick = { drain: 2_000, endOfInput: 300, term: 300 };
 
-function pool(text: string, options: Partial<PoolOptions> = {}): Supervisor<LineLink> {
-  return new Supervisor(script(text, options), lines);
+function pool(text: string, options: Partial<PoolOptions> = {}): Promise<Supervisor<LineLink>> {
+  return Supervisor.start(script(text, options), lines);
+}
+
+/** One that is not started yet, as a bus makes it. */
+function made(text: string, options: Partial<PoolOptions> = {}): Supervisor<LineLink> {
+  return new Supervisor(resolvePool(script(text, options)), lines);
 }
 
 function pids(supervisor: Supervisor<LineLink>): number[] {
@@ -54,16 +58,15 @@ function folder(): { path: string } & Disposable {
 
 describe("start and stop", () => {
   test("all workers are ready when start resolves, and each ends by the end of its input when the pool stops", async () => {
-    const supervisor = pool(echo, { instances: 3 });
+    const supervisor = await pool(echo, { instances: 3 });
     const seen: string[] = [];
     supervisor.on("state", ({ id, state }, previous) => seen.push(`${id} ${previous} ${state}`));
-    await supervisor.start();
     expect(states(supervisor)).toBe("ready,ready,ready");
     expect(supervisor.links.map(({ pid }) => pid).sort()).toEqual(pids(supervisor).sort());
     expect(new Set(pids(supervisor)).size).toBe(3);
     expect(await Promise.all(supervisor.links.map((link) => link.ask("hello")))).toEqual(["hello", "hello", "hello"]);
     const running = pids(supervisor);
-    const reports = await supervisor.stop();
+    const reports = await supervisor.close();
     expect(reports.map(({ worker, how, exitCode, signal }) => [worker, how, exitCode, signal])).toEqual([
       [0, "end of input", 0, null],
       [1, "end of input", 0, null],
@@ -81,10 +84,9 @@ describe("start and stop", () => {
   });
 
   test("the pid of a worker is that of the program, which leads a group of its own", async () => {
-    await using supervisor = pool("echo ready; echo $$ >&2; ps -o pgid= -p $$ >&2; exec cat");
+    await using supervisor = await pool("echo ready; echo $$ >&2; ps -o pgid= -p $$ >&2; exec cat");
     const logged: number[] = [];
     supervisor.on("log", (_, line) => logged.push(Number(line)));
-    await supervisor.start();
     await until(() => logged.length === 2, "its own numbers");
     expect(logged).toEqual([pids(supervisor)[0]!, pids(supervisor)[0]!]);
     expect(logged[0]).not.toBe(process.pid);
@@ -97,11 +99,10 @@ describe("start and stop", () => {
       ["SIGKILL", stubborn, "SIGKILL"],
     ];
     for (const [signal, text, how] of cases) {
-      const supervisor = pool(text, { stop: quick });
-      await supervisor.start();
+      const supervisor = await pool(text, { stop: quick });
       const [pid] = pids(supervisor);
       const from = performance.now();
-      const [report] = await supervisor.stop();
+      const [report] = await supervisor.close();
       const ms = performance.now() - from;
       expect([report!.how, report!.pid, lives(pid!)]).toEqual([how, pid!, false]);
       expect(report!.signal).toBe(signal.startsWith("SIG") ? signal : null);
@@ -113,78 +114,92 @@ describe("start and stop", () => {
 
   test("what a worker has is answered before its input ends; one that does not answer is not waited for longer than drain", async () => {
     const slow = "echo ready; while read line; do sleep 0.3; echo $line; done";
-    const supervisor = pool(slow);
-    await supervisor.start();
+    const supervisor = await pool(slow);
     const link = supervisor.links[0]!;
     const answer = link.ask("last words");
-    const [report] = await supervisor.stop();
+    const [report] = await supervisor.close();
     expect(await answer).toBe("last words");
     expect([report!.how, link.drains]).toEqual(["end of input", 1]);
 
-    const hasty = pool("echo ready; read line; (sleep 0.3; echo $line) & read next"); // forgets all at the end of its input
-    await hasty.start();
+    const hasty = await pool("echo ready; read line; (sleep 0.3; echo $line) & read next"); // forgets all at the end of its input
     const kept = hasty.links[0]!.ask("kept");
-    await hasty.stop();
+    await hasty.close();
     expect(await kept).toBe("kept");
 
-    const mute = pool("echo ready; cat > /dev/null", { stop: { ...quick, drain: 200 } });
-    await mute.start();
+    const mute = await pool("echo ready; cat > /dev/null", { stop: { ...quick, drain: 200 } });
     const lost = rejection(mute.links[0]!.ask("anybody?"));
-    expect((await mute.stop())[0]!.how).toBe("end of input");
+    expect((await mute.close())[0]!.how).toBe("end of input");
     expect((await lost).message).toBe("ended: end of input");
   });
 
   test("a stopped process (SIGSTOP) is ended too", async () => {
-    const supervisor = pool(echo, { stop: quick });
-    await supervisor.start();
+    const supervisor = await pool(echo, { stop: quick });
     process.kill(pids(supervisor)[0]!, "SIGSTOP");
-    expect((await supervisor.stop())[0]!.how).toBe("SIGKILL");
+    expect((await supervisor.close())[0]!.how).toBe("SIGKILL");
   });
 
-  test("concurrent starts share one promise, so do stops; a pool that runs does not start; one that stopped starts again", async () => {
-    const supervisor = pool(echo);
-    const first = supervisor.start();
-    expect(supervisor.start()).toBe(first);
-    await first;
-    const error = await rejection<InvalidStateError>(supervisor.start());
-    expect(error).toBeInstanceOf(InvalidStateError);
-    expect([error.state, error.expected]).toEqual(["running", "stopped"]);
-    const [pid] = pids(supervisor);
-    const stopping = supervisor.stop();
-    expect(supervisor.stop()).toBe(stopping);
-    await stopping;
-    expect(await supervisor.stop()).toEqual([]);
-    await supervisor.start();
-    expect(pids(supervisor)[0]).not.toBe(pid);
-    expect(await supervisor.links[0]!.ask("again")).toBe("again");
-    await supervisor.stop();
+  test("all calls of close share one end and its reports, and nothing is started after it", async () => {
+    const supervisor = await pool(echo, { instances: 2 });
+    expect(supervisor.closed).toBe(false);
+    const closing = [supervisor.close(), supervisor.close({ timeout: 0 }), supervisor[Symbol.asyncDispose]()];
+    expect(supervisor.closed).toBe(true);
+    const [reports, same] = await Promise.all(closing);
+    expect((reports as ExitReport[]).map(({ how }) => how)).toEqual(["end of input", "end of input"]);
+    expect(same).toBe(reports);
+    expect(await supervisor.close()).toBe(reports as ExitReport[]);
+    expect(await rejection(supervisor.resize(3))).toBeInstanceOf(ClosedError);
+    expect([states(supervisor), children()]).toEqual(["stopped,stopped", []]);
+  });
+
+  test("close gives workers its timeout to answer what they have, in place of stop.drain", async () => {
+    for (const [timeout, lost] of [
+      [0, true],
+      [Infinity, false],
+    ] as const) {
+      const supervisor = await pool("echo ready; while read line; do sleep 0.3; echo $line; done", {
+        stop: { drain: lost ? 5_000 : 0, endOfInput: 0, term: 0 },
+      });
+      const answer = supervisor.links[0]!.ask("late").catch(() => "lost");
+      await supervisor.close({ timeout });
+      expect(await answer).toBe(lost ? "lost" : "late");
+    }
+  });
+
+  test("events of the start reach listeners that are attached right after it", async () => {
+    await using supervisor = await pool(`for i in $(seq 300); do echo line $i >&2; done; ${echo}`);
+    const seen: string[] = [];
+    let logged = 0;
+    supervisor.on("state", ({ state }, previous) => seen.push(`${previous} ${state}`));
+    supervisor.on("log", (_, line) => seen.push(line) && logged++);
+    await until(() => logged >= 200, "the first lines");
+    expect(seen).toContain("starting ready");
+    expect(seen).toContain("line 1");
   });
 
   test("stop during start aborts it: start rejects, nothing is left", async () => {
-    const supervisor = pool("exec sleep 60", { instances: 2, stop: quick });
+    const supervisor = made("exec sleep 60", { instances: 2, stop: quick });
     const starting = rejection(supervisor.start());
     await until(() => children().length >= 2, "processes");
     const from = performance.now();
     await supervisor.stop();
-    expect(await starting).toBeInstanceOf(BusClosedError);
+    expect(await starting).toBeInstanceOf(ClosedError);
     expect(performance.now() - from).toBeLessThan(3_000);
     expect(children()).toEqual([]);
     expect(states(supervisor)).toBe("stopped,stopped");
   });
 
   test("a stop in the same turn as the start leaves nothing either", async () => {
-    const supervisor = pool(echo, { instances: 2 });
+    const supervisor = made(echo, { instances: 2 });
     const starting = rejection(supervisor.start());
     await supervisor.stop();
-    expect(await starting).toBeInstanceOf(BusClosedError);
+    expect(await starting).toBeInstanceOf(ClosedError);
     expect(children()).toEqual([]);
   });
 
   test("await using stops the pool", async () => {
     let pid: number;
     {
-      await using supervisor = pool(echo);
-      await supervisor.start();
+      await using supervisor = await pool(echo);
       pid = pids(supervisor)[0]!;
       expect(lives(pid)).toBe(true);
     }
@@ -194,30 +209,28 @@ describe("start and stop", () => {
 
 describe("a start that fails", () => {
   test("a missing program is found before anything runs; the error names it and PATH", async () => {
-    const error = await rejection<ProgramNotFoundError>(
-      new Supervisor({ command: "no-such-program-7" }, lines).start(),
-    );
-    expect(error).toBeInstanceOf(ProgramNotFoundError);
-    expect(error.program).toBe("no-such-program-7");
+    const error = await rejection<SlotbusError>(Supervisor.start({ command: "no-such-program-7" }, lines));
+    expect(error).toMatchObject({ code: "PROGRAM_NOT_FOUND" });
+    expect(error.message).toContain('"no-such-program-7"');
     expect(error.message).toContain(process.env["PATH"]!);
-    const other = new Supervisor({ command: "sh", env: { PATH: "/nowhere" } }, lines);
-    expect((await rejection(other.start())).message).toContain('"/nowhere"');
-    expect(await rejection(new Supervisor({ command: "./sh", cwd: "/tmp" }, lines).start())).toBeInstanceOf(
-      ProgramNotFoundError,
-    );
+    const other = Supervisor.start({ command: "sh", env: { PATH: "/nowhere" } }, lines);
+    expect((await rejection(other)).message).toContain('"/nowhere"');
+    expect(await rejection(Supervisor.start({ command: "./sh", cwd: "/tmp" }, lines))).toMatchObject({
+      code: "PROGRAM_NOT_FOUND",
+    });
   });
 
   test("a program without rights or without its interpreter, and a working directory that is missing, are told apart", async () => {
     using temp = folder();
     const file = join(temp.path, "program");
     writeFileSync(file, "#!/no/such/interpreter\n");
-    expect(await rejection(new Supervisor({ command: file }, lines).start())).toBeInstanceOf(ProgramNotFoundError);
+    expect(await rejection(Supervisor.start({ command: file }, lines))).toMatchObject({ code: "PROGRAM_NOT_FOUND" });
     chmodSync(file, 0o755);
-    const error = await rejection(new Supervisor({ command: file }, lines).start());
-    expect(error).toBeInstanceOf(ProgramNotFoundError);
+    const error = await rejection(Supervisor.start({ command: file }, lines));
+    expect(error).toMatchObject({ code: "PROGRAM_NOT_FOUND" });
     expect(error.message).toContain("interpreter");
     const cwd = join(temp.path, "nothing");
-    expect((await rejection(pool(echo, { cwd }).start())).message).toContain(`cwd is "${cwd}"`);
+    expect((await rejection(pool(echo, { cwd }))).message).toContain(`cwd is "${cwd}"`);
     expect(children()).toEqual([]);
   });
 
@@ -225,21 +238,18 @@ describe("a start that fails", () => {
     using temp = folder();
     const flag = join(temp.path, "flag");
     const text = `if mkdir ${flag} 2>/dev/null; then echo 'no database' >&2; exit 7; fi; ${echo}`;
-    const supervisor = pool(text, { instances: 3, stop: quick });
-    const error = await rejection<WorkerStartError>(supervisor.start());
+    const error = await rejection<WorkerStartError>(pool(text, { instances: 3, stop: quick }));
     expect(error).toBeInstanceOf(WorkerStartError);
     expect(error.report).toMatchObject({ exitCode: 7, signal: null, how: "itself", stderrTail: "no database\n" });
     expect(error.message).toContain("exited with code 7");
     expect(error.message).toContain("no database");
     expect(children()).toEqual([]);
-    await supervisor.start(); // the folder is there now
+    await using supervisor = await pool(text, { instances: 3 }); // the folder is there now
     expect(states(supervisor)).toBe("ready,ready,ready");
-    await supervisor.stop();
   });
 
   test("a worker that is not ready in time fails the start and is ended", async () => {
-    const supervisor = pool("exec sleep 60", { startupTimeout: 150, stop: quick });
-    const error = await rejection<WorkerStartError>(supervisor.start());
+    const error = await rejection<WorkerStartError>(pool("exec sleep 60", { startupTimeout: 150, stop: quick }));
     expect(error.message).toContain("was not ready within 150 ms");
     expect(error.report).toMatchObject({ how: "SIGTERM", signal: "SIGTERM" });
     expect(children()).toEqual([]);
@@ -247,8 +257,7 @@ describe("a start that fails", () => {
 
   test("what a transport rejects with is the cause", async () => {
     const refuse = { ...lines, open: () => Promise.reject(new Error("it speaks another protocol")) };
-    const supervisor = new Supervisor(script(echo, { stop: quick }), refuse);
-    const error = await rejection<WorkerStartError>(supervisor.start());
+    const error = await rejection<WorkerStartError>(Supervisor.start(script(echo, { stop: quick }), refuse));
     expect(error).toBeInstanceOf(WorkerStartError);
     expect((error.cause as Error).message).toBe("it speaks another protocol");
     expect(children()).toEqual([]);
@@ -258,21 +267,18 @@ describe("a start that fails", () => {
     const opened = Promise.withResolvers<LineLink>();
     let process: ConstructorParameters<typeof LineLink>[0];
     const late = { ...lines, open: (given: typeof process) => ((process = given), opened.promise) };
-    const supervisor = new Supervisor(script(echo, { startupTimeout: 50, stop: quick }), late);
-    await rejection(supervisor.start());
+    await rejection(Supervisor.start(script(echo, { startupTimeout: 50, stop: quick }), late));
     const link = new LineLink(process!);
     opened.resolve(link);
     await until(() => link.report !== null, "its report");
-    expect(supervisor.links).toEqual([]);
   });
 });
 
 describe("restarts", () => {
   test("a killed worker comes back as another process; its requests are failed at once, the others do not notice", async () => {
-    await using supervisor = pool(echo, { instances: 2, restart: { backoff: { initial: 20 } } });
+    await using supervisor = await pool(echo, { instances: 2, restart: { backoff: { initial: 20 } } });
     const exits: ExitReport[] = [];
-    supervisor.on("exit", (report) => exits.push(report));
-    await supervisor.start();
+    supervisor.on("died", (_, report) => exits.push(report));
     const [first, second] = pids(supervisor);
     const link = supervisor.links.find(({ pid }) => pid === first)!;
     process.kill(first!, "SIGSTOP");
@@ -287,7 +293,37 @@ describe("restarts", () => {
       { worker: 0, life: 1, pid: first!, signal: "SIGKILL", exitCode: null, how: "itself" },
     ]);
     expect(await Promise.all(supervisor.links.map((each) => each.ask("hi")))).toEqual(["hi", "hi"]);
-    expect(supervisor.restarts).toBe(1);
+  });
+
+  test("died tells of ends that nobody asked for, a start that took too long among them; left of those by resize and close", async () => {
+    using temp = folder();
+    const slow = join(temp.path, "slow");
+    const supervisor = await pool(`[ -e ${slow} ] && exec sleep 60; ${echo}`, {
+      instances: 2,
+      restart: { backoff: { initial: 1 } },
+      startupTimeout: 500,
+      stop: quick,
+    });
+    const seen: string[] = [];
+    supervisor.on("joined", ({ id, life, state }) => seen.push(`joined ${id} ${life} ${state}`));
+    supervisor.on("left", ({ id, life, pid }, report) =>
+      seen.push(`left ${id} ${life} ${pid === report.pid} ${report.how}`),
+    );
+    supervisor.on("died", ({ id, life, pid }, report) =>
+      seen.push(`died ${id} ${life} ${pid === report.pid} ${report.how}`),
+    );
+    await until(() => seen.length === 2, "both joined");
+    expect(seen.sort()).toEqual(["joined 0 1 ready", "joined 1 1 ready"]);
+    writeFileSync(slow, "");
+    process.kill(pids(supervisor)[0]!, "SIGKILL");
+    await until(() => seen.length === 4, "two deaths");
+    expect(seen.slice(2)).toEqual(["died 0 1 true itself", "died 0 2 true SIGTERM"]);
+    rmSync(slow);
+    await until(() => states(supervisor) === "ready,ready", "its third life");
+    await supervisor.resize(1);
+    await supervisor.close();
+    await until(() => seen.length === 7, "both left");
+    expect(seen.slice(4)).toEqual(["joined 0 3 ready", "left 1 1 true end of input", "left 0 3 true end of input"]);
   });
 
   for (const [policy, code, state, lifes] of [
@@ -298,14 +334,13 @@ describe("restarts", () => {
     ["always", 0, "failed", 3],
   ] as const) {
     test(`policy "${policy}", exit code ${code}: ${lifes} lives, then ${state}`, async () => {
-      const restart = { policy, limit: 2, backoff: { initial: 5 }, giveUp: true };
-      await using supervisor = pool(`echo ready; read line; exit ${code}`, { restart });
+      const restart = { policy, maxRestarts: 2, backoff: { initial: 5 }, giveUp: true };
+      await using supervisor = await pool(`echo ready; read line; exit ${code}`, { restart });
       let ends = 0;
       let failure: WorkerFailedError | null = null;
-      supervisor.on("exit", () => ends++);
+      supervisor.on("died", () => ends++);
       supervisor.on("failed", (error) => (failure = error));
-      supervisor.on("ready", () => void supervisor.links[0]!.ask("end").catch(() => {}));
-      await supervisor.start();
+      supervisor.on("joined", () => void supervisor.links[0]!.ask("end").catch(() => {}));
       await until(() => states(supervisor) === state, state);
       await until(() => ends === lifes, "the last exit");
       expect(supervisor.workers[0]!.life).toBe(lifes);
@@ -315,13 +350,12 @@ describe("restarts", () => {
   }
 
   test("with giveUp a worker that crashes again and again is given up, and the others go on", async () => {
-    const restart = { limit: 3, backoff: { initial: 10, factor: 2, jitter: 0 }, giveUp: true };
-    await using supervisor = pool(echo, { instances: 2, restart });
+    const restart = { maxRestarts: 3, backoff: { initial: 10, factor: 2, jitter: 0 }, giveUp: true };
+    await using supervisor = await pool(echo, { instances: 2, restart });
     let failures = 0;
     supervisor.on("failed", () => failures++);
-    supervisor.on("ready", ({ id, pid }) => id === 0 && process.kill(pid, "SIGKILL"));
+    supervisor.on("joined", ({ id, pid }) => id === 0 && process.kill(pid, "SIGKILL"));
     const from = performance.now();
-    await supervisor.start();
     await until(() => supervisor.workers[0]!.state === "failed", "it is given up");
     expect(performance.now() - from).toBeGreaterThan(10 + 20 + 40);
     await until(() => failures === 1, "the event");
@@ -334,11 +368,10 @@ describe("restarts", () => {
     using temp = folder();
     const file = join(temp.path, "program");
     writeFileSync(file, `#!/bin/sh\n${echo}\n`, { mode: 0o755 });
-    await using supervisor = new Supervisor(
-      { command: file, restart: { backoff: { initial: 30 }, limit: 100 } },
+    await using supervisor = await Supervisor.start(
+      { command: file, restart: { backoff: { initial: 30 }, maxRestarts: 100 } },
       lines,
     );
-    await supervisor.start();
     const [pid] = pids(supervisor);
     rmSync(file);
     process.kill(pid!, "SIGKILL");
@@ -349,28 +382,32 @@ describe("restarts", () => {
   });
 
   test("stop during a pause ends at once, and nothing is started after it", async () => {
-    const supervisor = pool(echo, { restart: { backoff: { initial: 60_000 } } });
-    await supervisor.start();
+    const supervisor = await pool(echo, { restart: { backoff: { initial: 60_000 } } });
     process.kill(pids(supervisor)[0]!, "SIGKILL");
     await until(() => states(supervisor) === "backoff", "the pause");
     const from = performance.now();
-    expect(await supervisor.stop()).toEqual([]);
+    expect(await supervisor.close()).toEqual([]);
     expect(performance.now() - from).toBeLessThan(500);
     expect([states(supervisor), supervisor.workers[0]!.life]).toEqual(["stopped", 1]);
     expect(children()).toEqual([]);
   });
 
   describe("when, by the clock", () => {
-    const restarts = (options: object, random = 0): Restarts => new Restarts(resolveRestart(options), () => random);
+    const restarts = (options: object, random = 0): Restarts =>
+      new Restarts(poolOptions.rows.restart.resolve(options, "restart"), () => random);
 
     test("pauses grow by the factor up to the longest, and begin anew after a healthy time", () => {
-      const some = restarts({ limit: Infinity, healthyAfter: 1_000, backoff: { initial: 100, max: 500, factor: 2 } });
+      const some = restarts({
+        maxRestarts: Infinity,
+        healthyAfter: 1_000,
+        backoff: { initial: 100, max: 500, factor: 2 },
+      });
       const pauses = [0, 0, 999, 0, 0, 1_000, 0].map((readyMs, index) => some.grant(index * 10, readyMs));
       expect(pauses).toEqual([100, 200, 400, 500, 500, 100, 200]);
     });
 
     test("jitter shortens a pause by its part at most", () => {
-      const options = { limit: Infinity, backoff: { initial: 1_000, jitter: 0.2 } };
+      const options = { maxRestarts: Infinity, backoff: { initial: 1_000, jitter: 0.2 } };
       expect(restarts(options, 0).grant(0, 0)).toBe(1_000);
       expect(restarts(options, 0.5).grant(0, 0)).toBe(900);
       expect(restarts(options, 0.999).grant(0, 0)).toBeWithin(800, 802);
@@ -378,34 +415,38 @@ describe("restarts", () => {
 
     test("after very many restarts the pause is still the longest", () => {
       for (const initial of [0, 100]) {
-        const some = restarts({ limit: Infinity, backoff: { initial, max: 700, factor: 10 } });
+        const some = restarts({ maxRestarts: Infinity, backoff: { initial, max: 700, factor: 10 } });
         let last: number | null = null;
         for (let i = 0; i < 5_000; i++) last = some.grant(i, 0);
         expect(last).toBe(initial === 0 ? 0 : 700);
       }
     });
 
-    test("the window slides: a worker that crashes less often than the limit lives for ever, whenever the window began", () => {
-      const options = { limit: 2, window: 60_000, backoff: { initial: 0 } };
+    test("the window slides: a worker that crashes less often than that lives for ever, whenever the window began", () => {
+      const options = { maxRestarts: 2, window: 60_000, backoff: { initial: 0 } };
       const seldom = restarts(options);
       for (let at = 0; at < 50; at++) expect(seldom.grant(at * 31_000, 0)).toBe(0);
       const often = restarts(options);
       expect([0, 29_000, 58_000, 60_001, 61_000].map((at) => often.grant(at, 0))).toEqual([0, 0, null, 0, null]);
     });
 
-    test("limit 0 means no restart", () => {
-      expect(restarts({ limit: 0 }).grant(0, 1e9)).toBe(null);
+    test("maxRestarts 0 means no restart", () => {
+      expect(restarts({ maxRestarts: 0 }).grant(0, 1e9)).toBe(null);
     });
   });
 });
 
 describe("a pool that is paused", () => {
   /** Its workers end with code 5 as long as the file `broken` is there. */
-  function breakable(restart: PoolOptions["restart"], instances = 2) {
+  async function breakable(restart: PoolOptions["restart"], instances = 2) {
     const temp = folder();
     const flag = join(temp.path, "broken");
     const text = `if [ -e ${flag} ]; then exit 5; fi; ${echo}`;
-    const supervisor = pool(text, { instances, restart: { limit: 1, healthyAfter: 100, ...restart }, stop: quick });
+    const supervisor = await pool(text, {
+      instances,
+      restart: { maxRestarts: 1, healthyAfter: 100, ...restart },
+      stop: quick,
+    });
     const seen: string[] = [];
     supervisor.on("paused", ({ report }) => seen.push(`paused ${report.exitCode}`));
     supervisor.on("resumed", () => seen.push("resumed"));
@@ -418,16 +459,15 @@ describe("a pool that is paused", () => {
       },
       mend: () => rmSync(flag),
       async [Symbol.asyncDispose]() {
-        await supervisor.stop();
+        await supervisor.close();
         temp[Symbol.dispose]();
       },
     };
   }
 
   test("one worker is tried at a time after pauses that grow; when it stays up all are back, with their restarts", async () => {
-    await using broken = breakable({ backoff: { initial: 20, max: 200, jitter: 0 } }, 3);
+    await using broken = await breakable({ backoff: { initial: 20, max: 200, jitter: 0 } }, 3);
     const { supervisor, seen } = broken;
-    await supervisor.start();
     const tries: number[] = [];
     let most = 0;
     supervisor.on("state", ({ state }, previous) => {
@@ -442,7 +482,7 @@ describe("a pool that is paused", () => {
     const gaps = tries.slice(1).map((at, index) => at - tries[index]!);
     expect(gaps[3]!).toBeGreaterThan(190); // 40, 80, 160, 200
     expect(gaps[3]!).toBeGreaterThan(gaps[0]!);
-    expect([most, supervisor.restarts > 0, seen]).toEqual([1, true, ["paused 5"]]);
+    expect([most, supervisor.workers.some(({ restarts }) => restarts > 0), seen]).toEqual([1, true, ["paused 5"]]);
     broken.mend();
     await until(() => states(supervisor) === "ready,ready,ready", "all are back");
     expect([supervisor.isDown, supervisor.pausedFor]).toEqual([false, null]);
@@ -458,11 +498,10 @@ describe("a pool that is paused", () => {
   }, 30_000);
 
   test("a worker that gets ready and does not stay up does not end it", async () => {
-    await using broken = breakable({ backoff: { initial: 1, max: 10 }, healthyAfter: 60_000 }, 1);
+    await using broken = await breakable({ backoff: { initial: 1, max: 10 }, healthyAfter: 60_000 }, 1);
     const { supervisor, seen } = broken;
     let ready = 0;
-    supervisor.on("ready", ({ pid }) => void (++ready > 1 && process.kill(pid, "SIGKILL")));
-    await supervisor.start();
+    supervisor.on("joined", ({ pid }) => void (++ready > 1 && process.kill(pid, "SIGKILL")));
     process.kill(pids(supervisor)[0]!, "SIGKILL");
     await until(() => ready > 5, "tries that got ready");
     expect(seen).toEqual(["paused null"]);
@@ -470,8 +509,10 @@ describe("a pool that is paused", () => {
   }, 30_000);
 
   test("while some workers are paused the others go on", async () => {
-    await using supervisor = pool(echo, { instances: 2, restart: { limit: 0, backoff: { initial: 60_000 } } });
-    await supervisor.start();
+    await using supervisor = await pool(echo, {
+      instances: 2,
+      restart: { maxRestarts: 0, backoff: { initial: 60_000 } },
+    });
     const paused = Promise.withResolvers<WorkerFailedError>();
     supervisor.on("paused", paused.resolve);
     process.kill(pids(supervisor)[0]!, "SIGKILL");
@@ -481,9 +522,8 @@ describe("a pool that is paused", () => {
   }, 30_000);
 
   test("resize starts them at once, whether they come or not", async () => {
-    await using broken = breakable({ backoff: { initial: 1, max: 60_000, factor: 10 } });
+    await using broken = await breakable({ backoff: { initial: 1, max: 60_000, factor: 10 } });
     const { supervisor, seen } = broken;
-    await supervisor.start();
     broken.spoil();
     await until(() => states(supervisor) === "paused,paused", "both are paused");
     const error = await rejection<WorkerFailedError>(supervisor.resize(1));
@@ -496,20 +536,16 @@ describe("a pool that is paused", () => {
     expect(seen).toEqual(["paused 5", "resumed", "paused 5", "resumed"]);
   }, 30_000);
 
-  test("stop ends at once, and nothing is started after it; the pool may be started again", async () => {
-    await using broken = breakable({ limit: 0, backoff: { initial: 60_000 } });
+  test("stop ends at once, and nothing is started after it", async () => {
+    await using broken = await breakable({ maxRestarts: 0, backoff: { initial: 60_000 } });
     const { supervisor } = broken;
-    await supervisor.start();
     broken.spoil();
     await until(() => states(supervisor) === "paused,paused", "both are paused");
     const from = performance.now();
-    await supervisor.stop();
+    await supervisor.close();
     expect(performance.now() - from).toBeLessThan(500);
     expect([states(supervisor), supervisor.pausedFor]).toEqual(["stopped,stopped", null]);
     expect(children()).toEqual([]);
-    broken.mend();
-    await supervisor.start();
-    expect(states(supervisor)).toBe("ready,ready");
   }, 30_000);
 });
 
@@ -518,10 +554,9 @@ describe("what a worker leaves behind", () => {
     setsid sh -c 'trap "" TERM; echo away $$ >&2; while :; do sleep 0.1; done' &`;
 
   async function withFamily(text: string): Promise<{ supervisor: Supervisor<LineLink>; family: number[] }> {
-    const supervisor = pool(`${family} ${text}`, { stop: quick, restart: { policy: "never" } });
+    const supervisor = await pool(`${family} ${text}`, { stop: quick, restart: { policy: "never" } });
     const found: number[] = [];
     supervisor.on("log", (_, line) => found.push(Number(line.split(" ")[1])));
-    await supervisor.start();
     await until(() => found.length === 2, "its children");
     expect(found.filter(lives).length).toBe(2);
     return { supervisor, family: found };
@@ -529,7 +564,7 @@ describe("what a worker leaves behind", () => {
 
   test("stop ends the processes of its group, and those that left the group", async () => {
     const started = await withFamily(echo);
-    await started.supervisor.stop();
+    await started.supervisor.close();
     expect(started.family.filter(lives)).toEqual([]);
   });
 
@@ -540,7 +575,7 @@ describe("what a worker leaves behind", () => {
       else process.kill(pids(started.supervisor)[0]!, "SIGKILL");
       await until(() => started.supervisor.links.length === 0, "its end");
       expect(started.family.filter(lives)).toEqual([]);
-      await started.supervisor.stop();
+      await started.supervisor.close();
     }
   });
 
@@ -575,8 +610,7 @@ describe("what a worker leaves behind", () => {
   });
 
   test("a launcher that is killed takes its program with it, and the worker comes back", async () => {
-    await using supervisor = pool(stubborn, { stop: quick, restart: { backoff: { initial: 5 } } });
-    await supervisor.start();
+    await using supervisor = await pool(stubborn, { stop: quick, restart: { backoff: { initial: 5 } } });
     const [pid] = pids(supervisor);
     const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
     const launcher = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]);
@@ -589,9 +623,8 @@ describe("what a worker leaves behind", () => {
 
 describe("what a program gets", () => {
   async function said(text: string, options: Partial<PoolOptions> = {}): Promise<string> {
-    const supervisor = pool(`{ ${text}; } >&2; ${echo}`, options);
-    await supervisor.start();
-    return (await supervisor.stop())[0]!.stderrTail;
+    const supervisor = await pool(`{ ${text}; } >&2; ${echo}`, options);
+    return (await supervisor.close())[0]!.stderrTail;
   }
 
   test("env is added to that of the host, undefined takes a variable out; cwd and arguments go through unchanged", async () => {
@@ -627,8 +660,10 @@ describe("what a program gets", () => {
         return link;
       },
     };
-    await using supervisor = new Supervisor(script("exec >&-; while :; do sleep 0.1; done", { stop: quick }), watch);
-    await supervisor.start();
+    await using supervisor = await Supervisor.start(
+      script("exec >&-; while :; do sleep 0.1; done", { stop: quick }),
+      watch,
+    );
     await until(() => ended, "the end of its output");
     expect(lives(supervisor.workers[0]!.pid)).toBe(true);
   });
@@ -638,7 +673,7 @@ describe("what a program gets", () => {
     if (process.geteuid?.() === 0) {
       expect(await said("id -u; id -g; id -G", { ...identity, cwd: "/" })).toBe("65534\n65533\n65533\n");
     } else {
-      expect((await rejection(pool(echo, identity).start())).message).toContain("EPERM");
+      expect((await rejection(pool(echo, identity))).message).toContain("EPERM");
     }
   });
 });
@@ -646,10 +681,9 @@ describe("what a program gets", () => {
 describe("standard error", () => {
   test("comes by lines, also the last one without its end, and its tail is in the report", async () => {
     const logged: string[] = [];
-    const supervisor = pool(`printf 'one\\ntwo\\r\\n\\nh\\303\\251llo' >&2; ${echo}`);
+    const supervisor = await pool(`printf 'one\\ntwo\\r\\n\\nh\\303\\251llo' >&2; ${echo}`);
     supervisor.on("log", ({ id, pid }, line) => logged.push(`${id} ${pid > 0} ${line}`));
-    await supervisor.start();
-    const [report] = await supervisor.stop();
+    const [report] = await supervisor.close();
     expect(report!.stderrTail).toBe("one\ntwo\r\n\nhéllo");
     await until(() => logged.length === 4, "four lines");
     expect(logged).toEqual(["0 true one", "0 true two", "0 true ", "0 true héllo"]);
@@ -657,10 +691,9 @@ describe("standard error", () => {
 
   test("of much, 64 KiB are kept, and a line of any length is cut", async () => {
     const lengths: number[] = [];
-    const supervisor = pool(`head -c 200000 /dev/zero | tr '\\0' x >&2; echo end >&2; ${echo}`);
+    const supervisor = await pool(`head -c 200000 /dev/zero | tr '\\0' x >&2; echo end >&2; ${echo}`);
     supervisor.on("log", (_, line) => lengths.push(line.length));
-    await supervisor.start();
-    const [report] = await supervisor.stop();
+    const [report] = await supervisor.close();
     expect(report!.stderrTail.length).toBe(65_536);
     expect(report!.stderrTail).toEndWith("xend\n");
     await until(() => lengths.length === 4, "its pieces");
@@ -669,10 +702,9 @@ describe("standard error", () => {
 });
 
 test("what is written to standard error without end is not kept", async () => {
-  await using supervisor = pool(`${echo.replace("exec", "head -c 300000000 /dev/zero >&2; echo end >&2;")}`);
+  await using supervisor = await pool(`${echo.replace("exec", "head -c 300000000 /dev/zero >&2; echo end >&2;")}`);
   let ended = false;
   supervisor.on("log", (_, line) => (ended ||= line.endsWith("end")));
-  await supervisor.start();
   const before = process.memoryUsage.rss();
   await until(() => ended, "all of it");
   Bun.gc(true);
@@ -681,8 +713,7 @@ test("what is written to standard error without end is not kept", async () => {
 
 describe("resize", () => {
   test("up starts more, down stops the last ones; those that stay are not touched", async () => {
-    await using supervisor = pool(echo, { instances: 2 });
-    await supervisor.start();
+    await using supervisor = await pool(echo, { instances: 2 });
     const before = pids(supervisor);
     await supervisor.resize(4);
     const four = pids(supervisor);
@@ -699,34 +730,32 @@ describe("resize", () => {
   });
 
   test("calls take effect in their order; what a worker had is answered before it goes", async () => {
-    await using supervisor = pool("echo ready; while read line; do sleep 0.1; echo $line; done", { instances: 2 });
-    await supervisor.start();
+    await using supervisor = await pool("echo ready; while read line; do sleep 0.1; echo $line; done", {
+      instances: 2,
+    });
     const answers = supervisor.links.map((link) => link.ask("kept"));
     await Promise.all([supervisor.resize(3), supervisor.resize(1), supervisor.resize(2)]);
     expect(await Promise.all(answers)).toEqual(["kept", "kept"]);
     expect(states(supervisor)).toBe("ready,ready");
   });
 
-  test("a new worker that is given up rejects; a stop during a resize rejects it; a stopped pool has none", async () => {
+  test("a new worker that is given up rejects; a close during a resize rejects it", async () => {
     using temp = folder();
     const flag = join(temp.path, "flag");
     const text = `if [ -e ${flag} ]; then exit 5; fi; ${echo}`;
-    const supervisor = pool(text, { restart: { limit: 1, backoff: { initial: 1 }, giveUp: true } });
-    expect(await rejection(supervisor.resize(2))).toBeInstanceOf(InvalidStateError);
-    await supervisor.start();
+    const supervisor = await pool(text, { restart: { maxRestarts: 1, backoff: { initial: 1 }, giveUp: true } });
     writeFileSync(flag, "");
     expect((await rejection<WorkerFailedError>(supervisor.resize(2))).report.exitCode).toBe(5);
     expect(states(supervisor)).toBe("ready,failed");
     const waiting = rejection(supervisor.resize(5));
-    await supervisor.stop();
-    expect(await waiting).toBeInstanceOf(Error);
+    await supervisor.close();
+    expect(await waiting).toBeInstanceOf(ClosedError);
     expect(children()).toEqual([]);
   });
 
   test("workers that were given up begin anew, also at the same number; those that are well are not touched", async () => {
-    const restart = { limit: 1, backoff: { initial: 1 }, giveUp: true };
-    await using supervisor = pool(echo, { instances: 3, restart });
-    await supervisor.start();
+    const restart = { maxRestarts: 1, backoff: { initial: 1 }, giveUp: true };
+    await using supervisor = await pool(echo, { instances: 3, restart });
     const [well] = pids(supervisor);
     for (const life of [1, 2]) {
       await until(() => states(supervisor) === "ready,ready,ready", `life ${life}`);
@@ -748,12 +777,11 @@ describe("resize", () => {
 
 describe("replacement", () => {
   test("by requests, under load: nothing is lost, the new one is ready before the old one goes, one at a time", async () => {
-    await using supervisor = pool(echo, { instances: 2, recycle: { maxRequests: 40 } });
+    await using supervisor = await pool(echo, { instances: 2, recycle: { maxRequests: 40 } });
     const ends: ExitReport[] = [];
     let most = 0;
     let fewest = 2;
-    supervisor.on("exit", (report) => ends.push(report));
-    await supervisor.start();
+    supervisor.on("left", (_, report) => ends.push(report));
     const used = new Set<number>();
     const deadline = performance.now() + 20_000;
     // A replacement takes as long as its process needs to start: the load goes on until there were enough.
@@ -772,12 +800,11 @@ describe("replacement", () => {
     expect(used.size).toBeGreaterThan(4);
     expect(ends.length).toBeGreaterThan(2);
     expect(new Set(ends.map(({ how }) => how))).toEqual(new Set(["end of input"]));
-    expect(supervisor.restarts).toBe(0);
+    expect(supervisor.workers.map(({ restarts }) => restarts)).toEqual([0, 0]);
   }, 30_000);
 
   test("by age, each in its turn", async () => {
-    await using supervisor = pool(echo, { instances: 2, recycle: { maxAge: 300 } });
-    await supervisor.start();
+    await using supervisor = await pool(echo, { instances: 2, recycle: { maxAge: 300 } });
     const before = pids(supervisor);
     await until(() => supervisor.workers.every(({ life }) => life >= 2), "the second lives");
     await until(() => !before.some(lives), "the end of the first");
@@ -788,13 +815,12 @@ describe("replacement", () => {
     using temp = folder();
     const flag = join(temp.path, "flag");
     const restart = { backoff: { initial: 20 } };
-    await using supervisor = pool(`if [ -e ${flag} ]; then exit 1; fi; ${echo}`, {
+    await using supervisor = await pool(`if [ -e ${flag} ]; then exit 1; fi; ${echo}`, {
       restart,
       recycle: { maxRequests: 1 },
     });
     let failed = 0;
-    supervisor.on("exit", ({ exitCode }) => (failed += exitCode!));
-    await supervisor.start();
+    supervisor.on("died", (_, { exitCode }) => (failed += exitCode!));
     const [pid] = pids(supervisor);
     writeFileSync(flag, "");
     await supervisor.links[0]!.ask("one");
@@ -808,10 +834,9 @@ describe("replacement", () => {
   test("a worker that dies while its successor starts has that one, and no third", async () => {
     using temp = folder();
     const slow = join(temp.path, "slow");
-    await using supervisor = pool(`[ -e ${slow} ] && sleep 0.3; ${echo}`, { recycle: { maxRequests: 1 } });
+    await using supervisor = await pool(`[ -e ${slow} ] && sleep 0.3; ${echo}`, { recycle: { maxRequests: 1 } });
     let ready = 0;
-    supervisor.on("ready", () => ready++);
-    await supervisor.start();
+    supervisor.on("joined", () => ready++);
     writeFileSync(slow, "");
     const [pid] = pids(supervisor);
     await supervisor.links[0]!.ask("one");
@@ -829,10 +854,9 @@ describe("for long", () => {
   test("cycles of start and stop of a Bun worker leak no descriptor and no process", async () => {
     const text = "process.stdout.write('ready\\n'); process.stdin.on('data', () => {}).on('end', () => process.exit())";
     const options = { command: process.execPath, args: ["-e", text], stop: { ...quick, endOfInput: 5_000 } };
-    const supervisor = new Supervisor(options, lines);
     const cycle = async (): Promise<void> => {
-      await supervisor.start();
-      expect((await supervisor.stop())[0]!.how).toBe("end of input");
+      const supervisor = await Supervisor.start(options, lines);
+      expect((await supervisor.close())[0]!.how).toBe("end of input");
     };
     for (let i = 0; i < 3; i++) await cycle();
     Bun.gc(true);
@@ -844,14 +868,13 @@ describe("for long", () => {
   }, 600_000);
 
   test("starts that fail and kills leak none either", async () => {
-    const bad = pool("exit 1");
-    const missing = pool(echo, { args: [], command: "/proc/self/mem" });
-    for (let i = 0; i < 3; i++) await rejection(bad.start());
+    const bad = () => rejection(pool("exit 1"));
+    for (let i = 0; i < 3; i++) await bad();
     Bun.gc(true);
     const before = descriptors();
     for (let i = 0; i < 20; i++) {
-      await rejection(bad.start());
-      await rejection(missing.start());
+      await bad();
+      await rejection(pool(echo, { args: [], command: "/proc/self/mem" }));
     }
     await until(() => descriptors() <= before, `${before} descriptors`);
     expect(children()).toEqual([]);
@@ -884,9 +907,9 @@ describe("options", () => {
     ["uid alone", { uid: 1 }],
     ["gid alone", { gid: 1 }],
     ["a negative uid", { uid: -1, gid: 1 }],
-    ["a negative startup timeout", { startupTimeout: -1 }],
+    ["a startup timeout of nothing", { startupTimeout: 0 }],
     ["an unknown policy", { restart: { policy: "sometimes" } }],
-    ["a negative limit", { restart: { limit: -1 } }],
+    ["a negative limit", { restart: { maxRestarts: -1 } }],
     ["a window of nothing", { restart: { window: 0 } }],
     ["a longest pause below the first", { restart: { backoff: { initial: 10, max: 9 } } }],
     ["a factor that shrinks", { restart: { backoff: { factor: 0.5 } } }],
@@ -900,20 +923,20 @@ describe("options", () => {
     ["no requests", { recycle: { maxRequests: 0 } }],
     ["another stderr", { stderr: "file" }],
     ["a misspelt option", { instance: 2 }],
-    ["a misspelt option of a section", { restart: { maxRestarts: 5 } }],
+    ["a misspelt option of a section", { restart: { maxRestart: 5 } }],
     ["a section that is none", { stop: 7 }],
   ] as const) {
-    test(`${what}: one InvalidConfigError`, () => {
+    test(`${what}: one InvalidConfigError`, async () => {
       const given =
         options && ("command" in options || what === "no command") ? options : options && { command: "sh", ...options };
-      expect(() => new Supervisor(given as unknown as PoolOptions, lines)).toThrow(InvalidConfigError);
+      const starting = Supervisor.start(given as unknown as PoolOptions, lines);
+      expect(await rejection(starting)).toBeInstanceOf(InvalidConfigError);
     });
   }
 
-  test("of stop and resize too, and the pool runs on", async () => {
-    await using supervisor = pool(echo);
-    await supervisor.start();
-    expect(await rejection(supervisor.stop({ drain: -1 }))).toBeInstanceOf(InvalidConfigError);
+  test("of close and resize too, and the pool runs on", async () => {
+    await using supervisor = await pool(echo);
+    expect(await rejection(supervisor.close({ timeout: -1 }))).toBeInstanceOf(InvalidConfigError);
     expect(await rejection(supervisor.resize(-1))).toBeInstanceOf(InvalidConfigError);
     expect(states(supervisor)).toBe("ready");
     const status: WorkerStatus = supervisor.workers[0]!;

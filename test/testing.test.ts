@@ -5,9 +5,10 @@ import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, sta
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Contest } from "../src/contest/index.ts";
-import { Fleet } from "../src/events/index.ts";
-import { InvalidConfigError, NoWorkerError, ResourceError, WorkerDiedError } from "../src/index.ts";
-import { assertNoLeaks, crashWorker, fakeClock, LeakError, testBus } from "../src/testing.ts";
+import { contract, InvalidConfigError, NoWorkerError, rpc, WorkerDiedError } from "../src/index.ts";
+import { instrument } from "../src/otel.ts";
+import { assertNoLeaks, crashWorker, fakeClock, LeakError, TestBus, type TestBusOptions } from "../src/testing.ts";
+import { FleetSpace } from "./fleet-space.ts";
 import { rejection } from "./support.ts";
 
 const program = new URL("fixtures/env-worker.ts", import.meta.url);
@@ -15,8 +16,8 @@ const program = new URL("fixtures/env-worker.ts", import.meta.url);
 test("two test buses have different names and directories of mode 0700, and both are gone afterwards", async () => {
   const directories: string[] = [];
   {
-    await using one = await testBus();
-    await using other = await testBus({ slots: 4 });
+    await using one = await TestBus.create();
+    await using other = await TestBus.create({ slots: 4 });
     expect(other.bus.options.slots).toBe(4);
     expect(one.name).not.toBe(other.name);
     expect(one.directory).not.toBe(other.directory);
@@ -34,14 +35,45 @@ test("two test buses have different names and directories of mode 0700, and both
 
 test("a test bus that cannot be made leaves no directory", async () => {
   await assertNoLeaks(async () => {
-    expect(await rejection(testBus({ slots: 0 }))).toBeInstanceOf(InvalidConfigError);
+    expect(await rejection(TestBus.create({ slots: 0 }))).toBeInstanceOf(InvalidConfigError);
   });
+});
+
+test("a worker may implement a contract", async () => {
+  await using shop = await TestBus.create();
+  const greeter = contract("greeter", { greet: rpc<{ name: string }, string>() });
+  const worker = await shop.worker(greeter, { greet: ({ name }) => `hello ${name}` }, { concurrency: 2 });
+  expect(shop.bus.workers[0]!.concurrency).toBe(2);
+  expect(await shop.bus.client(greeter).greet({ name: "Ada" })).toBe("hello Ada");
+  expect(worker.served).toBe(1);
+});
+
+test("what is made up, and unknown options, are refused", async () => {
+  const given = { name: "x" } as TestBusOptions;
+  expect((await rejection(TestBus.create(given))).message).toBe('a test bus has no option "name": it is made up.');
+  await using shop = await TestBus.create();
+  expect(shop.env).toEqual({ SLOTBUS_DIR: shop.directory, SLOTBUS_NAME: shop.name });
+  const elsewhere = { directory: "/tmp" } as object;
+  expect(await rejection(shop.worker(() => "x", elsewhere))).toBeInstanceOf(InvalidConfigError);
+  expect((await rejection(crashWorker(shop.bus, { pid: 1 } as object))).message).toContain("has no option");
+  expect(await rejection(crashWorker(shop.bus, { signal: "SIGNONE" as "SIGINT" }))).toBeInstanceOf(InvalidConfigError);
+  expect((await rejection(assertNoLeaks(() => {}, { timeOut: 1 } as object))).message).toContain(
+    "Did you mean timeout?",
+  );
+  expect(() => instrument({ provider: 1 } as object)).toThrow(InvalidConfigError);
+  expect(() => instrument({ tracerProvider: 1 as never })).toThrow(InvalidConfigError);
+});
+
+test("testing and otel export the errors", async () => {
+  for (const entry of [await import("../src/testing.ts"), await import("../src/otel.ts")]) {
+    expect(entry.WorkerDiedError).toBe(WorkerDiedError);
+  }
 });
 
 test("a spawned worker is a process of its own, which ends with the bus", async () => {
   let pid = 0;
   {
-    await using shop = await testBus();
+    await using shop = await TestBus.create();
     const worker = await shop.spawn(program);
     pid = worker.pid;
     expect(pid).not.toBe(process.pid);
@@ -51,14 +83,14 @@ test("a spawned worker is a process of its own, which ends with the bus", async 
 });
 
 test("a program that ends before it attaches is an error with what it said", async () => {
-  await using shop = await testBus();
+  await using shop = await TestBus.create();
   const error = await rejection(shop.spawn(program, ["never"]));
-  expect(error).toBeInstanceOf(ResourceError);
+  expect(error).toMatchObject({ code: "RESOURCE" });
   expect(error.message).toContain("ended with 3 before it was attached: it cannot begin");
 });
 
 test("a program that ends before it attaches is an error also while what it started holds its stderr open", async () => {
-  await using shop = await testBus();
+  await using shop = await TestBus.create();
   const [file, pid] = ["program.ts", "pid"].map((name) => join(shop.directory, name)) as [string, string];
   writeFileSync(
     file,
@@ -72,7 +104,7 @@ test("a program that ends before it attaches is an error also while what it star
 });
 
 test("crashWorker kills the process of a worker, and its requests are settled when it resolves", async () => {
-  await using shop = await testBus();
+  await using shop = await TestBus.create();
   expect(await rejection(crashWorker(shop.bus))).toBeInstanceOf(NoWorkerError);
   const first = await shop.spawn(program);
   const second = await shop.spawn(program);
@@ -85,8 +117,18 @@ test("crashWorker kills the process of a worker, and its requests are settled wh
   expect(await answer).toBeInstanceOf(WorkerDiedError);
 });
 
+test("crashWorker of a worker that the bus started: the request says by what it ended", async () => {
+  const workers = { entry: program, min: 1, max: 1, restart: { backoff: { initial: 60_000 } } };
+  await using shop = await TestBus.create({ workers });
+  const answer = rejection<WorkerDiedError>(shop.bus.request({ path: "/slow" }));
+  await shop.bus.request({ path: "/" }); // the slow one runs now
+  await crashWorker(shop.bus, { signal: "SIGTERM" });
+  expect(Bun.peek.status(answer)).not.toBe("pending");
+  expect((await answer).signal).toBe("SIGTERM");
+});
+
 test("crashWorker refuses to kill the process of the test", async () => {
-  await using shop = await testBus();
+  await using shop = await TestBus.create();
   await shop.worker(() => "x");
   expect((await rejection(crashWorker(shop.bus))).message).toContain("which would die too");
   expect(shop.bus.workers.length).toBe(1);
@@ -98,8 +140,9 @@ test("a fake clock moves only when it is told to, and never back; leases expire 
   expect([now(), clock.advance(500), now()]).toEqual([1_000, 1_500, 1_500]);
   expect(() => clock.advance(-1)).toThrow(InvalidConfigError);
   expect(() => fakeClock(Number.NaN)).toThrow(InvalidConfigError);
-  await using fleet = await Fleet.join({ name: `clock-${process.pid}`, memory: true });
-  const contest = new Contest(fleet, { now });
+  await using space = new FleetSpace();
+  const fleet = await space.join();
+  const contest = await Contest.open({ fleet, now });
   const subject = { kind: "leader", label: "x" };
   expect(contest.tryClaim(subject, { owner: "a", ttl: 100 }).claimed).toBe(true);
   clock.advance(99);
@@ -110,7 +153,7 @@ test("a fake clock moves only when it is told to, and never back; leases expire 
 
 test("assertNoLeaks passes on the result of what leaves nothing, workers and processes among it", async () => {
   const result = await assertNoLeaks(async () => {
-    await using shop = await testBus();
+    await using shop = await TestBus.create();
     await shop.spawn(program);
     await shop.worker(() => "x");
     return (await shop.bus.request({ path: "/" })).status;
@@ -143,7 +186,7 @@ test("assertNoLeaks names each thing that is left, and says what the work itself
     });
     expect(spawned.message).toMatch(/process pid \d+ sleep 60/);
     const bus = await leak(async () => {
-      const test = await testBus();
+      const test = await TestBus.create();
       clean.push(() => test.close());
       await test.worker(() => "x");
     });

@@ -54,7 +54,7 @@ test("examples are complete programs of less than 40 lines", () => {
 
 /** Files of src that stand below all folders. */
 const floor =
-  /^src\/(backoff|bounded-queue|check|clock|codec|detach|errors(\/\w+)?|fast-buffer|hold|latency|near|options|runtime-directory)\.ts$/;
+  /^src\/(backoff|body|bounded-queue|check|clock|closing|codec|detach|errors(\/\w+)?|fast-buffer|hold|latency|near|options|runtime-directory)\.ts$/;
 
 /** What a file belongs to: its folder of src, the ground floor, or `.` for the rest of src itself. */
 function roomOf(file: string): string {

@@ -1,7 +1,10 @@
 /** Hands a streamed body from its connection to user code. */
 
+import { utf8 } from "../body.ts";
 import { nextTurn } from "../clock.ts";
-import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
+import { PayloadTooLargeError } from "../errors.ts";
+import { type Given, Options, optional, refuse, row } from "../options.ts";
+import type { MessageKind } from "./codec.ts";
 import { TURN_STEPS, type Turns } from "./turns.ts";
 
 /** A streamed body that comes from the other side: how a connection gives it. It never calls user code. */
@@ -19,14 +22,25 @@ export interface Incoming {
   errorHead(): Uint8Array | null;
 }
 
-/** How the bytes of a stream are handed out. */
-export interface ChunkOptions {
+const chunkRows = {
   /**
    * Buffer for each piece, which is a view of its beginning; the next piece overwrites it. Nothing is allocated, which is several
-   * times faster. Default: each piece is memory of its own and may be kept.
+   * times faster. Without it each piece is memory of its own and may be kept.
    */
-  into?: Uint8Array | null;
-}
+  into: optional(
+    row<Uint8Array>(undefined, "a buffer", (given, name) =>
+      given instanceof Uint8Array && given.length > 0
+        ? given
+        : refuse(name, given, "a Uint8Array with room for a byte"),
+    ),
+  ),
+};
+
+/** Options of `chunks`. */
+export const chunkOptions = new Options("chunks", chunkRows);
+
+/** How the bytes of a stream are handed out. */
+export interface ChunkOptions extends Given<typeof chunkRows> {}
 
 type Step = IteratorResult<Uint8Array, undefined>;
 const END: Step = { done: true, value: undefined };
@@ -51,10 +65,19 @@ export class BodyReader {
   #waiter: (PromiseWithResolvers<Step> & { reader: object }) | null = null;
   /** Called once when the reader wants no more, unless the stream had ended. */
   #onCancel: ((reason: unknown) => void) | null;
+  /** The whole body, once it was asked for. */
+  #whole: Promise<Uint8Array> | null = null;
+  readonly #kind: MessageKind;
   /** Bytes handed out so far. */
   bytes = 0;
 
-  constructor(incoming: Incoming | null, turns: Turns | null, onCancel: ((reason: unknown) => void) | null) {
+  constructor(
+    kind: MessageKind,
+    incoming: Incoming | null,
+    turns: Turns | null,
+    onCancel: ((reason: unknown) => void) | null,
+  ) {
+    this.#kind = kind;
     this.#incoming = incoming;
     this.#turns = turns;
     if (incoming) incoming.onMoved = () => this.moved();
@@ -62,14 +85,14 @@ export class BodyReader {
   }
 
   /** A reader of a body that is whole. */
-  static of(body: Uint8Array): BodyReader {
-    const receiver = new BodyReader(null, null, null);
+  static of(kind: MessageKind, body: Uint8Array): BodyReader {
+    const receiver = new BodyReader(kind, null, null, null);
     receiver.#ended = true;
     if (body.length > 0) receiver.#rest.push(body);
     return receiver;
   }
 
-  /** Cancels the stream when `reader` is collected as garbage. What {@link chunks} and {@link stream} return keeps it alive. */
+  /** Cancels the stream when `reader` is collected as garbage. What {@link StreamedBody} hands out keeps it alive. */
   readBy(reader: object): void {
     if (!this.#ended) readers.register(reader, this, reader);
   }
@@ -160,54 +183,36 @@ export class BodyReader {
     return promise;
   }
 
-  /** The whole body. Rejects with {@link PayloadTooLargeError} above `limit` bytes. */
-  async collect(limit: number, what: "request" | "response", reader: object = this): Promise<Uint8Array> {
+  /** Resolves to the whole body, the same one each time. Rejects with {@link PayloadTooLargeError} above `limit` bytes. */
+  async collect(limit: number, reader: object = this): Promise<Uint8Array> {
     readers.unregister(reader);
+    const whole = await (this.#whole ??= this.#collect(limit));
+    if (whole.length > limit) throw this.#tooLarge(whole.length, limit);
+    return whole;
+  }
+
+  #tooLarge(bytes: number, limit: number): PayloadTooLargeError {
+    return new PayloadTooLargeError(this.#kind, bytes, limit, this.#kind === "response");
+  }
+
+  async #collect(limit: number): Promise<Uint8Array> {
     const chunks: Uint8Array[] = [];
     let bytes = 0;
     for (let step = await this.next(); !step.done; step = await this.next()) {
       bytes += step.value.length;
       if (bytes > limit) {
-        const error = new PayloadTooLargeError(what, bytes, limit, what === "response");
+        const error = this.#tooLarge(bytes, limit);
         this.cancel(error);
         throw error;
       }
       chunks.push(step.value);
     }
-    if (chunks.length === 1) return chunks[0]!;
-    const whole = new Uint8Array(bytes); // not a Buffer, whose `slice` is a view
-    let at = 0;
-    for (const chunk of chunks) {
-      whole.set(chunk, at);
-      at += chunk.length;
-    }
-    return whole;
-  }
-
-  /** The pieces, for one `for await`. Leaving the loop early cancels the stream. */
-  chunks({ into = null }: ChunkOptions = {}, reader: object = this): Chunks {
-    if (into?.length === 0) throw new InvalidConfigError("`into` has no bytes; it must have room for one at least.");
-    return new Chunks(this, into, reader);
+    return chunks.length === 1 ? chunks[0]! : Bun.concatArrayBuffers(chunks, Infinity, true);
   }
 
   /** Cancels the stream, unless it has ended. */
   leave(): void {
     if (!this.#ended) this.cancel(new DOMException("the reader left the stream", "AbortError"));
-  }
-
-  /** The body as a WHATWG stream of bytes that reads nothing ahead. */
-  stream(reader: object = this): ReadableStream<Uint8Array> {
-    return new ReadableStream<Uint8Array>(
-      {
-        pull: async (controller) => {
-          const step = await this.next(null, reader);
-          if (!step.done) return controller.enqueue(step.value);
-          controller.close();
-        },
-        cancel: (reason) => this.cancel(reason),
-      },
-      { highWaterMark: 0 },
-    );
   }
 
   /** Takes the bytes that are there. */
@@ -267,5 +272,53 @@ export class Chunks implements AsyncIterableIterator<Uint8Array, undefined>, Asy
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#receiver.leave();
+  }
+}
+
+/**
+ * A body that may stream. `bytes`, `text` and `json` read all of it and may be called any number of times; `chunks` and `stream` read
+ * a body that streams once, as it comes.
+ */
+export abstract class StreamedBody {
+  /** @internal */
+  protected abstract readonly reader: BodyReader;
+
+  /**
+   * The body as it comes, in pieces of at most 64 KiB or as large as `into`; a body that is whole is one piece. Leaving the loop early
+   * cancels the rest.
+   */
+  chunks(options: ChunkOptions = {}): Chunks {
+    return new Chunks(this.reader, chunkOptions.resolve(options).into, this);
+  }
+
+  /** The body as a WHATWG stream, which reads nothing ahead. */
+  stream(): ReadableStream<Uint8Array> {
+    const { reader } = this;
+    return new ReadableStream<Uint8Array>(
+      {
+        pull: async (controller) => {
+          const step = await reader.next(null, this);
+          if (!step.done) return controller.enqueue(step.value);
+          controller.close();
+        },
+        cancel: (reason) => reader.cancel(reason),
+      },
+      { highWaterMark: 0 },
+    );
+  }
+
+  /** Resolves to the body: a plain `Uint8Array` that is yours. Rejects with {@link PayloadTooLargeError} above `limit` bytes. */
+  async bytes(limit = Infinity): Promise<Uint8Array> {
+    return this.reader.collect(limit, this);
+  }
+
+  /** Resolves to the body as UTF-8 text; `limit` as of {@link bytes}. */
+  async text(limit?: number): Promise<string> {
+    return utf8.decode(await this.bytes(limit));
+  }
+
+  /** Resolves to the body as JSON; `limit` as of {@link bytes}. Rejects with `SyntaxError` when the body is not JSON. */
+  async json<T = unknown>(limit?: number): Promise<T> {
+    return JSON.parse(await this.text(limit)) as T;
   }
 }

@@ -2,6 +2,7 @@
 
 import { nextTurn } from "../clock.ts";
 import { InvalidConfigError } from "../errors.ts";
+import { viewOf } from "./codec.ts";
 import { TURN_STEPS, type Turns } from "./turns.ts";
 
 /**
@@ -169,19 +170,21 @@ export class BodyWriter {
 
 type SourceIterator = AsyncIterator<Uint8Array | string> | Iterator<Uint8Array | string>;
 
-/** An iterator of a source. The `return` of a stream cancels it at once, also while a read waits. */
 function iterate(source: StreamSource): SourceIterator {
-  if (source instanceof ReadableStream) {
-    const reader = source.getReader();
-    return {
-      next: () => reader.read() as Promise<IteratorResult<Uint8Array | string>>,
-      return: async () => {
-        await reader.cancel();
-        return { done: true, value: undefined };
-      },
-    };
-  }
+  if (source instanceof ReadableStream) return iterateStream(source);
   return Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
+}
+
+/** An iterator of a stream. Its `return` cancels the stream at once, also while a read waits; that of the stream itself cannot. */
+export function iterateStream<T>(stream: ReadableStream<T>): AsyncIterator<T> {
+  const reader = stream.getReader();
+  return {
+    next: () => reader.read() as Promise<IteratorResult<T>>,
+    return: async () => {
+      await reader.cancel();
+      return { done: true, value: undefined };
+    },
+  };
 }
 
 /** Ends a source that was never read from, in a microtask. Ignores anything that is not a source. */
@@ -200,10 +203,9 @@ async function endIterator(source: StreamSource | SourceIterator): Promise<void>
 }
 
 function bytesOf(chunk: unknown): Uint8Array {
-  if (chunk instanceof Uint8Array) return chunk;
   if (typeof chunk === "string") return encoder.encode(chunk);
-  if (chunk instanceof ArrayBuffer) return new Uint8Array(chunk);
-  if (ArrayBuffer.isView(chunk)) return new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength);
+  const bytes = viewOf(chunk);
+  if (bytes) return bytes;
   throw new InvalidConfigError(`a stream yielded ${chunk === null ? "null" : `a ${typeof chunk}`}.`, {
     hint: "A streamed body yields bytes or text.",
   });

@@ -1,7 +1,7 @@
 /** One request on the answering side, from its claim to its answer. */
 
 import { detach } from "../detach.ts";
-import { BodyReleasedError, NoAnswerError, PayloadTooLargeError } from "../errors.ts";
+import { PayloadTooLargeError } from "../errors.ts";
 import {
   type Answer,
   type Answerable,
@@ -16,6 +16,7 @@ import { BodyWriter, endSource, type Outgoing, type SendEnd, type StreamSource }
 import type { BodyLike, HeadWriter } from "./codec.ts";
 import { flattenHeaders } from "./headers.ts";
 import type { Turns } from "./turns.ts";
+import { noAnswer, bodyReleased } from "../errors/plain.ts";
 
 /**
  * What became of an answer. `"late"`: the caller had given up; `"duplicate"`: the request was answered before; `"closed"`: the
@@ -31,7 +32,7 @@ export interface RequestName {
 
 /** The answering side of a connection, as its claims use it. */
 export interface ClaimOwner {
-  readonly payloadLimit: number;
+  readonly payloadBytes: number;
   readonly turns: Turns;
   readonly heads: HeadWriter;
   /** Whether the connection has not ended. */
@@ -124,7 +125,7 @@ export class Claim {
 
   /** The body streams, as `incoming`. */
   streams(incoming: Incoming): void {
-    this.reader = new BodyReader(incoming, this.owner.turns, () => {});
+    this.reader = new BodyReader("request", incoming, this.owner.turns, () => {});
   }
 
   get isAborted(): boolean {
@@ -156,13 +157,13 @@ export class Claim {
 
   // ---- its body -------------------------------------------------------------------------------------------------------
 
-  /** A copy of the body, for user code. @throws {BodyReleasedError} */
+  /** A copy of the body, for user code. @throws `BODY_RELEASED` */
   body(request: RequestName): Uint8Array {
     this.#isAsked = true;
     return (this.#own ??= this.#held(request).bodyOf(this).slice());
   }
 
-  /** Lends the body: `loan` makes the object that the end of the claim releases. @throws {BodyReleasedError} */
+  /** Lends the body: `loan` makes the object that the end of the claim releases. @throws `BODY_RELEASED` */
   borrow<Borrowed extends Loan>(request: RequestName, loan: (bytes: Uint8Array<ArrayBuffer>) => Borrowed): Borrowed {
     const bytes = this.#held(request).lendBody(this);
     this.#isLent = true;
@@ -171,7 +172,7 @@ export class Claim {
     return borrowed;
   }
 
-  /** The copy, if there is one; else the bytes where they lie, for use at once. @throws {BodyReleasedError} */
+  /** The copy, if there is one; else the bytes where they lie, for use at once. @throws `BODY_RELEASED` */
   peek(request: RequestName): Uint8Array {
     this.#isLent = true;
     return this.#own ?? this.#held(request).bodyOf(this);
@@ -179,7 +180,7 @@ export class Claim {
 
   #held(request: RequestName): ClaimOwner {
     if (this.owner.holds(this)) return this.owner;
-    throw new BodyReleasedError(`the body of request ${request.id}`);
+    throw bodyReleased(`the body of request ${request.id}`);
   }
 
   /**
@@ -201,8 +202,8 @@ export class Claim {
   /** Memory for the answer's body in the slot; of length 0 when the request is answered. @throws {PayloadTooLargeError} */
   reserve(bytes: number): Uint8Array {
     const { owner } = this;
-    if (!(bytes >= 0 && bytes <= owner.payloadLimit)) {
-      throw new PayloadTooLargeError("response", bytes, owner.payloadLimit, true);
+    if (!(bytes >= 0 && bytes <= owner.payloadBytes)) {
+      throw new PayloadTooLargeError("response", bytes, owner.payloadBytes, true);
     }
     if (this.isAnswered || !owner.isOpen) return new Uint8Array(0);
     return (this.reserved ??= owner.lendAnswer(this, bytes));
@@ -291,7 +292,7 @@ export class Claim {
   drop(request: RequestName): void {
     if (this.isAnswered || !this.owner.isOpen) return;
     this.#isLent = true; // nobody is left to ask for it
-    const error = new NoAnswerError(request.path, "dropped");
+    const error = noAnswer(request.path, "dropped");
     this.fail(error);
     this.owner.failedLate(request, error);
   }

@@ -11,15 +11,10 @@
  * Strings of a response: content type, then headers as pairs. Of an error: code, name, message, stack.
  */
 
-import {
-  BodyReleasedError,
-  HeadTooLargeError,
-  InvalidConfigError,
-  PayloadTooLargeError,
-  ProtocolError,
-} from "../errors.ts";
+import { SlotbusError, HeadTooLargeError, InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import { fast, type FastBuffer } from "../fast-buffer.ts";
 import { checkHeaderName, checkText, HeaderList } from "./headers.ts";
+import { bodyReleased } from "../errors/plain.ts";
 
 /** Strings before the pairs of a request head. */
 export const REQUEST_STRINGS = 4;
@@ -253,7 +248,7 @@ export class Head {
   #headers: HeaderList | null = null;
 
   /**
-   * `leading` strings come before the pairs. Throws {@link ProtocolError} unless table and text fit each other.
+   * `leading` strings come before the pairs. Throws `PROTOCOL` unless table and text fit each other.
    */
   constructor(bytes: Uint8Array, leading: number) {
     this.bytes = bytes;
@@ -328,7 +323,7 @@ export class HeadReader {
     this.#leading = leading;
   }
 
-  /** The head of `length` bytes at the arena's start. Throws {@link ProtocolError} when it is malformed. */
+  /** The head of `length` bytes at the arena's start. Throws `PROTOCOL` when it is malformed. */
   read(arena: Arena, length: number): Head {
     const place = length % MEMO_ENTRIES;
     const known = this.#memo[place];
@@ -339,8 +334,8 @@ export class HeadReader {
   }
 }
 
-function malformed(): ProtocolError {
-  return new ProtocolError("a message's head is malformed: its table does not fit its text.");
+function malformed(): SlotbusError {
+  return new SlotbusError("PROTOCOL", "a message's head is malformed: its table does not fit its text.");
 }
 
 /** HTTP methods a request may have; the index travels. */
@@ -380,7 +375,7 @@ export function writeBody(arena: Arena, offset: number, body: BodyLike, limit: n
   }
   const bytes = bodyBytes(body);
   if (bytes.length === 0 && (bytes.buffer as ArrayBuffer).detached)
-    throw new BodyReleasedError(what === "request" ? null : "the response's body");
+    throw bodyReleased(what === "request" ? null : "the response's body");
   if (bytes.length > limit) throw new PayloadTooLargeError(what, bytes.length, limit, what === "response");
   if (bytes.length > 0) arena.bytes.set(bytes, offset);
   return bytes.length;
@@ -392,11 +387,16 @@ export function bodyLength(body: BodyLike): number {
 }
 
 function bodyBytes(body: Exclude<BodyLike, string>): Uint8Array {
-  if (body === null || body === undefined) return empty;
-  if (body instanceof Uint8Array) return body;
-  if (body instanceof ArrayBuffer) return new Uint8Array(body);
-  if (ArrayBuffer.isView(body)) return new Uint8Array(body.buffer, body.byteOffset, body.byteLength);
+  const bytes = body === null || body === undefined ? empty : viewOf(body);
+  if (bytes) return bytes;
   throw new InvalidConfigError(`a body cannot be a ${typeof body}.`, {
     hint: "Give a string, bytes, or `json`.",
   });
+}
+
+/** The bytes of a buffer, or of a view of one; `null` for anything else. */
+export function viewOf(value: unknown): Uint8Array | null {
+  if (value instanceof Uint8Array) return value;
+  if (value instanceof ArrayBuffer) return new Uint8Array(value);
+  return ArrayBuffer.isView(value) ? new Uint8Array(value.buffer, value.byteOffset, value.byteLength) : null;
 }

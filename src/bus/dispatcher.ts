@@ -1,24 +1,24 @@
 /** Which worker gets which request, and when: queue, choice, retry, drain. */
 
-import { checkTimeout } from "../check.ts";
 import { type Clock, nextTurn } from "../clock.ts";
-import { BusClosedError, BusOverloadedError, NoWorkerError, RegionCorruptError, WorkerDiedError } from "../errors.ts";
+import { SlotbusError, ClosedError, BusOverloadedError, NoWorkerError, WorkerDiedError } from "../errors.ts";
 import type { Snapshot } from "../native/statistics.ts";
+import { checkTimeout } from "../options.ts";
 import { endSource } from "./body-writer.ts";
-import type { BusRequest, RequestOptions } from "./call.ts";
+import { type BusRequest, checkRequest, checkRequestOptions, type RequestOptions } from "./call.ts";
 import { Choice } from "./choice.ts";
 import { Arena } from "./codec.ts";
 import { Exchange, type ExchangeOwner, type Executed, type Kind, type Reject, type Resolve } from "./exchange.ts";
-import type { ResolvedBusOptions } from "./options.ts";
+import type { ReadyOptions, ResolvedBusOptions } from "./options.ts";
 import { ExchangeQueue } from "./queue.ts";
 import { ReadyWaiters } from "./ready.ts";
 import { Retries } from "./retries.ts";
 import type { BusResponse, StreamedResponse } from "./response.ts";
-import { type Diagnostics, infoOf, type ReadyOptions, slotsOf, type Tell, type WorkerSupply } from "./events.ts";
+import { type Diagnostics, infoOf, slotsOf, type Tell, type WorkerSupply } from "./events.ts";
 import { type BusStats, readCounters, type Statistics } from "./stats.ts";
 import { type Found, Ticker } from "./ticker.ts";
 import { askTraced, askTracedSync } from "./traced.ts";
-import { requestListeners } from "./tracing.ts";
+import { requestStart } from "./tracing.ts";
 import { Turns } from "./turns.ts";
 import { Unsettled } from "./unsettled.ts";
 import type { Connection, Departure, Peer, Wire, WireEvents } from "./wire.ts";
@@ -95,7 +95,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
 
   /** Makes a request. Rejects as `SlotBus.request` does. */
   ask(request: BusRequest, options: RequestOptions, kind: Kind): Promise<BusResponse | StreamedResponse> {
-    if (!requestListeners.now) return this.#submit(request, options, kind);
+    if (!requestStart.hasSubscribers) return this.#submit(request, options, kind);
     return askTraced(this.name, this.#idOf(this.#serial + 1), request, options, kind, (...traced) =>
       this.#submit(...traced, kind),
     );
@@ -103,7 +103,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
 
   /** Makes a request that blocks the thread. Throws as `SlotBus.requestSync` does. */
   askSync(request: BusRequest, options: RequestOptions): BusResponse {
-    if (!requestListeners.now) return this.#submitSync(request, options);
+    if (!requestStart.hasSubscribers) return this.#submitSync(request, options);
     return askTracedSync(this.name, this.#idOf(this.#serial + 1), request, options, (...traced) =>
       this.#submitSync(...traced),
     );
@@ -114,17 +114,19 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     const resolve = this.#resolve!;
     const reject = this.#reject!;
     let exchange: Exchange;
+    let timeoutMs: number;
     try {
-      const timeoutMs = this.#admit(options);
+      timeoutMs = this.#admit(request, options);
       exchange = new Exchange(this, request, options, kind, ++this.#serial, timeoutMs, resolve, reject);
     } catch (error) {
-      endSource(request.body);
+      endSource(request?.body);
       reject(error);
       return promise;
     }
     this.unsettled.begin();
     this.#ticker.start();
-    if (options.worker !== undefined) this.#sendTo(options.worker, exchange);
+    if (timeoutMs === 0) exchange.expired("no");
+    else if (options.worker !== undefined) this.#sendTo(options.worker, exchange);
     else {
       const connection = this.#queue.length === 0 ? this.choice.pick() : null;
       if (connection) this.#send(connection, exchange);
@@ -140,7 +142,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   };
 
   #submitSync(request: BusRequest, options: RequestOptions): BusResponse {
-    const timeoutMs = this.#admit(options);
+    const timeoutMs = this.#admit(request, options);
     const connection = options.worker === undefined ? this.choice.pick() : this.choice.only(options.worker);
     if (!connection && this.choice.isEmpty) throw new NoWorkerError(this.name, 0, "bus", this.supply?.downFor);
     if (!connection)
@@ -155,7 +157,8 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     };
     const exchange = new Exchange(this, request, options, "sync", ++this.#serial, timeoutMs, keep, fail);
     this.unsettled.begin();
-    this.#send(connection, exchange);
+    if (timeoutMs === 0) exchange.expired("no");
+    else this.#send(connection, exchange);
     (exchange.carrier as Connection | null)?.wait!(exchange, this.options.spin * 1000);
     // What the end of a worker put back into the queue cannot wait there: nobody runs the event loop.
     exchange.giveUp((ran) => new WorkerDiedError(exchange.id, connection.pid, "ended", ran === "maybe"));
@@ -164,14 +167,14 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     return outcome;
   }
 
-  /** Timeout of a new request, in ms; 0 for none. Throws when the bus is closed or an option is invalid. */
-  #admit(options: RequestOptions): number {
+  /** Timeout of a new request, in ms; `Infinity` for none, 0 for one that is not sent. Throws when the bus is closed or an option is invalid. */
+  #admit(request: BusRequest, options: RequestOptions): number {
     if (this.#isClosed || this.#isDraining) throw this.#closedError("no");
+    checkRequest(request);
     if (options === noOptions) return this.options.timeout;
+    checkRequestOptions(options);
     if (options.signal?.aborted) throw options.signal.reason;
-    if (options.deadline !== undefined) checkTimeout("deadline", options.deadline);
-    if (options.idle !== undefined) checkTimeout("idle", options.idle);
-    return options.timeout === undefined ? this.options.timeout : checkTimeout("timeout", options.timeout);
+    return options.timeout === undefined ? this.options.timeout : checkTimeout(options.timeout);
   }
 
   #sendTo(id: number, exchange: Exchange): void {
@@ -217,7 +220,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
 
   /** Encodes the head of an exchange that queues; `false` when it is settled. Runs code of the user: iterators of headers. */
   #encode(exchange: Exchange): boolean {
-    this.#scratch ??= new Arena(new ArrayBuffer(this.options.headLimit));
+    this.#scratch ??= new Arena(new ArrayBuffer(this.options.headBytes));
     try {
       exchange.encode(this.#scratch);
       return !exchange.isSettled;
@@ -271,8 +274,8 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     return this.#isClosed ? this.#closedError(executed) : null;
   }
 
-  #closedError(executed: Executed): BusClosedError {
-    return new BusClosedError(`bus "${this.name}"`, { mayHaveExecuted: executed === "maybe" });
+  #closedError(executed: Executed): ClosedError {
+    return new ClosedError(`bus "${this.name}"`, { mayHaveExecuted: executed === "maybe" });
   }
 
   over(exchange: Exchange): void {
@@ -291,8 +294,11 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   }
 
   retry(exchange: Exchange): void {
-    exchange.extra.retried = true;
     this.#retries.add(exchange, exchange.carrier as Connection);
+  }
+
+  died(exchange: Exchange, how: string): void {
+    this.#retries.bury(exchange, exchange.carrier as Connection, how, this.supply);
   }
 
   #runAgain(exchange: Exchange): void {
@@ -307,7 +313,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     this.statistics.count("workers_joined");
     this.choice.add(connection);
     connection.process = this.supply?.joined(connection) ?? null;
-    this.#tell("workerJoined", infoOf(connection));
+    this.#tell("joined", infoOf(connection));
     this.#ready.tell();
     this.#pump();
   }
@@ -322,8 +328,8 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     if (!this.#isClosed) this.#ready.note(`pid ${connection.pid} ${departure === "left" ? "left" : how}`);
     if (had.length > 0) this.clock.immediate(() => this.#audit(connection, had));
     if (!this.#retries.waitFor(connection)) connection.forget();
-    if (departure === "left") this.#tell("workerLeft", infoOf(connection));
-    else this.#tell("workerDied", infoOf(connection), how);
+    if (departure === "left") this.#tell("left", infoOf(connection));
+    else this.#tell("died", infoOf(connection), how);
     this.supply?.left(connection);
     this.#pump();
   }
@@ -336,18 +342,18 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
       this.#unsettledAtEnd++;
       const hint = "This is a defect in slotbus. Report it, with the program that the worker ran.";
       const message = `request ${exchange.id} was not settled when worker pid ${connection.pid} ended.`;
-      exchange.fail(new RegionCorruptError(message, { hint, mayHaveExecuted: true }));
+      exchange.fail(new SlotbusError("REGION_CORRUPT", message, { hint, mayHaveExecuted: true }));
     }
   }
 
   stalled(connection: Connection, ms: number): void {
     if (ms > 0 && this.supply?.owns(connection)) connection.evict(`its event loop has not turned for ${ms} ms`);
-    else this.#tell(ms > 0 ? "workerUnresponsive" : "workerResponsive", infoOf(connection));
+    else this.#tell(ms > 0 ? "unresponsive" : "responsive", infoOf(connection));
   }
 
   refused({ pid, uid }: Peer, reason: string): void {
     this.#ready.note(`pid ${pid} was refused: ${reason}`);
-    this.#tell("peerRefused", { pid, uid }, reason);
+    this.#tell("refused", { pid, uid }, reason);
   }
 
   // ---- time -----------------------------------------------------------------------------------------------------------

@@ -1,17 +1,7 @@
 /** What a bus tells, and what it asks of those who start its workers. */
 
-import type { SlotbusError, WorkerFailedError } from "../errors.ts";
+import type { ExitReport, SlotbusError, WorkerFailedError } from "../errors.ts";
 import type { Connection } from "./wire.ts";
-
-/** For how many workers `SlotBus.ready` waits, and how long. */
-export interface ReadyOptions {
-  /** Workers that are to be attached: 0 to 64. Default 1. */
-  workers?: number;
-  /** Longest wait in ms; `Infinity` or 0 for no limit. Default 30 000. */
-  timeout?: number;
-  /** Ends the wait; `ready` rejects with `signal.reason`. */
-  signal?: AbortSignal;
-}
 
 /** A worker in an event of the bus. */
 export interface WorkerInfo {
@@ -31,20 +21,20 @@ export function infoOf({ id, pid, uid, concurrency }: Connection): WorkerInfo {
 /** Events of a bus, with the arguments of their listeners. */
 export interface SlotBusEvents {
   /** A worker attached. */
-  workerJoined: [worker: WorkerInfo];
+  joined: [worker: WorkerInfo];
   /** A worker closed in good order. */
-  workerLeft: [worker: WorkerInfo];
+  left: [worker: WorkerInfo];
   /** A worker's connection ended without a goodbye, or the bus evicted it; `reason` says which. */
-  workerDied: [worker: WorkerInfo, reason: string];
+  died: [worker: WorkerInfo, reason: string];
   /**
    * A worker that the bus did not start has requests, and its event loop has not turned for `workers.unresponsive` ms. It is chosen
-   * last until it turns. (A worker that the bus started is evicted and its process replaced: `workerDied`.)
+   * last until it turns. (A worker that the bus started is evicted and its process replaced: `died`.)
    */
-  workerUnresponsive: [worker: WorkerInfo];
+  unresponsive: [worker: WorkerInfo];
   /** The event loop of such a worker turns again. */
-  workerResponsive: [worker: WorkerInfo];
+  responsive: [worker: WorkerInfo];
   /** A connection was turned away: another user, another version, silence, garbage. */
-  peerRefused: [peer: { pid: number; uid: number }, reason: string];
+  refused: [peer: { pid: number; uid: number }, reason: string];
 }
 
 /** One slot in `SlotBus.diagnostics`. */
@@ -95,6 +85,8 @@ export interface WorkerSupply {
   /** Returns what counts the answers of a worker that it started, if they are counted. */
   joined(connection: Connection): Counted | null;
   left(connection: Connection): void;
+  /** How the process of a worker that it started ends, when it has; `null`: it did not start it. */
+  exitOf(connection: Connection): Promise<ExitReport> | null;
   /** Whether it started the worker of a connection. */
   owns(connection: Connection): boolean;
 }

@@ -1,19 +1,18 @@
 /** One request on the asking side, from the call to its settlement, which happens once. */
 
 import type { Clock } from "../clock.ts";
-import { checkTimeout } from "../check.ts";
 import {
+  SlotbusError,
   InvalidConfigError,
   NoWorkerError,
   PayloadTooLargeError,
-  RegionCorruptError,
   RequestTimeoutError,
   StreamTimeoutError,
   WorkerDiedError,
 } from "../errors.ts";
 import type { BodyReader, Incoming } from "./body-reader.ts";
 import { endSource, isStreamSource, type Outgoing, type StreamSource } from "./body-writer.ts";
-import { type BusRequest, collectStrings, type RequestOptions, signalOf } from "./call.ts";
+import { type BusRequest, collectStrings, type InnerOptions, lateSignal, signalOf } from "./call.ts";
 import {
   type Arena,
   type BodyLike,
@@ -44,7 +43,7 @@ export interface Carrier {
   readonly pid: number;
   /** Takes an exchange back: no report follows. */
   withdraw(exchange: Exchange): Verdict;
-  /** Time to the deadline of an exchange, in ms; below 0 when it is over, 0 without a deadline. */
+  /** Time to the deadline of an exchange, in ms; below 0 when it is over, `Infinity` without a deadline. */
   timeLeft(exchange: Exchange): number;
 }
 
@@ -53,7 +52,7 @@ export interface ExchangeOwner {
   readonly statistics: Statistics;
   readonly turns: Turns;
   readonly clock: Clock;
-  readonly options: { readonly name: string; readonly payloadLimit: number; readonly headLimit: number };
+  readonly options: { readonly name: string; readonly payloadBytes: number; readonly headBytes: number };
   idOf(exchange: Exchange): string;
   /** The error of a request that meets a closed bus; `null` while the bus is open. */
   closedError(executed: Executed): Error | null;
@@ -63,6 +62,8 @@ export interface ExchangeOwner {
   putBack(exchange: Exchange): void;
   /** An exchange may run once more, as soon as it is proved that its first worker has ended. */
   retry(exchange: Exchange): void;
+  /** The connection of an exchange ended while its handler may have run: it is rejected. `how` continues "worker pid 7 …". */
+  died(exchange: Exchange, how: string): void;
   /** An exchange left the queue or its connection: its place is free for another one. */
   vacated(exchange: Exchange): void;
 }
@@ -93,11 +94,11 @@ class Extra {
 export class Exchange {
   readonly owner: ExchangeOwner;
   readonly request: BusRequest;
-  readonly options: RequestOptions;
+  readonly options: InnerOptions;
   readonly kind: Kind;
   /** Number of the request on its bus. */
   readonly serial: number;
-  /** In ms; 0 for none. */
+  /** In ms; `Infinity` for none. */
   readonly timeoutMs: number;
   /** The connection that carries it, if one does, and its place there. Both are set by the connection. */
   carrier: Carrier | null = null;
@@ -112,7 +113,7 @@ export class Exchange {
   constructor(
     owner: ExchangeOwner,
     request: BusRequest,
-    options: RequestOptions,
+    options: InnerOptions,
     kind: Kind,
     serial: number,
     timeoutMs: number,
@@ -185,8 +186,8 @@ export class Exchange {
   /** Writes its head, from the collected strings, to the start of an arena. Returns its bytes. @throws {HeadTooLargeError} */
   writeHead(arena: Arena, heads: HeadWriter, parameters: number): number {
     const known = this.#extra?.head;
-    const { headLimit } = this.owner.options;
-    if (!known) return heads.write(arena, parameters, REQUEST_STRINGS + 2 * parameters, headLimit, "request");
+    const { headBytes } = this.owner.options;
+    if (!known) return heads.write(arena, parameters, REQUEST_STRINGS + 2 * parameters, headBytes, "request");
     arena.bytes.set(known, 0);
     arena.head = null;
     return known.length;
@@ -194,13 +195,13 @@ export class Exchange {
 
   /** Encodes its head before it queues: a caller hears what is wrong with a request at once, not when a worker comes. */
   encode(scratch: Arena): void {
-    const { headLimit, payloadLimit } = this.owner.options;
+    const { headBytes, payloadBytes } = this.owner.options;
     const strings: string[] = [];
     const parameters = collectStrings(strings, this.request, this.options.traceparent);
-    const length = encodeHead(scratch, strings, parameters, REQUEST_STRINGS + 2 * parameters, headLimit, "request");
+    const length = encodeHead(scratch, strings, parameters, REQUEST_STRINGS + 2 * parameters, headBytes, "request");
     if (this.request.method !== undefined) encodeMethod(this.request.method);
     const bytes = isStreamSource(this.body) ? 0 : bodyLength(this.body);
-    if (bytes > payloadLimit) throw new PayloadTooLargeError("request", bytes, payloadLimit);
+    if (bytes > payloadBytes) throw new PayloadTooLargeError("request", bytes, payloadBytes);
     this.extra.head = scratch.bytes.slice(0, length);
   }
 
@@ -211,17 +212,17 @@ export class Exchange {
     return true;
   }
 
-  /** Timeout for the connection that it is sent by, in ms: what the queue has left of it, at least 1; 0 for none. */
+  /** Timeout for the connection that it is sent by, in ms: what the queue has left of it, at least 1; `Infinity` for none. */
   timeLeft(): number {
     const extra = this.#extra;
     if (extra === null || extra.startedAt === 0) return this.timeoutMs;
     extra.sentAt = this.owner.clock.now();
-    return this.timeoutMs === 0 ? 0 : Math.max(1, Math.ceil(this.timeoutMs - (extra.sentAt - extra.startedAt)));
+    return Math.max(1, Math.ceil(this.timeoutMs - (extra.sentAt - extra.startedAt)));
   }
 
   /** Whether its timeout is over, while it queues or waits for its second run. */
   isLate(now: number): boolean {
-    return this.timeoutMs > 0 && now - this.extra.startedAt >= this.timeoutMs;
+    return now - this.extra.startedAt >= this.timeoutMs;
   }
 
   /** Rejects with `signal.reason` when `signal` aborts. */
@@ -234,8 +235,8 @@ export class Exchange {
 
   /** A tick found it unsettled. */
   age(): void {
-    const { lateSignal } = this.options;
-    if (lateSignal && !this.isSettled && !this.#extra?.onAbort) this.watch(lateSignal());
+    const late = this.options[lateSignal];
+    if (late && !this.isSettled && !this.#extra?.onAbort) this.watch(late());
     this.#extra?.streams?.age();
   }
 
@@ -284,11 +285,11 @@ export class Exchange {
     this.#settle(response);
     const signal = signalOf(this.options);
     if (signal) this.watch(signal);
-    const { deadline = 0, idle = 0 } = this.options;
+    const { deadline = Infinity, idle = Infinity } = this.options;
     const over = (limit: "deadline" | "idle", ms: number): void =>
       this.#break(new StreamTimeoutError(this.id, limit, ms, reader.bytes));
-    streams.limit(checkTimeout("deadline", deadline), () => over("deadline", deadline));
-    streams.limitIdle(checkTimeout("idle", idle), () => over("idle", idle));
+    streams.limit(deadline, () => over("deadline", deadline));
+    streams.limitIdle(idle, () => over("idle", idle));
   }
 
   /** The response that streamed is whole: reads what `incoming` still has. */
@@ -309,24 +310,22 @@ export class Exchange {
    * `how` continues "worker pid 7 …"; `timeLeftMs`: {@link Carrier.timeLeft}.
    */
   lost(executed: Executed, how: string, timeLeftMs: number): void {
-    const { pid } = this.carrier!;
     const { owner } = this;
     if (this.isStreaming) {
-      this.#streams.reader!.end(() => ({
-        error: owner.closedError("maybe") ?? new WorkerDiedError(this.id, pid, how, true),
-      }));
+      const died = (): Error => new WorkerDiedError(this.id, this.carrier!.pid, how, true);
+      this.#streams.reader!.end(() => ({ error: owner.closedError("maybe") ?? died() }));
       this.#leftStream();
       return;
     }
     const { extra } = this;
     const isRepeatable = this.options.idempotent && this.options.worker === undefined && this.kind !== "sync";
     this.#endStreams();
-    if (extra.startedAt === 0) extra.startedAt = owner.clock.now() - this.timeoutMs + timeLeftMs;
+    extra.startedAt ||= owner.clock.now() - (this.timeoutMs === Infinity ? 0 : this.timeoutMs - timeLeftMs);
     const isClosed = owner.closedError(extra.retried ? "maybe" : executed);
     if (isClosed) this.fail(isClosed);
     else if (executed === "maybe") {
       if (isRepeatable && !extra.retried && !extra.streams?.hasBegun) owner.retry(this);
-      else this.fail(new WorkerDiedError(this.id, pid, how, true));
+      else owner.died(this, how);
     } else if (this.options.worker !== undefined) this.fail(new NoWorkerError(owner.options.name, 0));
     else owner.putBack(this);
   }
@@ -413,12 +412,11 @@ export class Exchange {
 
   /** Collects an answer that streams for a caller that asked for a whole one, within the same timeout. */
   #gather(reader: BodyReader, make: (body: Uint8Array) => BusResponse): void {
-    const left = this.timeoutMs > 0 ? Math.max(1, this.carrier!.timeLeft(this)) : 0;
-    this.#streams.limit(left, () => {
+    this.#streams.limit(Math.max(1, this.carrier!.timeLeft(this)), () => {
       this.owner.statistics.count("timeouts");
       this.#break(this.#timeoutError("maybe"));
     });
-    reader.collect(this.owner.options.payloadLimit, "response").then(
+    reader.collect(this.owner.options.payloadBytes).then(
       (body) => {
         if (this.isSettled) return;
         this.#settle(make(body));
@@ -431,12 +429,14 @@ export class Exchange {
   #streamError(incoming: Incoming): Error {
     this.owner.statistics.count("errors");
     const bytes = incoming.errorHead();
+    let cause: unknown;
     try {
       if (bytes) return remoteError(new Head(bytes, ERROR_STRINGS));
-    } catch (cause) {
-      return new RegionCorruptError("a stream ended with a malformed error.", { cause, mayHaveExecuted: true });
+    } catch (error) {
+      cause = error;
     }
-    return new RegionCorruptError("a worker ended a stream without saying how.", { mayHaveExecuted: true });
+    const what = bytes ? "a stream ended with a malformed error." : "a worker ended a stream without saying how.";
+    return new SlotbusError("REGION_CORRUPT", what, { cause, mayHaveExecuted: true });
   }
 
   #timeoutError(executed: Executed): RequestTimeoutError {

@@ -1,16 +1,16 @@
 /** The WHATWG side of the bus: `Request` and `Response` on both ends. */
 
 import { isUtf8 } from "node:buffer";
-import { checkTimeout } from "../check.ts";
 import { type Clock, nextTurn } from "../clock.ts";
-import { InvalidConfigError } from "../errors.ts";
+import { checkTimeout } from "../options.ts";
 import type { Asker, RequestOptions } from "./call.ts";
-import { METHODS, type Method } from "./codec.ts";
+import { encodeMethod, type Method } from "./codec.ts";
 import type { Answer } from "./answer.ts";
 import type { FetchHandler, Handler, WorkerRequest } from "./request.ts";
-import { endSource, type StreamSource } from "./body-writer.ts";
+import { endSource, iterateStream, type StreamSource } from "./body-writer.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
+type Step = IteratorResult<Bytes, undefined>;
 
 /** A body that is here in several pieces is put together up to this size, in bytes. */
 const PIECES_BYTES = 262_144;
@@ -20,48 +20,26 @@ const PIECES_BYTES = 262_144;
  * as the stream it is.
  */
 async function gather(body: ReadableStream<Bytes>, limit: number, clock: Clock): Promise<Bytes | StreamSource> {
-  const reader = body.getReader();
+  const stream = iterateStream(body);
   const chunks: Bytes[] = [];
   let bytes = 0;
   for (;;) {
-    const reading = reader.read() as Reading;
+    const reading = stream.next();
     const here = Bun.peek.status(reading) === "fulfilled";
-    const step = here ? (Bun.peek(reading) as Awaited<Reading>) : await Promise.race([reading, nextTurn(clock)]);
-    if (!step) return goOn(chunks, reading, reader);
-    if (!step.value) return chunks.length === 1 ? chunks[0]! : (Buffer.concat(chunks, bytes) as Bytes);
+    const step = here ? (Bun.peek(reading) as Step) : await Promise.race([reading, nextTurn(clock)]);
+    if (!step) return goOn(chunks, reading, stream);
+    if (step.done) return chunks.length === 1 ? chunks[0]! : (Buffer.concat(chunks, bytes) as Bytes);
     bytes += step.value.length;
-    if (bytes > limit || (chunks.length > 0 && bytes > PIECES_BYTES)) return goOn(chunks, reading, reader);
+    if (bytes > limit || (chunks.length > 0 && bytes > PIECES_BYTES)) return goOn(chunks, reading, stream);
     chunks.push(step.value);
   }
 }
 
-type Reading = Promise<{ done: boolean; value?: Bytes }>;
-
 /** What was read already, then the rest. */
-function goOn(
-  chunks: Bytes[],
-  reading: Reading,
-  reader: { read(): Promise<unknown>; cancel(): Promise<void> },
-): StreamSource {
-  let next: Reading | null = reading;
-  const iterator: AsyncIterator<Bytes> = {
-    next: async () => {
-      const chunk = chunks.shift();
-      if (chunk) return { done: false, value: chunk };
-      const step = await (next ?? (reader.read() as Reading));
-      next = null;
-      return step.value ? { done: false, value: step.value } : { done: true, value: undefined };
-    },
-    return: async () => {
-      await reader.cancel();
-      return { done: true, value: undefined };
-    },
-  };
+function goOn(chunks: readonly Bytes[], reading: Promise<Step>, stream: AsyncIterator<Bytes>): StreamSource {
+  const begun = [...chunks.map((value): Step => ({ done: false, value })), reading];
+  const iterator = { next: async () => begun.shift() ?? stream.next(), return: () => stream.return!() };
   return { [Symbol.asyncIterator]: () => iterator } as AsyncIterable<Bytes>;
-}
-
-function headerPairs(headers: Headers): [string, string][] {
-  return [...headers];
 }
 
 type FetchInit = RequestInit & RequestOptions;
@@ -72,10 +50,8 @@ function prepare(bus: Asker, input: string | URL | Request, init: FetchInit | un
   const url = new URL(given?.url ?? (input as string | URL), `http://${bus.name}`);
   const method = init?.method ?? given?.method ?? "GET";
   const request = new Request(url.href, { method, headers: init?.headers ?? given?.headers ?? [], body });
-  if (!METHODS.includes(request.method as Method)) {
-    throw new InvalidConfigError(`${request.method} is not a method.`, { hint: `Use one of ${METHODS.join(", ")}.` });
-  }
-  const timeout = checkTimeout("timeout", init?.timeout ?? bus.options.timeout) || Infinity;
+  encodeMethod(request.method); // throws for a method that no request can have
+  const timeout = checkTimeout(init?.timeout ?? bus.options.timeout);
   const signal = init?.signal ?? given?.signal;
   signal?.throwIfAborted();
   return { url, request, timeout, signal };
@@ -98,8 +74,8 @@ export async function fetchThrough(
     throw error;
   }
   const { url, request, timeout, signal } = prepared;
-  const body = request.body ? await gather(request.body, bus.options.payloadLimit, clock) : undefined;
-  const headers = headerPairs(request.headers);
+  const body = request.body ? await gather(request.body, bus.options.payloadBytes, clock) : undefined;
+  const headers = [...request.headers];
   if (!request.headers.has("host")) headers.push(["host", url.host]);
   const response = await bus.stream(
     {
@@ -110,7 +86,7 @@ export async function fetchThrough(
       body,
     },
     {
-      timeout: timeout === Infinity ? Infinity : Math.max(1, timeout - (clock.now() - started)),
+      timeout: timeout && Math.max(1, timeout - (clock.now() - started)),
       signal: signal ?? undefined,
       idempotent: init?.idempotent,
       waitForWorker: init?.waitForWorker,
@@ -130,15 +106,15 @@ export function toWebRequest(request: WorkerRequest, path = request.path): Reque
   return new Request(`http://${host}${path}${query}`, {
     method: request.method,
     headers,
-    body: bodiless ? null : request.streams ? request.stream() : (request.peek() as Bytes),
+    body: bodiless ? null : request.streams ? request.incoming.stream() : (request.peek() as Bytes),
     signal: request.signal,
   });
 }
 
 /** A `Response` as an answer to a request: whole when its body is there, else it streams. */
-export async function answerOf(response: Response, { payloadLimit, clock }: WorkerRequest): Promise<Answer> {
-  const headers = headerPairs(response.headers).filter(([name]) => name !== "content-type");
-  const body = response.body ? await gather(response.body, payloadLimit, clock) : null;
+export async function answerOf(response: Response, { claim: { owner } }: WorkerRequest): Promise<Answer> {
+  const headers = [...response.headers].filter(([name]) => name !== "content-type");
+  const body = response.body ? await gather(response.body, owner.payloadBytes, owner.turns.clock) : null;
   const contentType = response.headers.get("content-type") ?? typeOf(body);
   return { status: response.status, headers, contentType, body };
 }

@@ -53,10 +53,10 @@ export class HeaderList implements Iterable<[name: string, value: string]> {
     for (let at = 0; at < this.#flat.length; at++) out.push(this.#flat[at]!);
   }
 
-  /** A WHATWG `Headers` with the same content. */
-  toHeaders(): Headers {
+  /** A WHATWG `Headers` with the same content, or with the headers for which `isWanted` says so. */
+  toHeaders(isWanted: (name: string) => boolean = () => true): Headers {
     const headers = new Headers();
-    for (const [name, value] of this.entries()) headers.append(name, value);
+    for (const [name, value] of this) if (isWanted(name)) headers.append(name, value);
     return headers;
   }
 

@@ -1,10 +1,22 @@
-/** Options: their defaults, their ranges, and the one error each wrong value gets. */
+/** The options of a bus. */
 
 import { availableParallelism } from "node:os";
-import { checkChoice, checkInteger, checkTimeout } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { C } from "../native/abi.ts";
-import { checkName, resolveDirectory } from "../runtime-directory.ts";
+import {
+  bytes,
+  choice,
+  custom,
+  type Given,
+  group,
+  integer,
+  Options,
+  refuse,
+  type Resolved,
+  signal,
+  timeout,
+} from "../options.ts";
+import { directoryRow, nameRow } from "../runtime-directory.ts";
 
 /** Default of the option `spin`, in microseconds: 50, or 0 where there is one processor only. */
 export const DEFAULT_SPIN_US = availableParallelism() > 1 ? 50 : 0;
@@ -12,89 +24,79 @@ export const DEFAULT_SPIN_US = availableParallelism() > 1 ? 50 : 0;
 export const LINKS_MAX = C.SB_LINKS_MAX;
 /** Largest number of slots of a worker. */
 export const SLOTS_MAX = C.SB_SLOTS_MAX;
+const UID_MAX = 0xffff_fffe;
 
-/** Receives one line of timing per request; see {@link BusOptions.instrumentation}. */
-export interface RequestTiming {
-  id: string;
-  path: string;
-  workerPid: number;
-  /** From publication to the worker's claim, in microseconds. */
-  claimUs: number;
-  /** From publication to delivery, in microseconds. */
-  roundTripUs: number;
-}
+/** The option `spin`, of buses and workers. */
+export const spinRow = integer(DEFAULT_SPIN_US, 0, 10_000, " µs", "50");
+
+const rows = {
+  /** Name under which workers find the bus. It starts with a letter or digit. */
+  name: nameRow("bus"),
+  /** Requests that one worker has at once. */
+  slots: integer(32, 1, SLOTS_MAX),
+  /** Largest body in bytes, in either direction. Memory is used when it is touched. */
+  payloadBytes: bytes(16_777_216, 1, C.SB_PAYLOAD_MAX),
+  /** Largest head (path, query, parameters, headers) in bytes. */
+  headBytes: bytes(131_072, C.SB_HEAD_MIN, C.SB_HEAD_MAX),
+  /** Bytes of each arena that stay warm. A worker copies a body up to this size when it arrives. */
+  inlineBytes: bytes(16_384, 1, C.SB_HEAD_MAX),
+  /** Default timeout of a request in ms; `Infinity` for none. */
+  timeout: timeout(30_000),
+  /** Requests that wait for a free worker: how many may wait, and what happens beyond that. */
+  queue: group({
+    /** Requests that may wait for a free worker. */
+    limit: integer(1_024, 0, 1_000_000),
+    /** What happens beyond the limit: `"reject"` with BusOverloadedError, or `"wait"`. */
+    policy: choice("reject", ["reject", "wait"]),
+  }),
+  /** Longest spin on the event loop before the process sleeps, in µs; 0 never spins. */
+  spin: spinRow,
+  /** Other users that may attach. Needs a `directory` of mode 0711. */
+  allowedUids: custom<readonly number[]>([], "user ids", checkUids, "none"),
+  /** Runtime directory. */
+  directory: directoryRow,
+  /** Workers that the bus starts itself. */
+  workers: custom<object | undefined>(undefined, "see `workers`", (given) => given),
+};
+
+const readyRows = {
+  /** Workers that must be attached. */
+  workers: integer(1, 0, LINKS_MAX),
+  /** Longest wait in ms; 0 does not wait, `Infinity` waits without a limit. */
+  timeout: timeout(30_000, 0),
+  /** Ends the wait; `ready` rejects with `signal.reason`. */
+  signal,
+};
+
+/** The options of `SlotBus.ready`. */
+export const readyOptions = new Options("ready", readyRows);
+
+/** For how many workers `SlotBus.ready` waits, and how long. */
+export interface ReadyOptions extends Given<typeof readyRows> {}
+
+/** The options of a bus. */
+export const busOptions = new Options("a bus", rows);
 
 /** Options of a bus; all but the name have defaults. */
-export interface BusOptions {
-  /** Name under which workers find the bus: 1-64 of `A-Z a-z 0-9 . _ -`, starting with a letter or digit. */
-  name: string;
-  /** Slots per worker: requests that can be with one worker at once. 1-256, default 32. */
-  slots?: number;
-  /** Largest body in bytes, either direction. Default 16 MiB, at most 1 GiB. Memory is used when it is touched. */
-  payloadLimit?: number;
-  /** Largest head (path, query, parameters, headers) in bytes. Default 128 KiB, 1 KiB to 16 MiB. */
-  headLimit?: number;
-  /** Bytes of an arena that are kept warm, and up to which a worker copies a body when it comes. Default 16 KiB. */
-  inlineSize?: number;
-  /** Default timeout of a request in ms, `Infinity` for none. Default 30 000. */
-  timeout?: number;
-  queue?: {
-    /** Requests that may wait for a free worker. Default 1024. */
-    limit?: number;
-    /** What happens beyond that: `"reject"` with BusOverloadedError (default), or `"wait"`. */
-    policy?: "reject" | "wait";
-  };
-  /** Longest spin on the event loop before parking, in µs; 0 never spins. Default 50, or 0 on one processor. */
-  spin?: number;
-  /** Users that may attach, besides our own. Needs an explicit `directory` of mode 0711. */
-  allowedUids?: readonly number[];
-  /** Runtime directory. Default `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. */
-  directory?: string;
-  /** Called with the claim and round-trip time of each answered request. Default: nothing is measured. */
-  instrumentation?: (timing: RequestTiming) => void;
-}
+export interface BusOptions extends Given<typeof rows> {}
 
 /** Options with their defaults filled in. */
-export type ResolvedBusOptions = Readonly<{
-  name: string;
-  slots: number;
-  payloadLimit: number;
-  headLimit: number;
-  inlineSize: number;
-  timeout: number;
-  queue: Readonly<{ limit: number; policy: "reject" | "wait" }>;
-  spin: number;
-  allowedUids: readonly number[];
-  directory: string;
-  instrumentation: ((timing: RequestTiming) => void) | null;
-}>;
+export type ResolvedBusOptions = Omit<Resolved<typeof rows>, "workers">;
 
-function pageUp(bytes: number): number {
-  return Math.ceil(bytes / C.SB_PAGE) * C.SB_PAGE;
+function checkUids(given: readonly number[], name: string): readonly number[] {
+  const isUid = (uid: unknown): boolean => Number.isInteger(uid) && (uid as number) >= 0 && (uid as number) <= UID_MAX;
+  return Array.isArray(given) && given.every(isUid) ? given : refuse(name, given, `user ids from 0 to ${UID_MAX}`);
 }
 
-/** Fills in defaults. Throws {@link InvalidConfigError} or {@link InvalidNameError}. */
+/** Fills in defaults. @throws {InvalidConfigError}, {InvalidConfigError} */
 export function resolveBusOptions(given: BusOptions): ResolvedBusOptions {
-  const name = checkName(given?.name);
-  const policy = checkChoice("queue.policy", given.queue?.policy ?? "reject", ["reject", "wait"]);
-  const allowedUids = (given.allowedUids ?? []).map((uid) => checkInteger("allowedUids", uid, 0, 0xffff_fffe));
-  if (allowedUids.length > 0 && !given.directory) {
+  const { workers: _, ...options } = busOptions.resolve(given);
+  if (options.allowedUids.length > 0 && !given.directory) {
     throw new InvalidConfigError("allowedUids needs an explicit `directory`.", {
       hint: "Make one of mode 0711 that belongs to the client's user: others may enter it, not list it.",
     });
   }
-  const headLimit = checkInteger("headLimit", given.headLimit ?? 131_072, C.SB_HEAD_MIN, C.SB_HEAD_MAX, " bytes");
-  return {
-    name,
-    slots: checkInteger("slots", given.slots ?? 32, 1, C.SB_SLOTS_MAX),
-    payloadLimit: checkInteger("payloadLimit", given.payloadLimit ?? 16_777_216, 1, C.SB_PAYLOAD_MAX, " bytes"),
-    headLimit: Math.ceil(headLimit / C.SB_LINE) * C.SB_LINE,
-    inlineSize: pageUp(checkInteger("inlineSize", given.inlineSize ?? 16_384, 1, C.SB_HEAD_MAX, " bytes")),
-    timeout: checkTimeout("timeout", given.timeout ?? 30_000),
-    queue: { limit: checkInteger("queue.limit", given.queue?.limit ?? 1024, 0, 1_000_000), policy },
-    spin: checkInteger("spin", given.spin ?? DEFAULT_SPIN_US, 0, 10_000, " µs"),
-    allowedUids,
-    directory: resolveDirectory(given.directory),
-    instrumentation: given.instrumentation ?? null,
-  };
+  const headBytes = Math.ceil(options.headBytes / C.SB_LINE) * C.SB_LINE;
+  const inlineBytes = Math.ceil(options.inlineBytes / C.SB_PAGE) * C.SB_PAGE;
+  return { ...options, headBytes, inlineBytes };
 }

@@ -1,14 +1,10 @@
 /** Callers of `bus.ready`, which wait until workers are attached, and what happened to other workers meanwhile. */
 
-import { checkInteger, checkTimeout } from "../check.ts";
 import { type Clock, startTimer } from "../clock.ts";
 import { NotReadyError, type SlotbusError } from "../errors.ts";
 import { Hold } from "../hold.ts";
-import type { ReadyOptions } from "./events.ts";
-import { LINKS_MAX } from "./options.ts";
+import { type ReadyOptions, readyOptions } from "./options.ts";
 
-/** Default timeout of `ready`, in ms. */
-const READY_MS = 30_000;
 /** Reasons that an error gives; more are counted. */
 const REASONS_MAX = 8;
 
@@ -38,20 +34,20 @@ export class ReadyWaiters {
   }
 
   /** Resolves when so many workers are attached. */
-  async wait({ workers = 1, timeout = READY_MS, signal }: ReadyOptions): Promise<void> {
-    checkInteger("workers", workers, 0, LINKS_MAX);
-    const timeoutMs = checkTimeout("timeout", timeout);
+  async wait(options: ReadyOptions): Promise<void> {
+    const { workers, timeout, signal } = readyOptions.resolve(options);
     signal?.throwIfAborted();
     if (this.#workers.size >= workers) return;
+    const tooFew = (failures: string[]): NotReadyError =>
+      new NotReadyError(this.#name, timeout, this.#workers.size, workers, failures, this.#lastFailure());
+    if (timeout === 0) throw tooFew([]);
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const onAbort = (): void => waiter.settle(signal!.reason);
-    const timer = startTimer(this.#clock, timeoutMs, () => {
+    const timer = startTimer(this.#clock, timeout, () => {
       const failures = [...waiter.failures].map(([reason, times]) =>
         times === 1 ? reason : `${reason}, ${times} times`,
       );
-      waiter.settle(
-        new NotReadyError(this.#name, timeoutMs, this.#workers.size, workers, failures, this.#lastFailure()),
-      );
+      waiter.settle(tooFew(failures));
     });
     const waiter: Waiter = {
       workers,

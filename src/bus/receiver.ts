@@ -1,13 +1,13 @@
 /** The answering side of a worker, on whatever wire: concurrency, handler, drain; each request gets one answer. */
 
 import { type Clock, nextTurn, startTimer } from "../clock.ts";
-import { NoAnswerError } from "../errors.ts";
 import type { Answerable } from "./answer.ts";
 import type { RequestName } from "./claim.ts";
 import { answerOf } from "./fetch.ts";
 import type { Handler, SyncHandler, WorkerRequest } from "./request.ts";
-import { handleListeners, type HandleTrace, handleTraces } from "./tracing.ts";
+import { handleStart, type HandleTrace, handleTraces } from "./tracing.ts";
 import type { Arrivals, WorkerWire } from "./wire.ts";
+import { noAnswer } from "../errors/plain.ts";
 
 /** Receives the events of a worker. */
 export interface ReceiverEvents {
@@ -69,7 +69,7 @@ export class Receiver implements Arrivals {
     this.served++;
     let answer: ReturnType<Handler>;
     try {
-      answer = handleListeners.now ? this.#handleTraced(request) : this.#handler!(request);
+      answer = handleStart.hasSubscribers ? this.#handleTraced(request) : this.#handler!(request);
     } catch (error) {
       this.#failed(request, error);
       return;
@@ -139,7 +139,7 @@ export class Receiver implements Arrivals {
   #answerNothing(request: WorkerRequest): void {
     if (request.answered || request.isDeferred) return;
     const isWanted = !request.aborted;
-    const error = new NoAnswerError(request.path);
+    const error = noAnswer(request.path);
     request.claim.fail(error);
     if (isWanted) this.#events.handlerError(error, request);
   }
@@ -152,7 +152,7 @@ export class Receiver implements Arrivals {
   #handleSync(request: WorkerRequest, handler: SyncHandler): void {
     this.served++;
     try {
-      const answer = handleListeners.now ? handleTracedSync(this.name, request, handler) : handler(request);
+      const answer = handleStart.hasSubscribers ? handleTracedSync(this.name, request, handler) : handler(request);
       if (answer === undefined) this.#answerNothing(request);
       else if (!request.answered) request.claim.respond(request, answer);
     } catch (error) {
@@ -162,15 +162,15 @@ export class Receiver implements Arrivals {
 
   // ---- the end --------------------------------------------------------------------------------------------------------
 
-  /** Takes no new request. Resolves when all that run are answered, or after `limit` ms; 0: no limit. */
+  /** Takes no new request. Resolves when all that run are answered, or after `limit` ms. */
   async drain(limit: number): Promise<void> {
-    const deadline = limit > 0 ? this.clock.now() + limit : Infinity;
+    const deadline = this.clock.now() + limit;
     this.wire.drain();
     await nextTurn(this.clock);
     while (this.wire.running > 0 && this.clock.now() < deadline) {
       const { promise, resolve } = Promise.withResolvers<void>();
       this.#idle.push(resolve);
-      const timer = startTimer(this.clock, limit > 0 ? Math.max(1, deadline - this.clock.now()) : 0, resolve);
+      const timer = startTimer(this.clock, Math.max(1, deadline - this.clock.now()), resolve);
       await promise;
       timer.close();
     }
@@ -197,6 +197,6 @@ function handleTracedSync<T>(bus: string, request: WorkerRequest, handler: (requ
 /** Throws for a handler that owes an answer and returned nothing, so that a trace shows a failure. */
 function checkAnswered<T>(request: WorkerRequest, answer: T): T {
   if (answer === undefined && !request.answered && !request.isDeferred && !request.aborted)
-    throw new NoAnswerError(request.path);
+    throw noAnswer(request.path);
   return answer;
 }

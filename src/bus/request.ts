@@ -1,21 +1,22 @@
 /** A request as a handler sees it, and the ways to answer it. */
 
-import { BodyReleasedError, InvalidConfigError } from "../errors.ts";
-import type { Clock } from "../clock.ts";
+import { WholeBody } from "../body.ts";
+import { InvalidConfigError } from "../errors.ts";
 import { detach } from "../detach.ts";
 import type { Answerable } from "./answer.ts";
-import { BodyReader, type ChunkOptions, type Chunks } from "./body-reader.ts";
+import { BodyReader, StreamedBody } from "./body-reader.ts";
 import type { Claim, Delivery } from "./claim.ts";
 import { type Head, METHODS, type Method, REQUEST_STRINGS } from "./codec.ts";
 import type { HeaderList } from "./headers.ts";
 import { isTraceparent, TRACEPARENT } from "./tracing.ts";
+import { bodyReleased } from "../errors/plain.ts";
 
 /** Answers a request whose answer was deferred; see {@link WorkerRequest.defer}. */
 export type DeferredAnswer = (answer: Exclude<Answerable, Response>) => Delivery;
 
 /**
  * Answers a request with what it returns. It returns nothing only after `request.respond(answer)` or `request.defer()`;
- * otherwise it has failed with {NoAnswerError}. Its failure, what it throws, or a rejection, reaches the caller as a
+ * otherwise it has failed with `NO_ANSWER`. Its failure, what it throws, or a rejection, reaches the caller as a
  * {RemoteError}; the `remoteCode` of the first is `"NO_ANSWER"`.
  */
 export type Handler = (request: WorkerRequest) => Answerable | void | Promise<Answerable | void>;
@@ -28,40 +29,34 @@ export interface FetchHandler {
   fetch(request: Request): Response | Promise<Response>;
 }
 
-const decoder = new TextDecoder();
-
 /**
  * A request's body where it lies in shared memory: no copy is made. It ends when it is released, when the request is answered
  * (of a streamed answer: when the stream has ended), and when the connection to the client ends. From then on its methods throw
- * {@link BodyReleasedError}, and bytes that were taken from it have length 0.
+ * `BODY_RELEASED`, and bytes that were taken from it have length 0.
  *
  *     using view = request.borrow();
  *     hash.update(view.body);
  */
-export class BorrowedBody implements Disposable {
+export class BorrowedBody extends WholeBody implements Disposable {
   #bytes: Uint8Array<ArrayBuffer> | null;
   readonly #onHeld: () => void;
 
   /** @internal `onHeld` is called when the memory could not be taken back. */
   constructor(bytes: Uint8Array<ArrayBuffer>, onHeld: () => void) {
+    super();
     this.#bytes = bytes;
     this.#onHeld = onHeld;
   }
 
-  /** The body's bytes. @throws {BodyReleasedError} after the end of the borrow. */
+  /** The body, a view of shared memory. @throws `BODY_RELEASED` after the end of the borrow. */
   get body(): Uint8Array {
     if (this.#bytes) return this.#bytes;
-    throw new BodyReleasedError("a borrowed body");
+    throw bodyReleased("a borrowed body");
   }
 
-  /** The body as UTF-8 text. */
-  text(): string {
-    return decoder.decode(this.body);
-  }
-
-  /** The body as JSON. Throws `SyntaxError` when it is not. */
-  json<T = unknown>(): T {
-    return JSON.parse(this.text()) as T;
+  /** Returns a copy of the body, which is yours to keep. @throws `BODY_RELEASED` after the end of the borrow. */
+  override bytes(): Uint8Array {
+    return this.body.slice();
   }
 
   /** Ends the borrow. Any number of times. */
@@ -76,27 +71,36 @@ export class BorrowedBody implements Disposable {
   }
 }
 
+/** The body of a request, whether it streams or not. It does not refer to the request: see {@link Claim}. */
+class IncomingBody extends StreamedBody {
+  protected readonly reader: BodyReader;
+
+  constructor(reader: BodyReader) {
+    super();
+    this.reader = reader;
+  }
+}
+
 /** One request. It may be kept, with its body, and be answered later (see {@link WorkerRequest.defer}). */
-export class WorkerRequest {
+export class WorkerRequest extends WholeBody {
   readonly method: Method;
   readonly #claim: Claim;
   readonly #head: Head;
   readonly #serial: number;
   readonly #timeoutMs: number;
   readonly #receivedAt: number;
-  readonly #streams: boolean;
   #deferred: DeferredAnswer | null = null;
   #params: Readonly<Record<string, string>> | null = null;
 
   /** @internal */
   constructor(claim: Claim, method: number, serial: number, timeoutMs: number, receivedAt: number, head: Head) {
+    super();
     this.#claim = claim;
     this.method = METHODS[method]!;
     this.#serial = serial;
     this.#timeoutMs = timeoutMs;
     this.#receivedAt = receivedAt;
     this.#head = head;
-    this.#streams = claim.reader !== null;
   }
 
   /** What was asked for. */
@@ -141,13 +145,14 @@ export class WorkerRequest {
   }
 
   /**
-   * The body's bytes, a copy that is yours to keep. Copied when they are first asked for, or when the request is answered
-   * (up to the bus's `inlineSize` when it comes); see {@link borrow} for a large body without a copy.
+   * The body, a copy that is yours to keep. Copied when they are first asked for, or when the request is answered
+   * (up to the bus's `inlineBytes` when it comes); see {@link borrow} for a large body without a copy.
    *
-   * @throws {BodyReleasedError} when it is first asked for after the answer, and the body was borrowed before.
+   * @throws `BODY_RELEASED` when it is first asked for after the answer, and the body was borrowed before;
+   * {@link InvalidConfigError} for a body that streams: see {@link incoming}.
    */
   get body(): Uint8Array {
-    if (this.#streams) throw this.#streamsError();
+    if (this.streams) throw this.#streamsError();
     return this.#claim.body(this);
   }
 
@@ -157,61 +162,48 @@ export class WorkerRequest {
    *
    *     using view = request.borrow();
    *
-   * @throws {BodyReleasedError} once the request is answered; {@link InvalidConfigError} for a body that streams.
+   * @throws `BODY_RELEASED` once the request is answered; {@link InvalidConfigError} for a body that streams.
    */
   borrow(): BorrowedBody {
-    if (this.#streams) throw this.#streamsError();
+    if (this.streams) throw this.#streamsError();
     return this.#claim.borrow(this, (bytes) => new BorrowedBody(bytes, () => this.#claim.owner.keptMemory()));
   }
 
   /** @internal The bytes where they are. Only for this step of the library, never for user code; they are not copied later. */
   peek(): Uint8Array {
-    if (this.#streams) throw this.#streamsError();
+    if (this.streams) throw this.#streamsError();
     return this.#claim.peek(this);
   }
 
   #streamsError(): InvalidConfigError {
     return new InvalidConfigError(`the body of request ${this.id} streams.`, {
-      hint: "Read it with `chunks()`, `stream()` or `await bytes()`.",
+      hint: "Read it with `request.incoming`: `await text()`, `json()` or `bytes()`, `chunks()` or `stream()`.",
     });
   }
 
   /**
-   * Whether the body streams: then {@link body}, {@link borrow}, {@link text} and {@link json} throw. It can be read once, and only
-   * until the request is answered (of a streamed answer: until its end); a later read rejects with an `AbortError`.
+   * Whether the body streams: then {@link body}, {@link bytes}, {@link text}, {@link json} and {@link borrow} throw, and
+   * {@link incoming} reads it.
    */
   get streams(): boolean {
-    return this.#streams;
+    return this.#claim.reader !== null;
   }
 
   /**
-   * The body's bytes as they come, in pieces of at most 64 KiB or as large as `into`. Leaving the loop early cancels. A body that
-   * {@link streams} can be read only until the request is answered.
+   * The body, whether it {@link streams} or not, for a handler that takes both. A body that streams can be read only until the
+   * request is answered (of a streamed answer: until its end); a later read rejects with an `AbortError`.
+   *
+   *     const text = await request.incoming.text();
+   *
+   * @throws `BODY_RELEASED` as {@link body}.
    */
-  chunks(options?: ChunkOptions): Chunks {
-    const reader = this.#streams ? this.#claim.reader! : BodyReader.of(this.body);
-    return reader.chunks(options);
+  get incoming(): StreamedBody {
+    return new IncomingBody(this.reader);
   }
 
-  /** The body as a WHATWG stream. */
-  stream(): ReadableStream<Uint8Array> {
-    if (this.#streams) return this.#claim.reader!.stream();
-    return new Blob([this.body as Uint8Array<ArrayBuffer>]).stream();
-  }
-
-  /** All of the body, up to `limit` bytes (default: none). A body that {@link streams} can be read only until the request is answered. */
-  async bytes(limit = Infinity): Promise<Uint8Array> {
-    return this.#streams ? this.#claim.reader!.collect(limit, "request") : this.body;
-  }
-
-  /** The body as UTF-8 text. */
-  text(): string {
-    return decoder.decode(this.body);
-  }
-
-  /** The body as JSON. Throws `SyntaxError` when it is not. */
-  json<T = unknown>(): T {
-    return JSON.parse(this.text()) as T;
+  /** @internal */
+  get reader(): BodyReader {
+    return this.#claim.reader ?? BodyReader.of("request", this.body);
   }
 
   /** When the caller gives up at the latest, as `Date.now()` counts; `Infinity` without a timeout. */
@@ -223,7 +215,7 @@ export class WorkerRequest {
   /** @internal Ms until {@link deadline}, below 0 when it is over. */
   get timeLeft(): number {
     if (this.#timeoutMs === 0) return Infinity;
-    return this.#receivedAt + this.#timeoutMs - this.clock.now();
+    return this.#receivedAt + this.#timeoutMs - this.#claim.owner.turns.clock.now();
   }
 
   /** Aborts when the caller gives up, by timeout or abort, and when the connection to the client ends. */
@@ -289,13 +281,8 @@ export class WorkerRequest {
   }
 
   /** @internal */
-  get payloadLimit(): number {
-    return this.#claim.owner.payloadLimit;
-  }
-
-  /** @internal */
-  get clock(): Clock {
-    return this.#claim.owner.turns.clock;
+  get payloadBytes(): number {
+    return this.#claim.owner.payloadBytes;
   }
 
   /** @internal */

@@ -1,170 +1,147 @@
 /** What a request resolves to. */
 
+import { WholeBody } from "../body.ts";
 import { detach } from "../detach.ts";
-import { ProtocolError, RemoteError } from "../errors.ts";
+import { SlotbusError, RemoteError } from "../errors.ts";
+import { BodyReader, StreamedBody } from "./body-reader.ts";
 import type { Head } from "./codec.ts";
 import type { HeaderList } from "./headers.ts";
-import { BodyReader, type ChunkOptions, type Chunks } from "./body-reader.ts";
 
 /** Strings before the headers of a response: its content type. */
 export const RESPONSE_STRINGS = 1;
 
-const decoder = new TextDecoder();
-
-/** What both kinds of a worker's answer have; what is not read is not decoded. */
-abstract class ResponseHead {
+/** What both kinds of a worker's answer have. */
+interface ResponseHead {
   /** HTTP status, 200-599. */
   readonly status: number;
   /** Process id of the worker that answered. */
   readonly workerPid: number;
-  readonly #head: Head;
-
-  /** @internal */
-  constructor(status: number, workerPid: number, head: Head) {
-    this.status = status;
-    this.workerPid = workerPid;
-    this.#head = head;
-  }
-
   /** Whether the status is 200-299. */
-  get ok(): boolean {
-    return this.status < 300;
-  }
-
+  readonly ok: boolean;
   /** Content type, or `""` when the worker gave none. */
-  get contentType(): string {
-    return this.#head.string(0);
-  }
-
+  readonly contentType: string;
   /** Headers in the worker's order, duplicates kept; the content type is not among them. */
-  get headers(): HeaderList {
-    return this.#head.headers;
-  }
+  readonly headers: HeaderList;
+}
 
-  /** @internal */
-  get head(): Head {
-    return this.#head;
-  }
+/** The headers for which `isWanted` says so, with the content type. @throws `PROTOCOL` for a header that none can have. */
+function headersOf(response: ResponseHead, isWanted?: (name: string) => boolean): Headers {
+  return sound(response, () => {
+    const headers = response.headers.toHeaders(isWanted);
+    if (response.contentType) headers.set("content-type", response.contentType);
+    return headers;
+  });
+}
 
-  /** @internal The headers for which `isWanted` says so, with the content type. @throws {ProtocolError} for one that none can have. */
-  toHeaders(isWanted: (name: string) => boolean = () => true): Headers {
-    return this.#sound(() => {
-      const headers = new Headers();
-      for (const [name, value] of this.headers) if (isWanted(name)) headers.append(name, value);
-      if (this.contentType) headers.set("content-type", this.contentType);
-      return headers;
-    });
-  }
+/** A WHATWG `Response` with the status of `response`, with `headers`, and with `body` unless the status has none. */
+function webResponse(
+  response: ResponseHead,
+  body: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array> | null,
+  headers: Headers,
+): Response {
+  const { status } = response;
+  if (status === 200) return new Response(body, { headers }); // the most frequent one, and faster so
+  const bodiless = status === 204 || status === 205 || status === 304;
+  return sound(response, () => new Response(bodiless ? null : body, { status, headers }));
+}
 
-  /** @internal A WHATWG `Response` with this status and these headers, and with `body` unless the status has none. */
-  respondWith(body: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array> | null, headers: Headers): Response {
-    const { status } = this;
-    if (status === 200) return new Response(body, { headers }); // the most frequent one, and faster so
-    const bodiless = status === 204 || status === 205 || status === 304;
-    return this.#sound(() => new Response(bodiless ? null : body, { status, headers }));
-  }
-
-  #sound<T>(make: () => T): T {
-    try {
-      return make();
-    } catch (cause) {
-      const message = `worker pid ${this.workerPid} answered with a header that no Response can have.`;
-      throw new ProtocolError(message, { cause, mayHaveExecuted: true });
-    }
+function sound<T>({ workerPid }: ResponseHead, make: () => T): T {
+  try {
+    return make();
+  } catch (cause) {
+    const message = `worker pid ${workerPid} answered with a header that no Response can have.`;
+    throw new SlotbusError("PROTOCOL", message, { cause, mayHaveExecuted: true });
   }
 }
 
 /** A worker's answer. It is a private copy and stays valid. */
-export class BusResponse extends ResponseHead {
-  /** The body's bytes. */
+export class BusResponse extends WholeBody implements ResponseHead {
+  readonly status: number;
+  readonly workerPid: number;
   readonly body: Uint8Array;
+  readonly #head: Head;
 
   /** @internal */
   constructor(status: number, workerPid: number, head: Head, body: Uint8Array) {
-    super(status, workerPid, head);
+    super();
+    this.status = status;
+    this.workerPid = workerPid;
+    this.#head = head;
     this.body = body;
   }
 
-  /** The body as UTF-8 text. */
-  text(): string {
-    return decoder.decode(this.body);
+  get ok(): boolean {
+    return this.status < 300;
   }
 
-  /** The body as JSON. Throws `SyntaxError` when it is not. */
-  json<T = unknown>(): T {
-    return JSON.parse(this.text()) as T;
+  get contentType(): string {
+    return this.#head.string(0);
   }
 
-  /** A WHATWG `Response` with the same content. Throws {@link ProtocolError} for a header that none can have. */
+  get headers(): HeaderList {
+    return this.#head.headers;
+  }
+
+  /** Returns a WHATWG `Response` with the same content. @throws `PROTOCOL` for a header that none can have. */
   toResponse(): Response {
-    return this.respondWith(this.body as Uint8Array<ArrayBuffer>, this.toHeaders());
+    return webResponse(this, this.body as Uint8Array<ArrayBuffer>, headersOf(this));
   }
 }
 
 /**
- * A response whose body streams. It is read once, by one of its methods; whoever wants nothing of it cancels it: its slot
- * is taken until then, or until the response is collected as garbage.
+ * A response whose body streams. Its slot is taken until the body is read, cancelled, or collected as garbage with the response.
  *
  *     for await (const bytes of (await bus.stream({ path: "/tokens" })).chunks()) …
  */
-export class StreamedResponse extends ResponseHead implements AsyncDisposable {
-  /** A body that is whole gets its receiver when one is asked for. */
+export class StreamedResponse extends StreamedBody implements ResponseHead, AsyncDisposable {
+  readonly status: number;
+  readonly workerPid: number;
+  /** @internal */
+  readonly head: Head;
+  /** A body that is whole gets its reader when one is asked for. */
   #body: BodyReader | Uint8Array;
 
   /** @internal */
   constructor(status: number, workerPid: number, head: Head, body: BodyReader | Uint8Array) {
-    super(status, workerPid, head);
+    super();
+    this.status = status;
+    this.workerPid = workerPid;
+    this.head = head;
     this.#body = body;
   }
 
-  get #reader(): BodyReader {
-    if (this.#body instanceof Uint8Array) this.#body = BodyReader.of(this.#body);
+  get ok(): boolean {
+    return this.status < 300;
+  }
+
+  get contentType(): string {
+    return this.head.string(0);
+  }
+
+  get headers(): HeaderList {
+    return this.head.headers;
+  }
+
+  protected get reader(): BodyReader {
+    if (this.#body instanceof Uint8Array) this.#body = BodyReader.of("response", this.#body);
     return this.#body;
   }
 
-  /** The bytes as they come, in pieces of at most 64 KiB or as large as `into`. Leaving the loop early cancels. */
-  chunks(options?: ChunkOptions): Chunks {
-    return this.#reader.chunks(options, this);
-  }
-
-  /** The bytes as a WHATWG stream. */
-  stream(): ReadableStream<Uint8Array> {
-    return this.#reader.stream(this);
-  }
-
-  /** All of the body, up to `limit` bytes (default: none). */
-  bytes(limit = Infinity): Promise<Uint8Array> {
-    return this.#reader.collect(limit, "response", this);
-  }
-
-  async text(): Promise<string> {
-    return decoder.decode(await this.bytes());
-  }
-
-  async json<T = unknown>(): Promise<T> {
-    return JSON.parse(await this.text()) as T;
-  }
-
-  /** Nobody wants the rest: the worker's source is told. Any number of times. */
+  /** Cancels the rest of the body: the worker's source ends. May be called any number of times. */
   cancel(reason: unknown = new DOMException("the response was cancelled", "AbortError")): void {
-    this.#reader.cancel(reason);
+    this.reader.cancel(reason);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.cancel();
   }
 
-  /** As of any response; what throws is cancelled. */
-  override toHeaders(isWanted?: (name: string) => boolean): Headers {
-    try {
-      return super.toHeaders(isWanted);
-    } catch (error) {
-      this.cancel(error);
-      throw error;
-    }
+  /** @internal As {@link headersOf}; a response that throws is cancelled. */
+  toHeaders(isWanted?: (name: string) => boolean): Headers {
+    return this.#orCancel(() => headersOf(this, isWanted));
   }
 
-  /** A WHATWG `Response` with the same content, which streams. Throws {@link ProtocolError} as {@link BusResponse.toResponse}. */
+  /** Returns a WHATWG `Response` with the same content, which streams. @throws `PROTOCOL` for a header that none can have. */
   toResponse(): Response {
     return this.toResponseWith(this.toHeaders());
   }
@@ -172,11 +149,15 @@ export class StreamedResponse extends ResponseHead implements AsyncDisposable {
   /** @internal The same with other headers; of a body that nobody wants (`isHead`) only what is there already. */
   toResponseWith(headers: Headers, isHead = false): Response {
     const whole = this.#body instanceof Uint8Array ? this.#body : this.#body.takeWhole();
-    if (whole) return this.respondWith(whole as Uint8Array<ArrayBuffer>, headers);
+    if (whole) return webResponse(this, whole as Uint8Array<ArrayBuffer>, headers);
+    const response = this.#orCancel(() => webResponse(this, isHead ? null : this.stream(), headers));
+    if (!response.body) this.cancel();
+    return response;
+  }
+
+  #orCancel<T>(make: () => T): T {
     try {
-      const response = this.respondWith(isHead ? null : this.stream(), headers);
-      if (!response.body) this.cancel();
-      return response;
+      return make();
     } catch (error) {
       this.cancel(error);
       throw error;
@@ -206,6 +187,11 @@ export class BorrowedResponse extends BusResponse implements Disposable {
   ) {
     super(status, workerPid, head, body);
     this.#release = release;
+  }
+
+  /** Returns a copy of the body, which is yours to keep. */
+  override bytes(): Uint8Array {
+    return this.body.slice();
   }
 
   /** Ends the borrow: a view has length 0 from now on. Any number of times. */

@@ -1,11 +1,18 @@
-/** Exchanges that wait for their second run until it is proved that their first worker has ended: two runs must not overlap. */
+/**
+ * Exchanges whose worker has gone. Some run again, when it is proved that the process has ended: two runs must not overlap. The
+ * others are rejected, with the exit code or signal of a process that the bus started.
+ */
 
-import type { Clock } from "../clock.ts";
+import { type Clock, startTimer } from "../clock.ts";
+import { type ExitReport, WorkerDiedError } from "../errors.ts";
+import type { WorkerSupply } from "./events.ts";
 import type { Exchange } from "./exchange.ts";
 import type { Connection } from "./wire.ts";
 
 /** Time between two checks whether a process has ended, in ms. */
 const POLL_MS = 2;
+/** How long the end of a connection may be ahead of the exit report of its process, in ms. */
+const REPORT_MS = 100;
 
 /** Polls the process of each first worker. */
 export class Retries {
@@ -13,6 +20,8 @@ export class Retries {
   readonly #run: (exchange: Exchange) => void;
   /** Each with the connection of its first worker. */
   readonly #waiting = new Map<Exchange, Connection>();
+  /** They are rejected as soon as the exit report of their worker is here. */
+  readonly #buried = new Set<Exchange>();
 
   /** `run` is called when an exchange may run again. An exchange whose timeout is over expires instead. */
   constructor(clock: Clock, run: (exchange: Exchange) => void) {
@@ -21,11 +30,11 @@ export class Retries {
   }
 
   get all(): Exchange[] {
-    return [...this.#waiting.keys()];
+    return [...this.#waiting.keys(), ...this.#buried];
   }
 
   has(exchange: Exchange): boolean {
-    return this.#waiting.has(exchange);
+    return this.#waiting.has(exchange) || this.#buried.has(exchange);
   }
 
   /** Whether an exchange waits for the end of a connection's process. */
@@ -35,8 +44,27 @@ export class Retries {
   }
 
   add(exchange: Exchange, connection: Connection): void {
+    exchange.extra.retried = true;
     this.#waiting.set(exchange, connection);
     if (this.#waiting.size === 1) this.#clock.after(0, this.#look);
+  }
+
+  /** Rejects an exchange, at once when there is no exit report to wait for. `how` continues "worker pid 7 …". */
+  bury(exchange: Exchange, connection: Connection, how: string, supply: WorkerSupply | null): void {
+    const { pid } = connection;
+    const fail = (report: ExitReport | null): void => {
+      this.#buried.delete(exchange);
+      exchange.fail(new WorkerDiedError(exchange.id, pid, report ?? how, true));
+    };
+    const canWait = exchange.kind !== "sync" && !connection.isEvicted;
+    const exit = canWait ? supply?.exitOf(connection) : null;
+    if (!exit) return fail(null);
+    this.#buried.add(exchange);
+    const timer = startTimer(this.#clock, REPORT_MS, () => fail(null));
+    void exit.then((report) => {
+      timer.close();
+      fail(report);
+    });
   }
 
   readonly #look = (): void => {

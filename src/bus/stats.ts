@@ -1,6 +1,6 @@
 /** What a bus tells about itself: counters in shared memory, percentiles of the shared histogram. */
 
-import { type CounterName, COUNTERS, type Snapshot } from "../native/statistics.ts";
+import { type CounterName, quantileUs, type Snapshot } from "../native/statistics.ts";
 
 /** Result of {@link SlotBus.stats}. Counts are since the bus was created. */
 export interface BusStats {
@@ -61,9 +61,6 @@ export interface BusStats {
 /** Where a bus counts: memory that observers see, when its wire has such. */
 export interface Statistics {
   count(counter: CounterName, by?: number): void;
-  counter(counter: CounterName): number;
-  /** From publication to delivery, in µs. */
-  quantile(quantile: number): number;
   /** What is in flight now. `isTicking`: a sample like this one follows soon. */
   sample(queued: number, unsettled: number, isTicking: boolean): void;
   snapshot(): Snapshot;
@@ -74,8 +71,11 @@ type Counted = Omit<BusStats, "requests" | "wakeups" | "unsettledAtEnd" | "queue
 
 /** Reads the counters, under their names in {@link BusStats}. */
 export function readCounters(statistics: Statistics): Counted {
-  const names = Object.keys(COUNTERS) as CounterName[];
-  const counts = names.map((name) => [name.replaceAll(/_./g, (c) => c[1]!.toUpperCase()), statistics.counter(name)]);
-  const [p50, p99, p999] = [0.5, 0.99, 0.999].map((quantile) => statistics.quantile(quantile));
+  const { counters, roundTrips } = statistics.snapshot();
+  const counts = Object.entries(counters).map(([name, count]) => [
+    name.replaceAll(/_./g, (c) => c[1]!.toUpperCase()),
+    count,
+  ]);
+  const [p50, p99, p999] = [0.5, 0.99, 0.999].map((quantile) => quantileUs(roundTrips, quantile));
   return { ...Object.fromEntries(counts), roundTripUs: { p50, p99, p999 } } as Counted;
 }

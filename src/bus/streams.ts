@@ -41,7 +41,7 @@ export class Streams {
 
   /** Makes the reader of a response. `onCancel` is called when it wants no more. */
   receive(incoming: Incoming, onCancel: () => void): BodyReader {
-    return (this.reader = new BodyReader(incoming, this.#turns, onCancel));
+    return (this.reader = new BodyReader("response", incoming, this.#turns, onCancel));
   }
 
   /** Cancels the stream when `holder` is collected as garbage, from the first tick on. */
@@ -55,12 +55,12 @@ export class Streams {
     this.#holder = null;
   }
 
-  /** Calls `over` after `ms`; 0: never. */
+  /** Calls `over` after `ms`; `Infinity`: never. */
   limit(ms: number, over: () => void): void {
     this.#deadline = startTimer(this.#turns.clock, ms, over);
   }
 
-  /** Calls `over` when no byte has moved for `ms` (at most twice that); 0: never. */
+  /** Calls `over` when no byte has moved for `ms` (at most twice that); `Infinity`: never. */
   limitIdle(ms: number, over: () => void): void {
     const before = this.#moved;
     this.#idle = startTimer(this.#turns.clock, ms, () => {

@@ -28,9 +28,9 @@ export class Unsettled {
     return peak;
   }
 
-  /** Resolves when no request is under way, or after `limit` ms; 0: no limit. */
+  /** Resolves when no request is under way, or after `limit` ms. */
   async none(limit: number): Promise<void> {
-    if (this.count === 0) return;
+    if (this.count === 0 || limit === 0) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#waiting.push(resolve);
     const timer = startTimer(this.#clock, limit, resolve);

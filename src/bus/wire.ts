@@ -160,6 +160,8 @@ export interface Arrivals {
 /** The answering side of one worker. */
 export interface WorkerWire {
   readonly isConnected: boolean;
+  /** It is not attached, and will not attach again by itself. */
+  readonly hasEnded: boolean;
   /** Requests without an answer, and answers that still stream. */
   readonly running: number;
   /** Times that a client woke the sleeping worker. */

@@ -48,7 +48,7 @@ export function onlyFleet(given: string | undefined): string {
 async function list(given: string | undefined, { json, directory }: Flags): Promise<void> {
   const name = given ?? onlyFleet(directory);
   await using fleet = await Fleet.observe({ name, directory });
-  const contest = new Contest(fleet);
+  const contest = await Contest.open({ fleet });
   const now = contest.now();
   const leases = contest.list().map(({ subject, owner, pid, token, claimedAt, expiresAt }) => ({
     ...subject,
@@ -58,7 +58,7 @@ async function list(given: string | undefined, { json, directory }: Flags): Prom
     held_ms: Math.max(0, Math.round(now - claimedAt)),
     left_ms: Math.max(0, Math.round(expiresAt - now)),
   }));
-  if (json) return print(JSON.stringify({ fleet: name, leases, total: fleet.geometry.leases }, null, 2));
+  if (json) return print(JSON.stringify({ fleet: name, leases, total: fleet.geometry.maxLeases }, null, 2));
   if (leases.length === 0) return print(`Nobody holds a lease of fleet ${name}.`);
   const rows = leases.map((it) => [
     `${it.kind} ${it.label}`,
@@ -75,14 +75,14 @@ async function endLease(kind: string, label: string, { fleet, json, directory, f
   const name = fleet ?? onlyFleet(directory);
   const subject = { kind, label };
   await using observed = await Fleet.observe({ name, directory });
-  const holder = new Contest(observed).holder(subject);
+  const holder = (await Contest.open({ fleet: observed })).holder(subject);
   if (!holder) throw new CommandError(`nobody holds ${kind} ${label} in fleet "${name}".`, EXIT.notFound);
   if (!force) {
     const whose = `${holder.owner} (pid ${holder.pid}) holds ${kind} ${label} and lives`;
     throw new UsageError(`${whose}; pass --force to take the lease away from it.`);
   }
   await using member = await Fleet.join({ name, directory });
-  const released = new Contest(member).release(holder, { force: true });
+  const released = (await Contest.open({ fleet: member })).release(holder, { force: true });
   if (json) return print(JSON.stringify({ fleet: name, ...subject, owner: holder.owner, released }));
   print(released ? `Released; ${holder.owner} (pid ${holder.pid}) had it.` : "It had ended by itself.");
 }

@@ -6,7 +6,7 @@ import type { Command } from "commander";
 import { Fleet } from "../fleet/fleet.ts";
 import { lockName, openDirectory } from "../native/directory.ts";
 import { removeFleet } from "../native/fleet.ts";
-import { ownerOf, readNames } from "./directory.ts";
+import { type BusName, readNames } from "./directory.ts";
 import { print } from "./terminal.ts";
 import { type CommonFlags, EXIT, newCommand, withDirectory, withJson } from "./usage.ts";
 
@@ -39,14 +39,12 @@ export function command(): Command {
 
 const ALIVE = "it lives";
 
-export async function cleanAll(given: string | undefined, isDry: boolean): Promise<Cleaned[]> {
+async function cleanAll(given: string | undefined, isDry: boolean): Promise<Cleaned[]> {
   const { directory, buses, fleets } = readNames(given);
   const dir = openDirectory(directory, { shared: given !== undefined });
   if (dir === null) return [];
   try {
-    const cleaned = buses.map(({ name, isAlive, problem }) =>
-      isAlive ? keptBus(name, problem) : cleanBus(dir, directory, name, isDry),
-    );
+    const cleaned = buses.map((bus) => cleanBus(dir, directory, bus, isDry));
     for (const name of fleets) cleaned.push(await cleanFleet(dir, directory, name, isDry));
     return cleaned;
   } finally {
@@ -54,20 +52,21 @@ export async function cleanAll(given: string | undefined, isDry: boolean): Promi
   }
 }
 
-function keptBus(name: string, problem: string | null): Cleaned {
-  return { kind: "bus", name, action: "kept", reason: problem ?? ALIVE };
+function kept(entry: Pick<Cleaned, "kind" | "name">, problem: string | null = null): Cleaned {
+  return { ...entry, action: "kept", reason: problem ?? ALIVE };
 }
 
 /** Takes the name as a new client would; whoever has it then keeps it. */
-function cleanBus(dir: number, directory: string, name: string, isDry: boolean): Cleaned {
-  const pid = ownerOf(directory, name);
+function cleanBus(dir: number, directory: string, { name, isAlive, pid, problem }: BusName, isDry: boolean): Cleaned {
+  const entry = { kind: "bus", name } as const;
+  if (isAlive) return kept(entry, problem);
   const reason = pid === 0 ? "nobody has its lock" : `nobody has its lock; its client was pid ${pid}`;
-  if (isDry) return { kind: "bus", name, action: "would remove", reason };
+  if (isDry) return { ...entry, action: "would remove", reason };
   const lock = lockName(dir, name);
-  if ("problem" in lock) return keptBus(name, lock.problem);
+  if ("problem" in lock) return kept(entry, lock.problem);
   rmSync(join(directory, `${name}.control`), { force: true }); // of a hub: the name is ours now
   lock.release();
-  return { kind: "bus", name, action: "removed", reason };
+  return { ...entry, action: "removed", reason };
 }
 
 /** Whoever joins meanwhile waits for the lock by which it is judged and removed, and makes another. */
@@ -76,15 +75,11 @@ async function cleanFleet(dir: number, directory: string, name: string, isDry: b
   try {
     const observed = await Fleet.observe({ name, directory });
     const isAlive = observed.members().length > 0;
-    await observed.leave();
-    if (isAlive) return { ...entry, action: "kept", reason: ALIVE };
-    const reason = "nobody has the lock of a member";
-    if (isDry) return { ...entry, action: "would remove", reason };
-    return removeFleet(dir, name)
-      ? { ...entry, action: "removed", reason }
-      : { ...entry, action: "kept", reason: ALIVE };
+    await observed.close();
+    if (isAlive || !(isDry || removeFleet(dir, name))) return kept(entry);
+    return { ...entry, action: isDry ? "would remove" : "removed", reason: "nobody has the lock of a member" };
   } catch (error) {
-    return { ...entry, action: "kept", reason: (error as Error).message };
+    return kept(entry, (error as Error).message);
   }
 }
 

@@ -1,9 +1,10 @@
 /** What lies in the runtime directory, and whose it is. Nothing is locked, written or removed here. */
 
-import { closeSync, existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { closeSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { openDirectory, probeName } from "../native/directory.ts";
 import { resolveDirectory } from "../runtime-directory.ts";
+import { readText } from "./usage.ts";
 
 /** A process as `/proc` shows it. */
 export interface ProcessInfo {
@@ -21,6 +22,8 @@ export interface BusName {
   readonly isAlive: boolean;
   /** It has HTTP in front: `slotbus/hub`. */
   readonly isHub: boolean;
+  /** The process id that the client wrote into its lock file; 0: none can be read. */
+  readonly pid: number;
   readonly owner: ProcessInfo | null;
   /** Why it cannot be judged; then `isAlive` is `true`. */
   readonly problem: string | null;
@@ -35,15 +38,9 @@ export interface Names {
 export function processInfo(pid: number): ProcessInfo | null {
   try {
     const words = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").filter(Boolean);
-    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
-    const state = stat.slice(stat.lastIndexOf(")") + 2)[0];
-    const command = words.length === 0 ? readFileSync(`/proc/${pid}/comm`, "utf8").trim() : words.join(" ");
-    return {
-      pid,
-      uid: statSync(`/proc/${pid}`).uid,
-      command,
-      isStopped: state === "T" || state === "t",
-    };
+    const status = readFileSync(`/proc/${pid}/status`, "utf8");
+    const [, name, state, uid] = /^Name:\t([^\n]*)\n.*^State:\t(.).*^Uid:\t\d+\t(\d+)/ms.exec(status)!;
+    return { pid, uid: Number(uid), command: words.join(" ") || name!, isStopped: state === "T" || state === "t" };
   } catch {
     return null; // it ended, or is in another pid namespace
   }
@@ -58,7 +55,7 @@ export function shortCommand({ command }: Pick<ProcessInfo, "command">): string 
     .join(" ");
 }
 
-/** The names in a runtime directory, which may belong to another user when it is given. @throws {PermissionDeniedError}, {InvalidConfigError}. */
+/** The names in a runtime directory, which may belong to another user when it is given. @throws `PERMISSION_DENIED`, {InvalidConfigError}. */
 export function readNames(given: string | undefined): Names {
   const directory = resolveDirectory(given);
   const dir = openDirectory(directory, { shared: given !== undefined });
@@ -68,32 +65,14 @@ export function readNames(given: string | undefined): Names {
     const ending = (suffix: string): string[] =>
       files.filter((file) => file.endsWith(suffix)).map((file) => file.slice(0, -suffix.length));
     const names = new Set([...ending(".lock"), ...ending(".sock")]);
-    return {
-      directory,
-      buses: [...names].map((name) => readBus(dir, directory, name)),
-      fleets: ending(".fleet"),
-    };
+    const buses = [...names].map((name) => {
+      const probed = probeName(dir, name);
+      const pid = Number.parseInt(readText(join(directory, `${name}.lock`)), 10) || 0;
+      const owner = probed.isAlive ? processInfo(pid) : null;
+      return { name, ...probed, isHub: files.includes(`${name}.control`), pid, owner };
+    });
+    return { directory, buses, fleets: ending(".fleet") };
   } finally {
     closeSync(dir);
-  }
-}
-
-function readBus(dir: number, directory: string, name: string): BusName {
-  const { isAlive, problem } = probeName(dir, name);
-  return {
-    name,
-    isAlive,
-    isHub: existsSync(join(directory, `${name}.control`)),
-    owner: isAlive ? processInfo(ownerOf(directory, name)) : null,
-    problem,
-  };
-}
-
-/** The pid that the owner wrote into its lock file; 0: none can be read. */
-export function ownerOf(directory: string, name: string): number {
-  try {
-    return Number.parseInt(readFileSync(join(directory, `${name}.lock`), "latin1"), 10) || 0;
-  } catch {
-    return 0;
   }
 }

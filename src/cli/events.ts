@@ -53,7 +53,7 @@ async function run(given: string | undefined, flags: Flags): Promise<void> {
   await using fleet = await Fleet.observe({ name, directory: flags.directory });
   const ring = flags.ring ?? onlyRing(fleet);
   let left = flags.count ?? Infinity;
-  const next = source(fleet, ring, flags);
+  const next = await source(fleet, ring, flags);
   const stop = Promise.withResolvers<void>();
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, stop.resolve);
   let isStopped = false;
@@ -77,7 +77,7 @@ function onlyRing(fleet: Fleet): string {
 }
 
 /** A function that returns at most so many items that are there now. */
-function source(fleet: Fleet, ring: string, flags: Flags): (max: number) => Item[] {
+async function source(fleet: Fleet, ring: string, flags: Flags): Promise<(max: number) => Item[]> {
   const from = flags.oldest ? "oldest" : "head";
   if (flags.raw) {
     const cursor = fleet.ring(ring).cursor({ from });
@@ -85,13 +85,13 @@ function source(fleet: Fleet, ring: string, flags: Flags): (max: number) => Item
       cursor.poll(max).map((item) => {
         if ("overwritten" in item) return { lost: item.overwritten };
         if ("epoch" in item) return { lost: 0, epoch: item.epoch };
-        const { time, kind, writer, payload } = item;
-        return { time: stamp(time), kind, writer, payload: new TextDecoder().decode(payload) };
+        const { time, kind, writer } = item;
+        return { time: stamp(time), kind, writer, payload: item.text() };
       });
   }
-  const bus = new EventBus({ fleet, ring });
+  const bus = await EventBus.open({ fleet, ring });
   const filter = flags.topic === "*" ? all() : topic(flags.topic);
-  const subscription = bus.subscribe(filter, { queue: 0, from });
+  const subscription = bus.subscribe(filter, { queue: { limit: 0 }, from });
   return (max) =>
     subscription.poll(max).map((event) => {
       if (event.topic === null) {

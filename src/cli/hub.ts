@@ -2,21 +2,18 @@
 
 import { readFileSync } from "node:fs";
 import type { Command } from "commander";
-import { InvalidConfigError, InvalidNameError } from "../errors.ts";
-import { createHub, type Hub, type HubOptions } from "../hub/index.ts";
+import { InvalidConfigError } from "../errors.ts";
+import { Hub, type HubOptions } from "../hub/index.ts";
+import { hubOptions } from "../hub/options.ts";
+import { addFlags, optionsOf } from "./flags.ts";
 import { print } from "./terminal.ts";
-import { type CommonFlags, newCommand, numberLike, UsageError, withDirectory, withJson } from "./usage.ts";
+import { type CommonFlags, newCommand, UsageError, withDirectory, withJson } from "./usage.ts";
 
-/** Options of the hub by their own names, and what else is given. */
-interface Flags extends CommonFlags, HubOptions {
-  sweepInterval?: number;
+/** Flags beside those of the table of options: a token is not for a command line, which every user can read. */
+interface Flags extends CommonFlags {
   adminTokenFile?: string;
   controlTokenFile?: string;
 }
-
-const whole = numberLike(/^\d+$/);
-const seconds = numberLike(/^\d+(?:\.\d+)?$/);
-const bytes = numberLike(/^\d+[km]?$/i);
 
 export function command(): Command {
   const hub = newCommand("hub", "serve HTTP in front of workers in other processes", [
@@ -24,71 +21,54 @@ export function command(): Command {
     "slotbus hub --port 80 --hostname 0.0.0.0 --admin-token-file /run/secrets/hub",
     "SLOTBUS_CONTROL_TOKEN=... slotbus hub --name site --control-port 3201",
   ]);
-  return withDirectory(withJson(hub))
-    .option("--port <port>", "where it listens; 0: any that is free", whole, 3_200)
-    .option("--hostname <address>", "0.0.0.0 for all addresses of the machine (default: 127.0.0.1)")
-    .option("--name <name>", "by which workers find it (default: hub)")
-    .option("--timeout <seconds>", "from a request to the head of its answer (default: 30)", seconds)
-    .option("--payload-limit <bytes>", "largest body of a request; k, m: times 1024 (default: 10m)", bytes)
-    .option("--slots <count>", "requests with one worker process at once (default: 32)", whole)
-    .option("--spin <us>", "microseconds of spinning before sleep; 0: none (default: 50)", whole)
-    .option(
-      "--sweep-interval <seconds>",
-      "between the comments that keep event streams alive and show which clients have gone (default: 15)",
-      seconds,
-    )
-    .option(
-      "--admin-token-file <file>",
-      "a token that opens /_slotbus/ to other machines; or SLOTBUS_ADMIN_TOKEN, or --admin-token",
-    )
-    .option("--admin-token <token>", "the same, for every process list to see")
-    .option("--control-port <port>", "what workers say to the hub's socket, on a port too", whole)
-    .option("--control-token-file <file>", "the token asked for there; or SLOTBUS_CONTROL_TOKEN")
+  return addFlags(withDirectory(withJson(hub)), hubOptions.rows)
+    .option("--admin-token-file <file>", "a token that opens /_slotbus/ to other machines; or SLOTBUS_ADMIN_TOKEN")
+    .option("--control-token-file <file>", "the token of the control port; or SLOTBUS_CONTROL_TOKEN")
     .addHelpText(
       "after",
-      "\nSIGTERM and SIGINT: it answers what runs, then it ends. Its status page is\nhttp://127.0.0.1:3200/_slotbus/.",
+      "\nA time is in ms or has a unit: 500ms, 30s, 5m; a size may end in k, m or g." +
+        "\nSIGTERM and SIGINT: it answers what runs, then it ends. Its status page is\nhttp://127.0.0.1:3200/_slotbus/.",
     )
     .action(run);
 }
 
-function optionsOf({ sweepInterval, adminTokenFile, controlTokenFile, ...flags }: Flags): HubOptions {
-  const inMs = (value: number | undefined): number | undefined =>
-    value === undefined ? undefined : Math.round(value * 1_000);
-  const controlToken = token(controlTokenFile, "SLOTBUS_CONTROL_TOKEN");
-  if ((flags.controlPort === undefined) !== (controlToken === undefined))
+/** What was given, for {@link Hub.start}. */
+function asOptions(flags: Flags): HubOptions {
+  const { control, ...options } = optionsOf(hubOptions.rows, { ...flags }) as HubOptions;
+  const controlToken = tokenOf(flags.controlTokenFile, "SLOTBUS_CONTROL_TOKEN");
+  if ((control === undefined) !== (controlToken === undefined))
     throw new UsageError(
       "--control-port and its token go together: give --control-token-file or SLOTBUS_CONTROL_TOKEN, or neither.",
     );
   return {
-    ...flags,
-    timeout: inMs(flags.timeout),
-    adminToken: flags.adminToken ?? token(adminTokenFile, "SLOTBUS_ADMIN_TOKEN"),
-    controlToken,
-    sse: { heartbeat: inMs(sweepInterval) },
+    ...options,
+    directory: flags.directory,
+    adminToken: tokenOf(flags.adminTokenFile, "SLOTBUS_ADMIN_TOKEN"),
+    control: control && controlToken !== undefined ? { ...control, token: controlToken } : undefined,
   };
 }
 
 /** Without the line break that editors end a file with. */
-function token(file: string | undefined, variable: string): string | undefined {
+function tokenOf(file: string | undefined, variable: string): string | undefined {
   if (file === undefined) return process.env[variable] || undefined;
   try {
     return readFileSync(file, "utf8").trimEnd();
   } catch (error) {
-    throw new UsageError(`the token cannot be read: ${(error as Error).message}.`);
+    throw new UsageError(`Cannot read the token: ${(error as Error).message}.`);
   }
 }
 
 async function start(options: HubOptions): Promise<Hub> {
   try {
-    return await createHub(options);
+    return await Hub.start(options);
   } catch (error) {
-    if (error instanceof InvalidConfigError || error instanceof InvalidNameError) throw new UsageError(error.message);
+    if (error instanceof InvalidConfigError) throw new UsageError(error.message);
     throw error;
   }
 }
 
 async function run(flags: Flags): Promise<void> {
-  const hub = await start(optionsOf(flags));
+  const hub = await start(asOptions(flags));
   const { promise, resolve } = Promise.withResolvers<void>();
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, resolve);
   const status = `${hub.url}_slotbus/`;

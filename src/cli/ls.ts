@@ -1,15 +1,12 @@
 /** `slotbus ls`: what is in the runtime directory. */
 
 import type { Command } from "commander";
-import { BusObserver } from "../wires/memory/observer.ts";
 import { Contest } from "../contest/contest.ts";
 import { Fleet } from "../fleet/fleet.ts";
-import { type BusName, type Names, type ProcessInfo, processInfo, readNames, shortCommand } from "./directory.ts";
+import { type BusName, type ProcessInfo, processInfo, readNames, shortCommand } from "./directory.ts";
 import { columns, duration, fit, paint, print } from "./terminal.ts";
+import { BusWatch } from "./top/watch.ts";
 import { type CommonFlags, newCommand, withDirectory, withJson } from "./usage.ts";
-
-/** How long the client of a bus has to answer, in ms. */
-const ANSWER_MS = 500;
 
 /** One line of `ls`, as it stands in the JSON. */
 export interface Entry {
@@ -30,10 +27,14 @@ export interface Entry {
 export function command(): Command {
   return withDirectory(withJson(newCommand("ls", "list the buses, fleets and hubs of the runtime directory", EXAMPLES)))
     .addHelpText("after", "\nA dead one was left by a process that was killed; `slotbus clean` removes it.")
-    .action(async ({ json, directory }: CommonFlags) => {
-      const names = readNames(directory);
-      const entries = await list(names);
-      print(json ? JSON.stringify({ directory: names.directory, entries }, null, 2) : report(names, entries));
+    .action(async ({ json, directory: given }: CommonFlags) => {
+      const { directory, buses, fleets } = readNames(given);
+      const entries = await Promise.all([
+        ...buses.map((bus) => busEntry(directory, bus)),
+        ...fleets.map((fleet) => fleetEntry(directory, fleet)),
+      ]);
+      if (json) print(JSON.stringify({ directory, entries }, null, 2));
+      else print(entries.length === 0 ? `Nothing is in ${directory}.` : report(entries));
     });
 }
 
@@ -41,41 +42,21 @@ const EXAMPLES = ["slotbus ls", "slotbus ls --json | jq '.entries[] | select(.st
 
 const UNKNOWN = { owner: null, members: null, age_ms: null, slots: null, problem: null };
 
-export async function list({ directory, buses, fleets }: Names): Promise<Entry[]> {
-  return Promise.all([
-    ...buses.map((bus) => busEntry(directory, bus)),
-    ...fleets.map((fleet) => fleetEntry(directory, fleet)),
-  ]);
-}
-
 function ownerOf(info: ProcessInfo | null): Entry["owner"] {
   return info && { pid: info.pid, uid: info.uid, command: info.command };
 }
 
-async function busEntry(directory: string, { name, isAlive, isHub, owner, problem }: BusName): Promise<Entry> {
-  const entry: Entry = {
-    kind: isHub ? "hub" : "bus",
-    name,
-    state: problem === null ? (isAlive ? "alive" : "dead") : "unreadable",
-    ...UNKNOWN,
-    owner: ownerOf(owner),
-    problem,
-  };
-  if (entry.state !== "alive") return entry;
-  if (owner?.isStopped) return { ...entry, state: "silent", problem: "its process is stopped" };
-  try {
-    using observer = await BusObserver.open({ name, directory, timeout: ANSWER_MS });
-    const { workers, ageMs, slots, pid } = observer.read();
-    const used = workers.reduce((sum, { inFlight }) => sum + inFlight, 0);
-    entry.owner ??= ownerOf(processInfo(pid));
-    entry.members = workers.length;
-    entry.age_ms = Math.round(ageMs);
-    entry.slots = { used, total: workers.length * slots };
-  } catch (error) {
-    entry.state = "silent";
-    entry.problem = (error as Error).message;
-  }
-  return entry;
+async function busEntry(directory: string, bus: BusName): Promise<Entry> {
+  const { name, isAlive, isHub, problem } = bus;
+  const state = problem !== null ? "unreadable" : isAlive ? "alive" : "dead";
+  const entry: Entry = { kind: isHub ? "hub" : "bus", name, state, ...UNKNOWN, owner: ownerOf(bus.owner), problem };
+  if (state !== "alive") return entry;
+  const frame = await new BusWatch().look(directory, bus);
+  if (frame.problem !== null) Object.assign(entry, { state: "silent", problem: frame.problem });
+  if (frame.age_ms === null) return entry;
+  const used = frame.workers.reduce((sum, one) => sum + one.in_flight, 0);
+  const total = Object.values(frame.slots).reduce((sum, one) => sum + one, 0);
+  return { ...entry, members: frame.workers.length, age_ms: frame.age_ms, slots: { used, total } };
 }
 
 async function fleetEntry(directory: string, name: string): Promise<Entry> {
@@ -83,40 +64,34 @@ async function fleetEntry(directory: string, name: string): Promise<Entry> {
   try {
     await using fleet = await Fleet.observe({ name, directory });
     const members = fleet.members().sort((a, b) => a.joinedAt - b.joinedAt);
-    entry.members = members.length;
-    if (members.length === 0) return { ...entry, state: "dead" };
-    entry.owner = ownerOf(processInfo(members[0]!.pid));
-    entry.age_ms = Math.max(0, Math.round(Date.now() - members[0]!.joinedAt));
-    entry.slots = { used: new Contest(fleet).list().length, total: fleet.geometry.leases };
+    const [oldest] = members;
+    if (!oldest) return { ...entry, state: "dead", members: 0 };
+    return {
+      ...entry,
+      owner: ownerOf(processInfo(oldest.pid)),
+      members: members.length,
+      age_ms: Math.max(0, Math.round(Date.now() - oldest.joinedAt)),
+      slots: { used: (await Contest.open({ fleet })).list().length, total: fleet.geometry.maxLeases },
+    };
   } catch (error) {
-    entry.state = "unreadable";
-    entry.problem = (error as Error).message;
+    return { ...entry, state: "unreadable", problem: (error as Error).message };
   }
-  return entry;
 }
 
-function report({ directory }: Names, entries: readonly Entry[]): string {
-  if (entries.length === 0) return `Nothing is in ${directory}.`;
-  const rows = entries.map(({ kind, name, state, owner, members, age_ms: age, slots }) => [
-    name,
-    kind,
-    state,
-    owner && owner.pid,
-    owner && owner.uid,
-    members,
-    age === null ? null : duration(age),
-    slots && `${slots.used}/${slots.total}`,
-    owner ? `  ${fit(shortCommand(owner), 32)}` : "",
-  ]);
-  const head = ["NAME", "KIND", "STATE", "PID", "UID", "MEMBERS", "AGE", "IN USE", "  COMMAND"];
-  const [first, ...lines] = columns([head, ...rows], (cells) =>
-    [...cells.slice(0, -1), cells.at(-1)!.trimStart()].join("  ").trimEnd(),
-  ).split("\n");
+function report(entries: readonly Entry[]): string {
+  const rows = entries.map(({ kind, name, state, owner, members, age_ms: age, slots }) => {
+    return [name, kind, state, owner?.pid, owner?.uid, members, duration(age), slots && `${slots.used}/${slots.total}`];
+  });
+  const [head, ...lines] = columns([
+    ["NAME", "KIND", "STATE", "PID", "UID", "MEMBERS", "AGE", "IN USE"],
+    ...rows,
+  ]).split("\n");
   const painted = lines.map((line, index) => {
-    const { state } = entries[index]!;
-    return state === "alive" ? line : paint(state === "dead" ? "dim" : "red", line);
+    const { state, owner } = entries[index]!;
+    const whole = owner ? `${line}  ${fit(shortCommand(owner), 32)}` : line;
+    return state === "alive" ? whole : paint(state === "dead" ? "dim" : "red", whole);
   });
   const problems = entries.filter(({ problem }) => problem !== null);
   const notes = problems.map(({ kind, name, problem }) => paint("red", `${kind} ${name}: ${problem}`));
-  return [paint("bold", first!), ...painted, ...notes].join("\n");
+  return [paint("bold", `${head}  COMMAND`), ...painted, ...notes].join("\n");
 }

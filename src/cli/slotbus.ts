@@ -23,21 +23,7 @@ const COMMANDS: readonly Lazy[] = [
   { name: "hub", summary: "HTTP in front of workers in other processes", load: () => import("./hub.ts") },
 ];
 
-async function version(): Promise<string> {
-  const manifest = (await Bun.file(`${import.meta.dir}/../../package.json`).json()) as { version: string };
-  return manifest.version;
-}
-
-async function main(args: readonly string[]): Promise<void> {
-  const program = newCommand("slotbus", "communication between Bun processes of one machine")
-    .version(await version(), "--version", "say which version this is")
-    .addHelpText("after", `\nslotbus COMMAND --help says more of each; each has --json.\n\n${EXIT_HELP}`);
-  await addLazily(program, COMMANDS, args);
-  if (args.length === 0) program.outputHelp();
-  else await program.parseAsync([...args], { from: "user" });
-}
-
-/** Whoever read our output has read enough: `slotbus events tail | head`. */
+/** The reader of our output has closed it: `slotbus events tail | head`. */
 function isClosedPipe(error: unknown): boolean {
   return (error as { code?: unknown } | null)?.code === "EPIPE";
 }
@@ -48,9 +34,14 @@ process.stdout.on("error", (error) => {
 });
 
 try {
+  const { version } = (await Bun.file(`${import.meta.dir}/../../package.json`).json()) as { version: string };
   const [first, ...rest] = process.argv.slice(2);
-  if (first === "help") await main([...rest, "--help"]);
-  else await main(first === undefined ? [] : [first, ...rest]);
+  const args = first === "help" ? [...rest, "--help"] : process.argv.slice(2);
+  const program = newCommand("slotbus", "communication between Bun processes of one machine")
+    .version(version, "--version", "say which version this is")
+    .addHelpText("after", `\nslotbus COMMAND --help says more of each; each has --json.\n\n${EXIT_HELP}`);
+  await addLazily(program, COMMANDS, args);
+  await program.parseAsync(args, { from: "user" });
 } catch (error) {
   const explained = isClosedPipe(error) ? { message: "", exitCode: EXIT.done } : explain(error);
   if (!explained) console.error(error);

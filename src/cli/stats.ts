@@ -3,7 +3,7 @@
 import type { Command } from "commander";
 import { busMetrics } from "../bus/metrics.ts";
 import { quantileUs, type Snapshot } from "../native/statistics.ts";
-import { BusObserver } from "../wires/memory/observer.ts";
+import { BusObserver } from "../native/observer.ts";
 import { readNames } from "./directory.ts";
 import { columns, count, duration, microseconds, print } from "./terminal.ts";
 import { type CommonFlags, newCommand, onlyOne, UsageError, withDirectory, withJson } from "./usage.ts";
@@ -32,44 +32,34 @@ export function command(): Command {
 }
 
 /** The bus that is meant when none is named. */
-function onlyName(directory: string | undefined): string {
-  const names = readNames(directory);
-  const alive = names.buses.filter(({ isAlive }) => isAlive).map(({ name }) => name);
-  return onlyOne(alive, `there are ${alive.length} buses`, `no bus is in ${names.directory}.`);
+function onlyName(given: string | undefined): string {
+  const { directory, buses } = readNames(given);
+  const alive = buses.filter(({ isAlive }) => isAlive).map(({ name }) => name);
+  return onlyOne(alive, `there are ${alive.length} buses`, `no bus is in ${directory}.`);
 }
 
 function asJson(name: string, { roundTrips, roundTripSum, ...rest }: Snapshot): object {
   const samples = roundTrips.reduce((sum, one) => sum + one, 0);
-  return {
-    name,
-    ...rest,
-    round_trip_us: {
-      p50: quantileUs(roundTrips, 0.5),
-      p90: quantileUs(roundTrips, 0.9),
-      p99: quantileUs(roundTrips, 0.99),
-      p999: quantileUs(roundTrips, 0.999),
-      mean: samples === 0 ? 0 : roundTripSum / samples / 1_000,
-      samples,
-    },
-  };
+  const [p50, p90, p99, p999] = percentiles(roundTrips);
+  const mean = samples === 0 ? 0 : roundTripSum / samples / 1_000;
+  return { name, ...rest, round_trip_us: { p50, p90, p99, p999, mean, samples } };
 }
 
-function report(name: string, snapshot: Snapshot): string {
-  const { counters, workers, queued, unsettled, pid, ageMs, roundTrips } = snapshot;
-  const head = `bus ${name}, pid ${pid}, ${duration(ageMs)}, ${count(workers.length, "worker")}`;
-  const percentiles = [0.5, 0.9, 0.99, 0.999].map((part) => microseconds(quantileUs(roundTrips, part)));
+function percentiles(roundTrips: readonly number[]): number[] {
+  return [0.5, 0.9, 0.99, 0.999].map((part) => quantileUs(roundTrips, part));
+}
+
+function report(name: string, { counters, workers, queued, unsettled, pid, ageMs, roundTrips }: Snapshot): string {
+  const named = Object.entries(counters).map(([counter, value]) => [
+    counter.replaceAll("_", " "),
+    value.toLocaleString("en"),
+  ]);
   return [
-    head,
-    "",
+    `bus ${name}, pid ${pid}, ${duration(ageMs)}, ${count(workers.length, "worker")}`,
     columns([
       ["round trip", "p50", "p90", "p99", "p99.9"],
-      ["", ...percentiles],
+      ["", ...percentiles(roundTrips).map(microseconds)],
     ]),
-    "",
-    columns([
-      ["queued now", queued],
-      ["waiting now", unsettled],
-      ...Object.entries(counters).map(([counter, value]) => [counter.replaceAll("_", " "), value.toLocaleString("en")]),
-    ]),
-  ].join("\n");
+    columns([["queued now", queued], ["waiting now", unsettled], ...named]),
+  ].join("\n\n");
 }

@@ -1,38 +1,27 @@
-/** What is written for people: colours on a terminal only, times, counts, a screen that is redrawn in place. */
+/** Output for people: colours, times, counts, tables, and a screen that is redrawn in place. */
 
 import { styleText } from "node:util";
 import { table } from "./bench/report.ts";
+import { EXIT } from "./usage.ts";
 
-type Style = "bold" | "dim" | "green" | "yellow" | "red" | "inverse";
-
-/** Colours: on a terminal, unless NO_COLOR says no, or the terminal cannot. */
-const hasColours = process.stdout.isTTY && !process.env["NO_COLOR"] && process.env["TERM"] !== "dumb";
-
-export function paint(style: Style, text: string): string {
-  return hasColours ? styleText(style, text, { validateStream: false }) : text;
-}
+/** Colours a text where standard output can show it: on a terminal, without NO_COLOR. */
+export const paint = styleText;
 
 /** Not `console.log`, which goes on when nobody reads any more (`| head`). */
 export function print(text: string): void {
   process.stdout.write(`${text}\n`);
 }
 
-/** `3 d 4 h`, `12 m 5 s`, `8 s`, `120 ms`. */
-export function duration(ms: number): string {
-  if (!Number.isFinite(ms)) return "-";
+/** `3 d 4 h`, `12 m 5 s`, `8 s`, `120 ms`; `-` when it is not known. */
+export function duration(ms: number | null): string {
+  if (ms === null || !Number.isFinite(ms)) return "-";
   if (ms < 1_000) return `${Math.max(0, Math.round(ms))} ms`;
   const seconds = Math.floor(ms / 1_000);
-  const units: [number, string][] = [
-    [Math.floor(seconds / 86_400), "d"],
-    [Math.floor(seconds / 3_600) % 24, "h"],
-    [Math.floor(seconds / 60) % 60, "m"],
-    [seconds % 60, "s"],
-  ];
-  const from = units.findIndex(([count]) => count > 0);
-  return units
-    .slice(from, from + 2)
-    .map(([count, unit]) => `${count} ${unit}`)
-    .join(" ");
+  const minutes = Math.floor(seconds / 60);
+  const hours = Math.floor(minutes / 60);
+  const parts = [`${Math.floor(hours / 24)} d`, `${hours % 24} h`, `${minutes % 60} m`, `${seconds % 60} s`];
+  const from = parts.findIndex((part) => !part.startsWith("0 "));
+  return parts.slice(from, from + 2).join(" ");
 }
 
 /** `0.8 µs`, `12 µs`, `3.1 ms`, `2 s`; `-` for 0: no samples. */
@@ -60,100 +49,60 @@ export function count(number: number, one: string, many = `${one}s`): string {
   return `${number} ${number === 1 ? one : many}`;
 }
 
-/** A table; `null` is a cell of which nothing is known. */
-export function columns(
-  lines: readonly (readonly (string | number | null)[])[],
-  join?: (cells: string[]) => string,
-): string {
-  return table(
-    lines.map((cells) => cells.map((cell) => String(cell ?? "-"))),
-    join,
-  );
+/** A table. A cell that is absent is not known. */
+export function columns(lines: readonly (readonly (string | number | null | undefined)[])[]): string {
+  return table(lines.map((cells) => cells.map((cell) => String(cell ?? "-"))));
 }
 
-/** What stands on one line of a screen: control characters of a name or of a command line stay out. */
-export function fit(line: string, columns: number): string {
-  let out = "";
-  let width = 0;
-  for (const char of line) {
-    const shown = isControl(char.codePointAt(0)!) ? "?" : char;
-    width += Bun.stringWidth(shown);
-    if (width > columns) return `${Bun.sliceAnsi(out, 0, columns - 1)}…`;
-    out += shown;
-  }
-  return out;
+/** Cuts a text to one line of a screen; control characters, as of a command line, become question marks. */
+export function fit(line: string, width: number): string {
+  return Bun.sliceAnsi(line.replace(/\p{Cc}/gu, "?"), 0, width, "…");
 }
 
-function isControl(code: number): boolean {
-  return code < 0x20 || (code >= 0x7f && code < 0xa0);
+/** A line of a screen, plain or in a colour. */
+export type Line = string | readonly [style: Parameters<typeof paint>[0], text: string];
+
+/** Cuts lines to the width of a screen, then paints them. */
+export function draw(lines: readonly Line[], width: number): string[] {
+  return lines.map((line) => (typeof line === "string" ? fit(line, width) : paint(line[0], fit(line[1], width))));
 }
 
-/** A line and how it is painted, after it was cut to the width of the screen. */
-export interface Line {
-  readonly text: string;
-  readonly style?: Style;
-}
-
-export function draw(lines: readonly Line[], columns: number): string[] {
-  return lines.map(({ text, style }) => (style ? paint(style, fit(text, columns)) : fit(text, columns)));
-}
-
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 /** q, Q, ^C, ^D. */
-const QUIT = new Set([0x71, 0x51, 0x03, 0x04]);
+const QUIT = [..."qQ\u0003\u0004"];
 const ENTER = "\u001b[?1049h\u001b[?25l\u001b[?7l";
 const LEAVE = "\u001b[?7h\u001b[?25h\u001b[?1049l";
 
-/** The terminal while a program draws on it: the other screen, no cursor, keys one by one; all of it restored at the end. */
-export class Screen implements Disposable {
-  readonly #onKey: (bytes: Buffer) => void;
-  readonly #onSignal: () => void;
-  readonly #redraw: () => void;
-  #open = true;
+/** The other screen of the terminal, until it is disposed or the process ends. */
+export interface Screen extends Disposable {
+  redraw(): void;
+}
 
-  /** `quit` at `q`, ^C, ^D and a signal; `redraw` when the size has changed. */
-  constructor(quit: () => void, redraw: () => void) {
-    this.#redraw = redraw;
-    this.#onSignal = quit;
-    this.#onKey = (bytes) => {
-      if (bytes.some((byte) => QUIT.has(byte))) quit();
-    };
-    process.stdout.write(ENTER);
-    process.stdout.on("resize", this.#redraw);
-    process.on("exit", this.#restore);
-    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, this.#onSignal);
-    if (!process.stdin.isTTY) return;
-    process.stdin.setRawMode(true);
-    process.stdin.on("data", this.#onKey);
-  }
-
-  get columns(): number {
-    return process.stdout.columns || 80;
-  }
-
-  get rows(): number {
-    return process.stdout.rows || 24;
-  }
-
-  /** In one write, each line over what stood there: nothing flickers. */
-  show(lines: readonly Line[]): void {
-    const shown = draw(lines.slice(0, this.rows - 1), this.columns);
-    process.stdout.write(`\u001b[H${shown.map((line) => `${line}\u001b[K`).join("\r\n")}\u001b[J`);
-  }
-
-  [Symbol.dispose](): void {
-    process.off("exit", this.#restore);
-    process.stdout.off("resize", this.#redraw);
-    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.off(signal, this.#onSignal);
-    this.#restore();
-  }
-
-  readonly #restore = (): void => {
-    if (!this.#open) return;
-    this.#open = false;
-    process.stdout.write(LEAVE);
-    if (!process.stdin.isTTY) return;
-    process.stdin.off("data", this.#onKey);
-    process.stdin.setRawMode(false);
-    process.stdin.pause();
+/** Opens it. `lines` makes what it shows, also when its size has changed. The keys of `QUIT` and signals end the process. */
+export function openScreen(lines: (width: number) => readonly Line[]): Screen {
+  const { stdin, stdout } = process;
+  /** One write, so that nothing flickers. A line is cleared before it is written: after a full line its last cell would go. */
+  const redraw = (): void => {
+    const { columns: width = 80, rows = 24 } = stdout;
+    const shown = draw(lines(width).slice(0, rows - 1), width);
+    stdout.write(`\u001b[H${shown.map((line) => `\u001b[K${line}\r\n`).join("")}\u001b[J`);
   };
+  const quit = (): void => process.exit(EXIT.done);
+  const onKeys = (bytes: Buffer): void => void (QUIT.some((key) => bytes.includes(key)) && quit());
+  const leave = (): void => {
+    stdout.write(LEAVE);
+    if (stdin.isTTY) stdin.off("data", onKeys).setRawMode(false).pause();
+  };
+  stdout.write(ENTER);
+  stdout.on("resize", redraw);
+  process.on("exit", leave);
+  for (const signal of SIGNALS) process.on(signal, quit);
+  if (stdin.isTTY) stdin.setRawMode(true).on("data", onKeys);
+  const dispose = (): void => {
+    stdout.off("resize", redraw);
+    process.off("exit", leave);
+    for (const signal of SIGNALS) process.off(signal, quit);
+    leave();
+  };
+  return { redraw, [Symbol.dispose]: dispose };
 }

@@ -1,10 +1,7 @@
-/**
- * `slotbus top`: buses, hubs and fleets, live. It maps what they show of themselves read-only, and asks nobody; only a hub is
- * asked for its routes, once and when its workers have changed.
- */
+/** `slotbus top`: buses, hubs and fleets, live. It maps what they show of themselves read-only, and asks nobody. */
 
 import type { Command } from "commander";
-import { draw, print, Screen } from "./terminal.ts";
+import { draw, openScreen, print } from "./terminal.ts";
 import { lines } from "./top/lines.ts";
 import { type Frame, Watch } from "./top/watch.ts";
 import { CommandError, type CommonFlags, EXIT, newCommand, numberFrom, withDirectory, withJson } from "./usage.ts";
@@ -31,39 +28,30 @@ export function command(): Command {
       "\nREQ/S, P50 and P99 are of the last interval, from publication to delivery; TOTAL\nis since the bus was made. A hub shows the sum of its workers' buses NAME.*, which\nfollow it. A ring HOLDS an event for that time; LAG is what its slowest reader has\nnot read, in frames. A reader that lags by more than FRAMES loses events.",
     )
     .action(async (name: string | undefined, flags: Flags) => {
-      using watch = new Watch(flags.directory, name);
-      if (flags.once || flags.json || !process.stdout.isTTY) await once(watch, flags);
+      const watch = new Watch(flags.directory, name);
+      if (flags.once || flags.json || !process.stdout.isTTY) await once(watch, name, flags);
       else await live(watch, flags.interval * 1_000);
     });
 }
 
-async function once(watch: Watch, { interval, json }: Flags): Promise<void> {
-  await watch.look();
-  if (watch.isEmpty && watch.name !== undefined)
-    throw new CommandError(`there is no bus and no fleet "${watch.name}" in ${watch.directory}.`, EXIT.notFound);
+async function once(watch: Watch, name: string | undefined, { interval, json }: Flags): Promise<void> {
+  const { directory, buses, fleets } = await watch.look();
+  if (name !== undefined && buses.length + fleets.length === 0)
+    throw new CommandError(`there is no bus and no fleet "${name}" in ${directory}.`, EXIT.notFound);
   await Bun.sleep(interval * 1_000);
   const frame = await watch.look();
   print(json ? JSON.stringify(frame, null, 2) : draw(lines(frame), 80).join("\n"));
-  const silent = [...frame.buses, ...frame.fleets].filter(({ problem }) => problem !== null);
-  if (watch.name !== undefined && silent.length > 0) process.exitCode = EXIT.noAnswer;
+  const isSilent = [...frame.buses, ...frame.fleets].some(({ problem }) => problem !== null);
+  if (name !== undefined && isSilent) process.exitCode = EXIT.noAnswer;
 }
 
-async function live(watch: Watch, interval: number): Promise<void> {
-  const ended = Promise.withResolvers<"ended">();
+/** Until the screen ends the process, or a look fails. */
+async function live(watch: Watch, interval: number): Promise<never> {
   let frame: Frame | null = null;
-  const show = (): void => {
-    if (frame) screen.show(lines(frame, screen.columns));
-  };
-  using screen = new Screen(() => ended.resolve("ended"), show);
+  using screen = openScreen((width) => (frame ? lines(frame, width) : []));
   for (;;) {
-    const looked = await Promise.race([watch.look(), ended.promise]);
-    if (looked === "ended") return;
-    frame = looked;
-    show();
-    const timer = Promise.withResolvers<"next">();
-    const handle = setTimeout(() => timer.resolve("next"), interval);
-    const what = await Promise.race([timer.promise, ended.promise]);
-    clearTimeout(handle);
-    if (what === "ended") return;
+    frame = await watch.look();
+    screen.redraw();
+    await Bun.sleep(interval);
   }
 }

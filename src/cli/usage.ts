@@ -1,5 +1,6 @@
 /** What all commands have in common: how they are declared, how they fail, what their exit codes mean. */
 
+import { readFileSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { SlotbusError } from "../errors.ts";
 
@@ -8,7 +9,7 @@ export const EXIT = {
   done: 0,
   /** It failed; `doctor` found a fault. */
   failed: 1,
-  /** The command line cannot be meant. */
+  /** Invalid usage. */
   usage: 2,
   /** There is no bus, fleet or lease of that name. */
   notFound: 3,
@@ -17,8 +18,8 @@ export const EXIT = {
 } as const;
 
 /** At the end of the help of `slotbus`. */
-export const EXIT_HELP = `Exit codes: 0 done, 1 failed, 2 the command line cannot be meant, 3 no such bus, fleet
-or lease, 4 it does not answer or is busy.`;
+export const EXIT_HELP = `Exit codes: 0 done, 1 failed, 2 invalid usage, 3 no such bus, fleet or lease,
+4 it does not answer or is busy.`;
 
 /** A failure that one line explains. */
 export class CommandError extends Error {
@@ -30,30 +31,29 @@ export class CommandError extends Error {
   }
 }
 
-/** A command line that cannot be meant. */
+/** Invalid usage of a command. */
 export class UsageError extends CommandError {
   constructor(message: string) {
     super(message, EXIT.usage);
   }
 }
 
-/** A command. Its errors are thrown, its help is printed. Every one has `--json`. */
+/** A command. Its errors are thrown, its help is printed. */
 export function newCommand(name: string, summary: string, examples: readonly string[] = []): Command {
-  const command = new Command(name)
+  const shown = examples.length > 0 ? `\nExamples:\n${examples.map((one) => `  ${one}`).join("\n")}` : "";
+  return new Command(name)
     .summary(summary)
     .description(`${summary[0]!.toUpperCase()}${summary.slice(1)}.`)
     .exitOverride()
     .configureOutput({ outputError: () => {}, writeErr: (text) => void process.stdout.write(text) })
-    .configureHelp({ helpWidth: 80, sortSubcommands: false })
+    .configureHelp({ helpWidth: 80 })
     .enablePositionalOptions()
-    .allowExcessArguments(false)
     .helpOption("-h, --help", "say this")
-    .helpCommand(false);
-  if (examples.length > 0) command.addHelpText("after", `\nExamples:\n${examples.map((one) => `  ${one}`).join("\n")}`);
-  return command;
+    .helpCommand(false)
+    .addHelpText("after", shown);
 }
 
-/** The flag that all commands have which print something. */
+/** `--json`, of every command that prints a result. */
 export function withJson(command: Command): Command {
   return command.option("--json", "print JSON and nothing else");
 }
@@ -63,13 +63,13 @@ export function withDirectory(command: Command): Command {
   return command.option("--directory <dir>", "runtime directory (default: $SLOTBUS_DIR, else /dev/shm/slotbus-UID)");
 }
 
-/** Flags that all commands have which look into the runtime directory. */
+/** Flags of commands that look into the runtime directory. */
 export interface CommonFlags {
   json?: boolean;
   directory?: string;
 }
 
-/** The one that is meant when none is named. Without one it throws `none`. */
+/** The only name, for a command line that gives none. Throws `none` when there is no name, and a usage error for several. */
 export function onlyOne(names: readonly string[], what: string, none: string, how = "Name one."): string {
   if (names.length === 1) return names[0]!;
   if (names.length === 0) throw new CommandError(none, EXIT.notFound);
@@ -100,12 +100,10 @@ export function explain(error: unknown): { message: string; exitCode: number } |
     return isHelp ? { message: "", exitCode: EXIT.done } : { message: oneLine(error.message), exitCode: EXIT.usage };
   }
   if (!(error instanceof SlotbusError)) return null;
-  const hint = error.hint ? ` ${error.hint}` : "";
-  return { message: `${error.message}${hint}`, exitCode: EXIT_BY_CODE[error.code] ?? EXIT.failed };
+  return { message: error.message, exitCode: EXIT_BY_CODE[error.code] ?? EXIT.failed };
 }
 
 const EXIT_BY_CODE: Readonly<Record<string, number>> = {
-  INVALID_NAME: EXIT.usage,
   INVALID_CONFIG: EXIT.usage,
   BUS_NOT_FOUND: EXIT.notFound,
   FLEET_NOT_FOUND: EXIT.notFound,
@@ -120,22 +118,20 @@ function oneLine(message: string): string {
   return suggestion ? `${sentence} ${suggestion.replace(/^\((.*)\)$/, "$1")}` : sentence;
 }
 
-const UNITS: Readonly<Record<string, number>> = { k: 1_024, m: 1_048_576 };
-
-/** A parser of a flag's value: a number of that form; `k` and `m` stand for 1024 and its square. */
-export function numberLike(form: RegExp): (text: string) => number {
-  return (text) => {
-    if (form.test(text)) return Number.parseFloat(text) * (UNITS[text.at(-1)!.toLowerCase()] ?? 1);
-    throw new InvalidArgumentError("It must be a number.");
-  };
-}
-
-/** A parser of a flag's value: such a number from `low` to `high`. */
+/** A parser of a flag's value: a number from `low` to `high`. */
 export function numberFrom(low: number, high: number): (text: string) => number {
-  const parse = numberLike(/^\d+(?:\.\d+)?[km]?$/i);
   return (text) => {
-    const value = parse(text);
+    const value = /^\d+(?:\.\d+)?$/.test(text) ? Number(text) : NaN;
     if (value >= low && value <= high) return value;
     throw new InvalidArgumentError(`It must be a number from ${low} to ${high}.`);
   };
+}
+
+/** The text of a file; `""` for one that cannot be read. */
+export function readText(file: string): string {
+  try {
+    return readFileSync(file, "utf8").trim();
+  } catch {
+    return ""; // it has gone, or this kernel or user has no such file
+  }
 }

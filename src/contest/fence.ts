@@ -1,6 +1,7 @@
 /** The side of the resource: it refuses whoever comes with a tenure that has been followed by another. */
 
-import { checkInteger, checkOptions } from "../check.ts";
+import { checkInteger } from "../check.ts";
+import { type FenceOptions, fenceOptions } from "./options.ts";
 
 /**
  * Keeps the highest fencing token seen, in this process. A holder that was stopped past its lease and goes on unaware
@@ -9,10 +10,8 @@ import { checkInteger, checkOptions } from "../check.ts";
 export class Fence {
   #highWater: number;
 
-  /** `highWater`: the mark of an earlier fence, as it was persisted. Default 0. */
-  constructor(options: { highWater?: number | undefined } = {}) {
-    const { highWater = 0 } = checkOptions("a fence", options);
-    this.#highWater = checkInteger("highWater", highWater, 0, Number.MAX_SAFE_INTEGER);
+  constructor(options: FenceOptions = {}) {
+    this.#highWater = fenceOptions.resolve(options).highWater;
   }
 
   /** Highest token admitted so far. */

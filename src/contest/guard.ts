@@ -3,6 +3,7 @@
 import { systemClock, type Timer } from "../clock.ts";
 import { FleetBusyError, LeaseLostError } from "../errors.ts";
 import type { Holder, LeaseHandle, Subject } from "../native/lease.ts";
+import type { PortableGuard } from "./portable.ts";
 import { checkTtl } from "./subject.ts";
 import type { WaitList, Waiting } from "./wait-list.ts";
 
@@ -15,7 +16,7 @@ const RENEWALS = 3;
  * The garbage collector does not release it: a guard that nobody refers to may belong to work that still runs, so its
  * lease stays until its time is over. `using` releases it at the end of the block.
  */
-export class Guard implements Disposable, AsyncDisposable {
+export class Guard implements PortableGuard, Disposable {
   readonly #leases: LeaseHandle;
   readonly #waitList: WaitList;
   readonly #tenure: Holder;
@@ -75,7 +76,7 @@ export class Guard implements Disposable, AsyncDisposable {
 
   /**
    * Aborts with `LeaseLostError` when the tenure is lost: its time is over, somebody released it by force, or the fleet
-   * was left. `release()` of this guard does not abort it. Timers run only while it is looked at, and keep no process
+   * was closed. `release()` of this guard does not abort it. Timers run only while it is looked at, and keep no process
    * alive.
    */
   get signal(): AbortSignal {
@@ -182,7 +183,7 @@ export class Guard implements Disposable, AsyncDisposable {
   }
 
   #how(): string {
-    if (!this.#leases.isOpen) return "the fleet was left";
+    if (!this.#leases.isOpen) return "the fleet was closed";
     const over = this.#leases.now() - this.#expiresAt;
     return over >= 0 ? `its time was over ${Math.round(over)} ms ago` : "it was released from elsewhere";
   }

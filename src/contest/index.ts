@@ -1,16 +1,18 @@
 /** slotbus/contest: claim or yield between equal processes of one machine. */
 
-export {
-  type AdoptOptions,
-  type Claimed,
-  type ClaimOptions,
-  Contest,
-  type ContestOptions,
-  type ReleaseOptions,
-  type TryClaimOptions,
-  type YieldTo,
-} from "./contest.ts";
-export { Fleet, type FleetOptions } from "../fleet/fleet.ts";
+export { type Claimed, Contest } from "./contest.ts";
+export { Fleet } from "../fleet/fleet.ts";
+export type { FleetOptions } from "../fleet/options.ts";
 export { Fence } from "./fence.ts";
 export { Guard } from "./guard.ts";
+export type {
+  AdoptOptions,
+  ClaimOptions,
+  ContestOptions,
+  FenceOptions,
+  ReleaseOptions,
+  TryClaimOptions,
+} from "./options.ts";
+export type { PortableContest, PortableGuard, YieldTo } from "./portable.ts";
 export type { Holder, Subject } from "../native/lease.ts";
+export * from "../errors.ts";

@@ -31,7 +31,7 @@ export class WaitList {
     this.#linger?.close();
     this.#linger = null;
     this.#deafen ??= this.#fleet.wake.listen(this.#onWake);
-    this.#forget ??= this.#fleet.onLeave(() => {
+    this.#forget ??= this.#fleet.onClose(() => {
       this.#close();
       this.check(); // all find the fleet closed
     });

@@ -1,7 +1,7 @@
 /** One `claim` that waits: for the release of the lease, the death of its holder, or the end of its time. */
 
 import { systemClock, type Timer } from "../clock.ts";
-import { ClaimTimeoutError, FleetClosedError } from "../errors.ts";
+import { ClaimTimeoutError, ClosedError } from "../errors.ts";
 import type { Holder, LeaseHandle, Subject } from "../native/lease.ts";
 import type { DeathWatch } from "./death-watch.ts";
 import type { WaitList, Waiting } from "./wait-list.ts";
@@ -13,7 +13,7 @@ export interface Want {
   readonly ttl: number;
   /** In ms; `Infinity`: no limit. */
   readonly timeout: number;
-  readonly signal: AbortSignal | undefined;
+  readonly signal: AbortSignal | null;
 }
 
 export class Waiter implements Waiting {
@@ -46,7 +46,7 @@ export class Waiter implements Waiting {
       this.#waitList.add(this);
       this.check();
     } catch (error) {
-      this.#fail(error);
+      this.fail(error);
     }
     return this.#outcome.promise;
   }
@@ -56,14 +56,14 @@ export class Waiter implements Waiting {
     try {
       this.#check();
     } catch (error) {
-      this.#fail(error);
+      this.fail(error);
     }
   }
 
   #check(): void {
     const { subject, owner, ttl, timeout } = this.#want;
     const leases = this.#leases;
-    if (!leases.isOpen) throw new FleetClosedError("the fleet");
+    if (!leases.isOpen) throw new ClosedError("the fleet");
     if (leases.claim(subject, owner, ttl)) {
       this.#end();
       this.#outcome.resolve(leases.found(subject, owner));
@@ -91,9 +91,9 @@ export class Waiter implements Waiting {
 
   readonly #onDeath = (): void => this.check();
 
-  readonly #onAbort = (): void => this.#fail(this.#want.signal!.reason);
+  readonly #onAbort = (): void => this.fail(this.#want.signal!.reason);
 
-  #fail(error: unknown): void {
+  fail(error: unknown): void {
     if (this.#over) return;
     this.#end();
     this.#outcome.reject(error);

@@ -1,11 +1,13 @@
 /** The client's side of a contract: one function per method. */
 
-import type { Asker, BusRequest } from "../bus/call.ts";
+import type { Chunks } from "../bus/body-reader.ts";
+import type { Asker, BusRequest, RequestOptions } from "../bus/call.ts";
+import type { BusResponse } from "../bus/response.ts";
 import { ContractMismatchError, InvalidConfigError } from "../errors.ts";
 import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE } from "../codec.ts";
 import { type CallOptions, type Client, type Contract, type ContractMethod, FINGERPRINT } from "./contract.ts";
 import { encodeRemote, readFailure } from "./failure.ts";
-import { type Chunks, isSequence, ItemReader, ItemSource } from "./items.ts";
+import { isSequence, ItemReader, ItemSource } from "./items.ts";
 import type { Sequence } from "./schema.ts";
 import { Part, typeOf } from "./values.ts";
 
@@ -25,11 +27,7 @@ export function makeClient<C extends Contract>(bus: Asker, contract: C): Client<
 type Pairs = [string, string][];
 
 /** What an answer is judged by. */
-interface Reply {
-  readonly status: number;
-  readonly contentType: string;
-  readonly body: Uint8Array;
-}
+type Reply = Pick<BusResponse, "status" | "contentType" | "body">;
 
 /** One method of one client. */
 class Caller {
@@ -56,8 +54,9 @@ class Caller {
     try {
       if (this.#method.declaration.takesItems) return this.#callWithItems(input, options).then(read);
       const request = this.#request(input, options);
-      if (request instanceof Promise) return request.then((made) => this.#bus.request(made, options)).then(read);
-      return this.#bus.request(request, options).then(read);
+      const own = ofRequest(options);
+      if (request instanceof Promise) return request.then((made) => this.#bus.request(made, own)).then(read);
+      return this.#bus.request(request, own).then(read);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -72,19 +71,18 @@ class Caller {
       return this.#open(request, options);
     };
     const leave = (): void => void items?.return().catch(() => {});
-    return new ItemReader(this.#method, "client", this.#bus.options.payloadLimit, open, leave, items);
+    return new ItemReader(this.#method, "client", this.#bus.options.payloadBytes, open, leave, items);
   }
 
   /** Resolves when the head of the answer is here. */
   async #open(request: BusRequest, options: CallOptions | undefined): Promise<Chunks> {
-    const response = await this.#bus.stream(request, options);
+    const response = await this.#bus.stream(request, ofRequest(options));
     const { status, contentType } = response;
     if (status !== 200 || contentType !== ITEMS_TYPE) {
-      const body = await response.bytes(this.#bus.options.payloadLimit);
+      const body = await response.bytes(this.#bus.options.payloadBytes);
       throw await this.#failed({ status, contentType, body }, options?.idempotent === true);
     }
-    const chunks = response.chunks();
-    return { next: () => chunks.next(), cancel: () => response.cancel() };
+    return response.chunks();
   }
 
   readonly #read = (reply: Reply): unknown => this.#resultOf(reply, false);
@@ -125,7 +123,7 @@ class Caller {
   async #callWithItems(input: unknown, options: CallOptions | undefined): Promise<Reply> {
     if (!isSequence(input)) throw notItems(this.#method);
     const items = this.#source(input);
-    const reply = await this.#bus.request(this.#itemsRequest(items, options), options).catch((error) => {
+    const reply = await this.#bus.request(this.#itemsRequest(items, options), ofRequest(options)).catch((error) => {
       throw items.failure ? items.failure.error : error;
     });
     if (items.failure) throw items.failure.error;
@@ -133,8 +131,8 @@ class Caller {
   }
 
   #source(input: Sequence<unknown>): ItemSource {
-    const { payloadLimit } = this.#bus.options;
-    return new ItemSource(this.#method, "client", input, payloadLimit, async (error) => encodeRemote(error));
+    const { payloadBytes } = this.#bus.options;
+    return new ItemSource(this.#method, "client", input, payloadBytes, async (error) => encodeRemote(error));
   }
 
   #itemsRequest(items: ItemSource, options: CallOptions | undefined): BusRequest {
@@ -166,6 +164,13 @@ class Caller {
       true,
     );
   }
+}
+
+/** The options of a call that are those of its request. */
+function ofRequest(options: CallOptions | undefined): RequestOptions | undefined {
+  if (!options || !("headers" in options)) return options;
+  const { headers: _, ...rest } = options;
+  return rest;
 }
 
 function notItems({ contract, name }: ContractMethod): InvalidConfigError {

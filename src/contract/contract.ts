@@ -3,6 +3,7 @@
 import { ContractError, InvalidConfigError } from "../errors.ts";
 import type { RequestOptions } from "../bus/call.ts";
 import { checkCodec, type Codec, json } from "../codec.ts";
+import { boolean, custom, type Given as GivenOptions, Options, optional, text } from "../options.ts";
 import type { CallContext, ErrorShapes } from "./context.ts";
 import { describeSchema, type Given, isChecked, isSchema, type Made, type Schema, type Sequence } from "./schema.ts";
 
@@ -38,21 +39,35 @@ export interface Declaration<C = unknown, H = unknown, E extends ErrorShapes = E
   readonly output: Schema | null;
   readonly errors: E;
   readonly idempotent: boolean;
-  readonly version: string | undefined;
+  readonly version: string | null;
   readonly "~call"?: C;
   readonly "~handle"?: H;
 }
 
-/** Methods by name. */
-export type Methods = Readonly<Record<string, Declaration>>;
+/** Methods by name. `{}`: with no errors declared, none are inferred from here. */
+export type Methods = Readonly<Record<string, Declaration<unknown, unknown, {}>>>;
+
+const version = optional(
+  text(undefined, "1 to 64 characters", (given) => given.isWellFormed() && given.length >= 1 && given.length <= 64),
+);
+
+const methodRows = {
+  /** Calls may run twice (see {@link RequestOptions.idempotent}), unless a call says otherwise. */
+  idempotent: boolean(false),
+  /** Stands for the schemas: two sides of one version are taken to agree. Default: the contract's. */
+  version,
+};
 
 /** Whether calls of a method may run twice, and its version. */
-export interface MethodOptions {
-  /** Calls may run twice (see {@link RequestOptions.idempotent}), unless a call says otherwise. Default `false`. */
-  idempotent?: boolean;
-  /** Stands for the schemas: two sides of one version are taken to agree. Default: the contract's. */
-  version?: string;
-}
+export interface MethodOptions extends GivenOptions<typeof methodRows> {}
+
+/** The options of a method. What its schemas are is checked as a whole. */
+export const methodOptions = new Options("a method", {
+  input: custom<Input | undefined>(undefined, "a schema, or `items(schema)`", (given) => given),
+  output: custom<Schema | undefined>(undefined, "a schema", (given) => given),
+  errors: custom<ErrorShapes | undefined>(undefined, "schemas by code", (given) => given),
+  ...methodRows,
+});
 
 /** Marks an input as a sequence of items: see {@link items}. */
 export interface Items<S extends Schema = Schema> {
@@ -114,7 +129,7 @@ export function items<S extends Schema>(schema: S): Items<S> {
 }
 
 function declare(kind: "rpc" | "stream", options: SchemaOptions<Input, Schema, ErrorShapes>): Declaration {
-  const { input, output, errors = {}, idempotent = false, version } = options;
+  const { input, output, errors = {}, idempotent, version: own } = methodOptions.resolve(options);
   const takesItems = input !== undefined && "~items" in input;
   const given = takesItems ? input["~items"] : input;
   for (const [what, schema] of Object.entries({ input: given, output, ...errors })) {
@@ -130,9 +145,8 @@ function declare(kind: "rpc" | "stream", options: SchemaOptions<Input, Schema, E
       });
     }
   }
-  if (version !== undefined) checkVersion(version);
   const checked = (schema: Schema | undefined): Schema | null => (isChecked(schema) ? schema : null);
-  return { kind, takesItems, input: checked(given), output: checked(output), errors, idempotent, version };
+  return { kind, takesItems, input: checked(given), output: checked(output), errors, idempotent, version: own };
 }
 
 /** Header that tells a worker what the client takes a method to be. */
@@ -208,13 +222,18 @@ export type Handlers<C extends Contract> = {
   readonly [K in keyof C["methods"]]: NonNullable<C["methods"][K]["declaration"]["~handle"]>;
 };
 
-/** What holds for all methods of a contract. */
-export interface ContractOptions {
-  /** How values become bytes. Default JSON. */
-  codec?: Codec;
+const contractRows = {
+  /** How values become bytes. */
+  codec: custom<Codec>(json, "a `Codec`", checkCodec, "JSON"),
   /** Version of the methods that have none of their own. */
-  version?: string;
-}
+  version,
+};
+
+/** The options of a contract. */
+export const contractOptions = new Options("a contract", contractRows);
+
+/** What holds for all methods of a contract. */
+export interface ContractOptions extends GivenOptions<typeof contractRows> {}
 
 const contractName = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 const methodName = /^[A-Za-z_$][\w$]{0,63}$/;
@@ -234,8 +253,7 @@ export function contract<M extends Methods>(name: string, methods: M, options: C
       hint: "Use 1 to 64 of A-Z a-z 0-9 . _ - and start with a letter or digit.",
     });
   }
-  const codec = checkCodec(options.codec ?? json);
-  const version = options.version === undefined ? "" : checkVersion(options.version);
+  const { codec, version: usual } = contractOptions.resolve(options);
   const bound: Record<string, ContractMethod> = Object.create(null);
   for (const [key, method] of Object.entries(methods)) {
     if (!methodName.test(key) || forbidden.has(key)) {
@@ -246,17 +264,9 @@ export function contract<M extends Methods>(name: string, methods: M, options: C
     if (method?.kind !== "rpc" && method?.kind !== "stream") {
       throw new InvalidConfigError(`contract "${name}": ${key} is no method.`, { hint: "Use rpc() or stream()." });
     }
-    bound[key] = new ContractMethod(name, key, method, codec, method.version ?? version);
+    bound[key] = new ContractMethod(name, key, method, codec, method.version ?? usual ?? "");
   }
   return Object.freeze({ name, methods: Object.freeze(bound) as Contract<M>["methods"] });
-}
-
-function checkVersion(version: string): string {
-  if (typeof version === "string" && version.isWellFormed() && version.length >= 1 && version.length <= 64)
-    return version;
-  throw new InvalidConfigError(
-    `the version of a contract is ${JSON.stringify(version)}; it must be 1 to 64 characters.`,
-  );
 }
 
 /** Errors of a method, one type per code: a union that `code` tells apart. */

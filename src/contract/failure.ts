@@ -13,7 +13,7 @@ import {
   ValidationError,
 } from "../errors.ts";
 import type { ContractMethod } from "./contract.ts";
-import { malformed, Part, type Side, typeOf } from "./values.ts";
+import { Part, type Side, typeOf } from "./values.ts";
 
 /** A failure without the data. */
 interface Failure {
@@ -33,9 +33,8 @@ interface Failure {
 }
 
 const LENGTH = 4;
-const empty = new Uint8Array(0);
 
-function encode(failure: Failure, data: Uint8Array | string = empty): Uint8Array {
+function encode(failure: Failure, data: Uint8Array | string = ""): Uint8Array {
   const text = Buffer.from(JSON.stringify(failure));
   const length = Buffer.allocUnsafe(LENGTH);
   length.writeUInt32LE(text.length);
@@ -90,7 +89,7 @@ function errorPart(method: ContractMethod, code: string, side: Side): Part {
 export async function readFailure(method: ContractMethod, bytes: Uint8Array, mayHaveExecuted: boolean): Promise<Error> {
   const { contract, name } = method;
   const found = split(bytes);
-  if (!found) return malformed("the failure");
+  if (!found) return malformed();
   const { failure, data } = found;
   switch (failure.kind) {
     case "error": {
@@ -114,8 +113,12 @@ export async function readFailure(method: ContractMethod, bytes: Uint8Array, may
       return new RemoteError({ code: text(code), name: text(remoteName), message: text(message), stack: text(stack) });
     }
     default:
-      return malformed("the failure");
+      return malformed();
   }
+}
+
+function malformed(): SlotbusError {
+  return new SlotbusError("PROTOCOL", "the failure of a contract's answer is malformed.", { mayHaveExecuted: true });
 }
 
 function list<T>(value: readonly T[] | undefined): readonly T[] {

@@ -6,7 +6,7 @@
  * A stream ends with a frame that says so: one that ends otherwise was cut.
  */
 
-import { PayloadTooLargeError, ProtocolError } from "../errors.ts";
+import { SlotbusError, PayloadTooLargeError } from "../errors.ts";
 
 export const FRAME = {
   /** A value, by the contract's codec. */
@@ -96,10 +96,10 @@ export class FrameReader {
     this.#limit = limit;
   }
 
-  /** Takes a private copy of bytes. Throws {@link ProtocolError} for bytes behind the last frame. */
+  /** Takes a private copy of bytes. Throws `PROTOCOL` for bytes behind the last frame. */
   push(chunk: Uint8Array): void {
     if (chunk.length === 0) return;
-    if (this.#ended) throw new ProtocolError("a stream went on behind its end.");
+    if (this.#ended) throw new SlotbusError("PROTOCOL", "a stream went on behind its end.");
     if (this.#available === 0) {
       this.#bytes = chunk;
       this.#at = 0;
@@ -110,7 +110,7 @@ export class FrameReader {
   }
 
   /**
-   * The next frame that is complete; `null` until more is pushed. Throws {@link ProtocolError} for what is none, and
+   * The next frame that is complete; `null` until more is pushed. Throws `PROTOCOL` for what is none, and
    * {@link PayloadTooLargeError} as soon as a frame says that it is too large.
    */
   next(): Frame | null {
@@ -121,7 +121,7 @@ export class FrameReader {
       const kind = bytes[at]!;
       const length = (bytes[at + 1]! | (bytes[at + 2]! << 8) | (bytes[at + 3]! << 16) | (bytes[at + 4]! << 24)) >>> 0;
       if (kind < FRAME.value || kind > FRAME.enough) {
-        throw new ProtocolError(`a stream has a frame of kind ${kind}, which no version writes.`);
+        throw new SlotbusError("PROTOCOL", `a stream has a frame of kind ${kind}, which no version writes.`);
       }
       if (length > limitOf(kind, this.#limit)) throw new PayloadTooLargeError("item", length, this.#limit, true);
       const size = HEADER + length;
@@ -131,28 +131,23 @@ export class FrameReader {
       this.#at += size;
       this.#available -= size;
       this.#ended = kind === FRAME.failure || kind === FRAME.end;
-      if (this.#ended && this.#available > 0) throw new ProtocolError("a stream went on behind its end.");
+      if (this.#ended && this.#available > 0) throw new SlotbusError("PROTOCOL", "a stream went on behind its end.");
       return { kind, payload: bytes.subarray(at + HEADER, at + size) };
     }
     return null;
   }
 
-  /** Call when nothing more comes. Throws {@link ProtocolError} unless the last frame was seen. */
+  /** Call when nothing more comes. Throws `PROTOCOL` unless the last frame was seen. */
   finish(): void {
     if (this.#ended) return;
-    throw new ProtocolError(`a stream was cut: its end is missing, ${this.#available} bytes of a frame are there.`);
+    throw new SlotbusError(
+      "PROTOCOL",
+      `a stream was cut: its end is missing, ${this.#available} bytes of a frame are there.`,
+    );
   }
 
   #join(): void {
-    const joined = new Uint8Array(this.#available); // no `Buffer`: the `slice` of that is a view
-    const first = this.#bytes.subarray(this.#at);
-    joined.set(first);
-    let at = first.length;
-    for (const chunk of this.#behind) {
-      joined.set(chunk, at);
-      at += chunk.length;
-    }
-    this.#bytes = joined;
+    this.#bytes = Bun.concatArrayBuffers([this.#bytes.subarray(this.#at), ...this.#behind], Infinity, true);
     this.#at = 0;
     this.#behind = [];
   }

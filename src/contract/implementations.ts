@@ -8,7 +8,7 @@ import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE, json } from "../codec.ts";
 import { CallContext, type ErrorMakers, type ErrorShapes } from "./context.ts";
 import { type Contract, type ContractMethod, FINGERPRINT, FINGERPRINT_FIELDS, type Handlers } from "./contract.ts";
 import { encodeDeclared, encodeMismatch, encodeRemote, encodeValidation, isDeclared } from "./failure.ts";
-import { type Chunks, isSequence, isThenable, ItemReader, ItemSource } from "./items.ts";
+import { isSequence, isThenable, ItemReader, ItemSource } from "./items.ts";
 import { Part, typeOf } from "./values.ts";
 
 type Run = (input: unknown, ctx: CallContext) => unknown;
@@ -126,7 +126,7 @@ export class Implementations {
     let source: ItemSource | null = null;
     const begin = (items: unknown): Answerable => {
       if (!isSequence(items)) throw new TypeError(`the handler of ${method.path} returned nothing to iterate over`);
-      source = new ItemSource(method, "worker", items, request.payloadLimit, (error) =>
+      source = new ItemSource(method, "worker", items, request.payloadBytes, (error) =>
         this.#encodeFailure(served, request, error),
       );
       return { contentType: ITEMS_TYPE, body: source };
@@ -179,11 +179,7 @@ function readInput({ method, input }: Served, request: WorkerRequest, contentTyp
 }
 
 function readItems(method: ContractMethod, request: WorkerRequest, onLeave: () => void): ItemReader {
-  const open = async (): Promise<Chunks> => {
-    const chunks = request.chunks();
-    return { next: () => chunks.next(), cancel: () => void chunks.return() };
-  };
-  return new ItemReader(method, "worker", request.payloadLimit, open, onLeave, null);
+  return new ItemReader(method, "worker", request.payloadBytes, async () => request.incoming.chunks(), onLeave, null);
 }
 
 function run(served: Served, request: WorkerRequest, input: unknown): Answerable | Promise<Answerable> {

@@ -1,5 +1,7 @@
 /** Sequences of a method as frames and back, each item checked: an input's from client to worker, an output's back. */
 
+import type { Chunks } from "../bus/body-reader.ts";
+import { iterateStream } from "../bus/body-writer.ts";
 import type { ContractMethod } from "./contract.ts";
 import { encodeRemote, readFailure } from "./failure.ts";
 import { ENOUGH, FRAME, FrameReader, FrameWriter } from "./frames.ts";
@@ -129,16 +131,7 @@ export class ItemSource implements AsyncIterableIterator<Uint8Array, undefined> 
 type SourceIterator = AsyncIterator<unknown> | Iterator<unknown>;
 
 function iterate(items: Sequence<unknown>): SourceIterator {
-  if (items instanceof ReadableStream) {
-    const reader = items.getReader(); // its own iterator cannot be ended while it is asked
-    return {
-      next: () => reader.read() as Promise<IteratorResult<unknown>>,
-      return: async () => {
-        await reader.cancel();
-        return END;
-      },
-    };
-  }
+  if (items instanceof ReadableStream) return iterateStream(items);
   if (Symbol.asyncIterator in items) return items[Symbol.asyncIterator]();
   const iterator = items[Symbol.iterator]();
   return {
@@ -153,12 +146,6 @@ function iterate(items: Sequence<unknown>): SourceIterator {
 }
 
 // ---- from frames to items -------------------------------------------------------------------------------------------
-
-/** Bytes of a streamed body, and the way to say that no more are wanted. */
-export interface Chunks {
-  next(): Promise<IteratorResult<Uint8Array, unknown>>;
-  cancel(): void;
-}
 
 /** The items of a sequence as they come. Leaving the loop early ends it, as does `return` while the next is waited for. */
 export class ItemReader implements AsyncGenerator<unknown, void, void> {
@@ -243,7 +230,7 @@ export class ItemReader implements AsyncGenerator<unknown, void, void> {
         if (item !== null) return await item;
         if (this.#chunks === null) {
           this.#chunks = await this.#open();
-          if (this.#ended) this.#chunks.cancel(); // left meanwhile
+          if (this.#ended) void this.#chunks.return(); // left meanwhile
         }
         const chunk = await this.#chunks.next();
         if (this.#ended) break;
@@ -297,7 +284,7 @@ export class ItemReader implements AsyncGenerator<unknown, void, void> {
   #leave(): void {
     if (this.#ended) return;
     this.#ended = true;
-    this.#chunks?.cancel();
+    void this.#chunks?.return();
     this.#onLeave();
   }
 }

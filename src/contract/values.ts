@@ -1,6 +1,6 @@
 /** Values of a method as bytes and back, checked. */
 
-import { ProtocolError, ValidationError, type ValidationIssue } from "../errors.ts";
+import { ValidationError, type ValidationIssue } from "../errors.ts";
 import { BYTES_TYPE } from "../codec.ts";
 import type { ContractMethod } from "./contract.ts";
 import type { Schema, SchemaIssue, SchemaResult } from "./schema.ts";
@@ -97,9 +97,4 @@ export class Part {
 export function typeOf(method: ContractMethod, value: unknown): string {
   if (value === undefined) return "";
   return value instanceof Uint8Array ? BYTES_TYPE : method.codec.contentType;
-}
-
-/** A body that no side of this version writes. */
-export function malformed(what: string): ProtocolError {
-  return new ProtocolError(`${what} of a contract's answer is malformed.`, { mayHaveExecuted: true });
 }

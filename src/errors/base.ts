@@ -1,5 +1,7 @@
 /** What all errors of slotbus have, and how one is defined. */
 
+import { CODES } from "./codes.ts";
+
 /** What an error knows beyond its message. */
 export interface ErrorDetails {
   /** What to do next. Part of the message too. */
@@ -25,7 +27,7 @@ export class SlotbusError extends Error {
     this.name = new.target.name;
     this.code = code;
     this.hint = details.hint;
-    this.retryable = details.retryable ?? false;
+    this.retryable = details.retryable ?? (code in CODES && CODES[code as keyof typeof CODES].retryable);
     this.mayHaveExecuted = details.mayHaveExecuted ?? false;
   }
 }

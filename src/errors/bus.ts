@@ -1,28 +1,13 @@
 /** Errors of the bus, its workers and typed calls; several are those of the other parts too. */
 
 import { asGiven, define, type ErrorDetails, SlotbusError } from "./base.ts";
-import type { WorkerFailedError } from "./process.ts";
+import { describeExit, type ExitReport } from "./exit.ts";
 
 /**
  * An option or argument is outside its documented range.
  * @cure Correct the option that the message names.
  */
 export class InvalidConfigError extends define("INVALID_CONFIG", asGiven) {}
-
-/**
- * A name that could not be a file name everywhere.
- * @cure Use letters, digits and `. _ -`.
- */
-export class InvalidNameError extends define(
-  "INVALID_NAME",
-  (name: unknown, what: "bus" | "fleet" | "ring" = "bus") => {
-    const shown = typeof name === "string" ? JSON.stringify(name.slice(0, 80)) : Bun.inspect(name, { depth: 0 });
-    return {
-      message: `${shown} is not a ${what} name.`,
-      hint: `Use 1 to ${what === "ring" ? 32 : 64} of A-Z a-z 0-9 . _ - and start with a letter or digit.`,
-    };
-  },
-) {}
 
 /**
  * A live client holds the name.
@@ -40,35 +25,44 @@ export class BusExistsError extends define("BUS_EXISTS", (name: string, ownerPid
 
 /**
  * No client listens on the name.
- * @cure Start the client, with the same name and SLOTBUS_DIR; `slotbus ls` says which there are. Or raise `wait`.
+ * @cure Start the client, with the same name and SLOTBUS_DIR; `slotbus ls` says which there are. Or raise `timeout`.
  */
 export class BusNotFoundError extends define("BUS_NOT_FOUND", (name: string, directory: string, waitedMs: number) => ({
   message: `no bus called "${name}" in ${directory} after ${Math.round(waitedMs)} ms.`,
-  hint: "Start the client (SlotBus.create) with the same name and directory, or raise `wait`.",
+  hint: "Start the client (SlotBus.create) with the same name and directory, or raise `timeout`.",
   retryable: true,
 })) {}
 
 /**
- * The bus or worker was closed; requests that were still waiting reject with this.
- * @cure Nothing, if it was meant. A worker attaches again by itself unless `reconnect` is false.
+ * The bus, worker, hub, pool, fleet, cursor or subscription is closed. Calls that still waited reject with this.
+ * @cure Nothing, if you closed it. Otherwise begin again: create, open, join or start it.
  */
-export class BusClosedError extends define("BUS_CLOSED", (what: string, details?: ErrorDetails) =>
+export class ClosedError extends define("CLOSED", (what: string, details?: ErrorDetails) =>
   asGiven(`${what} is closed.`, details),
 ) {}
 
 /**
- * The bus's queue is full and its policy is to reject.
+ * All workers have as many requests as they take, and the queue is full (its policy is to reject) or the request does not queue.
  * @cure Add workers or raise `concurrency`; raise `queue.limit` only for short peaks.
  */
-export class BusOverloadedError extends define("BUS_OVERLOADED", (message: string) => ({
-  message,
-  hint: 'Add workers, raise `queue.limit`, or pass `queue: { policy: "wait" }`.',
-  retryable: true,
-})) {}
+export class BusOverloadedError extends define(
+  "BUS_OVERLOADED",
+  /** `waiting` of `limit` requests are in the queue. */
+  (message: string, waiting: number = 0, limit: number = 0) => ({
+    message,
+    hint: 'Add workers, raise `queue.limit`, or pass `queue: { policy: "wait" }`.',
+    retryable: true,
+    fields: {
+      /** Requests that waited in the queue. */
+      waiting,
+      /** Requests that may wait there; 0 for a request that does not queue. */
+      limit,
+    },
+  }),
+) {}
 
 /**
- * No worker was attached for the whole time the request could wait; or all workers end too often and are paused, so it did not
- * wait at all.
+ * No worker took the request: none was attached for as long as it could wait, or all workers are paused or were given up.
  * @cure Start a worker; `slotbus ls` says how many are attached. Read in `cause` why the last one ended.
  */
 export class NoWorkerError extends define(
@@ -77,21 +71,30 @@ export class NoWorkerError extends define(
     name: string,
     waitedMs: number,
     what: "bus" | "pool" = "bus",
-    /** Why the last of the workers that the bus starts itself was paused or given up. */
-    failure: WorkerFailedError | null = null,
+    /** Why the last of the workers that are started here was paused, was given up or ended. */
+    failure: SlotbusError | null = null,
     mayHaveExecuted: boolean = false,
   ) => {
     const isPaused = failure?.retryable === true;
-    const state = isPaused ? "has no worker: its workers are paused" : `had no worker for ${Math.round(waitedMs)} ms`;
-    const start = what === "bus" ? "Start one with SlotWorker.open, or raise" : "Raise";
-    const paused = "Fix the error in `cause`. The bus restarts one worker at a time until one stays up.";
-    const givenUp = "Fix what `cause` says, then call `bus.supervisor.resize()` to start workers again.";
+    const resize = what === "bus" ? "bus.supervisor.resize()" : "bus.resize()";
+    const states = {
+      none: `had no worker for ${Math.round(waitedMs)} ms`,
+      paused: "has no worker: its workers are paused",
+      over: "has no worker left: all were given up or have ended",
+    };
+    const hints = {
+      none: `${what === "bus" ? "Start one with SlotWorker.open, or raise" : "Raise"} the request's timeout.`,
+      paused: `Fix the error in \`cause\`. The ${what} restarts one worker at a time until one stays up.`,
+      over: `Fix the error in \`cause\`, then call \`${resize}\` to start workers again.`,
+    };
+    const state = isPaused ? "paused" : failure ? "over" : "none";
     return {
-      message: `${what} "${name}" ${state}.`,
-      hint: isPaused ? paused : failure ? givenUp : `${start} the request's timeout.`,
-      retryable: true,
+      message: `${what} "${name}" ${states[state]}.`,
+      hint: hints[state],
+      retryable: state !== "over",
       mayHaveExecuted,
       cause: failure ?? undefined,
+      fields: { waitedMs },
     };
   },
 ) {}
@@ -148,24 +151,47 @@ export class RequestTimeoutError extends define(
 
 /**
  * The worker that had the request ended.
- * @cure Find out why it ended (exit code, kernel log); make requests that may run twice `idempotent`.
+ * @cure Read `exitCode`, `signal` and `report`. They are `null` when somebody else started the worker: look into its log and the
+ * kernel's. Make requests that may run twice `idempotent`.
  */
 export class WorkerDiedError extends define(
   "WORKER_DIED",
-  (id: string, pid: number, how: string, mayHaveExecuted: boolean) => ({
-    message: `worker pid ${pid} ${how} while it had request ${id}.`,
-    hint: mayHaveExecuted
-      ? "The handler may have run; retry only what is safe to run twice (`idempotent: true`)."
-      : "The handler did not run.",
-    retryable: !mayHaveExecuted,
-    mayHaveExecuted,
-    fields: { pid },
-  }),
+  (
+    /** Id or method of the request; `null`: it had none. */
+    request: string | null,
+    pid: number,
+    /** `"closed its connection"`; or the report, where the process was started here. */
+    how: string | ExitReport,
+    mayHaveExecuted: boolean,
+  ) => {
+    const report = typeof how === "string" ? null : how;
+    const during = request === null ? "" : ` while it had request ${request}`;
+    return {
+      message: `worker pid ${pid} ${typeof how === "string" ? how + during : describeExit(how, during)}.`,
+      hint: mayHaveExecuted
+        ? "The handler may have run; retry only what is safe to run twice (`idempotent: true`)."
+        : "The handler did not run.",
+      retryable: !mayHaveExecuted,
+      mayHaveExecuted,
+      fields: {
+        pid,
+        /** Exit code of the process; `null` when a signal ended it, or when that is not known. */
+        exitCode: report?.exitCode ?? null,
+        /** The signal that ended the process; `null` when it exited by itself, or when that is not known. */
+        signal: report?.signal ?? null,
+        /**
+         * All that is known of its end. `null` when the process was not started here, when the bus evicted the worker, and for a
+         * response whose body was streaming.
+         */
+        report,
+      },
+    };
+  },
 ) {}
 
 /**
  * A body, an item of a typed stream, or an event of a ring above the limit; it was not sent.
- * @cure Raise `payloadLimit`, stream the body, or give the ring more room.
+ * @cure Raise `payloadBytes`, stream the body, or give the ring more room.
  */
 export class PayloadTooLargeError extends define(
   "PAYLOAD_TOO_LARGE",
@@ -176,8 +202,8 @@ export class PayloadTooLargeError extends define(
       message: `${which} is ${bytes} bytes; this ${where} takes ${limit}.`,
       hint:
         what === "event"
-          ? "Raise `frames` or `payload` of the ring: an event has at most a quarter of it."
-          : "Raise `payloadLimit` in SlotBus.create, or send it in parts.",
+          ? "Raise `frames` or `frameBytes` of the ring: an event has at most a quarter of it."
+          : "Raise `payloadBytes` in SlotBus.create, or send it in parts.",
       mayHaveExecuted,
       fields: { bytes, limit },
     };
@@ -186,13 +212,13 @@ export class PayloadTooLargeError extends define(
 
 /**
  * Method, path, query, parameters and headers together exceed the bus's head limit.
- * @cure Move data into the body, or raise `headLimit`.
+ * @cure Move data into the body, or raise `headBytes`.
  */
 export class HeadTooLargeError extends define(
   "HEAD_TOO_LARGE",
   (what: "request" | "response", bytes: number, limit: number, mayHaveExecuted: boolean = false) => ({
     message: `the ${what} head (path and headers) is ${bytes} bytes; this bus takes ${limit}.`,
-    hint: "Raise `headLimit` in SlotBus.create, or move data into the body.",
+    hint: "Raise `headBytes` in SlotBus.create, or move data into the body.",
     mayHaveExecuted,
     fields: { bytes, limit },
   }),
@@ -224,32 +250,6 @@ export class VersionMismatchError extends define("VERSION_MISMATCH", (what: stri
 })) {}
 
 /**
- * Shared memory held what no legal step of the peer could have written; the peer was evicted.
- * @cure Look for what writes over memory in the worker: other native code, a worker in C. The worker was evicted.
- */
-export class RegionCorruptError extends define("REGION_CORRUPT", asGiven) {}
-
-/**
- * The kernel, the directory's rights, or the client's list of users refused.
- * @cure Run both sides as one user, list the other in `allowedUids`, `chmod 0700` the directory, or set SLOTBUS_DIR to your own.
- */
-export class PermissionDeniedError extends define("PERMISSION_DENIED", asGiven) {}
-
-/**
- * The other side sent something the protocol does not know.
- * @cure Look at who else speaks on that connection; bring both sides to one version.
- */
-export class ProtocolError extends define("PROTOCOL", asGiven) {}
-
-/**
- * Memory, descriptors or another resource of the system ran out.
- * @cure Free what the message names: descriptors (`ulimit -n`), memory, processes.
- */
-export class ResourceError extends define("RESOURCE", (message: string, details?: ErrorDetails) =>
-  asGiven(message, { retryable: true, ...details }),
-) {}
-
-/**
  * This platform, runtime or installation lacks what slotbus needs.
  * @cure See `slotbus doctor`: it needs Linux on x64 or arm64, Bun 1.4 and the library of the package.
  */
@@ -274,40 +274,6 @@ export class RemoteError extends define(
     },
   }),
 ) {}
-
-/**
- * A handler returned nothing and had not answered, or the answer that it deferred was dropped.
- * @cure Return the answer (`null` for none). To answer later, keep the function that `request.defer()` returns and call it.
- */
-export class NoAnswerError extends define("NO_ANSWER", (path: string, how: "nothing" | "dropped" = "nothing") => {
-  const shown = path.length > 200 ? `${path.slice(0, 200)}…` : path;
-  const dropped = `the deferred answer to ${shown} was dropped: nothing refers to its function any more.`;
-  return {
-    message: how === "dropped" ? dropped : `the handler of ${shown} returned nothing.`,
-    hint:
-      how === "dropped"
-        ? "Keep the function that `request.defer()` returned, and call it once."
-        : "Return the answer, or call `request.defer()` first to answer later.",
-    mayHaveExecuted: true,
-  };
-}) {}
-
-/**
- * A body was used after its memory had been given back: a borrowed one after its end (also as the body of a request or response),
- * or `request.body` of a request that is answered and whose body was borrowed.
- * @cure Use what you borrow before you release it and before the request is answered. `request.body` is yours to keep: ask for it first.
- */
-export class BodyReleasedError extends define("BODY_RELEASED", (what: string | null) => ({
-  message:
-    what === null // the body of a request that is to be sent
-      ? "The request body is a borrowed view that was already released."
-      : `${what} was released: its memory belongs to other requests now.`,
-  hint:
-    what === null
-      ? "Send it before you release it, or send a copy (`view.slice()`)."
-      : "Use it before it is released and before the request is answered, or keep `request.body`, which is a copy of your own.",
-  mayHaveExecuted: true,
-})) {}
 
 /** Where in a value something is wrong, and what. */
 export interface ValidationIssue {

@@ -1,6 +1,6 @@
 /** Errors of the fleet, of events and of claims. */
 
-import { asGiven, define } from "./base.ts";
+import { define } from "./base.ts";
 
 /**
  * No fleet of that name has a living member.
@@ -14,18 +14,18 @@ export class FleetNotFoundError extends define("FLEET_NOT_FOUND", (name: string,
 
 /**
  * Every place of the fleet has a living member.
- * @cure Wait until one leaves, or end all and join with more `members`.
+ * @cure Wait until one leaves, or end all and join with more `maxMembers`.
  */
 export class FleetFullError extends define("FLEET_FULL", (name: string, members: number) => ({
   message: `fleet "${name}" has its ${members} members.`,
-  hint: "Wait until one leaves, or end all members and join with more `members`.",
+  hint: "Wait until one leaves, or end all members and join with more `maxMembers`.",
   retryable: true,
   fields: { members },
 })) {}
 
 /** In what a living fleet differs from what was asked for. */
 export interface FleetDifference {
-  /** `"members"`, `"leases"`, `"rings.NAME"`, `"rings.NAME.frames"`, `"rings.NAME.payload"`. */
+  /** `"maxMembers"`, `"maxLeases"`, `"rings.NAME"`, `"rings.NAME.frames"`, `"rings.NAME.frameBytes"`. */
   readonly what: string;
   readonly theirs: string;
   readonly ours: string;
@@ -48,21 +48,6 @@ export class FleetGeometryError extends define(
 ) {}
 
 /**
- * The fleet's file, or what a member wrote into it, is nothing that slotbus could have made.
- * @cure End all members, remove the file that is named, start again.
- */
-export class FleetCorruptError extends define("FLEET_CORRUPT", asGiven) {}
-
-/**
- * The fleet was left.
- * @cure Join again.
- */
-export class FleetClosedError extends define(
-  "FLEET_CLOSED",
-  (what: string, hint: string = "Join it again with Fleet.join.") => ({ message: `${what} is closed.`, hint }),
-) {}
-
-/**
  * A member that is stopped (SIGSTOP, a debugger) holds a lock that is held for microseconds otherwise. The call waited for
  * it, and did nothing: 2 s for the lock of those who join and leave, 1 s for that of a ring or of the leases.
  * @cure Find the stopped member (state T in `ps`): continue or kill it. Then try again.
@@ -74,24 +59,14 @@ export class FleetBusyError extends define("FLEET_BUSY", (what: string) => ({
 })) {}
 
 /**
- * The file system of the runtime directory is full.
- * @cure `df` on the runtime directory; `slotbus clean`; in Docker a larger `--shm-size`.
- */
-export class NoSpaceError extends define("NO_SPACE", (what: string, why = "") => ({
-  message: `there is no space for ${what}${why && `: ${why}`}.`,
-  hint: "Free space in the runtime directory, or ask for less.",
-  retryable: true,
-})) {}
-
-/**
- * A subscription with the policy `"close"` lost events.
- * @cure Read faster, raise `queue`, give the ring more frames.
+ * A subscription with the policy `"close"` was full or too slow, and lost items.
+ * @cure Read faster, raise `queue.limit`, give the ring more frames, or choose another policy.
  */
 export class EventsLostError extends define("EVENTS_LOST", (lost: number) => ({
-  message: `the subscription lost ${lost} events and was closed.`,
-  hint: "Read faster, raise `queue`, or give the ring more frames.",
+  message: `the subscription lost ${lost} item${lost === 1 ? "" : "s"} and was closed.`,
+  hint: "Read faster, raise `queue.limit`, or give the ring more frames.",
   fields: {
-    /** How many, when it closed. */
+    /** How many items were lost when it closed. */
     lost,
   },
 })) {}
@@ -133,11 +108,11 @@ export class LeaseLostError extends define(
 
 /**
  * Every lease of the fleet is held; none is taken away for another.
- * @cure Release what is done, or start the fleet with more `leases`; `slotbus claims ls` lists them.
+ * @cure Release what is done, or start the fleet with more `maxLeases`; `slotbus claims ls` lists them.
  */
 export class LeaseTableFullError extends define("LEASE_TABLE_FULL", (name: string, leases: number) => ({
   message: `all ${leases} leases of fleet "${name}" are held.`,
-  hint: "Release some, or end all members and join with more `leases`.",
+  hint: "Release some, or end all members and join with more `maxLeases`.",
   retryable: true,
   fields: { leases },
 })) {}
@@ -157,17 +132,6 @@ export class LeaseOwnerError extends define("LEASE_OWNER", (holder: LeaseHolder,
     },
   };
 }) {}
-
-/**
- * Leases are reset by the only member of a fleet.
- * @cure Let the others leave first; `slotbus ls` says how many there are.
- */
-export class LeaseResetError extends define("LEASE_RESET", (members: number) => ({
-  message: `the fleet has ${members} members; its only one may reset the leases.`,
-  hint: "End or leave with the others first.",
-  retryable: true,
-  fields: { members },
-})) {}
 
 /**
  * A claim waited for as long as it was to, and another held the lease all the time.

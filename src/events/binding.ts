@@ -5,27 +5,11 @@
  * What is bound is what the ring says, in its order: a publisher reads the binding events of all members before it asks.
  */
 
-import { checkInteger, checkOptions } from "../check.ts";
 import type { Codec } from "../codec.ts";
-import { InvalidConfigError } from "../errors.ts";
-import type { Ring } from "../fleet/ring.ts";
-import type { Reader } from "../fleet/reader.ts";
-import { type Attributes, checkAttribute, checkTopic, EventDecoder, isId } from "./codec.ts";
+import type { EventReader, EventRing } from "../fleet/event-ring.ts";
+import { type Attributes, EventDecoder, isId } from "./codec.ts";
+import type { ResolvedBinding } from "./options.ts";
 import { Pump } from "./pump.ts";
-
-/** How ids are bound, and how many are kept. */
-export interface BindingOptions<Topics extends object = Record<string, unknown>> {
-  /** Topic of the events that bind. Such an event has the id of its payload, whatever id it was given. */
-  on: keyof Topics & string;
-  /** Attributes that make up the key, and fields of that name in the payload of a binding event; none is called `id`. */
-  key: string | readonly string[];
-  /** Field of that payload with the id: text of 1 to 255 bytes. */
-  id: string;
-  /** Keys kept; beyond that the one that was not used for the longest time goes. Default 65 536, at most 1 048 576. */
-  max?: number | undefined;
-  /** Topic of the events that end a binding; they carry the key in payload or attributes. */
-  unbindOn?: (keyof Topics & string) | undefined;
-}
 
 /** What a binding has done so far. */
 export interface BindingCounts {
@@ -35,7 +19,7 @@ export interface BindingCounts {
   bound: number;
   /** Keys that `unbindOn` ended. */
   unbound: number;
-  /** Keys that went because of `max`. */
+  /** Keys that went because of `maxKeys`. */
   evicted: number;
   /** Binding events without a whole key or without an id that is one. They are events like any other. */
   invalid: number;
@@ -46,41 +30,24 @@ export interface BindingCounts {
   overwritten: number;
 }
 
-const MAX = 65_536;
 const BATCH = 64;
 /** Batches read at once when nobody waits for it. */
 const BATCHES_PER_TURN = 16;
 
 /** Fills the ids of later events from earlier ones; made by `bus.bind`. */
 export class Binding implements Disposable {
-  readonly #on: string;
-  readonly #unbindOn: string | undefined;
-  readonly #names: readonly string[];
-  readonly #idName: string;
-  readonly #max: number;
+  readonly #options: ResolvedBinding;
   readonly #ids = new Map<string, string>();
-  readonly #ring: Ring;
-  readonly #reader: Reader;
+  readonly #ring: EventRing;
+  readonly #reader: EventReader;
   readonly #decoder: EventDecoder;
   readonly #pump: Pump;
   readonly #onClose: (binding: Binding) => void;
-  readonly #counts = { bound: 0, unbound: 0, evicted: 0, invalid: 0, hits: 0, misses: 0 };
+  readonly #counts = { bound: 0, unbound: 0, evicted: 0, invalid: 0, hits: 0, misses: 0, overwritten: 0 };
 
   /** @internal Use {@link EventBus.bind}. */
-  constructor(ring: Ring, codec: Codec, options: BindingOptions, onClose: (binding: Binding) => void) {
-    const { on, key, id, max = MAX, unbindOn } = checkOptions("a binding", options);
-    checkTopic(on);
-    if (unbindOn !== undefined) checkTopic(unbindOn);
-    const names = typeof key === "string" ? [key] : key;
-    if (!Array.isArray(names) || names.length === 0 || typeof id !== "string" || id === "") {
-      throw new InvalidConfigError("a binding needs `key`, names of attributes, and `id`, the name of a field.");
-    }
-    for (const name of names) checkAttribute(name);
-    this.#on = on;
-    this.#unbindOn = unbindOn;
-    this.#names = names;
-    this.#idName = id;
-    this.#max = checkInteger("max", max, 1, 1_048_576);
+  constructor(ring: EventRing, codec: Codec, options: ResolvedBinding, onClose: (binding: Binding) => void) {
+    this.#options = options;
     this.#onClose = onClose;
     this.#ring = ring;
     this.#reader = ring.reader("oldest");
@@ -92,18 +59,18 @@ export class Binding implements Disposable {
     );
   }
 
-  get isOpen(): boolean {
-    return this.#reader.isOpen;
+  get closed(): boolean {
+    return this.#reader.closed;
   }
 
   get counts(): BindingCounts {
     this.learn();
-    return { size: this.#ids.size, ...this.#counts, overwritten: this.#reader.overwritten };
+    return { size: this.#ids.size, ...this.#counts };
   }
 
   /** Binds no more. May be called again. */
   close(): void {
-    if (!this.isOpen) return;
+    if (this.closed) return;
     this.#onClose(this);
     this.#pump.stop();
     this.#reader.close();
@@ -116,9 +83,9 @@ export class Binding implements Disposable {
 
   /** @internal Reads what the ring says about keys, to its end as it is now: what comes meanwhile is for the next call. */
   learn(): void {
-    if (!this.isOpen) return;
+    if (this.closed) return;
     const end = this.#ring.head;
-    while (this.isOpen && this.#reader.nextPosition < end && this.#learnBatch());
+    while (!this.closed && this.#reader.nextPosition < end && this.#learnBatch());
   }
 
   /** @internal The id bound to the key in these attributes. */
@@ -138,7 +105,7 @@ export class Binding implements Disposable {
 
   /** @internal The id that an event of this topic and payload binds. */
   ownId(topic: string, payload: unknown): string | null {
-    return topic === this.#on ? this.#idIn(payload) : null;
+    return topic === this.#options.on ? this.#idIn(payload) : null;
   }
 
   #learnSome(): "more" | "empty" {
@@ -148,12 +115,14 @@ export class Binding implements Disposable {
 
   /** `false`: there was nothing. */
   #learnBatch(): boolean {
-    if (this.#reader.poll(BATCH) === 0 && this.#reader.lost === 0) return false;
+    const found = this.#reader.poll(BATCH);
+    this.#counts.overwritten += this.#reader.lost;
+    if (found === 0 && this.#reader.lost === 0) return false;
     const event = this.#decoder;
     while (this.#reader.next()) {
       if (!event.read()) continue;
-      if (event.topic === this.#on) this.#bind(event);
-      if (event.topic === this.#unbindOn) this.#unbind(event);
+      if (event.topic === this.#options.on) this.#bind(event);
+      if (event.topic === this.#options.unbindOn) this.#unbind(event);
     }
     return true;
   }
@@ -165,7 +134,7 @@ export class Binding implements Disposable {
     if (key === null || id === null) {
       if (this.#counts.invalid++ === 0) {
         process.emitWarning(
-          `an event of ${this.#on} has no whole key or no valid id; it binds nothing.`,
+          `an event of ${this.#options.on} has no whole key or no valid id; it binds nothing.`,
           "SlotbusWarning",
         );
       }
@@ -174,7 +143,7 @@ export class Binding implements Disposable {
     this.#counts.bound++;
     this.#ids.delete(key);
     this.#ids.set(key, id);
-    if (this.#ids.size <= this.#max) return;
+    if (this.#ids.size <= this.#options.maxKeys) return;
     this.#counts.evicted++;
     this.#ids.delete(this.#ids.keys().next().value!);
   }
@@ -187,7 +156,7 @@ export class Binding implements Disposable {
   #keyIn(source: unknown): string | null {
     if (typeof source !== "object" || source === null) return null;
     const parts: unknown[] = [];
-    for (const name of this.#names) {
+    for (const name of this.#options.key) {
       const part = Object.hasOwn(source, name) ? (source as Record<string, unknown>)[name] : undefined;
       if (typeof part !== "string" && typeof part !== "number" && typeof part !== "boolean") return null;
       parts.push(part);
@@ -196,8 +165,9 @@ export class Binding implements Disposable {
   }
 
   #idIn(payload: unknown): string | null {
-    if (typeof payload !== "object" || payload === null || !Object.hasOwn(payload, this.#idName)) return null;
-    const id = (payload as Record<string, unknown>)[this.#idName];
+    const { id: field } = this.#options;
+    if (typeof payload !== "object" || payload === null || !Object.hasOwn(payload, field)) return null;
+    const id = (payload as Record<string, unknown>)[field];
     return isId(id) ? id : null;
   }
 }

@@ -3,21 +3,24 @@
  * endian), then these, the attributes as JSON, then the payload.
  */
 
+import { WholeBody } from "../body.ts";
 import { checkText, isText, shown } from "../check.ts";
 import { type Codec, json } from "../codec.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import { fast, type FastBuffer } from "../fast-buffer.ts";
-import type { Ring } from "../fleet/ring.ts";
-import type { CursorHandle } from "../native/cursor.ts";
+import type { EventRecord, EventRing } from "../fleet/event-ring.ts";
 
 /** What an attribute can be. */
 export type AttributeValue = string | number | boolean;
 /** Few and small: they are read before the payload, to filter. */
 export type Attributes = Readonly<Record<string, AttributeValue>>;
 
-/** An event of a bus; `topic` tells what its payload is. */
+/**
+ * An event of a bus; `topic` tells what its payload is. `body`, `bytes()`, `text()` and `json()` are what the codec of the publisher
+ * made of the payload, as a copy that is made when it is asked for.
+ */
 export type BusEvent<Topics extends object = Record<string, unknown>, T extends keyof Topics = keyof Topics> = {
-  [Topic in T & string]: {
+  [Topic in T & string]: WholeBody & {
     readonly topic: Topic;
     readonly payload: Topics[Topic];
     /** As given, or as bound; `null` when it has none. */
@@ -32,6 +35,38 @@ export type BusEvent<Topics extends object = Record<string, unknown>, T extends 
     readonly position: number;
   };
 }[T & string];
+
+const encoder = new TextEncoder();
+
+/** An event that was read. Its own fields are plain, so that it can be taken apart and sent on. */
+class ReadEvent extends WholeBody {
+  readonly topic: string;
+  readonly payload: unknown;
+  readonly id: string | null;
+  readonly attributes: Attributes;
+  readonly time: number;
+  readonly writer: number;
+  readonly incarnation: number;
+  readonly position: number;
+  readonly #coded: Uint8Array | string;
+
+  constructor(decoder: EventDecoder, record: EventRecord, payload: unknown, coded: Uint8Array | string) {
+    super();
+    this.topic = decoder.topic;
+    this.payload = payload;
+    this.id = decoder.id;
+    this.attributes = decoder.attributes;
+    this.time = record.time;
+    this.writer = record.writer;
+    this.incarnation = record.incarnation;
+    this.position = record.position;
+    this.#coded = coded;
+  }
+
+  get body(): Uint8Array {
+    return typeof this.#coded === "string" ? encoder.encode(this.#coded) : this.#coded.slice();
+  }
+}
 
 const VERSION = 1;
 const FIXED = 8;
@@ -106,9 +141,9 @@ export function encodeAttributes(attributes: Attributes): string {
   });
 }
 
-/** Writes an event into the fleet's draft; returns its bytes. Throws {@link PayloadTooLargeError}. */
+/** Writes an event into the ring's draft; returns its bytes. Throws {@link PayloadTooLargeError}. */
 export function encodeEvent(
-  ring: Ring,
+  ring: EventRing,
   topic: Buffer,
   id: string | null,
   attributes: string,
@@ -118,13 +153,13 @@ export function encodeEvent(
   const isBytes = payload instanceof Uint8Array;
   const coded = isBytes || payload === undefined ? payload : codec.encode(payload);
   const length = coded === undefined ? 0 : coded.length;
-  if (length > ring.limit) {
+  if (length > ring.payloadBytes) {
     const bytes = typeof coded === "string" ? Buffer.byteLength(coded) : length;
-    throw new PayloadTooLargeError("event", bytes, ring.limit);
+    throw new PayloadTooLargeError("event", bytes, ring.payloadBytes);
   }
   const idLength = id === null ? 0 : id.length;
   const most = FIXED + topic.length + 3 * (idLength + attributes.length) + (typeof coded === "string" ? 3 : 1) * length;
-  const memory = ring.handle.draft(most);
+  const memory = ring.draft(most);
   const text = memory as unknown as FastBuffer;
   let at = FIXED;
   memory.set(topic, at);
@@ -150,10 +185,10 @@ export function encodeEvent(
   return at + length;
 }
 
-/** The event that a cursor stands at. Its payload is decoded once, when somebody asks for the event. */
+/** The event that a reader stands at. Its payload is decoded once, when somebody asks for the event. */
 export class EventDecoder {
   topic = "";
-  readonly #record: CursorHandle;
+  readonly #record: EventRecord;
   readonly #codec: Codec;
   #memory: Buffer = Buffer.alloc(0);
   #idAt = 0;
@@ -161,16 +196,16 @@ export class EventDecoder {
   #payloadAt = 0;
   #id: string | null | undefined;
   #attributes: Attributes | undefined;
-  #event: BusEvent | null = null;
+  #event: ReadEvent | null = null;
   /** Of `topic`: most events have that of the one before. */
   #topicBytes = new Uint8Array(0);
 
-  constructor(record: CursorHandle, codec: Codec) {
+  constructor(record: EventRecord, codec: Codec) {
     this.#record = record;
     this.#codec = codec;
   }
 
-  /** Reads the head of the cursor's record; `false` when it is not an event of a bus. */
+  /** Reads the head of the record; `false` when it is not an event of a bus. */
   read(): boolean {
     const { memory, start, end } = this.#record;
     const length = end - start;
@@ -217,11 +252,7 @@ export class EventDecoder {
 
   /** Throws what the codec throws. */
   toEvent(): BusEvent {
-    if (this.#event) return this.#event;
-    const { time, writer, incarnation, position } = this.#record;
-    const { topic, id, attributes } = this;
-    this.#event = { topic, payload: this.#decode(), id, attributes, time, writer, incarnation, position };
-    return this.#event;
+    return (this.#event ??= this.#decode());
   }
 
   #isSameTopic(memory: Uint8Array, topicAt: number): boolean {
@@ -231,15 +262,17 @@ export class EventDecoder {
     return true;
   }
 
-  #decode(): unknown {
-    const { start, end } = this.#record;
+  #decode(): ReadEvent {
+    const record = this.#record;
+    const { start, end } = record;
     const kind = this.#memory[start + 1];
-    if (kind === NONE) return undefined;
+    if (kind === NONE) return new ReadEvent(this, record, undefined, "");
     if (kind !== BYTES && this.#codec === json) {
       const slice = kind === CODED_ASCII ? fast.asciiSlice : fast.utf8Slice;
-      return JSON.parse(slice.call(this.#memory, this.#payloadAt, end));
+      const text = slice.call(this.#memory, this.#payloadAt, end);
+      return new ReadEvent(this, record, JSON.parse(text), text);
     }
     const bytes = new Uint8Array(this.#memory.subarray(this.#payloadAt, end)); // a copy: codecs may keep it
-    return kind === BYTES ? bytes : this.#codec.decode(bytes);
+    return new ReadEvent(this, record, kind === BYTES ? bytes : this.#codec.decode(bytes), bytes);
   }
 }

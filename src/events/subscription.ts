@@ -1,37 +1,16 @@
 /** A subscription: the events of a ring that pass a filter, in order, and where some were lost. */
 
 import { BoundedQueue } from "../bounded-queue.ts";
-import { checkChoice, checkInteger, checkOptions, checkSignal } from "../check.ts";
-import { nextTurn, systemClock } from "../clock.ts";
-import { checkCodec, type Codec } from "../codec.ts";
+import { checkInteger } from "../check.ts";
+import type { Codec } from "../codec.ts";
 import { EventsLostError } from "../errors.ts";
-import { Items } from "../fleet/items.ts";
-import type { From, Reader } from "../fleet/reader.ts";
-import type { Ring } from "../fleet/ring.ts";
+import type { EventReader, EventRing } from "../fleet/event-ring.ts";
+import { BATCHES_PER_TURN, Items } from "../fleet/items.ts";
+import { holdWhile } from "../hold.ts";
 import { type BusEvent, EventDecoder } from "./codec.ts";
-import { Hold } from "../hold.ts";
 import { compile, type Filter, PredicateFailure, type Test } from "./filter.ts";
+import { type SubscribeOptions, subscribeOptions } from "./options.ts";
 import { Pump } from "./pump.ts";
-
-/** Where a subscription begins, what it keeps and what it does when it is full. */
-export interface SubscribeOptions {
-  /**
-   * Events kept for the reader; they are taken out of the ring as they come. Default 256. 0: none, each is taken out of
-   * the ring when it is asked for, which loses nothing until the ring itself overwrites it.
-   */
-  queue?: number | undefined;
-  /**
-   * What happens when the queue is full and nobody reads: `"drop-newest"` (default) and `"drop-oldest"` lose an event;
-   * `"close"` ends the subscription with {@link EventsLostError} behind what is queued, also when the ring overwrites.
-   */
-  policy?: "drop-newest" | "drop-oldest" | "close" | undefined;
-  /** Where to begin, as for a cursor. Default `"head"`: what is published from now on. */
-  from?: From | undefined;
-  /** Ends it at once; reading rejects with `signal.reason`. */
-  signal?: AbortSignal | undefined;
-  /** Default: the codec of the bus. */
-  codec?: Codec | undefined;
-}
 
 /** In place of events that were lost; `topic` is `null`. */
 export interface Gap {
@@ -64,13 +43,9 @@ export interface SubscriptionCounts {
   undecodable: number;
 }
 
-const POLICIES = ["drop-newest", "drop-oldest", "close"] as const;
-const QUEUE_MAX = 1_048_576;
 const POLL_MAX = 65_536;
 /** Events copied out of the ring at once. */
 const BATCH = 64;
-/** Batches that the eager reading takes in one turn of the event loop. */
-const BATCHES_PER_TURN = 16;
 
 /**
  * Events for one reader. Closed by `close`, by leaving the loop, and when the bus is closed; what is queued can be read
@@ -79,12 +54,12 @@ const BATCHES_PER_TURN = 16;
 export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
   /** Unique in its bus, from 0. */
   readonly id: number;
-  readonly #reader: Reader;
+  readonly #reader: EventReader;
   readonly #decoder: EventDecoder;
   readonly #test: Test;
   readonly #policy: string;
   readonly #pump: Pump | null;
-  readonly #signal: AbortSignal | undefined;
+  readonly #signal: AbortSignal | null;
   readonly #onClose: (id: number) => void;
   readonly #queue: BoundedQueue<E>;
   /** Gaps by the number of the event that they stand before, which is queued or still to come. */
@@ -95,36 +70,32 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
   /** What was received when the eager reading last found the queue full. */
   #receivedThen = -1;
   #wake: (() => void) | null = null;
-  readonly #hold = new Hold();
 
   /** @internal Use {@link EventBus.subscribe}. */
   constructor(
     id: number,
-    ring: Ring,
+    ring: EventRing,
     filter: Filter,
     codec: Codec,
     options: SubscribeOptions,
     onClose: (id: number) => void,
   ) {
     super();
-    const { queue = 256, policy = "drop-newest", from = "head", signal } = checkOptions("a subscription", options);
-    checkInteger("queue", queue, 0, QUEUE_MAX);
-    checkChoice("policy", policy, POLICIES);
+    const { from, queue, signal, codec: own } = subscribeOptions.resolve(options);
+    const { limit, policy } = queue;
     this.#test = compile(filter);
-    const used = options.codec ? checkCodec(options.codec) : codec;
-    checkSignal(signal);
     signal?.throwIfAborted();
     this.id = id;
-    this.#queue = new BoundedQueue(Math.max(1, queue), policy);
+    this.#queue = new BoundedQueue(Math.max(1, limit), policy);
     this.#policy = policy;
     this.#signal = signal;
     this.#onClose = onClose;
-    this.#reader = ring.reader(from);
-    this.#decoder = new EventDecoder(this.#reader, used);
+    this.#reader = ring.reader(from ?? "head");
+    this.#decoder = new EventDecoder(this.#reader, own ?? codec);
     this.#noteEpoch();
     this.#noteOverwritten();
     signal?.addEventListener("abort", this.#abort);
-    const isEager = queue > 0 && !ring.fleet.isObserver;
+    const isEager = limit > 0 && !ring.isObserver;
     this.#pump = isEager
       ? new Pump(
           this.#reader,
@@ -134,12 +105,12 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
       : null;
   }
 
-  get isOpen(): boolean {
-    return this.#reader.isOpen;
+  get closed(): boolean {
+    return this.#reader.closed;
   }
 
   /** Events lost so far: overwritten in the ring, or dropped. */
-  get lagged(): number {
+  get lost(): number {
     return this.#counts.overwritten + this.#counts.dropped;
   }
 
@@ -163,7 +134,7 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
 
   /** Takes no more out of the ring; what is queued can still be read, then reading ends. May be called again. */
   close(): void {
-    if (!this.isOpen) return;
+    if (this.closed) return;
     this.#pump?.stop();
     this.#signal?.removeEventListener("abort", this.#abort);
     this.#reader.close();
@@ -186,22 +157,20 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
 
   protected async read(): Promise<IteratorResult<E | Gap>> {
     for (;;) {
-      if (this.isOpen && this.#reader.isTurnOver()) await nextTurn(systemClock);
+      if (this.isTurnDue && !this.closed) await this.turn();
       const item = this.#next(BATCHES_PER_TURN);
       if (item) return { done: false, value: item };
-      if (!this.isOpen) break;
-      if (!this.#reader.isTurnDue()) await (this.#pump ? this.#awaitPump() : this.#reader.sleep());
+      if (this.closed) break;
+      if (!this.isTurnDue) await (this.#pump ? this.#awaitPump() : this.sleep(this.#reader));
     }
     return this.end();
   }
 
   /** The pump looks into the ring; the process stays alive meanwhile. */
-  async #awaitPump(): Promise<void> {
+  #awaitPump(): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#wake = resolve;
-    this.#hold.set(true);
-    await promise;
-    this.#hold.set(false);
+    return holdWhile(promise);
   }
 
   #notify(): void {
@@ -214,7 +183,7 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
   #next(batches = Infinity): E | Gap | null {
     for (let batch = 0; batch < batches; batch++) {
       const item = this.#take();
-      if (item || !this.isOpen || !this.#fill(false)) return item ?? this.#take();
+      if (item || this.closed || !this.#fill(false)) return item ?? this.#take();
     }
     return this.#take();
   }
@@ -235,13 +204,14 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
    * the rest until then. Only when nobody did, the policy has its say.
    */
   #readEagerly(): "more" | "empty" {
-    this.#reader.beginTurn();
+    this.batches = 0;
     const isStuck = this.#queue.isFull && this.#counts.received === this.#receivedThen;
     let found = true;
-    for (let batch = 0; batch < BATCHES_PER_TURN && found && this.isOpen; batch++) {
+    for (let batch = 0; batch < BATCHES_PER_TURN && found && !this.closed; batch++) {
       found = this.#fill(isStuck);
       if (!isStuck && this.#queue.isFull) break;
     }
+    if (!found) this.batches = 0;
     this.#receivedThen = this.#queue.isFull ? this.#counts.received : -1;
     if (this.#queue.length > 0 || this.#before || this.#gaps.size > 0) this.#notify();
     return found ? "more" : "empty";
@@ -252,8 +222,9 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
     const reader = this.#reader;
     if (reader.left === 0) {
       reader.poll(BATCH);
+      this.batches++;
       this.#noteOverwritten();
-      if (!reader.isOpen) return false;
+      if (reader.closed) return false;
       if (reader.left === 0) {
         this.#noteEpoch();
         return reader.lost > 0;
@@ -261,7 +232,7 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
     }
     while ((mayDrop || !this.#queue.isFull) && reader.next()) {
       this.#offer();
-      if (!reader.isOpen) return false;
+      if (reader.closed) return false;
     }
     return true;
   }
@@ -297,7 +268,7 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
   #drop(): void {
     this.#counts.dropped++;
     this.#gapBefore(this.#nextNumber).dropped++;
-    if (this.#policy === "close") this.fail(new EventsLostError(this.lagged));
+    if (this.#policy === "close") this.fail(new EventsLostError(this.lost));
   }
 
   /** The oldest event, of that number, was dropped, and with it the gap before it. */
@@ -339,6 +310,6 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
     if (lost === 0) return;
     this.#counts.overwritten += lost;
     this.#gapBefore(this.#nextNumber).overwritten += lost;
-    if (this.#policy === "close") this.fail(new EventsLostError(this.lagged));
+    if (this.#policy === "close") this.fail(new EventsLostError(this.lost));
   }
 }

@@ -2,37 +2,30 @@
 
 import { closeSync } from "node:fs";
 import { shown } from "../check.ts";
-import {
-  FleetClosedError,
-  FleetGeometryError,
-  FleetNotFoundError,
-  InvalidConfigError,
-  ResourceError,
-} from "../errors.ts";
+import { SlotbusError, ClosedError, FleetGeometryError, FleetNotFoundError, InvalidConfigError } from "../errors.ts";
 import { openDirectory } from "../native/directory.ts";
 import type { FleetPlace } from "../native/fleet-failure.ts";
 import type { FleetGeometry } from "../native/fleet-geometry.ts";
-import { createFleetMemory, FleetHandle, type FleetMember } from "../native/fleet.ts";
-import { checkName, resolveDirectory } from "../runtime-directory.ts";
-import { checkSizes, differences, type FleetSizes, withDefaults } from "./options.ts";
+import { FleetHandle, type FleetMember } from "../native/fleet.ts";
+import { custom, needed, refuse } from "../options.ts";
+import {
+  differences,
+  fleetObserveOptions,
+  type FleetObserveOptions,
+  type FleetOptions,
+  fleetOptions,
+  type WantedSizes,
+  withDefaults,
+} from "./options.ts";
 import { Ring } from "./ring.ts";
 import { Wake } from "./wake.ts";
 
-export interface FleetOptions extends FleetSizes {
-  /** 1-64 of `A-Z a-z 0-9 . _ -`, starting with a letter or digit. */
-  name: string;
-  /** Runtime directory. Default `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. Made when it is absent. */
-  directory?: string | undefined;
-  /** No file: all joins of that name in this thread share it, until the last has left. Nobody can observe it. */
-  memory?: boolean | undefined;
-}
-
-/** Which fleet is observed. */
-export interface FleetObserveOptions {
-  name: string;
-  /** Runtime directory. Default `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. */
-  directory?: string | undefined;
-}
+/** @internal The option `fleet` of what stands on one. */
+export const aFleet = needed(
+  custom<Fleet>(undefined, "a Fleet", (fleet, name) =>
+    fleet instanceof Fleet ? fleet : refuse(name, fleet, "a Fleet, of Fleet.join"),
+  ),
+);
 
 /** Times a join looks again at a fleet whose geometry it takes over. */
 const ATTEMPTS = 20;
@@ -57,38 +50,21 @@ export class Fleet implements AsyncDisposable {
   readonly geometry: FleetGeometry;
   /** @internal */
   readonly wake: Wake;
-  /** @internal Its methods throw {@link FleetClosedError} once the fleet is left. */
+  /** @internal Its methods throw {@link ClosedError} once the fleet is closed. */
   readonly handle: FleetHandle;
   readonly #rings = new Map<string, Ring>();
-  readonly #leavers = new Set<() => void>();
-  readonly #release: () => void;
+  readonly #listeners = new Set<() => void>();
 
   /**
    * Joins the fleet of that name; makes it when it is absent, or when all its members have ended. Blocks the thread for
    * microseconds, for 2 s when a member is stopped while it joins or leaves.
    *
-   * @throws (rejects) {InvalidConfigError}, {@link InvalidNameError}; {@link FleetGeometryError} when the living fleet has
-   * other sizes; {@link FleetFullError}; {@link FleetBusyError}; {@link FleetCorruptError}; {@link PermissionDeniedError}
-   * for a file or a directory that is not ours alone; {@link NoSpaceError}, {@link ResourceError}; {@link VersionMismatchError}.
+   * @throws (rejects) {InvalidConfigError}, {@link InvalidConfigError}; {@link FleetGeometryError} when the living fleet has
+   * other sizes; {@link FleetFullError}; {@link FleetBusyError}; `FLEET_CORRUPT`; `PERMISSION_DENIED`
+   * for a file or a directory that is not ours alone; `NO_SPACE`, `RESOURCE`; {@link VersionMismatchError}.
    */
   static async join(options: FleetOptions): Promise<Fleet> {
-    return Fleet.joinNow(options);
-  }
-
-  /** @internal The same at once. */
-  static joinNow(options: FleetOptions): Fleet {
-    const name = checkName(options?.name, "fleet");
-    const sizes = checkSizes(options);
-    if (options.memory) {
-      const memory = shareMemory(name, sizes);
-      try {
-        return new Fleet(negotiate({ name, directory: null, fd: memory.fd }, sizes), memory.release);
-      } catch (error) {
-        memory.release();
-        throw error;
-      }
-    }
-    const directory = resolveDirectory(options.directory);
+    const { name, directory, ...sizes } = fleetOptions.resolve(options);
     const fd = openDirectory(directory, { create: true })!;
     try {
       return new Fleet(negotiate({ name, directory, fd }, sizes));
@@ -104,11 +80,7 @@ export class Fleet implements AsyncDisposable {
    * @throws (rejects) {FleetNotFoundError}; otherwise as {@link join}.
    */
   static async observe(options: FleetObserveOptions): Promise<Fleet> {
-    const name = checkName(options?.name, "fleet");
-    if ((options as FleetOptions).memory) {
-      throw new InvalidConfigError("a fleet in memory has no file to observe.", { hint: "Join it." });
-    }
-    const directory = resolveDirectory(options.directory);
+    const { name, directory } = fleetObserveOptions.resolve(options);
     const fd = openDirectory(directory);
     if (fd === null) throw new FleetNotFoundError(name, directory);
     try {
@@ -118,7 +90,7 @@ export class Fleet implements AsyncDisposable {
     }
   }
 
-  private constructor(handle: FleetHandle, release: () => void = () => {}) {
+  private constructor(handle: FleetHandle) {
     this.name = handle.name;
     this.isObserver = handle.isObserver;
     this.epoch = handle.epoch;
@@ -126,30 +98,30 @@ export class Fleet implements AsyncDisposable {
     this.index = handle.index;
     this.incarnation = handle.incarnation;
     this.handle = handle;
-    this.#release = release;
     this.wake = new Wake(handle);
   }
 
-  get isOpen(): boolean {
-    return this.handle.isOpen;
+  /** Whether this process has left the fleet, or begins to. */
+  get closed(): boolean {
+    return !this.handle.isOpen;
   }
 
   /**
    * Whether the name still leads to the file of this fleet. `false` when that was removed, or replaced by the one of a
-   * later epoch, and when the fleet was left. Looks at the file system. @throws {ResourceError}
+   * later epoch, and when the fleet is closed. Looks at the file system. @throws `RESOURCE`
    */
   get isCurrent(): boolean {
-    return this.isOpen && this.handle.fileEpoch() === this.epoch;
+    return !this.closed && this.handle.fileEpoch() === this.epoch;
   }
 
-  /** Members that live, this one among them. @throws {FleetClosedError} */
+  /** Members that live, this one among them. @throws {ClosedError} */
   members(): FleetMember[] {
     return this.handle.members();
   }
 
-  /** The ring of that name. @throws {InvalidConfigError} when the fleet has none; {@link FleetClosedError}. */
+  /** The ring of that name. @throws {InvalidConfigError} when the fleet has none; {@link ClosedError}. */
   ring(name: string): Ring {
-    if (!this.isOpen) throw new FleetClosedError(`fleet "${this.name}"`);
+    if (this.closed) throw new ClosedError(`fleet "${this.name}"`);
     const known = this.#rings.get(name);
     if (known) return known;
     const index = this.geometry.rings.findIndex((one) => one.name === name);
@@ -164,34 +136,32 @@ export class Fleet implements AsyncDisposable {
     return ring;
   }
 
-  /** @internal Calls `listener` when the fleet is left, while its memory is still there. */
-  onLeave(listener: () => void): () => void {
-    this.#leavers.add(listener);
-    return () => void this.#leavers.delete(listener);
+  /** @internal Calls `listener` when the fleet is closed, while its memory is still there. */
+  onClose(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
   }
 
   /**
    * Leaves the fleet: cursors and subscriptions end, leases are given back. Never fails; may be called again. Blocks as
    * {@link join} does; the file of a last member that could not have the lock stays, for the next to join.
    */
-  async leave(): Promise<void> {
-    if (!this.isOpen) return;
+  async close(): Promise<void> {
     this.handle.leave(() => {
-      for (const listener of this.#leavers) listener();
+      for (const listener of this.#listeners) listener();
       this.wake.close();
     });
-    this.#release();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
-    return this.leave();
+    return this.close();
   }
 }
 
 // ---- joining --------------------------------------------------------------------------------------------------------
 
 /** Asks for the sizes that were named, and otherwise for those that are there. */
-function negotiate(place: FleetPlace, sizes: FleetSizes): FleetHandle {
+function negotiate(place: FleetPlace, sizes: WantedSizes): FleetHandle {
   let want = withDefaults(sizes);
   for (let attempt = 0; ; attempt++) {
     const found = FleetHandle.join(place, want);
@@ -199,24 +169,8 @@ function negotiate(place: FleetPlace, sizes: FleetSizes): FleetHandle {
     const differing = differences(found, sizes);
     if (differing.length > 0) throw new FleetGeometryError(place.name, differing);
     if (attempt === ATTEMPTS) {
-      throw new ResourceError(`fleet "${place.name}" changed ${ATTEMPTS} times while it was joined.`);
+      throw new SlotbusError("RESOURCE", `fleet "${place.name}" changed ${ATTEMPTS} times while it was joined.`);
     }
     want = found;
   }
-}
-
-/** Fleets without a file, by name: their memory, and how many joins of this thread share it. */
-const memories = new Map<string, { fd: number; joins: number }>();
-
-/** Memory of the fleet of that name, until `release` is called. */
-function shareMemory(name: string, sizes: FleetSizes): { fd: number; release: () => void } {
-  const shared = memories.get(name) ?? { fd: createFleetMemory(name, withDefaults(sizes)), joins: 0 };
-  memories.set(name, shared);
-  shared.joins++;
-  const release = (): void => {
-    if (--shared.joins > 0) return;
-    memories.delete(name);
-    closeSync(shared.fd);
-  };
-  return { fd: shared.fd, release };
 }

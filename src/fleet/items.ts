@@ -1,13 +1,21 @@
 /** What cursors and subscriptions have in common: items for one reader, one after the other. */
 
+import { nextTurn, systemClock } from "../clock.ts";
+import { holdWhile } from "../hold.ts";
+import type { EventReader } from "./event-ring.ts";
+
 const DONE: IteratorResult<never> = { done: true, value: undefined };
+/** Batches read without a turn of the event loop. */
+export const BATCHES_PER_TURN = 16;
 
 /** An async iterator over what is there and what comes. */
 export abstract class Items<T> implements AsyncIterableIterator<T>, AsyncDisposable {
+  /** Batches read since the event loop had its turn. */
+  protected batches = 0;
   #pending: Promise<IteratorResult<T>> | null = null;
   #failure: { error: unknown } | null = null;
 
-  abstract get isOpen(): boolean;
+  abstract get closed(): boolean;
 
   /** Takes nothing more from now on. May be called again. */
   abstract close(): void;
@@ -42,9 +50,28 @@ export abstract class Items<T> implements AsyncIterableIterator<T>, AsyncDisposa
     this.close();
   }
 
+  /** @internal Whether so much was read that the event loop is to have its turn. */
+  protected get isTurnDue(): boolean {
+    return this.batches >= BATCHES_PER_TURN;
+  }
+
+  /** @internal Resolves when the event loop had its turn. */
+  protected turn(): Promise<void> {
+    this.batches = 0;
+    return nextTurn(systemClock);
+  }
+
+  /** @internal Resolves when there may be more to poll, or when the reader is closed. The process stays alive meanwhile. */
+  protected sleep(reader: EventReader): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    if (!reader.listen(resolve)) return this.turn();
+    this.batches = 0;
+    return holdWhile(promise);
+  }
+
   /** @internal Closes it, if it is open; reading throws `error` once, behind what is there. */
   protected fail(error: unknown): void {
-    if (!this.isOpen) return;
+    if (this.closed) return;
     this.#failure = { error };
     this.close();
   }

@@ -1,15 +1,16 @@
 /** A ring of a fleet: whatever one member publishes, every cursor of every member sees, or is told that it is lost. */
 
-import { checkInteger, checkOptions, checkSignal } from "../check.ts";
-import { nextTurn, systemClock } from "../clock.ts";
+import { WholeBody } from "../body.ts";
+import { checkInteger, checkOptions } from "../check.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import type { FleetGeometry } from "../native/fleet-geometry.ts";
-import type { FleetHandle } from "../native/fleet.ts";
+import type { Bookmark, EventRing, From } from "./event-ring.ts";
 import { Items } from "./items.ts";
-import { type Bookmark, type From, Reader, type ReaderFleet } from "./reader.ts";
+import { type CursorOptions, cursorOptions, ringPublishOptions } from "./options.ts";
+import { Reader, type ReaderFleet } from "./reader.ts";
 
 /** An event as it was published. */
-export interface Frame {
+export class Frame extends WholeBody {
   /** As given to {@link Ring.publish}. */
   readonly kind: number;
   /** Wall clock of the publisher, in ms. */
@@ -21,8 +22,21 @@ export interface Frame {
   readonly position: number;
   /** Its number in the ring, from 0. */
   readonly event: number;
-  /** A copy. */
-  readonly payload: Uint8Array<ArrayBuffer>;
+  /** A copy, which is yours to keep. */
+  readonly body: Uint8Array<ArrayBuffer>;
+
+  /** @internal The record that `reader` has come to. */
+  constructor(reader: Reader) {
+    super();
+    const { kind, time, writer, incarnation, position, event } = reader;
+    this.kind = kind;
+    this.time = time;
+    this.writer = writer;
+    this.incarnation = incarnation;
+    this.position = position;
+    this.event = event;
+    this.body = reader.bytes.slice(reader.start, reader.end);
+  }
 }
 
 /**
@@ -31,87 +45,82 @@ export interface Frame {
  */
 export type CursorItem = Frame | { readonly overwritten: number } | { readonly epoch: number };
 
-/** Where a cursor begins, and how it reads. */
-export interface CursorOptions {
-  /**
-   * `"head"` (default): what is published from now on. `"oldest"`: all that is still there. A position, or a
-   * {@link Cursor.bookmark}: from there on. Of events lost behind a plain position the frames are counted.
-   */
-  from?: From | undefined;
-  /** Events copied out of the ring at once by `for await`. Default 64. */
-  batch?: number | undefined;
-  /** Ends it: `for await` rejects with `signal.reason`. */
-  signal?: AbortSignal | undefined;
-}
-
-const BATCH_MAX = 65_536;
+const POLL_MAX = 65_536;
 const KIND_MAX = 0xffff_ffff;
+const noOptions = {};
 const encoder = new TextEncoder();
 
 /** @internal What a ring asks of its fleet. */
 export interface RingFleet extends ReaderFleet {
   readonly geometry: FleetGeometry;
-  onLeave(listener: () => void): () => void;
+  onClose(listener: () => void): () => void;
 }
 
 /** A ring of a fleet: plain bytes, published by any member and read by cursors. */
-export class Ring {
+export class Ring implements EventRing {
   readonly name: string;
-  /** Frames, and payload bytes of each. */
+  /** Frames of the ring. */
   readonly frames: number;
-  readonly payload: number;
-  /** Bytes of the largest event: a quarter of the ring. */
-  readonly limit: number;
+  /** Payload of a frame, in bytes. */
+  readonly frameBytes: number;
+  /** Size of the largest event, in bytes: a quarter of the ring. */
+  readonly payloadBytes: number;
   /** @internal */
   readonly fleet: RingFleet;
-  /** @internal */
-  readonly handle: FleetHandle;
   readonly #index: number;
 
   /** @internal Use `Fleet.ring`. */
   constructor(fleet: RingFleet, index: number) {
-    const { name, frames, payload } = fleet.geometry.rings[index]!;
+    const { name, frames, frameBytes } = fleet.geometry.rings[index]!;
     this.fleet = fleet;
-    this.handle = fleet.handle;
     this.#index = index;
     this.name = name;
     this.frames = frames;
-    this.payload = payload;
-    this.limit = Math.floor(frames / 4) * payload;
+    this.frameBytes = frameBytes;
+    this.payloadBytes = Math.floor(frames / 4) * frameBytes;
+  }
+
+  /** @internal */
+  get isObserver(): boolean {
+    return this.fleet.isObserver;
   }
 
   /** Frames published so far: the position of the next one. */
   get head(): number {
-    return this.handle.head(this.#index);
+    return this.fleet.handle.head(this.#index);
   }
 
   /**
    * Publishes bytes, or text as UTF-8, to all cursors. Waits for nobody but another publisher, for microseconds; for one
    * that is stopped in the middle, 1 s.
    *
-   * @throws {PayloadTooLargeError}, {@link InvalidConfigError}, {@link FleetBusyError}, {@link FleetClosedError}.
+   * @throws {PayloadTooLargeError}, {@link InvalidConfigError}, {@link FleetBusyError}, {@link ClosedError}.
    */
-  publish(payload: Uint8Array | string, options: { kind?: number | undefined } = {}): void {
-    const { kind = 0 } = checkOptions("a publish", options);
-    if (kind !== 0) checkInteger("kind", kind, 0, KIND_MAX);
+  publish(payload: Uint8Array | string, options: { kind?: number | undefined } = noOptions): void {
+    const kind = options === noOptions ? 0 : kindIn(options);
     this.send(this.#stage(payload), kind);
   }
 
   /**
    * A place in the ring that moves on as events are read.
    *
-   *     for await (const item of ring.cursor()) if ("payload" in item) console.log(item.payload);
+   *     for await (const item of ring.cursor()) if ("body" in item) console.log(item.text());
    *
-   * @throws {InvalidConfigError}, {@link ResourceError}, {@link FleetClosedError}.
+   * @throws {InvalidConfigError}, `RESOURCE`, {@link ClosedError}.
    */
   cursor(options: CursorOptions = {}): Cursor {
     return new Cursor(this, options);
   }
 
-  /** @internal Publishes what lies in the draft. */
+  /** @internal */
+  draft(bytes: number): Buffer<ArrayBuffer> {
+    return this.fleet.handle.draft(bytes);
+  }
+
+  /** @internal */
   send(bytes: number, kind: number): void {
-    if (bytes > this.limit) throw new PayloadTooLargeError("event", bytes, this.limit);
-    if (this.handle.publish(this.#index, kind, bytes)) this.fleet.wake.ringSoon();
+    if (bytes > this.payloadBytes) throw new PayloadTooLargeError("event", bytes, this.payloadBytes);
+    if (this.fleet.handle.publish(this.#index, kind, bytes)) this.fleet.wake.ringSoon();
   }
 
   /** @internal */
@@ -119,30 +128,43 @@ export class Ring {
     return new Reader(this.fleet, this.#index, from);
   }
 
+  /** @internal */
+  onClose(listener: () => void): () => void {
+    return this.fleet.onClose(listener);
+  }
+
   #stage(payload: Uint8Array | string): number {
+    const most = this.payloadBytes;
     if (typeof payload === "string") {
-      if (payload.length > this.limit) throw new PayloadTooLargeError("event", Buffer.byteLength(payload), this.limit);
-      return encoder.encodeInto(payload, this.handle.draft(payload.length * 3)).written;
+      if (payload.length > most) throw new PayloadTooLargeError("event", Buffer.byteLength(payload), most);
+      return encoder.encodeInto(payload, this.draft(payload.length * 3)).written;
     }
     if (!(payload instanceof Uint8Array)) {
       throw new InvalidConfigError(`an event is bytes or text, not ${payload === null ? "null" : typeof payload}.`);
     }
-    if (payload.length > this.limit) throw new PayloadTooLargeError("event", payload.length, this.limit);
-    this.handle.draft(payload.length).set(payload);
+    if (payload.length > most) throw new PayloadTooLargeError("event", payload.length, most);
+    this.draft(payload.length).set(payload);
     return payload.length;
   }
 }
 
-/** Owned by whoever reads; it slows nobody down. Closed by `close`, by leaving the loop, and when the fleet is left. */
+function kindIn(options: { kind?: number | undefined }): number {
+  for (const key in checkOptions("a publish", options)) if (key !== "kind") ringPublishOptions.check(options);
+  return checkInteger("kind", options.kind ?? 0, 0, KIND_MAX);
+}
+
+/** Owned by whoever reads; it slows nobody down. Closed by `close`, by leaving the loop, and with the fleet. */
 export class Cursor extends Items<CursorItem> {
   readonly ring: Ring;
   readonly #reader: Reader;
   readonly #batch: number;
-  readonly #signal: AbortSignal | undefined;
+  readonly #signal: AbortSignal | null;
   readonly #forget: () => void;
   /** Not told yet. */
   #newEpoch: number | null;
   /** Lost, and not told yet. */
+  #untold: number;
+  /** Lost so far. */
   #lost: number;
   #position: number;
   #event: number;
@@ -150,29 +172,27 @@ export class Cursor extends Items<CursorItem> {
   /** @internal Use {@link Ring.cursor}. */
   constructor(ring: Ring, options: CursorOptions) {
     super();
-    const { from = "head", batch = 64, signal } = checkOptions("a cursor", options);
-    checkInteger("batch", batch, 1, BATCH_MAX);
-    checkSignal(signal);
+    const { from, batch, signal } = cursorOptions.resolve(options);
     signal?.throwIfAborted();
     this.ring = ring;
     this.#batch = batch;
     this.#signal = signal;
-    this.#reader = ring.reader(from);
+    this.#reader = ring.reader(from ?? "head");
     this.#newEpoch = this.#reader.takeNewEpoch();
-    this.#lost = this.#reader.lost;
+    this.#untold = this.#lost = this.#reader.lost;
     this.#position = this.#reader.nextPosition;
     this.#event = this.#reader.nextEvent;
-    this.#forget = ring.fleet.onLeave(() => this.close());
+    this.#forget = ring.onClose(() => this.close());
     signal?.addEventListener("abort", this.#abort);
   }
 
-  get isOpen(): boolean {
-    return this.#reader.isOpen;
+  get closed(): boolean {
+    return this.#reader.closed;
   }
 
   /** Events lost so far because they were overwritten before they were read. */
-  get overwritten(): number {
-    return this.#reader.overwritten;
+  get lost(): number {
+    return this.#lost;
   }
 
   /** Place of the next event that was not handed out yet; a later cursor can begin there. */
@@ -182,13 +202,13 @@ export class Cursor extends Items<CursorItem> {
 
   /** What is there now, at most `max` events. Empty when there is nothing, and when the cursor is closed. */
   poll(max = this.#batch): CursorItem[] {
-    checkInteger("max", max, 1, BATCH_MAX);
+    checkInteger("max", max, 1, POLL_MAX);
     const items: CursorItem[] = [];
-    for (let events = 0; events < max && this.isOpen;) {
+    for (let events = 0; events < max && !this.closed;) {
       const item = this.take();
       if (item) {
         items.push(item);
-        if ("payload" in item) events++;
+        if (item instanceof Frame) events++;
       } else if (!this.#fill(max - events)) {
         break;
       }
@@ -198,7 +218,7 @@ export class Cursor extends Items<CursorItem> {
 
   /** Ends it; a loop over it ends. May be called again. */
   close(): void {
-    if (!this.isOpen) return;
+    if (this.closed) return;
     this.#forget();
     this.#signal?.removeEventListener("abort", this.#abort);
     this.#reader.close();
@@ -207,11 +227,11 @@ export class Cursor extends Items<CursorItem> {
   readonly #abort = (): void => this.fail(this.#signal!.reason);
 
   protected async read(): Promise<IteratorResult<CursorItem>> {
-    if (this.isOpen && this.#reader.isTurnOver()) await nextTurn(systemClock);
-    while (this.isOpen) {
+    if (this.isTurnDue && !this.closed) await this.turn();
+    while (!this.closed) {
       const item = this.take();
       if (item) return { done: false, value: item };
-      if (!this.#fill(this.#batch)) await this.#reader.sleep();
+      if (!this.#fill(this.#batch)) await this.sleep(this.#reader);
     }
     return this.end();
   }
@@ -219,8 +239,10 @@ export class Cursor extends Items<CursorItem> {
   /** Looks into the ring; `false` when there is nothing. */
   #fill(max: number): boolean {
     const found = this.#reader.poll(max);
+    this.batches++;
+    this.#untold += this.#reader.lost;
     this.#lost += this.#reader.lost;
-    if (found > 0 || this.#lost > 0) return true;
+    if (found > 0 || this.#untold > 0) return true;
     this.#moveOn();
     this.#newEpoch = this.#reader.takeNewEpoch();
     return this.#newEpoch !== null;
@@ -228,24 +250,23 @@ export class Cursor extends Items<CursorItem> {
 
   protected take(): CursorItem | null {
     const reader = this.#reader;
-    if (!reader.isOpen) return null;
+    if (reader.closed) return null;
     if (this.#newEpoch !== null) {
       const epoch = this.#newEpoch;
       this.#newEpoch = null;
       return { epoch };
     }
-    if (this.#lost > 0) {
-      const overwritten = this.#lost;
-      this.#lost = 0;
+    if (this.#untold > 0) {
+      const overwritten = this.#untold;
+      this.#untold = 0;
       if (reader.left === 0) this.#moveOn();
       return { overwritten };
     }
     if (!reader.next()) return null;
-    const { kind, time, writer, incarnation, position, event } = reader;
-    const payload = reader.bytes.slice(reader.start, reader.end);
-    this.#position = position + Math.max(1, Math.ceil(payload.length / this.ring.payload));
-    this.#event = event + 1;
-    return { kind, time, writer, incarnation, position, event, payload };
+    const frame = new Frame(reader);
+    this.#position = frame.position + Math.max(1, Math.ceil(frame.body.length / this.ring.frameBytes));
+    this.#event = frame.event + 1;
+    return frame;
   }
 
   #moveOn(): void {

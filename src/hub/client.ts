@@ -28,7 +28,7 @@ export class HubClient {
    * Sends a request to the control socket.
    *
    * @throws (rejects) {HubError} with the hub's status and code, or without when it does not answer. A body above the limit of the
-   * hub is not sent: status 413, code `PAYLOAD_TOO_LARGE`. {PermissionDeniedError}, {ResourceError}: the runtime directory cannot
+   * hub is not sent: status 413, code `PAYLOAD_TOO_LARGE`. `PERMISSION_DENIED`, `RESOURCE`: the runtime directory cannot
    * be used; nothing is sent.
    */
   async call<T>(path: string, body?: object): Promise<T> {

@@ -1,26 +1,40 @@
 /** A request as a handler of a {@link HubWorker} sees it. */
 
+import { type BodyReader, StreamedBody } from "../bus/body-reader.ts";
 import type { HeaderList } from "../bus/headers.ts";
 import { answerOf } from "../bus/fetch.ts";
 import type { Answerable } from "../bus/answer.ts";
 import type { WorkerRequest } from "../bus/request.ts";
-import { type HubAnswer, toAnswerable } from "./answer.ts";
 
 /** Answers a request whose answer was deferred; see {@link HubRequest.defer}. */
-export type HubDeferredAnswer = (answer: HubAnswer) => void;
+export type HubDeferredAnswer = (answer: Answerable) => void;
 
-/** What a handler of a hub's worker gets: the client's request, with the parameters of its route. */
-export class HubRequest<State = unknown> {
-  /** As given to the worker. */
-  readonly state: State;
-  /** The request of the bus: streams, `borrow`, `reserve`, `respond`. */
+/** Names of the parameters of one segment, of all segments. */
+type NameOf<Segment> = Segment extends `:${infer Name}` | `{${infer Name}}` | `*${infer Name}`
+  ? Exclude<Name, "">
+  : never;
+type NamesOf<Pattern> = Pattern extends `${infer Segment}/${infer Rest}`
+  ? NameOf<Segment> | NamesOf<Rest>
+  : NameOf<Pattern>;
+
+/** Parameters of a pattern: `{ id: string }` of `"/users/:id"`. */
+export type PathParams<Pattern extends string> = string extends Pattern
+  ? Readonly<Record<string, string>>
+  : { readonly [Name in NamesOf<Pattern>]: string };
+
+/**
+ * What a handler of a hub's worker gets: the client's request, with the parameters of its route. A body that streams can be read only
+ * until the request is answered (of a streamed answer: until its end); a later read rejects with an `AbortError`.
+ */
+export class HubRequest<Pattern extends string = string> extends StreamedBody {
+  /** The request of the bus: `borrow`, `reserve`, `respond`. */
   readonly raw: WorkerRequest;
   #query: URLSearchParams | null = null;
 
   /** @internal */
-  constructor(raw: WorkerRequest, state: State) {
+  constructor(raw: WorkerRequest) {
+    super();
     this.raw = raw;
-    this.state = state;
   }
 
   get method(): string {
@@ -48,8 +62,8 @@ export class HubRequest<State = unknown> {
   }
 
   /** Decoded. */
-  get params(): Readonly<Record<string, string>> {
-    return this.raw.params;
+  get params(): PathParams<Pattern> {
+    return this.raw.params as PathParams<Pattern>;
   }
 
   get query(): URLSearchParams {
@@ -61,31 +75,13 @@ export class HubRequest<State = unknown> {
     return this.raw.headers;
   }
 
-  /** A body that does not stream, a copy to keep; one of a declared length up to 256 KiB does not. See {@link bytes}. */
-  get body(): Uint8Array {
-    return this.raw.body;
-  }
-
   /** Aborts when the client has gone, or the time for the answer is over. */
   get signal(): AbortSignal {
     return this.raw.signal;
   }
 
-  /**
-   * Resolves to all of the body, however it comes. A body that streams can be read only until the request is answered (of a
-   * streamed answer: until its end); afterwards it rejects with an `AbortError`.
-   */
-  bytes(limit?: number): Promise<Uint8Array> {
-    return this.raw.bytes(limit);
-  }
-
-  async text(): Promise<string> {
-    return new TextDecoder().decode(await this.bytes());
-  }
-
-  /** Rejects with `SyntaxError` when it is no JSON. */
-  async json<T = unknown>(): Promise<T> {
-    return JSON.parse(await this.text()) as T;
+  protected get reader(): BodyReader {
+    return this.raw.reader;
   }
 
   /**
@@ -95,14 +91,14 @@ export class HubRequest<State = unknown> {
    * (`NO_ANSWER`).
    *
    *     const answer = request.defer();
-   *     queue.push({ id: request.params["id"], done: (order) => answer(HandlerResponse.okJson(order)) });
+   *     queue.push({ id: request.params["id"], done: (order) => answer({ json: order }) });
    */
   defer(): HubDeferredAnswer {
     const { raw } = this;
     raw.defer();
     let isAnswered = false; // a `Response` is sent later than it is given
     return (answer) => {
-      if (!isAnswered) void send(raw, toAnswerable(answer));
+      if (!isAnswered) void send(raw, answer);
       isAnswered = true;
     };
   }

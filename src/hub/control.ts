@@ -4,11 +4,11 @@ import { chmodSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Server } from "bun";
 import { isSameToken } from "../check.ts";
-import { InvalidNameError, ResourceError, SlotbusError } from "../errors.ts";
+import { SlotbusError } from "../errors.ts";
 import { Failure, tooLarge } from "./failure.ts";
-import { CONTROL_LIMIT, controlSocketOf } from "./names.ts";
+import { CONTROL_LIMIT, controlSocketOf, type RouteRequest } from "./names.ts";
 import type { ResolvedHubOptions } from "./options.ts";
-import type { Registry, RouteRequest } from "./registry.ts";
+import type { Registry } from "./registry.ts";
 import type { EventStreams } from "./sse.ts";
 
 /** Addresses and `localhost`: a name that somebody else resolves is none of them. */
@@ -23,7 +23,7 @@ export class ControlPlane {
   /** Where it listens beside the socket; `null`: nowhere. */
   readonly url: URL | null;
 
-  /** @throws {ResourceError} when the port cannot be had. */
+  /** @throws `RESOURCE` when the port cannot be had. */
   constructor(options: ResolvedHubOptions, registry: Registry, streams: EventStreams) {
     const { control, directory, name } = options;
     this.#registry = registry;
@@ -41,7 +41,13 @@ export class ControlPlane {
       this.url = this.#serve({ port, hostname }, (request, url) => admitTcp(request, url, token)).url;
     } catch (cause) {
       this.close();
-      throw new ResourceError(`the control port ${hostname}:${port} cannot be had.`, { cause });
+      throw new SlotbusError(
+        "RESOURCE",
+        `Cannot listen on the control port ${hostname}:${port}; another process may use it.`,
+        {
+          cause,
+        },
+      );
     }
   }
 
@@ -67,7 +73,7 @@ export class ControlPlane {
   async #answer(request: Request, guard: Guard): Promise<Response> {
     try {
       const url = URL.parse(request.url);
-      if (!url) throw new Failure(400, "BAD_HOST", "the header host is no host.");
+      if (!url) throw new Failure(400, "BAD_HOST", "the host header is not a valid host.");
       guard(request, url);
       return await this.#act(request, url.pathname);
     } catch (error) {
@@ -115,7 +121,7 @@ type Action = (body: Json, registry: Registry, streams: EventStreams) => unknown
 const ACTIONS: Readonly<Record<string, Action>> = {
   "/internal/register": async ({ name, routes, pid = null, again = false }, registry) => {
     const processId = pid === null ? null : integer("pid", pid);
-    if (typeof again !== "boolean") throw new Failure(400, "BAD_FIELD", "again is neither true nor false.");
+    if (typeof again !== "boolean") throw new Failure(400, "BAD_FIELD", "again is not true or false.");
     const { id, bus } = await registry.register(text("name", name), routes as RouteRequest[], processId);
     if (again) registry.someReturned = true;
     return { worker_id: id, shm_name: bus };
@@ -151,7 +157,6 @@ export function health(registry: Registry): object {
 
 function asFailure(error: unknown): Failure {
   if (error instanceof Failure) return error;
-  if (error instanceof InvalidNameError) return new Failure(400, "BAD_NAME", error.message);
   if (error instanceof SlotbusError) return new Failure(error.retryable ? 503 : 400, error.code, error.message);
   return new Failure(500, "INTERNAL", "the hub failed.");
 }
@@ -166,7 +171,7 @@ async function readJson(request: Request): Promise<Json> {
     const value: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
     if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Json;
   } catch {}
-  throw new Failure(400, "BAD_JSON", "the body is no JSON object.");
+  throw new Failure(400, "BAD_JSON", "the body is not a JSON object.");
 }
 
 /** Reads a body of at most {@link CONTROL_LIMIT} bytes, however large the body is. */
@@ -189,17 +194,17 @@ async function readBody(request: Request): Promise<Uint8Array> {
 
 function text(name: string, value: unknown): string {
   if (typeof value === "string") return value;
-  throw new Failure(400, "BAD_FIELD", `${name} is ${value === undefined ? "missing" : "no text"}.`);
+  throw new Failure(400, "BAD_FIELD", `${name} is ${value === undefined ? "missing" : "not text"}.`);
 }
 
 function integer(name: string, value: unknown): number {
   if (Number.isSafeInteger(value) && (value as number) >= 0) return value as number;
-  throw new Failure(400, "BAD_FIELD", `${name} is no whole number.`);
+  throw new Failure(400, "BAD_FIELD", `${name} is not a whole number.`);
 }
 
 function texts(name: string, value: unknown): Record<string, string> {
   const isMap =
     typeof value === "object" && value !== null && Object.values(value).every((one) => typeof one === "string");
   if (isMap) return value as Record<string, string>;
-  throw new Failure(400, "BAD_FIELD", `${name} is no object of texts.`);
+  throw new Failure(400, "BAD_FIELD", `${name} is not an object of texts.`);
 }

@@ -58,13 +58,12 @@ export function encodeMissing(missing: Missing): string {
 }
 
 /** @throws {InvalidConfigError} for a type that would be more than a type. */
-export function checkEvent({ type, data }: StreamEvent): StreamEvent {
+export function checkEvent({ type }: StreamEvent): void {
   if (type === "" || type.length > TYPE_MAX || /[\n\r\0]/.test(type)) {
-    throw new InvalidConfigError(`${JSON.stringify(type.slice(0, 80))} is no event type.`, {
+    throw new InvalidConfigError(`${JSON.stringify(type.slice(0, 80))} is not a valid event type.`, {
       hint: `Use 1 to ${TYPE_MAX} characters without line breaks.`,
     });
   }
-  return { type, data };
 }
 
 function encodeEvent({ type, data }: StreamEvent): string {

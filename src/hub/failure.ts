@@ -1,7 +1,7 @@
 /** What a client hears when there is no answer of a worker. */
 
 import {
-  BusClosedError,
+  ClosedError,
   BusOverloadedError,
   HeadTooLargeError,
   NoWorkerError,
@@ -39,9 +39,9 @@ export function failureOf(error: unknown): Failure {
   if (error instanceof Failure) return error;
   if (error instanceof NoWorkerError) return new Failure(503, "NO_WORKER", "no worker serves this route now.", RETRY);
   if (error instanceof BusOverloadedError) return new Failure(503, "OVERLOADED", "too many requests wait.", RETRY);
-  if (error instanceof BusClosedError && error.mayHaveExecuted)
+  if (error instanceof ClosedError && error.mayHaveExecuted)
     return new Failure(502, "HUB_CLOSED", "the hub closed before the worker had answered.");
-  if (error instanceof BusClosedError) return closing();
+  if (error instanceof ClosedError) return closing();
   if (error instanceof RequestTimeoutError) return new Failure(504, "TIMEOUT", "no answer within the time limit.");
   if (error instanceof WorkerDiedError)
     return new Failure(502, "WORKER_DIED", "the worker ended before it had answered.");

@@ -1,18 +1,19 @@
 /** One HTTP server in front of many worker processes: a request comes by HTTP, goes to a worker over its bus, and back. */
 
 import type { Server } from "bun";
+import { Closing } from "../closing.ts";
 import { SlotBus } from "../slotbus.ts";
-import { checkCloseLimit } from "../check.ts";
 import type { StreamedResponse } from "../bus/response.ts";
-import { ResourceError, SlotbusError } from "../errors.ts";
+import { SlotbusError } from "../errors.ts";
 import { ControlPlane, health } from "./control.ts";
 import { Failure, failureOf, RETRY } from "./failure.ts";
-import { type HubOptions, type ResolvedHubOptions, resolveHubOptions } from "./options.ts";
+import { type HubOptions, hubOptions, type ResolvedHubOptions } from "./options.ts";
 import { isReserved, type Pattern } from "./pattern.ts";
 import { Pinger } from "./pinger.ts";
 import { answer, forward, headerOf, type Incoming, type RequestHeaders } from "./proxy.ts";
 import { Registry } from "./registry.ts";
 import { Meter } from "./meter.ts";
+import type { HubEvents } from "./service.ts";
 import { comeAgain, EventStreams } from "./sse.ts";
 import { Status } from "./status.ts";
 
@@ -51,9 +52,9 @@ const OWN: Readonly<Record<string, readonly string[]>> = { "/events": ["GET"], "
 /**
  * A hub. Workers find it by name; clients by HTTP.
  *
- *     await using hub = await createHub({ port: 3200 });
+ *     await using hub = await Hub.start({ port: 3200 });
  */
-export class Hub implements AsyncDisposable {
+export class Hub extends Closing<HubEvents> {
   readonly options: ResolvedHubOptions;
   readonly #name: SlotBus;
   readonly #registry: Registry;
@@ -65,11 +66,17 @@ export class Hub implements AsyncDisposable {
   readonly #control: ControlPlane;
   readonly #server: AnyServer | null;
   readonly #startedAt = performance.now();
-  #closing: Promise<void> | null = null;
+  #isRetired = false;
+  #stopped = false;
 
-  /** @internal Use {@link createHub}. */
-  static async create(options: HubOptions = {}): Promise<Hub> {
-    const resolved = resolveHubOptions(options);
+  /**
+   * Takes the name, listens, and lets workers register.
+   *
+   * @throws (rejects) {InvalidConfigError}; {BusExistsError} when a live hub has the name; `RESOURCE` when a port is
+   * taken; `PERMISSION_DENIED` for a directory that is not ours alone.
+   */
+  static async start(options: HubOptions = {}): Promise<Hub> {
+    const resolved = hubOptions.resolve(options);
     const { name, directory } = resolved;
     const owner = await SlotBus.create({ name, directory, slots: 1 }); // it has no workers: it holds the name
     try {
@@ -81,9 +88,13 @@ export class Hub implements AsyncDisposable {
   }
 
   private constructor(options: ResolvedHubOptions, name: SlotBus) {
+    super();
     this.options = options;
     this.#name = name;
-    this.#registry = new Registry(options, () => this.#streams.servicesChanged());
+    this.#registry = new Registry(options, {
+      changed: () => this.#streams.servicesChanged(),
+      tell: (event, ...args) => queueMicrotask(() => this.emit(event, ...(args as never))),
+    });
     this.#streams = new EventStreams(this.#registry, options);
     this.#status = new Status(this.#registry, this.#meter, options, () => this.#streams.clients);
     this.#pinger = options.ping ? new Pinger(options.ping, () => this.#registry.services) : null;
@@ -130,14 +141,19 @@ export class Hub implements AsyncDisposable {
     }
   };
 
-  /** Takes nothing new, answers what runs (for at most `timeout` ms, default 5000), ends event streams, leaves. */
-  close({ timeout = 5_000 }: { timeout?: number } = {}): Promise<void> {
-    this.#closing ??= this.#close(checkCloseLimit(timeout));
-    return this.#closing;
+  /** Takes nothing new, ends event streams, and waits until what runs is answered. */
+  protected async finish(timeout: number): Promise<void> {
+    const deadline = performance.now() + timeout;
+    this.#retire();
+    if (this.#server) await this.#untilAnswered(this.#server, deadline);
+    await this.#registry.drain({ timeout: Math.max(0, deadline - performance.now()) });
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close();
+  /** Ends what is left and gives the name back. */
+  protected async end(): Promise<void> {
+    await this.#registry.close({ timeout: 0 });
+    await this.#server?.stop(true);
+    await this.#name.close();
   }
 
   #listen(port: number): AnyServer {
@@ -152,7 +168,9 @@ export class Hub implements AsyncDisposable {
       }) as AnyServer;
     } catch (cause) {
       this.#control.close();
-      throw new ResourceError(`${hostname}:${port} cannot be listened on; it may be taken.`, { cause });
+      throw new SlotbusError("RESOURCE", `Cannot listen on ${hostname}:${port}; another process may use it.`, {
+        cause,
+      });
     }
   }
 
@@ -192,7 +210,7 @@ export class Hub implements AsyncDisposable {
     const incoming: Incoming = { request, headers, id, path, query, pattern: pattern.text, params, address, proto };
     const { timeout } = this.options;
     if (!sse) {
-      if (timeout === 0 || timeout >= IDLE_S * 1_000) server?.timeout(request, 0);
+      if (timeout >= IDLE_S * 1_000) server?.timeout(request, 0);
       return forward(owner.bus, incoming, this.options);
     }
     server?.timeout(request, IDLE_S);
@@ -239,32 +257,24 @@ export class Hub implements AsyncDisposable {
     return new Failure(500, "INTERNAL", "the hub failed.").toResponse(id);
   }
 
-  async #close(timeout: number): Promise<void> {
+  /** Takes nothing new from now on. */
+  #retire(): void {
+    if (this.#isRetired) return;
+    this.#isRetired = true;
     process.off("exit", this.#onExit);
     this.#pinger?.stop();
     this.#streams.close();
     this.#status.close();
     this.#control.close();
-    const deadline = performance.now() + (timeout || Infinity);
-    if (this.#server) await stopWhenAnswered(this.#server, deadline);
-    await this.#registry.close({ timeout: Math.max(0, deadline - performance.now()) });
-    await this.#server?.stop(true);
-    await this.#name.close();
+    void this.#server?.stop().then(() => (this.#stopped = true));
+  }
+
+  /** Ends when no request runs any more, or at `deadline`. Bun's own `stop` waits for a request whose head only began, too. */
+  async #untilAnswered(server: AnyServer, deadline: number): Promise<void> {
+    while (!this.#stopped && server.pendingRequests > 0 && performance.now() < deadline) await Bun.sleep(POLL_MS);
   }
 
   readonly #onExit = (): void => this.#control.removeSocket();
-}
-
-/** Makes a hub, which has its name until it is closed; rejects with `BusExistsError` when a live one has it. */
-export function createHub(options?: HubOptions): Promise<Hub> {
-  return Hub.create(options);
-}
-
-/** Ends when no request runs any more, or at `deadline`. Bun's own `stop` waits for a request whose head only began, too. */
-async function stopWhenAnswered(server: AnyServer, deadline: number): Promise<void> {
-  let isStopped = false;
-  void server.stop().then(() => (isStopped = true));
-  while (!isStopped && server.pendingRequests > 0 && performance.now() < deadline) await Bun.sleep(POLL_MS);
 }
 
 function isEventSource({ method, headers }: Request): boolean {
@@ -273,7 +283,7 @@ function isEventSource({ method, headers }: Request): boolean {
 
 /** Path and query as they stand in an absolute URL that was normalised. @throws {Failure} 400 when no host makes it one. */
 function split(url: string): { path: string; query: string } {
-  if (!url.startsWith("http")) throw new Failure(400, "BAD_HOST", "the header host is no host.");
+  if (!url.startsWith("http")) throw new Failure(400, "BAD_HOST", "the host header is not a valid host.");
   const start = url.indexOf("/", url.indexOf("//") + 2);
   const hash = url.indexOf("#", start);
   const end = hash < 0 ? url.length : hash;

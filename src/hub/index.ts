@@ -1,16 +1,10 @@
 /** HTTP in front, shared memory behind: `slotbus/hub`. */
 
-export { HandlerResponse, type HubAnswer } from "./answer.ts";
-export { type HubDeferredAnswer, HubRequest } from "./context.ts";
+export { type HubDeferredAnswer, HubRequest, type PathParams } from "./context.ts";
 export { HubEmitter } from "./emitter.ts";
-export { createHub, Hub } from "./hub.ts";
-export type { HubOptions, ResolvedHubOptions } from "./options.ts";
-export {
-  type HubHandler,
-  HubWorker,
-  type HubWorkerEvents,
-  type HubWorkerOptions,
-  type SseClient,
-  type SseHandlers,
-} from "./worker.ts";
+export { type HubHandler, type HubRoutes, sse, type SseClient, type SseHandlers, type SseRoute } from "./handlers.ts";
+export { Hub } from "./hub.ts";
+export type { HubOptions, HubWorkerOptions, ResolvedHubOptions, SseOptions } from "./options.ts";
+export type { HubEvents, HubWorkerInfo } from "./service.ts";
+export { HubWorker, type HubWorkerEvents } from "./worker.ts";
 export * from "../errors.ts";

@@ -14,6 +14,14 @@ export const PING_PATH = "/__ping__";
 /** Path of the POST on a route's pattern by which a worker hears of the clients of its event streams. No client can. */
 export const LIFECYCLE_PATH = "/__sse__";
 
+/** A route as a worker asks for it. */
+export interface RouteRequest {
+  readonly method: string;
+  readonly path: string;
+  /** Server-sent events that the hub serves; the method is GET. */
+  readonly sse?: boolean;
+}
+
 export interface Lifecycle {
   readonly sse_lifecycle: "connect" | "disconnect";
   readonly params: Readonly<Record<string, string>>;

@@ -1,158 +1,166 @@
-/** Options of a hub: their defaults, their ranges, and the one error each wrong value gets. */
+/** Options of a hub and of its workers: defaults, ranges, and the flags of `slotbus hub`. */
 
-import { checkInteger, checkTimeout, checkToken, shown } from "../check.ts";
+import { checkToken } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
+import {
+  boolean,
+  bytes,
+  choice,
+  custom,
+  flag,
+  type Given,
+  group,
+  integer,
+  needed,
+  Options,
+  optional,
+  orFalse,
+  type Resolved,
+  text,
+  timeout,
+} from "../options.ts";
 import { checkName, resolveDirectory } from "../runtime-directory.ts";
+import { type HubRoutes, readRoutes } from "./handlers.ts";
 
-export interface HubOptions {
-  /** 1-24 of `A-Z a-z 0-9 _ -`, starting with a letter or digit. Default `"hub"`. One live hub has it. */
-  name?: string;
-  /** Listens there; 0: any that is free. Default: listens nowhere, and `hub.fetch` is for a server of one's own. */
-  port?: number;
-  /** Default `"127.0.0.1"`: this machine only. */
-  hostname?: string;
-  /** Runtime directory. Default `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. */
-  directory?: string;
-  /** From the request to the head of its answer, in ms: 504 after that. Default 30 000. */
-  timeout?: number;
-  /** Between two pieces of a request's body, in ms: 408 after that. Default 30 000. */
-  bodyTimeout?: number;
-  /** Largest body of a request, in bytes: 413 above it. Default 10 MiB. */
-  payloadLimit?: number;
-  /** Requests that can be with one worker process at once. 1-256, default 32. */
-  slots?: number;
-  /** Requests that wait for a worker of one name: 503 above it. Default 1024. */
-  queue?: number;
-  /** Longest spin before sleeping, in µs. Default 50, or 0 on one processor. */
-  spin?: number;
-  /** How long routes of a worker that is gone answer 503, in ms; then they are 404. Default 30 000. */
-  goneFor?: number;
-  /** Believe `x-forwarded-*` of clients and add to it. Default `false`: it is replaced. */
-  trustProxy?: boolean;
-  /** How a hung worker is found: pings, in ms. `false`: not at all. */
-  ping?: false | { interval?: number; timeout?: number; misses?: number };
-  /** Server-sent events. */
-  sse?: SseOptions;
-  /** Opens `/_slotbus/` to others than this machine: `authorization: Bearer <token>`, 16 characters at least. */
-  adminToken?: string;
-  /**
-   * The control plane on a port too, for whoever cannot open the hub's socket: events, health; a worker's requests travel
-   * through memory, so it runs on this machine anyhow. 0: any that is free. Default: none. Needs `controlToken`.
-   */
-  controlPort?: number;
-  /** What is asked for there: `authorization: Bearer <token>`, 16 characters at least. */
-  controlToken?: string;
-  /** Where that port is. Default `"127.0.0.1"`: this machine only. */
-  controlHostname?: string;
-}
-
-export interface SseOptions {
-  /** Between two comments that keep a quiet stream alive, in ms. Default 15 000, at most 240 000. */
-  heartbeat?: number;
-  /** Bytes that wait for one client; what comes beyond is lost to it, and it is told. Default 1 MiB. */
-  clientBytes?: number;
-  /** Events of one stream kept for clients that come back, and bytes of them. Default 1000, 1 MiB. */
-  replay?: number;
-  replayBytes?: number;
-  /** Paths of routes for which events are kept. Default 10 000. */
-  paths?: number;
-}
-
-type Other = "port" | "spin" | "ping" | "sse" | "adminToken" | `control${string}`;
-
-/** Options of a hub with the defaults filled in. */
-export interface ResolvedHubOptions extends Readonly<Required<Omit<HubOptions, Other>>> {
-  readonly port: number | null;
-  readonly spin: number | undefined;
-  readonly ping: { readonly interval: number; readonly timeout: number; readonly misses: number } | null;
-  readonly sse: Readonly<Required<SseOptions>>;
-  readonly adminToken: string | null;
-  readonly control: { readonly port: number; readonly hostname: string; readonly token: string } | null;
-}
-
-const NAME = /^[A-Za-z0-9][A-Za-z0-9_-]{0,23}$/;
+const DAY_MS = 86_400_000;
+const GIB = 2 ** 30;
 /** Of the name of a worker's bus: the hub's, a dot, the worker's. No hub has a dot, so no two pairs make one name. */
 const BUS_NAME_MAX = 64;
 
-export function resolveHubOptions(options: HubOptions = {}): ResolvedHubOptions {
-  const { name = "hub", port, hostname = "127.0.0.1", ping = {} } = options;
-  return {
-    name: checkHubName(name),
-    port: port === undefined ? null : checkInteger("port", port, 0, 65_535),
-    hostname: checkHostname("hostname", hostname),
-    directory: resolveDirectory(options.directory),
-    timeout: checkTimeout("timeout", options.timeout ?? 30_000),
-    bodyTimeout: checkTimeout("bodyTimeout", options.bodyTimeout ?? 30_000),
-    payloadLimit: checkInteger("payloadLimit", options.payloadLimit ?? 10 << 20, 1, 2 ** 30, " bytes"),
-    slots: checkInteger("slots", options.slots ?? 32, 1, 256),
-    queue: checkInteger("queue", options.queue ?? 1_024, 0, 1_000_000),
-    spin: options.spin === undefined ? undefined : checkInteger("spin", options.spin, 0, 10_000, " µs"),
-    goneFor: checkInteger("goneFor", options.goneFor ?? 30_000, 0, 86_400_000, " ms"),
-    trustProxy: options.trustProxy ?? false,
-    ping: ping === false ? null : resolvePing(ping),
-    sse: resolveSse(options.sse ?? {}),
-    adminToken: options.adminToken === undefined ? null : checkToken("adminToken", options.adminToken),
-    control: resolveControl(options),
-  };
+const isHubName = (name: string): boolean => /^[A-Za-z0-9][A-Za-z0-9_-]{0,23}$/.test(name);
+const hubName = text("hub", "1 to 24 of A-Z a-z 0-9 _ -", isHubName);
+const port = integer(undefined, 0, 65_535);
+const hostname = text("127.0.0.1", "a name or an address", (name) => /^[\w.:[\]-]+$/.test(name));
+const token = custom<string>(undefined, "16 to 1024 characters", (given, name) => checkToken(name, given));
+const directory = custom<string>(undefined, "a path", resolveDirectory, "$SLOTBUS_DIR, else /dev/shm/slotbus-<euid>");
+
+const sse = {
+  /** Time between two comments that keep a quiet stream alive, in ms. */
+  heartbeat: flag(integer(15_000, 10, 240_000, " ms"), "between two comments on a quiet event stream"),
+  /** Bytes that wait for one client. Events beyond are dropped, and the client is told how many. */
+  clientBytes: flag(bytes(1 << 20, 1_024, GIB), "what may wait for one client of a stream"),
+  /** Events of one stream that are kept for clients that come back. */
+  maxReplay: flag(integer(1_000, 0, 1_000_000), "events of a stream kept for clients that come back"),
+  /** Bytes of those events. */
+  replayBytes: flag(bytes(1 << 20, 0, GIB), "their size"),
+  /** Paths for which events are kept. */
+  maxPaths: flag(integer(10_000, 1, 10_000_000), "paths for which events are kept"),
+};
+
+/** Options of `Hub.start`. */
+export const hubOptions = new Options("a hub", {
+  /** Name by which workers find the hub. No other live hub in the directory has it. */
+  name: flag(hubName, "name by which workers find the hub"),
+  /** Port to listen on; 0 takes a free one. `false` listens nowhere: `hub.fetch` is for a server of your own. */
+  port: flag(orFalse(integer(3_200, 0, 65_535)), "port to listen on; 0 takes a free one"),
+  /** Address to listen on. */
+  hostname: flag(hostname, "address to listen on; 0.0.0.0 is every address of the machine"),
+  /** Runtime directory. */
+  directory,
+  /** Time from a request to the head of its answer, in ms: 504 after that. */
+  timeout: flag(timeout(30_000), "from a request to the head of its answer"),
+  /** Time between two pieces of a request's body, in ms: 408 after that. */
+  bodyTimeout: flag(timeout(30_000), "between two pieces of a request's body"),
+  /** Largest body of a request: 413 above it. */
+  payloadBytes: flag(bytes(10 << 20, 1, GIB), "largest body of a request"),
+  /** Requests that one worker process has at once. */
+  slots: flag(integer(32, 1, 256), "requests that one worker process has at once"),
+  /** Requests that wait for a worker of one name. */
+  queue: group({
+    /** Requests that may wait: 503 above it. */
+    limit: flag(integer(1_024, 0, 1_000_000), "requests that wait for one worker name"),
+    /** What happens beyond the limit. */
+    policy: flag(choice("reject", ["reject", "wait"]), "what happens beyond that"),
+  }),
+  /** Longest spin before the process sleeps, in µs. 0 on a machine with one processor. */
+  spin: flag(optional(integer(undefined, 0, 10_000, " µs"), "50"), "microseconds of spinning before sleep; 0: none"),
+  /** Time for which routes of a worker that left answer 503, in ms; then they are 404. */
+  goneFor: flag(integer(30_000, 0, DAY_MS, " ms"), "how long routes of a worker that left answer 503"),
+  /** Believes `x-forwarded-*` headers of clients and adds to them. Otherwise they are replaced. */
+  trustProxy: flag(boolean(false), "believe x-forwarded-* of clients"),
+  /** How a hung worker is found. `false`: it is not. */
+  ping: flag(
+    orFalse(
+      group({
+        /** Time between two pings, in ms. */
+        interval: flag(integer(10_000, 10, DAY_MS, " ms"), "between two pings of a worker"),
+        /** Time for the answer, in ms. */
+        timeout: flag(integer(2_000, 1, DAY_MS, " ms"), "time for its answer"),
+        /** Pings missed in a row after which a worker is evicted. */
+        maxMisses: flag(integer(3, 1, 1_000), "pings missed in a row"),
+      }),
+    ),
+    "send no pings: hung workers stay",
+  ),
+  /** Server-sent events. */
+  sse: group(sse),
+  /** Opens `/_slotbus/` to other machines: `authorization: Bearer <token>`. */
+  adminToken: optional(token),
+  /**
+   * The control plane on a port too, for programs that cannot open the hub's socket: events and health. A worker's requests
+   * travel through memory, so a worker runs on the hub's machine in any case.
+   */
+  control: optional(
+    group({
+      /** Port of the control plane; 0 takes a free one. */
+      port: flag(needed(port), "port of the control plane; it needs a token"),
+      /** Address of that port. */
+      hostname: flag(hostname, "address of that port"),
+      /** Token that is asked for there: `authorization: Bearer <token>`. */
+      token: needed(token),
+    }),
+  ),
+});
+
+/** Options of {@link Hub.start}. */
+export interface HubOptions extends Given<typeof hubOptions.rows> {}
+
+/** Options of server-sent events. */
+export interface SseOptions extends Given<typeof sse> {}
+
+/** Options of a hub with the defaults filled in. */
+export interface ResolvedHubOptions extends Resolved<typeof hubOptions.rows> {}
+
+/** Options of `HubWorker.start`. */
+export const hubWorkerOptions = new Options("a worker of a hub", {
+  /** Name of the worker. Processes of one name share its requests. */
+  name: needed(custom<string>(undefined, "1 to 64 of A-Z a-z 0-9 . _ -", (name) => checkName(name))),
+  /** Handlers, apps and event streams by pattern: the shape of `Bun.serve`'s `routes`. */
+  routes: needed(custom<HubRoutes, ReturnType<typeof readRoutes>>(undefined, "by pattern", readRoutes)),
+  /** Name of the hub. */
+  hub: hubName,
+  /** Requests handled at once; never more than the hub gives. */
+  concurrency: integer(256, 1, 256),
+  /** How long `start` waits for the hub, in ms. */
+  timeout: timeout(Infinity, 0),
+  /** Pauses between two attempts to reach the hub; each is twice as long as the one before, with jitter. */
+  reconnect: group({
+    /** First pause, in ms. */
+    initial: integer(1_000, 1, 3_600_000, " ms"),
+    /** Longest pause, in ms. */
+    max: integer(30_000, 1, 3_600_000, " ms"),
+  }),
+  /** Time between two looks at whether the hub still knows the worker, in ms. */
+  watchdog: integer(5_000, 10, DAY_MS, " ms"),
+  /** Runtime directory. */
+  directory: optional(directory, directory.fallback),
+});
+
+/** Options of {@link HubWorker.start}. */
+export interface HubWorkerOptions<Pattern extends string = string> extends Omit<
+  Given<typeof hubWorkerOptions.rows>,
+  "routes"
+> {
+  /** Handlers, apps and event streams by pattern: the shape of `Bun.serve`'s `routes`. */
+  routes: HubRoutes<Pattern>;
 }
 
-/** @throws {InvalidConfigError} */
-export function checkHubName(name: unknown): string {
-  if (typeof name === "string" && NAME.test(name)) return name;
-  throw new InvalidConfigError(`${shown(name)} is no name of a hub.`, {
-    hint: "Use 1 to 24 of A-Z a-z 0-9 _ - and start with a letter or digit.",
-  });
-}
-
-function resolveControl({
-  controlPort: port,
-  controlToken: token,
-  controlHostname: hostname = "127.0.0.1",
-}: HubOptions): ResolvedHubOptions["control"] {
-  if (port === undefined && token === undefined) return null;
-  if (port === undefined || token === undefined)
-    throw new InvalidConfigError("controlPort and controlToken go together.", {
-      hint: "Give both, or neither: then workers reach the hub by its socket alone.",
-    });
-  return {
-    port: checkInteger("controlPort", port, 0, 65_535),
-    hostname: checkHostname("controlHostname", hostname),
-    token: checkToken("controlToken", token),
-  };
-}
-
-function checkHostname(option: string, hostname: unknown): string {
-  if (typeof hostname === "string" && /^[\w.:[\]-]+$/.test(hostname)) return hostname;
-  throw new InvalidConfigError(`${option} is ${shown(hostname)}; it must be a name or an address.`);
-}
-
-function resolveSse(sse: SseOptions): Required<SseOptions> {
-  return {
-    heartbeat: checkInteger("sse.heartbeat", sse.heartbeat ?? 15_000, 10, 240_000, " ms"),
-    clientBytes: checkInteger("sse.clientBytes", sse.clientBytes ?? 1 << 20, 1_024, 2 ** 30, " bytes"),
-    replay: checkInteger("sse.replay", sse.replay ?? 1_000, 0, 1_000_000),
-    replayBytes: checkInteger("sse.replayBytes", sse.replayBytes ?? 1 << 20, 0, 2 ** 30, " bytes"),
-    paths: checkInteger("sse.paths", sse.paths ?? 10_000, 1, 10_000_000),
-  };
-}
-
-function resolvePing({
-  interval = 10_000,
-  timeout = 2_000,
-  misses = 3,
-}: Exclude<HubOptions["ping"], false | undefined>) {
-  return {
-    interval: checkInteger("ping.interval", interval, 10, 86_400_000, " ms"),
-    timeout: checkInteger("ping.timeout", timeout, 1, 86_400_000, " ms"),
-    misses: checkInteger("ping.misses", misses, 1, 1_000),
-  };
-}
-
-/** The bus of a worker's name. @throws {InvalidNameError}, {@link InvalidConfigError} */
+/** The bus of a worker's name. @throws {InvalidConfigError}, {@link InvalidConfigError} */
 export function busNameOf(hub: string, worker: unknown): string {
   const name = `${hub}.${checkName(worker)}`;
   if (name.length <= BUS_NAME_MAX) return name;
-  throw new InvalidConfigError(`the worker's name has ${name.length - hub.length - 1} characters.`, {
-    hint: `Beside the hub "${hub}" it can have ${BUS_NAME_MAX - hub.length - 1}.`,
+  const room = BUS_NAME_MAX - hub.length - 1;
+  throw new InvalidConfigError(`The name of the worker has ${name.length - hub.length - 1} characters.`, {
+    hint: `Beside the hub "${hub}" it can have ${room}.`,
   });
 }

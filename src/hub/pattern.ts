@@ -52,7 +52,7 @@ function parseSegment(
   names: Set<string>,
 ): { route: string; key: string } {
   if (segment === "") throw refused(text, "it has an empty segment");
-  if (/^\.\.?$/.test(segment.replaceAll(/%2e/gi, "."))) throw refused(text, `"${segment}" is no segment of a URL`);
+  if (/^\.\.?$/.test(segment.replaceAll(/%2e/gi, "."))) throw refused(text, `"${segment}" is not a segment of a URL`);
   if (segment.startsWith("*")) return parseRest(text, segment.slice(1), isLast, names);
   const parameter = /^:(.*)$/.exec(segment)?.[1] ?? /^\{(.*)\}$/.exec(segment)?.[1];
   if (parameter !== undefined) {
@@ -71,7 +71,7 @@ function parseRest(text: string, name: string, isLast: boolean, names: Set<strin
 }
 
 function takeName(text: string, name: string, names: Set<string>): void {
-  if (!NAME.test(name)) throw refused(text, `${JSON.stringify(name)} is no name of a parameter`);
+  if (!NAME.test(name)) throw refused(text, `${JSON.stringify(name)} is not a valid name of a parameter`);
   if (names.has(name)) throw refused(text, `two parameters are "${name}"`);
   names.add(name);
 }
@@ -87,7 +87,7 @@ function canonical(segment: string): string {
 
 function refused(text: unknown, why: string): InvalidConfigError {
   const shown = typeof text === "string" ? JSON.stringify(text.slice(0, 80)) : String(text);
-  return new InvalidConfigError(`${shown} is no pattern of a route: ${why}.`, {
+  return new InvalidConfigError(`Invalid route pattern ${shown}: ${why}.`, {
     hint: 'Write "/users/:id", "/users/{id}" or "/files/*path".',
   });
 }

@@ -41,7 +41,7 @@ export class Pinger {
         if (await this.#answers(service, id)) return;
         const missed = (this.#misses.get(key) ?? 0) + 1;
         misses.set(key, missed);
-        if (missed >= this.#options.misses) service.bus.evict(id, `it missed ${missed} pings`);
+        if (missed >= this.#options.maxMisses) service.bus.evict(id, `it missed ${missed} pings`);
       }),
     );
     this.#misses = misses;

@@ -1,12 +1,13 @@
 /** A request over a bus to a worker, and its answer back: what of HTTP belongs to one connection stays there. */
 
 import type { SlotBus } from "../slotbus.ts";
-import type { BusRequest } from "../bus/call.ts";
-import { METHODS, type Method } from "../bus/codec.ts";
+import { type BusRequest, type InnerOptions, lateSignal } from "../bus/call.ts";
+import type { Method } from "../bus/codec.ts";
 import { HeaderList } from "../bus/headers.ts";
 import type { StreamedResponse } from "../bus/response.ts";
 import type { StreamSource } from "../bus/body-writer.ts";
 import { Failure, tooLarge } from "./failure.ts";
+import type { ResolvedHubOptions } from "./options.ts";
 
 /** RFC 9110 (7.6.1), and what belongs to it by custom. */
 const HOP_BY_HOP = [
@@ -51,21 +52,14 @@ export interface Incoming {
   readonly proto: "http" | "https";
 }
 
-export interface ProxyLimits {
-  readonly timeout: number;
-  readonly bodyTimeout: number;
-  readonly payloadLimit: number;
-  readonly trustProxy: boolean;
-}
+type ProxyLimits = Pick<ResolvedHubOptions, "timeout" | "bodyTimeout" | "payloadBytes" | "trustProxy">;
 
 /** Rejects with {@link Failure}, or with an error of the bus. */
 export function forward(bus: SlotBus, incoming: Incoming, limits: ProxyLimits): Promise<StreamedResponse> {
   const { request } = incoming;
   if (request.body) return forwardBody(bus, incoming, limits);
-  return bus.stream(asRequest(incoming, limits, undefined), {
-    timeout: limits.timeout,
-    lateSignal: () => request.signal,
-  });
+  const options: InnerOptions = { timeout: limits.timeout, [lateSignal]: () => request.signal };
+  return bus.stream(asRequest(incoming, limits, undefined), options);
 }
 
 async function forwardBody(bus: SlotBus, incoming: Incoming, limits: ProxyLimits): Promise<StreamedResponse> {
@@ -81,10 +75,6 @@ function asRequest(incoming: Incoming, limits: ProxyLimits, body: BusRequest["bo
   const { request, path, query, pattern, params, id } = incoming;
   const headers = requestHeaders(incoming, limits.trustProxy);
   return { method: request.method as Method, path, query, pattern, params, id, headers, body };
-}
-
-export function isMethod(method: string): method is Method {
-  return METHODS.includes(method as Method);
 }
 
 // ---- headers ----------------------------------------------------------------------------------------------------------
@@ -122,7 +112,7 @@ function requestHeaders({ headers, address, id, proto }: Incoming, trustProxy: b
   return new HeaderList(flat);
 }
 
-/** The answer for the client. @throws {ProtocolError} for a header that none can have. */
+/** The answer for the client. @throws `PROTOCOL` for a header that none can have. */
 export function answer(response: StreamedResponse, { id, request }: { id: string; request: Request }): Response {
   const { head } = response;
   // The head is the same object as long as the worker answers with the same head; a Response copies the headers it is given.
@@ -156,7 +146,7 @@ class Body {
 
 async function* pieces(
   stream: ReadableStream<Uint8Array>,
-  { payloadLimit, bodyTimeout }: ProxyLimits,
+  { payloadBytes, bodyTimeout }: ProxyLimits,
   fail: (failure: Failure) => void,
 ): AsyncGenerator<Uint8Array> {
   const reader = stream.getReader();
@@ -166,7 +156,7 @@ async function* pieces(
       const { done, value } = await within(reader.read(), bodyTimeout);
       if (done) return;
       bytes += value.length;
-      if (bytes > payloadLimit) throw tooLarge(payloadLimit);
+      if (bytes > payloadBytes) throw tooLarge(payloadBytes);
       yield value;
     }
   } catch (error) {
@@ -180,8 +170,8 @@ async function* pieces(
 async function readBody({ request, headers }: Incoming, limits: ProxyLimits): Promise<Uint8Array | Body> {
   const declared = headerOf(headers, "content-length");
   if (declared !== null && !/^\d+$/.test(declared))
-    throw new Failure(400, "BAD_LENGTH", "content-length is no number.");
-  if (declared !== null && Number(declared) > limits.payloadLimit) throw tooLarge(limits.payloadLimit);
+    throw new Failure(400, "BAD_LENGTH", "the content-length header is not a number.");
+  if (declared !== null && Number(declared) > limits.payloadBytes) throw tooLarge(limits.payloadBytes);
   if (declared === null || Number(declared) > WHOLE_BYTES) return new Body(request.body!, limits);
   try {
     return await within(request.bytes(), limits.bodyTimeout);
@@ -190,10 +180,14 @@ async function readBody({ request, headers }: Incoming, limits: ProxyLimits): Pr
   }
 }
 
+/** Longest time of a timer, in ms; one that is longer fires at once. */
+const TIMER_MAX = 2 ** 31 - 1;
+
 /** What is there already costs no timer. */
 function within<T>(promise: Promise<T>, ms: number): Promise<T> {
-  if (ms === 0 || Bun.peek.status(promise) !== "pending") return promise;
+  if (ms === Infinity || Bun.peek.status(promise) !== "pending") return promise;
   const { promise: late, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(new Failure(408, "BODY_TIMEOUT", `no byte of the body for ${ms} ms.`)), ms);
+  const expire = (): void => reject(new Failure(408, "BODY_TIMEOUT", `no byte of the body for ${ms} ms.`));
+  const timer = setTimeout(expire, Math.min(ms, TIMER_MAX));
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }

@@ -1,21 +1,13 @@
 /** Who serves which routes: a registration takes effect at once and whole, or not at all. */
 
-import { METHODS } from "../bus/codec.ts";
+import { METHODS, type Method } from "../bus/codec.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { closing, Failure } from "./failure.ts";
+import type { RouteRequest } from "./names.ts";
 import type { ResolvedHubOptions } from "./options.ts";
 import { parsePattern } from "./pattern.ts";
-import { isMethod } from "./proxy.ts";
 import { type Route, routeKey, RouteTable } from "./routes.ts";
-import { type Registration, Service } from "./service.ts";
-
-/** A route as a worker asks for it. */
-export interface RouteRequest {
-  readonly method: string;
-  readonly path: string;
-  /** Server-sent events that the hub serves; the method is GET. */
-  readonly sse?: boolean;
-}
+import { type Audience, type Registration, Service } from "./service.ts";
 
 type AskedRoute = Omit<Route<Service>, "owner">;
 
@@ -23,7 +15,7 @@ const ROUTES_MAX = 10_000;
 
 export class Registry {
   readonly #options: ResolvedHubOptions;
-  readonly #onChange: () => void;
+  readonly #audience: Audience;
   /** By worker name. Creation of a bus takes a while: the next registration of that name waits for it. */
   readonly #services = new Map<string, Promise<Service>>();
   #live: Service[] = [];
@@ -34,9 +26,9 @@ export class Registry {
   /** Whether one of its workers had a hub of this name before: the others may be on their way. */
   someReturned = false;
 
-  constructor(options: ResolvedHubOptions, onChange: () => void) {
+  constructor(options: ResolvedHubOptions, audience: Audience) {
     this.#options = options;
-    this.#onChange = onChange;
+    this.#audience = audience;
   }
 
   get services(): readonly Service[] {
@@ -68,18 +60,27 @@ export class Registry {
     return this.#live.some((service) => service.unregister(id));
   }
 
-  async close(limit: { timeout: number }): Promise<void> {
+  /** Takes no registration and no request any more; waits for what runs, for at most `timeout` ms. */
+  drain(limit: { timeout: number }): Promise<void> {
+    return this.#end((service) => service.bus.drain(limit));
+  }
+
+  close(limit: { timeout: number }): Promise<void> {
+    return this.#end((service) => service.close(limit));
+  }
+
+  async #end(how: (service: Service) => Promise<void>): Promise<void> {
     this.#closed = true;
     if (this.#sweep) clearTimeout(this.#sweep);
     const all = await Promise.allSettled(this.#services.values()); // also those that are being made
-    await Promise.all(all.map((made) => made.status === "fulfilled" && made.value.close(limit)));
+    await Promise.all(all.map((made) => made.status === "fulfilled" && how(made.value)));
   }
 
   async #service(name: string): Promise<Service> {
     if (this.#closed) throw closing();
     const known = this.#services.get(name);
     if (known) return known;
-    const making = Service.create(name, this.#options, () => this.#changed());
+    const making = Service.create(name, this.#options, { ...this.#audience, changed: () => this.#changed() });
     this.#services.set(name, making);
     try {
       const service = await making;
@@ -110,11 +111,11 @@ export class Registry {
     const services = this.#live.toSorted((a, b) => Number(a.isThere) - Number(b.isThere));
     for (const service of services) for (const route of service.routes) kept.set(routeKey(route), route);
     this.table = new RouteTable([...kept.values()]);
-    this.#onChange();
+    this.#audience.changed();
   }
 
   #changed(): void {
-    this.#onChange();
+    this.#audience.changed();
     const gone = this.#live.filter((service) => !service.isThere);
     if (this.#closed || this.#sweep || gone.length === 0) return;
     const longest = Math.max(...gone.map((service) => service.goneFor));
@@ -137,7 +138,7 @@ export class Registry {
 
 function checkRoutes(routes: readonly RouteRequest[]): AskedRoute[] {
   if (!Array.isArray(routes) || routes.length > ROUTES_MAX)
-    throw new Failure(400, "BAD_REGISTRATION", `routes is no list of at most ${ROUTES_MAX} routes.`);
+    throw new Failure(400, "BAD_REGISTRATION", `routes is not a list of at most ${ROUTES_MAX} routes.`);
   const seen = new Map<string, string>();
   return routes.map((route) => {
     const parsed = checkRoute(route);
@@ -151,11 +152,11 @@ function checkRoutes(routes: readonly RouteRequest[]): AskedRoute[] {
 
 function checkRoute(route: RouteRequest): AskedRoute {
   const { method, path, sse = false } = route ?? {};
-  if (typeof method !== "string" || !isMethod(method) || typeof sse !== "boolean")
-    throw badRoute(`${JSON.stringify(route)} is no route; its method is one of ${METHODS.join(", ")}.`);
+  if (!METHODS.includes(method as Method) || typeof sse !== "boolean")
+    throw badRoute(`${JSON.stringify(route)} is not a valid route; its method is one of ${METHODS.join(", ")}.`);
   if (sse && method !== "GET") throw badRoute(`${path}: server-sent events are asked for with GET.`);
   try {
-    return { method, pattern: parsePattern(path), sse };
+    return { method: method as Method, pattern: parsePattern(path), sse };
   } catch (error) {
     throw error instanceof InvalidConfigError ? badRoute(error.message) : error;
   }

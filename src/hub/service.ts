@@ -5,6 +5,31 @@ import type { WorkerInfo } from "../bus/events.ts";
 import type { Route } from "./routes.ts";
 import { busNameOf, type ResolvedHubOptions } from "./options.ts";
 
+/** A worker process in an event of the hub. */
+export interface HubWorkerInfo {
+  /** Name that the process serves. */
+  readonly name: string;
+  /** Number of this attachment; no other of its name has it. */
+  readonly id: number;
+  readonly pid: number;
+}
+
+/** Events of a hub, with the arguments of their listeners. */
+export interface HubEvents {
+  /** A worker process registered and attached. */
+  joined: [worker: HubWorkerInfo];
+  /** A worker process closed in good order. */
+  left: [worker: HubWorkerInfo];
+  /** A worker process was lost, or evicted because it answered no pings; `reason` says which. */
+  died: [worker: HubWorkerInfo, reason: string];
+}
+
+/** Who hears of processes that come and go. */
+export interface Audience {
+  changed(): void;
+  tell<E extends keyof HubEvents>(event: E, ...args: HubEvents[E]): void;
+}
+
 /** One registration: of a process, when it said which it is. */
 export interface Registration {
   readonly id: string;
@@ -29,33 +54,32 @@ export class Service {
   /** Of the newest registration. */
   routes: readonly Route<Service>[] = [];
   readonly #registrations = new Map<string, Tenure>();
-  readonly #onChange: () => void;
+  readonly #audience: Audience;
   /** `performance.now()` of the moment since which nobody is there; null while a process is there or about to come. */
   #goneAt: number | null = performance.now();
   #arrival: ReturnType<typeof setTimeout> | null = null;
 
-  /** `onChange` hears when a process came or went. */
-  static async create(name: string, options: ResolvedHubOptions, onChange: () => void): Promise<Service> {
-    const { directory, slots, payloadLimit, timeout, queue, spin } = options;
+  static async create(name: string, options: ResolvedHubOptions, audience: Audience): Promise<Service> {
+    const { directory, slots, payloadBytes, timeout, queue, spin } = options;
     const bus = await SlotBus.create({
       name: busNameOf(options.name, name),
       directory,
       slots,
-      payloadLimit,
-      timeout: timeout || Infinity,
-      queue: { limit: queue },
-      ...(spin === undefined ? {} : { spin }),
+      payloadBytes,
+      timeout,
+      queue,
+      ...(spin === null ? {} : { spin }),
     });
-    return new Service(name, bus, onChange);
+    return new Service(name, bus, audience);
   }
 
-  private constructor(name: string, bus: SlotBus, onChange: () => void) {
+  private constructor(name: string, bus: SlotBus, audience: Audience) {
     this.name = name;
     this.bus = bus;
-    this.#onChange = onChange;
-    bus.on("workerJoined", (worker) => this.#joined(worker));
-    bus.on("workerLeft", (worker) => this.#left(worker));
-    bus.on("workerDied", (worker) => this.#left(worker));
+    this.#audience = audience;
+    bus.on("joined", (worker) => this.#joined(worker));
+    bus.on("left", (worker) => this.#left(worker));
+    bus.on("died", (worker, reason) => this.#left(worker, reason));
   }
 
   get registrations(): readonly Registration[] {
@@ -90,23 +114,27 @@ export class Service {
     return true;
   }
 
-  /** Waits for what runs, at most `timeout` ms (default 5000). */
   async close(limit?: { timeout: number }): Promise<void> {
     if (this.#arrival) clearTimeout(this.#arrival);
     await this.bus.close(limit);
   }
 
-  #joined({ pid }: WorkerInfo): void {
+  #joined({ id, pid }: WorkerInfo): void {
     const newest = this.#of(pid).findLast((one) => !one.hasCome);
     if (newest) newest.hasCome = true;
     this.#goneAt = null;
-    this.#onChange();
+    this.#audience.changed();
+    this.#audience.tell("joined", { name: this.name, id, pid });
   }
 
-  #left({ pid }: WorkerInfo): void {
+  /** `reason`: why it died. */
+  #left({ id, pid }: WorkerInfo, reason?: string): void {
     const come = this.#of(pid).filter((one) => one.hasCome);
     if (come.length > this.#attached(pid)) this.#registrations.delete(come[0]!.id); // one that came later may be the next
     this.#judge();
+    const worker = { name: this.name, id, pid };
+    if (reason === undefined) this.#audience.tell("left", worker);
+    else this.#audience.tell("died", worker, reason);
   }
 
   /** Whoever registered and did not come is gone; when nobody is attached or about to be, the name is. */
@@ -117,7 +145,7 @@ export class Service {
       if (isMissing && now - since > ARRIVAL_MS) this.#registrations.delete(id);
     }
     if (this.bus.workers.length === 0 && this.#registrations.size === 0) this.#goneAt ??= now;
-    this.#onChange();
+    this.#audience.changed();
   }
 
   /** A process has as many as it has attachments, and one or two that are about to be one: it registers anew. */

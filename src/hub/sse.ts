@@ -175,7 +175,7 @@ export class EventStreams {
     const channel: Channel = { ...(known ?? this.#makeStream()), route, params };
     this.#channels.set(path, channel);
     this.#keepTime();
-    if (this.#channels.size > this.#options.sse.paths) this.#forgetOne();
+    if (this.#channels.size > this.#options.sse.maxPaths) this.#forgetOne();
     return channel;
   }
 
@@ -186,8 +186,8 @@ export class EventStreams {
   }
 
   #makeStream(): Stream {
-    const { replay, replayBytes } = this.#options.sse;
-    return { log: new EventLog(this.#epoch, replay, replayBytes), clients: new Set() };
+    const { maxReplay, replayBytes } = this.#options.sse;
+    return { log: new EventLog(this.#epoch, maxReplay, replayBytes), clients: new Set() };
   }
 
   async #tell(

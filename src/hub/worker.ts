@@ -1,62 +1,23 @@
 /** A worker of a hub: registers its routes, answers their requests, and does both again when the hub comes back. */
 
-import { EventEmitter } from "node:events";
 import { backoff } from "../backoff.ts";
-import { METHODS, type Method } from "../bus/codec.ts";
-import { toWebRequest } from "../bus/fetch.ts";
 import type { Answerable } from "../bus/answer.ts";
-import type { FetchHandler, Handler, WorkerRequest } from "../bus/request.ts";
-import { SlotWorker } from "../slotbus.ts";
+import type { Handler, WorkerRequest } from "../bus/request.ts";
 import { systemClock } from "../clock.ts";
-import { HubError, InvalidConfigError, NoAnswerError, type SlotbusError } from "../errors.ts";
+import { Closing } from "../closing.ts";
+import { HubError, SlotbusError } from "../errors.ts";
+import { isNoAnswer } from "../errors/plain.ts";
+import type { Resolved } from "../options.ts";
 import { resolveDirectory } from "../runtime-directory.ts";
-import { HandlerResponse, type HubAnswer, toAnswerable } from "./answer.ts";
+import { SlotWorker } from "../slotbus.ts";
 import { HubClient } from "./client.ts";
-import { HubRequest } from "./context.ts";
 import { HubEmitter } from "./emitter.ts";
 import { LIFECYCLE_PATH, type Lifecycle, PING_PATH } from "./names.ts";
-import { busNameOf, checkHubName } from "./options.ts";
-import { parsePattern } from "./pattern.ts";
-import type { RouteRequest } from "./registry.ts";
-
-/** Answers the requests of a route. It may return nothing only after `request.defer()`. */
-export type HubHandler<State = unknown> = (request: HubRequest<State>) => HubAnswer | void | Promise<HubAnswer | void>;
-
-/** A client came to, or went from, a route of server-sent events. */
-export interface SseClient<State = unknown> {
-  readonly state: State;
-  readonly params: Readonly<Record<string, string>>;
-}
-
-/** What a worker is told of the clients of an event stream. */
-export interface SseHandlers<State = unknown> {
-  /** In one of the name's processes, before the client gets its first byte. `false` turns it away with 403, a throw with 500. */
-  connect?(client: SseClient<State>): boolean | void | Promise<boolean | void>;
-  /** Once, when it has gone; in any of the processes. Not for one that was turned away. */
-  disconnect?(client: SseClient<State>): void | Promise<void>;
-}
-
-/** Which hub a worker registers with, under what name, and how it comes back. */
-export interface HubWorkerOptions<State = undefined> {
-  /** Name of the worker: several processes of one name share its requests. */
-  name: string;
-  /** Name of the hub. Default `"hub"`. */
-  hub?: string;
-  /** Handed to every handler. */
-  state?: State;
-  /** Requests handled at once. Default: as many as the hub gives. */
-  concurrency?: number;
-  /** Runtime directory. Default `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. */
-  directory?: string;
-  /** Between two attempts to reach the hub, in ms: doubles from `min` (1000) to `max` (30 000), with jitter. */
-  backoff?: { min?: number; max?: number };
-  /** Between two looks at whether the hub still knows this worker, in ms. Default 5000. */
-  watchdog?: number;
-}
+import { busNameOf, type HubWorkerOptions, hubWorkerOptions } from "./options.ts";
 
 /** Events of a hub's worker, with the arguments of their listeners. */
 export interface HubWorkerEvents {
-  /** Registered and attached, for the first time or again. */
+  /** Registered and attached again. `HubWorker.start` resolves when it is for the first time. */
   connected: [];
   /** The hub ended, or forgot this worker. */
   disconnected: [reason: Error];
@@ -66,168 +27,150 @@ export interface HubWorkerEvents {
   handlerError: [error: unknown, request: { id: string; path: string }];
 }
 
+/** A registration with a hub, and the attachment that came of it. */
+interface Attachment {
+  readonly id: string;
+  readonly worker: SlotWorker;
+  readonly lost: Promise<Error>;
+}
+
 /**
- *     const worker = new HubWorker({ name: "users" });
- *     worker.get("/users/:id", ({ params }) => HandlerResponse.okJson({ id: params.id }));
- *     await worker.run();
+ * A worker of a hub.
+ *
+ *     await using worker = await HubWorker.start({
+ *       name: "users",
+ *       routes: { "/users/:id": ({ params }) => ({ json: { id: params.id } }) },
+ *     });
  */
-export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> {
+export class HubWorker extends Closing<HubWorkerEvents> {
   readonly name: string;
   readonly hub: string;
-  readonly state: State;
-  readonly #options: HubWorkerOptions<State>;
+  readonly #options: Resolved<typeof hubWorkerOptions.rows>;
   readonly #client: HubClient;
-  readonly #routes: RouteRequest[] = [];
-  /** By method and pattern. */
-  readonly #handlers = new Map<string, Handler>();
-  /** By pattern. */
-  readonly #sse = new Map<string, SseHandlers<State>>();
-  #stop = Promise.withResolvers<void>();
-  #running: Promise<void> | null = null;
-  #stopped = false;
+  readonly #stop = Promise.withResolvers<null>();
+  #attachment: Attachment | null = null;
+  #running: Promise<void> = Promise.resolve();
+  #isStopped = false;
   #hasServed = false;
   /** Why it is kept from its hub, as it was said last. */
   #said = "";
 
-  constructor(options: HubWorkerOptions<State>) {
+  /**
+   * Resolves when the worker is registered with its hub and attached. Waits for the hub up to `timeout` ms, and says on standard
+   * error why it waits. Once started it comes back by itself when the hub does.
+   *
+   * @throws (rejects) {InvalidConfigError}, {InvalidConfigError}; {@link HubError} when the hub refuses the worker, for example
+   * because another one has a route, or does not answer in time; `PERMISSION_DENIED`, {VersionMismatchError}.
+   */
+  static async start<Pattern extends string>(options: HubWorkerOptions<Pattern>): Promise<HubWorker> {
+    const worker = new HubWorker(hubWorkerOptions.resolve(options as HubWorkerOptions));
+    const attachment = await worker.#reach(performance.now() + worker.#options.timeout);
+    worker.#running = worker.#run(attachment);
+    return worker;
+  }
+
+  private constructor(options: Resolved<typeof hubWorkerOptions.rows>) {
     super();
-    const { name, hub = "hub", directory } = options;
-    busNameOf(checkHubName(hub), name);
+    const { name, hub, directory } = options;
+    busNameOf(hub, name);
     this.name = name;
     this.hub = hub;
-    this.state = options.state as State;
     this.#options = options;
-    this.#client = new HubClient(hub, resolveDirectory(directory), directory !== undefined);
+    this.#client = new HubClient(hub, directory ?? resolveDirectory(undefined), directory !== null);
   }
 
-  /** Answers a route: "/users/:id", "/users/{id}", "/files/*path". Before {@link run}. */
-  route(method: string, path: string, handler: HubHandler<State>): this {
-    if (!METHODS.includes(method as Method)) throw new InvalidConfigError(`${JSON.stringify(method)} is not a method.`);
-    return this.#add({ method, path }, (request) => {
-      const answer = handler(new HubRequest(request, this.state));
-      return answer instanceof Promise ? answer.then((value) => toAnswerable(value)) : toAnswerable(answer);
-    });
+  /** Whether the worker is registered with its hub and attached. */
+  get connected(): boolean {
+    return this.#attachment?.worker.connected ?? false;
   }
 
-  get(path: string, handler: HubHandler<State>): this {
-    return this.route("GET", path, handler);
-  }
-
-  post(path: string, handler: HubHandler<State>): this {
-    return this.route("POST", path, handler);
-  }
-
-  put(path: string, handler: HubHandler<State>): this {
-    return this.route("PUT", path, handler);
-  }
-
-  patch(path: string, handler: HubHandler<State>): this {
-    return this.route("PATCH", path, handler);
-  }
-
-  delete(path: string, handler: HubHandler<State>): this {
-    return this.route("DELETE", path, handler);
-  }
-
-  /** A route whose clients the hub keeps: events come from {@link emitter}. */
-  sseRoute(path: string, handlers: SseHandlers<State> = {}): this {
-    this.#sse.set(path, handlers);
-    return this.#add({ method: "GET", path, sse: true }, () => HandlerResponse.error(404, "a stream").answer);
-  }
-
-  /** Everything at and below `path`, which is plain text, goes to an app with a WHATWG `fetch`; that sees its paths without it. */
-  mount(path: string, app: FetchHandler): this {
-    const prefix = path.replace(/\/$/, "");
-    if (parsePattern(`${prefix}/*`).names.length > 0)
-      throw new InvalidConfigError(`${JSON.stringify(path)} has a parameter: an app is mounted at plain text.`);
-    const sent = prefix === "" ? 0 : new URL(`http://hub${prefix}`).pathname.length; // as clients spell it
-    const handle: Handler = async (request) => app.fetch(toWebRequest(request, request.path.slice(sent) || "/"));
-    for (const method of METHODS) this.#add({ method, path: `${prefix}/*` }, handle);
-    return this;
-  }
-
-  /** Sends events to clients of the hub. */
+  /** Returns what sends events to clients of the hub. `source` is named in each event. */
   emitter(source = this.name): HubEmitter {
     return new HubEmitter(this.#client, source);
   }
 
-  /** Serves until {@link stop}; then it resolves. It never gives up: what keeps it from its hub is told by `retry`. */
-  run(): Promise<void> {
-    this.#running ??= this.#run();
-    return this.#running;
+  /** Leaves the hub, takes nothing new, and waits until what runs is answered. */
+  protected async finish(timeout: number): Promise<void> {
+    this.#isStopped = true;
+    this.#stop.resolve(null);
+    await this.#attachment?.worker.drain({ timeout });
   }
 
-  /** Finishes what runs, leaves the hub, ends {@link run}. Any number of times. */
-  async stop(): Promise<void> {
-    this.#stopped = true;
-    this.#stop.resolve();
+  protected async end(): Promise<void> {
+    await this.#attachment?.worker.close({ timeout: 0 });
     await this.#running;
   }
 
-  #add(route: RouteRequest, handle: Handler): this {
-    if (this.#running) throw new InvalidConfigError("routes are added before `run`.");
-    parsePattern(route.path);
-    const key = `${route.method} ${route.path}`;
-    if (this.#handlers.has(key)) throw new InvalidConfigError(`${key} has a handler already.`);
-    this.#routes.push(route);
-    this.#handlers.set(key, handle);
-    return this;
+  /** Serves one life with a hub after the other. */
+  async #run(first: Attachment | null): Promise<void> {
+    for (let attachment = first; attachment !== null;) {
+      const reason = await this.#untilLost(attachment);
+      if (reason === null) return;
+      queueMicrotask(() => this.emit("disconnected", reason));
+      await attachment.worker.close();
+      attachment = await this.#reach(null);
+      if (attachment) queueMicrotask(() => this.emit("connected"));
+    }
   }
 
-  async #run(): Promise<void> {
-    const { min = 1_000, max = 30_000 } = this.#options.backoff ?? {};
-    for (let attempt = 0; !this.#stopped;) {
+  /** Connects, as often as it takes. `deadline`: of the first time, when an error that lasts rejects. `null`: it was closed. */
+  async #reach(deadline: number | null): Promise<Attachment | null> {
+    for (let attempt = 0; !this.#isStopped;) {
       try {
-        await this.#serve(() => {
-          attempt = 0;
-          this.#said = "";
-        });
+        return await this.#connect();
       } catch (error) {
-        if (this.#stopped) return;
-        const wait = Math.round(backoff(attempt++, { initial: min, max }, systemClock.random));
+        if (this.#isStopped) return null;
+        const left = deadline === null ? Infinity : deadline - performance.now();
+        const lasts = error instanceof SlotbusError && !error.retryable;
+        if (deadline !== null && (lasts || left <= 0)) throw error;
+        const wait = Math.round(Math.min(left, backoff(attempt++, this.#options.reconnect, systemClock.random)));
         this.#tellRetry(error as Error, wait);
         await this.#pause(wait);
       }
     }
+    return null;
   }
 
-  /** One life with one hub: resolves when that ends, rejects when it could not begin. */
-  async #serve(begun: () => void): Promise<void> {
+  /** `null`: it was closed meanwhile. */
+  async #connect(): Promise<Attachment | null> {
+    const { concurrency, directory, routes } = this.#options;
     const registered = await this.#client.call<{ worker_id: string; shm_name: string }>("/internal/register", {
       name: this.name,
-      routes: this.#routes,
+      routes: routes.list,
       pid: process.pid,
       again: this.#hasServed,
     });
-    const { concurrency } = this.#options;
     const worker = await SlotWorker.open({
       name: registered.shm_name,
-      directory: this.#options.directory,
+      ...(directory === null ? {} : { directory }),
       reconnect: false,
-      ...(concurrency === undefined ? {} : { concurrency }),
+      concurrency,
     });
+    if (this.#isStopped) {
+      await worker.close({ timeout: 0 });
+      return null;
+    }
+    const { promise: lost, resolve } = Promise.withResolvers<Error>();
+    worker.once("disconnected", resolve);
     worker.on("handlerError", (error, request) => this.#report(error, request));
     worker.serve((request) => this.#handle(request));
-    begun();
     this.#hasServed = true;
-    this.emit("connected");
-    const reason = await this.#untilLost(worker, registered.worker_id);
-    if (reason) this.emit("disconnected", reason);
-    else await this.#client.call("/internal/unregister", { worker_id: registered.worker_id }).catch(() => {});
-    await worker.close();
+    this.#said = "";
+    this.#attachment = { id: registered.worker_id, worker, lost };
+    return this.#attachment;
   }
 
-  /** `null`: it was stopped. */
-  async #untilLost(worker: SlotWorker, id: string): Promise<Error | null> {
-    const lost = Promise.withResolvers<Error>();
-    worker.once("disconnected", (reason: SlotbusError) => lost.resolve(reason));
-    const timer = setInterval(
-      () => void this.#isKnown(id).then((known) => known || lost.resolve(forgotten(this.hub))),
-      this.#options.watchdog ?? 5_000,
-    );
+  /** `null`: the worker was closed. */
+  async #untilLost({ id, lost }: Attachment): Promise<Error | null> {
+    const { promise: forgotten, resolve } = Promise.withResolvers<Error>();
+    const look = async (): Promise<void> => {
+      if (await this.#isKnown(id)) return;
+      resolve(new HubError(`hub "${this.hub}" no longer knows this worker.`, { retryable: true }));
+    };
+    const timer = setInterval(() => void look(), this.#options.watchdog);
     timer.unref();
     try {
-      return await Promise.race([lost.promise, this.#stop.promise.then(() => null)]);
+      return await Promise.race([lost, forgotten, this.#stop.promise]);
     } finally {
       clearInterval(timer);
     }
@@ -244,28 +187,27 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
   }
 
   #handle(request: WorkerRequest): ReturnType<Handler> {
-    const { pattern, method } = request;
-    if (request.path === LIFECYCLE_PATH) return this.#handleLifecycle(request);
-    if (request.path === PING_PATH) return HandlerResponse.ok().answer;
-    const handle =
-      this.#handlers.get(`${method} ${pattern}`) ??
-      (method === "HEAD" ? this.#handlers.get(`GET ${pattern}`) : undefined);
-    return handle ? handle(request) : HandlerResponse.error(404, `${method} ${pattern} has no handler here`).answer;
+    const { pattern, method, path } = request;
+    if (path === LIFECYCLE_PATH) return this.#handleLifecycle(request);
+    if (path === PING_PATH) return null;
+    const methods = this.#options.routes.handlers.get(pattern);
+    const handle = methods?.[method] ?? (method === "HEAD" ? methods?.GET : undefined);
+    if (handle) return handle(request);
+    return { status: 404, json: { error: `${method} ${pattern} has no handler here` } };
   }
 
   async #handleLifecycle(request: WorkerRequest): Promise<Answerable> {
-    const handlers = this.#sse.get(request.pattern);
+    const handlers = this.#options.routes.streams.get(request.pattern);
     const { sse_lifecycle, params } = request.json<Lifecycle>();
-    const client = { state: this.state, params };
-    if (sse_lifecycle === "disconnect") await handlers?.disconnect?.(client);
-    else if ((await handlers?.connect?.(client)) === false) return HandlerResponse.error(403, "refused").answer;
-    return HandlerResponse.ok().answer;
+    if (sse_lifecycle === "disconnect") await handlers?.disconnect?.({ params });
+    else if ((await handlers?.connect?.({ params })) === false) return { status: 403 };
+    return null;
   }
 
   #report(error: unknown, request: { id: string; path: string }): void {
     if (this.listenerCount("handlerError") > 0) this.emit("handlerError", error, request);
     else {
-      const what = error instanceof NoAnswerError ? error.message : error; // its stack leads to us only
+      const what = isNoAnswer(error) ? error.message : error; // its stack leads to us only
       console.error(`worker "${this.name}": ${request.path} (${request.id}):`, what);
     }
   }
@@ -282,8 +224,4 @@ export class HubWorker<State = undefined> extends EventEmitter<HubWorkerEvents> 
     await Promise.race([promise, this.#stop.promise]);
     clearTimeout(timer);
   }
-}
-
-function forgotten(hub: string): HubError {
-  return new HubError(`hub "${hub}" no longer knows this worker.`, { retryable: true });
 }

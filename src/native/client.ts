@@ -1,28 +1,19 @@
-/** The asking side of the library: a handle for each bus, a link for each worker. No code, offset or address leaves this file. */
+/** The asking side of the library: a handle for each bus, a link for each worker. No code or offset leaves this file. */
 
 import { detach } from "../detach.ts";
-import { ResourceError } from "../errors.ts";
-import { FLOW_STATUS_BYTES, type Flowed, flowed, FlowStatus } from "./flow.ts";
-import { C, errorText, FIELDS, native, type Pointer, view } from "./library.ts";
+import { FLOW_STATUS_BYTES, type Flowed, flowed, type FlowStatus } from "./flow.ts";
+import { C, errorText, native, type Pointer, view, wordOf } from "./library.ts";
 import { type CounterName, COUNTERS, readSnapshot, type Snapshot, STATE_NAMES, type StateName } from "./statistics.ts";
+import { SlotbusError } from "../errors.ts";
 
 /** Sizes of all regions of a bus, in bytes. `tag` differs in each life of the bus. */
 export interface Geometry {
   slots: number;
-  payloadLimit: number;
-  headLimit: number;
-  inlineSize: number;
-  /** Claims and answers are timed. */
-  isTimed: boolean;
+  payloadBytes: number;
+  headBytes: number;
+  inlineBytes: number;
   tag: number;
 }
-
-/** A worker hangs when more than half of its slots were given up so many ms ago. */
-export const STUCK_MS = C.SB_STUCK_MS;
-/** Largest number of bells without work that a worker may send in a second. */
-export const BELLS_PER_SECOND = C.SB_BELLS_PER_SECOND;
-/** Largest number of events of one poll. */
-export const EVENTS_MAX: number = C.SB_BATCH;
 
 const KINDS = [null, "answered", "freed", "expired", "abandoned", "corrupt", "stuck", "moved"] as const;
 /**
@@ -32,14 +23,13 @@ const KINDS = [null, "answered", "freed", "expired", "abandoned", "corrupt", "st
  */
 export type EventKind = Exclude<(typeof KINDS)[number], null>;
 
-const at = (name: keyof typeof FIELDS): number => FIELDS[name][0] / 4;
-const LINK = at("sb_event.link");
-const LIFE = at("sb_event.life");
-const HEAD = at("sb_event.head_bytes");
-const OFFSET = at("sb_event.body_offset");
-const BODY = at("sb_event.body_bytes");
-const STATUS = at("sb_event.status_code");
-const TOKEN = at("sb_event.token");
+const LINK = wordOf("sb_event.link");
+const LIFE = wordOf("sb_event.life");
+const HEAD = wordOf("sb_event.head_bytes");
+const OFFSET = wordOf("sb_event.body_offset");
+const BODY = wordOf("sb_event.body_bytes");
+const STATUS = wordOf("sb_event.status_code");
+const TOKEN = wordOf("sb_event.token");
 
 /** One event, decoded. */
 export class ClientEvent {
@@ -66,36 +56,34 @@ export class ClientHandle {
   readonly event = new ClientEvent();
   /** The answer that {@link LinkHandle.withdraw} or {@link LinkHandle.wait} found. */
   readonly answer = new ClientEvent();
-  readonly #pointer: Pointer;
+  /** @internal For {@link LinkHandle}. */
+  readonly pointer: Pointer;
   readonly #words: Uint32Array<ArrayBuffer>;
 
-  /** @throws {ResourceError} */
-  constructor({ slots, payloadLimit, headLimit, inlineSize, isTimed, tag }: Geometry) {
-    const flags = isTimed ? C.SB_FLAG_TIMING : 0;
-    const pointer = native.sb_client_open(slots, payloadLimit, headLimit, inlineSize, flags, tag) as Pointer | null;
+  /** @throws `RESOURCE` */
+  constructor({ slots, payloadBytes, headBytes, inlineBytes, tag }: Geometry) {
+    const pointer = native.sb_client_open(slots, payloadBytes, headBytes, inlineBytes, 0, tag) as Pointer | null;
     if (!pointer)
-      throw new ResourceError(`Cannot allocate shared memory for the bus: ${errorText(native.sb_error_last())}.`);
-    this.#pointer = pointer;
+      throw new SlotbusError(
+        "RESOURCE",
+        `Cannot allocate shared memory for the bus: ${errorText(native.sb_error_last())}.`,
+      );
+    this.pointer = pointer;
     this.#words = new Uint32Array(
       view(native.sb_client_events(pointer) as number, (C.SB_BATCH + 1) * C.SB_EVENT_WORDS * 4),
     );
-    this.flow = new FlowStatus(view(native.sb_client_look(pointer) as number, FLOW_STATUS_BYTES));
+    this.flow = new Uint32Array(view(native.sb_client_look(pointer) as number, FLOW_STATUS_BYTES));
     this.stride = native.sb_client_stride(pointer);
-  }
-
-  /** @internal For the other handles. */
-  get pointer(): Pointer {
-    return this.#pointer;
   }
 
   /** Looks for events of all links, for up to `spinNs` until the first. Returns their number; {@link read} decodes them. */
   poll(spinNs: number): number {
-    return native.sb_client_poll(this.#pointer, spinNs);
+    return native.sb_client_poll(this.pointer, spinNs);
   }
 
-  /** Checks each slot in flight and its deadline. Returns as {@link poll} does; after {@link EVENTS_MAX} events there may be more. */
+  /** Checks each slot in flight and its deadline. Returns as {@link poll} does; after `SB_BATCH` events there may be more. */
   tick(): number {
-    return native.sb_client_tick(this.#pointer);
+    return native.sb_client_tick(this.pointer);
   }
 
   /** Decodes event number `n` into {@link event}. */
@@ -123,72 +111,59 @@ export class ClientHandle {
     return event;
   }
 
-  /** Asks workers for a bell. `false`: there is work. */
   park(): boolean {
-    return native.sb_client_park(this.#pointer) === 1;
+    return native.sb_client_park(this.pointer) === 1;
   }
 
   unpark(): void {
-    native.sb_client_unpark(this.#pointer);
+    native.sb_client_unpark(this.pointer);
   }
 
-  /** Leaves the processor on which the other side was last seen. */
   spread(): void {
-    native.sb_client_spread(this.#pointer);
+    native.sb_client_spread(this.pointer);
   }
 
   /** Makes a region and sends it on `fd`. Returns the link, or why that failed. */
   offer(fd: number, concurrency: number): LinkHandle | { code: number; text: string } {
-    const index = native.sb_link_offer(this.#pointer, fd, concurrency);
+    const index = native.sb_link_offer(this.pointer, fd, concurrency);
     return index < 0 ? { code: -index, text: errorText(index) } : new LinkHandle(this, index);
   }
 
   /** Sends the statistics on `fd`, to be mapped read-only. */
   observe(fd: number): void {
-    native.sb_client_observe(this.#pointer, fd);
+    native.sb_client_observe(this.pointer, fd);
   }
 
   count(counter: CounterName, by = 1): void {
-    native.sb_stats_add(this.#pointer, COUNTERS[counter][0], by);
-  }
-
-  counter(counter: CounterName): number {
-    return native.sb_stats_get(this.#pointer, COUNTERS[counter][0]);
-  }
-
-  /** Quantile of the time from publication to delivery, in µs. */
-  quantile(quantile: number): number {
-    return native.sb_stats_quantile(this.#pointer, quantile) / 1000;
+    native.sb_stats_add(this.pointer, COUNTERS[counter][0], by);
   }
 
   /** Shows observers what is in flight. `isTicking`: another sample follows within a tick. */
   sample(queued: number, unsettled: number, isTicking: boolean): void {
-    native.sb_stats_sample(this.#pointer, queued, unsettled, isTicking ? 1 : 0);
+    native.sb_stats_sample(this.pointer, queued, unsettled, isTicking ? 1 : 0);
   }
 
   snapshot(): Snapshot {
     const copy = Buffer.alloc(C.SB_STATS_BYTES);
-    native.sb_stats_read(this.#pointer, copy);
+    native.sb_stats_read(this.pointer, copy);
     return readSnapshot(copy, native.sb_now_ms());
   }
 
   /** Detaches the views; the memory stays for the links that are left. */
   detach(): void {
     detach(this.#words.buffer);
-    detach(this.flow.memory);
+    detach(this.flow.buffer);
   }
 
   /** Frees the memory, after {@link detach} and the drop of all links. */
   close(): void {
-    native.sb_client_close(this.#pointer);
+    native.sb_client_close(this.pointer);
   }
 }
 
-/** One slot of a link, as it is now. */
-export interface SlotStatus {
-  state: StateName;
-  /** Time since the client last changed it, in ms. */
-  ageMs: number;
+/** A timeout as C takes it: 0 for none. */
+function limitOf(timeoutMs: number): number {
+  return timeoutMs === Infinity ? 0 : timeoutMs;
 }
 
 /** The region of one worker. A slot is its index. */
@@ -197,8 +172,8 @@ export class LinkHandle {
   readonly life: number;
   readonly #client: ClientHandle;
   readonly #pointer: Pointer;
-  readonly #arenas: number;
-  readonly #memory: (ArrayBuffer | undefined)[] = [];
+  /** Address of the first arena. */
+  readonly arenas: number;
 
   /** @internal */
   constructor(client: ClientHandle, index: number) {
@@ -206,7 +181,7 @@ export class LinkHandle {
     this.#pointer = client.pointer;
     this.index = index;
     this.life = native.sb_link_life(this.#pointer, index);
-    this.#arenas = native.sb_link_arenas(this.#pointer, index) as number;
+    this.arenas = native.sb_link_arenas(this.#pointer, index) as number;
   }
 
   /** The worker is attached: it can get requests, and observers see it. */
@@ -221,37 +196,12 @@ export class LinkHandle {
   }
 
   /**
-   * Frees the region, for the worker too. `hasClosed`: the worker reads no request any more. `isHeld`: user code has a view.
-   * Returns `false` when its addresses stay mapped because of a view.
+   * Frees the region, for the worker too. `hasClosed`: the worker reads no request any more. Without `isDetached`, user code may have
+   * a view: the addresses stay mapped.
    */
-  drop(hasClosed: boolean, isHeld: boolean): boolean {
-    let detached = !isHeld;
-    for (const memory of this.#memory) if (memory && !detach(memory)) detached = false;
-    this.#memory.length = 0;
-    const how = (detached ? C.SB_DROP_DETACHED : 0) | (hasClosed ? C.SB_DROP_CLOSED : 0);
+  drop(hasClosed: boolean, isDetached: boolean): void {
+    const how = (isDetached ? C.SB_DROP_DETACHED : 0) | (hasClosed ? C.SB_DROP_CLOSED : 0);
     native.sb_link_drop(this.#pointer, this.index, how);
-    return detached;
-  }
-
-  /** Memory that the request of a slot is written into. */
-  requestMemory(slot: number): ArrayBuffer {
-    return this.#half(slot, 0);
-  }
-
-  /** Memory that the response of a slot is read from. */
-  responseMemory(slot: number): ArrayBuffer {
-    return this.#half(slot, 1);
-  }
-
-  /** A view of a response's body that can be detached alone. */
-  lend(slot: number, offset: number, bytes: number): Uint8Array<ArrayBuffer> {
-    return new Uint8Array(view(this.#arenas + (2 * slot + 1) * this.#client.stride + offset, bytes));
-  }
-
-  #half(slot: number, half: 0 | 1): ArrayBuffer {
-    const place = 2 * slot + half;
-    const { stride } = this.#client;
-    return (this.#memory[place] ??= view(this.#arenas + place * stride, stride));
   }
 
   /** Whether the worker sleeps until a bell. */
@@ -274,7 +224,8 @@ export class LinkHandle {
     return native.sb_link_bell(this.#pointer, this.index, bells) === 0;
   }
 
-  slots(): SlotStatus[] {
+  /** State of each slot, and the time since the client last changed it, in ms. */
+  slots(): { state: StateName; ageMs: number }[] {
     const words = new Uint32Array(2 * C.SB_SLOTS_MAX);
     const count = native.sb_link_snapshot(this.#pointer, this.index, words);
     return Array.from({ length: Math.max(0, count) }, (_, slot) => ({
@@ -288,7 +239,7 @@ export class LinkHandle {
     return native.sb_slot_reserve(this.#pointer, this.index);
   }
 
-  /** Gives the request to the worker, which may answer at once. `timeoutMs` 0: no limit. Returns whether the worker was rung. */
+  /** Gives the request to the worker, which may answer at once. `timeoutMs` is 1 or more, `Infinity` for no limit. Returns whether the worker was rung. */
   publish(
     slot: number,
     method: number,
@@ -301,10 +252,8 @@ export class LinkHandle {
   ): boolean {
     const what = streams ? method + C.SB_STREAMS : method;
     const { index } = this;
-    return (
-      native.sb_slot_publish(this.#pointer, index, slot, what, headBytes, bodyOffset, bodyBytes, timeoutMs, serial) ===
-      1
-    );
+    const ms = limitOf(timeoutMs);
+    return native.sb_slot_publish(this.#pointer, index, slot, what, headBytes, bodyOffset, bodyBytes, ms, serial) === 1;
   }
 
   /** Frees a reserved slot; nothing was published. */
@@ -330,7 +279,7 @@ export class LinkHandle {
     return native.sb_slot_release(this.#pointer, this.index, slot) === 0;
   }
 
-  /** Time to the deadline of the slot's last request, in ms; below 0 when it is over, 0 without a deadline. */
+  /** Time to the deadline of the slot's last request, in ms; below 0 when it is over. */
   timeLeft(slot: number): number {
     return native.sb_slot_time_left(this.#pointer, this.index, slot);
   }
@@ -348,18 +297,8 @@ export class LinkHandle {
 
   /** Blocks until the slot is answered ({@link ClientHandle.answer}), its time is over, or the worker has gone. */
   wait(slot: number, timeoutMs: number, spinNs: number): "answered" | "expired" | "closed" {
-    const result = native.sb_slot_wait(this.#pointer, this.index, slot, timeoutMs, spinNs);
+    const result = native.sb_slot_wait(this.#pointer, this.index, slot, limitOf(timeoutMs), spinNs);
     if (result === 0) this.#client.readAnswer();
     return result === 0 ? "answered" : result === -C.SB_ETIMEDOUT ? "expired" : "closed";
-  }
-
-  /** Time from publication to claim of the slot's last answer, in µs, when the bus is timed. */
-  claimUs(slot: number): number {
-    return native.sb_slot_claim_delay(this.#pointer, this.index, slot) / 1000;
-  }
-
-  /** Time from publication to delivery of the slot's last answer, in µs, when the bus is timed. */
-  roundTripUs(slot: number): number {
-    return native.sb_slot_round_trip(this.#pointer, this.index, slot) / 1000;
   }
 }

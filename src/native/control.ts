@@ -3,15 +3,6 @@
 import type { Clock, Timer } from "../clock.ts";
 import { C, native } from "./library.ts";
 
-/** Types of messages. */
-export const MESSAGE = {
-  join: C.SB_MSG_JOIN,
-  attached: C.SB_MSG_ATTACHED,
-  cancel: C.SB_MSG_CANCEL,
-  drain: C.SB_MSG_DRAIN,
-  goodbye: C.SB_MSG_GOODBYE,
-} as const;
-
 /** Decodes messages; an incomplete one waits for the next chunk. */
 export class MessageReader {
   #tail: Uint8Array | null = null;
@@ -64,15 +55,8 @@ export class MessageWriter {
   /** Sends a message. Ignores a broken socket, which its reader reports. */
   send(type: number, body: Uint8Array = empty.subarray(0, 0)): void {
     if (this.#fd < 0) return;
-    if (this.#waiting.length > 0 || !this.#trySend(type, body)) {
-      this.#waiting.push({ type, body });
-      this.#timer ??= this.#clock.after(RETRY_MS, this.#retry);
-    }
-  }
-
-  /** Rings the doorbell. */
-  ring(): void {
-    this.send(C.SB_MSG_BELL);
+    this.#waiting.push({ type, body });
+    if (!this.#timer) this.#flush();
   }
 
   close(): void {
@@ -82,19 +66,15 @@ export class MessageWriter {
     this.#timer = null;
   }
 
-  #trySend(type: number, body: Uint8Array): boolean {
-    const bytes = body.length > 0 ? body : empty;
-    return native.sb_control_send(this.#fd, type, bytes, body.length) !== -C.SB_EAGAIN;
-  }
-
-  readonly #retry = (): void => {
+  readonly #flush = (): void => {
     this.#timer = null;
-    while (this.#waiting.length > 0) {
+    for (; this.#waiting.length > 0; this.#waiting.shift()) {
       const { type, body } = this.#waiting[0]!;
-      if (!this.#trySend(type, body)) break;
-      this.#waiting.shift();
+      const bytes = body.length > 0 ? body : empty;
+      if (native.sb_control_send(this.#fd, type, bytes, body.length) !== -C.SB_EAGAIN) continue;
+      this.#timer = this.#clock.after(RETRY_MS, this.#flush);
+      return;
     }
-    if (this.#waiting.length > 0) this.#timer = this.#clock.after(RETRY_MS, this.#retry);
   };
 }
 
@@ -110,46 +90,24 @@ export function readCancel(body: Uint8Array): { slot: number; token: number } | 
   return { slot: words.getUint32(0, true), token: words.getUint32(4, true) };
 }
 
-/** A JOIN, checked. */
-export interface Join {
-  /** Why it is refused, as a positive code; 0 when it is valid. */
-  code: number;
-  isOtherVersion: boolean;
-  isObserver: boolean;
-  concurrency: number;
-  /** Versions of the protocol that the peer speaks, when they are the reason. */
-  versions: string;
-}
-
-/** Reads and checks a JOIN. */
-export function readJoin(body: Uint8Array): Join {
+/**
+ * Reads and checks a JOIN. `code`: why it is refused, positive; 0 when it is valid. `versions`: those of the protocol that the peer
+ * speaks, when they are the reason.
+ */
+export function readJoin(body: Uint8Array) {
   const copy = Buffer.alloc(C.SB_MESSAGE_MAX);
   copy.set(body);
   const found = new Uint32Array(2);
   const code = -native.sb_join_check(copy, body.length, found);
   return {
     code,
-    isOtherVersion: code === C.SB_EVERSION,
     isObserver: found[0] === C.SB_ROLE_OBSERVER,
     concurrency: found[1]!,
     versions: `${found[0]} to ${found[1]}`,
   };
 }
 
-/** Codes of a refusal. */
-export const REFUSAL = {
-  closed: C.SB_ECLOSED,
-  user: C.SB_EPERM,
-  busy: C.SB_EBUSY,
-  full: C.SB_EFULL,
-  late: C.SB_ETIMEDOUT,
-  protocol: C.SB_EPROTO,
-} as const;
-
-/** Sends REFUSED with a code of {@link REFUSAL}. */
+/** Sends REFUSED with a code (`SB_E…`, positive). */
 export function refuse(fd: number, code: number): void {
   native.sb_join_refuse(fd, code);
 }
-
-/** The version of the protocol that this library speaks. */
-export const PROTOCOL = C.SB_ABI;

@@ -1,6 +1,6 @@
 /** A cursor of the C library: batches of events that it copied out of a ring, read where they lie. */
 
-import { FleetClosedError, ResourceError } from "../errors.ts";
+import { SlotbusError, ClosedError } from "../errors.ts";
 import { callError } from "./fleet-failure.ts";
 import type { FleetHandle } from "./fleet.ts";
 import { C, detach, errorText, FIELDS, native, type Pointer, view } from "./library.ts";
@@ -50,21 +50,22 @@ export class CursorHandle {
   #words: Uint32Array = new Uint32Array(0);
   /** Where the next record lies. */
   #at = 0;
-  #open = true;
+  #closed = false;
 
-  /** `event`: number of the first event, so that those that are lost are counted; -1: unknown. @throws {ResourceError} */
+  /** `event`: number of the first event, so that those that are lost are counted; -1: unknown. @throws `RESOURCE` */
   constructor(fleet: FleetHandle, ring: number, start: Start, event = -1) {
     const position = typeof start === "number" ? start : 0;
     const from = start === "head" ? C.SB_FROM_HEAD : start === "oldest" ? C.SB_FROM_OLDEST : C.SB_FROM_POSITION;
     const cursor = native.sb_cursor_open(fleet.pointer, ring, from, position, event) as Pointer | null;
-    if (!cursor) throw new ResourceError(`a cursor could not be opened: ${errorText(native.sb_error_last())}.`);
+    if (!cursor)
+      throw new SlotbusError("RESOURCE", `a cursor could not be opened: ${errorText(native.sb_error_last())}.`);
     this.#pointer = cursor;
     this.#follow();
     if (typeof start === "number" && event < 0) this.lost = this.nextPosition - position;
   }
 
-  get isOpen(): boolean {
-    return this.#open;
+  get closed(): boolean {
+    return this.#closed;
   }
 
   /** Of the frame behind the last batch. */
@@ -79,7 +80,7 @@ export class CursorHandle {
 
   /** Copies at most `max` events out of the ring; returns how many, and sets {@link lost}. */
   poll(max: number): number {
-    if (!this.#open) throw new FleetClosedError("the cursor", "Open a new one, of a fleet that is joined.");
+    if (this.#closed) throw new ClosedError("the cursor");
     const count = native.sb_cursor_poll(this.#pointer, max);
     if (count < 0) throw callError(count, "a cursor");
     this.#follow();
@@ -118,8 +119,8 @@ export class CursorHandle {
   }
 
   close(): void {
-    if (!this.#open) return;
-    this.#open = false;
+    if (this.#closed) return;
+    this.#closed = true;
     this.left = 0;
     detach(this.memory.buffer); // nobody else has it: payloads are copies
     native.sb_cursor_close(this.#pointer);

@@ -3,7 +3,7 @@
 import { accessSync, constants as access, lstatSync, readFileSync, type Stats } from "node:fs";
 import { constants } from "node:os";
 import { dirname } from "node:path";
-import { PermissionDeniedError, ResourceError, type SlotbusError, UnsupportedError } from "../errors.ts";
+import { SlotbusError, UnsupportedError } from "../errors.ts";
 import { C, cString, errorText, native } from "./library.ts";
 
 /** The way out, on both sides: two that use different directories do not meet. */
@@ -18,7 +18,7 @@ export interface DirectoryUse {
   shared?: boolean;
 }
 
-/** A descriptor of the directory, which the caller closes; `null` when it is absent. @throws {PermissionDeniedError}, {ResourceError}. */
+/** A descriptor of the directory, which the caller closes; `null` when it is absent. @throws `PERMISSION_DENIED`, `RESOURCE`. */
 export function openDirectory(directory: string, { create = false, shared = false }: DirectoryUse = {}): number | null {
   const dir = native.sb_dir_open(cString(directory), create ? 1 : 0, shared ? 1 : 0);
   if (dir >= 0) return dir;
@@ -59,7 +59,7 @@ function absent(directory: string): null {
     if (code !== "ENOENT" && code !== "EROFS") return null; // the user that may make it, makes it
     const why = code === "EROFS" ? `${parent} is read-only` : `there is no ${parent}`;
     const message = `Cannot open the runtime directory ${directory}: ${why}.`;
-    throw new ResourceError(message, { cause, retryable: false, hint: sentence(ELSEWHERE) });
+    throw new SlotbusError("RESOURCE", message, { cause, retryable: false, hint: sentence(ELSEWHERE) });
   }
 }
 
@@ -67,8 +67,8 @@ function absent(directory: string): null {
 export function fileError(code: number, what: string): SlotbusError {
   const number = code === -C.SB_ESYS ? native.sb_error_number() : 0;
   const message = `${what}: ${errorText(code)}.`;
-  if (number === 0 || [ENOMEM, ENOSPC, EDQUOT, EINTR].includes(number)) return new ResourceError(message);
-  return new ResourceError(message, { retryable: false, hint: sentence(ELSEWHERE) });
+  if (number === 0 || [ENOMEM, ENOSPC, EDQUOT, EINTR].includes(number)) return new SlotbusError("RESOURCE", message);
+  return new SlotbusError("RESOURCE", message, { retryable: false, hint: sentence(ELSEWHERE) });
 }
 
 function refusal(directory: string, mode: number, mayBeForeign: boolean): SlotbusError {
@@ -76,7 +76,7 @@ function refusal(directory: string, mode: number, mayBeForeign: boolean): Slotbu
   const rights = mode.toString(8).padStart(4, "0");
   const uid = process.geteuid?.() ?? 0;
   const fail = (why: string, hint: string): SlotbusError =>
-    new PermissionDeniedError(`${what} ${why}.`, { hint: sentence(hint) });
+    new SlotbusError("PERMISSION_DENIED", `${what} ${why}.`, { hint: sentence(hint) });
   let found: Stats;
   try {
     found = lstatSync(directory);

@@ -65,22 +65,11 @@ function findPrebuilt(): string | null {
   });
 }
 
-function newest(folder: string): number {
-  const times = readdirSync(folder, { recursive: true, encoding: "utf8" }).map(
-    (file) => statSync(join(folder, file)).mtimeMs,
-  );
-  return Math.max(...times);
-}
-
-function isStale(library: string): boolean {
-  if (!existsSync(library)) return true;
-  const sources = Math.max(newest(join(root, "csrc")), statSync(join(root, "build.zig")).mtimeMs);
-  return statSync(library).mtimeMs < sources;
-}
-
-function findZig(): string | null {
-  const local = join(root, "node_modules/.bin/zig");
-  return existsSync(local) ? local : Bun.which("zig");
+function isStale(product: string): boolean {
+  if (!existsSync(product)) return true;
+  const sources = readdirSync(join(root, "csrc"), { recursive: true, encoding: "utf8" });
+  const files = ["build.zig", ...sources.map((file) => join("csrc", file))];
+  return files.some((file) => statSync(join(root, file)).mtimeMs > statSync(product).mtimeMs);
 }
 
 /** What the build of a checkout makes. */
@@ -90,7 +79,8 @@ const PRODUCTS = ["lib/libslotbus.so", "bin/slotbus-launcher"] as const;
 function buildCheckout(product: (typeof PRODUCTS)[number]): string {
   const path = join(root, "zig-out", product);
   if (!isStale(path)) return path;
-  const zig = findZig();
+  const local = join(root, "node_modules/.bin/zig");
+  const zig = existsSync(local) ? local : Bun.which("zig");
   if (!zig) {
     throw new UnsupportedError(`libslotbus is not built for ${platformName()}, and Zig is not installed.`, {
       hint: "In a checkout run `npm install` (it brings Zig) or set SLOTBUS_LIB to a built library.",
@@ -154,31 +144,17 @@ export function findLibrary(): string {
   });
 }
 
-/** Where the library or the launcher comes from, and whether it is the one that was packed. */
-export interface Origin {
-  from: "SLOTBUS_LIB" | "SLOTBUS_LAUNCHER" | "package" | "checkout";
-  /** What the file has, in hex; `""` when it cannot be read. It is read when this is asked for. */
-  readonly sha256: string;
-  /** What the package's `native/SHA256SUMS` has; `null` where there is no such list, as in a compiled program. */
-  packedSha256: string | null;
-}
-
-/** Says what is known of the library or the launcher at `path`. */
-export function originOf(path: string): Origin {
+/**
+ * Where the library or the launcher at `path` comes from, and its SHA-256 in the package's `native/SHA256SUMS`; `null` where there is
+ * no such list, as in a compiled program.
+ */
+export function originOf(path: string): { from: string; packedSha256: string | null } {
   const isGiven = (name: string): boolean => !!process.env[name] && resolve(process.env[name]) === path;
-  const given = (["SLOTBUS_LIB", "SLOTBUS_LAUNCHER"] as const).find(isGiven);
-  const from = given ?? (isCheckout() ? "checkout" : "package");
-  const read = (file: string): Buffer => (existsSync(file) ? readFileSync(file) : Buffer.alloc(0));
-  const list = from === "package" ? read(join(dirname(dirname(path)), "SHA256SUMS")).toString() : "";
+  const from = ["SLOTBUS_LIB", "SLOTBUS_LAUNCHER"].find(isGiven) ?? (isCheckout() ? "checkout" : "package");
+  const sums = join(dirname(dirname(path)), "SHA256SUMS");
+  const list = from === "package" && existsSync(sums) ? readFileSync(sums, "utf8") : "";
   const line = list.split("\n").find((text) => text.length > SUM && path.endsWith(`/${text.slice(SUM)}`));
-  return {
-    from,
-    get sha256() {
-      const bytes = read(path);
-      return bytes.length > 0 ? new Bun.CryptoHasher("sha256").update(bytes).digest("hex") : "";
-    },
-    packedSha256: line?.slice(0, 64) ?? null,
-  };
+  return { from, packedSha256: line?.slice(0, 64) ?? null };
 }
 
 /** Characters of a line of SHA256SUMS before the name. */
@@ -186,10 +162,11 @@ const SUM = 66;
 
 /** Throws `UnsupportedError` for a file that is not as it was packed: loading one that was cut would end the process. */
 export function checkPacked(path: string): void {
-  const origin = originOf(path);
-  const { packedSha256: packed } = origin;
-  if (packed === null || origin.sha256 === packed) return;
-  throw new UnsupportedError(`${path} is not as it was packed: its SHA-256 is ${origin.sha256}, not ${packed}.`, {
+  const { packedSha256: packed } = originOf(path);
+  if (packed === null) return;
+  const sha256 = existsSync(path) ? new Bun.CryptoHasher("sha256").update(readFileSync(path)).digest("hex") : "";
+  if (sha256 === packed) return;
+  throw new UnsupportedError(`${path} is not as it was packed: its SHA-256 is ${sha256}, not ${packed}.`, {
     hint: "Install slotbus again.",
   });
 }

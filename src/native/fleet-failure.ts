@@ -4,20 +4,16 @@ import { lstatSync, statfsSync } from "node:fs";
 import { join } from "node:path";
 import {
   FleetBusyError,
-  FleetCorruptError,
   FleetFullError,
   FleetNotFoundError,
   InvalidConfigError,
-  InvalidNameError,
-  NoSpaceError,
-  PermissionDeniedError,
-  ResourceError,
-  type SlotbusError,
+  SlotbusError,
   VersionMismatchError,
 } from "../errors.ts";
 import { fileError } from "./directory.ts";
 import type { FleetGeometry } from "./fleet-geometry.ts";
 import { C, errorText, FIELDS, native, view } from "./library.ts";
+import { invalidName } from "../errors/plain.ts";
 
 /** Why a call on a handle failed; `what` was called. */
 export function callError(code: number, what: string): SlotbusError {
@@ -27,18 +23,17 @@ export function callError(code: number, what: string): SlotbusError {
     case C.SB_EINVAL:
       return new InvalidConfigError(`${what}: ${errorText(code)}.`);
     case C.SB_ECORRUPT:
-      return new FleetCorruptError(`${what}: ${errorText(code)}.`);
+      return new SlotbusError("FLEET_CORRUPT", `${what}: ${errorText(code)}.`);
     default:
-      return new ResourceError(`${what}: ${errorText(code)}.`);
+      return new SlotbusError("RESOURCE", `${what}: ${errorText(code)}.`);
   }
 }
 
 /** Where a fleet is. */
 export interface FleetPlace {
   readonly name: string;
-  /** `null`: in memory. */
-  readonly directory: string | null;
-  /** Of the directory, or of the memory. */
+  readonly directory: string;
+  /** Descriptor of the directory. */
   readonly fd: number;
 }
 
@@ -46,26 +41,30 @@ export interface FleetPlace {
 export function joinError(code: number, place: FleetPlace, geometry: FleetGeometry | null): SlotbusError {
   const { name, directory } = place;
   const what = `fleet "${name}"`;
-  const file = directory === null ? "its memory" : join(directory, `${name}.fleet`);
+  const file = join(directory, `${name}.fleet`);
   switch (-code) {
     case C.SB_ENAME:
-      return new InvalidNameError(name, "fleet");
+      return invalidName(name, "fleet");
     case C.SB_ENOBUS:
-      return new FleetNotFoundError(name, directory ?? "memory");
+      return new FleetNotFoundError(name, directory);
     case C.SB_EFULL:
-      return new FleetFullError(name, geometry?.members ?? 0);
+      return new FleetFullError(name, geometry?.maxMembers ?? 0);
     case C.SB_EBUSY:
       return new FleetBusyError(`joining ${what} (${file})`);
     case C.SB_EVERSION:
       return new VersionMismatchError(`${what} (${file})`, C.SB_FLEET_ABI, foundVersion());
     case C.SB_EPERM:
-      return new PermissionDeniedError(`${file} is ${whatIs(file)}.`, {
+      return new SlotbusError("PERMISSION_DENIED", `${file} is ${whatIs(file)}.`, {
         hint: `It must be a file of uid ${process.geteuid?.()}, mode 0600, under one name.`,
       });
     case C.SB_ENOSPACE:
-      return new NoSpaceError(`${what} (${file})`, spaceFor(geometry, directory));
+      return new SlotbusError(
+        "NO_SPACE",
+        `there is no space for ${what} (${file}): ${spaceFor(geometry, directory)}.`,
+        { hint: "Free space in the runtime directory, or ask for less." },
+      );
     case C.SB_ECORRUPT:
-      return new FleetCorruptError(`${file}, ${whatIs(file)}, is no fleet's, or was cut or overwritten.`, {
+      return new SlotbusError("FLEET_CORRUPT", `${file}, ${whatIs(file)}, is no fleet's, or was cut or overwritten.`, {
         hint: "When no member lives, remove it.",
       });
     case C.SB_EINVAL:
@@ -95,10 +94,9 @@ function whatIs(path: string): string {
 }
 
 /** What it takes, at least, and what there is. */
-function spaceFor(geometry: FleetGeometry | null, directory: string | null): string {
-  const rings = (geometry?.rings ?? []).reduce((sum, { frames, payload }) => sum + frames * payload, 0);
+function spaceFor(geometry: FleetGeometry | null, directory: string): string {
+  const rings = (geometry?.rings ?? []).reduce((sum, { frames, frameBytes }) => sum + frames * frameBytes, 0);
   const wanted = `its rings take more than ${Math.floor(rings / 2 ** 20)} MiB`;
-  if (directory === null) return wanted;
   const { bavail, bsize } = statfsSync(directory);
   return `${wanted}, ${Math.floor((bavail * bsize) / 2 ** 20)} MiB are free`;
 }

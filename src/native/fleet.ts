@@ -2,7 +2,7 @@
 
 import { closeSync, constants, openSync, readSync } from "node:fs";
 import { join } from "node:path";
-import { FleetClosedError, InvalidConfigError, ResourceError } from "../errors.ts";
+import { SlotbusError, ClosedError, InvalidConfigError } from "../errors.ts";
 import { callError, type FleetPlace, joinError } from "./fleet-failure.ts";
 import { encodeWant, type FleetGeometry, readHeader } from "./fleet-geometry.ts";
 import { C, cString, detach, errorText, FIELDS, native, type Pointer, view } from "./library.ts";
@@ -21,11 +21,11 @@ export interface FleetMember {
 const MEMBER_BYTES = FIELDS["sb_member_info.uid"][0] + 4;
 const HOLDER_BYTES = FIELDS["sb_holder.owner"][0] + FIELDS["sb_holder.owner"][1];
 
-/** All methods throw {@link FleetClosedError} once the fleet is left. */
+/** All methods throw {@link ClosedError} once the fleet is closed. */
 export class FleetHandle {
   readonly name: string;
-  /** Path of the fleet's file; `null`: it is in memory. */
-  readonly file: string | null;
+  /** Path of the fleet's file. */
+  readonly file: string;
   /** Of the file: the next one of that name has a higher one. */
   readonly epoch: number;
   readonly geometry: FleetGeometry;
@@ -40,11 +40,8 @@ export class FleetHandle {
 
   /** Joins the fleet, makes it when it is absent; the geometry that is there when it is not `want`. */
   static join(place: FleetPlace, want: FleetGeometry): FleetHandle | FleetGeometry {
-    const { name, directory, fd } = place;
-    const wanted = encodeWant(want);
-    const pointer =
-      directory === null ? native.sb_fleet_join_memory(fd, wanted) : native.sb_fleet_join(fd, cString(name), wanted);
-    if (pointer) return new FleetHandle(place, pointer as Pointer, false);
+    const pointer = native.sb_fleet_join(place.fd, cString(place.name), encodeWant(want)) as Pointer | null;
+    if (pointer) return new FleetHandle(place, pointer, false);
     const code = native.sb_error_last();
     if (code === -C.SB_EGEOMETRY) return readHeader(native.sb_fleet_found());
     throw joinError(code, place, want);
@@ -59,7 +56,7 @@ export class FleetHandle {
   private constructor({ name, directory }: FleetPlace, pointer: Pointer, isObserver: boolean) {
     const { epoch, ...geometry } = readHeader(native.sb_fleet_header(pointer));
     this.name = name;
-    this.file = directory === null ? null : join(directory, `${name}.fleet`);
+    this.file = join(directory, `${name}.fleet`);
     this.epoch = epoch;
     this.geometry = geometry;
     this.#pointer = pointer;
@@ -71,14 +68,14 @@ export class FleetHandle {
     return this.index < 0;
   }
 
-  /** `false` as soon as the fleet begins to be left. */
+  /** `false` as soon as the fleet begins to be closed. */
   get isOpen(): boolean {
     return this.#isOpen;
   }
 
   /** For other handles. */
   get pointer(): Pointer {
-    if (!this.#isOpen) throw new FleetClosedError(`fleet "${this.name}"`);
+    if (!this.#isOpen) throw new ClosedError(`fleet "${this.name}"`);
     return this.#pointer;
   }
 
@@ -87,10 +84,9 @@ export class FleetHandle {
     return (this.#holder ??= view(native.sb_lease_holder(this.pointer) as number, HOLDER_BYTES));
   }
 
-  /** Epoch of the file that the name leads to now; 0: that is not a fleet's. @throws {ResourceError} */
+  /** Epoch of the file that the name leads to now; 0: that is not a fleet's. @throws `RESOURCE` */
   fileEpoch(): number {
     const { file } = this;
-    if (file === null) return this.epoch;
     const head = Buffer.alloc(FIELDS["sb_fleet_header.epoch"][0] + 8);
     try {
       const fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
@@ -101,7 +97,7 @@ export class FleetHandle {
       }
     } catch (cause) {
       if ((cause as NodeJS.ErrnoException).code === "ENOENT") return 0;
-      throw new ResourceError(`${file} cannot be read: ${(cause as Error).message}.`, { cause });
+      throw new SlotbusError("RESOURCE", `${file} cannot be read: ${(cause as Error).message}.`, { cause });
     }
     const isFleet = head.toString("latin1", 0, 8) === "SL0FLEET";
     return isFleet ? Number(head.readBigUInt64LE(head.length - 8)) : 0;
@@ -154,7 +150,7 @@ export class FleetHandle {
     if (known) detach(known.buffer);
     this.#draft = null;
     const address = native.sb_fleet_staging(pointer, size) as number | null;
-    if (!address) throw new ResourceError(`${size} bytes of memory could not be had.`);
+    if (!address) throw new SlotbusError("RESOURCE", `${size} bytes of memory could not be had.`);
     this.#draft = Buffer.from(view(address, size));
     return this.#draft;
   }
@@ -183,16 +179,9 @@ export class FleetHandle {
   }
 }
 
-/** Makes memory for a fleet without a file; returns its descriptor. @throws as a join */
-export function createFleetMemory(name: string, geometry: FleetGeometry): number {
-  const fd = native.sb_fleet_memory(encodeWant(geometry));
-  if (fd < 0) throw joinError(fd, { name, directory: null, fd }, geometry);
-  return fd;
-}
-
-/** Removes the file of a fleet whose members have all ended. `false`: a member lives. @throws {ResourceError} */
+/** Removes the file of a fleet whose members have all ended. `false`: a member lives. @throws `RESOURCE` */
 export function removeFleet(dir: number, name: string): boolean {
   const result = native.sb_fleet_clean(dir, cString(name));
   if (result >= 0 || result === -C.SB_ENOBUS) return result !== 0;
-  throw new ResourceError(errorText(result));
+  throw new SlotbusError("RESOURCE", errorText(result));
 }

@@ -52,7 +52,7 @@ const U32 = {
 } as const;
 
 /**
- * All calls throw {@link FleetClosedError} once the fleet is left. The texts that they take were checked. An observer can
+ * All calls throw {@link ClosedError} once the fleet is left. The texts that they take were checked. An observer can
  * only find.
  */
 export class LeaseHandle {
@@ -187,7 +187,7 @@ export class LeaseHandle {
 
   #check(result: number): number {
     if (result >= 0) return result;
-    if (result === -C.SB_EFULL) throw new LeaseTableFullError(this.#fleet.name, this.#fleet.geometry.leases);
+    if (result === -C.SB_EFULL) throw new LeaseTableFullError(this.#fleet.name, this.#fleet.geometry.maxLeases);
     throw callError(result, `the leases of fleet "${this.#fleet.name}"`);
   }
 

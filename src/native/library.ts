@@ -21,11 +21,9 @@ function open() {
   }
 }
 
-type Library = ReturnType<typeof open>;
-
 /** Two descriptions of one contract must be equal; the first difference is named. */
-function verify(library: Library): void {
-  const text = String(new CString(library.sb_abi_text() as Pointer));
+function verify(): void {
+  const text = String(new CString(native.sb_abi_text() as Pointer));
   const constants: Record<string, number> = C;
   const fields: Record<string, readonly [number, number]> = FIELDS;
   for (const line of text.trim().split("\n")) {
@@ -40,15 +38,15 @@ function verify(library: Library): void {
   }
 }
 
-function load(): Library {
-  checkBun(Bun.version);
-  const library = open();
-  verify(library);
-  return library;
-}
-
+checkBun(Bun.version);
 /** The functions of libslotbus. */
-export const native: Library = load();
+export const native: ReturnType<typeof open> = open();
+verify();
+
+/** Index of a shared field in the 32-bit words of its struct. */
+export function wordOf(name: keyof typeof FIELDS): number {
+  return FIELDS[name][0] / 4;
+}
 
 /** A view of `bytes` bytes of native memory. It must be detached before that memory is unmapped. */
 export function view(address: number, bytes: number): ArrayBuffer {

@@ -1,6 +1,6 @@
 /** Names of buses in a runtime directory. */
 
-import { BusExistsError, PermissionDeniedError, ResourceError } from "../errors.ts";
+import { SlotbusError, BusExistsError } from "../errors.ts";
 import { fileError, openDirectory } from "./directory.ts";
 import { C, cString, errorText, native } from "./library.ts";
 
@@ -13,7 +13,7 @@ export class NameLock {
   /**
    * Takes the name, and makes the directory when it is absent. A leftover socket is removed.
    *
-   * @throws {BusExistsError} when a live process has the name, {@link PermissionDeniedError}, {@link ResourceError}.
+   * @throws {BusExistsError} when a live process has the name, `PERMISSION_DENIED`, `RESOURCE`.
    */
   constructor(directory: string, name: string, shared: boolean) {
     this.#dir = openDirectory(directory, { create: true, shared })!;
@@ -31,10 +31,11 @@ export class NameLock {
     return `/proc/self/fd/${this.#dir}/${this.#name.toString("utf8", 0, this.#name.length - 1)}.sock`;
   }
 
-  /** Lets workers connect to the socket; `shared`: of other users, too. @throws {ResourceError} */
+  /** Lets workers connect to the socket; `shared`: of other users, too. @throws `RESOURCE` */
   expose(shared: boolean): void {
     const error = native.sb_name_expose(this.#dir, this.#name, shared ? 1 : 0);
-    if (error !== 0) throw new ResourceError(`Cannot set the mode of ${this.socketPath}: ${errorText(error)}.`);
+    if (error !== 0)
+      throw new SlotbusError("RESOURCE", `Cannot set the mode of ${this.socketPath}: ${errorText(error)}.`);
   }
 
   /** Removes the files of the name and gives it back. Call once. */
@@ -47,7 +48,7 @@ export class NameLock {
 function lockError(code: number, name: string, owner: number): Error {
   if (code === -C.SB_EEXISTS) return new BusExistsError(name, owner);
   if (code === -C.SB_EPERM) {
-    return new PermissionDeniedError(`${name}.lock is no file of ours alone.`, {
+    return new SlotbusError("PERMISSION_DENIED", `${name}.lock is no file of ours alone.`, {
       hint: `It must be a file, no link, with one name, of uid ${process.geteuid?.()}. Remove it.`,
     });
   }

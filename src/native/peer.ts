@@ -2,28 +2,23 @@
 
 import { native } from "./library.ts";
 
+/** Filled by `sb_peer_identify`. */
 const who = new Uint32Array(4);
 
 /** A process, by descriptors that never come to mean another process, as its number may. */
 export class PeerProcess {
-  readonly pid: number;
-  readonly uid: number;
+  readonly pid = who[0]!;
+  readonly uid = who[1]!;
   /** Descriptor that becomes readable when the process has ended; -1 where the kernel has none. */
-  #pidfd: number;
+  #pidfd = who[2]! | 0;
   /** Descriptor of its `/proc/PID/statm`; -1 where that cannot be read. */
-  #statm: number;
+  #statm = who[3]! | 0;
 
-  private constructor(pid: number, uid: number, pidfd: number, statm: number) {
-    this.pid = pid;
-    this.uid = uid;
-    this.#pidfd = pidfd;
-    this.#statm = statm;
-  }
+  private constructor() {}
 
   /** The process on the other end of a socket; `null` when it has ended already. */
   static of(fd: number): PeerProcess | null {
-    if (native.sb_peer_identify(fd, who) !== 0) return null;
-    return new PeerProcess(who[0]!, who[1]!, who[2]! | 0, who[3]! | 0);
+    return native.sb_peer_identify(fd, who) === 0 ? new PeerProcess() : null;
   }
 
   /** Whether the process has certainly ended. */

@@ -102,23 +102,22 @@ export function bucketsSince(now: readonly number[], before: readonly number[]):
 
 /** Decodes a copy of `struct sb_stats`. `nowMs`: the clock of `sb_now_ms`. */
 export function readSnapshot(copy: Buffer, nowMs: number): Snapshot {
-  const word = (at: number): number => Number(copy.readBigUInt64LE(at));
+  const word = (name: keyof typeof FIELDS, index = 0): number =>
+    Number(copy.readBigUInt64LE(FIELDS[name][0] + 8 * index));
   const ageOf = (ns: number): number => Math.max(0, nowMs - ns / 1e6);
-  const counter = (index: number): number => word(FIELDS["sb_stats.counters"][0] + 8 * index);
-  const gauge = (index: number): number => word(FIELDS["sb_stats.gauges"][0] + 8 * index);
-  const sampledAge = ageOf(word(FIELDS["sb_stats.sampled_ns"][0]));
-  const counters = Object.entries(COUNTERS).map(([name, [index]]) => [name, counter(index)]);
+  const sampledAge = ageOf(word("sb_stats.sampled_ns"));
+  const counters = Object.entries(COUNTERS).map(([name, [index]]) => [name, word("sb_stats.counters", index)]);
   return {
     pid: copy.readUInt32LE(FIELDS["sb_stats.pid"][0]),
     slots: copy.readUInt32LE(FIELDS["sb_stats.slots"][0]),
-    ageMs: ageOf(word(FIELDS["sb_stats.created_ns"][0])),
+    ageMs: ageOf(word("sb_stats.created_ns")),
     counters: Object.fromEntries(counters) as Record<CounterName, number>,
-    queued: gauge(C.SB_G_QUEUED),
-    unsettled: gauge(C.SB_G_UNSETTLED),
-    silentMs: gauge(C.SB_G_TICKING) === 1 && sampledAge > SILENT_MS ? sampledAge : 0,
+    queued: word("sb_stats.gauges", C.SB_G_QUEUED),
+    unsettled: word("sb_stats.gauges", C.SB_G_UNSETTLED),
+    silentMs: word("sb_stats.gauges", C.SB_G_TICKING) === 1 && sampledAge > SILENT_MS ? sampledAge : 0,
     workers: readWorkers(copy, ageOf),
-    roundTrips: Array.from({ length: C.SB_HIST_BUCKETS }, (_, i) => word(FIELDS["sb_stats.round_trip"][0] + 8 * i)),
-    roundTripSum: word(FIELDS["sb_stats.round_trip_sum"][0]),
+    roundTrips: Array.from({ length: C.SB_HIST_BUCKETS }, (_, i) => word("sb_stats.round_trip", i)),
+    roundTripSum: word("sb_stats.round_trip_sum"),
   };
 }
 
@@ -126,18 +125,18 @@ function readWorkers(copy: Buffer, ageOf: (ns: number) => number): SnapshotWorke
   const workers: SnapshotWorker[] = [];
   for (let index = 0; index < C.SB_LINKS_MAX; index++) {
     const at = FIELDS["sb_stats.link"][0] + index * C.SB_STATS_LINK_BYTES;
-    const life = copy.readUInt32LE(at + FIELDS["sb_stats_link.life"][0]);
-    if (life === 0) continue;
-    const states = at + FIELDS["sb_stats_link.states"][0];
+    const word = (name: keyof typeof FIELDS, i = 0): number => copy.readUInt32LE(at + FIELDS[name][0] + 4 * i);
+    const id = word("sb_stats_link.life");
+    if (id === 0) continue;
     workers.push({
-      id: life,
-      pid: copy.readUInt32LE(at + FIELDS["sb_stats_link.pid"][0]),
-      uid: copy.readUInt32LE(at + FIELDS["sb_stats_link.uid"][0]),
-      concurrency: copy.readUInt32LE(at + FIELDS["sb_stats_link.concurrency"][0]),
-      inFlight: copy.readUInt32LE(at + FIELDS["sb_stats_link.used"][0]),
+      id,
+      pid: word("sb_stats_link.pid"),
+      uid: word("sb_stats_link.uid"),
+      concurrency: word("sb_stats_link.concurrency"),
+      inFlight: word("sb_stats_link.used"),
       ageMs: ageOf(Number(copy.readBigUInt64LE(at + FIELDS["sb_stats_link.joined_ns"][0]))),
       slots: Object.fromEntries(
-        STATE_NAMES.map((name, state) => [name, copy.readUInt32LE(states + 4 * state)]),
+        STATE_NAMES.map((name, state) => [name, word("sb_stats_link.states", state)]),
       ) as SnapshotWorker["slots"],
     });
   }

@@ -1,9 +1,9 @@
 /** What the event loop learns through a descriptor: wake-ups of a fleet, and the end of a process. */
 
 import type { Socket, SocketHandler, UnixSocketOptions } from "bun";
-import { ResourceError } from "../errors.ts";
 import type { FleetHandle } from "./fleet.ts";
 import { errorText, native, type Pointer } from "./library.ts";
+import { SlotbusError } from "../errors.ts";
 
 /** A descriptor that the event loop has adopted. It does not keep the process alive. */
 export class Watch {
@@ -47,10 +47,10 @@ export class Watch {
   }
 }
 
-/** Calls `onWake` whenever the fleet is woken, `onEnd` when that is heard no more. @throws {ResourceError} */
+/** Calls `onWake` whenever the fleet is woken, `onEnd` when that is heard no more. @throws `RESOURCE` */
 export function watchFleet(fleet: FleetHandle, onWake: () => void, onEnd: () => void): Watch {
   const bridge = native.sb_bridge_open(native.sb_fleet_wake_word(fleet.pointer) as Pointer) as Pointer | null;
-  if (!bridge) throw new ResourceError(`nobody can be woken: ${errorText(native.sb_error_last())}.`);
+  if (!bridge) throw new SlotbusError("RESOURCE", `nobody can be woken: ${errorText(native.sb_error_last())}.`);
   return new Watch(native.sb_bridge_fd(bridge), onEnd, onWake, () => native.sb_bridge_close(bridge));
 }
 

@@ -1,39 +1,26 @@
-/** The answering side of the library: a handle for each attachment of a worker. No code, offset or address leaves this file. */
+/** The answering side of the library: a handle for each attachment of a worker. No code or offset leaves this file. */
 
 import { backoff } from "../backoff.ts";
 import { blockFor, type Clock, sleep } from "../clock.ts";
 import { detach } from "../detach.ts";
-import {
-  BusNotFoundError,
-  PermissionDeniedError,
-  ProtocolError,
-  RegionCorruptError,
-  ResourceError,
-  type SlotbusError,
-  VersionMismatchError,
-} from "../errors.ts";
+import { BusNotFoundError, SlotbusError, VersionMismatchError } from "../errors.ts";
 import { openDirectory } from "./directory.ts";
-import { FLOW_STATUS_BYTES, type Flowed, flowed, FlowStatus } from "./flow.ts";
-import { C, cString, errorText, FIELDS, native, type Pointer, view } from "./library.ts";
-import { readSnapshot, type Snapshot } from "./statistics.ts";
+import { FLOW_STATUS_BYTES, type Flowed, flowed, type FlowStatus } from "./flow.ts";
+import { C, cString, errorText, FIELDS, native, type Pointer, view, wordOf } from "./library.ts";
 
 /** Longest handshake of a worker, in ms. */
 const HANDSHAKE_MS = 2_000;
 const HEADER_BYTES = 128;
 const CLAIM_BYTES = 40;
 
-function field(name: keyof typeof FIELDS): number {
-  return FIELDS[name][0];
-}
-
-const SLOT = field("sb_request.slot") / 4;
-const CLAIM = field("sb_request.token") / 4;
-const HEAD = field("sb_request.head_bytes") / 4;
-const OFFSET = field("sb_request.body_offset") / 4;
-const BODY = field("sb_request.body_bytes") / 4;
-const TIMEOUT = field("sb_request.timeout_ms") / 4;
-const METHOD = field("sb_request.method") / 4;
-const SERIAL = field("sb_request.serial") / 4;
+const SLOT = wordOf("sb_request.slot");
+const CLAIM = wordOf("sb_request.token");
+const HEAD = wordOf("sb_request.head_bytes");
+const OFFSET = wordOf("sb_request.body_offset");
+const BODY = wordOf("sb_request.body_bytes");
+const TIMEOUT = wordOf("sb_request.timeout_ms");
+const METHOD = wordOf("sb_request.method");
+const SERIAL = wordOf("sb_request.serial");
 
 /** Name and directory of a bus. `shared`: the directory may belong to another user. */
 export interface Address {
@@ -75,7 +62,6 @@ export class TakenRequest {
 
 /** An attached worker. */
 export class WorkerHandle {
-  readonly slots: number;
   readonly headLimit: number;
   readonly payloadLimit: number;
   readonly inlineSize: number;
@@ -86,30 +72,28 @@ export class WorkerHandle {
   /** Filled by {@link take}. */
   readonly taken = new TakenRequest();
   readonly #pointer: Pointer;
-  readonly #arenas: number;
+  /** Address of the first arena. */
+  readonly arenas: number;
   readonly #words: Uint32Array<ArrayBuffer>;
-  readonly #memory: (ArrayBuffer | undefined)[] = [];
 
   /** Attaches to the bus at `address`, in steps; gives up when `isOver`. */
   static *attach(address: Address, concurrency: number, clock: Clock, isOver: () => boolean): Handshake<WorkerHandle> {
     const open = (dir: number): unknown => native.sb_worker_open(dir, cString(address.name), concurrency);
-    const deadline = clock.now() + HANDSHAKE_MS;
-    const result = yield* shake(address, open, () => isOver() || clock.now() > deadline, clock.random);
+    const result = yield* shake(address, open, clock, HANDSHAKE_MS, isOver);
     return typeof result === "object" ? result : new WorkerHandle(result);
   }
 
   private constructor(pointer: Pointer) {
     this.#pointer = pointer;
     const header = new DataView(view(native.sb_worker_header(pointer) as number, HEADER_BYTES).slice(0));
-    this.slots = header.getUint32(field("sb_header.slots"), true);
-    this.headLimit = header.getUint32(field("sb_header.head_limit"), true);
-    this.payloadLimit = header.getUint32(field("sb_header.payload_limit"), true);
-    this.inlineSize = header.getUint32(field("sb_header.inline_bytes"), true);
-    this.tag = header.getUint32(field("sb_header.bus_tag"), true).toString(36);
-    this.stride = Number(header.getBigUint64(field("sb_header.stride"), true));
-    this.#arenas = native.sb_worker_arenas(pointer) as number;
+    this.headLimit = header.getUint32(FIELDS["sb_header.head_limit"][0], true);
+    this.payloadLimit = header.getUint32(FIELDS["sb_header.payload_limit"][0], true);
+    this.inlineSize = header.getUint32(FIELDS["sb_header.inline_bytes"][0], true);
+    this.tag = header.getUint32(FIELDS["sb_header.bus_tag"][0], true).toString(36);
+    this.stride = Number(header.getBigUint64(FIELDS["sb_header.stride"][0], true));
+    this.arenas = native.sb_worker_arenas(pointer) as number;
     this.#words = new Uint32Array(view(native.sb_worker_request(pointer) as number, CLAIM_BYTES));
-    this.flow = new FlowStatus(view(native.sb_worker_look(pointer) as number, FLOW_STATUS_BYTES));
+    this.flow = new Uint32Array(view(native.sb_worker_look(pointer) as number, FLOW_STATUS_BYTES));
   }
 
   /** The control socket, for one event loop to read; the library goes on writing to it. */
@@ -193,31 +177,6 @@ export class WorkerHandle {
     return native.sb_worker_wait(this.#pointer, 0xffff_ffff) >= 0;
   }
 
-  /** Memory that the request of a slot is read from. */
-  requestMemory(slot: number): ArrayBuffer {
-    return this.#half(slot, 0);
-  }
-
-  /** Memory that the response of a slot is written into. */
-  responseMemory(slot: number): ArrayBuffer {
-    return this.#half(slot, 1);
-  }
-
-  #half(slot: number, half: 0 | 1): ArrayBuffer {
-    const place = 2 * slot + half;
-    return (this.#memory[place] ??= view(this.#arenas + place * this.stride, this.stride));
-  }
-
-  /** A view of a request's body that can be detached alone. */
-  lendRequest(slot: number, offset: number, bytes: number): Uint8Array<ArrayBuffer> {
-    return new Uint8Array(view(this.#arenas + 2 * slot * this.stride + offset, bytes));
-  }
-
-  /** The same for a response. */
-  lendResponse(slot: number, offset: number, bytes: number): Uint8Array<ArrayBuffer> {
-    return new Uint8Array(view(this.#arenas + (2 * slot + 1) * this.stride + offset, bytes));
-  }
-
   /** Tells the client that the worker leaves in good order. */
   goodbye(): void {
     native.sb_worker_goodbye(this.#pointer);
@@ -228,52 +187,23 @@ export class WorkerHandle {
     native.sb_worker_hangup(this.#pointer);
   }
 
-  /** Ends the attachment and unmaps the region; if user code has a view (`isHeld`), only its pages are freed. */
-  close(isHeld: boolean): void {
-    let detached = !isHeld;
-    for (const memory of this.#memory) if (memory && !detach(memory)) detached = false;
+  /** Ends the attachment and unmaps the region. Without `isDetached`, user code may have a view: only the pages are freed. */
+  close(isDetached: boolean): void {
     detach(this.#words.buffer);
-    detach(this.flow.memory);
-    native.sb_worker_close(this.#pointer, detached ? 1 : 0);
+    detach(this.flow.buffer);
+    native.sb_worker_close(this.#pointer, isDetached ? 1 : 0);
   }
 }
 
-/** The statistics of a bus, mapped read-only. */
-export class ObserverHandle {
-  readonly #pointer: Pointer;
-  readonly #copy = Buffer.alloc(C.SB_STATS_BYTES);
-
-  /** Attaches in steps, within `timeout` ms. */
-  static *attach(address: Address, timeout: number, clock: Clock): Handshake<ObserverHandle> {
-    const open = (dir: number): unknown => native.sb_observer_open(dir, cString(address.name));
-    const deadline = clock.now() + timeout;
-    const result = yield* shake(address, open, () => clock.now() > deadline, clock.random, timeout);
-    return typeof result === "object" ? result : new ObserverHandle(result);
-  }
-
-  private constructor(pointer: Pointer) {
-    this.#pointer = pointer;
-  }
-
-  /** The statistics now; `isThere` is `false` when the bus has ended, and these are its last. */
-  read(): Snapshot & { isThere: boolean } {
-    const result = native.sb_observer_read(this.#pointer, this.#copy);
-    return { ...readSnapshot(this.#copy, native.sb_now_ms()), isThere: result === 0 };
-  }
-
-  close(): void {
-    native.sb_worker_close(this.#pointer, 1);
-  }
-}
-
-/** Steps of a handshake until it is over. `observing`: time limit of an observer, in ms; 0 for a worker. */
-function* shake(
+/** Steps of a handshake for up to `timeout` ms. `isOver`: whether a worker has given up; `null` for an observer. */
+export function* shake(
   { name, directory, shared }: Address,
   open: (dir: number) => unknown,
-  isOver: () => boolean,
-  random: () => number,
-  observing = 0,
+  clock: Clock,
+  timeout: number,
+  isOver: (() => boolean) | null,
 ): Handshake<Pointer> {
+  const deadline = clock.now() + timeout;
   let dir: number | null;
   try {
     dir = openDirectory(directory, { shared });
@@ -286,12 +216,12 @@ function* shake(
   let isAttached = false;
   try {
     let code = pointer ? native.sb_worker_step(pointer, versions) : native.sb_error_last();
-    for (let attempt = 0; code === -C.SB_EAGAIN && !isOver(); attempt++) {
-      yield backoff(attempt, { initial: 1, max: 20 }, random);
+    for (let attempt = 0; code === -C.SB_EAGAIN && clock.now() <= deadline && !isOver?.(); attempt++) {
+      yield backoff(attempt, { initial: 1, max: 20 }, clock.random);
       code = native.sb_worker_step(pointer, versions);
     }
     isAttached = code === 0;
-    return isAttached ? pointer! : attachError(code, versions, name, directory, observing);
+    return isAttached ? pointer! : attachError(code, versions, name, directory, isOver ? 0 : timeout);
   } finally {
     native.sb_fd_close(dir);
     if (pointer && !isAttached) native.sb_worker_close(pointer, 1);
@@ -319,21 +249,26 @@ function attachError(
       );
     }
     case C.SB_EPERM:
-      return new PermissionDeniedError(`${what} does not take workers of uid ${process.geteuid?.()}.`, {
+      return new SlotbusError("PERMISSION_DENIED", `${what} does not take workers of uid ${process.geteuid?.()}.`, {
         hint: "Name the uid in `allowedUids` of SlotBus.create.",
       });
     case C.SB_EPROTO:
-      return new ProtocolError(`${what} sent something that is no handshake of slotbus.`);
+      return new SlotbusError("PROTOCOL", `${what} sent something that is no handshake of slotbus.`);
     case C.SB_ECORRUPT:
-      return new RegionCorruptError(`${what} sent a region that is not sealed or whose header is wrong.`);
+      return new SlotbusError("REGION_CORRUPT", `${what} sent a region that is not sealed or whose header is wrong.`);
     case C.SB_EAGAIN:
     case C.SB_ETIMEDOUT:
     case observing > 0 ? C.SB_EBUSY : C.SB_EAGAIN:
-      if (observing === 0) return new ResourceError(`${what} did not finish the handshake in ${HANDSHAKE_MS} ms.`);
-      return new ResourceError(`${what} does not answer: it did not take an observer within ${observing} ms.`, {
-        hint: "It is stopped (SIGSTOP, a debugger), or code of it keeps its event loop busy.",
-      });
+      if (observing === 0)
+        return new SlotbusError("RESOURCE", `${what} did not finish the handshake in ${HANDSHAKE_MS} ms.`);
+      return new SlotbusError(
+        "RESOURCE",
+        `${what} does not answer: it did not take an observer within ${observing} ms.`,
+        {
+          hint: "It is stopped (SIGSTOP, a debugger), or code of it keeps its event loop busy.",
+        },
+      );
     default:
-      return new ResourceError(`${what} could not be attached to: ${errorText(code)}.`);
+      return new SlotbusError("RESOURCE", `${what} could not be attached to: ${errorText(code)}.`);
   }
 }

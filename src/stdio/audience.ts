@@ -2,63 +2,44 @@
 
 import type { EventEmitter } from "node:events";
 import { shown } from "../check.ts";
-import { InvalidConfigError, ProtocolError, RpcError } from "../errors.ts";
-import type { SupervisorEvents, WorkerState, WorkerStatus } from "../supervisor/events.ts";
-import type { StdioBusOptions, WorkerEvent } from "./config.ts";
+import { type SlotbusError, InvalidConfigError, RpcError } from "../errors.ts";
+import type { Resolved } from "../options.ts";
+import type { SupervisorEvents, WorkerStatus } from "../supervisor/events.ts";
+import type { LinkIdentity, Tell, WorkerNotification, WorkerRequestHandler } from "./events.ts";
+import type { notificationOptions } from "./options.ts";
 import { RPC, type RpcMessage } from "./rpc.ts";
 import type { StdioServer } from "./server.ts";
-import { type SubscribeOptions, Subscription } from "./subscription.ts";
-import type { ConnectionHost, LinkIdentity } from "./worker-connection.ts";
+import { Subscription } from "./subscription.ts";
+import type { ConnectionHost } from "./worker-connection.ts";
 
-/** Something a worker tells without having been asked. */
-export interface WorkerNotification {
-  readonly method: string;
-  readonly params: unknown;
-  /** Id of the pool. */
-  readonly pool: string;
-  /** Index of the worker in its pool. */
-  readonly worker: number;
-  readonly pid: number;
-  /** All of it, as it came. */
-  readonly message: RpcMessage;
-}
-
-/** What a handler of {@link StdioBus.onRequest} knows of a worker's request besides its params. */
-export interface WorkerRequestContext {
-  readonly method: string;
-  readonly pool: string;
-  readonly worker: number;
-  readonly pid: number;
-  /** Aborts when the worker gives up or ends. */
-  readonly signal: AbortSignal;
-  /** All of it, as it came. */
-  readonly message: RpcMessage;
-}
-
-/** Answers a worker's request; what it throws reaches the worker as an error, an {@link RpcError} with its code and data. */
-export type WorkerRequestHandler = (params: unknown, context: WorkerRequestContext) => unknown;
-
-/** Which notifications a subscription gets, and how it keeps them. */
-export interface NotificationOptions extends SubscribeOptions {
-  /** Only those of this method. */
-  method?: string | undefined;
-  /** Only those of this pool. */
-  pool?: string | undefined;
-}
+/** Notifications that are kept until subscriptions could be made. */
+const EARLY_MAX = 1_024;
 
 /** The listeners of a bus. */
 export class Audience implements ConnectionHost {
   /** Items that subscriptions lost. */
-  dropped = 0;
+  lost = 0;
   readonly servers = new Set<StdioServer>();
+  /** Of a raw bus. */
+  readonly readers = new Set<Subscription<string>>();
   /** All that workers tell, before the subscriptions are told. */
   onNotification: ((message: RpcMessage) => Promise<unknown> | null) | null = null;
-  readonly #options: StdioBusOptions;
+  /** Resolves when handlers and subscriptions could be added; `null`: they could. Until then what workers say waits for them. */
+  #opening: PromiseWithResolvers<void> | null = Promise.withResolvers<void>();
+  #early: [link: LinkIdentity, message: RpcMessage][] = [];
+  readonly #tell: Tell;
   readonly #handlers = new Map<string, WorkerRequestHandler>();
-  readonly #subscribers = new Map<Subscription<WorkerNotification>, NotificationOptions>();
+  readonly #subscribers = new Map<Subscription<WorkerNotification>, { method: string | null; pool: string | null }>();
 
-  constructor(options: StdioBusOptions) {
-    this.#options = options;
+  constructor(tell: Tell) {
+    this.#tell = tell;
+  }
+
+  /** Handlers and subscriptions could be added. */
+  open(): void {
+    this.#opening?.resolve();
+    this.#opening = null;
+    for (const [link, message] of this.#early.splice(0)) void this.notified(link, message);
   }
 
   /** Adds a handler; returns a function that takes it out again. */
@@ -71,17 +52,18 @@ export class Audience implements ConnectionHost {
     };
   }
 
-  subscribe(options: NotificationOptions): Subscription<WorkerNotification> {
+  subscribe(options: Resolved<(typeof notificationOptions)["rows"]>): Subscription<WorkerNotification> {
     const leave = (closed: Subscription<WorkerNotification>): void => void this.#subscribers.delete(closed);
-    const subscription = new Subscription(options, leave, () => this.dropped++);
-    this.#subscribers.set(subscription, { ...options });
+    const subscription = new Subscription(options, leave, () => this.lost++);
+    this.#subscribers.set(subscription, options);
     return subscription;
   }
 
   /** A worker asks: returns what the handler of the method, a client, or the handler of `"*"` answers. */
-  asked({ pool, worker, pid }: LinkIdentity, message: RpcMessage, signal: AbortSignal): unknown {
+  asked(link: LinkIdentity, message: RpcMessage, signal: AbortSignal, own?: WorkerRequestHandler): unknown {
+    const { pool, worker, pid } = link;
     const method = message.method!;
-    let handler = this.#handlers.get(method);
+    let handler = own ?? this.#handlers.get(method);
     if (!handler) {
       for (const server of this.servers) {
         const answer = server.asked(message, signal);
@@ -89,18 +71,25 @@ export class Audience implements ConnectionHost {
       }
       handler = this.#handlers.get("*");
     }
+    if (!handler && this.#opening) return this.#opening.promise.then(() => this.asked(link, message, signal));
     if (!handler) throw new RpcError(RPC.methodNotFound, `the host has no method ${JSON.stringify(method)}`);
     return handler(message.params, { method, pool, worker, pid, signal, message });
   }
 
   /** A worker tells: returns a promise when it should not be read on. */
-  notified({ pool, worker, pid }: LinkIdentity, message: RpcMessage): Promise<unknown> | null {
+  notified(link: LinkIdentity, message: RpcMessage): Promise<unknown> | null {
+    if (this.#opening) {
+      if (this.#early.length < EARLY_MAX) this.#early.push([link, message]);
+      else this.lost++;
+      return null;
+    }
+    const { pool, worker, pid } = link;
     const method = message.method!;
     let room = this.onNotification?.(message) ?? null;
     for (const server of this.servers) server.notified(message);
     for (const [subscription, wanted] of this.#subscribers) {
-      if (wanted.method !== undefined && wanted.method !== method) continue;
-      if (wanted.pool !== undefined && wanted.pool !== pool) continue;
+      if (wanted.method !== null && wanted.method !== method) continue;
+      if (wanted.pool !== null && wanted.pool !== pool) continue;
       const wait = subscription.push({ method, params: message.params, pool, worker, pid, message });
       if (wait) room = room ? Promise.all([room, wait]) : wait;
     }
@@ -109,60 +98,30 @@ export class Audience implements ConnectionHost {
 
   /** No subscription holds up a worker any more. */
   release(): void {
-    for (const subscription of this.#subscribers.keys()) subscription.release();
+    for (const subscription of [...this.#subscribers.keys(), ...this.readers]) subscription.release();
   }
 
-  /** Stops the servers and closes the subscriptions. */
+  /** Closes the servers and the subscriptions. */
   async leave(): Promise<void> {
-    await Promise.all([...this.servers].map((server) => server.stop()));
-    for (const subscription of this.#subscribers.keys()) subscription.close();
+    await Promise.all([...this.servers].map((server) => server.close()));
+    for (const subscription of [...this.#subscribers.keys(), ...this.readers]) subscription.close();
   }
 
-  /** A worker wrote what is no message. */
-  fault(worker: LinkIdentity, error: ProtocolError): void {
-    this.#tell(this.#options.onError, error, worker);
+  /** A worker wrote what is not a message. */
+  fault(worker: LinkIdentity, error: SlotbusError): void {
+    this.#tell("fault", error, worker);
   }
 
-  /** A server closed a connection. */
-  refused(why: string): void {
-    const error = new ProtocolError(why);
-    if (this.#options.onError) this.#tell(this.#options.onError, error, null);
-    else console.error(`slotbus: ${error.message}`);
-  }
-
-  /** Tells the callbacks of the options what becomes of the workers of a pool. */
+  /** Tells what becomes of the workers of a pool. */
   watch(pool: string, supervisor: EventEmitter<SupervisorEvents>): void {
-    const tell = (event: WorkerEvent["event"], { id, life, pid }: WorkerStatus): void =>
-      this.#tell(this.#options.onWorker, { event, pool, worker: id, life, pid });
-    const events: Partial<Record<WorkerState, WorkerEvent["event"]>> = {
-      draining: "stopping",
-      stopped: "stopped",
-      backoff: "restarting",
-      paused: "paused",
-      failed: "failed",
-    };
-    supervisor.on("ready", (worker) => tell("started", worker));
-    supervisor.on("state", (worker) => {
-      const event = events[worker.state];
-      if (event) tell(event, worker);
-    });
-    supervisor.on("exit", (report) => {
-      const { worker, life, pid } = report;
-      this.#tell(this.#options.onWorker, { event: "exited", pool, worker, life, pid, report });
-    });
-    supervisor.on("log", ({ id, pid }, line) => this.#tell(this.#options.onLog, { pool, worker: id, pid, line }));
-    supervisor.on("failed", (error) => this.#tell(this.#options.onError, error, null));
-    const { onError, onPool } = this.#options;
-    if (!onError && !onPool) return; // without a listener the supervisor warns
-    supervisor.on("paused", (error) => {
-      this.#tell(onError, error, null);
-      this.#tell(onPool, { event: "paused", pool, error });
-    });
-    supervisor.on("resumed", () => this.#tell(onPool, { event: "resumed", pool }));
-  }
-
-  /** A callback that throws does not stop the bus: what it threw is reported as an error of nobody. */
-  #tell<A extends unknown[]>(callback: ((...args: A) => void) | undefined, ...args: A): void {
-    if (callback) queueMicrotask(() => callback(...args));
+    const tell = this.#tell;
+    const identity = ({ id: worker, life, pid }: WorkerStatus): LinkIdentity => ({ pool, worker, life, pid });
+    supervisor.on("joined", (worker) => tell("joined", identity(worker)));
+    supervisor.on("left", (worker, report) => tell("left", identity(worker), report));
+    supervisor.on("died", (worker, report) => tell("died", identity(worker), report));
+    supervisor.on("log", ({ id: worker, pid }, line) => tell("log", { pool, worker, pid }, line));
+    supervisor.on("failed", (error) => tell("failed", error, pool));
+    supervisor.on("paused", (error) => tell("paused", error, pool));
+    supervisor.on("resumed", () => tell("resumed", pool));
   }
 }

@@ -1,25 +1,7 @@
 /** One request, notification or message of the stdio bus, from the call to its settlement. */
 
-import { checkSignal, shown } from "../check.ts";
-import { InvalidConfigError } from "../errors.ts";
+import type { CallOptions } from "./options.ts";
 import type { RpcMessage } from "./rpc.ts";
-
-/** What a call is asked with. */
-export interface CallOptions {
-  /** Goes to the worker that has this key, as long as it lives; SDK workers see it as `ctx.key`. */
-  key?: string | undefined;
-  /** In ms, from the call to the answer; `Infinity` for none. Default: `limits.timeout`. */
-  timeout?: number | undefined;
-  /** Rejects with `signal.reason`; the worker is sent `$/cancelRequest`. */
-  signal?: AbortSignal | undefined;
-  /** May run twice: if its worker ends it is sent to another one, once, within the same timeout. */
-  idempotent?: boolean | undefined;
-  /**
-   * Called with each piece the worker sends before its answer, in order. While a promise that it returns is pending, nothing
-   * more is read from that worker.
-   */
-  onProgress?: ((value: unknown) => unknown) | undefined;
-}
 
 /** Settles a call. */
 export type Resolve = (value: unknown) => void;
@@ -28,24 +10,6 @@ export type Reject = (reason: unknown) => void;
 
 const none: CallOptions = {};
 const settledAlready = (): void => {};
-
-/** Throws {@link InvalidConfigError}. */
-export function checkCallOptions({ key, signal, onProgress }: CallOptions): void {
-  if (key !== undefined && typeof key !== "string") {
-    throw new InvalidConfigError(`key is ${shown(key)}; it must be text.`);
-  }
-  if (onProgress !== undefined && typeof onProgress !== "function") {
-    throw new InvalidConfigError(`onProgress is ${shown(onProgress)}; it must be a function.`);
-  }
-  if (signal !== undefined) checkSignal(signal);
-}
-
-/** Returns a timeout in ms, `Infinity` for none. Throws {@link InvalidConfigError}. */
-export function checkTimeoutMs(timeout: unknown): number {
-  if (timeout === Infinity) return Infinity;
-  if (typeof timeout === "number" && timeout > 0 && timeout <= 0xffff_ffff) return timeout;
-  throw new InvalidConfigError(`timeout is ${shown(timeout)}; it must be above 0 and at most 4294967295 ms.`);
-}
 
 /** The connection that a call was sent by. */
 interface Carrier {

@@ -3,9 +3,9 @@
 import type { Socket } from "bun";
 import { isSameToken } from "../check.ts";
 import type { Clock, Timer } from "../clock.ts";
-import { ProtocolError, RpcError } from "../errors.ts";
-import type { CallOptions } from "./call.ts";
+import { SlotbusError, RpcError } from "../errors.ts";
 import type { Fault } from "./framing.ts";
+import type { CallOptions } from "./options.ts";
 import { type PeerLimits, type PeerOwner, type PeerRequest, RpcPeer } from "./peer.ts";
 import {
   AUTH,
@@ -45,7 +45,7 @@ export interface ClientRules extends PeerLimits {
 /** What clients ask of the bus, and what it counts of them. */
 export interface ClientHost {
   readonly clock: Clock;
-  readonly counts: { connects: number; disconnects: number; refusals: number; dropped: number };
+  readonly counts: { connects: number; disconnects: number; refusals: number; lost: number };
   /** Sends a message to a worker, as `StdioBus.forward`. */
   forward(
     message: RpcMessage,
@@ -115,9 +115,9 @@ export class Client implements PeerOwner<Question>, ByteSink {
     const all = this.#isEnding ? null : this.#peer.push(bytes.slice());
     if (!all) return;
     this.#aheadBytes += bytes.length;
-    if (this.#aheadBytes >= this.#rules.maxMessageBytes) this.#socket.pause();
+    if (this.#aheadBytes >= this.#rules.messageBytes) this.#socket.pause();
     void all.then(() => {
-      if (this.#aheadBytes >= this.#rules.maxMessageBytes && this.#peer.out.isOpen) this.#socket.resume();
+      if (this.#aheadBytes >= this.#rules.messageBytes && this.#peer.out.isOpen) this.#socket.resume();
       this.#aheadBytes = 0;
     });
   }
@@ -197,7 +197,7 @@ export class Client implements PeerOwner<Question>, ByteSink {
 
   skips(): void {
     if (this.#isKnown) return;
-    this.#refuse(RPC.invalidRequest, `its first message is longer than ${this.#rules.maxMessageBytes} bytes`);
+    this.#refuse(RPC.invalidRequest, `its first message is longer than ${this.#rules.messageBytes} bytes`);
   }
 
   /** Behind a message that is too long the next one is found, and at the end nothing comes. All else ends the connection. */
@@ -295,13 +295,13 @@ export class Client implements PeerOwner<Question>, ByteSink {
     for (const question of this.#peer.takeAll()) question.reject(clientGone());
   }
 
-  /** Of a worker; one that finds no room is dropped and counted. */
+  /** Of a worker; one that finds no room is lost and counted. */
   tell(message: RpcMessage): void {
-    if (this.#peer.out.queuedBytes < this.#rules.maxQueuedBytes) this.#peer.post(toJson(message, "a notification"));
-    else this.#host.counts.dropped++;
+    if (this.#peer.out.queuedBytes < this.#rules.queuedBytes) this.#peer.post(toJson(message, "a notification"));
+    else this.#host.counts.lost++;
   }
 }
 
-function clientGone(): ProtocolError {
-  return new ProtocolError("the client has closed its connection.", { mayHaveExecuted: true });
+function clientGone(): SlotbusError {
+  return new SlotbusError("PROTOCOL", "the client has closed its connection.", { mayHaveExecuted: true });
 }

@@ -9,6 +9,9 @@ export type Framing = "ndjson" | "length" | "content-length";
 /** Names of the framings. */
 export const FRAMINGS: readonly Framing[] = ["ndjson", "length", "content-length"];
 
+/** Environment variable that tells a worker how it is spoken to: the framing. */
+export const STDIO_VARIABLE = "SLOTBUS_STDIO";
+
 /** Why bytes are no message. */
 export type FaultReason = "too long" | "not UTF-8" | "not JSON" | "no frame" | "cut";
 

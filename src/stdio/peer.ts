@@ -21,11 +21,11 @@ import { type ByteSink, MessageWriter } from "./writer.ts";
 export interface PeerLimits {
   readonly framing: Framing;
   /** Longest message, in bytes. */
-  readonly maxMessageBytes: number;
+  readonly messageBytes: number;
   /** Requests and notifications of the other side at once; with so many nothing is read. */
-  readonly maxInFlight: number;
+  readonly concurrency: number;
   /** With so many bytes that the other side has not taken, nothing is read. `Infinity` for an end that asks: it must read answers. */
-  readonly maxQueuedBytes: number;
+  readonly queuedBytes: number;
 }
 
 /**
@@ -155,7 +155,7 @@ export class RpcPeer<C = never> {
       owner.broken?.();
     };
     this.out = new MessageWriter(sink, limits.framing, wrote, broken);
-    this.#messages = messageReader(limits.framing, limits.maxMessageBytes);
+    this.#messages = messageReader(limits.framing, limits.messageBytes);
   }
 
   // ---- calls ----------------------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ export class RpcPeer<C = never> {
   }
 
   /** Returns a promise for when fewer bytes than `limit` wait, or nothing is written any more; `null`: it is so. */
-  room(limit = this.#limits.maxQueuedBytes): Promise<void> | null {
+  room(limit = this.#limits.queuedBytes): Promise<void> | null {
     return this.out.queuedBytes < limit ? null : this.#until(() => this.out.queuedBytes < limit);
   }
 
@@ -295,8 +295,8 @@ export class RpcPeer<C = never> {
     this.#isReading = true;
     try {
       while (!this.#isStopped) {
-        if (this.#holds > 0 || this.#running >= this.#limits.maxInFlight) return;
-        if (this.out.queuedBytes >= this.#limits.maxQueuedBytes) return;
+        if (this.#holds > 0 || this.#running >= this.#limits.concurrency) return;
+        if (this.out.queuedBytes >= this.#limits.queuedBytes) return;
         const message = this.#messages.next();
         if (message !== undefined) {
           this.#receive(message);

@@ -20,7 +20,9 @@ export interface StdioStats extends Traffic {
   paused: string[];
   /** Messages for a pool that there is not. */
   routingErrors: number;
-  /** Connections to servers of the bus. */
+  /** Connections to servers of the bus now. */
+  clients: number;
+  /** Those that came and went so far. */
   clientConnects: number;
   clientDisconnects: number;
   /** Connections that a server closed: their bytes were not JSON-RPC, or they did not send the token. */
@@ -30,7 +32,7 @@ export interface StdioStats extends Traffic {
   /** Requests that wait for one. */
   waiting: number;
   /** Items that subscriptions lost by their policy, and notifications that clients did not take. */
-  dropped: number;
+  lost: number;
   /** Of all requests, from the call to the answer, in ms; 0 when there was none. */
   p50: number;
   p99: number;

@@ -1,26 +1,11 @@
 /** Items for one reader, from those who tell it: bounded, with a policy. */
 
 import { BoundedQueue, type QueuePolicy } from "../bounded-queue.ts";
-import { checkChoice, checkInteger, checkOptions } from "../check.ts";
-import { SubscriptionFullError } from "../errors.ts";
+import { EventsLostError } from "../errors.ts";
 import { Hold } from "../hold.ts";
+import type { Resolved } from "../options.ts";
+import type { subscribeOptions } from "./options.ts";
 
-/** How a subscription keeps what its reader has not taken. */
-export interface SubscribeOptions {
-  /** Items kept for the reader. 1 to 1 048 576, default 256. */
-  queue?: number | undefined;
-  /**
-   * What happens when the queue is full: `"drop-newest"` (default) and `"drop-oldest"` lose an item and count it; `"close"`
-   * ends the subscription with `SubscriptionFullError` behind what is queued; `"block"` reads no more from the worker that
-   * told, until there is room. A reader that then stays away stops that worker's requests too.
-   */
-  policy?: QueuePolicy | undefined;
-  /** Ends it at once; reading rejects with `signal.reason`. */
-  signal?: AbortSignal | undefined;
-}
-
-const POLICIES: readonly QueuePolicy[] = ["drop-newest", "drop-oldest", "close", "block"];
-const QUEUE_MAX = 1_048_576;
 const DONE: IteratorResult<never> = { done: true, value: undefined };
 
 /** Items for one reader, in order. Leaving the loop closes it; what is queued can be read after that. */
@@ -28,7 +13,7 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
   readonly #limit: number;
   readonly #policy: QueuePolicy;
   readonly #queue: BoundedQueue<T>;
-  readonly #signal: AbortSignal | undefined;
+  readonly #signal: AbortSignal | null;
   readonly #onClose: (subscription: Subscription<T>) => void;
   readonly #onDrop: () => void;
   #readers: { resolve: (result: IteratorResult<T>) => void; reject: (error: unknown) => void }[] = [];
@@ -38,17 +23,16 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
   #isOpen = true;
   #isReleased = false;
   #failure: { error: unknown } | null = null;
-  #dropped = 0;
+  #lost = 0;
 
   /** @internal */
   constructor(
-    options: SubscribeOptions,
+    { queue, signal }: Resolved<(typeof subscribeOptions)["rows"]>,
     onClose: (subscription: Subscription<T>) => void,
     onDrop: () => void = () => {},
   ) {
-    const { queue = 256, policy = "drop-newest", signal } = checkOptions("a subscription", options);
-    this.#limit = checkInteger("queue", queue, 1, QUEUE_MAX);
-    this.#policy = checkChoice("policy", policy, POLICIES);
+    this.#limit = queue.limit;
+    this.#policy = queue.policy;
     this.#queue = new BoundedQueue(this.#limit, this.#policy);
     this.#signal = signal;
     this.#onClose = onClose;
@@ -57,9 +41,9 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
     signal?.addEventListener("abort", this.#abort);
   }
 
-  /** Whether more can come. */
-  get isOpen(): boolean {
-    return this.#isOpen;
+  /** Whether nothing more comes; what is queued can be read. */
+  get closed(): boolean {
+    return !this.#isOpen;
   }
 
   /** Items that wait to be read. */
@@ -68,8 +52,8 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
   }
 
   /** Items that its policy or an abort lost. */
-  get dropped(): number {
-    return this.#dropped;
+  get lost(): number {
+    return this.#lost;
   }
 
   /** @internal Takes an item; returns a promise when the next one should wait for room. */
@@ -83,7 +67,7 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
     }
     // What "block" could not stop any more (the rest of a batch, several workers) is kept: it loses nothing.
     if (!this.#queue.accepts()) {
-      if (this.#policy === "close") this.#end({ error: new SubscriptionFullError(this.#limit) });
+      if (this.#policy === "close") this.#end({ error: new EventsLostError(this.#limit) });
       else this.#drop(1);
       return null;
     }
@@ -136,7 +120,7 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
   }
 
   #drop(count: number): void {
-    this.#dropped += count;
+    this.#lost += count;
     for (let left = count; left > 0; left--) this.#onDrop();
   }
 

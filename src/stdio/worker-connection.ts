@@ -1,25 +1,15 @@
 /** One worker's end of the bus: the calls that it has, over a pair of byte streams, until its process has ended. */
 
 import type { Clock, Timer } from "../clock.ts";
-import { type ExitReport, ProtocolError, WorkerExitedError } from "../errors.ts";
+import { SlotbusError, type ExitReport, WorkerDiedError } from "../errors.ts";
 import type { WorkerLink, WorkerProcess } from "../supervisor/process.ts";
 import type { Call } from "./call.ts";
+import type { LinkIdentity, WorkerRequestHandler } from "./events.ts";
 import type { Fault } from "./framing.ts";
 import { type PeerLimits, type PeerOwner, type PeerRequest, RpcPeer } from "./peer.ts";
 import { PROGRESS, peekId, readError, READY, type RpcId, type RpcMessage, toJson } from "./rpc.ts";
 import { noTraffic } from "./stats.ts";
 import type { BytePair } from "./writer.ts";
-
-/** Who a worker is. */
-export interface LinkIdentity {
-  /** Id of its pool. */
-  readonly pool: string;
-  /** Its index in the pool. */
-  readonly worker: number;
-  /** 1 for its first process, 2 for the next, … */
-  readonly life: number;
-  readonly pid: number;
-}
 
 /** What a connection may take and what it does with what is wrong. */
 export interface ConnectionLimits extends PeerLimits {
@@ -33,11 +23,11 @@ export type ConnectionProcess = Pick<WorkerProcess, "kill" | "served" | "recycle
 /** What a connection tells its bus. */
 export interface ConnectionHost {
   /** The worker asks. Its answer is awaited; a rejection is answered as an error. */
-  asked(worker: LinkIdentity, message: RpcMessage, signal: AbortSignal): unknown;
+  asked(worker: LinkIdentity, message: RpcMessage, signal: AbortSignal, own?: WorkerRequestHandler): unknown;
   /** A notification; what comes next is read when a promise that is returned has settled. */
   notified(worker: LinkIdentity, message: RpcMessage): Promise<unknown> | null;
   /** Something that is no message, or no message that fits. */
-  fault(worker: LinkIdentity, error: ProtocolError): void;
+  fault(worker: LinkIdentity, error: SlotbusError): void;
 }
 
 /** What a connection tells its pool. */
@@ -79,6 +69,8 @@ function methodJson(method: string): string {
 export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   readonly identity: LinkIdentity;
   readonly counts = noTraffic();
+  /** For its own requests, before those of the bus. */
+  readonly handlers = new Map<string, WorkerRequestHandler>();
   /** Calls that must go to this worker and wait until it has room. */
   readonly waiting = new Set<Call>();
   readonly #limits: ConnectionLimits;
@@ -118,7 +110,7 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
     this.#process = process;
     // Answers are read however much waits to be written, or worker and host might wait for each other.
     const gaveUp = (): unknown => new DOMException("the worker gave up", "AbortError");
-    this.#peer = new RpcPeer(this, pair.sink, { ...limits, maxQueuedBytes: Infinity }, gaveUp);
+    this.#peer = new RpcPeer(this, pair.sink, { ...limits, queuedBytes: Infinity }, gaveUp);
     this.#ready.promise.catch(() => {});
     void this.#read(pair.source);
   }
@@ -156,7 +148,7 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   /** Whether it takes one more. */
   canTake(): boolean {
     const peer = this.#peer;
-    const takes = peer.calls.size < this.#limits.maxInFlight && peer.out.queuedBytes < this.#limits.maxQueuedBytes;
+    const takes = peer.calls.size < this.#limits.concurrency && peer.out.queuedBytes < this.#limits.queuedBytes;
     if (!takes) this.#wasFull = true;
     return takes && peer.out.isOpen;
   }
@@ -211,8 +203,8 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   ended(report: ExitReport): void {
     if (this.#report) return;
     this.#report = report;
-    this.#ready.reject(new ProtocolError("the worker ended before it was ready."));
-    this.#peer.stopWriting(new WorkerExitedError("request", this.identity.pool, report));
+    this.#ready.reject(new SlotbusError("PROTOCOL", "the worker ended before it was ready."));
+    this.#peer.stopWriting(new WorkerDiedError(null, report.pid, report, true));
     this.#owner.closed(this);
     if (this.#isReadEnded) this.#leave();
     else this.#hearLastWords();
@@ -379,9 +371,9 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   asked({ id, message, signal }: PeerRequest): Promise<unknown> | null {
     this.#peer.answer(
       id!,
-      Promise.try(() => this.#host.asked(this.identity, message, signal)),
+      Promise.try(() => this.#host.asked(this.identity, message, signal, this.handlers.get(message.method!))),
     );
-    return this.#peer.room(this.#limits.maxQueuedBytes);
+    return this.#peer.room(this.#limits.queuedBytes);
   }
 
   repeated(id: RpcId): void {
@@ -409,9 +401,9 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
     this.#madeRoom();
   }
 
-  #fault(what: string, hint = OUTPUT_HINT, isAnswer = false): ProtocolError {
+  #fault(what: string, hint = OUTPUT_HINT, isAnswer = false): SlotbusError {
     this.counts.protocolErrors++;
-    const error = new ProtocolError(`${this} ${what}.`, { mayHaveExecuted: isAnswer, hint });
+    const error = new SlotbusError("PROTOCOL", `${this} ${what}.`, { mayHaveExecuted: isAnswer, hint });
     this.#host.fault(this.identity, error);
     if (this.#limits.onFault === "restart") this.#process.kill("SIGKILL");
     return error;

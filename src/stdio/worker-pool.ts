@@ -3,20 +3,19 @@
 import type { EventEmitter } from "node:events";
 import type { Clock } from "../clock.ts";
 import {
-  BackpressureError,
+  BusOverloadedError,
+  ClosedError,
   type ExitReport,
-  InvalidStateError,
   NoWorkerError,
-  PoolFailedError,
   RequestTimeoutError,
-  WorkerExitedError,
+  WorkerDiedError,
 } from "../errors.ts";
 import type { Latencies } from "../latency.ts";
 import type { SupervisorEvents } from "../supervisor/events.ts";
 import type { Transport, WorkerProcess } from "../supervisor/process.ts";
 import { Supervisor } from "../supervisor/supervisor.ts";
 import { Call } from "./call.ts";
-import type { ResolvedStdioPool } from "./config.ts";
+import type { ResolvedStdioPool } from "./options.ts";
 import { type ConnectionHost, type ConnectionOwner, WorkerConnection } from "./worker-connection.ts";
 import { addTraffic, noTraffic, type Traffic } from "./stats.ts";
 import { sinkOf } from "./writer.ts";
@@ -71,8 +70,9 @@ export class WorkerPool implements ConnectionOwner {
     this.#latencies = latencies;
     const transport = { stdin: "pipe", stdout: "pipe", open: (process: WorkerProcess) => this.#open(process) } as const;
     this.supervisor = make(options, transport, clock);
-    this.supervisor.on("ready", () => this.#pump());
-    this.supervisor.on("exit", (report) => (this.#lastExit = report));
+    this.supervisor.on("joined", () => this.#pump());
+    this.supervisor.on("left", (_, report) => (this.#lastExit = report));
+    this.supervisor.on("died", (_, report) => (this.#lastExit = report));
     this.supervisor.on("state", ({ state }, previous) => {
       if (state === "backoff" || (state === "starting" && previous === "paused")) this.restarts++;
       if (state === "failed" || state === "stopped" || state === "paused") this.#giveUpIfHopeless();
@@ -103,7 +103,9 @@ export class WorkerPool implements ConnectionOwner {
 
   /** Gives a call to a worker, or has it wait. */
   dispatch(call: Call): void {
-    if (this.#waiting.size > 0 || !this.#deliver(call)) this.#wait(call, this.#waiting);
+    if (call.deadline === call.startedAt && call.kind !== "notification") {
+      call.settle(true, this.#timeoutError(call, 0, 0, false));
+    } else if (this.#waiting.size > 0 || !this.#deliver(call)) this.#wait(call, this.#waiting);
   }
 
   /** Its caller gives up, with that error. */
@@ -194,11 +196,13 @@ export class WorkerPool implements ConnectionOwner {
 
   /** Has a call wait in that queue, unless the queues are full or no worker will come. */
   #wait(call: Call, queue: Set<Call>): void {
-    const { limit, policy } = this.options.limits.queue;
+    const { limit, policy } = this.options.queue;
     if (policy === "reject" && !call.wasRetried && this.#waitingCount >= limit) {
-      call.settle(true, new BackpressureError(`pool "${this.options.id}"`, this.#waitingCount, limit));
+      call.settle(true, new BusOverloadedError(`pool "${this.options.id}"`, this.#waitingCount, limit));
     } else if (this.#isHopeless()) {
       call.settle(true, this.#failedError(call));
+    } else if (call.deadline === call.startedAt) {
+      call.settle(true, this.#timeoutError(call, 0, 0, false));
     } else {
       queue.add(call);
       this.#waitingCount++;
@@ -231,16 +235,15 @@ export class WorkerPool implements ConnectionOwner {
     if (this.#waitingCount > 0 && this.#isHopeless()) this.rejectWaiting((call) => this.#failedError(call));
   }
 
-  #failedError({ startedAt, wasRetried }: Call): NoWorkerError | PoolFailedError {
+  #failedError({ startedAt, wasRetried }: Call): NoWorkerError {
     const { id } = this.options;
     const { pausedFor } = this.supervisor;
     if (pausedFor) return new NoWorkerError(id, this.clock.now() - startedAt, "pool", pausedFor, wasRetried);
-    const cause = this.#lastExit ? new WorkerExitedError("its last worker", id, this.#lastExit) : undefined;
-    return new PoolFailedError(id, cause, wasRetried);
+    const cause = this.#lastExit && new WorkerDiedError(null, this.#lastExit.pid, this.#lastExit, true);
+    return new NoWorkerError(id, this.clock.now() - startedAt, "pool", cause, wasRetried);
   }
 
   #timeOut(call: Call, now: number): void {
-    const ms = call.deadline - call.startedAt;
     const { id } = this.options;
     const queuedMs = (call.connection ? call.sentAt : now) - call.startedAt;
     if (!call.connection && !call.wasRetried && this.supervisor.links.length === 0) {
@@ -250,19 +253,23 @@ export class WorkerPool implements ConnectionOwner {
     const ran = call.connection !== null || call.wasRetried;
     const withMs = call.connection ? now - call.sentAt : 0;
     call.connection?.timedOut();
-    const what = `${JSON.stringify(call.method)} of pool "${id}"`;
-    this.abandon(call, new RequestTimeoutError(what, ms, queuedMs, withMs, ran));
+    this.abandon(call, this.#timeoutError(call, queuedMs, withMs, ran));
+  }
+
+  #timeoutError(call: Call, queuedMs: number, withMs: number, ran: boolean): RequestTimeoutError {
+    const what = `${JSON.stringify(call.method)} of pool "${this.options.id}"`;
+    return new RequestTimeoutError(what, call.deadline - call.startedAt, queuedMs, withMs, ran);
   }
 
   // ---- connections ----------------------------------------------------------------------------------------------------------
 
   async #open(process: WorkerProcess): Promise<WorkerConnection> {
     const { id: worker, life, pid } = process;
-    const { id, framing, limits, ready, initialize } = this.options;
+    const { id, ready, initialize } = this.options;
     const connection = new WorkerConnection(
       { pool: id, worker, life, pid },
       { sink: sinkOf(process.stdin!), source: process.stdout! },
-      { framing, ...limits },
+      this.options,
       this,
       this.#host,
       process,
@@ -272,17 +279,24 @@ export class WorkerPool implements ConnectionOwner {
     if (ready) await connection.ready;
     if (!initialize) return connection;
     let isReady = false;
-    const ask = <T>(kind: Call["kind"], method: string, params: unknown): Promise<T> =>
-      new Promise<unknown>((resolve, reject) => {
-        if (isReady) throw new InvalidStateError(`${connection}`, `${kind} of initialize`, "READY", "STARTING");
+    const check = (): void => {
+      if (!isReady) return;
+      const hint = "The worker is ready: use `request`, `notify` and `onRequest` of the bus.";
+      throw new ClosedError(`what \`initialize\` was given of ${connection}`, { hint });
+    };
+    const ask = async <T>(kind: Call["kind"], method: string, params: unknown): Promise<T> => {
+      check();
+      return (await new Promise<unknown>((resolve, reject) => {
         const call = new Call(kind, method, params, null, undefined, this.clock.now(), Infinity, resolve, reject);
         if (connection.hasEnded) void process.exited.then((report) => this.died([call], report));
         else this.#send(connection, call);
-      }) as Promise<T>;
+      })) as T;
+    };
     await initialize({
       ...connection.identity,
       request: (method, params) => ask("request", method, params),
       notify: (method, params) => ask("notification", method, params),
+      onRequest: (method, handler) => (check(), void connection.handlers.set(method, handler)),
     });
     isReady = true;
     return connection;
@@ -330,7 +344,7 @@ export class WorkerPool implements ConnectionOwner {
         call.wasRetried = true;
         this.dispatch(call);
       } else {
-        call.settle(true, new WorkerExitedError(`request ${JSON.stringify(call.method)}`, this.options.id, report));
+        call.settle(true, new WorkerDiedError(JSON.stringify(call.method), report.pid, report, true));
       }
     }
   }

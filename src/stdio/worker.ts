@@ -19,7 +19,10 @@ export interface ServeContext {
   readonly notify: (method: string, params?: unknown) => Promise<void>;
 }
 
-/** Answers a call with what it returns, or with the error it throws: an {@link RpcError} with its code and data. */
+/**
+ * Answers a call with what it returns, or with the error it throws: an {@link RpcError} with its code and data. Of an async generator
+ * each `yield` is progress, and what it returns is the answer.
+ */
 export type ServeHandler = { handle(params: unknown, context: ServeContext): unknown }["handle"];
 
 /** Handlers by method. */
@@ -45,7 +48,7 @@ export class StdioWorker implements PeerOwner<never> {
 
   constructor(handlers: ServeHandlers, pair: BytePair, framing: Framing, announces: boolean) {
     this.#handlers = handlers;
-    const limits = { framing, maxMessageBytes: MESSAGE_MAX, maxInFlight: Infinity, maxQueuedBytes: QUEUED_MAX };
+    const limits = { framing, messageBytes: MESSAGE_MAX, concurrency: Infinity, queuedBytes: QUEUED_MAX };
     this.#peer = new RpcPeer(this, pair.sink, limits, callerGone);
     if (announces) this.#peer.post(READY_JSON);
     this.done = this.#run(pair.source);
@@ -91,7 +94,7 @@ export class StdioWorker implements PeerOwner<never> {
     const handler = this.#handlerOf(message);
     try {
       if (!handler) throw new RpcError(RPC.methodNotFound, `there is no method ${JSON.stringify(message.method)}`);
-      this.#peer.answer(id!, handler(message.params, request));
+      this.#peer.answer(id!, answerOf(handler(message.params, request), request));
     } catch (error) {
       this.#peer.respond(id!, errorJson(id!, error));
     }
@@ -103,7 +106,8 @@ export class StdioWorker implements PeerOwner<never> {
     const handler = this.#handlerOf(message);
     if (!handler) return null;
     const done = this.#peer.begin();
-    Promise.try(handler, message.params, new PeerRequest(this.#peer, message))
+    const request = new PeerRequest(this.#peer, message);
+    Promise.try(() => answerOf(handler(message.params, request), request))
       .catch((error) => console.error(`notification ${message.method}:`, error))
       .finally(done);
     return null;
@@ -120,6 +124,22 @@ export class StdioWorker implements PeerOwner<never> {
   }
 
   answered(): void {} // it asks nothing
+}
+
+/** What a handler answers: what it returned, or a promise for what its generator will return. */
+export function answerOf(returned: unknown, context: ServeContext): unknown {
+  const isGenerator = typeof returned === "object" && returned !== null && Symbol.asyncIterator in returned;
+  return isGenerator ? finishOf(returned as AsyncGenerator, context) : returned;
+}
+
+async function finishOf(generator: AsyncGenerator, { progress, signal }: ServeContext): Promise<unknown> {
+  for (let step = await generator.next(); ; step = await generator.next()) {
+    if (step.done) return step.value;
+    await progress(step.value);
+    if (!signal.aborted) continue;
+    await generator.return(undefined);
+    throw signal.reason;
+  }
 }
 
 function callerGone(): DOMException {

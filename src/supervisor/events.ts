@@ -29,9 +29,12 @@ export interface WorkerStatus {
 /** Events of a {@link Supervisor}, with what their listeners get. */
 export interface SupervisorEvents {
   /** A worker takes requests. */
-  ready: [worker: WorkerStatus];
-  /** A process ended, whatever the reason. */
-  exit: [report: ExitReport];
+  joined: [worker: WorkerStatus];
+  /** A process ended that had been asked to: by `close`, `resize` or a replacement. */
+  left: [worker: WorkerStatus, report: ExitReport];
+  /** A process ended that had not been asked to, or was killed because it hung or was not ready in time. */
+  died: [worker: WorkerStatus, report: ExitReport];
+  /** The state of a worker changed. */
   state: [worker: WorkerStatus, previous: WorkerState];
   /** A line of standard error. */
   log: [worker: { id: number; pid: number }, line: string];

@@ -5,10 +5,11 @@ import { constants } from "node:os";
 import { resolve } from "node:path";
 import type { SocketHandler, UnixSocketOptions } from "bun";
 import { type Clock, startTimer } from "../clock.ts";
-import { type ExitReport, InvalidConfigError, ProgramNotFoundError, WorkerStartError } from "../errors.ts";
+import { type SlotbusError, type ExitReport, InvalidConfigError, WorkerStartError } from "../errors.ts";
 import { findLauncher } from "../native/find.ts";
-import type { ResolvedPool, StopOptions } from "./options.ts";
+import type { ResolvedPool, Steps } from "./options.ts";
 import { StderrTail } from "./stderr.ts";
+import { programNotFound } from "../errors/plain.ts";
 
 /** How the supervisor connects a worker process: given by who talks to it. */
 export interface Transport<Connection extends WorkerLink> {
@@ -78,7 +79,7 @@ function useLauncher(): string | null {
 /**
  * Path of the program of a pool.
  *
- * @throws {InvalidConfigError} without its working directory, {@link ProgramNotFoundError}.
+ * @throws {InvalidConfigError} without its working directory, `PROGRAM_NOT_FOUND`.
  */
 export function findProgram(pool: ResolvedPool): string {
   if (!statSync(pool.cwd, { throwIfNoEntry: false })?.isDirectory()) {
@@ -89,7 +90,7 @@ export function findProgram(pool: ResolvedPool): string {
   const found = Bun.which(isPath ? resolve(pool.cwd, pool.command) : pool.command, { PATH, cwd: pool.cwd });
   if (found) return resolve(pool.cwd, found);
   const where = isPath ? `seen from ${pool.cwd}` : `PATH is ${JSON.stringify(PATH)}`;
-  throw new ProgramNotFoundError(pool.name, pool.command, where);
+  throw programNotFound(pool.name, pool.command, where);
 }
 
 /** @internal What a {@link Process} asks and tells its owner. */
@@ -109,7 +110,7 @@ export class Process implements WorkerProcess {
   readonly stdin: Bun.FileSink | null;
   readonly stdout: ReadableStream<Uint8Array> | null;
   readonly exited: Promise<ExitReport>;
-  /** Resolves when the program runs. Rejects with {@link ProgramNotFoundError} or {@link WorkerStartError}. */
+  /** Resolves when the program runs. Rejects with `PROGRAM_NOT_FOUND` or {@link WorkerStartError}. */
   readonly started: Promise<void>;
   readonly #startedAt: number;
   #requests = 0;
@@ -125,7 +126,7 @@ export class Process implements WorkerProcess {
   /** Its report is complete. */
   #ended = false;
 
-  /** @throws {@link ProgramNotFoundError}, {@link WorkerStartError}. */
+  /** @throws `PROGRAM_NOT_FOUND`, {@link WorkerStartError}. */
   constructor(
     owner: ProcessOwner,
     program: string,
@@ -139,7 +140,7 @@ export class Process implements WorkerProcess {
     this.id = id;
     this.life = life;
     const through = useLauncher();
-    const identity = pool.uid === undefined ? {} : { uid: pool.uid, gid: pool.gid! };
+    const identity = pool.uid === null ? {} : { uid: pool.uid, gid: pool.gid! };
     try {
       this.#child = Bun.spawn([...(through === null ? [] : [through]), program, ...pool.args], {
         ...identity,
@@ -203,7 +204,7 @@ export class Process implements WorkerProcess {
    * Ends it: `drain`, the end of its input, SIGTERM, SIGKILL, each when the step before did not do within its time. Resolves
    * to the report always. Called again, the faster of both goes first.
    */
-  async end(steps: Required<StopOptions>, drain: (() => Promise<void>) | null): Promise<ExitReport> {
+  async end(steps: Steps, drain: (() => Promise<void>) | null): Promise<ExitReport> {
     if (drain) await this.#step("drain", steps.drain, drain);
     if (this.stdin) await this.#step("end of input", steps.endOfInput, () => this.#endInput());
     await this.#step("SIGTERM", steps.term, () => this.#signal("SIGTERM"));
@@ -292,17 +293,12 @@ function systemErrors(): Map<number, [name: string, text: string]> {
   return process.getBuiltinModule("node:util").getSystemErrorMap(); // here only: it takes 0.6 ms to load
 }
 
-function startError(
-  pool: ResolvedPool,
-  id: number,
-  code: string,
-  cause: unknown,
-): ProgramNotFoundError | WorkerStartError {
+function startError(pool: ResolvedPool, id: number, code: string, cause: unknown): SlotbusError | WorkerStartError {
   const [, text = "the launcher ended"] = [...systemErrors().values()].find(([name]) => name === code) ?? [];
   if (code === "ENOENT" || code === "ENOTDIR") {
-    return new ProgramNotFoundError(pool.name, pool.command, "it, or the interpreter that it names, is missing", cause);
+    return programNotFound(pool.name, pool.command, "it, or the interpreter that it names, is missing", cause);
   }
-  if (code === "EACCES") return new ProgramNotFoundError(pool.name, pool.command, "it may not be executed", cause);
+  if (code === "EACCES") return programNotFound(pool.name, pool.command, "it may not be executed", cause);
   return new WorkerStartError(pool.name, id, `could not be started: ${text}${code && ` (${code})`}`, null, cause);
 }
 

@@ -22,13 +22,13 @@ export class Restarts {
    * window has had all its restarts.
    */
   grant(now: number, readyMs: number): number | null {
-    const { limit, window, healthyAfter } = this.#options;
+    const { maxRestarts, window, healthyAfter } = this.#options;
     this.#granted = this.#granted.filter((at) => now - at < window);
-    if (this.#granted.length >= limit) return null;
+    if (this.#granted.length >= maxRestarts) return null;
     if (readyMs >= healthyAfter) this.#pauses = 0;
     const pause = this.pause();
     // It is counted when it happens; with no limit nothing needs to be kept.
-    if (limit !== Infinity) this.#granted.push(now + pause);
+    if (maxRestarts !== Infinity) this.#granted.push(now + pause);
     return pause;
   }
 

@@ -1,44 +1,39 @@
 /** A pool of equal worker processes: starts them, starts again what ended, replaces the old, and stops all. */
 
 import { EventEmitter } from "node:events";
-import { checkInteger } from "../check.ts";
 import { type Clock, pause, systemClock } from "../clock.ts";
-import { BusClosedError, type ExitReport, InvalidStateError, type WorkerFailedError } from "../errors.ts";
+import { ClosedError, type ExitReport, type WorkerFailedError } from "../errors.ts";
 import { Hold, holdWhile } from "../hold.ts";
+import { checkTimeout } from "../options.ts";
 import type { SupervisorEvents, WorkerStatus } from "./events.ts";
-import {
-  INSTANCES_MAX,
-  type PoolOptions,
-  type ResolvedPool,
-  resolvePool,
-  resolveStop,
-  type StopOptions,
-} from "./options.ts";
+import { type PoolOptions, poolOptions, type ResolvedPool, resolvePool, type Steps } from "./options.ts";
 import { findProgram, type Transport, type WorkerLink } from "./process.ts";
 import { Restarts } from "./restarts.ts";
 import { Worker, type WorkerOwner } from "./worker.ts";
 
+/** Lines of standard error that are kept while a pool starts. */
+const EARLY_LINES = 256;
+
 /**
  * Keeps the processes of a pool alive.
  *
- *     const supervisor = new Supervisor({ command: "python3", args: ["worker.py"], instances: 4 }, transport);
- *     await supervisor.start();
+ *     await using supervisor = await Supervisor.start({ command: "python3", args: ["worker.py"], instances: 4 }, transport);
+ *     supervisor.on("died", (worker, { exitCode, signal }) => console.error(worker.pid, exitCode ?? signal));
  *     const link = supervisor.links[0];
- *     await supervisor.stop();
  */
 export class Supervisor<Connection extends WorkerLink = WorkerLink>
   extends EventEmitter<SupervisorEvents>
   implements AsyncDisposable
 {
-  readonly pool: ResolvedPool;
+  readonly #pool: ResolvedPool;
   /** Of all workers that are ready. A new array at each change. */
   links: readonly Connection[] = [];
   readonly #clock: Clock;
   readonly #owner: WorkerOwner<Connection>;
   #workers: Worker<Connection>[] = [];
-  #phase: "stopped" | "starting" | "running" | "stopping" = "stopped";
   #starting: Promise<void> | null = null;
-  #stopping: Promise<ExitReport[]> | null = null;
+  /** Its end, by {@link stop} or by a start that failed. */
+  #ending: Promise<ExitReport[]> | null = null;
   /** The last of the changes of size; each begins when the one before has ended. */
   #resizing: Promise<void> = Promise.resolve();
   /** The last of the replacements; one at a time. */
@@ -50,16 +45,38 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
   #pauseEnd = new AbortController();
   /** The pause was told by a warning; so is its end. */
   #hasWarned = false;
+  /** Emit the events of the start, for listeners that are attached right after it; `null`: events are emitted at once. */
+  #early: (() => void)[] | null = null;
   /** @internal Told when the pool is paused and when that is over. It does not count as a listener of the events. */
   onPause: ((isPaused: boolean) => void) | null = null;
 
-  /** @throws {InvalidConfigError}. */
-  constructor(options: PoolOptions, transport: Transport<Connection>, /** @internal */ clock: Clock = systemClock) {
+  /**
+   * Starts all workers and resolves when all are ready. When a worker does not get ready, all are stopped: nothing is tried twice
+   * here. Events of the start reach listeners that are attached as soon as the promise has resolved.
+   *
+   * @throws (rejects) {@link InvalidConfigError}, `PROGRAM_NOT_FOUND`, {@link WorkerStartError}; then nothing runs.
+   */
+  static async start<Connection extends WorkerLink>(
+    options: PoolOptions,
+    transport: Transport<Connection>,
+  ): Promise<Supervisor<Connection>> {
+    const supervisor = new Supervisor(resolvePool(options), transport);
+    const early: (() => void)[] = (supervisor.#early = []);
+    await supervisor.start();
+    supervisor.#clock.immediate(() => {
+      supervisor.#early = null;
+      for (const emit of early) queueMicrotask(emit);
+    });
+    return supervisor;
+  }
+
+  /** @internal Use {@link Supervisor.start}. */
+  constructor(pool: ResolvedPool, transport: Transport<Connection>, clock: Clock = systemClock) {
     super();
-    this.pool = resolvePool(options);
+    this.#pool = pool;
     this.#clock = clock;
     this.#owner = {
-      pool: this.pool,
+      pool,
       clock,
       transport,
       lives: new Set(),
@@ -68,6 +85,11 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
       paused: (error, pauses) => this.#pausePool(error, pauses),
       inTurn: (replace) => (this.#recycling = this.#recycling.then(replace)),
     };
+  }
+
+  /** Whether nothing is started any more: `close` was called. */
+  get closed(): boolean {
+    return this.#ending !== null;
   }
 
   /** Every worker, also those that have no process now. */
@@ -86,46 +108,29 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     return this.#workers.every(({ isPaused, state }) => isPaused || state === "failed" || state === "stopped");
   }
 
-  /** Times the workers that are there now were started again after their process had ended. */
-  get restarts(): number {
-    return this.#workers.reduce((sum, { restartCount }) => sum + restartCount, 0);
-  }
-
-  /**
-   * Starts all workers and resolves when all are ready. When one does not get ready, all are stopped: nothing is tried twice
-   * here. Concurrent calls share one promise; after `stop` it may be called again.
-   *
-   * @throws (rejects) {ProgramNotFoundError}, {InvalidConfigError} (`cwd`), {@link WorkerStartError};
-   * {@link BusClosedError} when `stop` came first; {@link InvalidStateError} while the pool runs or stops.
-   */
+  /** @internal As {@link Supervisor.start}; rejects with {@link ClosedError} when `stop` came first. */
   start(): Promise<void> {
-    if (this.#starting) return this.#starting;
-    if (this.#phase !== "stopped") {
-      return Promise.reject(new InvalidStateError(this.#title, "start", this.#phase, "stopped"));
-    }
-    this.#phase = "starting";
-    this.#starting = holdWhile(this.#start().finally(() => (this.#starting = null)));
-    return this.#starting;
+    return (this.#starting ??= holdWhile(this.#start()));
   }
 
   /**
-   * Stops all workers: each answers what it has, then its input ends, then SIGTERM, then SIGKILL, each step only when the one
-   * before did not do within its time. Resolves always, to a report for each process that ran. A start or resize that runs is
-   * aborted. Concurrent calls share one promise.
+   * Stops all workers: each answers what it has, for `timeout` ms (default `stop.drain`), then its input ends, then SIGTERM, then
+   * SIGKILL, each step only when the step before did not end the worker. Resolves to a report for each process that ran. A resize
+   * that runs is aborted. Any number of times, at any time: all calls get the same reports.
    *
-   * @throws (rejects) {InvalidConfigError}.
+   * @throws (rejects) {InvalidConfigError}; then nothing was stopped.
    */
-  stop(options?: StopOptions): Promise<ExitReport[]> {
-    if (this.#stopping) return this.#stopping;
-    let steps: Required<StopOptions>;
-    try {
-      steps = resolveStop(options, this.pool.stop);
-    } catch (error) {
-      return Promise.reject(error);
-    }
-    if (this.#phase === "stopped") return Promise.resolve([]);
-    this.#stopping = holdWhile(this.#stop(steps).finally(() => (this.#stopping = null)));
-    return this.#stopping;
+  async close({ timeout = this.#pool.stop.drain }: { timeout?: number } = {}): Promise<ExitReport[]> {
+    return this.stop({ drain: checkTimeout(timeout) });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** @internal As {@link close}, with the time of each step. */
+  stop(steps: Partial<Steps> = {}): Promise<ExitReport[]> {
+    return (this.#ending ??= holdWhile(this.#stop({ ...this.#pool.stop, ...steps })));
   }
 
   /**
@@ -133,11 +138,11 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
    * Workers that were paused or given up begin anew, also when the number stays the same. A new worker that ends is started again
    * as its policy says. Calls take effect in their order.
    *
-   * @throws (rejects) {InvalidConfigError}; {@link InvalidStateError} unless the pool runs; {@link WorkerFailedError} when a
-   * new worker ended too often, and stays in the pool as `paused` or `failed`; {@link BusClosedError} when `stop` came first.
+   * @throws (rejects) {InvalidConfigError}; {@link WorkerFailedError} when a new worker ended too often, and stays in the pool as
+   * `paused` or `failed`; {@link ClosedError} after `close`.
    */
   async resize(instances: number): Promise<void> {
-    checkInteger("instances", instances, 0, INSTANCES_MAX);
+    poolOptions.rows.instances.resolve(instances, "instances");
     const run = holdWhile(this.#resizing.then(() => this.#resize(instances)));
     this.#resizing = run.catch(() => {});
     await run;
@@ -149,7 +154,7 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     this.#changed();
   }
 
-  /** Workers do not keep this process alive; `start`, `stop` and `resize` do while they are pending. */
+  /** Workers do not keep this process alive; `start`, `close` and `resize` do while they are pending. */
   unref(): void {
     this.#isRef = false;
     this.#changed();
@@ -160,44 +165,34 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     this.#hold.set(this.#isRef && this.#workers.some(({ state }) => state !== "failed" && state !== "stopped"));
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.stop();
-  }
-
   // ---- start and stop -------------------------------------------------------------------------------------------------
 
   get #title(): string {
-    return `pool "${this.pool.name}"`;
+    return `pool "${this.#pool.name}"`;
   }
 
   async #start(): Promise<void> {
     try {
-      findProgram(this.pool); // before anything runs
-      this.#workers = Array.from({ length: this.pool.instances }, (_, id) => new Worker(this.#owner, id));
+      if (this.closed) throw this.#closedError();
+      findProgram(this.#pool); // before anything runs
+      this.#workers = Array.from({ length: this.#pool.instances }, (_, id) => new Worker(this.#owner, id));
       for (const worker of this.#workers) void worker.keep(false);
       await Promise.all(this.#workers.map(({ first }) => first.promise));
-      if (this.#phase === "starting") this.#phase = "running";
-      else throw this.#closedError();
+      if (this.closed) throw this.#closedError();
     } catch (error) {
-      if (this.#phase === "starting") {
-        await this.#endAll({ ...this.pool.stop, drain: 0, endOfInput: 0 });
-        if (!this.#stopping) this.#phase = "stopped";
-      }
+      if (!this.#ending) await (this.#ending = this.#endAll({ ...this.#pool.stop, drain: 0, endOfInput: 0 }));
       throw error;
     }
   }
 
-  async #stop(steps: Required<StopOptions>): Promise<ExitReport[]> {
-    this.#phase = "stopping";
-    const starting = this.#starting;
+  async #stop(steps: Steps): Promise<ExitReport[]> {
     const reports = await this.#endAll(steps);
-    await starting?.catch(() => {});
+    await this.#starting?.catch(() => {});
     await this.#resizing;
-    this.#phase = "stopped";
     return reports;
   }
 
-  async #endAll(steps: Required<StopOptions>): Promise<ExitReport[]> {
+  async #endAll(steps: Steps): Promise<ExitReport[]> {
     this.#pauseEnd.abort();
     this.#pausedFor = null;
     for (const worker of this.#workers) worker.abort.abort(this.#closedError());
@@ -208,7 +203,7 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
 
   async #resize(instances: number): Promise<void> {
     await this.#starting?.catch(() => {});
-    if (this.#phase !== "running") throw new InvalidStateError(this.#title, "resize", this.#phase, "running");
+    if (this.closed) throw this.#closedError();
     const surplus = this.#workers.splice(instances);
     const added: Worker<Connection>[] = [];
     for (let id = 0; id < instances; id++) {
@@ -221,13 +216,13 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     if (this.#pausedFor) this.#resume("`resize` was called");
     for (const worker of surplus) worker.abort.abort(this.#closedError());
     const lives = [...this.#owner.lives].filter(({ worker }) => surplus.includes(worker));
-    await Promise.all(lives.map((life) => life.retire(this.pool.stop)));
+    await Promise.all(lives.map((life) => life.retire(this.#pool.stop)));
     for (const worker of surplus) worker.setState("stopped");
     await Promise.all(added.map(({ first }) => first.promise));
   }
 
-  #closedError(): BusClosedError {
-    return new BusClosedError(this.#title);
+  #closedError(): ClosedError {
+    return new ClosedError(this.#title);
   }
 
   /** A new worker, in place of one that has no process any more if there is one. */
@@ -251,14 +246,14 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
 
   /** Starts one of the paused workers after each pause, until one stays up. */
   async #tryAgain(pauses: Restarts, over: AbortSignal): Promise<void> {
-    const { restart } = this.pool;
+    const { restart } = this.#pool;
     for (;;) {
       await pause(this.#clock, pauses.pause(), over);
       const old = this.#workers.find(({ state }) => state === "paused");
       if (over.aborted || !old) return;
       const worker = this.#beginAnew(old.id);
       worker.isPaused = true;
-      worker.restarts = new Restarts({ ...restart, limit: 0 }, this.#clock.random);
+      worker.restarts = new Restarts({ ...restart, maxRestarts: 0 }, this.#clock.random);
       worker.restartCount = old.restartCount + 1;
       const ended = new AbortController();
       const life = worker.keep(true).then(() => ended.abort());
@@ -275,7 +270,7 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     this.#pausedFor = null;
     for (const worker of this.#workers) {
       if (worker.state === "paused") void this.#beginAnew(worker.id).keep(true);
-      else if (worker.isPaused) worker.restarts = new Restarts(this.pool.restart, this.#clock.random);
+      else if (worker.isPaused) worker.restarts = new Restarts(this.#pool.restart, this.#clock.random);
       worker.isPaused = false;
     }
     if (this.#hasWarned) this.#warn(`${this.#title} is no longer paused: ${why}.`);
@@ -288,6 +283,8 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
   }
 
   #tell<K extends keyof SupervisorEvents>(event: K, ...args: SupervisorEvents[K]): void {
-    queueMicrotask(() => this.emit(event, ...(args as never)));
+    const emit = (): void => void this.emit(event, ...(args as never));
+    if (!this.#early) queueMicrotask(emit);
+    else if (event !== "log" || this.#early.length < EARLY_LINES) this.#early.push(emit);
   }
 }

@@ -57,6 +57,8 @@ export class WorkerPool<Connection extends PooledConnection> {
   readonly #workers: ResolvedWorkers;
   /** By process id. */
   readonly #members = new Map<number, Member<Connection>>();
+  /** Also of processes that have ended before their attachments. */
+  readonly #memberOf = new WeakMap<Connection, Member<Connection>>();
   /** Number of workers that the pool is to have. */
   #target: number;
   /** Runs while there are more than `min`. */
@@ -76,7 +78,7 @@ export class WorkerPool<Connection extends PooledConnection> {
       stdout: "inherit",
       open: (process, signal) => this.#open(process, signal),
     };
-    this.supervisor = new Supervisor({ ...workers.pool, name, env, instances: workers.min }, transport, clock);
+    this.supervisor = new Supervisor({ ...workers.pool, name, env }, transport, clock);
     this.supervisor.unref(); // the bus decides what keeps the process alive
     this.supervisor.on("state", ({ id, state }, previous) => {
       if (this.#stopped) return;
@@ -94,8 +96,8 @@ export class WorkerPool<Connection extends PooledConnection> {
       this.lastFailure = error;
     });
     let exited: ExitReport | null = null;
-    this.supervisor.on("exit", (report) => (exited = report));
-    this.supervisor.on("ready", () => {
+    this.supervisor.on("died", (_, report) => (exited = report));
+    this.supervisor.on("joined", () => {
       this.givenUp = null;
       this.lastFailure = null;
     });
@@ -111,11 +113,11 @@ export class WorkerPool<Connection extends PooledConnection> {
     return this.supervisor.start();
   }
 
-  /** Stops all; nothing is started any more. Never rejects. */
-  async stop(): Promise<void> {
+  /** Stops all; nothing is started any more. Resolves to how each process ended; never rejects. */
+  stop(): Promise<ExitReport[]> {
     this.#stopped = true;
     this.#idle?.close();
-    await this.supervisor.stop({ drain: 0 });
+    return this.supervisor.stop({ drain: 0 });
   }
 
   /**
@@ -125,19 +127,25 @@ export class WorkerPool<Connection extends PooledConnection> {
   joined(connection: Connection): WorkerProcess | null {
     const member = this.#members.get(connection.pid);
     if (!member) return null;
+    this.#memberOf.set(connection, member);
     member.connections.add(connection);
     member.attached.resolve();
-    return this.supervisor.pool.recycle.maxRequests === Infinity ? null : member.process;
+    return this.#workers.pool.recycle.maxRequests === Infinity ? null : member.process;
   }
 
   /** Whether a process of the pool made the attachment. */
   owns(connection: Connection): boolean {
-    return this.#members.get(connection.pid)?.connections.has(connection) === true;
+    return this.#memberOf.has(connection);
+  }
+
+  /** How the process that made the attachment ends, when it has; `null`: it is not of the pool. */
+  exitOf(connection: Connection): Promise<ExitReport> | null {
+    return this.#memberOf.get(connection)?.process.exited ?? null;
   }
 
   /** An attachment ended. A process that hangs is killed; one whose worker was evicted is broken, and is replaced. */
   left(connection: Connection): void {
-    const member = this.#members.get(connection.pid);
+    const member = this.#memberOf.get(connection);
     if (!member?.connections.delete(connection)) return;
     if (connection.isUnresponsive) member.process.kill("SIGKILL");
     else if (connection.isEvicted) member.process.recycle();

@@ -4,7 +4,7 @@ import { shorten } from "../backoff.ts";
 import { type Clock, pause, startTimer } from "../clock.ts";
 import { type ExitReport, WorkerFailedError, WorkerStartError } from "../errors.ts";
 import type { SupervisorEvents, WorkerState, WorkerStatus } from "./events.ts";
-import type { ResolvedPool, StopOptions } from "./options.ts";
+import type { ResolvedPool, Steps } from "./options.ts";
 import { findProgram, Process, type ProcessOwner, type Transport, type WorkerLink } from "./process.ts";
 import { Restarts } from "./restarts.ts";
 
@@ -37,13 +37,15 @@ export class Life<Connection extends WorkerLink> {
   readyAt = 0;
   /** It takes nothing new. */
   isRetired = false;
+  /** It was asked to end. */
+  wasAsked = false;
   /** It is to be replaced. */
   isReplaced = false;
   /** Runs until it is too old. */
   age: { close(): unknown } | null = null;
   readonly #owner: WorkerOwner<Connection>;
 
-  /** Starts the process. @throws {InvalidConfigError}, {ProgramNotFoundError}, {@link WorkerStartError}. */
+  /** Starts the process. @throws {InvalidConfigError}, `PROGRAM_NOT_FOUND`, {@link WorkerStartError}. */
   constructor(owner: WorkerOwner<Connection>, worker: Worker<Connection>, life: number) {
     const { pool, clock, tell, transport } = owner;
     this.#owner = owner;
@@ -94,9 +96,10 @@ export class Life<Connection extends WorkerLink> {
   }
 
   /** It takes nothing new and ends, in steps. */
-  retire(steps: Required<StopOptions>): Promise<ExitReport> {
+  retire(steps: Steps): Promise<ExitReport> {
     const { connection, worker } = this;
     this.isRetired = true;
+    this.wasAsked = true;
     this.#owner.changed();
     if (worker.current === this) worker.setState("draining");
     return this.process.end(steps, connection && (() => connection.drain()));
@@ -178,7 +181,7 @@ export class Worker<Connection extends WorkerLink> {
   /** Waits for the pause before a restart; `false`: there is none. */
   async #pause(report: ExitReport, readyMs: number): Promise<boolean> {
     const { pool, clock } = this.#owner;
-    const { policy, limit, window, giveUp } = pool.restart;
+    const { policy, maxRestarts, window, giveUp } = pool.restart;
     const clean = report.exitCode === 0;
     const isFinal = policy === "never" || (policy === "on-failure" && clean);
     const ms = isFinal ? null : this.restarts.grant(clock.now(), readyMs);
@@ -189,7 +192,7 @@ export class Worker<Connection extends WorkerLink> {
       this.restartCount++;
       return true;
     }
-    const why = isFinal ? `its policy is "${policy}"` : `it had ${limit} restarts within ${window} ms`;
+    const why = isFinal ? `its policy is "${policy}"` : `it had ${maxRestarts} restarts within ${window} ms`;
     this.isPaused = !isFinal && !giveUp;
     const error = new WorkerFailedError(pool.name, report, why, !this.isPaused);
     const isGood = isFinal && clean;
@@ -224,7 +227,8 @@ export class Worker<Connection extends WorkerLink> {
       life.isRetired = true;
       this.#owner.changed();
       life.connection?.ended(report);
-      this.#owner.tell("exit", report);
+      const worker = { ...this.status, life: report.life, pid: report.pid };
+      this.#owner.tell(life.wasAsked ? "left" : "died", worker, report);
     });
     await life.open();
     return life;
@@ -236,10 +240,10 @@ export class Worker<Connection extends WorkerLink> {
     this.current = life;
     changed();
     const { maxAge } = pool.recycle;
-    const ms = maxAge === Infinity ? 0 : shorten(maxAge, 0.1, clock.random);
+    const ms = shorten(maxAge, 0.1, clock.random);
     life.age = startTimer(clock, ms, () => this.recycle(life));
     this.setState("ready");
-    tell("ready", this.status);
+    tell("joined", this.status);
   }
 
   recycle(life: Life<Connection>): void {

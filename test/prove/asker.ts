@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import {
   type BorrowedResponse,
   type BusResponse,
-  BusClosedError,
+  ClosedError,
   NoWorkerError,
   RemoteError,
   RequestTimeoutError,
@@ -232,7 +232,7 @@ export class Asker {
       this.onGiveUp("timeout", "queued");
     } else if (error instanceof WorkerDiedError) {
       if (!this.isDead(died)) this.#wrong(asked, `pid ${died} was not killed: ${error.message}`);
-    } else if (!(this.mayClose && error instanceof BusClosedError)) {
+    } else if (!(this.mayClose && error instanceof ClosedError)) {
       this.#wrong(asked, `failed with ${error.message}`);
     }
   }

@@ -14,14 +14,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { EventBus, Fleet } from "../../src/events/index.ts";
-import type { Bookmark } from "../../src/fleet/reader.ts";
+import type { Bookmark } from "../../src/fleet/event-ring.ts";
 import { until } from "../support.ts";
 import { Actor, Crew, endOnSignal } from "./actor.ts";
 import { figuresLine, Histogram, sizeAsked } from "./figures.ts";
 import { type Fault, RingAudit } from "./fleet/audit.ts";
 import { COUNTS, DOINGS, type Doing, FleetBooks, ROLES, type Role, type Series, wallMs } from "./fleet/books.ts";
 import type { Count, Order, Report } from "./fleet/member.ts";
-import { FILTERS, FIRST_BUS, RINGS } from "./fleet/payloads.ts";
+import { FILTERS, FIRST_BUS, openBuses, RINGS } from "./fleet/payloads.ts";
 import { Reader, type ReadOrder } from "./fleet/reader.ts";
 import { Random } from "./soak/books.ts";
 import { delaysText, FEW } from "./soak/times.ts";
@@ -232,18 +232,14 @@ async function beginEpoch(): Promise<void> {
   observer = await Fleet.observe({ name, directory: fleetDirectory });
   if (observer.epoch <= before) problem(`epoch ${observer.epoch} came after ${before}`);
   rings = new RingAudit(books, observer.epoch, problem);
-  witness();
+  await witness();
   for (const member of cast) for (const order of ordersFor(member)) member.actor.tell(order);
   for (const role of CAST.slice(cast.length)) await enter(role);
 }
 
-function witness(): void {
-  const buses = new Map<number, EventBus>();
-  const busOf = (ring: number): EventBus => {
-    const bus = buses.get(ring) ?? new EventBus({ fleet: observer, ring: RINGS[ring]!.name });
-    buses.set(ring, bus);
-    return bus;
-  };
+async function witness(): Promise<void> {
+  const buses = await openBuses(observer);
+  const busOf = (ring: number): EventBus => buses.get(ring)!;
   const life = books.newLife("reader");
   witnesses = RINGS.map((_, ring) => {
     const order: ReadOrder = { ring, way: "poll", slowMs: 1, queue: 0, from: "oldest" };
@@ -257,7 +253,7 @@ async function dismissObserver(): Promise<void> {
   witnesses = [];
   tally.undecided += rings.undecided.all;
   tally.there += rings.undecided.there;
-  await observer.leave();
+  await observer.close();
 }
 
 // ---- faults -----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 /** Asks for streams on a bus, sends them, reads them byte by byte, leaves them; and writes down how each one ended. */
 
 import {
-  BusClosedError,
+  ClosedError,
   type BusResponse,
   NoWorkerError,
   RemoteError,
@@ -242,8 +242,7 @@ export class FlowAsker {
       this.#asker.onGiveUp("timeout", "queued");
       this.#end(course, "late", bit);
     } else {
-      if (!(this.#asker.mayClose && error instanceof BusClosedError))
-        this.#wrong(course, `failed with ${error.message}`);
+      if (!(this.#asker.mayClose && error instanceof ClosedError)) this.#wrong(course, `failed with ${error.message}`);
       this.#end(course, "lost", bit);
     }
   }

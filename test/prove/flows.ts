@@ -152,7 +152,7 @@ async function* read(request: WorkerRequest, order: FlowOrder): AsyncGenerator<n
   const random = new Random(~order.nonce);
   const arrival = new Arrival(order.nonce, order.requestBytes);
   let count = 0;
-  for await (const chunk of order.nonce % 3 === 0 ? request.stream() : request.chunks()) {
+  for await (const chunk of order.nonce % 3 === 0 ? request.incoming.stream() : request.incoming.chunks()) {
     arrival.add(chunk);
     if (arrival.wrong) fail(`request ${order.id}: ${arrival.wrong}`);
     yield chunk.length;

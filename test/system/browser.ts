@@ -3,7 +3,8 @@
 import { createServer, connect, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { type Browser, chromium, type Page } from "playwright-core";
-import { type HubEmitter, HubWorker } from "../../src/hub/index.ts";
+import { HubClient } from "../../src/hub/client.ts";
+import { HubEmitter } from "../../src/hub/index.ts";
 import { type Checks, expect, needTool, Place, Program } from "./checks.ts";
 
 const here = import.meta.dir;
@@ -103,7 +104,7 @@ class Site implements AsyncDisposable {
 
   /** Tells the clients of the hub something. */
   get emitter(): HubEmitter {
-    return new HubWorker({ hub: "site", name: "check", directory: this.#place.directory }).emitter();
+    return new HubEmitter(new HubClient("site", this.#place.directory, true), "check");
   }
 
   async startHub(): Promise<void> {

@@ -43,7 +43,7 @@ async function containersShareABus(): Promise<void> {
   await counts("workers", 2, workers);
   await client.order("go 1000");
   await using second = new Program(contained(place, "client"));
-  await second.expectLine("error BusExistsError");
+  await second.expectLine("error BUS_EXISTS");
   worker.kill("SIGKILL");
   await counts("workers", 1, workers);
   await client.order("go 1000"); // by the one outside

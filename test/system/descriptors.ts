@@ -49,7 +49,7 @@ async function clientRunsOut(): Promise<void> {
     await other.tell("open 0");
     const line = await other.line();
     if (line === "attached") break;
-    expect(line.startsWith("error ResourceError"), `with ${free} free the worker says: ${line}`);
+    expect(line.startsWith("error RESOURCE"), `with ${free} free the worker says: ${line}`);
     await other.line(); // done
     refusals++;
     await client.order("go 100");
@@ -81,7 +81,7 @@ async function exhaustedClientRecovers(): Promise<void> {
   await other.expectLine("waiting");
   await other.tell("open 0"); // connects, and is not accepted
   await client.order("go 1000");
-  const spun = await load(client.pid, other.expectLine("error ResourceError"));
+  const spun = await load(client.pid, other.expectLine("error RESOURCE"));
   note(`${spun.toFixed(1)} % while a connection waits to be accepted: Bun's listener tries again and again`);
   await limit(client.pid, "nofile", 1024);
   await other.tell("open 1000");
@@ -101,7 +101,7 @@ async function workerRunsOut(): Promise<void> {
     await worker.tell("open 0");
     const line = await worker.line();
     if (line === "attached") break;
-    expect(line.startsWith("error ResourceError"), `with ${free} free the worker says: ${line}`);
+    expect(line.startsWith("error RESOURCE"), `with ${free} free the worker says: ${line}`);
     await worker.line(); // done
     refusals++;
   }
@@ -126,7 +126,7 @@ async function memberRunsOut(): Promise<void> {
     const line = await member.line();
     await member.lineFrom("done");
     if (line.startsWith("joined")) break;
-    expect(line.startsWith("error ResourceError"), `with ${free} free the member says: ${line}`);
+    expect(line.startsWith("error RESOURCE"), `with ${free} free the member says: ${line}`);
     expect(descriptors(member.pid).length === before, `with ${free} free the member leaves a descriptor`);
     refusals++;
   }
@@ -134,9 +134,9 @@ async function memberRunsOut(): Promise<void> {
   await member.order("publish 10"); // needs none
   await member.claim("mine");
   await member.order("listen");
-  await member.lineFrom("error ResourceError"); // nobody can be woken
+  await member.lineFrom("error RESOURCE"); // nobody can be woken
   await member.tell("wait taken");
-  await member.lineFrom("lost taken ResourceError");
+  await member.lineFrom("lost taken RESOURCE");
   note(`${refusals} times refused`);
   expect(refusals > 1, "descriptors were not what was missing");
   await limit(member.pid, "nofile", 1024);

@@ -13,8 +13,8 @@ const bus = await SlotBus.create({ name: "shop" });
 const worker = await SlotWorker.open({ name: "shop" });
 worker.serve(() => "");
 const fleet = await Fleet.join({ name: "crew", rings: { events: {} } });
-const events = new EventBus({ fleet, ring: "events" });
-new Contest(fleet).tryClaim({ kind: "leader", label: "mailer" }, { ttl: 60_000, renew: true });
+const events = await EventBus.open({ fleet, ring: "events" });
+(await Contest.open({ fleet })).tryClaim({ kind: "leader", label: "mailer" }, { ttl: 60_000, renew: true });
 setInterval(() => events.publish("order.paid", { number: 7 }), 20);
 setInterval(() => void bus.request({ path: "/" }), 5);
 await bus.request({ path: "/" });
@@ -22,7 +22,7 @@ console.log("open");
 process.stdin.on("end", async () => {
   await worker.close();
   await bus.close();
-  await fleet.leave();
+  await fleet.close();
   process.exit();
 }).resume();
 `;
@@ -140,18 +140,18 @@ async function launcher(): Promise<void> {
 const TESTS = `import { expect, test } from "bun:test";
 import { Contest } from "slotbus/contest";
 import { Fleet } from "slotbus/events";
-import { assertNoLeaks, crashWorker, fakeClock, LeakError, testBus } from "slotbus/testing";
+import { assertNoLeaks, crashWorker, fakeClock, LeakError, TestBus } from "slotbus/testing";
 
 test("a worker of the test's own answers, and nothing is left", async () => {
   await assertNoLeaks(async () => {
-    await using shop = await testBus();
+    await using shop = await TestBus.create();
     await shop.worker(({ path }) => "hello " + path);
     expect((await shop.bus.request({ path: "/Ada" })).text()).toBe("hello /Ada");
   });
 });
 
 test("a worker that crashes is an error that says so", async () => {
-  await using shop = await testBus();
+  await using shop = await TestBus.create();
   const { pid } = await shop.spawn(new URL("test-worker.ts", import.meta.url));
   const asked = shop.bus.request({ path: "/" });
   const failed = asked.catch((error) => error);
@@ -161,10 +161,10 @@ test("a worker that crashes is an error that says so", async () => {
 });
 
 test("a lease ends when the clock says so", async () => {
-  await using shop = await testBus();
+  await using shop = await TestBus.create();
   const clock = fakeClock(1_000);
   await using fleet = await Fleet.join({ name: "crew", directory: shop.directory });
-  const contest = new Contest(fleet, { now: clock.now });
+  const contest = await Contest.open({ fleet, now: clock.now });
   const subject = { kind: "leader", label: "mailer" };
   expect(contest.tryClaim(subject, { ttl: 500 }).claimed).toBe(true);
   expect(contest.holder(subject)).not.toBeNull();
@@ -174,13 +174,13 @@ test("a lease ends when the clock says so", async () => {
 
 test("a bus that is left open is a leak", async () => {
   const open = [];
-  const leaking = assertNoLeaks(async () => void open.push(await testBus()), { timeout: 50 });
+  const leaking = assertNoLeaks(async () => void open.push(await TestBus.create()), { timeout: 50 });
   expect(await leaking.catch((error) => error)).toBeInstanceOf(LeakError);
   for (const each of open) await each.close();
 });
 `;
 const TEST_WORKER = `import { SlotWorker } from "slotbus";
-const worker = await SlotWorker.open({ name: process.env.SLOTBUS_BUS });
+const worker = await SlotWorker.open();
 worker.serve(() => Bun.sleep(60_000));
 `;
 

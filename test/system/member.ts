@@ -1,7 +1,7 @@
 /** The commands of a member of a fleet, for program.ts. It joins when it is told. */
 
 import { dlopen, FFIType } from "bun:ffi";
-import { Contest, Fleet, type FleetOptions, type Guard } from "../../src/contest/index.ts";
+import { type SlotbusError, Contest, Fleet, type FleetOptions, type Guard } from "../../src/contest/index.ts";
 import { all, EventBus } from "../../src/events/index.ts";
 
 type Command = (...words: string[]) => Promise<void> | void;
@@ -24,9 +24,9 @@ export function memberCommands(name: string, directory: string, say: (line: stri
   let fleet: Fleet;
   let contest: Contest;
 
-  const enter = (joined: Fleet): void => {
+  const enter = async (joined: Fleet): Promise<void> => {
     fleet = joined;
-    contest = new Contest(fleet);
+    contest = await Contest.open({ fleet });
     say(`joined ${fleet.index} ${fleet.incarnation} ${fleet.epoch}`);
   };
   const join = (options: Partial<FleetOptions>) => Fleet.join({ rings: { events: {} }, ...options, ...where });
@@ -39,7 +39,7 @@ export function memberCommands(name: string, directory: string, say: (line: stri
     /** With options, as JSON without spaces. */
     join: async (options = "{}") => enter(await join(JSON.parse(options) as Partial<FleetOptions>)),
     observe: async () => enter(await Fleet.observe(where)),
-    leave: () => (fleet as Fleet | undefined)?.leave(),
+    leave: () => (fleet as Fleet | undefined)?.close(),
     members: () => say(`members ${fleet.members().map((member) => member.pid)}`),
     clock: () => say(`clock ${Date.now()} ${performance.now()}`),
 
@@ -68,9 +68,9 @@ export function memberCommands(name: string, directory: string, say: (line: stri
     listen: () => {
       void (async () => {
         for await (const item of fleet.ring("events").cursor()) {
-          say("payload" in item ? `event ${item.event} ${item.time}` : `item ${JSON.stringify(item)}`);
+          say("body" in item ? `event ${item.event} ${item.time}` : `item ${JSON.stringify(item)}`);
         }
-      })().catch((error: Error) => say(`error ${error.name}: ${error.message}`));
+      })().catch((error: SlotbusError) => say(`error ${error.code ?? error.name}: ${error.message}`));
     },
     /** Sleeps for an event and for a lease, and says so when neither failed at once. */
     hear: async (label = "") => {
@@ -89,11 +89,11 @@ export function memberCommands(name: string, directory: string, say: (line: stri
       );
       say(first);
     },
-    subscribe: () => {
-      const subscription = new EventBus({ fleet, ring: "events" }).subscribe(all());
+    subscribe: async () => {
+      const subscription = (await EventBus.open({ fleet, ring: "events" })).subscribe(all());
       void (async () => {
         for await (const event of subscription) say(`topic ${event.topic}`);
-      })().catch((error: Error) => say(`error ${error.name}: ${error.message}`));
+      })().catch((error: SlotbusError) => say(`error ${error.code ?? error.name}: ${error.message}`));
     },
 
     // ---- leases ----
@@ -105,13 +105,16 @@ export function memberCommands(name: string, directory: string, say: (line: stri
     /** Waits for it, and says how long that took. */
     wait: (label = "", ttl, timeout) => {
       const started = performance.now();
-      contest.claim({ kind: "system", label }, { ttl: Number(ttl ?? LONG_MS), timeout: Number(timeout ?? 0) }).then(
-        (guard) => {
-          guards.set(label, guard);
-          say(`won ${label} ${guard.token} ${Math.round(performance.now() - started)}`);
-        },
-        (error: Error) => say(`lost ${label} ${error.name} ${Math.round(performance.now() - started)}`),
-      );
+      contest
+        .claim({ kind: "system", label }, { ttl: Number(ttl ?? LONG_MS), timeout: Number(timeout ?? Infinity) })
+        .then(
+          (guard) => {
+            guards.set(label, guard);
+            say(`won ${label} ${guard.token} ${Math.round(performance.now() - started)}`);
+          },
+          (error: SlotbusError) =>
+            say(`lost ${label} ${error.code ?? error.name} ${Math.round(performance.now() - started)}`),
+        );
     },
     release: (label = "") => say(`released ${label} ${guards.get(label)!.release()}`),
     /** So many claims and releases, for strace. */

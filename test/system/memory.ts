@@ -52,7 +52,7 @@ async function memoryLimitIsAnError(): Promise<void> {
   await using client = new Program(group.inside(program("client", place.directory, "", warm)));
   await client.expectLine("listening");
   await using refused = new Program(program("worker", place.directory));
-  await refused.expectLine("error ResourceError");
+  await refused.expectLine("error RESOURCE");
   const line = await client.expectLine("refused uid"); // it lives, and says why
   expect(line.includes("memory"), `the client's reason is not memory: ${line}`);
 
@@ -83,7 +83,7 @@ async function limitIsAnError(what: "as" | "fsize", tooLittle: (pid: number) => 
   for (let round = 0; round < 3; round++) {
     await worker.tell("open 0");
     const answer = await worker.lineFrom("error");
-    expect(answer.startsWith("error ResourceError"), `the worker says: ${answer}`);
+    expect(answer.startsWith("error RESOURCE"), `the worker says: ${answer}`);
     const line = await client.expectLine("refused uid");
     expect(line.includes("limit"), `the client's reason is no limit: ${line}`);
   }
@@ -92,7 +92,7 @@ async function limitIsAnError(what: "as" | "fsize", tooLittle: (pid: number) => 
     await limit(worker.pid, what, tooLittle(worker.pid));
     await worker.tell("open 0");
     const line = await worker.lineFrom("error");
-    expect(line.startsWith("error ResourceError") && line.includes("limit"), `the worker says: ${line}`);
+    expect(line.startsWith("error RESOURCE") && line.includes("limit"), `the worker says: ${line}`);
     await limit(worker.pid, what, "unlimited");
   }
   await worker.tell("open 0");
@@ -187,7 +187,7 @@ async function tryClient(disk: SmallDisk, directory: string): Promise<Program | 
   const line = await client.line();
   if (line === "listening") return client;
   const ending = await client.ended();
-  expect(line.startsWith("error ResourceError") && ending === 3, `the client says "${line}" and ends with ${ending}`);
+  expect(line.startsWith("error RESOURCE") && ending === 3, `the client says "${line}" and ends with ${ending}`);
   return null;
 }
 
@@ -202,7 +202,7 @@ async function fullDiskIsAnError(): Promise<void> {
     disk.giveInode();
   }
   await client[Symbol.asyncDispose]();
-  note(`without inodes: ${refusals} refusals, by ResourceError`);
+  note(`without inodes: ${refusals} refusals, by RESOURCE`);
   expect(refusals >= 3, "directory, lock and socket were not refused one by one");
   expect(disk.takePages() > 4, "there were no pages to take");
   expect((await tryClient(disk, place.directory)) === null, "a lock was written where no page is left");
@@ -245,8 +245,8 @@ async function sharedMemoryDiskMayBeFull(): Promise<void> {
 
 // ---- fleets ----------------------------------------------------------------------------------------------------
 
-const SMALL = JSON.stringify({ members: 4, leases: 8, rings: { events: { frames: 8, payload: 64 } } });
-const LARGE = JSON.stringify({ members: 4, leases: 8, rings: { events: { frames: 1024, payload: 65_536 } } });
+const SMALL = JSON.stringify({ maxMembers: 4, maxLeases: 8, rings: { events: { frames: 8, frameBytes: 64 } } });
+const LARGE = JSON.stringify({ maxMembers: 4, maxLeases: 8, rings: { events: { frames: 1024, frameBytes: 65_536 } } });
 
 /** So little that even a small fleet has no room, until it is given back. */
 async function fullDiskIsNoFleet(): Promise<void> {
@@ -254,13 +254,13 @@ async function fullDiskIsNoFleet(): Promise<void> {
   await using disk = await SmallDisk.mount(place.folder);
   await using member = await disk.member(place.directory);
   const isEmpty = () => readdirSync(disk.path("bus")).length === 0;
-  await member.refused("NoSpaceError", `join ${LARGE}`);
+  await member.refused("NO_SPACE", `join ${LARGE}`);
   expect(isEmpty(), "a fleet that is larger than the disk left a file");
   expect(disk.takeInodes() > 4, "there were no inodes to take");
-  await member.refused("NoSpaceError", `join ${SMALL}`);
+  await member.refused("NO_SPACE", `join ${SMALL}`);
   for (let n = 0; n < 3; n++) disk.giveInode(); // for pages, a fleet and the next one
   expect(disk.takePages() > 4, "there were no pages to take");
-  await member.refused("NoSpaceError", `join ${SMALL}`);
+  await member.refused("NO_SPACE", `join ${SMALL}`);
   expect(isEmpty(), "a fleet without a page left a file");
   disk.givePages();
   await member.join(SMALL);
@@ -271,7 +271,7 @@ async function fullDiskIsNoFleet(): Promise<void> {
   await other.join();
   await member.order("publish 100"); // each frame, many times
   for (let n = 0; n < 8; n++) await member.claim(`lease-${n}`);
-  await member.refused("LeaseTableFullError", "claim another");
+  await member.refused("LEASE_TABLE_FULL", "claim another");
   for (let n = 0; n < 8; n++) await member.release(`lease-${n}`);
   await expectWell(member, other);
   const bytes = readFileSync(disk.path(`bus/${FILE}`)).readBigUInt64LE(8);
@@ -279,7 +279,7 @@ async function fullDiskIsNoFleet(): Promise<void> {
   other.kill("SIGKILL");
   await Promise.all([member.ended(), other.ended()]);
   await using heir = await disk.member(place.directory);
-  await heir.refused("NoSpaceError", `join ${SMALL}`); // the orphan stays until another is whole
+  await heir.refused("NO_SPACE", `join ${SMALL}`); // the orphan stays until another is whole
   const files = readdirSync(disk.path("bus"));
   expect(files.join() === FILE, `beside an orphan there is no room, and yet there is ${files}`);
   expect(readFileSync(disk.path(`bus/${FILE}`)).readBigUInt64LE(8) === bytes, "the orphan was touched");
@@ -290,17 +290,14 @@ async function fullDiskIsNoFleet(): Promise<void> {
 async function limitIsNoFleet(what: "as" | "fsize", tooLittle: (pid: number) => number): Promise<void> {
   using place = new Place();
   await using member = await Member.start(program("member", place.directory));
-  const options = JSON.stringify({ rings: { events: { frames: 16_384, payload: 65_536 } } }); // 1 GiB
-  const memory = JSON.stringify({ memory: true, rings: { events: { frames: 16_384, payload: 65_536 } } });
+  const options = JSON.stringify({ rings: { events: { frames: 16_384, frameBytes: 65_536 } } }); // 1 GiB
   await limit(member.pid, what, tooLittle(member.pid));
-  for (const join of what === "fsize" ? [options, memory] : [memory]) {
-    const line = await member.refused("ResourceError", `join ${join}`);
-    expect(line.includes("limit"), `the reason is no limit: ${line}`);
-  }
+  const line = await member.refused("RESOURCE", `join ${options}`);
+  expect(line.includes("limit"), `the reason is no limit: ${line}`);
   const left = existsSync(place.directory) ? readdirSync(place.directory) : [];
   expect(left.length === 0, `it left ${left}`);
   await limit(member.pid, what, "unlimited");
-  await member.join(memory);
+  await member.join(SMALL);
 }
 
 export const checks: Checks = {

@@ -99,7 +99,7 @@ async function forkHasNoRegion(): Promise<void> {
     both.client.kill("SIGKILL");
     await both.client.ended();
     await using early = new Program(program("client", place.directory));
-    await early.expectLine("error BusExistsError");
+    await early.expectLine("error BUS_EXISTS");
     process.kill(child.pid, "SIGKILL");
     await until(() => !isAlive(child.pid), "the fork has ended");
     await both.worker.lineFrom("disconnected");
@@ -145,7 +145,7 @@ async function clientThreadIsTerminated(): Promise<void> {
     await threads.order("terminate");
     await worker.expectLine("disconnected");
     await using early = new Program(program("client", place.directory));
-    await early.expectLine("error BusExistsError");
+    await early.expectLine("error BUS_EXISTS");
   }
   await using heir = new Program(program("client", place.directory));
   await heir.expectLine("listening");
@@ -156,7 +156,7 @@ async function exitInAHandler(): Promise<void> {
   await using both = await pair(place);
   await both.client.tell("ask /exit x 5000");
   const line = await both.client.lineFrom("asked");
-  expect(line.endsWith("WorkerDiedError true"), `the caller hears: ${line}`);
+  expect(line.endsWith("WORKER_DIED true"), `the caller hears: ${line}`);
   expect((await both.worker.ended()) === 7, "the exit code was changed");
   await using heir = new Program(program("worker", place.directory));
   await heir.expectLine("attached");
@@ -217,7 +217,7 @@ async function forkOfAMember(): Promise<void> {
 
 async function stoppedMemberIsAlive(): Promise<void> {
   using place = new Place();
-  const options = JSON.stringify({ members: 2, rings: { events: {} } });
+  const options = JSON.stringify({ maxMembers: 2, rings: { events: {} } });
   await using one = await Member.join(place, options);
   await using stopped = await Member.join(place, options);
   await stopped.order("listen");
@@ -231,7 +231,7 @@ async function stoppedMemberIsAlive(): Promise<void> {
   await one.order("wait short");
   await one.lineFrom("won short"); // its time is over
   await using late = await Member.start(program("member", place.directory));
-  await late.refused("FleetFullError");
+  await late.refused("FLEET_FULL");
   stopped.kill("SIGCONT");
   for (let n = 0; n < 3; n++) await stopped.lineFrom("event");
   await stopped.release("long");

@@ -23,8 +23,8 @@ function say(line: string): void {
 }
 
 function describe(error: unknown): string {
-  const { name, message, retryable } = error as SlotbusError;
-  return `error ${name}: ${message}${retryable ? " [retryable]" : ""}`;
+  const { name, code = name, message, retryable } = error as Partial<SlotbusError>;
+  return `error ${code}: ${message}${retryable ? " [retryable]" : ""}`;
 }
 
 function cString(text: string): Buffer {
@@ -93,8 +93,8 @@ const own: Record<string, Command> = {
 async function client(): Promise<void> {
   const { SlotBus: Bus } = await import("../../src/index.ts");
   const allowedUids = uids === "" ? [] : uids.split(",").map(Number);
-  const bus: SlotBus = await Bus.create({ name, directory, allowedUids, inlineSize: Number(inline) });
-  bus.on("peerRefused", (peer, reason) => say(`refused uid ${peer.uid}: ${reason}`));
+  const bus: SlotBus = await Bus.create({ name, directory, allowedUids, inlineBytes: Number(inline) });
+  bus.on("refused", (peer, reason) => say(`refused uid ${peer.uid}: ${reason}`));
   say("listening");
   const joined = bus.ready().then(() => say(`joined uid ${bus.workers[0]?.uid}`));
   await obey({
@@ -123,7 +123,7 @@ async function client(): Promise<void> {
       const started = performance.now();
       const result = await bus.request({ path: path!, query }, { timeout: Number(timeout) }).then(
         (response: BusResponse) => response.text(),
-        (error: SlotbusError) => `${error.name} ${error.mayHaveExecuted}`,
+        (error: SlotbusError) => `${error.code} ${error.mayHaveExecuted}`,
       );
       say(`asked ${Math.round(performance.now() - started)} ${result}`);
     },
@@ -133,13 +133,13 @@ async function client(): Promise<void> {
   await bus.close();
 }
 
-async function serve(options: { wait: number }): Promise<SlotWorker> {
+async function serve(options: { timeout: number }): Promise<SlotWorker> {
   const { SlotWorker: Worker } = await import("../../src/index.ts");
   const ours = directory === "" ? {} : { directory };
   const attached: SlotWorker = await Worker.open({ name, ...ours, reconnect: false, ...options });
   attached.serve(async (request) => {
     if (request.path === "/exit") process.exit(7);
-    if (request.path === "/stream") return request.chunks();
+    if (request.path === "/stream") return request.incoming.chunks();
     if (request.path === "/deadline") return String(request.deadline - Date.now());
     if (request.path === "/slow") {
       const { promise, resolve } = Promise.withResolvers<void>();
@@ -155,7 +155,7 @@ async function serve(options: { wait: number }): Promise<SlotWorker> {
 }
 
 async function worker(): Promise<void> {
-  const attached = await serve({ wait: 1_000 });
+  const attached = await serve({ timeout: 1_000 });
   say("attached");
   await obey({});
   await attached.close();
@@ -167,8 +167,8 @@ async function patient(): Promise<void> {
   let attached = null as SlotWorker | null;
   say("waiting");
   await obey({
-    open: async (wait) => {
-      attached = await serve({ wait: Number(wait ?? 0) });
+    open: async (timeout) => {
+      attached = await serve({ timeout: Number(timeout ?? 0) });
       say("attached");
     },
     close: async () => {

@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Subprocess } from "bun";
-import { BusObserver } from "../../src/wires/memory/observer.ts";
+import { BusObserver } from "../../src/native/observer.ts";
 import { type Checks, expect, Lacking, needTool, note, Place, Program, program, run } from "./checks.ts";
 import { Member } from "./fleet.ts";
 import { buildLife } from "./life.ts";

@@ -3,7 +3,7 @@
  * for a line before it runs. Both end with their standard input. The hub's token is "token-of-the-site".
  */
 
-import { createHub, HandlerResponse, HubWorker } from "../../src/hub/index.ts";
+import { Hub, type HubRoutes, HubWorker, sse } from "../../src/hub/index.ts";
 
 const [what, directory, name] = process.argv.slice(2);
 const say = (text: string): void => void process.stdout.write(`${text}\n`);
@@ -12,7 +12,7 @@ const orders = (console as AsyncIterable<string>)[Symbol.asyncIterator]();
 const adminToken = "token-of-the-site";
 
 async function hub(): Promise<void> {
-  const made = await createHub({ name: "site", directory: directory!, port: 0, slots: 24, goneFor: 300, adminToken });
+  const made = await Hub.start({ name: "site", directory: directory!, port: 0, slots: 24, goneFor: 300, adminToken });
   say(`listens ${made.url!.port}`);
   while (!(await orders.next()).done);
   await made.close({ timeout: 0 });
@@ -22,22 +22,26 @@ async function hub(): Promise<void> {
 const HOSTILE = ["%3Cimg%20src=x%20onerror=alert(1)%3E", "&lt;img&gt;'onclick='alert(1)", "‹b›"];
 
 async function worker(): Promise<void> {
-  const own = new HubWorker({ hub: "site", name: name!, directory: directory!, backoff: { min: 20, max: 100 } });
-  own.get(`/${name}/page`, () => HandlerResponse.bytes("<!doctype html><title>own page</title>", "text/html"));
-  own.get(`/${name}/work/:ms`, async ({ params }) => {
-    await Bun.sleep(Number(params["ms"]));
-    return HandlerResponse.okJson({ by: process.pid });
-  });
-  own.get(`/${name}/fails`, () => HandlerResponse.error(500, "it fails"));
-  for (const text of HOSTILE) own.get(`/${name}/${text}`, () => HandlerResponse.ok());
-  own.sseRoute(`/${name}/feed/:room`);
-  own.on("connected", () => say("connected"));
+  const routes: Record<string, HubRoutes[string]> = {
+    [`/${name}/page`]: { GET: () => ({ body: "<!doctype html><title>own page</title>", contentType: "text/html" }) },
+    [`/${name}/work/:ms`]: {
+      GET: async ({ params }) => {
+        await Bun.sleep(Number(params["ms"]));
+        return { json: { by: process.pid } };
+      },
+    },
+    [`/${name}/fails`]: { GET: () => ({ status: 500, json: { error: "it fails" } }) },
+    [`/${name}/feed/:room`]: sse(),
+  };
+  for (const text of HOSTILE) routes[`/${name}/${text}`] = { GET: () => ({ json: {} }) };
   say("ready");
   await orders.next();
-  const running = own.run();
+  const reconnect = { initial: 20, max: 100 };
+  const own = await HubWorker.start({ hub: "site", name: name!, directory: directory!, reconnect, routes });
+  own.on("connected", () => say("connected"));
+  say("connected");
   while (!(await orders.next()).done);
-  await own.stop();
-  await running;
+  await own.close();
 }
 
 await (what === "hub" ? hub() : worker());

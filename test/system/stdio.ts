@@ -38,11 +38,11 @@ async function open(browser: Browser, address: string, isOurs: boolean): Promise
 async function refuses(tcp: TcpOptions): Promise<void> {
   const told: string[] = [];
   const worker = join(root, "test/fixtures/stdio-worker.ts");
-  await using bus = new StdioBus({
+  await using bus = await StdioBus.start({
     pools: [{ id: "a", command: process.execPath, args: [worker], ready: true }],
-    onError: ({ message }) => told.push(message),
   });
-  await bus.start();
+  bus.on("refused", (reason) => told.push(reason));
+  bus.on("fault", ({ message }) => told.push(message));
   const { port, token } = await bus.serve({ tcp });
   const auth = { jsonrpc: "2.0", id: 0, method: "$/auth", params: { token: token ?? "none" } };
   const ask = { jsonrpc: "2.0", id: 1, method: "pid" };

@@ -72,7 +72,7 @@ async function strangerStopsAtTheDirectory(): Promise<void> {
   await using client = await place.listen("");
   expect((statSync(place.directory).mode & 0o777) === 0o700, "the directory is not 0700");
   await using refused = place.asStranger([], "worker", place.directory);
-  await refused.expectLine("error PermissionDeniedError");
+  await refused.expectLine("error PERMISSION_DENIED");
   await using ours = new Program(place.program("worker", place.directory), place.env); // the client is well
   await ours.expectLine("attached");
   await client.expectLine("joined uid 0");
@@ -84,7 +84,7 @@ async function strangerStopsAtTheClient(): Promise<void> {
   await using client = await place.listen("4242");
   expect((statSync(place.directory).mode & 0o777) === 0o711, "the directory is not 0711");
   await using refused = place.asStranger([], "worker", place.directory);
-  const line = await refused.expectLine("error PermissionDeniedError");
+  const line = await refused.expectLine("error PERMISSION_DENIED");
   expect(line.includes(`${stranger}`), `the worker's error does not name its uid: ${line}`);
   await client.expectLine(`refused uid ${stranger}`);
   await using ours = new Program(place.program("worker", place.directory), place.env);
@@ -106,7 +106,7 @@ async function sharedDirectoryNeedsAllowedUids(): Promise<void> {
   using place = new Place();
   await run(["mkdir", "-m", "0711", place.directory]);
   await using open = new Program(program("client", place.directory));
-  await open.expectLine("error PermissionDeniedError");
+  await open.expectLine("error PERMISSION_DENIED");
   chmodSync(place.directory, 0o700);
   await using closed = new Program(program("client", place.directory));
   await closed.expectLine("listening");
@@ -118,7 +118,7 @@ async function foreignDirectoryIsRefused(): Promise<void> {
   await run(["mkdir", "-m", "0700", place.directory]);
   chownSync(place.directory, stranger, stranger);
   await using client = new Program(program("client", place.directory));
-  const line = await client.expectLine("error PermissionDeniedError");
+  const line = await client.expectLine("error PERMISSION_DENIED");
   expect(line.includes(`belongs to uid ${stranger} (`), `the owner is not named: ${line}`);
   expect(line.includes("Set SLOTBUS_DIR"), `the way out is not named: ${line}`);
 }
@@ -144,7 +144,7 @@ async function readOnlyIsNoReasonToRetry(): Promise<void> {
   const script = 'mount -t tmpfs -o ro,mode=0755 slotbus "$0" && exec "$@"';
   const inside = [needTool("unshare"), "--mount", "sh", "-c", script, place.folder];
   await using client = new Program([...inside, ...program("client", place.directory)]);
-  const line = await client.expectLine("error ResourceError");
+  const line = await client.expectLine("error RESOURCE");
   const said = line.includes("read-only file system (EROFS)") && line.includes("Set SLOTBUS_DIR");
   expect(said && !line.endsWith("[retryable]"), `it says: ${line}`);
 }
@@ -176,11 +176,11 @@ async function squattedDirectory(): Promise<void> {
     await shell(`${script} bus-${index}`, place.folder);
     await using client = new Program(place.program("client", directory), place.env);
     const line = await client.line();
-    expect(line.startsWith("error PermissionDeniedError"), `a client whose directory is ${what} says: ${line}`);
+    expect(line.startsWith("error PERMISSION_DENIED"), `a client whose directory is ${what} says: ${line}`);
     await using worker = new Program(place.program("worker", ""), { ...place.env, SLOTBUS_DIR: directory });
     const answer = await worker.line();
-    const missing = what === "a link to nothing" && answer.startsWith("error BusNotFoundError");
-    const refused = missing || answer.startsWith("error PermissionDeniedError");
+    const missing = what === "a link to nothing" && answer.startsWith("error BUS_NOT_FOUND");
+    const refused = missing || answer.startsWith("error PERMISSION_DENIED");
     expect(refused, `a worker whose directory is ${what} says: ${answer}`);
   }
 }
@@ -214,7 +214,7 @@ async function squattedFile(suffix: "lock" | "sock", error: string, isRefused: (
 
 // ---- fleets ----------------------------------------------------------------------------------------------------
 
-const DENIED = "PermissionDeniedError";
+const DENIED = "PERMISSION_DENIED";
 
 async function strangerStopsAtTheFleet(): Promise<void> {
   needRoot();
@@ -227,7 +227,7 @@ async function strangerStopsAtTheFleet(): Promise<void> {
     chmodSync(place.directory, mode);
     for (const command of ["join", "observe"]) {
       const line = await refused.answer(command, "error ");
-      expect(/^error (PermissionDenied|Resource)Error: /.test(line), `another user hears: ${line}`);
+      expect(/^error (PERMISSION_DENIED|RESOURCE): /.test(line), `another user hears: ${line}`);
     }
   }
   await one.refused(DENIED); // ours, but not closed to others
@@ -351,9 +351,9 @@ export const checks: Checks = {
   "a directory on a read-only file system is no reason to retry, and the way out is named": readOnlyIsNoReasonToRetry,
   "a directory's name that another user has taken, whatever by, is refused by client and worker": squattedDirectory,
   "a lock's name that another user has taken, whatever by, is refused, and what it leads to stays as it was": () =>
-    squattedFile("lock", "PermissionDeniedError", () => true),
+    squattedFile("lock", "PERMISSION_DENIED", () => true),
   "a socket's name that another user has taken is taken back, unless it is a directory": () =>
-    squattedFile("sock", "ResourceError", (what) => what === "a directory"),
+    squattedFile("sock", "RESOURCE", (what) => what === "a directory"),
   "another user neither joins nor sees a fleet, and a directory that he may enter is refused by ours":
     strangerStopsAtTheFleet,
   "a fleet of another user is refused, even by root, and goes on": foreignFleetIsRefused,

@@ -55,7 +55,7 @@ async function expectMismatch(clientOf: Installation, workerOf: Installation, te
   for (let round = 0; round < 3; round++) {
     await worker.tell("open 0");
     const line = await worker.lineFrom("error");
-    expect(line.startsWith("error VersionMismatchError") && texts.test(line), `the worker says: ${line}`);
+    expect(line.startsWith("error VERSION_MISMATCH") && texts.test(line), `the worker says: ${line}`);
     if (reason) {
       const refusal = await client.lineFrom("refused");
       expect(reason.test(refusal), `the client says: ${refusal}`);
@@ -108,7 +108,7 @@ async function expectRefusal(fleetOf: Installation, otherOf: Installation, says:
   const expectRefused = async (): Promise<void> => {
     const bytes = readFileSync(join(place.directory, FILE));
     for (const command of ["join", "observe"]) {
-      const line = await refused.refused("VersionMismatchError", command);
+      const line = await refused.refused("VERSION_MISMATCH", command);
       expect(says.test(line), `it says: ${line}`);
     }
     expect(readFileSync(join(place.directory, FILE)).equals(bytes), "a fleet that was refused was written to");

@@ -160,7 +160,7 @@ export async function startSlotbus(workspace: Workspace, slots?: number, program
     bus,
     worker,
     // A handler borrows what is large, as one would that reads it at once; what its own copy costs is a check.
-    call: (body) => bus.request({ path: body.length > bus.options.inlineSize ? "/echo-borrowed" : "/echo", body }),
+    call: (body) => bus.request({ path: body.length > bus.options.inlineBytes ? "/echo-borrowed" : "/echo", body }),
     stop: async () => {
       await bus.close({ timeout: 100 });
       await worker.stop();

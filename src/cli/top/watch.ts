@@ -1,48 +1,25 @@
 /** What `slotbus top` reads: the memory of buses and fleets, again and again, and how it has changed since. */
 
-import { join } from "node:path";
-import { bucketsSince, quantileUs, type Snapshot, STATE_NAMES } from "../../native/statistics.ts";
-import { BusObserver } from "../../wires/memory/observer.ts";
+import {
+  bucketsSince,
+  type CounterName,
+  quantileUs,
+  type Snapshot,
+  STATE_NAMES,
+  type StateName,
+} from "../../native/statistics.ts";
+import { BusObserver } from "../../native/observer.ts";
 import { Contest } from "../../contest/contest.ts";
 import { Fleet } from "../../fleet/fleet.ts";
-import { controlSocketOf } from "../../hub/names.ts";
 import { type BusName, processInfo, readNames, shortCommand } from "../directory.ts";
 import { duration } from "../terminal.ts";
-import { CommandError } from "../usage.ts";
 
-/** How long the client of a bus has to take an observer, or a hub to list its routes, in ms. */
+/** How long the client of a bus has to take an observer, in ms. */
 const ANSWER_MS = 800;
 const STOPPED = "the owner does not answer: its process is stopped";
 
-/** What a bus did in the last interval, as it stands in the JSON; this one does not answer. */
-const SILENT = {
-  /** `null`: it answers. */
-  problem: null as string | null,
-  owner: null as { pid: number; command: string } | null,
-  age_ms: null as number | null,
-  requests_per_second: 0,
-  errors_per_second: 0,
-  p50_us: 0,
-  p99_us: 0,
-  queued: 0,
-  waiting: 0,
-  slots: {} as Record<string, number>,
-  /** Since the bus was made. */
-  workers_joined: 0,
-  workers_died: 0,
-  workers_evicted: 0,
-  /** Processes that the bus started again after their end. */
-  workers_restarted: 0,
-  /** Its own workers end too often and are paused. */
-  workers_paused: false,
-  timeouts: 0,
-  workers: [] as { id: number; pid: number; in_flight: number; concurrency: number; age_ms: number }[],
-  /** Of a hub, whose rates are those of its workers' buses `NAME.*` together; `null`: it is none, or did not say. */
-  routes: null as number | null,
-};
-
-export type BusFrame = typeof SILENT & { name: string; kind: "bus" | "hub" };
-export type FleetFrame = ReturnType<typeof fleetFrame>;
+export type BusFrame = ReturnType<typeof busFrame>;
+export type FleetFrame = Awaited<ReturnType<typeof fleetFrame>>;
 
 export interface Frame {
   directory: string;
@@ -50,135 +27,82 @@ export interface Frame {
   fleets: FleetFrame[];
 }
 
-/** All buses and fleets of a directory, or those of one name. */
-export class Watch implements Disposable {
-  readonly directory: string;
-  readonly name: string | undefined;
-  isEmpty = true;
+/** All buses and fleets of a directory, or those of one name. What it has opened ends with the process. */
+export class Watch {
   readonly #given: string | undefined;
+  readonly #name: string | undefined;
   readonly #buses = new Map<string, BusWatch>();
-  /** By the hub's name. */
-  readonly #routes = new Map<string, { workers: string; count: number | null }>();
   readonly #fleets = new Map<string, FleetWatch>();
 
   constructor(directory: string | undefined, name: string | undefined) {
     this.#given = directory;
-    this.name = name;
-    this.directory = readNames(directory).directory;
+    this.#name = name;
   }
 
   async look(): Promise<Frame> {
     const { directory, buses, fleets } = readNames(this.#given);
-    const isWanted = (name: string): boolean => this.name === undefined || this.name === name;
-    const isHub = buses.some(({ name, isHub }) => isHub && name === this.name);
-    const there = buses.filter(({ name, isAlive }) => isAlive && (isWanted(name) || (isHub && isOf(this.name!, name))));
+    const isWanted = (name: string): boolean => this.#name === undefined || this.#name === name;
+    const hub = buses.find(({ name, isHub }) => isHub && name === this.#name);
+    const there = buses.filter(({ name, isAlive }) => isAlive && (isWanted(name) || (hub && isOf(hub, name))));
     const named = fleets.filter(isWanted);
-    keep(
-      this.#buses,
-      there.map(({ name }) => name),
-      (name) => new BusWatch(directory, name),
-    );
-    keep(this.#fleets, named, (name) => new FleetWatch(directory, name));
-    this.isEmpty = there.length + named.length === 0;
-    const frames = await Promise.all(there.map((bus) => this.#buses.get(bus.name)!.look(bus)));
+    const busNames = there.map(({ name }) => name);
+    keep(this.#buses, busNames, BusWatch);
+    keep(this.#fleets, named, FleetWatch);
+    const frames = await Promise.all(there.map((bus) => this.#buses.get(bus.name)!.look(directory, bus)));
     return {
       directory,
-      buses: await Promise.all(frames.map((frame) => (frame.kind === "hub" ? this.#asHub(frame, frames) : frame))),
-      fleets: await Promise.all(named.map((name) => this.#fleets.get(name)!.look())),
+      buses: frames.map((frame) => (frame.kind === "hub" ? withSums(frame, frames) : frame)),
+      fleets: await Promise.all(named.map((name) => this.#fleets.get(name)!.look(directory, name))),
     };
-  }
-
-  async #asHub(hub: BusFrame, all: readonly BusFrame[]): Promise<BusFrame> {
-    const own = all.filter(({ name }) => isOf(hub.name, name));
-    const workers = JSON.stringify(own.map(({ name, workers: each }) => [name, each.map(({ id }) => id)]));
-    if (hub.problem === null && this.#routes.get(hub.name)?.workers !== workers)
-      this.#routes.set(hub.name, { workers, count: await routesOf(this.directory, hub.name) });
-    const frame = { ...hub, routes: this.#routes.get(hub.name)?.count ?? null };
-    for (const key of ["requests_per_second", "errors_per_second", "queued", "waiting", "timeouts"] as const)
-      frame[key] = own.reduce((total, one) => total + one[key], 0);
-    return frame;
-  }
-
-  [Symbol.dispose](): void {
-    for (const watch of [...this.#buses.values(), ...this.#fleets.values()]) watch.close();
   }
 }
 
 /** Whether a bus is that of a hub's worker. */
-function isOf(hub: string, bus: string): boolean {
-  return bus.startsWith(`${hub}.`);
+function isOf(hub: { name: string }, bus: string): boolean {
+  return bus.startsWith(`${hub.name}.`);
 }
 
-/** How many routes a hub has; `null`: it does not say. */
-async function routesOf(directory: string, hub: string): Promise<number | null> {
-  try {
-    const signal = AbortSignal.timeout(ANSWER_MS);
-    const response = await fetch("http://hub/health", { unix: join(directory, controlSocketOf(hub)), signal });
-    const { workers } = (await response.json()) as { workers: { name: string; route_count: number }[] };
-    const counts = new Map(workers.map(({ name, route_count: count }) => [name, count])); // processes of a name share them
-    return [...counts.values()].reduce((sum, count) => sum + count, 0);
-  } catch {
-    return null; // it ended, or is busy
-  }
+/** A hub, with the sums of its workers' buses. */
+function withSums(hub: BusFrame, all: readonly BusFrame[]): BusFrame {
+  const own = all.filter(({ name }) => isOf(hub, name));
+  const frame = { ...hub };
+  for (const key of ["requests_per_second", "errors_per_second", "queued", "waiting", "timeouts"] as const)
+    frame[key] = own.reduce((total, one) => total + one[key], 0);
+  return frame;
 }
 
-/** Opens what is new, closes what has gone. */
-function keep<W extends { close(): void }>(all: Map<string, W>, names: string[], open: (name: string) => W): void {
+/** Makes a watch for each new name, and closes those whose name has gone. */
+function keep<W extends { close(): void }>(all: Map<string, W>, names: string[], New: new () => W): void {
   for (const [name, watch] of all) {
     if (names.includes(name)) continue;
     watch.close();
     all.delete(name);
   }
-  for (const name of names) if (!all.has(name)) all.set(name, open(name));
+  for (const name of names) if (!all.has(name)) all.set(name, new New());
 }
 
-/** A snapshot, and when it was taken. */
-interface Taken {
-  readonly snapshot: Snapshot;
-  readonly at: number;
-}
-
-class BusWatch {
-  readonly #directory: string;
-  readonly #name: string;
+/** A bus, looked at again and again. */
+export class BusWatch {
   #observer: BusObserver | null = null;
-  #before: Taken | null = null;
-  #closed = false;
+  #before: Snapshot | null = null;
 
-  constructor(directory: string, name: string) {
-    this.#directory = directory;
-    this.#name = name;
-  }
-
-  async look({ isHub, owner }: BusName): Promise<BusFrame> {
-    const whose = owner && { pid: owner.pid, command: shortCommand(owner) };
-    const frame: BusFrame = { name: this.#name, kind: isHub ? "hub" : "bus", ...SILENT, owner: whose };
-    if (!this.#observer && owner?.isStopped) return { ...frame, problem: STOPPED };
+  async look(directory: string, bus: BusName): Promise<BusFrame> {
+    if (!this.#observer && bus.owner?.isStopped) return busFrame(bus, STOPPED);
     try {
-      const taken = await this.#take();
-      const numbers = numbersOf(taken, this.#before);
-      this.#before = taken;
-      return { ...frame, ...numbers, problem: silence(taken.snapshot) };
+      if (this.#observer?.read().isThere === false) this.close(); // another client may have taken the name
+      this.#observer ??= await BusObserver.open({ name: bus.name, directory, timeout: ANSWER_MS });
+      const now = this.#observer.read();
+      const frame = busFrame(bus, silence(now), now, this.#before);
+      this.#before = now;
+      return frame;
     } catch (error) {
-      this.#drop();
+      this.close();
       const { code, message } = error as { code?: string; message: string };
-      return { ...frame, problem: code === "RESOURCE" ? "the owner does not answer" : message };
+      return busFrame(bus, code === "RESOURCE" ? "the owner does not answer" : message);
     }
   }
 
-  async #take(): Promise<Taken> {
-    if (this.#observer && !this.#observer.read().isThere) this.#drop(); // another client may have taken the name
-    this.#observer ??= await BusObserver.open({ name: this.#name, directory: this.#directory, timeout: ANSWER_MS });
-    if (this.#closed) throw new CommandError("it was closed.");
-    return { snapshot: this.#observer.read(), at: performance.now() };
-  }
-
   close(): void {
-    this.#closed = true;
-    this.#drop();
-  }
-
-  #drop(): void {
     this.#observer?.close();
     this.#observer = null;
     this.#before = null;
@@ -190,88 +114,78 @@ function silence({ pid, silentMs }: Snapshot): string | null {
   return silentMs > 0 ? `the owner does not answer: its event loop has not turned for ${duration(silentMs)}` : null;
 }
 
-function numbersOf({ snapshot: now, at }: Taken, before: Taken | null): Partial<BusFrame> {
-  const seconds = before ? (at - before.at) / 1_000 : Infinity;
-  const since = (name: "responses" | "errors"): number =>
-    before ? (now.counters[name] - before.snapshot.counters[name]) / seconds : 0;
-  const trips = before ? bucketsSince(now.roundTrips, before.snapshot.roundTrips) : now.roundTrips;
-  const { workers_joined, workers_died, workers_evicted, workers_restarted, timeouts, ...counters } = now.counters;
+/** What a bus did in the last interval, as it stands in the JSON; `now` is absent when it does not answer. */
+function busFrame(bus: BusName, problem: string | null, now: Snapshot | null = null, before: Snapshot | null = null) {
+  const counted = (name: CounterName): number => now?.counters[name] ?? 0;
+  const perSecond = (name: CounterName): number =>
+    now && before ? (1_000 * (now.counters[name] - before.counters[name])) / (now.ageMs - before.ageMs) : 0;
+  const trips = now && before ? bucketsSince(now.roundTrips, before.roundTrips) : (now?.roundTrips ?? []);
+  const workers = now?.workers ?? [];
+  const used = (state: StateName): number => workers.reduce((sum, { slots }) => sum + slots[state], 0);
   return {
-    age_ms: Math.round(now.ageMs),
-    requests_per_second: since("responses"),
-    errors_per_second: since("errors"),
+    name: bus.name,
+    kind: bus.isHub ? "hub" : "bus",
+    /** `null`: it answers. */
+    problem,
+    owner: bus.owner && { pid: bus.owner.pid, command: shortCommand(bus.owner) },
+    age_ms: now && Math.round(now.ageMs),
+    /** Of a hub the rates, and what waits, are those of its workers' buses `NAME.*` together. */
+    requests_per_second: perSecond("responses"),
+    errors_per_second: perSecond("errors"),
     p50_us: quantileUs(trips, 0.5),
     p99_us: quantileUs(trips, 0.99),
-    queued: now.queued,
-    waiting: now.unsettled,
-    slots: Object.fromEntries(
-      STATE_NAMES.map((state) => [state, now.workers.reduce((sum, worker) => sum + worker.slots[state], 0)]),
-    ),
-    workers_joined,
-    workers_died,
-    workers_evicted,
-    workers_restarted,
-    workers_paused: counters.workers_paused > counters.workers_resumed,
-    timeouts,
-    workers: now.workers.map(({ id, pid, inFlight, concurrency, ageMs }) => ({
-      id,
-      pid,
-      in_flight: inFlight,
-      concurrency,
-      age_ms: Math.round(ageMs),
-    })),
+    queued: now?.queued ?? 0,
+    waiting: now?.unsettled ?? 0,
+    slots: Object.fromEntries(now ? STATE_NAMES.map((state) => [state, used(state)]) : []) as Record<string, number>,
+    /** Since the bus was made. */
+    workers_joined: counted("workers_joined"),
+    workers_died: counted("workers_died"),
+    workers_evicted: counted("workers_evicted"),
+    /** Processes that the bus started again after their end. */
+    workers_restarted: counted("workers_restarted"),
+    /** Its own workers end too often and are paused. */
+    workers_paused: counted("workers_paused") > counted("workers_resumed"),
+    timeouts: counted("timeouts"),
+    workers: workers.map(({ id, pid, inFlight, concurrency, ageMs }) => {
+      return { id, pid, in_flight: inFlight, concurrency, age_ms: Math.round(ageMs) };
+    }),
   };
 }
 
-/** The heads of a fleet's rings, and when they were read. */
-interface Heads {
-  readonly heads: ReadonlyMap<string, number>;
-  readonly at: number;
-}
-
 class FleetWatch {
-  readonly #directory: string;
-  readonly #name: string;
   #fleet: Fleet | null = null;
-  #before: Heads | null = null;
+  /** The heads of its rings at the look before, and when that was. */
+  #heads = new Map<string, number>();
+  #at = 0;
 
-  constructor(directory: string, name: string) {
-    this.#directory = directory;
-    this.#name = name;
-  }
-
-  async look(): Promise<FleetFrame> {
+  async look(directory: string, name: string): Promise<FleetFrame> {
     try {
-      if (this.#fleet && !this.#fleet.isCurrent) this.close();
-      this.#fleet ??= await Fleet.observe({ name: this.#name, directory: this.#directory });
-      const fleet = this.#fleet;
-      const heads = new Map(fleet.geometry.rings.map(({ name }) => [name, fleet.ring(name).head]));
-      const now = { heads, at: performance.now() };
-      const frame = fleetFrame(this.#name, fleet, now, this.#before);
-      this.#before = now;
+      if (this.#fleet?.isCurrent === false) this.close();
+      const fleet = (this.#fleet ??= await Fleet.observe({ name, directory }));
+      const at = performance.now();
+      const frame = await fleetFrame(name, fleet, this.#heads, (at - this.#at) / 1_000);
+      this.#heads = new Map(frame.rings.map((ring) => [ring.name, ring.published]));
+      this.#at = at;
       return frame;
     } catch (error) {
       this.close();
       const problem = (error as Error).message;
-      return { name: this.#name, problem, members: [], rings: [], leases: [], leases_total: 0 };
+      return { name, problem, members: [], rings: [], leases: [], leases_total: 0 };
     }
   }
 
   close(): void {
-    void this.#fleet?.leave();
+    void this.#fleet?.close();
     this.#fleet = null;
-    this.#before = null;
+    this.#heads.clear();
   }
 }
 
 /** What a fleet did in the last interval, as it stands in the JSON. */
-function fleetFrame(fleetName: string, fleet: Fleet, { heads, at }: Heads, before: Heads | null) {
+async function fleetFrame(fleetName: string, fleet: Fleet, before: ReadonlyMap<string, number>, seconds: number) {
   const members = fleet.members();
-  const cursors = members.flatMap(({ index, pid }) =>
-    fleet.handle.cursors(index).map((cursor) => ({ ...cursor, pid })),
-  );
-  const seconds = before ? (at - before.at) / 1_000 : Infinity;
-  const contest = new Contest(fleet);
+  const cursors = members.flatMap(({ index, pid }) => fleet.handle.cursors(index).map((it) => ({ ...it, pid })));
+  const contest = await Contest.open({ fleet });
   const now = contest.now();
   const problem: string | null = members.length === 0 ? "it has no member: `slotbus clean` removes it" : null;
   return {
@@ -279,8 +193,8 @@ function fleetFrame(fleetName: string, fleet: Fleet, { heads, at }: Heads, befor
     problem,
     members: members.map(({ pid, joinedAt }) => ({ pid, age_ms: Math.max(0, Math.round(Date.now() - joinedAt)) })),
     rings: fleet.geometry.rings.map(({ name, frames }) => {
-      const published = heads.get(name)!;
-      const perSecond = (published - (before?.heads.get(name) ?? published)) / seconds;
+      const published = fleet.ring(name).head;
+      const perSecond = (published - (before.get(name) ?? published)) / seconds;
       const own = cursors.filter(({ ring }) => ring === name).sort((a, b) => a.position - b.position);
       return {
         name,
@@ -296,13 +210,9 @@ function fleetFrame(fleetName: string, fleet: Fleet, { heads, at }: Heads, befor
         slowest_pid: own[0]?.pid ?? null,
       };
     }),
-    leases: contest.list().map(({ subject, owner, pid, token, expiresAt }) => ({
-      ...subject,
-      owner,
-      pid,
-      token,
-      left_ms: Math.max(0, Math.round(expiresAt - now)),
-    })),
-    leases_total: fleet.geometry.leases,
+    leases: contest.list().map(({ subject, owner, pid, token, expiresAt }) => {
+      return { ...subject, owner, pid, token, left_ms: Math.max(0, Math.round(expiresAt - now)) };
+    }),
+    leases_total: fleet.geometry.maxLeases,
   };
 }

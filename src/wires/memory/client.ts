@@ -6,7 +6,8 @@ import type { ResolvedBusOptions } from "../../bus/options.ts";
 import { RESPONSE_STRINGS } from "../../bus/response.ts";
 import type { Departure, Wire, WireEvents } from "../../bus/wire.ts";
 import type { Clock } from "../../clock.ts";
-import { BELLS_PER_SECOND, ClientHandle, EVENTS_MAX } from "../../native/client.ts";
+import { C } from "../../native/abi.ts";
+import { ClientHandle } from "../../native/client.ts";
 import type { NameLock } from "../../native/name.ts";
 import type { Attachment } from "./attachment.ts";
 import type { Company } from "./company.ts";
@@ -36,38 +37,30 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
   readonly payloadLimit: number;
   readonly heads = new HeadWriter();
   readonly answers = new HeadReader(RESPONSE_STRINGS);
-  readonly timed: Company<MemoryConnection>["timed"];
   awaited = 0;
   readonly #events: WireEvents;
   readonly #stalledAfter: number;
   readonly #driver: Driver;
   readonly #listener: Listener;
-  #connections: MemoryConnection[] = [];
-  /** The same connections, by the index of their link. */
-  readonly #byIndex: (MemoryConnection | undefined)[] = [];
-  /** Whether events are being handled: see {@link #handle}. */
+  /** By the index of their link. */
+  readonly #connections: (MemoryConnection | undefined)[] = [];
   #isHandling = false;
   /** Connections that end when all events are handled. */
   readonly #condemned: MemoryConnection[] = [];
-  /** Connections that ended with responses lent out: their regions stay. */
-  readonly #lending = new Set<MemoryConnection>();
+  /** Regions of connections, of those too that ended with responses lent out. */
+  #regions = 0;
   /** `clock.now()` of the last tick. */
   #tickedAt = 0;
   #isFree = false;
 
-  /** Listens for workers. @throws {ResourceError} */
+  /** Listens for workers. @throws `RESOURCE` */
   constructor({ bus, name, tag, clock, stalledAfter }: MemoryClientOptions, events: WireEvents) {
     this.clock = clock;
-    this.headLimit = bus.headLimit;
-    this.payloadLimit = bus.payloadLimit;
+    this.headLimit = bus.headBytes;
+    this.payloadLimit = bus.payloadBytes;
     this.#events = events;
     this.#stalledAfter = stalledAfter;
-    const { instrumentation } = bus;
-    this.timed =
-      instrumentation &&
-      (({ id, request: { path } }, workerPid, claimUs, roundTripUs) =>
-        queueMicrotask(() => instrumentation({ id, path, workerPid, claimUs, roundTripUs })));
-    this.client = new ClientHandle({ ...bus, isTimed: instrumentation !== null, tag });
+    this.client = new ClientHandle({ ...bus, tag });
     this.#driver = new Driver(this, bus.spin, clock);
     try {
       this.#listener = new Listener(this.client, clock, name, bus, {
@@ -92,8 +85,6 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
     return this.#driver.wakeups;
   }
 
-  // ---- what the driver asks -------------------------------------------------------------------------------------------
-
   poll(spinNs: number): number {
     const count = this.client.poll(spinNs);
     if (count > 0) this.#handle(count);
@@ -116,8 +107,6 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
     this.client.spread();
   }
 
-  // ---- events ---------------------------------------------------------------------------------------------------------
-
   /**
    * Handles what a poll or a tick found. The library tells of an event once, so all are handled before a worker that broke the
    * protocol in one of them is ended. No code of the user runs in here.
@@ -126,7 +115,7 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
     this.#isHandling = true;
     for (let n = 0; n < count; n++) {
       const event = this.client.read(n);
-      const connection = this.#byIndex[event.link];
+      const connection = this.#connections[event.link];
       if (!connection || connection.id !== event.life) continue; // of a worker that has ended since
       try {
         connection.handle(event);
@@ -135,17 +124,13 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
       }
     }
     this.#isHandling = false;
-    for (const connection of this.#condemned.splice(0)) this.#execute(connection);
+    for (const connection of this.#condemned.splice(0)) connection.end();
     this.#events.room();
   }
 
   condemn(connection: MemoryConnection): void {
     if (this.#isHandling) this.#condemned.push(connection);
-    else this.#execute(connection);
-  }
-
-  #execute(connection: MemoryConnection): void {
-    connection.end(`was evicted (${connection.evictedFor})`);
+    else connection.end();
   }
 
   moved(bytes: number, rang: boolean): void {
@@ -160,10 +145,8 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
     this.#driver.wake();
   }
 
-  // ---- time -----------------------------------------------------------------------------------------------------------
-
   expire(): void {
-    for (let count = EVENTS_MAX; count === EVENTS_MAX;) {
+    for (let count: number = C.SB_BATCH; count === C.SB_BATCH;) {
       count = this.client.tick();
       if (count > 0) this.#handle(count);
     }
@@ -175,29 +158,27 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
     // A tick that comes late tells of this process: the workers have had no longer than a tick to be seen.
     const ms = Math.min(now - this.#tickedAt, LONGEST_TICK_MS);
     this.#tickedAt = now;
-    for (const connection of this.#connections.slice()) {
-      const stalled = connection.watch(ms, this.#stalledAfter);
-      if (stalled !== null) this.#events.stalled(connection, stalled);
+    for (const connection of this.#connections) {
+      const stalled = connection?.watch(ms, this.#stalledAfter) ?? null;
+      if (stalled !== null) this.#events.stalled(connection!, stalled);
     }
-    return this.#connections.some((connection) => connection.isBusy);
+    return this.#connections.some((connection) => connection?.isBusy);
   }
 
   rest(): void {
-    for (const { link } of this.#connections) link.trim();
+    for (const connection of this.#connections) connection?.link.trim();
   }
-
-  // ---- workers --------------------------------------------------------------------------------------------------------
 
   #attached(attachment: Attachment): void {
     const connection = new MemoryConnection(this, attachment);
-    this.#connections.push(connection);
-    this.#byIndex[connection.link.index] = connection;
+    this.#regions++;
+    this.#connections[connection.link.index] = connection;
     this.#driver.wake();
     this.#events.joined(connection);
   }
 
   #of({ link }: Attachment): MemoryConnection | undefined {
-    return this.#byIndex[link!.index];
+    return this.#connections[link!.index];
   }
 
   #read(attachment: Attachment, bytes: Uint8Array): void {
@@ -209,29 +190,25 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
     });
     if (!connection.isOpen) return;
     if (!connection.link.countBells(bells + messages)) {
-      connection.evict(`it rang more than ${BELLS_PER_SECOND} times a second without work`);
+      connection.evict(`it rang more than ${C.SB_BELLS_PER_SECOND} times a second without work`);
     } else if (bells > 0) this.#driver.ring();
   }
 
   left(connection: MemoryConnection, departure: Departure, how: string, had: Exchange[]): void {
-    this.#connections = this.#connections.filter((one) => one !== connection);
-    this.#byIndex[connection.link.index] = undefined;
-    if (connection.loans.count > 0) this.#lending.add(connection);
+    this.#connections[connection.link.index] = undefined;
     if (departure === "evicted") this.#listener.remember(connection.attachment);
     this.#events.left(connection, departure, how, had);
   }
 
-  dropped(connection: MemoryConnection, isUnmapped: boolean): void {
+  dropped(isUnmapped: boolean): void {
     if (!isUnmapped) this.client.count("held_regions");
-    this.#lending.delete(connection);
+    this.#regions--;
     this.#freeIfUnused();
   }
 
-  // ---- its end --------------------------------------------------------------------------------------------------------
-
   close(): void {
     this.#driver.stop();
-    for (const connection of this.#connections.slice()) connection.leave();
+    for (const connection of this.#connections) connection?.leave();
     this.#listener.close();
   }
 
@@ -242,6 +219,6 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
   }
 
   #freeIfUnused(): void {
-    if (this.#isFree && this.#lending.size === 0) this.client.close();
+    if (this.#isFree && this.#regions === 0) this.client.close();
   }
 }

@@ -16,8 +16,6 @@ export interface Company<Member extends Connection = Connection> {
   readonly answers: HeadReader;
   /** Number of exchanges that a report is due for. */
   awaited: number;
-  /** Gets the timing of each answer; `null` when the bus is not timed. */
-  readonly timed: ((exchange: Exchange, pid: number, claimUs: number, roundTripUs: number) => void) | null;
   /** Handles all answers, then the slots whose time is over. */
   expire(): void;
   /** Bytes went to a worker or came from it. `rang`: the worker slept and was woken. */
@@ -29,5 +27,5 @@ export interface Company<Member extends Connection = Connection> {
   /** A connection has ended: see `WireEvents.left`. */
   left(connection: Member, departure: Departure, how: string, had: Exchange[]): void;
   /** The region of a connection was freed. `isUnmapped`: its addresses too. */
-  dropped(connection: Member, isUnmapped: boolean): void;
+  dropped(isUnmapped: boolean): void;
 }

@@ -4,25 +4,23 @@ import { type BodyLike, bodyOffset, encodeMethod, Head, writeBody } from "../../
 import type { Exchange, Executed, Verdict } from "../../bus/exchange.ts";
 import { ERROR_STRINGS } from "../../bus/response.ts";
 import type { Connection, SlotReport } from "../../bus/wire.ts";
-import { RegionCorruptError } from "../../errors.ts";
-import { type ClientEvent, type LinkHandle, STUCK_MS } from "../../native/client.ts";
-import { cancelBody, MESSAGE } from "../../native/control.ts";
+import { C } from "../../native/abi.ts";
+import type { ClientEvent, LinkHandle } from "../../native/client.ts";
+import { cancelBody } from "../../native/control.ts";
 import { Arenas } from "./arenas.ts";
 import type { Attachment } from "./attachment.ts";
-import { ClientRings } from "./client-rings.ts";
 import type { Company } from "./company.ts";
 import { Loans } from "./loans.ts";
+import { Rings, type RingsOwner } from "./rings.ts";
 import { Stall } from "./stall.ts";
-
-const NO_SLOT = -1;
+import { SlotbusError } from "../../errors.ts";
 
 /** A connection: each exchange has a slot of the worker's region, its `place`. */
-export class MemoryConnection implements Connection {
+export class MemoryConnection implements Connection, RingsOwner<number> {
   readonly id: number;
   readonly pid: number;
   readonly uid: number;
   readonly concurrency: number;
-  /** It has not ended. */
   isOpen = true;
   readonly attachment: Attachment;
   /** Slots that are not free, quarantined and lent ones included. */
@@ -41,15 +39,14 @@ export class MemoryConnection implements Connection {
   readonly #stall = new Stall();
   /** By slot. */
   readonly #exchanges: (Exchange | null)[] = [];
-  /** By slot: its streams. */
-  readonly #rings: (ClientRings | undefined)[] = [];
+  readonly #rings: (Rings<number> | undefined)[] = [];
   readonly #arenas: Arenas;
   readonly loans: Loans;
   /** Its process closed the socket or ended: it reads no request any more. */
   #hasClosed = false;
-  #drained: (() => void)[] = [];
-  /** Slot of a response that is whole, while it is handled: it is freed at the end of that, whoever leaves it. */
-  #whole = NO_SLOT;
+  #drained: PromiseWithResolvers<void> | null = null;
+  /** Slot of a response that is whole, while it is handled: it is freed at the end of that, whoever leaves it. -1: none. */
+  #whole = -1;
 
   /** The worker of `attachment` has mapped its region; requests may go to it. */
   constructor(company: Company<MemoryConnection>, attachment: Attachment) {
@@ -58,7 +55,7 @@ export class MemoryConnection implements Connection {
     this.loans = new Loans(() => company.client.count("borrows_forgotten"));
     this.attachment = attachment;
     this.link = link!;
-    this.#arenas = new Arenas(this.link);
+    this.#arenas = new Arenas(this.link.arenas, company.client.stride);
     this.id = this.link.life;
     this.pid = peer.pid;
     this.uid = peer.uid;
@@ -75,7 +72,6 @@ export class MemoryConnection implements Connection {
     return this.#isSuspect || this.isUnresponsive;
   }
 
-  /** Whether it has requests to work on. */
   get isBusy(): boolean {
     return this.load > this.loans.count;
   }
@@ -106,8 +102,7 @@ export class MemoryConnection implements Connection {
     const { heads, payloadLimit } = this.#company;
     const parameters = exchange.collect(heads); // runs code of the user: before a slot is taken
     if (this.isOpen && this.load >= this.concurrency) return "full"; // that code asked, too
-    const link = this.link;
-    const slot = this.isOpen ? link.reserve() : -1;
+    const slot = this.isOpen ? this.link.reserve() : -1;
     if (slot < 0) {
       this.evict("it changed a slot that was free");
       return "gone";
@@ -129,10 +124,10 @@ export class MemoryConnection implements Connection {
       exchange.place = slot;
       this.#exchanges[slot] = exchange; // registered first, published after
       this.#company.awaited++;
-      rang = link.publish(slot, method, streams, head, offset, length, exchange.timeLeft(), exchange.serial);
+      rang = this.link.publish(slot, method, streams, head, offset, length, exchange.timeLeft(), exchange.serial);
     } catch (error) {
       this.load--;
-      link.cancel(slot);
+      this.link.cancel(slot);
       throw error;
     }
     this.#company.moved(bytes, rang);
@@ -144,29 +139,27 @@ export class MemoryConnection implements Connection {
     this.#release(exchange);
     if (!this.isOpen || slot === this.#whole) return "maybe";
     const verdict = this.link.withdraw(slot);
-    switch (verdict) {
-      case "free":
-        this.#freed();
-        return "no";
-      case "answered":
-        this.#company.client.count("dropped");
-        this.#free(slot);
-        break;
-      case "abandoned":
-        this.#cancel(slot, this.link.token(slot));
-        break;
-      case "corrupt":
-        this.evict(`it left slot ${slot} in a state no legal step leads to`);
+    if (verdict === "free") {
+      this.#freed();
+      return "no";
+    }
+    if (verdict === "abandoned") {
+      this.#cancel(slot, this.link.token(slot));
+    } else if (verdict === "answered") {
+      this.#company.client.count("dropped");
+      this.#free(slot);
+    } else {
+      this.#illegal(slot);
     }
     return "maybe";
   }
 
   #cancel(slot: number, token: number): void {
-    this.attachment.writer.send(MESSAGE.cancel, cancelBody(slot, token));
+    this.attachment.writer.send(C.SB_MSG_CANCEL, cancelBody(slot, token));
   }
 
-  timeLeft({ place }: Exchange): number {
-    return this.link.timeLeft(place);
+  timeLeft({ place, timeoutMs }: Exchange): number {
+    return timeoutMs === Infinity ? Infinity : this.link.timeLeft(place);
   }
 
   wait(exchange: Exchange, spinNs: number): void {
@@ -186,14 +179,12 @@ export class MemoryConnection implements Connection {
     if (exchange.carrier !== this) return;
     const slot = exchange.place;
     exchange.carrier = null;
-    this.#rings[slot]?.close();
     this.#rings[slot] = undefined;
     this.#company.awaited--;
   }
 
   // ---- the way back ---------------------------------------------------------------------------------------------------
 
-  /** Handles one event, or one answer that was found. */
   handle(event: ClientEvent): void {
     if (event.kind === "answered") this.#deliver(event);
     else if (event.kind === "moved") this.#moved(event);
@@ -201,27 +192,25 @@ export class MemoryConnection implements Connection {
   }
 
   #handleRare({ kind, slot, token }: ClientEvent): void {
-    switch (kind) {
-      case "freed":
-        this.#isSuspect = false;
-        this.#freed();
-        break;
-      case "expired":
-        this.#isSuspect = true;
-        this.#expire(slot, "no");
-        this.#freed();
-        break;
-      case "abandoned":
-        this.#cancel(slot, token);
-        this.#expire(slot, "maybe");
-        break;
-      case "corrupt":
-        this.evict(`it left slot ${slot} in a state no legal step leads to`);
-        break;
-      case "stuck":
-        this.evict(`more than half its slots hung for ${STUCK_MS} ms`);
-        break;
+    if (kind === "freed") {
+      this.#isSuspect = false;
+      this.#freed();
+    } else if (kind === "expired") {
+      this.#isSuspect = true;
+      this.#expire(slot, "no");
+      this.#freed();
+    } else if (kind === "abandoned") {
+      this.#cancel(slot, token);
+      this.#expire(slot, "maybe");
+    } else if (kind === "stuck") {
+      this.evict(`more than half its slots hung for ${C.SB_STUCK_MS} ms`);
+    } else {
+      this.#illegal(slot);
     }
+  }
+
+  #illegal(slot: number): void {
+    this.evict(`it left slot ${slot} in a state no legal step leads to`);
   }
 
   #expire(slot: number, executed: Executed): void {
@@ -241,7 +230,6 @@ export class MemoryConnection implements Connection {
       this.#free(slot);
       return;
     }
-    const { timed } = this.#company;
     const isLent = exchange.kind === "borrow" && status !== 0;
     const body = isLent ? null : this.#arenas.response(slot).bytes.slice(offset, offset + bodyBytes);
     const head = this.#readHead(exchange, headBytes, status === 0);
@@ -250,12 +238,11 @@ export class MemoryConnection implements Connection {
       this.#corrupted(exchange);
       return;
     }
-    if (timed) timed(exchange, this.pid, this.link.claimUs(slot), this.link.roundTripUs(slot));
     if (body) {
       exchange.answered(status, head, body, null);
       this.#release(exchange);
     } else {
-      const memory = this.link.lend(slot, offset, bodyBytes);
+      const memory = this.#arenas.lendResponse(slot, offset, bodyBytes);
       const giveBack = this.loans.lend(memory.buffer, () => this.#returned(slot));
       exchange.answered(status, head, memory, giveBack);
       this.#detach(exchange); // it is shown in its slot until that is given back
@@ -268,31 +255,30 @@ export class MemoryConnection implements Connection {
     try {
       return isError ? new Head(arena.bytes.slice(0, bytes), ERROR_STRINGS) : this.#company.answers.read(arena, bytes);
     } catch (cause) {
-      const message = `worker pid ${this.pid} answered request ${exchange.id} with a malformed head.`;
-      exchange.fail(new RegionCorruptError(message, { cause, mayHaveExecuted: true }));
-      this.#release(exchange);
+      this.#corrupted(exchange, `answered request ${exchange.id} with a malformed head`, cause);
       this.evict("it answered with a malformed head");
       return null;
     }
   }
 
-  #corrupted(exchange: Exchange, cause?: unknown): void {
-    const message = `worker pid ${this.pid} corrupted the slot of request ${exchange.id}.`;
-    exchange.fail(new RegionCorruptError(message, { cause, mayHaveExecuted: true }));
+  /** `how` continues "worker pid 7 …". */
+  #corrupted(exchange: Exchange, how = `corrupted the slot of request ${exchange.id}`, cause?: unknown): void {
+    const message = `worker pid ${this.pid} ${how}.`;
+    exchange.fail(new SlotbusError("REGION_CORRUPT", message, { cause, mayHaveExecuted: true }));
     this.#release(exchange);
   }
 
   /** The rings of a slot moved, or its response began or ended. */
   #moved({ slot, headBytes, bodyBytes, status }: ClientEvent): void {
     this.#isSuspect = false;
-    this.#whole = bodyBytes === 0 ? NO_SLOT : slot;
+    this.#whole = bodyBytes === 0 ? -1 : slot;
     if (status !== 0) this.#begin(slot, headBytes, status);
     const exchange = this.#exchanges[slot];
     const rings = this.#rings[slot];
     if (exchange?.hasSource && rings) exchange.claimed(rings.outgoing);
     rings?.moved();
     if (bodyBytes !== 0 && this.isOpen) this.#finish(slot);
-    this.#whole = NO_SLOT;
+    this.#whole = -1;
   }
 
   #begin(slot: number, headBytes: number, status: number): void {
@@ -314,12 +300,26 @@ export class MemoryConnection implements Connection {
     if (this.isOpen) this.#free(slot);
   }
 
-  #openRings(slot: number): ClientRings {
+  #openRings(slot: number): Rings<number> {
+    const { client, clock, headLimit } = this.#company;
     const [written, own] = [this.#arenas.response(slot), this.#arenas.request(slot)];
-    return new ClientRings(this.#company, this.link, slot, written, own, (reason) => this.evict(reason));
+    return new Rings(this, slot, headLimit, written, own, client.flow, clock);
   }
 
-  /** A response that was lent came back. */
+  move(rings: Rings<number>, sent: number, taken: number, need: number, isEnd = false): boolean {
+    const slot = rings.of;
+    if (this.#rings[slot] !== rings) return false; // the slot may have another exchange
+    const result = this.link.flow(slot, sent, taken, isEnd, need);
+    if (result === "corrupt") this.evict(`it wrote impossible counts into the rings of slot ${slot}`);
+    if (result === "corrupt" || result === "gone") return false;
+    if (sent > 0 || taken > 0) this.#company.moved(sent + taken, result === "rang");
+    return true;
+  }
+
+  finish(rings: Rings<number>): void {
+    this.move(rings, 0, 0, 0, true);
+  }
+
   #returned(slot: number): void {
     this.#exchanges[slot] = null;
     if (this.isOpen) {
@@ -347,26 +347,24 @@ export class MemoryConnection implements Connection {
 
   drain(): Promise<void> {
     this.#isDraining = true;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#drained.push(resolve);
+    this.#drained ??= Promise.withResolvers<void>();
     this.#tellDrained();
-    return promise;
+    return this.#drained.promise;
   }
 
   #tellDrained(): void {
-    if (this.#drained.length === 0 || (this.isOpen && this.isBusy)) return;
+    if (!this.#drained || (this.isOpen && this.isBusy)) return;
     this.isLeaving = true;
-    for (const done of this.#drained.splice(0)) done();
+    this.#drained.resolve();
   }
 
-  /** A message of the worker, after the handshake. */
   message(type: number): void {
-    if (type !== MESSAGE.drain && type !== MESSAGE.goodbye) {
+    if (type !== C.SB_MSG_DRAIN && type !== C.SB_MSG_GOODBYE) {
       this.evict(`it sent a message of type ${type}`);
       return;
     }
     this.#isDraining = true;
-    if (type === MESSAGE.goodbye) this.isLeaving = true;
+    if (type === C.SB_MSG_GOODBYE) this.isLeaving = true;
   }
 
   evict(reason: string): void {
@@ -384,22 +382,20 @@ export class MemoryConnection implements Connection {
       return null;
     }
     // A worker that waits in async handlers is parked and has no reason to turn: a bell is one.
-    return this.#stall.look(this.link.hasTurned(), ms, limit, () => this.attachment.writer.ring());
+    return this.#stall.look(this.link.hasTurned(), ms, limit, () => this.attachment.writer.send(C.SB_MSG_BELL));
   }
 
-  /** Says goodbye and ends the connection. */
   leave(): void {
-    if (!this.isOpen) return;
-    this.attachment.writer.send(MESSAGE.goodbye);
+    this.attachment.writer.send(C.SB_MSG_GOODBYE);
     this.isLeaving = true;
     this.end("left");
   }
 
   /**
    * Ends the connection, whatever the reason: closes the socket, then judges each slot by its state, ignoring hints, and tells each
-   * exchange. `how` continues "worker pid 7 …".
+   * exchange. `how` continues "worker pid 7 …"; without it, the worker was evicted.
    */
-  end(how: string): void {
+  end(how = `was evicted (${this.evictedFor})`): void {
     if (!this.isOpen) return;
     this.isOpen = false;
     this.attachment.state = "ended";
@@ -412,7 +408,7 @@ export class MemoryConnection implements Connection {
       try {
         this.#judge(exchange, how);
       } catch (cause) {
-        this.#corrupted(exchange, cause);
+        this.#corrupted(exchange, undefined, cause);
       }
       this.#release(exchange);
     }
@@ -424,8 +420,7 @@ export class MemoryConnection implements Connection {
 
   #judge(exchange: Exchange, how: string): void {
     const slot = exchange.place;
-    const link = this.link;
-    const verdict = link.withdraw(slot);
+    const verdict = this.link.withdraw(slot);
     const { answer } = this.#company.client;
     if (verdict === "answered" && answer.kind === "answered" && !exchange.isStreaming) {
       this.#deliver(answer);
@@ -435,14 +430,15 @@ export class MemoryConnection implements Connection {
     } else if (verdict === "corrupt" && !exchange.isStreaming) {
       this.#corrupted(exchange);
     } else {
-      exchange.lost(verdict === "free" ? "no" : "maybe", how, link.timeLeft(slot));
+      exchange.lost(verdict === "free" ? "no" : "maybe", how, this.timeLeft(exchange));
     }
   }
 
   /** Frees the region, when nothing of it is lent. */
   #drop(): void {
     if (this.loans.count > 0) return;
-    const isUnmapped = this.link.drop(this.#hasClosed, this.loans.isHeld);
-    this.#company.dropped(this, isUnmapped);
+    const isUnmapped = this.#arenas.detach() && !this.loans.isHeld;
+    this.link.drop(this.#hasClosed, isUnmapped);
+    this.#company.dropped(isUnmapped);
   }
 }

@@ -168,13 +168,11 @@ export class Driver {
       this.#vain++;
     }
     this.#rung = false;
-    if ((this.#left > 0 && this.#side.mayReceive()) || !this.#park()) this.#clock.immediate(this.#turn);
-  };
-
-  #park(): boolean {
-    if (!this.#side.park()) return false;
+    if ((this.#left > 0 && this.#side.mayReceive()) || !this.#side.park()) {
+      this.#clock.immediate(this.#turn);
+      return;
+    }
     this.#active = false;
     this.#since = this.#clock.now();
-    return true;
-  }
+  };
 }

@@ -4,12 +4,13 @@ import type { Socket, UnixSocketListener } from "bun";
 import type { ResolvedBusOptions } from "../../bus/options.ts";
 import type { Peer } from "../../bus/wire.ts";
 import type { Clock, Timer } from "../../clock.ts";
-import { ResourceError } from "../../errors.ts";
+import { C } from "../../native/abi.ts";
 import type { ClientHandle } from "../../native/client.ts";
-import { MESSAGE, PROTOCOL, readJoin, refuse, REFUSAL } from "../../native/control.ts";
+import { readJoin, refuse } from "../../native/control.ts";
 import type { NameLock } from "../../native/name.ts";
 import { PeerProcess } from "../../native/peer.ts";
 import { Attachment } from "./attachment.ts";
+import { SlotbusError } from "../../errors.ts";
 
 /** Longest handshake, in ms. */
 const HANDSHAKE_MS = 2_000;
@@ -55,7 +56,7 @@ export class Listener {
   readonly #observers = new Set<Attachment>();
   #closing = false;
 
-  /** Listens on the socket of the name. Throws {@link ResourceError}. */
+  /** Listens on the socket of the name. Throws `RESOURCE`. */
   constructor(client: ClientHandle, clock: Clock, name: NameLock, options: ResolvedBusOptions, events: ListenerEvents) {
     this.#client = client;
     this.#clock = clock;
@@ -78,7 +79,7 @@ export class Listener {
         },
       });
     } catch (cause) {
-      throw new ResourceError(`bus "${name}" cannot listen: ${(cause as Error).message}`, { cause });
+      throw new SlotbusError("RESOURCE", `bus "${name}" cannot listen: ${(cause as Error).message}`, { cause });
     }
     this.#listener.unref();
     try {
@@ -90,14 +91,14 @@ export class Listener {
     }
   }
 
-  /** Remembers an evicted worker: its process may live on and connect again. */
+  /** An evicted worker's process may live on and connect again. */
   remember(zombie: Attachment): void {
     this.#zombies.push(zombie);
   }
 
   close(): void {
     this.#closing = true;
-    for (const attachment of this.#handshakes) this.refuse(attachment, REFUSAL.closed, "the bus closed");
+    for (const attachment of this.#handshakes) this.refuse(attachment, C.SB_ECLOSED, "the bus closed");
     for (const zombie of this.#zombies) zombie.peer.forget();
     this.#zombies = [];
     for (const attachment of this.#observers) {
@@ -148,27 +149,25 @@ export class Listener {
     const attachment = new Attachment(socket, fd, peer, this.#clock);
     socket.data = attachment;
     const objection = this.#objection(attachment);
-    if (objection) {
-      this.refuse(attachment, objection.error, objection.reason);
-      return;
-    }
+    if (objection) return this.refuse(attachment, ...objection);
     this.#handshakes.add(attachment);
     attachment.handshake = this.#clock.after(HANDSHAKE_MS, () => {
-      this.refuse(attachment, REFUSAL.late, `the handshake took longer than ${HANDSHAKE_MS} ms`);
+      this.refuse(attachment, C.SB_ETIMEDOUT, `the handshake took longer than ${HANDSHAKE_MS} ms`);
     });
     attachment.handshake.unref();
   }
 
-  #objection({ peer }: Attachment): { error: number; reason: string } | null {
+  /** Why a peer may not join: a code and a reason. */
+  #objection({ peer }: Attachment): [error: number, reason: string] | null {
     if (peer.uid !== process.geteuid?.() && !this.#options.allowedUids.includes(peer.uid)) {
-      return { error: REFUSAL.user, reason: `user ${peer.uid} is not allowed` };
+      return [C.SB_EPERM, `user ${peer.uid} is not allowed`];
     }
-    if (this.#closing) return { error: REFUSAL.closed, reason: "the bus is closing" };
-    if (this.#handshakes.size >= HANDSHAKES) return { error: REFUSAL.busy, reason: `${HANDSHAKES} handshakes run` };
+    if (this.#closing) return [C.SB_ECLOSED, "the bus is closing"];
+    if (this.#handshakes.size >= HANDSHAKES) return [C.SB_EBUSY, `${HANDSHAKES} handshakes run`];
     this.#zombies = this.#zombies.filter((zombie) => !isBuried(zombie));
     const known = this.#zombies.some((zombie) => zombie.peer.pid === peer.pid);
     if (known && this.#zombies.length >= ZOMBIES) {
-      return { error: REFUSAL.user, reason: `${ZOMBIES} evicted workers still live, this one among them` };
+      return [C.SB_EPERM, `${ZOMBIES} evicted workers still live, this one among them`];
     }
     return null;
   }
@@ -177,7 +176,8 @@ export class Listener {
     if (!attachment || attachment.state === "ended") return;
     if (attachment.state === "attached") return this.#events.bytes(attachment, bytes);
     const bells = attachment.reader.read(bytes, (type, body) => this.#message(attachment, type, body));
-    if (bells > 0 && !isAttached(attachment)) this.refuse(attachment, REFUSAL.protocol, "it rang before it had joined");
+    const state: string = attachment.state; // a message may have changed it
+    if (bells > 0 && state !== "attached") this.refuse(attachment, C.SB_EPROTO, "it rang before it had joined");
   }
 
   #closed(attachment: Attachment | undefined): void {
@@ -187,18 +187,18 @@ export class Listener {
   }
 
   #message(attachment: Attachment, type: number, body: Uint8Array): void {
-    if (attachment.state === "joining" && type === MESSAGE.join) this.#join(attachment, body);
-    else if (attachment.state === "offered" && type === MESSAGE.attached) this.#attached(attachment);
+    if (attachment.state === "joining" && type === C.SB_MSG_JOIN) this.#join(attachment, body);
+    else if (attachment.state === "offered" && type === C.SB_MSG_ATTACHED) this.#attached(attachment);
     else if (attachment.state === "attached") this.#events.message(attachment, type);
-    else this.refuse(attachment, REFUSAL.protocol, `it sent a message of type ${type} while ${attachment.state}`);
+    else this.refuse(attachment, C.SB_EPROTO, `it sent a message of type ${type} while ${attachment.state}`);
   }
 
   #join(attachment: Attachment, body: Uint8Array): void {
     const join = readJoin(body);
-    if (join.isOtherVersion) {
-      return this.refuse(attachment, join.code, `it speaks protocol ${join.versions}, this bus ${PROTOCOL}`);
+    if (join.code === C.SB_EVERSION) {
+      return this.refuse(attachment, join.code, `it speaks protocol ${join.versions}, this bus ${C.SB_ABI}`);
     }
-    if (join.code !== 0) return this.refuse(attachment, REFUSAL.protocol, "its JOIN is malformed");
+    if (join.code !== 0) return this.refuse(attachment, C.SB_EPROTO, "its JOIN is malformed");
     if (join.isObserver) return this.#observe(attachment);
     const offer = this.#client.offer(attachment.fd, join.concurrency);
     if ("code" in offer) return this.refuse(attachment, offer.code, `no region for it: ${offer.text}`);
@@ -209,7 +209,7 @@ export class Listener {
 
   #observe(attachment: Attachment): void {
     if (this.#observers.size >= OBSERVERS)
-      return this.refuse(attachment, REFUSAL.full, `${OBSERVERS} observers are there`);
+      return this.refuse(attachment, C.SB_EFULL, `${OBSERVERS} observers are there`);
     this.#client.observe(attachment.fd);
     this.#settle(attachment);
     attachment.peer.forget();
@@ -234,13 +234,9 @@ export class Listener {
     this.#observers.delete(attachment);
     this.#settle(attachment);
     attachment.state = "ended";
-    attachment.link?.drop(false, false);
+    attachment.link?.drop(false, true);
     attachment.peer.forget();
   }
-}
-
-function isAttached({ state }: Attachment): boolean {
-  return state === "attached";
 }
 
 /** Whether the process of an evicted worker has ended; if so, closes its descriptors. */

@@ -1,15 +1,7 @@
 /** Responses of one connection that are lent out: their memory stays mapped until the last one is back. */
 
-interface Loan {
-  readonly giveBack: (isHeld: boolean) => void;
-  readonly onForgotten: () => void;
-}
-
 /** Gives loans back whose memory was collected as garbage: their borrow was forgotten. */
-const forgotten = new FinalizationRegistry<Loan>(({ giveBack, onForgotten }) => {
-  onForgotten();
-  giveBack(true); // the memory may have been carried away before
-});
+const forgotten = new FinalizationRegistry<() => void>((forget) => forget());
 
 /** Counts and takes back the loans of one connection. */
 export class Loans {
@@ -31,8 +23,11 @@ export class Loans {
       if (isHeld) this.isHeld = true;
       back();
     };
-    // A view of the memory keeps it, whoever has the view.
-    forgotten.register(memory, { giveBack, onForgotten: this.#onForgotten }, giveBack);
+    const forget = (): void => {
+      this.#onForgotten();
+      giveBack(true); // the memory may have been carried away before
+    };
+    forgotten.register(memory, forget, giveBack); // a view of the memory keeps it, whoever has the view
     return giveBack;
   }
 }

@@ -7,39 +7,54 @@ import type { Incoming } from "../../bus/body-reader.ts";
 import type { Outgoing } from "../../bus/body-writer.ts";
 import type { Arena } from "../../bus/codec.ts";
 import type { Clock } from "../../clock.ts";
-import { type FlowStatus, RING_MAX } from "../../native/flow.ts";
+import { C } from "../../native/abi.ts";
+import { endOf, type FlowStatus, LOOK } from "../../native/flow.ts";
 
 /** Bytes that are handed over together, unless the other side has nothing left to read. */
 const BATCH_BYTES = 8_192;
 /** Largest piece that is read at once, in bytes. */
 const CHUNK_BYTES = 65_536;
 
+/** The connection that rings belong to. `Of`: what it knows them by. */
+export interface RingsOwner<Of> {
+  /** Counts `sent` and `taken` bytes more, and asks for `need` bytes of room. `false`: the slot is not ours any more. */
+  move(rings: Rings<Of>, sent: number, taken: number, need: number): boolean;
+  /** Ends the own stream. `errorBytes`: length of the encoded error behind its last byte; 0 for none. */
+  finish(rings: Rings<Of>, errorBytes: number): void;
+}
+
 /** One side's access to the two rings of a slot. */
-export abstract class Rings {
+export class Rings<Of = unknown> {
+  readonly owner: RingsOwner<Of>;
+  readonly of: Of;
   /** Offset of a ring in its arena, and its size, in bytes. */
   readonly start: number;
   readonly size: number;
-  /** What the last {@link move} found. */
+  /** What the last `move` found. */
   readonly status: FlowStatus;
-  /** Room that the writer waits for, in bytes. One word in the slot has it for both directions, so each {@link move} repeats it. */
+  /** Room that the writer waits for, in bytes. One word in the slot has it for both directions, so each `move` repeats it. */
   need = 0;
   readonly incoming: RingReader;
   readonly outgoing: RingWriter;
 
   /** `written`: the arena that the other side writes; `own`: the one that this side writes. */
-  constructor(headLimit: number, stride: number, written: Arena, own: Arena, status: FlowStatus, clock: Clock) {
+  constructor(
+    owner: RingsOwner<Of>,
+    of: Of,
+    headLimit: number,
+    written: Arena,
+    own: Arena,
+    status: FlowStatus,
+    clock: Clock,
+  ) {
+    this.owner = owner;
+    this.of = of;
     this.start = headLimit;
-    this.size = Math.min(RING_MAX, stride - headLimit);
+    this.size = Math.min(C.SB_RING_MAX, own.bytes.length - headLimit);
     this.status = status;
     this.incoming = new RingReader(this, written);
     this.outgoing = new RingWriter(this, own, clock);
   }
-
-  /** Counts `sent` and `taken` bytes more, and asks for `need` bytes of room. `false`: the slot is not ours any more. */
-  abstract move(sent: number, taken: number, need: number): boolean;
-
-  /** Ends the own stream. `errorBytes`: length of the encoded error behind its last byte; 0 for none. */
-  abstract finish(errorBytes: number): void;
 
   /** The other side moved bytes, or waits for some. */
   moved(): void {
@@ -92,7 +107,7 @@ class RingWriter implements Outgoing {
   async reserve(wanted: number): Promise<boolean> {
     const bytes = Math.min(wanted, this.#rings.size);
     if (!this.#tell(bytes)) return false;
-    if (this.#rings.status.free >= bytes) return true;
+    if (this.#rings.status[LOOK.free]! >= bytes) return true;
     this.#rings.need = bytes;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#wake = resolve;
@@ -113,7 +128,7 @@ class RingWriter implements Outgoing {
       errorBytes = errorHead.length;
     }
     if (this.#kept > 0) this.#tell(0);
-    this.#rings.finish(errorBytes);
+    this.#rings.owner.finish(this.#rings, errorBytes);
   }
 
   close(): void {
@@ -125,7 +140,7 @@ class RingWriter implements Outgoing {
 
   moved(): void {
     const { need, status } = this.#rings;
-    if (need > 0 && this.#tell(need) && status.free >= need) this.#wake?.();
+    if (need > 0 && this.#tell(need) && status[LOOK.free]! >= need) this.#wake?.();
   }
 
   /** Writes bytes behind the stream and hands nothing over. There is room. */
@@ -146,16 +161,16 @@ class RingWriter implements Outgoing {
     if (this.#isClosed) return false;
     const sent = this.#kept;
     this.#kept = 0;
-    const { status, size } = this.#rings;
-    if (!this.#rings.move(sent, 0, need)) {
+    const { owner, status, size } = this.#rings;
+    if (!owner.move(this.#rings, sent, 0, need)) {
       const { onClosed } = this;
       this.close();
       onClosed?.();
       return false;
     }
-    this.#isEager = size - status.free <= sent;
-    this.#room = status.room;
-    this.#at = status.writeAt;
+    this.#isEager = size - status[LOOK.free]! <= sent;
+    this.#room = status[LOOK.room]!;
+    this.#at = status[LOOK.writeAt]!;
     return true;
   }
 }
@@ -177,15 +192,15 @@ class RingReader implements Incoming {
     const rings = this.#rings;
     const taken = this.#taken;
     this.#taken = 0;
-    if (!rings.move(0, taken, rings.need)) return null;
+    if (!rings.owner.move(rings, 0, taken, rings.need)) return null;
     const { status } = rings;
-    const { readable } = status;
+    const readable = status[LOOK.readable]!;
     if (readable === 0) {
-      this.end = status.end;
+      this.end = endOf(status);
       return null;
     }
     const length = Math.min(readable, into ? into.length : CHUNK_BYTES);
-    const at = status.readAt;
+    const at = status[LOOK.readAt]!;
     const { bytes } = this.#arena;
     this.#taken = length;
     if (!into) return bytes.slice(at, at + length);
@@ -195,9 +210,9 @@ class RingReader implements Incoming {
 
   errorHead(): Uint8Array | null {
     const { status, start, size } = this.#rings;
-    if (status.end !== "error") return null;
-    const from = status.readAt - start + status.unread;
+    if (endOf(status) !== "error") return null;
+    const from = status[LOOK.readAt]! - start + status[LOOK.unread]!;
     const { bytes } = this.#arena;
-    return Uint8Array.from({ length: status.errorBytes }, (_, i) => bytes[start + ((from + i) % size)]!);
+    return Uint8Array.from({ length: status[LOOK.errorBytes]! }, (_, i) => bytes[start + ((from + i) % size)]!);
   }
 }

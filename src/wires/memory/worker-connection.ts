@@ -17,14 +17,12 @@ import {
 import { WorkerRequest } from "../../bus/request.ts";
 import { RESPONSE_STRINGS } from "../../bus/response.ts";
 import type { Turns } from "../../bus/turns.ts";
-import { ProtocolError } from "../../errors.ts";
+import { C } from "../../native/abi.ts";
 import { MessageReader, MessageWriter, readCancel } from "../../native/control.ts";
-import { RING_MAX } from "../../native/flow.ts";
 import type { WorkerHandle } from "../../native/worker.ts";
 import { Arenas } from "./arenas.ts";
-import { Rings } from "./rings.ts";
-
-const nothing = new Uint8Array(0);
+import { Rings, type RingsOwner } from "./rings.ts";
+import { SlotbusError } from "../../errors.ts";
 
 /** What a connection reports to its worker. */
 export interface WorkerConnectionEvents {
@@ -37,7 +35,7 @@ export interface WorkerConnectionEvents {
 }
 
 /** Takes requests out of one region and writes answers into it. */
-export class WorkerConnection implements ClaimOwner {
+export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
   readonly handle: WorkerHandle;
   readonly turns: Turns;
   readonly reader = new MessageReader();
@@ -55,7 +53,7 @@ export class WorkerConnection implements ClaimOwner {
   /** By slot. */
   readonly #claims: (Claim | null)[] = [];
   /** By slot: its streams. */
-  readonly #rings: (WorkerRings | undefined)[] = [];
+  readonly #rings: (Rings<Claim> | undefined)[] = [];
   /** Views that could not be detached: they may show later requests, and the region stays mapped. */
   #kept = 0;
   #isFull = false;
@@ -64,13 +62,13 @@ export class WorkerConnection implements ClaimOwner {
 
   constructor(handle: WorkerHandle, turns: Turns, events: WorkerConnectionEvents) {
     this.handle = handle;
-    this.#arenas = new Arenas(handle);
+    this.#arenas = new Arenas(handle.arenas, handle.stride);
     this.turns = turns;
     this.#events = events;
     this.writer = new MessageWriter(handle.fd, turns.clock);
   }
 
-  get payloadLimit(): number {
+  get payloadBytes(): number {
     return this.handle.payloadLimit;
   }
 
@@ -80,7 +78,7 @@ export class WorkerConnection implements ClaimOwner {
 
   /**
    * Claims one request, if `canTake`; `null` when there is none, `"moved"` when streams of a running request moved. Throws
-   * {@link ProtocolError} when the client broke the protocol.
+   * `PROTOCOL` when the client broke the protocol.
    */
   take(spinNs: number, now: number, canTake = true): WorkerRequest | "moved" | null {
     const { handle } = this;
@@ -96,12 +94,12 @@ export class WorkerConnection implements ClaimOwner {
       return "moved";
     }
     if (result === "corrupt" || method >= METHODS.length) {
-      throw new ProtocolError("the client published a request with a length or method out of range.");
+      throw new SlotbusError("PROTOCOL", "the client published a request with a length or method out of range.");
     }
     const arena = this.#arenas.request(slot);
     const head = this.#headReader.read(arena, headBytes);
     const copies = bodyBytes <= handle.inlineSize;
-    const own = bodyBytes === 0 ? nothing : copies ? arena.bytes.slice(offset, offset + bodyBytes) : null;
+    const own = copies ? arena.bytes.slice(offset, offset + bodyBytes) : null;
     const claim = new Claim(this, slot, token, offset, bodyBytes, own);
     this.#claims[slot] = claim;
     this.running++;
@@ -133,11 +131,11 @@ export class WorkerConnection implements ClaimOwner {
   }
 
   lendBody({ slot, bodyOffset: offset, bodyBytes }: Claim): Uint8Array<ArrayBuffer> {
-    return this.handle.lendRequest(slot, offset, bodyBytes);
+    return this.#arenas.lendRequest(slot, offset, bodyBytes);
   }
 
   lendAnswer({ slot }: Claim, bytes: number): Uint8Array<ArrayBuffer> {
-    return this.handle.lendResponse(slot, this.handle.headLimit, bytes);
+    return this.#arenas.lendResponse(slot, this.handle.headLimit, bytes);
   }
 
   answer(claim: Claim, status: number, body: BodyLike): Delivery {
@@ -181,14 +179,14 @@ export class WorkerConnection implements ClaimOwner {
 
   errorHead(error: unknown): Uint8Array {
     const { headLimit, inlineSize, stride } = this.handle;
-    const ringBytes = Math.min(RING_MAX, stride - headLimit);
+    const ringBytes = Math.min(C.SB_RING_MAX, stride - headLimit);
     const limit = Math.min(headLimit, inlineSize, Math.floor(ringBytes / 2));
     const scratch = new Arena(new ArrayBuffer(limit));
     return scratch.bytes.subarray(0, encodeError(scratch, error, limit));
   }
 
   /** A streamed answer has ended or failed. */
-  finish(claim: Claim, errorBytes: number): void {
+  finish({ of: claim }: Rings<Claim>, errorBytes: number): void {
     if (!this.isOpen) return;
     claim.settle();
     this.handle.finish(claim.slot, claim.token, errorBytes);
@@ -216,16 +214,17 @@ export class WorkerConnection implements ClaimOwner {
     this.#events.failedLate(request, error);
   }
 
-  #openRings(claim: Claim): WorkerRings {
+  #openRings(claim: Claim): Rings<Claim> {
     const { slot } = claim;
     const known = this.#rings[slot];
     if (known) return known;
     this.streams++;
-    return (this.#rings[slot] = new WorkerRings(this, claim, this.#arenas.request(slot), this.#arenas.response(slot)));
+    const { headLimit, flow } = this.handle;
+    const [written, own] = [this.#arenas.request(slot), this.#arenas.response(slot)];
+    return (this.#rings[slot] = new Rings(this, claim, headLimit, written, own, flow, this.turns.clock));
   }
 
-  /** Moves the rings of a claim: see {@link Rings.move}. `false`: its caller has gone. */
-  move(claim: Claim, sent: number, taken: number, need: number): boolean {
+  move({ of: claim }: Rings<Claim>, sent: number, taken: number, need: number): boolean {
     if (!this.isOpen) return false;
     const result = this.handle.move(claim.slot, claim.token, sent, taken, need);
     if (result === "corrupt") this.#events.corrupt(this, claim.slot);
@@ -249,26 +248,7 @@ export class WorkerConnection implements ClaimOwner {
       claim.detachViews();
     }
     this.writer.close();
-    this.handle.close(this.#kept > 0);
-  }
-}
-
-class WorkerRings extends Rings {
-  readonly #connection: WorkerConnection;
-  readonly #claim: Claim;
-
-  constructor(connection: WorkerConnection, claim: Claim, written: Arena, own: Arena) {
-    const { handle, turns } = connection;
-    super(handle.headLimit, handle.stride, written, own, handle.flow, turns.clock);
-    this.#connection = connection;
-    this.#claim = claim;
-  }
-
-  move(sent: number, taken: number, need: number): boolean {
-    return this.#connection.move(this.#claim, sent, taken, need);
-  }
-
-  finish(errorBytes: number): void {
-    this.#connection.finish(this.#claim, errorBytes);
+    const isDetached = this.#arenas.detach();
+    this.handle.close(isDetached && this.#kept === 0);
   }
 }

@@ -9,15 +9,8 @@ import { Turns } from "../../bus/turns.ts";
 import type { ResolvedWorkerOptions } from "../../bus/worker-options.ts";
 import type { Arrivals, WorkerWire } from "../../bus/wire.ts";
 import { blockFor, type Clock, sleep } from "../../clock.ts";
-import {
-  BusClosedError,
-  BusNotFoundError,
-  ProtocolError,
-  RegionCorruptError,
-  ResourceError,
-  type SlotbusError,
-} from "../../errors.ts";
-import { MESSAGE } from "../../native/control.ts";
+import { ClosedError, BusNotFoundError, SlotbusError } from "../../errors.ts";
+import { C } from "../../native/abi.ts";
 import { type Handshake, shakeHands, shakeHandsSync, WorkerHandle } from "../../native/worker.ts";
 import { Driver, type Side } from "./driver.ts";
 import { WorkerConnection, type WorkerConnectionEvents } from "./worker-connection.ts";
@@ -39,6 +32,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
   #isListening = false;
   #isDraining = false;
   #isClosed = false;
+  hasEnded = false;
 
   constructor(options: ResolvedWorkerOptions, clock: Clock, arrivals: Arrivals) {
     this.#options = options;
@@ -60,8 +54,6 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     return this.#driver.wakeups;
   }
 
-  // ---- what the driver asks -------------------------------------------------------------------------------------------
-
   poll(spinNs: number): number {
     const connection = this.#connection;
     if (!connection) return 0;
@@ -77,7 +69,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
         if (request !== "moved") this.#arrivals.arrived(request);
       }
     } catch (cause) {
-      this.#lost(connection, new RegionCorruptError(`${this.#client} broke the protocol.`, { cause }));
+      this.#lost(connection, new SlotbusError("REGION_CORRUPT", `${this.#client} broke the protocol.`, { cause }));
     }
     return taken;
   }
@@ -98,8 +90,6 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     this.#connection?.handle.spread();
   }
 
-  // ---- what the connection reports ------------------------------------------------------------------------------------
-
   answered(bytes: number): void {
     this.#driver.expect(bytes, false); // whoever got an answer may ask again
     this.#arrivals.answered();
@@ -107,14 +97,12 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
 
   corrupt(connection: WorkerConnection, slot: number): void {
     const what = `${this.#client} wrote impossible counts into the rings of slot ${slot}.`;
-    this.#lost(connection, new RegionCorruptError(what));
+    this.#lost(connection, new SlotbusError("REGION_CORRUPT", what));
   }
 
   failedLate(request: RequestName, error: unknown): void {
     this.#arrivals.failedLate(request, error);
   }
-
-  // ---- attaching ------------------------------------------------------------------------------------------------------
 
   async open(waitMs: number): Promise<void> {
     const { name, directory } = this.#options;
@@ -138,7 +126,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
   #adopt(handle: WorkerHandle): void {
     const connection = new WorkerConnection(handle, this.#turns, this);
     this.#connection = connection;
-    if (this.#isDraining) connection.writer.send(MESSAGE.drain);
+    if (this.#isDraining) connection.writer.send(C.SB_MSG_DRAIN);
     if (this.#isListening) this.#listen(connection);
     this.#driver.wake();
     this.#clock.immediate(() => this.#arrivals.connected()); // after `open` has given the worker to its user
@@ -158,13 +146,13 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
         connection.socket = opened;
       },
       data: (_, bytes) => this.#read(connection, bytes),
-      close: () => this.#lost(connection, new BusClosedError(this.#client, { retryable: true })),
+      close: () => this.#lost(connection, new ClosedError(this.#client, { retryable: true })),
       error: () => {}, // `close` follows
     };
     // Bun adopts a connected descriptor; its types know only addresses.
     const options = { fd: connection.handle.fd, socket } as unknown as UnixSocketOptions<undefined>;
     Bun.connect(options).catch((cause) => {
-      this.#lost(connection, new ResourceError("the control socket could not be watched.", { cause }));
+      this.#lost(connection, new SlotbusError("RESOURCE", "the control socket could not be watched.", { cause }));
     });
   }
 
@@ -175,18 +163,19 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
   }
 
   #message(connection: WorkerConnection, type: number, body: Uint8Array): void {
-    if (type === MESSAGE.goodbye) return; // `close` follows
-    if (type === MESSAGE.cancel && connection.cancel(body)) return;
-    this.#lost(connection, new ProtocolError(`${this.#client} sent a message of type ${type}.`));
+    if (type === C.SB_MSG_GOODBYE) return; // `close` follows
+    if (type === C.SB_MSG_CANCEL && connection.cancel(body)) return;
+    this.#lost(connection, new SlotbusError("PROTOCOL", `${this.#client} sent a message of type ${type}.`));
   }
 
   /** The attachment has ended: reports it and, if it may, attaches again. */
   #lost(connection: WorkerConnection, reason: SlotbusError, isBlocking = false): void {
     if (this.#connection !== connection) return;
     this.#detach(connection, reason);
-    this.#arrivals.disconnected(reason);
     const { reconnect } = this.#options;
-    if (reconnect && !isBlocking && !this.#isClosed && !this.#isDraining) void this.#attachAgain(reconnect);
+    this.hasEnded = !reconnect || (!isBlocking && (this.#isClosed || this.#isDraining));
+    this.#arrivals.disconnected(reason);
+    if (reconnect && !isBlocking && !this.hasEnded) void this.#attachAgain(reconnect);
   }
 
   #detach(connection: WorkerConnection, reason: SlotbusError): void {
@@ -207,9 +196,8 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
       result.goodbye(); // the client may count us as attached already
       result.close(false);
     }
+    this.hasEnded = true;
   }
-
-  // ---- blocking -------------------------------------------------------------------------------------------------------
 
   block(handle: (request: WorkerRequest) => void, isOver: () => boolean): void {
     const { reconnect } = this.#options;
@@ -219,7 +207,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
       if (connection) {
         attempt = 0;
         this.#blockOn(connection, handle, isOver);
-        if (!isOver()) this.#lost(connection, new BusClosedError(this.#client, { retryable: true }), true);
+        if (!isOver()) this.#lost(connection, new ClosedError(this.#client, { retryable: true }), true);
       } else if (!reconnect) {
         return;
       } else {
@@ -240,10 +228,8 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     }
   }
 
-  // ---- the end --------------------------------------------------------------------------------------------------------
-
   drain(): void {
-    if (!this.#isDraining) this.#connection?.writer.send(MESSAGE.drain);
+    if (!this.#isDraining) this.#connection?.writer.send(C.SB_MSG_DRAIN);
     this.#isDraining = true;
     // What the client published before it read our message is still ours: one more poll takes it.
     this.#driver.wake();

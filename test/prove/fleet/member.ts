@@ -6,12 +6,12 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Contest } from "../../../src/contest/index.ts";
-import { EventBus, Fleet } from "../../../src/events/index.ts";
+import { type EventBus, Fleet } from "../../../src/events/index.ts";
 import { descriptors, until } from "../../support.ts";
 import { Random } from "../soak/books.ts";
 import { FleetBooks } from "./books.ts";
 import { type HoldOrder, Holding } from "./holder.ts";
-import { GEOMETRY, RINGS } from "./payloads.ts";
+import { GEOMETRY, openBuses } from "./payloads.ts";
 import { Reader, type ReaderReport, type ReadOrder } from "./reader.ts";
 import { Writer, type WriteOrder } from "./writer.ts";
 
@@ -59,9 +59,10 @@ const life = Number(number);
 const books = new FleetBooks(directory!);
 const random = new Random(life * 7_919 + 1);
 const readers: Reader[] = [];
-const buses = new Map<number, EventBus>();
 const held = new Map<number, NonNullable<ReturnType<Holding["tryClaim"]>>>();
 let fleet: Fleet;
+let contest: Contest;
+let buses: ReadonlyMap<number, EventBus>;
 let writer: Writer;
 let holding: Holding;
 let isEnding = false;
@@ -70,11 +71,7 @@ const say = (report: Report): void => void process.send?.(report);
 const problem = (what: string): void => void process.send?.({ is: "broken", what });
 
 function busOf(ring: number): EventBus {
-  const known = buses.get(ring);
-  if (known) return known;
-  const bus = new EventBus({ fleet, ring: RINGS[ring]!.name });
-  buses.set(ring, bus);
-  return bus;
+  return buses.get(ring)!;
 }
 
 async function joinFleet(): Promise<void> {
@@ -86,8 +83,10 @@ async function joinFleet(): Promise<void> {
   }
   fleet = await Fleet.join({ name: name!, ...GEOMETRY });
   books.join(life, fleet.epoch, fleet.index, fleet.incarnation);
+  buses = await openBuses(fleet);
+  contest = await Contest.open({ fleet });
   writer = new Writer(fleet, books, life, busOf);
-  holding = new Holding(new Contest(fleet), books, life, problem);
+  holding = new Holding(contest, books, life, problem);
   setInterval(() => readers.forEach((reader) => reader.tell()), 10);
   books.doing(life, "idle");
   say({ is: "joined", epoch: fleet.epoch, index: fleet.index });
@@ -118,7 +117,7 @@ function count(): Count {
     fds: descriptors(),
     rss: process.memoryUsage.rss(),
     members: fleet.members().length,
-    leases: new Contest(fleet).list().length,
+    leases: contest.list().length,
     readers: readers.map((reader) => reader.report),
   };
 }
@@ -145,7 +144,7 @@ async function end(): Promise<void> {
   holding.stop();
   await until(() => holding.isQuiet, "nothing is held", 10_000);
   for (const reader of readers) reader.close();
-  await fleet.leave();
+  await fleet.close();
   process.exit(0);
 }
 

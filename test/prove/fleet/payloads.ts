@@ -1,23 +1,32 @@
 /** The rings of the fleet that is proved, and what its events hold: all of it follows from the writer's life and its number. */
 
-import type { Filter } from "../../../src/events/index.ts";
+import { EventBus, type Filter, type Fleet } from "../../../src/events/index.ts";
 import { and, equals, not, or, topic, where } from "../../../src/events/index.ts";
 
 /** `most`: bytes of the largest event. The first are plain, the last two are of buses. */
 export const RINGS = [
-  { name: "tiny", frames: 8, payload: 64, most: 128 },
-  { name: "small", frames: 64, payload: 128, most: 1_500 },
-  { name: "wide", frames: 4_096, payload: 256, most: 2_000 },
-  { name: "bus", frames: 2_048, payload: 256, most: 700 },
-  { name: "narrow", frames: 32, payload: 128, most: 600 },
+  { name: "tiny", frames: 8, frameBytes: 64, most: 128 },
+  { name: "small", frames: 64, frameBytes: 128, most: 1_500 },
+  { name: "wide", frames: 4_096, frameBytes: 256, most: 2_000 },
+  { name: "bus", frames: 2_048, frameBytes: 256, most: 700 },
+  { name: "narrow", frames: 32, frameBytes: 128, most: 600 },
 ] as const;
 export const FIRST_BUS = 3;
 
 export const GEOMETRY = {
-  members: 32,
-  leases: 16,
-  rings: Object.fromEntries(RINGS.map(({ name, frames, payload }) => [name, { frames, payload }])),
+  maxMembers: 32,
+  maxLeases: 16,
+  rings: Object.fromEntries(RINGS.map(({ name, frames, frameBytes }) => [name, { frames, frameBytes }])),
 };
+
+/** Opens the buses of a fleet, by the number of their ring. */
+export async function openBuses(fleet: Fleet): Promise<ReadonlyMap<number, EventBus>> {
+  const buses = new Map<number, EventBus>();
+  for (let ring = FIRST_BUS; ring < RINGS.length; ring++) {
+    buses.set(ring, await EventBus.open({ fleet, ring: RINGS[ring]!.name }));
+  }
+  return buses;
+}
 
 function mix(life: number, number: number, ring: number): number {
   let x = Math.imul(life + 1, 0x9e3779b1) ^ Math.imul(number + 1, 0x85ebca6b) ^ Math.imul(ring + 1, 0xc2b2ae35);
@@ -33,12 +42,12 @@ const noiseText = noise.toString("base64");
 
 /** Size of an event of a plain ring: often 0, a whole frame, a byte more; else anything. */
 function sizeOf(ring: number, hash: number): number {
-  const { payload, most } = RINGS[ring]!;
+  const { frameBytes, most } = RINGS[ring]!;
   const dice = hash % 16;
   if (dice === 0) return 0;
-  if (dice === 1) return payload;
-  if (dice === 2) return payload + 1;
-  if (dice < 9) return (hash >>> 8) % payload;
+  if (dice === 1) return frameBytes;
+  if (dice === 2) return frameBytes + 1;
+  if (dice < 9) return (hash >>> 8) % frameBytes;
   return (hash >>> 8) % (most + 1);
 }
 

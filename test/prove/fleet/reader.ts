@@ -2,7 +2,7 @@
 
 import type { BusEvent, Cursor, CursorItem, EventBus, Fleet, Gap, Subscription } from "../../../src/events/index.ts";
 import { EventsLostError } from "../../../src/errors.ts";
-import type { Bookmark } from "../../../src/fleet/reader.ts";
+import type { Bookmark } from "../../../src/fleet/event-ring.ts";
 import type { FleetBooks } from "./books.ts";
 import { bytesOf, eventOf, FILTERS, FIRST_BUS, RINGS } from "./payloads.ts";
 
@@ -109,8 +109,7 @@ export class Reader {
     const { filter = 0, queue, policy } = this.#order;
     return bus.subscribe(FILTERS[filter]!.filter, {
       from,
-      ...(queue === undefined ? {} : { queue }),
-      ...(policy === undefined ? {} : { policy }),
+      queue: { limit: queue, policy },
     });
   }
 
@@ -129,7 +128,7 @@ export class Reader {
       how: this.how,
       skipped: this.#skipped,
       last: [...this.#last],
-      bookmark: this.#cursor?.isOpen ? this.#cursor.bookmark : null,
+      bookmark: this.#cursor && !this.#cursor.closed ? this.#cursor.bookmark : null,
     };
   }
 
@@ -141,7 +140,7 @@ export class Reader {
     } catch (error) {
       if (!(error instanceof EventsLostError) || this.#order.policy !== "close") throw error;
       this.#note("open", 0);
-      if (this.#overwritten + this.#dropped + (this.#subscription?.lagged ?? 0) === 0)
+      if (this.#overwritten + this.#dropped + (this.#subscription?.lost ?? 0) === 0)
         this.#wrong("it was closed for a loss, and none was lost");
     }
   }
@@ -195,14 +194,14 @@ export class Reader {
     if ("topic" in item) {
       if (item.topic === null) this.#takeGap(item);
       else this.#takeEvent(item);
-    } else if ("payload" in item) {
+    } else if ("body" in item) {
       if (item.event <= this.#event) this.#wrong(`event ${item.event} came after ${this.#event}`, "doubled");
       const consumed = this.#books.noted(this.subscriber, "start") + this.#received + this.#overwritten;
       if (item.event !== consumed) this.#wrong(`event ${item.event} came, and ${consumed} was next`);
       this.#event = item.event;
       const life = this.#placeOf(item.writer, item.incarnation, item.kind, item.position);
       if (life < 0) return;
-      if (!Buffer.from(bytesOf(life, item.kind, this.#order.ring)).equals(item.payload))
+      if (!Buffer.from(bytesOf(life, item.kind, this.#order.ring)).equals(item.body))
         this.#wrong(`event ${item.event} (life ${life}, number ${item.kind}) is torn or changed`);
     } else if ("overwritten" in item) {
       this.#overwritten += item.overwritten;

@@ -7,7 +7,6 @@ import { readFileSync } from "node:fs";
 import {
   type BusResponse,
   PayloadTooLargeError,
-  RegionCorruptError,
   RequestTimeoutError,
   SlotBus,
   SlotbusError,
@@ -245,12 +244,12 @@ function failed(id: number, asked: Asked, reason: unknown): void {
   const late = reason instanceof RequestTimeoutError && performance.now() - asked.at >= asked.timeoutMs - 1;
   if (late && (asked.exposed || asked.timeoutMs === SHORT_MS)) return;
   // What an attacker had when a burst made the client evict it is settled before this program could see it there.
-  const isNamed = reason instanceof WorkerDiedError || reason instanceof RegionCorruptError;
+  const isNamed = reason instanceof WorkerDiedError || (reason as SlotbusError).code === "REGION_CORRUPT";
   const pid = Number(/\bworker pid (\d+)/.exec(reason.message)?.[1]);
   if (isNamed && !honest.has(pid) && books.runs[id] === 0) return;
   if (asked.exposed && reason.code === "REMOTE") return;
   // Of a stream the error says what, not who; no honest handler ran.
-  const isForeign = reason instanceof RegionCorruptError || reason.code === "REMOTE";
+  const isForeign = (reason as SlotbusError).code === "REGION_CORRUPT" || reason.code === "REMOTE";
   if (!asked.body && isForeign && books.runs[id] === 0) return;
   if (reason instanceof PayloadTooLargeError && books.runs[id] === 0) return; // whole, and longer than is taken
   tally.lost++;
@@ -357,17 +356,17 @@ async function quiet(workers: number): Promise<void> {
 
 async function open(workers: number[]): Promise<void> {
   for (const pid of workers) honest.add(pid);
-  bus = await SlotBus.create({ name: name!, slots: SLOTS, payloadLimit: PAYLOAD + PREFIX, headLimit: 4096 });
+  bus = await SlotBus.create({ name: name!, slots: SLOTS, payloadBytes: PAYLOAD + PREFIX, headBytes: 4096 });
   bus.ref();
-  bus.on("workerLeft", ({ pid }) => void fateOf(pid).ended++);
-  bus.on("workerDied", ({ pid }, reason) => {
+  bus.on("left", ({ pid }) => void fateOf(pid).ended++);
+  bus.on("died", ({ pid }, reason) => {
     if (honest.has(pid)) return broken(`honest worker ${pid} ${reason}`);
     const fate = fateOf(pid);
     fate.ended++;
     fate.reasons.push(reason);
     fate.outcomes.add(reason.startsWith("was evicted") ? "evicted" : "survived");
   });
-  bus.on("peerRefused", ({ pid }, reason) => {
+  bus.on("refused", ({ pid }, reason) => {
     if (honest.has(pid)) return broken(`honest worker ${pid} was refused: ${reason}`);
     fateOf(pid).reasons.push(reason);
     fateOf(pid).outcomes.add("refused");

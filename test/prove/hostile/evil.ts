@@ -20,12 +20,12 @@ const SLOT_BYTES = 4 * C.SB_LINE;
 const FIRST_SLOT = FIELDS["sb_region.pad5"][0] + C.SB_LINE;
 
 const say = (report: Report): void => void process.send!(report);
-const bus = await SlotBus.create({ name: process.argv[2]!, slots: 8, payloadLimit: 65_536, headLimit: 4_096 });
+const bus = await SlotBus.create({ name: process.argv[2]!, slots: 8, payloadBytes: 65_536, headBytes: 4_096 });
 bus.ref();
 let deaths = 0;
 let writes = 0;
-bus.on("workerDied", () => deaths++);
-bus.on("workerLeft", () => deaths++);
+bus.on("died", () => deaths++);
+bus.on("left", () => deaths++);
 
 class Region {
   readonly buffer: ArrayBuffer;

@@ -17,7 +17,7 @@ const say = (report: Report): void => void process.send!(report);
 process.on("disconnect", () => process.exit(0));
 process.on("uncaughtException", (error) => say({ is: "broken", what: `the victim did not expect ${error}` }));
 const honest = await serveHonestly(name!, undefined, new Books(directory!), (what) => say({ is: "broken", what }));
-const worker = await SlotWorker.open({ name: evil!, wait: 30_000, reconnect: { min: 5, max: 20 } });
+const worker = await SlotWorker.open({ name: evil!, timeout: 30_000, reconnect: { initial: 5, max: 20 } });
 worker.on("disconnected", (reason) => say({ is: "left", code: reason.code, message: reason.message }));
 worker.serve(async (request) => {
   if (request.path === "/ping") return "pong";
@@ -25,7 +25,7 @@ worker.serve(async (request) => {
   let foreign = 0;
   let error = "";
   try {
-    for await (const chunk of request.chunks()) {
+    for await (const chunk of request.incoming.chunks()) {
       bytes += chunk.length;
       foreign += chunk.reduce((sum, byte) => sum + Number(byte !== 0xee), 0);
     }

@@ -12,7 +12,7 @@ export async function serveHonestly(
   broken: (what: string) => void,
   onAnswer = (): void => {},
 ): Promise<SlotWorker> {
-  const worker = await SlotWorker.open({ name, wait: 30_000, ...(directory && { directory }) });
+  const worker = await SlotWorker.open({ name, timeout: 30_000, ...(directory && { directory }) });
   // The books of the streams' handler: only the pages that are written cost anything.
   const flows = { runs: books.runs };
   worker.serve((request) => {

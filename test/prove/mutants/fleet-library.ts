@@ -11,16 +11,16 @@ const eventRules: LibraryRule[] = [
     test: "one event more than the ring holds: one is lost",
   },
   {
-    rule: "a frame's payload is a copy",
+    rule: "a frame's body is a copy",
     file: "fleet/ring.ts",
     edits: [["reader.bytes.slice(", "reader.bytes.subarray("]],
     suite: "ring",
-    test: "a frame tells kind, time, writer, position and number, and its payload is a copy",
+    test: "a frame tells kind, time, writer, position and number, and its body is a copy",
   },
   {
     rule: "a place of an earlier epoch is none of this one",
-    file: "fleet/reader.ts",
-    edits: [["if (epoch !== fleet.epoch) return {", "if (epoch < 0) return {"]],
+    file: "fleet/event-ring.ts",
+    edits: [["if (whose !== epoch) return {", "if (whose < 0) return {"]],
     suite: "ring",
     test: "a bookmark of an earlier epoch is told",
   },
@@ -62,7 +62,7 @@ const eventRules: LibraryRule[] = [
     file: "events/subscription.ts",
     edits: [
       [
-        'this.#gapBefore(this.#nextNumber).dropped++;\n    if (this.#policy === "close") this.fail(new EventsLostError(this.lagged));',
+        'this.#gapBefore(this.#nextNumber).dropped++;\n    if (this.#policy === "close") this.fail(new EventsLostError(this.lost));',
         "this.#gapBefore(this.#nextNumber).dropped++;",
       ],
     ],
@@ -74,7 +74,7 @@ const eventRules: LibraryRule[] = [
     file: "events/subscription.ts",
     edits: [
       [
-        'this.#gapBefore(this.#nextNumber).overwritten += lost;\n    if (this.#policy === "close") this.fail(new EventsLostError(this.lagged));',
+        'this.#gapBefore(this.#nextNumber).overwritten += lost;\n    if (this.#policy === "close") this.fail(new EventsLostError(this.lost));',
         "this.#gapBefore(this.#nextNumber).overwritten += lost;",
       ],
     ],
@@ -122,6 +122,20 @@ const eventRules: LibraryRule[] = [
     edits: [["id = binding.ownId(topic, payload) ?? id;", "id ??= binding.ownId(topic, payload);"]],
     suite: "events",
     test: "an id that is there is not changed; a binding event has that of its payload",
+  },
+  {
+    rule: "a ring inside one thread tells what it has overwritten",
+    file: "events/local-ring.ts",
+    edits: [["this.lost = first - this.nextPosition;", "this.lost = 0;"]],
+    suite: "events",
+    test: "without a queue it pulls: nothing is lost until the ring overwrites",
+  },
+  {
+    rule: "a reader inside one thread is woken",
+    file: "events/local-ring.ts",
+    edits: [["    for (const wake of this.#sleepers) setImmediate(wake);\n", ""]],
+    suite: "events",
+    test: "a flood of what the filter refuses leaves the event loop its turns",
   },
   {
     rule: "a key that is used is the last to go",
@@ -174,6 +188,13 @@ const contestRules: LibraryRule[] = [
     edits: [["    this.#leases.park();\n    this.check();", "    this.check();"]],
     suite: "contest",
     test: "a waiter that was woken in vain is woken again",
+  },
+  {
+    rule: "a contest that is closed ends those who wait",
+    file: "contest/contest.ts",
+    edits: [["    for (const waiter of this.#waiters) waiter.fail(this.#closedError());\n", ""]],
+    suite: "contest",
+    test: "a contest that is closed claims no more, and ends the waits",
   },
   {
     rule: "a fence refuses an older token",

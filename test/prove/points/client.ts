@@ -1,7 +1,7 @@
 /** `points/client.ts NAME BOOKS SEED`: waits for "go", then asks what each act needs; checks and writes down every answer. */
 
 import {
-  BusClosedError,
+  ClosedError,
   BusOverloadedError,
   type BusResponse,
   NoWorkerError,
@@ -36,7 +36,7 @@ const pool = new Uint8Array(LIMIT + 4096);
 new Uint32Array(pool.buffer, 0, BODY / 2).forEach((_, i, words) => (words[i] = random.next()));
 const gaveUp = new Error("the caller gave up");
 /** Errors that a request may end with; a RemoteError only when it asked for one. */
-const EXPECTED = [BusClosedError, BusOverloadedError, NoWorkerError, PayloadTooLargeError, WorkerDiedError];
+const EXPECTED = [ClosedError, BusOverloadedError, NoWorkerError, PayloadTooLargeError, WorkerDiedError];
 
 let bus: SlotBus;
 /** By id: when its time is over, and the turns since. */
@@ -296,7 +296,7 @@ async function prove(workers: number): Promise<void> {
 async function open(): Promise<void> {
   for (let attempt = 0; ; attempt++) {
     try {
-      bus = await SlotBus.create({ name: name!, slots: SLOTS, payloadLimit: LIMIT });
+      bus = await SlotBus.create({ name: name!, slots: SLOTS, payloadBytes: LIMIT });
       bus.ref();
       return;
     } catch (error) {

@@ -47,7 +47,7 @@ function answer(request: WorkerRequest, { id, nonce, body: from }: Job): Answer 
 /** What comes goes back, changed; in the middle of it the source of a "broken" one fails. */
 async function* pipe(request: WorkerRequest, { id, nonce }: Job): AsyncGenerator<Uint8Array> {
   let bytes = 0;
-  for await (const chunk of request.chunks()) {
+  for await (const chunk of request.incoming.chunks()) {
     bytes += chunk.length;
     if (request.path === "broken" && bytes > BROKEN_AFTER) throw new Error(`refused ${id}.${nonce}`);
     yield chunk.map((byte) => byte ^ (nonce & 255));
@@ -92,7 +92,7 @@ function handle(request: WorkerRequest): Answer | Promise<Answer> {
 async function open(): Promise<SlotWorker> {
   for (let attempt = 0; ; attempt++) {
     try {
-      return await SlotWorker.open({ name: name!, wait: 60_000, reconnect: { min: 2, max: 20 } });
+      return await SlotWorker.open({ name: name!, timeout: 60_000, reconnect: { initial: 2, max: 20 } });
     } catch (error) {
       if (attempt > 0 || !(error instanceof SlotbusError)) throw error;
       say({ is: "refused", code: error.code });

@@ -166,11 +166,11 @@ async function open(): Promise<void> {
     unix: join(directory!, "control"),
     socket: { open: (it) => void it.write(`${process.pid} `), data() {} },
   });
-  bus = await SlotBus.create({ name: name!, slots: SLOTS, payloadLimit: LIMIT });
+  bus = await SlotBus.create({ name: name!, slots: SLOTS, payloadBytes: LIMIT });
   asker.bus = bus;
   asker.onGiveUp = (fault, state) => books.count(fault, state);
   bus.ref();
-  bus.on("workerDied", ({ pid }) => times.hear(pid));
+  bus.on("died", ({ pid }) => times.hear(pid));
   say({ is: "open" });
   for (let i = 0; i < CALLERS; i++) void call();
   for (let i = 0; i < HOLDERS; i++) void call("hold");

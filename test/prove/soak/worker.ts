@@ -21,7 +21,7 @@ async function go(): Promise<void> {
     socket: { open: (it) => void it.write(`${process.pid} `), data() {} },
   });
   heard = times.clientKilledAt;
-  worker = await SlotWorker.open({ name: name!, wait: 30_000, reconnect: { min: 5, max: 100 } });
+  worker = await SlotWorker.open({ name: name!, timeout: 30_000, reconnect: { initial: 5, max: 100 } });
   worker.on("disconnected", () => {
     if (times.clientKilledAt === heard) return;
     heard = times.clientKilledAt;

@@ -137,12 +137,10 @@ async function reopen(): Promise<void> {
 }
 
 async function open(): Promise<void> {
-  bus = await SlotBus.create({ name: name!, slots: SLOTS, payloadLimit: LIMIT });
+  bus = await SlotBus.create({ name: name!, slots: SLOTS, payloadBytes: LIMIT });
   asker.bus = bus;
   bus.ref();
-  bus.on("workerDied", (worker, reason) =>
-    say({ is: "broken", what: `pid ${worker.pid} was only stopped: ${reason}` }),
-  );
+  bus.on("died", (worker, reason) => say({ is: "broken", what: `pid ${worker.pid} was only stopped: ${reason}` }));
   phases.set(Number(index), "serving");
 }
 

@@ -107,7 +107,7 @@ async function load(): Promise<void> {
 /** Waits for the eviction; resolves to what the victim had just before. */
 async function evicted(): Promise<State[]> {
   let reason = "";
-  bus.on("workerDied", (worker, why) => {
+  bus.on("died", (worker, why) => {
     if (worker.pid === pid) reason = why;
     else broken(`pid ${worker.pid} did nothing: ${why}`);
   });
@@ -181,7 +181,7 @@ async function after(): Promise<void> {
 process.on("disconnect", () => process.exit(0));
 process.on("message", async ({ do: order }: Order) => {
   if (order !== "go") return;
-  bus = await SlotBus.create({ name: name!, slots: SLOTS, payloadLimit: LIMIT });
+  bus = await SlotBus.create({ name: name!, slots: SLOTS, payloadBytes: LIMIT });
   asker.bus = bus;
   bus.ref();
   say({ is: "open" });

@@ -77,10 +77,10 @@ let readOn = Promise.withResolvers<void>();
 process.on("disconnect", () => process.exit(0));
 process.on("message", async (order: Order) => {
   if (order.do === "go") {
-    const bus = await SlotBus.create({ name: name!, slots: 16, payloadLimit: LIMIT });
+    const bus = await SlotBus.create({ name: name!, slots: 16, payloadBytes: LIMIT });
     asker.bus = bus;
     bus.ref();
-    bus.on("workerDied", ({ pid }, reason) => say({ is: "broken", what: `pid ${pid} was only stopped: ${reason}` }));
+    bus.on("died", ({ pid }, reason) => say({ is: "broken", what: `pid ${pid} was only stopped: ${reason}` }));
     say({ is: "open" });
     await bus.ready({ workers: order.workers });
   } else if (order.do === "phase") await measure(order.ms, order.pid);

@@ -24,9 +24,9 @@ async function open(): Promise<SlotWorker> {
     try {
       worker = await SlotWorker.open({
         name: name!,
-        wait: 60_000,
+        timeout: 60_000,
         concurrency: Number(concurrency),
-        reconnect: kind === "async" ? { min: 5, max: 50 } : false,
+        reconnect: kind === "async" ? { initial: 5, max: 50 } : false,
       });
       break;
     } catch (error) {

@@ -1,6 +1,6 @@
 /**
- * Starts and stops, very often: a small program and a Bun worker, each started, used and stopped by a bus of its own or by
- * one that goes on, and requests. Descriptors, processes and sockets must be as many as before, and memory must level off.
+ * Starts and stops, very often: a small program and a Bun worker, each started, used and stopped by a bus of its own, and
+ * requests. Descriptors, processes and sockets must be as many as before, and memory must level off.
  *
  *     bun test/prove/stdio/cycles.ts [test | ci | quick | long]
  */
@@ -8,7 +8,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { StdioBus } from "../../../src/stdio/bus.ts";
-import type { StdioPoolOptions } from "../../../src/stdio/config.ts";
+import type { StdioPoolOptions } from "../../../src/stdio/options.ts";
 import { figures, finish, problem, say, sized } from "./report.ts";
 
 /** Growth from the middle to the end that is no leak, in MiB: the allocator's and the collector's own coming and going. */
@@ -63,15 +63,13 @@ async function repeat(name: string, times: number, what: (i: number) => Promise<
   );
 }
 
-/** A cycle of life: every other time of a bus that was stopped before. */
+/** A cycle of life. */
 function cycle(pool: Omit<StdioPoolOptions, "id">, use: (bus: StdioBus) => Promise<unknown>) {
   const options = { pools: [{ id: "a", ...pool }] };
-  const again = new StdioBus(options);
-  return async (i: number): Promise<void> => {
-    const bus = i % 2 === 0 ? again : new StdioBus(options);
-    await bus.start();
+  return async (): Promise<void> => {
+    const bus = await StdioBus.start(options);
     await use(bus);
-    const [report] = await bus.stop();
+    const [report] = await bus.close();
     if (report!.exitCode !== 0) problem("leaked", `a worker ended with ${report!.exitCode ?? report!.signal}`);
     figures.requests++;
   };
@@ -96,8 +94,7 @@ await repeat("cycles of a small program", sized(300, 3_000, 10_000, 10_000), cyc
 await repeat("cycles of a Bun worker", sized(20, 120, 500, 500), cycle(worker, useBun));
 
 /** Requests that are answered, that time out, and that are aborted: none leaves anything in its bus. */
-const bus = new StdioBus({ pools: [{ id: "a", ...worker, instances: 2 }] });
-await bus.start();
+const bus = await StdioBus.start({ pools: [{ id: "a", ...worker, instances: 2 }] });
 const params = "x".repeat(100);
 await repeat("rounds of 1 000 requests", sized(20, 100, 400, 2_000), async () => {
   const controller = new AbortController();
@@ -112,5 +109,5 @@ await repeat("rounds of 1 000 requests", sized(20, 100, 400, 2_000), async () =>
 });
 const { inFlight, waiting } = bus.stats();
 if (inFlight + waiting > 0) problem("leaked", `${inFlight} requests in flight and ${waiting} waiting, of none`);
-await bus.stop();
+await bus.close();
 finish();

@@ -10,7 +10,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { WorkerExitedError } from "../../../src/errors.ts";
+import { WorkerDiedError } from "../../../src/errors.ts";
 import { StdioBus } from "../../../src/stdio/bus.ts";
 import { figures, finish, problem, say, sized } from "./report.ts";
 
@@ -57,7 +57,7 @@ function settle(id: number, answer: { id: number; pid: number; text: string } | 
     problem("misdelivered", `request ${id} got the answer of ${answer.id}`);
 }
 
-const bus = new StdioBus({
+const bus = await StdioBus.start({
   pools: [
     {
       id: "a",
@@ -65,12 +65,12 @@ const bus = new StdioBus({
       args: [join(import.meta.dir, "worker.ts"), journal],
       instances: WORKERS,
       ready: true,
-      restart: { limit: Infinity, backoff: { initial: 1, max: 20 } },
+      restart: { maxRestarts: Infinity, backoff: { initial: 1, max: 20 } },
     },
   ],
-  limits: { maxInFlight: 16, queue: { limit: 10_000 } },
+  concurrency: 16,
+  queue: { limit: 10_000 },
 });
-await bus.start();
 const began = performance.now();
 const isOver = (): boolean => performance.now() - began > forMs;
 const paramsOf = (id: number): object => ({ id, ms: id % 3, text: book[id]!.text });
@@ -82,7 +82,7 @@ async function call(): Promise<void> {
     try {
       settle(id, await bus.request("work", paramsOf(id), { idempotent: n % 2 === 0, key, timeout: SETTLE_MS }));
     } catch (error) {
-      if (!(error instanceof WorkerExitedError)) problem("lost", `request ${id}: ${(error as Error).message}`);
+      if (!(error instanceof WorkerDiedError)) problem("lost", `request ${id}: ${(error as Error).message}`);
       settle(id, null);
     }
   }
@@ -114,7 +114,7 @@ function ask(path: string): Promise<void> {
         continue;
       }
       open.delete(id);
-      if (error && error.data?.code !== "WORKER_EXITED") problem("lost", `request ${request}: ${error.message}`);
+      if (error && error.data?.code !== "WORKER_DIED") problem("lost", `request ${request}: ${error.message}`);
       settle(request, error ? null : result);
       next(id);
     }
@@ -150,7 +150,8 @@ await Promise.all([
   kill(),
 ]);
 figures.kills = killed.size;
-const isBack = (): boolean => bus.workerCount === WORKERS && bus.stats().workers.every(({ pid }) => !killed.has(pid));
+const isBack = (): boolean =>
+  bus.workers.length === WORKERS && bus.stats().workers.every(({ pid }) => !killed.has(pid));
 for (const from = performance.now(); !isBack() && performance.now() - from < SETTLE_MS;) await Bun.sleep(5);
 const stats = bus.stats();
 if (stats.workerRestarts !== figures.kills) {
@@ -158,7 +159,7 @@ if (stats.workerRestarts !== figures.kills) {
 }
 if (stats.inFlight + stats.waiting > 0)
   problem("leaked", `${stats.inFlight} in flight, ${stats.waiting} waiting, of none`);
-await bus.stop();
+await bus.close();
 
 // ---- the audit ---------------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ export interface Locks {
 
 async function openOwn(directory: string): Promise<Locks> {
   const fleet = await Fleet.join({ name: FLEET, directory });
-  const contest = new Contest(fleet);
+  const contest = await Contest.open({ fleet });
   const options = { ttl: LONG_MS };
   const subject = (label: string) => ({ kind: "bench", label });
   const kept: unknown[] = [];
@@ -44,7 +44,7 @@ async function openOwn(directory: string): Promise<Locks> {
       visit();
     },
     keep: async (label) => void kept.push(await contest.claim(subject(label), options)),
-    close: () => fleet.leave(),
+    close: () => fleet.close(),
   };
 }
 

@@ -39,13 +39,13 @@ const stopAll = async (peers: readonly Peer[]): Promise<void> => {
 };
 
 async function startOwn(workspace: Workspace, tallies: Tallies): Promise<Contestant> {
-  const rings = { [RING]: { frames: FRAMES, payload: FRAME_BYTES } };
+  const rings = { [RING]: { frames: FRAMES, frameBytes: FRAME_BYTES } };
   const join = (kind: Kind): Promise<Fleet> => Fleet.join({ name: FLEETS[kind], directory: workspace.path, rings });
   const raw = await join("poll");
   const typed = await join("for-await");
   const peers = await subscribe("slotbus", "", tallies, workspace);
   const ring = raw.ring(RING);
-  const bus = new EventBus<Record<string, Item>>({ fleet: typed, ring: RING });
+  const bus = await EventBus.open<Record<string, Item>>({ fleet: typed, ring: RING });
   return {
     name: "slotbus",
     subscribers: introductionsOf(peers),
@@ -53,8 +53,8 @@ async function startOwn(workspace: Workspace, tallies: Tallies): Promise<Contest
     publish: (kind, n) => (kind === "poll" ? ring.publish(bytesOf(n)) : bus.publish(TOPICS["for-await"], itemOf(n))),
     stop: async () => {
       await stopAll(peers);
-      await raw.leave();
-      await typed.leave();
+      await raw.close();
+      await typed.close();
     },
   };
 }

@@ -19,7 +19,7 @@ function introduce(): void {
 /** Takes batches as long as there are some, then sleeps. */
 async function pollAll(cursor: Cursor): Promise<void> {
   const count = (item: ReturnType<Cursor["poll"]>[number]): void => {
-    if ("payload" in item) poll.addBytes(item.payload);
+    if ("body" in item) poll.addBytes(item.body);
     else if ("overwritten" in item) poll.tell(item.overwritten);
   };
   for (;;) {
@@ -40,7 +40,8 @@ switch (role) {
     const { EventBus, topic } = await import("../../../events/index.ts");
     const raw = await Fleet.join({ name: FLEETS.poll });
     const typed = await Fleet.join({ name: FLEETS["for-await"] });
-    const subscription = new EventBus({ fleet: typed, ring: RING }).subscribe(topic(TOPICS["for-await"]), { queue: 0 });
+    const bus = await EventBus.open({ fleet: typed, ring: RING });
+    const subscription = bus.subscribe(topic(TOPICS["for-await"]), { queue: { limit: 0 } });
     void pollAll(raw.ring(RING).cursor());
     introduce();
     for await (const event of subscription) {

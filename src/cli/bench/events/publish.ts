@@ -42,7 +42,7 @@ function publishAll(fleet: Fleet, calls: number): Cost {
 export async function publishCosts(workspace: Workspace, rounds: number, isShort: boolean): Promise<PublishRow[]> {
   const program = Bun.resolveSync("./peer", import.meta.dir);
   const tallies = new Tallies(join(workspace.path, "tallies-readers")).path;
-  const rings = { [RING]: { frames: FRAMES, payload: FRAME_BYTES } };
+  const rings = { [RING]: { frames: FRAMES, frameBytes: FRAME_BYTES } };
   const fleets: Fleet[] = [];
   const readers: { stop(): Promise<void> }[] = [];
   try {
@@ -67,6 +67,6 @@ export async function publishCosts(workspace: Workspace, rounds: number, isShort
     });
   } finally {
     await Promise.all(readers.map((reader) => reader.stop()));
-    await Promise.all(fleets.map((fleet) => fleet.leave()));
+    await Promise.all(fleets.map((fleet) => fleet.close()));
   }
 }

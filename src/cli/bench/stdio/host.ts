@@ -16,8 +16,9 @@ const request = (id: number, params: Params) => ({ jsonrpc: "2.0", id, method: "
 /** Default options everywhere. */
 async function startSlotbus(): Promise<[Ask, number]> {
   const { StdioBus } = await import("../../../stdio/index.ts");
-  const bus = new StdioBus({ pools: [{ id: "echo", command: process.execPath, args: [program, "slotbus"] }] });
-  await bus.start();
+  const bus = await StdioBus.start({
+    pools: [{ id: "echo", command: process.execPath, args: [program, "slotbus"] }],
+  });
   return [(params) => bus.request("echo", params), await bus.request<number>("pid")];
 }
 

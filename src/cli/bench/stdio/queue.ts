@@ -26,10 +26,9 @@ async function settledMemory(): Promise<number> {
 async function ofBus(credit: number): Promise<Queued> {
   const { StdioBus } = await import("../../../stdio/index.ts");
   const pool = (id: string, [command, ...args]: string[]) => ({ id, command: command!, args });
-  const bus = new StdioBus({
-    pools: [{ ...pool("deaf", deaf), limits: { maxQueuedBytes: credit } }, pool("reader", [...reader, "slotbus"])],
+  const bus = await StdioBus.start({
+    pools: [{ ...pool("deaf", deaf), queuedBytes: credit }, pool("reader", [...reader, "slotbus"])],
   });
-  await bus.start();
   for (let i = 0; i < QUEUED_MESSAGES; i++) await bus.notify("take", [i, text], { pool: "reader" });
   await bus.request("echo", [0, ""], { pool: "reader" });
   const before = await settledMemory();

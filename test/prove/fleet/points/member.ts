@@ -4,7 +4,7 @@ import { closeSync, openSync } from "node:fs";
 import { FleetBusyError, SlotbusError } from "../../../../src/errors.ts";
 import { Contest, type Guard } from "../../../../src/contest/index.ts";
 import { Fleet } from "../../../../src/fleet/fleet.ts";
-import { withDefaults } from "../../../../src/fleet/options.ts";
+import { fleetOptions, withDefaults } from "../../../../src/fleet/options.ts";
 import type { Cursor, CursorItem } from "../../../../src/fleet/ring.ts";
 import { encodeWant } from "../../../../src/native/fleet-geometry.ts";
 import { C, FIELDS, native, type Pointer, view } from "../../../../src/native/library.ts";
@@ -14,7 +14,7 @@ import type { Numbered, Order, Report, Result, Tenure } from "./talk.ts";
 const [name, directory] = process.argv.slice(2);
 const books = new Books(directory!);
 /** The largest event has a fifth of the ring's frames, so that it is overwritten often. */
-const SIZES = { members: 8, leases: 16, rings: { events: { frames: 128, payload: 64 } } };
+const SIZES = { maxMembers: 8, maxLeases: 16, rings: { events: { frames: 128, frameBytes: 64 } } };
 const BYTES = [8, 64, 200, 33, 1_500, 100];
 /** Nothing that is proved here waits for the end of a lease's time. */
 const TTL_MS = 3_600_000;
@@ -39,9 +39,9 @@ class Member {
   readonly #last = new Map<string, number>();
   #published = 0;
 
-  constructor(fleet: Fleet) {
+  constructor(fleet: Fleet, contest: Contest) {
     this.fleet = fleet;
-    this.#contest = new Contest(fleet);
+    this.#contest = contest;
     this.#subscription = books.subscribe();
     const cursor = fleet.ring("events").cursor();
     this.#subscription.position = cursor.bookmark.position;
@@ -76,9 +76,9 @@ class Member {
       this.#subscription.overwritten += item.overwritten;
       return next + item.overwritten;
     }
-    if (!("payload" in item)) return next;
+    if (!("body" in item)) return next;
     if (item.event !== next) broken(`event ${item.event} of the ring came, and ${next} was next`);
-    const event = eventOf(item.payload);
+    const event = eventOf(item.body);
     const writer = `${item.writer}.${item.incarnation}`;
     if (event < 0) broken(`event ${item.event} of the ring is torn`);
     else if (event <= (this.#last.get(writer) ?? -1)) broken(`event ${event} of member ${writer} came late or twice`);
@@ -167,7 +167,7 @@ class Member {
 
   async leave(): Promise<void> {
     for (const subject of this.#guards.keys()) books.give(subject);
-    await this.fleet.leave();
+    await this.fleet.close();
   }
 }
 
@@ -208,7 +208,10 @@ function leaveMemory(): void {
 
 function useMemory(order: Extract<Order, { do: "memory" }>): Result {
   if (order.how === "make") {
-    memory.fd = checked(native.sb_fleet_memory(encodeWant(withDefaults(SIZES))), "memory");
+    memory.fd = checked(
+      native.sb_fleet_memory(encodeWant(withDefaults(fleetOptions.resolve({ name: name!, ...SIZES })))),
+      "memory",
+    );
     return { fd: memory.fd };
   }
   if (order.how === "open") memory.fd = openSync(order.path, "r+");
@@ -227,10 +230,15 @@ let member: Member;
 
 const join = (): Promise<Fleet> => Fleet.join({ name: name!, ...SIZES });
 
+async function enter(): Promise<Member> {
+  const fleet = await join();
+  return new Member(fleet, await Contest.open({ fleet }));
+}
+
 async function obey(order: Order): Promise<Result> {
   switch (order.do) {
     case "join":
-      member = new Member(await join());
+      member = await enter();
       return { subscription: member.subscription, epoch: member.fleet.epoch };
     case "leave":
       await member.leave();
@@ -238,7 +246,7 @@ async function obey(order: Order): Promise<Result> {
     case "visit": {
       const visitor = await join();
       const { epoch } = visitor;
-      await visitor.leave();
+      await visitor.close();
       return { epoch };
     }
     case "members":

@@ -1,0 +1,42 @@
+/** What every engine can do that has leases: types for programs that may move from one to another. */
+
+import type { Holder, Subject } from "../native/lease.ts";
+import type { AdoptOptions, ClaimOptions, ReleaseOptions, TryClaimOptions } from "./options.ts";
+
+/** A {@link Guard} of any engine: `await` what its methods return. */
+export interface PortableGuard extends AsyncDisposable {
+  readonly subject: Subject;
+  readonly owner: string;
+  readonly token: number;
+  readonly claimId: string;
+  readonly claimedAt: number;
+  readonly expiresAt: number;
+  readonly holder: Holder;
+  readonly signal: AbortSignal;
+  renew(ttl?: number): boolean | Promise<boolean>;
+  release(): boolean | Promise<boolean>;
+}
+
+/** The subject is held by another. */
+export interface YieldTo {
+  readonly claimed: false;
+  /** Who holds it. */
+  readonly holder: Holder;
+}
+
+type Attempt = { readonly claimed: true; readonly guard: PortableGuard } | YieldTo;
+
+/** A {@link Contest} of any engine: `await` what its methods return. */
+export interface PortableContest extends AsyncDisposable {
+  readonly owner: string;
+  readonly closed: boolean;
+  now(): number | Promise<number>;
+  tryClaim(subject: Subject, options: TryClaimOptions): Attempt | Promise<Attempt>;
+  claim(subject: Subject, options: ClaimOptions): Promise<PortableGuard>;
+  holder(subject: Subject): Holder | null | Promise<Holder | null>;
+  list(): Holder[] | Promise<Holder[]>;
+  adopt(holder: Holder, options?: AdoptOptions): PortableGuard | null | Promise<PortableGuard | null>;
+  release(holder: Holder, options?: ReleaseOptions): boolean | Promise<boolean>;
+  reset(): void | Promise<void>;
+  close(): Promise<void>;
+}

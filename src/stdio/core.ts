@@ -1,0 +1,327 @@
+/** What every stdio bus is made of: its pools, its life, its calls and their time, and who is told what happens. */
+
+import { EventEmitter } from "node:events";
+import { checkInteger, shown } from "../check.ts";
+import { type CloseOptions, type DrainOptions, drainOptions } from "../closing.ts";
+import { MAX_TIMER_MS, systemClock, type Timer } from "../clock.ts";
+import { ClosedError, type ExitReport, InvalidConfigError } from "../errors.ts";
+import { Hold, holdWhile } from "../hold.ts";
+import { Latencies } from "../latency.ts";
+import { checkTimeout } from "../options.ts";
+import { Audience } from "./audience.ts";
+import { Call, type Reject, type Resolve } from "./call.ts";
+import type { ClientHost } from "./client.ts";
+import type { LinkIdentity, StdioBusEvents, Tell } from "./events.ts";
+import {
+  checkRequestOptions,
+  resolveStdioOptions,
+  type StdioBusOptions,
+  stdioCloseOptions,
+  type StdioRequestOptions,
+} from "./options.ts";
+import { kindOf, type RpcMessage } from "./rpc.ts";
+import { noTraffic, type StdioStats } from "./stats.ts";
+import { type MakeSupervisor, WorkerPool } from "./worker-pool.ts";
+import { unknownPool } from "../errors/plain.ts";
+
+/** How a process of a pool ended. */
+export interface PoolExitReport extends ExitReport {
+  readonly pool: string;
+}
+
+/** Pools of workers that are asked by messages. */
+export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements AsyncDisposable {
+  /** @internal Who hears what workers say. */
+  readonly audience: Audience;
+  readonly #pools = new Map<string, WorkerPool>();
+  readonly #only: WorkerPool | null;
+  /** @internal */
+  readonly clients: ClientHost;
+  readonly #clock = systemClock;
+  readonly #latencies = new Latencies();
+  /** What is to be told when somebody can listen; `null`: all was told. */
+  #early: (() => void)[] | null = [];
+  #isClosed = false;
+  #closing: Promise<PoolExitReport[]> | null = null;
+  #timer: Timer | null = null;
+  #due = Infinity;
+  /** Calls that have not settled. */
+  #unsettled = 0;
+  /** Who waits until none is left. */
+  #drains: (() => void)[] = [];
+  /** Set while a call has not settled. */
+  readonly #asking = new Hold();
+  /** Set by {@link ref} while the bus is open. */
+  readonly #running = new Hold();
+  #routingErrors = 0;
+
+  /** Starts the pools. */
+  protected async begin(): Promise<this> {
+    const supervisors = [...this.#pools.values()].map(({ supervisor }) => supervisor);
+    try {
+      await Promise.all(supervisors.map((supervisor) => supervisor.start()));
+    } catch (error) {
+      this.#isClosed = true;
+      await Promise.all(supervisors.map((supervisor) => supervisor.stop({ drain: 0, endOfInput: 0 })));
+      throw error;
+    }
+    this.#clock.immediate(() => {
+      const early = this.#early!;
+      this.#early = null;
+      for (const tell of early) tell();
+      this.audience.open();
+    });
+    return this;
+  }
+
+  protected constructor(options: StdioBusOptions, make?: MakeSupervisor) {
+    super();
+    this.audience = new Audience(this.#tell);
+    this.clients = {
+      clock: this.#clock,
+      counts: { connects: 0, disconnects: 0, refusals: 0, lost: 0 },
+      forward: (...call) => this.forward(...call),
+      refused: (why) => this.#tell("refused", why),
+    };
+    for (const pool of resolveStdioOptions(options)) {
+      const made = new WorkerPool(pool, this.audience, this.#latencies, this.#clock, make);
+      this.#pools.set(pool.id, made);
+      this.audience.watch(pool.id, made.supervisor);
+    }
+    this.#only = this.#pools.size === 1 ? this.#pools.values().next().value! : null;
+  }
+
+  readonly #tell: Tell = (event, ...args) => {
+    if (this.#early) this.#early.push(() => this.#tell(event, ...args));
+    else queueMicrotask(() => this.emit(event, ...(args as never)) || this.#warn(event, args[0]));
+  };
+
+  /** Nobody listens to an event. */
+  #warn(event: keyof StdioBusEvents, what: unknown): void {
+    const warning = { type: "SlotbusWarning" };
+    if (event === "refused") console.error(`slotbus: ${what}`);
+    else if (event === "paused") process.emitWarning((what as Error).message, warning);
+    else if (event === "resumed" && this.listenerCount("paused") === 0)
+      process.emitWarning(`pool "${what}" is no longer paused.`, warning);
+  }
+
+  // ---- life -----------------------------------------------------------------------------------------------------------
+
+  /** Whether nothing new is taken for good. */
+  get closed(): boolean {
+    return this.#isClosed;
+  }
+
+  /** Workers that take requests now. */
+  get workers(): LinkIdentity[] {
+    return [...this.#pools.values()].flatMap(({ supervisor }) => supervisor.links.map(({ identity }) => identity));
+  }
+
+  /** Takes nothing new, and resolves when all that was taken has settled, or after `timeout` ms (default: none). */
+  async drain(options: DrainOptions = {}): Promise<void> {
+    const { timeout } = drainOptions.resolve(options);
+    this.#takeNoMore();
+    if (this.#unsettled === 0 || timeout === 0) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#drains.push(resolve);
+    const timer = timeout === Infinity ? null : this.#clock.after(timeout, resolve);
+    timer?.unref();
+    await promise;
+    timer?.close();
+  }
+
+  /**
+   * Takes nothing new, rejects what waits for a worker, and ends each worker in steps: it answers what it has, for at most `timeout`
+   * ms (default: `stop.drain` of its pool), its input ends, then SIGTERM, then SIGKILL. Resolves to how each process ended that ran.
+   * Any number of times, at any time; the first call says how long.
+   *
+   * @throws (rejects) {InvalidConfigError}; then nothing was closed.
+   */
+  close(options: CloseOptions = {}): Promise<PoolExitReport[]> {
+    if (this.#closing) return this.#closing;
+    try {
+      const { timeout } = stdioCloseOptions.resolve(options);
+      return (this.#closing = holdWhile(this.#close(timeout)));
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  async #close(timeout: number | null): Promise<PoolExitReport[]> {
+    this.#takeNoMore();
+    for (const pool of this.#pools.values())
+      pool.rejectWaiting(() => new ClosedError("the bus", { mayHaveExecuted: false }));
+    this.audience.release();
+    const steps = timeout === null ? undefined : { drain: Math.min(timeout, MAX_TIMER_MS) };
+    const stopped = [...this.#pools].map(async ([pool, { supervisor }]) =>
+      (await supervisor.stop(steps)).map((report) => ({ ...report, pool })),
+    );
+    const reports = await Promise.all(stopped);
+    await Promise.all([...this.#pools.values()].map((pool) => pool.allGone()));
+    await this.audience.leave();
+    this.#timer?.close();
+    this.#timer = null;
+    this.#due = Infinity;
+    this.#running.set(false);
+    return reports.flat();
+  }
+
+  #takeNoMore(): void {
+    this.#isClosed = true;
+    for (const server of this.audience.servers) server.stopListening();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** Keeps the process alive while the bus is open. Without it, only promises that are pending do, and {@link serve}. */
+  ref(): void {
+    if (!this.#closing) this.#running.set(true);
+  }
+
+  unref(): void {
+    this.#running.set(false);
+  }
+
+  /**
+   * Changes how many workers a pool has (1 to 1024): resolves when the new ones are ready, and those that are too many have
+   * answered what they had and ended. Workers that were paused or given up begin anew, also when the number stays the same.
+   *
+   * @throws (rejects) {InvalidConfigError}, `UNKNOWN_POOL`, {WorkerFailedError} when a new worker ended too often,
+   * {@link ClosedError}.
+   */
+  async resize(pool: string, instances: number): Promise<void> {
+    checkInteger("instances", instances, 1, 1_024);
+    const { supervisor } = this.poolOf(pool);
+    this.checkOpen();
+    await supervisor.resize(instances).catch((error) => {
+      throw this.#isClosed ? new ClosedError("the bus") : error;
+    });
+  }
+
+  // ---- calls ----------------------------------------------------------------------------------------------------------
+
+  /** @internal As `StdioBus.send`; what is told at once keeps its order with all else that is read from the worker. */
+  forward(message: RpcMessage, options: StdioRequestOptions, resolve: Resolve, reject: Reject): void {
+    const kind = kindOf(message);
+    if (kind !== "request" && kind !== "notification") {
+      return reject(new InvalidConfigError(`${shown(message)} is no request and no notification of JSON-RPC.`));
+    }
+    const pool = options.pool ?? (typeof message["pool"] === "string" ? message["pool"] : undefined);
+    const session = message["sessionId"];
+    const key = options.key ?? (typeof session === "string" && session !== "" ? session : undefined);
+    const sent = kind === "request" ? "message" : "notification";
+    this.call(sent, message.method!, undefined, message, { ...options, pool, key }, resolve, reject);
+  }
+
+  /** @internal */
+  call(
+    kind: Call["kind"],
+    method: string,
+    params: unknown,
+    message: RpcMessage | null,
+    options: StdioRequestOptions | undefined,
+    resolve: Resolve,
+    reject: Reject,
+  ): void {
+    try {
+      this.checkOpen();
+      if (typeof method !== "string") throw new InvalidConfigError(`method is ${shown(method)}; it must be text.`);
+      const pool = options?.pool === undefined && this.#only ? this.#only : this.poolOf(options?.pool);
+      const timeout = options?.timeout;
+      const ms = timeout === undefined ? pool.options.timeout : checkTimeout(timeout);
+      const now = this.#clock.now();
+      const call = new Call(kind, method, params, message, options, now, ms, resolve, reject);
+      if (options !== undefined) {
+        checkRequestOptions(options);
+        const { signal } = options;
+        if (signal?.aborted) return call.reject(signal.reason);
+        if (signal) signal.addEventListener("abort", (call.onAbort = () => pool.abandon(call, signal.reason)));
+      }
+      call.onSettled = this.#onSettled;
+      if (++this.#unsettled === 1) this.#asking.set(true);
+      if (call.deadline < this.#due) this.#expect(call.deadline, now);
+      pool.dispatch(call);
+    } catch (error) {
+      reject(error);
+    }
+  }
+
+  readonly #onSettled = (): void => {
+    if (--this.#unsettled > 0) return;
+    this.#asking.set(false);
+    for (const done of this.#drains.splice(0)) done();
+  };
+
+  /** @internal */
+  poolOf(id: string | undefined): WorkerPool {
+    const pool = id === undefined ? this.#only : this.#pools.get(id);
+    if (pool) return pool;
+    this.#routingErrors++;
+    throw unknownPool(id, [...this.#pools.keys()]);
+  }
+
+  // ---- time -----------------------------------------------------------------------------------------------------------
+
+  /** One timer for all calls: it is for the one that is due first, and looks again when it fires. */
+  #expect(due: number, now: number): void {
+    this.#due = due;
+    this.#timer?.close();
+    this.#timer = this.#clock.after(due - now, this.#onTime);
+    this.#timer.unref();
+  }
+
+  readonly #onTime = (): void => {
+    this.#timer = null;
+    this.#due = Infinity;
+    const now = this.#clock.now();
+    let next = Infinity;
+    for (const pool of this.#pools.values()) next = Math.min(next, pool.expire(now));
+    if (next < this.#due) this.#expect(next, now);
+  };
+
+  // ---- looking --------------------------------------------------------------------------------------------------------
+
+  /** What the bus has done so far and has now: a new object. */
+  stats(): StdioStats {
+    const clients = this.clients.counts;
+    const traffic = noTraffic();
+    let inFlight = 0;
+    let waiting = 0;
+    let workerRestarts = 0;
+    const workers = [];
+    const paused = [];
+    for (const [id, pool] of this.#pools) {
+      pool.addTraffic(traffic);
+      if (pool.supervisor.pausedFor) paused.push(id);
+      inFlight += pool.inFlight;
+      waiting += pool.waiting;
+      workerRestarts += pool.restarts;
+      for (const { identity, inFlight: has, queuedBytes, hasEnded } of pool.connections) {
+        if (!hasEnded) workers.push({ ...identity, pool: id, inFlight: has, queuedBytes });
+      }
+    }
+    return {
+      ...traffic,
+      workerRestarts,
+      paused,
+      routingErrors: this.#routingErrors,
+      clients: clients.connects - clients.disconnects,
+      clientConnects: clients.connects,
+      clientDisconnects: clients.disconnects,
+      clientRefusals: clients.refusals,
+      inFlight,
+      waiting,
+      lost: this.audience.lost + clients.lost,
+      p50: this.#latencies.percentile(50),
+      p99: this.#latencies.percentile(99),
+      workers,
+    };
+  }
+
+  /** @internal */
+  checkOpen(): void {
+    if (this.#isClosed) throw new ClosedError("the bus", { mayHaveExecuted: false });
+  }
+}

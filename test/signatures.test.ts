@@ -1,0 +1,321 @@
+/** Every public signature: what each method, getter, function, static and event takes and gives, as the compiler sees it. */
+
+import { expect, test } from "bun:test";
+import type { Server } from "bun";
+import { readdirSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import type * as B from "slotbus";
+import type { SlotBus, SlotWorker } from "slotbus";
+import type * as H from "slotbus/hub";
+import { Hub, type HubEmitter, type HubRequest, HubWorker, sse } from "slotbus/hub";
+import type { instrument, InstrumentOptions } from "slotbus/otel";
+import type * as W from "slotbus/serve";
+import type { callBus, serve } from "slotbus/serve";
+import type * as S from "slotbus/stdio";
+import { type fromStdioBusConfig, RawStdioBus, StdioBus, type StdioServer } from "slotbus/stdio";
+import type { Subscription as StdioSubscription } from "slotbus/stdio";
+import type * as P from "slotbus/supervisor";
+import type { Supervisor } from "slotbus/supervisor";
+import type * as T from "slotbus/testing";
+import { type assertNoLeaks, crashWorker, type fakeClock, type LeakError, TestBus } from "slotbus/testing";
+import manifest from "../package.json";
+import { type Emits, type Equal, type Expect, type Failed, type Getters, shop, type Text } from "./signatures-bus.ts";
+
+type Push = (path: string, type: string, data: unknown) => Promise<number>;
+type PushAll = (pattern: string, params: Text, type: string, data: unknown) => Promise<number>;
+type FetchOfHub = (request: Request, server?: Server<unknown>) => Response | Promise<Response>;
+
+export type OfHub = [
+  Expect<Equal<typeof Hub.start, (options?: H.HubOptions) => Promise<Hub>>>,
+  Expect<Getters<Hub, "options", H.ResolvedHubOptions>>,
+  Expect<Getters<Hub, "name", string>>,
+  Expect<Getters<Hub, "url" | "controlUrl", URL | null>>,
+  Expect<Getters<Hub, "fetch", FetchOfHub>>,
+  Expect<Equal<Pick<Hub, "closed" | "drain" | "close">, Pick<SlotBus, "closed" | "drain" | "close">>>,
+  Expect<Emits<Hub, H.HubEvents>>,
+  Expect<Equal<[H.HubEvents["joined"], H.HubEvents["left"]], [[worker: H.HubWorkerInfo], [worker: H.HubWorkerInfo]]>>,
+  Expect<Equal<H.HubEvents["died"], [worker: H.HubWorkerInfo, reason: string]>>,
+  Expect<Equal<keyof H.HubEvents, "joined" | "left" | "died">>,
+  Expect<Equal<typeof HubWorker.start, <Of extends string>(options: H.HubWorkerOptions<Of>) => Promise<HubWorker>>>,
+  Expect<Getters<HubWorker, "name" | "hub", string>>,
+  Expect<Getters<HubWorker, "connected" | "closed", boolean>>,
+  Expect<Equal<HubWorker["emitter"], (source?: string) => HubEmitter>>,
+  Expect<Equal<[HubWorker["drain"], HubWorker["close"]], [SlotBus["drain"], SlotBus["close"]]>>,
+  Expect<Emits<HubWorker, H.HubWorkerEvents>>,
+  Expect<Equal<H.HubWorkerEvents["connected"], []>>,
+  Expect<Equal<H.HubWorkerEvents["disconnected"], [reason: Error]>>,
+  Expect<Equal<H.HubWorkerEvents["retry"], [reason: Error, waitMs: number]>>,
+  Expect<Equal<H.HubWorkerEvents["handlerError"], [error: unknown, request: Failed]>>,
+  Expect<Equal<keyof H.HubWorkerEvents, "connected" | "disconnected" | "retry" | "handlerError">>,
+  Expect<Getters<HubRequest, "raw", B.WorkerRequest>>,
+  Expect<Getters<HubRequest, "method" | "path" | "pattern" | "id", string>>,
+  Expect<Getters<HubRequest, "traceparent", string | null>>,
+  Expect<Getters<HubRequest<"/a/:id/{kind}/*rest">, "params", Readonly<Record<"id" | "kind" | "rest", string>>>>,
+  Expect<Getters<HubRequest, "params", Text>>,
+  Expect<Getters<HubRequest, "query", URLSearchParams>>,
+  Expect<Getters<HubRequest, "headers", B.HeaderList>>,
+  Expect<Getters<HubRequest, "signal", AbortSignal>>,
+  Expect<Equal<HubRequest["defer"], () => (answer: B.Answerable) => void>>,
+  Expect<Equal<keyof H.PathParams<"/plain/*">, never>>,
+  Expect<Getters<HubEmitter, "source", string>>,
+  Expect<Equal<HubEmitter["emit"], (type: string, data: unknown) => Promise<number>>>,
+  Expect<Equal<[HubEmitter["ssePush"], HubEmitter["ssePushByPattern"]], [Push, PushAll]>>,
+  Expect<Equal<typeof sse, (handlers?: H.SseHandlers) => H.SseRoute>>,
+  Expect<Getters<H.SseRoute, "handlers", H.SseHandlers>>,
+];
+
+type Tell = (method: string, params?: unknown, options?: S.StdioRequestOptions) => Promise<void>;
+type AskStdio = <Answer = unknown>(
+  method: string,
+  params?: unknown,
+  options?: S.StdioRequestOptions,
+) => Promise<Answer>;
+type SendStdio = (message: S.RpcMessage, options?: S.StdioRequestOptions) => Promise<S.RpcMessage | undefined>;
+type Notifications = StdioSubscription<S.WorkerNotification>;
+type Core = "closed" | "workers" | "drain" | "close" | "ref" | "unref" | "resize" | "stats";
+type EndOfWorker = [worker: S.LinkIdentity, report: B.ExitReport];
+
+export type OfStdio = [
+  Expect<Equal<Parameters<typeof StdioBus.start>[0], S.StdioBusOptions>>,
+  Expect<Equal<ReturnType<typeof StdioBus.start>, Promise<StdioBus>>>,
+  Expect<Getters<StdioBus, "closed", boolean>>,
+  Expect<Getters<StdioBus, "workers", S.LinkIdentity[]>>,
+  Expect<Equal<StdioBus["request"], AskStdio>>,
+  Expect<Equal<StdioBus["notify"], Tell>>,
+  Expect<Equal<StdioBus["send"], SendStdio>>,
+  Expect<Equal<StdioBus["onRequest"], (method: string, handler: S.WorkerRequestHandler) => () => void>>,
+  Expect<Equal<StdioBus["subscribe"], (options?: S.NotificationOptions) => Notifications>>,
+  Expect<Equal<StdioBus["serve"], (options: S.ServeOptions) => Promise<StdioServer>>>,
+  Expect<Equal<StdioBus["drain"], (options?: B.DrainOptions) => Promise<void>>>,
+  Expect<Equal<StdioBus["close"], (options?: B.CloseOptions) => Promise<S.PoolExitReport[]>>>,
+  Expect<Equal<[StdioBus["ref"], StdioBus["unref"]], [() => void, () => void]>>,
+  Expect<Equal<StdioBus["resize"], (pool: string, instances: number) => Promise<void>>>,
+  Expect<Equal<StdioBus["stats"], () => S.StdioStats>>,
+  Expect<Emits<StdioBus, S.StdioBusEvents>>,
+  Expect<Equal<S.StdioBusEvents["joined"], [worker: S.LinkIdentity]>>,
+  Expect<Equal<S.StdioBusEvents["left"], EndOfWorker>>,
+  Expect<Equal<S.StdioBusEvents["died"], EndOfWorker>>,
+  Expect<Equal<S.StdioBusEvents["log"], [worker: Omit<S.LinkIdentity, "life">, line: string]>>,
+  Expect<Equal<S.StdioBusEvents["failed"], [error: B.WorkerFailedError, pool: string]>>,
+  Expect<Equal<S.StdioBusEvents["paused"], [error: B.WorkerFailedError, pool: string]>>,
+  Expect<Equal<S.StdioBusEvents["resumed"], [pool: string]>>,
+  Expect<Equal<S.StdioBusEvents["fault"], [error: B.SlotbusError, worker: S.LinkIdentity]>>,
+  Expect<Equal<S.StdioBusEvents["refused"], [reason: string]>>,
+  Expect<Equal<typeof RawStdioBus.start, (options: S.StdioBusOptions) => Promise<RawStdioBus>>>,
+  Expect<Equal<RawStdioBus["send"], (message: string | S.RpcMessage) => void>>,
+  Expect<Equal<RawStdioBus["subscribe"], (options?: S.SubscribeOptions) => StdioSubscription<string>>>,
+  Expect<Equal<Pick<RawStdioBus, Core>, Pick<StdioBus, Core>>>,
+  Expect<Getters<StdioServer, "port" | "clientCount", number>>,
+  Expect<Getters<StdioServer, "path" | "token", string | null>>,
+  Expect<Getters<StdioServer, "closed", boolean>>,
+  Expect<Equal<StdioServer["close"], () => Promise<void>>>,
+  Expect<Getters<StdioSubscription<1>, "closed", boolean>>,
+  Expect<Getters<StdioSubscription<1>, "queued" | "lost", number>>,
+  Expect<Equal<StdioSubscription<1>["next"], () => Promise<IteratorResult<1>>>>,
+  Expect<
+    Equal<
+      [StdioSubscription<1>["return"], StdioSubscription<1>["close"]],
+      [() => Promise<IteratorResult<1>>, () => void]
+    >
+  >,
+  Expect<Equal<typeof fromStdioBusConfig, (given: string | S.StdioBusConfig) => S.StdioBusOptions>>,
+];
+
+type StartPool = <Link extends P.WorkerLink>(
+  options: P.PoolOptions,
+  transport: P.Transport<Link>,
+) => Promise<Supervisor<Link>>;
+type EndOfStatus = [worker: P.WorkerStatus, report: B.ExitReport];
+
+export type OfSupervisor = [
+  Expect<Equal<typeof Supervisor.start, StartPool>>,
+  Expect<Equal<Supervisor["links"], readonly P.WorkerLink[]>>,
+  Expect<Getters<Supervisor, "closed" | "isDown", boolean>>,
+  Expect<Getters<Supervisor, "workers", readonly P.WorkerStatus[]>>,
+  Expect<Getters<Supervisor, "pausedFor", B.WorkerFailedError | null>>,
+  Expect<Equal<Supervisor["close"], (options?: { timeout?: number }) => Promise<B.ExitReport[]>>>,
+  Expect<Equal<Supervisor["resize"], (instances: number) => Promise<void>>>,
+  Expect<Equal<[Supervisor["ref"], Supervisor["unref"]], [() => void, () => void]>>,
+  Expect<Emits<Supervisor, P.SupervisorEvents>>,
+  Expect<Equal<P.SupervisorEvents["joined"], [worker: P.WorkerStatus]>>,
+  Expect<Equal<P.SupervisorEvents["left"], EndOfStatus>>,
+  Expect<Equal<P.SupervisorEvents["died"], EndOfStatus>>,
+  Expect<Equal<P.SupervisorEvents["state"], [worker: P.WorkerStatus, previous: P.WorkerState]>>,
+  Expect<Equal<P.SupervisorEvents["log"], [worker: { id: number; pid: number }, line: string]>>,
+  Expect<Equal<P.SupervisorEvents["failed"], [error: B.WorkerFailedError]>>,
+  Expect<Equal<P.SupervisorEvents["paused"], [error: B.WorkerFailedError]>>,
+  Expect<Equal<P.SupervisorEvents["resumed"], []>>,
+];
+
+type CallBus = <Answer = unknown>(
+  bus: Asker,
+  method: string,
+  params?: unknown,
+  options?: W.BusCallOptions,
+) => Promise<Answer>;
+type Asker = Parameters<typeof callBus>[0];
+type AddWorker = TestBus["worker"];
+type WorkerOfTest = Partial<Omit<B.SlotWorkerOptions, "name" | "directory">>;
+
+export type OfServeAndTesting = [
+  Expect<Equal<typeof serve, (handlers: W.ServeHandlers, options?: W.ServeWorkerOptions) => Promise<W.Served>>>,
+  Expect<Equal<typeof callBus, CallBus>>,
+  Expect<SlotBus extends Asker ? (string extends Asker ? false : true) : false>,
+  Expect<Getters<W.Served, "over", "stdio" | "bus">>,
+  Expect<Getters<W.Served, "closed", boolean>>,
+  Expect<Getters<W.Served, "done", Promise<void>>>,
+  Expect<Equal<W.Served["drain"], (options?: { timeout?: number | undefined }) => Promise<void>>>,
+  Expect<Equal<W.Served["close"], (options?: { timeout?: number | undefined }) => Promise<void>>>,
+  Expect<Equal<typeof TestBus.create, (options?: T.TestBusOptions) => Promise<TestBus>>>,
+  Expect<Getters<TestBus, "bus", SlotBus>>,
+  Expect<Getters<TestBus, "directory" | "name", string>>,
+  Expect<Getters<TestBus, "env", { SLOTBUS_DIR: string; SLOTBUS_NAME: string }>>,
+  Expect<
+    Equal<Parameters<AddWorker>, [contract: B.Contract, handlers: B.Handlers<B.Contract>, options?: WorkerOfTest]>
+  >,
+  Expect<Equal<ReturnType<TestBus["worker"]>, Promise<SlotWorker>>>,
+  Expect<Equal<TestBus["spawn"], (program: string | URL, args?: readonly string[]) => Promise<B.WorkerInfo>>>,
+  Expect<Equal<TestBus["close"], () => Promise<void>>>,
+  Expect<Equal<Parameters<typeof crashWorker>[0], SlotBus>>,
+  Expect<Equal<ReturnType<typeof crashWorker>, Promise<B.WorkerInfo>>>,
+  Expect<Equal<typeof fakeClock, (start?: number) => T.FakeClock>>,
+  Expect<Getters<T.FakeClock, "now", () => number>>,
+  Expect<Equal<T.FakeClock["advance"], (ms: number) => number>>,
+  Expect<Equal<typeof assertNoLeaks, <Of>(work: () => Of | Promise<Of>, options?: T.LeakOptions) => Promise<Of>>>,
+  Expect<Getters<LeakError, "name", "LeakError">>,
+  Expect<Getters<LeakError, "leaks", readonly T.Leak[]>>,
+  Expect<Equal<typeof instrument, (options?: InstrumentOptions) => Disposable>>,
+];
+
+/** Compiled, never run: each line that is marked must not compile. */
+export const wrong = async (b: SlotBus, s: StdioBus, t: TestBus): Promise<void> => {
+  // @ts-expect-error: it begins by start
+  new Hub({});
+  // @ts-expect-error: it begins by start
+  new HubWorker({ name: "x", routes: {} });
+  // @ts-expect-error: it begins by start
+  new StdioBus({ pools: [] });
+  // @ts-expect-error: it begins by start
+  new RawStdioBus({ pools: [] });
+  // @ts-expect-error: it begins by create
+  new TestBus({});
+  // @ts-expect-error: no such option
+  void Hub.start({ prot: 1 });
+  // @ts-expect-error: a worker has a name
+  void HubWorker.start({ routes: {} });
+  // @ts-expect-error: the pattern has no such parameter
+  void HubWorker.start({ name: "x", routes: { "/a/:id": ({ params }) => params.name } });
+  // @ts-expect-error: a stream of events is a route for GET
+  void HubWorker.start({ name: "x", routes: { "/a": { POST: sse() } } });
+  // @ts-expect-error: pools must be given
+  void StdioBus.start({ timeout: 1 });
+  // @ts-expect-error: a pool has a command
+  void StdioBus.start({ pools: [{ id: "x" }] });
+  // @ts-expect-error: an answer is promised
+  s.request<number>("add").toFixed();
+  // @ts-expect-error: only a subscription to events has an id
+  void s.subscribe().id;
+  // @ts-expect-error: the directory of a test is its own
+  void TestBus.create({ directory: "/" });
+  // @ts-expect-error: no handlers for a contract
+  void t.worker(shop);
+  // @ts-expect-error: no such signal
+  void crashWorker(b, { signal: "SIGNONE" });
+};
+
+const root = join(import.meta.dir, "..");
+const read = (file: string): string => readFileSync(join(root, file), "utf8");
+const types = read("test/signatures.test.ts") + read("test/signatures-bus.ts");
+type Class = { readonly name: string; readonly prototype: object };
+
+/** Whether a value was declared by `class`. */
+function isClass(value: unknown): value is Class {
+  return typeof value === "function" && /^class\b/.test(Function.prototype.toString.call(value));
+}
+
+/** What each entry exports: its values, and the classes of which it exports the type alone. */
+async function exportsOf(entry: string): Promise<Map<string, unknown>> {
+  const found = new Map<string, unknown>(Object.entries(await import(join(root, entry))));
+  for (const [, names, from] of read(entry).matchAll(/^export (?:type )?\{([^}]*)\} from "([^"]+)"/gm)) {
+    const module = (await import(join(root, dirname(entry), from!))) as Record<string, unknown>;
+    for (const name of names!.split(",").map((one) => one.replace("type ", "").trim()))
+      if (isClass(module[name])) found.set(name, module[name]);
+  }
+  return found;
+}
+
+/** The text of each class of src, by its name; two have the same. */
+const sources = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" })
+  .filter((file) => file.endsWith(".ts"))
+  .flatMap((file) => [
+    ...read(join("src", file)).matchAll(
+      /^(?:export )?(?:abstract )?class (\w+)(?:[^\n]*\{\}|[^]*?^(?:\}|\S[^\n]*\{\}))\n/gm,
+    ),
+  ]);
+
+const WORDS = String.raw`(?:(?:public|static|override|async|abstract|readonly|declare|get|set)\s+|\*\s*)*`;
+const INTERNAL = new RegExp(
+  String.raw`/\*\*(?:(?!\*/)[^])*@internal(?:(?!\*/)[^])*\*/\s*(?:protected |private )?${WORDS}(\w+)`,
+  "g",
+);
+const HIDDEN = new RegExp(String.raw`^  (?:abstract )?(?:private|protected) ${WORDS}(\w+)`, "gm");
+const FIELD = new RegExp(String.raw`^  ${WORDS}([a-z]\w*)[?!]?(?:: | = )`, "gm");
+const namesOf = (pattern: RegExp, text: string): string[] => [...text.matchAll(pattern)].map((match) => match[1]!);
+
+/** Public members that a class itself declares. */
+function membersOf(one: Class): string[] {
+  const plain = (object: object): string[] =>
+    Object.getOwnPropertyNames(object).filter((name) => name !== "constructor");
+  const statics = plain(one).filter((name) => !["length", "name", "prototype"].includes(name));
+  const members = plain(one.prototype);
+  const named = sources.filter(([, name]) => name === one.name).map(([text]) => text);
+  const text = named.find((source) => [...members, ...statics].every((name) => source.includes(name)));
+  if (text === undefined) throw new Error(`no source of class ${one.name}`);
+  const hidden = new Set([...namesOf(INTERNAL, text), ...namesOf(HIDDEN, text)]);
+  return [...new Set([...members, ...(text.endsWith("{}\n") ? [] : namesOf(FIELD, text))])]
+    .filter((name) => !hidden.has(name))
+    .concat(statics.filter((name) => !hidden.has(name)).map((name) => `typeof ${name}`));
+}
+
+/** Whether the types above speak of a member of a class: `Class["member"]`, `Getters<Class, "member">`, `typeof Class.member`. */
+function isTyped(name: string, member: string): boolean {
+  if (member.startsWith("typeof ")) return types.includes(`typeof ${name}.${member.slice(7)}`);
+  const keys = String.raw`\s*\|?\s*(?:"\w+"\s*\|\s*)*"${member}"`;
+  return new RegExp(String.raw`\b${name}(?:<[^;\n]*?>)?(?:\[${keys}|,${keys})`).test(types);
+}
+
+test("every public member of every exported class, and every exported function, has a type test", async () => {
+  const missing = new Set<string>();
+  const seen = new Map<string, boolean>();
+  for (const [entry, file] of Object.entries(manifest.exports).filter(([, path]) => path.endsWith(".ts"))) {
+    for (const [exported, value] of await exportsOf(file)) {
+      const name = entry === "./stdio" && exported === "Subscription" ? "StdioSubscription" : exported;
+      if (!isClass(value)) {
+        const isThere = new RegExp(String.raw`typeof (?:\w\.)?${name}\b`).test(types);
+        if (typeof value === "function" && !isThere) missing.add(`${entry}: ${name}`);
+        continue;
+      }
+      // What a class inherits is the same in all: one type test is enough.
+      for (let one: Class = value; sources.some(([, known]) => known === one.name); one = Object.getPrototypeOf(one)) {
+        for (const member of membersOf(one)) {
+          const key = `${one === value ? name : one.name} ${member}`;
+          seen.set(key, (seen.get(key) ?? false) || isTyped(name, member));
+        }
+      }
+    }
+  }
+  for (const [key, isThere] of seen) if (!isThere) missing.add(key);
+  expect([...missing]).toEqual([]);
+  expect(seen.size).toBeGreaterThan(200);
+  expect(
+    ["SlotBus request", "SlotBus options", "Closing close", "SlotBus typeof create", "Ring head"].filter(
+      (key) => !seen.has(key),
+    ),
+  ).toEqual([]);
+  expect([...seen.keys()].filter((key) => /constructor|#| finish$| audience$/.test(key))).toEqual([]);
+  expect([isTyped("SlotBus", "requests"), isTyped("Hub", "request"), isTyped("SlotBus", "typeof open")]).toEqual([
+    false,
+    false,
+    false,
+  ]);
+});
