@@ -290,7 +290,8 @@ class TopInTerminal implements AsyncDisposable {
     });
     this.process = Bun.spawn([process.execPath, program, "top", "--interval", interval], {
       terminal: this.terminal,
-      env: { ...process.env, SLOTBUS_DIR: desk.directory, TERM: "xterm-256color", ...env },
+      // A terminal of a CI has no colours.
+      env: { ...process.env, CI: undefined, SLOTBUS_DIR: desk.directory, TERM: "xterm-256color", ...env },
     });
   }
 
