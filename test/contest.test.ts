@@ -719,7 +719,7 @@ describe("waiting", () => {
     const guard = await ada.claim(A, { ttl: 1500, renew: true });
     const own = await bob.claim(B, { ttl: MINUTE });
     const { signal } = own;
-    const waits = [bob.claim(A, { ttl: MINUTE }), bob.claim(A, { ttl: MINUTE, timeout: 5000 })].map(rejection);
+    const waits = [1_000, 2_000].map((timeout) => rejection(bob.claim(A, { ttl: MINUTE, timeout })));
     const others = ada.claim(B, { ttl: MINUTE });
     expect([bob.closed, ada.closed]).toEqual([false, false]);
     await bob.close();
