@@ -1,7 +1,7 @@
 /** How the parts end: a base class for whatever emits events, drains and closes. */
 
 import { EventEmitter } from "node:events";
-import { type Given, Options, timeout } from "./options.ts";
+import { type Given, Options, optional, timeout } from "./options.ts";
 
 const drainRows = {
   /** Longest wait in ms; 0 does not wait, `Infinity` waits without a limit. */
@@ -16,6 +16,9 @@ const closeRows = {
 export const drainOptions = new Options("drain", drainRows);
 /** The options of `close`. */
 export const closeOptions = new Options("close", closeRows);
+
+/** The options of `close` where the default is an option of the pool: `stop.drain`. */
+export const poolCloseOptions = new Options("close", { timeout: optional(closeRows.timeout) });
 
 /** For how long `drain` waits. */
 export interface DrainOptions extends Given<typeof drainRows> {}

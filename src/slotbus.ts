@@ -64,7 +64,7 @@ export class SlotBus extends Closing<SlotBusEvents> {
   /**
    * Takes the name and listens for workers.
    *
-   * @throws (rejects) {InvalidConfigError}, {@link InvalidConfigError}; {BusExistsError} when a live process has the
+   * @throws (rejects) {InvalidConfigError}; {BusExistsError} when a live process has the
    * name; `PERMISSION_DENIED` for a directory that is not ours alone; `RESOURCE`; with `workers` as
    * `Supervisor.start` when one does not get ready.
    */
@@ -286,7 +286,7 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
    * Attaches to the bus. Requests come when {@link serve} or {@link serveSync} has been called.
    *
    * @throws (rejects) {BusNotFoundError}, {VersionMismatchError}, `PERMISSION_DENIED`,
-   * {@link InvalidConfigError}, {InvalidConfigError}, `RESOURCE`.
+   * {@link InvalidConfigError}, `RESOURCE`.
    */
   static async open(options: SlotWorkerOptions = {}): Promise<SlotWorker> {
     const worker = new SlotWorker(options);

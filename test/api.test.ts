@@ -34,6 +34,7 @@ const sections = new Map(
 const places: readonly (readonly [table: string, heading: string, prefix?: string])[] = [
   ["closing.ts drainOptions", "`drain` and `close`", "drain."],
   ["closing.ts closeOptions", "`drain` and `close`", "close."],
+  ["closing.ts poolCloseOptions", "`drain` and `close`", "pool.close."],
   ["bus/options.ts busOptions", "`SlotBus.create`"],
   ["bus/options.ts readyOptions", "`bus.ready`, `worker.serve`, `chunks`"],
   ["bus/worker-options.ts serveOptions", "`bus.ready`, `worker.serve`, `chunks`"],
@@ -63,7 +64,6 @@ const places: readonly (readonly [table: string, heading: string, prefix?: strin
   ["hub/options.ts hubWorkerOptions", "`HubWorker.start`"],
   ["stdio/options.ts stdioOptions", "`StdioBus.start`"],
   ["stdio/options.ts stdioPoolOptions", "`StdioBus.start`"],
-  ["stdio/options.ts stdioCloseOptions", "`drain` and `close`", "StdioBus.close."],
   ["stdio/options.ts subscribeOptions", "`bus.request` and `bus.subscribe` of a stdio bus"],
   ["stdio/options.ts notificationOptions", "`bus.request` and `bus.subscribe` of a stdio bus"],
   ["stdio/options.ts stdioServeOptions", "`bus.serve` of a stdio bus, and `serve`"],

@@ -133,7 +133,7 @@ export type OfSupervisor = [
   Expect<Getters<Supervisor, "closed" | "isDown", boolean>>,
   Expect<Getters<Supervisor, "workers", readonly P.WorkerStatus[]>>,
   Expect<Getters<Supervisor, "pausedFor", B.WorkerFailedError | null>>,
-  Expect<Equal<Supervisor["close"], (options?: { timeout?: number }) => Promise<B.ExitReport[]>>>,
+  Expect<Equal<Supervisor["close"], (options?: B.CloseOptions) => Promise<B.ExitReport[]>>>,
   Expect<Equal<Supervisor["resize"], (instances: number) => Promise<void>>>,
   Expect<Equal<[Supervisor["ref"], Supervisor["unref"]], [() => void, () => void]>>,
   Expect<Emits<Supervisor, P.SupervisorEvents>>,

@@ -937,6 +937,7 @@ describe("options", () => {
   test("of close and resize too, and the pool runs on", async () => {
     await using supervisor = await pool(echo);
     expect(await rejection(supervisor.close({ timeout: -1 }))).toBeInstanceOf(InvalidConfigError);
+    expect(await rejection(supervisor.close({ timout: 1 } as never))).toBeInstanceOf(InvalidConfigError);
     expect(await rejection(supervisor.resize(-1))).toBeInstanceOf(InvalidConfigError);
     expect(states(supervisor)).toBe("ready");
     const status: WorkerStatus = supervisor.workers[0]!;

@@ -88,7 +88,7 @@ function checkUids(given: readonly number[], name: string): readonly number[] {
   return Array.isArray(given) && given.every(isUid) ? given : refuse(name, given, `user ids from 0 to ${UID_MAX}`);
 }
 
-/** Fills in defaults. @throws {InvalidConfigError}, {InvalidConfigError} */
+/** Fills in defaults. @throws {InvalidConfigError} */
 export function resolveBusOptions(given: BusOptions): ResolvedBusOptions {
   const { workers: _, ...options } = busOptions.resolve(given);
   if (options.allowedUids.length > 0 && !given.directory) {

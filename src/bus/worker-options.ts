@@ -54,7 +54,7 @@ export interface SlotWorkerEvents {
   connected: [];
   /** The client ended or closed the connection. */
   disconnected: [reason: SlotbusError];
-  /** A handler failed; its caller was told too. Without a listener a `NO_ANSWER` is one line on standard error. */
+  /** A handler failed; its caller was told too. Without a listener an error `NO_ANSWER` is one line on standard error. */
   handlerError: [error: unknown, request: { id: string; path: string }];
 }
 
@@ -66,7 +66,7 @@ export interface ResolvedWorkerOptions extends Omit<Resolved<typeof rows>, "reco
   readonly reconnect: Backoff | null;
 }
 
-/** Fills in defaults. @throws {InvalidConfigError}, {InvalidConfigError} */
+/** Fills in defaults. @throws {InvalidConfigError} */
 export function resolveWorkerOptions(given: SlotWorkerOptions): ResolvedWorkerOptions {
   const options = workerOptions.resolve(given);
   const isOfBus = given.reconnect === undefined && given.name === undefined;

@@ -59,7 +59,7 @@ export class Fleet implements AsyncDisposable {
    * Joins the fleet of that name; makes it when it is absent, or when all its members have ended. Blocks the thread for
    * microseconds, for 2 s when a member is stopped while it joins or leaves.
    *
-   * @throws (rejects) {InvalidConfigError}, {@link InvalidConfigError}; {@link FleetGeometryError} when the living fleet has
+   * @throws (rejects) {InvalidConfigError}; {@link FleetGeometryError} when the living fleet has
    * other sizes; {@link FleetFullError}; {@link FleetBusyError}; `FLEET_CORRUPT`; `PERMISSION_DENIED`
    * for a file or a directory that is not ours alone; `NO_SPACE`, `RESOURCE`; {@link VersionMismatchError}.
    */

@@ -155,7 +155,7 @@ export interface HubWorkerOptions<Pattern extends string = string> extends Omit<
   routes: HubRoutes<Pattern>;
 }
 
-/** The bus of a worker's name. @throws {InvalidConfigError}, {@link InvalidConfigError} */
+/** The bus of a worker's name. @throws {InvalidConfigError} */
 export function busNameOf(hub: string, worker: unknown): string {
   const name = `${hub}.${checkName(worker)}`;
   if (name.length <= BUS_NAME_MAX) return name;

@@ -59,7 +59,7 @@ export class HubWorker extends Closing<HubWorkerEvents> {
    * Resolves when the worker is registered with its hub and attached. Waits for the hub up to `timeout` ms, and says on standard
    * error why it waits. Once started it comes back by itself when the hub does.
    *
-   * @throws (rejects) {InvalidConfigError}, {InvalidConfigError}; {@link HubError} when the hub refuses the worker, for example
+   * @throws (rejects) {InvalidConfigError}; {@link HubError} when the hub refuses the worker, for example
    * because another one has a route, or does not answer in time; `PERMISSION_DENIED`, {VersionMismatchError}.
    */
   static async start<Pattern extends string>(options: HubWorkerOptions<Pattern>): Promise<HubWorker> {
@@ -89,7 +89,7 @@ export class HubWorker extends Closing<HubWorkerEvents> {
     return new HubEmitter(this.#client, source);
   }
 
-  /** Leaves the hub, takes nothing new, and waits until what runs is answered. */
+  /** Takes nothing new, and waits until what runs is answered. The hub forgets the worker when it detaches, at the end. */
   protected async finish(timeout: number): Promise<void> {
     this.#isStopped = true;
     this.#stop.resolve(null);

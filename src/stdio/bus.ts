@@ -50,7 +50,7 @@ export class StdioBus extends StdioCore {
    * requests.
    *
    * @throws (rejects) {RpcError}: the worker's own error; {@link RequestTimeoutError}; {@link WorkerDiedError};
-   * {@link BusOverloadedError}; {@link NoWorkerError}, {@link NoWorkerError}; `PROTOCOL`: its answer cannot be
+   * {@link BusOverloadedError}; {@link NoWorkerError}; `PROTOCOL`: its answer cannot be
    * read; `UNKNOWN_POOL`, {@link InvalidConfigError}, {@link ClosedError}; the reason of the signal.
    */
   request<T = unknown>(method: string, params?: unknown, options?: StdioRequestOptions): Promise<T> {

@@ -2,7 +2,7 @@
 
 import { EventEmitter } from "node:events";
 import { checkInteger, shown } from "../check.ts";
-import { type CloseOptions, type DrainOptions, drainOptions } from "../closing.ts";
+import { type CloseOptions, type DrainOptions, drainOptions, poolCloseOptions } from "../closing.ts";
 import { MAX_TIMER_MS, systemClock, type Timer } from "../clock.ts";
 import { ClosedError, type ExitReport, InvalidConfigError } from "../errors.ts";
 import { Hold, holdWhile } from "../hold.ts";
@@ -12,13 +12,7 @@ import { Audience } from "./audience.ts";
 import { Call, type Reject, type Resolve } from "./call.ts";
 import type { ClientHost } from "./client.ts";
 import type { LinkIdentity, StdioBusEvents, Tell } from "./events.ts";
-import {
-  checkRequestOptions,
-  resolveStdioOptions,
-  type StdioBusOptions,
-  stdioCloseOptions,
-  type StdioRequestOptions,
-} from "./options.ts";
+import { checkRequestOptions, resolveStdioOptions, type StdioBusOptions, type StdioRequestOptions } from "./options.ts";
 import { kindOf, type RpcMessage } from "./rpc.ts";
 import { noTraffic, type StdioStats } from "./stats.ts";
 import { type MakeSupervisor, WorkerPool } from "./worker-pool.ts";
@@ -140,7 +134,7 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
   close(options: CloseOptions = {}): Promise<PoolExitReport[]> {
     if (this.#closing) return this.#closing;
     try {
-      const { timeout } = stdioCloseOptions.resolve(options);
+      const { timeout } = poolCloseOptions.resolve(options);
       return (this.#closing = holdWhile(this.#close(timeout)));
     } catch (error) {
       return Promise.reject(error);

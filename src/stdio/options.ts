@@ -167,11 +167,6 @@ export function checkRequestOptions(options: StdioRequestOptions): void {
   if (aborted !== undefined) checkSignal(aborted);
 }
 
-// ---- the end ----------------------------------------------------------------------------------------------------------
-
-/** @internal Options of `close`: the time for what workers have; default: the step `drain` of each pool's `stop`. */
-export const stdioCloseOptions = new Options("close", { timeout: optional(timeout(undefined, 0)) });
-
 // ---- subscriptions ----------------------------------------------------------------------------------------------------
 
 const subscribeRows = {

@@ -1,10 +1,10 @@
 /** A pool of equal worker processes: starts them, starts again what ended, replaces the old, and stops all. */
 
 import { EventEmitter } from "node:events";
-import { type Clock, pause, systemClock } from "../clock.ts";
+import { type Clock, MAX_TIMER_MS, pause, systemClock } from "../clock.ts";
+import { type CloseOptions, poolCloseOptions } from "../closing.ts";
 import { ClosedError, type ExitReport, type WorkerFailedError } from "../errors.ts";
 import { Hold, holdWhile } from "../hold.ts";
-import { checkTimeout } from "../options.ts";
 import type { SupervisorEvents, WorkerStatus } from "./events.ts";
 import { type PoolOptions, poolOptions, type ResolvedPool, resolvePool, type Steps } from "./options.ts";
 import { findProgram, type Transport, type WorkerLink } from "./process.ts";
@@ -120,8 +120,9 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
    *
    * @throws (rejects) {InvalidConfigError}; then nothing was stopped.
    */
-  async close({ timeout = this.#pool.stop.drain }: { timeout?: number } = {}): Promise<ExitReport[]> {
-    return this.stop({ drain: checkTimeout(timeout) });
+  async close(options: CloseOptions = {}): Promise<ExitReport[]> {
+    const { timeout } = poolCloseOptions.resolve(options);
+    return this.stop(timeout === null ? {} : { drain: Math.min(timeout, MAX_TIMER_MS) });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
