@@ -44,7 +44,7 @@ fn module(
         .target = target,
         .optimize = optimize,
         .link_libc = true,
-        .strip = optimize == .ReleaseFast,
+        .strip = optimize == .ReleaseFast or optimize == .ReleaseSmall,
     });
     const all = std.mem.concat(b.allocator, []const u8, &.{ &flags, options }) catch @panic("OOM");
     mod.addCSourceFiles(.{ .root = b.path("csrc"), .files = &sources, .flags = all });
@@ -58,7 +58,8 @@ fn library(
     target: std.Build.ResolvedTarget,
     options: []const []const u8,
 ) *std.Build.Step.Compile {
-    const mod = module(b, target, .ReleaseFast, options);
+    // On macOS it says that memory cannot be shared there.
+    const mod = module(b, target, if (target.result.os.tag == .macos) .ReleaseSmall else .ReleaseFast, options);
     return b.addLibrary(.{ .name = "slotbus", .linkage = .dynamic, .root_module = mod });
 }
 

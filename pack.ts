@@ -170,11 +170,57 @@ async function bundle(): Promise<void> {
     // Bundlers of users follow `require` alone; where "// @bun" says that all is done, there is none at run time.
     writeFileSync(file, named.replace("// @bun", "").replaceAll(/(__|import\.meta\.)require\("/g, 'require("'));
   }
+  const mapped = new Set<string>();
   for (const file of bundled(".js.map")) {
-    const map = JSON.parse(readFileSync(file, "utf8")) as { sources: string[] };
+    const map = JSON.parse(readFileSync(file, "utf8")) as { sources: string[]; mappings: string };
     const sources = map.sources.map((source) => relative(dirname(file), join(dist, source))); // Bun means them from `dist`
-    writeFileSync(file, JSON.stringify({ ...map, sources, sourcesContent: undefined }));
+    writeFileSync(file, JSON.stringify({ ...map, sources, sourcesContent: undefined, mappings: thin(map.mappings) }));
+    for (const source of sources) mapped.add(join(dirname(file), source));
   }
+  // The types of a file that no map leads to are in its declarations.
+  for (const file of files(join(stage, "src"), ".ts")) if (!mapped.has(file)) rmSync(file);
+}
+
+const BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/** The numbers of a segment of a source map: five bits a digit, the sign in the lowest. */
+function decode(segment: string): number[] {
+  const numbers: number[] = [];
+  let [value, shift] = [0, 0];
+  for (const digit of segment) {
+    const bits = BASE64.indexOf(digit);
+    value |= (bits & 31) << shift;
+    shift += 5;
+    if (bits & 32) continue;
+    numbers.push(value & 1 ? -(value >> 1) : value >> 1);
+    [value, shift] = [0, 0];
+  }
+  return numbers;
+}
+
+function encode(number: number): string {
+  let rest = number < 0 ? (-number << 1) | 1 : number << 1;
+  let digits = "";
+  for (; rest > 31; rest >>= 5) digits += BASE64[(rest & 31) | 32];
+  return digits + BASE64[rest];
+}
+
+/** Leaves of the mappings of each line the first: debuggers find the line, in a third of the bytes. */
+function thin(mappings: string): string {
+  const now = [0, 0, 0]; // source, line, column
+  let kept = [0, 0, 0];
+  const lines = mappings.split(";").map((line) => {
+    let first = "";
+    for (const segment of line === "" ? [] : line.split(",")) {
+      const [column = 0, ...steps] = decode(segment);
+      steps.slice(0, 3).forEach((step, i) => (now[i]! += step));
+      if (first !== "" || steps.length < 3) continue;
+      first = [column, ...now.map((value, i) => value - kept[i]!)].map(encode).join("");
+      kept = [...now];
+    }
+    return first;
+  });
+  return lines.join(";");
 }
 
 /** The command is run, not imported: its sources and declarations would be a quarter of the package. */
@@ -230,8 +276,11 @@ export async function pack(folder: string): Promise<string> {
   addLibraries();
   await addJavaScript();
   await addManifest();
-  for (const file of ["README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md"])
-    cpSync(join(root, file), join(stage, file));
+  // README and docs, and what they link to.
+  const pages = files(join(root, "docs"), ".md").map((file) => relative(root, file));
+  const top = ["README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md"];
+  for (const file of [...top, ...pages, "bench/RESULTS.md", "bench/bus.svg", "examples"])
+    cpSync(join(root, file), join(stage, file), { recursive: true });
   cpSync(join(root, "csrc/slotbus.h"), join(stage, "include/slotbus.h"));
   mkdirSync(folder, { recursive: true });
   const report = JSON.parse(run(["npm", "pack", "--json", "--pack-destination", folder], stage));

@@ -26,7 +26,7 @@ extern "C" {
 #endif
 
 #define SB_FLEET_LIMITS(X)                                                                      \
-	X(SB_FLEET_ABI, 1, "version of the file's layout")                                          \
+	X(SB_FLEET_ABI, 2, "version of the file's layout")                                          \
 	X(SB_MEMBERS_MAX, 256, "members of a fleet")                                                \
 	X(SB_RINGS_MAX, 16, "rings of a fleet")                                                     \
 	X(SB_RING_NAME_MAX, 32, "bytes of a ring's name")                                           \
@@ -80,7 +80,7 @@ struct sb_member { /* 64 bytes; written by the member while it holds its byte */
 	uint32_t incarnation; /* 0: never used; differs between two members of one index */
 	uint32_t pid;         /* 0: left */
 	uint32_t uid;
-	uint32_t reserved;
+	uint32_t left;        /* incarnation of the last member that left; one that did not has died */
 	uint64_t cursors[SB_MEMBER_CURSORS]; /* for people: where its first cursors are; 0: none */
 };
 
@@ -141,7 +141,8 @@ struct sb_lease_table { /* the hashes of `leases` entries follow, then the entri
 	uint64_t next_token;
 	uint64_t reserved1[7];
 	uint32_t parked;   /* somebody waits for a lease: whoever ends one clears it and wakes */
-	uint32_t reserved2[15];
+	uint32_t watched;  /* somebody watches the leases: whoever changes one clears it and wakes */
+	uint32_t reserved2[14];
 	uint64_t hash[];   /* of kind and label; 0: the entry is nobody's */
 };
 
@@ -292,6 +293,17 @@ SB_API int32_t sb_lease_release(struct sb_fleet *fleet, uint32_t entry, double t
 /* Says that somebody waits for a lease to end, on the wake word; call it before a last look. 1;
  * -SB_EINVAL for an observer, as of sb_cursor_park. */
 SB_API int32_t sb_lease_park(struct sb_fleet *fleet);
+/* Says that somebody watches for changes of leases, on the wake word; call it before a look.
+ * SB_POLL_WHEN_WOKEN. SB_POLL_SOON: somebody is about to change one and may have told already: look
+ * again in a millisecond. -SB_EINVAL for an observer. */
+SB_API int32_t sb_lease_watch(struct sb_fleet *fleet);
+
+/* FOLLOWED: another tenure has its entry, so the first was released, or its time was over. */
+enum { SB_END_RELEASED = 0, SB_END_EXPIRED = 1, SB_END_DIED = 2, SB_END_FOLLOWED = 3 };
+
+/* How a tenure ended that a look found no more; -SB_EINVAL. Takes no lock. */
+SB_API int32_t sb_lease_end(struct sb_fleet *fleet, uint32_t entry, double token, uint32_t member,
+                            uint32_t incarnation);
 /* Ends every tenure; tokens go on. -SB_EBUSY: there is another member. */
 SB_API int32_t sb_lease_reset(struct sb_fleet *fleet);
 

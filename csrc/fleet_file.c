@@ -542,9 +542,11 @@ static void remove_if_last(const struct sb_fleet *fleet)
 static void end_membership(struct sb_fleet *fleet)
 {
 	SB_POINT("fleet.leave.before");
+	store_seq(&fleet_member(fleet, fleet->index)->left, fleet->incarnation);
+	SB_POINT("fleet.leave.told");
 	store_seq(&fleet_member(fleet, fleet->index)->pid, 0); /* [sleep] its leases are free */
 	SB_POINT("fleet.leave.cleared");
-	(void)fleet_wake(fleet, &fleet_leases(fleet)->parked);
+	lease_wake(fleet);
 	if (fleet->dir >= 0) remove_if_last(fleet);
 	os_bytes_unlock(fleet->fd, 0, 0); /* as in let_go */
 	SB_POINT("fleet.leave.unlocked");

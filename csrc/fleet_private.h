@@ -73,6 +73,8 @@ uint64_t lease_bytes_of(uint32_t leases);
  * index the lock still names. */
 void ring_repair(struct sb_fleet *fleet, uint32_t ring);
 void lease_repair(struct sb_fleet *fleet);
+/* A tenure has ended, or is about to: wakes those who wait for one, and those who watch. */
+void lease_wake(struct sb_fleet *fleet);
 int32_t map_file(struct sb_fleet *fleet, int fd, bool writable);
 int32_t become_member(struct sb_fleet *fleet);
 

@@ -284,7 +284,21 @@ void lease_repair(struct sb_fleet *fleet)
 		if (seq != 0 && (seq % 2 != 0 || !copy_entry(entry, &lease))) free_entry(fleet, index);
 	}
 	SB_POINT("lease.repair.after");
+	lease_wake(fleet);
+}
+
+void lease_wake(struct sb_fleet *fleet)
+{
 	(void)fleet_wake(fleet, &fleet_leases(fleet)->parked);
+	(void)fleet_wake(fleet, &fleet_leases(fleet)->watched);
+}
+
+/* [sleep] What changed is stored; the fence keeps the look at "watched" behind it. Whoever is
+ * killed before has a tenure that its death has ended, and those who watch know of its process. */
+static void wake_watchers(struct sb_fleet *fleet)
+{
+	atomic_thread_fence(memory_order_seq_cst);
+	(void)fleet_wake(fleet, &fleet_leases(fleet)->watched);
 }
 
 static int32_t lock_table(struct sb_fleet *fleet)
@@ -392,6 +406,7 @@ int32_t sb_lease_claim(struct sb_fleet *fleet, uint32_t kind_bytes, uint32_t lab
 	if (result < 0) return result;
 	result = claim_locked(fleet, &subject, &lease);
 	unlock_table(fleet);
+	if (result == 1) wake_watchers(fleet);
 	return result;
 }
 
@@ -426,6 +441,7 @@ int32_t sb_lease_renew(struct sb_fleet *fleet, uint32_t entry, double token, dou
 		result = 0;
 	}
 	unlock_table(fleet);
+	if (result == 0) wake_watchers(fleet);
 	return result;
 }
 
@@ -433,7 +449,7 @@ int32_t sb_lease_renew(struct sb_fleet *fleet, uint32_t entry, double token, dou
 static void wake_waiters(struct sb_fleet *fleet)
 {
 	atomic_thread_fence(memory_order_seq_cst);
-	(void)fleet_wake(fleet, &fleet_leases(fleet)->parked);
+	lease_wake(fleet);
 }
 
 /* No clock is asked: a tenure that nobody has taken over can be given back whenever. */
@@ -447,8 +463,8 @@ int32_t sb_lease_release(struct sb_fleet *fleet, uint32_t entry, double token)
 	bool ends = is_tenure(fleet, entry, token, &lease);
 	if (ends) {
 		/* Those who wait watch the holder's process. Of another one that ends its tenure and is
-		 * killed they hear before: they claim, which waits for the lock. */
-		if (lease.member != fleet->index) (void)fleet_wake(fleet, &fleet_leases(fleet)->parked);
+		 * killed they hear before: they claim, which waits for the lock, or look at the lock. */
+		if (lease.member != fleet->index) lease_wake(fleet);
 		free_entry(fleet, entry);
 	}
 	unlock_table(fleet);
@@ -459,14 +475,48 @@ int32_t sb_lease_release(struct sb_fleet *fleet, uint32_t entry, double token)
 }
 
 /* [sleep] Store; the last look is the caller's, and the fence keeps it behind. */
+static void park_on(uint32_t *parked)
+{
+	SB_POINT("lease.park.before");
+	store_seq(parked, 1);
+	atomic_thread_fence(memory_order_seq_cst);
+	SB_POINT("lease.park.stored");
+}
+
 int32_t sb_lease_park(struct sb_fleet *fleet)
 {
 	if (fleet->observer) return -SB_EINVAL;
-	SB_POINT("lease.park.before");
-	store_seq(&fleet_leases(fleet)->parked, 1);
-	atomic_thread_fence(memory_order_seq_cst);
-	SB_POINT("lease.park.stored");
+	park_on(&fleet_leases(fleet)->parked);
 	return 1;
+}
+
+/* [sleep] "watched", then the lock, then the caller's look: whoever ends another's tenure has told
+ * with the lock taken, and is seen by it, or tells again. Of a dead owner nothing comes. */
+int32_t sb_lease_watch(struct sb_fleet *fleet)
+{
+	if (fleet->observer) return -SB_EINVAL;
+	uint32_t *lock = &fleet_leases(fleet)->lock;
+	park_on(&fleet_leases(fleet)->watched);
+	if ((load_seq(lock) & SB_LOCK_OWNER) == 0) return SB_POLL_WHEN_WOKEN;
+	if (!fleet_take_over(fleet, lock)) return SB_POLL_SOON;
+	lease_repair(fleet);
+	fleet_unlock(fleet, lock);
+	return SB_POLL_SOON; /* the repair has told, also us */
+}
+
+/* An entry without a tenure was given back; its member may have ended since. A member that leaves
+ * says so before its leases are free; its index may be another member's by now. */
+int32_t sb_lease_end(struct sb_fleet *fleet, uint32_t entry, double token, uint32_t member,
+                     uint32_t incarnation)
+{
+	struct sb_lease lease;
+	if (entry >= fleet->header.leases || member >= fleet->header.members) return -SB_EINVAL;
+	if (!read_entry(entry_at(fleet, entry), &lease)) return SB_END_RELEASED;
+	if (!member_lives(fleet, member, incarnation, NULL)) {
+		bool left = load_seq(&fleet_member(fleet, member)->left) == incarnation;
+		return left ? SB_END_RELEASED : SB_END_DIED;
+	}
+	return (double)lease.token == token ? SB_END_EXPIRED : SB_END_FOLLOWED;
 }
 
 int32_t sb_lease_reset(struct sb_fleet *fleet)

@@ -288,6 +288,7 @@ struct sb_region { /* the start of the mapping */
 
 /* ---- statistics: a second memfd, one per bus, written by the client, read-only to all others  */
 
+/* 16 is free. */
 #define SB_COUNTERS(X)                                                                          \
 	X(SB_C_PUBLISHED, 0, "requests published to a worker")                                      \
 	X(SB_C_RESPONDED, 1, "responses delivered")                                                 \
@@ -305,7 +306,6 @@ struct sb_region { /* the start of the mapping */
 	X(SB_C_ERRORS, 13, "requests answered with an error of the handler")                        \
 	X(SB_C_RETRIES, 14, "idempotent requests sent again after a death")                         \
 	X(SB_C_REFUSED, 15, "handshakes refused: user, version, silence, garbage")                  \
-	X(SB_C_WAKEUPS, 16, "times the client's driver left its parked state")                      \
 	X(SB_C_UNMAPPED, 17, "regions replaced by empty pages because a view was held at close")    \
 	X(SB_C_RESTARTED, 18, "processes of workers that were started again after their end")       \
 	X(SB_C_PAUSED, 19, "times that workers were paused because they ended too often")           \
@@ -597,9 +597,6 @@ SB_API int32_t sb_slot_wait(struct sb_client *client, uint32_t link, uint32_t sl
 
 /* counter: SB_C_*. */
 SB_API void sb_stats_add(struct sb_client *client, uint32_t counter, uint32_t amount);
-SB_API double sb_stats_get(const struct sb_client *client, uint32_t counter);
-/* Upper edge of the bucket that holds the quantile, nanoseconds; 0 without samples. */
-SB_API double sb_stats_quantile(const struct sb_client *client, double quantile);
 /* Enters a worker into the statistics, until sb_link_stop. */
 SB_API void sb_stats_link(struct sb_client *client, uint32_t link, uint32_t pid, uint32_t uid);
 /* Writes gauges and links: what the slots of all workers are now, and what the caller counts. */
@@ -607,7 +604,8 @@ SB_API void sb_stats_sample(struct sb_client *client, uint32_t queued, uint32_t 
                             uint32_t ticking);
 /* Copies the statistics out: a whole struct sb_stats. */
 SB_API void sb_stats_read(const struct sb_client *client, void *out);
-/* Nanoseconds between claim and now of the slot's last DONE event, with SB_FLAG_TIMING; else 0. */
+/* Of the slot's last DONE event, in nanoseconds: from its publication to its claim (with
+ * SB_FLAG_TIMING, else 0), and from its publication to the poll that delivered it. */
 SB_API double sb_slot_claim_delay(const struct sb_client *client, uint32_t link, uint32_t slot);
 SB_API double sb_slot_round_trip(const struct sb_client *client, uint32_t link, uint32_t slot);
 

@@ -90,29 +90,6 @@ void sb_stats_add(struct sb_client *client, uint32_t counter, uint32_t amount)
 	if (counter < SB_COUNTER_SLOTS) add_relaxed(&client->stats->counters[counter], amount);
 }
 
-double sb_stats_get(const struct sb_client *client, uint32_t counter)
-{
-	return counter < SB_COUNTER_SLOTS ? (double)load_relaxed(&client->stats->counters[counter]) : 0;
-}
-
-static uint64_t bucket_edge(uint32_t bucket)
-{
-	uint32_t octave = bucket / SB_HIST_SUB, sub = bucket % SB_HIST_SUB;
-	return octave == 0 ? sub : (uint64_t)(SB_HIST_SUB + sub + 1) << (octave - 1);
-}
-
-double sb_stats_quantile(const struct sb_client *client, double quantile)
-{
-	uint64_t total = 0, seen = 0;
-	const uint64_t *buckets = client->stats->round_trip;
-	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) total += load_relaxed(&buckets[i]);
-	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) {
-		seen += load_relaxed(&buckets[i]);
-		if (total > 0 && (double)seen >= quantile * (double)total) return (double)bucket_edge(i);
-	}
-	return 0;
-}
-
 /* Each word is whole; words of different moments may stand side by side. */
 static void copy_stats(const struct sb_stats *stats, void *out)
 {

@@ -1,5 +1,6 @@
-/* A worker in C, of the bus that examples/client.ts asks: `zig build c-worker`, then
- * `zig-out/bin/c-worker shop`. It ends with the client, or at SIGTERM. */
+/* A worker in C, of the bus that client.ts asks: `zig build c-worker` in a checkout, or in the package
+ * `cc -D_GNU_SOURCE c-worker.c -I../include -L$LIB -lslotbus -Wl,-rpath,$LIB -o c-worker` with
+ * LIB=$PWD/../native/linux-x64-gnu; then `c-worker shop`. It ends with the client, or at SIGTERM. */
 #include <signal.h>
 #include <slotbus.h>
 #include <stdio.h>

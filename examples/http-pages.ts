@@ -1,4 +1,5 @@
 // A Hono app as a worker of a hub, unchanged: below its prefix it sees its own paths.
+// It needs `bun add hono`.
 import { Hono } from "hono";
 import { HubWorker } from "slotbus/hub";
 

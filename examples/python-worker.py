@@ -1,6 +1,8 @@
-"""A worker in Python, of the bus that examples/client.ts asks, by ctypes alone.
+"""A worker in Python, of the bus that client.ts asks, by ctypes alone.
 
-SLOTBUS_LIB=zig-out/lib/libslotbus.so python3 examples/python-worker.py shop
+SLOTBUS_LIB=../native/linux-x64-gnu/libslotbus.so python3 python-worker.py shop
+
+In a checkout the library is zig-out/lib/libslotbus.so.
 """
 
 import ctypes

@@ -18,6 +18,7 @@ export type { BodyLike, Method } from "./bus/codec.ts";
 export { HeaderList, type HeadersLike } from "./bus/headers.ts";
 export type { WorkersOptions } from "./supervisor/workers.ts";
 export type { Answer, Answerable } from "./bus/answer.ts";
+export type { AppServer, ClientAddress } from "./bus/app.ts";
 export type { Delivery } from "./bus/claim.ts";
 export type { BorrowedBody, DeferredAnswer, FetchHandler, Handler, SyncHandler, WorkerRequest } from "./bus/request.ts";
 export type { BorrowedResponse, BusResponse, StreamedResponse } from "./bus/response.ts";
@@ -25,7 +26,9 @@ export type { ChunkOptions, Chunks, StreamedBody } from "./bus/body-reader.ts";
 export type { StreamSource } from "./bus/body-writer.ts";
 export type { HandleTrace, RequestTrace } from "./bus/tracing.ts";
 export type { Codec } from "./codec.ts";
+export type { Arriving, Jsonify } from "./jsonify.ts";
 export {
+  type Call,
   type CallOptions,
   type Client,
   type Contract,
@@ -33,6 +36,7 @@ export {
   type ContractMethod,
   type ContractOptions,
   type Declaration,
+  type Handle,
   type Handlers,
   isContractError,
   items,
@@ -40,9 +44,11 @@ export {
   type Methods,
   rpc,
   stream,
+  type StreamCall,
+  type StreamHandle,
   type StreamOptions,
 } from "./contract/contract.ts";
 export type { CallContext, ErrorMakers } from "./contract/context.ts";
-export { type Schema, type SchemaIssue, typed } from "./contract/schema.ts";
+export { type Schema, type SchemaIssue, type Sequence, typed } from "./contract/schema.ts";
 export { drainOnSigterm } from "./sigterm.ts";
 export * from "./errors.ts";

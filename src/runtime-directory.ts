@@ -8,9 +8,9 @@ import { invalidName } from "./errors/plain.ts";
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 
-/** Throws {@link InvalidConfigError} unless `name` can name a bus, or a fleet. C checks it again. */
-export function checkName(name: unknown, what: "bus" | "fleet" = "bus"): string {
-  if (typeof name !== "string" || !NAME.test(name)) throw invalidName(name, what);
+/** Throws {@link InvalidConfigError} unless `name` can name such a thing. C checks it again. */
+export function checkName(name: unknown, what: "bus" | "fleet" | "worker" = "bus", variable?: string): string {
+  if (typeof name !== "string" || !NAME.test(name)) throw invalidName(name, what, variable);
   return name;
 }
 
@@ -34,7 +34,8 @@ export function nameRow(what: "bus" | "fleet"): Row<string, string, true>;
 /** The same, where `variable` of the environment has the default. */
 export function nameRow(what: "bus" | "fleet", variable: string): Row<string, string, false>;
 export function nameRow(what: "bus" | "fleet", variable?: string): Row<string, string, boolean> {
-  const check = (given: unknown): string => checkName(variable ? (given ?? process.env[variable]) : given, what);
+  const check = (given: unknown): string =>
+    checkName(variable ? (given ?? process.env[variable]) : given, what, variable);
   const name = row<string, string>(undefined, "1 to 64 of `A-Z a-z 0-9 . _ -`", check, `\`$${variable}\``);
   return variable ? name : needed(name);
 }

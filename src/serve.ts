@@ -7,6 +7,7 @@ import { checkOptions, shown } from "./check.ts";
 import { systemClock } from "./clock.ts";
 import { SlotbusError, InvalidConfigError, RpcError } from "./errors.ts";
 import { type CloseOptions, closeOptions, type DrainOptions, drainOptions } from "./closing.ts";
+import { generation, kept } from "./hot.ts";
 import { choice, type Given, Options, optional, text } from "./options.ts";
 import { FRAMINGS, STDIO_VARIABLE } from "./stdio/framing.ts";
 import { errorMember, readError, RPC, toJson } from "./stdio/rpc.ts";
@@ -46,8 +47,14 @@ export interface Served extends AsyncDisposable {
 
 /** Environment variable that tells a worker of a bus its name. */
 const BUS_VARIABLE = "SLOTBUS_NAME";
-/** What this process serves over, since {@link serve} was called. */
-let servedOver: Served["over"] | null = null;
+/** What this process serves over, and for which evaluation of its program, since {@link serve} was called. */
+const state = kept("serve", () => ({
+  over: null as Served["over"] | null,
+  options: "",
+  served: null as Promise<Served> | null,
+  handlers: {} as Record<string, ServeHandler>,
+  generation: 0,
+}));
 const KEY_HEADER = "x-slotbus-key";
 const LINES_TYPE = "application/x-ndjson";
 const ERROR_TYPE = "application/x-slotbus-error+json";
@@ -70,11 +77,31 @@ export async function serve(handlers: ServeHandlers, options: ServeWorkerOptions
       throw new InvalidConfigError(`the handler of ${shown(method)} is ${shown(handler)}; it must be a function.`);
     }
   }
-  if (servedOver !== null) {
-    throw new InvalidConfigError(`serve() was already called in this process (over ${servedOver}).`, {
-      hint: "Give all handlers to one call of serve.",
+  const asked = JSON.stringify([given, directory, framing]);
+  if (state.served && (state.generation === generation || state.options !== asked)) {
+    throw new InvalidConfigError(`serve() was already called in this process (over ${state.over}).`, {
+      hint: "Give all handlers to one call of serve. After `bun --hot` reloaded the program, its options are the same.",
     });
   }
+  for (const method of Object.keys(state.handlers)) delete state.handlers[method];
+  Object.assign(state.handlers, handlers);
+  state.generation = generation;
+  state.options = asked;
+  try {
+    return await (state.served ??= begin(given, directory, framing));
+  } catch (error) {
+    state.served = null;
+    throw error;
+  }
+}
+
+/** Serves {@link state}'s handlers, which a reload replaces: what carries the calls stays, with the calls on their way. */
+async function begin(
+  given: string | null,
+  directory: string | null,
+  framing: (typeof FRAMINGS)[number] | null,
+): Promise<Served> {
+  const { handlers } = state;
   const told = process.env[STDIO_VARIABLE];
   const name = given ?? (told === undefined ? process.env[BUS_VARIABLE] : undefined);
   // What this process starts in its turn is not a worker of the same host.
@@ -82,16 +109,11 @@ export async function serve(handlers: ServeHandlers, options: ServeWorkerOptions
   delete process.env[BUS_VARIABLE];
   if (name === undefined) {
     const checked = serveOptions.rows.framing.resolve(framing ?? told, "framing") ?? "ndjson";
-    servedOver = "stdio";
+    state.over = "stdio";
     return new ServedWorker("stdio", overStdio(handlers, checked, told !== undefined), Infinity);
   }
-  servedOver = "bus";
-  try {
-    return new ServedWorker("bus", await overBus(handlers, name, directory), CLOSE_MS);
-  } catch (error) {
-    servedOver = null;
-    throw error;
-  }
+  state.over = "bus";
+  return new ServedWorker("bus", await overBus(handlers, name, directory), CLOSE_MS);
 }
 
 /** What a worker answers on. */

@@ -1,11 +1,13 @@
 /** What a process finishes before SIGTERM ends it. */
 
+import { kept } from "./hot.ts";
+
 interface Closable {
   close(): Promise<unknown>;
 }
 
 /** What is closed when SIGTERM comes: one entry for each call of {@link drainOnSigterm}. */
-const drained = new Set<readonly Closable[]>();
+const drained = kept("sigterm", () => new Set<readonly Closable[]>());
 
 /**
  * On SIGTERM, closes all of `things`, then lets the signal do what it would have done. Returns a function that forgets them.

@@ -11,6 +11,7 @@ import type { BorrowedResponse, BusResponse, StreamedResponse } from "./bus/resp
 import type { BusStats } from "./bus/stats.ts";
 import type { Connection } from "./bus/wire.ts";
 import {
+  type ResolvedWorkerOptions,
   resolveWorkerOptions,
   type ServeOptions,
   serveOptions,
@@ -19,17 +20,19 @@ import {
 } from "./bus/worker-options.ts";
 import { systemClock } from "./clock.ts";
 import { Closing } from "./closing.ts";
+import { findEmbedded } from "./compiled.ts";
 import type { Client, Contract, Handlers } from "./contract/contract.ts";
 import type { Implementations } from "./contract/implementations.ts";
 import { ClosedError, InvalidConfigError, type SlotbusError } from "./errors.ts";
 import { isNoAnswer } from "./errors/plain.ts";
 import { Hold } from "./hold.ts";
+import { closeOlder, noteOpened, openAnew } from "./hot.ts";
 import { NameLock } from "./native/name.ts";
 import type { Supervisor } from "./supervisor/index.ts";
 import type { WorkerPool } from "./supervisor/worker-pool.ts";
 import type { ResolvedWorkers, WorkersOptions } from "./supervisor/workers.ts";
 import { MemoryClient } from "./wires/memory/client.ts";
-import { closeReloaded, noteClosed, noteOpen } from "./wires/memory/open-buses.ts";
+import { noteClosed, noteOpen } from "./wires/memory/open-buses.ts";
 import { MemoryWorker } from "./wires/memory/worker.ts";
 
 /** What `SlotBus.create` takes; all but the name have defaults. */
@@ -70,10 +73,10 @@ export class SlotBus extends Closing<SlotBusEvents> {
    */
   static async create(options: SlotBusOptions): Promise<SlotBus> {
     const supervisor = options?.workers === undefined ? null : await import("./supervisor/worker-pool.ts");
-    const workers = supervisor && supervisor.resolveWorkers(options.workers!);
+    const workers = supervisor && supervisor.resolveWorkers(options.workers!, findEmbedded);
     const resolved = { ...resolveBusOptions(options), workers };
     const { directory, name, allowedUids } = resolved;
-    await closeReloaded(keyOf(resolved));
+    await closeOlder(keyOf("bus", resolved));
     const lock = new NameLock(directory, name, allowedUids.length > 0);
     let bus: SlotBus;
     try {
@@ -82,7 +85,8 @@ export class SlotBus extends Closing<SlotBusEvents> {
       lock.release();
       throw error;
     }
-    noteOpen(keyOf(resolved), { close: () => bus.close({ timeout: 0 }), leave: () => bus.#leave() });
+    noteOpen(bus.#leave);
+    noteOpened(keyOf("bus", resolved), bus);
     try {
       await bus.#pool?.start();
       return bus;
@@ -238,14 +242,15 @@ export class SlotBus extends Closing<SlotBusEvents> {
   }
 
   /** Gives the name back. */
-  #leave(): void {
-    noteClosed(keyOf(this.options));
+  readonly #leave = (): void => {
+    noteClosed(this.#leave);
     this.#name.release();
-  }
+  };
 }
 
-function keyOf({ directory, name }: ResolvedBusOptions): string {
-  return `${directory}/${name}`;
+/** What a reload knows a bus or a worker by. */
+function keyOf(kind: "bus" | "worker", { directory, name }: { directory: string; name: string }): string {
+  return `${kind} ${directory}/${name}`;
 }
 
 function makePool(
@@ -258,6 +263,7 @@ function makePool(
   const owner = {
     name,
     directory,
+    attached: () => dispatcher.choice.all,
     drain: (connection: Connection) => connection.drain(),
     takePeak: () => dispatcher.unsettled.takePeak(),
     placesPerWorker: () => dispatcher.choice.placesOr(dispatcher.options.slots),
@@ -280,7 +286,6 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
   #contracts: Implementations | null = null;
   /** In {@link serveSync}. */
   #isBlocking = false;
-  readonly #timeout: number;
 
   /**
    * Attaches to the bus. Requests come when {@link serve} or {@link serveSync} has been called.
@@ -289,17 +294,19 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
    * {@link InvalidConfigError}, `RESOURCE`.
    */
   static async open(options: SlotWorkerOptions = {}): Promise<SlotWorker> {
-    const worker = new SlotWorker(options);
-    await worker.#receiver.wire.open(worker.#timeout);
-    return worker;
+    const resolved = resolveWorkerOptions(options);
+    const worker = new SlotWorker(resolved);
+    const opening = worker.#receiver.wire.open(resolved.timeout);
+    return openAnew(
+      keyOf("worker", resolved),
+      opening.then(() => worker),
+    );
   }
 
-  private constructor(options: SlotWorkerOptions) {
+  private constructor(resolved: ResolvedWorkerOptions) {
     super();
-    const resolved = resolveWorkerOptions(options);
     const { name, concurrency } = resolved;
     this.name = name;
-    this.#timeout = resolved.timeout;
     const events = {
       connected: () => void this.emit("connected"),
       disconnected: (reason: SlotbusError) => queueMicrotask(() => this.emit("disconnected", reason)),

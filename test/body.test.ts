@@ -233,7 +233,11 @@ describe("other surfaces", () => {
       encode: ({ part }: { part: Uint8Array }) => part,
       decode: (bytes) => ({ part: bytes.subarray(1) }),
     };
-    const parts = contract("parts", { put: rpc<{ part: Uint8Array }, void>() }, { codec: views });
+    const parts = contract(
+      "parts",
+      { put: rpc({ input: typed<{ part: Uint8Array }, { part: Uint8Array }>() }) },
+      { codec: views },
+    );
     const kept: Uint8Array[] = [];
     const bus = await space.bus({ slots: 2 });
     (await space.worker()).implement(parts, { put: ({ part }) => void kept.push(part) });

@@ -1,6 +1,8 @@
 /** Workers that a bus starts itself. */
 
 import { describe, expect, test } from "bun:test";
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
   ClosedError,
@@ -14,6 +16,7 @@ import {
   type WorkersOptions,
   WorkerStartError,
 } from "../src/index.ts";
+import { findLauncher } from "../src/native/find.ts";
 import { lives } from "./line-transport.ts";
 import { Child, descriptors, rejection, until, Workspace } from "./support.ts";
 
@@ -53,6 +56,41 @@ describe("workers of a bus", () => {
     expect(running.filter(lives)).toEqual([]);
     expect(died).toBe(0);
   });
+
+  test("one that attaches before its launcher's word has ended is ready, and its answers are counted", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "slotbus-early-"));
+    try {
+      const path = (name: string): string => join(folder, name);
+      const library = join(import.meta.dir, "../src/index.ts");
+      // The end of the word is held back until the worker has attached.
+      const hold = `(exec 3<&-; until [ -e ${path("attached")} ]; do sleep 0.01; done) &`;
+      writeFileSync(path("launcher"), `#!/bin/sh\n${hold}\nexec ${findLauncher()} "$@"\n`);
+      chmodSync(path("launcher"), 0o755);
+      writeFileSync(
+        path("worker.ts"),
+        `import { drainOnSigterm, SlotWorker } from "${library}";
+        const worker = await SlotWorker.open();
+        await Bun.write("${path("attached")}", "");
+        worker.serve(() => String(process.pid));
+        drainOnSigterm(worker);`,
+      );
+      writeFileSync(
+        path("host.ts"),
+        `import { SlotBus } from "${library}";
+        const workers = { entry: "${path("worker.ts")}", max: 1, startupTimeout: 5_000, recycle: { maxRequests: 1 } };
+        await using bus = await SlotBus.create({ name: "early", workers });
+        const pid = (await bus.request({ path: "/" })).text();
+        while (bus.supervisor.workers.some((worker) => String(worker.pid) === pid)) await Bun.sleep(1);
+        console.log("replaced");`,
+      );
+      const env = { ...process.env, SLOTBUS_DIR: path("run"), SLOTBUS_LAUNCHER: path("launcher") };
+      const host = Bun.spawn([process.execPath, path("host.ts")], { env, stdio: ["ignore", "pipe", "pipe"] });
+      const [text, errors] = await Promise.all([host.stdout.text(), host.stderr.text(), host.exited]);
+      expect([text, errors]).toEqual(["replaced\n", ""]);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  }, 30_000);
 
   test("become more while requests wait, up to max, and fewer when they were not needed for the idle time", async () => {
     await using space = new Workspace();
@@ -220,11 +258,29 @@ describe("workers of a bus", () => {
     const failing = join(import.meta.dir, "fixtures/failing-worker.ts");
     const error = await rejection<WorkerStartError>(space.bus({ workers: { entry: failing, env, stderr: "log" } }));
     expect(error).toBeInstanceOf(WorkerStartError);
+    expect(error.hint).toBeUndefined(); // the words say more
     expect(error.report).toMatchObject({ how: "itself", exitCode: 9, stderrTail: `no database for ${space.name}\n` });
     await using bus = await start(space);
     expect(bus.workers.length).toBe(1);
     await bus.close();
     expect(descriptors()).toBeLessThanOrEqual(before + 1);
+  });
+
+  test("an entry that runs and does not attach, or ends without that, is told to call SlotWorker.open()", async () => {
+    await using space = new Workspace();
+    const idle = join(import.meta.dir, "fixtures/idle-entry.ts");
+    for (const [args, said] of [
+      [[], "was not ready within 400 ms"],
+      [["end"], "ended before it was ready: it exited with code 0 after"],
+    ] as const) {
+      const workers = { entry: idle, args, startupTimeout: args.length > 0 ? 60_000 : 400 };
+      const error = await rejection<WorkerStartError>(space.bus({ workers }));
+      expect(error).toBeInstanceOf(WorkerStartError);
+      expect(error.message).toStartWith(`worker 0 of pool "${space.name}" ${said}`);
+      expect(error.hint).toBe(
+        "Its entry must call `SlotWorker.open()`, which attaches to this bus when it gets no `name`.",
+      );
+    }
   });
 
   test("ready that times out says why the last process failed", async () => {
@@ -486,12 +542,21 @@ describe("options of the workers", () => {
     expect((await rejection(space.bus({ workers }))).message).toContain("Use `min` and `max`.");
   });
 
-  test("an entry may be a URL, or a path seen from cwd", async () => {
+  test("an entry may be a URL, the text of one, or a path seen from cwd", async () => {
     await using space = new Workspace();
-    const bus = await start(space, { entry: new URL("./fixtures/bus-worker.ts", import.meta.url) });
-    expect((await bus.request({ path: "/" })).status).toBe(200);
-    await bus.close();
-    const other = await start(space, { entry: "bus-worker.ts", cwd: join(import.meta.dir, "fixtures") });
-    expect((await other.request({ path: "/" })).status).toBe(200);
+    const url = new URL("./fixtures/bus-worker.ts", import.meta.url);
+    const cwd = join(import.meta.dir, "fixtures");
+    for (const workers of [
+      { entry: url },
+      { entry: import.meta.resolve("./fixtures/bus-worker.ts") },
+      { entry: "bus-worker.ts", cwd },
+    ]) {
+      const bus = await start(space, workers);
+      expect((await bus.request({ path: "/" })).status).toBe(200);
+      await bus.close();
+    }
+    const elsewhere = await rejection(start(space, { entry: "file://elsewhere/worker.ts" }));
+    expect(elsewhere).toBeInstanceOf(InvalidConfigError);
+    expect(elsewhere.message).toContain("it must be a path or a file: URL");
   });
 });

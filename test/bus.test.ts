@@ -19,7 +19,8 @@ import {
   type SlotBusOptions,
   type WorkerInfo,
   type WorkerRequest,
-  type SlotWorker,
+  type SlotbusError,
+  SlotWorker,
   type BusResponse,
   WorkerDiedError,
 } from "../src/index.ts";
@@ -210,12 +211,27 @@ describe("requests", () => {
     [
       "a header that is a number",
       { path: "/", headers: [["a", 1 as unknown as string]] },
-      /a header of a request is number; it must be a string/,
+      /a header of a request is 1; it must be text/,
     ],
     ["a path with a line break", { path: "/a\nb" }, /line break or NUL/],
-    ["a path that is no string", { path: 7 as unknown as string }, /path is number/],
+    ["a path that is no string", { path: 7 as unknown as string }, /path is 7; it must be text/],
     ["a body and json", { path: "/", body: "a", json: 1 }, /both `body` and `json`/],
-    ["a body that is a number", { path: "/", body: 7 as unknown as string }, /a body cannot be a number/],
+    [
+      "a body that is a number",
+      { path: "/", body: 7 as unknown as string },
+      /body is 7; it must be text or bytes\. Use `json`/,
+    ],
+    [
+      "a body that is an object",
+      { path: "/", body: { a: 1 } as unknown as string },
+      /body is \{ a: 1, \}; it must be text/,
+    ],
+    [
+      "a pair that is missing",
+      { path: "/", headers: [undefined as never] },
+      /headers\[0\] is undefined; it must be a pair/,
+    ],
+    ["headers that are a number", { path: "/", headers: 5 as never }, /headers are 5\. Give pairs/],
   ];
   for (const [what, request, message] of bad) {
     test(`${what} is refused at once, with a worker and without, and takes no slot`, async () => {
@@ -521,9 +537,13 @@ describe("borrowed responses", () => {
     expect([slot!.state, slot!.borrowed]).toEqual(["DONE", true]);
     const queued = bus.request({ path: "/", body: "next" });
     expect(bus.stats().queued).toBe(1);
+    expect([response.text().length, response.bytes().length]).toEqual([50_000, 50_000]);
     response.release();
     response.release();
     expect(response.body.length).toBe(0);
+    for (const read of ["text", "json", "bytes", "toResponse"] as const) {
+      expect(() => response[read]()).toThrow(expect.objectContaining({ code: "BODY_RELEASED" }));
+    }
     expect((await queued).text()).toBe("next");
     expect(bus.diagnostics().slots[0]!.state).toBe("FREE");
   });
@@ -563,7 +583,22 @@ describe("life", () => {
     const error = await rejection<BusExistsError>(space.bus());
     expect(error).toBeInstanceOf(BusExistsError);
     expect(error.ownerPid).toBe(process.pid);
-    expect(error.message).toContain(String(process.pid));
+    expect(error.message).toBe(
+      `a bus or hub "${space.name}" runs already (pid ${process.pid}, this process). ` +
+        "Close it first, or choose another name.",
+    );
+  });
+
+  test("a name that another process has is told from one that this process has", async () => {
+    await using space = new Workspace();
+    space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
+    const child = space.child("lonely.ts", "ref");
+    await child.line("open");
+    expect((await rejection(space.bus())).message).toBe(
+      `a bus or hub "${space.name}" runs already (pid ${child.pid}). Choose another name, or stop that process.`,
+    );
+    writeFileSync(join(space.directory, `${space.name}.lock`), `${process.pid}\n`); // as of process 1 in two containers
+    expect((await rejection(space.bus())).message).toContain(`(pid ${process.pid}). Choose another name`);
   });
 
   test("a leftover socket and lock file of a client that is gone stand in nobody's way", async () => {
@@ -1065,6 +1100,35 @@ describe("one worker alone", () => {
     expect(await begun).toBeInstanceOf(WorkerDiedError);
     expect(await waiting).toBeInstanceOf(NoWorkerError);
     expect(children[1]!.lines).not.toContain("got /waiting");
+  });
+
+  test("that is evicted hears why, as far as a message has room; one whose bus closes hears no such thing", async () => {
+    await using space = new Workspace();
+    const bus = await space.bus();
+    await using worker = await SlotWorker.open({
+      name: bus.name,
+      directory: space.directory,
+      reconnect: { initial: 1 },
+    });
+    const reasons: SlotbusError[] = [];
+    worker.on("disconnected", (reason) => reasons.push(reason));
+    worker.serve(() => null);
+    for (const why of ["it was slow", `a\u0007b ${"é".repeat(300)}`]) {
+      await bus.ready();
+      expect(bus.evict(bus.workers[0]!.id, why)).toBeTrue();
+      const before = reasons.length;
+      await until(() => reasons.length > before, "it hears why");
+    }
+    await bus.ready();
+    await bus.close();
+    await until(() => reasons.length === 3, "it hears of the close");
+    expect(reasons.map(({ code, retryable }) => [code, retryable])).toEqual([
+      ["EVICTED", true],
+      ["EVICTED", true],
+      ["CLOSED", true],
+    ]);
+    expect(reasons[0]!.message).toBe(`bus "${bus.name}" evicted this worker: it was slow.`);
+    expect(reasons[1]!.message).toBe(`bus "${bus.name}" evicted this worker: a?b ${"é".repeat(125)}.`);
   });
 
   test("that is evicted: its requests settle, died gives the reason, the other one goes on", async () => {

@@ -29,7 +29,7 @@ async function running(
   args: readonly string[] = [],
   env: Record<string, string> = {},
 ): Promise<Child & { url: URL }> {
-  const all = ["hub", "--port", "0", "--directory", directory, ...args];
+  const all = ["hub", "--port", "0", "--directory", directory, "--log", "off", ...args];
   const child = new Child(COMMAND, all, { ...CLEAN, ...env });
   const line = await child.line("hub ", 20_000);
   return Object.assign(child, { url: new URL(/http:\S+/.exec(line)![0].replace(/;$/, "")) });
@@ -85,6 +85,11 @@ test("flags become the options of the table: times and sizes with units, groups,
     control: { port: 0 },
   });
   expect(given("--no-ping", "--ping-timeout", "1s")).toEqual({ ping: false });
+  const origins = ["https://a.example", "http://localhost:5173"];
+  expect(given("--cors-origins", "https://a.example, http://localhost:5173", "--cors-max-age", "1h")).toEqual({
+    cors: { origins, maxAge: 3_600_000 },
+  });
+  expect(given("--cors-origins", "*")).toEqual({ cors: { origins: "*" } });
 });
 
 test("what cannot be meant is one line on stderr and exit code 2, and leaves nothing", () => {
@@ -95,7 +100,7 @@ test("what cannot be meant is one line on stderr and exit code 2, and leaves not
   writeFileSync(short, "short\n");
   const wrong: [args: string[], said: string][] = [
     [["--prot", "1"], "--prot"],
-    [["left", "over"], "left"],
+    [["left", "over"], "too many arguments"],
     [["--port"], "--port"],
     [["--port", "x"], "--port"],
     [["--port", "-1"], "--port"],
@@ -120,6 +125,11 @@ test("what cannot be meant is one line on stderr and exit code 2, and leaves not
     [["--spin", "999999"], "spin"],
     [["--sse-heartbeat", "0"], "--sse-heartbeat"],
     [["--sse-heartbeat", "5m"], "--sse-heartbeat is 300000"],
+    [["--cors-origins", "a.example"], "--cors-origins[0] is"],
+    [["--cors-origins", "https://a.example,"], "--cors-origins[1] is"],
+    [["--cors-origins", "*", "--cors-credentials"], "cors.credentials"],
+    [["--cors-credentials"], "need --cors-origins: say"],
+    [["--cors-max-age", "1h"], "need --cors-origins: say"],
     [["--admin-token", TOKEN], "--admin-token"],
     [["--admin-token-file", short], "adminToken"],
     [["--admin-token-file", join(directory, "none")], "token"],
@@ -168,7 +178,7 @@ test("a second hub of a name, or on a port, says in one line who has it; exit co
   await using hub = await running(workspace.directory);
   const same = slotbus(["--port", "0", "--directory", workspace.directory]);
   expect([same.code, same.out]).toEqual([1, ""]);
-  expect(same.err).toMatch(/^slotbus: bus "hub" has a live client \(pid \d+\)[^\n]*\n$/);
+  expect(same.err).toMatch(/^slotbus: a bus or hub "hub" runs already \(pid \d+\)[^\n]*\n$/);
   expect(same.err).toContain(String(hub.pid));
   const port = slotbus(["--name", "other", "--port", hub.url.port, "--directory", workspace.directory]);
   expect([port.code, port.out]).toEqual([4, ""]);

@@ -524,6 +524,75 @@ test("claims ls shows who holds what; release takes a lease away, but only with 
   await desk.fails(["claims", "release", "leader", "mailer", "--force"], 3, "nobody holds leader mailer");
 }, 20_000);
 
+test("claims ls --follow prints what is held, then each change, as text and as JSON lines, until the fleet ends", async () => {
+  await using desk = new Desk();
+  const fleet = await Fleet.join({ name: desk.name, directory: desk.directory });
+  const contest = await Contest.open({ fleet, owner: "boss" });
+  const subject = { kind: "leader", label: "mailer" };
+  const follow = (...args: string[]): { lines: string[]; ended: Promise<[number, string]> } => {
+    const child = Bun.spawn([process.execPath, program, "claims", "ls", desk.name, "--follow", ...args], {
+      env: { ...process.env, SLOTBUS_DIR: desk.directory },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const lines: string[] = [];
+    const reading = (async () => {
+      let text = "";
+      for await (const chunk of child.stdout) {
+        text += new TextDecoder().decode(chunk);
+        lines.splice(0, Infinity, ...text.trim().split("\n"));
+      }
+    })();
+    return { lines, ended: reading.then(async () => [await child.exited, await child.stderr.text()]) };
+  };
+  const first = contest.tryClaim(subject, { ttl: 60_000 });
+  if (!first.claimed) throw new Error("held");
+  const followers = [follow(), follow("--json")];
+  const told = (count: number) => until(() => followers.every(({ lines }) => lines.length >= count), `${count} lines`);
+  await told(1);
+  first.guard.renew(120_000);
+  await told(2);
+  first.guard.release();
+  await told(3);
+  const second = contest.tryClaim(subject, { ttl: 300 });
+  if (!second.claimed) throw new Error("held");
+  await told(5);
+  await fleet.close();
+  for (const { ended } of followers) expect(await ended).toEqual([0, ""]);
+  const types = ["claimed", "renewed", "released", "claimed", "expired"];
+  const tokens = types.map((_, i) => (i < 3 ? first : second).guard.token);
+  const [text, json] = followers.map(({ lines }) => lines);
+  expect(json!.map((line) => JSON.parse(line))).toEqual(
+    types.map((type, i) => ({
+      time: expect.any(String),
+      type,
+      ...subject,
+      owner: "boss",
+      pid: process.pid,
+      token: tokens[i],
+    })),
+  );
+  for (const [i, line] of text!.entries()) {
+    expect(line).toMatch(
+      /^\d\d:\d\d:\d\d\.\d{3} \w+ +leader mailer by boss \(pid \d+\), token \d+(, \d+ (ms|s|m).* left)?$/,
+    );
+    expect(line.split(/ +/)[1]).toBe(types[i]!);
+  }
+}, 30_000);
+
+test("claims ls --follow ends when nobody lives in the fleet: its last member was killed", async () => {
+  await using desk = new Desk();
+  const { client } = await desk.busy();
+  await client.kill();
+  const follow = Bun.spawn([process.execPath, program, "claims", "ls", desk.name, "--follow"], {
+    env: { ...process.env, SLOTBUS_DIR: desk.directory },
+    stdio: ["ignore", "inherit", "inherit"],
+    timeout: 10_000,
+    killSignal: "SIGKILL",
+  });
+  expect(await follow.exited).toBe(0);
+  await desk.clean();
+}, 30_000);
+
 // ---- clean ----------------------------------------------------------------------------------------------------------
 
 test("clean keeps what lives or is stopped, removes what was killed, and --dry-run removes nothing", async () => {

@@ -71,7 +71,13 @@ test("invalid usage is one line on stderr and exit code 2", () => {
     const { code, out, err } = slotbus(...args);
     expect([args, code, out]).toEqual([args, 2, ""]);
     expect(err).toMatch(/^slotbus: [^\n]+\n$/);
+    const sentences = err.split(/(?<=[.?]) /);
+    expect(sentences).toEqual([...new Set(sentences)]); // an error has its hint in its message
   }
+  expect(slotbus("stats", "no/name").err).toBe(
+    'slotbus: "no/name" is not a valid bus name. ' +
+      "Use 1 to 64 of A-Z a-z 0-9 . _ - and start with a letter or digit.\n",
+  );
 });
 
 test("bench --json prints the rows that were asked for and nothing else", () => {

@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import fc from "fast-check";
 import { z } from "zod";
+import { FAILURE_TYPE } from "../src/codec.ts";
 import { FRAME, FrameReader, FrameWriter } from "../src/contract/frames.ts";
 import {
   type Client,
@@ -23,6 +24,7 @@ import {
   RequestTimeoutError,
   rpc,
   type SlotBus,
+  type SlotBusOptions,
   type SlotbusError,
   type SlotWorker,
   stream,
@@ -37,8 +39,9 @@ async function open<C extends Contract>(
   space: Workspace,
   agreed: C,
   handlers: Handlers<C>,
+  options: Partial<SlotBusOptions> = {},
 ): Promise<{ bus: SlotBus; worker: SlotWorker; client: Client<C> }> {
-  const bus = await space.bus();
+  const bus = await space.bus(options);
   const worker = (await space.worker()).implement(agreed, handlers);
   await bus.ready();
   return { bus, worker, client: bus.client(agreed) };
@@ -1188,6 +1191,72 @@ describe("contracts that differ", () => {
     expect(await passes(of(z.number().min(0), "1"), of(z.number().min(1), "1"))).toBe(1);
     const unshown = z.custom<number>((n) => typeof n === "number");
     expect(await passes(of(unshown), of(z.number()))).toBe(1);
+  });
+
+  test("all methods that differ are named, without digests; those that only the worker has are not", async () => {
+    const served = contract("c", {
+      get: rpc({ input: z.string() }),
+      put: rpc({ version: "1" }),
+      same: rpc({ input: z.number() }),
+      extra: rpc(),
+    });
+    const called = contract("c", {
+      get: rpc({ input: z.number() }),
+      put: rpc({ version: "2" }),
+      same: rpc({ input: z.number() }),
+      list: stream(),
+      remove: rpc(),
+    });
+    const error = await mismatch(served, called, "get");
+    expect([error.different, error.missing]).toEqual([
+      ["get", "put"],
+      ["list", "remove"],
+    ]);
+    expect(error.message).toBe(
+      "c.get differs between client and worker (another input schema). Other methods that differ: put. " +
+        "Other methods that the worker does not have: list, remove. Run both sides with the same contract.",
+    );
+    const absent = await mismatch(served, called, "list");
+    expect([absent.different, absent.missing]).toEqual([error.different, error.missing]);
+    expect(absent.message).toStartWith(
+      "c.list differs between client and worker (the worker has no method list). Other methods that differ: get, put. " +
+        "Other methods that the worker does not have: remove. ",
+    );
+    const other = await mismatch(served, contract("d", { get: rpc() }), "get");
+    expect([other.different, other.missing]).toEqual([[], []]);
+    expect(other.message).toContain("(the worker has no contract d, it implements c)");
+    const many = Array.from({ length: 20 }, (_, i) => [`m${i}`, rpc()] as const);
+    const long = await mismatch(contract("c", { x: rpc() }), contract("c", Object.fromEntries(many)), "m0");
+    expect([long.missing.length, long.different]).toEqual([20, []]);
+    expect(long.message).toContain("does not have: m1, m2, m3, m4, m5, m6, m7, m8 and 11 more.");
+  });
+
+  test("a list of methods without room in an answer is left out, and one that is none names nothing", async () => {
+    const many = Array.from({ length: 2_000 }, (_, i) => [`m${i}`, rpc()] as const);
+    const called = contract("c", { other: rpc(), more: rpc() });
+    for (const [served, payloadBytes] of [
+      [contract("c", Object.fromEntries(many)), 16_777_216],
+      [contract("c", Object.fromEntries(many.slice(0, 20))), 400],
+    ] as const) {
+      await using space = new Workspace();
+      const handlers = Object.fromEntries(Object.keys(served.methods).map((name) => [name, () => {}]));
+      const { bus } = await open(space, served as Contract, handlers as Handlers<Contract>, { payloadBytes });
+      const error = await rejection<ContractMismatchError>(bus.client(called).other());
+      expect([error.differences[0]!.what, error.missing, error.different]).toEqual(["method", [], []]);
+    }
+    for (const methods of [null, 7, "x", [], { other: 7 }, { other: null, more: "rpc;value" }]) {
+      await using space = new Workspace();
+      const told = { kind: "mismatch", differences: [null, { what: 7 }, ...Array(40).fill({})], near: [7], methods };
+      const json = Buffer.from(JSON.stringify(told));
+      const length = Buffer.alloc(4);
+      length.writeUInt32LE(json.length);
+      const body = Buffer.concat([length, json]);
+      const { bus } = await space.pair(() => ({ status: 409, contentType: FAILURE_TYPE, body }));
+      const error = await rejection<ContractMismatchError>(bus.client(called).other());
+      expect(error).toBeInstanceOf(ContractMismatchError);
+      expect(error.differences.length).toBe(16);
+      for (const name of [...error.missing, ...error.different]) expect(["other", "more"]).toContain(name);
+    }
   });
 
   test("declared errors: their codes, and the schemas of their data", async () => {

@@ -9,7 +9,7 @@ import { readNames } from "../src/cli/directory.ts";
 import { Fleet } from "../src/fleet/fleet.ts";
 import { HubWorker } from "../src/hub/index.ts";
 import { SlotBus, type SlotbusError, SlotWorker } from "../src/index.ts";
-import { Child, rejection } from "./support.ts";
+import { Child, rejection, Workspace } from "./support.ts";
 
 const isRoot = process.geteuid?.() === 0;
 const OTHER = 65_534;
@@ -76,6 +76,28 @@ test("a directory of another user is named with its owner and with SLOTBUS_DIR a
     );
     expect(error.message, who).toMatch(said);
     expect(error.retryable, who).toBe(false);
+  }
+});
+
+test.if(isRoot)("a worker of another user is told both users and what to do", async () => {
+  for (const [options, mode] of [
+    [{}, 0o700],
+    [{ allowedUids: [4_242] }, 0o711],
+  ] as const) {
+    await using space = new Workspace();
+    space.leftovers = ["run"];
+    await space.bus({ ...options, directory: join(space.directory, "run") });
+    chmodSync(space.directory, 0o711);
+    expect(statSync(join(space.directory, "run")).mode & 0o777).toBe(mode);
+    await using stranger = new Child("stranger.ts", [space.name, `${OTHER}`], {
+      SLOTBUS_DIR: join(space.directory, "run"),
+    });
+    expect(await stranger.line("")).toMatch(
+      new RegExp(
+        `^the client of bus "${space.name}" is of uid 0 \\(root\\); this process runs as uid ${OTHER}( \\(\\S+\\))?\\. ` +
+          `Run both as one user, or name ${OTHER} in \`allowedUids\` of SlotBus.create.$`,
+      ),
+    );
   }
 });
 

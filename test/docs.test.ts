@@ -98,6 +98,10 @@ test("every TypeScript block of the README is the beginning of an example that e
   expect(read("examples/client.ts")).toStartWith(shown[1]!);
 });
 
+test("the program of the page on stdio for the Model Context Protocol is the example that examples.test.ts runs", () => {
+  expect(blocks("docs/stdio.md", "ts")).toContain(read("examples/mcp.ts"));
+});
+
 test("TypeScript and C blocks of the other pages can be parsed, and name what the package exports", async () => {
   const parser = new Bun.Transpiler({ loader: "ts" });
   const header = read("csrc/slotbus.h");

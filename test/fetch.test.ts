@@ -198,7 +198,7 @@ test("a Response whose body is whole comes whole: its slot is free before it is 
   expect(await response.text()).toBe("whole");
 });
 
-test("a Response of text without a type is text/plain, one of other bytes has none", async () => {
+test("a Response of text without a type is text/plain, one of other bytes octet-stream", async () => {
   await using space = new Workspace();
   const answers: Record<string, () => Response> = {
     "/text": () => new Response("grün"),
@@ -209,7 +209,7 @@ test("a Response of text without a type is text/plain, one of other bytes has no
   const { bus } = await space.pair(({ path }) => answers[path]!());
   const typeOf = async (path: string) => (await bus.fetch(path)).headers.get("content-type");
   expect(await typeOf("/text")).toBe("text/plain;charset=utf-8");
-  expect(await typeOf("/bytes")).toBe(null);
+  expect(await typeOf("/bytes")).toBe("application/octet-stream");
   expect(await typeOf("/typed")).toBe("text/csv");
   expect(await typeOf("/none")).toBe(null);
 });
@@ -395,4 +395,34 @@ test("waitForWorker and idempotent are passed on, and no worker is said as for a
   const bus = await space.bus();
   expect(await rejection(bus.fetch("/", { waitForWorker: false }))).toHaveProperty("code", "NO_WORKER");
   expect(await rejection(bus.fetch("/", { timeout: 40 }))).toHaveProperty("code", "NO_WORKER");
+});
+
+test("an init takes what a request takes: its worker, its limits of a stream; another key is refused with the near one", async () => {
+  await using space = new Workspace();
+  const bus = await space.bus();
+  const names = ["a", "b"];
+  for (const name of names) {
+    const worker = await space.worker();
+    worker.serve({
+      fetch: ({ url }) => (url.endsWith("/endless") ? new Response(stream(Infinity)) : new Response(name)),
+    });
+    await bus.ready({ workers: names.indexOf(name) + 1 });
+  }
+  for (const [i, { id }] of bus.workers.entries()) {
+    for (let n = 0; n < 4; n++) expect(await (await bus.fetch("/", { worker: id })).text()).toBe(names[i]!);
+  }
+  expect(await rejection(bus.fetch("/", { worker: 99 }))).toHaveProperty("code", "NO_WORKER");
+  const limited = await bus.fetch("/endless", { deadline: 40 });
+  expect((await rejection<Error>(limited.arrayBuffer())).message).toContain("had not ended after 40 ms");
+  const idle = await bus.fetch("/endless", { idle: 40 });
+  await until(() => bus.stats().inFlight === 0, "nobody reads: the idle limit ends it");
+  expect(await rejection(idle.arrayBuffer())).toHaveProperty("code", "STREAM_TIMEOUT");
+  let cancelled = false;
+  const body = stream(1, () => (cancelled = true));
+  const wrong = await rejection<InvalidConfigError>(bus.fetch("/", { timeOut: 5, method: "POST", body } as object));
+  expect(wrong).toBeInstanceOf(InvalidConfigError);
+  expect(wrong.message).toBe('fetch has no option "timeOut". Did you mean timeout?');
+  expect(cancelled).toBe(true);
+  const web = { redirect: "manual", credentials: "include", cache: "no-store", keepalive: true } as const;
+  expect((await bus.fetch("/", web)).status).toBe(200); // a browser's, without a meaning here
 });

@@ -398,7 +398,7 @@ test("docs/hub.md names the codes that the hub answers with, and no others", () 
   expect(used.size).toBeGreaterThan(20);
   const docs = readFileSync(join(import.meta.dir, "../docs/hub.md"), "utf8");
   const named = new Set([...docs.matchAll(/`([A-Z][A-Z_]{5,})`/g)].map(([, name]) => name!));
-  const ofErrors = ["INVALID_CONFIG"]; // of a SlotbusError
+  const ofErrors = ["EVICTED", "INVALID_CONFIG"]; // of a SlotbusError
   expect([...named].sort()).toEqual([...used, ...ofErrors].sort());
 });
 
@@ -409,8 +409,8 @@ test("a hub that exits without close gives its control socket back while it has 
     import { Hub } from ${JSON.stringify(join(import.meta.dir, "../src/hub/index.ts"))};
     const directory = ${JSON.stringify(space.directory)};
     const look = () => console.log(["control", "lock"].filter((file) => existsSync(directory + "/hub." + file)).join());
-    process.on("exit", look); // behind that of the bus
     await Hub.start({ port: 0, directory });
+    process.on("exit", look); // behind that of the bus
     look();
     process.exit();`;
   const child = Bun.spawn([process.execPath, "-e", program], { stdio: ["ignore", "pipe", "inherit"] });

@@ -109,10 +109,15 @@ describe("routing", () => {
     expect(() => all.find("GET", "/u/%")).toThrow("not percent-encoded UTF-8");
   });
 
-  test("HEAD goes to its own route, else to that of GET; a method says what it allows", () => {
-    const all = table("GET /a", "POST /a", "GET /b", "HEAD /b");
+  test("HEAD goes where GET goes, to its own route only of the same owner; a method says what it allows", () => {
+    const all = table("GET /a", "POST /a", "GET /b", "HEAD /b", "HEAD /c");
     expect(found(all, "HEAD", "/a")).toEqual({ "": "GET /a" });
-    expect(found(all, "HEAD", "/b")).toEqual({ "": "HEAD /b" });
+    expect(found(all, "HEAD", "/b")).toEqual({ "": "GET /b" }); // its own has another owner
+    expect(found(all, "HEAD", "/c")).toEqual({ "": "HEAD /c" });
+    const both = (["GET", "HEAD"] as const).map((method) => {
+      return { method, pattern: parsePattern("/x"), sse: false, owner: "one" };
+    });
+    expect(new RouteTable(both).find("HEAD", "/x")!.route.method).toBe("HEAD");
     expect(found(all, "PUT", "/a")).toBeNull();
     expect(all.allowed("/a")).toEqual(["GET", "POST", "HEAD"]);
     expect(all.allowed("/none")).toEqual([]);

@@ -120,6 +120,10 @@ describe("who may look", () => {
         "Host: localhost\r\nX-Forwarded-For: 127.0.0.1",
         "Host: localhost\r\nForwarded: for=127.0.0.1",
         "Host: localhost\r\nVia: 1.1 proxy",
+        "Host: localhost\r\nX-Forwarded-Host: localhost",
+        "Host: localhost\r\nX-Forwarded-Proto: http",
+        "Host: localhost\r\nX-Forwarded-Port: 80",
+        "Host: localhost\r\nX-Real-IP: 127.0.0.1",
         "Host: localhost\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Dest: empty",
         "Host: localhost\r\nSec-Fetch-Site: same-site\r\nSec-Fetch-Dest: script",
         "Host: localhost\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Dest: iframe",
@@ -158,6 +162,20 @@ describe("who may look", () => {
     expect((await ask()).status).toBe(401);
   });
 
+  test("nobody without the token when there is one, and nobody behind a proxy without one: a proxy may look as this machine", async () => {
+    for (const [options, refused] of [
+      [{ adminToken: TOKEN }, 401],
+      [{ trustProxy: true, adminToken: TOKEN }, 401],
+      [{ trustProxy: true }, 403],
+    ] as const) {
+      await using stage = await Stage.open(options);
+      expect([options, (await stage.fetch("/_slotbus/health")).status]).toEqual([options, refused]);
+      const headers = { authorization: `Bearer ${TOKEN}`, "x-forwarded-for": "10.0.0.1" };
+      const given = await stage.fetch("/_slotbus/health", { headers });
+      expect([options, given.status]).toEqual([options, refused === 401 ? 200 : 403]);
+    }
+  });
+
   test("the pages are only read, and no other site's page may hold them", async () => {
     await using stage = await Stage.open();
     const post = await stage.fetch("/_slotbus/", { method: "POST" });
@@ -189,7 +207,7 @@ describe("who may look", () => {
     expect(events.headers.get("content-type")).toStartWith("text/event-stream");
     await events.body!.cancel();
     const post = await stage.fetch("/health", { method: "POST" });
-    expect([post.status, post.headers.get("allow")]).toEqual([405, "GET"]);
+    expect([post.status, post.headers.get("allow")]).toEqual([405, "GET, HEAD"]);
   });
 });
 

@@ -754,6 +754,7 @@ describe("workers", () => {
     for (const well of [full, idle]) expect(well.lines.some((line) => line.startsWith("disconnected"))).toBeFalse();
     for (const one of slow) expect((await one).status).toBe(200);
     await until(() => hung.lines.filter((line) => line === "connected").length === 2, "it comes again");
+    expect(hung.lines).toContain('disconnected bus "hub.a" evicted this worker: it missed 3 pings.');
     expect((await stage.fetch("/a/users/1")).status).toBe(200);
   });
 });

@@ -3,6 +3,7 @@
 import { expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { edgeRules } from "./prove/mutants/edges.ts";
 import { fleetLibraryRules } from "./prove/mutants/fleet-library.ts";
 import { fleetNativeRules } from "./prove/mutants/fleet-native.ts";
 import { libraryRules } from "./prove/mutants/library.ts";
@@ -12,7 +13,7 @@ import { mutate, type Rule } from "./prove/mutants/rule.ts";
 const root = join(import.meta.dir, "..");
 
 const tables: [folder: string, rules: readonly Rule[]][] = [
-  ["src", [...libraryRules, ...fleetLibraryRules]],
+  ["src", [...libraryRules, ...edgeRules, ...fleetLibraryRules]],
   ["csrc", [...nativeRules, ...fleetNativeRules]],
 ];
 
@@ -37,7 +38,7 @@ test("every rule's test exists", () => {
   const read = (file: string): string => readFileSync(join(root, "test", file), "utf8");
   const native = readdirSync(join(root, "test/native")).map((file) => read(`native/${file}`));
   const lost = [
-    ...[...libraryRules, ...fleetLibraryRules].filter(
+    ...[...libraryRules, ...edgeRules, ...fleetLibraryRules].filter(
       ({ suite, test: name }) => !read(`${suite}.test.ts`).includes(name),
     ),
     ...[...nativeRules, ...fleetNativeRules].filter(({ test: name }) => !native.some((text) => text.includes(name))),

@@ -101,6 +101,7 @@ class Owner implements PeerOwner<never> {
     const sink = { write: (data: string | Uint8Array) => ((this.written += `${data}`), null) };
     const all = {
       framing: "ndjson" as const,
+      protocol: "json-rpc" as const,
       messageBytes: 4_096,
       concurrency: 8,
       queuedBytes: 4_096,
@@ -190,7 +191,13 @@ describe("reading", () => {
     const owner = new Owner();
     const broken = Promise.withResolvers<void>();
     const failing = { write: () => Promise.reject(new Error("EPIPE")) };
-    const limits = { framing: "ndjson" as const, messageBytes: 64, concurrency: 8, queuedBytes: 8 };
+    const limits = {
+      framing: "ndjson" as const,
+      protocol: "json-rpc" as const,
+      messageBytes: 64,
+      concurrency: 8,
+      queuedBytes: 8,
+    };
     const events = Object.assign(owner, { broken: () => broken.resolve() });
     const peer = new RpcPeer(events, failing, limits, () => "cancelled");
     peer.post('{"method":"long enough"}');

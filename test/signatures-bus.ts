@@ -82,6 +82,8 @@ export type OfSlotWorker = [
   Expect<Getters<SlotWorker, "connected" | "closed", boolean>>,
   Expect<Getters<SlotWorker, "running" | "wakeups" | "served", number>>,
   Expect<Equal<SlotWorker["serve"], (handler: B.Handler | B.FetchHandler, options?: ServeOptions) => SlotWorker>>,
+  Expect<Equal<B.FetchHandler["fetch"], (request: Request, server: B.AppServer) => Response | Promise<Response>>>,
+  Expect<Equal<B.AppServer["requestIP"], (request: Request) => B.ClientAddress | null>>,
   Expect<Equal<Required<ServeOptions>, { replace: boolean }>>,
   Expect<Equal<SlotWorker["implement"], <Of extends B.Contract>(contract: Of, handlers: B.Handlers<Of>) => SlotWorker>>,
   Expect<Equal<SlotWorker["serveSync"], (handler: B.SyncHandler) => void>>,
@@ -126,6 +128,7 @@ export type OfRequestsAndResponses = [
   Expect<Getters<B.BusResponse, "headers", B.HeaderList>>,
   Expect<Getters<B.BusResponse, "body", Uint8Array>>,
   Expect<Equal<B.BusResponse["toResponse"], () => Response>>,
+  Expect<Equal<[B.BorrowedResponse["text"], B.BorrowedResponse["toResponse"]], [() => string, () => Response]>>,
   Expect<Equal<[B.BorrowedResponse["bytes"], B.BorrowedResponse["release"]], [() => Uint8Array, () => void]>>,
   Expect<Getters<B.StreamedResponse, "status" | "workerPid", number>>,
   Expect<Getters<B.StreamedResponse, "ok", boolean>>,
@@ -177,7 +180,8 @@ export type OfContracts = [
       <M extends B.Methods>(name: string, methods: M, options?: B.ContractOptions) => B.Contract<M>
     >
   >,
-  Expect<Equal<typeof typed, <Type>() => B.Schema<Type>>>,
+  Expect<Equal<ReturnType<typeof typed<{ at: Date }>>, B.Schema<{ at: Date }, { at: string }>>>,
+  Expect<Equal<ReturnType<typeof typed<Date, Date>>, B.Schema<Date>>>,
   Expect<Equal<ReturnType<typeof items<B.Schema<1>>>, { readonly "~items": B.Schema<1> }>>,
   Expect<Equal<CallOf<typeof rpc<B.Schema<1>, B.Schema<2>>>, (input: 1, options?: B.CallOptions) => Promise<2>>>,
   Expect<
@@ -187,7 +191,7 @@ export type OfContracts = [
     >
   >,
   Expect<Equal<Parameters<typeof B.isContractError<typeof sold>>[1], B.ContractMethod<typeof sold>>>,
-  Expect<Equal<Shop["sold"], (input: { id: number }, options?: B.CallOptions) => Promise<Date>>>,
+  Expect<Equal<Shop["sold"], (input: { id: number }, options?: B.CallOptions) => Promise<string>>>,
   Expect<Equal<Shop["total"], (input: number[], options?: B.CallOptions) => Promise<number>>>,
   Expect<Equal<Shop["ping"], (input?: void, options?: B.CallOptions) => Promise<void>>>,
   Expect<Equal<Shop["upload"], (input: Lines, options?: B.CallOptions) => Promise<number>>>,
@@ -291,6 +295,14 @@ export type OfContest = [
   Expect<Equal<Contest["claim"], (subject: C.Subject, options: C.ClaimOptions) => Promise<Guard>>>,
   Expect<Equal<Contest["holder"], (subject: C.Subject) => C.Holder | null>>,
   Expect<Equal<Contest["list"], () => C.Holder[]>>,
+  Expect<Equal<Contest["watch"], (subject: C.Subject, options?: C.WatchOptions) => C.LeaseWatch>>,
+  Expect<Equal<Contest["watchAll"], (options?: C.WatchOptions) => C.LeaseWatch>>,
+  Expect<Equal<keyof C.LeaseChange, "type" | "holder">>,
+  Expect<Equal<C.LeaseChange["type"], "claimed" | "renewed" | "released" | "expired" | "died">>,
+  Expect<Getters<C.LeaseWatch, "closed", boolean>>,
+  Expect<Equal<C.LeaseWatch["poll"], () => C.LeaseChange[]>>,
+  Expect<Equal<C.LeaseWatch["next"], () => Promise<IteratorResult<C.LeaseChange>>>>,
+  Expect<Equal<[C.LeaseWatch["return"], C.LeaseWatch["close"]], [C.LeaseWatch["next"], () => void]>>,
   Expect<Equal<Contest["adopt"], (holder: C.Holder, options?: C.AdoptOptions) => Guard | null>>,
   Expect<Equal<Contest["release"], (holder: C.Holder, options?: C.ReleaseOptions) => boolean>>,
   Expect<Equal<[Contest["reset"], Contest["close"]], [() => void, () => Promise<void>]>>,
@@ -333,8 +345,8 @@ export const wrong = async (b: SlotBus, w: SlotWorker, e: EventBus<Topics>, f: F
   void SlotWorker.open({ name: new URL("file:///x") });
   // @ts-expect-error: an input of another type
   void b.client(shop).sold({ id: "1" });
-  // @ts-expect-error: the output is a Date
-  (await b.client(shop).sold({ id: 1 })) satisfies string;
+  // @ts-expect-error: a Date arrives as text
+  (await b.client(shop).sold({ id: 1 })) satisfies Date;
   // @ts-expect-error: handlers are missing
   w.implement(shop, { sold: () => new Date() });
   // @ts-expect-error: a stream of a contract is no promise

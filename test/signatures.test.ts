@@ -25,6 +25,9 @@ type Push = (path: string, type: string, data: unknown) => Promise<number>;
 type PushAll = (pattern: string, params: Text, type: string, data: unknown) => Promise<number>;
 type FetchOfHub = (request: Request, server?: Server<unknown>) => Response | Promise<Response>;
 
+type Refused = { readonly name: string; readonly pid: number | null };
+type Named = { readonly id: string; readonly method: string; readonly path: string };
+
 export type OfHub = [
   Expect<Equal<typeof Hub.start, (options?: H.HubOptions) => Promise<Hub>>>,
   Expect<Getters<Hub, "options", H.ResolvedHubOptions>>,
@@ -35,7 +38,12 @@ export type OfHub = [
   Expect<Emits<Hub, H.HubEvents>>,
   Expect<Equal<[H.HubEvents["joined"], H.HubEvents["left"]], [[worker: H.HubWorkerInfo], [worker: H.HubWorkerInfo]]>>,
   Expect<Equal<H.HubEvents["died"], [worker: H.HubWorkerInfo, reason: string]>>,
-  Expect<Equal<keyof H.HubEvents, "joined" | "left" | "died">>,
+  Expect<Equal<H.HubEvents["refused"], [worker: Refused, reason: string]>>,
+  Expect<Equal<H.HubEvents["request"], [request: H.HubRequestInfo]>>,
+  Expect<Equal<Pick<H.HubRequestInfo, "id" | "method" | "path">, Named>>,
+  Expect<Equal<Pick<H.HubRequestInfo, "status" | "ms">, { readonly status: number; readonly ms: number }>>,
+  Expect<Equal<[H.HubRequestInfo["bytes"], H.HubRequestInfo["worker" | "address"]], [number | null, string | null]>>,
+  Expect<Equal<keyof H.HubEvents, "joined" | "left" | "died" | "refused" | "request">>,
   Expect<Equal<typeof HubWorker.start, <Of extends string>(options: H.HubWorkerOptions<Of>) => Promise<HubWorker>>>,
   Expect<Getters<HubWorker, "name" | "hub", string>>,
   Expect<Getters<HubWorker, "connected" | "closed", boolean>>,
@@ -72,7 +80,7 @@ type AskStdio = <Answer = unknown>(
 ) => Promise<Answer>;
 type SendStdio = (message: S.RpcMessage, options?: S.StdioRequestOptions) => Promise<S.RpcMessage | undefined>;
 type Notifications = StdioSubscription<S.WorkerNotification>;
-type Core = "closed" | "workers" | "drain" | "close" | "ref" | "unref" | "resize" | "stats";
+type Core = "closed" | "workers" | "drain" | "close" | "ref" | "unref" | "resize" | "reload" | "stats";
 type EndOfWorker = [worker: S.LinkIdentity, report: B.ExitReport];
 
 export type OfStdio = [
@@ -90,6 +98,7 @@ export type OfStdio = [
   Expect<Equal<StdioBus["close"], (options?: B.CloseOptions) => Promise<S.PoolExitReport[]>>>,
   Expect<Equal<[StdioBus["ref"], StdioBus["unref"]], [() => void, () => void]>>,
   Expect<Equal<StdioBus["resize"], (pool: string, instances: number) => Promise<void>>>,
+  Expect<Equal<StdioBus["reload"], (options: S.StdioBusOptions) => Promise<S.StdioReloadReport>>>,
   Expect<Equal<StdioBus["stats"], () => S.StdioStats>>,
   Expect<Emits<StdioBus, S.StdioBusEvents>>,
   Expect<Equal<S.StdioBusEvents["joined"], [worker: S.LinkIdentity]>>,
@@ -108,6 +117,7 @@ export type OfStdio = [
   Expect<Getters<StdioServer, "port" | "clientCount", number>>,
   Expect<Getters<StdioServer, "path" | "token", string | null>>,
   Expect<Getters<StdioServer, "closed", boolean>>,
+  Expect<Getters<StdioServer, "done", Promise<void>>>,
   Expect<Equal<StdioServer["close"], () => Promise<void>>>,
   Expect<Getters<StdioSubscription<1>, "closed", boolean>>,
   Expect<Getters<StdioSubscription<1>, "queued" | "lost", number>>,
@@ -129,7 +139,7 @@ type EndOfStatus = [worker: P.WorkerStatus, report: B.ExitReport];
 
 export type OfSupervisor = [
   Expect<Equal<typeof Supervisor.start, StartPool>>,
-  Expect<Equal<Supervisor["links"], readonly P.WorkerLink[]>>,
+  Expect<Getters<Supervisor, "links", readonly P.WorkerLink[]>>,
   Expect<Getters<Supervisor, "closed" | "isDown", boolean>>,
   Expect<Getters<Supervisor, "workers", readonly P.WorkerStatus[]>>,
   Expect<Getters<Supervisor, "pausedFor", B.WorkerFailedError | null>>,

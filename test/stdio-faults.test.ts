@@ -243,6 +243,21 @@ describe("storms", () => {
   }, 60_000);
 });
 
+test("a client that reads nothing holds up its worker as long as its request, and no other request after that", async () => {
+  using place = folder();
+  await using bus = await running({ pools: [fixture("stdio-worker.ts", { timeout: 500 })] });
+  const { path } = await bus.serve({ unix: join(place.path, "s"), queuedBytes: 1_024 });
+  const client = connect(path!, () => client.write('{"id":1,"method":"endless"}\n')).pause();
+  await until(() => bus.stats().inFlight === 1, "its request");
+  await until(() => bus.stats().inFlight === 0, "its timeout");
+  expect(await bus.request("echo", 1)).toBe(1);
+  expect(await rejection(bus.request("endless", 0, { onProgress: () => new Promise(() => {}) }))).toMatchObject({
+    code: "TIMEOUT",
+  });
+  expect(await bus.request("echo", 2)).toBe(2);
+  client.destroy();
+});
+
 describe("its books", () => {
   test("all eight counters are what pipes in between and the caller have counted", async () => {
     using place = folder();

@@ -33,7 +33,7 @@ test("a language server completes, reports, asks for a schema, and after a kill 
       {
         id: "json",
         ...program("vscode-json-languageserver/bin/vscode-json-languageserver", "--stdio"),
-        framing: "content-length",
+        protocol: "lsp",
         async initialize(server) {
           lives.push(server.pid);
           const { capabilities } = await server.request<{ capabilities: { hoverProvider: boolean } }>("initialize", {

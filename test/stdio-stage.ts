@@ -100,7 +100,17 @@ class FakeProcess implements WorkerProcess {
 
   end(how: ExitReport["how"]): void {
     const { id: worker, life, pid } = this;
-    this.#exit.resolve({ worker, life, pid, exitCode: 0, signal: null, uptimeMs: 1, how, stderrTail: "" });
+    this.#exit.resolve({
+      worker,
+      life,
+      pid,
+      exitCode: 0,
+      signal: null,
+      uptimeMs: 1,
+      oomKills: null,
+      how,
+      stderrTail: "",
+    });
     try {
       this.#output.close();
     } catch {
@@ -156,4 +166,5 @@ export class FakeSupervisor extends EventEmitter<SupervisorEvents> implements Po
   }
 
   async resize(): Promise<void> {}
+  async resizeWith(): Promise<void> {}
 }

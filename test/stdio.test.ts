@@ -1,7 +1,7 @@
 /** The stdio bus over real processes: its life, its routing, and what it does when something is wrong. */
 
 import { heapStats } from "bun:jsc";
-import { describe, expect, test } from "bun:test";
+import { describe, expect, spyOn, test } from "bun:test";
 import { join } from "node:path";
 import {
   BusOverloadedError,
@@ -17,7 +17,7 @@ import {
   type WorkerFailedError,
 } from "../src/errors.ts";
 import { StdioBus } from "../src/stdio/bus.ts";
-import { fromStdioBusConfig } from "../src/stdio/config.ts";
+import { fromStdioBusConfig, type StdioBusConfig } from "../src/stdio/config.ts";
 import { resolveStdioOptions, type StartingWorker, type StdioBusOptions } from "../src/stdio/options.ts";
 import type { LinkIdentity } from "../src/stdio/events.ts";
 import { lives } from "./line-transport.ts";
@@ -109,6 +109,7 @@ describe("the life of a bus", () => {
   test("its timeout is the time that workers get for that, 0 none", async () => {
     for (const timeout of [0, 50]) {
       const bus = await running({ pools: [odd({ stop: { endOfInput: 10, term: 50 } }, "stubborn")] });
+      await bus.request("echo", 1); // it has its handler of SIGTERM
       const never = rejection<WorkerDiedError>(bus.request("unknown"));
       const [report] = await bus.close({ timeout });
       expect([report!.pool, report!.how]).toEqual(["a", "SIGKILL"]);
@@ -328,6 +329,29 @@ describe("options", () => {
     for (const [given, what] of wrong) {
       expect(() => fromStdioBusConfig(given as string)).toThrow(InvalidConfigError);
       expect(() => fromStdioBusConfig(given as string)).toThrow(what);
+    }
+  });
+
+  test("a field of the older configuration that means less than it did is one warning, with what to use instead", () => {
+    const warn = spyOn(process, "emitWarning").mockImplementation(() => {});
+    try {
+      const pools = [{ id: "a", command: "cat", instances: 1 }];
+      const warned = (limits: StdioBusConfig["limits"]): unknown[][] => {
+        warn.mockClear();
+        fromStdioBusConfig({ pools, limits });
+        return warn.mock.calls;
+      };
+      expect(warned(undefined)).toEqual([]);
+      expect(warned({ max_restarts: 1, restart_window_sec: 5, drain_timeout_sec: 1 })).toEqual([]);
+      const [[text, options], ...more] = warned({ backpressure_timeout_sec: 60 }) as [[string, object]];
+      expect(text).toContain("limits.backpressure_timeout_sec has no effect; use `timeout`");
+      expect([options, more]).toEqual([{ type: "SlotbusWarning" }, []]);
+      const all = warned({ max_input_buffer: 100, max_output_queue: 4_096, backpressure_timeout_sec: 1 });
+      expect(all.length).toBe(1);
+      for (const name of ["max_input_buffer", "messageBytes", "max_output_queue", "queuedBytes", "backpressure"])
+        expect(all[0]![0]).toContain(name);
+    } finally {
+      warn.mockRestore();
     }
   });
 

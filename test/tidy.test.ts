@@ -4,6 +4,7 @@ import { expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { generate } from "../src/native/generate.ts";
+import { COUNTERS } from "../src/native/statistics.ts";
 
 const root = resolve(import.meta.dir, "..");
 
@@ -30,6 +31,21 @@ test("abi.ts is what the header and the library generate today", () => {
   expect(read("src/native/abi.ts")).toBe(generate());
 });
 
+test("the bus shows every counter of slotbus.h, and no function of it serves tests alone", () => {
+  const shown = Object.values(COUNTERS).map(([index]) => Number(index));
+  const byNumber = (a: number, b: number): number => a - b;
+  expect(tableOf("SB_COUNTERS").map(({ value }) => value)).toEqual(shown.sort(byNumber));
+  // What a worker in C calls (test/fixtures/null-worker.c), and a client in C that has the workers stamp their claims.
+  const forC =
+    /^sb_(worker_(attach|receive|reserve|answer|fail|detach)|call_\w+|slot_(claim_delay|round_trip)|name_check)$/;
+  const sources = files("src", ".ts").filter((file) => !file.endsWith("abi.ts"));
+  const used = sources.map(read).join("\n");
+  const functions = [...read("csrc/slotbus.h").matchAll(/SB_API[^;]*?\b(sb_\w+)\(/g)].map(([, name]) => name!);
+  expect(functions.length).toBeGreaterThan(50);
+  const idle = functions.filter((name) => !forC.test(name) && !new RegExp(`\\b${name}\\b`).test(used));
+  expect(idle).toEqual([]);
+});
+
 test("the table of states in protocol.md is the one in slotbus.h", () => {
   const states = tableOf("SB_STATES");
   expect(states.length).toBe(7);
@@ -54,7 +70,7 @@ test("examples are complete programs of less than 40 lines", () => {
 
 /** Files of src that stand below all folders. */
 const floor =
-  /^src\/(backoff|body|bounded-queue|check|clock|closing|codec|detach|errors(\/\w+)?|fast-buffer|hold|latency|near|options|runtime-directory)\.ts$/;
+  /^src\/(backoff|body|bounded-queue|check|clock|closing|codec|compiled|detach|errors(\/\w+)?|fast-buffer|hold|hot|jsonify|latency|near|options|runtime-directory)\.ts$/;
 
 /** What a file belongs to: its folder of src, the ground floor, or `.` for the rest of src itself. */
 function roomOf(file: string): string {
@@ -209,5 +225,16 @@ test("nothing was left behind in the sources", () => {
       .split("\n")
       .filter((line) => marks.test(line) && !line.trimStart().startsWith("*"));
     expect(`${file}: ${found.join()}`).toBe(`${file}: `);
+  }
+});
+
+test("what the package brings along does not warn npm under Node 20", async () => {
+  const { dependencies } = (await Bun.file(join(root, "package.json")).json()) as { dependencies: object };
+  type Lock = { packages: Record<string, { engines?: { node?: string }; dependencies?: object }> };
+  const { packages } = (await Bun.file(join(root, "package-lock.json")).json()) as Lock;
+  for (const name of Object.keys(dependencies)) {
+    const { engines, dependencies: others } = packages[`node_modules/${name}`]!;
+    const isFine = Bun.semver.satisfies("20.19.0", engines?.node ?? "*");
+    expect([name, isFine, others]).toEqual([name, true, undefined]);
   }
 });

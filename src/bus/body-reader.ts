@@ -293,13 +293,22 @@ export abstract class StreamedBody {
 
   /** The body as a WHATWG stream, which reads nothing ahead. */
   stream(): ReadableStream<Uint8Array> {
+    return this.streamWith((error) => error);
+  }
+
+  /** The same; a body that fails ends with what `failure` makes of its error. */
+  protected streamWith(failure: (error: unknown) => unknown): ReadableStream<Uint8Array> {
     const { reader } = this;
     return new ReadableStream<Uint8Array>(
       {
         pull: async (controller) => {
-          const step = await reader.next(null, this);
-          if (!step.done) return controller.enqueue(step.value);
-          controller.close();
+          try {
+            const step = await reader.next(null, this);
+            if (!step.done) return controller.enqueue(step.value);
+            controller.close();
+          } catch (error) {
+            throw failure(error);
+          }
         },
         cancel: (reason) => reader.cancel(reason),
       },

@@ -1,5 +1,6 @@
 /** From the source of a streamed body to its connection. */
 
+import { shown } from "../check.ts";
 import { nextTurn } from "../clock.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { viewOf } from "./codec.ts";
@@ -202,11 +203,12 @@ async function endIterator(source: StreamSource | SourceIterator): Promise<void>
   }
 }
 
-function bytesOf(chunk: unknown): Uint8Array {
+/** What a stream yielded, as bytes. @throws {InvalidConfigError} */
+export function bytesOf(chunk: unknown): Uint8Array {
   if (typeof chunk === "string") return encoder.encode(chunk);
   const bytes = viewOf(chunk);
   if (bytes) return bytes;
-  throw new InvalidConfigError(`a stream yielded ${chunk === null ? "null" : `a ${typeof chunk}`}.`, {
+  throw new InvalidConfigError(`a stream yielded ${shown(chunk)}.`, {
     hint: "A streamed body yields bytes or text.",
   });
 }

@@ -1,6 +1,6 @@
 /** What a caller asks for: types of a request and its options; and the strings that a request's head is made of. */
 
-import { checkKeys } from "../check.ts";
+import { checkKeys, shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { boolean, custom, type Given, Options, optional, refuse, signal, text, timeout } from "../options.ts";
 import type { BodyLike, Method } from "./codec.ts";
@@ -71,9 +71,18 @@ export interface RequestOptions extends Given<typeof rows> {}
  */
 export const lateSignal = Symbol("slotbus.lateSignal");
 
+/** Key of the timeout that the caller gave, for errors: part of it was over when the request was made. */
+export const givenTimeout = Symbol("slotbus.givenTimeout");
+
 /** Options of a request that the library makes itself. */
 export interface InnerOptions extends RequestOptions {
   [lateSignal]?: () => AbortSignal;
+  [givenTimeout]?: number;
+}
+
+/** The timeout of a request as its caller gave it, in ms. */
+export function callersTimeout({ options, timeoutMs }: { options: InnerOptions; timeoutMs: number }): number {
+  return options[givenTimeout] ?? timeoutMs;
 }
 
 function checkWorker(worker: number, name: string): number {
@@ -145,7 +154,7 @@ export function signalOf(options: InnerOptions): AbortSignal | undefined {
 /** Appends the strings of a request's head to `strings`; returns the number of path parameters. @throws {InvalidConfigError} */
 export function collectStrings(strings: string[], request: BusRequest, traceparent: string | undefined): number {
   const { path, query, params, headers } = request;
-  if (typeof path !== "string") throw new InvalidConfigError(`path is ${typeof path}; it must be a string.`);
+  if (typeof path !== "string") throw new InvalidConfigError(`path is ${shown(path)}; it must be text.`);
   if (request.json !== undefined && request.body !== undefined) {
     throw new InvalidConfigError("a request has both `body` and `json`.", { hint: "Give one of them." });
   }

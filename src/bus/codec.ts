@@ -11,6 +11,7 @@
  * Strings of a response: content type, then headers as pairs. Of an error: code, name, message, stack.
  */
 
+import { shown } from "../check.ts";
 import { SlotbusError, HeadTooLargeError, InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import { fast, type FastBuffer } from "../fast-buffer.ts";
 import { checkHeaderName, checkText, HeaderList } from "./headers.ts";
@@ -144,7 +145,7 @@ export function encodeHead(
 function notText(what: MessageKind, index: number, firstHeader: number, value: unknown): string {
   const names = what === "request" ? ["the path", "the query", "the pattern", "the id"] : ["the content type"];
   const part = index >= firstHeader ? "a header" : (names[index] ?? "a parameter");
-  return `${part} of a ${what} is ${value === null ? "null" : typeof value}; it must be a string.`;
+  return `${part} of a ${what} is ${shown(value)}; it must be text.`;
 }
 
 /** A head that {@link HeadWriter} may see again. */
@@ -389,8 +390,8 @@ export function bodyLength(body: BodyLike): number {
 function bodyBytes(body: Exclude<BodyLike, string>): Uint8Array {
   const bytes = body === null || body === undefined ? empty : viewOf(body);
   if (bytes) return bytes;
-  throw new InvalidConfigError(`a body cannot be a ${typeof body}.`, {
-    hint: "Give a string, bytes, or `json`.",
+  throw new InvalidConfigError(`body is ${shown(body)}; it must be text or bytes.`, {
+    hint: "Use `json` to send a value.",
   });
 }
 

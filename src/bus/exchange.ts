@@ -12,7 +12,7 @@ import {
 } from "../errors.ts";
 import type { BodyReader, Incoming } from "./body-reader.ts";
 import { endSource, isStreamSource, type Outgoing, type StreamSource } from "./body-writer.ts";
-import { type BusRequest, collectStrings, type InnerOptions, lateSignal, signalOf } from "./call.ts";
+import { type BusRequest, callersTimeout, collectStrings, type InnerOptions, lateSignal, signalOf } from "./call.ts";
 import {
   type Arena,
   type BodyLike,
@@ -445,6 +445,6 @@ export class Exchange {
     // One that never queued ran all the time, one that was never sent queued all the time.
     const queuedMs = startedAt === 0 ? 0 : (sentAt || now) - startedAt;
     const ranMs = startedAt === 0 ? this.timeoutMs : sentAt === 0 ? 0 : now - sentAt;
-    return new RequestTimeoutError(this.id, this.timeoutMs, queuedMs, ranMs, executed === "maybe" || retried);
+    return new RequestTimeoutError(this.id, callersTimeout(this), queuedMs, ranMs, executed === "maybe" || retried);
   }
 }

@@ -2,15 +2,20 @@
 
 import { isUtf8 } from "node:buffer";
 import { type Clock, nextTurn } from "../clock.ts";
+import { checkKeys, shown } from "../check.ts";
+import { InvalidConfigError } from "../errors.ts";
 import { checkTimeout } from "../options.ts";
-import type { Asker, RequestOptions } from "./call.ts";
+import { type Asker, givenTimeout, type InnerOptions, requestOptions, type RequestOptions } from "./call.ts";
 import { encodeMethod, type Method } from "./codec.ts";
 import type { Answer } from "./answer.ts";
+import { isHost } from "./headers.ts";
 import type { FetchHandler, Handler, WorkerRequest } from "./request.ts";
-import { endSource, iterateStream, type StreamSource } from "./body-writer.ts";
+import { MountedServer } from "./app.ts";
+import { answerFile, bodyOf, mayDiffer, withLength } from "./file-answer.ts";
+import { bytesOf, endSource, iterateStream, type StreamSource } from "./body-writer.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
-type Step = IteratorResult<Bytes, undefined>;
+type Step = IteratorResult<Bytes | string, undefined>;
 
 /** A body that is here in several pieces is put together up to this size, in bytes. */
 const PIECES_BYTES = 262_144;
@@ -19,7 +24,11 @@ const PIECES_BYTES = 262_144;
  * A body that is all there, up to `limit` bytes in one piece or 256 KiB in several, comes back as its bytes; any other
  * as the stream it is.
  */
-async function gather(body: ReadableStream<Bytes>, limit: number, clock: Clock): Promise<Bytes | StreamSource> {
+async function gather(
+  body: ReadableStream<Bytes | string>,
+  limit: number,
+  clock: Clock,
+): Promise<Bytes | StreamSource> {
   const stream = iterateStream(body);
   const chunks: Bytes[] = [];
   let bytes = 0;
@@ -29,25 +38,33 @@ async function gather(body: ReadableStream<Bytes>, limit: number, clock: Clock):
     const step = here ? (Bun.peek(reading) as Step) : await Promise.race([reading, nextTurn(clock)]);
     if (!step) return goOn(chunks, reading, stream);
     if (step.done) return chunks.length === 1 ? chunks[0]! : (Buffer.concat(chunks, bytes) as Bytes);
-    bytes += step.value.length;
+    const chunk = bytesOf(step.value) as Bytes; // a generator may yield text
+    bytes += chunk.length;
     if (bytes > limit || (chunks.length > 0 && bytes > PIECES_BYTES)) return goOn(chunks, reading, stream);
-    chunks.push(step.value);
+    chunks.push(chunk);
   }
 }
 
 /** What was read already, then the rest. */
-function goOn(chunks: readonly Bytes[], reading: Promise<Step>, stream: AsyncIterator<Bytes>): StreamSource {
+function goOn(chunks: readonly Bytes[], reading: Promise<Step>, stream: AsyncIterator<Bytes | string>): StreamSource {
   const begun = [...chunks.map((value): Step => ({ done: false, value })), reading];
   const iterator = { next: async () => begun.shift() ?? stream.next(), return: () => stream.return!() };
-  return { [Symbol.asyncIterator]: () => iterator } as AsyncIterable<Bytes>;
+  return { [Symbol.asyncIterator]: () => iterator } as AsyncIterable<Bytes | string>;
 }
 
 type FetchInit = RequestInit & RequestOptions;
 
+/** Of a `RequestInit`. Those of the second line mean nothing without a network, and are ignored. */
+const WEB_KEYS = ["method", "headers", "body"].concat(
+  "cache credentials duplex integrity keepalive mode priority redirect referrer referrerPolicy window".split(" "),
+);
+const KEYS = [...WEB_KEYS, ...Object.keys(requestOptions.rows)];
+
 /** What is to be sent, checked. The body of a `Request` is taken from it, not copied: it is cancelled with the call. */
 function prepare(bus: Asker, input: string | URL | Request, init: FetchInit | undefined, body: FetchInit["body"]) {
+  checkKeys("fetch", init ?? {}, KEYS);
   const given = input instanceof Request ? input : null;
-  const url = new URL(given?.url ?? (input as string | URL), `http://${bus.name}`);
+  const url = new URL(given?.url ?? (input as string | URL), `http://${bus.name}.slotbus`); // Elysia needs 4 letters
   const method = init?.method ?? given?.method ?? "GET";
   const request = new Request(url.href, { method, headers: init?.headers ?? given?.headers ?? [], body });
   encodeMethod(request.method); // throws for a method that no request can have
@@ -74,57 +91,88 @@ export async function fetchThrough(
     throw error;
   }
   const { url, request, timeout, signal } = prepared;
+  const { idempotent, waitForWorker, worker, traceparent, deadline, idle } = init ?? {};
   const body = request.body ? await gather(request.body, bus.options.payloadBytes, clock) : undefined;
   const headers = [...request.headers];
   if (!request.headers.has("host")) headers.push(["host", url.host]);
-  const response = await bus.stream(
-    {
-      method: request.method as Method,
-      path: url.pathname,
-      query: url.search.slice(1),
-      headers,
-      body,
-    },
-    {
-      timeout: timeout && Math.max(1, timeout - (clock.now() - started)),
-      signal: signal ?? undefined,
-      idempotent: init?.idempotent,
-      waitForWorker: init?.waitForWorker,
-      traceparent: init?.traceparent,
-    },
-  );
+  const options: InnerOptions = {
+    idempotent,
+    waitForWorker,
+    worker,
+    traceparent,
+    deadline,
+    idle,
+    timeout: timeout && Math.max(1, timeout - (clock.now() - started)),
+    [givenTimeout]: timeout,
+    signal: signal ?? undefined,
+  };
+  const head = { method: request.method as Method, path: url.pathname, query: url.search.slice(1), headers };
+  const response = await bus.stream({ ...head, body }, options);
   return response.toResponse();
 }
 
-/** A worker's request as a WHATWG `Request`, with another path if one is given. `Request` copies the body, so it is not copied before. */
-export function toWebRequest(request: WorkerRequest, path = request.path): Request {
-  const host = request.headers.get("host") ?? "slotbus";
+/**
+ * A worker's request as a WHATWG `Request`, with another path or origin if they are given. `Request` copies the body, so it is not
+ * copied before.
+ */
+export function toWebRequest(request: WorkerRequest, path = request.path, origin?: string): Request {
   const query = request.query ? `?${request.query}` : "";
   const bodiless = request.method === "GET" || request.method === "HEAD";
-  const headers = request.headers.toHeaders();
-  headers.delete("host");
-  return new Request(`http://${host}${path}${query}`, {
+  return new Request(`${origin ?? originOf(request)}${path}${query}`, {
     method: request.method,
-    headers,
+    headers: request.headers.toHeaders(),
     body: bodiless ? null : request.streams ? request.incoming.stream() : (request.peek() as Bytes),
     signal: request.signal,
   });
 }
 
-/** A `Response` as an answer to a request: whole when its body is there, else it streams. */
-export async function answerOf(response: Response, { claim: { owner } }: WorkerRequest): Promise<Answer> {
-  const headers = [...response.headers].filter(([name]) => name !== "content-type");
-  const body = response.body ? await gather(response.body, owner.payloadBytes, owner.turns.clock) : null;
-  const contentType = response.headers.get("content-type") ?? typeOf(body);
-  return { status: response.status, headers, contentType, body };
+/** @throws {InvalidConfigError} */
+function originOf({ headers }: WorkerRequest): string {
+  const host = headers.get("host") ?? "slotbus";
+  if (isHost(host)) return `http://${host}`;
+  throw new InvalidConfigError(`The host header ${shown(host)} is not a valid host.`, {
+    hint: "Send the name of a host, with a port if you like.",
+  });
 }
 
-/** `new Response("text")` is text/plain (Fetch, 6.4), but Bun says so only to its own server: what is UTF-8 counts as text. */
-function typeOf(body: Answer["body"]): string {
-  return body instanceof Uint8Array && body.length > 0 && isUtf8(body) ? "text/plain;charset=utf-8" : "";
+/** A `Response` as an answer to a request: whole when its body is there, else it streams. A HEAD gets the length, not the body. */
+export async function answerOf(response: Response, request: WorkerRequest): Promise<Answer> {
+  const { payloadBytes, turns } = request.claim.owner;
+  const { status } = response;
+  const type = response.headers.get("content-type"); // `body` takes away the one that Bun gives by itself
+  const headers = [...response.headers].filter(([name]) => name !== "content-type");
+  const isHead = request.method === "HEAD";
+  const kind = mayDiffer(request, type) ? bodyOf(response) : null;
+  if (kind === "memory") {
+    const body = Bun.peek<Bytes>(response.bytes() as Promise<Bytes>) as Bytes; // it is settled
+    const contentType = type ?? typeOf(body);
+    if (isHead) return { status, headers: withLength(headers, body.length), contentType };
+    return { status, headers, contentType, body };
+  }
+  if (kind) return answerFile(kind, { status, headers, contentType: type ?? kind.file.type }, request);
+  if (isHead) return headOfStream(response, headers, type);
+  const body = response.body ? await gather(response.body, payloadBytes, turns.clock) : null;
+  return { status, headers, contentType: type ?? (body instanceof Uint8Array && body.length > 0 ? BYTES : ""), body };
 }
+
+/** Nobody wants the stream, and its length is not known. Where there is none, the app may have taken it away. */
+function headOfStream({ status, body }: Response, headers: [string, string][], type: string | null): Answer {
+  endSource(body);
+  return { status, headers: body ? withLength(headers, null) : headers, contentType: type ?? "" };
+}
+
+const BYTES = "application/octet-stream";
+
+/** The type that `Bun.serve` gives text or bytes, as far as it can be told: bytes that are UTF-8 look like text. */
+function typeOf(body: Bytes): string {
+  if (body.length === 0) return "";
+  return isUtf8(body) ? "text/plain;charset=utf-8" : BYTES;
+}
+
+const server = new MountedServer();
 
 /** A handler that answers with what an app's `fetch` answers. */
 export function fetchHandler(app: FetchHandler): Handler {
-  return (request) => app.fetch(toWebRequest(request));
+  server.giveTo(app);
+  return (request) => app.fetch(toWebRequest(request), server);
 }

@@ -1,5 +1,6 @@
 /** Headers as an ordered list of pairs: duplicates are kept, names compare without case. */
 
+import { shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
 
 /** What may be given as headers. An array value of a record is that many headers of one name. */
@@ -102,7 +103,7 @@ export function flattenHeaders(headers: HeadersLike, out: string[]): void {
   if (Array.isArray(headers)) {
     for (let i = 0; i < headers.length; i++) {
       const pair = headers[i] as readonly [string, string];
-      if (!Array.isArray(pair)) throw notHeaders(`an array with a ${typeof pair} in it`);
+      if (!Array.isArray(pair)) throw notHeaders(`headers[${i}] is ${shown(pair)}; it must be a pair of texts`);
       out.push(pair[0]!, pair[1]!);
     }
   } else if (headers instanceof HeaderList) {
@@ -117,12 +118,17 @@ export function flattenHeaders(headers: HeadersLike, out: string[]): void {
       else out.push(name, value as string);
     }
   } else {
-    throw notHeaders(`a ${typeof headers}`);
+    throw notHeaders(`headers are ${shown(headers)}`);
   }
 }
 
+/** Whether a host header may stand in a URL: with more than a host in it, the URL would have another path. */
+export function isHost(text: string): boolean {
+  return /^[^\s/?#@\\]+$/.test(text) && URL.canParse(`http://${text}`);
+}
+
 function notHeaders(what: string): InvalidConfigError {
-  return new InvalidConfigError(`headers cannot be ${what}.`, {
+  return new InvalidConfigError(`${what}.`, {
     hint: "Give pairs, an object of texts, or a Headers.",
   });
 }

@@ -4,6 +4,7 @@ import { WholeBody } from "../body.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { detach } from "../detach.ts";
 import type { Answerable } from "./answer.ts";
+import type { AppServer } from "./app.ts";
 import { BodyReader, StreamedBody } from "./body-reader.ts";
 import type { Claim, Delivery } from "./claim.ts";
 import { type Head, METHODS, type Method, REQUEST_STRINGS } from "./codec.ts";
@@ -26,7 +27,7 @@ export type SyncHandler = (request: WorkerRequest) => Exclude<Answerable, Respon
 
 /** Anything with a WHATWG `fetch`: a Hono or Elysia app, a function. */
 export interface FetchHandler {
-  fetch(request: Request): Response | Promise<Response>;
+  fetch(request: Request, server: AppServer): Response | Promise<Response>;
 }
 
 /**

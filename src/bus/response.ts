@@ -3,6 +3,7 @@
 import { WholeBody } from "../body.ts";
 import { detach } from "../detach.ts";
 import { SlotbusError, RemoteError } from "../errors.ts";
+import { bodyReleased } from "../errors/plain.ts";
 import { BodyReader, StreamedBody } from "./body-reader.ts";
 import type { Head } from "./codec.ts";
 import type { HeaderList } from "./headers.ts";
@@ -43,6 +44,11 @@ function webResponse(
   if (status === 200) return new Response(body, { headers }); // the most frequent one, and faster so
   const bodiless = status === 204 || status === 205 || status === 304;
   return sound(response, () => new Response(bodiless ? null : body, { status, headers }));
+}
+
+/** A body that is empty when it is read: Bun says `content-length: 0` of one that is empty before. */
+function unknownLength(): ReadableStream<Uint8Array> {
+  return new ReadableStream({ pull: (controller) => controller.close() }, { highWaterMark: 0 });
 }
 
 function sound<T>({ workerPid }: ResponseHead, make: () => T): T {
@@ -122,6 +128,11 @@ export class StreamedResponse extends StreamedBody implements ResponseHead, Asyn
     return this.head.headers;
   }
 
+  /** @internal Size of a body that is whole; `null` for one that streams. */
+  get wholeBytes(): number | null {
+    return this.#body instanceof Uint8Array ? this.#body.length : null;
+  }
+
   protected get reader(): BodyReader {
     if (this.#body instanceof Uint8Array) this.#body = BodyReader.of("response", this.#body);
     return this.#body;
@@ -146,12 +157,17 @@ export class StreamedResponse extends StreamedBody implements ResponseHead, Asyn
     return this.toResponseWith(this.toHeaders());
   }
 
-  /** @internal The same with other headers; of a body that nobody wants (`isHead`) only what is there already. */
-  toResponseWith(headers: Headers, isHead = false): Response {
+  /**
+   * @internal The same with other headers; of a body that nobody wants (`isHead`) only the length, if it is known. For a server
+   * (`isServed`) a body fails without an error: Bun's server cuts the connection either way, and prints each error.
+   */
+  toResponseWith(headers: Headers, isHead = false, isServed = false): Response {
     const whole = this.#body instanceof Uint8Array ? this.#body : this.#body.takeWhole();
-    if (whole) return webResponse(this, whole as Uint8Array<ArrayBuffer>, headers);
-    const response = this.#orCancel(() => webResponse(this, isHead ? null : this.stream(), headers));
-    if (!response.body) this.cancel();
+    if (whole && (!isHead || whole.length > 0)) return webResponse(this, whole as Uint8Array<ArrayBuffer>, headers);
+    const empty = (): ReadableStream<Uint8Array> | null => (headers.has("content-length") ? null : unknownLength());
+    const stream = (): ReadableStream<Uint8Array> => (isServed ? this.streamWith(() => undefined) : this.stream());
+    const response = this.#orCancel(() => webResponse(this, isHead ? empty() : stream(), headers));
+    if (!whole && (isHead || !response.body)) this.cancel();
     return response;
   }
 
@@ -176,6 +192,7 @@ export class StreamedResponse extends StreamedBody implements ResponseHead, Asyn
  */
 export class BorrowedResponse extends BusResponse implements Disposable {
   #release: ((held: boolean) => void) | null;
+  #isReleased = false;
 
   /** @internal `release` is `null` for a body that is the caller's own. */
   constructor(
@@ -189,16 +206,34 @@ export class BorrowedResponse extends BusResponse implements Disposable {
     this.#release = release;
   }
 
-  /** Returns a copy of the body, which is yours to keep. */
+  /** Returns a copy of the body, which is yours to keep. @throws `BODY_RELEASED` */
   override bytes(): Uint8Array {
+    this.#check();
     return this.body.slice();
   }
 
-  /** Ends the borrow: a view has length 0 from now on. Any number of times. */
+  /** Returns the body as UTF-8 text. @throws `BODY_RELEASED` */
+  override text(): string {
+    this.#check();
+    return super.text();
+  }
+
+  /** As of a `BusResponse`. @throws `BODY_RELEASED`, `PROTOCOL` for a header that none can have. */
+  override toResponse(): Response {
+    this.#check();
+    return super.toResponse();
+  }
+
+  #check(): void {
+    if (this.#isReleased) throw bodyReleased("the response's body");
+  }
+
+  /** Ends the borrow: `body` has length 0 from now on, and reading it throws `BODY_RELEASED`. Any number of times. */
   release(): void {
     const release = this.#release;
     this.#release = null;
     if (!release) return;
+    this.#isReleased = true;
     release(!detach(this.body.buffer as ArrayBuffer));
   }
 

@@ -1,10 +1,11 @@
-/** `slotbus claims`: who holds what in a fleet; and a lease taken away by hand. */
+/** `slotbus claims`: who holds what in a fleet, now or as it changes; and a lease taken away by hand. */
 
 import type { Command } from "commander";
 import { Contest } from "../contest/contest.ts";
 import { Fleet } from "../fleet/fleet.ts";
 import { readNames } from "./directory.ts";
-import { columns, duration, print } from "./terminal.ts";
+import type { LeaseChange } from "../contest/watch.ts";
+import { columns, duration, fit, LOOK_MS, paint, print, untilStopped } from "./terminal.ts";
 import {
   CommandError,
   type CommonFlags,
@@ -18,12 +19,18 @@ import {
 
 interface Flags extends CommonFlags {
   fleet?: string;
+  follow?: boolean;
   force?: boolean;
 }
 
 export function command(): Command {
-  const ls = newCommand("ls", "list the leases that are held", ["slotbus claims ls crew", "slotbus claims ls --json"])
+  const ls = newCommand("ls", "list the leases that are held", [
+    "slotbus claims ls crew",
+    "slotbus claims ls --json",
+    "slotbus claims ls --follow",
+  ])
     .argument("[fleet]", "its name; it can be left out when there is only one")
+    .option("--follow", "print what is held, then each change; with --json each line is one")
     .action(list);
   const release = newCommand("release", "end a lease that another process holds", [
     "slotbus claims release leader mailer --force",
@@ -45,10 +52,11 @@ export function onlyFleet(given: string | undefined): string {
   return onlyOne(fleets, `there are ${fleets.length} fleets`, `no fleet is in ${directory}.`);
 }
 
-async function list(given: string | undefined, { json, directory }: Flags): Promise<void> {
+async function list(given: string | undefined, { json, directory, follow: isFollowed }: Flags): Promise<void> {
   const name = given ?? onlyFleet(directory);
   await using fleet = await Fleet.observe({ name, directory });
   const contest = await Contest.open({ fleet });
+  if (isFollowed) return await follow(fleet, contest, json === true);
   const now = contest.now();
   const leases = contest.list().map(({ subject, owner, pid, token, claimedAt, expiresAt }) => ({
     ...subject,
@@ -69,6 +77,31 @@ async function list(given: string | undefined, { json, directory }: Flags): Prom
     duration(it.left_ms),
   ]);
   print(columns([["LEASE", "HOLDER", "PID", "TOKEN", "HELD", "LEFT"], ...rows]));
+}
+
+/** Until ^C, or until no member of the fleet lives: the last one to leave removes its file, one that is killed does not. */
+async function follow(fleet: Fleet, contest: Contest, json: boolean): Promise<void> {
+  const watch = contest.watchAll();
+  await untilStopped(async (stopped) => {
+    for (const change of watch.poll()) print(json ? JSON.stringify(plain(change)) : describe(change, contest.now()));
+    if (!fleet.isCurrent || fleet.members().length === 0) return false;
+    await Promise.race([Bun.sleep(LOOK_MS), stopped]);
+    return true;
+  });
+}
+
+function plain({ type, holder: { subject, owner, pid, token } }: LeaseChange): object {
+  return { time: new Date().toISOString(), type, ...subject, owner, pid, token };
+}
+
+const STYLES = { claimed: "green", renewed: "dim", released: "bold", expired: "yellow", died: "red" } as const;
+
+function describe({ type, holder }: LeaseChange, now: number): string {
+  const { subject, owner, pid, token, expiresAt } = holder;
+  const time = paint("dim", new Date().toISOString().slice(11, 23));
+  const left = type === "claimed" || type === "renewed" ? `, ${duration(expiresAt - now)} left` : "";
+  const lease = fit(`${subject.kind} ${subject.label}`, 100);
+  return `${time} ${paint(STYLES[type], type.padEnd(8))} ${lease} by ${fit(owner, 64)} (pid ${pid}), token ${token}${left}`;
 }
 
 async function endLease(kind: string, label: string, { fleet, json, directory, force }: Flags): Promise<void> {

@@ -5,11 +5,9 @@ import { EventBus } from "../events/bus.ts";
 import { all, topic } from "../events/filter.ts";
 import { Fleet } from "../fleet/fleet.ts";
 import { onlyFleet } from "./claims.ts";
-import { fit, paint, print } from "./terminal.ts";
+import { fit, LOOK_MS, paint, print, untilStopped } from "./terminal.ts";
 import { type CommonFlags, newCommand, numberFrom, onlyOne, withDirectory, withJson } from "./usage.ts";
 
-/** Between two looks into the ring, in ms: an observer wakes nobody, and nobody wakes it. */
-const LOOK_MS = 50;
 const BATCH = 256;
 const PAYLOAD_SHOWN = 400;
 
@@ -54,20 +52,17 @@ async function run(given: string | undefined, flags: Flags): Promise<void> {
   const ring = flags.ring ?? onlyRing(fleet);
   let left = flags.count ?? Infinity;
   const next = await source(fleet, ring, flags);
-  const stop = Promise.withResolvers<void>();
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, stop.resolve);
-  let isStopped = false;
-  void stop.promise.then(() => (isStopped = true));
-  while (left > 0 && !isStopped) {
+  await untilStopped(async (stopped) => {
     const items = next(Math.min(BATCH, left));
     for (const item of items) {
       print(flags.json ? JSON.stringify(item) : describe(item));
       if ("time" in item) left--;
     }
-    if (items.length > 0) continue;
-    if (!fleet.isCurrent) return;
-    await Promise.race([Bun.sleep(LOOK_MS), stop.promise]);
-  }
+    if (items.length > 0) return left > 0;
+    if (!fleet.isCurrent) return false;
+    await Promise.race([Bun.sleep(LOOK_MS), stopped]);
+    return true;
+  });
 }
 
 function onlyRing(fleet: Fleet): string {

@@ -9,11 +9,12 @@ const TIMES: Units = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
 const SIZES: Units = { k: 1_024, m: 1_048_576, g: 1_073_741_824 };
 
 type AnyRow = Rows[string];
-type Kind = "switch" | "time" | "size" | "number" | "text";
+type Kind = "switch" | "time" | "size" | "number" | "list" | "text";
 
 /** What a row takes, by its range. */
 function kindOf({ range }: AnyRow): Kind {
   if (range === "true or false") return "switch";
+  if (range.startsWith("a list of ")) return "list";
   if (!/^\d+ to \d/.test(range) || / characters| of /.test(range)) return "text";
   return / ms\b/.test(range) ? "time" : / bytes\b/.test(range) ? "size" : "number";
 }
@@ -73,6 +74,8 @@ function valueOf(row: AnyRow, given: string): unknown {
       return quantity(given, SIZES);
     case "number":
       return /^\d+$/.test(given) ? Number(given) : undefined;
+    case "list":
+      return given === "*" ? given : given.split(",").map((item) => item.trim());
     default:
       return given;
   }

@@ -1,29 +1,36 @@
 /** `slotbus hub`: a hub as a program of its own. */
 
 import { readFileSync } from "node:fs";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { InvalidConfigError } from "../errors.ts";
 import { Hub, type HubOptions } from "../hub/index.ts";
 import { hubOptions } from "../hub/options.ts";
 import { addFlags, optionsOf } from "./flags.ts";
+import { HubLog, type Level, LEVELS } from "./hub-log.ts";
 import { print } from "./terminal.ts";
-import { type CommonFlags, newCommand, UsageError, withDirectory, withJson } from "./usage.ts";
+import { type CommonFlags, EXIT, newCommand, UsageError, withDirectory, withJson } from "./usage.ts";
 
 /** Flags beside those of the table of options: a token is not for a command line, which every user can read. */
 interface Flags extends CommonFlags {
   adminTokenFile?: string;
   controlTokenFile?: string;
+  log: Level;
 }
+
+/** How long a hub that ends waits for whoever reads its log, in ms. */
+const LOG_MS = 1_000;
 
 export function command(): Command {
   const hub = newCommand("hub", "serve HTTP in front of workers in other processes", [
     "slotbus hub",
+    "slotbus hub --log requests",
     "slotbus hub --port 80 --hostname 0.0.0.0 --admin-token-file /run/secrets/hub",
     "SLOTBUS_CONTROL_TOKEN=... slotbus hub --name site --control-port 3201",
   ]);
   return addFlags(withDirectory(withJson(hub)), hubOptions.rows)
-    .option("--admin-token-file <file>", "a token that opens /_slotbus/ to other machines; or SLOTBUS_ADMIN_TOKEN")
+    .option("--admin-token-file <file>", "the token of /_slotbus/, from everywhere; or SLOTBUS_ADMIN_TOKEN")
     .option("--control-token-file <file>", "the token of the control port; or SLOTBUS_CONTROL_TOKEN")
+    .addOption(new Option("--log <level>", "what to say on standard error").choices(LEVELS).default("info"))
     .addHelpText(
       "after",
       "\nA time is in ms or has a unit: 500ms, 30s, 5m; a size may end in k, m or g." +
@@ -40,6 +47,8 @@ function asOptions(flags: Flags): HubOptions {
     throw new UsageError(
       "--control-port and its token go together: give --control-token-file or SLOTBUS_CONTROL_TOKEN, or neither.",
     );
+  if (options.cors && options.cors.origins === undefined)
+    throw new UsageError("--cors-credentials and --cors-max-age need --cors-origins: say which pages they are for.");
   return {
     ...options,
     directory: flags.directory,
@@ -69,6 +78,7 @@ async function start(options: HubOptions): Promise<Hub> {
 
 async function run(flags: Flags): Promise<void> {
   const hub = await start(asOptions(flags));
+  const log = new HubLog(hub, flags.log, flags.json === true || !process.stderr.isTTY);
   const { promise, resolve } = Promise.withResolvers<void>();
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, resolve);
   const status = `${hub.url}_slotbus/`;
@@ -80,4 +90,5 @@ async function run(flags: Flags): Promise<void> {
   }
   await promise;
   await hub.close();
+  if (!(await log.close(LOG_MS))) process.exit(EXIT.done);
 }

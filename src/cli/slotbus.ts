@@ -21,6 +21,11 @@ const COMMANDS: readonly Lazy[] = [
     load: () => import("./bench.ts"),
   },
   { name: "hub", summary: "HTTP in front of workers in other processes", load: () => import("./hub.ts") },
+  {
+    name: "stdio",
+    summary: "a pool of programs that clients in any language share",
+    load: () => import("./stdio.ts"),
+  },
 ];
 
 /** The reader of our output has closed it: `slotbus events tail | head`. */
@@ -32,6 +37,7 @@ process.stdout.on("error", (error) => {
   if (isClosedPipe(error)) process.exit(EXIT.done);
   throw error;
 });
+process.stderr.on("error", () => {}); // nobody reads the log any more: the program goes on, and ends with its own code
 
 try {
   const { version } = (await Bun.file(`${import.meta.dir}/../../package.json`).json()) as { version: string };

@@ -67,6 +67,18 @@ export function draw(lines: readonly Line[], width: number): string[] {
   return lines.map((line) => (typeof line === "string" ? fit(line, width) : paint(line[0], fit(line[1], width))));
 }
 
+/** Between two looks into a fleet, in ms: an observer wakes nobody, and nobody wakes it. */
+export const LOOK_MS = 50;
+
+/** Calls `look` again and again while it resolves to `true`, until SIGINT or SIGTERM, which resolve what it is given. */
+export async function untilStopped(look: (stopped: Promise<void>) => Promise<boolean>): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, resolve);
+  let isStopped = false;
+  void promise.then(() => (isStopped = true));
+  while (!isStopped && (await look(promise)));
+}
+
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 /** q, Q, ^C, ^D. */
 const QUIT = [..."qQ\u0003\u0004"];

@@ -109,6 +109,7 @@ const EXIT_BY_CODE: Readonly<Record<string, number>> = {
   FLEET_NOT_FOUND: EXIT.notFound,
   FLEET_BUSY: EXIT.noAnswer,
   RESOURCE: EXIT.noAnswer,
+  ADDRESS_IN_USE: EXIT.noAnswer,
 };
 
 /** `error: unknown option '--fast'\n(Did you mean --short?)` as a sentence. */

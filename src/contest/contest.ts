@@ -19,11 +19,14 @@ import {
   releaseOptions,
   type TryClaimOptions,
   tryClaimOptions,
+  type WatchOptions,
+  watchOptions,
 } from "./options.ts";
 import type { PortableContest, YieldTo } from "./portable.ts";
 import { checkOwner, checkSubject, checkTtl } from "./subject.ts";
 import { WaitList } from "./wait-list.ts";
 import { Waiter } from "./waiter.ts";
+import { LeaseWatch } from "./watch.ts";
 
 /** The subject was free: it is held now. */
 export interface Claimed {
@@ -39,8 +42,8 @@ export interface Claimed {
  *     using leader = await contest.claim({ kind: "leader", label: "mailer" }, { ttl: 5_000, renew: true });
  *
  * All methods throw `ClosedError` when the contest or its fleet is closed, and `FleetBusyError` when a member that is stopped holds
- * the lock of the table: then they have blocked the thread for 1 s. In a fleet that is only observed `holder` and `list`
- * work, and the others throw `InvalidConfigError`.
+ * the lock of the table: then they have blocked the thread for 1 s. In a fleet that is only observed `holder`, `list` and
+ * `poll` of a watch work, and the others throw `InvalidConfigError`.
  */
 export class Contest implements PortableContest {
   /** Default owner of its claims. */
@@ -50,6 +53,7 @@ export class Contest implements PortableContest {
   readonly #waitList: WaitList;
   readonly #deaths: DeathWatch;
   readonly #waiters = new Set<Waiter>();
+  readonly #watches = new Set<LeaseWatch>();
   #closed = false;
 
   /** Opens a contest for the leases of a fleet. @throws (rejects) {InvalidConfigError}, {@link ClosedError} */
@@ -126,6 +130,24 @@ export class Contest implements PortableContest {
   }
 
   /**
+   * What becomes of the lease of that subject, from now on. Who holds it already comes first, as `claimed`. It tells of the
+   * state when you read, not of all that was: of what happens between two items the last is told.
+   *
+   *     for await (const { type, holder } of contest.watch({ kind: "leader", label: "mailer" })) console.log(type, holder.owner);
+   *
+   * Throws `InvalidConfigError` for what is not a subject, and `signal.reason`.
+   */
+  watch(subject: Subject, options: WatchOptions = {}): LeaseWatch {
+    checkSubject(subject);
+    return this.#watch({ kind: subject.kind, label: subject.label }, options);
+  }
+
+  /** The same of all leases of the fleet. */
+  watchAll(options: WatchOptions = {}): LeaseWatch {
+    return this.#watch(null, options);
+  }
+
+  /**
    * A guard for a tenure that was observed, by the owner that claimed it: `null` when the tenure has ended, throws
    * `LeaseOwnerError` for another owner. All guards of one tenure can renew and release it; when one has released, it is
    * lost to the others. It still ends with the process that claimed it.
@@ -165,12 +187,13 @@ export class Contest implements PortableContest {
   }
 
   /**
-   * Claims no more: those who wait reject with `ClosedError`. Guards and their leases stay until they are released, or
+   * Claims no more: those who wait reject with `ClosedError`, and watches end. Guards and their leases stay until they are released, or
    * the fleet is closed. May be called again.
    */
   async close(): Promise<void> {
     this.#closed = true;
     for (const waiter of this.#waiters) waiter.fail(this.#closedError());
+    for (const watch of this.#watches) watch.close();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -181,10 +204,20 @@ export class Contest implements PortableContest {
     return new Guard(this.#leases, this.#waitList, tenure, ttl, renew);
   }
 
+  #watch(subject: Subject | null, options: WatchOptions): LeaseWatch {
+    this.#checkOpen();
+    if (this.#fleet.closed) throw new ClosedError("the fleet");
+    const { signal } = watchOptions.resolve(options);
+    const table = { fleet: this.#fleet, leases: this.#leases, waitList: this.#waitList, deaths: this.#deaths };
+    const watch = new LeaseWatch(table, subject, signal, () => void this.#watches.delete(watch));
+    this.#watches.add(watch);
+    return watch;
+  }
+
   #observe(holder: Holder): Holder | null {
     const { entry, token } = holder ?? {};
     if (!Number.isInteger(entry) || entry < 0 || !Number.isSafeInteger(token)) {
-      throw new InvalidConfigError(`${shown(holder)} is no holder that a contest found.`);
+      throw new InvalidConfigError(`${shown(holder)} is not a holder that holder(), list() or a watch returned.`);
     }
     return entry < this.#fleet.geometry.maxLeases && this.#leases.holds(entry, token) ? this.#leases.found() : null;
   }

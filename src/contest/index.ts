@@ -12,7 +12,9 @@ export type {
   FenceOptions,
   ReleaseOptions,
   TryClaimOptions,
+  WatchOptions,
 } from "./options.ts";
-export type { PortableContest, PortableGuard, YieldTo } from "./portable.ts";
+export type { PortableContest, PortableGuard, PortableLeaseWatch, YieldTo } from "./portable.ts";
+export { type LeaseChange, LeaseWatch } from "./watch.ts";
 export type { Holder, Subject } from "../native/lease.ts";
 export * from "../errors.ts";

@@ -72,6 +72,17 @@ export interface ClaimOptions extends Given<typeof claimRows> {}
 /** @internal */
 export const claimOptions = new Options("a claim", claimRows);
 
+const watchRows = {
+  /** Ends the watch; reading rejects with `signal.reason`. */
+  signal,
+};
+
+/** What ends a watch of leases. */
+export interface WatchOptions extends Given<typeof watchRows> {}
+
+/** @internal */
+export const watchOptions = new Options("a watch", watchRows);
+
 const adoptRows = {
   /** Who adopts: the owner that claimed. */
   owner,

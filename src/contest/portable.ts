@@ -1,7 +1,8 @@
 /** What every engine can do that has leases: types for programs that may move from one to another. */
 
 import type { Holder, Subject } from "../native/lease.ts";
-import type { AdoptOptions, ClaimOptions, ReleaseOptions, TryClaimOptions } from "./options.ts";
+import type { AdoptOptions, ClaimOptions, ReleaseOptions, TryClaimOptions, WatchOptions } from "./options.ts";
+import type { LeaseChange } from "./watch.ts";
 
 /** A {@link Guard} of any engine: `await` what its methods return. */
 export interface PortableGuard extends AsyncDisposable {
@@ -24,6 +25,12 @@ export interface YieldTo {
   readonly holder: Holder;
 }
 
+/** A {@link LeaseWatch} of any engine. */
+export interface PortableLeaseWatch extends AsyncIterable<LeaseChange>, AsyncDisposable {
+  readonly closed: boolean;
+  close(): void | Promise<void>;
+}
+
 type Attempt = { readonly claimed: true; readonly guard: PortableGuard } | YieldTo;
 
 /** A {@link Contest} of any engine: `await` what its methods return. */
@@ -35,6 +42,8 @@ export interface PortableContest extends AsyncDisposable {
   claim(subject: Subject, options: ClaimOptions): Promise<PortableGuard>;
   holder(subject: Subject): Holder | null | Promise<Holder | null>;
   list(): Holder[] | Promise<Holder[]>;
+  watch(subject: Subject, options?: WatchOptions): PortableLeaseWatch | Promise<PortableLeaseWatch>;
+  watchAll(options?: WatchOptions): PortableLeaseWatch | Promise<PortableLeaseWatch>;
   adopt(holder: Holder, options?: AdoptOptions): PortableGuard | null | Promise<PortableGuard | null>;
   release(holder: Holder, options?: ReleaseOptions): boolean | Promise<boolean>;
   reset(): void | Promise<void>;

@@ -14,8 +14,9 @@ import { Part, typeOf } from "./values.ts";
 /** `SlotBus.client`. */
 export function makeClient<C extends Contract>(bus: Asker, contract: C): Client<C> {
   const client: Record<string, unknown> = Object.create(null);
-  for (const method of Object.values<ContractMethod>(contract.methods)) {
-    const caller = new Caller(bus, method);
+  const methods = Object.values<ContractMethod>(contract.methods);
+  for (const method of methods) {
+    const caller = new Caller(bus, method, methods);
     client[method.name] =
       method.declaration.kind === "rpc"
         ? (input: unknown, options?: CallOptions) => caller.call(input, options)
@@ -33,15 +34,18 @@ type Reply = Pick<BusResponse, "status" | "contentType" | "body">;
 class Caller {
   readonly #bus: Asker;
   readonly #method: ContractMethod;
+  /** All of its contract. */
+  readonly #methods: readonly ContractMethod[];
   readonly #input: Part;
   readonly #output: Part;
   readonly #options: CallOptions | undefined;
   /** Headers by content type: made once, so that the bus finds the head it wrote before. */
   readonly #headers = new Map<string, Pairs>();
 
-  constructor(bus: Asker, method: ContractMethod) {
+  constructor(bus: Asker, method: ContractMethod, methods: readonly ContractMethod[]) {
     this.#bus = bus;
     this.#method = method;
+    this.#methods = methods;
     const { input, output } = method.declaration;
     this.#input = new Part(method, "client", "input", input, false);
     this.#output = new Part(method, "client", "output", output, true);
@@ -152,7 +156,7 @@ class Caller {
   /** The error of an answer that is no output. */
   async #failed({ status, contentType, body }: Reply, idempotent: boolean): Promise<Error> {
     // A call that may run twice may have run before, on a worker that died.
-    if (contentType === FAILURE_TYPE) return readFailure(this.#method, body, idempotent);
+    if (contentType === FAILURE_TYPE) return readFailure(this.#method, body, idempotent, this.#methods);
     const { contract, name, codec, declaration } = this.#method;
     const expected = declaration.kind === "stream" ? ITEMS_TYPE : codec.contentType;
     const worker = `answered ${status} ${contentType || "without a content type"}`;

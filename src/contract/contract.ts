@@ -4,6 +4,7 @@ import { ContractError, InvalidConfigError } from "../errors.ts";
 import type { RequestOptions } from "../bus/call.ts";
 import { checkCodec, type Codec, json } from "../codec.ts";
 import { boolean, custom, type Given as GivenOptions, Options, optional, text } from "../options.ts";
+import type { Arriving } from "../jsonify.ts";
 import type { CallContext, ErrorShapes } from "./context.ts";
 import { describeSchema, type Given, isChecked, isSchema, type Made, type Schema, type Sequence } from "./schema.ts";
 
@@ -97,10 +98,11 @@ type NoErrors = Record<never, never>;
  *     resize: rpc({ input: z.object({ width: z.int() }), output: typed<Uint8Array>(), errors: { TOO_LARGE: z.int() } }),
  *
  * A value is sent as it was given, once its schema has passed it; the side that receives it gets what the schema makes.
+ * Without a schema its type is what JSON leaves of it ({@link Jsonify}): a `Date` is given, a string arrives.
  */
 export function rpc<In = void, Out = void>(
   options?: MethodOptions,
-): Declaration<Call<In, Out>, Handle<In, Out, NoErrors>, NoErrors>;
+): Declaration<Call<In, Arriving<Out>>, Handle<Arriving<In>, Out, NoErrors>, NoErrors>;
 export function rpc<I extends Input = Schema<void>, O extends Schema = Schema<void>, E extends ErrorShapes = NoErrors>(
   options: SchemaOptions<I, O, E>,
 ): Declaration<Call<GivenInput<I>, Made<O>>, Handle<MadeInput<I>, Given<O>, E>, E>;
@@ -111,7 +113,7 @@ export function rpc(options: SchemaOptions<Input, Schema, ErrorShapes> = {}): De
 /** A method that answers with any number of items; otherwise as {@link rpc}. */
 export function stream<In = void, Item = void>(
   options?: MethodOptions,
-): Declaration<StreamCall<In, Item>, StreamHandle<In, Item, NoErrors>, NoErrors>;
+): Declaration<StreamCall<In, Arriving<Item>>, StreamHandle<Arriving<In>, Item, NoErrors>, NoErrors>;
 export function stream<
   I extends Input = Schema<void>,
   O extends Schema = Schema<void>,
@@ -262,7 +264,7 @@ export function contract<M extends Methods>(name: string, methods: M, options: C
       });
     }
     if (method?.kind !== "rpc" && method?.kind !== "stream") {
-      throw new InvalidConfigError(`contract "${name}": ${key} is no method.`, { hint: "Use rpc() or stream()." });
+      throw new InvalidConfigError(`contract "${name}": ${key} is not a method.`, { hint: "Use rpc() or stream()." });
     }
     bound[key] = new ContractMethod(name, key, method, codec, method.version ?? usual ?? "");
   }

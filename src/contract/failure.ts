@@ -12,6 +12,7 @@ import {
   SlotbusError,
   ValidationError,
 } from "../errors.ts";
+import { compareMethods } from "./compare.ts";
 import type { ContractMethod } from "./contract.ts";
 import { Part, type Side, typeOf } from "./values.ts";
 
@@ -28,6 +29,8 @@ interface Failure {
   issues?: readonly { path: readonly (string | number)[]; message: string }[];
   differences?: readonly ContractDifference[];
   near?: readonly string[];
+  /** Fingerprint of each method of the contract, by name. */
+  methods?: Readonly<Record<string, string>>;
   /** A handler may have run. */
   ran?: boolean;
 }
@@ -62,8 +65,12 @@ export function encodeValidation({ part, issues, mayHaveExecuted }: ValidationEr
   return encode({ kind: "validation", part, issues, ran: mayHaveExecuted });
 }
 
-export function encodeMismatch(differences: readonly ContractDifference[], near: readonly string[] = []): Uint8Array {
-  return encode({ kind: "mismatch", differences, near });
+export function encodeMismatch(
+  differences: readonly ContractDifference[],
+  near: readonly string[] = [],
+  methods?: Failure["methods"],
+): Uint8Array {
+  return encode({ kind: "mismatch", differences, near, ...(methods && { methods }) });
 }
 
 /** Bytes of any other error, in a stream; outside of one the bus carries them itself. */
@@ -75,6 +82,8 @@ export function encodeRemote(error: unknown): Uint8Array {
 }
 
 const TEXT_MAX = 8_192;
+/** Differences, and names that come near, that are read of a worker's answer. */
+const LISTED_MAX = 16;
 
 function text(value: unknown): string {
   return typeof value === "string" ? value.slice(0, TEXT_MAX) : "";
@@ -85,8 +94,16 @@ function errorPart(method: ContractMethod, code: string, side: Side): Part {
   return new Part(method, side, `error ${code}`, Object.hasOwn(errors, code) ? errors[code]! : null, true);
 }
 
-/** The error that a worker encoded; `mayHaveExecuted`: besides what it says itself, another worker may have run it. */
-export async function readFailure(method: ContractMethod, bytes: Uint8Array, mayHaveExecuted: boolean): Promise<Error> {
+/**
+ * The error that a worker encoded; `mayHaveExecuted`: besides what it says itself, another worker may have run it. `all`: the
+ * methods of the contract.
+ */
+export async function readFailure(
+  method: ContractMethod,
+  bytes: Uint8Array,
+  mayHaveExecuted: boolean,
+  all: readonly ContractMethod[] = [],
+): Promise<Error> {
   const { contract, name } = method;
   const found = split(bytes);
   if (!found) return malformed();
@@ -106,8 +123,14 @@ export async function readFailure(method: ContractMethod, bytes: Uint8Array, may
       const ran = mayHaveExecuted || failure.ran !== false;
       return new ValidationError(contract, name, "worker", text(failure.part), list(failure.issues), ran);
     }
-    case "mismatch":
-      return new ContractMismatchError(contract, name, list(failure.differences), list(failure.near), mayHaveExecuted);
+    case "mismatch": {
+      const differences = list(failure.differences)
+        .slice(0, LISTED_MAX)
+        .map((one) => ({ what: text(one?.what), client: text(one?.client), worker: text(one?.worker) }));
+      const near = list(failure.near).slice(0, LISTED_MAX).map(text);
+      const methods = compareMethods(all, failure.methods);
+      return new ContractMismatchError(contract, name, differences, near, mayHaveExecuted, methods);
+    }
     case "remote": {
       const { code, name: remoteName, message, stack } = failure;
       return new RemoteError({ code: text(code), name: text(remoteName), message: text(message), stack: text(stack) });

@@ -5,8 +5,9 @@ import type { Handler, WorkerRequest } from "../bus/request.ts";
 import { type ContractDifference, ContractError, InvalidConfigError, ValidationError } from "../errors.ts";
 import { nearest } from "../near.ts";
 import { BYTES_TYPE, FAILURE_TYPE, ITEMS_TYPE, json } from "../codec.ts";
+import { compare } from "./compare.ts";
 import { CallContext, type ErrorMakers, type ErrorShapes } from "./context.ts";
-import { type Contract, type ContractMethod, FINGERPRINT, FINGERPRINT_FIELDS, type Handlers } from "./contract.ts";
+import { type Contract, type ContractMethod, FINGERPRINT, type Handlers } from "./contract.ts";
 import { encodeDeclared, encodeMismatch, encodeRemote, encodeValidation, isDeclared } from "./failure.ts";
 import { isSequence, isThenable, ItemReader, ItemSource } from "./items.ts";
 import { Part, typeOf } from "./values.ts";
@@ -30,6 +31,9 @@ interface Route {
   contentType: string;
   differences: ContractDifference[];
 }
+
+/** Longest answer with all methods of a contract. */
+const LIST_BYTES = 65_536;
 
 /** The contracts of one worker. */
 export class Implementations {
@@ -77,7 +81,8 @@ export class Implementations {
     if (route === null || route.methods !== this.#methods) route = this.#route(request);
     const { served } = route;
     if (served === null) return this.#elsewhere(request);
-    if (route.differences.length > 0) return failure(409, encodeMismatch(route.differences));
+    if (route.differences.length > 0)
+      return this.#mismatch(request, 409, route.differences, this.#contracts.get(served.method.contract)!);
     try {
       const isCall = served.method.declaration.kind === "rpc";
       const answer = isCall ? this.#call(served, request, route) : this.#stream(served, request, route);
@@ -106,12 +111,26 @@ export class Implementations {
     if (contract && slash > 0) {
       const wanted = path.slice(slash + 1);
       const differences = [{ what: "method", client: wanted, worker: "has none of this name" }];
-      return failure(404, encodeMismatch(differences, suggest(wanted, Object.keys(contract.methods))));
+      return this.#mismatch(request, 404, differences, contract, suggest(wanted, Object.keys(contract.methods)));
     }
     if (this.fallback) return this.fallback(request);
     const names = [...this.#contracts.keys()];
     const differences = [{ what: "contract", client: name, worker: `implements ${names.join(", ")}` }];
     return failure(404, encodeMismatch(differences, suggest(name, names)));
+  }
+
+  /** Says in what a method differs, and what all methods of its contract are here, if both have room. */
+  #mismatch(
+    { payloadBytes }: WorkerRequest,
+    status: number,
+    differences: readonly ContractDifference[],
+    { methods }: Contract,
+    near: readonly string[] = [],
+  ): Answer {
+    const all = Object.values<ContractMethod>(methods).map(({ name, fingerprint }) => [name, fingerprint] as const);
+    const whole = encodeMismatch(differences, near, Object.fromEntries(all));
+    const fits = whole.length <= Math.min(payloadBytes, LIST_BYTES);
+    return failure(status, fits ? whole : encodeMismatch(differences, near));
   }
 
   /** Answers a call; no promise unless a schema or the handler gave one. */
@@ -220,39 +239,6 @@ function makeErrors({ contract, name, declaration }: ContractMethod): ErrorMaker
     makers[code] = (data, message) => new ContractError(contract, name, code, data, message);
   }
   return Object.freeze(makers);
-}
-
-/** In what two fingerprints differ. Schemas differ only if both sides have one of a vendor whose schemas can be compared. */
-function compare(client: string, worker: string): ContractDifference[] {
-  const theirs = client.split(";");
-  const ours = worker.split(";");
-  const differences: ContractDifference[] = [];
-  for (const [index, what] of FINGERPRINT_FIELDS.entries()) {
-    const a = theirs[index] ?? "";
-    const b = ours[index] ?? "";
-    if (a === b || (what.includes("schema") && !schemasDiffer(a, b))) continue;
-    differences.push({ what, client: shown(a), worker: shown(b) });
-  }
-  return differences;
-}
-
-/** Of one schema, or as many as there are errors. */
-function schemasDiffer(a: string, b: string): boolean {
-  const theirs = a.split("%2C").map((schema) => schema.split("%3A"));
-  const ours = b.split("%2C").map((schema) => schema.split("%3A"));
-  if (theirs.length !== ours.length) return false;
-  return theirs.some(([vendor, digest], at) => {
-    const [ourVendor, ourDigest] = ours[at]!;
-    return vendor === ourVendor && digest !== undefined && ourDigest !== undefined && digest !== ourDigest;
-  });
-}
-
-function shown(field: string): string {
-  try {
-    return decodeURIComponent(field) || "none";
-  } catch {
-    return field; // a stranger's text
-  }
 }
 
 /** Up to three names that differ little from `wanted`; when there are none, the first three. */

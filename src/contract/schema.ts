@@ -1,5 +1,7 @@
 /** Validators: the interface they share, and what a contract knows about one. */
 
+import type { Arriving } from "../jsonify.ts";
+
 /** What is wrong with a value, and where. */
 export interface SchemaIssue {
   readonly message: string;
@@ -35,9 +37,12 @@ const typesOnly: Schema = {
   "~standard": { version: 1, vendor: "types", validate: (value) => ({ value }) },
 };
 
-/** A type where a schema may be given: the compiler checks it, nothing does at run time. */
-export function typed<T>(): Schema<T> {
-  return typesOnly as Schema<T>;
+/**
+ * A type where a schema may be given: the compiler checks it, nothing does at run time. `T` is what is sent, `Arrives` what
+ * the other side gets; name it when the codec of the contract is not JSON: `typed<Date, Date>()`.
+ */
+export function typed<T, Arrives = Arriving<T>>(): Schema<T, Arrives> {
+  return typesOnly as Schema<unknown> as Schema<T, Arrives>;
 }
 
 /** Whether values must be looked at at run time. */

@@ -53,6 +53,11 @@ export function define<Args extends unknown[], Fields extends object = {}>(
   return Defined as never;
 }
 
+/** A time in a message: `"1500 ms"`. Whole, so that a limit that was computed is the number that the user gave. */
+export function inMs(ms: number): string {
+  return `${Math.round(ms)} ms`;
+}
+
 /** Describes an error whose message and details come from where it is thrown. */
 export function asGiven(message: string, details?: ErrorDetails): Description<{}> {
   return { ...details, message, fields: {} };

@@ -1,6 +1,6 @@
 /** Errors of the bus, its workers and typed calls; several are those of the other parts too. */
 
-import { asGiven, define, type ErrorDetails, SlotbusError } from "./base.ts";
+import { asGiven, define, type ErrorDetails, inMs, SlotbusError } from "./base.ts";
 import { describeExit, type ExitReport } from "./exit.ts";
 
 /**
@@ -10,12 +10,12 @@ import { describeExit, type ExitReport } from "./exit.ts";
 export class InvalidConfigError extends define("INVALID_CONFIG", asGiven) {}
 
 /**
- * A live client holds the name.
- * @cure Find the owner with `slotbus ls`; stop it, or take another name.
+ * A live bus or hub has the name.
+ * @cure Find the owner with `slotbus ls`; stop it, or take another name. In one process, close the first.
  */
-export class BusExistsError extends define("BUS_EXISTS", (name: string, ownerPid: number) => ({
-  message: `bus "${name}" has a live client${ownerPid ? ` (pid ${ownerPid})` : ""}.`,
-  hint: "Choose another name, or stop that process.",
+export class BusExistsError extends define("BUS_EXISTS", (name: string, ownerPid: number, isOurs: boolean = false) => ({
+  message: `a bus or hub "${name}" runs already${ownerPid ? ` (pid ${ownerPid}${isOurs ? ", this process" : ""})` : ""}.`,
+  hint: isOurs ? "Close it first, or choose another name." : "Choose another name, or stop that process.",
   retryable: true,
   fields: {
     /** Process id of the owner, as it wrote it; 0 when unknown. Information, not proof. */
@@ -28,7 +28,7 @@ export class BusExistsError extends define("BUS_EXISTS", (name: string, ownerPid
  * @cure Start the client, with the same name and SLOTBUS_DIR; `slotbus ls` says which there are. Or raise `timeout`.
  */
 export class BusNotFoundError extends define("BUS_NOT_FOUND", (name: string, directory: string, waitedMs: number) => ({
-  message: `no bus called "${name}" in ${directory} after ${Math.round(waitedMs)} ms.`,
+  message: `no bus called "${name}" in ${directory} after ${inMs(waitedMs)}.`,
   hint: "Start the client (SlotBus.create) with the same name and directory, or raise `timeout`.",
   retryable: true,
 })) {}
@@ -78,7 +78,7 @@ export class NoWorkerError extends define(
     const isPaused = failure?.retryable === true;
     const resize = what === "bus" ? "bus.supervisor.resize()" : "bus.resize()";
     const states = {
-      none: `had no worker for ${Math.round(waitedMs)} ms`,
+      none: `had no worker for ${inMs(waitedMs)}`,
       paused: "has no worker: its workers are paused",
       over: "has no worker left: all were given up or have ended",
     };
@@ -116,7 +116,7 @@ export class NotReadyError extends define(
   ) => {
     const reasons = failures.length > 0 ? ` Meanwhile: ${failures.join("; ")}.` : "";
     return {
-      message: `Bus "${name}" has ${attached} of ${wanted} workers after ${timeoutMs} ms.${reasons}`,
+      message: `Bus "${name}" has ${attached} of ${wanted} workers after ${inMs(timeoutMs)}.${reasons}`,
       hint: lastFailure
         ? "The last worker process failed: see `cause`."
         : "Start workers with SlotWorker.open, with the same name and directory, or raise `timeout`.",
@@ -142,9 +142,9 @@ export class RequestTimeoutError extends define(
   "TIMEOUT",
   (id: string, timeoutMs: number, queuedMs: number, ranMs: number, mayHaveExecuted: boolean) => {
     const where = mayHaveExecuted
-      ? `queued ${Math.round(queuedMs)} ms, with a worker ${Math.round(ranMs)} ms; it was told to stop`
-      : `queued ${Math.round(queuedMs)} ms; no handler saw it`;
-    const message = `request ${id} took longer than ${timeoutMs} ms (${where}).`;
+      ? `queued ${inMs(queuedMs)}, with a worker ${inMs(ranMs)}; it was told to stop`
+      : `queued ${inMs(queuedMs)}; no handler saw it`;
+    const message = `request ${id} took longer than ${inMs(timeoutMs)} (${where}).`;
     return { message, retryable: !mayHaveExecuted, mayHaveExecuted, fields: { queuedMs, ranMs } };
   },
 ) {}
@@ -231,7 +231,7 @@ export class HeadTooLargeError extends define(
 export class StreamTimeoutError extends define(
   "STREAM_TIMEOUT",
   (id: string, limit: "deadline" | "idle", ms: number, bytes: number) => {
-    const what = limit === "deadline" ? `had not ended after ${ms} ms` : `moved no byte for ${ms} ms`;
+    const what = limit === "deadline" ? `had not ended after ${inMs(ms)}` : `moved no byte for ${inMs(ms)}`;
     return {
       message: `the stream of request ${id} ${what}; ${bytes} bytes of it were read.`,
       hint: `Raise \`${limit}\`, or read faster: a reader that stops stops its writer.`,
@@ -345,9 +345,32 @@ export interface ContractDifference {
   readonly worker: string;
 }
 
+/** Names of methods that differ between the contract of a client and the one of its worker. */
+interface DifferentMethods {
+  readonly missing: readonly string[];
+  readonly different: readonly string[];
+}
+
+/** Names of methods that a message has; more are counted. */
+const NAMES_SHOWN = 8;
+
+function namesOf(methods: readonly string[], but: string): string {
+  const names = methods.filter((name) => name !== but);
+  const more = names.length - NAMES_SHOWN;
+  return names.slice(0, NAMES_SHOWN).join(", ") + (more > 0 ? ` and ${more} more` : "");
+}
+
+/** Digests of schemas say nothing to a reader: they are in `differences`. */
+function describeDifference({ what, client, worker }: ContractDifference): string {
+  if (what === "method") return `the worker has no method ${client}`;
+  if (what === "contract") return `the worker has no contract ${client}, it ${worker}`;
+  return what.includes("schema") ? `another ${what}` : `${what}: client ${client}, worker ${worker}`;
+}
+
 /**
  * The client's contract is not the one that the worker implements.
- * @cure Deploy both sides with the same contract; `differences` says what differs.
+ * @cure Deploy both sides with the same contract; `differences` says what differs in this method, `missing` and `different`
+ * which methods do.
  */
 export class ContractMismatchError extends define(
   "CONTRACT_MISMATCH",
@@ -357,10 +380,14 @@ export class ContractMismatchError extends define(
     differences: readonly ContractDifference[],
     near: readonly string[] = [],
     mayHaveExecuted: boolean = false,
+    { missing, different }: DifferentMethods = { missing: [], different: [] },
   ) => {
-    const shown = differences.map(({ what, client, worker }) => `${what}: client ${client}, worker ${worker}`);
+    const shown = differences.map(describeDifference);
+    const [others, absent] = [namesOf(different, method), namesOf(missing, method)];
+    const also = others && ` Other methods that differ: ${others}.`;
+    const lacks = absent && ` Other methods that the worker does not have: ${absent}.`;
     return {
-      message: `${contract}.${method} differs between client and worker (${shown.join("; ")}).`,
+      message: `${contract}.${method} differs between client and worker (${shown.join("; ")}).${also}${lacks}`,
       hint: near.length > 0 ? `Did you mean ${near.join(" or ")}?` : "Run both sides with the same contract.",
       mayHaveExecuted,
       fields: {
@@ -371,6 +398,10 @@ export class ContractMismatchError extends define(
         differences,
         /** Names the worker has that come near. */
         near,
+        /** Methods of the client's contract that the worker does not have; empty when the worker did not list its own. */
+        missing,
+        /** Methods of both contracts whose declarations differ; empty when the worker did not list its own. */
+        different,
       },
     };
   },

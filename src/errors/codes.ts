@@ -23,6 +23,12 @@ export const CODES = {
    */
   RESOURCE: { retryable: true },
   /**
+   * The client of a bus ended the attachment of this worker, and says why: it hung, missed the pings of its hub, or broke the
+   * protocol. The worker attaches again.
+   * @cure Do as the reason says: a handler that computes for long belongs into a thread or a process of its own.
+   */
+  EVICTED: { retryable: true },
+  /**
    * The file system of the runtime directory is full.
    * @cure `df` on the runtime directory; `slotbus clean`; in Docker a larger `--shm-size`.
    */

@@ -1,6 +1,6 @@
 /** Errors of the fleet, of events and of claims. */
 
-import { define } from "./base.ts";
+import { define, inMs } from "./base.ts";
 
 /**
  * No fleet of that name has a living member.
@@ -140,7 +140,7 @@ export class LeaseOwnerError extends define("LEASE_OWNER", (holder: LeaseHolder,
 export class ClaimTimeoutError extends define(
   "CLAIM_TIMEOUT",
   (subject: LeaseSubject, timeoutMs: number, holder: LeaseHolder) => ({
-    message: `${leaseName(subject)} was not free for ${timeoutMs} ms; ${holderName(holder)} holds it.`,
+    message: `${leaseName(subject)} was not free for ${inMs(timeoutMs)}; ${holderName(holder)} holds it.`,
     hint: "Try again, or raise `timeout`.",
     retryable: true,
     fields: {

@@ -4,8 +4,16 @@ import { shown } from "../check.ts";
 import { SlotbusError } from "./base.ts";
 import { InvalidConfigError } from "./bus.ts";
 
-/** A name that could not be a file name everywhere. */
-export function invalidName(name: unknown, what: "bus" | "fleet" | "ring" = "bus"): InvalidConfigError {
+/** A name that could not be a file name everywhere, or none. `variable` of the environment may have it. */
+export function invalidName(
+  name: unknown,
+  what: "bus" | "fleet" | "ring" | "worker" = "bus",
+  variable?: string,
+): InvalidConfigError {
+  if (name === undefined) {
+    const hint = `Pass \`name\`${variable ? `, or set ${variable}` : ""}.`;
+    return new InvalidConfigError(`the name of the ${what} is missing.`, { hint });
+  }
   return new InvalidConfigError(`${shown(name)} is not a valid ${what} name.`, {
     hint: `Use 1 to ${what === "ring" ? 32 : 64} of A-Z a-z 0-9 . _ - and start with a letter or digit.`,
   });
@@ -56,7 +64,7 @@ export function programNotFound(pool: string, program: string, where: string, ca
 
 /** Another process listens on an address. */
 export function addressInUse(address: string, why: string, cause?: unknown): SlotbusError {
-  const hint = "Choose another address, or stop that process.";
+  const hint = "Choose another address, or stop what listens there.";
   return new SlotbusError("ADDRESS_IN_USE", `${address} ${why}.`, { hint, cause });
 }
 

@@ -22,15 +22,23 @@ export class HubError extends define(
 
 /**
  * A worker ended, or took too long, before it was ready.
- * @cure Read the end of its standard error in the message; raise `startupTimeout` if it is only slow.
+ * @cure Read the end of its standard error in the message. Its program must attach: call `SlotWorker.open()` in the entry of a
+ * bus's workers. Raise `startupTimeout` if it is only slow.
  */
 export class WorkerStartError extends define(
   "WORKER_START",
-  (pool: string, worker: number, why: string, report: ExitReport | null, cause?: unknown) => {
+  (
+    pool: string,
+    worker: number,
+    why: string,
+    report: ExitReport | null,
+    /** `hint`: what the program must do to get ready. */
+    details: Pick<ErrorDetails, "cause" | "hint"> = {},
+  ) => {
     const ended = report && report.how === "itself" ? `: it ${describeExit(report)}` : "";
     return {
+      ...details,
       message: `worker ${worker} of pool "${pool}" ${why}${ended}.`,
-      cause,
       fields: {
         worker,
         /** How its process ended; `null`: it had none. */

@@ -9,6 +9,7 @@ import { type Codec, json } from "../codec.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import { fast, type FastBuffer } from "../fast-buffer.ts";
 import type { EventRecord, EventRing } from "../fleet/event-ring.ts";
+import type { Arriving } from "../jsonify.ts";
 
 /** What an attribute can be. */
 export type AttributeValue = string | number | boolean;
@@ -22,7 +23,7 @@ export type Attributes = Readonly<Record<string, AttributeValue>>;
 export type BusEvent<Topics extends object = Record<string, unknown>, T extends keyof Topics = keyof Topics> = {
   [Topic in T & string]: WholeBody & {
     readonly topic: Topic;
-    readonly payload: Topics[Topic];
+    readonly payload: Arriving<Topics[Topic]>;
     /** As given, or as bound; `null` when it has none. */
     readonly id: string | null;
     readonly attributes: Attributes;

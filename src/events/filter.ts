@@ -107,7 +107,7 @@ function compileEquals(filter: { readonly equals: readonly [string, AttributeVal
 }
 
 function malformed(filter: unknown): InvalidConfigError {
-  return new InvalidConfigError(`${shown(filter)} is no filter.`, {
+  return new InvalidConfigError(`${shown(filter)} is not a filter.`, {
     hint: 'Make one with all(), topic("a.*"), equals(name, value), and(…), or(…), not(…), where(predicate).',
   });
 }

@@ -3,6 +3,7 @@
 import { closeSync } from "node:fs";
 import { shown } from "../check.ts";
 import { SlotbusError, ClosedError, FleetGeometryError, FleetNotFoundError, InvalidConfigError } from "../errors.ts";
+import { closeOlder, kept, noteOpened } from "../hot.ts";
 import { openDirectory } from "../native/directory.ts";
 import type { FleetPlace } from "../native/fleet-failure.ts";
 import type { FleetGeometry } from "../native/fleet-geometry.ts";
@@ -20,10 +21,13 @@ import {
 import { Ring } from "./ring.ts";
 import { Wake } from "./wake.ts";
 
+/** All of them: one that a program keeps across a reload is of the class of an earlier evaluation. */
+const fleets = kept("fleets", () => new WeakSet<Fleet>());
+
 /** @internal The option `fleet` of what stands on one. */
 export const aFleet = needed(
   custom<Fleet>(undefined, "a Fleet", (fleet, name) =>
-    fleet instanceof Fleet ? fleet : refuse(name, fleet, "a Fleet, of Fleet.join"),
+    fleets.has(fleet) ? fleet : refuse(name, fleet, "a Fleet, of Fleet.join"),
   ),
 );
 
@@ -65,9 +69,10 @@ export class Fleet implements AsyncDisposable {
    */
   static async join(options: FleetOptions): Promise<Fleet> {
     const { name, directory, ...sizes } = fleetOptions.resolve(options);
+    await closeOlder(`fleet ${directory}/${name}`);
     const fd = openDirectory(directory, { create: true })!;
     try {
-      return new Fleet(negotiate({ name, directory, fd }, sizes));
+      return noted(`fleet ${directory}/${name}`, new Fleet(negotiate({ name, directory, fd }, sizes)));
     } finally {
       closeSync(fd);
     }
@@ -81,10 +86,11 @@ export class Fleet implements AsyncDisposable {
    */
   static async observe(options: FleetObserveOptions): Promise<Fleet> {
     const { name, directory } = fleetObserveOptions.resolve(options);
+    await closeOlder(`observer ${directory}/${name}`);
     const fd = openDirectory(directory);
     if (fd === null) throw new FleetNotFoundError(name, directory);
     try {
-      return new Fleet(FleetHandle.observe({ name, directory, fd }));
+      return noted(`observer ${directory}/${name}`, new Fleet(FleetHandle.observe({ name, directory, fd })));
     } finally {
       closeSync(fd);
     }
@@ -99,6 +105,7 @@ export class Fleet implements AsyncDisposable {
     this.incarnation = handle.incarnation;
     this.handle = handle;
     this.wake = new Wake(handle);
+    fleets.add(this);
   }
 
   /** Whether this process has left the fleet, or begins to. */
@@ -156,6 +163,11 @@ export class Fleet implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
+}
+
+function noted(key: string, fleet: Fleet): Fleet {
+  noteOpened(key, fleet);
+  return fleet;
 }
 
 // ---- joining --------------------------------------------------------------------------------------------------------

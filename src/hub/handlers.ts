@@ -2,10 +2,10 @@
 
 import type { Answerable } from "../bus/answer.ts";
 import { METHODS, type Method } from "../bus/codec.ts";
-import { toWebRequest } from "../bus/fetch.ts";
 import type { FetchHandler, Handler } from "../bus/request.ts";
 import { checkOptions, shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
+import { appHandler } from "./app.ts";
 import { HubRequest } from "./context.ts";
 import type { RouteRequest } from "./names.ts";
 import { parsePattern } from "./pattern.ts";
@@ -114,7 +114,7 @@ function mount(path: string, app: FetchHandler): Handler {
   if (!path.endsWith("/*") || parsePattern(path).names.length > 0)
     throw malformed(path, "an app is mounted at plain text and a final /*");
   const sent = prefix === "" ? 0 : new URL(`http://hub${prefix}`).pathname.length; // as clients spell it
-  return async (request) => app.fetch(toWebRequest(request, request.path.slice(sent) || "/"));
+  return appHandler(app, sent);
 }
 
 function malformed(path: string, why: string): InvalidConfigError {

@@ -2,11 +2,14 @@
 
 import type { Server } from "bun";
 import { Closing } from "../closing.ts";
+import { closeOlder, noteOpened } from "../hot.ts";
 import { SlotBus } from "../slotbus.ts";
 import type { StreamedResponse } from "../bus/response.ts";
 import { SlotbusError } from "../errors.ts";
 import { ControlPlane, health } from "./control.ts";
+import { Cors, preflightMethod } from "./cors.ts";
 import { Failure, failureOf, RETRY } from "./failure.ts";
+import { addressIn } from "./forwarded.ts";
 import { type HubOptions, hubOptions, type ResolvedHubOptions } from "./options.ts";
 import { isReserved, type Pattern } from "./pattern.ts";
 import { Pinger } from "./pinger.ts";
@@ -29,6 +32,10 @@ interface Asked {
   readonly began: number;
   /** Name of the worker that has it; `""` while that is the hub. */
   worker: string;
+  /** `""` until it is known. */
+  path: string;
+  /** For listeners of `request`; `undefined` when there are none. */
+  readonly address: string | null | undefined;
 }
 
 /** Ids of requests that came without one: no other hub has the same. */
@@ -47,7 +54,7 @@ const IDLE_S = 255;
 /** Between two looks at whether all requests are answered, in ms. */
 const POLL_MS = 10;
 /** Methods of the hub's own paths. */
-const OWN: Readonly<Record<string, readonly string[]>> = { "/events": ["GET"], "/health": ["GET"] };
+const OWN: Readonly<Record<string, readonly string[]>> = { "/events": ["GET"], "/health": ["GET", "HEAD"] };
 
 /**
  * A hub. Workers find it by name; clients by HTTP.
@@ -63,9 +70,12 @@ export class Hub extends Closing<HubEvents> {
   readonly #ids = new RequestIds();
   readonly #status: Status;
   readonly #pinger: Pinger | null;
+  readonly #cors: Cors | null;
   readonly #control: ControlPlane;
   readonly #server: AnyServer | null;
   readonly #startedAt = performance.now();
+  /** Of the last request; that of the next one is mostly the same, and then it is valid too. */
+  #origin = " ";
   #isRetired = false;
   #stopped = false;
 
@@ -78,9 +88,12 @@ export class Hub extends Closing<HubEvents> {
   static async start(options: HubOptions = {}): Promise<Hub> {
     const resolved = hubOptions.resolve(options);
     const { name, directory } = resolved;
+    await closeOlder(`hub ${directory}/${name}`);
     const owner = await SlotBus.create({ name, directory, slots: 1 }); // it has no workers: it holds the name
     try {
-      return new Hub(resolved, owner);
+      const hub = new Hub(resolved, owner);
+      noteOpened(`hub ${directory}/${name}`, hub);
+      return hub;
     } catch (error) {
       await owner.close();
       throw error;
@@ -97,6 +110,7 @@ export class Hub extends Closing<HubEvents> {
     });
     this.#streams = new EventStreams(this.#registry, options);
     this.#status = new Status(this.#registry, this.#meter, options, () => this.#streams.clients);
+    this.#cors = options.cors ? new Cors(options.cors) : null;
     this.#pinger = options.ping ? new Pinger(options.ping, () => this.#registry.services) : null;
     try {
       this.#control = new ControlPlane(options, this.#registry, this.#streams);
@@ -128,16 +142,17 @@ export class Hub extends Closing<HubEvents> {
     const headers: RequestHeaders = request.headers.toJSON(); // one call; reading header by header costs more
     const given = headerOf(headers, "x-request-id");
     const id = given !== null && REQUEST_ID.test(given) ? given : this.#ids.next();
-    const asked: Asked = { request, headers, id, server, began, worker: "" };
+    const address = this.listenerCount("request") > 0 ? this.#clientOf(request, headers, server) : undefined;
+    const asked: Asked = { request, headers, id, server, began, worker: "", path: "", address };
     try {
       const response = this.#answer(asked);
-      if (response instanceof Response) return this.#record(asked, response);
+      if (response instanceof Response) return this.#own(asked, response);
       return response.then(
         (answered) => this.#finish(asked, answered),
-        (error) => this.#record(asked, this.#fail(error, id)),
+        (error) => this.#own(asked, this.#fail(error, id)),
       );
     } catch (error) {
-      return this.#record(asked, this.#fail(error, id));
+      return this.#own(asked, this.#fail(error, id));
     }
   };
 
@@ -176,27 +191,44 @@ export class Hub extends Closing<HubEvents> {
 
   #finish(asked: Asked, answered: Response | StreamedResponse): Response {
     try {
-      if (answered instanceof Response) return this.#record(asked, answered);
+      if (answered instanceof Response) return this.#own(asked, answered);
       // An app's own event stream may be quiet for hours, as the hub's are.
       if (answered.contentType.startsWith("text/event-stream")) asked.server?.timeout(asked.request, 0);
-      return this.#record(asked, answer(answered, asked));
+      const bytes = asked.request.method === "HEAD" ? 0 : answered.wholeBytes;
+      return this.#record(asked, answer(answered, asked), bytes);
     } catch (error) {
-      return this.#record(asked, this.#fail(error, asked.id));
+      return this.#own(asked, this.#fail(error, asked.id));
     }
   }
 
-  #record({ worker, began }: Asked, response: Response): Response {
-    this.#meter.record(worker, response.status, performance.now() - began);
+  /** An answer of the hub itself. */
+  #own(asked: Asked, response: Response): Response {
+    if (this.#cors && Cors.isFor(asked.path)) this.#cors.allow(asked.headers, response);
+    return this.#record(asked, response);
+  }
+
+  #record(asked: Asked, response: Response, bytes: number | null = null): Response {
+    const { worker, began, address } = asked;
+    const { status } = response;
+    const ms = performance.now() - began;
+    this.#meter.record(worker, status, ms);
+    if (address === undefined) return response;
+    const { id, path, request } = asked;
+    const told = { id, method: request.method, path, status, ms, bytes, worker: worker || null, address };
+    queueMicrotask(() => this.emit("request", told));
     return response;
   }
 
   #answer(asked: Asked): Response | Promise<Response | StreamedResponse> {
     const { request, headers, id, server } = asked;
     const { url } = request;
+    if (!url.startsWith(this.#origin)) this.#origin = originOf(url);
     const { path, query } = split(url);
+    asked.path = path;
     if (headerOf(headers, "upgrade")?.toLowerCase() === "websocket")
       throw new Failure(501, "NO_WEBSOCKET", "the hub carries no WebSockets.");
     const match = this.#registry.table.find(request.method, path);
+    if (this.#cors && this.#isOwnPreflight(asked, match !== null)) return this.#cors.preflight(headers, id);
     if (!match || (isOpen(match.route.pattern) && isReserved(path))) return this.#answerSelf(asked, path);
     const { params, route } = match;
     const { pattern, owner, sse } = route;
@@ -217,6 +249,15 @@ export class Hub extends Closing<HubEvents> {
     return this.#streams.open(route, incoming);
   }
 
+  /** Whether a browser asks for a page whether it may send a request that the hub would answer itself. */
+  #isOwnPreflight({ request, headers, path }: Asked, isRouted: boolean): boolean {
+    const method = preflightMethod(request.method, headers);
+    if (method === null || !Cors.isFor(path)) return false;
+    if (isReserved(path)) return true;
+    const wanted = this.#registry.table.find(method, path);
+    return wanted ? wanted.route.sse : !isRouted;
+  }
+
   /** Who reaches a server on the loopback address is on this machine; asking for more costs a tenth of a request. */
   #addressOf(request: Request, server: AnyServer | undefined): string | null {
     const { hostname } = this.options;
@@ -224,8 +265,15 @@ export class Hub extends Closing<HubEvents> {
     return server?.requestIP(request)?.address ?? null;
   }
 
+  /** Address of the client: with `trustProxy` the one that the proxy saw. It added that one; the client may have sent those before. */
+  #clientOf(request: Request, headers: RequestHeaders, server: AnyServer | undefined): string | null {
+    const route = this.options.trustProxy ? headerOf(headers, "x-forwarded-for") : null;
+    if (!route) return this.#addressOf(request, server);
+    return addressIn(route.slice(route.lastIndexOf(",") + 1))?.address ?? null;
+  }
+
   #answerSelf({ request, id, server }: Asked, path: string): Response {
-    if (path === "/health" && request.method === "GET") return Response.json(health(this.#registry));
+    if (path === "/health" && OWN[path]!.includes(request.method)) return Response.json(health(this.#registry));
     if (path === "/events" && request.method === "GET") {
       server?.timeout(request, IDLE_S);
       return this.#streams.openAll(request, id);
@@ -281,9 +329,15 @@ function isEventSource({ method, headers }: Request): boolean {
   return method === "GET" && (headers.get("accept")?.includes("text/event-stream") ?? false);
 }
 
-/** Path and query as they stand in an absolute URL that was normalised. @throws {Failure} 400 when no host makes it one. */
+/** Scheme and host, with the slash behind them. Bun's server takes them as they come. @throws {Failure} 400 for what is no host. */
+function originOf(url: string): string {
+  const origin = url.slice(0, url.indexOf("/", url.indexOf("//") + 2) + 1);
+  if (origin.startsWith("http") && URL.canParse(origin)) return origin;
+  throw new Failure(400, "BAD_HOST", "the host header is not a valid host.");
+}
+
+/** Path and query as they stand in an absolute URL that was normalised. */
 function split(url: string): { path: string; query: string } {
-  if (!url.startsWith("http")) throw new Failure(400, "BAD_HOST", "the host header is not a valid host.");
   const start = url.indexOf("/", url.indexOf("//") + 2);
   const hash = url.indexOf("#", start);
   const end = hash < 0 ? url.length : hash;

@@ -5,6 +5,6 @@ export { HubEmitter } from "./emitter.ts";
 export { type HubHandler, type HubRoutes, sse, type SseClient, type SseHandlers, type SseRoute } from "./handlers.ts";
 export { Hub } from "./hub.ts";
 export type { HubOptions, HubWorkerOptions, ResolvedHubOptions, SseOptions } from "./options.ts";
-export type { HubEvents, HubWorkerInfo } from "./service.ts";
+export type { HubEvents, HubRequestInfo, HubWorkerInfo } from "./service.ts";
 export { HubWorker, type HubWorkerEvents } from "./worker.ts";
 export * from "../errors.ts";

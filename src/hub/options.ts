@@ -15,6 +15,7 @@ import {
   Options,
   optional,
   orFalse,
+  refuse,
   type Resolved,
   text,
   timeout,
@@ -42,10 +43,45 @@ const sse = {
   /** Events of one stream that are kept for clients that come back. */
   maxReplay: flag(integer(1_000, 0, 1_000_000), "events of a stream kept for clients that come back"),
   /** Bytes of those events. */
-  replayBytes: flag(bytes(1 << 20, 0, GIB), "their size"),
+  replayBytes: flag(bytes(1 << 20, 0, GIB), "size of the kept events of a stream"),
   /** Paths for which events are kept. */
   maxPaths: flag(integer(10_000, 1, 10_000_000), "paths for which events are kept"),
 };
+
+const cors = {
+  /** Origins whose pages may read: `["https://app.example"]`, or `"*"` for all. */
+  origins: flag(
+    needed(custom<readonly string[] | "*">(undefined, "a list of origins, or *", checkOrigins)),
+    "origins whose pages may read event streams, between commas; or *",
+  ),
+  /** Pages may send cookies and HTTP passwords. Needs origins by name. */
+  credentials: flag(boolean(false), "pages of these origins may send cookies"),
+  /** How long a browser remembers what it was allowed, in ms. */
+  maxAge: flag(integer(600_000, 0, DAY_MS, " ms"), "how long a browser remembers the answer to a preflight"),
+};
+const corsGroup = group(cors);
+
+/** @throws {InvalidConfigError} for an origin that no browser sends. */
+function checkOrigins(given: readonly string[] | "*", name: string): readonly string[] | "*" {
+  if (given === "*") return given;
+  if (!Array.isArray(given) || given.length === 0) refuse(name, given, 'a list of origins, or "*"');
+  for (const [at, origin] of given.entries())
+    if (!isOrigin(origin))
+      refuse(`${name}[${at}]`, origin, 'an origin as browsers send it: "https://app.example", without a path');
+  return [...given];
+}
+
+function isOrigin(given: unknown): boolean {
+  if (typeof given !== "string" || !/^[a-z][a-z0-9+.-]*:\/\/[^\s/?#@,*]+$/.test(given)) return false;
+  return !/^https?:/.test(given) || URL.parse(given)?.origin === given;
+}
+
+/** @throws {InvalidConfigError} for credentials with every origin: no browser accepts that, and no site should mean it. */
+function checkCors<R extends Resolved<typeof cors>>(rule: R, name: string): R {
+  if (rule.credentials && rule.origins === "*")
+    refuse(`${name}.credentials`, true, 'false with the origins "*"; list the origins');
+  return rule;
+}
 
 /** Options of `Hub.start`. */
 export const hubOptions = new Options("a hub", {
@@ -70,7 +106,7 @@ export const hubOptions = new Options("a hub", {
     /** Requests that may wait: 503 above it. */
     limit: flag(integer(1_024, 0, 1_000_000), "requests that wait for one worker name"),
     /** What happens beyond the limit. */
-    policy: flag(choice("reject", ["reject", "wait"]), "what happens beyond that"),
+    policy: flag(choice("reject", ["reject", "wait"]), "what happens beyond the limit"),
   }),
   /** Longest spin before the process sleeps, in µs. 0 on a machine with one processor. */
   spin: flag(optional(integer(undefined, 0, 10_000, " µs"), "50"), "microseconds of spinning before sleep; 0: none"),
@@ -85,16 +121,18 @@ export const hubOptions = new Options("a hub", {
         /** Time between two pings, in ms. */
         interval: flag(integer(10_000, 10, DAY_MS, " ms"), "between two pings of a worker"),
         /** Time for the answer, in ms. */
-        timeout: flag(integer(2_000, 1, DAY_MS, " ms"), "time for its answer"),
+        timeout: flag(integer(2_000, 1, DAY_MS, " ms"), "time for the answer to a ping"),
         /** Pings missed in a row after which a worker is evicted. */
-        maxMisses: flag(integer(3, 1, 1_000), "pings missed in a row"),
+        maxMisses: flag(integer(3, 1, 1_000), "pings missed in a row after which a worker is evicted"),
       }),
     ),
     "send no pings: hung workers stay",
   ),
   /** Server-sent events. */
   sse: group(sse),
-  /** Opens `/_slotbus/` to other machines: `authorization: Bearer <token>`. */
+  /** Which pages of other origins may read event streams that the hub keeps, and its errors. Answers of workers are theirs. */
+  cors: optional({ ...corsGroup, resolve: (...given) => checkCors(corsGroup.resolve(...given), given[1]) }),
+  /** Whoever sends it may see `/_slotbus/`, as `authorization: Bearer <token>`. Without it the page is for this machine. */
   adminToken: optional(token),
   /**
    * The control plane on a port too, for programs that cannot open the hub's socket: events and health. A worker's requests
@@ -124,7 +162,7 @@ export interface ResolvedHubOptions extends Resolved<typeof hubOptions.rows> {}
 /** Options of `HubWorker.start`. */
 export const hubWorkerOptions = new Options("a worker of a hub", {
   /** Name of the worker. Processes of one name share its requests. */
-  name: needed(custom<string>(undefined, "1 to 64 of A-Z a-z 0-9 . _ -", (name) => checkName(name))),
+  name: needed(custom<string>(undefined, "1 to 64 of A-Z a-z 0-9 . _ -", (name) => checkName(name, "worker"))),
   /** Handlers, apps and event streams by pattern: the shape of `Bun.serve`'s `routes`. */
   routes: needed(custom<HubRoutes, ReturnType<typeof readRoutes>>(undefined, "by pattern", readRoutes)),
   /** Name of the hub. */
@@ -157,7 +195,7 @@ export interface HubWorkerOptions<Pattern extends string = string> extends Omit<
 
 /** The bus of a worker's name. @throws {InvalidConfigError} */
 export function busNameOf(hub: string, worker: unknown): string {
-  const name = `${hub}.${checkName(worker)}`;
+  const name = `${hub}.${checkName(worker, "worker")}`;
   if (name.length <= BUS_NAME_MAX) return name;
   const room = BUS_NAME_MAX - hub.length - 1;
   throw new InvalidConfigError(`The name of the worker has ${name.length - hub.length - 1} characters.`, {

@@ -76,7 +76,19 @@ function takeName(text: string, name: string, names: Set<string>): void {
   names.add(name);
 }
 
-/** One spelling for the same path: needless encoding undone, the rest in upper case. */
+/** What no segment of a path needs to encode, as `encodeURIComponent` encodes it. */
+const NEEDLESS = /%(?:2[46BC]|3[ABD]|40)/g;
+
+/** One spelling of a path as a URL has it: needless encoding undone in each segment, no slash at the end. */
+export function plainPath(path: string): string {
+  const trimmed = path.length > 1 && path.endsWith("/") ? path.slice(0, -1) : path;
+  return trimmed
+    .split("/")
+    .map((segment) => canonical(segment).replaceAll(NEEDLESS, decodeURIComponent))
+    .join("/");
+}
+
+/** One spelling for the same segment: encoded as `encodeURIComponent` does. */
 function canonical(segment: string): string {
   try {
     return encodeURIComponent(decodeURIComponent(segment));

@@ -3,10 +3,11 @@
 import type { SlotBus } from "../slotbus.ts";
 import { type BusRequest, type InnerOptions, lateSignal } from "../bus/call.ts";
 import type { Method } from "../bus/codec.ts";
-import { HeaderList } from "../bus/headers.ts";
+import { HeaderList, isHost } from "../bus/headers.ts";
 import type { StreamedResponse } from "../bus/response.ts";
 import type { StreamSource } from "../bus/body-writer.ts";
 import { Failure, tooLarge } from "./failure.ts";
+import { firstOf } from "./forwarded.ts";
 import type { ResolvedHubOptions } from "./options.ts";
 
 /** RFC 9110 (7.6.1), and what belongs to it by custom. */
@@ -91,7 +92,7 @@ function listed(connection: string | null): ReadonlySet<string> | null {
   return new Set(connection.split(",").map((name) => name.trim().toLowerCase()));
 }
 
-function requestHeaders({ headers, address, id, proto }: Incoming, trustProxy: boolean): HeaderList {
+function requestHeaders({ request, headers, address, id, proto }: Incoming, trustProxy: boolean): HeaderList {
   const ofConnection = listed(headerOf(headers, "connection"));
   const flat: string[] = [];
   for (const name in headers) {
@@ -100,25 +101,49 @@ function requestHeaders({ headers, address, id, proto }: Incoming, trustProxy: b
     if (typeof value === "string") flat.push(name, value);
     else for (const one of value) flat.push(name, one);
   }
-  const before = (name: string): string | null => (trustProxy ? headerOf(headers, name) : null);
+  const before = (name: string): string | null => (trustProxy && headerOf(headers, name)) || null;
   const client = before("x-forwarded-for");
-  const route = client === null || address === null ? (client ?? address) : `${client}, ${address}`;
+  // A peer without an address (a unix socket) keeps its place: workers count from the end.
+  const route = client === null ? address : `${client}, ${address ?? "unknown"}`;
   if (route !== null) flat.push("x-forwarded-for", route);
   const own = headerOf(headers, "host");
   if (own?.includes(",")) throw new Failure(400, "BAD_HOST", "a request has one host.");
-  const host = before("x-forwarded-host") ?? own;
-  if (host !== null) flat.push("x-forwarded-host", host);
+  const named = before("x-forwarded-host");
+  const host = named ?? own;
+  if (host !== null) {
+    // The host in the URL was checked with it; a request that a program made has a header of its own.
+    const isChecked = request.url.startsWith(`${host}/`, proto.length + 3);
+    if (!isChecked && !isHost(firstOf(host)))
+      throw new Failure(400, "BAD_HOST", `the ${named ? "x-forwarded-host" : "host"} header is not a valid host.`);
+    flat.push("x-forwarded-host", host);
+  }
   flat.push("x-forwarded-proto", before("x-forwarded-proto") ?? proto, "x-request-id", id);
   return new HeaderList(flat);
 }
 
+/** A request that is answered, and the server that it came by, if there is one. */
+interface Answered {
+  readonly id: string;
+  readonly request: Request;
+  readonly server: object | undefined;
+}
+
 /** The answer for the client. @throws `PROTOCOL` for a header that none can have. */
-export function answer(response: StreamedResponse, { id, request }: { id: string; request: Request }): Response {
+export function answer(response: StreamedResponse, { id, request, server }: Answered): Response {
   const { head } = response;
   // The head is the same object as long as the worker answers with the same head; a Response copies the headers it is given.
   const headers = (head.note ??= responseHeaders(response)) as Headers;
   headers.set("x-request-id", id);
-  return response.toResponseWith(headers, request.method === "HEAD");
+  const isHead = request.method === "HEAD";
+  return isHead ? answerHead(response, headers) : response.toResponseWith(headers, false, server !== undefined);
+}
+
+/** Says the length that GET's answer has, if the worker says it or the body is there; never 0 for one that nobody knows. */
+function answerHead(response: StreamedResponse, shared: Headers): Response {
+  const headers = new Headers(shared);
+  const length = response.headers.get("content-length");
+  if (length !== null && /^\d+$/.test(length)) headers.set("content-length", length);
+  return response.toResponseWith(headers, true);
 }
 
 function responseHeaders(response: StreamedResponse): Headers {

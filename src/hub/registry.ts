@@ -12,6 +12,8 @@ import { type Audience, type Registration, Service } from "./service.ts";
 type AskedRoute = Omit<Route<Service>, "owner">;
 
 const ROUTES_MAX = 10_000;
+/** Of a name that is refused, which may be any text. */
+const NAME_SHOWN = 100;
 
 export class Registry {
   readonly #options: ResolvedHubOptions;
@@ -41,6 +43,19 @@ export class Registry {
    * @throws (rejects) {Failure} 400 for what cannot be, 409 for a route that another living name has.
    */
   async register(
+    name: string,
+    routes: readonly RouteRequest[],
+    pid: number | null,
+  ): Promise<Registration & { bus: string }> {
+    try {
+      return await this.#register(name, routes, pid);
+    } catch (error) {
+      this.#audience.tell("refused", { name: name.slice(0, NAME_SHOWN), pid }, (error as Error).message);
+      throw error;
+    }
+  }
+
+  async #register(
     name: string,
     routes: readonly RouteRequest[],
     pid: number | null,

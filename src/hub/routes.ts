@@ -30,7 +30,11 @@ export class RouteTable<Owner> {
     for (const route of routes) addRoute(this.#router, route.method, route.pattern.route, route);
   }
 
-  /** The route for a path; a HEAD without one goes to that of GET. @throws {Failure} 400 for a path that is not UTF-8. */
+  /**
+   * The route for a path; a HEAD goes where GET would go, unless that worker has the same pattern for HEAD.
+   *
+   * @throws {Failure} 400 for a path that is not UTF-8.
+   */
   find(method: string, path: string): Match<Owner> | null {
     const found = this.#look(method, path);
     return found ? { route: found.data, params: decode(found.data.pattern.names, found.params) } : null;
@@ -43,7 +47,9 @@ export class RouteTable<Owner> {
 
   #look(method: string, path: string) {
     const own = findRoute(this.#router, method, path);
-    return own ?? (method === "HEAD" ? findRoute(this.#router, "GET", path) : undefined);
+    const get = method === "HEAD" ? findRoute(this.#router, "GET", path) : undefined;
+    if (!get || (own?.data.owner === get.data.owner && own.data.pattern.key === get.data.pattern.key)) return own;
+    return get;
   }
 }
 

@@ -14,6 +14,24 @@ export interface HubWorkerInfo {
   readonly pid: number;
 }
 
+/** A request as the hub has answered it. Of an answer that streams, the head has been sent. */
+export interface HubRequestInfo {
+  /** The same as in the header `x-request-id` of the answer. */
+  readonly id: string;
+  readonly method: string;
+  /** Without the query, which may have secrets. */
+  readonly path: string;
+  readonly status: number;
+  /** From the request to the head of its answer, in ms. */
+  readonly ms: number;
+  /** Size of a worker's answer; `null` for one that streams, and for the hub's own. */
+  readonly bytes: number | null;
+  /** Name of the worker that the request was for; `null`: none. */
+  readonly worker: string | null;
+  /** Address of the client, with `trustProxy` the one that the proxy saw: the last of `x-forwarded-for`. `null`: not known. */
+  readonly address: string | null;
+}
+
 /** Events of a hub, with the arguments of their listeners. */
 export interface HubEvents {
   /** A worker process registered and attached. */
@@ -22,6 +40,10 @@ export interface HubEvents {
   left: [worker: HubWorkerInfo];
   /** A worker process was lost, or evicted because it answered no pings; `reason` says which. */
   died: [worker: HubWorkerInfo, reason: string];
+  /** A registration was refused, or a process that is not allowed knocked at a worker's bus; `reason` says why. */
+  refused: [worker: { readonly name: string; readonly pid: number | null }, reason: string];
+  /** A request was answered. Costs nothing while nobody listens. */
+  request: [request: HubRequestInfo];
 }
 
 /** Who hears of processes that come and go. */
@@ -80,6 +102,7 @@ export class Service {
     bus.on("joined", (worker) => this.#joined(worker));
     bus.on("left", (worker) => this.#left(worker));
     bus.on("died", (worker, reason) => this.#left(worker, reason));
+    bus.on("refused", ({ pid }, reason) => audience.tell("refused", { name, pid }, reason));
   }
 
   get registrations(): readonly Registration[] {

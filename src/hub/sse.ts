@@ -5,7 +5,7 @@ import { Failure } from "./failure.ts";
 import { checkEvent, EventLog, type StreamEvent } from "./event-log.ts";
 import { LIFECYCLE_PATH, type Lifecycle } from "./names.ts";
 import type { ResolvedHubOptions } from "./options.ts";
-import { parsePattern } from "./pattern.ts";
+import { parsePattern, plainPath } from "./pattern.ts";
 import type { Incoming } from "./proxy.ts";
 import type { Registry } from "./registry.ts";
 import type { Route } from "./routes.ts";
@@ -32,7 +32,7 @@ export class EventStreams {
   readonly #options: ResolvedHubOptions;
   readonly #epoch = Math.floor(Date.now()).toString(36);
   readonly #all: Stream;
-  /** By path. */
+  /** By {@link plainPath}. */
   readonly #channels = new Map<string, Channel>();
   /** Services that were there when last looked at. */
   #there = new Set<Service>();
@@ -67,7 +67,7 @@ export class EventStreams {
       throw error;
     });
     if (!ok) throw new Failure(status, "REFUSED", "the worker refuses this stream.");
-    const channel = this.#channel(normalise(incoming.path), route, params);
+    const channel = this.#channel(plainPath(incoming.path), route, params);
     return this.#open(channel, request, id, () => {
       channel.log.touchedAt = performance.now();
       disconnected();
@@ -85,8 +85,10 @@ export class EventStreams {
   /** To the clients of one path. @throws {Failure} 404 when no stream has that path; {@link InvalidConfigError}. */
   push(path: string, event: StreamEvent): number {
     checkEvent(event);
-    const key = normalise(path);
-    const match = this.#registry.table.find("GET", key);
+    const { pathname } = new URL(`http://hub${path.startsWith("/") ? "" : "/"}${path}`);
+    const key = plainPath(pathname);
+    const { table } = this.#registry;
+    const match = table.find("GET", pathname) ?? table.find("GET", key); // text of a route is compared as it stands
     if (!match?.route.sse) throw new Failure(404, "NO_STREAM", `no event stream has the path ${path.slice(0, 200)}.`);
     return this.#send(this.#channel(key, match.route, match.params), event);
   }
@@ -210,9 +212,4 @@ export function comeAgain(requestId: string): Response {
 /** The same for a route that its worker registers again. */
 function keyOf({ owner, pattern }: Route<Service>): string {
   return `${owner.name} ${pattern.key}`;
-}
-
-function normalise(path: string): string {
-  const { pathname } = new URL(`http://hub${path.startsWith("/") ? "" : "/"}${path}`);
-  return pathname.length > 1 && pathname.endsWith("/") ? pathname.slice(0, -1) : pathname;
 }

@@ -17,8 +17,8 @@ const PICTURE_MS = 500;
 const WATCHER_BYTES = 8 << 20;
 const LOOPBACK = /^(?:127\.\d+\.\d+\.\d+|::1|::ffff:127\.\d+\.\d+\.\d+)$/;
 const LOOPBACK_HOST = /^(?:localhost|127\.\d+\.\d+\.\d+|\[::1\])(?::\d+)?$/i;
-/** Somebody passes on what others asked. */
-const PROXY_HEADERS = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
+/** A proxy passes on what others asked. */
+const PROXY_HEADER = /^(?:x-forwarded-.*|forwarded|via|x-real-ip)$/;
 /** Nobody else's page may hold, frame or guess at what these pages say. */
 const SAFE_HEADERS = {
   "cache-control": "no-store",
@@ -139,20 +139,22 @@ export class Status {
   }
 
   /**
-   * Lets in who is on this machine, or has the token: as a bearer's, or as the password a browser asks for. A page of another
-   * site that points its own name here comes by that name; one that asks from where it is says so; both are turned away.
+   * With a token, lets in who has it: as a bearer's, or as the password a browser asks for. Without one, who is on this machine,
+   * unless the hub is said to be behind a proxy: a proxy on this machine may say nothing of itself. A page of another site that
+   * points its own name here comes by that name; one that asks from where it is says so; both are turned away.
    */
-  #admit(request: Request, address: string | null): void {
-    const { headers } = request;
+  #admit({ headers }: Request, address: string | null): void {
+    const { adminToken, trustProxy } = this.#options;
+    if (adminToken !== null) {
+      if (isSameToken(tokenOf(headers), adminToken)) return;
+      throw new Failure(401, "UNAUTHORIZED", "this needs the token of the hub.", {
+        "www-authenticate": 'Basic realm="slotbus hub", charset="UTF-8"',
+      });
+    }
+    if (trustProxy) throw new Failure(403, "FORBIDDEN", "the hub is behind a proxy, and has no token for this.");
     const isLocal = address !== null && LOOPBACK.test(address) && LOOPBACK_HOST.test(headers.get("host") ?? "");
-    if (isLocal && !PROXY_HEADERS.some((name) => headers.has(name)) && !isForeign(headers)) return;
-    const { adminToken } = this.#options;
-    if (adminToken === null)
-      throw new Failure(403, "FORBIDDEN", "this is for this machine: the hub has no token for others.");
-    if (isSameToken(tokenOf(headers), adminToken)) return;
-    throw new Failure(401, "UNAUTHORIZED", "this is for this machine, or with the token.", {
-      "www-authenticate": 'Basic realm="slotbus hub", charset="UTF-8"',
-    });
+    if (isLocal && !headers.keys().some((name) => PROXY_HEADER.test(name)) && !isForeign(headers)) return;
+    throw new Failure(403, "FORBIDDEN", "this is for this machine: the hub has no token for others.");
   }
 
   #page(): Response {

@@ -7,6 +7,7 @@ import { systemClock } from "../clock.ts";
 import { Closing } from "../closing.ts";
 import { HubError, SlotbusError } from "../errors.ts";
 import { isNoAnswer } from "../errors/plain.ts";
+import { openAnew } from "../hot.ts";
 import type { Resolved } from "../options.ts";
 import { resolveDirectory } from "../runtime-directory.ts";
 import { SlotWorker } from "../slotbus.ts";
@@ -19,7 +20,7 @@ import { busNameOf, type HubWorkerOptions, hubWorkerOptions } from "./options.ts
 export interface HubWorkerEvents {
   /** Registered and attached again. `HubWorker.start` resolves when it is for the first time. */
   connected: [];
-  /** The hub ended, or forgot this worker. */
+  /** The hub ended, forgot this worker, or evicted it: then the error has the code `EVICTED`, and says why. */
   disconnected: [reason: Error];
   /** The hub could not be reached, or refused the registration; tried again after `waitMs`. Unheard: one line on stderr. */
   retry: [reason: Error, waitMs: number];
@@ -64,7 +65,9 @@ export class HubWorker extends Closing<HubWorkerEvents> {
    */
   static async start<Pattern extends string>(options: HubWorkerOptions<Pattern>): Promise<HubWorker> {
     const worker = new HubWorker(hubWorkerOptions.resolve(options as HubWorkerOptions));
-    const attachment = await worker.#reach(performance.now() + worker.#options.timeout);
+    const { directory, hub, name, timeout } = worker.#options;
+    const key = `hub worker ${resolveDirectory(directory ?? undefined)}/${hub}/${name}`;
+    const attachment = await openAnew(key, worker.#reach(performance.now() + timeout), worker);
     worker.#running = worker.#run(attachment);
     return worker;
   }

@@ -39,6 +39,7 @@ export class MessageReader {
 
 const RETRY_MS = 5;
 const empty = new Uint8Array(8);
+const encoder = new TextEncoder();
 
 /** Sends messages on one socket. A message that does not fit is sent by a timer later, in order. */
 export class MessageWriter {
@@ -81,6 +82,12 @@ export class MessageWriter {
 /** The body of a CANCEL. */
 export function cancelBody(slot: number, token: number): Uint8Array {
   return new Uint8Array(new Uint32Array([slot, token]).buffer);
+}
+
+/** The body of a GOODBYE that ends an eviction: why, as far as a message has room. */
+export function reasonBody(reason: string): Uint8Array {
+  const body = new Uint8Array(C.SB_MESSAGE_MAX - 2);
+  return body.subarray(0, encoder.encodeInto(reason, body).written);
 }
 
 /** Reads a CANCEL; `null` when its length is wrong. */

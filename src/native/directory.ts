@@ -1,6 +1,6 @@
 /** Opens the runtime directory; each way in which that fails has its error here, for buses, workers, fleets and the CLI. */
 
-import { accessSync, constants as access, lstatSync, readFileSync, type Stats } from "node:fs";
+import { accessSync, constants as access, lstatSync, readFileSync, statSync, type Stats } from "node:fs";
 import { constants } from "node:os";
 import { dirname } from "node:path";
 import { SlotbusError, UnsupportedError } from "../errors.ts";
@@ -93,11 +93,18 @@ function refusal(directory: string, mode: number, mayBeForeign: boolean): Slotbu
   }
   if (found.uid !== uid) {
     return fail(
-      `${has} and belongs to ${user(found.uid)}`,
+      `${has} and belongs to ${user(found.uid)}; this process runs as ${user(uid)}`,
       "let only its owner write to it, or give its path correctly",
     );
   }
   return fail(`${has}; it must have mode ${rights}`, `run \`chmod ${rights} ${directory}\`, or ${ELSEWHERE}`);
+}
+
+/** Whose the directory is and who this process is: `"of uid 0 (root); this process runs as uid 1000 (ada)"`. */
+export function usersOf(directory: string): string {
+  const owner = statSync(directory, { throwIfNoEntry: false })?.uid;
+  const of = owner === undefined ? "of another user" : `of ${user(owner)}`;
+  return `${of}; this process runs as ${user(process.geteuid?.() ?? 0)}`;
 }
 
 /** `uid 1000 (ada)`; without the name when /etc/passwd does not have it. */

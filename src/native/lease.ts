@@ -137,6 +137,19 @@ export class LeaseHandle {
     this.#check(native.sb_lease_park(this.#fleet.pointer));
   }
 
+  /** The next change of a lease wakes the fleet. `true`: somebody is about to change one, so look again in a millisecond. */
+  watch(): boolean {
+    return this.#check(native.sb_lease_watch(this.#fleet.pointer)) === C.SB_POLL_SOON;
+  }
+
+  /** How a tenure ended that is held no more; `now`: the clock, or when the next tenure of its subject began. */
+  howEnded({ entry, token, member, incarnation, expiresAt }: Holder, now: number): "released" | "expired" | "died" {
+    const end = this.#check(native.sb_lease_end(this.#fleet.pointer, entry, token, member, incarnation));
+    if (end === C.SB_END_DIED) return "died";
+    const isExpired = end === C.SB_END_EXPIRED || (end === C.SB_END_FOLLOWED && now >= expiresAt);
+    return isExpired ? "expired" : "released";
+  }
+
   /** `false`: there is another member. */
   reset(): boolean {
     const result = native.sb_lease_reset(this.#fleet.pointer);
@@ -166,6 +179,11 @@ export class LeaseHandle {
       pid: this.#u32[U32.pid]!,
       entry: this.#u32[U32.entry]!,
     };
+  }
+
+  /** Token of the tenure that was found. */
+  foundToken(): number {
+    return this.#f64[F64.token]!;
   }
 
   /** When the tenure that was found ends. */

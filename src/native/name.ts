@@ -1,5 +1,7 @@
 /** Names of buses in a runtime directory. */
 
+import { readdirSync, statSync } from "node:fs";
+import { basename, join } from "node:path";
 import { SlotbusError, BusExistsError } from "../errors.ts";
 import { fileError, openDirectory } from "./directory.ts";
 import { C, cString, errorText, native } from "./library.ts";
@@ -21,7 +23,7 @@ export class NameLock {
     const owner = new Uint32Array(1);
     this.#lock = native.sb_name_lock(this.#dir, this.#name, owner);
     if (this.#lock >= 0) return;
-    const error = lockError(this.#lock, name, owner[0]!);
+    const error = lockError(this.#lock, join(directory, name), owner[0]!);
     native.sb_fd_close(this.#dir);
     throw error;
   }
@@ -45,12 +47,22 @@ export class NameLock {
   }
 }
 
-function lockError(code: number, name: string, owner: number): Error {
-  if (code === -C.SB_EEXISTS) return new BusExistsError(name, owner);
+function lockError(code: number, path: string, owner: number): Error {
+  const name = basename(path);
+  if (code === -C.SB_EEXISTS) return new BusExistsError(name, owner, owner === process.pid && hasOpen(`${path}.lock`));
   if (code === -C.SB_EPERM) {
-    return new SlotbusError("PERMISSION_DENIED", `${name}.lock is no file of ours alone.`, {
+    return new SlotbusError("PERMISSION_DENIED", `${name}.lock is not a file that only this user can open.`, {
       hint: `It must be a file, no link, with one name, of uid ${process.geteuid?.()}. Remove it.`,
     });
   }
   return fileError(code, `Cannot lock the name "${name}"`);
+}
+
+/** Whether this process has the file open. Its number alone may be another's, in a container. */
+function hasOpen(path: string): boolean {
+  const file = statSync(path, { throwIfNoEntry: false });
+  return readdirSync("/proc/self/fd").some((fd) => {
+    const open = statSync(`/proc/self/fd/${fd}`, { throwIfNoEntry: false });
+    return open !== undefined && open.ino === file?.ino && open.dev === file.dev;
+  });
 }

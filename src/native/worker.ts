@@ -4,7 +4,7 @@ import { backoff } from "../backoff.ts";
 import { blockFor, type Clock, sleep } from "../clock.ts";
 import { detach } from "../detach.ts";
 import { BusNotFoundError, SlotbusError, VersionMismatchError } from "../errors.ts";
-import { openDirectory } from "./directory.ts";
+import { openDirectory, usersOf } from "./directory.ts";
 import { FLOW_STATUS_BYTES, type Flowed, flowed, type FlowStatus } from "./flow.ts";
 import { C, cString, errorText, FIELDS, native, type Pointer, view, wordOf } from "./library.ts";
 
@@ -249,11 +249,11 @@ function attachError(
       );
     }
     case C.SB_EPERM:
-      return new SlotbusError("PERMISSION_DENIED", `${what} does not take workers of uid ${process.geteuid?.()}.`, {
-        hint: "Name the uid in `allowedUids` of SlotBus.create.",
+      return new SlotbusError("PERMISSION_DENIED", `${what} is ${usersOf(directory)}.`, {
+        hint: `Run both as one user, or name ${process.geteuid?.()} in \`allowedUids\` of SlotBus.create.`,
       });
     case C.SB_EPROTO:
-      return new SlotbusError("PROTOCOL", `${what} sent something that is no handshake of slotbus.`);
+      return new SlotbusError("PROTOCOL", `${what} sent something that is not a handshake of slotbus.`);
     case C.SB_ECORRUPT:
       return new SlotbusError("REGION_CORRUPT", `${what} sent a region that is not sealed or whose header is wrong.`);
     case C.SB_EAGAIN:

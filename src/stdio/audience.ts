@@ -5,6 +5,7 @@ import { shown } from "../check.ts";
 import { type SlotbusError, InvalidConfigError, RpcError } from "../errors.ts";
 import type { Resolved } from "../options.ts";
 import type { SupervisorEvents, WorkerStatus } from "../supervisor/events.ts";
+import type { Client } from "./client.ts";
 import type { LinkIdentity, Tell, WorkerNotification, WorkerRequestHandler } from "./events.ts";
 import type { notificationOptions } from "./options.ts";
 import { RPC, type RpcMessage } from "./rpc.ts";
@@ -65,15 +66,26 @@ export class Audience implements ConnectionHost {
     const method = message.method!;
     let handler = own ?? this.#handlers.get(method);
     if (!handler) {
-      for (const server of this.servers) {
-        const answer = server.asked(message, signal);
-        if (answer) return answer;
-      }
+      const client = this.#clientFor(link, message);
+      if (client) return client.ask(message, signal);
       handler = this.#handlers.get("*");
     }
     if (!handler && this.#opening) return this.#opening.promise.then(() => this.asked(link, message, signal));
     if (!handler) throw new RpcError(RPC.methodNotFound, `the host has no method ${JSON.stringify(method)}`);
     return handler(message.params, { method, pool, worker, pid, signal, message });
+  }
+
+  /**
+   * The client that answers a request of a worker: the one whose requests the worker has, or that of standard input. What is asked
+   * for a client that has gone, or for a caller of this process, is for no other client.
+   */
+  #clientFor(link: LinkIdentity, message: RpcMessage): Client | undefined {
+    const clients = [...this.servers].flatMap((server) => server.clientsFor(link, message));
+    if (typeof message["sessionId"] === "string") return clients[0];
+    const asking = clients.filter((client) => client.isAsking(link));
+    if (asking.length < 2) return asking[0] ?? clients.find(({ isStandard }) => isStandard);
+    const why = `the worker has requests of ${asking.length} clients; the host cannot tell which one this is for`;
+    throw new RpcError(RPC.internalError, why);
   }
 
   /** A worker tells: returns a promise when it should not be read on. */
@@ -86,7 +98,7 @@ export class Audience implements ConnectionHost {
     const { pool, worker, pid } = link;
     const method = message.method!;
     let room = this.onNotification?.(message) ?? null;
-    for (const server of this.servers) server.notified(message);
+    for (const server of this.servers) server.notified(link, message);
     for (const [subscription, wanted] of this.#subscribers) {
       if (wanted.method !== null && wanted.method !== method) continue;
       if (wanted.pool !== null && wanted.pool !== pool) continue;

@@ -2,6 +2,7 @@
 
 import type { Call, Reject, Resolve } from "./call.ts";
 import { StdioCore } from "./core.ts";
+import { closeOlder, noteOpened } from "../hot.ts";
 import type { WorkerNotification, WorkerRequestHandler } from "./events.ts";
 import {
   type NotificationOptions,
@@ -89,8 +90,8 @@ export class StdioBus extends StdioCore {
   // ---- what workers say -----------------------------------------------------------------------------------------------
 
   /**
-   * Answers requests of workers. One that no handler is for goes to the client of {@link serve} whose `sessionId` it has, then to
-   * the handler of `"*"`; without one it gets -32601. Of each worker
+   * Answers requests of workers. One that no handler is for goes to the client of {@link serve} whose `sessionId` it has (with
+   * the protocol `"mcp"`: whose request the worker has), then to the handler of `"*"`; without one it gets -32601. Of each worker
    * `concurrency` handlers run at once; with more it is not read, so a handler that asks its own worker may wait for itself.
    * Returns a function that takes the handler out again.
    *
@@ -101,7 +102,7 @@ export class StdioBus extends StdioCore {
   }
 
   /**
-   * What workers tell from now on, but for `$/ready`, `$/cancelRequest` and the progress of requests. Ends with the bus.
+   * What workers tell from now on, but for `$/ready`, what gives up a request, and the progress of requests. Ends with the bus.
    *
    *     for await (const { method, params, pid } of bus.subscribe({ method: "log" })) …
    *
@@ -118,16 +119,20 @@ export class StdioBus extends StdioCore {
 
   /**
    * Lets other programs of this machine ask: each connection to the socket speaks JSON-RPC in lines (or another framing), with
-   * ids of its own. A connection by tcp sends a token first. Ends with `server.close()`, or with the bus. Each call opens one more
+   * ids of its own. A connection by tcp sends a token first. Clients of a pool with the protocol `"mcp"` speak that. Ends with `server.close()`, or with the bus. Each call opens one more
    * server; the others go on.
    *
-   * @throws (rejects) {InvalidConfigError}; {@link ClosedError}; `ADDRESS_IN_USE` when
+   * @throws (rejects) {InvalidConfigError}; {@link ClosedError}; `UNKNOWN_POOL`; `ADDRESS_IN_USE` when
    * a live socket has the path or the port.
    */
   async serve(options: ServeOptions): Promise<StdioServer> {
     this.checkOpen();
+    const { unix, tcp } = options ?? {};
+    const address = unix ?? (tcp?.port ? `${tcp.port}` : null);
+    if (address !== null) void closeOlder(`socket ${address}`); // the address is free at once
     const server = await StdioServer.listen(this.clients, options, () => this.audience.servers.delete(server));
     this.audience.servers.add(server);
+    if (address !== null) noteOpened(`socket ${address}`, server);
     if (this.closed) await server.close(); // it closed meanwhile
     return server;
   }

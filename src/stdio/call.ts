@@ -14,9 +14,15 @@ const settledAlready = (): void => {};
 /** The connection that a call was sent by. */
 interface Carrier {
   /** Its caller gave up. */
-  giveUp(call: Call): void;
+  giveUp(call: Call, reason: unknown): void;
   /** Its answer did not come in time. */
   timedOut(): void;
+}
+
+/** The pool that a call waits in or was sent by. */
+interface Keeper {
+  /** Its caller gives up, with that error. */
+  abandon(call: Call, error: unknown): void;
 }
 
 /** What somebody waits for. */
@@ -33,10 +39,14 @@ export class Call {
   resolve: Resolve;
   reject: Reject;
   isSettled = false;
+  #over: PromiseWithResolvers<void> | null = null;
   /** It was sent before, to a worker that has ended. */
   wasRetried = false;
+  /** It had a place in a queue, and keeps one. */
+  hasWaited = false;
   sentAt = 0;
   connection: Carrier | null = null;
+  pool: Keeper | null = null;
   id = 0;
   onAbort: (() => void) | null = null;
   /** Called once, when it settles. */
@@ -64,11 +74,19 @@ export class Call {
     this.reject = reject;
   }
 
+  /** Resolves when it has settled. Made when it is first read: most calls have no progress that must be waited for. */
+  get over(): Promise<void> {
+    this.#over ??= Promise.withResolvers<void>();
+    if (this.isSettled) this.#over.resolve();
+    return this.#over.promise;
+  }
+
   /** Settles it, the first time. Returns whether it was. */
   settle(isError: boolean, value: unknown): boolean {
     if (this.isSettled) return false;
     this.isSettled = true;
     this.onSettled?.();
+    this.#over?.resolve();
     if (this.onAbort) this.options.signal!.removeEventListener("abort", this.onAbort);
     if (isError) this.reject(value);
     else this.resolve(value);

@@ -1,12 +1,13 @@
 /** One connection of a server of a stdio bus: who it is, and what it asks with ids of its own. */
 
-import type { Socket } from "bun";
 import { isSameToken } from "../check.ts";
 import type { Clock, Timer } from "../clock.ts";
 import { SlotbusError, RpcError } from "../errors.ts";
 import type { Fault } from "./framing.ts";
-import type { CallOptions } from "./options.ts";
+import type { LinkIdentity } from "./events.ts";
+import type { StdioRequestOptions } from "./options.ts";
 import { type PeerLimits, type PeerOwner, type PeerRequest, RpcPeer } from "./peer.ts";
+import { type Protocol, type ProtocolName, protocols } from "./protocol.ts";
 import {
   AUTH,
   errorJson,
@@ -34,8 +35,23 @@ const SESSIONS_MAX = 1_024;
 /** Time that a client has to take what is written to it before it is closed, in ms. */
 const END_MS = 1_000;
 
+/** A pool whose clients speak its protocol. */
+export interface ServedPool {
+  readonly options: { readonly id: string; readonly protocol: ProtocolName };
+  /** Whether the next request with that key goes to that worker. */
+  isOwner(key: string, worker: LinkIdentity): boolean;
+  /** Whether that worker has a request with that key, also if it takes nothing new. */
+  isAsked(key: string, worker: LinkIdentity): boolean;
+}
+
 /** What a server asks of all its clients. */
 export interface ClientRules extends PeerLimits {
+  /** What they ask; `null`: each message says which pool. */
+  readonly served: ServedPool | null;
+  /** Id of that pool, if the server was given it. */
+  readonly pool: string | null;
+  /** It is the client of standard input, which has started this process: what names no session is for it. */
+  readonly isStandard: boolean;
   /** Of the server, in messages. */
   readonly address: string;
   /** What the first message of a client must bring; `null`: nothing. */
@@ -49,21 +65,42 @@ export interface ClientHost {
   /** Sends a message to a worker, as `StdioBus.forward`. */
   forward(
     message: RpcMessage,
-    options: CallOptions,
+    options: StdioRequestOptions,
     resolve: (response: unknown) => void,
     reject: (error: unknown) => void,
   ): void;
   /** The server closed a connection. */
   refused(why: string): void;
+  /**
+   * The pool of that id; without one the only pool, if there is one. A reload may have changed it since it was `before`.
+   *
+   * @throws `UNKNOWN_POOL`, when there was none before.
+   */
+  servedPool(id: string | null, before: ServedPool | null): ServedPool | null;
+}
+
+/** The socket of a client, or what stands for one. */
+export interface ClientSocket {
+  readonly remoteAddress: string;
+  /** Returns how many bytes it took; less than 0: it is closed. `Client.drained` is called when it can take more. */
+  write(bytes: Uint8Array): number;
+  pause(): void;
+  resume(): void;
+  /** Closes it behind what is written. */
+  end(): void;
+  terminate(): void;
 }
 
 /** One connection. */
 export class Client implements PeerOwner<Question>, ByteSink {
   readonly #sessions = new Set<string>();
-  readonly #socket: Socket<Client | null>;
+  readonly #socket: ClientSocket;
   readonly #peer: RpcPeer<Question>;
   readonly #host: ClientHost;
   readonly #rules: ClientRules;
+  readonly #protocol: Protocol;
+  /** Pool and key of all that it asks, when it speaks a protocol with sessions: the connection is one. */
+  readonly #route: { readonly pool?: string; readonly key?: string };
   /** What the socket did not take, and whom to tell when it did. */
   #unsent: Uint8Array | null = null;
   #drained: (() => void) | null = null;
@@ -84,10 +121,15 @@ export class Client implements PeerOwner<Question>, ByteSink {
   #isEnding = false;
   readonly #whenClosed = Promise.withResolvers<void>();
 
-  constructor(socket: Socket<Client | null>, host: ClientHost, rules: ClientRules) {
+  constructor(socket: ClientSocket, host: ClientHost, rules: ClientRules) {
     this.#socket = socket;
     this.#host = host;
     this.#rules = rules;
+    this.#protocol = protocols[rules.protocol];
+    const hasSession = this.#protocol.greeting !== null;
+    this.#route = hasSession
+      ? { pool: rules.served!.options.id, key: `connection ${host.counts.connects}` }
+      : { pool: rules.pool ?? undefined };
     this.#isTrusted = rules.token === null;
     if (!this.#isTrusted) {
       const why = `it did not send the token within ${AUTH_MS} ms`;
@@ -240,11 +282,16 @@ export class Client implements PeerOwner<Question>, ByteSink {
   // ---- what it asks ---------------------------------------------------------------------------------------------------
 
   asked({ id, message, signal }: PeerRequest): null {
-    const { sessionId } = message;
+    const { sessionId, params } = message;
     if (typeof sessionId === "string") this.#remember(sessionId);
+    // Clients choose equal ids and equal tokens: on its way to the worker the request has others.
+    const protocol = this.#protocol;
+    const token = protocol.token === "id" ? id : protocol.tokenOf(params);
+    const hasOwn = protocol.tokensOf(params).length > 0;
+    const onProgress = token === undefined ? undefined : (value: unknown) => this.#peer.progress(token, value);
     this.#host.forward(
-      message,
-      { signal, onProgress: (value) => this.#peer.progress(id!, value) },
+      hasOwn ? { ...message, params: protocol.withToken(params, undefined) } : message,
+      { ...this.#route, signal, onProgress },
       (response) => this.#peer.respond(id!, toJson(response, "a response")),
       (error) => this.#peer.respond(id!, errorJson(id!, error)),
     );
@@ -253,7 +300,7 @@ export class Client implements PeerOwner<Question>, ByteSink {
 
   notified(message: RpcMessage): null {
     const done = this.#peer.begin();
-    this.#host.forward(message, {}, done, (error) => {
+    this.#host.forward(message, this.#route, done, (error) => {
       this.#peer.post(errorJson(null, error));
       done();
     });
@@ -268,9 +315,26 @@ export class Client implements PeerOwner<Question>, ByteSink {
 
   // ---- what workers ask and tell --------------------------------------------------------------------------------------
 
-  /** Whether it has named a session. */
-  has(session: string): boolean {
-    return this.#sessions.has(session);
+  /** Whether a message of a worker is for it: it has named the session, or the worker is the one that it asks. */
+  hears(worker: LinkIdentity, { sessionId, method }: RpcMessage): boolean {
+    if (typeof sessionId === "string") return this.#sessions.has(sessionId);
+    const { served, isStandard } = this.#rules;
+    const { key } = this.#route;
+    if (key === undefined) return isStandard;
+    // Progress has a token that another client may have too.
+    if (served!.options.id !== worker.pool || method === this.#protocol.progress) return false;
+    return served!.isOwner(key, worker) || served!.isAsked(key, worker);
+  }
+
+  /** Whether a worker has a request of it; one that waits for the worker does not count. */
+  isAsking(worker: LinkIdentity): boolean {
+    const { key } = this.#route;
+    return key !== undefined && this.#rules.served!.isAsked(key, worker);
+  }
+
+  /** Whether it is the client of standard input. */
+  get isStandard(): boolean {
+    return this.#rules.isStandard;
   }
 
   /** Whether it can answer a worker. */
@@ -283,7 +347,7 @@ export class Client implements PeerOwner<Question>, ByteSink {
     const question: Question = Promise.withResolvers<unknown>();
     const id = `w${++this.#asked}`;
     this.#peer.ask(id, question, toJson({ ...message, id }, "a request"));
-    signal.addEventListener("abort", () => this.#peer.cancel(id) && question.reject(signal.reason));
+    signal.addEventListener("abort", () => this.#peer.cancel(id, signal.reason) && question.reject(signal.reason));
     return question.promise;
   }
 

@@ -15,27 +15,37 @@ const LEGACY_LIMIT_KEYS = [
   "drain_timeout_sec",
   "backpressure_timeout_sec",
 ];
+/** What is different with these fields, and what to use instead. */
+const DIFFERENT: readonly [field: string, why: string][] = [
+  ["max_input_buffer", "holds for workers only; give `messageBytes` to `bus.serve` for clients"],
+  ["max_output_queue", "holds for workers only; give `queuedBytes` to `bus.serve` for clients"],
+  [
+    "backpressure_timeout_sec",
+    "has no effect; use `timeout` for a request that waits and `maxTimeouts` for a stuck worker",
+  ],
+];
 const GIB = 2 ** 30;
 
 /** The older configuration with snake_case names: `{ pools: [{ id, command, args, instances }], limits: { max_restarts, … } }`. */
 export interface StdioBusConfig {
   pools: readonly { id: string; command: string; args?: readonly string[]; instances: number }[];
   limits?: {
-    /** Bytes of the longest line. */
+    /** Bytes of the longest line of a worker. A client's are an option of `bus.serve`. */
     max_input_buffer?: number;
-    /** Bytes that may wait for one worker. */
+    /** Bytes that may wait for one worker; likewise. */
     max_output_queue?: number;
     max_restarts?: number;
     restart_window_sec?: number;
     drain_timeout_sec?: number;
-    /** Accepted and without effect: a request has its own timeout. */
+    /** Accepted and without effect, with a warning: a request has its own timeout. */
     backpressure_timeout_sec?: number;
   };
 }
 
 /**
  * Options of a `StdioBus` from an older configuration, JSON or an object, with the meaning and the defaults it had (longest line
- * 1 MiB, 5 restarts in 60 s after a failure, 30 s to drain).
+ * 1 MiB, 5 restarts in 60 s after a failure, 30 s to drain). One warning (`SlotbusWarning`) names the fields that were given and mean
+ * less than they did, and what to use instead.
  *
  * @throws {InvalidConfigError} for what is no JSON, for unknown keys, and for values out of range.
  */
@@ -65,7 +75,7 @@ export function fromStdioBusConfig(given: string | StdioBusConfig): StdioBusOpti
     window,
     giveUp: true,
   };
-  return {
+  const options = {
     pools: config.pools.map((pool, index) => {
       const { id, command, args = [] } = checkKeys(`pools[${index}]`, pool, LEGACY_POOL_KEYS);
       const instances = checkInteger(`pools[${index}].instances`, pool.instances, 1, 1_024);
@@ -74,4 +84,10 @@ export function fromStdioBusConfig(given: string | StdioBusConfig): StdioBusOpti
     messageBytes: checkInteger("limits.max_input_buffer", limits.max_input_buffer ?? 2 ** 20, 64, GIB),
     queuedBytes: checkInteger("limits.max_output_queue", limits.max_output_queue ?? 4 * 2 ** 20, 1_024, GIB),
   };
+  const notes = DIFFERENT.filter(([field]) => limits[field as keyof typeof limits] !== undefined);
+  if (notes.length > 0) {
+    const text = notes.map(([field, why]) => `limits.${field} ${why}`).join(". ");
+    process.emitWarning(`the configuration of a stdio bus: ${text}.`, { type: "SlotbusWarning" });
+  }
+  return options;
 }

@@ -4,31 +4,27 @@ import { EventEmitter } from "node:events";
 import { checkInteger, shown } from "../check.ts";
 import { type CloseOptions, type DrainOptions, drainOptions, poolCloseOptions } from "../closing.ts";
 import { MAX_TIMER_MS, systemClock, type Timer } from "../clock.ts";
-import { ClosedError, type ExitReport, InvalidConfigError } from "../errors.ts";
+import { ClosedError, InvalidConfigError } from "../errors.ts";
 import { Hold, holdWhile } from "../hold.ts";
+import { openAnew } from "../hot.ts";
 import { Latencies } from "../latency.ts";
 import { checkTimeout } from "../options.ts";
 import { Audience } from "./audience.ts";
 import { Call, type Reject, type Resolve } from "./call.ts";
-import type { ClientHost } from "./client.ts";
+import type { ClientHost, ServedPool } from "./client.ts";
 import type { LinkIdentity, StdioBusEvents, Tell } from "./events.ts";
 import { checkRequestOptions, resolveStdioOptions, type StdioBusOptions, type StdioRequestOptions } from "./options.ts";
 import { kindOf, type RpcMessage } from "./rpc.ts";
-import { noTraffic, type StdioStats } from "./stats.ts";
+import { type PoolExitReport, Pools, type StdioReloadReport } from "./pools.ts";
+import { type Protocol, protocols } from "./protocol.ts";
+import type { StdioStats } from "./stats.ts";
 import { type MakeSupervisor, WorkerPool } from "./worker-pool.ts";
-import { unknownPool } from "../errors/plain.ts";
-
-/** How a process of a pool ended. */
-export interface PoolExitReport extends ExitReport {
-  readonly pool: string;
-}
 
 /** Pools of workers that are asked by messages. */
 export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements AsyncDisposable {
   /** @internal Who hears what workers say. */
   readonly audience: Audience;
-  readonly #pools = new Map<string, WorkerPool>();
-  readonly #only: WorkerPool | null;
+  readonly #pools: Pools;
   /** @internal */
   readonly clients: ClientHost;
   readonly #clock = systemClock;
@@ -48,17 +44,16 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
   /** Set by {@link ref} while the bus is open. */
   readonly #running = new Hold();
   #routingErrors = 0;
+  /** The last of the reloads; each begins when the one before has taken effect. */
+  #reloading: Promise<unknown> = Promise.resolve();
 
   /** Starts the pools. */
   protected async begin(): Promise<this> {
-    const supervisors = [...this.#pools.values()].map(({ supervisor }) => supervisor);
-    try {
-      await Promise.all(supervisors.map((supervisor) => supervisor.start()));
-    } catch (error) {
+    const name = `stdio ${JSON.stringify(this.#pools.programs)}`; // a stdio bus has no other
+    await openAnew(name, this.#pools.start(), this).catch((error) => {
       this.#isClosed = true;
-      await Promise.all(supervisors.map((supervisor) => supervisor.stop({ drain: 0, endOfInput: 0 })));
       throw error;
-    }
+    });
     this.#clock.immediate(() => {
       const early = this.#early!;
       this.#early = null;
@@ -76,13 +71,13 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
       counts: { connects: 0, disconnects: 0, refusals: 0, lost: 0 },
       forward: (...call) => this.forward(...call),
       refused: (why) => this.#tell("refused", why),
+      servedPool: (id, before) => this.#servedPool(id, before),
     };
-    for (const pool of resolveStdioOptions(options)) {
+    this.#pools = new Pools(options, (pool) => {
       const made = new WorkerPool(pool, this.audience, this.#latencies, this.#clock, make);
-      this.#pools.set(pool.id, made);
       this.audience.watch(pool.id, made.supervisor);
-    }
-    this.#only = this.#pools.size === 1 ? this.#pools.values().next().value! : null;
+      return made;
+    });
   }
 
   readonly #tell: Tell = (event, ...args) => {
@@ -108,7 +103,7 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
 
   /** Workers that take requests now. */
   get workers(): LinkIdentity[] {
-    return [...this.#pools.values()].flatMap(({ supervisor }) => supervisor.links.map(({ identity }) => identity));
+    return this.#pools.workers;
   }
 
   /** Takes nothing new, and resolves when all that was taken has settled, or after `timeout` ms (default: none). */
@@ -143,21 +138,15 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
 
   async #close(timeout: number | null): Promise<PoolExitReport[]> {
     this.#takeNoMore();
-    for (const pool of this.#pools.values())
-      pool.rejectWaiting(() => new ClosedError("the bus", { mayHaveExecuted: false }));
     this.audience.release();
     const steps = timeout === null ? undefined : { drain: Math.min(timeout, MAX_TIMER_MS) };
-    const stopped = [...this.#pools].map(async ([pool, { supervisor }]) =>
-      (await supervisor.stop(steps)).map((report) => ({ ...report, pool })),
-    );
-    const reports = await Promise.all(stopped);
-    await Promise.all([...this.#pools.values()].map((pool) => pool.allGone()));
+    const reports = await this.#pools.close(() => new ClosedError("the bus", { mayHaveExecuted: false }), steps);
     await this.audience.leave();
     this.#timer?.close();
     this.#timer = null;
     this.#due = Infinity;
     this.#running.set(false);
-    return reports.flat();
+    return reports;
   }
 
   #takeNoMore(): void {
@@ -187,11 +176,34 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
    */
   async resize(pool: string, instances: number): Promise<void> {
     checkInteger("instances", instances, 1, 1_024);
-    const { supervisor } = this.poolOf(pool);
+    const changed = this.poolOf(pool);
     this.checkOpen();
-    await supervisor.resize(instances).catch((error) => {
-      throw this.#isClosed ? new ClosedError("the bus") : error;
-    });
+    changed.instances = instances;
+    await changed.supervisor.resize(instances).catch(this.#failed);
+  }
+
+  readonly #failed = (error: unknown): never => {
+    throw this.#isClosed ? new ClosedError("the bus") : error;
+  };
+
+  /**
+   * Makes the pools those of new options, without the loss of a request. A pool whose options are equal keeps its workers; one whose
+   * `instances` alone differ is resized. Workers of any other pool are started beside the old ones; when all are ready they get new
+   * requests and those that wait, and the old ones answer what they have, then they end. A pool that the options lack answers what
+   * it has, and ends. Resolves when new requests go where they should; calls take effect in their order.
+   *
+   * @throws (rejects) as `start`, and then nothing has changed; as {@link resize}, when all else has; {@link ClosedError}.
+   */
+  reload(options: StdioBusOptions): Promise<StdioReloadReport> {
+    const run = this.#reloading.then(() => this.#reload(options)).catch(this.#failed);
+    this.#reloading = run.catch(() => {});
+    return holdWhile(run);
+  }
+
+  async #reload(options: StdioBusOptions): Promise<StdioReloadReport> {
+    const wanted = resolveStdioOptions(options);
+    this.checkOpen();
+    return this.#pools.reload(wanted, () => this.checkOpen());
   }
 
   // ---- calls ----------------------------------------------------------------------------------------------------------
@@ -206,7 +218,7 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
     const session = message["sessionId"];
     const key = options.key ?? (typeof session === "string" && session !== "" ? session : undefined);
     const sent = kind === "request" ? "message" : "notification";
-    this.call(sent, message.method!, undefined, message, { ...options, pool, key }, resolve, reject);
+    this.call(sent, message.method!, message.params, message, { ...options, pool, key }, resolve, reject);
   }
 
   /** @internal */
@@ -222,7 +234,7 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
     try {
       this.checkOpen();
       if (typeof method !== "string") throw new InvalidConfigError(`method is ${shown(method)}; it must be text.`);
-      const pool = options?.pool === undefined && this.#only ? this.#only : this.poolOf(options?.pool);
+      const pool = options?.pool === undefined && this.#pools.only ? this.#pools.only : this.poolOf(options?.pool);
       const timeout = options?.timeout;
       const ms = timeout === undefined ? pool.options.timeout : checkTimeout(timeout);
       const now = this.#clock.now();
@@ -231,7 +243,7 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
         checkRequestOptions(options);
         const { signal } = options;
         if (signal?.aborted) return call.reject(signal.reason);
-        if (signal) signal.addEventListener("abort", (call.onAbort = () => pool.abandon(call, signal.reason)));
+        if (signal) signal.addEventListener("abort", (call.onAbort = () => call.pool!.abandon(call, signal.reason)));
       }
       call.onSettled = this.#onSettled;
       if (++this.#unsettled === 1) this.#asking.set(true);
@@ -250,10 +262,30 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
 
   /** @internal */
   poolOf(id: string | undefined): WorkerPool {
-    const pool = id === undefined ? this.#only : this.#pools.get(id);
-    if (pool) return pool;
-    this.#routingErrors++;
-    throw unknownPool(id, [...this.#pools.keys()]);
+    try {
+      return this.#pools.get(id);
+    } catch (error) {
+      this.#routingErrors++;
+      throw error;
+    }
+  }
+
+  /** The protocol of a pool, or of the only one. */
+  protected protocolOf(id: unknown): Protocol {
+    const pool = this.#pools.find(typeof id === "string" ? id : undefined);
+    return protocols[pool?.options.protocol ?? "json-rpc"];
+  }
+
+  #servedPool(id: string | null, before: ServedPool | null): ServedPool | null {
+    const now = this.#pools.find(id ?? undefined);
+    const pool = now ?? (before ? this.#pools.find(before.options.id) : id === null ? null : this.poolOf(id));
+    if (!pool) return before;
+    const { options } = pool;
+    return {
+      options,
+      isOwner: (key, worker) => this.#pools.find(options.id)?.ownerOf(key)?.identity === worker,
+      isAsked: (key, worker) => this.#pools.isAsked(key, worker),
+    };
   }
 
   // ---- time -----------------------------------------------------------------------------------------------------------
@@ -270,8 +302,7 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
     this.#timer = null;
     this.#due = Infinity;
     const now = this.#clock.now();
-    let next = Infinity;
-    for (const pool of this.#pools.values()) next = Math.min(next, pool.expire(now));
+    const next = this.#pools.expire(now);
     if (next < this.#due) this.#expect(next, now);
   };
 
@@ -280,37 +311,16 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
   /** What the bus has done so far and has now: a new object. */
   stats(): StdioStats {
     const clients = this.clients.counts;
-    const traffic = noTraffic();
-    let inFlight = 0;
-    let waiting = 0;
-    let workerRestarts = 0;
-    const workers = [];
-    const paused = [];
-    for (const [id, pool] of this.#pools) {
-      pool.addTraffic(traffic);
-      if (pool.supervisor.pausedFor) paused.push(id);
-      inFlight += pool.inFlight;
-      waiting += pool.waiting;
-      workerRestarts += pool.restarts;
-      for (const { identity, inFlight: has, queuedBytes, hasEnded } of pool.connections) {
-        if (!hasEnded) workers.push({ ...identity, pool: id, inFlight: has, queuedBytes });
-      }
-    }
     return {
-      ...traffic,
-      workerRestarts,
-      paused,
+      ...this.#pools.stats(),
       routingErrors: this.#routingErrors,
       clients: clients.connects - clients.disconnects,
       clientConnects: clients.connects,
       clientDisconnects: clients.disconnects,
       clientRefusals: clients.refusals,
-      inFlight,
-      waiting,
       lost: this.audience.lost + clients.lost,
       p50: this.#latencies.percentile(50),
       p99: this.#latencies.percentile(99),
-      workers,
     };
   }
 

@@ -2,7 +2,6 @@
 
 export { StdioBus } from "./bus.ts";
 export { fromStdioBusConfig, type StdioBusConfig } from "./config.ts";
-export type { PoolExitReport } from "./core.ts";
 export type {
   LinkIdentity,
   StdioBusEvents,
@@ -23,6 +22,7 @@ export type {
   SubscribeOptions,
   TcpOptions,
 } from "./options.ts";
+export type { PoolExitReport, StdioReloadReport } from "./pools.ts";
 export { RawStdioBus } from "./raw.ts";
 export type { RpcId, RpcMessage } from "./rpc.ts";
 export type { StdioServer } from "./server.ts";

@@ -23,8 +23,9 @@ import {
   timeout,
 } from "../options.ts";
 import { completePool, poolOptions, type ResolvedPool } from "../supervisor/options.ts";
-import { FRAMINGS, STDIO_VARIABLE } from "./framing.ts";
+import { type Framing, FRAMINGS, STDIO_VARIABLE } from "./framing.ts";
 import type { LinkIdentity, WorkerRequestHandler } from "./events.ts";
+import { PROTOCOLS, protocols } from "./protocol.ts";
 
 const GIB = 2 ** 30;
 /** Bytes of the path of a unix socket, without the zero at its end. */
@@ -55,14 +56,20 @@ export interface StdioLimits extends Given<typeof limitRows> {}
 const ownRows = {
   /** Name of the pool, unique in its bus. */
   id: needed(text(undefined, "1 to 255 characters", (id) => id !== "" && id.length <= 255)),
-  /** How messages are told apart. */
-  framing: choice("ndjson", FRAMINGS),
+  /**
+   * How a request is given up and how its progress is told: `"json-rpc"` by `$/cancelRequest` and `$/progress` with the request's id,
+   * `"lsp"` and `"mcp"` as language servers and servers of the Model Context Protocol expect. `"mcp"` also greets each worker.
+   */
+  protocol: choice("json-rpc", PROTOCOLS),
+  /** How messages are told apart. Without it: `"content-length"` with the protocol `"lsp"`, else `"ndjson"`. */
+  framing: optional(choice("ndjson", FRAMINGS), "of the protocol"),
   /** `true`: a worker is ready when it says so by the notification `$/ready`. `false`: when it runs. */
   ready: boolean(false),
   /**
    * Called for each new process, also after a restart, before it takes requests: language servers and tool servers must be told
    * `initialize` first, and state that the last one had is given to the next. The worker is ready when the promise that it
-   * returns has settled, within `startupTimeout`; a rejection ends the process, as one that does not get ready.
+   * returns has settled, within `startupTimeout`; a rejection ends the process, as one that does not get ready. Without it a pool
+   * with the protocol `"mcp"` sends `initialize`, with no capabilities, and `notifications/initialized`.
    */
   initialize: callback<(worker: StartingWorker) => unknown>(),
 };
@@ -82,7 +89,10 @@ export const stdioPoolOptions = new Options("a pool", {
 export interface StdioPoolOptions extends Given<typeof stdioPoolOptions.rows> {}
 
 /** @internal A pool with its defaults; `program` is for the supervisor. */
-export type ResolvedStdioPool = Resolved<typeof stdioPoolOptions.rows> & { readonly program: ResolvedPool };
+export type ResolvedStdioPool = Resolved<typeof stdioPoolOptions.rows> & {
+  readonly framing: Framing;
+  readonly program: ResolvedPool;
+};
 
 /** @internal Options of a bus. */
 export const stdioOptions = new Options("a StdioBus", {
@@ -117,13 +127,14 @@ export function resolveStdioOptions(given: StdioBusOptions): ResolvedStdioPool[]
   return pools.map((pool, index) => {
     const at = `pools[${index}]`;
     const resolved = stdioPoolOptions.resolve(pool, { at, base: limits });
-    const { id, framing } = resolved;
+    const { id, protocol } = resolved;
+    const framing = resolved.framing ?? protocols[protocol].framing;
     if (ids.has(id)) {
       throw new InvalidConfigError(`two pools have the id ${shown(id)}.`, { hint: "Give each its own." });
     }
     ids.add(id);
     const env = { SLOTBUS_NAME: undefined, ...resolved.env, [STDIO_VARIABLE]: framing };
-    return { ...resolved, program: completePool({ ...resolved, name: id, env }, `${at}.`) };
+    return { ...resolved, framing, program: completePool({ ...resolved, name: id, env }, `${at}.`) };
   });
 }
 
@@ -138,13 +149,14 @@ export interface CallOptions {
    * its worker has room. Default: that of the pool.
    */
   timeout?: number | undefined;
-  /** Rejects with `signal.reason`; the worker is sent `$/cancelRequest`. */
+  /** Rejects with `signal.reason`; the worker is told that nobody waits, as its protocol says. */
   signal?: AbortSignal | undefined;
   /** May run twice: if its worker ends it is sent to another one, once, within the same timeout. */
   idempotent?: boolean | undefined;
   /**
-   * Called with each piece the worker sends before its answer, in order. While a promise that it returns is pending, nothing
-   * more is read from that worker.
+   * Called with each piece the worker sends before its answer, in order. While a promise that it returns is pending, and the
+   * request too, nothing more is read from that worker. With the protocol `"mcp"` a piece is `{ progress, total, message }`. With `"mcp"` and `"lsp"` the
+   * request gets a token of its own; one that its params have stays.
    */
   onProgress?: ((value: unknown) => unknown) | undefined;
 }
@@ -233,8 +245,15 @@ export const stdioServeOptions = new Options("serve", {
       return path !== "" && !path.includes("\0") && Buffer.byteLength(path) <= UNIX_PATH_MAX;
     }),
   ),
+  /** Id of the pool that its clients ask. Without it: the only one, or that of a message's `pool`. */
+  pool: optional(text(undefined, "id of a pool", () => true)),
   /** A tcp port. That a client is gone is seen when an answer cannot be written; on a unix socket at once. */
   tcp: optional(group(tcpRows)),
+  /**
+   * Standard input and output of this process, which then prints nothing else there: one client, which also gets what workers tell
+   * and ask without a `sessionId`. The server closes when input has ended and all was answered.
+   */
+  stdio: boolean(false),
   /** How messages are told apart. */
   framing: choice("ndjson", FRAMINGS),
   /** Connections at once; one more is told so and closed. */
@@ -249,3 +268,11 @@ export const stdioServeOptions = new Options("serve", {
 
 /** Where a bus listens for clients, and how much of each it takes. */
 export interface ServeOptions extends Given<(typeof stdioServeOptions)["rows"]> {}
+
+/** Fills in defaults. @throws {InvalidConfigError} @internal */
+export function resolveServe(given: ServeOptions, at?: string): Resolved<(typeof stdioServeOptions)["rows"]> {
+  const resolved = stdioServeOptions.resolve(given, at === undefined ? {} : { at });
+  const { unix, tcp, stdio } = resolved;
+  if ([unix !== null, tcp !== null, stdio].filter(Boolean).length === 1) return resolved;
+  throw new InvalidConfigError(`${at ?? "serve"} takes either \`unix\`, \`tcp\` or \`stdio\`.`);
+}

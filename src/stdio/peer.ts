@@ -3,23 +3,23 @@
 import { RpcError } from "../errors.ts";
 import { Fault, type Framing, type MessageReader, messageReader } from "./framing.ts";
 import {
-  CANCEL,
   cancelJson,
-  errorJson,
-  kindOf,
-  notificationJson,
-  PROGRESS,
+  cancelledId,
+  idOfToken,
+  pieceIn,
   progressJson,
-  responseJson,
-  RPC,
-  type RpcId,
-  type RpcMessage,
-} from "./rpc.ts";
+  type Protocol,
+  type ProtocolName,
+  protocols,
+  tokenIn,
+} from "./protocol.ts";
+import { errorJson, kindOf, notificationJson, responseJson, RPC, type RpcId, type RpcMessage } from "./rpc.ts";
 import { type ByteSink, MessageWriter } from "./writer.ts";
 
 /** How much a peer takes from the other side. */
 export interface PeerLimits {
   readonly framing: Framing;
+  readonly protocol: ProtocolName;
   /** Longest message, in bytes. */
   readonly messageBytes: number;
   /** Requests and notifications of the other side at once; with so many nothing is read. */
@@ -43,7 +43,7 @@ export interface PeerOwner<C> {
   skips?(): void;
   /** A request. {@link RpcPeer.answer} or {@link RpcPeer.respond} answers it, now or later. */
   asked(request: PeerRequest): Promise<unknown> | null;
-  /** A notification, except `$/cancelRequest` and the progress of a call. */
+  /** A notification, except what gives up a request, and the progress of a call. */
   notified(message: RpcMessage): Promise<unknown> | null;
   /** A request has the id of one that is not answered yet; the peer has refused it. */
   repeated?(id: RpcId): void;
@@ -87,6 +87,11 @@ export class PeerRequest {
     return (this.#controller ??= new AbortController()).signal;
   }
 
+  /** Whether the signal has aborted. */
+  get isAborted(): boolean {
+    return this.#controller?.signal.aborted === true;
+  }
+
   /** Aborts the signal. */
   abort(reason: unknown): void {
     (this.#controller ??= new AbortController()).abort(reason);
@@ -95,7 +100,7 @@ export class PeerRequest {
   /** Sends a piece of the answer before the answer, unless the signal has aborted. Resolves when more can be sent. */
   get progress(): (value: unknown) => Promise<void> {
     return (value) => {
-      const isWanted = this.id !== undefined && !this.#controller?.signal.aborted;
+      const isWanted = this.id !== undefined && !this.isAborted;
       return (isWanted ? this.#peer.progress(this.id, value) : this.#peer.room()) ?? resolved;
     };
   }
@@ -114,14 +119,15 @@ export class PeerRequest {
  *
  * - A call (`C` is the owner's record of it) is answered once. What comes for an id that is not open is {@link PeerOwner.strayed}.
  * - A request whose id is that of one not answered yet is refused with -32600 and does not run. The first one goes on.
- * - `$/cancelRequest` aborts a request, which is answered all the same.
+ * - A request that the other side gives up aborts. It is answered all the same, unless the protocol says otherwise.
  *
  * Reading is not re-entrant: {@link push}, and whatever makes room while a message is handled, only continue after that message.
  */
 export class RpcPeer<C = never> {
   readonly #owner: PeerOwner<C>;
   readonly #limits: PeerLimits;
-  /** Reason of a signal that `$/cancelRequest` aborts. */
+  readonly #protocol: Protocol;
+  /** Reason of a signal that the other side aborts. */
   readonly #cancelled: () => unknown;
   /** What it writes to. */
   readonly out: MessageWriter;
@@ -145,6 +151,7 @@ export class RpcPeer<C = never> {
   constructor(owner: PeerOwner<C>, sink: ByteSink, limits: PeerLimits, cancelled: () => unknown) {
     this.#owner = owner;
     this.#limits = limits;
+    this.#protocol = protocols[limits.protocol];
     this.#cancelled = cancelled;
     const wrote = (): void => {
       owner.wrote?.();
@@ -171,10 +178,10 @@ export class RpcPeer<C = never> {
     this.post(json);
   }
 
-  /** Takes out a call whose answer nobody waits for, and tells the other side. `false`: it is not open. */
-  cancel(id: RpcId): boolean {
+  /** Takes out a call whose answer nobody waits for, and tells the other side unless it is `silent`. `false`: it is not open. */
+  cancel(id: RpcId, reason: unknown, silent = false): boolean {
     if (!this.#calls.delete(id)) return false;
-    this.post(cancelJson(id));
+    if (!silent) this.post(cancelJson(this.#protocol, id, reason));
     return true;
   }
 
@@ -202,9 +209,9 @@ export class RpcPeer<C = never> {
     this.#owner.posted?.(bytes);
   }
 
-  /** Sends a piece of the answer to the request with this id before the answer. Returns as {@link room}. */
-  progress(id: RpcId, value: unknown): Promise<void> | null {
-    this.post(progressJson(id, value));
+  /** Sends a piece of the answer to the request with this token before the answer. Returns as {@link room}. */
+  progress(token: unknown, value: unknown): Promise<void> | null {
+    this.post(progressJson(this.#protocol, token, value));
     return this.room();
   }
 
@@ -271,10 +278,12 @@ export class RpcPeer<C = never> {
 
   /** Answers a request with a whole response. */
   respond(id: RpcId, json: string): void {
-    if (this.#asking?.id === id) this.#asking = null;
-    else if (!this.#requests.delete(id)) return; // it was answered before
+    const request = this.#asking?.id === id ? this.#asking : this.#requests.get(id);
+    if (!request) return; // it was answered before
+    if (request === this.#asking) this.#asking = null;
+    else this.#requests.delete(id);
     this.#running--;
-    this.post(json);
+    if (this.#protocol.answersCancelled || !request.isAborted) this.post(json);
     if (this.#waiters.length > 0 || !this.#isReading) this.#wake();
   }
 
@@ -381,13 +390,15 @@ export class RpcPeer<C = never> {
 
   #notified(message: RpcMessage): Promise<unknown> | null {
     const { method, params } = message;
-    const { id, value } = (typeof params === "object" && params !== null ? params : {}) as {
-      id: RpcId;
-      value: unknown;
-    };
-    if (method === CANCEL) this.#requests.get(id)?.abort(this.#cancelled());
-    const call = method === PROGRESS ? this.#calls.get(id) : undefined;
-    if (call && this.#owner.progressed) return this.#owner.progressed(call, value);
-    return method === CANCEL ? null : this.#owner.notified(message);
+    const protocol = this.#protocol;
+    if (method === protocol.cancel) {
+      this.#requests.get(cancelledId(protocol, params))?.abort(this.#cancelled());
+      return null;
+    }
+    if (method === protocol.progress && this.#owner.progressed) {
+      const call = this.#calls.get(idOfToken(protocol, tokenIn(protocol, params))!);
+      if (call) return this.#owner.progressed(call, pieceIn(protocol, params));
+    }
+    return this.#owner.notified(message);
   }
 }

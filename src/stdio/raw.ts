@@ -1,21 +1,14 @@
 /** Messages in, messages out: a bus for those who speak JSON-RPC themselves. */
 
-import { InvalidConfigError } from "../errors.ts";
+import { InvalidConfigError, RpcError } from "../errors.ts";
 import { StdioCore } from "./core.ts";
 import { type StdioBusOptions, type SubscribeOptions, subscribeOptions } from "./options.ts";
-import {
-  cancelJson,
-  errorJson,
-  fromJson,
-  kindOf,
-  progressJson,
-  type Question,
-  type RpcId,
-  type RpcMessage,
-  settle,
-  toJson,
-} from "./rpc.ts";
+import { cancelJson, cancelledId, progressJson, type Protocol } from "./protocol.ts";
+import { errorJson, fromJson, kindOf, type Question, RPC, type RpcId, type RpcMessage, settle, toJson } from "./rpc.ts";
 import { Subscription } from "./subscription.ts";
+
+const CANCELLED = new RpcError(RPC.requestCancelled, "the request was cancelled");
+const nothing = (): void => {};
 
 /**
  * A `StdioBus` whose every message is a text of JSON. What is sent goes to a worker (`pool` and `sessionId` of the message
@@ -30,6 +23,8 @@ import { Subscription } from "./subscription.ts";
 export class RawStdioBus extends StdioCore {
   /** Requests of workers that were told and not answered. */
   readonly #questions = new Map<RpcId, Question>();
+  /** Requests that were sent and not answered; of equal ids the last. */
+  readonly #requests = new Map<RpcId, AbortController>();
   #asked = 0;
 
   /** As `StdioBus.start`. */
@@ -39,7 +34,7 @@ export class RawStdioBus extends StdioCore {
 
   protected override async begin(): Promise<this> {
     await super.begin();
-    this.audience.onRequest("*", (_, { message, signal }) => this.#ask(message, signal));
+    this.audience.onRequest("*", (_, { message, signal, pool }) => this.#ask(message, signal, this.protocolOf(pool)));
     this.audience.onNotification = (message) => this.#emit(toJson(message, "a notification"));
     return this;
   }
@@ -62,24 +57,38 @@ export class RawStdioBus extends StdioCore {
       return settle(question, parsed);
     }
     const id = parsed.id ?? null;
-    const onProgress = (value: unknown): unknown => this.#emit(progressJson(id, value));
+    const protocol = this.protocolOf(parsed["pool"]);
+    if (kind === "notification") {
+      if (parsed.method === protocol.cancel) this.#requests.get(cancelledId(protocol, parsed.params))?.abort(CANCELLED);
+      else this.forward(parsed, {}, nothing, (error) => this.#emit(errorJson(null, error)));
+      return;
+    }
+    const controller = new AbortController();
+    const { signal } = controller;
+    this.#requests.set(id, controller);
+    const settled = (json: string): void => {
+      if (this.#requests.get(id) === controller) this.#requests.delete(id);
+      if (protocol.answersCancelled || !signal.aborted) void this.#emit(json);
+    };
+    // Of the other protocols the sender chooses a token, and the worker tells it.
+    const ofId = { onProgress: (piece: unknown): unknown => this.#emit(progressJson(protocol, id, piece)) };
     this.forward(
       parsed,
-      { onProgress },
-      (response) => response && this.#emit(toJson(response, "a response")),
-      (error) => this.#emit(errorJson(id, error)),
+      { signal, ...(protocol.token === "id" && ofId) },
+      (response) => settled(toJson(response, "a response")),
+      (error) => settled(errorJson(id, error)),
     );
   }
 
   /** Tells a worker's request; {@link send} of a response answers it. */
-  #ask(message: RpcMessage, signal: AbortSignal): Promise<unknown> {
+  #ask(message: RpcMessage, signal: AbortSignal, protocol: Protocol): Promise<unknown> {
     const question: Question = Promise.withResolvers<unknown>();
     const id = `w${++this.#asked}`;
     const json = toJson({ ...message, id }, "a request");
     this.#questions.set(id, question);
     signal.addEventListener("abort", () => {
       if (!this.#questions.delete(id)) return;
-      void this.#emit(cancelJson(id));
+      void this.#emit(cancelJson(protocol, id, signal.reason));
       question.reject(signal.reason);
     });
     void this.#emit(json);

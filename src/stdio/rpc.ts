@@ -37,11 +37,6 @@ export const RPC = {
 
 /** Of a worker: it takes requests. */
 export const READY = "$/ready";
-/** Of a worker: `{ id, value }`, a piece of an answer before it. */
-export const PROGRESS = "$/progress";
-/** Of either side: `{ id }`, nobody waits for that answer any more. */
-export const CANCEL = "$/cancelRequest";
-
 /** Of a client of a server: `{ token }`, its first message. */
 export const AUTH = "$/auth";
 
@@ -164,19 +159,21 @@ export function settle(question: Question, { result, error }: RpcMessage): void 
   else question.reject(readError(error, "request", "the host"));
 }
 
-/** Tells the other side that nobody waits for the answer with this id. */
-export function cancelJson(id: RpcId): string {
-  return notificationJson(CANCEL, { id });
-}
-
-/** Tells the other side a piece of the answer to its request with this id. */
-export function progressJson(id: RpcId, value: unknown): string {
-  const json = toJson(value, "progress");
-  return `{"jsonrpc":"2.0","method":"${PROGRESS}","params":{"id":${JSON.stringify(id)},"value":${json}}}`;
-}
-
 /** A notification as JSON. Throws {@link InvalidConfigError} for params that cannot be written. */
 export function notificationJson(method: string, params: unknown): string {
   const tail = params === undefined ? "" : `,"params":${toJson(params, "params")}`;
   return `{"jsonrpc":"2.0","method":${JSON.stringify(method)}${tail}}`;
+}
+
+const names = new Map<string, string>();
+const NAMES_MAX = 1_024;
+
+/** The beginning of a request's JSON behind its id. */
+export function methodJson(method: string): string {
+  let json = names.get(method);
+  if (json === undefined) {
+    json = `,"method":${JSON.stringify(method)}`;
+    if (names.size < NAMES_MAX) names.set(method, json);
+  }
+  return json;
 }

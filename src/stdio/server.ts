@@ -2,41 +2,51 @@
 
 import { lstatSync, statSync, unlinkSync } from "node:fs";
 import type { Socket, SocketListener } from "bun";
-import { SlotbusError, InvalidConfigError, RpcError } from "../errors.ts";
-import type { Resolved } from "../options.ts";
-import { Client, type ClientHost, type ClientRules } from "./client.ts";
-import { type ServeOptions, stdioServeOptions } from "./options.ts";
+import { SlotbusError, RpcError } from "../errors.ts";
+import { Client, type ClientHost, type ClientRules, type ClientSocket, type ServedPool } from "./client.ts";
+import type { LinkIdentity } from "./events.ts";
+import { resolveServe, type ServeOptions } from "./options.ts";
 import { RPC, type RpcMessage } from "./rpc.ts";
+import { StandardSocket } from "./standard.ts";
 import { addressInUse } from "../errors/plain.ts";
 
-type Resolution = Resolved<(typeof stdioServeOptions)["rows"]>;
+type Resolution = ReturnType<typeof resolveServe>;
 
-/** A socket that clients connect to. */
+/** Standard input has a server, or had one. */
+let isStandardTaken = false;
+
+/** A socket that clients connect to, or standard input and output of this process. */
 export class StdioServer implements AsyncDisposable {
-  /** Port of a tcp socket; 0: it is a unix socket. */
+  /** Port of a tcp socket; 0: it is none. */
   readonly port: number;
-  /** Path of a unix socket; `null`: it is a tcp socket. */
+  /** Path of a unix socket; `null`: it is none. */
   readonly path: string | null;
-  readonly #rules: ClientRules;
+  #rules: ClientRules;
   readonly #maxClients: number;
   readonly #host: ClientHost;
   readonly #onClose: () => void;
-  readonly #listener: SocketListener<Client | null>;
+  /** `null`: it is standard input. */
+  readonly #listener: SocketListener<Client | null> | null;
   readonly #inode: number;
   readonly #clients = new Set<Client>();
   #isListening = true;
   #closing: Promise<void> | null = null;
+  readonly #done = Promise.withResolvers<void>();
 
   /** @internal Use `StdioBus.serve`. */
   static async listen(host: ClientHost, options: ServeOptions, onClose: () => void): Promise<StdioServer> {
-    const resolved = stdioServeOptions.resolve(options);
-    const { unix, tcp } = resolved;
-    if ((unix === null) === (tcp === null)) throw new InvalidConfigError("serve takes either `unix` or `tcp`.");
+    const resolved = resolveServe(options);
+    const { unix, stdio, pool } = resolved;
+    const served = host.servedPool(pool, null);
+    if (stdio && isStandardTaken) throw addressInUse("standard input", "has a server already");
     if (unix !== null) await clearPath(unix);
-    return new StdioServer(host, resolved, onClose);
+    return new StdioServer(host, resolved, served, onClose);
   }
 
-  private constructor(host: ClientHost, { unix, tcp, ...limits }: Resolution, onClose: () => void) {
+  private constructor(host: ClientHost, given: Resolution, pool: ServedPool | null, onClose: () => void) {
+    const { unix, tcp, stdio, ...limits } = given;
+    const protocol = pool?.options.protocol ?? "json-rpc";
+    const rules = { ...limits, served: pool, protocol, isStandard: stdio } as const;
     this.#host = host;
     this.#maxClients = limits.maxClients;
     this.#onClose = onClose;
@@ -48,10 +58,18 @@ export class StdioServer implements AsyncDisposable {
       close: ({ data: client }: Socket<Client | null>): void => this.#closed(client),
       error: (): void => {}, // `close` follows
     };
-    if (unix !== null) {
+    if (stdio) {
+      isStandardTaken = true;
+      this.#listener = null;
+      this.path = null;
+      this.port = 0;
+      this.#rules = { ...rules, address: "standard input", token: null };
+      this.#inode = 0;
+      this.#openStandard();
+    } else if (unix !== null) {
       this.#listener = listenPrivately(unix, () => Bun.listen({ unix, allowHalfOpen: true, socket, data: null }));
       this.path = unix;
-      this.#rules = { ...limits, address: unix, token: null };
+      this.#rules = { ...rules, address: unix, token: null };
       this.port = 0;
       this.#inode = statSync(unix).ino;
     } else {
@@ -64,7 +82,7 @@ export class StdioServer implements AsyncDisposable {
         throw listenError(`${hostname}:${port}`, cause);
       }
       this.path = null;
-      this.#rules = { ...limits, address: `${hostname}:${this.port}`, token };
+      this.#rules = { ...rules, address: `${hostname}:${this.port}`, token };
       this.#inode = 0;
     }
   }
@@ -79,6 +97,11 @@ export class StdioServer implements AsyncDisposable {
     return this.#clients.size;
   }
 
+  /** Resolves when it is closed; a server of standard input also closes when the client has ended it and all was answered. */
+  get done(): Promise<void> {
+    return this.#done.promise;
+  }
+
   /** Whether it takes no more connections. */
   get closed(): boolean {
     return !this.#isListening;
@@ -88,7 +111,7 @@ export class StdioServer implements AsyncDisposable {
   stopListening(): void {
     if (!this.#isListening) return;
     this.#isListening = false;
-    this.#listener.stop();
+    this.#listener?.stop();
     if (this.path === null) return;
     try {
       if (lstatSync(this.path).ino === this.#inode) unlinkSync(this.path);
@@ -106,34 +129,48 @@ export class StdioServer implements AsyncDisposable {
     this.stopListening();
     await Promise.all([...this.#clients].map((client) => client.end()));
     this.#onClose();
+    this.#done.resolve();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 
-  /** @internal A worker asks: the client whose session it names answers; `null`: there is none. */
-  asked(message: RpcMessage, signal: AbortSignal): Promise<unknown> | null {
-    const { sessionId } = message;
-    if (typeof sessionId !== "string") return null;
-    for (const client of this.#clients) {
-      if (client.answers && client.has(sessionId)) return client.ask(message, signal);
-    }
-    return null;
+  /** @internal Clients that may answer a request of a worker. */
+  clientsFor(worker: LinkIdentity, message: RpcMessage): Client[] {
+    return [...this.#clients].filter((client) => client.answers && client.hears(worker, message));
   }
 
-  /** @internal A worker told something: those hear of it whose session it names. */
-  notified(message: RpcMessage): void {
-    const { sessionId } = message;
-    if (typeof sessionId !== "string") return;
-    for (const client of this.#clients) if (client.has(sessionId)) client.tell(message);
+  /** @internal A worker told something: the clients that it is for hear of it. */
+  notified(worker: LinkIdentity, message: RpcMessage): void {
+    for (const client of this.#clients) if (client.hears(worker, message)) client.tell(message);
+  }
+
+  #openStandard(): void {
+    const socket = new StandardSocket();
+    const client = this.#add(socket);
+    void socket.open({
+      read: (bytes) => client.read(bytes),
+      inputEnded: () => client.inputEnded(),
+      drained: () => client.drained(),
+      closed: () => {
+        this.#closed(client);
+        void this.close();
+      },
+    });
+  }
+
+  #add(socket: ClientSocket): Client {
+    const client = new Client(socket, this.#host, this.#rules);
+    this.#host.counts.connects++;
+    this.#clients.add(client);
+    return client;
   }
 
   #open(socket: Socket<Client | null>): void {
-    const client = new Client(socket, this.#host, this.#rules);
-    socket.data = client;
-    this.#host.counts.connects++;
-    this.#clients.add(client);
+    const served = this.#host.servedPool(this.#rules.pool, this.#rules.served);
+    this.#rules = { ...this.#rules, served, protocol: served?.options.protocol ?? "json-rpc" };
+    const client = (socket.data = this.#add(socket));
     if (this.#clients.size <= this.#maxClients) return;
     client.turnAway(new RpcError(RPC.busError, `there are ${this.#maxClients} clients already`));
   }

@@ -7,7 +7,8 @@ import type { Call } from "./call.ts";
 import type { LinkIdentity, WorkerRequestHandler } from "./events.ts";
 import type { Fault } from "./framing.ts";
 import { type PeerLimits, type PeerOwner, type PeerRequest, RpcPeer } from "./peer.ts";
-import { PROGRESS, peekId, readError, READY, type RpcId, type RpcMessage, toJson } from "./rpc.ts";
+import { idOfToken, ownToken, pieceIn, type Protocol, protocols, tokenIn } from "./protocol.ts";
+import { methodJson, peekId, readError, READY, type RpcId, type RpcMessage, toJson } from "./rpc.ts";
 import { noTraffic } from "./stats.ts";
 import type { BytePair } from "./writer.ts";
 
@@ -52,18 +53,6 @@ const SILENT_MS = 1_000;
 const OUTPUT_HINT = "A worker writes messages to standard output and nothing else; its log belongs on standard error.";
 const RESPONSE_HINT =
   "A response has the id of its request as it was sent, and either `result` (null for no value) or `error`.";
-const names = new Map<string, string>();
-const NAMES_MAX = 1_024;
-
-/** The beginning of a request's JSON behind its id. */
-function methodJson(method: string): string {
-  let json = names.get(method);
-  if (json === undefined) {
-    json = `,"method":${JSON.stringify(method)}`;
-    if (names.size < NAMES_MAX) names.set(method, json);
-  }
-  return json;
-}
 
 /** The host's end of one worker: never more calls and bytes than its limits, and every call goes back to its owner once. */
 export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
@@ -74,6 +63,7 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   /** Calls that must go to this worker and wait until it has room. */
   readonly waiting = new Set<Call>();
   readonly #limits: ConnectionLimits;
+  readonly #protocol: Protocol;
   readonly #owner: ConnectionOwner;
   readonly #host: ConnectionHost;
   readonly #process: ConnectionProcess;
@@ -88,6 +78,9 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   #reader: { cancel(): Promise<void> } | null = null;
   #silence: Timer | null = null;
   #speaksKeys = false;
+  /** What the worker answered to the first request of its life, for the others that ask it; `undefined`: it was not asked. */
+  #greeting: unknown;
+  #isGreeted = false;
   /** Since its last answer. */
   #timeouts = 0;
   #wasFull = false;
@@ -105,6 +98,8 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   ) {
     this.identity = identity;
     this.#limits = limits;
+    this.#protocol = protocols[limits.protocol];
+    if (this.#protocol.ping !== null) this.handlers.set(this.#protocol.ping, () => ({}));
     this.#owner = owner;
     this.#host = host;
     this.#process = process;
@@ -155,9 +150,11 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
 
   /** Sends a call. Throws `InvalidConfigError` for what has no JSON; then nothing was sent. */
   send(call: Call): void {
+    if (this.#isRepeatedGreeting(call)) return this.#greet(call);
     const id = this.#nextId;
     const json = this.#encode(call, id);
     if (call.kind === "notification") {
+      if (call.method === this.#protocol.greeted) this.#isGreeted = true;
       this.#peer.post(json);
       this.#owner.settled(call, false, undefined);
       return;
@@ -170,21 +167,41 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   }
 
   #encode(call: Call, id: number): string {
-    const { message, params, method } = call;
-    const key = this.#speaksKeys && call.options.key !== undefined ? `,"key":${JSON.stringify(call.options.key)}` : "";
+    const { message, method, options } = call;
+    const params = options.onProgress && call.kind !== "notification" ? this.#withToken(call, id) : call.params;
+    const key = this.#speaksKeys && options.key !== undefined ? `,"key":${JSON.stringify(options.key)}` : "";
     if (message === null) {
       const head = call.kind === "request" ? `{"jsonrpc":"2.0","id":${id}` : '{"jsonrpc":"2.0"';
       const tail = params === undefined ? "}" : `,"params":${toJson(params, `params of ${method}`)}}`;
       return head + methodJson(method) + key + tail;
     }
     const { jsonrpc: _, id: __, pool: ___, ...rest } = message;
-    const members = toJson(rest, "the message").slice(1);
+    const members = toJson(params === call.params ? rest : { ...rest, params }, "the message").slice(1);
     return `{"jsonrpc":"2.0"${call.kind === "message" ? `,"id":${id}` : ""}${key}${members === "}" ? "" : ","}${members}`;
   }
 
-  /** Its caller gave up. The worker is told; an answer that comes yet is counted as late. */
-  giveUp(call: Call): void {
-    if (this.#peer.cancel(call.id)) this.#madeRoom();
+  /** The params of a call with a token for its progress; one that the caller gave stays. */
+  #withToken({ params }: Call, id: number): unknown {
+    return this.#protocol.tokensOf(params).length > 0 ? params : this.#protocol.withToken(params, ownToken(id));
+  }
+
+  /** A worker is greeted once in its life: by its pool, or by who asks first. */
+  #isRepeatedGreeting({ method, kind }: Call): boolean {
+    const { greeting, greeted } = this.#protocol;
+    return kind === "notification"
+      ? method === greeted && this.#isGreeted
+      : method === greeting && this.#greeting !== undefined;
+  }
+
+  #greet(call: Call): void {
+    const result = this.#protocol.greetingFor(this.#greeting, call.params);
+    const response = { jsonrpc: "2.0", id: call.message?.id ?? null, result };
+    this.#owner.settled(call, false, call.kind === "message" ? response : call.kind === "request" ? result : undefined);
+  }
+
+  /** Its caller gave up. The worker is told, and why; an answer that comes yet is counted as late. */
+  giveUp(call: Call, reason: unknown): void {
+    if (this.#peer.cancel(call.id, reason, call.method === this.#protocol.greeting)) this.#madeRoom();
   }
 
   /** The answer to a call did not come in time; the call is given up besides. */
@@ -311,6 +328,7 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
     }
     this.#timeouts = 0;
     this.#process.served();
+    if (call.method === this.#protocol.greeting && !isError) this.#greeting = result;
     if (call.kind === "message") {
       this.#owner.settled(call, false, { ...response, id: call.message!.id ?? null });
     } else if (isError) {
@@ -345,9 +363,16 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
       this.#ready.resolve();
       return null;
     }
-    if (method === PROGRESS && typeof (params as { id?: unknown } | null | undefined)?.id === "number") {
-      this.counts.late++;
-      return null;
+    if (method === this.#protocol.progress) {
+      const token = tokenIn(this.#protocol, params);
+      if (typeof idOfToken(this.#protocol, token) === "number") {
+        this.counts.late++;
+        return null;
+      }
+      for (const call of this.calls) {
+        if (!call.options.onProgress || !this.#protocol.tokensOf(call.params).includes(token)) continue;
+        return this.progressed(call, pieceIn(this.#protocol, params));
+      }
     }
     return this.#host.notified(this.identity, message);
   }
@@ -355,7 +380,8 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   progressed(call: Call, value: unknown): Promise<unknown> | null {
     try {
       const result = call.options.onProgress?.(value);
-      return result instanceof Promise ? result.catch((error) => this.#refuse(call, error)) : null;
+      if (!(result instanceof Promise)) return null;
+      return Promise.race([result.catch((error) => this.#refuse(call, error)), call.over]);
     } catch (error) {
       this.#refuse(call, error);
       return null;
@@ -364,7 +390,7 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
 
   /** Its caller could not take a piece of progress. */
   #refuse(call: Call, error: unknown): void {
-    this.giveUp(call);
+    this.giveUp(call, error);
     this.#owner.settled(call, true, error);
   }
 

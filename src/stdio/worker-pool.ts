@@ -16,13 +16,17 @@ import type { Transport, WorkerProcess } from "../supervisor/process.ts";
 import { Supervisor } from "../supervisor/supervisor.ts";
 import { Call } from "./call.ts";
 import type { ResolvedStdioPool } from "./options.ts";
+import { protocols } from "./protocol.ts";
 import { type ConnectionHost, type ConnectionOwner, WorkerConnection } from "./worker-connection.ts";
 import { addTraffic, noTraffic, type Traffic } from "./stats.ts";
 import { sinkOf } from "./writer.ts";
 
 /** What the bus needs of a supervisor; a test may give another. */
 export type PoolSupervisor = EventEmitter<SupervisorEvents> &
-  Pick<Supervisor<WorkerConnection>, "start" | "stop" | "resize" | "links" | "workers" | "pausedFor" | "isDown">;
+  Pick<
+    Supervisor<WorkerConnection>,
+    "start" | "stop" | "resize" | "resizeWith" | "links" | "workers" | "pausedFor" | "isDown"
+  >;
 /** @internal */
 export type MakeSupervisor = (
   pool: ResolvedStdioPool,
@@ -41,6 +45,8 @@ export class WorkerPool implements ConnectionOwner {
   readonly options: ResolvedStdioPool;
   readonly clock: Clock;
   readonly supervisor: PoolSupervisor;
+  /** Workers that it is to have: the last size that it was given. */
+  instances: number;
   /** Times a worker was started again. */
   restarts = 0;
   readonly #host: ConnectionHost;
@@ -56,6 +62,10 @@ export class WorkerPool implements ConnectionOwner {
   #turn = 0;
   readonly #whenGone: (() => void)[] = [];
   #lastExit: ExitReport | null = null;
+  /** Gets the calls of this pool, which is to end. */
+  #successor: WorkerPool | null = null;
+  /** Called when no call is left. */
+  #onIdle: (() => void) | null = null;
 
   constructor(
     options: ResolvedStdioPool,
@@ -65,10 +75,16 @@ export class WorkerPool implements ConnectionOwner {
     make: MakeSupervisor = makeSupervisor,
   ) {
     this.options = options;
+    this.instances = options.instances;
     this.clock = clock;
     this.#host = host;
     this.#latencies = latencies;
-    const transport = { stdin: "pipe", stdout: "pipe", open: (process: WorkerProcess) => this.#open(process) } as const;
+    const transport = {
+      stdin: "pipe",
+      stdout: "pipe",
+      readiness: options.ready ? "It must send the notification `$/ready`." : undefined,
+      open: (process: WorkerProcess) => this.#open(process),
+    } as const;
     this.supervisor = make(options, transport, clock);
     this.supervisor.on("joined", () => this.#pump());
     this.supervisor.on("left", (_, report) => (this.#lastExit = report));
@@ -103,6 +119,8 @@ export class WorkerPool implements ConnectionOwner {
 
   /** Gives a call to a worker, or has it wait. */
   dispatch(call: Call): void {
+    if (this.#successor) return this.#successor.dispatch(call);
+    call.pool = this;
     if (call.deadline === call.startedAt && call.kind !== "notification") {
       call.settle(true, this.#timeoutError(call, 0, 0, false));
     } else if (this.#waiting.size > 0 || !this.#deliver(call)) this.#wait(call, this.#waiting);
@@ -111,9 +129,10 @@ export class WorkerPool implements ConnectionOwner {
   /** Its caller gives up, with that error. */
   abandon(call: Call, error: unknown): void {
     if (call.isSettled) return;
-    if (call.connection) call.connection.giveUp(call);
+    if (call.connection) call.connection.giveUp(call, error);
     else this.#forget(call);
     call.settle(true, error);
+    if (this.#onIdle) this.#checkIdle();
   }
 
   /** Rejects what is late; returns when the next one will be, `Infinity`: none. */
@@ -138,12 +157,38 @@ export class WorkerPool implements ConnectionOwner {
       for (const call of connection.waiting) this.abandon(call, errorOf(call));
   }
 
+  /**
+   * Takes nothing new: what waits goes to the successor, or to the pool's own workers when there is none. Resolves when all calls
+   * have settled.
+   */
+  async retire(successor: WorkerPool | null): Promise<void> {
+    if (successor) {
+      this.#successor = successor;
+      successor.#adopt([...this.#waiting, ...[...this.#connections].flatMap(({ waiting }) => [...waiting])], this);
+    }
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#onIdle = resolve;
+    this.#checkIdle();
+    await promise;
+  }
+
+  #adopt(calls: readonly Call[], from: WorkerPool): void {
+    for (const call of calls) {
+      from.#forget(call);
+      this.dispatch(call);
+    }
+  }
+
+  #checkIdle(): void {
+    if (this.#waitingCount === 0 && this.inFlight === 0) this.#onIdle!();
+  }
+
   // ---- routing --------------------------------------------------------------------------------------------------------
 
   /** `false`: no worker has room. */
   #deliver(call: Call): boolean {
     const { key } = call.options;
-    const connection = key === undefined ? this.#leastBusy() : this.#ownerOf(key);
+    const connection = key === undefined ? this.#leastBusy() : this.ownerOf(key);
     if (!connection) return false;
     if (key !== undefined && (connection.waiting.size > 0 || !connection.canTake())) {
       this.#wait(call, connection.waiting);
@@ -158,6 +203,7 @@ export class WorkerPool implements ConnectionOwner {
       connection.send(call);
     } catch (error) {
       call.settle(true, error);
+      if (this.#onIdle) this.#checkIdle();
     }
   }
 
@@ -179,7 +225,7 @@ export class WorkerPool implements ConnectionOwner {
   }
 
   /** The live worker that has a key: when one comes or goes, only keys of that one move (rendezvous hashing). */
-  #ownerOf(key: string): WorkerConnection | null {
+  ownerOf(key: string): WorkerConnection | null {
     let best: WorkerConnection | null = null;
     let highest = -1;
     for (const connection of this.supervisor.links) {
@@ -197,7 +243,7 @@ export class WorkerPool implements ConnectionOwner {
   /** Has a call wait in that queue, unless the queues are full or no worker will come. */
   #wait(call: Call, queue: Set<Call>): void {
     const { limit, policy } = this.options.queue;
-    if (policy === "reject" && !call.wasRetried && this.#waitingCount >= limit) {
+    if (policy === "reject" && !call.wasRetried && !call.hasWaited && this.#waitingCount >= limit) {
       call.settle(true, new BusOverloadedError(`pool "${this.options.id}"`, this.#waitingCount, limit));
     } else if (this.#isHopeless()) {
       call.settle(true, this.#failedError(call));
@@ -205,6 +251,7 @@ export class WorkerPool implements ConnectionOwner {
       call.settle(true, this.#timeoutError(call, 0, 0, false));
     } else {
       queue.add(call);
+      call.hasWaited = true;
       this.#waitingCount++;
     }
   }
@@ -265,7 +312,8 @@ export class WorkerPool implements ConnectionOwner {
 
   async #open(process: WorkerProcess): Promise<WorkerConnection> {
     const { id: worker, life, pid } = process;
-    const { id, ready, initialize } = this.options;
+    const { id, ready, protocol } = this.options;
+    const initialize = this.options.initialize ?? protocols[protocol].greet;
     const connection = new WorkerConnection(
       { pool: id, worker, life, pid },
       { sink: sinkOf(process.stdin!), source: process.stdout! },
@@ -305,6 +353,7 @@ export class WorkerPool implements ConnectionOwner {
   settled(call: Call, isError: boolean, value: unknown): void {
     if (call.kind !== "notification") this.#latencies.add(this.clock.now() - call.startedAt);
     call.settle(isError, value);
+    if (this.#onIdle) this.#checkIdle();
   }
 
   hasRoom(connection: WorkerConnection): void {
@@ -347,5 +396,6 @@ export class WorkerPool implements ConnectionOwner {
         call.settle(true, new WorkerDiedError(JSON.stringify(call.method), report.pid, report, true));
       }
     }
+    if (this.#onIdle) this.#checkIdle();
   }
 }

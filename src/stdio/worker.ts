@@ -48,8 +48,8 @@ export class StdioWorker implements PeerOwner<never> {
 
   constructor(handlers: ServeHandlers, pair: BytePair, framing: Framing, announces: boolean) {
     this.#handlers = handlers;
-    const limits = { framing, messageBytes: MESSAGE_MAX, concurrency: Infinity, queuedBytes: QUEUED_MAX };
-    this.#peer = new RpcPeer(this, pair.sink, limits, callerGone);
+    const limits = { messageBytes: MESSAGE_MAX, concurrency: Infinity, queuedBytes: QUEUED_MAX };
+    this.#peer = new RpcPeer(this, pair.sink, { ...limits, framing, protocol: "json-rpc" }, callerGone);
     if (announces) this.#peer.post(READY_JSON);
     this.done = this.#run(pair.source);
   }

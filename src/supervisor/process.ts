@@ -1,6 +1,6 @@
 /** One process of a worker: its start, its standard error, signals to its whole group, and its end in steps. */
 
-import { closeSync, statSync, writeSync } from "node:fs";
+import { closeSync, readFileSync, statSync, writeSync } from "node:fs";
 import { constants } from "node:os";
 import { resolve } from "node:path";
 import type { SocketHandler, UnixSocketOptions } from "bun";
@@ -16,6 +16,8 @@ export interface Transport<Connection extends WorkerLink> {
   /** What the process gets as standard input. */
   readonly stdin: "pipe" | "ignore";
   readonly stdout: "pipe" | "ignore" | "inherit";
+  /** What a program does to get ready, as a sentence: the hint of the error of one that did not. */
+  readonly readiness?: string | undefined;
   /**
    * Resolves to the connection when the worker is ready. `signal` aborts when its startup time is over, its process ends or the pool
    * stops: then the result is not used, and whatever it resolves to later is told `ended`. A rejection ends the process.
@@ -113,6 +115,7 @@ export class Process implements WorkerProcess {
   /** Resolves when the program runs. Rejects with `PROGRAM_NOT_FOUND` or {@link WorkerStartError}. */
   readonly started: Promise<void>;
   readonly #startedAt: number;
+  readonly #oomKills = readOomKills();
   #requests = 0;
   readonly #owner: ProcessOwner;
   readonly #child: Child;
@@ -157,7 +160,7 @@ export class Process implements WorkerProcess {
     } catch (cause) {
       const { code = "", message } = cause as { code?: string; message: string };
       if (through === null) throw startError(pool, id, code, cause);
-      throw new WorkerStartError(pool.name, id, `could not be started by ${through}: ${message}`, null, cause);
+      throw new WorkerStartError(pool.name, id, `could not be started by ${through}: ${message}`, null, { cause });
     }
     this.#child.unref(); // before its pipes are asked for: Bun would not unref those any more
     this.stdin = (this.#child.stdin as Bun.FileSink | undefined) ?? null;
@@ -282,10 +285,30 @@ export class Process implements WorkerProcess {
       exitCode: signalCode === null ? exitCode : null,
       signal: signalCode === null ? null : String(signalCode),
       uptimeMs: this.#owner.clock.now() - this.#startedAt,
+      oomKills: oomKillsSince(this.#oomKills),
       how: this.#how,
       stderrTail: this.stderrTail,
     };
   }
+}
+
+/** Processes of this cgroup that the kernel has ended for lack of memory; `null` where it does not say. */
+function readOomKills(): number | null {
+  try {
+    const groups = readFileSync("/proc/self/cgroup", "utf8");
+    const [, first] = /^\d+:memory:(.*)$/m.exec(groups) ?? [];
+    const [, second = ""] = /^0::(.*)$/m.exec(groups) ?? [];
+    const file = first === undefined ? `${second}/memory.events` : `/memory${first}/memory.oom_control`;
+    const count = /^oom_kill (\d+)$/m.exec(readFileSync(`/sys/fs/cgroup${file}`, "utf8"));
+    return count && Number(count[1]);
+  } catch {
+    return null; // no cgroups here, or none that we may read
+  }
+}
+
+function oomKillsSince(before: number | null): number | null {
+  const now = before === null ? null : readOomKills();
+  return now === null ? null : Math.max(0, now - before!);
 }
 
 /** Name and text of each error of the system, by its number below zero. */
@@ -299,7 +322,7 @@ function startError(pool: ResolvedPool, id: number, code: string, cause: unknown
     return programNotFound(pool.name, pool.command, "it, or the interpreter that it names, is missing", cause);
   }
   if (code === "EACCES") return programNotFound(pool.name, pool.command, "it may not be executed", cause);
-  return new WorkerStartError(pool.name, id, `could not be started: ${text}${code && ` (${code})`}`, null, cause);
+  return new WorkerStartError(pool.name, id, `could not be started: ${text}${code && ` (${code})`}`, null, { cause });
 }
 
 /** What the launcher says, as soon as the program runs: `pid 1234`, or `error 2` with the number of the system's error. */

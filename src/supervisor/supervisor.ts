@@ -5,6 +5,7 @@ import { type Clock, MAX_TIMER_MS, pause, systemClock } from "../clock.ts";
 import { type CloseOptions, poolCloseOptions } from "../closing.ts";
 import { ClosedError, type ExitReport, type WorkerFailedError } from "../errors.ts";
 import { Hold, holdWhile } from "../hold.ts";
+import { openAnew } from "../hot.ts";
 import type { SupervisorEvents, WorkerStatus } from "./events.ts";
 import { type PoolOptions, poolOptions, type ResolvedPool, resolvePool, type Steps } from "./options.ts";
 import { findProgram, type Transport, type WorkerLink } from "./process.ts";
@@ -26,10 +27,9 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
   implements AsyncDisposable
 {
   readonly #pool: ResolvedPool;
-  /** Of all workers that are ready. A new array at each change. */
-  links: readonly Connection[] = [];
+  #links: readonly Connection[] = [];
   readonly #clock: Clock;
-  readonly #owner: WorkerOwner<Connection>;
+  readonly #owner: WorkerOwner<Connection> & { version: number };
   #workers: Worker<Connection>[] = [];
   #starting: Promise<void> | null = null;
   /** Its end, by {@link stop} or by a start that failed. */
@@ -60,9 +60,10 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     options: PoolOptions,
     transport: Transport<Connection>,
   ): Promise<Supervisor<Connection>> {
-    const supervisor = new Supervisor(resolvePool(options), transport);
+    const pool = resolvePool(options);
+    const supervisor = new Supervisor(pool, transport);
     const early: (() => void)[] = (supervisor.#early = []);
-    await supervisor.start();
+    await openAnew(`pool ${JSON.stringify([pool.name, pool.command])}`, supervisor.start(), supervisor);
     supervisor.#clock.immediate(() => {
       supervisor.#early = null;
       for (const emit of early) queueMicrotask(emit);
@@ -80,6 +81,7 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
       clock,
       transport,
       lives: new Set(),
+      version: 0,
       tell: (event, ...args) => this.#tell(event, ...args),
       changed: () => this.#changed(),
       paused: (error, pauses) => this.#pausePool(error, pauses),
@@ -144,9 +146,34 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
    */
   async resize(instances: number): Promise<void> {
     poolOptions.rows.instances.resolve(instances, "instances");
-    const run = holdWhile(this.#resizing.then(() => this.#resize(instances)));
+    await this.resizeWith(instances, this.#pool.stop);
+  }
+
+  /** @internal As {@link resize}, with the time of each step of those that are too many. */
+  async resizeWith(instances: number, steps: Partial<Steps>): Promise<void> {
+    const run = holdWhile(this.#resizing.then(() => this.#resize(instances, { ...this.#pool.stop, ...steps })));
     this.#resizing = run.catch(() => {});
     await run;
+  }
+
+  /** Of all workers that are ready. A new array at each change. */
+  get links(): readonly Connection[] {
+    return this.#links;
+  }
+
+  /**
+   * @internal The source of the program changed: replaces one worker after the other. Resolves to `null`, or to why a new process
+   * did not get ready: then the workers that were not replaced yet stay.
+   */
+  renew(): Promise<unknown> {
+    this.#owner.version++;
+    const run = this.#recycling.then(async () => {
+      let failure: unknown = null;
+      for (const worker of this.#workers) failure ??= await worker.renew();
+      return failure;
+    });
+    this.#recycling = run.then(() => {});
+    return run;
   }
 
   /** Keeps this process alive while it has a worker that is neither stopped nor given up (default). */
@@ -162,7 +189,7 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
   }
 
   #changed(): void {
-    this.links = this.#workers.flatMap(({ connection }) => connection ?? []);
+    this.#links = this.#workers.flatMap(({ connection }) => connection ?? []);
     this.#hold.set(this.#isRef && this.#workers.some(({ state }) => state !== "failed" && state !== "stopped"));
   }
 
@@ -202,7 +229,7 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     return reports.sort((a, b) => a.worker - b.worker || a.life - b.life);
   }
 
-  async #resize(instances: number): Promise<void> {
+  async #resize(instances: number, steps: Steps): Promise<void> {
     await this.#starting?.catch(() => {});
     if (this.closed) throw this.#closedError();
     const surplus = this.#workers.splice(instances);
@@ -217,7 +244,7 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     if (this.#pausedFor) this.#resume("`resize` was called");
     for (const worker of surplus) worker.abort.abort(this.#closedError());
     const lives = [...this.#owner.lives].filter(({ worker }) => surplus.includes(worker));
-    await Promise.all(lives.map((life) => life.retire(this.#pool.stop)));
+    await Promise.all(lives.map((life) => life.retire(steps)));
     for (const worker of surplus) worker.setState("stopped");
     await Promise.all(added.map(({ first }) => first.promise));
   }

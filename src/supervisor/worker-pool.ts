@@ -4,6 +4,7 @@ import { type Clock, startTimer } from "../clock.ts";
 import { type ExitReport, type WorkerFailedError, WorkerStartError } from "../errors.ts";
 import type { Transport, WorkerLink, WorkerProcess } from "./process.ts";
 import { Supervisor } from "./supervisor.ts";
+import type { SourceWatch } from "./watch.ts";
 import type { ResolvedWorkers } from "./workers.ts";
 
 export { resolveWorkers } from "./workers.ts";
@@ -18,6 +19,8 @@ export interface PooledConnection {
   readonly isUnresponsive: boolean;
   /** The bus ended the connection. */
   readonly isEvicted: boolean;
+  /** What counts its answers. */
+  process: { served(): void } | null;
 }
 
 /** @internal What the pool asks of its bus. */
@@ -25,6 +28,8 @@ export interface PoolOwner<Connection extends PooledConnection> {
   /** Name and directory of the bus. */
   readonly name: string;
   readonly directory: string;
+  /** Returns all attachments, also those of other processes. */
+  attached(): readonly Connection[];
   /** Gives the worker nothing new. Resolves when it has no request any more. */
   drain(connection: Connection): Promise<void>;
   /** Returns the largest number of unsettled requests since the last call. */
@@ -63,6 +68,7 @@ export class WorkerPool<Connection extends PooledConnection> {
   #target: number;
   /** Runs while there are more than `min`. */
   #idle: { close(): unknown } | null = null;
+  #source: SourceWatch | null = null;
   #stopped = false;
   readonly #clock: Clock;
 
@@ -72,10 +78,15 @@ export class WorkerPool<Connection extends PooledConnection> {
     this.#workers = workers;
     this.#target = workers.min;
     const { name, directory } = owner;
-    const env = { ...workers.pool.env, SLOTBUS_NAME: name, SLOTBUS_DIR: directory, SLOTBUS_STDIO: undefined };
+    // A worker that is replaced does not reload itself too.
+    const options = process.env["BUN_OPTIONS"]?.replaceAll(/--(hot|watch)\b/g, "");
+    const inherited = workers.watch === null ? {} : { BUN_OPTIONS: options };
+    const own = { SLOTBUS_NAME: name, SLOTBUS_DIR: directory, SLOTBUS_STDIO: undefined };
+    const env = { ...inherited, ...workers.pool.env, ...own };
     const transport: Transport<WorkerLink> = {
       stdin: "ignore",
       stdout: "inherit",
+      readiness: "Its entry must call `SlotWorker.open()`, which attaches to this bus when it gets no `name`.",
       open: (process, signal) => this.#open(process, signal),
     };
     this.supervisor = new Supervisor({ ...workers.pool, name, env }, transport, clock);
@@ -109,13 +120,28 @@ export class WorkerPool<Connection extends PooledConnection> {
   }
 
   /** Resolves when `min` workers are attached. Rejects as `Supervisor.start`. */
-  start(): Promise<void> {
-    return this.supervisor.start();
+  async start(): Promise<void> {
+    const entry = this.#workers.watch;
+    if (entry !== null) {
+      const { SourceWatch } = await import("./watch.ts");
+      if (!this.#stopped) this.#source = new SourceWatch(entry, this.#clock, () => void this.#renew(entry));
+    }
+    await this.supervisor.start();
+  }
+
+  /** The program changed. Workers that ended too often are tried again, too. */
+  async #renew(entry: string): Promise<void> {
+    this.#resize(this.#target);
+    const failure = await this.supervisor.renew();
+    if (failure === null || this.#stopped) return;
+    const why = failure instanceof Error ? failure.message : String(failure);
+    console.error(`bus "${this.#owner.name}": the changed ${entry} does not start, so running workers stay. ${why}`);
   }
 
   /** Stops all; nothing is started any more. Resolves to how each process ended; never rejects. */
   stop(): Promise<ExitReport[]> {
     this.#stopped = true;
+    this.#source?.close();
     this.#idle?.close();
     return this.supervisor.stop({ drain: 0 });
   }
@@ -183,6 +209,9 @@ export class WorkerPool<Connection extends PooledConnection> {
       if (this.#members.get(process.pid) === member) this.#members.delete(process.pid);
     });
     signal.addEventListener("abort", () => member.attached.reject(signal.reason), { once: true });
+    // It may have attached before its launcher's word was read here.
+    for (const one of this.#owner.attached())
+      if (one.pid === process.pid && !this.owns(one)) one.process = this.joined(one);
     await member.attached.promise;
     return {
       get inFlight() {

@@ -2,7 +2,9 @@
 
 import { shorten } from "../backoff.ts";
 import { type Clock, pause, startTimer } from "../clock.ts";
+import { ENTRY_VARIABLE } from "../compiled.ts";
 import { type ExitReport, WorkerFailedError, WorkerStartError } from "../errors.ts";
+import { inMs } from "../errors/base.ts";
 import type { SupervisorEvents, WorkerState, WorkerStatus } from "./events.ts";
 import type { ResolvedPool, Steps } from "./options.ts";
 import { findProgram, Process, type ProcessOwner, type Transport, type WorkerLink } from "./process.ts";
@@ -18,6 +20,8 @@ export interface WorkerOwner<Connection extends WorkerLink> {
   readonly transport: Transport<Connection>;
   /** Processes that may run: current, starting and draining ones. */
   readonly lives: Set<Life<Connection>>;
+  /** Of the program: higher after each change of its source. */
+  readonly version: number;
   /** Emits an event, later. */
   tell<K extends keyof SupervisorEvents>(event: K, ...args: SupervisorEvents[K]): void;
   /** A state or a connection changed. */
@@ -32,6 +36,8 @@ export interface WorkerOwner<Connection extends WorkerLink> {
 export class Life<Connection extends WorkerLink> {
   readonly worker: Worker<Connection>;
   readonly process: Process;
+  /** Of the program that it runs. */
+  readonly version: number;
   /** `null` until it is ready. */
   connection: Connection | null = null;
   readyAt = 0;
@@ -50,6 +56,7 @@ export class Life<Connection extends WorkerLink> {
     const { pool, clock, tell, transport } = owner;
     this.#owner = owner;
     this.worker = worker;
+    this.version = owner.version;
     const log: ProcessOwner["log"] = (id, line) => tell("log", id, line);
     const host = { pool, clock, log, recycle: () => worker.recycle(this) };
     this.process = new Process(host, findProgram(pool), worker.id, life, transport);
@@ -61,6 +68,7 @@ export class Life<Connection extends WorkerLink> {
     const stop = this.worker.abort.signal;
     const { pool, clock, transport } = this.#owner;
     let why = "";
+    let isLate = false;
     const abort = new AbortController();
     const giveUp = (reason: string): void => {
       why ||= reason;
@@ -69,7 +77,10 @@ export class Life<Connection extends WorkerLink> {
     const onStop = (): void => giveUp("was stopped before it was ready");
     stop.addEventListener("abort", onStop);
     const { startupTimeout } = pool;
-    const timer = startTimer(clock, startupTimeout, () => giveUp(`was not ready within ${startupTimeout} ms`));
+    const timer = startTimer(clock, startupTimeout, () => {
+      isLate = why === "";
+      giveUp(`was not ready within ${inMs(startupTimeout)}`);
+    });
     void process.exited.then(() => giveUp("ended before it was ready"));
     try {
       const opening = process.started.then(() => {
@@ -88,7 +99,11 @@ export class Life<Connection extends WorkerLink> {
       stop.throwIfAborted();
       await process.started; // rejects with what was wrong
       const cause = error === abort.signal.reason ? undefined : error;
-      throw new WorkerStartError(pool.name, process.id, reason, report, cause);
+      const hint = isLate || report.exitCode === 0 ? transport.readiness : undefined;
+      // Of what the main file does before that, the worker's process may die.
+      const rule = " (the main file of a compiled program must import slotbus before anything that acts)";
+      const more = pool.env[ENTRY_VARIABLE] ? rule : "";
+      throw new WorkerStartError(pool.name, process.id, reason + more, report, { cause, hint });
     } finally {
       timer.close();
       stop.removeEventListener("abort", onStop);
@@ -244,34 +259,51 @@ export class Worker<Connection extends WorkerLink> {
     life.age = startTimer(clock, ms, () => this.recycle(life));
     this.setState("ready");
     tell("joined", this.status);
+    if (life.version < this.#owner.version) this.#owner.inTurn(async () => void (await this.renew()));
+  }
+
+  /** Replaces a process that runs an older version of the program; returns why the new one did not get ready: then the old one stays. */
+  async renew(): Promise<unknown> {
+    const life = this.current;
+    return life?.isRetired === false && life.version < this.#owner.version ? this.#replace(life, false) : null;
   }
 
   recycle(life: Life<Connection>): void {
     if (life.isRetired || life.isReplaced) return;
     life.isReplaced = true;
-    this.#owner.inTurn(() => this.#replace(life));
+    this.#owner.inTurn(async () => void (await this.#replace(life, true)));
   }
 
-  /** The new process is ready before the old one stops; while there is none, the old one works on. */
-  async #replace(old: Life<Connection>): Promise<void> {
+  /**
+   * The new process is ready before the old one stops; while there is none, the old one works on. `insists`: it is tried until one
+   * gets ready; otherwise returns why the first one did not.
+   */
+  async #replace(old: Life<Connection>, insists: boolean): Promise<unknown> {
     const { pool, clock } = this.#owner;
     const { signal } = this.abort;
     while (!signal.aborted && this.current === old) {
-      this.#successor = this.#launch().catch(() => null);
+      let failure: unknown = null;
+      this.#successor = this.#launch().catch((error) => {
+        failure = error;
+        return null;
+      });
       const next = await this.#successor;
       this.#successor = null;
       if (next && !signal.aborted) {
         this.#install(next);
         await old.retire(pool.stop);
+      } else if (!insists) {
+        return signal.aborted ? null : failure;
       } else if (this.current === old) {
         await pause(clock, this.restarts.pause(), signal);
       }
     }
+    return null;
   }
 
   /** Of a worker whose program could not be started. */
   #neverRan(): ExitReport {
-    const end = { exitCode: null, signal: null, uptimeMs: 0, how: "itself", stderrTail: "" } as const;
+    const end = { exitCode: null, signal: null, uptimeMs: 0, oomKills: null, how: "itself", stderrTail: "" } as const;
     return { worker: this.id, life: this.#life, pid: 0, ...end };
   }
 }

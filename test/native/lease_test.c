@@ -336,6 +336,99 @@ TEST("the end of a lease wakes whoever is parked, and a failed release wakes nob
 	two_leave(&two);
 }
 
+/* Whether `word` changed since; then it is as it is now. */
+static bool was_woken(uint32_t *word, uint32_t *ticket)
+{
+	bool woken = load_seq(word) != *ticket;
+	*ticket = load_seq(word);
+	return woken;
+}
+
+TEST("a claim, a renewal and the end of a lease wake whoever watches, once, and a failed claim nobody")
+{
+	struct two two = two_members(8);
+	uint32_t *word = sb_fleet_wake_word(two.b), ticket = load_seq(word);
+	for (int watches = 1; watches >= 0; watches--) {
+		if (watches) CHECK_EQ(sb_lease_watch(two.b), SB_POLL_WHEN_WOKEN);
+		CHECK_EQ(claim(two.a, "job", "1", "a", 60000, -1), 1);
+		CHECK_EQ(was_woken(word, &ticket), watches);
+		struct sb_holder held = *holder_of(two.a);
+		if (watches) CHECK_EQ(sb_lease_watch(two.b), SB_POLL_WHEN_WOKEN);
+		CHECK_EQ(claim(two.a, "job", "1", "b", 60000, -1), 0);
+		CHECK(!was_woken(word, &ticket));
+		CHECK_EQ(sb_lease_renew(two.a, held.entry, held.token, 70000, -1), 0);
+		CHECK_EQ(was_woken(word, &ticket), watches);
+		if (watches) CHECK_EQ(sb_lease_watch(two.b), SB_POLL_WHEN_WOKEN);
+		CHECK_EQ(sb_lease_renew(two.a, held.entry, 7, 70000, -1), -SB_ESTALE);
+		CHECK(!was_woken(word, &ticket));
+		CHECK_EQ(sb_lease_release(two.a, held.entry, held.token), 0);
+		CHECK_EQ(was_woken(word, &ticket), watches);
+	}
+	CHECK_EQ(sb_lease_watch(two.b), SB_POLL_WHEN_WOKEN);
+	sb_fleet_leave(two.a, 1); /* and its leases end */
+	CHECK(was_woken(word, &ticket));
+	sb_fleet_leave(two.b, 1);
+	sb_fd_close(two.memory);
+}
+
+TEST("who watches leases looks again while somebody changes one, and repairs what a dead one began")
+{
+	struct two two = two_members(8);
+	uint32_t *lock = &fleet_leases(two.a)->lock, *word = sb_fleet_wake_word(two.b);
+	CHECK_EQ(fleet_lock(two.a, lock), 0);
+	CHECK_EQ(sb_lease_watch(two.b), SB_POLL_SOON);
+	fleet_unlock(two.a, lock);
+	CHECK_EQ(sb_lease_watch(two.b), SB_POLL_WHEN_WOKEN);
+	store_seq(lock, 3); /* index 2: nobody */
+	uint32_t ticket = load_seq(word);
+	CHECK_EQ(sb_lease_watch(two.b), SB_POLL_SOON);
+	CHECK(was_woken(word, &ticket)); /* the repair */
+	CHECK_EQ(load_seq(lock), 0);
+	CHECK_EQ(sb_lease_watch(two.b), SB_POLL_WHEN_WOKEN);
+	two_leave(&two);
+}
+
+static int32_t end_of(struct sb_fleet *fleet, const struct sb_holder *was)
+{
+	return sb_lease_end(fleet, was->entry, was->token, was->member, was->incarnation);
+}
+
+TEST("a tenure was released, or its time was over, or its member died; who left had released")
+{
+	struct two two = two_members(8);
+	CHECK_EQ(claim(two.a, "job", "1", "a", 30, 1000), 1);
+	struct sb_holder was = *holder_of(two.a);
+	CHECK_EQ(end_of(two.b, &was), SB_END_EXPIRED);
+	CHECK_EQ(claim(two.b, "job", "1", "b", 30, 2000), 1);
+	struct sb_holder next = *holder_of(two.b);
+	CHECK_EQ(next.entry, was.entry);
+	CHECK_EQ(end_of(two.b, &was), SB_END_FOLLOWED);
+	struct sb_holder dead = next;
+	dead.member = 2; /* nobody, and it did not leave in this life */
+	dead.incarnation = 7;
+	CHECK_EQ(end_of(two.b, &dead), SB_END_DIED);
+	uint32_t left = (uint32_t)sb_fleet_index(two.b);
+	sb_fleet_leave(two.b, 1);
+	CHECK_EQ(end_of(two.a, &next), SB_END_RELEASED);
+	struct sb_fleet *again = join_memory(two.memory);
+	CHECK_EQ(sb_fleet_index(again), left);
+	CHECK_EQ(end_of(two.a, &next), SB_END_RELEASED); /* its index is another member's */
+	sb_fleet_leave(again, 1);
+	store_seq(&fleet_member(two.a, left)->left, 0); /* as of one that was killed */
+	CHECK_EQ(end_of(two.a, &next), SB_END_DIED);
+	CHECK_EQ(claim(two.a, "job", "1", "a", 30, 3000), 1);
+	was = *holder_of(two.a);
+	CHECK_EQ(release_held(two.a), 0);
+	CHECK_EQ(end_of(two.a, &was), SB_END_RELEASED);
+	CHECK_EQ(end_of(two.a, &next), SB_END_RELEASED); /* nobody has its entry */
+	was.member = UINT32_MAX;
+	CHECK_EQ(end_of(two.a, &was), -SB_EINVAL);
+	was.entry = 8;
+	CHECK_EQ(end_of(two.a, &was), -SB_EINVAL);
+	sb_fleet_leave(two.a, 1);
+	sb_fd_close(two.memory);
+}
+
 TEST("nonsense in a table of leases is nobody's, and a repair makes it free")
 {
 	struct sb_fleet *fleet = alone(4);
@@ -818,6 +911,45 @@ TEST("a process killed after any single instruction of ending another's lease ha
 	int memory = lease_memory(STEP_LEASES);
 	judged_held = judged_free = 0;
 	kill_at_each_instruction(memory, prepare_foreign_end, operate_end, judge_foreign_end);
+	CHECK(judged_held > 20 && judged_free > 5);
+	sb_fd_close(memory);
+}
+
+static void *prepare_watched_end(int memory)
+{
+	struct sb_fleet *fleet = prepare_foreign_end(memory);
+	store_seq(&fleet_leases(fleet)->parked, 0);
+	CHECK_EQ(sb_lease_watch(fleet), SB_POLL_WHEN_WOKEN);
+	return fleet;
+}
+
+static void operate_release(void *fleet)
+{
+	(void)release_held(fleet);
+}
+
+/* Who watches is woken before it ends; then it looks until nobody is in the middle. */
+static void judge_watched_end(struct sb_fleet *fleet)
+{
+	uint32_t wakes = load_seq((uint32_t *)sb_fleet_wake_word(fleet));
+	if (judged_held == 0) not_woken = wakes;
+	CHECK(find(fleet, "job", "new", 2000) == 1 || wakes != not_woken);
+	int looks = 1;
+	while (sb_lease_watch(fleet) == SB_POLL_SOON) looks++;
+	CHECK(looks <= 2);
+	bool held = find(fleet, "job", "new", 2000) == 1;
+	CHECK_EQ(claim(fleet, "job", "new", "me", 60000, 2000), held ? 0 : 1);
+	CHECK_EQ(release_held(fleet), 0);
+	judged_held += held;
+	judged_free += !held;
+	expect_sound_and_free(fleet);
+}
+
+TEST("a process killed after any single instruction of ending another's lease leaves no watcher asleep")
+{
+	int memory = lease_memory(STEP_LEASES);
+	judged_held = judged_free = 0;
+	kill_at_each_instruction(memory, prepare_watched_end, operate_release, judge_watched_end);
 	CHECK(judged_held > 20 && judged_free > 5);
 	sb_fd_close(memory);
 }

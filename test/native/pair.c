@@ -149,3 +149,28 @@ void receive_response(const struct pair *pair, uint32_t slot)
 	CHECK_EQ(response_arena(pair, slot)[event->body_offset], (uint8_t)~slot);
 	CHECK_EQ(sb_slot_release(pair->client, pair->index, slot), 0);
 }
+
+/* ---- statistics --------------------------------------------------------------------------- */
+
+double counter_of(const struct sb_client *client, uint32_t counter)
+{
+	return counter < SB_COUNTER_SLOTS ? (double)load_relaxed(&client->stats->counters[counter]) : 0;
+}
+
+static uint64_t bucket_edge(uint32_t bucket)
+{
+	uint32_t octave = bucket / SB_HIST_SUB, sub = bucket % SB_HIST_SUB;
+	return octave == 0 ? sub : (uint64_t)(SB_HIST_SUB + sub + 1) << (octave - 1);
+}
+
+double quantile_of(const struct sb_client *client, double quantile)
+{
+	uint64_t total = 0, seen = 0;
+	const uint64_t *buckets = client->stats->round_trip;
+	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) total += load_relaxed(&buckets[i]);
+	for (uint32_t i = 0; i < SB_HIST_BUCKETS; i++) {
+		seen += load_relaxed(&buckets[i]);
+		if (total > 0 && (double)seen >= quantile * (double)total) return (double)bucket_edge(i);
+	}
+	return 0;
+}

@@ -259,8 +259,8 @@ TEST("a reply after the caller gave up is stale, ends the quarantine, and the cl
 	CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_FREED);
 	CHECK_EQ(event_at(&pair, 0)->token, 1);
 	CHECK_EQ(sb_client_poll(pair.client, 0) + sb_client_tick(pair.client), 0);
-	CHECK_EQ(sb_stats_get(pair.client, SB_C_RESPONDED), 0);
-	CHECK_EQ(sb_stats_get(pair.client, SB_C_ABANDONED), 1);
+	CHECK_EQ(counter_of(pair.client, SB_C_RESPONDED), 0);
+	CHECK_EQ(counter_of(pair.client, SB_C_ABANDONED), 1);
 	CHECK_EQ(sb_slot_reserve(pair.client, pair.index), 0);
 	pair_close(&pair);
 }
@@ -414,7 +414,7 @@ TEST("a word no legal step leads to is CORRUPT while a request is in flight, by 
 	each_word(&pair, visit_in_flight);
 	CHECK_EQ(legal_words, 2);
 	CHECK_EQ(corrupt_words, 44);
-	CHECK_EQ(sb_stats_get(pair.client, SB_C_RESPONDED), 0);
+	CHECK_EQ(counter_of(pair.client, SB_C_RESPONDED), 0);
 	pair_close(&pair);
 }
 
@@ -513,7 +513,7 @@ static void judge_response(const struct lengths *given)
 	CHECK_EQ(sb_client_poll(pair.client, 0), 1);
 	CHECK_EQ(event_at(&pair, 0)->kind, given->legal ? SB_EV_DONE : SB_EV_CORRUPT);
 	CHECK_EQ(sb_slot_release(pair.client, pair.index, 0), given->legal ? 0 : -SB_EINVAL);
-	CHECK_EQ(sb_stats_get(pair.client, SB_C_RESPONDED), given->legal);
+	CHECK_EQ(counter_of(pair.client, SB_C_RESPONDED), given->legal);
 	pair_close(&pair);
 }
 
@@ -664,7 +664,7 @@ TEST("a request that is out of time while queued is taken back, never executed, 
 	expect_state(&pair, slot, SB_FREE);
 	CHECK_EQ(sb_client_tick(pair.client) + sb_client_poll(pair.client, 0), 0);
 	CHECK_EQ(sb_slot_take(pair.worker, 0), 0);
-	CHECK_EQ(sb_stats_get(pair.client, SB_C_WITHDRAWN), 1);
+	CHECK_EQ(counter_of(pair.client, SB_C_WITHDRAWN), 1);
 	CHECK_EQ(credit_of(pair.client, pair.index), 2);
 	pair_close(&pair);
 }
@@ -880,7 +880,7 @@ TEST("quantiles of the round trip lie within 3.2 % above the exact ones, from 0.
 	static double exact[SAMPLES];
 	struct pair pair = pair_open(1, 1);
 	uint64_t seed = 11;
-	CHECK(sb_stats_quantile(pair.client, 0.5) == 0);
+	CHECK(quantile_of(pair.client, 0.5) == 0);
 	for (int i = 0; i < SAMPLES; i++) {
 		send_request(&pair, 0);
 		take_request(&pair);
@@ -897,7 +897,7 @@ TEST("quantiles of the round trip lie within 3.2 % above the exact ones, from 0.
 	CHECK(exact[SAMPLES - 1] > 1e6 * exact[0]); /* else one bucket would do */
 	for (int percent = 1; percent <= 100; percent++) {
 		double truth = exact[(SAMPLES * percent + 99) / 100 - 1];
-		double told = sb_stats_quantile(pair.client, percent / 100.0);
+		double told = quantile_of(pair.client, percent / 100.0);
 		CHECK_AT_MOST(truth, told);
 		CHECK_AT_MOST(told, truth * 1.032);
 	}
@@ -910,7 +910,7 @@ TEST("each bucket of the histogram is at most 3.2 % wide, and what is too long c
 	double below = -1;
 	for (int i = 0; i < SB_HIST_BUCKETS; i++) {
 		pair.client->stats->round_trip[i] = 1;
-		double edge = sb_stats_quantile(pair.client, 1);
+		double edge = quantile_of(pair.client, 1);
 		CHECK(edge > below);
 		if (i >= SB_HIST_SUB) CHECK_AT_MOST(edge, below * (1 + 1 / 32.0) + 2);
 		pair.client->stats->round_trip[i] = 0;
@@ -954,16 +954,16 @@ TEST("counters count what happened, and only that")
 	CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
 	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, take_request(&pair)), SB_ABANDONED);
 	receive_response(&pair, 0);
-	CHECK_EQ(sb_stats_get(pair.client, SB_C_PUBLISHED), 3);
-	CHECK_EQ(sb_stats_get(pair.client, SB_C_RESPONDED), 1);
-	CHECK_EQ(sb_stats_get(pair.client, SB_C_WITHDRAWN), 1);
-	CHECK_EQ(sb_stats_get(pair.client, SB_C_ABANDONED), 1);
-	CHECK_EQ(sb_stats_get(pair.client, SB_C_BELLS), 0);
+	CHECK_EQ(counter_of(pair.client, SB_C_PUBLISHED), 3);
+	CHECK_EQ(counter_of(pair.client, SB_C_RESPONDED), 1);
+	CHECK_EQ(counter_of(pair.client, SB_C_WITHDRAWN), 1);
+	CHECK_EQ(counter_of(pair.client, SB_C_ABANDONED), 1);
+	CHECK_EQ(counter_of(pair.client, SB_C_BELLS), 0);
 	CHECK_EQ(pair.region->counters.claimed, 2);
 	sb_stats_add(pair.client, SB_C_RETRIES, 5);
 	sb_stats_add(pair.client, SB_COUNTER_SLOTS, 5); /* there is none: nothing is written beyond */
-	CHECK_EQ(sb_stats_get(pair.client, SB_C_RETRIES), 5);
-	CHECK_EQ(sb_stats_get(pair.client, SB_COUNTER_SLOTS), 0);
+	CHECK_EQ(counter_of(pair.client, SB_C_RETRIES), 5);
+	CHECK_EQ(counter_of(pair.client, SB_COUNTER_SLOTS), 0);
 	CHECK_EQ(pair.client->stats->round_trip[0], 0);
 	pair_close(&pair);
 }
@@ -977,12 +977,14 @@ TEST("the claim's time is told with SB_FLAG_TIMING only, and a claim before its 
 		uint64_t until = os_now_ns() + 1000000;
 		while (os_now_ns() < until) spin_pause(); /* the delay that is measured */
 		take_request(&pair);
+		until = os_now_ns() + 2000000;
+		while (os_now_ns() < until) spin_pause(); /* of the handler, which does not count */
 		CHECK_EQ(answer_request(&pair, 0), 0);
 		CHECK_EQ(sb_client_poll(pair.client, 0), 1);
 		double delay = sb_slot_claim_delay(pair.client, pair.index, 0);
 		double round_trip = sb_slot_round_trip(pair.client, pair.index, 0);
 		CHECK(round_trip >= 1e6);
-		CHECK(flags == 0 ? delay == 0 : delay >= 1e6 && delay <= round_trip);
+		CHECK(flags == 0 ? delay == 0 : delay >= 1e6 && delay + 2e6 <= round_trip);
 		CHECK_EQ(sb_slot_release(pair.client, pair.index, 0), 0);
 		const uint64_t lies[] = { 1, UINT64_MAX };
 		for (int i = 0; i < 2 && flags != 0; i++) {

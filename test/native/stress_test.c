@@ -291,7 +291,7 @@ TEST("under random withdrawals, deadlines, borrows and double replies each reque
 	CHECK_EQ(counters->stale, ledger->totals[MAY_HAVE_EXECUTED]);
 	CHECK_EQ(race.stale, ledger->totals[MAY_HAVE_EXECUTED]);
 	CHECK_EQ(state.events[SB_EV_FREED], ledger->totals[MAY_HAVE_EXECUTED]);
-	CHECK_EQ(sb_stats_get(pair->client, SB_C_RESPONDED), ledger->totals[ANSWERED]);
+	CHECK_EQ(counter_of(pair->client, SB_C_RESPONDED), ledger->totals[ANSWERED]);
 
 	CHECK(ledger->totals[ANSWERED] > count / 2); /* each kind of race was run */
 	CHECK(ledger->totals[NEVER_EXECUTED] > count / 1000);

@@ -104,6 +104,10 @@ enum { PAIR_PAYLOAD = 65536, PAIR_HEAD = 4096, PAIR_INLINE = 4096 };
 struct pair pair_open(uint32_t slots, uint32_t concurrency);
 struct pair pair_open_on(struct sb_client *client, uint32_t concurrency);
 struct sb_client *pair_client(uint32_t slots, uint32_t flags);
+/* 0 for a counter that there is not. */
+double counter_of(const struct sb_client *client, uint32_t counter);
+/* Upper edge of the bucket of round trips that holds the quantile, nanoseconds; 0 without samples. */
+double quantile_of(const struct sb_client *client, double quantile);
 void pair_close(struct pair *pair);      /* the client too */
 void pair_close_link(struct pair *pair); /* leaves the client */
 

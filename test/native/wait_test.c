@@ -39,7 +39,7 @@ TEST("a parked worker is rung once for many requests, and counts as a bell; one 
 	struct pair pair = pair_open(4, 4);
 	send_request(&pair, 0);
 	CHECK_EQ(bells_waiting(pair.worker_fd), 0);
-	CHECK_EQ(sb_stats_get(pair.client, SB_C_BELLS), 0);
+	CHECK_EQ(counter_of(pair.client, SB_C_BELLS), 0);
 	CHECK_EQ(sb_worker_park(pair.worker, 1), 0); /* a request is there */
 	CHECK_EQ(load_seq(&pair.region->worker.parked), SB_PARK_NONE);
 	take_request(&pair);
@@ -49,7 +49,7 @@ TEST("a parked worker is rung once for many requests, and counts as a bell; one 
 		CHECK_EQ(sb_slot_publish(pair.client, pair.index, (uint32_t)slot, 0, 0, 0, 0, 0, 1), rang);
 	}
 	CHECK_EQ(bells_waiting(pair.worker_fd), 1);
-	CHECK_EQ(sb_stats_get(pair.client, SB_C_BELLS), 1);
+	CHECK_EQ(counter_of(pair.client, SB_C_BELLS), 1);
 	sb_worker_unpark(pair.worker);
 	CHECK_EQ(load_seq(&pair.region->worker.futex), 0);
 	pair_close(&pair);
@@ -472,7 +472,7 @@ TEST("a blocking worker is woken by a request, on its futex while warm and by a 
 		CHECK_EQ(bells_waiting(pair.worker_fd), 0); /* the wait has drained its bell */
 	}
 	CHECK(load_seq(&pair.region->worker.futex) >= 1);
-	CHECK_AT_MOST(WAITS, sb_stats_get(pair.client, SB_C_BELLS));
+	CHECK_AT_MOST(WAITS, counter_of(pair.client, SB_C_BELLS));
 	for (int kind = 0; kind < 2; kind++) {
 		qsort(latencies[kind], WAITS, sizeof latencies[kind][0], by_value);
 		CHECK_AT_MOST(latencies[kind][WAITS / 2], SB_SLICE_MS / 3);

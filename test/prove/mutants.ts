@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { findLibrary } from "../../src/native/find.ts";
 import { figuresLine } from "./figures.ts";
+import { edgeRules } from "./mutants/edges.ts";
 import { fleetLibraryRules } from "./mutants/fleet-library.ts";
 import { type FleetFile, fleetNativeRules } from "./mutants/fleet-native.ts";
 import { type LibraryRule, libraryRules } from "./mutants/library.ts";
@@ -139,7 +140,7 @@ try {
     ...[...nativeRules, ...fleetNativeRules]
       .filter(isChosen)
       .map((rule, i) => () => judge(rule.rule, judgeNative(rule, i))),
-    ...[...libraryRules, ...fleetLibraryRules]
+    ...[...libraryRules, ...edgeRules, ...fleetLibraryRules]
       .filter(isChosen)
       .map((rule, i) => () => judge(rule.rule, judgeLibrary(rule, i))),
   ];

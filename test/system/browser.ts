@@ -8,6 +8,8 @@ import { HubEmitter } from "../../src/hub/index.ts";
 import { type Checks, expect, needTool, Place, Program } from "./checks.ts";
 
 const here = import.meta.dir;
+/** Of the hub of site.ts. */
+const TOKEN = "token-of-the-site";
 
 /** Asks until it holds; fails with `what` after `ms`. */
 async function eventually(holds: () => Promise<boolean> | boolean, what: string, ms = 15_000): Promise<void> {
@@ -108,7 +110,7 @@ class Site implements AsyncDisposable {
   }
 
   async startHub(): Promise<void> {
-    this.hub = this.#start("hub");
+    this.hub = this.#start("hub", this.url.replace("127.0.0.1", "pages.example")); // pages of that origin may read
     this.wire.target = Number((await this.hub.expectLine("listens ")).slice(8));
   }
 
@@ -150,7 +152,7 @@ class Site implements AsyncDisposable {
 
   /** The status page, when it has its first picture. */
   async status(): Promise<Page> {
-    const page = await this.page("/_slotbus/");
+    const page = await this.page("/_slotbus/", TOKEN);
     await eventually(async () => (await text(page, "#state")) === "live", "the page is live");
     return page;
   }
@@ -266,7 +268,7 @@ async function expectPolicy(page: Page, site: Site): Promise<void> {
 /** Names have no such characters; the page does not rely on that. */
 async function distrusts(): Promise<void> {
   await using site = await Site.open();
-  const page = await site.page("/health");
+  const page = await site.page("/health", TOKEN);
   const evil = `<img src=x onerror="probe.ran=1"><script>probe.ran=1</script>`;
   const worker = { name: evil, there: false, queued: 1, statuses: { [evil]: 1 }, processes: [] };
   const picture = { hub: evil, pid: 1, time: 1e12, uptime: 1, clients: 0, statuses: { [evil]: 1 }, workers: [worker] };
@@ -417,7 +419,7 @@ async function admits(): Promise<void> {
 
   const wrong = await site.page(`${elsewhere}/_slotbus/`, "wrong");
   expect((await wrong.content()).includes("UNAUTHORIZED"), "a wrong token is refused");
-  const right = await site.page(`${elsewhere}/_slotbus/`, "token-of-the-site");
+  const right = await site.page(`${elsewhere}/_slotbus/`, TOKEN);
   await eventually(async () => (await text(right, "#state")) === "live", "the page is live for who has the token");
 }
 
@@ -550,7 +552,27 @@ async function survives(): Promise<void> {
   await audience.expectHeard([...numbers(1, 3), "lost", ...numbers(4, 12), "lost", ...numbers(13, 14)]);
 }
 
+/** A page of another origin reads streams of a hub that names it, and their errors; one that is not named reads nothing. */
+async function crosses(): Promise<void> {
+  await using site = await Site.open("users");
+  const outcome = (path: string, init = "{}") =>
+    `fetch("http://127.0.0.1:${site.wire.target}${path}", ${init}).then(({ status, body }) => (body?.cancel(), status), String)`;
+  const asked = [outcome("/events"), outcome("/users/feed/1", '{ headers: { authorization: "x" } }'), outcome("/none")];
+  for (const [host, wanted] of [
+    ["pages.example", [200, 200, 404]],
+    ["others.example", Array.from({ length: 3 }, () => "TypeError: Failed to fetch")],
+  ] as const) {
+    const page = await site.page(`${site.url.replace("127.0.0.1", host)}/users/page`);
+    expectEqual(await page.evaluate(`Promise.all([${asked.join()}])`), wanted, `what a page of ${host} reads`);
+    await page.evaluate(`probe.listen("http://127.0.0.1:${site.wire.target}/users/feed/1", ["t"])`);
+    const state = `Object.values(probe.streams)[0].source.readyState`;
+    const end = host === "pages.example" ? 1 : 2; // open, closed
+    await eventually(async () => (await page.evaluate(state)) === end, `an EventSource of ${host} is ${end}`);
+  }
+}
+
 export const checks: Checks = {
+  "Chromium lets a page of an origin that the hub names read its streams and their errors, and no other page": crosses,
   "Chromium shows a hub at work: workers, slots, rates, latencies, errors, without reload or a request elsewhere":
     shows,
   "Chromium shows names as text on the status page, even those that no hub gives": distrusts,

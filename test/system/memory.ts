@@ -63,6 +63,18 @@ async function memoryLimitIsAnError(): Promise<void> {
   await worker.expectLine("attached");
 }
 
+/** The kernel takes the largest process of the group: the worker, not the client. */
+async function outOfMemoryIsSaid(): Promise<void> {
+  using place = new Place();
+  using group = new MemoryGroup(400 * 1024 * 1024);
+  await using client = new Program(
+    group.inside([process.execPath, join(import.meta.dir, "hungry.ts"), place.directory]),
+  );
+  const line = await client.expectLine("SIGKILL 1 ");
+  const reason = "; meanwhile the kernel ended 1 process of this cgroup for lack of memory";
+  expect(line.includes(reason), `the kernel's reason is not said: ${line}`);
+}
+
 // ---- limits of a process ---------------------------------------------------------------------------------------
 
 const MEBIBYTE = 2 ** 20;
@@ -302,6 +314,7 @@ async function limitIsNoFleet(what: "as" | "fsize", tooLittle: (pid: number) => 
 
 export const checks: Checks = {
   "a memory cgroup without room for a region is an error, not the end of the client": memoryLimitIsAnError,
+  "a worker that the kernel ends for lack of memory is reported with that reason": outOfMemoryIsSaid,
   "too little address space for a region is an error, of the client or of the worker, and no more": () =>
     limitIsAnError("as", (pid) => addressSpace(pid) + 512 * MEBIBYTE),
   "a file size limit below a region is an error, and no more": () => limitIsAnError("fsize", () => MEBIBYTE),

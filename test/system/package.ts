@@ -2,14 +2,16 @@
 
 import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
+import { SourceMap } from "node:module";
 import { dirname, join } from "node:path";
 import manifest from "../../package.json";
 import { pack } from "../../pack.ts";
 import { PLATFORMS, platformName } from "../../src/native/find.ts";
+import { shows } from "../examples.ts";
 import { type Checks, expect, needTool, note, path, Program, root } from "./checks.ts";
 
 /** Bytes of the tarball at most. */
-const LIMIT = 1_000_000;
+const LIMIT = 1_100_000; // documents and examples are 100 000 of it
 const bun = process.execPath;
 
 let packing: Promise<string> | null = null;
@@ -131,6 +133,20 @@ const maps = readFileSync("/proc/self/maps", "latin1");
 console.log((await bus.request({ path: "/", body: "Ada" })).text(), /\\S*libslotbus\\S*/.exec(maps)?.[0]);
 `;
 
+/** The line of a class in `dist` leads to its line in `src`. */
+function expectMapped(consumer: Consumer, files: string[]): void {
+  const line = "class SlotBus extends Closing {";
+  const linesOf = (file: string): string[] => readFileSync(file, "utf8").split("\n");
+  const file = files.find((one) => one.endsWith(".js") && linesOf(one).includes(line));
+  expect(file !== undefined, `no file has the line "${line}"`);
+  const map = new SourceMap(JSON.parse(readFileSync(`${file}.map`, "utf8")));
+  const entry = map.findEntry(linesOf(file!).indexOf(line), 0) as { originalSource: string; originalLine: number };
+  const source = join(dirname(file!), entry.originalSource);
+  expect(source === join(consumer.package, "src/slotbus.ts"), `it leads to ${source}`);
+  const original = linesOf(source)[entry.originalLine];
+  expect(original === "export class SlotBus extends Closing<SlotBusEvents> {", `it leads to "${original}"`);
+}
+
 async function contents(): Promise<void> {
   const file = await tarball();
   const bytes = Bun.file(file).size;
@@ -140,16 +156,21 @@ async function contents(): Promise<void> {
   const all = readdirSync(consumer.package, { recursive: true, encoding: "utf8", withFileTypes: true });
   const files = all.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
   expect(files.length > 100, `it has ${files.length} files`);
+  let seen = 0;
   for (const name of files) {
-    const text = readFileSync(name, "latin1");
+    const text = readFileSync(name, "latin1").replaceAll("$bunfs/root/", ""); // of compiled programs
     for (const local of [`${root}/`, `${homedir()}/`, ".zig-cache"]) {
       expect(!text.includes(local), `${name} names ${local}`);
     }
-    if (!name.endsWith(".map")) continue;
-    for (const source of (JSON.parse(text) as { sources: string[] }).sources) {
-      expect(existsSync(join(dirname(name), source)), `${name} leads to ${source}, which is not there`);
+    const sources = name.endsWith(".map") ? (JSON.parse(text) as { sources: string[] }).sources : [];
+    const links = name.endsWith(".md") ? text.matchAll(/\]\((?![a-z]+:)([^)\s#]+)[^)\s]*\)/g) : [];
+    for (const target of [...sources, ...[...links].map(([, link]) => link!)]) {
+      seen++;
+      expect(existsSync(join(dirname(name), target)), `${name} leads to ${target}, which is not there`);
     }
   }
+  expect(seen > 200, `only ${seen} files are led to`);
+  expectMapped(consumer, files);
   const sums = await succeed([needTool("sha256sum"), "-c", "SHA256SUMS"], join(consumer.package, "native"));
   expect(sums.match(/: OK$/gm)?.length === PLATFORMS.length + 2, `sha256sum says: ${sums}`); // and two launchers
   const packed = JSON.parse(readFileSync(join(consumer.package, "package.json"), "utf8")) as typeof manifest;
@@ -159,7 +180,7 @@ async function contents(): Promise<void> {
 
 async function linters(): Promise<void> {
   const file = await tarball();
-  const publint = await succeed([needTool("publint"), "run", file, "--strict"], root);
+  const publint = await succeed([needTool("publint"), "run", file, "--strict", "--level", "warning"], root); // it suggests to leave an example out
   expect(publint.includes("All good!"), publint);
   // Bun has neither the resolution of Node 10 nor a CommonJS of its own that could not load ES modules.
   await succeed([needTool("attw"), file, "--profile", "esm-only"], root);
@@ -249,6 +270,23 @@ async function compiled(): Promise<void> {
   }
 }
 
+async function compiledWorkers(): Promise<void> {
+  using consumer = await Consumer.installed();
+  addHello(consumer);
+  consumer.write(
+    "main.ts",
+    `import { SlotBus } from "slotbus";
+await using bus = await SlotBus.create({ name: "shop", workers: { entry: import.meta.resolve("./worker.ts"), max: 2 } });
+process.kill(bus.workers[0]!.pid, "SIGKILL");
+console.log((await bus.request({ path: "/hello", body: "Ada" }, { idempotent: true })).text());
+`,
+  );
+  await consumer.run(bun, "build", "--compile", "main.ts", "worker.ts", "--outfile", "bin/app");
+  const program = join(moveAway(consumer, "bin"), "app");
+  const said = await succeed([program], "/", { SLOTBUS_DIR: join(consumer.folder, "bus") });
+  expect(/^(.*no slotbus-launcher.*\n)?hello Ada, from process \d+\n/m.test(said), `the program said: ${said}`);
+}
+
 async function types(): Promise<void> {
   using consumer = await Consumer.installed(...peers());
   const entries = Object.keys(manifest.exports).filter((entry) => entry !== "./package.json");
@@ -327,11 +365,23 @@ async function oldBun(): Promise<void> {
   }
 }
 
+async function examples(): Promise<void> {
+  const { hono, "@modelcontextprotocol/server-everything": everything } = manifest.devDependencies;
+  const needed = [`hono@${hono}`, `@modelcontextprotocol/server-everything@${everything}`];
+  using consumer = await Consumer.installed(...needed);
+  const folder = join(consumer.package, "examples");
+  for (const [file, patterns] of Object.entries(shows)) {
+    const said = await consumer.run(bun, join(folder, file));
+    for (const pattern of patterns) expect(pattern.test(said), `${file} says: ${said}`);
+  }
+  await consumer.run(bun, "test", join(folder, "shop.test.ts"));
+}
+
 async function inOtherLanguages(): Promise<void> {
   using consumer = await Consumer.installed();
   const library = join(consumer.package, "native", platformName());
   for (const file of ["c-worker.c", "python-worker.py"])
-    cpSync(join(root, "examples", file), join(consumer.folder, file));
+    cpSync(join(consumer.package, "examples", file), join(consumer.folder, file));
   const warnings = "-std=c11 -D_GNU_SOURCE -Wall -Wextra -Wpedantic -Wconversion -Werror".split(" ");
   const link = [`-I${consumer.package}/include`, `-L${library}`, "-lslotbus", `-Wl,-rpath,${library}`];
   await consumer.run(needTool("gcc"), ...warnings, "c-worker.c", ...link, "-o", "c-worker");
@@ -355,8 +405,10 @@ export const checks: Checks = {
   "a program bundled with bun build runs from anywhere, beside its library": bundled,
   "a program compiled with bun build --compile runs from anywhere by itself, with its platform's libraries only":
     compiled,
+  "a compiled program runs its own workers, from anywhere": compiledWorkers,
   "the package's types hold under strict and without skipLibCheck, with either resolution of modules": types,
   "Node, a library that is missing, broken or of no platform of ours: each is one clear error": clearErrors,
   "a Bun that is too old is told so": oldBun,
+  "every example of the package runs from there": examples,
   "workers in C and Python run with the header and the library of the package": inOtherLanguages,
 };

@@ -13,6 +13,7 @@ import { checks as crossBuild } from "./crossbuild.ts";
 import { checks as descriptors } from "./descriptors.ts";
 import { checks as installed } from "./installed.ts";
 import { checks as memory } from "./memory.ts";
+import { checks as nginx } from "./nginx.ts";
 import { checks as packaged } from "./package.ts";
 import { checks as processes } from "./processes.ts";
 import { checks as reference } from "./reference.ts";
@@ -39,6 +40,7 @@ const checks: Checks = {
   ...versions,
   ...clocks,
   ...browser,
+  ...nginx,
   ...stdio,
 };
 

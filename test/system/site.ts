@@ -1,5 +1,5 @@
 /**
- * A hub, or a worker of one, for a browser: `bun site.ts hub DIRECTORY`, `bun site.ts worker DIRECTORY NAME`. A worker waits
+ * A hub, or a worker of one, for a browser: `bun site.ts hub DIRECTORY ORIGIN`, `bun site.ts worker DIRECTORY NAME`. A worker waits
  * for a line before it runs. Both end with their standard input. The hub's token is "token-of-the-site".
  */
 
@@ -12,7 +12,8 @@ const orders = (console as AsyncIterable<string>)[Symbol.asyncIterator]();
 const adminToken = "token-of-the-site";
 
 async function hub(): Promise<void> {
-  const made = await Hub.start({ name: "site", directory: directory!, port: 0, slots: 24, goneFor: 300, adminToken });
+  const options = { name: "site", directory: directory!, port: 0, slots: 24, goneFor: 300, adminToken };
+  const made = await Hub.start({ ...options, cors: { origins: [name!] } });
   say(`listens ${made.url!.port}`);
   while (!(await orders.next()).done);
   await made.close({ timeout: 0 });

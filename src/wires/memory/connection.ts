@@ -6,7 +6,7 @@ import { ERROR_STRINGS } from "../../bus/response.ts";
 import type { Connection, SlotReport } from "../../bus/wire.ts";
 import { C } from "../../native/abi.ts";
 import type { ClientEvent, LinkHandle } from "../../native/client.ts";
-import { cancelBody } from "../../native/control.ts";
+import { cancelBody, reasonBody } from "../../native/control.ts";
 import { Arenas } from "./arenas.ts";
 import type { Attachment } from "./attachment.ts";
 import type { Company } from "./company.ts";
@@ -402,6 +402,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     this.#hasClosed = how === "ended";
     const had = this.#exchanges.filter((exchange) => exchange?.carrier === this) as Exchange[];
     this.link.stop();
+    if (this.evictedFor !== null) this.attachment.writer.send(C.SB_MSG_GOODBYE, reasonBody(this.evictedFor));
     this.attachment.cut();
     // The last one first: each that goes back to the queue goes to its front.
     for (const exchange of had.toSorted((a, b) => b.serial - a.serial)) {

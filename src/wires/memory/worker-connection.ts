@@ -42,6 +42,8 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
   readonly writer: MessageWriter;
   readonly heads = new HeadWriter();
   isOpen = true;
+  /** Why the client evicted this worker; `""` unless it did. */
+  evictedFor = "";
   socket: Socket<undefined> | null = null;
   /** Claims without an answer, and those whose answer streams. */
   running = 0;

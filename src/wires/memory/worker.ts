@@ -19,6 +19,7 @@ import { WorkerConnection, type WorkerConnectionEvents } from "./worker-connecti
 const BATCH = 64;
 /** Pauses between attempts of a worker that waits for its bus, in ms. */
 const ATTEMPTS: Backoff = { initial: 10, max: 100 };
+const utf8 = new TextDecoder();
 
 /** The wire of a worker: at most one connection at a time, one driver. */
 export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
@@ -146,7 +147,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
         connection.socket = opened;
       },
       data: (_, bytes) => this.#read(connection, bytes),
-      close: () => this.#lost(connection, new ClosedError(this.#client, { retryable: true })),
+      close: () => this.#lost(connection, this.#ended(connection)),
       error: () => {}, // `close` follows
     };
     // Bun adopts a connected descriptor; its types know only addresses.
@@ -163,9 +164,19 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
   }
 
   #message(connection: WorkerConnection, type: number, body: Uint8Array): void {
-    if (type === C.SB_MSG_GOODBYE) return; // `close` follows
+    if (type === C.SB_MSG_GOODBYE) {
+      connection.evictedFor = utf8.decode(body).replace(/\p{Cc}/gu, "?"); // `close` follows
+      return;
+    }
     if (type === C.SB_MSG_CANCEL && connection.cancel(body)) return;
     this.#lost(connection, new SlotbusError("PROTOCOL", `${this.#client} sent a message of type ${type}.`));
+  }
+
+  /** Why the client has closed the socket. */
+  #ended({ evictedFor }: WorkerConnection): SlotbusError {
+    if (evictedFor === "") return new ClosedError(this.#client, { retryable: true });
+    const message = `bus "${this.#options.name}" evicted this worker: ${evictedFor}.`;
+    return new SlotbusError("EVICTED", message);
   }
 
   /** The attachment has ended: reports it and, if it may, attaches again. */

@@ -209,10 +209,13 @@ static void answer(void)
 	answer_in((uint32_t)slot);
 }
 
+static double longest; /* of the round trips */
+
 static void check_numbers(uint32_t slot)
 {
 	double trip = sb_slot_round_trip(client, link_index, slot);
 	double delay = sb_slot_claim_delay(client, link_index, slot);
+	if (trip > longest) longest = trip;
 	if (trip > 60.0 * (double)YEAR) problem(BROKEN, "a round trip of %.0f ns", trip);
 	if (delay > trip || delay < 0) problem(BROKEN, "a claim after %.0f ns of %.0f", delay, trip);
 }
@@ -378,8 +381,6 @@ static void ask(void)
 		if (left > 200.0 * (double)YEAR || -left > 200.0 * (double)YEAR)
 			problem(BROKEN, "%.0f ns are left", left);
 	}
-	double most = sb_stats_quantile(client, 1);
-	if (most > (double)(1ull << 46)) problem(BROKEN, "a quantile of %.0f ns", most);
 }
 
 static void any_verb(void)
@@ -433,7 +434,7 @@ int main(int argc, char **argv)
 			if (how != NO_JUMP) jumps += met[how][verb];
 		}
 	say("%llu jumps, %llu deadlines met, round trips to %.0f ns", (unsigned long long)jumps,
-	    (unsigned long long)deadlines_met, sb_stats_quantile(client, 1));
+	    (unsigned long long)deadlines_met, longest);
 	figure("requests", requests);
 	return finish();
 }

@@ -162,6 +162,29 @@ const contestRules: LibraryRule[] = [
     test: "its signal does not abort by its own release, and one that is asked for after a loss has aborted",
   },
   {
+    rule: "a watch hears of the holder's death",
+    file: "contest/watch.ts",
+    edits: [["this.#table.deaths.add(holder, this.check)", "() => {}"]],
+    suite: "contest-watch",
+    test: "SIGKILL of the holder is told at once as its death",
+  },
+  {
+    rule: "what ended is told before what began",
+    file: "contest/watch.ts",
+    edits: [
+      ['this.#changes.push({ type: "claimed", holder });', 'this.#changes.unshift({ type: "claimed", holder });'],
+    ],
+    suite: "contest-watch",
+    test: "a reader that sleeps has two changes of a subject waiting at most",
+  },
+  {
+    rule: "a lease that was followed within its time was released",
+    file: "native/lease.ts",
+    edits: [["(end === C.SB_END_FOLLOWED && now >= expiresAt)", "end === C.SB_END_FOLLOWED"]],
+    suite: "contest-watch",
+    test: "the end of a lease",
+  },
+  {
     rule: "a guard renews itself",
     file: "contest/guard.ts",
     edits: [["    if (renew) this.#renewLater();\n", ""]],

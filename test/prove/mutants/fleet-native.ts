@@ -221,7 +221,7 @@ const memberRules: Rule<FleetFile>[] = [
   {
     rule: "a member that leaves wakes those who wait for its leases",
     file: "fleet_file.c",
-    edits: [["(void)fleet_wake(fleet, &fleet_leases(fleet)->parked);", ""]],
+    edits: [["lease_wake(fleet);", ""]],
     test: "whoever publishes in a fleet wakes who is parked",
   },
   {
@@ -363,7 +363,7 @@ const leaseRules: Rule<FleetFile>[] = [
   {
     rule: "a repair wakes those whom the dead one may not have told",
     file: "lease.c",
-    edits: [['SB_POINT("lease.repair.after");\n\t(void)fleet_wake(fleet, &fleet_leases(fleet)->parked);', ""]],
+    edits: [['SB_POINT("lease.repair.after");\n\tlease_wake(fleet);', ""]],
     test: "nonsense in a table of leases is nobody's",
   },
   {
@@ -419,7 +419,7 @@ const leaseRules: Rule<FleetFile>[] = [
   {
     rule: "who ends another's lease wakes before",
     file: "lease.c",
-    edits: [["if (lease.member != fleet->index) (void)fleet_wake(fleet, &fleet_leases(fleet)->parked);", ""]],
+    edits: [["if (lease.member != fleet->index) lease_wake(fleet);", ""]],
     test: "a process killed after any single instruction of ending another's lease",
   },
   {
@@ -427,6 +427,46 @@ const leaseRules: Rule<FleetFile>[] = [
     file: "lease.c",
     edits: [["if (!ends) return -SB_ESTALE;\n\twake_waiters(fleet);", "if (!ends) return -SB_ESTALE;"]],
     test: "the end of a lease wakes whoever is parked",
+  },
+  {
+    rule: "a claim is told to those who watch",
+    file: "lease.c",
+    edits: [["if (result == 1) wake_watchers(fleet);", ""]],
+    test: "a claim, a renewal and the end of a lease wake whoever watches",
+  },
+  {
+    rule: "the end of another's lease is told to those who watch before it is there",
+    file: "lease.c",
+    edits: [["if (lease.member != fleet->index) lease_wake(fleet);", ""]],
+    test: "a process killed after any single instruction of ending another's lease leaves no watcher asleep",
+  },
+  {
+    rule: "those who watch leases look at the lock of the table",
+    file: "lease.c",
+    edits: [
+      [
+        "if ((load_seq(lock) & SB_LOCK_OWNER) == 0) return SB_POLL_WHEN_WOKEN;",
+        "if (lock != NULL) return SB_POLL_WHEN_WOKEN;",
+      ],
+    ],
+    test: "who watches leases looks again while somebody changes one",
+  },
+  {
+    rule: "a member that left has not died",
+    file: "lease.c",
+    edits: [["return left ? SB_END_RELEASED : SB_END_DIED;", "return left ? SB_END_DIED : SB_END_DIED;"]],
+    test: "a tenure was released, or its time was over, or its member died",
+  },
+  {
+    rule: "a member that left has not died when another one has its index",
+    file: "lease.c",
+    edits: [
+      [
+        "bool left = load_seq(&fleet_member(fleet, member)->left) == incarnation;",
+        "bool left = load_seq(&fleet_member(fleet, member)->pid) == 0;",
+      ],
+    ],
+    test: "a tenure was released, or its time was over, or its member died",
   },
   {
     rule: "kinds never compete",

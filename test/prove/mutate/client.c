@@ -825,7 +825,6 @@ static void do_ask(void)
 	(void)sb_slot_time_left(at->client, at->index, slot);
 	MUST_BE(sb_link_snapshot(at->client, at->index, out), slots);
 	for (uint32_t i = 0; i < slots; i++) MUST_BE(out[2 * i], *word_in(twin, i) % 16);
-	if (one_in(8)) MUST(sb_stats_quantile(at->client, (double)below(101) / 100) >= 0);
 	if (one_in(8)) (void)sb_client_spread(at->client);
 	int32_t trimmed = sb_link_trim(at->client, at->index);
 	MUST(trimmed == 0 || (used == 0 && at->header.payload_limit > 1 << 20));

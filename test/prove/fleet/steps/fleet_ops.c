@@ -110,7 +110,7 @@ static void before_leave(void)
 {
 	join_both();
 	in_child(begin_leave);
-	doze_for_lease();
+	doze_for_lease(false);
 	MUST(sleeper_sleeps());
 }
 

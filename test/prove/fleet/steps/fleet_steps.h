@@ -155,7 +155,7 @@ bool head_has_moved(void);
 bool entry_is_open(void);
 void note_head(void);
 void doze(void);           /* mine parks and sleeps, until there is an event */
-void doze_for_lease(void); /* until subject 0 is free */
+void doze_for_lease(bool watches); /* until subject 0 is free */
 void check_sleeper(void);  /* nothing published leaves it asleep */
 void check_waiter(void);   /* nor does what the child has ended */
 void others_act(void);     /* whatever needs no lock that is held */

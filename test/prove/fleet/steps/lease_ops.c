@@ -214,7 +214,14 @@ static void before_release(void)
 static void before_parked_release(void)
 {
 	before_release();
-	doze_for_lease();
+	doze_for_lease(false);
+	MUST(sleeper_sleeps());
+}
+
+static void before_watched_release(void)
+{
+	before_release();
+	doze_for_lease(true);
 	MUST(sleeper_sleeps());
 }
 
@@ -260,6 +267,11 @@ static void take_ticket(void)
 static void do_park(void)
 {
 	result = sb_lease_park(own.fleet);
+}
+
+static void do_watch(void)
+{
+	result = sb_lease_watch(own.fleet);
 }
 
 static void after_park(void)
@@ -343,10 +355,12 @@ const struct scenario lease_scenarios[] = {
 	{ "renew-stale", before_stale_renewal, do_renew, after_stale, conclude_stale },
 	{ "release", before_release, do_release, after_release, .waits = true },
 	{ "release-parked", before_parked_release, do_release, after_release, .waker = true },
+	{ "release-watched", before_watched_release, do_release, after_release, .waker = true },
 	{ "release-stale", before_stale_renewal, do_release, after_stale, conclude_stale },
 	{ "find", before_look, do_find, after_look },
 	{ "look-at", before_look, do_look_at, after_look },
 	{ "lease-park", before_park, do_park, after_park, conclude_park },
+	{ "lease-watch", before_park, do_watch, after_park, conclude_park },
 	{ "reset", before_reset, do_reset, after_reset },
 	{ "reset-refused", before_refused_reset, do_reset, after_refused_reset },
 };

@@ -150,7 +150,7 @@ enum held what_is_held(void)
 
 /* ---- a sleeper ----------------------------------------------------------------------------- */
 
-static bool sleeps_for_lease;
+static bool sleeps_for_lease, sleeper_watches;
 
 /* One turn of a reader who finds nothing: it reads, parks and sleeps; or the ring's writer is
  * stopped, and it looks again in a while. */
@@ -173,13 +173,16 @@ void doze(void)
 }
 
 /* While the child holds subject 0, it sleeps until that ends. */
-void doze_for_lease(void)
+void doze_for_lease(bool watches)
 {
 	const uint32_t *word = sb_fleet_wake_word(mine.fleet);
 	uint32_t ticket = load_seq(word), bytes = stage_subject(&mine, 0);
 	MUST(!sleeper_sleeps());
 	sleeps_for_lease = true;
-	MUST_BE(sb_lease_park(mine.fleet), 1);
+	sleeper_watches = watches;
+	int32_t result = watches ? sb_lease_watch(mine.fleet) : sb_lease_park(mine.fleet);
+	if (watches && result == SB_POLL_SOON && leases_are_held()) return;
+	MUST_BE(result, 1);
 	if (sb_lease_find(mine.fleet, 3, bytes, board->now_ms) != 1) return;
 	const struct sb_holder *holder = sb_lease_holder(mine.fleet);
 	if (holder->member != board->index || holder->incarnation != board->incarnation) return;
@@ -263,7 +266,7 @@ void others_act(void)
 		if (chance(2)) leave(&guest);
 	}
 	if (mine.fleet == NULL || sleeper_sleeps()) return;
-	if (sleeps_for_lease) doze_for_lease();
+	if (sleeps_for_lease) doze_for_lease(sleeper_watches);
 	else if (chance(3)) doze();
 }
 

@@ -1,0 +1,33 @@
+/** What each program in examples/ prints, in the checkout and in the package. */
+export const shows: Record<string, RegExp[]> = {
+  "client.ts": [/hello Ada, from process \d+/, /1 \+ 2 \+ 3 = 6/, /NO_WORKER: bus "shop" had no worker/],
+  "fetch.ts": [/200/, /path: "\/users"/, /name: "Ada"/],
+  "blocking.ts": [/12 squared is 144/],
+  "tokens.ts": [/read: Why is a good question, $/m],
+  "typed.ts": [/hi Ada/, /1\n2\n3/, /nothing has id 7/],
+  "cache.ts": [/^process (\d+) forgets user:7\nprocess (?!\1 )\d+ forgets user:7$/m],
+  "events.ts": [/^order\.paid 7\norder\.sent 7$/m],
+  "claim.ts": [/^2041 is ours, under token \d+$/m],
+  "leader.ts": [/^\d+ leads$/m, /(\d+) was killed; (?!\1 )\d+ leads with a higher token/],
+  "jobs.ts": [/^3 workers did 4 jobs: invoice-1, invoice-2, invoice-3, invoice-4$/m],
+  "http-hub.ts": [/^\/users\/7: 200 \{"id":"7"\}$/m, /^\/pages\/hello: 200 hello, hello$/m],
+  "stdio.ts": [
+    /^mean 3$/m,
+    /primes so far \[ ?2, 3, 5, 7 ?\]/,
+    /^mean of nothing: division by zero$/m,
+    /^kernel Linux \S+$/m,
+    /^hello hello Ada, user 7\ncounted to 1\ncounted to 2\ncounted to 3$/m,
+    /^kernel again string$/m,
+  ],
+  "mcp.ts": [
+    /^progress \{\s+progress: 1,\s+total: 2,\s+\}\nprogress \{\s+progress: 2,/m,
+    /tools\/call.* took longer than 100 ms/,
+    /^a client greets mcp-servers\/everything$/m,
+  ],
+  "hello-bus.ts": [/^hello Ada false$/m],
+  "hello-hub.ts": [/^hello Ada false$/m],
+  "hello-events.ts": [/^hello Ada false$/m],
+  "hello-contest.ts": [/^hello Ada false$/m],
+  "hello-stdio.ts": [/^hello Ada false$/m],
+  "in-place.ts": [/image\/raw 8388608 7/],
+};
