@@ -307,7 +307,7 @@ describe("workers of a bus", () => {
     await until(() => bus.workers.length === 0, "nobody is attached");
     const from = performance.now();
     const error = await rejection<NoWorkerError>(bus.request({ path: "/" }));
-    expect(performance.now() - from).toBeLessThan(20);
+    expect(performance.now() - from).toBeLessThan(500); // a request waits for 30 s
     expect(error).toBeInstanceOf(NoWorkerError);
     expect((error.cause as WorkerFailedError).report.exitCode).toBe(1);
     expect([error.retryable, error.mayHaveExecuted]).toEqual([true, false]);

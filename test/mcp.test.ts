@@ -118,6 +118,7 @@ test("onProgress gets the steps of its own call; a token of the caller stays, an
   ]);
 
   await bus.request("tools/call", work("told", 3, { progressToken: "mine" }));
+  await until(() => told.length >= 3, "three notifications");
   expect(told.map(({ method, params }) => [method, params])).toEqual(
     steps("told").map((step) => ["notifications/progress", { ...step, progressToken: "mine" }]),
   );
