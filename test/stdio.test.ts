@@ -543,7 +543,7 @@ describe("the end of a worker", () => {
   test("when all workers are paused, what waits and what comes is rejected at once; then they are back", async () => {
     const events: string[] = [];
     const errors: SlotbusError[] = [];
-    const restart = { maxRestarts: 1, backoff: { initial: 10, factor: 50, jitter: 0 }, healthyAfter: 100 };
+    const restart = { maxRestarts: 1, backoff: { initial: 40, factor: 10, jitter: 0 }, healthyAfter: 100 };
     await using bus = await running(
       { pools: [worker({ instances: 2, restart, concurrency: 1 })] },
       {
