@@ -1,13 +1,12 @@
 //! Builds libslotbus and its native tests.
 //!
-//!   zig build                        the library for this machine, into zig-out/lib; the launcher, into zig-out/bin
-//!   zig build test [-- part of name] the native tests
-//!   zig build tsan [-- part of name] the same under ThreadSanitizer
-//!   zig build test-program           the native tests, not run, into zig-out/bin: for -Dtarget=TRIPLE
-//!   zig build cross                  the library for every target of the table below
-//!   zig build c-worker               examples/c-worker.c and the library it loads, into zig-out/bin and lib
-//!   -Dabi=N                          another protocol version, for tests of the refusal
-//!   -Dpoints=true                    with the fault points of test/prove/points.ts, into zig-out/points
+//!   zig build                        builds the library for this machine (zig-out/lib) and the launcher (zig-out/bin)
+//!   zig build test [-- part of name] runs the native tests
+//!   zig build tsan [-- part of name] runs them under ThreadSanitizer
+//!   zig build test-program           builds the native tests without running them (zig-out/bin), for -Dtarget=TRIPLE
+//!   zig build cross                  builds the library for each of the `cross_targets` below
+//!   zig build c-worker               builds examples/c-worker.c (zig-out/bin) and its library (zig-out/lib)
+//!   -Dabi=N                          sets another protocol version, to test that it is refused
 
 const std = @import("std");
 
@@ -18,9 +17,9 @@ const sources = [_][]const u8{
 
 const test_sources = [_][]const u8{
     "main.c",        "pair.c",      "slot_test.c",   "region_test.c",
-    "attach_test.c", "wait_test.c", "stress_test.c", "step_test.c",
-    "stream_test.c", "fleet_test.c", "ring_test.c",  "lease_test.c",
-    "serve_test.c",  "members.c",
+    "attach_test.c", "wait_test.c", "stress_test.c", "stream_test.c",
+    "fleet_test.c",  "ring_test.c", "lease_test.c",  "serve_test.c",
+    "members.c",
 };
 
 const flags = [_][]const u8{
@@ -58,12 +57,12 @@ fn library(
     target: std.Build.ResolvedTarget,
     options: []const []const u8,
 ) *std.Build.Step.Compile {
-    // On macOS it says that memory cannot be shared there.
+    // On macOS the library only reports that the system is not supported, so its size counts.
     const mod = module(b, target, if (target.result.os.tag == .macos) .ReleaseSmall else .ReleaseFast, options);
     return b.addLibrary(.{ .name = "slotbus", .linkage = .dynamic, .root_module = mod });
 }
 
-/// The launcher of worker processes: static, so one serves every C library. Linux only.
+/// Builds the launcher of worker processes. Static, so that it runs with every libc. Linux only.
 fn launcher(b: *std.Build, target: std.Build.ResolvedTarget) ?*std.Build.Step.Compile {
     if (target.result.os.tag != .linux) return null;
     const mod = b.createModule(.{
@@ -78,17 +77,6 @@ fn launcher(b: *std.Build, target: std.Build.ResolvedTarget) ?*std.Build.Step.Co
     });
     mod.addCSourceFile(.{ .file = b.path("csrc/launcher/launcher.c"), .flags = &flags });
     return b.addExecutable(.{ .name = "slotbus-launcher", .linkage = .static, .root_module = mod });
-}
-
-/// The library of the fault points; never the one that is installed.
-fn installPoints(b: *std.Build, target: std.Build.ResolvedTarget) void {
-    const options = [_][]const u8{"-DSB_POINTS"};
-    const lib = library(b, target, &options);
-    lib.root_module.addIncludePath(b.path("csrc"));
-    const all = std.mem.concat(b.allocator, []const u8, &.{ &flags, &options }) catch @panic("OOM");
-    lib.root_module.addCSourceFile(.{ .file = b.path("test/prove/points/points.c"), .flags = all });
-    const install = b.addInstallArtifact(lib, .{ .dest_dir = .{ .override = .{ .custom = "points" } } });
-    b.getInstallStep().dependOn(&install.step);
 }
 
 fn testProgram(b: *std.Build, target: std.Build.ResolvedTarget, tsan: bool) *std.Build.Step.Compile {
@@ -108,7 +96,7 @@ fn tests(b: *std.Build, target: std.Build.ResolvedTarget, tsan: bool) *std.Build
     return run;
 }
 
-/// The worker in C: it finds the library beside itself, in ../lib.
+/// Builds the example worker in C, which finds the library in ../lib.
 fn cWorker(b: *std.Build, target: std.Build.ResolvedTarget) void {
     const lib = library(b, target, &.{});
     const mod = b.createModule(.{ .target = target, .optimize = .ReleaseSafe, .link_libc = true });
@@ -117,7 +105,7 @@ fn cWorker(b: *std.Build, target: std.Build.ResolvedTarget) void {
     mod.addObjectFile(lib.getEmittedBin());
     mod.addRPathSpecial("$ORIGIN/../lib");
     const exe = b.addExecutable(.{ .name = "c-worker", .linkage = .dynamic, .root_module = mod });
-    const step = b.step("c-worker", "Build the worker in C of examples/");
+    const step = b.step("c-worker", "Build the C worker of examples/");
     step.dependOn(&b.addInstallArtifact(exe, .{}).step);
     step.dependOn(&b.addInstallArtifact(lib, .{}).step);
 }
@@ -129,15 +117,14 @@ pub fn build(b: *std.Build) void {
         b.dupeStrings(&.{b.fmt("-DSB_ABI_VERSION={d}", .{n})})
     else
         &.{};
-    const points = b.option(bool, "points", "fault points, for tests (default: none)") orelse false;
-    if (points) installPoints(b, target) else b.installArtifact(library(b, target, options));
-    if (!points) if (launcher(b, target)) |exe| b.installArtifact(exe);
+    b.installArtifact(library(b, target, options));
+    if (launcher(b, target)) |exe| b.installArtifact(exe);
 
     b.step("test", "Run the native tests").dependOn(&tests(b, target, false).step);
     b.step("tsan", "Run the native tests under ThreadSanitizer").dependOn(&tests(b, target, true).step);
 
     const program = b.addInstallArtifact(testProgram(b, target, false), .{});
-    b.step("test-program", "Build the native tests and run none").dependOn(&program.step);
+    b.step("test-program", "Build the native tests without running them").dependOn(&program.step);
     cWorker(b, target);
 
     const cross = b.step("cross", "Build the library for every supported target");

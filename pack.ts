@@ -1,9 +1,9 @@
 /**
- * Makes the package: JavaScript, declarations and maps from `src`, a library for each platform, and a package.json whose
- * entries lead to them. Everything is put together in `zig-out/package`, and packed from there. Nothing is built when
- * it is installed.
+ * Builds the package: JavaScript, declarations and source maps from `src`, a library for each platform, and a
+ * package.json with matching entries. The files are collected in `zig-out/package` and packed from there. Installing
+ * the package builds nothing.
  *
- *     bun pack.ts [FOLDER]      writes slotbus-VERSION.tgz there (default: here) and prints its path
+ *     bun pack.ts [FOLDER]      writes slotbus-VERSION.tgz to FOLDER (default: .) and prints its path
  */
 
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
@@ -15,13 +15,13 @@ const root = import.meta.dir;
 const stage = join(root, "zig-out/package");
 
 /**
- * Begins the names that entries export while they are bundled: Bun 1.4 calls a class `SlotBus2` that an entry exports as
- * `SlotBus` (oven-sh/bun#42552), and users see names of classes, of errors above all. What an `import()` exports is renamed
- * afterwards.
+ * Prefix of exported names while bundling. Without it, Bun 1.4 renames a class that an entry exports as `SlotBus` to
+ * `SlotBus2` (oven-sh/bun#42552), and users see class names, most of all in errors. Exports of an `import()` are
+ * renamed afterwards.
  */
 const PREFIX = "slotbus_entry_";
 
-/** The triple that Zig builds for a platform, as `zig build cross` names its folders. */
+/** Zig's target triple for each platform; `zig build cross` names its folders like this. */
 const TRIPLES: Record<(typeof PLATFORMS)[number], string> = {
   "linux-x64-gnu": "x86_64-linux-gnu.2.17",
   "linux-x64-musl": "x86_64-linux-musl",
@@ -48,7 +48,10 @@ function sha256(bytes: Uint8Array): string {
   return new Bun.CryptoHasher("sha256").update(bytes).digest("hex");
 }
 
-/** `native/PLATFORM/`: the library and a module that knows its path; `native/linux-ARCH/`: the launcher, for any libc; `native/SHA256SUMS`, as `sha256sum -c` reads it. */
+/**
+ * Adds `native/PLATFORM/` (library, and a module with its path), `native/linux-ARCH/` (launcher, for any libc) and
+ * `native/SHA256SUMS`.
+ */
 function addLibraries(): void {
   rmSync(join(root, "zig-out/cross"), { recursive: true, force: true });
   run(["zig", "build", "cross"]);
@@ -75,26 +78,39 @@ function addLibraries(): void {
   writeFileSync(join(stage, "native/SHA256SUMS"), sums.join(""));
 }
 
-/** `dist/` from `src/`, which is packed too: the maps lead to it. */
+/** Builds `dist/` from `src/`. `src/` is packed too, for the source maps. `bench/` is packed as JavaScript, without `bench/dev/`. */
 async function addJavaScript(): Promise<void> {
   cpSync(join(root, "src"), join(stage, "src"), { recursive: true });
-  rmSync(join(stage, "src/native/generate.ts")); // of the checkout only
+  cpSync(join(root, "bench"), join(stage, "bench"), { recursive: true });
+  rmSync(join(stage, "src/native/generate.ts")); // only needed in a checkout
+  rmSync(join(stage, "bench/dev"), { recursive: true });
   const tsc = ["tsc", "-p", "tsconfig.build.json"];
-  run([...tsc, "--removeComments"]); // the declarations have them, and `src`
+  run([...tsc, "--removeComments"]); // declarations and `src` keep the comments
   run([...tsc, "--emitDeclarationOnly", "--declaration"]);
-  for (const file of files(join(stage, "src"), ".c")) renameSync(file, file.replace("/src/", "/dist/"));
+  renameSync(join(stage, "compiled/src"), join(stage, "dist"));
+  addBench();
   for (const file of files(join(stage, "dist"), ".d.ts")) {
-    // tsc rewrites the endings of imports in JavaScript only.
+    // tsc rewrites the extensions of imports only in JavaScript.
     const text = readFileSync(file, "utf8");
     writeFileSync(file, text.replaceAll(/((?:from|import\() ?"\.[^"]*)\.ts"/g, '$1.js"'));
   }
   await bundle();
-  rmSync(join(stage, "src/hub/status.html")); // it stands in the JavaScript as a whole
+  rmSync(join(stage, "src/hub/status.html")); // the JavaScript contains it
   trimCommand();
   trimDeclarations();
 }
 
-/** Removes the declarations that no entry leads to, and the comments of those that declare nothing that an entry exports. */
+/** Replaces each file of `bench/` by its JavaScript, which imports from `dist` what its source imports from `src`. */
+function addBench(): void {
+  for (const file of files(join(stage, "bench"), ".ts")) rmSync(file);
+  for (const file of files(join(stage, "compiled/bench"), ".js")) {
+    const text = readFileSync(file, "utf8").replaceAll(/"((?:\.\.\/)+)src\//g, '"$1dist/');
+    writeFileSync(file.replace("/compiled/", "/"), text);
+  }
+  rmSync(join(stage, "compiled"), { recursive: true });
+}
+
+/** Removes declarations that no entry needs, and comments from files that declare no exported name. */
 function trimDeclarations(): void {
   const declarations = Object.values<string>(manifest.exports)
     .map((source) => join(stage, "dist", source.replace("./src/", "").replace(/\.ts$/, ".d.ts")))
@@ -122,21 +138,25 @@ function trimDeclarations(): void {
   }
 }
 
-/** Files of the library that the command imports, seen from `src`. Its own are not bundled: it starts some as programs. */
+/**
+ * Returns the library files that the command and its bench import, relative to `src`. Their own files are not bundled:
+ * some of them are started as programs.
+ */
 function importedByCommand(): string[] {
   const dist = join(stage, "dist");
-  return files(join(dist, "cli"), ".js")
+  return [join(dist, "cli"), join(stage, "bench")]
+    .flatMap((folder) => files(folder, ".js"))
     .flatMap((file) =>
       [...readFileSync(file, "utf8").matchAll(/(?:from|import\() ?"(\.[^"]+)\.js"/g)].map(([, target]) =>
         relative(dist, join(dirname(file), `${target}.ts`)),
       ),
     )
-    .filter((file) => !file.startsWith("cli/"));
+    .filter((file) => !file.startsWith("cli/") && !file.startsWith("../"));
 }
 
 /**
- * Replaces the library's JavaScript, a file for each source, by a few files: each file that a program loads takes 0.2 to
- * 0.5 ms. What several entries use is in `dist/shared`, once. What `import()` or `require()` loads stays apart.
+ * Bundles the library's JavaScript into a few files, because each file takes 0.2 to 0.5 ms to load. Code that several
+ * entries use is in `dist/shared`. Modules that are loaded by `import()` or `require()` stay separate.
  */
 async function bundle(): Promise<void> {
   const dist = join(stage, "dist");
@@ -155,7 +175,7 @@ async function bundle(): Promise<void> {
     entrypoints: entries.map((entry) => join(stage, "entries", entry)),
     root: join(stage, "entries"),
     outdir: dist,
-    naming: { entry: "[dir]/[name].js", chunk: "shared/[name]-[hash].js" }, // as far from `native` as src/native/find.ts is
+    naming: { entry: "[dir]/[name].js", chunk: "shared/[name]-[hash].js" }, // as deep as src/native/find.ts
     target: "bun",
     splitting: true,
     sourcemap: "linked",
@@ -167,23 +187,23 @@ async function bundle(): Promise<void> {
   const numbered = texts.flatMap(([, text]) => [...text.matchAll(/^class (\w+)2 /gm)].map(([, name]) => name!));
   for (const [file, text] of texts) {
     const named = numbered.reduce((all, name) => all.replaceAll(new RegExp(`\\b${name}2\\b`, "g"), name), text);
-    // Bundlers of users follow `require` alone; where "// @bun" says that all is done, there is none at run time.
+    // Users' bundlers only follow plain `require`. With "// @bun", Bun would not provide `require` at run time.
     writeFileSync(file, named.replace("// @bun", "").replaceAll(/(__|import\.meta\.)require\("/g, 'require("'));
   }
   const mapped = new Set<string>();
   for (const file of bundled(".js.map")) {
     const map = JSON.parse(readFileSync(file, "utf8")) as { sources: string[]; mappings: string };
-    const sources = map.sources.map((source) => relative(dirname(file), join(dist, source))); // Bun means them from `dist`
+    const sources = map.sources.map((source) => relative(dirname(file), join(dist, source))); // Bun's are relative to `dist`
     writeFileSync(file, JSON.stringify({ ...map, sources, sourcesContent: undefined, mappings: thin(map.mappings) }));
     for (const source of sources) mapped.add(join(dirname(file), source));
   }
-  // The types of a file that no map leads to are in its declarations.
+  // Files without a source map contain only types, which the declarations have.
   for (const file of files(join(stage, "src"), ".ts")) if (!mapped.has(file)) rmSync(file);
 }
 
 const BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/** The numbers of a segment of a source map: five bits a digit, the sign in the lowest. */
+/** Decodes a segment of a source map (base64 VLQ): five bits a digit, the sign in the lowest bit. */
 function decode(segment: string): number[] {
   const numbers: number[] = [];
   let [value, shift] = [0, 0];
@@ -205,7 +225,7 @@ function encode(number: number): string {
   return digits + BASE64[rest];
 }
 
-/** Leaves of the mappings of each line the first: debuggers find the line, in a third of the bytes. */
+/** Keeps only the first mapping of each line: enough for line numbers, in a third of the bytes. */
 function thin(mappings: string): string {
   const now = [0, 0, 0]; // source, line, column
   let kept = [0, 0, 0];
@@ -223,21 +243,21 @@ function thin(mappings: string): string {
   return lines.join(";");
 }
 
-/** The command is run, not imported: its sources and declarations would be a quarter of the package. */
+/** Removes sources and declarations of the command, which nobody imports: they would be a quarter of the package. */
 function trimCommand(): void {
   rmSync(join(stage, "src/cli"), { recursive: true });
   for (const file of files(join(stage, "dist/cli"), ".d.ts")) rmSync(file);
 }
 
-/** A module with the same names for whatever is not Bun: it links, and throws when it is run. */
+/** Returns a module with the same exports for other runtimes: it can be imported, and throws when it is run. */
 async function unsupported(source: string): Promise<string> {
   const names = Object.keys(await import(join(root, source))).sort();
   const engine = manifest.engines.bun.replace(">=", "");
-  return `const here = globalThis.process?.version ? "Node " + process.version : "no Bun";
+  return `const here = globalThis.process?.version ? "Node " + process.version : "not Bun";
 throw Object.assign(
   new Error(
     "slotbus needs Bun ${engine} or later; this is " + here + ". Start the program with \`bun\`; " +
-      "a bundler needs the condition \\"bun\\".",
+      "give a bundler the condition \\"bun\\".",
   ),
   { name: "UnsupportedError", code: "UNSUPPORTED" },
 );
@@ -245,7 +265,7 @@ export let ${names.join(", ")};
 `;
 }
 
-/** The entries of package.json, which lead to `src` in a checkout, as they are in the package. */
+/** Returns the `exports` of the package; in the checkout they point to `src`. */
 async function entries(): Promise<Record<string, unknown>> {
   const out: Record<string, unknown> = {};
   for (const [entry, source] of Object.entries<string>(manifest.exports)) {
@@ -264,23 +284,23 @@ async function entries(): Promise<Record<string, unknown>> {
 
 async function addManifest(): Promise<void> {
   const { scripts, devDependencies, allowScripts, ...packed } = manifest;
-  void [scripts, devDependencies, allowScripts]; // of the checkout only
+  void [scripts, devDependencies, allowScripts]; // only needed in a checkout
   const bin = { slotbus: manifest.bin.slotbus.replace("src/", "dist/").replace(/\.ts$/, ".js") };
   Object.assign(packed, { bin, exports: await entries() });
   writeFileSync(join(stage, "package.json"), `${JSON.stringify(packed, null, 2)}\n`);
 }
 
-/** Builds the package and writes the tarball into `folder`. Returns its path. */
+/** Builds the package and writes the tarball to `folder`. Returns its path. */
 export async function pack(folder: string): Promise<string> {
   rmSync(stage, { recursive: true, force: true });
   addLibraries();
   await addJavaScript();
   await addManifest();
-  // README and docs, and what they link to.
-  const pages = files(join(root, "docs"), ".md").map((file) => relative(root, file));
+  // README, docs, and files that they link to.
+  const guides = readdirSync(join(root, "docs")).filter((file) => file.endsWith(".md"));
+  const pages = guides.map((file) => join("docs", file));
   const top = ["README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md"];
-  for (const file of [...top, ...pages, "bench/RESULTS.md", "bench/bus.svg", "examples"])
-    cpSync(join(root, file), join(stage, file), { recursive: true });
+  for (const file of [...top, ...pages, "examples"]) cpSync(join(root, file), join(stage, file), { recursive: true });
   cpSync(join(root, "csrc/slotbus.h"), join(stage, "include/slotbus.h"));
   mkdirSync(folder, { recursive: true });
   const report = JSON.parse(run(["npm", "pack", "--json", "--pack-destination", folder], stage));

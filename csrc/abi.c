@@ -1,7 +1,7 @@
 /*
- * abi.c - the contract described at run time: every constant, every shared field, every error
- * text, from the same tables the compiler used. TypeScript's copy is generated from this and
- * compared at load.
+ * abi.c - describes the contract at run time: every constant, shared field and error text, from the
+ * same tables that the compiler used. TypeScript's copy is generated from this description and
+ * compared with it when the library is loaded.
  */
 #include "fleet.h"
 #include "private.h"
@@ -39,7 +39,7 @@ const char *sb_error_text(int32_t error)
 #define TEXT(name, value, text)                                                                 \
 	case name: return text;
 		SB_ERRORS(TEXT)
-	default: return "no error of slotbus";
+	default: return "not an error code of slotbus";
 	}
 }
 
@@ -161,7 +161,7 @@ static const struct field fields[] = {
 
 static char text[32768];
 
-/* Written once; a second thread that writes it at the same time writes the same bytes. */
+/* Writes the text once; two threads that write it at the same time write the same bytes. */
 const char *sb_abi_text(void)
 {
 	size_t at = 0;

@@ -1,6 +1,6 @@
 /*
- * attach.c - who may meet: the runtime directory, the name's lock, the handshake on the control
- * socket with the region as a passed descriptor, and every write to that socket.
+ * attach.c - the runtime directory, the lock on a name, the handshake on the control socket, which
+ * passes the region as a descriptor, and all writes to that socket.
  */
 #include "private.h"
 
@@ -16,9 +16,9 @@
 
 /* ---- runtime directory and name ---------------------------------------------------------- */
 
-/* A directory of ours that its owner may not use was made under a strict umask. Who may make it
- * gives it its mode, so it does not matter who made it, or whether that one was killed meanwhile.
- * false: it is bare, and it is not for us to change. */
+/* A directory of ours that even we may not use is "bare": it was made under a strict umask and does
+ * not have its mode yet. Any process that may create it sets the mode, because the maker may have
+ * been killed. Returns false when the directory is bare and we may not change it. */
 static bool settle_mode(const char *path, mode_t mode, bool create)
 {
 	struct stat status;
@@ -31,7 +31,7 @@ static bool settle_mode(const char *path, mode_t mode, bool create)
 	return !bare;
 }
 
-enum { BARE_MS = 100 }; /* a directory is bare for microseconds, unless its maker is stopped */
+enum { BARE_MS = 100 }; /* usually microseconds, unless the maker is stopped */
 
 int32_t sb_dir_open(const char *path, int32_t create, int32_t shared)
 {
@@ -43,14 +43,14 @@ int32_t sb_dir_open(const char *path, int32_t create, int32_t shared)
 		usleep(1000);
 	}
 	int flags = O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC | O_RDONLY;
-	int fd = SB_FAULT("both.directory.open", EMFILE) ? -1 : open(path, flags);
+	int fd = open(path, flags);
 	if (fd < 0 && errno == ENOENT) return -SB_ENOBUS;
 	if (fd < 0 && (errno == ENOTDIR || errno == ELOOP)) return -SB_EDIR;
 	if (fd < 0 && errno == EACCES && shared) fd = os_dir_traverse(path);
 	if (fd < 0 && errno == EACCES) return -SB_EDIR;
 	if (fd < 0) return errno == EMFILE || errno == ENFILE ? -SB_EFILES : fail_with(-SB_ESYS, errno);
 	struct stat status;
-	if ((made && fchmod(fd, mode) != 0) || fstat(fd, &status) != 0) { /* whatever the umask */
+	if ((made && fchmod(fd, mode) != 0) || fstat(fd, &status) != 0) { /* despite the umask */
 		int number = errno;
 		close(fd);
 		return fail_with(-SB_ESYS, number);
@@ -81,7 +81,7 @@ struct file_name with_suffix(const char *name, const char *suffix)
 	return file;
 }
 
-/* Whether the name still leads to the open file: a lock on an unlinked file guards nothing. */
+/* True if the name still leads to the open file. A lock on an unlinked file protects nothing. */
 bool file_is_named(int dir, const char *file, int fd)
 {
 	struct stat held, named;
@@ -96,12 +96,12 @@ static uint32_t read_pid(int fd)
 	return (uint32_t)strtoul(text, NULL, 10);
 }
 
-/* A regular file of ours under one name: anything else was put there, and may lead to what is not
- * to be written to. */
+/* Opens a regular file of this user with one name. Any other file was put there, and writing to it
+ * could change a file elsewhere. */
 static int32_t open_lock(int dir, const char *file)
 {
 	const int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
-	int fd = SB_FAULT("client.lock.open", EMFILE) ? -1 : openat(dir, file, flags, 0600);
+	int fd = openat(dir, file, flags, 0600);
 	if (fd < 0 && (errno == ELOOP || errno == EISDIR || errno == EACCES)) return -SB_EPERM;
 	if (fd < 0 && (errno == EMFILE || errno == ENFILE)) return -SB_EFILES;
 	if (fd < 0) return fail_with(-SB_ESYS, errno);
@@ -131,20 +131,16 @@ int32_t sb_name_lock(int32_t dir, const char *name, uint32_t *owner_pid)
 			close(fd);
 			continue;
 		}
-		SB_POINT("client.lock.taken");
 		char text[16];
 		int length = snprintf(text, sizeof text, "%d\n", (int)getpid());
-		if (SB_FAULT("client.lock.write", ENOSPC) || ftruncate(fd, 0) != 0 ||
-		    fchmod(fd, 0600) != 0 || /* whatever the umask */
+		if (ftruncate(fd, 0) != 0 || fchmod(fd, 0600) != 0 || /* despite the umask */
 		    pwrite(fd, text, (size_t)length, 0) != length) {
 			int number = errno;
-			unlinkat(dir, file.text, 0); /* ours as long as it is locked */
+			unlinkat(dir, file.text, 0); /* ours while it is locked */
 			close(fd);
 			return fail_with(-SB_ESYS, number);
 		}
-		SB_POINT("client.lock.written");
 		unlinkat(dir, with_suffix(name, ".sock").text, 0);
-		SB_POINT("client.lock.cleared");
 		return fd;
 	}
 	return -SB_EAGAIN;
@@ -154,20 +150,15 @@ int32_t sb_name_expose(int32_t dir, const char *name, int32_t shared)
 {
 	struct file_name file = with_suffix(name, ".sock");
 	mode_t mode = shared ? 0666 : 0600;
-	if (!SB_FAULT("client.socket.expose", EPERM) && fchmodat(dir, file.text, mode, 0) == 0)
-		return 0;
+	if (fchmodat(dir, file.text, mode, 0) == 0) return 0;
 	return fail_with(-SB_ESYS, errno);
 }
 
 void sb_name_unlock(int32_t dir, const char *name, int32_t lock)
 {
-	SB_POINT("client.unlock.before");
 	unlinkat(dir, with_suffix(name, ".sock").text, 0);
-	SB_POINT("client.unlock.hidden");
 	unlinkat(dir, with_suffix(name, ".lock").text, 0);
-	SB_POINT("client.unlock.unnamed");
 	close(lock);
-	SB_POINT("client.unlock.after");
 }
 
 int32_t sb_name_probe(int32_t dir, const char *name)
@@ -199,7 +190,7 @@ static int32_t send_message(int fd, uint32_t type, const void *body, uint32_t bo
 	if (body_bytes > 0) memcpy(message + 2, body, body_bytes);
 	int64_t sent = os_socket_send(fd, message, length, passed);
 	if (sent == (int64_t)length) return 0;
-	return sent < 0 ? (int32_t)sent : -SB_EPROTO; /* cut: the stream is useless now */
+	return sent < 0 ? (int32_t)sent : -SB_EPROTO; /* only a part was sent: the stream is broken */
 }
 
 int32_t sb_control_send(int32_t fd, uint32_t type, const void *body, uint32_t body_bytes)
@@ -259,10 +250,8 @@ int32_t sb_link_offer(struct sb_client *client, int32_t fd, uint32_t concurrency
 	uint32_t index = (uint32_t)opened;
 	struct link *link = client->links[index];
 	int memory = -1;
-	SB_POINT("client.offer.before");
 	int32_t error = region_create(&link->map, &memory);
 	if (error == 0) {
-		SB_POINT("client.offer.made");
 		error = send_hello(fd, link->map.header.epoch, link->map.header.region_bytes, memory);
 		close(memory);
 	}
@@ -271,7 +260,6 @@ int32_t sb_link_offer(struct sb_client *client, int32_t fd, uint32_t concurrency
 		link_forget(client, index);
 		return error;
 	}
-	SB_POINT("client.offer.sent");
 	link->fd = fd;
 	return opened;
 }
@@ -287,11 +275,9 @@ int32_t sb_link_start(struct sb_client *client, uint32_t index)
 	struct link *link = link_at(client, index);
 	if (link == NULL) return -SB_EINVAL;
 	struct sb_park *park = &link->map.region->client;
-	SB_POINT("client.start.before");
 	link->started = true;
 	store_relaxed(&park->cpu, client->mover.cpu);
 	if (client->parked) store_seq(&park->parked, SB_PARK_SOCKET);
-	SB_POINT("client.start.after");
 	return 0;
 }
 
@@ -299,11 +285,9 @@ void sb_link_stop(struct sb_client *client, uint32_t index)
 {
 	struct link *link = link_at(client, index);
 	if (link == NULL) return;
-	SB_POINT("client.stop.before");
 	link->started = false;
 	link->fd = -1;
 	stats_unlink(client, index);
-	SB_POINT("client.stop.after");
 }
 
 /* ---- the worker's side ------------------------------------------------------------------- */
@@ -317,7 +301,7 @@ struct sb_worker *sb_worker_open(int32_t dir, const char *name, uint32_t concurr
 	worker->dir = dir;
 	worker->concurrency = concurrency;
 	worker->role = SB_ROLE_WORKER;
-	worker->fd = SB_FAULT("worker.socket.open", EMFILE) ? -1 : os_socket_open();
+	worker->fd = os_socket_open();
 	if (worker->fd >= 0) return worker;
 	int number = errno;
 	free(worker);
@@ -337,13 +321,9 @@ static int32_t connect_step(struct sb_worker *worker)
 	char *path = address.sun_path;
 	int32_t error = os_socket_path(worker->dir, worker->name, path, sizeof address.sun_path);
 	if (error != 0) return error;
-	if (!SB_FAULT("worker.connect.before", EAGAIN) &&
-	    connect(worker->fd, (struct sockaddr *)&address, sizeof address) == 0) {
-		SB_POINT("worker.connect.after");
-		return 0;
-	}
+	if (connect(worker->fd, (struct sockaddr *)&address, sizeof address) == 0) return 0;
 	if (errno == EISCONN) return 0;
-	if (errno == EAGAIN || errno == EINTR || errno == EINPROGRESS) return -SB_EAGAIN; /* backlog */
+	if (errno == EAGAIN || errno == EINTR || errno == EINPROGRESS) return -SB_EAGAIN; /* full */
 	if (errno == ENOENT || errno == ECONNREFUSED) return -SB_ENOBUS;
 	return errno == EACCES || errno == EPERM ? -SB_EPERM : fail_with(-SB_ESYS, errno);
 }
@@ -354,15 +334,13 @@ static int32_t join_step(const struct sb_worker *worker)
 		.magic = SB_MAGIC, .abi_min = SB_ABI, .abi_max = SB_ABI,
 		.role = worker->role, .concurrency = worker->concurrency,
 	};
-	SB_POINT("worker.join.before");
 	int32_t error = sb_control_send(worker->fd, SB_MSG_JOIN, &join, sizeof join);
-	SB_POINT("worker.join.sent");
-	return error == -SB_ECLOSED ? 0 : error; /* it may have said why before it closed */
+	return error == -SB_ECLOSED ? 0 : error; /* a REFUSED may still be readable */
 }
 
 static int32_t refused(const struct sb_worker *worker, uint32_t *peer)
 {
-	struct sb_refused why = { .error = SB_EVERSION }; /* a version that has no room for the error */
+	struct sb_refused why = { .error = SB_EVERSION }; /* if `error` is missing */
 	uint32_t bytes = worker->inbox_bytes - 2;
 	if (bytes < offsetof(struct sb_refused, error)) return -SB_EPROTO;
 	memcpy(&why, worker->inbox + 2, bytes < sizeof why ? bytes : sizeof why);
@@ -381,15 +359,13 @@ static int32_t accept_hello(struct sb_worker *worker, int memory, uint32_t *peer
 	peer[0] = peer[1] = hello.abi;
 	if (hello.abi != SB_ABI || hello.fingerprint != SB_FINGERPRINT) return -SB_EVERSION;
 	if (worker->role == SB_ROLE_OBSERVER) return stats_attach(worker, memory);
-	SB_POINT("worker.hello.before");
 	int32_t error = region_attach(&worker->map, memory);
 	if (error != 0) return error;
-	SB_POINT("worker.hello.mapped");
 	const struct sb_header *h = &worker->map.header;
 	return h->epoch == hello.epoch && h->region_bytes == hello.region_bytes ? 0 : -SB_ECORRUPT;
 }
 
-/* HELLO and REFUSED are sent with one send(2) each, and nothing follows them before ATTACHED. */
+/* HELLO and REFUSED are each sent with one send(2), and no message follows them before ATTACHED. */
 static int32_t hello_step(struct sb_worker *worker, uint32_t *peer)
 {
 	int memory = -1;
@@ -415,7 +391,7 @@ int32_t sb_worker_step(struct sb_worker *worker, uint32_t *peer)
 		case CONNECTING: error = connect_step(worker); break;
 		case JOINING: error = join_step(worker); break;
 		case AWAITING_HELLO: error = hello_step(worker, peer); break;
-		case ACKNOWLEDGING: /* nobody waits for an observer */
+		case ACKNOWLEDGING: /* an observer sends no ATTACHED */
 			if (worker->role != SB_ROLE_OBSERVER)
 				error = sb_control_send(worker->fd, SB_MSG_ATTACHED, NULL, 0);
 			break;
@@ -423,7 +399,6 @@ int32_t sb_worker_step(struct sb_worker *worker, uint32_t *peer)
 		}
 		if (error == 0) worker->step++;
 	}
-	if (error == 0) SB_POINT("worker.attached.sent");
 	return error;
 }
 
@@ -440,7 +415,6 @@ void sb_worker_hangup(struct sb_worker *worker)
 void sb_worker_close(struct sb_worker *worker, int32_t detached)
 {
 	if (worker == NULL) return;
-	SB_POINT("worker.close.before");
 	if (worker->fd >= 0) close(worker->fd);
 	if (worker->stats != NULL) os_memory_unmap(worker->stats, STATS_BYTES);
 	region_detach(&worker->map, detached != 0);

@@ -1,6 +1,6 @@
 /*
- * fleet.c - a member of a fleet: it takes an index, gives back the short locks of the dead one
- * whose place it has, and says who it is; and what the handle knows.
+ * fleet.c - becoming a member of a fleet: taking an index, releasing the short locks of the dead
+ * member that had it, and writing the entry; and queries of the handle.
  */
 #include "fleet_private.h"
 
@@ -18,7 +18,7 @@ int32_t map_file(struct sb_fleet *fleet, int fd, bool writable)
 }
 
 /* The join lock is held, so nobody else takes a byte. The incarnation changes before the byte is
- * locked: at no time does it look as if the one before lived. */
+ * locked, so that the previous member never seems to live. */
 static int32_t take_index(struct sb_fleet *fleet)
 {
 	for (uint32_t index = 0; index < fleet->header.members; index++) {
@@ -28,9 +28,9 @@ static int32_t take_index(struct sb_fleet *fleet)
 		for (uint32_t i = 0; i < SB_MEMBER_CURSORS; i++) store_relaxed(&entry->cursors[i], 0);
 		store_seq(&entry->pid, 0);
 		store_seq(&entry->incarnation, incarnation == 0 ? 1 : incarnation);
-		SB_POINT("fleet.index.counted");
+		/* step: fleet.index.counted */
 		int32_t error = os_bytes_lock(fleet->fd, (uint64_t)SB_FLEET_LOCKS + index);
-		SB_POINT("fleet.index.locked");
+		/* step: fleet.index.locked */
 		if (error == -SB_EBUSY) continue;
 		if (error != 0) return error;
 		fleet->index = index;
@@ -54,24 +54,21 @@ static void give_locks_back(struct sb_fleet *fleet)
 	fleet_unlock(fleet, word);
 }
 
-/* On fleet->fd, whose join lock is held. */
+/* Makes the handle a member of the file fleet->fd, whose join lock is held. */
 int32_t become_member(struct sb_fleet *fleet)
 {
-	SB_POINT("fleet.member.before");
 	int32_t error = fleet->file == NULL ? map_file(fleet, fleet->fd, true) : 0;
 	if (error == 0) error = take_index(fleet);
 	if (error != 0) return error;
 	give_locks_back(fleet);
-	SB_POINT("fleet.member.repaired");
 	struct sb_member *entry = fleet_member(fleet, fleet->index);
 	store_relaxed(&entry->joined_ms, wall_clock_us() / 1000);
 	store_relaxed(&entry->uid, (uint32_t)geteuid());
 	store_seq(&entry->pid, (uint32_t)getpid());
-	SB_POINT("fleet.member.after");
 	return 0;
 }
 
-/* ---- what the handle knows --------------------------------------------------------------- */
+/* ---- queries ----------------------------------------------------------------------------- */
 
 const void *sb_fleet_header(const struct sb_fleet *fleet)
 {

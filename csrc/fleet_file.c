@@ -1,9 +1,10 @@
 /*
- * fleet_file.c - the fleet's file: made whole and put in place at once, judged by the locks on its
- * bytes, joined, left, removed.
+ * fleet_file.c - the file of a fleet: making, joining, leaving and removing it. The locks on its
+ * bytes tell which members live.
  *
- * The join lock (one byte behind the members') is held while anybody joins, replaces an orphan, or
- * leaves: whoever holds it, of the file that the name leads to, alone decides what becomes of it.
+ * A process holds the join lock (the byte after the members' bytes) while it joins, replaces an
+ * orphan, or leaves. Only the holder of the join lock, of the file that the name leads to, may
+ * replace or remove that file.
  */
 #include "fleet_private.h"
 
@@ -25,8 +26,8 @@ _Static_assert((int)SB_MEMBERS_MAX < (int)SB_LOCK_OWNER, "an owner's index + 1 f
 
 static const uint64_t JOIN_LOCK = (uint64_t)SB_FLEET_LOCKS + SB_MEMBERS_MAX;
 static const uint64_t JOIN_WAIT_NS = 2000000000u, JOIN_PAUSE_NS = 500000;
-static const uint64_t NUMBERS = 1ULL << 53; /* a double counts so far: epochs, tokens */
-static const uint64_t TOKENS = 1ULL << 32;  /* room for those of one epoch */
+static const uint64_t NUMBERS = 1ULL << 53; /* a double is exact below it: epochs, tokens */
+static const uint64_t TOKENS = 1ULL << 32;  /* tokens reserved for one epoch */
 enum { JOIN_ATTEMPTS = 100 };
 
 static _Thread_local struct sb_fleet_header found;
@@ -47,7 +48,7 @@ static int32_t system_failed(int number)
 
 /* ---- geometry ---------------------------------------------------------------------------- */
 
-/* 1 to 32 bytes, then NULs, and no other ring's. */
+/* 1 to 32 bytes, padded with NULs, and different from the names of the rings before. */
 static bool ring_name_is_legal(const struct sb_fleet_header *h, uint32_t ring)
 {
 	const char *name = h->ring[ring].name;
@@ -59,7 +60,8 @@ static bool ring_name_is_legal(const struct sb_fleet_header *h, uint32_t ring)
 	return length > 0;
 }
 
-/* The one rule for the layout: what is asked for decides where all lies. */
+/* Computes the layout from the requested sizes; no other function does. False: a size is
+ * illegal. */
 static bool lay_out(struct sb_fleet_header *h)
 {
 	if (h->members < 1 || h->members > SB_MEMBERS_MAX) return false;
@@ -78,7 +80,7 @@ static bool lay_out(struct sb_fleet_header *h)
 	return bytes != 0;
 }
 
-/* A header of what is asked for; epoch and first token are still to come. */
+/* Fills a header from the requested geometry, without epoch and first token. */
 static bool header_of(const struct sb_fleet_want *want, struct sb_fleet_header *h)
 {
 	*h = (struct sb_fleet_header){
@@ -90,7 +92,7 @@ static bool header_of(const struct sb_fleet_want *want, struct sb_fleet_header *
 	return lay_out(h);
 }
 
-/* It is what these sizes, this epoch and this token make, and nothing else. */
+/* Computes the header again from its sizes, epoch and token; it must be equal. */
 static bool header_is_legal(const struct sb_fleet_header *h)
 {
 	struct sb_fleet_want want = {
@@ -113,7 +115,7 @@ static const struct sb_ring_geometry *ring_named(const struct sb_fleet_header *h
 	return NULL;
 }
 
-/* The order of the rings is the file's own. */
+/* Compares two geometries; the rings may have another order. */
 static bool same_geometry(const struct sb_fleet_header *a, const struct sb_fleet_header *b)
 {
 	if (a->members != b->members || a->leases != b->leases || a->rings != b->rings) return false;
@@ -125,15 +127,15 @@ static bool same_geometry(const struct sb_fleet_header *a, const struct sb_fleet
 	return true;
 }
 
-/* Four a microsecond since 2025. */
+/* Token that belongs to a time: four per microsecond since 2025. */
 static uint64_t token_at(uint64_t wall_clock)
 {
 	static const uint64_t YEAR_2025_US = 1735689600000000u;
 	return wall_clock > YEAR_2025_US ? 4 * (wall_clock - YEAR_2025_US) : 1;
 }
 
-/* Both follow the wall clock, so that they grow although a file was removed; and in any case they
- * are above those of the file that is replaced. */
+/* Sets epoch and first token. They follow the wall clock, so that they rise although an earlier
+ * file was removed, and they are above the epoch and token of the replaced file in any case. */
 static int32_t begin_epoch(struct sb_fleet_header *h, const struct sb_fleet_header *old,
                            uint64_t old_next)
 {
@@ -161,7 +163,7 @@ static struct file_name temporary_file(const char *name)
 	return file;
 }
 
-/* PID.RANDOM, as temporary_file makes them, and nothing else: no other file of ours ends so. */
+/* PID.RANDOM, the suffix that temporary_file makes and no other file of ours has. */
 static bool is_temporary(const char *end)
 {
 	size_t digits = strspn(end, "0123456789");
@@ -170,7 +172,7 @@ static bool is_temporary(const char *end)
 	return strlen(random) == 16 && strspn(random, "0123456789abcdef") == 16;
 }
 
-/* A regular file of ours, closed to others, under one name: anything else was put there. */
+/* A regular file of this user, mode 0600, with one name. Any other file was put there. */
 static int32_t check_file(int fd, uint64_t *bytes)
 {
 	struct stat status;
@@ -182,11 +184,11 @@ static int32_t check_file(int fd, uint64_t *bytes)
 	return 0;
 }
 
-/* O_NONBLOCK: what was put there may be a FIFO. */
+/* O_NONBLOCK, because somebody may have put a FIFO there. */
 static int32_t open_file(int dir, const char *file, bool writable, int *out, uint64_t *bytes)
 {
 	int flags = (writable ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
-	int fd = SB_FAULT("fleet.file.open", EMFILE) ? -1 : openat(dir, file, flags);
+	int fd = openat(dir, file, flags);
 	if (fd < 0 && errno == ENOENT) return -SB_ENOBUS;
 	if (fd < 0 && (errno == ELOOP || errno == EISDIR || errno == EACCES || errno == ENXIO))
 		return -SB_EPERM;
@@ -197,7 +199,8 @@ static int32_t open_file(int dir, const char *file, bool writable, int *out, uin
 	return error;
 }
 
-/* By pread, before anything is mapped: a file that is shorter than it says would trap. */
+/* With pread, before the file is mapped: reading a mapping beyond the end of the file would
+ * trap. */
 static int32_t read_header(int fd, uint64_t bytes, struct sb_fleet_header *h)
 {
 	ssize_t got = pread(fd, h, sizeof *h, 0);
@@ -210,19 +213,18 @@ static int32_t read_header(int fd, uint64_t bytes, struct sb_fleet_header *h)
 	return header_is_legal(h) && h->file_bytes == bytes ? 0 : -SB_ECORRUPT;
 }
 
-/* The old file's next token, or what is no token. */
+/* Returns the next token of the old file, or 0. */
 static uint64_t read_next_token(int fd, const struct sb_fleet_header *h)
 {
 	uint64_t token = 0, at = h->leases_offset + offsetof(struct sb_lease_table, next_token);
 	return pread(fd, &token, sizeof token, (off_t)at) == (ssize_t)sizeof token ? token : 0;
 }
 
-/* Into a file of zeros. */
+/* Writes the header and the first token into a file of zeros. */
 static int32_t fill_file(int fd, const struct sb_fleet_header *h)
 {
 	uint64_t at = h->leases_offset + offsetof(struct sb_lease_table, next_token);
 	const void *token = &h->first_token;
-	if (SB_FAULT("fleet.file.fill", ENOSPC)) return system_failed(errno);
 	if (pwrite(fd, token, sizeof h->first_token, (off_t)at) != (ssize_t)sizeof h->first_token)
 		return system_failed(errno);
 	if (pwrite(fd, h, sizeof *h, 0) != (ssize_t)sizeof *h) return system_failed(errno);
@@ -234,7 +236,7 @@ static bool somebody_lives(int fd)
 	return os_bytes_locked(fd, SB_FLEET_LOCKS, SB_MEMBERS_MAX);
 }
 
-/* Held for microseconds, unless its owner is stopped. */
+/* The lock is held for microseconds, unless its owner is stopped. */
 static int32_t take_join_lock(int fd)
 {
 	uint64_t start = os_now_ns();
@@ -254,7 +256,7 @@ static void remove_leftover(int dir, const char *file)
 	close(fd);
 }
 
-/* What a creator that was killed has left under a temporary name; nobody holds its lock. */
+/* Removes temporary files of killed creators: nobody holds their lock. */
 static void remove_leftovers(int dir, const char *name)
 {
 	char prefix[SB_NAME_MAX + 8];
@@ -271,14 +273,15 @@ static void remove_leftovers(int dir, const char *name)
 	closedir(list);
 }
 
-/* By name: a mapping, or a child that has not called exec yet, keeps the open file after close. */
+/* Unlocks explicitly, because a mapping, or a child before exec, keeps the open file after
+ * close. */
 static void let_go(int fd)
 {
 	os_bytes_unlock(fd, 0, 0);
 	close(fd);
 }
 
-/* Gives back what a join that failed had so far. */
+/* Frees what a failed join has opened so far. */
 static void undo_join(struct sb_fleet *fleet)
 {
 	if (fleet->file != NULL) os_memory_unmap(fleet->file, fleet->header.file_bytes);
@@ -289,36 +292,32 @@ static void undo_join(struct sb_fleet *fleet)
 
 /* ---- a named fleet ----------------------------------------------------------------------- */
 
-/* With the locks of its maker: nobody takes it for an orphan, or for a leftover. */
+/* Makes a complete file under a temporary name. It holds the join lock and a member's lock, so that
+ * nobody takes the file for an orphan or a leftover. */
 static int32_t build_file(struct sb_fleet *fleet, const char *temporary)
 {
 	if (os_file_size_limit() < fleet->header.file_bytes) return -SB_ELIMIT;
 	const int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-	fleet->fd =
-		SB_FAULT("fleet.file.make", EMFILE) ? -1 : openat(fleet->dir, temporary, flags, 0600);
+	fleet->fd = openat(fleet->dir, temporary, flags, 0600);
 	if (fleet->fd < 0) return errno == EEXIST ? -SB_EAGAIN : system_failed(errno);
-	SB_POINT("fleet.file.made");
-	int32_t error = fchmod(fleet->fd, 0600) == 0 ? 0 : system_failed(errno); /* as umask will */
+	int32_t error = fchmod(fleet->fd, 0600) == 0 ? 0 : system_failed(errno); /* umask */
 	if (error == 0) error = os_bytes_lock(fleet->fd, JOIN_LOCK);
-	if (error == -SB_EBUSY) return -SB_EAGAIN; /* it is being removed as a leftover */
-	SB_POINT("fleet.file.locked");
+	if (error == -SB_EBUSY) return -SB_EAGAIN; /* somebody removes it as a leftover */
 	if (error == 0) error = os_file_reserve(fleet->fd, fleet->header.file_bytes);
-	SB_POINT("fleet.file.reserved");
 	if (error == 0) error = fill_file(fleet->fd, &fleet->header);
-	SB_POINT("fleet.file.filled");
 	return error == 0 ? become_member(fleet) : error;
 }
 
-/* While we made our file, others may have made one, given tokens and removed it. Nobody has one of
- * ours yet: our join lock is held. */
+/* While we made our file, others may have made another one, given tokens and removed it. No token
+ * of our file was given yet, because we hold its join lock. */
 static void raise_next_token(const struct sb_fleet *fleet)
 {
 	uint64_t *next = &fleet_leases(fleet)->next_token, token = token_at(wall_clock_us());
 	if (token > load_relaxed(next) && token <= NUMBERS - TOKENS) store_relaxed(next, token);
 }
 
-/* Puts a file with us in it where none is, or in the place of the orphan `old`, whose join lock is
- * held. */
+/* Makes a file with this process as its member and puts it where no file is, or in place of the
+ * orphan `old`, whose join lock is held. */
 static int32_t make_file(struct sb_fleet *fleet, const struct sb_fleet_header *wanted, int old,
                          const struct sb_fleet_header *old_header)
 {
@@ -329,12 +328,9 @@ static int32_t make_file(struct sb_fleet *fleet, const struct sb_fleet_header *w
 	int32_t error = begin_epoch(&fleet->header, old < 0 ? NULL : old_header, old_next);
 	if (error != 0) return error;
 	error = build_file(fleet, temporary.text);
-	SB_POINT("fleet.place.before");
-	if (error == 0 && SB_FAULT("fleet.file.place", EIO)) error = system_failed(errno);
 	if (error == 0 && old < 0) error = os_file_place(fleet->dir, temporary.text, file.text);
 	else if (error == 0 && renameat(fleet->dir, temporary.text, fleet->dir, file.text) != 0)
 		error = errno == ENOENT ? -SB_EAGAIN : system_failed(errno);
-	SB_POINT("fleet.place.after");
 	if (error == 0 && old < 0) raise_next_token(fleet);
 	if (error != 0) {
 		if (fleet->fd >= 0) unlinkat(fleet->dir, temporary.text, 0);
@@ -343,14 +339,13 @@ static int32_t make_file(struct sb_fleet *fleet, const struct sb_fleet_header *w
 	return error == -SB_EEXISTS ? -SB_EAGAIN : error;
 }
 
-/* The file is open and its join lock is held. */
+/* Joins the open file, whose join lock is held. */
 static int32_t join_file(struct sb_fleet *fleet, const struct sb_fleet_header *wanted,
                          const struct sb_fleet_header *there)
 {
 	struct file_name file = with_suffix(fleet->name, ".fleet");
 	if (!file_is_named(fleet->dir, file.text, fleet->fd)) return -SB_EAGAIN;
-	SB_POINT("fleet.join.judged");
-	if (!somebody_lives(fleet->fd)) { /* an orphan: all who had it have ended */
+	if (!somebody_lives(fleet->fd)) { /* an orphan: all members have ended */
 		int old = fleet->fd;
 		struct sb_fleet_header next = wanted != NULL ? *wanted : *there;
 		fleet->fd = -1;
@@ -366,7 +361,7 @@ static int32_t join_file(struct sb_fleet *fleet, const struct sb_fleet_header *w
 	return become_member(fleet);
 }
 
-/* -SB_EAGAIN: the file was replaced or removed meanwhile. */
+/* Returns -SB_EAGAIN when the file was replaced or removed meanwhile. */
 static int32_t try_to_join(struct sb_fleet *fleet, const struct sb_fleet_header *wanted)
 {
 	struct file_name file = with_suffix(fleet->name, ".fleet");
@@ -377,14 +372,11 @@ static int32_t try_to_join(struct sb_fleet *fleet, const struct sb_fleet_header 
 		error = make_file(fleet, wanted, -1, NULL);
 	} else if (error == 0) {
 		error = read_header(fleet->fd, bytes, &there);
-		SB_POINT("fleet.join.read");
 		if (error == 0) error = take_join_lock(fleet->fd);
-		SB_POINT("fleet.join.locked");
 		if (error == 0) error = join_file(fleet, wanted, &there);
 	}
 	if (error == 0) os_bytes_unlock(fleet->fd, JOIN_LOCK, 1);
 	else undo_join(fleet);
-	SB_POINT("fleet.join.after");
 	return error;
 }
 
@@ -396,14 +388,14 @@ static struct sb_fleet *fleet_open(int dir, const char *name)
 	fleet->dir = -1;
 	if (name == NULL) return fleet;
 	strcpy(fleet->name, name);
-	fleet->dir = fcntl(dir, F_DUPFD_CLOEXEC, 0); /* the file is removed at the end, by its name */
+	fleet->dir = fcntl(dir, F_DUPFD_CLOEXEC, 0); /* to unlink the file at the end */
 	if (fleet->dir >= 0) return fleet;
 	int number = errno;
 	free(fleet);
 	return fail_null(system_failed(number), number);
 }
 
-/* The handle, or NULL after an error. */
+/* Returns the handle, or NULL after an error. */
 static struct sb_fleet *opened(struct sb_fleet *fleet, int32_t error)
 {
 	if (error == 0) return fleet;
@@ -426,7 +418,6 @@ struct sb_fleet *sb_fleet_join(int32_t dir, const char *name, const void *want)
 	if (check_want(name, want, &wanted) != 0) return NULL;
 	struct sb_fleet *fleet = fleet_open(dir, name);
 	if (fleet == NULL) return NULL;
-	SB_POINT("fleet.join.before");
 	int32_t error = -SB_EAGAIN;
 	for (int attempt = 0; attempt < JOIN_ATTEMPTS && error == -SB_EAGAIN; attempt++)
 		error = try_to_join(fleet, want == NULL ? NULL : &wanted);
@@ -476,8 +467,8 @@ int32_t sb_fleet_memory(const void *want)
 	return error == 0 ? fd : error;
 }
 
-/* All its members have ended: the next epoch begins in the same memory. The header first, so that
- * the tokens of the old one are never given again, whenever this is cut short. */
+/* Starts the next epoch in memory whose members have all ended. The header is written first, so
+ * that no token is given twice if this is interrupted. */
 static int32_t renew_memory(struct sb_fleet *fleet)
 {
 	struct sb_fleet_header *h = &fleet->header;
@@ -486,20 +477,18 @@ static int32_t renew_memory(struct sb_fleet *fleet)
 	if (error == 0) error = map_file(fleet, fleet->fd, true);
 	if (error != 0) return error;
 	if (pwrite(fleet->fd, h, sizeof *h, 0) != (ssize_t)sizeof *h) return system_failed(errno);
-	SB_POINT("fleet.renew.begun");
 	if (!os_memory_discard(fleet->file + SB_PAGE, h->file_bytes - SB_PAGE))
 		memset(fleet->file + SB_PAGE, 0, h->file_bytes - SB_PAGE);
-	SB_POINT("fleet.renew.emptied");
 	return fill_file(fleet->fd, h);
 }
 
-/* fleet->fd is a description of its own of the memory. */
+/* fleet->fd is an open file description that no other handle shares. */
 static int32_t join_memory(struct sb_fleet *fleet, const struct sb_fleet_header *wanted)
 {
 	uint64_t bytes = 0;
 	int32_t error = os_memory_check(fleet->fd, &bytes);
 	if (error == 0) error = take_join_lock(fleet->fd);
-	if (error == 0) error = read_header(fleet->fd, bytes, &fleet->header); /* renewal changes it */
+	if (error == 0) error = read_header(fleet->fd, bytes, &fleet->header); /* may have changed */
 	if (error == 0 && wanted != NULL && !same_geometry(wanted, &fleet->header)) {
 		found = fleet->header;
 		error = -SB_EGEOMETRY;
@@ -528,28 +517,22 @@ struct sb_fleet *sb_fleet_join_memory(int32_t fd, const void *want)
 
 /* ---- leaving ----------------------------------------------------------------------------- */
 
-/* Our byte is still locked; with the join lock held, nobody comes either. */
+/* Our own byte is still locked, and while we hold the join lock nobody joins. */
 static void remove_if_last(const struct sb_fleet *fleet)
 {
 	struct file_name file = with_suffix(fleet->name, ".fleet");
-	if (take_join_lock(fleet->fd) != 0) return; /* somebody is stopped in the middle of a join */
-	SB_POINT("fleet.leave.locked");
+	if (take_join_lock(fleet->fd) != 0) return; /* a process is stopped while it joins */
 	if (!somebody_lives(fleet->fd) && file_is_named(fleet->dir, file.text, fleet->fd))
 		unlinkat(fleet->dir, file.text, 0);
-	SB_POINT("fleet.leave.removed");
 }
 
 static void end_membership(struct sb_fleet *fleet)
 {
-	SB_POINT("fleet.leave.before");
 	store_seq(&fleet_member(fleet, fleet->index)->left, fleet->incarnation);
-	SB_POINT("fleet.leave.told");
 	store_seq(&fleet_member(fleet, fleet->index)->pid, 0); /* [sleep] its leases are free */
-	SB_POINT("fleet.leave.cleared");
 	lease_wake(fleet);
 	if (fleet->dir >= 0) remove_if_last(fleet);
 	os_bytes_unlock(fleet->fd, 0, 0); /* as in let_go */
-	SB_POINT("fleet.leave.unlocked");
 }
 
 void sb_fleet_leave(struct sb_fleet *fleet, int32_t detached)
@@ -564,7 +547,7 @@ void sb_fleet_leave(struct sb_fleet *fleet, int32_t detached)
 	free(fleet);
 }
 
-/* The file is open and its join lock is held: nobody comes while it is judged. */
+/* The file is open and its join lock is held, so nobody joins meanwhile. */
 static int32_t remove_orphan(int dir, const char *file, int fd)
 {
 	if (!file_is_named(dir, file, fd)) return -SB_EAGAIN;

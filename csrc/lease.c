@@ -1,7 +1,8 @@
 /*
- * lease.c - who may do what: a table of tenures. Whoever claims, renews or ends one holds the
- * table's short lock; readers copy an entry between two looks at its seq. A tenure is over when it
- * is released, when its time is over, or when its member has ended: nobody has to say so.
+ * lease.c - a table of leases. A tenure is the time for which one member holds a lease. A member
+ * that claims, renews or ends a tenure holds the table's short lock; readers check an entry's seq
+ * before and after they copy it. A tenure ends when it is released, when it expires, or when its
+ * member ends, without any further action.
  */
 #include "fleet_private.h"
 
@@ -14,8 +15,8 @@ _Static_assert(sizeof(struct sb_lease_table) == 192, "three lines before the has
 
 enum {
 	LEASE_WORDS = sizeof(struct sb_lease) / 8,
-	FIELDS_FROM = 2, /* words that follow seq and token */
-	COPY_TRIES = 64, /* a writer that is stopped in between leaves an entry nobody can read */
+	FIELDS_FROM = 2, /* first word after seq and token */
+	COPY_TRIES = 64, /* attempts of a reader, because a stopped writer leaves seq odd */
 };
 
 /* ---- the table --------------------------------------------------------------------------- */
@@ -62,7 +63,7 @@ static bool staged_subject(const struct sb_fleet *fleet, uint32_t kind_bytes, ui
 	if (kind_bytes + label_bytes > fleet->staging_bytes) return false;
 	const uint8_t *kind = fleet->staging, *label = kind + kind_bytes;
 	uint64_t hash = fnv1a(0xcbf29ce484222325u, kind, kind_bytes);
-	hash = fnv1a(hash, (const uint8_t *)"", 1); /* the 0 between them */
+	hash = fnv1a(hash, (const uint8_t *)"", 1); /* a 0 between kind and label */
 	hash = fnv1a(hash, label, label_bytes);
 	*out = (struct subject){ kind, label, kind_bytes, label_bytes, hash == 0 ? 1 : hash };
 	return true;
@@ -78,7 +79,7 @@ static bool is_about(const struct sb_lease *lease, const struct subject *subject
 
 /* ---- times ------------------------------------------------------------------------------- */
 
-/* Beyond what fits: the end of time. */
+/* A time that does not fit into 64 bits becomes the largest one. */
 static uint64_t ns_of(double ms)
 {
 	double ns = ms * 1e6;
@@ -112,8 +113,8 @@ static void copy_words(const struct sb_lease *from, uint64_t words[LEASE_WORDS])
 	for (uint32_t i = 0; i < LEASE_WORDS; i++) words[i] = load_relaxed(&shared[i]);
 }
 
-/* With the lock, or between two looks at seq: false when the entry is nobody's, as is one that no
- * step writes. */
+/* Called with the lock, or between two checks of seq. False: the entry is free, or has lengths that
+ * no correct writer stores. */
 static bool copy_entry(const struct sb_lease *entry, struct sb_lease *out)
 {
 	uint64_t words[LEASE_WORDS];
@@ -123,8 +124,8 @@ static bool copy_entry(const struct sb_lease *entry, struct sb_lease *out)
 	       out->owner_bytes <= SB_OWNER_MAX;
 }
 
-/* [tenure] The reader's half. The first look acquires what the writer stored before it made seq
- * even; the fence keeps the copy before the second look. */
+/* [tenure] The reader's half. The first load of seq acquires what the writer stored before it made
+ * seq even; the fence keeps the copy before the second load. */
 static bool read_entry(const struct sb_lease *entry, struct sb_lease *out)
 {
 	for (int tries = 0; tries < COPY_TRIES; tries++) {
@@ -137,7 +138,7 @@ static bool read_entry(const struct sb_lease *entry, struct sb_lease *out)
 	return false;
 }
 
-/* Which members live, each asked once: the answer costs a system call. */
+/* Which members are alive. Each member is checked once, because a check costs a system call. */
 struct alive {
 	struct {
 		uint32_t incarnation;
@@ -187,7 +188,7 @@ const void *sb_lease_holder(const struct sb_fleet *fleet)
 	return &fleet->holder;
 }
 
-/* The next entry with that hash, from `entry` on, or the number of entries. */
+/* Returns the next entry with this hash, from `entry` on, or the number of entries. */
 static uint32_t next_with(const struct sb_fleet *fleet, uint64_t hash, uint32_t entry)
 {
 	const uint64_t *hashes = fleet_leases(fleet)->hash;
@@ -227,23 +228,23 @@ int32_t sb_lease_at(struct sb_fleet *fleet, uint32_t entry, double now_ms)
 
 /* ---- changing the table: the lock is held ------------------------------------------------- */
 
-/* [tenure] The writer's half: seq odd, then a fence that keeps what follows behind it. */
+/* [tenure] The writer's half: seq becomes odd, and the fence keeps the later stores after it. */
 static uint64_t open_entry(struct sb_lease *entry)
 {
 	uint64_t seq = load_relaxed(&entry->seq) | 1;
 	store_relaxed(&entry->seq, seq);
 	atomic_thread_fence(memory_order_release);
-	SB_POINT("lease.entry.opened");
+	/* step: lease.entry.opened */
 	store_relaxed(&entry->token, 0);
-	SB_POINT("lease.entry.emptied");
+	/* step: lease.entry.emptied */
 	return seq;
 }
 
 static void shut_entry(struct sb_lease *entry, uint64_t seq)
 {
-	SB_POINT("lease.entry.written");
+	/* step: lease.entry.written */
 	store_release(&entry->seq, seq + 1);
-	SB_POINT("lease.entry.shut");
+	/* step: lease.entry.shut */
 }
 
 static void free_entry(struct sb_fleet *fleet, uint32_t index)
@@ -251,11 +252,12 @@ static void free_entry(struct sb_fleet *fleet, uint32_t index)
 	struct sb_lease *entry = entry_at(fleet, index);
 	shut_entry(entry, open_entry(entry));
 	store_relaxed(&fleet_leases(fleet)->hash[index], 0);
-	SB_POINT("lease.free.after");
+	/* step: lease.free.after */
 }
 
-/* The hash only says where to look, so its order is free: strings and token decide, of which a
- * reader acquires seq. Whoever dies before it is stored has a tenure that its death has ended. */
+/* The hash only tells readers which entry to check, so its order does not matter; strings and token
+ * decide, and readers get them through seq. If this process dies before the hash is stored, its
+ * death ends the tenure anyway. */
 static void write_tenure(struct sb_fleet *fleet, uint32_t index, const struct sb_lease *lease,
                          uint64_t hash)
 {
@@ -264,26 +266,26 @@ static void write_tenure(struct sb_fleet *fleet, uint32_t index, const struct sb
 	memcpy(words, lease, sizeof words);
 	uint64_t seq = open_entry(entry);
 	for (uint32_t i = FIELDS_FROM; i < LEASE_WORDS; i++) store_relaxed(&shared[i], words[i]);
-	SB_POINT("lease.claim.filled");
+	/* step: lease.claim.filled */
 	store_relaxed(&entry->token, lease->token);
 	shut_entry(entry, seq);
 	store_relaxed(&fleet_leases(fleet)->hash[index], hash);
-	SB_POINT("lease.claim.shown");
+	/* step: lease.claim.shown */
 }
 
-/* An entry that was being written, or that nobody can have written, is free: else readers and
- * claims would not agree on it. Waiters look again: the dead one may have ended a tenure and told
- * nobody. */
+/* Frees entries that were being written or hold illegal values, because readers and claims could
+ * disagree on them. Then wakes the waiters: the dead member may have ended a tenure without waking
+ * anybody. */
 void lease_repair(struct sb_fleet *fleet)
 {
 	struct sb_lease lease;
-	SB_POINT("lease.repair.before");
+	/* step: lease.repair.before */
 	for (uint32_t index = 0; index < fleet->header.leases; index++) {
 		struct sb_lease *entry = entry_at(fleet, index);
 		uint64_t seq = load_relaxed(&entry->seq);
 		if (seq != 0 && (seq % 2 != 0 || !copy_entry(entry, &lease))) free_entry(fleet, index);
 	}
-	SB_POINT("lease.repair.after");
+	/* step: lease.repair.after */
 	lease_wake(fleet);
 }
 
@@ -293,8 +295,8 @@ void lease_wake(struct sb_fleet *fleet)
 	(void)fleet_wake(fleet, &fleet_leases(fleet)->watched);
 }
 
-/* [sleep] What changed is stored; the fence keeps the look at "watched" behind it. Whoever is
- * killed before has a tenure that its death has ended, and those who watch know of its process. */
+/* [sleep] The change is stored, and the fence keeps the load of "watched" after it. If this process
+ * is killed before it wakes, its death ends the tenure, and watchers notice the death. */
 static void wake_watchers(struct sb_fleet *fleet)
 {
 	atomic_thread_fence(memory_order_seq_cst);
@@ -306,22 +308,23 @@ static int32_t lock_table(struct sb_fleet *fleet)
 	int32_t locked = fleet_lock(fleet, &fleet_leases(fleet)->lock);
 	if (locked < 0) return locked;
 	if (locked == 1) lease_repair(fleet);
-	SB_POINT("lease.table.locked");
+	/* step: lease.table.locked */
 	return 0;
 }
 
 static void unlock_table(struct sb_fleet *fleet)
 {
-	SB_POINT("lease.table.unlocking");
+	/* step: lease.table.unlocking */
 	fleet_unlock(fleet, &fleet_leases(fleet)->lock);
-	SB_POINT("lease.table.unlocked");
+	/* step: lease.table.unlocked */
 }
 
 /* ---- claims ------------------------------------------------------------------------------ */
 
 static const uint32_t NO_ENTRY = UINT32_MAX;
 
-/* The subject's tenure in the holder: 1. Else 0, and its entry of old, or NO_ENTRY. */
+/* Returns 1 and fills the holder when the subject is held. Else returns 0 and sets *entry to the
+ * subject's old entry, or to NO_ENTRY. */
 static int32_t look_up(struct sb_fleet *fleet, const struct subject *subject, uint64_t now,
                        uint32_t *entry)
 {
@@ -338,9 +341,9 @@ static int32_t look_up(struct sb_fleet *fleet, const struct subject *subject, ui
 	return 0;
 }
 
-/* An entry without a tenure, or one whose tenure is over, or else whose member has ended: to know
- * the last costs a system call for each member. Each subject begins at a place of its own, so that
- * the first one is near. */
+/* Returns an entry without a tenure or with an expired one, else one whose member has ended, else
+ * NO_ENTRY. Dead members come last because each check costs a system call. The search for a subject
+ * starts at a place that depends on its hash, so that a free entry is near. */
 static uint32_t find_free(struct sb_fleet *fleet, uint64_t hash, uint64_t now)
 {
 	uint32_t leases = fleet->header.leases, start = leases == 0 ? 0 : (uint32_t)(hash % leases);
@@ -359,14 +362,15 @@ static uint32_t find_free(struct sb_fleet *fleet, uint64_t hash, uint64_t now)
 	return NO_ENTRY;
 }
 
-/* Stored before it is used: whoever dies in between wastes one. Never 0: no first token is. */
+/* The next token is stored before this one is used: a member that dies in between wastes one token.
+ * Never 0, because no first token is 0. */
 static uint64_t take_token(struct sb_fleet *fleet)
 {
 	struct sb_lease_table *table = fleet_leases(fleet);
 	uint64_t token = load_relaxed(&table->next_token);
 	if (token < fleet->header.first_token) token = fleet->header.first_token;
 	store_relaxed(&table->next_token, token + 1);
-	SB_POINT("lease.token.taken");
+	/* step: lease.token.taken */
 	return token;
 }
 
@@ -401,7 +405,7 @@ int32_t sb_lease_claim(struct sb_fleet *fleet, uint32_t kind_bytes, uint32_t lab
 	memcpy(lease.kind, subject.kind, kind_bytes);
 	memcpy(lease.label, subject.label, label_bytes);
 	memcpy(lease.owner, subject.label + label_bytes, owner_bytes);
-	SB_POINT("lease.claim.before");
+	/* step: lease.claim.before */
 	int32_t result = lock_table(fleet);
 	if (result < 0) return result;
 	result = claim_locked(fleet, &subject, &lease);
@@ -418,9 +422,9 @@ static bool is_tenure(const struct sb_fleet *fleet, uint32_t entry, double token
 	return copy_entry(entry_at(fleet, entry), out) && (double)out->token == token;
 }
 
-/* The deadline is one word: a reader finds the old one or the new one. seq stays, so the store
- * itself releases [tenure]: who copied this deadline does not find the seq of an earlier tenure at
- * its second look. */
+/* The deadline is one word, so a reader finds the old one or the new one. seq does not change here,
+ * so the store itself releases [tenure]: a reader that copied this deadline cannot find the seq of
+ * an earlier tenure when it checks seq again. */
 int32_t sb_lease_renew(struct sb_fleet *fleet, uint32_t entry, double token, double ttl_ms,
                        double now_ms)
 {
@@ -428,7 +432,7 @@ int32_t sb_lease_renew(struct sb_fleet *fleet, uint32_t entry, double token, dou
 	uint64_t now = 0;
 	if (fleet->observer || entry >= fleet->header.leases) return -SB_EINVAL;
 	if (!ttl_is_legal(ttl_ms) || !now_of(now_ms, &now)) return -SB_EINVAL;
-	SB_POINT("lease.renew.before");
+	/* step: lease.renew.before */
 	int32_t result = lock_table(fleet);
 	if (result < 0) return result;
 	result = -SB_ESTALE;
@@ -436,7 +440,7 @@ int32_t sb_lease_renew(struct sb_fleet *fleet, uint32_t entry, double token, dou
 		uint64_t expires = later(now, ttl_ms);
 		if (expires > lease.expires_ns) lease.expires_ns = expires;
 		store_release(&entry_at(fleet, entry)->expires_ns, lease.expires_ns);
-		SB_POINT("lease.renew.stored");
+		/* step: lease.renew.stored */
 		show(fleet, entry, &lease);
 		result = 0;
 	}
@@ -445,42 +449,43 @@ int32_t sb_lease_renew(struct sb_fleet *fleet, uint32_t entry, double token, dou
 	return result;
 }
 
-/* [sleep] What ended is stored; the fence keeps the look at "parked" behind it. */
+/* [sleep] The end is stored; the fence keeps the load of "parked" after it. */
 static void wake_waiters(struct sb_fleet *fleet)
 {
 	atomic_thread_fence(memory_order_seq_cst);
 	lease_wake(fleet);
 }
 
-/* No clock is asked: a tenure that nobody has taken over can be given back whenever. */
+/* Needs no clock: an expired tenure that nobody has taken over may still be released. */
 int32_t sb_lease_release(struct sb_fleet *fleet, uint32_t entry, double token)
 {
 	struct sb_lease lease;
 	if (fleet->observer || entry >= fleet->header.leases) return -SB_EINVAL;
-	SB_POINT("lease.release.before");
+	/* step: lease.release.before */
 	int32_t result = lock_table(fleet);
 	if (result < 0) return result;
 	bool ends = is_tenure(fleet, entry, token, &lease);
 	if (ends) {
-		/* Those who wait watch the holder's process. Of another one that ends its tenure and is
-		 * killed they hear before: they claim, which waits for the lock, or look at the lock. */
+		/* Waiters notice the death of the holder's process, but not of this process, which may be
+		 * killed after it has ended another member's tenure. So wake them before. A woken waiter
+		 * claims, which waits for this lock, or checks the lock. */
 		if (lease.member != fleet->index) lease_wake(fleet);
 		free_entry(fleet, entry);
 	}
 	unlock_table(fleet);
 	if (!ends) return -SB_ESTALE;
 	wake_waiters(fleet);
-	SB_POINT("lease.release.after");
+	/* step: lease.release.after */
 	return 0;
 }
 
-/* [sleep] Store; the last look is the caller's, and the fence keeps it behind. */
+/* [sleep] Stores the flag; the fence keeps the caller's last check after it. */
 static void park_on(uint32_t *parked)
 {
-	SB_POINT("lease.park.before");
+	/* step: lease.park.before */
 	store_seq(parked, 1);
 	atomic_thread_fence(memory_order_seq_cst);
-	SB_POINT("lease.park.stored");
+	/* step: lease.park.stored */
 }
 
 int32_t sb_lease_park(struct sb_fleet *fleet)
@@ -490,8 +495,9 @@ int32_t sb_lease_park(struct sb_fleet *fleet)
 	return 1;
 }
 
-/* [sleep] "watched", then the lock, then the caller's look: whoever ends another's tenure has told
- * with the lock taken, and is seen by it, or tells again. Of a dead owner nothing comes. */
+/* [sleep] Stores "watched", then loads the lock; the caller then reads the table. A member that
+ * ends another member's tenure wakes while it holds the lock: either we see the lock, or it wakes
+ * again. A dead owner wakes nobody, so its lock is taken over. */
 int32_t sb_lease_watch(struct sb_fleet *fleet)
 {
 	if (fleet->observer) return -SB_EINVAL;
@@ -501,11 +507,11 @@ int32_t sb_lease_watch(struct sb_fleet *fleet)
 	if (!fleet_take_over(fleet, lock)) return SB_POLL_SOON;
 	lease_repair(fleet);
 	fleet_unlock(fleet, lock);
-	return SB_POLL_SOON; /* the repair has told, also us */
+	return SB_POLL_SOON; /* the repair has woken everybody, including us */
 }
 
-/* An entry without a tenure was given back; its member may have ended since. A member that leaves
- * says so before its leases are free; its index may be another member's by now. */
+/* An entry without a tenure was released, even if its member has ended since. A member that leaves
+ * stores `left` before its leases become free; its index may belong to another member by now. */
 int32_t sb_lease_end(struct sb_fleet *fleet, uint32_t entry, double token, uint32_t member,
                      uint32_t incarnation)
 {
@@ -525,13 +531,12 @@ int32_t sb_lease_reset(struct sb_fleet *fleet)
 	if (fleet->observer) return -SB_EINVAL;
 	int32_t result = lock_table(fleet);
 	if (result < 0) return result;
-	/* Under the lock: whoever joins later claims later. */
+	/* Counted with the lock held: a member that joins later must wait for the lock to claim. */
 	bool alone = sb_fleet_members(fleet, members) <= 1;
 	for (uint32_t entry = 0; alone && entry < fleet->header.leases; entry++)
 		if (load_relaxed(&entry_at(fleet, entry)->seq) != 0) free_entry(fleet, entry);
 	unlock_table(fleet);
 	if (!alone) return -SB_EBUSY;
 	wake_waiters(fleet);
-	SB_POINT("lease.reset.after");
 	return 0;
 }

@@ -1,6 +1,6 @@
 /*
- * lock.c - what locks say: who lives, by the lock on a member's byte of the file; the short locks
- * inside the file, each of which is taken over when its owner has ended; and waking.
+ * lock.c - which members live, by the locks on their bytes of the file; the short locks inside the
+ * file, which are taken over when their owner has died; and waking.
  */
 #include "fleet_private.h"
 
@@ -10,7 +10,7 @@ static bool byte_is_held(const struct sb_fleet *fleet, uint32_t index)
 	return os_bytes_locked(fleet->fd, (uint64_t)SB_FLEET_LOCKS + index, 1);
 }
 
-/* Until the incarnation is looked at again, the lock may be the next member's. */
+/* Checks the incarnation again at the end: the lock may belong to the index's next member. */
 static bool read_member(const struct sb_fleet *fleet, uint32_t index, struct sb_member_info *out)
 {
 	const struct sb_member *entry = fleet_member(fleet, index);
@@ -46,7 +46,8 @@ static uint32_t own_lock(const struct sb_fleet *fleet)
 	return fleet->incarnation << SB_LOCK_LIFE_SHIFT | (fleet->index + 1);
 }
 
-/* A lock that names our index while we are in none of its critical sections is a dead member's. */
+/* Takes over a lock that names our index although we hold no lock: its owner was an earlier, dead
+ * member. */
 bool fleet_adopt(const struct sb_fleet *fleet, uint32_t *word)
 {
 	uint32_t seen = load_relaxed(word);
@@ -54,8 +55,8 @@ bool fleet_adopt(const struct sb_fleet *fleet, uint32_t *word)
 	return compare_exchange(word, &seen, own_lock(fleet) | SB_LOCK_WAITERS);
 }
 
-/* Our own index is nobody's: we are in no critical section. A byte that cannot be asked for counts
- * as held. */
+/* An owner with our own index is dead, because we hold no lock. A byte that cannot be queried
+ * counts as locked. */
 static bool owner_lives(const struct sb_fleet *fleet, uint32_t word)
 {
 	uint32_t owner = (word & SB_LOCK_OWNER) - 1;
@@ -70,24 +71,24 @@ bool fleet_take_over(const struct sb_fleet *fleet, uint32_t *word)
 	return compare_exchange(word, &seen, own_lock(fleet));
 }
 
-/* 0 or 1 as fleet_lock, -SB_EAGAIN: it is somebody's who lives, and *seen says that we wait. The
- * word has bits of its owner's incarnation: what was a dead member's when it was judged is not
- * taken from the next one. */
+/* Returns 0 or 1 like fleet_lock, or -SB_EAGAIN: a living member holds the lock, and *seen says
+ * that somebody waits. The word has bits of the owner's incarnation, so a lock that a dead member
+ * held when it was judged is not taken from the next member with that index. */
 static int32_t try_lock(const struct sb_fleet *fleet, uint32_t *word, uint32_t *seen, bool judge)
 {
 	uint32_t own = own_lock(fleet) | (judge ? SB_LOCK_WAITERS : 0);
 	*seen = load_relaxed(word);
 	if ((*seen & SB_LOCK_OWNER) == 0) return compare_exchange(word, seen, own) ? 0 : -SB_EAGAIN;
 	if (!judge) return -SB_EAGAIN;
-	SB_POINT("fleet.lock.judge");
+	/* step: fleet.lock.judge */
 	if (!owner_lives(fleet, *seen)) return compare_exchange(word, seen, own) ? 1 : -SB_EAGAIN;
 	uint32_t waited = *seen | SB_LOCK_WAITERS;
 	if (*seen == waited || compare_exchange(word, seen, waited)) *seen = waited;
 	return -SB_EAGAIN;
 }
 
-/* Its owner counts as stopped when for SB_LOCK_MS nobody else had the lock and nobody was woken;
- * ten times that is the end of all patience. */
+/* Gives up when nobody else got the lock and nobody was woken for SB_LOCK_MS, because then the
+ * owner counts as stopped; and after ten times SB_LOCK_MS in any case. */
 static int32_t wait_for_lock(struct sb_fleet *fleet, uint32_t *word)
 {
 	const uint64_t ms = 1000000u;
@@ -105,14 +106,14 @@ static int32_t wait_for_lock(struct sb_fleet *fleet, uint32_t *word)
 		if (!judge) {
 			for (int i = 0; i < 32; i++) spin_pause();
 		} else if ((seen & SB_LOCK_OWNER) != 0 && (seen & SB_LOCK_WAITERS) != 0) {
-			SB_POINT("fleet.lock.sleep");
+			/* step: fleet.lock.sleep */
 			if (os_futex_wait(word, seen, SB_LOCK_CHECK_MS * ms) != -SB_ETIMEDOUT) moved = now;
 		}
 	}
 }
 
-/* [lock] acquires what fleet_unlock releases. Of a dead owner all stores are seen: the kernel drops
- * its byte after the last. */
+/* [lock] Acquires what fleet_unlock releases. All stores of a dead owner are visible, because the
+ * kernel drops the lock on its byte after the last of them. */
 int32_t fleet_lock(struct sb_fleet *fleet, uint32_t *word)
 {
 	uint32_t none = 0;
@@ -125,27 +126,27 @@ void fleet_unlock(struct sb_fleet *fleet, uint32_t *word)
 	uint32_t seen = load_relaxed(word);
 	while ((seen & SB_LOCK_OWNER) == fleet->index + 1) {
 		if (!compare_exchange(word, &seen, 0)) continue;
-		SB_POINT("fleet.unlock.free");
+		/* step: fleet.unlock.free */
 		if ((seen & SB_LOCK_WAITERS) != 0) os_futex_wake(word);
 		return;
 	}
 }
 
-/* "parked" is 1 by a sleeper, and names the waker while it wakes, so that
- * of one that is killed here the next to publish does the work; and it is cleared by who wrote it
- * last, so that no flag stored anew is erased. */
+/* A sleeper sets `parked` to 1. A waker replaces it with a value that names itself before it wakes
+ * anyone; if this waker is killed, the next writer finds `parked` set and wakes the sleepers. The
+ * waker clears `parked` only if its own value is still there, so it never erases a newer flag. */
 int32_t fleet_wake(struct sb_fleet *fleet, uint32_t *parked)
 {
 	if (load_seq(parked) == 0) return 0;
-	SB_POINT("fleet.wake.before");
+	/* step: fleet.wake.before */
 	uint32_t waking = fleet->index + 2;
 	store_seq(parked, waking);
-	SB_POINT("fleet.wake.named");
+	/* step: fleet.wake.named */
 	struct sb_wake *line = wake_line(fleet);
 	fetch_add_seq(&line->generation, 1);
-	SB_POINT("fleet.wake.changed");
+	/* step: fleet.wake.changed */
 	os_futex_wake(&line->generation);
-	SB_POINT("fleet.wake.woken");
+	/* step: fleet.wake.woken */
 	(void)compare_exchange(parked, &waking, 0);
 	return 1;
 }

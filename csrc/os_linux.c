@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Newer than some headers this is built with; the kernel is asked at run time and may refuse. */
+/* Some headers that this is built with are older; the kernel may also refuse them at run time. */
 #ifndef MFD_CLOEXEC
 #define MFD_CLOEXEC 0x0001U
 #define MFD_ALLOW_SEALING 0x0002U
@@ -69,20 +69,18 @@ static int32_t memory_failed(int fd, int number)
 	return fail_with(-SB_ESYS, number);
 }
 
-/* RLIMIT_FSIZE: ftruncate beyond it raises SIGXFSZ, so it is looked at before and never met. */
+/* ftruncate beyond RLIMIT_FSIZE raises SIGXFSZ, so the limit is checked first. */
 int32_t os_memory_create(const char *label, uint64_t bytes, int *out)
 {
 	if (os_file_size_limit() < bytes) return -SB_ELIMIT;
-	/* By number: the oldest glibc that Bun runs on (2.17) has no memfd_create. */
+	/* Called by number: the oldest glibc that Bun supports (2.17) has no memfd_create. */
 	const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-	if (SB_FAULT("client.memfd.create", EMFILE)) return memory_failed(-1, errno);
 	int fd = (int)syscall(SYS_memfd_create, label, flags | MFD_NOEXEC_SEAL);
 	if (fd < 0 && errno == EINVAL) fd = (int)syscall(SYS_memfd_create, label, flags);
 	if (fd < 0) return memory_failed(-1, errno);
-	/* A memfd is 0777 by default: whoever got the descriptor could open it anew through /proc. */
+	/* A memfd has mode 0777 by default: other users could open it through /proc. */
 	if (fchmod(fd, 0600) != 0) return memory_failed(fd, errno);
-	if (SB_FAULT("client.memfd.resize", ENOSPC) || ftruncate(fd, (off_t)bytes) != 0)
-		return memory_failed(fd, errno);
+	if (ftruncate(fd, (off_t)bytes) != 0) return memory_failed(fd, errno);
 	*out = fd;
 	return 0;
 }
@@ -92,13 +90,13 @@ static const int RESIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW;
 int32_t os_memory_seal(int fd, bool readers_only)
 {
 	int seals = RESIZE_SEALS | F_SEAL_SEAL | (readers_only ? F_SEAL_FUTURE_WRITE : 0);
-	if (!SB_FAULT("client.memfd.seal", EPERM) && fcntl(fd, F_ADD_SEALS, seals) == 0) return 0;
+	if (fcntl(fd, F_ADD_SEALS, seals) == 0) return 0;
 	return fail_with(-SB_ESYS, errno);
 }
 
 int32_t os_memory_check(int fd, uint64_t *bytes)
 {
-	int seals = SB_FAULT("worker.memfd.check", EINVAL) ? -1 : fcntl(fd, F_GET_SEALS);
+	int seals = fcntl(fd, F_GET_SEALS);
 	struct stat status;
 	if (seals < 0 || (seals & RESIZE_SEALS) != RESIZE_SEALS) return -SB_ECORRUPT;
 	if (fstat(fd, &status) != 0) return -SB_ECORRUPT;
@@ -109,7 +107,6 @@ int32_t os_memory_check(int fd, uint64_t *bytes)
 void *os_memory_map(int fd, uint64_t bytes, bool writable)
 {
 	int protection = PROT_READ | (writable ? PROT_WRITE : 0);
-	if (SB_FAULT("both.memfd.map", ENOMEM)) return NULL;
 	void *start = mmap(NULL, bytes, protection, MAP_SHARED | MAP_NORESERVE, fd, 0);
 	if (start == MAP_FAILED) return NULL;
 	madvise(start, bytes, MADV_DONTFORK);
@@ -132,7 +129,7 @@ void os_memory_bury(void *start, uint64_t bytes)
 void os_memory_warm(void *start, uint64_t bytes)
 {
 	if (madvise(start, bytes, MADV_POPULATE_WRITE) == 0) return;
-	/* Before Linux 5.14: adding nothing touches a page and changes none. */
+	/* Before Linux 5.14: adding 0 touches each page and changes nothing. */
 	for (uint64_t at = 0; at < bytes; at += SB_PAGE)
 		atomic_fetch_add_explicit(SHARED((uint32_t *)(void *)((uint8_t *)start + at)), 0,
 		                          memory_order_relaxed);
@@ -155,7 +152,7 @@ static bool read_number(const char *path, uint64_t *value)
 	return true;
 }
 
-/* Walks from our group up to the root: any of them may be the one that is full. */
+/* Checks our cgroup and all its parents, because any of them may be full. */
 static int32_t group_headroom(const char *mount, char *group, const char *limit_file,
                               const char *usage_file, uint64_t bytes)
 {
@@ -172,7 +169,7 @@ static int32_t group_headroom(const char *mount, char *group, const char *limit_
 	}
 }
 
-/* There is no error for a memory cgroup's limit, only the OOM killer. */
+/* Exceeding a memory cgroup's limit gives no error: the kernel kills a process instead. */
 int32_t os_memory_headroom(uint64_t bytes)
 {
 	FILE *file = fopen("/proc/self/cgroup", "re");
@@ -202,10 +199,9 @@ int32_t os_futex_wait(uint32_t *word, uint32_t expected, uint64_t timeout_ns)
 {
 	struct timespec limit = { .tv_sec = (time_t)(timeout_ns / 1000000000u),
 		                      .tv_nsec = (long)(timeout_ns % 1000000000u) };
-	if (SB_FAULT("both.futex.wait", EINTR)) return 0;
 	long result = syscall(SYS_futex, word, FUTEX_WAIT, expected,
 	                      timeout_ns == UINT64_MAX ? NULL : &limit, NULL, 0);
-	return result != 0 && errno == ETIMEDOUT ? -SB_ETIMEDOUT : 0; /* EAGAIN, EINTR: look again */
+	return result != 0 && errno == ETIMEDOUT ? -SB_ETIMEDOUT : 0; /* EAGAIN, EINTR: check again */
 }
 
 void os_futex_wake(uint32_t *word)
@@ -230,10 +226,9 @@ bool os_leave_cpu(uint32_t cpu)
 	return true;
 }
 
-/* A socket pair, not an eventfd: event loops adopt sockets for reading and writing. */
+/* A socket pair and not an eventfd, because event loops can adopt sockets. */
 bool os_event_open(int ends[2])
 {
-	if (SB_FAULT("fleet.event.open", EMFILE)) return false;
 	return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) == 0;
 }
 
@@ -242,7 +237,7 @@ bool os_event_write(int writer)
 	ssize_t wrote;
 	do wrote = send(writer, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (wrote < 0 && errno == EINTR);
-	return wrote >= 0 || (errno != ENOMEM && errno != ENOBUFS); /* a full socket is readable */
+	return wrote >= 0 || (errno != ENOMEM && errno != ENOBUFS); /* full: readable anyway */
 }
 
 /* ---- files and sockets ------------------------------------------------------------------- */
@@ -252,7 +247,7 @@ int32_t os_dir_traverse(const char *path)
 	return open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
-/* A descriptor of O_PATH has no fchmod. */
+/* fchmod does not work on a descriptor opened with O_PATH. */
 bool os_dir_set_mode(int fd, uint32_t mode)
 {
 	char path[32];
@@ -263,7 +258,6 @@ bool os_dir_set_mode(int fd, uint32_t mode)
 int32_t os_file_lock(int fd)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	if (SB_FAULT("client.lock.before", ENOLCK)) return fail_with(-SB_ESYS, errno);
 	if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;
 	return errno == EAGAIN || errno == EACCES ? -SB_EEXISTS : fail_with(-SB_ESYS, errno);
 }
@@ -277,7 +271,6 @@ static struct flock bytes_of(short type, uint64_t start, uint64_t bytes)
 int32_t os_bytes_lock(int fd, uint64_t start)
 {
 	struct flock lock = bytes_of(F_WRLCK, start, 1);
-	if (SB_FAULT("fleet.byte.lock", ENOLCK)) return fail_with(-SB_ESYS, errno);
 	if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return 0;
 	return errno == EAGAIN || errno == EACCES ? -SB_EBUSY : fail_with(-SB_ESYS, errno);
 }
@@ -294,10 +287,10 @@ void os_bytes_unlock(int fd, uint64_t start, uint64_t bytes)
 	(void)fcntl(fd, F_OFD_SETLK, &lock);
 }
 
-/* Without its space, a store into a full tmpfs would be a SIGBUS. */
+/* Reserves the space: without it, a store into a full tmpfs would raise SIGBUS. */
 int32_t os_file_reserve(int fd, uint64_t bytes)
 {
-	int number = SB_FAULT("fleet.file.reserve", ENOSPC) ? ENOSPC : EINTR;
+	int number = EINTR;
 	for (int tries = 0; tries < 100 && number == EINTR; tries++)
 		number = posix_fallocate(fd, 0, (off_t)bytes);
 	if (number == 0) return 0;
@@ -306,7 +299,7 @@ int32_t os_file_reserve(int fd, uint64_t bytes)
 	return number == ENOMEM ? -SB_ENOMEM : fail_with(-SB_ESYS, number);
 }
 
-/* By number: the oldest glibc has no renameat2. */
+/* Called by number: the oldest glibc has no renameat2. */
 int32_t os_file_place(int dir, const char *from, const char *to)
 {
 	if (syscall(SYS_renameat2, dir, from, dir, to, RENAME_NOREPLACE) == 0) return 0;
@@ -327,7 +320,7 @@ int32_t os_socket_open(void)
 	return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 }
 
-/* Through the directory's descriptor: it cannot be swapped under us, and any path fits sun_path. */
+/* Goes through the directory's descriptor: nobody can swap the directory, and a long path fits. */
 int32_t os_socket_path(int dir, const char *name, char *out, size_t out_bytes)
 {
 	int length = snprintf(out, out_bytes, "/proc/self/fd/%d/%s.sock", dir, name);
@@ -351,7 +344,6 @@ union control_space {
 int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd)
 {
 	if (passed_fd < 0) {
-		if (SB_FAULT("both.message.send", ENOBUFS)) return socket_failed(errno);
 		ssize_t sent = send(fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
 		return sent >= 0 ? sent : socket_failed(errno);
 	}
@@ -366,16 +358,15 @@ int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd)
 	header->cmsg_type = SCM_RIGHTS;
 	header->cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(header), &passed_fd, sizeof passed_fd);
-	if (SB_FAULT("client.hello.send", ETOOMANYREFS)) return socket_failed(errno);
 	ssize_t sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 	return sent >= 0 ? sent : socket_failed(errno);
 }
 
-/* Exactly one descriptor is kept; any other is closed, and a cut message is an error. */
+/* Keeps the descriptor if there is exactly one and closes the others; a truncated message fails. */
 static int64_t take_descriptor(struct msghdr *message, int64_t got, int *passed_fd)
 {
 	int fds[4], count = 0;
-	struct cmsghdr *h = CMSG_FIRSTHDR(message); /* the kernel makes one of all that was sent */
+	struct cmsghdr *h = CMSG_FIRSTHDR(message); /* the kernel merges them into one */
 	if (h != NULL && h->cmsg_level == SOL_SOCKET && h->cmsg_type == SCM_RIGHTS) {
 		count = (int)((h->cmsg_len - CMSG_LEN(0)) / sizeof(int));
 		memcpy(fds, CMSG_DATA(h), (size_t)count * sizeof(int));
@@ -393,7 +384,6 @@ static int64_t take_descriptor(struct msghdr *message, int64_t got, int *passed_
 int64_t os_socket_receive(int fd, void *bytes, size_t capacity, int *passed_fd)
 {
 	if (passed_fd == NULL) {
-		if (SB_FAULT("worker.message.receive", ENOMEM)) return socket_failed(errno);
 		ssize_t got = recv(fd, bytes, capacity, MSG_DONTWAIT);
 		return got >= 0 ? got : socket_failed(errno);
 	}
@@ -403,7 +393,6 @@ int64_t os_socket_receive(int fd, void *bytes, size_t capacity, int *passed_fd)
 		.msg_iov = &part, .msg_iovlen = 1,
 		.msg_control = control.bytes, .msg_controllen = sizeof control.bytes,
 	};
-	if (SB_FAULT("worker.hello.receive", ENOMEM)) return socket_failed(errno);
 	ssize_t got = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	return got >= 0 ? take_descriptor(&message, got, passed_fd) : socket_failed(errno);
 }
@@ -424,12 +413,11 @@ int32_t sb_peer_identify(int32_t fd, uint32_t *out)
 		return fail_with(-SB_ESYS, errno);
 	int pidfd = -1;
 	length = sizeof pidfd;
-	if (SB_FAULT("client.peer.identify", EMFILE)) return -SB_EFILES;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &length) != 0) {
-		if (errno == EINVAL || errno == ESRCH) return -SB_ECLOSED; /* reaped already */
+		if (errno == EINVAL || errno == ESRCH) return -SB_ECLOSED; /* already reaped */
 		if (errno == EMFILE || errno == ENFILE) return -SB_EFILES;
-		/* Before Linux 6.5. The pid may have been reused since: if the socket still stands, it
-		 * was not. */
+		/* Before Linux 6.5. The pid may belong to another process by now, but not while the socket
+		 * is still connected. */
 		pidfd = (int)syscall(SYS_pidfd_open, who.pid, 0);
 		if (pidfd < 0 && (errno == EMFILE || errno == ENFILE)) return -SB_EFILES;
 		if (os_socket_hung_up(fd)) {
@@ -441,7 +429,7 @@ int32_t sb_peer_identify(int32_t fd, uint32_t *out)
 	char path[32];
 	snprintf(path, sizeof path, "/proc/%d/statm", (int)who.pid);
 	int statm = open(path, O_RDONLY | O_CLOEXEC);
-	if (statm >= 0 && pidfd >= 0 && sb_peer_ended(pidfd) == 1) { /* the number may be another's */
+	if (statm >= 0 && pidfd >= 0 && sb_peer_ended(pidfd) == 1) { /* the pid may be reused */
 		close(statm);
 		statm = -1;
 	}
@@ -467,7 +455,7 @@ int32_t sb_peer_ended(int32_t pidfd)
 	return poll(&one, 1, 0) == 1 && one.revents != 0 ? 1 : 0;
 }
 
-/* All zero from the moment exit(2) has taken the memory away from the process. */
+/* statm is all zero from the moment when exit(2) detaches the process's memory. */
 int32_t sb_peer_ending(int32_t statm)
 {
 	char text[2] = { 0 };

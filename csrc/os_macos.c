@@ -1,7 +1,7 @@
 /*
- * os_macos.c - compiles, and refuses. macOS has no sealed memory, no OFD locks and no pidfd, and
- * nobody could run a port here. Every way in (directory, memory, socket) returns
- * -SB_EUNSUPPORTED, so no later function is ever reached with a live handle; those only have to
+ * os_macos.c - compiles on macOS and refuses to work. macOS has no sealed memory, no OFD locks and
+ * no pidfd, and a port could not be tested. Every entry (directory, memory, socket) returns
+ * -SB_EUNSUPPORTED, so no other function is ever called with a live handle; the others only have to
  * exist.
  */
 #include "private.h"

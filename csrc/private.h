@@ -1,6 +1,6 @@
 /*
- * private.h - what the files of libslotbus share and nobody else sees: the handles, and the system
- * calls that differ between operating systems (os_linux.c, os_macos.c).
+ * private.h - declarations shared by the files of libslotbus: the handles, and the system calls
+ * that differ between operating systems (os_linux.c, os_macos.c).
  */
 #ifndef SLOTBUS_PRIVATE_H
 #define SLOTBUS_PRIVATE_H
@@ -12,10 +12,10 @@
 #include <stddef.h>
 
 /* ---- atomics --------------------------------------------------------------------------------
- * Shared fields are plain integers in slotbus.h (the header is also read by C++ and by people)
- * and are touched only through these. Sites that form a pair carry the same tag in a comment:
- * [publish], [complete], [sent], [room], [park-client], [park-worker]; docs/protocol.md argues each
- * pair. */
+ * Shared fields are plain integers in slotbus.h, because C++ and other languages read that header
+ * too. They are accessed only through these macros. The two sites of a pair carry the same tag:
+ * [publish], [complete], [sent], [room], [park-client], [park-worker]. docs/protocol.md explains
+ * each pair. */
 
 #define SHARED(p) ((_Atomic __typeof__(*(p)) *)(uintptr_t)(p))
 #define load_relaxed(p) atomic_load_explicit(SHARED(p), memory_order_relaxed)
@@ -42,20 +42,6 @@ static inline void spin_pause(void)
 #endif
 }
 
-/* ---- fault points ---------------------------------------------------------------------------
- * Places that a test can name (side.operation.moment) to kill, stop or abort the process there, or
- * to make the system call that follows fail. Only in the build of test/prove/points.ts. */
-
-#ifdef SB_POINTS
-void fault_point(const char *name);
-bool fault_fails(const char *name, int number); /* true: errno is number, make no call */
-#define SB_POINT(name) fault_point(name)
-#define SB_FAULT(name, number) fault_fails((name), (number))
-#else
-#define SB_POINT(name) ((void)0)
-#define SB_FAULT(name, number) false
-#endif
-
 /* ---- the status word --------------------------------------------------------------------- */
 
 static inline uint64_t word_of(uint64_t generation, enum sb_state state)
@@ -73,14 +59,14 @@ static inline uint64_t word_generation(uint64_t word)
 	return word >> 4;
 }
 
-/* Hint bits of one word that belong to a slot; a peer may set others, which mean nothing. */
+/* Bits of one hint word that belong to slots. A peer may set other bits; they are ignored. */
 static inline uint64_t slots_mask(uint32_t slots, uint32_t word)
 {
 	if (slots >= 64 * (word + 1)) return UINT64_MAX;
 	return slots <= 64 * word ? 0 : (1ULL << (slots - 64 * word)) - 1;
 }
 
-/* One writer per counter, so a plain add; atomic so that an observer never reads half of one. */
+/* A counter has one writer, so load and store suffice; atomic, so that no observer reads half. */
 static inline void add_relaxed(uint64_t *counter, uint64_t amount)
 {
 	store_relaxed(counter, load_relaxed(counter) + amount);
@@ -111,39 +97,40 @@ static inline bool swap_word(const struct geometry *map, uint32_t slot, uint64_t
 	return compare_exchange(&request_line(map, slot)->status, &from, to);
 }
 
-/* 0 when the clock went back: what follows from a time must not follow from an underflow. */
+/* Returns 0 when the clock went back, so that no caller acts on an underflow. */
 static inline uint64_t elapsed_ns(uint64_t now, uint64_t then)
 {
 	return (int64_t)(now - then) < 0 ? 0 : now - then;
 }
 
-/* Where a side runs; times are os_now_ns(). */
+/* Processor on which a side runs; times are os_now_ns(). */
 struct mover {
-	uint32_t cpu;           /* that it polled on last; the region shows it to the other side */
-	uint64_t moved_ns;      /* when it last left one */
-	uint64_t yield_from_ns; /* before, a spin in vain gives nobody the processor */
+	uint32_t cpu;           /* processor of the last poll; the region shows it to the other side */
+	uint64_t moved_ns;      /* time of the last move to another processor */
+	uint64_t yield_from_ns; /* until this time, spins do not yield the processor */
 };
 
 /* ---- client ------------------------------------------------------------------------------ */
 
-/* What the client itself did last with a slot; the shared word is only compared with it. */
+/* The client's own last step with a slot; the shared word is only compared with it. */
 enum shadow { AT_REST, IN_WRITING, IN_FLIGHT, IN_STREAM, IN_QUARANTINE, DELIVERED };
 
-/* One side's own counts of a slot's streams; the shared ones are written from these, never read. */
+/* One side's private counts of a slot's streams. The shared counts are copies that it never
+ * reads. */
 struct flow {
-	bool open, begun, waiting, told; /* begun: the response streams */
+	bool open, begun, waiting, told; /* begun: the response is streamed */
 	uint32_t told_ended;
 	uint64_t sent, taken;
-	uint64_t seen_sent, seen_taken; /* the other side's, as last looked at */
-	uint64_t told_sent, told_taken; /* and as last told by an event */
+	uint64_t seen_sent, seen_taken; /* counts of the other side at the last look */
+	uint64_t told_sent, told_taken; /* counts of the other side at the last event */
 };
 
-/* Both sides of a slot's streams as one of them has them. */
+/* What one side needs to move a slot's streams. */
 struct flows {
 	const struct sb_header *header;
 	struct flow *flow;
 	struct sb_flow *mine;
-	const struct sb_flow *theirs; /* NULL: not theirs yet, nothing sent and nothing taken */
+	const struct sb_flow *theirs; /* NULL: not cleaned by the worker yet, counts as empty */
 };
 
 struct link {
@@ -152,29 +139,29 @@ struct link {
 	uint32_t life;
 	bool started;
 	uint32_t concurrency;
-	uint32_t used;                /* slots not AT_REST: what credit is spent on */
+	uint32_t used;                /* slots not AT_REST; never above concurrency */
 	uint32_t free_count;
-	uint16_t free_stack[SB_SLOTS_MAX]; /* last in, first out: warm slots are used again */
+	uint16_t free_stack[SB_SLOTS_MAX]; /* last in, first out, so that warm slots are reused */
 	uint8_t shadow[SB_SLOTS_MAX];
 	uint64_t generation[SB_SLOTS_MAX];
-	uint64_t changed_ns[SB_SLOTS_MAX];  /* when the client last moved it */
+	uint64_t changed_ns[SB_SLOTS_MAX];  /* time of the client's last step */
 	uint64_t deadline_ns[SB_SLOTS_MAX]; /* UINT64_MAX: none */
 	uint64_t round_trip_ns[SB_SLOTS_MAX];
 	uint64_t claim_ns[SB_SLOTS_MAX];
 	uint32_t touched_bytes[SB_SLOTS_MAX][2];
 	struct flow flow[SB_SLOTS_MAX];
-	uint64_t taken[4];            /* hints taken and not yet served */
+	uint64_t taken[4];            /* hints taken and not served yet */
 	uint64_t bells_since_ns;
 	uint32_t bells, bells_work;
-	uint64_t turns; /* of its worker, as last looked at */
+	uint64_t turns; /* of the worker's event loop, at the last check */
 	uint64_t stuck_since_ns;
 	uint32_t quarantined;
 };
 
 struct sb_client {
-	struct sb_header header; /* of every region; the epoch is set there */
+	struct sb_header header; /* template of every region's header; each link sets its epoch */
 	struct sb_stats *stats;
-	uint64_t round_trip_sum; /* ns; sb_stats_sample shows it */
+	uint64_t round_trip_sum; /* in ns; sb_stats_sample publishes it */
 	int stats_fd;
 	bool parked;
 	struct mover mover;
@@ -182,7 +169,7 @@ struct sb_client {
 	uint32_t poll_start;
 	uint32_t link_count; /* highest index in use + 1 */
 	struct link *links[SB_LINKS_MAX];
-	struct sb_event events[SB_BATCH + 1]; /* the last one: of sb_slot_withdraw and sb_slot_wait */
+	struct sb_event events[SB_BATCH + 1]; /* the last is for sb_slot_withdraw and sb_slot_wait */
 	struct sb_look look;
 };
 
@@ -205,21 +192,22 @@ struct sb_worker {
 	uint8_t inbox[SB_MESSAGE_MAX];
 	uint32_t inbox_bytes;
 	uint32_t role;
-	struct sb_stats *stats; /* an observer's, read-only */
+	struct sb_stats *stats; /* read-only; for an observer */
 	struct sb_request request;
 	struct sb_look look;
 	bool full;
 	struct mover mover;
-	uint64_t turns; /* of its event loop; 0: it has none */
-	uint64_t pending[4]; /* hints taken and not yet claimed */
+	uint64_t turns; /* of the worker's event loop; 0: no event loop */
+	uint64_t pending[4]; /* hints taken and not claimed yet */
 	uint64_t generation[SB_SLOTS_MAX]; /* of the claim that runs in a slot; 0: none */
 	uint64_t claimed[SB_SLOTS_MAX];    /* of the last claim in a slot */
 	struct flow flow[SB_SLOTS_MAX];
-	uint8_t *head; /* serve.c: copy of a head; behind it, from head_limit on, its strings */
+	uint8_t *head; /* serve.c: copy of a head, then its strings from head_limit on */
 	uint32_t spin_ns;
 };
 
-/* In the counters' line: a claim writes it anyway, and no request makes the client read it. */
+/* `turns` lies in the counters' line, which a claim writes anyway and no request makes the client
+ * read. */
 static inline void worker_turned(struct sb_worker *worker)
 {
 	if (worker->turns == 0) return;
@@ -232,8 +220,8 @@ struct file_name {
 	char text[SB_NAME_MAX + 48];
 };
 
-int32_t fail_with(int32_t code, int number); /* remembers both, returns the code */
-void *fail_null(int32_t code, int number);   /* the same, for a function that returns a handle */
+int32_t fail_with(int32_t code, int number); /* stores both for this thread; returns the code */
+void *fail_null(int32_t code, int number);   /* the same for a function that returns a handle */
 int32_t stats_create(struct sb_client *client);
 void stats_unlink(struct sb_client *client, uint32_t index);
 int32_t stats_attach(struct sb_worker *observer, int fd);
@@ -246,56 +234,56 @@ void region_detach(struct geometry *map, bool detached);
 int32_t link_open(struct sb_client *client, uint32_t concurrency);
 void link_forget(struct sb_client *client, uint32_t index);
 struct file_name with_suffix(const char *name, const char *suffix);
-bool file_is_named(int dir, const char *file, int fd); /* it leads to what the descriptor is */
+bool file_is_named(int dir, const char *file, int fd); /* the name leads to the open file */
 uint64_t flow_room(const struct sb_header *header, const struct flow *flow);
 void flow_reset(struct flow *flow, struct sb_flow *mine, bool open);
 bool flow_moved(struct flow *flow, const struct sb_flow *theirs);
 int32_t flow_move(const struct flows *both, uint32_t sent, uint32_t taken, uint32_t end,
                   uint32_t need, struct sb_look *out);
-int32_t wake(struct sb_park *sleeper, int fd); /* 1 when it woke somebody by a system call */
+int32_t wake(struct sb_park *sleeper, int fd); /* 1 when it woke the sleeper by a system call */
 void spin_yield(struct mover *mover, uint64_t now);
 void client_shows_cpu(struct sb_client *client);
 void worker_shows_cpu(struct sb_worker *worker);
 void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns);
 bool worker_has_claim(const struct sb_worker *worker, uint32_t slot, uint32_t token);
-bool worker_can_serve(struct sb_worker *worker); /* false: no memory */
+bool worker_can_serve(struct sb_worker *worker); /* false: out of memory */
 
 /* ---- what differs between operating systems ---------------------------------------------- */
 
 uint64_t os_now_ns(void);
 int32_t os_memory_create(const char *label, uint64_t bytes, int *fd);
 int32_t os_memory_seal(int fd, bool readers_only);
-int32_t os_memory_check(int fd, uint64_t *bytes); /* sealed against resizing; how long */
+int32_t os_memory_check(int fd, uint64_t *bytes); /* requires the seals; returns the size */
 void *os_memory_map(int fd, uint64_t bytes, bool writable);
 void os_memory_unmap(void *start, uint64_t bytes);
-void os_memory_bury(void *start, uint64_t bytes); /* keeps the addresses, gives the pages back */
+void os_memory_bury(void *start, uint64_t bytes); /* frees the pages, keeps the addresses */
 void os_memory_warm(void *start, uint64_t bytes);
-bool os_memory_discard(void *start, uint64_t bytes); /* false: what it holds is still there */
-int32_t os_memory_headroom(uint64_t bytes);       /* 0, or -SB_ENOMEM: a cgroup would kill us */
+bool os_memory_discard(void *start, uint64_t bytes); /* false: the contents are still there */
+int32_t os_memory_headroom(uint64_t bytes);       /* -SB_ENOMEM: the cgroup would kill us */
 int32_t os_futex_wait(uint32_t *word, uint32_t expected, uint64_t timeout_ns);
 void os_futex_wake(uint32_t *word);
-uint32_t os_cpu(void);           /* that this thread runs on now */
-bool os_leave_cpu(uint32_t cpu); /* false: it may run on no other */
+uint32_t os_cpu(void);           /* processor on which this thread runs */
+bool os_leave_cpu(uint32_t cpu); /* false: the thread's affinity allows no other */
 uint64_t os_file_size_limit(void);
-int32_t os_dir_traverse(const char *path);        /* for a directory we may enter but not list */
-bool os_dir_set_mode(int fd, uint32_t mode);      /* of such a descriptor */
+int32_t os_dir_traverse(const char *path);        /* opens a directory that we may not list */
+bool os_dir_set_mode(int fd, uint32_t mode);      /* for a descriptor of os_dir_traverse */
 int32_t os_file_lock(int fd);                     /* 0, or -SB_EEXISTS */
 int32_t os_socket_open(void);                     /* unix stream, non-blocking, close-on-exec */
 int32_t os_socket_path(int dir, const char *name, char *out, size_t out_bytes);
 int64_t os_socket_send(int fd, const void *bytes, size_t length, int passed_fd);
 int64_t os_socket_receive(int fd, void *bytes, size_t capacity, int *passed_fd);
 bool os_socket_hung_up(int fd);
-bool os_event_open(int ends[2]); /* to read from, to write to; false: errno says why */
-bool os_event_write(int writer); /* false: no memory, nothing was said */
-int32_t os_bytes_lock(int fd, uint64_t start); /* one; 0, -SB_EBUSY, -SB_ESYS */
-bool os_bytes_locked(int fd, uint64_t start, uint64_t bytes); /* any, by another open file */
-void os_bytes_unlock(int fd, uint64_t start, uint64_t bytes); /* bytes 0: all that follow */
-int32_t os_file_reserve(int fd, uint64_t bytes); /* grows it; its space is there from now on */
+bool os_event_open(int ends[2]); /* end to read from, end to write to; false: see errno */
+bool os_event_write(int writer); /* false: out of memory, nothing was written */
+int32_t os_bytes_lock(int fd, uint64_t start); /* locks one byte; 0, -SB_EBUSY, -SB_ESYS */
+bool os_bytes_locked(int fd, uint64_t start, uint64_t bytes); /* by another open file */
+void os_bytes_unlock(int fd, uint64_t start, uint64_t bytes); /* bytes 0: to the end of the file */
+int32_t os_file_reserve(int fd, uint64_t bytes); /* grows the file and reserves its space */
 int32_t os_file_place(int dir, const char *from, const char *to); /* -SB_EEXISTS, -SB_EAGAIN */
-int os_file_reopen(int fd); /* an open file of its own; -1: errno says why */
+int os_file_reopen(int fd); /* new open file description; -1: see errno */
 
-/* Looks again and again for up to spin_ns. Inline, so that each caller has its own loop around its
- * own look: a call through a pointer costs a request a tenth of its time. */
+/* Calls look until it finds something, for up to spin_ns. Inline, so that each caller gets its own
+ * loop with its own look: a call through a pointer costs a tenth of a request's time. */
 static inline __attribute__((always_inline)) int32_t spin(struct mover *mover, uint32_t spin_ns,
                                                           int32_t (*look)(void *), void *side)
 {
@@ -307,7 +295,7 @@ static inline __attribute__((always_inline)) int32_t spin(struct mover *mover, u
 			found = look(side);
 		}
 		now = os_now_ns();
-	} while (found == 0 && now - start < spin_ns); /* a clock that went back ends it too */
+	} while (found == 0 && now - start < spin_ns); /* ends too when the clock went back */
 	if (found == 0) spin_yield(mover, now);
 	return found;
 }

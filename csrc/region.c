@@ -1,6 +1,6 @@
 /*
- * region.c - a worker's region: made and sealed by the client, checked by the worker, mapped by
- * both; and the client's handle with its links, each of which has one.
+ * region.c - the region of a worker: the client makes and seals it, the worker checks it, and both
+ * map it. Also the client's handle with its links; each link has one region.
  */
 #include "private.h"
 
@@ -26,14 +26,15 @@ static uint64_t arenas_offset(uint32_t slots)
 	return page_up(offsetof(struct sb_region, slot) + (uint64_t)slots * sizeof(struct sb_slot));
 }
 
-/* The ring of a streamed body is what follows the head's limit: a page at least, so that the error
- * of a stream fits into it. */
+/* The ring of a streamed body starts at head_limit. It has at least a page, so that the error of a
+ * stream fits. */
 static uint64_t stride_of(uint32_t head_limit, uint32_t payload_limit)
 {
 	return page_up((uint64_t)head_limit + (payload_limit < SB_PAGE ? SB_PAGE : payload_limit));
 }
 
-/* The one rule for a region's geometry: the client fills a header by it, a worker checks one. */
+/* The only check of a region's geometry, for the client that made it and the worker that maps
+ * it. */
 static bool header_is_legal(const struct sb_header *h)
 {
 	if (h->magic != SB_MAGIC || h->abi != SB_ABI || h->fingerprint != SB_FINGERPRINT) return false;
@@ -48,7 +49,7 @@ static bool header_is_legal(const struct sb_header *h)
 	return h->region_bytes == h->arenas_offset + 2 * (uint64_t)h->slots * h->stride;
 }
 
-/* A body starts after its head and ends inside its arena; every length is within its own limit. */
+/* Each length is within its limit; the body starts after the head and ends inside the arena. */
 bool lengths_are_legal(const struct sb_header *h, uint32_t head_bytes, uint32_t body_offset,
                        uint32_t body_bytes)
 {
@@ -56,7 +57,7 @@ bool lengths_are_legal(const struct sb_header *h, uint32_t head_bytes, uint32_t 
 	       body_offset >= head_bytes && (uint64_t)body_offset + body_bytes <= h->stride;
 }
 
-/* An HTTP status that has a response, or 0: an error head. */
+/* A status code of a final response, or 0: the head is an error. */
 bool status_is_legal(uint32_t status_code)
 {
 	return status_code == 0 || (status_code >= 200 && status_code <= 599);
@@ -78,7 +79,7 @@ static bool map_region(struct geometry *map, int fd)
 	return true;
 }
 
-/* Fills map->header's derived fields, makes the memory, initialises and seals it. */
+/* Computes the derived fields of map->header, makes the memory, initialises and seals it. */
 int32_t region_create(struct geometry *map, int *fd)
 {
 	struct sb_header *h = &map->header;
@@ -90,12 +91,10 @@ int32_t region_create(struct geometry *map, int *fd)
 	if (!map_region(map, *fd)) {
 		error = fail_with(errno == ENOMEM ? -SB_ELIMIT : -SB_ESYS, errno);
 	} else {
-		SB_POINT("client.region.mapped");
 		map->region->header = *h;
 		for (uint32_t slot = 0; slot < h->slots; slot++)
 			store_relaxed(&map->region->slot[slot].request.status, word_of(0, SB_FREE));
 		warm(map);
-		SB_POINT("client.region.filled");
 		error = os_memory_seal(*fd, false);
 	}
 	if (error != 0) {
@@ -105,7 +104,8 @@ int32_t region_create(struct geometry *map, int *fd)
 	return error;
 }
 
-/* Maps what the client sent. Seals and size first, then the header, by pread: nothing can trap. */
+/* Checks and maps the client's region. Seals, size and header come first (by pread), so that no
+ * access of the mapping can trap. */
 int32_t region_attach(struct geometry *map, int fd)
 {
 	struct sb_header header;
@@ -123,10 +123,8 @@ int32_t region_attach(struct geometry *map, int fd)
 void region_detach(struct geometry *map, bool detached)
 {
 	if (map->region == NULL) return;
-	SB_POINT("both.unmap.before");
 	if (detached) os_memory_unmap(map->region, map->header.region_bytes);
 	else os_memory_bury(map->region, map->header.region_bytes);
-	SB_POINT("both.unmap.after");
 	map->region = NULL;
 	map->arenas = NULL;
 }
@@ -158,14 +156,13 @@ struct sb_client *sb_client_open(uint32_t slots, uint32_t payload_limit, uint32_
 void sb_client_close(struct sb_client *client)
 {
 	if (client == NULL) return;
-	SB_POINT("client.close.before");
 	for (uint32_t index = 0; index < SB_LINKS_MAX; index++) link_forget(client, index);
 	if (client->stats != NULL) os_memory_unmap(client->stats, STATS_BYTES);
 	if (client->stats_fd >= 0) close(client->stats_fd);
 	free(client);
 }
 
-/* A link without its region, still unknown to the worker: its index, or -SB_EFULL, -SB_ENOMEM. */
+/* Makes a link without a region. Returns its index, or -SB_EFULL, -SB_ENOMEM. */
 int32_t link_open(struct sb_client *client, uint32_t concurrency)
 {
 	uint32_t index = 0;
@@ -191,15 +188,15 @@ void link_forget(struct sb_client *client, uint32_t index)
 {
 	struct link *link = client->links[index];
 	if (link == NULL) return;
-	stats_unlink(client, index); /* nobody looks for its slots there any more */
+	stats_unlink(client, index); /* observers skip its entry from now on */
 	client->links[index] = NULL;
 	free(link);
 	while (client->link_count > 0 && client->links[client->link_count - 1] == NULL)
 		client->link_count--;
 }
 
-/* For all that map them. A worker that still runs finds its own words as they were: no line is
- * freed, and no request that it may read unless it has closed its end. */
+/* Frees the arenas' pages for both sides. A worker that still runs keeps the slot lines and, unless
+ * it has closed its end, the requests that it may still read. */
 static void free_arenas(const struct link *link, bool closed)
 {
 	const struct sb_header *h = &link->map.header;
@@ -219,11 +216,9 @@ void sb_link_drop(struct sb_client *client, uint32_t index, int32_t how)
 {
 	struct link *link = link_at(client, index);
 	if (link == NULL) return;
-	SB_POINT("client.drop.before");
 	free_arenas(link, (how & SB_DROP_CLOSED) != 0);
 	region_detach(&link->map, (how & SB_DROP_DETACHED) != 0);
 	link_forget(client, index);
-	SB_POINT("client.drop.after");
 }
 
 const void *sb_link_arenas(const struct sb_client *client, uint32_t index)
@@ -257,7 +252,6 @@ int32_t sb_link_trim(struct sb_client *client, uint32_t index)
 	for (uint32_t slot = 0; slot < h->slots; slot++)
 		touched += (uint64_t)link->touched_bytes[slot][0] + link->touched_bytes[slot][1];
 	if (touched <= SB_WARM_BYTES) return 0;
-	SB_POINT("client.trim.before");
 	for (uint32_t half = 0; half < 2 * h->slots; half++) {
 		uint32_t *bytes = &link->touched_bytes[half / 2][half % 2];
 		uint64_t kept = half / 2 < SB_WARM_SLOTS ? h->inline_bytes : SB_PAGE;
@@ -265,6 +259,5 @@ int32_t sb_link_trim(struct sb_client *client, uint32_t index)
 			os_memory_discard(link->map.arenas + half * h->stride + kept, page_up(*bytes - kept));
 		*bytes = 0;
 	}
-	SB_POINT("client.trim.after");
 	return 1;
 }

@@ -1,7 +1,7 @@
 /*
- * ring.c - broadcast rings: writers publish under the ring's short lock, and the head alone says
- * what is published. Readers copy frames without a lock and look at seq before and after; an event
- * is theirs whole or not at all. What a reader lost it knows from the numbers of the events.
+ * ring.c - broadcast rings. Writers publish under the ring's short lock; a frame is published when
+ * the head has passed it. Readers copy frames without a lock and check seq before and after; they
+ * deliver whole events only. The numbers of the events tell a reader how many it has lost.
  */
 #include "fleet_private.h"
 
@@ -14,7 +14,7 @@ _Static_assert(sizeof(struct sb_frame) == 48, "a frame's payload is 8-aligned");
 _Static_assert(sizeof(struct sb_batch) == 32 && sizeof(struct sb_record) == 40, "both 8-aligned");
 _Static_assert(sizeof(double) == 8, "a time is one 64-bit word");
 
-static const uint64_t POSITIONS = 1ULL << 53; /* a double counts so far */
+static const uint64_t POSITIONS = 1ULL << 53; /* a double is exact below it */
 
 /* ---- geometry ---------------------------------------------------------------------------- */
 
@@ -45,8 +45,8 @@ static uint64_t parts_of(const struct sb_ring_geometry *geometry, uint32_t bytes
 	return bytes == 0 ? 1 : (bytes + frame - 1) / frame;
 }
 
-/* An event has a quarter of the ring at most: a writer that died before the head moved has
- * destroyed no more than that, and the newest event is always there. */
+/* An event takes at most a quarter of the ring: a writer that died before it moved the head has
+ * overwritten no more than that, and the newest event is always complete. */
 static bool fits(const struct sb_ring_geometry *geometry, uint32_t bytes)
 {
 	return parts_of(geometry, bytes) <= geometry->frames / 4;
@@ -58,7 +58,7 @@ static uint32_t part_bytes(const struct sb_ring_geometry *geometry, uint32_t byt
 	return left < geometry->frame_bytes ? (uint32_t)left : geometry->frame_bytes;
 }
 
-/* ---- one frame, between two looks at seq -------------------------------------------------- */
+/* ---- reading one frame: seq is checked before and after ----------------------------------- */
 
 /* [frame] The acquire half of a frame's last store. */
 static bool is_there(const struct sb_frame *frame, uint64_t n)
@@ -66,8 +66,8 @@ static bool is_there(const struct sb_frame *frame, uint64_t n)
 	return load_acquire(&frame->seq) == seq_of(n);
 }
 
-/* [frame] What was copied since is_there belongs to frame n. The fence keeps the loads of the copy
- * before this look; a writer's first store to seq cannot come after what it wrote. */
+/* [frame] True: everything copied since is_there belongs to frame n. The fence keeps the loads of
+ * the copy before this load; a writer makes seq odd before it stores anything else. */
 static bool is_still_there(const struct sb_frame *frame, uint64_t n)
 {
 	atomic_thread_fence(memory_order_acquire);
@@ -94,13 +94,13 @@ static bool read_head(const struct sb_frame *frame, uint64_t n, struct head *out
 
 /* ---- writers ----------------------------------------------------------------------------- */
 
-/* The writer's half of [frame]: the fence keeps what follows behind the odd seq. */
+/* [frame] The writer's half: the fence keeps the later stores after the odd seq. */
 static void write_frame(struct sb_frame *frame, uint64_t n, const struct head *head,
                         const uint8_t *payload, uint32_t bytes)
 {
 	store_relaxed(&frame->seq, 2 * n + 1);
 	atomic_thread_fence(memory_order_release);
-	SB_POINT("ring.frame.begun");
+	/* step: ring.frame.begun */
 	store_relaxed(&frame->event, head->event);
 	store_relaxed(&frame->time_ms, head->time_ms);
 	store_relaxed(&frame->kind, head->kind);
@@ -119,13 +119,13 @@ static void write_frame(struct sb_frame *frame, uint64_t n, const struct head *h
 		memcpy(&word, payload + at, bytes - at);
 		store_relaxed(&frame->payload[at / 8], word);
 	}
-	SB_POINT("ring.frame.filled");
+	/* step: ring.frame.filled */
 	store_release(&frame->seq, seq_of(n));
-	SB_POINT("ring.frame.written");
+	/* step: ring.frame.written */
 }
 
-/* The head alone decides: it moves last, past every part at once. Sleepers are woken before: of a
- * writer that is killed in between they find the lock, which they do not wait for. */
+/* The head moves last, past all parts of the event at once. Readers are woken before: if the writer
+ * is killed in between, they find its lock and take it over. */
 int32_t sb_ring_publish(struct sb_fleet *fleet, uint32_t index, uint32_t kind, uint32_t bytes)
 {
 	if (fleet->observer || index >= fleet->header.rings) return -SB_EINVAL;
@@ -133,11 +133,11 @@ int32_t sb_ring_publish(struct sb_fleet *fleet, uint32_t index, uint32_t kind, u
 	if (bytes > fleet->staging_bytes || !fits(geometry, bytes)) return -SB_EINVAL;
 	struct sb_ring *ring = fleet_ring(fleet, index);
 	double now = (double)wall_clock_us() / 1e3;
-	SB_POINT("ring.publish.before");
+	/* step: ring.publish.before */
 	int32_t locked = fleet_lock(fleet, &ring->lock);
 	if (locked < 0) return locked;
 	if (locked == 1) ring_repair(fleet, index);
-	SB_POINT("ring.publish.locked");
+	/* step: ring.publish.locked */
 	uint64_t n = load_relaxed(&ring->head);
 	uint64_t parts = parts_of(geometry, bytes);
 	struct head head = {
@@ -150,17 +150,17 @@ int32_t sb_ring_publish(struct sb_fleet *fleet, uint32_t index, uint32_t kind, u
 		            part_bytes(geometry, bytes, head.part));
 	}
 	store_relaxed(&ring->events, head.event + 1);
-	SB_POINT("ring.publish.counted");
+	/* step: ring.publish.counted */
 	int32_t woken = fleet_wake(fleet, &ring->parked); /* [sleep] locked, then "parked" */
-	SB_POINT("ring.publish.woken");
+	/* step: ring.publish.woken */
 	store_seq(&ring->head, n + parts); /* [head] */
-	SB_POINT("ring.publish.published");
+	/* step: ring.publish.published */
 	fleet_unlock(fleet, &ring->lock);
-	SB_POINT("ring.publish.unlocked");
+	/* step: ring.publish.unlocked */
 	return woken;
 }
 
-/* Number of the next event, from the frame before the head: false when it was overwritten. */
+/* Reads the number of the next event from the last published frame; false: it was overwritten. */
 static bool next_event(const struct sb_ring_geometry *geometry, struct sb_ring *ring, uint64_t head,
                        uint64_t *out)
 {
@@ -172,16 +172,16 @@ static bool next_event(const struct sb_ring_geometry *geometry, struct sb_ring *
 	return true;
 }
 
-/* Frames at and after the head are nobody's and are written anew. `events` may be one ahead. Who
- * was to hear of what the dead one published has been woken before. */
+/* Frames from the head on are not published and are written again. `events` may be one too high.
+ * Readers of the dead member's published events were already woken. */
 void ring_repair(struct sb_fleet *fleet, uint32_t index)
 {
 	struct sb_ring *ring = fleet_ring(fleet, index);
 	uint64_t events = 0, head = load_relaxed(&ring->head);
-	SB_POINT("ring.repair.before");
+	/* step: ring.repair.before */
 	if (next_event(&fleet->header.ring[index], ring, head, &events) && events <= head)
 		store_relaxed(&ring->events, events);
-	SB_POINT("ring.repair.after");
+	/* step: ring.repair.after */
 }
 
 double sb_ring_head(const struct sb_fleet *fleet, uint32_t index)
@@ -196,15 +196,15 @@ struct sb_cursor {
 	struct sb_fleet *fleet;
 	struct sb_ring *ring;
 	const struct sb_ring_geometry *geometry;
-	uint64_t position; /* of the frame to look at next */
-	uint64_t event;    /* number of the first event not yet told, as a record or as lost */
-	uint64_t base;     /* position that this number belongs to: not after `position` */
+	uint64_t position; /* of the next frame */
+	uint64_t event;    /* number of the next event: neither delivered nor counted as lost */
+	uint64_t base;     /* position at which `event` was known; not after `position` */
 	struct sb_batch *batch;
 	uint32_t capacity; /* bytes of records */
-	uint64_t *shown;   /* its word in the member's entry; NULL: none was free */
+	uint64_t *shown;   /* place of its position in the member's entry; NULL: none was free */
 };
 
-/* For people who ask how far it lags. */
+/* Publishes the position, from which other processes compute how far the cursor lags. */
 static void show_position(const struct sb_cursor *cursor)
 {
 	uint64_t ring = (uint64_t)(cursor->geometry - cursor->fleet->header.ring) + 1;
@@ -242,14 +242,14 @@ static void stand_at(struct sb_cursor *cursor, uint64_t position, uint64_t event
 	cursor->event = event;
 }
 
-/* No event is numbered higher than its frame; between two of them there are no more events than
- * frames. What breaks that is not believed. */
+/* The number of an event cannot be higher than the number of its frame, and there are not more
+ * events than frames between two positions. A number that breaks this rule is rejected. */
 static bool is_believable(const struct sb_cursor *cursor, uint64_t n, uint64_t event)
 {
 	return event >= cursor->event && n >= cursor->base && event - cursor->event <= n - cursor->base;
 }
 
-/* Each try fails only when a whole ring was written since the head was read. */
+/* A try fails only if as many frames as the ring has were written since the head was loaded. */
 static void stand_at_head(struct sb_cursor *cursor)
 {
 	uint64_t head = 0, event = 0;
@@ -261,7 +261,7 @@ static void stand_at_head(struct sb_cursor *cursor)
 	stand_at(cursor, head, event);
 }
 
-/* At the first frame of the oldest event that is there. */
+/* Moves the cursor to the first frame of the oldest complete event. */
 static void stand_at_oldest(struct sb_cursor *cursor)
 {
 	uint64_t head = load_acquire(&cursor->ring->head); /* [head] */
@@ -278,7 +278,7 @@ static void stand_at_oldest(struct sb_cursor *cursor)
 static void stand_at_position(struct sb_cursor *cursor, double position, double event)
 {
 	uint64_t head = load_acquire(&cursor->ring->head); /* [head] */
-	bool is_past = position >= 0 && position < (double)head; /* not when it is no number */
+	bool is_past = position >= 0 && position < (double)head; /* false for NaN */
 	uint64_t n = is_past ? (uint64_t)position : 0;
 	if (!is_past || (double)n != position) {
 		stand_at_head(cursor);
@@ -359,8 +359,8 @@ static bool copy_payload(const struct sb_cursor *cursor, uint64_t n, const struc
 
 enum copied { COPIED, TORN, NO_ROOM, NO_MEMORY };
 
-/* The event whose first frame is the cursor's; `end` is a head that was seen. Torn is also what
- * cannot have been written: each length is checked before it is used. */
+/* Copies the event that starts at the cursor; `end` is a head that was loaded. Values that no
+ * correct writer stores count as torn too: each length is checked before it is used. */
 static enum copied copy_event(struct sb_cursor *cursor, uint64_t end)
 {
 	uint64_t n = cursor->position;
@@ -372,7 +372,7 @@ static enum copied copy_event(struct sb_cursor *cursor, uint64_t end)
 	struct sb_batch *batch = cursor->batch;
 	uint64_t bytes = sizeof(struct sb_record) + ((uint64_t)head.bytes + 7) / 8 * 8;
 	if (batch->records > 0 && batch->bytes + bytes > SB_POLL_BYTES) return NO_ROOM;
-	if (!reserve_records(cursor, bytes)) return NO_MEMORY; /* one event alone, however large */
+	if (!reserve_records(cursor, bytes)) return NO_MEMORY; /* a single event may be larger */
 	batch = cursor->batch;
 	uint8_t *at = (uint8_t *)(batch + 1) + batch->bytes;
 	if (!copy_payload(cursor, n, &head, at + sizeof(struct sb_record))) return TORN;
@@ -383,14 +383,15 @@ static enum copied copy_event(struct sb_cursor *cursor, uint64_t end)
 	};
 	batch->records++;
 	batch->bytes += (uint32_t)bytes;
-	batch->overwritten += (double)(head.event - cursor->event); /* 0 but for the first record */
+	batch->overwritten += (double)(head.event - cursor->event); /* 0 except for the first record */
 	stand_at(cursor, n + parts, head.event + 1);
 	return COPIED;
 }
 
-/* Nothing of the window was whole. What the newest frame says is all that is left of it; when that
- * frame is gone too there is more to poll, and the next record will tell. A number that is not
- * believable is taken when the ring counts so too: else nothing would be read any more. */
+/* No event of the window was complete. The newest frame shows how many were lost; if it is
+ * overwritten too, there is more to poll, and the next record shows it. A number that is not
+ * believable is accepted if the ring's own count agrees, because otherwise the cursor would never
+ * read again. */
 static void count_all_lost(struct sb_cursor *cursor, uint64_t end)
 {
 	uint64_t event = 0;
@@ -400,8 +401,8 @@ static void count_all_lost(struct sb_cursor *cursor, uint64_t end)
 	if (believable || event == load_relaxed(&cursor->ring->events)) stand_at(cursor, end, event);
 }
 
-/* A poll looks at the window up to the head it saw first, and at each frame of it at most twice:
- * the position only grows. */
+/* A poll covers the frames up to the head that it loaded first, and reads each of them at most
+ * twice, because the position only grows. */
 int32_t sb_cursor_poll(struct sb_cursor *cursor, uint32_t max)
 {
 	struct sb_batch *batch = cursor->batch;
@@ -412,7 +413,7 @@ int32_t sb_cursor_poll(struct sb_cursor *cursor, uint32_t max)
 	while (cursor->position < end && cursor->batch->records < max) {
 		result = copy_event(cursor, end);
 		if (result == COPIED) continue;
-		if (result != TORN || cursor->batch->records > 0) break; /* a loss comes before records */
+		if (result != TORN || cursor->batch->records > 0) break; /* a loss comes first */
 		uint64_t head = load_acquire(&cursor->ring->head); /* [head] */
 		uint64_t oldest = oldest_at(cursor, head > end ? head : end);
 		uint64_t next = cursor->position + 1 > oldest ? cursor->position + 1 : oldest;
@@ -426,7 +427,7 @@ int32_t sb_cursor_poll(struct sb_cursor *cursor, uint32_t max)
 	return result == NO_MEMORY ? -SB_ENOMEM : (int32_t)batch->records;
 }
 
-/* The owner of the lock has died inside: what it had begun is undone. */
+/* Takes the lock of a dead writer and undoes its unfinished event. */
 static bool take_over(const struct sb_cursor *cursor)
 {
 	struct sb_fleet *fleet = cursor->fleet;
@@ -436,21 +437,21 @@ static bool take_over(const struct sb_cursor *cursor)
 	return true;
 }
 
-/* Looks at a lock that is held before the writer is let go on: it may need this processor. */
+/* Checks of a held lock before this reader yields, because the writer may need its processor. */
 enum { PARK_SPINS = 16 };
 
-/* [sleep] "parked", then the lock, then the head: a writer that has not seen the first is seen by
- * the second or has moved the third. Nobody else's "parked" is taken back: the next to publish
- * wakes once too often. */
+/* [sleep] Stores "parked", then loads the lock, then the head. A writer that did not see "parked"
+ * either still holds the lock, or has moved the head. "parked" is not cleared here, because another
+ * reader may have set it; the next writer then wakes once without need. */
 int32_t sb_cursor_park(struct sb_cursor *cursor)
 {
 	if (cursor->fleet->observer) return -SB_EINVAL;
 	struct sb_ring *ring = cursor->ring;
 	uint64_t start = 0;
 	for (uint32_t looks = 0;; looks++) {
-		SB_POINT("ring.park.before");
+		/* step: ring.park.before */
 		store_seq(&ring->parked, 1);
-		SB_POINT("ring.park.stored");
+		/* step: ring.park.stored */
 		bool locked = (load_seq(&ring->lock) & SB_LOCK_OWNER) != 0;
 		if (load_seq(&ring->head) != cursor->position) return SB_POLL_NOW;
 		if (!locked) return SB_POLL_WHEN_WOKEN;

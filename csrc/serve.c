@@ -1,12 +1,12 @@
 /*
- * serve.c - a blocking worker: attach, receive, answer. It is built on what an event loop uses too
- * (attach.c, slot_worker.c, wait.c); of its own it has the waiting, and the encoding of heads:
+ * serve.c - a blocking worker: attach, receive, answer. It uses the same functions as a worker with
+ * an event loop (attach.c, slot_worker.c, wait.c) and adds the waiting and the encoding of heads:
  *
  *     u16 count, u16 parameters, count lengths (7 bits a byte, lowest first), the text of all
  *
- * A length counts UTF-16 units of the decoded string, the text is UTF-8 in one run. Strings of a
- * request: path, query, pattern, id, then pairs of parameters, then of headers. Of a response:
- * content type, then pairs of headers. Of an error: code, name, message, stack.
+ * A length counts UTF-16 units of the decoded string; the text is one run of UTF-8. Strings of a
+ * request: path, query, pattern, id, then pairs of parameters, then pairs of headers. Strings of a
+ * response: content type, then pairs of headers. Strings of an error: code, name, message, stack.
  */
 #include "private.h"
 
@@ -21,11 +21,11 @@
 enum {
 	HANDSHAKE_MS = 2000,
 	SPIN_NS = 50000,
-	HEAD_TABLE = 4,  /* bytes before the lengths */
-	CALL_STRINGS = 4, /* before the pairs */
-	ID_BYTES = 32,   /* of a generated id: two numbers in base 36 */
+	HEAD_TABLE = 4,  /* bytes before the table of lengths */
+	CALL_STRINGS = 4, /* strings of a request before its pairs */
+	ID_BYTES = 32,   /* longest generated id: two numbers in base 36 */
 	HEADERS_MAX = 1024,
-	ERROR_TEXT = 60, /* bytes of an error's code */
+	ERROR_TEXT = 60, /* longest code of an error, in bytes */
 };
 
 static const uint64_t NS_PER_MS = 1000000u;
@@ -35,7 +35,7 @@ _Static_assert(sizeof(void *) != 8 || sizeof(struct sb_answer) == 40, "other lan
 
 /* ---- UTF-8 ------------------------------------------------------------------------------- */
 
-/* Bytes of the character at p, at most `left`; 0: it is none. */
+/* Returns the bytes of the UTF-8 character at p, at most `left`; 0: not a valid character. */
 static uint32_t character_bytes(const uint8_t *p, size_t left)
 {
 	uint32_t bytes = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
@@ -48,7 +48,7 @@ static uint32_t character_bytes(const uint8_t *p, size_t left)
 	return bytes;
 }
 
-/* UTF-16 units of a text; -1: it is no UTF-8. */
+/* Returns the number of UTF-16 units of a text; -1: not valid UTF-8. */
 static int64_t text_units(const char *text, size_t bytes)
 {
 	int64_t units = 0;
@@ -61,7 +61,7 @@ static int64_t text_units(const char *text, size_t bytes)
 	return units;
 }
 
-/* Bytes of the longest beginning of a text that has at most `limit` and is UTF-8. */
+/* Returns the length of the longest start of a text that is valid UTF-8, at most `limit` bytes. */
 static size_t cut_text(const char *text, size_t limit)
 {
 	size_t bytes = strnlen(text, limit), at = 0;
@@ -73,7 +73,7 @@ static size_t cut_text(const char *text, size_t limit)
 
 /* ---- attach ------------------------------------------------------------------------------ */
 
-/* NULL: the default. 0, or -SB_EINVAL: it is longer than `capacity`. */
+/* given NULL: the default directory. Returns 0, or -SB_EINVAL: longer than `capacity`. */
 static int32_t directory_path(const char *given, char *out, size_t capacity)
 {
 	const char *path = given == NULL ? getenv("SLOTBUS_DIR") : given;
@@ -93,7 +93,7 @@ static int32_t handshake(struct sb_worker *worker)
 		if (elapsed_ns(os_now_ns(), start) > HANDSHAKE_MS * NS_PER_MS) return -SB_ETIMEDOUT;
 		struct pollfd one = { .fd = worker->fd, .events = POLLIN };
 		if (worker->step == AWAITING_HELLO) (void)poll(&one, 1, SB_SLICE_MS);
-		else usleep(1000); /* its backlog is full; poll(2) knows nothing of that */
+		else usleep(1000); /* the backlog is full; poll(2) does not wait for it */
 	}
 }
 
@@ -153,10 +153,10 @@ void sb_worker_detach(struct sb_worker *worker)
 
 /* ---- reading a head ---------------------------------------------------------------------- */
 
-/* A head's table is read while its text is copied behind it, string by string. */
+/* Reads a head's table while it copies the text, string by string. */
 struct head_reader {
 	const uint8_t *table, *text, *end;
-	char *out; /* each string takes a NUL and gives up the byte or more its length took */
+	char *out; /* fits: each NUL takes no more than the string's length took */
 };
 
 static bool read_length(struct head_reader *reader, uint64_t *length)
@@ -202,7 +202,7 @@ static char *base36(char *at, uint64_t value)
 	return at;
 }
 
-/* As TypeScript makes it: tag of the bus, serial number. */
+/* The same id as TypeScript generates: tag of the bus, serial number. */
 static const char *generated_id(const struct sb_worker *worker, uint64_t serial, char *at)
 {
 	const char *id = at;
@@ -212,7 +212,7 @@ static const char *generated_id(const struct sb_worker *worker, uint64_t serial,
 	return id;
 }
 
-/* false: its table and its text do not fit each other. */
+/* Returns false when the table of lengths does not match the text. */
 static bool read_head(struct sb_worker *worker, uint32_t head_bytes, struct sb_call *call)
 {
 	const uint32_t limit = worker->map.header.head_limit;
@@ -225,7 +225,7 @@ static bool read_head(struct sb_worker *worker, uint32_t head_bytes, struct sb_c
 	struct head_reader reader = {
 		.table = head + HEAD_TABLE, .end = head + head_bytes, .out = (char *)worker->head + limit,
 	};
-	struct head_reader skim = reader; /* where the table ends, the text begins */
+	struct head_reader skim = reader; /* finds the end of the table, where the text begins */
 	uint64_t units;
 	for (uint32_t i = 0; i < count; i++)
 		if (!read_length(&skim, &units)) return false;
@@ -284,12 +284,12 @@ static uint8_t *arena_of(const struct sb_worker *worker, uint32_t slot, uint32_t
 	return worker->map.arenas + (2 * (uint64_t)slot + half) * worker->map.header.stride;
 }
 
-/* 1: call is what was taken; 0: it was answered with an error; -SB_ECORRUPT. */
+/* Returns 1 (call is filled) or 0 (the request was answered with an error here); -SB_ECORRUPT. */
 static int32_t open_call(struct sb_worker *worker, struct sb_call *call)
 {
 #define TEXT(name, value, text) [name] = text,
 	static const char *const METHODS[] = { SB_METHODS(TEXT) };
-	const struct sb_request *r = &worker->request; /* its lengths have been checked */
+	const struct sb_request *r = &worker->request; /* lengths were checked */
 	uint32_t method = r->method & ~(uint32_t)SB_STREAMS;
 	if (method >= sizeof METHODS / sizeof METHODS[0]) return -SB_ECORRUPT;
 	const uint8_t *arena = arena_of(worker, r->slot, 0);
@@ -301,19 +301,21 @@ static int32_t open_call(struct sb_worker *worker, struct sb_call *call)
 	memcpy(worker->head, arena, r->head_bytes);
 	if ((r->method & SB_STREAMS) != 0) {
 		(void)sb_worker_fail(worker, &opened, "UNSUPPORTED",
-		                     "this worker takes whole bodies only, and the request's streams.");
+		                     "This worker accepts only whole bodies, but this body is streamed.");
 		return 0;
 	}
 	if (!read_head(worker, r->head_bytes, &opened)) {
 		(void)sb_worker_fail(worker, &opened, "PROTOCOL",
-		                     "the request's head is malformed: its table does not fit its text.");
+		                     "The head of a message is malformed: "
+		                     "its table of lengths does not match its text.");
 		return 0;
 	}
 	*call = opened;
 	return 1;
 }
 
-/* 0 also after a call that was answered here: however many such come, nobody is held up. */
+/* Returns 0 also after a call that was answered here, so that malformed calls cannot keep it
+ * busy. */
 static int32_t next_call(struct sb_worker *worker, struct sb_call *call)
 {
 	int32_t taken = sb_slot_take(worker, worker->spin_ns);
@@ -338,7 +340,7 @@ struct text {
 	size_t bytes;
 };
 
-/* Writes a head at the start of an arena: its length, or -SB_EINVAL. */
+/* Writes a head at the start of an arena. Returns its length, or -SB_EINVAL. */
 static int32_t write_head(uint8_t *arena, uint32_t limit, const struct text *texts, uint32_t count)
 {
 	size_t at = HEAD_TABLE, total = 0;

@@ -1,7 +1,6 @@
 /*
- * slot_client.c - the slot state machine from the client's side, which asks. Each step is one
- * compare-and-swap of the whole status word. A hint bit says where to look; the status word says
- * what is so.
+ * slot_client.c - the slot state machine on the client's side. Each step is one compare-and-swap of
+ * the whole status word. A hint bit says where to look; the status word says what is so.
  */
 #include "private.h"
 
@@ -12,7 +11,7 @@ static void count(struct sb_client *client, enum sb_counter counter)
 	add_relaxed(&client->stats->counters[counter], 1);
 }
 
-/* What sb_slot_begin writes besides the head: a status, and a body that begins with the ring. */
+/* Checks a streamed response: a status, and a body that begins at the ring's start. */
 static bool stream_is_legal(const struct sb_header *h, const struct sb_event *event)
 {
 	return event->status_code != 0 && event->body_offset == h->head_limit && event->body_bytes == 0;
@@ -25,14 +24,14 @@ static void note_touched(struct link *link, uint32_t slot, uint32_t half, uint64
 	if (link->touched_bytes[slot][half] < bytes) link->touched_bytes[slot][half] = bytes;
 }
 
-/* Where an arena's touched bytes end, of a streamed body at the latest. */
+/* End of the bytes that a message may have touched in its arena; all of it for a streamed body. */
 static uint64_t touched_end(const struct sb_header *h, uint32_t method_or_status, uint64_t offset,
                             uint64_t bytes)
 {
 	return (method_or_status & SB_STREAMS) != 0 ? h->stride : offset + bytes;
 }
 
-/* ---- the way out ------------------------------------------------------------------------- */
+/* ---- requests ---------------------------------------------------------------------------- */
 
 static void put_back(struct link *link, uint32_t slot)
 {
@@ -52,9 +51,7 @@ int32_t sb_slot_reserve(struct sb_client *client, uint32_t index)
 	uint32_t slot = link->free_stack[link->free_count - 1];
 	uint64_t generation = link->generation[slot];
 	uint64_t reserved = word_of(generation + 1, SB_WRITING);
-	SB_POINT("client.reserve.before");
 	if (!swap_word(&link->map, slot, word_of(generation, SB_FREE), reserved)) return -SB_ECORRUPT;
-	SB_POINT("client.reserve.after");
 	link->free_count--;
 	link->used++;
 	link->generation[slot] = generation + 1;
@@ -62,12 +59,11 @@ int32_t sb_slot_reserve(struct sb_client *client, uint32_t index)
 	return (int32_t)slot;
 }
 
-/* The hint, then the bell if the worker is parked: 1 when it rang. */
+/* Sets the hint, then rings the bell if the worker is parked. Returns 1 when it rang. */
 static int32_t client_tells(struct sb_client *client, struct link *link, uint32_t slot)
 {
 	struct sb_region *region = link->map.region;
 	fetch_or_seq(&region->ready.bits[slot / 64], 1ULL << (slot % 64));
-	SB_POINT("client.publish.hinted");
 	int32_t rang = wake(&region->worker, link->fd);
 	if (rang == 1) count(client, SB_C_BELLS);
 	return rang;
@@ -85,7 +81,7 @@ int32_t sb_slot_publish(struct sb_client *client, uint32_t index, uint32_t slot,
 	if (!lengths_are_legal(&client->header, head_bytes, body_offset, body_bytes)) return -SB_EINVAL;
 	struct sb_region *region = link->map.region;
 	struct sb_request_line *line = &region->slot[slot].request;
-	link->flow[slot].open = (method & SB_STREAMS) != 0; /* clean since its last use */
+	link->flow[slot].open = (method & SB_STREAMS) != 0; /* put_back cleared it */
 	store_relaxed(&line->serial, (uint64_t)serial);
 	store_relaxed(&line->head_bytes, head_bytes);
 	store_relaxed(&line->body_offset, body_offset);
@@ -99,9 +95,7 @@ int32_t sb_slot_publish(struct sb_client *client, uint32_t index, uint32_t slot,
 	link->deadline_ns[slot] = timeout_ms == 0 ? UINT64_MAX : now + timeout_ms * NS_PER_MS;
 	link->shadow[slot] = IN_FLIGHT;
 	uint64_t ready = word_of(generation, SB_READY);
-	SB_POINT("client.publish.before");
 	if (!swap_word(&link->map, slot, word_of(generation, SB_WRITING), ready)) return -SB_ECORRUPT;
-	SB_POINT("client.publish.after");
 	count(client, SB_C_PUBLISHED);
 	return client_tells(client, link, slot);
 }
@@ -113,16 +107,14 @@ int32_t sb_slot_cancel(struct sb_client *client, uint32_t index, uint32_t slot)
 	if (link == NULL || slot >= client->header.slots) return -SB_EINVAL;
 	if (link->shadow[slot] != IN_WRITING) return -SB_EINVAL;
 	uint64_t generation = link->generation[slot];
-	SB_POINT("client.cancel.before");
 	if (!swap_word(&link->map, slot, word_of(generation, SB_WRITING), word_of(generation, SB_FREE)))
 		return -SB_ECORRUPT;
-	SB_POINT("client.cancel.after");
-	note_touched(link, slot, 0, client->header.stride); /* nobody knows how far the writing came */
+	note_touched(link, slot, 0, client->header.stride); /* any part may have been written */
 	put_back(link, slot);
 	return 0;
 }
 
-/* ---- the way back ------------------------------------------------------------------------ */
+/* ---- responses --------------------------------------------------------------------------- */
 
 static void record_round_trip(struct sb_client *client, uint64_t ns)
 {
@@ -133,7 +125,7 @@ static void record_round_trip(struct sb_client *client, uint64_t ns)
 		if (octave >= SB_HIST_OCTAVES) bucket = SB_HIST_BUCKETS - 1;
 	}
 	add_relaxed(&client->stats->round_trip[bucket], 1);
-	client->round_trip_sum += ns; /* a line of the statistics less for each response */
+	client->round_trip_sum += ns; /* private: saves a shared cache line */
 }
 
 static void describe(struct sb_client *client, uint32_t index, uint32_t slot,
@@ -146,15 +138,14 @@ static void describe(struct sb_client *client, uint32_t index, uint32_t slot,
 	};
 }
 
-/* [complete] The acquire half: the word was loaded with acquire, so what was written before DONE
- * is here. The descriptor is copied once and checked; the caller copies the payload, then
- * sb_slot_release looks at the word again. */
+/* [complete] The acquire half: the word was loaded with acquire, so everything written before DONE
+ * is visible. The descriptor is copied once and checked; the caller copies the payload, then
+ * sb_slot_release checks the word again. */
 static int32_t accept_response(struct sb_client *client, uint32_t index, uint32_t slot, bool done,
                                uint64_t now, struct sb_event *event)
 {
 	struct link *link = client->links[index];
 	struct sb_response_line *line = &link->map.region->slot[slot].response;
-	SB_POINT("client.accept.before");
 	describe(client, index, slot, SB_EV_DONE, event);
 	event->head_bytes = load_relaxed(&line->head_bytes);
 	event->body_offset = load_relaxed(&line->body_offset);
@@ -185,14 +176,13 @@ static int32_t accept_response(struct sb_client *client, uint32_t index, uint32_
 	link->round_trip_ns[slot] = elapsed;
 	link->changed_ns[slot] = now;
 	link->shadow[slot] = done ? DELIVERED : IN_STREAM;
-	SB_POINT("client.accept.after");
 	link->bells_work++;
 	record_round_trip(client, elapsed);
 	count(client, SB_C_RESPONDED);
 	return 1;
 }
 
-/* The rings of a claimed slot: 1 and an event when they moved, or with the end of the response. */
+/* Reports a claimed slot's rings: 1 and an event when they moved or the response has ended. */
 static int32_t stream_event(struct sb_client *client, uint32_t index, uint32_t slot, bool done,
                             struct sb_event *event)
 {
@@ -207,8 +197,8 @@ static int32_t stream_event(struct sb_client *client, uint32_t index, uint32_t s
 	return 1;
 }
 
-/* What this slot has for the client: 1 and an event, 0 nothing yet. Whole words are compared with
- * what the client's own last step allows; anything else is the peer's doing and ends its life.
+/* Checks one slot: 1 and an event, or 0. The whole word is compared with the values that the
+ * client's own last step allows; any other value means that the peer broke the protocol.
  * [model: look] */
 static int32_t slot_event(struct sb_client *client, uint32_t index, uint32_t slot, uint64_t now,
                           struct sb_event *event)
@@ -229,7 +219,6 @@ static int32_t slot_event(struct sb_client *client, uint32_t index, uint32_t slo
 	} else {
 		if (ours && state == SB_ABANDONED) return 0;
 		if (ours && state == SB_FREE) {
-			SB_POINT("client.quarantine.over");
 			struct sb_response_line *late = &link->map.region->slot[slot].response;
 			note_touched(link, slot, 1,
 			             touched_end(&client->header, load_relaxed(&late->status_code),
@@ -253,24 +242,20 @@ int32_t sb_slot_release(struct sb_client *client, uint32_t index, uint32_t slot)
 	if (link == NULL || slot >= client->header.slots) return -SB_EINVAL;
 	if (link->shadow[slot] != DELIVERED) return -SB_EINVAL;
 	uint64_t generation = link->generation[slot];
-	SB_POINT("client.release.before");
 	if (!swap_word(&link->map, slot, word_of(generation, SB_DONE), word_of(generation, SB_FREE)))
 		return -SB_ECORRUPT;
-	SB_POINT("client.release.after");
 	put_back(link, slot);
 	return 0;
 }
 
-/* Gives up a request in flight; event is written only when it turns out to be answered.
+/* Gives up a request in flight; writes an event only when the response is already there.
  * [model: withdraw] */
 static int32_t withdraw(struct sb_client *client, uint32_t index, uint32_t slot,
                         struct sb_event *event)
 {
 	struct link *link = client->links[index];
 	uint64_t generation = link->generation[slot];
-	SB_POINT("client.withdraw.before");
 	if (swap_word(&link->map, slot, word_of(generation, SB_READY), word_of(generation, SB_FREE))) {
-		SB_POINT("client.withdraw.freed");
 		put_back(link, slot);
 		count(client, SB_C_WITHDRAWN);
 		return SB_FREE;
@@ -278,17 +263,14 @@ static int32_t withdraw(struct sb_client *client, uint32_t index, uint32_t slot,
 	uint64_t claimed = word_of(generation, SB_CLAIMED);
 	uint64_t streaming = word_of(generation, SB_STREAMING);
 	uint64_t abandoned = word_of(generation, SB_ABANDONED);
-	SB_POINT("client.withdraw.claimed");
 	if (swap_word(&link->map, slot, claimed, abandoned) ||
 	    swap_word(&link->map, slot, streaming, abandoned)) {
-		SB_POINT("client.withdraw.abandoned");
 		link->shadow[slot] = IN_QUARANTINE;
 		link->quarantined++;
 		link->changed_ns[slot] = os_now_ns();
 		count(client, SB_C_ABANDONED);
 		return SB_ABANDONED;
 	}
-	SB_POINT("client.withdraw.answered");
 	int32_t found = slot_event(client, index, slot, os_now_ns(), event);
 	return found == 1 && event->kind != SB_EV_CORRUPT ? SB_DONE : -SB_ECORRUPT;
 }
@@ -301,7 +283,7 @@ int32_t sb_slot_withdraw(struct sb_client *client, uint32_t index, uint32_t slot
 	return withdraw(client, index, slot, &client->events[SB_BATCH]);
 }
 
-/* ---- looking at many slots --------------------------------------------------------------- */
+/* ---- poll and tick ----------------------------------------------------------------------- */
 
 /* [model: poll] */
 static int32_t poll_link(struct sb_client *client, uint32_t index, int32_t found, uint64_t *now)
@@ -310,12 +292,10 @@ static int32_t poll_link(struct sb_client *client, uint32_t index, int32_t found
 	struct sb_region *region = link->map.region;
 	uint32_t words = (client->header.slots + 63) / 64;
 	for (uint32_t i = 0; i < words; i++) {
-		/* Exchange the hints away first, look at the states after: a bit set meanwhile stays for
-		 * next time. */
+		/* The hints are taken before the states are read, so that a bit set meanwhile stays for the
+		 * next poll. */
 		if (load_relaxed(&region->done.bits[i]) != 0) {
-			SB_POINT("client.poll.before");
 			uint64_t bits = exchange_seq(&region->done.bits[i], 0);
-			SB_POINT("client.poll.after");
 			link->taken[i] |= bits & slots_mask(client->header.slots, i);
 		}
 		while (link->taken[i] != 0 && found < SB_BATCH) {
@@ -328,8 +308,8 @@ static int32_t poll_link(struct sb_client *client, uint32_t index, int32_t found
 	return found;
 }
 
-/* Looks at every link, starting with another one each time: a full batch of one worker holds up no
- * other. now is 0 when it has not been asked yet. */
+/* Checks every link. After a poll with events the next one starts at another link, so that one
+ * worker's full batch does not delay the others. now 0: the clock was not read yet. */
 static int32_t each_link(struct sb_client *client, uint64_t now,
                          int32_t (*look)(struct sb_client *, uint32_t, int32_t, uint64_t *))
 {
@@ -368,8 +348,8 @@ static bool is_stuck(struct link *link, uint64_t now)
 	return elapsed_ns(now, link->stuck_since_ns) > SB_STUCK_MS * NS_PER_MS;
 }
 
-/* One slot in flight: a response before any deadline, then the deadline, then a lost hint.
- * [model: tick] */
+/* One slot in flight: delivers a response first, then checks the deadline, then repairs a lost
+ * hint. [model: tick] */
 static int32_t tick_slot(struct sb_client *client, uint32_t index, uint32_t slot, uint64_t now,
                          struct sb_event *event)
 {
@@ -377,7 +357,6 @@ static int32_t tick_slot(struct sb_client *client, uint32_t index, uint32_t slot
 	int32_t found = slot_event(client, index, slot, now, event);
 	if (found != 0 || link->shadow[slot] != IN_FLIGHT) return found;
 	if (now >= link->deadline_ns[slot]) {
-		SB_POINT("client.tick.deadline");
 		int32_t result = withdraw(client, index, slot, event);
 		if (result == SB_DONE) return 1;
 		describe(client, index, slot, result == SB_FREE        ? SB_EV_TIMEOUT_QUEUED
@@ -387,7 +366,6 @@ static int32_t tick_slot(struct sb_client *client, uint32_t index, uint32_t slot
 	}
 	uint64_t word = load_acquire(&request_line(&link->map, slot)->status);
 	if (word_state(word) != SB_READY) return 0;
-	SB_POINT("client.tick.ring");
 	(void)client_tells(client, link, slot);
 	return 0;
 }
@@ -406,7 +384,6 @@ static int32_t tick_link(struct sb_client *client, uint32_t index, int32_t found
 
 int32_t sb_client_tick(struct sb_client *client)
 {
-	SB_POINT("client.tick.before");
 	return each_link(client, os_now_ns(), tick_link);
 }
 
@@ -421,11 +398,10 @@ int32_t sb_slot_wait(struct sb_client *client, uint32_t index, uint32_t slot, ui
 	uint64_t start = os_now_ns(), now = start;
 	uint64_t deadline = timeout_ms == 0 ? UINT64_MAX : start + (uint64_t)timeout_ms * 1000000u;
 	struct sb_event *event = &client->events[SB_BATCH];
-	sb_client_unpark(client); /* other links ring nobody now; the driver polls them afterwards */
+	sb_client_unpark(client); /* other links do not ring now; the driver polls them later */
 	for (;;) {
 		int32_t found = slot_event(client, index, slot, now, event);
 		if (found != 0) return found < 0 ? found : 0;
-		SB_POINT("client.wait.looked");
 		if (now >= deadline) return -SB_ETIMEDOUT;
 		if (now - start < spin_ns) {
 			for (int i = 0; i < 32; i++) spin_pause();
@@ -446,7 +422,8 @@ int32_t sb_link_flow(struct sb_client *client, uint32_t index, uint32_t slot, ui
 	struct link *link = link_at(client, index);
 	if (link == NULL || slot >= client->header.slots || !link->flow[slot].open) return -SB_EINVAL;
 	struct sb_slot *at = &link->map.region->slot[slot];
-	/* The worker cleans its line before it claims; what is there before is of an earlier use. */
+	/* The worker clears its flow before it claims; before that it holds counts of an earlier
+	 * use. */
 	bool claimed = link->shadow[slot] != IN_FLIGHT ||
 	               load_acquire(&at->request.status) !=
 	                   word_of(link->generation[slot], SB_READY);
@@ -462,7 +439,7 @@ const void *sb_client_look(const struct sb_client *client)
 	return &client->look;
 }
 
-/* ---- what can be asked ------------------------------------------------------------------- */
+/* ---- queries ----------------------------------------------------------------------------- */
 
 double sb_slot_time_left(const struct sb_client *client, uint32_t index, uint32_t slot)
 {

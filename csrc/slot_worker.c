@@ -1,11 +1,11 @@
 /*
- * slot_worker.c - the slot state machine from the worker's side: take, answer, stream. Each step
- * is one compare-and-swap of the whole status word.
+ * slot_worker.c - the slot state machine on the worker's side: take, answer, stream. Each step is
+ * one compare-and-swap of the whole status word.
  */
 #include "private.h"
 
-/* The next slot to try, or -1. New hints are taken only when the old ones are served, so that a
- * request is overtaken by at most one batch. [model: take] */
+/* Returns the next slot to try, or -1. New hints are taken only after the old ones are served, so
+ * that at most one batch overtakes a request. [model: take] */
 static int32_t next_hint(struct sb_worker *worker)
 {
 	uint32_t slots = worker->map.header.slots, words = (slots + 63) / 64;
@@ -19,9 +19,7 @@ static int32_t next_hint(struct sb_worker *worker)
 		}
 		for (uint32_t i = 0; i < words && round == 0; i++)
 			if (load_relaxed(&ready->bits[i]) != 0) {
-				SB_POINT("worker.take.before");
 				worker->pending[i] = exchange_seq(&ready->bits[i], 0) & slots_mask(slots, i);
-				SB_POINT("worker.take.after");
 			}
 	}
 	return -1;
@@ -31,7 +29,6 @@ static void worker_tells(struct sb_worker *worker, uint32_t slot)
 {
 	struct sb_region *region = worker->map.region;
 	fetch_or_seq(&region->done.bits[slot / 64], 1ULL << (slot % 64));
-	SB_POINT("worker.complete.hinted");
 	(void)wake(&region->client, worker->fd);
 }
 
@@ -40,8 +37,8 @@ static bool is_ready(const struct sb_worker *worker, uint32_t slot)
 	return word_state(load_relaxed(&request_line(&worker->map, slot)->status)) == SB_READY;
 }
 
-/* [publish] The acquire half. 1 claimed, 2 the rings of a running claim moved, 0 the hint was
- * stale, -SB_ECORRUPT. [model: claim] */
+/* [publish] The acquire half. Returns 1 (claimed), 2 (the rings of a running claim moved), 0 (the
+ * hint was stale), or -SB_ECORRUPT. [model: claim] */
 static int32_t claim(struct sb_worker *worker, uint32_t slot)
 {
 	struct sb_slot *at = &worker->map.region->slot[slot];
@@ -54,13 +51,11 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 		worker->request.token = (uint32_t)worker->generation[slot];
 		return 2;
 	}
-	if (flow->open) flow_reset(flow, &at->worker, false); /* before the client may look at it */
+	if (flow->open) flow_reset(flow, &at->worker, false); /* before the client may read it */
 	uint64_t generation = word_generation(word);
-	/* Each request has a greater generation, and none comes to a slot whose handler runs. */
+	/* Generations rise, and no request comes to a slot whose handler runs. */
 	if (generation <= worker->claimed[slot] || worker->generation[slot] != 0) return -SB_ECORRUPT;
-	SB_POINT("worker.claim.before");
 	if (!swap_word(&worker->map, slot, word, word_of(generation, SB_CLAIMED))) return 0;
-	SB_POINT("worker.claim.after");
 	worker->generation[slot] = worker->claimed[slot] = generation;
 	worker->request = (struct sb_request){
 		.slot = slot,
@@ -75,17 +70,16 @@ static int32_t claim(struct sb_worker *worker, uint32_t slot)
 	const struct sb_request *r = &worker->request;
 	flow->open = (r->method & SB_STREAMS) != 0;
 	flow->told = true;
-	if (flow->open) worker_tells(worker, slot); /* the client sends nothing before */
+	if (flow->open) worker_tells(worker, slot); /* the client starts sending now */
 	if (!lengths_are_legal(&worker->map.header, r->head_bytes, r->body_offset, r->body_bytes))
 		return -SB_ECORRUPT;
 	if ((worker->map.header.flags & SB_FLAG_TIMING) != 0)
 		store_relaxed(&at->response.claimed_ns, os_now_ns());
 	add_relaxed(&worker->map.region->counters.claimed, 1);
-	SB_POINT("worker.claim.copied");
 	return 1;
 }
 
-/* A hint of a request that may not be taken now is kept. */
+/* Keeps the hints of requests that it may not take now. */
 static int32_t take_once(void *side)
 {
 	struct sb_worker *worker = side;
@@ -122,22 +116,18 @@ bool worker_has_claim(const struct sb_worker *worker, uint32_t slot, uint32_t to
 	       worker->generation[slot] != 0 && (uint32_t)worker->generation[slot] == token;
 }
 
-/* The claim's last step, to DONE; or, when the caller has given up, the end of the quarantine. If
- * even that fails, the life of this region is over. [model: complete] */
+/* Makes the claim's last step, to DONE; or ends the quarantine, when the caller has given up. If
+ * that fails too, the life of this region is over. [model: complete] */
 static int32_t end_claim(struct sb_worker *worker, uint32_t slot, enum sb_state from)
 {
 	struct sb_worker_counters *counters = &worker->map.region->counters;
 	uint64_t generation = worker->generation[slot];
 	worker->generation[slot] = 0; /* a second reply finds no claim */
-	SB_POINT("worker.complete.before");
 	bool done = swap_word(&worker->map, slot, word_of(generation, from),
 	                      word_of(generation, SB_DONE));
-	SB_POINT("worker.complete.after");
 	if (!done) {
 		uint64_t abandoned = word_of(generation, SB_ABANDONED);
-		SB_POINT("worker.complete.late");
 		bool freed = swap_word(&worker->map, slot, abandoned, word_of(generation, SB_FREE));
-		SB_POINT("worker.complete.freed");
 		add_relaxed(&counters->stale, 1);
 		if (!freed) return -SB_ESTALE;
 	}
@@ -146,7 +136,7 @@ static int32_t end_claim(struct sb_worker *worker, uint32_t slot, enum sb_state 
 	return done ? 0 : -SB_ESTALE;
 }
 
-/* [complete] The release half: what was written to the arena and the line comes before DONE. */
+/* [complete] The release half: everything written to the arena and the line comes before DONE. */
 int32_t sb_slot_complete(struct sb_worker *worker, uint32_t slot, uint32_t token,
                          uint32_t head_bytes, uint32_t body_offset, uint32_t body_bytes,
                          uint32_t status_code)
@@ -180,10 +170,8 @@ int32_t sb_slot_begin(struct sb_worker *worker, uint32_t slot, uint32_t token, u
 	worker->flow[slot].open = worker->flow[slot].begun = true;
 	uint64_t generation = worker->generation[slot];
 	uint64_t claimed = word_of(generation, SB_CLAIMED);
-	SB_POINT("worker.begin.before");
 	if (!swap_word(&worker->map, slot, claimed, word_of(generation, SB_STREAMING)))
 		return end_claim(worker, slot, SB_CLAIMED);
-	SB_POINT("worker.begin.after");
 	worker_tells(worker, slot);
 	return 0;
 }
@@ -196,14 +184,12 @@ int32_t sb_slot_finish(struct sb_worker *worker, uint32_t slot, uint32_t token,
 	const struct flow *flow = &worker->flow[slot];
 	if (!flow->begun || error_bytes > flow_room(&worker->map.header, flow)) return -SB_EINVAL;
 	struct sb_flow *mine = &worker->map.region->slot[slot].worker;
-	SB_POINT("worker.finish.before");
 	store_relaxed(&mine->error_bytes, error_bytes);
 	store_release(&mine->ended, error_bytes > 0 ? SB_FLOW_ERROR : SB_FLOW_END);
-	SB_POINT("worker.finish.ended");
 	return end_claim(worker, slot, SB_STREAMING);
 }
 
-/* Whether the caller of a claim has not given up. */
+/* True while the claim's caller has not given up. */
 static bool is_wanted(const struct sb_worker *worker, uint32_t slot)
 {
 	uint64_t word = load_acquire(&request_line(&worker->map, slot)->status);

@@ -1,6 +1,6 @@
 /*
- * stats.c - what a client shows of itself, and who looks. The client alone writes the statistics,
- * with plain stores; an observer maps them read-only and copies them out. Nobody waits.
+ * stats.c - the statistics of a client, and their observers. Only the client writes them, with
+ * plain stores; an observer maps them read-only and copies them. Nobody waits.
  */
 #include "private.h"
 
@@ -23,7 +23,6 @@ int32_t stats_create(struct sb_client *client)
 	if (client->stats == NULL) error = fail_with(-SB_ESYS, errno);
 	if (error == 0) error = os_memory_seal(client->stats_fd, true);
 	if (error != 0) return error;
-	SB_POINT("client.statistics.sealed");
 	struct sb_stats *stats = client->stats;
 	stats->magic = SB_MAGIC;
 	stats->abi = SB_ABI;
@@ -54,7 +53,7 @@ void stats_unlink(struct sb_client *client, uint32_t index)
 	store_release(&client->stats->link[index].life, 0);
 }
 
-/* Only the words of slots in use are read: those of the others are FREE, and cold. */
+/* Reads only the status words of used slots; all others are FREE, and not in the cache. */
 static void sample_link(struct sb_client *client, uint32_t index)
 {
 	const struct link *link = client->links[index];
@@ -90,7 +89,7 @@ void sb_stats_add(struct sb_client *client, uint32_t counter, uint32_t amount)
 	if (counter < SB_COUNTER_SLOTS) add_relaxed(&client->stats->counters[counter], amount);
 }
 
-/* Each word is whole; words of different moments may stand side by side. */
+/* Each word is whole, but words may come from different moments. */
 static void copy_stats(const struct sb_stats *stats, void *out)
 {
 	const uint64_t *words = (const uint64_t *)(const void *)stats;
@@ -107,7 +106,7 @@ void sb_stats_read(const struct sb_client *client, void *out)
 
 /* ---- the observer ------------------------------------------------------------------------ */
 
-/* Its size is looked at before it is mapped, and sealed: nothing can trap. */
+/* The size is checked before mapping, and sealed, so that no access can trap. */
 int32_t stats_attach(struct sb_worker *observer, int fd)
 {
 	uint64_t bytes = 0;

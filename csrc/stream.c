@@ -1,8 +1,8 @@
 /*
- * stream.c - streamed bodies: while a slot is claimed, each half of its arena is a ring of bytes
- * with one producer and one consumer. Each side counts what it has put in and taken out; the other
- * one reads these counts, checks them against its own and uses the copy. No step of a status word
- * is here.
+ * stream.c - streamed bodies. While a slot is claimed, each half of its arena holds a ring of bytes
+ * with one producer and one consumer. Each side counts the bytes that it has put in and taken out.
+ * The other side reads these counts, checks them against its own, and uses the copies. No function
+ * here changes a status word.
  */
 #include "private.h"
 
@@ -12,13 +12,13 @@ static uint64_t ring_bytes(const struct sb_header *h)
 	return bytes < SB_RING_MAX ? bytes : SB_RING_MAX;
 }
 
-/* Bytes that fit into the own ring, as last looked at. */
+/* Bytes that fit into this side's ring, by the counts of the last look. */
 uint64_t flow_room(const struct sb_header *header, const struct flow *flow)
 {
 	return ring_bytes(header) - (flow->sent - flow->seen_taken);
 }
 
-/* The private counts and the side's own line, which is clean whenever its slot is used anew. */
+/* Clears the private counts and this side's own line, before the slot is used again. */
 void flow_reset(struct flow *flow, struct sb_flow *mine, bool open)
 {
 	*flow = (struct flow){ .open = open };
@@ -29,8 +29,8 @@ void flow_reset(struct flow *flow, struct sb_flow *mine, bool open)
 	store_relaxed(&mine->waiting, 0);
 }
 
-/* Whether there is something that no event has told yet: that the other side is there, bytes, their
- * end, or room that is waited for. */
+/* True if something happened that no event has reported: the other side is there, it sent or ended,
+ * or it took bytes while we wait for room. */
 bool flow_moved(struct flow *flow, const struct sb_flow *theirs)
 {
 	uint32_t ended = load_acquire(&theirs->ended);
@@ -49,8 +49,8 @@ static uint32_t least(uint64_t a, uint64_t b)
 	return (uint32_t)(a < b ? a : b);
 }
 
-/* [sent] `ended` is read before `sent`: once it is set nothing is sent any more. Counts that cannot
- * be leave an empty look. */
+/* [sent] Loads `ended` before `sent`, because nothing is sent after `ended` is set. Impossible
+ * counts leave an empty look. */
 static int32_t look(const struct flows *both, struct sb_look *out)
 {
 	struct flow *flow = both->flow;
@@ -79,8 +79,9 @@ static int32_t look(const struct flows *both, struct sb_look *out)
 	return 0;
 }
 
-/* [room] The side that waits stores `waiting`, then looks at `taken`; the side that takes stores
- * `taken`, then looks at `waiting`. 1: the other side is to be told. [model: flow] */
+/* [room] The side that waits stores `waiting`, then loads `taken`; the side that takes stores
+ * `taken`, then loads `waiting`. Returns 1 when the other side must be woken, else 0.
+ * [model: flow] */
 int32_t flow_move(const struct flows *both, uint32_t sent, uint32_t taken, uint32_t end,
                   uint32_t need, struct sb_look *out)
 {
@@ -90,26 +91,17 @@ int32_t flow_move(const struct flows *both, uint32_t sent, uint32_t taken, uint3
 		return -SB_EINVAL;
 	if (sent > 0) {
 		flow->sent += sent;
-		SB_POINT("both.flow.sending");
 		store_release(&both->mine->sent, flow->sent); /* [sent] */
-		SB_POINT("both.flow.sent");
 	}
-	if (end != SB_FLOW_OPEN) {
-		store_release(&both->mine->ended, end);
-		SB_POINT("client.flow.ended");
-	}
+	if (end != SB_FLOW_OPEN) store_release(&both->mine->ended, end);
 	if (taken > 0) {
 		flow->taken += taken;
-		SB_POINT("both.flow.taking");
 		store_seq(&both->mine->taken, flow->taken);
-		SB_POINT("both.flow.taken");
 		if (both->theirs != NULL && load_seq(&both->theirs->waiting) != 0) tell = true;
 	}
 	if (flow->waiting != (need > 0)) {
 		flow->waiting = need > 0;
-		SB_POINT("both.flow.need");
 		store_seq(&both->mine->waiting, flow->waiting ? 1 : 0);
-		SB_POINT("both.flow.waiting");
 	}
 	int32_t error = look(both, out);
 	if (error != 0) return error;

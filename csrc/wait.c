@@ -3,7 +3,7 @@
  * "parked" and then looks for work; the waker publishes work and then looks for "parked". All
  * four accesses are sequentially consistent, so at least one of them sees the other. The waker
  * clears "parked" before it wakes: the other order could erase a flag that the sleeper has stored
- * anew.
+ * again.
  */
 #include "private.h"
 
@@ -15,28 +15,22 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* [park-client] [park-worker] the waker's half; the state and the hint are already published.
+/* [park-client] [park-worker] The waker's half; the state and the hint are already published.
  * [model: wake] */
 int32_t wake(struct sb_park *sleeper, int fd)
 {
 	if (load_seq(&sleeper->parked) == SB_PARK_NONE) return 0;
-	SB_POINT("both.wake.before");
 	uint32_t how = exchange_seq(&sleeper->parked, SB_PARK_NONE);
-	SB_POINT("both.wake.after");
 	if (how == SB_PARK_FUTEX) {
 		fetch_add_seq(&sleeper->futex, 1);
-		SB_POINT("both.wake.futex");
 		os_futex_wake(&sleeper->futex);
-		SB_POINT("both.wake.woken");
 		return 1;
 	}
 	if (how == SB_PARK_SOCKET && fd >= 0) {
-		SB_POINT("both.wake.bell");
 		int32_t error = sb_control_send(fd, SB_MSG_BELL, NULL, 0);
-		SB_POINT("both.wake.rang");
-		/* A full socket means that bells are waiting there already; a broken one is reported by
-		 * its reader. When the kernel had no memory (ENOBUFS), nobody was told: the tick rings
-		 * again. */
+		/* A full socket already holds bells; the reader of a broken socket reports it. If the
+		 * kernel had no memory (ENOBUFS), nobody was woken: the flag is set again, and the tick
+		 * rings. */
 		uint32_t none = SB_PARK_NONE;
 		if (error == -SB_ESYS) (void)compare_exchange(&sleeper->parked, &none, how);
 		return 1;
@@ -44,8 +38,9 @@ int32_t wake(struct sb_park *sleeper, int fd)
 	return 0;
 }
 
-/* After a spin in vain: whoever waits for this processor runs now, the other side among them. When
- * it did not come back soon, somebody took a whole time slice: for a while nobody is asked. */
+/* Called after a spin without a result: lets other threads use this processor, the other side among
+ * them. If this thread did not run again soon, another thread took a whole time slice: then no spin
+ * yields for a while. */
 void spin_yield(struct mover *mover, uint64_t now)
 {
 	static const uint64_t SOON_NS = 1000000, PAUSE_NS = 100000000;
@@ -55,9 +50,9 @@ void spin_yield(struct mover *mover, uint64_t now)
 	if (after - now > SOON_NS) mover->yield_from_ns = after + PAUSE_NS;
 }
 
-/* The kernel wakes the reader of a socket on the writer's processor, expecting the writer to sleep
- * next. Two busy sides stay there until it balances its load, 60 ms later, each waiting for the
- * other to stop. */
+/* The kernel wakes a socket's reader on the writer's processor, because it expects the writer to
+ * sleep next. If both sides are busy, they share that processor, each waiting for the other, until
+ * the kernel balances its load 60 ms later. */
 static bool leave_cpu_of(struct mover *mover, const struct sb_park *other)
 {
 	uint32_t cpu = os_cpu();
@@ -68,7 +63,7 @@ static bool leave_cpu_of(struct mover *mover, const struct sb_park *other)
 	return os_leave_cpu(cpu);
 }
 
-/* Whether there is a hint, or one that was taken and not yet served. */
+/* True if there is a hint, or a hint that was taken and not served yet. */
 static bool has_hints(const struct sb_hints *hints, const uint64_t *taken, uint32_t slots)
 {
 	uint64_t seen = 0;
@@ -88,11 +83,9 @@ static bool link_has_work(const struct link *link)
 int32_t sb_client_park(struct sb_client *client)
 {
 	client->parked = true;
-	SB_POINT("client.park.before");
 	for (uint32_t i = 0; i < client->link_count; i++) /* [park-client] store, then look */
 		if (client->links[i] != NULL && client->links[i]->started)
 			store_seq(&client->links[i]->map.region->client.parked, SB_PARK_SOCKET);
-	SB_POINT("client.park.stored");
 	for (uint32_t i = 0; i < client->link_count; i++) {
 		if (client->links[i] == NULL || !client->links[i]->started) continue;
 		if (!link_has_work(client->links[i])) continue;
@@ -129,12 +122,10 @@ void sb_client_unpark(struct sb_client *client)
 {
 	if (!client->parked) return;
 	client->parked = false;
-	SB_POINT("client.unpark.before");
 	client_shows_cpu(client);
 	for (uint32_t i = 0; i < client->link_count; i++)
 		if (client->links[i] != NULL && client->links[i]->map.region != NULL)
 			store_relaxed(&client->links[i]->map.region->client.parked, SB_PARK_NONE);
-	SB_POINT("client.unpark.after");
 }
 
 int32_t sb_link_parked(const struct sb_client *client, uint32_t index)
@@ -168,23 +159,19 @@ int32_t sb_link_bell(struct sb_client *client, uint32_t index, uint32_t bells)
 	return link->bells > link->bells_work + SB_BELLS_PER_SECOND ? -SB_EPROTO : 0;
 }
 
-/* Sleeps until this slot's word may have changed; the caller looks at it again.
+/* Sleeps until this slot's word may have changed; the caller checks it again.
  * [model: client-sleep] */
 void slot_sleep(struct link *link, uint32_t slot, uint64_t timeout_ns)
 {
 	struct sb_park *park = &link->map.region->client;
 	const uint64_t slice = (uint64_t)SB_SLICE_MS * 1000000u;
 	uint32_t ticket = load_seq(&park->futex);
-	SB_POINT("client.sleep.before");
 	store_seq(&park->parked, SB_PARK_FUTEX); /* [park-client] store, then look */
-	SB_POINT("client.sleep.stored");
 	uint64_t word = load_seq(&link->map.region->slot[slot].request.status);
 	if (word_state(word) == SB_READY || word_state(word) == SB_CLAIMED ||
 	    word_state(word) == SB_STREAMING)
 		os_futex_wait(&park->futex, ticket, timeout_ns < slice ? timeout_ns : slice);
-	SB_POINT("client.sleep.woken");
 	store_seq(&park->parked, SB_PARK_NONE);
-	SB_POINT("client.sleep.after");
 }
 
 /* ---- worker ------------------------------------------------------------------------------ */
@@ -195,7 +182,7 @@ static bool worker_has_work(const struct sb_worker *worker)
 	return has_hints(&map->region->ready, worker->pending, map->header.slots);
 }
 
-/* Whether the rings of any claim have moved, for a worker that takes nothing new. */
+/* True if the rings of a claim have moved; for a worker that takes no new requests. */
 static bool worker_flows_moved(const struct sb_worker *worker)
 {
 	for (uint32_t slot = 0; slot < worker->map.header.slots; slot++) {
@@ -209,9 +196,7 @@ static bool worker_flows_moved(const struct sb_worker *worker)
 /* [model: worker-park] */
 static int32_t park_as(struct sb_worker *worker, uint32_t how, bool can_take)
 {
-	SB_POINT("worker.park.before");
 	store_seq(&worker->map.region->worker.parked, how); /* [park-worker] store, then look */
-	SB_POINT("worker.park.stored");
 	if (can_take ? !worker_has_work(worker) : !worker_flows_moved(worker)) return 1;
 	sb_worker_unpark(worker);
 	return 0;
@@ -244,9 +229,7 @@ void sb_worker_unpark(struct sb_worker *worker)
 {
 	if (worker->map.region == NULL) return;
 	worker_shows_cpu(worker);
-	SB_POINT("worker.unpark.before");
 	store_seq(&worker->map.region->worker.parked, SB_PARK_NONE);
-	SB_POINT("worker.unpark.after");
 }
 
 int32_t sb_worker_spread(struct sb_worker *worker)
@@ -257,8 +240,8 @@ int32_t sb_worker_spread(struct sb_worker *worker)
 	return 1;
 }
 
-/* Takes what the socket holds. Cancels need no action here: sb_slot_aborted reads the word
- * itself. */
+/* Reads all that the socket holds. Cancel messages are ignored, because sb_slot_aborted reads the
+ * status word itself. */
 static int32_t drain_socket(struct sb_worker *worker)
 {
 	uint8_t bytes[4 * SB_MESSAGE_MAX];
@@ -272,9 +255,7 @@ static int32_t drain_socket(struct sb_worker *worker)
 void sb_worker_goodbye(struct sb_worker *worker)
 {
 	if (worker->fd < 0) return;
-	SB_POINT("worker.goodbye.before");
-	(void)sb_control_send(worker->fd, SB_MSG_GOODBYE, NULL, 0); /* without it we count as dead */
-	SB_POINT("worker.goodbye.sent");
+	(void)sb_control_send(worker->fd, SB_MSG_GOODBYE, NULL, 0); /* if it fails, we count as died */
 	(void)drain_socket(worker);
 }
 
@@ -282,12 +263,11 @@ int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms)
 {
 	if (worker->step != ATTACHED || worker->fd < 0) return -SB_ECLOSED;
 	struct sb_park *park = &worker->map.region->worker;
-	/* Warm: one slice on the futex, the cheaper wake-up. Cold: the socket, which also tells of
-	 * the client's end, so that an idle worker makes no wake-up at all. */
+	/* First one slice on the futex, which wakes faster. Then the socket, which also reports the
+	 * client's end, so that an idle worker never wakes up. */
 	uint32_t first = timeout_ms < SB_SLICE_MS ? timeout_ms : SB_SLICE_MS;
 	uint32_t ticket = load_seq(&park->futex);
 	if (park_as(worker, SB_PARK_FUTEX, true) == 0) return 0;
-	SB_POINT("worker.wait.warm");
 	int32_t error = os_futex_wait(&park->futex, ticket, (uint64_t)first * 1000000u);
 	sb_worker_unpark(worker);
 	if (error != -SB_ETIMEDOUT || worker_has_work(worker)) return drain_socket(worker);
@@ -296,8 +276,7 @@ int32_t sb_worker_wait(struct sb_worker *worker, uint32_t timeout_ms)
 	if (park_as(worker, SB_PARK_SOCKET, true) == 0) return 0;
 	struct pollfd one = { .fd = worker->fd, .events = POLLIN };
 	uint32_t left = timeout_ms - first;
-	if (!SB_FAULT("worker.wait.cold", EINTR))
-		(void)poll(&one, 1, left > INT32_MAX ? -1 : (int)left); /* EINTR: as if woken */
+	(void)poll(&one, 1, left > INT32_MAX ? -1 : (int)left); /* EINTR counts as woken */
 	sb_worker_unpark(worker);
 	return one.revents != 0 ? drain_socket(worker) : 0;
 }
@@ -308,8 +287,8 @@ struct sb_bridge {
 	uint32_t *word;
 	uint32_t seen;
 	uint32_t stop;
-	int ends[2]; /* to read from, to write to */
-	bool given;  /* the first is the caller's */
+	int ends[2]; /* end to read from, end to write to */
+	bool given;  /* the caller owns the end to read from */
 	pthread_t thread;
 };
 
@@ -327,7 +306,7 @@ static void *bridge_run(void *argument)
 	return NULL;
 }
 
-/* The host's signals are the host's: the thread takes none. */
+/* Blocks all signals in the thread, so that the program's other threads get them. */
 static int start_thread(struct sb_bridge *bridge)
 {
 	sigset_t all, before;
@@ -350,7 +329,7 @@ struct sb_bridge *sb_bridge_open(uint32_t *word)
 	struct sb_bridge *bridge = calloc(1, sizeof *bridge);
 	if (bridge == NULL) return fail_null(-SB_ENOMEM, ENOMEM);
 	bridge->word = word;
-	bridge->seen = load_seq(word); /* here: what changes after open is reported */
+	bridge->seen = load_seq(word); /* changes after open are reported */
 	bool opened = os_event_open(bridge->ends);
 	int failed = opened ? start_thread(bridge) : errno;
 	if (failed == 0) return bridge;
@@ -369,7 +348,7 @@ void sb_bridge_close(struct sb_bridge *bridge)
 {
 	if (bridge == NULL) return;
 	store_seq(&bridge->stop, 1);
-	fetch_add_seq(bridge->word, 1); /* a changed word ends a wait that has not begun yet */
+	fetch_add_seq(bridge->word, 1); /* also ends a wait that has not begun yet */
 	os_futex_wake(bridge->word);
 	pthread_join(bridge->thread, NULL);
 	close_ends(bridge);

@@ -1,6 +1,6 @@
 /**
- * Writes the table of all errors into operations.md, from `src/errors/`: the code and what describes the error, the cause from
- * the doc comment, the cure from its `@cure`.
+ * Writes the table of all errors in operations.md from `src/errors/`: code and fields from the definition of the error,
+ * the cause from its doc comment, the cure from `@cure`.
  *
  *     npm run generate
  */
@@ -10,7 +10,7 @@ import { join, resolve } from "node:path";
 const root = resolve(import.meta.dir, "..");
 const page = join(root, "docs/operations.md");
 
-/** One error, as its row in the table. */
+/** A row of the table. */
 export interface ErrorRow {
   readonly name: string;
   readonly code: string;
@@ -20,25 +20,25 @@ export interface ErrorRow {
   readonly cure: string;
 }
 
-/** What the description of an error says of a field: always, never, or only the error itself knows. */
+/** Returns the value of a field for all errors of a class: `yes`, `no`, or `varies` when it differs between errors. */
 function fieldOf(body: string, field: string): string {
   if (new RegExp(`\\b${field}: true`).test(body)) return "yes";
   const isGiven = new RegExp(`\\b${field}: !|[{,]\\s*${field}\\b(?!:)`).test(body);
-  return isGiven || /\basGiven\b/.test(body) ? "it says" : "no";
+  return isGiven || /\basGiven\b/.test(body) ? "varies" : "no";
 }
 
-/** Cause and cure of an error from its doc comment. Either of them missing is an error. */
+/** Returns cause and cure from a doc comment. Throws if one is missing. */
 function readComment(name: string, comment: string): { cause: string; cure: string } {
   const text = comment
     .replaceAll(/\n *\* ?/g, " ")
     .replaceAll(/\{@link (\S+)\}/g, "`$1`")
     .trim();
   const [cause = "", cure = ""] = text.split("@cure").map((part) => part.trim());
-  if (cause === "" || cure === "") throw new Error(`${name} has no cause or no @cure in src/errors.`);
+  if (cause === "" || cure === "") throw new Error(`${name} needs a cause and a @cure in src/errors.`);
   return { cause, cure };
 }
 
-/** Rows in the order of the exports, then those without a class. */
+/** Returns the rows of all classes in the order of their exports, then of all codes without a class. */
 export function errorRows(): ErrorRow[] {
   const read = (file: string): string => readFileSync(join(root, "src", file), "utf8");
   const files = read("errors.ts").matchAll(/"(\.\/errors\/\w+\.ts)"/g);
@@ -62,7 +62,7 @@ export function errorRows(): ErrorRow[] {
     name: "SlotbusError",
     code: `\`${code}\``,
     retryable: retryable === "true" ? "yes" : "no",
-    mayHaveExecuted: "it says",
+    mayHaveExecuted: "varies",
     ...readComment(code, comment),
   }));
   return [...withClass, ...withoutClass];
@@ -71,11 +71,12 @@ export function errorRows(): ErrorRow[] {
 const BEGIN = "<!-- by `npm run generate`, from src/errors.ts -->\n";
 const END = "<!-- end of what is generated -->";
 
-/** The text of operations.md with the table as it is today; a test compares it with the file. */
+/** Returns the text of operations.md with the current table; a test compares it with the file. */
 export function generateOperations(): string {
   const text = readFileSync(page, "utf8");
   const [start, end] = [text.indexOf(BEGIN), text.indexOf(END)];
-  if (start < 0 || end < start) throw new Error("docs/operations.md has lost the marks of its table of errors.");
+  if (start < 0 || end < start)
+    throw new Error("Cannot find the table of errors in docs/operations.md: its comments are missing.");
   const lines = errorRows().map(({ name, code, retryable, mayHaveExecuted, cause, cure }) =>
     ["", `\`${name}\`<br>${code}`, retryable, mayHaveExecuted, cause, cure, ""].join(" | ").trim(),
   );

@@ -1,4 +1,4 @@
-// Without an event loop: a blocking worker in a thread, a blocking caller. `bun examples/blocking.ts`
+// Blocking calls without an event loop: a client, and a worker in a thread. `bun examples/blocking.ts`
 import { SlotBus, SlotWorker } from "slotbus";
 
 if (Bun.isMainThread) {

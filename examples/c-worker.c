@@ -1,6 +1,12 @@
-/* A worker in C, of the bus that client.ts asks: `zig build c-worker` in a checkout, or in the package
- * `cc -D_GNU_SOURCE c-worker.c -I../include -L$LIB -lslotbus -Wl,-rpath,$LIB -o c-worker` with
- * LIB=$PWD/../native/linux-x64-gnu; then `c-worker shop`. It ends with the client, or at SIGTERM. */
+/* A worker in C. Build it with `zig build c-worker` in a checkout (zig-out/bin/c-worker), or in the package with
+ * `cc -D_GNU_SOURCE c-worker.c -I../include -L$LIB -lslotbus -Wl,-rpath,$LIB -o c-worker`, where
+ * LIB=$PWD/../native/linux-x64-gnu. To try it, start a client, and within 30 s the worker:
+ *
+ *     bun -e 'import { SlotBus } from "slotbus"; await using bus = await SlotBus.create({ name: "shop" });
+ *             console.log((await bus.request({ path: "/hello", body: "Ada" })).text())' &
+ *     c-worker shop
+ *
+ * The worker ends when the client closes the bus, or at SIGTERM. */
 #include <signal.h>
 #include <slotbus.h>
 #include <stdio.h>
@@ -15,7 +21,7 @@ static void stop(int signal)
 	stopped = signal;
 }
 
-/* Works for as many milliseconds as the body says, or until nobody waits for it any more. */
+/* Works for the number of milliseconds in the body, or until the request is aborted. */
 static int work(const struct sb_worker *worker, const struct sb_call *call)
 {
 	char number[16] = { 0 };
@@ -27,14 +33,14 @@ static int work(const struct sb_worker *worker, const struct sb_call *call)
 	return 1;
 }
 
-/* Bytes of a call that is answered: call->body is gone then, so they are a copy. */
+/* A copy of a request's body: call->body is valid only until the call is answered. */
 static void *kept;
 static uint64_t kept_bytes;
 
 static int32_t keep(struct sb_worker *worker, const struct sb_call *call)
 {
 	void *copy = malloc(call->body_bytes + 1);
-	if (copy == NULL) return sb_worker_fail(worker, call, "NO_MEMORY", "there is no memory left");
+	if (copy == NULL) return sb_worker_fail(worker, call, "NO_MEMORY", "out of memory");
 	free(kept);
 	kept = memcpy(copy, call->body, call->body_bytes);
 	kept_bytes = call->body_bytes;
@@ -54,7 +60,7 @@ static int32_t handle(struct sb_worker *worker, const struct sb_call *call)
 	} else if (strcmp(call->path, "/call") == 0) {
 		snprintf(text, sizeof text, "%s %s?%s id=%s agent=%s", call->method_text, call->path,
 		         call->query, call->id, agent == NULL ? "none" : agent);
-	} else if (strcmp(call->path, "/echo") == 0) { /* as many bytes as the client takes */
+	} else if (strcmp(call->path, "/echo") == 0) { /* of any size that the client accepts */
 		const char *const headers[] = { "x-language", "C", NULL };
 		answer = (struct sb_answer){ .headers = headers, .body = call->body,
 			                         .body_bytes = call->body_bytes };
@@ -67,7 +73,7 @@ static int32_t handle(struct sb_worker *worker, const struct sb_call *call)
 	} else if (strcmp(call->path, "/work") == 0) {
 		snprintf(text, sizeof text, "%s", work(worker, call) ? "worked" : "aborted");
 	} else {
-		snprintf(text, sizeof text, "there is nothing at %.100s", call->path);
+		snprintf(text, sizeof text, "no handler for %.100s", call->path);
 		return sb_worker_fail(worker, call, "NOT_FOUND", text);
 	}
 	answer.body_bytes = strlen(text);
@@ -85,7 +91,7 @@ int main(int argc, char **argv)
 		struct sb_call call;
 		got = sb_worker_receive(worker, &call, 1000);
 		if (got == 1 && handle(worker, &call) == -SB_ESTALE)
-			fprintf(stderr, "%s: nobody waits for this answer any more\n", call.id);
+			fprintf(stderr, "%s: the client no longer waits for this response\n", call.id);
 	}
 	sb_worker_detach(worker);
 	printf("%s\n", got < 0 ? sb_error_text(got) : "stopped");

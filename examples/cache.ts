@@ -1,4 +1,4 @@
-// Cache invalidation: whoever changes a value tells all processes that may have it. `bun examples/cache.ts`
+// Cache invalidation: a process that changes a value publishes its key; all caches drop it. `bun examples/cache.ts`
 import { EventBus, Fleet, topic } from "slotbus/events";
 
 interface Topics {
@@ -15,7 +15,7 @@ if (process.argv[2] === "reader") {
   process.send!("subscribed");
   for await (const event of events) {
     if (event.topic === null)
-      cache.clear(); // a gap: something was missed, so nothing is certain
+      cache.clear(); // a gap: events were lost, so any entry may be stale
     else if (event.topic === "cache.bye") break;
     else if (cache.delete(event.payload.key)) console.log(`process ${process.pid} forgets ${event.payload.key}`);
   }

@@ -1,20 +1,10 @@
-// A client: starts a worker process, asks it, and stops both. `bun examples/client.ts`
+// A client: starts a worker process, sends it requests, and stops it. `bun examples/client.ts`
 import { SlotBus } from "slotbus";
 
-await using bus = await SlotBus.create({ name: "shop" });
-await using worker = Bun.spawn([process.execPath, `${import.meta.dir}/worker.ts`], {
-  stdio: ["ignore", "inherit", "inherit"],
-});
-await bus.ready();
+await using bus = await SlotBus.create({ name: "shop", workers: { entry: import.meta.resolve("./worker.ts") } });
+const answer = await bus.request({ path: "/hello", body: "Ada" });
+console.log(`process ${process.pid} received: ${answer.text()}`);
 
-const hello = await bus.request({ path: "/hello", body: "Ada" });
-console.log(`process ${process.pid} heard: ${hello.text()}`);
-
-const sum = await bus.request({ path: "/sum", json: [1, 2, 3] }, { timeout: 500 });
-console.log(`1 + 2 + 3 = ${sum.json()}`);
-
-worker.kill("SIGKILL"); // no request can hang on a dead worker
-await worker.exited;
-await bus
-  .request({ path: "/hello" }, { timeout: 100 })
-  .catch((error) => console.log(`${error.code}: ${error.message}`));
+process.kill(bus.workers[0]!.pid, "SIGKILL"); // the bus starts another worker
+const again = await bus.request({ path: "/hello", body: "Bob" }, { idempotent: true, timeout: 5_000 });
+console.log(`after the kill: ${again.text()}`);

@@ -8,7 +8,7 @@ const app = {
   },
 };
 
-// Client and worker share a process here to fit one file; nothing changes when they do not.
+// Client and worker run in one process here, to fit into one file. Two processes work the same way.
 await using bus = await SlotBus.create({ name: "web" });
 await using worker = await SlotWorker.open({ name: "web" });
 worker.serve(app);

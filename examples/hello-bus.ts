@@ -1,4 +1,4 @@
-// The bus: ask a worker. All five `hello-*.ts` have one shape. `bun examples/hello-bus.ts`
+// The bus: send a request to a worker. All five `hello-*.ts` have the same structure. `bun examples/hello-bus.ts`
 import { SlotBus, SlotWorker } from "slotbus";
 
 await using bus = await SlotBus.create({ name: "hello" });

@@ -1,4 +1,4 @@
-// Claims: of equal processes, one may. `bun examples/hello-contest.ts`
+// Claims: one process at a time holds the lease. `bun examples/hello-contest.ts`
 import { Contest, Fleet } from "slotbus/contest";
 
 await using fleet = await Fleet.join({ name: "hello", maxLeases: 8 });

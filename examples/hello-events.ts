@@ -1,4 +1,4 @@
-// Events: tell all who subscribed. `bun examples/hello-events.ts`
+// Events: publish to all subscribers. `bun examples/hello-events.ts`
 import { EventBus, Fleet, topic } from "slotbus/events";
 
 await using fleet = await Fleet.join({ name: "hello", rings: { events: {} } });

@@ -1,4 +1,4 @@
-// The hub: HTTP in front, a worker behind. `bun examples/hello-hub.ts`
+// The hub: serves HTTP and passes each request to a worker. `bun examples/hello-hub.ts`
 import { Hub, type HubRequest, HubWorker } from "slotbus/hub";
 
 await using hub = await Hub.start({ name: "hello", port: 0 });

@@ -1,4 +1,4 @@
-// The stdio bus: ask a program in any language. `bun examples/hello-stdio.ts`
+// The stdio bus: sends requests to a program in any language. `bun examples/hello-stdio.ts`
 import { StdioBus } from "slotbus/stdio";
 
 const args = [`${import.meta.dir}/stdio-worker.ts`];

@@ -1,4 +1,4 @@
-// A Hono app as a worker of a hub, unchanged: below its prefix it sees its own paths.
+// An unchanged Hono app as a worker of a hub, which removes the prefix `/pages` from its paths.
 // It needs `bun add hono`.
 import { Hono } from "hono";
 import { HubWorker } from "slotbus/hub";

@@ -1,4 +1,4 @@
-// Jobs that reach several processes are done once, by whoever comes first. `bun examples/jobs.ts`
+// All workers get the same jobs; claims make sure that each job is done once. `bun examples/jobs.ts`
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { Contest, Fleet } from "slotbus/contest";
@@ -10,12 +10,12 @@ if (role === "worker") {
   const contest = await Contest.open({ fleet, owner: `worker ${process.pid}` });
   for (const job of ["invoice-1", "invoice-2", "invoice-3", "invoice-4"]) {
     const attempt = contest.tryClaim({ kind: "job", label: job }, { ttl: 30_000 });
-    if (!attempt.claimed) continue; // attempt.holder is at it; if it dies, its lease is free at once
+    if (!attempt.claimed) continue; // attempt.holder works on it; if that process dies, its lease is free at once
     using guard = attempt.guard;
     const result = Bun.file(`${folder}/${job}`);
-    if (await result.exists()) continue; // somebody has done it
+    if (await result.exists()) continue; // already done
     await Bun.sleep(5); // the work
-    await result.write(`under token ${guard.token}`);
+    await result.write(`with token ${guard.token}`);
     console.log(job);
   }
 } else {

@@ -1,4 +1,4 @@
-// Leader election: one of equal processes leads, and when it dies another does. `bun examples/leader.ts`
+// Leader election: one of three processes leads; when it dies, another one takes over. `bun examples/leader.ts`
 import { Contest, Fleet } from "slotbus/contest";
 
 const subject = { kind: "leader", label: "mailer" };
@@ -8,7 +8,7 @@ const contest = await Contest.open({ fleet });
 if (process.argv[2] === "candidate") {
   using lease = await contest.claim(subject, { ttl: 5_000, renew: true });
   console.log(`${process.pid} leads`);
-  while (!lease.signal.aborted) await Bun.sleep(10); // its work, until it is killed or has lost the lease
+  while (!lease.signal.aborted) await Bun.sleep(10); // works until it is killed or has lost the lease
 } else {
   const candidate = [process.execPath, import.meta.path, "candidate"];
   const candidates = [1, 2, 3].map(() => Bun.spawn(candidate, { stdio: ["ignore", "inherit", "inherit"] }));

@@ -1,4 +1,4 @@
-// A server of the Model Context Protocol as workers of a bus, which other programs share. `bun examples/mcp.ts`
+// A Model Context Protocol server as workers of a bus that several programs share. `bun examples/mcp.ts`
 // It needs `bun add @modelcontextprotocol/server-everything`.
 import { connect } from "node:net";
 import { StdioBus } from "slotbus/stdio";
@@ -13,7 +13,7 @@ const long = (duration: number): object => ({
   arguments: { duration, steps: 2 },
 });
 const onProgress = (piece: unknown): void => console.log("progress", piece);
-await bus.request("tools/call", long(0.2), { onProgress }); // gets the `notifications/progress` of this call
+await bus.request("tools/call", long(0.2), { onProgress }); // onProgress gets the `notifications/progress` of this call
 await bus.request("tools/call", long(60), { timeout: 100 }).catch(({ message }) => console.log(message)); // cancels it
 
 await using server = await bus.serve({ unix: `/tmp/mcp-${process.pid}.sock` }); // for clients in any language

@@ -1,8 +1,10 @@
-"""A worker in Python, of the bus that client.ts asks, by ctypes alone.
+"""A worker in Python. It uses ctypes only. To try it, start a client, and within 30 s the worker:
 
+bun -e 'import { SlotBus } from "slotbus"; await using bus = await SlotBus.create({ name: "shop" });
+        console.log((await bus.request({ path: "/hello", body: "Ada" })).text())' &
 SLOTBUS_LIB=../native/linux-x64-gnu/libslotbus.so python3 python-worker.py shop
 
-In a checkout the library is zig-out/lib/libslotbus.so.
+In a checkout, the library is zig-out/lib/libslotbus.so. The worker ends when the client closes the bus.
 """
 
 import ctypes
@@ -60,7 +62,7 @@ def handle(path, body):
         return str(sum(json.loads(body))).encode()
     if path == "/echo":
         return body
-    raise LookupError(f"there is nothing at {path}")
+    raise LookupError(f"no handler for {path}")
 
 
 def main(name):
@@ -74,11 +76,11 @@ def main(name):
         if got != 1:
             continue
         try:
-            # call.body is valid until the call is answered; string_at makes a copy, which may be kept.
+            # call.body is valid only until the call is answered; string_at makes a copy.
             body = handle(call.path.decode(), ctypes.string_at(call.body, call.body_bytes))
             if answer(worker, byref(call), byref(Answer(body=body, body_bytes=len(body)))) == EINVAL:
-                raise ValueError(f"an answer of {len(body)} bytes is more than the client takes")
-        except Exception as error:  # whatever it is, its caller hears of it
+                raise ValueError(f"the client does not accept a response of {len(body)} bytes")
+        except Exception as error:  # the caller gets every error
             fail(worker, byref(call), type(error).__name__.encode(), str(error).encode(errors="replace"))
     detach(worker)
     print(error_text(got).decode())

@@ -1,4 +1,4 @@
-/** A worker of the bus that the environment names; `shop.test.ts` starts it. */
+/** A worker of the bus that is named in its environment. `shop.test.ts` starts it. */
 
 import { SlotWorker } from "slotbus";
 

@@ -1,4 +1,4 @@
-/** How code that uses a bus is tested: `bun test examples/shop.test.ts`. */
+/** How to test code that uses a bus: `bun test examples/shop.test.ts`. */
 
 import { expect, test } from "bun:test";
 import { WorkerDiedError } from "slotbus";
@@ -11,12 +11,12 @@ test("a worker greets", async () => {
   expect(response.text()).toBe("hello Ada");
 });
 
-test("a request whose worker is killed says so, and nothing is left", async () => {
+test("a request whose worker is killed rejects with WorkerDiedError, and leaves nothing behind", async () => {
   await assertNoLeaks(async () => {
     await using shop = await TestBus.create();
     await shop.spawn(new URL("./shop-worker.ts", import.meta.url));
     const answer = shop.bus.request({ path: "/slow" }).catch((error: unknown) => error);
-    await shop.bus.request({ path: "/quick" }); // so the slow one runs: requests are taken in order
+    await shop.bus.request({ path: "/quick" }); // requests start in order, so the slow one is running now
     await crashWorker(shop.bus);
     expect(await answer).toBeInstanceOf(WorkerDiedError);
   });

@@ -1,4 +1,4 @@
-# A worker of examples/stdio.ts: a line of JSON in, a line of JSON out; its log belongs on standard error.
+# A worker of examples/stdio.ts. It reads and writes one JSON message per line; logs go to standard error.
 import json
 import sys
 
@@ -16,7 +16,7 @@ def primes(limit, request):
     for n in range(2, limit):
         if all(n % p for p in found):
             found.append(n)
-            if len(found) % 4 == 0:  # a piece before the answer
+            if len(found) % 4 == 0:  # progress, sent before the response
                 send({"method": "$/progress", "params": {"id": request, "value": found}})
     return found
 

@@ -1,4 +1,4 @@
-# A worker of examples/stdio.ts, in plain sh: a line of JSON in, a line of JSON out.
+# A worker of examples/stdio.ts, in plain sh. It reads and writes one JSON message per line.
 while IFS= read -r line; do
   id=$(printf '%s\n' "$line" | sed -n 's/^{"jsonrpc":"2.0","id":\([0-9]*\),.*/\1/p')
   [ -n "$id" ] || continue # a notification

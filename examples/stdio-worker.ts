@@ -1,9 +1,9 @@
-// A worker of examples/stdio.ts. The same program answers on a bus: `callBus(bus, "hello", { name })`.
+// A worker of examples/stdio.ts. As a worker of a SlotBus, call it with `callBus(bus, "hello", { name })`.
 import { serve } from "slotbus/serve";
 
 await serve({
   hello({ name }: { name: string }, { key }) {
-    console.log("somebody called"); // goes to standard error
+    console.log("hello was called"); // goes to standard error
     return `hello ${name}${key ? `, ${key}` : ""}`;
   },
   async *count(to: number) {

@@ -1,4 +1,4 @@
-// Workers in Python, in shell and in TypeScript, asked by one bus over their standard input and output. `bun examples/stdio.ts`
+// Workers in Python, shell and TypeScript: one bus calls them over standard input and output. `bun examples/stdio.ts`
 import { RpcError, StdioBus } from "slotbus/stdio";
 
 await using bus = await StdioBus.start({
@@ -20,5 +20,5 @@ console.log("hello", await bus.request("hello", { name: "Ada" }, { pool: "bun", 
 await bus.request("count", 3, { pool: "bun", onProgress: (i) => console.log("counted to", i) });
 
 const { pid } = bus.stats().workers[2]!;
-process.kill(pid, "SIGKILL"); // the worker in shell; it is started again
+process.kill(pid, "SIGKILL"); // the shell worker; the bus restarts it
 console.log("kernel again", typeof (await bus.request("kernel", null, { pool: "shell", idempotent: true })));

@@ -1,4 +1,4 @@
-// A stream of tokens, as from a language model: read as it is made, and stopped early. `bun examples/tokens.ts`
+// A stream of tokens, as from a language model: read while it is produced, and stopped early. `bun examples/tokens.ts`
 import { SlotBus, SlotWorker } from "slotbus";
 
 if (process.argv[2] === "worker") {

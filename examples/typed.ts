@@ -1,7 +1,7 @@
 // Typed calls: a contract, a worker that implements it, a client that calls it. `bun examples/typed.ts`
 import { contract, isContractError, rpc, SlotBus, SlotWorker, stream, typed } from "slotbus";
 
-// Both sides import it. By types alone, or by schemas (Zod, Valibot, ArkType, …) that both sides check.
+// Both sides import the contract. It has types only, or schemas (Zod, Valibot, ArkType, …) that both sides check.
 const demo = contract("demo", {
   hello: rpc<{ name: string }, { msg: string }>(),
   count: stream<{ to: number }, number>(),

@@ -1,10 +1,5 @@
-// A worker: answers requests of the bus "shop". Start as many as you like.
+// A worker of the bus that started this process, or that SLOTBUS_NAME names. `client.ts` starts it.
 import { SlotWorker } from "slotbus";
 
-const worker = await SlotWorker.open({ name: "shop" });
-
-worker.serve(async (request) => {
-  if (request.path === "/hello") return `hello ${request.text()}, from process ${process.pid}`;
-  if (request.path === "/sum") return { json: request.json<number[]>().reduce((a, b) => a + b, 0) };
-  return { status: 404, json: { error: `nothing at ${request.path}` } };
-});
+const worker = await SlotWorker.open();
+worker.serve((request) => `hello ${request.text()}, from process ${process.pid}`);

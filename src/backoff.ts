@@ -1,18 +1,18 @@
-/** Pauses between attempts: longer each time, and not the same for all, so that many processes do not try at once. */
+/** Delays between retries: they grow, and are randomized so that many processes do not retry at once. */
 
-/** How pauses grow. */
+/** How delays grow. */
 export interface Backoff {
-  /** First pause, in ms. */
+  /** First delay, in ms. */
   readonly initial: number;
-  /** Longest pause, in ms. */
+  /** Longest delay, in ms. */
   readonly max: number;
-  /** What each pause is multiplied by for the next one. Default 2. */
+  /** Factor between one delay and the next. Default 2. */
   readonly factor?: number;
-  /** Part of a pause that chance may take away, 0 to 1. Default 0.5. */
+  /** Part of a delay that is random, 0 to 1. Default 0.5: a delay is shortened by up to half. */
   readonly jitter?: number;
 }
 
-/** Returns the next pause in ms. `attempt` counts the pauses before it: 0 for the first. */
+/** Returns the next delay in ms. `attempt` is the number of earlier delays: 0 for the first. */
 export function backoff(
   attempt: number,
   { initial, max, factor = 2, jitter = 0.5 }: Backoff,
@@ -21,7 +21,7 @@ export function backoff(
   return shorten(Math.min(max, initial * factor ** Math.min(attempt, 64)), jitter, random);
 }
 
-/** `ms` without up to the part `jitter` of it. */
+/** Shortens `ms` by a random part of up to `jitter`. */
 export function shorten(ms: number, jitter: number, random: () => number): number {
   return ms * (1 - jitter * random());
 }

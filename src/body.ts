@@ -1,11 +1,11 @@
-/** Reading a body that is whole, the same way in requests, responses and events. */
+/** Reads complete bodies: the same methods for requests, responses and events. */
 
-/** Decodes UTF-8; a byte order mark is left out, and a byte that is not UTF-8 becomes U+FFFD. */
+/** Decodes UTF-8; drops a byte order mark and replaces invalid bytes with U+FFFD. */
 export const utf8 = new TextDecoder();
 
-/** Something with a body that is whole. */
+/** Base class of objects with a complete body. */
 export abstract class WholeBody {
-  /** The body: a plain `Uint8Array` that is yours. */
+  /** The body as a `Uint8Array` that you may keep and change. */
   abstract readonly body: Uint8Array;
 
   /** Returns the body. */

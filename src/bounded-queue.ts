@@ -1,50 +1,51 @@
-/** What waits for one reader: first in, first out, up to a limit, beyond which a policy decides. */
+/** A first-in, first-out queue for one reader, with a limit and a policy for items beyond it. */
 
 /**
- * What happens to an item for which there is no room: `"drop-newest"` refuses it, `"drop-oldest"` drops what waits the longest,
- * `"close"` refuses it and ends the reader's subscription. `"block"` takes it and stops the source until there is room.
+ * What happens to an item when the queue is full. `"drop-newest"` discards the item. `"drop-oldest"` discards the
+ * oldest items. `"close"` discards the item and closes the subscription. `"block"` keeps the item and pauses the source
+ * until there is room.
  */
 export type QueuePolicy = "drop-newest" | "drop-oldest" | "close" | "block";
 
-/** A queue of items. Its owner counts what is lost, closes what ends and stops what blocks. */
+/** A queue of items. Its owner counts lost items, closes the subscription and pauses the source. */
 export class BoundedQueue<T> {
   readonly #limit: number;
   readonly #policy: QueuePolicy;
   readonly #sizeOf: (item: unknown) => number;
   #items: (T | undefined)[] = [];
-  /** Place of the oldest item. */
+  /** Index of the oldest item. */
   #at = 0;
   #size = 0;
   #first = 0;
 
-  /** `limit`: sum of the sizes of all items, 1 or more. A size is 1 by default. */
+  /** `limit`: largest sum of all item sizes, 1 or more. By default each item has size 1. */
   constructor(limit: number, policy: QueuePolicy, sizeOf: (item: unknown) => number = () => 1) {
     this.#limit = limit;
     this.#policy = policy;
     this.#sizeOf = sizeOf;
   }
 
-  /** Items that wait. */
+  /** Number of items in the queue. */
   get length(): number {
     return this.#items.length - this.#at;
   }
 
-  /** Whether an item of size 1 has no room. */
+  /** Whether there is no room for an item of size 1. */
   get isFull(): boolean {
     return !this.#fits(1);
   }
 
-  /** Number of the oldest item, or of the next one that is pushed: so many were taken or dropped before it. */
+  /** Number of items that were taken or dropped so far, which is the number of the oldest item. */
   get first(): number {
     return this.#first;
   }
 
-  /** Whether the policy takes an item of this size now. */
+  /** Whether the policy accepts an item of this size now. */
   accepts(size = 1): boolean {
     return this.#policy === "drop-oldest" || this.#policy === "block" || this.#fits(size);
   }
 
-  /** Adds an item, whatever the limit. Returns how many items `"drop-oldest"` dropped for it. */
+  /** Adds an item without checking the limit. Returns the number of items that `"drop-oldest"` dropped. */
   push(item: T): number {
     const size = this.#sizeOf(item);
     let dropped = 0;
@@ -54,7 +55,7 @@ export class BoundedQueue<T> {
     return dropped;
   }
 
-  /** Removes the oldest item and returns it; `undefined` when none waits. */
+  /** Removes and returns the oldest item; `undefined` when the queue is empty. */
   take(): T | undefined {
     if (this.length === 0) return undefined;
     const item = this.#items[this.#at]!;
@@ -62,13 +63,13 @@ export class BoundedQueue<T> {
     this.#first++;
     this.#size -= this.#sizeOf(item);
     if (this.#at * 2 >= this.#items.length) {
-      this.#items = this.#items.slice(this.#at); // copies fewer items than were taken since the last time
+      this.#items = this.#items.slice(this.#at); // copies fewer items than were taken since the last copy
       this.#at = 0;
     }
     return item;
   }
 
-  /** Removes all items and returns them. */
+  /** Removes and returns all items. */
   takeAll(): T[] {
     const items = this.#items.slice(this.#at) as T[];
     this.#first += items.length;
@@ -78,7 +79,7 @@ export class BoundedQueue<T> {
     return items;
   }
 
-  /** An item always fits into an empty queue. */
+  /** Whether an item fits; any item fits into an empty queue. */
   #fits(size: number): boolean {
     return this.#size === 0 || this.#size + size <= this.#limit;
   }

@@ -1,33 +1,33 @@
-/** Time, chance and turns of the event loop. Whatever waits in bus, contracts, supervisor and stdio asks the {@link Clock} it was given. */
+/** Time, random numbers and turns of the event loop, as a {@link Clock} that tests can replace. */
 
-/** Longest wait of a timer of JavaScript: 24 days, in ms. A longer one would end at once. */
+/** Longest delay of a JavaScript timer, in ms: 24 days. A timer with a longer delay would fire at once. */
 export const MAX_TIMER_MS = 0x7fff_ffff;
 
-/** A timer of a {@link Clock}. It keeps the process alive until it is unref'd. */
+/** A timer of a {@link Clock}. Keeps the process alive unless it is unref'd. */
 export interface Timer {
-  /** The timer does not fire any more. */
+  /** Cancels the timer. */
   close(): unknown;
   ref(): unknown;
   unref(): unknown;
 }
 
-/** Where time, turns and chance come from. A test may give one whose time it sets itself. */
+/** Source of time, turns of the event loop and random numbers. Tests can pass a clock that they control. */
 export interface Clock {
   /** Monotonic time in ms. */
   now(): number;
-  /** Calls `done` once after `ms`, or after {@link MAX_TIMER_MS} when that is less: a caller that waits longer waits again. */
+  /** Calls `done` once after `ms`, at most {@link MAX_TIMER_MS}; a caller with a longer wait starts another timer. */
   after(ms: number, done: () => void): Timer;
-  /** Calls `done` in the next turn of the event loop: timers, sockets and other work come first. */
+  /** Calls `done` in the next turn of the event loop, after timers, sockets and other work. */
   immediate(done: () => void): void;
-  /** A number from 0 up to, not including, 1. */
+  /** Returns a random number from 0 (inclusive) to 1 (exclusive). */
   random(): number;
-  /** Runs the microtasks that wait, without leaving the turn. */
+  /** Runs all pending microtasks at once. */
   drain(): void;
 }
 
 const jsc = process.getBuiltinModule("bun:jsc" as "fs") as unknown as { drainMicrotasks(): void } | undefined;
 
-/** The time of this machine, the event loop of this thread. */
+/** The clock of this machine and the event loop of this thread. */
 export const systemClock: Clock = {
   now: () => performance.now(),
   after: (ms, done) => setTimeout(done, Math.min(MAX_TIMER_MS, Math.max(0, Math.ceil(ms)))),
@@ -37,8 +37,8 @@ export const systemClock: Clock = {
 };
 
 /**
- * Calls `done` after `ms`; never for 0 (no limit) and for more than {@link MAX_TIMER_MS}. The timer does not keep the process
- * alive: a caller that waits holds it (`hold.ts`).
+ * Calls `done` after `ms`; never if `ms` is 0 (no limit) or more than {@link MAX_TIMER_MS}. The timer does not keep the
+ * process alive; a waiting caller uses `hold.ts` for that.
  */
 export function startTimer(clock: Clock, ms: number, done: () => void): { close(): unknown } {
   if (ms === 0 || ms > MAX_TIMER_MS) return { close: () => {} };
@@ -47,7 +47,7 @@ export function startTimer(clock: Clock, ms: number, done: () => void): { close(
   return timer;
 }
 
-/** Resolves on the next turn of the event loop. */
+/** Resolves in the next turn of the event loop. */
 export function nextTurn(clock: Clock): Promise<void> {
   return new Promise((resolve) => clock.immediate(resolve));
 }

@@ -1,14 +1,14 @@
-/** How the parts end: a base class for whatever emits events, drains and closes. */
+/** Base class of objects that emit events, drain and close. */
 
 import { EventEmitter } from "node:events";
 import { type Given, Options, optional, timeout } from "./options.ts";
 
 const drainRows = {
-  /** Longest wait in ms; 0 does not wait, `Infinity` waits without a limit. */
+  /** Longest wait, in ms; 0 does not wait, `Infinity` waits without limit. */
   timeout: timeout(Infinity, 0),
 };
 const closeRows = {
-  /** How long what runs has to finish, in ms; 0 ends it at once, `Infinity` is no limit. */
+  /** Time that running work has to finish, in ms; 0 ends it at once, `Infinity` waits without limit. */
   timeout: timeout(5_000, 0),
 };
 
@@ -17,12 +17,12 @@ export const drainOptions = new Options("drain", drainRows);
 /** The options of `close`. */
 export const closeOptions = new Options("close", closeRows);
 
-/** The options of `close` where the default is an option of the pool: `stop.drain`. */
+/** The options of `close` of a pool, where the default is the pool's `stop.drain`. */
 export const poolCloseOptions = new Options("close", { timeout: optional(closeRows.timeout) });
 
-/** For how long `drain` waits. */
+/** Options of `drain`. */
 export interface DrainOptions extends Given<typeof drainRows> {}
-/** For how long `close` drains. */
+/** Options of `close`. */
 export interface CloseOptions extends Given<typeof closeRows> {}
 
 /** Emits events, drains and closes. `Report` is what `close` resolves to. */
@@ -32,22 +32,22 @@ export abstract class Closing<Events extends Record<keyof Events, unknown[]>, Re
 {
   #closing: Promise<Report> | null = null;
 
-  /** Takes nothing new, and waits until what runs has finished, for `timeout` ms at most. */
+  /** Accepts no new work and waits for running work to finish, for at most `timeout` ms. */
   protected abstract finish(timeout: number): Promise<void>;
-  /** Ends what is left, once, after {@link finish}. */
+  /** Ends the remaining work, once, after {@link finish}. */
   protected abstract end(timeout: number): Promise<Report>;
 
-  /** Whether nothing new is taken for good: from the call of {@link close}, or from an end of its own. */
+  /** Whether it accepts no new work, because {@link close} was called or it ended by itself. */
   get closed(): boolean {
     return this.#closing !== null;
   }
 
-  /** Takes nothing new; resolves when what runs has finished, or after `timeout` ms. */
+  /** Accepts no new work; resolves when running work has finished, or after `timeout` ms. */
   async drain(options: DrainOptions = {}): Promise<void> {
     await this.finish(drainOptions.resolve(options).timeout);
   }
 
-  /** Drains for `timeout` ms, then ends what is left. Any number of times, at any time. */
+  /** Drains for at most `timeout` ms, then ends the remaining work. Can be called again; all calls share one result. */
   async close(options: CloseOptions = {}): Promise<Report> {
     const limit = closeOptions.resolve(options).timeout;
     return (this.#closing ??= this.#close(limit));

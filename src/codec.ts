@@ -1,22 +1,22 @@
-/** How values become bodies. */
+/** Codecs: they turn values into bodies and back. */
 
 import { InvalidConfigError } from "./errors.ts";
 
-/** Turns values into bytes and back. Bytes (`Uint8Array`) and `undefined` never reach it: they travel as they are. */
+/** Encodes and decodes values. `Uint8Array` and `undefined` are sent unchanged, without the codec. */
 export interface Codec {
-  /** Tells the two sides whether they use the same one: `"application/msgpack"`. */
+  /** Content type, by which each side checks that both use the same codec: `"application/msgpack"`. */
   readonly contentType: string;
-  /** Text is sent as UTF-8. May throw: the call fails, nothing is sent. */
+  /** Encodes a value; text is sent as UTF-8. If it throws, the call fails and nothing is sent. */
   encode(value: unknown): Uint8Array | string;
-  /** The bytes may be kept, and may be part of a larger buffer. May throw. */
+  /** Decodes bytes, which it may keep. They may be part of a larger buffer. May throw. */
   decode(bytes: Uint8Array): unknown;
 }
 
-/** Content type of a body that is a `Uint8Array` of the contract. */
+/** Content type of a body that the contract declares as `Uint8Array`. */
 export const BYTES_TYPE = "application/octet-stream";
-/** Content type of a body of items. */
+/** Content type of a stream of items. */
 export const ITEMS_TYPE = "application/vnd.slotbus.items";
-/** Content type of an answer that says why there is none. */
+/** Content type of a response that carries an error. */
 export const FAILURE_TYPE = "application/vnd.slotbus.failure";
 
 const decoder = new TextDecoder("utf-8", { fatal: true });
@@ -26,7 +26,7 @@ export const json: Codec = {
   contentType: "application/json",
   encode(value) {
     const text = JSON.stringify(value) as string | undefined;
-    if (text === undefined) throw new TypeError(`JSON has no ${typeof value}`);
+    if (text === undefined) throw new TypeError(`JSON cannot represent a ${typeof value}.`);
     return text;
   },
   decode: (bytes) => JSON.parse(decoder.decode(bytes)),
@@ -34,14 +34,14 @@ export const json: Codec = {
 
 const reserved = new Set(["", BYTES_TYPE, ITEMS_TYPE, FAILURE_TYPE]);
 
-/** Throws {@link InvalidConfigError} unless it is one. */
+/** Returns `codec` if it is a valid codec, else throws {@link InvalidConfigError}. */
 export function checkCodec(codec: Codec): Codec {
   const { contentType, encode, decode } = (codec ?? {}) as Codec;
   if (typeof contentType !== "string" || typeof encode !== "function" || typeof decode !== "function") {
-    throw new InvalidConfigError("a codec needs `contentType`, `encode` and `decode`.");
+    throw new InvalidConfigError("A codec needs `contentType`, `encode` and `decode`.");
   }
   if (reserved.has(contentType) || !/^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$/.test(contentType)) {
-    throw new InvalidConfigError(`a codec cannot have the content type ${JSON.stringify(contentType)}.`);
+    throw new InvalidConfigError(`A codec cannot have the content type ${JSON.stringify(contentType)}.`);
   }
   return codec;
 }

@@ -1,11 +1,10 @@
-/** Takes memory away from those who hold a view of it. */
+/** Detaches views from memory that is about to be freed or reused. */
 
 /**
- * Detaches a buffer: all views of it have length 0 from now on. Returns `false` when its memory must stay mapped, because a native
- * call holds the view (then it cannot be taken), or somebody has carried the memory away before (`transfer`,
- * `structuredClone`).
+ * Detaches a buffer, so that all its views have length 0. Returns `false` if the memory must stay mapped: a native call
+ * still holds a view, or user code has moved the memory to another buffer (`transfer`, `structuredClone`).
  *
- * `transfer` here moves the memory into a buffer that nobody keeps.
+ * It transfers the memory to a new buffer that is dropped at once.
  */
 export function detach(buffer: ArrayBuffer): boolean {
   if (buffer.detached) return false;

@@ -1,7 +1,7 @@
 /**
- * Every error slotbus raises. A message states the fact, the numbers and the next step.
+ * All errors that slotbus throws. Each message says what failed, with the values and limits, and what to do next.
  *
- * An abort is not among them: an aborted call rejects with `signal.reason`, as on the web.
+ * There is no error for aborts: an aborted call rejects with `signal.reason`, as `fetch` does.
  */
 
 export { type ErrorDetails, SlotbusError } from "./errors/base.ts";

@@ -1,4 +1,4 @@
-/** Bun's and Node's fast paths of `Buffer`, which their types leave out. */
+/** Types for fast methods of `Buffer` that Bun and Node have but do not declare. */
 
 export interface FastBuffer {
   compare(target: Uint8Array, targetStart: number, targetEnd: number, start: number, end: number): number;
@@ -8,5 +8,5 @@ export interface FastBuffer {
   utf8Slice(start: number, end: number): string;
 }
 
-/** The methods themselves: `fast.utf8Slice.call(bytes, start, end)`. */
+/** The fast methods, for any `Uint8Array`: `fast.utf8Slice.call(bytes, start, end)`. */
 export const fast = Buffer.prototype as unknown as FastBuffer;

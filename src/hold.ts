@@ -1,9 +1,9 @@
 /**
- * What keeps the process alive: one mechanism for every promise that is pending and every object that is to hold the process.
+ * Keeps the process alive, with one mechanism for all pending promises and open objects.
  *
- * Bun ends a process in which nothing is ref'd, also in the middle of an `await`; at top level it polls its event loop without
- * a pause instead (oven-sh/bun#14951). Sockets, children and timers of ours are unref'd, and while anybody holds one timer is
- * ref'd. It is due in 24 days: no tick, no wake-up.
+ * Without a ref'd handle, Bun exits even during an `await`; at top level it polls its event loop without a pause
+ * instead (oven-sh/bun#14951). All sockets, children and timers of slotbus are unref'd. A single timer is ref'd while
+ * anything holds the process; it fires every 24 days, so it causes no wake-ups.
  */
 
 import { MAX_TIMER_MS } from "./clock.ts";
@@ -11,11 +11,11 @@ import { MAX_TIMER_MS } from "./clock.ts";
 let holds = 0;
 let timer: ReturnType<typeof setInterval> | null = null;
 
-/** Keeps the process alive while it is set. */
+/** A hold keeps the process alive while it is set. */
 export class Hold {
   #isSet = false;
 
-  /** Sets or ends the hold. Does nothing if it is so already. */
+  /** Sets or clears the hold. Does nothing if its state is unchanged. */
   set(isSet: boolean): void {
     if (this.#isSet === isSet) return;
     this.#isSet = isSet;
@@ -28,7 +28,7 @@ export class Hold {
   }
 }
 
-/** Keeps the process alive while `promise` is pending; returns a promise that settles as it does. */
+/** Keeps the process alive while `promise` is pending. Returns a promise with the same result. */
 export function holdWhile<T>(promise: Promise<T>): Promise<T> {
   const hold = new Hold();
   hold.set(true);

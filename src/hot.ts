@@ -1,6 +1,6 @@
 /**
- * `bun --hot` evaluates a program again in the same process, also the files of `node_modules`. What the evaluation before opened is
- * still open then; whoever opens the same again takes it over.
+ * `bun --hot` evaluates a program again in the same process, including files of `node_modules`. Buses and servers of the
+ * previous evaluation are still open then. Opening the same one again closes the old one.
  */
 
 /** Something that can be open across a reload. */
@@ -12,21 +12,21 @@ interface Closable {
 interface Opened {
   readonly generation: number;
   readonly opening: Promise<Closable>;
-  /** `null` while it opens. */
+  /** The result of `opening`; `null` while it is pending. */
   thing: Closable | null;
 }
 
-/** How long requests of the evaluation before may go on where the next one waits for their end, in ms. */
+/** Time to finish requests of the previous evaluation if the next one waits for that, in ms. */
 const PATIENCE_MS = 1_000;
 
 const isHot = process.execArgv.includes("--hot");
 
-/** Whether Bun runs the program again when a file changes, however it was asked to: flag, `bun run` or `BUN_OPTIONS`. */
+/** Whether Bun reloads the program when a file changes, by its flag, `bun run` or `BUN_OPTIONS`. */
 export const isReloading = isHot || process.execArgv.includes("--watch");
 
-/** Returns the same value in each evaluation of the program: what `make` returned in the first one. */
+/** Returns the value that `make` returned in the first evaluation of the program. */
 export function kept<T>(name: string, make: () => T): T {
-  const key = Symbol.for(`slotbus.${name}:${import.meta.path}`); // another copy of the package has its own
+  const key = Symbol.for(`slotbus.${name}:${import.meta.path}`); // each copy of the package has its own value
   const shared = globalThis as { [key: symbol]: unknown };
   return (shared[key] ??= make()) as T;
 }
@@ -36,7 +36,7 @@ const evaluations = kept("hot", () => ({ count: 0, open: new Map<string, Set<Ope
 /** Number of this evaluation: 1, 2, … */
 export const generation = ++evaluations.count;
 
-/** Notes what is open, or about to be, under a key of its kind, directory and name. Several may have one key. */
+/** Registers something that is open or opening, under a key of its kind, directory and name. A key can have several. */
 export function noteOpened(key: string, opening: Closable | Promise<Closable>): void {
   if (!isHot) return;
   const all = evaluations.open.get(key) ?? new Set();
@@ -50,20 +50,20 @@ export function noteOpened(key: string, opening: Closable | Promise<Closable>): 
   );
 }
 
-/** Closes what earlier evaluations have open under the key. Resolves when that has ended; requests get `timeout` ms. */
+/** Closes what earlier evaluations opened under the key. Requests get `timeout` ms. Resolves when all is closed. */
 export async function closeOlder(key: string, timeout = PATIENCE_MS): Promise<void> {
   const all = evaluations.open.get(key);
   const older = [...(all ?? [])].filter((one) => one.generation < generation);
   for (const one of older) all!.delete(one);
   const close = async ({ thing, opening }: Opened): Promise<void> => {
-    await (thing ?? (await opening)).close({ timeout }); // at once, where it is open: an address is free from then on
+    await (thing ?? (await opening)).close({ timeout }); // without `await` if it is open, so that its address is free at once
   };
   await Promise.allSettled(older.map(close));
 }
 
 /**
- * Waits for what may be there twice for a moment: when the new one is open, those of earlier evaluations begin to drain and close.
- * After an error they stay. `thing`: the same where it can be closed while it opens.
+ * Waits for something that can exist twice for a moment. When the new one is open, the older ones drain and close; after an
+ * error they stay. `thing`: the object itself, if it can be closed while it opens.
  */
 export async function openAnew<T>(
   key: string,

@@ -1,4 +1,4 @@
-/** slotbus: request/response between Bun processes of one machine, through shared memory. */
+/** slotbus: request/response between Bun processes on one machine, over shared memory. */
 
 export {
   type PortableBus,

@@ -1,10 +1,10 @@
-/** Types of values after they travelled as JSON. */
+/** Types of values after a round trip through JSON. */
 
 type Scalar = string | number | boolean | null;
 type Callable = ((...args: never) => unknown) | (abstract new (...args: never) => unknown);
-/** What JSON leaves out of an object, and writes as `null` into an array. */
+/** Types that JSON omits from objects and writes as `null` in arrays. */
 type Missing = undefined | symbol | Callable;
-/** Objects whose content JSON does not see. */
+/** Objects whose content JSON ignores. */
 type Opaque = ReadonlyMap<unknown, unknown> | ReadonlySet<unknown> | RegExp | ArrayBufferLike | DataView;
 type Numbers = Int8Array | Uint8Array | Uint8ClampedArray | Int16Array | Uint16Array;
 type MoreNumbers = Int32Array | Uint32Array | Float32Array | Float64Array;
@@ -13,19 +13,22 @@ interface Convertible {
 }
 
 /**
- * What arrives of a `T` that is sent as JSON: what `toJSON` returns (of a `Date` a string), no functions, symbols and
- * `undefined` (in arrays `null`), `{}` of a `Map` or a `Set`, `never` of a `bigint`, which JSON refuses. A type that JSON
- * keeps as it is remains that type.
+ * Type of the received value when a `T` is sent as JSON. A value with `toJSON` becomes its result (a `Date` becomes a
+ * string). Functions, symbols and `undefined` are omitted (`null` in arrays). A `Map` or `Set` becomes `{}`. A `bigint`
+ * becomes `never`, because JSON rejects it. A type that JSON does not change stays the same type.
  */
 export type Jsonify<T> = [T] extends [Kept<T>] ? T : Changed<T>;
 
-/** What arrives of a value of a contract or an event: bytes and `undefined` travel as they are, all else as JSON. */
+/**
+ * Type of the received value of a contract or an event: bytes and `undefined` are sent unchanged, all other values as
+ * JSON.
+ */
 export type Arriving<T> = [T] extends [Kept<T>] ? T : Whole<T>;
 type Whole<T> = T extends void ? T : T extends Uint8Array ? Uint8Array<T["buffer"]> : Jsonify<T>;
 
 /**
- * `T` where JSON keeps it. Objects are mapped types and arrays are references, which the compiler resolves when it compares
- * them: so this ends for types that refer to themselves.
+ * `T` without the parts that JSON changes; equal to `T` if JSON changes nothing. Mapped types and array references are
+ * resolved lazily by the compiler, so this also ends for recursive types.
  */
 type Kept<T> = unknown extends T
   ? T
@@ -37,7 +40,7 @@ type Kept<T> = unknown extends T
         ? readonly Kept<T[number]>[]
         : { [K in keyof T]: K extends symbol ? never : Kept<T[K]> };
 
-/** `toJSON` is called once. */
+/** The result of `toJSON` is not asked for `toJSON` again. */
 type Changed<T> = T extends Convertible ? Plain<ReturnType<T["toJSON"]>> : Plain<T>;
 type Plain<T> = unknown extends T
   ? T
@@ -52,7 +55,7 @@ type Plain<T> = unknown extends T
           : T extends readonly unknown[]
             ? List<T>
             : Always<T> & Sometimes<T> extends infer O
-              ? { [K in keyof O]: O[K] } // the compiler shows it without names of ours
+              ? { [K in keyof O]: O[K] } // so that the compiler shows no helper names
               : never;
 
 type List<T extends readonly unknown[]> = T[number][] extends T
@@ -67,7 +70,7 @@ type Sometimes<T> = {
   [K in keyof T as Written<T[K]> extends "sometimes" ? Name<K> : never]?: Jsonify<Exclude<T[K], Missing>>;
 };
 type Name<K> = K extends symbol ? never : K;
-/** When JSON writes a property of that type. */
+/** Whether JSON writes a property of this type. */
 type Written<V> = unknown extends V
   ? "always"
   : [Extract<V, Missing>] extends [never]

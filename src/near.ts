@@ -1,11 +1,11 @@
-/** Names that a wrong one may have been meant for. */
+/** Suggests known names that are similar to an unknown one. */
 
-/** Longest part of a name that is compared. */
+/** Only this many characters of a name are compared. */
 const LENGTH_MAX = 64;
 
 /**
- * Those of `known` that differ from `wanted` in a third of its length at most, or in `least` characters; the closest first.
- * Case and underscores do not count.
+ * Returns the names of `known` that differ from `wanted` in at most a third of its characters (or in `least`
+ * characters), closest first. Ignores case and underscores.
  */
 export function nearest(wanted: string, known: readonly string[], least = 1): string[] {
   const limit = Math.max(least, Math.floor(Math.min(wanted.length, LENGTH_MAX) / 3));
@@ -20,7 +20,7 @@ function plain(name: string): string {
   return name.slice(0, LENGTH_MAX).toLowerCase().replaceAll("_", "");
 }
 
-/** Insertions, deletions and replacements that make `a` into `b` (Levenshtein). */
+/** Returns the Levenshtein distance of two names. */
 function editDistance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, i) => i);
   for (let i = 0; i < a.length; i++) {

@@ -1,48 +1,51 @@
-/** Options as tables: one row gives the type, default, range, unit and error of an option, its flag and its line in docs/api.md. */
+/**
+ * Tables of options. One row defines an option's type, default, range, unit, error, command-line flag and line in
+ * docs/api.md.
+ */
 
 import { checkKeys, checkOptions, shown } from "./check.ts";
 import { InvalidConfigError } from "./errors.ts";
 
-/** One option. `In` is what a caller gives, `Out` what it becomes; `Need`: it must be given. */
+/** One option. `In`: type that a caller passes; `Out`: type after checks; `Need`: the option is required. */
 export interface Row<In, Out = In, Need extends boolean = boolean> {
-  /** Default as docs/api.md shows it; `"—"`: the option must be given. */
+  /** Default as docs/api.md shows it; `"—"`: the option is required. */
   readonly fallback: string;
-  /** What is accepted, in words: `"1 to 256"`. */
+  /** Accepted values, in words: `"1 to 256"`. */
   readonly range: string;
   /** Rows of a group of options. */
   readonly rows?: Rows;
-  /** Help of its flag on the command line. */
+  /** Help text of its command-line flag; without it there is no flag. */
   readonly help?: string;
-  /** `given` is `undefined` when the option was left out; `base` replaces the default. @throws {InvalidConfigError} */
+  /** Checks `given`; `undefined`: the option was left out. `base` replaces the default. @throws {InvalidConfigError} */
   resolve(given: unknown, name: string, base?: unknown): Out;
   readonly "~given"?: In;
   readonly "~need"?: Need;
 }
 
-// oxlint-disable-next-line no-explicit-any -- the rows of a table have any types
+// oxlint-disable-next-line no-explicit-any -- rows of one table have different types
 export type Rows = Readonly<Record<string, Row<any, any, boolean>>>;
 
 type Needed<R extends Rows> = { [K in keyof R]: true extends NonNullable<R[K]["~need"]> ? K : never }[keyof R];
 type In<R> = R extends Row<infer T, unknown, boolean> ? T : never;
 type Out<R> = R extends { resolve(...args: never[]): infer T } ? T : never;
 
-/** The options object of a table, as callers give it. */
+/** The options object of a table, as a caller passes it. */
 export type Given<R extends Rows> = {
   [K in keyof R as K extends Needed<R> ? K : never]: In<R[K]>;
 } & { [K in keyof R as K extends Needed<R> ? never : K]?: In<R[K]> | undefined };
 
-/** The same with its defaults filled in. */
+/** The options object of a table, with all defaults filled in. */
 export type Resolved<R extends Rows> = { readonly [K in keyof R]: Out<R[K]> };
 
-/** What a table takes besides the options. */
+/** Extra arguments of {@link Options.resolve}. */
 interface Place<R extends Rows> {
-  /** Name of the object in errors: `"pools[0]"`. Default: none, the options stand alone. */
+  /** Name of the object in errors: `"pools[0]"`. Default: none; errors name only the option. */
   at?: string;
   /** Values that replace the defaults. */
   base?: Partial<Resolved<R>>;
 }
 
-/** A table of options. `title` names them in errors: `"a bus"`. */
+/** A table of options. `title` names their owner in errors: `"a bus"`. */
 export class Options<const R extends Rows> {
   readonly rows: R;
   readonly #title: string;
@@ -65,13 +68,13 @@ export class Options<const R extends Rows> {
     return resolved as Resolved<R>;
   }
 
-  /** Checks that the options are an object without unknown keys, and returns them. @throws {InvalidConfigError} */
+  /** Returns the options if they are an object without unknown keys. @throws {InvalidConfigError} */
   check<T extends object>(given: T, at?: string): T {
     return checkKeys(at ?? this.#title, given, this.#keys);
   }
 }
 
-/** Returns a row: `check` gets what was given, or the default, and returns what the option becomes. */
+/** Returns a row. `check` gets the given value, or the default, and returns the checked value. */
 export function row<In, Out = In>(
   fallback: In | undefined,
   range: string,
@@ -90,12 +93,12 @@ function describe(fallback: unknown): string {
   return fallback === undefined ? "none" : typeof fallback === "string" ? JSON.stringify(fallback) : String(fallback);
 }
 
-/** The same row for an option that must be given. */
+/** Returns the same row for a required option. */
 export function needed<In, Out>({ range, resolve }: Row<In, Out, boolean>): Row<In, Out, true> {
   return { fallback: "—", range, resolve };
 }
 
-/** The same row for an option without a default: it becomes `null` when it is left out. */
+/** Returns the same row for an option without a default: `null` when it is left out. */
 export function optional<In, Out>(
   { range, rows, resolve }: Row<In, Out, boolean>,
   fallback = "none",
@@ -109,12 +112,12 @@ export function optional<In, Out>(
   return rows ? { ...plain, rows } : plain;
 }
 
-/** The same row with a flag on the command line. */
+/** Returns the same row with a command-line flag. */
 export function flag<In, Out, Need extends boolean>(of: Row<In, Out, Need>, help: string): Row<In, Out, Need> {
   return { ...of, help };
 }
 
-/** The same row, where `false` turns the thing off and becomes `null`. */
+/** Returns the same row that also accepts `false`, which becomes `null`. */
 export function orFalse<In, Out>(of: Row<In, Out, boolean>): Row<In | false, Out | null, false> {
   const resolve: typeof of.resolve = (given, name, base) =>
     given === false ? (null as never) : of.resolve(given, name, base);
@@ -122,7 +125,7 @@ export function orFalse<In, Out>(of: Row<In, Out, boolean>): Row<In | false, Out
   return of.rows ? { ...plain, rows: of.rows } : plain;
 }
 
-/** Throws the one error of a value that is not what it must be. */
+/** Throws the error for an invalid value. `must` completes "it must be". */
 export function refuse(name: string, value: unknown, must: string): never {
   throw new InvalidConfigError(`${name} is ${shown(value)}; it must be ${must}.`);
 }
@@ -143,7 +146,7 @@ export function integer(
   return row<number, number>(fallback, range, check, shownDefault);
 }
 
-/** As {@link integer}, or `Infinity`. */
+/** Like {@link integer}, or `Infinity`. */
 export function endless(fallback: number, low: number, high: number, unit = ""): Row<number, number, false> {
   const range = `${low} to ${high}${unit}, or Infinity`;
   const check = (value: unknown, name: string): number =>
@@ -169,7 +172,7 @@ export function decimal(fallback: number, low: number, high: number): Row<number
 /** Longest timeout in ms: 49.7 days. */
 export const TIMEOUT_MAX = 0xffff_ffff;
 
-/** A timeout in ms, rounded up; `Infinity`: none. `low` is 0 where a call may look without waiting. */
+/** A timeout in ms, rounded up; `Infinity`: no limit. `low` is 0 for calls that may return without waiting. */
 export function timeout(
   fallback: number | undefined,
   low: 0 | 1 = 1,
@@ -185,7 +188,7 @@ function checkTime(value: unknown, name: string, low: number, range: string): nu
   return refuse(name, value, range);
 }
 
-/** Checks the timeout of a call, in ms: 0 does not wait, `Infinity` waits without a limit. @throws {InvalidConfigError} */
+/** Checks the timeout of a call, in ms; 0 does not wait, `Infinity` waits without limit. @throws {InvalidConfigError} */
 export function checkTimeout(value: unknown, name = "timeout"): number {
   return checkTime(value, name, 0, `0 to ${TIMEOUT_MAX} ms, or Infinity`);
 }
@@ -197,7 +200,7 @@ export function boolean(fallback: boolean): Row<boolean, boolean, false> {
   );
 }
 
-/** One of a few texts. */
+/** One of several texts. */
 export function choice<const C extends readonly string[]>(
   fallback: C[number],
   choices: C,
@@ -208,7 +211,7 @@ export function choice<const C extends readonly string[]>(
   );
 }
 
-/** Text that `isValid` accepts; `range` describes it. */
+/** Text that `isValid` accepts; `range` describes it for errors. */
 export function text(
   fallback: string | undefined,
   range: string,
@@ -220,7 +223,7 @@ export function text(
   return row<string, string>(fallback, range, check, shownDefault);
 }
 
-/** The same row for a value that is checked as a whole by `check`, which throws what is wrong with it. */
+/** A value that `check` checks as a whole; `check` throws the error itself. */
 export function custom<In, Out = In>(
   fallback: In | undefined,
   range: string,
@@ -246,7 +249,7 @@ export const signal: Row<AbortSignal, AbortSignal | null, false> = optional(
   ),
 );
 
-/** Options inside an option: `{ queue: { limit, policy } }`. */
+/** A group of options inside an option: `{ queue: { limit, policy } }`. */
 export function group<const R extends Rows>(rows: R): Row<Given<R>, Resolved<R>, false> {
   const keys = Object.keys(rows);
   const example = `{ ${keys.join(", ")} }`;

@@ -1,6 +1,6 @@
 /**
- * slotbus/otel: spans of OpenTelemetry for requests and handlers. Needs the package `@opentelemetry/api`; an SDK decides what
- * becomes of them.
+ * slotbus/otel: OpenTelemetry spans for requests and handlers. Needs the package `@opentelemetry/api`, and an SDK that
+ * exports the spans.
  */
 
 import {
@@ -23,7 +23,7 @@ export * from "./errors.ts";
 
 /** @internal */
 export const instrumentOptions = new Options("instrument", {
-  /** Makes the tracer. The global provider of `@opentelemetry/api` is asked when {@link instrument} is called. */
+  /** Provider of the tracer. Default: the global provider at the time of the call of {@link instrument}. */
   tracerProvider: optional(
     row<TracerProvider>(undefined, "a TracerProvider", (value, name) =>
       typeof (value as TracerProvider | null)?.getTracer === "function"
@@ -38,9 +38,10 @@ export const instrumentOptions = new Options("instrument", {
 export interface InstrumentOptions extends Given<typeof instrumentOptions.rows> {}
 
 /**
- * Makes a CLIENT span of each request of this process's buses and a SERVER span of each run of a handler, until it is
- * disposed. A request continues the active span, else the `traceparent` that it was given, and carries its own span's
- * `traceparent`; a handler runs in the context of its span. A request of a stream ends its span when the head is here.
+ * Creates a CLIENT span for each request of this process's buses and a SERVER span for each call of a handler, until
+ * the result is disposed. The parent of a request's span is the active span, else the request's `traceparent`; the
+ * request then carries its own `traceparent` to the worker. A handler runs in the context of its span. The span of a
+ * streamed response ends with its head.
  *
  *     using tracing = instrument();
  */
@@ -146,7 +147,7 @@ function fail(span: Span | undefined, error: unknown): void {
   if (typeof code === "string") span.setAttribute("error.type", code);
 }
 
-/** Of few different values: a path is none. */
+/** Returns the name of a span. It has few different values, so it must not contain the path. */
 function nameOf({ method, pattern, bus }: RequestTrace | HandleTrace): string {
   return `${method} ${pattern || bus}`;
 }
@@ -156,7 +157,7 @@ function attributesOf({ bus, id, method, path, pattern }: RequestTrace | HandleT
   return { "slotbus.bus": bus, "slotbus.request.id": id, "http.request.method": method, "url.path": path, ...route };
 }
 
-/** `base` with the remote span of a `traceparent`; `base` itself without one. */
+/** Returns `base` with the remote span of a `traceparent`; `base` itself if there is none. */
 function contextOf(traceparent: string | null, base: Context): Context {
   if (!isTraceparent(traceparent)) return base;
   const [, traceId, spanId, flags] = traceparent.split("-");
@@ -164,7 +165,7 @@ function contextOf(traceparent: string | null, base: Context): Context {
   return trace.setSpanContext(base, remote);
 }
 
-/** `null`: the span is none, as without an SDK. */
+/** Returns `null` if the span is not valid, which is the case without an SDK. */
 function traceparentOf(span: SpanContext): string | null {
   if (!isSpanContextValid(span)) return null;
   return `00-${span.traceId}-${span.spanId}-${span.traceFlags.toString(16).padStart(2, "0")}`;

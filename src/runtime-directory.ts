@@ -1,4 +1,4 @@
-/** The runtime directory: where it is, and which names it has room for. */
+/** Path of the runtime directory, and the names that are allowed in it. */
 
 import { resolve } from "node:path";
 import { shown } from "./check.ts";
@@ -8,20 +8,22 @@ import { invalidName } from "./errors/plain.ts";
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 
-/** Throws {@link InvalidConfigError} unless `name` can name such a thing. C checks it again. */
+/** Returns `name` if it is valid, else throws {@link InvalidConfigError}. The C library checks it again. */
 export function checkName(name: unknown, what: "bus" | "fleet" | "worker" = "bus", variable?: string): string {
   if (typeof name !== "string" || !NAME.test(name)) throw invalidName(name, what, variable);
   return name;
 }
 
-/** A runtime directory as a path from the root. Throws {@link InvalidConfigError} for what is no path. */
+/**
+ * Returns the absolute path of a runtime directory. Throws {@link InvalidConfigError} if `given` is not a valid path.
+ */
 export function resolveDirectory(given: unknown): string {
   const directory = given ?? defaultDirectory();
   if (typeof directory === "string" && directory !== "" && !directory.includes("\0")) return resolve(directory);
-  throw new InvalidConfigError(`directory is ${shown(directory)}; it must be a path: text without NUL.`);
+  throw new InvalidConfigError(`directory is ${shown(directory)}; it must be a path without NUL.`);
 }
 
-/** The option `directory` of whatever is found in the runtime directory. */
+/** The option `directory` of buses, hubs and fleets. */
 export const directoryRow: Row<string, string, false> = row<string, string>(
   undefined,
   "a path",
@@ -29,9 +31,9 @@ export const directoryRow: Row<string, string, false> = row<string, string>(
   "`$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`",
 );
 
-/** The option `name` of a bus, or of a fleet. */
+/** The option `name` of a bus or a fleet, required. */
 export function nameRow(what: "bus" | "fleet"): Row<string, string, true>;
-/** The same, where `variable` of the environment has the default. */
+/** The same option with a default from the environment variable `variable`. */
 export function nameRow(what: "bus" | "fleet", variable: string): Row<string, string, false>;
 export function nameRow(what: "bus" | "fleet", variable?: string): Row<string, string, boolean> {
   const check = (given: unknown): string =>
@@ -40,7 +42,7 @@ export function nameRow(what: "bus" | "fleet", variable?: string): Row<string, s
   return variable ? name : needed(name);
 }
 
-/** `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. */
+/** Returns `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. */
 export function defaultDirectory(): string {
   return process.env["SLOTBUS_DIR"] || `/dev/shm/slotbus-${process.geteuid?.() ?? 0}`;
 }

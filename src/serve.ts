@@ -1,4 +1,4 @@
-/** One worker for both kinds of host: the same handlers answer over standard input and output, and over a bus. */
+/** slotbus/serve: the same handlers serve calls over standard input and output, and over a bus. */
 
 import type { Asker, RequestOptions } from "./bus/call.ts";
 import type { Answer } from "./bus/answer.ts";
@@ -18,36 +18,36 @@ export * from "./errors.ts";
 
 export { RpcError, type ServeContext, type ServeHandler, type ServeHandlers };
 
-/** @internal What {@link serve} answers on. */
+/** @internal Options of {@link serve}. */
 export const serveOptions = new Options("serve", {
-  /** Name of a bus to answer on. Without it: as the host says, else standard input and output. */
+  /** Name of a bus to serve. Default: set by the host, else standard input and output. */
   name: optional(text(undefined, "a name", (name) => name !== "")),
-  /** Runtime directory of that bus. */
+  /** Runtime directory of the bus. */
   directory: optional(text(undefined, "a path", (path) => path !== "")),
-  /** How messages are told apart. Without it: as the host says, else `"ndjson"`. */
+  /** How messages are separated on standard input and output. Default: set by the host, else `"ndjson"`. */
   framing: optional(choice("ndjson", FRAMINGS)),
 });
 
-/** What {@link serve} answers on, in place of what its host says. */
+/** Options of {@link serve}; they override what the host sets. */
 export interface ServeWorkerOptions extends Given<(typeof serveOptions)["rows"]> {}
 
-/** A worker that answers. */
+/** A worker that serves calls. */
 export interface Served extends AsyncDisposable {
-  /** What it answers on. */
+  /** Where it serves calls. */
   readonly over: "stdio" | "bus";
-  /** Whether it takes nothing new for good. */
+  /** Whether it takes no new calls: `drain` or `close` was called. */
   readonly closed: boolean;
-  /** Resolves when it has ended; then the process exits with code 0. */
+  /** Resolves when the worker has ended; the process then exits with code 0. */
   readonly done: Promise<void>;
-  /** Takes nothing new; resolves when what runs is answered, or after `timeout` ms (default: none). */
+  /** Takes no new calls; resolves when running calls are answered, or after `timeout` ms (default: no limit). */
   drain(options?: { timeout?: number | undefined }): Promise<void>;
-  /** Drains for `timeout` ms (default 5000) and ends. Any number of times, at any time. */
+  /** Drains for up to `timeout` ms (default 5000) and ends the worker. May be called repeatedly. */
   close(options?: { timeout?: number | undefined }): Promise<void>;
 }
 
-/** Environment variable that tells a worker of a bus its name. */
+/** Environment variable that tells a worker the name of its bus. */
 const BUS_VARIABLE = "SLOTBUS_NAME";
-/** What this process serves over, and for which evaluation of its program, since {@link serve} was called. */
+/** State of {@link serve}, kept across reloads by `bun --hot`. `generation`: the evaluation that called `serve` last. */
 const state = kept("serve", () => ({
   over: null as Served["over"] | null,
   options: "",
@@ -61,26 +61,26 @@ const ERROR_TYPE = "application/x-slotbus-error+json";
 const decoder = new TextDecoder();
 
 /**
- * Answers calls until the host's end; resolves when it is reading standard input, or is attached to its bus. Over stdio the end of
- * input and SIGTERM let it finish what it has; then the process exits with code 0. Console output goes to standard error, as
- * standard output is for messages.
+ * Serves calls until the host ends. Resolves when it reads standard input, or is attached to its bus. At SIGTERM, or at the end
+ * of input over stdio, it finishes its calls; then the process exits with code 0. Over stdio, console output goes to standard
+ * error, as standard output is for messages.
  *
  *     await serve({ add: ([a, b]: number[]) => a + b });
  *
- * @throws (rejects) {InvalidConfigError} for handlers that are not functions, unknown options and framings, and when this process
- * serves already: its first worker ends the process. What `SlotWorker.open` rejects with.
+ * @throws (rejects) {InvalidConfigError} for handlers that are not functions, for invalid options, and if this process has
+ * already called `serve`; as `SlotWorker.open`.
  */
 export async function serve(handlers: ServeHandlers, options: ServeWorkerOptions = {}): Promise<Served> {
   const { name: given, directory, framing } = serveOptions.resolve(options);
   for (const [method, handler] of Object.entries(checkOptions("serve's handlers", handlers))) {
     if (typeof handler !== "function") {
-      throw new InvalidConfigError(`the handler of ${shown(method)} is ${shown(handler)}; it must be a function.`);
+      throw new InvalidConfigError(`The handler of ${shown(method)} is ${shown(handler)}; it must be a function.`);
     }
   }
   const asked = JSON.stringify([given, directory, framing]);
   if (state.served && (state.generation === generation || state.options !== asked)) {
     throw new InvalidConfigError(`serve() was already called in this process (over ${state.over}).`, {
-      hint: "Give all handlers to one call of serve. After `bun --hot` reloaded the program, its options are the same.",
+      hint: "Pass all handlers to one call of `serve`. After a reload by `bun --hot`, pass the same options again.",
     });
   }
   for (const method of Object.keys(state.handlers)) delete state.handlers[method];
@@ -95,7 +95,9 @@ export async function serve(handlers: ServeHandlers, options: ServeWorkerOptions
   }
 }
 
-/** Serves {@link state}'s handlers, which a reload replaces: what carries the calls stays, with the calls on their way. */
+/**
+ * Starts to serve the handlers in {@link state}. A reload replaces the handlers, but keeps the connection and its open calls.
+ */
 async function begin(
   given: string | null,
   directory: string | null,
@@ -104,7 +106,7 @@ async function begin(
   const { handlers } = state;
   const told = process.env[STDIO_VARIABLE];
   const name = given ?? (told === undefined ? process.env[BUS_VARIABLE] : undefined);
-  // What this process starts in its turn is not a worker of the same host.
+  // Child processes of this worker are not workers of the same host.
   delete process.env[STDIO_VARIABLE];
   delete process.env[BUS_VARIABLE];
   if (name === undefined) {
@@ -116,16 +118,16 @@ async function begin(
   return new ServedWorker("bus", await overBus(handlers, name, directory), CLOSE_MS);
 }
 
-/** What a worker answers on. */
+/** The connection that a worker serves. */
 interface Host {
-  /** Takes nothing new; resolves when what runs is answered, or after so many ms. */
+  /** Takes no new calls; resolves when running calls are answered, or after `timeout` ms. */
   drain(timeout: number): Promise<void>;
   close(timeout: number): Promise<void>;
-  /** Resolves when its host wants nothing more. */
+  /** Resolves when the host has ended the connection. */
   readonly ended: Promise<void>;
 }
 
-/** Limit of the drain in `close`, in ms. */
+/** Default time limit of `close`, in ms. */
 const CLOSE_MS = 5_000;
 
 class ServedWorker implements Served {
@@ -136,14 +138,14 @@ class ServedWorker implements Served {
   readonly #ended = Promise.withResolvers<void>();
   #closing: Promise<void> | null = null;
 
-  /** `patience`: how long it may finish what it has at SIGTERM and at the end of its host, in ms. */
+  /** `patience`: time to finish calls at SIGTERM and at the end of the host, in ms. */
   constructor(over: Served["over"], host: Host, patience: number) {
     this.over = over;
     this.#host = host;
     this.done = this.#ended.promise.then(() => process.exit(0));
     process.once("SIGTERM", () => void this.close({ timeout: patience }));
     void host.ended.then(async () => {
-      if (over === "bus" || !this.closed) await this.close({ timeout: patience }); // over stdio a drain ends it too
+      if (over === "bus" || !this.closed) await this.close({ timeout: patience }); // over stdio `drain` also leads here
     });
   }
 
@@ -180,7 +182,7 @@ function overStdio(handlers: ServeHandlers, framing: (typeof FRAMINGS)[number], 
   return { drain, close: drain, ended: worker.done };
 }
 
-/** Standard output is for messages; what is printed goes to standard error. */
+/** Redirects console output to standard error, as standard output is for messages. */
 function keepOutputClean(): void {
   const { stdout, stderr } = process;
   stdout.write = stderr.write.bind(stderr);
@@ -205,7 +207,7 @@ async function overBus(handlers: ServeHandlers, name: string, directory: string 
   };
 }
 
-/** A handler's answer to a request of a bus: JSON; or lines of JSON, when it sent something before. */
+/** Returns the response to a request of a bus: JSON; or lines of JSON, if the handler sent progress or notifications. */
 function answer(handlers: ServeHandlers, request: WorkerRequest): Answer | Promise<Answer> {
   const method = decodeURIComponent(request.path.slice(1));
   const handler = Object.hasOwn(handlers, method) ? handlers[method]! : undefined;
@@ -215,7 +217,7 @@ function answer(handlers: ServeHandlers, request: WorkerRequest): Answer | Promi
     const body = request.peek();
     params = body.length === 0 ? undefined : JSON.parse(decoder.decode(body));
   } catch (error) {
-    return failed(400, new RpcError(RPC.parseError, `the params are no JSON: ${(error as Error).message}`));
+    return failed(400, new RpcError(RPC.parseError, `the params are not valid JSON: ${(error as Error).message}`));
   }
   const context = new BusContext(method, request);
   try {
@@ -253,7 +255,7 @@ class BusContext implements ServeContext {
     this.key = request.headers.get(KEY_HEADER) ?? undefined;
   }
 
-  /** Resolves to an answer of lines when the first of them is there. */
+  /** Resolves to a response of lines when the first line is there. */
   get streams(): Promise<Answer> {
     return this.#streams.promise;
   }
@@ -302,7 +304,6 @@ class BusContext implements ServeContext {
     return (this.#room ??= Promise.withResolvers<void>()).promise;
   }
 
-  /** One and the same for all who ask. */
   #made: Answer | null = null;
 
   #answer(): Answer {
@@ -324,7 +325,7 @@ class BusContext implements ServeContext {
     }
   }
 
-  /** Nobody reads on: a handler that waits for its progress goes on. */
+  /** The caller no longer reads: a handler that waits for its progress continues. */
   readonly #leave = (): void => {
     this.#isFinished = true;
     this.#room?.resolve();
@@ -332,23 +333,22 @@ class BusContext implements ServeContext {
   };
 }
 
-/** What a call through a bus takes. */
+/** Options of {@link callBus}. */
 export interface BusCallOptions extends Pick<RequestOptions, "timeout" | "signal" | "idempotent"> {
-  /** Seen by the handler as `ctx.key`; any worker may get it. */
+  /** Key that the handler sees as `ctx.key`. It does not choose a worker. */
   key?: string | undefined;
-  /** Called with each piece the handler sends before its answer; a promise that it returns is awaited. */
+  /** Called with each piece of progress. A returned promise is awaited before the next one. */
   onProgress?: ((value: unknown) => unknown) | undefined;
-  /** Called with what the handler tells by `ctx.notify`. */
+  /** Called with each notification of the handler (`ctx.notify`). */
   onNotify?: ((method: string, params: unknown) => unknown) | undefined;
 }
 
 /**
- * Calls a method of a worker that `serve`s on a bus.
+ * Calls a method of a worker that uses {@link serve} on a bus.
  *
  *     await callBus<number>(bus, "add", [1, 2]);
  *
- * @throws (rejects) {RpcError}: the handler's own error; `PROTOCOL`: a worker that is no such one answered; what
- * `bus.request` rejects with.
+ * @throws (rejects) {RpcError}: the handler's own error; `PROTOCOL`: the worker does not use `serve`; as `bus.request`.
  */
 export async function callBus<T = unknown>(
   bus: Asker,
@@ -365,13 +365,16 @@ export async function callBus<T = unknown>(
     },
     options,
   );
-  const worker = `worker pid ${response.workerPid}`;
+  const worker = `Worker pid ${response.workerPid}`;
   if (response.contentType === "application/json") return (await response.json()) as T;
   if (response.contentType === ERROR_TYPE) throw readError(await response.json(), method, worker);
   if (response.contentType !== LINES_TYPE) {
     const { status, contentType } = response;
     response.cancel();
-    throw new SlotbusError("PROTOCOL", `${worker} answered ${status} ${contentType}, which is no answer of serve().`);
+    throw new SlotbusError(
+      "PROTOCOL",
+      `${worker} responded with ${status} ${contentType}, which is not a response of serve().`,
+    );
   }
   const decoder = new TextDecoder();
   let rest = "";
@@ -386,5 +389,5 @@ export async function callBus<T = unknown>(
       else return item["result"] as T;
     }
   }
-  throw new SlotbusError("PROTOCOL", `${worker} ended its answer without a result.`, { mayHaveExecuted: true });
+  throw new SlotbusError("PROTOCOL", `${worker} ended its response without a result.`, { mayHaveExecuted: true });
 }

@@ -1,4 +1,4 @@
-/** What a process finishes before SIGTERM ends it. */
+/** Closes buses and workers of a process before SIGTERM ends it. */
 
 import { kept } from "./hot.ts";
 
@@ -6,11 +6,12 @@ interface Closable {
   close(): Promise<unknown>;
 }
 
-/** What is closed when SIGTERM comes: one entry for each call of {@link drainOnSigterm}. */
+/** Things to close at SIGTERM: one entry for each call of {@link drainOnSigterm}. */
 const drained = kept("sigterm", () => new Set<readonly Closable[]>());
 
 /**
- * On SIGTERM, closes all of `things`, then lets the signal do what it would have done. Returns a function that forgets them.
+ * Closes all `things` at SIGTERM, then ends the process by SIGTERM unless it has other listeners. Returns a function that
+ * undoes this.
  *
  *     const worker = await SlotWorker.open({ name: "shop" });
  *     drainOnSigterm(worker);
@@ -27,5 +28,5 @@ async function closeAll(): Promise<void> {
   const things = new Set([...drained].flat());
   drained.clear();
   await Promise.allSettled([...things].map((thing) => thing.close()));
-  if (process.listenerCount("SIGTERM") === 0) process.kill(process.pid, "SIGTERM"); // others have handled it by now
+  if (process.listenerCount("SIGTERM") === 0) process.kill(process.pid, "SIGTERM"); // otherwise other listeners decide
 }

@@ -1,4 +1,4 @@
-/** `SlotBus` and `SlotWorker`: the composition root, which joins the bus, its wire, contracts and the supervisor. */
+/** `SlotBus` and `SlotWorker`: the composition root, which connects the bus, its wire, contracts and the supervisor. */
 
 import type { BusRequest, RequestOptions } from "./bus/call.ts";
 import { Dispatcher, noOptions } from "./bus/dispatcher.ts";
@@ -35,26 +35,25 @@ import { MemoryClient } from "./wires/memory/client.ts";
 import { noteClosed, noteOpen } from "./wires/memory/open-buses.ts";
 import { MemoryWorker } from "./wires/memory/worker.ts";
 
-/** What `SlotBus.create` takes; all but the name have defaults. */
+/** Options of `SlotBus.create`. All except `name` have defaults. */
 export interface SlotBusOptions extends BusOptions {
-  /** Workers that the bus starts itself. */
+  /** Worker processes that the bus starts itself. */
   workers?: WorkersOptions | undefined;
 }
 
 /** Options with their defaults filled in. */
 export type ResolvedSlotBusOptions = ResolvedBusOptions & { readonly workers: ResolvedWorkers | null };
 
-/** Time after which a worker is unresponsive where no `workers.unresponsive` says so, in ms. */
+/** Default of `workers.unresponsive`, in ms, for a bus that starts no workers. */
 const UNRESPONSIVE_MS = 30_000;
 
 /**
- * A bus: one process owns the name and asks, any number of worker processes answer.
+ * A bus: one process, the client, owns the name and sends requests; any number of worker processes respond.
  *
  *     await using bus = await SlotBus.create({ name: "shop" });
  *     const response = await bus.request({ path: "/hello", body: "Ada" });
  *
- * `close` rejects what has not finished with {@link ClosedError}, gives the name back and stops the workers that the bus has
- * started.
+ * `close` rejects unfinished requests with {@link ClosedError}, releases the name and stops the workers that the bus started.
  */
 export class SlotBus extends Closing<SlotBusEvents> {
   readonly options: ResolvedSlotBusOptions;
@@ -65,11 +64,11 @@ export class SlotBus extends Closing<SlotBusEvents> {
   readonly #hold = new Hold();
 
   /**
-   * Takes the name and listens for workers.
+   * Claims the name and listens for workers. With `workers`, resolves when `workers.min` workers are attached.
    *
-   * @throws (rejects) {InvalidConfigError}; {BusExistsError} when a live process has the
-   * name; `PERMISSION_DENIED` for a directory that is not ours alone; `RESOURCE`; with `workers` as
-   * `Supervisor.start` when one does not get ready.
+   * @throws (rejects) {InvalidConfigError}; {BusExistsError} if a live process owns the name; `PERMISSION_DENIED` if the
+   * directory does not belong to this user alone; `RESOURCE`; with `workers`, the errors of `Supervisor.start` if a worker does
+   * not become ready.
    */
   static async create(options: SlotBusOptions): Promise<SlotBus> {
     const supervisor = options?.workers === undefined ? null : await import("./supervisor/worker-pool.ts");
@@ -118,21 +117,21 @@ export class SlotBus extends Closing<SlotBusEvents> {
     return this.options.name;
   }
 
-  /** Attached workers. */
+  /** The attached workers. */
   get workers(): WorkerInfo[] {
     return this.#dispatcher.choice.all.map(infoOf);
   }
 
   /**
-   * The processes of the workers that the bus starts itself, and their events; `null` without the option `workers`. Calling
-   * `resize()` with the current size restarts workers that were paused or given up. The bus decides the size otherwise.
+   * The worker processes that the bus starts itself, and their events; `null` without the option `workers`. Calling `resize()`
+   * with the current size restarts workers that were paused or given up. Otherwise the bus decides the size.
    */
   get supervisor(): Supervisor | null {
     return this.#pool?.supervisor ?? null;
   }
 
   /**
-   * Sends a request and resolves to the answer, whatever its status.
+   * Sends a request and resolves to the response, with any status.
    *
    * @throws (rejects) {@link InvalidConfigError}, {HeadTooLargeError}, {PayloadTooLargeError}: nothing was sent;
    * {BusOverloadedError}, {NoWorkerError}, {RequestTimeoutError}, {WorkerDiedError},
@@ -143,7 +142,7 @@ export class SlotBus extends Closing<SlotBusEvents> {
   }
 
   /**
-   * As {@link request}, but the body is a view of shared memory until it is released.
+   * As {@link request}, but the body of the response is a view of shared memory until you release it.
    *
    *     using response = await bus.borrow({ path: "/frame" });
    */
@@ -152,32 +151,33 @@ export class SlotBus extends Closing<SlotBusEvents> {
   }
 
   /**
-   * As {@link request}, but resolves as soon as the head of the answer is here; its body streams. The timeout is that of
-   * the head; `signal` ends the stream too.
+   * As {@link request}, but resolves as soon as the head of the response arrives; the body streams. The timeout applies to the
+   * head only; `signal` cancels the stream too.
    */
   stream(request: BusRequest, options: RequestOptions = noOptions): Promise<StreamedResponse> {
     return this.#dispatcher.ask(request, options, "stream") as unknown as Promise<StreamedResponse>;
   }
 
   /**
-   * As {@link request}, blocking the thread: no event loop runs until the answer is here. Does not queue: a worker must
-   * be attached and have a free slot. May be called inside a handler, but not for a worker of the same thread.
+   * As {@link request}, but blocks the thread: the event loop does not run until the response arrives. Does not queue: a worker
+   * must be attached and have a free slot. May be called in a handler, but not for a worker in the same thread.
    */
   requestSync(request: BusRequest, options: RequestOptions = noOptions): BusResponse {
     return this.#dispatcher.askSync(request, options);
   }
 
   /**
-   * The same as `fetch`, answered by a worker: `await bus.fetch("/users/7")`, or any WHATWG `Request`. A body that is
-   * not whole streams, both ways. Rejects as {@link stream} does, and with the error of a body that fails.
+   * Sends a WHATWG request to a worker: `await bus.fetch("/users/7")`. Takes the arguments of the global `fetch`. Streamed bodies
+   * of requests and responses are sent as streams. Rejects as {@link stream} does, and with the error of a request body that
+   * fails.
    */
   fetch(input: string | URL | Request, init?: RequestInit & RequestOptions): Promise<Response> {
     return fetchThrough(this, systemClock, input, init);
   }
 
   /**
-   * The methods of a contract as functions: `await client.hello({ name: "Ada" }, { timeout: 500 })`. Make one and keep it.
-   * They reject as {@link request} does, and with {ValidationError}, {ContractError}, {ContractMismatchError}.
+   * Returns an object with the methods of a contract: `await client.hello({ name: "Ada" }, { timeout: 500 })`. Create it once and
+   * keep it. The methods reject as {@link request} does, and with {ValidationError}, {ContractError}, {ContractMismatchError}.
    */
   client<C extends Contract>(contract: C): Client<C> {
     const { makeClient } = require("./contract/client.ts") as typeof import("./contract/client.ts");
@@ -185,44 +185,46 @@ export class SlotBus extends Closing<SlotBusEvents> {
   }
 
   /**
-   * Resolves when `workers` (0-64, default 1) are attached.
+   * Resolves when `workers` workers (0-64, default 1) are attached.
    *
-   * @throws (rejects) {NotReadyError} after `timeout` ms, with the number of workers that came and why others did not; {@link ClosedError}; {@link InvalidConfigError}; `signal.reason`.
+   * @throws (rejects) {NotReadyError} after `timeout` ms, with the number of attached workers and the reasons why others did not
+   * attach; {@link ClosedError}; {@link InvalidConfigError}; `signal.reason`.
    */
   ready(options: ReadyOptions = {}): Promise<void> {
     return this.#dispatcher.ready(options);
   }
 
-  /** State, worker and age of every slot, and what waits in the queue. */
+  /** Returns state, worker and age of each slot, and the queued requests. */
   diagnostics(): Diagnostics {
     return this.#dispatcher.diagnostics();
   }
 
-  /** Counters since the start, and percentiles of the round trip; after `close` their last values. */
+  /** Returns counters since the start and percentiles of the round-trip time; after `close`, their final values. */
   stats(): BusStats {
     return this.#dispatcher.stats();
   }
 
   /**
-   * Counters, gauges and the histogram of the round trip as Prometheus' text (version 0.0.4), each with the label `bus`;
-   * after `close` their last values.
+   * Returns counters, gauges and the histogram of the round-trip time in the Prometheus text format (version 0.0.4), each with
+   * the label `bus`; after `close`, their final values.
    */
   metrics(): string {
     return this.#dispatcher.metrics();
   }
 
-  /** Keeps the process alive while the bus is open. Without it, only promises that are pending do. */
+  /** Keeps the process alive while the bus is open. By default only pending promises do. */
   ref(): void {
     if (!this.#dispatcher.isClosed) this.#hold.set(true);
   }
 
+  /** Undoes {@link ref}. */
   unref(): void {
     this.#hold.set(false);
   }
 
   /**
-   * Ends the attachment of a worker, by its `id`, as if it had broken the protocol: what it has is settled, `died`
-   * gives `reason`. `false`: it is not attached. Its process is left alone, and may attach again.
+   * Evicts the worker with this `id`: ends its attachment, settles its requests and emits `died` with `reason`. The process
+   * continues and may attach again. Returns `false` if the worker is not attached.
    */
   evict(worker: number, reason: string): boolean {
     return this.#dispatcher.choice.evict(worker, reason);
@@ -232,7 +234,7 @@ export class SlotBus extends Closing<SlotBusEvents> {
     return this.#dispatcher.drain(timeout);
   }
 
-  /** Rejects what is left with {@link ClosedError}, says goodbye to the workers and gives the name back. */
+  /** Rejects the remaining requests with {@link ClosedError}, says goodbye to the workers and releases the name. */
   protected async end(): Promise<void> {
     const closed = this.#dispatcher.close();
     this.#leave();
@@ -241,14 +243,14 @@ export class SlotBus extends Closing<SlotBusEvents> {
     await this.#pool?.stop();
   }
 
-  /** Gives the name back. */
+  /** Releases the name. */
   readonly #leave = (): void => {
     noteClosed(this.#leave);
     this.#name.release();
   };
 }
 
-/** What a reload knows a bus or a worker by. */
+/** Returns the key by which a reload recognizes a bus or a worker. */
 function keyOf(kind: "bus" | "worker", { directory, name }: { directory: string; name: string }): string {
   return `${kind} ${directory}/${name}`;
 }
@@ -284,11 +286,11 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
   readonly name: string;
   readonly #receiver: Receiver;
   #contracts: Implementations | null = null;
-  /** In {@link serveSync}. */
+  /** Whether {@link serveSync} is running. */
   #isBlocking = false;
 
   /**
-   * Attaches to the bus. Requests come when {@link serve} or {@link serveSync} has been called.
+   * Attaches to the bus. Requests arrive after {@link serve}, {@link implement} or {@link serveSync} is called.
    *
    * @throws (rejects) {BusNotFoundError}, {VersionMismatchError}, `PERMISSION_DENIED`,
    * {@link InvalidConfigError}, `RESOURCE`.
@@ -326,38 +328,38 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
     return this.#receiver.wire.isConnected;
   }
 
-  /** Requests whose handlers run now. */
+  /** Number of requests without a response and of responses that still stream. */
   get running(): number {
     return this.#receiver.wire.running;
   }
 
-  /** Times the worker left its parked state because the client rang. */
+  /** Number of times that the client's doorbell woke the parked worker. */
   get wakeups(): number {
     return this.#receiver.wire.wakeups;
   }
 
-  /** Requests taken so far. */
+  /** Number of requests taken so far. */
   get served(): number {
     return this.#receiver.served;
   }
 
   /**
-   * Answers requests from the event loop until the worker is closed; attaches again when a client runs again. Keeps the
-   * process alive. Calls of a contract go to {@link implement}'s handlers.
+   * Handles requests on the event loop until the worker is closed. Attaches again when the bus restarts. Keeps the process alive.
+   * Calls of a contract go to the handlers of {@link implement}.
    *
-   * `replace: true` puts the handler in the place of the one before; requests that run end with that one.
+   * `replace: true` replaces the previous handler; running requests finish with the previous handler.
    *
-   * @throws {InvalidConfigError} when the worker has a handler already and `replace` is not set.
+   * @throws {InvalidConfigError} if the worker already has a handler and `replace` is not set.
    */
   serve(handler: Handler | FetchHandler, options: ServeOptions = {}): this {
     const { replace } = serveOptions.resolve(options);
     if (super.closed) throw this.#closedError();
     if (typeof handler !== "function" && typeof handler?.fetch !== "function") {
-      throw new InvalidConfigError("serve takes a function, or an object with a method `fetch`.");
+      throw new InvalidConfigError("serve() takes a function or an object with a `fetch` method.");
     }
     if (!replace && (this.#contracts ? this.#contracts.fallback : this.#receiver.handler)) {
-      throw new InvalidConfigError(`this worker of "${this.name}" has a handler already; serve was called twice.`, {
-        hint: "Answer all requests in one handler, or pass `{ replace: true }`.",
+      throw new InvalidConfigError(`The worker of bus "${this.name}" already has a handler.`, {
+        hint: "Handle all requests in one handler, or pass `{ replace: true }` to serve().",
       });
     }
     const plain = typeof handler === "function" ? handler : fetchHandler(handler);
@@ -367,12 +369,12 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
   }
 
   /**
-   * Answers the calls of a contract, as {@link serve} answers requests; may be called again, for another contract or to
-   * replace the handlers of one.
+   * Handles the calls of a contract, as {@link serve} handles requests. Call it again to add another contract, or to replace the
+   * handlers of a contract.
    *
    *     worker.implement(demo, { hello: ({ name }) => `hello ${name}`, async *count({ to }, ctx) { … } });
    *
-   * @throws {InvalidConfigError} unless there is one handler per method.
+   * @throws {InvalidConfigError} unless `handlers` has exactly one handler per method.
    */
   implement<C extends Contract>(contract: C, handlers: Handlers<C>): this {
     if (super.closed) throw this.#closedError();
@@ -385,13 +387,17 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
   }
 
   /**
-   * Answers requests in a blocking loop: the thread sleeps in the kernel between requests and no event loop runs.
-   * The handler returns its answer; one that it defers can be given in a later call of the handler. Ends when the worker
-   * is closed by the handler, or when the client ends and the worker is not to reconnect.
+   * Handles requests in a blocking loop: the thread sleeps in the kernel between requests, and the event loop does not run. The
+   * handler returns its response; a deferred response can be sent in a later call of the handler. Returns when the handler closes
+   * the worker, or when the client ends and `reconnect` is off.
    */
   serveSync(handler: SyncHandler): void {
     if (super.closed) throw this.#closedError();
-    if (this.#receiver.handler) throw new InvalidConfigError("this worker is served by an event loop already.");
+    if (this.#receiver.handler) {
+      throw new InvalidConfigError("serveSync() cannot be used after serve() or implement().", {
+        hint: "Open another worker for the blocking loop.",
+      });
+    }
     this.#isBlocking = true;
     try {
       this.#receiver.serveSync(handler, () => super.closed);
@@ -404,13 +410,13 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
     if (this.listenerCount("handlerError") === 0) {
       if (isNoAnswer(error)) console.error(`worker of bus "${this.name}", request ${id}: ${error.message}`);
     } else if (this.#isBlocking) {
-      this.emit("handlerError", error, { id, path }); // no microtask runs before the loop ends
+      this.emit("handlerError", error, { id, path }); // microtasks do not run before the loop ends
     } else {
       queueMicrotask(() => this.emit("handlerError", error, { id, path }));
     }
   }
 
-  /** Whether it takes no request for good: it was closed, or its client has ended and it does not attach again. */
+  /** Whether the worker takes no more requests: it was closed, or its client has ended and the worker does not attach again. */
   override get closed(): boolean {
     return super.closed || this.#receiver.wire.hasEnded;
   }
@@ -425,12 +431,12 @@ export class SlotWorker extends Closing<SlotWorkerEvents> {
   }
 
   #closedError(): ClosedError {
-    return new ClosedError(`the worker of bus "${this.name}"`);
+    return new ClosedError(`The worker of bus "${this.name}"`);
   }
 }
 
-/** A bus on whatever wire: without what only the memory of one machine can do. */
+/** A bus on any wire: without the methods that need shared memory. */
 export interface PortableBus extends Omit<SlotBus, "borrow" | "requestSync" | "diagnostics" | "evict"> {}
 
-/** A worker on whatever wire. */
+/** A worker on any wire: without the methods that need shared memory. */
 export interface PortableWorker extends Omit<SlotWorker, "serveSync" | "wakeups"> {}

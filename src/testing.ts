@@ -1,4 +1,4 @@
-/** slotbus/testing: a bus of its own for each test, a worker that crashes, a clock that is set, proof that nothing is left. */
+/** slotbus/testing: a private bus for each test, crashes of workers, a fake clock, and a check for leaks. */
 
 import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
 import { constants, tmpdir } from "node:os";
@@ -8,26 +8,27 @@ import type { FetchHandler, Handler } from "./bus/request.ts";
 import type { SlotWorkerOptions } from "./bus/worker-options.ts";
 import type { Contract, Handlers } from "./contract/contract.ts";
 import { SlotbusError, InvalidConfigError, NoWorkerError } from "./errors.ts";
+import { unknownWorker } from "./errors/plain.ts";
 import { type Given, integer, Options, optional, refuse, row, text, timeout } from "./options.ts";
 import { defaultDirectory } from "./runtime-directory.ts";
 import { SlotBus, type SlotBusOptions, SlotWorker } from "./slotbus.ts";
 
 export * from "./errors.ts";
 
-/** Options of the bus; its name and directory are made up. */
+/** Options of the bus. Its name and directory are chosen by `TestBus`. */
 export type TestBusOptions = Partial<Omit<SlotBusOptions, "name" | "directory">>;
 
 type WorkerOptions = Partial<Omit<SlotWorkerOptions, "name" | "directory">>;
 
-/** How long a process may take to attach or to end, in ms: less than the 5 s that `bun test` gives a test. */
+/** Time for a process to attach or to end, in ms; less than the 5 s that `bun test` allows for a test. */
 const LIMIT_MS = 4_000;
-/** How long stderr is read after the end, in ms: a process that the program started may hold it open. */
+/** Time to read standard error after the end of a process, in ms: a child process may hold it open. */
 const STDERR_MS = 500;
 let serial = 0;
 
 /**
- * A bus with a name and a runtime directory that no other test has, also when tests run in parallel. Its end closes its workers,
- * ends the processes that it has spawned, and removes the directory.
+ * A bus with a unique name and its own runtime directory, so tests can run in parallel. Closing it closes its workers, ends its
+ * spawned processes, and removes the directory.
  *
  *     await using test = await TestBus.create();
  *     await test.worker(({ path }) => `hello ${path}`);
@@ -35,14 +36,14 @@ let serial = 0;
  */
 export class TestBus implements AsyncDisposable {
   readonly bus: SlotBus;
-  /** Runtime directory, of mode 0700. */
+  /** Runtime directory, created with mode 0700. */
   readonly directory: string;
   readonly #workers: SlotWorker[] = [];
   readonly #processes: Bun.Subprocess[] = [];
 
-  /** Makes the directory and opens the bus. @throws (rejects) as `SlotBus.create`. */
+  /** Creates the directory and the bus. @throws (rejects) as `SlotBus.create`. */
   static async create(options: TestBusOptions = {}): Promise<TestBus> {
-    refuseNames("a test bus", options);
+    refuseNames("A test bus", options);
     const name = `test-${process.pid}-${++serial}`;
     const directory = mkdtempSync(join(tmpdir(), "slotbus-"));
     try {
@@ -62,19 +63,19 @@ export class TestBus implements AsyncDisposable {
     return this.bus.name;
   }
 
-  /** What a process needs to find the bus: `SlotWorker.open()` reads it. */
+  /** Environment variables with which `SlotWorker.open()` finds the bus in another process. */
   get env(): { SLOTBUS_DIR: string; SLOTBUS_NAME: string } {
     return { SLOTBUS_DIR: this.directory, SLOTBUS_NAME: this.name };
   }
 
-  /** A worker of this process; resolves when it is attached. @throws (rejects) as `SlotWorker.open`. */
+  /** Opens a worker in this process. Resolves when it is attached. @throws (rejects) as `SlotWorker.open`. */
   worker(handler: Handler | FetchHandler, options?: WorkerOptions): Promise<SlotWorker>;
-  /** A worker of this process that implements a contract. */
+  /** Opens a worker in this process that implements a contract. */
   worker<C extends Contract>(contract: C, handlers: Handlers<C>, options?: WorkerOptions): Promise<SlotWorker>;
   async worker(what: Handler | FetchHandler | Contract, ...rest: (object | undefined)[]): Promise<SlotWorker> {
     const isContract = typeof (what as Contract | null)?.methods === "object";
     const options: WorkerOptions = rest[isContract ? 1 : 0] ?? {};
-    refuseNames("a worker of a test bus", options);
+    refuseNames("A worker of a test bus", options);
     const { name, directory, bus } = this;
     const worker = await SlotWorker.open({ ...options, name, directory });
     this.#workers.push(worker);
@@ -85,9 +86,10 @@ export class TestBus implements AsyncDisposable {
   }
 
   /**
-   * A worker that is a process: a program of Bun, which calls `SlotWorker.open()`. Resolves when it is attached.
+   * Starts a worker in its own process: a program that Bun runs and that calls `SlotWorker.open()`. Resolves when it is
+   * attached.
    *
-   * @throws (rejects) `RESOURCE` with what it wrote to stderr, when it ends before, or is not attached after 4 s.
+   * @throws (rejects) `RESOURCE`, with its standard error, if it ends before that or does not attach within 4 s.
    */
   async spawn(program: string | URL, args: readonly string[] = []): Promise<WorkerInfo> {
     const file = program instanceof URL ? Bun.fileURLToPath(program) : program;
@@ -104,14 +106,14 @@ export class TestBus implements AsyncDisposable {
     };
     const inTime = await becomes(isSettled);
     if (worker) return worker;
-    const end = `ended with ${child.exitCode ?? child.signalCode} before it was attached`;
-    const how = inTime ? end : `was not attached after ${LIMIT_MS} ms`;
+    const end = `ended with ${child.exitCode ?? child.signalCode} before it attached`;
+    const how = inTime ? end : `did not attach within ${LIMIT_MS} ms`;
     child.kill("SIGKILL");
     const said = await Promise.race([stderr, Bun.sleep(STDERR_MS).then(() => "")]);
-    throw new SlotbusError("RESOURCE", `${file} ${how}: ${said.trim() || "it said nothing"}`);
+    throw new SlotbusError("RESOURCE", `${file} ${how}: ${said.trim() || "standard error is empty"}`);
   }
 
-  /** Ends all of it, whatever state it is in; may be called again. */
+  /** Closes the bus and its workers, ends spawned processes, and removes the directory. May be called repeatedly. */
   async close(): Promise<void> {
     for (const worker of this.#workers.splice(0)) await worker.close({ timeout: 0 });
     for (const child of this.#processes.splice(0)) {
@@ -129,50 +131,56 @@ export class TestBus implements AsyncDisposable {
 
 function refuseNames(of: string, options: object): void {
   const given = ["name", "directory"].find((key) => key in options);
-  if (given) throw new InvalidConfigError(`${of} has no option "${given}": it is made up.`);
+  if (given) throw new InvalidConfigError(`${of} has no option "${given}": TestBus chooses it.`);
 }
 
 /** @internal */
 export const crashOptions = new Options("crashWorker", {
-  /** The `id` of the worker. */
+  /** `id` of the worker to kill. Default: the worker that attached first. */
   worker: optional(integer(undefined, 0, Number.MAX_SAFE_INTEGER), "the first worker"),
+  /** Signal that is sent to its process. */
   signal: row<NodeJS.Signals>("SIGKILL", "a signal", (value, name) =>
     Object.hasOwn(constants.signals, value as string) ? (value as NodeJS.Signals) : refuse(name, value, "a signal"),
   ),
 });
 
 /**
- * Kills the process of a worker, as a crash would, and resolves when the bus has noticed: what it had is settled then.
- * `worker`: its `id`; default: the one that is attached for the longest time. Signal: SIGKILL by default.
+ * Kills the process of a worker, as a crash would. Resolves to the worker when the bus has noticed its end. The requests that it
+ * was running have settled then; requests that it had not started wait for another worker. Kills the worker that attached first,
+ * with SIGKILL, unless the options say otherwise.
  *
- * @throws (rejects) {NoWorkerError} when there is none; {InvalidConfigError} when it is a worker of this process;
- * `RESOURCE` when it is still there after 4 s.
+ * @throws (rejects) {NoWorkerError} if there is no such worker; {InvalidConfigError} if it runs in this process; `RESOURCE` if
+ * it is still attached after 4 s.
  */
 export async function crashWorker(bus: SlotBus, options: Given<typeof crashOptions.rows> = {}): Promise<WorkerInfo> {
   const { worker, signal } = crashOptions.resolve(options);
   const victim = worker === null ? bus.workers[0] : bus.workers.find(({ id }) => id === worker);
-  if (!victim) throw new NoWorkerError(bus.name, 0);
+  if (!victim) throw worker === null ? new NoWorkerError(bus.name, 0) : unknownWorker(bus.name, worker);
   if (victim.pid === process.pid) {
-    throw new InvalidConfigError(`worker ${victim.id} is of this process (pid ${process.pid}), which would die too.`, {
-      hint: "Start it as a process of its own: `test.spawn(program)`.",
-    });
+    throw new InvalidConfigError(
+      `Worker ${victim.id} runs in this process (pid ${process.pid}), which would die too.`,
+      {
+        hint: "Start it in its own process: `test.spawn(program)`.",
+      },
+    );
   }
   const isOwn = (): boolean => bus.supervisor?.workers.some(({ pid }) => pid === victim.pid) === true;
   process.kill(victim.pid, signal);
   if (await becomes(() => !bus.workers.some(({ id }) => id === victim.id) && !isOwn())) return victim;
-  throw new SlotbusError("RESOURCE", `worker pid ${victim.pid} is attached ${LIMIT_MS} ms after ${signal}.`);
+  throw new SlotbusError("RESOURCE", `Worker pid ${victim.pid} is still attached ${LIMIT_MS} ms after ${signal}.`);
 }
 
-/** A clock of milliseconds that moves when it is told to: the `now` of a `Contest`, or of code under test. */
+/** A clock that only moves when `advance` is called. */
 export interface FakeClock {
-  /** Bound: can be passed on as it is. */
+  /** Returns the time in ms. Can be passed on without binding. */
   readonly now: () => number;
-  /** Moves on by `ms`, 0 or more; returns the time then. */
+  /** Moves the clock forward by `ms` (0 or more); returns the new time. */
   advance(ms: number): number;
 }
 
 /**
- * A clock that begins at `start` ms (default 0). Timers are real: who waits for an expiry looks when its timer ends.
+ * Returns a clock that starts at `start` ms (default 0). Timers stay real: code that waits for an expiry reads the fake time
+ * only when its timer fires.
  *
  *     const clock = fakeClock();
  *     const contest = await Contest.open({ fleet, now: clock.now });
@@ -185,52 +193,52 @@ export function fakeClock(start = 0): FakeClock {
 
 function checkTime(what: string, ms: number): number {
   if (Number.isFinite(ms) && ms >= 0) return ms;
-  throw new InvalidConfigError(`${what} is ${ms}; a clock goes forward, by 0 or more milliseconds.`);
+  throw new InvalidConfigError(`${what} is ${ms}; it must be 0 or more milliseconds.`);
 }
 
 // ---- leaks ------------------------------------------------------------------------------------------------------------
 
-/** Something that is still there, in {@link LeakError}. */
+/** Something that `work` left behind, in {@link LeakError}. */
 export interface Leak {
   readonly kind: "descriptor" | "memory" | "file" | "process";
-  /** What it is: a path, `socket:[123]`, `pid 123 bun worker.ts`. */
+  /** Description: a path, `socket:[123]`, `pid 123 bun worker.ts`. */
   readonly what: string;
 }
 
-/** What {@link assertNoLeaks} rejects with. */
+/** Error of {@link assertNoLeaks}. */
 export class LeakError extends Error {
   override readonly name = "LeakError";
   readonly leaks: readonly Leak[];
 
   constructor(leaks: readonly Leak[]) {
-    super(`${leaks.length} left:\n${leaks.map(({ kind, what }) => `  ${kind} ${what}`).join("\n")}`);
+    super(`${leaks.length} leaked:\n${leaks.map(({ kind, what }) => `  ${kind} ${what}`).join("\n")}`);
     this.leaks = leaks;
   }
 }
 
 /** @internal */
 export const leakOptions = new Options("assertNoLeaks", {
-  /** Runtime directory whose files count. */
+  /** Runtime directory that is checked for new files. */
   directory: optional(
     text(undefined, "a path", (value) => value !== ""),
     "`$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`",
   ),
-  /** How long what is about to go may take, in ms. */
+  /** Time for things that are being closed to disappear, in ms. */
   timeout: timeout(2_000, 0),
 });
 
-/** Where `assertNoLeaks` looks for files, and for how long it waits. */
+/** Options of {@link assertNoLeaks}. */
 export interface LeakOptions extends Given<typeof leakOptions.rows> {}
 
 /**
- * Runs `work` and resolves to its result, if it leaves no descriptor, no memory of slotbus, no file in the runtime directory
- * and no child process that was not there before. Nothing else of this process may open or close such things meanwhile.
+ * Runs `work` and resolves to its result, or rejects if `work` leaves behind a file descriptor, shared memory of slotbus, a
+ * file in the runtime directory, or a child process. Nothing else in this process may open or close such things meanwhile.
  *
  *     await assertNoLeaks(async () => {
  *       await using test = await TestBus.create();
  *     });
  *
- * @throws (rejects) {@link LeakError}; what `work` rejects with.
+ * @throws (rejects) {@link LeakError}; the error of `work`.
  */
 export async function assertNoLeaks<T>(work: () => T | Promise<T>, options: LeakOptions = {}): Promise<T> {
   const { directory: given, timeout: limit } = leakOptions.resolve(options);
@@ -248,7 +256,7 @@ export async function assertNoLeaks<T>(work: () => T | Promise<T>, options: Leak
 
 type Inventory = ReadonlyMap<string, Leak>;
 
-/** By a key that no later thing of the kind has. */
+/** Lists everything that could leak, by a key that is not reused. */
 function inventory(directory: string): Inventory {
   const all = new Map<string, Leak>();
   const add = (kind: Leak["kind"], key: string, what = key): void => void all.set(`${kind} ${key}`, { kind, what });
@@ -263,11 +271,11 @@ function inventory(directory: string): Inventory {
   return all;
 }
 
-/** What the runtime opens when it first needs it, and keeps. */
+/** Descriptors that the runtime opens on first use and keeps. */
 const OF_RUNTIME =
   /^(anon_inode:\[(eventpoll|eventfd|timerfd|io_uring|inotify)\]|anon_inode:inotify|\/dev\/(?!shm\/)|\/proc\/)/;
 
-/** What `read` returns; `otherwise` when the thing has gone meanwhile, or was never there. */
+/** Returns the result of `read`, or `otherwise` if it throws because the thing does not exist. */
 function readOr<T>(read: () => T, otherwise: T): T {
   try {
     return read();

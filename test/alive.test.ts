@@ -1,6 +1,6 @@
 /**
- * What keeps a process alive: the table in docs/operations.md, row by row. In a process of its own each promise is pending and
- * nothing else happens: that process stays, sleeps, and ends by itself once the promise has settled, if its object lets it.
+ * What keeps a process alive: each row of the table in docs/operations.md. Each process has one pending promise and no
+ * other work: it stays, sleeps, and exits after the promise has settled, unless its object keeps it alive.
  */
 
 import { expect, test } from "bun:test";
@@ -9,12 +9,12 @@ import { join } from "node:path";
 import { lives } from "./line-transport.ts";
 import { until, Workspace } from "./support.ts";
 
-/** Children at once: the machine has other things to do. */
+/** Child processes at a time: the machine has other work. */
 const CHILDREN = 4;
-/** A process at top level is watched for so long, and may use so much of it. A spin uses all of it. */
+/** Each process at top level is watched for this long, and may use this much of it. A spin uses all of it. */
 const WATCH_MS = 500;
 const SHARE = 0.15;
-/** A process that nothing keeps ends within some ms. */
+/** A process without anything that keeps it alive exits within some ms. */
 const STAYS_MS = 300;
 const TICK_MS = 10; // of the kernel's accounting
 
@@ -26,7 +26,7 @@ interface Row {
 
 function table(): Row[] {
   const page = readFileSync(join(import.meta.dir, "../docs/operations.md"), "utf8");
-  const rows = page.slice(page.indexOf("| object | open, ")).split("\n").slice(2);
+  const rows = page.slice(page.indexOf("| object | keeps the process alive ")).split("\n").slice(2);
   return rows.slice(0, rows.indexOf("")).map((row) => {
     const [object = "", open = "", promises = ""] = row.split("|").slice(1, -1);
     const plain = object.replaceAll("`", "").trim();
@@ -44,13 +44,13 @@ function cpuMs(pid: number): number {
   return (Number(fields[11]) + Number(fields[12])) * TICK_MS;
 }
 
-/** Processes whose environment names the directory: the child's workers, and their launchers. */
+/** Processes with the directory in their environment: the child's workers, and their launchers. */
 function kinOf(directory: string): number[] {
   const found = Bun.spawnSync(["sh", "-c", `grep -lzs "^SLOTBUS_DIR=${directory}$" /proc/[0-9]*/environ`]);
   return [...found.stdout.toString().matchAll(/\/proc\/(\d+)\//g)].map(([, pid]) => Number(pid));
 }
 
-/** One promise, in one process. Throws what is wrong. */
+/** Runs one promise in one process. Throws when the process does not behave as its row says. */
 async function walk(id: string, mode: "top" | "main", isKept: boolean): Promise<void> {
   await using space = new Workspace();
   space.leftovers = ["go", "go1", `${space.name}.fleet`];
@@ -90,7 +90,7 @@ test("the table has a case for each promise, and no case is missing in it", asyn
   ).toEqual(child.lines.sort());
 });
 
-test("a pending promise keeps its process alive, asleep; once it has settled only what serves does", async () => {
+test("a pending promise keeps its sleeping process alive; after it settles, only open servers do", async () => {
   const left = table().flatMap(({ cases, isKept }) =>
     cases.flatMap((id) => (["top", "main"] as const).map((mode) => ({ id, mode, isKept }))),
   );

@@ -1,4 +1,4 @@
-/** docs/api.md is the public API: every export and every option is in it, and what it says of defaults and ranges is so. */
+/** docs/api.md is the public API: it lists every export and every option, with their real defaults and ranges. */
 
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
@@ -11,7 +11,7 @@ import { linesOf } from "./option-lines.ts";
 const root = resolve(import.meta.dir, "..");
 const page = readFileSync(join(root, "docs/api.md"), "utf8");
 
-/** Rows of the tables in a section, by their first cell. */
+/** Rows of a section's tables, by their first cell. */
 function tablesOf(section: string): Map<string, string[]> {
   const rows = new Map<string, string[]>();
   for (const line of section.split("\n")) {
@@ -30,7 +30,7 @@ const sections = new Map(
   page.split(/^#{2,3} /m).map((section) => [section.slice(0, section.indexOf("\n")), section] as const),
 );
 
-/** Where docs/api.md lists the options of each table: file and name, heading, what stands before the names there. */
+/** Where docs/api.md lists the options of each table: file and name, heading, prefix of the names there. */
 const places: readonly (readonly [table: string, heading: string, prefix?: string])[] = [
   ["closing.ts drainOptions", "`drain` and `close`", "drain."],
   ["closing.ts closeOptions", "`drain` and `close`", "close."],
@@ -79,7 +79,7 @@ const places: readonly (readonly [table: string, heading: string, prefix?: strin
   ["otel.ts instrumentOptions", "`slotbus/testing`, `slotbus/otel`", "instrument."],
 ];
 
-/** Options that stand in another section too, which has them in full. */
+/** Options that are also in another section, which lists them in full. */
 const shared: Readonly<Record<string, string>> = {
   "`workers` of `SlotBus.create`": "A supervised pool",
   "`StdioBus.start`": "A supervised pool",
@@ -92,7 +92,7 @@ interface Described {
   readonly rows: Rows;
 }
 
-/** Every table of options in the sources, and where it is described. */
+/** Every table of options in the sources, and the section that describes it. */
 async function tables(): Promise<Described[]> {
   const found: Described[] = [];
   const files = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" }).sort();
@@ -134,12 +134,12 @@ test("every option of every table is listed with its default and its range", asy
   expect(listed).toBeGreaterThan(150);
 });
 
-test("what is listed as an option is one", async () => {
+test("every listed option exists", async () => {
   const known = new Map<string, Set<string>>();
   for (const { heading, prefix, rows } of await tables()) {
     const names = known.get(heading) ?? new Set();
     for (const { name } of linesOf(rows)) names.add(prefix + name);
-    for (const name of Object.keys(rows)) names.add(prefix + name); // a group itself
+    for (const name of Object.keys(rows)) names.add(prefix + name); // the group itself
     known.set(heading, names);
   }
   for (const [heading, names] of known) {
@@ -153,7 +153,7 @@ function namesIn(cell: string | undefined): string[] {
   return [...(cell ?? "").matchAll(/`(\w+)`/g)].map(([, name]) => name!).sort();
 }
 
-/** Values that are exported for tests alone: the declarations of the package do not have them. */
+/** Values that only tests use: the declarations of the package leave them out. */
 function internalOf(file: string): string[] {
   const source = readFileSync(join(root, file), "utf8");
   return [...source.matchAll(/@internal[^\n]*\*\/\nexport (?:const|class|function) (\w+)/g)].map(([, name]) => name!);
@@ -198,7 +198,7 @@ test("every entry exports every error", async () => {
   }
 });
 
-test("each name in the table of the parts is exported by an entry or is a method of it", () => {
+test("each name in the table of the parts is an export of an entry, or a method of an export", () => {
   const parts = sections.get("The parts side by side")!;
   const thrown = [...parts.matchAll(/`(\w+Error)`/g)].map(([, name]) => name!);
   expect(thrown.length).toBeGreaterThan(25);

@@ -12,13 +12,13 @@ test("a pause doubles up to the longest, also after very many attempts", () => {
   expect(backoff(2, { ...pauses, factor: 3 }, () => 0)).toBe(90);
 });
 
-test("chance takes half of a pause away at most, or the part that is named", () => {
+test("jitter takes at most half of a pause away, or the given part", () => {
   expect([0, 0.5, 1].map((chance) => backoff(7, pauses, () => chance))).toEqual([1_000, 750, 500]);
   expect([0, 0.5, 1].map((chance) => backoff(7, { ...pauses, jitter: 0.2 }, () => chance))).toEqual([1_000, 900, 800]);
   expect([0, 1].map((chance) => shorten(50, 0.1, () => chance))).toEqual([50, 45]);
 });
 
-test("without a source of chance of its own, two processes do not pause alike", () => {
+test("without a given random source, two processes have different pauses", () => {
   const all = new Set(Array.from({ length: 100 }, () => backoff(0, pauses, systemClock.random)));
   expect(all.size).toBeGreaterThan(50);
   for (const ms of all) expect(ms).toBeWithin(5, 10.001);

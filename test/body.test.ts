@@ -1,4 +1,4 @@
-/** Bodies that user code of a worker gets: its own for ever, or borrowed by name, whatever their size. */
+/** Request bodies of every size in a handler: kept as long as it wants, or borrowed by an explicit call. */
 
 import { describe, expect, test } from "bun:test";
 import { writeFile } from "node:fs/promises";
@@ -23,7 +23,7 @@ import { Child, pattern, rejection, same, until, Workspace } from "./support.ts"
 const SIZES = [1_000, 16_384, 16_385, 300_000];
 const REQUESTS = 12;
 
-/** JSON of that many bytes that no other number has. */
+/** JSON of that many bytes, different for each number. */
 function letter(number: number, bytes: number): string {
   const text = `${number} `.repeat(Math.ceil(bytes / `${number} `.length));
   return JSON.stringify(text.slice(0, bytes - 2));
@@ -57,7 +57,7 @@ async function sendLetters(bus: SlotBus, path = "/"): Promise<string[]> {
   return letters;
 }
 
-/** Handlers answer before they have read their body: it is read when this opens. */
+/** Handlers answer before they read their body. They read it when this opens. */
 class Readers {
   readonly #gate = Promise.withResolvers<void>();
   readonly #read: Promise<string>[] = [];
@@ -90,7 +90,7 @@ describe("a bus's handler", () => {
     });
   }
 
-  test("keeps what it has read before it answered: plain bytes, each in memory of its own", async () => {
+  test("keeps what it read before it answered: plain bytes, each in its own memory", async () => {
     await using space = new Workspace();
     const kept: Uint8Array[] = [];
     const { bus } = await space.pair(
@@ -110,15 +110,15 @@ describe("a bus's handler", () => {
     for (const body of kept) {
       expect([body.constructor, body.buffer.byteLength]).toEqual([Uint8Array, body.length]);
       body.slice().fill(0);
-      expect(body.includes(32)).toBe(true); // a slice is a copy
+      expect(body.includes(32)).toBe(true); // slice copies
     }
   });
 
-  test("that forgets to await a write of its body writes that body, though it is written much later", async () => {
+  test("that does not await a write of its body still writes that body, even much later", async () => {
     await using space = new Workspace();
     space.leftovers = ["0", "1"];
     const pipes = space.leftovers.map((file) => join(space.directory, file));
-    Bun.spawnSync(["mkfifo", ...pipes]); // nobody reads them yet, so no write ends
+    Bun.spawnSync(["mkfifo", ...pipes]); // no handler reads them yet, so no write ends
     const written: Promise<void>[] = [];
     const { bus } = await space.pair(
       (request) => {
@@ -148,7 +148,7 @@ describe("a bus's handler", () => {
     }
   });
 
-  test("still has its body when the connection has ended, and hears of that end with it", async () => {
+  test("still has its body after the connection has ended, and its signal aborts at that end", async () => {
     await using space = new Workspace();
     const requests: WorkerRequest[] = [];
     const aborted: number[] = [];
@@ -190,9 +190,7 @@ describe("a bus's handler", () => {
 describe("other surfaces", () => {
   test("a blocking worker's handler keeps its bodies, asked for before the answer or after it", async () => {
     await using space = new Workspace();
-    const bus = await space.bus({ slots: 4 });
-    space.child("sync-worker.ts");
-    await bus.ready();
+    const { bus } = await space.remote("sync-worker.ts", { slots: 4 });
     for (const path of ["/keep", "/keep-request"]) {
       const letters = await sendLetters(bus, path);
       const kept = (await bus.request({ path: "/kept" })).json<string[]>();
@@ -226,7 +224,7 @@ describe("other surfaces", () => {
     for (const input of kept) expect(input.constructor).toBe(Uint8Array);
   });
 
-  test("a codec that makes views of what it decodes gives each handler its own", async () => {
+  test("a codec that decodes to views gives each handler its own memory", async () => {
     await using space = new Workspace();
     const views: Codec = {
       contentType: "application/x-views",
@@ -249,7 +247,7 @@ describe("other surfaces", () => {
     );
   });
 
-  test("items of bytes that came in several pieces are plain bytes in memory of their own", async () => {
+  test("items of bytes that came in several pieces are plain bytes in their own memory", async () => {
     await using space = new Workspace();
     const files = contract("files", { put: rpc({ input: items(typed<Uint8Array>()), output: typed<number>() }) });
     const kept: Uint8Array[] = [];
@@ -340,7 +338,7 @@ describe("a borrowed body", () => {
   const KEPT = [0, 1_000, 40_000];
 
   for (const bytes of KEPT) {
-    test(`of ${bytes} bytes is the body, until it is released; then it throws, and bytes taken from it are gone`, async () => {
+    test(`of ${bytes} bytes can be read until its release; then it throws, and views taken from it are empty`, async () => {
       await using space = new Workspace();
       const { bus } = await space.pair((request) => {
         const view = request.borrow();
@@ -352,13 +350,13 @@ describe("a borrowed body", () => {
         for (const use of [() => view.body, () => view.text(), () => view.json()]) {
           expect(use).toThrow(expect.objectContaining({ code: "BODY_RELEASED" }));
         }
-        using again = request.borrow(); // each borrow is one of its own
+        using again = request.borrow(); // each borrow is separate
         return String(again.body.length);
       });
       expect((await bus.request({ path: "/", body: pattern(bytes) })).text()).toBe(String(bytes));
     });
 
-    test(`of ${bytes} bytes ends with the answer, and then \`body\` says so, unless it was asked for before`, async () => {
+    test(`of ${bytes} bytes ends with the answer, and then \`body\` throws, unless it was read before`, async () => {
       await using space = new Workspace();
       const kept: { view: BorrowedBody; request: WorkerRequest; own: Uint8Array | null }[] = [];
       const { bus } = await space.pair((request) => {
@@ -377,7 +375,7 @@ describe("a borrowed body", () => {
       expect([same(asked!.own!, pattern(bytes)), asked!.request.body === asked!.own]).toEqual([true, true]);
     });
 
-    test(`of ${bytes} bytes ends with the connection, and \`body\` of a request that was not borrowed does not`, async () => {
+    test(`of ${bytes} bytes ends with the connection; \`body\` of a request that was not borrowed stays`, async () => {
       await using space = new Workspace();
       const views: BorrowedBody[] = [];
       const requests: WorkerRequest[] = [];
@@ -397,7 +395,7 @@ describe("a borrowed body", () => {
     });
   }
 
-  test("may be the answer; one that was released before is an error that says so, not an empty answer", async () => {
+  test("may be the answer; a released one is an error with that reason, not an empty answer", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => {
       if (request.path === "/held") return request.borrow().body;
@@ -409,7 +407,7 @@ describe("a borrowed body", () => {
       expect(same((await bus.request({ path: "/held", body })).body, body)).toBe(true);
       const error = await rejection<RemoteError>(bus.request({ path: "/released", body }));
       expect(error.remoteCode).toBe("BODY_RELEASED");
-      expect(error.message).toContain("the response's body was released");
+      expect(error.message).toContain("The response body was released");
     }
   });
 
@@ -444,7 +442,7 @@ describe("a borrowed body", () => {
     expect(() => view!.body).toThrow(expect.objectContaining({ code: "BODY_RELEASED" }));
   });
 
-  test("of a body that streams is refused", async () => {
+  test("cannot be taken of a streamed body", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair(async (request) => {
       expect(() => request.borrow()).toThrow(InvalidConfigError);

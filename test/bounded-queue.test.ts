@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { BoundedQueue, type QueuePolicy } from "../src/bounded-queue.ts";
 
-/** Items 1 to `count`, each pushed when it is accepted: what waits then, how many were dropped, how many refused. */
+/** Pushes items 1 to `count`, each once accepted. Returns waiting items, and counts of dropped and refused ones. */
 function fill(queue: BoundedQueue<number>, count: number): { waiting: number[]; dropped: number; refused: number } {
   let dropped = 0;
   let refused = 0;
@@ -24,7 +24,7 @@ test.each(kept)("%s keeps what it says of five items for three places", (policy,
   expect(fill(new BoundedQueue<number>(3, policy), 5)).toEqual(expected);
 });
 
-test("a queue is full at its limit, and not below it; with block also above it", () => {
+test("a queue is full at its limit, not below; with policy block it takes items above the limit too", () => {
   const queue = new BoundedQueue<number>(2, "block");
   const seen = [queue.isFull];
   for (let item = 0; item < 3; item++) {
@@ -38,7 +38,7 @@ test("a queue is full at its limit, and not below it; with block also above it",
   expect(seen).toEqual([false, false, true, true, true, false, false]);
 });
 
-test("items come in order, whatever was pushed and taken before, and each has its number", () => {
+test("items come in order after any mix of pushes and takes, and each has its number", () => {
   const queue = new BoundedQueue<number>(1e9, "close");
   let pushed = 0;
   let taken = 0;
@@ -50,7 +50,7 @@ test("items come in order, whatever was pushed and taken before, and each has it
     }
     expect(queue.length).toBe(pushed - taken);
   }
-  expect(pushed - taken).toBeGreaterThan(500); // it had more than a few, so that places were given back in between
+  expect(pushed - taken).toBeGreaterThan(500); // long enough that places were freed in between
   expect(taken).toBeGreaterThan(5_000);
   expect(queue.takeAll()).toEqual(Array.from({ length: pushed - taken }, (_, i) => taken + i));
   expect([queue.take(), queue.length, queue.first]).toEqual([undefined, 0, pushed]);

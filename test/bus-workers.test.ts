@@ -28,7 +28,7 @@ async function start(space: Workspace, workers: Partial<WorkersOptions> = {}, op
   return space.bus({ workers: { entry, args: ["2"], stop: quick, ...workers }, ...options });
 }
 
-/** The warnings of this library while it is open. */
+/** Collects the warnings of this library while it is open. */
 function heard(): { texts: string[] } & Disposable {
   const texts: string[] = [];
   const onWarning = ({ name, message }: Error): void => void (name === "SlotbusWarning" && texts.push(message));
@@ -57,12 +57,12 @@ describe("workers of a bus", () => {
     expect(died).toBe(0);
   });
 
-  test("one that attaches before its launcher's word has ended is ready, and its answers are counted", async () => {
+  test("a worker that attaches before its launcher has spoken is ready, and its answers are counted", async () => {
     const folder = mkdtempSync(join(tmpdir(), "slotbus-early-"));
     try {
       const path = (name: string): string => join(folder, name);
       const library = join(import.meta.dir, "../src/index.ts");
-      // The end of the word is held back until the worker has attached.
+      // The end of the launcher's word is held back until the worker has attached.
       const hold = `(exec 3<&-; until [ -e ${path("attached")} ]; do sleep 0.01; done) &`;
       writeFileSync(path("launcher"), `#!/bin/sh\n${hold}\nexec ${findLauncher()} "$@"\n`);
       chmodSync(path("launcher"), 0o755);
@@ -92,7 +92,7 @@ describe("workers of a bus", () => {
     }
   }, 30_000);
 
-  test("become more while requests wait, up to max, and fewer when they were not needed for the idle time", async () => {
+  test("become more while requests wait, up to max, and fewer after they were not needed for the idle time", async () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 1, max: 3, idle: 400 });
     const [first] = pids(bus);
@@ -112,7 +112,7 @@ describe("workers of a bus", () => {
     expect((await bus.request({ path: "/" })).text()).toBe(String(first));
   });
 
-  test("with min 0 there is none until a request comes", async () => {
+  test("with min 0, no worker runs until a request comes", async () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 0, max: 2, idle: 300 });
     expect(bus.supervisor!.workers).toEqual([]);
@@ -123,7 +123,7 @@ describe("workers of a bus", () => {
     expect((await bus.request({ path: "/" })).text()).not.toBe(text);
   });
 
-  test("a killed one comes back as another process; what it had is rejected, what waited is answered", async () => {
+  test("a killed worker is replaced by another process; its requests are rejected, waiting requests are answered", async () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 1, max: 1, restart: { backoff: { initial: 10 } } });
     const [pid] = pids(bus);
@@ -141,7 +141,7 @@ describe("workers of a bus", () => {
     expect(bus.supervisor!.workers[0]).toMatchObject({ life: 2, restarts: 1, state: "ready" });
   });
 
-  test("one that ends itself comes back too", async () => {
+  test("a worker that ends itself is replaced too", async () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 1, max: 1, restart: { backoff: { initial: 10 } } });
     const [pid] = pids(bus);
@@ -152,11 +152,11 @@ describe("workers of a bus", () => {
   for (const [path, query, exitCode, signal, says] of [
     ["/exit", "3", 3, null, "exited with code 3"],
     ["/exit", "0", 0, null, "exited with code 0"],
-    ["/kill", "SIGKILL", null, "SIGKILL", "was ended by SIGKILL"],
-    ["/kill", "SIGABRT", null, "SIGABRT", "was ended by SIGABRT"],
-    ["/kill", "SIGSEGV", null, "SIGSEGV", "was ended by SIGSEGV"],
+    ["/kill", "SIGKILL", null, "SIGKILL", "was killed by SIGKILL"],
+    ["/kill", "SIGABRT", null, "SIGABRT", "was killed by SIGABRT"],
+    ["/kill", "SIGSEGV", null, "SIGSEGV", "was killed by SIGSEGV"],
   ] as const) {
-    test(`the requests of one that ${says} say so`, async () => {
+    test(`requests of a worker that ${says} say so`, async () => {
       await using space = new Workspace();
       const bus = await start(space, { min: 1, max: 1, restart: { backoff: { initial: 10 } } });
       const [pid] = pids(bus);
@@ -165,19 +165,21 @@ describe("workers of a bus", () => {
       for (const one of [error, await other]) {
         expect(one).toBeInstanceOf(WorkerDiedError);
         expect([one.pid, one.exitCode, one.signal, one.mayHaveExecuted]).toEqual([pid!, exitCode, signal, true]);
-        expect(one.message).toMatch(new RegExp(`worker pid ${pid} ${says} after \\d+ ms while it had request`));
+        expect(one.message).toMatch(
+          new RegExp(`Worker pid ${pid} ${says} after \\d+ ms while request \\S+ was in flight`),
+        );
       }
     });
   }
 
-  test("a request that waits for the end of its worker can be aborted, and ends with the bus", async () => {
+  test("a request that waits for a worker's exit can be aborted, and rejects when the bus closes", async () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 1, max: 1, restart: { backoff: { initial: 60_000 } } });
     const abort = new AbortController();
     const aborted = rejection(bus.request({ path: "/slow", query: "60000" }, { signal: abort.signal }));
     const lost = rejection(bus.request({ path: "/slow", query: "60000" }));
     await until(() => bus.diagnostics().slots.filter(({ state }) => state === "CLAIMED").length === 2, "both claimed");
-    const reason = new Error("not needed any more");
+    const reason = new Error("no longer needed");
     const closed = new Promise<void>((resolve) => {
       bus.on("died", () => {
         abort.abort(reason);
@@ -191,17 +193,15 @@ describe("workers of a bus", () => {
     expect(bus.stats().unsettledAtEnd).toBe(0);
   });
 
-  test("the end of one that the bus did not start is not known", async () => {
+  test("the error has no exit code or signal when the bus did not start the worker", async () => {
     await using space = new Workspace();
-    const bus = await space.bus();
-    const child = space.child("worker.ts");
-    await bus.ready();
+    const { bus, child } = await space.remote("worker.ts");
     const error = await rejection<WorkerDiedError>(bus.request({ path: "/exit", query: "3" }));
     expect([error.pid, error.exitCode, error.signal]).toEqual([child.pid, null, null]);
-    expect(error.message).toContain(`worker pid ${child.pid} ended while it had request`);
+    expect(error.message).toContain(`Worker pid ${child.pid} ended while request`);
   });
 
-  test("are replaced after so many requests, under load, and no request is lost", async () => {
+  test("are replaced after a number of requests, under load, and no request is lost", async () => {
     await using space = new Workspace();
     const stop = { drain: 1_000, term: 3_000 };
     const bus = await start(space, { min: 2, max: 2, recycle: { maxRequests: 50 }, stop });
@@ -214,13 +214,13 @@ describe("workers of a bus", () => {
         seen.add((await bus.request({ path: "/slow", query: "2" })).text());
       }
     };
-    await Promise.all(Array.from({ length: 8 }, ask)); // without a pause: what drains is never idle by chance
+    await Promise.all(Array.from({ length: 8 }, ask)); // without a pause: a draining worker is never idle by chance
     expect(seen.size).toBeGreaterThanOrEqual(5);
     expect(died).toBe(0);
     expect(bus.supervisor!.workers.map(({ restarts }) => restarts)).toEqual([0, 0]);
   });
 
-  test("one that was evicted is replaced", async () => {
+  test("an evicted worker is replaced", async () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 1, max: 1, args: ["2", "stay"] });
     const [pid] = pids(bus);
@@ -229,7 +229,7 @@ describe("workers of a bus", () => {
     await until(() => !lives(pid!), "its end");
   });
 
-  test("close settles what runs and waits, and ends a worker that hangs", async () => {
+  test("close settles running and waiting requests, and ends a worker that hangs", async () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 1, max: 1, stop: { drain: 0, term: 200 } });
     const [pid] = pids(bus);
@@ -241,7 +241,7 @@ describe("workers of a bus", () => {
     expect(lives(pid!)).toBe(false);
   });
 
-  test("a close while workers start ends those too", async () => {
+  test("a close while workers start ends them too", async () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 0, max: 3 });
     const lost = Array.from({ length: 6 }, () => rejection(bus.request({ path: "/slow", query: "60000" })));
@@ -251,14 +251,14 @@ describe("workers of a bus", () => {
     expect(bus.supervisor!.workers.map(({ state }) => state)).toEqual(["stopped", "stopped", "stopped"]);
   });
 
-  test("an entry that fails rejects create, with its code and its words, and gives the name back", async () => {
+  test("an entry that fails rejects create with its exit code and output, and frees the name", async () => {
     await using space = new Workspace();
     const before = descriptors();
-    const env = { SLOTBUS_NAME: "of nobody" }; // the bus knows better
+    const env = { SLOTBUS_NAME: "of nobody" }; // the bus knows the exit code
     const failing = join(import.meta.dir, "fixtures/failing-worker.ts");
     const error = await rejection<WorkerStartError>(space.bus({ workers: { entry: failing, env, stderr: "log" } }));
     expect(error).toBeInstanceOf(WorkerStartError);
-    expect(error.hint).toBeUndefined(); // the words say more
+    expect(error.hint).toBeUndefined(); // the message has the output
     expect(error.report).toMatchObject({ how: "itself", exitCode: 9, stderrTail: `no database for ${space.name}\n` });
     await using bus = await start(space);
     expect(bus.workers.length).toBe(1);
@@ -266,7 +266,7 @@ describe("workers of a bus", () => {
     expect(descriptors()).toBeLessThanOrEqual(before + 1);
   });
 
-  test("an entry that runs and does not attach, or ends without that, is told to call SlotWorker.open()", async () => {
+  test("an entry that runs but never attaches, or ends first, gets the hint to call SlotWorker.open()", async () => {
     await using space = new Workspace();
     const idle = join(import.meta.dir, "fixtures/idle-entry.ts");
     for (const [args, said] of [
@@ -276,27 +276,25 @@ describe("workers of a bus", () => {
       const workers = { entry: idle, args, startupTimeout: args.length > 0 ? 60_000 : 400 };
       const error = await rejection<WorkerStartError>(space.bus({ workers }));
       expect(error).toBeInstanceOf(WorkerStartError);
-      expect(error.message).toStartWith(`worker 0 of pool "${space.name}" ${said}`);
-      expect(error.hint).toBe(
-        "Its entry must call `SlotWorker.open()`, which attaches to this bus when it gets no `name`.",
-      );
+      expect(error.message).toStartWith(`Worker 0 of pool "${space.name}" ${said}`);
+      expect(error.hint).toBe("Call `SlotWorker.open()` in the entry; without a `name` it attaches to this bus.");
     }
   });
 
-  test("ready that times out says why the last process failed", async () => {
+  test("a ready() that times out says why the last process failed", async () => {
     await using space = new Workspace();
     const backoff = { initial: 60_000, max: 60_000 };
     const bus = await start(space, { min: 1, max: 1, restart: { backoff } });
     const [pid] = pids(bus);
     expect(await rejection(bus.request({ path: "/exit", query: "4" }))).toBeInstanceOf(WorkerDiedError);
-    await until(() => bus.supervisor!.workers[0]!.state === "backoff", "it is to be started again");
+    await until(() => bus.supervisor!.workers[0]!.state === "backoff", "a restart is planned");
     const error = await rejection(bus.ready({ timeout: 50 }));
     expect(error).toBeInstanceOf(NotReadyError);
     expect((error.cause as WorkerStartError).report).toMatchObject({ pid, exitCode: 4 });
     expect(error.message).toContain("The last worker process failed: see `cause`.");
   });
 
-  test("twelve bad requests pause them: requests fail at once with the reason, and are answered again within seconds", async () => {
+  test("twelve requests that crash a worker pause the pool: requests fail at once with the reason, and work again within seconds", async () => {
     await using space = new Workspace();
     using warnings = heard();
     const bus = await start(space, { min: 2, max: 2, restart: { backoff: { initial: 20 }, healthyAfter: 300 } });
@@ -307,7 +305,7 @@ describe("workers of a bus", () => {
     await until(() => bus.workers.length === 0, "nobody is attached");
     const from = performance.now();
     const error = await rejection<NoWorkerError>(bus.request({ path: "/" }));
-    expect(performance.now() - from).toBeLessThan(500); // a request waits for 30 s
+    expect(performance.now() - from).toBeLessThan(500); // a request's timeout is 30 s
     expect(error).toBeInstanceOf(NoWorkerError);
     expect((error.cause as WorkerFailedError).report.exitCode).toBe(1);
     expect([error.retryable, error.mayHaveExecuted]).toEqual([true, false]);
@@ -332,7 +330,7 @@ describe("workers of a bus", () => {
     expect(warnings.texts[1]).toContain("is no longer paused");
   }, 30_000);
 
-  test("what waits when they are paused fails at once too, but a worker from elsewhere goes on", async () => {
+  test("waiting requests fail at once too when the pool is paused, but a worker from elsewhere goes on", async () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 1, max: 1, restart: { maxRestarts: 0, backoff: { initial: 60_000 } } });
     bus.supervisor!.on("paused", () => {});
@@ -363,7 +361,7 @@ describe("workers of a bus", () => {
     expect(child.process.exitCode).toBe(0);
   });
 
-  test("a request that ran when its worker died says so when no worker is left", async () => {
+  test("a request that ran when its worker died says so when no other worker is left", async () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 1, max: 1, restart: { maxRestarts: 0, backoff: { initial: 60_000 } } });
     bus.supervisor!.on("paused", () => {});
@@ -372,7 +370,7 @@ describe("workers of a bus", () => {
     expect(error.mayHaveExecuted).toBe(true);
   });
 
-  test("with giveUp, when all were given up a request says why, and a resize begins anew", async () => {
+  test("with giveUp, after all workers were given up a request says why, and a resize starts them again", async () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 1, max: 1, restart: { maxRestarts: 0, giveUp: true } });
     const [pid] = pids(bus);
@@ -385,7 +383,7 @@ describe("workers of a bus", () => {
     expect(pids(bus)[0]).not.toBe(pid);
   });
 
-  test("they are replaced and scaled without a wrong error: a timeout stays a timeout", async () => {
+  test("workers are replaced and scaled without a wrong error: a timeout stays a timeout", async () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 1, max: 2 });
     const asked = Array.from({ length: 4 }, () =>
@@ -394,7 +392,7 @@ describe("workers of a bus", () => {
     for (const error of await Promise.all(asked)) expect(error).toBeInstanceOf(RequestTimeoutError);
   });
 
-  test("a client that is killed leaves none of them after one second", async () => {
+  test("one second after a client was killed, none of its workers is left", async () => {
     await using space = new Workspace();
     await using client = new Child("supervising-client.ts", [space.name], { SLOTBUS_DIR: space.directory });
     const running = JSON.parse(await client.line("[")) as number[];
@@ -405,10 +403,10 @@ describe("workers of a bus", () => {
   });
 });
 
-describe("a worker whose event loop does not turn", () => {
+describe("a worker whose event loop is blocked", () => {
   const many = { args: ["32"], restart: { backoff: { initial: 10 } } };
 
-  test("is replaced; what it never claimed is answered by others, within the time of each request", async () => {
+  test("is replaced; requests that it never claimed are answered by others, each within its own timeout", async () => {
     await using space = new Workspace();
     const bus = await start(space, { ...many, min: 3, max: 3, unresponsive: 400 });
     const reasons: string[] = [];
@@ -419,17 +417,17 @@ describe("a worker whose event loop does not turn", () => {
     const answers = await Promise.all(others);
     const error = await hangs;
     expect(error).toBeInstanceOf(WorkerDiedError);
-    expect(error.message).toContain("its event loop has not turned for 400 ms");
+    expect(error.message).toContain("its event loop was blocked for 400 ms");
     expect([error.mayHaveExecuted, before.includes(error.pid)]).toEqual([true, true]);
     expect(answers.filter((answer) => answer.text() === String(error.pid))).toEqual([]);
-    expect(bus.stats().withdrawn).toBeGreaterThan(10); // they did wait behind it
+    expect(bus.stats().withdrawn).toBeGreaterThan(10); // they waited behind the blocked worker
     await until(() => bus.workers.length === 3 && !pids(bus).includes(error.pid), "another process");
     expect(lives(error.pid)).toBe(false);
-    expect(reasons).toEqual(["was evicted (its event loop has not turned for 400 ms)"]);
+    expect(reasons).toEqual(["was evicted (its event loop was blocked for 400 ms)"]);
     expect(bus.stats()).toMatchObject({ workersEvicted: 1, workersRestarted: 1, timeouts: 0 });
   }, 30_000);
 
-  test("is found when it hangs after an await, parked, and nobody else asks it", async () => {
+  test("is found when it hangs after an await, parked, and no other request reaches it", async () => {
     await using space = new Workspace();
     const bus = await start(space, { ...many, min: 1, max: 1, unresponsive: 400 });
     const error = await rejection<WorkerDiedError>(bus.request({ path: "/hang", query: "50" }, { timeout: Infinity }));
@@ -448,9 +446,9 @@ describe("a worker whose event loop does not turn", () => {
     expect(pids(bus)).not.toEqual([pid!]);
   }, 30_000);
 
-  test("is not one that awaits for longer, with room for more or without", async () => {
+  test("is not confused with a worker that awaits for longer, with or without free slots", async () => {
     await using space = new Workspace();
-    const bus = await start(space, { min: 1, max: 1, unresponsive: 300 }); // it takes two at once
+    const bus = await start(space, { min: 1, max: 1, unresponsive: 300 }); // it takes two requests at once
     const [pid] = pids(bus);
     for (const requests of [1, 3]) {
       const asked = Array.from({ length: requests }, () => bus.request({ path: "/slow", query: "1000" }));
@@ -459,7 +457,7 @@ describe("a worker whose event loop does not turn", () => {
     expect(bus.stats()).toMatchObject({ workersEvicted: 0, workersDied: 0 });
   }, 30_000);
 
-  test("that the bus did not start is reported, chosen last, and well again when its loop turns", async () => {
+  test("is reported when the bus did not start it, chosen last, and healthy again when its loop turns", async () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 0, unresponsive: 300 });
     const told: [string, number][] = [];
@@ -487,7 +485,7 @@ describe("a worker whose event loop does not turn", () => {
     expect(bus.stats()).toMatchObject({ workersEvicted: 0, workersDied: 0 });
   }, 30_000);
 
-  test("is not judged when it serves without an event loop", async () => {
+  test("is not reported when it serves without an event loop", async () => {
     await using space = new Workspace();
     const bus = await start(space, { min: 0, unresponsive: 100 });
     bus.on("unresponsive", () => expect.unreachable());
@@ -497,7 +495,7 @@ describe("a worker whose event loop does not turn", () => {
     expect((await bus.request({ path: "/" })).status).toBe(200);
   }, 30_000);
 
-  test("is not judged by the time in which the bus was stopped itself", async () => {
+  test("is not blamed for the time in which the bus itself was stopped", async () => {
     await using space = new Workspace();
     const client = space.child("stopped-client.ts");
     await client.line("asked");
@@ -512,10 +510,10 @@ describe("a worker whose event loop does not turn", () => {
 
 describe("options of the workers", () => {
   for (const [what, workers] of [
-    ["no object", 7],
+    ["a number", 7],
     ["no entry", {}],
-    ["an entry that is no path", { entry: 7 }],
-    ["an entry that is no file", { entry: "/no/such/file.ts" }],
+    ["an entry that is a number", { entry: 7 }],
+    ["an entry that does not exist", { entry: "/no/such/file.ts" }],
     ["an entry on the web", { entry: new URL("https://example.com/worker.ts") }],
     ["a min of -1", { entry, min: -1 }],
     ["a min above the most links", { entry, min: 65 }],
@@ -523,7 +521,7 @@ describe("options of the workers", () => {
     ["a max of 0", { entry, min: 0, max: 0 }],
     ["an idle of 0", { entry, idle: 0 }],
     ["an unresponsive of 99", { entry, unresponsive: 99 }],
-    ["args that are none", { entry, args: "-v" }],
+    ["args that are text", { entry, args: "-v" }],
     ["an option of no pool", { entry, instances: 2 }],
     ["a bad restart", { entry, restart: { policy: "maybe" } }],
     ["a bad stop", { entry, stop: { drain: -1 } }],

@@ -1,4 +1,4 @@
-/** Workers in C and in Python, by the blocking functions of slotbus.h: each serves a real client. */
+/** Workers in C and in Python, with the blocking functions of slotbus.h: each serves a real client. */
 
 import { beforeAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -20,7 +20,7 @@ beforeAll(() => {
   expect(build.stderr.toString()).toBe("");
 }, 120_000);
 
-/** A worker of another language; it is killed at the end unless it has ended. */
+/** A worker in another language; killed at the end if it still runs. */
 class Foreign implements AsyncDisposable {
   readonly #process: Bun.Subprocess<"ignore", "pipe", "pipe">;
   readonly output: Promise<string>;
@@ -42,7 +42,7 @@ class Foreign implements AsyncDisposable {
     this.#process.kill(signal);
   }
 
-  /** Its exit code, once it has ended by itself; -1 when a signal ended it. */
+  /** Its exit code when it ended by itself; -1 when a signal ended it. */
   async ended(): Promise<number> {
     await until(() => this.#process.exitCode !== null || this.#process.signalCode !== null, "the end of a worker");
     return this.#process.exitCode ?? -1;
@@ -54,7 +54,7 @@ class Foreign implements AsyncDisposable {
   }
 }
 
-/** Whether a slot of the bus is in each of these states. */
+/** Whether the slots of the bus have these states. */
 function isIn(bus: SlotBus, ...states: string[]): boolean {
   const slots = bus.diagnostics().slots.map(({ state }) => state);
   return states.every((state) => slots.includes(state as (typeof slots)[number]));
@@ -93,11 +93,11 @@ for (const [language, command] of Object.entries({ C: [cWorker], Python: python 
     await bus.ready();
     const error = await rejection(bus.request({ path: "/nothing/ünd-😀" }));
     expect(error).toBeInstanceOf(RemoteError);
-    expect(error.message).toContain("there is nothing at /nothing/ünd-😀");
+    expect(error.message).toContain("no handler for /nothing/ünd-😀");
     expect((await bus.request({ path: "/echo", body: "on" })).text()).toBe("on");
   }, 30_000);
 
-  test(`a worker in ${language} keeps a copy of a body whose call it has answered, though others have its slot`, async () => {
+  test(`a worker in ${language} keeps a copy of a body whose call it has answered, while another request has its slot`, async () => {
     await using space = new Workspace();
     const bus = await space.bus({ payloadBytes: 1 << 20, slots: 2 });
     await using _ = new Foreign(command, space);
@@ -118,7 +118,7 @@ for (const [language, command] of Object.entries({ C: [cWorker], Python: python 
   }, 30_000);
 }
 
-test("a worker in C sees method, path, query, id and headers, of characters of any width", async () => {
+test("a worker in C sees method, path, query, id and headers, in characters of any width", async () => {
   await using space = new Workspace();
   const bus = await client(space);
   await using _ = new Foreign([cWorker], space);
@@ -134,7 +134,7 @@ test("a worker in C sees method, path, query, id and headers, of characters of a
   expect((await bus.request({ path: "/echo" })).headers.get("X-Language")).toBe("C");
 });
 
-test("a request that a worker in C gets without an id has the one its client knows it by", async () => {
+test("a worker in C sees the generated id of a request without an id", async () => {
   await using space = new Workspace();
   const bus = await client(space);
   await using worker = new Foreign([cWorker], space);
@@ -147,7 +147,7 @@ test("a request that a worker in C gets without an id has the one its client kno
   expect((await pending).message).toContain(`request ${tag}-${(parseInt(serial!, 36) + 1).toString(36)}`);
 });
 
-test("kill -9 of a worker in C amid a request is the bus's error, and the next worker gets what waited", async () => {
+test("kill -9 of a worker in C during a request is the bus's error, and the next worker gets the waiting requests", async () => {
   await using space = new Workspace();
   const bus = await client(space);
   await using first = new Foreign([cWorker], space);
@@ -171,14 +171,14 @@ test("a worker in C notices that its caller gave up, and its late answer reaches
   const late = await rejection(bus.request({ path: "/work", body: "60000" }, { timeout: 50 }));
   expect((late as Error & { code: string }).code).toBe("TIMEOUT");
   expect((await bus.request({ path: "/work", body: "1" })).text()).toBe("worked");
-  worker.kill("SIGTERM"); // it ends with the wait in which it is
+  worker.kill("SIGTERM"); // it ends with its current wait
   expect(await worker.ended()).toBe(0);
-  expect(await worker.output).toMatch(/^attached\nstopped\n\S+: nobody waits for this answer any more\n$/);
+  expect(await worker.output).toMatch(/^attached\nstopped\n\S+: the client no longer waits for this response\n$/);
   await until(() => bus.stats().workers.length === 0, "the end of the worker");
   expect(bus.stats().workersDied).toBe(0);
 }, 30_000);
 
-test("a worker in C whose error was cut within a character answers all the same", async () => {
+test("a worker in C whose error text was cut inside a character still answers", async () => {
   await using space = new Workspace();
   const bus = await client(space);
   await using _ = new Foreign([cWorker], space);
@@ -186,17 +186,17 @@ test("a worker in C whose error was cut within a character answers all the same"
   const path = `/${"a".repeat(98)}`;
   const error = await rejection(bus.request({ path: `${path}é` }, { timeout: 10_000 }));
   expect(error).toBeInstanceOf(RemoteError);
-  expect(error.message).toEndWith(`there is nothing at ${path}`);
+  expect(error.message).toEndWith(`no handler for ${path}`);
 }, 30_000);
 
-test("a worker in Python whose answer is longer than the client takes tells its caller", async () => {
+test("a worker in Python whose answer is above the client's limit reports that to its caller", async () => {
   await using space = new Workspace();
   const bus = await client(space);
   await using _ = new Foreign(python, space);
   await bus.ready();
   const error = await rejection(bus.request({ path: "/hello", body: "a".repeat(1 << 20) }, { timeout: 10_000 }));
   expect(error).toBeInstanceOf(RemoteError);
-  expect(error.message).toContain("more than the client takes");
+  expect(error.message).toContain("the client does not accept a response of");
   expect((await bus.request({ path: "/echo", body: "on" })).text()).toBe("on");
 }, 30_000);
 
@@ -209,11 +209,11 @@ test("a body that streams to a worker in C is refused with one error, and the wo
     yield new Uint8Array(10);
   }
   const error = await rejection(bus.request({ method: "POST", path: "/echo", body: source() }));
-  expect(error.message).toContain("this worker takes whole bodies only");
+  expect(error.message).toContain("This worker accepts only whole bodies");
   expect((await bus.request({ path: "/echo", body: "on" })).text()).toBe("on");
 });
 
-test("a worker in C that gives NULL where bytes should be hears that it is invalid, and goes on", async () => {
+test('a worker in C that passes NULL for bytes gets "invalid", and goes on', async () => {
   const folder = mkdtempSync(join(tmpdir(), "slotbus-null-"));
   try {
     const program = join(folder, "null-worker");
@@ -235,4 +235,4 @@ test("a worker in C that gives NULL where bytes should be hears that it is inval
   } finally {
     rmSync(folder, { recursive: true });
   }
-}, 60_000);
+}, 180_000);

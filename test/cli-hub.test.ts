@@ -12,7 +12,7 @@ import { Child, until, Workspace } from "./support.ts";
 
 const COMMAND = "../../src/cli/slotbus.ts";
 const TOKEN = "a-token-of-24-characters";
-/** None of the tester's own. */
+/** Without the user's own variables. */
 const CLEAN = { SLOTBUS_ADMIN_TOKEN: "", SLOTBUS_CONTROL_TOKEN: "" };
 
 function slotbus(args: readonly string[], env: Record<string, string | undefined> = {}) {
@@ -23,7 +23,7 @@ function slotbus(args: readonly string[], env: Record<string, string | undefined
   return { code: exitCode, out: stdout.toString(), err: stderr.toString() };
 }
 
-/** A hub that runs until it is told to end. */
+/** A hub that runs until it gets a signal. */
 async function running(
   directory: string,
   args: readonly string[] = [],
@@ -92,7 +92,7 @@ test("flags become the options of the table: times and sizes with units, groups,
   expect(given("--cors-origins", "*")).toEqual({ cors: { origins: "*" } });
 });
 
-test("what cannot be meant is one line on stderr and exit code 2, and leaves nothing", () => {
+test("invalid usage is one line on stderr and exit code 2, and leaves no files", () => {
   const directory = mkdtempSync(join(tmpdir(), "slotbus-cli-hub-"));
   const short = join(directory, "short");
   const run = join(directory, "run");
@@ -128,8 +128,8 @@ test("what cannot be meant is one line on stderr and exit code 2, and leaves not
     [["--cors-origins", "a.example"], "--cors-origins[0] is"],
     [["--cors-origins", "https://a.example,"], "--cors-origins[1] is"],
     [["--cors-origins", "*", "--cors-credentials"], "cors.credentials"],
-    [["--cors-credentials"], "need --cors-origins: say"],
-    [["--cors-max-age", "1h"], "need --cors-origins: say"],
+    [["--cors-credentials"], "need --cors-origins."],
+    [["--cors-max-age", "1h"], "need --cors-origins."],
     [["--admin-token", TOKEN], "--admin-token"],
     [["--admin-token-file", short], "adminToken"],
     [["--admin-token-file", join(directory, "none")], "token"],
@@ -152,7 +152,7 @@ test("what cannot be meant is one line on stderr and exit code 2, and leaves not
   rmSync(directory, { recursive: true });
 }, 60_000);
 
-test("it prints its URL, serves, and SIGTERM or SIGINT ends it with what runs answered and nothing left", async () => {
+test("it prints its URL and serves; SIGTERM or SIGINT ends it after its requests are answered, and no file is left", async () => {
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     await using workspace = new Workspace();
     await using hub = await running(workspace.directory, ["--name", "site", "--sse-heartbeat", "50ms"]);
@@ -168,17 +168,17 @@ test("it prints its URL, serves, and SIGTERM or SIGINT ends it with what runs an
     expect((await slow).status).toBe(200);
     expect(await events.text()).toMatch(/^(:\n\n)+$/);
     expect(await hub.process.exited).toBe(0);
-    expect(performance.now() - began).toBeLessThan(4_000); // 5 s is what it would wait for one that hangs
+    expect(performance.now() - began).toBeLessThan(4_000); // it would wait 5 s for a request that hangs
     await worker.kill();
   }
 }, 30_000);
 
-test("a second hub of a name, or on a port, says in one line who has it; exit codes 1 and 4", async () => {
+test("a second hub with a name or port in use names its owner in one line; exit codes 1 and 4", async () => {
   await using workspace = new Workspace();
   await using hub = await running(workspace.directory);
   const same = slotbus(["--port", "0", "--directory", workspace.directory]);
   expect([same.code, same.out]).toEqual([1, ""]);
-  expect(same.err).toMatch(/^slotbus: a bus or hub "hub" runs already \(pid \d+\)[^\n]*\n$/);
+  expect(same.err).toMatch(/^slotbus: A bus or hub named "hub" is already running \(pid \d+\)[^\n]*\n$/);
   expect(same.err).toContain(String(hub.pid));
   const port = slotbus(["--name", "other", "--port", hub.url.port, "--directory", workspace.directory]);
   expect([port.code, port.out]).toEqual([4, ""]);
@@ -189,7 +189,7 @@ test("a second hub of a name, or on a port, says in one line who has it; exit co
   expect(await hub.process.exited).toBe(0);
 }, 30_000);
 
-test("tokens come from a file or the environment; its control plane opens on a port with one", async () => {
+test("tokens come from a file or the environment; with a port, the control plane opens on TCP", async () => {
   await using workspace = new Workspace();
   const folder = mkdtempSync(join(tmpdir(), "slotbus-cli-token-"));
   const file = join(folder, "token");

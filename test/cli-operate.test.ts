@@ -1,4 +1,4 @@
-/** `slotbus doctor`, `ls`, `top`, `stats`, `events`, `claims`, `clean`: by their user, on real processes. */
+/** `slotbus doctor`, `ls`, `top`, `stats`, `events`, `claims`, `clean` as their users run them, on real processes. */
 
 import { expect, test } from "bun:test";
 import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
@@ -18,7 +18,7 @@ const ESCAPE = "\u001b";
 /** A control sequence, or one character. */
 const TOKEN = new RegExp(`${ESCAPE}\\[[?\\d;]*[A-Za-z]|[^]`, "gu");
 
-/** A runtime directory in which the command is used. */
+/** A runtime directory, and the command run in it. */
 class Desk extends Workspace {
   constructor() {
     super();
@@ -34,14 +34,14 @@ class Desk extends Workspace {
     return { code, out, err };
   }
 
-  /** What it prints as JSON; fails when it exits with another code. */
+  /** Runs the command and parses its JSON; fails on another exit code. */
   async json<T>(args: string[], expected = 0): Promise<T> {
     const { code, out, err } = await this.run([...args, "--json"]);
     expect({ args, code, err: code === 0 ? err : "" }).toEqual({ args, code: expected, err: "" });
     return JSON.parse(out) as T;
   }
 
-  /** It ends with that code, and says so in one line of standard error. */
+  /** Runs the command, and expects that exit code and one line on standard error. */
   async fails(args: string[], code: number, said: string): Promise<void> {
     const { code: found, err } = await this.run(args);
     expect({ args, found, err }).toEqual({ args, found: code, err: expect.stringMatching(/^slotbus: [^\n]+\n$/) });
@@ -61,14 +61,14 @@ class Desk extends Workspace {
     return this.json(["top", name, "--once", "--interval", interval], expected);
   }
 
-  /** The same as text; its lines fit into 80 columns. */
+  /** The same as text; fails when a line is longer than 80 columns. */
   async screen(...args: string[]): Promise<string> {
     const { out } = await this.run(["top", ...args, "--once", "--interval", "0.1"]);
     for (const line of out.split("\n")) expect(Bun.stringWidth(line)).toBeLessThanOrEqual(80);
     return out;
   }
 
-  /** A client at work, and its worker. */
+  /** A busy client and its worker. */
   async busy(...args: string[]): Promise<{ client: Child; worker: Child }> {
     const client = this.child("busy.ts", ...args);
     await client.line("claimed true");
@@ -101,7 +101,7 @@ test("doctor finds nothing wrong here, measures a round trip to another process,
   expect(desk.files()).toEqual([]);
 });
 
-test("doctor says of each fault what to do in one line, and exits with 1", async () => {
+test("doctor has one line for each fault with its remedy, and exits with 1", async () => {
   await using desk = new Desk();
   /** The faults, in one line each. */
   const faultsOf = async (directory: string, env: Record<string, string> = {}): Promise<string[]> => {
@@ -112,7 +112,7 @@ test("doctor says of each fault what to do in one line, and exits with 1", async
     for (const { fix } of faults) expect(fix).toMatch(/^[^\n]+$/);
     return faults.map(({ name, detail, fix }) => `${name}: ${detail} ${fix}`);
   };
-  const untried = "not tried. Repair what stands above, then run `slotbus doctor` again.";
+  const untried = "not checked. Fix the faults above, then run `slotbus doctor` again.";
   const [open, file] = [join(desk.directory, "open"), join(desk.directory, "file")];
   desk.leftovers.push("open", "file");
   mkdirSync(open);
@@ -123,7 +123,9 @@ test("doctor says of each fault what to do in one line, and exits with 1", async
     `round trip: ${untried}`,
   ]);
   const [other] = await faultsOf(file);
-  expect(other).toStartWith(`directory: The runtime directory ${file} is a file, not a directory of mode 0700. `);
+  expect(other).toStartWith(
+    `directory: The runtime directory ${file} is a file; it must be a directory of mode 0700. `,
+  );
   const away = await faultsOf(join(desk.directory, "none/bus"));
   expect(away.map((fault) => fault.split(":")[0])).toEqual(["directory", "space", "round trip"]);
   expect(await faultsOf(desk.directory, { SLOTBUS_LIB: join(desk.directory, "none.so") })).toEqual([
@@ -133,14 +135,14 @@ test("doctor says of each fault what to do in one line, and exits with 1", async
   ]);
   const human = await desk.run(["doctor"], { SLOTBUS_DIR: open });
   expect(human.out).toContain(`→ Run \`chmod 0700 ${open}\``);
-  expect(human.out).not.toContain(ESCAPE); // it is no terminal
+  expect(human.out).not.toContain(ESCAPE); // not a terminal
 }, 20_000);
 
 // ---- ls -------------------------------------------------------------------------------------------------------------
 
-test("ls shows owner, members and use of what lives, marks the stopped as silent and the killed as dead", async () => {
+test("ls shows owner, members and use of live things, marks stopped ones as silent and killed ones as dead", async () => {
   await using desk = new Desk();
-  expect((await desk.run(["ls"])).out).toBe(`Nothing is in ${desk.directory}.\n`);
+  expect((await desk.run(["ls"])).out).toBe(`There is nothing in ${desk.directory}.\n`);
   const { client } = await desk.busy();
   const [bus, fleet] = await desk.entries();
   expect(bus).toMatchObject({ kind: "bus", name: desk.name, state: "alive", members: 1, problem: null });
@@ -198,10 +200,14 @@ test("top says that the owner of a bus does not answer when its event loop is bl
   const frame = await desk.frame(desk.name, "0.1", 4);
   expect(frame.buses[0]!.problem).toStartWith("the owner does not answer");
   expect(frame.buses[0]!.owner!.pid).toBe(client.pid);
-  await desk.fails(["top", "nobody", "--once"], 3, `there is no bus and no fleet "nobody" in ${desk.directory}.`);
+  await desk.fails(
+    ["top", "nobody", "--once"],
+    3,
+    `There is no bus, hub or fleet named "nobody" in ${desk.directory}.`,
+  );
 }, 20_000);
 
-test("top notices a client that stops to answer while it watches", async () => {
+test("top notices a client that stops answering while it watches", async () => {
   await using desk = new Desk();
   const { client } = await desk.busy();
   using observer = await BusObserver.open({ name: desk.name, directory: desk.directory });
@@ -238,7 +244,7 @@ test("top counts the restarts of workers that the bus starts itself, and shows t
   expect(await desk.screen()).toMatch(/^ {2}its workers .* are paused$/m);
 }, 20_000);
 
-/** `slotbus hub`, a worker of it, and how to end both in good order. */
+/** `slotbus hub`, a worker, and a way to end both cleanly. */
 async function site(desk: Desk): Promise<AsyncDisposable & { hub: Child; worker: Child; url: string }> {
   const args = ["hub", "--port", "0", "--name", "site", "--directory", desk.directory];
   const hub = new Child("../../src/cli/slotbus.ts", args, {});
@@ -253,7 +259,7 @@ async function site(desk: Desk): Promise<AsyncDisposable & { hub: Child; worker:
   return { hub, worker, url, [Symbol.asyncDispose]: end };
 }
 
-test("top shows the requests of all workers of a hub, in 80 columns, and that it does not answer", async () => {
+test("top shows the requests of all workers of a hub, in 80 columns, and that a hub does not answer", async () => {
   await using desk = new Desk();
   await using hub = await site(desk);
   let asking = true;
@@ -295,7 +301,7 @@ class TopInTerminal implements AsyncDisposable {
     });
   }
 
-  /** What the screen showed after each frame, without colours: as of a terminal of that width that does not wrap. */
+  /** The screen after each frame, without colours, as a terminal of that width shows it without wrapping. */
   frames(width = 80): string[][] {
     const frames: string[][] = [];
     let rows: string[] = [];
@@ -332,27 +338,27 @@ test("top redraws in place in 80 columns, ends with q and restores the terminal"
   const frame = top.frames()[1]!;
   expect(frame.length).toBeLessThanOrEqual(23);
   expect(frame.some((line) => line.includes("REQ/S"))).toBe(true);
-  expect(frame[0]).toMatch(/^slotbus top {2}.{58} \d\d:\d\d:\d\d$/); // all of 80 columns, the last one too
+  expect(frame[0]).toMatch(/^slotbus top {2}.{58} \d\d:\d\d:\d\d$/); // all 80 columns are used, even the last one
   for (const line of frame) expect(Bun.stringWidth(line)).toBeLessThanOrEqual(80);
-  expect(top.text).toContain(`${ESCAPE}[7m`); // colours: it is a terminal
+  expect(top.text).toContain(`${ESCAPE}[7m`); // colours, because it is a terminal
   top.terminal.write("q");
   expect(await top.process.exited).toBe(0);
   await until(() => top.text.endsWith("\u001b[?7h\u001b[?25h\u001b[?1049l"), "the terminal is as it was");
 }, 20_000);
 
-test("top draws at once when the terminal gets another size", async () => {
+test("top redraws at once when the terminal's size changes", async () => {
   await using desk = new Desk();
   await desk.busy();
   await using top = new TopInTerminal(desk, "60");
   await until(() => top.frames().length >= 1, "a frame");
   top.terminal.resize(44, 4);
-  top.process.kill("SIGWINCH"); // Bun's terminal is not the controlling one, whose kernel would say so
+  top.process.kill("SIGWINCH"); // Bun's terminal is not the controlling terminal, so the kernel sends no signal
   // The head and the bus's line fill their rows, and keep the last cell.
   const isNarrow = (lines: string[]): boolean => `${lines.map(({ length }) => length)}` === "44,0,44";
   await until(() => isNarrow(top.frames(44).at(-1)!), "a frame of the new size");
 }, 20_000);
 
-test("top ends with ^C and with SIGTERM, restores the terminal, and has no colours with NO_COLOR", async () => {
+test("top ends with ^C and with SIGTERM, restores the terminal, and prints no colours with NO_COLOR", async () => {
   await using desk = new Desk();
   for (const end of ["\u0003", "SIGTERM"] as const) {
     await using top = new TopInTerminal(desk, "0.1", { NO_COLOR: "1" });
@@ -377,7 +383,7 @@ test("top restores the terminal before it says why it cannot go on", async () =>
 
 // ---- observers ------------------------------------------------------------------------------------------------------
 
-test("an observer maps the statistics read-only, and its looks neither wake the client nor write what it can read", async () => {
+test("an observer maps the statistics read-only; reading neither wakes the client nor writes to what it can read", async () => {
   await using desk = new Desk();
   const client = desk.child("client.ts");
   await client.line("open");
@@ -391,7 +397,7 @@ test("an observer maps the statistics read-only, and its looks neither wake the 
   const maps = statistics().filter((line) => !others.includes(line));
   expect(maps.length).toBeGreaterThan(0);
   for (const line of maps) expect(line).toMatch(/ r--s /);
-  /** Times that the threads of the client slept and came back. */
+  /** How often the threads of the client slept and woke. */
   const switches = (): number =>
     readdirSync(`/proc/${client.pid}/task`).reduce((sum, task) => {
       const status = readFileSync(`/proc/${client.pid}/task/${task}/status`, "latin1");
@@ -402,7 +408,7 @@ test("an observer maps the statistics read-only, and its looks neither wake the 
   for (let round = 0; round < 10 && !quiet; round++) {
     const then = switches();
     for (let i = 0; i < looks / 10; i++) observer.read();
-    quiet = switches() - then < 20; // the engine's own threads: a few a second
+    quiet = switches() - then < 20; // the engine's own threads wake a few times a second
   }
   expect(quiet).toBe(true);
   observer.close();
@@ -410,7 +416,7 @@ test("an observer maps the statistics read-only, and its looks neither wake the 
   expect(mappings()).toBe(before);
 }, 60_000);
 
-/** What shows that somebody was here: the times of all files, and the locks on them. */
+/** What would show a visit: the times of all files, and the locks on them. */
 function traces({ directory }: Desk): object {
   const files = [directory, ...readdirSync(directory).map((file) => join(directory, file))].map((file) => {
     const { ino, size, mtimeNs, ctimeNs, mode } = statSync(file, { bigint: true });
@@ -427,7 +433,7 @@ test("ls, top, stats, claims ls and clean --dry-run touch no file and hold no lo
   await using fleet = await Fleet.join({ name: desk.name, directory: desk.directory, rings: { events: {} } });
   (await Contest.open({ fleet })).tryClaim({ kind: "leader", label: "mailer" }, { ttl: 60_000 });
   const before = traces(desk);
-  expect(before).toMatchObject({ locks: 2 }); // the bus's and the member's: they can be seen
+  expect(before).toMatchObject({ locks: 2 }); // the locks of the bus and the member are visible
   for (const args of [["ls"], ["stats"], ["claims", "ls"], ["clean", "--dry-run"], ["top", "--once"]]) {
     const running = desk.run(args);
     let ended = false;
@@ -441,7 +447,7 @@ test("ls, top, stats, claims ls and clean --dry-run touch no file and hold no lo
   }
 }, 30_000);
 
-test("a client that is stopped holds up no command: each says so, with exit code 4 where it was asked for", async () => {
+test("a stopped client delays no command: each says so, with exit code 4 where it was asked for", async () => {
   await using desk = new Desk();
   const { client } = await desk.busy();
   await stop(client);
@@ -450,16 +456,16 @@ test("a client that is stopped holds up no command: each says so, with exit code
   await desk.frame(desk.name, "0.1", 4);
   expect(await desk.screen()).toContain("the owner does not answer: its process is stopped");
   expect((await desk.run(["ls"])).out).toMatch(/ silent /);
-  expect((await desk.run(["claims", "ls"])).code).toBe(0); // a fleet needs nobody
+  expect((await desk.run(["claims", "ls"])).code).toBe(0); // a fleet needs no process
   expect((await desk.run(["clean", "--dry-run"])).out).not.toContain("would remove");
   expect(performance.now() - began).toBeLessThan(12_000);
 }, 30_000);
 
 // ---- stats ----------------------------------------------------------------------------------------------------------
 
-test("stats prints counters as text, as JSON and for Prometheus; of several buses one is to be named", async () => {
+test("stats prints counters as text, as JSON and for Prometheus; with several buses it needs a name", async () => {
   await using desk = new Desk();
-  await desk.fails(["stats"], 3, `no bus is in ${desk.directory}.`);
+  await desk.fails(["stats"], 3, `There is no bus in ${desk.directory}.`);
   await desk.busy();
   const stats = await desk.json<{ name: string; counters: Record<string, number>; round_trip_us: { p50: number } }>([
     "stats",
@@ -471,7 +477,7 @@ test("stats prints counters as text, as JSON and for Prometheus; of several buse
   expect(out).toMatch(new RegExp(`^slotbus_responses_total\\{bus="${desk.name}"\\} \\d+$`, "m"));
   expect((await desk.run(["stats"])).out).toMatch(/^workers joined +1$/m);
   await desk.bus({ name: `${desk.name}-2` });
-  await desk.fails(["stats"], 2, "there are 2 buses");
+  await desk.fails(["stats"], 2, "There are 2 buses");
   await desk.fails(["stats", "absent"], 3, "absent");
 }, 20_000);
 
@@ -518,13 +524,13 @@ test("claims ls shows who holds what; release takes a lease away, but only with 
   expect((await desk.run(["claims", "ls"])).out).toMatch(/^leader mailer +boss/m);
   await desk.fails(["claims", "release", "leader", "mailer"], 2, "--force");
   const released = await desk.run(["claims", "release", "leader", "mailer", "--force"]);
-  expect([released.code, released.out]).toEqual([0, `Released; boss (pid ${client.pid}) had it.\n`]);
+  expect([released.code, released.out]).toEqual([0, `Released; boss (pid ${client.pid}) held it.\n`]);
   await using fleet = await Fleet.observe({ name: desk.name, directory: desk.directory });
   expect((await Contest.open({ fleet })).list()).toEqual([]);
-  await desk.fails(["claims", "release", "leader", "mailer", "--force"], 3, "nobody holds leader mailer");
+  await desk.fails(["claims", "release", "leader", "mailer", "--force"], 3, "Nobody holds leader mailer");
 }, 20_000);
 
-test("claims ls --follow prints what is held, then each change, as text and as JSON lines, until the fleet ends", async () => {
+test("claims ls --follow prints held leases, then each change, as text and as JSON lines, until the fleet ends", async () => {
   await using desk = new Desk();
   const fleet = await Fleet.join({ name: desk.name, directory: desk.directory });
   const contest = await Contest.open({ fleet, owner: "boss" });
@@ -579,7 +585,7 @@ test("claims ls --follow prints what is held, then each change, as text and as J
   }
 }, 30_000);
 
-test("claims ls --follow ends when nobody lives in the fleet: its last member was killed", async () => {
+test("claims ls --follow ends when the fleet's last member was killed", async () => {
   await using desk = new Desk();
   const { client } = await desk.busy();
   await client.kill();
@@ -595,13 +601,13 @@ test("claims ls --follow ends when nobody lives in the fleet: its last member wa
 
 // ---- clean ----------------------------------------------------------------------------------------------------------
 
-test("clean keeps what lives or is stopped, removes what was killed, and --dry-run removes nothing", async () => {
+test("clean keeps what is live or stopped, removes what was killed, and --dry-run removes nothing", async () => {
   await using desk = new Desk();
   const { client } = await desk.busy();
   const all = desk.files();
   expect(all.length).toBe(3);
   await stop(client);
-  const lives = { action: "kept", reason: "it lives" };
+  const lives = { action: "kept", reason: "it is alive" };
   expect(await desk.clean()).toMatchObject([lives, lives]);
   expect(desk.files()).toEqual(all);
   await client.kill();
@@ -617,7 +623,7 @@ test("clean keeps what lives or is stopped, removes what was killed, and --dry-r
   expect(await desk.clean()).toEqual([]);
 }, 20_000);
 
-test("clean never removes a name that is held, as of a client in the middle of its start, and believes no process id", async () => {
+test("clean never removes a locked name, as of a client that is still starting, and does not trust process ids", async () => {
   await using desk = new Desk();
   const dir = native.sb_dir_open(cString(desk.directory), 0, 1);
   const lock = native.sb_name_lock(dir, cString("starting"), new Uint32Array(1)); // it has no socket yet
@@ -626,8 +632,8 @@ test("clean never removes a name that is held, as of a client in the middle of i
     await desk.bus({ name: "alive" });
     await using fleet = await Fleet.join({ name: "crew", directory: desk.directory });
     expect(fleet.members().length).toBe(1);
-    writeFileSync(join(desk.directory, "alive.lock"), "4194304\n"); // nobody has that number
-    writeFileSync(join(desk.directory, "dead.lock"), `${process.pid}\n`, { mode: 0o600 }); // somebody else has it now
+    writeFileSync(join(desk.directory, "alive.lock"), "4194304\n"); // no process has that pid
+    writeFileSync(join(desk.directory, "dead.lock"), `${process.pid}\n`, { mode: 0o600 }); // it is another process's pid now
     const planned = await desk.clean(["--dry-run"]);
     expect(planned.map(({ name, action }) => [name, action])).toEqual([
       ["alive", "kept"],
@@ -654,7 +660,7 @@ test("clean keeps a stopped hub, its worker's bus and its control socket", async
   await stop(hub.hub);
   const files = desk.files();
   expect(files).toEqual(["site.control", "site.lock", "site.sock", "site.w.lock", "site.w.sock"]);
-  const reason = "it lives";
+  const reason = "it is alive";
   expect(await desk.clean()).toMatchObject([
     { name: "site", reason },
     { name: "site.w", reason },
@@ -662,7 +668,7 @@ test("clean keeps a stopped hub, its worker's bus and its control socket", async
   expect(desk.files()).toEqual(files);
 }, 20_000);
 
-test("clean keeps what it cannot judge, and says so with exit code 1", async () => {
+test("clean keeps what it cannot identify, and says so with exit code 1", async () => {
   await using desk = new Desk();
   writeFileSync(join(desk.directory, "odd.fleet"), "garbage", { mode: 0o600 });
   desk.leftovers.push("odd.fleet");

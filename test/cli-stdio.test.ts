@@ -1,7 +1,7 @@
 /** `slotbus stdio` as its users run it: editors and clients in Node, a service manager that reloads it. */
 
 import { describe, expect, test } from "bun:test";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { closeSync, constants, existsSync, openSync, readFileSync, readSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { faultOf } from "../src/cli/stdio/json.ts";
@@ -17,7 +17,7 @@ const pool = (options: Partial<StdioPoolOptions> = {}): StdioPoolOptions =>
 const request = (id: number, method: string, params: unknown = null): string =>
   `${JSON.stringify({ jsonrpc: "2.0", id, method, params })}\n`;
 
-/** Runs it to its end. */
+/** Runs it until it exits. */
 function slotbus(args: readonly string[], input = "", env: Record<string, string> = {}) {
   const { exitCode, stdout, stderr } = Bun.spawnSync([process.execPath, COMMAND, "stdio", ...args], {
     stdin: Buffer.from(input),
@@ -27,7 +27,7 @@ function slotbus(args: readonly string[], input = "", env: Record<string, string
   return { code: exitCode, out: stdout.toString(), err: stderr.toString() };
 }
 
-/** A program whose output and log are read by lines. */
+/** A program whose output and log are read by line. */
 class Program implements AsyncDisposable {
   readonly process: Bun.Subprocess<"pipe", "pipe", "pipe">;
   readonly lines: string[] = [];
@@ -55,7 +55,7 @@ class Program implements AsyncDisposable {
     return this.lines.findLast((line) => line.startsWith(prefix))!;
   }
 
-  /** Its log: each line is JSON. */
+  /** Its log, parsed; each line is JSON. */
   get log(): ({ event: string; level: string; pid?: number; message?: string } & Record<string, unknown>)[] {
     return this.errors.map((line) => JSON.parse(line));
   }
@@ -74,7 +74,7 @@ class Program implements AsyncDisposable {
 const start = (args: readonly string[], env: Record<string, string> = {}): Program =>
   new Program([process.execPath, COMMAND, "stdio", ...args], env);
 
-/** A folder with a config that can be written anew, and the path of a socket. */
+/** A folder with a config that a test can write again, and the path of a socket. */
 function stage(pools: readonly StdioPoolOptions[], more: object = {}) {
   const place = folder();
   const config = join(place.path, "bus.json");
@@ -84,7 +84,7 @@ function stage(pools: readonly StdioPoolOptions[], more: object = {}) {
   return Object.assign(place, { config, write, socket: join(place.path, "bus.sock") });
 }
 
-/** Writes to a socket, ends its input and returns the messages that came. */
+/** Writes to a socket, ends its input and returns the messages that arrived. */
 async function talk(where: { path: string } | { host: string; port: number }, text: string): Promise<unknown[]> {
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   let came = "";
@@ -96,7 +96,7 @@ async function talk(where: { path: string } | { host: string; port: number }, te
   return lines.map((line) => JSON.parse(line));
 }
 
-describe("what it is told", () => {
+describe("flags", () => {
   test("--help names the flags in 80 columns", () => {
     const { code, out, err } = slotbus(["--help"]);
     expect([code, err]).toEqual([0, ""]);
@@ -117,12 +117,12 @@ describe("what it is told", () => {
     for (const line of out.split("\n")) expect(line.length).toBeLessThanOrEqual(80);
   });
 
-  test("what is wrong is one line on stderr, and exit code 2", () => {
+  test("an error is one line on stderr, and exit code 2", () => {
     using place = stage([pool()]);
     const good = ["--config", place.config];
     const wrong: [args: string[], said: string, input?: string][] = [
       [[], "--config"],
-      [good, "Nobody could ask: give --unix, --tcp or --stdio"],
+      [good, "There is nothing to serve: give --unix, --tcp or --stdio"],
       [["--config", "/no/such/file", "--stdio"], "Cannot read the config"],
       [[...good, "--tcp", "0"], "--token-file or SLOTBUS_STDIO_TOKEN, or --no-token"],
       [[...good, "--tcp", "70000"], "--tcp is 70000; it must be a whole number from 0 to 65535."],
@@ -130,27 +130,27 @@ describe("what it is told", () => {
       [[...good, "--tcp", "0", "--no-token", "--token-file", place.config], "exclude each other"],
       [[...good, "--tcp", "0", "--token-file", "/no/such/file"], "Cannot read the token"],
       [[...good, "--unix", "x".repeat(200)], "--unix"],
-      [[...good, "--hostname", "x", "--stdio"], "--hostname belongs to --tcp"],
+      [[...good, "--hostname", "x", "--stdio"], "--hostname needs --tcp"],
       [[...good, "--framing", "lines", "--stdio"], "--framing is "],
-      [[...good, "--pool", "a"], "--pool belongs to --unix, --tcp or --stdio."],
+      [[...good, "--pool", "a"], "--pool needs --unix, --tcp or --stdio."],
       [[...good, "--pool", "b", "--stdio"], '--pool is "b"; it must be the id of a pool (a).'],
       [["--config", "-", "--check"], "standard input:1:", `{"pools":${"[".repeat(200_000)}`],
-      [["--config", "-", "--stdio"], "Standard input is either the config", JSON.stringify({ pools: [pool()] })],
+      [["--config", "-", "--stdio"], "Standard input cannot be both the config", JSON.stringify({ pools: [pool()] })],
       [
         ["--config", "-", "--check"],
         'standard input: a StdioBus has no option "pols". Did you mean pools?',
         '{"pols":[]}',
       ],
       [["--config", "-", "--check"], "standard input:3:3: JSON Parse error", '{\n  "pools": []\n  "serve": {} }'],
-      [["--config", "-", "--check"], "standard input is not an object", "[1]"],
+      [["--config", "-", "--check"], "standard input must be a JSON object", "[1]"],
     ];
     const second = (extra: object): string => JSON.stringify({ pools: [pool(), { id: "b", command: "b", ...extra }] });
     for (const [config, said] of [
       [second({ restart: { backoff: { max: -1 } } }), "pools[1].restart.backoff.max is -1; it must be"],
       [second({ instnces: 2 }), 'pools[1] has no option "instnces". Did you mean instances?'],
-      [second({ id: "a" }), 'two pools have the id "a"'],
-      [second({}), 'there is no program "b"'],
-      [JSON.stringify({ pools: [pool()], serve: {} }), "serve takes either `unix`, `tcp` or `stdio`."],
+      [second({ id: "a" }), 'Two pools have the id "a"'],
+      [second({}), 'Cannot run program "b"'],
+      [JSON.stringify({ pools: [pool()], serve: {} }), "serve needs exactly one of `unix`, `tcp` and `stdio`."],
       [JSON.stringify({ pools: [pool()], serve: [{ tcp: { port: "x" } }] }), 'serve[0].tcp.port is "x"'],
       [JSON.stringify({ pools: [pool()], serve: [{ unix: "/x", pool: "b" }] }), 'serve[0].pool is "b"; it must be'],
       [JSON.stringify({ pools: [pool()], limits: { max_restart: 1 } }), "Did you mean max_restarts?"],
@@ -164,7 +164,7 @@ describe("what it is told", () => {
     }
   }, 60_000);
 
-  test("--check says what would run, and starts nothing; a `serve` of the config and the older form are taken", () => {
+  test("--check says what would run, and starts nothing; it takes a `serve` section and the older form", () => {
     using place = stage([pool({ instances: 2 }), { id: "b", command: "sh", args: ["-c", "touch $RAN"] }], {
       serve: { unix: "/run/x.sock" },
     });
@@ -189,7 +189,7 @@ describe("what it is told", () => {
     expect(slotbus(["--config", "-", "--check"], JSON.stringify(older)).out).toContain('pool "o": 3 workers');
   }, 30_000);
 
-  test("line and column of what is not JSON", () => {
+  test("line and column of invalid JSON", () => {
     const faults: [text: string, line: number, column: number][] = [
       ["", 1, 1],
       ['{"a": 1,}', 1, 9],
@@ -211,7 +211,7 @@ describe("what it is told", () => {
 });
 
 describe("clients", () => {
-  test("on a unix socket and a tcp port with a token; SIGTERM lets it answer what it has", async () => {
+  test("on a unix socket and a tcp port with a token; after SIGTERM it answers the requests it has", async () => {
     using place = stage([pool({ instances: 2, stop: { drain: 1, endOfInput: 1, term: 1 } })]);
     const file = join(place.path, "token");
     writeFileSync(file, `${TOKEN}\n`);
@@ -230,7 +230,7 @@ describe("clients", () => {
       ]);
       const tcp = { host: "127.0.0.1", port };
       expect(await talk(tcp, request(1, "echo"))).toMatchObject([{ error: { code: -32_001 } }]);
-      expect((await bus.logged("refused")).message).toContain("its first message was not $/auth");
+      expect((await bus.logged("refused")).message).toContain("the client's first message was not $/auth");
       expect(await talk(tcp, request(1, "$/auth", { token: TOKEN }) + request(2, "echo", 7))).toMatchObject([
         { result: true },
         { result: 7 },
@@ -247,7 +247,7 @@ describe("clients", () => {
     }
   }, 30_000);
 
-  test("a second signal ends it at once, and its workers with it", async () => {
+  test("a second signal ends it and its workers at once", async () => {
     using place = stage([pool()]);
     await using bus = start(["--config", place.config, "--unix", place.socket]);
     const { pid } = await bus.logged("joined");
@@ -263,7 +263,7 @@ describe("clients", () => {
     socket.destroy();
   }, 30_000);
 
-  test("--stdio: an editor has it as its server; output is messages alone, and its end is the end of the input", async () => {
+  test("--stdio: an editor starts it as its server; its output is only messages, and it ends with its input", async () => {
     const script = `
       process.stdin.setEncoding("utf8");
       let rest = "";
@@ -297,17 +297,17 @@ describe("clients", () => {
     await told({ id: "w1", method: "workspace/configuration", params: [1] });
     send(`${JSON.stringify({ jsonrpc: "2.0", id: "w1", result: "yes" })}\n`);
     await told({ method: "got", params: "yes" });
-    // More than a pipe holds, which is read later.
+    // More than a pipe holds; it is read later.
     send(request(2, "long", 500_000) + request(3, "long", 500_000));
     void bus.process.stdin.end();
     expect(await bus.process.exited).toBe(0);
     await until(() => bus.lines.length === 6, "both answers");
     for (const line of bus.lines) expect(JSON.parse(line).jsonrpc).toBe("2.0");
     expect(bus.lines.slice(4).map((line) => JSON.parse(line).result.length)).toEqual([500_000, 500_000]);
-    expect((await bus.logged("ending"))["why"]).toBe("the client of standard input is gone");
+    expect((await bus.logged("ending"))["why"]).toBe("the client on standard input has ended");
   }, 30_000);
 
-  test("the log has a line for each worker that comes, writes, dies and is paused", async () => {
+  test("the log has a line for each worker that starts, writes, dies and is paused", async () => {
     const restart = { maxRestarts: 0, backoff: { initial: 60_000 } };
     using place = stage([pool({ restart })], { serve: { tcp: { port: 0, token: false } } });
     await using bus = start(["--config", place.config]);
@@ -323,7 +323,7 @@ describe("clients", () => {
   }, 30_000);
 });
 
-test("when nobody reads its log any more it goes on, and ends with code 0", async () => {
+test("when its log has no reader, it goes on, and ends with code 0", async () => {
   using place = stage([pool()]);
   const script = 'mkfifo log; (head -n 1 log; touch gone) >/dev/null & exec "$@" 2>log';
   const args = [process.execPath, COMMAND, "stdio", "--config", place.config, "--unix", place.socket];
@@ -335,6 +335,40 @@ test("when nobody reads its log any more it goes on, and ends with code 0", asyn
   }
   bus.kill("SIGTERM");
   expect(await bus.exited).toBe(0);
+}, 30_000);
+
+test("log lines that a slow reader does not take are counted as lost, and requests are answered meanwhile", async () => {
+  const script = 'yes "$(printf %01000d 1)" | head -n 5000 >&2; exec "$@"';
+  const { command, args = [] } = pool();
+  using place = stage([pool({ command: "sh", args: ["-c", script, "sh", command, ...args] })]);
+  const log = join(place.path, "log");
+  expect(Bun.spawnSync(["mkfifo", log]).exitCode).toBe(0);
+  const fd = openSync(log, constants.O_RDWR | constants.O_NONBLOCK);
+  const all = [process.execPath, COMMAND, "stdio", "--config", place.config, "--unix", place.socket];
+  const bus = Bun.spawn(["sh", "-c", `exec "$@" 2>${log}`, "sh", ...all], { stdio: ["ignore", "ignore", "inherit"] });
+  await until(() => existsSync(place.socket), "the bus serves", 20_000);
+  expect(await talk({ path: place.socket }, request(1, "echo", 1))).toMatchObject([{ result: 1 }]);
+  bus.kill("SIGTERM");
+  const buffer = Buffer.alloc(1 << 20);
+  let text = "";
+  const counted = (): number => {
+    const lines = text.slice(0, text.lastIndexOf("\n") + 1).split("\n");
+    const all = lines.filter((line) => line !== "").map((line) => JSON.parse(line) as Record<string, unknown>);
+    const lost = all.reduce((sum, { lines: count }) => sum + Number(count ?? 0), 0);
+    expect(lost === 0 || lost > 1_000).toBe(true);
+    return lost + all.filter(({ event }) => event === "log").length;
+  };
+  const read = (): void => {
+    try {
+      for (;;) text += buffer.toString("utf8", 0, readSync(fd, buffer));
+    } catch (error) {
+      expect((error as { code?: unknown }).code).toBe("EAGAIN");
+    }
+  };
+  await until(() => (read(), counted() >= 5_000), "each line is there or counted as lost", 20_000);
+  expect(text).toContain('"event":"lost"');
+  expect(await bus.exited).toBe(0);
+  closeSync(fd);
 }, 30_000);
 
 describe("SIGHUP", () => {
@@ -370,7 +404,7 @@ describe("SIGHUP", () => {
     expect(bus.log.filter(({ event }) => event === "died")).toEqual([]);
   }, 60_000);
 
-  test("with a config that is not valid, or another address, nothing changes and one line says why", async () => {
+  test("with an invalid config, or another address, nothing changes and one line says why", async () => {
     using place = stage([pool()]);
     await using bus = start(["--config", place.config, "--unix", place.socket]);
     await bus.line("stdio bus serves ");
@@ -381,7 +415,7 @@ describe("SIGHUP", () => {
       [() => place.write([pool({ command: "no-such-program" })]), "no-such-program"],
       [
         () => place.write([pool({ instances: 2 })], { serve: { unix: "/x" } }),
-        "`serve` has changed, which takes a restart",
+        "`serve` has changed, which needs a restart",
       ],
       [() => place.write([pool({ env: { A: "1" }, args: ["-e", "process.exit(3)"] })]), "ended before it was ready"],
     ];
@@ -399,7 +433,7 @@ describe("SIGHUP", () => {
     expect(await bus.process.exited).toBe(0);
   }, 60_000);
 
-  test("signals while it starts, however many, reload it once it has started", async () => {
+  test("several signals while it starts cause one reload once it has started", async () => {
     const wait = 'touch began; until [ -e go ]; do sleep 0.02; done; echo \'{"method":"$/ready"}\'; cat';
     using place = folder();
     const config = join(place.path, "bus.json");

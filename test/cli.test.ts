@@ -4,15 +4,15 @@ import { expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Row } from "../src/cli/bench.ts";
-import type { ContestRow } from "../src/cli/bench/contest/suite.ts";
-import type { PublishRow } from "../src/cli/bench/events/publish.ts";
-import type { FlowRow } from "../src/cli/bench/events/suite.ts";
-import type { Bar } from "../src/cli/bench/report.ts";
-import { type Order, type Params, run } from "../src/cli/bench/stdio/loop.ts";
-import type { StdioRow, TripRow } from "../src/cli/bench/stdio/suite.ts";
-import type { OwnRow } from "../src/cli/bench/streams/own.ts";
-import type { StreamRow } from "../src/cli/bench/streams/suite.ts";
+import type { Row } from "../bench/bus.ts";
+import type { ContestRow } from "../bench/contest/suite.ts";
+import type { PublishRow } from "../bench/events/publish.ts";
+import type { FlowRow } from "../bench/events/suite.ts";
+import type { Bar } from "../bench/report.ts";
+import { type Order, type Params, run } from "../bench/stdio/loop.ts";
+import type { StdioRow, TripRow } from "../bench/stdio/suite.ts";
+import type { OwnRow } from "../bench/streams/own.ts";
+import type { StreamRow } from "../bench/streams/suite.ts";
 
 const root = join(import.meta.dir, "..");
 
@@ -23,7 +23,7 @@ function slotbus(...args: string[]): { code: number; out: string; err: string } 
   return { code: exitCode, out: stdout.toString(), err: stderr.toString() };
 }
 
-test("without a command, and with --help, it says what there is; --version is the package's", () => {
+test("without a command, and with --help, it lists the commands; --version is the package's", () => {
   const help = slotbus();
   expect([help.code, help.out]).toEqual([0, slotbus("--help").out]);
   expect(help.out).toContain("bench");
@@ -80,7 +80,7 @@ test("invalid usage is one line on stderr and exit code 2", () => {
   );
 });
 
-test("bench --json prints the rows that were asked for and nothing else", () => {
+test("bench --json prints the requested rows and nothing else", () => {
   const flags = ["--short", "--json", "--payload", "64,4k", "--in-flight", "1,3", "--against", "unix-socket"];
   const { code, out, err } = slotbus("bench", ...flags);
   expect([code, err]).toEqual([0, ""]);
@@ -102,9 +102,9 @@ test("bench --json prints the rows that were asked for and nothing else", () => 
     expect(row.p99_us).toBeGreaterThanOrEqual(row.p90_us);
     expect(row.requests_per_second).toBeGreaterThan(0);
   }
-  // Thousands of requests are sent to either system in rounds of 100 ms, so the last percentile is known of ours.
-  expect(rows[0]!.p999_us).toBeGreaterThanOrEqual(rows[0]!.p99_us);
-}, 60_000);
+  // On a busy machine the rounds of 100 ms may have fewer than the 10 000 requests that this percentile needs.
+  expect(rows[0]!.p999_us ?? Infinity).toBeGreaterThanOrEqual(rows[0]!.p99_us);
+}, 120_000);
 
 test("bench draws a table for people", () => {
   const { code, out } = slotbus("bench", "--short", "--in-flight", "1", "--against", "none");
@@ -126,11 +126,11 @@ test("bench --svg and --png draw what was measured: one bar for each contestant 
     expect(drawn).toContain(text);
   expect(readFileSync(png).subarray(1, 4).toString()).toBe("PNG");
   const nowhere = slotbus("bench", "--short", "--in-flight", "1", "--against", "none", "--svg", folder);
-  expect([nowhere.code, nowhere.err.includes("the chart:")]).toEqual([1, true]);
+  expect([nowhere.code, nowhere.err.includes("Cannot write the chart:")]).toEqual([1, true]);
   rmSync(folder, { recursive: true });
 }, 60_000);
 
-test("hub --json says where it listens, and ends in good order", async () => {
+test("hub --json prints where it listens, and ends cleanly", async () => {
   const directory = mkdtempSync(join(tmpdir(), "slotbus-hub-"));
   const args = ["hub", "--json", "--port", "0", "--directory", directory];
   const child = Bun.spawn([process.execPath, join(root, "src/cli/slotbus.ts"), ...args], {
@@ -153,7 +153,7 @@ test("hub --json says where it listens, and ends in good order", async () => {
   rmSync(directory, { recursive: true });
 }, 20_000);
 
-/** What a suite prints as JSON: it succeeds, says nothing else, leaves no file, and judges by its own figures. */
+/** Runs a suite; returns its JSON. Expects success, no other output, no file left, and bars that match its figures. */
 function suite<Row>(
   variables: Record<string, string>,
   ...args: string[]
@@ -179,7 +179,7 @@ function suite<Row>(
   return { rows, bars, notes };
 }
 
-test("bench streams --json prints a row of each case, judges its bars, and leaves no file", () => {
+test("bench streams --json prints a row for each case, checks its bars, and leaves no file", () => {
   const { rows, bars } = suite<StreamRow | OwnRow>({}, "streams", "--against", "pipe,fetch-unix,worker");
   const systems = ["slotbus", "fetch-unix", "pipe", "worker"];
   expect(rows.map((row): unknown[] => [row.system, row.case, row.payload_bytes])).toEqual([
@@ -206,7 +206,7 @@ test("bench streams --json prints a row of each case, judges its bars, and leave
   expect(bars.length).toBe(8);
 }, 120_000);
 
-test("bench streams --markdown writes the section of RESULTS.md; without rivals it judges slotbus alone", () => {
+test("bench streams --markdown writes the section of RESULTS.md; without rivals it checks slotbus alone", () => {
   const { code, out } = slotbus("bench", "streams", "--short", "--against", "none", "--markdown");
   expect(code).toBe(0);
   expect(out).toStartWith("## Streams\n");
@@ -214,10 +214,10 @@ test("bench streams --markdown writes the section of RESULTS.md; without rivals 
   expect(out).toMatch(
     /^\| stopped reader: bytes its writer is ahead ÷ ring +\| +[\d.]+ \| +≤ 1\.00 \| +- \| +(met|missed) \|$/m,
   );
-  expect(out).not.toContain("best rival");
+  expect(out).not.toContain("best alternative");
 }, 60_000);
 
-test("bench events --json: every subscriber gets every event of slotbus and of what Bun has", () => {
+test("bench events --json: every subscriber gets every event, with slotbus and with Bun's own channels", () => {
   const { rows, bars, notes } = suite<PublishRow | FlowRow>({}, "events", "--against", "broadcast-channel,bun-ipc");
   const systems = ["slotbus", "broadcast-channel", "bun-ipc"];
   expect(rows.map((row): unknown[] => [row.system, row.case, row.payload_bytes, row.subscribers])).toEqual([
@@ -239,7 +239,7 @@ test("bench events --json: every subscriber gets every event of slotbus and of w
   expect([bars.length, notes]).toEqual([2, []]);
 }, 60_000);
 
-test("bench contest --json: of those that contend one has it at a time, and a killed holder is followed", () => {
+test("bench contest --json: of the contending processes only one holds the lease at a time, and a killed holder is succeeded", () => {
   const { rows, bars, notes } = suite<ContestRow>({ PATH: "/nonexistent" }, "contest", "--against", "redis");
   expect(rows.map((row): unknown[] => [row.system, row.case, row.payload_bytes, row.slower])).toEqual([
     ["slotbus", "uncontended", 0, 1],
@@ -251,12 +251,12 @@ test("bench contest --json: of those that contend one has it at a time, and a ki
   expect(contended.claims_per_second).toBeGreaterThan(0);
   const { p50_ms: p50, max_ms: slowest, ttl_ms: ttl } = rows.find((row) => row.case === "takeover")!;
   expect(p50).toBeGreaterThan(0);
-  expect(slowest).toBeLessThan(ttl); // so the death was noticed, not the end of the time
+  expect(slowest).toBeLessThan(ttl); // so the death was noticed, not the expiry
   expect(bars.length).toBe(4);
-  expect(notes).toEqual(["redis is left out: there is no redis-server (Debian package redis-server)."]);
+  expect(notes).toEqual(["redis is skipped: redis-server is not installed (Debian package redis-server)."]);
 }, 60_000);
 
-test("bench stdio --json: each host's worker is another process, and who has no Node is told", () => {
+test("bench stdio --json: each host's worker is another process, and a note says when Node is missing", () => {
   const { rows, bars, notes } = suite<StdioRow>({ PATH: "/nonexistent" }, "stdio");
   const systems = ["slotbus", "pipes", "bun-ipc"];
   const trips = rows as TripRow[];
@@ -270,10 +270,10 @@ test("bench stdio --json: each host's worker is another process, and who has no 
     expect(row.requests_per_second).toBeGreaterThan(0);
     if (row.system === "slotbus") expect(row.slower).toBe(1);
   }
-  expect([bars.length, notes]).toEqual([2, ["node-ipc is left out: there is no node."]]);
+  expect([bars.length, notes]).toEqual([2, ["node-ipc is skipped: Node is not installed."]]);
 }, 60_000);
 
-test("an answer that differs from its request ends a round of bench stdio with an error, in every host", async () => {
+test("a wrong answer ends a round of bench stdio with an error, in every host", async () => {
   const order: Order = { bytes: 64, inFlight: 2, leadInMs: 0, ms: 10, minimum: 1 };
   const asked: Params[] = [];
   const honest = await run(async (params) => {
@@ -291,6 +291,6 @@ test("an answer that differs from its request ends a round of bench stdio with a
   ];
   for (const answer of wrong) {
     const refused = run(async (params) => answer(params), order).then(() => "no error", String);
-    expect(await refused).toMatch(/^Error: the answer to request \d{10} of 64 bytes is another one$/);
+    expect(await refused).toMatch(/^Error: the response to request \d{10} of 64 bytes differs from the request$/);
   }
 });

@@ -1,4 +1,4 @@
-/** The time of day is set while a bus runs: whatever takes a time takes as long as before. */
+/** The time of day is changed while a bus runs: every timeout takes as long as before. */
 
 import { afterEach, expect, setSystemTime, test } from "bun:test";
 import { RequestTimeoutError } from "../src/index.ts";
@@ -8,7 +8,7 @@ const YEAR_MS = 365 * 86_400_000;
 
 afterEach(() => void setSystemTime());
 
-/** A body that comes after a while. */
+/** A body that arrives after a while. */
 function lateStream(text: string): ReadableStream<Uint8Array> {
   return new ReadableStream({
     pull: async (controller) => {
@@ -32,7 +32,7 @@ for (const [what, shift] of [
     });
     const before = Date.now();
     setSystemTime(new Date(before + shift));
-    expect(Math.abs(Date.now() - before - shift)).toBeLessThan(60_000); // it was set
+    expect(Math.abs(Date.now() - before - shift)).toBeLessThan(60_000); // the clock was set
 
     const left = (await bus.request({ path: "/left" }, { timeout: 5_000 })).json<number>();
     expect(left).toBeWithin(2_000, 5_002);
@@ -48,10 +48,10 @@ for (const [what, shift] of [
   });
 }
 
-test("a clock that is set while a streamed body is collected takes nothing from the request's time", async () => {
+test("a clock that is set while a streamed body is collected does not change the request's timeout", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair(async (request) => {
-    await Bun.sleep(100); // longer than a request that has no time left
+    await Bun.sleep(100); // longer than a request without time left would take
     return request.text();
   });
   const body = new ReadableStream<Uint8Array>({

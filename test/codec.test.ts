@@ -40,12 +40,12 @@ test("strings of every kind come back as they were", () => {
   }
 });
 
-test("parameters are apart from headers", () => {
+test("parameters are separate from headers", () => {
   const head = new Head(encoded(["/", "", "", "", "p", "1", "h", "2"], 1), leading);
   expect([head.parameters, head.headers.entries()]).toEqual([1, [["h", "2"]]]);
 });
 
-test("a lone surrogate becomes the replacement character and shifts nothing", () => {
+test("a lone surrogate becomes the replacement character, and the text around it is unchanged", () => {
   const head = new Head(encoded(["a\ud800b", "next", "", ""]), leading);
   expect(head.strings(0, 2)).toEqual(["a\ufffdb", "next"]);
 });
@@ -67,7 +67,7 @@ test("a head that was cut, lengthened or changed in its table is malformed", () 
       bad[at] = value;
       try {
         const head = new Head(bad, leading);
-        head.strings(0, head.count); // what passes the check must be readable
+        head.strings(0, head.count); // a head that passes the check must be readable
       } catch (error) {
         expect(error).toMatchObject({ code: "PROTOCOL" });
         refused++;
@@ -77,11 +77,11 @@ test("a head that was cut, lengthened or changed in its table is malformed", () 
   expect(refused).toBeGreaterThan(30);
 });
 
-test("random bytes are malformed or readable, and never anything else", () => {
+test("random bytes either are malformed or can be read; nothing else happens", () => {
   let refused = 0;
   for (let i = 0; i < 20_000; i++) {
     const bytes = crypto.getRandomValues(new Uint8Array(i % 60));
-    if (i % 2) bytes.fill(0, 1, 4); // few strings: likelier to pass
+    if (i % 2) bytes.fill(0, 1, 4); // with few strings: likelier to pass
     try {
       const head = new Head(bytes, 1);
       expect(head.strings(0, head.count).length).toBe(head.count);
@@ -93,14 +93,14 @@ test("random bytes are malformed or readable, and never anything else", () => {
   expect(refused).toBeGreaterThan(15_000);
 });
 
-test("a head may have exactly the limit, and one byte more says both numbers", () => {
+test("a head may have exactly the limit; one byte more is refused with both numbers", () => {
   const at = arena();
   const strings = ["/", "", "", "", "x", "v".repeat(900)];
   const length = encodeHead(at, strings, 0, leading, LIMIT, "request");
   expect(encodeHead(at, strings, 0, leading, length, "request")).toBe(length);
   expect(() => encodeHead(at, strings, 0, leading, length - 1, "request")).toThrow(HeadTooLargeError);
   expect(() => encodeHead(at, strings, 0, leading, length - 1, "request")).toThrow(
-    `${length} bytes; this bus takes ${length - 1}`,
+    `${length} bytes; the limit of this bus is ${length - 1}`,
   );
   const wide = ["/", "", "", "", "x", "é".repeat(450)];
   const wideLength = encodeHead(at, wide, 0, leading, LIMIT, "request");
@@ -108,7 +108,7 @@ test("a head may have exactly the limit, and one byte more says both numbers", (
   expect(() => encodeHead(at, wide, 0, leading, wideLength - 1, "request")).toThrow(HeadTooLargeError);
 });
 
-test("line breaks, NUL and names that are none are refused; the text of an error may have line breaks", () => {
+test("line breaks, NUL and invalid names are refused; the text of an error may have line breaks", () => {
   for (const bad of ["a\nb", "a\rb", "a\0b", "é\nb"]) {
     expect(() => encoded([bad, "", "", ""])).toThrow(InvalidConfigError);
     expect(() => encoded(["/", "", "", "", "name", bad])).toThrow(InvalidConfigError);
@@ -122,7 +122,7 @@ test("line breaks, NUL and names that are none are refused; the text of an error
   expect(new Head(at.bytes.slice(0, length), 4).strings(0, 4)).toEqual(texts);
 });
 
-test("a writer that remembers writes the same bytes as one that does not, whatever came before", () => {
+test("a writer with a cache writes the same bytes as one without, after any other heads", () => {
   const writer = new HeadWriter();
   const arenas = [arena(), arena()];
   const values = ["aaaa", "bbbb", "cccc", "longer", "é", "e", "", "\ud83c\udf89"];
@@ -146,7 +146,7 @@ test("a writer that remembers writes the same bytes as one that does not, whatev
   }
 });
 
-test("a variant of a remembered head is checked like any other", () => {
+test("a variant of a cached head is checked like any other", () => {
   const writer = new HeadWriter();
   const at = arena();
   const write = (name: string, value: string): number => {
@@ -160,7 +160,7 @@ test("a variant of a remembered head is checked like any other", () => {
   expect(new Head(at.bytes.slice(0, length), leading).headers.entries()).toEqual([["name", "abcd"]]);
 });
 
-test("a reader that remembers gives equal heads for equal bytes and different ones for different", () => {
+test("a reader with a cache gives equal heads for equal bytes, and different heads for different bytes", () => {
   const reader = new HeadReader(leading);
   const at = arena();
   const read = (bytes: Uint8Array) => {
@@ -170,7 +170,7 @@ test("a reader that remembers gives equal heads for equal bytes and different on
   const first = read(encoded(["/a", "", "", ""]));
   expect(read(encoded(["/a", "", "", ""]))).toBe(first);
   const second = read(encoded(["/b", "", "", ""]));
-  at.bytes.fill(0); // a head does not look at shared memory again
+  at.bytes.fill(0); // a head does not read shared memory again
   expect([first.string(0), second.string(0)]).toEqual(["/a", "/b"]);
   expect(() => read(encoded(["/b", "", "", ""]).fill(255, 0, 4))).toThrow(
     expect.objectContaining({ code: "PROTOCOL" }),
@@ -199,7 +199,7 @@ test("bodies of every kind are written, measured and limited", () => {
   expect([bodyOffset(0), bodyOffset(1), bodyOffset(8), bodyOffset(9)]).toEqual([0, 8, 8, 16]);
 });
 
-test("methods have an index each, and what is none is refused", () => {
+test("each method has an index, and an unknown method is refused", () => {
   expect(METHODS.map(encodeMethod)).toEqual([0, 1, 2, 3, 4, 5, 6]);
   for (const method of ["get", "TRACE", "", "G\0T"]) expect(() => encodeMethod(method)).toThrow(InvalidConfigError);
 });

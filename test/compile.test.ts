@@ -1,4 +1,4 @@
-/** A program that `bun build --compile` made is its own worker. */
+/** A program made by `bun build --compile` is its own worker. */
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
@@ -13,7 +13,7 @@ const program = join(folder, "program");
 mkdirSync(directory, { mode: 0o700 });
 afterAll(() => rmSync(folder, { recursive: true }));
 
-/** Each program is 100 MB: a test has one at a time. */
+/** Each program is 100 MB, so a test has one at a time. */
 async function compile(options: string[], ...files: string[]): Promise<void> {
   const sources = files.map((file) => join(source, file));
   const command = [process.execPath, "build", "--compile", ...options, ...sources, "--outfile", program];
@@ -50,28 +50,28 @@ for (const options of [[], ["--minify", "--sourcemap"], ["--minify", "--bytecode
       );
     const entry = "/$bunfs/root/jobs/worker.js";
     shows("who", [[entry, "a", "b"], [entry, "a", "b"], true, false, '"nothing"']);
-    shows("dies", [expect.stringMatching(/^worker pid \d+ exited with code 7 after /), true]);
+    shows("dies", [expect.stringMatching(/^Worker pid \d+ exited with code 7 after /), true]);
     if (options.length > 0) return;
     shows("names", [
       2,
       1,
-      'workers.entry is "/$bunfs/root/jobs/missing.ts"; this program was compiled without it (it has no ' +
-        "/$bunfs/root/jobs/missing.js). Name the file in the build, as in `bun build --compile main.ts worker.ts`, and " +
-        'here as `import.meta.resolve("./worker.ts")`.',
+      'workers.entry is "/$bunfs/root/jobs/missing.ts"; the compiled program does not contain it (' +
+        "/$bunfs/root/jobs/missing.js). Add the file to the build, as in `bun build --compile main.ts worker.ts`, and " +
+        'pass `import.meta.resolve("./worker.ts")`.',
     ]);
     shows("recycles", true);
     shows("grows", "grew and shrank");
     shows("stops", [expect.stringMatching(/^\d+$/), ["SIGTERM", "SIGTERM"]]);
     shows("fails", [
       expect.stringMatching(
-        /^worker 0 of pool "\S+" ended before it was ready \(the main file .*: it exited with code 1/,
+        /^Worker 0 of pool "\S+" ended before it was ready \(the main file .*: it exited with code 1/,
       ),
       expect.stringContaining("error: no database"),
     ]);
   });
 }
 
-test("a program whose parts share slotbus says how to compile it", async () => {
+test("a program whose parts share slotbus names the flags it needs to be compiled", async () => {
   await compile(["--splitting"], "main.ts", "jobs/worker.ts");
   const { errors, exitCode } = await run("who");
   expect(errors).toContain("Compile it without `--splitting` and `--external`.");

@@ -1,4 +1,4 @@
-/** Claim or yield. Processes that contend, wait, stop and die are real ones. */
+/** Claim or yield. The processes that contend, wait, stop and die are real. */
 
 import { describe, expect, setSystemTime, test } from "bun:test";
 import {
@@ -31,7 +31,7 @@ const A = { kind: "job", label: "a" };
 const B = { kind: "job", label: "b" };
 const MINUTE = 60_000;
 
-/** A fleet of this process, of which each contest is a member of its own. */
+/** A fleet in this process; each contest joins it as its own member. */
 class Crew extends Workspace {
   readonly fleets: Fleet[] = [];
   readonly #options: Partial<FleetOptions>;
@@ -53,7 +53,7 @@ class Crew extends Workspace {
   }
 }
 
-/** A fleet in a file, whose other members are child processes; a killed one may be the last, and leaves the file. */
+/** A fleet in a file; its other members are child processes. A killed member may be the last, and leaves the file. */
 class Arena extends Workspace {
   fleet!: Fleet;
   contest!: Contest;
@@ -85,7 +85,7 @@ function lost(outcome: Claimed | YieldTo): string {
   return outcome.claimed ? "claimed" : outcome.holder.owner;
 }
 
-/** State of a process by its letter in /proc: T is stopped. */
+/** A process's state letter in /proc; T is stopped. */
 function stateOf(pid: number): string {
   return readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]![0]!;
 }
@@ -114,7 +114,7 @@ describe("one attempt", () => {
     });
   });
 
-  test("a claim may have an owner of its own; a holder yields to itself", async () => {
+  test("a claim may give its own owner; a second claim by the same contest yields too", async () => {
     await using crew = new Crew();
     const contest = await crew.contest("nobody");
     const guard = won(contest.tryClaim(A, { owner: "ada", ttl: 1000 }));
@@ -131,7 +131,7 @@ describe("one attempt", () => {
     ]);
   });
 
-  test("different kinds do not compete for one label, nor for what only looks alike when joined", async () => {
+  test("different kinds do not compete for one label, nor do pairs that look alike when joined", async () => {
     await using crew = new Crew();
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     for (const subject of [A, { kind: "joba", label: "x" }]) won(ada.tryClaim(subject, { ttl: MINUTE }));
@@ -144,7 +144,7 @@ describe("one attempt", () => {
     expect(ada.list().length).toBe(4);
   });
 
-  test("after an explicit release the next claimant wins, under its own name", async () => {
+  test("after an explicit release the next claimant wins, with its own name", async () => {
     await using crew = new Crew();
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const first = won(ada.tryClaim(A, { ttl: MINUTE }));
@@ -154,7 +154,7 @@ describe("one attempt", () => {
     expect(ada.holder(A)?.owner).toBe("bob");
   });
 
-  test("a claim of 5 ms at 1000 is over at 1006, though its guard still lives", async () => {
+  test("a claim of 5 ms made at 1000 is over at 1006, though its guard still exists", async () => {
     await using crew = new Crew();
     let time = 1000;
     const now = (): number => time;
@@ -166,7 +166,7 @@ describe("one attempt", () => {
     expect(bob.holder(A)?.owner).toBe("bob");
   });
 
-  test("a deadline that is now counts as over", async () => {
+  test("a deadline equal to now has passed", async () => {
     await using crew = new Crew();
     let time = 1000;
     const now = (): number => time;
@@ -179,7 +179,7 @@ describe("one attempt", () => {
     won(bob.tryClaim(A, { ttl: 5 }));
   });
 
-  test("a loser leaves nothing: A holds, B yields, A releases, C wins", async () => {
+  test("a loser leaves no trace: A holds, B yields, A releases, C wins", async () => {
     await using crew = new Crew();
     const [a, b, c] = [await crew.contest("a"), await crew.contest("b"), await crew.contest("c")];
     const guard = won(a.tryClaim(A, { ttl: MINUTE }));
@@ -209,7 +209,7 @@ describe("one attempt", () => {
     expect(await child.line("")).toBe(`yields to ${guard.token} of parent`);
   });
 
-  test("10 000 failed tries, and 10 000 claims of other subjects, take no lease away", async () => {
+  test("10 000 failed tries, and 10 000 claims of other subjects, do not end a lease", async () => {
     await using crew = new Crew({ maxLeases: 8 });
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
@@ -221,7 +221,7 @@ describe("one attempt", () => {
     expect(guard.release()).toBe(true);
   });
 
-  test("events that lap the rings of the same fleet take no lease away", async () => {
+  test("events that lap the rings of the same fleet do not end a lease", async () => {
     await using crew = new Crew({ rings: { log: { frames: 8, frameBytes: 64 } } });
     const contest = await crew.contest("ada");
     const guard = won(contest.tryClaim(A, { ttl: MINUTE }));
@@ -230,7 +230,7 @@ describe("one attempt", () => {
     expect(contest.list().map(({ token }) => token)).toEqual([guard.token]);
   });
 
-  test("a million subjects one after the other: the last claims cost what the first did", async () => {
+  test("with a million subjects claimed one after the other, the last claims cost what the first did", async () => {
     await using crew = new Crew({ maxLeases: 64 });
     const contest = await crew.contest("ada");
     const costs: number[] = [];
@@ -248,7 +248,7 @@ describe("one attempt", () => {
 });
 
 describe("tenures", () => {
-  test("a lease that was followed neither renews nor releases its successor, whose token is higher", async () => {
+  test("a guard whose lease was taken over neither renews nor releases the successor's, whose token is higher", async () => {
     await using crew = new Crew();
     let time = 0;
     const now = (): number => time;
@@ -264,7 +264,7 @@ describe("tenures", () => {
     expect(successor.expiresAt).toBe(21);
   });
 
-  test("another owner cannot release an observed holder; by force it can", async () => {
+  test("another owner cannot release an observed holder; with force it can", async () => {
     await using crew = new Crew();
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     won(ada.tryClaim(A, { ttl: MINUTE }));
@@ -276,7 +276,7 @@ describe("tenures", () => {
     expect([ada.holder(A), bob.release(holder, { force: true })]).toEqual([null, false]);
   });
 
-  test("what is forged of a holder does not decide: the table's owner does", async () => {
+  test("a forged holder does not decide: the owner in the table does", async () => {
     await using crew = new Crew();
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
@@ -288,7 +288,7 @@ describe("tenures", () => {
     expect(guard.release()).toBe(true);
   });
 
-  test("only the owner that claimed may adopt, with the same token; nobody adopts what has ended", async () => {
+  test("only the owner that claimed may adopt, with the same token; an ended lease cannot be adopted", async () => {
     await using crew = new Crew();
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
@@ -303,7 +303,7 @@ describe("tenures", () => {
     expect(bob.adopt(holder, { owner: "ada" })).toBeNull();
   });
 
-  test("two guards of one tenure both renew it; the first release ends it, the other one has lost it", async () => {
+  test("two guards of one tenure both renew it; after the first release the other has lost it", async () => {
     await using crew = new Crew();
     let time = 0;
     const contest = await crew.contest("ada", { now: () => time });
@@ -316,13 +316,13 @@ describe("tenures", () => {
     expect(guard.renew()).toBe(true);
     expect(contest.holder(A)?.expiresAt).toBe(2100);
     expect(adopted.release()).toBe(true);
-    await until(() => signal.aborted, "the other guard hears of it");
+    await until(() => signal.aborted, "the other guard is aborted");
     expect(signal.reason).toBeInstanceOf(LeaseLostError);
-    expect(signal.reason.message).toContain("released from elsewhere");
+    expect(signal.reason.message).toContain("another guard or process released it");
     expect([guard.release(), guard.renew(), contest.list()]).toEqual([false, false, []]);
   });
 
-  test("renewing keeps token and claim id, never shortens, and fails after the loss", async () => {
+  test("renewing keeps token and claim id, never shortens the lease, and fails after its loss", async () => {
     await using crew = new Crew();
     let time = 1000;
     const contest = await crew.contest("ada", { now: () => time });
@@ -357,7 +357,7 @@ describe("tenures", () => {
     expect(observer.holder(A)).toBeNull();
   });
 
-  test("a list shows every lease that is held, and none that has ended", async () => {
+  test("a list shows every held lease and no ended one", async () => {
     await using crew = new Crew();
     let time = 0;
     const contest = await crew.contest("ada", { now: () => time });
@@ -371,7 +371,7 @@ describe("tenures", () => {
     expect(new Set(contest.list().map(({ token }) => token))).toEqual(new Set([guards[2]!.token, guards[3]!.token]));
   });
 
-  test("a full table is an error that takes nothing away; what ends makes room", async () => {
+  test("a full table is an error that ends no lease; an ended lease frees its place", async () => {
     await using crew = new Crew({ maxLeases: 4 });
     let time = 0;
     const now = (): number => time;
@@ -379,7 +379,7 @@ describe("tenures", () => {
     const guards = [100, 100, 50, 100].map((ttl, i) => won(ada.tryClaim({ kind: "job", label: `${i}` }, { ttl })));
     const held = ada.list();
     expect(() => bob.tryClaim(A, { ttl: 1 })).toThrow(LeaseTableFullError);
-    expect(() => bob.tryClaim(A, { ttl: 1 })).toThrow(/all 4 leases of fleet/);
+    expect(() => bob.tryClaim(A, { ttl: 1 })).toThrow(/All 4 leases of fleet/);
     expect(await rejection(bob.claim(A, { ttl: 1 }))).toBeInstanceOf(LeaseTableFullError);
     expect(lost(bob.tryClaim({ kind: "job", label: "0" }, { ttl: 1 }))).toBe("ada");
     expect(ada.list()).toEqual(held);
@@ -391,7 +391,7 @@ describe("tenures", () => {
     expect([guards[1]!.release(), guards[2]!.release(), guards[3]!.release()]).toEqual([true, false, true]);
   });
 
-  test("tokens rise over release, expiry, other subjects and reset", async () => {
+  test("tokens rise across release, expiry, other subjects and reset", async () => {
     await using crew = new Crew({ maxLeases: 2 });
     let time = 0;
     const contest = await crew.contest("ada", { now: () => time });
@@ -414,13 +414,13 @@ describe("tenures", () => {
     expect(Number.isSafeInteger(tokens[5])).toBe(true);
   });
 
-  test("tokens rise over the end of a fleet and the next one of its name", async () => {
+  test("tokens rise across the end of a fleet and the next fleet of its name", async () => {
     await using arena = await Arena.open();
     const first = won(arena.contest.tryClaim(A, { ttl: MINUTE })).token;
     const child = arena.contender("hold", "b");
     const second = Number((await child.line("claimed")).split(" ")[1]);
     await arena.fleet.close();
-    await child.kill(); // the last member: its file is an orphan
+    await child.kill(); // the last member: its file is now an orphan
     const next = await Fleet.join({ name: arena.name, directory: arena.directory });
     arena.fleet = next;
     const contest = await Contest.open({ fleet: next });
@@ -430,7 +430,7 @@ describe("tenures", () => {
     expect(third).toBeGreaterThan(second);
   });
 
-  test("only the sole member resets; its own guards are lost by it", async () => {
+  test("only the sole member may reset; its own guards lose their leases", async () => {
     await using crew = new Crew();
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
@@ -460,7 +460,7 @@ describe("guards", () => {
     expect(ada.holder(A)).toBeNull();
   });
 
-  test("a second release, and a release after disposal or after leaving, is false and frees nobody else", async () => {
+  test("a second release, or a release after disposal or leaving, returns false and frees no other lease", async () => {
     await using crew = new Crew();
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
@@ -477,7 +477,7 @@ describe("guards", () => {
     expect(bob.list().length).toBe(1);
   });
 
-  test("a guard may be disposed of while its process exits, after the fleet was left", async () => {
+  test("a guard may be disposed of while its process exits, after it left the fleet", async () => {
     await using arena = await Arena.open();
     const child = arena.contender("exit");
     expect(await child.line("")).toBe("released false");
@@ -485,7 +485,7 @@ describe("guards", () => {
     expect(arena.contest.list()).toEqual([]);
   });
 
-  test("a clock that fails in a timer loses the guard, with that as the cause, and is no uncaught error", async () => {
+  test("a clock that fails in a timer loses the guard with that error as the cause; the error is not uncaught", async () => {
     await using crew = new Crew();
     let time = 0;
     const contest = await crew.contest("ada", { now: () => time });
@@ -504,13 +504,13 @@ describe("guards", () => {
     expect([renewing, silent, expiring].map((guard) => guard.release())).toEqual([false, false, false]);
   });
 
-  test("a contest that nobody refers to is forgotten, while its guards still hear that the fleet was left", async () => {
+  test("an unreferenced contest is collected, and its guards still abort when the process leaves the fleet", async () => {
     await using crew = new Crew();
     await crew.contest("ada");
     const [fleet] = crew.fleets;
     const refs: WeakRef<object>[] = [];
     for (let i = 0; i < 1_000; i++) {
-      const now = (): number => 1_000 + i; // of all parts of the contest
+      const now = (): number => 1_000 + i; // for all parts of the contest
       const contest = await Contest.open({ fleet: fleet!, now });
       refs.push(new WeakRef(contest), new WeakRef(now));
       using guard = won(contest.tryClaim(B, { ttl: MINUTE }));
@@ -522,7 +522,7 @@ describe("guards", () => {
     expect(signal.reason).toBeInstanceOf(LeaseLostError);
   });
 
-  test("its signal aborts when the time is over, and says so", async () => {
+  test("its signal aborts when the time is over, and gives that as the reason", async () => {
     await using crew = new Crew();
     const contest = await crew.contest("ada");
     const guard = won(contest.tryClaim(A, { ttl: 30 }));
@@ -533,7 +533,7 @@ describe("guards", () => {
     const reason = signal.reason as LeaseLostError;
     expect(reason).toBeInstanceOf(LeaseLostError);
     expect([reason.code, reason.token, reason.subject]).toEqual(["LEASE_LOST", guard.token, A]);
-    expect(reason.message).toMatch(/"job" "a" \(token \d+\) is lost: its time was over \d+ ms ago/);
+    expect(reason.message).toMatch(/"job" "a" \(token \d+\) is lost: it expired \d+ ms ago/);
   });
 
   test("its signal aborts when somebody releases it by force, and when the fleet is left", async () => {
@@ -543,14 +543,14 @@ describe("guards", () => {
     const left = won(ada.tryClaim(B, { ttl: MINUTE }));
     const signals = [forced.signal, left.signal];
     bob.release(forced.holder, { force: true });
-    await until(() => signals[0]!.aborted, "it hears of the force");
+    await until(() => signals[0]!.aborted, "the forced release aborts it");
     expect(signals[1]!.aborted).toBe(false);
     await crew.fleets[0]!.close();
     expect(signals[1]!.reason.message).toContain("the fleet was closed");
     expect(left.signal).toBe(signals[1]!);
   });
 
-  test("its signal does not abort by its own release, and one that is asked for after a loss has aborted", async () => {
+  test("its own release does not abort its signal; a signal first read after the loss is already aborted", async () => {
     await using crew = new Crew();
     let time = 0;
     const contest = await crew.contest("ada", { now: () => time });
@@ -564,9 +564,9 @@ describe("guards", () => {
     expect([signal.aborted, released.signal.aborted]).toEqual([false, false]);
   });
 
-  test("with renew a lease outlives its ttl many times over, and ends with its release", async () => {
+  test("with renew a lease outlives its ttl several times, and ends with its release", async () => {
     await using crew = new Crew();
-    // A clock that leaves out the pauses of a busy machine: the renewal gets its turn after each of them.
+    // This clock leaves out the pauses of a busy machine: the renewal gets its turn after each of them.
     let [time, last] = [1_000, performance.now()];
     const now = (): number => {
       const at = performance.now();
@@ -587,10 +587,10 @@ describe("guards", () => {
     expect(won(bob.tryClaim(A, { ttl: 1 })).owner).toBe("bob");
   });
 
-  test("a guard that renews and whose tenure is gone finds out by itself, and stops", async () => {
+  test("a renewing guard whose tenure is gone notices by itself, and stops", async () => {
     await using crew = new Crew();
     const asked = { ada: 0, bob: 0 };
-    const clock = (whose: keyof typeof asked) => ({ now: () => (asked[whose]++, 1_000) }); // nothing is ever over
+    const clock = (whose: keyof typeof asked) => ({ now: () => (asked[whose]++, 1_000) }); // no lease ever expires
     const [ada, bob] = [await crew.contest("ada", clock("ada")), await crew.contest("bob", clock("bob"))];
     const guard = await ada.claim(A, { ttl: 30, renew: true });
     bob.release(guard.holder, { force: true });
@@ -598,8 +598,8 @@ describe("guards", () => {
     asked.ada = 0;
     await until(() => asked.ada > 0, "a renewal");
     const before = asked.ada;
-    expect(guard.signal.reason.message).toContain("it was released from elsewhere");
-    expect(asked.ada).toBe(before); // the renewal had found out: it was not looked up now
+    expect(guard.signal.reason.message).toContain("another guard or process released it");
+    expect(asked.ada).toBe(before); // the renewal had noticed: the lease was not read now
     using witness = won(bob.tryClaim(B, { ttl: 30, renew: true }));
     asked.bob = 0;
     await until(() => asked.bob >= 3, "another guard renews three times");
@@ -617,7 +617,7 @@ describe("guards", () => {
     await until(() => contest.holder(A) === null, "its time is over");
   });
 
-  test("a process that holds a lease, renews it and looks at its signal ends when it has nothing else to do", async () => {
+  test("a process that holds a lease, renews it and uses its signal can exit when it has nothing else to do", async () => {
     await using arena = await Arena.open();
     const program = `
       const { Fleet } = await import("${join(import.meta.dir, "../src/fleet/fleet.ts")}");
@@ -628,12 +628,12 @@ describe("guards", () => {
       console.log(guard.signal.aborted);`;
     const child = Bun.spawn([process.execPath, "-e", program], { stdout: "pipe", stderr: "inherit" });
     expect([await child.stdout.text(), await child.exited]).toEqual(["false\n", 0]);
-    expect(arena.contest.list()).toEqual([]); // it died: its lease is nobody's
+    expect(arena.contest.list()).toEqual([]); // it died: its lease is free
   });
 });
 
 describe("waiting", () => {
-  test("a claim that nobody is in the way of resolves at once", async () => {
+  test("a claim of a free subject resolves at once", async () => {
     await using crew = new Crew();
     const contest = await crew.contest("ada");
     const guard = await contest.claim(A, { ttl: MINUTE, timeout: 1 });
@@ -653,7 +653,7 @@ describe("waiting", () => {
     expect(owners).toEqual(["ada 2", "bob"]);
   });
 
-  test("a waiter that was woken in vain is woken again", async () => {
+  test("a waiter that woke and found the lease taken is woken again", async () => {
     await using crew = new Crew();
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     let guard = won(ada.tryClaim(A, { ttl: MINUTE }));
@@ -661,7 +661,7 @@ describe("waiting", () => {
     for (let i = 0; i < 3; i++) {
       guard.release();
       guard = won(ada.tryClaim(A, { ttl: MINUTE }));
-      await Bun.sleep(10); // bob looks, and waits on
+      await Bun.sleep(10); // bob checks the lease, and waits on
     }
     const released = ada.now();
     guard.release();
@@ -681,7 +681,7 @@ describe("waiting", () => {
     expect(at! - released).toBeLessThan(1000);
   });
 
-  test("a hundred waiters of one process own it one after the other, in the order in which they asked", async () => {
+  test("a hundred waiters of one process get it one after the other, in the order of their calls", async () => {
     await using crew = new Crew();
     const contest = await crew.contest("ada");
     const guard = won(contest.tryClaim(A, { ttl: MINUTE }));
@@ -697,7 +697,7 @@ describe("waiting", () => {
     expect(order).toEqual(Array.from({ length: 100 }, (_, i) => i));
   }, 30_000);
 
-  test("the end of the holder's time wakes a waiter, and a renewal keeps it waiting", async () => {
+  test("the expiry of the holder's lease wakes a waiter, and a renewal keeps it waiting", async () => {
     await using crew = new Crew();
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: 40 }));
@@ -709,19 +709,19 @@ describe("waiting", () => {
     expect(mine.claimedAt - guard.expiresAt).toBeLessThan(1000);
   });
 
-  test("a timeout of 0 does not wait: somebody holds it, or it is claimed", async () => {
+  test("a timeout of 0 does not wait: it claims at once or fails", async () => {
     await using crew = new Crew();
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = await ada.claim(A, { ttl: MINUTE, timeout: 0 });
     const claim = bob.claim(A, { ttl: MINUTE, timeout: 0 });
-    guard.release(); // whoever waited would have it now
+    guard.release(); // a waiter would get it now
     const error = await rejection<ClaimTimeoutError>(claim);
     expect(error).toBeInstanceOf(ClaimTimeoutError);
     expect(error.holder.owner).toBe("ada");
     expect((await bob.claim(A, { ttl: MINUTE, timeout: 0 })).owner).toBe("bob");
   });
 
-  test("a contest that is closed claims no more, and ends the waits; its guards stay until they are released", async () => {
+  test("a closed contest claims no more, and rejects its waits; its guards stay until they are released", async () => {
     await using crew = new Crew();
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = await ada.claim(A, { ttl: 1500, renew: true });
@@ -734,7 +734,7 @@ describe("waiting", () => {
     await bob[Symbol.asyncDispose]();
     for (const error of await Promise.all(waits)) {
       expect(error).toBeInstanceOf(ClosedError);
-      expect(error.message).toContain("the contest is closed");
+      expect(error.message).toContain("The contest is closed");
     }
     expect([bob.closed, ada.closed, crew.fleets[1]!.closed]).toEqual([true, false, false]);
     for (const call of [
@@ -758,7 +758,7 @@ describe("waiting", () => {
     expect(signal.reason).toBeInstanceOf(LeaseLostError);
   });
 
-  test("a timeout says who was in the way, and leaves nothing behind", async () => {
+  test("a timeout names the holder, and leaves nothing behind", async () => {
     await using crew = new Crew();
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
@@ -767,13 +767,13 @@ describe("waiting", () => {
     expect(performance.now() - begun).toBeGreaterThanOrEqual(29);
     expect(error).toBeInstanceOf(ClaimTimeoutError);
     expect([error.code, error.retryable, error.holder.token]).toEqual(["CLAIM_TIMEOUT", true, guard.token]);
-    expect(error.message).toMatch(/"job" "a" was not free for 30 ms; "ada" \(pid \d+\) holds it/);
+    expect(error.message).toMatch(/The claim of "job" "a" timed out after 30 ms; "ada" \(pid \d+\) holds the lease/);
     guard.release();
     await Bun.sleep(10);
     expect(ada.holder(A)).toBeNull();
   });
 
-  test("an abort ends the wait with its reason, before it begins and while it lasts", async () => {
+  test("an abort rejects the wait with its reason, before it starts and during it", async () => {
     await using crew = new Crew();
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     const guard = won(ada.tryClaim(A, { ttl: MINUTE }));
@@ -789,7 +789,7 @@ describe("waiting", () => {
     expect(ada.holder(A)).toBeNull();
   });
 
-  test("leaving the fleet rejects its waiters, and gives its leases to those of others", async () => {
+  test("leaving the fleet rejects the leaver's waiters, and its leases go to the other members' waiters", async () => {
     await using crew = new Crew();
     const [ada, bob] = [await crew.contest("ada"), await crew.contest("bob")];
     won(ada.tryClaim(A, { ttl: MINUTE }));
@@ -804,20 +804,20 @@ describe("waiting", () => {
     expect(() => ada.list()).toThrow(ClosedError);
   });
 
-  test("waiting for many holders takes one descriptor per process, and gives all back", async () => {
+  test("waiting for several holders takes one descriptor per process, and returns all of them", async () => {
     await using arena = await Arena.open();
     const child = arena.contender("hold", "a");
     await child.line("claimed");
     const before = descriptors();
     const failed = Array.from({ length: 20 }, () => rejection(arena.contest.claim(A, { ttl: 1, timeout: 100 })));
-    expect(descriptors() - before).toBeLessThan(6); // a pidfd, and what wakes the process
+    expect(descriptors() - before).toBeLessThan(6); // a pidfd, and the descriptor that wakes the process
     for (const error of await Promise.all(failed)) expect(error).toBeInstanceOf(ClaimTimeoutError);
     await until(() => descriptors() <= before, "all are closed");
   });
 });
 
 describe("processes that stop and die", () => {
-  test("SIGKILL of the holder: a waiter of another process owns it at once, not at the end of the ttl", async () => {
+  test("SIGKILL of the holder: a waiter of another process gets the lease at once, not at the end of the ttl", async () => {
     await using arena = await Arena.open();
     const took: number[] = [];
     for (let round = 0; round < 5; round++) {
@@ -836,7 +836,7 @@ describe("processes that stop and die", () => {
     expect(median).toBeLessThan(500);
   }, 60_000);
 
-  test("SIGKILL of the holder: a waiter of this process owns it at once, not when it would give up", async () => {
+  test("SIGKILL of the holder: a waiter of this process gets the lease at once, not at its timeout", async () => {
     await using arena = await Arena.open();
     const holder = arena.contender("hold");
     await holder.line("claimed");
@@ -848,14 +848,14 @@ describe("processes that stop and die", () => {
     expect(arena.contest.holder(A)).toEqual(guard.holder);
   });
 
-  test("a descriptor of the holder that the event loop does not take is closed; the waiter owns it all the same", async () => {
+  test("a holder's descriptor that the event loop rejects is closed; the waiter still gets the lease", async () => {
     await using arena = await Arena.open();
     const holder = arena.contender("hold");
     await holder.line("claimed");
     const functions = native as { sb_pidfd_open: unknown };
     const { sb_pidfd_open } = native;
     let given = -1;
-    functions.sb_pidfd_open = (): number => (given = openSync(import.meta.path, "r")); // epoll takes no regular file
+    functions.sb_pidfd_open = (): number => (given = openSync(import.meta.path, "r")); // epoll rejects a regular file
     const isGiven = (): boolean => {
       const link = `/proc/self/fd/${given}`;
       return existsSync(link) && readlinkSync(link) === import.meta.path;
@@ -871,19 +871,19 @@ describe("processes that stop and die", () => {
     }
   }, 15_000);
 
-  test("a holder whose open file a child keeps for a moment after its death: the waiter owns it when the child ends", async () => {
+  test("a child keeps a holder's open file for a moment after its death: the waiter gets the lease when the child ends", async () => {
     await using arena = await Arena.open();
     const holder = arena.contender("leak");
     await holder.line("claimed");
     const claim = arena.contest.claim(A, { ttl: MINUTE, timeout: 8000 });
     const killed = arena.contest.now();
     await holder.kill();
-    expect(lost(arena.contest.tryClaim(A, { ttl: 1 }))).toStartWith("leak"); // the kernel has not dropped its lock
+    expect(lost(arena.contest.tryClaim(A, { ttl: 1 }))).toStartWith("leak"); // the kernel has not released its lock
     const guard = await claim;
     expect(guard.claimedAt - killed).toBeGreaterThan(40);
   }, 15_000);
 
-  test("a dead holder's lease is free at once for a single attempt, and the next member of its index revives nothing", async () => {
+  test("a dead holder's lease is free at once for a single try, and the next member at its index does not revive it", async () => {
     await using arena = await Arena.open();
     const dead = arena.contender("hold");
     const token = Number((await dead.line("claimed")).split(" ")[1]);
@@ -900,7 +900,7 @@ describe("processes that stop and die", () => {
     expect(won(arena.contest.tryClaim(A, { ttl: MINUTE })).token).toBeGreaterThan(token);
   });
 
-  test("SIGSTOP of a holder past its ttl: another owns it, and the stopped one learns that it has lost", async () => {
+  test("SIGSTOP of a holder beyond its ttl: another gets the lease, and the stopped holder learns that it lost it", async () => {
     await using arena = await Arena.open();
     const fence = new Fence();
     const holder = arena.contender("hold", "a", 1500);
@@ -916,7 +916,7 @@ describe("processes that stop and die", () => {
     expect(arena.contest.holder(A)).toEqual(guard.holder);
   }, 30_000);
 
-  test("a stopped member that has the lock of the table: each call says so, and succeeds when the lock is free", async () => {
+  test("a stopped member has the lock of the table: each call says so, and succeeds when the lock is free", async () => {
     await using arena = await Arena.open();
     const child = arena.contender("hold");
     await child.line("claimed");
@@ -937,7 +937,7 @@ describe("processes that stop and die", () => {
     expect(guard.release()).toBe(true);
   }, 20_000);
 
-  test("waiters that are killed take no wake-up away from the others", async () => {
+  test("killed waiters do not take a wake-up from the others", async () => {
     await using arena = await Arena.open();
     const guard = won(arena.contest.tryClaim(A, { ttl: MINUTE }));
     const waiters = Array.from({ length: 4 }, () => arena.contender("wait"));
@@ -966,7 +966,7 @@ describe("processes that stop and die", () => {
   }, 60_000);
 
   for (const signal of ["SIGSTOP", "SIGKILL"] as const) {
-    test(`workers under ${signal} at any moment: never two at once, tokens rise, and work goes on`, async () => {
+    test(`workers under ${signal} at any moment: never two holders at once, tokens rise, and work goes on`, async () => {
       await using arena = await Arena.open();
       const file = join(arena.directory, "log");
       arena.leftovers.push("log");
@@ -999,7 +999,7 @@ describe("processes that stop and die", () => {
       for (const [i, line] of lines.entries()) {
         const [what, token] = line.split(" ");
         if (what === "enter") {
-          if (open !== null) unfinished++; // of a killed one, or two at once
+          if (open !== null) unfinished++; // of a killed worker, or two at once
           open = token!;
           tokens.push(Number(token));
           continue;
@@ -1032,7 +1032,7 @@ describe("time", () => {
     expect(ada.now()).toBeGreaterThanOrEqual(guard.expiresAt);
   });
 
-  test("a clock that leaves the fleet finds no call half prepared: each says that the fleet is closed", async () => {
+  test("a clock that leaves the fleet finds no call half done: each says that the fleet is closed", async () => {
     const calls = [
       (contest: Contest) => contest.tryClaim(A, { ttl: 1 }),
       (contest: Contest) => contest.holder(A),
@@ -1049,7 +1049,7 @@ describe("time", () => {
     }
   });
 
-  test("a clock of the caller's is checked each time", async () => {
+  test("a caller's clock is checked at each call", async () => {
     await using crew = new Crew();
     let time: number = NaN;
     const contest = await crew.contest("ada", { now: () => time });
@@ -1059,12 +1059,12 @@ describe("time", () => {
   });
 
   for (const ttl of [0, -1, NaN, Infinity, 0xffff_ffff + 1, "5", null, undefined, 5n]) {
-    test(`a ttl of ${typeof ttl} ${String(ttl)} is refused with the range, and nothing is claimed`, async () => {
+    test(`a ttl of ${typeof ttl} ${String(ttl)} is refused with its range, and nothing is claimed`, async () => {
       await using crew = new Crew();
       const contest = await crew.contest("ada");
       const bad = { ttl: ttl as number };
       expect(() => contest.tryClaim(A, bad)).toThrow(InvalidConfigError);
-      expect(() => contest.tryClaim(A, bad)).toThrow(/ttl is .*; it must be above 0, to 4294967295 ms/);
+      expect(() => contest.tryClaim(A, bad)).toThrow(/ttl is .*; it must be above 0 and at most 4294967295 ms/);
       expect(await rejection(contest.claim(A, bad))).toBeInstanceOf(InvalidConfigError);
       expect(contest.list()).toEqual([]);
       const guard = won(contest.tryClaim(A, { ttl: 0xffff_ffff }));
@@ -1084,7 +1084,7 @@ describe("time", () => {
 });
 
 describe("subjects", () => {
-  test("kind, label and owner of exactly their longest are claimed and shown; one byte more is refused", async () => {
+  test("kind, label and owner of their maximum length are claimed and shown; one byte more is refused", async () => {
     await using crew = new Crew();
     const contest = await crew.contest("ada");
     const longest = (limit: number): string[] => ["x".repeat(limit), "é".repeat(limit / 2), "🦊".repeat(limit / 4)];
@@ -1105,14 +1105,14 @@ describe("subjects", () => {
   const bad: [unknown, RegExp][] = [
     ["", /is empty; it must be text of 1 to/],
     ["a\0b", /has a NUL at character 1/],
-    ["a\ud800", /half of a surrogate pair/],
+    ["a\ud800", /half a surrogate pair/],
     [5, /is 5;/],
     [null, /is (null|undefined);/],
     [undefined, /is undefined;/],
     [{}, /is \{\};/],
   ];
   for (const [text, message] of bad) {
-    test(`${JSON.stringify(text) ?? "undefined"} is no kind, no label and no owner`, async () => {
+    test(`${JSON.stringify(text) ?? "undefined"} is not a valid kind, label or owner`, async () => {
       await using crew = new Crew();
       const contest = await crew.contest("ada");
       const as = text as string;
@@ -1135,7 +1135,7 @@ describe("subjects", () => {
     });
   }
 
-  test("an observer can look, and is told at once that it can do nothing else", async () => {
+  test("an observer can read, and any other call is refused at once", async () => {
     await using arena = await Arena.open();
     const guard = won(arena.contest.tryClaim(A, { owner: "ada", ttl: MINUTE }));
     await using observer = await Fleet.observe({ name: arena.name, directory: arena.directory });
@@ -1150,7 +1150,7 @@ describe("subjects", () => {
       () => contest.release(holder, { owner: "bob" }),
       () => contest.reset(),
     ]) {
-      expect(call).toThrow(/^an observer of a fleet claims and releases nothing/);
+      expect(call).toThrow(/^An observer of a fleet cannot claim or release leases/);
       expect(call).toThrow(InvalidConfigError);
     }
     expect(await rejection(contest.claim(A, { ttl: 1, timeout: 10 }))).toBeInstanceOf(InvalidConfigError);
@@ -1159,7 +1159,7 @@ describe("subjects", () => {
     expect(() => contest.tryClaim(B, { ttl: 1 })).toThrow(ClosedError);
   });
 
-  test("what is no fleet, no signal, and of odd types is refused with one error, which shows it", async () => {
+  test("an invalid fleet or signal is refused with one error, which shows the value", async () => {
     await using crew = new Crew();
     const contest = await crew.contest("ada");
     const [fleet] = crew.fleets;
@@ -1184,7 +1184,7 @@ describe("subjects", () => {
     expect(contest.list()).toEqual([]);
   });
 
-  test("what is no subject and what are no options is refused", async () => {
+  test("invalid subjects and options are refused", async () => {
     await using crew = new Crew();
     const contest = await crew.contest("ada");
     for (const subject of [null, undefined, "job", 5]) {
@@ -1228,7 +1228,7 @@ describe("fence", () => {
     ]);
   });
 
-  test("what is no token is refused, and the mark stays", () => {
+  test("an invalid token is refused, and the mark stays", () => {
     const fence = new Fence({ highWater: 3 });
     for (const token of [-1, 1.5, NaN, 2 ** 53, "9", undefined]) {
       expect(() => fence.admit(token as number)).toThrow(InvalidConfigError);

@@ -1,4 +1,4 @@
-/** Typed calls: contracts, their clients and workers, what is checked where, and what each side is told. */
+/** Typed calls: contracts, their clients and workers, what is checked where, and which error each side gets. */
 
 import { describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
@@ -55,7 +55,7 @@ async function all<T>(source: AsyncIterable<T>): Promise<T[]> {
 
 const LIMIT = 2 ** 24;
 
-/** A frame that may be kept. */
+/** A copy of a frame. */
 function encodeFrame(kind: number, payload: Uint8Array | string): Uint8Array {
   return new FrameWriter(LIMIT).write(kind, payload);
 }
@@ -88,7 +88,7 @@ describe("calls", () => {
     const many = await Promise.all(Array.from({ length: 200 }, (_, i) => client.hello({ name: `${i}` })));
     expect(many.map(({ msg }) => msg)).toEqual(Array.from({ length: 200 }, (_, i) => `hi ${i}`));
     expect(Object.keys(client)).toEqual(["hello", "ping", "resize", "count"]);
-    expect(await client).toBe(client); // no thenable
+    expect(await client).toBe(client); // not a thenable
   });
 
   test("any JSON value comes back as it went, as do bytes and undefined", async () => {
@@ -98,7 +98,7 @@ describe("calls", () => {
     const values = fc.oneof(fc.jsonValue(), fc.string({ unit: "binary" }));
     await fc.assert(
       fc.asyncProperty(fc.array(values, { maxLength: 5 }), async (list) => {
-        const plain = JSON.parse(JSON.stringify(list)) as unknown[]; // -0 and the like
+        const plain = JSON.parse(JSON.stringify(list)) as unknown[]; // -0 and similar values
         expect(await client.echo(list)).toEqual(plain);
         expect(await all(client.each(list))).toEqual(plain);
       }),
@@ -114,7 +114,7 @@ describe("calls", () => {
     }
   }, 30_000);
 
-  test("a handler sees signal, deadline, time left, id and headers of its call", async () => {
+  test("a handler sees signal, deadline, remaining time, id and headers of its call", async () => {
     await using space = new Workspace();
     const seen = contract("seen", { look: rpc<void, unknown>(), wait: rpc() });
     let reason: unknown = null;
@@ -149,7 +149,7 @@ describe("calls", () => {
     expect(late).toBeInstanceOf(RequestTimeoutError);
   });
 
-  test("idempotent is the method's unless the call says otherwise", async () => {
+  test("idempotent is the method's setting unless the call overrides it", async () => {
     await using space = new Workspace();
     const safe = contract("safe", { get: rpc<void, string>({ idempotent: true }), set: rpc<void, string>() });
     const { bus } = await open(space, safe, { get: () => "", set: () => "" });
@@ -170,7 +170,7 @@ describe("calls", () => {
     ]);
   });
 
-  test("a handler that throws what is not declared is a RemoteError, as without a contract", async () => {
+  test("an undeclared error of a handler is a RemoteError, as without a contract", async () => {
     await using space = new Workspace();
     const { client, worker } = await open(space, demo, {
       ...handlers,
@@ -193,7 +193,7 @@ describe("calls", () => {
     expect(seen[0]).toBe("/demo/hello RangeError: no such name");
   });
 
-  test("the handlers may be an object with a `this`, and be replaced; serve answers the rest", async () => {
+  test("the handlers may be an object with a `this`, and may be replaced; serve answers other requests", async () => {
     await using space = new Workspace();
     const other = contract("other", { hello: rpc<void, string>() });
     const { bus, worker, client } = await open(space, demo, handlers);
@@ -214,7 +214,7 @@ describe("calls", () => {
     expect((await bus.request({ path: "/" })).text()).toBe("plain /");
   });
 
-  test("a method can be asked for without a client: JSON in, JSON out", async () => {
+  test("a method can be called without a client: JSON in, JSON out", async () => {
     await using space = new Workspace();
     const { bus } = await open(space, demo, handlers);
     const response = await bus.request({ path: "/demo/resize", json: { width: 2 } });
@@ -249,7 +249,7 @@ describe("streams", () => {
     await until(() => bus.stats().inFlight === 0, "nothing in flight");
   });
 
-  test("what a generator throws comes behind the items it gave, before the first, after, and at the end", async () => {
+  test("an error of a generator comes after the items that it yielded: before the first, after it, and at the end", async () => {
     await using space = new Workspace();
     const failing = contract("failing", { give: stream<number, number>() });
     const cleaned: number[] = [];
@@ -278,7 +278,7 @@ describe("streams", () => {
     await until(() => reported.length === 3, "all reported");
   });
 
-  test("an endless generator ends when its caller's time is over, and its finally runs", async () => {
+  test("an endless generator ends when its caller times out, and its finally block runs", async () => {
     await using space = new Workspace();
     const endless = contract("endless", { tick: stream<void, number>() });
     let over = false;
@@ -299,7 +299,7 @@ describe("streams", () => {
     await until(() => over, "the generator has ended");
   });
 
-  test("a method takes a sequence of items: array, generator, stream; each item is checked on the way", async () => {
+  test("a method takes a sequence of items from an array, a generator or a stream; each item is checked on its way", async () => {
     await using space = new Workspace();
     const sums = contract("sums", {
       sum: rpc({ input: items(z.number()), output: typed<number>() }),
@@ -350,7 +350,7 @@ describe("streams as they come", () => {
     return until(() => free() && bus.stats().inFlight === 0, "every slot is free");
   }
 
-  /** What reading to the end leads to: the items that came before, and the error. */
+  /** Reads to the end; returns the items before it, and the error. */
   async function readToError<E extends Error = SlotbusError>(
     source: AsyncIterable<unknown>,
   ): Promise<{ got: unknown[]; error: E }> {
@@ -363,7 +363,7 @@ describe("streams as they come", () => {
     throw new Error(`it ended without an error after ${got.length} items`);
   }
 
-  /** Counts from 0, `to` numbers or for ever; notes what it gave and that it was ended. */
+  /** Counts from 0, `to` numbers or without end; records how many it gave and that it was ended. */
   class Counter {
     given = 0;
     ended = false;
@@ -387,7 +387,7 @@ describe("streams as they come", () => {
     },
   };
 
-  test("each item of an output is there before the next is made", async () => {
+  test("each item of an output arrives before the next is made", async () => {
     await using space = new Workspace();
     const gates = Array.from({ length: 4 }, () => Promise.withResolvers<void>());
     const { bus, client } = await open(space, flowing, {
@@ -412,7 +412,7 @@ describe("streams as they come", () => {
     await expectAtRest(bus);
   });
 
-  test("each item of an input is there before the next is made, also while both flow", async () => {
+  test("each item of an input arrives before the next is made, also while both sides stream", async () => {
     await using space = new Workspace();
     const seen: unknown[] = [];
     const { bus, client } = await open(space, flowing, {
@@ -450,7 +450,7 @@ describe("streams as they come", () => {
     expect(steps.map(({ done }) => done)).toEqual([false, false, false, false, false, true, true]);
   });
 
-  test("an endless handler runs ahead of a reader that stops by its ring, an endless input ahead of its handler too", async () => {
+  test("an endless handler runs ahead of a reader that stops by one ring, an endless input ahead of its handler too", async () => {
     await using space = new Workspace();
     const output = new Counter();
     const input = new Counter();
@@ -474,7 +474,7 @@ describe("streams as they come", () => {
     await Bun.sleep(30);
     expect(output.given).toBeLessThan(full + 65_536 / 1024 + 8); // the reader has a piece of at most 64 KiB
     expect(input.given).toBeLessThan(full + 65_536 / 1024 + 8);
-    expect(await all(client.both([1]))).toEqual([1]); // others are not held up
+    expect(await all(client.both([1]))).toEqual([1]); // other requests are not delayed
     gate.resolve();
     expect(await taking).toEqual(blob);
     await reader.return();
@@ -494,7 +494,7 @@ describe("streams as they come", () => {
   });
 
   const ways = ["break", "throw", "return", "signal"] as const;
-  test("whoever leaves at any step, by any way, ends the handler's generator and aborts its signal", async () => {
+  test("when a caller leaves, at any step and in any way, the handler's generator ends and its signal aborts", async () => {
     await using space = new Workspace();
     const started: AbortSignal[] = [];
     const ends: { aborted: boolean }[] = [];
@@ -516,7 +516,7 @@ describe("streams as they come", () => {
     for (const way of ways) {
       for (const at of [0, 1, 2, 100, 30_000]) {
         for (const waits of [false, true]) {
-          if (waits && way !== "return" && way !== "signal") continue; // a loop is left between two items only
+          if (waits && way !== "return" && way !== "signal") continue; // a loop can only be left between two items
           const abort = new AbortController();
           const reader = client.give(waits ? at : Infinity, { signal: abort.signal });
           let read = 0;
@@ -556,7 +556,7 @@ describe("streams as they come", () => {
     await expectAtRest(bus);
   }, 60_000);
 
-  test("a stream that nobody asks for is not sent; one that is left before it begins is ended when it does", async () => {
+  test("a stream that is never read is not sent; a stream left before its call begins ends when the call does", async () => {
     await using space = new Workspace();
     const gate = Promise.withResolvers<void>();
     const counter = new Counter();
@@ -590,7 +590,7 @@ describe("streams as they come", () => {
     expect((await left).message).toBe("before");
   });
 
-  test("timeout is until the items begin, deadline until they end, idle between two of them", async () => {
+  test("timeout lasts until the items begin, deadline until they end, idle between two items", async () => {
     await using space = new Workspace();
     let aborted = 0;
     const { bus, client } = await open(space, flowing, {
@@ -611,11 +611,11 @@ describe("streams as they come", () => {
       expect([got, error.name, error.mayHaveExecuted]).toEqual([["one"], "StreamTimeoutError", true]);
     }
     await until(() => aborted === 4, "every handler's signal has aborted");
-    // Their generators wait for what never comes; only the first has no answer and holds its slot.
+    // Their generators wait for ever; only the first has no answer and holds its slot.
     await until(() => bus.diagnostics().slots.filter(({ state }) => state !== "FREE").length <= 1, "slots are free");
   });
 
-  test("a handler that stops reading ends its caller's generator: by returning, and by leaving the loop before it goes on", async () => {
+  test("a handler that stops reading ends its caller's generator, by returning or by leaving the loop early", async () => {
     await using space = new Workspace();
     const gate = Promise.withResolvers<void>();
     const { bus, client } = await open(space, flowing, {
@@ -647,7 +647,7 @@ describe("streams as they come", () => {
     await expectAtRest(bus);
   });
 
-  test("what a handler's generator throws comes typed behind the items before: declared, undeclared, items that are wrong", async () => {
+  test("a handler's generator error comes typed after the items before it: declared, undeclared, or invalid items", async () => {
     await using space = new Workspace();
     const failing = contract("failing", {
       give: stream({
@@ -694,12 +694,12 @@ describe("streams as they come", () => {
     expect(ended).toEqual(
       [0, 1, 2, 20_000].flatMap((at) => ["declared", "thrown", "item"].map((how) => `${how} ${at}`)),
     );
-    await until(() => reported.length === 8, "what is no declared error is reported");
+    await until(() => reported.length === 8, "all undeclared errors are reported");
     expect(new Set(reported)).toEqual(new Set(["RangeError", "ValidationError"]));
     await expectAtRest(bus);
   });
 
-  test("what a caller's generator throws comes to the handler behind the items before, and to the caller as it is", async () => {
+  test("an input generator's error reaches the handler after the items before it, and the caller unchanged", async () => {
     await using space = new Workspace();
     const seen: unknown[] = [];
     const { bus, client } = await open(space, flowing, {
@@ -734,7 +734,7 @@ describe("streams as they come", () => {
     await expectAtRest(bus);
   });
 
-  test("the death of a worker: the items that it committed, then WorkerDiedError; the input's generator ends", async () => {
+  test("a worker dies: the items that it committed arrive, then WorkerDiedError; the input's generator ends", async () => {
     await using space = new Workspace();
     const bus = await space.bus();
     for (const count of [0, 1, 1_000]) {
@@ -770,7 +770,7 @@ describe("streams as they come", () => {
     await until(() => bus.stats().inFlight === 0, "nothing is in flight");
   }, 60_000);
 
-  test("the death of a caller ends the handler's generator, its input, and aborts its signal", async () => {
+  test("a caller dies: the handler's generator and its input end, and its signal aborts", async () => {
     await using space = new Workspace();
     const caller = space.child("typed.ts", "call");
     const worker = await space.worker();
@@ -797,11 +797,11 @@ describe("streams as they come", () => {
     expect([seen, handed >= 10, worker.running]).toEqual([[true], true, 0]);
   }, 30_000);
 
-  test("frames that the edge of the ring cuts at any byte are put together, both ways", async () => {
+  test("frames that the end of the ring cuts at any byte are joined again, both ways", async () => {
     await using space = new Workspace();
     const { client } = await open(space, flowing, { ...echo, give: () => cut() });
     const cells = new Map<number, number>();
-    /** Items so sized that a small one begins 0, 1, 2, … bytes before the ring's edge. */
+    /** Items sized so that a small item begins 0, 1, 2, … bytes before the ring's end. */
     function* cut(): Generator<Uint8Array> {
       let at = 0;
       for (let before = 0; before <= 12; before++) {
@@ -823,7 +823,7 @@ describe("streams as they come", () => {
     check(await all(client.both(cut())));
   });
 
-  test("an item may be larger than the ring, up to the payload limit; above it, whoever sends it is told", async () => {
+  test("an item may be larger than the ring, up to the payload limit; above it, its sender gets an error", async () => {
     await using space = new Workspace();
     const limit = 3 * 2 ** 20;
     const bus = await space.bus({ payloadBytes: limit });
@@ -832,7 +832,7 @@ describe("streams as they come", () => {
       *give(bytes) {
         yield "before";
         yield pattern(bytes);
-        yield "é".repeat(bytes / 2 - 1); // with its quotes as many bytes
+        yield "é".repeat(bytes / 2 - 1); // the same number of bytes with its quotes
         yield "after";
       },
     });
@@ -856,7 +856,7 @@ describe("streams as they come", () => {
     await expectAtRest(bus);
   });
 
-  test("a frame that claims more than the limit is refused by its header, whoever sends it; nothing is gathered", async () => {
+  test("a frame whose header claims more than the limit is refused at once, from either side; no bytes are collected", async () => {
     await using space = new Workspace();
     const header = Buffer.from([FRAME.bytes, 0xff, 0xff, 0xff, 0x7f]);
     const flood = async function* (counter: Counter): AsyncGenerator<Uint8Array> {
@@ -879,7 +879,7 @@ describe("streams as they come", () => {
     await expectAtRest(bus);
   });
 
-  test("items of a caller without a client are a body like any other, and one of a stream has its own memory", async () => {
+  test("items of a caller without a client are an ordinary body, and a streamed item has its own memory", async () => {
     await using space = new Workspace();
     const { bus, client } = await open(space, flowing, echo);
     const body = Buffer.concat([
@@ -894,7 +894,7 @@ describe("streams as they come", () => {
     expect(kept.map((item) => (item as Uint8Array)[999])).toEqual(Array.from({ length: 300 }, (_, i) => i & 255));
   });
 
-  test("an idempotent stream begins again on another worker until its items begin, and not after", async () => {
+  test("an idempotent stream starts again on another worker until its items begin, and not after", async () => {
     await using space = new Workspace();
     const bus = await space.bus();
     const dying = space.child("typed.ts", "serve");
@@ -914,7 +914,7 @@ describe("streams as they come", () => {
 });
 
 describe("checks", () => {
-  test("the client refuses an input before it is sent, and says where and what", async () => {
+  test("the client refuses an input before it is sent, with the place and the reason", async () => {
     await using space = new Workspace();
     const { bus, client } = await open(space, demo, handlers);
     const before = bus.stats().requests;
@@ -957,13 +957,13 @@ describe("checks", () => {
     expect(twice.mayHaveExecuted).toBe(true); // a worker that died may have run it
     const broken = await bus.request({ path: "/demo/resize", body: '{"width":' });
     expect([broken.status, broken.contentType]).toEqual([400, "application/vnd.slotbus.failure"]);
-    expect(broken.text()).toContain("is no application/json");
+    expect(broken.text()).toContain("is not valid application/json");
     const invalid = await bus.request({ path: "/demo/resize", body: new Uint8Array([0x22, 0xff, 0x22]) });
     expect(invalid.status).toBe(400);
     expect(ran).toBe(0);
   });
 
-  test("the worker refuses its own output, is told, and the client gets none of it", async () => {
+  test("the worker refuses its own invalid output and reports it, and the client gets none of it", async () => {
     await using space = new Workspace();
     const { bus, worker } = await open(space, strict, { resize: () => ({ secret: 1 }) as unknown as { area: number } });
     const reported: unknown[] = [];
@@ -978,14 +978,14 @@ describe("checks", () => {
     await until(() => reported.length === 1, "reported to the worker");
   });
 
-  test("the client refuses an output that its own schema does not pass", async () => {
+  test("the client refuses an output that fails its own schema", async () => {
     await using space = new Workspace();
     const { bus } = await open(space, lax, { resize: () => ({ area: "big" as unknown as number }) });
     const error = await rejection<ValidationError>(bus.client(strict).resize({ width: 1 }));
     expect([error.side, error.part, error.mayHaveExecuted]).toEqual(["client", "output", true]);
   });
 
-  test("schemas that take their time, and that change values, on both sides: each receiver gets what its schema makes", async () => {
+  test("schemas that are async, and that change values, on both sides: each receiver gets its own schema's result", async () => {
     await using space = new Workspace();
     const Text = z.string().transform(async (text) => text.length);
     const Even = z.number().refine(async (n) => n % 2 === 0, "odd");
@@ -1011,7 +1011,7 @@ describe("checks", () => {
     expect([error.side, error.part, got]).toEqual(["worker", "output", [2, 4]]);
   });
 
-  test("a value that JSON cannot carry is refused where it is, not sent as something else", async () => {
+  test("a value that JSON cannot carry is refused at its sender, not sent as something else", async () => {
     await using space = new Workspace();
     const any = contract("any", {
       echo: rpc<unknown, unknown>(),
@@ -1098,11 +1098,11 @@ describe("declared errors", () => {
     if (!isContractError(raw, shop.methods.find, "RAW")) throw raw;
     expect(same(raw.data, pattern(50_000))).toBe(true);
     expect(raw.message).toBe("bytes\nin two lines");
-    expect(reported).toEqual([]); // no fault of the handler
+    expect(reported).toEqual([]); // not a fault of the handler
     expect(bus.stats().inFlight).toBe(0);
   });
 
-  test("data that is not as declared is a ValidationError, an undeclared code a RemoteError", async () => {
+  test("data that does not match its declaration is a ValidationError, an undeclared code a RemoteError", async () => {
     await using space = new Workspace();
     const { client } = await open(space, shop, shopHandlers);
     const error = await rejection<ValidationError>(client.find(3));
@@ -1115,7 +1115,7 @@ describe("declared errors", () => {
     expect((await rejection<RemoteError>(client.find(4))).remoteCode).toBe("UNHEARD_OF");
   });
 
-  test("of a stream come behind its items", async () => {
+  test("of a stream come after its items", async () => {
     await using space = new Workspace();
     const { client } = await open(space, shop, shopHandlers);
     const got: number[] = [];
@@ -1139,6 +1139,11 @@ describe("contracts that differ", () => {
     const outcome = client[method]!(1);
     return rejection(outcome instanceof Promise ? outcome : all(outcome as AsyncIterable<unknown>));
   };
+  const passes = async (served: Contract, called: Contract): Promise<unknown> => {
+    await using space = new Workspace();
+    const { bus } = await open(space, served, { get: () => 1 } as unknown as Handlers<Contract>);
+    return (bus.client(called) as { get(n: number): Promise<unknown> }).get(1);
+  };
   const told = ({ code, differences, mayHaveExecuted }: ContractMismatchError) => [
     code,
     mayHaveExecuted,
@@ -1160,7 +1165,7 @@ describe("contracts that differ", () => {
     const plain = contract("c", { get: rpc<number, number>() });
     const sequence = contract("c", { get: rpc({ input: items(typed<number>()), output: typed<number>() }) });
     const early = await mismatch(plain, sequence, "get");
-    expect(early).toBeInstanceOf(InvalidConfigError); // the client itself finds that 1 is no sequence
+    expect(early).toBeInstanceOf(InvalidConfigError); // the client itself rejects 1, which is not a sequence
     expect(told(await mismatch(sequence, plain, "get"))).toEqual(["CONTRACT_MISMATCH", false, "input: value / items"]);
     const versioned = contract("c", { get: rpc<number, number>() }, { version: "2 α;" });
     expect(told(await mismatch(plain, versioned, "get")).slice(2)).toEqual(["version: 2 α; / none"]);
@@ -1178,11 +1183,6 @@ describe("contracts that differ", () => {
     expect(differs.differences.map(({ what }) => what)).toEqual(["input schema"]);
     expect(differs.differences[0]!.client).toMatch(/^zod:[0-9a-f]{16}$/);
 
-    const passes = async (served: Contract, called: Contract): Promise<unknown> => {
-      await using space = new Workspace();
-      const { bus } = await open(space, served, { get: () => 1 } as unknown as Handlers<Contract>);
-      return (bus.client(called) as { get(n: number): Promise<unknown> }).get(1);
-    };
     const own = { "~standard": { version: 1 as const, vendor: "own", validate: (value: unknown) => ({ value }) } };
     const none = contract("c", { get: rpc<number, number>() });
     expect(await passes(of(z.number()), of(z.number()))).toBe(1);
@@ -1193,7 +1193,7 @@ describe("contracts that differ", () => {
     expect(await passes(of(unshown), of(z.number()))).toBe(1);
   });
 
-  test("all methods that differ are named, without digests; those that only the worker has are not", async () => {
+  test("all different methods are named, without digests; methods that only the worker has are not", async () => {
     const served = contract("c", {
       get: rpc({ input: z.string() }),
       put: rpc({ version: "1" }),
@@ -1213,7 +1213,7 @@ describe("contracts that differ", () => {
       ["list", "remove"],
     ]);
     expect(error.message).toBe(
-      "c.get differs between client and worker (another input schema). Other methods that differ: put. " +
+      "c.get differs between client and worker (different input schema). Other methods that differ: put. " +
         "Other methods that the worker does not have: list, remove. Run both sides with the same contract.",
     );
     const absent = await mismatch(served, called, "list");
@@ -1224,14 +1224,14 @@ describe("contracts that differ", () => {
     );
     const other = await mismatch(served, contract("d", { get: rpc() }), "get");
     expect([other.different, other.missing]).toEqual([[], []]);
-    expect(other.message).toContain("(the worker has no contract d, it implements c)");
+    expect(other.message).toContain("(the worker does not implement contract d; it implements c)");
     const many = Array.from({ length: 20 }, (_, i) => [`m${i}`, rpc()] as const);
     const long = await mismatch(contract("c", { x: rpc() }), contract("c", Object.fromEntries(many)), "m0");
     expect([long.missing.length, long.different]).toEqual([20, []]);
     expect(long.message).toContain("does not have: m1, m2, m3, m4, m5, m6, m7, m8 and 11 more.");
   });
 
-  test("a list of methods without room in an answer is left out, and one that is none names nothing", async () => {
+  test("a list of methods that does not fit into an answer is left out, and an invalid list names no method", async () => {
     const many = Array.from({ length: 2_000 }, (_, i) => [`m${i}`, rpc()] as const);
     const called = contract("c", { other: rpc(), more: rpc() });
     for (const [served, payloadBytes] of [
@@ -1268,21 +1268,16 @@ describe("contracts that differ", () => {
     expect(told(await mismatch(of({ A, B }), of({ A, C: B }), "get")).slice(2)).toEqual(["errors: A,C / A,B"]);
     const differs = await mismatch(of({ A, B }), of({ A, B: A }), "get");
     expect(differs.differences.map(({ what }) => what)).toEqual(["error schemas"]);
-    const passes = async (served: Contract, called: Contract): Promise<unknown> => {
-      await using space = new Workspace();
-      const { bus } = await open(space, served, { get: () => 1 } as unknown as Handlers<Contract>);
-      return (bus.client(called) as { get(n: number): Promise<unknown> }).get(1);
-    };
     expect(await passes(of({ A, B }), of({ B, A }))).toBe(1);
     expect(await passes(of({ A, B: C }), of({ A, B }))).toBe(1); // C has no JSON Schema
     expect(await passes(of({ A }, "1"), of({ A: B, B }, "1"))).toBe(1);
-    expect(() => rpc({ errors: { "NOT FOUND": B } })).toThrow('"NOT FOUND" cannot be the code of an error.');
+    expect(() => rpc({ errors: { "NOT FOUND": B } })).toThrow('"NOT FOUND" is not a valid error code.');
   });
 
-  test("a method or contract the worker does not have is told with the names that come near", async () => {
+  test("for a method or contract that the worker does not have, the error suggests similar names", async () => {
     const served = contract("demo", { hello: rpc(), help: rpc(), count: stream() });
     const error = await mismatch(served, contract("demo", { helo: rpc() }), "helo");
-    expect(told(error)).toEqual(["CONTRACT_MISMATCH", false, "method: helo / has none of this name"]);
+    expect(told(error)).toEqual(["CONTRACT_MISMATCH", false, "method: helo / has no such method"]);
     expect(error.near).toEqual(["hello", "help"]);
     expect(error.message).toEndWith("Did you mean hello or help?");
     const far = await mismatch(served, contract("demo", { zzzzzzzz: rpc() }), "zzzzzzzz");
@@ -1295,7 +1290,7 @@ describe("contracts that differ", () => {
     );
   });
 
-  test("a worker without the contract, and one whose answers are no outputs", async () => {
+  test("a worker without the contract, and a worker whose answers are not valid outputs", async () => {
     for (const answer of [
       "text",
       { status: 404, json: {} },
@@ -1316,7 +1311,7 @@ describe("contracts that differ", () => {
     }
   });
 
-  test("a malformed failure, and items that are none, are protocol errors, never a hang or a crash", async () => {
+  test("a malformed failure and invalid items are protocol errors, never a hang or a crash", async () => {
     const length = (n: number, text: string) =>
       Buffer.concat([new Uint8Array(new Uint32Array([n]).buffer), Buffer.from(text)]);
     const bodies = [
@@ -1353,7 +1348,7 @@ describe("frames", () => {
     payload: fc.uint8Array({ maxLength: 300 }),
   });
 
-  test("come out as they went in, however the bytes are cut", () => {
+  test("are decoded as they were encoded, for every cut of the bytes", () => {
     fc.assert(
       fc.property(fc.array(frame, { maxLength: 20 }), fc.array(fc.nat(), { maxLength: 50 }), (frames, places) => {
         const end = encodeFrame(FRAME.end, "");
@@ -1375,7 +1370,7 @@ describe("frames", () => {
     );
   });
 
-  test("a stream that is cut anywhere, or goes on behind its end, is an error", () => {
+  test("a stream that is cut anywhere, or continues after its end, is an error", () => {
     const bytes = Buffer.concat([encodeFrame(FRAME.value, "12"), encodeFrame(FRAME.end, "")]);
     for (let cut = 0; cut < bytes.length; cut++) {
       const reader = new FrameReader(LIMIT);
@@ -1390,14 +1385,14 @@ describe("frames", () => {
         while (reader.next());
         if (!joined) reader.push(bytes);
       };
-      expect(read).toThrow("behind its end");
+      expect(read).toThrow("bytes after its last frame");
     }
     const reader = new FrameReader(LIMIT);
     reader.push(Buffer.from([7, 0, 0, 0, 0]));
     expect(() => reader.next()).toThrow(expect.objectContaining({ code: "PROTOCOL" }));
   });
 
-  test("one that claims more than the limit is refused by its first five bytes; a failure may be larger than a body", () => {
+  test("a frame that claims more than the limit is refused by its first five bytes; a failure may be larger than a body", () => {
     for (const bytes of [LIMIT, LIMIT + 1, 0xffff_ffff]) {
       const reader = new FrameReader(LIMIT);
       const header = Buffer.alloc(5, FRAME.bytes);
@@ -1407,7 +1402,7 @@ describe("frames", () => {
       else expect(() => reader.next()).toThrow(PayloadTooLargeError);
     }
     for (const kind of [FRAME.value, FRAME.bytes]) {
-      expect(() => new FrameWriter(9).write(kind, "x".repeat(10))).toThrow("an item of a stream is 10 bytes");
+      expect(() => new FrameWriter(9).write(kind, "x".repeat(10))).toThrow("An item of the stream is 10 bytes");
       expect(() => new FrameWriter(9).write(kind, new Uint8Array(10))).toThrow(PayloadTooLargeError);
     }
     const reader = new FrameReader(9);
@@ -1429,7 +1424,7 @@ describe("frames", () => {
 });
 
 describe("codecs", () => {
-  test("another codec carries inputs, outputs, items and errors; bytes pass it by", async () => {
+  test("another codec carries inputs, outputs, items and errors; raw bytes bypass it", async () => {
     await using space = new Workspace();
     let used = 0;
     const reversed: Codec = {
@@ -1469,7 +1464,7 @@ describe("codecs", () => {
 });
 
 describe("bad contracts", () => {
-  test("names, methods, schemas, versions and codecs that are none are told when the contract is made", () => {
+  test("invalid names, methods, schemas, versions and codecs are refused when the contract is made", () => {
     const bad: (() => unknown)[] = [
       () => contract("", {}),
       () => contract("a/b", {}),
@@ -1495,10 +1490,10 @@ describe("bad contracts", () => {
     const { worker, client } = await open(space, demo, handlers);
     // @ts-expect-error: count and resize are missing
     expect(() => worker.implement(demo, { hello: handlers.hello, ping: () => {} })).toThrow(
-      'contract "demo" has no handler for resize, count.',
+      'contract "demo": handlers are missing for resize, count.',
     );
     // @ts-expect-error: there is no method of that name
-    expect(() => worker.implement(demo, { ...handlers, helo: () => {} })).toThrow("does not have helo");
+    expect(() => worker.implement(demo, { ...handlers, helo: () => {} })).toThrow("it has no method helo");
     expect(await client.hello({ name: "still" })).toEqual({ msg: "hi still" });
     await worker.close();
     expect(() => worker.implement(demo, handlers)).toThrow("closed");
@@ -1548,7 +1543,7 @@ describe("types", () => {
     await client.ping(undefined, { timeOut: 5 });
     // @ts-expect-error: errors need `typed` beside them, or they would have no type
     rpc<string, string>({ errors: { A: typed<string>() } });
-    // @ts-expect-error: a stream is no promise
+    // @ts-expect-error: a stream is not a promise
     await client.count({ to: 1 }).then();
     // @ts-expect-error: items are numbers
     for await (const n of client.count({ to: 1 })) n.toUpperCase();
@@ -1556,7 +1551,7 @@ describe("types", () => {
     worker.implement(demo, { ...handlers, hello: () => ({ msg: 7 }) });
     // @ts-expect-error: items of another type
     worker.implement(demo, { ...handlers, count: () => ["a"] });
-    // @ts-expect-error: height is there, by its default, and is no text
+    // @ts-expect-error: height has a default, so it is a number
     worker.implement(demo, { ...handlers, resize: ({ height }) => ({ area: height.length }) });
     // @ts-expect-error: no declared errors
     worker.implement(demo, { ...handlers, ping: (_, { errors }) => void errors.ANY });
@@ -1582,7 +1577,7 @@ describe("types", () => {
     }
   }
 
-  test("are checked by the compiler, in the lines of this file that expect an error", () => {
+  test("are checked by the compiler, on the lines of this file that expect an error", () => {
     expect(compile).toBeFunction();
   });
 
@@ -1599,7 +1594,7 @@ describe("types", () => {
   }, 60_000);
 });
 
-/** Checks a contract of so many methods with its worker and its client: what the compiler says it took. */
+/** Compiles a contract with `methods` methods, its worker and its client; returns what the compiler reports as its cost. */
 function compileContract(directory: string, methods: number): { instantiations: number; seconds: number } {
   const root = resolve(import.meta.dir, "..");
   const folder = join(directory, String(methods));

@@ -24,7 +24,7 @@ const whole = [
   [9, 200],
 ];
 
-test("however a stream is cut, the same messages and bells come out", () => {
+test("messages and bells are decoded the same for every cut of the stream", () => {
   for (let cut = 0; cut <= stream.length; cut++) {
     for (const second of [cut, Math.min(stream.length, cut + 1), stream.length]) {
       const reader = new MessageReader();
@@ -51,12 +51,12 @@ test("byte by byte too, with the bodies intact", () => {
   expect(bodies).toEqual([[1, 2, 3], [], [...Array(200).keys()]]);
 });
 
-test("a cancel carries slot and token; one of another length is none", () => {
+test("a cancel carries slot and token; a cancel with another length is ignored", () => {
   expect(readCancel(cancelBody(255, 0xfffffff0))).toEqual({ slot: 255, token: 0xfffffff0 });
   expect(readCancel(new Uint8Array(7))).toBeNull();
 });
 
-test("messages that find the socket full are sent later, whole, in order, and none is lost", async () => {
+test("messages that meet a full socket are sent later, whole, in order, and none is lost", async () => {
   await using space = new Workspace();
   const reader = new MessageReader();
   const seen: number[] = [];
@@ -90,7 +90,7 @@ test("messages that find the socket full are sent later, whole, in order, and no
   await until(() => seen.length === 10_000, "all have come");
   expect(seen.every((value, i) => value === i)).toBe(true);
   writer.close();
-  writer.send(C.SB_MSG_CANCEL, body); // says nothing, does nothing
+  writer.send(C.SB_MSG_CANCEL, body); // an invalid message without effect
   client.terminate();
   listener.stop(true);
 });

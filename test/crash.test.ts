@@ -1,15 +1,15 @@
-/** Processes that are killed. Every one of them is real, and waited for. */
+/** Processes that are killed. All of them are real, and are waited for. */
 
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { WorkerDiedError, NoWorkerError, RequestTimeoutError } from "../src/index.ts";
 import { pattern, rejection, same, until, Workspace } from "./support.ts";
 
-/** Longest time from the death of a process to the news of it, in ms, on a busy machine. The soak judges its 99th percentile. */
+/** Longest time in ms from a process's death to its report on a busy machine. The soak checks its 99th percentile. */
 const NOTICE_MS = 500;
 
 for (const mebibytes of [0, 512]) {
-  test(`a worker with ${mebibytes} MiB that is killed in a handler: its caller hears at once`, async () => {
+  test(`a worker with ${mebibytes} MiB that is killed in a handler: its caller gets the error at once`, async () => {
     await using space = new Workspace();
     const bus = await space.bus();
     const child = space.child("worker.ts", String(mebibytes));
@@ -33,15 +33,13 @@ for (const mebibytes of [0, 512]) {
   }, 60_000);
 }
 
-test("what a killed worker had not claimed goes to another one, what it had claimed does not", async () => {
+test("a killed worker's unclaimed requests go to another worker, its claimed ones do not", async () => {
   await using space = new Workspace();
-  const bus = await space.bus();
-  const doomed = space.child("worker.ts");
+  const { bus, child: doomed } = await space.remote("worker.ts");
   await doomed.line("serving");
-  await bus.ready();
   const claimed = rejection<WorkerDiedError>(bus.request({ path: "/block", query: "60000" }));
   await doomed.line("got /block");
-  // Its event loop is blocked: these stay READY in its slots.
+  // Its event loop is blocked: these requests stay READY in its slots.
   const unclaimed = Array.from({ length: 10 }, (_, i) => bus.request({ path: "/", body: `${i}` }));
   await until(
     () => bus.diagnostics().slots.filter(({ state }) => state === "READY").length === 10,
@@ -56,11 +54,9 @@ test("what a killed worker had not claimed goes to another one, what it had clai
   expect(new Set(answers.map(({ workerPid }) => workerPid))).toEqual(new Set([heir.pid]));
 });
 
-test("an answer that was given before the kill is delivered", async () => {
+test("an answer that was written before the kill is delivered", async () => {
   await using space = new Workspace();
-  const bus = await space.bus({ spin: 0 });
-  const child = space.child("worker.ts");
-  await bus.ready();
+  const { bus, child } = await space.remote("worker.ts", { spin: 0 });
   const pending = bus.request({ path: "/", body: "committed" });
   // This thread does not run its event loop until the worker has answered and is dead.
   const deadline = performance.now() + 5_000;
@@ -75,9 +71,7 @@ test.each([10_000, Infinity])(
   "an idempotent request (timeout %p) whose worker is killed runs once more elsewhere, after that worker has ended",
   async (timeout) => {
     await using space = new Workspace();
-    const bus = await space.bus();
-    const doomed = space.child("worker.ts");
-    await bus.ready();
+    const { bus, child: doomed } = await space.remote("worker.ts");
     const pending = bus.request({ path: "/slow", query: "300", body: "again" }, { idempotent: true, timeout });
     await doomed.line("got /slow");
     const heir = space.child("worker.ts");
@@ -90,7 +84,7 @@ test.each([10_000, Infinity])(
   },
 );
 
-test("an idempotent request is tried twice and no more, and within its first timeout", async () => {
+test("an idempotent request is tried at most twice, within its first timeout", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   const children = [space.child("worker.ts")];
@@ -107,11 +101,9 @@ test("an idempotent request is tried twice and no more, and within its first tim
   expect((await bus.request({ path: "/", body: "fine" })).text()).toBe("fine");
 });
 
-test("a stopped worker holds up its own requests only, and goes on when it is continued", async () => {
+test("a stopped worker delays only its own requests, and goes on when it is continued", async () => {
   await using space = new Workspace();
-  const bus = await space.bus();
-  const stopped = space.child("worker.ts");
-  await bus.ready();
+  const { bus, child: stopped } = await space.remote("worker.ts");
   stopped.process.kill("SIGSTOP");
   await until(() => stateOf(stopped.pid) === "T", "it is stopped");
   const late = rejection<RequestTimeoutError>(bus.request({ path: "/", body: "late" }, { timeout: 100 }));
@@ -124,17 +116,15 @@ test("a stopped worker holds up its own requests only, and goes on when it is co
     expect(answer.text()).toBe(`${i}`);
   }
   stopped.process.kill("SIGCONT");
-  // More than the other one takes at once.
+  // More than the other worker takes at once.
   const again = await Promise.all(Array.from({ length: 40 }, () => bus.request({ path: "/", body: "x" })));
   expect(new Set(again.map(({ workerPid }) => workerPid)).has(stopped.pid)).toBe(true);
   expect(bus.workers.length).toBe(2);
 });
 
-test("a worker that was stopped once and goes on has its share of a light load again within a second or two", async () => {
+test("a worker that was stopped once and continues gets its share of a light load again within a second or two", async () => {
   await using space = new Workspace();
-  const bus = await space.bus();
-  const stopped = space.child("worker.ts");
-  await bus.ready();
+  const { bus, child: stopped } = await space.remote("worker.ts");
   stopped.process.kill("SIGSTOP");
   await until(() => stateOf(stopped.pid) === "T", "it is stopped");
   expect(await rejection(bus.request({ path: "/" }, { timeout: 30 }))).toBeInstanceOf(RequestTimeoutError);
@@ -188,7 +178,7 @@ test("workers killed in turn under load: every request settles once, right or wi
   expect(died).toBeLessThan(8 * 33);
 }, 60_000);
 
-test("a killed client: its workers hear at once, their handlers' signals abort, and they attach to the next client", async () => {
+test("a killed client: its workers notice at once, their handlers' signals abort, and they attach to the next client", async () => {
   await using space = new Workspace();
   const client = space.child("client.ts");
   await client.line("open");
@@ -206,14 +196,14 @@ test("a killed client: its workers hear at once, their handlers' signals abort, 
     const next = space.child("client.ts");
     const began = performance.now();
     await next.line("answered hi");
-    // The wait between two attempts starts small after each success: it is never the long one of many failures.
+    // The wait between two attempts starts small after each success, however many failures came before.
     expect(performance.now() - began).toBeLessThan(3_000);
     await next.kill();
   }
   space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
 }, 30_000);
 
-test("a client takes the name of a killed one at once, whatever that one left", async () => {
+test("a client takes the name of a killed client at once, with any files that are left", async () => {
   await using space = new Workspace();
   const first = space.child("client.ts");
   await first.line("open");
@@ -222,12 +212,10 @@ test("a client takes the name of a killed one at once, whatever that one left", 
   expect(bus.name).toBe(space.name);
 });
 
-test("a worker killed with nothing but unclaimed requests: they wait for the next worker, and say so if none comes", async () => {
+test("a worker is killed before it claimed any request: they wait for the next worker, and time out without one", async () => {
   await using space = new Workspace();
-  const bus = await space.bus();
-  const doomed = space.child("worker.ts");
+  const { bus, child: doomed } = await space.remote("worker.ts");
   await doomed.line("serving");
-  await bus.ready();
   doomed.process.kill("SIGSTOP");
   const answered = bus.request({ path: "/", body: "later" });
   const expired = rejection(bus.request({ path: "/" }, { timeout: 300 }));
@@ -257,7 +245,7 @@ test("four workers of a killed client all find the next one", async () => {
   expect((await bus.request({ path: "/", body: "x" })).text()).toBe("x");
 });
 
-test("a blocking worker hears of the kill of its client, and ends", async () => {
+test("a blocking worker ends when its client is killed", async () => {
   await using space = new Workspace();
   space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
   const client = space.child("lonely.ts", "ref");
@@ -274,7 +262,7 @@ test("a blocking worker hears of the kill of its client, and ends", async () => 
 test("a handler that blocks its thread sees `aborted` when its client is killed", async () => {
   await using space = new Workspace();
   space.leftovers = [`${space.name}.lock`, `${space.name}.sock`];
-  const client = space.child("client.ts"); // asks each worker for /hang
+  const client = space.child("client.ts"); // requests /hang from each worker
   await client.line("open");
   const worker = space.child("sync-worker.ts");
   await client.line("answered");
@@ -284,11 +272,9 @@ test("a handler that blocks its thread sees `aborted` when its client is killed"
   await worker.line("ended", 3_000);
 });
 
-test("a worker that exits in its handler is a worker that died, and the exit code changes nothing", async () => {
+test("a worker that exits in its handler counts as died, with any exit code", async () => {
   await using space = new Workspace();
-  const bus = await space.bus();
-  const child = space.child("worker.ts");
-  await bus.ready();
+  const { bus, child } = await space.remote("worker.ts");
   const error = await rejection<WorkerDiedError>(bus.request({ path: "/exit", query: "0" }, { timeout: 2_000 }));
   expect([error.code, error.pid, error.mayHaveExecuted]).toEqual(["WORKER_DIED", child.pid, true]);
   expect(await child.process.exited).toBe(0);
@@ -297,9 +283,7 @@ test("a worker that exits in its handler is a worker that died, and the exit cod
 
 test("a killed worker's quarantined slots are gone with it", async () => {
   await using space = new Workspace();
-  const bus = await space.bus({ slots: 2 });
-  const doomed = space.child("worker.ts");
-  await bus.ready();
+  const { bus, child: doomed } = await space.remote("worker.ts", { slots: 2 });
   await rejection(bus.request({ path: "/hang" }, { timeout: 30 }));
   await doomed.line("got /hang");
   expect(

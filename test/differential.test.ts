@@ -15,15 +15,15 @@ const FILES = join(import.meta.dir, "differential/files");
 
 interface Answer {
   readonly status: number;
-  /** Name in lower case, and value; sorted, for between names Bun keeps no order. */
+  /** Name in lower case, and value; sorted, because Bun keeps no order between names. */
   readonly headers: readonly [name: string, value: string][];
   readonly body: string;
 }
 
-/** Made by chance. */
+/** Random values. */
 const BOUNDARY = /----WebKitFormBoundary[0-9a-f]{32}/g;
 
-/** Sends a request as it is, and reads the answer until the server closes. */
+/** Sends a request unchanged, and reads the answer until the server closes. */
 function send(port: number, { method, path, headers, body }: Asked): Promise<Answer> {
   const { promise, resolve, reject } = Promise.withResolvers<Answer>();
   const lines = Object.entries({ host: "app.test", ...headers, connection: "close" }).map(
@@ -62,12 +62,12 @@ function unchunk(text: string): string {
   return body;
 }
 
-/** Headers that say something of the moment or of the way. */
+/** Headers that depend on the moment or the connection. */
 const OF_THE_WAY = new Set(["date", "x-request-id", "connection"]);
 
 interface Rule {
   readonly why: string;
-  /** The answer of plain Bun as the hub's is expected to be. */
+  /** Plain Bun's answer, changed to what the hub must answer. */
   expected(plain: Answer, hub: Answer, asked: Asked): Answer;
 }
 

@@ -1,4 +1,4 @@
-/** The runtime directory: what its errors say, and the mode that it is made with. */
+/** The runtime directory: its errors, and the mode that it is created with. */
 
 import { expect, test } from "bun:test";
 import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync } from "node:fs";
@@ -14,7 +14,7 @@ import { Child, rejection, Workspace } from "./support.ts";
 const isRoot = process.geteuid?.() === 0;
 const OTHER = 65_534;
 
-/** A folder that is removed with all that is in it. */
+/** A folder that is removed with its contents. */
 class Folder implements Disposable {
   readonly path = mkdtempSync(join(tmpdir(), "slotbus-directory-"));
 
@@ -27,7 +27,7 @@ class Folder implements Disposable {
   }
 }
 
-/** What opens a directory that must be ours, by name: the option is given where it means the same as SLOTBUS_DIR. */
+/** All calls that open a directory which must be ours. The option is given where it means the same as SLOTBUS_DIR. */
 function openers(directory: string): Record<string, () => Promise<unknown>> {
   return {
     "a bus": () => SlotBus.create({ name: "x", directory }),
@@ -40,12 +40,12 @@ function openers(directory: string): Record<string, () => Promise<unknown>> {
   };
 }
 
-/** What it sends must not go to a program of another user that listens there. */
+/** Its messages must not reach a program of another user that listens there. */
 function register(): Promise<HubWorker> {
   return HubWorker.start({ hub: "site", name: "x", routes: {}, timeout: 0 });
 }
 
-/** Which directory it is, is read before anything is awaited. */
+/** `open` reads SLOTBUS_DIR before its first await, so the variable can be restored at once. */
 function inEnvironment<T>(directory: string, open: () => T): T {
   const before = process.env["SLOTBUS_DIR"];
   process.env["SLOTBUS_DIR"] = directory;
@@ -57,9 +57,9 @@ function inEnvironment<T>(directory: string, open: () => T): T {
   }
 }
 
-test("a directory of another user is named with its owner and with SLOTBUS_DIR as the way out, by all that open it", async () => {
+test("a directory of another user is refused with its owner and the hint SLOTBUS_DIR, by every call that opens it", async () => {
   using folder = new Folder();
-  const directory = isRoot ? folder.at("theirs") : "/"; // root's, wherever this runs as somebody else
+  const directory = isRoot ? folder.at("theirs") : "/"; // root owns it, also when this runs as another user
   if (isRoot) {
     mkdirSync(directory, { mode: 0o700 });
     chownSync(directory, OTHER, OTHER);
@@ -79,7 +79,7 @@ test("a directory of another user is named with its owner and with SLOTBUS_DIR a
   }
 });
 
-test.if(isRoot)("a worker of another user is told both users and what to do", async () => {
+test.if(isRoot)("a worker of another user gets an error with both users and what to do", async () => {
   for (const [options, mode] of [
     [{}, 0o700],
     [{ allowedUids: [4_242] }, 0o711],
@@ -94,14 +94,14 @@ test.if(isRoot)("a worker of another user is told both users and what to do", as
     });
     expect(await stranger.line("")).toMatch(
       new RegExp(
-        `^the client of bus "${space.name}" is of uid 0 \\(root\\); this process runs as uid ${OTHER}( \\(\\S+\\))?\\. ` +
-          `Run both as one user, or name ${OTHER} in \`allowedUids\` of SlotBus.create.$`,
+        `^The client of bus "${space.name}" runs as uid 0 \\(root\\); this process runs as uid ${OTHER}( \\(\\S+\\))?\\. ` +
+          `Run both as one user, or add ${OTHER} to \`allowedUids\` of SlotBus.create.$`,
       ),
     );
   }
 });
 
-test("a directory that others may open, a link and a file say what they are and what to do", async () => {
+test("a directory that others may open, a link and a file are refused with the reason and what to do", async () => {
   using folder = new Folder();
   mkdirSync(folder.at("open"));
   chmodSync(folder.at("open"), 0o755);
@@ -109,8 +109,8 @@ test("a directory that others may open, a link and a file say what they are and 
   await Bun.write(folder.at("file"), "");
   for (const [name, said] of [
     ["open", `has mode 0755; it must have mode 0700. Run \`chmod 0700 ${folder.at("open")}\`, or set SLOTBUS_DIR`],
-    ["link", "is a symbolic link, not a directory of mode 0700. Remove it, or set SLOTBUS_DIR"],
-    ["file", "is a file, not a directory of mode 0700. Remove it, or set SLOTBUS_DIR"],
+    ["link", "is a symbolic link; it must be a directory of mode 0700. Remove it, or set SLOTBUS_DIR"],
+    ["file", "is a file; it must be a directory of mode 0700. Remove it, or set SLOTBUS_DIR"],
   ] as const) {
     for (const [who, open] of Object.entries(openers(folder.at(name)))) {
       const error = await rejection<SlotbusError>(open());
@@ -118,10 +118,10 @@ test("a directory that others may open, a link and a file say what they are and 
       expect(error.message, who).toStartWith(`The runtime directory ${folder.at(name)} ${said}`);
     }
   }
-  expect(() => readNames(folder.at("file"))).toThrow("is a file, not a directory");
+  expect(() => readNames(folder.at("file"))).toThrow("is a file; it must be a directory");
 });
 
-test("a directory whose parent is missing is not worth a retry, and the way out is SLOTBUS_DIR", async () => {
+test("a missing parent directory is not retryable, and the error names SLOTBUS_DIR", async () => {
   using folder = new Folder();
   const directory = folder.at("missing/bus");
   const found = `Cannot open the runtime directory ${directory}: `;
@@ -136,7 +136,7 @@ test("a directory whose parent is missing is not worth a retry, and the way out 
   }
 });
 
-test("a directory has mode 0700 also under umask 0777, and two that make it at once both come in", async () => {
+test("a directory has mode 0700 also under umask 0777, and two processes that make it at once both succeed", async () => {
   using folder = new Folder();
   for (let round = 0; round < 3; round++) {
     const directory = folder.at(`bus-${round}`);

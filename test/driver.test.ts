@@ -1,4 +1,4 @@
-/** When a driver polls, spins and parks; and that an idle bus does nothing. */
+/** When a driver polls, spins and parks; and an idle bus does nothing. */
 
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -6,7 +6,7 @@ import { systemClock } from "../src/clock.ts";
 import { Driver, type Side } from "../src/wires/memory/driver.ts";
 import { Child, until, Workspace } from "./support.ts";
 
-/** A side that finds `work` things, one a poll, and remembers what was done to it. */
+/** A side that finds `work` items, one per poll, and records the calls it gets. */
 class Recorder implements Side {
   work = 0;
   receives = true;
@@ -37,7 +37,7 @@ class Recorder implements Side {
   }
 }
 
-test("it polls until nothing is found, spins for its budget, then parks and polls no more", async () => {
+test("it polls until it finds nothing, spins for its budget, then parks and polls no more", async () => {
   const side = new Recorder();
   const driver = new Driver(side, 50, systemClock);
   side.work = 100;
@@ -50,7 +50,7 @@ test("it polls until nothing is found, spins for its budget, then parks and poll
   expect(side.polls).toBe(polls);
 });
 
-test("with spin 0 it parks as soon as nothing is found", async () => {
+test("with spin 0 it parks as soon as it finds nothing", async () => {
   const side = new Recorder();
   const driver = new Driver(side, 0, systemClock);
   side.work = 3;
@@ -82,7 +82,7 @@ test("microtasks run between two polls, so an awaiting caller can go on before t
   expect(order.slice(0, 5)).toEqual(["poll", "caller", "poll", "caller", "poll"]);
 });
 
-test("timers and other events get their turn however much there is to do", async () => {
+test("timers and other events get their turn under any amount of work", async () => {
   const side = new Recorder();
   side.work = Infinity;
   const driver = new Driver(side, 50, systemClock);
@@ -113,7 +113,7 @@ test("a side that fails to park because work came polls again", async () => {
   expect([side.work, refused >= 2]).toEqual([0, true]);
 });
 
-test("spinning in vain stops after some times, and a bell counts as a wake-up", async () => {
+test("after some spins without work it stops spinning, and a bell counts as a wake-up", async () => {
   const side = new Recorder();
   const driver = new Driver(side, 50, systemClock);
   const polls: number[] = [];
@@ -122,17 +122,17 @@ test("spinning in vain stops after some times, and a bell counts as a wake-up", 
     driver.ring();
     await until(() => side.parked, "parked");
     polls.push(side.polls - before);
-    await Bun.sleep(1); // long after parking: nothing would have been found by spinning on
+    await Bun.sleep(1); // long after parking: more spinning would have found nothing
   }
   expect(polls[0]).toBeGreaterThan(10);
   expect(polls.at(-1)).toBeLessThan(4);
   expect(driver.wakeups).toBe(20);
 });
 
-test("a busy side that is woken leaves the other one's processor; after a pause it does not", async () => {
+test("a busy side that is woken leaves the other side's processor; after a pause it does not", async () => {
   const side = new Recorder();
   const driver = new Driver(side, 10_000, systemClock);
-  driver.expect(0, true); // nobody waited for it a moment ago, and the other side sleeps
+  driver.expect(0, true); // it did not wait a moment ago, and the other side sleeps
   driver.ring();
   await until(() => side.parked, "parked");
   expect(side.spreads).toBe(0);
@@ -148,9 +148,9 @@ function voluntarySwitches(pid: number): number {
   return Number(/voluntary_ctxt_switches:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "latin1"))![1]);
 }
 
-test("an idle bus makes no wake-up: not by bells, not by timers, on neither side", async () => {
+test("an idle bus has no wake-ups, neither by bells nor by timers, on either side", async () => {
   await using space = new Workspace();
-  space.leftovers = [`${space.name}.lock`, `${space.name}.sock`]; // of a client that is killed
+  space.leftovers = [`${space.name}.lock`, `${space.name}.sock`]; // a killed client's
   const client = space.child("idle-client.ts");
   await client.line("idle");
   const worker = Number((await client.line("worker")).split(" ")[1]);

@@ -1,4 +1,4 @@
-/** What errors say: times, names, users. */
+/** What errors say about times, names and users. */
 
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
@@ -11,7 +11,7 @@ import { StdioBus } from "../src/stdio/index.ts";
 import { fixture } from "./stdio-stage.ts";
 import { rejection, Workspace } from "./support.ts";
 
-test("a time in a message is a whole number, whatever it was computed from", () => {
+test("a time in a message is a whole number, also when it was computed from fractions", () => {
   const ms = 1499.9999999999998;
   const subject = { kind: "leader", label: "x" };
   const end = { worker: 0, life: 1, pid: 1, exitCode: 1, signal: null, oomKills: null, stderrTail: "" };
@@ -35,14 +35,14 @@ test("a time in a message is a whole number, whatever it was computed from", () 
   }
 });
 
-test("a request that times out says the number that its caller gave, in all that have a timeout", async () => {
+test("a timed out request gives its caller's number, in every API with a timeout", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair(() => new Promise<never>(() => {}));
   await using stdio = await StdioBus.start({ pools: [fixture("stdio-worker.ts")] });
   const said = async (asked: Promise<unknown>): Promise<string> => {
     const error = await rejection(asked);
     expect(error).toBeInstanceOf(errors.RequestTimeoutError);
-    return /longer than (\S+ ms)/.exec(error.message)![1]!;
+    return /timed out after (\S+ ms)/.exec(error.message)![1]!;
   };
   const body = (): ReadableStream<Uint8Array> =>
     new ReadableStream({
@@ -66,13 +66,13 @@ test("a request that times out says the number that its caller gave, in all that
   }
 });
 
-test("a name that is missing is not called undefined, and SLOTBUS_NAME is named where it is read", async () => {
+test("a missing name is not printed as undefined, and the error names SLOTBUS_NAME where it is read", async () => {
   for (const [start, said] of [
-    [(options: object) => SlotBus.create(options as never), "the name of the bus is missing. Pass `name`."],
-    [SlotWorker.open, "the name of the bus is missing. Pass `name`, or set SLOTBUS_NAME."],
-    [(options: object) => Fleet.join(options as never), "the name of the fleet is missing. Pass `name`."],
-    [(options: object) => Fleet.observe(options as never), "the name of the fleet is missing. Pass `name`."],
-    [(options: object) => HubWorker.start(options as never), "the name of the worker is missing. Pass `name`."],
+    [(options: object) => SlotBus.create(options as never), "The name of the bus is missing. Pass `name`."],
+    [SlotWorker.open, "The name of the bus is missing. Pass `name`, or set SLOTBUS_NAME."],
+    [(options: object) => Fleet.join(options as never), "The name of the fleet is missing. Pass `name`."],
+    [(options: object) => Fleet.observe(options as never), "The name of the fleet is missing. Pass `name`."],
+    [(options: object) => HubWorker.start(options as never), "The name of the worker is missing. Pass `name`."],
   ] as const) {
     const error = await rejection(start({}));
     expect(error).toBeInstanceOf(errors.InvalidConfigError);

@@ -40,7 +40,7 @@ type Item = BusEvent<Topics> | Gap;
 
 const EVENTS = { rings: { events: { frames: 1_024, frameBytes: 128 } } };
 
-/** What carries the events of a bus that a test opens. */
+/** The carriers of the bus under test. */
 const CARRIERS = ["in this thread", "in a fleet"] as const;
 const spaces: FleetSpace[] = [];
 
@@ -48,7 +48,7 @@ afterEach(async () => {
   for (const space of spaces.splice(0)) await space[Symbol.asyncDispose]();
 });
 
-/** A bus of its own; a fleet of its own has so many frames, and a quarter of its bytes is the largest event. */
+/** A bus for one test. With a fleet, `maxEvents` is its number of frames, and a quarter of its bytes is the largest event. */
 async function open<T extends object = Record<string, unknown>>(
   carrier: (typeof CARRIERS)[number],
   options: LocalBusOptions = {},
@@ -62,7 +62,7 @@ async function open<T extends object = Record<string, unknown>>(
   return EventBus.open<T>({ fleet, ring: "events", codec });
 }
 
-/** What an item is, shortly: its number, or its gap. */
+/** A short form of an item: its number, or its gap. */
 function short(item: Item): unknown {
   if (item.topic === null) return { ...item, topic: undefined };
   return item.topic === "order.placed" || item.topic === "order.paid" ? item.payload.n : item.topic;
@@ -74,13 +74,13 @@ function place(bus: EventBus<Topics>, from: number, to: number): void {
   for (let n = from; n <= to; n++) bus.publish("order.placed", { n });
 }
 
-/** Turns of the event loop, for the eager reading to come to rest. */
+/** Waits some turns of the event loop until the reader is idle. */
 async function rest(): Promise<void> {
   for (let i = 0; i < 5; i++) await Bun.sleep(1);
 }
 
 describe.each(CARRIERS)("publishing and subscribing, %s", (carrier) => {
-  test("a subscriber to all receives what is published after it came, with all that was given", async () => {
+  test("a subscriber to all receives what is published after it subscribed, with id and attributes", async () => {
     await using bus = await open<Topics>(carrier);
     bus.publish("order.placed", { n: 0 });
     const subscription = bus.subscribeAll();
@@ -98,7 +98,7 @@ describe.each(CARRIERS)("publishing and subscribing, %s", (carrier) => {
     expect([bus.published, bus.subscriptions, subscription.lost]).toEqual([2, 1, 0]);
   });
 
-  test("publishing with no subscriber is no error, and is seen by one who asks for the oldest", async () => {
+  test("publishing without a subscriber succeeds, and a later subscriber from the oldest event sees it", async () => {
     await using bus = await open<Topics>(carrier);
     place(bus, 1, 3);
     expect(bus.subscribeAll().poll()).toEqual([]);
@@ -111,7 +111,7 @@ describe.each(CARRIERS)("publishing and subscribing, %s", (carrier) => {
     ).toEqual([2, 3]);
   });
 
-  test("payloads: JSON, bytes as they are, nothing, a codec of one's own", async () => {
+  test("payloads: JSON, bytes unchanged, nothing, a custom codec", async () => {
     await using bus = await open(carrier);
     const values = [null, 0, "ä\0€", [1, { a: [] }], { deep: { x: true } }, undefined];
     const subscription = bus.subscribeAll();
@@ -140,13 +140,13 @@ describe.each(CARRIERS)("publishing and subscribing, %s", (carrier) => {
   const bad: [string, (bus: EventBus) => unknown][] = [
     ["an empty topic", (bus) => bus.publish("", 1)],
     ["a topic with NUL", (bus) => bus.publish("a\0b", 1)],
-    ["a topic that is no text", (bus) => bus.publish(7 as never, 1)],
+    ["a topic that is a number", (bus) => bus.publish(7 as never, 1)],
     ["a topic of 256 bytes", (bus) => bus.publish(long, 1)],
     ["a topic of 258 bytes in 86 characters", (bus) => bus.publish("€".repeat(86), 1)],
     ["a topic that is a pattern", (bus) => bus.publish("a.*", 1)],
     ["half a surrogate pair", (bus) => bus.publish("\ud800", 1)],
     ["an empty id", (bus) => bus.publish("a", 1, { id: "" })],
-    ["an id that is no text", (bus) => bus.publish("a", 1, { id: 7 as never })],
+    ["an id that is a number", (bus) => bus.publish("a", 1, { id: 7 as never })],
     ["an id of 256 bytes", (bus) => bus.publish("a", 1, { id: long })],
     ["an attribute called id", (bus) => bus.publish("a", 1, { attributes: { id: "x" } })],
     ["an attribute without a name", (bus) => bus.publish("a", 1, { attributes: { "": 1 } })],
@@ -155,9 +155,9 @@ describe.each(CARRIERS)("publishing and subscribing, %s", (carrier) => {
     ["an attribute that is NaN", (bus) => bus.publish("a", 1, { attributes: { x: NaN } })],
     ["a list of attributes", (bus) => bus.publish("a", 1, { attributes: [] as never })],
     ["8 KiB of attributes", (bus) => bus.publish("a", 1, { attributes: { x: "y".repeat(8_192) } })],
-    ["a filter that is nothing", (bus) => bus.subscribe(null as never)],
+    ["a filter that is null", (bus) => bus.subscribe(null as never)],
     ["a filter that is a function", (bus) => bus.subscribe((() => true) as never)],
-    ["a filter of two", (bus) => bus.subscribe({ all: true, topic: "a" } as never)],
+    ["a filter with two kinds", (bus) => bus.subscribe({ all: true, topic: "a" } as never)],
     ["a filter that is unknown", (bus) => bus.subscribe({ kind: 1 } as never)],
     ["an empty pattern", (bus) => bus.subscribe(topic(""))],
     ["a pattern with a star in it", (bus) => bus.subscribe(topic("a.*.b"))],
@@ -173,36 +173,36 @@ describe.each(CARRIERS)("publishing and subscribing, %s", (carrier) => {
     ["half a queue", (bus) => bus.subscribeAll({ queue: { limit: 0.5 } })],
     ["an unknown policy", (bus) => bus.subscribeAll({ queue: { policy: "block" as never } })],
     ["an unknown start", (bus) => bus.subscribeAll({ from: "tail" as never })],
-    ["a codec that is none", (bus) => bus.subscribeAll({ codec: {} as never })],
+    ["a codec without functions", (bus) => bus.subscribeAll({ codec: {} as never })],
     ["a binding without a key", (bus) => bus.bind({ on: "a", id: "i" } as never)],
     ["a binding with an empty key", (bus) => bus.bind({ on: "a", key: [], id: "i" })],
     ["a binding on no topic", (bus) => bus.bind({ on: "", key: "k", id: "i" })],
-    ["a binding of no keys", (bus) => bus.bind({ on: "a", key: "k", id: "i", maxKeys: 0 })],
+    ["a binding with no keys", (bus) => bus.bind({ on: "a", key: "k", id: "i", maxKeys: 0 })],
     ["a binding with a key with NUL", (bus) => bus.bind({ on: "a", key: "k\0", id: "i" })],
     ["a binding with a key of 256 bytes", (bus) => bus.bind({ on: "a", key: ["k", long], id: "i" })],
     ["a binding with the key id", (bus) => bus.bind({ on: "a", key: ["k", "id"], id: "i" })],
-    ["a binding with a key that is no text", (bus) => bus.bind({ on: "a", key: [7] as never, id: "i" })],
+    ["a binding whose key is a number", (bus) => bus.bind({ on: "a", key: [7] as never, id: "i" })],
     ["a binding without options", (bus) => bus.bind(null as never)],
     ["a filter of a topic with NUL", (bus) => bus.subscribe(topic("a\0b"))],
     ["a filter of a topic of 256 bytes", (bus) => bus.subscribe(topic(long))],
     ["a pattern of 256 bytes and a star", (bus) => bus.subscribe(topic(`${long.slice(1)}.*`))],
-    ["a pattern that is no text", (bus) => bus.subscribe(topic(Object.create(null)))],
+    ["a pattern without a prototype", (bus) => bus.subscribe(topic(Object.create(null)))],
     ["equals with a name with NUL", (bus) => bus.subscribe(equals("a\0b", 1))],
     ["equals with a name of 256 bytes", (bus) => bus.subscribe(and(equals(long, 1)))],
-    ["equals with an id that is no text", (bus) => bus.subscribe(equals("id", 7))],
+    ["equals with an id that is a number", (bus) => bus.subscribe(equals("id", 7))],
     ["a topic without a prototype", (bus) => bus.publish(Object.create(null), 1)],
     ["a symbol as topic", (bus) => bus.publish(Symbol("a") as never, 1)],
     ["a publish without options", (bus) => bus.publish("a", 1, null as never)],
     ["a subscription without options", (bus) => bus.subscribeAll(null as never)],
-    ["a signal that is none", (bus) => bus.subscribeAll({ signal: {} as never })],
-    ["a publish with an option that there is none of", (bus) => bus.publish("a", 1, { ident: "x" } as never)],
+    ["a signal without methods", (bus) => bus.subscribeAll({ signal: {} as never })],
+    ["a publish with an unknown option", (bus) => bus.publish("a", 1, { ident: "x" } as never)],
     ["a subscription with an old option", (bus) => bus.subscribeAll({ policy: "close" } as never)],
     ["a binding with an old option", (bus) => bus.bind({ on: "a", key: "k", id: "i", max: 1 } as never)],
     ["a queue that is a number", (bus) => bus.subscribeAll({ queue: 5 as never })],
     ["a bus without options", () => EventBus.open(undefined as never)],
     ["a bus of null", () => EventBus.open(null as never)],
     ["a bus whose codec is null", () => EventBus.local({ codec: null as never })],
-    ["a bus of no fleet", () => EventBus.open({ ring: "events" } as never)],
+    ["a bus without a fleet", () => EventBus.open({ ring: "events" } as never)],
     ["a local bus of null", () => EventBus.local(null as never)],
     ["a local bus of frames", () => EventBus.local({ frames: 8 } as never)],
     ["a local bus of 7 events", () => EventBus.local({ maxEvents: 7 })],
@@ -214,7 +214,7 @@ describe.each(CARRIERS)("publishing and subscribing, %s", (carrier) => {
     expect(bus.subscribeAll({ from: "oldest" }).poll()).toEqual([]);
   });
 
-  test("what is refused is shown: text in quotes, long text by its beginning and its bytes", async () => {
+  test("the error shows the refused value: text in quotes, long text by its beginning and its bytes", async () => {
     await using bus = await open(carrier);
     expect(() => bus.publish("€".repeat(86), 1)).toThrow(`topic is "${"€".repeat(64)}"… (258 bytes); it must be text`);
     expect(() => bus.subscribeAll({ queue: { limit: "5" as never } })).toThrow(
@@ -222,7 +222,7 @@ describe.each(CARRIERS)("publishing and subscribing, %s", (carrier) => {
     );
   });
 
-  test("the longest topics, ids and names of attributes are taken", async () => {
+  test("topics, ids and attribute names of the maximum length are accepted", async () => {
     await using bus = await open(carrier);
     const subscription = bus.subscribe(equals("ä".repeat(127), "€"));
     const longest = "€".repeat(85);
@@ -230,7 +230,7 @@ describe.each(CARRIERS)("publishing and subscribing, %s", (carrier) => {
     expect(subscription.poll()).toMatchObject([{ topic: longest, id: longest }]);
   });
 
-  test("an event larger than a quarter of the ring is refused, whatever it is made of", async () => {
+  test("an event larger than a quarter of the ring is refused, with text and with bytes as payload", async () => {
     await using bus = await open(carrier, { maxEvents: 16, payloadBytes: 256 });
     const subscription = bus.subscribeAll();
     for (const payload of ["x".repeat(256), new Uint8Array(256), "ä".repeat(124), new Uint8Array(248)]) {
@@ -241,7 +241,7 @@ describe.each(CARRIERS)("publishing and subscribing, %s", (carrier) => {
     expect(bus.published).toBe(1);
   });
 
-  test("what a codec throws is thrown, and nothing is published", async () => {
+  test("an error of a codec is thrown to the publisher, and nothing is published", async () => {
     await using bus = await open(carrier);
     expect(() => bus.publish("a", () => {})).toThrow(TypeError);
     const cycle: Record<string, unknown> = {};
@@ -250,23 +250,23 @@ describe.each(CARRIERS)("publishing and subscribing, %s", (carrier) => {
     expect(bus.published).toBe(0);
   });
 
-  test("frames that are no events of a bus count as dropped, and the next event comes", async () => {
+  test("frames that are not events of a bus count as dropped, and the next event comes", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(EVENTS);
     await using bus = await EventBus.open({ fleet, ring: "events" });
     const subscription = bus.subscribeAll();
     const ring = fleet.ring("events");
     for (const garbage of ["", "garbage", new Uint8Array([9, 0, 1, 0, 0, 0, 0, 0, 65])]) ring.publish(garbage);
-    ring.publish(new Uint8Array([1, 2, 255, 255, 0, 0, 0, 0, 65])); // a topic that goes beyond its end
-    ring.publish(new Uint8Array([1, 2, 1, 0, 0, 0, 1, 0, 65, 123])); // attributes that are no JSON, payload empty
-    ring.publish(new Uint8Array([1, 2, 1, 0, 0, 0, 0, 0, 65, 123])); // a payload that is no JSON
+    ring.publish(new Uint8Array([1, 2, 255, 255, 0, 0, 0, 0, 65])); // a topic that ends beyond its frame
+    ring.publish(new Uint8Array([1, 2, 1, 0, 0, 0, 1, 0, 65, 123])); // attributes that are not JSON, payload empty
+    ring.publish(new Uint8Array([1, 2, 1, 0, 0, 0, 0, 0, 65, 123])); // a payload that is not JSON
     bus.publish("good", 1);
     expect(subscription.poll()).toMatchObject([{ topic: null, dropped: 6 }, { topic: "good" }]);
     expect(subscription.counts).toMatchObject({ received: 1, dropped: 6, undecodable: 6 });
   });
 });
 
-/** A filter that is its own part. */
+/** A filter that contains itself. */
 function endless(): Filter {
   const filters: Filter[] = [];
   const filter = and(...filters) as { and: Filter[] };
@@ -286,13 +286,13 @@ describe.each(CARRIERS)("filters, %s", (carrier) => {
     ["a topic", topic("order.paid"), [2, 4]],
     ["a prefix", topic("order.*"), [1, 2, 3, 4]],
     ["a star", topic("*"), [1, 2, 3, 4]],
-    ["a prefix that is no whole word", topic("orde.*"), []],
-    ["a topic that is a prefix", topic("order"), []],
+    ["a prefix that ends inside a word", topic("orde.*"), []],
+    ["a topic that is only a prefix", topic("order"), []],
     ["an attribute", equals("shop", "x"), [1, 3]],
     ["an attribute of another type", equals("cents", "5"), []],
     ["a number", equals("cents", 5), [2]],
     ["a boolean", equals("vip", true), [1]],
-    ["an attribute that is not there", equals("toString", "x"), []],
+    ["a missing attribute", equals("toString", "x"), []],
     ["an id", equals("id", "u2"), [3]],
     ["and", and(topic("order.placed"), equals("vip", true)), [1]],
     ["or", or(equals("vip", true), topic("order.paid")), [1, 2, 4]],
@@ -301,7 +301,7 @@ describe.each(CARRIERS)("filters, %s", (carrier) => {
     ["or of none", or(), []],
     ["a predicate", where((event) => event.payload.n > 2), [3, 4]],
     ["a predicate among others", and(topic("order.paid"), not(where((event) => event.payload.n > 2))), [2]],
-    ["a predicate that returns no boolean", where((event) => event.payload.n as never), []],
+    ["a predicate that does not return a boolean", where((event) => event.payload.n as never), []],
   ];
   test.each(cases)("%s", async (_, filter, expected) => {
     await using bus = await open<Topics>(carrier);
@@ -311,7 +311,7 @@ describe.each(CARRIERS)("filters, %s", (carrier) => {
     expect(subscription.counts).toMatchObject({ received: expected.length, filtered: 4 - expected.length });
   });
 
-  test("no payload is decoded that a filter on the head refuses", async () => {
+  test("no payload is decoded when a filter on the head refuses the event", async () => {
     let decoded = 0;
     const codec = {
       contentType: "x/y",
@@ -336,7 +336,7 @@ describe.each(CARRIERS)("filters, %s", (carrier) => {
     expect(subscription.counts.filtered).toBe(8);
   });
 
-  test("events that the filter refuses never count as lag and take no place", async () => {
+  test("events that the filter refuses never count as lag and take no room in the queue", async () => {
     await using bus = await open<Topics>(carrier);
     const subscription = bus.subscribe(topic("said"), { queue: { limit: 1 } });
     for (let i = 0; i < 10; i++) {
@@ -349,13 +349,13 @@ describe.each(CARRIERS)("filters, %s", (carrier) => {
     expect(subscription.poll().length).toBe(1);
   });
 
-  test("a flood of what the filter refuses leaves the event loop its turns", async () => {
+  test("a flood of refused events leaves the event loop its turns", async () => {
     await using bus = await open<Topics>(carrier);
     let turns = 0;
     const timer = setInterval(() => turns++, 1);
     let flooding = true;
     const refuse = where((event) => {
-      if (flooding) place(bus, event.payload.n + 1, event.payload.n + 1); // each that is read brings another
+      if (flooding) place(bus, event.payload.n + 1, event.payload.n + 1); // each read event publishes another
       return false;
     });
     const subscription = bus.subscribe(refuse, { queue: { limit: 0 } });
@@ -369,7 +369,7 @@ describe.each(CARRIERS)("filters, %s", (carrier) => {
     expect((await next).done).toBe(true);
   });
 
-  test("a predicate that throws ends its own subscription with its error, behind what came before", async () => {
+  test("a predicate that throws ends its own subscription with its error, after earlier events", async () => {
     await using bus = await open<Topics>(carrier);
     const why = new Error("predicate");
     const failing = where((event) => {
@@ -392,7 +392,7 @@ describe.each(CARRIERS)("filters, %s", (carrier) => {
 });
 
 describe.each(CARRIERS)("queues, %s", (carrier) => {
-  test("five events for a queue of one that nobody reads: the first is there, four are lost and counted", async () => {
+  test("five events for a queue of one, without a reader: the first is there, four are lost and counted", async () => {
     await using bus = await open<Topics>(carrier);
     const subscription = bus.subscribeAll({ queue: { limit: 1 } });
     place(bus, 1, 5);
@@ -405,7 +405,7 @@ describe.each(CARRIERS)("queues, %s", (carrier) => {
     ["drop-newest", [1, 2, 3, lost(0, 4), 8]],
     ["drop-oldest", [lost(0, 5), 6, 7, 8]],
   ];
-  test.each(policies)("%s keeps what it says, and tells where the gap is", async (policy, expected) => {
+  test.each(policies)("%s behaves as documented, and reports where the gap is", async (policy, expected) => {
     await using bus = await open<Topics>(carrier);
     const subscription = bus.subscribeAll({ queue: { limit: 3, policy } });
     place(bus, 1, 7);
@@ -418,7 +418,7 @@ describe.each(CARRIERS)("queues, %s", (carrier) => {
     expect(all).toEqual(expected);
   });
 
-  test("close ends it behind what is queued, with how many were lost; others lose nothing", async () => {
+  test("policy close ends it after its queued events, with the number of lost ones; other subscriptions lose nothing", async () => {
     await using bus = await open<Topics>(carrier);
     const subscription = bus.subscribeAll({ queue: { limit: 2, policy: "close" } });
     const other = bus.subscribeAll();
@@ -437,7 +437,7 @@ describe.each(CARRIERS)("queues, %s", (carrier) => {
     expect(bus.subscriptions).toBe(1);
   });
 
-  test("close ends it when the ring overwrites, too", async () => {
+  test("policy close also ends it when the ring overwrites", async () => {
     await using bus = await open<Topics>(carrier, { maxEvents: 8 });
     const subscription = bus.subscribeAll({ queue: { limit: 0, policy: "close" } });
     place(bus, 1, 20);
@@ -446,7 +446,7 @@ describe.each(CARRIERS)("queues, %s", (carrier) => {
     expect(subscription.poll()).toEqual([]);
   });
 
-  test("whoever reads loses nothing of a burst far above the queue, by for await and by poll", async () => {
+  test("an active reader loses nothing of a burst far above the queue, by for await and by poll", async () => {
     await using bus = await open<Topics>(carrier, { maxEvents: 8_192 });
     const slow = bus.subscribeAll({ queue: { limit: 10 } });
     const polling = bus.subscribeAll({ queue: { limit: 10 } });
@@ -464,7 +464,7 @@ describe.each(CARRIERS)("queues, %s", (carrier) => {
     expect([reading.lost, polling.lost]).toEqual([0, 0]);
   });
 
-  test("without a queue it pulls: nothing is lost until the ring overwrites, and then it is told where", async () => {
+  test("without a queue it pulls: nothing is lost until the ring overwrites, and then the gap is reported in its place", async () => {
     await using bus = await open<Topics>(carrier, { maxEvents: 64 });
     const subscription = bus.subscribeAll({ queue: { limit: 0 } });
     place(bus, 1, 60);
@@ -503,7 +503,7 @@ describe.each(CARRIERS)("queues, %s", (carrier) => {
     }
   });
 
-  test("ids count from 0 and are never used again; a closed subscription is forgotten whatever its filter", async () => {
+  test("ids count from 0 and are never reused; a closed subscription is forgotten with any filter", async () => {
     await using bus = await open<Topics>(carrier);
     const first = bus.subscribe(topic("never.*"));
     expect([first.id, bus.subscriptions]).toEqual([0, 1]);
@@ -516,7 +516,7 @@ describe.each(CARRIERS)("queues, %s", (carrier) => {
     expect(bus.subscriptions).toBe(2);
   });
 
-  test("a signal ends it at once with its reason: what is queued counts as dropped", async () => {
+  test("a signal ends it at once with its reason; queued events count as dropped", async () => {
     await using bus = await open<Topics>(carrier);
     for (const limit of [0, 256]) {
       const abort = new AbortController();
@@ -541,7 +541,7 @@ describe.each(CARRIERS)("queues, %s", (carrier) => {
     expect(bus.subscriptions).toBe(0);
   });
 
-  test("after close the signal is nothing to it: what is queued stays", async () => {
+  test("after close the signal has no effect: queued events stay", async () => {
     await using bus = await open<Topics>(carrier);
     const abort = new AbortController();
     const subscription = bus.subscribeAll({ signal: abort.signal });
@@ -582,7 +582,7 @@ describe.each(CARRIERS)("queues, %s", (carrier) => {
     }
   });
 
-  test("a bookmark of an earlier epoch is told as a gap with the epoch of this file, before what is there", async () => {
+  test("a bookmark of an earlier epoch gives a gap with the epoch of this file, before its events", async () => {
     await using space = new FleetSpace();
     const before = await space.join(EVENTS);
     const { bookmark } = before.ring("events").cursor();
@@ -598,7 +598,7 @@ describe.each(CARRIERS)("queues, %s", (carrier) => {
     }
   });
 
-  test("a subscription beside its publisher has its turn when the event loop has one, and loses nothing", async () => {
+  test("a subscription beside its publisher gets its turn when the event loop does, and loses nothing", async () => {
     await using bus = await open<Topics>(carrier, { maxEvents: 64 });
     const subscription = bus.subscribe(topic("order.placed"), { queue: { limit: 1_000_000 } });
     let published = 0;
@@ -612,7 +612,7 @@ describe.each(CARRIERS)("queues, %s", (carrier) => {
     expect(subscription.lost).toBe(0);
   });
 
-  test("what was published is what each received, filtered, lost to the ring and dropped", async () => {
+  test("published events are each received, filtered, lost to the ring or dropped", async () => {
     await using bus = await open<Topics>(carrier, { maxEvents: 256 });
     const odd = where((event) => event.payload.n % 2 === 1);
     const options: SubscribeOptions[] = [
@@ -680,13 +680,13 @@ describe.each(CARRIERS)("late binding, %s", (carrier) => {
     expect(binding.counts).toMatchObject({ size: 1, bound: 1, hits: 1, misses: 2, invalid: 0 });
   });
 
-  test("an id that is there is not changed; a binding event has that of its payload", async () => {
+  test("an existing id is not changed; a binding event takes its id from its payload", async () => {
     await using bus = await open<Topics>(carrier);
     bus.bind(RULE);
     const subscription = bus.subscribeAll();
     bus.publish("opened", { ...key, user: "u1" }, { id: "given" });
     bus.publish("said", { text: "mine" }, { attributes: key, id: "given" });
-    bus.publish("opened", { ...key, user: "u2" }, { attributes: key }); // looked up first: u1; then its own
+    bus.publish("opened", { ...key, user: "u2" }, { attributes: key }); // u1 by the key's lookup; then its own
     bus.publish("said", { text: "last wins" }, { attributes: key });
     expect(idsOf(subscription)).toEqual(["u1", "given", "u2", "u2"]);
   });
@@ -706,7 +706,7 @@ describe.each(CARRIERS)("late binding, %s", (carrier) => {
     warn.mockRestore();
   });
 
-  test("at most so many keys are kept: the one that was not used for the longest time goes", async () => {
+  test("at most maxKeys keys are kept: the key that was not used for the longest time is dropped", async () => {
     await using bus = await open<Topics>(carrier);
     const binding = bus.bind({ ...RULE, maxKeys: 2 });
     const subscription = bus.subscribe(topic("said"));
@@ -738,7 +738,7 @@ describe.each(CARRIERS)("late binding, %s", (carrier) => {
     expect(idsOf(subscription)).toEqual([null]);
   });
 
-  test("keys are told apart by their parts and their types", async () => {
+  test("keys differ by their parts and their types", async () => {
     await using bus = await open(carrier);
     bus.bind({ on: "opened", key: ["a", "b"], id: "id" });
     const subscription = bus.subscribe(topic("said"));
@@ -756,7 +756,7 @@ describe.each(CARRIERS)("late binding, %s", (carrier) => {
     expect(subscription.poll().map((event) => (event as BusEvent).id)).toEqual(["1", "2", "3", null]);
   });
 
-  test("a member binds what another member published, also before it came; order in the ring decides", async () => {
+  test("a member binds what another member published, even before it joined; the order in the ring decides", async () => {
     await using space = new FleetSpace();
     const bus = async (): Promise<EventBus<Topics>> =>
       EventBus.open({ fleet: await space.join(EVENTS), ring: "events" });
@@ -772,7 +772,7 @@ describe.each(CARRIERS)("late binding, %s", (carrier) => {
     expect([binding.counts.bound, late.counts.bound]).toEqual([2, 2]);
   });
 
-  test("a publish reads the bindings that are there, and does not wait for those that come meanwhile", async () => {
+  test("a publish reads the existing bindings, and does not wait for bindings published meanwhile", async () => {
     await using space = new FleetSpace();
     const [fleet, other] = [await space.join(EVENTS), await space.join(EVENTS)];
     const busy = await EventBus.open<Topics>({ fleet: other, ring: "events" });
@@ -788,7 +788,7 @@ describe.each(CARRIERS)("late binding, %s", (carrier) => {
     const binding = bus.bind(RULE);
     const subscription = busy.subscribe(topic("said"));
     busy.publish("opened", { ...key, user: "first" });
-    left = 10_000; // each binding event that is read adds another one
+    left = 10_000; // each binding event that is read publishes another one
     bus.publish("said", { text: "" }, { attributes: key });
     expect(left).toBe(9_999);
     left = 0;
@@ -798,7 +798,7 @@ describe.each(CARRIERS)("late binding, %s", (carrier) => {
 });
 
 describe("across processes", () => {
-  test("every process sees a publish, in order; a killed subscriber disturbs nobody, a late one sees what comes", async () => {
+  test("every process sees a publish, in order; a killed subscriber disturbs no other, a late one sees later events", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(EVENTS);
     const bus = await EventBus.open({ fleet, ring: "events" });
@@ -892,7 +892,7 @@ new EventBus({ fleet, ring: "events" });
 new Contest({ fleet });
 `;
 
-test("a strict program compiles, with exact optional properties, and a filter of one topic tells what comes", () => {
+test("a strict program compiles, with exact optional properties, and a filter on one topic narrows the event's type", () => {
   const folder = mkdtempSync(join(tmpdir(), "slotbus-types-"));
   const root = join(import.meta.dir, "..");
   writeFileSync(join(folder, "program.ts"), CONSUMER);
@@ -913,7 +913,7 @@ test("a strict program compiles, with exact optional properties, and a filter of
   expect(run.exitCode).toBe(0);
 }, 60_000);
 
-test("the head of an event is found whatever lies around it", async () => {
+test("the head of an event is found at any alignment and between any other frames", async () => {
   await using space = new FleetSpace();
   const fleet = await space.join({ rings: { events: {} } });
   await using bus = await EventBus.open({ fleet, ring: "events" });

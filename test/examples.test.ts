@@ -1,4 +1,4 @@
-/** Every program in examples/ runs as it stands and prints what it is there to show. */
+/** Every program in examples/ runs unchanged and prints its expected output. */
 
 import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
@@ -33,7 +33,7 @@ const WORKERS = [
 /** Run by `bun test`. */
 const TESTS = ["shop.test.ts"];
 
-test("every example has an expectation, but for the workers that another one starts", () => {
+test("every example has an expectation, except the workers that another example starts", () => {
   const programs = readdirSync(examples).filter(
     (file) => file.endsWith(".ts") && ![...WORKERS, ...TESTS].includes(file),
   );

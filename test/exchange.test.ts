@@ -1,4 +1,4 @@
-/** An exchange and the queue of those that wait. */
+/** An exchange, and the queue of waiting exchanges. */
 
 import { expect, test } from "bun:test";
 import { Exchange, type ExchangeOwner } from "../src/bus/exchange.ts";
@@ -9,7 +9,7 @@ import type { RequestTimeoutError } from "../src/index.ts";
 
 const nothing = (): void => {};
 
-/** An owner whose time is what the test says, and what it was told. */
+/** An owner whose clock the test sets, and which records its calls. */
 class Owner implements ExchangeOwner {
   now = 0;
   over_ = 0;
@@ -49,7 +49,7 @@ function serials(queue: ExchangeQueue): number[] {
   return out;
 }
 
-test("the queue behaves as an array under pushes at both ends and removals anywhere", () => {
+test("the queue behaves like an array under pushes at both ends and removals anywhere", () => {
   const queue = new ExchangeQueue();
   let model: Exchange[] = [];
   let seed = 42;
@@ -59,7 +59,7 @@ test("the queue behaves as an array under pushes at both ends and removals anywh
     if (action === 2 && model.length > 0) {
       const [removed] = model.splice(random(model.length), 1);
       queue.remove(removed!);
-      queue.remove(removed!); // again does nothing
+      queue.remove(removed!); // a second call does nothing
       expect(removed!.isQueued).toBe(false);
     } else {
       const exchange = make(i);
@@ -77,7 +77,7 @@ test("the queue behaves as an array under pushes at both ends and removals anywh
   expect(model.length).toBeGreaterThan(100);
 });
 
-test("what is left of a timeout counts from the call, is at least 1 ms, and Infinity stays none", () => {
+test("the rest of a timeout counts from the call, is at least 1 ms, and Infinity stays infinite", () => {
   const exchange = make(1);
   expect(exchange.timeLeft()).toBe(1_000); // it never queued
   exchange.extra.startedAt = 100;
@@ -91,7 +91,7 @@ test("what is left of a timeout counts from the call, is at least 1 ms, and Infi
   expect(unlimited.timeLeft()).toBe(Infinity);
 });
 
-test("a timeout says how the time was spent: never queued, never sent, both", () => {
+test("a timeout says where the time went: never queued, never sent, both", () => {
   const times: [number, number][] = [];
   const keep = (error: unknown): void => {
     const { queuedMs, ranMs } = error as RequestTimeoutError;
@@ -117,7 +117,7 @@ test("a timeout says how the time was spent: never queued, never sent, both", ()
   ]);
 });
 
-test("an exchange settles once and is over once, whatever comes later", () => {
+test("an exchange settles once and ends once, and ignores all later events", () => {
   const reasons: unknown[] = [];
   const before = owner.over_;
   const exchange = make(1, 1_000, (reason) => reasons.push(reason));

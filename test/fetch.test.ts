@@ -44,7 +44,7 @@ test("method, url, headers and body reach a fetch handler, status and headers co
   expect(same(await response.bytes(), pattern(30_000))).toBe(true);
 });
 
-test("a relative url, a Request and a Set-Cookie twice are fine", async () => {
+test("a relative url, a Request and a repeated Set-Cookie work", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   const app = {
@@ -77,7 +77,7 @@ test("streamed bodies arrive whole, both ways, longer than the ring", async () =
   }
 });
 
-test("an endless request body reaches the handler as it comes, and is cancelled when the handler has answered", async () => {
+test("an endless request body reaches the handler in pieces, and is cancelled when the handler has answered", async () => {
   await using space = new Workspace();
   const bus = await space.bus({ payloadBytes: 10_000 });
   const seen: number[] = [];
@@ -98,7 +98,7 @@ test("an endless request body reaches the handler as it comes, and is cancelled 
   await until(() => cancelled === 1, "the body is cancelled");
 });
 
-test("a request body that says nothing is sent all the same, and its timeout is the request's", async () => {
+test("a silent request body is sent all the same, and times out with the request", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair(async (request) => String((await request.incoming.bytes()).length));
   let cancelled = 0;
@@ -155,7 +155,7 @@ test("the body of a Request is cancelled when its handler has answered without r
   await until(() => cancelled === 1, "the body is cancelled");
 });
 
-test("an endless Response streams, above the payload limit, and is cancelled when its reader leaves", async () => {
+test("an endless Response streams, above the payload limit too, and is cancelled when its reader leaves", async () => {
   await using space = new Workspace();
   let cancelled = 0;
   const { bus } = await space.pair(() => new Response(stream(Infinity, () => cancelled++)), { payloadBytes: 10_000 });
@@ -167,7 +167,7 @@ test("an endless Response streams, above the payload limit, and is cancelled whe
   await until(() => cancelled === 1, "the handler's stream is cancelled");
 });
 
-test("a Response whose body says nothing comes at once, with its head", async () => {
+test("a Response with a silent body comes at once, with its head", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair(() => new Response(never(), { status: 203 }));
   const response = await bus.fetch("/", { timeout: 2_000 });
@@ -175,7 +175,7 @@ test("a Response whose body says nothing comes at once, with its head", async ()
   await response.body!.cancel();
 });
 
-test("a body that is whole is sent whole, whatever its declared length", async () => {
+test("a body in memory is sent whole, with any declared length", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair((request) => `${request.streams} ${request.body.length}`, { payloadBytes: 1_000 });
   const whole = { method: "POST", body: "x".repeat(101), headers: { "content-length": "5000" } };
@@ -190,7 +190,7 @@ test("a body that is whole is sent whole, whatever its declared length", async (
   expect(await (await bus.fetch("/", { method: "POST", body })).text()).toBe("false 3");
 });
 
-test("a Response whose body is whole comes whole: its slot is free before it is read", async () => {
+test("a Response with a body in memory comes whole: its slot is free before it is read", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair(() => new Response("whole"));
   const response = await bus.fetch("/");
@@ -198,7 +198,7 @@ test("a Response whose body is whole comes whole: its slot is free before it is 
   expect(await response.text()).toBe("whole");
 });
 
-test("a Response of text without a type is text/plain, one of other bytes octet-stream", async () => {
+test("a Response of text without a type is text/plain, of other bytes octet-stream", async () => {
   await using space = new Workspace();
   const answers: Record<string, () => Response> = {
     "/text": () => new Response("grün"),
@@ -244,7 +244,7 @@ test("204 and 304 have no body, and an unknown method is refused", async () => {
 
 const never = (): ReadableStream<Uint8Array> => new ReadableStream({ pull: () => new Promise(() => {}) });
 
-test("a timeout of Infinity is none, as for a request", async () => {
+test("a timeout of Infinity means no timeout, as for a request", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair(async (request) => {
     const later = Promise.withResolvers<string>();
@@ -296,7 +296,7 @@ test("a body whose stream fails, or had failed, rejects with that failure, and n
   expect(bus.stats().requests).toBe(0);
 });
 
-test("a body that fails after its beginning was sent rejects with that failure, and its handler is told", async () => {
+test("a body that fails after its first bytes were sent rejects with that failure, and its handler's signal aborts", async () => {
   await using space = new Workspace();
   const { promise: told, resolve } = Promise.withResolvers<string>();
   const { bus } = await space.pair(async (request) => {
@@ -336,7 +336,7 @@ test("a body of exactly the limit is sent whole, streamed or not; one byte more 
   expect(await rejection(bus.request({ path: "/", body: new Uint8Array(5_001) }))).toBeInstanceOf(PayloadTooLargeError);
 });
 
-test("a failing fetch handler, and a Response whose stream fails, reach the caller as the worker's error", async () => {
+test("an error of a fetch handler or of its Response's stream reaches the caller as the worker's error", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   await space.worker().then((worker) =>
@@ -360,7 +360,7 @@ test("a failing fetch handler, and a Response whose stream fails, reach the call
   expect(bus.stats().inFlight).toBe(0);
 });
 
-test("a header that the web cannot carry is the worker's error for a fetch handler, and text for any other", async () => {
+test("a header that the web cannot carry is an error from a fetch handler, and text from any other handler", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   const worker = await space.worker((request) => request.headers.get("h"));
@@ -372,7 +372,7 @@ test("a header that the web cannot carry is the worker's error for a fetch handl
   expect((await bus.request({ path: "/", headers: { h: "fine" } })).text()).toBe("fine");
 });
 
-test("redirects, HEAD and a status without a body arrive as they were given", async () => {
+test("redirects, HEAD and a status without a body arrive unchanged", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   await space.worker().then((worker) =>
@@ -390,14 +390,14 @@ test("redirects, HEAD and a status without a body arrive as they were given", as
   expect([head.headers.get("method"), await head.text()]).toEqual(["HEAD", ""]);
 });
 
-test("waitForWorker and idempotent are passed on, and no worker is said as for a request", async () => {
+test("waitForWorker and idempotent are passed on, and without a worker the error is a request's", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   expect(await rejection(bus.fetch("/", { waitForWorker: false }))).toHaveProperty("code", "NO_WORKER");
   expect(await rejection(bus.fetch("/", { timeout: 40 }))).toHaveProperty("code", "NO_WORKER");
 });
 
-test("an init takes what a request takes: its worker, its limits of a stream; another key is refused with the near one", async () => {
+test("an init takes a request's options: its worker, its stream limits; an unknown key is refused with the nearest name", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   const names = ["a", "b"];
@@ -413,7 +413,7 @@ test("an init takes what a request takes: its worker, its limits of a stream; an
   }
   expect(await rejection(bus.fetch("/", { worker: 99 }))).toHaveProperty("code", "NO_WORKER");
   const limited = await bus.fetch("/endless", { deadline: 40 });
-  expect((await rejection<Error>(limited.arrayBuffer())).message).toContain("had not ended after 40 ms");
+  expect((await rejection<Error>(limited.arrayBuffer())).message).toContain("timed out after 40 ms");
   const idle = await bus.fetch("/endless", { idle: 40 });
   await until(() => bus.stats().inFlight === 0, "nobody reads: the idle limit ends it");
   expect(await rejection(idle.arrayBuffer())).toHaveProperty("code", "STREAM_TIMEOUT");

@@ -1,4 +1,4 @@
-/** A directory with a fleet in it, whose members are of this process and of children; and events that prove themselves. */
+/** A directory with a fleet, whose members are in this process and in children; and events with provable content. */
 
 import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { join } from "node:path";
@@ -12,7 +12,7 @@ export class FleetSpace extends Workspace {
 
   constructor() {
     super();
-    this.leftovers = [`${this.name}.fleet`]; // of a killed member that was the last
+    this.leftovers = [`${this.name}.fleet`]; // of a killed last member
   }
 
   /** The file of the fleet. */
@@ -32,13 +32,13 @@ export class FleetSpace extends Workspace {
     return fleet;
   }
 
-  /** Where the first ring lies in the file. */
+  /** Offset of the first ring in the file. */
   ringOffset(): number {
     const at = FIELDS["sb_fleet_header.ring"][0] + FIELDS["sb_ring_geometry.offset"][0];
     return Number(this.peek(at, 8).readBigUInt64LE());
   }
 
-  /** Where frame 0 of the first ring lies in the file. */
+  /** Offset of frame 0 of the first ring in the file. */
   frameOffset(): number {
     return this.ringOffset() + 3 * C.SB_LINE;
   }
@@ -70,7 +70,7 @@ export function words(...values: number[]): Uint8Array {
   return new Uint8Array(new Uint32Array(values).buffer);
 }
 
-/** A payload of `bytes` bytes, 8 at least, each of which follows from writer and number. */
+/** A payload of `bytes` bytes (8 or more). Writer and number determine every byte. */
 export function provable(writer: number, number: number, bytes: number): Buffer {
   const payload = Buffer.alloc(bytes);
   payload.writeUInt32LE(writer, 0);
@@ -79,7 +79,7 @@ export function provable(writer: number, number: number, bytes: number): Buffer 
   return payload;
 }
 
-/** Whether it is one. */
+/** Whether a payload is one of `provable`. */
 export function isProved(payload: Uint8Array): boolean {
   const given = Buffer.from(payload.buffer, payload.byteOffset, payload.length);
   if (given.length < 8) return false;

@@ -1,4 +1,4 @@
-/** The fleet: joining, sizes, who lives, what is left behind. Other members are real processes. */
+/** The fleet: joining, sizes, living and dead members, what stays behind. Other members are real processes. */
 
 import { describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
@@ -31,7 +31,7 @@ function mapped(): number {
 }
 
 describe("joining", () => {
-  test("the first makes the file, the second has a place of its own, and the file goes with the last", async () => {
+  test("the first member makes the file, the second has its own place, and the last removes the file", async () => {
     await using space = new FleetSpace();
     const first = await space.join(EVENTS);
     const second = await space.join();
@@ -49,7 +49,7 @@ describe("joining", () => {
     expect(readdirSync(space.directory)).toEqual([]);
   });
 
-  test("sizes that are not named are those of the file", async () => {
+  test("sizes that are not given come from the file", async () => {
     await using space = new FleetSpace();
     await space.join({ maxMembers: 7, maxLeases: 9, rings: { a: { frames: 16 }, b: { frameBytes: 128 } } });
     const second = await space.join({ rings: { b: {} } });
@@ -63,7 +63,7 @@ describe("joining", () => {
     ]);
   });
 
-  test("other sizes than those of a living fleet are refused, with theirs and ours, and change nothing", async () => {
+  test("sizes that differ from a living fleet's are refused with both numbers, and change nothing", async () => {
     await using space = new FleetSpace();
     const first = await space.join({ maxMembers: 7, ...EVENTS });
     const before = readFileSync(space.file);
@@ -75,7 +75,7 @@ describe("joining", () => {
       { what: "rings.events.frames", theirs: "64", ours: "128" },
       { what: "rings.other", theirs: "none", ours: "one" },
     ]);
-    expect(error.message).toContain("maxMembers: theirs 7, ours 8");
+    expect(error.message).toContain("maxMembers: the fleet has 7, this call asks for 8");
     expect(readFileSync(space.file).equals(before)).toBe(true);
     expect(first.members().length).toBe(1);
   });
@@ -85,7 +85,7 @@ describe("joining", () => {
     ["a name with a slash", { name: "a/b" }, InvalidConfigError],
     ["a name with NUL", { name: "a\0b" }, InvalidConfigError],
     ["a name of 65 characters", { name: "a".repeat(65) }, InvalidConfigError],
-    ["a name that is no text", { name: 7 as never }, InvalidConfigError],
+    ["a name that is a number", { name: 7 as never }, InvalidConfigError],
     ["no members", { maxMembers: 0 }, InvalidConfigError],
     ["257 members", { maxMembers: 257 }, InvalidConfigError],
     ["NaN members", { maxMembers: NaN }, InvalidConfigError],
@@ -100,7 +100,7 @@ describe("joining", () => {
       { rings: Object.fromEntries(Array.from({ length: 17 }, (_, i) => [`r${i}`, {}])) },
       InvalidConfigError,
     ],
-    ["frames that are no power of two", { rings: { a: { frames: 100 } } }, InvalidConfigError],
+    ["100 frames, not a power of two", { rings: { a: { frames: 100 } } }, InvalidConfigError],
     ["4 frames", { rings: { a: { frames: 4 } } }, InvalidConfigError],
     ["frames of 60 bytes", { rings: { a: { frameBytes: 60 } } }, InvalidConfigError],
     ["frames of 65 bytes", { rings: { a: { frameBytes: 65 } } }, InvalidConfigError],
@@ -114,7 +114,7 @@ describe("joining", () => {
     expect(readdirSync(space.directory)).toEqual([]);
   });
 
-  test("the largest names and numbers of rings are taken", async () => {
+  test("the longest names and the largest number of rings are accepted", async () => {
     await using space = new FleetSpace();
     const rings = Object.fromEntries(Array.from({ length: 16 }, (_, i) => [`${i}`.padEnd(32, "r"), { frames: 8 }]));
     const fleet = await space.join({ maxMembers: 256, maxLeases: 4_096, rings });
@@ -122,7 +122,7 @@ describe("joining", () => {
     expect(() => fleet.ring("none")).toThrow(InvalidConfigError);
   });
 
-  test("a full fleet takes no more, until one leaves; then the place has another incarnation", async () => {
+  test("a full fleet accepts no member until one leaves; then its place has another incarnation", async () => {
     await using space = new FleetSpace();
     await space.join({ maxMembers: 2 });
     const second = await space.join();
@@ -135,7 +135,7 @@ describe("joining", () => {
     expect(third.incarnation).not.toBe(second.incarnation);
   });
 
-  test("what is no fleet's file is refused and left as it is", async () => {
+  test("a file that is not a fleet's is refused and left unchanged", async () => {
     await using space = new FleetSpace();
     for (const content of [Buffer.alloc(0), Buffer.from("garbage"), Buffer.alloc(100_000, 0xa5)]) {
       writeFileSync(space.file, content, { mode: 0o600 });
@@ -145,7 +145,7 @@ describe("joining", () => {
     }
   });
 
-  test("a truncated file is an error and no signal", async () => {
+  test("a truncated file is an error, not a signal", async () => {
     await using space = new FleetSpace();
     const child = space.child("fleet-maker.ts");
     await child.line("joined");
@@ -162,7 +162,7 @@ describe("joining", () => {
     expect(await rejection(space.observe())).toBeInstanceOf(VersionMismatchError);
   });
 
-  test("a fleet for which there is no space is refused at once, and nothing of it is left", async () => {
+  test("a fleet that does not fit on the disk is refused at once, and leaves no file", async () => {
     const directory = mkdtempSync("/dev/shm/slotbus-test-");
     const huge = { frames: 1_048_576, frameBytes: 65_536 };
     const rings = Object.fromEntries(Array.from({ length: 16 }, (_, i) => [`r${i}`, huge]));
@@ -173,7 +173,7 @@ describe("joining", () => {
     expect(left).toEqual([]);
   });
 
-  test("a file or a directory that others may write is refused", async () => {
+  test("a file or a directory that other users may write is refused", async () => {
     await using space = new FleetSpace();
     await space.join();
     chmodSync(space.file, 0o666);
@@ -186,15 +186,15 @@ describe("joining", () => {
     space.leftovers.push("open");
   });
 
-  test("an error about a file or a directory names it, with the numbers and what to do", async () => {
+  test("an error about a file or a directory gives its path, the numbers and what to do", async () => {
     await using space = new FleetSpace();
     const messages = async (): Promise<string[]> =>
       Promise.all([space.join(), space.observe()].map(async (joined) => (await rejection(joined)).message));
     const uid = process.geteuid!();
     writeFileSync(space.file, "garbage", { mode: 0o600 });
     for (const message of await messages()) {
-      expect(message).toContain(`${space.file}, a file of 7 bytes, uid ${uid}, mode 0600, 1 name`);
-      expect(message).toContain("remove it");
+      expect(message).toContain(`${space.file} (a file of 7 bytes, uid ${uid}, mode 0600, 1 name)`);
+      expect(message).toContain("remove the file");
     }
     chmodSync(space.file, 0o640);
     for (const message of await messages()) {
@@ -212,7 +212,7 @@ describe("joining", () => {
     const huge = { frames: 1_048_576, frameBytes: 65_536 };
     const rings = Object.fromEntries(Array.from({ length: 16 }, (_, i) => [`r${i}`, huge]));
     const full = await rejection(space.join({ rings }));
-    expect(full.message).toMatch(/ \(\/.*\.fleet\): its rings take more than 1048576 MiB, \d+ MiB are free\./);
+    expect(full.message).toMatch(/ \(\/.*\.fleet\): its rings need more than 1048576 MiB, \d+ MiB are free\./);
     const open = join(space.directory, "open");
     mkdirSync(open);
     chmodSync(open, 0o755);
@@ -227,7 +227,7 @@ describe("joining", () => {
     );
   });
 
-  test("a directory that is no path is refused, by a fleet, a bus and a worker", async () => {
+  test("an invalid directory is refused by a fleet, a bus and a worker", async () => {
     for (const directory of ["", "/dev/shm\0/x", 7, {}, Object.create(null), Symbol("x")] as never[]) {
       for (const opened of [
         Fleet.join({ name: "x", directory }),
@@ -241,13 +241,12 @@ describe("joining", () => {
       }
     }
     for (const options of [undefined, null, {}, Object.create(null), { name: Object.create(null) }] as never[]) {
-      const type = options ? InvalidConfigError : InvalidConfigError;
-      expect(await rejection(Fleet.join(options))).toBeInstanceOf(type);
-      expect(await rejection(Fleet.observe(options))).toBeInstanceOf(type);
+      expect(await rejection(Fleet.join(options))).toBeInstanceOf(InvalidConfigError);
+      expect(await rejection(Fleet.observe(options))).toBeInstanceOf(InvalidConfigError);
     }
   });
 
-  test("a member that is stopped while it joins is named as the one in the way, after two seconds", async () => {
+  test("a member that is stopped while it joins is named in other members' errors after two seconds", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join();
     const child = space.child("join-lock.ts");
@@ -263,7 +262,7 @@ describe("joining", () => {
     expect((await space.join()).index).toBe(1);
   });
 
-  test("processes that make the fleet at the same time all join one, each at its own place", async () => {
+  test("processes that make the fleet at the same time all join the same one, each at its own place", async () => {
     await using space = new FleetSpace();
     const children = Array.from({ length: 8 }, () => space.child("fleet-maker.ts"));
     const joined = await Promise.all(children.map((child) => child.line("joined")));
@@ -276,7 +275,7 @@ describe("joining", () => {
 });
 
 describe("living and dying", () => {
-  test("a killed member is none at once, and its place is free for another incarnation", async () => {
+  test("a killed member is gone at once, and its place is free for another incarnation", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join({ maxMembers: 2, ...EVENTS });
     const child = space.child("fleet-member.ts", "idle");
@@ -300,7 +299,7 @@ describe("living and dying", () => {
     expect(fleet.members().length).toBe(2);
   });
 
-  test("when all members were killed, the next to join begins a new, higher epoch", async () => {
+  test("when all members were killed, the next member starts a new, higher epoch", async () => {
     await using space = new FleetSpace();
     const child = space.child("fleet-maker.ts");
     const epoch = Number((await child.line("joined")).split(" ")[3]);
@@ -311,7 +310,7 @@ describe("living and dying", () => {
     expect(fleet.members().length).toBe(1);
   });
 
-  test("leaving twice is leaving once; then every call says that the fleet is closed", async () => {
+  test("leaving twice is leaving once; after that every call says that the fleet is closed", async () => {
     const before = [descriptors(), mapped()];
     await using space = new FleetSpace();
     const fleet = await space.join(EVENTS);
@@ -345,7 +344,7 @@ describe("living and dying", () => {
     );
   });
 
-  test("nothing is kept of two hundred joins and sleepers", async () => {
+  test("two hundred joins and sleepers leave no descriptor and no mapping", async () => {
     await using space = new FleetSpace();
     await space.join(EVENTS);
     const before = [descriptors(), mapped()];
@@ -361,7 +360,7 @@ describe("living and dying", () => {
     );
   });
 
-  test("a process that waits for nothing ends by itself, one that waits stays until its event comes", async () => {
+  test("a process that waits for nothing ends by itself; a process that waits stays until its event comes", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(EVENTS);
     const unwatched = space.child("fleet-member.ts", "unwatched");
@@ -374,7 +373,7 @@ describe("living and dying", () => {
     expect(fleet.members().length).toBe(1);
   });
 
-  test("a fleet serves a Worker thread, and one that leaves is no member any more and holds nothing", async () => {
+  test("a fleet serves a Worker thread; after a thread leaves it is not a member and holds nothing", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(EVENTS);
     const bus = await EventBus.open<{ ping: number; pong: number }>({ fleet, ring: "events" });
@@ -402,7 +401,7 @@ describe("living and dying", () => {
     thread.terminate();
   });
 
-  test("a living member that holds a lock and does not go on is named; a dead one's lock is taken over", async () => {
+  test("a living member that is stopped with a lock is named; a dead member's lock is taken over", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(EVENTS);
     const child = space.child("fleet-member.ts", "idle");
@@ -426,7 +425,7 @@ describe("living and dying", () => {
 });
 
 describe("looking without joining", () => {
-  test("an observer of a fleet that is not there finds none, and makes nothing", async () => {
+  test("observing a fleet that does not exist rejects, and makes no file", async () => {
     await using space = new FleetSpace();
     expect(await rejection(space.observe())).toBeInstanceOf(FleetNotFoundError);
     const elsewhere = { name: space.name, directory: join(space.directory, "none") };
@@ -434,7 +433,7 @@ describe("looking without joining", () => {
     expect(readdirSync(space.directory)).toEqual([]);
   });
 
-  test("an observer sees members and events, is none, and cannot publish, sleep or bind", async () => {
+  test("an observer sees members and events, is not a member, and cannot publish, sleep or bind", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(EVENTS);
     const bus = await EventBus.open({ fleet, ring: "events" });
@@ -457,7 +456,7 @@ describe("looking without joining", () => {
 });
 
 describe("the file of an observer", () => {
-  test("that is replaced is told once, in band, with the epoch of the new one; isCurrent says so at once", async () => {
+  test("that is replaced is reported once, in band, with the new epoch; isCurrent is false at once", async () => {
     await using space = new FleetSpace();
     const first = await space.join(EVENTS);
     const observer = await space.observe();
@@ -477,19 +476,22 @@ describe("the file of an observer", () => {
     await until(() => {
       for (const [i, one] of [cursor, ...subscriptions].entries()) told[i]!.push(...one.poll());
       return told.every((items) => items.length > 0);
-    }, "all are told");
+    }, "all report it");
     const gap = { topic: null, overwritten: 0, dropped: 0, epoch };
     expect(told).toEqual([[{ epoch }], [gap], [gap]]);
-    await Bun.sleep(150); // longer than it takes to look again
+    await Bun.sleep(150); // longer than the next check takes
     expect([cursor, ...subscriptions].flatMap((one) => one.poll() as unknown[])).toEqual([]);
     await second.close();
     const third = await space.join(EVENTS);
-    await until(() => cursor.poll().some((item) => "epoch" in item && item.epoch === third.epoch), "it is told again");
-    const anew = await space.observe();
-    expect([anew.epoch, anew.isCurrent]).toEqual([third.epoch, true]);
+    await until(
+      () => cursor.poll().some((item) => "epoch" in item && item.epoch === third.epoch),
+      "it is reported again",
+    );
+    const reopened = await space.observe();
+    expect([reopened.epoch, reopened.isCurrent]).toEqual([third.epoch, true]);
   });
 
-  test("that is moved away, or what lies in its place and is no fleet's, is not current, for a member too", async () => {
+  test("that is moved away, or replaced by a file that is not a fleet's, is not current, for a member too", async () => {
     await using space = new FleetSpace();
     const member = await space.join(EVENTS);
     const observer = await space.observe();
@@ -497,13 +499,13 @@ describe("the file of an observer", () => {
     expect([member.isCurrent, observer.isCurrent]).toEqual([false, false]);
     writeFileSync(space.file, Buffer.alloc(64, 1));
     expect([member.isCurrent, observer.isCurrent]).toEqual([false, false]);
-    expect(observer.ring("events").cursor().poll()).toEqual([]); // there is no epoch to tell
+    expect(observer.ring("events").cursor().poll()).toEqual([]); // there is no epoch to report
     renameSync(`${space.file}.away`, space.file);
     expect([member.isCurrent, observer.isCurrent]).toEqual([true, true]);
   });
 });
 
-test("when the event loop does not take a sleeper's descriptor, it looks from time to time until one is taken", async () => {
+test("when the event loop rejects a sleeper's descriptor, the sleeper polls until a descriptor is accepted", async () => {
   await using space = new FleetSpace();
   const [fleet, other] = [await space.join(EVENTS), await space.join()];
   const before = descriptors();
@@ -515,7 +517,7 @@ test("when the event loop does not take a sleeper's descriptor, it looks from ti
     if (faults === 0) return fd;
     faults--;
     native.sb_fd_close(fd);
-    return openSync(import.meta.path, "r"); // epoll takes no regular file
+    return openSync(import.meta.path, "r"); // epoll rejects a regular file
   };
   try {
     const cursor = fleet.ring("events").cursor();
@@ -527,7 +529,7 @@ test("when the event loop does not take a sleeper's descriptor, it looks from ti
     expect(faults).toBeGreaterThan(0);
     const second = cursor.next();
     await until(() => faults === 0, "all have failed");
-    await Bun.sleep(300); // the next is taken meanwhile
+    await Bun.sleep(300); // the next descriptor is accepted meanwhile
     expect(descriptors()).toBeGreaterThan(before);
     other.ring("events").publish("heard by the bridge");
     expect((await second).value).toMatchObject({ event: 1 });
@@ -538,7 +540,7 @@ test("when the event loop does not take a sleeper's descriptor, it looks from ti
   }
 });
 
-test("a publish with nobody asleep wakes nobody, and one wake-up is for all that was published meanwhile", async () => {
+test("a publish without a sleeper wakes nobody, and one wake-up covers everything published meanwhile", async () => {
   await using space = new FleetSpace();
   const fleet = await space.join(EVENTS);
   const publish = (): boolean => {
@@ -548,7 +550,7 @@ test("a publish with nobody asleep wakes nobody, and one wake-up is for all that
   const cursor = fleet.ring("events").cursor();
   expect([publish(), publish()]).toEqual([false, false]);
   expect(cursor.poll().length).toBe(2);
-  await Bun.sleep(1); // longer than it looks again without sleeping
+  await Bun.sleep(1); // longer than a sleeper's polling interval
   const next = cursor.next();
   expect(Bun.peek.status(next)).toBe("pending");
   await until(publish, "it sleeps");

@@ -1,4 +1,4 @@
-/** Messages in a stream of bytes, however it is cut. */
+/** Messages in a stream of bytes, for every cut of the stream. */
 
 import { expect, test } from "bun:test";
 import fc from "fast-check";
@@ -6,7 +6,7 @@ import { Fault, type Framing, FRAMINGS, messageReader } from "../src/stdio/frami
 import { peekId } from "../src/stdio/rpc.ts";
 import { Outbox } from "../src/stdio/writer.ts";
 
-/** All that a reader finds in chunks, and at their end. */
+/** Everything that a reader finds in chunks, and at their end. */
 function read(framing: Framing, chunks: Uint8Array[], limit = 1_000): unknown[] {
   const reader = messageReader(framing, limit);
   const found: unknown[] = [];
@@ -47,7 +47,7 @@ function reasons(found: unknown[]): unknown[] {
 const lines = (text: string): Uint8Array => Buffer.from(text);
 
 for (const framing of FRAMINGS) {
-  test(`${framing}: what was written is read, wherever the bytes are cut`, () => {
+  test(`${framing}: written messages are read back, for every cut of the bytes`, () => {
     const anything = fc.array(fc.oneof(fc.jsonValue(), fc.string({ unit: "grapheme" })), { maxLength: 8 });
     fc.assert(
       fc.property(anything, fc.array(fc.nat(), { maxLength: 12 }), (messages, places) => {
@@ -60,7 +60,7 @@ for (const framing of FRAMINGS) {
     );
   });
 
-  test(`${framing}: bytes of any kind, cut anywhere, are never more than messages and faults, and never throw`, () => {
+  test(`${framing}: random bytes, cut anywhere, give only messages and faults, and never throw`, () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 400 }), fc.array(fc.nat(), { maxLength: 6 }), (bytes, places) => {
         const whole = reasons(read(framing, [bytes], 50));
@@ -84,14 +84,14 @@ for (const framing of FRAMINGS) {
   });
 }
 
-test("a character of several bytes that is cut between two chunks is read whole", () => {
+test("a multi-byte character that is cut between two chunks is read whole", () => {
   const bytes = lines('"ä€😀"\n');
   for (let at = 1; at < bytes.length; at++) {
     expect(read("ndjson", [bytes.slice(0, at), bytes.slice(at)])).toEqual(["ä€😀"]);
   }
 });
 
-test("empty lines and carriage returns are no messages; a last line without its end is one", () => {
+test("empty lines and carriage returns are skipped; a last line without its line break is a message", () => {
   expect(read("ndjson", [lines('\n\r\n  \n1\r\n\n{"a":2}\r\n3')])).toEqual([1, { a: 2 }, 3]);
 });
 
@@ -101,7 +101,7 @@ test("a line that is not UTF-8 or not JSON is a fault, and the lines around it a
   expect(reasons(read("ndjson", cut(bad, [3, 4, 12])))).toEqual([1, "not UTF-8", 2, "not JSON", 3]);
 });
 
-test("a line that is too long keeps its two ends and its length, and nothing else", () => {
+test("a line that is too long keeps only its two ends and its length", () => {
   const line = `{"id":7,"result":"${"x".repeat(5_000_000)}","last":1}`;
   const chunks = cut(lines(`${line}\n8\n`), [100_000, 1_000_000, 4_999_999]);
   const [fault, next] = read("ndjson", chunks, 10_000) as [Fault, number];
@@ -112,17 +112,17 @@ test("a line that is too long keeps its two ends and its length, and nothing els
   expect(next).toBe(8);
 });
 
-test("content-length: lines that are no head are faults, and the message behind them is read", () => {
+test("content-length: invalid header lines are faults, and the message after them is read", () => {
   const text = "debug: on\nContent-Length: 2\r\nContent-Type: x\r\n\r\n42content-length: 1\r\n\r\n7";
   expect(reasons(read("content-length", [lines(text)]))).toEqual(["no frame", 42, 7]);
 });
 
-test("length: text where a length should be is a fault after which nothing can be found", () => {
+test("length: text in place of a length is a fault, and nothing after it can be read", () => {
   const found = read("length", [Buffer.concat([lines("Hello, world\n"), written("length", [1])])]) as Fault[];
   expect(found.map(({ reason, isFatal }) => [reason, isFatal])).toEqual([["no frame", true]]);
 });
 
-test("reading many small chunks of one long line takes time that grows with its bytes only", () => {
+test("the time to read many small chunks of one long line grows with its bytes only", () => {
   const timeOf = (bytes: number): number => {
     const chunk = Buffer.alloc(1_024, "x");
     const reader = messageReader("ndjson", 2 ** 30);
@@ -141,7 +141,7 @@ test("reading many small chunks of one long line takes time that grows with its 
 
 const peek = (text: string): unknown => peekId(lines(text).subarray(0, 512), lines(text).subarray(-512));
 
-test("the id of a response is found at either end of a line, and never inside of its result", () => {
+test("the id of a response is found at either end of a line, and never inside its result", () => {
   const long = "x".repeat(2_000);
   expect(peek(`{"jsonrpc":"2.0","id":7,"result":"${long}"}`)).toBe(7);
   expect(peek(`{"result":"${long}","id":"a\\"1","jsonrpc":"2.0"}`)).toBe('a"1');

@@ -6,7 +6,7 @@ import { InvalidConfigError } from "../src/index.ts";
 
 const list = new HeaderList(["A", "1", "b", "2", "a", "3"]);
 
-test("names compare without case, order and duplicates stay", () => {
+test("names compare without case; order and duplicates stay", () => {
   expect([list.get("a"), list.get("B"), list.get("c")]).toEqual(["1", "2", null]);
   expect([list.getAll("A"), list.getAll("c"), list.has("b"), list.has("c"), list.size]).toEqual([
     ["1", "3"],
@@ -24,13 +24,13 @@ test("names compare without case, order and duplicates stay", () => {
   expect(list.toHeaders().get("a")).toBe("1, 3");
 });
 
-test("changing what a list gives out changes nothing in it", () => {
+test("changing a list's output does not change the list", () => {
   list.entries()[0]![1] = "changed";
   for (const pair of list) pair[0] = "changed";
   expect(list.get("A")).toBe("1");
 });
 
-test("pairs, records with arrays, Headers and lists are all taken", () => {
+test("pairs, records with arrays, Headers and lists are all accepted", () => {
   const flat = (headers: Parameters<typeof flattenHeaders>[0]): string[] => {
     const out: string[] = [];
     flattenHeaders(headers, out);
@@ -57,7 +57,7 @@ test("pairs, records with arrays, Headers and lists are all taken", () => {
   }
 });
 
-test("names are tokens of RFC 9110, also when they were seen before", () => {
+test("names must be tokens of RFC 9110, also names in the cache", () => {
   for (let i = 0; i < 2; i++) {
     for (const good of ["a", "X-Forwarded-For", "!#$%&'*+-.^_`|~09"]) checkHeaderName(good);
     for (const bad of ["", " a", "a:", "ä", "(a)", "a\0"])

@@ -1,11 +1,11 @@
-/** A Hono application behind the bus: its streaming helpers work as they do behind a server. */
+/** A Hono application behind the bus: its streaming helpers work as behind a server. */
 
 import { expect, test } from "bun:test";
 import { Hono } from "hono";
 import { stream, streamSSE, streamText } from "hono/streaming";
 import { until, Workspace } from "./support.ts";
 
-/** An application of which each stream waits for `step` between what it writes; `aborted` are those whose reader left. */
+/** An application whose streams wait for `step` between writes; `aborted` lists the streams whose reader left. */
 function application() {
   const aborted: string[] = [];
   let open = Promise.withResolvers<void>();
@@ -79,7 +79,7 @@ test("streamSSE: events come as they are written, and a reader that leaves ends 
   }
   await events.cancel();
   step();
-  await until(() => aborted.includes("events"), "the application hears of it");
+  await until(() => aborted.includes("events"), "the application notices");
   await until(() => bus.stats().inFlight === 0, "the slot is free");
 });
 

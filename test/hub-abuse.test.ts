@@ -1,4 +1,4 @@
-/** What clients and workers may do to a hub, byte by byte: nothing crashes, nothing is smuggled, nobody else waits. */
+/** What clients and workers may do to a hub, byte by byte: no crash, no smuggling, no delay for other clients. */
 
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Arena, bodyOffset, encodeHead } from "../src/bus/codec.ts";
@@ -8,7 +8,7 @@ import { C } from "../src/native/library.ts";
 import { RawWorker } from "./raw-worker.ts";
 import { type Child, rejection, until } from "./support.ts";
 
-setDefaultTimeout(30_000); // longer than any wait for a state
+setDefaultTimeout(30_000); // longer than any `until`
 
 const LIMIT = 300_000;
 const SMUGGLED = get("/t/smuggled");
@@ -18,7 +18,7 @@ const length = (bytes: number | string): string => `Content-Length: ${bytes}`;
 let wires: Wires;
 let worker: Child;
 
-/** Requests that the worker has seen since it was last asked, when it has seen one more, which is asked for now. */
+/** Requests that reached the worker since the last call. Sends one more request first, and waits until it arrives. */
 async function seen(): Promise<string[]> {
   const mark = `/t/mark-${crypto.randomUUID()}`;
   expect(await wires.status(get(mark))).toBe(200);
@@ -34,7 +34,7 @@ beforeAll(async () => {
 });
 afterAll(() => wires[Symbol.asyncDispose]());
 
-describe("a request that two servers would read in two ways", () => {
+describe("a request that two servers would parse differently", () => {
   const refused: [what: string, bytes: string, status: number][] = [
     ["content-length, then chunked", post("/t/a", [length(5), CHUNKED], `0\r\n\r\n${SMUGGLED}`), 400],
     ["chunked, then content-length", post("/t/a", [CHUNKED, length(4)], `0\r\n\r\n${SMUGGLED}`), 400],
@@ -69,7 +69,7 @@ describe("a request that two servers would read in two ways", () => {
     ["HTTP/0.9", "GET /t/a\r\n\r\n", 505],
   ];
 
-  test.each(refused)("by %s, is refused, and the worker sees nothing of it", async (_what, bytes, status) => {
+  test.each(refused)("by %s, is refused, and does not reach the worker", async (_what, bytes, status) => {
     const wire = wires.send(bytes);
     expect(await wire.answered()).toBe(status);
     if (!bytes.includes(`${length(3)}\r\n${length(3)}`)) await until(() => wire.ended, "the connection is closed");
@@ -79,7 +79,7 @@ describe("a request that two servers would read in two ways", () => {
 
   // Bun's server has begun to answer when it reads these: the request fails for its worker too, or has no body.
   const broken: [what: string, rest: string][] = [
-    ["a size that is no number", `zz\r\nabc\r\n0\r\n\r\n${SMUGGLED}`],
+    ["a size that is not a number", `zz\r\nabc\r\n0\r\n\r\n${SMUGGLED}`],
     ["a negative size", `-3\r\nabc\r\n0\r\n\r\n${SMUGGLED}`],
     ["a size with 0x", `0x3\r\nabc\r\n0\r\n\r\n${SMUGGLED}`],
     ["no size", `\r\nabc\r\n0\r\n\r\n${SMUGGLED}`],
@@ -90,7 +90,7 @@ describe("a request that two servers would read in two ways", () => {
     ["something else than CRLF behind it", `3\r\nabcXX0\r\n\r\n${SMUGGLED}`],
   ];
 
-  test.each(broken)("by a chunk with %s, is refused, and nothing behind it is served", async (_what, rest) => {
+  test.each(broken)("by a chunk with %s, is refused, and nothing after it is served", async (_what, rest) => {
     const wire = wires.send(post("/t/a", [CHUNKED], rest));
     await until(() => wire.ended, "the connection is closed");
     expect(wire.statuses).toEqual([400]);
@@ -110,7 +110,7 @@ describe("a request that two servers would read in two ways", () => {
     },
   );
 
-  test("headers named like what an object has are headers like any other", async () => {
+  test("headers named like members of an object are ordinary headers", async () => {
     const names = ["__proto__", "constructor", "toString", "hasOwnProperty", "1"];
     const wire = wires.send(
       get("/headers").replace("Host", `${names.map((name) => `${name}: v-${name}\r\n`).join("")}Host`),
@@ -119,7 +119,7 @@ describe("a request that two servers would read in two ways", () => {
     for (const name of names) expect(wire.text).toContain(JSON.stringify([name.toLowerCase(), `v-${name}`]));
   });
 
-  test("a body of a GET is no second request", async () => {
+  test("a body of a GET is not read as a second request", async () => {
     const wire = wires.send(`GET /t/a HTTP/1.1\r\nHost: h\r\n${length(SMUGGLED.length)}\r\n\r\n${SMUGGLED}`);
     await wire.answered();
     wire.send(get("/t/b"));
@@ -127,14 +127,14 @@ describe("a request that two servers would read in two ways", () => {
     expect(await seen()).toEqual(["saw GET /t/a", "saw GET /t/b"]);
   });
 
-  test("a body that is refused unread is no second request", async () => {
+  test("a body that is refused unread is not read as a second request", async () => {
     const wire = wires.send(post("/t/a", [length(LIMIT + 1)], SMUGGLED.repeat(LIMIT / SMUGGLED.length + 2)));
     expect(await wire.answered()).toBe(413);
     expect((await seen()).filter((line) => line !== "saw GET /t/smuggled")).toEqual([]);
     expect(wire.statuses.filter((status) => status === 200)).toEqual([]);
   });
 
-  test("a request sent before the answer to the last one: the connection ends, nobody gets the wrong answer", async () => {
+  test("a request sent before the last answer: the connection ends, and the request is not served", async () => {
     const wire = wires.send(get("/t/1") + get("/t/2"));
     await until(() => wire.ended, "the connection is closed");
     expect(wire.text).not.toContain("/t/2");
@@ -154,7 +154,7 @@ describe("a host", () => {
     },
   );
 
-  test("of any name is as good as another", async () => {
+  test("of any name is accepted", async () => {
     for (const host of ["h", "h:80", "[::1]:80", "EXAMPLE.org"]) expect(await wires.status(to(host))).toBe(200);
     await seen();
   });
@@ -207,7 +207,7 @@ describe("paths of the control plane are 404 on the public port", () => {
     expect(await seen()).toEqual([]);
   });
 
-  test("an unusual spelling of a worker's path is that path or 404, never another one", async () => {
+  test("an unusual spelling of a worker's path is that path or 404, never another path", async () => {
     for (const path of ["//t/a", "/t//a/", "/T/a", "/t%2fa", "/%74/a"]) {
       const wire = wires.send(get(path));
       const status = await wire.answered();
@@ -235,7 +235,7 @@ describe("too much", () => {
     await seen();
   });
 
-  test("a body one byte over the limit is 413, declared or in chunks; one of the limit is not", async () => {
+  test("a body one byte above the limit is 413, declared or in chunks; a body of the limit is accepted", async () => {
     const body = "a".repeat(LIMIT);
     const chunks = (bytes: number): string => `${bytes.toString(16)}\r\n${"a".repeat(bytes)}\r\n0\r\n\r\n`;
     expect(await wires.status(post("/t/a", [length(LIMIT)], body))).toBe(200);
@@ -248,7 +248,7 @@ describe("too much", () => {
     for (const line of await seen()) expect(line).toBe("saw a broken body");
   });
 
-  test("a body in chunks without end is 413 when it has passed the limit, and no more memory than that", async () => {
+  test("an endless body in chunks is 413 above the limit, and takes no more memory than that", async () => {
     await seen();
     const before = wires.memory;
     const wire = wires.send(post("/t/a", [CHUNKED], ""));
@@ -265,16 +265,16 @@ describe("too much", () => {
   });
 });
 
-describe("slow", () => {
+describe("a slow client", () => {
   let late: Wire;
   beforeAll(() => {
     late = wires.send(get("/late?ms=13000"));
   });
 
-  test("heads hold up nobody, and are given up", async () => {
+  test("with its head delays no other request, and times out", async () => {
     const slow = Array.from({ length: 200 }, () => wires.send("GET /t/slow-"));
     for (let i = 0; i < 10; i++) expect(await wires.status(get(`/t/${i}`), 2_000)).toBe(200);
-    // A byte now and then does not help: the time is that of the head.
+    // A byte now and then does not help: the whole head has one timeout.
     const drip = setInterval(() => slow.slice(0, 20).forEach((wire) => wire.send("x")), 500);
     await until(() => slow.every((wire) => wire.ended), "all slow heads are given up", 30_000);
     clearInterval(drip);
@@ -287,21 +287,21 @@ describe("slow", () => {
     ["of more than is read whole", post("/t/a", [length(LIMIT)], "some")],
     ["in chunks", post("/t/a", [CHUNKED], "4\r\nsome\r\n")],
   ])("bodies, %s, are 408 and hold no slot", async (_what, bytes) => {
-    const slow = Array.from({ length: 40 }, () => wires.send(bytes)); // more than slots
+    const slow = Array.from({ length: 40 }, () => wires.send(bytes)); // more than there are slots
     for (const wire of slow) expect(await wire.answered()).toBe(408);
     await seen();
     expect(await wires.status(get("/t/a"), 2_000)).toBe(200);
     expect(await seen()).toEqual(["saw GET /t/a"]);
   });
 
-  test("workers are waited for as long as the hub's timeout says, not as long as a connection may be idle", async () => {
+  test("may wait for a worker for the hub's timeout, not only for a connection's idle time", async () => {
     expect(await late.answered(18_000)).toBe(200);
   });
 });
 
 describe("a worker", () => {
   test.each(["line-feed", "carriage-return", "nul", "name-with-colon", "name-with-space", "no-name"])(
-    "that answers with a header of %s: 500, and nothing of it",
+    "that answers with a header of %s: 500, and no header is injected",
     async (what) => {
       const wire = wires.send(get(`/evil/${what}`));
       expect(await wire.answered()).toBe(500);
@@ -328,7 +328,7 @@ describe("a worker", () => {
     await seen();
   });
 
-  test("that says a length of a body that streams: the body is framed by the hub", async () => {
+  test("that declares a length for a streamed body: the hub frames the body", async () => {
     const wire = wires.send(get("/evil-stream"));
     await until(() => wire.text.endsWith("\r\n0\r\n\r\n"), "the end");
     expect(wire.text).toMatch(/transfer-encoding: chunked/i);
@@ -338,7 +338,7 @@ describe("a worker", () => {
     await seen();
   });
 
-  test("that sets cookies: each is a header of its own, in order", async () => {
+  test("that sets cookies: each is its own header, in order", async () => {
     const wire = wires.send(get("/evil/cookies"));
     await wire.answered();
     const cookies = [...wire.text.matchAll(/^set-cookie: (.*)\r$/gim)].map(([, value]) => value);
@@ -351,7 +351,7 @@ describe("a worker", () => {
 
   const routes = [{ method: "GET", path: "/raw" }];
 
-  /** One without manners that has claimed a request, and wrote this head for its answer, with `body` behind it. */
+  /** A raw worker that has claimed a request, and wrote this head for its answer, with `body` after it. */
   async function claimed(strings: readonly string[], body = "") {
     await wires.client().call("/internal/register", { name: "raw", routes });
     const raw = await RawWorker.open(wires.workspace.directory, "hub.raw");
@@ -370,7 +370,7 @@ describe("a worker", () => {
     ["NUL", ["text/plain", "x-a", "1\0x-injected"]],
     ["content type", ["text/plain\r\nx-injected: 1"]],
     ["header without a name", ["text/plain", "", "x-injected"]],
-  ])("that writes an evil %s past the SDK: 502, and nothing of it", async (_what, strings) => {
+  ])("that writes an evil %s past the SDK: 502, and no header is injected", async (_what, strings) => {
     const { raw, wire, complete } = await claimed(strings);
     complete();
     expect(await wire.answered()).toBe(502);
@@ -379,7 +379,7 @@ describe("a worker", () => {
     raw.close();
   });
 
-  test("that begins a stream with such a head: 502, and the stream is cancelled", async () => {
+  test("that starts a stream with such a head: 502, and the stream is cancelled", async () => {
     const { raw, wire, head } = await claimed(["text/plain", "x-a: 1\r\nx-injected", "1"]);
     raw.begin(head);
     expect(await wire.answered()).toBe(502);
@@ -388,7 +388,7 @@ describe("a worker", () => {
     raw.close();
   });
 
-  test("that writes lengths past the SDK: the hub says the true one", async () => {
+  test("that writes wrong lengths past the SDK: the hub sends the true length", async () => {
     const framing = ["Content-Length", "99", "Transfer-Encoding", "chunked", "Connection", "x-b", "x-b", "1"];
     const { raw, wire, complete } = await claimed(["text/plain", ...framing], "four");
     complete();
@@ -399,7 +399,7 @@ describe("a worker", () => {
     raw.close();
   });
 
-  test("that dies with a request is 502, with a body begun a body without an end", async () => {
+  test("that dies with a request gives 502; after its body began, the body breaks off", async () => {
     await using own = await Wires.open();
     await own.worker();
     expect(await own.status(get("/die"))).toBe(502);
@@ -410,7 +410,7 @@ describe("a worker", () => {
     await second.kill();
     await until(() => wire.ended, "the connection is closed");
     expect(wire.status).toBe(200);
-    expect(wire.text).not.toMatch(/\r\n0\r\n/); // what a client takes for the end
+    expect(wire.text).not.toMatch(/\r\n0\r\n/); // what a client would take for the end
     expect(await own.status(get("/t/a"))).toBe(503);
   });
 });
@@ -433,7 +433,7 @@ describe("an event", () => {
     },
   );
 
-  test("of type of 256 characters is taken, of 257 refused", async () => {
+  test("with a type of 256 characters is accepted, of 257 refused", async () => {
     const emit = (length: number): Promise<object> =>
       wires.client().call("/internal/emit", { source: "s", event_type: "x".repeat(length), data: "" });
     expect(await emit(256)).toEqual({ delivered: 0 });
@@ -457,7 +457,7 @@ describe("an event", () => {
     }
   });
 
-  test("for a path that is none is refused, not an error of the hub", async () => {
+  test("for an invalid path is refused, not an error of the hub", async () => {
     for (const path of ["//", "//[", "", "/feed", "/../feed/1/2", "http://x/"]) {
       const error = await rejection<HubError>(
         wires.client().call("/internal/sse-push", { path, event_type: "t", data: "" }),
@@ -466,7 +466,7 @@ describe("an event", () => {
     }
   });
 
-  test("stream is asked for with an id of any kind", async () => {
+  test("stream accepts an id of any kind", async () => {
     for (const id of ["", "x", "-1", "-", "\xff", "a-99999999999999999999", "e-1\tx"]) {
       const wire = wires.send(get("/events").replace("Host", `Last-Event-ID: ${id}\r\nHost`));
       expect(await wire.answered()).toBe(200);
@@ -476,7 +476,7 @@ describe("an event", () => {
 });
 
 describe("descriptors", () => {
-  test("that idle connections use up: those who are connected are answered, and all when they have gone", async () => {
+  test("that idle connections use up: connected clients are answered, and every client after the idle ones left", async () => {
     await using own = await Wires.open({}, "ulimit -n 256");
     await own.worker();
     const kept = own.send(get("/t/first"));
@@ -495,12 +495,12 @@ describe("descriptors", () => {
     for (const wire of idle) wire.close();
     expect(await own.status(get("/t/after"))).toBe(200);
     expect(own.hub.process.exitCode).toBeNull();
-    await own.worker(); // its control socket takes connections too
+    await own.worker(); // its control socket accepts connections too
   }, 30_000);
 });
 
 describe("a hub", () => {
-  test("that is killed and started again under load: an answer is what was asked for, or an error", async () => {
+  test("that is killed and started again under load: each request gets its own answer or an error", async () => {
     await using own = await Wires.open();
     await own.worker();
     const { port } = own;
@@ -542,7 +542,7 @@ describe("a hub", () => {
     expect(counts.refused + counts.broken).toBeGreaterThan(0);
   }, 60_000);
 
-  test("that closes ends its event streams, and does not wait for what hangs longer than it says", async () => {
+  test("that closes ends its event streams, and waits for hung requests only for its timeout", async () => {
     await using own = await Wires.open();
     const worker = await own.worker();
     const streams = [own.send(get("/events")), own.send(get("/feed/1"))];
@@ -553,12 +553,12 @@ describe("a hub", () => {
     for (const stream of streams)
       await until(() => stream.ended && stream.text.includes("\r\n0\r\n\r\n"), "a true end");
     const ms = Number((await own.hub.line("closed", 12_000)).split(" ")[1]);
-    expect(ms).toBeLessThan(7_000); // 5 s is its limit
+    expect(ms).toBeLessThan(7_000); // its limit is 5 s
     expect(hung.status).not.toBe(200);
     expect(await own.hub.process.exited).toBe(0);
   }, 20_000);
 
-  test("has no client, no slot and little more memory when they have all gone", async () => {
+  test("has no client, no slot and little more memory when all clients have gone", async () => {
     await seen();
     const before = wires.memory;
     for (let round = 0; round < 5; round++) {

@@ -1,4 +1,4 @@
-/** Who may speak to a hub's control plane, by its socket or by a port, and what it takes for a registration. */
+/** Who may call a hub's control plane, on its socket or on a port, and which registrations it accepts. */
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync, statSync } from "node:fs";
@@ -19,7 +19,7 @@ afterAll(() => stage[Symbol.asyncDispose]());
 
 const socketOf = (): string => join(stage.workspace.directory, "hub.control");
 
-/** What comes back for these bytes until the answer is whole. */
+/** The bytes of the answer to these bytes. */
 function ask(where: NetConnectOpts, bytes: string): Promise<string> {
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   let answer = "";
@@ -50,7 +50,7 @@ interface Asked {
 const bytesOf = ({ method = "POST", path = "/internal/emit", host = "localhost", headers = [], body = EMIT }: Asked) =>
   `${[`${method} ${path} HTTP/1.1`, `Host: ${host}`, ...headers, `Content-Length: ${body.length}`].join("\r\n")}\r\n\r\n${body}`;
 
-/** Status and code of an answer, which lets no page read it. */
+/** Status and code of an answer; expects that no page may read it. */
 function outcome(answer: string): string {
   expect(answer.toLowerCase()).not.toContain("access-control-");
   return `${/^HTTP\/1\.1 (\d+)/.exec(answer)?.[1]} ${/"code":"(\w+)"/.exec(answer)?.[1] ?? ""}`.trim();
@@ -60,7 +60,7 @@ const bySocket = async (asked: Asked): Promise<string> => outcome(await ask({ pa
 const byPort = async (asked: Asked): Promise<string> =>
   outcome(await ask({ host: "127.0.0.1", port: Number(stage.hub.controlUrl!.port) }, bytesOf(asked)));
 
-/** What a page of a browser can send: it cannot leave these out. */
+/** Headers that a browser always sends for a page. */
 const OF_PAGES: [what: string, headers: string[]][] = [
   ["another origin", ["Origin: https://evil.example", JSON_TYPE, BEARER]],
   ["an origin that is withheld", ["Origin: null", "Content-Type: text/plain", BEARER]],
@@ -72,7 +72,7 @@ const OF_PAGES: [what: string, headers: string[]][] = [
 ];
 
 describe("the socket", () => {
-  test("answers whoever can open it, and only our user can", async () => {
+  test("answers every process that can open it, and only our user can", async () => {
     expect(statSync(socketOf()).mode & 0o777).toBe(0o600);
     expect(statSync(stage.workspace.directory).mode & 0o777).toBe(0o700);
     expect(await bySocket({ headers: [JSON_TYPE], host: "anything" })).toBe("200");
@@ -109,14 +109,14 @@ describe("the socket", () => {
     expect(await bySocket(asked)).toBe(wanted);
   });
 
-  test("takes 4 MiB of a request and no more, and says how much that is", async () => {
+  test("accepts 4 MiB of a request and no more, and the error gives the limit", async () => {
     const body = JSON.stringify({ source: "s", event_type: "t", data: "x".repeat((4 << 20) - 100) });
     expect(body.length).toBeLessThan(4 << 20);
     expect(await bySocket({ headers: [JSON_TYPE], body })).toBe("200");
     const declared = bytesOf({ headers: [JSON_TYPE], body: "" }).replace("Length: 0", `Length: ${(4 << 20) + 1}`);
     const answer = await ask({ path: socketOf() }, declared);
     expect(outcome(answer)).toBe("413 PAYLOAD_TOO_LARGE");
-    expect(answer).toContain("the body is 4194305 bytes; the limit is 4194304 bytes.");
+    expect(answer).toContain("The body is 4194305 bytes; the limit is 4194304 bytes.");
     const chunked = (bytes: number): string =>
       bytesOf({ headers: [JSON_TYPE], body: "" }).replace("Content-Length: 0", "Transfer-Encoding: chunked") +
       `${bytes.toString(16)}\r\n${body.padEnd(bytes)}\r\n0\r\n\r\n`;
@@ -137,7 +137,7 @@ describe("the socket", () => {
       const error = await rejection<HubError>(send());
       expect(error).toBeInstanceOf(HubError);
       expect([error.status, error.reason, error.retryable]).toEqual([413, "PAYLOAD_TOO_LARGE", false]);
-      expect(error.message).toMatch(/^the event is 41943\d\d bytes as JSON; hub "hub" takes at most 4194304\./);
+      expect(error.message).toMatch(/^The event is 41943\d\d bytes as JSON; hub "hub" accepts at most 4194304\./);
     }
     expect(await emitter.emit("t", data.slice(100))).toBe(0);
   });
@@ -148,12 +148,12 @@ describe("the socket", () => {
     const error = await rejection<HubError>(stage.serve(routes, { name: "big" }));
     expect(error).toBeInstanceOf(HubError);
     expect([error.status, error.reason]).toEqual([413, "PAYLOAD_TOO_LARGE"]);
-    expect(error.message).toMatch(/^the registration is 5\d{6} bytes as JSON; hub "hub" takes at most 4194304\./);
+    expect(error.message).toMatch(/^The registration is 5\d{6} bytes as JSON; hub "hub" accepts at most 4194304\./);
   });
 });
 
 describe("the port", () => {
-  test("is on the loopback, and answers whoever has the token", async () => {
+  test("is on the loopback, and answers every client with the token", async () => {
     expect(stage.hub.controlUrl!.hostname).toBe("127.0.0.1");
     for (const host of ["localhost", "127.0.0.1", "127.0.0.1:80", "[::1]:3201", "10.1.2.3"])
       expect(await byPort({ host, headers: [JSON_TYPE, BEARER] })).toBe("200");
@@ -179,7 +179,7 @@ describe("the port", () => {
     );
   });
 
-  test.each(OF_PAGES)("refuses %s, token or not", async (_what, headers) => {
+  test.each(OF_PAGES)("refuses %s, with and without the token", async (_what, headers) => {
     expect(await byPort({ headers })).toBe("403 FROM_A_PAGE");
     expect(await byPort({ method: "OPTIONS", headers, body: "" })).toBe("403 FROM_A_PAGE");
   });
@@ -196,7 +196,7 @@ describe("the port", () => {
     expect(["400 BAD_HOST", "403 BAD_HOST"]).toContain(await byPort({ host, headers: [JSON_TYPE, BEARER] }));
   });
 
-  test("answers a preflight with nothing that a browser would go on with", async () => {
+  test("answers a preflight without any permission", async () => {
     const preflight = [
       "Access-Control-Request-Method: POST",
       "Access-Control-Request-Headers: authorization, content-type",
@@ -207,13 +207,13 @@ describe("the port", () => {
     expect(await byPort({ method: "OPTIONS", headers: [BEARER, ...preflight], body: "" })).toBe("405 METHOD");
   });
 
-  test("is no way to the routes, the routes' port none to it", async () => {
+  test("does not serve the routes, and the routes' port does not serve the control plane", async () => {
     expect(await byPort({ method: "GET", path: "/events", headers: [BEARER], body: "" })).toBe("404 NO_ACTION");
     const asked = bytesOf({ path: "/internal/emit", headers: [JSON_TYPE, BEARER] });
     expect(outcome(await ask({ host: "127.0.0.1", port: Number(stage.hub.url!.port) }, asked))).toBe("404 NO_ROUTE");
   });
 
-  test("is open only when it was asked for, and closes with the hub", async () => {
+  test("is open only when configured, and closes with the hub", async () => {
     await using own = await Stage.open();
     expect(own.hub.controlUrl).toBeNull();
     await using other = await Stage.open({ control: { port: 0, token: TOKEN } });
@@ -222,7 +222,7 @@ describe("the port", () => {
     expect(await rejection(fetch(new URL("/health", url)))).toBeInstanceOf(Error);
   });
 
-  test("that another has: a typed error, and nothing is left", async () => {
+  test("that is in use: start rejects with a typed error, and leaves nothing", async () => {
     await using workspace = new Workspace();
     const { directory } = workspace;
     const taken = Number(stage.hub.controlUrl!.port);
@@ -235,11 +235,11 @@ describe("the port", () => {
   });
 
   test.each([
-    [{ control: { port: 0 } as never }, "control.token is not a text of 16"],
+    [{ control: { port: 0 } as never }, "control.token must be text of 16"],
     [{ control: { token: TOKEN } as never }, "control.port is undefined"],
     [{ control: { port: 70_000, token: TOKEN } }, "control.port is 70000"],
-    [{ control: { port: 0, token: "short" } }, "control.token is not a text of 16"],
-    [{ control: { port: 0, token: "with a space and a line\n" } }, "control.token is not a text of 16"],
+    [{ control: { port: 0, token: "short" } }, "control.token must be text of 16"],
+    [{ control: { port: 0, token: "with a space and a line\n" } }, "control.token must be text of 16"],
     [{ control: { port: 0, token: TOKEN, hostname: "" } }, "control.hostname is"],
     [{ control: { port: 0, tokn: TOKEN } as never }, 'control has no option "tokn". Did you mean token?'],
     [{ controlPort: 0 } as never, 'a hub has no option "controlPort".'],
@@ -327,14 +327,14 @@ describe("a registration", () => {
   );
 
   test("with a name or a pattern that is too long is refused", async () => {
-    const name = "x".repeat(61); // beside "hub." that is 65
+    const name = "x".repeat(61); // with "hub." in front, 65
     expect(await refusal({ name, routes: [] })).toBe("400 INVALID_CONFIG");
     expect(await refusal({ name: name.repeat(2_000), routes: [] })).toBe("400 INVALID_CONFIG");
     const path = `/${"x".repeat(1_024)}`;
     expect(await refusal({ name: "a", routes: [{ method: "GET", path }] })).toBe("400 BAD_ROUTE");
   });
 
-  test("with what is no list of routes, or too many, is refused", async () => {
+  test("with an invalid list of routes, or too many, is refused", async () => {
     for (const routes of [undefined, null, {}, "GET /a", 7])
       expect(await refusal({ name: "a", routes })).toBe("400 BAD_REGISTRATION");
     for (const route of [null, "GET /a", 7, []])
@@ -344,7 +344,7 @@ describe("a registration", () => {
     expect(await refusal({ name: "a", routes: [], pid: -1 })).toBe("400 BAD_FIELD");
   });
 
-  test("of all paths does not get those of the hub", async () => {
+  test("of all paths does not get the hub's own paths", async () => {
     await using own = await Stage.open();
     await own.worker("a", ["GET /*", "POST /*"]);
     const served = async (path: string, method = "GET") => {
@@ -358,7 +358,7 @@ describe("a registration", () => {
     expect(((await (await own.fetch("/health")).json()) as { ok: boolean }).ok).toBeTrue();
   });
 
-  test("that fails changes nothing of the one before", async () => {
+  test("that fails does not change the previous registration", async () => {
     await using own = await Stage.open();
     await own.worker("a");
     const routes = [
@@ -370,7 +370,7 @@ describe("a registration", () => {
     expect((await own.fetch("/a/files/x")).status).toBe(200);
   });
 
-  test("of two at once under one name: both are there, and the routes are those of one of them", async () => {
+  test("of two workers at once with one name: both stay, and the routes are one worker's", async () => {
     await using own = await Stage.open();
     const register = (path: string) =>
       own.client().call<{ shm_name: string }>("/internal/register", { name: "a", routes: [{ method: "GET", path }] });
@@ -398,7 +398,7 @@ test("docs/hub.md names the codes that the hub answers with, and no others", () 
   expect(used.size).toBeGreaterThan(20);
   const docs = readFileSync(join(import.meta.dir, "../docs/hub.md"), "utf8");
   const named = new Set([...docs.matchAll(/`([A-Z][A-Z_]{5,})`/g)].map(([, name]) => name!));
-  const ofErrors = ["EVICTED", "INVALID_CONFIG"]; // of a SlotbusError
+  const ofErrors = ["EVICTED", "INVALID_CONFIG"]; // codes of a SlotbusError
   expect([...named].sort()).toEqual([...used, ...ofErrors].sort());
 });
 
@@ -410,7 +410,7 @@ test("a hub that exits without close gives its control socket back while it has 
     const directory = ${JSON.stringify(space.directory)};
     const look = () => console.log(["control", "lock"].filter((file) => existsSync(directory + "/hub." + file)).join());
     await Hub.start({ port: 0, directory });
-    process.on("exit", look); // behind that of the bus
+    process.on("exit", look); // after the bus's exit listener
     look();
     process.exit();`;
   const child = Bun.spawn([process.execPath, "-e", program], { stdio: ["ignore", "pipe", "inherit"] });

@@ -1,4 +1,4 @@
-/** CORS of what the hub itself answers: the headers as the Fetch standard (3.2, "HTTP extensions") reads them. */
+/** CORS of the hub's own answers: headers as in the Fetch standard (3.2, "HTTP extensions"). */
 
 import { describe, expect, test } from "bun:test";
 import { InvalidConfigError } from "../src/errors.ts";
@@ -26,7 +26,7 @@ async function ask(stage: Stage, path: string, headers: Record<string, string>, 
   };
 }
 
-/** A hub with a worker that has routes of all kinds. */
+/** A hub and a worker with routes of all kinds. */
 class Site extends Stage {
   #worker!: HubWorker;
 
@@ -67,7 +67,7 @@ describe("cors of a hub", () => {
     expect(await ask(stage, "/events", preflight(APP), "OPTIONS")).toMatchObject({ ...NONE, status: 405 });
   });
 
-  test("by name: these origins, spelled exactly so, and no cache gives one's answer to another", async () => {
+  test("by name: these origins, in exact spelling, and no cache gives one origin's answer to another", async () => {
     await using stage = await Site.of({ origins: [APP, "http://localhost:5173", "capacitor://localhost"] });
     for (const path of ["/events", "/feed/1"]) {
       for (const origin of [APP, "http://localhost:5173", "capacitor://localhost"])
@@ -85,7 +85,7 @@ describe("cors of a hub", () => {
     }
   });
 
-  test("for all: a star, which needs no Vary; never with credentials", async () => {
+  test("for all: a star, without Vary; never with credentials", async () => {
     await using stage = await Site.of({ origins: "*" });
     for (const headers of [{ origin: APP }, { origin: "null" }, {}] as Record<string, string>[])
       expect(await ask(stage, "/events", headers)).toEqual({ ...READ, status: 200, vary: null, origin: "*" });
@@ -100,7 +100,7 @@ describe("cors of a hub", () => {
     expect(asked).toMatchObject({ status: 204, origin: APP, credentials: "true", headers: "authorization" });
   });
 
-  test("its errors can be read too: a page sees the status, not a network error", async () => {
+  test("its errors are readable too: a page sees the status, not a network error", async () => {
     await using stage = await Site.of({ origins: [APP] }, { goneFor: 0 });
     const errors: [path: string, status: number, method?: string][] = [
       ["/feed/closed", 403],
@@ -117,7 +117,7 @@ describe("cors of a hub", () => {
       ]);
   });
 
-  test("a route whose worker has gone: 503 with the headers", async () => {
+  test("a route whose worker has gone is 503 with the headers", async () => {
     await using stage = await Stage.open({ cors: { origins: [APP] } });
     const worker = await stage.serve({ "/feed/:room": sse() });
     await worker.close();
@@ -128,7 +128,7 @@ describe("cors of a hub", () => {
     });
   });
 
-  test("a preflight for what the hub answers itself is the hub's", async () => {
+  test("a preflight for the hub's own pages is answered by the hub", async () => {
     await using stage = await Site.of({ origins: [APP], maxAge: 90_500 });
     const yes = { ...READ, status: 204, vary: "origin", origin: APP, methods: "GET", age: "90" };
     for (const path of ["/events", "/feed/1", "/none"]) {
@@ -140,11 +140,11 @@ describe("cors of a hub", () => {
         vary: "origin",
       });
     }
-    // Not a preflight: a method of HTTP as any other.
+    // Not a preflight: an ordinary OPTIONS request.
     expect((await ask(stage, "/feed/1", { origin: APP }, "OPTIONS")).status).toBe(405);
   });
 
-  test("answers of workers are theirs, those of a preflight too; nor are the hub's own pages for others", async () => {
+  test("workers set the headers of their own answers and preflights; the hub's own pages have none for other sites", async () => {
     await using stage = await Site.of({ origins: "*" });
     for (const path of ["/own", "/apps/x"])
       expect(await ask(stage, path, { origin: APP })).toMatchObject({ ...NONE, status: 200 });
@@ -168,10 +168,7 @@ describe("cors of a hub", () => {
   });
 
   test.each([
-    [
-      { origins: "*", credentials: true },
-      'cors.credentials is true; it must be false with the origins "*"; list the origins.',
-    ],
+    [{ origins: "*", credentials: true }, 'cors.credentials is true; it must be false when origins is "*".'],
     [{}, "cors.origins is undefined; it must be a list of origins, or"],
     [{ origins: [] }, "cors.origins is"],
     [{ origins: APP }, "cors.origins is"],

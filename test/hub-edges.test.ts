@@ -33,7 +33,7 @@ describe("an answer that breaks off", () => {
       ),
   };
 
-  test("is in the log of its worker, not in that of the hub, and its client does not take it for whole", async () => {
+  test("is logged by its worker, not by the hub, and its client sees that it is incomplete", async () => {
     const folder = mkdtempSync(join(tmpdir(), "slotbus-hub-stderr-"));
     const log = join(folder, "stderr");
     {
@@ -46,16 +46,16 @@ describe("an answer that breaks off", () => {
         const wire = wires.send(`GET ${path} HTTP/1.1\r\nHost: h\r\n\r\n`);
         await until(() => wire.ended, "the connection is closed");
         expect(wire.text).not.toContain("secret");
-        expect(wire.text).not.toMatch(/\r\n0\r\n\r\n$/); // the end of a body in chunks
+        expect(wire.text).not.toMatch(/\r\n0\r\n\r\n$/); // the last chunk of a body
       }
-      await until(() => failed.length === 3, "the worker hears of all three");
+      await until(() => failed.length === 3, "the worker reports all three");
       expect(failed).toEqual(Object.keys(routes).map((path) => `${path} a secret of the handler`));
     }
     expect(readFileSync(log, "utf8")).toBe("");
     rmSync(folder, { recursive: true });
   });
 
-  test("is an error for who calls `hub.fetch` without a server", async () => {
+  test("is an error when `hub.fetch` is called without a server", async () => {
     await using stage = await Stage.open();
     await using worker = await stage.serve(routes);
     worker.on("handlerError", () => {});
@@ -68,7 +68,7 @@ describe("an answer that breaks off", () => {
 describe("a host", () => {
   const app = { fetch: (request: Request) => new Response(request.url) };
 
-  test("that no URL can have is 400, for a handler and for a mounted app", async () => {
+  test("that is not valid in a URL is 400, for a handler and for a mounted app", async () => {
     await using stage = await Stage.open();
     await using _worker = await stage.serve({ "/plain": () => "plain", "/app/*": app });
     const status = async (host: string, path: string): Promise<string> => {
@@ -111,7 +111,7 @@ describe("a path of an event stream", () => {
     controller.abort();
   });
 
-  test("%2F is not a slash, and nobody else's path is meant", async () => {
+  test("%2F is not a slash, and no other path matches", async () => {
     await using stage = await Stage.open();
     await using worker = await stage.serve({ "/feed/:room": sse(), "/feed/:room/:sub": sse(), "/at/@me": sse() });
     const controller = new AbortController();

@@ -10,7 +10,7 @@ interface Event {
   data: string;
 }
 
-/** A client of an event stream that remembers what it got. */
+/** A client of an event stream that records its events. */
 class Listener {
   readonly events: Event[] = [];
   comments = 0;
@@ -65,7 +65,7 @@ class Listener {
 }
 
 describe("the stream of all events", () => {
-  test("gives every client what workers emit, with its source", async () => {
+  test("gives every client the workers' events, with their source", async () => {
     await using stage = await Stage.open();
     const clients = [await Listener.open(stage, "/events"), await Listener.open(stage, "/events")];
     const emitter = stage.emitter();
@@ -79,7 +79,7 @@ describe("the stream of all events", () => {
     }
   });
 
-  test("replays what came after Last-Event-ID, and says what is not kept any more", async () => {
+  test("replays the events after Last-Event-ID, and reports events that are no longer kept", async () => {
     await using stage = await Stage.open({ sse: { maxReplay: 5 } });
     const emitter = stage.emitter();
     const first = await Listener.open(stage, "/events");
@@ -110,7 +110,7 @@ describe("the stream of all events", () => {
     client.close();
   });
 
-  test("a client that does not read is bounded, and told what it lost", async () => {
+  test("a client that does not read is bounded, and gets the number of lost events", async () => {
     await using stage = await Stage.open({ sse: { clientBytes: 4_096 } });
     const emitter = stage.emitter();
     let text = "";
@@ -144,7 +144,7 @@ describe("the stream of all events", () => {
 });
 
 describe("a route of events", () => {
-  test("tells its worker of each client before it is served, and of its end", async () => {
+  test("notifies its worker of each client before it is served, and at its end", async () => {
     await using stage = await Stage.open();
     const worker = await stage.worker();
     const client = await Listener.open(stage, "/w/feed/7");
@@ -153,7 +153,7 @@ describe("a route of events", () => {
     await worker.line("disconnect 7");
   });
 
-  test("of a worker that refuses is 403, and nobody is told of an end", async () => {
+  test("whose worker refuses the client is 403, and the worker gets no disconnect", async () => {
     await using stage = await Stage.open();
     const worker = await stage.worker();
     expect((await stage.fetch("/w/feed/secret")).status).toBe(403);
@@ -161,7 +161,7 @@ describe("a route of events", () => {
     expect(worker.lines).not.toContain("disconnect secret");
   });
 
-  test("a client that goes before its worker has let it in: the worker hears of its end", async () => {
+  test("a client that leaves before its worker has accepted it: the worker gets its disconnect", async () => {
     await using stage = await Stage.open();
     const worker = await stage.worker();
     const controller = new AbortController();
@@ -172,7 +172,7 @@ describe("a route of events", () => {
     await worker.line("disconnect late");
   });
 
-  test("a worker that lets nobody in within the hub's timeout: 504, and it hears of an end", async () => {
+  test("a worker that accepts no client within the hub's timeout: 504, and it gets the disconnect", async () => {
     await using stage = await Stage.open({ timeout: 50 });
     const worker = await stage.worker();
     expect((await stage.fetch("/w/feed/late")).status).toBe(504);
@@ -196,7 +196,7 @@ describe("a route of events", () => {
     two.close();
   });
 
-  test("lines of data stay lines", async () => {
+  test("lines of data stay separate lines", async () => {
     await using stage = await Stage.open();
     await stage.worker();
     const client = await Listener.open(stage, "/w/feed/1");
@@ -222,7 +222,7 @@ describe("a route of events", () => {
     again.close();
   });
 
-  test("a worker that comes back is told of the clients that stayed", async () => {
+  test("a worker that comes back is notified of the clients that stayed", async () => {
     await using stage = await Stage.open();
     const worker = await stage.worker();
     const client = await Listener.open(stage, "/w/feed/1");
@@ -234,7 +234,7 @@ describe("a route of events", () => {
     client.close();
   });
 
-  test("ends when its worker comes again without it, and no other does", async () => {
+  test("ends when its worker reconnects without it; other routes stay", async () => {
     await using stage = await Stage.open();
     await stage.worker();
     const routes = (rooms: string[]) => rooms.map((room) => ({ method: "GET", path: `/w/${room}/:x`, sse: true }));
@@ -250,7 +250,7 @@ describe("a route of events", () => {
     two.close();
   });
 
-  test("while its worker is gone is 503, but calls a browser back until that is 404", async () => {
+  test("while its worker is gone is 503, but makes a browser retry until it is 404", async () => {
     await using stage = await Stage.open({ goneFor: 1_000 });
     const worker = await stage.worker();
     await worker.kill();
@@ -270,7 +270,7 @@ describe("a route of events", () => {
   });
 });
 
-test("a log keeps the newest events, by number and by bytes", () => {
+test("a log keeps the newest events, limited by number and by bytes", () => {
   const log = new EventLog("e", 3, 1_000);
   for (let i = 1; i <= 5; i++) log.append({ type: "t", data: String(i) });
   expect(log.since("e-2").missing).toBe(0);

@@ -1,9 +1,9 @@
-/** The log of `slotbus hub`, and the events of a hub that it is made of. */
+/** The log of `slotbus hub`, and the hub's events that it is made from. */
 
 import { describe, expect, test } from "bun:test";
 import { closeSync, constants, openSync, readFileSync, readSync } from "node:fs";
 import { join } from "node:path";
-import { LineWriter } from "../src/cli/hub-log.ts";
+import { LineWriter } from "../src/cli/log.ts";
 import { HubClient } from "../src/hub/client.ts";
 import { type HubOptions, type HubRequestInfo, HubWorker } from "../src/hub/index.ts";
 import { Stage } from "./hub-stage.ts";
@@ -38,7 +38,7 @@ describe("the event `request`", () => {
 
   const base = { id: "", ms: 0, method: "GET", status: 200, address: "127.0.0.1" };
 
-  test("says who asked for what, who answered, and how", async () => {
+  test("gives the client, the path, the worker, the status and the time", async () => {
     const users = { ...base, path: "/users/7", worker: "w" };
     expect(await told({}, "/users/7?secret=1")).toEqual({ ...users, bytes: 5 });
     expect(await told({}, "/users/7", { method: "HEAD" })).toEqual({ ...users, method: "HEAD", bytes: 0 });
@@ -52,24 +52,24 @@ describe("the event `request`", () => {
     });
   });
 
-  test("names the client that a trusted proxy names", async () => {
+  test("gives the client that a trusted proxy names", async () => {
     const headers = { "x-forwarded-for": "10.6.6.6, 10.0.0.1" }; // the client wrote the first one
     expect((await told({ trustProxy: true }, "/users/7", { headers })).address).toBe("10.0.0.1");
-    const odd = { "x-forwarded-for": "10.0.0.1 GET /users/8 200" }; // would read like a field of a line of text
+    const odd = { "x-forwarded-for": "10.0.0.1 GET /users/8 200" }; // would look like a field of a text line
     expect((await told({ trustProxy: true }, "/users/7", { headers: odd })).address).toBeNull();
     expect((await told({ trustProxy: true }, "/users/7")).address).toBe("127.0.0.1");
     expect((await told({}, "/users/7", { headers })).address).toBe("127.0.0.1");
   });
 });
 
-test("the event `refused` names a registration that is refused, and why", async () => {
+test("the event `refused` names a refused registration, and the reason", async () => {
   await using stage = await Stage.open();
   await using _worker = await stage.serve(routes);
   const refused: unknown[] = [];
   stage.hub.on("refused", (worker, reason) => refused.push(worker, reason));
   await rejection(stage.serve({ "/users/:name": () => "" }, { name: "other" }));
   await rejection(stage.client().call("/internal/register", { name: "no name", routes: [] }));
-  const same = 'GET /users/:name matches what /users/:id of worker "w" does.';
+  const same = 'GET /users/:name matches the same paths as /users/:id of worker "w".';
   expect(refused).toEqual([
     { name: "other", pid: process.pid },
     same,
@@ -80,7 +80,7 @@ test("the event `refused` names a registration that is refused, and why", async 
 
 // ---- the command ----------------------------------------------------------------------------------------------------
 
-/** `slotbus hub`; `shell` runs before it, in its process. */
+/** `slotbus hub`; `shell` runs before it, in the same process. */
 async function start(workspace: Workspace, args: string[], shell: string): Promise<Child & { url: URL }> {
   const all = ["hub", "--port", "0", "--directory", workspace.directory, ...args];
   const child = new Child(COMMAND, all, { SLOTBUS_ADMIN_TOKEN: "", SLOTBUS_CONTROL_TOKEN: "" }, shell);
@@ -165,7 +165,7 @@ describe("slotbus hub --log", () => {
     30_000,
   );
 
-  test("on a terminal it is text; control characters of others are not the terminal's", async () => {
+  test("on a terminal it is text, with control characters of clients and workers replaced", async () => {
     await using workspace = new Workspace();
     let text = "";
     await using terminal = new Bun.Terminal({
@@ -181,7 +181,7 @@ describe("slotbus hub --log", () => {
     await fetch(new URL("/users/7", url), { headers: { "x-request-id": "mine" } });
     const client = new HubClient("hub", workspace.directory, true);
     await rejection(client.call("/internal/register", { name: "\u001b[31mred\n", routes: [] }));
-    await until(() => text.includes("refused"), "all is told");
+    await until(() => text.includes("refused"), "all is logged");
     expect(text).toMatch(/^\d\d:\d\d:\d\d worker w \(pid \d+\) joined\r$/m);
     expect(text).toMatch(/^\d\d:\d\d:\d\d GET \/users\/7 200 \d+\.\d ms 5 B w 127\.0\.0\.1 mine\r$/m);
     expect(text).toMatch(/^\d\d:\d\d:\d\d worker \?\[31mred\? \(pid -\) refused: /m);
@@ -191,7 +191,7 @@ describe("slotbus hub --log", () => {
     expect(await hub.exited).toBe(0);
   }, 30_000);
 
-  /** A pipe that is read when the test wants. */
+  /** A pipe that the test reads when it wants. */
   function fifo(workspace: Workspace): { path: string; fd: number } {
     const path = join(workspace.directory, "fifo");
     workspace.leftovers.push("fifo");
@@ -209,7 +209,7 @@ describe("slotbus hub --log", () => {
     }
   }
 
-  /** Requests with long paths, all answered. */
+  /** Sends requests with long paths, and waits for their answers. */
   async function ask(url: URL, count: number): Promise<void> {
     const path = `/users/${"x".repeat(4_000)}`;
     for (let done = 0; done < count; done += 50) {
@@ -218,7 +218,7 @@ describe("slotbus hub --log", () => {
     }
   }
 
-  test("a reader that stops holds up no request, and learns what it missed", async () => {
+  test("a reader that stops delays no request, and gets the number of lost lines", async () => {
     await using workspace = new Workspace();
     const { path, fd } = fifo(workspace);
     await using hub = await start(workspace, ["--log", "requests"], `exec 2>${path}`);
@@ -244,7 +244,7 @@ describe("slotbus hub --log", () => {
     closeSync(fd);
   }, 60_000);
 
-  test("what waits for a reader is bounded", async () => {
+  test("waiting lines for a reader are bounded", async () => {
     await using workspace = new Workspace();
     const { path, fd } = fifo(workspace);
     const out = openSync(path, constants.O_WRONLY);
@@ -280,7 +280,7 @@ describe("slotbus hub --log", () => {
     closeSync(fd);
   }, 30_000);
 
-  test("a reader that never reads does not keep an ending hub, one that has gone does not end a hub", async () => {
+  test("a reader that never reads does not delay the end of the hub, and a reader that left does not end the hub", async () => {
     for (const goes of [false, true]) {
       await using workspace = new Workspace();
       const { path, fd } = fifo(workspace);

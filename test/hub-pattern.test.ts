@@ -71,7 +71,7 @@ describe("patterns", () => {
 });
 
 describe("routing", () => {
-  test("text wins over a parameter, a parameter over *, in whatever order they are registered", () => {
+  test("text wins over a parameter, a parameter over *, in any order of registration", () => {
     const routes = ["GET /u/*rest", "GET /u/:id", "GET /u/me", "GET /u/:id/x", "GET /:a/me"];
     for (const order of [routes, routes.toReversed()]) {
       const all = table(...order);
@@ -83,11 +83,11 @@ describe("routing", () => {
     }
   });
 
-  test("a text that leads nowhere gives way to a parameter", () => {
+  test("when text leads to no route, the parameter is tried", () => {
     expect(found(table("GET /a/b/c", "GET /:x/b/d"), "GET", "/a/b/d")).toEqual({ x: "a", "": "GET /:x/b/d" });
   });
 
-  test("a parameter is never empty, and one slash at the end says nothing", () => {
+  test("a parameter is never empty, and one trailing slash is ignored", () => {
     const all = table("GET /u/:id", "GET /f/*path", "GET /g/*");
     expect(found(all, "GET", "/u/")).toBeNull();
     expect(found(all, "GET", "/u//")).toBeNull();
@@ -96,23 +96,23 @@ describe("routing", () => {
     expect(found(all, "GET", "/g")).toEqual({ "": "GET /g/*" });
   });
 
-  test("parameters are decoded, an encoded slash among them; text is compared as it is meant", () => {
+  test("parameters are decoded, with an encoded slash too; text is compared after decoding", () => {
     const all = table("GET /u/:id", "GET /café/:x", "GET /f/*path");
     expect(found(all, "GET", "/u/a%2Fb%20c%C3%A9")).toEqual({ id: "a/b cé", "": "GET /u/:id" });
     expect(found(all, "GET", "/caf%C3%A9/1")).toEqual({ x: "1", "": "GET /café/:x" });
     expect(found(all, "GET", "/f/a%20b/c")).toEqual({ path: "a b/c", "": "GET /f/*path" });
   });
 
-  test("a parameter that is no UTF-8 is 400", () => {
+  test("a parameter that is not UTF-8 is 400", () => {
     const all = table("GET /u/:id");
     expect(() => all.find("GET", "/u/%ff")).toThrow(Failure);
     expect(() => all.find("GET", "/u/%")).toThrow("not percent-encoded UTF-8");
   });
 
-  test("HEAD goes where GET goes, to its own route only of the same owner; a method says what it allows", () => {
+  test("HEAD goes to GET's route, or to its own route of the same owner; a wrong method gives the allowed ones", () => {
     const all = table("GET /a", "POST /a", "GET /b", "HEAD /b", "HEAD /c");
     expect(found(all, "HEAD", "/a")).toEqual({ "": "GET /a" });
-    expect(found(all, "HEAD", "/b")).toEqual({ "": "GET /b" }); // its own has another owner
+    expect(found(all, "HEAD", "/b")).toEqual({ "": "GET /b" }); // the HEAD route has another owner
     expect(found(all, "HEAD", "/c")).toEqual({ "": "HEAD /c" });
     const both = (["GET", "HEAD"] as const).map((method) => {
       return { method, pattern: parsePattern("/x"), sse: false, owner: "one" };
@@ -123,7 +123,7 @@ describe("routing", () => {
     expect(all.allowed("/none")).toEqual([]);
   });
 
-  test("characters that mean something to the router mean themselves", () => {
+  test("special characters of the router are ordinary text", () => {
     const all = table("GET /a+b", "GET /x(y)", "GET /p*q", "GET /k:v");
     for (const path of ["/a+b", "/x(y)", "/p*q", "/k:v"])
       expect(found(all, "GET", path)).toEqual({ "": `GET ${path}` });

@@ -1,4 +1,4 @@
-/** A hub, its workers in processes of their own, and ways to ask it: what the tests of the hub share. */
+/** Shared by the tests of the hub: a hub, its workers in their own processes, and ways to call it. */
 
 import { connect } from "node:net";
 import { HubClient } from "../src/hub/client.ts";
@@ -40,7 +40,7 @@ export class Stage implements AsyncDisposable {
     return fetch(new URL(path, this.hub.url!), init);
   }
 
-  /** Starts a worker of this process. */
+  /** Starts a worker in this process. */
   serve<P extends string>(routes: HubRoutes<P>, options: Partial<HubWorkerOptions> = {}): Promise<HubWorker> {
     return HubWorker.start({ name: "w", directory: this.workspace.directory, ...options, routes });
   }
@@ -54,7 +54,7 @@ export class Stage implements AsyncDisposable {
     return new HubClient("hub", this.workspace.directory, true);
   }
 
-  /** What a server says to bytes as they are. */
+  /** The server's answer to raw bytes. */
   raw(text: string, ms = 1_000): Promise<string> {
     const { promise, resolve } = Promise.withResolvers<string>();
     let answer = "";

@@ -7,7 +7,7 @@ import { until } from "./support.ts";
 
 const TOKEN = "a-token-of-the-test";
 
-/** What the page's stream says, in order. */
+/** The events of the page's stream, in order. */
 class Watcher implements Disposable {
   readonly messages: { event: string; data: unknown }[] = [];
   ended = false;
@@ -51,7 +51,7 @@ interface Family {
   samples: Map<string, { name: string; labels: Record<string, string>; value: number }>;
 }
 
-/** Prometheus' text format by its grammar, version 0.0.4; throws at the first line that is none. */
+/** Prometheus' text format by its grammar, version 0.0.4; throws at the first invalid line. */
 function parse(text: string): Map<string, Family> {
   const NAME = "[a-zA-Z_:][a-zA-Z0-9_:]*";
   const LABEL = '[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\\\\n]|\\\\["\\\\n])*"';
@@ -75,7 +75,7 @@ function parse(text: string): Map<string, Family> {
       continue;
     }
     const [, name, labels = "", value] = SAMPLE.exec(line) ?? [];
-    if (name === undefined) throw new Error(`this is no line of the format: ${line}`);
+    if (name === undefined) throw new Error(`this line does not match the format: ${line}`);
     const suffixes = family?.type === "histogram" ? ["_bucket", "_sum", "_count"] : [""];
     if (!family || !suffixes.some((suffix) => name === current + suffix))
       throw new Error(`${line} is not of ${current}`);
@@ -84,7 +84,7 @@ function parse(text: string): Map<string, Family> {
       given!.replaceAll(/\\(.)/g, (_, char) => (char === "n" ? "\n" : char)),
     ]);
     const number = value === "+Inf" ? Infinity : Number(value);
-    if (Number.isNaN(number)) throw new Error(`${value} is no value`);
+    if (Number.isNaN(number)) throw new Error(`${value} is not a value`);
     const key = `${name}{${labels}}`;
     if (family.samples.has(key)) throw new Error(`${key} comes twice`);
     family.samples.set(key, { name, labels: Object.fromEntries(pairs), value: number });
@@ -98,10 +98,10 @@ async function metrics(stage: Stage): Promise<Map<string, Family>> {
   return parse(await response.text());
 }
 
-describe("who may look", () => {
+describe("who may read it", () => {
   const pages = ["", "stream", "snapshot", "metrics", "health", "routes"];
 
-  test("this machine by a name of this machine, and nobody by another name or on behalf of others", async () => {
+  test("this machine under its own name; no other name, and no request made for another site", async () => {
     await using stage = await Stage.open();
     const status = async (page: string, headers: string): Promise<string> => {
       const pairs = headers.split("\r\n").map((line) => line.split(": ") as [string, string]);
@@ -132,19 +132,19 @@ describe("who may look", () => {
     }
   }, 30_000);
 
-  test("a link from another site leads here", async () => {
+  test("a link from another site opens it", async () => {
     await using stage = await Stage.open();
     const headers = { "sec-fetch-site": "cross-site", "sec-fetch-dest": "document", "sec-fetch-mode": "navigate" };
     expect((await stage.fetch("/_slotbus/", { headers })).status).toBe(200);
   });
 
-  test("somebody whose address nobody knows is no one of this machine", async () => {
+  test("a client with an unknown address does not count as this machine", async () => {
     await using stage = await Stage.open();
     const response = await stage.hub.fetch(new Request("http://localhost/_slotbus/"));
     expect(response.status).toBe(403);
   });
 
-  test("others with the token, as a bearer's or as the password of a browser", async () => {
+  test("others with the token, as a bearer token or as a browser's password", async () => {
     await using stage = await Stage.open({ adminToken: TOKEN });
     const ask = (authorization?: string) =>
       stage.fetch("/_slotbus/health", {
@@ -162,7 +162,7 @@ describe("who may look", () => {
     expect((await ask()).status).toBe(401);
   });
 
-  test("nobody without the token when there is one, and nobody behind a proxy without one: a proxy may look as this machine", async () => {
+  test("nobody without the token when there is one; without a token nobody behind a proxy, which could look like this machine", async () => {
     for (const [options, refused] of [
       [{ adminToken: TOKEN }, 401],
       [{ trustProxy: true, adminToken: TOKEN }, 401],
@@ -176,7 +176,7 @@ describe("who may look", () => {
     }
   });
 
-  test("the pages are only read, and no other site's page may hold them", async () => {
+  test("the pages are read-only, and other sites cannot frame them", async () => {
     await using stage = await Stage.open();
     const post = await stage.fetch("/_slotbus/", { method: "POST" });
     expect([post.status, post.headers.get("allow")]).toEqual([405, "GET, HEAD"]);
@@ -195,7 +195,7 @@ describe("who may look", () => {
     }
   });
 
-  test("a route that takes every path takes none of the hub's own", async () => {
+  test("a route for every path does not take the hub's own paths", async () => {
     await using stage = await Stage.open();
     await stage.worker("w", ["GET /*", "POST /*", "GET /:any"]);
     expect(await (await stage.fetch("/anything/else")).json()).toEqual({ route: "GET /*", name: "w" });
@@ -212,7 +212,7 @@ describe("who may look", () => {
 });
 
 describe("the page", () => {
-  test("is one document that may load nothing and asks only its own hub", async () => {
+  test("is one document that may load nothing and requests only its own hub", async () => {
     await using stage = await Stage.open();
     const [one, two] = [await stage.fetch("/_slotbus/"), await stage.fetch("/_slotbus/")];
     const [text, policy] = [await one.text(), one.headers.get("content-security-policy")!];
@@ -229,7 +229,7 @@ describe("the page", () => {
 });
 
 describe("its stream", () => {
-  test("says everything at first, then what is new, and ends with the hub", async () => {
+  test("sends everything first, then changes, and ends with the hub", async () => {
     await using stage = await Stage.open();
     await stage.worker("a");
     await stage.fetch("/a/users/1");
@@ -245,11 +245,11 @@ describe("its stream", () => {
     const pictures = watcher.of("picture").length;
     await until(() => watcher.of("picture").length > pictures + 1, "two more pictures");
     expect(watcher.of("routes").length).toBe(3);
-    await stage.hub.close({ timeout: 60_000 }); // a stream that stays open would take all of that
+    await stage.hub.close({ timeout: 60_000 }); // waiting for an open stream would take all of it
     await until(() => watcher.ended, "the end");
   });
 
-  test("shows the slots in use while they are, and each process of a name", async () => {
+  test("shows slots while they are in use, and each process of a name", async () => {
     await using stage = await Stage.open({ slots: 4 });
     await stage.worker("w");
     await stage.worker("w");
@@ -280,7 +280,7 @@ describe("its stream", () => {
     expect(watcher.of<Picture>("picture").at(-1)!.workers[0]!.statuses).toEqual({ "200": 11 });
   }, 20_000);
 
-  test("gives each second once: its requests, its errors, its percentiles", async () => {
+  test("reports each second once: its requests, its errors, its percentiles", async () => {
     await using stage = await Stage.open();
     await stage.worker("w");
     using watcher = await Watcher.open(stage);
@@ -290,7 +290,7 @@ describe("its stream", () => {
     for (let i = 0; i < asked; i++) await stage.fetch(i % 3 === 0 ? "/w/throw" : "/w/users/1");
     const total = (key: "requests" | "errors") => seconds().reduce((sum, second) => sum + second[key], 0);
     await until(() => total("errors") === asked / 3, "the errors");
-    await until(() => total("requests") > asked, "the requests, and that of the stream");
+    await until(() => total("requests") > asked, "all requests and the stream's");
     const pictures = watcher.of("picture").length;
     await until(() => watcher.of("picture").length > pictures + 1, "two more pictures");
     expect(total("requests")).toBe(asked + 1);
@@ -304,7 +304,7 @@ describe("its stream", () => {
 });
 
 describe("as data", () => {
-  test("health is 200 while every worker is there, and names those that are gone", async () => {
+  test("health is 200 while every worker is there, and names workers that are gone", async () => {
     await using stage = await Stage.open();
     expect(await (await stage.fetch("/_slotbus/health")).json()).toEqual({ ok: true, gone: [] });
     const worker = await stage.worker("w");
@@ -316,7 +316,7 @@ describe("as data", () => {
     expect(await (await stage.fetch("/_slotbus/health")).json()).toEqual({ ok: false, gone: ["w"] });
   });
 
-  test("routes are listed by path, whoever came first", async () => {
+  test("routes are listed by path, in any order of registration", async () => {
     await using stage = await Stage.open();
     await stage.worker("w", ["GET /zebra", "POST /ant", "GET /ant"]);
     const routes = (await (await stage.fetch("/_slotbus/routes")).json()) as RoutePicture[];
@@ -356,7 +356,7 @@ describe("as data", () => {
     expect(counters).toBeGreaterThan(0);
   });
 
-  test("the buckets of the latencies grow to +Inf, which is their count, and hold what was measured", async () => {
+  test("the latency buckets grow to +Inf, which is their count, and contain the measured times", async () => {
     await using stage = await Stage.open();
     await stage.worker("w");
     for (let i = 0; i < 10; i++) await stage.fetch("/w/users/1");
@@ -377,7 +377,7 @@ describe("as data", () => {
     expect(upTo100).toBe(10);
   });
 
-  test("what a label or a help says stays text, whatever it is", () => {
+  test("labels and help texts are escaped, with any characters", () => {
     const odd = 'a"b\\c\nd} 7\n# TYPE forged counter';
     const text = new Exposition();
     text.family("odd", "gauge", odd).sample({ worker: odd, n: 3 }, 1).sample({ worker: "" }, Infinity).sample({}, 1e21);
@@ -391,7 +391,7 @@ describe("as data", () => {
   });
 });
 
-test("a second has the percentiles of its requests, buckets have all that took as long at most, and no count is ever full", () => {
+test("a second has the percentiles of its requests, each bucket includes the smaller ones, and no count overflows", () => {
   setSystemTime(new Date("2026-01-01"));
   const meter = new Meter();
   for (let i = 1; i <= 1_000; i++) meter.record("w", 200, i / 10);
@@ -409,7 +409,7 @@ test("a second has the percentiles of its requests, buckets have all that took a
   const counts = meter.counts.get("w")!;
   const upTo = (seconds: number) => counts.buckets().find(([bound]) => bound === seconds)![1];
   expect([0.0001, 0.01, 0.1, 1].map(upTo)).toEqual([1, 100, 1_000, 1_000]);
-  counts.inBucket[0] = 2 ** 32 - 1; // 32 bits are full after some hours of load
+  counts.inBucket[0] = 2 ** 32 - 1; // 32 bits overflow after some hours of load
   counts.add(200, 0.001);
   expect(counts.inBucket[0]).toBe(2 ** 32);
 });

@@ -1,4 +1,4 @@
-/** A hub and a worker in processes of their own, and bytes as they are: for tests of what HTTP clients may do to them. */
+/** A hub and a worker in their own processes, and raw bytes: for tests of what HTTP clients may do to them. */
 
 import { readFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
@@ -6,11 +6,11 @@ import { HubClient } from "../src/hub/client.ts";
 import type { HubOptions } from "../src/hub/index.ts";
 import { Child, until, Workspace } from "./support.ts";
 
-/** A connection that remembers what came. */
+/** A connection that records the bytes it receives. */
 export class Wire {
   readonly socket: Socket;
   text = "";
-  /** The other side has ended it. */
+  /** Whether the other side has ended it. */
   ended = false;
 
   constructor(port: number) {
@@ -24,7 +24,7 @@ export class Wire {
     return this;
   }
 
-  /** Status of the first answer; 0: there is none yet. */
+  /** Status of the first answer; 0 when there is none yet. */
   get status(): number {
     return Number(/^HTTP\/1\.1 (\d+) /.exec(this.text)?.[1] ?? 0);
   }
@@ -44,10 +44,10 @@ export class Wire {
   }
 }
 
-/** `GET path` of a client without faults. */
+/** A correct `GET path`. */
 export const get = (path: string): string => `GET ${path} HTTP/1.1\r\nHost: h\r\n\r\n`;
 
-/** `POST path` with these header lines and what follows them. */
+/** `POST path` with these header lines and this body. */
 export const post = (path: string, headers: readonly string[], rest: string): string =>
   `POST ${path} HTTP/1.1\r\nHost: h\r\n${headers.map((line) => `${line}\r\n`).join("")}\r\n${rest}`;
 
@@ -58,7 +58,7 @@ export class Wires implements AsyncDisposable {
   port = 0;
   hub!: Child;
 
-  /** `shell` runs before the hub, in its process. */
+  /** `shell` runs before the hub, in the same process. */
   static async open(options: HubOptions = {}, shell?: string): Promise<Wires> {
     const wires = new Wires();
     await wires.start(options, shell);
@@ -79,14 +79,14 @@ export class Wires implements AsyncDisposable {
     return worker;
   }
 
-  /** Sends it on a connection of its own. */
+  /** Sends bytes on a new connection. */
   send(text: string): Wire {
     const wire = new Wire(this.port).send(text);
     this.#wires.push(wire);
     return wire;
   }
 
-  /** The answer's status to that on a connection of its own, which ends with it. */
+  /** Sends bytes on a new connection, returns the answer's status and closes the connection. */
   async status(text: string, ms?: number): Promise<number> {
     const wire = this.send(text);
     const status = await wire.answered(ms);
@@ -94,7 +94,7 @@ export class Wires implements AsyncDisposable {
     return status;
   }
 
-  /** What of the hub's resident memory is its own, in MiB. */
+  /** Resident memory that only the hub uses, in MiB. */
   get memory(): number {
     const status = readFileSync(`/proc/${this.hub.pid}/status`, "utf8");
     return Number(/RssAnon:\s+(\d+) kB/.exec(status)![1]) / 1_024;

@@ -12,7 +12,7 @@ import { Registry } from "../src/hub/registry.ts";
 import { Stage } from "./hub-stage.ts";
 import { rejection, until, Workspace } from "./support.ts";
 
-/** Nobody hears of processes that come and go. */
+/** Ignores processes that come and go. */
 const nobody = { changed: () => {}, tell: () => {} };
 
 async function failureOf(response: Response): Promise<{ status: number; code: string }> {
@@ -87,7 +87,7 @@ describe("a request", () => {
     expect((await response.bytes()).length).toBe(20_000);
   });
 
-  test("one byte over the limit is 413, said before the body is read, or while it is", async () => {
+  test("one byte above the limit is 413, before the body is read, or while it is read", async () => {
     const body = new Uint8Array((1 << 20) + 1);
     expect(await failureOf(await stage.fetch("/w/echo", { method: "POST", body }))).toEqual({
       status: 413,
@@ -100,7 +100,7 @@ describe("a request", () => {
     expect(await failureOf(streamed)).toEqual({ status: 413, code: "PAYLOAD_TOO_LARGE" });
   });
 
-  test("whose body stops coming is 408", async () => {
+  test("whose body stops arriving is 408", async () => {
     const head = "POST /w/echo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc";
     expect(await stage.raw(head)).toStartWith("HTTP/1.1 408 ");
     expect(
@@ -140,7 +140,7 @@ describe("a request", () => {
     expect(await stage.raw(upgrade, 300)).toStartWith("HTTP/1.1 501 ");
   });
 
-  test("carries what is the client's, and says where it came from", async () => {
+  test("passes on the client's headers, and adds where the request came from", async () => {
     const response = await stage.fetch("/w/headers", {
       method: "POST",
       headers: [
@@ -164,7 +164,7 @@ describe("a request", () => {
     expect([sent.get("x-request-id"), response.headers.get("x-request-id")]).toEqual(["mine-1", "mine-1"]);
   });
 
-  test("headers that the header connection names go no further", async () => {
+  test("headers named in the connection header are not passed on", async () => {
     const answer = await stage.raw(
       "POST /w/headers HTTP/1.1\r\nHost: h\r\nConnection: close, X-Private\r\nX-Private: 1\r\nX-Open: 2\r\nContent-Length: 0\r\n\r\n",
     );
@@ -172,7 +172,7 @@ describe("a request", () => {
     expect(answer).not.toContain("x-private");
   });
 
-  test("an answer keeps its headers, and loses those of the connection", async () => {
+  test("an answer keeps its headers, except the connection's", async () => {
     const response = await stage.fetch("/w/odd");
     expect(await response.text()).toBe("body");
     expect(response.headers.get("content-length")).toBe("4");
@@ -181,7 +181,7 @@ describe("a request", () => {
     expect(response.headers.getSetCookie()).toEqual(["a=1", "b=2"]);
   });
 
-  test("an answer that streams comes piece by piece", async () => {
+  test("a streamed answer arrives piece by piece", async () => {
     const response = await stage.fetch("/w/stream");
     const pieces: string[] = [];
     for await (const piece of response.body!) pieces.push(new TextDecoder().decode(piece));
@@ -202,7 +202,7 @@ describe("a request", () => {
 });
 
 describe("a hub", () => {
-  test("has its name alone, and gives it back with all its files", async () => {
+  test("has its name alone, and frees it with all its files", async () => {
     await using stage = await Stage.open();
     const error = await rejection(Hub.start({ directory: stage.workspace.directory, port: 0 }));
     expect(error).toBeInstanceOf(BusExistsError);
@@ -213,7 +213,7 @@ describe("a hub", () => {
     expect(readdirSync(stage.workspace.directory)).toEqual([]);
   });
 
-  test("takes the place of one that was killed", async () => {
+  test("takes the place of a killed hub", async () => {
     await using stage = new Stage() as Stage;
     writeFileSync(join(stage.workspace.directory, "hub.control"), "");
     await stage.start();
@@ -221,7 +221,7 @@ describe("a hub", () => {
     expect((await stage.fetch("/w/users/1")).status).toBe(200);
   });
 
-  test("answers inside a server of one's own", async () => {
+  test("answers inside your own server", async () => {
     await using stage = new Stage() as Stage;
     stage.hub = await Hub.start({ directory: stage.workspace.directory, port: false });
     expect(stage.hub.url).toBeNull();
@@ -232,7 +232,7 @@ describe("a hub", () => {
     await own.stop(true);
   });
 
-  test("that closes does not wait for what hangs, and does not invite to try again what may have run", async () => {
+  test("that closes does not wait for hung requests, and does not offer a retry for those that may have run", async () => {
     await using stage = await Stage.open();
     const worker = await stage.worker();
     const hung = stage.hub.fetch(new Request("http://h/w/slow")) as Promise<Response>;
@@ -247,7 +247,7 @@ describe("a hub", () => {
     expect(late.status).toBe(503);
   });
 
-  test("that closes does not wait for who has sent half a request", async () => {
+  test("that closes does not wait for a client that has sent half a request", async () => {
     await using stage = await Stage.open();
     await stage.worker();
     const halves = ["GET /w/us", "POST /nothing HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc"];
@@ -256,12 +256,12 @@ describe("a hub", () => {
     await stage.workers[0]!.line("slow begins");
     const began = performance.now();
     await stage.hub.close();
-    expect(performance.now() - began).toBeLessThan(4_000); // 5 s is how long it waits for what runs
+    expect(performance.now() - began).toBeLessThan(4_000); // it would wait 5 s for running requests
     expect((await slow).status).toBe(200);
     await Promise.all(asked);
   });
 
-  test("that has closed ends an event stream at once, and keeps no process alive by it", async () => {
+  test("that closes ends an event stream at once, and that stream does not keep its process alive", async () => {
     await using workspace = new Workspace();
     const program = `
       import { Hub } from ${JSON.stringify(join(import.meta.dir, "../src/hub/index.ts"))};
@@ -281,7 +281,7 @@ describe("a hub", () => {
     expect(await child.exited).toBe(0);
   }, 20_000);
 
-  test("in a server of one's own, says which protocol that was asked by, and lets an app's event stream be quiet", async () => {
+  test("in your own server, reports the protocol of the request, and lets an app's event stream be quiet", async () => {
     await using stage = new Stage() as Stage;
     stage.hub = await Hub.start({ directory: stage.workspace.directory, port: false });
     async function* quiet(): AsyncGenerator<string> {
@@ -326,7 +326,7 @@ describe("a hub", () => {
 });
 
 describe("workers", () => {
-  test("two of one name share its requests, two names have their own", async () => {
+  test("two of one name share its requests, two names get their own", async () => {
     await using stage = await Stage.open();
     await Promise.all([stage.worker("a"), stage.worker("a"), stage.worker("b")]);
     const pids = new Set<number>();
@@ -341,7 +341,7 @@ describe("workers", () => {
     expect(workers.map(({ name }) => name).sort()).toEqual(["a", "a", "b"]);
   });
 
-  test("one that dies with a request is 502; then its routes are 503, and after a while 404", async () => {
+  test("a worker that dies with a request gives 502; then its routes are 503, and after a while 404", async () => {
     await using stage = await Stage.open({ goneFor: 150 });
     await stage.worker();
     expect(await failureOf(await stage.fetch("/w/die"))).toEqual({ status: 502, code: "WORKER_DIED" });
@@ -352,7 +352,7 @@ describe("workers", () => {
     expect(await failureOf(await stage.fetch("/w/users/1"))).toEqual({ status: 404, code: "NO_ROUTE" });
   });
 
-  test("of a new hub may be on their way: until one came, a path is 503, and a browser's stream comes again", async () => {
+  test("may still connect after a hub's start: until one did, a path is 503, and a browser's stream retries", async () => {
     await using stage = await Stage.open({ goneFor: 2_000 });
     const none = await stage.fetch("/w/users/1");
     expect(none.headers.get("retry-after")).toBe("1");
@@ -366,7 +366,7 @@ describe("workers", () => {
     await until(async () => (await stream()).status === 404, "a 404 when the hub is no longer new");
   });
 
-  test("of a hub that restarts come one by one: until then their paths are 503, never 404", async () => {
+  test("of a restarted hub reconnect one by one: until then their paths are 503, never 404", async () => {
     await using stage = await Stage.open({ goneFor: 3_000 });
     const [first, second] = [await stage.worker("a"), await stage.worker("b")];
     await stage.hub.close({ timeout: 0 });
@@ -385,7 +385,7 @@ describe("workers", () => {
     await until(async () => (await stage.fetch("/none")).status === 404, "a 404 when the hub is no longer new", 10_000);
   });
 
-  test("one that comes again is served at once", async () => {
+  test("a worker that reconnects is served at once", async () => {
     await using stage = await Stage.open();
     const worker = await stage.worker();
     await worker.kill();
@@ -393,7 +393,7 @@ describe("workers", () => {
     expect((await stage.fetch("/w/users/1")).status).toBe(200);
   });
 
-  test("one that stops finishes what runs, and leaves", async () => {
+  test("a worker that stops finishes its running requests, and leaves", async () => {
     await using stage = await Stage.open();
     const worker = await stage.worker();
     const slow = stage.fetch("/w/slow?ms=200");
@@ -405,7 +405,7 @@ describe("workers", () => {
     expect((await stage.fetch("/w/users/1")).status).toBe(503);
   });
 
-  test("find a hub that restarts, and one that comes late", async () => {
+  test("find a restarted hub, and a hub that starts late", async () => {
     await using stage = await Stage.open();
     const worker = await stage.worker();
     await stage.hub.close();
@@ -417,7 +417,7 @@ describe("workers", () => {
     expect((await stage.fetch("/w/users/1")).status).toBe(200);
   });
 
-  test("while one registers again under load, no request sees a gap", async () => {
+  test("while a worker registers again under load, no request fails", async () => {
     await using stage = await Stage.open();
     await stage.worker();
     const client = stage.client();
@@ -434,7 +434,7 @@ describe("workers", () => {
     expect([...statuses]).toEqual([200]);
   });
 
-  test("a route that another living name has is refused by name; of one that is gone it is free", async () => {
+  test("a route of another living name is refused with that name; the route of a dead worker is free", async () => {
     await using stage = await Stage.open();
     const first = await stage.worker("a", ["GET /same/:x"]);
     const client = stage.client();
@@ -449,7 +449,7 @@ describe("workers", () => {
     await register();
   });
 
-  test("that are full with as many waiting as may: 503, and when to try again", async () => {
+  test("that are full with a full queue: 503, and when to try again", async () => {
     await using stage = await Stage.open({ slots: 1, queue: { limit: 1 } });
     const worker = await stage.worker();
     const running = stage.fetch("/w/slow?ms=400");
@@ -461,7 +461,7 @@ describe("workers", () => {
     expect(await failureOf(refused)).toEqual({ status: 503, code: "OVERLOADED" });
   });
 
-  test("one that its hub has lost without a word finds out, and comes again", async () => {
+  test("a worker that its hub dropped without a message notices, and reconnects", async () => {
     await using stage = await Stage.open();
     const worker = await stage.serve({ "/a": () => "a" }, { watchdog: 20, reconnect: { initial: 20 } });
     const reasons: string[] = [];
@@ -471,14 +471,14 @@ describe("workers", () => {
     const client = stage.client();
     const ids = async () => (await client.call<{ workers: { worker_id: string }[] }>("/health")).workers;
     await client.call("/internal/unregister", { worker_id: (await ids())[0]!.worker_id });
-    await until(() => connected === 2, "it comes again");
-    expect(reasons).toEqual(['hub "hub" no longer knows this worker.']);
+    await until(() => connected === 2, "it reconnects");
+    expect(reasons).toEqual(['Hub "hub" no longer knows this worker.']);
     expect(await (await stage.fetch("/a")).text()).toBe("a");
     expect((await ids()).length).toBe(1);
     await worker.close();
   });
 
-  test("try again after 1 s, then after twice as long up to 30 s, each a random part shorter, and from the start after a success", async () => {
+  test("retry after 1 s, then after twice as long up to 30 s, each a random part shorter; a success starts over", async () => {
     await using stage = await Stage.open();
     const usual = await stage.serve({}, { name: "u" });
     const first = new Promise<number>((resolve) => usual.once("retry", (_reason, ms) => resolve(ms)));
@@ -504,7 +504,7 @@ describe("workers", () => {
     await worker.close();
   });
 
-  test("answer in every way there is, and 404 to a route that they do not have", async () => {
+  test("answer in every supported form, and 404 for a route that they do not have", async () => {
     await using stage = await Stage.open();
     const answers: Record<string, () => Answerable> = {
       "/json": () => ({ status: 201, json: [1] }),
@@ -531,11 +531,11 @@ describe("workers", () => {
     ]);
     const routes = [{ method: "GET", path: "/other" }];
     await stage.client().call("/internal/register", { name: "w", routes, pid: process.pid });
-    expect(await ask("/other")).toBe('404 application/json {"error":"GET /other has no handler here"}');
+    expect(await ask("/other")).toBe('404 application/json {"error":"No handler for GET /other."}');
     await worker.close();
   });
 
-  test("are told of the client by a proxy in front, when the hub trusts that", async () => {
+  test("get the client's address from a proxy in front, when the hub trusts it", async () => {
     await using stage = await Stage.open({ trustProxy: true });
     await stage.worker();
     const forwarded = { "x-forwarded-for": "6.6.6.6", "x-forwarded-proto": "https", "x-forwarded-host": "example.org" };
@@ -548,7 +548,7 @@ describe("workers", () => {
     ]);
   });
 
-  test("one mounts apps with a fetch: each sees its own paths, with methods, queries and bodies", async () => {
+  test("a worker mounts apps with a fetch: each sees its own paths, with methods, queries and bodies", async () => {
     await using stage = await Stage.open();
     const hono = new Hono();
     hono.get("/", (context) => context.text("hono's root"));
@@ -584,7 +584,7 @@ describe("workers", () => {
     await worker.close();
   });
 
-  test("one that is refused leaves no bus behind", async () => {
+  test("a refused worker leaves no bus behind", async () => {
     await using stage = await Stage.open();
     await stage.worker("a", ["GET /same/:x"]);
     const before = readdirSync(stage.workspace.directory);
@@ -594,20 +594,20 @@ describe("workers", () => {
     expect(readdirSync(stage.workspace.directory)).toEqual(before);
   });
 
-  test("of two new names with one route at once, one is refused, and its bus goes", async () => {
+  test("of two new names with one route at once, one is refused, and its bus is closed", async () => {
     await using workspace = new Workspace();
     const registry = new Registry(hubOptions.resolve({ directory: workspace.directory, goneFor: 50 }), nobody);
     const register = (name: string) => registry.register(name, [{ method: "GET", path: "/same" }], null);
     const results = await Promise.allSettled([register("a"), register("b")]);
     expect(results.map(({ status }) => status).sort()).toEqual(["fulfilled", "rejected"]);
-    expect(registry.services.length).toBe(2); // or they were not at once
+    expect(registry.services.length).toBe(2); // otherwise they did not start at once
     const buses = () => readdirSync(workspace.directory).filter((file) => file.endsWith(".sock"));
     await until(() => buses().length === 1, "one bus is left", 2_000);
     await registry.close({ timeout: 0 });
     expect(readdirSync(workspace.directory)).toEqual([]);
   });
 
-  test("one that registers while the hub closes gets an error, and no bus stays", async () => {
+  test("a worker that registers while the hub closes gets an error, and no bus stays", async () => {
     await using workspace = new Workspace();
     const registry = new Registry(hubOptions.resolve({ directory: workspace.directory }), nobody);
     const registered = rejection(registry.register("a", [], null));
@@ -617,7 +617,7 @@ describe("workers", () => {
     expect(await rejection(registry.register("b", [], null))).toMatchObject({ status: 503, code: "CLOSING" });
   });
 
-  test("one that registers and does not come within 5 s is forgotten; one that came stays", async () => {
+  test("a worker that registers and does not attach within 5 s is forgotten; an attached worker stays", async () => {
     await using stage = await Stage.open();
     await stage.worker();
     const client = stage.client();
@@ -634,7 +634,7 @@ describe("workers", () => {
     expect(await failureOf(await stage.fetch("/ghost"))).toEqual({ status: 503, code: "NO_WORKER" });
   }, 15_000);
 
-  test("two of one name in one process both stay", async () => {
+  test("two workers of one name in one process both stay", async () => {
     await using stage = await Stage.open();
     let lost = 0;
     const workers: HubWorker[] = [];
@@ -642,12 +642,12 @@ describe("workers", () => {
       const worker = await stage.serve({ "/a": () => "a" }, { watchdog: 20 });
       workers.push(worker.on("disconnected", () => lost++));
     }
-    await Bun.sleep(300); // some looks of their watchdogs
+    await Bun.sleep(300); // several checks of their watchdogs
     expect(lost).toBe(0);
     await Promise.all(workers.map((worker) => worker.close()));
   });
 
-  test("a route whose handler returns nothing is 500 at once, and in the worker's log when nobody listens", async () => {
+  test("a route whose handler returns nothing is 500 at once, and in the worker's log without a listener", async () => {
     await using stage = await Stage.open();
     const program = `
       import { HubWorker } from ${JSON.stringify(join(import.meta.dir, "../src/hub/index.ts"))};
@@ -665,17 +665,17 @@ describe("workers", () => {
       const response = await stage.fetch(path, { method: "POST", body: "{}" });
       expect([response.status, await response.json()]).toMatchObject([
         500,
-        { error: "the handler returned nothing.", code: "NO_ANSWER" },
+        { error: "The handler returned nothing.", code: "NO_ANSWER" },
       ]);
     }
     expect(performance.now() - started).toBeLessThan(5_000); // the hub's own limit is 30 s
     child.kill("SIGTERM");
     const log = await child.stderr.text();
-    expect(log).toMatch(/^worker "w": \/forgot \(.+\): the handler of \/forgot returned nothing\. Return the answer/m);
-    expect(log).toContain("the handler of /app/x returned nothing.");
+    expect(log).toMatch(/^worker "w": \/forgot \(.+\): The handler of \/forgot returned nothing\. Return the answer/m);
+    expect(log).toContain("The handler of /app/x returned nothing.");
   });
 
-  test("a handler that defers answers later with whatever it may return, and failures are told as those of returned answers", async () => {
+  test("a deferred handler may answer with any value it may return, and its failures are reported the same way", async () => {
     await using stage = await Stage.open();
     const failed: string[] = [];
     const later =
@@ -723,7 +723,7 @@ describe("workers", () => {
     await worker.close();
   }, 15_000);
 
-  test("one that nobody listens to says on stderr, once, what keeps it from its hub", async () => {
+  test("a worker without listeners says on stderr, once, why it cannot reach its hub", async () => {
     await using workspace = new Workspace();
     const program = `
       import { HubWorker } from ${JSON.stringify(join(import.meta.dir, "../src/hub/index.ts"))};
@@ -734,14 +734,14 @@ describe("workers", () => {
     const child = Bun.spawn([process.execPath, "-e", program], { stdio: ["ignore", "pipe", "pipe"] });
     const socket = join(workspace.directory, "none.control");
     expect(await child.stderr.text()).toBe(
-      `worker "w" tries again until it can serve: hub "none" does not answer. ` +
-        `Its socket is ${socket}: is a hub of that name running there?\n`,
+      `worker "w" cannot connect to its hub and keeps trying: Hub "none" does not respond. ` +
+        `Start the hub, or correct the hub's name or directory; its socket is ${socket}.\n`,
     );
     expect(await child.stdout.text()).toBe("HubError true\n");
     expect(await child.exited).toBe(0);
   });
 
-  test("one whose event loop hangs is evicted by pings, one that is full is not", async () => {
+  test("a worker whose event loop hangs is evicted by pings; a full worker is not", async () => {
     await using stage = await Stage.open({ ping: { interval: 50, timeout: 100, maxMisses: 3 }, slots: 2 });
     const hung = await stage.worker("a");
     const full = await stage.worker("b");
@@ -753,8 +753,8 @@ describe("workers", () => {
     expect((await stage.fetch("/a/users/1")).status).toBe(503);
     for (const well of [full, idle]) expect(well.lines.some((line) => line.startsWith("disconnected"))).toBeFalse();
     for (const one of slow) expect((await one).status).toBe(200);
-    await until(() => hung.lines.filter((line) => line === "connected").length === 2, "it comes again");
-    expect(hung.lines).toContain('disconnected bus "hub.a" evicted this worker: it missed 3 pings.');
+    await until(() => hung.lines.filter((line) => line === "connected").length === 2, "it reconnects");
+    expect(hung.lines).toContain('disconnected Bus "hub.a" evicted this worker: it missed 3 pings.');
     expect((await stage.fetch("/a/users/1")).status).toBe(200);
   });
 });
@@ -791,7 +791,7 @@ describe("the control socket", () => {
     expect([error.status, error.reason]).toEqual([status, reason]);
   });
 
-  test("a worker that nobody listens to says so", async () => {
+  test("a worker without listeners says so", async () => {
     await using workspace = new Workspace();
     const call = () => rejection<HubError>(new HubClient("hub", workspace.directory, true).call("/internal/emit", {}));
     const error = await call();
@@ -808,7 +808,7 @@ describe("the control socket", () => {
     rmSync(socket, { force: true });
   });
 
-  test("a route that is malformed is one typed error that names its pattern; names are checked before anything is sent", async () => {
+  test("a malformed route is one typed error that names its pattern; names are checked before anything is sent", async () => {
     await using workspace = new Workspace();
     const { directory } = workspace;
     const problem = async (options: object): Promise<Error> =>
@@ -818,11 +818,11 @@ describe("the control socket", () => {
       [{ a: () => "b" }, 'Invalid route pattern "a"'],
       [{ "/a": 3 }, 'Invalid route "/a": it is 3.'],
       [{ "/a": {} }, 'Invalid route "/a": it has no handler.'],
-      [{ "/a": { BREW: () => "b" } }, 'Invalid route "/a": "BREW" is not a method.'],
+      [{ "/a": { BREW: () => "b" } }, 'Invalid route "/a": "BREW" is not an HTTP method.'],
       [{ "/a": { GET: "b" } }, 'Invalid route "/a": the handler of GET is "b".'],
       [{ "/a": { POST: sse() } }, 'Invalid route "/a": the handler of POST is'],
-      [{ "/a": app }, 'Invalid route "/a": an app is mounted at'],
-      [{ "/:tenant/*": app }, 'Invalid route "/:tenant/*": an app is mounted at'],
+      [{ "/a": app }, 'Invalid route "/a": an app needs a pattern'],
+      [{ "/:tenant/*": app }, 'Invalid route "/:tenant/*": an app needs a pattern'],
       [3, "`routes` is 3"],
     ] as [object, string][]) {
       const error = await problem({ routes });
@@ -838,8 +838,8 @@ describe("the control socket", () => {
   });
 });
 
-describe("beginning and end", () => {
-  test("a worker whose route another one has: `start` rejects at once, although it would wait for a hub for ever", async () => {
+describe("start and end", () => {
+  test("a worker with another worker's route: `start` rejects at once, although it would wait for a hub for ever", async () => {
     await using stage = await Stage.open();
     await using first = await stage.serve({ "/same/:x": () => "first" }, { name: "a" });
     expect([first.connected, first.closed]).toEqual([true, false]);
@@ -847,7 +847,7 @@ describe("beginning and end", () => {
     expect([error.status, error.reason, error.retryable]).toEqual([409, "ROUTE_TAKEN", false]);
   });
 
-  test("the parameters of a request are those of its pattern, for the compiler too", () => {
+  test("a request's parameters are its pattern's, for the compiler too", () => {
     const routes = <P extends string>(given: HubRoutes<P>): number => Object.keys(given).length;
     expect(
       routes({
@@ -860,7 +860,7 @@ describe("beginning and end", () => {
     ).toBe(4);
   });
 
-  test("a worker waits for its hub, and serves each method as it says", async () => {
+  test("a worker waits for its hub, and serves each route with its methods", async () => {
     await using stage = new Stage();
     const starting = stage.serve(
       { "/any": ({ method }) => method, "/some": { GET: () => "got", DELETE: () => ({ status: 202 }) } },
@@ -877,7 +877,7 @@ describe("beginning and end", () => {
     expect([other.status, other.headers.get("allow")]).toEqual([405, "GET, DELETE, HEAD"]);
   });
 
-  test("a hub tells who joined, left and died, never inside a call of its user", async () => {
+  test("a hub emits joined, left and died, never inside a call of its user", async () => {
     await using stage = await Stage.open();
     const told: string[] = [];
     let inside = false;

@@ -1,4 +1,4 @@
-/** What types promise of values that travelled as JSON, and that this is what arrives. */
+/** Types of values that went through JSON, and that such values really arrive. */
 
 import { expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -90,7 +90,7 @@ export type OfJson = [
   Expect<Equal<Jsonify<{ [key: string]: Date | 1; a: 1 }>, { [key: string]: string | 1; a: 1 }>>,
   Expect<Equal<Jsonify<{ is: "a"; d: Date } | { is: "b" }>, { is: "a"; d: string } | { is: "b" }>>,
   Expect<Equal<Jsonify<Point>, { readonly x: number }>>,
-  // two fields of an Error make none
+  // two fields of an Error are not an Error
   Expect<Equal<Jsonify<{ name: string; message: string; at: Date }>, { name: string; message: string; at: string }>>,
   // arrays and tuples
   Expect<Equal<Jsonify<(string | undefined)[]>, (string | null)[]>>,
@@ -98,7 +98,7 @@ export type OfJson = [
   Expect<
     Equal<Jsonify<readonly [Date, undefined, (() => void)?, ...Date[]]>, readonly [string, null, null?, ...string[]]>
   >,
-  // what JSON does not see, and what it refuses
+  // what JSON leaves out, and what it refuses
   Expect<Equal<Jsonify<Map<string, Date>>, {}>>,
   Expect<Equal<Jsonify<{ s: Set<1>; r: RegExp }>, { s: {}; r: {} }>>,
   Expect<Equal<Jsonify<{ v: Uint8Array }>, { v: Record<number, number> }>>,
@@ -156,7 +156,7 @@ export type OfEvents = [Expect<Equal<Paid["payload"], OrderRead>>];
 const order: Order = { at: new Date(7), note: undefined, cents: [1, undefined] };
 const arrived: OrderRead = { at: "1970-01-01T00:00:00.007Z", cents: [1, null] };
 
-test("a call without a schema: both sides get what their types say", async () => {
+test("a call without a schema: both sides get the types that they declare", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   const seen: unknown[] = [];
@@ -186,7 +186,7 @@ test("a call without a schema: both sides get what their types say", async () =>
   expect((await client.parsed({ at: order.at })).at).toStrictEqual(new Date(8));
 });
 
-test("an event: the payload is what its type says", async () => {
+test("an event: the payload has its declared type", async () => {
   await using bus = await EventBus.local<{ paid: Order }>();
   const subscription = bus.subscribe(topic("paid"));
   bus.publish("paid", order);
@@ -195,7 +195,7 @@ test("an event: the payload is what its type says", async () => {
   expect(payloads).toStrictEqual([arrived]);
 });
 
-test("an editor shows a type as it was written, or as it arrives, without names of ours", () => {
+test("an editor shows a type as it was written, or as it arrives, without internal names", () => {
   const folder = mkdtempSync(join(tmpdir(), "slotbus-types-"));
   try {
     writeFileSync(
@@ -214,7 +214,7 @@ export const shown: number[] = [client.get, await client.seen()];
   }
 }, 60_000);
 
-test("a package that exports contracts, and helpers that make them, has declarations", () => {
+test("a package that exports contracts, and helpers that make them, gets declarations", () => {
   const folder = mkdtempSync(join(tmpdir(), "slotbus-types-"));
   try {
     writeFileSync(
@@ -242,13 +242,13 @@ export const hidden = <T extends { id: string }>(bus: SlotBus) => bus.client(cru
     const emit = { noEmit: false, declaration: true, emitDeclarationOnly: true, rootDir: "/", outDir };
     expect(compile(folder, emit)).toBe("");
     const declared = readFileSync(join(outDir, folder, "shared.d.ts"), "utf8");
-    expect(declared.match(/import\("(?!slotbus").*?\)\.\w+/g)).toBeNull(); // names of a file that the package does not export
+    expect(declared.match(/import\("(?!slotbus").*?\)\.\w+/g)).toBeNull(); // names from a file outside the package's exports
   } finally {
     rmSync(folder, { recursive: true });
   }
 }, 60_000);
 
-/** What the compiler says of the files in a folder. */
+/** The compiler's output for the files in a folder. */
 function compile(folder: string, options: object = {}): string {
   const types = { typeRoots: [join(root, "node_modules/@types")], ...options };
   const config = { extends: join(root, "tsconfig.json"), compilerOptions: types, include: ["*.ts"] };

@@ -1,9 +1,9 @@
-/** How long things took, as percentiles. */
+/** Measured times, as percentiles. */
 
 import { expect, test } from "bun:test";
 import { Latencies } from "../src/latency.ts";
 
-test("percentiles are above what was measured by one percent at most, from a microsecond to weeks", () => {
+test("percentiles are at most one percent above the measured time, from a microsecond to weeks", () => {
   for (const scale of [0.001, 0.1, 1, 1_000, 4e6]) {
     const latencies = new Latencies();
     for (let i = 1; i <= 1_000; i++) latencies.add(((i * 7) % 1_000 || 1_000) * scale);
@@ -15,7 +15,7 @@ test("percentiles are above what was measured by one percent at most, from a mic
   }
 });
 
-test("a time that cannot be told from 0, and one beyond the range, count as the shortest and the longest", () => {
+test("a time of 0 and a time above the range count as the shortest and the longest", () => {
   const latencies = new Latencies();
   latencies.add(0);
   latencies.add(Number.MAX_VALUE);
@@ -24,7 +24,7 @@ test("a time that cannot be told from 0, and one beyond the range, count as the 
   expect(latencies.percentile(100)).toBeWithin(0xffff_ffff, 0xffff_ffff * 1.01);
 });
 
-test("before the first time, and after a reset, every percentile is 0", () => {
+test("before the first measurement, and after a reset, every percentile is 0", () => {
   const latencies = new Latencies();
   expect([latencies.count, latencies.percentile(50), latencies.percentile(100)]).toEqual([0, 0, 0]);
   latencies.add(5);

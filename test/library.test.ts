@@ -25,23 +25,22 @@ async function run(
 
 const load = `try { await import("${root}/src/index.ts"); console.log("loaded") } catch (e) { console.log(e.code, e.message) }`;
 
-/** The library of another protocol version, in `prefix`/lib. */
+/** A library of another protocol version, in `prefix`/lib. */
 function buildVersion(abi: number, prefix: string, cwd = root): void {
   const zig = Bun.which("zig", { PATH: `${root}/node_modules/.bin:${process.env["PATH"]}` })!;
   const build = Bun.spawnSync([zig, "build", `-Dabi=${abi}`, "--prefix", prefix], { cwd, stderr: "pipe" });
   expect(build.stderr.toString()).toBe("");
 }
 
-test("SLOTBUS_LIB that is not there, or no library, is one clear error", async () => {
+test("a SLOTBUS_LIB that does not exist, or is not a library, is one clear error", async () => {
   expect((await run(load, { SLOTBUS_LIB: "/nowhere/lib.so" })).output).toMatch(
-    /^UNSUPPORTED \/nowhere\/lib.so could not be loaded/,
+    /^UNSUPPORTED Cannot load \/nowhere\/lib.so/,
   );
   expect((await run(load, { SLOTBUS_LIB: join(root, "package.json") })).output).toMatch(
-    /^UNSUPPORTED .*package.json could not be loaded/,
+    /^UNSUPPORTED Cannot load .*package.json/,
   );
   const libc = (await Array.fromAsync(new Bun.Glob("/lib/x86_64-linux-gnu/libz.so.*").scan()))[0];
-  if (libc)
-    expect((await run(load, { SLOTBUS_LIB: libc })).output).toMatch(/^UNSUPPORTED .*could not be loaded: .*sb_/);
+  if (libc) expect((await run(load, { SLOTBUS_LIB: libc })).output).toMatch(/^UNSUPPORTED Cannot load .*sb_/);
 });
 
 test("a library of another protocol version is refused with both versions", async () => {
@@ -75,7 +74,7 @@ test("two installations of different versions refuse each other at the socket, e
   bus.on("refused", (_, reason) => reasons.push(reason));
   const { output } = await run(open("SlotWorker.open", "", ", timeout: 0"), library);
   expect(output).toMatch(/^VERSION_MISMATCH .* speaks protocol version 2; this process speaks 3/);
-  expect(reasons).toEqual(["it speaks protocol 3 to 3, this bus 2"]);
+  expect(reasons).toEqual(["it speaks protocol 3 to 3, this bus speaks 2"]);
   await bus.close();
 
   const asked = run(
@@ -85,7 +84,7 @@ test("two installations of different versions refuse each other at the socket, e
   const error = await rejection(space.worker(() => "x", { timeout: 10_000 }));
   expect(error).toBeInstanceOf(VersionMismatchError);
   expect(error.message).toContain("speaks protocol version 3; this process speaks 2");
-  expect((await asked).output).toBe("it speaks protocol 2 to 2, this bus 3\n");
+  expect((await asked).output).toBe("it speaks protocol 2 to 2, this bus speaks 3\n");
 }, 120_000);
 
 test("a library of the same version with another layout is refused, and the first difference is named", async () => {
@@ -99,11 +98,11 @@ test("a library of the same version with another layout is refused, and the firs
   writeFileSync(join(other, "csrc/slotbus.h"), header.replace("X(SB_WARM_SLOTS, 4,", "X(SB_WARM_SLOTS, 5,"));
   buildVersion(2, other, other);
   expect((await run(load, { SLOTBUS_LIB: join(other, "lib/libslotbus.so") })).output).toMatch(
-    /^UNSUPPORTED libslotbus and its TypeScript differ: SB_WARM_SLOTS is 5, expected 4\. .*zig build/,
+    /^UNSUPPORTED libslotbus and abi.ts differ: SB_WARM_SLOTS is 5, expected 4\. .*zig build/,
   );
 }, 120_000);
 
-test("an installed package without prebuilt library and without Zig says what is missing", async () => {
+test("an installed package without a prebuilt library and without Zig says what is missing", async () => {
   await using space = new Workspace();
   space.leftovers = ["package"];
   const target = join(space.directory, "package");
@@ -111,15 +110,15 @@ test("an installed package without prebuilt library and without Zig says what is
   cpSync(join(root, "src"), join(target, "src"), { recursive: true });
   const program = load.replace(`${root}/src`, `${target}/src`);
   expect((await run(program, {}, target)).output).toMatch(
-    /^UNSUPPORTED slotbus has no prebuilt library for linux-\w+-\w+.*SLOTBUS_LIB/s,
+    /^UNSUPPORTED Cannot find the prebuilt library for linux-\w+-\w+.*SLOTBUS_LIB/s,
   );
   cpSync(join(root, "csrc"), join(target, "csrc"), { recursive: true });
   cpSync(join(root, "build.zig"), join(target, "build.zig"));
   const bare = await run(program, { PATH: "/usr/bin:/bin" }, target);
-  expect(bare.output).toMatch(/^UNSUPPORTED libslotbus is not built for .*Zig is not installed.*npm install/s);
+  expect(bare.output).toMatch(/^UNSUPPORTED Cannot build libslotbus for .*Zig is not installed.*npm install/s);
 });
 
-test("a library that is older than its sources is built again, a fresh one is not", async () => {
+test("a library older than its sources is built again, a fresh one is not", async () => {
   await using space = new Workspace();
   space.leftovers = ["package"];
   const target = join(space.directory, "package");

@@ -1,10 +1,10 @@
-/** Workers that speak in lines: `ready` first, then one line of answer for each line of request. For tests of the supervisor. */
+/** Workers with a line protocol for the supervisor's tests: `ready` first, then one answer line per request line. */
 
 import { existsSync, readFileSync } from "node:fs";
 import type { ExitReport } from "../src/errors.ts";
 import type { PoolOptions, Transport, WorkerLink, WorkerProcess } from "../src/supervisor/index.ts";
 
-/** One worker: requests are answered in their order. */
+/** One worker; it answers requests in order. */
 export class LineLink implements WorkerLink {
   readonly pid: number;
   readonly #stdin: Bun.FileSink | null;
@@ -73,12 +73,12 @@ async function read(process: WorkerProcess, ready: (link: LineLink) => void): Pr
   }
 }
 
-/** A pool of a shell script. */
+/** A pool that runs a shell script. */
 export function script(text: string, options: Partial<PoolOptions> = {}): PoolOptions {
   return { name: "script", command: "sh", args: ["-c", text], ...options };
 }
 
-/** Whether a process lives: it is there and no zombie. */
+/** Whether a process lives: it exists and is not a zombie. */
 export function lives(pid: number): boolean {
   if (!existsSync(`/proc/${pid}/stat`)) return false;
   try {

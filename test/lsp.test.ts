@@ -1,4 +1,4 @@
-/** Language servers: framing, cancellation and progress as the Language Server Protocol has them. */
+/** Language servers: framing, cancellation and progress of the Language Server Protocol. */
 
 import { expect, test } from "bun:test";
 import { connect } from "node:net";
@@ -35,7 +35,7 @@ const at = (line: number, more: object = {}): object => ({
 const location = { uri: "memory:/a", range: { start: { line: 0, character: 0 }, end: { line: 0, character: 1 } } };
 const steps = [{ kind: "begin", title: "looking", percentage: 0 }, { kind: "report" }, { kind: "end" }];
 
-test("onProgress gets the steps of a language server; parts of the result come only to who asks for them", async () => {
+test("onProgress gets progress of a language server; partial results come only to callers that request them", async () => {
   await using bus = await started();
   const seen: unknown[] = [];
   const onProgress = (piece: unknown): void => void seen.push(piece);
@@ -48,7 +48,7 @@ test("onProgress gets the steps of a language server; parts of the result come o
   expect(bus.stats()).toMatchObject({ late: 0, protocolErrors: 0 });
 });
 
-test("an abort stops the work of a language server; an error that says so settles the request", async () => {
+test("an abort stops the work of a language server; an error that reports the cancel settles the request", async () => {
   await using bus = await started();
   const controller = new AbortController();
   const onProgress = (): void => controller.abort();
@@ -61,7 +61,7 @@ test("an abort stops the work of a language server; an error that says so settle
   expect(bus.stats()).toMatchObject({ inFlight: 0, protocolErrors: 0 });
 });
 
-test("a client of a socket gets the steps under its token; one for parts alone gets none, and the whole answer", async () => {
+test("a client of a socket gets progress under its token; a client that asks only for partial results gets the whole answer", async () => {
   using directory = folder();
   await using bus = await started();
   const { path } = await bus.serve({ unix: join(directory.path, "lsp.sock") });

@@ -32,7 +32,7 @@ const everything: StdioPoolOptions = {
   protocol: "mcp",
 };
 
-/** A bus and what its workers wrote to standard error. */
+/** A bus, and its workers' standard error. */
 async function logged(pools: StdioPoolOptions[], timeout = 30_000): Promise<{ bus: StdioBus; log: string[] }> {
   const log: string[] = [];
   return { bus: await running({ pools, timeout }, { log: (_, line) => log.push(line) }), log };
@@ -47,7 +47,7 @@ class SocketTransport implements Transport {
   onclose?: () => void;
   onerror?: (error: Error) => void;
   onmessage?: (message: JSONRPCMessage) => void;
-  /** All that came. */
+  /** All messages received. */
   readonly received: JSONRPCMessage[] = [];
   readonly #socket: Socket;
 
@@ -59,7 +59,7 @@ class SocketTransport implements Transport {
       for (let read = buffer.readMessage(); read; read = buffer.readMessage()) {
         this.received.push(read);
         const message = read;
-        // One each turn: the SDK forgets who waits for progress when an answer comes in the same turn.
+        // One each turn: the SDK drops a progress listener when the answer comes in the same turn.
         setImmediate(() => this.onmessage?.(message));
       }
     });
@@ -78,7 +78,7 @@ class SocketTransport implements Transport {
   }
 }
 
-/** A client of the SDK that has been answered `initialize`. */
+/** A client of the SDK after `initialize`. */
 async function client(path: string, options: ClientOptions = {}): Promise<{ client: Client } & SocketSide> {
   const transport = new SocketTransport(path);
   const errors: Error[] = [];
@@ -93,7 +93,7 @@ interface SocketSide extends AsyncDisposable {
   readonly errors: Error[];
 }
 
-test("onProgress gets the steps of its own call; a token of the caller stays, and without onProgress it is told", async () => {
+test("onProgress gets the progress of its own call; a caller's token stays, and without onProgress progress is a notification", async () => {
   const { bus, log } = await logged([tools()]);
   await using _ = bus;
   const told: WorkerNotification[] = [];
@@ -142,8 +142,8 @@ test("an abort, a timeout and a failing onProgress stop the server's work and sa
   await has('stopped ["one","not needed"]');
 
   const late = rejection(bus.request("tools/call", work("two", forever), { timeout: 500 }));
-  expect((await late).message).toContain("took longer than");
-  await until(() => log.some((line) => /^stopped \["two",".*took longer than.*"\]$/.test(line)), "the second stopped");
+  expect((await late).message).toContain("timed out after");
+  await until(() => log.some((line) => /^stopped \["two",".*timed out after.*"\]$/.test(line)), "the second stopped");
 
   const onProgress = (): never => {
     throw new Error("no room");
@@ -154,7 +154,7 @@ test("an abort, a timeout and a failing onProgress stop the server's work and sa
   expect(bus.stats()).toMatchObject({ inFlight: 0, protocolErrors: 0 });
 });
 
-test("server-everything does not answer a call that was given up, and tells its steps to onProgress", async () => {
+test("server-everything does not answer a cancelled call, and reports its steps to onProgress", async () => {
   await using bus = await running({ pools: [everything] });
   const long = (duration: number, steps: number): object => call("trigger-long-running-operation", { duration, steps });
   const seen: unknown[] = [];
@@ -166,10 +166,10 @@ test("server-everything does not answer a call that was given up, and tells its 
   expect((await given).name).toBe("AbortError");
   expect((await kept).content[0]!.text).toContain("completed");
   expect(seen).toEqual([1, 2, 3, 4, 5, 6, 7, 8].map((progress) => ({ progress, total: 8 })));
-  expect(bus.stats()).toMatchObject({ late: 0, protocolErrors: 0, inFlight: 0 }); // it was told: else its answer came late
+  expect(bus.stats()).toMatchObject({ late: 0, protocolErrors: 0, inFlight: 0 }); // it was cancelled: otherwise its answer would be late
 });
 
-test("a pool greets each life of a worker, once; who asks again gets the same answer; initialize is never cancelled", async () => {
+test("a pool initializes each process once; a second initialize gets the same answer; initialize is never cancelled", async () => {
   const { bus, log } = await logged([tools({ restart: { backoff: { initial: 1 } } })]);
   await using _ = bus;
   const asked = {
@@ -185,13 +185,13 @@ test("a pool greets each life of a worker, once; who asks again gets the same an
   await bus.notify("notifications/initialized");
   await bus.request("ping");
   await until(() => log.length > 0, "the log of the greeting");
-  expect(log).toEqual(["initialized {}"]); // by the pool alone
+  expect(log).toEqual(["initialized {}"]); // initialized only by the pool
   process.kill(Number(first.instructions), "SIGKILL");
   await until(() => bus.workers.some(({ life }) => life === 2), "the next life");
   expect((await bus.request<typeof first>("initialize", asked)).instructions).not.toBe(first.instructions);
   await until(() => log.length === 2, "its greeting");
 
-  const lines: string[] = []; // a program that answers nothing and logs what it reads
+  const lines: string[] = []; // a program that answers nothing and logs its input
   const silent = { id: "s", command: "sh", args: ["-c", 'while read -r line; do echo "$line" >&2; done'] };
   const options = { pools: [{ ...silent, protocol: "mcp" as const, initialize: () => {} }] };
   await using mute = await running(options, { log: (__, line) => lines.push(line) });
@@ -200,10 +200,10 @@ test("a pool greets each life of a worker, once; who asks again gets the same an
   await until(() => lines.length === 4, "four messages");
   const read = lines.map((line) => JSON.parse(line) as RpcMessage);
   expect(read.map(({ method }) => method)).toEqual(["initialize", "other", "notifications/cancelled", "end"]);
-  expect(read[2]!.params).toEqual({ requestId: read[1]!.id, reason: expect.stringContaining("took longer than") });
+  expect(read[2]!.params).toEqual({ requestId: read[1]!.id, reason: expect.stringContaining("timed out after") });
 });
 
-/** Says what its client can do. */
+/** Sends the client's capabilities. */
 const capable = {
   async initialize(worker: StartingWorker): Promise<void> {
     const clientInfo = { name: "host", version: "1" };
@@ -213,7 +213,7 @@ const capable = {
   },
 };
 
-test("a worker that gives up its own request aborts the handler and gets no answer; its ping is answered", async () => {
+test("a worker that cancels its own request aborts the handler and gets no answer; its ping is answered", async () => {
   const { bus } = await logged([tools(capable)]);
   await using _ = bus;
   const stopped = Promise.withResolvers<unknown>();
@@ -228,7 +228,7 @@ test("a worker that gives up its own request aborts the handler and gets no answ
   expect((await bus.request<Result>("tools/call", call("ping", {}))).content[0]!.text).toBe("{}");
   expect(bus.stats()).toMatchObject({ protocolErrors: 0 });
 
-  // A program that asks when it has read a line, gives up, and logs what it reads from then on.
+  // A program that sends a request after its first line, cancels it, and logs its later input.
   const lines: string[] = [];
   const messages = [
     { jsonrpc: "2.0", id: 1, method: "roots/list" },
@@ -255,7 +255,7 @@ test("a worker that gives up its own request aborts the handler and gets no answ
   expect(lines.map((line) => (JSON.parse(line) as RpcMessage).method)).toEqual(["next", "next"]);
 });
 
-test("clients of the SDK share a worker over a socket: equal ids and tokens do not meet, each cancels its own", async () => {
+test("clients of the SDK share a worker over a socket: equal ids and tokens do not collide, each cancels its own calls", async () => {
   using directory = folder();
   const { bus, log } = await logged([tools()]);
   await using _ = bus;
@@ -264,7 +264,7 @@ test("clients of the SDK share a worker over a socket: equal ids and tokens do n
   await using b = await client(path!);
   expect(a.client.getServerVersion()).toEqual({ name: "fixture", version: "1" });
   expect((await b.client.listTools()).tools.map(({ name }) => name)).toContain("work");
-  await a.client.listTools(); // so that both are at the same id
+  await a.client.listTools(); // so that both have the same id
 
   const seen: Record<string, unknown[]> = { a: [], b: [] };
   const asked = async (name: "a" | "b", steps: number, signal?: AbortSignal): Promise<unknown> => {
@@ -291,12 +291,12 @@ test("clients of the SDK share a worker over a socket: equal ids and tokens do n
   expect(log.filter((line) => line.startsWith("initialized")).length).toBe(1);
   await a.client.ping();
   const answers = a.received.filter((message) => "result" in message || "error" in message);
-  expect(answers.length).toBe(4); // initialize, tools/list, work, ping: none for what it gave up
-  // A step that was on its way when it gave up may yet come.
+  expect(answers.length).toBe(4); // initialize, tools/list, work, ping: none for the cancelled request
+  // Progress that was sent before the cancel may still arrive.
   expect(a.errors.filter(({ message }) => !/progress .*"message":"a \d+"/.test(message))).toEqual([]);
   expect(b.errors).toEqual([]);
 
-  // A client that goes away stops what it asked for.
+  // A client that leaves stops its requests.
   const gone = rejection(asked("b", forever));
   await until(() => log.filter((line) => line.startsWith('began ["b"')).length === 3, "it began");
   await b.client.close();
@@ -305,7 +305,7 @@ test("clients of the SDK share a worker over a socket: equal ids and tokens do n
   expect(bus.stats()).toMatchObject({ protocolErrors: 0, inFlight: 0 });
 });
 
-test("what a worker tells and asks goes to the clients whose session it has, of one pool of several", async () => {
+test("a worker's notifications and requests go to the clients of its session, in one pool of several", async () => {
   using directory = folder();
   const { bus, log } = await logged([tools({ id: "other" }), tools({ ...capable, id: "tools", instances: 2 })]);
   await using _ = bus;
@@ -330,14 +330,14 @@ test("what a worker tells and asks goes to the clients whose session it has, of 
   const worker = a.client.getInstructions();
   const others: Awaited<ReturnType<typeof open>>[] = [];
   const hasWorker = (own: boolean) => others.find(({ client }) => (client.getInstructions() === worker) === own);
-  while (!hasWorker(true) || !hasWorker(false)) others.push(await open(`${others.length}`)); // one with the same worker, one with another
+  while (!hasWorker(true) || !hasWorker(false)) others.push(await open(`${others.length}`)); // one shares the worker, one does not
   const same = hasWorker(true)!;
   const mates = others.filter(({ client }) => client.getInstructions() === worker);
   const name = others.indexOf(same);
 
   await use(a, "say", { data: "hi" });
   const all = ["a", ...mates.map((mate) => `${others.indexOf(mate)}`)].map((who) => `${who}: hi`).sort();
-  await Promise.all(others.map(({ client }) => client.ping())); // so that all have read what was told before
+  await Promise.all(others.map(({ client }) => client.ping())); // so that all have read earlier notifications
   expect(heard.sort()).toEqual(all);
 
   const question = { question: "who?", timeout: 5_000 };
@@ -357,7 +357,7 @@ test("what a worker tells and asks goes to the clients whose session it has, of 
   for (const other of others) await other.client.close();
 });
 
-test("with concurrency 1 a question belongs to the only request that the worker has, whoever waits behind it", async () => {
+test("with concurrency 1 a worker's request belongs to its only running request, even if other clients wait", async () => {
   using directory = folder();
   const { bus } = await logged([tools({ ...capable, concurrency: 1 })]);
   await using _ = bus;
@@ -379,7 +379,7 @@ test("with concurrency 1 a question belongs to the only request that the worker 
   await behind;
 });
 
-test("a worker that a reload replaces still asks and tells the client whose call it has, and no other one", async () => {
+test("a worker that a reload replaces still reaches the client whose call it has, and no other client", async () => {
   using directory = folder();
   const { bus, log } = await logged([tools(capable)]);
   await using _ = bus;
@@ -407,14 +407,14 @@ test("a worker that a reload replaces still asks and tells the client whose call
   await until(() => log.some((line) => line.startsWith('began ["busy"')), "the other one asks the new worker");
   reloaded.resolve(null);
   expect(JSON.stringify((await asked).content)).toContain("a heard it");
-  await b.client.ping(); // so that it has read what was told before
+  await b.client.ping(); // so that it has read earlier notifications
   expect(heard).toEqual(["a", "a"]);
   controller.abort();
   await busy;
   expect((await a.client.listTools()).tools.length).toBeGreaterThan(0);
 });
 
-test("what a worker asks for a client that has gone, or for the host itself, is asked of no other client", async () => {
+test("a worker's request for a client that has gone, or for the host itself, goes to no other client", async () => {
   using directory = folder();
   const { bus } = await logged([tools(capable)]);
   await using _ = bus;
@@ -443,7 +443,7 @@ test("what a worker asks for a client that has gone, or for the host itself, is 
   expect(asked).toBe(0);
 });
 
-test("a connection speaks to the pool as it is when it begins, whatever reloads made of it", async () => {
+test("a connection uses the pool as it was at its start, after any reload", async () => {
   using directory = folder();
   const { bus } = await logged([fixture("stdio-worker.ts", { ready: true })]);
   await using _ = bus;
@@ -458,17 +458,17 @@ test("a connection speaks to the pool as it is when it begins, whatever reloads 
   };
   await bus.reload({ pools: [tools()] }); // another protocol
   expect(await progress()).toEqual([1, 2]);
-  await bus.reload({ pools: [tools(), tools({ id: "b" })] }); // no longer the only one
+  await bus.reload({ pools: [tools(), tools({ id: "b" })] }); // several pools now
   expect(await progress()).toEqual([1, 2]);
   await bus.reload({ pools: [tools({ id: "c" })] }); // under another id
   expect(await progress()).toEqual([1, 2]);
-  expect((await rejection(client(named!))).message).toContain('there is no pool "a"');
+  expect((await rejection(client(named!))).message).toContain('There is no pool "a"');
   await bus.reload({ pools: [tools()] });
   await using side = await client(named!);
   expect((await side.client.listTools()).tools.length).toBeGreaterThan(0);
 });
 
-test("a raw bus keeps the tokens that it is given, and passes on what is given up", async () => {
+test("a raw bus keeps the caller's tokens, and passes cancels on", async () => {
   const log: string[] = [];
   await using bus = await RawStdioBus.start({ pools: [tools()] });
   bus.on("log", (_, line) => log.push(line));

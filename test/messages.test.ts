@@ -1,6 +1,6 @@
 /**
- * The messages of the handshake as this version has always sent them, kept as bytes in fixtures/messages. What differs from
- * them is another version: raise SB_ABI_VERSION in csrc/slotbus.h, and keep the new messages beside the old ones.
+ * The messages of the handshake as this version has always sent them, kept as bytes in fixtures/messages. A difference
+ * is another version: raise SB_ABI_VERSION in csrc/slotbus.h, and keep the new messages beside the old ones.
  */
 
 import { expect, test } from "bun:test";
@@ -18,7 +18,7 @@ function fixture(name: string): string {
   return readFileSync(join(folder, `${name}.bin`)).toString("hex");
 }
 
-/** Says something to the client of a bus, in hex, and resolves to what it answers. */
+/** Sends bytes in hex to the client of a bus, and resolves to its answer. */
 async function converse(space: Workspace, hex: string): Promise<string> {
   let got = "";
   const socket = await Bun.connect({
@@ -31,7 +31,7 @@ async function converse(space: Workspace, hex: string): Promise<string> {
   return got;
 }
 
-/** A listener in place of a client: `answer`s in hex to what a worker says first, which it resolves to with the worker. */
+/** A listener in place of a client: sends `answer` in hex after a worker's first bytes, and resolves to both. */
 async function beClient(space: Workspace, answer: string): Promise<{ heard: string; error: Error }> {
   let heard = "";
   const listener = Bun.listen({
@@ -48,21 +48,21 @@ async function beClient(space: Workspace, answer: string): Promise<{ heard: stri
   return { heard, error };
 }
 
-test("a worker's JOIN is that of its version, and its client's REFUSED is understood", async () => {
+test("a worker's JOIN is its version's, and its client's REFUSED is understood", async () => {
   await using space = new Workspace();
   const { heard, error } = await beClient(space, fixture("refused"));
   expect(heard).toBe(fixture("join"));
   expect(error).toBeInstanceOf(VersionMismatchError);
 });
 
-test("a client's HELLO is that of its version, but for the epoch, and answers its version's JOIN", async () => {
+test("a client's HELLO is its version's, except the epoch, and accepts its version's JOIN", async () => {
   await using space = new Workspace();
   await space.bus(geometry);
   const withoutEpoch = (hex: string) => hex.slice(0, 20) + "-".repeat(16) + hex.slice(36); // two bytes and the magic first
   expect(withoutEpoch(await converse(space, fixture("join")))).toBe(withoutEpoch(fixture("hello")));
 });
 
-test("a client's REFUSED to a version that will never be is that of its version", async () => {
+test("a client's REFUSED to an impossible version is its own version's", async () => {
   await using space = new Workspace();
   await space.bus();
   const join = fixture("join");
@@ -70,7 +70,7 @@ test("a client's REFUSED to a version that will never be is that of its version"
   expect(await converse(space, future)).toBe(fixture("refused"));
 });
 
-test("no constant or field that this version has ever described has another value or place", () => {
+test("no constant or field that this version has ever described has changed its value or place", () => {
   const today = String(new CString(native.sb_abi_text() as Pointer)).split("\n");
   const kept = readFileSync(join(folder, "layout.txt"), "utf8").trim().split("\n");
   expect(kept.length).toBeGreaterThan(50);

@@ -39,7 +39,7 @@ function valuesOf(text: string): Map<string, number> {
 
 // ---- shared memory ----------------------------------------------------------------------------------------------------
 
-test("an observer sees the counters, gauges and the histogram that the client itself reports", async () => {
+test("an observer sees the counters, gauges and the histogram that the client reports", async () => {
   await using space = new Workspace();
   const held = Promise.withResolvers<void>();
   const { bus, worker } = await space.pair(async ({ path }) => {
@@ -84,7 +84,7 @@ test("a queued request shows as queued", async () => {
   await until(() => observer.read().queued === 0, "none is queued");
 });
 
-test("edges of the histogram rise, and a quantile is the edge of the bucket that holds it", () => {
+test("edges of the histogram rise, and a quantile is the edge of the bucket that contains it", () => {
   for (let bucket = 1; bucket < 1_000; bucket++) expect(bucketEdge(bucket)).toBeGreaterThan(bucketEdge(bucket - 1));
   const buckets = Array.from({ length: 1_312 }, () => 0);
   expect(quantileUs(buckets, 0.5)).toBe(0);
@@ -94,7 +94,7 @@ test("edges of the histogram rise, and a quantile is the edge of the bucket that
   expect(quantileUs(buckets, 0.999)).toBe(bucketEdge(200) / 1_000);
 });
 
-test("a member shows where its first five cursors are; whoever takes a dead one's place begins with none", async () => {
+test("a member shows the positions of its first five cursors; a member at a dead one's place starts without cursors", async () => {
   await using space = new FleetSpace();
   const fleet = await space.join({ rings: { events: {}, other: {} } });
   const child = space.child("fleet-member.ts", "read");
@@ -139,7 +139,7 @@ test("metrics() is Prometheus' text: counters, gauges, and a histogram whose buc
 
 // ---- tracing channels ---------------------------------------------------------------------------------------------------
 
-/** What is published while it lives, as `channel: message`. */
+/** Messages published while it is open, as `channel: message`. */
 class Heard<T extends object> implements Disposable {
   readonly events: [string, T][] = [];
   readonly #unsubscribe: () => void;
@@ -163,7 +163,7 @@ class Heard<T extends object> implements Disposable {
   }
 }
 
-test("slotbus.request tells of each request: its id, its answer or its error, all ways to ask", async () => {
+test("slotbus.request reports each request: its id, its answer or its error, for all ways to ask", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair(({ path }) => {
     if (path === "/fail") throw new Error("no");
@@ -203,7 +203,7 @@ test("slotbus.request tells of each request: its id, its answer or its error, al
   expect(heard.events.filter(([part]) => part === "start").map(([, { kind }]) => kind)).toEqual(["borrow", "stream"]);
 });
 
-test("the id that a channel tells is the one that the handler and the error see", async () => {
+test("the id in a channel's message is the id that the handler and the error have", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair(({ id }) => id);
   using heard = new Heard<RequestTrace>("slotbus.request");
@@ -212,7 +212,7 @@ test("the id that a channel tells is the one that the handler and the error see"
   expect(answer).not.toBe("");
 });
 
-test("slotbus.handle tells of each run of a handler, and runs it inside of what a subscriber gives", async () => {
+test("slotbus.handle reports each run of a handler, and runs it inside a subscriber's context", async () => {
   await using space = new Workspace();
   let inside = 0;
   const { bus } = await space.pair(({ path }) => {
@@ -260,10 +260,10 @@ test("without a subscriber nothing is published, and no message is made", async 
     },
   };
   await bus.request(request);
-  expect(read).toBe(1); // by the encoding; a message would read it too
+  expect(read).toBe(1); // read by the encoding; a message would read it too
 });
 
-test("a tracing channel tells while start has a subscriber, and another channel alone is not told", async () => {
+test("a tracing channel reports while start has a subscriber; a subscriber to another channel alone gets nothing", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair(() => "x");
   const told: string[] = [];
@@ -279,7 +279,7 @@ test("a tracing channel tells while start has a subscriber, and another channel 
   expect(told).toEqual(["/with-start"]);
 });
 
-test("two copies of slotbus in one process both see who listens to a tracing channel", async () => {
+test("two copies of slotbus in one process both see the subscribers of a tracing channel", async () => {
   const path = "../src/bus/tracing.ts?copy";
   const others = (await import(path)) as typeof import("../src/bus/tracing.ts");
   expect(others.requestTraces).not.toBe(requestTraces);
@@ -292,7 +292,7 @@ test("two copies of slotbus in one process both see who listens to a tracing cha
 
 // ---- traceparent --------------------------------------------------------------------------------------------------------
 
-test("traceparent goes as an option or as a header, the option first, and the handler sees it", async () => {
+test("traceparent is taken from an option or a header, the option first, and the handler sees it", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair(({ traceparent, headers }) => ({
     json: { traceparent, headers: headers.entries() },
@@ -327,7 +327,7 @@ test("traceparent goes as an option or as a header, the option first, and the ha
   expect(((await answer.json()) as Seen).traceparent).toBe(TRACEPARENT);
 });
 
-test("a queued request keeps its traceparent, and a wrong one is refused before it queues", async () => {
+test("a queued request keeps its traceparent, and an invalid one is refused before it queues", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   expect(await rejection(bus.request({ path: "/" }, { traceparent: "x" }))).toBeInstanceOf(InvalidConfigError);
@@ -346,7 +346,7 @@ test("a typed call carries a traceparent too", async () => {
   expect(await bus.client(demo).where(undefined, { traceparent: TRACEPARENT })).toBe(TRACEPARENT);
 });
 
-test("W3C's rules decide what a traceparent is", () => {
+test("a traceparent is checked by W3C's rules", () => {
   expect(isTraceparent(TRACEPARENT)).toBe(true);
   const [version, traceId, spanId, flags] = TRACEPARENT.split("-") as [string, string, string, string];
   for (const wrong of [
@@ -370,7 +370,7 @@ test("through the hub: a client's traceparent reaches the worker's process", asy
   expect((await answer.json()) as [string, string][]).toContainEqual(["traceparent", TRACEPARENT]);
 }, 20_000);
 
-test("the hub's own metrics are Prometheus' text by the same writer", async () => {
+test("the hub's own metrics are Prometheus' text from the same writer", async () => {
   await using stage = await Stage.open();
   await stage.worker("w");
   expect((await stage.fetch("/w/users/7")).status).toBe(200);
@@ -392,7 +392,7 @@ const manager = new AsyncLocalStorageContextManager();
 beforeAll(() => void context.setGlobalContextManager(manager.enable()));
 afterAll(() => context.disable());
 
-/** Spans that ended, by the order in which they did; the exporter is empty then. */
+/** Ended spans, in the order of their ends; empties the exporter. */
 function takeSpans(): ReadableSpan[] {
   const spans = exporter.getFinishedSpans().slice();
   exporter.reset();
@@ -440,7 +440,7 @@ test("a request and its handler in another process are two spans of one trace, a
     "slotbus.worker.pid": child.pid,
   });
   expect(sent).toBe(`00-${outer!.spanContext().traceId}-${outer!.spanContext().spanId}-01`);
-  expect(failed!.status).toEqual({ code: SpanStatusCode.ERROR, message: "TypeError: it was to fail" });
+  expect(failed!.status).toEqual({ code: SpanStatusCode.ERROR, message: "TypeError: it should fail" });
   expect(failed!.attributes["error.type"]).toBe("REMOTE");
   expect(failed!.events[0]!.name).toBe("exception");
   child.process.kill("SIGTERM");
@@ -459,14 +459,14 @@ test("a request and its handler in another process are two spans of one trace, a
   expect(broken).toMatchObject({ status: SpanStatusCode.ERROR, parent: failed!.spanContext().spanId });
 }, 20_000);
 
-test("a request continues the active span, else the traceparent it was given; once disposed, nothing is traced", async () => {
+test("a request continues the active span, else the given traceparent; after dispose, nothing is traced", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair(({ traceparent }) => traceparent ?? "none");
   const tracing = instrument({ tracerProvider: provider });
   takeSpans();
   const sent = (await bus.request({ path: "/" }, { traceparent: TRACEPARENT })).text();
   const spans = takeSpans();
-  expect(spans.length).toBe(2); // client and server: both are of this process
+  expect(spans.length).toBe(2); // client and server: both are in this process
   for (const span of spans) expect(span.spanContext().traceId).toBe(TRACEPARENT.split("-")[1]!);
   const client = spans.find(({ kind }) => kind === SpanKind.CLIENT)!;
   expect(client.parentSpanContext).toMatchObject({ spanId: TRACEPARENT.split("-")[2], isRemote: true });
@@ -474,7 +474,7 @@ test("a request continues the active span, else the traceparent it was given; on
   const root = provider.getTracer("test").startSpan("root", {}, ROOT_CONTEXT);
   await context.with(trace.setSpan(ROOT_CONTEXT, root), () => bus.request({ path: "/" }, { traceparent: TRACEPARENT }));
   const inside = takeSpans().find(({ kind }) => kind === SpanKind.CLIENT)!;
-  expect(inside.parentSpanContext!.spanId).toBe(root.spanContext().spanId); // the active span goes first
+  expect(inside.parentSpanContext!.spanId).toBe(root.spanContext().spanId); // the active span takes precedence
   tracing[Symbol.dispose]();
   expect((await bus.request({ path: "/" }, { traceparent: TRACEPARENT })).text()).toBe(TRACEPARENT);
   expect(takeSpans()).toEqual([]);
@@ -482,9 +482,7 @@ test("a request continues the active span, else the traceparent it was given; on
 
 test("a blocking request is one span too", async () => {
   await using space = new Workspace();
-  const bus = await space.bus();
-  space.child("worker.ts");
-  await bus.ready();
+  const { bus } = await space.remote("worker.ts");
   using _ = instrument({ tracerProvider: provider });
   takeSpans();
   expect(bus.requestSync({ path: "/" }).status).toBe(200);
@@ -493,7 +491,7 @@ test("a blocking request is one span too", async () => {
   expect(span!.attributes["http.response.status_code"]).toBe(200);
 }, 20_000);
 
-test("through the hub a client's trace goes on: hub's span below the client's, the handler's below the hub's", async () => {
+test("through the hub a client's trace goes on: the hub's span below the client's, the handler's below the hub's", async () => {
   await using stage = await Stage.open();
   await stage.worker("w");
   using _ = instrument({ tracerProvider: provider });

@@ -1,6 +1,6 @@
 /**
- * Any sequence of calls against a model of a page: fast-check looks for one after which a request settles otherwise than
- * the model says, twice, or not at all. A failure prints the seed and the shortest sequence.
+ * Any sequence of calls, against a model of one page: fast-check searches for a sequence after which a request settles in
+ * another way than the model says, twice, or not at all. A failure prints the seed and the shortest sequence.
  */
 
 import { expect, test } from "bun:test";
@@ -10,14 +10,14 @@ import { until, Workspace } from "./support.ts";
 
 type Kind = "echo" | "throw" | "later";
 
-/** What the public API promises of requests: `null` waits, otherwise how it settled. */
+/** The public API's promises about requests: `null` waits, otherwise how the request settled. */
 class Model {
   open = true;
   hasWorker = false;
   readonly kinds: Kind[] = [];
   readonly outcomes: (string | null)[] = [];
 
-  /** Requests without an answer that a worker has, or that wait for one. */
+  /** Requests that a worker has without an answer, or that wait for a worker. */
   get waiting(): number[] {
     return this.outcomes.flatMap((outcome, id) => (outcome === null ? [id] : []));
   }
@@ -28,7 +28,7 @@ class Model {
     this.run();
   }
 
-  /** A worker answers all that it can. */
+  /** A worker answers all the requests it can. */
   run(): void {
     if (!this.hasWorker) return;
     for (const id of this.waiting) {
@@ -82,7 +82,7 @@ class Real {
     await this.bus.ready({ workers: this.workers.length });
   }
 
-  /** All that must settle has, once; what must wait does. */
+  /** Expects that every request settled once or still waits, as the model says. */
   async agrees(model: Model): Promise<void> {
     await until(() => this.outcomes.every((outcome, id) => outcome === model.outcomes[id]), "as the model says", 5_000);
     await new Promise((done) => setImmediate(done));
@@ -172,7 +172,7 @@ const commands = [
   ),
 ];
 
-test("whatever is called in whatever order, each request settles once, as a model of the API says", async () => {
+test("for any calls in any order, each request settles once, as a model of the API says", async () => {
   const sequence = fc.commands(commands, { maxCommands: 30 });
   const property = fc.asyncProperty(sequence, async (steps) => {
     const real = new Real();

@@ -1,4 +1,4 @@
-/** What an app behind the bus may rely on: its URL, the client's address, HEAD, and files. */
+/** What an app behind the bus can rely on: its URL, the client's address, HEAD, and files. */
 
 import { expect, test } from "bun:test";
 import { mkdtempSync, rmSync, truncateSync } from "node:fs";
@@ -35,7 +35,7 @@ function hono(): Hono {
   return app;
 }
 
-test("a hub inside a server with TLS: url, redirects and csrf are those of https", async () => {
+test("a hub inside a server with TLS: url, redirects and csrf use https", async () => {
   await using stage = await Stage.open({ port: false });
   await using _worker = await stage.serve({ "/*": hono() });
   const server = Bun.serve({ port: 0, hostname: "127.0.0.1", tls: { cert, key }, fetch: stage.hub.fetch });
@@ -55,7 +55,7 @@ test("a hub inside a server with TLS: url, redirects and csrf are those of https
   }
 });
 
-test("a file that is cut while it is sent is no whole answer", async () => {
+test("a file that is truncated while it is sent does not look complete", async () => {
   const directory = mkdtempSync(join(tmpdir(), "mounted-"));
   try {
     const path = join(directory, "big.bin");
@@ -80,14 +80,14 @@ test("a file that is cut while it is sent is no whole answer", async () => {
   }
 });
 
-/** Headers as a proxy in front of the hub writes them. */
+/** Headers from a proxy in front of the hub. */
 const PROXIED = {
   "x-forwarded-proto": "https",
   "x-forwarded-host": "shop.test",
   "x-forwarded-for": "10.9.9.9, 2001:db8::7",
 };
 
-test("behind a proxy that is trusted: its scheme, host and the client that it saw; else the hub's own", async () => {
+test("behind a trusted proxy, it uses the proxy's scheme, host and client; otherwise its own", async () => {
   for (const trustProxy of [true, false]) {
     await using stage = await Stage.open({ trustProxy });
     await using _worker = await stage.serve({ "/*": hono() });
@@ -115,7 +115,7 @@ test("behind a proxy that is trusted: its scheme, host and the client that it sa
   }
 });
 
-test("a forwarded host is a host and nothing more: a path in it would be another route than the hub's", async () => {
+test("a forwarded host with a path is refused: it could reach another route", async () => {
   await using stage = await Stage.open({ trustProxy: true });
   await using _worker = await stage.serve({ "/*": hono() });
   const ask = (headers: Record<string, string>): Promise<Response> => stage.fetch("/none", { headers });
@@ -129,7 +129,7 @@ test("a forwarded host is a host and nothing more: a path in it would be another
   expect(await (await stage.fetch("/address", { headers: empty })).json()).toMatchObject({ address: "127.0.0.1" });
 });
 
-test("a host header that names a path as well reaches no app", async () => {
+test("a host header with a path reaches no app", async () => {
   await using stage = await Stage.open({ port: false });
   await using _worker = await stage.serve({ "/*": hono() });
   await using space = new Workspace();
@@ -144,14 +144,14 @@ test("a host header that names a path as well reaches no app", async () => {
   }
 });
 
-test("a peer without an address keeps its place behind the client that the proxy saw", async () => {
+test("a peer without an address keeps its place after the client that the proxy saw", async () => {
   await using stage = await Stage.open({ port: false, trustProxy: true });
   await using _worker = await stage.serve({ "/*": hono() });
   const asked = new Request("http://app.test/address", { headers: PROXIED });
   expect(await (await stage.hub.fetch(asked)).json()).toMatchObject({ address: "2001:db8::7" });
 });
 
-test("what an app calls of Bun's server: requestIP answers, what tunes does nothing, the rest says what to do", async () => {
+test("an app's calls of Bun's server: requestIP answers, tuning calls do nothing, other calls say what to do instead", async () => {
   await using stage = await Stage.open();
   const elysia = new Elysia().get("/address", ({ server, request }) => server?.requestIP(request));
   const plain = {
@@ -168,7 +168,7 @@ test("what an app calls of Bun's server: requestIP answers, what tunes does noth
   expect(await socket.text()).toStartWith("true server.upgrade() is not available to an app behind the bus.");
   for (const method of ["publish", "subscriberCount", "fetch"] as const)
     expect(() => (elysia.server as unknown as Record<string, () => void>)[method]!()).toThrow(InvalidConfigError);
-  await elysia.stop(); // as `using` does
+  await elysia.stop(); // like `using`
   expect(await (await stage.fetch("/elysia/address")).text()).toBe("");
   const listening = Bun.serve({ port: 0, fetch: () => new Response() });
   const other = new Elysia();
@@ -178,7 +178,7 @@ test("what an app calls of Bun's server: requestIP answers, what tunes does noth
   await listening.stop(true);
 });
 
-test("Elysia answers on a bus of any name", async () => {
+test("Elysia answers on a bus with any name", async () => {
   const app = new Elysia()
     .get("/", () => "root")
     .get("/path", ({ server, request }) => `${server?.requestIP(request)}`);
@@ -191,7 +191,7 @@ test("Elysia answers on a bus of any name", async () => {
   }
 });
 
-test("an Elysia app that a bus and a hub serve knows the clients of the hub, whichever came first", async () => {
+test("an Elysia app on both a bus and a hub sees the hub's clients, in either order of requests", async () => {
   await using stage = await Stage.open();
   await using space = new Workspace();
   const bus = await space.bus();
@@ -206,7 +206,7 @@ test("an Elysia app that a bus and a hub serve knows the clients of the hub, whi
   }
 });
 
-test("HEAD goes to the worker and route of GET, unless the same route has its own", async () => {
+test("HEAD goes to the worker and route of GET, unless the same route has its own HEAD", async () => {
   await using stage = await Stage.open();
   const say = (who: string) => () => ({ headers: { who }, body: who });
   const app = { fetch: () => new Response("app", { headers: { who: "app" } }) };
@@ -229,7 +229,7 @@ test("HEAD goes to the worker and route of GET, unless the same route has its ow
 
 const LONG = "x".repeat(400_000);
 
-test("HEAD says the length that GET's answer has, or none; never 0 for one that has a body", async () => {
+test("HEAD gives GET's content-length or none; never 0 when GET has a body", async () => {
   const pending = async function* () {
     await Bun.sleep(1);
     yield "later";
@@ -275,7 +275,7 @@ test("HEAD says the length that GET's answer has, or none; never 0 for one that 
         "/long": "400000",
         "/stream": null,
         "/null": null,
-        "/hono/hono": null, // Hono takes the body away
+        "/hono/hono": null, // Hono removes the body
         "/hono/sized": "5",
         "/app/text": "4",
         "/app/long": "400000",
@@ -283,7 +283,7 @@ test("HEAD says the length that GET's answer has, or none; never 0 for one that 
         "/app/file": "20",
         "/app/slice": "15",
         "/app/empty": "0",
-        "/app/nothing": null, // looks as if the app had taken the body away
+        "/app/nothing": null, // looks as if the app had removed the body
         "/app/stream": null,
         "/app/304": null,
       }))
@@ -294,7 +294,7 @@ test("HEAD says the length that GET's answer has, or none; never 0 for one that 
   }
 });
 
-test("a file is answered over the bus as Bun.serve does: a range, none, its place; one that is not there is an error", async () => {
+test("a file is answered over the bus as by Bun.serve: a range, no range, its position; a missing file is an error", async () => {
   const directory = mkdtempSync(join(tmpdir(), "mounted-"));
   try {
     const big = join(directory, "big.bin");
@@ -309,7 +309,7 @@ test("a file is answered over the bus as Bun.serve does: a range, none, its plac
       await Bun.sleep(1);
       yield "later";
     };
-    const statusText = 'x\n  FileRef ("/none") {\n  Blob (1 bytes)'; // as the inspection of a response shows its body
+    const statusText = 'x\n  FileRef ("/none") {\n  Blob (1 bytes)'; // like a body in the inspection of a response
     app.get("/status", () => new Response(later() as unknown as ReadableStream, { statusText }));
     const start = (controller: ReadableStreamDefaultController<string>): void => {
       controller.enqueue("te");

@@ -1,4 +1,4 @@
-/** The tables of `test/prove/mutants.ts` belong to these sources. */
+/** The rules of `test/prove/mutants.ts` fit these sources. */
 
 import { expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";

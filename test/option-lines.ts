@@ -1,8 +1,8 @@
-/** Options as docs/api.md lists them. */
+/** Options in the form of docs/api.md. */
 
 import type { Rows } from "../src/options.ts";
 
-/** One option as docs/api.md lists it. */
+/** One option in the form of docs/api.md. */
 export interface OptionLine {
   /** `"queue.limit"` */
   readonly name: string;
@@ -10,7 +10,7 @@ export interface OptionLine {
   readonly range: string;
 }
 
-/** The options of a table in their order, those of groups under the name of the group. */
+/** The options of a table in their order, grouped options with their group's name in front. */
 export function linesOf(rows: Rows, prefix = ""): OptionLine[] {
   return Object.entries(rows).flatMap(([key, { fallback, range, rows: inner }]) => {
     const name = prefix + key;

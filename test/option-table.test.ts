@@ -49,7 +49,7 @@ function problemOf(given: object): string {
   throw new Error("nothing was wrong with it");
 }
 
-test("options that are left out get their defaults, in groups too", () => {
+test("omitted options get their defaults, in groups too", () => {
   const thing: Thing = table.resolve({ name: "x", queue: { limit: 3 } });
   expect(thing).toEqual({
     name: "x",
@@ -66,12 +66,12 @@ test("options that are left out get their defaults, in groups too", () => {
   });
 });
 
-test("false turns off what can be turned off, and Infinity is no limit", () => {
+test("false turns an option off where possible, and Infinity means no limit", () => {
   const { ping, timeout: limit } = table.resolve({ name: "x", ping: false, timeout: Infinity });
   expect([ping, limit]).toEqual([null, Infinity]);
 });
 
-test("the values of a base stand where nothing was given", () => {
+test("the values of a base apply where nothing was given", () => {
   const base = table.resolve({ name: "base", slots: 4, queue: { limit: 1, policy: "wait" } });
   const thing = table.resolve({ name: "x", queue: { limit: 2 } }, { at: "pools[0]", base });
   expect([thing.name, thing.slots, thing.queue]).toEqual(["x", 4, { limit: 2, policy: "wait" }]);

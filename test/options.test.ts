@@ -23,7 +23,7 @@ const badNames = [
   "x".repeat(65),
 ];
 
-test("names that could be a path, or no file name, are refused by both layers, and nothing is made", async () => {
+test("names that could be a path, or are not file names, are refused by both layers, and no file is made", async () => {
   await using space = new Workspace(); // expects its directory to be empty at the end
   for (const name of badNames) {
     expect(() => checkName(name)).toThrow(InvalidConfigError);
@@ -69,7 +69,7 @@ const bad: [object, RegExp][] = [
   [{ queue: { limit: -1 } }, /queue.limit is -1/],
   [{ queue: { policy: "drop" } }, /queue.policy is "drop"/],
   [{ spin: -1 }, /spin is -1/],
-  [{ allowedUids: [1] }, /allowedUids needs an explicit `directory`/],
+  [{ allowedUids: [1] }, /allowedUids requires an explicit `directory`/],
   [{ allowedUids: [-1], directory: "/tmp" }, /allowedUids is \[ ?-1 ?\]; it must be user ids/],
 ];
 for (const [options, message] of bad) {
@@ -80,7 +80,7 @@ for (const [options, message] of bad) {
   });
 }
 
-test("the extremes that are allowed work: 1 and 256 slots, 1 byte, 1 GiB", async () => {
+test("the allowed extremes work: 1 and 256 slots, 1 byte, 1 GiB", async () => {
   await using space = new Workspace();
   for (const options of [
     { slots: 1, payloadBytes: 1 },
@@ -96,12 +96,12 @@ test("the extremes that are allowed work: 1 and 256 slots, 1 byte, 1 GiB", async
   }
 });
 
-test("no timeout is Infinity, and part of a millisecond is one", () => {
+test("Infinity means no timeout, and a fraction of a millisecond is rounded up", () => {
   const timeouts = [Infinity, 1.2, 5].map((timeout) => resolveBusOptions({ name: "x", timeout }).timeout);
   expect(timeouts).toEqual([Infinity, 2, 5]);
 });
 
-/** A call, with options that are not valid, and what its error says. */
+/** A call, with invalid options, and its error. */
 const wrongCalls: [string, (bus: SlotBus, options: object) => unknown, object, RegExp][] = [
   ["request", (bus, options) => bus.request({ path: "/" }, options), { timout: 5 }, /"timout".*Did you mean timeout\?/],
   [
@@ -128,7 +128,7 @@ const wrongCalls: [string, (bus: SlotBus, options: object) => unknown, object, R
     /worker is "a"; .*id of a worker/,
   ],
   ["request", (bus, options) => bus.request({ path: "/" }, options), { signal: {} }, /signal is .*an AbortSignal/],
-  ["request", (bus) => bus.request({ path: "/" }, 7 as never), {}, /the options of a request are 7/],
+  ["request", (bus) => bus.request({ path: "/" }, 7 as never), {}, /The options of a request are 7/],
   ["request", (bus, request) => bus.request({ path: "/", ...request }), { boddy: "x" }, /"boddy".*Did you mean body\?/],
   ["request", (bus) => bus.request(undefined as never), {}, /a request are undefined/],
   ["fetch", (bus, options) => bus.fetch("/", options), { timeout: "1" }, /timeout is "1"/],
@@ -141,7 +141,7 @@ const wrongCalls: [string, (bus: SlotBus, options: object) => unknown, object, R
   ["ready", (bus, options) => bus.ready(options), { workers: 65 }, /workers is 65; .* 0 to 64/],
 ];
 for (const [what, call, options, message] of wrongCalls) {
-  test(`${what} refuses ${JSON.stringify(options)}, with one error, and sends nothing`, async () => {
+  test(`${what} refuses ${JSON.stringify(options)} with one error, and sends nothing`, async () => {
     await using space = new Workspace();
     const bus = await space.bus();
     const error = await rejection((async () => call(bus, options))());
@@ -151,7 +151,7 @@ for (const [what, call, options, message] of wrongCalls) {
   });
 }
 
-test("options of workers, contracts and streams are checked for names that they do not have", async () => {
+test("unknown options of workers, contracts and streams are refused", async () => {
   await using space = new Workspace();
   const { bus, worker } = await space.pair(async function* () {
     yield "x";

@@ -1,4 +1,4 @@
-/** The one endpoint of JSON-RPC that the stdio bus has three of: a worker, the bus towards a worker, and a server's client. */
+/** The JSON-RPC endpoint that the stdio bus uses three times: for a worker, towards a worker, for a server's client. */
 
 import { describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -9,8 +9,8 @@ import { type PeerOwner, type PeerRequest, RpcPeer } from "../src/stdio/peer.ts"
 import { fixture, running } from "./stdio-stage.ts";
 import { until } from "./wait.ts";
 
-describe("a request with the id of one that is not answered yet is refused, and the first one goes on", () => {
-  // "1" is another id than 1, and 1 may be used again when it was answered.
+describe("a request with the id of an open request is refused, and the open one goes on", () => {
+  // "1" is another id than 1, and 1 may be used again after its answer.
   const cancel = { method: "$/cancelRequest", params: { id: 1 } };
   const asked = [
     { id: 1, method: "wait" },
@@ -69,7 +69,7 @@ describe("a request with the id of one that is not answered yet is refused, and 
     }
   });
 
-  test("by a bus, to its worker, and it counts as an error of the worker", async () => {
+  test("by a bus, to its worker, and it counts as the worker's error", async () => {
     const faults: string[] = [];
     const pools = [fixture("stdio-odd.ts")];
     await using bus = await running({ pools }, { fault: ({ message }) => faults.push(message) });
@@ -84,11 +84,11 @@ describe("a request with the id of one that is not answered yet is refused, and 
       { id: "twice", result: "first" },
     ]);
     expect([ran, bus.stats().protocolErrors]).toEqual([[1], 1]);
-    expect(faults[0]).toContain('asked twice with id "twice"');
+    expect(faults[0]).toContain('sent another request with the id "twice"');
   });
 });
 
-/** An owner that does what a test says with each request. */
+/** An owner that handles each request as the test says. */
 class Owner implements PeerOwner<never> {
   readonly peer: RpcPeer;
   readonly seen: unknown[] = [];
@@ -132,7 +132,7 @@ class Owner implements PeerOwner<never> {
 }
 
 describe("reading", () => {
-  test("bytes that come, and answers that make room, while a message is handled wait until it is handled", () => {
+  test("bytes that arrive, and answers that make room, wait while a message is being handled", () => {
     const owner = new Owner({ concurrency: 1 });
     owner.handle = (request) => {
       if (request.id === 1) void owner.push(4, 5);
@@ -143,13 +143,13 @@ describe("reading", () => {
     expect(owner.seen).toEqual([1, 2, 3, 4, 5]);
   });
 
-  test("goes on when any of the requests at the limit is answered, not only the last", async () => {
+  test("continues when any request at the limit is answered, not only the last", async () => {
     const owner = new Owner({ concurrency: 2 });
     const all = owner.push(1, 2, 3);
     expect(owner.seen).toEqual([1, 2]);
     owner.peer.answer(owner.open[0]!.id!, "first");
     expect(owner.seen).toEqual([1, 2, 3]);
-    owner.peer.answer(owner.open[1]!.id!, "second"); // what comes behind the last message is asked for only when there is room
+    owner.peer.answer(owner.open[1]!.id!, "second"); // bytes after the last message are read only when there is room
     await all;
     owner.peer.answer(owner.open[2]!.id!, "third");
     await owner.peer.drain();
@@ -161,7 +161,7 @@ describe("reading", () => {
     ).toEqual(["first", "second", "third"]);
   });
 
-  test("waits for what the owner's promise stands for, within a chunk too, however it settles", async () => {
+  test("waits for the owner's promise, within a chunk too, and continues when it settles either way", async () => {
     const owner = new Owner();
     const holds = new Map([1, 2].map((id) => [id, Promise.withResolvers<void>()]));
     owner.handle = ({ id }) => holds.get(id as number)?.promise ?? null;
@@ -174,7 +174,7 @@ describe("reading", () => {
     expect(owner.seen).toEqual([1, 2, 3]);
   });
 
-  test("stops while so many bytes wait to be written, and stopReading ends a read that waits", async () => {
+  test("stops while `queuedBytes` bytes wait to be written, and stopReading ends a waiting read", async () => {
     const owner = new Owner({ queuedBytes: 1 });
     owner.handle = (request) => (owner.peer.answer(request.id!, null), null);
     const all = owner.push(1, 2);
@@ -187,7 +187,7 @@ describe("reading", () => {
     expect([owner.seen, owner.push(5)]).toEqual([[1, 2, 3], null]);
   });
 
-  test("a sink that fails forgets what waits, and no answer is waited for any more by the peer", async () => {
+  test("a sink that fails discards waiting bytes, and the peer no longer waits for any answer", async () => {
     const owner = new Owner();
     const broken = Promise.withResolvers<void>();
     const failing = { write: () => Promise.reject(new Error("EPIPE")) };

@@ -1,4 +1,4 @@
-/** Programs that any wire can carry: the types leave out what only the memory of one machine can do. */
+/** Programs for any wire: the types leave out what only shared memory can do. */
 
 import { expect, test } from "bun:test";
 import type { PortableBus, PortableWorker, RequestOptions, SlotBusOptions, SlotWorkerOptions } from "../src/index.ts";
@@ -7,7 +7,7 @@ import { Workspace } from "./support.ts";
 
 const shop = contract("shop", { total: rpc<number[], number>() });
 
-/** A program of types that say nothing of the wire. */
+/** A program whose types do not name the wire. */
 async function program(bus: PortableBus, worker: PortableWorker): Promise<[number, string, number]> {
   const joined: number[] = [];
   bus.on("joined", ({ pid }) => joined.push(pid));
@@ -26,7 +26,7 @@ test("a program of the portable types runs on a bus and a worker, and ends with 
   expect(await program(bus, worker)).toEqual([3, "x", 1]);
 });
 
-/** Compiled, never run: each line is what the types promise. */
+/** Compiled, never run: each line must hold for the types. */
 export const types = async (bus: PortableBus, worker: PortableWorker): Promise<void> => {
   await using portable = bus;
   portable.closed satisfies boolean;

@@ -1,4 +1,4 @@
-/** Processes and threads: when they end, what they leave, and that an idle one sleeps. */
+/** Processes and threads: when they end, what they leave, and that an idle process sleeps. */
 
 import { describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
@@ -13,13 +13,13 @@ function stateOf(pid: number): string {
 
 describe("the end of a process", () => {
   for (const mode of ["idle", "served", "waiting", "unref"]) {
-    test(`a process ends by itself whose bus is ${mode}, and leaves no file`, async () => {
+    test(`a process with a ${mode} bus ends by itself, and leaves no file`, async () => {
       await using space = new Workspace();
       const child = space.child("lonely.ts", mode);
       await child.line("open");
       expect(await child.process.exited).toBe(0);
       expect(readdirSync(space.directory)).toEqual([]);
-      // The request that was awaited kept it alive until it had failed.
+      // The awaited request kept it alive until it had failed.
       expect(child.lines.includes("NO_WORKER")).toBe(mode === "waiting");
     });
   }
@@ -29,11 +29,11 @@ describe("the end of a process", () => {
     space.leftovers = [`${space.name}.lock`, `${space.name}.sock`]; // it is killed
     const child = space.child("lonely.ts", "ref");
     await child.line("open");
-    // As long as one that is not held takes from its start to its end.
+    // An unreferenced process starts and ends meanwhile.
     await using other = new Workspace();
     await other.child("lonely.ts", "waiting").process.exited;
     expect(child.process.exitCode).toBeNull();
-    await space.worker(() => "x"); // and it is a client still
+    await space.worker(() => "x"); // and it is still a client
   });
 
   for (const [way, code] of [
@@ -41,7 +41,7 @@ describe("the end of a process", () => {
     ["throw", 1],
     ["close", 0],
   ] as const) {
-    test(`a client whose process ends by ${way} with a request waiting leaves no file`, async () => {
+    test(`a client whose process ends by ${way} with a waiting request leaves no file`, async () => {
       await using space = new Workspace(); // expects its directory to be empty
       const child = space.child("ending-client.ts", way);
       await child.line("waiting");
@@ -50,11 +50,9 @@ describe("the end of a process", () => {
     });
   }
 
-  test("a worker that is closed lets its process end by itself", async () => {
+  test("a closed worker lets its process end by itself", async () => {
     await using space = new Workspace();
-    const bus = await space.bus();
-    const child = space.child("closing-worker.ts");
-    await bus.ready();
+    const { bus, child } = await space.remote("closing-worker.ts");
     expect((await bus.request({ path: "/" })).text()).toBe(String(child.pid));
     expect(child.process.exitCode).toBeNull(); // it serves, so it stays
     await bus.request({ path: "/stop" });
@@ -62,7 +60,7 @@ describe("the end of a process", () => {
     await until(() => bus.stats().workersLeft === 1, "it left");
   });
 
-  test("a worker of two buses finishes what runs for both before SIGTERM ends it", async () => {
+  test("a worker of two buses finishes the requests of both before SIGTERM ends it", async () => {
     await using space = new Workspace();
     const idle = await space.bus();
     const busy = await space.bus({ name: `${space.name}-b` });
@@ -82,11 +80,9 @@ describe("the end of a process", () => {
     expect([child.process.signalCode, busy.stats().workersLeft]).toEqual(["SIGTERM", 1]);
   });
 
-  test("without drainOnSigterm SIGTERM ends a worker at once, and its caller hears that it died", async () => {
+  test("without drainOnSigterm SIGTERM ends a worker at once, and its request rejects with WorkerDiedError", async () => {
     await using space = new Workspace();
-    const bus = await space.bus();
-    const child = space.child("closing-worker.ts");
-    await bus.ready();
+    const { bus, child } = await space.remote("closing-worker.ts");
     child.process.kill("SIGSTOP"); // so that it still has the request when it ends
     await until(() => stateOf(child.pid) === "T", "it is stopped");
     const waiting = bus.request({ path: "/" }, { timeout: 5_000, waitForWorker: false });
@@ -119,7 +115,7 @@ describe("threads", () => {
     return { post, end };
   }
 
-  test("a client in a thread asks a worker of the main thread, waiting and blocking, and gives its name back", async () => {
+  test("a client in a thread calls a worker of the main thread, async and blocking, and frees its name", async () => {
     await using space = new Workspace();
     const options = { name: space.name, directory: space.directory };
     const { post, end } = thread();
@@ -133,7 +129,7 @@ describe("threads", () => {
     expect((await next.request({ path: "/", body: "again" })).text()).toBe("main again");
   });
 
-  test("ten threads that come and go as clients leave no descriptor behind", async () => {
+  test("ten client threads that start and end leave no descriptor behind", async () => {
     await using space = new Workspace();
     const cycle = async (): Promise<void> => {
       const { post, end } = thread();
@@ -148,23 +144,23 @@ describe("threads", () => {
   }, 20_000);
 });
 
-/** Bytes of shared memory that the regions mapped into this process hold. */
+/** Bytes of shared memory in the regions mapped into this process. */
 function regionBytes(): number {
   const mappings = readFileSync("/proc/self/smaps", "latin1").split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m);
   const regions = mappings.filter((mapping) => /^[^\n]*memfd:slotbus \(/.test(mapping));
   return regions.reduce((sum, mapping) => sum + Number(/^Rss: +(\d+) kB/m.exec(mapping)![1]) * 1_024, 0);
 }
 
-describe("threads with workers that are terminated", () => {
+describe("terminated threads with workers", () => {
   const BYTES = 2 ** 20;
   const THREADS = 3;
-  /** What may stay of a worker: its lines, 16 KiB with 32 slots. */
+  /** Memory that may stay of a worker: its lines, 16 KiB with 32 slots. */
   const LINES = 16 * 1_024;
 
   class Threads implements AsyncDisposable {
     readonly #threads: Worker[] = [];
 
-    /** Opens a worker in a thread of its own; what it returns posts a message to it and waits for what it is to say. */
+    /** Opens a worker in its own thread. The returned function posts a message to it and waits for its `answer`. */
     async open(options: SlotWorkerOptions): Promise<(message: unknown, answer: string) => Promise<void>> {
       const thread = new Worker(join(import.meta.dir, "fixtures/thread-worker.ts"));
       const said: unknown[] = [];
@@ -187,7 +183,7 @@ describe("threads with workers that are terminated", () => {
     }
   }
 
-  test("leave no request and no answer in shared memory, also of handlers that ran", async () => {
+  test("leave no request and no answer in shared memory, even when their handlers ran", async () => {
     await using space = new Workspace();
     const bus = await space.bus();
     const before = regionBytes();
@@ -200,7 +196,7 @@ describe("threads with workers that are terminated", () => {
     const answers = await Promise.all(Array.from({ length: 4 * THREADS }, () => bus.request({ path: "/", body })));
     expect(answers.every((answer) => answer.body.length === BYTES)).toBe(true);
     const hanging = Array.from({ length: THREADS }, () => rejection(bus.request({ path: "/hang", body })));
-    expect(regionBytes() - before).toBeGreaterThan(8 * THREADS * BYTES); // else there is nothing to free
+    expect(regionBytes() - before).toBeGreaterThan(8 * THREADS * BYTES); // otherwise there is nothing to free
     await until(
       () => bus.diagnostics().slots.filter(({ state }) => state === "CLAIMED").length === THREADS,
       "they run",
@@ -211,7 +207,7 @@ describe("threads with workers that are terminated", () => {
     expect(regionBytes() - before).toBeLessThanOrEqual(THREADS * LINES);
   }, 20_000);
 
-  test("keep a response that is lent as it was; its pages go with its release", async () => {
+  test("keep a lent response unchanged; its pages go with its release", async () => {
     await using space = new Workspace();
     const bus = await space.bus();
     const before = regionBytes();
@@ -226,7 +222,7 @@ describe("threads with workers that are terminated", () => {
     expect(regionBytes() - before).toBeLessThanOrEqual(LINES);
   });
 
-  test("leave nothing to a thread that does not turn when the bus closes, which then ends in good order", async () => {
+  test("leave nothing to a thread whose event loop is stopped when the bus closes; that thread then ends cleanly", async () => {
     await using space = new Workspace();
     const before = regionBytes();
     const word = new SharedArrayBuffer(4);
@@ -248,9 +244,7 @@ describe("threads with workers that are terminated", () => {
 describe("sleep", () => {
   test("client and worker both sleep in the kernel when idle, and one request wakes both", async () => {
     await using space = new Workspace();
-    const bus = await space.bus();
-    const child = space.child("worker.ts");
-    await bus.ready();
+    const { bus, child } = await space.remote("worker.ts");
     await bus.request({ path: "/", body: "warm" });
     const wakeups = async (): Promise<number> => (await bus.request({ path: "/wakeups" })).json<number>();
     for (let i = 0; i < 5; i++) {
@@ -260,12 +254,12 @@ describe("sleep", () => {
       await promise;
       const { bells } = bus.stats();
       expect((await bus.request({ path: "/", body: "x" })).text()).toBe("x");
-      expect(bus.stats().bells).toBe(bells + 1); // it had to be rung for: it was asleep
+      expect(bus.stats().bells).toBe(bells + 1); // it slept: it needed a bell
     }
     expect(await wakeups()).toBeGreaterThanOrEqual(5);
   });
 
-  test("an idle second is no wake-up for client and worker, by their own count", async () => {
+  test("client and worker do not wake during an idle second, by their own count", async () => {
     await using space = new Workspace();
     const { bus, worker } = await space.pair((request) => request.body);
     for (let i = 0; i < 100; i++) await bus.request({ path: "/", body: "x" });
@@ -274,11 +268,11 @@ describe("sleep", () => {
       setTimeout(resolve, ms);
       return promise;
     };
-    await pause(100); // both park, and the tick after the last request ends itself
+    await pause(100); // both park, and the last request's tick ends
     const before = [bus.stats().wakeups, worker.wakeups, bus.stats().bells];
     await pause(1_500);
     expect([bus.stats().wakeups, worker.wakeups, bus.stats().bells]).toEqual(before);
     expect((await bus.request({ path: "/", body: "awake" })).text()).toBe("awake");
-    expect(bus.stats().bells).toBe(before[2]! + 1); // so the counts are alive
+    expect(bus.stats().bells).toBe(before[2]! + 1); // so the counts are live
   });
 });

@@ -1,6 +1,9 @@
-/** A worker made of the library's own functions, without any of its manners: it may write anything into its region. */
+/** A worker made from the library's own functions, without checks: it may write anything into its region. */
 
+import { Arena, encodeHead } from "../src/bus/codec.ts";
+import type { SlotBus } from "../src/index.ts";
 import { C, cString, FIELDS, native, type Pointer, view } from "../src/native/library.ts";
+import type { Workspace } from "./support.ts";
 
 const SLOT_BYTES = FIELDS["sb_slot.worker"][0] + FIELDS["sb_slot.worker"][1];
 
@@ -15,7 +18,7 @@ export class RawWorker {
   readonly #arenas: number;
   readonly #stride: number;
 
-  /** Attaches; the client must run meanwhile. */
+  /** Attaches; the client's event loop must run meanwhile. */
   static async open(directory: string, name: string, concurrency = 4): Promise<RawWorker> {
     const dir = native.sb_dir_open(cString(directory), 0, 0);
     const worker = native.sb_worker_open(dir, cString(name), concurrency) as Pointer;
@@ -23,6 +26,14 @@ export class RawWorker {
     while (native.sb_worker_step(worker, peer) === -C.SB_EAGAIN) await Bun.sleep(1);
     native.sb_fd_close(dir);
     return new RawWorker(worker);
+  }
+
+  /** A bus, and a raw worker attached to it. */
+  static async withBus(space: Workspace): Promise<{ bus: SlotBus; worker: RawWorker }> {
+    const bus = await space.bus();
+    const worker = await RawWorker.open(space.directory, space.name);
+    await bus.ready();
+    return { bus, worker };
   }
 
   private constructor(worker: Pointer) {
@@ -38,12 +49,17 @@ export class RawWorker {
     this.#region = new DataView(view(this.#arenas - bytes, bytes)); // from page 0 to the arenas
   }
 
+  /** Writes the head of a response without headers into the arena; returns its length. */
+  writeHead(): number {
+    return encodeHead(new Arena(this.arena.buffer as ArrayBuffer), ["text/plain"], 0, 1, 1_024, "response");
+  }
+
   /** Claims one request. */
   async take(): Promise<void> {
     while (!this.tryTake()) await Bun.sleep(1);
   }
 
-  /** Claims a request that is there. */
+  /** Claims a published request. */
   tryTake(): boolean {
     if (native.sb_slot_take(this.#worker, 0) !== 1) return false;
     this.slot = this.#request[0]!;
@@ -56,7 +72,7 @@ export class RawWorker {
     native.sb_slot_complete(this.#worker, this.slot, this.token, head, offset, body, status);
   }
 
-  /** Writes a response line and DONE, and sets no hint. */
+  /** Writes a response line and DONE, without a hint. */
   forge(fields: { head?: number; offset?: number; body?: number; status?: number }): void {
     const line = this.#line + FIELDS["sb_slot.response"][0];
     const put = (name: keyof typeof FIELDS, value: number): void =>

@@ -1,4 +1,4 @@
-/** Requests, responses and events are read in the same way: `text()`, `json()`, `bytes()`, and a body that is one's own. */
+/** Requests, responses and events are read in the same way: `text()`, `json()`, `bytes()`, and bodies in the reader's own memory. */
 
 import { expect, test } from "bun:test";
 import { type BusEvent, EventBus, type Frame, type Gap } from "../src/events/index.ts";
@@ -16,7 +16,7 @@ import type { HubRequest } from "../src/hub/index.ts";
 import { Stage } from "./hub-stage.ts";
 import { rejection, Workspace } from "./support.ts";
 
-/** JSON: nothing, a body that travels within a slot's warm part, one of exactly that size, one far above. */
+/** JSON: nothing, a body within a slot's warm part, a body of exactly that size, a body far above it. */
 const TEXTS = ["", ...[7, 16_384, 300_000].map((bytes) => JSON.stringify("x".repeat(bytes - 2)))];
 
 /** A source of these bytes, in pieces. */
@@ -24,7 +24,7 @@ async function* pieces(text: string): AsyncGenerator<string> {
   for (let at = 0; at < text.length; at += 9_000) yield text.slice(at, at + 9_000);
 }
 
-/** Fails unless each of them is a plain `Uint8Array` with the whole of a buffer that no other has. */
+/** Fails unless each is a plain `Uint8Array` over the whole of its own buffer. */
 function expectOwn(bodies: readonly Uint8Array[]): void {
   for (const body of bodies) {
     expect(Object.getPrototypeOf(body)).toBe(Uint8Array.prototype);
@@ -33,12 +33,12 @@ function expectOwn(bodies: readonly Uint8Array[]): void {
   expect(new Set(bodies.map((body) => body.buffer)).size).toBe(bodies.length);
 }
 
-/** The text of a body; then its memory is taken from it, as a transfer to a thread does. */
+/** Reads a body as text and then detaches its memory, as a transfer to a thread does. */
 function take(body: Uint8Array): string {
   return Buffer.from((body.buffer as ArrayBuffer).transfer()).toString();
 }
 
-test("bodies of requests and responses of every size are memory of one's own, whether they streamed or not", async () => {
+test("bodies of requests and responses of every size are in their own memory, whether they streamed or not", async () => {
   await using space = new Workspace();
   let bodies: Uint8Array[] = [];
   const { bus } = await space.pair(async (request) => {
@@ -64,7 +64,7 @@ test("bodies of requests and responses of every size are memory of one's own, wh
   }
 });
 
-test("a borrowed body gives bytes that stay after its end", async () => {
+test("bytes copied from a borrowed body stay after its end", async () => {
   await using space = new Workspace();
   const bodies: Uint8Array[] = [];
   const { bus } = await space.pair((request) => {
@@ -78,7 +78,7 @@ test("a borrowed body gives bytes that stay after its end", async () => {
   expect(bodies.map(take)).toEqual([TEXTS[3]!, TEXTS[3]!]);
 });
 
-test("frames and events are memory of one's own, and an event tells the bytes that its publisher wrote", async () => {
+test("frames and events are in their own memory, and an event gives the bytes that its publisher wrote", async () => {
   await using space = new FleetSpace();
   const fleet = await space.join({ rings: { events: { frames: 4_096, frameBytes: 1_024 } } });
   const cursor = fleet.ring("events").cursor();
@@ -124,7 +124,7 @@ test("frames and events are memory of one's own, and an event tells the bytes th
   ]);
 });
 
-test("a handler of a hub reads its body in one way, whether it came whole or streamed, and as often as it wants", async () => {
+test("a hub's handler reads its body the same way, whether it came whole or streamed, and as often as it wants", async () => {
   await using stage = await Stage.open();
   const bodies: Uint8Array[] = [];
   const worker = await stage.serve({
@@ -151,7 +151,7 @@ test("a handler of a hub reads its body in one way, whether it came whole or str
   expect(bodies.map(take)).toEqual(TEXTS.flatMap((text) => [text, text]));
 });
 
-test("a body that streams is whole each time it is asked for, be it at once, and a limit holds each time", async () => {
+test("a streamed body is whole each time it is read, even at the same time, and a limit applies each time", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair(async ({ incoming }) => {
     const [bytes, text, value] = await Promise.all([incoming.bytes(), incoming.text(), incoming.json<string>()]);
@@ -178,11 +178,11 @@ test("a body that streams is whole each time it is asked for, be it at once, and
   }
 });
 
-test("a request whose body streams names the way to read it", async () => {
+test("the error for a request whose body streams names the method that reads it", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair(async (request) => {
     for (const read of [() => request.body, () => request.bytes(), () => request.text(), () => request.json()]) {
-      expect(read).toThrow(/the body of request .* streams\..*request\.incoming/s);
+      expect(read).toThrow(/The body of request .* streams\..*request\.incoming/s);
     }
     return request.incoming.text();
   });
@@ -226,7 +226,7 @@ export async function types(
   void streamed.body;
   // @ts-expect-error: it is a promise
   streamed.text().length.toFixed();
-  // @ts-expect-error: the pieces of a request are those of its `incoming`
+  // @ts-expect-error: the pieces of a request are in its `incoming`
   request.chunks();
   // @ts-expect-error: no such option
   streamed.chunks({ onto: new Uint8Array(8) });

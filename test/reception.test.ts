@@ -1,4 +1,4 @@
-/** Who knocks at the client's socket, and what a worker does with a listener that is no client. */
+/** What reaches the client's socket, and what a worker does with a listener that is not a client. */
 
 import { expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, statSync, symlinkSync, writeFileSync, readdirSync } from "node:fs";
@@ -19,7 +19,7 @@ import { descriptors, rejection, until, Workspace, mappings } from "./support.ts
 
 const MAGIC = 0x0053554254304c53n;
 
-/** A message as it goes over the socket. */
+/** A message in its form on the socket. */
 function message(type: number, ...words: [bytes: 2 | 4 | 8, value: number | bigint][]): Uint8Array {
   const body = Buffer.alloc(words.reduce((sum, [bytes]) => sum + bytes, 0));
   let at = 0;
@@ -35,7 +35,7 @@ function joinMessage(abi: number, concurrency = 4, role: number = C["SB_ROLE_WOR
   return message(C.SB_MSG_JOIN, [8, MAGIC], [2, abi], [2, abi], [4, role], [4, concurrency], [4, 0]);
 }
 
-/** A connection to the client that speaks bytes. */
+/** A raw connection to the client. */
 async function knock(space: Workspace): Promise<{ socket: Socket<undefined>; got: number[]; closed: () => boolean }> {
   const got: number[] = [];
   let closed = false;
@@ -58,7 +58,7 @@ async function refusals(space: Workspace): Promise<{ bus: SlotBus; reasons: stri
   return { bus, reasons };
 }
 
-test("ready that times out says how many workers came, and why others did not", async () => {
+test("a ready() that times out says how many workers came, and why others did not", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   const late = bus.ready({ workers: 3, timeout: 2_000 });
@@ -77,7 +77,7 @@ test("ready that times out says how many workers came, and why others did not", 
   const error = await failed;
   expect(error).toBeInstanceOf(NotReadyError);
   const { attached, wanted, failures, retryable, cause } = error;
-  const refused = `pid ${process.pid} was refused: it speaks protocol 7 to 7, this bus ${C.SB_ABI}, 2 times`;
+  const refused = `pid ${process.pid} was refused: it speaks protocol 7 to 7, this bus speaks ${C.SB_ABI}, 2 times`;
   expect({ attached, wanted, failures, retryable, cause }).toEqual({
     attached: 1,
     wanted: 2,
@@ -97,7 +97,7 @@ test("ready that times out says how many workers came, and why others did not", 
   expect(await unlimited).toBeInstanceOf(ClosedError);
 });
 
-test("a peer of another version hears ours, is named with its own, and gets no memory", async () => {
+test("a peer of another version gets our version, is named with its own, and gets no memory", async () => {
   await using space = new Workspace();
   const { bus, reasons } = await refusals(space);
   const peer = await knock(space);
@@ -110,7 +110,7 @@ test("a peer of another version hears ours, is named with its own, and gets no m
     C.SB_ABI,
     C.SB_EVERSION,
   ]);
-  expect(reasons).toEqual([`${process.pid} it speaks protocol 7 to 7, this bus ${C.SB_ABI}`]);
+  expect(reasons).toEqual([`${process.pid} it speaks protocol 7 to 7, this bus speaks ${C.SB_ABI}`]);
   expect(bus.stats().peersRefused).toBe(1);
 });
 
@@ -138,7 +138,7 @@ test("garbage, a bell before joining, ATTACHED before HELLO and a malformed JOIN
   expect((await bus.request({ path: "/" })).text()).toBe("fine");
 });
 
-test("a worker that leaves before the client has read that it attached joins and leaves, and no ghost of it stays", async () => {
+test("a worker that leaves before the client has read its ATTACHED joins and leaves, and no registration stays", async () => {
   await using space = new Workspace();
   const { bus, reasons } = await refusals(space);
   const events: string[] = [];
@@ -146,7 +146,7 @@ test("a worker that leaves before the client has read that it attached joins and
   const peer = await knock(space);
   peer.socket.write(joinMessage(C.SB_ABI));
   await until(() => peer.got.length > 0, "the client says HELLO");
-  // In one piece, as a client reads them that was stopped meanwhile.
+  // In one piece, as a client that was stopped reads them.
   const all = [message(C.SB_MSG_ATTACHED), new Uint8Array([C.SB_MSG_BELL]), message(C.SB_MSG_DRAIN)];
   peer.socket.write(Buffer.concat([...all, message(C.SB_MSG_GOODBYE)]));
   peer.socket.end();
@@ -156,25 +156,25 @@ test("a worker that leaves before the client has read that it attached joins and
   expect((await bus.request({ path: "/" })).text()).toBe("fine");
 });
 
-test("a peer that says nothing is let go after 2 s, and holds up nobody meanwhile", async () => {
+test("a silent peer is disconnected after 2 s, and delays no other peer meanwhile", async () => {
   await using space = new Workspace();
   const { bus, reasons } = await refusals(space);
   const silent = await knock(space);
   await space.worker(() => "fine");
   expect((await bus.request({ path: "/" })).text()).toBe("fine");
   await until(silent.closed, "the silent one is let go", 5_000);
-  expect(reasons).toEqual([`${process.pid} the handshake took longer than 2000 ms`]);
+  expect(reasons).toEqual([`${process.pid} the handshake timed out after 2000 ms`]);
 });
 
-test("eight handshakes at once; a ninth peer is told to come again, and a worker does", async () => {
+test("eight handshakes at once; a ninth peer is refused and a worker retries", async () => {
   await using space = new Workspace();
   const { bus, reasons } = await refusals(space);
   const silent = await Promise.all(Array.from({ length: 8 }, () => knock(space)));
   const ninth = await knock(space);
   await until(ninth.closed, "the ninth is turned away");
-  expect(reasons).toEqual([`${process.pid} 8 handshakes run`]);
+  expect(reasons).toEqual([`${process.pid} 8 handshakes are already running`]);
   const opening = space.worker(() => "fine");
-  await until(() => reasons.length > 2, "the worker was told too, and tries on");
+  await until(() => reasons.length > 2, "the worker was refused too, and retries");
   for (const { socket } of silent) socket.end();
   await opening;
   expect((await bus.request({ path: "/" })).text()).toBe("fine");
@@ -194,7 +194,7 @@ test("a peer that leaves in the middle of a handshake leaves nothing behind", as
   expect([bus.workers.length, bus.stats().workersJoined]).toEqual([0, 0]);
 });
 
-/** A peer that attaches, without mapping anything, and then does as it likes. */
+/** A peer that attaches without mapping anything, and then does what the test wants. */
 async function attach(space: Workspace, bus: SlotBus) {
   const peer = await knock(space);
   peer.socket.write(joinMessage(C.SB_ABI));
@@ -205,11 +205,11 @@ async function attach(space: Workspace, bus: SlotBus) {
 }
 
 for (const [what, bytes, reason] of [
-  ["rings 20 000 times without work", new Uint8Array(20_000), /rang more than 10000 times a second/],
-  ["sends a message that nobody knows", message(99, [4, 1]), /sent a message of type 99/],
-  ["joins twice", joinMessage(C.SB_ABI), /sent a message of type 1/],
+  ["rings 20 000 times without work", new Uint8Array(20_000), /rang its doorbell more than 10000 times per second/],
+  ["sends a message that nobody knows", message(99, [4, 1]), /sent an unexpected message of type 99/],
+  ["joins twice", joinMessage(C.SB_ABI), /sent an unexpected message of type 1/],
 ] as const) {
-  test(`an attached worker that ${what} is evicted by name, and its requests settle`, async () => {
+  test(`an attached worker that ${what} is evicted with its pid, and its requests settle`, async () => {
     await using space = new Workspace();
     const bus = await space.bus();
     const deaths: string[] = [];
@@ -236,10 +236,10 @@ test("a process that was evicted four times and still lives is refused", async (
   }
   const error = await rejection(space.worker(() => "x"));
   expect(error).toMatchObject({ code: "PERMISSION_DENIED" });
-  expect(reasons.at(-1)).toMatch(/4 evicted workers still live/);
+  expect(reasons.at(-1)).toMatch(/4 evicted workers are still alive/);
 });
 
-test("a worker that meets a client of another version hears both versions", async () => {
+test("a worker that meets a client of another version reports both versions", async () => {
   await using space = new Workspace();
   using _client = Bun.listen({
     unix: join(space.directory, `${space.name}.sock`),
@@ -263,7 +263,7 @@ for (const [what, reply] of [
   ],
   ["half a message", new Uint8Array([C.SB_MSG_HELLO, 32, 1, 2, 3])],
 ] as const) {
-  test(`a worker that gets ${what} from a listener says that it is no client`, async () => {
+  test(`a worker that gets ${what} from a listener says that it is not a client`, async () => {
     await using space = new Workspace();
     const listener = Bun.listen({
       unix: join(space.directory, `${space.name}.sock`),
@@ -274,18 +274,18 @@ for (const [what, reply] of [
   });
 }
 
-test("a listener that says nothing costs a worker 2 s and a clear error", async () => {
+test("a silent listener costs a worker 2 s, and gives a clear error", async () => {
   await using space = new Workspace();
   const listener = Bun.listen({ unix: join(space.directory, `${space.name}.sock`), socket: { data: () => {} } });
   const start = performance.now();
   const error = await rejection(space.worker(() => "x", { timeout: 0 }));
   expect(error).toMatchObject({ code: "RESOURCE" });
-  expect(error.message).toContain("did not finish the handshake in 2000 ms");
+  expect(error.message).toContain("did not finish the handshake within 2000 ms");
   expect(performance.now() - start).toBeWithin(1_900, 4_000);
   listener.stop(true);
 });
 
-test("a directory that is not ours alone is refused by the client, one that others can write to by the worker", async () => {
+test("a directory with other permissions is refused by the client, a directory that others can write by the worker", async () => {
   await using space = new Workspace();
   const inside = join(space.directory, "d");
   space.leftovers = ["d", "file", "link"];
@@ -318,7 +318,7 @@ test("the directory is made with mode 0700 when it is missing, and the socket wi
   expect((statSync(join(directory, `${bus.name}.sock`)).mode & 0o777).toString(8)).toBe("600");
 });
 
-test("a directory too deep for a socket address works", async () => {
+test("a directory whose path is too long for a socket address works", async () => {
   await using space = new Workspace();
   const directory = join(space.directory, "d".repeat(100), "e".repeat(100));
   space.leftovers = ["d".repeat(100)];
@@ -330,7 +330,7 @@ test("a directory too deep for a socket address works", async () => {
 });
 
 test.if(process.getuid?.() === 0)(
-  "a worker of another user is refused by name, or taken when its uid is listed",
+  "a worker of another user is refused with PERMISSION_DENIED, or accepted when its uid is listed",
   async () => {
     await using space = new Workspace();
     const nobody = 65_534;
@@ -393,7 +393,7 @@ async function borrowedRuntime(space: Workspace): Promise<{ address: string; bun
   return { address, bun };
 }
 
-test("the 65th worker is told that there are 64, and gets in when one leaves", async () => {
+test("the 65th worker is refused with the limit of 64, and attaches when one leaves", async () => {
   await using space = new Workspace();
   const bus = await space.bus({ slots: 1, payloadBytes: 4_096 });
   const reasons: string[] = [];
@@ -414,7 +414,7 @@ test("the 65th worker is told that there are 64, and gets in when one leaves", a
   expect(new Set(all.map((response) => response.text())).size).toBe(64);
 }, 20_000);
 
-test("a JOIN that comes byte by byte is a JOIN", async () => {
+test("a JOIN that arrives byte by byte is accepted", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   const peer = await knock(space);
@@ -429,7 +429,7 @@ test("a JOIN that comes byte by byte is a JOIN", async () => {
   await until(() => bus.stats().workersDied === 1, "it is gone");
 });
 
-test("an observer gets HELLO, counts for no worker, gets no request, and what it says ends it", async () => {
+test("an observer gets HELLO, does not count as a worker, gets no request, and is disconnected when it sends", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   const before = descriptors();
@@ -448,7 +448,7 @@ test("an observer gets HELLO, counts for no worker, gets no request, and what it
   await until(() => descriptors() <= before, "all descriptors are closed");
 });
 
-test("two hundred peers of random bytes crash nothing, cost nothing, and a worker is served among them", async () => {
+test("two hundred peers with random bytes crash nothing, leak nothing, and a worker is served among them", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair((request) => request.path);
   const before = [descriptors(), mappings()];
@@ -466,13 +466,13 @@ test("two hundred peers of random bytes crash nothing, cost nothing, and a worke
   expect(mappings()).toBe(before[1]!);
 }, 20_000);
 
-test("a bus that closes in the middle of a handshake tells the peer, and a worker goes on looking", async () => {
+test("a bus that closes in the middle of a handshake refuses the peer, and a worker keeps trying", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   const peer = await knock(space);
   const opening = space.worker((request) => request.path); // its JOIN is on its way
   await bus.close();
-  await until(peer.closed, "it is told");
+  await until(peer.closed, "it is refused");
   expect(peer.got[0]).toBe(C.SB_MSG_REFUSED);
   expect(readdirSync(space.directory)).toEqual([]);
   const next = await space.bus();
@@ -480,7 +480,7 @@ test("a bus that closes in the middle of a handshake tells the peer, and a worke
   expect((await next.request({ path: "/" })).text()).toBe("/");
 });
 
-test("a client whose file size limit is below a region's size says so to whoever comes, and lives", async () => {
+test("a client whose file size limit is below a region's size refuses each worker with that reason, and lives", async () => {
   await using space = new Workspace();
   space.leftovers = [`${space.name}.lock`, `${space.name}.sock`]; // it is killed
   const script = `ulimit -f 1024; exec "$@"`;

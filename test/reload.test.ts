@@ -1,4 +1,4 @@
-/** `bun --hot`: the program runs again in the same process, where its older self still has everything open. */
+/** `bun --hot`: the program runs again in the same process, where its earlier evaluation still has everything open. */
 
 import { expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
@@ -14,7 +14,7 @@ import { descriptors, until } from "./support.ts";
 const EDITS = 10;
 const src = resolve(import.meta.dir, "../src");
 
-/** A directory with a program in it that changes, and the process that runs it. */
+/** A directory with a changing program, and the process that runs it. */
 class Stage implements AsyncDisposable {
   readonly directory = mkdtempSync(join(tmpdir(), "slotbus-reload-"));
   readonly env: Record<string, string | undefined> = { ...process.env, SLOTBUS_DIR: this.directory };
@@ -25,7 +25,7 @@ class Stage implements AsyncDisposable {
     return join(this.directory, file);
   }
 
-  /** As an editor saves: a new file takes the place of the old one. `VERSION` in the text becomes the version. */
+  /** Saves like an editor: a new file replaces the old one. `VERSION` in the text becomes the version. */
   write(file: string, text: string, version: number | string = 1): void {
     writeFileSync(this.path(`${file}~`), text.replaceAll("VERSION", `${version}`).replaceAll("SRC", src));
     renameSync(this.path(`${file}~`), this.path(file));
@@ -55,7 +55,7 @@ class Stage implements AsyncDisposable {
     );
   }
 
-  /** Starts the program and changes it some times, each when it has said that it is ready. */
+  /** Starts the program and changes it some times, each after it is ready. */
   async edit(program: string, flag = "--hot", edits = EDITS): Promise<void> {
     this.write("main.ts", program, 0);
     this.run(flag, "main.ts");
@@ -66,7 +66,7 @@ class Stage implements AsyncDisposable {
     }
   }
 
-  /** Processes that it started and that run, by the names of their programs. */
+  /** Processes that it started and that still run, by program name. */
   children(of = this.pid): string[] {
     const stats = readdirSync("/proc").filter((pid) => /^\d+$/.test(pid));
     return stats.flatMap((pid) => {
@@ -101,7 +101,7 @@ class Stage implements AsyncDisposable {
   }
 }
 
-/** Asks again and again, until `stop`; resolves to the different answers in their order. */
+/** Sends requests until `stop`; resolves to the different answers in order. */
 function askAlways(ask: () => Promise<string>): { stop(): Promise<string[]> } {
   let isOver = false;
   const answers = new Set<string>();
@@ -122,7 +122,7 @@ function askAlways(ask: () => Promise<string>): { stop(): Promise<string[]> } {
   };
 }
 
-test("hot: a bus has its name again, in the same process, and its workers come back", async () => {
+test("hot: a bus gets its name again, in the same process, and its workers come back", async () => {
   await using stage = new Stage();
   await stage.edit(`
     import { SlotBus, SlotWorker } from "SRC/index.ts";
@@ -136,7 +136,7 @@ test("hot: a bus has its name again, in the same process, and its workers come b
   expect(readdirSync(stage.directory).sort()).toEqual(["hot.lock", "hot.sock", "main.ts"]);
 }, 30_000);
 
-test("hot: the newest workers answer alone, all that one evaluation opens stay, and no request is lost", async () => {
+test("hot: only the newest workers answer, workers of one evaluation all stay, and no request is lost", async () => {
   await using stage = new Stage();
   await using bus = await SlotBus.create({ name: "workers", directory: stage.directory });
   const program = `
@@ -158,7 +158,7 @@ test("hot: the newest workers answer alone, all that one evaluation opens stay, 
   await until(() => stage.descriptors() <= before, "no descriptor is left over");
 }, 30_000);
 
-test("hot: what a program keeps on globalThis stays", async () => {
+test("hot: values on globalThis stay", async () => {
   await using stage = new Stage();
   await stage.edit(
     `
@@ -245,7 +245,7 @@ test("hot: a hub has its name and its port again", async () => {
   expect(((await health.json()) as { workers: unknown[] }).workers.length).toBe(1);
 }, 30_000);
 
-test("hot: one set of processes is left of a stdio bus, a supervisor and a bus with workers; a socket has its path", async () => {
+test("hot: a stdio bus, a supervisor and a bus with workers leave one set of processes; a socket keeps its path", async () => {
   await using stage = new Stage();
   stage.write("worker.ts", `import { SlotWorker } from "SRC/index.ts"; (await SlotWorker.open()).serve(() => "x");`);
   const before: number[] = [];
@@ -297,7 +297,7 @@ test("hot: a server of a stdio bus has its path and its port again, also when th
   );
 }, 30_000);
 
-test("hot: a worker of serve takes its new handlers, over stdio and over a bus", async () => {
+test("hot: a worker of serve uses its new handlers, over stdio and over a bus", async () => {
   await using stage = new Stage();
   const program = `import { serve } from "SRC/serve.ts"; await serve({ version: () => "VERSION" });`;
   stage.write("worker.ts", program, 0);
@@ -316,7 +316,7 @@ test("hot: a worker of serve takes its new handlers, over stdio and over a bus",
   }
 }, 30_000);
 
-test("watch: a host that Bun starts again has its names, and the processes that it started before are gone", async () => {
+test("watch: a host that Bun starts again gets its names, and its earlier processes are gone", async () => {
   await using stage = new Stage();
   stage.write("worker.ts", `import { SlotWorker } from "SRC/index.ts"; (await SlotWorker.open()).serve(() => "x");`);
   await stage.edit(
@@ -377,7 +377,7 @@ test("changed workers are replaced one by one, and no request is lost; code that
   };
   stage.write("lib/number.ts", `export const version = "VERSION";`, 1);
   await replaced("1");
-  // Broken: one line, the workers stay.
+  // Broken code: one line, the workers stay.
   const said: string[] = [];
   const { error } = console;
   console.error = (line: string) => said.push(line);
@@ -390,14 +390,14 @@ test("changed workers are replaced one by one, and no request is lost; code that
     console.error = error;
   }
   expect(said[0]).toMatch(
-    /^bus "watched": the changed .*worker\.ts does not start, so running workers stay\. worker 0 /,
+    /^bus "watched": the changed .*worker\.ts does not start, so the old workers keep running\. Worker 0 /,
   );
   expect(said.length).toBe(2);
   expect([pids(), await ask()]).toEqual([old, "1"]);
   expect(bus.supervisor!.pausedFor).toBeNull();
   stage.write("lib/number.ts", `export const version = "VERSION";`, 2);
   await replaced("2");
-  // A file that did not exist when it was imported first.
+  // A file that did not exist at its first import.
   stage.write("worker.ts", worker.replace("./lib/version", "./other"));
   await until(() => bus.supervisor!.workers.every(({ state }) => state === "ready"), "all are ready");
   stage.write("other.ts", `export const version = "VERSION";`, 3);
@@ -442,7 +442,7 @@ test.each([
   30_000,
 );
 
-test("a bus that watches its workers keeps no process alive", async () => {
+test("a bus that watches its workers does not keep its process alive", async () => {
   await using stage = new Stage();
   await Bun.write(stage.path("lib/version.ts"), `export const version = "0";`);
   stage.write("worker.ts", worker);

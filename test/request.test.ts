@@ -31,7 +31,7 @@ describe("what cannot be sent", () => {
     ["json that contains a bigint", { path: "/", json: { a: 1n } }],
   ];
   for (const [what, request] of wrong) {
-    test(`${what}: the call is refused with its name, no handler runs, and worker and slot are as before`, async () => {
+    test(`${what}: the call is refused with its name, no handler runs, and worker and slot are unchanged`, async () => {
       await using space = new Workspace();
       let calls = 0;
       const { bus } = await space.pair(() => String(++calls), { slots: 1, timeout: 5_000 });
@@ -46,7 +46,7 @@ describe("what cannot be sent", () => {
 });
 
 describe("what arrives", () => {
-  test("json goes there and back, and values that JSON leaves out are an empty body", async () => {
+  test("json arrives both ways, and values that JSON omits are an empty body", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => {
       if (request.path === "/empty") return String(request.body.length);
@@ -60,14 +60,14 @@ describe("what arrives", () => {
     expect((await bus.request({ path: "/", json: null })).json<unknown>()).toEqual({ back: null, method: "POST" });
   });
 
-  test("a body that is no JSON makes `json()` throw in the handler, and the caller hears which error", async () => {
+  test("a body that is not JSON makes `json()` throw in the handler, and the caller gets that error", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => ({ json: request.json<unknown>() }));
     const error = await rejection<RemoteError>(bus.request({ path: "/", body: "{" }));
     expect([error.remoteName, error.remoteCode]).toEqual(["SyntaxError", "HANDLER_FAILED"]);
   });
 
-  test("bytes of every kind of body arrive: text, array, buffer, view into the middle of one", async () => {
+  test("bytes of every kind of body arrive: text, array, buffer, view into the middle of a buffer", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => request.body);
     const bytes = pattern(100);
@@ -78,7 +78,7 @@ describe("what arrives", () => {
     expect((await bus.request({ path: "/", body: "äöü 日本 🎉" })).text()).toBe("äöü 日本 🎉");
   });
 
-  test("a URLSearchParams query arrives as its text, and no query as none", async () => {
+  test("a URLSearchParams query arrives as its text, and no query as null", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => `[${request.query}]`);
     const query = new URLSearchParams({ a: "b c", d: "é" });
@@ -86,7 +86,7 @@ describe("what arrives", () => {
     expect((await bus.request({ path: "/" })).text()).toBe("[]");
   });
 
-  test("parameters named like parts of an object are parameters and nothing else", async () => {
+  test("parameters named like members of an object are ordinary parameters", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => ({
       json: [Object.entries(request.params), "hasOwnProperty" in request.params],
@@ -110,7 +110,7 @@ describe("what arrives", () => {
     expect(response.headers.getAll("x-1")).toEqual(["value 1", "value 5", "value 9"]);
   });
 
-  test("two requests that differ in one character only are two requests", async () => {
+  test("two requests that differ only in one character stay different", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((r) => [r.path, r.query, r.id, r.headers.get("h"), r.params["p"]].join(" "));
     for (let i = 0; i < 200; i++) {
@@ -134,12 +134,12 @@ describe("views", () => {
     for (const bytes of [limit - 100, limit, limit + 1]) {
       expect((await bus.request({ path: "/", body: pattern(bytes) })).text()).toBe(String(bytes));
     }
-    await bus.request({ path: "/", body: new Uint8Array(limit) }); // the one slot now holds something else
+    await bus.request({ path: "/", body: new Uint8Array(limit) }); // the only slot now holds another request
     expect(kept.slice(0, 3).map((body) => same(body, pattern(body.length)))).toEqual([true, true, true]);
     expect(kept.map(({ length }) => length)).toEqual([limit - 100, limit, limit + 1, limit]);
   });
 
-  test("a body that is first asked for after the answer is whole, a late reservation is empty", async () => {
+  test("a body that is first read after the answer is whole, a late reservation is empty", async () => {
     await using space = new Workspace();
     const lengths: number[] = [];
     const { bus } = await space.pair((request) => {
@@ -151,7 +151,7 @@ describe("views", () => {
     expect(lengths).toEqual([40_000, 0]);
   });
 
-  test("a view of an aborted request stays whole while its handler runs, whoever else asks meanwhile", async () => {
+  test("a view of an aborted request stays whole while its handler runs, with other requests meanwhile", async () => {
     await using space = new Workspace();
     let view: Uint8Array | null = null;
     const { promise: gate, resolve: open } = Promise.withResolvers<void>();
@@ -191,25 +191,23 @@ describe("views", () => {
     expect([response.headers.get("a")!.length, same(response.body, pattern(1_000_000))]).toEqual([102_400, true]);
   });
 
-  test("whoever reserves and answers with something else sends that, also when it overlaps the reservation", async () => {
+  test("a handler that reserves and answers with something else sends that, even if it overlaps the reservation", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => {
       const memory = request.reserve(50_000);
       memory.set(pattern(50_000));
       if (request.path === "/text") return "other";
-      return new DataView(memory.buffer as ArrayBuffer, 10, 40_000); // no Uint8Array: copied
+      return new DataView(memory.buffer as ArrayBuffer, 10, 40_000); // not a Uint8Array: copied
     });
     expect((await bus.request({ path: "/text" })).text()).toBe("other");
     expect(same((await bus.request({ path: "/view" })).body, pattern(50_000).slice(10, 40_010))).toBe(true);
   });
 });
 
-describe("giving up", () => {
-  test("the handler's signal says why, and `aborted` is true in a handler that blocks", async () => {
+describe("aborts and timeouts", () => {
+  test("the handler's signal gives the reason, and `aborted` is true in a handler that blocks", async () => {
     await using space = new Workspace();
-    const bus = await space.bus();
-    const child = space.child("sync-worker.ts");
-    await bus.ready();
+    const { bus, child } = await space.remote("sync-worker.ts");
     const error = await rejection<RequestTimeoutError>(bus.request({ path: "/hang" }, { timeout: 40 }));
     expect(error).toBeInstanceOf(RequestTimeoutError);
     await child.line("aborted"); // its event loop never ran
@@ -224,7 +222,7 @@ describe("giving up", () => {
     controller.abort();
     expect((await gone).name).toBe("AbortError");
     expect([request!.aborted, request!.signal.aborted]).toEqual([true, true]); // before any message arrived
-    expect((request!.signal.reason as Error).message).toContain("the caller gave up");
+    expect((request!.signal.reason as Error).message).toContain("The caller gave up");
     expect(request!.defer()("x")).toBe("late");
   });
 
@@ -235,7 +233,7 @@ describe("giving up", () => {
     await bus.request({ path: "/" });
     expect([kept[0]!.aborted, kept[0]!.signal.aborted, kept[0]!.answered]).toEqual([false, false, true]);
     await worker.close();
-    expect(kept[0]!.signal.aborted).toBe(false); // it was answered: nobody gave up
+    expect(kept[0]!.signal.aborted).toBe(false); // it was answered: nothing to abort
   });
 
   test("AbortSignal.timeout ends a request with its own TimeoutError, not ours", async () => {
@@ -249,13 +247,11 @@ describe("giving up", () => {
   });
 });
 
-describe("what nobody expects of a handler", () => {
-  /** Each way of doing it is told to the caller, and the one worker process goes on. */
+describe("unusual handlers", () => {
+  /** Each failure reaches its caller, and the one worker process goes on. */
   async function isTold(what: string, ways: string[]): Promise<void> {
     await using space = new Workspace();
-    const bus = await space.bus({ slots: 1, timeout: 4_000 });
-    space.child("odd-worker.ts");
-    await bus.ready();
+    const { bus } = await space.remote("odd-worker.ts", { slots: 1, timeout: 4_000 });
     for (const way of ways) {
       const error = await rejection<RemoteError>(bus.request({ path: `/${way}/${what}` }));
       expect(`${way}: ${error.name} ${error.message}`).toStartWith(`${way}: RemoteError`);
@@ -266,19 +262,19 @@ describe("what nobody expects of a handler", () => {
   }
 
   for (const what of Object.keys(thrown)) {
-    test(`it throws or rejects with ${what}: its caller is told and its worker goes on`, async () => {
+    test(`it throws or rejects with ${what}: its caller gets an error and its worker goes on`, async () => {
       await isTold(what, ["throw", "reject"]);
     }, 20_000);
   }
 
   for (const what of Object.keys(answered)) {
-    test(`it answers with ${what}, at once or later: its caller is told and its worker goes on`, async () => {
+    test(`it answers with ${what}, at once or later: its caller gets an error and its worker goes on`, async () => {
       // A promise would become the thenable, and never settle.
       await isTold(what, what.startsWith("a thenable") ? ["answer"] : ["answer", "later"]);
     }, 20_000);
   }
 
-  test("the time of a handler that throws is not lost: two hundred failures leave every slot free", async () => {
+  test("a throwing handler returns its slot: after two hundred failures every slot is free", async () => {
     await using space = new Workspace();
     const { bus, worker } = await space.pair(
       (request) => {

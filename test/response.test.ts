@@ -1,4 +1,4 @@
-/** A response: the copy that stays, and the loan that ends. */
+/** A response: a copy that stays, or a loan that ends. */
 
 import { describe, expect, test } from "bun:test";
 import {
@@ -11,7 +11,7 @@ import {
 import { mappings, pattern, rejection, same, until, Workspace } from "./support.ts";
 
 describe("copies", () => {
-  test("a response that is kept stays what it was, whatever its slot carries later", async () => {
+  test("a kept response does not change when its slot is used again", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => ({ headers: { n: request.query }, body: request.body }), {
       slots: 1,
@@ -29,7 +29,7 @@ describe("copies", () => {
     expect(same(kept[3]!.body, pattern(76_533))).toBe(true);
   });
 
-  test("a header that no WHATWG Response can have is one typed error that says that the handler ran", async () => {
+  test("a header that a WHATWG Response rejects is one typed error that says that the handler ran", async () => {
     await using space = new Workspace();
     async function* one() {
       yield "1";
@@ -50,7 +50,7 @@ describe("copies", () => {
     await until(() => bus.diagnostics().slots.every(({ state }) => state !== "STREAMING"), "the stream is cancelled");
   });
 
-  test("`ok` is true for 2xx only, and a status above 299 is an answer, no error", async () => {
+  test("`ok` is true for 2xx only, and a status above 299 is an answer, not an error", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => ({ status: Number(request.query) }));
     const seen: [number, boolean][] = [];
@@ -101,7 +101,7 @@ describe("loans", () => {
     expect([bus.stats().inFlight, lent.map(({ body }) => body.length)]).toEqual([0, [0, 0, 0, 0]]);
   });
 
-  test("a loan counts against its worker: with all slots lent a request waits, and runs when one is back", async () => {
+  test("a loan counts against its worker: with all slots lent a request waits, and runs when one is released", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => request.path, { slots: 2 });
     const first = await bus.borrow({ path: "/1" });
@@ -116,11 +116,9 @@ describe("loans", () => {
     first.release();
   });
 
-  test("a loan outlives the kill of its worker: the bytes stay, and with the last one the region goes", async () => {
+  test("a loan outlives the kill of its worker: the bytes stay, and its last release unmaps the region", async () => {
     await using space = new Workspace();
-    const bus = await space.bus();
-    const child = space.child("worker.ts");
-    await bus.ready();
+    const { bus, child } = await space.remote("worker.ts");
     const before = mappings();
     const one = await bus.borrow({ path: "/", body: pattern(50_000) });
     const two = await bus.borrow({ path: "/", body: pattern(60_000) });
@@ -155,12 +153,12 @@ describe("loans", () => {
     expect(mappings()).toBe(before);
   });
 
-  /** Keeps of a loan what `part` returns, and forgets the rest. */
+  /** Returns `part` of a loan, and keeps no other reference to the loan. */
   async function lend<T>(bus: SlotBus, part: (response: BorrowedResponse) => T): Promise<T> {
     return part(await bus.borrow({ path: "/", body: pattern(30_000) }));
   }
 
-  /** Collects garbage, and turns over the slots that are free, until so many loans were reclaimed. */
+  /** Collects garbage and uses the free slots until `count` loans were reclaimed. */
   function reclaimed(bus: SlotBus, count: number): Promise<void> {
     const isDone = async (): Promise<boolean> => {
       await bus.request({ path: "/", body: new Uint8Array(30_000) });
@@ -170,7 +168,7 @@ describe("loans", () => {
     return until(isDone, `${count} loans are reclaimed`);
   }
 
-  test("a loan that nobody released is reclaimed and counted once nobody can reach its bytes", async () => {
+  test("an unreleased loan is reclaimed and counted when nothing can reach its bytes", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => request.body.slice(), { slots: 4 });
     const held: BorrowedResponse[] = [];
@@ -180,14 +178,14 @@ describe("loans", () => {
     held.length = 0;
     await reclaimed(bus, 2);
     expect(bus.diagnostics().slots.every(({ state }) => state === "FREE")).toBe(true);
-    expect(bus.stats()).toMatchObject({ inFlight: 0, borrowsForgotten: 2 }); // the one that was released is not
+    expect(bus.stats()).toMatchObject({ inFlight: 0, borrowsForgotten: 2 }); // not the released one
     expect(bus.metrics()).toContain(`slotbus_borrows_forgotten_total{bus="${bus.name}"} 2`);
   });
 
-  test("a loan whose response is forgotten stays while its body, a part of it or its buffer is held", async () => {
+  test("a loan whose response was collected stays while its body, a part of it or its buffer is referenced", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => request.body.slice(), { slots: 8 });
-    // In functions of their own: a variable of this one may keep what it held last.
+    // In separate functions: a variable of this function could keep its last value.
     const held: (Uint8Array | ArrayBufferLike)[] = [];
     await lend(bus, ({ body }) => void held.push(body));
     await lend(bus, ({ body }) => void held.push(body.subarray(10_000)));
@@ -205,11 +203,9 @@ describe("loans", () => {
     expect(bus.stats().inFlight).toBe(0);
   });
 
-  test("a forgotten loan of a worker that has died keeps its region until it is reclaimed", async () => {
+  test("a forgotten loan of a dead worker keeps its region until it is reclaimed", async () => {
     await using space = new Workspace();
-    const bus = await space.bus();
-    const first = space.child("worker.ts");
-    await bus.ready();
+    const { bus, child: first } = await space.remote("worker.ts");
     const held: Uint8Array[] = [];
     await lend(bus, ({ body }) => void held.push(body));
     await first.kill();
@@ -223,7 +219,7 @@ describe("loans", () => {
     expect([mappings(), bus.stats().heldRegions]).toEqual([both - 1, 1]);
   });
 
-  test("a loan is over with its block, and an aborted or timed out one was never lent", async () => {
+  test("a loan ends with its block, and an aborted or timed out request was never lent", async () => {
     await using space = new Workspace();
     const kept: DeferredAnswer[] = [];
     const { bus } = await space.pair((request) =>
@@ -248,14 +244,14 @@ describe("loans", () => {
     expect(bus.diagnostics().slots.some(({ borrowed }) => borrowed)).toBe(false);
   });
 
-  test("an idle bus with a loan ticks not at all", async () => {
+  test("an idle bus with a loan has no timer ticks", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => request.body);
     const timers: number[] = [];
     const { setTimeout: original } = globalThis;
     using response = await bus.borrow({ path: "/", body: "lent" });
     const settled = Promise.withResolvers<void>();
-    original(settled.resolve, 100); // the tick that follows the last request ends by itself
+    original(settled.resolve, 100); // the last request's tick ends by itself
     await settled.promise;
     globalThis.setTimeout = Object.assign(
       (...args: Parameters<typeof original>) => (timers.push(Number(args[1])), original(...args)),
@@ -269,7 +265,7 @@ describe("loans", () => {
     expect([timers, bus.stats().wakeups - wakeups, response.text()]).toEqual([[], 0, "lent"]);
   });
 
-  test("a web Response made of a loan is whole after the loan", async () => {
+  test("a web Response made from a loan is whole after the loan", async () => {
     await using space = new Workspace();
     const { bus, worker } = await space.pair((request) => request.body);
     const body = pattern(100_000);
@@ -283,7 +279,7 @@ describe("loans", () => {
   });
 });
 
-describe("memory that was carried away", () => {
+describe("views that outlive their loan", () => {
   const ways = [
     "transfer",
     "structuredClone",
@@ -306,7 +302,7 @@ describe("memory that was carried away", () => {
         expect(child.lines).toContain("next 200");
         expect(child.lines.filter((line) => line.startsWith("failed"))).toEqual([]);
         expect([exitCode, child.lines.at(-1)]).toEqual([0, "survived"]);
-        // What somebody took over, or what a native call still reads, stays addressable and is counted.
+        // Bytes that were taken over, or that a native call still reads, stay addressable and are counted.
         const native = way === "a write to a pipe" || way === "gzip";
         const kept = way === "transfer" || way === "structuredClone" || way === "a write to a pipe";
         if (kept && side === "client") expect(child.lines).toContain("held 1");

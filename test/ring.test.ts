@@ -1,4 +1,4 @@
-/** Rings: order, loss, torn frames that nobody sees, sleepers. Other writers and readers are real processes. */
+/** Rings: order, loss, no torn frames, sleepers. Other writers and readers are real processes. */
 
 import { describe, expect, test } from "bun:test";
 import { ClosedError, InvalidConfigError, PayloadTooLargeError } from "../src/errors.ts";
@@ -17,7 +17,7 @@ function frames(items: CursorItem[]): Frame[] {
 }
 
 describe("a cursor", () => {
-  test("at the oldest reads the history once; at the head it sees only what comes", async () => {
+  test("at the oldest event reads the history once; at the head it sees only new events", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(SMALL);
     const ring = fleet.ring("events");
@@ -32,7 +32,7 @@ describe("a cursor", () => {
     expect(texts(head.poll())).toEqual(["d"]);
   });
 
-  test("a frame tells kind, time, writer, position and number, and its body is a copy", async () => {
+  test("a frame gives kind, time, writer, position and number, and its body is a copy", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(SMALL);
     const other = await space.join();
@@ -56,7 +56,7 @@ describe("a cursor", () => {
     expect([...frame!.body]).toEqual([1, 2, 3]);
   });
 
-  test("one event more than the ring holds: one is lost, and the rest begins with the second", async () => {
+  test("with one event more than the ring holds, one is lost, and the rest starts with the second", async () => {
     await using space = new FleetSpace();
     const ring = (await space.join(SMALL)).ring("events");
     const cursor = ring.cursor();
@@ -67,7 +67,7 @@ describe("a cursor", () => {
     expect(texts(ring.cursor({ from: "oldest" }).poll()).length).toBe(16);
   });
 
-  test("two are independent: who reads loses nothing while another one does", async () => {
+  test("two cursors are independent: an active reader loses nothing while another reader does", async () => {
     await using space = new FleetSpace();
     const ring = (await space.join(SMALL)).ring("events");
     const fast = ring.cursor();
@@ -83,7 +83,7 @@ describe("a cursor", () => {
     expect(slow.lost).toBe(84);
   });
 
-  test("poll takes as many as asked for, and for await takes what poll left, in order", async () => {
+  test("poll takes as many as asked for, and for await takes the rest, in order", async () => {
     await using space = new FleetSpace();
     const ring = (await space.join(SMALL)).ring("events");
     const cursor = ring.cursor({ batch: 3 });
@@ -96,7 +96,7 @@ describe("a cursor", () => {
     expect(cursor.closed).toBe(true);
   });
 
-  test("a bookmark goes on where reading ended, in the middle of a batch too, and counts what was lost since", async () => {
+  test("a bookmark continues where reading ended, in the middle of a batch too, and counts events lost since", async () => {
     await using space = new FleetSpace();
     const ring = (await space.join(SMALL)).ring("events");
     const first = ring.cursor();
@@ -118,7 +118,7 @@ describe("a cursor", () => {
     expect(ring.cursor({ from: ring.head }).poll()).toEqual([]);
   });
 
-  test("a bookmark of an earlier epoch is told, in band, and then comes all that is there", async () => {
+  test("a bookmark of an earlier epoch gives a gap in band, and then all stored events", async () => {
     await using space = new FleetSpace();
     const before = await space.join(SMALL);
     before.ring("events").publish("before");
@@ -136,7 +136,7 @@ describe("a cursor", () => {
     expect(texts([(await loop.next()).value])).toEqual(["after"]);
   });
 
-  test("for await sleeps until there is something, hears of each event once, and ends with close", async () => {
+  test("for await sleeps until there is an event, gets each event once, and ends with close", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(SMALL);
     const ring = fleet.ring("events");
@@ -163,7 +163,7 @@ describe("a cursor", () => {
     await until(() => descriptors() === before, "the sleeper's descriptors are closed");
   });
 
-  test("next that is called several times at once gives each event once, in order", async () => {
+  test("several calls of next at once get each event once, in order", async () => {
     await using space = new FleetSpace();
     const ring = (await space.join(SMALL)).ring("events");
     const cursor = ring.cursor();
@@ -172,7 +172,7 @@ describe("a cursor", () => {
     expect(texts((await Promise.all(asked)).map(({ value }) => value))).toEqual(["a", "b", "c"]);
   });
 
-  test("a signal ends it with its reason; one that has aborted before opens none", async () => {
+  test("a signal ends it with its reason; with an aborted signal it does not open", async () => {
     await using space = new FleetSpace();
     const ring = (await space.join(SMALL)).ring("events");
     const abort = new AbortController();
@@ -185,7 +185,7 @@ describe("a cursor", () => {
     expect(() => ring.cursor({ signal: abort.signal })).toThrow(why);
   });
 
-  test("an event that is being written is waited for, and one of a killed writer is no hole", async () => {
+  test("an unfinished event is waited for, and a killed writer's event leaves no gap", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(SMALL);
     const child = space.child("fleet-member.ts", "idle");
@@ -217,9 +217,9 @@ describe("a cursor", () => {
     ["from a bookmark without a position", { from: { epoch: 1 } }],
     ["with an empty batch", { batch: 0 }],
     ["with an endless batch", { batch: Infinity }],
-    ["with a signal that is none", { signal: 7 }],
+    ["with an invalid signal", { signal: 7 }],
     ["without options", null as never],
-    ["with an option that there is none of", { start: "head" }],
+    ["with an unknown option", { start: "head" }],
   ];
   test.each(bad)("%s is refused", async (_, options) => {
     await using space = new FleetSpace();
@@ -230,7 +230,7 @@ describe("a cursor", () => {
 });
 
 describe("publishing", () => {
-  test("the largest event is taken and one byte more is not, and writes nothing", async () => {
+  test("the largest event is accepted; one byte more is refused and writes nothing", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(SMALL);
     const ring = fleet.ring("events");
@@ -248,7 +248,7 @@ describe("publishing", () => {
     expect(texts([second!, third!])).toEqual(["ä".repeat(128), ""]);
   });
 
-  test("events larger than a batch come whole", async () => {
+  test("events larger than a batch arrive whole", async () => {
     await using space = new FleetSpace();
     const ring = (await space.join({ rings: { big: { frames: 64, frameBytes: 65_536 } } })).ring("big");
     const cursor = ring.cursor();
@@ -258,7 +258,7 @@ describe("publishing", () => {
     for (const { body } of found) expect(isProved(body)).toBe(true);
   });
 
-  test("what is no bytes and no text is refused, and kinds that are no 32-bit numbers", async () => {
+  test("payloads that are not bytes or text are refused, and kinds that are not 32-bit numbers", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join(SMALL);
     const ring = fleet.ring("events");
@@ -269,7 +269,7 @@ describe("publishing", () => {
       expect(() => ring.publish("x", { kind: kind as never })).toThrow(InvalidConfigError);
     }
     expect(() => ring.publish("x", null as never)).toThrow(InvalidConfigError);
-    expect(() => ring.publish("x", { king: 1 } as never)).toThrow('a publish has no option "king". Did you mean kind?');
+    expect(() => ring.publish("x", { king: 1 } as never)).toThrow('publish() has no option "king". Did you mean kind?');
     expect(ring.head).toBe(0);
     for (const name of ["none", 5n, Object.create(null), Symbol("x")]) {
       expect(() => fleet.ring(name as never)).toThrow(InvalidConfigError);
@@ -279,7 +279,7 @@ describe("publishing", () => {
     expect(() => ring.publish("x")).toThrow(ClosedError);
   });
 
-  test("by several processes at once gives each event its own number, without holes, in each writer's order", async () => {
+  test("by several processes at once gives each event its own number, without gaps, in each writer's order", async () => {
     await using space = new FleetSpace();
     const fleet = await space.join({ rings: { events: { frames: 16_384, frameBytes: 64 } } });
     const cursor = fleet.ring("events").cursor();
@@ -306,7 +306,7 @@ describe("publishing", () => {
   });
 });
 
-test("readers that are lapped all the time see no torn event, and what they got and lost is all there was", async () => {
+test("readers that are lapped all the time see no torn event, and received plus lost events are all events", async () => {
   await using space = new FleetSpace();
   const fleet = await space.join(SMALL);
   const own = fleet.ring("events").cursor();
@@ -349,7 +349,7 @@ test("readers that are lapped all the time see no torn event, and what they got 
   }
 });
 
-test("a reader that is killed is nothing to the others", async () => {
+test("a killed reader has no effect on the others", async () => {
   await using space = new FleetSpace();
   const fleet = await space.join(SMALL);
   const ring = fleet.ring("events");

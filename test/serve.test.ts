@@ -1,4 +1,4 @@
-/** The worker SDK as a program of its own: what it prints, and how it ends. */
+/** The worker SDK in its own program: what it prints, and how it ends. */
 
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -9,7 +9,7 @@ import { rejection, until, Workspace } from "./support.ts";
 
 const program = join(import.meta.dir, "fixtures/stdio-worker.ts");
 
-/** The worker of the fixture as a shell would start it; with `lines` already on its input. */
+/** The fixture's worker as a shell would start it; with `lines` already on its input. */
 class Program implements AsyncDisposable {
   readonly process: Bun.Subprocess<"pipe", "pipe", "pipe">;
   output = "";
@@ -44,7 +44,7 @@ class Program implements AsyncDisposable {
       .map((line) => JSON.parse(line));
   }
 
-  /** Its exit code, when all was read. */
+  /** Its exit code, after its output was read to the end. */
   async ended(): Promise<number> {
     const code = await this.process.exited;
     await this.#read;
@@ -57,7 +57,7 @@ class Program implements AsyncDisposable {
   }
 }
 
-test("what is printed goes to standard error, and messages alone to standard output", async () => {
+test("printed text goes to standard error, and only messages to standard output", async () => {
   await using worker = new Program();
   worker.send({ id: 1, method: "print", params: { a: 1 } });
   await worker.process.stdin.end();
@@ -67,7 +67,7 @@ test("what is printed goes to standard error, and messages alone to standard out
   expect(worker.errors).toContain("written\n");
 });
 
-test("at the end of its input it answers what it has, and exits with code 0", async () => {
+test("at the end of its input it answers its requests, and exits with code 0", async () => {
   await using worker = new Program();
   worker.send({ id: 1, method: "drain", params: 100 }, { id: 2, method: "echo", params: 2 });
   await worker.process.stdin.end();
@@ -75,7 +75,7 @@ test("at the end of its input it answers what it has, and exits with code 0", as
   expect(worker.messages.map(({ result }) => result)).toEqual([2, "drained"]);
 });
 
-test("at SIGTERM it answers what it has, and exits with code 0 though its input is open", async () => {
+test("at SIGTERM it answers its requests, and exits with code 0 though its input is open", async () => {
   await using worker = new Program();
   worker.send({ id: 1, method: "drain", params: 200 }, { id: 2, method: "echo", params: 2 });
   await until(() => worker.messages.length === 1, "its first answer");
@@ -84,7 +84,7 @@ test("at SIGTERM it answers what it has, and exits with code 0 though its input 
   expect(worker.messages.map(({ result }) => result)).toEqual([2, "drained"]);
 });
 
-test("when nobody reads its answers any more, what it has is aborted and it ends", async () => {
+test("when the host stops reading, its calls are aborted and it ends", async () => {
   const worker = Bun.spawn([process.execPath, program], { stdio: ["pipe", "pipe", "inherit"] });
   worker.stdin.write('{"id":1,"method":"wait"}\n{"id":2,"method":"echo","params":2}\n');
   void worker.stdin.flush();
@@ -105,14 +105,14 @@ function memoryOf(pid: number): number {
   return (Number(readFileSync(`/proc/${pid}/statm`, "latin1").split(" ")[1]) * 4_096) / 2 ** 20;
 }
 
-test("while its answers are not read it reads nothing more, and a handler that awaits its progress waits", async () => {
+test("while its answers are not read it stops reading, and a handler that awaits its progress waits", async () => {
   const worker = Bun.spawn([process.execPath, program], { stdio: ["pipe", "pipe", "inherit"] });
   const reader = worker.stdout.getReader();
   worker.stdin.write('{"id":0,"method":"echo","params":0}\n');
   void worker.stdin.flush();
   await reader.read();
   const before = memoryOf(worker.pid);
-  worker.stdin.write('{"id":1,"method":"count","params":3000000}\n'); // 200 MB of progress, if nothing stopped it
+  worker.stdin.write('{"id":1,"method":"count","params":3000000}\n'); // 200 MB of progress without backpressure
   const line = `${JSON.stringify({ id: 2, method: "echo", params: "x".repeat(100_000) })}\n`;
   const written = worker.stdin.write(line.repeat(2_000)); // and 200 MB of answers
   void Promise.resolve(written).catch(() => {});
@@ -124,12 +124,12 @@ test("while its answers are not read it reads nothing more, and a handler that a
   }
   expect(last - before).toBeLessThan(100);
   let bytes = 0;
-  while (bytes < 20_000_000) bytes += (await reader.read()).value!.length; // and it goes on when they are read
+  while (bytes < 20_000_000) bytes += (await reader.read()).value!.length; // and it continues when they are read
   worker.kill("SIGKILL");
   await worker.exited;
 }, 20_000);
 
-test("it says that it is ready to a bus that started it, and to nobody else", async () => {
+test("it sends $/ready only to a bus that started it", async () => {
   await using alone = new Program();
   await using started = new Program({ SLOTBUS_STDIO: "ndjson" });
   for (const worker of [alone, started]) worker.send({ id: 1, method: "echo", params: 1 });
@@ -138,7 +138,7 @@ test("it says that it is ready to a bus that started it, and to nobody else", as
   expect(started.messages[0]).toEqual({ jsonrpc: "2.0", method: "$/ready", params: { slotbus: 1 } } as object);
 });
 
-test("messages that are none are answered with an error, and the next is answered", async () => {
+test("invalid messages are answered with an error, and the next request is answered", async () => {
   await using worker = new Program();
   worker.process.stdin.write("garbage\n[]\n42\n");
   worker.send([{ id: 1, method: "echo", params: 1 }, { method: "throw" }], { id: 2, method: "echo", params: 2 });
@@ -153,7 +153,7 @@ test("messages that are none are answered with an error, and the next is answere
   expect(worker.errors).toContain("it broke"); // a notification has no answer, so the log has its error
 });
 
-test("on a bus it drains at SIGTERM, and a bus that is not there is an error", async () => {
+test("on a bus it drains at SIGTERM, and a missing bus is an error", async () => {
   await using workspace = new Workspace();
   const bus = await workspace.bus();
   const env = { SLOTBUS_NAME: workspace.name, SLOTBUS_DIR: workspace.directory };
@@ -168,12 +168,12 @@ test("on a bus it drains at SIGTERM, and a bus that is not there is an error", a
   expect(worker.output).toBe("");
   await using lost = new Program({ ...env, SLOTBUS_NAME: `${workspace.name}-not` });
   expect(await lost.ended()).not.toBe(0);
-  expect(lost.errors).toContain("no bus called");
+  expect(lost.errors).toContain("Cannot find bus");
 }, 20_000);
 
-test("a bus that starts its own workers has them answer on it, also inside of a worker of a stdio bus", async () => {
+test("a worker of a bus that starts its own workers serves on that bus, even inside a worker of a stdio bus", async () => {
   await using workspace = new Workspace();
-  process.env["SLOTBUS_STDIO"] = "ndjson"; // as such a worker has it that does not use serve
+  process.env["SLOTBUS_STDIO"] = "ndjson"; // as in such a worker that does not use serve
   try {
     const bus = await workspace.bus({ workers: { entry: program, min: 1, max: 1 } });
     expect(await callBus(bus, "echo", [1])).toEqual([1]);
@@ -183,13 +183,13 @@ test("a bus that starts its own workers has them answer on it, also inside of a 
   }
 }, 20_000);
 
-test("a bus's answer that is not of serve is an error of its own", async () => {
+test("an answer on the bus that is not from serve has its own error", async () => {
   await using workspace = new Workspace();
   const { bus } = await workspace.pair(() => "plain text");
-  expect((await rejection(callBus(bus, "echo"))).message).toContain("no answer of serve()");
+  expect((await rejection(callBus(bus, "echo"))).message).toContain("not a response of serve()");
 });
 
-test("a second call is refused, over stdio and on a bus, and the first one goes on", async () => {
+test("a second call is rejected, over stdio and on a bus, and the first one continues", async () => {
   await using workspace = new Workspace();
   const bus = await workspace.bus();
   const twice = `
@@ -222,7 +222,7 @@ test("a second call is refused, over stdio and on a bus, and the first one goes 
   expect([await stdio.exited, await onBus.exited]).toEqual([0, 0]);
 });
 
-test("a call after one that found no bus is taken", async () => {
+test("after a call that found no bus, another call is accepted", async () => {
   await using workspace = new Workspace();
   const bus = await workspace.bus();
   const program = `
@@ -243,14 +243,14 @@ test("handlers that are not functions are refused", async () => {
   }
 });
 
-test("options of serve that there are not are refused, not ignored", async () => {
+test("unknown options of serve are refused, not ignored", async () => {
   const framing = await rejection(serve({}, { framing: "raw" as "ndjson" }));
   expect(framing.message).toContain("ndjson, length, content-length");
   const name = await rejection<InvalidConfigError>(serve({}, { nam: "x" } as object));
   expect([name.constructor, name.message]).toEqual([InvalidConfigError, expect.stringContaining("Did you mean name?")]);
 });
 
-test("it resolves when it answers; drain takes nothing new and does not end it; close does, and the process exits with 0", async () => {
+test("it resolves when it serves; drain takes no new requests and does not end it; close ends it with exit code 0", async () => {
   await using workspace = new Workspace();
   const bus = await workspace.bus();
   const source = `
@@ -288,7 +288,7 @@ test("it resolves when it answers; drain takes nothing new and does not end it; 
   }
 }, 20_000);
 
-test("the options of its end are checked, and end nothing", async () => {
+test("options of drain and close are checked, and invalid ones end nothing", async () => {
   const source = `
     import { serve } from ${JSON.stringify(join(import.meta.dir, "../src/serve.ts"))};
     const served = await serve({ echo: (params) => params });

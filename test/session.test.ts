@@ -1,4 +1,4 @@
-/** A client that breaks the protocol: its worker names what it did, leaves it, and attaches to the next one. */
+/** A client that breaks the protocol: its worker names the fault, leaves the client, and attaches to the next one. */
 
 import { expect, test } from "bun:test";
 import { join } from "node:path";
@@ -8,7 +8,7 @@ import { type SlotbusError, type SlotWorker, type WorkerRequest } from "../src/i
 import { C, FIELDS, native, type Pointer, view } from "../src/native/library.ts";
 import { descriptors, mappings, until, Workspace } from "./support.ts";
 
-/** A client made of the library's own functions, without any of its manners. */
+/** A client made from the library's own functions, without checks. */
 class BareClient implements Disposable {
   readonly client: Pointer;
   /** Index and socket of each attachment. */
@@ -39,7 +39,7 @@ class BareClient implements Disposable {
     expect(native.sb_control_send(this.last.fd, type, new Uint8Array([...body, 0]), body.length)).toBe(0);
   }
 
-  /** Publishes what is in the arena of a slot; returns the address of its request line. */
+  /** Publishes the arena of a slot; returns the address of its request line. */
   publish(write: (arena: Arena) => { head: number; body: number }): { slot: number; line: number } {
     const { index } = this.last;
     const slot = native.sb_slot_reserve(this.client, index);
@@ -61,7 +61,7 @@ class BareClient implements Disposable {
     }));
   }
 
-  /** Events that wait: kind and slot. */
+  /** Waiting events: kind and slot. */
   poll(): { kind: number; slot: number }[] {
     const count = native.sb_client_poll(this.client, 0);
     const words = new Uint32Array(
@@ -77,7 +77,7 @@ class BareClient implements Disposable {
     this.#listener.stop(true);
   }
 
-  /** Lets go of all memory; nothing may look at it afterwards. */
+  /** Releases all memory; nothing may read it afterwards. */
   forget(): void {
     for (const { index } of this.links) native.sb_link_drop(this.client, index, 1);
     native.sb_client_close(this.client);
@@ -128,7 +128,7 @@ const ways: [what: string, code: string, how: (client: BareClient) => void][] = 
 ];
 
 for (const [what, code, how] of ways) {
-  test(`a client that sends ${what} is left with ${code}, no handler sees it, and the next client is served`, async () => {
+  test(`the worker leaves a client that sends ${what} with ${code}, runs no handler, and serves the next client`, async () => {
     await using space = new Workspace();
     space.leftovers = [`${space.name}.sock`];
     const before = [descriptors(), mappings()];
@@ -146,9 +146,9 @@ for (const [what, code, how] of ways) {
     if (code === "REGION_CORRUPT") {
       expect(reasons[0]).toMatchObject({ code: "REGION_CORRUPT" });
       expect(reasons[0]!.message).toContain(space.name);
-      expect(reasons[0]!.cause).toBeDefined(); // what exactly
+      expect(reasons[0]!.cause).toBeDefined(); // the exact fault
     } else {
-      expect(reasons[0]!.message).toMatch(/sent a message of type \d+/);
+      expect(reasons[0]!.message).toMatch(/sent an unexpected message of type \d+/);
     }
     await until(() => paths.length === 1, "the next client's request is handled");
     await until(() => client.poll().some(({ kind }) => kind === C.SB_EV_DONE), "and answered");
@@ -161,7 +161,7 @@ for (const [what, code, how] of ways) {
   });
 }
 
-test("a cancel that belongs to nothing is ignored, one that belongs to a running handler aborts it", async () => {
+test("a cancel for no request is ignored, a cancel for a running handler aborts it", async () => {
   await using space = new Workspace();
   space.leftovers = [`${space.name}.sock`];
   const kept: WorkerRequest[] = [];
@@ -190,7 +190,7 @@ test("a cancel that belongs to nothing is ignored, one that belongs to a running
   await worker.close({ timeout: 0 });
 });
 
-test("a client that goes in the middle of a message is a client that ended", async () => {
+test("a client that leaves in the middle of a message is handled like a closed client", async () => {
   await using space = new Workspace();
   space.leftovers = [`${space.name}.sock`];
   using client = new BareClient(space, (self) => {
@@ -203,7 +203,7 @@ test("a client that goes in the middle of a message is a client that ended", asy
   expect([reasons[0]!.code, worker.connected, client.links.length]).toEqual(["CLOSED", false, 1]);
 });
 
-test("an unknown method of a client is no method of the handler", async () => {
+test("an unknown method of a client does not reach the handler", async () => {
   await using space = new Workspace();
   space.leftovers = [`${space.name}.sock`];
   const methods: string[] = [];

@@ -1,7 +1,7 @@
-/** Every request settles, whatever its worker does: events that come together, a worker that scribbles, sources that ask. */
+/** Every request settles, with any worker: simultaneous events, a worker that overwrites its region, sources that call the bus. */
 
 import { expect, test } from "bun:test";
-import { Arena, encodeHead, HeadReader } from "../src/bus/codec.ts";
+import { HeadReader } from "../src/bus/codec.ts";
 import {
   type BusResponse,
   type DeferredAnswer,
@@ -15,34 +15,28 @@ import { pattern, rejection, same, until, Workspace } from "./support.ts";
 
 /** A bus, and in this process a raw worker that has claimed one request in each of the two lowest slots. */
 async function twoClaims(space: Workspace, second: (bus: SlotBus) => Promise<unknown>) {
-  const bus = await space.bus();
-  const worker = await RawWorker.open(space.directory, space.name);
-  await bus.ready();
+  const { bus, worker } = await RawWorker.withBus(space);
   const promises = [bus.request({ path: "/first", id: "first" }), second(bus)];
   const claims: { slot: number; token: number; path: string }[] = [];
   for (const path of ["/first", "/second"]) {
     await worker.take();
     claims.push({ slot: worker.slot, token: worker.token, path });
   }
-  // The client looks at low slots first, so the answer that ends the worker's life has to be in the lower one.
+  // The client checks low slots first, so the answer that ends the worker's life must be in the lower slot.
   claims.sort((a, b) => a.slot - b.slot);
   return { bus, worker, promises, claims };
 }
 
-function writeHead(arena: Uint8Array): number {
-  return encodeHead(new Arena(arena.buffer as ArrayBuffer), ["text/plain"], 0, 1, 1_024, "response");
-}
-
 for (const kind of ["request", "borrow", "stream"] as const) {
-  test(`a ${kind} whose answer begins in the batch that evicts its worker, and ends before the eviction, has its answer`, async () => {
+  test(`a ${kind} whose answer begins in the batch that evicts its worker, and ends before the eviction, gets its answer`, async () => {
     await using space = new Workspace();
     const { bus, worker, promises, claims } = await twoClaims(space, (bus) => bus[kind]({ path: "/second" }));
     const [spoilt, begun] = claims;
     const settled = Promise.allSettled(promises);
 
-    // Both events are there before the client looks once.
+    // Both events are there before the client checks once.
     Object.assign(worker, begun);
-    worker.begin(writeHead(worker.arena));
+    worker.begin(worker.writeHead());
     Object.assign(worker, spoilt);
     worker.arena.fill(0xff);
     worker.complete(40, 40, 0, 200);
@@ -72,7 +66,7 @@ for (const kind of ["request", "borrow", "stream"] as const) {
   });
 }
 
-test("of two workers that break the protocol in one batch neither gets what the other had not claimed", async () => {
+test("of two workers that break the protocol in one batch, neither gets the other's unclaimed request", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   const workers = [
@@ -86,7 +80,7 @@ test("of two workers that break the protocol in one batch neither gets what the 
   for (const worker of workers) {
     const claimed = worker.slot;
     worker.arena.fill(0xff);
-    // No slot of it can be reserved any more: the next attempt would find that again and again.
+    // None of its slots can be reserved now: each attempt would fail again.
     for (worker.slot = 0; worker.slot < 32; worker.slot++) if (worker.word % 16n === 0n) worker.word = 7n;
     worker.slot = claimed;
     worker.complete(40, 40, 0, 200);
@@ -98,15 +92,13 @@ test("of two workers that break the protocol in one batch neither gets what the 
   for (const worker of workers) worker.close();
 });
 
-test("a request that nothing settles at the end of its worker is rejected then, and counted as a defect", async () => {
+test("a request that is still pending after its worker's end is rejected then, and counted as a defect", async () => {
   await using space = new Workspace();
   space.unsettled = 1;
-  const bus = await space.bus();
-  const worker = await RawWorker.open(space.directory, space.name);
-  await bus.ready();
+  const { bus, worker } = await RawWorker.withBus(space);
   const lost = rejection<SlotbusError>(bus.request({ path: "/", id: "lost" }, { timeout: Infinity }));
   await worker.take();
-  // A defect made for this test: the end of the worker's life finds the rings moved, of a response that never began.
+  // A defect made for this test: at the worker's end, the withdrawn slot reports a response that never began.
   const broken = native as { sb_slot_withdraw: (...args: unknown[]) => number };
   const withdraw = broken.sb_slot_withdraw;
   broken.sb_slot_withdraw = (...args) => {
@@ -124,11 +116,11 @@ test("a request that nothing settles at the end of its worker is rejected then, 
   clearTimeout(timer);
   const error = await lost;
   expect([error.code, error.mayHaveExecuted, bus.stats().unsettledAtEnd]).toEqual(["REGION_CORRUPT", true, 1]);
-  expect(error.message).toContain("request lost was not settled");
+  expect(error.message).toContain("Request lost was not settled");
   worker.close();
 });
 
-test("a worker that scribbles over its region leaves no caller waiting", async () => {
+test("a worker that overwrites its region leaves no caller waiting", async () => {
   let answered = 0;
   for (let seed = 1; seed <= 24; seed++) {
     await using space = new Workspace();
@@ -149,21 +141,21 @@ test("a worker that scribbles over its region leaves no caller waiting", async (
     await Promise.race([until(() => bus.workers.length === 0, "it is evicted", 60_000), all]);
     await child.kill();
     await until(() => bus.workers.length === 0, "it is gone");
-    // What it never claimed waits for another worker; there is none.
+    // Its unclaimed requests wait for another worker; there is none.
     await bus.close({ timeout: 0 });
     const results = await all;
     answered += results.filter(({ status }) => status === "fulfilled").length;
     expect([seed, bus.stats().unsettledAtEnd, bus.stats().inFlight]).toEqual([seed, 0, 0]);
   }
-  expect(answered).toBeLessThan(24 * 24); // otherwise it scribbled too late to spoil anything
+  expect(answered).toBeLessThan(24 * 24); // otherwise it wrote too late to corrupt anything
 }, 120_000);
 
-/** A value whose JSON is made by code of the user. */
+/** A value whose JSON is made by user code. */
 function json(make: () => unknown): { toJSON(): unknown } {
   return { toJSON: make };
 }
 
-test("code of the user that runs while a request is encoded may use the bus, or close it", async () => {
+test("user code that runs while a request is encoded may use the bus, or close it", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair((request) => request.text(), { slots: 1 });
   const inner: Promise<BusResponse>[] = [];
@@ -181,7 +173,7 @@ test("code of the user that runs while a request is encoded may use the bus, or 
   expect([error.code, error.mayHaveExecuted, bus.stats().unsettledAtEnd]).toEqual(["CLOSED", false, 0]);
 });
 
-test("a request is encoded once, also one that queues, and its encoding runs before it is published", async () => {
+test("a request is encoded once, even when it queues, and its encoding runs before it is published", async () => {
   await using space = new Workspace();
   const bus = await space.bus({ slots: 1 });
   let encoded = 0;
@@ -201,7 +193,7 @@ test("a request is encoded once, also one that queues, and its encoding runs bef
 });
 
 for (const slots of [1, 4]) {
-  test(`headers that ask while they are read: two heads, and a worker of ${slots} that they fill stays`, async () => {
+  test(`headers whose getter calls the bus: both requests get their own head, and a worker of ${slots} stays when they fill it`, async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => `${request.path} ${request.headers.get("mine")} ${request.text()}`, {
       slots,
@@ -220,7 +212,7 @@ for (const slots of [1, 4]) {
   });
 }
 
-test("headers of an answer that answer while they are read: each answer has its own head, and the first one counts", async () => {
+test("headers of an answer whose getter answers: each answer has its own head, and the first one counts", async () => {
   await using space = new Workspace();
   const deferred: DeferredAnswer[] = [];
   const deliveries: string[] = [];
@@ -249,16 +241,16 @@ test("headers of an answer that answer while they are read: each answer has its 
   }
 });
 
-test("what a worker had not claimed goes first again, in the order in which it was asked", async () => {
+test("a worker's unclaimed requests go first again, in the order of their calls", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   const worker = await RawWorker.open(space.directory, space.name, 2);
   await bus.ready();
-  // Slots that were given back in their order are used the other way round.
+  // Slots that were freed in order are used in reverse.
   const before = [bus.request({ path: "/before" }), bus.request({ path: "/before" })];
   for (const _ of before) {
     await worker.take();
-    worker.complete(writeHead(worker.arena), 1_024, 0, 200);
+    worker.complete(worker.writeHead(), 1_024, 0, 200);
   }
   await Promise.all(before);
   const answers = Array.from({ length: 5 }, (_, n) => bus.request({ path: `/${n}` }));
@@ -272,11 +264,9 @@ test("what a worker had not claimed goes first again, in the order in which it w
   worker.close();
 });
 
-test("what a worker had not claimed is encoded again when its end has been handled", async () => {
+test("a worker's unclaimed requests are encoded again after its end has been handled", async () => {
   await using space = new Workspace();
-  const bus = await space.bus();
-  const worker = await RawWorker.open(space.directory, space.name);
-  await bus.ready();
+  const { bus, worker } = await RawWorker.withBus(space);
   let encoded = 0;
   const headers = {
     get name() {
@@ -294,7 +284,7 @@ test("what a worker had not claimed is encoded again when its end has been handl
   worker.close();
 });
 
-test("a caller that leaves before its request is claimed makes room for the next one in the queue", async () => {
+test("a caller that aborts before its request is claimed makes room for the next one in the queue", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   const worker = await RawWorker.open(space.directory, space.name, 1);
@@ -307,23 +297,23 @@ test("a caller that leaves before its request is claimed makes room for the next
   expect((await left).message).toBe("it left");
   expect(bus.stats()).toMatchObject({ inFlight: 1, queued: 0, withdrawn: 1 });
   await worker.take();
-  worker.complete(writeHead(worker.arena), 1_024, 0, 200);
+  worker.complete(worker.writeHead(), 1_024, 0, 200);
   expect((await next).status).toBe(200);
   worker.close();
 });
 
-/** A bus with two workers: one that answers, and one that takes a blocking request and lets it wait. */
+/** A bus with two workers: one answers, the other takes a blocking request and never answers it. */
 async function askingWorld(space: Workspace) {
   const bus = await space.bus();
   const [answering, hanging] = [space.child("worker.ts"), space.child("sync-worker.ts")];
   await bus.ready({ workers: 2 });
   const idOf = ({ pid }: { pid: number }): number => bus.workers.find((worker) => worker.pid === pid)!.id;
   const [worker, slow] = [idOf(answering), idOf(hanging)];
-  /** Blocks until its timeout; what was answered meanwhile is found by the same look. */
+  /** Blocks until its timeout; the same poll finds answers that arrive meanwhile. */
   const block = (): void => {
-    expect(() => bus.requestSync({ path: "/hang" }, { worker: slow, timeout: 30 })).toThrow(/took longer than 30 ms/);
+    expect(() => bus.requestSync({ path: "/hang" }, { worker: slow, timeout: 30 })).toThrow(/timed out after 30 ms/);
   };
-  /** Requests that are answered while a source blocks: after `ms`, and one each 2 ms from then on. */
+  /** Requests that are answered while a source blocks: after `ms`, and then one every 2 ms. */
   const beside = (ms: number): Promise<BusResponse>[] =>
     Array.from({ length: 16 }, (_, n) =>
       bus.request({ path: "/slow", query: `${ms + 2 * n}`, body: `${n}` }, { worker }),
@@ -336,7 +326,7 @@ async function expectEchoes(answers: Promise<BusResponse>[]): Promise<void> {
 }
 
 for (const way of ["sync", "async"]) {
-  test(`a source, ${way}, that blocks in its first step leaves the events that are handled as they are`, async () => {
+  test(`a source, ${way}, whose first step makes a blocking request does not change the events being handled`, async () => {
     await using space = new Workspace();
     const { bus, worker, block, beside } = await askingWorld(space);
     function* sync(n: number): Generator<Uint8Array> {
@@ -360,7 +350,7 @@ for (const way of ["sync", "async"]) {
   });
 }
 
-test("a source that blocks when it is ended leaves the events that are handled as they are", async () => {
+test("a source that makes a blocking request when it ends does not change the events being handled", async () => {
   await using space = new Workspace();
   const { bus, worker, block, beside } = await askingWorld(space);
   let [ended, blocked] = [0, 0];
@@ -384,7 +374,7 @@ test("a source that blocks when it is ended leaves the events that are handled a
   expect(bus.stats()).toMatchObject({ workersEvicted: 0, workersDied: 0 });
 });
 
-test("the body of a borrow that streamed is plain memory of the caller's own, also after its release", async () => {
+test("the body of a borrow that streamed is in the caller's own memory, also after its release", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair(async function* () {
     for (let i = 0; i < 5; i++) {

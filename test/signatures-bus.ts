@@ -1,4 +1,4 @@
-/** What the compiler is to see of the bus, of contracts, fleets, events and claims; test/signatures.test.ts has the rest. */
+/** Type tests of the bus, contracts, fleets, events and claims; test/signatures.test.ts has the rest. */
 
 import type { EventEmitter } from "node:events";
 import type * as B from "slotbus";
@@ -21,9 +21,9 @@ import type { Supervisor } from "slotbus/supervisor";
 
 export type Equal<A, Z> = (<X>() => X extends A ? 1 : 2) extends <X>() => X extends Z ? 1 : 2 ? true : false;
 export type Expect<Is extends true> = Is;
-/** Whether these members are there, have this type and cannot be assigned. */
+/** Whether these members exist, have this type and cannot be assigned. */
 export type Getters<Class, Key extends keyof Class, Type> = Equal<Pick<Class, Key>, Readonly<Record<Key, Type>>>;
-/** Whether an emitter has these E. */
+/** Whether an emitter has the events E. */
 export type Emits<Class extends { emit: unknown }, Events extends Record<keyof Events, unknown[]>> = Equal<
   Class["emit"],
   EventEmitter<Events>["emit"]
@@ -32,11 +32,11 @@ export type Failed = { id: string; path: string };
 export type Text = Readonly<Record<string, string>>;
 
 export type OfHelpers = [
-  // @ts-expect-error: a type that is assignable is not the same
+  // @ts-expect-error: an assignable type is not the same type
   Expect<Equal<{ a: 1 }, { readonly a: 1 }>>,
-  // @ts-expect-error: nor one that anything is assignable to
+  // @ts-expect-error: nor a type that anything is assignable to
   Expect<Equal<number, unknown>>,
-  // @ts-expect-error: a member that can be assigned is no getter
+  // @ts-expect-error: an assignable member is not a getter
   Expect<Getters<{ a: 1 }, "a", 1>>,
 ];
 
@@ -167,7 +167,7 @@ export const shop = contract("shop", {
 type Shop = B.Client<typeof shop>;
 type ShopHandlers = B.Handlers<typeof shop>;
 type Errors = { GONE: B.Schema<number>; SHUT: B.Schema<void> };
-/** What a client calls for a method that is declared so. */
+/** What a client calls for a method with this declaration. */
 type CallOf<Declare extends (options: never) => { "~call"?: unknown }> = NonNullable<ReturnType<Declare>["~call"]>;
 type Lines = AsyncIterable<string> | Iterable<string>;
 type Numbers = AsyncIterable<number> | Iterable<number>;
@@ -317,13 +317,13 @@ export type OfContest = [
   Expect<Equal<Fence["admit"], (token: number) => boolean>>,
 ];
 
-/** Compiled, never run: each line that is marked must not compile. */
+/** Compiled, never run: each marked line must not compile. */
 export const wrong = async (b: SlotBus, w: SlotWorker, e: EventBus<Topics>, f: Fleet, c: Contest): Promise<void> => {
-  // @ts-expect-error: it begins by create
+  // @ts-expect-error: created by create
   new SlotBus({ name: "x" });
-  // @ts-expect-error: it begins by open
+  // @ts-expect-error: opened by open
   new SlotWorker({ name: "x" });
-  // @ts-expect-error: it begins by join
+  // @ts-expect-error: opened by join
   new Fleet({ name: "x" });
   // @ts-expect-error: a request is a promise
   b.request({ path: "/" }).text();
@@ -333,7 +333,7 @@ export const wrong = async (b: SlotBus, w: SlotWorker, e: EventBus<Topics>, f: F
   void b.request({ path: "/", method: "BREW" });
   // @ts-expect-error: a request has a path
   void b.request({ body: "x" });
-  // @ts-expect-error: workers are told by their ids
+  // @ts-expect-error: workers are chosen by their ids
   b.evict("1", "");
   // @ts-expect-error: `closed` cannot be set
   b.closed = true;
@@ -341,7 +341,7 @@ export const wrong = async (b: SlotBus, w: SlotWorker, e: EventBus<Topics>, f: F
   w.serveSync(async () => "x");
   // @ts-expect-error: no such option
   w.serve(() => "x", { replaces: true });
-  // @ts-expect-error: a URL is no name
+  // @ts-expect-error: a URL is not a name
   void SlotWorker.open({ name: new URL("file:///x") });
   // @ts-expect-error: an input of another type
   void b.client(shop).sold({ id: "1" });
@@ -349,11 +349,11 @@ export const wrong = async (b: SlotBus, w: SlotWorker, e: EventBus<Topics>, f: F
   (await b.client(shop).sold({ id: 1 })) satisfies Date;
   // @ts-expect-error: handlers are missing
   w.implement(shop, { sold: () => new Date() });
-  // @ts-expect-error: a stream of a contract is no promise
+  // @ts-expect-error: a stream of a contract is not a promise
   void b.client(shop).count({ to: 1 }).then();
   // @ts-expect-error: a fleet has a name
   void Fleet.join({ maxMembers: 4 });
-  // @ts-expect-error: who observes asks for no sizes
+  // @ts-expect-error: an observer gives no sizes
   void Fleet.observe({ name: "x", maxMembers: 4 });
   // @ts-expect-error: a kind is a number
   f.ring("x").publish("x", { kind: "1" });
@@ -375,11 +375,11 @@ export const wrong = async (b: SlotBus, w: SlotWorker, e: EventBus<Topics>, f: F
       ),
     ),
   ];
-  // @ts-expect-error: events of one topic are not those of another
+  // @ts-expect-error: one topic's events are not another's
   narrow[0] satisfies Reader<"sent">;
   // @ts-expect-error: a claim has a ttl
   void c.claim({ kind: "a", label: "b" }, {});
-  // @ts-expect-error: a guard is promised
+  // @ts-expect-error: claim returns a promise
   c.claim({ kind: "a", label: "b" }, { ttl: 1 }).release();
   // @ts-expect-error: a try does not wait
   c.tryClaim({ kind: "a", label: "b" }, { ttl: 1, timeout: 1 });

@@ -1,4 +1,4 @@
-/** Every public signature: what each method, getter, function, static and event takes and gives, as the compiler sees it. */
+/** Every public signature: parameters and results of all methods, getters, functions, statics and events. */
 
 import { expect, test } from "bun:test";
 import type { Server } from "bun";
@@ -197,17 +197,17 @@ export type OfServeAndTesting = [
   Expect<Equal<typeof instrument, (options?: InstrumentOptions) => Disposable>>,
 ];
 
-/** Compiled, never run: each line that is marked must not compile. */
+/** Compiled, never run: each marked line must not compile. */
 export const wrong = async (b: SlotBus, s: StdioBus, t: TestBus): Promise<void> => {
-  // @ts-expect-error: it begins by start
+  // @ts-expect-error: created by start
   new Hub({});
-  // @ts-expect-error: it begins by start
+  // @ts-expect-error: created by start
   new HubWorker({ name: "x", routes: {} });
-  // @ts-expect-error: it begins by start
+  // @ts-expect-error: created by start
   new StdioBus({ pools: [] });
-  // @ts-expect-error: it begins by start
+  // @ts-expect-error: created by start
   new RawStdioBus({ pools: [] });
-  // @ts-expect-error: it begins by create
+  // @ts-expect-error: created by create
   new TestBus({});
   // @ts-expect-error: no such option
   void Hub.start({ prot: 1 });
@@ -221,7 +221,7 @@ export const wrong = async (b: SlotBus, s: StdioBus, t: TestBus): Promise<void> 
   void StdioBus.start({ timeout: 1 });
   // @ts-expect-error: a pool has a command
   void StdioBus.start({ pools: [{ id: "x" }] });
-  // @ts-expect-error: an answer is promised
+  // @ts-expect-error: an answer is a promise
   s.request<number>("add").toFixed();
   // @ts-expect-error: only a subscription to events has an id
   void s.subscribe().id;
@@ -243,7 +243,7 @@ function isClass(value: unknown): value is Class {
   return typeof value === "function" && /^class\b/.test(Function.prototype.toString.call(value));
 }
 
-/** What each entry exports: its values, and the classes of which it exports the type alone. */
+/** What an entry exports: its values, and the classes that it exports only as types. */
 async function exportsOf(entry: string): Promise<Map<string, unknown>> {
   const found = new Map<string, unknown>(Object.entries(await import(join(root, entry))));
   for (const [, names, from] of read(entry).matchAll(/^export (?:type )?\{([^}]*)\} from "([^"]+)"/gm)) {
@@ -254,7 +254,7 @@ async function exportsOf(entry: string): Promise<Map<string, unknown>> {
   return found;
 }
 
-/** The text of each class of src, by its name; two have the same. */
+/** The text of each class of src, by its name; one name occurs twice. */
 const sources = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" })
   .filter((file) => file.endsWith(".ts"))
   .flatMap((file) => [
@@ -287,7 +287,7 @@ function membersOf(one: Class): string[] {
     .concat(statics.filter((name) => !hidden.has(name)).map((name) => `typeof ${name}`));
 }
 
-/** Whether the types above speak of a member of a class: `Class["member"]`, `Getters<Class, "member">`, `typeof Class.member`. */
+/** Whether the types above name a member of a class: `Class["member"]`, `Getters<Class, "member">`, `typeof Class.member`. */
 function isTyped(name: string, member: string): boolean {
   if (member.startsWith("typeof ")) return types.includes(`typeof ${name}.${member.slice(7)}`);
   const keys = String.raw`\s*\|?\s*(?:"\w+"\s*\|\s*)*"${member}"`;
@@ -305,7 +305,7 @@ test("every public member of every exported class, and every exported function, 
         if (typeof value === "function" && !isThere) missing.add(`${entry}: ${name}`);
         continue;
       }
-      // What a class inherits is the same in all: one type test is enough.
+      // An inherited member is the same in all classes: one type test is enough.
       for (let one: Class = value; sources.some(([, known]) => known === one.name); one = Object.getPrototypeOf(one)) {
         for (const member of membersOf(one)) {
           const key = `${one === value ? name : one.name} ${member}`;

@@ -4,7 +4,7 @@ import { expect, test } from "bun:test";
 import { BusOverloadedError, RemoteError, RequestTimeoutError, type DeferredAnswer } from "../src/index.ts";
 import { rejection, until, Workspace } from "./support.ts";
 
-test("every counter is exact after a sequence that moves each of them", async () => {
+test("every counter is exact after a sequence that changes each of them", async () => {
   await using space = new Workspace();
   const bus = await space.bus({ slots: 2, queue: { limit: 1 } });
   const kept: DeferredAnswer[] = [];
@@ -26,7 +26,7 @@ test("every counter is exact after a sequence that moves each of them", async ()
   await until(() => kept.length === 1, "the first runs");
   running.abort(new Error("running"));
   expect((await aborted).message).toBe("running");
-  // One slot is in quarantine; the next takes the other, then the queue's one place is taken, and then none is left.
+  // One slot is in quarantine; the next request takes the other, then the queue's one place is taken, and no more fit.
   const late = rejection(bus.request({ path: "/hang" }, { timeout: 60 }));
   await until(() => kept.length === 2, "the second runs");
   const queued = new AbortController();
@@ -86,10 +86,10 @@ test("every counter is exact after a sequence that moves each of them", async ()
   expect(bus.stats()).toMatchObject({ requests: 12, responses: 6, workersLeft: 1, workers: [], queued: 0 });
 });
 
-test("what is withdrawn before it was claimed, and what is dropped after it was answered, is counted as that", async () => {
+test("requests withdrawn before their claim, and requests abandoned after their answer, have their own counters", async () => {
   await using space = new Workspace();
   const bus = await space.bus({ slots: 1, spin: 0 });
-  const worker = await space.worker(); // attached, and serving nobody yet
+  const worker = await space.worker(); // attached, and not serving
   await bus.ready();
   const state = (): string => bus.diagnostics().slots[0]!.state;
   const unclaimed = new AbortController();
@@ -105,7 +105,7 @@ test("what is withdrawn before it was claimed, and what is dropped after it was 
   await until(() => bus.workers[0]?.pid === child.pid, "the child is the worker");
   const answered = new AbortController();
   const dropped = rejection(bus.request({ path: "/", body: "x" }, { signal: answered.signal }));
-  // This thread's event loop stands still, so the answer of the other process waits in its slot.
+  // This thread's event loop is blocked, so the other process's answer waits in its slot.
   const deadline = performance.now() + 5_000;
   while (state() !== "DONE" && performance.now() < deadline) Bun.sleepSync(1);
   expect(state()).toBe("DONE");
@@ -115,7 +115,7 @@ test("what is withdrawn before it was claimed, and what is dropped after it was 
   expect((await bus.request({ path: "/", body: "next" })).text()).toBe("next");
 });
 
-test("percentiles follow what was measured: a slow tenth shows in p99 and not in p50", async () => {
+test("percentiles follow the measurements: a slow tenth shows in p99 and not in p50", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair((request) => {
     if (request.path !== "/slow") return "x";
@@ -131,7 +131,7 @@ test("percentiles follow what was measured: a slow tenth shows in p99 and not in
   expect(p999).toBeLessThan(5_000_000);
 });
 
-test("diagnostics name request, worker, state and age of what waits and what runs", async () => {
+test("diagnostics give request, worker, state and age of waiting and running requests", async () => {
   await using space = new Workspace();
   const kept: DeferredAnswer[] = [];
   const { bus } = await space.pair((request) => void kept.push(request.defer()), { slots: 2 });

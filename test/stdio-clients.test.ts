@@ -1,4 +1,4 @@
-/** Who may ask a server of a stdio bus: bytes of browsers, connections without the token, clients that break off JSON-RPC. */
+/** Who may use a server of a stdio bus: bytes from browsers, connections without the token, broken JSON-RPC. */
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -39,7 +39,7 @@ function optionsOf(door: Door): ServeOptions {
 const whereOf = ({ path, port }: StdioServer): NetConnectOpts =>
   path === null ? { host: "127.0.0.1", port } : { path };
 
-/** A peer that writes bytes and keeps what comes back. */
+/** A peer that writes bytes and records the answer. */
 class Peer implements Disposable {
   readonly #socket: Socket;
   text = "";
@@ -60,7 +60,7 @@ class Peer implements Disposable {
     this.write(messages.map((message) => `${JSON.stringify({ jsonrpc: "2.0", ...message })}\n`).join(""));
   }
 
-  /** Lines that came, parsed. */
+  /** Received lines, parsed. */
   get messages(): { id?: unknown; result?: unknown; error?: { code: number; message: string } }[] {
     return this.text
       .split("\n")
@@ -103,7 +103,7 @@ function lengthFrame(json: string): Buffer {
   return frame;
 }
 
-/** What Chromium sends for a page that posts `body`, and for its other ways to send. */
+/** What Chromium sends for a page that posts `body`, and in its other ways to send. */
 function bytesOfBrowser(port: number, body: Uint8Array): Record<string, Uint8Array> {
   const head = (first: string, ...more: string[]): Uint8Array =>
     Buffer.from(
@@ -132,23 +132,23 @@ test.each([
   ["length", "\n\nPOST / HTTP/1.1\r\n\r\n"], // the length of a frame of 168 MB
   ["content-length", "Content-Length: 99999999\r\n\r\n{"],
 ] as const)(
-  "a first message beyond the limit ends the connection before it has ended itself: %s",
+  "a first message above the limit ends the connection before the message is complete: %s",
   async (framing, bytes) => {
     await using server = await bus.serve({ ...optionsOf("unix"), framing });
     told.length = 0;
     using peer = new Peer(server, bytes);
     await peer.closed();
     expect([peer.text, told.length]).toEqual(["", 1]);
-    expect(told[0]).toContain("its first message is longer than 1048576 bytes");
+    expect(told[0]).toContain("the client's first message is longer than 1048576 bytes");
   },
 );
 
-describe("the bytes of a browser", () => {
+describe("bytes from a browser", () => {
   for (const door of ["unix", "tcp", "tcp without a token"] as const) {
     for (const framing of ["ndjson", "length", "content-length"] as const) {
-      test(`end the connection unanswered, reach no worker and are one line of the log: ${door}, ${framing}`, async () => {
+      test(`end the connection without an answer, reach no worker and are one line in the log: ${door}, ${framing}`, async () => {
         await using server = await bus.serve({ ...optionsOf(door), framing });
-        const body = framed[framing](server.token ?? "none"); // also of a page that knows the token
+        const body = framed[framing](server.token ?? "none"); // also from a page that knows the token
         for (const [what, bytes] of Object.entries(bytesOfBrowser(server.port, body))) {
           told.length = 0;
           const { messagesIn, clientRefusals } = bus.stats();
@@ -157,7 +157,7 @@ describe("the bytes of a browser", () => {
           expect([what, peer.text, bus.stats().messagesIn]).toEqual([what, "", messagesIn]);
           await until(() => told.length > 0, "a line of the log");
           expect([what, told.length, bus.stats().clientRefusals]).toEqual([what, 1, clientRefusals + 1]);
-          expect(told[0]).toStartWith(`a connection to ${server.path ?? `127.0.0.1:${server.port}`}`);
+          expect(told[0]).toStartWith(`The connection to ${server.path ?? `127.0.0.1:${server.port}`}`);
           expect(told[0]).not.toContain(server.token ?? "\0");
           expect(told[0]).not.toContain("\n");
         }
@@ -166,7 +166,7 @@ describe("the bytes of a browser", () => {
     }
   }
 
-  test("end the connection at their first line, when more is still to come", async () => {
+  test("end the connection at their first line, though more is still to come", async () => {
     for (const door of ["unix", "tcp", "tcp without a token"] as const) {
       await using server = await bus.serve(optionsOf(door));
       using peer = new Peer(server);
@@ -174,12 +174,12 @@ describe("the bytes of a browser", () => {
       await peer.closed();
       expect(peer.text).toBe("");
       expect(told.at(-1)).toMatch(
-        /was closed: it sent 16 bytes that are not JSON: .*(HTTP request|"POST \/ HTTP\/1\.1\\r"\.$)/,
+        /was closed: the client sent 16 bytes that are not JSON: .*(HTTP request|"POST \/ HTTP\/1\.1\\r"\.$)/,
       );
     }
   });
 
-  test("are one line on standard error when nobody listens to `refused`", async () => {
+  test("are one line on standard error without a listener for `refused`", async () => {
     const program = `
       import { connect } from "node:net";
       import { StdioBus } from ${JSON.stringify(join(import.meta.dir, "../src/stdio/index.ts"))};
@@ -192,40 +192,33 @@ describe("the bytes of a browser", () => {
     const lines = (await child.stderr.text()).split("\n").filter((line) => line.includes("connection"));
     expect(lines).toEqual([
       expect.stringMatching(
-        /^slotbus: a connection to 127\.0\.0\.1:\d+ from 127\.0\.0\.1 was closed: it sent .* not JSON/,
+        /^slotbus: The connection to 127\.0\.0\.1:\d+ from 127\.0\.0\.1 was closed: the client sent .* not JSON/,
       ),
     ]);
     expect(await child.exited).toBe(0);
   });
 });
 
-describe("a client that breaks off JSON-RPC", () => {
+describe("a client that breaks JSON-RPC", () => {
   const ways: [what: string, bytes: string, id: string | null, code: number][] = [
     ["a line of text", "hello\n", null, -32_700],
     ["bytes that are not UTF-8", "\xff\n", null, -32_700],
     ["a batch", "[]\n", null, -32_600],
     ["JSON that is not a message", '{"id":"x"}\n', "x", -32_600],
   ];
-  test.each(ways)(
-    "by %s is answered, then closed; what it sent behind that is not read",
-    async (what, bytes, id, code) => {
-      await using server = await bus.serve(optionsOf("unix"));
-      using peer = new Peer(server);
-      peer.send({ id: 1, method: "echo", params: 1 });
-      await peer.received(1);
-      const { messagesIn, clientRefusals } = bus.stats();
-      peer.write(Buffer.concat([Buffer.from(bytes, "latin1"), Buffer.from(`${ASKED}\n`)]));
-      await peer.closed();
-      expect(peer.messages.slice(1)).toMatchObject([{ id, error: { code } }]);
-      expect([what, bus.stats().messagesIn, bus.stats().clientRefusals]).toEqual([
-        what,
-        messagesIn,
-        clientRefusals + 1,
-      ]);
-    },
-  );
+  test.each(ways)("by %s is answered, then closed; its later bytes are not read", async (what, bytes, id, code) => {
+    await using server = await bus.serve(optionsOf("unix"));
+    using peer = new Peer(server);
+    peer.send({ id: 1, method: "echo", params: 1 });
+    await peer.received(1);
+    const { messagesIn, clientRefusals } = bus.stats();
+    peer.write(Buffer.concat([Buffer.from(bytes, "latin1"), Buffer.from(`${ASKED}\n`)]));
+    await peer.closed();
+    expect(peer.messages.slice(1)).toMatchObject([{ id, error: { code } }]);
+    expect([what, bus.stats().messagesIn, bus.stats().clientRefusals]).toEqual([what, messagesIn, clientRefusals + 1]);
+  });
 
-  test("has what it asked for cancelled", async () => {
+  test("its requests are cancelled", async () => {
     await using server = await bus.serve(optionsOf("unix"));
     const aborts = await bus.request<number>("aborts");
     using peer = new Peer(server);
@@ -237,7 +230,7 @@ describe("a client that breaks off JSON-RPC", () => {
     expect(peer.messages).toMatchObject([{ id: null, error: { code: -32_700 } }]);
   });
 
-  test("with its first message, too long, gets an answer with the id and is closed", async () => {
+  test("with a first message that is too long, it gets an answer with the id and is closed", async () => {
     await using server = await bus.serve({ ...optionsOf("unix"), messageBytes: 1_000 });
     using peer = new Peer(server);
     peer.send({ id: "big", method: "echo", params: "x".repeat(2_000) }, { id: 2, method: "echo" });
@@ -254,7 +247,7 @@ describe("the token of a tcp port", () => {
     params: { token },
   });
 
-  test("is 32 random bytes unless one is given; a unix socket and `token: false` need none", async () => {
+  test("is 32 random bytes unless one is given; a unix socket and `token: false` need no token", async () => {
     await using one = await bus.serve(optionsOf("tcp"));
     await using two = await bus.serve(optionsOf("tcp"));
     expect(one.token).toMatch(/^[0-9a-f]{64}$/);
@@ -267,7 +260,7 @@ describe("the token of a tcp port", () => {
     expect([open.token, unix.token]).toEqual([null, null]);
     for (const server of [own, open, unix]) {
       using peer = new Peer(server);
-      peer.send(auth(token, 1), ask); // an open door takes any
+      peer.send(auth(token, 1), ask); // without a token, any client is accepted
       expect(await peer.received(2)).toEqual([
         { jsonrpc: "2.0", id: 1, result: true },
         { jsonrpc: "2.0", id: 2, result: "in" },
@@ -280,7 +273,7 @@ describe("the token of a tcp port", () => {
     }
   });
 
-  test("opens the connection as a request or a notification, in pieces, and with megabytes behind it", async () => {
+  test("opens the connection as a request or a notification, in pieces, and with megabytes after it", async () => {
     await using server = await bus.serve(optionsOf("tcp"));
     using peer = new Peer(server);
     const large = "x".repeat(1_000_000);
@@ -304,7 +297,7 @@ describe("the token of a tcp port", () => {
     ["a response first", (token) => [{ id: 1, result: 1 }, auth(token)], [{ id: 1 }], "first message was not"],
     ["a wrong token", (token) => [auth(`${token}0`, 1), ask], [{ id: 1, error: { code: -32_001 } }], "wrong token"],
     ["half of the token", (token) => [auth(token.slice(0, 32)), ask], [], "wrong token"],
-    ["a token that is no text", () => [auth(7, 1), ask], [{ id: 1, error: { code: -32_001 } }], "wrong token"],
+    ["a token that is a number", () => [auth(7, 1), ask], [{ id: 1, error: { code: -32_001 } }], "wrong token"],
     ["no params", () => [{ method: "$/auth" }, ask], [], "wrong token"],
     ["a wrong token later", (token) => [auth(token), auth("x"), ask], [{ id: null }], "wrong token"],
     [
@@ -315,7 +308,7 @@ describe("the token of a tcp port", () => {
     ],
   ];
   test.each(wrong)(
-    "is asked for: %s ends the connection, and nothing reaches a worker",
+    "is required: %s ends the connection, and nothing reaches a worker",
     async (_, messages, answers, why) => {
       await using server = await bus.serve(optionsOf("tcp"));
       const { messagesIn } = bus.stats();
@@ -331,15 +324,15 @@ describe("the token of a tcp port", () => {
     },
   );
 
-  test("is not in the log when a client sends it in no message", async () => {
+  test("is not in the log, not even when a client sends it in an invalid message", async () => {
     await using server = await bus.serve({ tcp: { port: 0, token: "sixteen-letters!" } });
     told.length = 0;
     using peer = new Peer(server, "sixteen-letters!\n");
     await peer.closed();
-    expect(told).toEqual([expect.stringMatching(/was closed: it sent 16 bytes that are not JSON\.$/)]);
+    expect(told).toEqual([expect.stringMatching(/was closed: the client sent 16 bytes that are not JSON\.$/)]);
   });
 
-  test("is waited for 2 s: a silent connection is closed, one that has sent it stays", async () => {
+  test("is waited for 2 s: a silent connection is closed, an authorized connection stays", async () => {
     await using server = await bus.serve(optionsOf("tcp"));
     told.length = 0;
     using good = new Peer(server);

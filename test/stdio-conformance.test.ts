@@ -1,4 +1,4 @@
-/** What holds for a worker wherever it answers: over a link in memory, over stdio and over a bus. */
+/** What holds for a worker on every transport: a link in memory, stdio and a bus. */
 
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
@@ -14,10 +14,10 @@ interface Options {
   onProgress?: (value: unknown) => unknown;
 }
 
-/** A host with one worker that serves the handlers of the fixture. */
+/** A host with one worker that serves the fixture's handlers. */
 interface Host extends AsyncDisposable {
   call(method: string, params?: unknown, options?: Options): Promise<unknown>;
-  /** What `ctx.notify` told so far. */
+  /** Notifications of `ctx.notify` so far. */
   readonly told: { method: string; params: unknown }[];
 }
 
@@ -96,7 +96,7 @@ for (const [name, open] of Object.entries(hosts)) {
       expect(answers).toEqual([1, large, 2]);
     });
 
-    test("each of many calls at once gets its own answer", async () => {
+    test("each of several calls at once gets its own answer", async () => {
       await using host = await open();
       const answers = await Promise.all(
         Array.from({ length: 500 }, (_, i) => host.call(i % 5 === 0 ? "late" : "echo", i % 7)),
@@ -104,7 +104,7 @@ for (const [name, open] of Object.entries(hosts)) {
       expect(answers).toEqual(Array.from({ length: 500 }, (_, i) => i % 7));
     }, 20_000);
 
-    test("an error of a handler comes with its code, message and data, and is not to be retried", async () => {
+    test("a handler's error arrives with its code, message and data, and is not retryable", async () => {
       await using host = await open();
       const error = await rejection<RpcError>(host.call("fail", [1, { a: 2 }]));
       expect(error).toBeInstanceOf(RpcError);
@@ -112,7 +112,7 @@ for (const [name, open] of Object.entries(hosts)) {
       expect([error.retryable, error.mayHaveExecuted]).toEqual([false, true]);
     });
 
-    test("whatever else a handler throws is an internal error with its message; a result without JSON too", async () => {
+    test("any other error of a handler is an internal error with its message; so is a result without JSON", async () => {
       await using host = await open();
       const thrown = await rejection<RpcError>(host.call("throw"));
       expect([thrown.rpcCode, thrown.rpcMessage]).toEqual([-32_603, "it broke"]);
@@ -121,7 +121,7 @@ for (const [name, open] of Object.entries(hosts)) {
       expect(await host.call("echo", "still here")).toBe("still here");
     });
 
-    test("a method that there is not is -32601, also one that every object has", async () => {
+    test("an unknown method is -32601, even a method that every object has", async () => {
       await using host = await open();
       for (const method of ["nope", "toString", "__proto__", "a/b c?d"]) {
         expect((await rejection<RpcError>(host.call(method))).rpcCode).toBe(-32_601);
@@ -140,7 +140,7 @@ for (const [name, open] of Object.entries(hosts)) {
       }
     });
 
-    test("each yield of an async generator is progress, what it returns is the answer, and an abort ends it", async () => {
+    test("each yield of an async generator is progress, its return value is the answer, and an abort ends it", async () => {
       await using host = await open();
       const seen: unknown[] = [];
       expect(await host.call("steps", 30, { onProgress: (value) => seen.push(value) })).toBe("end");
@@ -158,7 +158,7 @@ for (const [name, open] of Object.entries(hosts)) {
       expect(after).toBe(before + 1);
     });
 
-    test("while a promise of onProgress is pending, the next piece is not given", async () => {
+    test("while a promise of onProgress is pending, the next progress is not delivered", async () => {
       await using host = await open();
       let running = 0;
       let most = 0;
@@ -183,7 +183,7 @@ for (const [name, open] of Object.entries(hosts)) {
       expect(await host.call("echo", 1)).toBe(1);
     });
 
-    test("a handler whose caller gave up between two pieces of progress is not left waiting", async () => {
+    test("a handler whose caller cancels between two pieces of progress does not wait forever", async () => {
       await using host = await open();
       const controller = new AbortController();
       const before = (await host.call("ends")) as number;
@@ -206,14 +206,14 @@ for (const [name, open] of Object.entries(hosts)) {
       expect(after).toBe(before + 2);
     });
 
-    test("what a handler notifies reaches the host, and its answer too", async () => {
+    test("a handler's notifications reach the host, and its answer too", async () => {
       await using host = await open();
       expect(await host.call("tell", { a: 1 })).toBe("ok");
       await until(() => host.told.length === 1, "the notification");
       expect(host.told).toEqual([{ method: "told", params: { a: 1 } }]);
     });
 
-    test("the handler sees the key of its call", async () => {
+    test("the handler gets the key of its call", async () => {
       await using host = await open();
       expect(await host.call("key", 0, { key: "user 7" })).toBe("user 7");
       expect(await host.call("key")).toBeNull();
@@ -235,7 +235,7 @@ for (const [name, open] of Object.entries(hosts)) {
       expect(after).toBe(before + 1);
     });
 
-    test("a call whose signal is aborted already is not made", async () => {
+    test("a call whose signal is already aborted is not sent", async () => {
       await using host = await open();
       const reason = new Error("never");
       expect(await rejection(host.call("tell", 1, { signal: AbortSignal.abort(reason) }))).toBe(reason);
@@ -243,7 +243,7 @@ for (const [name, open] of Object.entries(hosts)) {
       expect(host.told).toEqual([]);
     });
 
-    test("a call that takes too long rejects in time, and its late answer is nobody else's", async () => {
+    test("a call that times out rejects in time, and its late response goes to no other call", async () => {
       await using host = await open();
       const start = performance.now();
       const error = await rejection<RequestTimeoutError>(host.call("late", 1_000, { timeout: 100 }));

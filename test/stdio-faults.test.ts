@@ -1,6 +1,6 @@
 /**
- * The stdio bus when others fail it: hosts and workers that are killed, peers that do not read, storms of starts and stops, and
- * its books against those of somebody else. More of it, for longer: `npm run prove -- stdio`.
+ * The stdio bus under faults: hosts and workers that are killed, peers that do not read, storms of starts and stops, and
+ * its counters against an outside count. For longer runs: `npm run prove -- stdio`.
  */
 
 import { describe, expect, test } from "bun:test";
@@ -14,8 +14,8 @@ import { Child, descriptors, rejection, until } from "./support.ts";
 
 const soon = { restart: { maxRestarts: Infinity, backoff: { initial: 1, max: 10 } } };
 
-describe("a host that is killed", () => {
-  test("leaves nothing of its stdio pool nor of its bus after one second, whatever its workers ignore and started", async () => {
+describe("a killed host", () => {
+  test("leaves no process of its stdio pool or its bus after one second, with any signals that its workers ignore", async () => {
     using place = folder();
     const mark = place.path;
     await using host = new Child("stdio-host.ts", [`host-${process.pid}`], {
@@ -23,12 +23,12 @@ describe("a host that is killed", () => {
       SLOTBUS_TEST_MARK: place.path,
     });
     await host.line("busy", 20_000);
-    await until(() => marked(mark).length >= 17, "host, four launchers, four workers and two children of each"); // and their sleeps
+    await until(() => marked(mark).length >= 17, "host, four launchers, four workers and two children of each"); // and their `sleep`s
     await host.kill("SIGKILL");
     await until(() => marked(mark).length === 0, "none of them lives", 1_000);
   }, 30_000);
 
-  test("leaves nothing either when it is killed while its workers start", async () => {
+  test("leaves no process either when it is killed while its workers start", async () => {
     using place = folder();
     const mark = place.path;
     for (const least of [2, 3, 5, 8]) {
@@ -41,8 +41,8 @@ describe("a host that is killed", () => {
   }, 30_000);
 });
 
-describe("workers that are killed", () => {
-  test("keys of a killed worker are its next life's, those of others stay where they are", async () => {
+describe("killed workers", () => {
+  test("keys of a killed worker stay with its next life, other workers' keys do not move", async () => {
     await using bus = await running({ pools: [fixture("stdio-worker.ts", { instances: 4, ready: true, ...soon })] });
     const keys = Array.from({ length: 200 }, (_, i) => `user ${i}`);
     const owners = (): Promise<number[]> => Promise.all(keys.map((key) => bus.request<number>("pid", 0, { key })));
@@ -65,7 +65,7 @@ describe("workers that are killed", () => {
     }
   });
 
-  test("what each of many clients asked is answered once to it, though all use the same ids and workers die", async () => {
+  test("each client's requests are answered once, to that client, though all use the same ids and workers die", async () => {
     using place = folder();
     await using bus = await running({
       pools: [fixture("stdio-worker.ts", { instances: 3, ready: true, ...soon })],
@@ -87,7 +87,7 @@ describe("workers that are killed", () => {
           answers.set(id, [...(answers.get(id) ?? []), message]);
         }
       });
-      const ids = Array.from({ length: each }, (_, i) => [i, `${i}`]).flat(); // 42 and "42" are two
+      const ids = Array.from({ length: each }, (_, i) => [i, `${i}`]).flat(); // 42 and "42" are two ids
       for (const id of ids) {
         const params = [client, id];
         socket.write(`${JSON.stringify({ jsonrpc: "2.0", id, method: "echo", params })}\n`);
@@ -114,11 +114,11 @@ describe("workers that are killed", () => {
       }
       socket.destroy();
     }
-    expect(failed).toBeLessThan(6 * 64 + 1); // no more than a killed worker had
+    expect(failed).toBeLessThan(6 * 64 + 1); // at most a killed worker's requests
     expect(bus.stats()).toMatchObject({ inFlight: 0, waiting: 0, protocolErrors: 0 });
   }, 30_000);
 
-  test("events tell what happened in its order: log before the end, the end before what follows from it", async () => {
+  test("events come in order: log before the exit, the exit before its consequences", async () => {
     const told: string[] = [];
     const restart = { maxRestarts: 1, backoff: { initial: 1, max: 10 }, giveUp: true };
     await using bus = await running(
@@ -151,7 +151,7 @@ describe("peers that do not read", () => {
   const deaf = (): ReturnType<typeof fixture> =>
     fixture("stdio-odd.ts", { id: "deaf", stop: { drain: 0, endOfInput: 0, term: 0 } }, "deaf");
 
-  test("a megabyte for a worker that reads nothing waits, times out, holds up no other worker and counts as queued", async () => {
+  test("a megabyte for a worker that reads nothing waits, times out, delays no other worker and counts as queued", async () => {
     await using bus = await running({
       pools: [deaf(), fixture("stdio-worker.ts", { ready: true })],
       queuedBytes: 256 * 1_024,
@@ -175,7 +175,7 @@ describe("peers that do not read", () => {
     expect([report!.pool, report!.signal]).toEqual(["deaf", "SIGTERM"]);
   }, 20_000);
 
-  test("a worker whose answers and notifications nobody reads is not read on, and all come when they are read", async () => {
+  test("reading from a worker stops while its responses and notifications are not taken, and none is lost", async () => {
     await using bus = await running({ pools: [fixture("stdio-odd.ts", {})] });
     const reader = bus.subscribe({ method: "flood", queue: { limit: 10, policy: "block" } });
     const flood = bus.request("flood", 200_000); // 10 MB and more
@@ -198,7 +198,7 @@ describe("peers that do not read", () => {
 });
 
 describe("storms", () => {
-  test("starts, ends and requests in any order all settle, and leave nothing", async () => {
+  test("starts, exits and requests in any order all settle, and leave nothing", async () => {
     const start = (): Promise<StdioBus> => StdioBus.start({ pools: [{ id: "a", command: "cat", instances: 2 }] });
     await (await start()).close();
     const before = descriptors();
@@ -243,7 +243,7 @@ describe("storms", () => {
   }, 60_000);
 });
 
-test("a client that reads nothing holds up its worker as long as its request, and no other request after that", async () => {
+test("a client that reads nothing delays its worker for its request's timeout, and no later request", async () => {
   using place = folder();
   await using bus = await running({ pools: [fixture("stdio-worker.ts", { timeout: 500 })] });
   const { path } = await bus.serve({ unix: join(place.path, "s"), queuedBytes: 1_024 });
@@ -258,8 +258,8 @@ test("a client that reads nothing holds up its worker as long as its request, an
   client.destroy();
 });
 
-describe("its books", () => {
-  test("all eight counters are what pipes in between and the caller have counted", async () => {
+describe("counters", () => {
+  test("all eight counters equal what pipes in between and the caller counted", async () => {
     using place = folder();
     const [input, output] = [join(place.path, "in"), join(place.path, "out")];
     const program = [process.execPath, join(import.meta.dir, "fixtures/stdio-worker.ts")];
@@ -311,7 +311,7 @@ describe("its books", () => {
   }, 30_000);
 });
 
-test("without the C library and the launcher, what holds for a worker holds over stdio", async () => {
+test("without the C library and the launcher, the conformance tests pass over stdio", async () => {
   const only = ["test", "stdio-conformance", "-t", "^(a link in memory|stdio) "];
   const child = Bun.spawn([process.execPath, ...only], {
     cwd: join(import.meta.dir, ".."),

@@ -1,4 +1,4 @@
-/** Programs that nobody here wrote, as workers: a language server and a tool server. Both must be told `initialize` first. */
+/** Foreign programs as workers: a language server and a tool server. Both need `initialize` as their first message. */
 
 import { expect, test } from "bun:test";
 import { RpcError, WorkerDiedError } from "../src/errors.ts";
@@ -13,7 +13,7 @@ function program(path: string, ...args: string[]): Pick<StdioPoolOptions, "comma
   return { command: process.execPath, args: [Bun.resolveSync(path, import.meta.dir), ...args], restart };
 }
 
-/** Ends a worker by SIGKILL and waits until it is gone and all take requests again. */
+/** Kills a worker and waits until it is gone and all workers take requests again. */
 async function killed(bus: StdioBus, pid: number): Promise<void> {
   const { length } = bus.workers;
   process.kill(pid, "SIGKILL");
@@ -22,7 +22,7 @@ async function killed(bus: StdioBus, pid: number): Promise<void> {
   expect(isAlive(pid)).toBe(false);
 }
 
-test("a language server completes, reports, asks for a schema, and after a kill knows the open documents again", async () => {
+test("a language server completes, reports, requests a schema, and after a kill has the open documents again", async () => {
   const uri = "memory:/settings.json";
   const text = '{"$schema":"memory:/schema.json","speed":"fast","":0}';
   const documents = new Map([[uri, text]]);
@@ -58,7 +58,7 @@ test("a language server completes, reports, asks for a schema, and after a kill 
     return JSON.stringify({ properties: { speed: { type: "number" }, größe: { type: "string" } } });
   });
   const reading = (async () => {
-    for await (const told of bus.subscribe({ method: "textDocument/publishDiagnostics" })) reports.push(told);
+    for await (const report of bus.subscribe({ method: "textDocument/publishDiagnostics" })) reports.push(report);
   })();
   const complete = async (): Promise<string[]> => {
     const position = { line: 0, character: text.indexOf('""') + 1 };
@@ -96,7 +96,7 @@ test("a language server completes, reports, asks for a schema, and after a kill 
   await reading;
 }, 30_000);
 
-test("a tool server lists, calls, asks back and tells its progress, before a kill and after it", async () => {
+test("a tool server lists, calls, sends requests and reports its progress, before a kill and after it", async () => {
   type Answer = { content: { text: string }[] };
   const told: WorkerNotification[] = [];
   await using bus = await StdioBus.start({
@@ -145,7 +145,7 @@ test("a tool server lists, calls, asks back and tells its progress, before a kil
 
   const useAll = async (): Promise<void> => {
     const { tools } = await bus.request<{ tools: { name: string }[] }>("tools/list", {});
-    expect(tools.map(({ name }) => name)).toContain("trigger-sampling-request"); // has it only when it was initialised
+    expect(tools.map(({ name }) => name)).toContain("trigger-sampling-request"); // it has it only after `initialize`
     const keys = Array.from({ length: 20 }, (_, i) => `user ${i}`);
     const sums = await Promise.all(keys.map((key, i) => call("get-sum", { a: i, b: 1_000 }, { key })));
     expect(sums).toEqual(keys.map((_, i) => `The sum of ${i} and 1000 is ${1_000 + i}.`));
@@ -156,7 +156,7 @@ test("a tool server lists, calls, asks back and tells its progress, before a kil
       expect(text).toContain(`ä${keys[i]!}`);
       return Number(/(\d+) heard/.exec(text)![1]);
     });
-    expect(new Set(heard)).toEqual(new Set(pids())); // both were asked, and each was answered by its own host
+    expect(new Set(heard)).toEqual(new Set(pids())); // both sent requests, and each was answered by its own host
     const from = told.length;
     expect(await call("trigger-long-running-operation", long, { key: "tick" })).toContain("completed");
     const steps = told.slice(from).filter(({ method }) => method === "notifications/progress");

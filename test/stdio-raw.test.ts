@@ -25,7 +25,7 @@ describe("raw", () => {
     return { bus, next: async () => JSON.parse((await messages.next()).value!) as RpcMessage, messages };
   }
 
-  test("a request comes back as a response with its own id, whatever it is", async () => {
+  test("any request comes back as a response with its own id", async () => {
     const { bus, next } = await raw(worker());
     await using _ = bus;
     expect([bus.closed, bus.workers.length, bus.stats().clients]).toEqual([false, 1, 0]);
@@ -40,7 +40,7 @@ describe("raw", () => {
     expect(bytesIn).toBeGreaterThan(100);
   });
 
-  test("progress has the id of its request, notifications are as they were, and many answers keep their order", async () => {
+  test("progress has the id of its request, notifications are unchanged, and several answers keep their order", async () => {
     const { bus, next } = await raw(worker());
     await using _ = bus;
     bus.send({ id: "p", method: "count", params: 2 });
@@ -54,7 +54,7 @@ describe("raw", () => {
     for (let i = 0; i < 50; i++) expect((await next()).result).toBe(i);
   });
 
-  test("responses and notifications that come in one piece keep their order", async () => {
+  test("responses and notifications that arrive in one piece keep their order", async () => {
     const { bus, next } = await raw(odd());
     await using _ = bus;
     const lines = [
@@ -70,7 +70,7 @@ describe("raw", () => {
     expect(got.map(({ id }) => id)).toEqual(["a", undefined, "b", undefined]);
   });
 
-  test("a worker's request comes out with an id of the bus, and the response that is sent answers it", async () => {
+  test("a worker's request gets an id of the bus, and the response with that id reaches the worker", async () => {
     const { bus, next } = await raw(odd());
     await using _ = bus;
     bus.send({ id: "q", method: "ask", params: { id: 5, method: "which?", params: [1] } });
@@ -85,17 +85,20 @@ describe("raw", () => {
     expect(await next()).toMatchObject({ id: "r", result: { answer: { error: { code: 9, message: "no", data: 1 } } } });
   });
 
-  test("whoever reads a worker's request hears that the worker gave up", async () => {
+  test("the reader of a worker's request gets its cancellation", async () => {
     const { bus, next } = await raw(odd());
     await using _ = bus;
     bus.send({ id: "q", method: "askAndGiveUp" });
     const asked = await next();
     expect(await next()).toMatchObject({ method: "$/cancelRequest", params: { id: asked.id } });
-    expect(await next()).toMatchObject({ id: "q", result: { answer: { error: { message: "the worker gave up" } } } });
-    expect(() => bus.send({ id: asked.id!, result: "late" })).toThrow("no worker waits");
+    expect(await next()).toMatchObject({
+      id: "q",
+      result: { answer: { error: { message: "The worker cancelled the request." } } },
+    });
+    expect(() => bus.send({ id: asked.id!, result: "late" })).toThrow("No worker waits");
   });
 
-  test("what cannot be answered by a worker is answered by the bus, with the request's id", async () => {
+  test("requests that a worker cannot answer are answered by the bus, with their id", async () => {
     const { bus, next } = await raw(worker({ restart: { maxRestarts: 0, giveUp: true } }), odd({ id: "b" }));
     await using _ = bus;
     bus.send({ id: "x", method: "echo", pool: "nope" });
@@ -107,7 +110,7 @@ describe("raw", () => {
     expect(bus.stats().routingErrors).toBe(2);
   });
 
-  test("what is no message is refused, and so is all after the end", async () => {
+  test("an invalid message is rejected, and so is every message after the end", async () => {
     const { bus, messages } = await raw(worker());
     for (const wrong of ["{", "[]", "1", "{}", '{"id":1}']) expect(() => bus.send(wrong)).toThrow(InvalidConfigError);
     bus.send({ id: 1, method: "drain", params: 50 });
@@ -164,7 +167,7 @@ class Client implements AsyncDisposable {
 
   #unsent: Uint8Array = Buffer.alloc(0);
 
-  /** Also what the socket did not take before. */
+  /** Writes the rest that the socket did not take before, too. */
   write(data: string | Uint8Array = ""): void {
     this.#unsent = Buffer.concat([this.#unsent, Buffer.from(data as string)]);
     this.#unsent = this.#unsent.subarray(Math.max(0, this.#socket.write(this.#unsent)));
@@ -178,7 +181,7 @@ class Client implements AsyncDisposable {
     this.#socket.resume();
   }
 
-  /** So many messages that have come. */
+  /** Resolves to that many messages once they have arrived. */
   async received(count: number): Promise<RpcMessage[]> {
     await until(() => this.messages.length >= count, `${count} messages for a client`);
     return this.messages;
@@ -217,7 +220,7 @@ describe("clients", () => {
     }
   }
 
-  test("two clients with the same ids get their own answers, and are counted when they come and go", () =>
+  test("two clients with the same ids get their own answers, and are counted when they connect and leave", () =>
     served({}, async (bus, connect) => {
       const [a, b] = [await connect(), await connect()];
       await until(() => bus.stats().clients === 2, "two clients");
@@ -249,7 +252,7 @@ describe("clients", () => {
       }));
   }
 
-  test("a request that is too long, or for no pool, is answered with an error, and the next is answered", () =>
+  test("a request that is too long, or for an unknown pool, is answered with an error, and the next is answered", () =>
     served({ messageBytes: 1_000 }, async (_, connect) => {
       const client = await connect();
       client.send({ id: 1, method: "echo", params: 1 });
@@ -267,7 +270,7 @@ describe("clients", () => {
       expect((await client.received(5))[4]).toEqual({ jsonrpc: "2.0", id: 3, result: 3 });
     }));
 
-  test("the end of a worker is an error with the id of each request it had", () =>
+  test("the end of a worker is an error for each of its requests, with its id", () =>
     served({}, async (_, connect) => {
       const client = await connect();
       client.send({ id: "a", method: "late", params: 10_000 }, { id: "b", method: "die", params: "exit" });
@@ -278,7 +281,7 @@ describe("clients", () => {
       ]);
     }));
 
-  test("an id that is in use is refused; $/cancelRequest and the end of the client cancel what they asked for", () =>
+  test("an id in use is refused; $/cancelRequest and the end of the client cancel its requests", () =>
     served({}, async (bus, connect) => {
       const client = await connect();
       client.send({ id: 1, method: "wait" }, { id: 1, method: "echo" });
@@ -296,7 +299,7 @@ describe("clients", () => {
       expect(aborts).toBe(2);
     }));
 
-  test("a client has no more than concurrency: it is not read further, and nothing is lost", () =>
+  test("a client has at most `concurrency` open requests; then it is not read, and nothing is lost", () =>
     served({ concurrency: 4 }, async (bus, connect) => {
       const client = await connect();
       let most = 0;
@@ -308,7 +311,7 @@ describe("clients", () => {
       expect(most).toBeWithin(1, 5);
     }));
 
-  test("the end of a client that sent more than it may have at once cancels all of it", () =>
+  test("the end of a client that sent more than `concurrency` cancels all its requests", () =>
     served({ concurrency: 2 }, async (bus, connect) => {
       const client = await connect();
       for (let id = 0; id < 50; id++) client.send({ id, method: "wait" });
@@ -318,7 +321,7 @@ describe("clients", () => {
       expect(bus.stats().waiting).toBe(0);
     }));
 
-  test("a client that does not read gets all of its answers when it does, and others are not held up", () =>
+  test("a client that does not read gets all of its answers when it does, and others are not delayed", () =>
     served({ queuedBytes: 64 * 1_024 }, async (bus, connect) => {
       const [slow, other] = [await connect(), await connect()];
       slow.pause();
@@ -394,7 +397,7 @@ describe("clients", () => {
         a.send({ id: questionOfA!.id, result: "yes" });
         expect((await a.received(2))[1]).toMatchObject({ id: 1, result: { answer: { result: "yes" } } });
         expect((await b.received(2))[1]).toMatchObject({ id: 1, result: { answer: { error: { code: 7, data: 1 } } } });
-        // A handler of its own goes first, one for all last; a client that is gone answers nothing.
+        // A handler for the method goes first, a handler for all methods last; a client that is gone answers nothing.
         a.send(ask(2, "s-a"));
         await a.received(3);
         await a[Symbol.asyncDispose]();
@@ -411,7 +414,7 @@ describe("clients", () => {
       odd(),
     ));
 
-  test("a client that sends its last message and no more, as a pipe does, gets all of its answers; then it is closed", async () => {
+  test("a client that ends its side after its last message, as a pipe does, gets all its answers; then it is closed", async () => {
     const program = `
 import socket, sys
 where = sys.argv[1]
@@ -436,7 +439,7 @@ sys.stdout.write(s.makefile().read())`;
     });
   }, 20_000);
 
-  test("one client too many is told so and closed", () =>
+  test("a client above the limit gets an error and is closed", () =>
     served({ maxClients: 1 }, async (bus, connect) => {
       const first = await connect();
       const second = await connect();
@@ -446,7 +449,7 @@ sys.stdout.write(s.makefile().read())`;
       expect(await first.received(1)).toEqual([{ jsonrpc: "2.0", id: 1, result: 1 }]);
     }));
 
-  test("the socket is its owner's alone; one that lives is not taken away, one that is dead is, a file never", () =>
+  test("the socket has mode 0600; a live socket is not replaced, a dead one is, a file never", () =>
     served({}, async (bus, connect, path) => {
       expect(statSync(path).mode & 0o777).toBe(0o600);
       expect(await rejection(bus.serve({ unix: path }))).toMatchObject({ code: "ADDRESS_IN_USE" });
@@ -482,7 +485,7 @@ sys.stdout.write(s.makefile().read())`;
       expect(await client.received(1)).toEqual([{ jsonrpc: "2.0", id: 1, result: 1 }]);
     }));
 
-  test("over tcp the same; a port that is taken is refused; the bus's end closes all", async () => {
+  test("over tcp it works the same; a port in use is refused; the bus's end closes all", async () => {
     const bus = await running({ pools: [worker()] });
     const server = await bus.serve({ tcp: { port: 0 } });
     expect(server.port).toBeGreaterThan(0);

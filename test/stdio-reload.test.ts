@@ -1,4 +1,4 @@
-/** `bus.reload`: the pools of a bus that runs become those of new options, and no request is lost. */
+/** `bus.reload`: a running bus gets the pools of new options, and no request is lost. */
 
 import { expect, test } from "bun:test";
 import {
@@ -17,7 +17,7 @@ const pool = (options: Partial<StdioPoolOptions> = {}): StdioPoolOptions =>
   fixture("stdio-worker.ts", { ready: true, ...options });
 const none = { unchanged: [], resized: [], replaced: [], added: [], removed: [] };
 
-test("pools keep their workers, are resized, replaced, added and removed, as the new options say", async () => {
+test("pools keep their workers, are resized, replaced, added and removed, according to the new options", async () => {
   const left: number[] = [];
   const initialize = (): void => {};
   const [same, grows, other, goes] = [
@@ -45,7 +45,7 @@ test("pools keep their workers, are resized, replaced, added and removed, as the
   await until(() => !isAlive(old!) && !isAlive(gone!), "the end of what was replaced and removed");
   expect(bus.stats().workers.length).toBe(6);
   expect(left.sort()).toEqual([old!, gone!].sort());
-  // The same options again: nothing changes. A size that `resize` had changed does, and so does a default of the bus.
+  // The same options again: nothing changes, except a size that `resize` had changed, or a new default of the bus.
   const all = ["same", "grows", "other", "new"];
   expect(await bus.reload({ pools: next })).toEqual({ ...none, unchanged: all });
   await bus.resize("grows", 1);
@@ -72,7 +72,7 @@ test("when the new options are wrong, or a new worker does not start, nothing ch
   expect(await rejection(bus.reload({ pools: [pool()], more: 1 } as never))).toBeInstanceOf(InvalidConfigError);
 }, 30_000);
 
-test("the old workers answer what they have, and what waits goes to the new ones, beyond their limit too", async () => {
+test("the old workers answer their requests; waiting requests go to the new workers, even above their limits", async () => {
   const few = { concurrency: 1, stop: { drain: 1, endOfInput: 1, term: 50 } };
   await using bus = await running({ pools: [pool(few)] });
   const old = bus.workers[0]!.pid;
@@ -95,7 +95,7 @@ test("the old workers answer what they have, and what waits goes to the new ones
   await Promise.all(full);
 }, 30_000);
 
-test("a pool that is removed answers what waits too; an idempotent request of a dead worker goes to the new pool", async () => {
+test("a removed pool answers its waiting requests too; an idempotent request of a dead worker goes to the new pool", async () => {
   await using bus = await running({
     pools: [pool({ concurrency: 1 }), pool({ id: "b", restart: { policy: "never" } })],
   });
@@ -117,7 +117,7 @@ test("a pool that is removed answers what waits too; an idempotent request of a 
   await until(() => bus.stats().workers.length === 1, "one worker");
 }, 30_000);
 
-test("a worker that is too many answers what it has, however long `stop.drain` is; close does not wait for it", async () => {
+test("a surplus worker answers its requests, for any `stop.drain`; close does not wait for it", async () => {
   const few = { concurrency: 1, stop: { drain: 1, endOfInput: 1, term: 50 } };
   const bus = await running({ pools: [pool({ ...few, instances: 3 })] });
   const has = [300, 200, 100].map((ms) => bus.request<number>("late", ms));
@@ -125,7 +125,7 @@ test("a worker that is too many answers what it has, however long `stop.drain` i
   expect(bus.workers.length).toBe(1);
   expect(await Promise.all(has)).toEqual([300, 200, 100]);
   await until(() => bus.stats().workers.length === 1, "the end of the others");
-  // Sizes that follow each other while workers answer yet: the last one holds.
+  // Several sizes while workers still answer: the last one holds.
   const both = async (...sizes: number[]): Promise<void> => {
     for (const instances of sizes) await bus.reload({ pools: [pool({ ...few, instances })] });
   };
@@ -141,7 +141,7 @@ test("a worker that is too many answers what it has, however long `stop.drain` i
   for (const error of await Promise.all(lost)) expect(error).toBeInstanceOf(WorkerDiedError);
 }, 30_000);
 
-test("a pool whose workers end too often is mended by a reload", async () => {
+test("a pool whose workers end too often recovers with a reload", async () => {
   const soon = { restart: { maxRestarts: 0, backoff: { initial: 60_000 } } };
   await using bus = await running({ pools: [pool(soon)] }, { paused: () => {} });
   expect(await rejection(bus.request("die", "exit"))).toBeInstanceOf(WorkerDiedError);
@@ -151,7 +151,7 @@ test("a pool whose workers end too often is mended by a reload", async () => {
   expect([await bus.request("echo", 1), bus.stats().paused]).toEqual([1, []]);
 }, 30_000);
 
-test("reloads take effect in their order, and close ends what starts and what answers yet", async () => {
+test("reloads take effect in order, and close ends starting workers and workers that still answer", async () => {
   const before = descriptors();
   const bus = await running({ pools: [pool()] });
   const has = rejection(bus.request("wait", null, { timeout: Infinity }));
@@ -166,7 +166,7 @@ test("reloads take effect in their order, and close ends what starts and what an
   await until(() => descriptors() <= before, "the end of its descriptors");
 }, 30_000);
 
-test("with requests all the time, ten reloads of every kind lose none and answer each once", async () => {
+test("under constant requests, ten reloads of every kind lose none and answer each once", async () => {
   await using bus = await running({ pools: [pool({ id: "a", instances: 2 })] });
   const before = bus.stats();
   let isOver = false;

@@ -1,4 +1,4 @@
-/** What the tests of the stdio bus share: buses over real processes, and one over connections in memory. */
+/** Shared by the tests of the stdio bus: buses over real processes, and one over connections in memory. */
 
 import { EventEmitter } from "node:events";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
@@ -15,14 +15,14 @@ import type { WorkerProcess } from "../src/supervisor/process.ts";
 import type { SupervisorEvents, WorkerStatus } from "../src/supervisor/events.ts";
 import { handlers } from "./fixtures/stdio-handlers.ts";
 
-/** A pool of the fixture, in Bun. */
+/** A pool of Bun processes that run a fixture. */
 export function fixture(file: string, options: Partial<StdioPoolOptions> = {}, ...args: string[]): StdioPoolOptions {
   return { id: "a", command: process.execPath, args: [join(import.meta.dir, "fixtures", file), ...args], ...options };
 }
 
 type Listeners = { [K in keyof StdioBusEvents]?: (...args: StdioBusEvents[K]) => unknown };
 
-/** A bus that runs, with these listeners. */
+/** A running bus with these listeners. */
 export async function running(
   options: StdioBusOptions,
   listeners: Listeners = {},
@@ -33,19 +33,19 @@ export async function running(
   return bus;
 }
 
-/** A folder of its own that goes when the test ends. */
+/** A new folder that is removed when the test ends. */
 export function folder(): { path: string } & Disposable {
   const path = mkdtempSync(join(tmpdir(), "slotbus-faults-"));
   return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true }) };
 }
 
-/** Processes that have SLOTBUS_TEST_MARK with this value in their environment: all that descends from who was given it. */
+/** Processes with this value of SLOTBUS_TEST_MARK in their environment: the marked process and its descendants. */
 export function marked(mark: string): number[] {
   return readdirSync("/proc")
     .filter((name) => /^\d+$/.test(name))
     .filter((pid) => {
       try {
-        return readFileSync(`/proc/${pid}/environ`, "latin1").includes(`SLOTBUS_TEST_MARK=${mark}`); // that of a zombie is empty
+        return readFileSync(`/proc/${pid}/environ`, "latin1").includes(`SLOTBUS_TEST_MARK=${mark}`); // a zombie's is empty
       } catch {
         return false; // it has ended
       }
@@ -53,7 +53,7 @@ export function marked(mark: string): number[] {
     .map(Number);
 }
 
-/** Whether a process is there. */
+/** Whether a process exists. */
 export function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
@@ -114,7 +114,7 @@ class FakeProcess implements WorkerProcess {
     try {
       this.#output.close();
     } catch {
-      // It was closed before.
+      // It was already closed.
     }
   }
 
@@ -122,7 +122,7 @@ class FakeProcess implements WorkerProcess {
   recycle(): void {}
 }
 
-/** Connections in memory in place of processes; what dies stays dead. */
+/** Connections in memory in place of processes; a dead one is not restarted. */
 export class FakeSupervisor extends EventEmitter<SupervisorEvents> implements PoolSupervisor {
   links: WorkerConnection[] = [];
   readonly pausedFor = null;

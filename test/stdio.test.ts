@@ -1,4 +1,4 @@
-/** The stdio bus over real processes: its life, its routing, and what it does when something is wrong. */
+/** The stdio bus over real processes: its life, its routing, and its errors. */
 
 import { heapStats } from "bun:jsc";
 import { describe, expect, spyOn, test } from "bun:test";
@@ -33,11 +33,12 @@ describe("the life of a bus", () => {
   test("it is open from its start to its end; all calls of close share one promise and its reports", async () => {
     const bus = await StdioBus.start({ pools: [worker({ instances: 2 })] });
     expect([bus.closed, bus.stats().clients]).toEqual([false, 0]);
-    const running = bus.stats().workers;
-    expect(bus.workers as object[]).toEqual(
+    const byIndex = (a: { worker: number }, b: { worker: number }): number => a.worker - b.worker;
+    const running = bus.stats().workers.toSorted(byIndex);
+    expect(bus.workers.toSorted(byIndex) as object[]).toEqual(
       running.map(({ pool, worker: index, life, pid }) => ({ pool, worker: index, life, pid })),
     );
-    expect(running.map(({ pool, worker: index, life }) => [pool, index, life]).sort()).toEqual([
+    expect(running.map(({ pool, worker: index, life }) => [pool, index, life])).toEqual([
       ["a", 0, 1],
       ["a", 1, 1],
     ]);
@@ -52,7 +53,7 @@ describe("the life of a bus", () => {
     for (const { pid } of running) expect(isAlive(pid)).toBe(false);
   });
 
-  test("leaving its scope closes it, and wrong options of its end close nothing", async () => {
+  test("leaving its scope closes it, and invalid options of close have no effect", async () => {
     let pid: number;
     {
       await using bus = await running({ pools: [worker()] });
@@ -66,7 +67,7 @@ describe("the life of a bus", () => {
     expect(isAlive(pid)).toBe(false);
   });
 
-  test("a program that there is not is found at the start, and no other program goes on", async () => {
+  test("a missing program rejects the start, and no other program keeps running", async () => {
     using place = folder();
     const first = worker({ env: { SLOTBUS_TEST_MARK: place.path } });
     const error = await rejection<SlotbusError>(
@@ -77,14 +78,14 @@ describe("the life of a bus", () => {
     expect(marked(place.path)).toEqual([]);
   });
 
-  test("a worker that is to say that it is ready gets nothing before", async () => {
+  test("a worker that must send $/ready gets nothing before", async () => {
     await using bus = await running({ pools: [odd({ ready: true }, "ready")] });
     expect(await bus.request("echo", 1)).toBe(1);
     const late = StdioBus.start({ pools: [odd({ ready: true, startupTimeout: 100 })] });
     expect((await rejection<SlotbusError>(late)).code).toBe("WORKER_START");
   });
 
-  test("what is asked after its end is refused", async () => {
+  test("calls after its end are refused", async () => {
     const bus = await running({ pools: [worker()] });
     await bus.close();
     const calls = [bus.request("echo"), bus.notify("echo"), bus.send({ id: 1, method: "echo" }), bus.resize("a", 2)];
@@ -93,7 +94,7 @@ describe("the life of a bus", () => {
     await bus.drain();
   });
 
-  test("close lets workers answer what they have, and rejects what waits for one", async () => {
+  test("close lets workers answer their requests, and rejects waiting ones", async () => {
     const bus = await running({ pools: [worker({ concurrency: 1 })] });
     const has = bus.request("drain", 100);
     const waits = rejection<ClosedError>(bus.request("echo", 1));
@@ -106,7 +107,7 @@ describe("the life of a bus", () => {
     expect((await closing)[0]!.exitCode).toBe(0);
   });
 
-  test("its timeout is the time that workers get for that, 0 none", async () => {
+  test("close's timeout is the workers' time for that; 0 gives none", async () => {
     for (const timeout of [0, 50]) {
       const bus = await running({ pools: [odd({ stop: { endOfInput: 10, term: 50 } }, "stubborn")] });
       await bus.request("echo", 1); // it has its handler of SIGTERM
@@ -118,7 +119,7 @@ describe("the life of a bus", () => {
     }
   });
 
-  test("a drain takes nothing new and resolves when what was taken has settled, also what waits for a worker", async () => {
+  test("a drain takes no new requests and resolves when all earlier ones have settled, also those waiting for a worker", async () => {
     await using bus = await running({ pools: [worker({ concurrency: 1 })] });
     const settled: unknown[] = [];
     for (const ms of [30, 20, 10]) void bus.request("late", ms).then((value) => settled.push(value));
@@ -133,7 +134,7 @@ describe("the life of a bus", () => {
     expect(bus.workers.length).toBe(1);
   });
 
-  test("a worker that ignores SIGTERM and the end of its input is killed, and its request told so", async () => {
+  test("a worker that ignores SIGTERM and the end of its input is killed, and its request gets that reason", async () => {
     const bus = await running({ pools: [odd({ stop: { drain: 10, endOfInput: 10, term: 50 } }, "stubborn")] });
     const pid = await bus.request<number>("pid");
     const never = rejection<WorkerDiedError>(bus.request("unknown"));
@@ -143,7 +144,7 @@ describe("the life of a bus", () => {
     expect(isAlive(pid)).toBe(false);
   });
 
-  test("what happens, and what a worker asks and tells, while the bus starts waits for those who are there after it", async () => {
+  test("events and messages from before the start resolves reach listeners that are added right after it", async () => {
     const initialize = async (it: StartingWorker): Promise<void> => {
       await it.request("flood", 2);
       await it.notify("ask", { id: 1, method: "early" });
@@ -181,14 +182,14 @@ test("workers that are replaced after some requests lose none", async () => {
   const pids = new Set<number>();
   for (let i = 0; i < 60; i++) {
     for (const pid of await Promise.all([1, 2, 3].map(() => bus.request<number>("pid")))) pids.add(pid);
-    if (i % 10 === 9) await Bun.sleep(50); // a new one starts while the old one works
+    if (i % 10 === 9) await Bun.sleep(50); // a new worker starts while the old one works
   }
   expect(pids.size).toBeGreaterThan(3);
   expect([bus.stats().workerRestarts, bus.stats().inFlight]).toEqual([0, 0]);
 });
 
-describe("a worker that must be initialised", () => {
-  test("is asked and told by the hook before anything else, in each of its lives, also the one that replaces it", async () => {
+describe("a worker that must be initialized", () => {
+  test("gets requests and notifications of the hook first, in each of its lives, also as a replacement", async () => {
     const started: [number, number][] = [];
     let kept: StartingWorker;
     await using bus = await running({
@@ -223,12 +224,12 @@ describe("a worker that must be initialised", () => {
     for (const late of [kept!.request("pid"), kept!.notify("pid")]) {
       const error = await rejection(late);
       expect(error).toBeInstanceOf(ClosedError);
-      expect(error.message).toContain("use `request`, `notify` and `onRequest` of the bus");
+      expect(error.message).toContain("Use `request`, `notify` and `onRequest` of the bus");
     }
     expect(() => kept!.onRequest("who", () => 1)).toThrow(ClosedError);
   }, 20_000);
 
-  test("a hook that rejects, takes too long or loses its worker fails the start, and what it waits for rejects", async () => {
+  test("a hook that rejects, takes too long or loses its worker fails the start, and the hook's own call rejects", async () => {
     const cases: [StdioBusOptions["pools"][number], string][] = [
       [odd({ initialize: () => Promise.reject(new Error("wrong version")) }), "wrong version"],
       [odd({ initialize: (it) => it.request("unknown"), startupTimeout: 200 }), "not ready within 200 ms"],
@@ -255,7 +256,7 @@ describe("options", () => {
     return "";
   };
 
-  test("of a pool stand in the place of those of its bus, one by one", () => {
+  test("of a pool replace the bus's options, one by one", () => {
     const [a, b] = resolveStdioOptions({
       pools: [
         { id: "a", command: "cat", queue: { limit: 2 }, timeout: Infinity },
@@ -268,21 +269,21 @@ describe("options", () => {
     expect([b!.concurrency, b!.queue, b!.timeout]).toEqual([3, { limit: 1_024, policy: "wait" }, 30_000]);
   });
 
-  test("an option that there is not is refused, with the one that comes nearest", async () => {
+  test("an unknown option is refused with the nearest name", async () => {
     const pool = { id: "a", command: "cat" };
     expect(await refused({ pools: [pool], limits: {} })).toContain("a StdioBus has no option");
     expect(await refused({ pools: [{ ...pool, instance: 2 }] })).toContain("Did you mean instances?");
     expect(await refused({ pools: [{ ...pool, concurency: 1 }] })).toContain("Did you mean concurrency?");
     expect(await refused({ pools: [pool], queue: { polcy: "wait" } })).toContain("Did you mean policy?");
     expect(await refused({ pools: [{ ...pool, restart: { windw: 1 } }] })).toContain("windw");
-    expect(await refused({ pools: [{ ...pool, zebra: 1 }] })).toContain("It has command,");
+    expect(await refused({ pools: [{ ...pool, zebra: 1 }] })).toContain("Choose from command,");
   });
 
-  test("each wrong value is named with what it should be", async () => {
+  test("each wrong value is refused with the expected value", async () => {
     const pool = { id: "a", command: "cat" };
     expect(await refused(undefined)).toContain("must be an object");
     expect(await refused({ pools: [] })).toContain("1 to 1024 pools");
-    expect(await refused({ pools: [pool, pool] })).toContain('two pools have the id "a"');
+    expect(await refused({ pools: [pool, pool] })).toContain('Two pools have the id "a"');
     expect(await refused({ pools: [{ ...pool, id: "" }] })).toContain("pools[0].id");
     expect(await refused({ pools: [{ ...pool, command: "" }] })).toContain("command");
     expect(await refused({ pools: [{ ...pool, instances: 0 }] })).toContain("instances");
@@ -294,7 +295,7 @@ describe("options", () => {
     expect(await refused({ pools: [pool] })).toBe("");
   });
 
-  test("an older configuration with its snake_case names is accepted as text and as an object, with the meaning it had", async () => {
+  test("an older configuration with its snake_case names is accepted as text and as an object, with its old meaning", async () => {
     const config = {
       pools: [{ id: "echo", command: "cat", args: ["-u"], instances: 2 }],
       limits: {
@@ -319,7 +320,7 @@ describe("options", () => {
     await using bus = await running(options);
     expect(bus.workers.length).toBe(2);
     const wrong: [unknown, string][] = [
-      ["{", "no JSON"],
+      ["{", "is not valid JSON"],
       [{ pools: [{ ...config.pools[0], cwd: "/" }] }, "cwd"],
       [{ ...config, limits: { max_restart: 1 } }, "Did you mean max_restarts?"],
       [{ ...config, transport: { mode: "unix" } }, "bus.serve({ unix })"],
@@ -332,7 +333,7 @@ describe("options", () => {
     }
   });
 
-  test("a field of the older configuration that means less than it did is one warning, with what to use instead", () => {
+  test("a field of the older configuration with less effect than before is one warning, with its replacement", () => {
     const warn = spyOn(process, "emitWarning").mockImplementation(() => {});
     try {
       const pools = [{ id: "a", command: "cat", instances: 1 }];
@@ -344,7 +345,7 @@ describe("options", () => {
       expect(warned(undefined)).toEqual([]);
       expect(warned({ max_restarts: 1, restart_window_sec: 5, drain_timeout_sec: 1 })).toEqual([]);
       const [[text, options], ...more] = warned({ backpressure_timeout_sec: 60 }) as [[string, object]];
-      expect(text).toContain("limits.backpressure_timeout_sec has no effect; use `timeout`");
+      expect(text).toContain("limits.backpressure_timeout_sec has no effect; set `timeout`");
       expect([options, more]).toEqual([{ type: "SlotbusWarning" }, []]);
       const all = warned({ max_input_buffer: 100, max_output_queue: 4_096, backpressure_timeout_sec: 1 });
       expect(all.length).toBe(1);
@@ -378,7 +379,7 @@ describe("options", () => {
 });
 
 describe("routing", () => {
-  test("a request goes to the worker with the fewest; all of a pool work", async () => {
+  test("a request goes to the worker with the fewest requests; all workers of a pool are used", async () => {
     await using bus = await running({ pools: [worker({ instances: 3 })] });
     const pids = await Promise.all(Array.from({ length: 9 }, () => bus.request<number>("pid")));
     const counts = Map.groupBy(pids, (pid) => pid);
@@ -409,7 +410,7 @@ describe("routing", () => {
     }
   });
 
-  test("a pool is chosen by its id; one that there is not, or none of several, is an error that names them", async () => {
+  test("a pool is chosen by its id; an unknown id, or no id with several pools, is an error that lists them", async () => {
     await using bus = await running({ pools: [worker({ id: "x" }), odd({ id: "y" })] });
     expect(await bus.request("pid", 0, { pool: "x" })).not.toBe(await bus.request("pid", 0, { pool: "y" }));
     for (const pool of ["z", undefined]) {
@@ -436,7 +437,7 @@ describe("routing", () => {
     expect(await bus.send({ method: "echo" })).toBeUndefined();
   });
 
-  test("members of a message go with it, but for the pool; its sessionId is a key", async () => {
+  test("members of a message are passed on, except the pool; its sessionId is a key", async () => {
     await using bus = await running({ pools: [odd({ instances: 2 })] });
     const message = {
       jsonrpc: "2.0",
@@ -455,7 +456,7 @@ describe("routing", () => {
 });
 
 describe("the end of a worker", () => {
-  test("its requests fail at once, with its exit and the end of what it logged; it is started again", async () => {
+  test("its requests fail at once, with its exit and the end of its log; it is started again", async () => {
     const logged: string[] = [];
     await using bus = await running({ pools: [worker(soon)] }, { log: (_, line) => logged.push(line) });
     const pid = await bus.request<number>("pid");
@@ -478,7 +479,7 @@ describe("the end of a worker", () => {
     expect([bus.stats().workerRestarts, bus.stats().inFlight, logged]).toEqual([1, 0, ["about to die"]]);
   });
 
-  test("an answer that it wrote as its last is delivered", async () => {
+  test("an answer that it wrote before its exit is delivered", async () => {
     await using bus = await running({
       pools: [odd({ restart: { maxRestarts: Infinity, backoff: { initial: 0, max: 0 } } })],
     });
@@ -491,7 +492,7 @@ describe("the end of a worker", () => {
     expect(bus.stats().protocolErrors).toBe(0);
   }, 20_000);
 
-  test("a request that may run twice is sent to another worker, once", async () => {
+  test("an idempotent request is sent to another worker, once", async () => {
     await using bus = await running({ pools: [worker({ instances: 2, ...soon })] });
     const waits = bus.request<number>("late", 300, { idempotent: true });
     const busy = bus.stats().workers.find(({ inFlight }) => inFlight === 1)!;
@@ -529,7 +530,7 @@ describe("the end of a worker", () => {
       for (let kills = 0; kills < 10 && settled < total; kills++) {
         const before = settled;
         await until(() => settled > before + 50 || settled === total, "progress");
-        const living = bus.stats().workers.filter(({ pid }) => lives(pid)); // the end of one may not be known yet
+        const living = bus.stats().workers.filter(({ pid }) => lives(pid)); // an exit may not be known yet
         if (living.length > 0) process.kill(living[kills % living.length]!.pid, "SIGKILL");
       }
     })();
@@ -540,7 +541,7 @@ describe("the end of a worker", () => {
     expect([bus.stats().inFlight, bus.stats().waiting]).toEqual([0, 0]);
   }, 30_000);
 
-  test("when all workers are paused, what waits and what comes is rejected at once; then they are back", async () => {
+  test("when all workers are paused, waiting and new requests are rejected at once; later they are answered again", async () => {
     const events: string[] = [];
     const errors: SlotbusError[] = [];
     const restart = { maxRestarts: 1, backoff: { initial: 40, factor: 10, jitter: 0 }, healthyAfter: 100 };
@@ -566,7 +567,7 @@ describe("the end of a worker", () => {
     expect(errors.map(({ code }) => code)).toEqual(["WORKER_FAILED"]);
   }, 30_000);
 
-  test("with giveUp, when all workers are given up, what waits and what comes is rejected with the reason", async () => {
+  test("with giveUp, when all workers are given up, waiting and new requests are rejected with the reason", async () => {
     const errors: SlotbusError[] = [];
     await using bus = await running(
       { pools: [worker({ restart: { maxRestarts: 0, giveUp: true }, concurrency: 1 })] },
@@ -576,12 +577,12 @@ describe("the end of a worker", () => {
     const waits = rejection<NoWorkerError>(bus.request("echo", 1));
     expect(await died).toBeInstanceOf(WorkerDiedError);
     expect(await waits).toBeInstanceOf(NoWorkerError);
-    expect((await waits).message).toContain('pool "a"');
+    expect((await waits).message).toContain('Pool "a"');
     const late = await rejection<NoWorkerError>(bus.request("echo", 2));
     expect(late).toBeInstanceOf(NoWorkerError);
     expect((late.cause as WorkerDiedError).report!.exitCode).toBe(3);
     expect(errors.map(({ code }) => code)).toEqual(["WORKER_FAILED"]);
-    await bus.resize("a", 1); // they begin anew
+    await bus.resize("a", 1); // they start again
     expect(await bus.request("echo", 3)).toBe(3);
     expect(bus.stats().workers.map(({ worker: id, life }) => [id, life])).toEqual([[0, 2]]);
   });
@@ -594,7 +595,7 @@ describe("the end of a worker", () => {
     expect(await bus.request<number>("pid")).not.toBe(pid);
   }, 20_000);
 
-  test("events tell what becomes of workers, and whether they were asked to end", async () => {
+  test("events report starts and exits of workers, and whether the bus requested the exit", async () => {
     const events: unknown[] = [];
     const tell =
       (event: string) =>
@@ -615,7 +616,7 @@ describe("the end of a worker", () => {
     ]);
   });
 
-  test("a pool that is paused is one warning, and one when it is back, if nobody listens", async () => {
+  test("without listeners, a pause is one warning and its end another", async () => {
     const program = `
       import { StdioBus } from ${JSON.stringify(join(import.meta.dir, "../src/stdio/index.ts"))};
       const restart = { maxRestarts: 0, backoff: { initial: 1, jitter: 0 }, healthyAfter: 50 };
@@ -628,12 +629,12 @@ describe("the end of a worker", () => {
     const lines = (await child.stderr.text()).split("\n").filter((line) => line.includes("paused"));
     expect(lines).toEqual([
       expect.stringContaining('pool "a"'),
-      expect.stringContaining('pool "a" is no longer paused'),
+      expect.stringContaining('Pool "a" is no longer paused'),
     ]);
     expect(await child.exited).toBe(0);
   });
 
-  test("a worker of which some requests in a row timed out is replaced; an answer, also a late one, begins the row anew", async () => {
+  test("a worker is replaced after some timeouts in a row; an answer, even a late one, resets the count", async () => {
     const pools = [worker({ maxTimeouts: 3, stop: { drain: 1, endOfInput: 1, term: 1 } })];
     await using bus = await running({ pools });
     const late = async (ms: number): Promise<void> =>
@@ -657,10 +658,10 @@ describe("the end of a worker", () => {
   });
 });
 
-describe("what is no message", () => {
+describe("invalid output", () => {
   const base64 = (text: string | Uint8Array): string => Buffer.from(text as string).toString("base64");
 
-  test("stray prints are counted and told, and requests are answered as if nothing was", async () => {
+  test("stray lines are counted and reported, and requests are answered as usual", async () => {
     const errors: [string, number | undefined][] = [];
     await using bus = await running(
       { pools: [odd()] },
@@ -718,7 +719,7 @@ describe("what is no message", () => {
     expect(await rejection(bus.send({ id: "x", method: "write", params: base64('{"id":5}\n') }))).toMatchObject({
       code: "PROTOCOL",
     });
-    // Of two members one may be null, as in JSON-RPC 1.0.
+    // One of the two members may be null, as in JSON-RPC 1.0.
     const write = (line: string): Promise<unknown> => bus.request("write", base64(`${line}\n`));
     expect(await write('{"id":6,"result":[1],"error":null}')).toEqual([1]);
     expect(await write('{"id":7,"result":null,"error":null}')).toBeNull();
@@ -733,10 +734,10 @@ describe("what is no message", () => {
     await using bus = await running({ pools: [odd()] }, { fault: ({ message }) => errors.push(message) });
     const error = await rejection<SlotbusError>(bus.request("write", base64('{"id":"1","result":1}\n')));
     expect(error).toMatchObject({ code: "PROTOCOL" });
-    expect(error.message).toContain('answered write with the text "1" as its id');
+    expect(error.message).toContain('answered write with the id "1" as text');
     const strays = ['{"id":"x","result":1}', '{"id":99,"result":1}', '{"id":1.5,"result":1}', '{"id":[2],"result":1}'];
     strays.push('{"result":1}', '{"id":null,"error":{"code":-32700,"message":"cannot read this"}}');
-    const pending = bus.request("write", base64(`${strays.join("\n")}\n`)); // is none of these
+    const pending = bus.request("write", base64(`${strays.join("\n")}\n`)); // answered by none of these
     await until(() => bus.stats().protocolErrors === 7, "all are counted");
     expect(errors.at(-1)).toContain("cannot read this");
     await bus.notify("write", base64('{"id":2,"result":"its own"}\n{"id":2,"result":"again"}\n'));
@@ -753,7 +754,7 @@ describe("what is no message", () => {
     expect(await bus.request<number>("pid")).not.toBe(pid);
   });
 
-  test("an answer in single bytes, with a character cut by every one of them, arrives whole", async () => {
+  test("an answer in single bytes, which cut every character, arrives whole", async () => {
     await using bus = await running({ pools: [odd()] });
     expect(await bus.request("pieces", { text: "ä€😀" })).toEqual({ text: "ä€😀" });
   });
@@ -769,7 +770,7 @@ describe("what is no message", () => {
   });
 });
 
-describe("workers that ask and tell", () => {
+describe("requests and notifications of workers", () => {
   test("a worker's request is answered by its handler, an error with its code and data; others are -32601", async () => {
     await using bus = await running({ pools: [odd()] });
     bus.onRequest("add", (params, { method, pool, worker: index }) => [
@@ -783,7 +784,7 @@ describe("workers that ask and tell", () => {
     });
     const ask = (id: number | string, method: string, params?: unknown): Promise<unknown> =>
       bus.request("ask", { id, method, params });
-    // Its id is that of the request it answers meanwhile: the two sides have ids of their own.
+    // Its id equals the request's that it answers meanwhile: each side has its own ids.
     expect(await ask(1, "add", [1])).toEqual({ answer: { jsonrpc: "2.0", id: 1, result: [2, "add", "a", 0] } });
     expect(await ask("x", "refuse")).toEqual({
       answer: { jsonrpc: "2.0", id: "x", error: { code: 7, message: "not you", data: { why: 1 } } },
@@ -796,7 +797,7 @@ describe("workers that ask and tell", () => {
     expect(() => bus.onRequest("add", () => 1)).toThrow(InvalidConfigError);
   });
 
-  test("a handler hears that its worker gave up, or ended", async () => {
+  test("a handler's signal aborts when its worker cancels or ends", async () => {
     await using bus = await running({ pools: [odd(soon)] });
     const reasons: unknown[] = [];
     bus.onRequest("slow", async (_, { signal }) => {
@@ -804,7 +805,9 @@ describe("workers that ask and tell", () => {
       reasons.push(signal.reason);
       throw signal.reason;
     });
-    expect(await bus.request("askAndGiveUp")).toMatchObject({ answer: { error: { message: "the worker gave up" } } });
+    expect(await bus.request("askAndGiveUp")).toMatchObject({
+      answer: { error: { message: "The worker cancelled the request." } },
+    });
     const pending = rejection(bus.request("ask", { id: 1, method: "slow" }));
     await bus.request("echo", 1);
     process.kill(bus.stats().workers[0]!.pid, "SIGKILL");
@@ -813,7 +816,7 @@ describe("workers that ask and tell", () => {
     expect(reasons[1]).toBeInstanceOf(WorkerDiedError);
   });
 
-  test("each subscription gets what is told after it began, by method and pool, and ends with the bus", async () => {
+  test("each subscription gets notifications from its start on, by method and pool, and ends with the bus", async () => {
     const bus = await running({ pools: [odd({ id: "x" }), odd({ id: "y" })] });
     await bus.request("flood", 3, { pool: "x" });
     const all = bus.subscribe();
@@ -899,7 +902,7 @@ describe("workers that ask and tell", () => {
     expect([subscription.lost, bus.closed]).toEqual([0, true]);
   });
 
-  test("while concurrency handlers run for a worker it is not read, and every request of it is answered", async () => {
+  test("while `concurrency` handlers run for a worker it is not read, and then all its requests are answered", async () => {
     await using bus = await running({ pools: [odd()], concurrency: 3 });
     let active = 0;
     let most = 0;
@@ -913,7 +916,7 @@ describe("workers that ask and tell", () => {
     expect(most).toBe(3);
   });
 
-  test("leaving the loop, close and an abort end a subscription; a reader that blocked a worker lets it go", async () => {
+  test("leaving the loop, close and an abort end a subscription; a worker blocked by its reader continues", async () => {
     await using bus = await running({ pools: [odd()] });
     const controller = new AbortController();
     const aborted = bus.subscribe({ signal: controller.signal });
@@ -932,7 +935,7 @@ describe("workers that ask and tell", () => {
 });
 
 describe("backpressure", () => {
-  test("a worker has no more than concurrency; more wait in order, up to the limit of the queue", async () => {
+  test("a worker has at most `concurrency` requests; more wait in order, up to the limit of the queue", async () => {
     await using bus = await running({ pools: [worker()], concurrency: 2, queue: { limit: 3 } });
     const order: number[] = [];
     const calls = Array.from({ length: 5 }, (_, i) => bus.request("late", 20).then(() => order.push(i)));
@@ -956,7 +959,7 @@ describe("backpressure", () => {
     expect([await slow, await waits]).toEqual([200, pid]);
   });
 
-  test("10 000 messages of 1 KiB for a worker that reads nothing take the credit and no more", async () => {
+  test("for a worker that reads nothing, 10 000 messages of 1 KiB fill the credit and use no more memory", async () => {
     const queuedBytes = 256 * 1_024;
     await using bus = await running({
       pools: [odd({ stop: { drain: 0, endOfInput: 0, term: 0 } }, "deaf")],
@@ -969,11 +972,11 @@ describe("backpressure", () => {
     let most = 0;
     while (calls.length < 10_000) {
       for (let i = 0; i < 100; i++) calls.push(rejection(bus.request("echo", params)));
-      await new Promise((done) => setImmediate(done)); // each batch is a write of its own, until the pipe is full
+      await new Promise((done) => setImmediate(done)); // each batch is a separate write, until the pipe is full
       most = Math.max(most, bus.stats().workers[0]!.queuedBytes);
     }
     expect(most).toBeWithin(queuedBytes / 2, queuedBytes + 2_048);
-    expect(bus.stats().bytesIn).toBeLessThan(queuedBytes + 512 * 1_024); // and what the pipe itself holds
+    expect(bus.stats().bytesIn).toBeLessThan(queuedBytes + 512 * 1_024); // and the pipe's own buffer
     expect(bus.stats().waiting).toBeGreaterThan(9_000);
     await bus.close();
     const codes = Map.groupBy(await Promise.all(calls), ({ code }) => code);
@@ -989,7 +992,7 @@ describe("backpressure", () => {
     expect(bus.stats().messagesIn).toBe(51);
   });
 
-  test("a request of megabytes to a worker that is slow to read does not hold up this process", async () => {
+  test("a request of megabytes to a slow reader does not block this process", async () => {
     await using bus = await running({ pools: [worker()] });
     let turns = 0;
     const timer = setInterval(() => turns++, 1);
@@ -1011,7 +1014,7 @@ describe("backpressure", () => {
     expect([bus.stats().messagesIn, bus.stats().inFlight, bus.stats().waiting, await slow]).toEqual([2, 1, 0, 100]);
   });
 
-  test("a timeout leaves nothing behind, and the worker takes the next", async () => {
+  test("a timeout leaves nothing behind, and the worker takes the next request", async () => {
     await using bus = await running({ pools: [worker()], concurrency: 4 });
     const calls = Array.from({ length: 12 }, () =>
       rejection<RequestTimeoutError>(bus.request("wait", 0, { timeout: 50 })),
@@ -1025,8 +1028,8 @@ describe("backpressure", () => {
   });
 });
 
-describe("looking", () => {
-  test("all eight counters count, and the others are there", async () => {
+describe("statistics", () => {
+  test("all eight counters count, and the other fields are there", async () => {
     await using bus = await running({ pools: [worker()] });
     for (let i = 0; i < 100; i++) await bus.request("echo", i);
     const stats = bus.stats();
@@ -1042,7 +1045,7 @@ describe("looking", () => {
       late: 0,
       protocolErrors: 0,
     });
-    expect(stats.messagesOut).toBe(101); // and its notice that it is ready
+    expect(stats.messagesOut).toBe(101); // and its ready message
     expect(stats.bytesIn).toBe(
       [...Array(100).keys()].reduce(
         (sum, i) => sum + `{"jsonrpc":"2.0","id":${i + 1},"method":"echo","params":${i}}\n`.length,
@@ -1056,7 +1059,7 @@ describe("looking", () => {
 
   test("10 000 requests, answered, refused, aborted and late, leave nothing in memory", async () => {
     await using bus = await running({ pools: [worker({ instances: 2 })] });
-    const { signal } = new AbortController(); // of them all: each must let go of it
+    const { signal } = new AbortController(); // shared by all requests: each must remove its listener
     const round = async (): Promise<number> => {
       for (let i = 0; i < 100; i++) {
         const aborted = new AbortController();
@@ -1092,7 +1095,7 @@ describe("looking", () => {
     await until(() => descriptors() <= before, "no more descriptors than before");
   }, 20_000);
 
-  test("it works where the C library is not", async () => {
+  test("it works without the C library", async () => {
     const program = `
       const { StdioBus } = await import(${JSON.stringify(join(import.meta.dir, "../src/stdio/index.ts"))});
       await using bus = await StdioBus.start({ pools: [{ id: "a", command: process.execPath, args: [${JSON.stringify(join(import.meta.dir, "fixtures/stdio-worker.ts"))}] }] });

@@ -1,11 +1,11 @@
-/** Many requests at once, for long enough that a slot, a body or a wake-up that goes astray is seen. */
+/** Many requests at once, long enough to show a lost slot, body or wake-up. */
 
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { type BorrowedResponse, BusExistsError, type BusResponse, SlotBus, type WorkerRequest } from "../src/index.ts";
 import { descriptors, mappings, pattern, rejection, same, until, Workspace } from "./support.ts";
 
-test("two callers of 3000 requests each, some of them aborted and some lent: no body is ever somebody else's", async () => {
+test("two callers of 3000 requests each, some aborted and some lent: no caller gets another one's body", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair((request) => request.body, { slots: 8 });
   const counts = { answered: 0, aborted: 0, lent: 0 };
@@ -31,7 +31,7 @@ test("two callers of 3000 requests each, some of them aborted and some lent: no 
   };
   await Promise.all([caller(0xaa), caller(0xbb)]);
   expect(counts.answered).toBe(5_400);
-  expect(counts.aborted).toBeGreaterThan(300); // otherwise nothing was ever taken back
+  expect(counts.aborted).toBeGreaterThan(300); // otherwise nothing was reclaimed
   expect(counts.lent).toBeGreaterThan(700);
   await until(() => bus.stats().inFlight === 0, "every slot is free");
 });
@@ -60,7 +60,7 @@ test("5000 requests of two callers over workers of two processes: each answer is
   expect(Math.min(...by.values())).toBeGreaterThan(500); // both took their share
 }, 30_000);
 
-test("10 000 overlapping requests through 4 slots, never a moment with all of them free, move no memory", async () => {
+test("10 000 overlapping requests through 4 slots, with some slot always in use, move no memory", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair((request) => request.body, { slots: 4, payloadBytes: 65_536 });
   const before = mappings();
@@ -80,7 +80,7 @@ test("10 000 overlapping requests through 4 slots, never a moment with all of th
   expect([bus.stats().responses, mappings(), bus.stats().inFlight]).toEqual([10_000, before, 0]);
 }, 30_000);
 
-test("5000 requests one at a time leave the bus as idle after each as it was before", async () => {
+test("after each of 5000 requests in a row the bus is as idle as before", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair((request) => request.body, { slots: 4 });
   let busy = 0;
@@ -92,7 +92,7 @@ test("5000 requests one at a time leave the bus as idle after each as it was bef
   expect([busy, bus.stats().responses]).toEqual([0, 5_000]);
 }, 30_000);
 
-test("a slot whose handler hangs costs that slot only, for 2000 requests, and is as good as the others afterwards", async () => {
+test("a slot whose handler hangs costs only that slot, for 2000 requests, and works like the others afterwards", async () => {
   await using space = new Workspace();
   let stuck: WorkerRequest | null = null;
   const { bus } = await space.pair(
@@ -111,13 +111,13 @@ test("a slot whose handler hangs costs that slot only, for 2000 requests, and is
   }
   const states = bus.diagnostics().slots.map(({ state }) => state);
   expect(states.toSorted()).toEqual(["CLAIMED", "FREE", "FREE", "FREE"]);
-  expect(same(stuck!.body, pattern(50_000))).toBe(true); // nobody wrote there
+  expect(same(stuck!.body, pattern(50_000))).toBe(true); // no write went there
   stuck!.defer()("at last");
   expect((await hanging).text()).toBe("at last");
   expect(bus.diagnostics().slots.map(({ state }) => state)).toEqual(["FREE", "FREE", "FREE", "FREE"]);
 }, 30_000);
 
-test("bodies of twice the inline size are no inline bodies, and go there and back unchanged among small ones", async () => {
+test("bodies of twice the inline size are not inline, and arrive unchanged both ways among small bodies", async () => {
   await using space = new Workspace();
   const kept: Uint8Array[] = [];
   const { bus } = await space.pair((request) => (kept.push(request.body), request.body), { slots: 4 });
@@ -129,7 +129,7 @@ test("bodies of twice the inline size are no inline bodies, and go there and bac
     ]);
     if (!same(a.body, large) || b.text() !== `small ${i}`) throw new Error(`round ${i} went wrong`);
   }
-  expect([kept.length, kept.filter((body) => same(body, large)).length]).toEqual([400, 200]); // all are the handler's own
+  expect([kept.length, kept.filter((body) => same(body, large)).length]).toEqual([400, 200]); // all come from the handler
 });
 
 test("two hundred lives of a client under one name, with the same worker and requests in each: all are answered", async () => {
@@ -153,7 +153,7 @@ test("two hundred lives of a client under one name, with the same worker and req
   expect(mappings()).toBeLessThanOrEqual(before[1]!);
 }, 30_000);
 
-test("fifty others that want the live name are refused, and the bus that has it notices nothing", async () => {
+test("fifty clients that want the live name are refused, and its bus is not affected", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair((request) => request.body);
   const before = descriptors();
@@ -165,7 +165,7 @@ test("fifty others that want the live name are refused, and the bus that has it 
   expect([descriptors(), bus.workers.length, bus.stats().workersJoined]).toEqual([before, 1, 1]);
 });
 
-test("memory that large bodies touched beyond the warm budget goes back when the link is idle", async () => {
+test("memory that large bodies touched above the warm budget is returned when the link is idle", async () => {
   await using space = new Workspace();
   const { bus } = await space.pair((request) => new Uint8Array(request.body), { slots: 8 });
   const body = pattern(15 * 2 ** 20);
@@ -178,7 +178,7 @@ test("memory that large bodies touched beyond the warm budget goes back when the
   expect(same((await bus.request({ path: "/", body })).body, body)).toBe(true);
 }, 30_000);
 
-/** Shared memory of the regions of this process that is really there, in MiB. */
+/** Resident shared memory of this process's regions, in MiB. */
 function residentMiB(): number {
   const maps = readFileSync("/proc/self/smaps", "latin1");
   let most = 0;

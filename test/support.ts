@@ -1,4 +1,4 @@
-/** What the tests share: a directory of their own, child processes that speak in lines, waiting for a state. */
+/** Shared by the tests: a private directory, child processes with line output, waiting for a state. */
 
 import { expect } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
@@ -28,7 +28,7 @@ export class Child implements AsyncDisposable {
     return this.process.pid;
   }
 
-  /** Resolves to the first line that starts with `prefix`, that came or comes. */
+  /** Resolves to the first line that starts with `prefix`, past or future. */
   async line(prefix: string, ms = 10_000): Promise<string> {
     await until(() => this.lines.some((line) => line.startsWith(prefix)), `a line "${prefix}…" of a child`, ms);
     return this.lines.find((line) => line.startsWith(prefix))!;
@@ -57,14 +57,14 @@ export class Child implements AsyncDisposable {
 
 let serial = 0;
 
-/** A runtime directory, and the buses, workers and children in it; disposing closes all and expects nothing left. */
+/** A runtime directory, with its buses, workers and children. Disposing closes all and expects an empty directory. */
 export class Workspace implements AsyncDisposable {
   readonly directory = mkdtempSync(join(tmpdir(), "slotbus-test-"));
   /** Unique per workspace. */
   readonly name = `bus-${process.pid}-${++serial}`;
-  /** Files that a test leaves on purpose (those of a killed client). */
+  /** Files that a test leaves on purpose, for example a killed client's. */
   leftovers: string[] = [];
-  /** Requests that its buses could only reject by their last net; more than 0 when a test breaks the library to see that. */
+  /** Number of `unsettledAtEnd` to expect of its buses; above 0 when a test breaks the library on purpose. */
   unsettled = 0;
   readonly #open: AsyncDisposable[] = [];
 
@@ -78,12 +78,20 @@ export class Workspace implements AsyncDisposable {
     return this.#keep(worker);
   }
 
-  /** A bus and a worker of this process, attached. */
+  /** A bus and a worker in this process, attached. */
   async pair(handler: Handler, options: Partial<SlotBusOptions> = {}): Promise<{ bus: SlotBus; worker: SlotWorker }> {
     const bus = await this.bus(options);
     const worker = await this.worker(handler);
     await bus.ready();
     return { bus, worker };
+  }
+
+  /** A bus of this process and a worker in a child process, attached. */
+  async remote(fixture: string, options: Partial<SlotBusOptions> = {}): Promise<{ bus: SlotBus; child: Child }> {
+    const bus = await this.bus(options);
+    const child = this.child(fixture);
+    await bus.ready();
+    return { bus, child };
   }
 
   child(fixture: string, ...args: string[]): Child {
@@ -121,14 +129,14 @@ export function mappings(): number {
     .filter((line) => line.includes("memfd:slotbus")).length;
 }
 
-/** Bytes that tell their position. */
+/** Bytes that follow from their position. */
 export function pattern(bytes: number): Uint8Array {
   const out = new Uint8Array(bytes);
   for (let i = 0; i < bytes; i++) out[i] = (i * 31 + (i >> 8)) & 255;
   return out;
 }
 
-/** Whether two byte sequences are equal; says so without printing them. */
+/** Whether two byte sequences are equal; a failure does not print them. */
 export function same(a: Uint8Array, b: Uint8Array): boolean {
   return Buffer.compare(a, b) === 0;
 }

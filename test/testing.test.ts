@@ -1,4 +1,4 @@
-/** slotbus/testing: what users' tests are made of. */
+/** slotbus/testing: the tools for users' tests. */
 
 import { expect, test } from "bun:test";
 import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
@@ -41,7 +41,7 @@ test("two test buses have different names and directories of mode 0700, and both
   for (const directory of directories) expect(existsSync(directory)).toBe(false);
 });
 
-test("a test bus that cannot be made leaves no directory", async () => {
+test("a failed create of a test bus leaves no directory", async () => {
   await assertNoLeaks(async () => {
     expect(await rejection(TestBus.create({ slots: 0 }))).toBeInstanceOf(InvalidConfigError);
   });
@@ -56,9 +56,9 @@ test("a worker may implement a contract", async () => {
   expect(worker.served).toBe(1);
 });
 
-test("what is made up, and unknown options, are refused", async () => {
+test("options that TestBus chooses, and unknown options, are refused", async () => {
   const given = { name: "x" } as TestBusOptions;
-  expect((await rejection(TestBus.create(given))).message).toBe('a test bus has no option "name": it is made up.');
+  expect((await rejection(TestBus.create(given))).message).toBe('A test bus has no option "name": TestBus chooses it.');
   await using shop = await TestBus.create();
   expect(shop.env).toEqual({ SLOTBUS_DIR: shop.directory, SLOTBUS_NAME: shop.name });
   const elsewhere = { directory: "/tmp" } as object;
@@ -90,14 +90,14 @@ test("a spawned worker is a process of its own, which ends with the bus", async 
   expect(existsSync(`/proc/${pid}`)).toBe(false);
 });
 
-test("a program that ends before it attaches is an error with what it said", async () => {
+test("a program that ends before it attaches is an error with its output", async () => {
   await using shop = await TestBus.create();
   const error = await rejection(shop.spawn(program, ["never"]));
   expect(error).toMatchObject({ code: "RESOURCE" });
-  expect(error.message).toContain("ended with 3 before it was attached: it cannot begin");
+  expect(error.message).toContain("ended with 3 before it attached: it cannot begin");
 });
 
-test("a program that ends before it attaches is an error also while what it started holds its stderr open", async () => {
+test("a program that ends before it attaches is an error even while its children hold its stderr open", async () => {
   await using shop = await TestBus.create();
   const [file, pid] = ["program.ts", "pid"].map((name) => join(shop.directory, name)) as [string, string];
   writeFileSync(
@@ -108,7 +108,7 @@ test("a program that ends before it attaches is an error also while what it star
   );
   const error = await rejection(shop.spawn(file));
   process.kill(Number(readFileSync(pid, "utf8")));
-  expect(error.message).toContain("ended with 3 before it was attached");
+  expect(error.message).toContain("ended with 3 before it attached");
 });
 
 test("crashWorker kills the process of a worker, and its requests are settled when it resolves", async () => {
@@ -125,7 +125,7 @@ test("crashWorker kills the process of a worker, and its requests are settled wh
   expect(await answer).toBeInstanceOf(WorkerDiedError);
 });
 
-test("crashWorker of a worker that the bus started: the request says by what it ended", async () => {
+test("crashWorker of a worker that the bus started: the request's error gives the exit code or signal", async () => {
   const workers = { entry: program, min: 1, max: 1, restart: { backoff: { initial: 60_000 } } };
   await using shop = await TestBus.create({ workers });
   const answer = rejection<WorkerDiedError>(shop.bus.request({ path: "/slow" }));
@@ -142,7 +142,7 @@ test("crashWorker refuses to kill the process of the test", async () => {
   expect(shop.bus.workers.length).toBe(1);
 });
 
-test("a fake clock moves only when it is told to, and never back; leases expire by it", async () => {
+test("a fake clock moves only by advance, and never back; leases expire by it", async () => {
   const clock = fakeClock(1_000);
   const { now } = clock;
   expect([now(), clock.advance(500), now()]).toEqual([1_000, 1_500, 1_500]);
@@ -159,7 +159,7 @@ test("a fake clock moves only when it is told to, and never back; leases expire 
   expect(contest.tryClaim(subject, { owner: "b", ttl: 100 }).claimed).toBe(true);
 });
 
-test("assertNoLeaks passes on the result of what leaves nothing, workers and processes among it", async () => {
+test("assertNoLeaks passes on the result of a function that leaves nothing, with workers and processes in it", async () => {
   const result = await assertNoLeaks(async () => {
     await using shop = await TestBus.create();
     await shop.spawn(program);
@@ -167,10 +167,10 @@ test("assertNoLeaks passes on the result of what leaves nothing, workers and pro
     return (await shop.bus.request({ path: "/" })).status;
   });
   expect(result).toBe(200);
-  expect(leakOptions.resolve({}).timeout).toBeLessThan(5_000 / 2); // the limit of `bun test`, which must not come first
+  expect(leakOptions.resolve({}).timeout).toBeLessThan(5_000 / 2); // below the limit of `bun test`
 }, 20_000);
 
-test("assertNoLeaks names each thing that is left, and says what the work itself rejected with", async () => {
+test("assertNoLeaks names each leaked thing, and gives the function's own error", async () => {
   const directory = mkdtempSync(join(tmpdir(), "slotbus-leak-"));
   const clean: (() => unknown)[] = [() => rmSync(directory, { recursive: true })];
   try {

@@ -1,4 +1,4 @@
-/** What no other test would notice: stale generated files, tables that drifted, imports that point the wrong way. */
+/** What no other test would notice: stale generated files, tables that drifted, imports in the wrong direction. */
 
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
@@ -35,7 +35,7 @@ test("the bus shows every counter of slotbus.h, and no function of it serves tes
   const shown = Object.values(COUNTERS).map(([index]) => Number(index));
   const byNumber = (a: number, b: number): number => a - b;
   expect(tableOf("SB_COUNTERS").map(({ value }) => value)).toEqual(shown.sort(byNumber));
-  // What a worker in C calls (test/fixtures/null-worker.c), and a client in C that has the workers stamp their claims.
+  // What a worker in C calls (test/fixtures/null-worker.c), and a client in C that makes workers stamp their claims.
   const forC =
     /^sb_(worker_(attach|receive|reserve|answer|fail|detach)|call_\w+|slot_(claim_delay|round_trip)|name_check)$/;
   const sources = files("src", ".ts").filter((file) => !file.endsWith("abi.ts"));
@@ -46,7 +46,7 @@ test("the bus shows every counter of slotbus.h, and no function of it serves tes
   expect(idle).toEqual([]);
 });
 
-test("the table of states in protocol.md is the one in slotbus.h", () => {
+test("the table of states in protocol.md equals the table in slotbus.h", () => {
   const states = tableOf("SB_STATES");
   expect(states.length).toBe(7);
   const rows = states.map(({ name, value, text }) => `| ${name.replace("SB_", "")} | ${value} | ${text} |`);
@@ -63,22 +63,28 @@ test("every transition that protocol.md names belongs to a function of slotbus.h
 test("examples are complete programs of less than 40 lines", () => {
   const examples = ["ts", "py", "sh"].flatMap((ending) => files("examples", `.${ending}`));
   expect(examples.length).toBeGreaterThan(3);
-  // It speaks to the C library itself.
+  // It calls the C library itself.
   for (const file of examples.filter((one) => one !== "examples/python-worker.py"))
     expect(`${file}: ${read(file).split("\n").length < 40}`).toBe(`${file}: true`);
 });
 
-/** Files of src that stand below all folders. */
+/** Files of src below all folders. */
 const floor =
   /^src\/(backoff|body|bounded-queue|check|clock|closing|codec|compiled|detach|errors(\/\w+)?|fast-buffer|hold|hot|jsonify|latency|near|options|runtime-directory)\.ts$/;
 
-/** What a file belongs to: its folder of src, the ground floor, or `.` for the rest of src itself. */
+/** The package's sources: src, and bench without the developers' benches. */
+function packedSources(): string[] {
+  return [...files("src", ".ts"), ...files("bench", ".ts").filter((file) => !file.startsWith("bench/dev/"))];
+}
+
+/** The part a file belongs to: its folder of src, the ground floor, `bench`, or `.` for the rest of src itself. */
 function roomOf(file: string): string {
+  if (file.startsWith("bench/")) return "bench";
   if (floor.test(file)) return "floor";
   return dirname(file) === "src" ? "." : file.split("/")[1]!;
 }
 
-/** Which of them may import from which others, be it types. */
+/** Parts that each part may import from, even for types only. */
 const mayImport: Record<string, string[]> = {
   floor: [],
   native: [],
@@ -92,7 +98,8 @@ const mayImport: Record<string, string[]> = {
   contest: ["fleet", "native"],
   hub: ["bus", "native", "."],
   stdio: ["supervisor"],
-  cli: ["bus", "contest", "events", "fleet", "hub", "native", "stdio", "wires", "."],
+  cli: ["bench", "bus", "contest", "events", "fleet", "hub", "native", "stdio", "wires", "."],
+  bench: ["cli", "contest", "events", "fleet", "native", "stdio", "."],
 };
 
 /** The only files of `native` that some folders may import: they have no bun:ffi. */
@@ -102,7 +109,10 @@ const ofNative: Record<string, string[]> = {
   hub: ["directory.ts"],
 };
 
-/** Files that a file imports, for their types or for more. */
+/** The only files of `cli` that `bench` may import. */
+const ofCli = ["terminal.ts", "usage.ts"];
+
+/** Files that a file imports, even for types only. */
 function importsOf(file: string): string[] {
   const found = read(file).matchAll(/(?:^(?:import|export) [^;]*?from |\b(?:import|require)\()"(\.[^"]+\.ts)"/gm);
   return [...found].map(([, target]) => join(dirname(file), target!));
@@ -122,25 +132,27 @@ function circlesOf(graph: ReadonlyMap<string, readonly string[]>): [string, stri
   );
 }
 
-test("files of src do not import each other in a circle, not for types either", () => {
-  const graph = new Map(files("src", ".ts").map((file) => [file, importsOf(file)]));
+test("files of the package do not import each other in a circle, not even for types", () => {
+  const graph = new Map(packedSources().map((file) => [file, importsOf(file)]));
   expect(circlesOf(graph)).toEqual([]);
-  // A circle would be found.
+  // The search finds a circle.
   const [first, second] = ["src/bus/exchange.ts", "src/bus/wire.ts"];
   expect(graph.get(second)).toContain(first);
   graph.set(first, [...graph.get(first)!, second]);
   expect(circlesOf(graph)).toContainEqual([first, second]);
 });
 
-test("imports in src point one way: the ground floor to native to bus and to fleet to the rest", () => {
+test("imports of the package point one way: from the rest to fleet and to bus, then native, then the ground floor", () => {
   const seen = new Map<string, number>();
-  for (const file of files("src", ".ts")) {
+  for (const file of packedSources()) {
     const from = roomOf(file);
     for (const path of importsOf(file)) {
       const to = roomOf(path);
       seen.set(from, (seen.get(from) ?? 0) + 1);
       if (to === from || to === "floor") continue;
       expect(`${file} imports ${path}: ${mayImport[from]?.includes(to)}`).toBe(`${file} imports ${path}: true`);
+      if (to === "bench") expect(file).toBe("src/cli/bench.ts");
+      if (from === "bench" && to === "cli") expect(ofCli).toContain(basename(path));
       if (to === "native" && ofNative[from]) expect(ofNative[from]).toContain(basename(path));
       if (to === "supervisor" || to === "wires") {
         const isAllowed = from !== "." || ["src/slotbus.ts", "src/index.ts"].includes(file);
@@ -148,7 +160,7 @@ test("imports in src point one way: the ground floor to native to bus and to fle
       }
     }
   }
-  expect([...seen.keys()].sort()).toEqual(Object.keys(mayImport).sort()); // each was looked at
+  expect([...seen.keys()].sort()).toEqual(Object.keys(mayImport).sort()); // each was checked
 });
 
 test("offsets and native functions appear in src/native only", () => {
@@ -157,8 +169,8 @@ test("offsets and native functions appear in src/native only", () => {
   expect([...new Set(users.map(dirname))]).toEqual(["src/native"]);
 });
 
-test("no file of the library is longer than 450 lines, no class of the composition root than 350", () => {
-  const sources = files("src", ".ts").filter((file) => file !== "src/native/abi.ts");
+test("no file of the library is longer than 450 lines, no class of the composition root longer than 350", () => {
+  const sources = packedSources().filter((file) => file !== "src/native/abi.ts");
   expect(sources.length).toBeGreaterThan(100);
   for (const file of sources) {
     const lines = read(file).split("\n").length - 1;
@@ -169,7 +181,7 @@ test("no file of the library is longer than 450 lines, no class of the compositi
   for (const one of classes) expect(one.split("\n").length).toBeLessThanOrEqual(350);
 });
 
-test("functions in C are shorter than 70 lines, lines than 100 characters", () => {
+test("functions in C are shorter than 70 lines, lines shorter than 100 characters", () => {
   const sources = [...files("csrc", ".c"), ...files("csrc", ".h")];
   expect(sources.length).toBeGreaterThan(6);
   for (const file of sources) {
@@ -183,7 +195,7 @@ test("functions in C are shorter than 70 lines, lines than 100 characters", () =
   }
 });
 
-/** Calls of functions from one C file to another; the two files of system calls are one, `os`. */
+/** Calls of functions from one C file to another; the two files of system calls count as one, `os`. */
 function callsBetweenFiles(): { from: string; name: string; to: string }[] {
   const sources = files("csrc", ".c").filter((file) => dirname(file) === "csrc"); // the launcher is another program
   const code = sources.map((file) => ({
@@ -202,13 +214,13 @@ function callsBetweenFiles(): { from: string; name: string; to: string }[] {
   });
 }
 
-test("calls between C files lead one way, and system calls are at the bottom", () => {
+test("calls between C files go one way, and system calls are at the bottom", () => {
   let calls = callsBetweenFiles();
   expect(calls.length).toBeGreaterThan(150);
   expect([...new Set(calls.filter(({ from }) => from === "os").map(({ to }) => to))]).toEqual(["abi.c"]);
   for (let before = 0; before !== calls.length;) {
     before = calls.length;
-    // Without calls into a file that calls nobody, and out of one that nobody calls: what is left is a circle.
+    // Drop calls into a file that makes no calls, and calls out of a file that is never called: the rest is a circle.
     const callers = new Set(calls.map(({ from }) => from));
     const callees = new Set(calls.map(({ to }) => to));
     calls = calls.filter(({ from, to }) => callers.has(to) && callees.has(from));
@@ -216,7 +228,7 @@ test("calls between C files lead one way, and system calls are at the bottom", (
   expect(calls.map(({ from, name, to }) => `${from} calls ${name} of ${to}`)).toEqual([]);
 });
 
-test("nothing was left behind in the sources", () => {
+test("the sources have no leftovers", () => {
   const sources = [...files("src", ".ts"), ...files("csrc", ".c"), ...files("csrc", ".h"), ...files("test", ".ts")];
   const marks = new RegExp(`\\b(${["TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK"].join("|")})\\b|console\\.log`);
   for (const file of sources) {
@@ -228,7 +240,7 @@ test("nothing was left behind in the sources", () => {
   }
 });
 
-test("what the package brings along does not warn npm under Node 20", async () => {
+test("the packed package does not warn npm under Node 20", async () => {
   const { dependencies } = (await Bun.file(join(root, "package.json")).json()) as { dependencies: object };
   type Lock = { packages: Record<string, { engines?: { node?: string }; dependencies?: object }> };
   const { packages } = (await Bun.file(join(root, "package-lock.json")).json()) as Lock;

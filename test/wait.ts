@@ -1,4 +1,4 @@
-/** Waiting for a state, without anything of slotbus: tests that run where the C library is not import no more than this. */
+/** Waiting for a state, without slotbus: tests that run without the C library import only this. */
 
 /** Resolves when `condition` holds; fails with `what` after `ms`. */
 export async function until(condition: () => boolean | Promise<boolean>, what: string, ms = 10_000): Promise<void> {
@@ -9,7 +9,7 @@ export async function until(condition: () => boolean | Promise<boolean>, what: s
   }
 }
 
-/** What a promise rejects with; fails when it resolves. */
+/** The error that a promise rejects with; fails when it resolves. */
 export async function rejection<T extends Error = Error>(promise: Promise<unknown>): Promise<T> {
   const outcome = await promise.then(
     (value) => ({ value }),

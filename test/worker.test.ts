@@ -21,7 +21,7 @@ import {
 import { pattern, rejection, same, until, Workspace, descriptors } from "./support.ts";
 
 describe("answers", () => {
-  test("a handler that throws or rejects: the caller gets name, message and stack, the worker's event the error", async () => {
+  test("a handler that throws or rejects: the caller gets name, message and stack, the worker's event gets the error", async () => {
     await using space = new Workspace();
     const { bus, worker } = await space.pair((request) => {
       if (request.path === "/throw") throw new TypeError("thrown");
@@ -61,15 +61,15 @@ describe("answers", () => {
     ["an object of unknown keys", { hello: 1 }],
     ["a class instance", new Map()],
     ["a boolean", true],
-    ["a status that is none", { status: 99 }],
+    ["an unknown status", { status: 99 }],
     ["a status of 600", { status: 600 }],
   ] as const) {
-    test(`a handler that answers with ${what} is told what it may answer with`, async () => {
+    test(`a handler that answers with ${what} gets an error that lists the valid answers`, async () => {
       await using space = new Workspace();
       const { bus } = await space.pair(() => value as unknown as string, { slots: 1 });
       const error = await rejection<RemoteError>(bus.request({ path: "/" }));
       expect([error.remoteCode, error.mayHaveExecuted]).toEqual(["INVALID_CONFIG", true]);
-      expect(error.message).toMatch(/cannot answer with|it must be 200 to 599/);
+      expect(error.message).toMatch(/cannot respond with|it must be 200 to 599/);
       expect(bus.stats().inFlight).toBe(0);
     });
   }
@@ -95,7 +95,7 @@ describe("answers", () => {
     expect((await rejection<RemoteError>(bus.request({ path: "/bad" }))).message).toContain("line break or NUL");
   });
 
-  test("text, bytes, buffers, json, null and Response are answers", async () => {
+  test("text, bytes, buffers, json, null and Response are valid answers", async () => {
     await using space = new Workspace();
     const answers: Record<string, () => Parameters<WorkerRequest["respond"]>[0] | Response> = {
       "/text": () => "grün",
@@ -120,7 +120,7 @@ describe("answers", () => {
     expect(await ask("/response")).toEqual([418, "a/b", "web"]);
   });
 
-  test("an answer 5 ms later from elsewhere arrives, a second one is told that it is a duplicate", async () => {
+  test("an answer 5 ms later from elsewhere arrives, a second one is reported as a duplicate", async () => {
     await using space = new Workspace();
     const deliveries: string[] = [];
     const { bus } = await space.pair((request) => {
@@ -131,7 +131,7 @@ describe("answers", () => {
     expect(deliveries).toEqual(["sent", "duplicate"]);
   });
 
-  test("a second answer never reaches the request that has the slot by then", async () => {
+  test("a second answer never reaches the next request in the slot", async () => {
     await using space = new Workspace();
     const kept: WorkerRequest[] = [];
     const { bus } = await space.pair(
@@ -146,7 +146,7 @@ describe("answers", () => {
     expect(kept.length).toBe(20);
   });
 
-  test("a deferred answer that is dropped: its caller is told when it is collected, and so is `handlerError`", async () => {
+  test("a dropped deferred answer: when it is collected, its caller gets an error, and so does `handlerError`", async () => {
     await using space = new Workspace();
     const { bus, worker } = await space.pair((request) => void request.defer());
     const heard: unknown[] = [];
@@ -159,12 +159,12 @@ describe("answers", () => {
       return Bun.peek.status(forgotten) === "fulfilled";
     }, "the request is collected");
     expect((await forgotten).remoteCode).toBe("NO_ANSWER");
-    expect((await forgotten).message).toContain("the deferred answer to /gone was dropped");
+    expect((await forgotten).message).toContain("The deferred answer to /gone was dropped");
     await until(() => heard.length > 0, "the event");
     expect(heard).toEqual(["NO_ANSWER", "/gone"]);
   }, 30_000);
 
-  test("a deferred answer waits as long as its request or its function is kept, whatever is collected meanwhile", async () => {
+  test("a deferred answer waits as long as its request or its function is referenced, through garbage collections", async () => {
     await using space = new Workspace();
     const kept: { answers: DeferredAnswer[]; requests: WorkerRequest[] } = { answers: [], requests: [] };
     const { bus } = await space.pair((request) => {
@@ -182,7 +182,7 @@ describe("answers", () => {
     expect((await Promise.all(all)).map((response) => response.text())).toEqual(["1", "2"]);
   }, 30_000);
 
-  test("what is too large is thrown where respond is called, and the caller hears too", async () => {
+  test("an answer that is too large throws where respond is called, and its caller gets an error too", async () => {
     await using space = new Workspace();
     let thrown: unknown;
     const { bus } = await space.pair(
@@ -209,7 +209,7 @@ describe("a handler that returns nothing", () => {
     "after it has read its body": (request) => void request.body,
   };
   for (const [how, handler] of Object.entries(nothing)) {
-    test(`${how}: its caller, \`handlerError\` and a late answer are told at once`, async () => {
+    test(`${how}: its caller, \`handlerError\` and a late answer get the error at once`, async () => {
       await using space = new Workspace();
       const heard: unknown[] = [];
       const kept: WorkerRequest[] = [];
@@ -220,7 +220,7 @@ describe("a handler that returns nothing", () => {
       );
       expect([error.remoteCode, error.remoteName, error.mayHaveExecuted]).toEqual(["NO_ANSWER", "SlotbusError", true]);
       expect(error.message).toStartWith(
-        "SlotbusError: the handler of /x returned nothing. Return the answer, or call ",
+        "SlotbusError: The handler of /x returned nothing. Return the answer, or call ",
       );
       await until(() => heard.length > 0, "the event");
       expect(heard).toEqual([["NO_ANSWER", { id: "7", path: "/x" }]]);
@@ -228,7 +228,7 @@ describe("a handler that returns nothing", () => {
     });
   }
 
-  test("without a listener it is one line on the worker's standard error; other failures are none", async () => {
+  test("without a listener it is one line on the worker's standard error; other failures print nothing", async () => {
     await using space = new Workspace();
     const bus = await space.bus();
     const child = Bun.spawn([process.execPath, join(import.meta.dir, "fixtures/worker.ts"), space.name], {
@@ -241,12 +241,12 @@ describe("a handler that returns nothing", () => {
     child.kill("SIGTERM");
     const lines = (await child.stderr.text()).trim().split("\n");
     expect(lines).toEqual([
-      `worker of bus "${space.name}", request 7: the handler of /nothing returned nothing. ` +
+      `worker of bus "${space.name}", request 7: The handler of /nothing returned nothing. ` +
         "Return the answer, or call `request.defer()` first to answer later.",
     ]);
   });
 
-  test("is no failure after `respond`, `defer`, or the end of its caller", async () => {
+  test("is not a failure after `respond`, `defer`, or the end of its caller", async () => {
     await using space = new Workspace();
     const heard: unknown[] = [];
     const { bus, worker } = await space.pair(
@@ -276,7 +276,7 @@ describe("a handler that returns nothing", () => {
     const traced: unknown[] = [];
     const onError = (message: unknown): void => void traced.push((message as { error: SlotbusError }).error.code);
     expect((await rejection<RemoteError>(bus.request({ path: "/app" }))).remoteCode).toBe("NO_ANSWER");
-    const onStart = (): void => {}; // without one for the start nothing is traced
+    const onStart = (): void => {}; // without a subscriber for the start nothing is traced
     channel("tracing:slotbus.handle:start").subscribe(onStart);
     channel("tracing:slotbus.handle:error").subscribe(onError);
     try {
@@ -288,7 +288,7 @@ describe("a handler that returns nothing", () => {
     expect(traced).toEqual(["NO_ANSWER"]);
   });
 
-  test("of a typed method without output is answered, one that owes its items or its output is told", async () => {
+  test("of a typed method is fine without a declared output; with items or an output it is an error", async () => {
     await using space = new Workspace();
     const methods = contract("typed", {
       none: rpc<void, void>(),
@@ -305,7 +305,9 @@ describe("a handler that returns nothing", () => {
     const client = bus.client(methods);
     expect(await client.none()).toBeUndefined();
     expect(await rejection(client.some())).toHaveProperty("code", "VALIDATION");
-    expect((await rejection(client.list().next())).message).toContain("the handler of /typed/list returned nothing");
+    expect((await rejection(client.list().next())).message).toContain(
+      "The handler of /typed/list did not return an iterable.",
+    );
   });
 });
 
@@ -318,7 +320,7 @@ describe("bodies", () => {
     for (const [i, body] of kept.entries()) expect(same(body, pattern(1_000 + i))).toBe(true);
   });
 
-  test("a view that was carried away crashes nothing, then or at the end", async () => {
+  test("a view that outlives its request crashes nothing, then or at the end", async () => {
     await using space = new Workspace();
     let carried: ArrayBuffer | null = null;
     const { bus, worker } = await space.pair((request) => {
@@ -328,10 +330,10 @@ describe("bodies", () => {
     expect((await bus.request({ path: "/", body: pattern(40_000) })).text()).toBe("x");
     expect((await bus.request({ path: "/", body: pattern(40_000) })).text()).toBe("x");
     await worker.close();
-    expect(new Uint8Array(carried!).at(-1)).toBe(0); // its pages were given back, the address space stays
+    expect(new Uint8Array(carried!).at(-1)).toBe(0); // its pages were freed, the address space stays
   });
 
-  test("a response written in place arrives whole or in part, and its memory is taken away", async () => {
+  test("a response written in place arrives whole or in part, and then its memory is detached", async () => {
     await using space = new Workspace();
     let memory: Uint8Array | null = null;
     const { bus } = await space.pair((request) => {
@@ -345,7 +347,7 @@ describe("bodies", () => {
     expect(same((await bus.request({ path: "/part" })).body, pattern(60_000).slice(1_000, 3_000))).toBe(true);
   });
 
-  test("no more can be reserved than the payload limit", async () => {
+  test("at most the payload limit can be reserved", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair((request) => (request.reserve(1_001), "x"), { payloadBytes: 1_000 });
     expect((await rejection<RemoteError>(bus.request({ path: "/" }))).remoteCode).toBe("PAYLOAD_TOO_LARGE");
@@ -353,7 +355,7 @@ describe("bodies", () => {
 });
 
 describe("life", () => {
-  test("without a client open rejects, at once or after the wait, and names the directory", async () => {
+  test("without a client open rejects, at once or after the timeout, and names the directory", async () => {
     await using space = new Workspace();
     const error = await rejection<BusNotFoundError>(space.worker(undefined, { timeout: 0 }));
     expect(error).toBeInstanceOf(BusNotFoundError);
@@ -363,7 +365,7 @@ describe("life", () => {
     expect(performance.now() - start).toBeWithin(55, 2_000);
   });
 
-  test("a worker that was opened first attaches when the client comes", async () => {
+  test("a worker that was opened first attaches when the client starts", async () => {
     await using space = new Workspace();
     const opening = space.worker((request) => request.path);
     const bus = await space.bus();
@@ -371,7 +373,7 @@ describe("life", () => {
     expect((await bus.request({ path: "/" })).text()).toBe("/");
   });
 
-  test("when the client closes the worker says so and attaches to the next one", async () => {
+  test("when the client closes, the worker emits it and attaches to the next client", async () => {
     await using space = new Workspace();
     const { bus, worker } = await space.pair((request) => request.path);
     const events: string[] = [];
@@ -396,7 +398,7 @@ describe("life", () => {
     expect(await rejection(next.request({ path: "/" }, { timeout: 150 }))).toHaveProperty("code", "NO_WORKER");
   });
 
-  test("close answers what runs first, and what the client had published is not lost", async () => {
+  test("close answers running requests first, and the client's published requests are not lost", async () => {
     await using space = new Workspace();
     const bus = await space.bus();
     const first = await space.worker(async (request) => (await Bun.sleep(20), `first ${request.path}`), {
@@ -415,7 +417,7 @@ describe("life", () => {
     expect([bus.stats().workersLeft, bus.stats().workersDied]).toEqual([1, 0]);
   });
 
-  test("close any number of times; after it serve is refused and answers are told that it is closed", async () => {
+  test("close may be called several times; after it serve is refused and answers are reported as closed", async () => {
     await using space = new Workspace();
     let kept: WorkerRequest | null = null;
     const { bus, worker } = await space.pair((request) => {
@@ -438,9 +440,7 @@ describe("life", () => {
 
   test("SIGTERM, when asked for, lets the running handler finish and then ends the process as it would have", async () => {
     await using space = new Workspace();
-    const bus = await space.bus();
-    const child = space.child("worker.ts");
-    await bus.ready();
+    const { bus, child } = await space.remote("worker.ts");
     const running = bus.request({ path: "/slow", query: "200", body: "finished" });
     await child.line("got /slow");
     child.process.kill("SIGTERM");
@@ -449,7 +449,7 @@ describe("life", () => {
     expect([child.process.signalCode, bus.stats().workersLeft]).toEqual(["SIGTERM", 1]);
   });
 
-  test("options that are none are refused", async () => {
+  test("invalid options are refused", async () => {
     await using space = new Workspace();
     await space.bus();
     for (const options of [
@@ -479,7 +479,7 @@ describe("life", () => {
     expect((await waiting).text()).toBe("/waits");
   });
 
-  test("a handler may ask the same bus for another worker's answer", async () => {
+  test("a handler may call another worker on the same bus", async () => {
     await using space = new Workspace();
     const { bus } = await space.pair(async (request) => {
       if (request.path === "/inner") return "inner";
@@ -508,9 +508,7 @@ describe("life", () => {
 describe("serveSync", () => {
   test("a blocking worker answers, reports what it throws, and ends with its client", async () => {
     await using space = new Workspace();
-    const bus = await space.bus();
-    const child = space.child("sync-worker.ts");
-    await bus.ready();
+    const { bus, child } = await space.remote("sync-worker.ts");
     for (let i = 0; i < 300; i++) {
       expect((await bus.request({ path: "/", body: `${i}` })).json<unknown>()).toEqual({
         pid: child.pid,
@@ -519,20 +517,18 @@ describe("serveSync", () => {
     }
     expect((await rejection<RemoteError>(bus.request({ path: "/throw" }))).remoteName).toBe("TypeError");
     expect(await rejection(bus.request({ path: "/hang" }, { timeout: 50 }))).toHaveProperty("code", "TIMEOUT");
-    await child.line("aborted"); // `request.aborted` is the word itself: no event loop runs there
+    await child.line("aborted"); // `request.aborted` reads the word itself: no event loop runs there
     expect((await bus.request({ path: "/" })).status).toBe(200);
     await bus.close();
     await child.line("ended");
     expect(await child.process.exited).toBe(0);
   });
 
-  test("a blocking handler that returns nothing fails at once and is heard; what it defers, a later call answers", async () => {
+  test("a blocking handler that returns nothing fails at once with handlerError; a later call answers its deferred requests", async () => {
     await using space = new Workspace();
-    const bus = await space.bus();
-    const child = space.child("sync-worker.ts");
-    await bus.ready();
+    const { bus, child } = await space.remote("sync-worker.ts");
     expect((await rejection<RemoteError>(bus.request({ path: "/nothing" }))).remoteCode).toBe("NO_ANSWER");
-    await child.line("handlerError the handler of /nothing returned nothing.");
+    await child.line("handlerError The handler of /nothing returned nothing.");
     const deferred = Array.from({ length: 3 }, () => bus.request({ path: "/defer" }));
     await until(
       () => bus.diagnostics().slots.filter(({ state }) => state === "CLAIMED").length === 3,
@@ -544,24 +540,20 @@ describe("serveSync", () => {
 
   test("a blocking worker is woken after a pause longer than any spin or futex slice", async () => {
     await using space = new Workspace();
-    const bus = await space.bus();
-    space.child("sync-worker.ts");
-    await bus.ready();
+    const { bus } = await space.remote("sync-worker.ts");
     for (let i = 0; i < 10; i++) {
       await Bun.sleep(30 + i);
       const { bells } = bus.stats();
       const start = performance.now();
       await bus.request({ path: "/" });
       expect(performance.now() - start).toBeLessThan(500);
-      expect(bus.stats().bells).toBe(bells + 1); // it slept: it had to be rung for
+      expect(bus.stats().bells).toBe(bells + 1); // it slept: it needed a bell
     }
   });
 
   test("close inside the handler ends the loop", async () => {
     await using space = new Workspace();
-    const bus = await space.bus();
-    const child = space.child("sync-worker.ts");
-    await bus.ready();
+    const { bus, child } = await space.remote("sync-worker.ts");
     expect((await bus.request({ path: "/stop" })).status).toBe(200);
     await child.line("ended");
     expect(await child.process.exited).toBe(0);
@@ -570,7 +562,7 @@ describe("serveSync", () => {
   });
 });
 
-test("timeout: Infinity waits for the client for as long as it takes", async () => {
+test("timeout: Infinity waits for the client without a limit", async () => {
   await using space = new Workspace();
   const opening = space.worker((request) => request.path, { timeout: Infinity });
   const outcome = opening.then(
@@ -596,7 +588,7 @@ test("a worker that serves only after its client has ended attaches to the next 
   expect((await next.request({ path: "/next" })).text()).toBe("/next");
 });
 
-test("a handler that is replaced while requests run: those that run end with the old one", async () => {
+test("when a handler is replaced while requests run, they end with the old one", async () => {
   await using space = new Workspace();
   const kept: DeferredAnswer[] = [];
   const { bus, worker } = await space.pair((request) => void kept.push(request.defer()));
@@ -608,11 +600,11 @@ test("a handler that is replaced while requests run: those that run end with the
   expect((await old).text()).toBe("old");
 });
 
-test("a second serve is refused unless it says that it replaces; a contract's handlers do not count", async () => {
+test("a second serve is refused unless it replaces explicitly; a contract's handlers do not count", async () => {
   await using space = new Workspace();
   const { bus, worker } = await space.pair(() => "first");
   expect(() => worker.serve(() => "second")).toThrow(InvalidConfigError);
-  expect(() => worker.serve({ fetch: () => new Response("second") })).toThrow("has a handler already");
+  expect(() => worker.serve({ fetch: () => new Response("second") })).toThrow("already has a handler");
   worker.implement(contract("demo", {}), {});
   expect(() => worker.serve(() => "second")).toThrow(InvalidConfigError);
   expect((await bus.request({ path: "/" })).text()).toBe("first");
@@ -625,7 +617,7 @@ test("a second serve is refused unless it says that it replaces; a contract's ha
   expect((await bus.request({ path: "/" })).text()).toBe("third");
 });
 
-test("a worker closed while it has no client stops looking for one, and leaves no descriptor", async () => {
+test("a worker that is closed while it has no client stops looking for a client, and leaves no descriptor", async () => {
   await using space = new Workspace();
   const before = descriptors();
   const bus = await space.bus();
@@ -642,7 +634,7 @@ test("a worker closed while it has no client stops looking for one, and leaves n
   await until(() => descriptors() <= before, "all descriptors are closed");
 });
 
-test("drain of a worker: nothing new comes, what runs is answered, and the others take over", async () => {
+test("drain of a worker: it gets no new requests, running ones are answered, and the others take over", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   const kept: DeferredAnswer[] = [];
@@ -661,7 +653,7 @@ test("drain of a worker: nothing new comes, what runs is answered, and the other
   expect([kept.length, draining.running, draining.connected]).toEqual([1, 0, true]);
 });
 
-test("a blocking worker that is to reconnect attaches to the next client by itself", async () => {
+test("a blocking worker with reconnect attaches to the next client by itself", async () => {
   await using space = new Workspace();
   const first = await space.bus();
   const child = space.child("sync-worker.ts", "reconnect");
@@ -676,7 +668,7 @@ test("a blocking worker that is to reconnect attaches to the next client by itse
   expect(child.process.exitCode).toBeNull();
 });
 
-test("the first attachment is told by `connected`, like every later one", async () => {
+test("the first attachment emits `connected`, like every later one", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   let connected = 0;

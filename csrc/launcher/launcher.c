@@ -1,18 +1,21 @@
 /*
  * slotbus-launcher PROGRAM [ARGUMENT ...]
  *
- * Runs a program, and ends it with all that it started when its host ends, however that ends.
+ * Runs a program. When its host ends, for any reason, it ends the program and all its processes.
  *
  *     host ──socket, fd 3──▶ launcher ──parent of──▶ program, leader of a session of its own
  *
- * fd 3  from the host: each byte is a signal for the program's group. Its end: the host is gone.
- * fd 4  to the host: "pid 1234" when the program runs, "error 2" with an errno when it cannot.
- *       Closed after that.
+ * fd 3  from the host: each byte is a signal for the program's process group. End of file means
+ * that
+ *       the host has ended.
+ * fd 4  to the host: "pid 1234" when the program runs, or "error 2" (an errno) when it cannot
+ * start.
+ *       Then it is closed.
  *
- * The launcher adopts what the program leaves behind (child subreaper), so that processes that
- * left the group are found too. It ends as the program ended, by the same code or signal, when
- * nothing of it is left. Should the launcher itself be killed, the kernel kills the program
- * (parent-death signal; not one that changes its user by a setuid file).
+ * The launcher adopts the program's orphaned children (child subreaper), so that it also finds
+ * processes that left the group. It ends when none of them is left, with the program's exit code or
+ * signal. If the launcher itself is killed, the kernel kills the program (parent-death signal; this
+ * does not work for a program that changes its user by a setuid file).
  */
 
 #include <errno.h>
@@ -32,10 +35,10 @@
 
 enum { HOST_FD = 3, STATUS_FD = 4 };
 
-/* What survives SIGKILL for so many rounds hangs in the kernel, or belongs to another user. */
+/* A process that survives SIGKILL for all sweeps hangs in the kernel or belongs to another user. */
 enum { SWEEPS = 40, SWEEP_MS = 25 };
 
-/* Tells the host a word and a number from 0 on. */
+/* Sends a word and a number, 0 or more, to the host. */
 static void say(const char *word, int number)
 {
 	char text[32];
@@ -48,21 +51,21 @@ static void say(const char *word, int number)
 	text[--at] = ' ';
 	at -= strlen(word);
 	memcpy(text + at, word, strlen(word));
-	/* A host that does not listen any more is gone, which fd 3 tells. */
+	/* A failure means that the host has ended, which fd 3 reports too. */
 	send(STATUS_FD, text + at, sizeof text - at, MSG_NOSIGNAL);
 }
 
-/* In the child. Returns only when it fails, with errno. */
+/* Runs in the child. Returns only on failure, with errno set. */
 static void run(char **program, pid_t launcher, const sigset_t *mask)
 {
 	if (setsid() < 0) return;
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) return;
-	if (getppid() != launcher) _exit(1); /* it died before the line above */
+	if (getppid() != launcher) _exit(1); /* the launcher died before prctl */
 	if (sigprocmask(SIG_SETMASK, mask, NULL) != 0) return;
 	execv(program[0], program);
 }
 
-/* Starts the program: its pid, or -errno. */
+/* Starts the program. Returns its pid, or -errno. */
 static pid_t start(char **program, const sigset_t *mask)
 {
 	int failed[2];
@@ -89,14 +92,14 @@ static pid_t start(char **program, const sigset_t *mask)
 	return error > 0 ? -error : -EIO;
 }
 
-/* Sends SIGKILL to all children, adopted ones among them. */
+/* Sends SIGKILL to all children, including adopted ones. */
 static void kill_children(void)
 {
 	char text[512];
 	ssize_t bytes;
 	pid_t pid = 0;
 	int children = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
-	if (children < 0) return; /* a kernel without that file: the group is all that can be reached */
+	if (children < 0) return; /* not in this kernel: only the group gets killed */
 	while ((bytes = read(children, text, sizeof text)) > 0) {
 		for (ssize_t i = 0; i < bytes; i++) {
 			if (text[i] >= '0' && text[i] <= '9') {
@@ -110,7 +113,7 @@ static void kill_children(void)
 	close(children);
 }
 
-/* Ends and buries whatever is left of the program. */
+/* Kills and reaps all processes of the program that are left. */
 static void sweep(const sigset_t *child_signal)
 {
 	const struct timespec pause = { .tv_sec = 0, .tv_nsec = SWEEP_MS * 1000000L };
@@ -125,21 +128,23 @@ static void sweep(const sigset_t *child_signal)
 	}
 }
 
-/* Buries what has ended. Returns 1, with its status, when the program is among it. */
+/* Reaps ended processes. Returns 1, with the program's status, when the program has ended. */
 static int reap(pid_t program, int *status)
 {
 	for (;;) {
 		siginfo_t info = { .si_pid = 0 };
 		if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0) return 0;
 		if (info.si_pid == 0) return 0;
-		/* While it is not buried, the number of its group is nobody else's. */
+		/* Before the program is reaped, the kernel cannot give its group's id to another
+		 * process. */
 		if (info.si_pid == program) kill(-program, SIGKILL);
 		waitpid(info.si_pid, status, 0);
 		if (info.si_pid == program) return 1;
 	}
 }
 
-/* Passes on the host's signals until the program ends (1, with its status) or the host does (0). */
+/* Forwards the host's signals. Returns 1 (the program ended, with its status) or 0 (the host
+ * did). */
 static int attend(pid_t program, int signals, int *status)
 {
 	struct pollfd fds[2] = {
@@ -164,7 +169,7 @@ static int attend(pid_t program, int signals, int *status)
 	}
 }
 
-/* Ends as the program did. */
+/* Ends this process with the program's exit code or signal. */
 static int end_like(int status)
 {
 	const struct rlimit none = { 0, 0 };
@@ -184,7 +189,7 @@ int main(int argc, char **argv)
 	int status = 0;
 	if (argc < 2 || fcntl(HOST_FD, F_SETFD, FD_CLOEXEC) != 0 ||
 	    fcntl(STATUS_FD, F_SETFD, FD_CLOEXEC) != 0) {
-		static const char hint[] = "slotbus-launcher runs programs for slotbus, not alone.\n";
+		static const char hint[] = "slotbus starts slotbus-launcher; it cannot be run alone.\n";
 		ssize_t ignored = write(2, hint, sizeof hint - 1);
 		(void)ignored;
 		return 2;
@@ -207,7 +212,7 @@ int main(int argc, char **argv)
 		say("error", -program);
 		return 127;
 	}
-	/* The host must see it when the program closes these. */
+	/* The host must notice when the program closes these, so we must not hold them open. */
 	for (int fd = 0; fd < 3; fd++)
 		close(fd);
 	say("pid", program);

@@ -40,7 +40,7 @@ export function entries(): [name: string, source: string][] {
   return modules.map(([entry, file]) => [join(manifest.name, entry), file.replace("./src/", "")]);
 }
 
-/** The declarations of `src`, as `pack.ts` puts them into the package. */
+/** Writes the declarations of the entries, as `pack.ts` puts them into the package. */
 function declare(): void {
   const config = {
     extends: "../../tsconfig.json",
@@ -51,7 +51,8 @@ function declare(): void {
       rootDir: "../../src",
       outDir: types,
     },
-    include: ["../../src"],
+    include: [],
+    files: entries().map(([, source]) => `../../src/${source}`),
   };
   writeFileSync(join(out, "tsconfig.json"), JSON.stringify(config));
   run(["tsc", "-p", join(out, "tsconfig.json")], root);

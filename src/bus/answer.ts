@@ -1,4 +1,4 @@
-/** What a handler may answer with, checked and taken apart. */
+/** The values with which a handler may respond: checks them and splits them into head and body. */
 
 import { InvalidConfigError, SlotbusError } from "../errors.ts";
 import { isStreamSource, type StreamSource } from "./body-writer.ts";
@@ -7,30 +7,33 @@ import { flattenHeaders, type HeadersLike } from "./headers.ts";
 
 const TEXT = "text/plain;charset=utf-8";
 const JSON_TYPE = "application/json";
-/** Bytes of an error head besides message and stack: table, code, name, and the marks of what was cut. */
+/** Bytes of an error head besides message and stack: the table, the code, the name, and the notes about truncated text. */
 const ERROR_OVERHEAD = 512;
 const ANSWER_KEYS = new Set(["status", "headers", "contentType", "body", "json"]);
 
-/** An answer with more than a body. */
+/** A response with a status, headers and a body. */
 export interface Answer {
-  /** 200-599; default 200. */
+  /** Status, 200-599. Default: 200. */
   status?: number;
   headers?: HeadersLike;
-  /** Default: of text and JSON their own, of bytes none. */
+  /** Content type. Default: `text/plain` for text, `application/json` for JSON, none for bytes. */
   contentType?: string;
-  /** A stream goes out as it comes, as far as the caller reads. */
+  /** Body of the response. A stream is sent while it produces bytes, as fast as the caller reads. */
   body?: BodyLike | StreamSource;
   /** A value sent as JSON in place of `body`. */
   json?: unknown;
 }
 
-/** What a handler may answer with. `null` is 204; a stream, an async generator and a `Response` with one go out as they come. */
+/**
+ * Value with which a handler may respond. `null` is a response with status 204. A stream, a generator and a `Response` with a
+ * stream are sent while they produce bytes.
+ */
 export type Answerable = BodyLike | Answer | Response | StreamSource;
 
-/** What can be answered without waiting. */
+/** A response that can be sent at once. */
 export type PlainAnswer = BodyLike | (Omit<Answer, "body"> & { body?: BodyLike });
 
-/** The stream that is an answer, or its body, if one is. */
+/** Returns the stream if the response, or its body, is one; `null` otherwise. */
 export function sourceOf(answer: unknown): StreamSource | null {
   if (typeof answer !== "object" || answer === null || answer instanceof Uint8Array) return null;
   if (isStreamSource(answer)) return answer;
@@ -38,7 +41,10 @@ export function sourceOf(answer: unknown): StreamSource | null {
   return isStreamSource(answer.body) ? answer.body : null;
 }
 
-/** Appends the strings of a head to `strings` and gives the body of a plain answer; {@link statusOf} says its status. @throws {InvalidConfigError} */
+/**
+ * Appends the strings of the head to `strings` and returns the body; {@link statusOf} returns the status.
+ * @throws {InvalidConfigError}
+ */
 export function takeApart(answer: PlainAnswer, strings: string[]): BodyLike {
   strings.push("");
   if (typeof answer === "string") {
@@ -54,7 +60,7 @@ export function takeApart(answer: PlainAnswer, strings: string[]): BodyLike {
   return body;
 }
 
-/** The status of an answer that {@link takeApart} has taken. */
+/** Returns the status of a response that {@link takeApart} has checked. */
 export function statusOf(answer: PlainAnswer): number {
   if (answer === null) return 204;
   return typeof answer === "string" || isBytes(answer) ? 200 : ((answer as Answer).status ?? 200);
@@ -67,13 +73,13 @@ function isBytes(answer: unknown): answer is Uint8Array | ArrayBuffer | DataView
 /** @throws {InvalidConfigError} */
 export function checkAnswer(answer: unknown): Answer {
   if (!isPlainAnswer(answer)) {
-    throw new InvalidConfigError(`a handler cannot answer with ${describe(answer)}.`, {
+    throw new InvalidConfigError(`A handler cannot respond with ${describe(answer)}.`, {
       hint: "Return text, bytes, null, a Response, or { status, headers, contentType, body | json }.",
     });
   }
   const { status = 200 } = answer;
   if (!Number.isInteger(status) || status < 200 || status > 599) {
-    throw new InvalidConfigError(`a handler answered with status ${String(status)}; it must be 200 to 599.`);
+    throw new InvalidConfigError(`A handler responded with status ${String(status)}; it must be 200 to 599.`);
   }
   return answer;
 }
@@ -86,12 +92,12 @@ function isPlainAnswer(answer: unknown): answer is Answer {
   return true;
 }
 
-/** Encodes an error as a head of at most `limit` bytes. The code always fits; name, message and stack are cut. */
+/** Encodes an error as a head of at most `limit` bytes. The code always fits; name, message and stack are truncated. */
 export function encodeError(arena: Arena, error: unknown, limit: number): number {
-  const room = Math.floor((limit - ERROR_OVERHEAD) / 3 / 2); // UTF-8 takes 3 bytes a unit at most
+  const room = Math.floor((limit - ERROR_OVERHEAD) / 3 / 2); // a UTF-16 unit takes at most 3 bytes of UTF-8
   const isError = error instanceof Error;
   const code = error instanceof SlotbusError ? read(() => error.code, "HANDLER_FAILED") : "HANDLER_FAILED";
-  const message = isError ? read(() => error.message, "") : `the handler threw ${describe(error)}`;
+  const message = isError ? read(() => error.message, "") : `The handler threw ${describe(error)}`;
   const texts = [
     cut(code, 60),
     cut(isError ? read(() => error.name, "Error") : "Error", 60),
@@ -101,7 +107,7 @@ export function encodeError(arena: Arena, error: unknown, limit: number): number
   return encodeHead(arena, texts, 0, texts.length, limit, "response", true);
 }
 
-/** A text that a stranger's error gives; it may give anything, or throw. */
+/** Reads a text from a user's error object, whose getter may return anything or throw. */
 function read(get: () => unknown, otherwise: string): string {
   try {
     const text = get();
@@ -111,7 +117,7 @@ function read(get: () => unknown, otherwise: string): string {
   }
 }
 
-/** What a value is, in a few words. */
+/** Describes a value in a few words. */
 function describe(value: unknown): string {
   if (typeof value === "object" && value !== null) {
     const keys = read(() => Object.keys(value).slice(0, 5).join(", "), "");

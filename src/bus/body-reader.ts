@@ -1,4 +1,4 @@
-/** Hands a streamed body from its connection to user code. */
+/** Passes a streamed body from its connection to user code. */
 
 import { utf8 } from "../body.ts";
 import { nextTurn } from "../clock.ts";
@@ -7,31 +7,29 @@ import { type Given, Options, optional, refuse, row } from "../options.ts";
 import type { MessageKind } from "./codec.ts";
 import { TURN_STEPS, type Turns } from "./turns.ts";
 
-/** A streamed body that comes from the other side: how a connection gives it. It never calls user code. */
+/** A streamed body from the other process, as a connection provides it. Never calls user code. */
 export interface Incoming {
-  /** Called when bytes or the end came. */
+  /** Called when bytes or the end of the stream arrived. */
   onMoved: (() => void) | null;
-  /** How the stream ended, known when {@link read} has returned `null`. "error": {@link errorHead} has the error. */
+  /** How the stream ended. Valid once {@link read} has returned `null`. With "error", {@link errorHead} returns the error. */
   readonly end: "open" | "end" | "error";
   /**
-   * The next bytes, at most 64 KiB: a copy, or, with `into`, a view of its beginning. The other side gets the room back with the next
-   * call. `null`: no bytes are here.
+   * Returns the next bytes, at most 64 KiB: a copy, or with `into` a view of its beginning. Returns `null` when no bytes are
+   * available. The next call gives the room in the ring back to the writer.
    */
   read(into: Uint8Array | null): Uint8Array | null;
-  /** The encoded error of a stream that failed; `null` when it did not. Called once, after the last {@link read}. */
+  /** Returns the encoded error of a failed stream; `null` if the stream did not fail. Called once, after the last {@link read}. */
   errorHead(): Uint8Array | null;
 }
 
 const chunkRows = {
   /**
-   * Buffer for each piece, which is a view of its beginning; the next piece overwrites it. Nothing is allocated, which is several
-   * times faster. Without it each piece is memory of its own and may be kept.
+   * Buffer into which each chunk is copied. A chunk is then a view of the beginning of the buffer, and the next chunk overwrites
+   * it. Nothing is allocated, which is several times faster. Without `into`, each chunk has its own memory and may be kept.
    */
   into: optional(
     row<Uint8Array>(undefined, "a buffer", (given, name) =>
-      given instanceof Uint8Array && given.length > 0
-        ? given
-        : refuse(name, given, "a Uint8Array with room for a byte"),
+      given instanceof Uint8Array && given.length > 0 ? given : refuse(name, given, "a Uint8Array of at least 1 byte"),
     ),
   ),
 };
@@ -39,36 +37,36 @@ const chunkRows = {
 /** Options of `chunks`. */
 export const chunkOptions = new Options("chunks", chunkRows);
 
-/** How the bytes of a stream are handed out. */
+/** How `chunks` returns the bytes of a stream. */
 export interface ChunkOptions extends Given<typeof chunkRows> {}
 
 type Step = IteratorResult<Uint8Array, undefined>;
 const END: Step = { done: true, value: undefined };
 
-/** A stream whose reader is collected as garbage is cancelled. */
+/** Cancels a stream whose reader was garbage-collected. */
 const readers = new FinalizationRegistry<BodyReader>((receiver) => {
-  receiver.cancel(new DOMException("nobody was left to read the stream", "AbortError"));
+  receiver.cancel(new DOMException("The reader of the stream was garbage-collected.", "AbortError"));
 });
 
-/** Hands a streamed body to one reader. */
+/** Passes a streamed body to one reader. */
 export class BodyReader {
   #incoming: Incoming | null;
-  /** Pieces that were copied out when the slot was released. */
+  /** Chunks that were copied out of the ring when the slot was released. */
   #rest: Uint8Array[] = [];
   #ended = false;
   #failure: { error: unknown } | null = null;
   readonly #turns: Turns | null;
-  /** Pieces handed out since the last wait. */
+  /** Chunks returned since the last wait. */
   #steps = 0;
-  /** Where the next bytes go; `null`: into memory of their own. */
+  /** Buffer for the next bytes; `null`: each chunk gets its own memory. */
   #into: Uint8Array | null = null;
   #waiter: (PromiseWithResolvers<Step> & { reader: object }) | null = null;
-  /** Called once when the reader wants no more, unless the stream had ended. */
+  /** Called once when the reader cancels a stream that has not ended. */
   #onCancel: ((reason: unknown) => void) | null;
-  /** The whole body, once it was asked for. */
+  /** The whole body, once it has been requested. */
   #whole: Promise<Uint8Array> | null = null;
   readonly #kind: MessageKind;
-  /** Bytes handed out so far. */
+  /** Bytes returned so far. */
   bytes = 0;
 
   constructor(
@@ -84,7 +82,7 @@ export class BodyReader {
     this.#onCancel = onCancel;
   }
 
-  /** A reader of a body that is whole. */
+  /** Returns a reader of a body that does not stream. */
   static of(kind: MessageKind, body: Uint8Array): BodyReader {
     const receiver = new BodyReader(kind, null, null, null);
     receiver.#ended = true;
@@ -92,43 +90,43 @@ export class BodyReader {
     return receiver;
   }
 
-  /** Cancels the stream when `reader` is collected as garbage. What {@link StreamedBody} hands out keeps it alive. */
+  /** Cancels the stream when `reader` is garbage-collected. The objects that {@link StreamedBody} returns keep `reader` alive. */
   readBy(reader: object): void {
     if (!this.#ended) readers.register(reader, this, reader);
   }
 
-  /** Whether bytes may still come. */
+  /** Whether more bytes may arrive. */
   get isOpen(): boolean {
     return this.#incoming !== null && !this.#ended;
   }
 
-  /** Takes the whole body, if it was there from the start and nothing was read; `null` otherwise. */
+  /** Takes the body if it did not stream and nothing was read; returns `null` otherwise. */
   takeWhole(): Uint8Array | null {
     if (!this.#ended || this.#failure || this.bytes > 0 || this.#rest.length > 1) return null;
     return this.#rest.pop() ?? new Uint8Array(0);
   }
 
-  /** Bytes or the end came. */
+  /** Called when bytes or the end of the stream arrived. */
   moved(): void {
     const waiter = this.#waiter;
     if (!waiter) return;
     const chunk = this.#take();
-    if (this.#waiter !== waiter || (!chunk && !this.#ended)) return; // a look at counts that cannot be ended it
+    if (this.#waiter !== waiter || (!chunk && !this.#ended)) return; // invalid counts in the ring may have ended the stream
     this.#waiter = null;
     waiter.resolve(chunk ? { done: false, value: chunk } : END);
   }
 
-  /** No more bytes come: copies out what is there, so that the slot can be released. The reader gets it, then `failure`. */
+  /** Copies the remaining bytes out of the ring, so that the slot can be released. The reader gets these bytes, then `failure`. */
   end(failure: () => { error: unknown } | null): void {
     if (!this.#incoming) return;
     const into = this.#into;
-    this.#into = null; // it holds the bytes that are read just now
+    this.#into = null; // user code may still be using the bytes in it
     for (let chunk = this.#take(); chunk; chunk = this.#take()) this.#rest.push(chunk);
     this.#into = into;
     this.#finish(this.#ended ? null : failure());
   }
 
-  /** Fails the stream and drops what is unread. Does nothing when the stream had ended. */
+  /** Fails the stream and discards unread bytes. Does nothing if the stream has ended. */
   fail(error: unknown): void {
     if (this.isOpen) this.#finish({ error });
   }
@@ -143,7 +141,7 @@ export class BodyReader {
     if (waiter) this.#next(this).then(waiter.resolve, waiter.reject);
   }
 
-  /** The reader wants no more: drops what is unread and tells the other side, if the stream has not ended. */
+  /** Discards unread bytes and, if the stream has not ended, tells the other side that the reader cancelled it. */
   cancel(reason: unknown): void {
     const onCancel = this.#onCancel;
     this.#rest = [];
@@ -156,7 +154,7 @@ export class BodyReader {
     onCancel?.(reason);
   }
 
-  /** The next piece: a copy, or, with `into`, a view of its beginning. Keeps `reader` alive while it waits. */
+  /** Resolves to the next chunk: a copy, or with `into` a view of its beginning. Keeps `reader` alive while it waits. */
   next(into: Uint8Array | null = null, reader: object = this): Promise<Step> {
     if (this.#waiter) {
       const again = (): Promise<Step> => this.next(into, reader);
@@ -183,7 +181,7 @@ export class BodyReader {
     return promise;
   }
 
-  /** Resolves to the whole body, the same one each time. Rejects with {@link PayloadTooLargeError} above `limit` bytes. */
+  /** Resolves to the whole body, the same object each time. Rejects with {@link PayloadTooLargeError} above `limit` bytes. */
   async collect(limit: number, reader: object = this): Promise<Uint8Array> {
     readers.unregister(reader);
     const whole = await (this.#whole ??= this.#collect(limit));
@@ -212,10 +210,10 @@ export class BodyReader {
 
   /** Cancels the stream, unless it has ended. */
   leave(): void {
-    if (!this.#ended) this.cancel(new DOMException("the reader left the stream", "AbortError"));
+    if (!this.#ended) this.cancel(new DOMException("The reader cancelled the stream.", "AbortError"));
   }
 
-  /** Takes the bytes that are there. */
+  /** Takes the bytes that are available. */
   #take(): Uint8Array | null {
     const incoming = this.#incoming;
     if (!incoming || this.#ended) return null;
@@ -225,7 +223,7 @@ export class BodyReader {
     return chunk;
   }
 
-  /** The next piece of what was copied out when the slot was released. */
+  /** Returns the next of the chunks that were copied out when the slot was released. */
   #shift(): Uint8Array {
     const chunk = this.#rest[0]!;
     const into = this.#into;
@@ -241,11 +239,11 @@ export class BodyReader {
   }
 }
 
-/** The pieces of a stream, for one `for await`: leaving the loop early cancels the stream. An error is thrown once. */
+/** The chunks of a stream, for one `for await` loop. Leaving the loop early cancels the stream. An error is thrown once. */
 export class Chunks implements AsyncIterableIterator<Uint8Array, undefined>, AsyncDisposable {
   readonly #receiver: BodyReader;
   readonly #into: Uint8Array | null;
-  /** Lives as long as this object: see {@link BodyReader.readBy}. */
+  /** Kept alive by this object: see {@link BodyReader.readBy}. */
   readonly #reader: object;
 
   /** @internal */
@@ -255,12 +253,12 @@ export class Chunks implements AsyncIterableIterator<Uint8Array, undefined>, Asy
     this.#reader = reader;
   }
 
-  /** The next piece, at most 64 KiB or as large as `into`. */
+  /** Resolves to the next chunk, of at most 64 KiB or the size of `into`. */
   next(): Promise<Step> {
     return this.#receiver.next(this.#into, this.#reader);
   }
 
-  /** Cancels the rest. */
+  /** Cancels the rest of the stream. */
   return(): Promise<Step> {
     this.#receiver.leave();
     return Promise.resolve(END);
@@ -276,27 +274,27 @@ export class Chunks implements AsyncIterableIterator<Uint8Array, undefined>, Asy
 }
 
 /**
- * A body that may stream. `bytes`, `text` and `json` read all of it and may be called any number of times; `chunks` and `stream` read
- * a body that streams once, as it comes.
+ * A body that may stream. `bytes`, `text` and `json` read the whole body and may be called any number of times. `chunks` and
+ * `stream` return the bytes as they arrive; a body that streams can be read in this way only once.
  */
 export abstract class StreamedBody {
   /** @internal */
   protected abstract readonly reader: BodyReader;
 
   /**
-   * The body as it comes, in pieces of at most 64 KiB or as large as `into`; a body that is whole is one piece. Leaving the loop early
-   * cancels the rest.
+   * Returns the body as it arrives, in chunks of at most 64 KiB or the size of `into`. A body that does not stream is one chunk.
+   * Leaving the loop early cancels the rest.
    */
   chunks(options: ChunkOptions = {}): Chunks {
     return new Chunks(this.reader, chunkOptions.resolve(options).into, this);
   }
 
-  /** The body as a WHATWG stream, which reads nothing ahead. */
+  /** Returns the body as a WHATWG stream, which reads nothing ahead. */
   stream(): ReadableStream<Uint8Array> {
     return this.streamWith((error) => error);
   }
 
-  /** The same; a body that fails ends with what `failure` makes of its error. */
+  /** As {@link stream}; if the body fails, the stream fails with the result of `failure(error)`. */
   protected streamWith(failure: (error: unknown) => unknown): ReadableStream<Uint8Array> {
     const { reader } = this;
     return new ReadableStream<Uint8Array>(
@@ -316,7 +314,7 @@ export abstract class StreamedBody {
     );
   }
 
-  /** Resolves to the body: a plain `Uint8Array` that is yours. Rejects with {@link PayloadTooLargeError} above `limit` bytes. */
+  /** Resolves to the body, a `Uint8Array` in your own memory. Rejects with {@link PayloadTooLargeError} above `limit` bytes. */
   async bytes(limit = Infinity): Promise<Uint8Array> {
     return this.reader.collect(limit, this);
   }

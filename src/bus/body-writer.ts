@@ -1,4 +1,4 @@
-/** From the source of a streamed body to its connection. */
+/** Passes a streamed body from its source, which is user code, to its connection. */
 
 import { shown } from "../check.ts";
 import { nextTurn } from "../clock.ts";
@@ -6,57 +6,54 @@ import { InvalidConfigError } from "../errors.ts";
 import { viewOf } from "./codec.ts";
 import { TURN_STEPS, type Turns } from "./turns.ts";
 
-/**
- * Where the bytes of a stream come from: a generator may be synchronous. Text is sent as UTF-8; where one chunk ends and
- * the next begins is not kept.
- */
+/** Source of a streamed body. A generator may be synchronous. Text is sent as UTF-8. Chunk boundaries are not preserved. */
 export type StreamSource =
   ReadableStream<Uint8Array | string> | AsyncIterable<Uint8Array | string> | IterableIterator<Uint8Array | string>;
 
-/** Whether a body is a source that streams. */
+/** Whether a body is a stream source. */
 export function isStreamSource(body: unknown): body is StreamSource {
   if (typeof body !== "object" || body === null || body instanceof Uint8Array) return false;
   return Symbol.asyncIterator in body || (Symbol.iterator in body && "next" in body);
 }
 
-/** A streamed body that goes to the other side: how a connection takes it. It never calls user code. */
+/** A streamed body to the other process, as a connection accepts it. Never calls user code. */
 export interface Outgoing {
-  /** Called once when the other side wants no more, but not after {@link end} or {@link close}. */
+  /** Called once when the other side cancels the stream, but not after {@link end} or {@link close}. */
   onClosed: (() => void) | null;
-  /** Copies bytes from `at` on while there is room, and returns where it stopped. */
+  /** Copies bytes, starting at `at`, while there is room. Returns the index of the first byte that was not copied. */
   write(bytes: Uint8Array, at: number): number;
-  /** Resolves to `true` when there is room for `bytes`, or for as many as ever fit; to `false` when it was closed. */
+  /** Resolves to `true` when there is room for `bytes` bytes, capped at the size of the ring; to `false` when closed. */
   reserve(bytes: number): Promise<boolean>;
-  /** Hands over what was written. Returns `false` when it is closed. */
+  /** Makes the written bytes visible to the reader. Returns `false` when closed. */
   flush(): boolean;
-  /** Ends the stream. `errorHead`: the encoded error of a stream that failed. */
+  /** Ends the stream. `errorHead` is the encoded error of a failed stream. */
   end(errorHead: Uint8Array | null): void | Promise<void>;
-  /** Drops what was not handed over; nothing moves any more. */
+  /** Discards bytes that are not visible to the reader yet. No byte moves afterwards. */
   close(): void;
 }
 
 const encoder = new TextEncoder();
 
-/** How sending a source ended: all of it was sent, the other side wanted no more, or the source failed. */
+/** How sending a source ended: all bytes were sent, the other side cancelled, or the source failed. */
 export type SendEnd = { how: "sent" } | { how: "stopped" } | { how: "failed"; error: unknown };
 
 const SENT: SendEnd = { how: "sent" };
 const STOPPED: SendEnd = { how: "stopped" };
-/** A writer that found no room waits for so many bytes, or for as many as it has left. */
+/** A writer that finds no room waits for room for this number of bytes, or for its remaining bytes if they are fewer. */
 const ROOM_BYTES = 65_536;
-/** Size of a step of a writer, in bytes and in writes: see {@link Turns}. */
+/** Size of a writer's step, in bytes and in writes: see {@link Turns}. */
 const STEP_BYTES = 8_192;
 const STEP_WRITES = 64;
 
-/** Sends the bytes of a source by a connection. */
+/** Sends the bytes of a source through a connection. */
 export class BodyWriter {
   readonly #outgoing: Outgoing;
   readonly #turns: Turns;
-  /** Steps made since the event loop had its turn. */
+  /** Steps since the writer last yielded to the event loop. */
   #steps = 0;
   /** Writes of the current step. */
   #writes = 0;
-  /** {@link bytes} at the beginning of the current step. */
+  /** {@link bytes} at the start of the current step. */
   #counted = 0;
   #stopped = false;
   #iterator: SourceIterator | null = null;
@@ -71,21 +68,21 @@ export class BodyWriter {
   }
 
   /**
-   * Sends the whole source and calls `ended` once: at the end, or when {@link stop} is called, whatever the source does then. The
-   * source is code of the user: it runs in a microtask, never within this call.
+   * Sends the whole source. Calls `ended` once: at the end of the source, or when {@link stop} is called. The source is user
+   * code: it runs in a microtask, never within this call.
    */
   send(source: StreamSource, ended: (end: SendEnd) => void): void {
     this.#ended = ended;
     void this.#pump(source);
   }
 
-  /** Stops sending and ends the source. */
+  /** Stops sending and closes the source. */
   stop(): void {
     if (this.#stopped) return;
     this.#stopped = true;
     this.#outgoing.close();
     this.#end(STOPPED);
-    // A generator is told at its next `yield`, a stream at once.
+    // A generator is closed at its next `yield`, a stream at once.
     const iterator = this.#iterator;
     if (iterator) queueMicrotask(() => void endIterator(iterator));
   }
@@ -131,7 +128,9 @@ export class BodyWriter {
     return true;
   }
 
-  /** Sends a synchronous source until it must wait; returns what is left of the last chunk, `null` at the end. */
+  /**
+   * Sends a synchronous source until it must wait. Returns the unsent rest of the last chunk, or `null` at the end of the source.
+   */
   #fill(iterator: Iterator<Uint8Array | string>): Uint8Array | null {
     for (;;) {
       const { done, value } = iterator.next();
@@ -142,7 +141,7 @@ export class BodyWriter {
     }
   }
 
-  /** Waits until the rest of a chunk is written, then gives the event loop its turn if due. Resolves to `false` when stopped. */
+  /** Waits until the rest of a chunk is written, then yields to the event loop if due. Resolves to `false` when stopped. */
   async #pause(bytes: Uint8Array, at: number): Promise<boolean> {
     let from = at;
     while (from < bytes.length) {
@@ -176,7 +175,10 @@ function iterate(source: StreamSource): SourceIterator {
   return Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
 }
 
-/** An iterator of a stream. Its `return` cancels the stream at once, also while a read waits; that of the stream itself cannot. */
+/**
+ * Returns an iterator of a stream whose `return` cancels the stream even while a read is pending. The stream's own iterator
+ * cannot.
+ */
 export function iterateStream<T>(stream: ReadableStream<T>): AsyncIterator<T> {
   const reader = stream.getReader();
   return {
@@ -188,7 +190,7 @@ export function iterateStream<T>(stream: ReadableStream<T>): AsyncIterator<T> {
   };
 }
 
-/** Ends a source that was never read from, in a microtask. Ignores anything that is not a source. */
+/** Closes a source that was never read, in a microtask. Ignores any value that is not a source. */
 export function endSource(source: unknown): void {
   if (!isStreamSource(source) || (source instanceof ReadableStream && source.locked)) return;
   queueMicrotask(() => void endIterator(source));
@@ -199,16 +201,16 @@ async function endIterator(source: StreamSource | SourceIterator): Promise<void>
     const iterator = isStreamSource(source) ? iterate(source) : source;
     await iterator.return?.();
   } catch {
-    // nobody is left to be told
+    // no caller is left that could get the error
   }
 }
 
-/** What a stream yielded, as bytes. @throws {InvalidConfigError} */
+/** Converts a chunk of a stream to bytes. @throws {InvalidConfigError} */
 export function bytesOf(chunk: unknown): Uint8Array {
   if (typeof chunk === "string") return encoder.encode(chunk);
   const bytes = viewOf(chunk);
   if (bytes) return bytes;
-  throw new InvalidConfigError(`a stream yielded ${shown(chunk)}.`, {
-    hint: "A streamed body yields bytes or text.",
+  throw new InvalidConfigError(`A stream yielded ${shown(chunk)}; a chunk must be text or bytes.`, {
+    hint: "Yield text or bytes, for example `JSON.stringify(value)`.",
   });
 }

@@ -1,4 +1,4 @@
-/** What a caller asks for: types of a request and its options; and the strings that a request's head is made of. */
+/** The request and its options: types, checks, and the strings of the request head. */
 
 import { checkKeys, shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
@@ -11,76 +11,79 @@ import { isTraceparent, setTraceparent } from "./tracing.ts";
 
 /** A request to a worker. */
 export interface BusRequest {
-  /** Default `"GET"`, or `"POST"` when there is a body. */
+  /** HTTP method. Default: `"GET"`, or `"POST"` for a request with a body. */
   method?: Method;
-  /** Path, as the handler will see it: `"/users/7"`. */
+  /** Path that the handler sees: `"/users/7"`. */
   path: string;
-  /** Route pattern that a router found: `"/users/:id"`. */
+  /** Route pattern that a router matched: `"/users/:id"`. */
   pattern?: string;
-  /** Path parameters that a router found. */
+  /** Path parameters that a router extracted. */
   params?: Readonly<Record<string, string>>;
   /** Query without its `?`. */
   query?: string | URLSearchParams;
   headers?: HeadersLike;
   /**
-   * Bytes or text. It is copied when the request is sent, which may be later: leave it unchanged until the request settles. Or a
-   * source of bytes or text of any length, which streams as fast as the handler reads. A request that fails ends its source, even
-   * when nothing was sent: give a new source to the next try.
+   * Text, bytes, or a source that streams either, of any length. Do not change a buffer until the request settles: a queued
+   * request copies its body only when it is sent. A source is read as fast as the handler reads. A request that fails closes its
+   * source, even if nothing was sent: pass a new source when you retry.
    */
   body?: BodyLike | StreamSource;
   /** A value sent as JSON in place of `body`. */
   json?: unknown;
-  /** Id of the request, for the handler, errors and diagnostics. Default: generated. */
+  /** Id of the request in the handler, in errors and in diagnostics. Default: generated. */
   id?: string;
 }
 
 const rows = {
-  /** Longest time from the call to the answer, in ms; 0 sends nothing, `Infinity` is no limit. Default: the timeout of the bus. */
+  /**
+   * Longest time from the call to the response, in ms, including the time in the queue. 0 rejects without sending anything;
+   * `Infinity` sets no limit. Default: the timeout of the bus.
+   */
   timeout: optional(timeout(undefined, 0), "of the bus"),
-  /** Rejects with `signal.reason`; the handler's `request.signal` aborts too. */
+  /** Cancels the request, which rejects with `signal.reason`. The handler's `request.signal` aborts too. */
   signal,
-  /** The request may run twice: it is sent once more if its worker dies, within the same timeout. */
+  /** Allows the request to run twice: if its worker dies, the bus sends it once more, within the same timeout. */
   idempotent: boolean(false),
-  /** `false`: rejects with NoWorkerError at once when no worker is attached. `true`: waits. */
+  /** Whether the request waits when no worker is attached. `false` rejects with NoWorkerError at once. */
   waitForWorker: boolean(true),
   /**
-   * Id of the only worker that may get the request. Such a request does not queue: it rejects with NoWorkerError when that worker
-   * is not attached, with BusOverloadedError when it takes no more now.
+   * Id of the only worker that may get the request. Such a request does not queue: it rejects with NoWorkerError if the worker is
+   * not attached, and with BusOverloadedError if the worker accepts no more requests now.
    */
   worker: optional(custom<number>(undefined, "id of a worker", checkWorker)),
   /**
-   * W3C trace context. It replaces the header `traceparent`; the handler sees it as `request.traceparent`. Default: that header, if
-   * there is one.
+   * W3C trace context. Replaces the header `traceparent`; the handler reads it as `request.traceparent`. Default: the value of that
+   * header, if present.
    */
   traceparent: optional(text(undefined, "a W3C trace context", isTraceparent)),
-  /** Of `SlotBus.stream`: longest time from the head of the answer to its end, in ms. */
+  /** `stream` and `fetch` only: longest time from the head of the response to its end, in ms. */
   deadline: optional(timeout(undefined)),
-  /** Of `SlotBus.stream`: longest time in which no byte moves, for lack of bytes or of a reader, in ms. */
+  /** `stream` and `fetch` only: longest time without any byte moving, because the source or the reader is slow, in ms. */
   idle: optional(timeout(undefined)),
 };
 
 /** The options of a request. */
 export const requestOptions = new Options("a request", rows);
 
-/** Limits of one request, and whether it may run twice. */
+/** Options of one request. */
 export interface RequestOptions extends Given<typeof rows> {}
 
 /**
- * Key of an option in place of `signal`, for a signal that costs more to make than a request: called by the first tick that finds
- * no answer. Returns the same signal each time.
+ * Key of an option that replaces `signal` when creating the signal costs more than the request. The first tick that finds the
+ * request unsettled calls it. Returns the same signal each time.
  */
 export const lateSignal = Symbol("slotbus.lateSignal");
 
-/** Key of the timeout that the caller gave, for errors: part of it was over when the request was made. */
+/** Key of the timeout that the caller passed, for errors; part of it had elapsed before the request was made. */
 export const givenTimeout = Symbol("slotbus.givenTimeout");
 
-/** Options of a request that the library makes itself. */
+/** Options of a request made by the library. */
 export interface InnerOptions extends RequestOptions {
   [lateSignal]?: () => AbortSignal;
   [givenTimeout]?: number;
 }
 
-/** The timeout of a request as its caller gave it, in ms. */
+/** Returns the timeout that the caller passed, in ms. */
 export function callersTimeout({ options, timeoutMs }: { options: InnerOptions; timeoutMs: number }): number {
   return options[givenTimeout] ?? timeoutMs;
 }
@@ -96,12 +99,12 @@ export function checkRequest(request: BusRequest): void {
   if (!hasFields(request)) checkKeys("a request", request, fields);
 }
 
-/** Checks the options of a request but for the range of `timeout` and for `traceparent`. @throws {InvalidConfigError} */
+/** Checks the options of a request, except the range of `timeout` and the form of `traceparent`. @throws {InvalidConfigError} */
 export function checkRequestOptions(options: RequestOptions): void {
-  if (!hasOptions(options)) requestOptions.resolve(options); // says what is wrong
+  if (!hasOptions(options)) requestOptions.resolve(options); // throws the error for the invalid option
 }
 
-/** Each request is looked at: a `switch` takes half the time of any table. */
+/** Runs for each request: a `switch` takes half the time of any table. */
 function hasFields(request: BusRequest): boolean {
   if (typeof request !== "object" || request === null) return false;
   for (const key in request) {
@@ -122,7 +125,7 @@ function hasFields(request: BusRequest): boolean {
   return true;
 }
 
-/** Whether each option is known and of its kind; timeouts may be out of range, a `traceparent` malformed. */
+/** Whether each option is known and has the right type. Does not check the range of timeouts or the form of `traceparent`. */
 function hasOptions(options: RequestOptions): boolean {
   if (typeof options !== "object" || options === null) return false;
   for (const key in options) if (!Object.hasOwn(rows, key)) return false;
@@ -137,7 +140,7 @@ function hasOptions(options: RequestOptions): boolean {
   );
 }
 
-/** A bus, as `fetch` and the clients of contracts see it. */
+/** The part of a bus that `fetch` and contract clients use. */
 export interface Asker {
   readonly name: string;
   readonly options: { readonly payloadBytes: number; readonly timeout: number };
@@ -145,7 +148,7 @@ export interface Asker {
   stream(request: BusRequest, options?: RequestOptions): Promise<StreamedResponse>;
 }
 
-/** The signal of a request, made now if it is a late one. */
+/** Returns the signal of a request; creates it if it is a {@link lateSignal}. */
 export function signalOf(options: InnerOptions): AbortSignal | undefined {
   const late = options[lateSignal];
   return late ? late() : options.signal;
@@ -156,7 +159,7 @@ export function collectStrings(strings: string[], request: BusRequest, tracepare
   const { path, query, params, headers } = request;
   if (typeof path !== "string") throw new InvalidConfigError(`path is ${shown(path)}; it must be text.`);
   if (request.json !== undefined && request.body !== undefined) {
-    throw new InvalidConfigError("a request has both `body` and `json`.", { hint: "Give one of them." });
+    throw new InvalidConfigError("A request has both `body` and `json`.", { hint: "Pass only one of them." });
   }
   strings.push(path, query === undefined ? "" : String(query), request.pattern ?? "", request.id ?? "");
   let parameters = 0;

@@ -1,6 +1,7 @@
-/** Which worker gets the next request. */
+/** Chooses the worker for the next request. */
 
-import { BusOverloadedError, NoWorkerError } from "../errors.ts";
+import { BusOverloadedError } from "../errors.ts";
+import { unknownWorker } from "../errors/plain.ts";
 import type { Connection } from "./wire.ts";
 
 /** The attached workers of a bus. */
@@ -25,12 +26,12 @@ export class Choice {
     return this.#all.length === 0;
   }
 
-  /** Requests that a worker takes at once, on average; `usual` when there is no worker. */
+  /** Average number of concurrent requests per worker; `usual` when no worker is attached. */
   placesOr(usual: number): number {
     return this.isEmpty ? usual : this.places / this.size;
   }
 
-  /** Requests that all workers together take at once. */
+  /** Number of requests that all workers together can run at once. */
   get places(): number {
     return this.#all.reduce((sum, { concurrency }) => sum + concurrency, 0);
   }
@@ -43,7 +44,7 @@ export class Choice {
     this.#all = this.#all.filter((one) => one !== connection);
   }
 
-  /** Evicts the worker with this id. Returns `false` when there is none. */
+  /** Evicts the worker with this id. Returns `false` if it is not attached. */
   evict(id: number, reason: string): boolean {
     const connection = this.#find(id);
     connection?.evict(reason);
@@ -54,7 +55,7 @@ export class Choice {
     return this.#all.find(({ id }) => id === wanted);
   }
 
-  /** The worker with the fewest requests among those that have room; a doubtful one comes last. `null` when none has room. */
+  /** Returns the worker with room that has the fewest requests, and a doubtful worker last; `null` when no worker has room. */
   pick(): Connection | null {
     const all = this.#all;
     let best: Connection | null = null;
@@ -65,12 +66,12 @@ export class Choice {
     return best;
   }
 
-  /** The worker with this id. @throws {NoWorkerError} when it is not attached, {BusOverloadedError} when it has no room. */
+  /** Returns the worker with this id. @throws {NoWorkerError} if it is not attached, {BusOverloadedError} if it has no room. */
   only(id: number): Connection {
     const connection = this.#find(id);
-    if (!connection) throw new NoWorkerError(this.#name, 0);
+    if (!connection) throw unknownWorker(this.#name, id);
     if (connection.room > 0) return connection;
-    throw new BusOverloadedError(`worker pid ${connection.pid} has ${connection.load} requests.`);
+    throw new BusOverloadedError(`Worker pid ${connection.pid} accepts no more requests: it has ${connection.load}.`);
   }
 }
 

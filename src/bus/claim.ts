@@ -1,4 +1,4 @@
-/** One request on the answering side, from its claim to its answer. */
+/** One request in the worker, from its claim to its response. */
 
 import { detach } from "../detach.ts";
 import { PayloadTooLargeError } from "../errors.ts";
@@ -19,72 +19,78 @@ import type { Turns } from "./turns.ts";
 import { noAnswer, bodyReleased } from "../errors/plain.ts";
 
 /**
- * What became of an answer. `"late"`: the caller had given up; `"duplicate"`: the request was answered before; `"closed"`: the
- * connection to the client has ended.
+ * What happened to a response. `"late"`: the caller had given up. `"duplicate"`: the request already had a response. `"closed"`:
+ * the connection to the client has ended.
  */
 export type Delivery = "sent" | "late" | "duplicate" | "closed";
 
-/** Names the request that an error belongs to. */
+/** Identifies the request to which an error belongs. */
 export interface RequestName {
   readonly id: string;
   readonly path: string;
 }
 
-/** The answering side of a connection, as its claims use it. */
+/** The worker's end of a connection, as its claims use it. */
 export interface ClaimOwner {
   readonly payloadBytes: number;
   readonly turns: Turns;
   readonly heads: HeadWriter;
-  /** Whether the connection has not ended. */
+  /** Whether the connection is open. */
   readonly isOpen: boolean;
-  /** Id of a request whose caller gave none. */
+  /** Returns the generated id of a request whose caller passed none. */
   idOf(serial: number): string;
-  /** Whether the slot is still that of the claim. */
+  /** Whether the claim still owns its slot. */
   holds(claim: Claim): boolean;
-  /** Whether the caller has given up; asks the client's memory. */
+  /** Whether the caller has given up. Reads shared memory. */
   isGivenUp(claim: Claim): boolean;
-  /** The request's body where it lies, of a claim that {@link holds} its slot. */
+  /** Returns the request body in shared memory. The claim must own its slot ({@link holds}). */
   bodyOf(claim: Claim): Uint8Array;
-  /** The same, as a view that can be detached alone. */
+  /** As {@link bodyOf}, but the view can be detached separately. */
   lendBody(claim: Claim): Uint8Array<ArrayBuffer>;
-  /** Memory for the answer's body, as such a view. */
+  /** Returns memory for the response body, as a view that can be detached separately. */
   lendAnswer(claim: Claim, bytes: number): Uint8Array<ArrayBuffer>;
-  /** Answers with the head in {@link heads}. Calls `claim.settle` before the caller can see the answer, and throws only before that. */
+  /**
+   * Responds with the head in {@link heads}. Calls `claim.settle` before the caller can see the response, and throws only before
+   * that call.
+   */
   answer(claim: Claim, status: number, body: BodyLike): Delivery;
-  /** Answers with an error, in the same way. */
+  /** As {@link answer}, with an error. */
   fail(claim: Claim, error: unknown): Delivery;
-  /** Answers with `status` and the head in {@link heads}; the body goes by what it returns. `null`: the caller has given up. */
+  /**
+   * Starts a response with `status` and the head in {@link heads}. Returns the writer for its body; `null` if the caller gave up.
+   */
   begin(claim: Claim, status: number): Outgoing | null;
   /** Encodes the error that ends a stream. */
   errorHead(error: unknown): Uint8Array;
-  /** Takes the slot from the claim. Returns `false` when it had none. */
+  /** Takes the slot from the claim. Returns `false` if the claim did not own it. */
   release(claim: Claim): boolean;
-  /** Memory that was lent could not be detached: user code still has it. */
+  /** Called when lent memory could not be detached because user code still holds it. */
   keptMemory(): void;
-  /** Work of a handler that had returned failed: see `Arrivals.failedLate`. */
+  /** Called when work of a handler failed after the handler returned: see `Arrivals.failedLate`. */
   failedLate(request: RequestName, error: unknown): void;
 }
 
-/** A deferred answer, without anything that would keep its request alive. */
+/** A deferred response. Holds no reference that would keep its request alive. */
 interface Deferral extends RequestName {
   claim: Claim;
 }
 
-/** Answers with an error when a deferred answer is dropped. Nothing here leads to the request. */
+/** Responds with an error when the function of a deferred response is garbage-collected. */
 const deferrals = new FinalizationRegistry<Deferral>(({ claim, id, path }) => claim.drop({ id, path }));
 
-/** A view of shared memory that is taken back at its end. */
+/** A view of shared memory that is detached when it is released. */
 export interface Loan {
   release(): void;
 }
 
 /**
- * A request that a worker has claimed, until it is answered: whose memory the body is in, what is lent of it, the answer. It does not
- * refer to its `WorkerRequest`, so that one whose deferred answer was dropped can be collected as garbage, and its caller told.
+ * A request that a worker has claimed, until it has a response. Tracks where the body is, which views are lent, and the response.
+ * Does not refer to its `WorkerRequest`: a request whose deferred response was dropped can then be garbage-collected, and its
+ * caller gets an error.
  */
 export class Claim {
   readonly owner: ClaimOwner;
-  /** Place of the request at its connection. */
+  /** Index of the slot of the request. */
   readonly slot: number;
   readonly token: number;
   /** Offset and size of the body, in bytes. */
@@ -93,20 +99,20 @@ export class Claim {
   isAnswered = false;
   /** Reader of a body that streams. */
   reader: BodyReader | null = null;
-  /** Memory of the answer in the slot, if it was handed out. */
+  /** Memory for the response body in the slot, if user code reserved it. */
   reserved: Uint8Array<ArrayBuffer> | null = null;
   #writer: BodyWriter | null = null;
-  /** Copy of the body; `null` until it is copied. */
+  /** Copy of the body; `null` before the body is copied. */
   #own: Uint8Array | null;
-  /** User code has asked for the copy. */
+  /** Whether user code has read the copy. */
   #isAsked = false;
-  /** The body was read where it lies, by a borrow or by the library: it is not copied when the request is answered. */
+  /** Whether the body was read in shared memory, by a borrow or by the library. It is then not copied when the claim ends. */
   #isLent = false;
   #loans: Loan[] | null = null;
   #controller: AbortController | null = null;
   #abortReason: unknown = undefined;
 
-  /** `own`: a copy of the body, if there is one already. */
+  /** `own` is a copy of the body; `null` if the body has not been copied yet. */
   constructor(
     owner: ClaimOwner,
     slot: number,
@@ -123,7 +129,7 @@ export class Claim {
     this.#own = own;
   }
 
-  /** The body streams, as `incoming`. */
+  /** Sets the reader of a body that streams. */
   streams(incoming: Incoming): void {
     this.reader = new BodyReader("request", incoming, this.owner.turns, () => {});
   }
@@ -132,7 +138,7 @@ export class Claim {
     return this.#abortReason !== undefined;
   }
 
-  /** Whether its caller has given up; asks the client's memory itself. */
+  /** Whether the caller has given up. Reads shared memory. */
   get isGivenUp(): boolean {
     return this.isAborted || (!this.isAnswered && this.owner.isGivenUp(this));
   }
@@ -146,7 +152,7 @@ export class Claim {
     return this.#controller.signal;
   }
 
-  /** The caller gave up, or the connection ended. */
+  /** Aborts the signal and the streams: the caller gave up, or the connection ended. */
   abort(reason: unknown): void {
     if (this.isAborted) return;
     this.#abortReason = reason;
@@ -157,13 +163,13 @@ export class Claim {
 
   // ---- its body -------------------------------------------------------------------------------------------------------
 
-  /** A copy of the body, for user code. @throws `BODY_RELEASED` */
+  /** Returns a copy of the body, for user code. @throws `BODY_RELEASED` */
   body(request: RequestName): Uint8Array {
     this.#isAsked = true;
     return (this.#own ??= this.#held(request).bodyOf(this).slice());
   }
 
-  /** Lends the body: `loan` makes the object that the end of the claim releases. @throws `BODY_RELEASED` */
+  /** Lends the body. `loan` creates the object that is released at the end of the claim. @throws `BODY_RELEASED` */
   borrow<Borrowed extends Loan>(request: RequestName, loan: (bytes: Uint8Array<ArrayBuffer>) => Borrowed): Borrowed {
     const bytes = this.#held(request).lendBody(this);
     this.#isLent = true;
@@ -172,7 +178,7 @@ export class Claim {
     return borrowed;
   }
 
-  /** The copy, if there is one; else the bytes where they lie, for use at once. @throws `BODY_RELEASED` */
+  /** Returns the copy if it exists; otherwise the bytes in shared memory, for immediate use only. @throws `BODY_RELEASED` */
   peek(request: RequestName): Uint8Array {
     this.#isLent = true;
     return this.#own ?? this.#held(request).bodyOf(this);
@@ -180,12 +186,12 @@ export class Claim {
 
   #held(request: RequestName): ClaimOwner {
     if (this.owner.holds(this)) return this.owner;
-    throw bodyReleased(`the body of request ${request.id}`);
+    throw bodyReleased(`The body of request ${request.id}`);
   }
 
   /**
-   * The claim loses its slot, now or, with `isBegun`, at any time from now on: copies the body, which user code may still ask for. A
-   * body that was lent and not asked for is not copied.
+   * Copies the body, which user code may read later, because the claim loses its slot: now or, with `isBegun`, at any later time.
+   * Does not copy a body that was lent and never read with {@link body}.
    */
   keepBody(isBegun = false): void {
     if (this.#isLent) {
@@ -194,12 +200,15 @@ export class Claim {
       try {
         this.#own = this.owner.bodyOf(this).slice();
       } catch {
-        this.#isLent = true; // no memory is left for it: who asks for it is told
+        this.#isLent = true; // out of memory: a later read throws `BODY_RELEASED`
       }
     }
   }
 
-  /** Memory for the answer's body in the slot; of length 0 when the request is answered. @throws {PayloadTooLargeError} */
+  /**
+   * Returns memory in the slot for the response body; length 0 if the request already has a response.
+   * @throws {PayloadTooLargeError}
+   */
   reserve(bytes: number): Uint8Array {
     const { owner } = this;
     if (!(bytes >= 0 && bytes <= owner.payloadBytes)) {
@@ -211,7 +220,10 @@ export class Claim {
 
   // ---- its answer -----------------------------------------------------------------------------------------------------
 
-  /** Answers with a value. A value that cannot be sent is answered as an error, and thrown. Ends a source that is not sent. */
+  /**
+   * Responds with a value. If the value cannot be sent, responds with the error and throws it. Closes a stream source that is not
+   * sent.
+   */
   respond(request: RequestName, answer: Exclude<Answerable, Response>): Delivery {
     const { owner } = this;
     const source = sourceOf(answer);
@@ -229,7 +241,7 @@ export class Claim {
     }
   }
 
-  /** Answers with an error. */
+  /** Responds with an error. */
   fail(error: unknown): Delivery {
     if (this.isAnswered) return "duplicate";
     return this.owner.isOpen ? this.owner.fail(this, error) : "closed";
@@ -240,18 +252,18 @@ export class Claim {
     const strings = owner.heads.take();
     const body = takeApart(answer, strings);
     owner.heads.put(strings);
-    if (this.isAnswered) return "duplicate"; // by code of the user that ran just now
+    if (this.isAnswered) return "duplicate"; // `takeApart` runs user code, which may have responded
     return owner.answer(this, statusOf(answer), body);
   }
 
-  /** Answers with a head now and sends the body as it comes. */
+  /** Sends the head now and the body while the source produces it. */
   #stream(request: RequestName, { status = 200, contentType = "", headers }: Answer, source: StreamSource): Delivery {
     const { owner } = this;
     const strings = owner.heads.take();
     strings.push(contentType);
     if (headers) flattenHeaders(headers, strings);
     owner.heads.put(strings);
-    const isDuplicate = this.isAnswered; // by code of the user that ran just now
+    const isDuplicate = this.isAnswered; // `flattenHeaders` runs user code, which may have responded
     const outgoing = isDuplicate ? null : owner.begin(this, status);
     if (!outgoing) {
       endSource(source);
@@ -262,43 +274,43 @@ export class Claim {
     return "sent";
   }
 
-  /** The source of a streamed answer has ended. */
+  /** Ends a streamed response whose source has ended. */
   #finish(request: RequestName, outgoing: Outgoing, end: SendEnd): void {
     if (!this.owner.isOpen) return;
     void outgoing.end(end.how === "failed" ? this.owner.errorHead(end.error) : null);
     if (end.how === "failed") this.owner.failedLate(request, end.error);
   }
 
-  /** Ends the claim: from now on the slot is the client's. */
+  /** Ends the claim: from now on the client owns the slot. */
   settle(): void {
     if (!this.owner.release(this)) return;
-    if (this.reader?.isOpen) this.reader.fail(new DOMException("the request was answered", "AbortError"));
+    if (this.reader?.isOpen) this.reader.fail(new DOMException("The request already has a response.", "AbortError"));
     if (this.#isLent || !this.#own) this.keepBody();
     this.detachViews();
   }
 
-  /** Takes back all views that were lent. */
+  /** Detaches all lent views. */
   detachViews(): void {
     if (this.#loans) for (const loan of this.#loans) loan.release();
     if (this.reserved && !detach(this.reserved.buffer)) this.owner.keptMemory();
   }
 
-  /** Answers with an error when `request` is collected as garbage without an answer. */
+  /** Responds with an error if `request` is garbage-collected without a response. */
   defer(request: RequestName & object): void {
     deferrals.register(request, { claim: this, id: request.id, path: request.path });
   }
 
-  /** The deferred answer was dropped: answers with an error. */
+  /** Responds with an error because the function of the deferred response was garbage-collected. */
   drop(request: RequestName): void {
     if (this.isAnswered || !this.owner.isOpen) return;
-    this.#isLent = true; // nobody is left to ask for it
+    this.#isLent = true; // no code is left that could read the body
     const error = noAnswer(request.path, "dropped");
     this.fail(error);
     this.owner.failedLate(request, error);
   }
 }
 
-/** Reason of a signal whose caller timed out or aborted; the client does not tell which. */
+/** Returns the abort reason of a request whose caller gave up. The client does not send the reason. */
 export function callerGone(): DOMException {
-  return new DOMException("the caller gave up: timeout or abort", "AbortError");
+  return new DOMException("The caller gave up: it cancelled the request, timed out or disconnected.", "AbortError");
 }

@@ -1,14 +1,14 @@
 /**
- * The encoding of heads: everything of a request or response but its body.
+ * Encodes and decodes heads: all parts of a request or response except its body.
  *
- *     u16 count, u16 parameters, count lengths (7 bits a byte), then the text of all strings in one run
+ *     u16 count, u16 parameters, count lengths (7 bits per byte), then the text of all strings in one run
  *
- * Lengths are UTF-16 code units of the decoded text, so the whole text is read by one call and a string is a substring
- * of it. Text is UTF-8; as many bytes as units means pure ASCII, which takes the fast path. The body follows at the
- * next multiple of 8.
+ * A length is a number of UTF-16 code units in the decoded text: one call decodes the whole text, and each string is a substring.
+ * The text is UTF-8. If it has as many bytes as units, it is ASCII and takes the fast path. The body follows at the next multiple
+ * of 8.
  *
  * Strings of a request: path, query, route pattern, id, then parameters and headers as pairs.
- * Strings of a response: content type, then headers as pairs. Of an error: code, name, message, stack.
+ * Strings of a response: content type, then headers as pairs. Strings of an error: code, name, message, stack.
  */
 
 import { shown } from "../check.ts";
@@ -17,14 +17,14 @@ import { fast, type FastBuffer } from "../fast-buffer.ts";
 import { checkHeaderName, checkText, HeaderList } from "./headers.ts";
 import { bodyReleased } from "../errors/plain.ts";
 
-/** Strings before the pairs of a request head. */
+/** Number of strings before the pairs of a request head. */
 export const REQUEST_STRINGS = 4;
 
-/** One direction of one slot: the same memory for bytes and for text. */
+/** Memory of one direction of one slot, accessible as bytes and as text. */
 export class Arena {
   readonly buffer: ArrayBuffer;
   readonly bytes: Uint8Array<ArrayBuffer>;
-  /** What {@link HeadWriter} left at its start, and nobody has overwritten. */
+  /** Head that {@link HeadWriter} left at the start of the arena and that was not overwritten since. */
   head: Uint8Array | null = null;
   readonly #text: FastBuffer;
 
@@ -34,7 +34,7 @@ export class Arena {
     this.#text = Buffer.from(buffer) as unknown as FastBuffer;
   }
 
-  /** Whether it begins with these bytes. */
+  /** Whether the arena starts with these bytes. */
   startsWith(bytes: Uint8Array): boolean {
     return this.#text.compare(bytes, 0, bytes.length, 0, bytes.length) === 0;
   }
@@ -45,23 +45,23 @@ export class Arena {
   }
 }
 
-/** Where a body starts that follows a head of `headBytes`. */
+/** Returns the offset of the body after a head of `headBytes`. */
 export function bodyOffset(headBytes: number): number {
   return (headBytes + 7) & ~7;
 }
 
-/** What a head is of; errors name it. */
+/** Kind of message, for errors. */
 export type MessageKind = "request" | "response";
 
 /** Bytes before the table of lengths. */
 const TABLE = 4;
-/** Largest head that is remembered. */
+/** Size of the largest head that is cached. */
 const MEMO_BYTES = 4096;
 const MEMO_ENTRIES = 16;
-/** A head that differs from the remembered one replaces it every so many times: remembering has its price. */
+/** Only each eighth head that differs from the cached head replaces it, because caching has a cost. */
 const MEMO_EVERY = 8;
 
-/** A length takes 7 bits a byte, lowest first; the top bit says that more follow. Returns the next offset. */
+/** Writes a length, 7 bits per byte, lowest bits first; the top bit says that more bytes follow. Returns the next offset. */
 function writeLength(bytes: Uint8Array, offset: number, length: number): number {
   let at = offset;
   let rest = length;
@@ -73,7 +73,7 @@ function writeLength(bytes: Uint8Array, offset: number, length: number): number 
   return at;
 }
 
-/** Size of a head in bytes. */
+/** Returns the size of a head, in bytes. */
 function measure(strings: readonly string[]): number {
   const table = new Uint8Array(5);
   let bytes = TABLE;
@@ -81,7 +81,7 @@ function measure(strings: readonly string[]): number {
   return bytes;
 }
 
-/** Writes a string of ASCII. `false` when there is another character, or one that a head may not have. */
+/** Writes an ASCII string. Returns `false` if it has a character that is not ASCII or not allowed in a head. */
 function writeAscii(bytes: Uint8Array, offset: number, string: string): boolean {
   let seen = 0;
   for (let i = 0; i < string.length; i++) {
@@ -94,11 +94,10 @@ function writeAscii(bytes: Uint8Array, offset: number, string: string): boolean 
 }
 
 /**
- * Encodes a head at the start of an arena and returns its length in bytes. `multiline` text (of an error) may have line
- * breaks and NUL.
+ * Encodes a head at the start of an arena and returns its length in bytes. The pairs from `firstHeader` on are headers. With
+ * `multiline`, for errors, the text may contain line breaks and NUL.
  *
- * @throws {HeadTooLargeError} above `limit` bytes; {@link InvalidConfigError} for a line break, a NUL, or a header name
- * that is none; the pairs from `firstHeader` on are headers.
+ * @throws {HeadTooLargeError} above `limit` bytes; {@link InvalidConfigError} for a line break, a NUL or an invalid header name.
  */
 export function encodeHead(
   arena: Arena,
@@ -116,7 +115,7 @@ export function encodeHead(
     if (typeof string !== "string") throw new InvalidConfigError(notText(what, i, firstHeader, string));
     units += string.length;
   }
-  // A length takes up to 5 bytes and a unit of text up to 3; only what comes near the limit is measured.
+  // A length takes at most 5 bytes and a unit of text at most 3: only a head near the limit needs an exact measurement.
   if (count > 0xffff || TABLE + 5 * count + 3 * units > limit) {
     const exact = measure(strings);
     if (exact > limit || count > 0xffff) throw new HeadTooLargeError(what, exact, limit, what === "response");
@@ -143,34 +142,34 @@ export function encodeHead(
 }
 
 function notText(what: MessageKind, index: number, firstHeader: number, value: unknown): string {
-  const names = what === "request" ? ["the path", "the query", "the pattern", "the id"] : ["the content type"];
-  const part = index >= firstHeader ? "a header" : (names[index] ?? "a parameter");
+  const names = what === "request" ? ["The path", "The query", "The pattern", "The id"] : ["The content type"];
+  const part = index >= firstHeader ? "A header" : (names[index] ?? "A parameter");
   return `${part} of a ${what} is ${shown(value)}; it must be text.`;
 }
 
-/** A head that {@link HeadWriter} may see again. */
+/** A cached head of {@link HeadWriter}. */
 interface WrittenHead {
   strings: string[];
   parameters: number;
   bytes: Uint8Array;
-  /** Where the text starts; -1 when it is not all ASCII. */
+  /** Offset of the text; -1 if the text is not ASCII. */
   text: number;
 }
 
 /**
- * Writes heads, and remembers a few: processes that talk to each other repeat themselves. A repeated head costs one
- * comparison per string, mostly of pointers, and nothing is written when it stands in the arena already. One whose
- * strings differ but not their lengths (an id, a time) is written as far as it differs.
+ * Writes heads and caches a few, because two processes exchange the same heads again and again. A repeated head costs one
+ * comparison per string, mostly of pointers; if the arena already contains it, nothing is written. For a head whose strings
+ * differ but have the same lengths (an id, a time), only the differing strings are encoded.
  */
 export class HeadWriter {
-  /** Of the next head. */
+  /** Strings of the next head. */
   strings: string[] = [];
-  /** Nobody collects into it just now. */
+  /** Array that is free for the next {@link take}; `null` while it is in use. */
   #idle: string[] | null = this.strings;
   readonly #memo: (WrittenHead | undefined)[] = [];
   #misses = 0;
 
-  /** An empty array for the strings of the next head, until {@link put}. Code of the user that fills it may write other heads. */
+  /** Returns an empty array for the strings of the next head, until {@link put}. User code that fills it may write other heads. */
   take(): string[] {
     const strings = this.#idle ?? [];
     this.#idle = null;
@@ -183,7 +182,7 @@ export class HeadWriter {
     this.#idle = strings;
   }
 
-  /** As {@link encodeHead}, of {@link strings}. */
+  /** As {@link encodeHead}, for {@link strings}. */
   write(arena: Arena, parameters: number, firstHeader: number, limit: number, what: MessageKind): number {
     const { strings } = this;
     const place = (strings.length + strings[0]!.length) % MEMO_ENTRIES;
@@ -214,7 +213,7 @@ function same(a: readonly string[], b: readonly string[]): boolean {
   return true;
 }
 
-/** Writes `strings` as a variant of `known`; `false` when they are too different, and the arena holds no head. */
+/** Writes `strings` as a variant of `known`. Returns `false`, with an unusable head in the arena, if they differ too much. */
 function patch(arena: Arena, known: WrittenHead, strings: readonly string[], firstHeader: number): boolean {
   if (known.text < 0) return false;
   let at = known.text;
@@ -224,7 +223,7 @@ function patch(arena: Arena, known: WrittenHead, strings: readonly string[], fir
     const string = strings[i]!;
     const before = known.strings[i]!;
     if (string !== before) {
-      const isName = i >= firstHeader && (i - firstHeader) % 2 === 0; // its rules are stricter
+      const isName = i >= firstHeader && (i - firstHeader) % 2 === 0; // header names have stricter rules
       if (isName || string.length !== before.length || !writeAscii(arena.bytes, at, string)) return false;
     }
     at += string.length;
@@ -232,24 +231,24 @@ function patch(arena: Arena, known: WrittenHead, strings: readonly string[], fir
   return true;
 }
 
-/** A head that was copied out of shared memory: checked when made, decoded when read. Immutable. */
+/** A head that was copied out of shared memory. The constructor checks it; strings are decoded when they are read. Immutable. */
 export class Head {
-  /** The private copy; all of it is the head. */
+  /** Private copy of the head. */
   readonly bytes: Uint8Array;
   readonly count: number;
   readonly parameters: number;
-  /** What its reader has found out from it, kept for the next message with the same head. */
+  /** Data that a reader derived from the head, kept for the next message with the same head. */
   note: object | null = null;
   readonly #leading: number;
   readonly #lengths: number[] = [];
   readonly #start: number;
   #text: string | null = null;
-  /** Path or content type: what every message is asked for. */
+  /** Path or content type, which is read for almost every message. */
   #first: string | null = null;
   #headers: HeaderList | null = null;
 
   /**
-   * `leading` strings come before the pairs. Throws `PROTOCOL` unless table and text fit each other.
+   * `leading` is the number of strings before the pairs. @throws `PROTOCOL` if the lengths do not match the text.
    */
   constructor(bytes: Uint8Array, leading: number) {
     this.bytes = bytes;
@@ -274,7 +273,7 @@ export class Head {
       units += length;
     }
     this.#start = at;
-    // As many bytes as units: ASCII, if the bytes are. Otherwise only decoding tells, so it is done now.
+    // As many bytes as units: no decoding is needed to check the length. Otherwise only decoding shows the number of units.
     const isAscii = units === bytes.length - at;
     if (!isAscii) {
       this.#text = fast.utf8Slice.call(bytes, at, bytes.length);
@@ -282,7 +281,7 @@ export class Head {
     }
   }
 
-  /** String number `index`. */
+  /** Returns the string at `index`. */
   string(index: number): string {
     if (index === 0) return (this.#first ??= this.#decode().substring(0, this.#lengths[0]));
     let from = 0;
@@ -290,7 +289,7 @@ export class Head {
     return this.#decode().substring(from, from + this.#lengths[index]!);
   }
 
-  /** All strings from `first` up to `end`. */
+  /** Returns the strings from `first` up to `end`, excluding `end`. */
   strings(first: number, end: number): string[] {
     const text = this.#decode();
     const out: string[] = [];
@@ -303,7 +302,7 @@ export class Head {
     return out;
   }
 
-  /** The pairs after the parameters. */
+  /** The headers, which follow the parameters. */
   get headers(): HeaderList {
     this.#headers ??= new HeaderList(this.strings(this.#leading + 2 * this.parameters, this.count));
     return this.#headers;
@@ -315,7 +314,7 @@ export class Head {
   }
 }
 
-/** Copies heads out of shared memory, and gives a head that it has made before for equal bytes. */
+/** Copies heads out of shared memory. Returns a cached head if the bytes are equal. */
 export class HeadReader {
   readonly #leading: number;
   readonly #memo: (Head | undefined)[] = [];
@@ -324,7 +323,7 @@ export class HeadReader {
     this.#leading = leading;
   }
 
-  /** The head of `length` bytes at the arena's start. Throws `PROTOCOL` when it is malformed. */
+  /** Returns the head of `length` bytes at the start of the arena. @throws `PROTOCOL` if it is malformed. */
   read(arena: Arena, length: number): Head {
     const place = length % MEMO_ENTRIES;
     const known = this.#memo[place];
@@ -336,27 +335,30 @@ export class HeadReader {
 }
 
 function malformed(): SlotbusError {
-  return new SlotbusError("PROTOCOL", "a message's head is malformed: its table does not fit its text.");
+  return new SlotbusError(
+    "PROTOCOL",
+    "The head of a message is malformed: its table of lengths does not match its text.",
+  );
 }
 
-/** HTTP methods a request may have; the index travels. */
+/** HTTP methods of requests. The index is sent. */
 export const METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"] as const;
 
-/** The methods a request can have. */
+/** HTTP method of a request. */
 export type Method = (typeof METHODS)[number];
 
 const methodIndex = new Map<string, number>(METHODS.map((method, index) => [method, index]));
 
-/** Index of a method. Throws {@link InvalidConfigError} for any other text. */
+/** Returns the index of a method. @throws {InvalidConfigError} for any other text. */
 export function encodeMethod(method: string): number {
   const index = methodIndex.get(method);
   if (index !== undefined) return index;
-  throw new InvalidConfigError(`${JSON.stringify(method)} is not a method.`, {
+  throw new InvalidConfigError(`${JSON.stringify(method)} is not a valid method.`, {
     hint: `Use one of ${METHODS.join(", ")}.`,
   });
 }
 
-/** A body that can be written at once. */
+/** A body that does not stream. */
 export type BodyLike = string | Uint8Array | ArrayBuffer | DataView | null | undefined;
 
 const empty = new Uint8Array(0);
@@ -376,13 +378,13 @@ export function writeBody(arena: Arena, offset: number, body: BodyLike, limit: n
   }
   const bytes = bodyBytes(body);
   if (bytes.length === 0 && (bytes.buffer as ArrayBuffer).detached)
-    throw bodyReleased(what === "request" ? null : "the response's body");
+    throw bodyReleased(what === "request" ? null : "The response body");
   if (bytes.length > limit) throw new PayloadTooLargeError(what, bytes.length, limit, what === "response");
   if (bytes.length > 0) arena.bytes.set(bytes, offset);
   return bytes.length;
 }
 
-/** Length of a body in bytes. */
+/** Returns the length of a body, in bytes. */
 export function bodyLength(body: BodyLike): number {
   return typeof body === "string" ? Buffer.byteLength(body) : bodyBytes(body).length;
 }
@@ -395,7 +397,7 @@ function bodyBytes(body: Exclude<BodyLike, string>): Uint8Array {
   });
 }
 
-/** The bytes of a buffer, or of a view of one; `null` for anything else. */
+/** Returns the bytes of a buffer or of a view; `null` for any other value. */
 export function viewOf(value: unknown): Uint8Array | null {
   if (value instanceof Uint8Array) return value;
   if (value instanceof ArrayBuffer) return new Uint8Array(value);

@@ -1,4 +1,4 @@
-/** Which worker gets which request, and when: queue, choice, retry, drain. */
+/** Assigns requests to workers: choice of worker, queue, retries, drain. */
 
 import { type Clock, nextTurn } from "../clock.ts";
 import { SlotbusError, ClosedError, BusOverloadedError, NoWorkerError, WorkerDiedError } from "../errors.ts";
@@ -23,20 +23,20 @@ import { Turns } from "./turns.ts";
 import { Unsettled } from "./unsettled.ts";
 import type { Connection, Departure, Peer, Wire, WireEvents } from "./wire.ts";
 
-/** Options of a request that was made without any; compared by identity. */
+/** Options of a request made without options; compared by identity. */
 export const noOptions: RequestOptions = {};
 
-/** The asking side of a bus, on whatever wire: takes requests, chooses workers, settles what is left at the end. */
+/** The client side of a bus, independent of its wire: accepts requests, chooses workers, settles remaining requests on close. */
 export class Dispatcher implements ExchangeOwner, WireEvents {
   readonly options: ResolvedBusOptions;
   readonly clock: Clock;
   readonly turns: Turns;
   readonly wire: Wire;
-  /** Exchanges that are not over. */
+  /** Counts the exchanges that are not over. */
   readonly unsettled: Unsettled;
   /** The attached workers. */
   readonly choice: Choice;
-  /** Starts workers, if the bus starts its own. Set once, before the first request. */
+  /** Starts the workers of the bus; `null` if the bus starts none. Set once, before the first request. */
   supply: WorkerSupply | null = null;
   readonly #tag: string;
   readonly #tell: Tell;
@@ -45,20 +45,20 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   #serial = 0;
   /** See {@link BusStats.unsettledAtEnd}. */
   #unsettledAtEnd = 0;
-  /** Idempotent requests that wait for proof that the process of their first worker has ended. */
+  /** Requests whose worker has gone: those that may run again, and those that wait for an exit report. */
   readonly #retries: Retries;
   readonly #ticker: Ticker;
   #scratch: Arena | null = null;
   #isPumpDue = false;
-  /** Functions of the promise that was made last: one executor serves all, so no closure is made per request. */
+  /** Functions of the latest promise. All promises share one executor, so that no closure is allocated per request. */
   #resolve: Resolve | null = null;
   #reject: Reject | null = null;
   #isDraining = false;
   #isClosed = false;
-  /** Last values, after the end. */
+  /** Final values, after close. */
   #last: { stats: BusStats; snapshot: Snapshot } | null = null;
 
-  /** `tag` makes ids differ between lives of the bus. `makeWire` makes the wire, which reports to the dispatcher. */
+  /** `tag` makes request ids unique across restarts of the bus. `makeWire` creates the wire, which reports to the dispatcher. */
   constructor(
     options: ResolvedBusOptions,
     tag: string,
@@ -146,7 +146,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     const connection = options.worker === undefined ? this.choice.pick() : this.choice.only(options.worker);
     if (!connection && this.choice.isEmpty) throw new NoWorkerError(this.name, 0, "bus", this.supply?.downFor);
     if (!connection)
-      throw new BusOverloadedError(`bus "${this.name}" has no free slot, and a blocking request cannot queue.`);
+      throw new BusOverloadedError(`Bus "${this.name}" has no free slot, and a blocking request cannot queue.`);
     let outcome: BusResponse | null = null;
     let failure: unknown = null;
     const keep = (response: BusResponse | StreamedResponse): void => {
@@ -160,14 +160,14 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     if (timeoutMs === 0) exchange.expired("no");
     else this.#send(connection, exchange);
     (exchange.carrier as Connection | null)?.wait!(exchange, this.options.spin * 1000);
-    // What the end of a worker put back into the queue cannot wait there: nobody runs the event loop.
+    // If the worker's end put the request back into the queue, it cannot wait there: the event loop does not run.
     exchange.giveUp((ran) => new WorkerDiedError(exchange.id, connection.pid, "ended", ran === "maybe"));
-    this.wire.wake(); // since the wait began the other workers' answers ring nobody
+    this.wire.wake(); // other workers may have responded during the wait without ringing the doorbell
     if (!outcome) throw failure;
     return outcome;
   }
 
-  /** Timeout of a new request, in ms; `Infinity` for none, 0 for one that is not sent. Throws when the bus is closed or an option is invalid. */
+  /** Checks a new request and returns its timeout in ms. Throws if the bus is closed or an option is invalid. */
   #admit(request: BusRequest, options: RequestOptions): number {
     if (this.#isClosed || this.#isDraining) throw this.#closedError("no");
     checkRequest(request);
@@ -185,7 +185,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     }
   }
 
-  /** Sends an exchange by `first`, or by another worker when that one has just gone. Never throws: it settles or queues. */
+  /** Sends an exchange to `first`, or to another worker if `first` has just gone. Never throws: settles or queues the exchange. */
   #send(first: Connection, exchange: Exchange): void {
     const { worker } = exchange.options;
     try {
@@ -208,8 +208,8 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     } else if (policy === "reject" && this.#queue.length >= limit) {
       this.statistics.count("overloaded");
       const { places, size } = this.choice;
-      const busy = `all ${places} places of its ${size} workers are taken and ${limit} requests wait`;
-      exchange.fail(new BusOverloadedError(`bus "${this.name}": ${busy}.`));
+      const counts = `workers: ${size}, requests running: ${places}, queued: ${limit}`;
+      exchange.fail(new BusOverloadedError(`Bus "${this.name}" is full (${counts}).`));
     } else {
       exchange.extra.startedAt = this.clock.now();
       if (!this.#encode(exchange)) return;
@@ -218,7 +218,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     }
   }
 
-  /** Encodes the head of an exchange that queues; `false` when it is settled. Runs code of the user: iterators of headers. */
+  /** Encodes the head of a queued exchange. Returns `false` if it is settled. Runs user code: iterators of headers. */
   #encode(exchange: Exchange): boolean {
     this.#scratch ??= new Arena(new ArrayBuffer(this.options.headBytes));
     try {
@@ -230,7 +230,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     }
   }
 
-  /** Gives queued requests to workers with room. Runs no code of the user. */
+  /** Gives queued requests to workers with room. Runs no user code. */
   #pump(): void {
     for (let exchange = this.#queue.head; exchange; exchange = this.#queue.head) {
       const connection = this.choice.pick();
@@ -247,7 +247,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     }
   }
 
-  /** Encodes the heads of exchanges that came back from a worker, in a microtask, where code of the user may run; then pumps. */
+  /** Encodes the heads of exchanges that came back from a worker, then pumps: in a microtask, because encoding runs user code. */
   #pumpLater(): void {
     if (this.#isPumpDue) return;
     this.#isPumpDue = true;
@@ -260,7 +260,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     });
   }
 
-  // ---- what exchanges ask for -----------------------------------------------------------------------------------------
+  // ---- calls of exchanges ---------------------------------------------------------------------------------------------
 
   idOf(exchange: Exchange): string {
     return exchange.request.id ?? this.#idOf(exchange.serial);
@@ -275,7 +275,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
   }
 
   #closedError(executed: Executed): ClosedError {
-    return new ClosedError(`bus "${this.name}"`, { mayHaveExecuted: executed === "maybe" });
+    return new ClosedError(`Bus "${this.name}"`, { mayHaveExecuted: executed === "maybe" });
   }
 
   over(exchange: Exchange): void {
@@ -307,7 +307,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     this.#pump();
   }
 
-  // ---- what the wire reports ------------------------------------------------------------------------------------------
+  // ---- reports of the wire --------------------------------------------------------------------------------------------
 
   joined(connection: Connection): void {
     this.statistics.count("workers_joined");
@@ -334,20 +334,20 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     this.#pump();
   }
 
-  /** The safety net: rejects and counts requests of a worker that has ended which are neither settled nor anywhere else. */
+  /** Safety net: rejects and counts requests of an ended worker that are not settled, not queued and with no other worker. */
   #audit(connection: Connection, had: readonly Exchange[]): void {
     for (const exchange of had) {
       const isElsewhere = exchange.carrier !== null && exchange.carrier !== connection;
       if (exchange.isSettled || isElsewhere || exchange.isQueued || this.#retries.has(exchange)) continue;
       this.#unsettledAtEnd++;
-      const hint = "This is a defect in slotbus. Report it, with the program that the worker ran.";
-      const message = `request ${exchange.id} was not settled when worker pid ${connection.pid} ended.`;
+      const hint = "Report this bug in slotbus, together with the program that the worker ran.";
+      const message = `Request ${exchange.id} was not settled when worker pid ${connection.pid} ended.`;
       exchange.fail(new SlotbusError("REGION_CORRUPT", message, { hint, mayHaveExecuted: true }));
     }
   }
 
   stalled(connection: Connection, ms: number): void {
-    if (ms > 0 && this.supply?.owns(connection)) connection.evict(`its event loop has not turned for ${ms} ms`);
+    if (ms > 0 && this.supply?.owns(connection)) connection.evict(`its event loop was blocked for ${ms} ms`);
     else this.#tell(ms > 0 ? "unresponsive" : "responsive", infoOf(connection));
   }
 
@@ -392,7 +392,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     await this.#ready.wait(options);
   }
 
-  // ---- what it tells --------------------------------------------------------------------------------------------------
+  // ---- diagnostics and statistics -------------------------------------------------------------------------------------
 
   diagnostics(): Diagnostics {
     const slots = this.choice.all.flatMap(slotsOf);
@@ -428,13 +428,13 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
 
   // ---- the end --------------------------------------------------------------------------------------------------------
 
-  /** Takes no new request. Resolves when no request is under way, or after `limit` ms. */
+  /** Refuses new requests. Resolves when all requests are over, or after `limit` ms. */
   drain(limit: number): Promise<void> {
     this.#isDraining = true;
     return this.unsettled.none(limit);
   }
 
-  /** Rejects what is left, closes the wire and keeps the last statistics. */
+  /** Rejects the remaining requests, closes the wire and keeps the final statistics. */
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#ticker.stop();
@@ -442,7 +442,7 @@ export class Dispatcher implements ExchangeOwner, WireEvents {
     this.#queue.each((exchange) => exchange.fail(this.#closedError(exchange.isRetried ? "maybe" : "no")));
     for (const exchange of this.#retries.all) exchange.fail(this.#closedError("maybe"));
     this.#ready.close(this.#closedError("no"));
-    if (this.unsettled.count > 0) await nextTurn(this.clock); // a body that is gathered settles soon
+    if (this.unsettled.count > 0) await nextTurn(this.clock); // a response whose body is being collected settles within a turn
     this.#unsettledAtEnd += this.unsettled.count;
     this.#last = { snapshot: this.#snapshot(), stats: this.stats() };
     this.wire.free();

@@ -1,15 +1,15 @@
-/** What a bus tells, and what it asks of those who start its workers. */
+/** Events and diagnostics of a bus, and the interface through which a bus starts workers. */
 
 import type { ExitReport, SlotbusError, WorkerFailedError } from "../errors.ts";
 import type { Connection } from "./wire.ts";
 
-/** A worker in an event of the bus. */
+/** An attached worker. */
 export interface WorkerInfo {
-  /** Of this attachment; no other of the bus has it. */
+  /** Id of this attachment, unique on the bus: a worker that attaches again gets a new id. */
   id: number;
   pid: number;
   uid: number;
-  /** Requests it takes at once. */
+  /** Number of requests that the worker runs at once. */
   concurrency: number;
 }
 
@@ -22,18 +22,18 @@ export function infoOf({ id, pid, uid, concurrency }: Connection): WorkerInfo {
 export interface SlotBusEvents {
   /** A worker attached. */
   joined: [worker: WorkerInfo];
-  /** A worker closed in good order. */
+  /** A worker left: it was closed, or the bus stopped it. */
   left: [worker: WorkerInfo];
-  /** A worker's connection ended without a goodbye, or the bus evicted it; `reason` says which. */
+  /** A worker's connection ended unexpectedly, or the bus evicted the worker; `reason` says which. */
   died: [worker: WorkerInfo, reason: string];
   /**
-   * A worker that the bus did not start has requests, and its event loop has not turned for `workers.unresponsive` ms. It is chosen
-   * last until it turns. (A worker that the bus started is evicted and its process replaced: `died`.)
+   * A worker that the bus did not start has requests, but its event loop has been blocked for `workers.unresponsive` ms. The bus
+   * chooses this worker last until the event loop runs again. (A worker that the bus started is evicted and replaced: `died`.)
    */
   unresponsive: [worker: WorkerInfo];
-  /** The event loop of such a worker turns again. */
+  /** The event loop of an unresponsive worker runs again. */
   responsive: [worker: WorkerInfo];
-  /** A connection was turned away: another user, another version, silence, garbage. */
+  /** A connection was refused, for example because of its user, its protocol version or an invalid handshake. */
   refused: [peer: { pid: number; uid: number }, reason: string];
 }
 
@@ -42,11 +42,11 @@ export interface SlotDiagnostics {
   workerPid: number;
   slot: number;
   state: string;
-  /** Since the bus last moved it, in ms. */
+  /** Time since the bus last changed the state, in ms. */
   ageMs: number;
-  /** Of the request in it. */
+  /** Id of the request in the slot; `null` for none. */
   requestId: string | null;
-  /** Its response is lent out. */
+  /** Whether the response in the slot is borrowed. */
   borrowed: boolean;
 }
 
@@ -62,32 +62,32 @@ export function slotsOf(connection: Connection): SlotDiagnostics[] {
   }));
 }
 
-/** What waits and what runs: the result of `SlotBus.diagnostics`. */
+/** All slots and all queued requests: the result of `SlotBus.diagnostics`. */
 export interface Diagnostics {
   slots: SlotDiagnostics[];
   queued: { requestId: string; ageMs: number }[];
 }
 
-/** Counts the answers of one worker. */
+/** Counts the responses of one worker. */
 export interface Counted {
   served(): void;
 }
 
-/** Starts and stops the workers of a bus that has its own: the pool. */
+/** Starts and stops the workers of a bus with the option `workers`: the pool. */
 export interface WorkerSupply {
-  /** Why no worker takes requests or is about to; `null` while one does or is. */
+  /** Why no worker runs and none is starting; `null` while a worker runs or is starting. */
   readonly downFor: WorkerFailedError | null;
-  /** Why the last worker that was given up had ended. */
+  /** Why the worker that was given up last had ended. */
   readonly givenUp: WorkerFailedError | null;
   readonly lastFailure: SlotbusError | null;
-  /** Requests wait for a worker. `unsettled`: their number, with those that run. */
+  /** Called when requests wait for a worker. `unsettled` is the number of waiting and running requests. */
   grow(unsettled: number): void;
-  /** Returns what counts the answers of a worker that it started, if they are counted. */
+  /** Returns the counter of the worker's responses; `null` if they are not counted. */
   joined(connection: Connection): Counted | null;
   left(connection: Connection): void;
-  /** How the process of a worker that it started ends, when it has; `null`: it did not start it. */
+  /** Resolves to the exit report of a worker's process; `null` for a worker that the pool did not start. */
   exitOf(connection: Connection): Promise<ExitReport> | null;
-  /** Whether it started the worker of a connection. */
+  /** Whether the pool started the worker of a connection. */
   owns(connection: Connection): boolean;
 }
 

@@ -1,15 +1,15 @@
-/** One request on the asking side, from the call to its settlement, which happens once. */
+/** One request in the client, from the call to its settlement, which happens once. */
 
 import type { Clock } from "../clock.ts";
 import {
   SlotbusError,
   InvalidConfigError,
-  NoWorkerError,
   PayloadTooLargeError,
   RequestTimeoutError,
   StreamTimeoutError,
   WorkerDiedError,
 } from "../errors.ts";
+import { unknownWorker } from "../errors/plain.ts";
 import type { BodyReader, Incoming } from "./body-reader.ts";
 import { endSource, isStreamSource, type Outgoing, type StreamSource } from "./body-writer.ts";
 import { type BusRequest, callersTimeout, collectStrings, type InnerOptions, lateSignal, signalOf } from "./call.ts";
@@ -28,43 +28,43 @@ import type { Statistics } from "./stats.ts";
 import { Streams } from "./streams.ts";
 import type { Turns } from "./turns.ts";
 
-/** How a request was made, which decides what it resolves to. */
+/** Kind of call that made the request. Decides the type of the response. */
 export type Kind = "copy" | "borrow" | "sync" | "stream";
 /** Whether a handler may have run. */
 export type Executed = "no" | "maybe";
-/** Result of a withdrawal. "asked": the other side decides later, and the caller is told "maybe" now. */
+/** Result of a withdrawal. "asked": the worker's side will decide; until then it counts as "maybe". */
 export type Verdict = Executed | "asked";
 
-/** Gives back the memory of a response that was lent. Called once. `isHeld`: user code still holds the memory. */
+/** Gives back the memory of a lent response. Called once. `isHeld`: user code still holds the memory. */
 export type Lease = (isHeld: boolean) => void;
 
-/** What an exchange asks of the connection that carries it. */
+/** The part of a connection that its exchanges use. */
 export interface Carrier {
   readonly pid: number;
   /** Takes an exchange back: no report follows. */
   withdraw(exchange: Exchange): Verdict;
-  /** Time to the deadline of an exchange, in ms; below 0 when it is over, `Infinity` without a deadline. */
+  /** Time until the deadline of an exchange, in ms; negative after the deadline, `Infinity` without a deadline. */
   timeLeft(exchange: Exchange): number;
 }
 
-/** What an exchange asks of the dispatcher that made it. */
+/** The part of the dispatcher that its exchanges use. */
 export interface ExchangeOwner {
   readonly statistics: Statistics;
   readonly turns: Turns;
   readonly clock: Clock;
   readonly options: { readonly name: string; readonly payloadBytes: number; readonly headBytes: number };
   idOf(exchange: Exchange): string;
-  /** The error of a request that meets a closed bus; `null` while the bus is open. */
+  /** Returns the error of a request on a closed bus; `null` while the bus is open. */
   closedError(executed: Executed): Error | null;
-  /** An exchange is over: settled, and none of its streams is left. Called once. */
+  /** Called once, when an exchange is settled and none of its streams is open. */
   over(exchange: Exchange): void;
-  /** A connection ended before its worker had claimed the exchange: it goes back to the front of the queue. */
+  /** Puts an exchange back at the front of the queue: its connection ended before the worker claimed it. */
   putBack(exchange: Exchange): void;
-  /** An exchange may run once more, as soon as it is proved that its first worker has ended. */
+  /** Runs an exchange once more, as soon as the process of its first worker has certainly ended. */
   retry(exchange: Exchange): void;
-  /** The connection of an exchange ended while its handler may have run: it is rejected. `how` continues "worker pid 7 …". */
+  /** Rejects an exchange whose connection ended while its handler may have run. `how` continues "Worker pid 7 …". */
   died(exchange: Exchange, how: string): void;
-  /** An exchange left the queue or its connection: its place is free for another one. */
+  /** Called when an exchange left the queue or its connection, so that another exchange can take its place. */
   vacated(exchange: Exchange): void;
 }
 
@@ -73,24 +73,24 @@ export type Resolve = (value: BusResponse | StreamedResponse) => void;
 /** Rejects the promise of a request. */
 export type Reject = (reason: unknown) => void;
 
-/** State that only some exchanges need: those that queue, have a signal, or stream. */
+/** State of exchanges that queue, have a signal, or stream. */
 class Extra {
-  /** `clock.now()` of the call; 0 for a request that never queued. */
+  /** `clock.now()` of the call; 0 if the request never queued. */
   startedAt = 0;
   sentAt = 0;
-  /** It ran, or may have run, on a worker that died. */
+  /** Whether the request ran, or may have run, on a worker that died. */
   retried = false;
-  /** Whether it is in the queue, and its neighbours there. */
+  /** Whether the exchange is in the queue; `next` and `previous` are its neighbours. */
   queued = false;
   next: Exchange | null = null;
   previous: Exchange | null = null;
-  /** Its head, encoded while it queued. */
+  /** Head, encoded before the exchange queued. */
   head: Uint8Array | null = null;
   onAbort: (() => void) | null = null;
   streams: Streams | null = null;
 }
 
-/** One request. Twelve fields take 112 bytes in JavaScriptCore, thirteen 160: what few requests need is in {@link Extra}. */
+/** One request. Twelve fields take 112 bytes in JavaScriptCore, thirteen 160: rarely needed fields are in {@link Extra}. */
 export class Exchange {
   readonly owner: ExchangeOwner;
   readonly request: BusRequest;
@@ -98,9 +98,9 @@ export class Exchange {
   readonly kind: Kind;
   /** Number of the request on its bus. */
   readonly serial: number;
-  /** In ms; `Infinity` for none. */
+  /** Timeout in ms; `Infinity` for none. */
   readonly timeoutMs: number;
-  /** The connection that carries it, if one does, and its place there. Both are set by the connection. */
+  /** The connection that carries the exchange, and the index of its slot there. Both are set by the connection. */
   carrier: Carrier | null = null;
   place = 0;
   /** The body to send; `request.json` is encoded by the constructor, once. */
@@ -109,7 +109,7 @@ export class Exchange {
   #reject: Reject | null;
   #extra: Extra | null = null;
 
-  /** Runs code of the user (`toJSON`) and throws what it throws. */
+  /** Runs user code (`toJSON`) and throws the errors of that code. */
   constructor(
     owner: ExchangeOwner,
     request: BusRequest,
@@ -131,7 +131,7 @@ export class Exchange {
     this.body = request.json === undefined ? request.body : JSON.stringify(request.json);
   }
 
-  /** Made when it is first needed. */
+  /** Created on first use. */
   get extra(): Extra {
     return (this.#extra ??= new Extra());
   }
@@ -148,7 +148,6 @@ export class Exchange {
     return this.#resolve === null;
   }
 
-  /** Whether it waits in the queue. */
   get isQueued(): boolean {
     return this.#extra !== null && this.#extra.queued;
   }
@@ -157,21 +156,21 @@ export class Exchange {
     return this.#extra !== null && this.#extra.retried;
   }
 
-  /** Whether its body streams, and the worker has not asked for it yet. */
+  /** Whether the request body streams and the worker has not claimed the request yet. */
   get hasSource(): boolean {
     return this.#extra?.streams?.source != null;
   }
 
-  /** Whether its response streams, has begun, and is not over. */
+  /** Whether the response is streaming now. */
   get isStreaming(): boolean {
     return this.#extra?.streams?.reader != null;
   }
 
-  // ---- the way out ----------------------------------------------------------------------------------------------------
+  // ---- sending --------------------------------------------------------------------------------------------------------
 
   /**
-   * Collects the strings of its head and returns the number of path parameters. Runs code of the user: iterators of headers. Does
-   * nothing when the head is encoded already.
+   * Collects the strings of the head and returns the number of path parameters. Runs user code: iterators of headers. Does
+   * nothing if the head is already encoded.
    *
    * @throws {InvalidConfigError}
    */
@@ -183,7 +182,7 @@ export class Exchange {
     return parameters;
   }
 
-  /** Writes its head, from the collected strings, to the start of an arena. Returns its bytes. @throws {HeadTooLargeError} */
+  /** Writes the head to the start of an arena and returns its length in bytes. @throws {HeadTooLargeError} */
   writeHead(arena: Arena, heads: HeadWriter, parameters: number): number {
     const known = this.#extra?.head;
     const { headBytes } = this.owner.options;
@@ -193,7 +192,7 @@ export class Exchange {
     return known.length;
   }
 
-  /** Encodes its head before it queues: a caller hears what is wrong with a request at once, not when a worker comes. */
+  /** Encodes the head before the exchange queues, so that the caller gets the error of an invalid request at once. */
   encode(scratch: Arena): void {
     const { headBytes, payloadBytes } = this.owner.options;
     const strings: string[] = [];
@@ -205,14 +204,14 @@ export class Exchange {
     this.extra.head = scratch.bytes.slice(0, length);
   }
 
-  /** Whether its body streams; then {@link claimed} may ask for it. */
+  /** Returns whether the body streams; {@link claimed} then sends it. */
   beginBody(): boolean {
     if (!isStreamSource(this.body)) return false;
     this.#streams.source = this.body;
     return true;
   }
 
-  /** Timeout for the connection that it is sent by, in ms: what the queue has left of it, at least 1; `Infinity` for none. */
+  /** Returns the rest of the timeout after the queue, in ms, at least 1; `Infinity` for none. */
   timeLeft(): number {
     const extra = this.#extra;
     if (extra === null || extra.startedAt === 0) return this.timeoutMs;
@@ -220,7 +219,7 @@ export class Exchange {
     return Math.max(1, Math.ceil(this.timeoutMs - (extra.sentAt - extra.startedAt)));
   }
 
-  /** Whether its timeout is over, while it queues or waits for its second run. */
+  /** Whether an exchange that queues, or waits for its second run, has timed out. */
   isLate(now: number): boolean {
     return now - this.extra.startedAt >= this.timeoutMs;
   }
@@ -233,7 +232,7 @@ export class Exchange {
     else signal.addEventListener("abort", onAbort, { once: true });
   }
 
-  /** A tick found it unsettled. */
+  /** Called by each tick while the exchange queues or has a connection. */
   age(): void {
     const late = this.options[lateSignal];
     if (late && !this.isSettled && !this.#extra?.onAbort) this.watch(late());
@@ -241,14 +240,14 @@ export class Exchange {
   }
 
   // ---- reports of the connection --------------------------------------------------------------------------------------
-  // None of them runs code of the user: promises and sources go on in microtasks.
+  // None of these runs user code: promises and sources continue in microtasks.
 
-  /** The worker wants the body that streams: sends it by `outgoing`. */
+  /** Sends the streamed body through `outgoing`: the worker has claimed the request. */
   claimed(outgoing: Outgoing): void {
     this.#streams.send(outgoing, (error) => this.#break(error));
   }
 
-  /** The whole response came. `status` 0: the handler failed. `lease`: gives the body back, which is lent. */
+  /** Settles the exchange with a whole response. `status` 0: the handler failed. `lease` gives a lent body back. */
   answered(status: number, head: Head, body: Uint8Array, lease: Lease | null): void {
     this.#endStreams();
     if (status === 0) {
@@ -263,12 +262,13 @@ export class Exchange {
     this.owner.over(this);
   }
 
-  /** The response begins and streams. {@link ended} or {@link lost} follows, unless it is withdrawn. */
+  /** Called when a streamed response begins. {@link ended} or {@link lost} follows, unless the exchange is withdrawn. */
   began(status: number, head: Head, incoming: Incoming): void {
     if (this.kind === "sync") {
-      const message = `request ${this.id} was answered with a stream, which a blocking request cannot read.`;
+      const message = `The response to request ${this.id} streams, and a blocking request cannot read a stream.`;
       this.#leave();
-      this.fail(new InvalidConfigError(message, { hint: "Use `request` or `stream`.", mayHaveExecuted: true }));
+      const hint = "Call `bus.request` or `bus.stream`.";
+      this.fail(new InvalidConfigError(message, { hint, mayHaveExecuted: true }));
       return;
     }
     const { kind } = this;
@@ -292,13 +292,13 @@ export class Exchange {
     streams.limitIdle(idle, () => over("idle", idle));
   }
 
-  /** The response that streamed is whole: reads what `incoming` still has. */
+  /** Called when a streamed response is complete: reads the remaining bytes of `incoming`. */
   ended(incoming: Incoming): void {
     this.#extra?.streams?.reader?.end(() => ({ error: this.#streamError(incoming) }));
     this.#leftStream();
   }
 
-  /** Its timeout is over, and it was taken back. */
+  /** Called when the exchange has timed out and the connection no longer carries it. Rejects it. */
   expired(executed: Executed): void {
     this.#endStreams();
     this.owner.statistics.count("timeouts");
@@ -306,8 +306,8 @@ export class Exchange {
   }
 
   /**
-   * Its connection has ended: it fails, goes back to the queue, or runs once more. Reads first what came of a response that streams.
-   * `how` continues "worker pid 7 …"; `timeLeftMs`: {@link Carrier.timeLeft}.
+   * Called when the connection has ended. Rejects the exchange, puts it back into the queue, or runs it once more. A streamed
+   * response first gets the bytes that had arrived. `how` continues "Worker pid 7 …"; `timeLeftMs`: {@link Carrier.timeLeft}.
    */
   lost(executed: Executed, how: string, timeLeftMs: number): void {
     const { owner } = this;
@@ -326,27 +326,27 @@ export class Exchange {
     else if (executed === "maybe") {
       if (isRepeatable && !extra.retried && !extra.streams?.hasBegun) owner.retry(this);
       else owner.died(this, how);
-    } else if (this.options.worker !== undefined) this.fail(new NoWorkerError(owner.options.name, 0));
+    } else if (this.options.worker !== undefined) this.fail(unknownWorker(owner.options.name, this.options.worker));
     else owner.putBack(this);
   }
 
   // ---- settling -------------------------------------------------------------------------------------------------------
 
-  /** Its signal aborted: rejects with `reason`. */
+  /** Rejects with `reason`: the signal aborted. */
   abort(reason: unknown): void {
     if (this.isSettled && !this.isStreaming) return;
     if (!this.isSettled) this.owner.statistics.count("aborts");
     this.#break(reason);
   }
 
-  /** Takes it back and rejects with the error that `make` returns, unless it is settled. */
+  /** Takes the exchange back and rejects it with the error that `make` returns, unless it is settled. */
   giveUp(make: (executed: Executed) => unknown): void {
     if (this.isSettled) return;
     const executed = this.#leave();
     this.fail(make(executed));
   }
 
-  /** Rejects, unless it is settled. The caller has taken it from its connection, or does so next. */
+  /** Rejects the exchange, unless it is settled. Does not take it from its connection: callers do that before or after. */
   fail(reason: unknown): void {
     const reject = this.#reject;
     if (!reject) return;
@@ -363,7 +363,7 @@ export class Exchange {
     resolve?.(value);
   }
 
-  /** Drops what leads to the caller: its promise may be collected as garbage while the slot is still in use. */
+  /** Drops the references to the caller, so that its promise can be garbage-collected while the slot is still in use. */
   #forget(): void {
     this.#resolve = null;
     this.#reject = null;
@@ -373,9 +373,9 @@ export class Exchange {
     this.#extra!.onAbort = null;
   }
 
-  // ---- its streams ----------------------------------------------------------------------------------------------------
+  // ---- streams --------------------------------------------------------------------------------------------------------
 
-  /** Leaves its connection. Returns whether a handler may have run. */
+  /** Takes the exchange from its connection. Returns whether a handler may have run. */
   #leave(): Executed {
     const wasStreaming = this.kind === "stream" && this.isStreaming;
     this.#endStreams();
@@ -385,7 +385,7 @@ export class Exchange {
     return verdict === "no" && !this.isRetried ? "no" : "maybe";
   }
 
-  /** Ends it early: by an abort, a timeout, or a source that failed. */
+  /** Ends the exchange early, because of an abort, a timeout, or a source that failed. */
   #break(error: unknown): void {
     const reader = this.#extra?.streams?.reader;
     this.#leave();
@@ -393,13 +393,12 @@ export class Exchange {
     this.fail(error);
   }
 
-  /** The stream of its response is over. */
+  /** Called when the stream of the response is over. */
   #leftStream(): void {
     this.#endStreams();
     if (this.kind === "stream") this.owner.over(this);
   }
 
-  /** Stops its streams. */
   #endStreams(): void {
     const extra = this.#extra;
     if (extra === null) return;
@@ -410,7 +409,7 @@ export class Exchange {
     }
   }
 
-  /** Collects an answer that streams for a caller that asked for a whole one, within the same timeout. */
+  /** Collects a streamed response for `request` or `borrow`, within the same timeout. */
   #gather(reader: BodyReader, make: (body: Uint8Array) => BusResponse): void {
     this.#streams.limit(Math.max(1, this.carrier!.timeLeft(this)), () => {
       this.owner.statistics.count("timeouts");
@@ -435,14 +434,14 @@ export class Exchange {
     } catch (error) {
       cause = error;
     }
-    const what = bytes ? "a stream ended with a malformed error." : "a worker ended a stream without saying how.";
+    const what = bytes ? "A stream ended with a malformed error." : "A worker closed a stream without a valid end.";
     return new SlotbusError("REGION_CORRUPT", what, { cause, mayHaveExecuted: true });
   }
 
   #timeoutError(executed: Executed): RequestTimeoutError {
     const { startedAt, sentAt, retried } = this.extra;
     const now = this.owner.clock.now();
-    // One that never queued ran all the time, one that was never sent queued all the time.
+    // A request that never queued was with its worker all the time; a request that was never sent was queued all the time.
     const queuedMs = startedAt === 0 ? 0 : (sentAt || now) - startedAt;
     const ranMs = startedAt === 0 ? this.timeoutMs : sentAt === 0 ? 0 : now - sentAt;
     return new RequestTimeoutError(this.id, callersTimeout(this), queuedMs, ranMs, executed === "maybe" || retried);

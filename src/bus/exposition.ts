@@ -1,32 +1,32 @@
-/** Prometheus' text format, version 0.0.4. */
+/** The Prometheus text format, version 0.0.4. */
 
-/** Type of a metric of Prometheus. */
+/** Type of a Prometheus metric. */
 export type MetricType = "counter" | "gauge" | "histogram";
 /** Labels of a sample. */
 export type Labels = Readonly<Record<string, string | number>>;
 
-/** A histogram: its cumulative buckets, number and sum of the samples. */
+/** A histogram: cumulative buckets, and the number and sum of the samples. */
 export interface Histogram {
-  /** Upper bound of a bucket, and how many samples were not above it; ascending. */
+  /** Upper bound of each bucket and number of samples up to that bound, ascending. */
   readonly buckets: readonly (readonly [bound: number, count: number])[];
   readonly count: number;
   readonly sum: number;
 }
 
-/** Families of samples, written one after the other: each {@link family}, then its samples. */
+/** Writes metric families one after the other: each {@link family}, then its samples. */
 export class Exposition {
   static readonly contentType = "text/plain; version=0.0.4; charset=utf-8";
   #text = "";
   #name = "";
 
-  /** Begins a family. A name comes once. */
+  /** Starts a family. Each name may be used once. */
   family(name: string, type: MetricType, help: string): this {
     this.#name = name;
     this.#text += `# HELP ${name} ${escape(help)}\n# TYPE ${name} ${type}\n`;
     return this;
   }
 
-  /** A sample of the family; `suffix`: which part of a histogram it is. */
+  /** Adds a sample to the family. `suffix` names the part of a histogram. */
   sample(labels: Labels, value: number, suffix: "" | "_bucket" | "_sum" | "_count" = ""): this {
     const pairs = Object.entries(labels).map(
       ([name, text]) => `${name}="${escape(String(text)).replaceAll('"', '\\"')}"`,
@@ -36,7 +36,7 @@ export class Exposition {
     return this;
   }
 
-  /** A sample of a family of histograms; bounds, like `sum`, in the family's unit. */
+  /** Adds a histogram to the family. Bounds and `sum` are in the unit of the family. */
   histogram(labels: Labels, { buckets, count, sum }: Histogram): this {
     for (const [bound, below] of buckets)
       this.sample({ ...labels, le: Number(bound.toPrecision(3)) }, below, "_bucket");

@@ -1,4 +1,4 @@
-/** The WHATWG side of the bus: `Request` and `Response` on both ends. */
+/** WHATWG `Request` and `Response` on both sides of the bus. */
 
 import { isUtf8 } from "node:buffer";
 import { type Clock, nextTurn } from "../clock.ts";
@@ -17,12 +17,12 @@ import { bytesOf, endSource, iterateStream, type StreamSource } from "./body-wri
 type Bytes = Uint8Array<ArrayBuffer>;
 type Step = IteratorResult<Bytes | string, undefined>;
 
-/** A body that is here in several pieces is put together up to this size, in bytes. */
+/** Size up to which a body in several chunks is joined, in bytes. */
 const PIECES_BYTES = 262_144;
 
 /**
- * A body that is all there, up to `limit` bytes in one piece or 256 KiB in several, comes back as its bytes; any other
- * as the stream it is.
+ * Returns the bytes of a body that is completely available and not too large: `limit` bytes in one chunk, or 256 KiB in several.
+ * Returns any other body as a stream.
  */
 async function gather(
   body: ReadableStream<Bytes | string>,
@@ -38,14 +38,14 @@ async function gather(
     const step = here ? (Bun.peek(reading) as Step) : await Promise.race([reading, nextTurn(clock)]);
     if (!step) return goOn(chunks, reading, stream);
     if (step.done) return chunks.length === 1 ? chunks[0]! : (Buffer.concat(chunks, bytes) as Bytes);
-    const chunk = bytesOf(step.value) as Bytes; // a generator may yield text
+    const chunk = bytesOf(step.value) as Bytes; // a chunk may be text
     bytes += chunk.length;
     if (bytes > limit || (chunks.length > 0 && bytes > PIECES_BYTES)) return goOn(chunks, reading, stream);
     chunks.push(chunk);
   }
 }
 
-/** What was read already, then the rest. */
+/** Returns a source of the chunks that were read, then of the rest. */
 function goOn(chunks: readonly Bytes[], reading: Promise<Step>, stream: AsyncIterator<Bytes | string>): StreamSource {
   const begun = [...chunks.map((value): Step => ({ done: false, value })), reading];
   const iterator = { next: async () => begun.shift() ?? stream.next(), return: () => stream.return!() };
@@ -54,20 +54,21 @@ function goOn(chunks: readonly Bytes[], reading: Promise<Step>, stream: AsyncIte
 
 type FetchInit = RequestInit & RequestOptions;
 
-/** Of a `RequestInit`. Those of the second line mean nothing without a network, and are ignored. */
+/** Keys of a `RequestInit`. Those in the second line have no meaning without a network and are ignored. */
 const WEB_KEYS = ["method", "headers", "body"].concat(
   "cache credentials duplex integrity keepalive mode priority redirect referrer referrerPolicy window".split(" "),
 );
 const KEYS = [...WEB_KEYS, ...Object.keys(requestOptions.rows)];
 
-/** What is to be sent, checked. The body of a `Request` is taken from it, not copied: it is cancelled with the call. */
+/** Checks the arguments of `fetch`. The body of a `Request` is moved, not copied: a call that fails cancels it. */
 function prepare(bus: Asker, input: string | URL | Request, init: FetchInit | undefined, body: FetchInit["body"]) {
   checkKeys("fetch", init ?? {}, KEYS);
   const given = input instanceof Request ? input : null;
-  const url = new URL(given?.url ?? (input as string | URL), `http://${bus.name}.slotbus`); // Elysia needs 4 letters
+  // The suffix makes every host long enough for Elysia, which looks for the path from character 11 of the URL.
+  const url = new URL(given?.url ?? (input as string | URL), `http://${bus.name}.slotbus`);
   const method = init?.method ?? given?.method ?? "GET";
   const request = new Request(url.href, { method, headers: init?.headers ?? given?.headers ?? [], body });
-  encodeMethod(request.method); // throws for a method that no request can have
+  encodeMethod(request.method); // throws for an invalid method
   const timeout = checkTimeout(init?.timeout ?? bus.options.timeout);
   const signal = init?.signal ?? given?.signal;
   signal?.throwIfAborted();
@@ -81,7 +82,7 @@ export async function fetchThrough(
   input: string | URL | Request,
   init: FetchInit | undefined,
 ): Promise<Response> {
-  const started = clock.now(); // the time of day may be set meanwhile
+  const started = clock.now();
   const given = init?.body ?? (input instanceof Request ? input.body : null);
   let prepared: ReturnType<typeof prepare>;
   try {
@@ -112,8 +113,8 @@ export async function fetchThrough(
 }
 
 /**
- * A worker's request as a WHATWG `Request`, with another path or origin if they are given. `Request` copies the body, so it is not
- * copied before.
+ * Converts a worker's request to a WHATWG `Request`, optionally with another path or origin. Passes the body in shared memory,
+ * because `Request` copies it.
  */
 export function toWebRequest(request: WorkerRequest, path = request.path, origin?: string): Request {
   const query = request.query ? `?${request.query}` : "";
@@ -131,20 +132,23 @@ function originOf({ headers }: WorkerRequest): string {
   const host = headers.get("host") ?? "slotbus";
   if (isHost(host)) return `http://${host}`;
   throw new InvalidConfigError(`The host header ${shown(host)} is not a valid host.`, {
-    hint: "Send the name of a host, with a port if you like.",
+    hint: "Send a host name, optionally with a port.",
   });
 }
 
-/** A `Response` as an answer to a request: whole when its body is there, else it streams. A HEAD gets the length, not the body. */
+/**
+ * Converts a `Response` to the response of a request. A body that is available is sent whole, any other body streams. The
+ * response to HEAD has the length and no body.
+ */
 export async function answerOf(response: Response, request: WorkerRequest): Promise<Answer> {
   const { payloadBytes, turns } = request.claim.owner;
   const { status } = response;
-  const type = response.headers.get("content-type"); // `body` takes away the one that Bun gives by itself
+  const type = response.headers.get("content-type"); // read first: access to `body` removes a type that Bun chose
   const headers = [...response.headers].filter(([name]) => name !== "content-type");
   const isHead = request.method === "HEAD";
   const kind = mayDiffer(request, type) ? bodyOf(response) : null;
   if (kind === "memory") {
-    const body = Bun.peek<Bytes>(response.bytes() as Promise<Bytes>) as Bytes; // it is settled
+    const body = Bun.peek<Bytes>(response.bytes() as Promise<Bytes>) as Bytes; // the promise is settled
     const contentType = type ?? typeOf(body);
     if (isHead) return { status, headers: withLength(headers, body.length), contentType };
     return { status, headers, contentType, body };
@@ -155,7 +159,7 @@ export async function answerOf(response: Response, request: WorkerRequest): Prom
   return { status, headers, contentType: type ?? (body instanceof Uint8Array && body.length > 0 ? BYTES : ""), body };
 }
 
-/** Nobody wants the stream, and its length is not known. Where there is none, the app may have taken it away. */
+/** The response to HEAD for a stream, whose length is not known. Without a stream, keeps the length that the app set. */
 function headOfStream({ status, body }: Response, headers: [string, string][], type: string | null): Answer {
   endSource(body);
   return { status, headers: body ? withLength(headers, null) : headers, contentType: type ?? "" };
@@ -163,7 +167,7 @@ function headOfStream({ status, body }: Response, headers: [string, string][], t
 
 const BYTES = "application/octet-stream";
 
-/** The type that `Bun.serve` gives text or bytes, as far as it can be told: bytes that are UTF-8 look like text. */
+/** Returns the type that `Bun.serve` sets for text or bytes. Bytes that are valid UTF-8 count as text. */
 function typeOf(body: Bytes): string {
   if (body.length === 0) return "";
   return isUtf8(body) ? "text/plain;charset=utf-8" : BYTES;
@@ -171,7 +175,7 @@ function typeOf(body: Bytes): string {
 
 const server = new MountedServer();
 
-/** A handler that answers with what an app's `fetch` answers. */
+/** Returns a handler that responds with the response of an app's `fetch`. */
 export function fetchHandler(app: FetchHandler): Handler {
   server.giveTo(app);
   return (request) => app.fetch(toWebRequest(request), server);

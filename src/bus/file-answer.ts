@@ -1,4 +1,4 @@
-/** `Bun.file` in a `Response`: answered as `Bun.serve` does, with ranges, the place of a slice, and a file name. */
+/** Responses with a `Bun.file`: handles ranges, slices and the file name in the same way as `Bun.serve`. */
 
 import type { BunFile } from "bun";
 import { SlotbusError } from "../errors.ts";
@@ -7,39 +7,42 @@ import type { WorkerRequest } from "./request.ts";
 
 type Pairs = [name: string, value: string][];
 
-/** A file up to this size is read whole, in bytes; a larger one streams. */
+/** Size up to which a file is read whole, in bytes; larger files stream. */
 const WHOLE_BYTES = 262_144;
 
-/** A body that is a file, or a slice of one. */
+/** A body that is a file or a slice of a file. */
 interface FileBody {
   readonly file: BunFile;
-  /** Where the slice begins. */
+  /** Offset of the slice, in bytes. */
   readonly offset: number;
 }
 
-/** Types for which Bun does not send the name of the file. */
+/** Content types for which Bun does not send the file name. */
 const UNNAMED = /^(?:text|image|audio|video|font)\/|^application\/(?:json|wasm)\b/;
 
-/** Types that apps give what they make themselves: JSON, and text as Hono names it. */
+/** Content types of bodies that an app generates: JSON, and text in Hono's spelling. */
 const MADE = /^application\/json\b|charset=UTF-8$/;
 
-/** Whether to find out what the body is, which costs microseconds, and more with each header. */
+/** Whether the body may be a file, so that {@link bodyOf} is needed. That call takes microseconds, and more with each header. */
 export function mayDiffer({ method, headers }: WorkerRequest, type: string | null): boolean {
   return type === null || method === "HEAD" || !MADE.test(type) || headers.has("range");
 }
 
 /**
- * Tells what the body is without reading it. Only the inspection of a `Response` says so: as a stream all bodies look the same, and
- * `blob()` would read a stream to its end. A body that is not recognised counts as a stream.
+ * Finds out, without reading it, whether a body is a file, memory or a stream (`null`). Only `Bun.inspect` shows the difference:
+ * read as streams, all bodies look the same, and `blob()` would read a stream to its end. An unrecognised body counts as a
+ * stream.
  */
 export function bodyOf(response: Response): FileBody | "memory" | null {
-  if (response.statusText.includes("\n")) return null; // it could look like a body; all else before the body is one line each
+  // A line break in this field could imitate a body; all other fields before the body take one line each.
+  if (response.statusText.includes("\n")) return null;
   const shown = Bun.inspect(response, { colors: false });
   const at = shown.search(/^ {2}(?:FileRef|Blob|File) \(/m);
   if (at < 0) return null;
   if (!shown.startsWith("  FileRef", at)) return "memory";
-  const file = Bun.peek<Blob>(response.blob()) as BunFile; // it is not read: the promise is settled
-  return { file, offset: Number(/\n {4}offset: (\d+)\s+\}\s+\}$/.exec(shown)?.[1] ?? 0) }; // at the end: a path may look like it
+  const file = Bun.peek<Blob>(response.blob()) as BunFile; // the promise is settled: the file is not read
+  // The pattern is anchored at the end, because a path may contain such text.
+  return { file, offset: Number(/\n {4}offset: (\d+)\s+\}\s+\}$/.exec(shown)?.[1] ?? 0) };
 }
 
 interface Head {
@@ -48,7 +51,7 @@ interface Head {
   readonly contentType: string;
 }
 
-/** The answer with a file that {@link bodyOf} found. */
+/** Returns the response for a file that {@link bodyOf} found. */
 export async function answerFile({ file, offset }: FileBody, head: Head, request: WorkerRequest): Promise<Answer> {
   const { name } = file;
   const total = name === undefined ? file.size : Bun.file(name).size;
@@ -56,13 +59,13 @@ export async function answerFile({ file, offset }: FileBody, head: Head, request
   const isHead = request.method === "HEAD";
   if (total === Infinity) return { ...head, headers, body: isHead ? null : file.stream() }; // a pipe
   const start = Math.min(offset, total);
-  const size = Math.min(file.size, total - start); // of a slice without an end Bun does not say it
-  if (isHead) return { ...head, headers: withLength(headers, size || (await file.bytes()).length) }; // 0: it may not be there
+  const size = Math.min(file.size, total - start); // Bun reports no size for a slice without an end
+  if (isHead) return { ...head, headers: withLength(headers, size || (await file.bytes()).length) }; // size 0: the file may not exist
   const isWhole = start === 0 && size === total;
-  const isPlain = head.headers.length === 0 && head.contentType === file.type; // no header is the program's own
+  const isPlain = head.headers.length === 0 && head.contentType === file.type; // the program set no header
   const range = isWhole ? rangeOf(size, head, request) : null;
   if (range === "none") {
-    if (size === 0) await file.bytes(); // rejects when it is not there
+    if (size === 0) await file.bytes(); // rejects if the file does not exist
     const own = isPlain ? {} : { contentType: head.contentType };
     return { ...own, status: 416, headers: [...headers, ...place(`*/${size}`), ACCEPTS] };
   }
@@ -82,7 +85,7 @@ async function read(file: Blob, size: number): Promise<Answer["body"]> {
   return size <= WHOLE_BYTES ? await file.bytes() : pieces(file, size);
 }
 
-/** Fails when the file is cut meanwhile: no client would see that the rest is missing. */
+/** Streams a file. Fails if the file is truncated meanwhile, because the client could not see that the rest is missing. */
 async function* pieces(file: Blob, size: number): AsyncGenerator<Uint8Array> {
   let bytes = 0;
   for await (const piece of file.stream() as ReadableStream<Uint8Array>) {
@@ -99,13 +102,13 @@ function place(range: string): Pairs {
   return [["content-range", `bytes ${range}`]];
 }
 
-/** Its last part, if that needs no quoting. */
+/** Returns a header with the last segment of the path, if it needs no quoting. */
 function named(path: string | undefined): Pairs {
   const name = path?.slice(path.lastIndexOf("/") + 1) ?? "";
   return /^[ !#-[\]-~]+$/.test(name) ? [["content-disposition", `filename="${name}"`]] : [];
 }
 
-/** The part that the client asks for, its end excluded. `"none"`: there is no such part; `null`: the whole. */
+/** Returns the requested range, end excluded. `"none"`: it is outside of the file; `null`: the whole file. */
 function rangeOf(size: number, { status, headers }: Head, request: WorkerRequest): [number, number] | "none" | null {
   const asked = request.method === "GET" && status === 200 ? request.headers.get("range") : null;
   if (asked === null || has(headers, "content-range") || !isCurrent(request.headers.get("if-range"), headers))
@@ -120,7 +123,7 @@ function rangeOf(size: number, { status, headers }: Head, request: WorkerRequest
   return Number(last) < Number(first) ? null : [Number(first), Math.min(Number(last) + 1, size)];
 }
 
-/** Whether the client has a part of what is answered now, as `if-range` says: a strong tag, or a time as it was sent. */
+/** Whether the client's part belongs to the current version of the file: `if-range` equals the tag or the time of the response. */
 function isCurrent(ifRange: string | null, headers: Pairs): boolean {
   if (ifRange === null) return true;
   const from = ifRange.startsWith('"') ? "etag" : "last-modified";
@@ -131,7 +134,7 @@ function has(headers: Pairs, name: string): boolean {
   return headers.some(([one]) => one === name);
 }
 
-/** With this length in place of any other; `null`: none. */
+/** Returns the headers with `content-length` set to `bytes`, or removed if `bytes` is `null`. */
 export function withLength(headers: Pairs, bytes: number | null): Pairs {
   const others = headers.filter(([name]) => name !== "content-length");
   return bytes === null ? others : [...others, ["content-length", String(bytes)]];

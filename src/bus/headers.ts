@@ -1,13 +1,13 @@
-/** Headers as an ordered list of pairs: duplicates are kept, names compare without case. */
+/** Headers as an ordered list of pairs. Duplicates are kept; names are case-insensitive. */
 
 import { shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
 
-/** What may be given as headers. An array value of a record is that many headers of one name. */
+/** Accepted forms of headers. An array as a value of a record stands for several headers with one name. */
 export type HeadersLike =
   Headers | HeaderList | readonly (readonly [string, string])[] | Readonly<Record<string, string | readonly string[]>>;
 
-/** The headers of a request or response, in the order in which they were given. Immutable. */
+/** The headers of a request or response, in their original order. Immutable. */
 export class HeaderList implements Iterable<[name: string, value: string]> {
   /** Name, value, name, value, … */
   readonly #flat: readonly string[];
@@ -21,13 +21,13 @@ export class HeaderList implements Iterable<[name: string, value: string]> {
     return this.#flat.length / 2;
   }
 
-  /** First value of the name, or `null`. */
+  /** Returns the first value of the header `name`; `null` if there is none. */
   get(name: string): string | null {
     const at = this.#find(name, 0);
     return at < 0 ? null : this.#flat[at + 1]!;
   }
 
-  /** All values of the name, in order. */
+  /** Returns all values of the header `name`, in order. */
   getAll(name: string): string[] {
     const values: string[] = [];
     for (let at = this.#find(name, 0); at >= 0; at = this.#find(name, at + 2)) values.push(this.#flat[at + 1]!);
@@ -38,7 +38,7 @@ export class HeaderList implements Iterable<[name: string, value: string]> {
     return this.#find(name, 0) >= 0;
   }
 
-  /** The pairs as an array of its own. */
+  /** Returns the pairs as a new array. */
   entries(): [name: string, value: string][] {
     const pairs: [string, string][] = [];
     for (let at = 0; at < this.#flat.length; at += 2) pairs.push([this.#flat[at]!, this.#flat[at + 1]!]);
@@ -54,7 +54,7 @@ export class HeaderList implements Iterable<[name: string, value: string]> {
     for (let at = 0; at < this.#flat.length; at++) out.push(this.#flat[at]!);
   }
 
-  /** A WHATWG `Headers` with the same content, or with the headers for which `isWanted` says so. */
+  /** Returns a WHATWG `Headers` with all headers, or with those for which `isWanted` returns `true`. */
   toHeaders(isWanted: (name: string) => boolean = () => true): Headers {
     const headers = new Headers();
     for (const [name, value] of this) if (isWanted(name)) headers.append(name, value);
@@ -77,33 +77,33 @@ export class HeaderList implements Iterable<[name: string, value: string]> {
 }
 
 const token = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/; // RFC 9110, section 5.6.2
-const knownNames = new Set<string>(); // names that passed the test; bounded, since names may come from outside
+const knownNames = new Set<string>(); // valid names; bounded, because names may come from other processes
 
-/** Throws unless `name` is a header name of RFC 9110. */
+/** Checks a header name, by RFC 9110. @throws {InvalidConfigError} */
 export function checkHeaderName(name: string): void {
   if (knownNames.has(name)) return;
   if (typeof name !== "string" || !token.test(name)) {
-    throw new InvalidConfigError(`${JSON.stringify(name)} is not a header name.`, {
-      hint: "A name is one or more letters, digits and !#$%&'*+-.^_`|~.",
+    throw new InvalidConfigError(`${JSON.stringify(name)} is not a valid header name.`, {
+      hint: "Use one or more letters, digits and !#$%&'*+-.^_`|~.",
     });
   }
   if (knownNames.size < 1024) knownNames.add(name);
 }
 
-/** Throws for a string that a head cannot carry. */
+/** Checks that a head can carry a string. @throws {InvalidConfigError} */
 export function checkText(text: string): void {
   if (!text.includes("\n") && !text.includes("\r") && !text.includes("\0")) return;
-  throw new InvalidConfigError(`${JSON.stringify(text.slice(0, 80))} has a line break or NUL in it.`, {
-    hint: "A path, query, parameter, header or id cannot; remove or encode it.",
+  throw new InvalidConfigError(`${JSON.stringify(text.slice(0, 80))} contains a line break or NUL.`, {
+    hint: "Remove or encode it: a path, query, parameter, header or id cannot contain it.",
   });
 }
 
-/** Appends name, value, name, value, … to `out`. What they are and say is checked when they are encoded. */
+/** Appends name, value, name, value, … to `out`. Names and values are checked when they are encoded. */
 export function flattenHeaders(headers: HeadersLike, out: string[]): void {
   if (Array.isArray(headers)) {
     for (let i = 0; i < headers.length; i++) {
       const pair = headers[i] as readonly [string, string];
-      if (!Array.isArray(pair)) throw notHeaders(`headers[${i}] is ${shown(pair)}; it must be a pair of texts`);
+      if (!Array.isArray(pair)) throw notHeaders(`headers[${i}] is ${shown(pair)}; it must be a pair of strings`);
       out.push(pair[0]!, pair[1]!);
     }
   } else if (headers instanceof HeaderList) {
@@ -118,17 +118,17 @@ export function flattenHeaders(headers: HeadersLike, out: string[]): void {
       else out.push(name, value as string);
     }
   } else {
-    throw notHeaders(`headers are ${shown(headers)}`);
+    throw notHeaders(`headers is ${shown(headers)}; it must be a list of headers`);
   }
 }
 
-/** Whether a host header may stand in a URL: with more than a host in it, the URL would have another path. */
+/** Whether a host header can be used in a URL. With other text besides a host, the URL would get another path. */
 export function isHost(text: string): boolean {
   return /^[^\s/?#@\\]+$/.test(text) && URL.canParse(`http://${text}`);
 }
 
 function notHeaders(what: string): InvalidConfigError {
   return new InvalidConfigError(`${what}.`, {
-    hint: "Give pairs, an object of texts, or a Headers.",
+    hint: "Pass an array of pairs, an object of strings, or a Headers.",
   });
 }

@@ -18,66 +18,69 @@ import {
 } from "../options.ts";
 import { directoryRow, nameRow } from "../runtime-directory.ts";
 
-/** Default of the option `spin`, in microseconds: 50, or 0 where there is one processor only. */
+/** Default of the option `spin`, in µs: 50, or 0 on a machine with one processor. */
 export const DEFAULT_SPIN_US = availableParallelism() > 1 ? 50 : 0;
-/** Largest number of workers that are attached at once. */
+/** Largest number of attached workers. */
 export const LINKS_MAX = C.SB_LINKS_MAX;
 /** Largest number of slots of a worker. */
 export const SLOTS_MAX = C.SB_SLOTS_MAX;
 const UID_MAX = 0xffff_fffe;
 
-/** The option `spin`, of buses and workers. */
+/** The option `spin` of buses and workers. */
 export const spinRow = integer(DEFAULT_SPIN_US, 0, 10_000, " µs", "50");
 
 const rows = {
-  /** Name under which workers find the bus. It starts with a letter or digit. */
+  /** Name of the bus, by which workers find it. Must start with a letter or digit. */
   name: nameRow("bus"),
-  /** Requests that one worker has at once. */
+  /** Number of requests that one worker has at once. */
   slots: integer(32, 1, SLOTS_MAX),
-  /** Largest body in bytes, in either direction. Memory is used when it is touched. */
+  /** Largest body of a request or response, in bytes. Memory is allocated only when a body uses it. */
   payloadBytes: bytes(16_777_216, 1, C.SB_PAYLOAD_MAX),
-  /** Largest head (path, query, parameters, headers) in bytes. */
+  /** Largest head (path, query, parameters and headers together), in bytes. */
   headBytes: bytes(131_072, C.SB_HEAD_MIN, C.SB_HEAD_MAX),
-  /** Bytes of each arena that stay warm. A worker copies a body up to this size when it arrives. */
+  /**
+   * Part of each arena that stays allocated when the bus is idle, in bytes. A worker copies a body up to this size when it
+   * arrives.
+   */
   inlineBytes: bytes(16_384, 1, C.SB_HEAD_MAX),
-  /** Default timeout of a request in ms; `Infinity` for none. */
+  /** Default timeout of a request, in ms; `Infinity` sets no limit. */
   timeout: timeout(30_000),
-  /** Requests that wait for a free worker: how many may wait, and what happens beyond that. */
+  /** Queue of the requests that wait for a free worker. */
   queue: group({
-    /** Requests that may wait for a free worker. */
+    /** Largest number of queued requests. */
     limit: integer(1_024, 0, 1_000_000),
-    /** What happens beyond the limit: `"reject"` with BusOverloadedError, or `"wait"`. */
+    /** Behavior beyond the limit: `"reject"` rejects with BusOverloadedError, `"wait"` queues without a limit. */
     policy: choice("reject", ["reject", "wait"]),
   }),
-  /** Longest spin on the event loop before the process sleeps, in µs; 0 never spins. */
+  /** Longest time that the event loop spins before the process sleeps, in µs; 0 never spins. */
   spin: spinRow,
-  /** Other users that may attach. Needs a `directory` of mode 0711. */
+  /** User ids of other users whose workers may attach. Requires a `directory` with mode 0711. */
   allowedUids: custom<readonly number[]>([], "user ids", checkUids, "none"),
-  /** Runtime directory. */
+  /** Runtime directory, which holds the socket of the bus. */
   directory: directoryRow,
-  /** Workers that the bus starts itself. */
+  /** Worker processes that the bus starts itself. */
   workers: custom<object | undefined>(undefined, "see `workers`", (given) => given),
 };
 
 const readyRows = {
-  /** Workers that must be attached. */
+  /** Number of workers that must be attached. */
   workers: integer(1, 0, LINKS_MAX),
-  /** Longest wait in ms; 0 does not wait, `Infinity` waits without a limit. */
+  /** Longest wait, in ms; 0 does not wait, `Infinity` waits without a limit. */
   timeout: timeout(30_000, 0),
-  /** Ends the wait; `ready` rejects with `signal.reason`. */
+  /** Cancels the wait: `ready` rejects with `signal.reason`. */
   signal,
 };
 
 /** The options of `SlotBus.ready`. */
 export const readyOptions = new Options("ready", readyRows);
 
-/** For how many workers `SlotBus.ready` waits, and how long. */
+/** Number of workers for which `SlotBus.ready` waits, and how long it waits. */
 export interface ReadyOptions extends Given<typeof readyRows> {}
 
 /** The options of a bus. */
 export const busOptions = new Options("a bus", rows);
 
-/** Options of a bus; all but the name have defaults. */
+/** Options of a bus. All except `name` have defaults. */
 export interface BusOptions extends Given<typeof rows> {}
 
 /** Options with their defaults filled in. */
@@ -92,8 +95,8 @@ function checkUids(given: readonly number[], name: string): readonly number[] {
 export function resolveBusOptions(given: BusOptions): ResolvedBusOptions {
   const { workers: _, ...options } = busOptions.resolve(given);
   if (options.allowedUids.length > 0 && !given.directory) {
-    throw new InvalidConfigError("allowedUids needs an explicit `directory`.", {
-      hint: "Make one of mode 0711 that belongs to the client's user: others may enter it, not list it.",
+    throw new InvalidConfigError("allowedUids requires an explicit `directory`.", {
+      hint: "Create one with mode 0711, owned by the client's user: others may enter it but not list it.",
     });
   }
   const headBytes = Math.ceil(options.headBytes / C.SB_LINE) * C.SB_LINE;

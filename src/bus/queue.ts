@@ -1,8 +1,8 @@
-/** Exchanges that wait for a worker: first in, first out, with removal from the middle; O(1) each. */
+/** First-in, first-out queue of the exchanges that wait for a worker. Adding and removing, also from the middle, is O(1). */
 
 import type { Exchange } from "./exchange.ts";
 
-/** A list whose links are in the exchanges. */
+/** A linked list whose links are in the exchanges. */
 export class ExchangeQueue {
   length = 0;
   #head: Exchange | null = null;
@@ -22,7 +22,7 @@ export class ExchangeQueue {
     this.#count(exchange, true);
   }
 
-  /** Puts an exchange first that came back from a worker that ended: it was here before all others. */
+  /** Adds an exchange at the front: it came back from a worker that ended, and is older than all others. */
   pushFront(exchange: Exchange): void {
     const { extra } = exchange;
     extra.next = this.#head;
@@ -45,7 +45,7 @@ export class ExchangeQueue {
     this.#count(exchange, false);
   }
 
-  /** Calls `visit` for each exchange; it may remove that exchange. */
+  /** Calls `visit` for each exchange. `visit` may remove that exchange. */
   each(visit: (exchange: Exchange) => void): void {
     for (let exchange = this.#head; exchange;) {
       const { next }: { next: Exchange | null } = exchange.extra;

@@ -1,27 +1,27 @@
-/** Callers of `bus.ready`, which wait until workers are attached, and what happened to other workers meanwhile. */
+/** Callers of `bus.ready`, and what happened to workers while they wait. */
 
 import { type Clock, startTimer } from "../clock.ts";
 import { NotReadyError, type SlotbusError } from "../errors.ts";
 import { Hold } from "../hold.ts";
 import { type ReadyOptions, readyOptions } from "./options.ts";
 
-/** Reasons that an error gives; more are counted. */
+/** Largest number of different reasons in an error. */
 const REASONS_MAX = 8;
 
 interface Waiter {
   readonly workers: number;
-  /** Peers that were refused and workers that ended since the call: number by reason. */
+  /** Peers that were refused and workers that ended since the call: count by reason. */
   readonly failures: Map<string, number>;
   settle(error: unknown): void;
 }
 
-/** The calls of `bus.ready` that are pending. They keep the process alive. */
+/** The pending calls of `bus.ready`. They keep the process alive. */
 export class ReadyWaiters {
   readonly #name: string;
   readonly #clock: Clock;
   /** The attached workers. */
   readonly #workers: { readonly size: number };
-  /** Why the last worker that the bus started failed. */
+  /** Returns why the last worker that the bus started failed. */
   readonly #lastFailure: () => SlotbusError | null;
   readonly #waiters = new Set<Waiter>();
   readonly #hold = new Hold();
@@ -33,7 +33,7 @@ export class ReadyWaiters {
     this.#lastFailure = lastFailure;
   }
 
-  /** Resolves when so many workers are attached. */
+  /** Resolves when `options.workers` workers are attached. */
   async wait(options: ReadyOptions): Promise<void> {
     const { workers, timeout, signal } = readyOptions.resolve(options);
     signal?.throwIfAborted();
@@ -67,12 +67,12 @@ export class ReadyWaiters {
     await promise;
   }
 
-  /** A worker attached. */
+  /** Called when a worker attached. */
   tell(): void {
     for (const waiter of this.#waiters) if (this.#workers.size >= waiter.workers) waiter.settle(null);
   }
 
-  /** A peer was refused, or a worker ended. */
+  /** Called when a peer was refused or a worker ended. */
   note(failure: string): void {
     for (const { failures } of this.#waiters) {
       const times = failures.get(failure) ?? 0;
@@ -80,7 +80,7 @@ export class ReadyWaiters {
     }
   }
 
-  /** Rejects all. */
+  /** Rejects all pending calls. */
   close(error: unknown): void {
     for (const waiter of this.#waiters) waiter.settle(error);
   }

@@ -1,4 +1,4 @@
-/** The answering side of a worker, on whatever wire: concurrency, handler, drain; each request gets one answer. */
+/** The worker side of a bus, independent of its wire: concurrency, handler, drain. Each request gets one response. */
 
 import { type Clock, nextTurn, startTimer } from "../clock.ts";
 import type { Answerable } from "./answer.ts";
@@ -13,7 +13,7 @@ import { noAnswer } from "../errors/plain.ts";
 export interface ReceiverEvents {
   connected(): void;
   disconnected(reason: Error): void;
-  /** A handler failed; its caller was told too. */
+  /** A handler failed. The caller got the error too. */
   handlerError(error: unknown, request: RequestName): void;
 }
 
@@ -26,10 +26,10 @@ export class Receiver implements Arrivals {
   readonly #events: ReceiverEvents;
   #handler: Handler | null = null;
   #idle: (() => void)[] = [];
-  /** Requests taken so far. */
+  /** Number of requests taken so far. */
   served = 0;
 
-  /** `makeWire` makes the wire, which reports to the receiver. */
+  /** `makeWire` creates the wire, which reports to the receiver. */
   constructor(
     name: string,
     concurrency: number,
@@ -48,18 +48,18 @@ export class Receiver implements Arrivals {
     return this.#handler;
   }
 
-  /** Answers requests from the event loop, from now on by `handler`. */
+  /** Handles requests from the event loop; from now on `handler` gets them. */
   serve(handler: Handler): void {
     this.#handler = handler;
     this.wire.listen();
   }
 
-  /** Answers requests in a blocking loop, until `isOver`. */
+  /** Handles requests in a blocking loop, until `isOver` returns `true`. */
   serveSync(handler: SyncHandler, isOver: () => boolean): void {
     this.wire.block((request) => this.#handleSync(request, handler), isOver);
   }
 
-  // ---- what the wire reports ------------------------------------------------------------------------------------------
+  // ---- reports of the wire --------------------------------------------------------------------------------------------
 
   get canTake(): boolean {
     return this.#handler !== null && this.wire.running < this.#concurrency;
@@ -75,7 +75,7 @@ export class Receiver implements Arrivals {
       return;
     }
     if (answer instanceof Promise) {
-      // A promise that is settled already, as of an async function that awaited nothing, costs no turn.
+      // An async function that awaited nothing returns a settled promise: its value is sent at once.
       const settled = Bun.peek(answer);
       if (settled !== answer && Bun.peek.status(answer) === "fulfilled") this.#answer(request, settled as Answerable);
       else this.#answerLater(request, answer);
@@ -101,7 +101,7 @@ export class Receiver implements Arrivals {
     this.#events.handlerError(error, request);
   }
 
-  // ---- answers --------------------------------------------------------------------------------------------------------
+  // ---- responses ------------------------------------------------------------------------------------------------------
 
   #handleTraced(request: WorkerRequest): Promise<Answerable | void> {
     const trace = traceOf(this.name, request, false);
@@ -135,7 +135,7 @@ export class Receiver implements Arrivals {
     }
   }
 
-  /** A handler returned nothing: it has failed, unless it has answered or deferred, or its caller has given up. */
+  /** Fails a request whose handler returned nothing, unless it responded or deferred, or the caller gave up. */
   #answerNothing(request: WorkerRequest): void {
     if (request.answered || request.isDeferred) return;
     const isWanted = !request.aborted;
@@ -162,7 +162,7 @@ export class Receiver implements Arrivals {
 
   // ---- the end --------------------------------------------------------------------------------------------------------
 
-  /** Takes no new request. Resolves when all that run are answered, or after `limit` ms. */
+  /** Takes no new requests. Resolves when all running requests have a response, or after `limit` ms. */
   async drain(limit: number): Promise<void> {
     const deadline = this.clock.now() + limit;
     this.wire.drain();
@@ -181,7 +181,7 @@ export class Receiver implements Arrivals {
   }
 }
 
-/** What subscribers of the tracing channel get. */
+/** Returns the message for subscribers of the tracing channel. */
 function traceOf(bus: string, request: WorkerRequest, sync: boolean): HandleTrace {
   const { id, method, path, pattern, traceparent } = request;
   return { bus, id, method, path, pattern, sync, traceparent, around: null };
@@ -194,7 +194,7 @@ function handleTracedSync<T>(bus: string, request: WorkerRequest, handler: (requ
   return handleTraces.traceSync(run, trace) as T;
 }
 
-/** Throws for a handler that owes an answer and returned nothing, so that a trace shows a failure. */
+/** Throws if a handler returned nothing and neither responded nor deferred, so that its trace shows a failure. */
 function checkAnswered<T>(request: WorkerRequest, answer: T): T {
   if (answer === undefined && !request.answered && !request.isDeferred && !request.aborted)
     throw noAnswer(request.path);

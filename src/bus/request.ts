@@ -1,4 +1,4 @@
-/** A request as a handler sees it, and the ways to answer it. */
+/** A request as a handler sees it, and the ways to respond. */
 
 import { WholeBody } from "../body.ts";
 import { InvalidConfigError } from "../errors.ts";
@@ -12,28 +12,28 @@ import type { HeaderList } from "./headers.ts";
 import { isTraceparent, TRACEPARENT } from "./tracing.ts";
 import { bodyReleased } from "../errors/plain.ts";
 
-/** Answers a request whose answer was deferred; see {@link WorkerRequest.defer}. */
+/** Sends a deferred response; see {@link WorkerRequest.defer}. */
 export type DeferredAnswer = (answer: Exclude<Answerable, Response>) => Delivery;
 
 /**
- * Answers a request with what it returns. It returns nothing only after `request.respond(answer)` or `request.defer()`;
- * otherwise it has failed with `NO_ANSWER`. Its failure, what it throws, or a rejection, reaches the caller as a
- * {RemoteError}; the `remoteCode` of the first is `"NO_ANSWER"`.
+ * Handles a request; the return value is the response. A handler may return nothing only if it called `request.respond(answer)` or
+ * `request.defer()`. If a handler throws or rejects, the caller gets a {RemoteError}. If it returns nothing, the caller gets a
+ * {RemoteError} whose `remoteCode` is `"NO_ANSWER"`.
  */
 export type Handler = (request: WorkerRequest) => Answerable | void | Promise<Answerable | void>;
 
-/** Answers a request of `SlotWorker.serveSync`; see {@link Handler}. */
+/** Handler of `SlotWorker.serveSync`; see {@link Handler}. */
 export type SyncHandler = (request: WorkerRequest) => Exclude<Answerable, Response> | void;
 
-/** Anything with a WHATWG `fetch`: a Hono or Elysia app, a function. */
+/** An object with a WHATWG `fetch` method, for example a Hono or Elysia app. */
 export interface FetchHandler {
   fetch(request: Request, server: AppServer): Response | Promise<Response>;
 }
 
 /**
- * A request's body where it lies in shared memory: no copy is made. It ends when it is released, when the request is answered
- * (of a streamed answer: when the stream has ended), and when the connection to the client ends. From then on its methods throw
- * `BODY_RELEASED`, and bytes that were taken from it have length 0.
+ * The body of a request in shared memory, without a copy. The borrow ends when it is released, when the request gets its response
+ * (a streamed response: when the stream ends), or when the connection to the client ends. After that its methods throw
+ * `BODY_RELEASED`, and arrays taken from it have length 0.
  *
  *     using view = request.borrow();
  *     hash.update(view.body);
@@ -42,7 +42,7 @@ export class BorrowedBody extends WholeBody implements Disposable {
   #bytes: Uint8Array<ArrayBuffer> | null;
   readonly #onHeld: () => void;
 
-  /** @internal `onHeld` is called when the memory could not be taken back. */
+  /** @internal `onHeld` is called if the memory cannot be detached. */
   constructor(bytes: Uint8Array<ArrayBuffer>, onHeld: () => void) {
     super();
     this.#bytes = bytes;
@@ -52,15 +52,15 @@ export class BorrowedBody extends WholeBody implements Disposable {
   /** The body, a view of shared memory. @throws `BODY_RELEASED` after the end of the borrow. */
   get body(): Uint8Array {
     if (this.#bytes) return this.#bytes;
-    throw bodyReleased("a borrowed body");
+    throw bodyReleased("The borrowed body");
   }
 
-  /** Returns a copy of the body, which is yours to keep. @throws `BODY_RELEASED` after the end of the borrow. */
+  /** Returns a copy of the body in your own memory. @throws `BODY_RELEASED` after the end of the borrow. */
   override bytes(): Uint8Array {
     return this.body.slice();
   }
 
-  /** Ends the borrow. Any number of times. */
+  /** Ends the borrow. May be called any number of times. */
   release(): void {
     const bytes = this.#bytes;
     this.#bytes = null;
@@ -72,7 +72,7 @@ export class BorrowedBody extends WholeBody implements Disposable {
   }
 }
 
-/** The body of a request, whether it streams or not. It does not refer to the request: see {@link Claim}. */
+/** The body of a request, whether it streams or not. Does not refer to the request: see {@link Claim}. */
 class IncomingBody extends StreamedBody {
   protected readonly reader: BodyReader;
 
@@ -82,7 +82,7 @@ class IncomingBody extends StreamedBody {
   }
 }
 
-/** One request. It may be kept, with its body, and be answered later (see {@link WorkerRequest.defer}). */
+/** One request. You may keep it, with its body, and respond later: see {@link WorkerRequest.defer}. */
 export class WorkerRequest extends WholeBody {
   readonly method: Method;
   readonly #claim: Claim;
@@ -104,7 +104,7 @@ export class WorkerRequest extends WholeBody {
     this.#head = head;
   }
 
-  /** What was asked for. */
+  /** Path of the request, for example `"/users/7"`. */
   get path(): string {
     return this.#head.string(0);
   }
@@ -114,17 +114,17 @@ export class WorkerRequest extends WholeBody {
     return this.#head.string(1);
   }
 
-  /** Route pattern that a router of the client found; `""` when there is none. */
+  /** Route pattern that a router in the client matched; `""` when there is none. */
   get pattern(): string {
     return this.#head.string(2);
   }
 
-  /** Id of the request: the caller's own, or a generated one. */
+  /** Id of the request: set by the caller or generated. */
   get id(): string {
     return this.#head.string(3) || this.#claim.owner.idOf(this.#serial);
   }
 
-  /** Path parameters that a router of the client found. */
+  /** Path parameters that a router in the client extracted. */
   get params(): Readonly<Record<string, string>> {
     if (this.#params) return this.#params;
     const flat = this.#head.strings(REQUEST_STRINGS, REQUEST_STRINGS + 2 * this.#head.parameters);
@@ -134,23 +134,23 @@ export class WorkerRequest extends WholeBody {
     return params;
   }
 
-  /** Headers in the caller's order, duplicates kept. */
+  /** Headers in the order of the caller, with duplicates. */
   get headers(): HeaderList {
     return this.#head.headers;
   }
 
-  /** W3C trace context of the caller, to be passed on with what the handler itself asks for; `null`: none, or malformed. */
+  /** W3C trace context of the caller, to pass on with the handler's own requests; `null` if it is absent or malformed. */
   get traceparent(): string | null {
     const given = this.headers.get(TRACEPARENT);
     return isTraceparent(given) ? given : null;
   }
 
   /**
-   * The body, a copy that is yours to keep. Copied when they are first asked for, or when the request is answered
-   * (up to the bus's `inlineBytes` when it comes); see {@link borrow} for a large body without a copy.
+   * The body, a copy in your own memory. A body up to the bus's `inlineBytes` is copied when the request arrives, a larger body
+   * on first access or when the request gets its response. {@link borrow} reads a large body without a copy.
    *
-   * @throws `BODY_RELEASED` when it is first asked for after the answer, and the body was borrowed before;
-   * {@link InvalidConfigError} for a body that streams: see {@link incoming}.
+   * @throws `BODY_RELEASED` if the body was borrowed and is first read after the response; {@link InvalidConfigError} for a body
+   * that streams: see {@link incoming}.
    */
   get body(): Uint8Array {
     if (this.streams) throw this.#streamsError();
@@ -158,45 +158,45 @@ export class WorkerRequest extends WholeBody {
   }
 
   /**
-   * The body without a copy, until it is released or the request is answered: a view of shared memory, for large bodies that
-   * are read at once. The view may be the answer's body, unless it was released before.
+   * Returns the body without a copy: a view of shared memory, valid until it is released or the request gets its response. Use it
+   * for large bodies that you read at once. The view may be the body of the response, unless it was released before.
    *
    *     using view = request.borrow();
    *
-   * @throws `BODY_RELEASED` once the request is answered; {@link InvalidConfigError} for a body that streams.
+   * @throws `BODY_RELEASED` once the request has a response; {@link InvalidConfigError} for a body that streams.
    */
   borrow(): BorrowedBody {
     if (this.streams) throw this.#streamsError();
     return this.#claim.borrow(this, (bytes) => new BorrowedBody(bytes, () => this.#claim.owner.keptMemory()));
   }
 
-  /** @internal The bytes where they are. Only for this step of the library, never for user code; they are not copied later. */
+  /** @internal The bytes in shared memory, for immediate use by the library, never for user code. The body is not copied later. */
   peek(): Uint8Array {
     if (this.streams) throw this.#streamsError();
     return this.#claim.peek(this);
   }
 
   #streamsError(): InvalidConfigError {
-    return new InvalidConfigError(`the body of request ${this.id} streams.`, {
+    return new InvalidConfigError(`The body of request ${this.id} streams.`, {
       hint: "Read it with `request.incoming`: `await text()`, `json()` or `bytes()`, `chunks()` or `stream()`.",
     });
   }
 
   /**
-   * Whether the body streams: then {@link body}, {@link bytes}, {@link text}, {@link json} and {@link borrow} throw, and
-   * {@link incoming} reads it.
+   * Whether the body streams. If it does, {@link body}, {@link bytes}, {@link text}, {@link json} and {@link borrow} throw; use
+   * {@link incoming}.
    */
   get streams(): boolean {
     return this.#claim.reader !== null;
   }
 
   /**
-   * The body, whether it {@link streams} or not, for a handler that takes both. A body that streams can be read only until the
-   * request is answered (of a streamed answer: until its end); a later read rejects with an `AbortError`.
+   * The body, whether it {@link streams} or not, for a handler that accepts both. A body that streams can be read only until the
+   * request gets its response (a streamed response: until its end). A later read rejects with an `AbortError`.
    *
    *     const text = await request.incoming.text();
    *
-   * @throws `BODY_RELEASED` as {@link body}.
+   * @throws `BODY_RELEASED` as {@link body} does.
    */
   get incoming(): StreamedBody {
     return new IncomingBody(this.reader);
@@ -207,57 +207,57 @@ export class WorkerRequest extends WholeBody {
     return this.#claim.reader ?? BodyReader.of("request", this.body);
   }
 
-  /** When the caller gives up at the latest, as `Date.now()` counts; `Infinity` without a timeout. */
+  /** Time at which the request times out, in ms since the epoch, like `Date.now()`; `Infinity` without a timeout. */
   get deadline(): number {
-    // oxlint-disable-next-line no-restricted-globals -- it is wall-clock time by its meaning
+    // oxlint-disable-next-line no-restricted-globals -- it is a wall-clock time by definition
     return Math.ceil(Date.now() + this.timeLeft);
   }
 
-  /** @internal Ms until {@link deadline}, below 0 when it is over. */
+  /** @internal Time until {@link deadline}, in ms; negative after the deadline. */
   get timeLeft(): number {
     if (this.#timeoutMs === 0) return Infinity;
     return this.#receivedAt + this.#timeoutMs - this.#claim.owner.turns.clock.now();
   }
 
-  /** Aborts when the caller gives up, by timeout or abort, and when the connection to the client ends. */
+  /** Aborted when the request times out, the caller aborts it, or the connection to the client ends. */
   get signal(): AbortSignal {
     return this.#claim.signal;
   }
 
-  /** Whether the caller has given up; asks shared memory itself, so it is true even in a blocking handler. */
+  /** Whether the caller has given up. Reads shared memory, so it works in a blocking handler too. */
   get aborted(): boolean {
     return this.#claim.isGivenUp;
   }
 
-  /** Whether there is an answer already. */
+  /** Whether the request already has a response. */
   get answered(): boolean {
     return this.#claim.isAnswered;
   }
 
   /**
-   * Memory of the response in place: fill it and answer with it as `body`, and no copy is made. Taken away (length 0)
-   * when the request is answered. One reservation per request; length 0 when it is answered already.
+   * Returns shared memory for the response body. Fill it and respond with it as `body`: no copy is made. It has length 0 once the
+   * request has a response. Each request has one reservation.
    *
-   * @throws {PayloadTooLargeError} above the bus's payload limit.
+   * @throws {PayloadTooLargeError} above the payload limit of the bus.
    */
   reserve(bytes: number): Uint8Array {
     return this.#claim.reserve(bytes);
   }
 
   /**
-   * Answers at once, while the handler goes on: it may return nothing then. The first answer counts. To answer after the
-   * handler has returned, {@link defer}.
+   * Sends the response now, while the handler continues; the handler may then return nothing. Only the first response is sent. To
+   * respond after the handler has returned, call {@link defer}.
    *
-   * @throws {PayloadTooLargeError}, {HeadTooLargeError}, {InvalidConfigError}: the caller got an error instead.
+   * @throws {PayloadTooLargeError}, {HeadTooLargeError}, {InvalidConfigError}; the caller then gets that error.
    */
   respond(answer: Exclude<Answerable, Response>): Delivery {
     return this.#claim.respond(this, answer);
   }
 
   /**
-   * Returns the function that answers, as {@link respond} does, at any later time; a handler that has called this may return
-   * nothing. Keep the function: when it is collected as garbage without an answer, the caller gets a {@link RemoteError}
-   * whose `remoteCode` is `"NO_ANSWER"`.
+   * Returns a function that sends the response at any later time, like {@link respond}; the handler may then return nothing. Keep
+   * the function: if it is garbage-collected before you call it, the caller gets a {@link RemoteError} whose `remoteCode` is
+   * `"NO_ANSWER"`.
    *
    *     const answer = request.defer();
    *     queue.push({ order: request.json(), done: () => answer("done") });
@@ -270,7 +270,7 @@ export class WorkerRequest extends WholeBody {
     return this.#deferred;
   }
 
-  /** @internal A deferred answer failed: the caller gets the error, unless it has an answer, and `handlerError` tells it. */
+  /** @internal Fails a deferred response: the caller, unless it has a response, and the event `handlerError` get the error. */
   fail(error: unknown): void {
     this.#claim.fail(error);
     this.#claim.owner.failedLate(this, error);

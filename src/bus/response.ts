@@ -1,4 +1,4 @@
-/** What a request resolves to. */
+/** The response of a worker, as the caller gets it. */
 
 import { WholeBody } from "../body.ts";
 import { detach } from "../detach.ts";
@@ -8,24 +8,24 @@ import { BodyReader, StreamedBody } from "./body-reader.ts";
 import type { Head } from "./codec.ts";
 import type { HeaderList } from "./headers.ts";
 
-/** Strings before the headers of a response: its content type. */
+/** Number of strings before the headers of a response: the content type. */
 export const RESPONSE_STRINGS = 1;
 
-/** What both kinds of a worker's answer have. */
+/** Status and headers, which all kinds of responses have. */
 interface ResponseHead {
   /** HTTP status, 200-599. */
   readonly status: number;
-  /** Process id of the worker that answered. */
+  /** Process id of the worker that responded. */
   readonly workerPid: number;
   /** Whether the status is 200-299. */
   readonly ok: boolean;
-  /** Content type, or `""` when the worker gave none. */
+  /** Content type; `""` if the worker set none. */
   readonly contentType: string;
-  /** Headers in the worker's order, duplicates kept; the content type is not among them. */
+  /** Headers in the order of the worker, with duplicates, without the content type. */
   readonly headers: HeaderList;
 }
 
-/** The headers for which `isWanted` says so, with the content type. @throws `PROTOCOL` for a header that none can have. */
+/** Returns the headers for which `isWanted` returns `true`, and the content type. @throws `PROTOCOL` for an invalid header. */
 function headersOf(response: ResponseHead, isWanted?: (name: string) => boolean): Headers {
   return sound(response, () => {
     const headers = response.headers.toHeaders(isWanted);
@@ -34,19 +34,19 @@ function headersOf(response: ResponseHead, isWanted?: (name: string) => boolean)
   });
 }
 
-/** A WHATWG `Response` with the status of `response`, with `headers`, and with `body` unless the status has none. */
+/** Returns a WHATWG `Response` with the status of `response`, with `headers`, and with `body` unless the status forbids a body. */
 function webResponse(
   response: ResponseHead,
   body: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array> | null,
   headers: Headers,
 ): Response {
   const { status } = response;
-  if (status === 200) return new Response(body, { headers }); // the most frequent one, and faster so
+  if (status === 200) return new Response(body, { headers }); // the most frequent case, faster without a status
   const bodiless = status === 204 || status === 205 || status === 304;
   return sound(response, () => new Response(bodiless ? null : body, { status, headers }));
 }
 
-/** A body that is empty when it is read: Bun says `content-length: 0` of one that is empty before. */
+/** Returns an empty body of unknown length: for a body that is known to be empty, Bun would send `content-length: 0`. */
 function unknownLength(): ReadableStream<Uint8Array> {
   return new ReadableStream({ pull: (controller) => controller.close() }, { highWaterMark: 0 });
 }
@@ -55,12 +55,12 @@ function sound<T>({ workerPid }: ResponseHead, make: () => T): T {
   try {
     return make();
   } catch (cause) {
-    const message = `worker pid ${workerPid} answered with a header that no Response can have.`;
+    const message = `Worker pid ${workerPid} sent a header that is not valid in a Response.`;
     throw new SlotbusError("PROTOCOL", message, { cause, mayHaveExecuted: true });
   }
 }
 
-/** A worker's answer. It is a private copy and stays valid. */
+/** A response in your own memory, which stays valid. */
 export class BusResponse extends WholeBody implements ResponseHead {
   readonly status: number;
   readonly workerPid: number;
@@ -88,14 +88,14 @@ export class BusResponse extends WholeBody implements ResponseHead {
     return this.#head.headers;
   }
 
-  /** Returns a WHATWG `Response` with the same content. @throws `PROTOCOL` for a header that none can have. */
+  /** Returns a WHATWG `Response` with the same content. @throws `PROTOCOL` for an invalid header. */
   toResponse(): Response {
     return webResponse(this, this.body as Uint8Array<ArrayBuffer>, headersOf(this));
   }
 }
 
 /**
- * A response whose body streams. Its slot is taken until the body is read, cancelled, or collected as garbage with the response.
+ * A response whose body streams. It occupies its slot until the body is read, cancelled, or garbage-collected with the response.
  *
  *     for await (const bytes of (await bus.stream({ path: "/tokens" })).chunks()) …
  */
@@ -104,7 +104,7 @@ export class StreamedResponse extends StreamedBody implements ResponseHead, Asyn
   readonly workerPid: number;
   /** @internal */
   readonly head: Head;
-  /** A body that is whole gets its reader when one is asked for. */
+  /** Reader of a body that streams, or the bytes of a body that does not. */
   #body: BodyReader | Uint8Array;
 
   /** @internal */
@@ -128,7 +128,7 @@ export class StreamedResponse extends StreamedBody implements ResponseHead, Asyn
     return this.head.headers;
   }
 
-  /** @internal Size of a body that is whole; `null` for one that streams. */
+  /** @internal Size of a body that does not stream; `null` for a body that streams. */
   get wholeBytes(): number | null {
     return this.#body instanceof Uint8Array ? this.#body.length : null;
   }
@@ -138,8 +138,8 @@ export class StreamedResponse extends StreamedBody implements ResponseHead, Asyn
     return this.#body;
   }
 
-  /** Cancels the rest of the body: the worker's source ends. May be called any number of times. */
-  cancel(reason: unknown = new DOMException("the response was cancelled", "AbortError")): void {
+  /** Cancels the rest of the body and closes the worker's source. May be called any number of times. */
+  cancel(reason: unknown = new DOMException("The response was cancelled.", "AbortError")): void {
     this.reader.cancel(reason);
   }
 
@@ -147,19 +147,20 @@ export class StreamedResponse extends StreamedBody implements ResponseHead, Asyn
     this.cancel();
   }
 
-  /** @internal As {@link headersOf}; a response that throws is cancelled. */
+  /** @internal As {@link headersOf}; cancels the response if that throws. */
   toHeaders(isWanted?: (name: string) => boolean): Headers {
     return this.#orCancel(() => headersOf(this, isWanted));
   }
 
-  /** Returns a WHATWG `Response` with the same content, which streams. @throws `PROTOCOL` for a header that none can have. */
+  /** Returns a WHATWG `Response` with the same content, which streams. @throws `PROTOCOL` for an invalid header. */
   toResponse(): Response {
     return this.toResponseWith(this.toHeaders());
   }
 
   /**
-   * @internal The same with other headers; of a body that nobody wants (`isHead`) only the length, if it is known. For a server
-   * (`isServed`) a body fails without an error: Bun's server cuts the connection either way, and prints each error.
+   * @internal As {@link toResponse}, with other headers. `isHead`: without the body, only with its length if that is known.
+   * `isServed`: for a server, the body fails without an error: Bun's server cuts the connection in any case, and would print the
+   * error.
    */
   toResponseWith(headers: Headers, isHead = false, isServed = false): Response {
     const whole = this.#body instanceof Uint8Array ? this.#body : this.#body.takeWhole();
@@ -182,11 +183,10 @@ export class StreamedResponse extends StreamedBody implements ResponseHead, Asyn
 }
 
 /**
- * A response whose body is a view of shared memory: no copy is made, and the worker's slot stays taken until it
- * is released. One that is forgotten is released when it, its body and each view of that have been collected as garbage,
- * which may be late; `stats().borrowsForgotten` counts these. For workers one trusts: a worker that breaks the rules can change
- * the bytes while they are read. An answer that streamed is no view: its pieces were put together in memory of the caller's own,
- * which {@link release} leaves alone.
+ * A response whose body is a view of shared memory, without a copy. It occupies the worker's slot until you release it. A
+ * forgotten response is released when it, its body and each view of the body have been garbage-collected, which may be late;
+ * `stats().borrowsForgotten` counts these. Use it only with workers you trust: a malicious worker can change the bytes while you
+ * read them. The body of a streamed response is a copy in your own memory, which {@link release} does not affect.
  *
  *     using response = await bus.borrow({ path: "/big" });
  */
@@ -194,7 +194,7 @@ export class BorrowedResponse extends BusResponse implements Disposable {
   #release: ((held: boolean) => void) | null;
   #isReleased = false;
 
-  /** @internal `release` is `null` for a body that is the caller's own. */
+  /** @internal `release` is `null` for a body in the caller's own memory. */
   constructor(
     status: number,
     workerPid: number,
@@ -206,7 +206,7 @@ export class BorrowedResponse extends BusResponse implements Disposable {
     this.#release = release;
   }
 
-  /** Returns a copy of the body, which is yours to keep. @throws `BODY_RELEASED` */
+  /** Returns a copy of the body in your own memory. @throws `BODY_RELEASED` */
   override bytes(): Uint8Array {
     this.#check();
     return this.body.slice();
@@ -218,17 +218,17 @@ export class BorrowedResponse extends BusResponse implements Disposable {
     return super.text();
   }
 
-  /** As of a `BusResponse`. @throws `BODY_RELEASED`, `PROTOCOL` for a header that none can have. */
+  /** Returns a WHATWG `Response` with the same content. @throws `BODY_RELEASED`, `PROTOCOL` for an invalid header. */
   override toResponse(): Response {
     this.#check();
     return super.toResponse();
   }
 
   #check(): void {
-    if (this.#isReleased) throw bodyReleased("the response's body");
+    if (this.#isReleased) throw bodyReleased("The response body");
   }
 
-  /** Ends the borrow: `body` has length 0 from now on, and reading it throws `BODY_RELEASED`. Any number of times. */
+  /** Ends the borrow: `body` has length 0 from now on, and reading it throws `BODY_RELEASED`. May be called any number of times. */
   release(): void {
     const release = this.#release;
     this.#release = null;
@@ -242,10 +242,10 @@ export class BorrowedResponse extends BusResponse implements Disposable {
   }
 }
 
-/** Strings of an error answer. */
+/** Number of strings of an error response. */
 export const ERROR_STRINGS = 4;
 
-/** The error a worker answered with. */
+/** Returns the error with which a worker responded. */
 export function remoteError(head: Head): RemoteError {
   const [code = "", name = "", message = "", stack = ""] = head.strings(0, head.count);
   return new RemoteError({ code, name, message, stack });

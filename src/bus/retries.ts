@@ -1,6 +1,6 @@
 /**
- * Exchanges whose worker has gone. Some run again, when it is proved that the process has ended: two runs must not overlap. The
- * others are rejected, with the exit code or signal of a process that the bus started.
+ * Exchanges whose worker has gone. Idempotent exchanges run again once the process has certainly ended, because two runs must not
+ * overlap. The others are rejected; for a process that the bus started, the error has its exit code or signal.
  */
 
 import { type Clock, startTimer } from "../clock.ts";
@@ -11,19 +11,19 @@ import type { Connection } from "./wire.ts";
 
 /** Time between two checks whether a process has ended, in ms. */
 const POLL_MS = 2;
-/** How long the end of a connection may be ahead of the exit report of its process, in ms. */
+/** Longest wait for the exit report of a process after its connection ended, in ms. */
 const REPORT_MS = 100;
 
-/** Polls the process of each first worker. */
+/** Polls the process of each first worker until it has ended. */
 export class Retries {
   readonly #clock: Clock;
   readonly #run: (exchange: Exchange) => void;
-  /** Each with the connection of its first worker. */
+  /** Exchanges that run again, with the connection of the first worker. */
   readonly #waiting = new Map<Exchange, Connection>();
-  /** They are rejected as soon as the exit report of their worker is here. */
+  /** Exchanges that are rejected as soon as the exit report of their worker arrives. */
   readonly #buried = new Set<Exchange>();
 
-  /** `run` is called when an exchange may run again. An exchange whose timeout is over expires instead. */
+  /** `run` is called when an exchange may run again. If its timeout is over, the exchange expires instead. */
   constructor(clock: Clock, run: (exchange: Exchange) => void) {
     this.#clock = clock;
     this.#run = run;
@@ -37,7 +37,7 @@ export class Retries {
     return this.#waiting.has(exchange) || this.#buried.has(exchange);
   }
 
-  /** Whether an exchange waits for the end of a connection's process. */
+  /** Whether an exchange waits for the process of a connection to end. */
   waitFor(connection: Connection): boolean {
     for (const other of this.#waiting.values()) if (other === connection) return true;
     return false;
@@ -49,7 +49,7 @@ export class Retries {
     if (this.#waiting.size === 1) this.#clock.after(0, this.#look);
   }
 
-  /** Rejects an exchange, at once when there is no exit report to wait for. `how` continues "worker pid 7 …". */
+  /** Rejects an exchange, at once if no exit report will arrive. `how` continues "Worker pid 7 …". */
   bury(exchange: Exchange, connection: Connection, how: string, supply: WorkerSupply | null): void {
     const { pid } = connection;
     const fail = (report: ExitReport | null): void => {

@@ -1,52 +1,58 @@
-/** What a bus tells about itself: counters in shared memory, percentiles of the shared histogram. */
+/** Statistics of a bus: counters and a histogram in shared memory. */
 
 import { type CounterName, quantileUs, type Snapshot } from "../native/statistics.ts";
 
-/** Result of {@link SlotBus.stats}. Counts are since the bus was created. */
+/** Result of `SlotBus.stats`. Counters start at 0 when the bus is created. */
 export interface BusStats {
   /** Requests made. */
   requests: number;
-  /** Requests given to a worker. */
+  /** Requests published to a worker. */
   published: number;
-  /** Answers that came, those counted as `dropped` among them. */
+  /** Responses received, including discarded ones (`dropped`). */
   responses: number;
-  /** Of these: errors of the handler. */
+  /** Responses that are errors of the handler. */
   errors: number;
+  /** Requests that timed out. */
   timeouts: number;
+  /** Requests aborted by the caller. */
   aborts: number;
-  /** Rejected because the queue was full. */
+  /** Requests rejected because the queue was full. */
   overloaded: number;
-  /** Idempotent requests sent again after a death. */
+  /** Idempotent requests retried after a worker died. */
   retries: number;
-  /** Published and taken back before a worker claimed them. */
+  /** Requests withdrawn before a worker claimed them. */
   withdrawn: number;
-  /** Given up while a handler ran. */
+  /** Requests given up while a handler ran. */
   abandoned: number;
-  /** Answers that came after the caller had aborted. */
+  /** Responses discarded because the caller had given up. */
   dropped: number;
   /** Doorbells sent to parked workers. */
   bells: number;
-  /** Times the bus left its parked state because a worker rang. */
+  /** Times that a worker's doorbell woke the parked bus. */
   wakeups: number;
+  /** Workers that attached. */
   workersJoined: number;
+  /** Workers that left with a goodbye. */
   workersLeft: number;
+  /** Workers whose connection ended without a goodbye. */
   workersDied: number;
+  /** Workers that the bus evicted for breaking the protocol or for hanging. */
   workersEvicted: number;
-  /** Processes of workers that the bus started again after their end. */
+  /** Worker processes restarted after they ended. */
   workersRestarted: number;
-  /** Times the workers that the bus starts itself were paused because they ended too often. They are paused now if it is more than `workersResumed`. */
+  /** Times that the pool was paused because its workers ended too often. It is paused now if this exceeds `workersResumed`. */
   workersPaused: number;
-  /** Times a paused pool resumed. */
+  /** Times that a paused pool resumed. */
   workersResumed: number;
-  /** Connections turned away. */
+  /** Connections that were refused. */
   peersRefused: number;
-  /** Borrowed responses that were never released; each was reclaimed when it was collected as garbage. */
+  /** Borrowed responses that were never released; the garbage collector reclaimed them. */
   borrowsForgotten: number;
-  /** Regions whose address space stayed because somebody held a view at the end, or had forgotten a borrow. */
+  /** Regions that stay mapped after their end because user code still has a view, such as a borrow that was not released. */
   heldRegions: number;
   /**
-   * Requests that were still unsettled after their worker or the bus had ended, and were rejected then. More than 0 is a defect
-   * in slotbus.
+   * Requests that were still unsettled after their worker or the bus had ended, and were then rejected. A value above 0 is a bug in
+   * slotbus.
    */
   unsettledAtEnd: number;
   /** Requests that wait for a worker now. */
@@ -54,22 +60,25 @@ export interface BusStats {
   /** Slots in use now. */
   inFlight: number;
   workers: { pid: number; concurrency: number; inFlight: number }[];
-  /** From publication to delivery, in µs; upper edges of buckets 3 % wide; 0 without samples. */
+  /**
+   * Time from the publication of a request to the delivery of its response, in µs. Each value is the upper edge of a bucket 3 %
+   * wide; 0 without samples.
+   */
   roundTripUs: { p50: number; p99: number; p999: number };
 }
 
-/** Where a bus counts: memory that observers see, when its wire has such. */
+/** Counters and samples of a bus. On a wire with shared memory, observers can read them. */
 export interface Statistics {
   count(counter: CounterName, by?: number): void;
-  /** What is in flight now. `isTicking`: a sample like this one follows soon. */
+  /** Records the numbers of queued and unsettled requests. `isTicking`: the next sample follows soon. */
   sample(queued: number, unsettled: number, isTicking: boolean): void;
   snapshot(): Snapshot;
 }
 
-/** The part of {@link BusStats} that is counted. */
+/** The counters of {@link BusStats}. */
 type Counted = Omit<BusStats, "requests" | "wakeups" | "unsettledAtEnd" | "queued" | "inFlight" | "workers">;
 
-/** Reads the counters, under their names in {@link BusStats}. */
+/** Returns the counters with their names in {@link BusStats}. */
 export function readCounters(statistics: Statistics): Counted {
   const { counters, roundTrips } = statistics.snapshot();
   const counts = Object.entries(counters).map(([name, count]) => [

@@ -1,4 +1,4 @@
-/** The streamed bodies of one exchange, both ways, and their time limits. */
+/** The streamed bodies of one exchange, in both directions, and their time limits. */
 
 import { startTimer } from "../clock.ts";
 import { BodyReader, type Incoming } from "./body-reader.ts";
@@ -7,15 +7,15 @@ import type { Turns } from "./turns.ts";
 
 /** The streams of one exchange: at most one source and one reader. */
 export class Streams {
-  /** Source of the request's body, until the worker asks for it. */
+  /** Source of the request body, until the worker claims the request. */
   source: StreamSource | null = null;
   /** Whether the source has been read from. */
   hasBegun = false;
-  /** Reader of the response's body, until it is over. */
+  /** Reader of the response body, until the stream is over. */
   reader: BodyReader | null = null;
   readonly #turns: Turns;
   #writer: BodyWriter | null = null;
-  /** Object by which user code reads {@link reader}; `null` after the first tick that finds the stream open. */
+  /** Object through which user code reads the response; `null` after the first tick that finds the stream open. */
   #holder: object | null = null;
   #deadline: { close(): unknown } | null = null;
   #idle: { close(): unknown } | null = null;
@@ -24,7 +24,7 @@ export class Streams {
     this.#turns = turns;
   }
 
-  /** Sends the source, if there is one. Calls `failed` with its error, unless {@link close} was called before. */
+  /** Sends the source, if there is one. Calls `failed` if the source fails before {@link close} is called. */
   send(outgoing: Outgoing, failed: (error: unknown) => void): void {
     const { source } = this;
     if (!source) return;
@@ -39,28 +39,28 @@ export class Streams {
     });
   }
 
-  /** Makes the reader of a response. `onCancel` is called when it wants no more. */
+  /** Creates the reader of a response. `onCancel` is called when the reader cancels. */
   receive(incoming: Incoming, onCancel: () => void): BodyReader {
     return (this.reader = new BodyReader("response", incoming, this.#turns, onCancel));
   }
 
-  /** Cancels the stream when `holder` is collected as garbage, from the first tick on. */
+  /** Cancels the stream if `holder` is garbage-collected, from the first tick on. */
   heldBy(holder: object): void {
     this.#holder = holder;
   }
 
-  /** A tick found the stream open. Only such a stream is watched for the collection of its holder: most streams end sooner. */
+  /** Called by a tick that finds the stream open. Only now its holder is registered: most streams end before the first tick. */
   age(): void {
     if (this.#holder) this.reader?.readBy(this.#holder);
     this.#holder = null;
   }
 
-  /** Calls `over` after `ms`; `Infinity`: never. */
+  /** Calls `over` after `ms`, or never for `Infinity`. */
   limit(ms: number, over: () => void): void {
     this.#deadline = startTimer(this.#turns.clock, ms, over);
   }
 
-  /** Calls `over` when no byte has moved for `ms` (at most twice that); `Infinity`: never. */
+  /** Calls `over` when no byte has moved for `ms` (at the latest after twice that time), or never for `Infinity`. */
   limitIdle(ms: number, over: () => void): void {
     const before = this.#moved;
     this.#idle = startTimer(this.#turns.clock, ms, () => {
@@ -73,7 +73,7 @@ export class Streams {
     return (this.reader?.bytes ?? 0) + (this.#writer?.bytes ?? 0);
   }
 
-  /** Stops both streams and their time limits. A source that was not begun may be sent by another connection. */
+  /** Stops both streams and their time limits. Another connection may still send a source that was not read. */
   close(): void {
     this.#deadline?.close();
     this.#idle?.close();

@@ -1,19 +1,19 @@
-/** Calls back every 20 ms while anything is under way. An idle bus has no timer. */
+/** Calls back every 20 ms while the bus has work. An idle bus has no timer. */
 
 import type { Clock, Timer } from "../clock.ts";
 
 /** Time between two checks of deadlines, in ms. */
 const TICK_MS = 20;
 
-/** What a tick found: a caller that waits, something under way that no caller waits for, or nothing. */
+/** Result of a tick: a caller waits, there is work that no caller waits for, or there is nothing to do. */
 export type Found = "waiting" | "leftover" | "nothing";
 
-/** One timer, which runs only while a tick finds something. */
+/** A timer that runs only while ticks find work. */
 export class Ticker {
   readonly #clock: Clock;
   readonly #look: () => Found;
   #timer: Timer | null = null;
-  /** The tick that is due does not keep the process alive. */
+  /** Whether the scheduled tick lets the process exit. */
   #isUnref = false;
 
   constructor(clock: Clock, look: () => Found) {
@@ -21,12 +21,12 @@ export class Ticker {
     this.#look = look;
   }
 
-  /** Whether a tick is due. */
+  /** Whether a tick is scheduled. */
   get isRunning(): boolean {
     return this.#timer !== null;
   }
 
-  /** A caller waits: makes a tick due, which keeps the process alive. */
+  /** Schedules a tick that keeps the process alive, because a caller waits. */
   start(): void {
     if (this.#timer === null) this.#timer = this.#clock.after(TICK_MS, this.#onTick);
     else if (this.#isUnref) this.#ref();

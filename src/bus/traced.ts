@@ -1,10 +1,13 @@
-/** Requests while a tracing channel has a subscriber. */
+/** Requests that are made while a tracing channel has a subscriber. */
 
 import type { BusRequest, RequestOptions } from "./call.ts";
 import { flattenHeaders, type HeadersLike } from "./headers.ts";
 import { isTraceparent, type RequestTrace, requestTraces, TRACEPARENT } from "./tracing.ts";
 
-/** Makes a request, as the subscribers of the tracing channel left it, and tells them its result. `id` is its id if it has none. */
+/**
+ * Makes a request and publishes it and its result to the tracing channel, whose subscribers may change the trace context. `id` is
+ * used if the request has no id.
+ */
 export function askTraced<Response extends object>(
   bus: string,
   id: string,
@@ -18,7 +21,7 @@ export function askTraced<Response extends object>(
   return requestTraces.tracePromise(run, trace) as Promise<Response>;
 }
 
-/** The same of a blocking request. */
+/** As {@link askTraced}, for a blocking request. */
 export function askTracedSync<Response>(
   bus: string,
   id: string,
@@ -50,7 +53,9 @@ function changed(
   return [{ ...request, id }, isTraceparent(traceparent) ? { ...options, traceparent } : options];
 }
 
-/** The trace context among headers; `null` when there is none, or when a header is invalid: then the request itself fails. */
+/**
+ * Returns the trace context from the headers; `null` if it is absent or a header is invalid, which makes the request fail later.
+ */
 function headerOf(headers: HeadersLike | undefined): string | null {
   if (headers === undefined) return null;
   const flat: string[] = [];

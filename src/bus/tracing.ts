@@ -1,26 +1,26 @@
 /**
- * Tracing channels of `node:diagnostics_channel`: `slotbus.request` around each request of a bus, `slotbus.handle` around each
- * handler of a worker. They publish while `start` has a subscriber: subscribe to it, whatever else you want to hear.
+ * Tracing channels of `node:diagnostics_channel`: `slotbus.request` traces each request of a bus, `slotbus.handle` each run of a
+ * handler. The channels publish only while `start` has a subscriber: subscribe to `start` in addition to other events.
  */
 
 import { tracingChannel, type TracingChannel } from "node:diagnostics_channel";
 import { InvalidConfigError } from "../errors.ts";
 
-/** Message of `tracing:slotbus.request:*`. A subscriber of `start` may set {@link traceparent}: then that is sent. */
+/** Message of `tracing:slotbus.request:*`. A subscriber of `start` may set {@link traceparent}; the request then sends it. */
 export interface RequestTrace {
   readonly bus: string;
   readonly id: string;
   readonly method: string;
   readonly path: string;
-  /** `""` when no router found one. */
+  /** Route pattern; `""` if no router matched one. */
   readonly pattern: string;
-  /** `"sync"`: it is over at `end`; otherwise at `asyncEnd`, a stream when its head is here. */
+  /** Kind of request. `"sync"` ends at `end`, the others at `asyncEnd`; a stream ends when the head has arrived. */
   readonly kind: "copy" | "borrow" | "stream" | "sync";
-  /** W3C trace context that goes with the request; `null`: none. */
+  /** W3C trace context that is sent with the request; `null` for none. */
   traceparent: string | null;
-  /** The answer, from `asyncEnd` (or `end`) on, unless it failed. */
+  /** The response, from `asyncEnd` (or `end`) on, unless the request failed. */
   readonly result?: { readonly status: number; readonly workerPid: number };
-  /** What it rejected with, from `error` on. */
+  /** The error of the request, from `error` on. */
   readonly error?: unknown;
 }
 
@@ -31,13 +31,13 @@ export interface HandleTrace {
   readonly method: string;
   readonly path: string;
   readonly pattern: string;
-  /** `true`: of `serveSync`; it is over at `end`, otherwise at `asyncEnd`. */
+  /** Whether `serveSync` runs the handler. If so, the run ends at `end`, otherwise at `asyncEnd`. */
   readonly sync: boolean;
-  /** As the caller sent it; `null`: none, or one that is malformed. */
+  /** W3C trace context from the caller; `null` if it is absent or malformed. */
   readonly traceparent: string | null;
-  /** A subscriber of `start` may set it: the handler runs inside. */
+  /** A subscriber of `start` may set this function, which then runs the handler. */
   around: (<T>(run: () => T) => T) | null;
-  /** What the handler answered, when it did so by returning it. */
+  /** Return value of the handler, if it responded by returning a value. */
   readonly result?: unknown;
   readonly error?: unknown;
 }
@@ -45,26 +45,29 @@ export interface HandleTrace {
 export const requestTraces: TracingChannel<RequestTrace> = tracingChannel<RequestTrace>("slotbus.request");
 export const handleTraces: TracingChannel<HandleTrace> = tracingChannel<HandleTrace>("slotbus.handle");
 
-/** Whether it has subscribers decides whether a request is traced: to ask all five channels each time costs a request 4 %. */
+/** A request is traced if this channel has subscribers: checking all five channels would cost 4 % of each request. */
 export const { start: requestStart } = requestTraces;
-/** The same of the runs of a handler. */
+/** The run of a handler is traced if this channel has subscribers. */
 export const { start: handleStart } = handleTraces;
 
 export const TRACEPARENT = "traceparent";
 const FORMAT = /^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/;
 
-/** Whether it is a `traceparent` of W3C's Trace Context. */
+/** Whether `text` is a valid `traceparent` of W3C Trace Context. */
 export function isTraceparent(text: string | null | undefined): text is string {
   return typeof text === "string" && FORMAT.test(text);
 }
 
-/** Puts it into a list of names and values, from `first` on, in place of those that are there. @throws {InvalidConfigError} */
+/**
+ * Adds `traceparent` to a list of names and values that starts at `first`, and removes existing ones.
+ * @throws {InvalidConfigError}
+ */
 export function setTraceparent(list: string[], first: number, traceparent: string): void {
   if (!isTraceparent(traceparent)) {
     throw new InvalidConfigError(
-      `traceparent is ${JSON.stringify(traceparent)?.slice(0, 80)}; W3C has no such value.`,
+      `traceparent is ${JSON.stringify(traceparent)?.slice(0, 80)}; it must be a W3C trace context.`,
       {
-        hint: 'It is like "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".',
+        hint: 'Use the form "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".',
       },
     );
   }

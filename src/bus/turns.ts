@@ -1,10 +1,10 @@
-/** Gives the event loop its turn now and then while streams run that never have to wait. */
+/** Lets the event loop run while streams never have to wait. */
 
 import type { Clock } from "../clock.ts";
 
-/** Streams may keep the event loop for so long, in ms, */
+/** Longest time for which streams may block the event loop, in ms. */
 const TURN_MS = 0.2;
-/** and after so many steps without a wait they look at the clock. */
+/** Number of steps without a wait after which a stream checks the clock. */
 export const TURN_STEPS = 8;
 
 /** Shared by all streams of a bus or a worker. */
@@ -16,7 +16,7 @@ export class Turns {
     this.clock = clock;
   }
 
-  /** Whether the event loop is due its turn: timers, sockets and other streams wait for it. */
+  /** Whether a stream should yield to the event loop, so that timers, sockets and other streams can run. */
   get isOver(): boolean {
     const now = this.clock.now();
     if (this.#began === 0) {

@@ -1,8 +1,8 @@
-/** Number of requests under way, and the callers of `drain` that wait until there is none. */
+/** Counts unsettled requests, and lets `drain` wait until there are none. */
 
 import { type Clock, startTimer } from "../clock.ts";
 
-/** Counts requests under way. */
+/** Counts unsettled requests. */
 export class Unsettled {
   count = 0;
   readonly #clock: Clock;
@@ -21,14 +21,14 @@ export class Unsettled {
     if (--this.count === 0 && this.#waiting.length > 0) for (const done of this.#waiting.splice(0)) done();
   }
 
-  /** Largest number of requests at one time since the last call. */
+  /** Returns the largest number of concurrent requests since the last call. */
   takePeak(): number {
     const peak = this.#peak;
     this.#peak = this.count;
     return peak;
   }
 
-  /** Resolves when no request is under way, or after `limit` ms. */
+  /** Resolves when no request is unsettled, or after `limit` ms. */
   async none(limit: number): Promise<void> {
     if (this.count === 0 || limit === 0) return;
     const { promise, resolve } = Promise.withResolvers<void>();

@@ -1,4 +1,4 @@
-/** The options of a worker, and its events. */
+/** The options and events of a worker. */
 
 import type { Backoff } from "../backoff.ts";
 import type { SlotbusError } from "../errors.ts";
@@ -7,62 +7,65 @@ import { directoryRow, nameRow } from "../runtime-directory.ts";
 import { SLOTS_MAX, spinRow } from "./options.ts";
 
 const reconnectRows = {
-  /** First pause, in ms. */
+  /** Pause before the first attempt, in ms. */
   initial: integer(10, 1, 3_600_000, " ms"),
   /** Longest pause, in ms. */
   max: integer(1_000, 1, 3_600_000, " ms"),
 };
 
 const rows = {
-  /** Name of the bus. A bus sets `SLOTBUS_NAME` for the workers that it starts. */
+  /** Name of the bus. Default: the environment variable `SLOTBUS_NAME`, which a bus sets for the workers that it starts. */
   name: nameRow("bus", "SLOTBUS_NAME"),
-  /** Requests taken at once; never more than the bus has slots. */
+  /** Number of requests that the worker runs at once, at most the `slots` of the bus. */
   concurrency: integer(SLOTS_MAX, 1, SLOTS_MAX),
-  /** How long `open` waits for the bus to appear, in ms; 0 rejects at once, `Infinity` waits without a limit. */
+  /** Longest wait of `open` for the bus, in ms; 0 rejects at once, `Infinity` waits without a limit. */
   timeout: timeout(5_000, 0),
-  /** Pauses, which double, before it attaches again when the client ends. `false`, or a name from the environment: it does not. */
+  /**
+   * Pauses between attempts to attach again after the client has ended; each pause is twice as long as the last. `false` does not
+   * attach again. Default for a worker that gets its name from the environment: `false`.
+   */
   reconnect: orFalse(group(reconnectRows)),
-  /** Longest spin on the event loop before the process sleeps, in µs; 0 never spins. */
+  /** Longest time that the event loop spins before the process sleeps, in µs; 0 never spins. */
   spin: spinRow,
-  /** Runtime directory. */
+  /** Runtime directory, which holds the socket of the bus. */
   directory: directoryRow,
 };
 
 /** The options of a worker. */
 export const workerOptions = new Options("a worker", rows);
 
-/** What `SlotWorker.open` takes. */
+/** Options of `SlotWorker.open`. */
 export interface SlotWorkerOptions extends Given<typeof rows> {}
 
 const serveRows = {
-  /** The handler takes the place of the one before; requests that run end with that one. */
+  /** Whether the handler replaces the previous handler. Running requests finish with the previous handler. */
   replace: boolean(false),
 };
 
 /** The options of `SlotWorker.serve`. */
 export const serveOptions = new Options("serve", serveRows);
 
-/** Pauses between the attempts of a worker to attach again. */
+/** Pauses between attempts of a worker to attach again. */
 export interface ReconnectOptions extends Given<typeof reconnectRows> {}
 
-/** What `SlotWorker.serve` takes besides the handler. */
+/** Options of `SlotWorker.serve`. */
 export interface ServeOptions extends Given<typeof serveRows> {}
 
 /** Events of a worker, with the arguments of their listeners. */
 export interface SlotWorkerEvents {
-  /** Attached, for the first time or again. */
+  /** The worker attached, for the first time or again. */
   connected: [];
   /** The client ended or closed the connection. */
   disconnected: [reason: SlotbusError];
-  /** A handler failed; its caller was told too. Without a listener an error `NO_ANSWER` is one line on standard error. */
+  /** A handler failed. The caller gets the error too. Without a listener, a `NO_ANSWER` error is printed to standard error. */
   handlerError: [error: unknown, request: { id: string; path: string }];
 }
 
 /** Options of a worker with their defaults filled in. */
 export interface ResolvedWorkerOptions extends Omit<Resolved<typeof rows>, "reconnect"> {
-  /** The directory was named: it may belong to another user. */
+  /** Whether `directory` was set explicitly: it may then belong to another user. */
   readonly shared: boolean;
-  /** Pauses between attempts to attach again; `null`: it is not attached again. */
+  /** Pauses between attempts to attach again; `null`: the worker does not attach again. */
   readonly reconnect: Backoff | null;
 }
 

@@ -1,4 +1,4 @@
-/** `slotbus claims`: who holds what in a fleet, now or as it changes; and a lease taken away by hand. */
+/** `slotbus claims`: lists and follows the leases of a fleet, and releases a lease by force. */
 
 import type { Command } from "commander";
 import { Contest } from "../contest/contest.ts";
@@ -29,27 +29,27 @@ export function command(): Command {
     "slotbus claims ls --json",
     "slotbus claims ls --follow",
   ])
-    .argument("[fleet]", "its name; it can be left out when there is only one")
-    .option("--follow", "print what is held, then each change; with --json each line is one")
+    .argument("[fleet]", "name of the fleet; optional when there is only one")
+    .option("--follow", "print the held leases, then each change; with --json one object per line")
     .action(list);
-  const release = newCommand("release", "end a lease that another process holds", [
+  const release = newCommand("release", "release a lease that another process holds", [
     "slotbus claims release leader mailer --force",
     "slotbus claims release leader mailer --fleet crew --force",
   ])
-    .argument("<kind>", "of the subject")
-    .argument("<label>", "of the subject")
-    .option("--fleet <name>", "it can be left out when there is only one")
-    .option("--force", "yes: its holder lives, and is told that it lost the lease")
+    .argument("<kind>", "kind of the lease's subject")
+    .argument("<label>", "label of the lease's subject")
+    .option("--fleet <name>", "name of the fleet; optional when there is only one")
+    .option("--force", "required: the holder is alive, and loses the lease")
     .action(endLease);
   return newCommand("claims", "list and release the leases of a fleet")
     .addCommand(withDirectory(withJson(ls)))
     .addCommand(withDirectory(withJson(release)));
 }
 
-/** The fleet that is meant when none is named. */
+/** Returns the only fleet, for a command line that names none. */
 export function onlyFleet(given: string | undefined): string {
   const { directory, fleets } = readNames(given);
-  return onlyOne(fleets, `there are ${fleets.length} fleets`, `no fleet is in ${directory}.`);
+  return onlyOne(fleets, `There are ${fleets.length} fleets`, `There is no fleet in ${directory}.`);
 }
 
 async function list(given: string | undefined, { json, directory, follow: isFollowed }: Flags): Promise<void> {
@@ -79,7 +79,10 @@ async function list(given: string | undefined, { json, directory, follow: isFoll
   print(columns([["LEASE", "HOLDER", "PID", "TOKEN", "HELD", "LEFT"], ...rows]));
 }
 
-/** Until ^C, or until no member of the fleet lives: the last one to leave removes its file, one that is killed does not. */
+/**
+ * Prints changes until ^C, or until the fleet has no living member. Checks both: a killed last member leaves its file
+ * behind.
+ */
 async function follow(fleet: Fleet, contest: Contest, json: boolean): Promise<void> {
   const watch = contest.watchAll();
   await untilStopped(async (stopped) => {
@@ -109,13 +112,13 @@ async function endLease(kind: string, label: string, { fleet, json, directory, f
   const subject = { kind, label };
   await using observed = await Fleet.observe({ name, directory });
   const holder = (await Contest.open({ fleet: observed })).holder(subject);
-  if (!holder) throw new CommandError(`nobody holds ${kind} ${label} in fleet "${name}".`, EXIT.notFound);
+  if (!holder) throw new CommandError(`Nobody holds ${kind} ${label} in fleet "${name}".`, EXIT.notFound);
   if (!force) {
-    const whose = `${holder.owner} (pid ${holder.pid}) holds ${kind} ${label} and lives`;
-    throw new UsageError(`${whose}; pass --force to take the lease away from it.`);
+    const whose = `${holder.owner} (pid ${holder.pid}) is alive and holds ${kind} ${label}`;
+    throw new UsageError(`${whose}. Pass --force to release the lease anyway.`);
   }
   await using member = await Fleet.join({ name, directory });
   const released = (await Contest.open({ fleet: member })).release(holder, { force: true });
   if (json) return print(JSON.stringify({ fleet: name, ...subject, owner: holder.owner, released }));
-  print(released ? `Released; ${holder.owner} (pid ${holder.pid}) had it.` : "It had ended by itself.");
+  print(released ? `Released; ${holder.owner} (pid ${holder.pid}) held it.` : "The lease had already ended.");
 }

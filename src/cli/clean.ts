@@ -1,4 +1,4 @@
-/** `slotbus clean`: removes what was left by processes that are proved dead, by the same locks as a new owner takes. */
+/** `slotbus clean`: removes files of dead processes. The proof of death is the lock that a new owner would take. */
 
 import { closeSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -10,7 +10,7 @@ import { type BusName, readNames } from "./directory.ts";
 import { print } from "./terminal.ts";
 import { type CommonFlags, EXIT, newCommand, withDirectory, withJson } from "./usage.ts";
 
-/** What was found, as it stands in the JSON. */
+/** One finding, as printed in the JSON. */
 export interface Cleaned {
   kind: "bus" | "fleet";
   name: string;
@@ -20,15 +20,15 @@ export interface Cleaned {
 }
 
 export function command(): Command {
-  const clean = newCommand("clean", "remove what processes that are dead have left", [
+  const clean = newCommand("clean", "remove files of processes that have died", [
     "slotbus clean --dry-run",
     "slotbus clean",
   ]);
   return withDirectory(withJson(clean))
-    .option("--dry-run", "say what would be removed")
+    .option("--dry-run", "print what would be removed, and remove nothing")
     .addHelpText(
       "after",
-      "\nProof is a lock that the kernel drops at any death: of a bus its NAME.lock, of a fleet\nthe bytes of its members. What cannot be judged is kept, and it exits with 1.",
+      "\nA process counts as dead when the kernel has released its lock: on NAME.lock for\na bus, on the member's byte of NAME.fleet for a fleet. Names whose lock cannot\nbe checked are kept; then the exit code is 1.",
     )
     .action(async ({ json, directory, dryRun }: CommonFlags & { dryRun?: boolean }) => {
       const cleaned = await cleanAll(directory, dryRun === true);
@@ -37,7 +37,7 @@ export function command(): Command {
     });
 }
 
-const ALIVE = "it lives";
+const ALIVE = "it is alive";
 
 async function cleanAll(given: string | undefined, isDry: boolean): Promise<Cleaned[]> {
   const { directory, buses, fleets } = readNames(given);
@@ -56,20 +56,20 @@ function kept(entry: Pick<Cleaned, "kind" | "name">, problem: string | null = nu
   return { ...entry, action: "kept", reason: problem ?? ALIVE };
 }
 
-/** Takes the name as a new client would; whoever has it then keeps it. */
+/** Locks the name like a new client, so that a client that starts meanwhile is not harmed. */
 function cleanBus(dir: number, directory: string, { name, isAlive, pid, problem }: BusName, isDry: boolean): Cleaned {
   const entry = { kind: "bus", name } as const;
   if (isAlive) return kept(entry, problem);
-  const reason = pid === 0 ? "nobody has its lock" : `nobody has its lock; its client was pid ${pid}`;
+  const reason = pid === 0 ? "nobody holds its lock" : `nobody holds its lock; its client was pid ${pid}`;
   if (isDry) return { ...entry, action: "would remove", reason };
   const lock = lockName(dir, name);
   if ("problem" in lock) return kept(entry, lock.problem);
-  rmSync(join(directory, `${name}.control`), { force: true }); // of a hub: the name is ours now
+  rmSync(join(directory, `${name}.control`), { force: true }); // for a hub; safe because we hold the name's lock
   lock.release();
   return { ...entry, action: "removed", reason };
 }
 
-/** Whoever joins meanwhile waits for the lock by which it is judged and removed, and makes another. */
+/** Removes a fleet's file under its join lock. A process that joins meanwhile waits, and then creates a new file. */
 async function cleanFleet(dir: number, directory: string, name: string, isDry: boolean): Promise<Cleaned> {
   const entry = { kind: "fleet", name } as const;
   try {
@@ -77,13 +77,13 @@ async function cleanFleet(dir: number, directory: string, name: string, isDry: b
     const isAlive = observed.members().length > 0;
     await observed.close();
     if (isAlive || !(isDry || removeFleet(dir, name))) return kept(entry);
-    return { ...entry, action: isDry ? "would remove" : "removed", reason: "nobody has the lock of a member" };
+    return { ...entry, action: isDry ? "would remove" : "removed", reason: "nobody holds a member's lock" };
   } catch (error) {
     return kept(entry, (error as Error).message);
   }
 }
 
 function report(cleaned: readonly Cleaned[]): string {
-  if (cleaned.length === 0) return "Nothing is there.";
+  if (cleaned.length === 0) return "There is nothing to clean.";
   return cleaned.map(({ kind, name, action, reason }) => `${action}: ${kind} ${name} (${reason})`).join("\n");
 }

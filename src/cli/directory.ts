@@ -1,4 +1,4 @@
-/** What lies in the runtime directory, and whose it is. Nothing is locked, written or removed here. */
+/** Reads the names in the runtime directory and their owners. Locks, writes and removes nothing. */
 
 import { closeSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -11,21 +11,21 @@ export interface ProcessInfo {
   readonly pid: number;
   readonly uid: number;
   readonly command: string;
-  /** SIGSTOP, a debugger. */
+  /** Stopped by SIGSTOP or a debugger. */
   readonly isStopped: boolean;
 }
 
-/** A name that a client has, or had. */
+/** The name of a bus or hub, in use or left over. */
 export interface BusName {
   readonly name: string;
-  /** By its lock, which the kernel drops with its process. */
+  /** Whether its lock is held; the kernel releases it when the process ends. */
   readonly isAlive: boolean;
-  /** It has HTTP in front: `slotbus/hub`. */
+  /** Whether it is a hub (`slotbus/hub`). */
   readonly isHub: boolean;
-  /** The process id that the client wrote into its lock file; 0: none can be read. */
+  /** Process id that the client wrote into its lock file; 0: unknown. */
   readonly pid: number;
   readonly owner: ProcessInfo | null;
-  /** Why it cannot be judged; then `isAlive` is `true`. */
+  /** Why its lock cannot be checked; then `isAlive` is `true`. */
   readonly problem: string | null;
 }
 
@@ -46,7 +46,7 @@ export function processInfo(pid: number): ProcessInfo | null {
   }
 }
 
-/** `bun shop.ts` of `/usr/bin/bun /home/me/shop.ts`. */
+/** Shortens `/usr/bin/bun /home/me/shop.ts` to `bun shop.ts`. */
 export function shortCommand({ command }: Pick<ProcessInfo, "command">): string {
   return command
     .split(" ")
@@ -55,7 +55,10 @@ export function shortCommand({ command }: Pick<ProcessInfo, "command">): string 
     .join(" ");
 }
 
-/** The names in a runtime directory, which may belong to another user when it is given. @throws `PERMISSION_DENIED`, {InvalidConfigError}. */
+/**
+ * Returns the names in a runtime directory; `given` may belong to another user. @throws `PERMISSION_DENIED`,
+ * {InvalidConfigError}
+ */
 export function readNames(given: string | undefined): Names {
   const directory = resolveDirectory(given);
   const dir = openDirectory(directory, { shared: given !== undefined });

@@ -1,4 +1,4 @@
-/** `slotbus doctor`: whether slotbus works here. Each fault has one line that says what to do. */
+/** `slotbus doctor`: checks whether slotbus works here. Each fault has one line that says what to do. */
 
 import { accessSync, closeSync, constants, existsSync, statfsSync, statSync } from "node:fs";
 import { availableParallelism, release } from "node:os";
@@ -10,47 +10,54 @@ import { resolveDirectory } from "../runtime-directory.ts";
 import { count, microseconds, paint, print, size } from "./terminal.ts";
 import { CommandError, type CommonFlags, EXIT, newCommand, readText, withDirectory, withJson } from "./usage.ts";
 
-/** One line of the report, as it stands in the JSON. */
+/** One line of the report, as printed in the JSON. */
 export interface Finding {
   name: string;
   state: "ok" | "warning" | "fault";
   detail: string;
-  /** What to do; `null` when there is nothing to do. */
+  /** What to do; `null`: nothing. */
   fix: string | null;
 }
 
-/** What a check found to be right; a warning when it works and may not for long. A fault is thrown. */
+/** Result of a check: a detail, or a warning if it works but may soon fail. A fault is thrown. */
 type Detail = string | { warning: string };
 
-/** Free space of the runtime directory below which a fleet may not be made. */
+/** Free space in the runtime directory below which it may be impossible to create a fleet. */
 const SPACE_BYTES = 8 << 20;
-/** Memory below which a worker's warm pages are at risk. */
+/** Free memory below which a worker's warm pages may not fit. */
 const MEMORY_BYTES = 64 << 20;
 const FILES = 256;
 const WARM_UP = 500;
 const ROUND_TRIPS = 2_000;
 const READY_MS = 10_000;
 
-/** `fix` is what to do unless the error has a hint; `needs` is a check without which this one makes no sense. */
+/** `fix`: what to do, unless the error has a hint. `needs`: a check that must succeed first. */
 type Check = readonly [name: string, run: (directory: string) => Detail | Promise<Detail>, fix: string, needs?: string];
 
 const CHECKS: readonly Check[] = [
-  ["platform", platform, "Run it on Linux, x64 or arm64."],
-  ["bun", bun, "Install another Bun."],
+  ["platform", platform, "Use Linux on x64 or arm64."],
+  ["bun", bun, "Run `bun upgrade`."],
   ["library", library, "Install slotbus again, or set SLOTBUS_LIB to a libslotbus of your own."],
   ["launcher", launcher, "Install slotbus again, or set SLOTBUS_LAUNCHER to a slotbus-launcher of your own."],
   ["directory", runtimeDirectory, "Set SLOTBUS_DIR to a directory of your own.", "library"],
   ["space", space, "Remove files there (`slotbus clean`), or enlarge it: in Docker `--shm-size=256m`."],
   ["memory", memory, "Raise the memory limit, or lower `slots` and `payloadBytes` of the bus."],
-  ["descriptors", descriptors, `Raise it: ulimit -n ${4 * FILES}`],
-  ["wake mode", wakeMode, "Give it two processors for the short way."],
-  ["round trip", roundTrip, "Run it again; if it stays so, report the output of `slotbus doctor --json`.", "directory"],
+  ["descriptors", descriptors, `Run \`ulimit -n ${4 * FILES}\`.`],
+  ["wake mode", wakeMode, "Give the process two processors for lower latency."],
+  [
+    "round trip",
+    roundTrip,
+    "Run `slotbus doctor` again; if this stays, report the output of `slotbus doctor --json`.",
+    "directory",
+  ],
 ];
 
 export function command(): Command {
-  return withDirectory(withJson(newCommand("doctor", "say whether slotbus works here, and how to repair it", EXAMPLES)))
+  return withDirectory(
+    withJson(newCommand("doctor", "check whether slotbus works here, and say how to fix faults", EXAMPLES)),
+  )
     .addOption(new Option("--answer <name>").hideHelp())
-    .addHelpText("after", "\nIt exits with 1 when it finds a fault; warnings are no fault.")
+    .addHelpText("after", "\nThe exit code is 1 if there is a fault; warnings are not faults.")
     .action(async ({ json, directory, answer }: CommonFlags & { answer?: string }) => {
       if (answer !== undefined) return answerRoundTrips(answer, directory);
       const findings: Finding[] = [];
@@ -65,8 +72,8 @@ const EXAMPLES = ["slotbus doctor", "slotbus doctor --json", "SLOTBUS_DIR=/run/s
 
 const UNTRIED = {
   state: "fault",
-  detail: "not tried.",
-  fix: "Repair what stands above, then run `slotbus doctor` again.",
+  detail: "not checked.",
+  fix: "Fix the faults above, then run `slotbus doctor` again.",
 } as const;
 
 async function carryOut([name, run, fix, needs]: Check, directory: string, before: Finding[]): Promise<Finding> {
@@ -99,18 +106,18 @@ async function library(): Promise<string> {
   return `${path} (${origin(path)}), ABI ${ABI}, ${size(statSync(path).size)}`;
 }
 
-/** Only supervised workers need it. */
+/** Checks the launcher, which only supervised workers need. */
 function launcher(): Detail {
   const path = findLauncher();
-  if (path === null) return { warning: "none: supervised workers may outlive a host that is killed" };
+  if (path === null) return { warning: "not found: supervised workers may outlive a host that is killed" };
   checkPacked(path);
   return `${path} (${origin(path)})`;
 }
 
-/** Where a file comes from; the library was checked when it was loaded. */
+/** Describes where a file comes from. Its checksum was compared before. */
 function origin(path: string): string {
   const { from, packedSha256 } = originOf(path);
-  return packedSha256 === null ? from : `${from}, as it was packed`;
+  return packedSha256 === null ? from : `${from}, checksum ok`;
 }
 
 async function runtimeDirectory(directory: string): Promise<string> {
@@ -123,7 +130,7 @@ async function runtimeDirectory(directory: string): Promise<string> {
     return `${directory}, mode ${mode.toString(8).padStart(4, "0")}, uid ${found!.uid}`;
   }
   accessSync(dirname(directory), constants.W_OK);
-  return `${directory} is not there yet; the first bus makes it`;
+  return `${directory} does not exist yet; the first bus creates it`;
 }
 
 function space(directory: string): Detail {
@@ -134,7 +141,7 @@ function space(directory: string): Detail {
   return bavail * bsize < SPACE_BYTES ? { warning: detail } : detail;
 }
 
-/** Regions are memory, not files: what counts is the machine's, and the limit of the cgroup. */
+/** Checks free memory of the machine and the cgroup: regions are memory, not files in /dev/shm. */
 function memory(): Detail {
   const available = Number(/MemAvailable:\s+(\d+) kB/.exec(readText("/proc/meminfo"))?.[1] ?? 0) * 1_024;
   const limit = Number(readText("/sys/fs/cgroup/memory.max")) || Infinity;
@@ -152,13 +159,13 @@ function descriptors(): Detail {
 
 function wakeMode(): Detail {
   const processors = availableParallelism();
-  if (processors === 1) return { warning: "1 processor: never spins, sleeps at once" };
-  return `${processors} processors: spins for up to 50 µs, then sleeps until a doorbell rings`;
+  if (processors === 1) return { warning: "1 processor: slotbus does not spin, it sleeps at once" };
+  return `${processors} processors: slotbus spins for up to 50 µs, then sleeps until a doorbell rings`;
 }
 
 // ---- a real round trip ------------------------------------------------------------------------------------------------
 
-/** The program that runs now, to be started once more. */
+/** Returns the command that started this program, to run it again. */
 function ourselves(): string[] {
   return Bun.main.startsWith("/$bunfs/") ? [process.execPath] : [process.execPath, Bun.main];
 }
@@ -173,7 +180,7 @@ async function roundTrip(directory: string): Promise<string> {
   try {
     const ended = child.exited.then(async (code) => {
       const [why] = (await child.stderr.text()).trim().split("\n");
-      throw new CommandError(`the other process ended with ${code}: ${why}`);
+      throw new CommandError(`The other process exited with code ${code}: ${why}`);
     });
     ended.catch(() => {});
     const times = await Promise.race([measure(bus), ended]);
@@ -185,7 +192,7 @@ async function roundTrip(directory: string): Promise<string> {
   }
 }
 
-/** Times of the round trips in ms, sorted. */
+/** Returns the sorted times of the round trips, in ms. */
 async function measure(bus: import("../slotbus.ts").SlotBus): Promise<Float64Array> {
   await bus.ready({ timeout: READY_MS });
   const times = new Float64Array(WARM_UP + ROUND_TRIPS);

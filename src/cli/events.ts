@@ -1,4 +1,4 @@
-/** `slotbus events tail`: what is published in a fleet, as it comes. It only looks: no member waits for it. */
+/** `slotbus events tail`: prints events of a fleet as they are published. It only observes: no member waits for it. */
 
 import type { Command } from "commander";
 import { EventBus } from "../events/bus.ts";
@@ -19,7 +19,7 @@ interface Flags extends CommonFlags {
   count?: number;
 }
 
-/** What is printed of an event; with --json one such line each. */
+/** A printed line; with --json one object per line. */
 type Item =
   | { time: string; topic: string; id: string | null; attributes: object; payload: unknown; writer: number }
   | { time: string; kind: number; writer: number; payload: string }
@@ -32,18 +32,15 @@ export function command(): Command {
     "slotbus events tail crew --ring frames --raw",
   ]);
   withDirectory(withJson(tail))
-    .argument("[fleet]", "its name; it can be left out when there is only one")
-    .option("--ring <name>", "of the fleet's rings; it can be left out when it has only one")
-    .option("--topic <pattern>", "only those: a topic, or its beginning and a star", "*")
-    .option("--oldest", "begin with the oldest event that is there (default: what comes)")
-    .option("--raw", "events of a ring that no EventBus uses: kind and text")
-    .option("--count <events>", "end after so many", numberFrom(1, 1e9))
-    .addHelpText(
-      "after",
-      "\nWith --json each line is one event. It ends with ^C, and when the fleet's last member leaves.",
-    )
+    .argument("[fleet]", "name of the fleet; optional when there is only one")
+    .option("--ring <name>", "ring of the fleet; optional when there is only one")
+    .option("--topic <pattern>", "print only events with this topic; * at the end matches any rest", "*")
+    .option("--oldest", "start with the oldest event in the ring (default: the next event)")
+    .option("--raw", "print kind and text, for a ring that is not used by an EventBus")
+    .option("--count <events>", "stop after this many events", numberFrom(1, 1e9))
+    .addHelpText("after", "\nWith --json each line is one event. Stops at ^C, or when the last member leaves.")
     .action(run);
-  return newCommand("events", "look at the events of a fleet").addCommand(tail);
+  return newCommand("events", "print the events of a fleet").addCommand(tail);
 }
 
 async function run(given: string | undefined, flags: Flags): Promise<void> {
@@ -67,11 +64,11 @@ async function run(given: string | undefined, flags: Flags): Promise<void> {
 
 function onlyRing(fleet: Fleet): string {
   const names = fleet.geometry.rings.map(({ name }) => name);
-  const whose = `fleet "${fleet.name}" has`;
+  const whose = `Fleet "${fleet.name}" has`;
   return onlyOne(names, `${whose} ${names.length} rings`, `${whose} no ring.`, "Name one with --ring.");
 }
 
-/** A function that returns at most so many items that are there now. */
+/** Returns a function that reads at most `max` available items. */
 async function source(fleet: Fleet, ring: string, flags: Flags): Promise<(max: number) => Item[]> {
   const from = flags.oldest ? "oldest" : "head";
   if (flags.raw) {
@@ -108,7 +105,7 @@ function readable(payload: unknown): unknown {
 
 function describe(item: Item): string {
   if ("lost" in item) {
-    if (item.epoch !== undefined) return paint("yellow", "— the fleet was made anew —");
+    if (item.epoch !== undefined) return paint("yellow", "— the fleet was created again —");
     return paint("yellow", `— ${item.lost} events were lost —`);
   }
   const time = paint("dim", item.time.slice(11, 23));

@@ -1,9 +1,12 @@
-/** Flags of a command from a table of options: each row with a `help` has one, and what is given becomes the options object again. */
+/**
+ * Turns a table of options into command-line flags (one for each row with a `help`), and parsed flags back into
+ * options.
+ */
 
 import type { Command } from "commander";
 import { refuse, type Rows } from "../options.ts";
 
-/** Units of what a flag takes: their names, and what one is of. */
+/** Units of a flag's value: name and factor. */
 type Units = Readonly<Record<string, number>>;
 const TIMES: Units = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
 const SIZES: Units = { k: 1_024, m: 1_048_576, g: 1_073_741_824 };
@@ -11,7 +14,7 @@ const SIZES: Units = { k: 1_024, m: 1_048_576, g: 1_073_741_824 };
 type AnyRow = Rows[string];
 type Kind = "switch" | "time" | "size" | "number" | "list" | "text";
 
-/** What a row takes, by its range. */
+/** Returns the kind of value that a row accepts, from its range. */
 function kindOf({ range }: AnyRow): Kind {
   if (range === "true or false") return "switch";
   if (range.startsWith("a list of ")) return "list";
@@ -19,7 +22,7 @@ function kindOf({ range }: AnyRow): Kind {
   return / ms\b/.test(range) ? "time" : / bytes\b/.test(range) ? "size" : "number";
 }
 
-/** Adds `--kebab-case-name` for each row that has a help; rows of a group begin with the name of the group. */
+/** Adds a flag `--kebab-case-name` for each row with a help; flags of a group start with the group's name. */
 export function addFlags(command: Command, rows: Rows): Command {
   for (const { path, row } of flagsOf(rows)) {
     const name = path.join("-").replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
@@ -33,7 +36,7 @@ export function addFlags(command: Command, rows: Rows): Command {
   return command;
 }
 
-/** The options object of a table, from what {@link addFlags} made of a command line. Flags that were not given are left out. */
+/** Returns the options of a table from parsed flags of {@link addFlags}. Flags that were not given are left out. */
 export function optionsOf(rows: Rows, flags: Readonly<Record<string, unknown>>): Record<string, unknown> {
   const options: Record<string, unknown> = {};
   for (const { path, row } of flagsOf(rows)) {
@@ -48,7 +51,7 @@ export function optionsOf(rows: Rows, flags: Readonly<Record<string, unknown>>):
   return options;
 }
 
-/** Rows with a help, with their keys: one, or two in a group. */
+/** Returns the rows with a help and the path of keys to each: one key, or two in a group. */
 function flagsOf(rows: Rows): { path: string[]; row: AnyRow }[] {
   return Object.entries(rows).flatMap(([key, row]) => {
     const own = row.help === undefined ? [] : [{ path: [key], row }];
@@ -57,15 +60,15 @@ function flagsOf(rows: Rows): { path: string[]; row: AnyRow }[] {
   });
 }
 
-/** @throws {InvalidConfigError} that names the flag. */
+/** Parses and checks a flag's value. @throws {InvalidConfigError} with the flag's name */
 function read(row: AnyRow, name: string, given: string): unknown {
   const value = valueOf(row, given);
-  if (value === undefined) refuse(name, given, row.range);
+  if (value === undefined) refuse(name, given, row.range.replace(/, or false$/, "")); // no flag has the value `false`
   row.resolve(value, name);
   return value;
 }
 
-/** `undefined`: it is not a value of the row's kind. */
+/** Parses a value; `undefined`: it is not of the row's kind. */
 function valueOf(row: AnyRow, given: string): unknown {
   switch (kindOf(row)) {
     case "time":
@@ -89,10 +92,11 @@ function quantity(given: string, units: Units): number | undefined {
 
 function placeholder(row: AnyRow): string {
   const choices = [...row.range.matchAll(/"([^"]+)"/g)].map(([, choice]) => choice);
-  return choices.length > 0 ? choices.join("|") : kindOf(row);
+  const [, noun] = /\ban? (\w+)$/.exec(row.range) ?? []; // "a path"
+  return choices.length > 0 ? choices.join("|") : (noun ?? kindOf(row));
 }
 
-/** The default of the table, as the flag would take it. */
+/** Formats a row's default in the syntax of the flag. */
 function shownDefault(row: AnyRow): string {
   const { fallback } = row;
   if (fallback === "none" || fallback === "—") return "";

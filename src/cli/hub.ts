@@ -1,4 +1,4 @@
-/** `slotbus hub`: a hub as a program of its own. */
+/** `slotbus hub`: runs a hub as a program. */
 
 import { readFileSync } from "node:fs";
 import { type Command, Option } from "commander";
@@ -6,19 +6,17 @@ import { InvalidConfigError } from "../errors.ts";
 import { Hub, type HubOptions } from "../hub/index.ts";
 import { hubOptions } from "../hub/options.ts";
 import { addFlags, optionsOf } from "./flags.ts";
-import { HubLog, type Level, LEVELS } from "./hub-log.ts";
+import { type HubLogLevel, LEVELS, logHub } from "./hub-log.ts";
+import { Log } from "./log.ts";
 import { print } from "./terminal.ts";
 import { type CommonFlags, EXIT, newCommand, UsageError, withDirectory, withJson } from "./usage.ts";
 
-/** Flags beside those of the table of options: a token is not for a command line, which every user can read. */
+/** Flags besides the table of options. Tokens are read from files, because every user can read a command line. */
 interface Flags extends CommonFlags {
   adminTokenFile?: string;
   controlTokenFile?: string;
-  log: Level;
+  log: HubLogLevel;
 }
-
-/** How long a hub that ends waits for whoever reads its log, in ms. */
-const LOG_MS = 1_000;
 
 export function command(): Command {
   const hub = newCommand("hub", "serve HTTP in front of workers in other processes", [
@@ -28,27 +26,30 @@ export function command(): Command {
     "SLOTBUS_CONTROL_TOKEN=... slotbus hub --name site --control-port 3201",
   ]);
   return addFlags(withDirectory(withJson(hub)), hubOptions.rows)
-    .option("--admin-token-file <file>", "the token of /_slotbus/, from everywhere; or SLOTBUS_ADMIN_TOKEN")
-    .option("--control-token-file <file>", "the token of the control port; or SLOTBUS_CONTROL_TOKEN")
-    .addOption(new Option("--log <level>", "what to say on standard error").choices(LEVELS).default("info"))
+    .option(
+      "--admin-token-file <file>",
+      "file with the token that opens /_slotbus/ to any address; or set SLOTBUS_ADMIN_TOKEN",
+    )
+    .option("--control-token-file <file>", "file with the token of the control port; or set SLOTBUS_CONTROL_TOKEN")
+    .addOption(new Option("--log <level>", "what to log on standard error").choices(LEVELS).default("info"))
     .addHelpText(
       "after",
-      "\nA time is in ms or has a unit: 500ms, 30s, 5m; a size may end in k, m or g." +
-        "\nSIGTERM and SIGINT: it answers what runs, then it ends. Its status page is\nhttp://127.0.0.1:3200/_slotbus/.",
+      "\nTimes are in ms or have a unit: 500ms, 30s, 5m. Sizes may end in k, m or g." +
+        "\nAt SIGTERM or SIGINT the hub finishes running requests, then exits. Its status\npage is http://127.0.0.1:3200/_slotbus/.",
     )
     .action(run);
 }
 
-/** What was given, for {@link Hub.start}. */
+/** Returns the options of {@link Hub.start}. */
 function asOptions(flags: Flags): HubOptions {
   const { control, ...options } = optionsOf(hubOptions.rows, { ...flags }) as HubOptions;
   const controlToken = tokenOf(flags.controlTokenFile, "SLOTBUS_CONTROL_TOKEN");
   if ((control === undefined) !== (controlToken === undefined))
     throw new UsageError(
-      "--control-port and its token go together: give --control-token-file or SLOTBUS_CONTROL_TOKEN, or neither.",
+      "--control-port and its token go together: give --control-token-file or SLOTBUS_CONTROL_TOKEN, or omit both.",
     );
   if (options.cors && options.cors.origins === undefined)
-    throw new UsageError("--cors-credentials and --cors-max-age need --cors-origins: say which pages they are for.");
+    throw new UsageError("--cors-credentials and --cors-max-age need --cors-origins.");
   return {
     ...options,
     directory: flags.directory,
@@ -57,7 +58,7 @@ function asOptions(flags: Flags): HubOptions {
   };
 }
 
-/** Without the line break that editors end a file with. */
+/** Reads a token without the line break at the end of the file. */
 function tokenOf(file: string | undefined, variable: string): string | undefined {
   if (file === undefined) return process.env[variable] || undefined;
   try {
@@ -78,7 +79,8 @@ async function start(options: HubOptions): Promise<Hub> {
 
 async function run(flags: Flags): Promise<void> {
   const hub = await start(asOptions(flags));
-  const log = new HubLog(hub, flags.log, flags.json === true || !process.stderr.isTTY);
+  const log = new Log(flags.json === true || !process.stderr.isTTY);
+  logHub(log, hub, flags.log);
   const { promise, resolve } = Promise.withResolvers<void>();
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, resolve);
   const status = `${hub.url}_slotbus/`;
@@ -90,5 +92,5 @@ async function run(flags: Flags): Promise<void> {
   }
   await promise;
   await hub.close();
-  if (!(await log.close(LOG_MS))) process.exit(EXIT.done);
+  if (!(await log.close())) process.exit(EXIT.done);
 }

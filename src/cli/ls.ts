@@ -1,4 +1,4 @@
-/** `slotbus ls`: what is in the runtime directory. */
+/** `slotbus ls`: lists the buses, hubs and fleets in the runtime directory. */
 
 import type { Command } from "commander";
 import { Contest } from "../contest/contest.ts";
@@ -8,25 +8,25 @@ import { columns, duration, fit, paint, print } from "./terminal.ts";
 import { BusWatch } from "./top/watch.ts";
 import { type CommonFlags, newCommand, withDirectory, withJson } from "./usage.ts";
 
-/** One line of `ls`, as it stands in the JSON. */
+/** One line of `ls`, as printed in the JSON. */
 export interface Entry {
   kind: "bus" | "hub" | "fleet";
   name: string;
-  /** `"silent"`: its process lives and does not answer. `"unreadable"`: `problem` says why. */
+  /** `"silent"`: its process is alive but does not answer. `"unreadable"`: `problem` says why. */
   state: "alive" | "silent" | "dead" | "unreadable";
-  /** Of a bus its client; of a fleet its oldest member. */
+  /** The client of a bus, or the oldest member of a fleet. */
   owner: { pid: number; uid: number; command: string } | null;
   /** Workers of a bus, members of a fleet. */
   members: number | null;
   age_ms: number | null;
-  /** Slots of all workers, or leases. */
+  /** Slots of all workers of a bus, or leases of a fleet. */
   slots: { used: number; total: number } | null;
   problem: string | null;
 }
 
 export function command(): Command {
   return withDirectory(withJson(newCommand("ls", "list the buses, fleets and hubs of the runtime directory", EXAMPLES)))
-    .addHelpText("after", "\nA dead one was left by a process that was killed; `slotbus clean` removes it.")
+    .addHelpText("after", "\nSTATE dead: the process was killed and left files; `slotbus clean` removes them.")
     .action(async ({ json, directory: given }: CommonFlags) => {
       const { directory, buses, fleets } = readNames(given);
       const entries = await Promise.all([
@@ -34,7 +34,7 @@ export function command(): Command {
         ...fleets.map((fleet) => fleetEntry(directory, fleet)),
       ]);
       if (json) print(JSON.stringify({ directory, entries }, null, 2));
-      else print(entries.length === 0 ? `Nothing is in ${directory}.` : report(entries));
+      else print(entries.length === 0 ? `There is nothing in ${directory}.` : report(entries));
     });
 }
 

@@ -1,18 +1,17 @@
-/** Output for people: colours, times, counts, tables, and a screen that is redrawn in place. */
+/** Output for people: colours, times, counts, tables, and a full-screen display. */
 
 import { styleText } from "node:util";
-import { table } from "./bench/report.ts";
 import { EXIT } from "./usage.ts";
 
-/** Colours a text where standard output can show it: on a terminal, without NO_COLOR. */
+/** Colours a text if standard output is a terminal and NO_COLOR is not set. */
 export const paint = styleText;
 
-/** Not `console.log`, which goes on when nobody reads any more (`| head`). */
+/** Prints a line. Unlike `console.log`, it notices when the reader has gone (`| head`). */
 export function print(text: string): void {
   process.stdout.write(`${text}\n`);
 }
 
-/** `3 d 4 h`, `12 m 5 s`, `8 s`, `120 ms`; `-` when it is not known. */
+/** Formats a time: `3 d 4 h`, `12 m 5 s`, `8 s`, `120 ms`; `-` if unknown. */
 export function duration(ms: number | null): string {
   if (ms === null || !Number.isFinite(ms)) return "-";
   if (ms < 1_000) return `${Math.max(0, Math.round(ms))} ms`;
@@ -24,14 +23,14 @@ export function duration(ms: number | null): string {
   return parts.slice(from, from + 2).join(" ");
 }
 
-/** `0.8 µs`, `12 µs`, `3.1 ms`, `2 s`; `-` for 0: no samples. */
+/** Formats a latency: `0.8 µs`, `12 µs`, `3.1 ms`, `2 s`; `-` for 0 (no samples). */
 export function microseconds(us: number): string {
   if (us === 0) return "-";
   if (us < 1_000) return `${us < 10 ? us.toFixed(1) : Math.round(us)} µs`;
   return us < 1e6 ? `${(us / 1e3).toPrecision(us < 1e4 ? 2 : 3)} ms` : `${(us / 1e6).toPrecision(3)} s`;
 }
 
-/** `12 MiB`. */
+/** Formats a size: `12 MiB`. */
 export function size(bytes: number): string {
   if (bytes < 1_024) return `${bytes} B`;
   const power = Math.min(4, Math.floor(Math.log2(bytes) / 10));
@@ -39,22 +38,32 @@ export function size(bytes: number): string {
   return `${value >= 10 ? Math.round(value) : value.toFixed(1)} ${["B", "KiB", "MiB", "GiB", "TiB"][power]}`;
 }
 
-/** A count of a rate: `0`, `0.4`, `12,345`. */
+/** Formats a rate: `0`, `0.4`, `12,345`. */
 export function rate(perSecond: number): string {
   return perSecond > 0 && perSecond < 10 ? perSecond.toFixed(1) : Math.round(perSecond).toLocaleString("en");
 }
 
-/** `1 worker`, `2 workers`. */
+/** Formats a count: `1 worker`, `2 workers`. */
 export function count(number: number, one: string, many = `${one}s`): string {
   return `${number} ${number === 1 ? one : many}`;
 }
 
-/** A table. A cell that is absent is not known. */
+export type Lines = readonly (readonly string[])[];
+
+/** Pads the columns to their widest cell: the first to the left, the others to the right. */
+export function table(lines: Lines, join = (cells: string[]): string => cells.join("  ").trimEnd()): string {
+  const widths = lines[0]!.map((_, column) => Math.max(...lines.map((line) => line[column]!.length)));
+  const pad = (cell: string, column: number): string =>
+    column === 0 ? cell.padEnd(widths[0]!) : cell.padStart(widths[column]!);
+  return lines.map((line) => join(line.map(pad))).join("\n");
+}
+
+/** Formats a table, with `-` for missing cells. */
 export function columns(lines: readonly (readonly (string | number | null | undefined)[])[]): string {
   return table(lines.map((cells) => cells.map((cell) => String(cell ?? "-"))));
 }
 
-/** Cuts a text to one line of a screen; control characters, as of a command line, become question marks. */
+/** Cuts a text to the width of a line and replaces control characters with question marks. */
 export function fit(line: string, width: number): string {
   return Bun.sliceAnsi(line.replace(/\p{Cc}/gu, "?"), 0, width, "…");
 }
@@ -67,10 +76,12 @@ export function draw(lines: readonly Line[], width: number): string[] {
   return lines.map((line) => (typeof line === "string" ? fit(line, width) : paint(line[0], fit(line[1], width))));
 }
 
-/** Between two looks into a fleet, in ms: an observer wakes nobody, and nobody wakes it. */
+/** Interval at which a fleet is polled, in ms: an observer cannot be woken. */
 export const LOOK_MS = 50;
 
-/** Calls `look` again and again while it resolves to `true`, until SIGINT or SIGTERM, which resolve what it is given. */
+/**
+ * Calls `look` repeatedly while it resolves to `true`, until SIGINT or SIGTERM. Both resolve `stopped`, its argument.
+ */
 export async function untilStopped(look: (stopped: Promise<void>) => Promise<boolean>): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, resolve);
@@ -85,15 +96,20 @@ const QUIT = [..."qQ\u0003\u0004"];
 const ENTER = "\u001b[?1049h\u001b[?25l\u001b[?7l";
 const LEAVE = "\u001b[?7h\u001b[?25h\u001b[?1049l";
 
-/** The other screen of the terminal, until it is disposed or the process ends. */
+/** The alternate screen of the terminal, until it is disposed or the process ends. */
 export interface Screen extends Disposable {
   redraw(): void;
 }
 
-/** Opens it. `lines` makes what it shows, also when its size has changed. The keys of `QUIT` and signals end the process. */
+/**
+ * Opens the alternate screen. `lines` returns its content for a width. The keys in `QUIT` and signals end the process.
+ */
 export function openScreen(lines: (width: number) => readonly Line[]): Screen {
   const { stdin, stdout } = process;
-  /** One write, so that nothing flickers. A line is cleared before it is written: after a full line its last cell would go. */
+  /**
+   * Draws everything in one write, against flicker. Clears each line first: clearing after a full line would erase its
+   * last cell.
+   */
   const redraw = (): void => {
     const { columns: width = 80, rows = 24 } = stdout;
     const shown = draw(lines(width).slice(0, rows - 1), width);

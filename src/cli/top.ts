@@ -1,4 +1,4 @@
-/** `slotbus top`: buses, hubs and fleets, live. It maps what they show of themselves read-only, and asks nobody. */
+/** `slotbus top`: shows buses, hubs and fleets live. It only maps their statistics read-only. */
 
 import type { Command } from "commander";
 import { draw, openScreen, print } from "./terminal.ts";
@@ -14,18 +14,18 @@ interface Flags extends CommonFlags {
 }
 
 export function command(): Command {
-  const top = newCommand("top", "show what buses and fleets do, live; q or ^C ends it", [
+  const top = newCommand("top", "show live rates, latencies and workers; q or ^C quits", [
     "slotbus top",
     "slotbus top shop --interval 0.5",
     "slotbus top --once --json",
   ]);
   return withDirectory(withJson(top))
-    .argument("[name]", "only the bus, hub or fleet of that name")
-    .option("--once", "one frame, then end; so it is too when the output is no terminal")
-    .option("--interval <seconds>", "between two frames", numberFrom(0.05, 60), 1)
+    .argument("[name]", "show only the bus, hub or fleet with this name")
+    .option("--once", "print one frame and exit; the default when the output is not a terminal")
+    .option("--interval <seconds>", "time between two frames", numberFrom(0.05, 60), 1)
     .addHelpText(
       "after",
-      "\nREQ/S, P50 and P99 are of the last interval, from publication to delivery; TOTAL\nis since the bus was made. A hub shows the sum of its workers' buses NAME.*, which\nfollow it. A ring HOLDS an event for that time; LAG is what its slowest reader has\nnot read, in frames. A reader that lags by more than FRAMES loses events.",
+      '\nREQ/S, P50 and P99 cover the last interval; latency is from publication to\ndelivery. The line "total" counts since the creation of the bus. A hub shows the\nsum of its workers\' buses NAME.*, which are listed below it. HOLDS is how long a\nring keeps an event at the current rate. LAG is the number of frames that the\nslowest reader has not read; a reader with a LAG above FRAMES loses events.',
     )
     .action(async (name: string | undefined, flags: Flags) => {
       const watch = new Watch(flags.directory, name);
@@ -37,7 +37,7 @@ export function command(): Command {
 async function once(watch: Watch, name: string | undefined, { interval, json }: Flags): Promise<void> {
   const { directory, buses, fleets } = await watch.look();
   if (name !== undefined && buses.length + fleets.length === 0)
-    throw new CommandError(`there is no bus and no fleet "${name}" in ${directory}.`, EXIT.notFound);
+    throw new CommandError(`There is no bus, hub or fleet named "${name}" in ${directory}.`, EXIT.notFound);
   await Bun.sleep(interval * 1_000);
   const frame = await watch.look();
   print(json ? JSON.stringify(frame, null, 2) : draw(lines(frame), 80).join("\n"));
@@ -45,7 +45,7 @@ async function once(watch: Watch, name: string | undefined, { interval, json }: 
   if (name !== undefined && isSilent) process.exitCode = EXIT.noAnswer;
 }
 
-/** Until the screen ends the process, or a look fails. */
+/** Redraws until the screen ends the process. */
 async function live(watch: Watch, interval: number): Promise<never> {
   let frame: Frame | null = null;
   using screen = openScreen((width) => (frame ? lines(frame, width) : []));

@@ -1,27 +1,27 @@
-/** What all commands have in common: how they are declared, how they fail, what their exit codes mean. */
+/** Shared by all commands: how they are declared, how they fail, and their exit codes. */
 
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { SlotbusError } from "../errors.ts";
 
-/** Exit codes. They are part of the interface: scripts may rely on them. */
+/** Exit codes. Scripts may rely on them. */
 export const EXIT = {
   done: 0,
-  /** It failed; `doctor` found a fault. */
+  /** The command failed, or `doctor` found a fault. */
   failed: 1,
   /** Invalid usage. */
   usage: 2,
-  /** There is no bus, fleet or lease of that name. */
+  /** There is no bus, fleet or lease with this name. */
   notFound: 3,
-  /** It is there and does not answer, or is busy: the same command may succeed later. */
+  /** It does not answer or is busy; the same command may succeed later. */
   noAnswer: 4,
 } as const;
 
 /** At the end of the help of `slotbus`. */
 export const EXIT_HELP = `Exit codes: 0 done, 1 failed, 2 invalid usage, 3 no such bus, fleet or lease,
-4 it does not answer or is busy.`;
+4 no answer, or busy.`;
 
-/** A failure that one line explains. */
+/** A failure that is reported as one line, without a stack. */
 export class CommandError extends Error {
   readonly exitCode: number;
 
@@ -38,7 +38,7 @@ export class UsageError extends CommandError {
   }
 }
 
-/** A command. Its errors are thrown, its help is printed. */
+/** Returns a command that throws its errors and prints its help. */
 export function newCommand(name: string, summary: string, examples: readonly string[] = []): Command {
   const shown = examples.length > 0 ? `\nExamples:\n${examples.map((one) => `  ${one}`).join("\n")}` : "";
   return new Command(name)
@@ -48,43 +48,46 @@ export function newCommand(name: string, summary: string, examples: readonly str
     .configureOutput({ outputError: () => {}, writeErr: (text) => void process.stdout.write(text) })
     .configureHelp({ helpWidth: 80 })
     .enablePositionalOptions()
-    .helpOption("-h, --help", "say this")
+    .helpOption("-h, --help", "show this help")
     .helpCommand(false)
     .addHelpText("after", shown);
 }
 
-/** `--json`, of every command that prints a result. */
+/** Adds `--json`, for commands that print a result. */
 export function withJson(command: Command): Command {
-  return command.option("--json", "print JSON and nothing else");
+  return command.option("--json", "print only JSON");
 }
 
-/** `--directory`, of commands that look into the runtime directory. */
+/** Adds `--directory`, for commands that read the runtime directory. */
 export function withDirectory(command: Command): Command {
   return command.option("--directory <dir>", "runtime directory (default: $SLOTBUS_DIR, else /dev/shm/slotbus-UID)");
 }
 
-/** Flags of commands that look into the runtime directory. */
+/** Flags of commands that read the runtime directory. */
 export interface CommonFlags {
   json?: boolean;
   directory?: string;
 }
 
-/** The only name, for a command line that gives none. Throws `none` when there is no name, and a usage error for several. */
+/**
+ * Returns the only name, for a command line without one. Throws `none` if there is no name, and a usage error for
+ * several.
+ */
 export function onlyOne(names: readonly string[], what: string, none: string, how = "Name one."): string {
   if (names.length === 1) return names[0]!;
   if (names.length === 0) throw new CommandError(none, EXIT.notFound);
   throw new UsageError(`${what}: ${names.join(", ")}. ${how}`);
 }
 
-/** A command whose module is loaded when it is asked for. */
+/** A command whose module is loaded when the command is used. */
 export interface Lazy {
   readonly name: string;
   readonly summary: string;
-  /** `command` gets the arguments that follow its name. */
+  /** `command` gets the arguments after the command's name. */
   load(): Promise<{ command(args: readonly string[]): Command | Promise<Command> }>;
 }
 
-/** Adds commands, and loads the one that `args` begin with. */
+/** Adds commands, and loads the command that `args` start with. */
 export async function addLazily(parent: Command, entries: readonly Lazy[], args: readonly string[]): Promise<void> {
   for (const { name, summary, load } of entries) {
     const isAsked = args[0] === name;
@@ -92,7 +95,7 @@ export async function addLazily(parent: Command, entries: readonly Lazy[], args:
   }
 }
 
-/** What was thrown, as one line and an exit code. `null`: a defect of ours. */
+/** Returns the message and exit code of an expected error; `null`: a bug in slotbus. */
 export function explain(error: unknown): { message: string; exitCode: number } | null {
   if (error instanceof CommandError) return { message: error.message, exitCode: error.exitCode };
   if (error instanceof CommanderError) {
@@ -112,14 +115,14 @@ const EXIT_BY_CODE: Readonly<Record<string, number>> = {
   ADDRESS_IN_USE: EXIT.noAnswer,
 };
 
-/** `error: unknown option '--fast'\n(Did you mean --short?)` as a sentence. */
+/** Turns `error: unknown option '--fast'\n(Did you mean --short?)` into a sentence. */
 function oneLine(message: string): string {
   const [what = "", suggestion] = message.replace(/^error: /, "").split("\n");
   const sentence = /[.?]$/.test(what) ? what : `${what}.`;
   return suggestion ? `${sentence} ${suggestion.replace(/^\((.*)\)$/, "$1")}` : sentence;
 }
 
-/** A parser of a flag's value: a number from `low` to `high`. */
+/** Returns a parser for a flag's value: a number from `low` to `high`. */
 export function numberFrom(low: number, high: number): (text: string) => number {
   return (text) => {
     const value = /^\d+(?:\.\d+)?$/.test(text) ? Number(text) : NaN;
@@ -128,11 +131,11 @@ export function numberFrom(low: number, high: number): (text: string) => number 
   };
 }
 
-/** The text of a file; `""` for one that cannot be read. */
+/** Returns the text of a file; `""` if it cannot be read. */
 export function readText(file: string): string {
   try {
     return readFileSync(file, "utf8").trim();
   } catch {
-    return ""; // it has gone, or this kernel or user has no such file
+    return ""; // it does not exist, has gone meanwhile, or this user cannot read it
   }
 }

@@ -1,4 +1,4 @@
-/** Claim or yield: who of equal processes may do what, by leases in the memory of their fleet. */
+/** Claims of the leases of a fleet. A lease gives one process at a time the right to a subject. */
 
 import { shown } from "../check.ts";
 import { SlotbusError, ClosedError, InvalidConfigError, LeaseOwnerError } from "../errors.ts";
@@ -28,25 +28,27 @@ import { WaitList } from "./wait-list.ts";
 import { Waiter } from "./waiter.ts";
 import { LeaseWatch } from "./watch.ts";
 
-/** The subject was free: it is held now. */
+/** Result of a successful `tryClaim`: this process holds the lease. */
 export interface Claimed {
   readonly claimed: true;
   readonly guard: Guard;
 }
 
 /**
- * Claims on the leases of a fleet. A subject has one holder at most; a holder that dies has none any more at once, one
- * that stops has it until its ttl is over, and a {@link Fence} keeps it from harm when it goes on.
+ * Claims leases of a fleet. A subject has at most one holder; its tenure lasts from the claim until the lease is
+ * released, expires, or is lost with the process that claimed it. The lease of a process that dies is free at once. The
+ * lease of a process that is stopped is free when its ttl is over; a {@link Fence} then refuses what that process still
+ * writes.
  *
  *     await using contest = await Contest.open({ fleet });
  *     using leader = await contest.claim({ kind: "leader", label: "mailer" }, { ttl: 5_000, renew: true });
  *
- * All methods throw `ClosedError` when the contest or its fleet is closed, and `FleetBusyError` when a member that is stopped holds
- * the lock of the table: then they have blocked the thread for 1 s. In a fleet that is only observed `holder`, `list` and
- * `poll` of a watch work, and the others throw `InvalidConfigError`.
+ * All methods throw `ClosedError` if the contest or its fleet is closed. They throw `FleetBusyError`, after they
+ * blocked the thread for 1 s, if a stopped member holds the lock of the lease table. With an observed fleet
+ * (`Fleet.observe`), only `holder`, `list` and `poll` of a watch work; the other methods throw `InvalidConfigError`.
  */
 export class Contest implements PortableContest {
-  /** Default owner of its claims. */
+  /** Owner of claims that do not name another one. */
   readonly owner: string;
   readonly #fleet: Fleet;
   readonly #leases: LeaseHandle;
@@ -56,7 +58,7 @@ export class Contest implements PortableContest {
   readonly #watches = new Set<LeaseWatch>();
   #closed = false;
 
-  /** Opens a contest for the leases of a fleet. @throws (rejects) {InvalidConfigError}, {@link ClosedError} */
+  /** Opens a contest on the leases of a fleet. @throws (rejects) {InvalidConfigError}, {@link ClosedError} */
   static async open(options: ContestOptions): Promise<Contest> {
     const base = { owner: `process-${process.pid}` };
     const { fleet, owner, now } = contestOptions.resolve(options, { base });
@@ -71,19 +73,20 @@ export class Contest implements PortableContest {
     this.#deaths = new DeathWatch(this.#leases);
   }
 
-  /** Whether it was closed, or its fleet was. */
+  /** Whether the contest or its fleet is closed. */
   get closed(): boolean {
     return this.#closed || this.#fleet.closed;
   }
 
-  /** The clock of `claimedAt` and `expiresAt`: ms of the system's monotonic clock, or of the option `now`. */
+  /** Returns the time by the clock of `claimedAt` and `expiresAt`, in ms: the monotonic clock, or the option `now`. */
   now(): number {
     return this.#leases.now();
   }
 
   /**
-   * Claims, or says who is in the way: one attempt, that leaves nothing behind when it yields. Throws `InvalidConfigError`
-   * for a subject, owner or ttl out of range, `LeaseTableFullError` when all leases of the fleet are held.
+   * Tries once to claim the subject, without waiting. Returns a guard, or the present holder. Throws
+   * `InvalidConfigError` if the subject, owner or ttl is invalid, and `LeaseTableFullError` if all leases of the fleet
+   * are held.
    */
   tryClaim(subject: Subject, options: TryClaimOptions): Claimed | YieldTo {
     const { owner, ttl, renew } = this.#checkClaim(tryClaimOptions, subject, options);
@@ -92,9 +95,9 @@ export class Contest implements PortableContest {
   }
 
   /**
-   * Claims as soon as nobody is in the way: when the holder releases, dies, or its time is over. Those who wait have no
-   * order among processes. Rejects as `tryClaim` throws, with `ClaimTimeoutError`, with
-   * `signal.reason`, or with `ClosedError` when the contest is closed meanwhile.
+   * Claims the subject, and waits until the holder releases it, dies, or its lease expires. If several processes wait,
+   * any of them may get it. Rejects with the errors of `tryClaim`, with `ClaimTimeoutError`, with `signal.reason`, or
+   * with `ClosedError` if the contest is closed meanwhile.
    */
   async claim(subject: Subject, options: ClaimOptions): Promise<Guard> {
     const { owner, ttl, renew } = this.#checkClaim(claimOptions, subject, options);
@@ -112,14 +115,14 @@ export class Contest implements PortableContest {
     }
   }
 
-  /** Who holds it; `null` when nobody does. */
+  /** Returns the holder of the subject, or `null` if it is free. */
   holder(subject: Subject): Holder | null {
     this.#checkOpen();
     checkSubject(subject);
     return this.#leases.find(subject) ? this.#leases.found(subject) : null;
   }
 
-  /** Everything that is held, in no order; each one as it was at some time during the call. */
+  /** Returns all holders, in no particular order. Each one was the holder at some time during the call. */
   list(): Holder[] {
     this.#checkOpen();
     const all: Holder[] = [];
@@ -130,27 +133,29 @@ export class Contest implements PortableContest {
   }
 
   /**
-   * What becomes of the lease of that subject, from now on. Who holds it already comes first, as `claimed`. It tells of the
-   * state when you read, not of all that was: of what happens between two items the last is told.
+   * Watches the lease of the subject. If it is already held, the first change is `claimed`. A watch compares the state
+   * when you read with the state that you read before; it is not a log, so it skips what began and ended in between.
    *
-   *     for await (const { type, holder } of contest.watch({ kind: "leader", label: "mailer" })) console.log(type, holder.owner);
+   *     for await (const { type, holder } of contest.watch({ kind: "leader", label: "mailer" })) {
+   *       console.log(type, holder.owner);
+   *     }
    *
-   * Throws `InvalidConfigError` for what is not a subject, and `signal.reason`.
+   * Throws `InvalidConfigError` if the subject is invalid, and `signal.reason` if the signal has aborted.
    */
   watch(subject: Subject, options: WatchOptions = {}): LeaseWatch {
     checkSubject(subject);
     return this.#watch({ kind: subject.kind, label: subject.label }, options);
   }
 
-  /** The same of all leases of the fleet. */
+  /** Watches all leases of the fleet, as {@link watch} does for one. */
   watchAll(options: WatchOptions = {}): LeaseWatch {
     return this.#watch(null, options);
   }
 
   /**
-   * A guard for a tenure that was observed, by the owner that claimed it: `null` when the tenure has ended, throws
-   * `LeaseOwnerError` for another owner. All guards of one tenure can renew and release it; when one has released, it is
-   * lost to the others. It still ends with the process that claimed it.
+   * Returns a guard for a lease that another contest claimed, or `null` if that tenure has ended. Throws
+   * `LeaseOwnerError` if `owner` is not the owner that claimed it. Each guard of a tenure can renew and release it;
+   * after a release, the other guards have lost it. The lease still ends with the process that claimed it.
    */
   adopt(holder: Holder, options: AdoptOptions = {}): Guard | null {
     const { owner, ttl, renew } = adoptOptions.resolve(options, { base: { owner: this.owner } });
@@ -162,8 +167,8 @@ export class Contest implements PortableContest {
   }
 
   /**
-   * Ends a tenure that was observed: `true` when it was still there. Throws `LeaseOwnerError` for another owner's, unless
-   * `force` is set.
+   * Releases the lease of a holder. Returns `false` if that tenure has already ended. Throws `LeaseOwnerError` if
+   * `owner` is not the owner that claimed it, unless `force` is set.
    */
   release(holder: Holder, options: ReleaseOptions = {}): boolean {
     const { owner, force } = releaseOptions.resolve(options, { base: { owner: this.owner } });
@@ -174,21 +179,21 @@ export class Contest implements PortableContest {
     return this.#leases.release(found.entry, found.token);
   }
 
-  /** Ends every tenure; tokens go on. Throws `LEASE_RESET` unless this is the only member of the fleet. */
+  /** Releases all leases. Later tokens are still higher. Throws `LEASE_RESET` if the fleet has other members. */
   reset(): void {
     this.#checkMember();
     if (!this.#leases.reset())
       throw new SlotbusError(
         "LEASE_RESET",
-        `the fleet has ${this.#fleet.members().length} members; its only one may reset the leases.`,
-        { hint: "Close the others first." },
+        `Cannot reset the leases: the fleet has ${this.#fleet.members().length} members, not 1.`,
+        { hint: "Close the other members first." },
       );
     this.#waitList.check();
   }
 
   /**
-   * Claims no more: those who wait reject with `ClosedError`, and watches end. Guards and their leases stay until they are released, or
-   * the fleet is closed. May be called again.
+   * Closes the contest: claims that wait reject with `ClosedError`, and watches end. Guards stay valid until they are
+   * released or the fleet is closed. Calling it again does nothing.
    */
   async close(): Promise<void> {
     this.#closed = true;
@@ -206,7 +211,7 @@ export class Contest implements PortableContest {
 
   #watch(subject: Subject | null, options: WatchOptions): LeaseWatch {
     this.#checkOpen();
-    if (this.#fleet.closed) throw new ClosedError("the fleet");
+    if (this.#fleet.closed) throw new ClosedError("The fleet");
     const { signal } = watchOptions.resolve(options);
     const table = { fleet: this.#fleet, leases: this.#leases, waitList: this.#waitList, deaths: this.#deaths };
     const watch = new LeaseWatch(table, subject, signal, () => void this.#watches.delete(watch));
@@ -217,7 +222,9 @@ export class Contest implements PortableContest {
   #observe(holder: Holder): Holder | null {
     const { entry, token } = holder ?? {};
     if (!Number.isInteger(entry) || entry < 0 || !Number.isSafeInteger(token)) {
-      throw new InvalidConfigError(`${shown(holder)} is not a holder that holder(), list() or a watch returned.`);
+      throw new InvalidConfigError(`${shown(holder)} is not a holder.`, {
+        hint: "Pass a holder from `holder()`, `list()`, a watch or a guard.",
+      });
     }
     return entry < this.#fleet.geometry.maxLeases && this.#leases.holds(entry, token) ? this.#leases.found() : null;
   }
@@ -245,6 +252,6 @@ export class Contest implements PortableContest {
   }
 
   #closedError(): ClosedError {
-    return new ClosedError("the contest", { hint: "Open another one with Contest.open." });
+    return new ClosedError("The contest", { hint: "Open another contest with `Contest.open`." });
   }
 }

@@ -1,25 +1,26 @@
 /**
- * The death of a holder as an event. The event loop learns when its process has ended; the member's lock byte, which the
- * kernel drops with the process, says whether that very member lives.
+ * Reports the death of holders. The event loop reports that a process has ended. The member's lock byte, which the
+ * kernel releases with the process, tells whether this member is alive: a process may have left the fleet and joined
+ * again.
  */
 
 import { systemClock } from "../clock.ts";
 import type { Holder, LeaseHandle } from "../native/lease.ts";
 import { type Watch, watchProcess } from "../native/watch.ts";
 
-/** A member at one time: its index and incarnation, and the process it said it is. */
+/** A member: its index and incarnation, and its process id. */
 type Member = Pick<Holder, "member" | "incarnation" | "pid">;
 
-/** Pauses before a lock byte is read again that is held though its process has ended. */
+/** Pauses before the lock byte is read again, in ms, if it is still held although the process has ended. */
 const RECHECKS_MS = [1, 10, 100, 1000];
 
-/** The process of one member, for all who wait for its death. */
+/** The watched process of one member, and the listeners for its death. */
 interface Watched {
   readonly watch: Watch;
   readonly listeners: Set<() => void>;
 }
 
-/** Watches the members that claims of one contest wait for. */
+/** Watches the processes of holders, for the waiters and watches of one contest. */
 export class DeathWatch {
   readonly #leases: LeaseHandle;
   readonly #watched = new Map<string, Watched>();
@@ -29,9 +30,9 @@ export class DeathWatch {
   }
 
   /**
-   * Calls `onDeath` once, later, when that member has ended; the result stops that. Nobody is told of a member that this
-   * process is, nor of one whose process cannot be watched (no descriptor is left, another pid namespace): its leases
-   * end with their time.
+   * Calls `onDeath` once, asynchronously, when the member has ended. The returned function cancels that. Never calls it
+   * for members of this process, or if the process cannot be watched (no descriptor left, another pid namespace): their
+   * leases end when they expire.
    */
   add(member: Member, onDeath: () => void): () => void {
     if (member.pid === process.pid) return () => {};
@@ -42,13 +43,13 @@ export class DeathWatch {
     listeners.add(onDeath);
     return () => {
       listeners.delete(onDeath);
-      if (listeners.size > 0 || this.#watched.get(key) !== watched) return; // others wait, or it has ended
+      if (listeners.size > 0 || this.#watched.get(key) !== watched) return; // has listeners, or has ended
       this.#watched.delete(key);
       watch.stop();
     };
   }
 
-  /** The lock byte is read after the process is watched: so it is that member's process, or the member has ended. */
+  /** Watches the process before it reads the lock byte. If the byte is held, that process is the member's. */
   #open(key: string, member: Member, onDeath: () => void): Watched | null {
     const listeners = new Set<() => void>();
     const watch = watchProcess(member.pid, () => {
@@ -67,8 +68,8 @@ export class DeathWatch {
   }
 
   /**
-   * A child that the process was making when it ended holds its files until it runs its program: so the byte is read a few
-   * times. When somebody holds them for longer, the time of the lease decides.
+   * Reads the lock byte several times: a child that the process had just forked keeps the byte until it calls exec. If
+   * the byte is held for longer, the lease ends when it expires.
    */
   #tell(member: Member, listeners: ReadonlySet<() => void>, attempt: number): void {
     if (!this.#leases.isOpen || listeners.size === 0) return;

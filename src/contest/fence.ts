@@ -1,11 +1,11 @@
-/** The side of the resource: it refuses whoever comes with a tenure that has been followed by another. */
+/** Fencing on the side of the protected resource: refuses holders whose lease has passed to another holder. */
 
 import { checkInteger } from "../check.ts";
 import { type FenceOptions, fenceOptions } from "./options.ts";
 
 /**
- * Keeps the highest fencing token seen, in this process. A holder that was stopped past its lease and goes on unaware
- * brings a lower token than its successor did, and is refused.
+ * Remembers the highest fencing token that this process has seen. A holder that was stopped until its lease expired has
+ * a lower token than its successor, so the fence refuses it when it continues.
  */
 export class Fence {
   #highWater: number;
@@ -19,7 +19,7 @@ export class Fence {
     return this.#highWater;
   }
 
-  /** `true` for the highest token seen or a higher one, `false` for a lower one. Throws `InvalidConfigError` for what is no token. */
+  /** Returns `false` if the token is lower than one admitted before. Throws `InvalidConfigError` if it is invalid. */
   admit(token: number): boolean {
     if (checkInteger("token", token, 0, Number.MAX_SAFE_INTEGER) < this.#highWater) return false;
     this.#highWater = token;

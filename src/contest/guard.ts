@@ -1,4 +1,4 @@
-/** A lease in the hands of this process: one tenure of one subject. */
+/** The guard of a lease: one tenure of one subject, held by this process. */
 
 import { systemClock, type Timer } from "../clock.ts";
 import { FleetBusyError, LeaseLostError } from "../errors.ts";
@@ -7,14 +7,14 @@ import type { PortableGuard } from "./portable.ts";
 import { checkTtl } from "./subject.ts";
 import type { WaitList, Waiting } from "./wait-list.ts";
 
-/** A guard that renews does so at this part of its ttl. */
+/** Number of renewals per ttl. */
 const RENEWALS = 3;
 
 /**
  * The right to `subject` until `expiresAt`, `release()`, or the end of the process that claimed it.
  *
- * The garbage collector does not release it: a guard that nobody refers to may belong to work that still runs, so its
- * lease stays until its time is over. `using` releases it at the end of the block.
+ * `using` releases the guard at the end of the block. The garbage collector does not release it, because the work that
+ * it protects may still run: a guard without references keeps its lease until it expires.
  */
 export class Guard implements PortableGuard, Disposable {
   readonly #leases: LeaseHandle;
@@ -22,13 +22,13 @@ export class Guard implements PortableGuard, Disposable {
   readonly #tenure: Holder;
   readonly #ttl: number;
   #expiresAt: number;
-  /** Released by this guard, or lost. */
+  /** Whether this guard was released or has lost its lease. */
   #over = false;
   #lost: LeaseLostError | null = null;
   #controller: AbortController | null = null;
   #expiry: Timer | null = null;
   #renewal: Timer | null = null;
-  /** Told of wake-ups once somebody has `signal`. */
+  /** Checks the lease on wake-ups. Active once `signal` was read. */
   readonly #waiting: Waiting = { check: () => this.#check() };
 
   /** @internal */
@@ -49,35 +49,35 @@ export class Guard implements PortableGuard, Disposable {
     return this.#tenure.owner;
   }
 
-  /** Fencing token: higher than that of any tenure before, of any subject. Below 2^53. */
+  /** Fencing token: higher than all earlier tokens of the fleet, of any subject. Below 2^53. */
   get token(): number {
     return this.#tenure.token;
   }
 
-  /** The tenure, for logs. */
+  /** Id of the tenure, for logs. */
   get claimId(): string {
     return this.#tenure.claimId;
   }
 
-  /** When the tenure began, in ms of `contest.now()`. */
+  /** Time of the claim, in ms of `contest.now()`. */
   get claimedAt(): number {
     return this.#tenure.claimedAt;
   }
 
-  /** When it ends unless it is renewed, in ms of `contest.now()`; as this guard last set it. */
+  /** Time at which the lease expires, in ms of `contest.now()`, as this guard knows it. */
   get expiresAt(): number {
     return this.#expiresAt;
   }
 
-  /** The tenure as a holder, for `adopt` and `release` of a contest elsewhere. */
+  /** The tenure as plain data, for `adopt` and `release` of another contest. */
   get holder(): Holder {
     return { ...this.#tenure, expiresAt: this.#expiresAt };
   }
 
   /**
-   * Aborts with `LeaseLostError` when the tenure is lost: its time is over, somebody released it by force, or the fleet
-   * was closed. `release()` of this guard does not abort it. Timers run only while it is looked at, and keep no process
-   * alive.
+   * Aborts with `LeaseLostError` when the lease is lost: it expired, another guard or `contest.release()` released it,
+   * or the fleet was closed. `release()` of this guard does not abort it. Watching starts when you first read this
+   * property, and does not keep the process alive.
    */
   get signal(): AbortSignal {
     if (this.#controller) return this.#controller.signal;
@@ -89,8 +89,8 @@ export class Guard implements PortableGuard, Disposable {
   }
 
   /**
-   * Sets the end to `ttl` ms from now (default: the ttl of the claim), never to an earlier one than it was. `false`: the
-   * tenure was lost before. Throws `FleetBusyError`.
+   * Extends the lease to `ttl` ms from now (default: the ttl of the claim). Never shortens it. Returns `false` if the
+   * lease was lost before. Throws `FleetBusyError`.
    */
   renew(ttl: number = this.#ttl): boolean {
     checkTtl(ttl);
@@ -103,7 +103,7 @@ export class Guard implements PortableGuard, Disposable {
     return true;
   }
 
-  /** `true` when the tenure lasted until now and has ended. Throws `FleetBusyError`, and can be repeated then. */
+  /** Releases the lease. Returns `false` if it was lost or released before. Throws `FleetBusyError`; then try again. */
   release(): boolean {
     if (this.#over) return false;
     const ours = this.#holds() && this.#leases.release(this.#tenure.entry, this.token);
@@ -120,21 +120,21 @@ export class Guard implements PortableGuard, Disposable {
     this.release();
   }
 
-  /** The timer holds the guard: what renews itself stays until it is released. */
+  /** Starts the timer of the next renewal. The timer refers to the guard, so the garbage collector keeps the guard. */
   #renewLater(): void {
     this.#renewal = systemClock.after(this.#ttl / RENEWALS, () => {
       try {
         if (!this.renew()) return;
       } catch (error) {
         if (!(error instanceof FleetBusyError)) return this.#fail(error);
-        // the next time may succeed, and the table knows the end
+        // the next attempt may succeed before the lease expires
       }
       this.#renewLater();
     });
     this.#renewal.unref();
   }
 
-  /** On a wake-up, or at the end of its time: nobody is there to catch an error. */
+  /** Runs on a wake-up or at expiry. There is no caller to catch an error, so errors abort the signal. */
   #check(): void {
     if (this.#over) return;
     try {
@@ -157,7 +157,7 @@ export class Guard implements PortableGuard, Disposable {
     this.#expiry.unref();
   }
 
-  /** By the clock; or by the table, when another guard of the tenure may have renewed it. */
+  /** Asks the clock first, then the lease table: another guard of this tenure may have renewed it. */
   #holds(): boolean {
     if (!this.#leases.isOpen) return false;
     return this.#leases.now() < this.#expiresAt || this.#leases.holds(this.#tenure.entry, this.token);
@@ -171,9 +171,9 @@ export class Guard implements PortableGuard, Disposable {
     }
   }
 
-  /** Whether the tenure lasts is unknown: it counts as lost, and ends in the table when its time is over. */
+  /** Ends the guard as lost: its lease cannot be confirmed. The lease itself ends when it expires. */
   #fail(cause: unknown): void {
-    this.#endBecause("whether it lasts could not be told", cause);
+    this.#endBecause("it cannot be confirmed in the lease table", cause);
   }
 
   #endBecause(how: string, cause?: unknown): void {
@@ -185,7 +185,7 @@ export class Guard implements PortableGuard, Disposable {
   #how(): string {
     if (!this.#leases.isOpen) return "the fleet was closed";
     const over = this.#leases.now() - this.#expiresAt;
-    return over >= 0 ? `its time was over ${Math.round(over)} ms ago` : "it was released from elsewhere";
+    return over >= 0 ? `it expired ${Math.round(over)} ms ago` : "another guard or process released it";
   }
 
   #end(): void {

@@ -1,4 +1,4 @@
-/** slotbus/contest: claim or yield between equal processes of one machine. */
+/** slotbus/contest: leases that one process of a fleet holds at a time. */
 
 export { type Claimed, Contest } from "./contest.ts";
 export { Fleet } from "../fleet/fleet.ts";

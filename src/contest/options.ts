@@ -19,11 +19,11 @@ import { checkOwner, checkTtl, TTL } from "./subject.ts";
 const owner = custom<string>(undefined, "1 to 64 bytes", checkOwner, "process-<pid>");
 
 const contestRows = {
-  /** Whose leases are claimed. */
+  /** The fleet whose leases are claimed. */
   fleet: aFleet,
-  /** Name of this process's claims, unless a claim has its own: 1 to 64 bytes. */
+  /** Default owner of claims: 1 to 64 bytes. A claim can name another owner. */
   owner,
-  /** Returns the milliseconds of a clock that never goes back, 0 or more; the same clock in every process. For tests. */
+  /** Monotonic clock for tests: returns ms, 0 or more. All processes of the fleet must use the same clock. */
   now: optional(
     row<() => number>(undefined, "a function", (now, name) =>
       typeof now === "function" ? (now as () => number) : refuse(name, now, "a function that returns milliseconds"),
@@ -32,7 +32,7 @@ const contestRows = {
   ),
 };
 
-/** Whose leases are claimed, and by whom. */
+/** Fleet and default owner of a contest. */
 export interface ContestOptions extends Given<typeof contestRows> {}
 
 /** @internal */
@@ -41,18 +41,15 @@ export const contestOptions = new Options("a contest", contestRows);
 const renew = boolean(false);
 
 const tryClaimRows = {
-  /** 1 to 64 bytes; for people, and for `adopt` and `release` of an observed holder. */
+  /** Name of the owner, 1 to 64 bytes: for logs, and to check who may `adopt` or `release` the lease. */
   owner,
-  /** How long the lease lasts, in ms. */
+  /** Duration of the lease, in ms, unless it is renewed. */
   ttl: needed(custom<number>(undefined, TTL, checkTtl)),
-  /**
-   * Renews the lease each third of its ttl, until it is released, lost, or the process ends. The contest refers to the
-   * guard as long.
-   */
+  /** Renews the lease every third of its ttl until it is released or lost. Keeps the guard from garbage collection. */
   renew,
 };
 
-/** How a subject is held once it is claimed. */
+/** Owner and duration of a lease. */
 export interface TryClaimOptions extends Given<typeof tryClaimRows> {}
 
 /** @internal */
@@ -60,63 +57,63 @@ export const tryClaimOptions = new Options("a claim", tryClaimRows);
 
 const claimRows = {
   ...tryClaimRows,
-  /** Longest wait, in ms. `Infinity` waits without a limit, 0 does not wait. */
+  /** Longest wait for the lease, in ms. `Infinity`: no limit. 0: does not wait. */
   timeout: timeout(Infinity, 0),
-  /** Ends the wait; the claim rejects with `signal.reason`. */
+  /** Cancels the wait: the claim rejects with `signal.reason`. */
   signal,
 };
 
-/** How a claim that waits is held, and for how long it waits. */
+/** Owner and duration of a lease, and how long to wait for it. */
 export interface ClaimOptions extends Given<typeof claimRows> {}
 
 /** @internal */
 export const claimOptions = new Options("a claim", claimRows);
 
 const watchRows = {
-  /** Ends the watch; reading rejects with `signal.reason`. */
+  /** Closes the watch when it aborts; reading then rejects with `signal.reason`. */
   signal,
 };
 
-/** What ends a watch of leases. */
+/** Options of a lease watch. */
 export interface WatchOptions extends Given<typeof watchRows> {}
 
 /** @internal */
 export const watchOptions = new Options("a watch", watchRows);
 
 const adoptRows = {
-  /** Who adopts: the owner that claimed. */
+  /** The owner that claimed the lease. */
   owner,
-  /** The default of the guard's `renew`, in ms. */
-  ttl: optional(custom<number>(undefined, TTL, checkTtl), "that of the lease, at most"),
-  /** Renews the lease each third of its ttl. */
+  /** Default of the guard's `renew()`, in ms. Pass it if the lease was renewed: `expiresAt - claimedAt` grows then. */
+  ttl: optional(custom<number>(undefined, TTL, checkTtl), "expiresAt - claimedAt"),
+  /** Renews the lease every third of its ttl. */
   renew,
 };
 
-/** Who adopts a tenure, and how it goes on. */
+/** Who adopts a lease, and how it is renewed. */
 export interface AdoptOptions extends Given<typeof adoptRows> {}
 
 /** @internal */
-export const adoptOptions = new Options("an adoption", adoptRows);
+export const adoptOptions = new Options("adopt()", adoptRows);
 
 const releaseRows = {
-  /** Who releases: the owner that claimed. */
+  /** The owner that claimed the lease, unless `force` is set. */
   owner,
-  /** Releases also what another owner holds. */
+  /** Releases the lease even if another owner claimed it. */
   force: boolean(false),
 };
 
-/** Whose tenure may be ended. */
+/** Whose lease may be released. */
 export interface ReleaseOptions extends Given<typeof releaseRows> {}
 
 /** @internal */
-export const releaseOptions = new Options("a release", releaseRows);
+export const releaseOptions = new Options("release()", releaseRows);
 
 const fenceRows = {
-  /** Highest token of an earlier fence, as it was persisted. */
+  /** Highest token that an earlier fence admitted, if you have stored it. */
   highWater: integer(0, 0, Number.MAX_SAFE_INTEGER),
 };
 
-/** Where a fence begins. */
+/** Start value of a fence. */
 export interface FenceOptions extends Given<typeof fenceRows> {}
 
 /** @internal */

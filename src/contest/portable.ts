@@ -1,10 +1,10 @@
-/** What every engine can do that has leases: types for programs that may move from one to another. */
+/** Contests of any engine. Use these types if your program may move to another engine later. */
 
 import type { Holder, Subject } from "../native/lease.ts";
 import type { AdoptOptions, ClaimOptions, ReleaseOptions, TryClaimOptions, WatchOptions } from "./options.ts";
 import type { LeaseChange } from "./watch.ts";
 
-/** A {@link Guard} of any engine: `await` what its methods return. */
+/** A {@link Guard} of any engine. Its methods may return a promise: `await` their results. */
 export interface PortableGuard extends AsyncDisposable {
   readonly subject: Subject;
   readonly owner: string;
@@ -18,10 +18,10 @@ export interface PortableGuard extends AsyncDisposable {
   release(): boolean | Promise<boolean>;
 }
 
-/** The subject is held by another. */
+/** Result of a `tryClaim` that did not get the lease. */
 export interface YieldTo {
   readonly claimed: false;
-  /** Who holds it. */
+  /** The present holder. */
   readonly holder: Holder;
 }
 
@@ -33,7 +33,7 @@ export interface PortableLeaseWatch extends AsyncIterable<LeaseChange>, AsyncDis
 
 type Attempt = { readonly claimed: true; readonly guard: PortableGuard } | YieldTo;
 
-/** A {@link Contest} of any engine: `await` what its methods return. */
+/** A {@link Contest} of any engine. Its methods may return a promise: `await` their results. */
 export interface PortableContest extends AsyncDisposable {
   readonly owner: string;
   readonly closed: boolean;

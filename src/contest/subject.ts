@@ -1,16 +1,16 @@
-/** What is competed for, by whom and for how long; and the one error each wrong value gets. */
+/** Checks of subjects, owners and ttls. */
 
 import { checkText, shown } from "../check.ts";
 import { refuse, TIMEOUT_MAX } from "../options.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { LEASE_LIMITS, type Subject } from "../native/lease.ts";
 
-/** How long a lease may last, in words. */
-export const TTL = `above 0, to ${TIMEOUT_MAX} ms`;
+/** Range of a ttl, as errors and docs show it. */
+export const TTL = `above 0 and at most ${TIMEOUT_MAX} ms`;
 
 export function checkSubject(subject: Subject): void {
   if (typeof subject !== "object" || subject === null) {
-    throw new InvalidConfigError(`a subject is ${shown(subject)}; it must be { kind, label }.`);
+    throw new InvalidConfigError(`subject is ${shown(subject)}; it must be an object { kind, label }.`);
   }
   checkText("subject.kind", subject.kind, LEASE_LIMITS.kind);
   checkText("subject.label", subject.label, LEASE_LIMITS.label);

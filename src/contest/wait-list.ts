@@ -1,23 +1,23 @@
-/** Claims and guards of one contest that wait for a lease to end: each wake-up of the fleet makes them check their own. */
+/** The claims, guards and watches of one contest that wait for changes. Each wake-up of the fleet checks all. */
 
 import { systemClock, type Timer } from "../clock.ts";
 import type { Fleet } from "../fleet/fleet.ts";
 import type { LeaseHandle } from "../native/lease.ts";
 
 export interface Waiting {
-  /** Something may have changed. A lease that ends after this check wakes the fleet again. */
+  /** Checks the lease: it may have changed. A lease that ends after this check wakes the fleet again. */
   check(): void;
 }
 
-/** How long wake-ups are listened for after the last one left: the next may come soon, and listening anew starts a thread. */
+/** Time to keep listening for wake-ups after the list is empty, in ms: opening the watch again starts a thread. */
 const LINGER_MS = 100;
 
 export class WaitList {
   readonly #fleet: Fleet;
   readonly #leases: LeaseHandle;
   readonly #all = new Set<Waiting>();
-  #deafen: (() => void) | null = null;
-  /** The fleet refers to this as long as somebody waits, or did just now. */
+  #unlisten: (() => void) | null = null;
+  /** Removes the listener for the close of the fleet. */
   #forget: (() => void) | null = null;
   #linger: Timer | null = null;
 
@@ -26,14 +26,14 @@ export class WaitList {
     this.#leases = leases;
   }
 
-  /** From now on `waiting` is told. It has to check once by itself after this. */
+  /** Checks `waiting` on each wake-up from now on. The caller must check once after this call. */
   add(waiting: Waiting): void {
     this.#linger?.close();
     this.#linger = null;
-    this.#deafen ??= this.#fleet.wake.listen(this.#onWake);
+    this.#unlisten ??= this.#fleet.wake.listen(this.#onWake);
     this.#forget ??= this.#fleet.onClose(() => {
       this.#close();
-      this.check(); // all find the fleet closed
+      this.check(); // each one finds that the fleet is closed
     });
     this.#all.add(waiting);
     this.#leases.park();
@@ -49,7 +49,7 @@ export class WaitList {
     for (const waiting of this.#all) waiting.check();
   }
 
-  /** Parks before the check: a lease that ends in between wakes the fleet once more. */
+  /** Parks before the check, so that a lease that ends in between wakes the fleet again. */
   readonly #onWake = (): void => {
     if (this.#all.size === 0 || !this.#leases.isOpen) return;
     this.#leases.park();
@@ -59,8 +59,8 @@ export class WaitList {
   #close(): void {
     this.#linger?.close();
     this.#linger = null;
-    this.#deafen?.();
-    this.#deafen = null;
+    this.#unlisten?.();
+    this.#unlisten = null;
     this.#forget?.();
     this.#forget = null;
   }

@@ -1,4 +1,4 @@
-/** One `claim` that waits: for the release of the lease, the death of its holder, or the end of its time. */
+/** A `claim` that waits until the lease is released, its holder dies, or it expires. */
 
 import { systemClock, type Timer } from "../clock.ts";
 import { ClaimTimeoutError, ClosedError } from "../errors.ts";
@@ -6,12 +6,12 @@ import type { Holder, LeaseHandle, Subject } from "../native/lease.ts";
 import type { DeathWatch } from "./death-watch.ts";
 import type { WaitList, Waiting } from "./wait-list.ts";
 
-/** What a waiter wants. */
+/** Arguments of the claim. */
 export interface Want {
   readonly subject: Subject;
   readonly owner: string;
   readonly ttl: number;
-  /** In ms; `Infinity`: no limit. */
+  /** Longest wait, in ms; `Infinity`: no limit. */
   readonly timeout: number;
   readonly signal: AbortSignal | null;
 }
@@ -24,12 +24,12 @@ export class Waiter implements Waiting {
   readonly #began = performance.now();
   readonly #outcome = Promise.withResolvers<Holder>();
   #over = false;
-  /** The tenure that is in the way. */
+  /** Token of the present holder. */
   #token = 0;
-  /** The member whose death is watched. */
+  /** Index and incarnation of the present holder, whose process is watched. */
   #member = "";
   #unwatch: () => void = () => {};
-  /** Until the end of that tenure, or of the timeout; it also keeps the process alive. */
+  /** Runs until the holder's lease expires or the claim times out. It also keeps the process alive. */
   #timer: Timer | null = null;
 
   constructor(leases: LeaseHandle, waitList: WaitList, deaths: DeathWatch, want: Want) {
@@ -39,7 +39,7 @@ export class Waiter implements Waiting {
     this.#want = want;
   }
 
-  /** Resolves with the caller's tenure. */
+  /** Waits for the lease. Resolves with the tenure of this claim. */
   wait(): Promise<Holder> {
     this.#want.signal?.addEventListener("abort", this.#onAbort);
     try {
@@ -63,7 +63,7 @@ export class Waiter implements Waiting {
   #check(): void {
     const { subject, owner, ttl, timeout } = this.#want;
     const leases = this.#leases;
-    if (!leases.isOpen) throw new ClosedError("the fleet");
+    if (!leases.isOpen) throw new ClosedError("The fleet");
     if (leases.claim(subject, owner, ttl)) {
       this.#end();
       this.#outcome.resolve(leases.found(subject, owner));
@@ -73,7 +73,7 @@ export class Waiter implements Waiting {
     const holder = leases.found(subject);
     if (left <= 0) throw new ClaimTimeoutError(subject, timeout, holder);
     const free = holder.expiresAt - leases.now();
-    if (holder.token === this.#token && this.#timer) return; // the timer checks when this tenure was to end
+    if (holder.token === this.#token && this.#timer) return; // the timer is already set
     this.#token = holder.token;
     this.#timer?.close();
     this.#timer = systemClock.after(Math.min(free, left), this.#onTime);

@@ -1,4 +1,4 @@
-/** A watch: how the leases of a fleet differ from what its reader was told. */
+/** A lease watch: compares the lease table with the state that its reader has seen. */
 
 import { systemClock, type Timer } from "../clock.ts";
 import { InvalidConfigError } from "../errors.ts";
@@ -10,16 +10,16 @@ import type { DeathWatch } from "./death-watch.ts";
 import type { WaitList, Waiting } from "./wait-list.ts";
 
 /**
- * What became of a lease: it was `claimed` or `renewed`, or its tenure ended: `released` by somebody or by a member that left
- * the fleet, `expired` with its time, or `died` with the process of its holder.
+ * A change of a lease. `claimed`: it has a new holder. `renewed`: its `expiresAt` has changed. `released`: a process
+ * released it, or its holder left the fleet. `expired`: its ttl is over. `died`: the process of its holder ended.
  */
 export interface LeaseChange {
   readonly type: "claimed" | "renewed" | "released" | "expired" | "died";
-  /** The tenure; of one that ended, as it was last seen. */
+  /** The holder. After the end of the tenure: as the watch last saw it. */
   readonly holder: Holder;
 }
 
-/** What a watch reads from, and what wakes it. */
+/** The lease table of a contest, and the sources of wake-ups. */
 interface Table {
   readonly fleet: Fleet;
   readonly leases: LeaseHandle;
@@ -27,29 +27,30 @@ interface Table {
   readonly deaths: DeathWatch;
 }
 
-/** Somebody is in the middle of a change, and may have told before it: it is looked for so soon again, in ms. */
+/** Pause before the next check while a change is in progress, in ms: its wake-up may have come too early. */
 const SOON_MS = 1;
 
 /**
- * Changes of leases for one reader. The table is looked at when the reader asks, so a slow reader gets what differs by then:
- * at most the end of the tenure that it knew and the claim of the newest one for each subject. Closed by `close`, by leaving
- * the loop, by its signal, and with its contest or its fleet.
+ * Changes of leases, for one reader. Each read compares the lease table with the state of the read before. So a slow
+ * reader gets at most two changes of a subject: the end of the tenure that it knew, and the claim of the present
+ * tenure. The watch ends with `close()`, when a loop over it ends, when its signal aborts, and when its contest or its
+ * fleet is closed.
  */
 export class LeaseWatch extends Items<LeaseChange> implements Waiting {
   readonly #table: Table;
   readonly #subject: Subject | null;
   readonly #signal: AbortSignal | null;
   readonly #onClose: () => void;
-  /** What the reader knows when it has read {@link #changes}, by subject. */
+  /** Holders by subject, as the reader knows them once it has read all of {@link #changes}. */
   #known = new Map<string, Holder>();
   #changes: LeaseChange[] = [];
-  /** What was last found in an entry of the table: texts are decoded once a tenure. */
+  /** Holder last found in each entry of the table, so that texts are decoded once per tenure. */
   readonly #byEntry: Holder[] = [];
   #closed = false;
-  /** The last look was into the middle of a change. */
+  /** Whether a change was in progress at the last check. */
   #isSoon = false;
   #wake: (() => void) | null = null;
-  /** Members whose death is watched. */
+  /** Functions that stop watching a member's process, by member. */
   readonly #members = new Map<string, () => void>();
 
   /** @internal Use {@link Contest.watch}. */
@@ -63,21 +64,21 @@ export class LeaseWatch extends Items<LeaseChange> implements Waiting {
     signal?.addEventListener("abort", this.#onAbort);
   }
 
-  /** Whether it tells nothing more: it was closed, or its contest or its fleet was. */
+  /** Whether the watch, its contest or its fleet is closed. */
   get closed(): boolean {
     return this.#closed || !this.#table.leases.isOpen;
   }
 
-  /** What changed since the last item, without waiting; this works in a fleet that is only observed too. */
+  /** Returns the changes since the last read, without waiting. This also works with an observed fleet. */
   poll(): LeaseChange[] {
-    if (this.#changes.length === 0) this.#look();
+    if (this.#changes.length === 0) this.#compare();
     const changes = this.#changes;
     this.#changes = [];
     if (changes.length === 0) this.end();
     return changes;
   }
 
-  /** Tells nothing more. May be called again. */
+  /** Closes the watch. Calling it again does nothing. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
@@ -90,7 +91,7 @@ export class LeaseWatch extends Items<LeaseChange> implements Waiting {
     this.check();
   }
 
-  /** @internal Something may have changed: whoever sleeps looks again. */
+  /** @internal Wakes the reader to compare again. */
   readonly check = (): void => {
     const wake = this.#wake;
     this.#wake = null;
@@ -108,11 +109,11 @@ export class LeaseWatch extends Items<LeaseChange> implements Waiting {
       while (!this.closed) {
         if (this.isTurnDue) {
           await this.turn();
-          continue; // it may be closed by now
+          continue; // the watch may be closed by now
         }
         this.batches++;
         this.#listen();
-        this.#look();
+        this.#compare();
         const change = this.take();
         if (change) return { done: false, value: change };
         await this.#sleep();
@@ -124,19 +125,19 @@ export class LeaseWatch extends Items<LeaseChange> implements Waiting {
     return this.end();
   }
 
-  /** From here on a change wakes: the look comes behind it. */
+  /** Makes each later change wake this watch. Must run before the comparison, so that no change is missed. */
   #listen(): void {
     const { fleet, leases, waitList } = this.#table;
     if (fleet.isObserver) {
-      throw new InvalidConfigError("an observer cannot sleep for leases: it writes nothing, not even that it waits.", {
-        hint: "Call `poll`, or join the fleet.",
+      throw new InvalidConfigError("An observer cannot wait for leases: it has no write access to the fleet's file.", {
+        hint: "Call `poll()`, or join the fleet with `Fleet.join`.",
       });
     }
     waitList.add(this);
     this.#isSoon = leases.watch();
   }
 
-  /** Until a change, the end of a tenure, or the death of a holder. The process stays alive meanwhile. */
+  /** Waits for a change, the end of a lease's time, or the death of a holder. Keeps the process alive until then. */
   async #sleep(): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#wake = resolve;
@@ -170,13 +171,13 @@ export class LeaseWatch extends Items<LeaseChange> implements Waiting {
     }
   }
 
-  // ---- what differs -----------------------------------------------------------------------------------------------
+  // ---- comparison -------------------------------------------------------------------------------------------------
 
-  /** First what ended, then what began: so the last of a subject is what it is. */
-  #look(): void {
+  /** Adds the changes since the last comparison: ends before claims, so a subject's last change is its state. */
+  #compare(): void {
     if (this.closed) return;
     const { leases } = this.#table;
-    const now = this.#subject ? this.#lookAt(this.#subject) : this.#lookAtAll();
+    const now = this.#subject ? this.#readSubject(this.#subject) : this.#readAll();
     for (const [key, known] of this.#known) {
       const next = now.get(key);
       if (next?.token === known.token) continue;
@@ -186,18 +187,18 @@ export class LeaseWatch extends Items<LeaseChange> implements Waiting {
     for (const [key, holder] of now) {
       const known = this.#known.get(key);
       if (known?.token !== holder.token) this.#changes.push({ type: "claimed", holder });
-      else if (holder.expiresAt > known.expiresAt) this.#changes.push({ type: "renewed", holder });
+      else if (holder.expiresAt !== known.expiresAt) this.#changes.push({ type: "renewed", holder });
     }
     this.#known = now;
   }
 
-  #lookAt(subject: Subject): Map<string, Holder> {
+  #readSubject(subject: Subject): Map<string, Holder> {
     const { leases } = this.#table;
     return new Map(leases.find(subject) ? [["", leases.found(subject)]] : []);
   }
 
-  /** Of two tenures of one subject, which were found one after the other, the newer one. */
-  #lookAtAll(): Map<string, Holder> {
+  /** Reads the whole table. If it finds two tenures of one subject, it keeps the newer one. */
+  #readAll(): Map<string, Holder> {
     const { fleet, leases } = this.#table;
     const now = new Map<string, Holder>();
     for (let entry = 0; entry < fleet.geometry.maxLeases; entry++) {

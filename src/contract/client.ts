@@ -1,4 +1,4 @@
-/** The client's side of a contract: one function per method. */
+/** The client of a contract: one function per method. */
 
 import type { Chunks } from "../bus/body-reader.ts";
 import type { Asker, BusRequest, RequestOptions } from "../bus/call.ts";
@@ -11,7 +11,7 @@ import { isSequence, ItemReader, ItemSource } from "./items.ts";
 import type { Sequence } from "./schema.ts";
 import { Part, typeOf } from "./values.ts";
 
-/** `SlotBus.client`. */
+/** Creates the client that `SlotBus.client` returns. */
 export function makeClient<C extends Contract>(bus: Asker, contract: C): Client<C> {
   const client: Record<string, unknown> = Object.create(null);
   const methods = Object.values<ContractMethod>(contract.methods);
@@ -27,19 +27,19 @@ export function makeClient<C extends Contract>(bus: Asker, contract: C): Client<
 
 type Pairs = [string, string][];
 
-/** What an answer is judged by. */
+/** The parts of a response that decide whether it is an output. */
 type Reply = Pick<BusResponse, "status" | "contentType" | "body">;
 
 /** One method of one client. */
 class Caller {
   readonly #bus: Asker;
   readonly #method: ContractMethod;
-  /** All of its contract. */
+  /** All methods of the contract. */
   readonly #methods: readonly ContractMethod[];
   readonly #input: Part;
   readonly #output: Part;
   readonly #options: CallOptions | undefined;
-  /** Headers by content type: made once, so that the bus finds the head it wrote before. */
+  /** Headers by content type. Reused, so that the bus can reuse the head it encoded before. */
   readonly #headers = new Map<string, Pairs>();
 
   constructor(bus: Asker, method: ContractMethod, methods: readonly ContractMethod[]) {
@@ -78,7 +78,7 @@ class Caller {
     return new ItemReader(this.#method, "client", this.#bus.options.payloadBytes, open, leave, items);
   }
 
-  /** Resolves when the head of the answer is here. */
+  /** Sends the request; resolves when the head of the response has arrived. */
   async #open(request: BusRequest, options: CallOptions | undefined): Promise<Chunks> {
     const response = await this.#bus.stream(request, ofRequest(options));
     const { status, contentType } = response;
@@ -92,7 +92,7 @@ class Caller {
   readonly #read = (reply: Reply): unknown => this.#resultOf(reply, false);
   readonly #readRepeated = (reply: Reply): unknown => this.#resultOf(reply, true);
 
-  /** The output of a reply. Throws, or the promise rejects. */
+  /** Returns the output of a response. Throws, or returns a promise that rejects. */
   #resultOf(reply: Reply, idempotent: boolean): unknown {
     const { status, contentType, body } = reply;
     const isValue = status === 200 && (contentType === this.#method.codec.contentType || contentType === BYTES_TYPE);
@@ -108,7 +108,7 @@ class Caller {
     return { ...given, idempotent: true };
   }
 
-  /** The request with a checked input. Throws, or the promise rejects. */
+  /** Checks the input and returns the request. Throws, or returns a promise that rejects. */
   #request(input: unknown, options: CallOptions | undefined): BusRequest | Promise<BusRequest> {
     if (this.#method.declaration.takesItems) throw notItems(this.#method);
     const checking = this.#input.verify(input);
@@ -123,7 +123,7 @@ class Caller {
     return { method: "POST", path: method.path, headers: this.#headersOf(type, options), body };
   }
 
-  /** A call whose input failed rejects with that, whatever its handler made of it. */
+  /** If the input sequence fails, the call rejects with that error and ignores the handler's response. */
   async #callWithItems(input: unknown, options: CallOptions | undefined): Promise<Reply> {
     if (!isSequence(input)) throw notItems(this.#method);
     const items = this.#source(input);
@@ -153,9 +153,9 @@ class Caller {
     return options?.headers === undefined ? headers : [...headers, ...Object.entries(options.headers)];
   }
 
-  /** The error of an answer that is no output. */
+  /** Returns the error for a response that is not an output. */
   async #failed({ status, contentType, body }: Reply, idempotent: boolean): Promise<Error> {
-    // A call that may run twice may have run before, on a worker that died.
+    // An idempotent call may have run before, on a worker that died.
     if (contentType === FAILURE_TYPE) return readFailure(this.#method, body, idempotent, this.#methods);
     const { contract, name, codec, declaration } = this.#method;
     const expected = declaration.kind === "stream" ? ITEMS_TYPE : codec.contentType;
@@ -170,7 +170,7 @@ class Caller {
   }
 }
 
-/** The options of a call that are those of its request. */
+/** The options of a call without `headers`: the options of its request. */
 function ofRequest(options: CallOptions | undefined): RequestOptions | undefined {
   if (!options || !("headers" in options)) return options;
   const { headers: _, ...rest } = options;
@@ -178,7 +178,7 @@ function ofRequest(options: CallOptions | undefined): RequestOptions | undefined
 }
 
 function notItems({ contract, name }: ContractMethod): InvalidConfigError {
-  return new InvalidConfigError(`the input of ${contract}.${name} is a sequence of items.`, {
-    hint: "Give an array, a generator or a ReadableStream.",
+  return new InvalidConfigError(`The input of ${contract}.${name} must be a sequence of items.`, {
+    hint: "Pass an array, a generator or a ReadableStream.",
   });
 }

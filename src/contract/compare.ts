@@ -1,9 +1,9 @@
-/** In what the two sides of a contract differ. */
+/** Compares the contracts of client and worker. */
 
 import type { ContractDifference } from "../errors.ts";
 import { type ContractMethod, FINGERPRINT_FIELDS } from "./contract.ts";
 
-/** In what two fingerprints differ. Schemas differ only if both sides have one of a vendor whose schemas can be compared. */
+/** Compares two fingerprints. Schemas differ only if both come from the same vendor and both have a digest. */
 export function compare(client: string, worker: string): ContractDifference[] {
   const theirs = client.split(";");
   const ours = worker.split(";");
@@ -17,7 +17,7 @@ export function compare(client: string, worker: string): ContractDifference[] {
   return differences;
 }
 
-/** Of one schema, or as many as there are errors. */
+/** Compares one schema, or a list with one schema per error code. */
 function schemasDiffer(a: string, b: string): boolean {
   const theirs = a.split("%2C").map((schema) => schema.split("%3A"));
   const ours = b.split("%2C").map((schema) => schema.split("%3A"));
@@ -32,11 +32,11 @@ function shown(field: string): string {
   try {
     return decodeURIComponent(field) || "none";
   } catch {
-    return field; // a stranger's text
+    return field; // not our encoding: shown as it is
   }
 }
 
-/** Which of our methods a worker does not have, and which are others there; `theirs`: its methods with their fingerprints. */
+/** Returns which of our methods the worker lacks or declares differently; `theirs`: fingerprints of its methods by name. */
 export function compareMethods(
   ours: readonly ContractMethod[],
   theirs: unknown,

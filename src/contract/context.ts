@@ -1,14 +1,14 @@
-/** What a handler of a contract gets besides its input: the call, and the errors that it may throw. */
+/** The second argument of a contract handler: the call, and the errors that it may throw. */
 
 import type { HeaderList } from "../bus/headers.ts";
 import type { WorkerRequest } from "../bus/request.ts";
 import type { ContractError } from "../errors.ts";
 import type { Given, Made, Schema } from "./schema.ts";
 
-/** Schemas (or `typed<T>()`) of the data of declared errors, by code. */
+/** Declared errors: the schema (or `typed<T>()`) of their data by error code. */
 export type ErrorShapes = Readonly<Record<string, Schema>>;
 
-/** Makes the declared errors of a method: `throw ctx.errors.NOT_FOUND({ id })`. */
+/** Functions that create the declared errors of a method: `throw ctx.errors.NOT_FOUND({ id })`. */
 export type ErrorMakers<E extends ErrorShapes> = {
   readonly [K in keyof E & string]: (
     ...args: undefined extends Given<E[K]>
@@ -17,9 +17,9 @@ export type ErrorMakers<E extends ErrorShapes> = {
   ) => ContractError<K, Made<E[K]>>;
 };
 
-/** What a handler knows of its call besides the input. */
+/** The call that a handler runs for. */
 export class CallContext<E extends ErrorShapes = ErrorShapes> {
-  /** The declared errors, to be thrown. */
+  /** Creates the declared errors: `throw ctx.errors.NOT_FOUND({ id })`. */
   readonly errors: ErrorMakers<E>;
   readonly #request: WorkerRequest;
 
@@ -29,17 +29,17 @@ export class CallContext<E extends ErrorShapes = ErrorShapes> {
     this.errors = errors;
   }
 
-  /** Aborts when the caller gives up, by timeout or abort, and when the connection to the client ends. */
+  /** Aborted when the caller times out or aborts, or when the connection to the client ends. */
   get signal(): AbortSignal {
     return this.#request.signal;
   }
 
-  /** When the caller gives up at the latest, as `Date.now()` counts; `Infinity` without a timeout. */
+  /** Time at which the call times out, as from `Date.now()`; `Infinity` without a timeout. */
   get deadline(): number {
     return this.#request.deadline;
   }
 
-  /** Ms until {@link deadline}; 0 when it is over. */
+  /** Time until {@link deadline}, in ms; 0 when it has passed. */
   get timeLeft(): number {
     return Math.max(0, this.#request.timeLeft);
   }

@@ -1,4 +1,4 @@
-/** Contracts: what a client may call and its workers answer, as one object both sides import. */
+/** Contracts: the methods that a client may call and a worker implements, as one object that both sides import. */
 
 import { ContractError, InvalidConfigError } from "../errors.ts";
 import type { RequestOptions } from "../bus/call.ts";
@@ -8,33 +8,33 @@ import type { Arriving } from "../jsonify.ts";
 import type { CallContext, ErrorShapes } from "./context.ts";
 import { describeSchema, type Given, isChecked, isSchema, type Made, type Schema, type Sequence } from "./schema.ts";
 
-/** What a call takes besides its input. */
+/** Options of a call. */
 export interface CallOptions extends Omit<RequestOptions, "deadline" | "idle"> {
-  /** Seen by the handler as `ctx.headers`. */
+  /** Headers for the handler (`ctx.headers`). */
   headers?: Readonly<Record<string, string>>;
 }
 
-/** The same of a stream: `timeout` is until its items begin, `deadline` and `idle` are for them. */
+/** Options of a streaming call. `timeout` limits the time until the items begin; `deadline` and `idle` limit the items. */
 export interface StreamOptions extends CallOptions, Pick<RequestOptions, "deadline" | "idle"> {}
 
 type Arguments<In, Options> = undefined extends In ? [input?: In, options?: Options] : [input: In, options?: Options];
 
 /** Calls a method and resolves to its output. */
 export type Call<In, Out> = (...args: Arguments<In, CallOptions>) => Promise<Out>;
-/** Calls a method when the first item is asked for. Leaving the loop ends it on the other side too. */
+/** Calls a method when the first item is read. Leaving the loop also ends the handler. */
 export type StreamCall<In, Item> = (...args: Arguments<In, StreamOptions>) => AsyncGenerator<Item, void, void>;
-/** Answers a call. */
+/** Handles a call. */
 export type Handle<In, Out, E extends ErrorShapes> = (input: In, ctx: CallContext<E>) => Out | Promise<Out>;
-/** Answers with items: an async generator, or anything that can be iterated. */
+/** Handles a call by returning items: an async generator, or any other iterable. */
 export type StreamHandle<In, Item, E extends ErrorShapes> = (
   input: In,
   ctx: CallContext<E>,
 ) => Sequence<Item> | Promise<Sequence<Item>>;
 
-/** A method as {@link rpc} or {@link stream} declare it. `~call` and `~handle` exist as types only. */
+/** A method declared by {@link rpc} or {@link stream}. `~call` and `~handle` exist only as types. */
 export interface Declaration<C = unknown, H = unknown, E extends ErrorShapes = ErrorShapes> {
   readonly kind: "rpc" | "stream";
-  /** The input is a sequence of items. */
+  /** Whether the input is a sequence of items. */
   readonly takesItems: boolean;
   readonly input: Schema | null;
   readonly output: Schema | null;
@@ -45,7 +45,7 @@ export interface Declaration<C = unknown, H = unknown, E extends ErrorShapes = E
   readonly "~handle"?: H;
 }
 
-/** Methods by name. `{}`: with no errors declared, none are inferred from here. */
+/** Methods by name. With `{}` for the errors, TypeScript infers no errors from this type. */
 export type Methods = Readonly<Record<string, Declaration<unknown, unknown, {}>>>;
 
 const version = optional(
@@ -53,16 +53,16 @@ const version = optional(
 );
 
 const methodRows = {
-  /** Calls may run twice (see {@link RequestOptions.idempotent}), unless a call says otherwise. */
+  /** Whether calls may run twice (see {@link RequestOptions.idempotent}). A call can override it. */
   idempotent: boolean(false),
-  /** Stands for the schemas: two sides of one version are taken to agree. Default: the contract's. */
+  /** Version of the schemas. Sides with the same version count as equal without comparing schemas. Default: the contract's. */
   version,
 };
 
-/** Whether calls of a method may run twice, and its version. */
+/** Options of a method without schemas. */
 export interface MethodOptions extends GivenOptions<typeof methodRows> {}
 
-/** The options of a method. What its schemas are is checked as a whole. */
+/** Table of the options of a method. The function `declare` checks the schemas. */
 export const methodOptions = new Options("a method", {
   input: custom<Input | undefined>(undefined, "a schema, or `items(schema)`", (given) => given),
   output: custom<Schema | undefined>(undefined, "a schema", (given) => given),
@@ -70,7 +70,7 @@ export const methodOptions = new Options("a method", {
   ...methodRows,
 });
 
-/** Marks an input as a sequence of items: see {@link items}. */
+/** An input that is a sequence of items; created by {@link items}. */
 export interface Items<S extends Schema = Schema> {
   readonly "~items": S;
 }
@@ -81,24 +81,24 @@ type MadeInput<I extends Input> =
   I extends Items<infer S> ? AsyncIterable<Made<S>> : I extends Schema ? Made<I> : never;
 
 interface SchemaOptions<I extends Input, O extends Schema, E extends ErrorShapes> extends MethodOptions {
-  /** Default: no input. */
+  /** Schema of the input, or `items(schema)`. Default: no input. */
   input?: I;
-  /** Of a stream: of each item. Default: no output. */
+  /** Schema of the output; for a stream, of each item. Default: no output. */
   output?: O;
-  /** Errors the handler may throw, with the schema of their data: `{ NOT_FOUND: schema }`. */
+  /** Errors that the handler may throw: code and schema of the data, `{ NOT_FOUND: schema }`. */
   errors?: E;
 }
 
 type NoErrors = Record<never, never>;
 
 /**
- * A method that answers once. By types alone, which nothing checks at run time, or by schemas:
+ * Declares a method with a single output. Use types alone (not checked at run time), or schemas:
  *
  *     hello: rpc<{ name: string }, { msg: string }>(),
  *     resize: rpc({ input: z.object({ width: z.int() }), output: typed<Uint8Array>(), errors: { TOO_LARGE: z.int() } }),
  *
- * A value is sent as it was given, once its schema has passed it; the side that receives it gets what the schema makes.
- * Without a schema its type is what JSON leaves of it ({@link Jsonify}): a `Date` is given, a string arrives.
+ * The sender checks a value with its schema and sends it unchanged; the receiver gets the output of the schema. Without a
+ * schema, the received type is what JSON preserves ({@link Jsonify}): a `Date` arrives as a string.
  */
 export function rpc<In = void, Out = void>(
   options?: MethodOptions,
@@ -110,7 +110,7 @@ export function rpc(options: SchemaOptions<Input, Schema, ErrorShapes> = {}): De
   return declare("rpc", options);
 }
 
-/** A method that answers with any number of items; otherwise as {@link rpc}. */
+/** Declares a method whose output is a stream of items; otherwise like {@link rpc}. */
 export function stream<In = void, Item = void>(
   options?: MethodOptions,
 ): Declaration<StreamCall<In, Arriving<Item>>, StreamHandle<Arriving<In>, Item, NoErrors>, NoErrors>;
@@ -125,7 +125,7 @@ export function stream(options: SchemaOptions<Input, Schema, ErrorShapes> = {}):
   return declare("stream", options);
 }
 
-/** As `input` of a method: the caller gives a sequence, the handler gets an `AsyncIterable`; `schema` is of one item. */
+/** As `input` of a method: the caller passes a sequence and the handler gets an `AsyncIterable`. `schema` checks each item. */
 export function items<S extends Schema>(schema: S): Items<S> {
   return { "~items": schema };
 }
@@ -136,14 +136,14 @@ function declare(kind: "rpc" | "stream", options: SchemaOptions<Input, Schema, E
   const given = takesItems ? input["~items"] : input;
   for (const [what, schema] of Object.entries({ input: given, output, ...errors })) {
     if (schema === undefined || isSchema(schema)) continue;
-    throw new InvalidConfigError(`${what} of a method is not a schema.`, {
-      hint: "Give a Standard Schema (of Zod, Valibot, ArkType, …) or typed<T>().",
+    throw new InvalidConfigError(`${what} of the method is not a schema.`, {
+      hint: "Pass a Standard Schema (Zod, Valibot, ArkType, …) or typed<T>().",
     });
   }
   for (const code of Object.keys(errors)) {
     if (!methodName.test(code)) {
-      throw new InvalidConfigError(`${JSON.stringify(code)} cannot be the code of an error.`, {
-        hint: "Use 1 to 64 letters, digits, _ and $.",
+      throw new InvalidConfigError(`${JSON.stringify(code)} is not a valid error code.`, {
+        hint: "Use 1 to 64 letters, digits, _ and $, and do not start with a digit.",
       });
     }
   }
@@ -151,10 +151,10 @@ function declare(kind: "rpc" | "stream", options: SchemaOptions<Input, Schema, E
   return { kind, takesItems, input: checked(given), output: checked(output), errors, idempotent, version: own };
 }
 
-/** Header that tells a worker what the client takes a method to be. */
+/** Header with the client's fingerprint of a method, which the worker compares with its own. */
 export const FINGERPRINT = "x-slotbus-contract";
 
-/** A method in its contract. */
+/** A method of a contract. */
 export class ContractMethod<M extends Declaration = Declaration> {
   /** Name of the contract. */
   readonly contract: string;
@@ -176,7 +176,7 @@ export class ContractMethod<M extends Declaration = Declaration> {
     this.version = version;
   }
 
-  /** What of it two processes can compare, made when it is first needed: see {@link FINGERPRINT_FIELDS}. */
+  /** Text that client and worker compare: see {@link FINGERPRINT_FIELDS}. Computed on first use. */
   get fingerprint(): string {
     if (this.#fingerprint !== null) return this.#fingerprint;
     const { kind, takesItems, input, output, errors } = this.declaration;
@@ -197,7 +197,7 @@ export class ContractMethod<M extends Declaration = Declaration> {
   }
 }
 
-/** Fields of a fingerprint in their order. */
+/** Fields of a fingerprint, in order. */
 export const FINGERPRINT_FIELDS = [
   "kind",
   "input",
@@ -209,49 +209,49 @@ export const FINGERPRINT_FIELDS = [
   "error schemas",
 ] as const;
 
-/** A contract; `methods` are for the guards of errors. */
+/** A contract. Pass its `methods` to {@link isContractError}. */
 export interface Contract<M extends Methods = Methods> {
   readonly name: string;
   readonly methods: { readonly [K in keyof M]: ContractMethod<M[K]> };
 }
 
-/** What a client of a contract has, one function per method: `Client<typeof demo>`. */
+/** Client of a contract, with one function per method: `Client<typeof demo>`. */
 export type Client<C extends Contract> = {
   readonly [K in keyof C["methods"]]: NonNullable<C["methods"][K]["declaration"]["~call"]>;
 };
-/** What a worker of a contract gives, one function per method: `Handlers<typeof demo>`. */
+/** Handlers of a contract, one function per method: `Handlers<typeof demo>`. */
 export type Handlers<C extends Contract> = {
   readonly [K in keyof C["methods"]]: NonNullable<C["methods"][K]["declaration"]["~handle"]>;
 };
 
 const contractRows = {
-  /** How values become bytes. */
+  /** Codec that encodes values as bytes. */
   codec: custom<Codec>(json, "a `Codec`", checkCodec, "JSON"),
-  /** Version of the methods that have none of their own. */
+  /** Version of all methods without their own `version`. */
   version,
 };
 
-/** The options of a contract. */
+/** Table of the options of a contract. */
 export const contractOptions = new Options("a contract", contractRows);
 
-/** What holds for all methods of a contract. */
+/** Options for all methods of a contract. */
 export interface ContractOptions extends GivenOptions<typeof contractRows> {}
 
 const contractName = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 const methodName = /^[A-Za-z_$][\w$]{0,63}$/;
-/** `then` would make a client a promise; the other would change its prototype. */
+/** A client with `then` would be a promise; `__proto__` would change its prototype. */
 const forbidden = new Set(["then", "__proto__"]);
 
 /**
- * A contract of the client and its workers.
+ * Creates a contract between a client and its workers.
  *
  *     export const demo = contract("demo", { hello: rpc<{ name: string }, string>(), count: stream<{ to: number }, number>() });
  *
- * @throws {InvalidConfigError} for a name that cannot be one, and what is no method or codec.
+ * @throws {InvalidConfigError} for an invalid name, method or codec.
  */
 export function contract<M extends Methods>(name: string, methods: M, options: ContractOptions = {}): Contract<M> {
   if (!contractName.test(name)) {
-    throw new InvalidConfigError(`${JSON.stringify(name)} is not a name of a contract.`, {
+    throw new InvalidConfigError(`${JSON.stringify(name)} is not a valid contract name.`, {
       hint: "Use 1 to 64 of A-Z a-z 0-9 . _ - and start with a letter or digit.",
     });
   }
@@ -259,24 +259,26 @@ export function contract<M extends Methods>(name: string, methods: M, options: C
   const bound: Record<string, ContractMethod> = Object.create(null);
   for (const [key, method] of Object.entries(methods)) {
     if (!methodName.test(key) || forbidden.has(key)) {
-      throw new InvalidConfigError(`contract "${name}": ${JSON.stringify(key)} cannot be the name of a method.`, {
-        hint: 'Use 1 to 64 letters, digits, _ and $; "then" is taken by promises.',
+      throw new InvalidConfigError(`contract "${name}": ${JSON.stringify(key)} is not a valid method name.`, {
+        hint: 'Use 1 to 64 letters, digits, _ and $; do not start with a digit, and do not use "then".',
       });
     }
     if (method?.kind !== "rpc" && method?.kind !== "stream") {
-      throw new InvalidConfigError(`contract "${name}": ${key} is not a method.`, { hint: "Use rpc() or stream()." });
+      throw new InvalidConfigError(`contract "${name}": ${key} is not a method.`, {
+        hint: "Declare it with rpc() or stream().",
+      });
     }
     bound[key] = new ContractMethod(name, key, method, codec, method.version ?? usual ?? "");
   }
   return Object.freeze({ name, methods: Object.freeze(bound) as Contract<M>["methods"] });
 }
 
-/** Errors of a method, one type per code: a union that `code` tells apart. */
+/** Errors of a method, one type per code. */
 type ErrorsOf<M> =
   M extends Declaration<unknown, unknown, infer E> ? { [K in keyof E & string]: ContractError<K, Made<E[K]>> } : never;
 
 /**
- * Whether `error` was declared by this method, and thrown by its handler; narrows to its codes or to one.
+ * Returns whether `error` is a declared error of this method, thrown by its handler. Narrows the type, to one code if given.
  *
  *     if (isContractError(error, demo.methods.find, "NOT_FOUND")) error.data.id;
  */

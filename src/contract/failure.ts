@@ -1,5 +1,5 @@
 /**
- * Why a call has no answer, as bytes:
+ * Encodes the failure of a call:
  *
  *     u32 length (little endian), JSON of that length, the data of a declared error
  */
@@ -16,7 +16,7 @@ import { compareMethods } from "./compare.ts";
 import type { ContractMethod } from "./contract.ts";
 import { Part, type Side, typeOf } from "./values.ts";
 
-/** A failure without the data. */
+/** The JSON part of a failure. */
 interface Failure {
   kind: "error" | "validation" | "mismatch" | "remote";
   code?: string;
@@ -31,7 +31,7 @@ interface Failure {
   near?: readonly string[];
   /** Fingerprint of each method of the contract, by name. */
   methods?: Readonly<Record<string, string>>;
-  /** A handler may have run. */
+  /** Whether a handler may have run. */
   ran?: boolean;
 }
 
@@ -44,13 +44,13 @@ function encode(failure: Failure, data: Uint8Array | string = ""): Uint8Array {
   return Buffer.concat([length, text, typeof data === "string" ? Buffer.from(data) : data]);
 }
 
-/** Whether a worker's error is for the client's types, rather than a fault of the handler. */
+/** Whether an error is declared by the method. Any other error is a fault of the handler. */
 export function isDeclared({ contract, name, declaration }: ContractMethod, error: unknown): error is ContractError {
   if (!(error instanceof ContractError) || error.contract !== contract || error.method !== name) return false;
   return Object.hasOwn(declaration.errors, error.code);
 }
 
-/** Bytes of a declared error. Throws {@link ValidationError} when its data is not what the contract says. */
+/** Encodes a declared error. Rejects with {@link ValidationError} if its data does not match the schema. */
 export async function encodeDeclared(method: ContractMethod, error: ContractError): Promise<Uint8Array> {
   const { code, message, data } = error;
   const part = errorPart(method, code, "worker");
@@ -73,7 +73,7 @@ export function encodeMismatch(
   return encode({ kind: "mismatch", differences, near, ...(methods && { methods }) });
 }
 
-/** Bytes of any other error, in a stream; outside of one the bus carries them itself. */
+/** Encodes any other error within a stream. Outside a stream, the bus carries such errors itself. */
 export function encodeRemote(error: unknown): Uint8Array {
   const code = error instanceof SlotbusError ? error.code : "HANDLER_FAILED";
   const { name, message, stack } =
@@ -82,7 +82,7 @@ export function encodeRemote(error: unknown): Uint8Array {
 }
 
 const TEXT_MAX = 8_192;
-/** Differences, and names that come near, that are read of a worker's answer. */
+/** Number of differences, and of similar names, that are read from a worker's failure. */
 const LISTED_MAX = 16;
 
 function text(value: unknown): string {
@@ -95,8 +95,8 @@ function errorPart(method: ContractMethod, code: string, side: Side): Part {
 }
 
 /**
- * The error that a worker encoded; `mayHaveExecuted`: besides what it says itself, another worker may have run it. `all`: the
- * methods of the contract.
+ * Decodes the error of a worker. `mayHaveExecuted`: the call may have run on another worker before. `all`: all methods of the
+ * contract.
  */
 export async function readFailure(
   method: ContractMethod,
@@ -141,7 +141,7 @@ export async function readFailure(
 }
 
 function malformed(): SlotbusError {
-  return new SlotbusError("PROTOCOL", "the failure of a contract's answer is malformed.", { mayHaveExecuted: true });
+  return new SlotbusError("PROTOCOL", "The worker sent a malformed contract failure.", { mayHaveExecuted: true });
 }
 
 function list<T>(value: readonly T[] | undefined): readonly T[] {
@@ -156,6 +156,6 @@ function split(bytes: Uint8Array): { failure: Failure; data: Uint8Array } | null
     const failure = JSON.parse(Buffer.from(bytes.subarray(LENGTH, end)).toString()) as Failure | null;
     return failure && typeof failure === "object" ? { failure, data: bytes.subarray(end) } : null;
   } catch {
-    return null; // no JSON: the caller says that the whole is malformed
+    return null; // not JSON: the caller reports a malformed failure
   }
 }

@@ -1,49 +1,50 @@
 /**
- * Items in a stream of bytes whose chunks keep no boundaries:
+ * Frames for the items of a stream, independent of how the bytes are cut into chunks:
  *
  *     u8 kind, u32 length (little endian), payload
  *
- * A stream ends with a frame that says so: one that ends otherwise was cut.
+ * The last frame is `end` or `failure`. A stream without such a frame was cut off.
  */
 
 import { SlotbusError, PayloadTooLargeError } from "../errors.ts";
 
 export const FRAME = {
-  /** A value, by the contract's codec. */
+  /** A value, encoded by the contract's codec. */
   value: 1,
   /** A `Uint8Array`. */
   bytes: 2,
   /** `undefined`. */
   nothing: 3,
-  /** Why there are no more items. The last frame. */
+  /** The error that ended the items. Last frame. */
   failure: 4,
-  /** There are no more items. The last frame. */
+  /** There are no more items. Last frame. */
   end: 5,
-  /** In an output: the handler reads no more of the input. */
+  /** In an output: the handler has stopped reading the input. */
   enough: 6,
 } as const;
 
 export interface Frame {
   kind: number;
-  /** May be a view of what was pushed. */
+  /** May be a view of a pushed chunk. */
   payload: Uint8Array;
 }
 
 const HEADER = 5;
-/** A failure may have so many bytes, also where bodies have less. */
+/** Bytes that a failure may always have, even if the payload limit is lower. */
 const FAILURE_MAX = 2 ** 20;
-/** A frame of up to so many bytes or characters is made where the one before it was. */
+/** Frames of up to this many bytes or characters reuse one buffer. */
 const SMALL = 4_096;
 const nothing = new Uint8Array(0);
+const AFTER_END = "An item stream has bytes after its last frame.";
 
-/** A whole frame. */
+/** A complete frame of kind `enough`. */
 export const ENOUGH = Uint8Array.of(FRAME.enough, 0, 0, 0, 0);
 
 function limitOf(kind: number, limit: number): number {
   return kind === FRAME.failure ? Math.max(limit, FAILURE_MAX) : limit;
 }
 
-/** Writes frames whose payloads have at most `limit` bytes. */
+/** Writes frames with payloads of at most `limit` bytes. */
 export class FrameWriter {
   readonly #limit: number;
   #small = Buffer.allocUnsafe(256);
@@ -52,13 +53,13 @@ export class FrameWriter {
     this.#limit = limit;
   }
 
-  /** Valid until the next one is made. Throws {@link PayloadTooLargeError}. */
+  /** Returns a frame, valid until the next call. Throws {@link PayloadTooLargeError}. */
   write(kind: number, payload: Uint8Array | string = nothing): Uint8Array {
     const units = payload.length;
     const small = units <= SMALL;
     let length = typeof payload === "string" && !small ? Buffer.byteLength(payload) : units;
     this.#check(kind, length);
-    const frame = small ? this.#room(HEADER + 3 * units) : Buffer.allocUnsafe(HEADER + length); // 3 bytes a unit at most
+    const frame = small ? this.#room(HEADER + 3 * units) : Buffer.allocUnsafe(HEADER + length); // at most 3 bytes per UTF-16 unit
     if (typeof payload === "string") length = frame.write(payload, HEADER);
     else frame.set(payload, HEADER);
     if (length > units) this.#check(kind, length);
@@ -80,15 +81,15 @@ export class FrameWriter {
   }
 }
 
-/** Finds frames in chunks. Work and memory are linear in the bytes, however they are cut, and `limit` bounds a frame. */
+/** Reads frames from chunks. Work and memory are linear in the bytes, however they are cut. `limit` bounds each frame. */
 export class FrameReader {
   readonly #limit: number;
-  /** What is read, from `#at` on, and what came behind it. */
+  /** Chunk that is being read, from `#at` on; later chunks are in `#behind`. */
   #bytes: Uint8Array = nothing;
   #at = 0;
   #behind: Uint8Array[] = [];
   #available = 0;
-  /** Bytes without which there is no next step. */
+  /** Bytes needed for the next step. */
   #needed = HEADER;
   #ended = false;
 
@@ -96,10 +97,10 @@ export class FrameReader {
     this.#limit = limit;
   }
 
-  /** Takes a private copy of bytes. Throws `PROTOCOL` for bytes behind the last frame. */
+  /** Adds a chunk and keeps it: pass a private copy. Throws `PROTOCOL` for bytes after the last frame. */
   push(chunk: Uint8Array): void {
     if (chunk.length === 0) return;
-    if (this.#ended) throw new SlotbusError("PROTOCOL", "a stream went on behind its end.");
+    if (this.#ended) throw new SlotbusError("PROTOCOL", AFTER_END);
     if (this.#available === 0) {
       this.#bytes = chunk;
       this.#at = 0;
@@ -110,8 +111,8 @@ export class FrameReader {
   }
 
   /**
-   * The next frame that is complete; `null` until more is pushed. Throws `PROTOCOL` for what is none, and
-   * {@link PayloadTooLargeError} as soon as a frame says that it is too large.
+   * Returns the next complete frame, or `null` until more bytes are pushed. Throws `PROTOCOL` for an invalid frame, and
+   * {@link PayloadTooLargeError} as soon as the header of a frame exceeds the limit.
    */
   next(): Frame | null {
     while (this.#available >= this.#needed) {
@@ -121,7 +122,7 @@ export class FrameReader {
       const kind = bytes[at]!;
       const length = (bytes[at + 1]! | (bytes[at + 2]! << 8) | (bytes[at + 3]! << 16) | (bytes[at + 4]! << 24)) >>> 0;
       if (kind < FRAME.value || kind > FRAME.enough) {
-        throw new SlotbusError("PROTOCOL", `a stream has a frame of kind ${kind}, which no version writes.`);
+        throw new SlotbusError("PROTOCOL", `An item stream has a frame of the unknown kind ${kind}.`);
       }
       if (length > limitOf(kind, this.#limit)) throw new PayloadTooLargeError("item", length, this.#limit, true);
       const size = HEADER + length;
@@ -131,18 +132,18 @@ export class FrameReader {
       this.#at += size;
       this.#available -= size;
       this.#ended = kind === FRAME.failure || kind === FRAME.end;
-      if (this.#ended && this.#available > 0) throw new SlotbusError("PROTOCOL", "a stream went on behind its end.");
+      if (this.#ended && this.#available > 0) throw new SlotbusError("PROTOCOL", AFTER_END);
       return { kind, payload: bytes.subarray(at + HEADER, at + size) };
     }
     return null;
   }
 
-  /** Call when nothing more comes. Throws `PROTOCOL` unless the last frame was seen. */
+  /** Call at the end of the bytes. Throws `PROTOCOL` if the last frame is missing. */
   finish(): void {
     if (this.#ended) return;
     throw new SlotbusError(
       "PROTOCOL",
-      `a stream was cut: its end is missing, ${this.#available} bytes of a frame are there.`,
+      `An item stream was cut off: its last frame is missing, after ${this.#available} bytes of an incomplete frame.`,
     );
   }
 

@@ -1,4 +1,4 @@
-/** The worker's side of contracts: a handler of the bus that finds, checks and runs their methods. */
+/** Contracts of a worker: a bus handler that finds the method of a request, checks the values and calls the handler. */
 
 import type { Answer, Answerable } from "../bus/answer.ts";
 import type { Handler, WorkerRequest } from "../bus/request.ts";
@@ -23,33 +23,33 @@ interface Served {
   output: Part;
 }
 
-/** What a request's head says of its call: a head that comes again is not read again. */
+/** The method that a request head leads to. Cached on the head, which requests share. */
 interface Route {
-  /** The methods that it was found in. */
+  /** Methods at the time of the lookup; the entry is stale when they change. */
   methods: Map<string, Served>;
   served: Served | null;
   contentType: string;
   differences: ContractDifference[];
 }
 
-/** Longest answer with all methods of a contract. */
+/** Longest failure that lists all methods of a contract, in bytes. */
 const LIST_BYTES = 65_536;
 
 /** The contracts of one worker. */
 export class Implementations {
-  /** Answers what belongs to no contract. */
+  /** Handles requests that belong to no contract. */
   fallback: Handler | null;
   readonly #report: (error: unknown, request: WorkerRequest) => void;
   #methods = new Map<string, Served>();
   readonly #contracts = new Map<string, Contract>();
 
-  /** `report` is told of errors that do not reach the bus by themselves. */
+  /** `report` gets errors that are not thrown to the bus. */
   constructor(fallback: Handler | null, report: (error: unknown, request: WorkerRequest) => void) {
     this.fallback = fallback;
     this.#report = report;
   }
 
-  /** Adds a contract, or replaces the one of its name. Throws {@link InvalidConfigError} unless all methods are there. */
+  /** Adds a contract, or replaces the contract with the same name. Throws {@link InvalidConfigError} if handlers are missing. */
   add<C extends Contract>(contract: C, handlers: Handlers<C>): void {
     const given = handlers as Readonly<Record<string, unknown>>;
     const names = Object.keys(contract.methods);
@@ -57,11 +57,11 @@ export class Implementations {
     const unknown = Object.keys(given).filter((name) => !Object.hasOwn(contract.methods, name));
     if (missing.length > 0 || unknown.length > 0) {
       const faults = [
-        missing.length > 0 ? `has no handler for ${missing.join(", ")}` : "",
-        unknown.length > 0 ? `does not have ${unknown.join(", ")}` : "",
+        missing.length > 0 ? `handlers are missing for ${missing.join(", ")}` : "",
+        unknown.length > 0 ? `it has no method ${unknown.join(", ")}` : "",
       ];
-      throw new InvalidConfigError(`contract "${contract.name}" ${faults.filter(Boolean).join(" and ")}.`, {
-        hint: "Give one function per method.",
+      throw new InvalidConfigError(`contract "${contract.name}": ${faults.filter(Boolean).join("; ")}.`, {
+        hint: "Pass one function per method.",
       });
     }
     const methods = new Map([...this.#methods].filter(([, { method }]) => method.contract !== contract.name));
@@ -75,7 +75,7 @@ export class Implementations {
     this.#contracts.set(contract.name, contract);
   }
 
-  /** The worker's handler. */
+  /** Handler for all requests of the worker. */
   readonly handle: Handler = (request) => {
     let route = request.head.note as Route | null;
     if (route === null || route.methods !== this.#methods) route = this.#route(request);
@@ -110,7 +110,7 @@ export class Implementations {
     const contract = this.#contracts.get(name);
     if (contract && slash > 0) {
       const wanted = path.slice(slash + 1);
-      const differences = [{ what: "method", client: wanted, worker: "has none of this name" }];
+      const differences = [{ what: "method", client: wanted, worker: "has no such method" }];
       return this.#mismatch(request, 404, differences, contract, suggest(wanted, Object.keys(contract.methods)));
     }
     if (this.fallback) return this.fallback(request);
@@ -119,7 +119,7 @@ export class Implementations {
     return failure(404, encodeMismatch(differences, suggest(name, names)));
   }
 
-  /** Says in what a method differs, and what all methods of its contract are here, if both have room. */
+  /** Responds with the differences of a method and, if they fit, the fingerprints of all methods of the contract. */
   #mismatch(
     { payloadBytes }: WorkerRequest,
     status: number,
@@ -133,18 +133,18 @@ export class Implementations {
     return failure(status, fits ? whole : encodeMismatch(differences, near));
   }
 
-  /** Answers a call; no promise unless a schema or the handler gave one. */
+  /** Runs a call. Returns a promise only if a schema or the handler returns one. */
   #call(served: Served, request: WorkerRequest, { contentType }: Route): Answerable | Promise<Answerable> {
     const input = readInput(served, request, contentType);
     return input instanceof Promise ? input.then((value) => run(served, request, value)) : run(served, request, input);
   }
 
-  /** Answers with items. What goes wrong before the handler has given a sequence is an answer of its own. */
+  /** Runs a streaming call. Errors before the handler has returned a sequence are sent as a plain failure. */
   #stream(served: Served, request: WorkerRequest, { contentType }: Route): Answerable | Promise<Answerable> {
     const { method } = served;
     let source: ItemSource | null = null;
     const begin = (items: unknown): Answerable => {
-      if (!isSequence(items)) throw new TypeError(`the handler of ${method.path} returned nothing to iterate over`);
+      if (!isSequence(items)) throw new TypeError(`The handler of ${method.path} did not return an iterable.`);
       source = new ItemSource(method, "worker", items, request.payloadBytes, (error) =>
         this.#encodeFailure(served, request, error),
       );
@@ -159,7 +159,7 @@ export class Implementations {
     return input instanceof Promise ? input.then(start) : start(input);
   }
 
-  /** Bytes of an error within a stream. */
+  /** Encodes an error within a stream. */
   async #encodeFailure(served: Served, request: WorkerRequest, error: unknown): Promise<Uint8Array> {
     try {
       return await this.#failureOf(served, request, error);
@@ -169,7 +169,7 @@ export class Implementations {
     }
   }
 
-  /** Bytes of an error that the client's types know; rejects with any other. */
+  /** Encodes a declared error or a failed validation; rejects with any other error. */
   async #failureOf({ method }: Served, request: WorkerRequest, error: unknown): Promise<Uint8Array> {
     if (isDeclared(method, error)) {
       try {
@@ -192,7 +192,7 @@ export class Implementations {
 
 function readInput({ method, input }: Served, request: WorkerRequest, contentType: string): unknown {
   if (method.declaration.takesItems) return readItems(method, request, () => {});
-  // JSON is parsed where it lies; bytes are the handler's own, and those of another codec too: what it makes may be views of them.
+  // JSON is parsed from shared memory. Bytes are copied, also for other codecs, whose values may be views of the bytes.
   const isParsed = contentType !== BYTES_TYPE && method.codec === json;
   return input.check(input.read(contentType, isParsed ? request.peek() : request.body));
 }
@@ -204,7 +204,7 @@ function readItems(method: ContractMethod, request: WorkerRequest, onLeave: () =
 function run(served: Served, request: WorkerRequest, input: unknown): Answerable | Promise<Answerable> {
   const output = served.run(input, new CallContext(request, served.errors));
   if (!isThenable(output)) return answer(served, output);
-  // Settled already, as of an async function that awaited nothing: no turn is lost.
+  // An async function that awaited nothing is settled already: this saves a turn of the event loop.
   if (output instanceof Promise && Bun.peek.status(output) === "fulfilled") {
     return answer(served, Bun.peek(output) as unknown);
   }
@@ -226,7 +226,7 @@ function failure(status: number, body: Uint8Array): Answer {
   return { status, contentType: FAILURE_TYPE, body };
 }
 
-/** A fault that this side found in the values of this very method. */
+/** Whether the error is a failed validation of this method on this side. */
 function isOurs({ contract, name }: ContractMethod, error: unknown): error is ValidationError {
   return (
     error instanceof ValidationError && error.side === "worker" && error.contract === contract && error.method === name
@@ -241,7 +241,7 @@ function makeErrors({ contract, name, declaration }: ContractMethod): ErrorMaker
   return Object.freeze(makers);
 }
 
-/** Up to three names that differ little from `wanted`; when there are none, the first three. */
+/** Returns up to three names similar to `wanted`, or the three nearest if none is similar. */
 function suggest(wanted: string, names: readonly string[]): string[] {
   const near = nearest(wanted, names, 2);
   return (near.length > 0 ? near : nearest(wanted, names, Infinity)).slice(0, 3);

@@ -1,4 +1,4 @@
-/** Sequences of a method as frames and back, each item checked: an input's from client to worker, an output's back. */
+/** Converts sequences of items to frames and back, and checks each item. Used for inputs and for outputs. */
 
 import type { Chunks } from "../bus/body-reader.ts";
 import { iterateStream } from "../bus/body-writer.ts";
@@ -22,11 +22,11 @@ const END: Step<never> = { done: true, value: undefined };
 // ---- from a sequence to frames --------------------------------------------------------------------------------------
 
 /**
- * The frames of a sequence, as the source of a streamed body. It asks for an item when the one before was taken; a frame is
- * valid until the next is asked for. What goes wrong is the last frame.
+ * Frames of a sequence, as the source of a streamed body. Reads the next item only after the previous frame was taken; a frame is
+ * valid until the next call of `next`. An error becomes the last frame.
  */
 export class ItemSource implements AsyncIterableIterator<Uint8Array, undefined> {
-  /** What went wrong. */
+  /** Error that ended the sequence. */
   failure: { error: unknown } | null = null;
   readonly #part: Part;
   readonly #frames: FrameWriter;
@@ -35,7 +35,7 @@ export class ItemSource implements AsyncIterableIterator<Uint8Array, undefined> 
   #ended = false;
   #enough = false;
 
-  /** Of `side`, which sends it. `limit`: bytes of an item at most; `encodeFailure` does not reject. */
+  /** `side`: the side that sends the items. `limit`: most bytes of an item. `encodeFailure` must not reject. */
   constructor(
     method: ContractMethod,
     side: Side,
@@ -50,7 +50,7 @@ export class ItemSource implements AsyncIterableIterator<Uint8Array, undefined> 
     this.#encodeFailure = encodeFailure;
   }
 
-  /** Tells the other side, before the next item, that what it sends is read no more. */
+  /** Tells the other side, with the next frame, to stop sending items. */
   sayEnough(): void {
     this.#enough = true;
   }
@@ -67,7 +67,7 @@ export class ItemSource implements AsyncIterableIterator<Uint8Array, undefined> 
     }
   }
 
-  /** Nobody wants the rest. */
+  /** Ends the sequence: its remaining items are not needed. */
   async return(): Promise<Step<Uint8Array>> {
     if (!this.#ended) {
       this.#ended = true;
@@ -110,9 +110,9 @@ export class ItemSource implements AsyncIterableIterator<Uint8Array, undefined> 
     return Buffer.concat([ENOUGH, frame]);
   }
 
-  /** An item that cannot be sent. */
+  /** Ends the sequence because an item cannot be sent. */
   readonly #refuse = (error: unknown): Promise<Step<Uint8Array>> => {
-    this.return().catch(() => {}); // what is wrong with the item is told, not how its source took it
+    this.return().catch(() => {}); // the error of the item is reported, not an error of its source
     return this.#fail(error);
   };
 
@@ -147,7 +147,7 @@ function iterate(items: Sequence<unknown>): SourceIterator {
 
 // ---- from frames to items -------------------------------------------------------------------------------------------
 
-/** The items of a sequence as they come. Leaving the loop early ends it, as does `return` while the next is waited for. */
+/** Reads the items of a sequence as they arrive. Leaving the loop ends it, and so does `return` while `next` is pending. */
 export class ItemReader implements AsyncGenerator<unknown, void, void> {
   readonly #method: ContractMethod;
   readonly #part: Part;
@@ -156,14 +156,14 @@ export class ItemReader implements AsyncGenerator<unknown, void, void> {
   readonly #onLeave: () => void;
   readonly #sent: ItemSource | null;
   #chunks: Chunks | null = null;
-  /** Payload of the last frame, if it says why there are no more items. */
+  /** Payload of the last frame, if it is a failure. */
   #failure: Uint8Array | null = null;
   #ended = false;
   #running: Promise<unknown> | null = null;
 
   /**
-   * Of `side`, which reads it. `limit`: bytes of an item at most; `open` is called when the first is asked for, `onLeave`
-   * when the reader wants no more; `sent` is what this side sends meanwhile: its failure comes before any other.
+   * `side`: the side that reads the items. `limit`: most bytes of an item. `open` is called by the first `next`, `onLeave` when
+   * the reader stops early. `sent`: items that this side sends meanwhile; if they fail, their error wins over any other.
    */
   constructor(
     method: ContractMethod,
@@ -193,7 +193,7 @@ export class ItemReader implements AsyncGenerator<unknown, void, void> {
     }
   }
 
-  /** Nobody wants the rest. */
+  /** Stops reading: the remaining items are not needed. */
   async return(): Promise<Step<unknown>> {
     this.#leave();
     return END;
@@ -212,7 +212,7 @@ export class ItemReader implements AsyncGenerator<unknown, void, void> {
     this.#leave();
   }
 
-  /** Calls of `next` that come meanwhile wait for it. */
+  /** Makes later calls of `next` wait for this step. */
   #run(step: Promise<Step<unknown>>): Promise<Step<unknown>> {
     const over = (): void => {
       if (this.#running === step) this.#running = null;
@@ -222,7 +222,7 @@ export class ItemReader implements AsyncGenerator<unknown, void, void> {
     return step;
   }
 
-  /** Waits for bytes until they make an item. */
+  /** Reads bytes until an item is complete. */
   readonly #step = async (): Promise<Step<unknown>> => {
     try {
       while (!this.#ended) {
@@ -243,7 +243,7 @@ export class ItemReader implements AsyncGenerator<unknown, void, void> {
     }
   };
 
-  /** The next item that is here, checked; `null` when there is none. */
+  /** Returns the next item that has arrived, checked; `null` if there is none. */
   #read(): Step<unknown> | Promise<Step<unknown>> | null {
     for (let frame = this.#ended ? null : this.#frames.next(); frame !== null; frame = this.#frames.next()) {
       const { kind, payload } = frame;
@@ -251,7 +251,7 @@ export class ItemReader implements AsyncGenerator<unknown, void, void> {
       else if (kind === FRAME.enough) this.#sent?.return().catch(() => {});
       else if (kind !== FRAME.end) return this.#checked(this.#value(kind, payload));
     }
-    return null; // also behind the last frame: the stream's own end comes yet
+    return null; // also after the last frame: the stream has yet to end
   }
 
   #value(kind: number, payload: Uint8Array): unknown {
@@ -274,7 +274,7 @@ export class ItemReader implements AsyncGenerator<unknown, void, void> {
     return END;
   }
 
-  /** Rejects, unless nobody wants to hear of it any more. */
+  /** Rejects, unless the reader has stopped. */
   readonly #fail = async (error: unknown): Promise<Step<unknown>> => {
     if (this.#ended) return END;
     this.#leave();

@@ -1,20 +1,20 @@
-/** Validators: the interface they share, and what a contract knows about one. */
+/** Schemas: the Standard Schema interface, and helpers for contracts. */
 
 import type { Arriving } from "../jsonify.ts";
 
-/** What is wrong with a value, and where. */
+/** A problem of a value, and the path to it. */
 export interface SchemaIssue {
   readonly message: string;
   readonly path?: readonly (PropertyKey | { readonly key: PropertyKey })[] | undefined;
 }
 
-/** What a validator says of a value. */
+/** Result of a validation. */
 export type SchemaResult<Out> =
   { readonly value: Out; readonly issues?: undefined } | { readonly issues: readonly SchemaIssue[] };
 
 /**
- * A validator: version 1 of the interface of https://standardschema.dev, which Zod, Valibot, ArkType and others have.
- * `In` is what may be given, `Out` what comes out (with defaults filled in, texts made numbers, …).
+ * A schema: version 1 of https://standardschema.dev, which Zod, Valibot, ArkType and others implement. `In` is the type before
+ * validation, `Out` the type after it (with defaults filled in, text converted to numbers, …).
  */
 export interface Schema<In = unknown, Out = In> {
   readonly "~standard": {
@@ -25,12 +25,12 @@ export interface Schema<In = unknown, Out = In> {
   };
 }
 
-/** What may be given to a schema. */
+/** Input type of a schema. */
 export type Given<S extends Schema> = NonNullable<S["~standard"]["types"]>["input"];
-/** What a schema makes of it. */
+/** Output type of a schema. */
 export type Made<S extends Schema> = NonNullable<S["~standard"]["types"]>["output"];
 
-/** Items of a stream, as a handler or a caller gives them. */
+/** Items of a stream, as a handler or a caller passes them. */
 export type Sequence<T> = AsyncIterable<T> | Iterable<T>;
 
 const typesOnly: Schema = {
@@ -38,14 +38,14 @@ const typesOnly: Schema = {
 };
 
 /**
- * A type where a schema may be given: the compiler checks it, nothing does at run time. `T` is what is sent, `Arrives` what
- * the other side gets; name it when the codec of the contract is not JSON: `typed<Date, Date>()`.
+ * Declares a type in place of a schema: checked by the compiler, not at run time. `T` is the type that is sent, `Arrives` the
+ * type that is received; pass both when the codec of the contract is not JSON: `typed<Date, Date>()`.
  */
 export function typed<T, Arrives = Arriving<T>>(): Schema<T, Arrives> {
   return typesOnly as Schema<unknown> as Schema<T, Arrives>;
 }
 
-/** Whether values must be looked at at run time. */
+/** Whether values must be checked at run time. */
 export function isChecked(schema: Schema | undefined): schema is Schema {
   return schema !== undefined && schema !== typesOnly;
 }
@@ -57,8 +57,8 @@ export function isSchema(value: unknown): value is Schema {
 }
 
 /**
- * What two processes can compare of a schema: `""` when nothing is checked; its vendor, and a digest of its JSON Schema
- * where the vendor gives one: `"zod:1f0c…"`.
+ * Describes a schema so that two processes can compare it: `""` without a schema; its vendor; or its vendor with a digest of
+ * the JSON Schema, if the vendor provides one: `"zod:1f0c…"`.
  */
 export function describeSchema(schema: Schema | null, side: "input" | "output"): string {
   if (!schema) return "";
@@ -67,11 +67,11 @@ export function describeSchema(schema: Schema | null, side: "input" | "output"):
     const text = JSON.stringify(jsonSchema(schema, side));
     return text ? `${vendor}:${new Bun.CryptoHasher("sha256").update(text).digest("hex").slice(0, 16)}` : vendor;
   } catch {
-    return vendor; // it says so by throwing: this schema has no JSON Schema
+    return vendor; // the vendor throws if a schema has no JSON Schema
   }
 }
 
-/** An extension of the interface that not every vendor has. */
+/** The `jsonSchema` extension of Standard Schema, which not every vendor has. */
 function jsonSchema(schema: Schema, side: "input" | "output"): unknown {
   const { jsonSchema: maker } = schema["~standard"] as {
     jsonSchema?: Record<"input" | "output", (options: { target: string }) => unknown>;

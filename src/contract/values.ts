@@ -1,4 +1,4 @@
-/** Values of a method as bytes and back, checked. */
+/** Encodes, decodes and checks the values of a method. */
 
 import { ValidationError, type ValidationIssue } from "../errors.ts";
 import { BYTES_TYPE } from "../codec.ts";
@@ -7,7 +7,7 @@ import type { Schema, SchemaIssue, SchemaResult } from "./schema.ts";
 
 export type Side = "client" | "worker";
 
-/** Issues beyond these are counted, not listed. */
+/** Issues that are listed; further ones are only counted. */
 const ISSUES_MAX = 64;
 const MESSAGE_MAX = 500;
 
@@ -21,7 +21,7 @@ function toIssue({ message, path = [] }: SchemaIssue): ValidationIssue {
   };
 }
 
-/** A part of a method as one side has it: its input, its output, or the data of an error. */
+/** A part of a method on one side: its input, its output, or the data of an error. */
 export class Part {
   readonly #method: ContractMethod;
   readonly #side: Side;
@@ -29,7 +29,7 @@ export class Part {
   readonly #schema: Schema | null;
   readonly #mayHaveExecuted: boolean;
 
-  /** `mayHaveExecuted`: what the errors about its values say. */
+  /** `mayHaveExecuted`: value of this field in validation errors of the part. */
   constructor(method: ContractMethod, side: Side, name: string, schema: Schema | null, mayHaveExecuted: boolean) {
     this.#method = method;
     this.#side = side;
@@ -38,7 +38,7 @@ export class Part {
     this.#mayHaveExecuted = mayHaveExecuted;
   }
 
-  /** Returns what the schema makes of a value, a promise only if the schema gives one. Throws {@link ValidationError}. */
+  /** Returns the output of the schema; a promise only if the schema returns one. Throws {@link ValidationError}. */
   check(value: unknown): unknown {
     if (this.#schema === null) return value;
     const result = this.#schema["~standard"].validate(value);
@@ -50,31 +50,31 @@ export class Part {
     return result.value;
   }
 
-  /** Checks a value that is sent as it was given. Returns `null`, or a promise if the schema gives one. */
+  /** Checks a value that is then sent unchanged. Returns `null`, or a promise if the schema returns one. */
   verify(value: unknown): Promise<unknown> | null {
     const checked = this.#schema === null ? null : this.check(value);
     return checked instanceof Promise ? checked : null;
   }
 
-  /** Encodes what is neither bytes nor `undefined`. Throws {@link ValidationError}. */
+  /** Encodes a value other than bytes and `undefined`. Throws {@link ValidationError}. */
   encode(value: unknown): Uint8Array | string {
     try {
       return this.#method.codec.encode(value);
     } catch (error) {
-      throw this.#unfit("cannot be sent as", error);
+      throw this.#unfit("cannot be encoded as", error);
     }
   }
 
-  /** The reverse of {@link encode}. Throws {@link ValidationError}. */
+  /** Decodes a value. Throws {@link ValidationError}. */
   decode(bytes: Uint8Array): unknown {
     try {
       return this.#method.codec.decode(bytes);
     } catch (error) {
-      throw this.#unfit("is no", error);
+      throw this.#unfit("is not valid", error);
     }
   }
 
-  /** A value by the content type it came with. Throws {@link ValidationError}. */
+  /** Decodes a value by its content type. Throws {@link ValidationError}. */
   read(contentType: string, body: Uint8Array): unknown {
     if (contentType === BYTES_TYPE) return body;
     return contentType === "" && body.length === 0 ? undefined : this.decode(body);
@@ -93,7 +93,7 @@ export class Part {
   }
 }
 
-/** Content type of a value; `""` of `undefined`. */
+/** Content type of a value; `""` for `undefined`. */
 export function typeOf(method: ContractMethod, value: unknown): string {
   if (value === undefined) return "";
   return value instanceof Uint8Array ? BYTES_TYPE : method.codec.contentType;

@@ -1,25 +1,25 @@
-/** What all errors of slotbus have, and how one is defined. */
+/** The base class of all slotbus errors, and the helpers that define them. */
 
 import { CODES } from "./codes.ts";
 
-/** What an error knows beyond its message. */
+/** Fields of an error besides its message. */
 export interface ErrorDetails {
-  /** What to do next. Part of the message too. */
+  /** What to do next. Also appended to the message. */
   hint?: string;
-  /** Whether the same call may succeed later without a change. Default `false`. */
+  /** Whether the same call may succeed later, unchanged. Default `false`. */
   retryable?: boolean;
-  /** Whether a handler may have run for this request. Default `false`: it certainly did not. */
+  /** Whether a handler may have run for this request. Default `false`: no handler ran. */
   mayHaveExecuted?: boolean;
   cause?: unknown;
 }
 
-/** The base of all errors of slotbus; `code` tells them apart in logs. */
+/** Base class of all slotbus errors; `code` identifies the kind of error in logs. */
 export class SlotbusError extends Error {
-  /** Stable, upper case: `"BUS_NOT_FOUND"`, `"WORKER_DIED"`, … */
+  /** Stable, in upper case: `"BUS_NOT_FOUND"`, `"WORKER_DIED"`, … */
   readonly code: string;
   readonly hint: string | undefined;
   readonly retryable: boolean;
-  /** `false` promises, for an honest worker, that no handler ran for this request. */
+  /** `false` guarantees that no handler ran for this request (unless the worker broke the protocol). */
   readonly mayHaveExecuted: boolean;
 
   constructor(code: string, message: string, details: ErrorDetails = {}) {
@@ -32,13 +32,15 @@ export class SlotbusError extends Error {
   }
 }
 
-/** What the arguments of a constructor make of an error: its message, its details, and the fields that only it has. */
+/** What a constructor's arguments are turned into: message, details, and the fields of this class. */
 interface Description<Fields> extends ErrorDetails {
   message: string;
   fields?: Fields;
 }
 
-/** Returns the class that an error extends: `describe` gets the arguments of its constructor. */
+/**
+ * Returns the base class of an error class: `describe` turns the constructor's arguments into a {@link Description}.
+ */
 export function define<Args extends unknown[], Fields extends object = {}>(
   code: string,
   describe: (...args: Args) => Description<Fields>,
@@ -53,12 +55,12 @@ export function define<Args extends unknown[], Fields extends object = {}>(
   return Defined as never;
 }
 
-/** A time in a message: `"1500 ms"`. Whole, so that a limit that was computed is the number that the user gave. */
+/** Formats a time for a message: `"1500 ms"`. Rounded, so that a computed limit shows the number that the user gave. */
 export function inMs(ms: number): string {
   return `${Math.round(ms)} ms`;
 }
 
-/** Describes an error whose message and details come from where it is thrown. */
+/** The `describe` of an error whose message and details are passed by the code that throws it. */
 export function asGiven(message: string, details?: ErrorDetails): Description<{}> {
   return { ...details, message, fields: {} };
 }

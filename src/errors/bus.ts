@@ -1,4 +1,4 @@
-/** Errors of the bus, its workers and typed calls; several are those of the other parts too. */
+/** Errors of the bus, its workers and typed calls; other parts throw some of them too. */
 
 import { asGiven, define, type ErrorDetails, inMs, SlotbusError } from "./base.ts";
 import { describeExit, type ExitReport } from "./exit.ts";
@@ -10,60 +10,61 @@ import { describeExit, type ExitReport } from "./exit.ts";
 export class InvalidConfigError extends define("INVALID_CONFIG", asGiven) {}
 
 /**
- * A live bus or hub has the name.
- * @cure Find the owner with `slotbus ls`; stop it, or take another name. In one process, close the first.
+ * A running bus or hub already uses this name.
+ * @cure Find its process with `slotbus ls` and stop it, or choose another name. In one process, close the first.
  */
 export class BusExistsError extends define("BUS_EXISTS", (name: string, ownerPid: number, isOurs: boolean = false) => ({
-  message: `a bus or hub "${name}" runs already${ownerPid ? ` (pid ${ownerPid}${isOurs ? ", this process" : ""})` : ""}.`,
+  message: `A bus or hub named "${name}" is already running${ownerPid ? ` (pid ${ownerPid}${isOurs ? ", this process" : ""})` : ""}.`,
   hint: isOurs ? "Close it first, or choose another name." : "Choose another name, or stop that process.",
   retryable: true,
   fields: {
-    /** Process id of the owner, as it wrote it; 0 when unknown. Information, not proof. */
+    /** Process id that the owner wrote into its lock file; 0 when unknown. For information only. */
     ownerPid,
   },
 })) {}
 
 /**
- * No client listens on the name.
- * @cure Start the client, with the same name and SLOTBUS_DIR; `slotbus ls` says which there are. Or raise `timeout`.
+ * No client listens on this name.
+ * @cure Start the client with the same name and SLOTBUS_DIR; `slotbus ls` lists the running ones. Or raise `timeout`.
  */
 export class BusNotFoundError extends define("BUS_NOT_FOUND", (name: string, directory: string, waitedMs: number) => ({
-  message: `no bus called "${name}" in ${directory} after ${inMs(waitedMs)}.`,
+  message: `Cannot find bus "${name}" in ${directory}${waitedMs > 0 ? ` after ${inMs(waitedMs)}` : ""}.`,
   hint: "Start the client (SlotBus.create) with the same name and directory, or raise `timeout`.",
   retryable: true,
 })) {}
 
 /**
- * The bus, worker, hub, pool, fleet, cursor or subscription is closed. Calls that still waited reject with this.
- * @cure Nothing, if you closed it. Otherwise begin again: create, open, join or start it.
+ * The bus, worker, hub, pool, fleet, cursor or subscription is closed. Pending calls reject with this error.
+ * @cure Nothing, if you closed it. Otherwise create, open, join or start a new one.
  */
 export class ClosedError extends define("CLOSED", (what: string, details?: ErrorDetails) =>
   asGiven(`${what} is closed.`, details),
 ) {}
 
 /**
- * All workers have as many requests as they take, and the queue is full (its policy is to reject) or the request does not queue.
+ * All workers are busy up to their `concurrency`, and the queue is full (with the policy `"reject"`) or the request may
+ * not wait.
  * @cure Add workers or raise `concurrency`; raise `queue.limit` only for short peaks.
  */
 export class BusOverloadedError extends define(
   "BUS_OVERLOADED",
-  /** `waiting` of `limit` requests are in the queue. */
   (message: string, waiting: number = 0, limit: number = 0) => ({
     message,
     hint: 'Add workers, raise `queue.limit`, or pass `queue: { policy: "wait" }`.',
     retryable: true,
     fields: {
-      /** Requests that waited in the queue. */
+      /** Number of requests in the queue. */
       waiting,
-      /** Requests that may wait there; 0 for a request that does not queue. */
+      /** Size of the queue; 0 for a request that may not wait. */
       limit,
     },
   }),
 ) {}
 
 /**
- * No worker took the request: none was attached for as long as it could wait, or all workers are paused or were given up.
- * @cure Start a worker; `slotbus ls` says how many are attached. Read in `cause` why the last one ended.
+ * No worker took the request: none was attached before the request timed out, the worker that it named is not attached,
+ * or all workers are paused or were given up.
+ * @cure Start a worker; `slotbus ls` shows how many are attached. `cause` says why the last worker process ended.
  */
 export class NoWorkerError extends define(
   "NO_WORKER",
@@ -71,25 +72,29 @@ export class NoWorkerError extends define(
     name: string,
     waitedMs: number,
     what: "bus" | "pool" = "bus",
-    /** Why the last of the workers that are started here was paused, was given up or ended. */
+    /** Why the last worker process that this bus or pool started was paused, was given up or ended. */
     failure: SlotbusError | null = null,
     mayHaveExecuted: boolean = false,
+    /** Id of the worker that the request named, which is not attached. */
+    worker: number | null = null,
   ) => {
     const isPaused = failure?.retryable === true;
     const resize = what === "bus" ? "bus.supervisor.resize()" : "bus.resize()";
     const states = {
-      none: `had no worker for ${inMs(waitedMs)}`,
+      absent: `has no worker with the id ${worker}`,
+      none: waitedMs > 0 ? `had no worker for ${inMs(waitedMs)}` : "has no worker",
       paused: "has no worker: its workers are paused",
       over: "has no worker left: all were given up or have ended",
     };
     const hints = {
+      absent: "Use the `id` of a worker in `bus.workers`. The worker may have ended.",
       none: `${what === "bus" ? "Start one with SlotWorker.open, or raise" : "Raise"} the request's timeout.`,
       paused: `Fix the error in \`cause\`. The ${what} restarts one worker at a time until one stays up.`,
       over: `Fix the error in \`cause\`, then call \`${resize}\` to start workers again.`,
     };
-    const state = isPaused ? "paused" : failure ? "over" : "none";
+    const state = worker !== null ? "absent" : isPaused ? "paused" : failure ? "over" : "none";
     return {
-      message: `${what} "${name}" ${states[state]}.`,
+      message: `${what === "bus" ? "Bus" : "Pool"} "${name}" ${states[state]}.`,
       hint: hints[state],
       retryable: state !== "over",
       mayHaveExecuted,
@@ -100,9 +105,9 @@ export class NoWorkerError extends define(
 ) {}
 
 /**
- * Fewer workers were attached than `ready` waited for when its time was over.
- * @cure Read why others did not come: `failures` has the peers that were refused and the workers that ended, `cause` why a
- * process that the bus started failed.
+ * `ready` timed out before enough workers were attached.
+ * @cure Read `failures` (workers that were refused or ended meanwhile) and `cause` (why a process that the bus started
+ * failed).
  */
 export class NotReadyError extends define(
   "NOT_READY",
@@ -123,11 +128,11 @@ export class NotReadyError extends define(
       retryable: true,
       cause: lastFailure ?? undefined,
       fields: {
-        /** Workers that were attached. */
+        /** Number of workers that were attached. */
         attached,
-        /** Workers that were waited for. */
+        /** Number of workers that `ready` waited for. */
         wanted,
-        /** Peers that were refused and workers that ended meanwhile, each with its process id and the reason; at most 8. */
+        /** Workers that were refused or ended meanwhile, each with its process id and the reason; at most 8. */
         failures,
       },
     };
@@ -135,52 +140,52 @@ export class NotReadyError extends define(
 ) {}
 
 /**
- * The request's time is over.
- * @cure Compare `queuedMs` with `ranMs`: too few workers, or a slow handler.
+ * The request timed out.
+ * @cure Compare `queuedMs` and `ranMs`: a large `queuedMs` means too few workers, a large `ranMs` a slow handler.
  */
 export class RequestTimeoutError extends define(
   "TIMEOUT",
   (id: string, timeoutMs: number, queuedMs: number, ranMs: number, mayHaveExecuted: boolean) => {
     const where = mayHaveExecuted
-      ? `queued ${inMs(queuedMs)}, with a worker ${inMs(ranMs)}; it was told to stop`
-      : `queued ${inMs(queuedMs)}; no handler saw it`;
-    const message = `request ${id} took longer than ${inMs(timeoutMs)} (${where}).`;
+      ? `${inMs(queuedMs)} in the queue, ${inMs(ranMs)} with a worker; the handler may have run`
+      : `${inMs(queuedMs)} in the queue; the handler did not run`;
+    const message = `Request ${id} timed out after ${inMs(timeoutMs)} (${where}).`;
     return { message, retryable: !mayHaveExecuted, mayHaveExecuted, fields: { queuedMs, ranMs } };
   },
 ) {}
 
 /**
- * The worker that had the request ended.
- * @cure Read `exitCode`, `signal` and `report`. They are `null` when somebody else started the worker: look into its log and the
- * kernel's. Make requests that may run twice `idempotent`.
+ * The worker died while it had the request.
+ * @cure Read `exitCode`, `signal` and `report`. They are `null` for a worker that the bus did not start: read that
+ * worker's log and the kernel's. Mark requests that may run twice as `idempotent`.
  */
 export class WorkerDiedError extends define(
   "WORKER_DIED",
   (
-    /** Id or method of the request; `null`: it had none. */
+    /** Id or method of the request; `null`: the worker had none. */
     request: string | null,
     pid: number,
-    /** `"closed its connection"`; or the report, where the process was started here. */
+    /** A verb phrase such as `"closed its connection"`; or the report, for a process that was started here. */
     how: string | ExitReport,
     mayHaveExecuted: boolean,
   ) => {
     const report = typeof how === "string" ? null : how;
-    const during = request === null ? "" : ` while it had request ${request}`;
+    const during = request === null ? "" : ` while request ${request} was in flight`;
     return {
-      message: `worker pid ${pid} ${typeof how === "string" ? how + during : describeExit(how, during)}.`,
+      message: `Worker pid ${pid} ${typeof how === "string" ? how + during : describeExit(how, during)}.`,
       hint: mayHaveExecuted
-        ? "The handler may have run; retry only what is safe to run twice (`idempotent: true`)."
+        ? "The handler may have run. Retry only requests that are safe to run twice (`idempotent: true`)."
         : "The handler did not run.",
       retryable: !mayHaveExecuted,
       mayHaveExecuted,
       fields: {
         pid,
-        /** Exit code of the process; `null` when a signal ended it, or when that is not known. */
+        /** Exit code of the process; `null` when a signal killed it, or when unknown. */
         exitCode: report?.exitCode ?? null,
-        /** The signal that ended the process; `null` when it exited by itself, or when that is not known. */
+        /** Signal that killed the process; `null` when it exited by itself, or when unknown. */
         signal: report?.signal ?? null,
         /**
-         * All that is known of its end. `null` when the process was not started here, when the bus evicted the worker, and for a
+         * How the process ended. `null` when it was not started here, when the bus evicted the worker, and for a
          * response whose body was streaming.
          */
         report,
@@ -190,19 +195,19 @@ export class WorkerDiedError extends define(
 ) {}
 
 /**
- * A body, an item of a typed stream, or an event of a ring above the limit; it was not sent.
- * @cure Raise `payloadBytes`, stream the body, or give the ring more room.
+ * A body, an item of a typed stream, or an event exceeds its size limit. It was not sent.
+ * @cure Raise `payloadBytes`, stream the body, or make the ring larger.
  */
 export class PayloadTooLargeError extends define(
   "PAYLOAD_TOO_LARGE",
   (what: "request" | "response" | "item" | "event", bytes: number, limit: number, mayHaveExecuted: boolean = false) => {
-    const which = what === "item" ? "an item of a stream" : what === "event" ? "the event" : `the ${what} body`;
+    const which = what === "item" ? "An item of the stream" : what === "event" ? "The event" : `The ${what} body`;
     const where = what === "event" ? "ring" : "bus";
     return {
-      message: `${which} is ${bytes} bytes; this ${where} takes ${limit}.`,
+      message: `${which} is ${bytes} bytes; the limit of this ${where} is ${limit}.`,
       hint:
         what === "event"
-          ? "Raise `frames` or `frameBytes` of the ring: an event has at most a quarter of it."
+          ? "Raise `frames` or `frameBytes` of the ring; an event can take a quarter of its ring."
           : "Raise `payloadBytes` in SlotBus.create, or send it in parts.",
       mayHaveExecuted,
       fields: { bytes, limit },
@@ -211,13 +216,13 @@ export class PayloadTooLargeError extends define(
 ) {}
 
 /**
- * Method, path, query, parameters and headers together exceed the bus's head limit.
+ * Method, path, query, parameters and headers together exceed `headBytes` of the bus.
  * @cure Move data into the body, or raise `headBytes`.
  */
 export class HeadTooLargeError extends define(
   "HEAD_TOO_LARGE",
   (what: "request" | "response", bytes: number, limit: number, mayHaveExecuted: boolean = false) => ({
-    message: `the ${what} head (path and headers) is ${bytes} bytes; this bus takes ${limit}.`,
+    message: `The ${what} head (path and headers) is ${bytes} bytes; the limit of this bus is ${limit}.`,
     hint: "Raise `headBytes` in SlotBus.create, or move data into the body.",
     mayHaveExecuted,
     fields: { bytes, limit },
@@ -225,16 +230,16 @@ export class HeadTooLargeError extends define(
 ) {}
 
 /**
- * A stream that took longer than its `deadline`, or in which no byte moved for its `idle` limit.
- * @cure Raise the limit it names, or read faster.
+ * A stream took longer than its `deadline`, or no byte moved for its `idle` limit.
+ * @cure Raise the limit that the message names, or read faster.
  */
 export class StreamTimeoutError extends define(
   "STREAM_TIMEOUT",
   (id: string, limit: "deadline" | "idle", ms: number, bytes: number) => {
-    const what = limit === "deadline" ? `had not ended after ${inMs(ms)}` : `moved no byte for ${inMs(ms)}`;
+    const what = limit === "deadline" ? `timed out after ${inMs(ms)}` : `was idle for ${inMs(ms)}`;
     return {
-      message: `the stream of request ${id} ${what}; ${bytes} bytes of it were read.`,
-      hint: `Raise \`${limit}\`, or read faster: a reader that stops stops its writer.`,
+      message: `The stream of request ${id} ${what}; ${bytes} bytes were read.`,
+      hint: `Raise \`${limit}\`, or read faster: the sender waits for the reader.`,
       mayHaveExecuted: true,
     };
   },
@@ -242,7 +247,7 @@ export class StreamTimeoutError extends define(
 
 /**
  * The two sides speak different versions of the protocol.
- * @cure Bring both sides to one version of slotbus; see "Upgrades" in docs/operations.md.
+ * @cure Run the same version of slotbus on both sides; see "Upgrades" in docs/operations.md.
  */
 export class VersionMismatchError extends define("VERSION_MISMATCH", (what: string, ours: number, theirs: string) => ({
   message: `${what} speaks protocol version ${theirs}; this process speaks ${ours}.`,
@@ -250,14 +255,14 @@ export class VersionMismatchError extends define("VERSION_MISMATCH", (what: stri
 })) {}
 
 /**
- * This platform, runtime or installation lacks what slotbus needs.
- * @cure See `slotbus doctor`: it needs Linux on x64 or arm64, Bun 1.4 and the library of the package.
+ * slotbus cannot run on this platform, runtime or installation.
+ * @cure Run `slotbus doctor`. slotbus needs Linux on x64 or arm64, Bun 1.4 and the library of its package.
  */
 export class UnsupportedError extends define("UNSUPPORTED", asGiven) {}
 
 /**
- * The worker's handler threw, rejected or returned something that is no answer.
- * @cure Read `remoteName`, `message` and `remoteStack`: it is the handler's own error.
+ * The worker's handler threw, rejected or returned something that is not a valid response.
+ * @cure Read `remoteName`, `message` and `remoteStack`: they describe the handler's own error.
  */
 export class RemoteError extends define(
   "REMOTE",
@@ -265,25 +270,25 @@ export class RemoteError extends define(
     message: `${remote.name}: ${remote.message}`,
     mayHaveExecuted: true,
     fields: {
-      /** Code of the worker's own error: `"HANDLER_FAILED"`, `"PAYLOAD_TOO_LARGE"`, … */
+      /** Code of the error in the worker: `"HANDLER_FAILED"`, `"PAYLOAD_TOO_LARGE"`, … */
       remoteCode: remote.code,
-      /** `name` of the worker's own error. */
+      /** Name of the error in the worker. */
       remoteName: remote.name,
-      /** Stack of the worker's own error; empty when it had none. */
+      /** Stack of the error in the worker; empty when there is none. */
       remoteStack: remote.stack,
     },
   }),
 ) {}
 
-/** Where in a value something is wrong, and what. */
+/** One problem of a value: its place and a description. */
 export interface ValidationIssue {
   readonly path: readonly (string | number)[];
   readonly message: string;
 }
 
 /**
- * A value of a typed call is not what its contract says.
- * @cure Correct the value; `issues` says where, `side` who found it.
+ * A value of a typed call does not match its contract.
+ * @cure Correct the value; `issues` lists the problems, `side` says which side found them.
  */
 export class ValidationError extends define(
   "VALIDATION",
@@ -307,9 +312,9 @@ export class ValidationError extends define(
         contract,
         /** Name of the method. */
         method,
-        /** Who found it. */
+        /** The side that checked the value. */
         side,
-        /** What is wrong: the input, the output, or the data of an error: `"error NOT_FOUND"`. */
+        /** The value that was checked: `"input"`, `"output"`, or the data of an error: `"error NOT_FOUND"`. */
         part,
         issues,
       },
@@ -318,7 +323,7 @@ export class ValidationError extends define(
 ) {}
 
 /**
- * An error that the contract declares, thrown by the handler. `isContractError` tells which, with its type.
+ * The handler threw an error that the contract declares. `isContractError` narrows it to its type.
  * @cure Handle it: it is part of the contract.
  */
 export class ContractError<Code extends string = string, Data = unknown> extends SlotbusError {
@@ -337,21 +342,21 @@ export class ContractError<Code extends string = string, Data = unknown> extends
   }
 }
 
-/** In what the two sides of a call differ. */
+/** One difference between the two sides of a call. */
 export interface ContractDifference {
-  /** `"kind"`, `"codec"`, `"version"`, `"input schema"`, …; `"contract"` or `"method"`: the worker has none such. */
+  /** `"kind"`, `"codec"`, `"version"`, `"input schema"`, …; `"contract"` or `"method"`: the worker does not have it. */
   readonly what: string;
   readonly client: string;
   readonly worker: string;
 }
 
-/** Names of methods that differ between the contract of a client and the one of its worker. */
+/** Names of methods that differ between the client's contract and the worker's. */
 interface DifferentMethods {
   readonly missing: readonly string[];
   readonly different: readonly string[];
 }
 
-/** Names of methods that a message has; more are counted. */
+/** Number of method names in a message; the rest is a count. */
 const NAMES_SHOWN = 8;
 
 function namesOf(methods: readonly string[], but: string): string {
@@ -360,17 +365,17 @@ function namesOf(methods: readonly string[], but: string): string {
   return names.slice(0, NAMES_SHOWN).join(", ") + (more > 0 ? ` and ${more} more` : "");
 }
 
-/** Digests of schemas say nothing to a reader: they are in `differences`. */
+/** Leaves out the digests of schemas, which nobody can read; `differences` has them. */
 function describeDifference({ what, client, worker }: ContractDifference): string {
   if (what === "method") return `the worker has no method ${client}`;
-  if (what === "contract") return `the worker has no contract ${client}, it ${worker}`;
-  return what.includes("schema") ? `another ${what}` : `${what}: client ${client}, worker ${worker}`;
+  if (what === "contract") return `the worker does not implement contract ${client}; it ${worker}`;
+  return what.includes("schema") ? `different ${what}` : `${what}: client ${client}, worker ${worker}`;
 }
 
 /**
- * The client's contract is not the one that the worker implements.
- * @cure Deploy both sides with the same contract; `differences` says what differs in this method, `missing` and `different`
- * which methods do.
+ * The client's contract differs from the contract that the worker implements.
+ * @cure Deploy both sides with the same contract. `differences` says what differs in this method; `missing` and
+ * `different` list the methods.
  */
 export class ContractMismatchError extends define(
   "CONTRACT_MISMATCH",
@@ -396,9 +401,11 @@ export class ContractMismatchError extends define(
         /** Name of the method. */
         method,
         differences,
-        /** Names the worker has that come near. */
+        /** Similar names that the worker has. */
         near,
-        /** Methods of the client's contract that the worker does not have; empty when the worker did not list its own. */
+        /**
+         * Methods of the client's contract that the worker does not have; empty when the worker did not list its own.
+         */
         missing,
         /** Methods of both contracts whose declarations differ; empty when the worker did not list its own. */
         different,

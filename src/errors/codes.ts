@@ -1,71 +1,74 @@
-/** Failures that need no class: a {@link SlotbusError} with one of these codes. */
+/** Failures without a class of their own: a {@link SlotbusError} with one of these codes. */
 
-/** What each of these codes means, and whether the same call may succeed later without a change. */
+/** Each code, and whether the same call may succeed later, unchanged. */
 export const CODES = {
   /**
-   * Shared memory held what no legal step of the peer could have written.
-   * @cure Look for what writes over memory in the worker: other native code, a worker in C. The worker was evicted.
+   * Shared memory contains values that a correct peer never writes. The worker was evicted.
+   * @cure Look for code that overwrites memory in the worker: another native library, a worker in C.
    */
   REGION_CORRUPT: { retryable: false },
   /**
-   * The kernel, the directory's rights, or the client's list of users refused.
-   * @cure Run both sides as one user, list the other in `allowedUids`, `chmod 0700` the directory, or set SLOTBUS_DIR to your own.
+   * Access was denied by the kernel, by the mode of the runtime directory, or by the client's `allowedUids`.
+   * @cure Run both sides as one user, add the other user to `allowedUids`, `chmod 0700` the directory, or set
+   * SLOTBUS_DIR.
    */
   PERMISSION_DENIED: { retryable: false },
   /**
-   * The other side sent something that the protocol does not know.
-   * @cure Find out what else speaks on that connection; bring both sides to one version.
+   * The other side sent data that does not follow the protocol.
+   * @cure Find out what else writes to this connection; run the same version of slotbus on both sides.
    */
   PROTOCOL: { retryable: false },
   /**
-   * Memory, descriptors or another resource of the system ran out.
-   * @cure Free what the message names: descriptors (`ulimit -n`), memory, processes.
+   * The system ran out of memory, descriptors or another resource.
+   * @cure Free the resource that the message names: descriptors (`ulimit -n`), memory, processes.
    */
   RESOURCE: { retryable: true },
   /**
-   * The client of a bus ended the attachment of this worker, and says why: it hung, missed the pings of its hub, or broke the
-   * protocol. The worker attaches again.
-   * @cure Do as the reason says: a handler that computes for long belongs into a thread or a process of its own.
+   * The client evicted this worker, for the reason in the message: the worker hung, missed the pings of its hub, or
+   * broke the protocol. The worker attaches again.
+   * @cure Fix the cause that the message names. Move long computations out of the handler into a thread or another
+   * process.
    */
   EVICTED: { retryable: true },
   /**
    * The file system of the runtime directory is full.
-   * @cure `df` on the runtime directory; `slotbus clean`; in Docker a larger `--shm-size`.
+   * @cure Check it with `df`. Free space with `slotbus clean`; in Docker, raise `--shm-size`.
    */
   NO_SPACE: { retryable: true },
   /**
-   * A handler returned nothing and had not answered, or the answer that it deferred was dropped.
-   * @cure Return the answer (`null` for none). To answer later, keep the function that `request.defer()` returns and call it.
+   * A handler returned nothing and did not call `request.defer()`, or it dropped the function that `defer()` returned.
+   * @cure Return a response (`null` for an empty one). To respond later, keep the function of `request.defer()` and call
+   * it.
    */
   NO_ANSWER: { retryable: false },
   /**
-   * A body was used after its memory had been given back: a borrowed one after its end, or `request.body` of a request that is
-   * answered and whose body was borrowed.
-   * @cure Use what you borrow before you release it and before the request is answered. Or ask for `request.body` first.
+   * A body was used when its memory already served other requests: a borrowed body after its release, or
+   * `request.body` after the response, if the handler had borrowed the body.
+   * @cure Use a borrowed body before you release it and before you respond. Or read `request.body` first: it is a copy.
    */
   BODY_RELEASED: { retryable: false },
   /**
-   * The fleet's file, or what a member wrote into it, is nothing that slotbus could have made.
-   * @cure End all members, remove the file that is named, start again.
+   * The fleet's file is not valid: slotbus did not write it, or a member overwrote it.
+   * @cure Stop all members, remove the file that the message names, and start them again.
    */
   FLEET_CORRUPT: { retryable: false },
   /**
-   * Only the single member of a fleet may reset its leases.
-   * @cure Let the others leave first; `slotbus ls` says how many there are.
+   * The leases of a fleet can be reset only while it has a single member.
+   * @cure Stop the other members first; `slotbus ls` shows how many there are.
    */
   LEASE_RESET: { retryable: true },
   /**
-   * The program of a pool does not exist, or may not be executed.
+   * The program of a pool does not exist or is not executable.
    * @cure Install it, or correct `command`, `cwd` or `env.PATH`.
    */
   PROGRAM_NOT_FOUND: { retryable: false },
   /**
-   * The bus has no pool with this id; or it has several, and none was named.
+   * The bus has no pool with this id, or it has several pools and the call named none.
    * @cure Name one of the pools that the message lists.
    */
   UNKNOWN_POOL: { retryable: false },
   /**
-   * Another process listens on the address.
+   * Another process already listens on the address.
    * @cure Stop that process, or choose another address.
    */
   ADDRESS_IN_USE: { retryable: false },

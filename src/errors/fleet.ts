@@ -1,29 +1,29 @@
-/** Errors of the fleet, of events and of claims. */
+/** Errors of fleets, events and claims. */
 
 import { define, inMs } from "./base.ts";
 
 /**
- * No fleet of that name has a living member.
- * @cure Join instead of observing, or look in the directory that its members use.
+ * There is no fleet with this name, or it has no living member.
+ * @cure Join instead of observing, or use the directory that its members use.
  */
 export class FleetNotFoundError extends define("FLEET_NOT_FOUND", (name: string, directory: string) => ({
-  message: `no fleet called "${name}" in ${directory}.`,
-  hint: "Join it (Fleet.join makes it), or look in the directory its members use.",
+  message: `Cannot find fleet "${name}" in ${directory}.`,
+  hint: "Create it with Fleet.join, or use the directory that its members use.",
   retryable: true,
 })) {}
 
 /**
- * Every place of the fleet has a living member.
- * @cure Wait until one leaves, or end all and join with more `maxMembers`.
+ * The fleet already has `maxMembers` living members.
+ * @cure Wait until one leaves, or stop all members and join with a larger `maxMembers`.
  */
 export class FleetFullError extends define("FLEET_FULL", (name: string, members: number) => ({
-  message: `fleet "${name}" has its ${members} members.`,
-  hint: "Wait until one leaves, or end all members and join with more `maxMembers`.",
+  message: `Fleet "${name}" is full: it has ${members} members.`,
+  hint: "Wait until one leaves, or stop all members and join with a larger `maxMembers`.",
   retryable: true,
   fields: { members },
 })) {}
 
-/** In what a living fleet differs from what was asked for. */
+/** One difference between a running fleet and the options of a join. */
 export interface FleetDifference {
   /** `"maxMembers"`, `"maxLeases"`, `"rings.NAME"`, `"rings.NAME.frames"`, `"rings.NAME.frameBytes"`. */
   readonly what: string;
@@ -32,41 +32,43 @@ export interface FleetDifference {
 }
 
 /**
- * The living fleet of that name has other sizes than were asked for.
- * @cure Give all members the same sizes. New sizes hold when all have left.
+ * The running fleet has other sizes than the options of this join.
+ * @cure Give all members the same sizes. To change the sizes, stop all members first.
  */
 export class FleetGeometryError extends define(
   "FLEET_GEOMETRY",
   (name: string, differences: readonly FleetDifference[]) => {
-    const shown = differences.map(({ what, theirs, ours }) => `${what}: theirs ${theirs}, ours ${ours}`);
+    const shown = differences.map(
+      ({ what, theirs, ours }) => `${what}: the fleet has ${theirs}, this call asks for ${ours}`,
+    );
     return {
-      message: `fleet "${name}" lives with another geometry (${shown.join("; ")}).`,
-      hint: "Join with the same options, or leave them out to take what is there.",
+      message: `Fleet "${name}" is already running with other sizes (${shown.join("; ")}).`,
+      hint: "Join with the same options, or leave them out to use the sizes of the running fleet.",
       fields: { differences },
     };
   },
 ) {}
 
 /**
- * A member that is stopped (SIGSTOP, a debugger) holds a lock that is held for microseconds otherwise. The call waited for
- * it, and did nothing: 2 s for the lock of those who join and leave, 1 s for that of a ring or of the leases.
- * @cure Find the stopped member (state T in `ps`): continue or kill it. Then try again.
+ * A member was stopped (SIGSTOP, a debugger) while it held a lock. The call timed out on that lock and did nothing:
+ * after 2 s for a join, after 1 s for a ring or the leases.
+ * @cure Find the stopped member (state T in `ps`) and continue or kill it. Then retry.
  */
 export class FleetBusyError extends define("FLEET_BUSY", (what: string) => ({
-  message: `${what} waits for a lock whose owner lives and does not go on.`,
-  hint: "Continue or end that member; then the same call succeeds.",
+  message: `${what}: timed out waiting for a lock that a stopped member holds.`,
+  hint: "Continue or kill the stopped member, then retry.",
   retryable: true,
 })) {}
 
 /**
- * A subscription with the policy `"close"` was full or too slow, and lost items.
+ * A subscription with the policy `"close"` was too slow and lost items.
  * @cure Read faster, raise `queue.limit`, give the ring more frames, or choose another policy.
  */
 export class EventsLostError extends define("EVENTS_LOST", (lost: number) => ({
-  message: `the subscription lost ${lost} item${lost === 1 ? "" : "s"} and was closed.`,
+  message: `The subscription lost ${lost} item${lost === 1 ? "" : "s"} and was closed.`,
   hint: "Read faster, raise `queue.limit`, or give the ring more frames.",
   fields: {
-    /** How many items were lost when it closed. */
+    /** Number of items that were lost. */
     lost,
   },
 })) {}
@@ -92,14 +94,14 @@ function holderName({ owner, pid }: LeaseHolder): string {
 }
 
 /**
- * The tenure of a guard ended without its `release()`. Work under it must stop; a fence refuses its token once there is another.
+ * The lease of a guard ended without its `release()`. A fence rejects its token as soon as it has seen a newer one.
  * @cure Stop the work; claim again. Raise `ttl` if the process is only slow at times.
  */
 export class LeaseLostError extends define(
   "LEASE_LOST",
   (subject: LeaseSubject, token: number, how: string, cause?: unknown) => ({
-    message: `the lease of ${leaseName(subject)} (token ${token}) is lost: ${how}.`,
-    hint: "Stop the work it protects; claim again.",
+    message: `The lease of ${leaseName(subject)} (token ${token}) is lost: ${how}.`,
+    hint: "Stop the work that it protects, then claim again.",
     retryable: true,
     cause,
     fields: { subject, token },
@@ -107,44 +109,45 @@ export class LeaseLostError extends define(
 ) {}
 
 /**
- * Every lease of the fleet is held; none is taken away for another.
- * @cure Release what is done, or start the fleet with more `maxLeases`; `slotbus claims ls` lists them.
+ * All `maxLeases` leases of the fleet are held.
+ * @cure Release leases that are no longer needed (`slotbus claims ls` lists them), or start the fleet with a larger
+ * `maxLeases`.
  */
 export class LeaseTableFullError extends define("LEASE_TABLE_FULL", (name: string, leases: number) => ({
-  message: `all ${leases} leases of fleet "${name}" are held.`,
-  hint: "Release some, or end all members and join with more `maxLeases`.",
+  message: `All ${leases} leases of fleet "${name}" are held.`,
+  hint: "Release some, or stop all members and join with a larger `maxLeases`.",
   retryable: true,
   fields: { leases },
 })) {}
 
 /**
- * A tenure was to be adopted or released by an owner that did not claim it.
- * @cure Release with that owner, or `slotbus claims release --force`.
+ * The lease to adopt or release belongs to another owner.
+ * @cure Pass the owner that claimed it, or run `slotbus claims release --force`.
  */
 export class LeaseOwnerError extends define("LEASE_OWNER", (holder: LeaseHolder, asked: string) => {
   const lease = `${leaseName(holder.subject)} (token ${holder.token})`;
   return {
     message: `${lease} is held by ${holderName(holder)}, not by ${JSON.stringify(asked)}.`,
-    hint: "Pass that `owner`, or `force: true` to release what is another's.",
+    hint: "Pass that `owner`, or `force: true` to release another owner's lease.",
     fields: {
-      /** Who holds it. */
+      /** Owner that holds the lease. */
       owner: holder.owner,
     },
   };
 }) {}
 
 /**
- * A claim waited for as long as it was to, and another held the lease all the time.
- * @cure `holder` says who has it. Wait longer, or end that process: its leases are free at once.
+ * The claim timed out while another owner held the lease.
+ * @cure Wait longer, or stop the process in `holder`: its leases are free at once.
  */
 export class ClaimTimeoutError extends define(
   "CLAIM_TIMEOUT",
   (subject: LeaseSubject, timeoutMs: number, holder: LeaseHolder) => ({
-    message: `${leaseName(subject)} was not free for ${inMs(timeoutMs)}; ${holderName(holder)} holds it.`,
+    message: `The claim of ${leaseName(subject)} timed out after ${inMs(timeoutMs)}; ${holderName(holder)} holds the lease.`,
     hint: "Try again, or raise `timeout`.",
     retryable: true,
     fields: {
-      /** Who held it at the end. */
+      /** Holder of the lease when the claim timed out. */
       holder,
     },
   }),

@@ -1,10 +1,10 @@
-/** Errors without a class of their own that more than one place raises. */
+/** Errors without a class of their own that several modules throw. */
 
 import { shown } from "../check.ts";
 import { SlotbusError } from "./base.ts";
-import { InvalidConfigError } from "./bus.ts";
+import { InvalidConfigError, NoWorkerError } from "./bus.ts";
 
-/** A name that could not be a file name everywhere, or none. `variable` of the environment may have it. */
+/** An invalid or missing name. `variable`: environment variable that can set it. */
 export function invalidName(
   name: unknown,
   what: "bus" | "fleet" | "ring" | "worker" = "bus",
@@ -12,65 +12,70 @@ export function invalidName(
 ): InvalidConfigError {
   if (name === undefined) {
     const hint = `Pass \`name\`${variable ? `, or set ${variable}` : ""}.`;
-    return new InvalidConfigError(`the name of the ${what} is missing.`, { hint });
+    return new InvalidConfigError(`The name of the ${what} is missing.`, { hint });
   }
   return new InvalidConfigError(`${shown(name)} is not a valid ${what} name.`, {
     hint: `Use 1 to ${what === "ring" ? 32 : 64} of A-Z a-z 0-9 . _ - and start with a letter or digit.`,
   });
 }
 
-/** The handler of a request answered nothing; or it dropped the function that it had deferred its answer to. */
+/** The handler of a request returned nothing, or it lost the function for its deferred answer. */
 export function noAnswer(path: string, how: "nothing" | "dropped" = "nothing"): SlotbusError {
   const text = path.length > 200 ? `${path.slice(0, 200)}…` : path;
   if (how === "nothing") {
     const hint = "Return the answer, or call `request.defer()` first to answer later.";
-    return new SlotbusError("NO_ANSWER", `the handler of ${text} returned nothing.`, { hint, mayHaveExecuted: true });
+    return new SlotbusError("NO_ANSWER", `The handler of ${text} returned nothing.`, { hint, mayHaveExecuted: true });
   }
   return new SlotbusError(
     "NO_ANSWER",
-    `the deferred answer to ${text} was dropped: nothing refers to its function any more.`,
+    `The deferred answer to ${text} was dropped: its function was garbage-collected before it was called.`,
     { hint: "Keep the function that `request.defer()` returned, and call it once.", mayHaveExecuted: true },
   );
 }
 
-/** Whether a handler failed only because it had no answer: then the stack leads to slotbus alone. */
+/** Whether a handler failed only because it did not answer; then its stack shows frames of slotbus only. */
 export function isNoAnswer(error: unknown): error is SlotbusError {
   return error instanceof SlotbusError && error.code === "NO_ANSWER";
 }
 
-/** A body was used after its end; `null`: the body of a request that is to be sent. */
+/** A body was used after its release. `what` names it; `null`: the body of a request that is being sent. */
 export function bodyReleased(what: string | null): SlotbusError {
   const isOwn = what === null;
   return new SlotbusError(
     "BODY_RELEASED",
     isOwn
       ? "The request body is a borrowed view that was already released."
-      : `${what} was released: its memory belongs to other requests now.`,
+      : `${what} was released: its memory is used for other requests now.`,
     {
       hint: isOwn
         ? "Send it before you release it, or send a copy (`view.bytes()`)."
-        : "Use it before it is released and before the request is answered, or keep `request.body`, which is a copy of your own.",
+        : "Use it before it is released and before the request is answered, or use `request.body`, which is a copy.",
       mayHaveExecuted: true,
     },
   );
 }
 
-/** There is no such program, or it may not be executed. */
+/** The program of a pool does not exist or is not executable. */
 export function programNotFound(pool: string, program: string, where: string, cause?: unknown): SlotbusError {
   const hint = "Install it, correct `command`, or set `env.PATH` of the pool.";
-  const message = `pool "${pool}": there is no program ${JSON.stringify(program)} (${where}).`;
+  const message = `Cannot run program ${JSON.stringify(program)} of pool "${pool}": ${where}.`;
   return new SlotbusError("PROGRAM_NOT_FOUND", message, { hint, cause });
 }
 
-/** Another process listens on an address. */
+/** Another process already listens on the address. */
 export function addressInUse(address: string, why: string, cause?: unknown): SlotbusError {
-  const hint = "Choose another address, or stop what listens there.";
+  const hint = "Choose another address, or stop the process that listens there.";
   return new SlotbusError("ADDRESS_IN_USE", `${address} ${why}.`, { hint, cause });
 }
 
-/** There is no pool with this id; or several, and none was named. */
+/** No worker with this id is attached: the caller named a wrong one, or it has ended. */
+export function unknownWorker(bus: string, id: number): NoWorkerError {
+  return new NoWorkerError(bus, 0, "bus", null, false, id);
+}
+
+/** There is no pool with this id, or there are several and the call named none. */
 export function unknownPool(pool: string | undefined, pools: readonly string[]): SlotbusError {
-  const what = pool === undefined ? `no pool was named, and there are ${pools.length}` : `there is no pool "${pool}"`;
+  const what = pool === undefined ? `No pool was named, and there are ${pools.length}` : `There is no pool "${pool}"`;
   const names = pools.slice(0, 10).map((id) => `"${id}"`);
-  return new SlotbusError("UNKNOWN_POOL", `${what}.`, { hint: `Pools: ${names.join(", ")}.` });
+  return new SlotbusError("UNKNOWN_POOL", `${what}.`, { hint: `Use one of ${names.join(", ")}.` });
 }

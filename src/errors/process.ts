@@ -1,18 +1,19 @@
-/** Errors of hubs, of worker processes and of the stdio bus. */
+/** Errors of hubs, worker processes and the stdio bus. */
 
 import { asGiven, define, type ErrorDetails } from "./base.ts";
 import { describeExit, type ExitReport } from "./exit.ts";
 
 /**
- * A hub refused what a worker asked of it, or does not answer.
- * @cure `status` and `reason` are the hub's answer (docs/hub.md). A status of 0: it does not run, or has another name.
+ * A hub rejected a worker's call, or does not answer.
+ * @cure Read `status` and `reason`, which are the hub's response (docs/hub.md). Status 0: no hub of this name is
+ * running.
  */
 export class HubError extends define(
   "HUB",
   (message: string, { status = 0, reason = "", ...details }: ErrorDetails & { status?: number; reason?: string }) => ({
     ...asGiven(message, details),
     fields: {
-      /** HTTP status of its answer; 0: there was none. */
+      /** HTTP status of the hub's response; 0: it did not respond. */
       status,
       /** The hub's own code: `"ROUTE_TAKEN"`, … */
       reason,
@@ -21,9 +22,9 @@ export class HubError extends define(
 ) {}
 
 /**
- * A worker ended, or took too long, before it was ready.
- * @cure Read the end of its standard error in the message. Its program must attach: call `SlotWorker.open()` in the entry of a
- * bus's workers. Raise `startupTimeout` if it is only slow.
+ * A worker process ended or timed out before it was ready.
+ * @cure Read the end of its standard error in the message. A worker of a bus must call `SlotWorker.open()` in its
+ * entry. Raise `startupTimeout` if the program is only slow.
  */
 export class WorkerStartError extends define(
   "WORKER_START",
@@ -32,16 +33,16 @@ export class WorkerStartError extends define(
     worker: number,
     why: string,
     report: ExitReport | null,
-    /** `hint`: what the program must do to get ready. */
+    /** `hint`: what the program must do to become ready. */
     details: Pick<ErrorDetails, "cause" | "hint"> = {},
   ) => {
     const ended = report && report.how === "itself" ? `: it ${describeExit(report)}` : "";
     return {
       ...details,
-      message: `worker ${worker} of pool "${pool}" ${why}${ended}.`,
+      message: `Worker ${worker} of pool "${pool}" ${why}${ended}.`,
       fields: {
         worker,
-        /** How its process ended; `null`: it had none. */
+        /** How its process ended; `null`: no process was started. */
         report,
       },
     };
@@ -49,19 +50,20 @@ export class WorkerStartError extends define(
 ) {}
 
 /**
- * A worker ended more often than its restart policy allows. It is paused and tried again after pauses that grow; or, with
- * `restart: { giveUp: true }`, it is not started again.
- * @cure Fix the program. Then call `resize` with the size that the pool has; paused workers come back without that.
+ * A worker ended more often than its restart policy allows. It is paused and retried after growing delays; with
+ * `restart: { giveUp: true }` it is given up instead.
+ * @cure Fix the program. Paused workers restart by themselves; for given-up workers, call `resize` with the current
+ * size.
  */
 export class WorkerFailedError extends define(
   "WORKER_FAILED",
   (pool: string, report: ExitReport, why: string, isGivenUp: boolean) => {
     const state = isGivenUp ? "given up" : "paused";
     return {
-      message: `worker ${report.worker} of pool "${pool}" is ${state} (${why}): it ${describeExit(report)}.`,
+      message: `Worker ${report.worker} of pool "${pool}" is ${state} (${why}): it ${describeExit(report)}.`,
       hint: isGivenUp
-        ? "Fix the program, then call `resize` with the size that the pool has."
-        : "Fix the program. The worker is tried again after pauses that grow; `resize` tries at once.",
+        ? "Fix the program, then call `resize` with the current size to start the worker again."
+        : "Fix the program. The worker is retried after growing delays; call `resize` to retry at once.",
       retryable: !isGivenUp,
       fields: { worker: report.worker, report },
     };
@@ -69,19 +71,19 @@ export class WorkerFailedError extends define(
 ) {}
 
 /**
- * A worker answered with an error of JSON-RPC. Never retried: the handler ran and said no.
- * @cure Read `rpcCode` and `data`: it is the worker's own answer.
+ * A worker answered with a JSON-RPC error. Never retried, because the handler ran.
+ * @cure Read `rpcCode`, `rpcMessage` and `data`: they are the worker's own error.
  */
 export class RpcError extends define("RPC", (rpcCode: number, message: string, data?: unknown, whose = "") => ({
-  // A handler throws one to answer with that code, message and data.
+  // A handler can throw this error to answer with its code, message and data.
   message: whose ? `${whose} answered with error ${rpcCode}: ${message}` : message,
   mayHaveExecuted: true,
   fields: {
-    /** As the worker sent it: -32601 when it has no such method, … */
+    /** Error code from the worker; -32601: it does not have the method. */
     rpcCode,
-    /** As the worker sent it. */
+    /** Error message from the worker. */
     rpcMessage: message,
-    /** As the worker sent it; `undefined`: it sent none. */
+    /** Error data from the worker; `undefined`: it sent none. */
     data,
   },
 })) {}

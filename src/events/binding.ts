@@ -1,8 +1,9 @@
 /**
- * Late binding: events of one topic tell which id a key belongs to, and events that are published later with the key and
- * without an id get it before anybody filters them.
+ * Bindings: an event of one topic binds a key to an id. Later events with this key and without an id get that id when
+ * they are published, so that subscribers can filter by it.
  *
- * What is bound is what the ring says, in its order: a publisher reads the binding events of all members before it asks.
+ * The order of events in the ring decides: before a publisher looks up a key, it reads the binding events of all
+ * members.
  */
 
 import type { Codec } from "../codec.ts";
@@ -11,30 +12,31 @@ import { type Attributes, EventDecoder, isId } from "./codec.ts";
 import type { ResolvedBinding } from "./options.ts";
 import { Pump } from "./pump.ts";
 
-/** What a binding has done so far. */
+/** Counters of a binding, since it was created. */
 export interface BindingCounts {
-  /** Keys bound now. */
+  /** Number of keys that are bound now. */
   size: number;
-  /** Binding events read, with those that bound a key anew. */
+  /** Number of binding events read, including those that bound a key again. */
   bound: number;
-  /** Keys that `unbindOn` ended. */
+  /** Number of keys that an event of `unbindOn` unbound. */
   unbound: number;
-  /** Keys that went because of `maxKeys`. */
+  /** Number of keys that were discarded because of `maxKeys`. */
   evicted: number;
-  /** Binding events without a whole key or without an id that is one. They are events like any other. */
+  /** Number of binding events with an incomplete key or an invalid id. Subscribers still get them. */
   invalid: number;
-  /** Own events that got their id, and those whose key was not bound. */
+  /** Number of events published by this bus that got an id. */
   hits: number;
+  /** Number of events published by this bus whose key was not bound. */
   misses: number;
-  /** Events that were overwritten before they were read: bindings may be among them. */
+  /** Number of events that were overwritten before this binding read them. Binding events may be among them. */
   overwritten: number;
 }
 
 const BATCH = 64;
-/** Batches read at once when nobody waits for it. */
+/** Number of batches read in the background on one turn of the event loop. */
 const BATCHES_PER_TURN = 16;
 
-/** Fills the ids of later events from earlier ones; made by `bus.bind`. */
+/** Adds ids to events that its bus publishes. Created by `bus.bind`. */
 export class Binding implements Disposable {
   readonly #options: ResolvedBinding;
   readonly #ids = new Map<string, string>();
@@ -55,7 +57,7 @@ export class Binding implements Disposable {
     this.#pump = new Pump(
       this.#reader,
       () => this.#learnSome(),
-      () => {}, // the next publish reads, and has the error
+      () => {}, // the next publish reads again and throws the error
     );
   }
 
@@ -68,7 +70,7 @@ export class Binding implements Disposable {
     return { size: this.#ids.size, ...this.#counts };
   }
 
-  /** Binds no more. May be called again. */
+  /** Ends the binding: later events get no id from it. Calling it again does nothing. */
   close(): void {
     if (this.closed) return;
     this.#onClose(this);
@@ -81,14 +83,14 @@ export class Binding implements Disposable {
     this.close();
   }
 
-  /** @internal Reads what the ring says about keys, to its end as it is now: what comes meanwhile is for the next call. */
+  /** @internal Reads all binding events up to the present end of the ring. Later events are left to the next call. */
   learn(): void {
     if (this.closed) return;
     const end = this.#ring.head;
     while (!this.closed && this.#reader.nextPosition < end && this.#learnBatch());
   }
 
-  /** @internal The id bound to the key in these attributes. */
+  /** @internal Returns the id that is bound to the key in these attributes. */
   find(attributes: Attributes | undefined): string | null {
     const key = attributes ? this.#keyIn(attributes) : null;
     if (key === null) return null;
@@ -99,11 +101,11 @@ export class Binding implements Disposable {
     }
     this.#counts.hits++;
     this.#ids.delete(key);
-    this.#ids.set(key, id); // the last to go now
+    this.#ids.set(key, id); // now the most recently used
     return id;
   }
 
-  /** @internal The id that an event of this topic and payload binds. */
+  /** @internal Returns the id in the payload if this is a binding event. */
   ownId(topic: string, payload: unknown): string | null {
     return topic === this.#options.on ? this.#idIn(payload) : null;
   }
@@ -113,7 +115,7 @@ export class Binding implements Disposable {
     return "more";
   }
 
-  /** `false`: there was nothing. */
+  /** Reads a batch of events. Returns `false` if there was none. */
   #learnBatch(): boolean {
     const found = this.#reader.poll(BATCH);
     this.#counts.overwritten += this.#reader.lost;
@@ -134,7 +136,7 @@ export class Binding implements Disposable {
     if (key === null || id === null) {
       if (this.#counts.invalid++ === 0) {
         process.emitWarning(
-          `an event of ${this.#options.on} has no whole key or no valid id; it binds nothing.`,
+          `An event of topic ${JSON.stringify(this.#options.on)} was not bound: incomplete key or invalid id.`,
           "SlotbusWarning",
         );
       }
@@ -172,7 +174,7 @@ export class Binding implements Disposable {
   }
 }
 
-/** `null` for what the codec cannot read, or is no JSON: it has no key. */
+/** Returns the result of `read`, or `null` if it throws because the codec or `JSON.parse` cannot read the bytes. */
 function readable(read: () => unknown): unknown {
   try {
     return read();

@@ -1,4 +1,4 @@
-/** Events with topics over a ring: one publish is seen by every subscriber of every process. */
+/** Typed events over a ring: every subscriber in every process gets each published event. */
 
 import { checkOptions } from "../check.ts";
 import { type Codec, json } from "../codec.ts";
@@ -25,7 +25,7 @@ import { Subscription } from "./subscription.ts";
 const noOptions: PublishOptions = {};
 
 /**
- * A bus of typed events.
+ * Publishes events with topics and typed payloads to the subscribers of all processes of a fleet.
  *
  *     await using bus = await EventBus.open<{ "cache.invalid": { key: string } }>({ fleet, ring: "events" });
  *     bus.publish("cache.invalid", { key: "user:7" });
@@ -41,7 +41,7 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
   #published = 0;
   #closed = false;
 
-  /** Opens a bus over a ring of a fleet. @throws (rejects) {InvalidConfigError}, {@link ClosedError} */
+  /** Opens a bus on a ring of a fleet. @throws (rejects) {InvalidConfigError}, {@link ClosedError} */
   static async open<Topics extends object = Record<string, unknown>>(
     options: EventBusOptions,
   ): Promise<EventBus<Topics>> {
@@ -49,7 +49,7 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
     return new EventBus<Topics>(fleet.ring(ring), codec ?? json);
   }
 
-  /** Opens a bus of this thread alone, which needs neither a file nor a fleet. @throws (rejects) {InvalidConfigError} */
+  /** Opens a bus inside this thread. It needs no fleet and no file. @throws (rejects) {InvalidConfigError} */
   static async local<Topics extends object = Record<string, unknown>>(
     options: LocalBusOptions = {},
   ): Promise<EventBus<Topics>> {
@@ -63,27 +63,28 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
     this.#forget = ring.onClose(() => this.#close());
   }
 
-  /** Whether it was closed, or its fleet was. */
+  /** Whether the bus or its fleet is closed. */
   get closed(): boolean {
     return this.#closed;
   }
 
-  /** Events published through this bus. */
+  /** Number of events published through this object. */
   get published(): number {
     return this.#published;
   }
 
-  /** Subscriptions that are open. */
+  /** Number of open subscriptions of this object. */
   get subscriptions(): number {
     return this.#subscriptions.size;
   }
 
   /**
-   * Publishes an event to all subscribers of all members. Waits for none of them; nobody there is no error. It waits for
-   * another publisher, for microseconds; for one that is stopped in the middle, 1 s.
+   * Publishes an event to all subscribers of all members. Never waits for subscribers, and succeeds without any. Waits
+   * microseconds for another publisher of the ring, and up to 1 s if that publisher was stopped (SIGSTOP) while it
+   * published.
    *
-   * @throws {InvalidConfigError} for a topic, an id or attributes that cannot be; {@link PayloadTooLargeError};
-   * {@link FleetBusyError}; {@link ClosedError}; what the codec throws. Then nothing was published.
+   * @throws {InvalidConfigError} if the topic, the id or the attributes are invalid; {@link PayloadTooLargeError};
+   * {@link FleetBusyError}; {@link ClosedError}; errors of the codec. If it throws, nothing was published.
    */
   publish<T extends keyof Topics & string>(topic: T, payload: Topics[T], options: PublishOptions = noOptions): void {
     this.#checkOpen();
@@ -98,8 +99,10 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
   }
 
   /**
-   * The events that pass the filter, from now on or from where `from` says. A filter of one topic narrows the type; with
-   * another one name the topics: `bus.subscribe<"order.paid" | "order.sent">(topic("order.*"))`.
+   * Subscribes to the events that match the filter, from now on or from the place `from`. A filter for one topic
+   * narrows the type of the events. For other filters, name the topics:
+   *
+   *     bus.subscribe<"order.paid" | "order.sent">(topic("order.*"));
    *
    * @throws {InvalidConfigError}; {@link ClosedError}; `signal.reason`.
    */
@@ -121,19 +124,20 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
     return subscription;
   }
 
-  /** All events. */
+  /** Subscribes to all events. */
   subscribeAll(options: SubscribeOptions = {}): Subscription<BusEvent<Topics>> {
     return this.subscribe(all(), options);
   }
 
-  /** Closes the subscription of that id; one that is unknown, or closed, is none. */
+  /** Closes the subscription with this id. Does nothing if it does not exist. */
   unsubscribe(id: number): void {
     this.#subscriptions.get(id)?.close();
   }
 
   /**
-   * Gives ids to events that this bus publishes: `on` names the events that tell which id a key has, whoever publishes
-   * them. Each process that publishes declares it.
+   * Adds ids to events that this bus publishes without one. An event of the topic `on`, published by any process, binds
+   * a key to an id; later events with this key in their attributes get the id. Call it in every process that publishes
+   * such events.
    *
    *     bus.bind({ on: "session.opened", key: ["connector", "session"], id: "user", unbindOn: "session.closed" });
    *
@@ -141,14 +145,18 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
    */
   bind(options: BindingOptions<Topics>): Binding {
     this.#checkOpen();
-    if (this.#ring.isObserver) throw new InvalidConfigError("an observer publishes nothing: there is nothing to bind.");
+    if (this.#ring.isObserver) {
+      throw new InvalidConfigError("An observer cannot bind ids, because it cannot publish events.", {
+        hint: "Join the fleet with `Fleet.join`.",
+      });
+    }
     const forget = (closed: Binding): void => void this.#bindings.delete(closed);
     const binding = new Binding(this.#ring, this.#codec, bindOptions.resolve(options as BindingOptions), forget);
     this.#bindings.add(binding);
     return binding;
   }
 
-  /** Closes subscriptions and bindings. The fleet stays. May be called again. */
+  /** Closes the bus with its subscriptions and bindings, but not the fleet. Calling it again does nothing. */
   async close(): Promise<void> {
     this.#close();
   }
@@ -167,10 +175,12 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
 
   #checkOpen(): void {
     if (this.#closed)
-      throw new ClosedError("the event bus", { hint: "Open another one, over a fleet that is joined." });
+      throw new ClosedError("The event bus", { hint: "Open another bus, on a fleet that is still open." });
   }
 
-  /** First the key is looked up, if there is no id; then a binding event takes the id that it binds. */
+  /**
+   * Returns the id of an event: of its payload for a binding event, else the given id, else the id bound to its key.
+   */
   #bindId(topic: string, payload: unknown, attributes: Attributes | undefined, id: string | null): string | null {
     for (const binding of this.#bindings) {
       binding.learn();
@@ -181,8 +191,8 @@ export class EventBus<Topics extends object = Record<string, unknown>> implement
   }
 }
 
-/** Each publish comes here that has options: no list of their keys is made. */
+/** Runs for each publish with options, so it does not allocate a list of their keys. */
 function checkPublish(options: PublishOptions): void {
-  for (const key in checkOptions("a publish", options))
+  for (const key in checkOptions("publish()", options))
     if (key !== "attributes" && key !== "id") publishOptions.check(options);
 }

@@ -1,6 +1,6 @@
 /**
- * An event as bytes: version and kind of payload (1 byte each), lengths of topic, id and attributes (2 bytes each, little
- * endian), then these, the attributes as JSON, then the payload.
+ * Encodes and decodes events. Format: version and kind of payload (1 byte each); lengths of topic, id and attributes
+ * (2 bytes each, little endian); topic, id, attributes as JSON, payload.
  */
 
 import { WholeBody } from "../body.ts";
@@ -11,35 +11,36 @@ import { fast, type FastBuffer } from "../fast-buffer.ts";
 import type { EventRecord, EventRing } from "../fleet/event-ring.ts";
 import type { Arriving } from "../jsonify.ts";
 
-/** What an attribute can be. */
+/** Value of an attribute. */
 export type AttributeValue = string | number | boolean;
-/** Few and small: they are read before the payload, to filter. */
+/** Attributes of an event, at most 8192 bytes as JSON. Filters read them without decoding the payload. */
 export type Attributes = Readonly<Record<string, AttributeValue>>;
 
 /**
- * An event of a bus; `topic` tells what its payload is. `body`, `bytes()`, `text()` and `json()` are what the codec of the publisher
- * made of the payload, as a copy that is made when it is asked for.
+ * An event of a bus. Its `topic` determines the type of its payload. `body`, `bytes()`, `text()` and `json()` read the
+ * payload as the publisher's codec encoded it; each call makes a copy.
  */
 export type BusEvent<Topics extends object = Record<string, unknown>, T extends keyof Topics = keyof Topics> = {
   [Topic in T & string]: WholeBody & {
     readonly topic: Topic;
     readonly payload: Arriving<Topics[Topic]>;
-    /** As given, or as bound; `null` when it has none. */
+    /** Id that the publisher gave or a binding added; `null` if there is none. */
     readonly id: string | null;
     readonly attributes: Attributes;
-    /** Wall clock of the publisher, in ms. */
+    /** Time of publication by the publisher's wall clock, in ms. */
     readonly time: number;
-    /** Index of the member that published it, and which of those that had it. */
+    /** Index of the member that published the event. */
     readonly writer: number;
+    /** Incarnation of that member: tells it from other members with the same index. */
     readonly incarnation: number;
-    /** Place in the ring. */
+    /** Position in the ring. */
     readonly position: number;
   };
 }[T & string];
 
 const encoder = new TextEncoder();
 
-/** An event that was read. Its own fields are plain, so that it can be taken apart and sent on. */
+/** An event that was read. Its fields are plain own properties, so that spreading and serialising work. */
 class ReadEvent extends WholeBody {
   readonly topic: string;
   readonly payload: unknown;
@@ -74,7 +75,7 @@ const FIXED = 8;
 const NONE = 0;
 const BYTES = 1;
 const CODED = 2;
-/** The same, each byte below 128: it is read without a look at each. */
+/** As CODED, with ASCII only: this decodes faster. */
 const CODED_ASCII = 3;
 const TOPIC_MAX = 255;
 const ID_MAX = 255;
@@ -83,45 +84,51 @@ const ATTRIBUTES_MAX = 8_192;
 const TOPICS_KEPT = 1_024;
 
 const noAttributes: Attributes = Object.freeze({});
-/** Topics that were checked, as bytes. */
+/** Cache of valid topics and their bytes. */
 const topics = new Map<string, Buffer>();
 
-/** Throws {@link InvalidConfigError} unless events can have that topic. */
+/** Returns the bytes of a topic. Throws {@link InvalidConfigError} if it is invalid. */
 export function checkTopic(topic: unknown): Buffer {
   const known = topics.get(topic as string);
   if (known) return known;
   const text = checkText("topic", topic, TOPIC_MAX);
-  if (text.includes("*")) throw new InvalidConfigError(`topic is ${JSON.stringify(text)}; \`*\` is for filters.`);
+  if (text.includes("*")) {
+    throw new InvalidConfigError(`topic is ${JSON.stringify(text)}; it must not contain \`*\`.`, {
+      hint: "Use `*` in filters of subscriptions only.",
+    });
+  }
   const bytes = Buffer.from(text);
   if (topics.size >= TOPICS_KEPT) topics.clear();
   topics.set(text, bytes);
   return bytes;
 }
 
-/** Whether it can be the id of an event. */
+/** Whether `id` is a valid id of an event. */
 export function isId(id: unknown): id is string {
   return isText(id, ID_MAX);
 }
 
-/** Throws {@link InvalidConfigError} unless a filter can name topics so: a topic, or what topics begin with and a star. */
+/** Throws {@link InvalidConfigError} unless `pattern` is a topic, or a prefix of topics with `*` at its end. */
 export function checkPattern(pattern: unknown): string {
   const end = typeof pattern === "string" && pattern.endsWith("*") ? -1 : undefined;
   if (pattern !== "*") checkText("topic", typeof pattern === "string" ? pattern.slice(0, end) : pattern, TOPIC_MAX);
   return pattern as string;
 }
 
-/** Throws {@link InvalidConfigError} unless attributes can have that name. */
+/** Throws {@link InvalidConfigError} unless `name` is a valid name of an attribute. */
 export function checkAttribute(name: unknown): string {
-  const text = checkText("the name of an attribute", name, NAME_MAX);
+  const text = checkText("attribute name", name, NAME_MAX);
   if (text !== "id") return text;
-  throw new InvalidConfigError("an attribute cannot be called `id`.", { hint: "Events have an `id` of their own." });
+  throw new InvalidConfigError("An attribute cannot be named `id`: this is the id of the event.", {
+    hint: "Choose another name, or pass the option `id`.",
+  });
 }
 
 export function checkId(id: unknown): string {
   return checkText("id", id, ID_MAX);
 }
 
-/** The attributes as JSON. Throws {@link InvalidConfigError}. */
+/** Returns the attributes as JSON. Throws {@link InvalidConfigError}. */
 export function encodeAttributes(attributes: Attributes): string {
   if (typeof attributes !== "object" || attributes === null || Array.isArray(attributes)) {
     throw new InvalidConfigError(`attributes is ${shown(attributes)}; it must be an object.`);
@@ -131,18 +138,22 @@ export function encodeAttributes(attributes: Attributes): string {
     const value: unknown = attributes[name];
     if (typeof value === "string" ? value.isWellFormed() : typeof value === "boolean" || Number.isFinite(value))
       continue;
-    throw new InvalidConfigError(`attribute ${name} is ${shown(value)}.`, {
-      hint: "Attributes are text, finite numbers or booleans; the rest belongs into the payload.",
-    });
+    throw new InvalidConfigError(
+      `attribute ${name} is ${shown(value)}; it must be text, a finite number or a boolean.`,
+      {
+        hint: "Put other values into the payload.",
+      },
+    );
   }
   const text = JSON.stringify(attributes);
-  if (Buffer.byteLength(text) <= ATTRIBUTES_MAX) return text;
-  throw new InvalidConfigError(`the attributes are more than ${ATTRIBUTES_MAX} bytes.`, {
-    hint: "What is not filtered by belongs into the payload.",
+  const bytes = Buffer.byteLength(text);
+  if (bytes <= ATTRIBUTES_MAX) return text;
+  throw new InvalidConfigError(`The attributes take ${bytes} bytes as JSON; the limit is ${ATTRIBUTES_MAX}.`, {
+    hint: "Put values that no filter uses into the payload.",
   });
 }
 
-/** Writes an event into the ring's draft; returns its bytes. Throws {@link PayloadTooLargeError}. */
+/** Writes an event into the ring's draft. Returns its length in bytes. Throws {@link PayloadTooLargeError}. */
 export function encodeEvent(
   ring: EventRing,
   topic: Buffer,
@@ -186,7 +197,7 @@ export function encodeEvent(
   return at + length;
 }
 
-/** The event that a reader stands at. Its payload is decoded once, when somebody asks for the event. */
+/** Decodes the current event of a reader. The payload is decoded at most once, by {@link toEvent}. */
 export class EventDecoder {
   topic = "";
   readonly #record: EventRecord;
@@ -198,7 +209,7 @@ export class EventDecoder {
   #id: string | null | undefined;
   #attributes: Attributes | undefined;
   #event: ReadEvent | null = null;
-  /** Of `topic`: most events have that of the one before. */
+  /** Bytes of `topic`. Most events have the topic of the previous event, which then need not be decoded again. */
   #topicBytes = new Uint8Array(0);
 
   constructor(record: EventRecord, codec: Codec) {
@@ -206,7 +217,7 @@ export class EventDecoder {
     this.#codec = codec;
   }
 
-  /** Reads the head of the record; `false` when it is not an event of a bus. */
+  /** Reads the head of the record. Returns `false` if the record is not an event of a bus. */
   read(): boolean {
     const { memory, start, end } = this.#record;
     const length = end - start;
@@ -235,7 +246,7 @@ export class EventDecoder {
     return this.#id;
   }
 
-  /** Throws when they are no JSON. */
+  /** Throws if the attributes are not JSON. */
   get attributes(): Attributes {
     if (this.#attributes === undefined) {
       const isThere = this.#payloadAt > this.#attributesAt;
@@ -251,7 +262,7 @@ export class EventDecoder {
     return Object.hasOwn(attributes, name) ? attributes[name] : undefined;
   }
 
-  /** Throws what the codec throws. */
+  /** Returns the event with its payload. Throws errors of the codec. */
   toEvent(): BusEvent {
     return (this.#event ??= this.#decode());
   }

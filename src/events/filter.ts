@@ -1,17 +1,17 @@
-/** Filters of events: plain data, tested on an event's head before its payload is decoded. */
+/** Filters of events. Filters are plain data; all except `where` run before the payload is decoded. */
 
 import { shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { type AttributeValue, type BusEvent, checkAttribute, checkPattern, type EventDecoder } from "./codec.ts";
 
-/** Text that names several topics. */
+/** A prefix of topics with `*` at its end. */
 type Pattern = `${string}*`;
 
 /**
- * What {@link all}, {@link topic}, {@link equals}, {@link and}, {@link or}, {@link not} and {@link where} make. `Topic`: the
- * topics that a filter which is no more than one topic may name.
+ * A filter of events, made by {@link all}, {@link topic}, {@link equals}, {@link and}, {@link or}, {@link not} or
+ * {@link where}. `Topic` limits the topics that a filter for one topic may name.
  */
-// oxlint-disable-next-line typescript/no-explicit-any -- any topic, also where only some may be named
+// oxlint-disable-next-line typescript/no-explicit-any -- assignable to a filter with any limit of topics
 export type Filter<Topic extends string = any> =
   | { readonly all: true }
   | { readonly topic: Topic | Pattern }
@@ -19,42 +19,42 @@ export type Filter<Topic extends string = any> =
   | { readonly and: readonly Filter[] }
   | { readonly or: readonly Filter[] }
   | { readonly not: Filter }
-  // oxlint-disable-next-line typescript/no-explicit-any -- whoever writes the predicate knows which events reach it
+  // oxlint-disable-next-line typescript/no-explicit-any -- the type of the events depends on the rest of the filter
   | { readonly where: (event: any) => boolean };
 
-/** Every event. */
+/** Matches every event. */
 export const all = (): Filter => ({ all: true });
 
 /**
- * Events of a topic, or with `"a.*"` of all topics that begin with `a.`. A topic that is known when the program is compiled
- * narrows the type of what is subscribed to.
+ * Matches events of one topic, or with `"a.*"` events of all topics that start with `a.`. With a literal topic, the
+ * subscription has the type of this topic's events.
  */
 export const topic = <const T extends string>(pattern: T): { readonly topic: string extends T ? Pattern : T } => ({
   topic: pattern as never,
 });
 
-/** Events with that attribute, or with the name `id` that id. An event without it does not match. */
+/** Matches events whose attribute `name` has this value. The name `"id"` stands for the id of the event. */
 export const equals = (name: string, value: AttributeValue): Filter => ({ equals: [name, value] });
 
-/** Events that match each. */
+/** Matches events that match all given filters. */
 export const and = (...filters: Filter[]): Filter => ({ and: filters });
 
-/** Events that match one at least. */
+/** Matches events that match at least one of the given filters. */
 export const or = (...filters: Filter[]): Filter => ({ or: filters });
 
-/** Events that do not match. */
+/** Matches events that do not match the given filter. */
 export const not = (filter: Filter): Filter => ({ not: filter });
 
-/** Events for which the function returns true. The payload is decoded when the question comes to it. */
+/** Matches events for which the function returns `true`. It gets the event with its decoded payload. */
 // oxlint-disable-next-line typescript/no-explicit-any -- see Filter
 export const where = <E = any>(predicate: (event: E) => boolean): Filter => ({ where: predicate });
 
-/** A filter that is ready to be asked. */
+/** A compiled filter. */
 export type Test = (event: EventDecoder) => boolean;
 
 const DEPTH_MAX = 64;
 
-/** @throws {InvalidConfigError} unless it is a filter. */
+/** Compiles a filter. @throws {InvalidConfigError} if it is not a filter. */
 export function compile(filter: Filter, depth = 0): Test {
   const keys = typeof filter === "object" && filter !== null ? Object.keys(filter) : [];
   if (keys.length !== 1 || depth > DEPTH_MAX) throw malformed(filter);
@@ -75,7 +75,7 @@ export function compile(filter: Filter, depth = 0): Test {
   return "and" in filter ? (event) => tests.every((test) => test(event)) : (event) => tests.some((test) => test(event));
 }
 
-/** What a predicate threw. */
+/** Carries an error of a predicate as its `cause`. */
 export class PredicateFailure extends Error {}
 
 function ask(predicate: (event: BusEvent) => boolean, decoder: EventDecoder): boolean {
@@ -83,7 +83,7 @@ function ask(predicate: (event: BusEvent) => boolean, decoder: EventDecoder): bo
   try {
     return predicate(event) === true;
   } catch (cause) {
-    throw new PredicateFailure("a predicate failed", { cause });
+    throw new PredicateFailure("the predicate threw", { cause });
   }
 }
 
@@ -108,6 +108,6 @@ function compileEquals(filter: { readonly equals: readonly [string, AttributeVal
 
 function malformed(filter: unknown): InvalidConfigError {
   return new InvalidConfigError(`${shown(filter)} is not a filter.`, {
-    hint: 'Make one with all(), topic("a.*"), equals(name, value), and(…), or(…), not(…), where(predicate).',
+    hint: 'Create a filter with all(), topic("a.*"), equals(name, value), and(…), or(…), not(…), where(predicate).',
   });
 }

@@ -1,4 +1,4 @@
-/** slotbus/events: what happened, told to all members of a fleet. */
+/** slotbus/events: publish and subscribe between processes of one machine. */
 
 export { Fleet } from "../fleet/fleet.ts";
 export type { FleetMember } from "../native/fleet.ts";

@@ -1,9 +1,9 @@
-/** A ring of events in the memory of this thread: what `EventBus.local` runs on. */
+/** A ring of events in the memory of this thread, for `EventBus.local`. */
 
 import { ClosedError, PayloadTooLargeError } from "../errors.ts";
 import { type EventReader, type EventRing, type From, startOf } from "../fleet/event-ring.ts";
 
-/** There is one epoch: a place of another one is that of a fleet. */
+/** The only epoch. A bookmark of another epoch is from a fleet. */
 const EPOCH = 0;
 const DRAFT_MIN = 4_096;
 
@@ -12,13 +12,13 @@ interface Kept {
   readonly time: number;
 }
 
-/** The position of an event is its number. */
+/** A ring whose positions are the numbers of its events. */
 export class LocalRing implements EventRing {
   readonly payloadBytes: number;
   readonly isObserver = false;
   head = 0;
   readonly #maxEvents: number;
-  /** Event `n` lies at `n % maxEvents`. */
+  /** Event `n` is at index `n % maxEvents`. */
   readonly #events: Kept[] = [];
   readonly #sleepers = new Set<() => void>();
   #draft: Buffer = Buffer.alloc(DRAFT_MIN);
@@ -28,7 +28,7 @@ export class LocalRing implements EventRing {
     this.payloadBytes = payloadBytes;
   }
 
-  /** Position of the oldest event that is there. */
+  /** Position of the oldest event in the ring. */
   get oldest(): number {
     return Math.max(0, this.head - this.#maxEvents);
   }
@@ -50,17 +50,17 @@ export class LocalRing implements EventRing {
     return new LocalReader(this, from);
   }
 
-  /** It ends with its bus. */
+  /** Does nothing: only its bus closes this ring. */
   onClose(): () => void {
     return () => {};
   }
 
-  /** Events from `first` up to, not including, `end`. */
+  /** Returns the events from `first` up to, but not including, `end`. */
   slice(first: number, end: number): Kept[] {
     return Array.from({ length: end - first }, (_, i) => this.#events[(first + i) % this.#maxEvents]!);
   }
 
-  /** Calls `wake` on the turn of the event loop after the next event, unless it is forgotten before. */
+  /** Calls `wake` once, on the turn of the event loop after the next event. {@link forget} cancels it. */
   onNext(wake: () => void): void {
     this.#sleepers.add(wake);
   }
@@ -103,7 +103,7 @@ class LocalReader implements EventReader {
   }
 
   poll(max: number): number {
-    if (this.closed) throw new ClosedError("the reader", { hint: "Open another one." });
+    if (this.closed) throw new ClosedError("The reader", { hint: "Open another subscription." });
     const first = Math.max(this.nextPosition, this.#ring.oldest);
     this.lost = first - this.nextPosition;
     this.nextPosition = Math.min(first + max, this.#ring.head);

@@ -1,5 +1,6 @@
-/** Options of event buses, of a publish, of subscriptions and of bindings. */
+/** Options of event buses, `publish`, `subscribe` and `bind`. */
 
+import { shown } from "../check.ts";
 import { checkCodec, type Codec } from "../codec.ts";
 import { InvalidConfigError } from "../errors.ts";
 import { aFleet } from "../fleet/fleet.ts";
@@ -23,22 +24,22 @@ import { type Attributes, checkAttribute, checkId, checkTopic, encodeAttributes 
 const codec = optional(custom<Codec>(undefined, "a Codec", checkCodec), "JSON");
 
 const eventBusRows = {
-  /** What carries the events. */
+  /** The fleet that carries the events. */
   fleet: aFleet,
-  /** Name of the ring. Everybody else who uses this ring must use it as a bus, too. */
+  /** Name of the ring in the fleet. All members must use this ring through an `EventBus`. */
   ring: needed(custom<string>(undefined, "name of a ring", (ring) => ring)),
   /** Turns payloads into bytes. Bytes (`Uint8Array`) and `undefined` travel as they are. */
   codec,
 };
 
-/** Over which ring of which fleet a bus runs. */
+/** Fleet, ring and codec of an event bus. */
 export interface EventBusOptions extends Given<typeof eventBusRows> {}
 
 /** @internal */
 export const eventBusOptions = new Options("an event bus", eventBusRows);
 
 const localBusRows = {
-  /** Events kept for readers that are behind. */
+  /** Number of events that are kept for slow subscribers. */
   maxEvents: integer(4_096, 8, 1_048_576),
   /** Size of the largest event, in bytes. */
   payloadBytes: bytes(131_072, 1, 1_073_741_824),
@@ -46,49 +47,51 @@ const localBusRows = {
   codec,
 };
 
-/** Size of a bus inside one thread. */
+/** Sizes and codec of a bus inside one thread. */
 export interface LocalBusOptions extends Given<typeof localBusRows> {}
 
 /** @internal */
 export const localBusOptions = new Options("a local bus", localBusRows);
 
 const publishRows = {
-  /** What subscribers can filter by without decoding the payload. */
+  /** Values for filters, which read them without decoding the payload. At most 8192 bytes as JSON. */
   attributes: optional(
     custom<Attributes>(undefined, "text, numbers, booleans by name", (value) => (encodeAttributes(value), value)),
   ),
-  /** Id of the event. Bindings give one to events that have none. */
+  /** Id of the event. A binding can add an id to events without one. */
   id: optional(custom<string>(undefined, "1 to 255 bytes", checkId)),
 };
 
-/** What an event carries beside its payload. */
+/** Attributes and id of an event. */
 export interface PublishOptions extends Given<typeof publishRows> {}
 
 /** @internal */
-export const publishOptions = new Options("a publish", publishRows);
+export const publishOptions = new Options("publish()", publishRows);
 
 const subscribeRows = {
-  /** Where the subscription begins, as for a cursor. */
+  /** Where the subscription starts, as for a cursor: `"head"` at new events, `"oldest"` at the oldest in the ring. */
   from,
   queue: group({
     /**
-     * Events kept for the reader; they are taken out of the ring as they come. 0: none, each is taken out of the ring when
-     * it is asked for, which loses nothing until the ring itself overwrites it.
+     * Largest number of events that wait in memory for the reader; they are copied out of the ring as they arrive. With
+     * 0 there is no queue: each event is read from the ring on demand, and is lost only if the ring overwrites it
+     * first.
      */
     limit: integer(256, 0, 1_048_576),
     /**
-     * What happens when the queue is full and nobody reads: `"drop-newest"` and `"drop-oldest"` lose an event; `"close"`
-     * ends the subscription with {@link EventsLostError} behind what is queued, also when the ring overwrites.
+     * What happens if the queue is full and nobody reads. `"drop-newest"` and `"drop-oldest"` drop an event. `"close"`
+     * closes the subscription: after the queued events, reading rejects with {@link EventsLostError}. `"close"` also
+     * applies if the ring overwrites events.
      */
     policy: choice("drop-newest", ["drop-newest", "drop-oldest", "close"]),
   }),
-  /** Ends the subscription at once; reading rejects with `signal.reason`. */
+  /** Closes the subscription at once when it aborts; reading then rejects with `signal.reason`. */
   signal,
-  /** Replaces the codec of the bus. */
+  /** Codec of this subscription, instead of the codec of the bus. */
   codec,
 };
 
-/** Where a subscription begins, what it keeps and what it does when it is full. */
+/** Where a subscription starts, and what its queue keeps and drops. */
 export interface SubscribeOptions extends Given<typeof subscribeRows> {}
 
 /** @internal */
@@ -98,33 +101,35 @@ const aTopic = custom<string>(undefined, "a topic", (topic) => (checkTopic(topic
 
 const bindRows = {
   on: needed(aTopic),
-  /** Attributes that make up the key, and fields of that name in the payload of a binding event; none is called `id`. */
+  /** Names of the key's parts: attributes of later events, and fields in a binding event's payload. Not `id`. */
   key: needed(custom<string | readonly string[], readonly string[]>(undefined, "names of attributes", checkKey)),
-  /** Field of that payload with the id: text of 1 to 255 bytes. */
+  /** Field in the payload of a binding event that has the id: text of 1 to 255 bytes. */
   id: needed(
     custom<string>(undefined, "name of a field", (id, name) =>
       typeof id === "string" && id !== "" ? id : refuse(name, id, "the name of a field"),
     ),
   ),
   unbindOn: optional(aTopic),
-  /** Keys kept; beyond that the one that was not used for the longest time goes. */
+  /** Largest number of bound keys. Above it, the least recently used key is discarded. */
   maxKeys: integer(65_536, 1, 1_048_576),
 };
 
 function checkKey(key: string | readonly string[]): readonly string[] {
   const names = typeof key === "string" ? [key] : key;
-  if (!Array.isArray(names) || names.length === 0) throw new InvalidConfigError("`key` must be names of attributes.");
+  if (!Array.isArray(names) || names.length === 0) {
+    throw new InvalidConfigError(`key is ${shown(key)}; it must be the name of an attribute, or a list of names.`);
+  }
   return names.map(checkAttribute);
 }
 
-/** How ids are bound, and how many are kept. */
+/** Which events bind keys to ids, and how many keys are kept. */
 export interface BindingOptions<Topics extends object = Record<string, unknown>> extends Omit<
   Given<typeof bindRows>,
   "on" | "unbindOn"
 > {
-  /** Topic of the events that bind. Such an event has the id of its payload, whatever id it was given. */
+  /** Topic of binding events. A binding event always gets the id in its payload as its own id. */
   on: keyof Topics & string;
-  /** Topic of the events that end a binding; they carry the key in payload or attributes. */
+  /** Topic of events that unbind a key. They have the key in their payload or attributes. */
   unbindOn?: (keyof Topics & string) | undefined;
 }
 

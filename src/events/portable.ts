@@ -1,11 +1,11 @@
-/** What every engine can do that carries events: the type for programs that may move from one to another. */
+/** Event buses of any engine. Use these types if your program may move to another engine later. */
 
 import type { BusEvent } from "./codec.ts";
 import type { Filter } from "./filter.ts";
 import type { PublishOptions, SubscribeOptions } from "./options.ts";
 import type { Gap } from "./subscription.ts";
 
-/** A {@link Subscription} of any engine. */
+/** A {@link Subscription} of any engine: only the members that every engine has. */
 export interface PortableSubscription<E extends object = BusEvent> extends AsyncIterable<E | Gap>, AsyncDisposable {
   readonly closed: boolean;
   readonly lost: number;
@@ -13,7 +13,7 @@ export interface PortableSubscription<E extends object = BusEvent> extends Async
 }
 
 /**
- * An {@link EventBus} of any engine: `await` what its methods return.
+ * An {@link EventBus} of any engine. Its methods may return a promise: `await` their results.
  *
  *     for await (const event of await bus.subscribe(topic("order.*"))) …
  */

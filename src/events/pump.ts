@@ -1,4 +1,4 @@
-/** Reads a ring eagerly: whenever there is something, until there is nothing; then it sleeps. */
+/** Reads a ring in the background, until it is empty; then it sleeps until the next event. */
 
 import type { EventReader } from "../fleet/event-ring.ts";
 
@@ -8,7 +8,7 @@ export class Pump {
   readonly #onError: (error: unknown) => void;
   #stopped = false;
 
-  /** `step` reads some. `onError` hears why it, or the sleep, failed; then nothing is read any more. */
+  /** `step` reads some batches. If `step` or the sleep throws, the pump stops and calls `onError`. */
   constructor(reader: EventReader, step: () => "more" | "empty", onError: (error: unknown) => void) {
     this.#reader = reader;
     this.#step = step;

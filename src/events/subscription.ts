@@ -1,4 +1,4 @@
-/** A subscription: the events of a ring that pass a filter, in order, and where some were lost. */
+/** A subscription: the events of a ring that match a filter, in order, with gaps where events were lost. */
 
 import { BoundedQueue } from "../bounded-queue.ts";
 import { checkInteger } from "../check.ts";
@@ -12,47 +12,49 @@ import { compile, type Filter, PredicateFailure, type Test } from "./filter.ts";
 import { type SubscribeOptions, subscribeOptions } from "./options.ts";
 import { Pump } from "./pump.ts";
 
-/** In place of events that were lost; `topic` is `null`. */
+/** Stands in the place of lost events. Tell it from an event by `topic`, which is `null`. */
 export interface Gap {
   readonly topic: null;
-  /** Overwritten in the ring before they were read; whether they would have passed the filter is unknown. */
+  /** Number of events that the ring overwrote before they were read. It is unknown whether they match the filter. */
   readonly overwritten: number;
-  /** Dropped by the policy, or not readable. */
+  /** Number of events that were dropped by the policy, or could not be decoded. */
   readonly dropped: number;
   /**
-   * The fleet's file is a new one, of this epoch: nothing is known of what was before. An observer's subscription stays
-   * with the old file: observe again.
+   * Epoch of the fleet's file, if it is a new file: events of the earlier file may have been missed. A member continues
+   * with the new file; an observer must call `Fleet.observe` again.
    */
   readonly epoch?: number;
 }
 
-/** A gap that may grow, because it was not read. */
+/** A gap that was not read yet, and may grow. */
 type MutableGap = { -readonly [Key in keyof Gap]: Gap[Key] };
 
-/** What became of the events since the subscription began. */
+/** Counters of a subscription, since it started. */
 export interface SubscriptionCounts {
-  /** Handed to the reader. */
+  /** Number of events that the reader got. */
   received: number;
-  /** Waiting in the queue. */
+  /** Number of events in the queue. */
   queued: number;
-  /** Not wanted by the filter. */
+  /** Number of events that did not match the filter. */
   filtered: number;
+  /** Number of events that the ring overwrote before they were read. */
   overwritten: number;
-  /** By the policy, by an abort, or because they could not be read ({@link undecodable}). */
+  /** Number of events that were dropped by the policy or an abort, or because they are {@link undecodable}. */
   dropped: number;
+  /** Number of events that could not be decoded. */
   undecodable: number;
 }
 
 const POLL_MAX = 65_536;
-/** Events copied out of the ring at once. */
+/** Number of events copied out of the ring at once. */
 const BATCH = 64;
 
 /**
- * Events for one reader. Closed by `close`, by leaving the loop, and when the bus is closed; what is queued can be read
- * after that.
+ * Events for one reader. It ends with `close()`, when a loop over it ends, when its signal aborts, and when the bus is
+ * closed. Events that are already queued can still be read after `close()`.
  */
 export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
-  /** Unique in its bus, from 0. */
+  /** Id within its bus, from 0. */
   readonly id: number;
   readonly #reader: EventReader;
   readonly #decoder: EventDecoder;
@@ -62,12 +64,12 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
   readonly #signal: AbortSignal | null;
   readonly #onClose: (id: number) => void;
   readonly #queue: BoundedQueue<E>;
-  /** Gaps by the number of the event that they stand before, which is queued or still to come. */
+  /** Gaps, by the number of the event that follows them. That event is queued, or will be queued next. */
   readonly #gaps = new Map<number, MutableGap>();
-  /** What `"drop-oldest"` has lost, before all that is queued. */
+  /** Gap before all queued events: what `"drop-oldest"` has dropped. */
   #before: MutableGap | null = null;
   readonly #counts = { received: 0, filtered: 0, overwritten: 0, dropped: 0, undecodable: 0 };
-  /** What was received when the eager reading last found the queue full. */
+  /** Value of `received` when {@link readEagerly} last found the queue full; -1 if it was not full. */
   #receivedThen = -1;
   #wake: (() => void) | null = null;
 
@@ -109,7 +111,7 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
     return this.#reader.closed;
   }
 
-  /** Events lost so far: overwritten in the ring, or dropped. */
+  /** Number of lost events: overwritten in the ring, or dropped. */
   get lost(): number {
     return this.#counts.overwritten + this.#counts.dropped;
   }
@@ -118,7 +120,7 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
     return { ...this.#counts, queued: this.#queue.length };
   }
 
-  /** What is there now, at most `max` events, and gaps between them. Throws what reading would reject with. */
+  /** Returns the items that are available now: at most `max` events, and gaps. Throws errors of reading. */
   poll(max = BATCH): (E | Gap)[] {
     checkInteger("max", max, 1, POLL_MAX);
     const items: (E | Gap)[] = [];
@@ -132,7 +134,9 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
     return items;
   }
 
-  /** Takes no more out of the ring; what is queued can still be read, then reading ends. May be called again. */
+  /**
+   * Stops reading the ring. Queued events can still be read, then the iteration ends. Calling it again does nothing.
+   */
   close(): void {
     if (this.closed) return;
     this.#pump?.stop();
@@ -166,7 +170,7 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
     return this.end();
   }
 
-  /** The pump looks into the ring; the process stays alive meanwhile. */
+  /** Waits until the pump has queued something. Keeps the process alive until then. */
   #awaitPump(): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#wake = resolve;
@@ -179,7 +183,7 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
     wake?.();
   }
 
-  /** Out of the queue, else out of the ring: at most so many batches of what the filter refuses. */
+  /** Takes the next item from the queue, else from the ring. Gives up after `batches` batches without a match. */
   #next(batches = Infinity): E | Gap | null {
     for (let batch = 0; batch < batches; batch++) {
       const item = this.#take();
@@ -200,8 +204,9 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
   // ---- the ring's side --------------------------------------------------------------------------------------------
 
   /**
-   * One turn of the eager reading. A full queue is left alone for one turn: whoever reads may empty it, and the ring keeps
-   * the rest until then. Only when nobody did, the policy has its say.
+   * Reads the ring into the queue, once per turn of the event loop. If the queue is full, it first waits one turn: the
+   * reader may empty the queue meanwhile, and the ring keeps the other events. The policy applies only if nothing was
+   * read then.
    */
   #readEagerly(): "more" | "empty" {
     this.batches = 0;
@@ -217,7 +222,7 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
     return found ? "more" : "empty";
   }
 
-  /** Reads a batch, or the rest of one, into the queue; `false` when the ring has nothing. */
+  /** Reads a batch, or the rest of a batch, into the queue. Returns `false` if the ring has no new events. */
   #fill(mayDrop: boolean): boolean {
     const reader = this.#reader;
     if (reader.left === 0) {
@@ -237,7 +242,7 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
     return true;
   }
 
-  /** The event that the reader stands at. */
+  /** Queues the current event of the reader if it matches the filter. */
   #offer(): void {
     let event: E | null = null;
     try {
@@ -259,7 +264,7 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
   }
 
   #isWanted(): boolean {
-    if (!this.#decoder.read()) throw new TypeError("no event of a bus");
+    if (!this.#decoder.read()) throw new TypeError("not an event of a bus");
     if (this.#test(this.#decoder)) return true;
     this.#counts.filtered++;
     return false;
@@ -271,7 +276,9 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
     if (this.#policy === "close") this.fail(new EventsLostError(this.lost));
   }
 
-  /** The oldest event, of that number, was dropped, and with it the gap before it. */
+  /**
+   * Counts the oldest event, which has this number, as dropped. The gap before the event becomes part of the new gap.
+   */
   #noteDropped(number: number): void {
     this.#counts.dropped++;
     const before = (this.#before ??= { topic: null, overwritten: 0, dropped: 0 });
@@ -283,7 +290,7 @@ export class Subscription<E extends object = BusEvent> extends Items<E | Gap> {
     if (gap.epoch !== undefined) before.epoch = gap.epoch;
   }
 
-  /** Of the event that is queued next. */
+  /** Number of the event that is queued next. */
   get #nextNumber(): number {
     return this.#queue.first + this.#queue.length;
   }

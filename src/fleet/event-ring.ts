@@ -1,41 +1,41 @@
 /**
- * What carries the events of a bus: a ring of a fleet, or a ring in the memory of this thread. Another engine comes in here,
- * by a ring and a reader of its own. A ring carries bytes; topics, filters, queues and bindings are the business of the bus.
+ * The storage below an event bus: a ring of a fleet, or a ring in the memory of this thread. Another engine implements
+ * {@link EventRing} and {@link EventReader}. A ring carries bytes; the bus adds topics, filters, queues and bindings.
  */
 
 import { InvalidConfigError } from "../errors.ts";
 
-/** A place in a ring that can be kept, and given to a later cursor. */
+/** A place in a ring. Save it and pass it to a later cursor as `from`. */
 export interface Bookmark {
-  /** Of the fleet's file. */
+  /** Epoch of the fleet's file. */
   readonly epoch: number;
-  /** Of the next frame. */
+  /** Position of the next frame. */
   readonly position: number;
-  /** Number of the next event: what was lost in between is counted by it. */
+  /** Number of the next event. With it, the cursor can count the events that were overwritten in between. */
   readonly event?: number;
 }
 
-/** Where to begin: what comes, the oldest that is there, or a place. A number is a position of this epoch. */
+/** Where a cursor starts: at new events, at the oldest event in the ring, at a position of this epoch or a bookmark. */
 export type From = "head" | "oldest" | number | Bookmark;
 
-/** @internal Where events are published, and read from. All calls throw {@link ClosedError} once it has ended. */
+/** @internal Publishes and reads events. All methods throw {@link ClosedError} after the ring is closed. */
 export interface EventRing {
   /** Size of the largest event, in bytes. */
   readonly payloadBytes: number;
-  /** Whether it can only be looked at: nothing can be published, and no reader can sleep. */
+  /** Whether the ring is read-only: `send` fails, and readers cannot sleep. */
   readonly isObserver: boolean;
-  /** Position behind the newest event. */
+  /** Position after the newest event. */
   readonly head: number;
-  /** Returns memory for the next event, `bytes` long at least. Valid until the next call. */
+  /** Returns memory of at least `bytes` bytes for the next event. Valid until the next call. */
   draft(bytes: number): Buffer;
-  /** Publishes the first bytes of the draft. No reader is called before the next turn of the event loop. */
+  /** Publishes the first `bytes` bytes of the draft. Calls readers on the next turn of the event loop at the earliest. */
   send(bytes: number, kind: number): void;
   reader(from: From): EventReader;
-  /** Calls `listener` when the ring ends; the function that it returns takes that back. */
+  /** Calls `listener` when the ring closes. The returned function removes the listener. */
   onClose(listener: () => void): () => void;
 }
 
-/** @internal The event that a reader stands at: `memory` from `start` to `end`, until the next poll. */
+/** @internal The current event of a reader: `memory` from `start` to `end`. Valid until the next poll. */
 export interface EventRecord {
   readonly memory: Buffer;
   readonly start: number;
@@ -46,51 +46,51 @@ export interface EventRecord {
   readonly position: number;
 }
 
-/** @internal A place in a ring that moves on as events are read. It slows no publisher down. */
+/** @internal Reads a ring from a place that advances with each event. Does not slow down publishers. */
 export interface EventReader extends EventRecord {
   readonly closed: boolean;
-  /** Events of the last batch that {@link next} has not come to. */
+  /** Number of events in the last batch that {@link next} has not reached. */
   readonly left: number;
-  /** Events that were overwritten before the first one of the last batch. */
+  /** Number of events that were overwritten between the last batch and the batch before it. */
   readonly lost: number;
-  /** Position behind the last batch. */
+  /** Position after the last batch. */
   readonly nextPosition: number;
-  /** Takes a batch of at most `max` events out of the ring; returns how many. */
+  /** Copies a batch of at most `max` events out of the ring. Returns the number of events. */
   poll(max: number): number;
-  /** Goes to the next event of the batch; `false` at its end. */
+  /** Moves to the next event of the batch. Returns `false` at the end of the batch. */
   next(): boolean;
-  /** An epoch that is to be told, once; else `null`. */
+  /** Returns a new epoch that the subscriber must see, once; otherwise `null`. */
   takeNewEpoch(): number | null;
   /**
-   * Calls `wake` once when there may be more to poll, or when the reader is closed. `false`: look again on the next turn of
-   * the event loop. The process does not stay alive for it.
+   * Calls `wake` once when there may be more events to poll, or when the reader is closed. Returns `false` if the
+   * reader cannot sleep yet: poll again on the next turn of the event loop. Does not keep the process alive.
    */
   listen(wake: () => void): boolean;
   close(): void;
 }
 
-/** Where a reader begins; `event`: number of the first one, -1: unknown. */
+/** Where a reader starts. `event` is the number of the first event, or -1 if it is unknown. */
 interface Start {
   start: "head" | "oldest" | number;
   event: number;
-  /** Whether the place is one of another epoch: the reader begins at the oldest event, and tells the epoch first. */
+  /** Whether the bookmark has another epoch. The reader then reports the new epoch and starts at the oldest event. */
   isNewEpoch: boolean;
 }
 
-/** @internal Where a reader begins in a ring of this epoch. @throws {InvalidConfigError} */
+/** @internal Resolves `from` to a start in a ring of this epoch. @throws {InvalidConfigError} */
 export function startOf(from: From, epoch: number, head: () => number): Start {
   if (from === "head" || from === "oldest") return { start: from, event: -1, isNewEpoch: false };
   const place: Partial<Bookmark> = typeof from === "number" ? { epoch, position: from } : (from ?? {});
   const { epoch: whose, position, event = -1 } = place;
   if (!isCount(whose) || !isCount(position) || !(event === -1 || isCount(event))) {
-    throw new InvalidConfigError(`from is ${Bun.inspect(from).slice(0, 80)}; a cursor cannot begin there.`, {
-      hint: 'Pass "head", "oldest", a position or a bookmark.',
-    });
+    throw new InvalidConfigError(
+      `from is ${Bun.inspect(from).slice(0, 80)}; it must be "head", "oldest", a position or a bookmark.`,
+    );
   }
   if (whose !== epoch) return { start: "oldest", event: -1, isNewEpoch: true };
   if (position > head()) {
-    throw new InvalidConfigError(`from is position ${position}; the ring's head is ${head()}.`, {
-      hint: "Keep bookmarks: they tell positions of an earlier epoch.",
+    throw new InvalidConfigError(`from is position ${position}, but the head of the ring is ${head()}.`, {
+      hint: "Pass a bookmark instead of a number: it also records the epoch of its position.",
     });
   }
   return { start: position, event, isNewEpoch: false };

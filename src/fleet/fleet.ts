@@ -1,4 +1,4 @@
-/** A fleet: equal processes that share a named file of rings and leases. */
+/** A fleet: processes on one machine that share a named file with event rings and leases. */
 
 import { closeSync } from "node:fs";
 import { shown } from "../check.ts";
@@ -21,51 +21,51 @@ import {
 import { Ring } from "./ring.ts";
 import { Wake } from "./wake.ts";
 
-/** All of them: one that a program keeps across a reload is of the class of an earlier evaluation. */
+/** All fleets of this process. After a hot reload, `instanceof` fails for a fleet that was kept. */
 const fleets = kept("fleets", () => new WeakSet<Fleet>());
 
-/** @internal The option `fleet` of what stands on one. */
+/** @internal The option `fleet` of an event bus and of a contest. */
 export const aFleet = needed(
   custom<Fleet>(undefined, "a Fleet", (fleet, name) =>
-    fleets.has(fleet) ? fleet : refuse(name, fleet, "a Fleet, of Fleet.join"),
+    fleets.has(fleet) ? fleet : refuse(name, fleet, "a Fleet from Fleet.join or Fleet.observe"),
   ),
 );
 
-/** Times a join looks again at a fleet whose geometry it takes over. */
+/** Number of times a join retries because the geometry of the fleet has changed. */
 const ATTEMPTS = 20;
 
 /**
- * Membership in a fleet. The same object serves events and leases.
+ * A fleet that this process has joined or observes. An `EventBus` and a `Contest` can use the same `Fleet`.
  *
  *     await using fleet = await Fleet.join({ name: "shop", rings: { events: {} } });
  *     fleet.ring("events").publish("hello");
  */
 export class Fleet implements AsyncDisposable {
   readonly name: string;
-  /** Whether it only looks: no member, nothing is written. */
+  /** Whether this process only observes the fleet: it is not a member and writes nothing. */
   readonly isObserver: boolean;
-  /** Of the file: the next one of that name has a higher one. */
+  /** Epoch of the fleet's file. The next file with this name has a higher epoch. */
   readonly epoch: number;
-  /** Own place; -1 for an observer. */
+  /** Index of this member; -1 for an observer. */
   readonly index: number;
-  /** Differs between two members that had one index; 0 for an observer. */
+  /** Distinguishes this member from earlier members with the same index; 0 for an observer. */
   readonly incarnation: number;
   /** @internal */
   readonly geometry: FleetGeometry;
   /** @internal */
   readonly wake: Wake;
-  /** @internal Its methods throw {@link ClosedError} once the fleet is closed. */
+  /** @internal Its methods throw {@link ClosedError} after the fleet is closed. */
   readonly handle: FleetHandle;
   readonly #rings = new Map<string, Ring>();
   readonly #listeners = new Set<() => void>();
 
   /**
-   * Joins the fleet of that name; makes it when it is absent, or when all its members have ended. Blocks the thread for
-   * microseconds, for 2 s when a member is stopped while it joins or leaves.
+   * Joins the fleet with this name. Creates the fleet if it does not exist or has no living member. Blocks the thread
+   * for microseconds; for up to 2 s if another member was stopped (SIGSTOP) while it joined or left.
    *
-   * @throws (rejects) {InvalidConfigError}; {@link FleetGeometryError} when the living fleet has
-   * other sizes; {@link FleetFullError}; {@link FleetBusyError}; `FLEET_CORRUPT`; `PERMISSION_DENIED`
-   * for a file or a directory that is not ours alone; `NO_SPACE`, `RESOURCE`; {@link VersionMismatchError}.
+   * @throws (rejects) {InvalidConfigError}; {@link FleetGeometryError} if the living fleet has other sizes;
+   * {@link FleetFullError}; {@link FleetBusyError}; `FLEET_CORRUPT`; `PERMISSION_DENIED` if other users own or can
+   * access the file or the directory; `NO_SPACE`, `RESOURCE`; {@link VersionMismatchError}.
    */
   static async join(options: FleetOptions): Promise<Fleet> {
     const { name, directory, ...sizes } = fleetOptions.resolve(options);
@@ -79,10 +79,10 @@ export class Fleet implements AsyncDisposable {
   }
 
   /**
-   * Looks at a fleet without joining it: members, rings and leases can be read. It does not sleep for events. It stays
-   * with the file that it opened: when {@link isCurrent} is `false`, observe again.
+   * Opens a fleet read-only, without joining it. An observer can read members, rings and leases, but it cannot wait for
+   * events. It keeps reading the file that it opened: when {@link isCurrent} is `false`, call `observe` again.
    *
-   * @throws (rejects) {FleetNotFoundError}; otherwise as {@link join}.
+   * @throws (rejects) {FleetNotFoundError}; otherwise the errors of {@link join}.
    */
   static async observe(options: FleetObserveOptions): Promise<Fleet> {
     const { name, directory } = fleetObserveOptions.resolve(options);
@@ -108,34 +108,36 @@ export class Fleet implements AsyncDisposable {
     fleets.add(this);
   }
 
-  /** Whether this process has left the fleet, or begins to. */
+  /** Whether this process has left the fleet or is leaving it. */
   get closed(): boolean {
     return !this.handle.isOpen;
   }
 
   /**
-   * Whether the name still leads to the file of this fleet. `false` when that was removed, or replaced by the one of a
-   * later epoch, and when the fleet is closed. Looks at the file system. @throws `RESOURCE`
+   * Whether the fleet's name still refers to the file of this object. `false` if the file was removed or replaced by a
+   * file with a later epoch, or if the fleet is closed. Each read opens the file. @throws `RESOURCE`
    */
   get isCurrent(): boolean {
     return !this.closed && this.handle.fileEpoch() === this.epoch;
   }
 
-  /** Members that live, this one among them. @throws {ClosedError} */
+  /** Returns the living members, including this one. @throws {ClosedError} */
   members(): FleetMember[] {
     return this.handle.members();
   }
 
-  /** The ring of that name. @throws {InvalidConfigError} when the fleet has none; {@link ClosedError}. */
+  /** Returns the ring with this name. @throws {InvalidConfigError} if it does not exist; {@link ClosedError}. */
   ring(name: string): Ring {
-    if (this.closed) throw new ClosedError(`fleet "${this.name}"`);
+    if (this.closed) throw new ClosedError(`Fleet "${this.name}"`);
     const known = this.#rings.get(name);
     if (known) return known;
     const index = this.geometry.rings.findIndex((one) => one.name === name);
     if (index < 0) {
       const names = this.geometry.rings.map((one) => one.name).join(", ");
-      throw new InvalidConfigError(`fleet "${this.name}" has no ring ${shown(name)}.`, {
-        hint: `It has ${names || "none"}; the first to join names them in \`rings\`.`,
+      throw new InvalidConfigError(`Fleet "${this.name}" has no ring ${shown(name)}.`, {
+        hint: names
+          ? `Use one of its rings: ${names}. The first member creates them, from its option \`rings\`.`
+          : "Name the ring in the option `rings` of the first member: it creates the fleet.",
       });
     }
     const ring = new Ring(this, index);
@@ -143,15 +145,16 @@ export class Fleet implements AsyncDisposable {
     return ring;
   }
 
-  /** @internal Calls `listener` when the fleet is closed, while its memory is still there. */
+  /** @internal Calls `listener` when the fleet closes, before its memory is unmapped. */
   onClose(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => void this.#listeners.delete(listener);
   }
 
   /**
-   * Leaves the fleet: cursors and subscriptions end, leases are given back. Never fails; may be called again. Blocks as
-   * {@link join} does; the file of a last member that could not have the lock stays, for the next to join.
+   * Leaves the fleet: closes cursors and subscriptions, and releases leases. Never fails. Calling it again does
+   * nothing. Blocks the thread like {@link join}. The last member removes the file, except if it cannot get the lock:
+   * then the next join reuses the file.
    */
   async close(): Promise<void> {
     this.handle.leave(() => {
@@ -172,7 +175,7 @@ function noted(key: string, fleet: Fleet): Fleet {
 
 // ---- joining --------------------------------------------------------------------------------------------------------
 
-/** Asks for the sizes that were named, and otherwise for those that are there. */
+/** Joins with the sizes that the options name, and the sizes of the existing fleet for the rest. */
 function negotiate(place: FleetPlace, sizes: WantedSizes): FleetHandle {
   let want = withDefaults(sizes);
   for (let attempt = 0; ; attempt++) {
@@ -181,7 +184,10 @@ function negotiate(place: FleetPlace, sizes: WantedSizes): FleetHandle {
     const differing = differences(found, sizes);
     if (differing.length > 0) throw new FleetGeometryError(place.name, differing);
     if (attempt === ATTEMPTS) {
-      throw new SlotbusError("RESOURCE", `fleet "${place.name}" changed ${ATTEMPTS} times while it was joined.`);
+      throw new SlotbusError(
+        "RESOURCE",
+        `Cannot join fleet "${place.name}": its sizes changed ${ATTEMPTS} times meanwhile.`,
+      );
     }
     want = found;
   }

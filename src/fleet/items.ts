@@ -1,29 +1,29 @@
-/** What cursors and subscriptions have in common: items for one reader, one after the other. */
+/** Base class of cursors, subscriptions and lease watches: an async iterator for one reader. */
 
 import { nextTurn, systemClock } from "../clock.ts";
 import { holdWhile } from "../hold.ts";
 import type { EventReader } from "./event-ring.ts";
 
 const DONE: IteratorResult<never> = { done: true, value: undefined };
-/** Batches read without a turn of the event loop. */
+/** Number of batches that are read before the event loop gets a turn. */
 export const BATCHES_PER_TURN = 16;
 
-/** An async iterator over what is there and what comes. */
+/** An async iterator over existing and future items. */
 export abstract class Items<T> implements AsyncIterableIterator<T>, AsyncDisposable {
-  /** Batches read since the event loop had its turn. */
+  /** Number of batches read since the event loop had a turn. */
   protected batches = 0;
   #pending: Promise<IteratorResult<T>> | null = null;
   #failure: { error: unknown } | null = null;
 
   abstract get closed(): boolean;
 
-  /** Takes nothing more from now on. May be called again. */
+  /** Ends the iterator. Calling it again does nothing. */
   abstract close(): void;
 
-  /** @internal What can be had without waiting; `null`: ask {@link read}. */
+  /** @internal Returns the next item if it is available without waiting; otherwise `null`. */
   protected abstract take(): T | null;
 
-  /** @internal Waits for the next item; returns {@link end} when there will be none. */
+  /** @internal Waits for the next item. Returns {@link end} after the last one. */
   protected abstract read(): Promise<IteratorResult<T>>;
 
   next(): Promise<IteratorResult<T>> {
@@ -36,7 +36,7 @@ export abstract class Items<T> implements AsyncIterableIterator<T>, AsyncDisposa
     return this.#pending;
   }
 
-  /** Ends the loop that is left by `break`. */
+  /** Closes the iterator. `for await` calls it at `break`. */
   async return(): Promise<IteratorResult<T>> {
     this.close();
     return DONE;
@@ -50,18 +50,18 @@ export abstract class Items<T> implements AsyncIterableIterator<T>, AsyncDisposa
     this.close();
   }
 
-  /** @internal Whether so much was read that the event loop is to have its turn. */
+  /** @internal Whether enough was read that the event loop should get a turn. */
   protected get isTurnDue(): boolean {
     return this.batches >= BATCHES_PER_TURN;
   }
 
-  /** @internal Resolves when the event loop had its turn. */
+  /** @internal Resolves after a turn of the event loop. */
   protected turn(): Promise<void> {
     this.batches = 0;
     return nextTurn(systemClock);
   }
 
-  /** @internal Resolves when there may be more to poll, or when the reader is closed. The process stays alive meanwhile. */
+  /** @internal Resolves when there may be more to poll or the reader is closed. Keeps the process alive until then. */
   protected sleep(reader: EventReader): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     if (!reader.listen(resolve)) return this.turn();
@@ -69,14 +69,14 @@ export abstract class Items<T> implements AsyncIterableIterator<T>, AsyncDisposa
     return holdWhile(promise);
   }
 
-  /** @internal Closes it, if it is open; reading throws `error` once, behind what is there. */
+  /** @internal Closes the iterator if it is open. Reading throws `error` once, after the queued items. */
   protected fail(error: unknown): void {
     if (this.closed) return;
     this.#failure = { error };
     this.close();
   }
 
-  /** @internal Throws what it failed with, once. */
+  /** @internal Throws the error of {@link fail}, once. Otherwise returns the end of the iteration. */
   protected end(): IteratorResult<T> {
     const failure = this.#failure;
     this.#failure = null;

@@ -1,4 +1,4 @@
-/** Options of a fleet and of a cursor; the sizes of a fleet, and how two of them differ. */
+/** Options of fleets and cursors. Compares the sizes of a fleet with the sizes that a member asks for. */
 
 import { shown } from "../check.ts";
 import { type FleetDifference, InvalidConfigError } from "../errors.ts";
@@ -19,7 +19,7 @@ import { checkName, resolveDirectory } from "../runtime-directory.ts";
 import type { From } from "./event-ring.ts";
 import { invalidName } from "../errors/plain.ts";
 
-/** A size of a ring that must be a multiple of a step, or a power of two. It is `null` when it is left out. */
+/** An optional size of a ring with an additional condition, such as a power of two. */
 function size([low, high]: readonly [number, number], unit: string, shape: string, fits: (value: number) => boolean) {
   const range = `${low} to ${high}${unit}, ${shape}`;
   const check = (value: unknown, name: string): number => {
@@ -32,19 +32,19 @@ function size([low, high]: readonly [number, number], unit: string, shape: strin
 const { frames, frameBytes } = FLEET_LIMITS;
 
 const ringRows = {
-  /** Frames of the ring. */
+  /** Number of frames of the ring. */
   frames: optional(
     size(frames, "", "a power of two", (value) => (value & (value - 1)) === 0),
     "1024",
   ),
-  /** Payload of a frame, in bytes. A longer event takes several frames. */
+  /** Payload of a frame, in bytes. A longer event takes several frames, at most a quarter of the ring. */
   frameBytes: optional(
     size(frameBytes, " bytes", "a multiple of 8", (value) => value % 8 === 0),
     "512",
   ),
 };
 
-/** Size of a ring. */
+/** Sizes of a ring. */
 export interface RingOptions extends Given<typeof ringRows> {}
 
 /** @internal */
@@ -57,13 +57,13 @@ const RING_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$/;
 
 function checkRings(rings: Rings, option: string): ResolvedRings {
   if (typeof rings !== "object" || rings === null || Array.isArray(rings)) {
-    throw new InvalidConfigError(`${option} is ${shown(rings)}; it must be an object of rings by name.`, {
-      hint: "Pass `{ events: {} }`.",
+    throw new InvalidConfigError(`${option} is ${shown(rings)}; it must be an object with an entry for each ring.`, {
+      hint: "Pass for example `{ events: {} }`.",
     });
   }
   const all = Object.entries(rings);
   if (all.length > FLEET_LIMITS.rings) {
-    throw new InvalidConfigError(`a fleet of ${all.length} rings; it has at most ${FLEET_LIMITS.rings}.`);
+    throw new InvalidConfigError(`${option} has ${all.length} rings; the limit is ${FLEET_LIMITS.rings}.`);
   }
   return Object.fromEntries(
     all.map(([name, ring]) => {
@@ -78,30 +78,30 @@ const placeRows = {
   name: needed(
     custom<string>(undefined, "1 to 64 of A-Z a-z 0-9 . _ -", (value: unknown) => checkName(value, "fleet")),
   ),
-  /** Runtime directory. It is made when it is absent. */
+  /** Runtime directory. `Fleet.join` creates it if it does not exist. */
   directory: custom<string>(undefined, "a path", resolveDirectory, "$SLOTBUS_DIR, else /dev/shm/slotbus-<euid>"),
 };
 
 const fleetRows = {
   ...placeRows,
-  /** Members at once. */
+  /** Largest number of members at the same time. */
   maxMembers: optional(integer(undefined, 1, FLEET_LIMITS.maxMembers), "64"),
-  /** Leases held at once. */
+  /** Largest number of leases that are held at the same time. */
   maxLeases: optional(integer(undefined, 1, FLEET_LIMITS.maxLeases), "256"),
-  /** Rings of the fleet, by name. */
+  /** Rings of the fleet, by name. A ring is created by the first member of the fleet. */
   rings: optional(custom<Rings, ResolvedRings>(undefined, `at most ${FLEET_LIMITS.rings}, by name`, checkRings)),
 };
 
-/** What a member asks of its fleet. A size that is left out is the one of the fleet that is there. */
+/** Name and sizes of the fleet to join. A size that you leave out is taken from the existing fleet. */
 export interface FleetOptions extends Given<typeof fleetRows> {}
 
-/** Which fleet is observed. */
+/** Name and directory of the fleet to observe. */
 export interface FleetObserveOptions extends Given<typeof placeRows> {}
 
 /** The sizes among the options of a fleet. */
 export type FleetSizes = Pick<FleetOptions, "maxMembers" | "maxLeases" | "rings">;
 
-/** @internal The sizes that a member named; `null`: it did not. */
+/** @internal The sizes in the options; `null` for a size that was left out. */
 export type WantedSizes = Pick<Resolved<typeof fleetRows>, "maxMembers" | "maxLeases" | "rings">;
 
 /** @internal */
@@ -112,7 +112,7 @@ export const fleetObserveOptions = new Options("an observer of a fleet", placeRo
 
 const FROM = '"head", "oldest", a position, a bookmark';
 
-/** @internal Where a cursor or a subscription begins. */
+/** @internal Where a cursor or a subscription starts. */
 export const from = optional(
   custom<From>(undefined, FROM, (place, name) => place ?? refuse(name, place, FROM)),
   '"head"',
@@ -120,29 +120,30 @@ export const from = optional(
 
 const cursorRows = {
   /**
-   * Where the cursor begins. `"head"`: what is published from now on. `"oldest"`: everything that is still there. A
-   * position or a {@link Cursor.bookmark}: from there on. Of events lost behind a plain position the frames are counted.
+   * Where the cursor starts. `"head"`: at events published from now on. `"oldest"`: at the oldest event still in the
+   * ring. A {@link Cursor.bookmark} or a position: at that place. If events were overwritten after a plain position,
+   * the cursor reports the number of their frames instead of the number of events.
    */
   from,
-  /** Events that `for await` copies out of the ring at once. */
+  /** Number of events that `for await` copies out of the ring at once. */
   batch: integer(64, 1, 65_536),
-  /** Ends the cursor: `for await` rejects with `signal.reason`. */
+  /** Closes the cursor when it aborts; `for await` then rejects with `signal.reason`. */
   signal,
 };
 
-/** Where a cursor begins, and how it reads. */
+/** Where a cursor starts and how it reads. */
 export interface CursorOptions extends Given<typeof cursorRows> {}
 
 /** @internal */
 export const cursorOptions = new Options("a cursor", cursorRows);
 
 /** @internal Options of `ring.publish`. */
-export const ringPublishOptions = new Options("a publish", {
-  /** A number that travels with the event. */
+export const ringPublishOptions = new Options("publish()", {
+  /** Number that readers get with the event, as {@link Frame.kind}. */
   kind: integer(0, 0, 0xffff_ffff),
 });
 
-/** What is asked for of a fleet that is not there yet. */
+/** Returns the sizes of a new fleet: the given sizes, and the defaults. */
 export function withDefaults({ maxMembers, maxLeases, rings }: WantedSizes): FleetGeometry {
   const list = Object.entries(rings ?? {}).map(([name, ring]) => ({
     name,
@@ -152,7 +153,7 @@ export function withDefaults({ maxMembers, maxLeases, rings }: WantedSizes): Fle
   return { maxMembers: maxMembers ?? 64, maxLeases: maxLeases ?? 256, rings: list };
 }
 
-/** In what a fleet differs from the sizes that were named. Rings that nobody asks for are no difference. */
+/** Returns the differences between the sizes of a fleet and the given sizes. Other rings of the fleet are ignored. */
 export function differences(theirs: FleetGeometry, ours: WantedSizes): FleetDifference[] {
   const found: FleetDifference[] = [];
   const compare = (what: string, a: number, b: number | null): void => {

@@ -1,4 +1,4 @@
-/** A reader of a fleet's ring, which is told when there is more to read. */
+/** Reads a ring of a fleet, and sleeps until there are more events. */
 
 import { availableParallelism } from "node:os";
 import { systemClock } from "../clock.ts";
@@ -8,7 +8,7 @@ import type { FleetHandle } from "../native/fleet.ts";
 import { type EventReader, type From, startOf } from "./event-ring.ts";
 import type { Wake } from "./wake.ts";
 
-/** @internal What a reader asks of its fleet. */
+/** @internal The parts of a fleet that a reader uses. */
 export interface ReaderFleet {
   readonly handle: FleetHandle;
   readonly epoch: number;
@@ -16,24 +16,24 @@ export interface ReaderFleet {
   readonly wake: Wake;
 }
 
-/** After the last event a reader looks for so long on each turn of the event loop before it sleeps, in ms. */
+/** Time after the last event in which a reader polls on each turn of the event loop before it sleeps, in ms. */
 const SPIN_MS = availableParallelism() > 1 ? 0.05 : 0;
-/** A writer that has stopped in the middle of a publication wakes nobody: a reader looks so often meanwhile, in ms. */
+/** Polling interval while a stopped writer holds the ring's lock, in ms. The writer cannot wake readers. */
 const STOPPED_WRITER_MS = 1;
-/** Pause between two looks of an observer at what its fleet's name leads to now. */
-const LOOK_MS = 100;
+/** Interval at which an observer checks whether the fleet's file was replaced, in ms. */
+const FILE_CHECK_MS = 100;
 
 export class Reader extends CursorHandle implements EventReader {
   /**
-   * Until it is told: the fleet's epoch when the one that was asked for has passed, and it begins at the oldest event; for
-   * an observer, the epoch of the file that has taken the place of its own.
+   * A new epoch that {@link takeNewEpoch} has not returned yet. For a bookmark with another epoch, this is the fleet's
+   * epoch; for an observer, it is the epoch of the file that replaced the observed file.
    */
   #newEpoch: number | null;
   readonly #fleet: ReaderFleet;
   #toldEpoch: number;
-  #lookedAt = -Infinity;
+  #checkedAt = -Infinity;
   #foundAt = 0;
-  #deaf: (() => void) | null = null;
+  #unlisten: (() => void) | null = null;
   #wake: (() => void) | null = null;
 
   constructor(fleet: ReaderFleet, ring: number, from: From) {
@@ -53,19 +53,19 @@ export class Reader extends CursorHandle implements EventReader {
   override poll(max: number): number {
     const count = super.poll(max);
     if (count > 0 && SPIN_MS > 0) this.#foundAt = systemClock.now();
-    if (count === 0 && this.lost === 0 && this.#fleet.isObserver) this.#lookAtFile();
+    if (count === 0 && this.lost === 0 && this.#fleet.isObserver) this.#checkFile();
     return count;
   }
 
-  /** Looks again on the next turns of the event loop when something came just now; then it sleeps, without a timer. */
+  /** Polls on each turn for a short time after the last event (returns `false`), then sleeps without a timer. */
   listen(wake: () => void): boolean {
     if (SPIN_MS > 0 && systemClock.now() - this.#foundAt < SPIN_MS) return false;
     if (this.#fleet.isObserver) {
-      throw new InvalidConfigError("an observer cannot sleep for events: it writes nothing, not even that it waits.", {
-        hint: "Call `poll`, or join the fleet.",
+      throw new InvalidConfigError("An observer cannot wait for events: it has no write access to the fleet's file.", {
+        hint: "Call `poll()`, or join the fleet with `Fleet.join`.",
       });
     }
-    this.#deaf ??= this.#fleet.wake.listen(this.#wakeUp); // first: what is published from here on is heard
+    this.#unlisten ??= this.#fleet.wake.listen(this.#wakeUp); // before park(): events in between must wake it
     const when = this.park();
     if (when === "now") return false;
     this.#wake = wake;
@@ -83,15 +83,15 @@ export class Reader extends CursorHandle implements EventReader {
     if (this.closed) return;
     super.close();
     this.#wakeUp();
-    this.#deaf?.();
-    this.#deaf = null;
+    this.#unlisten?.();
+    this.#unlisten = null;
   }
 
-  /** Nobody tells an observer that its file was replaced: what comes is in another one. */
-  #lookAtFile(): void {
+  /** Checks whether another file has replaced the observed one. Nothing notifies an observer of it. */
+  #checkFile(): void {
     const now = systemClock.now();
-    if (now - this.#lookedAt < LOOK_MS) return;
-    this.#lookedAt = now;
+    if (now - this.#checkedAt < FILE_CHECK_MS) return;
+    this.#checkedAt = now;
     const epoch = this.#fleet.handle.fileEpoch();
     if (epoch === 0 || epoch === this.#toldEpoch) return;
     this.#toldEpoch = epoch;

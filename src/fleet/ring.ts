@@ -1,7 +1,7 @@
-/** A ring of a fleet: whatever one member publishes, every cursor of every member sees, or is told that it is lost. */
+/** A ring of a fleet. Every cursor of every member reads each event, or learns how many events it missed. */
 
 import { WholeBody } from "../body.ts";
-import { checkInteger, checkOptions } from "../check.ts";
+import { checkInteger, checkOptions, shown } from "../check.ts";
 import { InvalidConfigError, PayloadTooLargeError } from "../errors.ts";
 import type { FleetGeometry } from "../native/fleet-geometry.ts";
 import type { Bookmark, EventRing, From } from "./event-ring.ts";
@@ -9,23 +9,24 @@ import { Items } from "./items.ts";
 import { type CursorOptions, cursorOptions, ringPublishOptions } from "./options.ts";
 import { Reader, type ReaderFleet } from "./reader.ts";
 
-/** An event as it was published. */
+/** An event as {@link Ring.publish} published it. */
 export class Frame extends WholeBody {
-  /** As given to {@link Ring.publish}. */
+  /** The option `kind` of {@link Ring.publish}. */
   readonly kind: number;
-  /** Wall clock of the publisher, in ms. */
+  /** Time of publication by the publisher's wall clock, in ms. */
   readonly time: number;
-  /** Index of the member that published it, and which of those that had it. */
+  /** Index of the member that published the event. */
   readonly writer: number;
+  /** Incarnation of that member: distinguishes it from other members with the same index. */
   readonly incarnation: number;
-  /** Of its first frame in the ring. */
+  /** Position of its first frame in the ring. */
   readonly position: number;
-  /** Its number in the ring, from 0. */
+  /** Number of the event in the ring, from 0. */
   readonly event: number;
-  /** A copy, which is yours to keep. */
+  /** The payload, as a copy that you may keep. */
   readonly body: Uint8Array<ArrayBuffer>;
 
-  /** @internal The record that `reader` has come to. */
+  /** @internal Copies the current event of `reader`. */
   constructor(reader: Reader) {
     super();
     const { kind, time, writer, incarnation, position, event } = reader;
@@ -40,8 +41,8 @@ export class Frame extends WholeBody {
 }
 
 /**
- * What a cursor finds, in order: events, how many were overwritten before it came, and that the file is a new one, of that
- * epoch. What follows a new epoch comes from that file; but an observer stays with its own, and has to observe again.
+ * An item of a cursor: an event, the number of events that were overwritten at this place, or a new epoch. A new epoch
+ * means that the fleet has a new file. A member continues with that file; an observer must call `Fleet.observe` again.
  */
 export type CursorItem = Frame | { readonly overwritten: number } | { readonly epoch: number };
 
@@ -50,16 +51,16 @@ const KIND_MAX = 0xffff_ffff;
 const noOptions = {};
 const encoder = new TextEncoder();
 
-/** @internal What a ring asks of its fleet. */
+/** @internal The parts of a fleet that a ring uses. */
 export interface RingFleet extends ReaderFleet {
   readonly geometry: FleetGeometry;
   onClose(listener: () => void): () => void;
 }
 
-/** A ring of a fleet: plain bytes, published by any member and read by cursors. */
+/** A ring of a fleet. Any member publishes bytes to it and reads them with cursors. */
 export class Ring implements EventRing {
   readonly name: string;
-  /** Frames of the ring. */
+  /** Number of frames. */
   readonly frames: number;
   /** Payload of a frame, in bytes. */
   readonly frameBytes: number;
@@ -85,14 +86,14 @@ export class Ring implements EventRing {
     return this.fleet.isObserver;
   }
 
-  /** Frames published so far: the position of the next one. */
+  /** Position of the next frame: the number of frames published so far. */
   get head(): number {
     return this.fleet.handle.head(this.#index);
   }
 
   /**
-   * Publishes bytes, or text as UTF-8, to all cursors. Waits for nobody but another publisher, for microseconds; for one
-   * that is stopped in the middle, 1 s.
+   * Publishes bytes, or text as UTF-8, to all cursors. Never waits for readers. Waits microseconds for another
+   * publisher of the ring, and up to 1 s if that publisher was stopped (SIGSTOP) in the middle of its publication.
    *
    * @throws {PayloadTooLargeError}, {@link InvalidConfigError}, {@link FleetBusyError}, {@link ClosedError}.
    */
@@ -102,7 +103,7 @@ export class Ring implements EventRing {
   }
 
   /**
-   * A place in the ring that moves on as events are read.
+   * Opens a cursor: a place in the ring that advances with each event that you read.
    *
    *     for await (const item of ring.cursor()) if ("body" in item) console.log(item.text());
    *
@@ -140,7 +141,7 @@ export class Ring implements EventRing {
       return encoder.encodeInto(payload, this.draft(payload.length * 3)).written;
     }
     if (!(payload instanceof Uint8Array)) {
-      throw new InvalidConfigError(`an event is bytes or text, not ${payload === null ? "null" : typeof payload}.`);
+      throw new InvalidConfigError(`payload is ${shown(payload)}; it must be a Uint8Array or text.`);
     }
     if (payload.length > most) throw new PayloadTooLargeError("event", payload.length, most);
     this.draft(payload.length).set(payload);
@@ -149,22 +150,24 @@ export class Ring implements EventRing {
 }
 
 function kindIn(options: { kind?: number | undefined }): number {
-  for (const key in checkOptions("a publish", options)) if (key !== "kind") ringPublishOptions.check(options);
+  for (const key in checkOptions("publish()", options)) if (key !== "kind") ringPublishOptions.check(options);
   return checkInteger("kind", options.kind ?? 0, 0, KIND_MAX);
 }
 
-/** Owned by whoever reads; it slows nobody down. Closed by `close`, by leaving the loop, and with the fleet. */
+/**
+ * A place in a ring for one reader. It does not slow down publishers or other readers. It ends with `close()`, when a
+ * loop over it ends, when its signal aborts, and when the fleet is closed.
+ */
 export class Cursor extends Items<CursorItem> {
   readonly ring: Ring;
   readonly #reader: Reader;
   readonly #batch: number;
   readonly #signal: AbortSignal | null;
   readonly #forget: () => void;
-  /** Not told yet. */
+  /** New epoch that {@link take} has not returned yet. */
   #newEpoch: number | null;
-  /** Lost, and not told yet. */
-  #untold: number;
-  /** Lost so far. */
+  /** Number of lost events that {@link take} has not reported yet. */
+  #unreported: number;
   #lost: number;
   #position: number;
   #event: number;
@@ -179,7 +182,7 @@ export class Cursor extends Items<CursorItem> {
     this.#signal = signal;
     this.#reader = ring.reader(from ?? "head");
     this.#newEpoch = this.#reader.takeNewEpoch();
-    this.#untold = this.#lost = this.#reader.lost;
+    this.#unreported = this.#lost = this.#reader.lost;
     this.#position = this.#reader.nextPosition;
     this.#event = this.#reader.nextEvent;
     this.#forget = ring.onClose(() => this.close());
@@ -190,17 +193,17 @@ export class Cursor extends Items<CursorItem> {
     return this.#reader.closed;
   }
 
-  /** Events lost so far because they were overwritten before they were read. */
+  /** Number of events that were overwritten before this cursor read them. */
   get lost(): number {
     return this.#lost;
   }
 
-  /** Place of the next event that was not handed out yet; a later cursor can begin there. */
+  /** Place of the next event. Pass it as `from` to continue there with a later cursor. */
   get bookmark(): Bookmark {
     return { epoch: this.ring.fleet.epoch, position: this.#position, event: this.#event };
   }
 
-  /** What is there now, at most `max` events. Empty when there is nothing, and when the cursor is closed. */
+  /** Returns the items that are available now, at most `max` events. Empty if there are none. */
   poll(max = this.#batch): CursorItem[] {
     checkInteger("max", max, 1, POLL_MAX);
     const items: CursorItem[] = [];
@@ -216,7 +219,7 @@ export class Cursor extends Items<CursorItem> {
     return items;
   }
 
-  /** Ends it; a loop over it ends. May be called again. */
+  /** Closes the cursor. A loop over it ends. Calling it again does nothing. */
   close(): void {
     if (this.closed) return;
     this.#forget();
@@ -236,13 +239,13 @@ export class Cursor extends Items<CursorItem> {
     return this.end();
   }
 
-  /** Looks into the ring; `false` when there is nothing. */
+  /** Reads a batch from the ring. Returns `false` if there is nothing new. */
   #fill(max: number): boolean {
     const found = this.#reader.poll(max);
     this.batches++;
-    this.#untold += this.#reader.lost;
+    this.#unreported += this.#reader.lost;
     this.#lost += this.#reader.lost;
-    if (found > 0 || this.#untold > 0) return true;
+    if (found > 0 || this.#unreported > 0) return true;
     this.#moveOn();
     this.#newEpoch = this.#reader.takeNewEpoch();
     return this.#newEpoch !== null;
@@ -256,9 +259,9 @@ export class Cursor extends Items<CursorItem> {
       this.#newEpoch = null;
       return { epoch };
     }
-    if (this.#untold > 0) {
-      const overwritten = this.#untold;
-      this.#untold = 0;
+    if (this.#unreported > 0) {
+      const overwritten = this.#unreported;
+      this.#unreported = 0;
       if (reader.left === 0) this.#moveOn();
       return { overwritten };
     }

@@ -1,10 +1,10 @@
-/** Wake-ups of a fleet: one futex word that all members share, as an event of this process's event loop. */
+/** Delivers the wake-ups of a fleet (a futex word that all members share) to the event loop of this process. */
 
 import { systemClock, type Timer } from "../clock.ts";
 import type { FleetHandle } from "../native/fleet.ts";
 import { type Watch, watchFleet } from "../native/watch.ts";
 
-/** Pause before a watch that failed is begun anew, in ms. */
+/** Pause before a failed watch is opened again, in ms. */
 const RETRY_MS = 100;
 
 /** @internal */
@@ -12,7 +12,7 @@ export class Wake {
   readonly #fleet: FleetHandle;
   readonly #listeners = new Set<() => void>();
   #watch: Watch | null = null;
-  /** Until the next attempt to watch, when the last one has failed. */
+  /** Runs until the next attempt to open the watch, after a failed one. */
   #retry: Timer | null = null;
   #isRingingSoon = false;
 
@@ -21,8 +21,8 @@ export class Wake {
   }
 
   /**
-   * Calls `listener` at every wake-up from now on, until the result is called. Does not keep the process alive. The first
-   * listener begins the watch, the last ends it.
+   * Calls `listener` at every wake-up. The returned function removes the listener. Does not keep the process alive. The
+   * watch is open while there is a listener.
    */
   listen(listener: () => void): () => void {
     if (!this.#watch && !this.#retry) this.#open();
@@ -34,8 +34,8 @@ export class Wake {
   }
 
   /**
-   * Somebody slept when this process published: its own listeners hear of it on the next turn of the event loop, and not
-   * only when the thread that watches had its turn.
+   * Calls the listeners of this process on the next turn of the event loop. Call it after a publication that woke a
+   * sleeper: it is faster than the wake-up through the thread that watches the futex.
    */
   ringSoon(): void {
     if (this.#isRingingSoon || this.#listeners.size === 0) return;
@@ -46,7 +46,7 @@ export class Wake {
     });
   }
 
-  /** Ends the watch; listeners hear nothing more. */
+  /** Closes the watch and removes all listeners. */
   close(): void {
     this.#listeners.clear();
     this.#retry?.close();
@@ -62,14 +62,14 @@ export class Wake {
     });
   }
 
-  /** Until the fleet is watched again, all look from time to time. */
+  /** Tries again to open the watch until it succeeds. Meanwhile each attempt wakes all listeners, so that they poll. */
   #openLater(): void {
     this.#retry = systemClock.after(RETRY_MS, () => {
       this.#retry = null;
       try {
         this.#open();
       } catch {
-        this.#openLater(); // there was no memory, descriptor or thread for it
+        this.#openLater(); // out of memory, descriptors or threads
       }
       this.#ring();
     });
@@ -77,7 +77,7 @@ export class Wake {
   }
 
   readonly #ring = (): void => {
-    const now = [...this.#listeners]; // one that listens anew waits for the next
+    const now = [...this.#listeners]; // a listener that is added meanwhile waits for the next wake-up
     for (const listener of now) listener();
   };
 }

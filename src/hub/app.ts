@@ -1,4 +1,4 @@
-/** An app mounted in a hub's worker: its requests as the client sent them, and the client's address. */
+/** Apps (Hono, Elysia) mounted in a hub worker: they get requests as the client sent them, and the client's address. */
 
 import { type ClientAddress, MountedServer } from "../bus/app.ts";
 import { toWebRequest } from "../bus/fetch.ts";
@@ -6,7 +6,7 @@ import type { HeaderList } from "../bus/headers.ts";
 import type { FetchHandler, Handler } from "../bus/request.ts";
 import { addressIn, firstOf } from "./forwarded.ts";
 
-/** The hub's word on the requests that apps have. */
+/** Headers that the hub added to the requests of apps. */
 const words = new WeakMap<Request, HeaderList>();
 
 const server = new MountedServer((request) => {
@@ -14,7 +14,7 @@ const server = new MountedServer((request) => {
   return headers ? clientOf(headers) : null;
 });
 
-/** An app that sees its paths without their first `cut` characters. */
+/** Returns a handler that calls the app; the app sees paths without their first `cut` characters. */
 export function appHandler(app: FetchHandler, cut: number): Handler {
   server.giveTo(app);
   return async (request) => {
@@ -25,7 +25,7 @@ export function appHandler(app: FetchHandler, cut: number): Handler {
   };
 }
 
-/** Scheme and host that the client used, as the hub says; of several, which a chain of proxies writes, the first. */
+/** Scheme and host that the client used, from the headers of the hub. A chain of proxies writes several; the first counts. */
 function originOf(headers: HeaderList): string {
   const isSecure = firstOf(headers.get("x-forwarded-proto") ?? "").toLowerCase() === "https";
   const host = firstOf(headers.get("x-forwarded-host") ?? headers.get("host") ?? "slotbus");
@@ -33,8 +33,8 @@ function originOf(headers: HeaderList): string {
 }
 
 /**
- * A hub behind no proxy passes on one address. With `trustProxy` the last one is that of the proxy, which wrote the one before;
- * a client may have written those further left.
+ * Address of the client. Without a proxy, `x-forwarded-for` has one address. With `trustProxy`, the last address is the proxy and
+ * the address before it is the client as the proxy saw it; the client may have forged all others.
  */
 function clientOf(headers: HeaderList): ClientAddress | null {
   const route = headers.get("x-forwarded-for")?.split(",") ?? [];

@@ -1,4 +1,4 @@
-/** What a worker says to its hub: JSON over HTTP on the hub's control socket. */
+/** A worker's connection to the control plane of its hub: JSON over HTTP on the control socket. */
 
 import { join } from "node:path";
 import { checkDirectory } from "../native/directory.ts";
@@ -7,8 +7,8 @@ import { CONTROL_LIMIT, controlSocketOf } from "./names.ts";
 
 const REGISTER_PATH = "/internal/register";
 const TIMEOUT_MS = 5_000;
-/** Codes of errors of who asks where nobody listens. */
-const NOBODY: ReadonlySet<unknown> = new Set(["ENOENT", "ECONNREFUSED"]);
+/** Error codes of a socket on which no process listens. */
+const NOT_LISTENING: ReadonlySet<unknown> = new Set(["ENOENT", "ECONNREFUSED"]);
 
 export class HubClient {
   readonly hub: string;
@@ -16,7 +16,7 @@ export class HubClient {
   readonly #shared: boolean;
   readonly #socket: string;
 
-  /** `shared`: the directory was named, so it may belong to another user. */
+  /** `shared`: the directory was configured, so it may belong to another user. */
   constructor(hub: string, directory: string, shared: boolean) {
     this.hub = hub;
     this.#directory = directory;
@@ -27,25 +27,25 @@ export class HubClient {
   /**
    * Sends a request to the control socket.
    *
-   * @throws (rejects) {HubError} with the hub's status and code, or without when it does not answer. A body above the limit of the
-   * hub is not sent: status 413, code `PAYLOAD_TOO_LARGE`. `PERMISSION_DENIED`, `RESOURCE`: the runtime directory cannot
-   * be used; nothing is sent.
+   * @throws (rejects) {HubError} with the hub's status and code, or without them when the hub does not respond. A body above the
+   * hub's limit is not sent: status 413, code `PAYLOAD_TOO_LARGE`. `PERMISSION_DENIED`, `RESOURCE`: the runtime directory cannot
+   * be used; nothing was sent.
    */
   async call<T>(path: string, body?: object): Promise<T> {
     const json = body ? JSON.stringify(body) : null;
     const bytes = json === null ? 0 : Buffer.byteLength(json);
     if (bytes > CONTROL_LIMIT) {
       const what = path === REGISTER_PATH ? "registration" : "event";
-      throw new HubError(`the ${what} is ${bytes} bytes as JSON; hub "${this.hub}" takes at most ${CONTROL_LIMIT}.`, {
+      throw new HubError(`The ${what} is ${bytes} bytes as JSON; hub "${this.hub}" accepts at most ${CONTROL_LIMIT}.`, {
         status: 413,
         reason: "PAYLOAD_TOO_LARGE",
         hint:
           what === "event"
-            ? "Send a smaller event, or a URL to the data."
-            : "Register fewer routes, or split the worker.",
+            ? "Send a smaller event, or a URL of the data."
+            : "Register fewer routes, or split them between two workers.",
       });
     }
-    // Another user's program could listen there, if that user had made the directory first.
+    // If another user had created the directory first, that user's program could listen on the socket.
     checkDirectory(this.#directory, { shared: this.#shared });
     let response: Response;
     try {
@@ -57,14 +57,14 @@ export class HubClient {
         signal: AbortSignal.timeout(TIMEOUT_MS),
       });
     } catch (cause) {
-      const hint = `Its socket is ${this.#socket}: is a hub of that name running there?`;
-      const mayHaveExecuted = !NOBODY.has((cause as { code?: unknown }).code);
-      throw new HubError(`hub "${this.hub}" does not answer.`, { cause, hint, retryable: true, mayHaveExecuted });
+      const hint = `Start the hub, or correct the hub's name or directory; its socket is ${this.#socket}.`;
+      const mayHaveExecuted = !NOT_LISTENING.has((cause as { code?: unknown }).code);
+      throw new HubError(`Hub "${this.hub}" does not respond.`, { cause, hint, retryable: true, mayHaveExecuted });
     }
     const answer = ((await response.json().catch(() => null)) ?? {}) as { error?: string; code?: string };
     if (response.ok) return answer as T;
     const { status } = response;
-    throw new HubError(answer.error ?? `hub "${this.hub}" answered ${status}.`, {
+    throw new HubError(answer.error ?? `Hub "${this.hub}" responded with status ${status}.`, {
       status,
       reason: answer.code ?? "",
       retryable: status >= 500,

@@ -6,10 +6,10 @@ import { answerOf } from "../bus/fetch.ts";
 import type { Answerable } from "../bus/answer.ts";
 import type { WorkerRequest } from "../bus/request.ts";
 
-/** Answers a request whose answer was deferred; see {@link HubRequest.defer}. */
+/** Sends a deferred response; see {@link HubRequest.defer}. */
 export type HubDeferredAnswer = (answer: Answerable) => void;
 
-/** Names of the parameters of one segment, of all segments. */
+/** Parameter names of one segment, and of all segments. */
 type NameOf<Segment> = Segment extends `:${infer Name}` | `{${infer Name}}` | `*${infer Name}`
   ? Exclude<Name, "">
   : never;
@@ -23,11 +23,11 @@ export type PathParams<Pattern extends string> = string extends Pattern
   : { readonly [Name in NamesOf<Pattern>]: string };
 
 /**
- * What a handler of a hub's worker gets: the client's request, with the parameters of its route. A body that streams can be read only
- * until the request is answered (of a streamed answer: until its end); a later read rejects with an `AbortError`.
+ * The client's request with the parameters of its route, as a handler gets it. A streamed body can be read only until the
+ * response has been sent completely; a later read rejects with an `AbortError`.
  */
 export class HubRequest<Pattern extends string = string> extends StreamedBody {
-  /** The request of the bus: `borrow`, `reserve`, `respond`. */
+  /** The underlying request of the bus, with `borrow`, `reserve` and `respond`. */
   readonly raw: WorkerRequest;
   #query: URLSearchParams | null = null;
 
@@ -41,27 +41,27 @@ export class HubRequest<Pattern extends string = string> extends StreamedBody {
     return this.raw.method;
   }
 
-  /** As the client sent it, percent-encoded. */
+  /** Path as the client sent it, percent-encoded. */
   get path(): string {
     return this.raw.path;
   }
 
-  /** Pattern of the route. */
+  /** Pattern of the matching route. */
   get pattern(): string {
     return this.raw.pattern;
   }
 
-  /** Of the header `x-request-id`, or the hub's. */
+  /** Value of the header `x-request-id`, or an id that the hub generated. */
   get id(): string {
     return this.raw.id;
   }
 
-  /** W3C trace context of the client, or of the hub's own span; `null`: none, or malformed. */
+  /** W3C trace context of the client or of the hub's own span; `null` if missing or malformed. */
   get traceparent(): string | null {
     return this.raw.traceparent;
   }
 
-  /** Decoded. */
+  /** Parameters of the path, percent-decoded. */
   get params(): PathParams<Pattern> {
     return this.raw.params as PathParams<Pattern>;
   }
@@ -75,7 +75,7 @@ export class HubRequest<Pattern extends string = string> extends StreamedBody {
     return this.raw.headers;
   }
 
-  /** Aborts when the client has gone, or the time for the answer is over. */
+  /** Aborted when the client disconnects or the time for the response has passed. */
   get signal(): AbortSignal {
     return this.raw.signal;
   }
@@ -85,10 +85,10 @@ export class HubRequest<Pattern extends string = string> extends StreamedBody {
   }
 
   /**
-   * Returns the function that answers at any later time, with anything that a handler may return. A handler that has called this
-   * may return nothing. The first answer counts; one that cannot be sent fails as a returned one does: the client gets 500, and
-   * `handlerError` tells why. Keep the function: when it is collected as garbage without an answer, the client gets 500
-   * (`NO_ANSWER`).
+   * Returns a function that sends the response later. It accepts anything that a handler may return; the handler itself may
+   * then return nothing. Only the first call counts. If the response cannot be sent, the client gets 500 and `handlerError` is
+   * emitted, as for a returned response. Keep a reference to the function: if it is garbage-collected before it was called, the
+   * client gets 500 (`NO_ANSWER`).
    *
    *     const answer = request.defer();
    *     queue.push({ id: request.params["id"], done: (order) => answer({ json: order }) });
@@ -96,7 +96,7 @@ export class HubRequest<Pattern extends string = string> extends StreamedBody {
   defer(): HubDeferredAnswer {
     const { raw } = this;
     raw.defer();
-    let isAnswered = false; // a `Response` is sent later than it is given
+    let isAnswered = false; // a `Response` is sent after this call returns
     return (answer) => {
       if (!isAnswered) void send(raw, answer);
       isAnswered = true;
@@ -104,7 +104,7 @@ export class HubRequest<Pattern extends string = string> extends StreamedBody {
   }
 }
 
-/** Sends a deferred answer. A `Response` is converted first, as one that a handler returns. */
+/** Sends a deferred response. A `Response` object is converted first, as if the handler had returned it. */
 async function send(raw: WorkerRequest, answer: Answerable): Promise<void> {
   try {
     raw.respond(answer instanceof Response ? await answerOf(answer, raw) : answer);

@@ -1,4 +1,4 @@
-/** The control plane: what workers say to the hub, as JSON over HTTP on a socket that only our user can open. */
+/** The control plane: workers register and send events as JSON over HTTP, on a socket that only this user can open. */
 
 import { chmodSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -11,25 +11,25 @@ import type { ResolvedHubOptions } from "./options.ts";
 import type { Registry } from "./registry.ts";
 import type { EventStreams } from "./sse.ts";
 
-/** Addresses and `localhost`: a name that somebody else resolves is none of them. */
+/** IP addresses and `localhost`: hosts that no DNS server can point here. */
 const HOST = /^(?:localhost|\d+\.\d+\.\d+\.\d+|\[[0-9a-f:.]+\])$/;
 
-/** The control socket of a hub and, when it was asked for, the same on a port. Open until {@link close}. */
+/** The control socket of a hub, and its control port if the option `control` is set. Open until {@link close}. */
 export class ControlPlane {
   readonly #registry: Registry;
   readonly #streams: EventStreams;
   readonly #socket: string;
   readonly #servers: Server<unknown>[] = [];
-  /** Where it listens beside the socket; `null`: nowhere. */
+  /** URL of the control port; `null` without one. */
   readonly url: URL | null;
 
-  /** @throws `RESOURCE` when the port cannot be had. */
+  /** @throws `RESOURCE` when it cannot listen on the port. */
   constructor(options: ResolvedHubOptions, registry: Registry, streams: EventStreams) {
     const { control, directory, name } = options;
     this.#registry = registry;
     this.#streams = streams;
     this.#socket = join(directory, controlSocketOf(name));
-    this.removeSocket(); // of a hub that was killed: the name is ours
+    this.removeSocket(); // left by a killed hub: this hub now owns the name
     this.#serve({ unix: this.#socket }, admit);
     chmodSync(this.#socket, 0o600);
     if (control === null) {
@@ -43,7 +43,7 @@ export class ControlPlane {
       this.close();
       throw new SlotbusError(
         "RESOURCE",
-        `Cannot listen on the control port ${hostname}:${port}; another process may use it.`,
+        `Cannot listen on the control port ${hostname}:${port}: another process may use it.`,
         {
           cause,
         },
@@ -56,14 +56,14 @@ export class ControlPlane {
     this.removeSocket();
   }
 
-  /** For a process that exits without {@link close}. */
+  /** Removes the socket file. Also called when the process exits without {@link close}. */
   removeSocket(): void {
     rmSync(this.#socket, { force: true });
   }
 
   #serve(where: { unix: string } | { port: number; hostname: string }, guard: Guard): Server<unknown> {
     const fetch = (request: Request): Promise<Response> => this.#answer(request, guard);
-    const maxRequestBodySize = Number.MAX_SAFE_INTEGER; // Bun's own 413 has no body: readBody counts, and says what is wrong
+    const maxRequestBodySize = Number.MAX_SAFE_INTEGER; // readBody enforces the limit: Bun's own 413 has no body
     const server = Bun.serve({ ...where, maxRequestBodySize, fetch } as Bun.Serve.Options<undefined>);
     this.#servers.push(server as Server<unknown>);
     return server as Server<unknown>;
@@ -73,7 +73,7 @@ export class ControlPlane {
   async #answer(request: Request, guard: Guard): Promise<Response> {
     try {
       const url = URL.parse(request.url);
-      if (!url) throw new Failure(400, "BAD_HOST", "the host header is not a valid host.");
+      if (!url) throw new Failure(400, "BAD_HOST", "The host header is not a valid host.");
       guard(request, url);
       return await this.#act(request, url.pathname);
     } catch (error) {
@@ -84,36 +84,40 @@ export class ControlPlane {
   async #act(request: Request, path: string): Promise<Response> {
     if (path === "/health") {
       if (request.method === "GET") return Response.json(health(this.#registry));
-      throw new Failure(405, "METHOD", "this is only read.", { allow: "GET" });
+      throw new Failure(405, "METHOD", "This path is read-only; use GET.", { allow: "GET" });
     }
     const action = Object.hasOwn(ACTIONS, path) ? ACTIONS[path] : undefined;
-    if (!action) throw new Failure(404, "NO_ACTION", `there is no ${path.slice(0, 200)} here.`);
-    if (request.method !== "POST") throw new Failure(405, "METHOD", "an action is a POST.", { allow: "POST" });
+    if (!action) throw new Failure(404, "NO_ACTION", `There is no action ${path.slice(0, 200)}.`);
+    if (request.method !== "POST") throw new Failure(405, "METHOD", "This action needs POST.", { allow: "POST" });
     return Response.json(await action(await readJson(request), this.#registry, this.#streams));
   }
 }
 
-// ---- who may ask ------------------------------------------------------------------------------------------------------
+// ---- access -----------------------------------------------------------------------------------------------------------
 
-/** @throws {Failure} for whom it turns away. */
+/** @throws {Failure} for a request that is not allowed. */
 type Guard = (request: Request, url: URL) => void;
 
-/** A web page is nobody's worker: browsers name the origin of what a page sends, and where it comes from. */
+/** Rejects requests of web pages: a browser sends `origin` or `sec-fetch-site` with them. */
 function admit({ headers }: Request): void {
   const site = headers.get("sec-fetch-site") ?? "none";
-  if (headers.has("origin") || site !== "none") throw new Failure(403, "FROM_A_PAGE", "no page may ask here.");
+  if (headers.has("origin") || site !== "none")
+    throw new Failure(403, "FROM_A_PAGE", "Web pages may not use the control plane.");
 }
 
-/** A page can have its own name resolve to this machine; then that name is the host. */
+/** Also rejects host names: a web page can make its own name resolve to this machine (DNS rebinding). */
 function admitTcp(request: Request, url: URL, token: string): void {
   admit(request);
-  if (!HOST.test(url.hostname)) throw new Failure(403, "BAD_HOST", "the host must be an address or localhost.");
+  if (!HOST.test(url.hostname))
+    throw new Failure(403, "BAD_HOST", "The host header must be an IP address or localhost.");
   const given = /^bearer +(.+)$/i.exec(request.headers.get("authorization") ?? "")?.[1] ?? "";
   if (isSameToken(given, token)) return;
-  throw new Failure(401, "NO_TOKEN", "this needs `authorization: Bearer <token>`.", { "www-authenticate": "Bearer" });
+  throw new Failure(401, "NO_TOKEN", "The control port needs the header `authorization: Bearer <token>`.", {
+    "www-authenticate": "Bearer",
+  });
 }
 
-// ---- what they may ask for --------------------------------------------------------------------------------------------
+// ---- actions ----------------------------------------------------------------------------------------------------------
 
 type Json = Record<string, unknown>;
 type Action = (body: Json, registry: Registry, streams: EventStreams) => unknown;
@@ -121,13 +125,14 @@ type Action = (body: Json, registry: Registry, streams: EventStreams) => unknown
 const ACTIONS: Readonly<Record<string, Action>> = {
   "/internal/register": async ({ name, routes, pid = null, again = false }, registry) => {
     const processId = pid === null ? null : integer("pid", pid);
-    if (typeof again !== "boolean") throw new Failure(400, "BAD_FIELD", "again is not true or false.");
+    if (typeof again !== "boolean") throw new Failure(400, "BAD_FIELD", "again must be true or false.");
     const { id, bus } = await registry.register(text("name", name), routes as RouteRequest[], processId);
     if (again) registry.someReturned = true;
     return { worker_id: id, shm_name: bus };
   },
   "/internal/unregister": ({ worker_id }, registry) => {
-    if (!registry.unregister(text("worker_id", worker_id))) throw new Failure(404, "NO_WORKER", "that worker is gone.");
+    if (!registry.unregister(text("worker_id", worker_id)))
+      throw new Failure(404, "NO_WORKER", "There is no registration with this worker_id.");
     return {};
   },
   "/internal/emit": ({ source, event_type, data }, _registry, streams) => {
@@ -158,23 +163,23 @@ export function health(registry: Registry): object {
 function asFailure(error: unknown): Failure {
   if (error instanceof Failure) return error;
   if (error instanceof SlotbusError) return new Failure(error.retryable ? 503 : 400, error.code, error.message);
-  return new Failure(500, "INTERNAL", "the hub failed.");
+  return new Failure(500, "INTERNAL", "The hub failed to handle the request.");
 }
 
 async function readJson(request: Request): Promise<Json> {
   const type = request.headers.get("content-type") ?? "";
   const named = JSON.stringify(type.slice(0, 80));
   if (!/^application\/json *(?:;|$)/i.test(type))
-    throw new Failure(415, "NO_JSON", `the content-type is ${named}, not application/json.`);
+    throw new Failure(415, "NO_JSON", `The content-type is ${named}; it must be application/json.`);
   const bytes = await readBody(request);
   try {
     const value: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
     if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Json;
   } catch {}
-  throw new Failure(400, "BAD_JSON", "the body is not a JSON object.");
+  throw new Failure(400, "BAD_JSON", "The body is not a JSON object.");
 }
 
-/** Reads a body of at most {@link CONTROL_LIMIT} bytes, however large the body is. */
+/** Reads at most {@link CONTROL_LIMIT} bytes of a body. @throws {Failure} 413 if the body is larger. */
 async function readBody(request: Request): Promise<Uint8Array> {
   const declared = Number(request.headers.get("content-length") ?? 0);
   if (declared > CONTROL_LIMIT) throw tooLarge(CONTROL_LIMIT, declared);
@@ -187,7 +192,7 @@ async function readBody(request: Request): Promise<Uint8Array> {
       chunks.push(chunk);
     }
   } catch (error) {
-    throw error instanceof Failure ? error : new Failure(400, "BAD_BODY", "the body could not be read.");
+    throw error instanceof Failure ? error : new Failure(400, "BAD_BODY", "Cannot read the request body.");
   }
   return Buffer.concat(chunks, bytes);
 }
@@ -199,12 +204,12 @@ function text(name: string, value: unknown): string {
 
 function integer(name: string, value: unknown): number {
   if (Number.isSafeInteger(value) && (value as number) >= 0) return value as number;
-  throw new Failure(400, "BAD_FIELD", `${name} is not a whole number.`);
+  throw new Failure(400, "BAD_FIELD", `${name} must be a whole number of 0 or more.`);
 }
 
 function texts(name: string, value: unknown): Record<string, string> {
   const isMap =
     typeof value === "object" && value !== null && Object.values(value).every((one) => typeof one === "string");
   if (isMap) return value as Record<string, string>;
-  throw new Failure(400, "BAD_FIELD", `${name} is not an object of texts.`);
+  throw new Failure(400, "BAD_FIELD", `${name} must be an object whose values are text.`);
 }

@@ -1,4 +1,4 @@
-/** Which pages of other origins may read what the hub itself answers: the CORS protocol of the Fetch standard. */
+/** CORS (Fetch standard): which pages of other origins may read responses that the hub itself sends. */
 
 import type { ResolvedHubOptions } from "./options.ts";
 import { isReserved } from "./pattern.ts";
@@ -6,7 +6,7 @@ import { headerOf, type RequestHeaders } from "./proxy.ts";
 
 type Rule = NonNullable<ResolvedHubOptions["cors"]>;
 
-/** What a page may read besides the headers that every page may. */
+/** Response headers that pages may read besides the CORS-safelisted ones. */
 const EXPOSED = "retry-after, x-request-id";
 
 export class Cors {
@@ -19,16 +19,16 @@ export class Cors {
     this.#origins = rule.origins === "*" ? null : new Set(rule.origins);
   }
 
-  /** Whether the hub's answers for a path are for pages: those of event streams, and its errors where workers have routes. */
+  /** Whether CORS applies to the hub's own responses on a path: `/events`, and every path that workers can have routes for. */
   static isFor(path: string): boolean {
     return !isReserved(path) || path === "/events";
   }
 
-  /** Lets the page that asks read an answer, if it may. */
-  allow(asked: RequestHeaders, { headers }: Response): void {
-    const origin = headerOf(asked, "origin");
+  /** Adds the CORS headers to a response, if the origin of the request is allowed. */
+  allow(requestHeaders: RequestHeaders, { headers }: Response): void {
+    const origin = headerOf(requestHeaders, "origin");
     if (this.#origins) {
-      headers.append("vary", "origin"); // also of an answer to who has none: a cache may keep it
+      headers.append("vary", "origin"); // also without an origin: a cache may keep the response
       if (origin === null || !this.#origins.has(origin)) return;
     }
     headers.set("access-control-allow-origin", this.#origins ? origin! : "*");
@@ -36,17 +36,17 @@ export class Cors {
     headers.set("access-control-expose-headers", EXPOSED);
   }
 
-  /** The answer to what a browser asks before it sends a page's request; {@link allow} completes it. */
-  preflight(asked: RequestHeaders, requestId: string): Response {
+  /** Response to a preflight; {@link allow} adds the origin. */
+  preflight(requestHeaders: RequestHeaders, requestId: string): Response {
     const headers = new Headers({ "access-control-allow-methods": "GET", "x-request-id": requestId });
-    const wanted = headerOf(asked, "access-control-request-headers"); // the hub reads few of them, and no page gets more by them
+    const wanted = headerOf(requestHeaders, "access-control-request-headers"); // all are allowed: none gives a page more rights
     if (wanted) headers.set("access-control-allow-headers", wanted);
     headers.set("access-control-max-age", String(Math.floor(this.#rule.maxAge / 1_000)));
     return new Response(null, { status: 204, headers });
   }
 }
 
-/** The method that a browser asks for on behalf of a page; `null`: this is not such a question. */
+/** Method that a preflight asks for; `null` if the request is not a preflight. */
 export function preflightMethod(method: string, headers: RequestHeaders): string | null {
   return method === "OPTIONS" && headerOf(headers, "origin") !== null
     ? headerOf(headers, "access-control-request-method")

@@ -1,10 +1,13 @@
-/** Events from a worker to the clients of its hub. */
+/** Sends events from a worker to clients of its hub. */
 
 import type { HubClient } from "./client.ts";
 
-/** Each call rejects with `HubError` when the hub refuses it or does not answer; else it says how many clients were given it. */
+/**
+ * Sends events to clients of the hub. Each method resolves to the number of clients that the event was sent to, and rejects with
+ * `HubError` when the hub refuses the event or does not respond.
+ */
 export class HubEmitter {
-  /** Named in every event of {@link emit}. */
+  /** Value of `source` in every event of {@link emit}. */
   readonly source: string;
   readonly #client: HubClient;
 
@@ -14,17 +17,17 @@ export class HubEmitter {
     this.source = source;
   }
 
-  /** To all clients of `GET /events`. What is no text is sent as JSON. */
+  /** Sends an event to all clients of `GET /events`. Data that is not a string is sent as JSON. */
   emit(type: string, data: unknown): Promise<number> {
     return this.#send("/internal/emit", { source: this.source, event_type: type, data: textOf(data) });
   }
 
-  /** To all clients of one path of a route of server-sent events. */
+  /** Sends an event to all clients of one path; its route must be an event stream (`sse()`). */
   ssePush(path: string, type: string, data: unknown): Promise<number> {
     return this.#send("/internal/sse-push", { path, event_type: type, data: textOf(data) });
   }
 
-  /** To the clients of such a route whose parameters have these values; those that are not named may have any. */
+  /** Sends an event to the clients of a route whose parameters have these values. Parameters left out match any value. */
   ssePushByPattern(
     pattern: string,
     params: Readonly<Record<string, string>>,

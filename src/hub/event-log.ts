@@ -1,8 +1,8 @@
-/** The newest events of one stream, with ids, for clients that come back. */
+/** Keeps the newest events of one stream, with ids, for clients that reconnect. */
 
 import { InvalidConfigError } from "../errors.ts";
 
-/** An event of a stream as it was given. */
+/** An event before it is encoded. */
 export interface StreamEvent {
   readonly type: string;
   readonly data: string;
@@ -10,7 +10,7 @@ export interface StreamEvent {
 
 const TYPE_MAX = 256;
 
-/** What is missing at a place in a stream: a number, or null when nobody knows. */
+/** Number of events missing at a place in a stream; `null` if unknown. */
 export type Missing = number | null;
 
 export class EventLog {
@@ -24,14 +24,14 @@ export class EventLog {
   /** `performance.now()` of the last event. */
   touchedAt = performance.now();
 
-  /** Keeps at most so many events, and so many bytes of them. Ids begin with `epoch`: those of another one are unknown. */
+  /** Keeps at most `limit` events and `bytesLimit` bytes. Ids start with `epoch`; ids with another epoch count as unknown. */
   constructor(epoch: string, limit: number, bytesLimit: number) {
     this.#epoch = epoch;
     this.#limit = limit;
     this.#bytesLimit = bytesLimit;
   }
 
-  /** Numbers an event and returns it as it goes out. */
+  /** Gives an event its id, keeps it, and returns it encoded. */
   append(event: StreamEvent): string {
     const text = `id: ${this.#epoch}-${this.#next++}\n${encodeEvent(event)}`;
     this.touchedAt = performance.now();
@@ -42,7 +42,7 @@ export class EventLog {
     return text;
   }
 
-  /** What came after the event of that id, and how many events in between are not kept any more. */
+  /** Returns the kept events after the event with this id, and how many events in between were dropped. */
   since(lastId: string): { events: readonly string[]; missing: Missing } {
     const oldest = this.#next - this.#events.length;
     const [, epoch, number] = /^(.+)-(\d{1,15})$/.exec(lastId) ?? [];
@@ -52,16 +52,16 @@ export class EventLog {
   }
 }
 
-/** A notice in the stream that some of it is missing. */
+/** Encodes the event `slotbus-lost`, which tells the client how many events are missing. */
 export function encodeMissing(missing: Missing): string {
   return encodeEvent({ type: "slotbus-lost", data: JSON.stringify({ lost: missing }) });
 }
 
-/** @throws {InvalidConfigError} for a type that would be more than a type. */
+/** @throws {InvalidConfigError} for an invalid event type, such as a type with a line break. */
 export function checkEvent({ type }: StreamEvent): void {
   if (type === "" || type.length > TYPE_MAX || /[\n\r\0]/.test(type)) {
     throw new InvalidConfigError(`${JSON.stringify(type.slice(0, 80))} is not a valid event type.`, {
-      hint: `Use 1 to ${TYPE_MAX} characters without line breaks.`,
+      hint: `Use 1 to ${TYPE_MAX} characters without line breaks and NUL.`,
     });
   }
 }

@@ -1,4 +1,4 @@
-/** What a client hears when there is no answer of a worker. */
+/** The responses that the hub itself sends when there is none from a worker. */
 
 import {
   ClosedError,
@@ -12,7 +12,7 @@ import {
   WorkerDiedError,
 } from "../errors.ts";
 
-/** Why a request is answered by the hub itself. */
+/** An error response of the hub. */
 export class Failure extends Error {
   readonly status: number;
   readonly code: string;
@@ -31,38 +31,38 @@ export class Failure extends Error {
   }
 }
 
-/** Seconds after which a client may try again. */
+/** Header of failures that a client may retry after a second. */
 export const RETRY = { "retry-after": "1" };
 
-/** The failure that an error of the bus is. What a worker's error says is for its log, not for a client. */
+/** Converts an error of the bus to a response. A worker's error message stays in the worker's log: clients do not see it. */
 export function failureOf(error: unknown): Failure {
   if (error instanceof Failure) return error;
-  if (error instanceof NoWorkerError) return new Failure(503, "NO_WORKER", "no worker serves this route now.", RETRY);
-  if (error instanceof BusOverloadedError) return new Failure(503, "OVERLOADED", "too many requests wait.", RETRY);
+  if (error instanceof NoWorkerError) return new Failure(503, "NO_WORKER", "No worker serves this route.", RETRY);
+  if (error instanceof BusOverloadedError)
+    return new Failure(503, "OVERLOADED", "Too many requests are waiting for a worker.", RETRY);
   if (error instanceof ClosedError && error.mayHaveExecuted)
-    return new Failure(502, "HUB_CLOSED", "the hub closed before the worker had answered.");
+    return new Failure(502, "HUB_CLOSED", "The hub closed before the worker responded.");
   if (error instanceof ClosedError) return closing();
-  if (error instanceof RequestTimeoutError) return new Failure(504, "TIMEOUT", "no answer within the time limit.");
-  if (error instanceof WorkerDiedError)
-    return new Failure(502, "WORKER_DIED", "the worker ended before it had answered.");
+  if (error instanceof RequestTimeoutError) return new Failure(504, "TIMEOUT", "The worker did not respond in time.");
+  if (error instanceof WorkerDiedError) return new Failure(502, "WORKER_DIED", "The worker died before it responded.");
   const isOfRequest = error instanceof SlotbusError && !error.mayHaveExecuted;
   if (error instanceof PayloadTooLargeError && isOfRequest) return tooLarge(error.limit);
   if (error instanceof HeadTooLargeError && isOfRequest)
-    return new Failure(431, "HEAD_TOO_LARGE", `path and headers are larger than ${error.limit} bytes.`);
+    return new Failure(431, "HEAD_TOO_LARGE", `The path and headers are larger than ${error.limit} bytes.`);
   if (error instanceof RemoteError && error.remoteCode === "NO_ANSWER")
-    return new Failure(500, "NO_ANSWER", "the handler returned nothing.");
-  if (error instanceof RemoteError) return new Failure(500, "HANDLER_FAILED", "the handler failed.");
-  if (error instanceof SlotbusError) return new Failure(502, error.code, "the worker broke the protocol.");
+    return new Failure(500, "NO_ANSWER", "The handler returned nothing.");
+  if (error instanceof RemoteError) return new Failure(500, "HANDLER_FAILED", "The handler failed.");
+  if (error instanceof SlotbusError) return new Failure(502, error.code, "The worker broke the bus protocol.");
   throw error;
 }
 
-/** The hub closes: no handler has run. */
+/** The hub is closing; no handler ran. */
 export function closing(): Failure {
-  return new Failure(503, "CLOSING", "the hub is closing.", RETRY);
+  return new Failure(503, "CLOSING", "The hub is closing.", RETRY);
 }
 
-/** `bytes`: the size of the body, if it is known. */
+/** `bytes`: size of the body, if known. */
 export function tooLarge(limit: number, bytes?: number): Failure {
   const size = bytes === undefined ? `larger than ${limit} bytes` : `${bytes} bytes; the limit is ${limit} bytes`;
-  return new Failure(413, "PAYLOAD_TOO_LARGE", `the body is ${size}.`);
+  return new Failure(413, "PAYLOAD_TOO_LARGE", `The body is ${size}.`);
 }

@@ -1,4 +1,4 @@
-/** Routes of a hub's worker: from what its program gives to what the hub and the worker need. */
+/** Reads the `routes` of a hub worker: the list that is registered with the hub, and the handlers that the worker calls. */
 
 import type { Answerable } from "../bus/answer.ts";
 import { METHODS, type Method } from "../bus/codec.ts";
@@ -10,25 +10,25 @@ import { HubRequest } from "./context.ts";
 import type { RouteRequest } from "./names.ts";
 import { parsePattern } from "./pattern.ts";
 
-/** Answers the requests of a route. It may return nothing only after `request.defer()`. */
+/** Handles the requests of a route. It may return nothing only after `request.defer()`. */
 export type HubHandler<Pattern extends string = string> = (
   request: HubRequest<Pattern>,
 ) => Answerable | void | Promise<Answerable | void>;
 
-/** A client came to, or went from, a route of server-sent events. */
+/** A client that connects to, or disconnects from, an event stream. */
 export interface SseClient {
   readonly params: Readonly<Record<string, string>>;
 }
 
-/** What a worker is told of the clients of an event stream. */
+/** Callbacks for clients of an event stream. */
 export interface SseHandlers {
-  /** In one of the name's processes, before the client gets its first byte. `false` turns it away with 403, a throw with 500. */
+  /** Called before the client gets its first byte. If it returns `false` the client gets 403; if it throws, 500. */
   connect?(client: SseClient): boolean | void | Promise<boolean | void>;
-  /** Once, when it has gone; in any of the processes. Not for one that was turned away. */
+  /** Called once when an accepted client has disconnected, in any process with the same worker name. */
   disconnect?(client: SseClient): void | Promise<void>;
 }
 
-/** A route whose clients the hub keeps; made by {@link sse}. */
+/** A route for server-sent events; created by {@link sse}. */
 export class SseRoute {
   readonly handlers: SseHandlers;
 
@@ -38,35 +38,35 @@ export class SseRoute {
   }
 }
 
-/** Returns a route of server-sent events: the hub keeps its clients, and {@link HubWorker.emitter} sends to them. */
+/** Returns a route for server-sent events. The hub holds the connections; {@link HubWorker.emitter} sends events to them. */
 export function sse(handlers: SseHandlers = {}): SseRoute {
   return new SseRoute(handlers);
 }
 
 /**
- * Routes by pattern, as `Bun.serve` has them: `"/users/:id"`, `"/users/{id}"`, `"/files/*path"`. A function answers every method. An
- * object with `fetch` (a Hono or Elysia app) stands at a pattern that ends in `/*`, and sees its paths without what stands before.
+ * Routes by pattern, as in `Bun.serve`: `"/users/:id"`, `"/users/{id}"`, `"/files/*path"`. A function handles every method. An
+ * object with `fetch` (a Hono or Elysia app) needs a pattern that ends in `/*`; it sees paths without the part before `/*`.
  */
 export type HubRoutes<Pattern extends string = string> = {
   readonly [P in Pattern]: HubHandler<P> | ByMethod<P> | FetchHandler | SseRoute;
 };
 
-/** The handlers of one pattern; that of GET may be an event stream. */
+/** Handlers of one pattern by method. GET may be an event stream. */
 type ByMethod<Pattern extends string> = { readonly GET?: HubHandler<Pattern> | SseRoute } & {
   readonly [M in Exclude<Method, "GET">]?: HubHandler<Pattern>;
 };
 
-/** The routes of a worker, checked. */
+/** Checked routes of a worker. */
 export interface Routes {
-  /** What the hub is told. */
+  /** Routes as they are registered with the hub. */
   readonly list: readonly RouteRequest[];
   /** Handlers by pattern and method. */
   readonly handlers: ReadonlyMap<string, Readonly<Partial<Record<Method, Handler>>>>;
-  /** By pattern. */
+  /** Callbacks of event streams by pattern. */
   readonly streams: ReadonlyMap<string, SseHandlers>;
 }
 
-/** @throws {InvalidConfigError} that names the pattern whose entry is wrong. */
+/** @throws {InvalidConfigError} that names the invalid pattern. */
 export function readRoutes(given: HubRoutes, option: string): Routes {
   const list: RouteRequest[] = [];
   const handlers = new Map<string, Partial<Record<Method, Handler>>>();
@@ -84,14 +84,14 @@ export function readRoutes(given: HubRoutes, option: string): Routes {
   return { list, handlers, streams };
 }
 
-/** What answers each method. */
+/** Handler of each method. */
 function entriesOf(path: string, entry: unknown): Record<string, Handler | SseRoute> {
   if (entry instanceof SseRoute) return { GET: entry };
   if (typeof entry === "function") return everyMethod(toHandler(entry as HubHandler));
   if (typeof entry !== "object" || entry === null) throw malformed(path, `it is ${shown(entry)}`);
   if ("fetch" in entry && typeof entry.fetch === "function") return everyMethod(mount(path, entry as FetchHandler));
   const entries = Object.entries(entry).map(([method, one]): [string, Handler | SseRoute] => {
-    if (!METHODS.includes(method as Method)) throw malformed(path, `${shown(method)} is not a method`);
+    if (!METHODS.includes(method as Method)) throw malformed(path, `${shown(method)} is not an HTTP method`);
     if (one instanceof SseRoute && method === "GET") return [method, one];
     if (typeof one === "function") return [method, toHandler(one as HubHandler)];
     throw malformed(path, `the handler of ${method} is ${shown(one)}`);
@@ -108,17 +108,17 @@ function toHandler(handler: HubHandler): Handler {
   return (request) => handler(new HubRequest(request));
 }
 
-/** The app sees its paths without `prefix`, which is plain text. */
+/** Mounts an app; it sees paths without the text before `/*`. */
 function mount(path: string, app: FetchHandler): Handler {
   const prefix = path.slice(0, -2);
   if (!path.endsWith("/*") || parsePattern(path).names.length > 0)
-    throw malformed(path, "an app is mounted at plain text and a final /*");
-  const sent = prefix === "" ? 0 : new URL(`http://hub${prefix}`).pathname.length; // as clients spell it
+    throw malformed(path, "an app needs a pattern that ends in /* and has no parameters");
+  const sent = prefix === "" ? 0 : new URL(`http://hub${prefix}`).pathname.length; // length as clients encode it
   return appHandler(app, sent);
 }
 
 function malformed(path: string, why: string): InvalidConfigError {
   return new InvalidConfigError(`Invalid route ${shown(path)}: ${why}.`, {
-    hint: 'Give a handler, { GET: handler }, sse(), or for "/prefix/*" an app with fetch.',
+    hint: 'Use a handler, { GET: handler } or sse(); at "/prefix/*" also an app with fetch.',
   });
 }

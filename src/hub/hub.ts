@@ -1,4 +1,4 @@
-/** One HTTP server in front of many worker processes: a request comes by HTTP, goes to a worker over its bus, and back. */
+/** An HTTP server in front of worker processes: it forwards each request to a worker over a bus and returns the response. */
 
 import type { Server } from "bun";
 import { Closing } from "../closing.ts";
@@ -17,31 +17,31 @@ import { answer, forward, headerOf, type Incoming, type RequestHeaders } from ".
 import { Registry } from "./registry.ts";
 import { Meter } from "./meter.ts";
 import type { HubEvents } from "./service.ts";
-import { comeAgain, EventStreams } from "./sse.ts";
+import { emptyStream, EventStreams } from "./sse.ts";
 import { Status } from "./status.ts";
 
 type AnyServer = Server<unknown>;
 
-/** A request on its way through the hub. */
-interface Asked {
+/** A request while the hub handles it. */
+interface Exchange {
   readonly request: Request;
   readonly headers: RequestHeaders;
   readonly id: string;
   readonly server: AnyServer | undefined;
   /** `performance.now()` */
   readonly began: number;
-  /** Name of the worker that has it; `""` while that is the hub. */
+  /** Name of the worker that the route belongs to; `""` if the hub responds itself. */
   worker: string;
-  /** `""` until it is known. */
+  /** `""` until the URL is parsed. */
   path: string;
-  /** For listeners of `request`; `undefined` when there are none. */
+  /** Client address, for listeners of `request`; `undefined` when there are none. */
   readonly address: string | null | undefined;
 }
 
-/** Ids of requests that came without one: no other hub has the same. */
+/** Ids for requests without `x-request-id`; unique across hubs. */
 class RequestIds {
   readonly #prefix = Buffer.from(crypto.getRandomValues(new Uint8Array(9))).toString("base64url");
-  #last = 36 ** 5; // all of one length for long
+  #last = 36 ** 5; // starts here so that ids keep one length for a long time
 
   next(): string {
     return `${this.#prefix}.${(++this.#last).toString(36)}`;
@@ -49,15 +49,15 @@ class RequestIds {
 }
 
 const REQUEST_ID = /^[\w.:-]{1,128}$/;
-/** How long nothing may move on a connection, in s: the longest that Bun counts. */
+/** Longest idle time of a connection, in s: the maximum of Bun. */
 const IDLE_S = 255;
-/** Between two looks at whether all requests are answered, in ms. */
+/** Interval at which `drain` checks whether all requests are answered, in ms. */
 const POLL_MS = 10;
-/** Methods of the hub's own paths. */
+/** Methods that the hub's own paths allow. */
 const OWN: Readonly<Record<string, readonly string[]>> = { "/events": ["GET"], "/health": ["GET", "HEAD"] };
 
 /**
- * A hub. Workers find it by name; clients by HTTP.
+ * A hub. Workers find it by its name, clients reach it over HTTP.
  *
  *     await using hub = await Hub.start({ port: 3200 });
  */
@@ -74,22 +74,22 @@ export class Hub extends Closing<HubEvents> {
   readonly #control: ControlPlane;
   readonly #server: AnyServer | null;
   readonly #startedAt = performance.now();
-  /** Of the last request; that of the next one is mostly the same, and then it is valid too. */
+  /** Scheme and host of the last request. The next request mostly has the same, which then needs no check. */
   #origin = " ";
   #isRetired = false;
   #stopped = false;
 
   /**
-   * Takes the name, listens, and lets workers register.
+   * Starts a hub: claims its name, listens for clients, and accepts registrations of workers.
    *
    * @throws (rejects) {InvalidConfigError}; {BusExistsError} when a live hub has the name; `RESOURCE` when a port is
-   * taken; `PERMISSION_DENIED` for a directory that is not ours alone.
+   * taken; `PERMISSION_DENIED` when the directory belongs to another user or is open to others.
    */
   static async start(options: HubOptions = {}): Promise<Hub> {
     const resolved = hubOptions.resolve(options);
     const { name, directory } = resolved;
     await closeOlder(`hub ${directory}/${name}`);
-    const owner = await SlotBus.create({ name, directory, slots: 1 }); // it has no workers: it holds the name
+    const owner = await SlotBus.create({ name, directory, slots: 1 }); // has no workers: it only holds the name
     try {
       const hub = new Hub(resolved, owner);
       noteOpened(`hub ${directory}/${name}`, hub);
@@ -119,44 +119,44 @@ export class Hub extends Closing<HubEvents> {
       this.#pinger?.stop();
       throw error;
     }
-    process.prependListener("exit", this.#onExit); // while the name is ours: the bus's own listener gives it back
+    process.prependListener("exit", this.#onExit); // before the bus's listener, which releases the name
   }
 
   get name(): string {
     return this.options.name;
   }
 
-  /** Where it listens; `null` when it does not. */
+  /** URL that the hub listens on; `null` with `port: false`. */
   get url(): URL | null {
     return this.#server?.url ?? null;
   }
 
-  /** Where its control plane listens beside its socket; `null` when it does not. */
+  /** URL of the control port; `null` without the option `control`. */
   get controlUrl(): URL | null {
     return this.#control.url;
   }
 
-  /** Answers a request as the hub's own server does, for a `Bun.serve` of one's own: give that an `idleTimeout` of 255. Never rejects. */
+  /** Handles a request. Call it inside your own `Bun.serve`, which needs `idleTimeout: 255`. Never rejects. */
   readonly fetch = (request: Request, server?: AnyServer): Response | Promise<Response> => {
     const began = performance.now();
-    const headers: RequestHeaders = request.headers.toJSON(); // one call; reading header by header costs more
+    const headers: RequestHeaders = request.headers.toJSON(); // faster than reading each header
     const given = headerOf(headers, "x-request-id");
     const id = given !== null && REQUEST_ID.test(given) ? given : this.#ids.next();
     const address = this.listenerCount("request") > 0 ? this.#clientOf(request, headers, server) : undefined;
-    const asked: Asked = { request, headers, id, server, began, worker: "", path: "", address };
+    const exchange: Exchange = { request, headers, id, server, began, worker: "", path: "", address };
     try {
-      const response = this.#answer(asked);
-      if (response instanceof Response) return this.#own(asked, response);
+      const response = this.#answer(exchange);
+      if (response instanceof Response) return this.#own(exchange, response);
       return response.then(
-        (answered) => this.#finish(asked, answered),
-        (error) => this.#own(asked, this.#fail(error, id)),
+        (answered) => this.#finish(exchange, answered),
+        (error) => this.#own(exchange, this.#fail(error, id)),
       );
     } catch (error) {
-      return this.#own(asked, this.#fail(error, id));
+      return this.#own(exchange, this.#fail(error, id));
     }
   };
 
-  /** Takes nothing new, ends event streams, and waits until what runs is answered. */
+  /** Accepts no new requests, ends event streams, and waits until running requests are answered. */
   protected async finish(timeout: number): Promise<void> {
     const deadline = performance.now() + timeout;
     this.#retire();
@@ -164,7 +164,7 @@ export class Hub extends Closing<HubEvents> {
     await this.#registry.drain({ timeout: Math.max(0, deadline - performance.now()) });
   }
 
-  /** Ends what is left and gives the name back. */
+  /** Ends the remaining requests and releases the name. */
   protected async end(): Promise<void> {
     await this.#registry.close({ timeout: 0 });
     await this.#server?.stop(true);
@@ -177,65 +177,65 @@ export class Hub extends Closing<HubEvents> {
       return Bun.serve({
         port,
         hostname,
-        idleTimeout: IDLE_S, // the hub's own limits are shorter
-        maxRequestBodySize: Number.MAX_SAFE_INTEGER, // the hub counts, and says what is wrong
+        idleTimeout: IDLE_S, // the hub's own time limits are shorter
+        maxRequestBodySize: Number.MAX_SAFE_INTEGER, // the hub enforces payloadBytes: Bun's own 413 has no body
         fetch: this.fetch,
       }) as AnyServer;
     } catch (cause) {
       this.#control.close();
-      throw new SlotbusError("RESOURCE", `Cannot listen on ${hostname}:${port}; another process may use it.`, {
+      throw new SlotbusError("RESOURCE", `Cannot listen on ${hostname}:${port}: another process may use it.`, {
         cause,
       });
     }
   }
 
-  #finish(asked: Asked, answered: Response | StreamedResponse): Response {
+  #finish(exchange: Exchange, answered: Response | StreamedResponse): Response {
     try {
-      if (answered instanceof Response) return this.#own(asked, answered);
-      // An app's own event stream may be quiet for hours, as the hub's are.
-      if (answered.contentType.startsWith("text/event-stream")) asked.server?.timeout(asked.request, 0);
-      const bytes = asked.request.method === "HEAD" ? 0 : answered.wholeBytes;
-      return this.#record(asked, answer(answered, asked), bytes);
+      if (answered instanceof Response) return this.#own(exchange, answered);
+      // An event stream of a mounted app may stay silent for hours.
+      if (answered.contentType.startsWith("text/event-stream")) exchange.server?.timeout(exchange.request, 0);
+      const bytes = exchange.request.method === "HEAD" ? 0 : answered.wholeBytes;
+      return this.#record(exchange, answer(answered, exchange), bytes);
     } catch (error) {
-      return this.#own(asked, this.#fail(error, asked.id));
+      return this.#own(exchange, this.#fail(error, exchange.id));
     }
   }
 
-  /** An answer of the hub itself. */
-  #own(asked: Asked, response: Response): Response {
-    if (this.#cors && Cors.isFor(asked.path)) this.#cors.allow(asked.headers, response);
-    return this.#record(asked, response);
+  /** Completes a response that the hub itself sends. */
+  #own(exchange: Exchange, response: Response): Response {
+    if (this.#cors && Cors.isFor(exchange.path)) this.#cors.allow(exchange.headers, response);
+    return this.#record(exchange, response);
   }
 
-  #record(asked: Asked, response: Response, bytes: number | null = null): Response {
-    const { worker, began, address } = asked;
+  #record(exchange: Exchange, response: Response, bytes: number | null = null): Response {
+    const { worker, began, address } = exchange;
     const { status } = response;
     const ms = performance.now() - began;
     this.#meter.record(worker, status, ms);
     if (address === undefined) return response;
-    const { id, path, request } = asked;
-    const told = { id, method: request.method, path, status, ms, bytes, worker: worker || null, address };
-    queueMicrotask(() => this.emit("request", told));
+    const { id, path, request } = exchange;
+    const info = { id, method: request.method, path, status, ms, bytes, worker: worker || null, address };
+    queueMicrotask(() => this.emit("request", info));
     return response;
   }
 
-  #answer(asked: Asked): Response | Promise<Response | StreamedResponse> {
-    const { request, headers, id, server } = asked;
+  #answer(exchange: Exchange): Response | Promise<Response | StreamedResponse> {
+    const { request, headers, id, server } = exchange;
     const { url } = request;
     if (!url.startsWith(this.#origin)) this.#origin = originOf(url);
     const { path, query } = split(url);
-    asked.path = path;
+    exchange.path = path;
     if (headerOf(headers, "upgrade")?.toLowerCase() === "websocket")
-      throw new Failure(501, "NO_WEBSOCKET", "the hub carries no WebSockets.");
+      throw new Failure(501, "NO_WEBSOCKET", "The hub does not support WebSockets.");
     const match = this.#registry.table.find(request.method, path);
-    if (this.#cors && this.#isOwnPreflight(asked, match !== null)) return this.#cors.preflight(headers, id);
-    if (!match || (isOpen(match.route.pattern) && isReserved(path))) return this.#answerSelf(asked, path);
+    if (this.#cors && this.#isOwnPreflight(exchange, match !== null)) return this.#cors.preflight(headers, id);
+    if (!match || (isOpen(match.route.pattern) && isReserved(path))) return this.#answerSelf(exchange, path);
     const { params, route } = match;
     const { pattern, owner, sse } = route;
-    asked.worker = owner.name;
+    exchange.worker = owner.name;
     if (!owner.isThere) {
-      if (sse && isEventSource(request)) return comeAgain(id);
-      throw new Failure(503, "NO_WORKER", "no worker serves this route now.", RETRY);
+      if (sse && isEventSource(request)) return emptyStream(id);
+      throw new Failure(503, "NO_WORKER", "No worker serves this route.", RETRY);
     }
     const address = this.#addressOf(request, server);
     const proto = url.startsWith("https") ? "https" : "http";
@@ -249,8 +249,8 @@ export class Hub extends Closing<HubEvents> {
     return this.#streams.open(route, incoming);
   }
 
-  /** Whether a browser asks for a page whether it may send a request that the hub would answer itself. */
-  #isOwnPreflight({ request, headers, path }: Asked, isRouted: boolean): boolean {
+  /** Whether the request is a CORS preflight for a request that the hub itself would answer. */
+  #isOwnPreflight({ request, headers, path }: Exchange, isRouted: boolean): boolean {
     const method = preflightMethod(request.method, headers);
     if (method === null || !Cors.isFor(path)) return false;
     if (isReserved(path)) return true;
@@ -258,54 +258,54 @@ export class Hub extends Closing<HubEvents> {
     return wanted ? wanted.route.sse : !isRouted;
   }
 
-  /** Who reaches a server on the loopback address is on this machine; asking for more costs a tenth of a request. */
+  /** Clients of a server on a loopback address are on this machine. `requestIP` would add a tenth to the cost of a request. */
   #addressOf(request: Request, server: AnyServer | undefined): string | null {
     const { hostname } = this.options;
     if (server === this.#server && (hostname === "127.0.0.1" || hostname === "::1")) return hostname;
     return server?.requestIP(request)?.address ?? null;
   }
 
-  /** Address of the client: with `trustProxy` the one that the proxy saw. It added that one; the client may have sent those before. */
+  /** Client address. With `trustProxy` the last of `x-forwarded-for`, as only that one was added by the proxy. */
   #clientOf(request: Request, headers: RequestHeaders, server: AnyServer | undefined): string | null {
     const route = this.options.trustProxy ? headerOf(headers, "x-forwarded-for") : null;
     if (!route) return this.#addressOf(request, server);
     return addressIn(route.slice(route.lastIndexOf(",") + 1))?.address ?? null;
   }
 
-  #answerSelf({ request, id, server }: Asked, path: string): Response {
+  #answerSelf({ request, id, server }: Exchange, path: string): Response {
     if (path === "/health" && OWN[path]!.includes(request.method)) return Response.json(health(this.#registry));
     if (path === "/events" && request.method === "GET") {
       server?.timeout(request, IDLE_S);
       return this.#streams.openAll(request, id);
     }
-    if (Status.isAsked(path)) {
+    if (Status.isStatusPath(path)) {
       server?.timeout(request, IDLE_S);
       return this.#status.answer(request, path, server?.requestIP(request)?.address ?? null, id);
     }
     const allowed = isReserved(path) ? (OWN[path] ?? []) : this.#registry.table.allowed(path);
     if (allowed.length === 0) return this.#answerUnknown(request, path, id);
     const allow = allowed.join(", ");
-    throw new Failure(405, "METHOD", `${request.method} is not allowed here; ${allow} is.`, { allow });
+    throw new Failure(405, "METHOD", `${request.method} is not allowed on this path. Allowed: ${allow}.`, { allow });
   }
 
-  /** The workers of a hub that is new may be on their way back from the one before. */
+  /** Answers a request without a route: 503 while workers of a predecessor may still reconnect, then 404. */
   #answerUnknown(request: Request, path: string, id: string): Response {
     const isNew = performance.now() - this.#startedAt < this.options.goneFor;
     if (!isNew || isReserved(path)) throw notFound(request.method, path);
-    if (isEventSource(request)) return comeAgain(id);
+    if (isEventSource(request)) return emptyStream(id);
     const { services, someReturned } = this.#registry;
     if (services.length > 0 && !someReturned) throw notFound(request.method, path);
-    throw new Failure(503, "NO_WORKER", `nothing answers ${request.method} ${path.slice(0, 200)} yet.`, RETRY);
+    throw new Failure(503, "NO_WORKER", `No worker serves ${request.method} ${path.slice(0, 200)} yet.`, RETRY);
   }
 
   #fail(error: unknown, id: string): Response {
     if (error instanceof Failure || error instanceof SlotbusError) return failureOf(error).toResponse(id);
-    // The client has gone: nobody reads this.
+    // The client has disconnected and does not see this response.
     if (error instanceof DOMException && error.name === "AbortError") return new Response(null, { status: 499 });
-    return new Failure(500, "INTERNAL", "the hub failed.").toResponse(id);
+    return new Failure(500, "INTERNAL", "The hub failed to handle the request.").toResponse(id);
   }
 
-  /** Takes nothing new from now on. */
+  /** Accepts no new requests from now on. */
   #retire(): void {
     if (this.#isRetired) return;
     this.#isRetired = true;
@@ -317,7 +317,7 @@ export class Hub extends Closing<HubEvents> {
     void this.#server?.stop().then(() => (this.#stopped = true));
   }
 
-  /** Ends when no request runs any more, or at `deadline`. Bun's own `stop` waits for a request whose head only began, too. */
+  /** Resolves when no request runs, or at `deadline`. Bun's `stop` would also wait for requests with an incomplete head. */
   async #untilAnswered(server: AnyServer, deadline: number): Promise<void> {
     while (!this.#stopped && server.pendingRequests > 0 && performance.now() < deadline) await Bun.sleep(POLL_MS);
   }
@@ -329,14 +329,14 @@ function isEventSource({ method, headers }: Request): boolean {
   return method === "GET" && (headers.get("accept")?.includes("text/event-stream") ?? false);
 }
 
-/** Scheme and host, with the slash behind them. Bun's server takes them as they come. @throws {Failure} 400 for what is no host. */
+/** Scheme and host of a URL, with a trailing slash. Bun does not check them. @throws {Failure} 400 for an invalid host. */
 function originOf(url: string): string {
   const origin = url.slice(0, url.indexOf("/", url.indexOf("//") + 2) + 1);
   if (origin.startsWith("http") && URL.canParse(origin)) return origin;
-  throw new Failure(400, "BAD_HOST", "the host header is not a valid host.");
+  throw new Failure(400, "BAD_HOST", "The host header is not a valid host.");
 }
 
-/** Path and query as they stand in an absolute URL that was normalised. */
+/** Path and query of an absolute, normalised URL; neither is decoded. */
 function split(url: string): { path: string; query: string } {
   const start = url.indexOf("/", url.indexOf("//") + 2);
   const hash = url.indexOf("#", start);
@@ -346,11 +346,11 @@ function split(url: string): { path: string; query: string } {
   return { path: url.slice(start, mark), query: url.slice(mark + 1, end) };
 }
 
-/** Whether it begins with a parameter or `*`: no other pattern matches a path of the hub's own. */
+/** Whether a pattern starts with a parameter or `*`. Only such patterns can match the hub's own paths. */
 function isOpen({ route }: Pattern): boolean {
   return route[1] === ":" || route[1] === "*";
 }
 
 function notFound(method: string, path: string): Failure {
-  return new Failure(404, "NO_ROUTE", `nothing answers ${method} ${path.slice(0, 200)}.`);
+  return new Failure(404, "NO_ROUTE", `No route matches ${method} ${path.slice(0, 200)}.`);
 }

@@ -1,4 +1,4 @@
-/** HTTP in front, shared memory behind: `slotbus/hub`. */
+/** `slotbus/hub`: an HTTP server in front of worker processes. */
 
 export { type HubDeferredAnswer, HubRequest, type PathParams } from "./context.ts";
 export { HubEmitter } from "./emitter.ts";

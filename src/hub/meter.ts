@@ -1,30 +1,30 @@
-/** What the hub counts of the requests it answers: by status, and how long they took. */
+/** Counts the requests of a hub by status and latency. */
 
 import { Latencies } from "../latency.ts";
 
-/** Latency buckets for each power of ten; their upper bounds are in ms, from 10 µs to 100 s. */
+/** Latency buckets per power of ten. The upper bounds are in ms, from 10 µs to 100 s. */
 const PER_DECADE = 4;
 const BOUNDS: readonly number[] = Array.from({ length: 7 * PER_DECADE + 1 }, (_, i) => 10 ** (i / PER_DECADE - 2));
 /** Seconds of history that the status page shows. */
 const HISTORY = 300;
 
-/** A second of the hub's life. */
+/** Figures of one second. */
 export interface Sample {
-  /** When it began, in ms since 1970: a whole second. */
+  /** Start of the second, in ms since 1970. */
   readonly time: number;
   readonly requests: number;
   readonly errors: number;
-  /** In ms. */
+  /** Latencies, in ms. */
   readonly p50: number;
   readonly p90: number;
   readonly p99: number;
 }
 
-/** Counts of one worker name, or of what the hub answered itself. */
+/** Counts of one worker name, or of the responses of the hub itself. */
 export class Counts {
-  /** By status. */
+  /** Requests by status. */
   readonly statuses = new Map<number, number>();
-  /** Requests by latency, the last ones above all bounds. Floats: 32 bits would be full after some hours of load. */
+  /** Requests by latency; the last bucket is above all bounds. Floats, as 32-bit counters would overflow within hours of load. */
   readonly inBucket = new Float64Array(BOUNDS.length + 1);
   total = 0;
   sumMs = 0;
@@ -37,7 +37,7 @@ export class Counts {
     this.sumMs += ms;
   }
 
-  /** Cumulative, as Prometheus wants it: bound in seconds, requests. */
+  /** Cumulative buckets in the form of Prometheus: bound in seconds, number of requests. */
   buckets(): [bound: number, count: number][] {
     let sum = 0;
     return BOUNDS.map((bound, at) => [bound / 1_000, (sum += this.inBucket[at]!)]);
@@ -45,14 +45,14 @@ export class Counts {
 }
 
 export class Meter {
-  /** By worker name; what the hub answered itself is under `""`. */
+  /** Counts by worker name; `""` for responses of the hub itself. */
   readonly counts = new Map<string, Counts>();
   readonly #second = new Latencies();
   #errors = 0;
   #samples: Sample[] = [];
   #began = secondOf(Date.now());
 
-  /** `name`: of the worker that answered, `""` for the hub. */
+  /** `name`: worker name, `""` for a response of the hub itself. */
   record(name: string, status: number, ms: number): void {
     this.#roll(Date.now());
     let counts = this.counts.get(name);
@@ -62,13 +62,13 @@ export class Meter {
     if (status >= 500) this.#errors++;
   }
 
-  /** The newest seconds that are over; of those without a request none is told. */
+  /** The newest complete seconds; seconds without requests are left out. */
   history(): readonly Sample[] {
     this.#roll(Date.now());
     return this.#samples;
   }
 
-  /** No timer runs for this: whoever records or asks ends the second. */
+  /** Completes the current second if it is over. Called by `record` and `history`, so no timer is needed. */
   #roll(now: number): void {
     if (now - this.#began < 1_000 && now >= this.#began) return;
     const { count } = this.#second;

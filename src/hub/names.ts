@@ -1,6 +1,6 @@
-/** What hub and worker agree on: names, paths that no client can ask for, and what is said there. */
+/** Constants and types that hub and worker share: the control socket, and paths that clients cannot request. */
 
-/** File of the control socket in the runtime directory. */
+/** File name of the control socket in the runtime directory. */
 export function controlSocketOf(hub: string): string {
   return `${hub}.control`;
 }
@@ -8,17 +8,17 @@ export function controlSocketOf(hub: string): string {
 /** Largest body of a request to the control plane, in bytes. */
 export const CONTROL_LIMIT = 4 << 20;
 
-/** What a hub asks a worker for, to see whether it answers. No client can. */
+/** Path of the ping that a hub sends to its workers. Clients cannot request it. */
 export const PING_PATH = "/__ping__";
 
-/** Path of the POST on a route's pattern by which a worker hears of the clients of its event streams. No client can. */
+/** Path of the POST that tells a worker about clients of its event streams. Clients cannot request it. */
 export const LIFECYCLE_PATH = "/__sse__";
 
-/** A route as a worker asks for it. */
+/** A route as a worker registers it. */
 export interface RouteRequest {
   readonly method: string;
   readonly path: string;
-  /** Server-sent events that the hub serves; the method is GET. */
+  /** Whether the route is an event stream; its method is then GET. */
   readonly sse?: boolean;
 }
 

@@ -25,7 +25,7 @@ import { type HubRoutes, readRoutes } from "./handlers.ts";
 
 const DAY_MS = 86_400_000;
 const GIB = 2 ** 30;
-/** Of the name of a worker's bus: the hub's, a dot, the worker's. No hub has a dot, so no two pairs make one name. */
+/** Longest name of a worker's bus, `HUB.WORKER`. Hub names have no dot, so two pairs cannot share a bus name. */
 const BUS_NAME_MAX = 64;
 
 const isHubName = (name: string): boolean => /^[A-Za-z0-9][A-Za-z0-9_-]{0,23}$/.test(name);
@@ -37,31 +37,34 @@ const directory = custom<string>(undefined, "a path", resolveDirectory, "$SLOTBU
 
 const sse = {
   /** Time between two comments that keep a quiet stream alive, in ms. */
-  heartbeat: flag(integer(15_000, 10, 240_000, " ms"), "between two comments on a quiet event stream"),
-  /** Bytes that wait for one client. Events beyond are dropped, and the client is told how many. */
-  clientBytes: flag(bytes(1 << 20, 1_024, GIB), "what may wait for one client of a stream"),
-  /** Events of one stream that are kept for clients that come back. */
-  maxReplay: flag(integer(1_000, 0, 1_000_000), "events of a stream kept for clients that come back"),
-  /** Bytes of those events. */
-  replayBytes: flag(bytes(1 << 20, 0, GIB), "size of the kept events of a stream"),
+  heartbeat: flag(integer(15_000, 10, 240_000, " ms"), "time between comments that keep a quiet event stream open"),
+  /** Bytes buffered for one client. Further events are dropped; `slotbus-lost` tells the client how many. */
+  clientBytes: flag(
+    bytes(1 << 20, 1_024, GIB),
+    "buffer for each client of an event stream; further events are dropped",
+  ),
+  /** Events of one stream that are kept for clients that reconnect. */
+  maxReplay: flag(integer(1_000, 0, 1_000_000), "events of each path kept for clients that reconnect"),
+  /** Size of the kept events of one stream, in bytes. */
+  replayBytes: flag(bytes(1 << 20, 0, GIB), "total size of the events kept for each path"),
   /** Paths for which events are kept. */
-  maxPaths: flag(integer(10_000, 1, 10_000_000), "paths for which events are kept"),
+  maxPaths: flag(integer(10_000, 1, 10_000_000), "number of paths for which events are kept"),
 };
 
 const cors = {
-  /** Origins whose pages may read: `["https://app.example"]`, or `"*"` for all. */
+  /** Origins whose pages may read the responses: `["https://app.example"]`, or `"*"` for all. */
   origins: flag(
     needed(custom<readonly string[] | "*">(undefined, "a list of origins, or *", checkOrigins)),
-    "origins whose pages may read event streams, between commas; or *",
+    "origins whose pages may read event streams, separated by commas; or *",
   ),
-  /** Pages may send cookies and HTTP passwords. Needs origins by name. */
-  credentials: flag(boolean(false), "pages of these origins may send cookies"),
-  /** How long a browser remembers what it was allowed, in ms. */
-  maxAge: flag(integer(600_000, 0, DAY_MS, " ms"), "how long a browser remembers the answer to a preflight"),
+  /** Whether these pages may send cookies and HTTP credentials. Not allowed with `"*"`. */
+  credentials: flag(boolean(false), "let pages of these origins send cookies"),
+  /** Time for which a browser may cache the response to a preflight, in ms. */
+  maxAge: flag(integer(600_000, 0, DAY_MS, " ms"), "time for which a browser may cache a preflight"),
 };
 const corsGroup = group(cors);
 
-/** @throws {InvalidConfigError} for an origin that no browser sends. */
+/** @throws {InvalidConfigError} for an origin that is not spelled as browsers send it. */
 function checkOrigins(given: readonly string[] | "*", name: string): readonly string[] | "*" {
   if (given === "*") return given;
   if (!Array.isArray(given) || given.length === 0) refuse(name, given, 'a list of origins, or "*"');
@@ -76,75 +79,80 @@ function isOrigin(given: unknown): boolean {
   return !/^https?:/.test(given) || URL.parse(given)?.origin === given;
 }
 
-/** @throws {InvalidConfigError} for credentials with every origin: no browser accepts that, and no site should mean it. */
+/** @throws {InvalidConfigError} for credentials together with the origins `"*"`: browsers reject that. */
 function checkCors<R extends Resolved<typeof cors>>(rule: R, name: string): R {
-  if (rule.credentials && rule.origins === "*")
-    refuse(`${name}.credentials`, true, 'false with the origins "*"; list the origins');
+  if (rule.credentials && rule.origins === "*") refuse(`${name}.credentials`, true, 'false when origins is "*"');
   return rule;
 }
 
 /** Options of `Hub.start`. */
 export const hubOptions = new Options("a hub", {
-  /** Name by which workers find the hub. No other live hub in the directory has it. */
+  /** Name by which workers find the hub. Must be unique in the directory. */
   name: flag(hubName, "name by which workers find the hub"),
-  /** Port to listen on; 0 takes a free one. `false` listens nowhere: `hub.fetch` is for a server of your own. */
-  port: flag(orFalse(integer(3_200, 0, 65_535)), "port to listen on; 0 takes a free one"),
+  /** Port to listen on; 0 picks a free one. With `false` the hub does not listen: call `hub.fetch` in your own server. */
+  port: flag(orFalse(integer(3_200, 0, 65_535)), "port to listen on; 0 picks a free one"),
   /** Address to listen on. */
-  hostname: flag(hostname, "address to listen on; 0.0.0.0 is every address of the machine"),
+  hostname: flag(hostname, "address to listen on; 0.0.0.0: all addresses"),
   /** Runtime directory. */
   directory,
-  /** Time from a request to the head of its answer, in ms: 504 after that. */
-  timeout: flag(timeout(30_000), "from a request to the head of its answer"),
-  /** Time between two pieces of a request's body, in ms: 408 after that. */
-  bodyTimeout: flag(timeout(30_000), "between two pieces of a request's body"),
-  /** Largest body of a request: 413 above it. */
-  payloadBytes: flag(bytes(10 << 20, 1, GIB), "largest body of a request"),
-  /** Requests that one worker process has at once. */
-  slots: flag(integer(32, 1, 256), "requests that one worker process has at once"),
-  /** Requests that wait for a worker of one name. */
+  /** Longest time from a request to the head of its response, in ms; then 504. */
+  timeout: flag(timeout(30_000), "longest wait for the head of a response; then 504"),
+  /** Longest time without data of a request body, in ms; then 408. */
+  bodyTimeout: flag(timeout(30_000), "longest wait for more data of a request body; then 408"),
+  /** Largest request body, in bytes; above it 413. */
+  payloadBytes: flag(bytes(10 << 20, 1, GIB), "largest request body; a larger body gets 413"),
+  /** Requests that one worker process handles at once. */
+  slots: flag(integer(32, 1, 256), "requests that one worker process handles at once"),
+  /** Queue of requests per worker name. */
   queue: group({
-    /** Requests that may wait: 503 above it. */
-    limit: flag(integer(1_024, 0, 1_000_000), "requests that wait for one worker name"),
-    /** What happens beyond the limit. */
-    policy: flag(choice("reject", ["reject", "wait"]), "what happens beyond the limit"),
+    /** Requests that may wait for one worker name; above it 503. */
+    limit: flag(integer(1_024, 0, 1_000_000), "requests that may wait for the workers of one name"),
+    /** What happens to requests above the limit. */
+    policy: flag(
+      choice("reject", ["reject", "wait"]),
+      "what happens to requests above the queue's limit: 503, or wait",
+    ),
   }),
-  /** Longest spin before the process sleeps, in µs. 0 on a machine with one processor. */
-  spin: flag(optional(integer(undefined, 0, 10_000, " µs"), "50"), "microseconds of spinning before sleep; 0: none"),
-  /** Time for which routes of a worker that left answer 503, in ms; then they are 404. */
-  goneFor: flag(integer(30_000, 0, DAY_MS, " ms"), "how long routes of a worker that left answer 503"),
-  /** Believes `x-forwarded-*` headers of clients and adds to them. Otherwise they are replaced. */
-  trustProxy: flag(boolean(false), "believe x-forwarded-* of clients"),
-  /** How a hung worker is found. `false`: it is not. */
+  /** Longest time to spin before the process sleeps, in µs. 0 on a machine with one processor. */
+  spin: flag(
+    optional(integer(undefined, 0, 10_000, " µs"), "50"),
+    "longest time to spin before sleeping, in µs; 0 never spins",
+  ),
+  /** Time for which routes without a worker respond with 503, in ms; then with 404. */
+  goneFor: flag(integer(30_000, 0, DAY_MS, " ms"), "time for which a route without a worker gets 503; then 404"),
+  /** Trusts the `x-forwarded-*` headers of requests and appends to them. Otherwise they are replaced. */
+  trustProxy: flag(boolean(false), "trust x-forwarded-* headers of requests"),
+  /** Pings that find and evict hung workers. `false`: no pings. */
   ping: flag(
     orFalse(
       group({
-        /** Time between two pings, in ms. */
-        interval: flag(integer(10_000, 10, DAY_MS, " ms"), "between two pings of a worker"),
-        /** Time for the answer, in ms. */
-        timeout: flag(integer(2_000, 1, DAY_MS, " ms"), "time for the answer to a ping"),
+        /** Time between two pings to a worker, in ms. */
+        interval: flag(integer(10_000, 10, DAY_MS, " ms"), "time between pings to a worker"),
+        /** Time after which a ping counts as missed, in ms. */
+        timeout: flag(integer(2_000, 1, DAY_MS, " ms"), "time after which a ping counts as missed"),
         /** Pings missed in a row after which a worker is evicted. */
-        maxMisses: flag(integer(3, 1, 1_000), "pings missed in a row after which a worker is evicted"),
+        maxMisses: flag(integer(3, 1, 1_000), "missed pings in a row after which a worker is evicted"),
       }),
     ),
-    "send no pings: hung workers stay",
+    "send no pings; hung workers are not evicted",
   ),
   /** Server-sent events. */
   sse: group(sse),
-  /** Which pages of other origins may read event streams that the hub keeps, and its errors. Answers of workers are theirs. */
+  /** CORS for event streams and the hub's own errors. Responses of workers are not changed. */
   cors: optional({ ...corsGroup, resolve: (...given) => checkCors(corsGroup.resolve(...given), given[1]) }),
-  /** Whoever sends it may see `/_slotbus/`, as `authorization: Bearer <token>`. Without it the page is for this machine. */
+  /** Token for `/_slotbus/`: `authorization: Bearer <token>`. Without it only clients on this machine have access. */
   adminToken: optional(token),
   /**
-   * The control plane on a port too, for programs that cannot open the hub's socket: events and health. A worker's requests
-   * travel through memory, so a worker runs on the hub's machine in any case.
+   * Also serves the control plane on a TCP port, for programs that cannot open the hub's socket: events and health.
+   * A worker still runs on the hub's machine, as its requests travel through shared memory.
    */
   control: optional(
     group({
-      /** Port of the control plane; 0 takes a free one. */
+      /** Port of the control plane; 0 picks a free one. */
       port: flag(needed(port), "port of the control plane; it needs a token"),
-      /** Address of that port. */
-      hostname: flag(hostname, "address of that port"),
-      /** Token that is asked for there: `authorization: Bearer <token>`. */
+      /** Address that the control plane listens on. */
+      hostname: flag(hostname, "address that the control plane listens on"),
+      /** Token that each request must send: `authorization: Bearer <token>`. */
       token: needed(token),
     }),
   ),
@@ -163,22 +171,22 @@ export interface ResolvedHubOptions extends Resolved<typeof hubOptions.rows> {}
 export const hubWorkerOptions = new Options("a worker of a hub", {
   /** Name of the worker. Processes of one name share its requests. */
   name: needed(custom<string>(undefined, "1 to 64 of A-Z a-z 0-9 . _ -", (name) => checkName(name, "worker"))),
-  /** Handlers, apps and event streams by pattern: the shape of `Bun.serve`'s `routes`. */
+  /** Handlers, apps and event streams by pattern, as `routes` of `Bun.serve`. */
   routes: needed(custom<HubRoutes, ReturnType<typeof readRoutes>>(undefined, "by pattern", readRoutes)),
   /** Name of the hub. */
   hub: hubName,
-  /** Requests handled at once; never more than the hub gives. */
+  /** Requests handled at once, limited by `slots` of the hub. */
   concurrency: integer(256, 1, 256),
-  /** How long `start` waits for the hub, in ms. */
+  /** Longest time that `start` waits for the hub, in ms. */
   timeout: timeout(Infinity, 0),
-  /** Pauses between two attempts to reach the hub; each is twice as long as the one before, with jitter. */
+  /** Delays between attempts to connect to the hub. Each delay is twice the previous one, with jitter. */
   reconnect: group({
-    /** First pause, in ms. */
+    /** First delay, in ms. */
     initial: integer(1_000, 1, 3_600_000, " ms"),
-    /** Longest pause, in ms. */
+    /** Longest delay, in ms. */
     max: integer(30_000, 1, 3_600_000, " ms"),
   }),
-  /** Time between two looks at whether the hub still knows the worker, in ms. */
+  /** Interval of the checks that the hub still has the registration, in ms. */
   watchdog: integer(5_000, 10, DAY_MS, " ms"),
   /** Runtime directory. */
   directory: optional(directory, directory.fallback),
@@ -189,16 +197,17 @@ export interface HubWorkerOptions<Pattern extends string = string> extends Omit<
   Given<typeof hubWorkerOptions.rows>,
   "routes"
 > {
-  /** Handlers, apps and event streams by pattern: the shape of `Bun.serve`'s `routes`. */
+  /** Handlers, apps and event streams by pattern, as `routes` of `Bun.serve`. */
   routes: HubRoutes<Pattern>;
 }
 
-/** The bus of a worker's name. @throws {InvalidConfigError} */
+/** Returns the bus name of a worker. @throws {InvalidConfigError} */
 export function busNameOf(hub: string, worker: unknown): string {
   const name = `${hub}.${checkName(worker, "worker")}`;
   if (name.length <= BUS_NAME_MAX) return name;
   const room = BUS_NAME_MAX - hub.length - 1;
-  throw new InvalidConfigError(`The name of the worker has ${name.length - hub.length - 1} characters.`, {
-    hint: `Beside the hub "${hub}" it can have ${room}.`,
+  const length = name.length - hub.length - 1;
+  throw new InvalidConfigError(`The worker name has ${length} characters; in hub "${hub}" the limit is ${room}.`, {
+    hint: "Choose a shorter name for the worker or the hub.",
   });
 }

@@ -1,4 +1,4 @@
-/** Finds workers that are attached and answer nothing: each is asked in turn, and evicted when it misses too often. */
+/** Pings all attached workers at an interval and evicts a worker that misses too many pings in a row. */
 
 import { RequestTimeoutError } from "../errors.ts";
 import { PING_PATH } from "./names.ts";
@@ -10,7 +10,7 @@ type Ping = NonNullable<ResolvedHubOptions["ping"]>;
 export class Pinger {
   readonly #options: Ping;
   readonly #services: () => readonly Service[];
-  /** Misses in a row, by worker; a new object each round, so that those who are gone are forgotten. */
+  /** Pings missed in a row, by worker. Replaced each round, so that workers that left are dropped. */
   #misses = new Map<string, number>();
   #timer: ReturnType<typeof setTimeout> | null = null;
   #stopped = false;
@@ -47,7 +47,7 @@ export class Pinger {
     this.#misses = misses;
   }
 
-  /** A worker that takes no more now works: it is not asked. One that is gone has been judged already. */
+  /** Only a timeout counts as missed. Other errors mean that all slots are busy or that the worker is gone already. */
   async #answers({ bus }: Service, worker: number): Promise<boolean> {
     try {
       await bus.request({ path: PING_PATH, pattern: PING_PATH }, { worker, timeout: this.#options.timeout });

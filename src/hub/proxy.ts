@@ -1,4 +1,4 @@
-/** A request over a bus to a worker, and its answer back: what of HTTP belongs to one connection stays there. */
+/** Forwards a request to a worker over its bus and returns the response. Hop-by-hop headers are removed both ways. */
 
 import type { SlotBus } from "../slotbus.ts";
 import { type BusRequest, type InnerOptions, lateSignal } from "../bus/call.ts";
@@ -10,7 +10,7 @@ import { Failure, tooLarge } from "./failure.ts";
 import { firstOf } from "./forwarded.ts";
 import type { ResolvedHubOptions } from "./options.ts";
 
-/** RFC 9110 (7.6.1), and what belongs to it by custom. */
+/** Hop-by-hop headers: RFC 9110 (7.6.1), and others that proxies treat alike. */
 const HOP_BY_HOP = [
   "connection",
   "keep-alive",
@@ -22,7 +22,7 @@ const HOP_BY_HOP = [
   "transfer-encoding",
   "upgrade",
 ];
-/** Of a request: what the hub says itself is not the client's. */
+/** Request headers that are not forwarded as the client sent them; the hub sets some of them itself. */
 const NOT_OF_CLIENT = new Set([
   ...HOP_BY_HOP,
   "x-forwarded-for",
@@ -30,15 +30,15 @@ const NOT_OF_CLIENT = new Set([
   "x-forwarded-proto",
   "x-request-id",
 ]);
-/** Of an answer: the server counts and dates by itself. */
+/** Response headers that are not forwarded; the server sets `content-length` and `date` itself. */
 const NOT_OF_WORKER = new Set([...HOP_BY_HOP, "content-length", "date"]);
-/** Bodies up to here are read whole before they are sent: one message, no stream. */
+/** Bodies up to this size, in bytes, are read whole and sent as one message; larger ones are streamed. */
 const WHOLE_BYTES = 256 * 1024;
 
-/** Headers of a request by name in lower case; those of one name are one text, but for `set-cookie`. */
+/** Request headers by lower-case name. Headers of the same name are joined, except `set-cookie`. */
 export type RequestHeaders = Readonly<Record<string, string | readonly string[]>>;
 
-/** What the hub knows of a request beyond the request. */
+/** A request to forward, with its route and its client. */
 export interface Incoming {
   readonly request: Request;
   readonly headers: RequestHeaders;
@@ -47,15 +47,15 @@ export interface Incoming {
   readonly query: string;
   readonly pattern: string;
   readonly params: Readonly<Record<string, string>>;
-  /** Address of the client, if it has one. */
+  /** Address of the client; `null` if it has none. */
   readonly address: string | null;
-  /** That the hub was asked by: its own server has no TLS, one around `hub.fetch` may. */
+  /** Scheme of the client's request. `"https"` only when `hub.fetch` runs inside a server with TLS. */
   readonly proto: "http" | "https";
 }
 
 type ProxyLimits = Pick<ResolvedHubOptions, "timeout" | "bodyTimeout" | "payloadBytes" | "trustProxy">;
 
-/** Rejects with {@link Failure}, or with an error of the bus. */
+/** Forwards a request. Rejects with {@link Failure} or with an error of the bus. */
 export function forward(bus: SlotBus, incoming: Incoming, limits: ProxyLimits): Promise<StreamedResponse> {
   const { request } = incoming;
   if (request.body) return forwardBody(bus, incoming, limits);
@@ -80,13 +80,13 @@ function asRequest(incoming: Incoming, limits: ProxyLimits, body: BusRequest["bo
 
 // ---- headers ----------------------------------------------------------------------------------------------------------
 
-/** The header of that name, if it is there; several as one. */
+/** Value of a header; `null` if missing. */
 export function headerOf(headers: RequestHeaders, name: string): string | null {
   const value = headers[name];
   return value === undefined ? null : String(value);
 }
 
-/** Names that the header `connection` lists belong to the connection too. */
+/** Names listed in the header `connection`: these headers are hop-by-hop too. */
 function listed(connection: string | null): ReadonlySet<string> | null {
   if (connection === null || connection === "keep-alive" || connection === "close") return null;
   return new Set(connection.split(",").map((name) => name.trim().toLowerCase()));
@@ -103,42 +103,42 @@ function requestHeaders({ request, headers, address, id, proto }: Incoming, trus
   }
   const before = (name: string): string | null => (trustProxy && headerOf(headers, name)) || null;
   const client = before("x-forwarded-for");
-  // A peer without an address (a unix socket) keeps its place: workers count from the end.
+  // A peer without an address (a unix socket) still gets an entry, as workers count the entries from the end.
   const route = client === null ? address : `${client}, ${address ?? "unknown"}`;
   if (route !== null) flat.push("x-forwarded-for", route);
   const own = headerOf(headers, "host");
-  if (own?.includes(",")) throw new Failure(400, "BAD_HOST", "a request has one host.");
+  if (own?.includes(",")) throw new Failure(400, "BAD_HOST", "The request has more than one host header.");
   const named = before("x-forwarded-host");
   const host = named ?? own;
   if (host !== null) {
-    // The host in the URL was checked with it; a request that a program made has a header of its own.
+    // A host that is part of the URL was checked with the URL. A request that a program created may have another host header.
     const isChecked = request.url.startsWith(`${host}/`, proto.length + 3);
     if (!isChecked && !isHost(firstOf(host)))
-      throw new Failure(400, "BAD_HOST", `the ${named ? "x-forwarded-host" : "host"} header is not a valid host.`);
+      throw new Failure(400, "BAD_HOST", `The ${named ? "x-forwarded-host" : "host"} header is not a valid host.`);
     flat.push("x-forwarded-host", host);
   }
   flat.push("x-forwarded-proto", before("x-forwarded-proto") ?? proto, "x-request-id", id);
   return new HeaderList(flat);
 }
 
-/** A request that is answered, and the server that it came by, if there is one. */
+/** A request, and the server that received it if there is one. */
 interface Answered {
   readonly id: string;
   readonly request: Request;
   readonly server: object | undefined;
 }
 
-/** The answer for the client. @throws `PROTOCOL` for a header that none can have. */
+/** Converts a response for the client. @throws `PROTOCOL` for a header that HTTP cannot carry. */
 export function answer(response: StreamedResponse, { id, request, server }: Answered): Response {
   const { head } = response;
-  // The head is the same object as long as the worker answers with the same head; a Response copies the headers it is given.
+  // Equal heads of a worker are one object, so its headers are made once. A Response copies the headers that it is given.
   const headers = (head.note ??= responseHeaders(response)) as Headers;
   headers.set("x-request-id", id);
   const isHead = request.method === "HEAD";
   return isHead ? answerHead(response, headers) : response.toResponseWith(headers, false, server !== undefined);
 }
 
-/** Says the length that GET's answer has, if the worker says it or the body is there; never 0 for one that nobody knows. */
+/** Responds to HEAD. Sets `content-length` if the worker set it or the body is present; an unknown length is left out, not 0. */
 function answerHead(response: StreamedResponse, shared: Headers): Response {
   const headers = new Headers(shared);
   const length = response.headers.get("content-length");
@@ -156,9 +156,9 @@ function responseHeaders(response: StreamedResponse): Headers {
 
 // ---- bodies -----------------------------------------------------------------------------------------------------------
 
-/** A body that is sent while it is read. */
+/** A body that is forwarded while it is read. */
 class Body {
-  /** Aborts with the {@link Failure} that ended it. */
+  /** Aborted with a {@link Failure} when reading fails. */
   readonly failed: AbortSignal;
   readonly source: StreamSource;
 
@@ -185,7 +185,7 @@ async function* pieces(
       yield value;
     }
   } catch (error) {
-    fail(error instanceof Failure ? error : new Failure(400, "BAD_BODY", "the body could not be read."));
+    fail(error instanceof Failure ? error : new Failure(400, "BAD_BODY", "Cannot read the request body."));
     throw error;
   } finally {
     reader.cancel().catch(() => {});
@@ -195,24 +195,25 @@ async function* pieces(
 async function readBody({ request, headers }: Incoming, limits: ProxyLimits): Promise<Uint8Array | Body> {
   const declared = headerOf(headers, "content-length");
   if (declared !== null && !/^\d+$/.test(declared))
-    throw new Failure(400, "BAD_LENGTH", "the content-length header is not a number.");
+    throw new Failure(400, "BAD_LENGTH", "The content-length header is not a number.");
   if (declared !== null && Number(declared) > limits.payloadBytes) throw tooLarge(limits.payloadBytes);
   if (declared === null || Number(declared) > WHOLE_BYTES) return new Body(request.body!, limits);
   try {
     return await within(request.bytes(), limits.bodyTimeout);
   } catch (error) {
-    throw error instanceof Failure ? error : new Failure(400, "BAD_BODY", "the body could not be read.");
+    throw error instanceof Failure ? error : new Failure(400, "BAD_BODY", "Cannot read the request body.");
   }
 }
 
-/** Longest time of a timer, in ms; one that is longer fires at once. */
+/** Longest delay of `setTimeout`, in ms; a longer delay would fire at once. */
 const TIMER_MAX = 2 ** 31 - 1;
 
-/** What is there already costs no timer. */
+/** Rejects with 408 after `ms`. A promise that is settled already needs no timer. */
 function within<T>(promise: Promise<T>, ms: number): Promise<T> {
   if (ms === Infinity || Bun.peek.status(promise) !== "pending") return promise;
   const { promise: late, reject } = Promise.withResolvers<never>();
-  const expire = (): void => reject(new Failure(408, "BODY_TIMEOUT", `no byte of the body for ${ms} ms.`));
+  const expire = (): void =>
+    reject(new Failure(408, "BODY_TIMEOUT", `The request body timed out: no data for ${ms} ms.`));
   const timer = setTimeout(expire, Math.min(ms, TIMER_MAX));
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }

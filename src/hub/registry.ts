@@ -1,4 +1,4 @@
-/** Who serves which routes: a registration takes effect at once and whole, or not at all. */
+/** Keeps the registered workers and their routes. A registration takes effect as a whole or not at all. */
 
 import { METHODS, type Method } from "../bus/codec.ts";
 import { InvalidConfigError } from "../errors.ts";
@@ -9,23 +9,23 @@ import { parsePattern } from "./pattern.ts";
 import { type Route, routeKey, RouteTable } from "./routes.ts";
 import { type Audience, type Registration, Service } from "./service.ts";
 
-type AskedRoute = Omit<Route<Service>, "owner">;
+type RequestedRoute = Omit<Route<Service>, "owner">;
 
 const ROUTES_MAX = 10_000;
-/** Of a name that is refused, which may be any text. */
+/** Characters of a refused name that are reported. */
 const NAME_SHOWN = 100;
 
 export class Registry {
   readonly #options: ResolvedHubOptions;
   readonly #audience: Audience;
-  /** By worker name. Creation of a bus takes a while: the next registration of that name waits for it. */
+  /** Services by worker name. A promise, so that concurrent registrations of one name wait for the same bus. */
   readonly #services = new Map<string, Promise<Service>>();
   #live: Service[] = [];
-  /** A change of routes makes a new one. */
+  /** Current routes; replaced as a whole when they change. */
   table = new RouteTable<Service>([]);
   #sweep: ReturnType<typeof setTimeout> | null = null;
   #closed = false;
-  /** Whether one of its workers had a hub of this name before: the others may be on their way. */
+  /** Whether a worker of the previous hub has reconnected; then others may still follow. */
   someReturned = false;
 
   constructor(options: ResolvedHubOptions, audience: Audience) {
@@ -38,9 +38,9 @@ export class Registry {
   }
 
   /**
-   * Makes these the routes of the name, whoever registered it before.
+   * Registers a process and replaces the routes of its worker name.
    *
-   * @throws (rejects) {Failure} 400 for what cannot be, 409 for a route that another living name has.
+   * @throws (rejects) {Failure} 400 for an invalid registration, 409 for a route that another live name has.
    */
   async register(
     name: string,
@@ -60,11 +60,11 @@ export class Registry {
     routes: readonly RouteRequest[],
     pid: number | null,
   ): Promise<Registration & { bus: string }> {
-    const asked = checkRoutes(routes);
-    this.#refuseConflicts(name, asked); // before there is a bus for it
+    const requested = checkRoutes(routes);
+    this.#refuseConflicts(name, requested); // before its bus is created
     const service = await this.#service(name);
-    this.#refuseConflicts(name, asked); // others may have come meanwhile
-    const own = asked.map((route) => ({ ...route, owner: service }));
+    this.#refuseConflicts(name, requested); // again: another name may have registered meanwhile
+    const own = requested.map((route) => ({ ...route, owner: service }));
     const registration = { id: crypto.randomUUID(), pid, routes: own.length };
     service.register(registration, own);
     this.#rebuild();
@@ -75,7 +75,7 @@ export class Registry {
     return this.#live.some((service) => service.unregister(id));
   }
 
-  /** Takes no registration and no request any more; waits for what runs, for at most `timeout` ms. */
+  /** Stops accepting registrations and requests, and waits at most `timeout` ms for running requests. */
   drain(limit: { timeout: number }): Promise<void> {
     return this.#end((service) => service.bus.drain(limit));
   }
@@ -87,7 +87,7 @@ export class Registry {
   async #end(how: (service: Service) => Promise<void>): Promise<void> {
     this.#closed = true;
     if (this.#sweep) clearTimeout(this.#sweep);
-    const all = await Promise.allSettled(this.#services.values()); // also those that are being made
+    const all = await Promise.allSettled(this.#services.values()); // includes services that are still being created
     await Promise.all(all.map((made) => made.status === "fulfilled" && how(made.value)));
   }
 
@@ -109,20 +109,21 @@ export class Registry {
     }
   }
 
-  /** Routes of a name that is gone are free for others. */
-  #refuseConflicts(name: string, asked: readonly AskedRoute[]): void {
+  /** Routes of a name without processes are free for other names. */
+  #refuseConflicts(name: string, requested: readonly RequestedRoute[]): void {
     const taken = new Map(this.table.routes.map((route) => [routeKey(route), route]));
-    for (const route of asked) {
+    for (const route of requested) {
       const other = taken.get(routeKey(route));
       if (!other || other.owner.name === name || !other.owner.isThere) continue;
-      const what = `${route.method} ${route.pattern.text} matches what ${other.pattern.text} of worker "${other.owner.name}" does.`;
+      const [own, taker] = [`${route.method} ${route.pattern.text}`, other.owner.name];
+      const what = `${own} matches the same paths as ${other.pattern.text} of worker "${taker}".`;
       throw new Failure(409, "ROUTE_TAKEN", what);
     }
   }
 
   #rebuild(): void {
     const kept = new Map<string, Route<Service>>();
-    // Those who are there come last: a route that a gone name had too is theirs.
+    // Live names come last, so that they win over names without processes.
     const services = this.#live.toSorted((a, b) => Number(a.isThere) - Number(b.isThere));
     for (const service of services) for (const route of service.routes) kept.set(routeKey(route), route);
     this.table = new RouteTable([...kept.values()]);
@@ -151,25 +152,28 @@ export class Registry {
   }
 }
 
-function checkRoutes(routes: readonly RouteRequest[]): AskedRoute[] {
+function checkRoutes(routes: readonly RouteRequest[]): RequestedRoute[] {
   if (!Array.isArray(routes) || routes.length > ROUTES_MAX)
-    throw new Failure(400, "BAD_REGISTRATION", `routes is not a list of at most ${ROUTES_MAX} routes.`);
+    throw new Failure(400, "BAD_REGISTRATION", `routes must be a list of at most ${ROUTES_MAX} routes.`);
   const seen = new Map<string, string>();
   return routes.map((route) => {
     const parsed = checkRoute(route);
     const key = routeKey(parsed);
     const twin = seen.get(key);
-    if (twin !== undefined) throw new Failure(409, "ROUTE_TWICE", `${parsed.pattern.text} matches what ${twin} does.`);
+    if (twin !== undefined)
+      throw new Failure(409, "ROUTE_TWICE", `${parsed.pattern.text} matches the same paths as ${twin}.`);
     seen.set(key, parsed.pattern.text);
     return parsed;
   });
 }
 
-function checkRoute(route: RouteRequest): AskedRoute {
+function checkRoute(route: RouteRequest): RequestedRoute {
   const { method, path, sse = false } = route ?? {};
   if (!METHODS.includes(method as Method) || typeof sse !== "boolean")
-    throw badRoute(`${JSON.stringify(route)} is not a valid route; its method is one of ${METHODS.join(", ")}.`);
-  if (sse && method !== "GET") throw badRoute(`${path}: server-sent events are asked for with GET.`);
+    throw badRoute(
+      `Invalid route ${JSON.stringify(route)}: method must be one of ${METHODS.join(", ")}, and sse true or false.`,
+    );
+  if (sse && method !== "GET") throw badRoute(`${path}: an event stream must use GET.`);
   try {
     return { method: method as Method, pattern: parsePattern(path), sse };
   } catch (error) {

@@ -1,4 +1,4 @@
-/** Which worker answers a path. Static segments win over parameters, those over `*`; the order of registration says nothing. */
+/** Finds the route of a path. Plain text wins over parameters, and parameters over `*`, in any order of registration. */
 
 import { addRoute, createRouter, findRoute, type RouterContext } from "rou3";
 import { METHODS, type Method } from "../bus/codec.ts";
@@ -9,18 +9,18 @@ import type { Pattern } from "./pattern.ts";
 export interface Route<Owner> {
   readonly method: Method;
   readonly pattern: Pattern;
-  /** Server-sent events that the hub serves. */
+  /** Whether the route is an event stream. */
   readonly sse: boolean;
   readonly owner: Owner;
 }
 
 export interface Match<Owner> {
   readonly route: Route<Owner>;
-  /** Decoded. */
+  /** Parameters, percent-decoded. */
   readonly params: Readonly<Record<string, string>>;
 }
 
-/** All routes at one time; a change makes a new table. */
+/** An immutable table of all routes. */
 export class RouteTable<Owner> {
   readonly routes: readonly Route<Owner>[];
   readonly #router: RouterContext<Route<Owner>> = createRouter<Route<Owner>>();
@@ -31,7 +31,7 @@ export class RouteTable<Owner> {
   }
 
   /**
-   * The route for a path; a HEAD goes where GET would go, unless that worker has the same pattern for HEAD.
+   * Finds the route of a path. HEAD uses the route of GET, unless the same worker has the same pattern for HEAD.
    *
    * @throws {Failure} 400 for a path that is not UTF-8.
    */
@@ -40,7 +40,7 @@ export class RouteTable<Owner> {
     return found ? { route: found.data, params: decode(found.data.pattern.names, found.params) } : null;
   }
 
-  /** Methods that the path has routes for. */
+  /** Methods with a route for the path. */
   allowed(path: string): Method[] {
     return METHODS.filter((method) => this.#look(method, path) !== undefined);
   }
@@ -53,7 +53,7 @@ export class RouteTable<Owner> {
   }
 }
 
-/** What tells one route from another: two names may not have the same. */
+/** Identifies a route. Two worker names cannot have the same key. */
 export function routeKey({ method, pattern }: { readonly method: Method; readonly pattern: Pattern }): string {
   return `${method} ${pattern.key}`;
 }
@@ -69,7 +69,7 @@ function decode(names: readonly string[], raw: Readonly<Record<string, string>> 
       if (value !== undefined) params[name] = value.includes("%") ? decodeURIComponent(value) : value;
     }
   } catch {
-    throw new Failure(400, "BAD_PATH", "the path is not percent-encoded UTF-8.");
+    throw new Failure(400, "BAD_PATH", "The path is not percent-encoded UTF-8.");
   }
   return params;
 }

@@ -1,4 +1,4 @@
-/** All processes that registered under one worker name: their bus, their routes, and whether any of them is there. */
+/** All processes of one worker name: their bus, their routes, and whether any process is alive. */
 
 import { SlotBus } from "../slotbus.ts";
 import type { WorkerInfo } from "../bus/events.ts";
@@ -7,28 +7,28 @@ import { busNameOf, type ResolvedHubOptions } from "./options.ts";
 
 /** A worker process in an event of the hub. */
 export interface HubWorkerInfo {
-  /** Name that the process serves. */
+  /** Worker name of the process. */
   readonly name: string;
-  /** Number of this attachment; no other of its name has it. */
+  /** Id of the attachment, unique for its worker name. */
   readonly id: number;
   readonly pid: number;
 }
 
-/** A request as the hub has answered it. Of an answer that streams, the head has been sent. */
+/** A request that the hub has answered. If the response streams, only its head has been sent. */
 export interface HubRequestInfo {
-  /** The same as in the header `x-request-id` of the answer. */
+  /** Value of the response header `x-request-id`. */
   readonly id: string;
   readonly method: string;
-  /** Without the query, which may have secrets. */
+  /** Path without the query, which may contain secrets. */
   readonly path: string;
   readonly status: number;
-  /** From the request to the head of its answer, in ms. */
+  /** Time from the request to the head of the response, in ms. */
   readonly ms: number;
-  /** Size of a worker's answer; `null` for one that streams, and for the hub's own. */
+  /** Size of the response body; `null` if the response streams or is the hub's own. */
   readonly bytes: number | null;
-  /** Name of the worker that the request was for; `null`: none. */
+  /** Name of the worker that serves the route; `null` if no route matched. */
   readonly worker: string | null;
-  /** Address of the client, with `trustProxy` the one that the proxy saw: the last of `x-forwarded-for`. `null`: not known. */
+  /** Address of the client; with `trustProxy` the last address of `x-forwarded-for`. `null` if unknown. */
   readonly address: string | null;
 }
 
@@ -36,30 +36,30 @@ export interface HubRequestInfo {
 export interface HubEvents {
   /** A worker process registered and attached. */
   joined: [worker: HubWorkerInfo];
-  /** A worker process closed in good order. */
+  /** A worker process closed its connection in an orderly way. */
   left: [worker: HubWorkerInfo];
-  /** A worker process was lost, or evicted because it answered no pings; `reason` says which. */
+  /** A worker process died, or was evicted because it missed pings; `reason` says which. */
   died: [worker: HubWorkerInfo, reason: string];
-  /** A registration was refused, or a process that is not allowed knocked at a worker's bus; `reason` says why. */
+  /** A registration was refused, or a process was not allowed to attach to a worker's bus; `reason` says why. */
   refused: [worker: { readonly name: string; readonly pid: number | null }, reason: string];
-  /** A request was answered. Costs nothing while nobody listens. */
+  /** A request was answered. Costs nothing without listeners. */
   request: [request: HubRequestInfo];
 }
 
-/** Who hears of processes that come and go. */
+/** Receives changes of processes. */
 export interface Audience {
   changed(): void;
   tell<E extends keyof HubEvents>(event: E, ...args: HubEvents[E]): void;
 }
 
-/** One registration: of a process, when it said which it is. */
+/** A registration of a process; `pid` is `null` if the process did not send it. */
 export interface Registration {
   readonly id: string;
   readonly pid: number | null;
   readonly routes: number;
 }
 
-/** A registration, and what became of it. */
+/** A registration with its state. */
 interface Tenure extends Registration {
   /** `performance.now()` */
   readonly since: number;
@@ -67,17 +67,17 @@ interface Tenure extends Registration {
   hasCome: boolean;
 }
 
-/** How long a process that registered may take to attach to its bus, in ms. */
+/** Time within which a registered process must attach to its bus, in ms. */
 const ARRIVAL_MS = 5_000;
 
 export class Service {
   readonly name: string;
   readonly bus: SlotBus;
-  /** Of the newest registration. */
+  /** Routes of the newest registration. */
   routes: readonly Route<Service>[] = [];
   readonly #registrations = new Map<string, Tenure>();
   readonly #audience: Audience;
-  /** `performance.now()` of the moment since which nobody is there; null while a process is there or about to come. */
+  /** `performance.now()` when the last process left; `null` while a process is attached or about to attach. */
   #goneAt: number | null = performance.now();
   #arrival: ReturnType<typeof setTimeout> | null = null;
 
@@ -109,17 +109,17 @@ export class Service {
     return [...this.#registrations.values()];
   }
 
-  /** Whether a process serves it, or has registered and is about to. */
+  /** Whether a process is attached, or has registered and is about to attach. */
   get isThere(): boolean {
     return this.#goneAt === null;
   }
 
-  /** How long nobody has served it, in ms. */
+  /** Time since the last process left, in ms; 0 while there is a process. */
   get goneFor(): number {
     return this.#goneAt === null ? 0 : performance.now() - this.#goneAt;
   }
 
-  /** The registration counts from now on; its process has a while to attach. */
+  /** Adds a registration and takes over its routes. Its process must attach within {@link ARRIVAL_MS}. */
   register(registration: Registration, routes: readonly Route<Service>[]): void {
     if (registration.pid !== null) this.#replace(registration.pid);
     this.#registrations.set(registration.id, { ...registration, since: performance.now(), hasCome: false });
@@ -130,7 +130,7 @@ export class Service {
     this.#arrival.unref();
   }
 
-  /** `false`: there was none of that id. */
+  /** Returns `false` if there is no registration with this id. */
   unregister(id: string): boolean {
     if (!this.#registrations.delete(id)) return false;
     this.#judge();
@@ -150,17 +150,18 @@ export class Service {
     this.#audience.tell("joined", { name: this.name, id, pid });
   }
 
-  /** `reason`: why it died. */
+  /** `reason` is given if the process died. */
   #left({ id, pid }: WorkerInfo, reason?: string): void {
     const come = this.#of(pid).filter((one) => one.hasCome);
-    if (come.length > this.#attached(pid)) this.#registrations.delete(come[0]!.id); // one that came later may be the next
+    // Drops the oldest registration: a newer one may belong to the next attachment of the process.
+    if (come.length > this.#attached(pid)) this.#registrations.delete(come[0]!.id);
     this.#judge();
     const worker = { name: this.name, id, pid };
     if (reason === undefined) this.#audience.tell("left", worker);
     else this.#audience.tell("died", worker, reason);
   }
 
-  /** Whoever registered and did not come is gone; when nobody is attached or about to be, the name is. */
+  /** Drops registrations whose process did not attach in time, and notes when no process is left. */
   #judge(): void {
     const now = performance.now();
     for (const { id, pid, since, hasCome } of this.#registrations.values()) {
@@ -171,14 +172,14 @@ export class Service {
     this.#audience.changed();
   }
 
-  /** A process has as many as it has attachments, and one or two that are about to be one: it registers anew. */
+  /** Keeps one registration per attached worker of this process and one that is about to attach; drops older ones. */
   #replace(pid: number): void {
     const own = this.#of(pid);
     const kept = this.#attached(pid) + 1;
     for (const { id } of own.slice(0, Math.max(0, own.length - kept))) this.#registrations.delete(id);
   }
 
-  /** Registrations of a process, the oldest first. */
+  /** Registrations of a process, oldest first. */
   #of(pid: number): Tenure[] {
     return [...this.#registrations.values()].filter((one) => one.pid === pid);
   }

@@ -1,4 +1,4 @@
-/** One client of an event stream: what it has not taken yet is bounded, and what it loses by that is told in the stream. */
+/** One client of an event stream. Its buffer is bounded; the stream itself tells the client how many events were dropped. */
 
 import { BoundedQueue } from "../bounded-queue.ts";
 import { encodeMissing, type Missing } from "./event-log.ts";
@@ -14,13 +14,13 @@ export class SseClient {
   #ending = false;
   #over = false;
 
-  /** Holds up to `limit` bytes for it. `onEnd` hears once that the client has gone or was ended. */
+  /** Buffers up to `limit` bytes. `onEnd` is called once, when the client disconnects or its stream ends. */
   constructor(limit: number, onEnd: () => void) {
     this.#waiting = new BoundedQueue(limit, "drop-newest", (text) => (text as string).length);
     this.#onEnd = onEnd;
   }
 
-  /** The stream as an answer; once. */
+  /** Returns the stream as a response. Call it once. */
   respond(signal: AbortSignal, requestId: string): Response {
     const source = {
       pull: (controller: ReadableStreamDefaultController<Uint8Array>) => this.#pull(controller),
@@ -28,7 +28,7 @@ export class SseClient {
     };
     if (signal.aborted) this.#finish();
     else signal.addEventListener("abort", () => this.#finish(), { once: true });
-    // A mark of 0: it is asked for more when the socket has taken what it had.
+    // With a mark of 0, `pull` is called only after the socket has accepted the previous chunk.
     return new Response(new ReadableStream(source, { highWaterMark: 0 }), {
       headers: {
         "content-type": "text/event-stream; charset=utf-8",
@@ -39,7 +39,7 @@ export class SseClient {
     });
   }
 
-  /** `false`: there was no room, it counts as lost. */
+  /** Sends text. Returns `false` if the buffer is full; the text then counts as lost. */
   send(text: string): boolean {
     if (this.#over || this.#ending) return false;
     if (!this.#waiting.accepts(text.length)) {
@@ -51,17 +51,17 @@ export class SseClient {
     return true;
   }
 
-  /** Tells the client that so many events are missing here. */
+  /** Tells the client how many events are missing at this place. */
   missing(count: Missing): void {
     if (count !== 0) this.#push(encodeMissing(count));
   }
 
-  /** Something, so that nobody on the way thinks the connection dead. */
+  /** Sends a comment, so that proxies do not close a quiet connection. */
   beat(): void {
     if (this.#waiting.length === 0 && !this.#over) this.#push(HEARTBEAT);
   }
 
-  /** What waits still goes out, then the stream ends. */
+  /** Ends the stream after the buffered events. */
   end(): void {
     this.#ending = true;
     this.#notify();
@@ -72,7 +72,7 @@ export class SseClient {
     this.#notify();
   }
 
-  /** A loss is told before the next event, at the place where it happened. */
+  /** Reports lost events before the next event, so at the place where they are missing. */
   #noteLoss(): void {
     const lost = this.#lost;
     this.#lost = 0;

@@ -1,4 +1,4 @@
-/** Event streams that the hub keeps for its workers: the one of all events, and those of routes. */
+/** Event streams: `/events`, and one stream per path of an event-stream route. */
 
 import { RequestTimeoutError } from "../errors.ts";
 import { Failure } from "./failure.ts";
@@ -12,7 +12,7 @@ import type { Route } from "./routes.ts";
 import type { Service } from "./service.ts";
 import { SseClient } from "./sse-client.ts";
 
-/** Clients of one stream, and its newest events. */
+/** A stream: its clients and its newest events. */
 interface Stream {
   readonly log: EventLog;
   readonly clients: Set<SseClient>;
@@ -24,7 +24,7 @@ interface Channel extends Stream {
   readonly params: Readonly<Record<string, string>>;
 }
 
-/** Logs of paths that nobody listens to are kept so long for those who come back, in ms. */
+/** Time for which the events of a path without clients are kept for clients that reconnect, in ms. */
 const LINGER_MS = 60_000;
 
 export class EventStreams {
@@ -32,9 +32,9 @@ export class EventStreams {
   readonly #options: ResolvedHubOptions;
   readonly #epoch = Math.floor(Date.now()).toString(36);
   readonly #all: Stream;
-  /** By {@link plainPath}. */
+  /** Streams by path, normalised with {@link plainPath}. */
   readonly #channels = new Map<string, Channel>();
-  /** Services that were there when last looked at. */
+  /** Services that had a process at the last change. */
   #there = new Set<Service>();
   #timer: ReturnType<typeof setInterval> | null = null;
   #closed = false;
@@ -45,28 +45,28 @@ export class EventStreams {
     this.#all = this.#makeStream();
   }
 
-  /** Clients that are connected. */
+  /** Number of connected clients. */
   get clients(): number {
     return this.#streams().reduce((sum, { clients }) => sum + clients.size, 0);
   }
 
   // ---- clients ----------------------------------------------------------------------------------------------------
 
-  /** `GET /events`: everything that workers emit. */
+  /** Opens `GET /events`, the stream of all events that workers emit. */
   openAll(request: Request, requestId: string): Response {
     return this.#open(this.#all, request, requestId, () => {});
   }
 
-  /** A route's stream. Its worker hears of the client first, and may refuse it. */
+  /** Opens the stream of a route. The worker is asked first and may refuse the client. */
   async open(route: Route<Service>, incoming: Incoming): Promise<Response> {
     const { request, id, params } = incoming;
-    const disconnected = (): void => void this.#tell(route, "disconnect", params).catch(() => {}); // gone: it has no clients
-    // A client that goes meanwhile does not end the question: who heard of it hears of its end.
+    const disconnected = (): void => void this.#tell(route, "disconnect", params).catch(() => {}); // no worker: nothing to notify
+    // Not aborted when the client disconnects: a worker that got "connect" must also get "disconnect".
     const { ok, status } = await this.#tell(route, "connect", params).catch((error) => {
       if (error instanceof RequestTimeoutError && error.mayHaveExecuted) disconnected();
       throw error;
     });
-    if (!ok) throw new Failure(status, "REFUSED", "the worker refuses this stream.");
+    if (!ok) throw new Failure(status, "REFUSED", "The worker refused this event stream.");
     const channel = this.#channel(plainPath(incoming.path), route, params);
     return this.#open(channel, request, id, () => {
       channel.log.touchedAt = performance.now();
@@ -76,40 +76,40 @@ export class EventStreams {
 
   // ---- events -----------------------------------------------------------------------------------------------------
 
-  /** To `GET /events`. Returns how many clients it was given to. @throws {InvalidConfigError} */
+  /** Sends an event to `GET /events`. Returns the number of clients. @throws {InvalidConfigError} */
   emit(source: string, type: string, data: string): number {
     checkEvent({ type, data });
     return this.#send(this.#all, { type, data: JSON.stringify({ source, event_type: type, data }) });
   }
 
-  /** To the clients of one path. @throws {Failure} 404 when no stream has that path; {@link InvalidConfigError}. */
+  /** Sends an event to the clients of one path. @throws {Failure} 404 if no stream has this path; {@link InvalidConfigError}. */
   push(path: string, event: StreamEvent): number {
     checkEvent(event);
     const { pathname } = new URL(`http://hub${path.startsWith("/") ? "" : "/"}${path}`);
     const key = plainPath(pathname);
     const { table } = this.#registry;
-    const match = table.find("GET", pathname) ?? table.find("GET", key); // text of a route is compared as it stands
-    if (!match?.route.sse) throw new Failure(404, "NO_STREAM", `no event stream has the path ${path.slice(0, 200)}.`);
+    const match = table.find("GET", pathname) ?? table.find("GET", key); // plain text of a route is compared literally
+    if (!match?.route.sse) throw new Failure(404, "NO_STREAM", `No event stream has the path ${path.slice(0, 200)}.`);
     return this.#send(this.#channel(key, match.route, match.params), event);
   }
 
-  /** To the clients of a route whose parameters have these values. @throws as {@link push} */
+  /** Sends an event to the clients of a route whose parameters have these values. @throws as {@link push} */
   pushByPattern(pattern: string, params: Readonly<Record<string, string>>, event: StreamEvent): number {
     checkEvent(event);
     const { key } = parsePattern(pattern);
     const isRoute = this.#registry.table.routes.some((route) => route.sse && route.pattern.key === key);
-    if (!isRoute) throw new Failure(404, "NO_STREAM", `no event stream has the pattern ${pattern.slice(0, 200)}.`);
+    if (!isRoute) throw new Failure(404, "NO_STREAM", `No event stream has the pattern ${pattern.slice(0, 200)}.`);
     let delivered = 0;
     for (const channel of this.#channels.values()) {
-      const isMeant = Object.entries(params).every(([name, value]) => channel.params[name] === value);
-      if (channel.route.pattern.key === key && isMeant) delivered += this.#send(channel, event);
+      const matches = Object.entries(params).every(([name, value]) => channel.params[name] === value);
+      if (channel.route.pattern.key === key && matches) delivered += this.#send(channel, event);
     }
     return delivered;
   }
 
   // ---- time and change --------------------------------------------------------------------------------------------
 
-  /** A worker that comes back knows no clients: it is told of those who stayed. Those of a route that is no more end. */
+  /** Announces the connected clients to workers that reconnected, and ends streams whose route was removed. */
   servicesChanged(): void {
     const there = new Set(this.#registry.services.filter((service) => service.isThere));
     const returned = [...there].filter((service) => !this.#there.has(service));
@@ -156,7 +156,7 @@ export class EventStreams {
     return given;
   }
 
-  /** Until nobody listens and nothing is kept. */
+  /** Starts the timer of heartbeats; it stops when there are no clients and no kept events. */
   #keepTime(): void {
     if (!this.#closed) this.#timer ??= setInterval(() => this.#beat(), this.#options.sse.heartbeat);
   }
@@ -181,7 +181,7 @@ export class EventStreams {
     return channel;
   }
 
-  /** The oldest path that nobody listens to. */
+  /** Drops the oldest path without clients. */
   #forgetOne(): void {
     const oldest = this.#channels.entries().find(([, { clients }]) => clients.size === 0);
     if (oldest) this.#channels.delete(oldest[0]);
@@ -198,18 +198,18 @@ export class EventStreams {
     params: Readonly<Record<string, string>>,
   ): Promise<{ ok: boolean; status: number }> {
     const json: Lifecycle = { sse_lifecycle: what, params };
-    const asked = { method: "POST", path: LIFECYCLE_PATH, pattern: pattern.text, params, json } as const;
-    return owner.bus.request(asked, { timeout: this.#options.timeout });
+    const request = { method: "POST", path: LIFECYCLE_PATH, pattern: pattern.text, params, json } as const;
+    return owner.bus.request(request, { timeout: this.#options.timeout });
   }
 }
 
-/** A stream that ends at once: a browser's `EventSource` asks again after a second, and never again after another status. */
-export function comeAgain(requestId: string): Response {
+/** Returns an empty stream, after which an `EventSource` reconnects in a second. After a status other than 200 it never would. */
+export function emptyStream(requestId: string): Response {
   const headers = { "content-type": "text/event-stream", "cache-control": "no-cache", "x-request-id": requestId };
   return new Response("retry: 1000\n\n", { headers });
 }
 
-/** The same for a route that its worker registers again. */
+/** Identifies a route; stays the same when its worker registers again. */
 function keyOf({ owner, pattern }: Route<Service>): string {
   return `${owner.name} ${pattern.key}`;
 }

@@ -1,4 +1,4 @@
-/** What the hub tells of itself: `/_slotbus/`, for people, for scripts, for Prometheus. */
+/** The status pages below `/_slotbus/`: HTML, JSON, and metrics for Prometheus. */
 
 import type { SlotBus } from "../slotbus.ts";
 import { Exposition } from "../bus/exposition.ts";
@@ -11,15 +11,15 @@ import { SseClient } from "./sse-client.ts";
 import page from "./status.html" with { type: "text" };
 
 const PREFIX = "/_slotbus/";
-/** Between two pictures of the hub that a page gets, in ms. */
+/** Interval at which a page gets a new picture of the hub, in ms. */
 const PICTURE_MS = 500;
-/** What may wait for one page, in bytes: more than one message of a hub that is full. */
+/** Buffer for one page, in bytes. Larger than the largest message. */
 const WATCHER_BYTES = 8 << 20;
 const LOOPBACK = /^(?:127\.\d+\.\d+\.\d+|::1|::ffff:127\.\d+\.\d+\.\d+)$/;
 const LOOPBACK_HOST = /^(?:localhost|127\.\d+\.\d+\.\d+|\[::1\])(?::\d+)?$/i;
-/** A proxy passes on what others asked. */
+/** Headers that show that a proxy forwarded the request. */
 const PROXY_HEADER = /^(?:x-forwarded-.*|forwarded|via|x-real-ip)$/;
-/** Nobody else's page may hold, frame or guess at what these pages say. */
+/** Keeps other sites from embedding or caching these pages. */
 const SAFE_HEADERS = {
   "cache-control": "no-store",
   "cross-origin-resource-policy": "same-origin",
@@ -27,7 +27,7 @@ const SAFE_HEADERS = {
   "x-content-type-options": "nosniff",
 };
 
-/** The hub at one moment. */
+/** State of the hub at one moment. */
 export type Picture = ReturnType<Status["picture"]>;
 export type RoutePicture = ReturnType<Status["routes"]>[number];
 
@@ -40,7 +40,7 @@ export class Status {
   readonly #began = Date.now();
   #timer: ReturnType<typeof setInterval> | null = null;
   #closed = false;
-  /** What all watchers know: the routes, and the time of the newest second. */
+  /** What has been sent to all watchers: the routes, and the time of the newest second. */
   #told: { table: unknown; there: string; until: number } = { table: null, there: "", until: 0 };
 
   constructor(registry: Registry, meter: Meter, options: ResolvedHubOptions, clients: () => number) {
@@ -50,14 +50,14 @@ export class Status {
     this.#clients = clients;
   }
 
-  static isAsked(path: string): boolean {
+  static isStatusPath(path: string): boolean {
     return path.startsWith(PREFIX) || path === "/_slotbus";
   }
 
-  /** `address` of the client; `null`: unknown. @throws {Failure} */
+  /** `address`: address of the client; `null` if unknown. @throws {Failure} */
   answer(request: Request, path: string, address: string | null, id: string): Response {
     if (request.method !== "GET" && request.method !== "HEAD")
-      throw new Failure(405, "METHOD", "these pages are only read.", { allow: "GET, HEAD" });
+      throw new Failure(405, "METHOD", "Status pages are read-only; use GET or HEAD.", { allow: "GET, HEAD" });
     if (path === "/_slotbus") return new Response(null, { status: 308, headers: { location: PREFIX } });
     this.#admit(request, address);
     const response = this.#read(request, path.slice(PREFIX.length), id);
@@ -80,7 +80,7 @@ export class Status {
       case "routes":
         return Response.json(this.routes());
       default:
-        throw new Failure(404, "NO_PAGE", `there is no ${PREFIX}${page.slice(0, 200)}.`);
+        throw new Failure(404, "NO_PAGE", `There is no page ${PREFIX}${page.slice(0, 200)}.`);
     }
   }
 
@@ -96,11 +96,11 @@ export class Status {
       pid: process.pid,
       /** In ms since 1970. */
       time: Date.now(),
-      /** In ms. */
+      /** Time since the hub started, in ms. */
       uptime: Date.now() - this.#began,
-      /** Of event streams. */
+      /** Number of clients of event streams. */
       clients: this.#clients(),
-      /** What the hub answered itself, by status. */
+      /** Responses of the hub itself, by status. */
       statuses: this.#statuses(""),
       workers: this.#registry.services
         .map(({ name, bus, isThere }) => ({ name, there: isThere, ...this.#worker(name, bus) }))
@@ -112,14 +112,14 @@ export class Status {
     const { workers, queued } = bus.stats();
     const slots: ReturnType<SlotBus["diagnostics"]>["slots"][] = [];
     for (const slot of bus.diagnostics().slots) {
-      if (slot.slot === 0) slots.push([]); // the next attachment; two of one process have the same pid
+      if (slot.slot === 0) slots.push([]); // a new attachment starts; the pid cannot tell them apart
       slots.at(-1)!.push(slot);
     }
     const processes = workers.map(({ pid, concurrency, inFlight }, at) => {
       const used = slots[at]!.filter(({ state }) => state !== "FREE");
       return { pid, concurrency, inFlight, slots: used.map(({ slot, state, ageMs }) => ({ slot, state, ageMs })) };
     });
-    return { queued, statuses: this.#statuses(name), processes }; // answers since the hub began
+    return { queued, statuses: this.#statuses(name), processes }; // `statuses` counts since the hub started
   }
 
   #statuses(name: string): Record<string, number> {
@@ -139,22 +139,22 @@ export class Status {
   }
 
   /**
-   * With a token, lets in who has it: as a bearer's, or as the password a browser asks for. Without one, who is on this machine,
-   * unless the hub is said to be behind a proxy: a proxy on this machine may say nothing of itself. A page of another site that
-   * points its own name here comes by that name; one that asks from where it is says so; both are turned away.
+   * With `adminToken`, allows clients that send the token, as a bearer token or as a password. Without it, allows clients on
+   * this machine; but nobody with `trustProxy`, since a proxy on this machine looks like a local client. Pages of other sites are
+   * rejected: with DNS rebinding the host is their own name, and otherwise their browser sends `sec-fetch-site`.
    */
   #admit({ headers }: Request, address: string | null): void {
     const { adminToken, trustProxy } = this.#options;
     if (adminToken !== null) {
       if (isSameToken(tokenOf(headers), adminToken)) return;
-      throw new Failure(401, "UNAUTHORIZED", "this needs the token of the hub.", {
+      throw new Failure(401, "UNAUTHORIZED", "This page needs the hub's adminToken.", {
         "www-authenticate": 'Basic realm="slotbus hub", charset="UTF-8"',
       });
     }
-    if (trustProxy) throw new Failure(403, "FORBIDDEN", "the hub is behind a proxy, and has no token for this.");
+    if (trustProxy) throw new Failure(403, "FORBIDDEN", "This page needs an adminToken when trustProxy is set.");
     const isLocal = address !== null && LOOPBACK.test(address) && LOOPBACK_HOST.test(headers.get("host") ?? "");
     if (isLocal && !headers.keys().some((name) => PROXY_HEADER.test(name)) && !isForeign(headers)) return;
-    throw new Failure(403, "FORBIDDEN", "this is for this machine: the hub has no token for others.");
+    throw new Failure(403, "FORBIDDEN", "Without an adminToken, this page is only for clients on the hub's machine.");
   }
 
   #page(): Response {
@@ -176,9 +176,9 @@ export class Status {
     });
   }
 
-  /** `routes` and `samples`: all at first, then what is new; `picture` every time. */
+  /** Sends `routes` and `samples` in full first and then their changes, and `picture` at each interval. */
   #stream(request: Request, id: string): Response {
-    if (request.method === "HEAD") throw new Failure(405, "METHOD", "a stream is read with GET.", { allow: "GET" });
+    if (request.method === "HEAD") throw new Failure(405, "METHOD", "The stream needs GET.", { allow: "GET" });
     const watcher: SseClient = new SseClient(WATCHER_BYTES, () => {
       this.#watchers.delete(watcher);
       if (this.#watchers.size > 0 || !this.#timer) return;
@@ -220,11 +220,15 @@ export class Status {
     text.family(
       "slotbus_hub_requests_total",
       "counter",
-      "Requests answered; those without a worker by the hub itself.",
+      "Requests answered. An empty worker label: answered by the hub itself.",
     );
     for (const [worker, { statuses }] of all)
       for (const [status, count] of statuses) text.sample({ worker, status }, count);
-    text.family("slotbus_hub_request_duration_seconds", "histogram", "From the request to the head of its answer.");
+    text.family(
+      "slotbus_hub_request_duration_seconds",
+      "histogram",
+      "Time from the request to the head of its response.",
+    );
     for (const [worker, counts] of all) {
       text.histogram({ worker }, { buckets: counts.buckets(), count: counts.total, sum: counts.sumMs / 1_000 });
     }
@@ -232,8 +236,8 @@ export class Status {
     const gauge = (name: string, help: string, value: number) => text.family(name, "gauge", help).sample({}, value);
     gauge("slotbus_hub_routes", "Routes registered.", this.#registry.table.routes.length);
     gauge("slotbus_hub_event_clients", "Clients of event streams.", this.#clients());
-    gauge("process_start_time_seconds", "When the hub began, in seconds since 1970.", this.#began / 1_000);
-    gauge("process_resident_memory_bytes", "Memory of the hub.", process.memoryUsage.rss());
+    gauge("process_start_time_seconds", "Start time of the hub, in seconds since 1970.", this.#began / 1_000);
+    gauge("process_resident_memory_bytes", "Resident memory of the hub.", process.memoryUsage.rss());
     const { user, system } = process.cpuUsage();
     text.family("process_cpu_seconds_total", "counter", "Processor time of the hub.").sample({}, (user + system) / 1e6);
     return text.toString();
@@ -245,13 +249,17 @@ export class Status {
       text.family(name, "gauge", help);
       for (const service of services) text.sample({ worker: service.name }, read(service));
     };
-    gauge("slotbus_hub_worker_there", "1 while a process serves the name.", ({ isThere }) => Number(isThere));
+    gauge(
+      "slotbus_hub_worker_there",
+      "1 while a process of this worker name is attached or about to attach.",
+      ({ isThere }) => Number(isThere),
+    );
     gauge("slotbus_hub_processes", "Worker processes attached.", ({ stats }) => stats.workers.length);
-    gauge("slotbus_hub_slots", "Requests that they take at once.", ({ stats }) =>
+    gauge("slotbus_hub_slots", "Requests that the attached processes handle at once.", ({ stats }) =>
       stats.workers.reduce((sum, { concurrency }) => sum + concurrency, 0),
     );
-    gauge("slotbus_hub_in_flight", "Requests with a worker.", ({ stats }) => stats.inFlight);
-    gauge("slotbus_hub_queued", "Requests that wait for a worker.", ({ stats }) => stats.queued);
+    gauge("slotbus_hub_in_flight", "Requests being handled by a worker.", ({ stats }) => stats.inFlight);
+    gauge("slotbus_hub_queued", "Requests waiting for a worker.", ({ stats }) => stats.queued);
   }
 }
 
@@ -259,13 +267,13 @@ function message(event: string, data: unknown): string {
   return `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
 }
 
-/** Whether a page of another origin asks; to be led here by its link is no asking, as it cannot read what comes. */
+/** Whether a page of another origin sent the request. Following a link is allowed: the other page cannot read the response. */
 function isForeign(headers: Headers): boolean {
   const site = headers.get("sec-fetch-site") ?? "none";
   return site !== "none" && site !== "same-origin" && headers.get("sec-fetch-dest") !== "document";
 }
 
-/** `""`: none was given. */
+/** Token of the request; `""` if it has none. */
 function tokenOf(headers: Headers): string {
   const [, scheme = "", given = ""] = /^(Bearer|Basic) +(\S+)$/i.exec(headers.get("authorization") ?? "") ?? [];
   if (scheme.toLowerCase() !== "basic") return given;

@@ -1,4 +1,4 @@
-/** A worker of a hub: registers its routes, answers their requests, and does both again when the hub comes back. */
+/** A worker of a hub: registers its routes, handles their requests, and registers again when the hub restarts. */
 
 import { backoff } from "../backoff.ts";
 import type { Answerable } from "../bus/answer.ts";
@@ -16,19 +16,19 @@ import { HubEmitter } from "./emitter.ts";
 import { LIFECYCLE_PATH, type Lifecycle, PING_PATH } from "./names.ts";
 import { busNameOf, type HubWorkerOptions, hubWorkerOptions } from "./options.ts";
 
-/** Events of a hub's worker, with the arguments of their listeners. */
+/** Events of a hub worker, with the arguments of their listeners. */
 export interface HubWorkerEvents {
-  /** Registered and attached again. `HubWorker.start` resolves when it is for the first time. */
+  /** The worker is registered and attached again. The first time, `HubWorker.start` resolves instead. */
   connected: [];
-  /** The hub ended, forgot this worker, or evicted it: then the error has the code `EVICTED`, and says why. */
+  /** The hub ended, lost the registration, or evicted the worker (code `EVICTED`, with the reason in the message). */
   disconnected: [reason: Error];
-  /** The hub could not be reached, or refused the registration; tried again after `waitMs`. Unheard: one line on stderr. */
+  /** The hub did not respond or refused the worker; next attempt in `waitMs`. Without a listener: one line on stderr. */
   retry: [reason: Error, waitMs: number];
-  /** A handler failed; its client got 500. Unheard: written to stderr. */
+  /** A handler failed; its client got 500. Without a listener, the error is written to stderr. */
   handlerError: [error: unknown, request: { id: string; path: string }];
 }
 
-/** A registration with a hub, and the attachment that came of it. */
+/** A registration with a hub, and its attachment. */
 interface Attachment {
   readonly id: string;
   readonly worker: SlotWorker;
@@ -36,7 +36,7 @@ interface Attachment {
 }
 
 /**
- * A worker of a hub.
+ * A worker of a hub. Handles requests of its routes in this process.
  *
  *     await using worker = await HubWorker.start({
  *       name: "users",
@@ -53,15 +53,15 @@ export class HubWorker extends Closing<HubWorkerEvents> {
   #running: Promise<void> = Promise.resolve();
   #isStopped = false;
   #hasServed = false;
-  /** Why it is kept from its hub, as it was said last. */
+  /** Last reason that was written to stderr, so that it is not repeated. */
   #said = "";
 
   /**
-   * Resolves when the worker is registered with its hub and attached. Waits for the hub up to `timeout` ms, and says on standard
-   * error why it waits. Once started it comes back by itself when the hub does.
+   * Resolves when the worker is registered with its hub and attached. Waits up to `timeout` ms for the hub, and writes the reason
+   * to standard error. Once started, the worker reconnects by itself when the hub restarts.
    *
    * @throws (rejects) {InvalidConfigError}; {@link HubError} when the hub refuses the worker, for example
-   * because another one has a route, or does not answer in time; `PERMISSION_DENIED`, {VersionMismatchError}.
+   * because another worker has one of its routes, or does not respond in time; `PERMISSION_DENIED`, {VersionMismatchError}.
    */
   static async start<Pattern extends string>(options: HubWorkerOptions<Pattern>): Promise<HubWorker> {
     const worker = new HubWorker(hubWorkerOptions.resolve(options as HubWorkerOptions));
@@ -87,12 +87,12 @@ export class HubWorker extends Closing<HubWorkerEvents> {
     return this.#attachment?.worker.connected ?? false;
   }
 
-  /** Returns what sends events to clients of the hub. `source` is named in each event. */
+  /** Returns an emitter that sends events to clients of the hub. `source` is the sender named in events of `emit`. */
   emitter(source = this.name): HubEmitter {
     return new HubEmitter(this.#client, source);
   }
 
-  /** Takes nothing new, and waits until what runs is answered. The hub forgets the worker when it detaches, at the end. */
+  /** Accepts no new requests and waits for running ones. The hub drops the registration when the worker detaches. */
   protected async finish(timeout: number): Promise<void> {
     this.#isStopped = true;
     this.#stop.resolve(null);
@@ -104,7 +104,7 @@ export class HubWorker extends Closing<HubWorkerEvents> {
     await this.#running;
   }
 
-  /** Serves one life with a hub after the other. */
+  /** Serves, and reconnects whenever the connection to the hub is lost. */
   async #run(first: Attachment | null): Promise<void> {
     for (let attachment = first; attachment !== null;) {
       const reason = await this.#untilLost(attachment);
@@ -116,7 +116,7 @@ export class HubWorker extends Closing<HubWorkerEvents> {
     }
   }
 
-  /** Connects, as often as it takes. `deadline`: of the first time, when an error that lasts rejects. `null`: it was closed. */
+  /** Tries to connect until it succeeds. With a `deadline`, permanent errors reject. Returns `null` if the worker was closed. */
   async #reach(deadline: number | null): Promise<Attachment | null> {
     for (let attempt = 0; !this.#isStopped;) {
       try {
@@ -124,8 +124,8 @@ export class HubWorker extends Closing<HubWorkerEvents> {
       } catch (error) {
         if (this.#isStopped) return null;
         const left = deadline === null ? Infinity : deadline - performance.now();
-        const lasts = error instanceof SlotbusError && !error.retryable;
-        if (deadline !== null && (lasts || left <= 0)) throw error;
+        const isPermanent = error instanceof SlotbusError && !error.retryable;
+        if (deadline !== null && (isPermanent || left <= 0)) throw error;
         const wait = Math.round(Math.min(left, backoff(attempt++, this.#options.reconnect, systemClock.random)));
         this.#tellRetry(error as Error, wait);
         await this.#pause(wait);
@@ -134,7 +134,7 @@ export class HubWorker extends Closing<HubWorkerEvents> {
     return null;
   }
 
-  /** `null`: it was closed meanwhile. */
+  /** Registers and attaches. Returns `null` if the worker was closed meanwhile. */
   async #connect(): Promise<Attachment | null> {
     const { concurrency, directory, routes } = this.#options;
     const registered = await this.#client.call<{ worker_id: string; shm_name: string }>("/internal/register", {
@@ -163,12 +163,12 @@ export class HubWorker extends Closing<HubWorkerEvents> {
     return this.#attachment;
   }
 
-  /** `null`: the worker was closed. */
+  /** Resolves to the reason when the connection is lost, or to `null` when the worker is closed. */
   async #untilLost({ id, lost }: Attachment): Promise<Error | null> {
     const { promise: forgotten, resolve } = Promise.withResolvers<Error>();
     const look = async (): Promise<void> => {
       if (await this.#isKnown(id)) return;
-      resolve(new HubError(`hub "${this.hub}" no longer knows this worker.`, { retryable: true }));
+      resolve(new HubError(`Hub "${this.hub}" no longer knows this worker.`, { retryable: true }));
     };
     const timer = setInterval(() => void look(), this.#options.watchdog);
     timer.unref();
@@ -179,7 +179,7 @@ export class HubWorker extends Closing<HubWorkerEvents> {
     }
   }
 
-  /** A hub that does not answer now may be busy: only one that answers without this worker has lost it. */
+  /** Whether the hub has this registration. A hub that does not respond may be busy, so that counts as yes. */
   async #isKnown(id: string): Promise<boolean> {
     try {
       const { workers } = await this.#client.call<{ workers: { worker_id: string }[] }>("/health");
@@ -196,7 +196,7 @@ export class HubWorker extends Closing<HubWorkerEvents> {
     const methods = this.#options.routes.handlers.get(pattern);
     const handle = methods?.[method] ?? (method === "HEAD" ? methods?.GET : undefined);
     if (handle) return handle(request);
-    return { status: 404, json: { error: `${method} ${pattern} has no handler here` } };
+    return { status: 404, json: { error: `No handler for ${method} ${pattern}.` } };
   }
 
   async #handleLifecycle(request: WorkerRequest): Promise<Answerable> {
@@ -210,7 +210,7 @@ export class HubWorker extends Closing<HubWorkerEvents> {
   #report(error: unknown, request: { id: string; path: string }): void {
     if (this.listenerCount("handlerError") > 0) this.emit("handlerError", error, request);
     else {
-      const what = isNoAnswer(error) ? error.message : error; // its stack leads to us only
+      const what = isNoAnswer(error) ? error.message : error; // its stack has only frames of slotbus
       console.error(`worker "${this.name}": ${request.path} (${request.id}):`, what);
     }
   }
@@ -218,7 +218,7 @@ export class HubWorker extends Closing<HubWorkerEvents> {
   #tellRetry(reason: Error, waitMs: number): void {
     if (this.emit("retry", reason, waitMs) || reason.message === this.#said) return;
     this.#said = reason.message;
-    console.error(`worker "${this.name}" tries again until it can serve: ${reason.message}`);
+    console.error(`worker "${this.name}" cannot connect to its hub and keeps trying: ${reason.message}`);
   }
 
   async #pause(ms: number): Promise<void> {

@@ -1,4 +1,7 @@
-/** The asking side of the library: a handle for each bus, a link for each worker. No code or offset leaves this file. */
+/**
+ * The client side of the C library: one handle for each bus, one link for each worker. Its error codes and offsets stay
+ * in here.
+ */
 
 import { detach } from "../detach.ts";
 import { FLOW_STATUS_BYTES, type Flowed, flowed, type FlowStatus } from "./flow.ts";
@@ -6,7 +9,7 @@ import { C, errorText, native, type Pointer, view, wordOf } from "./library.ts";
 import { type CounterName, COUNTERS, readSnapshot, type Snapshot, STATE_NAMES, type StateName } from "./statistics.ts";
 import { SlotbusError } from "../errors.ts";
 
-/** Sizes of all regions of a bus, in bytes. `tag` differs in each life of the bus. */
+/** Sizes of each region of a bus; sizes are in bytes. `tag` identifies this life of the bus. */
 export interface Geometry {
   slots: number;
   payloadBytes: number;
@@ -17,9 +20,9 @@ export interface Geometry {
 
 const KINDS = [null, "answered", "freed", "expired", "abandoned", "corrupt", "stuck", "moved"] as const;
 /**
- * `answered`: a response waits. `freed`: a slot in quarantine came back. `expired`: a request ran out of time and was taken back before
- * a worker claimed it; `abandoned`: after that. `corrupt`: the worker broke the protocol. `stuck`: more than half of its slots hang.
- * `moved`: the rings of a slot moved.
+ * `answered`: a response is ready. `freed`: a slot left quarantine. `expired`: a request timed out before a worker
+ * claimed it. `abandoned`: a request timed out after a worker claimed it. `corrupt`: the worker broke the protocol.
+ * `stuck`: more than half of the worker's slots hang. `moved`: bytes moved in the rings of a slot.
  */
 export type EventKind = Exclude<(typeof KINDS)[number], null>;
 
@@ -31,18 +34,18 @@ const BODY = wordOf("sb_event.body_bytes");
 const STATUS = wordOf("sb_event.status_code");
 const TOKEN = wordOf("sb_event.token");
 
-/** One event, decoded. */
+/** A decoded event. */
 export class ClientEvent {
   kind: EventKind = "corrupt";
   slot = 0;
   link = 0;
-  /** Life of the link: an event of a life that has ended is ignored. */
+  /** Life of the link; events of an earlier life are ignored. */
   life = 0;
   headBytes = 0;
   bodyOffset = 0;
-  /** For `moved`: not 0 when the response is whole. */
+  /** Length of the body. For `moved`: not 0 when the response is complete. */
   bodyBytes = 0;
-  /** 0 for an error of the handler. For `moved`: not 0 when the response begins. */
+  /** Status of the response; 0 for an error of the handler. For `moved`: not 0 when the response starts. */
   status = 0;
   /** Token of the claim, for CANCEL. */
   token = 0;
@@ -54,7 +57,7 @@ export class ClientHandle {
   readonly flow: FlowStatus;
   /** Filled by {@link read}. */
   readonly event = new ClientEvent();
-  /** The answer that {@link LinkHandle.withdraw} or {@link LinkHandle.wait} found. */
+  /** The response that {@link LinkHandle.withdraw} or {@link LinkHandle.wait} found. */
   readonly answer = new ClientEvent();
   /** @internal For {@link LinkHandle}. */
   readonly pointer: Pointer;
@@ -76,12 +79,18 @@ export class ClientHandle {
     this.stride = native.sb_client_stride(pointer);
   }
 
-  /** Looks for events of all links, for up to `spinNs` until the first. Returns their number; {@link read} decodes them. */
+  /**
+   * Polls all links for events; spins for up to `spinNs` until there is one. Returns their number; {@link read} decodes
+   * them.
+   */
   poll(spinNs: number): number {
     return native.sb_client_poll(this.pointer, spinNs);
   }
 
-  /** Checks each slot in flight and its deadline. Returns as {@link poll} does; after `SB_BATCH` events there may be more. */
+  /**
+   * Checks each slot in flight and its deadline. Returns the number of events; when it is `SB_BATCH`, there may be
+   * more.
+   */
   tick(): number {
     return native.sb_client_tick(this.pointer);
   }
@@ -93,7 +102,7 @@ export class ClientHandle {
 
   /** @internal */
   readAnswer(): void {
-    this.#decode(C.SB_BATCH * C.SB_EVENT_WORDS, this.answer); // its place is behind those of a poll
+    this.#decode(C.SB_BATCH * C.SB_EVENT_WORDS, this.answer); // it lies behind the events of a poll
   }
 
   #decode(base: number, event: ClientEvent): ClientEvent {
@@ -123,13 +132,13 @@ export class ClientHandle {
     native.sb_client_spread(this.pointer);
   }
 
-  /** Makes a region and sends it on `fd`. Returns the link, or why that failed. */
+  /** Allocates a region and sends it on `fd`. Returns the link, or the error. */
   offer(fd: number, concurrency: number): LinkHandle | { code: number; text: string } {
     const index = native.sb_link_offer(this.pointer, fd, concurrency);
     return index < 0 ? { code: -index, text: errorText(index) } : new LinkHandle(this, index);
   }
 
-  /** Sends the statistics on `fd`, to be mapped read-only. */
+  /** Sends the statistics on `fd`, for an observer to map read-only. */
   observe(fd: number): void {
     native.sb_client_observe(this.pointer, fd);
   }
@@ -138,7 +147,7 @@ export class ClientHandle {
     native.sb_stats_add(this.pointer, COUNTERS[counter][0], by);
   }
 
-  /** Shows observers what is in flight. `isTicking`: another sample follows within a tick. */
+  /** Publishes the current load to observers. `isTicking`: another sample follows within a tick. */
   sample(queued: number, unsettled: number, isTicking: boolean): void {
     native.sb_stats_sample(this.pointer, queued, unsettled, isTicking ? 1 : 0);
   }
@@ -149,24 +158,24 @@ export class ClientHandle {
     return readSnapshot(copy, native.sb_now_ms());
   }
 
-  /** Detaches the views; the memory stays for the links that are left. */
+  /** Detaches the views; the memory stays for the remaining links. */
   detach(): void {
     detach(this.#words.buffer);
     detach(this.flow.buffer);
   }
 
-  /** Frees the memory, after {@link detach} and the drop of all links. */
+  /** Frees the memory. Call after {@link detach} and after all links are dropped. */
   close(): void {
     native.sb_client_close(this.pointer);
   }
 }
 
-/** A timeout as C takes it: 0 for none. */
+/** Converts a timeout for C, where 0 stands for no limit. */
 function limitOf(timeoutMs: number): number {
   return timeoutMs === Infinity ? 0 : timeoutMs;
 }
 
-/** The region of one worker. A slot is its index. */
+/** The region of one worker. Slots are identified by their index. */
 export class LinkHandle {
   readonly index: number;
   readonly life: number;
@@ -184,20 +193,20 @@ export class LinkHandle {
     this.arenas = native.sb_link_arenas(this.#pointer, index) as number;
   }
 
-  /** The worker is attached: it can get requests, and observers see it. */
+  /** Marks the worker as attached: it can get requests, and observers see it. */
   start(pid: number, uid: number): void {
     native.sb_link_start(this.#pointer, this.index);
     native.sb_stats_link(this.#pointer, this.index, pid, uid);
   }
 
-  /** Ends the life of the link: nothing is published, no bell is sent. Slots can still be withdrawn. */
+  /** Ends the life of the link: no more requests are published and no more bells sent. Slots can still be withdrawn. */
   stop(): void {
     native.sb_link_stop(this.#pointer, this.index);
   }
 
   /**
-   * Frees the region, for the worker too. `hasClosed`: the worker reads no request any more. Without `isDetached`, user code may have
-   * a view: the addresses stay mapped.
+   * Frees the region, for the worker too. `hasClosed`: the worker no longer reads requests. Without `isDetached`, user
+   * code may still have a view, so the addresses stay mapped.
    */
   drop(hasClosed: boolean, isDetached: boolean): void {
     const how = (isDetached ? C.SB_DROP_DETACHED : 0) | (hasClosed ? C.SB_DROP_CLOSED : 0);
@@ -209,7 +218,7 @@ export class LinkHandle {
     return native.sb_link_parked(this.#pointer, this.index) === 1;
   }
 
-  /** Whether the event loop of the worker turned since the last call. */
+  /** Whether the worker's event loop has run since the last call. */
   hasTurned(): boolean {
     return native.sb_link_turned(this.#pointer, this.index) === 1;
   }
@@ -219,12 +228,12 @@ export class LinkHandle {
     native.sb_link_trim(this.#pointer, this.index);
   }
 
-  /** Counts bells that the socket brought. `false`: too many of them found no work. */
+  /** Counts bells received on the socket. `false`: too many of them found no work. */
   countBells(bells: number): boolean {
     return native.sb_link_bell(this.#pointer, this.index, bells) === 0;
   }
 
-  /** State of each slot, and the time since the client last changed it, in ms. */
+  /** Returns the state of each slot, and the time since the client last changed it, in ms. */
   slots(): { state: StateName; ageMs: number }[] {
     const words = new Uint32Array(2 * C.SB_SLOTS_MAX);
     const count = native.sb_link_snapshot(this.#pointer, this.index, words);
@@ -234,12 +243,18 @@ export class LinkHandle {
     }));
   }
 
-  /** A free slot, for a request to be written until {@link publish} or {@link cancel}; negative when the worker broke the protocol. */
+  /**
+   * Reserves a free slot until {@link publish} or {@link cancel}; returns a negative number when the worker broke the
+   * protocol.
+   */
   reserve(): number {
     return native.sb_slot_reserve(this.#pointer, this.index);
   }
 
-  /** Gives the request to the worker, which may answer at once. `timeoutMs` is 1 or more, `Infinity` for no limit. Returns whether the worker was rung. */
+  /**
+   * Publishes the request; the worker may answer at once. `timeoutMs` is 1 or more, `Infinity` for no limit. Returns
+   * whether a bell was sent.
+   */
   publish(
     slot: number,
     method: number,
@@ -262,8 +277,8 @@ export class LinkHandle {
   }
 
   /**
-   * Gives up a published request. `free`: no worker had claimed it. `abandoned`: a handler may run. `answered`: the answer is in
-   * {@link ClientHandle.answer}.
+   * Gives up a published request. `free`: the worker had not claimed it. `abandoned`: its handler may run. `answered`:
+   * the response is in {@link ClientHandle.answer}.
    */
   withdraw(slot: number): "free" | "abandoned" | "answered" | "corrupt" {
     const state = native.sb_slot_withdraw(this.#pointer, this.index, slot);
@@ -274,12 +289,12 @@ export class LinkHandle {
     return "answered";
   }
 
-  /** Frees an answered slot. `false`: the worker changed it since it answered. */
+  /** Frees an answered slot. `false`: the worker changed the slot after its response. */
   release(slot: number): boolean {
     return native.sb_slot_release(this.#pointer, this.index, slot) === 0;
   }
 
-  /** Time to the deadline of the slot's last request, in ms; below 0 when it is over. */
+  /** Time until the deadline of the slot's last request, in ms; negative after it. */
   timeLeft(slot: number): number {
     return native.sb_slot_time_left(this.#pointer, this.index, slot);
   }
@@ -289,13 +304,16 @@ export class LinkHandle {
     return native.sb_slot_token(this.#pointer, this.index, slot);
   }
 
-  /** Moves the rings of a slot and fills {@link ClientHandle.flow}: see {@link FlowStatus}. */
+  /** Reports bytes sent and taken in the rings of a slot, and fills {@link ClientHandle.flow}. */
   flow(slot: number, sent: number, taken: number, isEnd: boolean, need: number): Flowed {
     const end = isEnd ? C.SB_FLOW_END : C.SB_FLOW_OPEN;
     return flowed(native.sb_link_flow(this.#pointer, this.index, slot, sent, taken, end, need));
   }
 
-  /** Blocks until the slot is answered ({@link ClientHandle.answer}), its time is over, or the worker has gone. */
+  /**
+   * Blocks until the slot is answered ({@link ClientHandle.answer}), the timeout, or the end of the worker's
+   * connection.
+   */
   wait(slot: number, timeoutMs: number, spinNs: number): "answered" | "expired" | "closed" {
     const result = native.sb_slot_wait(this.#pointer, this.index, slot, limitOf(timeoutMs), spinNs);
     if (result === 0) this.#client.readAnswer();

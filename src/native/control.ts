@@ -1,9 +1,9 @@
-/** Messages of the control socket: decoded as they come, and sent whole or kept until they fit. */
+/** Encodes, decodes and sends the messages of the control socket. */
 
 import type { Clock, Timer } from "../clock.ts";
 import { C, native } from "./library.ts";
 
-/** Decodes messages; an incomplete one waits for the next chunk. */
+/** Decodes messages; keeps an incomplete message until the next chunk. */
 export class MessageReader {
   #tail: Uint8Array | null = null;
 
@@ -27,7 +27,7 @@ export class MessageReader {
       }
       const length = bytes[at + 1];
       if (length === undefined || at + 2 + length > bytes.length) {
-        this.#tail = bytes.slice(at); // Bun uses its chunk again
+        this.#tail = bytes.slice(at); // Bun reuses the memory of its chunk
         break;
       }
       onMessage(type, bytes.subarray(at + 2, at + 2 + length));
@@ -41,7 +41,7 @@ const RETRY_MS = 5;
 const empty = new Uint8Array(8);
 const encoder = new TextEncoder();
 
-/** Sends messages on one socket. A message that does not fit is sent by a timer later, in order. */
+/** Sends messages on one socket, in order. Retries on a timer while the socket is full. */
 export class MessageWriter {
   #fd: number;
   readonly #clock: Clock;
@@ -79,18 +79,18 @@ export class MessageWriter {
   };
 }
 
-/** The body of a CANCEL. */
+/** Returns the body of a CANCEL message. */
 export function cancelBody(slot: number, token: number): Uint8Array {
   return new Uint8Array(new Uint32Array([slot, token]).buffer);
 }
 
-/** The body of a GOODBYE that ends an eviction: why, as far as a message has room. */
+/** Returns the body of the GOODBYE after an eviction: the reason, cut to the size of a message. */
 export function reasonBody(reason: string): Uint8Array {
   const body = new Uint8Array(C.SB_MESSAGE_MAX - 2);
   return body.subarray(0, encoder.encodeInto(reason, body).written);
 }
 
-/** Reads a CANCEL; `null` when its length is wrong. */
+/** Decodes a CANCEL message; `null` when its length is wrong. */
 export function readCancel(body: Uint8Array): { slot: number; token: number } | null {
   if (body.length !== 8) return null;
   const words = new DataView(body.buffer, body.byteOffset, 8);
@@ -98,8 +98,8 @@ export function readCancel(body: Uint8Array): { slot: number; token: number } | 
 }
 
 /**
- * Reads and checks a JOIN. `code`: why it is refused, positive; 0 when it is valid. `versions`: those of the protocol that the peer
- * speaks, when they are the reason.
+ * Decodes and checks a JOIN message. `code`: 0 when it is valid, else the positive error code. `versions`: protocol
+ * versions of the peer, when they are the error.
  */
 export function readJoin(body: Uint8Array) {
   const copy = Buffer.alloc(C.SB_MESSAGE_MAX);
@@ -114,7 +114,7 @@ export function readJoin(body: Uint8Array) {
   };
 }
 
-/** Sends REFUSED with a code (`SB_E…`, positive). */
+/** Sends REFUSED with a positive error code (`SB_E…`). */
 export function refuse(fd: number, code: number): void {
   native.sb_join_refuse(fd, code);
 }

@@ -1,4 +1,4 @@
-/** A cursor of the C library: batches of events that it copied out of a ring, read where they lie. */
+/** A cursor of the C library. It copies batches of events out of a ring into memory that is read in place. */
 
 import { SlotbusError, ClosedError } from "../errors.ts";
 import { callError } from "./fleet-failure.ts";
@@ -23,14 +23,16 @@ const RECORD = {
   size: FIELDS["sb_record.incarnation"][0] + 4,
 } as const;
 
-/** Where a cursor begins: what comes, the oldest that is there, or a position of this epoch. */
+/** Where a cursor starts: at the next event, at the oldest event in the ring, or at a position of this epoch. */
 export type Start = "head" | "oldest" | number;
 
-/** The cursor is also the record that {@link next} came to. */
+/** A cursor. Its fields also hold the current record, which {@link next} moves. */
 export class CursorHandle {
-  /** Events lost before the first record of the last {@link poll}; of a new cursor, frames before its first one. */
+  /**
+   * Events lost before the first record of the last {@link poll}; for a new cursor, frames lost before its first frame.
+   */
   lost = 0;
-  /** Records of the last batch that {@link next} has not come to. */
+  /** Records of the last batch that {@link next} has not reached. */
   left = 0;
   position = 0;
   event = 0;
@@ -40,7 +42,7 @@ export class CursorHandle {
   incarnation = 0;
   /** The record's payload is `memory` from `start` to `end`, until the next poll. */
   memory: Buffer<ArrayBuffer> = Buffer.from(new ArrayBuffer(0));
-  /** The same; its `slice` copies, which a buffer's does not. */
+  /** Another view of {@link memory}: its `slice` copies, the `slice` of a `Buffer` does not. */
   bytes: Uint8Array<ArrayBuffer> = new Uint8Array(0);
   start = 0;
   end = 0;
@@ -48,17 +50,16 @@ export class CursorHandle {
   #address = 0;
   #doubles: Float64Array = new Float64Array(0);
   #words: Uint32Array = new Uint32Array(0);
-  /** Where the next record lies. */
+  /** Offset of the next record. */
   #at = 0;
   #closed = false;
 
-  /** `event`: number of the first event, so that those that are lost are counted; -1: unknown. @throws `RESOURCE` */
+  /** `event`: number of the first event, to count lost events; -1: unknown. @throws `RESOURCE` */
   constructor(fleet: FleetHandle, ring: number, start: Start, event = -1) {
     const position = typeof start === "number" ? start : 0;
     const from = start === "head" ? C.SB_FROM_HEAD : start === "oldest" ? C.SB_FROM_OLDEST : C.SB_FROM_POSITION;
     const cursor = native.sb_cursor_open(fleet.pointer, ring, from, position, event) as Pointer | null;
-    if (!cursor)
-      throw new SlotbusError("RESOURCE", `a cursor could not be opened: ${errorText(native.sb_error_last())}.`);
+    if (!cursor) throw new SlotbusError("RESOURCE", `Cannot open a cursor: ${errorText(native.sb_error_last())}.`);
     this.#pointer = cursor;
     this.#follow();
     if (typeof start === "number" && event < 0) this.lost = this.nextPosition - position;
@@ -68,7 +69,7 @@ export class CursorHandle {
     return this.#closed;
   }
 
-  /** Of the frame behind the last batch. */
+  /** Position of the frame behind the last batch. */
   get nextPosition(): number {
     return this.#doubles[BATCH.position]!;
   }
@@ -78,11 +79,11 @@ export class CursorHandle {
     return this.#doubles[BATCH.event]!;
   }
 
-  /** Copies at most `max` events out of the ring; returns how many, and sets {@link lost}. */
+  /** Copies at most `max` events out of the ring. Returns their number and sets {@link lost}. */
   poll(max: number): number {
-    if (this.#closed) throw new ClosedError("the cursor");
+    if (this.#closed) throw new ClosedError("The cursor");
     const count = native.sb_cursor_poll(this.#pointer, max);
-    if (count < 0) throw callError(count, "a cursor");
+    if (count < 0) throw callError(count, "Cannot poll the cursor");
     this.#follow();
     this.left = count;
     this.#at = BATCH.records;
@@ -90,7 +91,7 @@ export class CursorHandle {
     return count;
   }
 
-  /** Goes to the next record of the batch; `false` at its end. */
+  /** Moves to the next record of the batch; `false` at its end. */
   next(): boolean {
     if (this.left === 0) return false;
     this.left--;
@@ -110,8 +111,8 @@ export class CursorHandle {
   }
 
   /**
-   * Says that a reader is about to sleep until the fleet is woken. `"now"`: there is more to poll. `"soon"`: a writer has
-   * stopped in the middle of a publication, and wakes nobody.
+   * Asks to be woken at the next event. `"now"`: there is more to poll. `"soon"`: poll again soon, because a writer has
+   * stopped in the middle of a publication and would wake nobody.
    */
   park(): "now" | "when woken" | "soon" {
     const when = native.sb_cursor_park(this.#pointer);
@@ -122,11 +123,11 @@ export class CursorHandle {
     if (this.#closed) return;
     this.#closed = true;
     this.left = 0;
-    detach(this.memory.buffer); // nobody else has it: payloads are copies
+    detach(this.memory.buffer); // no other view is left: payloads are copies
     native.sb_cursor_close(this.#pointer);
   }
 
-  /** Finds the batch where it is now: it moves when a large event comes. */
+  /** Updates the views: the batch moves to a larger buffer for a large event. */
   #follow(): void {
     const address = native.sb_cursor_batch(this.#pointer) as unknown as number;
     if (address === this.#address && BATCH.records + this.#words[BATCH.bytes]! <= this.memory.length) return;

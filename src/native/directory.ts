@@ -1,4 +1,4 @@
-/** Opens the runtime directory; each way in which that fails has its error here, for buses, workers, fleets and the CLI. */
+/** Opens the runtime directory and explains each way in which that fails, for buses, workers, fleets and the CLI. */
 
 import { accessSync, constants as access, lstatSync, readFileSync, statSync, type Stats } from "node:fs";
 import { constants } from "node:os";
@@ -6,49 +6,53 @@ import { dirname } from "node:path";
 import { SlotbusError, UnsupportedError } from "../errors.ts";
 import { C, cString, errorText, native } from "./library.ts";
 
-/** The way out, on both sides: two that use different directories do not meet. */
+/** Hint for both sides: processes that use different directories do not find each other. */
 const ELSEWHERE = "set SLOTBUS_DIR, or the option `directory`, to a directory of your own in all processes of the bus";
 const { ENOMEM, ENOSPC, EDQUOT, EINTR } = constants.errno;
 
 /** How a runtime directory is opened. */
 export interface DirectoryUse {
-  /** Makes it when it is absent. */
+  /** Creates the directory if it does not exist. */
   create?: boolean;
-  /** Others may enter it (mode 0711); without `create` it may belong to another user. */
+  /** Other users may enter it (mode 0711); without `create`, it may belong to another user. */
   shared?: boolean;
 }
 
-/** A descriptor of the directory, which the caller closes; `null` when it is absent. @throws `PERMISSION_DENIED`, `RESOURCE`. */
+/**
+ * Returns a descriptor that the caller closes; `null` if there is no directory. @throws `PERMISSION_DENIED`, `RESOURCE`
+ */
 export function openDirectory(directory: string, { create = false, shared = false }: DirectoryUse = {}): number | null {
   const dir = native.sb_dir_open(cString(directory), create ? 1 : 0, shared ? 1 : 0);
   if (dir >= 0) return dir;
   if (dir === -C.SB_ENOBUS && !create) return absent(directory);
-  if (dir === -C.SB_EUNSUPPORTED) throw new UnsupportedError(`slotbus cannot run here: ${errorText(dir)}.`);
+  if (dir === -C.SB_EUNSUPPORTED) throw new UnsupportedError(`slotbus cannot run on this system: ${errorText(dir)}.`);
   if (dir === -C.SB_EDIR) throw refusal(directory, shared ? 0o711 : 0o700, shared && !create);
   throw fileError(dir, `Cannot open the runtime directory ${directory}`);
 }
 
-/** Throws as {@link openDirectory} does. Accepts a directory that is absent. */
+/** Throws like {@link openDirectory}. A directory that does not exist is accepted. */
 export function checkDirectory(directory: string, use: DirectoryUse = {}): void {
   const dir = openDirectory(directory, use);
   if (dir !== null) native.sb_fd_close(dir);
 }
 
-/** Whether somebody has that name in an open directory; when that is unknown, `problem` says why, and it counts as had. */
+/** Whether a live process has locked a name. When that is unknown, `problem` says why and `isAlive` is `true`. */
 export function probeName(dir: number, name: string): { isAlive: boolean; problem: string | null } {
   const state = native.sb_name_probe(dir, cString(name));
   const isKnown = state >= 0 || state === -C.SB_ENOBUS;
   return { isAlive: state === 1 || !isKnown, problem: isKnown ? null : errorText(state) };
 }
 
-/** Takes a name as its next owner would; `release` removes its files. `problem` is `null` when somebody has it. */
+/**
+ * Locks a name like a new client. `release` removes its files. `problem` is `null` when another process has the name.
+ */
 export function lockName(dir: number, name: string): { release(): void } | { problem: string | null } {
   const lock = native.sb_name_lock(dir, cString(name), new Uint32Array(1));
   if (lock < 0) return { problem: lock === -C.SB_EEXISTS ? null : errorText(lock) };
   return { release: () => native.sb_name_unlock(dir, cString(name), lock) };
 }
 
-/** `null`, unless nobody can make the directory. */
+/** Returns `null` if the directory can still be created, else throws. */
 function absent(directory: string): null {
   const parent = dirname(directory);
   try {
@@ -56,14 +60,14 @@ function absent(directory: string): null {
     return null;
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;
-    if (code !== "ENOENT" && code !== "EROFS") return null; // the user that may make it, makes it
+    if (code !== "ENOENT" && code !== "EROFS") return null; // another user may create it
     const why = code === "EROFS" ? `${parent} is read-only` : `there is no ${parent}`;
     const message = `Cannot open the runtime directory ${directory}: ${why}.`;
     throw new SlotbusError("RESOURCE", message, { cause, retryable: false, hint: sentence(ELSEWHERE) });
   }
 }
 
-/** Why a system call on the runtime directory, or on a file in it, failed. `what` starts the message. */
+/** Returns the error of a failed system call on the runtime directory or a file in it. `what` starts the message. */
 export function fileError(code: number, what: string): SlotbusError {
   const number = code === -C.SB_ESYS ? native.sb_error_number() : 0;
   const message = `${what}: ${errorText(code)}.`;
@@ -86,7 +90,7 @@ function refusal(directory: string, mode: number, mayBeForeign: boolean): Slotbu
   const has = `has mode ${(found.mode & 0o7777).toString(8).padStart(4, "0")}`;
   if (!found.isDirectory()) {
     const kind = found.isSymbolicLink() ? "a symbolic link" : "a file";
-    return fail(`is ${kind}, not a directory of mode ${rights}`, `remove it, or ${ELSEWHERE}`);
+    return fail(`is ${kind}; it must be a directory of mode ${rights}`, `remove it, or ${ELSEWHERE}`);
   }
   if (found.uid !== uid && !mayBeForeign) {
     return fail(`belongs to ${user(found.uid)}; this process runs as ${user(uid)}`, ELSEWHERE);
@@ -94,20 +98,20 @@ function refusal(directory: string, mode: number, mayBeForeign: boolean): Slotbu
   if (found.uid !== uid) {
     return fail(
       `${has} and belongs to ${user(found.uid)}; this process runs as ${user(uid)}`,
-      "let only its owner write to it, or give its path correctly",
+      "check its path, or let only its owner write to it",
     );
   }
   return fail(`${has}; it must have mode ${rights}`, `run \`chmod ${rights} ${directory}\`, or ${ELSEWHERE}`);
 }
 
-/** Whose the directory is and who this process is: `"of uid 0 (root); this process runs as uid 1000 (ada)"`. */
+/** Describes the directory's owner and this process: `"uid 0 (root); this process runs as uid 1000 (ada)"`. */
 export function usersOf(directory: string): string {
   const owner = statSync(directory, { throwIfNoEntry: false })?.uid;
-  const of = owner === undefined ? "of another user" : `of ${user(owner)}`;
+  const of = owner === undefined ? "another user" : user(owner);
   return `${of}; this process runs as ${user(process.geteuid?.() ?? 0)}`;
 }
 
-/** `uid 1000 (ada)`; without the name when /etc/passwd does not have it. */
+/** Returns `uid 1000 (ada)`; without the name if /etc/passwd does not have it. */
 function user(uid: number): string {
   let users = "";
   try {

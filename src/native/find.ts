@@ -1,4 +1,7 @@
-/** Finds libslotbus (`SLOTBUS_LIB`, the prebuilt one of this platform, a checkout's own build) and the launcher of workers; says whether Bun will do. */
+/**
+ * Finds libslotbus (`SLOTBUS_LIB`, the build of a checkout, or the prebuilt one of this platform) and slotbus-launcher;
+ * checks Bun's version.
+ */
 
 import { accessSync, constants, existsSync, readdirSync, readFileSync, statSync, utimesSync } from "node:fs";
 import { dirname, isAbsolute, join, resolve } from "node:path";
@@ -6,10 +9,10 @@ import { UnsupportedError } from "../errors.ts";
 
 const root = resolve(import.meta.dir, "../..");
 
-/** The oldest Bun whose `bun:ffi` this works with, as `engines` of package.json has it. */
+/** Oldest supported version of Bun, as in `engines` of package.json. */
 const OLDEST_BUN = "1.4.0";
 
-/** Throws `UnsupportedError` for a version of Bun that is too old. */
+/** Throws {@link UnsupportedError} if Bun is too old. */
 export function checkBun(version: string): void {
   if (Bun.semver.order(version.replace(/-.*/, ""), OLDEST_BUN) >= 0) return;
   throw new UnsupportedError(`slotbus needs Bun ${OLDEST_BUN} or later; this is ${version}.`, {
@@ -17,7 +20,7 @@ export function checkBun(version: string): void {
   });
 }
 
-/** Platforms the package has a library for; macOS refuses to work once it is loaded. */
+/** Platforms that the package has a library for. On macOS it loads and then reports that it is not supported. */
 export const PLATFORMS = [
   "linux-x64-gnu",
   "linux-x64-musl",
@@ -38,9 +41,9 @@ function isMusl(): boolean {
 }
 
 /**
- * The prebuilt library of this platform; `null` in a checkout, which has none. Each name is literal and `process.platform` and
- * `process.arch` are constants to `bun build --compile`, so it embeds the libraries of its target and no other; and within
- * `try`, so that it bundles a checkout too.
+ * Returns the prebuilt library of this platform; `null` in a checkout. For `bun build --compile`, `process.platform`
+ * and `process.arch` are constants, so literal names embed exactly the libraries of its target. The `try` lets it
+ * bundle a checkout, which has no such files.
  */
 function findPrebuilt(): string | null {
   let found: { default: string } | null = null;
@@ -59,9 +62,9 @@ function findPrebuilt(): string | null {
   } catch {
     return null;
   }
-  if (found) return isAbsolute(found.default) ? found.default : join(import.meta.dir, found.default); // a bundle's is relative
+  if (found) return isAbsolute(found.default) ? found.default : join(import.meta.dir, found.default); // bundles: relative
   throw new UnsupportedError(`slotbus has no library for ${process.platform}-${process.arch}.`, {
-    hint: `It runs on Linux (${PLATFORMS.filter((name) => name.startsWith("linux")).join(", ")}).`,
+    hint: `Use Linux (${PLATFORMS.filter((name) => name.startsWith("linux")).join(", ")}).`,
   });
 }
 
@@ -72,18 +75,18 @@ function isStale(product: string): boolean {
   return files.some((file) => statSync(join(root, file)).mtimeMs > statSync(product).mtimeMs);
 }
 
-/** What the build of a checkout makes. */
+/** Files that the build of a checkout produces. */
 const PRODUCTS = ["lib/libslotbus.so", "bin/slotbus-launcher"] as const;
 
-/** Builds a product when it is older than its sources, and all others with it. */
+/** Builds all products if this one is older than its sources. Returns its path. */
 function buildCheckout(product: (typeof PRODUCTS)[number]): string {
   const path = join(root, "zig-out", product);
   if (!isStale(path)) return path;
   const local = join(root, "node_modules/.bin/zig");
   const zig = existsSync(local) ? local : Bun.which("zig");
   if (!zig) {
-    throw new UnsupportedError(`libslotbus is not built for ${platformName()}, and Zig is not installed.`, {
-      hint: "In a checkout run `npm install` (it brings Zig) or set SLOTBUS_LIB to a built library.",
+    throw new UnsupportedError(`Cannot build libslotbus for ${platformName()}: Zig is not installed.`, {
+      hint: "Run `npm install` in the checkout (it installs Zig), or set SLOTBUS_LIB to a built library.",
     });
   }
   const build = Bun.spawnSync([zig, "build"], { cwd: root, stdout: "pipe", stderr: "pipe" });
@@ -91,7 +94,7 @@ function buildCheckout(product: (typeof PRODUCTS)[number]): string {
     throw new UnsupportedError(`\`zig build\` failed:\n${build.stderr.toString()}`);
   }
   const now = new Date();
-  for (const made of PRODUCTS) utimesSync(join(root, "zig-out", made), now, now); // Zig leaves an unchanged file alone
+  for (const made of PRODUCTS) utimesSync(join(root, "zig-out", made), now, now); // Zig does not touch an unchanged file
   return path;
 }
 
@@ -100,13 +103,13 @@ function allows(path: string, mode: number): boolean {
     accessSync(path, mode);
     return true;
   } catch {
-    return false; // it is not there, or not for us
+    return false; // it does not exist, or this user has no access
   }
 }
 
 /**
- * Path of the launcher of worker processes; `null` where there is none (it exists for Linux only), or `SLOTBUS_LAUNCHER` is
- * empty. Throws `UnsupportedError` when that names no program.
+ * Returns the path of slotbus-launcher; `null` if there is none (it exists for Linux only) or `SLOTBUS_LAUNCHER` is
+ * empty. Throws {@link UnsupportedError} if `SLOTBUS_LAUNCHER` is not an executable file.
  */
 export function findLauncher(): string | null {
   if (process.platform !== "linux") return null;
@@ -114,7 +117,7 @@ export function findLauncher(): string | null {
   if (given === "") return null;
   if (given !== undefined) {
     if (allows(resolve(given), constants.X_OK)) return resolve(given);
-    throw new UnsupportedError(`SLOTBUS_LAUNCHER is ${given}; there is no such program.`);
+    throw new UnsupportedError(`SLOTBUS_LAUNCHER is ${given}, which is not an executable file.`);
   }
   const prebuilt = join(root, "native", `linux-${process.arch}`, "slotbus-launcher");
   if (allows(prebuilt, constants.X_OK)) return prebuilt;
@@ -126,27 +129,27 @@ export function findLauncher(): string | null {
   }
 }
 
-/** Whether this file is the source in a checkout, not a part of an installed package or of somebody's bundle. */
+/** Whether this file runs from the source of a checkout, not from an installed package or a bundle. */
 function isCheckout(): boolean {
   const here = import.meta.path === join(root, "src/native/find.ts");
   return here && existsSync(join(root, "csrc")) && existsSync(join(root, "build.zig")) && allows(root, constants.W_OK);
 }
 
-/** Path of the library to load. Throws `UnsupportedError` when there is none. */
+/** Returns the path of the library to load. Throws {@link UnsupportedError} if there is none. */
 export function findLibrary(): string {
   const given = process.env["SLOTBUS_LIB"];
   if (given) return resolve(given);
   if (isCheckout()) return buildCheckout("lib/libslotbus.so");
   const prebuilt = findPrebuilt();
   if (prebuilt) return prebuilt;
-  throw new UnsupportedError(`slotbus has no prebuilt library for ${platformName()} (looked at ${root}/native).`, {
+  throw new UnsupportedError(`Cannot find the prebuilt library for ${platformName()} in ${root}/native.`, {
     hint: "Install slotbus again, or set SLOTBUS_LIB to a libslotbus.so built with `zig build`.",
   });
 }
 
 /**
- * Where the library or the launcher at `path` comes from, and its SHA-256 in the package's `native/SHA256SUMS`; `null` where there is
- * no such list, as in a compiled program.
+ * Says where the library or launcher at `path` comes from, and its SHA-256 in the package's `native/SHA256SUMS`; `null`
+ * without that list, as in a compiled program.
  */
 export function originOf(path: string): { from: string; packedSha256: string | null } {
   const isGiven = (name: string): boolean => !!process.env[name] && resolve(process.env[name]) === path;
@@ -157,16 +160,18 @@ export function originOf(path: string): { from: string; packedSha256: string | n
   return { from, packedSha256: line?.slice(0, 64) ?? null };
 }
 
-/** Characters of a line of SHA256SUMS before the name. */
+/** Length of a SHA-256 and two spaces: the name follows in a line of SHA256SUMS. */
 const SUM = 66;
 
-/** Throws `UnsupportedError` for a file that is not as it was packed: loading one that was cut would end the process. */
+/**
+ * Throws {@link UnsupportedError} if a packed file was changed: to load a truncated library would crash the process.
+ */
 export function checkPacked(path: string): void {
   const { packedSha256: packed } = originOf(path);
   if (packed === null) return;
   const sha256 = existsSync(path) ? new Bun.CryptoHasher("sha256").update(readFileSync(path)).digest("hex") : "";
   if (sha256 === packed) return;
-  throw new UnsupportedError(`${path} is not as it was packed: its SHA-256 is ${sha256}, not ${packed}.`, {
+  throw new UnsupportedError(`${path} differs from the packaged file: its SHA-256 is ${sha256}, not ${packed}.`, {
     hint: "Install slotbus again.",
   });
 }

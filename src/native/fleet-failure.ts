@@ -1,4 +1,4 @@
-/** What the C library returned, as the errors of a fleet. */
+/** Turns error codes of the C library into the errors of fleets. */
 
 import { lstatSync, statfsSync } from "node:fs";
 import { join } from "node:path";
@@ -15,7 +15,7 @@ import type { FleetGeometry } from "./fleet-geometry.ts";
 import { C, errorText, FIELDS, native, view } from "./library.ts";
 import { invalidName } from "../errors/plain.ts";
 
-/** Why a call on a handle failed; `what` was called. */
+/** Returns the error of a failed call on a handle. `what` starts the message: `"Cannot poll the cursor"`. */
 export function callError(code: number, what: string): SlotbusError {
   switch (-code) {
     case C.SB_EBUSY:
@@ -29,7 +29,7 @@ export function callError(code: number, what: string): SlotbusError {
   }
 }
 
-/** Where a fleet is. */
+/** Name and directory of a fleet. */
 export interface FleetPlace {
   readonly name: string;
   readonly directory: string;
@@ -37,7 +37,7 @@ export interface FleetPlace {
   readonly fd: number;
 }
 
-/** Why a join failed, or an observation, for which `geometry` is `null`. */
+/** Returns the error of a failed join. For an observer, `geometry` is `null`. */
 export function joinError(code: number, place: FleetPlace, geometry: FleetGeometry | null): SlotbusError {
   const { name, directory } = place;
   const what = `fleet "${name}"`;
@@ -50,38 +50,36 @@ export function joinError(code: number, place: FleetPlace, geometry: FleetGeomet
     case C.SB_EFULL:
       return new FleetFullError(name, geometry?.maxMembers ?? 0);
     case C.SB_EBUSY:
-      return new FleetBusyError(`joining ${what} (${file})`);
+      return new FleetBusyError(`Cannot join ${what} (${file})`);
     case C.SB_EVERSION:
-      return new VersionMismatchError(`${what} (${file})`, C.SB_FLEET_ABI, foundVersion());
+      return new VersionMismatchError(`Fleet "${name}" (${file})`, C.SB_FLEET_ABI, foundVersion());
     case C.SB_EPERM:
       return new SlotbusError("PERMISSION_DENIED", `${file} is ${whatIs(file)}.`, {
-        hint: `It must be a file of uid ${process.geteuid?.()}, mode 0600, under one name.`,
+        hint: `Remove it; it must be a regular file of uid ${process.geteuid?.()} with mode 0600 and no other hard link.`,
       });
     case C.SB_ENOSPACE:
-      return new SlotbusError(
-        "NO_SPACE",
-        `there is no space for ${what} (${file}): ${spaceFor(geometry, directory)}.`,
-        { hint: "Free space in the runtime directory, or ask for less." },
-      );
+      return new SlotbusError("NO_SPACE", `Cannot allocate ${what} (${file}): ${spaceFor(geometry, directory)}.`, {
+        hint: "Free space in the runtime directory, or use smaller rings.",
+      });
     case C.SB_ECORRUPT:
-      return new SlotbusError("FLEET_CORRUPT", `${file}, ${whatIs(file)}, is no fleet's, or was cut or overwritten.`, {
-        hint: "When no member lives, remove it.",
+      return new SlotbusError("FLEET_CORRUPT", `${file} (${whatIs(file)}) is not a valid fleet file.`, {
+        hint: "Stop all members, then remove the file.",
       });
     case C.SB_EINVAL:
-      return new InvalidConfigError(`${what} cannot have these sizes: ${errorText(code)}.`);
+      return new InvalidConfigError(`The sizes of ${what} are not valid: ${errorText(code)}.`);
     default:
       return fileError(code, `Cannot join ${what} (${file})`);
   }
 }
 
-/** That of the file which the last join or observation of this thread refused. */
+/** Returns the version of the file that this thread's last join rejected. */
 function foundVersion(): string {
   const [at] = FIELDS["sb_fleet_header.abi"];
   const [abi] = new Uint32Array(view(native.sb_fleet_found() as unknown as number, at + 4).slice(at));
   return abi === C.SB_FLEET_ABI ? `${abi} of another build` : String(abi);
 }
 
-/** `a file of 7 bytes, uid 0, mode 0600, 1 name` */
+/** Returns `a file of 7 bytes, uid 0, mode 0600, 1 name`. */
 function whatIs(path: string): string {
   const found = lstatSync(path, { throwIfNoEntry: false });
   if (!found) return "gone";
@@ -93,10 +91,10 @@ function whatIs(path: string): string {
   return `${kind}, uid ${uid}, mode ${mode}`;
 }
 
-/** What it takes, at least, and what there is. */
+/** Says how much space the rings need at least, and how much is free. */
 function spaceFor(geometry: FleetGeometry | null, directory: string): string {
   const rings = (geometry?.rings ?? []).reduce((sum, { frames, frameBytes }) => sum + frames * frameBytes, 0);
-  const wanted = `its rings take more than ${Math.floor(rings / 2 ** 20)} MiB`;
+  const wanted = `its rings need more than ${Math.floor(rings / 2 ** 20)} MiB`;
   const { bavail, bsize } = statfsSync(directory);
   return `${wanted}, ${Math.floor((bavail * bsize) / 2 ** 20)} MiB are free`;
 }

@@ -1,15 +1,15 @@
-/** The sizes of a fleet: their limits, and their bytes in what a member asks for and in the header of a file. */
+/** The sizes of a fleet: their limits, and how they are encoded in a join and in the header of the fleet's file. */
 
 import { C, FIELDS, view } from "./library.ts";
 
-/** The sizes that a fleet has. */
+/** Sizes of a fleet. */
 export interface FleetGeometry {
   readonly maxMembers: number;
   readonly maxLeases: number;
   readonly rings: readonly { readonly name: string; readonly frames: number; readonly frameBytes: number }[];
 }
 
-/** The largest sizes of a fleet, and the smallest where that is not 1. */
+/** Largest sizes of a fleet, and the smallest where it is not 1. */
 export const FLEET_LIMITS = {
   maxMembers: C.SB_MEMBERS_MAX,
   maxLeases: C.SB_LEASES_MAX,
@@ -21,7 +21,7 @@ export const FLEET_LIMITS = {
 const RING_BYTES = FIELDS["sb_fleet_want.ring"][1] / C.SB_RINGS_MAX;
 const HEADER_BYTES = FIELDS["sb_fleet_header.ring"][0] + FIELDS["sb_fleet_header.ring"][1];
 
-/** As `struct sb_fleet_want`. */
+/** Encodes a `struct sb_fleet_want`. */
 export function encodeWant({ maxMembers, maxLeases, rings }: FleetGeometry): Buffer {
   const [start, bytes] = FIELDS["sb_fleet_want.ring"];
   const want = Buffer.alloc(start + bytes);
@@ -37,7 +37,7 @@ export function encodeWant({ maxMembers, maxLeases, rings }: FleetGeometry): Buf
   return want;
 }
 
-/** Reads a `struct sb_fleet_header`. */
+/** Decodes a `struct sb_fleet_header`. */
 export function readHeader(address: unknown): FleetGeometry & { readonly epoch: number } {
   const header = Buffer.from(view(address as number, HEADER_BYTES).slice(0));
   const word = (name: keyof typeof FIELDS, at = 0): number => header.readUInt32LE(at + FIELDS[name][0]);

@@ -1,4 +1,4 @@
-/** A membership in a fleet of the C library, or an observation of one: who else is there, and publishing into its rings. */
+/** A member or an observer of a fleet, in the C library: lists members and publishes to rings. */
 
 import { closeSync, constants, openSync, readSync } from "node:fs";
 import { join } from "node:path";
@@ -7,14 +7,14 @@ import { callError, type FleetPlace, joinError } from "./fleet-failure.ts";
 import { encodeWant, type FleetGeometry, readHeader } from "./fleet-geometry.ts";
 import { C, cString, detach, errorText, FIELDS, native, type Pointer, view } from "./library.ts";
 
-/** A living member, as it wrote itself down. That it lives is proved by the kernel. */
+/** A living member. The member wrote these fields itself; its lock proves that it lives. */
 export interface FleetMember {
   readonly index: number;
   /** Differs between two members that had one index. */
   readonly incarnation: number;
   readonly pid: number;
   readonly uid: number;
-  /** Wall clock, in ms. */
+  /** Wall-clock time of the join, in ms. */
   readonly joinedAt: number;
 }
 
@@ -26,10 +26,10 @@ export class FleetHandle {
   readonly name: string;
   /** Path of the fleet's file. */
   readonly file: string;
-  /** Of the file: the next one of that name has a higher one. */
+  /** Epoch of the file; each later file of this name has a higher one. */
   readonly epoch: number;
   readonly geometry: FleetGeometry;
-  /** Own place; -1 for an observer. */
+  /** Index of this member; -1 for an observer. */
   readonly index: number;
   /** Differs between two members that had one index; 0 for an observer. */
   readonly incarnation: number;
@@ -38,7 +38,7 @@ export class FleetHandle {
   #holder: ArrayBuffer | null = null;
   #isOpen = true;
 
-  /** Joins the fleet, makes it when it is absent; the geometry that is there when it is not `want`. */
+  /** Joins the fleet, or creates it. Returns the geometry of the running fleet if it differs from `want`. */
   static join(place: FleetPlace, want: FleetGeometry): FleetHandle | FleetGeometry {
     const pointer = native.sb_fleet_join(place.fd, cString(place.name), encodeWant(want)) as Pointer | null;
     if (pointer) return new FleetHandle(place, pointer, false);
@@ -68,23 +68,23 @@ export class FleetHandle {
     return this.index < 0;
   }
 
-  /** `false` as soon as the fleet begins to be closed. */
+  /** `false` from the start of {@link leave}. */
   get isOpen(): boolean {
     return this.#isOpen;
   }
 
-  /** For other handles. */
+  /** The native fleet, for other handles. */
   get pointer(): Pointer {
-    if (!this.#isOpen) throw new ClosedError(`fleet "${this.name}"`);
+    if (!this.#isOpen) throw new ClosedError(`Fleet "${this.name}"`);
     return this.#pointer;
   }
 
-  /** For the handle of leases: what the calls on leases find, one for all. */
+  /** The struct that native calls on leases fill; one for the whole fleet. */
   get holder(): ArrayBuffer {
     return (this.#holder ??= view(native.sb_lease_holder(this.pointer) as number, HOLDER_BYTES));
   }
 
-  /** Epoch of the file that the name leads to now; 0: that is not a fleet's. @throws `RESOURCE` */
+  /** Returns the epoch of the file that has the name now; 0: it is not a fleet's file. @throws `RESOURCE` */
   fileEpoch(): number {
     const { file } = this;
     const head = Buffer.alloc(FIELDS["sb_fleet_header.epoch"][0] + 8);
@@ -97,17 +97,17 @@ export class FleetHandle {
       }
     } catch (cause) {
       if ((cause as NodeJS.ErrnoException).code === "ENOENT") return 0;
-      throw new SlotbusError("RESOURCE", `${file} cannot be read: ${(cause as Error).message}.`, { cause });
+      throw new SlotbusError("RESOURCE", `Cannot read ${file}: ${(cause as Error).message}.`, { cause });
     }
     const isFleet = head.toString("latin1", 0, 8) === "SL0FLEET";
     return isFleet ? Number(head.readBigUInt64LE(head.length - 8)) : 0;
   }
 
-  /** Members that live, this one among them. */
+  /** Returns the living members, including this one. */
   members(): FleetMember[] {
     const out = Buffer.alloc(C.SB_MEMBERS_MAX * MEMBER_BYTES);
     const count = native.sb_fleet_members(this.pointer, out);
-    if (count < 0) throw callError(count, `members of fleet "${this.name}"`);
+    if (count < 0) throw callError(count, `Cannot list the members of fleet "${this.name}"`);
     return Array.from({ length: count }, (_, i) => {
       const word = (name: keyof typeof FIELDS): number => out.readUInt32LE(i * MEMBER_BYTES + FIELDS[name][0]);
       return {
@@ -121,8 +121,8 @@ export class FleetHandle {
   }
 
   /**
-   * Where cursors of a member are: name of the ring, and the position of the next frame. A member shows its first five, and
-   * none that it has closed.
+   * Returns the cursors of a member: name of the ring and position of the next frame. A member publishes the positions
+   * of its first five open cursors.
    */
   cursors(index: number): { ring: string; position: number }[] {
     const out = new Float64Array(2 * C.SB_MEMBER_CURSORS);
@@ -131,17 +131,20 @@ export class FleetHandle {
     return Array.from({ length: count }, (_, i) => ({ ring: rings[out[2 * i]!]!.name, position: out[2 * i + 1]! }));
   }
 
-  /** Whether that very member lives. */
+  /** Whether this incarnation of the member lives. */
   isAlive(index: number, incarnation: number): boolean {
     return native.sb_fleet_alive(this.pointer, index, incarnation) === 1;
   }
 
-  /** Frames published in a ring so far. */
+  /** Number of frames published to a ring so far. */
   head(ring: number): number {
     return native.sb_ring_head(this.pointer, ring);
   }
 
-  /** Memory for what goes into the next call, `bytes` long at least. Valid until the next call of this. */
+  /**
+   * Returns memory of at least `bytes` bytes for the arguments of the next native call. Valid until the next call of
+   * `draft`.
+   */
   draft(bytes: number): Buffer<ArrayBuffer> {
     const known = this.#draft;
     if (known && known.length >= bytes) return known;
@@ -150,24 +153,24 @@ export class FleetHandle {
     if (known) detach(known.buffer);
     this.#draft = null;
     const address = native.sb_fleet_staging(pointer, size) as number | null;
-    if (!address) throw new SlotbusError("RESOURCE", `${size} bytes of memory could not be had.`);
+    if (!address) throw new SlotbusError("RESOURCE", `Cannot allocate ${size} bytes of memory.`);
     this.#draft = Buffer.from(view(address, size));
     return this.#draft;
   }
 
   /**
-   * Publishes the first bytes of the draft. `true`: somebody slept, and was woken.
+   * Publishes the first bytes of the draft. Returns whether a sleeping reader was woken.
    *
    * @throws {InvalidConfigError} for an observer; {@link FleetBusyError}.
    */
   publish(ring: number, kind: number, bytes: number): boolean {
     const result = native.sb_ring_publish(this.pointer, ring, kind, bytes);
     if (result >= 0) return result > 0;
-    if (this.isObserver) throw new InvalidConfigError("an observer cannot publish.", { hint: "Join the fleet." });
-    throw callError(result, `ring "${this.geometry.rings[ring]!.name}"`);
+    if (this.isObserver) throw new InvalidConfigError("An observer cannot publish.", { hint: "Join the fleet." });
+    throw callError(result, `Cannot publish to ring "${this.geometry.rings[ring]!.name}"`);
   }
 
-  /** Leaves the fleet, once; `before` runs first, and closes all other handles that use this one. */
+  /** Leaves the fleet, once. `before` runs first and closes all handles that use this one. */
   leave(before: () => void): void {
     if (!this.#isOpen) return;
     this.#isOpen = false;
@@ -179,9 +182,9 @@ export class FleetHandle {
   }
 }
 
-/** Removes the file of a fleet whose members have all ended. `false`: a member lives. @throws `RESOURCE` */
+/** Removes the file of a fleet without living members. Returns `false` if a member lives. @throws `RESOURCE` */
 export function removeFleet(dir: number, name: string): boolean {
   const result = native.sb_fleet_clean(dir, cString(name));
   if (result >= 0 || result === -C.SB_ENOBUS) return result !== 0;
-  throw new SlotbusError("RESOURCE", errorText(result));
+  throw new SlotbusError("RESOURCE", `Cannot remove fleet "${name}": ${errorText(result)}.`);
 }

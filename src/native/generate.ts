@@ -1,4 +1,4 @@
-/** Writes `abi.ts` from the headers of csrc (prototypes) and the built library (constants, layout). */
+/** Writes `abi.ts`: prototypes from the headers in csrc, constants and layout from the built library. */
 
 import { CString, dlopen, type Pointer } from "bun:ffi";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -17,11 +17,11 @@ function ffiType(c: string): string {
     void: "void",
   };
   const type = plain[c.trim()];
-  if (!type) throw new Error(`no FFI type for "${c}"`);
+  if (!type) throw new Error(`There is no FFI type for "${c}".`);
   return type;
 }
 
-/** Each `SB_API` prototype of a header as an entry of Bun's symbol table. */
+/** Returns an entry of Bun's symbol table for each `SB_API` prototype of a header. */
 function symbols(header: string): string {
   const lines: string[] = [];
   const prototype = /SB_API\s+([^;]*?)\b(sb_\w+)\(([^)]*)\);/g;
@@ -49,7 +49,7 @@ function describe(text: string): { constants: string; fields: string } {
   return { constants: constants.join("\n"), fields: fields.join("\n") };
 }
 
-/** The text of `abi.ts`; a test compares it with the file. */
+/** Returns the text of `abi.ts`; a test compares it with the file. */
 export function generate(): string {
   const headers = ["slotbus.h", "fleet.h"].map((file) => readFileSync(join(root, "csrc", file), "utf8"));
   const library = dlopen(findLibrary(), { sb_abi_text: { args: [], returns: "ptr" } });

@@ -1,4 +1,4 @@
-/** The lease table of a fleet: each call is one step of the C library, and fills one struct that is read here. */
+/** The lease table of a fleet. Each method makes one native call, which fills one struct. */
 
 import { shown } from "../check.ts";
 import { InvalidConfigError, LeaseTableFullError } from "../errors.ts";
@@ -6,36 +6,38 @@ import { callError } from "./fleet-failure.ts";
 import type { FleetHandle } from "./fleet.ts";
 import { C, FIELDS, native } from "./library.ts";
 
-/** Two subjects compete when kind and label are equal, byte for byte. */
+/** What a lease is held for. Claims compete when kind and label are equal, byte for byte. */
 export interface Subject {
-  /** What sort of thing it is: 1 to 64 bytes of UTF-8, without NUL. */
+  /** Kind of subject: 1 to 64 bytes of UTF-8, without NUL. */
   readonly kind: string;
-  /** Which one: 1 to 192 bytes of UTF-8, without NUL. */
+  /** Name within the kind: 1 to 192 bytes of UTF-8, without NUL. */
   readonly label: string;
 }
 
-/** Who holds a subject, as it was found. Times are ms of `contest.now()`, one clock for all processes of the machine. */
+/**
+ * The holder of a lease at one moment. Times are in ms of `contest.now()`, one clock for all processes of the machine.
+ */
 export interface Holder {
   readonly subject: Subject;
   readonly owner: string;
-  /** Fencing token of the tenure: higher than that of any tenure before, of any subject. Below 2^53. */
+  /** Fencing token: higher than the token of any earlier tenure of any subject. Below 2^53. */
   readonly token: number;
-  /** The tenure, for logs: index and incarnation of the member that claimed, and the token. */
+  /** Id of the tenure, for logs: index and incarnation of the member, and the token. */
   readonly claimId: string;
   readonly claimedAt: number;
-  /** The subject is free from then on. */
+  /** Time from which the subject is free, unless the lease is renewed. */
   readonly expiresAt: number;
-  /** Index of the member that claimed. */
+  /** Index of the member that claimed the lease. */
   readonly member: number;
-  /** Tells it from the earlier members of that index. */
+  /** Distinguishes it from earlier members with this index. */
   readonly incarnation: number;
-  /** Process id of that member; for people. */
+  /** Process id of the member, for logs. */
   readonly pid: number;
-  /** Its place in the lease table. */
+  /** Index in the lease table. */
   readonly entry: number;
 }
 
-/** Bytes of the texts of a lease, at most. */
+/** Longest texts of a lease, in bytes. */
 export const LEASE_LIMITS = { kind: C.SB_KIND_MAX, label: C.SB_LABEL_MAX, owner: C.SB_OWNER_MAX } as const;
 
 const TEXT_BYTES = C.SB_KIND_MAX + C.SB_LABEL_MAX + C.SB_OWNER_MAX;
@@ -52,8 +54,8 @@ const U32 = {
 } as const;
 
 /**
- * All calls throw {@link ClosedError} once the fleet is left. The texts that they take were checked. An observer can
- * only find.
+ * All methods throw {@link ClosedError} after the fleet is left. Callers check the length of texts. An observer can
+ * only read.
  */
 export class LeaseHandle {
   readonly #fleet: FleetHandle;
@@ -62,7 +64,7 @@ export class LeaseHandle {
   readonly #u32: Uint32Array;
   readonly #bytes: Buffer;
 
-  /** `clock`: milliseconds by which leases are measured; `null`: the system's monotonic clock. */
+  /** `clock` returns the time in ms; `null`: the system's monotonic clock. */
   constructor(fleet: FleetHandle, clock: (() => number) | null) {
     const { holder } = fleet;
     this.#fleet = fleet;
@@ -72,7 +74,7 @@ export class LeaseHandle {
     this.#bytes = Buffer.from(holder);
   }
 
-  /** `false` as soon as the fleet begins to be left. */
+  /** Whether the fleet is open; `false` once `FleetHandle.leave` has started. */
   get isOpen(): boolean {
     return this.#fleet.isOpen;
   }
@@ -80,18 +82,21 @@ export class LeaseHandle {
   /** Throws {@link InvalidConfigError} for an observer. */
   checkMember(): void {
     if (!this.isOpen || !this.#fleet.isObserver) return;
-    throw new InvalidConfigError("an observer of a fleet claims and releases nothing.", { hint: "Join the fleet." });
+    throw new InvalidConfigError("An observer of a fleet cannot claim or release leases.", { hint: "Join the fleet." });
   }
 
-  /** Milliseconds of the clock that leases are measured by. */
+  /** Returns the time of the leases' clock, in ms. */
   now(): number {
     if (!this.#clock) return native.sb_now_ms();
     const now = this.#clock();
     if (Number.isFinite(now) && now >= 0) return now;
-    throw new InvalidConfigError(`now() returned ${shown(now)}; it must return milliseconds, 0 or more.`);
+    throw new InvalidConfigError(`now() returned ${shown(now)}; it must return a time of 0 or more ms.`);
   }
 
-  /** `true`: claimed, and `found` is the caller's tenure; `false`: `found` is that of another. */
+  /**
+   * Claims the subject. `true`: claimed, `found` returns the new tenure. `false`: `found` returns another holder's
+   * tenure.
+   */
   claim(subject: Subject, owner: string, ttl: number): boolean {
     const now = this.#time();
     const draft = this.#fleet.draft(TEXT_BYTES);
@@ -101,7 +106,7 @@ export class LeaseHandle {
     return this.#check(native.sb_lease_claim(this.#fleet.pointer, kind, label, name, ttl, now)) === 1;
   }
 
-  /** Whether somebody holds it: then that is `found`. */
+  /** Whether the subject is held; then `found` returns its holder. */
   find(subject: Subject): boolean {
     const now = this.#time();
     const draft = this.#fleet.draft(TEXT_BYTES);
@@ -110,39 +115,39 @@ export class LeaseHandle {
     return this.#check(native.sb_lease_find(this.#fleet.pointer, kind, label, now)) === 1;
   }
 
-  /** Whether that entry is held: then that is `found`. */
+  /** Whether this entry is held; then `found` returns its holder. */
   at(entry: number): boolean {
     const now = this.#time();
     return this.#check(native.sb_lease_at(this.#fleet.pointer, entry, now)) === 1;
   }
 
-  /** Whether that tenure still holds its entry: then that is `found`. */
+  /** Whether this tenure still holds its entry; then `found` returns it. */
   holds(entry: number, token: number): boolean {
     return this.at(entry) && this.#f64[F64.token] === token;
   }
 
-  /** `false`: the tenure has ended. Otherwise it is `found`. */
+  /** Renews a tenure; then `found` returns it. `false`: the tenure has ended. */
   renew(entry: number, token: number, ttl: number): boolean {
     const now = this.#time();
     return this.#tenure(native.sb_lease_renew(this.#fleet.pointer, entry, token, ttl, now));
   }
 
-  /** `false`: the tenure had ended before. */
+  /** Releases a tenure. `false`: it had already ended. */
   release(entry: number, token: number): boolean {
     return this.#tenure(native.sb_lease_release(this.#fleet.pointer, entry, token));
   }
 
-  /** The next lease that ends wakes the fleet. */
+  /** Asks to be woken when the next lease ends. */
   park(): void {
     this.#check(native.sb_lease_park(this.#fleet.pointer));
   }
 
-  /** The next change of a lease wakes the fleet. `true`: somebody is about to change one, so look again in a millisecond. */
+  /** Asks to be woken at the next change of a lease. `true`: a change is in progress; read again in a millisecond. */
   watch(): boolean {
     return this.#check(native.sb_lease_watch(this.#fleet.pointer)) === C.SB_POLL_SOON;
   }
 
-  /** How a tenure ended that is held no more; `now`: the clock, or when the next tenure of its subject began. */
+  /** Returns how a tenure ended. `now`: the current time, or the start of the subject's next tenure. */
   howEnded({ entry, token, member, incarnation, expiresAt }: Holder, now: number): "released" | "expired" | "died" {
     const end = this.#check(native.sb_lease_end(this.#fleet.pointer, entry, token, member, incarnation));
     if (end === C.SB_END_DIED) return "died";
@@ -150,7 +155,7 @@ export class LeaseHandle {
     return isExpired ? "expired" : "released";
   }
 
-  /** `false`: there is another member. */
+  /** Removes all leases. `false`: there is another member. */
   reset(): boolean {
     const result = native.sb_lease_reset(this.#fleet.pointer);
     if (result === -C.SB_EBUSY && this.#fleet.members().length > 1) return false;
@@ -162,7 +167,7 @@ export class LeaseHandle {
     return this.#fleet.isAlive(member, incarnation);
   }
 
-  /** What the last call found. With the subject and the owner, if these are known: then no text is decoded. */
+  /** Returns the holder that the last call found. Pass subject and owner if they are known, to avoid decoding them. */
   found(subject?: Subject, owner?: string): Holder {
     const token = this.#f64[F64.token]!;
     const member = this.#u32[U32.member]!;
@@ -181,22 +186,25 @@ export class LeaseHandle {
     };
   }
 
-  /** Token of the tenure that was found. */
+  /** Token of the last holder found. */
   foundToken(): number {
     return this.#f64[F64.token]!;
   }
 
-  /** When the tenure that was found ends. */
+  /** End of the last tenure found. */
   foundExpiry(): number {
     return this.#f64[F64.expires]!;
   }
 
-  /** What C takes for "now": below 0 for its own clock. Asked first: a clock may do anything, even publish or leave. */
+  /**
+   * Returns the time for a native call; a negative value selects the monotonic clock. Call it before you stage anything:
+   * the user's clock may publish or leave the fleet.
+   */
   #time(): number {
     return this.#clock ? this.now() : -1;
   }
 
-  /** `false`: that tenure is over. */
+  /** Returns `false` if the tenure has ended. */
   #tenure(result: number): boolean {
     if (result === -C.SB_ESTALE) return false;
     this.#check(result);
@@ -206,7 +214,7 @@ export class LeaseHandle {
   #check(result: number): number {
     if (result >= 0) return result;
     if (result === -C.SB_EFULL) throw new LeaseTableFullError(this.#fleet.name, this.#fleet.geometry.maxLeases);
-    throw callError(result, `the leases of fleet "${this.#fleet.name}"`);
+    throw callError(result, `Cannot access the leases of fleet "${this.#fleet.name}"`);
   }
 
   #text(name: "kind" | "label" | "owner"): string {

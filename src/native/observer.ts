@@ -1,4 +1,4 @@
-/** Observes a bus without taking part: maps its statistics read-only. The client answers once, at the handshake. */
+/** Observes a bus by mapping its statistics read-only. The client only answers the handshake. */
 
 import { systemClock } from "../clock.ts";
 import { checkName, resolveDirectory } from "../runtime-directory.ts";
@@ -7,12 +7,12 @@ import { readSnapshot, type Snapshot } from "./statistics.ts";
 import { shake, shakeHands } from "./worker.ts";
 import { SlotbusError } from "../errors.ts";
 
-/** What `BusObserver.open` takes. */
+/** Options of {@link BusObserver.open}. */
 export interface ObserverOptions {
   name: string;
   /** Runtime directory. Default `$SLOTBUS_DIR`, else `/dev/shm/slotbus-<euid>`. */
   directory?: string | undefined;
-  /** How long the client has to answer, in ms. Default 1000. */
+  /** Timeout of the handshake, in ms. Default 1000. */
   timeout?: number;
 }
 
@@ -25,8 +25,8 @@ export class BusObserver implements Disposable {
   /**
    * Attaches to the statistics of a bus.
    *
-   * @throws (rejects) {BusNotFoundError}; `RESOURCE` when the client does not answer in time;
-   * `PERMISSION_DENIED`, {VersionMismatchError}, {InvalidConfigError}.
+   * @throws (rejects) {BusNotFoundError}; `RESOURCE` when the handshake times out; `PERMISSION_DENIED`,
+   * {VersionMismatchError}, {InvalidConfigError}.
    */
   static async open({ name, directory, timeout = 1_000 }: ObserverOptions): Promise<BusObserver> {
     checkName(name);
@@ -42,9 +42,9 @@ export class BusObserver implements Disposable {
     this.#pointer = pointer;
   }
 
-  /** The statistics now; `isThere` is `false` when the client has ended or closed the bus, and these are its last. */
+  /** Returns the current statistics. `isThere` is `false` after the bus has ended; then they are its last ones. */
   read(): Snapshot & { isThere: boolean } {
-    if (!this.#pointer) throw new SlotbusError("RESOURCE", `the observer of bus "${this.name}" is closed.`);
+    if (!this.#pointer) throw new SlotbusError("RESOURCE", `The observer of bus "${this.name}" is closed.`);
     const result = native.sb_observer_read(this.#pointer, this.#copy);
     return { ...readSnapshot(this.#copy, native.sb_now_ms()), isThere: result === 0 };
   }

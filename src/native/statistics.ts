@@ -1,35 +1,35 @@
-/** Reads the statistics that a bus keeps in shared memory. */
+/** Decodes the statistics that a bus keeps in shared memory. */
 
 import { C, FIELDS } from "./library.ts";
 
-/** States of a slot, by the number that shared memory has for them. */
+/** States of a slot, indexed by their number in shared memory. */
 export const STATE_NAMES = ["FREE", "WRITING", "READY", "CLAIMED", "DONE", "ABANDONED", "STREAMING"] as const;
 /** Name of a state of a slot. */
 export type StateName = (typeof STATE_NAMES)[number];
 
-/** Name of each counter, and what it counts. */
+/** Index and help text of each counter. */
 export const COUNTERS = {
-  published: [C.SB_C_PUBLISHED, "Requests given to a worker."],
-  responses: [C.SB_C_RESPONDED, "Answers that came."],
-  errors: [C.SB_C_ERRORS, "Answers that are an error of the handler."],
-  timeouts: [C.SB_C_TIMEOUTS, "Requests that ran out of time."],
+  published: [C.SB_C_PUBLISHED, "Requests published to a worker."],
+  responses: [C.SB_C_RESPONDED, "Responses received, including discarded ones."],
+  errors: [C.SB_C_ERRORS, "Responses that are errors of the handler."],
+  timeouts: [C.SB_C_TIMEOUTS, "Requests that timed out."],
   aborts: [C.SB_C_ABORTS, "Requests aborted by the caller."],
-  overloaded: [C.SB_C_OVERLOADED, "Requests refused because the queue was full."],
-  retries: [C.SB_C_RETRIES, "Idempotent requests sent again after a death."],
-  withdrawn: [C.SB_C_WITHDRAWN, "Requests taken back before a worker claimed them."],
+  overloaded: [C.SB_C_OVERLOADED, "Requests rejected because the queue was full."],
+  retries: [C.SB_C_RETRIES, "Idempotent requests retried after a worker died."],
+  withdrawn: [C.SB_C_WITHDRAWN, "Requests withdrawn before a worker claimed them."],
   abandoned: [C.SB_C_ABANDONED, "Requests given up while a handler ran."],
-  dropped: [C.SB_C_DROPPED, "Answers that came after the caller had aborted."],
+  dropped: [C.SB_C_DROPPED, "Responses discarded because the caller had given up."],
   bells: [C.SB_C_BELLS, "Doorbells sent to parked workers."],
   workers_joined: [C.SB_C_JOINED, "Workers that attached."],
-  workers_left: [C.SB_C_LEFT, "Workers that closed in good order."],
+  workers_left: [C.SB_C_LEFT, "Workers that left with a goodbye."],
   workers_died: [C.SB_C_DIED, "Workers whose connection ended without a goodbye."],
-  workers_evicted: [C.SB_C_EVICTED, "Workers evicted for breaking the protocol or for hanging."],
-  workers_restarted: [C.SB_C_RESTARTED, "Processes of workers started again after their end."],
-  workers_paused: [C.SB_C_PAUSED, "Times that workers were paused because they ended too often."],
-  workers_resumed: [C.SB_C_RESUMED, "Times a paused pool resumed."],
-  peers_refused: [C.SB_C_REFUSED, "Connections turned away."],
+  workers_evicted: [C.SB_C_EVICTED, "Workers that the bus evicted for breaking the protocol or for hanging."],
+  workers_restarted: [C.SB_C_RESTARTED, "Worker processes restarted after they ended."],
+  workers_paused: [C.SB_C_PAUSED, "Times that the pool was paused because its workers ended too often."],
+  workers_resumed: [C.SB_C_RESUMED, "Times that a paused pool resumed."],
+  peers_refused: [C.SB_C_REFUSED, "Connections that were refused."],
   borrows_forgotten: [C.SB_C_FORGOTTEN, "Borrowed responses that were never released."],
-  held_regions: [C.SB_C_UNMAPPED, "Regions whose address space stayed because somebody held a view at the end."],
+  held_regions: [C.SB_C_UNMAPPED, "Regions that stay mapped after their end because user code still has a view."],
 } as const;
 
 /** Name of a counter. */
@@ -37,7 +37,7 @@ export type CounterName = keyof typeof COUNTERS;
 
 /** A worker in the statistics. */
 export interface SnapshotWorker {
-  /** Id of the attachment; no other attachment of the bus has it. */
+  /** Id of the attachment; unique within the bus. */
   id: number;
   pid: number;
   uid: number;
@@ -58,35 +58,36 @@ export interface Snapshot {
   /** Time since the bus was created, in ms. */
   ageMs: number;
   counters: Record<CounterName, number>;
-  /** Requests that wait for a worker. */
+  /** Number of requests in the queue. */
   queued: number;
-  /** Requests whose caller waits. */
+  /** Number of requests that are not settled. */
   unsettled: number;
   /**
-   * Time since the client should have checked what is in flight and has not, in ms; 0 when it has, or when nothing is in flight.
+   * Time for which the client has not checked its requests in flight, although it should have, in ms; 0 when it checks
+   * them or nothing is in flight.
    */
   silentMs: number;
   workers: SnapshotWorker[];
-  /** Number of answers by their time from publication to delivery; {@link bucketEdge} is the upper edge of a bucket. */
+  /** Histogram of response times, from publication to delivery; {@link bucketEdge} is the upper edge of a bucket. */
   roundTrips: number[];
-  /** Sum of these times, in ns. */
+  /** Sum of all response times, in ns. */
   roundTripSum: number;
 }
 
-/** Longest time between two checks of what is in flight by a client that turns, with time to spare, in ms. */
+/** Time without a check after which the client counts as silent, in ms. Far above the time between two checks. */
 const SILENT_MS = 1_000;
 
-/** Number of buckets for each power of two. */
+/** Number of histogram buckets for each power of two. */
 export const SUB_BUCKETS = C.SB_HIST_SUB;
 
-/** Upper edge of a bucket of the histogram, in ns. */
+/** Returns the upper edge of a histogram bucket, in ns. */
 export function bucketEdge(bucket: number): number {
   const octave = Math.floor(bucket / C.SB_HIST_SUB);
   const part = bucket % C.SB_HIST_SUB;
   return octave === 0 ? part : (C.SB_HIST_SUB + part + 1) * 2 ** (octave - 1);
 }
 
-/** The quantile of a histogram in µs, an upper edge; 0 without samples. */
+/** Returns a quantile of a histogram in µs (the upper edge of its bucket); 0 without samples. */
 export function quantileUs(buckets: readonly number[], quantile: number): number {
   const total = buckets.reduce((sum, count) => sum + count, 0);
   if (total === 0) return 0;
@@ -95,12 +96,12 @@ export function quantileUs(buckets: readonly number[], quantile: number): number
   return bucketEdge(at) / 1000;
 }
 
-/** Samples in each bucket since `before`. */
+/** Returns the samples of each bucket since `before`. */
 export function bucketsSince(now: readonly number[], before: readonly number[]): number[] {
   return now.map((count, bucket) => count - before[bucket]!);
 }
 
-/** Decodes a copy of `struct sb_stats`. `nowMs`: the clock of `sb_now_ms`. */
+/** Decodes a copy of `struct sb_stats`. `nowMs`: the current time of `sb_now_ms`. */
 export function readSnapshot(copy: Buffer, nowMs: number): Snapshot {
   const word = (name: keyof typeof FIELDS, index = 0): number =>
     Number(copy.readBigUInt64LE(FIELDS[name][0] + 8 * index));

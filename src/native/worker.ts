@@ -1,4 +1,4 @@
-/** The answering side of the library: a handle for each attachment of a worker. No code or offset leaves this file. */
+/** The worker side of the C library: one handle for each attachment. Its error codes and offsets stay in here. */
 
 import { backoff } from "../backoff.ts";
 import { blockFor, type Clock, sleep } from "../clock.ts";
@@ -8,7 +8,7 @@ import { openDirectory, usersOf } from "./directory.ts";
 import { FLOW_STATUS_BYTES, type Flowed, flowed, type FlowStatus } from "./flow.ts";
 import { C, cString, errorText, FIELDS, native, type Pointer, view, wordOf } from "./library.ts";
 
-/** Longest handshake of a worker, in ms. */
+/** Timeout of a worker's handshake, in ms. */
 const HANDSHAKE_MS = 2_000;
 const HEADER_BYTES = 128;
 const CLAIM_BYTES = 40;
@@ -29,31 +29,31 @@ export interface Address {
   shared: boolean;
 }
 
-/** A handshake in steps: yields how long to wait, in ms, and returns a handle or an error. */
+/** A handshake in steps: yields the time to wait before the next step, in ms; returns a handle or an error. */
 export type Handshake<Handle> = Generator<number, Handle | SlotbusError>;
 
-/** Runs the steps of a handshake. */
+/** Runs a handshake without blocking the thread. */
 export async function shakeHands<Handle>(steps: Handshake<Handle>, clock: Clock): Promise<Handle | SlotbusError> {
   let step = steps.next();
   for (; !step.done; step = steps.next()) await sleep(clock, step.value);
   return step.value;
 }
 
-/** The same, blocking the thread. */
+/** Runs a handshake and blocks the thread. */
 export function shakeHandsSync<Handle>(steps: Handshake<Handle>): Handle | SlotbusError {
   let step = steps.next();
   for (; !step.done; step = steps.next()) blockFor(step.value);
   return step.value;
 }
 
-/** The request that {@link WorkerHandle.take} claimed, decoded. */
+/** A decoded request that {@link WorkerHandle.take} claimed. */
 export class TakenRequest {
   slot = 0;
   token = 0;
   headBytes = 0;
   bodyOffset = 0;
   bodyBytes = 0;
-  /** 0: no limit. */
+  /** Time left for the request, in ms; 0: no limit. */
   timeoutMs = 0;
   method = 0;
   streams = false;
@@ -66,7 +66,7 @@ export class WorkerHandle {
   readonly payloadLimit: number;
   readonly inlineSize: number;
   readonly stride: number;
-  /** Differs in each life of the bus. */
+  /** Identifies this life of the bus. */
   readonly tag: string;
   readonly flow: FlowStatus;
   /** Filled by {@link take}. */
@@ -76,7 +76,7 @@ export class WorkerHandle {
   readonly arenas: number;
   readonly #words: Uint32Array<ArrayBuffer>;
 
-  /** Attaches to the bus at `address`, in steps; gives up when `isOver`. */
+  /** Attaches to the bus at `address`, in steps, until `isOver` returns `true`. */
   static *attach(address: Address, concurrency: number, clock: Clock, isOver: () => boolean): Handshake<WorkerHandle> {
     const open = (dir: number): unknown => native.sb_worker_open(dir, cString(address.name), concurrency);
     const result = yield* shake(address, open, clock, HANDSHAKE_MS, isOver);
@@ -96,23 +96,24 @@ export class WorkerHandle {
     this.flow = new Uint32Array(view(native.sb_worker_look(pointer) as number, FLOW_STATUS_BYTES));
   }
 
-  /** The control socket, for one event loop to read; the library goes on writing to it. */
+  /** Descriptor of the control socket. An event loop reads it; the library writes to it. */
   get fd(): number {
     return native.sb_worker_fd(this.#pointer);
   }
 
-  /** An event loop polls and parks from now on. */
+  /** Tells the library that an event loop polls and parks. */
   loops(): void {
     native.sb_worker_loops(this.#pointer);
   }
 
-  /** With `isFull`, {@link take} serves running streams only. */
+  /** With `isFull`, {@link take} claims no request and serves running streams only. */
   setFull(isFull: boolean): void {
     native.sb_worker_full(this.#pointer, isFull ? 1 : 0);
   }
 
   /**
-   * Claims one request into {@link taken}, looking for it for up to `spinNs`. "moved": the rings of the slot in {@link taken} moved.
+   * Claims a request into {@link taken}; spins for up to `spinNs` until there is one. "moved": bytes moved in the rings
+   * of the slot in {@link taken}.
    */
   take(spinNs: number): "taken" | "none" | "moved" | "corrupt" {
     const result = native.sb_slot_take(this.#pointer, spinNs);
@@ -134,22 +135,22 @@ export class WorkerHandle {
     return "taken";
   }
 
-  /** Answers a claim; with an error if `status` is 0. `false`: the caller has given up. */
+  /** Responds to a claim; `status` 0 is an error. `false`: the caller has given up. */
   complete(slot: number, token: number, headBytes: number, offset: number, bytes: number, status: number): boolean {
     return native.sb_slot_complete(this.#pointer, slot, token, headBytes, offset, bytes, status) === 0;
   }
 
-  /** Begins an answer whose body streams. `false`: the caller has given up. */
+  /** Starts a streamed response. `false`: the caller has given up. */
   begin(slot: number, token: number, headBytes: number, status: number): boolean {
     return native.sb_slot_begin(this.#pointer, slot, token, headBytes, status) >= 0;
   }
 
-  /** Ends an answer that streams. `errorBytes`: length of the encoded error behind its last byte; 0 for none. */
+  /** Ends a streamed response. `errorBytes`: length of the encoded error after its last byte; 0: no error. */
   finish(slot: number, token: number, errorBytes: number): void {
     native.sb_slot_finish(this.#pointer, slot, token, errorBytes);
   }
 
-  /** Whether the caller of a claim has given up, or has gone. */
+  /** Whether the caller of a claim has given up, or its client has gone. */
   isAborted(slot: number, token: number): boolean {
     return native.sb_slot_aborted(this.#pointer, slot, token) === 1;
   }
@@ -159,7 +160,7 @@ export class WorkerHandle {
     return flowed(native.sb_worker_flow(this.#pointer, slot, token, sent, taken, C.SB_FLOW_OPEN, need));
   }
 
-  /** Asks the client for a bell. `false`: there is work. */
+  /** Asks the client for a bell at the next request. `false`: there already is work. */
   park(canTake: boolean): boolean {
     return native.sb_worker_park(this.#pointer, canTake ? 1 : 0) !== 0;
   }
@@ -172,22 +173,25 @@ export class WorkerHandle {
     native.sb_worker_spread(this.#pointer);
   }
 
-  /** Blocks until a bell. `false`: the client has gone. */
+  /** Blocks until the next bell. `false`: the client has gone. */
   wait(): boolean {
     return native.sb_worker_wait(this.#pointer, 0xffff_ffff) >= 0;
   }
 
-  /** Tells the client that the worker leaves in good order. */
+  /** Tells the client that the worker leaves. */
   goodbye(): void {
     native.sb_worker_goodbye(this.#pointer);
   }
 
-  /** The socket is closed by its owner, not by {@link close}. */
+  /** Leaves the socket open in {@link close}: its owner closes it. */
   hangup(): void {
     native.sb_worker_hangup(this.#pointer);
   }
 
-  /** Ends the attachment and unmaps the region. Without `isDetached`, user code may have a view: only the pages are freed. */
+  /**
+   * Ends the attachment and unmaps the region. Without `isDetached`, user code may still have a view: only pages are
+   * freed.
+   */
   close(isDetached: boolean): void {
     detach(this.#words.buffer);
     detach(this.flow.buffer);
@@ -195,7 +199,9 @@ export class WorkerHandle {
   }
 }
 
-/** Steps of a handshake for up to `timeout` ms. `isOver`: whether a worker has given up; `null` for an observer. */
+/**
+ * The steps of a handshake, for up to `timeout` ms. `isOver`: whether the worker has given up; `null` for an observer.
+ */
 export function* shake(
   { name, directory, shared }: Address,
   open: (dir: number) => unknown,
@@ -235,7 +241,7 @@ function attachError(
   directory: string,
   observing: number,
 ): SlotbusError {
-  const what = `the client of bus "${name}"`;
+  const what = `The client of bus "${name}"`;
   switch (-code) {
     case C.SB_ENOBUS:
       return new BusNotFoundError(name, directory, 0);
@@ -249,26 +255,29 @@ function attachError(
       );
     }
     case C.SB_EPERM:
-      return new SlotbusError("PERMISSION_DENIED", `${what} is ${usersOf(directory)}.`, {
-        hint: `Run both as one user, or name ${process.geteuid?.()} in \`allowedUids\` of SlotBus.create.`,
+      return new SlotbusError("PERMISSION_DENIED", `${what} runs as ${usersOf(directory)}.`, {
+        hint: `Run both as one user, or add ${process.geteuid?.()} to \`allowedUids\` of SlotBus.create.`,
       });
     case C.SB_EPROTO:
-      return new SlotbusError("PROTOCOL", `${what} sent something that is not a handshake of slotbus.`);
+      return new SlotbusError("PROTOCOL", `${what} did not send a valid slotbus handshake.`);
     case C.SB_ECORRUPT:
-      return new SlotbusError("REGION_CORRUPT", `${what} sent a region that is not sealed or whose header is wrong.`);
+      return new SlotbusError(
+        "REGION_CORRUPT",
+        `${what} sent a memory region that is not sealed or has an invalid header.`,
+      );
     case C.SB_EAGAIN:
     case C.SB_ETIMEDOUT:
     case observing > 0 ? C.SB_EBUSY : C.SB_EAGAIN:
       if (observing === 0)
-        return new SlotbusError("RESOURCE", `${what} did not finish the handshake in ${HANDSHAKE_MS} ms.`);
+        return new SlotbusError("RESOURCE", `${what} did not finish the handshake within ${HANDSHAKE_MS} ms.`);
       return new SlotbusError(
         "RESOURCE",
-        `${what} does not answer: it did not take an observer within ${observing} ms.`,
+        `${what} does not answer: it did not accept an observer within ${observing} ms.`,
         {
-          hint: "It is stopped (SIGSTOP, a debugger), or code of it keeps its event loop busy.",
+          hint: "Check whether its process is stopped (SIGSTOP, a debugger) or its event loop is blocked.",
         },
       );
     default:
-      return new SlotbusError("RESOURCE", `${what} could not be attached to: ${errorText(code)}.`);
+      return new SlotbusError("RESOURCE", `Cannot attach to bus "${name}": ${errorText(code)}.`);
   }
 }

@@ -1,4 +1,4 @@
-/** Who hears what workers say and what becomes of them: handlers, subscriptions, clients of servers, callbacks. */
+/** Delivers messages of workers and events to handlers, subscriptions, clients of servers, and listeners. */
 
 import type { EventEmitter } from "node:events";
 import { shown } from "../check.ts";
@@ -13,19 +13,19 @@ import type { StdioServer } from "./server.ts";
 import { Subscription } from "./subscription.ts";
 import type { ConnectionHost } from "./worker-connection.ts";
 
-/** Notifications that are kept until subscriptions could be made. */
+/** Notifications that are kept while the bus starts, when there are no subscriptions yet. */
 const EARLY_MAX = 1_024;
 
-/** The listeners of a bus. */
+/** Everyone who receives messages and events of a bus. */
 export class Audience implements ConnectionHost {
-  /** Items that subscriptions lost. */
+  /** Number of items that subscriptions dropped. */
   lost = 0;
   readonly servers = new Set<StdioServer>();
-  /** Of a raw bus. */
+  /** Subscriptions of a raw bus. */
   readonly readers = new Set<Subscription<string>>();
-  /** All that workers tell, before the subscriptions are told. */
+  /** Gets every notification, before the subscriptions do. */
   onNotification: ((message: RpcMessage) => Promise<unknown> | null) | null = null;
-  /** Resolves when handlers and subscriptions could be added; `null`: they could. Until then what workers say waits for them. */
+  /** Resolves when the user had a chance to add handlers and subscriptions; `null` after that. Until then messages wait. */
   #opening: PromiseWithResolvers<void> | null = Promise.withResolvers<void>();
   #early: [link: LinkIdentity, message: RpcMessage][] = [];
   readonly #tell: Tell;
@@ -36,17 +36,19 @@ export class Audience implements ConnectionHost {
     this.#tell = tell;
   }
 
-  /** Handlers and subscriptions could be added. */
+  /** The user had a chance to add handlers and subscriptions: delivers the messages that waited. */
   open(): void {
     this.#opening?.resolve();
     this.#opening = null;
     for (const [link, message] of this.#early.splice(0)) void this.notified(link, message);
   }
 
-  /** Adds a handler; returns a function that takes it out again. */
+  /** Adds a handler; returns a function that removes it. */
   onRequest(method: string, handler: WorkerRequestHandler): () => void {
-    if (typeof handler !== "function") throw new InvalidConfigError("onRequest takes a method and a function.");
-    if (this.#handlers.has(method)) throw new InvalidConfigError(`requests for ${shown(method)} have a handler.`);
+    if (typeof handler !== "function") {
+      throw new InvalidConfigError(`The handler of ${shown(method)} is ${shown(handler)}; it must be a function.`);
+    }
+    if (this.#handlers.has(method)) throw new InvalidConfigError(`The method ${shown(method)} already has a handler.`);
     this.#handlers.set(method, handler);
     return () => {
       if (this.#handlers.get(method) === handler) this.#handlers.delete(method);
@@ -60,7 +62,7 @@ export class Audience implements ConnectionHost {
     return subscription;
   }
 
-  /** A worker asks: returns what the handler of the method, a client, or the handler of `"*"` answers. */
+  /** A worker sent a request. Returns the answer of the method's handler, of a client, or of the handler of `"*"`. */
   asked(link: LinkIdentity, message: RpcMessage, signal: AbortSignal, own?: WorkerRequestHandler): unknown {
     const { pool, worker, pid } = link;
     const method = message.method!;
@@ -76,19 +78,19 @@ export class Audience implements ConnectionHost {
   }
 
   /**
-   * The client that answers a request of a worker: the one whose requests the worker has, or that of standard input. What is asked
-   * for a client that has gone, or for a caller of this process, is for no other client.
+   * Returns the client that must answer a request of a worker: the client whose requests the worker is running, or the client
+   * of standard input. A request on behalf of a disconnected client, or of a caller in this process, goes to no other client.
    */
   #clientFor(link: LinkIdentity, message: RpcMessage): Client | undefined {
     const clients = [...this.servers].flatMap((server) => server.clientsFor(link, message));
     if (typeof message["sessionId"] === "string") return clients[0];
     const asking = clients.filter((client) => client.isAsking(link));
     if (asking.length < 2) return asking[0] ?? clients.find(({ isStandard }) => isStandard);
-    const why = `the worker has requests of ${asking.length} clients; the host cannot tell which one this is for`;
+    const why = `the worker has requests of ${asking.length} clients; the host cannot tell which of them must answer this one`;
     throw new RpcError(RPC.internalError, why);
   }
 
-  /** A worker tells: returns a promise when it should not be read on. */
+  /** A worker sent a notification. Nothing more is read from the worker until a returned promise resolves. */
   notified(link: LinkIdentity, message: RpcMessage): Promise<unknown> | null {
     if (this.#opening) {
       if (this.#early.length < EARLY_MAX) this.#early.push([link, message]);
@@ -108,7 +110,7 @@ export class Audience implements ConnectionHost {
     return room;
   }
 
-  /** No subscription holds up a worker any more. */
+  /** Resumes reading from all workers that wait for room in a subscription. */
   release(): void {
     for (const subscription of [...this.#subscribers.keys(), ...this.readers]) subscription.release();
   }
@@ -119,12 +121,12 @@ export class Audience implements ConnectionHost {
     for (const subscription of [...this.#subscribers.keys(), ...this.readers]) subscription.close();
   }
 
-  /** A worker wrote what is not a message. */
+  /** A worker wrote something that is not a message. */
   fault(worker: LinkIdentity, error: SlotbusError): void {
     this.#tell("fault", error, worker);
   }
 
-  /** Tells what becomes of the workers of a pool. */
+  /** Emits the events of a pool's supervisor as events of the bus. */
   watch(pool: string, supervisor: EventEmitter<SupervisorEvents>): void {
     const tell = this.#tell;
     const identity = ({ id: worker, life, pid }: WorkerStatus): LinkIdentity => ({ pool, worker, life, pid });

@@ -1,4 +1,4 @@
-/** The stdio bus: programs in any language as workers, asked by JSON-RPC over their standard input and output. */
+/** The stdio bus: programs in any language as workers that speak JSON-RPC over standard input and output. */
 
 import type { Call, Reject, Resolve } from "./call.ts";
 import { StdioCore } from "./core.ts";
@@ -23,42 +23,40 @@ const grab = (resolve: Resolve, reject: Reject): void => {
 };
 
 /**
- * Worker processes that speak JSON-RPC 2.0 over their standard input and output: any program that reads and writes lines of JSON.
+ * Worker processes that speak JSON-RPC 2.0 over standard input and output: any program that reads and writes lines of JSON.
  *
  *     await using bus = await StdioBus.start({ pools: [{ id: "py", command: "python3", args: ["worker.py"], instances: 2 }] });
  *     const sum = await bus.request("add", [1, 2]);
  *
- * A worker has at most `concurrency` requests and `queuedBytes` bytes that its pipe has not taken; more wait here, up to the
- * limit of the queue.
+ * A worker has at most `concurrency` requests at once, and at most `queuedBytes` bytes wait for its pipe. Further requests wait
+ * in the queue of the pool, up to `queue.limit`.
  */
 export class StdioBus extends StdioCore {
   /**
-   * Starts all workers; resolves when all are ready. When one is not, all are stopped. What happens meanwhile, and what workers ask and
-   * tell, waits for listeners, handlers and subscriptions that are added as soon as it resolves: it is told in the next turn.
+   * Starts all workers and resolves when all are ready. If one fails to start, all are stopped. Events, and requests and
+   * notifications of workers, are held until the turn of the event loop after that: add listeners, handlers and subscriptions
+   * before the next `await`.
    *
-   * @throws (rejects) {InvalidConfigError} for unknown keys (with the one that comes nearest), equal ids and values out of range;
-   * `PROGRAM_NOT_FOUND`, {WorkerStartError}.
+   * @throws (rejects) {InvalidConfigError} for unknown keys, duplicate ids and values out of range; `PROGRAM_NOT_FOUND`,
+   * {WorkerStartError}.
    */
-  static start(
-    options: StdioBusOptions,
-    /** @internal A test gives its own. */ make?: MakeSupervisor,
-  ): Promise<StdioBus> {
+  static start(options: StdioBusOptions, /** @internal For tests. */ make?: MakeSupervisor): Promise<StdioBus> {
     return Promise.try(() => new StdioBus(options, make).begin());
   }
 
   /**
-   * Asks a worker; resolves to the result of its response. The worker is the one of the key, else the one with the fewest
-   * requests.
+   * Sends a request to a worker and resolves to the result. A request with a `key` goes to the key's worker, others go to
+   * the worker with the fewest requests.
    *
    * @throws (rejects) {RpcError}: the worker's own error; {@link RequestTimeoutError}; {@link WorkerDiedError};
-   * {@link BusOverloadedError}; {@link NoWorkerError}; `PROTOCOL`: its answer cannot be
-   * read; `UNKNOWN_POOL`, {@link InvalidConfigError}, {@link ClosedError}; the reason of the signal.
+   * {@link BusOverloadedError}; {@link NoWorkerError}; `PROTOCOL`: the response is not valid; `UNKNOWN_POOL`,
+   * {@link InvalidConfigError}, {@link ClosedError}; the reason of the signal.
    */
   request<T = unknown>(method: string, params?: unknown, options?: StdioRequestOptions): Promise<T> {
     return this.#ask("request", method, params, options) as Promise<T>;
   }
 
-  /** Tells a worker something; resolves when it is on its way. It waits for room and rejects as {@link request} does. */
+  /** Sends a notification to a worker and resolves when it is sent. Waits for room and rejects as {@link request} does. */
   notify(method: string, params?: unknown, options?: StdioRequestOptions): Promise<void> {
     return this.#ask("notification", method, params, options) as Promise<void>;
   }
@@ -75,11 +73,11 @@ export class StdioBus extends StdioCore {
   }
 
   /**
-   * Sends a whole message. Of a request it resolves to the worker's whole response, an error too, with the request's own id
-   * (on its way it has another, so equal ids do not meet); of a notification to `undefined`. Members of its own go with it;
-   * `pool` chooses the pool and `sessionId` is the key, unless the options say otherwise.
+   * Sends a whole message, with all its members. For a request it resolves to the whole response, also to an error response,
+   * with the id of the request; equal ids do not collide, as the worker sees another id. For a notification it resolves to
+   * `undefined`. The members `pool` and `sessionId` of the message are used as pool and key unless the options set them.
    *
-   * @throws (rejects) as {@link request} does, but for RpcError.
+   * @throws (rejects) as {@link request} does, except {@link RpcError}.
    */
   send(message: RpcMessage, options: StdioRequestOptions = {}): Promise<RpcMessage | undefined> {
     const promise = new Promise(grab);
@@ -87,26 +85,26 @@ export class StdioBus extends StdioCore {
     return promise as Promise<RpcMessage | undefined>;
   }
 
-  // ---- what workers say -----------------------------------------------------------------------------------------------
+  // ---- messages of workers --------------------------------------------------------------------------------------------
 
   /**
-   * Answers requests of workers. One that no handler is for goes to the client of {@link serve} whose `sessionId` it has (with
-   * the protocol `"mcp"`: whose request the worker has), then to the handler of `"*"`; without one it gets -32601. Of each worker
-   * `concurrency` handlers run at once; with more it is not read, so a handler that asks its own worker may wait for itself.
-   * Returns a function that takes the handler out again.
+   * Adds a handler for requests of workers. A request without a handler goes to the client of {@link serve} with the same
+   * `sessionId` (with the protocol `"mcp"`: to the client whose request the worker is running), then to the handler of `"*"`,
+   * else the worker gets error -32601. At most `concurrency` handlers run per worker; at the limit the bus stops reading from
+   * the worker, so a handler that sends a request to its own worker can deadlock. Returns a function that removes the handler.
    *
-   * @throws {InvalidConfigError} when the method has a handler.
+   * @throws {InvalidConfigError} when the method already has a handler.
    */
   onRequest(method: string, handler: WorkerRequestHandler): () => void {
     return this.audience.onRequest(method, handler);
   }
 
   /**
-   * What workers tell from now on, but for `$/ready`, what gives up a request, and the progress of requests. Ends with the bus.
+   * Subscribes to notifications of workers, except `$/ready`, cancel notifications and progress of requests. Ends with the bus.
    *
    *     for await (const { method, params, pid } of bus.subscribe({ method: "log" })) …
    *
-   * @throws {InvalidConfigError}, `UNKNOWN_POOL`, {@link ClosedError}, the reason of a signal that is aborted.
+   * @throws {InvalidConfigError}, `UNKNOWN_POOL`, {@link ClosedError}, the reason of an aborted signal.
    */
   subscribe(options: NotificationOptions = {}): Subscription<WorkerNotification> {
     const resolved = notificationOptions.resolve(options);
@@ -118,22 +116,22 @@ export class StdioBus extends StdioCore {
   // ---- clients --------------------------------------------------------------------------------------------------------
 
   /**
-   * Lets other programs of this machine ask: each connection to the socket speaks JSON-RPC in lines (or another framing), with
-   * ids of its own. A connection by tcp sends a token first. Clients of a pool with the protocol `"mcp"` speak that. Ends with `server.close()`, or with the bus. Each call opens one more
-   * server; the others go on.
+   * Opens a server, so that other programs can send requests to the workers. Each connection speaks JSON-RPC in lines (or
+   * another framing) with its own ids; a TCP connection sends a token first. Clients of a pool with the protocol `"mcp"` speak
+   * MCP. Call it again for further servers. A server ends with `server.close()` or with the bus.
    *
-   * @throws (rejects) {InvalidConfigError}; {@link ClosedError}; `UNKNOWN_POOL`; `ADDRESS_IN_USE` when
-   * a live socket has the path or the port.
+   * @throws (rejects) {InvalidConfigError}; {@link ClosedError}; `UNKNOWN_POOL`; `ADDRESS_IN_USE` when the path or port is in
+   * use.
    */
   async serve(options: ServeOptions): Promise<StdioServer> {
     this.checkOpen();
     const { unix, tcp } = options ?? {};
     const address = unix ?? (tcp?.port ? `${tcp.port}` : null);
-    if (address !== null) void closeOlder(`socket ${address}`); // the address is free at once
+    if (address !== null) void closeOlder(`socket ${address}`); // frees the address at once
     const server = await StdioServer.listen(this.clients, options, () => this.audience.servers.delete(server));
     this.audience.servers.add(server);
     if (address !== null) noteOpened(`socket ${address}`, server);
-    if (this.closed) await server.close(); // it closed meanwhile
+    if (this.closed) await server.close(); // the bus was closed meanwhile
     return server;
   }
 }

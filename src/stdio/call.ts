@@ -1,48 +1,48 @@
-/** One request, notification or message of the stdio bus, from the call to its settlement. */
+/** One request, notification or message of the stdio bus, from the call until it settles. */
 
 import type { CallOptions } from "./options.ts";
 import type { RpcMessage } from "./rpc.ts";
 
-/** Settles a call. */
+/** Resolves a call. */
 export type Resolve = (value: unknown) => void;
-/** As {@link Resolve}. */
+/** Rejects a call. */
 export type Reject = (reason: unknown) => void;
 
 const none: CallOptions = {};
 const settledAlready = (): void => {};
 
-/** The connection that a call was sent by. */
+/** The connection that sent a call. */
 interface Carrier {
-  /** Its caller gave up. */
+  /** The caller cancelled the call. */
   giveUp(call: Call, reason: unknown): void;
-  /** Its answer did not come in time. */
+  /** The call timed out. */
   timedOut(): void;
 }
 
-/** The pool that a call waits in or was sent by. */
+/** The pool in which a call waits, or that sent it. */
 interface Keeper {
-  /** Its caller gives up, with that error. */
+  /** Cancels the call, which rejects with this error. */
   abandon(call: Call, error: unknown): void;
 }
 
-/** What somebody waits for. */
+/** A request, notification or message that has not settled yet. */
 export class Call {
-  /** A request answers with its result, a message with its whole response, a notification when it was written. */
+  /** A `"request"` resolves to its result, a `"message"` to the whole response, a `"notification"` when it is written. */
   readonly kind: "request" | "notification" | "message";
   readonly method: string;
   readonly params: unknown;
   readonly message: RpcMessage | null;
   readonly options: CallOptions;
   readonly startedAt: number;
-  /** When it times out, as the clock of the bus counts; `Infinity`: never. */
+  /** When it times out, in ms of the bus's clock; `Infinity`: never. */
   readonly deadline: number;
   resolve: Resolve;
   reject: Reject;
   isSettled = false;
   #over: PromiseWithResolvers<void> | null = null;
-  /** It was sent before, to a worker that has ended. */
+  /** Whether it was already sent to a worker, which then ended. */
   wasRetried = false;
-  /** It had a place in a queue, and keeps one. */
+  /** Whether it was queued before: then the limit of the queue no longer applies to it. */
   hasWaited = false;
   sentAt = 0;
   connection: Carrier | null = null;
@@ -74,14 +74,14 @@ export class Call {
     this.reject = reject;
   }
 
-  /** Resolves when it has settled. Made when it is first read: most calls have no progress that must be waited for. */
+  /** Resolves when the call has settled. Created on first use, as few calls need it. */
   get over(): Promise<void> {
     this.#over ??= Promise.withResolvers<void>();
     if (this.isSettled) this.#over.resolve();
     return this.#over.promise;
   }
 
-  /** Settles it, the first time. Returns whether it was. */
+  /** Settles the call. Returns `false` if it had already settled. */
   settle(isError: boolean, value: unknown): boolean {
     if (this.isSettled) return false;
     this.isSettled = true;

@@ -1,4 +1,4 @@
-/** One connection of a server of a stdio bus: who it is, and what it asks with ids of its own. */
+/** One connection to a server of a stdio bus: its authentication, and its requests with its own ids. */
 
 import { isSameToken } from "../check.ts";
 import type { Clock, Timer } from "../clock.ts";
@@ -24,69 +24,69 @@ import {
 } from "./rpc.ts";
 import type { ByteSink } from "./writer.ts";
 
-/** Time that a connection has to send the token, in ms. */
+/** Time in which a connection must send the token, in ms. */
 const AUTH_MS = 2_000;
-/** Bytes of a connection that are read before it has sent the token; the longest token fits. */
+/** Bytes in which a connection must send the token; the longest token fits. */
 const AUTH_BYTES = 4_096;
-/** How an HTTP request begins. */
+/** Matches the beginning of an HTTP request. */
 const HTTP = /^[A-Z]{3,7} \//;
-/** Sessions of one client that notifications are told for; the oldest is forgotten. */
+/** Sessions of one client that receive notifications. The oldest one is dropped. */
 const SESSIONS_MAX = 1_024;
-/** Time that a client has to take what is written to it before it is closed, in ms. */
+/** Time in which a client must read the remaining bytes before its connection is closed, in ms. */
 const END_MS = 1_000;
 
-/** A pool whose clients speak its protocol. */
+/** The pool that a server's clients use; they speak its protocol. */
 export interface ServedPool {
   readonly options: { readonly id: string; readonly protocol: ProtocolName };
-  /** Whether the next request with that key goes to that worker. */
+  /** Whether the next request with this key goes to this worker. */
   isOwner(key: string, worker: LinkIdentity): boolean;
-  /** Whether that worker has a request with that key, also if it takes nothing new. */
+  /** Whether this worker, draining or not, has a request with this key. */
   isAsked(key: string, worker: LinkIdentity): boolean;
 }
 
-/** What a server asks of all its clients. */
+/** Rules of a server for all its clients. */
 export interface ClientRules extends PeerLimits {
-  /** What they ask; `null`: each message says which pool. */
+  /** The pool of the clients; `null`: each message names its pool. */
   readonly served: ServedPool | null;
-  /** Id of that pool, if the server was given it. */
+  /** Id of the pool, if the server's options name it. */
   readonly pool: string | null;
-  /** It is the client of standard input, which has started this process: what names no session is for it. */
+  /** Whether this is the client of standard input. It gets the messages that name no session. */
   readonly isStandard: boolean;
-  /** Of the server, in messages. */
+  /** Address of the server, for error messages. */
   readonly address: string;
-  /** What the first message of a client must bring; `null`: nothing. */
+  /** Token that the first message of a client must contain; `null`: none. */
   readonly token: string | null;
 }
 
-/** What clients ask of the bus, and what it counts of them. */
+/** The part of the bus that clients use. */
 export interface ClientHost {
   readonly clock: Clock;
   readonly counts: { connects: number; disconnects: number; refusals: number; lost: number };
-  /** Sends a message to a worker, as `StdioBus.forward`. */
+  /** Sends a message to a worker, as `StdioCore.forward` does. */
   forward(
     message: RpcMessage,
     options: StdioRequestOptions,
     resolve: (response: unknown) => void,
     reject: (error: unknown) => void,
   ): void;
-  /** The server closed a connection. */
+  /** Reports that the server closed a connection. */
   refused(why: string): void;
   /**
-   * The pool of that id; without one the only pool, if there is one. A reload may have changed it since it was `before`.
+   * Returns the pool with this id, or the only pool. After a reload that removed the pool, returns `before`.
    *
-   * @throws `UNKNOWN_POOL`, when there was none before.
+   * @throws `UNKNOWN_POOL` when there is no such pool and no `before`.
    */
   servedPool(id: string | null, before: ServedPool | null): ServedPool | null;
 }
 
-/** The socket of a client, or what stands for one. */
+/** The socket of a client, or standard input and output. */
 export interface ClientSocket {
   readonly remoteAddress: string;
-  /** Returns how many bytes it took; less than 0: it is closed. `Client.drained` is called when it can take more. */
+  /** Returns the number of bytes written; negative: the socket is closed. `Client.drained` is called when it can take more. */
   write(bytes: Uint8Array): number;
   pause(): void;
   resume(): void;
-  /** Closes it behind what is written. */
+  /** Closes the socket after the bytes that were written. */
   end(): void;
   terminate(): void;
 }
@@ -99,24 +99,23 @@ export class Client implements PeerOwner<Question>, ByteSink {
   readonly #host: ClientHost;
   readonly #rules: ClientRules;
   readonly #protocol: Protocol;
-  /** Pool and key of all that it asks, when it speaks a protocol with sessions: the connection is one. */
+  /** Pool and key of all its requests. With a protocol that has sessions, the connection is a session with its own key. */
   readonly #route: { readonly pool?: string; readonly key?: string };
-  /** What the socket did not take, and whom to tell when it did. */
+  /** Bytes that the socket has not taken, and a function to call when it has. */
   #unsent: Uint8Array | null = null;
   #drained: (() => void) | null = null;
-  /** Runs until the token has come. */
+  /** Runs until the client has sent the token. */
   #authTimer: Timer | null = null;
-  /** Bytes that were read before that. */
+  /** Bytes read before the token. */
   #authBytes = 0;
-  /** It may ask: it has sent the token, or needs none. */
+  /** Whether the client has sent the token, or needs none. */
   #isTrusted: boolean;
-  /** It has sent a message. */
+  /** Whether the client has sent a valid message. */
   #isKnown = false;
-  /** Requests of workers that it was sent. */
+  /** Number of workers' requests sent to this client; used for their ids. */
   #asked = 0;
-  /** Bytes that came since all was read. */
+  /** Bytes received since the last time that everything was processed. */
   #aheadBytes = 0;
-  /** It sends no more. */
   #hasInputEnded = false;
   #isEnding = false;
   readonly #whenClosed = Promise.withResolvers<void>();
@@ -132,7 +131,7 @@ export class Client implements PeerOwner<Question>, ByteSink {
       : { pool: rules.pool ?? undefined };
     this.#isTrusted = rules.token === null;
     if (!this.#isTrusted) {
-      const why = `it did not send the token within ${AUTH_MS} ms`;
+      const why = `the client did not send the token within ${AUTH_MS} ms`;
       this.#authTimer = host.clock.after(AUTH_MS, () => this.#refuse(RPC.unauthorized, why));
     }
     this.#peer = new RpcPeer(this, this, rules, () => new RpcError(RPC.requestCancelled, "the request was cancelled"));
@@ -140,7 +139,7 @@ export class Client implements PeerOwner<Question>, ByteSink {
 
   // ---- the socket -----------------------------------------------------------------------------------------------------
 
-  /** Bytes came, which are not its own. */
+  /** Takes bytes from the socket. The buffer belongs to the caller. */
   read(bytes: Uint8Array): void {
     const isTrusted = this.#isTrusted;
     const part = isTrusted ? bytes : bytes.subarray(0, AUTH_BYTES - this.#authBytes);
@@ -149,10 +148,10 @@ export class Client implements PeerOwner<Question>, ByteSink {
     this.#authBytes += part.length;
     if (part.length === bytes.length) return;
     if (this.#isTrusted) this.#push(bytes.subarray(part.length));
-    else this.#refuse(RPC.unauthorized, `it sent ${AUTH_BYTES} bytes without the token`);
+    else this.#refuse(RPC.unauthorized, `the client sent ${AUTH_BYTES} bytes without the token`);
   }
 
-  /** A socket that is paused does not tell of its end, so some is read ahead. */
+  /** Reads ahead by up to `messageBytes`, because a paused socket does not report that it was closed. */
   #push(bytes: Uint8Array): void {
     const all = this.#isEnding ? null : this.#peer.push(bytes.slice());
     if (!all) return;
@@ -164,7 +163,7 @@ export class Client implements PeerOwner<Question>, ByteSink {
     });
   }
 
-  /** It sends no more, as at the end of `printf … | nc`: what it asked for is answered, then it is closed. */
+  /** The client sends no more, as at the end of `printf … | nc`: answers its requests, then closes the connection. */
   async inputEnded(): Promise<void> {
     this.#hasInputEnded = true;
     this.#rejectQuestions();
@@ -188,11 +187,11 @@ export class Client implements PeerOwner<Question>, ByteSink {
 
   #send(bytes: Uint8Array): void {
     const sent = this.#socket.write(bytes);
-    // Less than 0: it is closed, which is told besides.
+    // Negative: the socket is closed, and `closed` will be called.
     this.#unsent = sent >= 0 && sent < bytes.length ? bytes.subarray(sent) : null;
   }
 
-  /** Closes it behind what waits for it; resolves when it is closed, after a second in any case. */
+  /** Closes the connection after its pending output. Resolves when it is closed, within a second in any case. */
   async end(): Promise<void> {
     if (!this.#peer.out.isOpen) return;
     this.#isEnding = true;
@@ -204,7 +203,7 @@ export class Client implements PeerOwner<Question>, ByteSink {
     timer.close();
   }
 
-  /** Answers nothing else, and closes it. */
+  /** Sends this error and closes the connection. */
   turnAway(error: RpcError): void {
     this.#peer.post(errorJson(null, error));
     void this.end();
@@ -219,30 +218,30 @@ export class Client implements PeerOwner<Question>, ByteSink {
     this.#whenClosed.resolve();
   }
 
-  // ---- who may ask ----------------------------------------------------------------------------------------------------
+  // ---- authentication and invalid messages ----------------------------------------------------------------------------
 
   received(given: unknown): boolean {
     if (kindOf(given) === "nothing") {
-      this.invalid(given); // a batch too
+      this.invalid(given); // also for a batch
       return false;
     }
     const message = given as RpcMessage;
     if (message.method === AUTH) this.#authenticate(message);
     else if (this.#isTrusted) return (this.#isKnown = true);
-    else this.#refuse(RPC.unauthorized, `its first message was not ${AUTH} with the token`, message.id);
+    else this.#refuse(RPC.unauthorized, `the client's first message was not ${AUTH} with the token`, message.id);
     return false;
   }
 
   invalid(message: unknown): void {
-    this.#refuse(RPC.invalidRequest, "it sent JSON that is not a message", idOf(message));
+    this.#refuse(RPC.invalidRequest, "the client sent JSON that is not a message", idOf(message));
   }
 
   skips(): void {
     if (this.#isKnown) return;
-    this.#refuse(RPC.invalidRequest, `its first message is longer than ${this.#rules.messageBytes} bytes`);
+    this.#refuse(RPC.invalidRequest, `the client's first message is longer than ${this.#rules.messageBytes} bytes`);
   }
 
-  /** Behind a message that is too long the next one is found, and at the end nothing comes. All else ends the connection. */
+  /** A known client may continue after a message that is too long or cut off. Anything else ends the connection. */
   misread(fault: Fault): void {
     const id = peekId(fault.head, fault.tail);
     const isLong = fault.reason === "too long";
@@ -251,17 +250,19 @@ export class Client implements PeerOwner<Question>, ByteSink {
       this.#peer.post(errorJson(id ?? null, new RpcError(code, `${fault}`)));
       return;
     }
-    if (this.#isTrusted) return this.#refuse(code, `it sent ${fault}`, id);
-    // The bytes may be the token, so the log does not show them.
-    const what = HTTP.test(Buffer.from(fault.head).toString("latin1")) ? ": an HTTP request, as of a web page" : "";
-    this.#refuse(code, `it sent ${fault.bytes} bytes that are ${fault.reason}${what}`, id);
+    if (this.#isTrusted) return this.#refuse(code, `the client sent ${fault}`, id);
+    // The bytes may contain the token, so the log does not show them.
+    const what = HTTP.test(Buffer.from(fault.head).toString("latin1"))
+      ? ": an HTTP request, perhaps from a web page"
+      : "";
+    this.#refuse(code, `the client sent ${fault.kind}${what}`, id);
   }
 
-  /** Checks the token. Where none is asked for, any will do. */
+  /** Checks the token. If the server needs none, any token is accepted. */
   #authenticate({ id, params }: RpcMessage): void {
     const token = (params as { token?: unknown } | null | undefined)?.token;
     if (this.#rules.token !== null && !(typeof token === "string" && isSameToken(token, this.#rules.token))) {
-      return this.#refuse(RPC.unauthorized, `its ${AUTH} has a wrong token`, id);
+      return this.#refuse(RPC.unauthorized, `the client sent ${AUTH} with a wrong token`, id);
     }
     this.#isTrusted = true;
     this.#isKnown = true;
@@ -269,22 +270,24 @@ export class Client implements PeerOwner<Question>, ByteSink {
     if (id !== undefined) this.#peer.post(responseJson(id, true));
   }
 
-  /** Closes the connection and logs why. A peer that may not speak JSON-RPC, as a browser, gets no answer. */
+  /**
+   * Closes the connection and reports why. A peer that has sent no valid message and no id, such as a browser, gets no answer.
+   */
   #refuse(code: number, why: string, id?: RpcId): void {
     if (this.#isEnding) return;
     const from = this.#socket.remoteAddress;
     this.#host.counts.refusals++;
-    this.#host.refused(`a connection to ${this.#rules.address}${from ? ` from ${from}` : ""} was closed: ${why}.`);
+    this.#host.refused(`The connection to ${this.#rules.address}${from ? ` from ${from}` : ""} was closed: ${why}.`);
     if (this.#isKnown || id !== undefined) this.#peer.post(errorJson(id ?? null, new RpcError(code, why)));
     void this.end();
   }
 
-  // ---- what it asks ---------------------------------------------------------------------------------------------------
+  // ---- requests of the client -----------------------------------------------------------------------------------------
 
   asked({ id, message, signal }: PeerRequest): null {
     const { sessionId, params } = message;
     if (typeof sessionId === "string") this.#remember(sessionId);
-    // Clients choose equal ids and equal tokens: on its way to the worker the request has others.
+    // Ids and tokens of different clients may be equal, so the worker sees others.
     const protocol = this.#protocol;
     const token = protocol.token === "id" ? id : protocol.tokenOf(params);
     const hasOwn = protocol.tokensOf(params).length > 0;
@@ -313,36 +316,36 @@ export class Client implements PeerOwner<Question>, ByteSink {
     this.#sessions.add(session);
   }
 
-  // ---- what workers ask and tell --------------------------------------------------------------------------------------
+  // ---- requests and notifications of workers --------------------------------------------------------------------------
 
-  /** Whether a message of a worker is for it: it has named the session, or the worker is the one that it asks. */
+  /** Whether this client gets a message of a worker: it has used the message's session, or the worker serves this client. */
   hears(worker: LinkIdentity, { sessionId, method }: RpcMessage): boolean {
     if (typeof sessionId === "string") return this.#sessions.has(sessionId);
     const { served, isStandard } = this.#rules;
     const { key } = this.#route;
     if (key === undefined) return isStandard;
-    // Progress has a token that another client may have too.
+    // Progress goes to the client of its request; another client may use the same token.
     if (served!.options.id !== worker.pool || method === this.#protocol.progress) return false;
     return served!.isOwner(key, worker) || served!.isAsked(key, worker);
   }
 
-  /** Whether a worker has a request of it; one that waits for the worker does not count. */
+  /** Whether a worker is running a request of this client. A queued request does not count. */
   isAsking(worker: LinkIdentity): boolean {
     const { key } = this.#route;
     return key !== undefined && this.#rules.served!.isAsked(key, worker);
   }
 
-  /** Whether it is the client of standard input. */
+  /** Whether this is the client of standard input. */
   get isStandard(): boolean {
     return this.#rules.isStandard;
   }
 
-  /** Whether it can answer a worker. */
+  /** Whether it can still answer requests of workers. */
   get answers(): boolean {
     return !this.#hasInputEnded && !this.#isEnding;
   }
 
-  /** A worker's request, which it answers. */
+  /** Sends a request of a worker to the client; resolves to its answer. */
   ask(message: RpcMessage, signal: AbortSignal): Promise<unknown> {
     const question: Question = Promise.withResolvers<unknown>();
     const id = `w${++this.#asked}`;
@@ -359,7 +362,7 @@ export class Client implements PeerOwner<Question>, ByteSink {
     for (const question of this.#peer.takeAll()) question.reject(clientGone());
   }
 
-  /** Of a worker; one that finds no room is lost and counted. */
+  /** Sends a notification of a worker. Without room it is dropped and counted. */
   tell(message: RpcMessage): void {
     if (this.#peer.out.queuedBytes < this.#rules.queuedBytes) this.#peer.post(toJson(message, "a notification"));
     else this.#host.counts.lost++;
@@ -367,5 +370,5 @@ export class Client implements PeerOwner<Question>, ByteSink {
 }
 
 function clientGone(): SlotbusError {
-  return new SlotbusError("PROTOCOL", "the client has closed its connection.", { mayHaveExecuted: true });
+  return new SlotbusError("PROTOCOL", "The client closed its connection.", { mayHaveExecuted: true });
 }

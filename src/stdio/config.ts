@@ -1,4 +1,4 @@
-/** The older configuration of a stdio bus, with snake_case names. */
+/** The configuration format of older stdio buses, with snake_case names. */
 
 import { checkInteger, checkKeys, checkOptions, shown } from "../check.ts";
 import { InvalidConfigError } from "../errors.ts";
@@ -15,48 +15,52 @@ const LEGACY_LIMIT_KEYS = [
   "drain_timeout_sec",
   "backpressure_timeout_sec",
 ];
-/** What is different with these fields, and what to use instead. */
+/** Fields whose meaning has changed, and their replacement. */
 const DIFFERENT: readonly [field: string, why: string][] = [
-  ["max_input_buffer", "holds for workers only; give `messageBytes` to `bus.serve` for clients"],
-  ["max_output_queue", "holds for workers only; give `queuedBytes` to `bus.serve` for clients"],
+  ["max_input_buffer", "applies to workers only; for clients, pass `messageBytes` to `bus.serve`"],
+  ["max_output_queue", "applies to workers only; for clients, pass `queuedBytes` to `bus.serve`"],
   [
     "backpressure_timeout_sec",
-    "has no effect; use `timeout` for a request that waits and `maxTimeouts` for a stuck worker",
+    "has no effect; set `timeout` for requests that wait and `maxTimeouts` for stuck workers",
   ],
 ];
 const GIB = 2 ** 30;
 
-/** The older configuration with snake_case names: `{ pools: [{ id, command, args, instances }], limits: { max_restarts, … } }`. */
+/**
+ * A configuration in the older format, with snake_case names:
+ *
+ *     { pools: [{ id, command, args, instances }], limits: { max_restarts, … } }
+ */
 export interface StdioBusConfig {
   pools: readonly { id: string; command: string; args?: readonly string[]; instances: number }[];
   limits?: {
-    /** Bytes of the longest line of a worker. A client's are an option of `bus.serve`. */
+    /** Longest line of a worker, in bytes. For clients use `messageBytes` of `bus.serve`. */
     max_input_buffer?: number;
-    /** Bytes that may wait for one worker; likewise. */
+    /** Bytes that may wait for one worker. For clients use `queuedBytes` of `bus.serve`. */
     max_output_queue?: number;
     max_restarts?: number;
     restart_window_sec?: number;
     drain_timeout_sec?: number;
-    /** Accepted and without effect, with a warning: a request has its own timeout. */
+    /** Ignored with a warning: requests have their own timeout. */
     backpressure_timeout_sec?: number;
   };
 }
 
 /**
- * Options of a `StdioBus` from an older configuration, JSON or an object, with the meaning and the defaults it had (longest line
- * 1 MiB, 5 restarts in 60 s after a failure, 30 s to drain). One warning (`SlotbusWarning`) names the fields that were given and mean
- * less than they did, and what to use instead.
+ * Returns options of a `StdioBus` for a configuration in the older format, given as JSON or as an object. It keeps the meaning
+ * and the defaults of that format: lines up to 1 MiB, 5 restarts in 60 s after a failure, 30 s to drain. A warning
+ * (`SlotbusWarning`) names the given fields whose meaning has changed, and their replacement.
  *
- * @throws {InvalidConfigError} for what is no JSON, for unknown keys, and for values out of range.
+ * @throws {InvalidConfigError} for invalid JSON, unknown keys and values out of range.
  */
 export function fromStdioBusConfig(given: string | StdioBusConfig): StdioBusOptions {
   const config = checkOptions(
     "a configuration",
-    typeof given === "string" ? fromJson<StdioBusConfig>(given, "the configuration") : given,
+    typeof given === "string" ? fromJson<StdioBusConfig>(given, "The configuration") : given,
   );
   if ("transport" in config) {
-    throw new InvalidConfigError("the configuration has `transport`, which is no option of a bus.", {
-      hint: "Take it out, and call `bus.serve({ unix })` or `bus.serve({ tcp })` for clients from outside.",
+    throw new InvalidConfigError("The configuration has `transport`, which is not an option of a bus.", {
+      hint: "Remove it; to serve clients, call `bus.serve({ unix })` or `bus.serve({ tcp })`.",
     });
   }
   checkKeys("the configuration", config, LEGACY_KEYS);
@@ -87,7 +91,7 @@ export function fromStdioBusConfig(given: string | StdioBusConfig): StdioBusOpti
   const notes = DIFFERENT.filter(([field]) => limits[field as keyof typeof limits] !== undefined);
   if (notes.length > 0) {
     const text = notes.map(([field, why]) => `limits.${field} ${why}`).join(". ");
-    process.emitWarning(`the configuration of a stdio bus: ${text}.`, { type: "SlotbusWarning" });
+    process.emitWarning(`Configuration of a stdio bus: ${text}.`, { type: "SlotbusWarning" });
   }
   return options;
 }

@@ -1,4 +1,4 @@
-/** What every stdio bus is made of: its pools, its life, its calls and their time, and who is told what happens. */
+/** The base of `StdioBus` and `RawStdioBus`: start and end, calls and their timeouts, events. */
 
 import { EventEmitter } from "node:events";
 import { checkInteger, shown } from "../check.ts";
@@ -20,16 +20,16 @@ import { type Protocol, protocols } from "./protocol.ts";
 import type { StdioStats } from "./stats.ts";
 import { type MakeSupervisor, WorkerPool } from "./worker-pool.ts";
 
-/** Pools of workers that are asked by messages. */
+/** Pools of workers that process messages. */
 export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements AsyncDisposable {
-  /** @internal Who hears what workers say. */
+  /** @internal Receivers of workers' messages. */
   readonly audience: Audience;
   readonly #pools: Pools;
   /** @internal */
   readonly clients: ClientHost;
   readonly #clock = systemClock;
   readonly #latencies = new Latencies();
-  /** What is to be told when somebody can listen; `null`: all was told. */
+  /** Events that wait until listeners could be added; `null` once they were emitted. */
   #early: (() => void)[] | null = [];
   #isClosed = false;
   #closing: Promise<PoolExitReport[]> | null = null;
@@ -37,19 +37,19 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
   #due = Infinity;
   /** Calls that have not settled. */
   #unsettled = 0;
-  /** Who waits until none is left. */
+  /** Resolvers of `drain` calls. */
   #drains: (() => void)[] = [];
-  /** Set while a call has not settled. */
+  /** Keeps the process alive while a call has not settled. */
   readonly #asking = new Hold();
-  /** Set by {@link ref} while the bus is open. */
+  /** Keeps the process alive after {@link ref}, while the bus is open. */
   readonly #running = new Hold();
   #routingErrors = 0;
-  /** The last of the reloads; each begins when the one before has taken effect. */
+  /** The latest reload. Reloads run one after another. */
   #reloading: Promise<unknown> = Promise.resolve();
 
   /** Starts the pools. */
   protected async begin(): Promise<this> {
-    const name = `stdio ${JSON.stringify(this.#pools.programs)}`; // a stdio bus has no other
+    const name = `stdio ${JSON.stringify(this.#pools.programs)}`; // a stdio bus has no name of its own
     await openAnew(name, this.#pools.start(), this).catch((error) => {
       this.#isClosed = true;
       throw error;
@@ -85,18 +85,18 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
     else queueMicrotask(() => this.emit(event, ...(args as never)) || this.#warn(event, args[0]));
   };
 
-  /** Nobody listens to an event. */
+  /** Reports an event without listeners. */
   #warn(event: keyof StdioBusEvents, what: unknown): void {
     const warning = { type: "SlotbusWarning" };
     if (event === "refused") console.error(`slotbus: ${what}`);
     else if (event === "paused") process.emitWarning((what as Error).message, warning);
     else if (event === "resumed" && this.listenerCount("paused") === 0)
-      process.emitWarning(`pool "${what}" is no longer paused.`, warning);
+      process.emitWarning(`Pool "${what}" is no longer paused.`, warning);
   }
 
-  // ---- life -----------------------------------------------------------------------------------------------------------
+  // ---- start and end --------------------------------------------------------------------------------------------------
 
-  /** Whether nothing new is taken for good. */
+  /** Whether the bus rejects new calls: `drain` or `close` was called. */
   get closed(): boolean {
     return this.#isClosed;
   }
@@ -106,7 +106,7 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
     return this.#pools.workers;
   }
 
-  /** Takes nothing new, and resolves when all that was taken has settled, or after `timeout` ms (default: none). */
+  /** Rejects new calls, and resolves when all earlier calls have settled, or after `timeout` ms (default: no limit). */
   async drain(options: DrainOptions = {}): Promise<void> {
     const { timeout } = drainOptions.resolve(options);
     this.#takeNoMore();
@@ -120,11 +120,11 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
   }
 
   /**
-   * Takes nothing new, rejects what waits for a worker, and ends each worker in steps: it answers what it has, for at most `timeout`
-   * ms (default: `stop.drain` of its pool), its input ends, then SIGTERM, then SIGKILL. Resolves to how each process ended that ran.
-   * Any number of times, at any time; the first call says how long.
+   * Closes the bus: rejects new calls and calls that wait for a worker, then ends each worker in steps. The worker finishes its
+   * requests within `timeout` ms (default: `stop.drain` of its pool), its input ends, then it gets SIGTERM, then SIGKILL.
+   * Resolves to a report for each process. May be called repeatedly; the `timeout` of the first call counts.
    *
-   * @throws (rejects) {InvalidConfigError}; then nothing was closed.
+   * @throws (rejects) {InvalidConfigError}; then the bus is not closed.
    */
   close(options: CloseOptions = {}): Promise<PoolExitReport[]> {
     if (this.#closing) return this.#closing;
@@ -140,7 +140,7 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
     this.#takeNoMore();
     this.audience.release();
     const steps = timeout === null ? undefined : { drain: Math.min(timeout, MAX_TIMER_MS) };
-    const reports = await this.#pools.close(() => new ClosedError("the bus", { mayHaveExecuted: false }), steps);
+    const reports = await this.#pools.close(() => new ClosedError("The bus", { mayHaveExecuted: false }), steps);
     await this.audience.leave();
     this.#timer?.close();
     this.#timer = null;
@@ -158,18 +158,19 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
     await this.close();
   }
 
-  /** Keeps the process alive while the bus is open. Without it, only promises that are pending do, and {@link serve}. */
+  /** Keeps the process alive while the bus is open. By default only pending promises and servers do. */
   ref(): void {
     if (!this.#closing) this.#running.set(true);
   }
 
+  /** Reverts {@link ref}. */
   unref(): void {
     this.#running.set(false);
   }
 
   /**
-   * Changes how many workers a pool has (1 to 1024): resolves when the new ones are ready, and those that are too many have
-   * answered what they had and ended. Workers that were paused or given up begin anew, also when the number stays the same.
+   * Changes the number of workers of a pool (1 to 1024). Resolves when new workers are ready, and surplus workers have finished
+   * their requests and ended. Restarts workers that were paused or given up, even if the number stays the same.
    *
    * @throws (rejects) {InvalidConfigError}, `UNKNOWN_POOL`, {WorkerFailedError} when a new worker ended too often,
    * {@link ClosedError}.
@@ -183,16 +184,16 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
   }
 
   readonly #failed = (error: unknown): never => {
-    throw this.#isClosed ? new ClosedError("the bus") : error;
+    throw this.#isClosed ? new ClosedError("The bus") : error;
   };
 
   /**
-   * Makes the pools those of new options, without the loss of a request. A pool whose options are equal keeps its workers; one whose
-   * `instances` alone differ is resized. Workers of any other pool are started beside the old ones; when all are ready they get new
-   * requests and those that wait, and the old ones answer what they have, then they end. A pool that the options lack answers what
-   * it has, and ends. Resolves when new requests go where they should; calls take effect in their order.
+   * Applies new options without losing a request. A pool with equal options keeps its workers, and a pool where only
+   * `instances` differs is resized. For any other pool, new workers start beside the old ones; when all are ready they get new
+   * and waiting requests, and the old ones finish their requests and end. A pool that the new options lack finishes its
+   * requests and ends. Resolves when new requests go to the new workers. Reloads run one after another.
    *
-   * @throws (rejects) as `start`, and then nothing has changed; as {@link resize}, when all else has; {@link ClosedError}.
+   * @throws (rejects) as `start`: then nothing has changed; as {@link resize}: then everything else has; {@link ClosedError}.
    */
   reload(options: StdioBusOptions): Promise<StdioReloadReport> {
     const run = this.#reloading.then(() => this.#reload(options)).catch(this.#failed);
@@ -208,11 +209,13 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
 
   // ---- calls ----------------------------------------------------------------------------------------------------------
 
-  /** @internal As `StdioBus.send`; what is told at once keeps its order with all else that is read from the worker. */
+  /**
+   * @internal As `StdioBus.send`. Its callbacks run at once, so responses keep their order among the worker's other messages.
+   */
   forward(message: RpcMessage, options: StdioRequestOptions, resolve: Resolve, reject: Reject): void {
     const kind = kindOf(message);
     if (kind !== "request" && kind !== "notification") {
-      return reject(new InvalidConfigError(`${shown(message)} is no request and no notification of JSON-RPC.`));
+      return reject(new InvalidConfigError(`${shown(message)} is not a JSON-RPC request or notification.`));
     }
     const pool = options.pool ?? (typeof message["pool"] === "string" ? message["pool"] : undefined);
     const session = message["sessionId"];
@@ -270,7 +273,7 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
     }
   }
 
-  /** The protocol of a pool, or of the only one. */
+  /** Protocol of a pool, or of the only pool. */
   protected protocolOf(id: unknown): Protocol {
     const pool = this.#pools.find(typeof id === "string" ? id : undefined);
     return protocols[pool?.options.protocol ?? "json-rpc"];
@@ -290,7 +293,7 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
 
   // ---- time -----------------------------------------------------------------------------------------------------------
 
-  /** One timer for all calls: it is for the one that is due first, and looks again when it fires. */
+  /** Sets the one timer of all calls to the earliest deadline. When it fires, it is set again. */
   #expect(due: number, now: number): void {
     this.#due = due;
     this.#timer?.close();
@@ -306,9 +309,9 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
     if (next < this.#due) this.#expect(next, now);
   };
 
-  // ---- looking --------------------------------------------------------------------------------------------------------
+  // ---- statistics -----------------------------------------------------------------------------------------------------
 
-  /** What the bus has done so far and has now: a new object. */
+  /** Counters and current numbers, as a new object. */
   stats(): StdioStats {
     const clients = this.clients.counts;
     return {
@@ -326,6 +329,6 @@ export abstract class StdioCore extends EventEmitter<StdioBusEvents> implements 
 
   /** @internal */
   checkOpen(): void {
-    if (this.#isClosed) throw new ClosedError("the bus", { mayHaveExecuted: false });
+    if (this.#isClosed) throw new ClosedError("The bus", { mayHaveExecuted: false });
   }
 }

@@ -1,21 +1,22 @@
-/** What workers of a stdio bus say, and what the bus tells of them. */
+/** Messages of workers, and the events of a stdio bus. */
 
 import type { ExitReport, WorkerFailedError } from "../errors.ts";
 import type { RpcMessage } from "./rpc.ts";
 import { type SlotbusError } from "../errors.ts";
 
-/** Who a worker is. */
+/** A worker and its current process. */
 export interface LinkIdentity {
-  /** Id of its pool. */
+  /** Id of the worker's pool. */
   readonly pool: string;
-  /** Its index in the pool. */
+  /** Index of the worker in its pool. */
   readonly worker: number;
-  /** 1 for its first process, 2 for the next, … */
+  /** Number of the worker's process: 1 for the first, 2 for the next, … */
   readonly life: number;
+  /** Process id. */
   readonly pid: number;
 }
 
-/** Something a worker tells without having been asked. */
+/** A notification from a worker. */
 export interface WorkerNotification {
   readonly method: string;
   readonly params: unknown;
@@ -24,49 +25,49 @@ export interface WorkerNotification {
   /** Index of the worker in its pool. */
   readonly worker: number;
   readonly pid: number;
-  /** All of it, as it came. */
+  /** The whole message as it was received. */
   readonly message: RpcMessage;
 }
 
-/** What a handler of {@link StdioBus.onRequest} knows of a worker's request besides its params. */
+/** Context of a worker's request, for a handler of {@link StdioBus.onRequest}. */
 export interface WorkerRequestContext {
   readonly method: string;
   readonly pool: string;
   readonly worker: number;
   readonly pid: number;
-  /** Aborts when the worker gives up or ends. */
+  /** Aborted when the worker cancels the request or ends. */
   readonly signal: AbortSignal;
-  /** All of it, as it came. */
+  /** The whole message as it was received. */
   readonly message: RpcMessage;
 }
 
-/** Answers a worker's request; what it throws reaches the worker as an error, an {@link RpcError} with its code and data. */
+/** Responds to a worker's request. If it throws, the worker gets an error; an {@link RpcError} keeps its code and data. */
 export type WorkerRequestHandler = (params: unknown, context: WorkerRequestContext) => unknown;
 
 /**
- * Events of a `StdioBus`, with what their listeners get. What happens before `start` has resolved is told in the turn after that, so
- * listeners that are added at once hear it.
+ * Events of a `StdioBus` and the arguments of their listeners. Events from before `start` resolved are emitted in the next turn
+ * of the event loop, so listeners that are added right after `await` receive them.
  */
 export interface StdioBusEvents {
-  /** A worker takes requests. */
+  /** A worker started to take requests. */
   joined: [worker: LinkIdentity];
-  /** A process ended that was asked to: by `close`, `resize`, its age. */
+  /** A process ended as requested: by `close`, `resize`, `reload` or `recycle`. */
   left: [worker: LinkIdentity, report: ExitReport];
-  /** A process ended that was not asked to. Unless its pool says otherwise, it is started again. */
+  /** A process ended unexpectedly. It is restarted according to the `restart` option of its pool. */
   died: [worker: LinkIdentity, report: ExitReport];
   /** A line that a worker wrote to standard error. */
   log: [worker: Omit<LinkIdentity, "life">, line: string];
-  /** A worker is given up; the others go on. */
+  /** A worker will not be restarted (`restart.giveUp` or `restart.policy`). Other workers continue. */
   failed: [error: WorkerFailedError, pool: string];
-  /** A pool is paused, because its workers end too often. Without a listener a warning says so. */
+  /** A pool is paused because its workers end too often. Without a listener, a warning is emitted. */
   paused: [error: WorkerFailedError, pool: string];
   /** A pool is no longer paused. */
   resumed: [pool: string];
-  /** A worker wrote what is not a message, or no message that fits. */
+  /** A worker wrote something that is not a message, or an unexpected message. */
   fault: [error: SlotbusError, worker: LinkIdentity];
-  /** A server closed a connection. Without a listener it is one line on standard error. */
+  /** A server closed a connection. Without a listener, a line is written to standard error. */
   refused: [reason: string];
 }
 
-/** Tells the listeners of a bus. */
+/** Emits an event of a bus. */
 export type Tell = <K extends keyof StdioBusEvents>(event: K, ...args: StdioBusEvents[K]) => void;

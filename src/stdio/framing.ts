@@ -1,30 +1,30 @@
-/** Messages in a stream of bytes: where one ends, what becomes of bytes that are none, and how they go out. */
+/** Splits a stream of bytes into messages, and reports bytes that are not a message. */
 
 /**
- * `"ndjson"`: a line of JSON each. `"length"`: four bytes of length (big endian), then the JSON. `"content-length"`: a head
- * `Content-Length: N`, an empty line, then the JSON, as language servers speak.
+ * How messages are separated. `"ndjson"`: each message is a line of JSON. `"length"`: four bytes of length (big endian), then
+ * JSON. `"content-length"`: a header `Content-Length: N`, an empty line, then JSON, as in the Language Server Protocol.
  */
 export type Framing = "ndjson" | "length" | "content-length";
 
-/** Names of the framings. */
+/** All framings. */
 export const FRAMINGS: readonly Framing[] = ["ndjson", "length", "content-length"];
 
-/** Environment variable that tells a worker how it is spoken to: the framing. */
+/** Environment variable that tells a worker the framing. */
 export const STDIO_VARIABLE = "SLOTBUS_STDIO";
 
-/** Why bytes are no message. */
+/** Why bytes are not a message. */
 export type FaultReason = "too long" | "not UTF-8" | "not JSON" | "no frame" | "cut";
 
-/** Bytes that are no message. */
+/** Bytes that are not a message. */
 export class Fault {
   readonly reason: FaultReason;
-  /** How many bytes; of a message that is too long, all of it. */
+  /** Number of bytes; for a message that is too long, its whole length. */
   readonly bytes: number;
-  /** The first of them, at most {@link SHOWN}. */
+  /** First bytes, at most {@link SHOWN}. */
   readonly head: Uint8Array;
-  /** The last of them, at most {@link SHOWN}. */
+  /** Last bytes, at most {@link SHOWN}. */
   readonly tail: Uint8Array;
-  /** What comes next cannot be found any more. */
+  /** Whether the start of the next message cannot be found. */
   readonly isFatal: boolean;
 
   constructor(reason: FaultReason, bytes: number, head: Uint8Array, tail: Uint8Array, isFatal = false) {
@@ -35,44 +35,52 @@ export class Fault {
     this.isFatal = isFatal;
   }
 
-  /** One line for a person. */
+  /** Description for messages: `"16 bytes that are not JSON"`. */
+  get kind(): string {
+    if (this.reason === "too long") return `a message of ${this.bytes} bytes, which is too long`;
+    if (this.reason === "cut") return `an incomplete message of ${this.bytes} bytes`;
+    return `${this.bytes} bytes that are ${this.reason === "no frame" ? "outside of a frame" : this.reason}`;
+  }
+
+  /** The kind and the first bytes, for messages. */
   toString(): string {
-    const text = Bun.inspect(decoderOfAnything.decode(this.head.subarray(0, 80)));
-    return `${this.bytes} bytes that are ${this.reason === "no frame" ? "in no frame" : this.reason}: ${text}`;
+    return `${this.kind}: ${Bun.inspect(decoderOfAnything.decode(this.head.subarray(0, 80)))}`;
   }
 }
 
-/** Bytes of a fault that are kept of its beginning and of its end. */
+/** Number of bytes that a fault keeps from its start, and from its end. */
 const SHOWN = 512;
 const NEWLINE = 10;
-/** Bytes of the length before a message. */
+/** Size of the length in front of a message, in bytes. */
 export const HEADER_BYTES = 4;
-/** A line of a head is shorter. */
+/** Longest line of a header, in bytes. */
 const HEAD_LINE_MAX = 4_096;
-/** No message has such a length: text was printed where a length should be. */
+/** A larger length is text that a program printed in place of a length. */
 const LENGTH_MAX = 0x2000_0000;
 const nothing = new Uint8Array(0);
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const decoderOfAnything = new TextDecoder();
 
-/** Finds messages in chunks, however they are cut; work and memory are linear in the bytes, and `limit` bounds a message. */
+/**
+ * Finds messages in chunks of bytes, wherever the chunks are cut. Work is linear in the bytes; memory is bounded by the limit.
+ */
 export interface MessageReader {
-  /** Takes a private copy of bytes. All that was found before must have been read. */
+  /** Takes ownership of bytes. All earlier messages must have been read with `next`. */
   push(chunk: Uint8Array): void;
-  /** No more bytes come. */
+  /** Marks the end of the bytes. */
   finish(): void;
-  /** The next message, parsed; a {@link Fault}; `undefined` until more is pushed. */
+  /** Returns the next message, parsed, or a {@link Fault}; `undefined` when more bytes are needed. */
   next(): unknown;
-  /** The message that comes is longer than the limit: its bytes are discarded until it ends. */
+  /** Whether the current message is longer than the limit. Its bytes are discarded until it ends. */
   readonly isSkipping: boolean;
 }
 
-/** A reader of messages of at most `limit` bytes. */
+/** Returns a reader of messages of at most `limit` bytes. */
 export function messageReader(framing: Framing, limit: number): MessageReader {
   return framing === "ndjson" ? new LineReader(limit) : new FrameReader(limit, framing === "length");
 }
 
-/** Bytes that were cut into chunks and are one piece again when they are whole. */
+/** Collects chunks and joins them into one piece. */
 class Pieces {
   #chunks: Uint8Array[] = [];
   bytes = 0;
@@ -91,7 +99,7 @@ class Pieces {
   }
 }
 
-/** What is thrown away, but for its two ends. */
+/** Discards bytes, except the first and last ones. */
 class Skipped {
   bytes = 0;
   #head = nothing;
@@ -113,18 +121,18 @@ class Skipped {
   }
 }
 
-/** Lines. */
+/** Reads lines. */
 class LineReader implements MessageReader {
   readonly #limit: number;
   readonly #rest = new Pieces();
   readonly #skipped = new Skipped();
-  /** The end of the line is still to come. */
+  /** Whether the current line is too long and has not ended. */
   #isSkipping = false;
-  /** A message or fault that was found already. */
+  /** A message or fault that `next` returns first. */
   #first: unknown = undefined;
   #lines: string[] = [];
   #at = 0;
-  /** Lines that are to be decoded one by one, as not all of them can be. */
+  /** Lines that are decoded one by one, because some are not UTF-8. */
   #raw: Uint8Array = nothing;
 
   constructor(limit: number) {
@@ -191,12 +199,12 @@ class LineReader implements MessageReader {
     this.#skipped.add(this.#rest.take());
   }
 
-  /** Whole lines, the last newline not among them. No byte of a longer character is a newline, so all are decoded at once. */
+  /** Takes whole lines without the last newline. They are decoded together: in UTF-8 a newline byte is always a newline. */
   #split(bytes: Uint8Array): void {
     try {
       this.#lines = decoder.decode(bytes).split("\n");
     } catch {
-      this.#raw = bytes; // one of them is not UTF-8
+      this.#raw = bytes; // one of the lines is not UTF-8
     }
   }
 
@@ -212,7 +220,7 @@ class LineReader implements MessageReader {
   }
 }
 
-/** Frames of a known length. */
+/** Reads frames with a length in front. */
 class FrameReader implements MessageReader {
   readonly #limit: number;
   readonly #isBinary: boolean;
@@ -220,11 +228,11 @@ class FrameReader implements MessageReader {
   readonly #skipped = new Skipped();
   #bytes: Uint8Array = nothing;
   #at = 0;
-  /** Of the body that comes next; -1: a head comes next. */
+  /** Length of the next body; -1: a header comes next. */
   #length = -1;
-  /** Of a head: the length it has told so far. */
+  /** Length found so far in the header that is being read; -1: none. */
   #told = -1;
-  /** Bytes of a body that is too long, or of a line that is no head. */
+  /** Remaining bytes of a body that is too long. */
   #toSkip = 0;
   #isLost = false;
   #cut: Fault | undefined = undefined;
@@ -274,7 +282,7 @@ class FrameReader implements MessageReader {
     return undefined;
   }
 
-  /** A message, a fault, nothing yet, or `"wait"` for more bytes. */
+  /** Returns a message, a fault, `undefined` to continue, or `"wait"` for more bytes. */
   #step(): unknown {
     const left = this.#bytes.length - this.#at;
     if (this.#toSkip > 0) {
@@ -329,7 +337,7 @@ class FrameReader implements MessageReader {
   }
 }
 
-/** A message, a {@link Fault}, or `undefined` for nothing but white space. */
+/** Returns a message, a {@link Fault}, or `undefined` for white space only. */
 function parseText(text: string): unknown {
   if (text === "" || text === "\r") return undefined;
   try {

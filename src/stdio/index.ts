@@ -1,4 +1,4 @@
-/** slotbus/stdio: programs in any language as supervised workers, asked by JSON-RPC over standard input and output. */
+/** slotbus/stdio: programs in any language as supervised workers that speak JSON-RPC over standard input and output. */
 
 export { StdioBus } from "./bus.ts";
 export { fromStdioBusConfig, type StdioBusConfig } from "./config.ts";

@@ -1,4 +1,4 @@
-/** Options of a stdio bus, of its pools, servers, subscriptions and requests. */
+/** Options of a stdio bus and its pools, servers, subscriptions and requests. */
 
 import { randomBytes } from "node:crypto";
 import { checkKeys, checkSignal, checkToken, shown } from "../check.ts";
@@ -28,48 +28,52 @@ import type { LinkIdentity, WorkerRequestHandler } from "./events.ts";
 import { PROTOCOLS, protocols } from "./protocol.ts";
 
 const GIB = 2 ** 30;
-/** Bytes of the path of a unix socket, without the zero at its end. */
+/** Longest path of a unix socket in bytes, without the terminating NUL. */
 const UNIX_PATH_MAX = 107;
 
 // ---- the bus and its pools --------------------------------------------------------------------------------------------
 
 const limitRows = {
-  /** Requests that one worker has at once; more wait. A worker that asks so many itself is not read meanwhile. */
+  /** Requests that one worker has at once; more wait. Limits the worker's own requests too: at the limit they stay unread. */
   concurrency: integer(64, 1, 65_536),
-  /** A worker is given no more requests while so many bytes wait for its pipe. */
+  /** Bytes that may wait for a worker's pipe. At the limit the worker gets no more requests. */
   queuedBytes: bytes(4 * 2 ** 20, 1_024, GIB),
-  /** Longest message of a worker. A longer one fails its own request. */
+  /** Longest message of a worker. A longer response rejects its request. */
   messageBytes: bytes(10 * 2 ** 20, 64, GIB),
-  /** Timeout of a request that has none of its own. */
+  /** Default timeout of a request. */
   timeout: timeout(30_000),
-  /** Requests of a pool that wait for a worker. Beyond the limit they reject with `BusOverloadedError`, or wait. */
+  /** Requests of a pool that wait for a worker. Beyond the limit a request rejects with `BusOverloadedError`, or waits. */
   queue: group({ limit: integer(1_024, 0, 1_000_000), policy: choice("reject", ["reject", "wait"]) }),
-  /** A worker is replaced, as by its age, when so many of its requests in a row timed out and it answered nothing since. */
+  /** Timeouts in a row, without a response in between, after which a worker is replaced (as by `recycle`). */
   maxTimeouts: endless(Infinity, 1, 1_000_000),
-  /** What becomes of a worker that writes what is not a message: `"skip"` goes on behind it, `"restart"` kills it. */
+  /**
+   * What happens when a worker writes something that is not a message: `"skip"` continues after it, `"restart"` kills the
+   * worker.
+   */
   onFault: choice("skip", ["skip", "restart"]),
 };
 
-/** Limits of a bus; a pool may have its own in their place. */
+/** Limits of a bus. A pool can override them. */
 export interface StdioLimits extends Given<typeof limitRows> {}
 
 const ownRows = {
-  /** Name of the pool, unique in its bus. */
+  /** Name of the pool, unique in the bus. */
   id: needed(text(undefined, "1 to 255 characters", (id) => id !== "" && id.length <= 255)),
   /**
-   * How a request is given up and how its progress is told: `"json-rpc"` by `$/cancelRequest` and `$/progress` with the request's id,
-   * `"lsp"` and `"mcp"` as language servers and servers of the Model Context Protocol expect. `"mcp"` also greets each worker.
+   * How requests are cancelled and how progress is reported. `"json-rpc"`: by `$/cancelRequest` and `$/progress` with the
+   * request's id. `"lsp"` and `"mcp"`: as language servers and MCP servers expect. `"mcp"` also sends `initialize` to each
+   * worker.
    */
   protocol: choice("json-rpc", PROTOCOLS),
-  /** How messages are told apart. Without it: `"content-length"` with the protocol `"lsp"`, else `"ndjson"`. */
+  /** How messages are separated. Default: `"content-length"` for the protocol `"lsp"`, else `"ndjson"`. */
   framing: optional(choice("ndjson", FRAMINGS), "of the protocol"),
-  /** `true`: a worker is ready when it says so by the notification `$/ready`. `false`: when it runs. */
+  /** `true`: a worker is ready when it has sent the notification `$/ready`. `false`: as soon as it runs. */
   ready: boolean(false),
   /**
-   * Called for each new process, also after a restart, before it takes requests: language servers and tool servers must be told
-   * `initialize` first, and state that the last one had is given to the next. The worker is ready when the promise that it
-   * returns has settled, within `startupTimeout`; a rejection ends the process, as one that does not get ready. Without it a pool
-   * with the protocol `"mcp"` sends `initialize`, with no capabilities, and `notifications/initialized`.
+   * Called for each new process, also after a restart, before it takes requests. Use it to send `initialize` to a language
+   * server, and to restore the state of the previous process. The worker is ready when the returned promise resolves, which
+   * must happen within `startupTimeout`; a rejection ends the process. Without this option a pool with the protocol `"mcp"`
+   * sends `initialize` without capabilities, and `notifications/initialized`.
    */
   initialize: callback<(worker: StartingWorker) => unknown>(),
 };
@@ -79,16 +83,16 @@ const { name: _, ...processRows } = poolOptions.rows;
 /** @internal Options of a pool. */
 export const stdioPoolOptions = new Options("a pool", {
   ...processRows,
-  /** Workers. */
+  /** Number of workers. */
   instances: integer(1, 1, 1_024),
   ...ownRows,
   ...limitRows,
 });
 
-/** Workers of one program. */
+/** A pool: workers that run the same program. */
 export interface StdioPoolOptions extends Given<typeof stdioPoolOptions.rows> {}
 
-/** @internal A pool with its defaults; `program` is for the supervisor. */
+/** @internal A pool with its defaults filled in; `program` is for the supervisor. */
 export type ResolvedStdioPool = Resolved<typeof stdioPoolOptions.rows> & {
   readonly framing: Framing;
   readonly program: ResolvedPool;
@@ -96,7 +100,7 @@ export type ResolvedStdioPool = Resolved<typeof stdioPoolOptions.rows> & {
 
 /** @internal Options of a bus. */
 export const stdioOptions = new Options("a StdioBus", {
-  /** The programs. */
+  /** The pools, each with its program. */
   pools: needed(
     custom<readonly StdioPoolOptions[]>(undefined, "1 to 1024 pools", (pools, name) =>
       Array.isArray(pools) && pools.length > 0 && pools.length <= 1_024
@@ -107,16 +111,16 @@ export const stdioOptions = new Options("a StdioBus", {
   ...limitRows,
 });
 
-/** What a `StdioBus` is made of. */
+/** Options of a `StdioBus`. */
 export interface StdioBusOptions extends Given<(typeof stdioOptions)["rows"]> {}
 
-/** A worker that takes no requests yet. */
+/** A worker that is starting, as `initialize` gets it. */
 export interface StartingWorker extends LinkIdentity {
-  /** Asks it; as `bus.request`, without a timeout of its own. @throws (rejects) {ClosedError} when it is ready. */
+  /** Sends a request, as `bus.request` does, without a timeout. @throws (rejects) {ClosedError} once the worker is ready. */
   request<T = unknown>(method: string, params?: unknown): Promise<T>;
-  /** Tells it; as `bus.notify`. @throws (rejects) {ClosedError} when it is ready. */
+  /** Sends a notification, as `bus.notify` does. @throws (rejects) {ClosedError} once the worker is ready. */
   notify(method: string, params?: unknown): Promise<void>;
-  /** Answers its requests for that method as long as it lives, before the handlers of `bus.onRequest`. */
+  /** Adds a handler for requests of this process. It takes precedence over the handlers of `bus.onRequest`. */
   onRequest(method: string, handler: WorkerRequestHandler): void;
 }
 
@@ -130,7 +134,7 @@ export function resolveStdioOptions(given: StdioBusOptions): ResolvedStdioPool[]
     const { id, protocol } = resolved;
     const framing = resolved.framing ?? protocols[protocol].framing;
     if (ids.has(id)) {
-      throw new InvalidConfigError(`two pools have the id ${shown(id)}.`, { hint: "Give each its own." });
+      throw new InvalidConfigError(`Two pools have the id ${shown(id)}.`, { hint: "Give each pool its own id." });
     }
     ids.add(id);
     const env = { SLOTBUS_NAME: undefined, ...resolved.env, [STDIO_VARIABLE]: framing };
@@ -140,36 +144,39 @@ export function resolveStdioOptions(given: StdioBusOptions): ResolvedStdioPool[]
 
 // ---- requests ---------------------------------------------------------------------------------------------------------
 
-/** What a call is asked with. */
+/** Options of a request, without its pool. */
 export interface CallOptions {
-  /** Goes to the worker that has this key, as long as it lives; SDK workers see it as `ctx.key`. */
+  /**
+   * Key of a worker: requests with the same key go to the same worker while it lives. Handlers of `serve` get it in their
+   * context.
+   */
   key?: string | undefined;
   /**
-   * In ms, from the call to the answer. `Infinity`: no limit. 0 does not wait: a request is not sent, a notification goes out only if
-   * its worker has room. Default: that of the pool.
+   * Time from the call to the response, in ms; `Infinity`: no limit. Default: the pool's `timeout`. With 0 nothing waits: a
+   * request is not sent, a notification is sent only if its worker has room.
    */
   timeout?: number | undefined;
-  /** Rejects with `signal.reason`; the worker is told that nobody waits, as its protocol says. */
+  /** Cancels the request, which rejects with `signal.reason`. The worker gets the cancel notification of its protocol. */
   signal?: AbortSignal | undefined;
-  /** May run twice: if its worker ends it is sent to another one, once, within the same timeout. */
+  /** The request may run twice: if its worker ends, it is sent once more, to another worker, within the same timeout. */
   idempotent?: boolean | undefined;
   /**
-   * Called with each piece the worker sends before its answer, in order. While a promise that it returns is pending, and the
-   * request too, nothing more is read from that worker. With the protocol `"mcp"` a piece is `{ progress, total, message }`. With `"mcp"` and `"lsp"` the
-   * request gets a token of its own; one that its params have stays.
+   * Called in order with each piece of progress that the worker sends before its response. If it returns a promise, the bus
+   * stops reading from the worker until that promise or the request has settled. With the protocol `"mcp"` a piece is
+   * `{ progress, total, message }`. With `"mcp"` and `"lsp"` the request gets a progress token, unless its params have one.
    */
   onProgress?: ((value: unknown) => unknown) | undefined;
 }
 
-/** What a request takes besides its method and params. */
+/** Options of a request. */
 export interface StdioRequestOptions extends CallOptions {
-  /** Id of the pool; it may be left out when there is one. */
+  /** Id of the pool. Optional when the bus has a single pool. */
   pool?: string | undefined;
 }
 
 const REQUEST_KEYS = ["pool", "key", "timeout", "signal", "idempotent", "onProgress"];
 
-/** Checks all but `timeout` and the value of `pool`. Throws {@link InvalidConfigError}. */
+/** Checks all options except `timeout` and the value of `pool`. @throws {InvalidConfigError} */
 export function checkRequestOptions(options: StdioRequestOptions): void {
   const { key, signal: aborted, idempotent, onProgress } = options;
   for (const name in options) if (!REQUEST_KEYS.includes(name)) checkKeys("a request", options, REQUEST_KEYS);
@@ -182,12 +189,12 @@ export function checkRequestOptions(options: StdioRequestOptions): void {
 // ---- subscriptions ----------------------------------------------------------------------------------------------------
 
 const subscribeRows = {
-  /** Ends it at once; reading rejects with `signal.reason`. */
+  /** Ends the subscription at once; reading rejects with `signal.reason`. */
   signal,
   /**
-   * What is kept for a reader. When it is full, `"drop-newest"` and `"drop-oldest"` lose an item and count it; `"close"` ends the
-   * subscription with `EventsLostError` behind what is queued; `"block"` reads no more from the worker that told, until
-   * there is room: a reader that then stays away stops that worker's requests too.
+   * Items that wait for the reader. When the queue is full, `"drop-newest"` and `"drop-oldest"` drop an item and count it.
+   * `"close"` ends the subscription: after the queued items, reading rejects with `EventsLostError`. `"block"` stops reading
+   * from the worker that sent the item until there is room: if the reader never comes back, requests of this worker stall too.
    */
   queue: group({
     limit: integer(256, 1, 1_048_576),
@@ -198,7 +205,7 @@ const subscribeRows = {
 /** @internal Options of a subscription to messages. */
 export const subscribeOptions = new Options("a subscription", subscribeRows);
 
-/** How a subscription keeps what its reader has not taken. */
+/** Options of a subscription to messages. */
 export interface SubscribeOptions extends Given<typeof subscribeRows> {}
 
 const filterRows = {
@@ -211,19 +218,19 @@ const filterRows = {
 /** @internal Options of a subscription to notifications. */
 export const notificationOptions = new Options("a subscription", { ...filterRows, ...subscribeRows });
 
-/** Which notifications a subscription gets, and how it keeps them. */
+/** Options of a subscription to notifications. */
 export interface NotificationOptions extends SubscribeOptions, Given<typeof filterRows> {}
 
 // ---- servers ----------------------------------------------------------------------------------------------------------
 
 const tcpRows = {
-  /** 0: any that is free; `StdioServer.port` says which. */
+  /** Port number. 0 chooses a free port; read it from `StdioServer.port`. */
   port: needed(integer(undefined, 0, 65_535)),
-  /** Without it this machine alone reaches the port. Bytes on the wire are not encrypted. */
+  /** Address to listen on. By default only this machine can connect. The connection is not encrypted. */
   hostname: text("127.0.0.1", "a name or an address", (name) => name !== ""),
   /**
-   * What the first message of each connection must bring, in printable characters; `StdioServer.token` returns it. `false`: no
-   * token; every program, of every user, that reaches the port may ask.
+   * Secret that the first message of each connection must contain, in printable characters. Read it from `StdioServer.token`.
+   * `false`: no token; every program of every user that can reach the port can send requests.
    */
   token: custom<string | false | undefined, string | null>(
     undefined,
@@ -234,39 +241,41 @@ const tcpRows = {
   ),
 };
 
-/** A tcp port for clients, and what they must know. */
+/** Options of a TCP server for clients. */
 export interface TcpOptions extends Given<typeof tcpRows> {}
 
 /** @internal Options of a server of a bus. */
 export const stdioServeOptions = new Options("serve", {
-  /** Path of a unix socket, made with mode 0600. One that nobody listens on any more is replaced. */
+  /** Path of a unix socket, created with mode 0600. A stale socket at this path is replaced. */
   unix: optional(
     text(undefined, `a path of at most ${UNIX_PATH_MAX} bytes`, (path) => {
       return path !== "" && !path.includes("\0") && Buffer.byteLength(path) <= UNIX_PATH_MAX;
     }),
   ),
-  /** Id of the pool that its clients ask. Without it: the only one, or that of a message's `pool`. */
+  /** Id of the pool for its clients. Default: the only pool, or the one that a message names in `pool`. */
   pool: optional(text(undefined, "id of a pool", () => true)),
-  /** A tcp port. That a client is gone is seen when an answer cannot be written; on a unix socket at once. */
+  /**
+   * A TCP port. The server notices a disconnected TCP client when a write fails; on a unix socket it notices that at once.
+   */
   tcp: optional(group(tcpRows)),
   /**
-   * Standard input and output of this process, which then prints nothing else there: one client, which also gets what workers tell
-   * and ask without a `sessionId`. The server closes when input has ended and all was answered.
+   * Serves one client on standard input and output of this process, which must print nothing else there. The client also gets
+   * workers' notifications and requests without a `sessionId`. The server closes when input has ended and all is answered.
    */
   stdio: boolean(false),
-  /** How messages are told apart. */
+  /** How messages are separated. */
   framing: choice("ndjson", FRAMINGS),
-  /** Connections at once; one more is told so and closed. */
+  /** Connections at once. A further connection gets an error and is closed. */
   maxClients: integer(256, 1, 65_536),
-  /** Requests of one connection at once; with more it is read no further than `messageBytes` ahead. */
+  /** Requests of one connection at once. At the limit the server reads at most `messageBytes` more from it. */
   concurrency: integer(64, 1, 65_536),
-  /** Longest message of a client; a longer one is answered with an error. */
+  /** Longest message of a client. A longer message gets an error response. */
   messageBytes: bytes(2 ** 20, 64, GIB),
-  /** A connection is not read while so many bytes wait for it, and is told no notifications. */
+  /** Bytes that may wait for a client. At the limit the server stops reading from it and drops notifications for it. */
   queuedBytes: bytes(4 * 2 ** 20, 1_024, GIB),
 });
 
-/** Where a bus listens for clients, and how much of each it takes. */
+/** Options of `bus.serve`: where it listens, and its limits per client. */
 export interface ServeOptions extends Given<(typeof stdioServeOptions)["rows"]> {}
 
 /** Fills in defaults. @throws {InvalidConfigError} @internal */
@@ -274,5 +283,5 @@ export function resolveServe(given: ServeOptions, at?: string): Resolved<(typeof
   const resolved = stdioServeOptions.resolve(given, at === undefined ? {} : { at });
   const { unix, tcp, stdio } = resolved;
   if ([unix !== null, tcp !== null, stdio].filter(Boolean).length === 1) return resolved;
-  throw new InvalidConfigError(`${at ?? "serve"} takes either \`unix\`, \`tcp\` or \`stdio\`.`);
+  throw new InvalidConfigError(`${at ?? "serve"} needs exactly one of \`unix\`, \`tcp\` and \`stdio\`.`);
 }

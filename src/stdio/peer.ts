@@ -1,4 +1,4 @@
-/** One end of a JSON-RPC conversation: messages in and out, and the requests of both sides that are not answered yet. */
+/** One end of a JSON-RPC connection: messages in and out, and the open requests of both sides. */
 
 import { RpcError } from "../errors.ts";
 import { Fault, type Framing, type MessageReader, messageReader } from "./framing.ts";
@@ -16,56 +16,56 @@ import {
 import { errorJson, kindOf, notificationJson, responseJson, RPC, type RpcId, type RpcMessage } from "./rpc.ts";
 import { type ByteSink, MessageWriter } from "./writer.ts";
 
-/** How much a peer takes from the other side. */
+/** Limits of a peer. */
 export interface PeerLimits {
   readonly framing: Framing;
   readonly protocol: ProtocolName;
   /** Longest message, in bytes. */
   readonly messageBytes: number;
-  /** Requests and notifications of the other side at once; with so many nothing is read. */
+  /** Requests and notifications of the other side that run at once. Reading pauses at the limit. */
   readonly concurrency: number;
-  /** With so many bytes that the other side has not taken, nothing is read. `Infinity` for an end that asks: it must read answers. */
+  /** Unwritten bytes at which reading pauses. `Infinity` for the side that sends requests, as it must read responses. */
   readonly queuedBytes: number;
 }
 
 /**
- * What a peer tells its owner, in the order of the messages. The peer does not read the next message before a promise that a
- * method returns has settled.
+ * Callbacks of a peer, called in the order of the messages. If a callback returns a promise, the peer reads the next message
+ * when it has settled.
  */
 export interface PeerOwner<C> {
-  /** A whole message came: any JSON, maybe a batch. `false` discards it. */
+  /** Received a whole message: any JSON, possibly a batch. Return `false` to discard it. */
   received(message: unknown): boolean;
-  /** Bytes that are not a message. */
+  /** Received bytes that are not a message. */
   misread(fault: Fault): void;
-  /** JSON that is not a message. */
+  /** Received JSON that is not a message. */
   invalid(message: unknown): void;
-  /** A message longer than the limit comes; its bytes are discarded until it ends. */
+  /** The current message is longer than the limit. Its bytes are discarded until it ends. */
   skips?(): void;
-  /** A request. {@link RpcPeer.answer} or {@link RpcPeer.respond} answers it, now or later. */
+  /** Received a request. Call {@link RpcPeer.answer} or {@link RpcPeer.respond}, now or later. */
   asked(request: PeerRequest): Promise<unknown> | null;
-  /** A notification, except what gives up a request, and the progress of a call. */
+  /** Received a notification, except cancel notifications and progress of open calls. */
   notified(message: RpcMessage): Promise<unknown> | null;
-  /** A request has the id of one that is not answered yet; the peer has refused it. */
+  /** Received a request with the id of an open request. The peer has rejected it. */
   repeated?(id: RpcId): void;
-  /** The answer to a call, which is not open any more. */
+  /** Received the response to a call. The call is no longer open. */
   answered(call: C, response: RpcMessage): void;
-  /** A response to no open call. */
+  /** Received a response without an open call. */
   strayed?(response: RpcMessage): void;
-  /** Progress of an open call. */
+  /** Received progress of an open call. */
   progressed?(call: C, value: unknown): Promise<unknown> | null;
-  /** So many bytes of a message wait to be written. */
+  /** Queued a message of this many bytes. */
   posted?(bytes: number): void;
-  /** The sink took all that waited, or a part of it. */
+  /** The sink took some or all of the queued bytes. */
   wrote?(): void;
-  /** The sink failed; nothing is written any more. */
+  /** The sink failed. Nothing more is written. */
   broken?(): void;
 }
 
 const resolved = Promise.resolve();
 
-/** A request or notification of the other side, as the handlers of a worker get it. Its functions need no `this`. */
+/** A request or notification of the other side, as handlers of a worker get it. Its functions can be called without `this`. */
 export class PeerRequest {
-  /** `undefined`: it is a notification. */
+  /** Id of the request; `undefined` for a notification. */
   readonly id: RpcId | undefined;
   readonly message: RpcMessage;
   readonly method: string;
@@ -82,22 +82,22 @@ export class PeerRequest {
     this.key = typeof message["key"] === "string" ? message["key"] : undefined;
   }
 
-  /** Aborts when the other side gives up or is gone. Made when it is first read: most handlers do not. */
+  /** Aborted when the other side cancels the request or disconnects. Created on first use, as few handlers need it. */
   get signal(): AbortSignal {
     return (this.#controller ??= new AbortController()).signal;
   }
 
-  /** Whether the signal has aborted. */
+  /** Whether the request was aborted. */
   get isAborted(): boolean {
     return this.#controller?.signal.aborted === true;
   }
 
-  /** Aborts the signal. */
+  /** Aborts the request. */
   abort(reason: unknown): void {
     (this.#controller ??= new AbortController()).abort(reason);
   }
 
-  /** Sends a piece of the answer before the answer, unless the signal has aborted. Resolves when more can be sent. */
+  /** Sends progress before the response, unless the request was aborted. Resolves when more can be sent. */
   get progress(): (value: unknown) => Promise<void> {
     return (value) => {
       const isWanted = this.id !== undefined && !this.isAborted;
@@ -105,7 +105,7 @@ export class PeerRequest {
     };
   }
 
-  /** Tells the other side something. Resolves when more can be sent. */
+  /** Sends a notification. Resolves when more can be sent. */
   get notify(): (method: string, params?: unknown) => Promise<void> {
     return (method, params) => {
       this.#peer.post(notificationJson(method, params));
@@ -115,33 +115,35 @@ export class PeerRequest {
 }
 
 /**
- * One end of a JSON-RPC conversation over a sink and chunks of bytes. It reads no more than the limits allow, and keeps the requests of both sides by id:
+ * One end of a JSON-RPC connection: it writes to a sink and reads chunks of bytes, within its limits. It keeps the open
+ * requests of both sides by id:
  *
- * - A call (`C` is the owner's record of it) is answered once. What comes for an id that is not open is {@link PeerOwner.strayed}.
- * - A request whose id is that of one not answered yet is refused with -32600 and does not run. The first one goes on.
- * - A request that the other side gives up aborts. It is answered all the same, unless the protocol says otherwise.
+ * - A call is a request of this side; `C` is the owner's record of it. It is answered once. A response with an unknown id is
+ *   passed to {@link PeerOwner.strayed}.
+ * - A request with the id of an open request is rejected with -32600 and does not run. The first request continues.
+ * - A request that the other side cancels is aborted. It still gets a response, unless the protocol forbids that.
  *
- * Reading is not re-entrant: {@link push}, and whatever makes room while a message is handled, only continue after that message.
+ * Reading is not re-entrant: a message that arrives while another one is being handled waits until that is done.
  */
 export class RpcPeer<C = never> {
   readonly #owner: PeerOwner<C>;
   readonly #limits: PeerLimits;
   readonly #protocol: Protocol;
-  /** Reason of a signal that the other side aborts. */
+  /** Returns the abort reason for a request that the other side cancels. */
   readonly #cancelled: () => unknown;
-  /** What it writes to. */
+  /** Writes outgoing messages. */
   readonly out: MessageWriter;
   readonly #messages: MessageReader;
   readonly #calls = new Map<RpcId, C>();
-  /** Requests that this side has not answered. */
+  /** Requests of the other side that are not answered. */
   readonly #requests = new Map<RpcId, PeerRequest>();
-  /** The request that its owner is given just now; most are answered at once, and so are never among those above. */
+  /** The request that is being handed to the owner. Most are answered right away and never enter `#requests`. */
   #asking: PeerRequest | null = null;
-  /** Number of these, and of notifications whose handlers run. */
+  /** Number of open requests, and of notifications whose handlers run. */
   #running = 0;
-  /** `null`: no more bytes come. */
+  /** Chunks that have not been read yet; `null` marks the end. */
   #unread: (Uint8Array | null)[] = [];
-  /** Promises of the owner that are waited for before more is read. */
+  /** Number of the owner's pending promises that pause reading. */
   #holds = 0;
   #isReading = false;
   #isAllRead = true;
@@ -167,32 +169,32 @@ export class RpcPeer<C = never> {
 
   // ---- calls ----------------------------------------------------------------------------------------------------------
 
-  /** Calls that the other side has not answered, by id. */
+  /** Open calls by id. */
   get calls(): ReadonlyMap<RpcId, C> {
     return this.#calls;
   }
 
-  /** Sends a request, whose id no open call may have. */
+  /** Sends a request. No open call may have the same id. */
   ask(id: RpcId, call: C, json: string): void {
     this.#calls.set(id, call);
     this.post(json);
   }
 
-  /** Takes out a call whose answer nobody waits for, and tells the other side unless it is `silent`. `false`: it is not open. */
+  /** Removes a call and sends a cancel notification, unless `silent`. Returns `false` if the call is not open. */
   cancel(id: RpcId, reason: unknown, silent = false): boolean {
     if (!this.#calls.delete(id)) return false;
     if (!silent) this.post(cancelJson(this.#protocol, id, reason));
     return true;
   }
 
-  /** Takes out the call with this id, if it is open. */
+  /** Removes and returns the call with this id, if it is open. */
   take(id: RpcId): C | undefined {
     const call = this.#calls.get(id);
     this.#calls.delete(id);
     return call;
   }
 
-  /** Takes out all calls: nothing answers them any more. */
+  /** Removes and returns all calls. */
   takeAll(): C[] {
     const calls = [...this.#calls.values()];
     this.#calls.clear();
@@ -202,41 +204,41 @@ export class RpcPeer<C = never> {
 
   // ---- writing --------------------------------------------------------------------------------------------------------
 
-  /** Writes a message with the others of this turn. */
+  /** Queues a message. It is written with the other messages of this turn. */
   post(json: string): void {
     if (!this.out.isOpen) return;
     const bytes = this.out.add(json);
     this.#owner.posted?.(bytes);
   }
 
-  /** Sends a piece of the answer to the request with this token before the answer. Returns as {@link room}. */
+  /** Sends progress of the request with this token. Returns the same as {@link room}. */
   progress(token: unknown, value: unknown): Promise<void> | null {
     this.post(progressJson(this.#protocol, token, value));
     return this.room();
   }
 
-  /** Returns a promise for when fewer bytes than `limit` wait, or nothing is written any more; `null`: it is so. */
+  /** Returns `null` if fewer than `limit` bytes are queued, or writing has stopped; otherwise a promise that resolves then. */
   room(limit = this.#limits.queuedBytes): Promise<void> | null {
     return this.out.queuedBytes < limit ? null : this.#until(() => this.out.queuedBytes < limit);
   }
 
-  /** Resolves when all was answered, by this side and by the other, and written. */
+  /** Resolves when both sides have answered everything, and it is written. */
   async drain(): Promise<void> {
     await this.#until(() => this.#calls.size + this.#running === 0 && this.out.queuedBytes === 0);
   }
 
-  /** Writes nothing more and forgets what waits. A reason aborts the requests that are not answered. */
+  /** Stops writing and discards queued messages. With a reason, aborts the open requests of the other side. */
   stopWriting(reason?: unknown): void {
     this.out.close();
     if (reason !== undefined) for (const request of [this.#asking, ...this.#requests.values()]) request?.abort(reason);
     this.#wake();
   }
 
-  async #until(isSo: () => boolean): Promise<void> {
-    while (!isSo()) await new Promise<void>((wake) => this.#waiters.push(wake));
+  async #until(condition: () => boolean): Promise<void> {
+    while (!condition()) await new Promise<void>((wake) => this.#waiters.push(wake));
   }
 
-  /** Something was written or answered: wakes those who wait for it, and reads on. */
+  /** Called when something was written or answered. Wakes waiters and continues reading. */
   #wake(): void {
     if (this.#waiters.length > 0) for (const wake of this.#waiters.splice(0)) wake();
     if (!this.#isAllRead) this.#readOn();
@@ -245,8 +247,8 @@ export class RpcPeer<C = never> {
   // ---- reading --------------------------------------------------------------------------------------------------------
 
   /**
-   * Takes bytes, which it keeps; `null`: no more come, and the last message may lack its end. Returns a promise for when all were
-   * read; `null`: they were.
+   * Takes ownership of bytes; `null` marks the end, where the last message may be incomplete. Returns `null` if everything has
+   * been read, otherwise a promise that resolves then.
    */
   push(chunk: Uint8Array | null): Promise<void> | null {
     this.#unread.push(chunk);
@@ -255,7 +257,7 @@ export class RpcPeer<C = never> {
     return this.#isAllRead ? null : this.#until(() => this.#isAllRead);
   }
 
-  /** Reads nothing more and forgets what was not read. */
+  /** Stops reading and discards unread bytes. */
   stopReading(): void {
     this.#isStopped = true;
     this.#unread = [];
@@ -264,7 +266,7 @@ export class RpcPeer<C = never> {
 
   // ---- answers --------------------------------------------------------------------------------------------------------
 
-  /** Answers a request with a value, or when a promise of one settles. */
+  /** Answers a request with a value, or with the outcome of a promise. */
   answer(id: RpcId, result: unknown): void {
     const settled: unknown = result instanceof Promise ? Bun.peek(result) : result;
     if (!(result instanceof Promise) || Bun.peek.status(result) === "fulfilled") {
@@ -279,7 +281,7 @@ export class RpcPeer<C = never> {
   /** Answers a request with a whole response. */
   respond(id: RpcId, json: string): void {
     const request = this.#asking?.id === id ? this.#asking : this.#requests.get(id);
-    if (!request) return; // it was answered before
+    if (!request) return; // already answered
     if (request === this.#asking) this.#asking = null;
     else this.#requests.delete(id);
     this.#running--;
@@ -298,7 +300,7 @@ export class RpcPeer<C = never> {
     this.#wake();
   };
 
-  /** Reads what is there as far as it may. */
+  /** Reads as far as bytes and limits allow. */
   #readOn(): void {
     if (this.#isReading) return;
     this.#isReading = true;
@@ -343,7 +345,7 @@ export class RpcPeer<C = never> {
   }
 
   #dispatch(message: unknown): void {
-    // The shortest way for what comes most.
+    // Fast path for the most frequent message, a response.
     const response = message as RpcMessage | null;
     if (response !== null && typeof response === "object" && typeof response.id === "number" && !response.method) {
       const call = this.#calls.get(response.id);

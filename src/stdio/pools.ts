@@ -1,4 +1,4 @@
-/** The pools of a bus: those that take requests, by their ids, and those that only answer what they have. */
+/** The pools of a bus: current ones, which take requests, and retired ones, which finish theirs. */
 
 import { MAX_TIMER_MS } from "../clock.ts";
 import type { ExitReport, SlotbusError } from "../errors.ts";
@@ -15,19 +15,19 @@ export interface PoolExitReport extends ExitReport {
   readonly pool: string;
 }
 
-/** What `reload` did: ids of pools. */
+/** What `reload` did, as ids of pools. */
 export interface StdioReloadReport {
   /** Pools that kept their workers. */
   readonly unchanged: readonly string[];
-  /** Pools of which `instances` alone changed. */
+  /** Pools where only `instances` changed. */
   readonly resized: readonly string[];
-  /** Pools whose workers were replaced by new ones. */
+  /** Pools that got new workers. */
   readonly replaced: readonly string[];
   readonly added: readonly string[];
   readonly removed: readonly string[];
 }
 
-/** The part of the counters that pools give. */
+/** The statistics that come from pools. */
 type PoolStats = Pick<
   StdioStats,
   keyof ReturnType<typeof noTraffic> | "workerRestarts" | "paused" | "inFlight" | "waiting" | "workers"
@@ -35,26 +35,30 @@ type PoolStats = Pick<
 
 const AT_ONCE: Partial<Steps> = { drain: 0, endOfInput: 0 };
 
-/** Whether only the number of workers differs. */
+/** Whether two pools differ at most in the number of workers. */
 function isSameProgram(one: ResolvedStdioPool, other: ResolvedStdioPool): boolean {
   const of = (pool: ResolvedStdioPool): object => ({ ...pool, instances: 0, program: null });
   return Bun.deepEquals(of(one), of(other), true);
 }
 
-/** Checks options and looks for the programs. Starts nothing. @throws {InvalidConfigError}, `PROGRAM_NOT_FOUND`. @internal */
+/**
+ * Checks options and finds the programs, without starting them.
+ *
+ * @throws {InvalidConfigError}, `PROGRAM_NOT_FOUND`. @internal
+ */
 export function planOf(options: StdioBusOptions): (ResolvedStdioPool & { readonly path: string })[] {
   return resolveStdioOptions(options).map((pool) => ({ ...pool, path: findProgram(pool.program) }));
 }
 
 /** Starts, changes and ends pools. */
 export class Pools {
-  /** The only pool, when there is one. */
+  /** The only pool; `null` if there are several. */
   only: WorkerPool | null = null;
   readonly #make: (options: ResolvedStdioPool) => WorkerPool;
   #current = new Map<string, WorkerPool>();
-  /** Those, those that start, and those that have not ended. */
+  /** Current pools, pools that are starting, and retired pools that have not ended. */
   readonly #all = new Set<WorkerPool>();
-  /** What pools that have ended counted. */
+  /** Counters of pools that have ended. */
   readonly #past = noTraffic();
   #pastRestarts = 0;
 
@@ -74,7 +78,7 @@ export class Pools {
     this.only = pools.length === 1 ? pools[0]! : null;
   }
 
-  /** Ids and commands, sorted. */
+  /** Ids and commands of the current pools, sorted. */
   get programs(): readonly (readonly [id: string, command: string])[] {
     return [...this.#current.values()].map(({ options: { id, command } }) => [id, command] as const).sort();
   }
@@ -84,7 +88,7 @@ export class Pools {
     return [...this.#current.values()].flatMap(({ supervisor }) => supervisor.links.map(({ identity }) => identity));
   }
 
-  /** The pool with this id, or the only one. */
+  /** Returns the pool with this id, or the only pool. */
   find(id: string | undefined): WorkerPool | null {
     return id === undefined ? this.only : (this.#current.get(id) ?? null);
   }
@@ -96,7 +100,7 @@ export class Pools {
     throw unknownPool(id, [...this.#current.keys()]);
   }
 
-  /** Whether a worker has a call with that key, also if it takes nothing new. */
+  /** Whether a worker, draining or not, has a call with this key. */
   isAsked(key: string, worker: LinkIdentity): boolean {
     for (const { connections } of this.#all)
       for (const { identity, calls } of connections)
@@ -104,7 +108,7 @@ export class Pools {
     return false;
   }
 
-  /** Starts all pools. When the promise rejects, nothing runs. */
+  /** Starts pools. When the promise rejects, all of them have been stopped. */
   async start(pools: readonly WorkerPool[] = [...this.#all]): Promise<void> {
     try {
       await Promise.all(pools.map(({ supervisor }) => supervisor.start()));
@@ -114,7 +118,7 @@ export class Pools {
     }
   }
 
-  /** Makes the pools those that are wanted. `checkOpen` throws when the bus was closed meanwhile. */
+  /** Replaces the current pools. `checkOpen` throws if the bus was closed meanwhile. */
   async reload(wanted: readonly ResolvedStdioPool[], checkOpen: () => void): Promise<StdioReloadReport> {
     const before = this.#current;
     const kept = (options: ResolvedStdioPool): WorkerPool | null => {
@@ -143,17 +147,19 @@ export class Pools {
     };
   }
 
-  /** Resolves when new workers are ready. Those that are too many end when they have answered: that takes what it takes. */
+  /**
+   * Resolves when new workers are ready. Does not wait for surplus workers, which end when they have finished their requests.
+   */
   async #resize(pool: WorkerPool, instances: number): Promise<void> {
     const isLess = instances < pool.instances;
     pool.instances = instances;
     const done = pool.supervisor.resizeWith(instances, { drain: MAX_TIMER_MS });
     if (isLess)
-      done.catch(() => {}); // the bus was closed, or events say what else
+      done.catch(() => {}); // the bus was closed, or an event reports the error
     else await done;
   }
 
-  /** It answers what it has, then it ends. */
+  /** Lets a pool finish its requests, then ends it. */
   async #retire(pool: WorkerPool, successor: WorkerPool | null): Promise<void> {
     await pool.retire(successor);
     await this.#end(pool);
@@ -170,20 +176,20 @@ export class Pools {
     return reports.map((report) => ({ ...report, pool: pool.options.id }));
   }
 
-  /** Rejects what waits, and ends all. */
+  /** Rejects waiting calls and ends all pools. */
   async close(errorOf: () => SlotbusError, steps?: Partial<Steps>): Promise<PoolExitReport[]> {
     for (const pool of this.#all) pool.rejectWaiting(errorOf);
     return (await Promise.all([...this.#all].map((pool) => this.#end(pool, steps)))).flat();
   }
 
-  /** Rejects what is late; returns when the next call will be. */
+  /** Times out calls; returns the next deadline. */
   expire(now: number): number {
     let next = Infinity;
     for (const pool of this.#all) next = Math.min(next, pool.expire(now));
     return next;
   }
 
-  /** What they have counted and have now. */
+  /** Returns counters and current numbers of all pools. */
   stats(): PoolStats {
     const stats: PoolStats = {
       ...noTraffic(),
@@ -206,7 +212,7 @@ export class Pools {
   }
 }
 
-/** Waits for all; then throws what the first that failed threw. */
+/** Waits until all promises have settled, then rejects if one did. */
 async function allOf(promises: readonly Promise<void>[]): Promise<void> {
   await Promise.allSettled(promises);
   await Promise.all(promises);

@@ -1,50 +1,53 @@
-/** What differs between the protocols of workers: how a request is given up, how its progress is told, and how a worker is greeted. */
+/** Differences between the protocols of workers: how to cancel, report progress and initialize. */
 
 import type { Framing } from "./framing.ts";
 import { notificationJson, type RpcId, toJson } from "./rpc.ts";
 
-/** What a worker speaks over JSON-RPC 2.0. */
+/** Protocols that a worker can speak over JSON-RPC 2.0. */
 export const PROTOCOLS = ["json-rpc", "lsp", "mcp"] as const;
-/** As {@link PROTOCOLS}. */
+/** One of {@link PROTOCOLS}. */
 export type ProtocolName = (typeof PROTOCOLS)[number];
 
 type Members = Record<string, unknown>;
-/** Asks and tells a worker that takes no requests yet. */
+/** Sends messages to a worker that is starting. */
 interface Greeted {
   request(method: string, params: unknown): Promise<unknown>;
   notify(method: string): Promise<void>;
 }
 
-/** One protocol. A `token` says which request a piece of progress belongs to. */
+/** A protocol. A progress token identifies the request that progress belongs to. */
 export interface Protocol {
-  /** Framing of a pool that names none. */
+  /** Default framing. */
   readonly framing: Framing;
-  /** Method of the notification that gives up a request, and the member of its params that is the request's id. */
+  /** Method of the cancel notification. */
   readonly cancel: string;
+  /** Member of its params with the request's id. */
   readonly cancelId: string;
-  /** Whether that notification says why. */
+  /** Whether the cancel notification has a reason. */
   readonly saysWhy: boolean;
-  /** Whether a request that was given up is answered. */
+  /** Whether a cancelled request still gets a response. */
   readonly answersCancelled: boolean;
-  /** Method of the notification of progress, and the member of its params that is the token. */
+  /** Method of progress notifications. */
   readonly progress: string;
+  /** Member of their params with the token. */
   readonly token: string;
-  /** Whether the piece is the member `value` of these params; else it is all that stands beside the token. */
+  /** Whether the progress is in the member `value` of the params. Otherwise it is all members except the token. */
   readonly hasValue: boolean;
-  /** Token that a caller put into the params of a request for its progress; `undefined`: there is none. */
+  /** Returns the progress token in the params of a request, or `undefined`. */
   tokenOf(params: unknown): unknown;
-  /** All tokens in the params: that one, and another for parts of the result. */
+  /** Returns all tokens in the params: for progress, and for partial results. */
   tokensOf(params: unknown): readonly unknown[];
-  /** The params with a token, or without any. Params that cannot have one are returned as they are. */
+  /** Returns the params with this token, or without any. Params that are not an object are returned unchanged. */
   withToken(params: unknown, token: string | undefined): unknown;
-  /** Method of the request that comes first, once, and is never given up; and of the notification behind its answer. */
+  /** Method of the request that initializes a worker. It is sent once and never cancelled. */
   readonly greeting: string | null;
+  /** Method of the notification that follows. */
   readonly greeted: string | null;
-  /** What the answer to that request is for another client, which has these params. */
+  /** Returns the answer to a further client that sends this request with these params. */
   greetingFor(answer: unknown, params: unknown): unknown;
-  /** Greets a worker whose pool has no `initialize`. */
+  /** Initializes a worker if its pool has no `initialize` option. */
   readonly greet: ((worker: Greeted) => Promise<void>) | null;
-  /** A method of workers that the host answers with an empty object. */
+  /** Method of workers' requests that the host answers with an empty object. */
   readonly ping: string | null;
 }
 
@@ -55,7 +58,7 @@ const jsonRpc: Protocol = {
   saysWhy: false,
   answersCancelled: true,
   progress: "$/progress",
-  token: "id", // of the request itself
+  token: "id", // the id of the request is the token
   hasValue: true,
   tokenOf: () => undefined,
   tokensOf: () => [],
@@ -78,7 +81,7 @@ export const protocols: Readonly<Record<ProtocolName, Protocol>> = {
     tokensOf: (params) => given(membersOf(params)["workDoneToken"], membersOf(params)["partialResultToken"]),
     withToken(params, token) {
       if (params !== undefined && !isMembers(params)) return params;
-      // A server that sends parts of its result leaves them out of its answer: it is asked to by the caller alone.
+      // A server leaves partial results out of its response, so only the caller may request them.
       return { ...(params as Members), partialResultToken: undefined, workDoneToken: token };
     },
   },
@@ -103,7 +106,7 @@ export const protocols: Readonly<Record<ProtocolName, Protocol>> = {
     greetingFor(answer, params) {
       const version = membersOf(params)["protocolVersion"]; // a date
       if (typeof version !== "string" || !(version < String(membersOf(answer)["protocolVersion"]))) return answer;
-      return { ...membersOf(answer), protocolVersion: version }; // a client refuses a version that came after its own
+      return { ...membersOf(answer), protocolVersion: version }; // a client rejects a newer version than its own
     },
     async greet(worker) {
       const clientInfo = { name: "slotbus", version: "1" };
@@ -114,18 +117,19 @@ export const protocols: Readonly<Record<ProtocolName, Protocol>> = {
   },
 };
 
-/** The notification that gives up the request with this id. */
+/** Returns the notification that cancels the request with this id. */
 export function cancelJson(protocol: Protocol, id: RpcId, reason?: unknown): string {
-  const why = reason instanceof Error ? reason.message : typeof reason === "string" ? reason : "the caller gave up";
+  const why =
+    reason instanceof Error ? reason.message : typeof reason === "string" ? reason : "the caller cancelled the request";
   return notificationJson(protocol.cancel, { [protocol.cancelId]: id, ...(protocol.saysWhy && { reason: why }) });
 }
 
-/** The id of the request that these params of {@link Protocol.cancel} give up. */
+/** Returns the id of the cancelled request from the params of a cancel notification. */
 export function cancelledId(protocol: Protocol, params: unknown): RpcId {
   return membersOf(params)[protocol.cancelId] as RpcId;
 }
 
-/** The notification of a piece of progress. */
+/** Returns a progress notification. */
 export function progressJson(protocol: Protocol, token: unknown, piece: unknown): string {
   const { hasValue, progress } = protocol;
   if (!hasValue) return notificationJson(progress, { ...membersOf(piece), [protocol.token]: token });
@@ -133,12 +137,12 @@ export function progressJson(protocol: Protocol, token: unknown, piece: unknown)
   return `{"jsonrpc":"2.0","method":"${progress}","params":{"${protocol.token}":${JSON.stringify(token)},"value":${json}}}`;
 }
 
-/** The token in params of {@link Protocol.progress}. */
+/** Returns the token in the params of a progress notification. */
 export function tokenIn(protocol: Protocol, params: unknown): unknown {
   return membersOf(params)[protocol.token];
 }
 
-/** The piece in params of {@link Protocol.progress}. */
+/** Returns the progress in the params of a progress notification. */
 export function pieceIn(protocol: Protocol, params: unknown): unknown {
   if (protocol.hasValue) return membersOf(params)["value"];
   const { [protocol.token]: _, ...piece } = membersOf(params);
@@ -147,12 +151,14 @@ export function pieceIn(protocol: Protocol, params: unknown): unknown {
 
 const OWN = "slotbus:";
 
-/** The token of a request that the caller gave none: no caller's own is like it, and no other request of the worker has it. */
+/**
+ * Returns the token for a request without one. It is unique in the worker, and its prefix sets it apart from callers' tokens.
+ */
 export function ownToken(id: number): string {
   return `${OWN}${id}`;
 }
 
-/** The id of the request with that token; `undefined`: it is a caller's own, or nobody's. */
+/** Returns the id of the request with this token; `undefined`: the token was not made by {@link ownToken}. */
 export function idOfToken(protocol: Protocol, token: unknown): RpcId | undefined {
   if (protocol.token === "id") return typeof token === "number" || typeof token === "string" ? token : undefined;
   return typeof token === "string" && token.startsWith(OWN) ? Number(token.slice(OWN.length)) : undefined;

@@ -1,5 +1,6 @@
-/** Messages in, messages out: a bus for those who speak JSON-RPC themselves. */
+/** A stdio bus that takes and gives whole JSON-RPC messages. */
 
+import { shown } from "../check.ts";
 import { InvalidConfigError, RpcError } from "../errors.ts";
 import { StdioCore } from "./core.ts";
 import { type StdioBusOptions, type SubscribeOptions, subscribeOptions } from "./options.ts";
@@ -11,9 +12,10 @@ const CANCELLED = new RpcError(RPC.requestCancelled, "the request was cancelled"
 const nothing = (): void => {};
 
 /**
- * A `StdioBus` whose every message is a text of JSON. What is sent goes to a worker (`pool` and `sessionId` of the message
- * choose it); responses, progress, notifications and requests of workers come out of {@link subscribe}, and a response that is
- * sent answers such a request. A request that the bus cannot have answered gets an error with its own id.
+ * A `StdioBus` for whole JSON-RPC messages as text. {@link send} passes a message to a worker; its members `pool` and
+ * `sessionId` choose which one. {@link subscribe} yields the workers' responses, progress, notifications and requests. Send a
+ * response to answer a worker's request. If no worker can answer a request, its response is an error with the id of the
+ * request.
  *
  *     const bus = await RawStdioBus.start({ pools: [{ id: "py", command: "python3", args: ["worker.py"] }] });
  *     const messages = bus.subscribe();
@@ -21,13 +23,13 @@ const nothing = (): void => {};
  *     for await (const message of messages) …
  */
 export class RawStdioBus extends StdioCore {
-  /** Requests of workers that were told and not answered. */
+  /** Open requests of workers, by the id that subscribers see. */
   readonly #questions = new Map<RpcId, Question>();
-  /** Requests that were sent and not answered; of equal ids the last. */
+  /** Open requests by id; with equal ids, the latest. */
   readonly #requests = new Map<RpcId, AbortController>();
   #asked = 0;
 
-  /** As `StdioBus.start`. */
+  /** Starts all workers, as `StdioBus.start` does. */
   static start(options: StdioBusOptions): Promise<RawStdioBus> {
     return Promise.try(() => new RawStdioBus(options).begin());
   }
@@ -40,19 +42,20 @@ export class RawStdioBus extends StdioCore {
   }
 
   /**
-   * Sends a message: text, or an object that is written as JSON.
+   * Sends a message, given as JSON text or as an object.
    *
-   * @throws {InvalidConfigError} for what is no message, and for a response that nobody waits for;
-   * {@link ClosedError}. All else is told by a message.
+   * @throws {InvalidConfigError} when it is not a message, or is a response that no worker waits for; {@link ClosedError}. All
+   * other errors are messages to the subscribers.
    */
   send(message: string | RpcMessage): void {
-    const parsed = typeof message === "string" ? fromJson<RpcMessage>(message, "the message") : message;
+    const parsed = typeof message === "string" ? fromJson<RpcMessage>(message, "The message") : message;
     const kind = kindOf(parsed);
-    if (kind === "nothing") throw new InvalidConfigError("this is no message of JSON-RPC.");
+    if (kind === "nothing") throw new InvalidConfigError(`${shown(parsed)} is not a JSON-RPC message.`);
     this.checkOpen();
     if (kind === "response") {
       const question = this.#questions.get(parsed.id!);
-      if (!question) throw new InvalidConfigError(`no worker waits for an answer to ${JSON.stringify(parsed.id)}.`);
+      if (!question)
+        throw new InvalidConfigError(`No worker waits for a response with the id ${JSON.stringify(parsed.id)}.`);
       this.#questions.delete(parsed.id!);
       return settle(question, parsed);
     }
@@ -70,7 +73,7 @@ export class RawStdioBus extends StdioCore {
       if (this.#requests.get(id) === controller) this.#requests.delete(id);
       if (protocol.answersCancelled || !signal.aborted) void this.#emit(json);
     };
-    // Of the other protocols the sender chooses a token, and the worker tells it.
+    // In other protocols the sender chooses the token, and progress is a notification with that token.
     const ofId = { onProgress: (piece: unknown): unknown => this.#emit(progressJson(protocol, id, piece)) };
     this.forward(
       parsed,
@@ -80,7 +83,7 @@ export class RawStdioBus extends StdioCore {
     );
   }
 
-  /** Tells a worker's request; {@link send} of a response answers it. */
+  /** Emits a worker's request. A response passed to {@link send} answers it. */
   #ask(message: RpcMessage, signal: AbortSignal, protocol: Protocol): Promise<unknown> {
     const question: Question = Promise.withResolvers<unknown>();
     const id = `w${++this.#asked}`;
@@ -95,7 +98,7 @@ export class RawStdioBus extends StdioCore {
     return question.promise;
   }
 
-  /** Messages from now on. Any number of readers, each with all of them; policies as {@link SubscribeOptions} says. */
+  /** Subscribes to all messages from now on. Every subscription gets every message. */
   subscribe(options: SubscribeOptions = {}): Subscription<string> {
     const resolved = subscribeOptions.resolve(options);
     this.checkOpen();
@@ -106,7 +109,7 @@ export class RawStdioBus extends StdioCore {
     return subscription;
   }
 
-  /** Returns a promise when the worker that told should not be read on. */
+  /** Gives a message to all subscriptions. Nothing more is read from the worker until a returned promise resolves. */
   #emit(json: string): Promise<unknown> | null {
     let room: Promise<unknown> | null = null;
     for (const subscription of this.audience.readers) {

@@ -1,46 +1,46 @@
-/** Messages of JSON-RPC 2.0: what each is, and the id of one that cannot be read. */
+/** Messages of JSON-RPC 2.0: types, kinds, reading and writing. */
 
 import { InvalidConfigError, RpcError, SlotbusError } from "../errors.ts";
 
-/** Who a response belongs to; `42` and `"42"` are two. */
+/** Id of a request and its response. `42` and `"42"` are different ids. */
 export type RpcId = string | number | null;
 
-/** A message. Members besides these go with it as they are. */
+/** A JSON-RPC message. Other members are passed through unchanged. */
 export interface RpcMessage {
   readonly jsonrpc?: "2.0";
-  /** Of a request, and of its response. */
+  /** In requests and responses. */
   readonly id?: RpcId;
-  /** Of a request or a notification. */
+  /** In requests and notifications. */
   readonly method?: string;
   readonly params?: unknown;
-  /** Of a response. */
+  /** In responses. */
   readonly result?: unknown;
-  /** Of a response. */
+  /** In error responses. */
   readonly error?: { readonly code: number; readonly message: string; readonly data?: unknown };
   readonly [member: string]: unknown;
 }
 
-/** Codes of JSON-RPC 2.0. */
+/** Error codes. */
 export const RPC = {
   parseError: -32_700,
   invalidRequest: -32_600,
   methodNotFound: -32_601,
   invalidParams: -32_602,
   internalError: -32_603,
-  /** The caller gave up (of language servers). */
+  /** The caller cancelled the request (from the Language Server Protocol). */
   requestCancelled: -32_800,
-  /** An error of the bus itself; `data.code` says which. */
+  /** An error of the bus itself; `data.code` has its code. */
   busError: -32_000,
-  /** A client of a server did not send the server's token. */
+  /** The client did not send the server's token. */
   unauthorized: -32_001,
 } as const;
 
-/** Of a worker: it takes requests. */
+/** Notification of a worker: it takes requests. */
 export const READY = "$/ready";
-/** Of a client of a server: `{ token }`, its first message. */
+/** First message of a client, with params `{ token }`. */
 export const AUTH = "$/auth";
 
-/** What a message is; `"nothing"`: no message of JSON-RPC. */
+/** Returns the kind of a message; `"nothing"`: not a JSON-RPC message. */
 export function kindOf(message: unknown): "request" | "notification" | "response" | "nothing" {
   if (typeof message !== "object" || message === null || Array.isArray(message)) return "nothing";
   const { id, method, result, error } = message as RpcMessage;
@@ -51,7 +51,7 @@ export function kindOf(message: unknown): "request" | "notification" | "response
   return isId(id) && method === undefined && (result !== undefined || error !== undefined) ? "response" : "nothing";
 }
 
-/** The id of what may be no message; `undefined`: it has none. */
+/** Returns the id of any value; `undefined` if it has none. */
 export function idOf(message: unknown): RpcId | undefined {
   const id = (message as { id?: unknown } | null)?.id;
   return isId(id) ? id : undefined;
@@ -61,32 +61,32 @@ function isId(id: unknown): id is RpcId {
   return typeof id === "string" || typeof id === "number" || id === null;
 }
 
-/** A value as JSON; `null` for what has no JSON. Throws {@link InvalidConfigError} for what cannot be written (a cycle). */
+/** Returns a value as JSON; `null` for a value without JSON, such as a function. @throws {InvalidConfigError} for a cycle. */
 export function toJson(value: unknown, what: string): string {
   try {
     return JSON.stringify(value) ?? "null";
   } catch (cause) {
-    throw new InvalidConfigError(`${what} cannot be written as JSON: ${(cause as Error).message}`, { cause });
+    throw new InvalidConfigError(`Cannot write ${what} as JSON: ${(cause as Error).message}`, { cause });
   }
 }
 
-/** The reverse of {@link toJson}. Throws {@link InvalidConfigError}. */
+/** Parses JSON. @throws {InvalidConfigError} */
 export function fromJson<T>(text: string, what: string): T {
   try {
     return JSON.parse(text) as T;
   } catch (cause) {
-    throw new InvalidConfigError(`${what} is no JSON: ${(cause as Error).message}`, { cause });
+    throw new InvalidConfigError(`${what} is not valid JSON: ${(cause as Error).message}`, { cause });
   }
 }
 
-/** The error of a response. */
+/** Returns the error of an error response. */
 export function readError(error: unknown, method: string, worker: string): RpcError {
   const { code, message, data } = (typeof error === "object" && error !== null ? error : {}) as Record<string, unknown>;
   const text = typeof message === "string" ? message : `${Bun.inspect(error, { depth: 1 })}`;
   return new RpcError(typeof code === "number" ? code : RPC.internalError, text, data, `${method} of ${worker}`);
 }
 
-/** An error as the `error` of a response. A handler's {@link RpcError} goes out with its code and data. */
+/** Returns the member `error` of a response for an error. An {@link RpcError} keeps its code and data. */
 export function errorMember(error: unknown): { code: number; message: string; data?: unknown } {
   if (error instanceof RpcError) {
     const { rpcCode: code, rpcMessage: message, data } = error;
@@ -102,7 +102,7 @@ export function errorMember(error: unknown): { code: number; message: string; da
   return { code: RPC.internalError, message: `the handler threw ${Bun.inspect(error, { depth: 1 })}` };
 }
 
-/** A response as JSON. What has no JSON, or cannot be written, becomes an error. */
+/** Returns a response as JSON. A result that cannot be written becomes an error response. */
 export function responseJson(id: RpcId, result: unknown): string {
   try {
     return `{"jsonrpc":"2.0","id":${JSON.stringify(id)},"result":${JSON.stringify(result) ?? "null"}}`;
@@ -111,7 +111,7 @@ export function responseJson(id: RpcId, result: unknown): string {
   }
 }
 
-/** A response with an error as JSON; data that cannot be written is left out. */
+/** Returns an error response as JSON. Data that cannot be written is left out. */
 export function errorJson(id: RpcId, error: unknown): string {
   const member = errorMember(error);
   let text: string;
@@ -127,8 +127,8 @@ const ID_AT_END = /"id"\s*:\s*(-?\d{1,15}|"(?:[^"\\]|\\.)*")\s*(?:,\s*"jsonrpc"\
 const MEMBER = /\s*"((?:[^"\\]|\\.)*)"\s*:\s*("(?:[^"\\]|\\.)*"|-?[\d.eE+-]+|true|false|null)\s*,?/y;
 
 /**
- * The id of a response that is too long or broken, from its first and last bytes; `undefined` when it is not told there.
- * Only members of the message itself are looked at, not those of its result.
+ * Finds the id of a response that is too long or invalid in its first and last bytes; `undefined` if it is not there. Considers
+ * only members of the message itself, not members inside its result.
  */
 export function peekId(head: Uint8Array, tail: Uint8Array): RpcId | undefined {
   const first = Buffer.from(head).toString("latin1").trimStart();
@@ -150,7 +150,7 @@ function parseId(text: string): RpcId | undefined {
   }
 }
 
-/** A worker's request that somebody else answers, under another id: those of several workers may be equal. */
+/** A worker's request that is passed on under another id, because ids of different workers may be equal. */
 export type Question = PromiseWithResolvers<unknown>;
 
 /** Settles a question with its response. */
@@ -159,7 +159,7 @@ export function settle(question: Question, { result, error }: RpcMessage): void 
   else question.reject(readError(error, "request", "the host"));
 }
 
-/** A notification as JSON. Throws {@link InvalidConfigError} for params that cannot be written. */
+/** Returns a notification as JSON. @throws {InvalidConfigError} for params that cannot be written. */
 export function notificationJson(method: string, params: unknown): string {
   const tail = params === undefined ? "" : `,"params":${toJson(params, "params")}`;
   return `{"jsonrpc":"2.0","method":${JSON.stringify(method)}${tail}}`;
@@ -168,7 +168,7 @@ export function notificationJson(method: string, params: unknown): string {
 const names = new Map<string, string>();
 const NAMES_MAX = 1_024;
 
-/** The beginning of a request's JSON behind its id. */
+/** Returns the JSON of a message's method, cached. */
 export function methodJson(method: string): string {
   let json = names.get(method);
   if (json === undefined) {

@@ -1,4 +1,4 @@
-/** Clients from outside: each connection to a socket asks the workers of a bus, with ids of its own. */
+/** A server for clients of a stdio bus: each connection sends requests to the workers, with its own ids. */
 
 import { lstatSync, statSync, unlinkSync } from "node:fs";
 import type { Socket, SocketListener } from "bun";
@@ -12,20 +12,20 @@ import { addressInUse } from "../errors/plain.ts";
 
 type Resolution = ReturnType<typeof resolveServe>;
 
-/** Standard input has a server, or had one. */
+/** Whether standard input has, or had, a server. */
 let isStandardTaken = false;
 
-/** A socket that clients connect to, or standard input and output of this process. */
+/** A server of a stdio bus: a socket that clients connect to, or standard input and output of this process. */
 export class StdioServer implements AsyncDisposable {
-  /** Port of a tcp socket; 0: it is none. */
+  /** Port of a TCP server; 0 for other servers. */
   readonly port: number;
-  /** Path of a unix socket; `null`: it is none. */
+  /** Path of a unix socket; `null` for other servers. */
   readonly path: string | null;
   #rules: ClientRules;
   readonly #maxClients: number;
   readonly #host: ClientHost;
   readonly #onClose: () => void;
-  /** `null`: it is standard input. */
+  /** `null` for standard input. */
   readonly #listener: SocketListener<Client | null> | null;
   readonly #inode: number;
   readonly #clients = new Set<Client>();
@@ -38,7 +38,7 @@ export class StdioServer implements AsyncDisposable {
     const resolved = resolveServe(options);
     const { unix, stdio, pool } = resolved;
     const served = host.servedPool(pool, null);
-    if (stdio && isStandardTaken) throw addressInUse("standard input", "has a server already");
+    if (stdio && isStandardTaken) throw addressInUse("Standard input", "already has a server");
     if (unix !== null) await clearPath(unix);
     return new StdioServer(host, resolved, served, onClose);
   }
@@ -87,27 +87,27 @@ export class StdioServer implements AsyncDisposable {
     }
   }
 
-  /** Token that the first message of a connection must bring; `null`: none is asked for. */
+  /** Token that the first message of a connection must contain; `null`: none. */
   get token(): string | null {
     return this.#rules.token;
   }
 
-  /** Connections now. */
+  /** Number of open connections. */
   get clientCount(): number {
     return this.#clients.size;
   }
 
-  /** Resolves when it is closed; a server of standard input also closes when the client has ended it and all was answered. */
+  /** Resolves when the server is closed. A server of standard input closes when input has ended and all is answered. */
   get done(): Promise<void> {
     return this.#done.promise;
   }
 
-  /** Whether it takes no more connections. */
+  /** Whether the server has stopped accepting connections. */
   get closed(): boolean {
     return !this.#isListening;
   }
 
-  /** @internal Takes no more connections; those there are go on. */
+  /** @internal Stops accepting connections. Open connections continue. */
   stopListening(): void {
     if (!this.#isListening) return;
     this.#isListening = false;
@@ -116,11 +116,11 @@ export class StdioServer implements AsyncDisposable {
     try {
       if (lstatSync(this.path).ino === this.#inode) unlinkSync(this.path);
     } catch {
-      // It is gone already.
+      // It was already removed.
     }
   }
 
-  /** Takes no more connections and closes those there are, behind what is written to them. Any number of times. */
+  /** Stops accepting connections, and closes open ones after their pending output. May be called repeatedly. */
   close(): Promise<void> {
     return (this.#closing ??= this.#close());
   }
@@ -136,12 +136,12 @@ export class StdioServer implements AsyncDisposable {
     return this.close();
   }
 
-  /** @internal Clients that may answer a request of a worker. */
+  /** @internal Returns the clients that can answer a request of a worker. */
   clientsFor(worker: LinkIdentity, message: RpcMessage): Client[] {
     return [...this.#clients].filter((client) => client.answers && client.hears(worker, message));
   }
 
-  /** @internal A worker told something: the clients that it is for hear of it. */
+  /** @internal Passes a notification of a worker to its clients. */
   notified(worker: LinkIdentity, message: RpcMessage): void {
     for (const client of this.#clients) if (client.hears(worker, message)) client.tell(message);
   }
@@ -172,7 +172,7 @@ export class StdioServer implements AsyncDisposable {
     this.#rules = { ...this.#rules, served, protocol: served?.options.protocol ?? "json-rpc" };
     const client = (socket.data = this.#add(socket));
     if (this.#clients.size <= this.#maxClients) return;
-    client.turnAway(new RpcError(RPC.busError, `there are ${this.#maxClients} clients already`));
+    client.turnAway(new RpcError(RPC.busError, `the server already has ${this.#maxClients} clients (maxClients)`));
   }
 
   #closed(client: Client | null): void {
@@ -182,24 +182,24 @@ export class StdioServer implements AsyncDisposable {
   }
 }
 
-/** Throws unless nothing, or a socket that nobody listens on, is at the path; such a socket is removed. */
+/** Removes a stale socket. Throws if anything else is at the path. */
 async function clearPath(path: string): Promise<void> {
   const found = lstatSync(path, { throwIfNoEntry: false });
   if (!found) return;
-  if (!found.isSocket()) throw addressInUse(path, "is there and is no socket");
+  if (!found.isSocket()) throw addressInUse(path, "already exists and is not a socket");
   const ignore = (): void => {};
   const socket = { open: ignore, data: ignore, close: ignore, error: ignore, connectError: ignore };
   const live = await Bun.connect({ unix: path, socket }).catch((error: { code?: string }) => error);
   if ("terminate" in live) {
     live.terminate();
-    throw addressInUse(path, "is a socket that somebody listens on");
+    throw addressInUse(path, "is a socket that another server listens on");
   }
   if (live.code !== "ECONNREFUSED") throw addressInUse(path, `is a socket that may be in use (${live.code})`);
   const now = lstatSync(path, { throwIfNoEntry: false });
-  if (now?.ino === found.ino && now.ctimeMs === found.ctimeMs) unlinkSync(path); // else another one listens there by now
+  if (now?.ino === found.ino && now.ctimeMs === found.ctimeMs) unlinkSync(path); // otherwise another server has just opened it
 }
 
-/** The socket is nobody else's from its first moment on. */
+/** Listens with a umask that makes the socket private from the start. */
 function listenPrivately<T>(path: string, listen: () => T): T {
   const before = process.umask(0o177);
   try {
@@ -214,5 +214,5 @@ function listenPrivately<T>(path: string, listen: () => T): T {
 function listenError(address: string, cause: unknown): Error {
   const { code } = cause as { code?: string };
   if (code === "EADDRINUSE") return addressInUse(address, "is in use", cause);
-  return new SlotbusError("RESOURCE", `${address} cannot be listened on: ${(cause as Error).message}.`, { cause });
+  return new SlotbusError("RESOURCE", `Cannot listen on ${address}: ${(cause as Error).message}.`, { cause });
 }

@@ -1,14 +1,14 @@
-/** Standard input and output of this process, as the connection of one client. */
+/** Standard input and output of this process as the connection of one client. */
 
 import type { ClientSocket } from "./client.ts";
 import { type ByteSink, sinkOf } from "./writer.ts";
 
-/** What the connection tells its server. */
+/** Callbacks of the connection. */
 interface StandardOwner {
   read(bytes: Uint8Array): void;
   /** Input has ended. */
   inputEnded(): unknown;
-  /** Output took what was written last. */
+  /** Output has taken the last write. */
   drained(): void;
   closed(): void;
 }
@@ -19,11 +19,11 @@ export class StandardSocket implements ClientSocket {
   readonly #sink: ByteSink = sinkOf(Bun.stdout.writer());
   readonly #reader = Bun.stdin.stream().getReader();
   #owner: StandardOwner | null = null;
-  /** Resolves when the pipe has taken what was written last. */
+  /** Resolves when the pipe has taken the last write. */
   #writing: Promise<void> | null = null;
   #paused: PromiseWithResolvers<void> | null = null;
 
-  /** Reads from now on. */
+  /** Starts reading. */
   async open(owner: StandardOwner): Promise<void> {
     this.#owner = owner;
     try {
@@ -32,12 +32,12 @@ export class StandardSocket implements ClientSocket {
         await this.#paused?.promise;
       }
     } catch {
-      // It cannot be read: the same as its end.
+      // A failed read counts as the end of input.
     }
     this.#owner?.inputEnded();
   }
 
-  /** Takes all or nothing. */
+  /** Writes all of the bytes, or none while the last write is pending. */
   write(bytes: Uint8Array): number {
     if (!this.#owner) return -1;
     if (this.#writing) return 0;
@@ -46,7 +46,7 @@ export class StandardSocket implements ClientSocket {
       if (full) this.#writing = full.then(this.#onDrained, this.terminate);
       return bytes.length;
     } catch {
-      queueMicrotask(this.terminate); // nobody reads it any more
+      queueMicrotask(this.terminate); // the reader is gone
       return -1;
     }
   }
@@ -65,7 +65,7 @@ export class StandardSocket implements ClientSocket {
     this.#paused = null;
   }
 
-  /** Closes it behind what is written. */
+  /** Closes the connection after its pending output. */
   end(): void {
     void Promise.resolve(this.#writing).then(this.terminate);
   }
@@ -75,7 +75,7 @@ export class StandardSocket implements ClientSocket {
     if (!owner) return;
     this.#owner = null;
     this.resume();
-    this.#reader.cancel().catch(() => {}); // it has failed
+    this.#reader.cancel().catch(() => {}); // reading has already failed
     owner.closed();
   };
 }

@@ -1,59 +1,61 @@
-/** What a stdio bus counts. */
+/** Statistics of a stdio bus. */
 
-/** What was sent. `In` is towards the workers, `Out` from them. */
+/** Counters of messages. `In`: to workers; `Out`: from workers. */
 export interface Traffic {
   messagesIn: number;
   bytesIn: number;
   messagesOut: number;
   bytesOut: number;
-  /** Answers that came when their caller had given up. */
+  /** Responses to requests that had been cancelled or had timed out. */
   late: number;
-  /** What workers wrote that is no message, or none that fits. */
+  /** Invalid or unexpected messages of workers. */
   protocolErrors: number;
 }
 
-/** Counters since the bus was made, and how it is now. */
+/** Counters since the start of the bus, and current numbers. */
 export interface StdioStats extends Traffic {
-  /** Times a worker was started again after its process had ended. */
+  /** Number of restarts of workers. */
   workerRestarts: number;
-  /** Ids of the pools that are paused now, because their workers end too often. */
+  /** Ids of pools that are paused because their workers end too often. */
   paused: string[];
-  /** Messages for a pool that there is not. */
+  /** Calls for a pool that does not exist. */
   routingErrors: number;
-  /** Connections to servers of the bus now. */
+  /** Open connections to servers of the bus. */
   clients: number;
-  /** Those that came and went so far. */
+  /** Connections opened so far. */
   clientConnects: number;
+  /** Connections closed so far. */
   clientDisconnects: number;
-  /** Connections that a server closed: their bytes were not JSON-RPC, or they did not send the token. */
+  /** Connections that a server closed because they sent invalid messages or no valid token. */
   clientRefusals: number;
-  /** Requests that workers have now. */
+  /** Requests that workers are processing. */
   inFlight: number;
-  /** Requests that wait for one. */
+  /** Requests that wait for a worker. */
   waiting: number;
-  /** Items that subscriptions lost by their policy, and notifications that clients did not take. */
+  /** Items dropped by subscriptions, and notifications dropped for slow clients. */
   lost: number;
-  /** Of all requests, from the call to the answer, in ms; 0 when there was none. */
+  /** Median time from the call to the response, in ms; 0 without requests. */
   p50: number;
+  /** 99th percentile of that time, in ms. */
   p99: number;
-  /** Processes that run. */
+  /** Running processes. */
   workers: {
     pool: string;
     worker: number;
     life: number;
     pid: number;
     inFlight: number;
-    /** Bytes that its pipe has not taken. */
+    /** Bytes that wait for the worker's pipe. */
     queuedBytes: number;
   }[];
 }
 
-/** @internal Nothing yet. */
+/** @internal Returns counters at 0. */
 export function noTraffic(): Traffic {
   return { messagesIn: 0, bytesIn: 0, messagesOut: 0, bytesOut: 0, late: 0, protocolErrors: 0 };
 }
 
-/** @internal Adds to a sum. */
+/** @internal Adds counters to a sum. */
 export function addTraffic(sum: Traffic, more: Traffic): void {
   for (const key of Object.keys(sum) as (keyof Traffic)[]) sum[key] += more[key];
 }

@@ -1,4 +1,4 @@
-/** Items for one reader, from those who tell it: bounded, with a policy. */
+/** A bounded queue of items for one reader. */
 
 import { BoundedQueue, type QueuePolicy } from "../bounded-queue.ts";
 import { EventsLostError } from "../errors.ts";
@@ -8,7 +8,7 @@ import type { subscribeOptions } from "./options.ts";
 
 const DONE: IteratorResult<never> = { done: true, value: undefined };
 
-/** Items for one reader, in order. Leaving the loop closes it; what is queued can be read after that. */
+/** Yields items in order, to one reader. Leaving the loop closes the subscription and drops its queue. */
 export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposable {
   readonly #limit: number;
   readonly #policy: QueuePolicy;
@@ -17,7 +17,7 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
   readonly #onClose: (subscription: Subscription<T>) => void;
   readonly #onDrop: () => void;
   #readers: { resolve: (result: IteratorResult<T>) => void; reject: (error: unknown) => void }[] = [];
-  /** Set while somebody waits for an item. */
+  /** Keeps the process alive while a reader waits. */
   readonly #hold = new Hold();
   #room: PromiseWithResolvers<void> | null = null;
   #isOpen = true;
@@ -41,22 +41,22 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
     signal?.addEventListener("abort", this.#abort);
   }
 
-  /** Whether nothing more comes; what is queued can be read. */
+  /** Whether the subscription is closed. Queued items can still be read. */
   get closed(): boolean {
     return !this.#isOpen;
   }
 
-  /** Items that wait to be read. */
+  /** Number of items that wait to be read. */
   get queued(): number {
     return this.#queue.length;
   }
 
-  /** Items that its policy or an abort lost. */
+  /** Number of items dropped by the queue's policy or by an abort. */
   get lost(): number {
     return this.#lost;
   }
 
-  /** @internal Takes an item; returns a promise when the next one should wait for room. */
+  /** @internal Adds an item. Returns a promise if the sender must wait for room before the next item. */
   push(item: T): Promise<void> | null {
     if (!this.#isOpen) return null;
     const reader = this.#readers.shift();
@@ -65,7 +65,7 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
       reader.resolve({ done: false, value: item });
       return null;
     }
-    // What "block" could not stop any more (the rest of a batch, several workers) is kept: it loses nothing.
+    // With the policy "block", messages that were already read are kept even beyond the limit, so none is lost.
     if (!this.#queue.accepts()) {
       if (this.#policy === "close") this.#end({ error: new EventsLostError(this.#limit) });
       else this.#drop(1);
@@ -76,13 +76,13 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
     return (this.#room ??= Promise.withResolvers<void>()).promise;
   }
 
-  /** @internal It blocks nobody any more: what still comes is queued. */
+  /** @internal Stops blocking senders. Further items are queued. */
   release(): void {
     this.#isReleased = true;
     this.#giveRoom();
   }
 
-  /** The next item; done when it is closed and all was read. */
+  /** Resolves to the next item; `done` when the subscription is closed and the queue is empty. */
   next(): Promise<IteratorResult<T>> {
     if (this.#queue.length > 0) {
       const value = this.#queue.take()!;
@@ -99,12 +99,12 @@ export class Subscription<T> implements AsyncIterableIterator<T>, AsyncDisposabl
     return new Promise((resolve, reject) => this.#readers.push({ resolve, reject }));
   }
 
-  /** Takes nothing more; what is queued can be read. */
+  /** Closes the subscription. Queued items can still be read. */
   close(): void {
     this.#end(null);
   }
 
-  /** Closes it and forgets what is queued. */
+  /** Closes the subscription and drops queued items. */
   return(): Promise<IteratorResult<T>> {
     this.#queue.takeAll();
     this.#end(null);

@@ -1,4 +1,4 @@
-/** One worker's end of the bus: the calls that it has, over a pair of byte streams, until its process has ended. */
+/** The connection to one worker process: its open calls, over a pair of byte streams, until the process has ended. */
 
 import type { Clock, Timer } from "../clock.ts";
 import { SlotbusError, type ExitReport, WorkerDiedError } from "../errors.ts";
@@ -12,55 +12,55 @@ import { methodJson, peekId, readError, READY, type RpcId, type RpcMessage, toJs
 import { noTraffic } from "./stats.ts";
 import type { BytePair } from "./writer.ts";
 
-/** What a connection may take and what it does with what is wrong. */
+/** Limits of a connection, and its reaction to faults. */
 export interface ConnectionLimits extends PeerLimits {
   readonly maxTimeouts: number;
   readonly onFault: "skip" | "restart";
 }
 
-/** What a connection needs of its process. */
+/** The part of its process that a connection uses. */
 export type ConnectionProcess = Pick<WorkerProcess, "kill" | "served" | "recycle">;
 
-/** What a connection tells its bus. */
+/** Callbacks of a connection to its bus. */
 export interface ConnectionHost {
-  /** The worker asks. Its answer is awaited; a rejection is answered as an error. */
+  /** The worker sent a request. Returns the answer or a promise for it; a rejection becomes an error response. */
   asked(worker: LinkIdentity, message: RpcMessage, signal: AbortSignal, own?: WorkerRequestHandler): unknown;
-  /** A notification; what comes next is read when a promise that is returned has settled. */
+  /** The worker sent a notification. Nothing more is read until a returned promise has settled. */
   notified(worker: LinkIdentity, message: RpcMessage): Promise<unknown> | null;
-  /** Something that is no message, or no message that fits. */
+  /** The worker sent an invalid or unexpected message. */
   fault(worker: LinkIdentity, error: SlotbusError): void;
 }
 
-/** What a connection tells its pool. */
+/** Callbacks of a connection to its pool. */
 export interface ConnectionOwner {
   readonly clock: Clock;
-  /** The worker answered, or its answer cannot be read. */
+  /** The worker answered, or its response is not valid. */
   settled(call: Call, isError: boolean, value: unknown): void;
-  /** It can take a call again that it could not take before. */
+  /** The worker, which was at its limit, can take another call. */
   hasRoom(connection: WorkerConnection): void;
-  /** The worker has ended with these unanswered. */
+  /** The worker ended with these calls open. */
   died(calls: Call[], report: ExitReport): void;
-  /** Its process has ended and all that it wrote was read. */
+  /** The process has ended and all its output was read. */
   gone(connection: WorkerConnection): void;
-  /** It can take no more: it closed a stream, or its process has ended. */
+  /** The worker takes no more calls: it closed a stream, or its process has ended. */
   closed(connection: WorkerConnection): void;
 }
 
-/** From the end of a process to the end of its output, in ms: a child of its own may hold the pipe open. */
+/** Time to wait for the end of output after the end of a process, in ms: a child process may hold the pipe open. */
 const LAST_WORDS_MS = 200;
-/** From the end of its output or input to SIGTERM, and from that to SIGKILL, in ms: nobody can use it any more. */
+/** Time from the worker's closing of a stream to SIGTERM, and from SIGTERM to SIGKILL, in ms. */
 const SILENT_MS = 1_000;
-const OUTPUT_HINT = "A worker writes messages to standard output and nothing else; its log belongs on standard error.";
+const OUTPUT_HINT = "Write only messages to standard output, and logs to standard error.";
 const RESPONSE_HINT =
-  "A response has the id of its request as it was sent, and either `result` (null for no value) or `error`.";
+  "Send a response with the id of the request, unchanged, and either `result` (null for no value) or `error`.";
 
-/** The host's end of one worker: never more calls and bytes than its limits, and every call goes back to its owner once. */
+/** The connection to one worker. It keeps to its limits of calls and bytes, and settles each call exactly once. */
 export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   readonly identity: LinkIdentity;
   readonly counts = noTraffic();
-  /** For its own requests, before those of the bus. */
+  /** Handlers for requests of this process. They take precedence over the bus's handlers. */
   readonly handlers = new Map<string, WorkerRequestHandler>();
-  /** Calls that must go to this worker and wait until it has room. */
+  /** Calls for this worker, by key, that wait until it has room. */
   readonly waiting = new Set<Call>();
   readonly #limits: ConnectionLimits;
   readonly #protocol: Protocol;
@@ -71,17 +71,17 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   #nextId = 1;
   #report: ExitReport | null = null;
   #isReadEnded = false;
-  /** The last message may be cut off by the end of the worker. */
+  /** Whether the output has ended, so that the last message may be incomplete. */
   #isLast = false;
-  /** What was read is held up by its receiver. */
+  /** Whether a receiver of its messages holds up reading. */
   #isHeld = false;
   #reader: { cancel(): Promise<void> } | null = null;
   #silence: Timer | null = null;
   #speaksKeys = false;
-  /** What the worker answered to the first request of its life, for the others that ask it; `undefined`: it was not asked. */
+  /** Result of the worker's `initialize`, for further clients that send it; `undefined`: not initialized. */
   #greeting: unknown;
   #isGreeted = false;
-  /** Since its last answer. */
+  /** Number of timeouts since its last response. */
   #timeouts = 0;
   #wasFull = false;
   readonly #ready = Promise.withResolvers<void>();
@@ -103,34 +103,34 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
     this.#owner = owner;
     this.#host = host;
     this.#process = process;
-    // Answers are read however much waits to be written, or worker and host might wait for each other.
-    const gaveUp = (): unknown => new DOMException("the worker gave up", "AbortError");
+    // Reading never waits for writing, or worker and host could wait for each other.
+    const gaveUp = (): unknown => new DOMException("The worker cancelled the request.", "AbortError");
     this.#peer = new RpcPeer(this, pair.sink, { ...limits, queuedBytes: Infinity }, gaveUp);
     this.#ready.promise.catch(() => {});
     void this.#read(pair.source);
   }
 
-  /** Resolves when the worker said `$/ready`. */
+  /** Resolves when the worker has sent `$/ready`. */
   get ready(): Promise<void> {
     return this.#ready.promise;
   }
 
-  /** Calls it has and has not answered. */
+  /** Number of open calls. */
   get inFlight(): number {
     return this.#peer.calls.size;
   }
 
-  /** Bytes that its pipe has not taken. */
+  /** Bytes that wait for its pipe. */
   get queuedBytes(): number {
     return this.#peer.out.queuedBytes;
   }
 
-  /** Calls that are with it now. */
+  /** Open calls. */
   get calls(): Iterable<Call> {
     return this.#peer.calls.values();
   }
 
-  /** Whether its process and its pipes are there. */
+  /** Whether its process runs and its pipes are open. */
   get isOpen(): boolean {
     return this.#peer.out.isOpen;
   }
@@ -140,7 +140,7 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
     return this.#report !== null;
   }
 
-  /** Whether it takes one more. */
+  /** Whether it can take another call. */
   canTake(): boolean {
     const peer = this.#peer;
     const takes = peer.calls.size < this.#limits.concurrency && peer.out.queuedBytes < this.#limits.queuedBytes;
@@ -148,7 +148,7 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
     return takes && peer.out.isOpen;
   }
 
-  /** Sends a call. Throws `InvalidConfigError` for what has no JSON; then nothing was sent. */
+  /** Sends a call. @throws {InvalidConfigError} for params that cannot be written as JSON; then nothing was sent. */
   send(call: Call): void {
     if (this.#isRepeatedGreeting(call)) return this.#greet(call);
     const id = this.#nextId;
@@ -180,12 +180,12 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
     return `{"jsonrpc":"2.0"${call.kind === "message" ? `,"id":${id}` : ""}${key}${members === "}" ? "" : ","}${members}`;
   }
 
-  /** The params of a call with a token for its progress; one that the caller gave stays. */
+  /** Returns the params of a call with a progress token. A token of the caller stays. */
   #withToken({ params }: Call, id: number): unknown {
     return this.#protocol.tokensOf(params).length > 0 ? params : this.#protocol.withToken(params, ownToken(id));
   }
 
-  /** A worker is greeted once in its life: by its pool, or by who asks first. */
+  /** Whether this call repeats `initialize`, which each process gets once: from its pool or from the first client. */
   #isRepeatedGreeting({ method, kind }: Call): boolean {
     const { greeting, greeted } = this.#protocol;
     return kind === "notification"
@@ -199,35 +199,38 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
     this.#owner.settled(call, false, call.kind === "message" ? response : call.kind === "request" ? result : undefined);
   }
 
-  /** Its caller gave up. The worker is told, and why; an answer that comes yet is counted as late. */
+  /** Cancels a call and notifies the worker. A later response is counted as late. */
   giveUp(call: Call, reason: unknown): void {
     if (this.#peer.cancel(call.id, reason, call.method === this.#protocol.greeting)) this.#madeRoom();
   }
 
-  /** The answer to a call did not come in time; the call is given up besides. */
+  /** Counts a timeout. The caller also cancels the call. */
   timedOut(): void {
     if (++this.#timeouts === this.#limits.maxTimeouts) this.#process.recycle();
   }
 
-  /** Resolves when all was answered, by it and to it, and written. */
+  /** Resolves when both sides have answered everything, and it is written. */
   async drain(): Promise<void> {
     await Promise.race([this.#peer.drain(), this.#dead.promise]);
   }
 
-  // ---- its end --------------------------------------------------------------------------------------------------------
+  // ---- end of the process ---------------------------------------------------------------------------------------------
 
   /** The process has ended. */
   ended(report: ExitReport): void {
     if (this.#report) return;
     this.#report = report;
-    this.#ready.reject(new SlotbusError("PROTOCOL", "the worker ended before it was ready."));
+    this.#ready.reject(new SlotbusError("PROTOCOL", "The worker ended before it was ready."));
     this.#peer.stopWriting(new WorkerDiedError(null, report.pid, report, true));
     this.#owner.closed(this);
     if (this.#isReadEnded) this.#leave();
     else this.#hearLastWords();
   }
 
-  /** Reads to the end, which may not come. While its reader is held the rest stays where it is, and its calls fail. */
+  /**
+   * Reads the rest of the output for a limited time. After that open calls fail; if a receiver holds up reading, the rest
+   * waits.
+   */
   #hearLastWords(): void {
     this.#setSilence(LAST_WORDS_MS, () => {
       this.#die();
@@ -248,7 +251,7 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
     this.#dead.resolve();
   }
 
-  /** It closed its input. It may have ended; if it has not, it is of no use any more. */
+  /** The worker closed its input: it has ended, or is useless and must end. */
   broken(): void {
     this.#owner.closed(this);
     this.#expectEnd();
@@ -294,7 +297,7 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
         if (hold) await this.#held(hold);
       }
     } catch {
-      // The pipe broke: the same as its end.
+      // A broken pipe counts as the end of output.
     }
     this.#isLast = true;
     const hold = this.#peer.push(null);
@@ -321,7 +324,7 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   answered(call: Call, response: RpcMessage): void {
     const { result, error } = response;
     const isError = error !== undefined && error !== null;
-    // Workers of JSON-RPC 1.0 send both members, one of which is null.
+    // Workers that speak JSON-RPC 1.0 send both members; one is null.
     if (isError ? result !== undefined && result !== null : result === undefined) {
       const members = isError ? "both `result` and `error`" : "neither `result` nor `error`";
       return this.#failCall(call, `answered ${call.method} with ${members}`, RESPONSE_HINT);
@@ -348,12 +351,12 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
     const number = Number(id);
     const call = typeof id === "string" && `${number}` === id ? this.#peer.take(number) : undefined;
     if (call) {
-      const what = `answered ${call.method} with the text "${id}" as its id, not the number`;
+      const what = `answered ${call.method} with the id "${id}" as text instead of a number`;
       return this.#failCall(call, what, RESPONSE_HINT);
     }
-    // A worker that could not read a message answers so.
+    // A worker that cannot parse a message answers with an error and a null id.
     const why = id === null && error ? `, error ${JSON.stringify(error).slice(0, 200)}` : "";
-    this.#fault(`answered a request that it was not sent: id ${JSON.stringify(id)}${why}`, RESPONSE_HINT);
+    this.#fault(`sent a response with the id ${JSON.stringify(id)}, which no request has${why}`, RESPONSE_HINT);
   }
 
   notified(message: RpcMessage): Promise<unknown> | null {
@@ -388,7 +391,7 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
     }
   }
 
-  /** Its caller could not take a piece of progress. */
+  /** Rejects a call whose `onProgress` failed. */
   #refuse(call: Call, error: unknown): void {
     this.giveUp(call, error);
     this.#owner.settled(call, true, error);
@@ -403,13 +406,13 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
   }
 
   repeated(id: RpcId): void {
-    this.#fault(`asked twice with id ${JSON.stringify(id)}`);
+    this.#fault(`sent another request with the id ${JSON.stringify(id)} before the first was answered`);
   }
 
-  // ---- what is wrong --------------------------------------------------------------------------------------------------
+  // ---- faults ---------------------------------------------------------------------------------------------------------
 
   misread(fault: Fault): void {
-    if (this.#isLast) return; // the end of the worker cut it off
+    if (this.#isLast) return; // the end of the process cut it off
     const id = peekId(fault.head, fault.tail);
     const call = typeof id === "number" ? this.#peer.take(id) : undefined;
     if (call) this.#failCall(call, `sent ${fault}`);
@@ -421,7 +424,7 @@ export class WorkerConnection implements WorkerLink, PeerOwner<Call> {
     this.#fault(`sent JSON that is not a JSON-RPC message: ${Bun.inspect(message, { depth: 0 }).slice(0, 80)}`);
   }
 
-  /** The answer to a call cannot be used. */
+  /** Rejects a call whose response is not valid. */
   #failCall(call: Call, what: string, hint?: string): void {
     this.#owner.settled(call, true, this.#fault(what, hint, true));
     this.#madeRoom();

@@ -1,4 +1,4 @@
-/** One pool: which worker gets a call, which calls wait, and how each one settles. */
+/** One pool: chooses workers for calls, queues calls, and settles them. */
 
 import type { EventEmitter } from "node:events";
 import type { Clock } from "../clock.ts";
@@ -21,7 +21,7 @@ import { type ConnectionHost, type ConnectionOwner, WorkerConnection } from "./w
 import { addTraffic, noTraffic, type Traffic } from "./stats.ts";
 import { sinkOf } from "./writer.ts";
 
-/** What the bus needs of a supervisor; a test may give another. */
+/** The part of a supervisor that a pool uses. Tests replace it. */
 export type PoolSupervisor = EventEmitter<SupervisorEvents> &
   Pick<
     Supervisor<WorkerConnection>,
@@ -45,26 +45,26 @@ export class WorkerPool implements ConnectionOwner {
   readonly options: ResolvedStdioPool;
   readonly clock: Clock;
   readonly supervisor: PoolSupervisor;
-  /** Workers that it is to have: the last size that it was given. */
+  /** Number of workers that was requested last. */
   instances: number;
-  /** Times a worker was started again. */
+  /** Number of restarts of workers. */
   restarts = 0;
   readonly #host: ConnectionHost;
   readonly #latencies: Latencies;
-  /** Calls for whichever worker has room first. */
+  /** Calls that wait for any worker. */
   readonly #waiting = new Set<Call>();
-  /** Those, and the ones that wait for a worker of their own. */
+  /** Number of waiting calls, including those that wait for a specific worker. */
   #waitingCount = 0;
-  /** Of all processes whose output was not read to its end, also of those that take nothing new. */
+  /** Connections whose output was not read to its end, including draining ones. */
   readonly #connections = new Set<WorkerConnection>();
-  /** Of processes that have ended. */
+  /** Counters of processes that have ended. */
   readonly #past = noTraffic();
   #turn = 0;
   readonly #whenGone: (() => void)[] = [];
   #lastExit: ExitReport | null = null;
-  /** Gets the calls of this pool, which is to end. */
+  /** The pool that gets this pool's calls after it has retired. */
   #successor: WorkerPool | null = null;
-  /** Called when no call is left. */
+  /** Called when no call is open. */
   #onIdle: (() => void) | null = null;
 
   constructor(
@@ -82,7 +82,7 @@ export class WorkerPool implements ConnectionOwner {
     const transport = {
       stdin: "pipe",
       stdout: "pipe",
-      readiness: options.ready ? "It must send the notification `$/ready`." : undefined,
+      readiness: options.ready ? "Send the notification `$/ready` when the worker is ready." : undefined,
       open: (process: WorkerProcess) => this.#open(process),
     } as const;
     this.supervisor = make(options, transport, clock);
@@ -95,14 +95,14 @@ export class WorkerPool implements ConnectionOwner {
     });
   }
 
-  /** Calls with workers. */
+  /** Number of calls that workers are processing. */
   get inFlight(): number {
     let sum = 0;
     for (const connection of this.#connections) sum += connection.inFlight;
     return sum;
   }
 
-  /** Calls that wait for one. */
+  /** Number of calls that wait for a worker. */
   get waiting(): number {
     return this.#waitingCount;
   }
@@ -111,13 +111,13 @@ export class WorkerPool implements ConnectionOwner {
     return this.#connections;
   }
 
-  /** Adds what all its processes counted, past ones too. */
+  /** Adds the counters of all its processes, including past ones, to a sum. */
   addTraffic(sum: Traffic): void {
     addTraffic(sum, this.#past);
     for (const connection of this.#connections) addTraffic(sum, connection.counts);
   }
 
-  /** Gives a call to a worker, or has it wait. */
+  /** Sends a call to a worker, or queues it. */
   dispatch(call: Call): void {
     if (this.#successor) return this.#successor.dispatch(call);
     call.pool = this;
@@ -126,7 +126,7 @@ export class WorkerPool implements ConnectionOwner {
     } else if (this.#waiting.size > 0 || !this.#deliver(call)) this.#wait(call, this.#waiting);
   }
 
-  /** Its caller gives up, with that error. */
+  /** Cancels a call, which rejects with this error. */
   abandon(call: Call, error: unknown): void {
     if (call.isSettled) return;
     if (call.connection) call.connection.giveUp(call, error);
@@ -135,7 +135,7 @@ export class WorkerPool implements ConnectionOwner {
     if (this.#onIdle) this.#checkIdle();
   }
 
-  /** Rejects what is late; returns when the next one will be, `Infinity`: none. */
+  /** Times out calls; returns the next deadline, or `Infinity`. */
   expire(now: number): number {
     let next = Infinity;
     const check = (call: Call): void => {
@@ -150,7 +150,7 @@ export class WorkerPool implements ConnectionOwner {
     return next;
   }
 
-  /** Rejects what waits. */
+  /** Rejects waiting calls. */
   rejectWaiting(errorOf: (call: Call) => unknown): void {
     for (const call of this.#waiting) this.abandon(call, errorOf(call));
     for (const connection of this.#connections)
@@ -158,8 +158,8 @@ export class WorkerPool implements ConnectionOwner {
   }
 
   /**
-   * Takes nothing new: what waits goes to the successor, or to the pool's own workers when there is none. Resolves when all calls
-   * have settled.
+   * Passes waiting and new calls to the successor, if there is one; otherwise waiting calls stay here. Resolves when all calls
+   * of this pool have settled.
    */
   async retire(successor: WorkerPool | null): Promise<void> {
     if (successor) {
@@ -185,7 +185,7 @@ export class WorkerPool implements ConnectionOwner {
 
   // ---- routing --------------------------------------------------------------------------------------------------------
 
-  /** `false`: no worker has room. */
+  /** Sends a call, or queues it for its worker. Returns `false` if no worker has room. */
   #deliver(call: Call): boolean {
     const { key } = call.options;
     const connection = key === undefined ? this.#leastBusy() : this.ownerOf(key);
@@ -207,7 +207,7 @@ export class WorkerPool implements ConnectionOwner {
     }
   }
 
-  /** The worker with the fewest calls; of equal ones each in turn. */
+  /** Returns the worker with the fewest calls; among equal ones, takes turns. */
   #leastBusy(): WorkerConnection | null {
     const { links } = this.supervisor;
     const { length } = links;
@@ -224,7 +224,7 @@ export class WorkerPool implements ConnectionOwner {
     return best;
   }
 
-  /** The live worker that has a key: when one comes or goes, only keys of that one move (rendezvous hashing). */
+  /** Returns the worker for a key by rendezvous hashing: when a worker joins or leaves, only its own keys move. */
   ownerOf(key: string): WorkerConnection | null {
     let best: WorkerConnection | null = null;
     let highest = -1;
@@ -240,11 +240,18 @@ export class WorkerPool implements ConnectionOwner {
 
   // ---- waiting --------------------------------------------------------------------------------------------------------
 
-  /** Has a call wait in that queue, unless the queues are full or no worker will come. */
+  /** Queues a call, unless the pool's limit is reached or no worker can become ready. */
   #wait(call: Call, queue: Set<Call>): void {
     const { limit, policy } = this.options.queue;
     if (policy === "reject" && !call.wasRetried && !call.hasWaited && this.#waitingCount >= limit) {
-      call.settle(true, new BusOverloadedError(`pool "${this.options.id}"`, this.#waitingCount, limit));
+      call.settle(
+        true,
+        new BusOverloadedError(
+          `Pool "${this.options.id}" is full: ${limit} requests are waiting.`,
+          this.#waitingCount,
+          limit,
+        ),
+      );
     } else if (this.#isHopeless()) {
       call.settle(true, this.#failedError(call));
     } else if (call.deadline === call.startedAt) {
@@ -263,7 +270,7 @@ export class WorkerPool implements ConnectionOwner {
 
   #pump(): void {
     for (const call of this.#waiting) {
-      // A call is taken out only when there is room for it, so it keeps its place.
+      // A call leaves the queue only when a worker has room, so it keeps its place.
       if (call.options.key === undefined && !this.supervisor.links.some((connection) => connection.canTake())) return;
       if (this.supervisor.links.length === 0) return;
       this.#forget(call);
@@ -308,7 +315,7 @@ export class WorkerPool implements ConnectionOwner {
     return new RequestTimeoutError(what, call.deadline - call.startedAt, queuedMs, withMs, ran);
   }
 
-  // ---- connections ----------------------------------------------------------------------------------------------------------
+  // ---- connections ----------------------------------------------------------------------------------------------------
 
   async #open(process: WorkerProcess): Promise<WorkerConnection> {
     const { id: worker, life, pid } = process;
@@ -329,8 +336,8 @@ export class WorkerPool implements ConnectionOwner {
     let isReady = false;
     const check = (): void => {
       if (!isReady) return;
-      const hint = "The worker is ready: use `request`, `notify` and `onRequest` of the bus.";
-      throw new ClosedError(`what \`initialize\` was given of ${connection}`, { hint });
+      const hint = "Use `request`, `notify` and `onRequest` of the bus once the worker is ready.";
+      throw new ClosedError(`The argument of \`initialize\` for ${connection}`, { hint });
     };
     const ask = async <T>(kind: Call["kind"], method: string, params: unknown): Promise<T> => {
       check();
@@ -380,7 +387,7 @@ export class WorkerPool implements ConnectionOwner {
     for (const done of this.#whenGone.splice(0)) done();
   }
 
-  /** Resolves when all that its processes wrote was read; they have ended. */
+  /** Resolves when all output of the ended processes was read. */
   async allGone(): Promise<void> {
     if (this.#connections.size > 0) await new Promise<void>((done) => this.#whenGone.push(done));
   }

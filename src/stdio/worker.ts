@@ -1,4 +1,4 @@
-/** The worker's end of a stdio bus: reads requests, runs their handlers, writes each answer. */
+/** The worker's side of a stdio bus: reads requests, runs handlers, writes responses. */
 
 import { RpcError } from "../errors.ts";
 import type { Fault, Framing } from "./framing.ts";
@@ -6,39 +6,39 @@ import { type PeerOwner, PeerRequest, RpcPeer } from "./peer.ts";
 import { errorJson, READY, RPC, type RpcMessage } from "./rpc.ts";
 import type { BytePair } from "./writer.ts";
 
-/** What a handler knows of its call besides the params; the same over stdio and over a bus. Its functions need no `this`. */
+/** Context of a call, for its handler; the same over stdio and over a bus. Its functions can be called without `this`. */
 export interface ServeContext {
   readonly method: string;
-  /** The caller's key; `undefined`: it gave none. */
+  /** The caller's `key`, if it set one. */
   readonly key: string | undefined;
-  /** Aborts when the caller gives up, by timeout or abort, or is gone. */
+  /** Aborted when the caller cancels, times out or disconnects. */
   readonly signal: AbortSignal;
-  /** Sends the caller a piece of the answer before the answer. Resolves when more can be sent: a handler that awaits it has no queue. */
+  /** Sends progress to the caller. Resolves when more can be sent; await it to keep the queue short. */
   readonly progress: (value: unknown) => Promise<void>;
-  /** Tells the host something that is no part of the answer. */
+  /** Sends a notification to the host. */
   readonly notify: (method: string, params?: unknown) => Promise<void>;
 }
 
 /**
- * Answers a call with what it returns, or with the error it throws: an {@link RpcError} with its code and data. Of an async generator
- * each `yield` is progress, and what it returns is the answer.
+ * Handles a call. The result is its return value, or the error that it throws; an {@link RpcError} keeps its code and data. In
+ * an async generator each `yield` sends progress, and the return value is the result.
  */
 export type ServeHandler = { handle(params: unknown, context: ServeContext): unknown }["handle"];
 
 /** Handlers by method. */
 export type ServeHandlers = Readonly<Record<string, ServeHandler>>;
 
-/** Longest message of a host, in bytes. */
+/** Longest message from the host, in bytes. */
 const MESSAGE_MAX = 2 ** 30;
-/** With so many bytes of answers that the host has not taken, nothing is read. */
+/** Bytes of unwritten responses at which the worker stops reading. */
 const QUEUED_MAX = 2 ** 20;
-/** After so many messages their answers go out, though more were read: the host works on them meanwhile. */
+/** Number of messages after which responses are written before more are handled, so that the host can already work on them. */
 const WRITE_EVERY = 8;
 const READY_JSON = `{"jsonrpc":"2.0","method":"${READY}","params":{"slotbus":1}}`;
 
-/** Handlers behind a pair of byte streams. */
+/** Serves handlers on a pair of byte streams. */
 export class StdioWorker implements PeerOwner<never> {
-  /** Resolves when the host's end is reached or {@link stop} was called, and all was answered and written. */
+  /** Resolves when input has ended or {@link stop} was called, and all responses are written. */
   readonly done: Promise<void>;
   readonly #handlers: ServeHandlers;
   readonly #peer: RpcPeer;
@@ -54,7 +54,7 @@ export class StdioWorker implements PeerOwner<never> {
     this.done = this.#run(pair.source);
   }
 
-  /** Reads nothing more; what runs is answered. */
+  /** Stops reading. Running calls finish. */
   stop(): void {
     if (this.#isStopped) return;
     this.#isStopped = true;
@@ -71,7 +71,7 @@ export class StdioWorker implements PeerOwner<never> {
         if (hold) await hold;
       }
     } catch {
-      // The pipe broke: the same as its end.
+      // A broken pipe counts as the end of input.
     }
     await this.#peer.drain();
   }
@@ -86,7 +86,7 @@ export class StdioWorker implements PeerOwner<never> {
   }
 
   invalid(): void {
-    this.#peer.post(errorJson(null, new RpcError(RPC.invalidRequest, "this is no request")));
+    this.#peer.post(errorJson(null, new RpcError(RPC.invalidRequest, "this is not a request")));
   }
 
   asked(request: PeerRequest): null {
@@ -101,14 +101,14 @@ export class StdioWorker implements PeerOwner<never> {
     return null;
   }
 
-  /** The result of its handler is ignored; what the handler throws goes to the log. */
+  /** Runs a notification's handler. Its result is ignored, its error is logged. */
   notified(message: RpcMessage): null {
     const handler = this.#handlerOf(message);
     if (!handler) return null;
     const done = this.#peer.begin();
     const request = new PeerRequest(this.#peer, message);
     Promise.try(() => answerOf(handler(message.params, request), request))
-      .catch((error) => console.error(`notification ${message.method}:`, error))
+      .catch((error) => console.error(`The handler of the notification ${message.method} failed:`, error))
       .finally(done);
     return null;
   }
@@ -117,16 +117,16 @@ export class StdioWorker implements PeerOwner<never> {
     return Object.hasOwn(this.#handlers, method!) ? this.#handlers[method!] : undefined;
   }
 
-  /** Nobody reads the answers. */
+  /** The host no longer reads responses. */
   broken(): void {
     this.#peer.stopWriting(callerGone());
     this.stop();
   }
 
-  answered(): void {} // it asks nothing
+  answered(): void {} // a worker sends no requests
 }
 
-/** What a handler answers: what it returned, or a promise for what its generator will return. */
+/** Returns the result of a handler; for a generator, a promise of its return value. */
 export function answerOf(returned: unknown, context: ServeContext): unknown {
   const isGenerator = typeof returned === "object" && returned !== null && Symbol.asyncIterator in returned;
   return isGenerator ? finishOf(returned as AsyncGenerator, context) : returned;
@@ -143,5 +143,5 @@ async function finishOf(generator: AsyncGenerator, { progress, signal }: ServeCo
 }
 
 function callerGone(): DOMException {
-  return new DOMException("the caller gave up: timeout, abort or its end", "AbortError");
+  return new DOMException("The caller gave up: it cancelled the request, timed out or disconnected.", "AbortError");
 }

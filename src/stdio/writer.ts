@@ -1,49 +1,49 @@
-/** Messages on their way out: framed, and those of one turn in one write. */
+/** Writes framed messages, with all messages of one turn in one write. */
 
 import { type Framing, HEADER_BYTES } from "./framing.ts";
 
-/** Where bytes go. */
+/** A destination of bytes. */
 export interface ByteSink {
-  /** Takes bytes or text. Returns `null` when it could take more at once, else a promise for when it can. */
+  /** Writes bytes or text. Returns `null` if more can be written at once, otherwise a promise that resolves when it can. */
   write(data: string | Uint8Array): Promise<unknown> | null;
 }
 
-/** A pair of byte streams with the other side behind it. */
+/** A pair of byte streams to and from the other side. */
 export interface BytePair {
   readonly sink: ByteSink;
   readonly source: ReadableStream<Uint8Array>;
 }
 
-/** A {@link ByteSink} over Bun's. */
+/** Returns a {@link ByteSink} for a sink of Bun. */
 export function sinkOf(sink: Bun.FileSink): ByteSink {
   return {
     write(data) {
       const written: unknown = sink.write(data);
       const flushed: unknown = sink.flush();
-      // Both are the same promise while the pipe is full; the failure of each must be handled.
+      // While the pipe is full both are the same promise; otherwise each rejection must be handled.
       if (flushed instanceof Promise && flushed !== written) flushed.catch(() => {});
       return written instanceof Promise ? written : flushed instanceof Promise ? flushed : null;
     },
   };
 }
 
-/** Times a write is put off for other messages of the same turn. */
+/** Number of microtasks that a write waits for more messages of the same turn. */
 const PUT_OFF = 3;
 
-/** Writes messages to a sink as it takes them. */
+/** Writes messages to a sink, as fast as the sink takes them. */
 export class MessageWriter {
   readonly #sink: ByteSink;
   readonly #outbox: Outbox;
   readonly #onWrote: () => void;
   readonly #onBroken: () => void;
-  /** Bytes that the sink has not taken yet, without those of the outbox. */
+  /** Bytes of the pending write. */
   #writing = 0;
   #isFlushing = false;
   #putOff = 0;
   #seenBytes = 0;
   isOpen = true;
 
-  /** `onWrote`: the sink took all that waited, or a part of it. `onBroken`: it failed; the writer is to be closed. */
+  /** `onWrote`: the sink took some or all queued bytes. `onBroken`: the sink failed; the owner must close the writer. */
   constructor(sink: ByteSink, framing: Framing, onWrote: () => void, onBroken: () => void) {
     this.#sink = sink;
     this.#outbox = new Outbox(framing);
@@ -51,12 +51,12 @@ export class MessageWriter {
     this.#onBroken = onBroken;
   }
 
-  /** Bytes that the other side has not taken. */
+  /** Bytes that the sink has not taken. */
   get queuedBytes(): number {
     return this.#outbox.bytes + this.#writing;
   }
 
-  /** Adds a message, which is written with the others of this turn. Returns its bytes. */
+  /** Queues a message. It is written with the other messages of this turn. Returns its size in bytes. */
   add(json: string): number {
     const bytes = this.#outbox.add(json);
     if (this.#isFlushing || this.#writing > 0) return bytes;
@@ -67,7 +67,7 @@ export class MessageWriter {
     return bytes;
   }
 
-  /** Code that got answers in this turn asks again in its microtasks: its requests go out in one write. */
+  /** Waits for microtasks of this turn, where callers that got responses send new requests: these go out in the same write. */
   readonly #flush = (): void => {
     const { bytes } = this.#outbox;
     if (bytes !== this.#seenBytes && this.#putOff++ < PUT_OFF) {
@@ -79,7 +79,7 @@ export class MessageWriter {
     this.write();
   };
 
-  /** Writes what waits now, as far as the sink takes it. */
+  /** Writes queued messages until the sink is full. */
   write(): void {
     if (this.#writing > 0) return;
     while (this.#writing === 0 && this.#outbox.bytes > 0) {
@@ -105,7 +105,7 @@ export class MessageWriter {
     if (this.isOpen) this.#onBroken();
   };
 
-  /** Writes nothing more and forgets what waits. */
+  /** Stops writing and discards queued messages. */
   close(): void {
     this.isOpen = false;
     this.#outbox.clear();
@@ -113,25 +113,25 @@ export class MessageWriter {
   }
 }
 
-/** Text that waits is put together in pieces of at most this length: so it takes little more memory than it has bytes. */
+/** Longest piece of queued text. Joining pieces keeps the memory close to the number of bytes. */
 const PIECE_LENGTH = 65_536 - 64;
 
-/** Messages on their way out, gathered so that those of one turn are one write. */
+/** Queued messages, joined so that one write takes many of them. */
 export class Outbox {
   readonly #framing: Framing;
-  /** What came last; the pieces go out before it. */
+  /** Latest text; `#pieces` come before it. */
   #text = "";
   #textBytes = 0;
   #frames: Uint8Array[] = [];
   #pieces: { data: string; bytes: number }[] = [];
-  /** What waits here. */
+  /** Number of queued bytes. */
   bytes = 0;
 
   constructor(framing: Framing) {
     this.#framing = framing;
   }
 
-  /** Adds a message: JSON in one line. Returns its bytes. */
+  /** Adds a message, JSON in one line. Returns its size in bytes with the framing. */
   add(json: string): number {
     const framed = this.#framing === "length" ? this.#addFrame(json) : this.#addText(json);
     this.bytes += framed;
@@ -159,13 +159,13 @@ export class Outbox {
 
   #cut(): void {
     if (this.#text === "") return;
-    Buffer.byteLength(this.#text); // makes one string of the many that it was put together from
+    Buffer.byteLength(this.#text); // makes the engine flatten the concatenated string
     this.#pieces.push({ data: this.#text, bytes: this.#textBytes });
     this.#text = "";
     this.#textBytes = 0;
   }
 
-  /** What is to be written next, as it is: all that waits, or the first part of much. */
+  /** Removes and returns the next bytes or text to write: everything, or the first piece. */
   take(): string | Uint8Array {
     if (this.#framing === "length") {
       const frames = this.#frames;
@@ -182,7 +182,7 @@ export class Outbox {
     return text;
   }
 
-  /** Forgets what waits. */
+  /** Discards queued messages. */
   clear(): void {
     this.#text = "";
     this.#textBytes = 0;

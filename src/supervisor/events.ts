@@ -1,9 +1,9 @@
-/** What a supervisor tells of its workers. */
+/** Events of a supervisor, and the states of its workers. */
 
 import type { ExitReport, WorkerFailedError } from "../errors.ts";
 
 /**
- * Where a worker stands.
+ * State of a worker.
  *
  *     starting ──▶ ready ──▶ draining ──▶ stopped
  *        ▲  │        │
@@ -13,38 +13,38 @@ import type { ExitReport, WorkerFailedError } from "../errors.ts";
  */
 export type WorkerState = "starting" | "ready" | "draining" | "stopped" | "failed" | "backoff" | "paused";
 
-/** A worker of a pool, as it is now. */
+/** A worker of a pool and its current state. */
 export interface WorkerStatus {
   /** Index in the pool. */
   readonly id: number;
-  /** 1 for its first process, 2 for the next, … */
+  /** Number of its process: 1 for the first, 2 for the next, … */
   readonly life: number;
-  /** Of its process; 0: it has none. */
+  /** Process id; 0 without a process. */
   readonly pid: number;
   readonly state: WorkerState;
-  /** Times it was started again after its process had ended. */
+  /** Number of restarts. */
   readonly restarts: number;
 }
 
-/** Events of a {@link Supervisor}, with what their listeners get. */
+/** Events of a {@link Supervisor} and the arguments of their listeners. */
 export interface SupervisorEvents {
-  /** A worker takes requests. */
+  /** A worker is ready. */
   joined: [worker: WorkerStatus];
-  /** A process ended that had been asked to: by `close`, `resize` or a replacement. */
+  /** A process ended as requested: by `close`, `resize` or a replacement. */
   left: [worker: WorkerStatus, report: ExitReport];
-  /** A process ended that had not been asked to, or was killed because it hung or was not ready in time. */
+  /** A process ended unexpectedly, or was killed because it hung or was not ready in time. */
   died: [worker: WorkerStatus, report: ExitReport];
   /** The state of a worker changed. */
   state: [worker: WorkerStatus, previous: WorkerState];
-  /** A line of standard error. */
+  /** A worker wrote a line to standard error. */
   log: [worker: { id: number; pid: number }, line: string];
-  /** A worker is given up; the others go on. */
+  /** A worker will not be restarted. Other workers continue. */
   failed: [error: WorkerFailedError];
   /**
-   * A worker ended too often, so the pool is paused: of the workers that end too often one is tried at a time, after pauses that
-   * grow. The other workers go on. Without a listener a warning says so.
+   * A worker ended too often, so the pool is paused. Of the workers that ended too often, one at a time is restarted after
+   * growing pauses. Other workers continue. Without a listener, a warning is emitted.
    */
   paused: [error: WorkerFailedError];
-  /** The pool is no longer paused: a worker stayed up, or `resize` was called. Its paused workers are started again. */
+  /** The pool is no longer paused: a worker stayed up, or `resize` was called. All paused workers are restarted. */
   resumed: [];
 }

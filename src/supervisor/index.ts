@@ -1,4 +1,4 @@
-/** Keeps worker processes alive: `import { Supervisor } from "slotbus/supervisor"`. */
+/** slotbus/supervisor: starts, restarts and stops worker processes. */
 
 export type { SupervisorEvents, WorkerState, WorkerStatus } from "./events.ts";
 export type { PoolOptions, RecycleOptions, RestartOptions, StopOptions } from "./options.ts";

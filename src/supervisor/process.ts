@@ -1,4 +1,4 @@
-/** One process of a worker: its start, its standard error, signals to its whole group, and its end in steps. */
+/** One process of a worker: start, standard error, signals to its process group, and its end in steps. */
 
 import { closeSync, readFileSync, statSync, writeSync } from "node:fs";
 import { constants } from "node:os";
@@ -11,27 +11,29 @@ import type { ResolvedPool, Steps } from "./options.ts";
 import { StderrTail } from "./stderr.ts";
 import { programNotFound } from "../errors/plain.ts";
 
-/** How the supervisor connects a worker process: given by who talks to it. */
+/** How a supervisor connects to a worker process. */
 export interface Transport<Connection extends WorkerLink> {
-  /** What the process gets as standard input. */
+  /** Standard input of the process. */
   readonly stdin: "pipe" | "ignore";
+  /** Standard output of the process. */
   readonly stdout: "pipe" | "ignore" | "inherit";
-  /** What a program does to get ready, as a sentence: the hint of the error of one that did not. */
+  /** What a program must do to become ready. Used as the hint of the error if it does not. */
   readonly readiness?: string | undefined;
   /**
-   * Resolves to the connection when the worker is ready. `signal` aborts when its startup time is over, its process ends or the pool
-   * stops: then the result is not used, and whatever it resolves to later is told `ended`. A rejection ends the process.
+   * Resolves to the connection when the worker is ready. A rejection ends the process. `signal` is aborted when the startup
+   * time is over, the process ends or the pool stops; if `open` still resolves after that, only `ended` is called on the
+   * connection.
    */
   open(process: WorkerProcess, signal: AbortSignal): Promise<Connection>;
 }
 
-/** The connection to one worker that is ready. */
+/** The connection to a worker that is ready. */
 export interface WorkerLink {
-  /** Requests that it has. */
+  /** Number of open requests. */
   readonly inFlight: number;
-  /** Takes nothing new; resolves when what runs is answered. May be called more than once. */
+  /** Takes no new requests, and resolves when running ones are answered. May be called more than once. */
   drain(): Promise<void>;
-  /** The process has ended: fails what is open. Standard output may have bytes that were not read yet: they come first. */
+  /** Called when the process has ended. Must read the rest of standard output, then reject open requests. */
   ended(report: ExitReport): void;
 }
 
@@ -39,63 +41,65 @@ export interface WorkerLink {
 export interface WorkerProcess {
   /** Index of the worker in its pool. */
   readonly id: number;
-  /** 1 for the worker's first process, 2 for the next, … */
+  /** Number of the worker's process: 1 for the first, 2 for the next, … */
   readonly life: number;
-  /** Of the program itself, which leads a process group of its own. */
+  /** Process id of the program, which is also the id of its process group. */
   readonly pid: number;
-  /** The supervisor ends it when the worker is to stop. `null` unless the transport has `stdin: "pipe"`. */
+  /** Standard input, which the supervisor ends to stop the worker. `null` unless the transport has `stdin: "pipe"`. */
   readonly stdin: Bun.FileSink | null;
-  /** `null` unless the transport has `stdout: "pipe"`. The supervisor never reads it. */
+  /** Standard output, which the supervisor never reads. `null` unless the transport has `stdout: "pipe"`. */
   readonly stdout: ReadableStream<Uint8Array> | null;
-  /** Resolves when it has ended, and all that was in its group. Never rejects. */
+  /** Resolves when the process and its whole group have ended. Never rejects. */
   readonly exited: Promise<ExitReport>;
   /** The last 64 KiB of standard error. */
   readonly stderrTail: string;
-  /** Sends a signal to its group; default SIGTERM. Nothing happens when it has ended. */
+  /** Sends a signal (default SIGTERM) to the process group. Does nothing after its end. */
   kill(signal?: NodeJS.Signals): void;
-  /** The worker answered a request: it counts for `recycle.maxRequests`. */
+  /** Counts an answered request for `recycle.maxRequests`. */
   served(): void;
-  /** The worker is to be replaced, as by its age: a new one is started, then this one drained and stopped. */
+  /** Replaces the worker: starts a new process, then drains and stops this one. */
   recycle(): void;
 }
 
-/** How long SIGKILL may take, in ms; beyond it the process hangs in the kernel. */
+/** Time to wait after SIGKILL, in ms. A process that takes longer hangs in the kernel. */
 const KILL_MS = 5_000;
-/** How long standard error is read after the end, in ms: a process that left the group may hold it open. */
+/** Time to read standard error after the end, in ms: a process that left the group may hold it open. */
 const STDERR_MS = 200;
 
-/** `undefined`: nobody has looked for it yet. */
+/** Path of the launcher; `null`: not found; `undefined`: not searched yet. */
 let launcher: string | null | undefined;
 
-/** Path of the launcher; `null`, and a warning the first time, where there is none. */
+/** Returns the path of the launcher; `null`, with a warning the first time, if it is not found. */
 function useLauncher(): string | null {
   if (launcher !== undefined) return launcher;
   launcher = findLauncher();
   if (launcher === null) {
     const effect = "workers that ignore the end of their input outlive a host that is killed";
-    process.emitWarning(`there is no slotbus-launcher here: ${effect}.`, { type: "SlotbusWarning" });
+    process.emitWarning(`Cannot find slotbus-launcher: ${effect}.`, { type: "SlotbusWarning" });
   }
   return launcher;
 }
 
 /**
- * Path of the program of a pool.
+ * Returns the path of the program of a pool.
  *
- * @throws {InvalidConfigError} without its working directory, `PROGRAM_NOT_FOUND`.
+ * @throws {InvalidConfigError} if its working directory does not exist; `PROGRAM_NOT_FOUND`.
  */
 export function findProgram(pool: ResolvedPool): string {
   if (!statSync(pool.cwd, { throwIfNoEntry: false })?.isDirectory()) {
-    throw new InvalidConfigError(`cwd is ${JSON.stringify(pool.cwd)}; there is no such directory.`);
+    throw new InvalidConfigError(`cwd is ${JSON.stringify(pool.cwd)}; it must be a directory that exists.`);
   }
   const PATH = "PATH" in pool.env ? (pool.env["PATH"] ?? "") : (process.env["PATH"] ?? "");
   const isPath = pool.command.includes("/");
   const found = Bun.which(isPath ? resolve(pool.cwd, pool.command) : pool.command, { PATH, cwd: pool.cwd });
   if (found) return resolve(pool.cwd, found);
-  const where = isPath ? `seen from ${pool.cwd}` : `PATH is ${JSON.stringify(PATH)}`;
+  const where = isPath
+    ? `there is no such executable file in ${pool.cwd}`
+    : `it is not in PATH (${JSON.stringify(PATH)})`;
   throw programNotFound(pool.name, pool.command, where);
 }
 
-/** @internal What a {@link Process} asks and tells its owner. */
+/** @internal The owner of a {@link Process}. */
 export interface ProcessOwner {
   readonly pool: ResolvedPool;
   readonly clock: Clock;
@@ -105,7 +109,7 @@ export interface ProcessOwner {
 
 type Child = Bun.Subprocess<"pipe" | "ignore", "pipe" | "ignore" | "inherit", "pipe" | "inherit">;
 
-/** @internal A {@link WorkerProcess}, as its supervisor has it. */
+/** @internal A {@link WorkerProcess} with the methods for its supervisor. */
 export class Process implements WorkerProcess {
   readonly id: number;
   readonly life: number;
@@ -120,13 +124,13 @@ export class Process implements WorkerProcess {
   readonly #owner: ProcessOwner;
   readonly #child: Child;
   readonly #stderr: StderrTail | null;
-  /** Socket whose other end the launcher has: it takes signals, and its end tells the launcher that we are gone. */
+  /** Socket to the launcher: it forwards signals, and its end tells the launcher that this process has ended. */
   #lifeline = -1;
   #pid = 0;
   #how: ExitReport["how"] = "itself";
-  /** Its number may be another's from now on. */
+  /** Whether the process has ended, so that its id may be reused. */
   #isGone = false;
-  /** Its report is complete. */
+  /** Whether its report is complete. */
   #ended = false;
 
   /** @throws `PROGRAM_NOT_FOUND`, {@link WorkerStartError}. */
@@ -149,7 +153,7 @@ export class Process implements WorkerProcess {
         ...identity,
         cwd: pool.cwd,
         env: { ...process.env, ...pool.env },
-        detached: true, // a group of its own
+        detached: true, // in its own process group
         stdio: [
           io.stdin,
           io.stdout,
@@ -162,7 +166,7 @@ export class Process implements WorkerProcess {
       if (through === null) throw startError(pool, id, code, cause);
       throw new WorkerStartError(pool.name, id, `could not be started by ${through}: ${message}`, null, { cause });
     }
-    this.#child.unref(); // before its pipes are asked for: Bun would not unref those any more
+    this.#child.unref(); // before its pipes are first read, or Bun keeps them referenced
     this.stdin = (this.#child.stdin as Bun.FileSink | undefined) ?? null;
     this.stdout = (this.#child.stdout as ReadableStream<Uint8Array> | undefined) ?? null;
     if (through === null) {
@@ -173,7 +177,7 @@ export class Process implements WorkerProcess {
       this.#lifeline = lifeline;
       this.started = readStatus(status).then((text) => this.#launched(text));
     }
-    const begun = this.started.catch(() => {}); // a line that comes earlier has no process id yet
+    const begun = this.started.catch(() => {}); // before that, a line would have no process id
     const { stderr } = this.#child;
     this.#stderr = stderr
       ? new StderrTail(stderr, clock, begun, (line) => owner.log({ id, pid: this.pid }, line))
@@ -204,31 +208,30 @@ export class Process implements WorkerProcess {
   }
 
   /**
-   * Ends it: `drain`, the end of its input, SIGTERM, SIGKILL, each when the step before did not do within its time. Resolves
-   * to the report always. Called again, the faster of both goes first.
+   * Ends the process in steps: `drain`, end of input, SIGTERM, SIGKILL. The next step follows if the process has not ended in time. Always resolves to a report. When called again, both calls run and the faster one ends the process.
    */
   async end(steps: Steps, drain: (() => Promise<void>) | null): Promise<ExitReport> {
     if (drain) await this.#step("drain", steps.drain, drain);
     if (this.stdin) await this.#step("end of input", steps.endOfInput, () => this.#endInput());
     await this.#step("SIGTERM", steps.term, () => this.#signal("SIGTERM"));
     await this.#step("SIGKILL", KILL_MS, () => this.#signal("SIGKILL"));
-    // Whatever holds up the launcher, it ends; and the program with it.
+    // Even if the launcher hangs, it ends, and the program with it.
     await this.#step("SIGKILL", STDERR_MS, () => this.#child.kill("SIGKILL"));
     return this.#ended ? this.exited : { ...this.#report(), how: "nothing" };
   }
 
-  /** A step counts only when a later one has not begun. */
+  /** Records a step, unless a later one has begun. */
   #advance(how: ExitReport["how"]): void {
     const order: ExitReport["how"][] = ["itself", "drain", "end of input", "SIGTERM", "SIGKILL"];
     if (order.indexOf(how) > order.indexOf(this.#how)) this.#how = how;
   }
 
-  /** Takes a step of the end. Resolves when the process has ended, when what `act` began has settled, or after `ms`. */
+  /** Runs a step. Resolves when the process has ended, when the promise of `act` has settled, or after `ms`. */
   async #step(how: ExitReport["how"], ms: number, act: () => Promise<void> | void): Promise<void> {
     if (this.#ended) return;
     this.#advance(how);
     const { promise, resolve: goOn } = Promise.withResolvers<unknown>();
-    act()?.then(goOn, goOn); // a drain that fails: then the next step is due
+    act()?.then(goOn, goOn); // also after a drain that fails
     void this.exited.then(goOn);
     if (ms === 0) goOn(null);
     const timer = startTimer(this.#owner.clock, ms, () => goOn(null));
@@ -239,9 +242,9 @@ export class Process implements WorkerProcess {
   #endInput(): void {
     try {
       const end = this.stdin?.end();
-      if (end instanceof Promise) end.catch(() => {}); // it reads no more
+      if (end instanceof Promise) end.catch(() => {}); // the worker no longer reads
     } catch {
-      // it has closed its input
+      // the worker has closed its input
     }
   }
 
@@ -251,7 +254,7 @@ export class Process implements WorkerProcess {
       if (this.#lifeline >= 0) writeSync(this.#lifeline, Uint8Array.of(constants.signals[signal]));
       else if (this.#pid > 0) process.kill(-this.#pid, signal);
     } catch {
-      // it has ended a moment ago
+      // the process has just ended
     }
   }
 
@@ -267,7 +270,7 @@ export class Process implements WorkerProcess {
 
   async #watch(): Promise<ExitReport> {
     await this.#child.exited;
-    if (this.#lifeline < 0) this.#signal("SIGKILL"); // what it left in its group
+    if (this.#lifeline < 0) this.#signal("SIGKILL"); // ends the rest of its group
     this.#isGone = true;
     if (this.#lifeline >= 0) closeSync(this.#lifeline);
     this.#endInput();
@@ -292,7 +295,7 @@ export class Process implements WorkerProcess {
   }
 }
 
-/** Processes of this cgroup that the kernel has ended for lack of memory; `null` where it does not say. */
+/** Returns the number of processes of this cgroup that the OOM killer has ended; `null` if unknown. */
 function readOomKills(): number | null {
   try {
     const groups = readFileSync("/proc/self/cgroup", "utf8");
@@ -302,7 +305,7 @@ function readOomKills(): number | null {
     const count = /^oom_kill (\d+)$/m.exec(readFileSync(`/sys/fs/cgroup${file}`, "utf8"));
     return count && Number(count[1]);
   } catch {
-    return null; // no cgroups here, or none that we may read
+    return null; // no cgroups, or not readable
   }
 }
 
@@ -311,21 +314,26 @@ function oomKillsSince(before: number | null): number | null {
   return now === null ? null : Math.max(0, now - before!);
 }
 
-/** Name and text of each error of the system, by its number below zero. */
+/** Returns name and text of each system error, by its negative number. */
 function systemErrors(): Map<number, [name: string, text: string]> {
-  return process.getBuiltinModule("node:util").getSystemErrorMap(); // here only: it takes 0.6 ms to load
+  return process.getBuiltinModule("node:util").getSystemErrorMap(); // loaded late, as it takes 0.6 ms
 }
 
 function startError(pool: ResolvedPool, id: number, code: string, cause: unknown): SlotbusError | WorkerStartError {
   const [, text = "the launcher ended"] = [...systemErrors().values()].find(([name]) => name === code) ?? [];
   if (code === "ENOENT" || code === "ENOTDIR") {
-    return programNotFound(pool.name, pool.command, "it, or the interpreter that it names, is missing", cause);
+    return programNotFound(
+      pool.name,
+      pool.command,
+      "the file, or the interpreter in its first line, does not exist",
+      cause,
+    );
   }
-  if (code === "EACCES") return programNotFound(pool.name, pool.command, "it may not be executed", cause);
+  if (code === "EACCES") return programNotFound(pool.name, pool.command, "the file is not executable", cause);
   return new WorkerStartError(pool.name, id, `could not be started: ${text}${code && ` (${code})`}`, null, { cause });
 }
 
-/** What the launcher says, as soon as the program runs: `pid 1234`, or `error 2` with the number of the system's error. */
+/** Resolves to the launcher's message when the program runs: `pid 1234`, or `error 2` with the number of a system error. */
 function readStatus(fd: number): Promise<string> {
   const { promise, resolve: done } = Promise.withResolvers<string>();
   let text = "";
@@ -336,7 +344,7 @@ function readStatus(fd: number): Promise<string> {
     close: () => done(text),
     error: () => {},
   };
-  // Bun adopts a connected descriptor, and closes it; its types know only addresses.
+  // Bun takes over a connected descriptor and closes it, but its types only have addresses.
   Bun.connect({ fd, socket } as unknown as UnixSocketOptions<undefined>).catch(() => {
     closeSync(fd);
     done("");

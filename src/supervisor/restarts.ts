@@ -1,15 +1,15 @@
-/** How soon a worker is started again, and how often. */
+/** Limits the restarts of a worker, and computes the pauses before them. */
 
 import { backoff } from "../backoff.ts";
 import type { ResolvedRestart } from "./options.ts";
 
-/** The restarts of one worker. The clock is the caller's. @internal */
+/** Restarts of one worker. The caller passes the time. @internal */
 export class Restarts {
   readonly #options: ResolvedRestart;
   readonly #random: () => number;
-  /** When each restart within the window was granted. */
+  /** Times of the restarts within the window, in ms. */
   #granted: number[] = [];
-  /** Pauses since the worker was last healthy. */
+  /** Number of pauses since the worker was healthy. */
   #pauses = 0;
 
   constructor(options: ResolvedRestart, random: () => number) {
@@ -18,8 +18,8 @@ export class Restarts {
   }
 
   /**
-   * Asks for a restart at `now` (ms) of a worker that was ready for `readyMs`: the pause before it in ms, or `null` when the
-   * window has had all its restarts.
+   * Requests a restart at `now` (ms) of a worker that was ready for `readyMs`. Returns the pause before it in ms, or `null` if
+   * there were `maxRestarts` restarts within the window.
    */
   grant(now: number, readyMs: number): number | null {
     const { maxRestarts, window, healthyAfter } = this.#options;
@@ -27,12 +27,12 @@ export class Restarts {
     if (this.#granted.length >= maxRestarts) return null;
     if (readyMs >= healthyAfter) this.#pauses = 0;
     const pause = this.pause();
-    // It is counted when it happens; with no limit nothing needs to be kept.
+    // The restart counts from when it happens. Without a limit nothing is kept.
     if (maxRestarts !== Infinity) this.#granted.push(now + pause);
     return pause;
   }
 
-  /** The next pause in ms, longer each time. */
+  /** Returns the next pause in ms, which grows each time. */
   pause(): number {
     return Math.round(backoff(this.#pauses++, this.#options.backoff, this.#random));
   }

@@ -1,9 +1,9 @@
-/** The standard error of a worker: lines as they come, and the last 64 KiB. */
+/** The standard error of a worker: emits lines, and keeps the last 64 KiB. */
 
 import type { ReadableStreamDefaultReader } from "node:stream/web";
 import { type Clock, startTimer } from "../clock.ts";
 
-/** What is kept, and the longest line, in bytes. */
+/** Number of bytes that are kept; also the longest line. */
 const LIMIT = 65_536;
 const NEWLINE = 10;
 
@@ -13,14 +13,14 @@ export class StderrTail {
   readonly #line: (line: string) => void;
   readonly #reader: Pick<ReadableStreamDefaultReader<Uint8Array>, "read" | "cancel">;
   readonly #done: Promise<void>;
-  /** The last bytes, oldest first. */
+  /** The last chunks, oldest first. */
   #kept: Uint8Array[] = [];
   #keptBytes = 0;
-  /** A line that has not ended yet. */
+  /** Parts of the current line. */
   #open: Uint8Array[] = [];
   #openBytes = 0;
 
-  /** Reads when `begin` has resolved. */
+  /** Starts reading when `begin` has resolved. */
   constructor(stream: ReadableStream<Uint8Array>, clock: Clock, begin: Promise<void>, line: (line: string) => void) {
     this.#clock = clock;
     this.#line = line;
@@ -28,13 +28,13 @@ export class StderrTail {
     this.#done = begin.then(() => this.#read());
   }
 
-  /** The last 64 KiB; a character that was cut in two shows as U+FFFD. */
+  /** The last 64 KiB. A character that was cut shows as U+FFFD. */
   get text(): string {
     const all = Buffer.concat(this.#kept);
     return all.subarray(Math.max(0, all.length - LIMIT)).toString("utf8");
   }
 
-  /** Reads to the end, for `ms` at most. */
+  /** Reads to the end, but stops after `ms`. */
   async finish(ms: number): Promise<void> {
     const timer = startTimer(this.#clock, ms, () => void this.#reader.cancel().catch(() => {}));
     await this.#done;
@@ -50,7 +50,7 @@ export class StderrTail {
         this.#split(value);
       }
     } catch {
-      // the pipe broke: what was read is what there is
+      // a broken pipe counts as the end
     }
     if (this.#openBytes > 0) this.#endLine();
   }
@@ -71,7 +71,7 @@ export class StderrTail {
     this.#append(bytes.subarray(from));
   }
 
-  /** A line that is too long is cut into pieces. */
+  /** Adds to the current line. A line that is too long is split. */
   #append(bytes: Uint8Array): void {
     let rest = bytes;
     while (this.#openBytes + rest.length > LIMIT) {

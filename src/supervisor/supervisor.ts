@@ -1,4 +1,4 @@
-/** A pool of equal worker processes: starts them, starts again what ended, replaces the old, and stops all. */
+/** A pool of worker processes: starts, restarts, replaces and stops them. */
 
 import { EventEmitter } from "node:events";
 import { type Clock, MAX_TIMER_MS, pause, systemClock } from "../clock.ts";
@@ -12,11 +12,11 @@ import { findProgram, type Transport, type WorkerLink } from "./process.ts";
 import { Restarts } from "./restarts.ts";
 import { Worker, type WorkerOwner } from "./worker.ts";
 
-/** Lines of standard error that are kept while a pool starts. */
+/** Events that are kept while a pool starts; further lines of standard error are dropped. */
 const EARLY_LINES = 256;
 
 /**
- * Keeps the processes of a pool alive.
+ * Runs a pool of worker processes and restarts those that end.
  *
  *     await using supervisor = await Supervisor.start({ command: "python3", args: ["worker.py"], instances: 4 }, transport);
  *     supervisor.on("died", (worker, { exitCode, signal }) => console.error(worker.pid, exitCode ?? signal));
@@ -32,27 +32,27 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
   readonly #owner: WorkerOwner<Connection> & { version: number };
   #workers: Worker<Connection>[] = [];
   #starting: Promise<void> | null = null;
-  /** Its end, by {@link stop} or by a start that failed. */
+  /** Set by {@link stop}, or when the start failed. */
   #ending: Promise<ExitReport[]> | null = null;
-  /** The last of the changes of size; each begins when the one before has ended. */
+  /** The latest resize. They run one after another. */
   #resizing: Promise<void> = Promise.resolve();
-  /** The last of the replacements; one at a time. */
+  /** The latest replacement. They run one after another. */
   #recycling: Promise<void> = Promise.resolve();
   #isRef = true;
   readonly #hold = new Hold();
   #pausedFor: WorkerFailedError | null = null;
   /** Aborts when the pool is no longer paused. */
   #pauseEnd = new AbortController();
-  /** The pause was told by a warning; so is its end. */
+  /** Whether a warning reported the pause; then another one reports its end. */
   #hasWarned = false;
-  /** Emit the events of the start, for listeners that are attached right after it; `null`: events are emitted at once. */
+  /** Events of the start, kept for listeners that are added right after it; `null`: events are emitted at once. */
   #early: (() => void)[] | null = null;
-  /** @internal Told when the pool is paused and when that is over. It does not count as a listener of the events. */
+  /** @internal Called when the pool is paused and when it resumes. Does not count as a listener. */
   onPause: ((isPaused: boolean) => void) | null = null;
 
   /**
-   * Starts all workers and resolves when all are ready. When a worker does not get ready, all are stopped: nothing is tried twice
-   * here. Events of the start reach listeners that are attached as soon as the promise has resolved.
+   * Starts all workers and resolves when all are ready. If one fails to become ready, all are stopped; a start is not retried.
+   * Listeners that are added right after the promise resolves receive the events of the start.
    *
    * @throws (rejects) {@link InvalidConfigError}, `PROGRAM_NOT_FOUND`, {@link WorkerStartError}; then nothing runs.
    */
@@ -89,38 +89,38 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     };
   }
 
-  /** Whether nothing is started any more: `close` was called. */
+  /** Whether `close` was called. */
   get closed(): boolean {
     return this.#ending !== null;
   }
 
-  /** Every worker, also those that have no process now. */
+  /** All workers, including those without a process. */
   get workers(): readonly WorkerStatus[] {
     return this.#workers.map(({ status }) => status);
   }
 
-  /** Why the last worker was paused; `null` when the pool is not paused. */
+  /** Error of the last worker that was paused; `null` if the pool is not paused. */
   get pausedFor(): WorkerFailedError | null {
     return this.#pausedFor;
   }
 
-  /** Whether the pool is paused and has no other workers: none takes requests before one that is tried gets ready. */
+  /** Whether the pool is paused and no other worker is left to take requests. */
   get isDown(): boolean {
     if (this.#pausedFor === null) return false;
     return this.#workers.every(({ isPaused, state }) => isPaused || state === "failed" || state === "stopped");
   }
 
-  /** @internal As {@link Supervisor.start}; rejects with {@link ClosedError} when `stop` came first. */
+  /** @internal As {@link Supervisor.start}. Rejects with {@link ClosedError} after `stop`. */
   start(): Promise<void> {
     return (this.#starting ??= holdWhile(this.#start()));
   }
 
   /**
-   * Stops all workers: each answers what it has, for `timeout` ms (default `stop.drain`), then its input ends, then SIGTERM, then
-   * SIGKILL, each step only when the step before did not end the worker. Resolves to a report for each process that ran. A resize
-   * that runs is aborted. Any number of times, at any time: all calls get the same reports.
+   * Stops all workers in steps: a worker finishes its requests within `timeout` ms (default `stop.drain`), its input ends, then
+   * it gets SIGTERM, then SIGKILL. The steps end when the worker has ended. Resolves to a report for each process.
+   * Aborts a running resize. May be called repeatedly: all calls resolve to the same reports.
    *
-   * @throws (rejects) {InvalidConfigError}; then nothing was stopped.
+   * @throws (rejects) {InvalidConfigError}; then nothing is stopped.
    */
   async close(options: CloseOptions = {}): Promise<ExitReport[]> {
     const { timeout } = poolCloseOptions.resolve(options);
@@ -131,39 +131,39 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     await this.close();
   }
 
-  /** @internal As {@link close}, with the time of each step. */
+  /** @internal As {@link close}, with a time limit for each step. */
   stop(steps: Partial<Steps> = {}): Promise<ExitReport[]> {
     return (this.#ending ??= holdWhile(this.#stop({ ...this.#pool.stop, ...steps })));
   }
 
   /**
-   * Changes the number of workers (0 to 1024): resolves when the new ones are ready, or those that are too many have ended.
-   * Workers that were paused or given up begin anew, also when the number stays the same. A new worker that ends is started again
-   * as its policy says. Calls take effect in their order.
+   * Changes the number of workers (0 to 1024). Resolves when new workers are ready, or surplus workers have ended. Restarts
+   * workers that were paused or given up, even if the number stays the same. A new worker that ends is restarted according to
+   * its policy. Calls take effect in order.
    *
-   * @throws (rejects) {InvalidConfigError}; {@link WorkerFailedError} when a new worker ended too often, and stays in the pool as
-   * `paused` or `failed`; {@link ClosedError} after `close`.
+   * @throws (rejects) {InvalidConfigError}; {@link WorkerFailedError} when a new worker ended too often; it stays in the pool
+   * as `paused` or `failed`. {@link ClosedError} after `close`.
    */
   async resize(instances: number): Promise<void> {
     poolOptions.rows.instances.resolve(instances, "instances");
     await this.resizeWith(instances, this.#pool.stop);
   }
 
-  /** @internal As {@link resize}, with the time of each step of those that are too many. */
+  /** @internal As {@link resize}, with time limits for the steps that end surplus workers. */
   async resizeWith(instances: number, steps: Partial<Steps>): Promise<void> {
     const run = holdWhile(this.#resizing.then(() => this.#resize(instances, { ...this.#pool.stop, ...steps })));
     this.#resizing = run.catch(() => {});
     await run;
   }
 
-  /** Of all workers that are ready. A new array at each change. */
+  /** Connections of all workers that are ready. A new array after each change. */
   get links(): readonly Connection[] {
     return this.#links;
   }
 
   /**
-   * @internal The source of the program changed: replaces one worker after the other. Resolves to `null`, or to why a new process
-   * did not get ready: then the workers that were not replaced yet stay.
+   * @internal Replaces one worker after another, because the source of the program changed. Resolves to `null`, or to the error
+   * of a process that did not become ready; then the remaining old workers stay.
    */
   renew(): Promise<unknown> {
     this.#owner.version++;
@@ -176,13 +176,13 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     return run;
   }
 
-  /** Keeps this process alive while it has a worker that is neither stopped nor given up (default). */
+  /** Keeps this process alive while a worker is neither stopped nor given up (default). */
   ref(): void {
     this.#isRef = true;
     this.#changed();
   }
 
-  /** Workers do not keep this process alive; `start`, `close` and `resize` do while they are pending. */
+  /** Reverts {@link ref}. Pending `start`, `close` and `resize` still keep the process alive. */
   unref(): void {
     this.#isRef = false;
     this.#changed();
@@ -196,13 +196,13 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
   // ---- start and stop -------------------------------------------------------------------------------------------------
 
   get #title(): string {
-    return `pool "${this.#pool.name}"`;
+    return `Pool "${this.#pool.name}"`;
   }
 
   async #start(): Promise<void> {
     try {
       if (this.closed) throw this.#closedError();
-      findProgram(this.#pool); // before anything runs
+      findProgram(this.#pool); // fails before anything runs
       this.#workers = Array.from({ length: this.#pool.instances }, (_, id) => new Worker(this.#owner, id));
       for (const worker of this.#workers) void worker.keep(false);
       await Promise.all(this.#workers.map(({ first }) => first.promise));
@@ -237,7 +237,7 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     for (let id = 0; id < instances; id++) {
       const old = this.#workers[id];
       if (old && old.state !== "failed" && old.state !== "stopped" && old.state !== "paused") continue;
-      const worker = this.#beginAnew(id);
+      const worker = this.#replaceWorker(id);
       added.push(worker);
       void worker.keep(true);
     }
@@ -253,8 +253,8 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     return new ClosedError(this.#title);
   }
 
-  /** A new worker, in place of one that has no process any more if there is one. */
-  #beginAnew(id: number): Worker<Connection> {
+  /** Creates a worker, in place of an old one without a process. */
+  #replaceWorker(id: number): Worker<Connection> {
     return (this.#workers[id] = new Worker(this.#owner, id, this.#workers[id]));
   }
 
@@ -272,14 +272,14 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     void this.#tryAgain(pauses, this.#pauseEnd.signal);
   }
 
-  /** Starts one of the paused workers after each pause, until one stays up. */
+  /** Restarts one of the paused workers after each pause, until one stays up. */
   async #tryAgain(pauses: Restarts, over: AbortSignal): Promise<void> {
     const { restart } = this.#pool;
     for (;;) {
       await pause(this.#clock, pauses.pause(), over);
       const old = this.#workers.find(({ state }) => state === "paused");
       if (over.aborted || !old) return;
-      const worker = this.#beginAnew(old.id);
+      const worker = this.#replaceWorker(old.id);
       worker.isPaused = true;
       worker.restarts = new Restarts({ ...restart, maxRestarts: 0 }, this.#clock.random);
       worker.restartCount = old.restartCount + 1;
@@ -292,12 +292,12 @@ export class Supervisor<Connection extends WorkerLink = WorkerLink>
     }
   }
 
-  /** The paused workers begin anew, and the one that is tried is no longer on trial. */
+  /** Ends the pause: restarts paused workers, and gives the worker on trial its normal restarts. */
   #resume(why: string): void {
     this.#pauseEnd.abort();
     this.#pausedFor = null;
     for (const worker of this.#workers) {
-      if (worker.state === "paused") void this.#beginAnew(worker.id).keep(true);
+      if (worker.state === "paused") void this.#replaceWorker(worker.id).keep(true);
       else if (worker.isPaused) worker.restarts = new Restarts(this.#pool.restart, this.#clock.random);
       worker.isPaused = false;
     }

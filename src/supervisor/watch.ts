@@ -1,28 +1,29 @@
-/** Tells when the source of a program changed: its entry, and what that imports outside of `node_modules`. */
+/** Watches the source of a program: its entry and all imports outside of `node_modules`. */
 
 import { existsSync, type FSWatcher, readFileSync, realpathSync, watch } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { type Clock, startTimer } from "../clock.ts";
 
-/** How long files must be quiet, in ms: an editor writes, renames and removes. */
+/** Time without changes before files are read, in ms: an editor writes, renames and removes. */
 const QUIET_MS = 50;
-/** What Bun loads as code, and may import more. */
+/** Files that Bun loads as code and that may have imports. */
 const CODE = /\.[cm]?[jt]sx?$/;
 
-/** Watches the directories of a program's files: editors replace files. It does not keep the process alive. */
+/** Watches the directories of a program's files, because editors replace files. Does not keep the process alive. */
 export class SourceWatch {
   readonly #entry: string;
   readonly #changed: () => void;
   readonly #clock: Clock;
-  /** Files, and paths of imports that lead to none yet. */
+  /** Files of the program, including imported files that do not exist yet. */
   #files = new Set<string>();
-  /** What each file imported when it could be read last. */
+  /** Imports of each file when it was last parsed. */
   readonly #imports = new Map<string, readonly string[]>();
   #content = "";
   #watchers: FSWatcher[] = [];
+  #isClosed = false;
   #timer: { close(): unknown } | null = null;
 
-  /** Calls `changed` after each change of what the files contain. */
+  /** Calls `changed` after each change of the files' contents. */
   constructor(entry: string, clock: Clock, changed: () => void) {
     this.#entry = realpathSync(entry);
     this.#changed = changed;
@@ -31,28 +32,32 @@ export class SourceWatch {
   }
 
   close(): void {
+    this.#isClosed = true;
     this.#timer?.close();
     for (const watcher of this.#watchers.splice(0)) watcher.close();
   }
 
-  /** Finds the files anew and watches their directories; returns what they contain, in short. */
+  /** Finds the files and watches their directories. Returns a digest of their contents. */
   #scan(): string {
     const files = new Set([this.#entry]);
     const old = this.#watchers;
+    const watchers = new Map<string, FSWatcher | null>();
     const seen: string[] = [];
     for (const file of files) {
+      const directory = existingDirectory(file);
+      // Watched before the file is read: no change falls between the two.
+      if (!watchers.has(directory)) watchers.set(directory, this.#watch(directory));
       const text = textOf(file);
       seen.push(file, text === null ? "absent" : Bun.hash(text).toString());
       for (const found of this.#importsOf(file, text)) files.add(found);
     }
     this.#files = files;
-    const directories = new Set([...files].map(existingDirectory));
-    this.#watchers = [...directories].flatMap((directory) => this.#watch(directory) ?? []);
+    this.#watchers = [...watchers.values()].filter((watcher) => watcher !== null);
     for (const watcher of old) watcher.close();
     return seen.join("\n");
   }
 
-  /** A file that cannot be parsed imports what it did before. */
+  /** Returns the imports of a file; if it cannot be parsed, its earlier imports. */
   #importsOf(file: string, text: string | null): readonly string[] {
     if (text === null || !CODE.test(file)) return [];
     try {
@@ -73,16 +78,17 @@ export class SourceWatch {
       });
       return watcher.on("error", () => this.#await());
     } catch {
-      return null; // it was removed a moment ago, or no watcher is left
+      return null; // the directory was just removed, or the system has no watcher left
     }
   }
 
   #concerns(path: string): boolean {
-    const stem = stemOf(path); // an import may lead to another ending than it names
+    const stem = stemOf(path); // an import may have another extension than its file
     return [...this.#files].some((file) => stemOf(file) === stem || file.startsWith(`${path}/`));
   }
 
   #await(): void {
+    if (this.#isClosed) return;
     this.#timer?.close();
     this.#timer = startTimer(this.#clock, QUIET_MS, () => {
       const content = this.#scan();
@@ -105,7 +111,7 @@ function textOf(file: string): string | null {
   }
 }
 
-/** Path of an import; `null`: it is of Bun. One that leads nowhere yet may be a file that is not written yet. */
+/** Returns the path of an import, also of a relative one that does not exist yet; `null` for a built-in module. */
 function find(path: string, from: string): string | null {
   try {
     const found = Bun.resolveSync(path, from);

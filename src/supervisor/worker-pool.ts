@@ -1,4 +1,4 @@
-/** The workers that a bus starts itself: their processes, and how many there are. */
+/** The workers that a bus starts: their processes and their number. */
 
 import { type Clock, startTimer } from "../clock.ts";
 import { type ExitReport, type WorkerFailedError, WorkerStartError } from "../errors.ts";
@@ -9,49 +9,49 @@ import type { ResolvedWorkers } from "./workers.ts";
 
 export { resolveWorkers } from "./workers.ts";
 
-/** @internal The bus's end of an attachment, as the pool needs it. */
+/** @internal The part of the bus's connection to a worker that the pool uses. */
 export interface PooledConnection {
   /** Process id of the worker. */
   readonly pid: number;
-  /** Number of requests that the worker has. */
+  /** Number of requests of the worker. */
   readonly load: number;
-  /** The worker's event loop has not turned for too long. */
+  /** Whether the worker's event loop has been blocked for too long. */
   readonly isUnresponsive: boolean;
-  /** The bus ended the connection. */
+  /** Whether the bus evicted the worker. */
   readonly isEvicted: boolean;
-  /** What counts its answers. */
+  /** Process that counts the responses. */
   process: { served(): void } | null;
 }
 
-/** @internal What the pool asks of its bus. */
+/** @internal The part of a bus that the pool uses. */
 export interface PoolOwner<Connection extends PooledConnection> {
   /** Name and directory of the bus. */
   readonly name: string;
   readonly directory: string;
-  /** Returns all attachments, also those of other processes. */
+  /** Returns all connections, including workers that the bus did not start. */
   attached(): readonly Connection[];
-  /** Gives the worker nothing new. Resolves when it has no request any more. */
+  /** Sends the worker no new requests. Resolves when it has none left. */
   drain(connection: Connection): Promise<void>;
   /** Returns the largest number of unsettled requests since the last call. */
   takePeak(): number;
-  /** Returns how many requests one worker takes at once. */
+  /** Returns the number of requests that a worker takes at once. */
   placesPerWorker(): number;
-  /** A process that had ended was started again. */
+  /** Called when a worker is restarted. */
   restarted(): void;
-  /** The pool is paused, or no longer. */
+  /** Called when the pool is paused, and when it resumes. */
   paused(isPaused: boolean): void;
-  /** A worker is paused: maybe there is no worker left for the requests that wait. */
+  /** Called when a worker is paused: perhaps no worker is left for waiting requests. */
   lost(): void;
 }
 
-/** A process of the pool with its attachments, usually one. */
+/** A process of the pool with its connections, usually one. */
 interface Member<Connection> {
   readonly process: WorkerProcess;
   readonly connections: Set<Connection>;
   readonly attached: PromiseWithResolvers<void>;
 }
 
-/** @internal Starts processes that attach to a bus, as many as its requests need. */
+/** @internal Starts processes that attach to a bus, and adapts their number to the requests. */
 export class WorkerPool<Connection extends PooledConnection> {
   readonly supervisor: Supervisor<WorkerLink>;
   /** Error of the last worker that was given up; `null` once another worker is ready. */
@@ -62,11 +62,11 @@ export class WorkerPool<Connection extends PooledConnection> {
   readonly #workers: ResolvedWorkers;
   /** By process id. */
   readonly #members = new Map<number, Member<Connection>>();
-  /** Also of processes that have ended before their attachments. */
+  /** By connection, which may outlive the process. */
   readonly #memberOf = new WeakMap<Connection, Member<Connection>>();
-  /** Number of workers that the pool is to have. */
+  /** Wanted number of workers. */
   #target: number;
-  /** Runs while there are more than `min`. */
+  /** Timer that runs while there are more than `min` workers. */
   #idle: { close(): unknown } | null = null;
   #source: SourceWatch | null = null;
   #stopped = false;
@@ -78,7 +78,7 @@ export class WorkerPool<Connection extends PooledConnection> {
     this.#workers = workers;
     this.#target = workers.min;
     const { name, directory } = owner;
-    // A worker that is replaced does not reload itself too.
+    // Workers that the bus replaces must not also reload themselves.
     const options = process.env["BUN_OPTIONS"]?.replaceAll(/--(hot|watch)\b/g, "");
     const inherited = workers.watch === null ? {} : { BUN_OPTIONS: options };
     const own = { SLOTBUS_NAME: name, SLOTBUS_DIR: directory, SLOTBUS_STDIO: undefined };
@@ -86,7 +86,7 @@ export class WorkerPool<Connection extends PooledConnection> {
     const transport: Transport<WorkerLink> = {
       stdin: "ignore",
       stdout: "inherit",
-      readiness: "Its entry must call `SlotWorker.open()`, which attaches to this bus when it gets no `name`.",
+      readiness: "Call `SlotWorker.open()` in the entry; without a `name` it attaches to this bus.",
       open: (process, signal) => this.#open(process, signal),
     };
     this.supervisor = new Supervisor({ ...workers.pool, name, env }, transport, clock);
@@ -94,13 +94,14 @@ export class WorkerPool<Connection extends PooledConnection> {
     this.supervisor.on("state", ({ id, state }, previous) => {
       if (this.#stopped) return;
       if ((previous === "backoff" || previous === "paused") && state === "starting") owner.restarted();
-      if (state === "backoff") this.lastFailure = new WorkerStartError(name, id, "ended and is started again", exited);
+      if (state === "backoff")
+        this.lastFailure = new WorkerStartError(name, id, "ended and is being restarted", exited);
       if (state !== "paused") return;
       this.lastFailure = this.supervisor.pausedFor;
       owner.lost();
     });
     this.supervisor.onPause = (isPaused) => {
-      if (!this.#stopped) owner.paused(isPaused); // the bus's memory may be gone by then
+      if (!this.#stopped) owner.paused(isPaused); // after that the bus's memory may be unmapped
     };
     this.supervisor.on("failed", (error) => {
       this.givenUp = error;
@@ -114,12 +115,12 @@ export class WorkerPool<Connection extends PooledConnection> {
     });
   }
 
-  /** Why none of them takes requests or is about to; `null`: some do, or are. */
+  /** Error of the last paused worker if no worker takes requests or is about to; otherwise `null`. */
   get downFor(): WorkerFailedError | null {
     return this.supervisor.isDown ? this.supervisor.pausedFor : null;
   }
 
-  /** Resolves when `min` workers are attached. Rejects as `Supervisor.start`. */
+  /** Resolves when `min` workers are attached. Rejects as `Supervisor.start` does. */
   async start(): Promise<void> {
     const entry = this.#workers.watch;
     if (entry !== null) {
@@ -129,16 +130,18 @@ export class WorkerPool<Connection extends PooledConnection> {
     await this.supervisor.start();
   }
 
-  /** The program changed. Workers that ended too often are tried again, too. */
+  /** The program changed: replaces the workers, and restarts those that ended too often. */
   async #renew(entry: string): Promise<void> {
     this.#resize(this.#target);
     const failure = await this.supervisor.renew();
     if (failure === null || this.#stopped) return;
     const why = failure instanceof Error ? failure.message : String(failure);
-    console.error(`bus "${this.#owner.name}": the changed ${entry} does not start, so running workers stay. ${why}`);
+    console.error(
+      `bus "${this.#owner.name}": the changed ${entry} does not start, so the old workers keep running. ${why}`,
+    );
   }
 
-  /** Stops all; nothing is started any more. Resolves to how each process ended; never rejects. */
+  /** Stops all workers for good. Resolves to a report for each process; never rejects. */
   stop(): Promise<ExitReport[]> {
     this.#stopped = true;
     this.#source?.close();
@@ -147,8 +150,8 @@ export class WorkerPool<Connection extends PooledConnection> {
   }
 
   /**
-   * A worker attached; maybe it is one of the pool. Returns the process whose `served` the bus calls for each answer; `null`: its
-   * answers are not counted.
+   * Called when any worker attaches. Returns the process whose `served` the bus must call for each response; `null`: responses
+   * are not counted.
    */
   joined(connection: Connection): WorkerProcess | null {
     const member = this.#members.get(connection.pid);
@@ -159,17 +162,17 @@ export class WorkerPool<Connection extends PooledConnection> {
     return this.#workers.pool.recycle.maxRequests === Infinity ? null : member.process;
   }
 
-  /** Whether a process of the pool made the attachment. */
+  /** Whether the connection belongs to a process of the pool. */
   owns(connection: Connection): boolean {
     return this.#memberOf.has(connection);
   }
 
-  /** How the process that made the attachment ends, when it has; `null`: it is not of the pool. */
+  /** Resolves to the report of the connection's process when it has ended; `null` if it is not of the pool. */
   exitOf(connection: Connection): Promise<ExitReport> | null {
     return this.#memberOf.get(connection)?.process.exited ?? null;
   }
 
-  /** An attachment ended. A process that hangs is killed; one whose worker was evicted is broken, and is replaced. */
+  /** Called when a connection ended. Kills a process that hangs, and replaces a process whose worker was evicted. */
   left(connection: Connection): void {
     const member = this.#memberOf.get(connection);
     if (!member?.connections.delete(connection)) return;
@@ -177,17 +180,17 @@ export class WorkerPool<Connection extends PooledConnection> {
     else if (connection.isEvicted) member.process.recycle();
   }
 
-  /** Requests wait; with those that run there are `unsettled`. */
+  /** Starts more workers, because requests wait. `unsettled` is the number of waiting and running requests. */
   grow(unsettled: number): void {
     const { max } = this.#workers;
-    if (this.#target === max || this.#stopped || this.supervisor.pausedFor) return; // a resize would end the pause
+    if (this.#target === max || this.#stopped || this.supervisor.pausedFor) return; // resizing would end the pause
     const wanted = Math.min(max, Math.ceil(unsettled / this.#owner.placesPerWorker()));
     if (wanted > this.#target) this.#resize(wanted);
   }
 
   #resize(target: number): void {
     this.#target = target;
-    this.supervisor.resize(target).catch(() => {}); // it was closed, or a worker failed, which its event tells
+    this.supervisor.resize(target).catch(() => {}); // it was closed, or a worker failed, which an event reports
     this.#idle?.close();
     this.#owner.takePeak();
     if (target > this.#workers.min) this.#watch();
@@ -209,7 +212,7 @@ export class WorkerPool<Connection extends PooledConnection> {
       if (this.#members.get(process.pid) === member) this.#members.delete(process.pid);
     });
     signal.addEventListener("abort", () => member.attached.reject(signal.reason), { once: true });
-    // It may have attached before its launcher's word was read here.
+    // The worker may have attached before the launcher's message was read.
     for (const one of this.#owner.attached())
       if (one.pid === process.pid && !this.owns(one)) one.process = this.joined(one);
     await member.attached.promise;
@@ -218,7 +221,7 @@ export class WorkerPool<Connection extends PooledConnection> {
         return [...member.connections].reduce((sum, { load }) => sum + load, 0);
       },
       drain: async () => void (await Promise.all([...member.connections].map((one) => this.#owner.drain(one)))),
-      ended: () => {}, // the bus sees the end of the connection itself
+      ended: () => {}, // the bus itself sees the end of the connection
     };
   }
 }

@@ -1,4 +1,4 @@
-/** One worker of a pool: its processes one after another, and the pauses between them. */
+/** One worker of a pool: its successive processes and the pauses between them. */
 
 import { shorten } from "../backoff.ts";
 import { type Clock, pause, startTimer } from "../clock.ts";
@@ -10,23 +10,23 @@ import type { ResolvedPool, Steps } from "./options.ts";
 import { findProgram, Process, type ProcessOwner, type Transport, type WorkerLink } from "./process.ts";
 import { Restarts } from "./restarts.ts";
 
-/** How long a process may outlive its output to count as ended by itself, in ms. */
+/** Time in which a process must end after its output to count as ended by itself, in ms. */
 const EXIT_MS = 50;
 
-/** @internal What a {@link Worker} asks and tells its pool. */
+/** @internal The pool of a {@link Worker}. */
 export interface WorkerOwner<Connection extends WorkerLink> {
   readonly pool: ResolvedPool;
   readonly clock: Clock;
   readonly transport: Transport<Connection>;
-  /** Processes that may run: current, starting and draining ones. */
+  /** Current, starting and draining processes. */
   readonly lives: Set<Life<Connection>>;
-  /** Of the program: higher after each change of its source. */
+  /** Version of the program; higher after each change of its source. */
   readonly version: number;
-  /** Emits an event, later. */
+  /** Emits an event asynchronously. */
   tell<K extends keyof SupervisorEvents>(event: K, ...args: SupervisorEvents[K]): void;
-  /** A state or a connection changed. */
+  /** Called when a state or a connection changed. */
   changed(): void;
-  /** The worker ended too often. The pool tries it again after the pauses that are left of it. */
+  /** Called when the worker ended too often. The pool restarts it after the next of its pauses. */
   paused(error: WorkerFailedError, pauses: Restarts): void;
   /** Runs replacements one at a time. */
   inTurn(replace: () => Promise<void>): void;
@@ -36,18 +36,18 @@ export interface WorkerOwner<Connection extends WorkerLink> {
 export class Life<Connection extends WorkerLink> {
   readonly worker: Worker<Connection>;
   readonly process: Process;
-  /** Of the program that it runs. */
+  /** Version of the program that it runs. */
   readonly version: number;
-  /** `null` until it is ready. */
+  /** Connection; `null` until the process is ready. */
   connection: Connection | null = null;
   readyAt = 0;
-  /** It takes nothing new. */
+  /** Whether it takes no new requests. */
   isRetired = false;
-  /** It was asked to end. */
+  /** Whether its end was requested. */
   wasAsked = false;
-  /** It is to be replaced. */
+  /** Whether it will be replaced. */
   isReplaced = false;
-  /** Runs until it is too old. */
+  /** Timer of `recycle.maxAge`. */
   age: { close(): unknown } | null = null;
   readonly #owner: WorkerOwner<Connection>;
 
@@ -62,7 +62,7 @@ export class Life<Connection extends WorkerLink> {
     this.process = new Process(host, findProgram(pool), worker.id, life, transport);
   }
 
-  /** Resolves when it is ready. When the promise rejects, the process has ended. */
+  /** Resolves when the process is ready. If it rejects, the process has ended. */
   async open(): Promise<void> {
     const { process } = this;
     const stop = this.worker.abort.signal;
@@ -92,16 +92,16 @@ export class Life<Connection extends WorkerLink> {
       this.readyAt = clock.now();
     } catch (error) {
       this.isRetired = true;
-      // A transport may see the end of the output before the end of the process, which says more.
+      // A transport may see the end of the output before the end of the process, whose report has more information.
       if (!why) await Promise.race([process.exited, pause(clock, EXIT_MS, stop)]);
-      const reason = why || `did not get ready (${error instanceof Error ? error.message : String(error)})`;
+      const reason = why || `did not become ready (${error instanceof Error ? error.message : String(error)})`;
       const report = await process.end({ ...pool.stop, endOfInput: 0 }, null);
       stop.throwIfAborted();
-      await process.started; // rejects with what was wrong
+      await process.started; // rejects if the program could not be started
       const cause = error === abort.signal.reason ? undefined : error;
       const hint = isLate || report.exitCode === 0 ? transport.readiness : undefined;
-      // Of what the main file does before that, the worker's process may die.
-      const rule = " (the main file of a compiled program must import slotbus before anything that acts)";
+      // Code of the main file in front of that import also runs in the worker and may end it.
+      const rule = " (the main file of a compiled program must import slotbus before it does anything else)";
       const more = pool.env[ENTRY_VARIABLE] ? rule : "";
       throw new WorkerStartError(pool.name, process.id, reason + more, report, { cause, hint });
     } finally {
@@ -110,7 +110,7 @@ export class Life<Connection extends WorkerLink> {
     }
   }
 
-  /** It takes nothing new and ends, in steps. */
+  /** Drains the process and ends it in steps. */
   retire(steps: Steps): Promise<ExitReport> {
     const { connection, worker } = this;
     this.isRetired = true;
@@ -121,33 +121,33 @@ export class Life<Connection extends WorkerLink> {
   }
 }
 
-/** @internal */
+/** @internal One worker of a pool. */
 export class Worker<Connection extends WorkerLink> {
   readonly id: number;
   state: WorkerState = "starting";
   restarts: Restarts;
   restartCount = 0;
-  /** It ended too often: it is `paused`, or is tried and has not stayed up yet. */
+  /** Whether it ended too often: it is `paused`, or on trial after a pause. */
   isPaused = false;
-  /** Aborts when it is to be no more. */
+  /** Aborted when the worker is removed from the pool. */
   readonly abort = new AbortController();
-  /** Settles when it is ready for the first time, or given up before. */
+  /** Resolves when the worker is ready for the first time. Rejects if it is paused or given up before. */
   readonly first = Promise.withResolvers<void>();
   readonly #owner: WorkerOwner<Connection>;
-  /** Number of its last process. */
+  /** Number of its latest process. */
   #life = 0;
   /** The process that takes requests, or took them last. */
   current: Life<Connection> | null = null;
-  /** The next process, which starts while this one still works; `null` when it did not get ready. */
+  /** The next process, which starts while the current one still works. Resolves to `null` if it did not become ready. */
   #successor: Promise<Life<Connection> | null> | null = null;
 
-  /** `before`: the worker without a process whose place it takes. */
+  /** `before`: the old worker without a process, which this one replaces. */
   constructor(owner: WorkerOwner<Connection>, id: number, before?: Worker<Connection>) {
     const { pool, clock } = owner;
     this.id = id;
     this.#owner = owner;
     this.restarts = new Restarts(pool.restart, clock.random);
-    this.first.promise.catch(() => {}); // who waits for it hears of it
+    this.first.promise.catch(() => {}); // callers that wait for it get the rejection
     if (before) this.#life = before.#life;
     if (before) this.state = before.state;
   }
@@ -158,12 +158,12 @@ export class Worker<Connection extends WorkerLink> {
     return { id, life: process?.life ?? this.#life, pid: process?.pid ?? 0, state, restarts };
   }
 
-  /** `null` unless it takes requests. */
+  /** Connection of the current process; `null` unless it takes requests. */
   get connection(): Connection | null {
     return this.current?.isRetired === false ? this.current.connection : null;
   }
 
-  /** From its first start until it is paused, given up or to be no more. `patient`: also its first start follows the policy. */
+  /** Runs the worker until it is paused, given up or removed. `patient`: if the first start fails, it is retried too. */
   async keep(patient: boolean): Promise<void> {
     const { signal } = this.abort;
     for (let wasReady = patient; !signal.aborted;) {
@@ -193,7 +193,7 @@ export class Worker<Connection extends WorkerLink> {
     this.#owner.tell("state", this.status, previous);
   }
 
-  /** Waits for the pause before a restart; `false`: there is none. */
+  /** Waits for the pause before a restart. Returns `false` if there is no restart. */
   async #pause(report: ExitReport, readyMs: number): Promise<boolean> {
     const { pool, clock } = this.#owner;
     const { policy, maxRestarts, window, giveUp } = pool.restart;
@@ -218,7 +218,7 @@ export class Worker<Connection extends WorkerLink> {
     return false;
   }
 
-  /** How the worker's last process ended; one that was replaced does not count. */
+  /** Waits until the current process has ended and no replacement follows. */
   async #untilEnd(): Promise<{ report: ExitReport; readyMs: number }> {
     for (;;) {
       const life = this.current!;
@@ -226,12 +226,12 @@ export class Worker<Connection extends WorkerLink> {
       const readyMs = this.#owner.clock.now() - life.readyAt;
       if (this.current !== life) continue;
       this.current = null;
-      if (this.#successor) this.setState("starting"); // it ended while the next was on its way
+      if (this.#successor) this.setState("starting"); // the next process is already starting
       if (!(await this.#successor)) return { report, readyMs };
     }
   }
 
-  /** Starts a process and waits until it is ready. When the promise rejects, the process has ended. */
+  /** Starts a process and waits until it is ready. If it rejects, the process has ended. */
   async #launch(): Promise<Life<Connection>> {
     const { lives } = this.#owner;
     const life = new Life(this.#owner, this, ++this.#life);
@@ -249,7 +249,7 @@ export class Worker<Connection extends WorkerLink> {
     return life;
   }
 
-  /** It is ready, and takes the place of the one before. */
+  /** Makes a ready process the current one. */
   #install(life: Life<Connection>): void {
     const { pool, clock, changed, tell } = this.#owner;
     this.current = life;
@@ -262,7 +262,10 @@ export class Worker<Connection extends WorkerLink> {
     if (life.version < this.#owner.version) this.#owner.inTurn(async () => void (await this.renew()));
   }
 
-  /** Replaces a process that runs an older version of the program; returns why the new one did not get ready: then the old one stays. */
+  /**
+   * Replaces a process of an older version. Resolves to the error if the new process did not become ready; then the old one
+   * stays.
+   */
   async renew(): Promise<unknown> {
     const life = this.current;
     return life?.isRetired === false && life.version < this.#owner.version ? this.#replace(life, false) : null;
@@ -275,8 +278,8 @@ export class Worker<Connection extends WorkerLink> {
   }
 
   /**
-   * The new process is ready before the old one stops; while there is none, the old one works on. `insists`: it is tried until one
-   * gets ready; otherwise returns why the first one did not.
+   * Replaces a process. The old one works until the new one is ready. `insists`: retries until a process becomes ready;
+   * otherwise resolves to the error of the first attempt.
    */
   async #replace(old: Life<Connection>, insists: boolean): Promise<unknown> {
     const { pool, clock } = this.#owner;
@@ -301,14 +304,14 @@ export class Worker<Connection extends WorkerLink> {
     return null;
   }
 
-  /** Of a worker whose program could not be started. */
+  /** Returns the report for a program that could not be started. */
   #neverRan(): ExitReport {
     const end = { exitCode: null, signal: null, uptimeMs: 0, oomKills: null, how: "itself", stderrTail: "" } as const;
     return { worker: this.id, life: this.#life, pid: 0, ...end };
   }
 }
 
-/** As `promise`, but rejects when `signal` aborts; what comes after that goes to `late`. */
+/** Settles as `promise` does, but rejects when `signal` is aborted. A later value is passed to `late`. */
 function orAborted<T>(promise: Promise<T>, signal: AbortSignal, late: (value: T) => void): Promise<T> {
   return new Promise((resolve, reject) => {
     const onAbort = (): void => reject(signal.reason);

@@ -1,4 +1,4 @@
-/** Options of the workers that a bus starts itself, as a table. */
+/** Options of the workers that a bus starts. */
 
 import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -11,7 +11,7 @@ import { boolean, choice, endless, type Given, integer, needed, Options, optiona
 import { isReloading } from "../hot.ts";
 import { completePool, poolOptions, type ResolvedPool } from "./options.ts";
 
-/** Workers of a bus at most. */
+/** Maximum number of workers of a bus. */
 const WORKERS_MAX = 64;
 
 function checkEntry(value: unknown, name: string): string {
@@ -22,42 +22,44 @@ function checkEntry(value: unknown, name: string): string {
   try {
     return Bun.fileURLToPath(text);
   } catch {
-    return refuse(name, value, must); // of another host
+    return refuse(name, value, must); // a URL with another host
   }
 }
 
 const { name: _, command: __, instances: ___, ...poolRows } = poolOptions.rows;
 
-/** Options of the workers that a bus starts, keeps alive and stops itself. */
+/** Options of the workers that a bus starts, restarts and stops. */
 export const workersOptions = new Options("workers", {
   /**
-   * The program: a file that Bun runs, which opens a worker with `SlotWorker.open()`. It finds name and directory of the bus
-   * in its environment (`SLOTBUS_NAME`, `SLOTBUS_DIR`), and is ready when it has attached. In a compiled
-   * program: one of its other entries.
+   * Program of the workers: a file that Bun runs and that calls `SlotWorker.open()`. The worker reads name and directory of the
+   * bus from its environment (`SLOTBUS_NAME`, `SLOTBUS_DIR`), and is ready when it has attached. In a compiled program: another
+   * entry of that program.
    */
   entry: needed(row<string | URL, string>(undefined, "a path or a file: URL", checkEntry)),
-  /** Workers that always run. */
+  /** Minimum number of workers. */
   min: integer(1, 0, WORKERS_MAX),
-  /** Workers at most: more are started while requests wait. */
+  /** Maximum number of workers. Up to this number, workers are started while requests wait. */
   max: optional(integer(undefined, 1, WORKERS_MAX), "`min`, or one per processor if that is more"),
-  /** After so many ms in which fewer workers would have done, the others are stopped. */
+  /** Time after which workers that were not needed are stopped, in ms. */
   idle: integer(30_000, 1, MAX_TIMER_MS, " ms"),
   /**
-   * A worker that has requests and whose event loop does not turn for so many ms is killed and started again: its handler hangs, or
-   * its process is stopped. A worker that the bus did not start is reported (`unresponsive`) and chosen last. `Infinity`: never.
+   * Time for which the event loop of a worker with requests may be blocked, in ms; `Infinity`: no limit. After that the worker
+   * is killed and restarted. A worker that the bus did not start only causes an event `unresponsive`, and is chosen last.
    */
   unresponsive: endless(30_000, 100, MAX_TIMER_MS, " ms"),
   /**
-   * Replaces the workers one by one when `entry` or a file that it imports changes, outside of `node_modules`: the new one is ready
-   * before the old one drains. When the new code does not start, the old workers stay until the next change.
+   * Replaces the workers one by one when `entry` or an imported file outside of `node_modules` changes. A new worker is ready
+   * before the old one drains. If the new code does not start, the old workers stay until the next change.
    */
   watch: optional(boolean(false), "true under `bun --watch` and `bun --hot`, else false"),
   ...poolRows,
-  /** `"inherit"`: that of this process. `"log"`: only the event `log` of `bus.supervisor` has it. */
+  /**
+   * Standard error of workers. `"inherit"`: that of this process. `"log"`: lines become events `log` of `bus.supervisor` only.
+   */
   stderr: choice("inherit", ["log", "inherit"]),
 });
 
-/** Workers that the bus starts, keeps alive and stops itself. The rest as for any supervised pool. */
+/** Options of the workers that a bus starts, restarts and stops: the options of every supervised pool and some more. */
 export interface WorkersOptions extends Given<typeof workersOptions.rows> {}
 
 /** Options of the workers of a bus, with their defaults filled in. */
@@ -66,13 +68,13 @@ export type ResolvedWorkers = Readonly<{
   max: number;
   idle: number;
   unresponsive: number;
-  /** The program, when its changes are watched. */
+  /** Path of the program if its changes are watched; otherwise `null`. */
   watch: string | null;
-  /** Of the supervisor; the bus adds its name and the environment. */
+  /** Options of the supervisor; the bus adds its name and the environment. */
   pool: ResolvedPool;
 }>;
 
-/** Fills in defaults. `find`: where the program is compiled. @throws {InvalidConfigError} @internal */
+/** Fills in defaults. `find`: finds entries of a compiled program; `null` otherwise. @throws {InvalidConfigError} @internal */
 export function resolveWorkers(given: WorkersOptions, find: typeof findEmbedded): ResolvedWorkers {
   if ("instances" in checkOptions("workers", given, '{ entry: "worker.ts" }')) {
     throw new InvalidConfigError("workers has no option `instances`.", { hint: "Use `min` and `max`." });

@@ -1,8 +1,8 @@
-/** An Elysia application with what Elysia brings along. */
+/** An Elysia application that uses Elysia's own features. */
 
 import { Elysia, file, form, redirect, sse, t } from "elysia";
 
-/** Made anew for each side: none shares a state. `files` is a directory. */
+/** Returns a new app for each side, so that they share no state. `files` is a directory. */
 export function elysiaApp(files: string) {
   return new Elysia()
     .onError(({ code, error, status }) => {

@@ -1,4 +1,4 @@
-/** A Hono application with what Hono brings along. */
+/** A Hono application that uses Hono's own middleware and helpers. */
 
 import { Hono } from "hono";
 import { basicAuth } from "hono/basic-auth";
@@ -21,7 +21,7 @@ import { stream, streamSSE, streamText } from "hono/streaming";
 import { timing, setMetric } from "hono/timing";
 import { appendTrailingSlash, trimTrailingSlash } from "hono/trailing-slash";
 
-/** Made anew for each side: none shares a state. `files` is a directory, `big` a file of more than 256 KiB. */
+/** Returns a new app for each side, so that they share no state. `files` is a directory, `big` a file of more than 256 KiB. */
 export function honoApp(files: string, big: string): Hono {
   const app = new Hono();
   const at = (path: string) => Bun.file(`${files}/${path}`);

@@ -1,4 +1,4 @@
-/** What both sides are asked. */
+/** Requests that both sides get. */
 
 export interface Asked {
   readonly method: string;

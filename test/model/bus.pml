@@ -2,21 +2,21 @@
  * bus.pml - one client, one worker after another, two slots, as built in csrc/slot_client.c, slot_worker.c, wait.c and
  * src/bus/bus.ts. test/model/check.ts runs it through spin; test/model.test.ts compares the labels.
  *
- * A statement is one step; atomic and d_step are what one instruction does in C: a swap of the
- * status word (state and generation together), an exchange of hints or of "parked". Memory is
- * sequentially consistent, as those operations are; payloads are written and read in steps of their own.
+ * A statement is one step. atomic and d_step are one instruction in C: a swap of the status word
+ * (state and generation together), an exchange of hints or of "parked". Memory is sequentially
+ * consistent, like these instructions; payloads are written and read in separate steps.
  *
  * Each side is an event loop: while it is parked it still publishes, completes and withdraws. The
- * killer may end a worker between any two steps. No timer saves a sleeper: a timeout, an abort and
- * a tick happen only within the limits below, so a lost wake-up is an invalid end state.
+ * killer may end a worker between any two steps. No timer wakes a sleeper: timeouts, aborts and
+ * ticks happen only within the limits below, so a lost wake-up is an invalid end state.
  *
- * -DNO_... removes the rule of that name; then spin must find an error.
+ * -DNO_RULE removes the rule of that name; then spin must find an error.
  *
- * Not in it: several workers at once, borrowed responses, the end of the client, weak memory.
+ * Left out: several workers at once, borrowed responses, the end of the client, weak memory.
  */
 
 #ifndef N
-#define N 2 /* requests; the odd ones are idempotent */
+#define N 2 /* requests; odd ones are idempotent */
 #endif
 #ifndef CANCELS
 #define CANCELS 0 /* encodings that fail */
@@ -25,19 +25,19 @@
 #define GIVEUPS 0 /* timeouts and aborts */
 #endif
 #ifndef LATES
-#define LATES 0 /* second replies, with a token of an earlier request */
+#define LATES 0 /* second responses, with the token of an earlier request */
 #endif
 #ifndef KILLS
 #define KILLS 0 /* deaths of a worker, at any step */
 #endif
 #ifndef EVICTS
-#define EVICTS 0 /* ends of a life whose process goes on for a while */
+#define EVICTS 0 /* evictions; the worker's process runs on for a while */
 #endif
 #ifndef STRAYS
-#define STRAYS 0 /* answers that a broken worker takes back and overwrites */
+#define STRAYS 0 /* responses that a broken worker takes back and overwrites */
 #endif
 #ifndef LOSSES
-#define LOSSES 0 /* words of hints that vanish; each is followed by one tick */
+#define LOSSES 0 /* hint words that vanish; one tick follows each */
 #endif
 #ifndef FUTEX_WAITS
 #define FUTEX_WAITS 0 /* 1: both sides may wait on the futex: requestSync, sb_worker_wait */
@@ -46,7 +46,7 @@
 #define SLOTS 2
 #define LIVES (KILLS + EVICTS + STRAYS + 1)
 
-/* Told in pan's output by name. Hidden: not part of the state. */
+/* Names for pan's output. Hidden: not part of the state. */
 hidden byte settled_once, own_response, own_generation, quarantine_holds, request_intact;
 hidden byte runs_do_not_overlap, runs_once_unless_idempotent, told_unexecuted_is_true;
 hidden byte healthy_is_not_evicted, reserve_finds_free, counts_right, steps_are_legal;
@@ -55,18 +55,18 @@ hidden byte healthy_is_not_evicted, reserve_finds_free, counts_right, steps_are_
 mtype = { FREE, WRITING, READY, CLAIMED, DONE, ABANDONED };               /* the status word */
 mtype = { AT_REST, IN_WRITING, IN_FLIGHT, DELIVERED, IN_QUARANTINE };     /* the client's own last step */
 mtype = { NONE, SOCKET, FUTEX };                                          /* parked */
-mtype = { WON_FREE, WON_ABANDONED, FOUND_DONE, FOUND_CORRUPT };           /* of a withdrawal */
+mtype = { WON_FREE, WON_ABANDONED, FOUND_DONE, FOUND_CORRUPT };           /* results of a withdrawal */
 
-/* The regions: one per life. Slot s of life e is [e * SLOTS + s]. */
+/* The regions, one per worker (life). Slot s of life e is [e * SLOTS + s]. */
 mtype state[LIVES * SLOTS] = FREE;
 byte generation[LIVES * SLOTS];
 byte request[LIVES * SLOTS];           /* payload: the number of the request */
-byte answer[LIVES * SLOTS];            /* payload: the number of the request it answers, */
-byte answer_generation[LIVES * SLOTS]; /* and the token it was given for */
+byte answer[LIVES * SLOTS];            /* payload: the number of the answered request, */
+byte answer_generation[LIVES * SLOTS]; /* and its token */
 byte ready[LIVES], done[LIVES];        /* hints, one bit a slot */
 #define CLIENT 0
 #define WORKER 1
-mtype parked[LIVES * 2] = NONE; /* side of life e is [e * 2 + side] */
+mtype parked[LIVES * 2] = NONE; /* a side of life e is [e * 2 + side] */
 byte futex[LIVES * 2];
 bit bell[LIVES * 2]; /* a byte in that side's socket */
 
@@ -97,7 +97,7 @@ inline swap(place, gen, from, to)
 	}
 }
 
-/* [park-client] [park-worker] the waker's half. NO_LOOK_LAST has looked before it published. */
+/* [park-client] [park-worker] the waker's half. With NO_LOOK_LAST it read "parked" before it published. */
 inline wake_parked(side)
 {
 	/* label: wake */
@@ -119,7 +119,7 @@ inline wake_parked(side)
 	how = NONE
 }
 
-/* "parked" is looked at, and only then exchanged away. */
+/* Reads "parked" first and exchanges it only if it is set. */
 inline wake(side)
 {
 #ifdef NO_LOOK_LAST
@@ -173,7 +173,7 @@ inline claim(s)
 	d_step { won = 0; seen = 0 }
 }
 
-/* A reply of request id, made with this token. */
+/* A response to request id, made with this token. */
 inline complete(s, with, id)
 {
 	/* label: complete */
@@ -212,7 +212,7 @@ inline complete(s, with, id)
 		fi;
 		if
 		:: lates < LATES -> d_step { lates++; late_slot = s; late_token = seen; late_job = id }
-		:: strays < STRAYS -> /* never in a sound worker */
+		:: strays < STRAYS -> /* only a broken worker does this */
 			d_step {
 				if
 				:: state[MY(s)] == DONE && generation[MY(s)] == seen ->
@@ -248,7 +248,7 @@ inline worker_park(as)
 #endif
 }
 
-/* Its handlers end with it. */
+/* The worker's handlers end with it. */
 inline worker_ends()
 {
 	d_step {
@@ -355,7 +355,7 @@ inline release(s)
 	fi
 }
 
-/* The payload is copied, then the word is looked at again, and only then somebody gets it. */
+/* Copies the payload, checks the word again, and only then delivers. */
 inline deliver(s)
 {
 	shadow[s] = DELIVERED;
@@ -378,7 +378,7 @@ inline corrupt()
 	doomed = 1
 }
 
-/* What this slot has for the client. */
+/* Handles what the slot's word says. */
 inline look(s)
 {
 	/* label: look */
@@ -452,8 +452,8 @@ inline give_up(s)
 	:: result == WON_ABANDONED -> settle(pending[s]); pending[s] = 0
 	:: result == FOUND_DONE ->
 		if
-		:: deliver(s)                          /* timeout: the answer came first */
-		:: shadow[s] = DELIVERED; release(s);  /* abort: it is dropped */
+		:: deliver(s)                          /* timeout: the response came first */
+		:: shadow[s] = DELIVERED; release(s);  /* abort: the response is dropped */
 			if
 			:: won -> settle(pending[s]); pending[s] = 0
 			:: else
@@ -530,7 +530,7 @@ inline tick(s)
 	found = 0
 }
 
-/* requestSync: only this slot's word ends it. When the worker is gone, the main loop judges. */
+/* requestSync: only this slot's word ends the wait. When the worker is gone, the main loop decides. */
 inline wait_for(s)
 {
 	client_unpark();
@@ -606,7 +606,7 @@ inline send(id, s)
 	won = 0
 }
 
-/* The end of a life: each slot by its word, hints ignored. */
+/* The end of a life: decides each slot by its word, without hints. */
 inline judge(s)
 {
 	if
@@ -626,7 +626,7 @@ inline judge(s)
 		:: result == FOUND_DONE ->
 			deliver(s);
 			if
-			:: pending[s] != 0 -> settle(pending[s]) /* changed between the two looks */
+			:: pending[s] != 0 -> settle(pending[s]) /* the word changed between the two reads */
 			:: else
 			fi
 		:: result == FOUND_CORRUPT -> settle(pending[s])
@@ -638,7 +638,7 @@ inline judge(s)
 
 inline end_life()
 {
-	closed[life] = 1; /* the socket first */
+	closed[life] = 1; /* the socket closes first */
 #ifndef NO_JUDGE
 	judge(0);
 	judge(1);

@@ -1,6 +1,6 @@
 /**
- * Checks `bus.pml`, `stream.pml`, `ring.pml` and `lease.pml` with spin: each holds in every configuration, and fails when any
- * of its rules is removed. Needs Debian's packages spin and gcc. The last line tells how many states were explored.
+ * Checks `bus.pml`, `stream.pml`, `ring.pml` and `lease.pml` with spin: each model holds in every configuration, and fails when
+ * one of its rules is removed. Needs Debian's packages spin and gcc. The last line has the number of explored states.
  *
  *     bun test/model/check.ts [ci | quick | long] [MODEL ...]
  */
@@ -12,7 +12,7 @@ import { figuresLine, sizeAsked } from "../prove/figures.ts";
 
 type Model = "bus" | "stream" | "ring" | "lease";
 
-/** What may happen: besides N requests and their answers, in a ring of the fleet, to its leases. */
+/** Limits of what may happen in a search. The models explain each name. */
 const configurations: [model: Model, configuration: string][] = [
   ["bus", "N=3"],
   ["bus", "N=2 GIVEUPS=1 LATES=1 CANCELS=1"],
@@ -49,7 +49,7 @@ const configurations: [model: Model, configuration: string][] = [
   ["lease", "WORKERS=2 WAITERS=1 OPS=1 FORCES=1 KILLS=1"],
 ];
 
-/** Larger ones, not for `ci`. */
+/** Larger configurations, not run by `ci`. */
 const larger: [model: Model, configuration: string][] = [
   ["ring", "WRITERS=2 EVENTS=2"],
   ["ring", "WRITERS=2 EVENTS=1 SLEEP=1 KILLS=1 READER_KILLS=1"],
@@ -62,7 +62,7 @@ const larger: [model: Model, configuration: string][] = [
   ["lease", "WORKERS=2 WAITERS=1 OPS=1 SUBJECTS=2 ENTRIES=2 KILLS=1"],
 ];
 
-/** A rule, a configuration that shows what it is for, and what fails without it. */
+/** A rule, a configuration in which it is needed, and the failure without it. */
 const rules: [model: Model, rule: string, configuration: string, failure: string][] = [
   ["bus", "RECHECK_WORKER", "N=2", "invalid end state"],
   ["bus", "RECHECK_CLIENT", "N=2", "invalid end state"],
@@ -153,12 +153,12 @@ const rules: [model: Model, rule: string, configuration: string, failure: string
 
 const missing = ["spin", "gcc"].filter((tool) => !Bun.which(tool));
 if (missing.length > 0) {
-  console.error(`lacks ${missing.join(" and ")}: apt-get install -y ${missing.join(" ")}`);
+  console.error(`${missing.join(" and ")} not found: run apt-get install -y ${missing.join(" ")}`);
   process.exit(2);
 }
 
 interface Outcome {
-  /** What pan found: nothing, the name of an assertion, or "invalid end state". */
+  /** Result of pan: empty, the name of an assertion, or "invalid end state". */
   error: string;
   states: number;
   seconds: number;
@@ -179,7 +179,7 @@ async function explore(model: Model, settings: string[], optimise: "-O0" | "-O1"
   copyFileSync(join(import.meta.dir, `${model}.pml`), join(folder, "model.pml"));
   copyFileSync(join(import.meta.dir, "fleet.pml"), join(folder, "fleet.pml")); // ring and lease include it
   await run(folder, ["spin", "-a", ...settings.map((setting) => `-D${setting}`), "model.pml"]);
-  // Safety only; 4 GB and depth 500 000 at most: running out of either is a failure below.
+  // Safety only, with at most 4 GB and depth 500 000. Running out of either counts as a failure below.
   await run(folder, ["gcc", optimise, "-w", "-DSAFETY", "-DCOLLAPSE", "-DMEMLIM=4000", "-o", "pan", "pan.c"]);
   const out = await run(folder, ["./pan", "-m500000", optimise === "-O0" ? "-w20" : "-w24"]);
   const assertion = out.match(/pan:\d+: assertion violated \(?(\w+)/)?.[1];
@@ -216,14 +216,14 @@ const jobs: (() => Promise<void>)[] = [
   }),
   ...all.filter(isAsked).map((row) => async () => {
     const [model, configuration] = row;
-    // To optimise costs more than it saves in a small search: those of the fleet, but for the larger.
+    // Optimizing costs more than it saves in a small search: all searches of the fleet, except the larger ones, are small.
     const isSmall = (model === "ring" || model === "lease") && !larger.includes(row);
     const outcome = await explore(model, configuration.split(" "), isSmall ? "-O0" : "-O1");
     report(outcome.error === "", `${model}, ${configuration}`, outcome);
   }),
 ];
 
-/** Two at a time. */
+/** Runs jobs until none is left. */
 async function work(): Promise<void> {
   for (let job = jobs.shift(); job; job = jobs.shift()) await job();
 }

@@ -1,38 +1,38 @@
 /*
- * fleet.pml - what ring.pml and lease.pml share, as built in csrc/fleet.c and csrc/lock.c: members, the short lock,
- * waking. They say what MEMBERS and SLEEP are, and what repair() does; a member's process has me,
- * my_life, seen, won and i.
+ * fleet.pml - shared by ring.pml and lease.pml: members, the short lock and waking, as built in csrc/fleet.c and
+ * csrc/lock.c. The including model defines MEMBERS, SLEEP and repair(); the process of a member has
+ * the variables me, my_life, seen, won and i.
  *
- * A statement is one step; atomic and d_step are what one instruction does in C. What locks,
- * "parked", heads, generations and the entries of members do is sequentially consistent, as there.
- * Relaxed stores reach memory in any order that a fence or a release allows, also those of a
- * process that is killed; relaxed loads keep the order that an acquire gives them. A store that is
- * only late is a process that is slow, so there is no store buffer.
+ * A statement is one step; atomic and d_step are one instruction in C. Locks, "parked", heads,
+ * generations and the entries of members are sequentially consistent, as in C. Relaxed stores reach
+ * memory in any order that a fence or a release allows, even after their process was killed;
+ * relaxed loads keep the order that an acquire gives them. There is no store buffer: a store that
+ * is only late looks like a slow process.
  *
  * The killer may end a member between any two steps, and another may join with the same index.
- * Waiters for the lock, and a reader that is told to poll soon, look again every few milliseconds:
- * they go on as soon as what they saw has changed or its owner has ended. A sleeper has no timer:
- * a lost wake-up is an invalid end state, and so is a member that waits for a dead one.
+ * Waiters for the lock, and readers that must poll soon, check again every few milliseconds: they
+ * continue as soon as the word has changed or its owner has ended. A sleeper has no timer: a lost
+ * wake-up is an invalid end state, and so is a member that waits for a dead member.
  *
- * -DNO_... removes the rule of that name; then spin must find an error. "Shadow" is what only the
- * checks look at.
+ * -DNO_RULE removes the rule of that name; then spin must find an error. "Shadow" variables are
+ * read only by the checks.
  *
- * Not in it: members that are stopped for long (SB_EBUSY), the flag of a lock that somebody sleeps
- * for it, the file itself, numbers and lengths that no member wrote.
+ * Left out: members that are stopped for long (SB_EBUSY), the waiters flag of the lock, the file
+ * itself, numbers and lengths that no member wrote.
  */
 
-/* Told in pan's output by name. Hidden: not part of the state. */
+/* Names for pan's output. Hidden: not part of the state. */
 #define CHECK(name, holds) d_step { name = (holds); assert(name) }
 hidden byte lock_excludes;
 
-/* Of each member: the lock on its byte, its entry (named: it has a pid); whether it was killed, and has ended by that. */
+/* For each member: the lock on its byte; its entry (named: it has a pid); whether it was killed, and has ended. */
 bit held[MEMBERS], life[MEMBERS], named[MEMBERS], killed[MEMBERS], gone[MEMBERS];
-bit alive[2 * MEMBERS]; /* shadow: the members themselves */
+bit alive[2 * MEMBERS]; /* shadow: the living members */
 #define SELF(index, its_life) (2 * (index) + (its_life))
 
 /* The lock names its owner (index + 1) and the owner's incarnation. */
 byte lock, parked;
-byte inside; /* shadow: who is, plus 1 */
+byte inside; /* shadow: index + 1 of the member in a critical section */
 #define OWNER(word) (((word) & 7) - 1)
 #define LIVES(word) (OWNER(word) != me && held[OWNER(word)])
 #ifdef NO_LOCK_LIFE
@@ -41,7 +41,7 @@ byte inside; /* shadow: who is, plus 1 */
 #define OWN (me + 1 + 8 * my_life)
 #endif
 
-/* The generation: whether it differs from what this member saw last; and who sleeps in the futex. */
+/* Whether the generation differs from the one that a member saw last, and whether the member sleeps in the futex. */
 bit changed[MEMBERS], asleep[MEMBERS];
 
 /* ---- the short lock ---------------------------------------------------------------------------- */
@@ -75,7 +75,7 @@ inline fleet_lock()
 	do
 	:: d_step { lock == 0 -> lock = OWN; won = 0 }; break
 #ifndef NO_TAKE_OVER
-	/* point: fleet.lock.judge */
+	/* step: fleet.lock.judge */
 	:: d_step { MAY_TAKE_OVER -> seen = lock };
 		take_lock_of_the_dead();
 		if
@@ -83,7 +83,7 @@ inline fleet_lock()
 		:: else
 		fi
 #endif
-	/* point: fleet.lock.sleep */
+	/* step: fleet.lock.sleep */
 	od;
 	skip; /* a break may not lead into a d_step */
 	enter();
@@ -102,12 +102,12 @@ inline fleet_unlock()
 		:: else
 		fi
 	}
-	/* point: fleet.unlock.free */
+	/* step: fleet.unlock.free */
 }
 
 inline adopt_lock()
 {
-	/* A lock that names our index while we are in none of its critical sections. */
+	/* A lock that names our index although we are in no critical section. */
 	d_step {
 		won = (lock != 0 && OWNER(lock) == me);
 		if
@@ -129,17 +129,17 @@ inline fleet_wake()
 	if
 	:: parked == 0
 	:: else ->
-		/* point: fleet.wake.before */
+		/* step: fleet.wake.before */
 #ifdef NO_NAMED
 		parked = 0;
 #else
 		parked = me + 2;
 #endif
-		/* point: fleet.wake.named */
+		/* step: fleet.wake.named */
 		d_step { i = 0; do :: i < MEMBERS -> changed[i] = 1; i++ :: else -> break od; i = 0 };
-		/* point: fleet.wake.changed */
+		/* step: fleet.wake.changed */
 		d_step { i = 0; do :: i < MEMBERS -> asleep[i] = 0; i++ :: else -> break od; i = 0 };
-		/* point: fleet.wake.woken */
+		/* step: fleet.wake.woken */
 #ifdef NO_CLEAR_OWN
 		parked = 0
 #else
@@ -165,18 +165,18 @@ inline take_index()
 	held[me] = 1;
 #endif
 	d_step { life[me] = my_life; alive[SELF(me, my_life)] = 1 };
-	/* point: fleet.index.counted */
+	/* step: fleet.index.counted */
 #ifndef NO_INCARNATION_FIRST
 	held[me] = 1;
 #endif
-	/* point: fleet.index.locked */
+	/* step: fleet.index.locked */
 #ifndef NO_ADOPT
 	adopt_lock();
 #endif
 	named[me] = 1
 }
 
-/* The kernel drops the lock on the byte. */
+/* The end of a killed member: the kernel releases the lock on its byte. */
 inline is_gone()
 {
 	d_step {
@@ -198,7 +198,7 @@ inline leave()
 	held[me] = 0
 }
 
-/* Who was there from the beginning. */
+/* A member that exists from the start. */
 inline is_there(index)
 {
 	held[index] = 1; named[index] = 1; alive[SELF(index, 0)] = 1

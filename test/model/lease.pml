@@ -1,15 +1,15 @@
 /*
  * lease.pml - the table of leases of the fleet, as built in csrc/lease.c. fleet.pml has the
- * members, the lock and the waking, and says how to read both; test/model/check.ts runs it through
- * spin; test/model.test.ts compares its points with those of the C code.
+ * members, the lock and the waking, and says how to read both. test/model/check.ts runs it through
+ * spin; test/model.test.ts compares its points with the points of the C code.
  *
- * A worker claims, renews and releases, also with a token whose tenure is over; a waiter claims,
- * and sleeps while somebody is in the way; an observer looks without the lock. Whoever waits
+ * A worker claims, renews and releases, also with the token of an ended tenure. A waiter claims,
+ * and sleeps while another member holds the lease. An observer reads without the lock. A waiter
  * watches the process of the holder, whose end wakes it, and has a timer for the end of the tenure.
  * With waiters an entry is written in one step.
  *
- * Not in it: the hash as a hash (it is the subject), strings, a full search for a
- * free entry (any that is free may be taken), reset.
+ * Left out: the hash as a hash (it is the subject), strings, the order of the search for a free
+ * entry (any free entry may be taken), reset.
  */
 
 #ifndef WORKERS
@@ -19,7 +19,7 @@
 #define WAITERS 0
 #endif
 #ifndef LOOKS
-#define LOOKS 0 /* of an observer */
+#define LOOKS 0 /* reads of an observer */
 #endif
 #ifndef OPS
 #define OPS 2 /* steps of each worker */
@@ -31,19 +31,19 @@
 #define SUBJECTS 1
 #endif
 #ifndef TICKS
-#define TICKS 0 /* of the clock; a tenure lasts one */
+#define TICKS 0 /* ticks of the clock; a tenure lasts one tick */
 #endif
 #ifndef FORCES
-#define FORCES 0 /* releases of a tenure by somebody else */
+#define FORCES 0 /* releases of a tenure by another member */
 #endif
 #ifndef KILLS
-#define KILLS 0 /* of workers */
+#define KILLS 0 /* deaths of workers */
 #endif
 #ifndef WAITER_KILLS
 #define WAITER_KILLS 0
 #endif
 #ifndef JOINS
-#define JOINS 0 /* workers that take the index of a dead one */
+#define JOINS 0 /* workers that take the index of a dead worker */
 #endif
 
 #define MEMBERS (WORKERS + WAITERS)
@@ -66,11 +66,11 @@ byte next_token = 1, clock, going = WORKERS, waiting = WAITERS;
 #define LATER(now) 90
 #endif
 
-/* Shadow: each tenure by its token; the highest that an entry had. */
+/* Shadow: each tenure by its token; the highest token of each entry. */
 byte log_subject[TOKENS], log_owner[TOKENS], log_expires[TOKENS], log_begun[TOKENS], last_token;
 bit log_over[TOKENS];
 
-/* A tenure as somebody found it is one tenure's whole. */
+/* The fields that a reader found belong to one tenure. */
 #define IS_TENURE(its_token, its_subject, its_owner, its_expires)                                \
 	(its_token < TOKENS && its_subject == log_subject[its_token] &&                          \
 	 its_owner == log_owner[its_token] && its_expires <= log_expires[its_token] &&           \
@@ -100,15 +100,15 @@ inline open_entry(at)
 #ifndef NO_TENURE_ODD
 	seq[at] = seq[at] | 1;
 #endif
-	/* point: lease.entry.opened */
+	/* step: lease.entry.opened */
 	skip
 }
 
 inline shut_entry(at)
 {
-	/* point: lease.entry.written */
+	/* step: lease.entry.written */
 	seq[at] = (seq[at] | 1) + 1
-	/* point: lease.entry.shut */
+	/* step: lease.entry.shut */
 }
 
 inline free_entry(at)
@@ -118,14 +118,14 @@ inline free_entry(at)
 #else
 	open_entry(at);
 	token[at] = 0;
-	/* point: lease.entry.emptied */
+	/* step: lease.entry.emptied */
 	shut_entry(at);
 	hash[at] = 0
-	/* point: lease.free.after */
+	/* step: lease.free.after */
 #endif
 }
 
-/* Words of an entry in any order; but token is 0 before it is the new one. */
+/* Stores the words of an entry in any order, except that token is 0 before it is the new token. */
 inline write_tenure(at)
 {
 #if WAITERS > 0
@@ -156,18 +156,18 @@ inline write_tenure(at)
 #endif
 	:: left == 0 -> break
 	od;
-	/* point: lease.claim.filled */
+	/* step: lease.claim.filled */
 #ifndef NO_EVEN_LAST
 	shut_entry(at);
 #endif
 	hash[at] = wanted
-	/* point: lease.claim.shown */
+	/* step: lease.claim.shown */
 #endif
 }
 
 inline lease_repair()
 {
-	/* point: lease.repair.before */
+	/* step: lease.repair.before */
 	at = 0;
 	do
 	:: at < ENTRIES ->
@@ -182,17 +182,17 @@ inline lease_repair()
 	od;
 	skip;
 	at = 0;
-	/* point: lease.repair.after */
+	/* step: lease.repair.after */
 	fleet_wake()
 }
 
-/* Shadow: who lives while this member is inside. */
+/* Shadow: the members that live while this member is inside. */
 inline lock_table()
 {
 #ifndef NO_TABLE_LOCK
 	fleet_lock();
 #endif
-	/* point: lease.table.locked */
+	/* step: lease.table.locked */
 	d_step {
 		lived = 0;
 		i = 0;
@@ -206,15 +206,15 @@ inline lock_table()
 
 inline unlock_table()
 {
-	/* point: lease.table.unlocking */
+	/* step: lease.table.unlocking */
 	fleet_unlock();
-	/* point: lease.table.unlocked */
+	/* step: lease.table.unlocked */
 	d_step { lived = 0; at = 0 }
 }
 
 /* ---- claims ------------------------------------------------------------------------------------- */
 
-/* Whether that very member lives. */
+/* Whether this incarnation of the member lives. */
 inline member_lives(who)
 {
 	if
@@ -235,7 +235,7 @@ inline member_lives(who)
 	fi
 }
 
-/* The subject's entry, and whether its tenure holds. */
+/* Finds the subject's entry and whether its tenure holds. */
 inline look_up()
 {
 	d_step {
@@ -292,15 +292,15 @@ inline take_token()
 #ifndef NO_TOKEN_FIRST
 	next_token = my_token + 1;
 #endif
-	/* point: lease.token.taken */
+	/* step: lease.token.taken */
 	skip
 }
 
-/* Of "wanted": claimed, or who is in the way. */
+/* Claims "wanted", or finds its holder. */
 inline claim()
 {
 	now = clock;
-	/* point: lease.claim.before */
+	/* step: lease.claim.before */
 	lock_table();
 	look_up();
 	if
@@ -328,7 +328,7 @@ inline claim()
 inline renew()
 {
 	now = clock;
-	/* point: lease.renew.before */
+	/* step: lease.renew.before */
 	lock_table();
 	if
 #ifdef NO_RENEW_TOKEN
@@ -342,7 +342,7 @@ inline renew()
 		if
 		:: lives && LATER(now) > expires[my_entry] ->
 			d_step { log_expires[my_token] = LATER(now); expires[my_entry] = LATER(now) };
-			/* point: lease.renew.stored */
+			/* step: lease.renew.stored */
 			check_one_holder(my_token)
 		:: else
 		fi;
@@ -353,10 +353,10 @@ inline renew()
 	now = 0
 }
 
-/* Of a tenure, whoever's; it is over when the holder says so, or when its token is gone. */
+/* Releases a tenure of any member. A tenure ends when it is released or its token is gone. */
 inline release()
 {
-	/* point: lease.release.before */
+	/* step: lease.release.before */
 #ifdef NO_WAKE_AFTER_END
 	fleet_wake();
 #endif
@@ -390,7 +390,7 @@ inline release()
 #endif
 	:: else
 	fi
-	/* point: lease.release.after */
+	/* step: lease.release.after */
 }
 
 #define MEMBER_STATE                                                                             \
@@ -434,7 +434,7 @@ proctype worker(byte me; bit my_life)
 		:: break
 		od;
 		if
-		:: my_token == 0 || log_over[my_token] -> waiting == 0 /* it does nothing, and lives on */
+		:: my_token == 0 || log_over[my_token] -> waiting == 0 /* does nothing and lives on */
 		:: true
 		fi;
 		leave();
@@ -450,12 +450,12 @@ proctype worker(byte me; bit my_life)
 
 /* ---- waiters ------------------------------------------------------------------------------------ */
 
-/* [sleep] "parked", then the look. */
+/* [sleep] store "parked", then check the entry. */
 inline park()
 {
-	/* point: lease.park.before */
+	/* step: lease.park.before */
 	parked = 1
-	/* point: lease.park.stored */
+	/* step: lease.park.stored */
 }
 
 proctype waiter(byte me; bit my_life)
@@ -565,7 +565,7 @@ proctype chance()
 	:: break
 	od;
 #if TICKS > 0
-	clock = TICKS + 1 /* every time is over */
+	clock = TICKS + 1 /* every deadline has passed */
 #endif
 }
 

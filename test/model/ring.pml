@@ -1,9 +1,9 @@
 /*
  * ring.pml - one ring of the fleet and its sleepers, as built in csrc/ring.c. fleet.pml has the
- * members, the lock and the waking, and says how to read both; test/model/check.ts runs it through
- * spin; test/model.test.ts compares its points with those of the C code.
+ * members, the lock and the waking, and says how to read both. test/model/check.ts runs it through
+ * spin; test/model.test.ts compares its points with the points of the C code.
  *
- * Not in it: cursors that begin at a position or at the oldest, batches with a limit.
+ * Left out: cursors that begin at a position or at the oldest event, batches with a limit.
  */
 
 #ifndef WRITERS
@@ -13,28 +13,28 @@
 #define READERS 1
 #endif
 #ifndef EVENTS
-#define EVENTS 1 /* of each writer */
+#define EVENTS 1 /* events of each writer */
 #endif
 #ifndef RING
 #define RING 2 /* frames */
 #endif
 #ifndef PARTS
-#define PARTS 1 /* an event has one frame, or so many */
+#define PARTS 1 /* an event has one frame or PARTS frames */
 #endif
 #ifndef SLEEP
-#define SLEEP 0 /* 1: readers park when there is nothing; a frame is written, or read, in one step */
+#define SLEEP 0 /* 1: readers park when the ring has no news; a frame is written or read in one step */
 #endif
 #ifndef LATE
-#define LATE 0 /* 1: readers begin at the head, whenever that is */
+#define LATE 0 /* 1: readers begin at the head, at any time */
 #endif
 #ifndef KILLS
-#define KILLS 0 /* of writers */
+#define KILLS 0 /* deaths of writers */
 #endif
 #ifndef READER_KILLS
 #define READER_KILLS 0
 #endif
 #ifndef JOINS
-#define JOINS 0 /* members that take the index of a dead writer; they publish one event, or none */
+#define JOINS 0 /* members that take the index of a dead writer and publish one event or none */
 #endif
 
 #define MEMBERS (WRITERS + READERS)
@@ -52,12 +52,12 @@ byte seq[RING], event[RING], shape[RING], payload[RING];
 #define EVEN(n) (2 * (n) + 2)
 #define SHAPE(parts, part) ((parts) * 4 + (part))
 
-byte writing = WRITERS; /* of those that were there from the beginning, who still publish */
+byte writing = WRITERS; /* initial writers that still publish */
 byte joins, going = WRITERS;
 bit chance_over;
 #define QUIET (going == 0 && chance_over)
 
-/* Shadow: what was published, how far frames were begun. */
+/* Shadow: the published events, and how far frames were begun. */
 byte published, begun;
 byte log_at[MOST], log_payload[MOST];
 
@@ -76,7 +76,7 @@ inline store_field(which)
 	}
 }
 
-/* The fields, and the counter of events, which no fence keeps back, in any order. */
+/* Stores the fields and the event counter, which no fence orders, in any order. */
 inline write_frame()
 {
 	d_step {
@@ -96,7 +96,7 @@ inline write_frame()
 	seq[F] = ODD(n + part);
 #endif
 #endif
-	/* point: ring.frame.begun */
+	/* step: ring.frame.begun */
 	do
 	:: left & 1 -> store_field(0); left = left - 1
 	:: left & 2 -> store_field(1); left = left - 2
@@ -107,10 +107,10 @@ inline write_frame()
 	:: !counted && part == parts - 1 -> events = number + 1; counted = 1
 	:: left == 0 -> break
 	od;
-	/* point: ring.frame.filled */
+	/* step: ring.frame.filled */
 	seq[F] = EVEN(n + part);
 #endif
-	/* point: ring.frame.written */
+	/* step: ring.frame.written */
 }
 
 inline move_head()
@@ -126,12 +126,12 @@ inline move_head()
 
 inline publish()
 {
-	/* point: ring.publish.before */
+	/* step: ring.publish.before */
 #ifdef NO_LOCK_BEFORE_WAKE
 	looked = (parked != 0);
 #endif
 	fleet_lock();
-	/* point: ring.publish.locked */
+	/* step: ring.publish.locked */
 	d_step { n = head; number = events; part = 0; counted = 0; id = 1 + me * 8 + my_life * 4 + made; made++ };
 	if
 	:: parts = 1
@@ -155,7 +155,7 @@ inline publish()
 	:: !counted -> events = number + 1
 	:: else
 	fi;
-	/* point: ring.publish.counted */
+	/* step: ring.publish.counted */
 #ifdef NO_LOCK_BEFORE_WAKE
 	if
 	:: looked -> fleet_wake()
@@ -167,24 +167,24 @@ inline publish()
 	fleet_wake();
 #endif
 #endif
-	/* point: ring.publish.woken */
+	/* step: ring.publish.woken */
 #ifndef NO_HEAD_LAST
 	move_head();
 #endif
-	/* point: ring.publish.published */
+	/* step: ring.publish.published */
 	fleet_unlock();
-	/* point: ring.publish.unlocked */
+	/* step: ring.publish.unlocked */
 #ifdef NO_WAKE_FIRST
 	fleet_wake();
 #endif
 	d_step { n = 0; number = 0; parts = 0; counted = 0; id = 0 }
 }
 
-/* Frames at and after the head are nobody's. "events" may be one ahead. The frames lie still: the
+/* Frames at and after the head are not published. "events" may be one ahead. No frame changes: the
  * lock is held. */
 inline ring_repair()
 {
-	/* point: ring.repair.before */
+	/* step: ring.repair.before */
 #ifndef NO_REPAIR_EVENTS
 	d_step {
 		if
@@ -195,7 +195,7 @@ inline ring_repair()
 	};
 #endif
 	skip
-	/* point: ring.repair.after */
+	/* step: ring.repair.after */
 }
 
 inline is_over()
@@ -224,7 +224,7 @@ proctype writer(byte me; bit my_life)
 			take_index();
 			if
 			:: true -> publish()
-			:: true -> writing == 0 /* it does nothing, and lives on */
+			:: true -> writing == 0 /* does nothing and lives on */
 			fi
 		fi;
 		made = 0;
@@ -244,7 +244,7 @@ proctype writer(byte me; bit my_life)
 #define HERE AT(position + got_part)
 #define IS_WHOLE (seq[HERE] == EVEN(position + got_part))
 
-/* The number and the shape of the frame at the position, between two looks. */
+/* Reads number and shape of the frame at the position between two reads of its sequence number. */
 inline read_head()
 {
 	copied = IS_WHOLE;
@@ -306,7 +306,7 @@ inline copy_payload()
 #define BELOW_HEAD (position + got_shape / 4 <= end)
 #endif
 
-/* Lost are those that something was written over. */
+/* Lost events are the overwritten events. */
 inline count_lost(until)
 {
 	d_step {
@@ -349,7 +349,7 @@ inline copy_event()
 	d_step { got_event = 0; got_shape = 0; expected = 0; whole = 0 }
 }
 
-/* Number of the next event, from the frame before "end". */
+/* Finds the number of the next event from the frame before "end". */
 inline next_event()
 {
 	d_step { i = position; position = end - 1 };
@@ -424,16 +424,16 @@ inline stand_at_head()
 	CHECK(stands_right, my_event == published || log_at[my_event] == position)
 }
 
-/* [sleep] "parked", then the lock, then the head. */
+/* [sleep] store "parked", then check the lock, then the head. */
 inline park()
 {
 	do
 	::
-		/* point: ring.park.before */
+		/* step: ring.park.before */
 #ifndef NO_PARK_FIRST
 		parked = 1;
 #endif
-		/* point: ring.park.stored */
+		/* step: ring.park.stored */
 #ifdef NO_LOCK_THEN_HEAD
 		moved = (head != position);
 		seen = lock;
@@ -453,7 +453,7 @@ inline park()
 #ifdef NO_TICKET
 			changed[me] = 0;
 #endif
-			/* the futex compares, and sleeps */
+			/* the futex compares and sleeps */
 			d_step { asleep[me] = !changed[me] };
 			if
 			:: !asleep[me] -> changed[me] = 0

@@ -1,41 +1,41 @@
 /*
  * stream.pml - one slot whose requests and responses stream, one after another, between one client and
  * one worker, as built in csrc/stream.c, slot_client.c, slot_worker.c, src/bus/stream.ts, bus.ts and session.ts.
- * bus.pml is the model of the slots, the hints and the parking themselves; test/model/check.ts runs
- * both through spin.
+ * bus.pml is the model of the slots, the hints and the parking; test/model/check.ts runs both
+ * through spin.
  *
- * A body is some units, each marked with its request and its number, through a ring of RING. What
- * a side stores goes through a buffer of its own and reaches memory later, in order, as on x86:
- * the ring, "sent" and "ended" at any time, "taken" and "waiting" before the next step (they are
- * sequentially consistent), and all of it before a swap of the word or a hint, as there. A buffer
- * outlives its process. To be told (hint, and bell when parked) is one step here.
+ * A body consists of units, each marked with its request and its number, and passes through a ring
+ * of RING units. Stores of a side go through its store buffer and reach memory later, in order, as
+ * on x86: the ring, "sent" and "ended" at any time, "taken" and "waiting" before the next step
+ * (they are sequentially consistent), and all of them before a swap of the word or a hint. A buffer
+ * outlives its process. A notification (hint, and bell if parked) is one step here.
  *
- * Each side is an event loop: it serves its hint, a handler and a reader go on in any order. The
- * killer may end either side between any two steps. Nobody has a timer: a lost wake-up is an
+ * Each side is an event loop: it serves its hint, and a handler and a reader run in any order. The
+ * killer may end either side between any two steps. There are no timers: a lost wake-up is an
  * invalid end state.
  *
- * -DNO_... removes the rule of that name; then spin must find an error.
+ * -DNO_RULE removes the rule of that name; then spin must find an error.
  *
- * Not in it: several slots, a second worker, weaker memory than x86's.
+ * Left out: several slots, a second worker, memory weaker than x86's.
  */
 
 #ifndef N
 #define N 1 /* requests */
 #endif
 #ifndef UP
-#define UP 0 /* units of a request's body, or 0: it does not stream */
+#define UP 0 /* units of a request's body; 0: it does not stream */
 #endif
 #ifndef DOWN
-#define DOWN 0 /* the same of a response */
+#define DOWN 0 /* units of a response's body; 0: it does not stream */
 #endif
 #ifndef EARLY
-#define EARLY 0 /* 1: a response may end before the body of its request was read */
+#define EARLY 0 /* 1: a response may end before its request's body is read */
 #endif
 #ifndef RING
 #define RING 1 /* units */
 #endif
 #ifndef NEED
-#define NEED 1 /* who found no room waits for so much, or what is left */
+#define NEED 1 /* room that a blocked writer waits for, or less at the end of the body */
 #endif
 #ifndef FAILS
 #define FAILS 0 /* sources of responses that fail */
@@ -44,7 +44,7 @@
 #define GIVEUPS 0 /* timeouts, aborts, readers that leave */
 #endif
 #ifndef LATES
-#define LATES 0 /* second ends of a response, with a token of an earlier request */
+#define LATES 0 /* second ends of a response, with the token of an earlier request */
 #endif
 #ifndef KILLS
 #define KILLS 0 /* 1: the worker may die */
@@ -53,7 +53,7 @@
 #define CLIENT_KILLS 0 /* 1: the client may die */
 #endif
 
-/* Told in pan's output by name. Hidden: not part of the state. */
+/* Names for pan's output. Hidden: not part of the state. */
 hidden byte units_in_order, stream_whole, error_in_place, committed_delivered, counts_legal;
 hidden byte own_response, source_untouched, quarantine_holds, healthy_is_not_evicted;
 hidden byte reserve_finds_free, ends_clean;
@@ -61,21 +61,21 @@ hidden byte reserve_finds_free, ends_clean;
 
 mtype = { FREE, WRITING, READY, CLAIMED, STREAMING, DONE, ABANDONED };
 mtype = { AT_REST, IN_FLIGHT, IN_STREAM, IN_QUARANTINE };           /* the client's own last step */
-mtype = { WON_FREE, WON_ABANDONED, FOUND_DONE, FOUND_CORRUPT };     /* of a withdrawal */
+mtype = { WON_FREE, WON_ABANDONED, FOUND_DONE, FOUND_CORRUPT };     /* results of a withdrawal */
 
 /* The slot. */
 mtype state = FREE;
 byte generation, request, answer;
 bit response_streams;
 
-/* By side: the flow line and the ring that it writes. */
+/* For each side: the flow line and the ring that it writes. */
 #define CLIENT 0
 #define WORKER 1
 #define SENT 0
 #define TAKEN 1
 #define ENDED 2
 #define WAITING 3
-#define CELL 4 /* the first of the ring */
+#define CELL 4 /* the first cell of the ring */
 #define FIELDS (CELL + RING)
 byte line[2 * FIELDS];
 #define LINE(side, field) line[(side) * FIELDS + (field)]
@@ -87,14 +87,14 @@ byte line[2 * FIELDS];
 #define UNIT(id, number) ((id) * 8 + (number))
 #define ERROR_HEAD(id) ((id) * 8 + 7)
 
-/* What a side has stored and memory has not: field, value. */
+/* Stores of a side that have not reached memory: field, value. */
 chan buffer[2] = [4] of { byte, byte };
 #define BARRIER(me) empty(buffer[me])
 
-bit hint[2];      /* of the side that is told */
+bit hint[2];      /* for each side: the other side notified it */
 byte cancel;      /* the message, with its token */
 bit killed[2], gone[2], quit;
-byte made; /* units that the source of the response gave; failed: and no more */
+byte made; /* units that the source of the response gave; failed: it gives no more */
 bit failed;
 byte fails, lates;
 
@@ -114,7 +114,7 @@ inline tell(me)
 	d_step { BARRIER(me); hint[1 - me] = 1 }
 }
 
-/* ---- the rings: of one side, me ---------------------------------------------------------------- */
+/* ---- the rings of one side, me ----------------------------------------------------------------- */
 
 #ifdef NO_ROOM_ORDER
 #define STORE_SEQ(me, field, value) buffer[me]!field,value
@@ -137,7 +137,7 @@ inline flow_forget()
 	}
 }
 
-/* Whether there is something that was not told yet. */
+/* Whether the reader has units or an end that it has not passed on. */
 inline flow_moved(me)
 {
 	their_ended = LINE(1 - me, ENDED);
@@ -175,7 +175,7 @@ inline look_out(me)
 	CHECK(counts_legal, their_taken <= put && put - their_taken <= RING)
 }
 
-/* A reader asks for the next unit of request id. */
+/* Reads the next unit of request id. */
 inline flow_read(me, id)
 {
 	/* label: flow */
@@ -186,7 +186,7 @@ inline flow_read(me, id)
 #ifndef NO_COPY_FIRST
 		CHECK(units_in_order, LINE(1 - me, PLACE(got)) == UNIT(id, got));
 #endif
-		/* [room] store, then look whether somebody waits */
+		/* [room] store, then check whether the writer waits */
 #ifdef NO_TAKEN_FIRST
 		news = LINE(1 - me, WAITING);
 #endif
@@ -218,7 +218,7 @@ inline flow_read(me, id)
 
 #define WANTED (ending -> 1 : (ALL(me) - put < NEED -> ALL(me) - put : NEED))
 
-/* [room] Store, then look: there is room, or somebody will tell. */
+/* [room] Store "waiting", then check: there is room, or the reader will notify. */
 inline flow_wait(me)
 {
 #ifdef NO_WAITING_FIRST
@@ -234,7 +234,7 @@ inline flow_wait(me)
 	d_step { needs = (RING - (put - their_taken) < WANTED); their_taken = 0 }
 }
 
-/* The next unit, or a wait for room. */
+/* Writes the next unit, or waits for room. */
 inline flow_write(me, id)
 {
 	/* label: flow */
@@ -271,7 +271,7 @@ inline flow_write(me, id)
 	fi
 }
 
-/* What each side knows of its streams. */
+/* Local state of each side's streams. */
 #define FLOW_STATE                                                                               \
 	byte put, got, told_sent, told_taken, told_ended, their_sent, their_taken, their_ended;  \
 	bit waits, told, needs, hungry, read_all, news, won, ending
@@ -355,7 +355,7 @@ inline begin()
 	/* label: begin */
 	d_step { answer = job; response_streams = 1; made = 0; failed = 0; begun = 1 };
 	if
-	:: true -> /* with the first of its body */
+	:: true -> /* with the first unit of its body */
 		CHECK(quarantine_holds, generation == token && state != FREE);
 		buffer[WORKER]!PLACE(0),UNIT(job, 0);
 		buffer[WORKER]!SENT,1;
@@ -370,7 +370,7 @@ inline begin()
 	won = 0
 }
 
-/* ending: by an error, whose head lies behind what was sent. */
+/* ending: with an error, whose head lies behind the sent units. */
 inline finish()
 {
 	/* label: finish */
@@ -406,7 +406,7 @@ inline worker_writes()
 	fi
 }
 
-/* The client has ended: what was committed is read, then the error. */
+/* The client has ended: the worker reads the committed units, then the error. */
 inline client_ended()
 {
 	if
@@ -492,7 +492,7 @@ inline release()
 	put_back()
 }
 
-/* What was committed and not read. */
+/* Reads the units that were committed and not read. */
 inline drain()
 {
 #ifndef NO_DRAIN
@@ -606,7 +606,7 @@ inline withdraw()
 	CHECK(healthy_is_not_evicted, result != FOUND_CORRUPT)
 }
 
-/* A timeout, an abort, or a reader who leaves. */
+/* A timeout, an abort, or a reader that leaves. */
 inline give_up()
 {
 	d_step { has_source = 0; sending = 0; needs = 0; hungry = 0; read_all = 0 };
@@ -628,7 +628,7 @@ inline give_up()
 	result = WON_FREE
 }
 
-/* The worker has ended: what was committed is delivered, then the error. */
+/* The worker has ended: the committed units are delivered, then the error. */
 inline judge()
 {
 	if

@@ -90,7 +90,7 @@ TEST("a shared directory may be entered by others, but neither listed nor writte
 	scratch_remove(scratch);
 }
 
-TEST("a shared directory that is made is 0711 whatever the umask: else no other user ever gets in")
+TEST("a new shared directory is 0711 under any umask, so that other users can enter it")
 {
 	scratch_open(scratch);
 	mode_t before = umask(0077);
@@ -101,7 +101,7 @@ TEST("a shared directory that is made is 0711 whatever the umask: else no other 
 	scratch_remove(scratch);
 }
 
-/* As another user if this one is root, whom no mode keeps out. */
+/* Runs as another user if this one is root, because no mode stops root. */
 static void make_bare(void)
 {
 	if (geteuid() == 0) CHECK_EQ(setresuid(65534, 65534, 65534), 0);
@@ -111,7 +111,7 @@ static void make_bare(void)
 		CHECK_EQ(open_and_close(at(name), 1, shared), 0);
 		CHECK_EQ(mode_of(at(name)), shared ? 0711 : 0700);
 		CHECK_EQ(open_and_close(at(name), 0, shared), 0);
-		/* One whose maker was killed before it had its mode; the next to make it goes on. */
+		/* The maker was killed before it set the mode; the next maker sets it. */
 		CHECK_EQ(chmod(at(name), 0), 0);
 		CHECK_EQ(open_and_close(at(name), 0, shared), -SB_EDIR);
 		CHECK_EQ(open_and_close(at(name), 1, shared), 0);
@@ -119,7 +119,7 @@ static void make_bare(void)
 	}
 }
 
-/* A lock that outlives its owner is taken by the next one, whatever the umask was. */
+/* The next client takes a leftover lock file, under any umask. */
 static void lock_twice(void)
 {
 	if (geteuid() == 0) CHECK_EQ(setresuid(65534, 65534, 65534), 0);
@@ -145,7 +145,7 @@ static void open_bare(void)
 	CHECK_EQ(reap(maker), 0);
 }
 
-TEST("a directory has its mode whatever the umask, and whoever sees it before it has waits")
+TEST("a directory gets its mode under any umask, and a process that sees it earlier waits")
 {
 	scratch_open(scratch);
 	CHECK_EQ(chmod(scratch, 0777), 0);
@@ -281,7 +281,7 @@ TEST("a killed owner's lock is free at once, and its socket is gone")
 		for (;;) pause();
 	}
 	CHECK_EQ(read(ready[0], &byte, 1), 1);
-	CHECK_EQ(sb_name_lock(dir, "bus", &owner), -SB_EEXISTS); /* it lives */
+	CHECK_EQ(sb_name_lock(dir, "bus", &owner), -SB_EEXISTS); /* the owner lives */
 	CHECK_EQ(owner, child);
 	CHECK_EQ(access(at("bus.sock"), F_OK), 0);
 	kill(child, SIGKILL);
@@ -290,7 +290,7 @@ TEST("a killed owner's lock is free at once, and its socket is gone")
 	CHECK(lock >= 0);
 	CHECK_EQ(access(at("bus.sock"), F_OK), -1);
 	CHECK_EQ(sb_name_lock(dir, "bus", &owner), -SB_EEXISTS);
-	CHECK_EQ(owner, getpid()); /* the dead one's pid was written over */
+	CHECK_EQ(owner, getpid()); /* it replaced the dead owner's pid */
 	sb_name_unlock(dir, "bus", lock);
 	close(ready[0]);
 	close(ready[1]);
@@ -307,7 +307,7 @@ static void *lock_in_thread(void *unused)
 	return unused;
 }
 
-/* A lease stops the opener inside open(2), after it has found the file, before it can lock it. */
+/* A file lease stops the opener inside open(2): it has found the file and not locked it yet. */
 TEST("a lock on a file that was unlinked between open and lock is dropped, and the new file "
      "is locked")
 {
@@ -360,7 +360,7 @@ TEST("a lock file that is a symbolic link is refused and what it points to stays
 
 /* ---- the handshake ------------------------------------------------------------------------ */
 
-/* A name in a directory, its listener, and a worker on the way. */
+/* A name in a directory, its listener, and a worker that is connecting. */
 struct meeting {
 	int32_t dir;
 	int listener, client_fd;
@@ -403,7 +403,7 @@ static void part(struct meeting *m)
 	scratch_remove(scratch);
 }
 
-/* Reads one message off the client's end; returns the number of bytes of its body. */
+/* Reads one message from the client's end; returns the length of its body. */
 static uint32_t read_message(int fd, enum sb_message type, void *body)
 {
 	uint8_t bytes[SB_MESSAGE_MAX];
@@ -429,11 +429,11 @@ TEST("client and worker attach over a real socket and answer a request through t
 	CHECK_EQ(sb_worker_step(m.worker, m.peer), -SB_EAGAIN); /* no HELLO yet */
 	int32_t link = sb_link_offer(client, m.client_fd, out[1]);
 	CHECK(link >= 0);
-	CHECK_EQ(sb_slot_reserve(client, (uint32_t)link), -SB_ECLOSED); /* before ATTACHED: nothing */
+	CHECK_EQ(sb_slot_reserve(client, (uint32_t)link), -SB_ECLOSED); /* not ATTACHED yet */
 	CHECK_EQ(sb_slot_take(m.worker, 0), -SB_ECLOSED);
 	CHECK_EQ(sb_worker_step(m.worker, m.peer), 0);
 	CHECK_EQ(read_message(m.client_fd, SB_MSG_ATTACHED, body), 0);
-	CHECK_EQ(sb_worker_step(m.worker, m.peer), 0); /* again: nothing more is sent */
+	CHECK_EQ(sb_worker_step(m.worker, m.peer), 0); /* a second call sends nothing */
 	CHECK_EQ(bells_waiting(m.client_fd), 0);
 	const struct sb_header *header = sb_worker_header(m.worker);
 	CHECK_EQ(header->epoch, client->links[link]->map.header.epoch);
@@ -456,7 +456,7 @@ TEST("client and worker attach over a real socket and answer a request through t
 	part(&m);
 }
 
-TEST("a name nobody listens on is ENOBUS, with no file and with a leftover one")
+TEST("a name without a listener is ENOBUS, with a leftover file and without")
 {
 	scratch_open(scratch);
 	int32_t dir = sb_dir_open(scratch, 0, 0);
@@ -472,7 +472,7 @@ TEST("a name nobody listens on is ENOBUS, with no file and with a leftover one")
 	scratch_remove(scratch);
 }
 
-TEST("a full backlog is not an error: the worker is told to try again, and gets in when "
+TEST("a full backlog is not an error: the worker gets EAGAIN, and connects when "
      "there is room")
 {
 	scratch_open(scratch);
@@ -568,7 +568,7 @@ TEST("a JOIN is accepted in its legal forms only; garbage of any length is EPROT
 	join.role = SB_ROLE_OBSERVER, join.concurrency = 0;
 	CHECK_EQ(sb_join_check(&join, sizeof join, out), 0);
 	CHECK_EQ(out[0], SB_ROLE_OBSERVER);
-	join.abi_min = 0, join.abi_max = UINT16_MAX; /* a range that has ours in it */
+	join.abi_min = 0, join.abi_max = UINT16_MAX; /* a range that contains ours */
 	CHECK_EQ(sb_join_check(&join, sizeof join, out), 0);
 
 	const struct {
@@ -588,7 +588,7 @@ TEST("a JOIN is accepted in its legal forms only; garbage of any length is EPROT
 	uint8_t long_body[SB_MESSAGE_MAX] = { 0 };
 	for (uint32_t bytes = 0; bytes <= 254; bytes++) {
 		if (bytes == sizeof sound_join) continue;
-		uint8_t *exact = malloc(bytes + 1u); /* AddressSanitizer sees what is read past it */
+		uint8_t *exact = malloc(bytes + 1u); /* AddressSanitizer sees a read past it */
 		memcpy(long_body, &sound_join, sizeof sound_join);
 		memcpy(exact, long_body, bytes);
 		CHECK_EQ(sb_join_check(exact, bytes, out), -SB_EPROTO);
@@ -596,7 +596,7 @@ TEST("a JOIN is accepted in its legal forms only; garbage of any length is EPROT
 	}
 }
 
-TEST("a JOIN of another version tells that version, whatever the rest of it looks like")
+TEST("a JOIN of another version reports that version, even if the rest is garbage")
 {
 	struct sb_join join = sound_join;
 	const uint16_t ranges[][2] = { { SB_ABI + 1, SB_ABI + 4 }, { 0, SB_ABI - 1 }, { 900, 900 } };
@@ -684,7 +684,7 @@ TEST("a REFUSED that is cut, has no magic or an unknown reason is EPROTO, never 
 	}
 }
 
-/* A memfd that a worker would take, and the HELLO that fits it. */
+/* A memfd that a worker would accept, and the HELLO that matches it. */
 static int sound_region(struct sb_hello *hello)
 {
 	struct sb_client *client = pair_client(4, 0);
@@ -699,28 +699,7 @@ static int sound_region(struct sb_hello *hello)
 	return fd;
 }
 
-/* Sends any bytes with any number of descriptors. */
-static void send_raw(int fd, const void *bytes, size_t length, const int *passed, uint32_t count)
-{
-	union {
-		struct cmsghdr header;
-		char bytes[CMSG_SPACE(8 * sizeof(int))];
-	} control = { .bytes = { 0 } };
-	struct iovec part_of = { .iov_base = (void *)(uintptr_t)bytes, .iov_len = length };
-	struct msghdr message = { .msg_iov = &part_of, .msg_iovlen = 1 };
-	if (count > 0) {
-		message.msg_control = control.bytes;
-		message.msg_controllen = CMSG_SPACE(count * sizeof(int));
-		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-		header->cmsg_level = SOL_SOCKET;
-		header->cmsg_type = SCM_RIGHTS;
-		header->cmsg_len = CMSG_LEN(count * sizeof(int));
-		memcpy(CMSG_DATA(header), passed, count * sizeof(int));
-	}
-	CHECK_EQ(sendmsg(fd, &message, MSG_NOSIGNAL), (ssize_t)length);
-}
-
-/* What the worker says to a HELLO with this body, and with count descriptors of a region. */
+/* Returns the worker's result for a HELLO with this body and count descriptors of a region. */
 static int32_t answer_to_hello(const struct sb_hello *body, uint32_t cut, int memory,
                                uint32_t count, uint32_t *peer)
 {
@@ -730,7 +709,7 @@ static int32_t answer_to_hello(const struct sb_hello *body, uint32_t cut, int me
 	int passed[8];
 	for (int i = 0; i < 8; i++) passed[i] = memory;
 	memcpy(bytes + 2, body, sizeof *body);
-	send_raw(m.client_fd, bytes, sizeof bytes - cut, passed, count);
+	CHECK(send_with(m.client_fd, bytes, sizeof bytes - cut, passed, count));
 	int32_t result = sb_worker_step(m.worker, m.peer);
 	CHECK_EQ(open_files(), files); /* each descriptor that came is closed again */
 	CHECK_EQ(m.worker->step == ATTACHED, result == 0);
@@ -785,7 +764,7 @@ static void receive_without_files(void)
 	struct meeting m = meet();
 	uint8_t bytes[2 + sizeof hello] = { SB_MSG_HELLO, sizeof hello };
 	memcpy(bytes + 2, &hello, sizeof hello);
-	send_raw(m.client_fd, bytes, sizeof bytes, &memory, 1);
+	CHECK(send_with(m.client_fd, bytes, sizeof bytes, &memory, 1));
 	forbid_files();
 	CHECK_EQ(sb_worker_step(m.worker, m.peer), -SB_EFILES);
 	allow_files();
@@ -803,13 +782,13 @@ TEST("anything else than HELLO or REFUSED in a handshake is EPROTO, and a hang-u
 		if (type == SB_MSG_HELLO || type == SB_MSG_REFUSED) continue;
 		struct meeting m = meet();
 		uint8_t bytes[34] = { (uint8_t)type, 32 };
-		send_raw(m.client_fd, bytes, type % 3 == 0 ? 1 : sizeof bytes, NULL, 0);
+		CHECK(send_with(m.client_fd, bytes, type % 3 == 0 ? 1 : sizeof bytes, NULL, 0));
 		CHECK_EQ(sb_worker_step(m.worker, m.peer), -SB_EPROTO);
 		part(&m);
 	}
 	struct meeting m = meet();
 	uint8_t join[SB_MESSAGE_MAX];
-	read_message(m.client_fd, SB_MSG_JOIN, join); /* an unread byte would make the end a reset */
+	read_message(m.client_fd, SB_MSG_JOIN, join); /* with an unread byte, close would reset */
 	close(m.client_fd);
 	m.client_fd = -1;
 	CHECK_EQ(sb_worker_step(m.worker, m.peer), -SB_ECLOSED);
@@ -828,7 +807,7 @@ TEST("a message goes out whole or not at all, and never blocks on a full socket"
 	int ends[2];
 	uint8_t body[SB_MESSAGE_MAX], got[SB_MESSAGE_MAX];
 	memset(body, 9, sizeof body);
-	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0); /* a blocking one */
+	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0); /* a blocking socket */
 	CHECK_EQ(sb_control_send(ends[0], SB_MSG_CANCEL, body, SB_MESSAGE_MAX - 1), -SB_EINVAL);
 	CHECK_EQ(sb_control_send(ends[0], SB_MSG_CANCEL, body, UINT32_MAX), -SB_EINVAL);
 	const uint32_t most = SB_MESSAGE_MAX - 2;
@@ -841,7 +820,7 @@ TEST("a message goes out whole or not at all, and never blocks on a full socket"
 		CHECK_EQ(recv(ends[1], got, sizeof got, MSG_DONTWAIT), SB_MESSAGE_MAX);
 		CHECK(got[0] == SB_MSG_CANCEL && got[1] == most);
 	}
-	CHECK_EQ(recv(ends[1], got, 1, MSG_DONTWAIT), -1); /* no part of the one that was refused */
+	CHECK_EQ(recv(ends[1], got, 1, MSG_DONTWAIT), -1); /* no part of the refused message */
 	CHECK_EQ(sb_control_send(ends[0], SB_MSG_BELL, NULL, 0), 0);
 	CHECK_EQ(recv(ends[1], got, sizeof got, MSG_DONTWAIT), 1);
 	close(ends[1]);
@@ -866,7 +845,7 @@ TEST("a goodbye arrives, and then the end, although bells were left unread")
 	m.worker = NULL;
 	CHECK_EQ(os_socket_receive(m.client_fd, bytes, sizeof bytes, NULL), 2);
 	CHECK_EQ(bytes[0], SB_MSG_GOODBYE);
-	CHECK_EQ(os_socket_receive(m.client_fd, bytes, sizeof bytes, NULL), 0); /* an end, no reset */
+	CHECK_EQ(os_socket_receive(m.client_fd, bytes, sizeof bytes, NULL), 0); /* end, not reset */
 	sb_link_drop(client, (uint32_t)link, 1);
 	sb_client_close(client);
 	part(&m);
@@ -887,7 +866,7 @@ static pid_t connect_child(int32_t dir, bool leave)
 	_exit(0);
 }
 
-TEST("the peer is told by pid and uid, and by descriptors that say when it begins to end "
+TEST("the peer is identified by pid, uid and descriptors that show when it begins to end "
      "and has ended")
 {
 	scratch_open(scratch);
@@ -907,8 +886,8 @@ TEST("the peer is told by pid and uid, and by descriptors that say when it begin
 	CHECK_EQ(sb_peer_ending(statm), 0);
 	CHECK_EQ(sb_peer_ending(-1), 0);
 	kill(child, SIGKILL);
-	AWAIT(sb_peer_ended(pidfd) == 1);      /* while nobody has reaped it */
-	CHECK_EQ(sb_peer_ending(statm), 1);    /* before, and still */
+	AWAIT(sb_peer_ended(pidfd) == 1);      /* ended, but not reaped yet */
+	CHECK_EQ(sb_peer_ending(statm), 1);    /* stays 1 */
 	CHECK_EQ(reap(child), 128 + SIGKILL);
 	CHECK_EQ(sb_peer_ended(pidfd), 1);
 	sb_fd_close(pidfd);
@@ -934,7 +913,7 @@ TEST("a peer that has gone before it is identified is ECLOSED, or a pidfd that s
 		CHECK_EQ(who[0], child);
 		CHECK(who[2] != UINT32_MAX);
 		CHECK_EQ(sb_peer_ended((int)who[2]), 1);
-		CHECK_EQ((int)who[3], -1); /* that number is somebody else's, or nobody's */
+		CHECK_EQ((int)who[3], -1); /* the pid belongs to another process, or to none */
 		sb_fd_close((int)who[2]);
 	} else {
 		CHECK_EQ(result, -SB_ECLOSED);

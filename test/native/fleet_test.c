@@ -1,6 +1,6 @@
 /*
- * fleet_test.c - the fleet's file and its members: who makes it, who lives, what is refused, what a
- * killed or a stopped member leaves behind.
+ * fleet_test.c - the fleet's file and its members: making and joining it, which members live, what
+ * is refused, what a killed or stopped member leaves behind.
  */
 #include "members.h"
 
@@ -48,7 +48,7 @@ static uint32_t entries(void)
 	return count - 2;
 }
 
-/* All is closed, and nothing is left but `files`. */
+/* Closes everything; only `files` may be left. */
 static void depart(uint32_t files)
 {
 	CHECK_EQ(entries(), files);
@@ -91,7 +91,7 @@ static int32_t observe_refusal(void)
 	return error;
 }
 
-/* What processes of a test tell each other. */
+/* Memory that the processes of a test share. */
 struct board {
 	uint32_t go, arrived, left;
 	uint32_t index[16], incarnation[16];
@@ -103,8 +103,7 @@ static struct board *board;
 
 static void board_open(void)
 {
-	board = mmap(NULL, sizeof *board, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	CHECK(board != MAP_FAILED);
+	board = shared_pages(sizeof *board);
 }
 
 static void board_close(void)
@@ -112,7 +111,7 @@ static void board_close(void)
 	munmap(board, sizeof *board);
 }
 
-/* It ends with us: a test that failed leaves no process. */
+/* The child is killed when this process ends, so a failed test leaves no process. */
 static pid_t split(void)
 {
 	pid_t child = fork();
@@ -121,7 +120,7 @@ static pid_t split(void)
 	return child;
 }
 
-/* A child that runs the body, says that it has arrived, and waits for a signal that ends it. */
+/* Starts a child that runs the body, reports that it is ready, and waits for a signal to end it. */
 static pid_t start(void (*body)(void))
 {
 	uint32_t before = load_seq(&board->arrived);
@@ -141,7 +140,7 @@ static void end(pid_t child)
 	CHECK_EQ(reap(child), 128 + SIGKILL);
 }
 
-/* Its letter in /proc: S sleeps, T is stopped, Z has ended. */
+/* Returns its state in /proc: S sleeping, T stopped, Z ended. */
 static char state_of(pid_t child)
 {
 	char path[32], text[256] = { 0 };
@@ -165,7 +164,7 @@ static double ms_since(uint64_t start_ns)
 	return (double)(os_now_ns() - start_ns) / 1e6;
 }
 
-static struct sb_fleet *theirs; /* a child's own */
+static struct sb_fleet *theirs; /* the child's handle */
 
 static void join_as_child(void)
 {
@@ -182,7 +181,7 @@ static uint64_t inode_of(const char *name)
 	return status.st_ino;
 }
 
-/* The whole file, in memory of malloc. */
+/* Returns the whole file; free it. */
 static uint8_t *bytes_of(const char *name, size_t *length)
 {
 	int fd = open(at(name), O_RDONLY | O_CLOEXEC);
@@ -249,11 +248,11 @@ TEST("eight processes that make a fleet at once are eight members of one file, w
 	}
 }
 
-TEST("members of a fleet are listed with what they are, and none that has left")
+TEST("the list of a fleet's members has the details of each, and none that has left")
 {
 	enter();
 	mode_t before = umask(0277);
-	struct sb_fleet *one = join(4), *two = join(4); /* whatever the umask */
+	struct sb_fleet *one = join(4), *two = join(4);
 	umask(before);
 	CHECK_EQ(sb_fleet_index(one), 0);
 	CHECK_EQ(sb_fleet_index(two), 1);
@@ -330,7 +329,7 @@ static void join_and_claim_far(void)
 	store_seq(&fleet_ring(theirs, 0)->head, 77);
 }
 
-TEST("a fleet whose members were all killed is an orphan: the next to join begins the next epoch, "
+TEST("a fleet whose members were all killed is an orphan: the next member begins the next epoch, "
      "above all its tokens")
 {
 	enter();
@@ -342,7 +341,7 @@ TEST("a fleet whose members were all killed is an orphan: the next to join begin
 	uint64_t inode = inode_of("crew.fleet");
 	struct sb_fleet_header header;
 	memcpy(&header, old, sizeof header);
-	struct sb_fleet *fleet = join(3); /* of any geometry */
+	struct sb_fleet *fleet = join(3); /* the geometry does not matter */
 	CHECK(inode_of("crew.fleet") != inode);
 	CHECK(fleet->header.epoch > board->epoch[0]);
 	CHECK(fleet->header.first_token == header.first_token + (1ULL << 40) + 1);
@@ -352,12 +351,12 @@ TEST("a fleet whose members were all killed is an orphan: the next to join begin
 	CHECK_EQ(fleet_ring(fleet, 0)->head, 0);
 	CHECK_EQ(sb_fleet_members(fleet, infos), 1);
 	sb_fleet_leave(fleet, 1);
-	/* The same from a clock that has gone back, and with a table that cannot be believed. */
+	/* The same after the clock went back, and with a table of impossible values. */
 	header.epoch += 1000000000000000;
 	header.first_token += 1ULL << 45;
 	memcpy(old, &header, sizeof header);
 	write_file("crew.fleet", old, length);
-	fleet = sb_fleet_join(dir, "crew", NULL); /* of the old geometry */
+	fleet = sb_fleet_join(dir, "crew", NULL); /* takes the old geometry */
 	CHECK(fleet != NULL);
 	CHECK(fleet->header.epoch == header.epoch + 1);
 	CHECK(fleet->header.first_token == header.first_token + (1ULL << 32));
@@ -422,7 +421,7 @@ TEST("members killed at any moment of coming and going leave a fleet that can be
 	depart(0);
 }
 
-TEST("a fleet's temporary file is removed by the next to join when its maker has ended, and no "
+TEST("a fleet's temporary file is removed by the next member when its maker has ended, and no "
      "other file is")
 {
 	enter();
@@ -475,7 +474,7 @@ TEST("a fleet that somebody is stopped in the middle of joining says EBUSY, and 
 	depart(0);
 }
 
-/* Descriptors of the process that are the fleet's file, under whatever name it has now. */
+/* Counts the process's descriptors of the fleet's file, under any name. */
 static uint32_t files_of(pid_t child, uint64_t inode)
 {
 	char path[300];
@@ -500,7 +499,7 @@ static void join_whatever_file(void)
 	for (;;) pause();
 }
 
-TEST("whoever waited to join a fleet whose file was removed meanwhile joins the one that has its "
+TEST("a process that waits to join a fleet whose file is removed joins the file that has its "
      "name, and a member of the old one does not remove that")
 {
 	enter();
@@ -543,7 +542,7 @@ TEST("a member that leaves while another one joins leaves the fleet's file to th
 	AWAIT(load_seq(&board->arrived) == 1);
 	struct sb_fleet *looking = sb_fleet_observe(dir, "crew");
 	CHECK(looking != NULL);
-	int joining = open(at("crew.fleet"), O_RDWR | O_CLOEXEC); /* as whoever joins */
+	int joining = open(at("crew.fleet"), O_RDWR | O_CLOEXEC); /* like a joining member */
 	CHECK_EQ(os_bytes_lock(joining, JOIN_BYTE), 0);
 	store_seq(&board->go, 1);
 	AWAIT(load_seq(&fleet_member(looking, 0)->pid) == 0);
@@ -630,13 +629,13 @@ TEST("a fleet of sizes out of their range, or of a bad name, is refused, and no 
 	bad[3].leases = SB_LEASES_MAX + 1;
 	bad[4].ring[0].frames = SB_FRAMES_MIN - 1;
 	bad[5].ring[0].frames = SB_FRAMES_MAX * 2;
-	bad[6].ring[0].frames = 24; /* no power of two */
+	bad[6].ring[0].frames = 24; /* not a power of two */
 	bad[7].ring[0].frame_bytes = SB_FRAME_MIN - 8;
 	bad[8].ring[0].frame_bytes = SB_FRAME_MAX + 8;
-	bad[9].ring[0].frame_bytes = 100; /* no multiple of 8 */
+	bad[9].ring[0].frame_bytes = 100; /* not a multiple of 8 */
 	bad[10].ring[0].name[0] = 0;
-	memcpy(bad[11].ring[1].name, "news", 5); /* twice */
-	bad[12].ring[0].name[20] = 'x'; /* behind its end */
+	memcpy(bad[11].ring[1].name, "news", 5); /* the same name twice */
+	bad[12].ring[0].name[20] = 'x'; /* after its end */
 	bad[13].rings = UINT32_MAX;
 	bad[14].members = UINT32_MAX;
 	bad[15].leases = UINT32_MAX;
@@ -659,7 +658,7 @@ TEST("a fleet of sizes out of their range, or of a bad name, is refused, and no 
 	depart(0);
 }
 
-/* Of an orphan's file: refused by join and observe alike, and not a byte changes. */
+/* An orphan's file: join and observe refuse it, and no byte changes. */
 static void check_refused(const uint8_t *bytes, size_t length, int32_t error)
 {
 	struct sb_fleet_want want = want_of(4);
@@ -694,9 +693,9 @@ TEST("a fleet's file that is cut short, or garbage, is refused as it is, without
 	check_refused(bytes, length, -SB_ECORRUPT);
 	const size_t fields = sizeof(struct sb_fleet_header);
 	for (size_t byte = 0; byte < fields; byte++) {
-		if (byte >= 8 && byte < 16) continue;  /* any epoch may be */
-		if (byte >= 32 && byte < 38) continue; /* any token */
-		if (byte >= 64 && byte < 69) continue; /* any name of a ring, also a longer one */
+		if (byte >= 8 && byte < 16) continue;  /* any epoch is legal */
+		if (byte >= 32 && byte < 38) continue; /* any token is legal */
+		if (byte >= 64 && byte < 69) continue; /* any name of a ring is legal, longer ones too */
 		if (byte >= 112 && byte < 117) continue;
 		memcpy(bytes, whole, length);
 		bytes[byte] ^= 0x81;
@@ -707,7 +706,7 @@ TEST("a fleet's file that is cut short, or garbage, is refused as it is, without
 	check_refused(bytes, length, -SB_ECORRUPT);
 	memset(bytes + 8, 0x7f, 8);
 	check_refused(bytes, length, -SB_ECORRUPT);
-	write_file("crew.fleet", whole, length); /* and this one is sound */
+	write_file("crew.fleet", whole, length); /* the unchanged file is accepted */
 	fleet = join(4);
 	sb_fleet_leave(fleet, 1);
 	free(whole);
@@ -772,7 +771,7 @@ static void look_at_fifo(void)
 	CHECK_EQ(observe_refusal(), -SB_EPERM);
 }
 
-TEST("whoever looks at a FIFO under a fleet's name is refused, and does not wait for a writer")
+TEST("a FIFO under a fleet's name is refused without waiting for a writer")
 {
 	enter();
 	CHECK_EQ(mkfifo(at("crew.fleet"), 0600), 0);
@@ -802,7 +801,7 @@ static void join_with_small_files(void)
 	uint64_t bytes = fleet->header.file_bytes;
 	sb_fleet_leave(fleet, 1);
 	struct sb_fleet_want want = want_of(4);
-	set_limit(RLIMIT_FSIZE, bytes - 1); /* beyond it, a signal */
+	set_limit(RLIMIT_FSIZE, bytes - 1); /* writing beyond it raises a signal */
 	CHECK_EQ(refusal(&want), -SB_ELIMIT);
 	CHECK_EQ(sb_fleet_memory(&want), -SB_ELIMIT);
 	set_limit(RLIMIT_FSIZE, bytes);
@@ -810,7 +809,7 @@ static void join_with_small_files(void)
 	sb_fleet_leave(fleet, 1);
 }
 
-/* The mappings of an allocator come and go: a fleet larger than what is left. */
+/* The fleet exceeds the free address space, even if the allocator maps nothing. */
 static void join_with_small_address_space(void)
 {
 	struct sb_fleet_want want = want_of(4);
@@ -916,7 +915,7 @@ static void write_as_observer(void)
 	store_seq(&fleet_member(observer, 0)->pid, 1);
 }
 
-TEST("an observer of a fleet sees who lives and writes nothing; it makes no file, and no member")
+TEST("an observer of a fleet sees the members and writes nothing; it makes no file, and no member")
 {
 	enter();
 	board_open();
@@ -978,7 +977,7 @@ TEST("a fleet's lock whose owner was killed is taken over once, with the word to
 		CHECK_EQ(fleet_lock(fleet, word), 0);
 		fleet_unlock(fleet, word);
 	}
-	store_seq(word, 0x1ff); /* nobody's index */
+	store_seq(word, 0x1ff); /* an index that no member has */
 	CHECK_EQ(fleet_lock(fleet, word), 1);
 	fleet_unlock(fleet, word);
 	sb_fleet_leave(fleet, 1);
@@ -998,7 +997,7 @@ TEST("a fleet's locks that name a dead member are given back by the next that ha
 	CHECK_EQ(next->index, 1);
 	CHECK_EQ(load_seq(&fleet_ring(fleet, 0)->lock), 0);
 	CHECK_EQ(load_seq(&fleet_leases(fleet)->lock), 0);
-	/* and an eye that saw the dead one's word does not take the next one's lock for it */
+	/* and a waiter that saw the dead member's word does not take the next member's lock */
 	CHECK_EQ(fleet_lock(next, &fleet_ring(next, 0)->lock), 0);
 	CHECK_EQ(fleet_ring(fleet, 0)->lock, 2 | 2 << SB_LOCK_LIFE_SHIFT);
 	fleet_unlock(next, &fleet_ring(next, 0)->lock);
@@ -1021,7 +1020,7 @@ static void join_and_lock_until_told(void)
 	signal(SIGUSR1, unlock_when_told);
 }
 
-TEST("a fleet's lock whose owner is stopped is EBUSY in bounded time, and free when he goes on")
+TEST("a fleet's lock whose owner is stopped is EBUSY in bounded time, and free when it continues")
 {
 	enter();
 	board_open();
@@ -1036,7 +1035,7 @@ TEST("a fleet's lock whose owner is stopped is EBUSY in bounded time, and free w
 	CHECK_EQ(load_seq(word) & SB_LOCK_OWNER, 2);
 	kill(child, SIGUSR1);
 	kill(child, SIGCONT);
-	CHECK_EQ(fleet_lock(fleet, word), 0); /* the owner's unlock wakes it, or it came first */
+	CHECK_EQ(fleet_lock(fleet, word), 0); /* woken by the owner's unlock, or it came first */
 	AWAIT(load_seq(&board->left) == 1);
 	fleet_unlock(fleet, word);
 	end(child);
@@ -1061,7 +1060,7 @@ static void count_under_lock(void)
 	}
 }
 
-TEST("a fleet's lock admits one at a time, while its owners and those who wait are killed at any "
+TEST("a fleet's lock admits one member at a time, while owners and waiters are killed at any "
      "moment")
 {
 	enter();
@@ -1070,13 +1069,13 @@ TEST("a fleet's lock admits one at a time, while its owners and those who wait a
 	uint32_t *word = &fleet_leases(fleet)->lock;
 	pid_t children[4];
 	uint64_t seed = 3;
-	uint32_t owners = 0; /* of those that were killed */
+	uint32_t owners = 0; /* children that were killed as owners */
 	for (int turn = 0; turn < 154; turn++) {
 		int i = turn % 4;
 		uint64_t before = load_relaxed(&board->b);
 		if (turn >= 4) AWAIT(load_relaxed(&board->b) > before + 100);
 		for (uint32_t spins = random_below(&seed, 5000); spins > 0; spins--) spin_pause();
-		if (turn >= 4) end(children[i]); /* it was still there: no check of its failed */
+		if (turn >= 4) end(children[i]); /* it still ran: none of its checks failed */
 		owners += (load_seq(word) & SB_LOCK_OWNER) > 1;
 		if (turn >= 150) continue;
 		children[i] = split();
@@ -1093,7 +1092,7 @@ TEST("a fleet's lock admits one at a time, while its owners and those who wait a
 
 enum { TAKERS = 4, TAKINGS = 200 };
 
-/* Exit code of a child that has ended with one, which stays to be reaped; 0: none has. */
+/* Returns the exit code of a child that failed, without reaping it; 0: none has failed. */
 static int first_failure(const pid_t children[TAKERS])
 {
 	for (int i = 0; i < TAKERS; i++) {
@@ -1104,7 +1103,7 @@ static int first_failure(const pid_t children[TAKERS])
 	return 0;
 }
 
-/* Each round begins with a lock that names a member that is no more. */
+/* Each round starts with a lock that names a dead member. */
 static void take_over_each_round(void)
 {
 	struct sb_fleet *fleet = join(8);
@@ -1122,7 +1121,7 @@ static void take_over_each_round(void)
 	_exit(0);
 }
 
-/* 0 when each has had its turn; else the exit code of one that has seen another one inside. */
+/* Returns 0 when each had its turn, else the exit code of a child that saw another one inside. */
 static int wait_for_turns(const pid_t children[TAKERS], uint32_t turns)
 {
 	int failed = 0;
@@ -1130,7 +1129,7 @@ static int wait_for_turns(const pid_t children[TAKERS], uint32_t turns)
 	return failed;
 }
 
-TEST("a fleet's lock whose owner was killed is taken over by one of those who wait for it")
+TEST("a fleet's lock whose owner was killed is taken over by one of its waiters")
 {
 	enter();
 	board_open();
@@ -1143,7 +1142,7 @@ TEST("a fleet's lock whose owner was killed is taken over by one of those who wa
 	}
 	AWAIT(load_seq(&board->arrived) == TAKERS);
 	for (uint32_t round = 1; round <= TAKINGS; round++) {
-		store_seq(word, 8 | 1u << SB_LOCK_LIFE_SHIFT); /* nobody is at the last place */
+		store_seq(word, 8 | 1u << SB_LOCK_LIFE_SHIFT); /* no member has the last index */
 		store_seq(&board->go, round);
 		CHECK_EQ(wait_for_turns(children, round * TAKERS), 0);
 	}
@@ -1163,7 +1162,7 @@ static void sleep_for_lock(void)
 	_exit(0);
 }
 
-TEST("whoever gives a fleet's lock back wakes who sleeps for it")
+TEST("unlocking a fleet's lock wakes the member that sleeps for it")
 {
 	enter();
 	board_open();
@@ -1181,7 +1180,7 @@ TEST("whoever gives a fleet's lock back wakes who sleeps for it")
 
 /* ---- waking -------------------------------------------------------------------------------- */
 
-TEST("whoever publishes in a fleet wakes who is parked, once, and also for a waker that was killed")
+TEST("publishing in a fleet wakes parked members once, also after a waker that was killed")
 {
 	enter();
 	struct sb_fleet *fleet = join(4), *other = join(4);
@@ -1202,7 +1201,7 @@ TEST("whoever publishes in a fleet wakes who is parked, once, and also for a wak
 	CHECK_EQ(fleet_wake(fleet, parked), 1);
 	CHECK_EQ(load_seq(parked), 0);
 	CHECK_EQ(load_seq(word), before + 2);
-	store_seq(&fleet_leases(fleet)->parked, 1); /* leases of who leaves are free */
+	store_seq(&fleet_leases(fleet)->parked, 1); /* the leaving member's leases become free */
 	sb_fleet_leave(fleet, 1);
 	CHECK_EQ(load_seq(word), before + 3);
 	sb_bridge_close(bridge);
@@ -1271,14 +1270,14 @@ TEST("a fleet in memory behaves the same: members, death, locks, geometry, place
 	close(memory);
 	memory = -1;
 	CHECK_EQ(memory_refusal(NULL), -SB_EINVAL);
-	fleet = sb_fleet_join_memory(-1, &want); /* one of its own */
+	fleet = sb_fleet_join_memory(-1, &want); /* a separate fleet */
 	CHECK(fleet != NULL);
 	CHECK_EQ(sb_fleet_members(fleet, infos), 1);
 	sb_fleet_leave(fleet, 1);
 	board_close();
 }
 
-TEST("a fleet's staging memory is as long as it was asked for, and keeps what is in it")
+TEST("a fleet's staging memory has the requested length, and keeps its contents")
 {
 	struct sb_fleet_want want = want_of(2);
 	struct sb_fleet *fleet = sb_fleet_join_memory(-1, &want);
@@ -1333,8 +1332,8 @@ TEST("eight processes that join an orphan in memory at once are members of one e
 
 #if CAN_STEP
 
-/* The judges below look at the fleet in `memory`, or in the directory, while a child of another
- * one is stopped after each instruction. */
+/* The judges below check the fleet in `memory`, or in the directory, while a child is stopped after
+ * each instruction. */
 static void step_through(void *(*prepare)(int), void (*operate)(void *),
                          void (*judge)(struct sb_fleet *))
 {
@@ -1385,7 +1384,7 @@ static void operate_making(void *nothing)
 	theirs = join(4);
 }
 
-/* Name of the only file, when it is a temporary one that has its space. */
+/* Returns the name of the only file, if it is a temporary file with its space reserved. */
 static bool is_being_made(char out[256])
 {
 	struct stat status;
@@ -1430,7 +1429,7 @@ static void operate_joining(void *nothing)
 	theirs = sb_fleet_join_memory(memory, NULL);
 }
 
-/* Whoever joins next goes on above the header's first token, or above the table's next. */
+/* The next epoch's tokens are above the header's first token and above the table's next. */
 static void judge_renewal(struct sb_fleet *other)
 {
 	struct sb_fleet_header header;
@@ -1582,7 +1581,7 @@ static void finish_waking(void *fleet)
 	sb_fleet_leave(fleet, 1);
 }
 
-TEST("whoever parks in a fleet after any single instruction of a waking is woken, or stays parked")
+TEST("a member that parks in a fleet after any single instruction of a waking is woken or stays parked")
 {
 	struct sb_fleet_want want = want_of(4);
 	int shared = sb_fleet_memory(&want);
@@ -1593,7 +1592,7 @@ TEST("whoever parks in a fleet after any single instruction of a waking is woken
 	board_close();
 }
 
-/* The places 2 and 3 take turns: the one before is still held by who took it last. */
+/* Members take indexes 2 and 3 in turns, because the previous member still holds its own. */
 static uint32_t asked_place(void)
 {
 	return 2 + (board->go & 1);
@@ -1603,7 +1602,7 @@ static void *prepare_asking(int shared)
 {
 	prepare_waking(shared);
 	struct sb_member *dead = fleet_member(theirs, asked_place());
-	store_seq(&dead->pid, 1); /* as a member leaves it that is killed */
+	store_seq(&dead->pid, 1); /* what a killed member leaves */
 	fetch_add_seq(&dead->incarnation, 1);
 	board->incarnation[0] = load_seq(&dead->incarnation);
 	return theirs;
@@ -1634,8 +1633,8 @@ static void finish_asking(void *fleet)
 	sb_fleet_leave(fleet, 1);
 }
 
-TEST("a dead member of a fleet does not seem to live, whoever takes its place after any single "
-     "instruction of the question")
+TEST("a dead member of a fleet does not seem to live when another takes its place after any single "
+     "instruction of the check")
 {
 	struct sb_fleet_want want = want_of(4);
 	int shared = sb_fleet_memory(&want);

@@ -1,6 +1,6 @@
 /*
- * lease_test.c - leases: who holds what, until when, and what is left when holders and contenders
- * are killed. Contenders are processes; that there is one winner is counted beside the table.
+ * lease_test.c - leases: holders, expiry, and what is left when holders and contenders are killed.
+ * Contenders are processes; the tests count the winners in memory of their own.
  */
 #include "members.h"
 
@@ -81,7 +81,7 @@ static uint32_t count_held(struct sb_fleet *fleet)
 	return held;
 }
 
-/* Every entry can be claimed, once: none is lost, none is there twice. */
+/* Every entry can be claimed exactly once: none is lost or duplicated. */
 static void expect_sound_and_free(struct sb_fleet *fleet)
 {
 	char label[16];
@@ -131,11 +131,11 @@ TEST("the first claim of a lease wins, and the second yields to its holder")
 	CHECK(holder_is(two.b, "job", "47", "worker a"));
 	CHECK(holder->token == token && holder->claimed_ms == 1000 && holder->expires_ms == 1030);
 	CHECK(holder->member == (uint32_t)sb_fleet_index(two.a) && holder->pid == (uint32_t)getpid());
-	CHECK_EQ(claim(two.a, "job", "47", "again", 30, 1002), 0); /* also to itself */
+	CHECK_EQ(claim(two.a, "job", "47", "again", 30, 1002), 0); /* even by the holder */
 	CHECK(holder_is(two.a, "job", "47", "worker a"));
 	CHECK_EQ(find(two.b, "job", "47", 1003), 1);
 	CHECK(holder_of(two.b)->token == token);
-	CHECK_EQ(count_held(two.b), 0); /* by the real clock it is long over */
+	CHECK_EQ(count_held(two.b), 0); /* by the real clock it has long expired */
 	two_leave(&two);
 }
 
@@ -169,7 +169,7 @@ TEST("a lease that is released is free at once, leaves nothing of the losers, an
 	CHECK_EQ(sb_lease_release(two.a, first.entry, first.token), -SB_ESTALE);
 	CHECK_EQ(sb_lease_renew(two.a, first.entry, first.token, 1000, -1), -SB_ESTALE);
 	CHECK_EQ(find(two.a, "job", "1", -1), 1);
-	CHECK_EQ(release_held(two.a), 0); /* whoever knows the tenure may end it */
+	CHECK_EQ(release_held(two.a), 0); /* any member that knows the token may release it */
 	CHECK_EQ(release_held(two.a), -SB_ESTALE);
 	two_leave(&two);
 }
@@ -226,8 +226,8 @@ TEST("a full table of leases refuses and takes nothing away, and each end makes 
 		CHECK_EQ(find(fleet, "job", label, 1099), 1);
 		CHECK(holder_of(fleet)->token == token - 15 + i);
 	}
-	CHECK_EQ(claim(fleet, "job", "more", "me", 100, 1100), 1); /* the first is over */
-	CHECK(holder_of(fleet)->token == token + 1); /* a refusal costs none */
+	CHECK_EQ(claim(fleet, "job", "more", "me", 100, 1100), 1); /* the first has expired */
+	CHECK(holder_of(fleet)->token == token + 1); /* a refused claim takes no token */
 	CHECK_EQ(claim(fleet, "job", "yet more", "me", 100, 1100), -SB_EFULL);
 	CHECK_EQ(find(fleet, "job", "0", 1100), 0);
 	CHECK_EQ(find(fleet, "job", "7", 1100), 1);
@@ -318,7 +318,7 @@ TEST("a reset ends every lease of a member that is alone, and tokens go on over 
 	sb_fd_close(two.memory);
 }
 
-TEST("the end of a lease wakes whoever is parked, and a failed release wakes nobody")
+TEST("the end of a lease wakes parked members, and a failed release wakes nobody")
 {
 	struct two two = two_members(8);
 	uint32_t *word = sb_fleet_wake_word(two.b);
@@ -332,11 +332,11 @@ TEST("the end of a lease wakes whoever is parked, and a failed release wakes nob
 	ticket = load_seq(word);
 	CHECK_EQ(claim(two.b, "job", "1", "b", 60000, -1), 1);
 	CHECK_EQ(release_held(two.b), 0);
-	CHECK_EQ(load_seq(word), ticket); /* nobody is parked: nothing is said */
+	CHECK_EQ(load_seq(word), ticket); /* nobody is parked, so nobody is woken */
 	two_leave(&two);
 }
 
-/* Whether `word` changed since; then it is as it is now. */
+/* True if `word` has changed since *ticket; updates *ticket. */
 static bool was_woken(uint32_t *word, uint32_t *ticket)
 {
 	bool woken = load_seq(word) != *ticket;
@@ -344,7 +344,7 @@ static bool was_woken(uint32_t *word, uint32_t *ticket)
 	return woken;
 }
 
-TEST("a claim, a renewal and the end of a lease wake whoever watches, once, and a failed claim nobody")
+TEST("a claim, a renewal and the end of a lease wake watchers once, and a failed claim nobody")
 {
 	struct two two = two_members(8);
 	uint32_t *word = sb_fleet_wake_word(two.b), ticket = load_seq(word);
@@ -371,7 +371,7 @@ TEST("a claim, a renewal and the end of a lease wake whoever watches, once, and 
 	sb_fd_close(two.memory);
 }
 
-TEST("who watches leases looks again while somebody changes one, and repairs what a dead one began")
+TEST("a watcher of leases reads again while one changes, and repairs what a dead member began")
 {
 	struct two two = two_members(8);
 	uint32_t *lock = &fleet_leases(two.a)->lock, *word = sb_fleet_wake_word(two.b);
@@ -379,7 +379,7 @@ TEST("who watches leases looks again while somebody changes one, and repairs wha
 	CHECK_EQ(sb_lease_watch(two.b), SB_POLL_SOON);
 	fleet_unlock(two.a, lock);
 	CHECK_EQ(sb_lease_watch(two.b), SB_POLL_WHEN_WOKEN);
-	store_seq(lock, 3); /* index 2: nobody */
+	store_seq(lock, 3); /* index 2: no member */
 	uint32_t ticket = load_seq(word);
 	CHECK_EQ(sb_lease_watch(two.b), SB_POLL_SOON);
 	CHECK(was_woken(word, &ticket)); /* the repair */
@@ -393,7 +393,7 @@ static int32_t end_of(struct sb_fleet *fleet, const struct sb_holder *was)
 	return sb_lease_end(fleet, was->entry, was->token, was->member, was->incarnation);
 }
 
-TEST("a tenure was released, or its time was over, or its member died; who left had released")
+TEST("a tenure was released, or it expired, or its member died; a member that left had released")
 {
 	struct two two = two_members(8);
 	CHECK_EQ(claim(two.a, "job", "1", "a", 30, 1000), 1);
@@ -404,7 +404,7 @@ TEST("a tenure was released, or its time was over, or its member died; who left 
 	CHECK_EQ(next.entry, was.entry);
 	CHECK_EQ(end_of(two.b, &was), SB_END_FOLLOWED);
 	struct sb_holder dead = next;
-	dead.member = 2; /* nobody, and it did not leave in this life */
+	dead.member = 2; /* an index that no member has had */
 	dead.incarnation = 7;
 	CHECK_EQ(end_of(two.b, &dead), SB_END_DIED);
 	uint32_t left = (uint32_t)sb_fleet_index(two.b);
@@ -412,15 +412,15 @@ TEST("a tenure was released, or its time was over, or its member died; who left 
 	CHECK_EQ(end_of(two.a, &next), SB_END_RELEASED);
 	struct sb_fleet *again = join_memory(two.memory);
 	CHECK_EQ(sb_fleet_index(again), left);
-	CHECK_EQ(end_of(two.a, &next), SB_END_RELEASED); /* its index is another member's */
+	CHECK_EQ(end_of(two.a, &next), SB_END_RELEASED); /* its index belongs to another member now */
 	sb_fleet_leave(again, 1);
-	store_seq(&fleet_member(two.a, left)->left, 0); /* as of one that was killed */
+	store_seq(&fleet_member(two.a, left)->left, 0); /* like a killed member's */
 	CHECK_EQ(end_of(two.a, &next), SB_END_DIED);
 	CHECK_EQ(claim(two.a, "job", "1", "a", 30, 3000), 1);
 	was = *holder_of(two.a);
 	CHECK_EQ(release_held(two.a), 0);
 	CHECK_EQ(end_of(two.a, &was), SB_END_RELEASED);
-	CHECK_EQ(end_of(two.a, &next), SB_END_RELEASED); /* nobody has its entry */
+	CHECK_EQ(end_of(two.a, &next), SB_END_RELEASED); /* its entry is free */
 	was.member = UINT32_MAX;
 	CHECK_EQ(end_of(two.a, &was), -SB_EINVAL);
 	was.entry = 8;
@@ -429,7 +429,7 @@ TEST("a tenure was released, or its time was over, or its member died; who left 
 	sb_fd_close(two.memory);
 }
 
-TEST("nonsense in a table of leases is nobody's, and a repair makes it free")
+TEST("an impossible entry in a table of leases is not held, and a repair frees it")
 {
 	struct sb_fleet *fleet = alone(4);
 	for (uint32_t how = 0; how < 6; how++) {
@@ -443,12 +443,12 @@ TEST("nonsense in a table of leases is nobody's, and a repair makes it free")
 		case 2: entry->owner_bytes = UINT16_MAX; break;
 		case 3: entry->member = UINT32_MAX; break;
 		case 4: entry->incarnation++; break;
-		default: entry->seq++; break; /* as of a writer that is dead or stopped */
+		default: entry->seq++; break; /* like a dead or stopped writer */
 		}
 		CHECK_EQ(find(fleet, "job", "1", -1), 0);
 		CHECK_EQ(count_held(fleet), 0);
 		CHECK_EQ(fleet_lock(fleet, &fleet_leases(fleet)->lock), 0);
-		CHECK_EQ(sb_lease_park(fleet), 1); /* the dead one may have told nobody */
+		CHECK_EQ(sb_lease_park(fleet), 1); /* the dead member may have woken nobody */
 		uint32_t ticket = load_seq((uint32_t *)sb_fleet_wake_word(fleet));
 		lease_repair(fleet);
 		CHECK(load_seq((uint32_t *)sb_fleet_wake_word(fleet)) != ticket);
@@ -458,7 +458,7 @@ TEST("nonsense in a table of leases is nobody's, and a repair makes it free")
 	sb_fleet_leave(fleet, 1);
 }
 
-TEST("a token of a lease is above those of earlier epochs, whatever the table says")
+TEST("a token of a lease is above the tokens of earlier epochs, even with a wrong table")
 {
 	struct sb_fleet *fleet = alone(4);
 	fleet_leases(fleet)->next_token = 0;
@@ -479,7 +479,7 @@ TEST("leases of subjects that have one hash never compete")
 		uint64_t hash = hashes[holder_of(fleet)->entry];
 		CHECK_EQ(release_held(fleet), 0);
 		CHECK_EQ(claim(fleet, "kind", "label", "first", 60000, -1), 1);
-		hashes[holder_of(fleet)->entry] = hash; /* as if they had the same */
+		hashes[holder_of(fleet)->entry] = hash; /* as if both had the same hash */
 		CHECK_EQ(find(fleet, kind, label, -1), 0);
 		CHECK_EQ(claim(fleet, kind, label, "other", 60000, -1), 1);
 		CHECK_EQ(find(fleet, kind, label, -1), 1);
@@ -492,7 +492,7 @@ TEST("leases of subjects that have one hash never compete")
 
 enum { CONTENDERS = 8, WINS = 400 };
 
-struct shared { /* the tests' own books */
+struct shared { /* what the tests record */
 	uint32_t ready, go, inside;
 	uint64_t wins, yields, last_token, rounds;
 };
@@ -537,7 +537,7 @@ TEST("of eight processes that contend for a lease one holds it at a time, with a
 	store_seq(&shared->go, 1);
 	for (uint32_t i = 0; i < CONTENDERS; i++) CHECK_EQ(reap(children[i]), 0);
 	CHECK_EQ(shared->wins, CONTENDERS * WINS);
-	CHECK(shared->yields > 10); /* else nobody contended */
+	CHECK(shared->yields > 10); /* otherwise nobody contended */
 	expect_sound_and_free(fleet);
 	sb_fleet_leave(fleet, 1);
 	sb_fd_close(memory);
@@ -556,7 +556,7 @@ static void holder_of_all(const struct part *part)
 	for (;;) pause();
 }
 
-TEST("a stopped holder keeps its leases, and those of a dead one are free at once")
+TEST("a stopped holder keeps its leases, and a dead holder's leases are free at once")
 {
 	struct shared *shared = shared_pages(sizeof(struct shared));
 	int memory = lease_memory(4);
@@ -601,14 +601,14 @@ TEST("a member that takes a dead one's place does not revive its leases")
 	CHECK_EQ(claim(next, "job", "0", "next", 60000, -1), 1);
 	CHECK_EQ(count_held(fleet), 1);
 	sb_fleet_leave(next, 1);
-	CHECK_EQ(count_held(fleet), 0); /* whoever leaves holds nothing */
+	CHECK_EQ(count_held(fleet), 0); /* a member that leaves holds nothing */
 	expect_sound_and_free(fleet);
 	sb_fleet_leave(fleet, 1);
 	sb_fd_close(memory);
 	munmap(shared, sizeof *shared);
 }
 
-/* Owner texts follow from the labels. */
+/* The owner's text is computed from the label. */
 static void owner_text(const char *label, char out[SB_OWNER_MAX + 1])
 {
 	size_t length = strlen(label);
@@ -622,7 +622,7 @@ static void random_label(uint64_t *seed, char label[24])
 	snprintf(label, 24, "%u%s", number, number % 2 == 0 ? "" : " and a long one");
 }
 
-/* Claims, renews and releases; what it does not release is over soon, or it dies. */
+/* Claims, renews and releases leases; the others expire soon, or the process is killed. */
 static void busy(const struct part *part)
 {
 	struct sb_fleet *fleet = join_memory(part->memory);
@@ -648,7 +648,7 @@ static void busy(const struct part *part)
 	}
 }
 
-/* What is found is whole: owner and label belong together. */
+/* Each lease found is whole: owner and label belong together. */
 static uint32_t look_around(struct sb_fleet *fleet, uint64_t *seed)
 {
 	char label[24], owner[SB_OWNER_MAX + 1];
@@ -676,7 +676,7 @@ TEST("holders and contenders of leases killed at any moment leave a sound table,
      "find no half of one")
 {
 	struct shared *shared = shared_pages(sizeof(struct shared));
-	int memory = lease_memory(4); /* fewer than labels: it is full at times */
+	int memory = lease_memory(4); /* fewer entries than labels, so it is full at times */
 	struct sb_fleet *fleet = join_memory(memory);
 	uint64_t seed = 3;
 	uint32_t found = 0;
@@ -718,29 +718,29 @@ static void waiter(const struct part *part)
 	struct sb_fleet *fleet = join_memory(part->memory);
 	uint32_t *word = sb_fleet_wake_word(fleet);
 	fetch_add_seq(&shared->ready, 1);
-	AWAIT(load_seq(&shared->ready) == WAITERS); /* else the first has won before the last is there */
+	AWAIT(load_seq(&shared->ready) == WAITERS); /* all take part before the first wins */
 	for (uint32_t wins = 0; wins < WINS;) {
 		uint32_t ticket = load_seq(word);
 		int32_t result = claim(fleet, "leader", "of all", "one", 60000, -1);
 		if (result == 0) {
 			CHECK_EQ(sb_lease_park(fleet), 1);
-			result = claim(fleet, "leader", "of all", "one", 60000, -1); /* the last look */
+			result = claim(fleet, "leader", "of all", "one", 60000, -1); /* the last attempt */
 		}
 		CHECK(result >= 0);
 		if (result == 0) {
 			fetch_add_seq(&shared->yields, 1);
-			CHECK_EQ(os_futex_wait(word, ticket, 10000000000u), 0); /* else nobody woke it */
+			CHECK_EQ(os_futex_wait(word, ticket, 10000000000u), 0); /* fails if nobody woke it */
 			continue;
 		}
 		CHECK_EQ(fetch_add_seq(&shared->inside, 1), 0);
-		if (wins++ % 8 == 0) usleep(50); /* the others come, and sleep */
+		if (wins++ % 8 == 0) usleep(50); /* lets the others fall asleep */
 		CHECK_EQ(fetch_add_seq(&shared->inside, UINT32_MAX), 1);
 		CHECK_EQ(release_held(fleet), 0);
 	}
 	sb_fleet_leave(fleet, 1);
 }
 
-TEST("whoever sleeps for a lease is woken by its end, and nobody sleeps through one")
+TEST("the end of a lease wakes the members that wait for it, and none sleeps through one")
 {
 	struct shared *shared = shared_pages(sizeof(struct shared));
 	int memory = lease_memory(4);
@@ -767,7 +767,7 @@ static struct sb_lease *entry_of(struct sb_fleet *fleet, uint32_t entry)
 	return (struct sb_lease *)(void *)(table + sizeof(struct sb_lease_table) + SB_LINE) + entry;
 }
 
-/* One entry is free, and the tenures of the others are over. */
+/* One entry is free, and the others' tenures have expired. */
 static void *prepare_claim(int memory)
 {
 	static const char *labels[] = { "old", "older", "oldest" };
@@ -786,7 +786,7 @@ static void operate_claim(void *fleet)
 	(void)sb_lease_claim(fleet, 3, 3, 5, 60000, 2000);
 }
 
-/* None is free. */
+/* No entry is free. */
 static void *prepare_reuse(int memory)
 {
 	struct sb_fleet *fleet = prepare_claim(memory);
@@ -809,7 +809,7 @@ static void operate_end(void *argument)
 	(void)release_held(fleet);
 }
 
-/* The dead one's tenures are nobody's, its lock holds up nobody, and all entries are there. */
+/* The dead member's tenures have ended, its lock delays nobody, and no entry is lost. */
 static void judge_leases(struct sb_fleet *fleet)
 {
 	uint64_t next = fleet_leases(fleet)->next_token, highest = 0;
@@ -851,7 +851,7 @@ TEST("a process killed after any single instruction of renewing and releasing a 
 static struct sb_lease entry_before[STEP_LEASES];
 static uint32_t seq_judged, seq_changed;
 
-/* Who has begun to copy an entry that is changed now finds another seq at the end. */
+/* A reader that copies an entry while it changes finds another seq at the end. */
 static void judge_seq(struct sb_fleet *fleet)
 {
 	for (uint32_t i = 0; i < STEP_LEASES; i++) {
@@ -876,7 +876,7 @@ TEST("an entry of leases has another seq before anything of it changes, after an
 	sb_fd_close(memory);
 }
 
-/* Another one's tenure, of the member whose copy judges: index 0 of its first life. */
+/* A tenure of the judging member: index 0, first incarnation. */
 static void *prepare_foreign_end(int memory)
 {
 	struct sb_fleet *fleet = prepare_claim(memory);
@@ -902,7 +902,7 @@ static void judge_foreign_end(struct sb_fleet *fleet)
 	CHECK_EQ(release_held(fleet), 0);
 	judged_held += result == 0;
 	judged_free += result == 1;
-	CHECK(result == 0 || wakes != not_woken); /* who waits watches another process */
+	CHECK(result == 0 || wakes != not_woken); /* waiters watch the process of the holder */
 	expect_sound_and_free(fleet);
 }
 
@@ -928,7 +928,7 @@ static void operate_release(void *fleet)
 	(void)release_held(fleet);
 }
 
-/* Who watches is woken before it ends; then it looks until nobody is in the middle. */
+/* A watcher is woken before the tenure ends; then it reads until nobody holds the lock. */
 static void judge_watched_end(struct sb_fleet *fleet)
 {
 	uint32_t wakes = load_seq((uint32_t *)sb_fleet_wake_word(fleet));
@@ -954,7 +954,7 @@ TEST("a process killed after any single instruction of ending another's lease le
 	sb_fd_close(memory);
 }
 
-/* Two subjects take turns in the one entry; who finds one has its owner. */
+/* Two subjects alternate in the only entry; a reader that finds one gets its owner. */
 static void take_turns(struct sb_fleet *fleet)
 {
 	for (int turn = 0; turn < 3; turn++) {

@@ -1,11 +1,10 @@
 /*
  * main.c - runs the tests that registered themselves: one line each, then "N passed, N failed".
  *
- *     test-native [part of a name [part of one to leave out]...]
+ *     test-native [part of a test's name [part of a name to skip]...]
  */
 #include "test.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <ftw.h>
 #include <setjmp.h>
@@ -58,36 +57,9 @@ void test_at_most(const char *file, int line, const char *what, double actual, d
 	test_fail(file, line, "%s: %.3f is more than %.3f", what, actual, limit);
 }
 
-/* ---- small things ------------------------------------------------------------------------- */
+/* ---- helpers ------------------------------------------------------------------------------ */
 
-uint32_t open_files(void)
-{
-	uint32_t count = 0;
-	DIR *dir = opendir("/proc/self/fd");
-	CHECK(dir != NULL);
-	while (readdir(dir) != NULL) count++;
-	closedir(dir);
-	return count - 3; /* ".", ".." and the directory itself */
-}
-
-uint32_t open_mappings(void)
-{
-	uint32_t count = 0;
-	FILE *file = fopen("/proc/self/maps", "re");
-	CHECK(file != NULL);
-	for (char line[512]; fgets(line, sizeof line, file) != NULL;)
-		count += strstr(line, "/memfd:") != NULL; /* not what the allocator maps */
-	fclose(file);
-	return count;
-}
-
-uint32_t random_below(uint64_t *seed, uint32_t limit)
-{
-	*seed = *seed * 6364136223846793005u + 1442695040888963407u;
-	return (uint32_t)((*seed >> 33) % limit);
-}
-
-static char scratch_left[64]; /* what a test that failed did not remove */
+static char scratch_left[64]; /* left by a failed test */
 
 void scratch_open(char path[64])
 {
@@ -127,7 +99,7 @@ int in_child(void (*body)(void))
 
 void set_limit(int resource, uint64_t value)
 {
-	struct rlimit limit; /* by number: getrlimit takes an enum in one libc, an int in the other */
+	struct rlimit limit; /* by syscall: getrlimit's argument differs between libcs */
 	CHECK_EQ(syscall(SYS_prlimit64, 0, resource, NULL, &limit), 0);
 	limit.rlim_cur = value < limit.rlim_max ? (rlim_t)value : limit.rlim_max;
 	CHECK_EQ(syscall(SYS_prlimit64, 0, resource, &limit, NULL), 0);
@@ -135,7 +107,7 @@ void set_limit(int resource, uint64_t value)
 
 void forbid_files(void)
 {
-	int free_one = dup(STDIN_FILENO); /* the lowest number that is free, and so the limit */
+	int free_one = dup(STDIN_FILENO); /* the lowest free descriptor becomes the limit */
 	CHECK(free_one >= 0);
 	close(free_one);
 	set_limit(RLIMIT_NOFILE, (uint64_t)free_one);
@@ -179,7 +151,7 @@ static bool run_one(struct test *test)
 	return passed;
 }
 
-/* argv: the program, a part to have, parts not to have. */
+/* argv: the program, a part that the name must contain, parts that it must not contain. */
 static bool is_wanted(const char *sentence, char **argv)
 {
 	if (argv[0] == NULL || argv[1] == NULL) return true;

@@ -1,11 +1,10 @@
 /*
- * members.c - members of a fleet in memory that are processes of their own: run, killed, stepped.
+ * members.c - members of a fleet in memory, each in its own process: run, killed, single-stepped.
  */
 #include "members.h"
 
 #include <signal.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
@@ -16,13 +15,6 @@ struct sb_fleet *join_memory(int memory)
 	struct sb_fleet *fleet = sb_fleet_join_memory(memory, NULL);
 	CHECK(fleet != NULL);
 	return fleet;
-}
-
-void *shared_pages(size_t bytes)
-{
-	void *pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	CHECK(pages != MAP_FAILED);
-	return pages;
 }
 
 pid_t start_part(void (*body)(const struct part *), const struct part *part)
@@ -39,7 +31,7 @@ pid_t start_part(void (*body)(const struct part *), const struct part *part)
 
 #if CAN_STEP
 
-/* Binds the symbols before: the dynamic linker is not to be stepped. */
+/* Binds the symbols before, so that the dynamic linker is not stepped. */
 static pid_t start_stepped(int memory, void *(*prepare)(int), void (*operate)(void *),
                            void (*finish)(void *))
 {
@@ -59,7 +51,8 @@ static pid_t start_stepped(int memory, void *(*prepare)(int), void (*operate)(vo
 	return child;
 }
 
-bool step(pid_t child)
+/* One instruction further; false at the child's next stop. */
+static bool step(pid_t child)
 {
 	int status = 0;
 	CHECK_EQ(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL), 0);
@@ -73,7 +66,7 @@ uint32_t act_at_each_instruction(int memory, void *(*prepare)(int), void (*opera
 {
 	struct sb_fleet *fleet = join_memory(memory);
 	uint32_t at = 0;
-	/* Each child is stepped from its beginning: later instructions are sampled. */
+	/* Each child is stepped from the start, so later instructions are only sampled. */
 	for (bool running = true; running; at += at < 200 ? 1 : 7) {
 		int status = 0;
 		pid_t child = start_stepped(memory, prepare, operate, finish);

@@ -1,5 +1,5 @@
 /*
- * pair.c - a client and a worker in one process, on one mapping, and the ordinary life of a
+ * pair.c - a client and a worker in one process, on one mapping, and the ordinary steps of a
  * request.
  */
 #include "test.h"
@@ -70,7 +70,7 @@ struct pair pair_open(uint32_t slots, uint32_t concurrency)
 
 void pair_close_link(struct pair *pair)
 {
-	pair->worker->map.region = NULL; /* the mapping is the client's */
+	pair->worker->map.region = NULL; /* the client owns the mapping */
 	free(pair->worker);
 	sb_link_stop(pair->client, pair->index);
 	sb_link_drop(pair->client, pair->index, 1);
@@ -97,12 +97,12 @@ void force_word(const struct pair *pair, uint32_t slot, uint64_t word)
 
 uint8_t *request_arena(const struct pair *pair, uint32_t slot)
 {
-	return pair->link->map.arenas + 2 * (uint64_t)slot * pair->client->header.stride;
+	return arena_of(&pair->link->map, slot, false);
 }
 
 uint8_t *response_arena(const struct pair *pair, uint32_t slot)
 {
-	return request_arena(pair, slot) + pair->client->header.stride;
+	return arena_of(&pair->link->map, slot, true);
 }
 
 uint32_t send_request(const struct pair *pair, uint32_t timeout_ms)
@@ -136,7 +136,7 @@ int32_t credit_of(const struct sb_client *client, uint32_t index)
 
 const struct sb_event *event_at(const struct pair *pair, int32_t index)
 {
-	return (const struct sb_event *)sb_client_events(pair->client) + index;
+	return client_event(pair->client, index);
 }
 
 void receive_response(const struct pair *pair, uint32_t slot)

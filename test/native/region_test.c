@@ -1,6 +1,6 @@
 /*
- * region_test.c - the mapping: made, sealed, refused, given back; limits of the system; the
- * contract described at run time.
+ * region_test.c - the mapping: making, sealing, refusing and freeing it; limits of the system; the
+ * description of the contract at run time.
  */
 #include "test.h"
 
@@ -77,7 +77,7 @@ TEST("arenas do not overlap each other, the slots or the end of the region")
 
 /* ---- seals and rights --------------------------------------------------------------------- */
 
-TEST("a region can be neither cut, grown nor unsealed by whoever holds its descriptor, and is 0600")
+TEST("a holder of a region's descriptor can neither resize nor unseal it, and its mode is 0600")
 {
 	struct pair pair = pair_open(1, 1);
 	struct stat status;
@@ -161,11 +161,11 @@ TEST("the statistics forget a link that is dropped without being stopped")
 	CHECK_EQ(entry->states[SB_READY], 1);
 	sb_link_drop(pair.client, pair.index, 1);
 	CHECK_EQ(entry->life, 0);
-	sb_stats_sample(pair.client, 0, 0, 0); /* there are no slots to look at */
+	sb_stats_sample(pair.client, 0, 0, 0); /* there are no slots to read */
 	pair_close(&pair);
 }
 
-TEST("the HELLO of the statistics tells the size of their memory, as that of a region does")
+TEST("the HELLO of the statistics has the size of their memory, like the HELLO of a region")
 {
 	struct pair pair = pair_open(2, 2);
 	uint8_t bytes[SB_MESSAGE_MAX];
@@ -186,7 +186,7 @@ TEST("the HELLO of the statistics tells the size of their memory, as that of a r
 
 static const int RESIZE = F_SEAL_SHRINK | F_SEAL_GROW;
 
-/* A memfd that holds the header, of the given size, with the given seals. */
+/* Returns a memfd of the given size, with the given header and seals. */
 static int forge(const struct sb_header *header, uint64_t bytes, int seals)
 {
 	int fd = memfd_create("forged", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -207,7 +207,7 @@ static int32_t attach_and_close(int fd)
 	return result;
 }
 
-/* A header every limit of which lies on a page, so that each changed bit breaks its arithmetic. */
+/* A header whose limits are multiples of a page, so that each changed bit breaks its arithmetic. */
 static struct sb_header sound_header(void)
 {
 	struct sb_client *client = sb_client_open(4, 3 * SB_PAGE, SB_PAGE, SB_PAGE, 0, 9);
@@ -256,7 +256,8 @@ TEST("a worker refuses a region with any one bit of its geometry, magic, version
 		for (size_t bit = 0; bit < 8 * fields[f].bytes; bit++) {
 			struct sb_header h = sound;
 			((uint8_t *)&h)[fields[f].offset + bit / 8] ^= (uint8_t)(1u << bit % 8);
-			/* Of the size it claims, where that can be made: only the header's own rule is left. */
+			/* With the size that it claims, if possible, so that only the header's check can refuse
+			 * it. */
 			bool huge = h.region_bytes > 1ULL << 40;
 			int fd = forge(&h, huge ? sound.region_bytes : h.region_bytes, RESIZE);
 			int32_t result = attach_and_close(fd);
@@ -266,7 +267,7 @@ TEST("a worker refuses a region with any one bit of its geometry, magic, version
 		}
 	}
 	CHECK_EQ(refused, 4 * 64 + 5 * 32);
-	CHECK_EQ(attach_and_close(forge(&sound, sound.region_bytes, RESIZE)), 0); /* it was sound */
+	CHECK_EQ(attach_and_close(forge(&sound, sound.region_bytes, RESIZE)), 0); /* it was legal */
 }
 
 TEST("a worker refuses geometry that adds up but is not the one the limits lead to")
@@ -284,7 +285,7 @@ TEST("a worker refuses geometry that adds up but is not the one the limits lead 
 	}
 }
 
-TEST("a worker refuses warm sizes out of range, garbage, and descriptors that are no memory")
+TEST("a worker refuses warm sizes out of range, garbage, and descriptors that are not memory")
 {
 	struct sb_header sound = sound_header();
 	const uint32_t sizes[] = { 0, 1, SB_PAGE - 1, SB_PAGE + 1, (uint32_t)sound.stride + SB_PAGE,
@@ -309,7 +310,7 @@ TEST("a worker refuses warm sizes out of range, garbage, and descriptors that ar
 	CHECK_EQ(attach_and_close(open("/proc/self", O_DIRECTORY | O_RDONLY | O_CLOEXEC)), -SB_ECORRUPT);
 	CHECK_EQ(attach_and_close(open("/dev/zero", O_RDWR | O_CLOEXEC)), -SB_ECORRUPT);
 	CHECK_EQ(attach_and_close(-1), -SB_ECORRUPT);
-	char path[] = "/tmp/slotbus-native-file-XXXXXX"; /* an ordinary file: nobody can seal it */
+	char path[] = "/tmp/slotbus-native-file-XXXXXX"; /* an ordinary file cannot be sealed */
 	int fd = mkstemp(path);
 	CHECK(fd >= 0 && unlink(path) == 0);
 	CHECK_EQ(pwrite(fd, &sound, sizeof sound, 0), sizeof sound);
@@ -327,7 +328,7 @@ TEST("a forked child does not inherit the mapping, neither the client's nor the 
 	const int how = MAP_SHARED | MAP_ANONYMOUS;
 	void *inherited = mmap(NULL, SB_PAGE, PROT_READ | PROT_WRITE, how, -1, 0);
 	unsigned char resident = 0;
-	CHECK_EQ(mincore(pair.region, SB_PAGE, &resident), 0); /* here they are mapped */
+	CHECK_EQ(mincore(pair.region, SB_PAGE, &resident), 0); /* mapped in the parent */
 	CHECK_EQ(mincore(second.region, SB_PAGE, &resident), 0);
 	pid_t child = fork();
 	CHECK(child >= 0);
@@ -358,7 +359,7 @@ static struct pair open_big(void)
 	return pair_open_on(sb_client_open(BIG_SLOTS, BIG, PAIR_HEAD, BIG_INLINE, 0, 1), BIG_SLOTS);
 }
 
-/* The given number of requests with full bodies, answered in this way: */
+/* Exchanges the given number of requests with full bodies, answered in this way: */
 enum big_answer { ECHO, TOO_LATE };
 
 static void exchange_big(const struct pair *pair, uint32_t count, enum big_answer how)
@@ -394,7 +395,7 @@ TEST("trim gives the pages beyond the warm ones back, and the arenas work as bef
 	for (int round = 0; round < 2; round++) {
 		exchange_big(&pair, 5, ECHO);
 		uint64_t full = resident_bytes(pair.memory);
-		CHECK(full >= fresh + 9ULL * BIG); /* else there is nothing to give back */
+		CHECK(full >= fresh + 9ULL * BIG); /* otherwise there is nothing to free */
 		CHECK_EQ(sb_link_trim(pair.client, pair.index), 1);
 		CHECK_AT_MOST(resident_bytes(pair.memory), fresh + 64 * SB_PAGE);
 		CHECK_EQ(sb_link_trim(pair.client, pair.index), 0);
@@ -466,7 +467,7 @@ TEST("a region let go while a view is held keeps its addresses readable and give
 	uint64_t bytes = pair.client->header.region_bytes;
 	struct sb_region *region = pair.region;
 	sb_link_drop(pair.client, pair.index, 0);
-	CHECK_EQ(view[0], 0); /* another, empty page: no crash */
+	CHECK_EQ(view[0], 0); /* an empty page, and no crash */
 	view[0] = 1;
 	CHECK_EQ(munmap(region, bytes), 0);
 	pair.worker->map.region = NULL;
@@ -477,7 +478,7 @@ TEST("a region let go while a view is held keeps its addresses readable and give
 	sb_client_close(pair.client);
 }
 
-/* A worker's request in slot 1 runs, its answer in slot 0 was given; both arenas are full. */
+/* A request runs in slot 1, the one in slot 0 was answered; both arenas are full. */
 static struct pair open_running(struct geometry *theirs)
 {
 	struct pair pair = pair_open(2, 2);
@@ -503,7 +504,7 @@ static void close_dropped(struct pair *pair, struct geometry *theirs)
 	sb_client_close(pair->client);
 }
 
-TEST("a region that is dropped is freed for the worker too, but for its lines and what it may read")
+TEST("a dropped region is freed for the worker too, except its lines and what it may read")
 {
 	struct geometry theirs = { .region = NULL };
 	struct pair pair = open_running(&theirs);
@@ -514,7 +515,7 @@ TEST("a region that is dropped is freed for the worker too, but for its lines an
 	CHECK_EQ(word_state(load_seq(&theirs.region->slot[1].request.status)), SB_ABANDONED);
 	for (uint64_t at = 0; at < 4 * stride; at += SB_PAGE)
 		CHECK_EQ(theirs.arenas[at], at / stride == 2 ? 7 : 0);
-	pair.worker->map = theirs; /* its handler ends; nobody is misled */
+	pair.worker->map = theirs; /* its handler ends without effect */
 	CHECK_EQ(sb_slot_aborted(pair.worker, 1, 1), 1);
 	CHECK_EQ(sb_slot_complete(pair.worker, 1, 1, 4, 4, 8, 200), -SB_ESTALE);
 	CHECK_EQ(sb_slot_take(pair.worker, 0), 0);
@@ -569,7 +570,7 @@ TEST("a client has at most SB_LINKS_MAX workers, and a link that was dropped can
 	sb_client_close(client);
 }
 
-TEST("an offer to nobody, or for no concurrency, leaves no link, no mapping and no descriptor")
+TEST("an offer to a closed socket, or for no concurrency, leaves no link, mapping or descriptor")
 {
 	struct sb_client *client = pair_client(2, 0);
 	int ends[2];
@@ -591,7 +592,7 @@ TEST("an offer to nobody, or for no concurrency, leaves no link, no mapping and 
 static void offer_small_files(void)
 {
 	struct sb_client *client = pair_client(4, 0);
-	struct pair pair = pair_open_on(client, 4); /* without the limit it works */
+	struct pair pair = pair_open_on(client, 4); /* works without the limit */
 	set_limit(RLIMIT_FSIZE, client->header.region_bytes - 1);
 	CHECK_EQ(sb_link_offer(client, pair.client_fd, 4), -SB_ELIMIT);
 	set_limit(RLIMIT_FSIZE, client->header.region_bytes);
@@ -667,7 +668,7 @@ TEST("the description at run time is whole, repeatable, and has every state and 
 	strcpy(copy, text);
 	CHECK_EQ(strcmp(copy, sb_abi_text()), 0);
 	CHECK_EQ(text[length - 1], '\n');
-	CHECK(strstr(text, "\nfield sb_stats.round_trip ") != NULL); /* the last one: nothing was cut */
+	CHECK(strstr(text, "\nfield sb_stats.round_trip ") != NULL); /* the last field */
 #define X(name, value, why)                                                                     \
 	snprintf(line, sizeof line, " " #name " %u\n", (unsigned)(value));                          \
 	CHECK(strstr(text, line) != NULL);

@@ -1,7 +1,7 @@
 /*
- * ring_test.c - broadcast rings: what cursors read and what they count as lost, with writers and
- * readers in processes of their own, some of them killed. Payloads follow from their first word, so
- * that a torn one is known.
+ * ring_test.c - broadcast rings: what cursors read and count as lost. Writers and readers are
+ * separate processes, and some are killed. A payload is computed from its first word, so that a
+ * torn payload is detected.
  */
 #include "members.h"
 
@@ -37,28 +37,6 @@ static struct sb_cursor *open_cursor(struct sb_fleet *fleet, uint32_t from)
 	struct sb_cursor *cursor = sb_cursor_open(fleet, 0, from, 0, -1);
 	CHECK(cursor != NULL);
 	return cursor;
-}
-
-/* ---- payloads ----------------------------------------------------------------------------- */
-
-/* The id in the first 8 bytes, as far as there are so many; all others follow from it. */
-static void write_payload(uint8_t *out, uint32_t bytes, uint64_t id)
-{
-	uint64_t word = id;
-	for (uint32_t at = 0; at < bytes; at += 8) {
-		memcpy(out + at, &word, bytes - at < 8 ? bytes - at : 8);
-		word = word * 6364136223846793005u + 1442695040888963407u;
-	}
-}
-
-static bool payload_is(const uint8_t *payload, uint32_t bytes, uint64_t id)
-{
-	uint64_t word = id;
-	for (uint32_t at = 0; at < bytes; at += 8) {
-		if (memcmp(payload + at, &word, bytes - at < 8 ? bytes - at : 8) != 0) return false;
-		word = word * 6364136223846793005u + 1442695040888963407u;
-	}
-	return true;
 }
 
 static int32_t publish(struct sb_fleet *fleet, uint64_t id, uint32_t bytes)
@@ -246,7 +224,7 @@ static void expect_start(struct sb_fleet *fleet, double position, double event, 
 	sb_cursor_close(cursor);
 }
 
-TEST("a cursor of a ring goes on at a position and counts what was lost since; one that cannot "
+TEST("a cursor of a ring continues at a position and counts the events lost since; one that cannot "
      "be is the head")
 {
 	struct sb_fleet *fleet = alone(16, 64); /* 20 events of two frames: 12 to 19 are there */
@@ -254,7 +232,7 @@ TEST("a cursor of a ring goes on at a position and counts what was lost since; o
 		CHECK_EQ(publish(fleet, id, 100) >= 0 && sb_ring_head(fleet, 0) == 2 * (double)id + 2, 1);
 	expect_start(fleet, 30, 15, 0, 15, 5);
 	expect_start(fleet, 30, -1, 0, 15, 5);
-	expect_start(fleet, 31, -1, 0, 16, 4); /* amid an event */
+	expect_start(fleet, 31, -1, 0, 16, 4); /* in the middle of an event */
 	expect_start(fleet, 10, 5, 7, 12, 8);
 	expect_start(fleet, 0, 0, 12, 12, 8);
 	expect_start(fleet, 10, -1, 0, 12, 8); /* nobody knows what was there */
@@ -297,7 +275,7 @@ static struct sb_frame *frame_of(struct sb_fleet *fleet, uint64_t n)
 	                                   n % geometry->frames * stride);
 }
 
-/* Event 5 of 12, and another time the last one, is made nonsense. */
+/* Corrupts event 5 of 12, or the last one. */
 static void spoil(struct sb_frame *frame, uint32_t how)
 {
 	switch (how) {
@@ -333,7 +311,7 @@ TEST("nonsense in the frames of a ring is lost, never read and never waited for"
 					const struct sb_record *record = record_at(cursor, i);
 					CHECK(record_is(record, (uint64_t)record->position, 48));
 					CHECK(record->position != (double)which);
-					CHECK(record->event == record_at(cursor, 0)->event + i); /* losses lie before */
+					CHECK(record->event == record_at(cursor, 0)->event + i); /* losses come first */
 				}
 			}
 			CHECK_EQ(received, 12);
@@ -363,7 +341,7 @@ TEST("a head of a ring that cannot be ends a poll soon, and a right one is read 
 		sb_cursor_close(open_cursor(fleet, SB_FROM_OLDEST));
 	}
 	ring->head = 1;
-	CHECK_EQ(sb_cursor_poll(cursor, 100), 0); /* it stands at the head again */
+	CHECK_EQ(sb_cursor_poll(cursor, 100), 0); /* moved to the head */
 	CHECK_EQ(publish(fleet, 1, 48), 0);
 	CHECK_EQ(sb_cursor_poll(cursor, 100), 1);
 	CHECK(record_is(record_at(cursor, 0), 1, 48));
@@ -395,7 +373,7 @@ TEST("numbers of events that a ring counts wrong from some time on cost a cursor
 
 enum { WRITERS = 2, READERS = 3, EVENTS = 20000, RECEIVED = 500, LOSSES = 10 };
 
-struct shared { /* memory that only the tests share: their own books */
+struct shared { /* what the tests record, in memory that they share */
 	uint32_t ready, go, raced, readers_raced, finished;
 	uint64_t begun[WRITERS], published[WRITERS], slept, woke;
 	struct {
@@ -414,7 +392,7 @@ static uint64_t stress_id(uint32_t writer, uint64_t serial)
 	return (uint64_t)(writer + 1) << 32 | serial;
 }
 
-/* So many at least, and until the readers were lapped often enough. */
+/* At least this many events, and until the readers were lapped often enough. */
 static void write_events(const struct part *part, uint64_t count)
 {
 	struct shared *shared = part->shared;
@@ -438,7 +416,7 @@ static void writer(const struct part *part)
 	write_events(part, EVENTS);
 }
 
-/* Whole events only, of each writer in order. */
+/* Checks that events are whole, and each writer's events in order. */
 static void check_records(const struct sb_cursor *cursor, int32_t count, uint64_t last[WRITERS])
 {
 	const struct sb_record *record = record_at(cursor, 0);
@@ -455,7 +433,7 @@ static void check_records(const struct sb_cursor *cursor, int32_t count, uint64_
 	}
 }
 
-/* Reads until the writers are through and nothing is left. */
+/* Reads until the writers have finished and nothing is left. */
 static void read_all(const struct part *part, struct sb_cursor *cursor)
 {
 	struct shared *shared = part->shared;
@@ -493,7 +471,7 @@ TEST("two writers lap three readers of a small ring: no event is torn, and each 
 {
 	struct shared *shared = shared_pages(sizeof(struct shared));
 	int memory = ring_memory(8, 64);
-	struct sb_fleet *fleet = join_memory(memory); /* the fleet stays while its members come and go */
+	struct sb_fleet *fleet = join_memory(memory); /* keeps the fleet while members come and go */
 	pid_t readers[READERS], writers[WRITERS];
 	for (uint32_t i = 0; i < READERS; i++)
 		readers[i] = start_part(reader, &(struct part){ shared, memory, i });
@@ -544,7 +522,7 @@ TEST("writers of a ring killed at any moment leave no torn event, no gap in the 
 		CHECK_EQ(kill(child, SIGKILL), 0);
 		CHECK_EQ(reap(child), 128 + SIGKILL);
 		unfinished += load_seq(&shared->begun[0]) > load_seq(&shared->published[0]);
-		/* Whoever publishes next is not held up, and follows without a gap. */
+		/* The next publisher is not delayed and continues without a gap. */
 		uint64_t id = stress_id(1, own++);
 		CHECK(publish(fleet, id, stress_bytes(id)) >= 0);
 		for (int32_t got; (got = sb_cursor_poll(cursor, 64)) > 0 ||
@@ -557,7 +535,7 @@ TEST("writers of a ring killed at any moment leave no torn event, no gap in the 
 		uint64_t all = received + lost - own;
 		CHECK(all >= load_seq(&shared->published[0]) && all <= load_seq(&shared->begun[0]));
 		CHECK_EQ(fleet_ring(fleet, 0)->events, received + lost);
-		store_seq(&shared->published[0], all); /* what the dead one could not enter */
+		store_seq(&shared->published[0], all); /* the dead process could not record it */
 		store_seq(&shared->begun[0], all);
 	}
 	CHECK(unfinished >= rounds / 20 && received > rounds / 2);
@@ -588,7 +566,7 @@ static void sleeper(const struct part *part)
 		store_seq(&shared->reader[part->number].received, received);
 		if (got > 0 || sb_cursor_park(cursor) != SB_POLL_WHEN_WOKEN) continue;
 		fetch_add_seq(&shared->slept, 1);
-		CHECK_EQ(os_futex_wait(word, ticket, 10000000000u), 0); /* else nobody woke it */
+		CHECK_EQ(os_futex_wait(word, ticket, 10000000000u), 0); /* fails if nobody woke it */
 	}
 	sb_cursor_close(cursor);
 	sb_fleet_leave(fleet, 1);
@@ -608,7 +586,7 @@ TEST("readers that sleep on a ring are all woken by each publication, and nobody
 	for (uint64_t serial = 0; serial < CALLS; serial++) {
 		uint64_t id = stress_id(0, serial);
 		shared->woke += publish(fleet, id, stress_bytes(id)) == 1;
-		if (random_below(&seed, 4) == 0) /* all have it: they are about to sleep, or asleep */
+		if (random_below(&seed, 4) == 0) /* all have read it and fall asleep */
 			for (uint32_t i = 0; i < READERS; i++)
 				AWAIT(load_seq(&shared->reader[i].received) == serial + 1);
 	}
@@ -619,7 +597,7 @@ TEST("readers that sleep on a ring are all woken by each publication, and nobody
 	munmap(shared, sizeof *shared);
 }
 
-TEST("a publication into a ring wakes whoever is parked once, and a park that has something to "
+TEST("a publication into a ring wakes parked readers once, and a park that has something to "
      "poll says so")
 {
 	struct sb_fleet *fleet = alone(8, 64);
@@ -637,7 +615,7 @@ TEST("a publication into a ring wakes whoever is parked once, and a park that ha
 	sb_fleet_leave(fleet, 1);
 }
 
-/* Takes the ring's lock, and no further. */
+/* Takes the ring's lock and stops. */
 static void stuck_writer(const struct part *part)
 {
 	struct sb_fleet *fleet = join_memory(part->memory);
@@ -674,8 +652,8 @@ TEST("a reader does not sleep while a writer holds the lock, and takes over that
 
 #if CAN_STEP
 
-/* So many that a cursor that knows none of them believes the number of the next in the place of
- * the oldest that is there. */
+/* Enough events that a cursor that knows none of them would believe the next one's number in place
+ * of the oldest one's. */
 enum { BEFORE = 20 };
 
 static void *prepare_publication(int memory)
@@ -693,7 +671,7 @@ static void operate_publication(void *fleet)
 
 static uint32_t judged_unpublished, judged_published;
 
-/* Events of two frames, four of which the ring has room for. */
+/* Events of two frames; the ring has room for four of them. */
 static void judge_publication(struct sb_fleet *fleet)
 {
 	struct sb_cursor *cursor = sb_cursor_open(fleet, 0, SB_FROM_POSITION, 0, 0);
@@ -701,11 +679,11 @@ static void judge_publication(struct sb_fleet *fleet)
 	CHECK(cursor != NULL && sb_ring_head(fleet, 0) == 2 * events);
 	CHECK(events == BEFORE || events == BEFORE + 1);
 	int32_t got = sb_cursor_poll(cursor, 100);
-	CHECK(got >= 3); /* the oldest may be destroyed */
+	CHECK(got >= 3); /* the oldest may be overwritten */
 	CHECK_EQ((uint32_t)got + (uint32_t)batch_of(cursor)->overwritten, events);
 	for (int32_t i = 0; i < got; i++)
 		CHECK(record_is(record_at(cursor, i), events - (uint32_t)(got - i), 100));
-	CHECK_EQ(publish(fleet, 300, 100), 0); /* nobody holds it up */
+	CHECK_EQ(publish(fleet, 300, 100), 0); /* nothing delays it */
 	CHECK_EQ(sb_cursor_poll(cursor, 100), 1);
 	CHECK_EQ(batch_of(cursor)->overwritten, 0);
 	CHECK_EQ(record_at(cursor, 0)->event, events);
@@ -740,7 +718,7 @@ static void judge_waking(struct sb_fleet *fleet)
 	judged_unpublished += !published;
 }
 
-TEST("a writer of a ring killed after any single instruction has woken who slept for what it "
+TEST("a writer of a ring killed after any single instruction has woken the readers of what it "
      "published")
 {
 	int memory = ring_memory(8, 64);
@@ -756,7 +734,7 @@ struct parker {
 	int32_t result;
 };
 
-/* Member 0 has the lock, and has seen that nobody is parked. */
+/* Member 0 holds the lock and has seen that nobody is parked. */
 static void *prepare_park(int memory)
 {
 	static struct parker own;
@@ -773,7 +751,7 @@ static void operate_park(void *argument)
 	own->result = sb_cursor_park(own->cursor);
 }
 
-/* The rest of its publication. */
+/* Finishes that publication. */
 static void move_head(struct sb_fleet *fleet)
 {
 	struct sb_ring *ring = fleet_ring(fleet, 0);

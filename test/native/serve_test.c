@@ -1,6 +1,6 @@
 /*
- * serve_test.c - the blocking worker: heads taken apart and put together, answers that cannot be
- * sent, attaching in vain. That it serves a client in Bun is tested in test/c-worker.test.ts.
+ * serve_test.c - the blocking worker: decoding and encoding heads, answers that cannot be sent,
+ * failed attachments. test/c-worker.test.ts tests it with a client in Bun.
  */
 #include "test.h"
 
@@ -21,7 +21,7 @@ static void close_pair(struct pair *pair)
 	pair_close(pair);
 }
 
-/* Publishes a request with these bytes as its head: the slot. */
+/* Publishes a request with these bytes as its head; returns the slot. */
 static uint32_t send_head(const struct pair *pair, const void *head, size_t bytes, uint32_t method)
 {
 	int32_t slot = sb_slot_reserve(pair->client, pair->index);
@@ -32,8 +32,8 @@ static uint32_t send_head(const struct pair *pair, const void *head, size_t byte
 	return (uint32_t)slot;
 }
 
-/* The status of the answer, whose slot is free after; its first string, or of an error its code,
- * begins with `text`. */
+/* Receives the answer and frees its slot; returns the status. The head's first string, which is the
+ * code of an error, must start with `text`. */
 static uint32_t receive_status(const struct pair *pair, const char *text)
 {
 	CHECK_EQ(sb_client_poll(pair->client, 0), 1);
@@ -91,7 +91,7 @@ TEST("a head of random bytes is refused or read, and never read beyond its end")
 		if (random_below(&seed, 4) > 0) head[random_below(&seed, bytes)] = (uint8_t)seed;
 		if (random_below(&seed, 8) == 0) bytes = random_below(&seed, bytes);
 		struct sb_call call = { 0 };
-		memset(pair.worker->head, 'x', 2 * PAIR_HEAD); /* what follows ends nowhere */
+		memset(pair.worker->head, 'x', 2 * PAIR_HEAD); /* text without an end */
 		send_head(&pair, head, bytes, random_below(&seed, 7));
 		int32_t got = sb_worker_receive(pair.worker, &call, 0);
 		if (got == 0) {
@@ -208,7 +208,7 @@ TEST("receive comes back after each call that it answers itself, however many th
 	for (int i = 0; i < 3; i++) SEND(&pair, "x");
 	for (int i = 0; i < 3; i++) {
 		CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), 0);
-		CHECK_EQ(receive_status(&pair, "PROTOCOL"), 0); /* one and no more */
+		CHECK_EQ(receive_status(&pair, "PROTOCOL"), 0); /* exactly one */
 	}
 	close_pair(&pair);
 }
@@ -244,7 +244,7 @@ TEST("receive without a call returns 0 when its time is over, and ECLOSED when t
 	close(pair.client_fd);
 	CHECK_EQ(sb_worker_receive(pair.worker, &call, 0), -SB_ECLOSED);
 	CHECK_EQ(sb_worker_receive(pair.worker, &call, 1000), -SB_ECLOSED);
-	pair.client_fd = dup(pair.worker_fd); /* to be closed */
+	pair.client_fd = dup(pair.worker_fd); /* pair_close closes it */
 	close_pair(&pair);
 }
 
@@ -256,7 +256,7 @@ TEST("a handle of sb_worker_open cannot receive, for it has no memory for heads"
 	pair_close(&pair);
 }
 
-TEST("attaching in vain ends in time with its reason, and leaves nothing open")
+TEST("a failed attach ends in time with its reason, and leaves nothing open")
 {
 	char scratch[64];
 	scratch_open(scratch);

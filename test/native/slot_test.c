@@ -1,6 +1,6 @@
 /*
- * slot_test.c - the state machine: every verb in every state, hostile words and lengths, deadlines,
- * quarantine, batches, figures.
+ * slot_test.c - the state machine: every operation in every state, hostile words and lengths,
+ * deadlines, quarantine, batches, statistics.
  */
 #include "test.h"
 
@@ -129,11 +129,11 @@ TEST("each verb of the client moves a slot along its arrow of the diagram and is
 			pair_close(&pair);
 		}
 	}
-	CHECK_EQ(moved, 7); /* else the table says nothing */
+	CHECK_EQ(moved, 7); /* otherwise the table tests nothing */
 	CHECK_EQ(moved + kept, (int)SITUATIONS * (int)VERBS);
 }
 
-TEST("a worker claims nothing but READY, whatever the hint bits say")
+TEST("a worker claims only READY slots, even with wrong hint bits")
 {
 	for (int situation = 0; situation < SITUATIONS; situation++) {
 		struct pair pair = arrange((enum situation)situation);
@@ -145,7 +145,7 @@ TEST("a worker claims nothing but READY, whatever the hint bits say")
 	}
 }
 
-TEST("a worker completes nothing but its own running claim")
+TEST("a worker completes only its own running claim")
 {
 	for (int situation = 0; situation < SITUATIONS; situation++) {
 		struct pair pair = arrange((enum situation)situation);
@@ -191,7 +191,7 @@ TEST("links and slots that do not exist are refused by every verb and every ques
 		CHECK_EQ(sb_slot_wait(pair.client, pair.index, slots[i], 1, 0), -SB_EINVAL);
 		CHECK_EQ(sb_slot_token(pair.client, pair.index, slots[i]), 0);
 	}
-	for (int verb = RESERVE; verb < CANCEL; verb++) /* the same calls, with what exists */
+	for (int verb = RESERVE; verb < CANCEL; verb++) /* the same calls on what exists */
 		CHECK_EQ(apply(&pair, (enum verb)verb, pair.index, 0), 0);
 	CHECK_EQ(sb_slot_token(pair.client, pair.index, 0), 1);
 	pair_close(&pair);
@@ -227,9 +227,9 @@ TEST("a second reply to one request is stale and changes nothing of the first")
 	uint64_t word = word_at(&pair, 0);
 	CHECK_EQ(sb_slot_complete(pair.worker, 0, 1, 100, 200, 300, 500), -SB_ESTALE);
 	CHECK_EQ(word_at(&pair, 0), word);
-	receive_response(&pair, 0); /* checks that the first one's lengths are there */
+	receive_response(&pair, 0); /* checks the lengths of the first one */
 	CHECK_EQ(sb_slot_complete(pair.worker, 0, 1, 0, 0, 0, 200), -SB_ESTALE);
-	send_request(&pair, 0); /* the next use: the old token is foreign to it */
+	send_request(&pair, 0); /* the slot's next use has another token */
 	take_request(&pair);
 	CHECK_EQ(sb_slot_complete(pair.worker, 0, 1, 0, 0, 0, 200), -SB_ESTALE);
 	CHECK_EQ(answer_request(&pair, 0), 0);
@@ -265,7 +265,7 @@ TEST("a reply after the caller gave up is stale, ends the quarantine, and the cl
 	pair_close(&pair);
 }
 
-TEST("aborted says 0 only while the claim runs and nobody gave up")
+TEST("aborted returns 0 only while the claim runs and its caller has not given up")
 {
 	struct pair pair = pair_open(2, 2);
 	CHECK_EQ(sb_slot_aborted(pair.worker, 0, 0), 1);
@@ -321,7 +321,7 @@ TEST("a hint bit beyond the last slot keeps neither the client nor the worker fr
 	for (int word = 0; word < 4; word++) {
 		store_seq(&pair.region->done.bits[word], 1ULL << 63);
 		store_seq(&pair.region->ready.bits[word], 1ULL << 63);
-		for (int i = 0; i < 3; i++) { /* an honest side polls again when it may not park */
+		for (int i = 0; i < 3; i++) { /* an honest client polls again when it cannot park */
 			CHECK_EQ(sb_client_poll(pair.client, 0), 0);
 			CHECK_EQ(sb_slot_take(pair.worker, 0), 0);
 		}
@@ -365,7 +365,7 @@ TEST("the tick finds a response whose hint was lost, and publishes a READY slot'
 
 /* ---- a hostile peer ----------------------------------------------------------------------- */
 
-/* Forces each of the 16 states with the last, this and the next generation; visit judges. */
+/* Stores each of the 16 states with the previous, this and the next generation; visit checks. */
 static void each_word(const struct pair *pair, void (*visit)(const struct pair *, uint64_t))
 {
 	uint64_t generation = pair->link->generation[0];
@@ -396,7 +396,7 @@ static void visit_in_flight(const struct pair *pair, uint64_t word)
 {
 	uint64_t generation = pair->link->generation[0];
 	bool legal = word == word_of(generation, SB_READY) || word == word_of(generation, SB_CLAIMED);
-	if (word == word_of(generation, SB_DONE)) return; /* an answer: see the tests of lengths */
+	if (word == word_of(generation, SB_DONE)) return; /* an answer: the tests of lengths cover it */
 	if (word == word_of(generation, SB_STREAMING)) return;
 	expect_verdict(pair, word, legal);
 	if (legal) return;
@@ -620,7 +620,7 @@ TEST("credit is the worker's concurrency less all that is not free, quarantine i
 	uint32_t answered = send_request(&pair, 0);
 	CHECK_EQ(take_request(&pair), answered);
 	CHECK_EQ(answer_request(&pair, answered), 0);
-	CHECK_EQ(sb_client_poll(pair.client, 0), 1); /* delivered, not released: a borrow */
+	CHECK_EQ(sb_client_poll(pair.client, 0), 1); /* borrowed: delivered, not released */
 	CHECK_EQ(credit_of(pair.client, pair.index), 1);
 	CHECK_EQ(sb_slot_reserve(pair.client, pair.index), 2);
 	CHECK_EQ(credit_of(pair.client, pair.index), 0);
@@ -628,7 +628,7 @@ TEST("credit is the worker's concurrency less all that is not free, quarantine i
 	CHECK_EQ(sb_slot_release(pair.client, pair.index, answered), 0);
 	CHECK_EQ(credit_of(pair.client, pair.index), 1);
 	CHECK_EQ(answer_request(&pair, given_up), -SB_ESTALE);
-	CHECK_EQ(credit_of(pair.client, pair.index), 1); /* not before the client knows */
+	CHECK_EQ(credit_of(pair.client, pair.index), 1); /* not before the client has polled */
 	CHECK_EQ(sb_client_poll(pair.client, 0), 1);
 	CHECK_EQ(credit_of(pair.client, pair.index), 2);
 	pair_close(&pair);
@@ -655,7 +655,7 @@ TEST("a request that is out of time while queued is taken back, never executed, 
 {
 	struct pair pair = pair_open(2, 2);
 	uint32_t slot = send_request(&pair, 60000);
-	CHECK_EQ(sb_client_tick(pair.client), 0); /* not before its time */
+	CHECK_EQ(sb_client_tick(pair.client), 0); /* the deadline has not passed */
 	pass_deadline(&pair, slot);
 	CHECK_EQ(sb_client_tick(pair.client), 1);
 	CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_TIMEOUT_QUEUED);
@@ -697,7 +697,7 @@ TEST("a response that is there is delivered, however late the tick looks at its 
 	CHECK_EQ(sb_client_tick(pair.client), 1);
 	CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_DONE);
 	pass_deadline(&pair, slot);
-	CHECK_EQ(sb_client_tick(pair.client), 0); /* a borrowed response has no deadline any more */
+	CHECK_EQ(sb_client_tick(pair.client), 0); /* a borrowed response has no deadline */
 	CHECK_EQ(sb_slot_release(pair.client, pair.index, slot), 0);
 	pair_close(&pair);
 }
@@ -739,7 +739,7 @@ TEST("a worker with more than half its concurrency in quarantine for 10 s is STU
 	CHECK_EQ(sb_client_tick(pair.client), 1);
 	CHECK_EQ(event_at(&pair, 0)->kind, SB_EV_STUCK);
 	CHECK_EQ(event_at(&pair, 0)->life, pair.link->life);
-	CHECK_EQ(sb_client_tick(pair.client), 0); /* said once per 10 s */
+	CHECK_EQ(sb_client_tick(pair.client), 0); /* reported once per 10 s */
 	pair.link->stuck_since_ns = os_now_ns() - before;
 	CHECK_EQ(answer_request(&pair, 0), -SB_ESTALE); /* one handler ends in time */
 	CHECK_EQ(sb_client_tick(pair.client), 1);
@@ -756,7 +756,7 @@ static void answer_all(const struct pair *pair, uint32_t count)
 	for (uint32_t n = 0; n < count; n++) CHECK_EQ(answer_request(pair, take_request(pair)), 0);
 }
 
-/* Releases what the batch delivered and notes it in seen, by link. */
+/* Releases the batch's responses and counts them in seen, by link. */
 static void release_batch(struct pair *pairs, int32_t found, uint32_t *seen)
 {
 	for (int32_t i = 0; i < found; i++) {
@@ -848,7 +848,7 @@ TEST("a worker that fills every batch of the tick does not hold up another worke
 	starve(sb_client_tick, true);
 }
 
-TEST("a stale event is told from a new life of the same link index")
+TEST("a stale event differs by its life from an event of a new link with the same index")
 {
 	struct sb_client *client = pair_client(4, 0);
 	struct pair one = pair_open_on(client, 4), two = pair_open_on(client, 4);
@@ -894,7 +894,7 @@ TEST("quantiles of the round trip lie within 3.2 % above the exact ones, from 0.
 		CHECK_EQ(sb_slot_release(pair.client, pair.index, 0), 0);
 	}
 	qsort(exact, SAMPLES, sizeof exact[0], by_value);
-	CHECK(exact[SAMPLES - 1] > 1e6 * exact[0]); /* else one bucket would do */
+	CHECK(exact[SAMPLES - 1] > 1e6 * exact[0]); /* otherwise one bucket would suffice */
 	for (int percent = 1; percent <= 100; percent++) {
 		double truth = exact[(SAMPLES * percent + 99) / 100 - 1];
 		double told = quantile_of(pair.client, percent / 100.0);
@@ -904,7 +904,7 @@ TEST("quantiles of the round trip lie within 3.2 % above the exact ones, from 0.
 	pair_close(&pair);
 }
 
-TEST("each bucket of the histogram is at most 3.2 % wide, and what is too long counts in the last")
+TEST("each bucket of the histogram is at most 3.2 % wide, and longer times count in the last")
 {
 	struct pair pair = pair_open(1, 1);
 	double below = -1;
@@ -961,24 +961,24 @@ TEST("counters count what happened, and only that")
 	CHECK_EQ(counter_of(pair.client, SB_C_BELLS), 0);
 	CHECK_EQ(pair.region->counters.claimed, 2);
 	sb_stats_add(pair.client, SB_C_RETRIES, 5);
-	sb_stats_add(pair.client, SB_COUNTER_SLOTS, 5); /* there is none: nothing is written beyond */
+	sb_stats_add(pair.client, SB_COUNTER_SLOTS, 5); /* no such counter: nothing is written */
 	CHECK_EQ(counter_of(pair.client, SB_C_RETRIES), 5);
 	CHECK_EQ(counter_of(pair.client, SB_COUNTER_SLOTS), 0);
 	CHECK_EQ(pair.client->stats->round_trip[0], 0);
 	pair_close(&pair);
 }
 
-TEST("the claim's time is told with SB_FLAG_TIMING only, and a claim before its request "
+TEST("the claim's time is recorded with SB_FLAG_TIMING only, and a claim before its request "
      "counts as none")
 {
 	for (uint32_t flags = 0; flags <= SB_FLAG_TIMING; flags++) {
 		struct pair pair = pair_open_on(pair_client(1, flags), 1);
 		send_request(&pair, 0);
 		uint64_t until = os_now_ns() + 1000000;
-		while (os_now_ns() < until) spin_pause(); /* the delay that is measured */
+		while (os_now_ns() < until) spin_pause(); /* the measured delay */
 		take_request(&pair);
 		until = os_now_ns() + 2000000;
-		while (os_now_ns() < until) spin_pause(); /* of the handler, which does not count */
+		while (os_now_ns() < until) spin_pause(); /* the handler's time, which does not count */
 		CHECK_EQ(answer_request(&pair, 0), 0);
 		CHECK_EQ(sb_client_poll(pair.client, 0), 1);
 		double delay = sb_slot_claim_delay(pair.client, pair.index, 0);

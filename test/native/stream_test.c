@@ -1,6 +1,6 @@
 /*
- * stream_test.c - streamed bodies: the two rings of a slot, their counts, and what a hostile peer
- * may write into them.
+ * stream_test.c - streamed bodies: the two rings of a slot, their counts, and hostile values in
+ * them.
  */
 #include "test.h"
 
@@ -86,7 +86,7 @@ TEST("a response streams through its ring many times over, and every byte arrive
 	pair_close(&pair);
 }
 
-TEST("a request streams: the client sends when the worker has claimed, the worker is told of "
+TEST("a request streams: the client sends when the worker has claimed, the worker learns of "
      "bytes, room and the end")
 {
 	struct pair pair = pair_open(2, 2);
@@ -150,7 +150,7 @@ TEST("what a worker had sent before its end can still be taken, and its error is
 
 	pair = begun();
 	CHECK_EQ(worker_flow(&pair, 9, 0, 0), 0);
-	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, 0), SB_ABANDONED); /* it died midway */
+	CHECK_EQ(sb_slot_withdraw(pair.client, pair.index, 0), SB_ABANDONED); /* died midway */
 	CHECK(client_flow(&pair, 0, 0, 0, 0) >= 0);
 	CHECK_EQ(client_look(&pair)->unread, 9);
 	CHECK_EQ(client_look(&pair)->ended, SB_FLOW_OPEN);
@@ -178,7 +178,7 @@ TEST("counts that no honest side could have written are CORRUPT, for the client 
 	store_seq(&pair.region->slot[0].worker.ended, SB_FLOW_ERROR);
 	store_seq(&pair.region->slot[0].worker.error_bytes, RING + 1);
 	CHECK_EQ(client_flow(&pair, 0, 0, 0, 0), -SB_ECORRUPT);
-	CHECK_EQ(client_look(&pair)->ended, SB_FLOW_OPEN); /* nothing of it is handed out */
+	CHECK_EQ(client_look(&pair)->ended, SB_FLOW_OPEN); /* nothing is delivered */
 	CHECK_EQ(client_look(&pair)->error_bytes, 0);
 	pair_close(&pair);
 }
@@ -189,7 +189,7 @@ TEST("a slot streams twice: nothing of the first stream is left, also while nobo
 	for (int turn = 0; turn < 3; turn++) {
 		CHECK_EQ(sb_slot_reserve(pair.client, pair.index), 0);
 		CHECK(sb_slot_publish(pair.client, pair.index, 0, 1 + SB_STREAMS, 8, 8, 0, 0, 1) >= 0);
-		CHECK(client_flow(&pair, 0, 0, SB_FLOW_OPEN, 0) >= 0); /* the line may hold the first's */
+		CHECK(client_flow(&pair, 0, 0, SB_FLOW_OPEN, 0) >= 0); /* with earlier counts */
 		CHECK_EQ(client_look(&pair)->unread, 0);
 		CHECK_EQ(take_request(&pair), 0);
 		CHECK_EQ(pair.region->slot[0].worker.sent, 0);
@@ -209,7 +209,7 @@ TEST("a slot streams twice: nothing of the first stream is left, also while nobo
 	pair_close(&pair);
 }
 
-TEST("more than there is room for, or than there is to take, is refused and changes nothing")
+TEST("more bytes than there is room for, or than were sent, are refused and change nothing")
 {
 	struct pair pair = begun();
 	CHECK_EQ(worker_flow(&pair, RING + 1, 0, 0), -SB_EINVAL);
@@ -225,7 +225,7 @@ TEST("more than there is room for, or than there is to take, is refused and chan
 	pair_close(&pair);
 }
 
-TEST("a worker that is full hears of its streams and leaves requests where they are")
+TEST("a full worker serves its streams and leaves requests where they are")
 {
 	struct pair pair = pair_open(2, 2);
 	CHECK_EQ(sb_slot_reserve(pair.client, pair.index), 0);

@@ -1,28 +1,16 @@
 /*
- * stress_test.c - both sides at once: threads on one mapping, and processes killed at random. Each
- * request has a serial number; what became of it is kept beside the bus.
+ * stress_test.c - both sides at once, as threads on one mapping. A ledger outside the bus records the
+ * outcome of each request by its serial number.
+ *
+ * Worker processes that are killed, and peers that sleep after each message: test/prove/endure. What
+ * happens between two given instructions: test/prove/steps.
  */
 #include "test.h"
 
-#include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 /* ---- payloads ----------------------------------------------------------------------------- */
-
-/* The bytes that belong to a seed; 8 more than length are written. */
-static void pattern(uint8_t *bytes, uint32_t length, uint64_t seed)
-{
-	for (uint32_t at = 0; at < length; at += 8) {
-		seed = seed * 6364136223846793005u + 1442695040888963407u;
-		memcpy(bytes + at, &seed, sizeof seed);
-	}
-}
 
 static uint32_t length_of(uint64_t seed)
 {
@@ -32,20 +20,7 @@ static uint32_t length_of(uint64_t seed)
 	return random_below(&seed, limit + 1);
 }
 
-static void write_payload(uint8_t *arena, uint64_t seed, uint8_t *scratch)
-{
-	pattern(scratch, length_of(seed), seed);
-	memcpy(arena, scratch, length_of(seed));
-}
-
-static bool payload_is(const uint8_t *arena, uint32_t length, uint64_t seed, uint8_t *scratch)
-{
-	if (length != length_of(seed)) return false;
-	pattern(scratch, length, seed);
-	return memcmp(arena, scratch, length) == 0;
-}
-
-enum { REPLY = 0x5a5a5a }; /* what makes an answer's seed from its request's */
+enum { REPLY = 0x5a5a5a }; /* turns a request's seed into its answer's */
 
 /* ---- what became of each request ---------------------------------------------------------- */
 
@@ -54,7 +29,7 @@ enum outcome { OPEN, ANSWERED, NEVER_EXECUTED, MAY_HAVE_EXECUTED, OUTCOMES };
 struct ledger {
 	uint32_t count, settled;
 	uint32_t totals[OUTCOMES];
-	uint8_t *outcome;   /* by serial; the client's own */
+	uint8_t *outcome;   /* by serial; written by the client */
 	uint32_t *executed; /* by serial; counted by the worker when it starts */
 	uint32_t serial_in[SB_SLOTS_MAX];
 };
@@ -75,7 +50,7 @@ static void settle(struct ledger *ledger, uint32_t slot, enum outcome outcome)
 	ledger->settled++;
 }
 
-/* Nobody runs any more: what the client was told must be what the worker did. */
+/* Both sides have stopped: each result that the client got must match what the worker did. */
 static void audit(const struct ledger *ledger, uint32_t from, uint32_t to)
 {
 	for (uint32_t serial = from; serial < to; serial++) {
@@ -87,13 +62,11 @@ static void audit(const struct ledger *ledger, uint32_t from, uint32_t to)
 	}
 }
 
-static uint8_t client_scratch[PAIR_PAYLOAD + 8];
-
 static void publish_next(const struct pair *pair, struct ledger *ledger, uint32_t slot,
                          uint32_t serial, uint32_t timeout_ms)
 {
 	ledger->serial_in[slot] = serial; /* registered first */
-	write_payload(request_arena(pair, slot) + 8, serial, client_scratch);
+	write_payload(request_arena(pair, slot) + 8, length_of(serial), serial);
 	CHECK(sb_slot_publish(pair->client, pair->index, slot, 0, 8, 8, length_of(serial), timeout_ms,
 	                      serial) >= 0);
 }
@@ -104,10 +77,10 @@ static void check_answer(const struct pair *pair, const struct ledger *ledger,
 	uint64_t serial = 0;
 	const uint8_t *arena = response_arena(pair, event->slot);
 	memcpy(&serial, arena, sizeof serial);
-	CHECK_EQ(serial, ledger->serial_in[event->slot]); /* no other request's answer */
+	CHECK_EQ(serial, ledger->serial_in[event->slot]); /* not another request's answer */
 	CHECK_EQ(event->status_code, 200);
-	CHECK(
-		payload_is(arena + event->body_offset, event->body_bytes, serial ^ REPLY, client_scratch));
+	CHECK_EQ(event->body_bytes, length_of(serial ^ REPLY));
+	CHECK(payload_is(arena + event->body_offset, event->body_bytes, serial ^ REPLY));
 }
 
 static void receive_answer(const struct pair *pair, struct ledger *ledger,
@@ -118,16 +91,18 @@ static void receive_answer(const struct pair *pair, struct ledger *ledger,
 	CHECK_EQ(sb_slot_release(pair->client, pair->index, event->slot), 0);
 }
 
-/* Executes the claim the worker has just made; its answer is in the arena. */
-static void execute(struct sb_worker *worker, uint32_t *executed, uint8_t *scratch)
+/* Executes the worker's last claim; writes its answer into the arena. */
+static void execute(struct sb_worker *worker, uint32_t *executed)
 {
 	const struct sb_request *request = &worker->request;
-	uint64_t stride = worker->map.header.stride;
-	uint8_t *arena = worker->map.arenas + 2 * (uint64_t)request->slot * stride;
+	const uint8_t *asked = arena_of(&worker->map, request->slot, false) + request->body_offset;
+	uint8_t *answer = arena_of(&worker->map, request->slot, true);
+	uint64_t key = request->serial ^ REPLY;
 	CHECK_EQ(fetch_add_seq(&executed[request->serial], 1), 0);
-	CHECK(payload_is(arena + request->body_offset, request->body_bytes, request->serial, scratch));
-	memcpy(arena + stride, &request->serial, sizeof request->serial);
-	write_payload(arena + stride + 8, request->serial ^ REPLY, scratch);
+	CHECK_EQ(request->body_bytes, length_of(request->serial));
+	CHECK(payload_is(asked, request->body_bytes, request->serial));
+	memcpy(answer, &request->serial, sizeof request->serial);
+	write_payload(answer + 8, length_of(key), key);
 }
 
 static int32_t complete(struct sb_worker *worker, uint32_t slot, uint32_t token, uint64_t serial)
@@ -146,8 +121,8 @@ struct race {
 	uint32_t doubles_refused, foreign_refused, stale; /* read after the join */
 };
 
-/* Runs a few claims at a time, ends them in any order, now and then replies twice or for another,
- * and sometimes stands still so that deadlines pass. */
+/* Runs a few claims at a time and ends them in any order. Sometimes it replies twice or with
+ * another claim's token, and sometimes it stops for a while, so that deadlines pass. */
 static void *race_worker(void *argument)
 {
 	struct race *race = argument;
@@ -155,12 +130,11 @@ static void *race_worker(void *argument)
 	struct sb_request running[RACE_RUNNING];
 	uint32_t count = 0;
 	uint64_t seed = 77, resume_ns = 0;
-	static uint8_t scratch[PAIR_PAYLOAD + 8];
 	while (load_seq(&race->stop) == 0 || count > 0) {
 		if (resume_ns != 0 && os_now_ns() < resume_ns) continue;
 		resume_ns = random_below(&seed, 4096) == 0 ? os_now_ns() + 4000000 : 0;
 		if (count < RACE_RUNNING && sb_slot_take(worker, 500) == 1) {
-			execute(worker, race->executed, scratch);
+			execute(worker, race->executed);
 			running[count++] = worker->request;
 			if (random_below(&seed, 3) == 0) continue;
 		}
@@ -248,10 +222,10 @@ static void race_client(struct race *race, struct race_client *state)
 			borrowed += state->borrowed[event.slot];
 		}
 		uint32_t pick = random_below(&seed, RACE_SLOTS);
-		bool flows = found > 0; /* while the worker stands still, deadlines are to pass */
+		bool flows = found > 0; /* deadlines must pass while the worker is stopped */
 		if (flows && state->in_flight[pick] && random_below(&seed, 8) == 0)
 			race_withdraw(race, state, pick);
-		if (state->borrowed[pick]) { /* what was lent is still what it was */
+		if (state->borrowed[pick]) { /* the borrowed response has not changed */
 			state->borrowed[pick] = false, borrowed--;
 			receive_answer(pair, ledger, &state->loan[pick]);
 		}
@@ -293,7 +267,7 @@ TEST("under random withdrawals, deadlines, borrows and double replies each reque
 	CHECK_EQ(state.events[SB_EV_FREED], ledger->totals[MAY_HAVE_EXECUTED]);
 	CHECK_EQ(counter_of(pair->client, SB_C_RESPONDED), ledger->totals[ANSWERED]);
 
-	CHECK(ledger->totals[ANSWERED] > count / 2); /* each kind of race was run */
+	CHECK(ledger->totals[ANSWERED] > count / 2); /* each kind of race occurred */
 	CHECK(ledger->totals[NEVER_EXECUTED] > count / 1000);
 	CHECK(ledger->totals[MAY_HAVE_EXECUTED] > count / 1000);
 	CHECK(state.events[SB_EV_TIMEOUT_QUEUED] > 0 && state.events[SB_EV_TIMEOUT_RUNNING] > 0);
@@ -303,166 +277,26 @@ TEST("under random withdrawals, deadlines, borrows and double replies each reque
 	pair_close(&race.pair);
 }
 
-/* ---- threads: both sides park each time --------------------------------------------------- */
-
-static void dawdle(uint64_t *seed)
-{
-	uint32_t pauses = random_below(seed, 4) == 0 ? random_below(seed, 400) : random_below(seed, 8);
-	for (uint32_t i = 0; i < pauses; i++) spin_pause();
-}
-
-/* Sleeps until a bell. After a second without one there is no work, or a wake-up was lost. */
-static void sleep_until_bell(int fd, bool (*has_work)(const struct pair *), const struct pair *pair)
-{
-	for (int second = 0; second < 10; second++) {
-		struct pollfd one = { .fd = fd, .events = POLLIN };
-		int ready = poll(&one, 1, 1000);
-		if (ready == 1) {
-			(void)bells_waiting(fd);
-			return;
-		}
-		if (has_work(pair)) FAIL("a wake-up was lost: there is work, and no bell for a second");
-	}
-	FAIL("the other side is silent for ten seconds");
-}
-
-static bool client_has_work(const struct pair *pair)
-{
-	return load_seq(&pair->region->done.bits[0]) != 0;
-}
-
-static bool worker_has_requests(const struct pair *pair)
-{
-	return load_seq(&pair->region->ready.bits[0]) != 0;
-}
-
-struct ping_pong {
-	struct pair pair;
-	uint32_t count, sleeps;
-};
-
-static void *ping_pong_worker(void *argument)
-{
-	struct ping_pong *game = argument;
-	const struct pair *pair = &game->pair;
-	uint64_t seed = 1234;
-	for (uint32_t served = 0; served < game->count;) {
-		dawdle(&seed);
-		if (sb_slot_take(pair->worker, 0) == 1) {
-			dawdle(&seed);
-			CHECK_EQ(answer_request(pair, pair->worker->request.slot), 0);
-			served++;
-		} else if (sb_worker_park(pair->worker, 1) == 1) {
-			game->sleeps++;
-			dawdle(&seed);
-			sleep_until_bell(pair->worker_fd, worker_has_requests, pair);
-			sb_worker_unpark(pair->worker);
-		}
-	}
-	return NULL;
-}
-
-TEST("no wake-up is lost when both sides park on their sockets after every single message")
-{
-	static struct ping_pong game;
-	game = (struct ping_pong){ .pair = pair_open(1, 1), .count = 50000 };
-	const struct pair *pair = &game.pair;
-	uint32_t sleeps = 0;
-	uint64_t seed = 99;
-	pthread_t thread;
-	CHECK_EQ(pthread_create(&thread, NULL, ping_pong_worker, &game), 0);
-	for (uint32_t trip = 0; trip < game.count; trip++) {
-		dawdle(&seed);
-		send_request(pair, 0);
-		dawdle(&seed);
-		while (sb_client_poll(pair->client, 0) == 0) {
-			if (sb_client_park(pair->client) == 0) continue;
-			sleeps++;
-			dawdle(&seed);
-			sleep_until_bell(pair->client_fd, client_has_work, pair);
-			sb_client_unpark(pair->client);
-		}
-		CHECK_EQ(event_at(pair, 0)->kind, SB_EV_DONE);
-		CHECK_EQ(sb_slot_release(pair->client, pair->index, 0), 0);
-	}
-	pthread_join(thread, NULL);
-	CHECK(sleeps > game.count / 4); /* else it was a spin, and proves nothing */
-	CHECK(game.sleeps > game.count / 4);
-	pair_close(&game.pair);
-}
-
-static void *blocking_worker(void *argument)
-{
-	struct ping_pong *game = argument;
-	const struct pair *pair = &game->pair;
-	for (uint32_t served = 0; served < game->count;) {
-		if (sb_slot_take(pair->worker, 0) != 1) {
-			uint64_t start = os_now_ns();
-			CHECK_EQ(sb_worker_wait(pair->worker, 5000), 0);
-			CHECK_AT_MOST((double)(os_now_ns() - start) / 1e6, 1000);
-			game->sleeps++;
-			continue;
-		}
-		CHECK_EQ(answer_request(pair, pair->worker->request.slot), 0);
-		served++;
-	}
-	return NULL;
-}
-
-TEST("no wake-up is lost when both sides block on their futexes after every single message")
-{
-	static struct ping_pong game;
-	game = (struct ping_pong){ .pair = pair_open(1, 1), .count = 20000 };
-	const struct pair *pair = &game.pair;
-	uint32_t slices = 0;
-	pthread_t thread;
-	CHECK_EQ(pthread_create(&thread, NULL, blocking_worker, &game), 0);
-	for (uint32_t trip = 0; trip < game.count; trip++) {
-		uint32_t slot = send_request(pair, 0);
-		uint64_t start = os_now_ns();
-		CHECK_EQ(sb_slot_wait(pair->client, pair->index, slot, 1000, 0), 0);
-		slices += os_now_ns() - start > (SB_SLICE_MS - 2) * 1000000u;
-		CHECK_EQ(event_at(pair, SB_BATCH)->kind, SB_EV_DONE);
-		CHECK_EQ(sb_slot_release(pair->client, pair->index, slot), 0);
-	}
-	pthread_join(thread, NULL);
-	CHECK(game.sleeps > game.count / 4);
-	CHECK_AT_MOST(slices, game.count / 100); /* woken, not found by the look after each slice */
-	pair_close(&game.pair);
-}
-
 /* ---- threads: both at the same moment ----------------------------------------------------- */
 
-/* Two threads, on two processors, that start each round together. Whoever came first waits a little
- * longer next time, so that soon all rounds are close. What one core has not yet let the other see
- * shows by chance only, so there are many rounds. */
+/* Two threads on two processors start each round together. The thread that was first waits a little
+ * longer in the next round, so that rounds become close. A store that the other core does not see
+ * yet shows only by chance, so there are many rounds. */
 struct duel {
 	struct pair pair;
 	uint32_t round, ended; /* started by the first thread, ended by the second */
 	uint32_t rounds, won;  /* won by the first */
 	int32_t handicap;      /* of the second thread; negative: of the first */
+	bool taken;            /* the second thread has the request */
 	void (*parry)(struct duel *);
 	uint64_t seed, until_ns;
 	pthread_t thread;
-	cpu_set_t all; /* the processors the first thread may use otherwise */
+	cpu_set_t all; /* the first thread's original processors */
 };
-
-/* The first or the second of our processors; false where there is only one. */
-static bool sit_on(uint32_t which, const cpu_set_t *all)
-{
-	cpu_set_t one;
-	CPU_ZERO(&one);
-	for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (!CPU_ISSET(cpu, all) || which-- > 0) continue;
-		CPU_SET(cpu, &one);
-		return sched_setaffinity(0, sizeof one, &one) == 0;
-	}
-	return false;
-}
 
 enum { OVER = UINT32_MAX / 2 };
 
-/* Spins, for a time slice or so: whoever yields where others compute comes back far too late. */
+/* Spins for about a time slice: a thread that yields to busy threads returns far too late. */
 static void await_round(const uint32_t *counter, uint32_t last)
 {
 	for (uint32_t spins = 0; load_acquire(counter) == last; spins++)
@@ -500,7 +334,7 @@ static struct duel *begin_duel(void (*parry)(struct duel *))
 	return &duel;
 }
 
-/* Until the time is over and it was close: where the processors are busy, that takes longer. */
+/* Runs until the time has passed and rounds were close, which takes longer on busy processors. */
 static bool next_round(struct duel *duel)
 {
 	uint64_t now = os_now_ns();
@@ -538,9 +372,15 @@ static void parry_park(struct duel *duel)
 	(void)sb_worker_park(duel->pair.worker, 1);
 }
 
-TEST("a worker that parks at the moment of a publication sees the request, or is seen and rung")
+static void parry_take_or_park(struct duel *duel)
 {
-	struct duel *duel = begin_duel(parry_park);
+	duel->taken = sb_slot_take(duel->pair.worker, 0) == 1;
+	if (!duel->taken) parry_park(duel);
+}
+
+static void duel_with_publication(void (*parry)(struct duel *))
+{
+	struct duel *duel = begin_duel(parry);
 	struct pair *pair = &duel->pair;
 	while (next_round(duel)) {
 		CHECK_EQ(sb_slot_reserve(pair->client, pair->index), 0);
@@ -549,10 +389,20 @@ TEST("a worker that parks at the moment of a publication sees the request, or is
 		finish_round(duel, rang == 0);
 		CHECK_EQ(load_seq(&pair->region->worker.parked), SB_PARK_NONE); /* else it sleeps on */
 		(void)bells_waiting(pair->worker_fd);
-		CHECK_EQ(answer_request(pair, take_request(pair)), 0);
+		CHECK_EQ(answer_request(pair, duel->taken ? 0 : take_request(pair)), 0);
 		receive_response(pair, 0);
 	}
 	end_duel(duel);
+}
+
+TEST("a worker that parks at the moment of a publication sees the request, or is seen and rung")
+{
+	duel_with_publication(parry_park);
+}
+
+TEST("a worker that takes and parks at the moment of a publication has the request, or is rung")
+{
+	duel_with_publication(parry_take_or_park);
 }
 
 static void parry_answer(struct duel *duel)
@@ -561,7 +411,7 @@ static void parry_answer(struct duel *duel)
 	CHECK_EQ(sb_slot_complete(duel->pair.worker, 0, token, 0, 0, 8, 200), 0);
 }
 
-TEST("a client that parks at the moment of an answer sees it, or is seen and rung")
+static void duel_with_answer(bool polls)
 {
 	struct duel *duel = begin_duel(parry_answer);
 	struct pair *pair = &duel->pair;
@@ -569,15 +419,26 @@ TEST("a client that parks at the moment of an answer sees it, or is seen and run
 		send_request(pair, 0);
 		take_request(pair);
 		start_round(duel);
-		int32_t parked = sb_client_park(pair->client);
+		int32_t found = polls ? sb_client_poll(pair->client, 0) : 0;
+		int32_t parked = found == 0 ? sb_client_park(pair->client) : 0;
 		finish_round(duel, parked == 1);
 		CHECK_EQ(load_seq(&pair->region->client.parked), SB_PARK_NONE); /* else it sleeps on */
 		(void)bells_waiting(pair->client_fd);
 		sb_client_unpark(pair->client);
-		CHECK_EQ(sb_client_poll(pair->client, 0), 1);
+		CHECK_EQ(found + sb_client_poll(pair->client, 0), 1);
 		CHECK_EQ(sb_slot_release(pair->client, pair->index, 0), 0);
 	}
 	end_duel(duel);
+}
+
+TEST("a client that parks at the moment of an answer sees it, or is seen and rung")
+{
+	duel_with_answer(false);
+}
+
+TEST("a client that polls and parks at the moment of an answer has it, or is rung")
+{
+	duel_with_answer(true);
 }
 
 TEST("a client that blocks at the moment of an answer does not sleep through it")
@@ -598,134 +459,5 @@ TEST("a client that blocks at the moment of an answer does not sleep through it"
 		CHECK_EQ(sb_slot_release(pair->client, pair->index, 0), 0);
 	}
 	end_duel(duel);
-	CHECK_AT_MOST(slices, duel->rounds / 100 + 2); /* woken, not found by the look after a slice */
-}
-
-/* ---- processes: a worker is killed at any time -------------------------------------------- */
-
-enum { LIVES = 400, LIFE_SLOTS = 8, LIFE_REQUESTS = 4000 };
-/* A life lasts at most as long; a sanitizer makes all of it slower. */
-enum { LIFE_NS = UNDER_TSAN || UNDER_ASAN ? 10000000 : 1000000 };
-
-/* A worker process: attaches for itself, for no mapping is inherited, and answers until killed. */
-static _Noreturn void doomed_worker(int fd, uint32_t *executed)
-{
-	static struct sb_worker worker;
-	static uint8_t scratch[PAIR_PAYLOAD + 8];
-	uint8_t hello[SB_MESSAGE_MAX];
-	int64_t got = 0;
-	int memory;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	struct pollfd one = { .fd = fd, .events = POLLIN };
-	CHECK_EQ(poll(&one, 1, 10000), 1);
-	CHECK((memory = receive_descriptor(fd, hello, sizeof hello, &got)) >= 0);
-	struct geometry map = { .region = NULL };
-	CHECK_EQ(region_attach(&map, memory), 0);
-	worker_adopt(&worker, &map, fd);
-	CHECK_EQ(sb_control_send(fd, SB_MSG_ATTACHED, NULL, 0), 0);
-	for (;;) {
-		if (sb_slot_take(&worker, 5000) != 1) {
-			(void)sb_worker_wait(&worker, 1);
-			continue;
-		}
-		struct sb_request request = worker.request;
-		execute(&worker, executed, scratch);
-		int32_t result = complete(&worker, request.slot, request.token, request.serial);
-		CHECK(result == 0 || result == -SB_ESTALE);
-	}
-}
-
-enum judgement { AFTER_DEATH, WHILE_DYING, WHILE_ALIVE, JUDGEMENTS };
-
-/* The socket's end is the end of the life: each slot is judged by its word alone. */
-static void judge(const struct pair *pair, struct ledger *ledger)
-{
-	sb_link_stop(pair->client, pair->index);
-	for (uint32_t slot = 0; slot < LIFE_SLOTS; slot++) {
-		if (pair->link->shadow[slot] != IN_FLIGHT) continue;
-		int32_t result = sb_slot_withdraw(pair->client, pair->index, slot);
-		CHECK(result == SB_FREE || result == SB_ABANDONED || result == SB_DONE);
-		if (result == SB_DONE) receive_answer(pair, ledger, event_at(pair, SB_BATCH));
-		else settle(ledger, slot, outcome_of(result));
-	}
-}
-
-/* Keeps the worker busy until its time has come. */
-static uint32_t feed(const struct pair *pair, struct ledger *ledger, uint32_t serial,
-                     uint64_t until_ns)
-{
-	do {
-		int32_t slot;
-		while (serial < ledger->count && (slot = sb_slot_reserve(pair->client, pair->index)) >= 0)
-			publish_next(pair, ledger, (uint32_t)slot, serial++, 0);
-		int32_t found = sb_client_poll(pair->client, 0);
-		for (int32_t i = 0; i < found; i++) {
-			struct sb_event event = *event_at(pair, i);
-			CHECK_EQ(event.kind, SB_EV_DONE);
-			receive_answer(pair, ledger, &event);
-		}
-	} while (os_now_ns() < until_ns);
-	return serial;
-}
-
-static uint32_t one_life(struct sb_client *client, struct ledger *ledger, uint32_t serial,
-                         uint64_t *seed, enum judgement when)
-{
-	struct pair pair = { .client = client };
-	int ends[2];
-	uint8_t attached[2];
-	CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
-	pid_t child = fork();
-	CHECK(child >= 0);
-	if (child == 0) {
-		close(ends[0]);
-		doomed_worker(ends[1], ledger->executed);
-	}
-	close(ends[1]);
-	int32_t index = sb_link_offer(client, ends[0], LIFE_SLOTS);
-	CHECK(index >= 0);
-	pair.index = (uint32_t)index;
-	pair.link = client->links[index];
-	pair.region = pair.link->map.region;
-	AWAIT(recv(ends[0], attached, sizeof attached, MSG_DONTWAIT) == 2);
-	CHECK_EQ(attached[0], SB_MSG_ATTACHED);
-	CHECK_EQ(sb_link_start(client, pair.index), 0);
-	uint64_t until_ns = os_now_ns() + random_below(seed, LIFE_NS);
-	uint32_t next = feed(&pair, ledger, serial, until_ns);
-	if (when == WHILE_ALIVE) judge(&pair, ledger);
-	kill(child, SIGKILL);
-	if (when == WHILE_DYING) judge(&pair, ledger);
-	CHECK_EQ(reap(child), 128 + SIGKILL);
-	if (when == AFTER_DEATH) judge(&pair, ledger);
-	audit(ledger, serial, next);
-	for (uint32_t slot = 0; slot < LIFE_SLOTS; slot++)
-		CHECK_EQ(word_generation(word_at(&pair, slot)), pair.link->generation[slot]);
-	sb_link_drop(client, pair.index, 1);
-	close(ends[0]);
-	return next;
-}
-
-TEST("whenever a worker is killed or evicted, each of its requests was answered, never run, "
-     "or is in doubt")
-{
-	const uint32_t lives = LIVES, count = lives * LIFE_REQUESTS;
-	struct sb_client *client = pair_client(LIFE_SLOTS, 0);
-	struct ledger ledger = { .outcome = calloc(count, 1) };
-	size_t bytes = count * sizeof *ledger.executed;
-	void *shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	CHECK(shared != MAP_FAILED);
-	ledger.executed = shared; /* what the dead had done survives them */
-	uint64_t seed = 2024;
-	uint32_t serial = 0;
-	for (uint32_t life = 0; life < lives; life++) {
-		ledger.count = (life + 1) * LIFE_REQUESTS;
-		serial = one_life(client, &ledger, serial, &seed, (enum judgement)(life % JUDGEMENTS));
-	}
-	CHECK_EQ(ledger.settled, serial);
-	CHECK(ledger.totals[ANSWERED] > lives); /* they lived before they died */
-	CHECK(ledger.totals[NEVER_EXECUTED] > 0);
-	CHECK(ledger.totals[MAY_HAVE_EXECUTED] > 0);
-	munmap(shared, bytes);
-	free(ledger.outcome);
-	sb_client_close(client);
+	CHECK_AT_MOST(slices, duel->rounds / 100 + 2); /* woken, not found by the check after a slice */
 }

@@ -1,17 +1,15 @@
 /*
- * test.h - the runner's few words, and a client and a worker on one mapping.
+ * test.h - the checks of the native tests, and a client and a worker on one mapping.
  *
  * A test is TEST("a sentence that would be false if the code broke") { ... }. A failed check prints
  * file, line and values and ends its test; in a thread or a forked child it ends the process. A
- * test closes what it opened, joins its threads and reaps its children: the runner counts.
+ * test must close what it opened, join its threads and reap its children: the runner counts them.
  */
 #ifndef SLOTBUS_TEST_H
 #define SLOTBUS_TEST_H
 
-#include "private.h"
+#include "ground.h"
 
-#include <sched.h>
-#include <string.h>
 #include <sys/types.h>
 
 /* ---- checks ------------------------------------------------------------------------------- */
@@ -46,7 +44,7 @@ void test_at_most(const char *file, int line, const char *what, double actual, d
 #define CHECK_AT_MOST(actual, limit)                                                            \
 	test_at_most(__FILE__, __LINE__, #actual " <= " #limit, (double)(actual), (double)(limit))
 
-/* Waits for a state, never for a time; ten seconds without it is a failure. */
+/* Waits until the condition holds, without sleeping; fails after ten seconds. */
 #define AWAIT(condition)                                                                        \
 	do {                                                                                        \
 		uint64_t until_ns = os_now_ns() + 10000000000u;                                         \
@@ -72,22 +70,20 @@ void test_at_most(const char *file, int line, const char *what, double actual, d
 #define UNDER_ASAN 0
 #endif
 
-/* ---- small things (main.c) ---------------------------------------------------------------- */
+/* ---- helpers (main.c) --------------------------------------------------------------------- */
 
-uint32_t open_files(void);              /* descriptors of this process */
-uint32_t open_mappings(void);           /* of memfds, by /proc/self/maps */
-uint32_t random_below(uint64_t *seed, uint32_t limit);
-void scratch_open(char path[64]);       /* a fresh directory, 0700 */
-void scratch_remove(const char *path);  /* with all that is in it */
-int reap(pid_t child);                  /* waits; its exit code, or 128 + signal */
-int in_child(void (*body)(void));       /* forks, runs it, reaps: 0 if every check in it held */
+void scratch_open(char path[64]);       /* makes a new directory, 0700 */
+void scratch_remove(const char *path);  /* with its contents */
+int reap(pid_t child);                  /* waits; returns its exit code, or 128 + signal */
+int in_child(void (*body)(void));       /* runs it in a fork; 0 if all its checks held */
 void set_limit(int resource, uint64_t value);
-void forbid_files(void);                /* no descriptor is left, until: */
+void forbid_files(void);                /* lets no descriptor be opened, until allow_files */
 void allow_files(void);
 
 /* ---- a client and a worker on one mapping (pair.c) -------------------------------------------
- * ThreadSanitizer is blind to two mappings of one memfd, so most tests let the worker adopt the
- * client's. The region comes from sb_link_offer, over a socket pair that then carries the bells. */
+ * ThreadSanitizer does not see that two mappings share a memfd, so in most tests the worker uses
+ * the client's mapping. The region comes from sb_link_offer, over a socket pair that then carries
+ * the bells. */
 
 struct pair {
 	struct sb_client *client;
@@ -104,34 +100,34 @@ enum { PAIR_PAYLOAD = 65536, PAIR_HEAD = 4096, PAIR_INLINE = 4096 };
 struct pair pair_open(uint32_t slots, uint32_t concurrency);
 struct pair pair_open_on(struct sb_client *client, uint32_t concurrency);
 struct sb_client *pair_client(uint32_t slots, uint32_t flags);
-/* 0 for a counter that there is not. */
+/* Returns 0 for a counter that does not exist. */
 double counter_of(const struct sb_client *client, uint32_t counter);
-/* Upper edge of the bucket of round trips that holds the quantile, nanoseconds; 0 without samples. */
+/* Upper edge of the round-trip bucket that holds the quantile, in ns; 0 without samples. */
 double quantile_of(const struct sb_client *client, double quantile);
-void pair_close(struct pair *pair);      /* the client too */
-void pair_close_link(struct pair *pair); /* leaves the client */
+void pair_close(struct pair *pair);      /* closes the client too */
+void pair_close_link(struct pair *pair); /* keeps the client */
 
-int receive_descriptor(int fd, void *bytes, size_t capacity, int64_t *got); /* or -1 */
-uint32_t bells_waiting(int fd); /* takes all that the socket holds: nothing but bells */
+int receive_descriptor(int fd, void *bytes, size_t capacity, int64_t *got); /* -1: none */
+uint32_t bells_waiting(int fd); /* reads the socket, which must hold only bells */
 
 uint64_t word_at(const struct pair *pair, uint32_t slot);
-/* As a hostile peer would. */
+/* Stores a word like a hostile peer. */
 void force_word(const struct pair *pair, uint32_t slot, uint64_t word);
 uint8_t *request_arena(const struct pair *pair, uint32_t slot);
 uint8_t *response_arena(const struct pair *pair, uint32_t slot);
 
-/* Reserves, writes and publishes: the slot. */
+/* Reserves, writes and publishes; returns the slot. */
 uint32_t send_request(const struct pair *pair, uint32_t timeout_ms);
-/* The worker claims one: the slot. */
+/* The worker claims a request; returns the slot. */
 uint32_t take_request(const struct pair *pair);
 /* Completes the claim in the slot. */
 int32_t answer_request(const struct pair *pair, uint32_t slot);
 const struct sb_event *event_at(const struct pair *pair, int32_t index);
-/* What the worker takes at once less what it has, ABANDONED included. */
+/* The worker's concurrency minus its requests, ABANDONED ones included. */
 int32_t credit_of(const struct sb_client *client, uint32_t index);
-/* A worker on a mapping that exists: both sides on one. */
+/* Attaches the worker to an existing mapping, so that both sides share it. */
 void worker_adopt(struct sb_worker *worker, const struct geometry *map, int fd);
-/* Polls the answer, checks and releases it. */
+/* Polls the response, checks and releases it. */
 void receive_response(const struct pair *pair, uint32_t slot);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * wait_test.c - parking and waking: bells only for who sleeps, futexes, hang-ups, the bridge.
+ * wait_test.c - parking and waking: bells only for sleepers, futexes, hang-ups, the bridge.
  */
 #include "test.h"
 
@@ -73,7 +73,7 @@ TEST("hints taken but not yet served keep both sides from parking")
 {
 	struct pair pair = pair_open(SB_SLOTS_MAX, SB_SLOTS_MAX);
 	for (int i = 0; i < 70; i++) send_request(&pair, 0);
-	CHECK_EQ(take_request(&pair), 0); /* the rest of its word is pending now */
+	CHECK_EQ(take_request(&pair), 0); /* the word's other hints are pending now */
 	CHECK_EQ(pair.region->ready.bits[0], 0);
 	CHECK(pair.worker->pending[0] != 0);
 	pair.region->ready.bits[1] = 0;
@@ -105,14 +105,14 @@ TEST("a link turned when its worker's event loop polled or parked since the last
      "without one always did")
 {
 	struct pair pair = pair_open(4, 4);
-	for (int i = 0; i < 2; i++) /* it blocks */
+	for (int i = 0; i < 2; i++) /* a worker that blocks */
 		CHECK_EQ(sb_link_turned(pair.client, pair.index), 1);
 	CHECK_EQ(sb_slot_take(pair.worker, 0), 0);
 	CHECK_EQ(pair.region->counters.turns, 0);
 	sb_worker_loops(pair.worker);
 	CHECK_EQ(sb_link_turned(pair.client, pair.index), 1);
 	CHECK_EQ(sb_link_turned(pair.client, pair.index), 0);
-	send_request(&pair, 0); /* what the client does is no turn */
+	send_request(&pair, 0); /* the client's actions are not turns */
 	CHECK_EQ(sb_client_tick(pair.client), 0);
 	CHECK_EQ(sb_link_turned(pair.client, pair.index), 0);
 	CHECK_EQ(sb_slot_take(pair.worker, 0), 1);
@@ -125,14 +125,14 @@ TEST("a link turned when its worker's event loop polled or parked since the last
 	sb_worker_loops(pair.worker);
 	CHECK_EQ(sb_link_turned(pair.client, pair.index), 0);
 	CHECK_EQ(sb_link_turned(pair.client, 63), 1);
-	pair.region->counters.turns = 0; /* what is wrong there speaks for its worker alone */
+	pair.region->counters.turns = 0; /* a wrong value concerns only its own worker */
 	CHECK_EQ(sb_link_turned(pair.client, pair.index), 1);
 	pair_close(&pair);
 }
 
 /* ---- processors --------------------------------------------------------------------------- */
 
-/* Runs this thread on one of its processors only; returns that one. */
+/* Pins this thread to one of its processors; returns it. */
 static uint32_t pin(const cpu_set_t *allowed)
 {
 	cpu_set_t one;
@@ -155,7 +155,7 @@ TEST("a side leaves the processor the other one was seen on, not too often, and 
 	send_request(&pair, 0);
 	for (int side = 0; side < 2; side++) {
 		uint32_t *other = side == 0 ? &pair.region->worker.cpu : &pair.region->client.cpu;
-		store_relaxed(other, UINT32_MAX); /* no processor at all */
+		store_relaxed(other, UINT32_MAX); /* not a processor */
 		CHECK_EQ(side == 0 ? sb_client_spread(pair.client) : sb_worker_spread(pair.worker), 0);
 		uint32_t here = pin(&before);
 		store_relaxed(other, here);
@@ -170,7 +170,7 @@ TEST("a side leaves the processor the other one was seen on, not too often, and 
 		if (CPU_COUNT(&before) > 1) CHECK_EQ(moved, 1);
 		store_relaxed(other, (uint32_t)sched_getcpu());
 		moved = side == 0 ? sb_client_spread(pair.client) : sb_worker_spread(pair.worker);
-		if (os_now_ns() - start < SB_MOVE_US * 1000u) CHECK_EQ(moved, 0); /* else it was long ago */
+		if (os_now_ns() - start < SB_MOVE_US * 1000u) CHECK_EQ(moved, 0); /* else: too late */
 		CHECK_EQ(sched_getaffinity(0, sizeof after, &after), 0);
 		CHECK(CPU_EQUAL(&before, &after));
 	}
@@ -237,7 +237,7 @@ TEST("a sleeper whose bell the kernel had no memory for still counts as asleep: 
 {
 	struct pair pair = pair_open(2, 2);
 	CHECK_EQ(sb_worker_park(pair.worker, 1), 1);
-	pair.link->fd = pair.memory; /* no socket: its send fails as one without memory does */
+	pair.link->fd = pair.memory; /* not a socket: send fails as if out of memory */
 	send_request(&pair, 0);
 	CHECK_EQ(load_seq(&pair.region->worker.parked), SB_PARK_SOCKET);
 	CHECK_EQ(bells_waiting(pair.worker_fd), 0);
@@ -262,8 +262,8 @@ static void *ring_many(void *argument)
 	return NULL;
 }
 
-/* The other order would let the waker erase a flag that the sleeper, awake, has set anew. */
-TEST("whoever hears a bell finds its parked flag cleared already")
+/* In the other order the waker could erase a flag that the woken sleeper has set again. */
+TEST("a side that hears a bell finds its parked flag already cleared")
 {
 	struct pair pair = pair_open(1, 1);
 	pthread_t thread;
@@ -285,10 +285,10 @@ enum ending { ANSWER, HANG_UP, ANSWER_AND_HANG_UP };
 struct other_side {
 	struct pair *pair;
 	enum ending ending;
-	uint64_t acted_ns; /* when it did what the waiter waits for */
+	uint64_t acted_ns; /* time of the action that the waiter waits for */
 };
 
-/* Acts when the client sleeps, and not before. */
+/* Acts only after the client has fallen asleep. */
 static void *act_as_worker(void *argument)
 {
 	struct other_side *side = argument;
@@ -334,7 +334,7 @@ TEST("a blocking client is woken by the answer itself, not by the next look ever
 	}
 	CHECK_EQ(bells_waiting(pair.client_fd), 0);
 	qsort(latencies, WAITS, sizeof latencies[0], by_value);
-	CHECK_AT_MOST(latencies[WAITS / 2], SB_SLICE_MS / 3); /* half of a slice would be the chance */
+	CHECK_AT_MOST(latencies[WAITS / 2], SB_SLICE_MS / 3); /* without a wake-up: half a slice */
 	pair_close(&pair);
 }
 
@@ -419,7 +419,7 @@ TEST("a blocking wait takes no other slot's answer, and un-parks the driver")
 	CHECK_EQ(sb_slot_release(pair.client, pair.index, second), 0);
 	CHECK_EQ(pair.client->parked, 0);
 	CHECK_EQ(load_seq(&pair.region->client.parked), SB_PARK_NONE);
-	receive_response(&pair, first); /* and its own stale bit makes no event */
+	receive_response(&pair, first); /* and its stale bit makes no event */
 	CHECK_EQ(sb_client_poll(pair.client, 0), 0);
 	pair_close(&pair);
 }
@@ -469,7 +469,7 @@ TEST("a blocking worker is woken by a request, on its futex while warm and by a 
 		CHECK_EQ(load_seq(&pair.region->worker.parked), SB_PARK_NONE);
 		CHECK_EQ(answer_request(&pair, take_request(&pair)), 0);
 		receive_response(&pair, 0);
-		CHECK_EQ(bells_waiting(pair.worker_fd), 0); /* the wait has drained its bell */
+		CHECK_EQ(bells_waiting(pair.worker_fd), 0); /* the wait has read the bell */
 	}
 	CHECK(load_seq(&pair.region->worker.futex) >= 1);
 	CHECK_AT_MOST(WAITS, counter_of(pair.client, SB_C_BELLS));
@@ -492,7 +492,7 @@ TEST("a blocking worker hears the client's hang-up within 100 ms, warm and cold"
 	}
 }
 
-TEST("a blocking worker that nobody needs sleeps until its timeout, and not when a request "
+TEST("an idle blocking worker sleeps until its timeout, and not when a request "
      "is there")
 {
 	struct pair pair = pair_open(1, 1);
@@ -514,7 +514,7 @@ TEST("a blocking worker that nobody needs sleeps until its timeout, and not when
 	pair_close(&pair);
 }
 
-TEST("a blocking worker takes messages that are no bell off its socket, and still hears the "
+TEST("a blocking worker takes messages other than bells off its socket, and still hears the "
      "next bell")
 {
 	double latency;
@@ -526,7 +526,7 @@ TEST("a blocking worker takes messages that are no bell off its socket, and stil
 	CHECK_EQ(sb_control_send(pair.client_fd, SB_MSG_CANCEL, &cancel, sizeof cancel), 0);
 	CHECK_EQ(sb_worker_wait(pair.worker, 2 * SB_SLICE_MS), 0);
 	CHECK_EQ(bells_waiting(pair.worker_fd), 0);
-	CHECK_EQ(sb_slot_aborted(pair.worker, 0, 1), 1); /* the word says it, not the message */
+	CHECK_EQ(sb_slot_aborted(pair.worker, 0, 1), 1); /* known from the word, not the message */
 	CHECK_EQ(answer_request(&pair, 0), -SB_ESTALE);
 	CHECK_EQ(sb_client_poll(pair.client, 0), 1);
 	CHECK_EQ(wait_as_worker(&pair, COLD, false, &latency), 0);
@@ -567,9 +567,9 @@ TEST("a bridge makes its socket readable for each change of the word, and for no
 	}
 	uint32_t before = load_seq(&word);
 	sb_bridge_close(bridge);
-	CHECK(load_seq(&word) != before); /* else a thread just about to wait would wait for good */
+	CHECK(load_seq(&word) != before); /* otherwise a thread about to wait would never wake */
 	char byte;
-	CHECK_EQ(read(fd, &byte, 1), 0); /* the end that was given away is still there, and ends */
+	CHECK_EQ(read(fd, &byte, 1), 0); /* the caller's end is still open and sees the end */
 	close(fd);
 }
 
@@ -581,7 +581,7 @@ TEST("a bridge whose reader has gone, or never reads, goes on until it is closed
 		struct sb_bridge *bridge = sb_bridge_open(&word);
 		CHECK(bridge != NULL);
 		int fd = sb_bridge_fd(bridge);
-		if (gone) close(fd); /* a write to it now is EPIPE, and must be no signal */
+		if (gone) close(fd); /* writing now fails with EPIPE and must not signal */
 		for (int i = 0; i < 1000; i++) { /* more bytes than the socket takes */
 			change(&word);
 			sched_yield();
@@ -632,11 +632,11 @@ TEST("a bridge closes at once, untouched or while its word is hammered, and leav
 		pthread_t thread;
 		if (busy) CHECK_EQ(pthread_create(&thread, NULL, hammer_word, &hammer), 0);
 		uint32_t files = open_files();
-		for (int i = 0; i < (busy ? 500 : 5000); i++) { /* at any moment of its thread's start */
+		for (int i = 0; i < (busy ? 500 : 5000); i++) { /* at any moment of the thread's start */
 			struct sb_bridge *bridge = sb_bridge_open(&hammer.word);
 			CHECK(bridge != NULL);
 			for (uint32_t turns = random_below(&seed, 2000); turns > 0; turns--) spin_pause();
-			int fd = busy ? sb_bridge_fd(bridge) : -1; /* untouched: it closes both ends itself */
+			int fd = busy ? sb_bridge_fd(bridge) : -1; /* if not, it closes both ends itself */
 			if (busy) AWAIT(readable(fd, 0));
 			sb_bridge_close(bridge);
 			sb_fd_close(fd);

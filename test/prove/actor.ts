@@ -1,17 +1,17 @@
-/** What the proofs with many processes have in common: children that speak in messages, and the state of a process. */
+/** Shared by the proofs with many processes: children that send messages, and the state of a process. */
 
 import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { until } from "../support.ts";
 
-/** What every child says: `loaded` when it waits for its orders, `broken` when it saw a promise broken. */
+/** Messages of every child: `loaded` when it waits for orders, `broken` when it saw a broken promise. */
 export type Common = { is: "loaded" } | { is: "broken"; what: string };
 
 /** A child that has loaded its modules and waits for orders. */
 export class Actor<Report extends { is: string }, Order> {
   readonly process: Bun.Subprocess;
   readonly reports: (Report | Common)[] = [];
-  /** We killed it, or told it to end. */
+  /** Set before it is killed or ordered to end. */
   condemned = false;
   stopped = false;
   readonly #crew: Crew;
@@ -41,7 +41,7 @@ export class Actor<Report extends { is: string }, Order> {
     this.process.send(order);
   }
 
-  /** The next report of a kind, taken. */
+  /** Waits for the next report of a kind, and removes it from the list. */
   async hear<K extends Report["is"] | "loaded">(kind: K, ms: number): Promise<Extract<Report | Common, { is: K }>> {
     const find = (): number => this.reports.findIndex((report) => report.is === kind);
     await until(() => find() >= 0 || !this.isAlive, `pid ${this.pid} says "${kind}"`, ms);
@@ -72,7 +72,7 @@ export class Crew {
     readonly problem: (text: string) => void,
   ) {}
 
-  /** Kills what lives, and waits for it. */
+  /** Kills all living children, and waits for their end. */
   async endAll(): Promise<void> {
     for (const actor of this.living) {
       actor.condemned = true;
@@ -93,7 +93,7 @@ export function endOnSignal(crew: Crew, folder: string): void {
   }
 }
 
-/** `R` runs, `S` sleeps, `T` is stopped, `Z` dead; empty when it is gone. */
+/** State of a process: `R` running, `S` sleeping, `T` stopped, `Z` dead; empty if there is no such process. */
 export function processState(pid: number): string {
   try {
     return /\) (\S)/.exec(readFileSync(`/proc/${pid}/stat`, "latin1"))?.[1] ?? "";

@@ -1,9 +1,9 @@
-/** What the workers of the proofs do: answer as the path says, and write down what runs. */
+/** Handlers of the proofs' workers: they respond as the path says and record what they run. */
 
 import { type Answer, type Answerable, type WorkerRequest } from "../../src/index.ts";
-import { BEGAN, type Books, checksum, REPLIED, transform } from "./soak/books.ts";
+import { BEGAN, type RequestBooks, checksum, REPLIED, transform } from "./soak/request-books.ts";
 
-/** Of a request: what {@link readOrder} found in it. */
+/** Order in a request, as {@link readOrder} returns it. */
 export interface Order {
   id: number;
   nonce: number;
@@ -16,7 +16,7 @@ function fail(text: string): never {
 }
 
 /** Reads the order and checks that the body belongs to it. */
-export function readOrder(books: Books, request: WorkerRequest): Order {
+export function readOrder(books: RequestBooks, request: WorkerRequest): Order {
   const [id = -1, nonce = 0, sum = 0, bytes = 0, waitMs = 0] = request.query.split(".").map(Number);
   Atomics.add(books.runs, id, BEGAN);
   if (request.id !== String(id)) fail(`request ${request.id} has the query of ${id}`);
@@ -25,8 +25,8 @@ export function readOrder(books: Books, request: WorkerRequest): Order {
   return { id, nonce, waitMs };
 }
 
-/** The only right answer. */
-export function answer(books: Books, request: WorkerRequest, { id, nonce }: Order, inPlace = false): Answer {
+/** The only right response. */
+export function answer(books: RequestBooks, request: WorkerRequest, { id, nonce }: Order, inPlace = false): Answer {
   const from = request.body;
   const body = inPlace ? request.reserve(from.length) : new Uint8Array(from.length);
   if (body.length === from.length) transform(from, nonce, body);
@@ -40,7 +40,7 @@ function gone(request: WorkerRequest): Promise<void> {
   return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
 }
 
-async function later(books: Books, request: WorkerRequest, order: Order): Promise<Answer> {
+async function later(books: RequestBooks, request: WorkerRequest, order: Order): Promise<Answer> {
   await Bun.sleep(order.waitMs);
   return answer(books, request, order);
 }
@@ -50,7 +50,7 @@ async function refuse(order: Order): Promise<never> {
   throw new Error(`refused ${order.id}.${order.nonce}`);
 }
 
-/** Answers only when nobody waits any more. */
+/** Responds only after the caller has given up. */
 async function never(request: WorkerRequest, order: Order): Promise<null> {
   await gone(request);
   await Bun.sleep(order.waitMs);
@@ -58,7 +58,7 @@ async function never(request: WorkerRequest, order: Order): Promise<null> {
 }
 
 /** The handler of a worker with an event loop. */
-export function handle(books: Books, request: WorkerRequest): Answerable | void | Promise<Answerable | void> {
+export function handle(books: RequestBooks, request: WorkerRequest): Answerable | void | Promise<Answerable | void> {
   const order = readOrder(books, request);
   switch (request.path) {
     case "async":

@@ -1,4 +1,4 @@
-/** Asks on a bus what the books can judge, checks every answer and writes down how each request settled, and how late. */
+/** Sends requests that the books can judge, checks every response, and records how and when each request settled. */
 
 import { readFileSync } from "node:fs";
 import {
@@ -13,21 +13,21 @@ import {
   WorkerDiedError,
 } from "../../src/index.ts";
 import { same } from "../support.ts";
-import * as b from "./soak/books.ts";
+import * as b from "./soak/request-books.ts";
 import type { Times } from "./soak/times.ts";
 
 /** Largest body. */
 export const LIMIT = 2 ** 20;
-/** Timeout of a request, where it is not meant to be short. */
+/** Timeout of a request, unless a short one is chosen. */
 export const TIMEOUT_MS = 2_500;
-/** A request that has not settled so long after its timeout is lost. */
+/** Time after its timeout when an unsettled request counts as lost, in ms. */
 const LOST_MS = 15_000;
 const POOL = 2 * LIMIT;
-/** Between two samples of how long this thread has waited for a processor, in ms. */
+/** Interval at which this thread samples its waiting time for a processor, in ms. */
 const SAMPLE_MS = 20;
-/** How long a handler waits at the most, where it is not 30 ms. */
+/** Longest pause of a handler, if not 30 ms. */
 const WAIT_MS: Partial<Record<b.Mode, number>> = { block: 4, hold: 600 };
-/** Why a caller aborts. */
+/** Reason of a caller's abort. */
 export const gaveUp = new Error("the caller gave up");
 
 export interface Ask {
@@ -53,21 +53,21 @@ interface Asked {
 
 export class Asker {
   bus!: SlotBus;
-  /** By id: when it has to have settled at the latest, and whether that was said to be broken. */
+  /** By id: time by which the request must settle, and whether a late one was reported. */
   readonly waiting = new Map<number, { deadline: number; lost: boolean }>();
-  /** Responses lent now. */
+  /** Responses that are lent now. */
   lent = 0;
-  /** What the bus's own counters must say. */
+  /** Expected values of the bus's counters. */
   readonly own = { answers: 0, timeouts: 0, aborts: 0 };
   /** Whether the bus is closed while requests wait. */
   mayClose = false;
   /** Workers that the bus may evict: their requests fail as if they had died. */
   readonly mayDie = new Set<number>();
-  /** An answer came, so many ms after the request. */
+  /** Called with each response and the time since its request, in ms. */
   onAnswer: (workerPid: number, ms: number) => void = () => {};
-  /** A request ran out of time, or is about to be aborted, in this state. */
+  /** Called when a request times out or is about to be aborted, with its state. */
   onGiveUp: (fault: "timeout" | "abort", state: b.State) => void = () => {};
-  readonly #books: b.Books;
+  readonly #books: b.RequestBooks;
   readonly #times: Times;
   readonly #random: b.Random;
   readonly #broken: (what: string) => void;
@@ -76,7 +76,7 @@ export class Asker {
   readonly #pool = new Uint8Array(POOL);
   readonly #expected = new Uint8Array(LIMIT);
 
-  constructor(books: b.Books, times: Times, seed: number, broken: (what: string) => void) {
+  constructor(books: b.RequestBooks, times: Times, seed: number, broken: (what: string) => void) {
     this.#books = books;
     this.#times = times;
     this.#random = new b.Random(seed);
@@ -102,7 +102,7 @@ export class Asker {
     return n < 160 ? "respond" : "sync";
   }
 
-  /** Asks once; resolves when that has settled and was checked. */
+  /** Sends a request; resolves when it has settled and was checked. */
   async one(ask: Ask): Promise<void> {
     const random = this.#random;
     const { mode } = ask;
@@ -132,7 +132,7 @@ export class Asker {
     }
   }
 
-  /** Asks once with `requestSync`; nothing else runs meanwhile. */
+  /** Sends a request with `requestSync`; nothing else runs meanwhile. */
   oneSync(mode: b.Mode, timeout: number): void {
     const asked = this.#make(mode, this.#random.size(1024));
     const { id, nonce, body } = asked;
@@ -156,7 +156,7 @@ export class Asker {
     return { id, nonce, mode, body: this.#pool.subarray(start, start + size), tag: `${id}.${nonce}` };
   }
 
-  /** `died`: the worker whose death settled it. `prompt`: who settles it wasted no time of its own. */
+  /** `died`: the worker whose death settled the request. `prompt`: the event loop did not delay the settlement. */
   settle(id: number, bit: number, died = 0, prompt = true): void {
     const { outcome } = this.#books;
     const before = outcome[id]!;
@@ -169,13 +169,13 @@ export class Asker {
     if (late > 0) this.#times.add(died > 0 ? "after the death" : "after the deadline", late - this.#starvedSince(due));
   }
 
-  /** A promise is broken for this request. */
+  /** Reports a broken promise for a request. */
   wrong(id: number, what: string): void {
     this.#books.outcome[id]! |= b.WRONG;
     this.#broken(what);
   }
 
-  /** News of the death of a worker. */
+  /** Records the reported death of a worker. */
   heardOf(pid: number): void {
     this.#times.hear(pid);
   }
@@ -258,7 +258,7 @@ export class Asker {
     return slot ? (slot.state.toLowerCase() as b.State) : null;
   }
 
-  /** How long this thread waited for a processor since then, in ms: that is the machine's doing. */
+  /** Time for which this thread has waited for a processor since then, in ms: a delay of the machine, not of the bus. */
   #starvedSince(at: number): number {
     const before = this.#starved.findLast((sample) => sample.at <= at) ?? this.#starved[0];
     return before ? starvedMs() - before.ms : 0;
@@ -274,7 +274,7 @@ export class Asker {
   }
 }
 
-/** How long this thread could have run and had no processor, in all, in ms; 0 where the kernel does not count it. */
+/** Total time for which this thread was runnable without a processor, in ms; 0 if the kernel does not count it. */
 function starvedMs(): number {
   try {
     return Number(readFileSync("/proc/thread-self/schedstat", "latin1").split(" ")[1]) / 1e6;

@@ -1,10 +1,11 @@
 /**
- * What only numbers prove, at the level of C and of processes: kills, wake-ups, cycles, races on a name, a clock that jumps.
+ * Tests the C library by sheer number: kills, wake-ups, cycles of start and stop, races on a name, a clock that jumps.
  *
  *     bun test/prove/endure.ts [ci | quick | long] [--part NAME] [--seed N] [--csrc DIRECTORY]
  *
- * Each part is a program of its own in `endure/`, compiled with the C sources (those of another directory with `--csrc`),
- * that prints what it met and what was broken. A seed fixes every choice made there, not the machine's timing.
+ * Each part is a separate program in `endure/`, compiled with the sources in `csrc/` (or in the directory given with
+ * `--csrc`). It prints the cases that occurred and the promises that were broken. A seed fixes every choice of the program,
+ * not the machine's timing.
  */
 
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -29,20 +30,20 @@ const { part: chosen, seed } = values;
 
 // ---- the parts --------------------------------------------------------------------------------------------------------
 
-/** One program: what it is compiled from, its arguments after directory and seed, and where its cells belong. */
+/** One program: its source, its arguments after directory and seed, and the histogram of its cells. */
 interface Program {
   source: string;
   args: (string | number)[];
   met: Histogram;
-  /** Functions of the library whose calls go through the program. */
+  /** Functions of the library that the program wraps. */
   wraps?: string[];
-  /** SB_SLICE_MS, when it is not the library's. */
+  /** SB_SLICE_MS, if different from the library's default. */
   sliceMs?: number;
 }
 
 interface Part {
   programs(): Program[];
-  /** Parts of one lane run one after the other. */
+  /** Parts in one lane run one after another. */
   lane: 0 | 1;
 }
 
@@ -52,7 +53,7 @@ function sized<T>(ci: T, quick: T, long: T): T {
 
 function kills(): Program[] {
   const states = ["FREE", "WRITING", "READY", "CLAIMED", "DONE", "ABANDONED", "joining", "offered", "connecting"];
-  // Whoever is killed before the client has accepted it has no connection that could end.
+  // A worker that is killed before the client has accepted it has no connection that could end.
   const met = new Histogram(states, ["hang-up", "process-end"], new Set(["connecting hang-up"]));
   return [{ source: "kills.c", args: sized([3_000, 200_000], [20_000, 1_000_000], [200_000, 10_000_000]), met }];
 }
@@ -127,7 +128,7 @@ function problem(part: string, text: string): void {
   process.stdout.write(`  ${part}: ${text}\n`);
 }
 
-/** The C sources, with another slice when one is asked for. */
+/** Compiles the C sources, with another slice if given. */
 function sourcesFor({ sliceMs }: Program): string {
   const csrc = resolve(values.csrc);
   if (sliceMs === undefined) return csrc;
@@ -171,7 +172,7 @@ function build(program: Program): string {
   return output;
 }
 
-/** A line that a program printed. */
+/** Handles a line that a program printed. */
 function read(part: string, program: Program, line: string, figures: Figures): void {
   const [word, first = "", second = "", count = "0"] = line.split(" ");
   if (word === "cell") program.met.add(first, second, Number(count));
@@ -198,7 +199,7 @@ async function run(part: string, program: Program): Promise<void> {
   const figures: Figures = {};
   for (const line of output.split("\n")) read(part, program, line, figures);
   for (const figure of FIGURES) if (figures[figure]) totals[figure] = (totals[figure] ?? 0) + figures[figure];
-  if (child.signalCode) problem(part, `${program.source} was ended by ${child.signalCode}: it hung, or crashed`);
+  if (child.signalCode) problem(part, `${program.source} was killed by ${child.signalCode}: it hung or crashed`);
   else if (child.exitCode !== 0 && problems === before) problem(part, `${program.source} ended with ${child.exitCode}`);
   const left = readdirSync(directory);
   if (left.length === 0 || problems > before) return;
@@ -215,7 +216,7 @@ async function runPart(name: string, part: Part): Promise<void> {
   const tables = new Set(programs.map(({ met }) => met));
   for (const met of tables) {
     process.stdout.write(`${met}\n`);
-    if (met.empty.length > 0 && problems === before) problem(name, `never met: ${met.empty.join(", ")}`);
+    if (met.empty.length > 0 && problems === before) problem(name, `never occurred: ${met.empty.join(", ")}`);
   }
   const verdict = problems === before ? "ok" : "FAILED";
   process.stdout.write(

@@ -1,14 +1,14 @@
 /**
- * What the proofs have in common: how large they are run, the histogram of state × fault, and the last line, by which
- * `run.ts` adds them up.
+ * What the proofs have in common: the size of a run, the histogram of state × fault, and the last line, which `run.ts` reads
+ * to add up their figures.
  *
  *     bun test/prove/NAME.ts [ci | quick | long] [its own options]
  */
 
-/** `ci`: a share of seven minutes. `quick`: of fifteen. `long`: hours, by hand. */
+/** `ci`: all proofs take seven minutes together. `quick`: fifteen. `long`: hours, never run by CI. */
 export type Size = "ci" | "quick" | "long";
 
-/** What a run did (`rules`: how many were missed when they were gone), and how often it saw a promise broken (from `lost` on). */
+/** Figures of a run (`rules`: removed rules that a test noticed). From `lost` on: number of broken promises. */
 export const FIGURES = [
   "requests",
   "streams",
@@ -25,20 +25,20 @@ export const FIGURES = [
 export type Figure = (typeof FIGURES)[number];
 export type Figures = Partial<Record<Figure, number>>;
 
-/** The size that the command line asks for; `ci` when it says nothing. */
+/** Size given on the command line; default `ci`. */
 export function sizeAsked(): Size {
   const word = process.argv[2];
   return word === "quick" || word === "long" ? word : "ci";
 }
 
-/** `requests 12, kills 3, …`, only what the run has to do with. */
+/** `requests 12, kills 3, …`: the figures that the run has. */
 export function figuresLine(figures: Figures): string {
   return FIGURES.filter((name) => figures[name] !== undefined)
     .map((name) => `${name} ${figures[name]}`)
     .join(", ");
 }
 
-/** Reads {@link figuresLine}; `null` when the line is none. */
+/** Reads {@link figuresLine}; `null` when the line has another format. */
 export function readFigures(line: string): Figures | null {
   const figures: Figures = {};
   for (const part of line.split(", ")) {
@@ -49,13 +49,13 @@ export function readFigures(line: string): Figures | null {
   return figures;
 }
 
-/** Counts what was met: one row per state, one column per fault. A cell that cannot occur is not expected. */
+/** Counts faults by state: one row per state, one column per fault. */
 export class Histogram<State extends string = string, Fault extends string = string> {
   readonly #states: readonly State[];
   readonly #faults: readonly Fault[];
   readonly #counts = new Map<string, number>();
 
-  /** `impossible`: cells `"state fault"` that cannot occur; whoever lists one says why. */
+  /** `impossible`: cells `"state fault"` that cannot occur. Give the reason where you list one. */
   constructor(
     states: readonly State[],
     faults: readonly Fault[],
@@ -73,7 +73,7 @@ export class Histogram<State extends string = string, Fault extends string = str
     return this.#counts.get(`${state} ${fault}`) ?? 0;
   }
 
-  /** Cells that should have been met and were not. */
+  /** Cells that can occur and did not. */
   get empty(): string[] {
     const missing: string[] = [];
     for (const state of this.#states) {

@@ -2,79 +2,75 @@
  * Conservation in a fleet under kills:
  * `bun test/prove/fleet-soak.ts [ci | quick | long] [--seed N] [--kills N] [--minutes N]`.
  *
- * Eight processes publish, subscribe, hold and wait; this program kills and stops them at random moments, and now and then
- * all of them at once, so that the file becomes an orphan and the next epoch begins. What must be so is judged by books that
- * the fleet knows nothing of (`fleet/books.ts`). At quiet points each subscriber that lives has to have every event of its ring,
- * or to have been told of its loss, without another publication. A seed fixes every choice made here, not the machine's
- * timing.
+ * Eight processes publish events, subscribe, hold leases and wait for leases. This program kills and stops them at random
+ * moments, sometimes all of them at once, so that the file becomes an orphan and the next epoch begins. Books outside the
+ * fleet (`fleet-soak/fleet-books.ts`) record what must hold. At quiet points each living subscriber must have received every
+ * event of its ring, or a report of its loss, without another publication. A seed fixes every choice of this program, not
+ * the machine's timing.
  */
 
-import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { EventBus, Fleet } from "../../src/events/index.ts";
 import type { Bookmark } from "../../src/fleet/event-ring.ts";
 import { until } from "../support.ts";
 import { Actor, Crew, endOnSignal } from "./actor.ts";
-import { figuresLine, Histogram, sizeAsked } from "./figures.ts";
-import { type Fault, RingAudit } from "./fleet/audit.ts";
-import { COUNTS, DOINGS, type Doing, FleetBooks, ROLES, type Role, type Series, wallMs } from "./fleet/books.ts";
-import type { Count, Order, Report } from "./fleet/member.ts";
-import { FILTERS, FIRST_BUS, openBuses, RINGS } from "./fleet/payloads.ts";
-import { Reader, type ReadOrder } from "./fleet/reader.ts";
-import { Random } from "./soak/books.ts";
+import { Histogram, sizeAsked } from "./figures.ts";
+import { type Fault, RingAudit } from "./fleet-soak/audit.ts";
+import {
+  COUNTS,
+  DOINGS,
+  type Doing,
+  FleetBooks,
+  ROLES,
+  type Role,
+  type Series,
+  wallMs,
+} from "./fleet-soak/fleet-books.ts";
+import type { Count, Order, Report } from "./fleet-soak/member.ts";
+import { FILTERS, FIRST_BUS, openBuses, RINGS } from "./fleet-soak/payloads.ts";
+import { Reader, type ReadOrder } from "./fleet-soak/reader.ts";
+import { Proof, say } from "./proof.ts";
+import { Random } from "./soak/request-books.ts";
 import { delaysText, FEW } from "./soak/times.ts";
 
-/** `epoch`: kills until all are killed. */
+/** `epoch`: kills until all members are killed at once. */
 const SIZES = {
   ci: { kills: 200, minutes: 0, pauseMs: 90, quiet: 16, epoch: 64 },
   quick: { kills: 1_000, minutes: 2.8, pauseMs: 120, quiet: 20, epoch: 160 },
   long: { kills: 6_000, minutes: 20, pauseMs: 160, quiet: 30, epoch: 300 },
 } as const;
 const size = SIZES[sizeAsked()];
-const { values } = parseArgs({
-  options: {
-    seed: { type: "string", default: String(Date.now() % 2 ** 31) },
-    kills: { type: "string", default: String(size.kills) },
-    minutes: { type: "string", default: String(size.minutes) },
-  },
-  allowPositionals: true,
-});
-const seed = Number(values.seed);
-const wantedKills = Number(values.kills);
-const wantedMs = Number(values.minutes) * 60_000;
+const proof = new Proof("fleet-soak", { kills: size.kills, minutes: size.minutes });
+const { seed, folder: root, runtime: fleetDirectory, problems } = proof;
+const wantedKills = proof.number("kills");
+const wantedMs = proof.number("minutes") * 60_000;
 
-/** The first is killed only with all the others. */
+/** Roles of the members. The first member is killed only together with all others. */
 const CAST: readonly Role[] = ["mixed", "mixed", "writer", "writer", "reader", "holder", "holder", "waiter"];
 const SPARES = 2;
 const SUBJECTS = 3;
-/** How long a process is stopped: for less than any ttl; for longer than all but one; for longer than a lock is waited for. */
+/** Times for which a process is stopped: shorter than any ttl; longer than all but one; longer than the wait for a lock. */
 const STOP_MS = [1, 60] as const;
 const LONG_STOP_MS = [300, 700] as const;
 const LOCK_STOP_MS = [1_100, 1_300] as const;
-/** Until a subscriber that sleeps has all, and until the last waiter owns, at a quiet point. */
+/** Longest time at a quiet point until a sleeping subscriber has all events and the last waiter has its lease. */
 const CALM_MS = 10_000;
-/** How long, or up to twice as long, there are only publications before a quiet point. */
+/** Before a quiet point, members only publish for this time up to twice this time. */
 const PUBLISH_MS = 30;
-/** Somebody who waits owns so long after a kill (99 %), or three times as late as a bare socket ends. */
+/** After a kill, 99 % of the waiters get the lease within this time, or three times the delay of a bare socket's end. */
 const GRACE_MS = 100;
-/** The same for the slowest of all. */
+/** The same limit for the slowest waiter. */
 const WORST_MS = 1_000;
-/** How long an aimed kill waits for what it is aimed at. */
+/** How long an aimed kill waits for the activity that it is aimed at. */
 const AIM_MS = 25;
-/** Quiet points until the descriptors of a process are compared with those of now. */
+/** Quiet points of a process before its descriptors are counted; later counts are compared with that one. */
 const WARM = 2;
 
 const random = new Random(seed);
-const root = mkdtempSync(join(tmpdir(), "slotbus-fleet-soak-"));
-const fleetDirectory = join(root, "fleet");
 const name = `soak-${process.pid}`;
-mkdirSync(fleetDirectory, { mode: 0o700 });
 const books = FleetBooks.create(root, { lives: 50_000, subscribers: 2_000_000, tenures: 2_000_000 });
-const began = performance.now();
 
-const problems: string[] = [];
 const broken: Record<Fault, number> = { lost: 0, doubled: 0, misdelivered: 0, leaked: 0 };
 const tally = {
   kills: 0,
@@ -89,9 +85,8 @@ const tally = {
 };
 
 function problem(text: string, fault?: Fault): void {
-  problems.push(text);
+  proof.problem(text);
   if (fault) broken[fault]++;
-  if (problems.length <= 20) process.stderr.write(`fleet-soak: ${text}\n`);
 }
 
 interface Member {
@@ -108,15 +103,15 @@ const crew = new Crew(fleetDirectory, (text) => problem(text, text.startsWith("t
 const spares: { actor: Actor<Report, Order>; life: number }[] = [];
 let cast: Member[] = [];
 let rings: RingAudit;
-/** Those of this process: an observer that reads all rings by polling. */
+/** Readers in this process: its observer polls all rings. */
 let witnesses: Reader[] = [];
 let observer: Fleet;
-/** Those before it are of earlier epochs. */
+/** First subscriber of this epoch. */
 let firstSubscriber = 0;
 /** Bookmarks of subscribers, from the last quiet point. */
 let bookmarks: { ring: number; from: Bookmark }[] = [];
 
-/** What nobody of a role ever does. */
+/** Activities that a role never does. */
 const NEVER: Record<Role, readonly Doing[]> = {
   writer: ["polling", "sleeping", "handling", "claiming", "waiting", "holding", "renewing", "releasing"],
   reader: ["publishing", "claiming", "waiting", "holding", "renewing", "releasing"],
@@ -146,11 +141,11 @@ const control = Bun.listen<{ life: number }>({
 function stock(): void {
   while (spares.length < SPARES) {
     const life = books.newLife("mixed");
-    spares.push({ actor: new Actor(crew, "fleet/member.ts", [name, root, String(life)]), life });
+    spares.push({ actor: new Actor(crew, "fleet-soak/member.ts", [name, root, String(life)]), life });
   }
 }
 
-/** A process with a role that has joined, unless it was killed at that: then `null`. */
+/** Starts a process with a role and waits until it has joined; `null` if it was killed while joining. */
 async function start(role: Role, lasting = false): Promise<Member | null> {
   stock();
   const { actor, life } = spares.shift()!;
@@ -258,7 +253,7 @@ async function dismissObserver(): Promise<void> {
 
 // ---- faults -----------------------------------------------------------------------------------------------------------
 
-/** Kills it, at once or while it does something, and counts what it was doing. */
+/** Kills a member, at once or during an activity, and counts the activity. */
 async function strike({ actor, life, role }: Member, aim: Doing | null): Promise<void> {
   actor.condemned = true;
   const stop = performance.now() + AIM_MS;
@@ -269,7 +264,7 @@ async function strike({ actor, life, role }: Member, aim: Doing | null): Promise
   tally.kills++;
 }
 
-/** What a role was least often killed at. */
+/** The activity during which a role was killed least often. */
 function rarest(role: Role): Doing {
   const possible = DOINGS.filter((doing) => !NEVER[role].includes(doing) && doing !== "joining");
   const sorted = possible.toSorted((x, y) => histogram.get(x, role) - histogram.get(y, role));
@@ -291,13 +286,13 @@ async function killSome(): Promise<void> {
   for (const { role } of victims) await enter(role);
 }
 
-/** All at once: the file is an orphan. */
+/** Kills all members at once: the file becomes an orphan. */
 async function killAll(): Promise<void> {
   for (const member of cast) resume(member);
   await dismissObserver();
   await kill([...cast]);
   const left = readdirSync(fleetDirectory).join();
-  if (left !== `${name}.fleet`) problem(`after the kill of all members there is ${left}`, "leaked");
+  if (left !== `${name}.fleet`) problem(`the killed members left ${left}`, "leaked");
   tally.orphans++;
   await beginEpoch();
 }
@@ -339,7 +334,7 @@ async function allQuiet(what: string): Promise<void> {
   }
 }
 
-/** Subscribers that read, of processes that live. */
+/** Open subscribers of living processes. */
 function openSubscribers(): number[] {
   const alive = new Set(cast.map(({ life }) => life));
   const mine = new Set(witnesses.map(({ subscriber }) => subscriber));
@@ -350,7 +345,7 @@ function openSubscribers(): number[] {
   return open;
 }
 
-/** Nobody publishes any more; everybody has to get all. */
+/** Publishing has stopped: every sleeping subscriber must receive all events. */
 async function awaitSleepers(events: readonly number[]): Promise<void> {
   const from = wallMs();
   let waiting = openSubscribers();
@@ -375,14 +370,14 @@ async function awaitSleepers(events: readonly number[]): Promise<void> {
 async function quiet(): Promise<void> {
   for (const member of cast) resume(member);
   books.hurry = 1;
-  await allQuiet("though nobody claims any more");
+  await allQuiet("though claiming has stopped");
   await Bun.sleep(PUBLISH_MS + random.below(PUBLISH_MS)); // no lease wakes anybody: only publications do
   const lastWords = random.chance(0.5);
   const dead = lastWords ? cast.filter(({ role, lasting }) => !lasting && /writer|mixed/.test(role)) : [];
   if (lastWords) tally.lastWords++;
   await kill(dead);
   books.hurry = 2;
-  await allQuiet("though nobody publishes any more");
+  await allQuiet("though publishing has stopped");
   const events = RINGS.map(({ name: ring }) => {
     const cursor = observer.ring(ring).cursor();
     const { event } = cursor.bookmark;
@@ -434,10 +429,10 @@ function judgeLeaks({ life, role, fds }: Member, count: Count): void {
 
 function enough(): boolean {
   if (tally.kills < 2 * wantedKills && missing().length > 0) return false;
-  return tally.kills >= wantedKills && performance.now() - began >= wantedMs;
+  return tally.kills >= wantedKills && proof.ms >= wantedMs;
 }
 
-/** What the kills are to have met in somebody, and the roles; an instant of a few microseconds is met by chance. */
+/** Roles, and activities during a kill, that did not occur in this run. Activities of a few microseconds are not required. */
 function missing(): string[] {
   const sum = (counts: number[]): number => counts.reduce((all, one) => all + one, 0);
   const long = DOINGS.filter((doing) => !/^(claiming|renewing|releasing)$/.test(doing));
@@ -467,7 +462,7 @@ async function soak(): Promise<void> {
   await end();
 }
 
-/** Everybody ends in good order, and leaves nothing. */
+/** Ends all members in order; they must leave no file. */
 async function end(): Promise<void> {
   await dismissObserver();
   for (const { actor } of cast) {
@@ -487,20 +482,18 @@ async function end(): Promise<void> {
 
 // ---- the verdict ------------------------------------------------------------------------------------------------------
 
-const say = (text: string): void => void process.stdout.write(`${text}\n`);
-
 function judgeTimes(): void {
   const told = (series: Series): string => `${series}: ${delaysText(books.delays(series))}`;
   const bare = books.delays("socket of a killed process");
   const owns = books.delays("holder killed");
-  say(`a waiter owns after, ${told("holder killed")}; ${told("given back")}`);
+  say(`delay until a waiter has the lease, ${told("holder killed")}; ${told("given back")}`);
   say(`for comparison, ${told("socket of a killed process")}; sleepers, ${told("caught up")}`);
   const limit = Math.max(GRACE_MS, 3 * bare.p99);
   const worst = Math.max(WORST_MS, 5 * bare.max);
   if (owns.count === 0) problem("no waiter followed a killed holder");
   const [which, value] = owns.count < FEW ? ["p95", owns.p95] : ["p99", owns.p99];
-  if (value > limit) problem(`a waiter owned ${value} ms after a kill (${which}), more than ${limit}`, "lost");
-  if (owns.max > worst) problem(`a waiter owned ${owns.max} ms after a kill, more than ${worst}`, "lost");
+  if (value > limit) problem(`a waiter got the lease ${value} ms after a kill (${which}), more than ${limit}`, "lost");
+  if (owns.max > worst) problem(`a waiter got the lease ${owns.max} ms after a kill, more than ${worst}`, "lost");
 }
 
 /** Sums of what all subscribers noted. */
@@ -510,14 +503,11 @@ function sumOf(field: Parameters<FleetBooks["noted"]>[1]): number {
   return sum;
 }
 
-say(
-  `seed ${seed}: bun test/prove/fleet-soak.ts ${sizeAsked()} --seed ${seed} --kills ${wantedKills} --minutes ${values.minutes}`,
-);
 endOnSignal(crew, root);
 try {
   await soak();
 } catch (error) {
-  problem(`the soak broke off: ${error instanceof Error ? error.stack : error}`, "lost");
+  problem(`the soak was aborted: ${error instanceof Error ? error.stack : error}`, "lost");
 }
 await crew.endAll();
 control.stop(true);
@@ -526,7 +516,7 @@ judgeTimes();
 broken.doubled += sumOf("doubled");
 broken.misdelivered += sumOf("wrong");
 const received = sumOf("received");
-if (missing().length > 0) problem(`never met: ${missing().join(", ")}`);
+if (missing().length > 0) problem(`never occurred: ${missing().join(", ")}`);
 for (const field of ["filtered", "overwritten", "dropped"] as const)
   if (sumOf(field) === 0) problem(`no event was ${field}`);
 for (const what of ["yields", "timeouts", "aborts", "writes", "refused", "lost"] as const)
@@ -540,9 +530,6 @@ say(`tenures ${books.tenures}; ` + `${COUNTS.map((what) => `${what} ${books.coun
 say(
   `epochs ${tally.epochs}, orphans ${tally.orphans}, stops ${tally.stops} (${tally.longStops} long), ` +
     `quiet points ${tally.quiet} (${tally.lastWords} after the kill of all writers), ` +
-    `${((performance.now() - began) / 1000).toFixed(1)} s, ` +
-    `${problems.length} problems`,
+    proof.verdict,
 );
-rmSync(root, { recursive: true });
-say(figuresLine({ requests: received, streams: 0, kills: tally.kills, stalls: tally.stops, ...broken }));
-process.exit(problems.length === 0 ? 0 : 1);
+proof.end({ requests: received, streams: 0, kills: tally.kills, stalls: tally.stops, ...broken });

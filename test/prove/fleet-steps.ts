@@ -1,12 +1,12 @@
 /**
- * Killed, and paused, after every instruction: each operation of a member of the fleet is run by a child process one
- * instruction at a time; after each of them, in a fresh child each time, it is killed, or stopped while other members do
- * whatever could conflict. `fleet/steps/` does that, in C, and keeps the books; `stepping.ts` runs it.
+ * Kills and pauses a member of the fleet after every instruction. A child process runs each operation of a member one
+ * instruction at a time. After each instruction, in a fresh child each time, the child is killed, or it is stopped while
+ * other members make all calls that could conflict. `fleet-steps/` does this in C and keeps the books; `stepping.ts` runs it.
  *
  *     bun test/prove/fleet-steps.ts [ci | quick | long] [--seed N] [--operation NAME [--fault NAME [--step N]]]
  *
- * `ci` and `quick` take a sample: of joining, leaving and observing, which are text and system calls mostly, one instruction in
- * 96 and 32; of all others one in 6 and 2.
+ * `ci` and `quick` test a sample of the instructions: one in 48 and 32 for joining, leaving and observing, which are mostly
+ * text and system calls; one in 3 and 2 for all other operations.
  */
 
 import { join } from "node:path";
@@ -16,9 +16,9 @@ const common = ["trace.c", "drive.c", "check.c"].map((file) => join(import.meta.
 
 await stepThrough({
   name: "fleet-steps",
-  files: [...common, ...cFiles(join(import.meta.dir, "fleet/steps"))],
-  stride: { ci: 96, quick: 32, long: 1 },
-  /** What the child held when the fault came. Every cell can occur. */
+  files: [...common, ...cFiles(join(import.meta.dir, "fleet-steps"))],
+  stride: { ci: 48, quick: 32, long: 1 },
+  /** What the child held at the time of the fault. Every cell can occur. */
   states: ["NO MEMBER", "JOIN LOCK", "MEMBER", "RING LOCK", "FRAME", "LEASE LOCK", "ENTRY"],
   faults: ["kill", "pause"],
 });

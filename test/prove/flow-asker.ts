@@ -1,4 +1,4 @@
-/** Asks for streams on a bus, sends them, reads them byte by byte, leaves them; and writes down how each one ended. */
+/** Requests streams on a bus, sends, checks and cancels them, and records how each stream ended. */
 
 import {
   ClosedError,
@@ -13,35 +13,35 @@ import {
 } from "../../src/index.ts";
 import { type Asker, gaveUp, LIMIT, TIMEOUT_MS } from "./asker.ts";
 import * as f from "./flows.ts";
-import * as b from "./soak/books.ts";
+import * as b from "./soak/request-books.ts";
 
-/** Time for the body, where it is not meant to be short. */
+/** Timeout of the body, unless the plan sets a short one. */
 const DEADLINE_MS = 2_000;
-/** Pieces before which a slow reader sleeps, each time for so many ms at the most. */
+/** Number of chunks before which a slow reader sleeps, and the longest sleep. */
 const SLEEPS = 8;
 const SLEEP_MS = 5;
 
-/** How one stream is to go. */
+/** Plan of one stream. */
 interface Plan extends f.FlowOrder {
   kind: b.Kind;
   tag: string;
-  /** The whole answer is asked for. */
+  /** Requests the response as a whole, not as a stream. */
   collects: boolean;
   timeout: number;
   deadline: number;
-  /** Where the reader of the answer leaves; -1 never. */
+  /** Byte at which the reader of the response stops; -1: never. */
   readerLeavesAt: number;
-  /** Where the caller's own source fails, with `error`; -1 never. */
+  /** Byte at which the caller's source fails, with `error`; -1: never. */
   sourceFailsAt: number;
   error: Error;
   slowReader: boolean;
 }
 
-/** What is known of a stream under way. */
+/** State of an open stream. */
 interface Course {
   plan: Plan;
   arrival: f.Arrival;
-  /** The head of the answer is here. */
+  /** The response's head has arrived. */
   headed: boolean;
   /** Of the request's body. */
   given: { bytes: number; ended: boolean };
@@ -53,16 +53,16 @@ export class FlowAsker {
   /** Streams left before their end: the bus may call the answer dropped. */
   left = 0;
   readonly #asker: Asker;
-  readonly #books: b.Books;
+  readonly #books: b.RequestBooks;
   readonly #random: b.Random;
 
-  constructor(asker: Asker, books: b.Books, seed: number) {
+  constructor(asker: Asker, books: b.RequestBooks, seed: number) {
     this.#asker = asker;
     this.#books = books;
     this.#random = new b.Random(seed);
   }
 
-  /** One stream, to its end. `long`: a slow one of the largest size. */
+  /** Runs one stream to its end. `long`: a slow stream of the largest size. */
   async one(long = false): Promise<void> {
     const plan = this.#plan(long);
     const { id, kind } = plan;
@@ -184,7 +184,7 @@ export class FlowAsker {
     this.#end(course, "left", b.ABORTED);
   }
 
-  /** It ended without an error. */
+  /** Judges a stream that ended without an error. */
   #whole(course: Course, tag: string | null, text: string): void {
     const { plan, arrival } = course;
     const { kind, leaveAt, requestBytes } = plan;
@@ -253,7 +253,7 @@ export class FlowAsker {
     this.#asker.wrong(id, `stream ${tag} (${kind}, ${bytes}): ${what}`);
   }
 
-  /** Every stream ends here, once. */
+  /** Records the end of a stream; called once per stream. */
   #end(course: Course, end: b.StreamEnd, bit: number, died = 0): void {
     const { plan, arrival } = course;
     if (arrival.wrong) this.#wrong(course, arrival.wrong);

@@ -1,24 +1,24 @@
 /**
- * Streams of the proofs: bytes that tell whose they are and where in their stream they belong, the source that sends them, and
- * the handler of a worker that streams. Only offsets into one pool of random bytes differ, so a check costs one comparison.
+ * Streams of the proofs: bytes that show their stream and their place in it, the source that sends them, and the handler of
+ * a worker that streams. Streams differ only in their offset into one pool of random bytes, so a check costs one comparison.
  */
 
 import type { Answerable, StreamSource, WorkerRequest } from "../../src/index.ts";
 import { same } from "../support.ts";
-import { BEGAN, type Kind, KINDS, Random, REPLIED } from "./soak/books.ts";
+import { BEGAN, type Kind, KINDS, Random, REPLIED } from "./soak/request-books.ts";
 
 /** Longest stream, in bytes. */
 export const LONGEST = 2 * 2 ** 20;
-/** Bytes between a writer and its reader, at the most. */
+/** Most bytes between a writer and its reader. */
 export const RING = 262_144;
 const STARTS = 2 ** 21 - 9;
 const POOL_WORDS = (STARTS + 9 + LONGEST) / 4;
-/** Pieces between which a slow source sleeps, at the most; then it goes on at full speed. */
+/** Most pieces between which a slow source sleeps; then it continues at full speed. */
 const SLEEPS = 30;
 /** Usual sizes of a piece, in bytes; the largest is larger than the ring. */
 export const LARGEST_PIECE = 300_000;
 const PIECES = [1, 7, 64, 1_000, 4_096, 65_536, 100_000, LARGEST_PIECE];
-/** Pieces of one stream, at the most; and of one in sixteen. */
+/** Most pieces of a stream, and of one stream in sixteen. */
 const MOST_PIECES = 24;
 const MANY_PIECES = 300;
 
@@ -29,7 +29,7 @@ function fill(): Uint8Array {
   return new Uint8Array(Uint32Array.from({ length: POOL_WORDS }, () => random.next()).buffer);
 }
 
-/** Bytes `at` to before `end` of the stream that this nonce stands for; not to be written to. */
+/** Bytes from `at` to before `end` of the stream with this nonce. Read-only. */
 export function piece(nonce: number, at: number, end: number): Uint8Array {
   pool ??= fill();
   const start = nonce % STARTS;
@@ -41,10 +41,10 @@ export function answerNonce(nonce: number): number {
   return Math.imul(nonce ^ 0x5bd1e995, 0x9e3779b1) >>> 0;
 }
 
-/** The bytes that came so far, checked one by one. */
+/** Checks the bytes of a stream as they arrive. */
 export class Arrival {
   bytes = 0;
-  /** What was wrong first, or `null`. */
+  /** First fault, or `null`. */
   wrong: string | null = null;
   readonly #nonce: number;
   readonly #length: number;
@@ -63,7 +63,7 @@ export class Arrival {
   }
 }
 
-/** Of a stream: whose it is, how long, how slow, and after how many bytes it fails, -1 never. */
+/** A stream: its nonce, length and slowness, and the byte at which it fails; -1: never. */
 export interface Stream {
   nonce: number;
   length: number;
@@ -73,7 +73,7 @@ export interface Stream {
   error: unknown;
 }
 
-/** Sources of this process: those that have begun and not ended; bytes that all have given. */
+/** Sources of this process: number of open sources, and bytes sent by all. */
 export const sources = { open: 0, given: 0 };
 
 async function sleepy(random: Random, pace: number, count: number): Promise<void> {
@@ -98,7 +98,7 @@ export async function* generate({ nonce, length, pace, failAt, error }: Stream):
   }
 }
 
-/** As a WHATWG stream that does nothing before it is asked. */
+/** The source as a WHATWG stream that does nothing before its first read. */
 export function asStream(generator: AsyncGenerator<Uint8Array, void>): ReadableStream<Uint8Array> {
   return new ReadableStream<Uint8Array>(
     {
@@ -115,7 +115,7 @@ export function asStream(generator: AsyncGenerator<Uint8Array, void>): ReadableS
 
 // ---- the worker -----------------------------------------------------------------------------------------------------
 
-/** What a caller asks of the handler: the query. `leaveAt`: it reads no more after so many bytes; -1 never. */
+/** The request's query: what the handler must do. `leaveAt`: bytes after which it stops reading; -1: never. */
 export interface FlowOrder {
   id: number;
   nonce: number;
@@ -147,7 +147,7 @@ export function isFlow(path: string): path is Kind {
   return KINDS.some((kind) => kind === path);
 }
 
-/** The request's body, checked; it ends after all of it, or where the handler leaves, or throws. */
+/** Reads and checks the request's body; returns at its end or where the handler leaves, or throws. */
 async function* read(request: WorkerRequest, order: FlowOrder): AsyncGenerator<number, void> {
   const random = new Random(~order.nonce);
   const arrival = new Arrival(order.nonce, order.requestBytes);
@@ -163,7 +163,7 @@ async function* read(request: WorkerRequest, order: FlowOrder): AsyncGenerator<n
     fail(`request ${order.id} ended after ${arrival.bytes} bytes of ${order.requestBytes}`);
 }
 
-/** As many bytes as came, each as soon as it came. */
+/** Echoes the bytes that arrive, without delay. */
 async function* echo(request: WorkerRequest, order: FlowOrder, error: Error): AsyncGenerator<Uint8Array, void> {
   const nonce = answerNonce(order.nonce);
   let at = 0;
@@ -181,7 +181,7 @@ async function* echo(request: WorkerRequest, order: FlowOrder, error: Error): As
   }
 }
 
-/** Where a handler writes down what it runs. */
+/** Records of what a handler runs. */
 export interface Runs {
   readonly runs: Uint8Array;
 }

@@ -1,33 +1,33 @@
 /**
  * Hostile workers: `bun test/prove/hostile.ts [ci | quick | long] [--seed N] [--attack NAME] [--minutes N]`.
  *
- * A client and two honest workers under a steady load, and one attacker after another (`hostile/attacks.ts`): C programs that
- * attach like any worker and then write into every shared field, flood the socket, spoil the handshake. The client must live,
- * the honest workers' requests must not notice, and whoever broke the protocol must be evicted or refused by name.
+ * A client and two honest workers run under a steady load, and one attacker after another attacks the client
+ * (`hostile/attacks.ts`). Attackers are C programs that attach like any worker and then write into every shared field, flood
+ * the socket, or spoil the handshake. The client must survive, the honest workers' requests must not be affected, and an
+ * attacker that breaks the protocol must be evicted or refused with the right reason.
  *
- * Delays are compared within the run, attack by attack: before each, a `calm` process that attacks nobody keeps the same
- * processor as busy. What a process takes from others by computing is the scheduler's affair; what it takes by writing
- * into its own region is ours. All attackers, and the calm one, are pinned to the last processor; client and workers may use
- * all. Compared are medians of windows of a hundred answers each.
+ * Delays are compared within the run, attack by attack: before and after each attack, a `calm` process that attacks nobody
+ * keeps the same processor as busy. Processor time is the scheduler's task; only the effect of writes into the region is
+ * judged here. All attackers and the calm process are pinned to the last processor; client and workers may use all. The proof
+ * compares medians of windows of a hundred responses each.
  */
 
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { until } from "../support.ts";
-import { Actor, type Common, Crew } from "./actor.ts";
-import { figuresLine, Histogram, sizeAsked } from "./figures.ts";
+import { Actor, type Common, Crew, endOnSignal } from "./actor.ts";
+import { Histogram, sizeAsked } from "./figures.ts";
 import { type Attack, ATTACKS, type Kind, KINDS, OUTCOMES, type Outcome } from "./hostile/attacks.ts";
-import { Books } from "./hostile/books.ts";
+import { AttackBooks } from "./hostile/attack-books.ts";
 import type { Order as EvilOrder, Report as EvilReport } from "./hostile/evil.ts";
 import { EVIL, LEGAL } from "./hostile/evils.ts";
 import type { Order, Phase, Report, Tally } from "./hostile/client.ts";
 import type { Report as VictimReport } from "./hostile/victim.ts";
 import { serveHonestly } from "./hostile/worker.ts";
-import { Random } from "./soak/books.ts";
+import { Proof } from "./proof.ts";
+import { Random } from "./soak/request-books.ts";
 
-/** `ms`: how long an attack goes on that nobody ends. `runs`: attackers of one attack in a row. */
+/** `ms`: duration of an attack that the client does not end. `runs`: consecutive attackers of one attack. */
 const SIZES = {
   ci: { mutations: 10_000_000, ms: 60, runs: 3, minutes: 0, calmMs: 40 },
   quick: { mutations: 100_000_000, ms: 150, runs: 5, minutes: 0, calmMs: 120 },
@@ -35,55 +35,44 @@ const SIZES = {
 } as const;
 const size = sizeAsked();
 const { mutations: wantedMutations, ms: attackMs, runs: usualRuns, calmMs, minutes } = SIZES[size];
-const { values } = parseArgs({
-  options: {
-    seed: { type: "string", default: String(Date.now() % 2 ** 31) },
-    attack: { type: "string", default: "" },
-    minutes: { type: "string", default: String(minutes) },
-  },
-  allowPositionals: true,
-});
-const seed = Number(values.seed);
-const wantedMs = Number(values.minutes) * 60_000;
+const proof = new Proof("hostile", { attack: "", minutes });
+const { seed, folder, runtime: busDirectory, problems, problem } = proof;
+const only = proof.text("attack");
+const wantedMs = proof.number("minutes") * 60_000;
 
 const WORKERS = 2;
-/** An honest answer may take so many times as long under attack as beside a calm process. */
+/** Under attack, an honest response may take this many times as long as beside a calm process. */
 const SLOWER = 3;
-/** Honest answers of one kind of attack are taken so many at a time: whatever took long, windows compare alike. */
+/** Honest responses per window. Windows of equal size are comparable, even if attacks differ in length. */
 const WINDOW = 100;
-/** Below this a p99 says more about the machine than about us, in ms. */
+/** A p99 below this says more about the machine than about the library, in ms. */
 const FLOOR_MS = 2;
-/** Descriptors the client may have beyond its rest, at any moment: handshakes, one attacker, four that live on. */
+/** Descriptors that the client may have beyond its count at rest: handshakes, an attacker, four evicted workers. */
 const MORE_FDS = 48;
-/** How much longer than the calm phases' longest the client may do without its timer, while it has a processor, in ms. */
+/** How much longer than in the calm phases the client's timer may be delayed while the client has a processor, in ms. */
 const BLOCKED_MS = 200;
 /** How much the client's own memory may grow, in MiB. */
 const GROWTH_MIB = 48;
-/** Of a rest of 300 ms, what the client may compute, in ms, and how often it may wake up. */
+/** Length of a rest in ms, and the processor time in ms and the wake-ups that the client may use in it. */
 const REST_MS = 300;
 const REST_CPU_MS = 30;
 const REST_WAKEUPS = 10;
-/** An attack that must end in an eviction goes on for so long; it is over when that has come. */
+/** Longest duration of an attack that must end in an eviction; the eviction ends it. */
 const EVICTED_MS = 10_000;
 
 const root = join(import.meta.dir, "../..");
-const folder = mkdtempSync(join(tmpdir(), "slotbus-hostile-"));
-const busDirectory = join(folder, "bus");
+const attacks = ATTACKS.filter(({ name }) => name.startsWith(only));
+if (attacks.length === 0 && !"evil".startsWith(only)) {
+  const names = new Set([...ATTACKS.map(({ name }) => name), "evil"]);
+  problem(`There is no attack "${only}". Choose one of: ${[...names].join(", ")}.`);
+  proof.end({});
+}
 const busName = `hostile-${process.pid}`;
-mkdirSync(busDirectory, { mode: 0o700 });
-const books = Books.create(folder, 50_000_000 + (wantedMs / 1000) * 20_000);
+const books = AttackBooks.create(folder, 50_000_000 + (wantedMs / 1000) * 20_000);
 const random = new Random(seed);
-const began = performance.now();
-const attacks = ATTACKS.filter(({ name }) => name.startsWith(values.attack));
 
-const problems: string[] = [];
 const tally = { attackers: 0, mutations: 0, messages: 0, answers: 0, lives: 0, leaked: 0, fresh: 0, kills: 0 };
 let load: Tally = { requests: 0, answers: 0, forged: 0, streams: 0, errors: 0, lost: 0, doubled: 0, misdelivered: 0 };
-
-function problem(text: string): void {
-  problems.push(text);
-  if (problems.length <= 20) process.stderr.write(`hostile: ${text}\n`);
-}
 
 const crew = new Crew(busDirectory, problem);
 const binary = join(folder, "attacker");
@@ -114,7 +103,7 @@ const met = new Histogram<string, Outcome>(
   new Set(impossible),
 );
 
-/** Reasons the client gave, by attack. */
+/** The client's reasons, by attack. */
 const reasons = new Map<Attack, string[]>();
 
 const cpu = lastProcessor();
@@ -131,10 +120,10 @@ function launch(attack: string, ms: number): Attacker {
   return { process: child, line };
 }
 
-/** Waits for its end; one that takes too long is killed, and a problem. */
+/** Waits for the end of an attacker. One that takes too long is killed and reported. */
 async function finish({ process: child }: Attacker, name: string): Promise<void> {
   const timer = setTimeout(() => {
-    problem(`an attacker "${name}" did not end by itself`);
+    problem(`attacker "${name}" did not end by itself`);
     tally.kills++;
     child.kill("SIGKILL");
   }, 40_000);
@@ -148,19 +137,20 @@ async function run(attack: Attack): Promise<void> {
   const attacker = launch(name, attack.ms ?? (attack.outcomes[0] === "evicted" ? EVICTED_MS : attackMs));
   await finish(attacker, name);
   const report = books.report(attacker.line);
-  if (!report.over) problem(`attacker "${name}" did not come to its end`);
-  if (report.granted > 0) problem(`the kernel let attacker "${name}" do ${report.granted} things with its memfd`);
+  if (!report.over) problem(`attacker "${name}" did not finish its attack`);
+  if (report.granted > 0)
+    problem(`the kernel allowed ${report.granted} forbidden calls on the memfd of attacker "${name}"`);
   for (const figure of ["mutations", "messages", "answers", "lives"] as const) tally[figure] += report[figure];
   const { pid } = attacker.process;
   const expects = attack.outcomes;
   client.tell({ do: "fate", pid, lives: report.lives, expects, also: attack.also ?? [] });
   const fate = await client.hear("fate", 20_000);
   if (attack.endless && fate.wholeStreams > 0)
-    problem(`${fate.wholeStreams} streams of attacker "${name}" ended as if they were whole`);
+    problem(`${fate.wholeStreams} streams of attacker "${name}" ended as if they were complete`);
   for (const outcome of fate.outcomes) {
     met.add(name, outcome);
     if (![...expects, ...(attack.also ?? [])].includes(outcome))
-      problem(`attacker "${name}" was ${outcome}: ${fate.reasons.join("; ") || "no word"}`);
+      problem(`attacker "${name}" was ${outcome}: ${fate.reasons.join("; ") || "no reason"}`);
   }
   reasons.set(attack, [...(reasons.get(attack) ?? []), ...fate.reasons]);
 }
@@ -175,7 +165,7 @@ interface Measured {
 const phases: Measured[] = [];
 const calm: Measured[] = [];
 
-/** What is measured while something is done. */
+/** Measures the client while `what` runs. */
 async function measured(what: () => Promise<void>): Promise<Phase> {
   client.tell({ do: "phase" });
   await client.hear("phase", 20_000);
@@ -190,11 +180,11 @@ async function beCalm(beside: Kind): Promise<void> {
   calm.push({ kind: beside, name: "calm", phase });
 }
 
-/** A worker that never did harm joins, answers, leaves. */
+/** Checks that a new honest worker can attach, respond and leave. */
 async function welcomeFresh(): Promise<void> {
   let answered = 0;
   const worker = await serveHonestly(busName, busDirectory, books, problem, () => void answered++);
-  await until(() => answered > 0, "a fresh worker is asked").catch((error) => problem(error.message));
+  await until(() => answered > 0, "a fresh worker has responded").catch((error) => problem(error.message));
   await worker.close();
   tally.fresh++;
 }
@@ -212,7 +202,7 @@ async function quiet(after: string): Promise<void> {
   for (const leak of report.leaks) problem(`after "${after}": ${leak}`);
 }
 
-/** Nothing to do and nobody to fear: the client sleeps. */
+/** Checks that the client sleeps while there is no request and no attacker. */
 async function rest(after: string): Promise<void> {
   await Bun.sleep(50);
   const before = usage(client.pid);
@@ -220,11 +210,12 @@ async function rest(after: string): Promise<void> {
   const now = usage(client.pid);
   const cpuMs = now.cpuMs - before.cpuMs;
   const wakeups = now.switches - before.switches;
-  if (cpuMs > REST_CPU_MS) problem(`after "${after}" the client computes ${cpuMs} ms in ${REST_MS} ms of rest`);
-  if (wakeups > REST_WAKEUPS) problem(`after "${after}" the client wakes up ${wakeups} times in ${REST_MS} ms of rest`);
+  if (cpuMs > REST_CPU_MS)
+    problem(`after "${after}" the client used ${cpuMs} ms of processor time in ${REST_MS} ms of rest`);
+  if (wakeups > REST_WAKEUPS) problem(`after "${after}" the client woke up ${wakeups} times in ${REST_MS} ms of rest`);
 }
 
-/** Of the main thread: a timer that is left wakes it. */
+/** Usage of the main thread, which a timer that is left would wake. */
 function usage(pid: number): { cpuMs: number; switches: number } {
   const read = (file: string): string => readFileSync(`/proc/${pid}/task/${pid}/${file}`, "latin1");
   const fields = read("stat")
@@ -252,7 +243,7 @@ async function attackWith(group: readonly Attack[]): Promise<void> {
   await quiet(name);
 }
 
-/** All attacks once, each several times. */
+/** Runs all attacks, each several times in a row. */
 async function cycle(): Promise<void> {
   const together = attacks.filter((attack) => attack.together);
   for (const kind of KINDS) {
@@ -280,12 +271,8 @@ async function prove(): Promise<void> {
   await Bun.sleep(300);
   await quiet("nothing");
   do await cycle();
-  while (
-    problems.length === 0 &&
-    values.attack === "" &&
-    (tally.mutations < wantedMutations || performance.now() - began < wantedMs)
-  );
-  if ("evil".startsWith(values.attack)) await beFledFrom();
+  while (problems.length === 0 && only === "" && (tally.mutations < wantedMutations || proof.ms < wantedMs));
+  if ("evil".startsWith(only)) await attackWorker();
   for (const actor of [client, ...workers]) actor.condemned = true;
   client.tell({ do: "end" });
   await client.gone(20_000);
@@ -295,15 +282,15 @@ async function prove(): Promise<void> {
 
 // ---- a client that is hostile ------------------------------------------------------------------------------------------
 
-/** What a worker did with a client that broke the rules of streams. */
+/** Whether the worker left a client that broke the rules of streams. */
 const fled = new Histogram<string, "left" | "stayed">(
   EVIL,
   ["left", "stayed"],
   new Set(EVIL.map((how) => `${how} ${LEGAL.includes(how) ? "left" : "stayed"}` as const)),
 );
 
-/** The victim serves the honest client too, whose load goes on. */
-async function beFledFrom(): Promise<void> {
+/** Attacks a worker that also serves the honest client, whose load continues. */
+async function attackWorker(): Promise<void> {
   const evilName = `${busName}-evil`;
   const evil = new Actor<EvilReport, EvilOrder>(crew, "hostile/evil.ts", [evilName]);
   await evil.loaded();
@@ -317,15 +304,16 @@ async function beFledFrom(): Promise<void> {
       const { left, writes } = await evil.hear("attacked", 20_000);
       tally.mutations += writes;
       const handled = await victim.hear("handled", 20_000);
-      if (handled.foreign > 0) problem(`a worker read ${handled.foreign} bytes that are not of its client ("${how}")`);
+      if (handled.foreign > 0)
+        problem(`a worker read ${handled.foreign} bytes that its client did not send ("${how}")`);
       if (left) {
         const { code, message } = await victim.hear("left", 20_000);
-        if (code !== "REGION_CORRUPT" || !message.includes("impossible counts"))
-          problem(`"${how}": it left for "${message}"`);
-        if (handled.error !== "REGION_CORRUPT") problem(`"${how}": the handler heard "${handled.error}"`);
+        if (code !== "REGION_CORRUPT" || !message.includes("invalid counts"))
+          problem(`"${how}": the worker left with the reason "${message}"`);
+        if (handled.error !== "REGION_CORRUPT") problem(`"${how}": the handler got the error "${handled.error}"`);
       }
       fled.add(how, left ? "left" : "stayed");
-      if (left === LEGAL.includes(how)) problem(`a worker ${left ? "left" : "did not leave"} a client for "${how}"`);
+      if (left === LEGAL.includes(how)) problem(`a worker ${left ? "left" : "did not leave"} a client after "${how}"`);
     }
   }
   victim.condemned = true;
@@ -368,7 +356,7 @@ function compareDelays(): void {
   const rest = Math.min(...calm.map(({ phase }) => phase.fds).filter((fds) => fds > 0));
   process.stdout.write(
     `calm       honest p99 ${basis.p99.toFixed(2)} ms (${basis.windows} windows); the client's longest gap ` +
-      `${calmGap.toFixed(0)} ms, ${calmBlocked.toFixed(0)} ms of its own doing; ${rest} descriptors\n`,
+      `${calmGap.toFixed(0)} ms, ${calmBlocked.toFixed(0)} ms with a processor; ${rest} descriptors\n`,
   );
   for (const [kind, list] of Map.groupBy(phases, (measured) => measured.kind)) {
     const beside = p99Of(calm.filter((it) => it.kind === kind).flatMap(({ phase }) => phase.latencies));
@@ -378,7 +366,7 @@ function compareDelays(): void {
     const fds = worst(list, (phase) => phase.fds);
     process.stdout.write(
       `${kind.padEnd(10)} honest p99 ${p99.toFixed(2)} ms (${windows} windows), calm between ${beside.p99.toFixed(2)} ms ` +
-        `(${beside.windows}); longest gap ${gap.value.toFixed(0)} ms, ${blocked.value.toFixed(0)} ms of its own doing ` +
+        `(${beside.windows}); longest gap ${gap.value.toFixed(0)} ms, ${blocked.value.toFixed(0)} ms with a processor ` +
         `("${blocked.name}"); most descriptors ${fds.value} ("${fds.name}")\n`,
     );
     const calmP99 = Math.max(beside.p99, basis.p99);
@@ -393,42 +381,39 @@ function compareDelays(): void {
 function judge(): void {
   if (calm.length > 0) compareDelays();
   process.stdout.write(`${met}\n`);
-  if ("evil".startsWith(values.attack)) {
+  if ("evil".startsWith(only)) {
     process.stdout.write(`${fled}\n`);
-    for (const cell of fled.empty) problem(`a hostile client: never met: ${cell}`);
+    for (const cell of fled.empty) problem(`a hostile client: never occurred: ${cell}`);
   }
   for (const cell of met.empty) {
     const quickOnly = size === "ci" && cell === "never-completes evicted";
-    if (!quickOnly) problem(`never met: ${cell}`);
+    if (!quickOnly) problem(`never occurred: ${cell}`);
   }
   for (const [{ name, reason }, given] of reasons) {
     if (reason && !given.some((text) => reason.test(text)))
-      problem(`"${name}" was never ended for its reason, but for: ${[...new Set(given)].join("; ") || "none"}`);
+      problem(`attack "${name}" never got its reason, only: ${[...new Set(given)].join("; ") || "none"}`);
   }
   const grown = rss.at(-1)! - rss[0]!;
   if (grown > GROWTH_MIB) problem(`the client grew by ${grown.toFixed(1)} MiB`);
-  if (values.attack === "" && tally.mutations < wantedMutations) problem(`only ${tally.mutations} mutations`);
+  if (only === "" && tally.mutations < wantedMutations) problem(`only ${tally.mutations} mutations`);
   if (load.streams === 0) problem("nothing streamed");
   process.stdout.write(
     `${tally.attackers} attackers and calm ones, ${tally.lives} attached, ${tally.messages} messages, ` +
       `${tally.answers} right answers, ${load.forged} given to requests; honest answers ${load.answers}, ` +
       `errors of attackers' requests ${load.errors}; fresh workers ${tally.fresh}; client ${rss[0]!.toFixed(0)} to ` +
-      `${rss.at(-1)!.toFixed(0)} MiB; ${((performance.now() - began) / 1000).toFixed(0)} s\n`,
+      `${rss.at(-1)!.toFixed(0)} MiB; ${proof.verdict}\n`,
   );
 }
 
-process.stdout.write(`seed ${seed}\n`);
+endOnSignal(crew, folder);
 try {
   await prove();
   judge();
 } catch (error) {
   problem((error as Error).message);
-} finally {
-  await crew.endAll();
-  rmSync(folder, { recursive: true });
 }
+await crew.endAll();
 process.stdout.write(`${problems.length === 0 ? "kept" : `BROKEN: ${problems.length} times`}\n`);
 const { requests, streams, lost, doubled, misdelivered } = load;
 const figures = { requests, streams, kills: tally.kills, mutations: tally.mutations, lost, doubled, misdelivered };
-process.stdout.write(`${figuresLine({ ...figures, leaked: tally.leaked })}\n`);
-process.exit(problems.length === 0 ? 0 : 1);
+proof.end({ ...figures, leaked: tally.leaked });

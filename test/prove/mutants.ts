@@ -1,6 +1,6 @@
 /**
- * Switches off one rule of the protocol at a time, in a copy of the sources, and expects the test named with it to fail on
- * an assertion: a time limit is none. A rule that no test misses is not tested.
+ * Removes one rule of the protocol at a time in a copy of the sources, and expects the test named with the rule to fail on an
+ * assertion, not on a time limit. A mutant that passes its test survives: no test covers its rule.
  *
  *     bun test/prove/mutants.ts [--rule "part of its name"]
  */
@@ -86,7 +86,7 @@ async function judgeNative(mutant: Rule<NativeFile | FleetFile>, serial: number)
   let { code, late, output } = await run([program, mutant.test], folder);
   for (let n = 1; code === 0 && n < (mutant.runs ?? 1); n++)
     ({ code, late, output } = await run([program, mutant.test], folder));
-  if (/ hung$/m.test(output) || late) return "its test hung: that is a time limit, not an assertion";
+  if (/ hung$/m.test(output) || late) return "its test hung: it failed on a time limit, not on an assertion";
   if (code === 0) return "no test failed";
   // A check that fails leaves its test, whose threads go on without its variables: one may crash before the name is out.
   const crashed = code === null && /^ +\S+_test\.c:\d+: /m.test(output);
@@ -116,7 +116,7 @@ async function judgeLibrary(mutant: LibraryRule, serial: number): Promise<string
   const failed = output.split("\n").filter((line) => line.startsWith("(fail)") && line.includes(mutant.test));
   if (failed.length === 0) return `something else failed:\n${output}`;
   const limit = /this test timed out|ms still not: /.test(output);
-  return limit ? `a time limit is no assertion:\n${output}` : "";
+  return limit ? `the test failed on a time limit, not on an assertion:\n${output}` : "";
 }
 
 // ---- the run -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 /**
- * Runs the proofs one after another and adds up what they did. The last line is the figures; the exit code is 1 when any
- * promise was broken.
+ * Runs the proofs one after another and adds up their figures, which are the last line. The exit code is 1 if any promise was
+ * broken.
  *
  *     npm run prove -- --ci        ten minutes on two processors
  *     npm run prove -- --quick     more of it
@@ -17,9 +17,7 @@ const proofs: Record<string, string> = {
   mutants: "mutants.ts",
   steps: "steps.ts",
   "fleet-steps": "fleet-steps.ts",
-  points: "points.ts",
-  "fleet-points": "fleet-points.ts",
-  mutate: "mutate.ts",
+  malformed: "malformed.ts",
   hostile: "hostile.ts",
   endure: "endure.ts",
   stalls: "stalls.ts",
@@ -34,9 +32,9 @@ const { values, positionals } = parseArgs({
 });
 const size: Size = values.ci ? "ci" : values.quick ? "quick" : "long";
 const unknown = positionals.find((name) => !(name in proofs));
-if (unknown) throw new Error(`there is no proof "${unknown}"; there are ${Object.keys(proofs).join(", ")}.`);
+if (unknown) throw new Error(`There is no proof "${unknown}". Choose one of: ${Object.keys(proofs).join(", ")}.`);
 
-/** Runs one, passing on what it says; `null` when it failed. */
+/** Runs a proof and forwards its output; `null` if it failed. */
 async function prove(name: string): Promise<Figures | null> {
   const command = [process.execPath, join(import.meta.dir, proofs[name]!), size];
   const child = Bun.spawn(command, { stdin: "ignore", stdout: "pipe", stderr: "inherit" });
@@ -48,7 +46,7 @@ async function prove(name: string): Promise<Figures | null> {
   }
   const last = text.trimEnd().split("\n").at(-1) ?? "";
   const figures = readFigures(last);
-  if (figures === null) process.stderr.write(`${name}: its last line holds no figures: "${last}"\n`);
+  if (figures === null) process.stderr.write(`${name}: the last line contains no figures: "${last}"\n`);
   return (await child.exited) === 0 ? figures : null;
 }
 

@@ -1,90 +1,72 @@
 /**
  * Conservation under kills: `bun test/prove/soak.ts [ci | quick | long] [--seed N] [--kills N] [--requests N] [--minutes N]`.
  *
- * A client and three workers, all processes of their own, under load; this program kills and stops them at random moments.
- * What must be so is judged by books that the bus knows nothing of: one byte per request for what its handler did, one for
- * how it settled, in files that outlive whoever is killed; and by the bytes of streams, each of which tells its place. A seed fixes every choice made here, not the machine's timing.
+ * A client and three workers, each a separate process, run under load; this program kills and stops them at random moments.
+ * Books outside the bus judge the result: one byte per request records what its handler did, one how it settled, in files
+ * that outlive killed processes. Each byte of a stream shows its place. A seed fixes every choice of this program, not the
+ * machine's timing.
  *
- * Each child holds a bare socket to this process besides its connection of the bus: how late a kill is noticed is compared
- * with how late the end of that socket is.
+ * Each child also holds a bare socket to this process. The delay until the bus notices a kill is compared with the delay
+ * until that socket ends.
  */
 
-import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { until } from "../support.ts";
 import { Actor, Crew, endOnSignal, stopped } from "./actor.ts";
 import { TIMEOUT_MS } from "./asker.ts";
-import { figuresLine, Histogram, sizeAsked } from "./figures.ts";
+import { Histogram, sizeAsked } from "./figures.ts";
+import { Proof, say } from "./proof.ts";
 import { audit, type Life as Asked } from "./soak/audit.ts";
-import * as b from "./soak/books.ts";
+import * as b from "./soak/request-books.ts";
 import type { Order, Report } from "./soak/client.ts";
 import { delaysText, FEW, Times } from "./soak/times.ts";
 
-/** `cycle`: kills of which the first 60 % leave the client alone, so that a life is long enough to show whether it grows. */
+/** `cycle`: kills per cycle. The first 60 % of them spare the client, so that it lives long enough to show memory growth. */
 const SIZES = {
   ci: { kills: 300, requests: 1_000_000, pauseMs: 120, cycle: 150, longStops: 3 },
   quick: { kills: 500, requests: 1_500_000, pauseMs: 120, cycle: 250, longStops: 6 },
   long: { kills: 10_000, requests: 5_000_000, pauseMs: 30, cycle: 1_000, longStops: 40 },
 } as const;
 const size = SIZES[sizeAsked()];
-const { values } = parseArgs({
-  options: {
-    seed: { type: "string", default: String(Date.now() % 2 ** 31) },
-    kills: { type: "string", default: String(size.kills) },
-    requests: { type: "string", default: String(size.requests) },
-    minutes: { type: "string", default: "0" },
-  },
-  allowPositionals: true,
-});
-const seed = Number(values.seed);
-const wantedKills = Number(values.kills);
-const wantedRequests = Number(values.requests);
+const proof = new Proof("soak", { kills: size.kills, requests: size.requests, minutes: 0 });
+const { seed, folder: root, runtime: busDirectory, problems, problem } = proof;
+const wantedKills = proof.number("kills");
+const wantedRequests = proof.number("requests");
 const cycle = Math.min(size.cycle, wantedKills);
-const wantedMs = Number(values.minutes) * 60_000;
+const wantedMs = proof.number("minutes") * 60_000;
 
 const WORKERS = 3;
 const SPARES = 2;
 /** Kills between two quiet points. */
 const QUIET_EVERY = 15;
-/** Share of the kills of a cycle in which the client lives on; then there are as many of the client as make one in ten. */
+/** Share of a cycle's kills that spare the client. Of the rest, as many kill the client as make one in ten of the cycle. */
 const CALM = 0.6;
-/** Longest stop, in ms, but for a few of the client: shorter than the usual timeout. */
+/** Longest stop, in ms, except for a few stops of the client: shorter than the usual timeout. */
 const STOP_MS = 300;
-/** Nothing is asked for as long: the soak hangs. */
+/** Time without a new request after which the soak counts as hung, in ms. */
 const STALL_MS = 60_000;
-/** News of a death, and a settlement after its time, may come so late, or three times as late as without a bus. */
+/** Longest delay of a death's report, and of a settlement, in ms; or three times the delay without a bus. */
 const GRACE_MS = 100;
-/** How much the client's own memory may grow in one life, in MiB; the heap of a short one is not warm yet. */
+/** Most growth of the client's own memory in one life, in MiB; in a short life the heap is not warm yet. */
 const GROWTH_MIB = 24;
 const YOUNG_MIB = 48;
-/** Quiet points of a life that is not short. */
+/** Fewest quiet points of a life that is not short. */
 const OLD = 15;
 
 const random = new b.Random(seed);
-const root = mkdtempSync(join(tmpdir(), "slotbus-soak-"));
-const busDirectory = join(root, "bus");
 const busName = `soak-${process.pid}`;
 const capacity = 8 * wantedRequests + 4_000_000 + Math.ceil((wantedMs / 60_000) * 10_000_000);
-mkdirSync(busDirectory, { mode: 0o700 });
-const books = b.Books.create(root, capacity);
+const books = b.RequestBooks.create(root, capacity);
 const times = Times.create(root);
-const began = performance.now();
 
-const problems: string[] = [];
 const tally = { kills: 0, clientKills: 0, stops: 0, clientStops: 0, longStops: 0, lost: 0, leaked: 0, quiet: 0 };
-/** `first` to before `end`: the ids asked in one life of the client. `rss`: at its quiet points, in MiB. */
+/** One life of the client. It sent the ids from `first` to before `end`. `rss`: at its quiet points, in MiB. */
 interface Life extends Asked {
   workersKilled: number;
   rss: number[];
 }
 const lives: Life[] = [];
-
-function problem(text: string): void {
-  problems.push(text);
-  if (problems.length <= 20) process.stderr.write(`soak: ${text}\n`);
-}
 
 type Counted = { is: "count"; fds: number; maps: number; sources: number };
 type Worker = Actor<Counted, "go" | "end" | "count">;
@@ -98,7 +80,7 @@ let lifeSerial = 0;
 
 // ---- the control ------------------------------------------------------------------------------------------------------
 
-/** Pids of children that are killed with no delay between the kill and what is measured: their ends are compared. */
+/** Pids of killed children whose bare sockets are timed: there is no delay between the kill and the measurement. */
 const killedHere = new Map<number, "worker control" | "client control">();
 const control = Bun.listen<{ pid: number }>({
   unix: join(root, "control"),
@@ -179,7 +161,7 @@ function histogram(): Histogram<b.State, b.Fault> {
   return counted;
 }
 
-/** How the streams ended; a download has no source of its own. */
+/** How the streams ended; the caller of a download has no source. */
 function streamEnds(): Histogram<b.Kind, b.StreamEnd> {
   const lost = b.KINDS.map((kind) => `${kind} lost` as const);
   const counted = new Histogram(b.KINDS, b.STREAM_ENDS, new Set(["download source" as const, ...lost]));
@@ -193,7 +175,7 @@ function rarest(fault: b.Fault): b.State {
   return books.seen(fault, states[0]!) < 3 ? states[0]! : random.pick(states);
 }
 
-/** Half of the faults come from here, at any instant; half through the client, which sees what they meet. */
+/** This program causes half of the faults, at any instant. The client causes the other half, in states that it can see. */
 async function killWorker(): Promise<void> {
   const victim = random.pick(workers);
   victim.condemned = true;
@@ -219,13 +201,13 @@ async function killClient(): Promise<void> {
   await victim.gone(20_000);
   Object.assign(lives.at(-1)!, { end: books.next, killed: true });
   const left = readdirSync(busDirectory).toSorted().join();
-  if (left !== `${busName}.lock,${busName}.sock`) problem(`after the kill of a client there is ${left}`);
+  if (left !== `${busName}.lock,${busName}.sock`) problem(`a killed client left ${left}`);
   tally.kills++;
   tally.clientKills++;
   await startClient();
 }
 
-/** In the first part of a cycle a worker; later the client often enough that it is one kill in ten. */
+/** Chooses a victim: in the first part of a cycle a worker, later often enough the client that it is one kill in ten. */
 async function kill(): Promise<void> {
   const turn = tally.kills % cycle;
   const due = Math.ceil(cycle / 10) * (Math.floor(tally.kills / cycle) + 1) - tally.clientKills;
@@ -255,7 +237,7 @@ function resume(actor: Worker | Client): void {
   actor.stopped = false;
 }
 
-/** A few times longer than any timeout; sometimes a worker is killed meanwhile. */
+/** Stops the client for several timeouts; sometimes a worker is killed meanwhile. */
 async function stopClient(): Promise<void> {
   const isLong = tally.clientStops % 4 === 1 && tally.longStops < size.longStops;
   const hears = random.chance(0.7);
@@ -290,11 +272,11 @@ async function quiet(): Promise<void> {
   for (const fault of faults) problem(`at quiet point ${tally.quiet}: ${fault}`);
 }
 
-/** The asked for, and every cell met; there is an end to waiting for the cells. */
+/** Whether the run has all its kills and requests, and every cell occurred or was waited for long enough. */
 function enough(): boolean {
   const missing = histogram().empty.length + streamEnds().empty.length;
   if (tally.kills < 2 * wantedKills + 20 && missing > 0) return false;
-  return tally.kills >= wantedKills && books.next >= wantedRequests && performance.now() - began >= wantedMs;
+  return tally.kills >= wantedKills && books.next >= wantedRequests && proof.ms >= wantedMs;
 }
 
 async function soak(): Promise<void> {
@@ -327,7 +309,7 @@ async function soak(): Promise<void> {
   await end();
 }
 
-/** Everybody ends in good order, and leaves nothing. */
+/** Ends all processes in order; they must leave no file. */
 async function end(): Promise<void> {
   for (const actor of [client, ...workers]) actor.condemned = true;
   client.tell({ do: "end" });
@@ -351,7 +333,7 @@ async function end(): Promise<void> {
 
 // ---- the verdict ------------------------------------------------------------------------------------------------------
 
-/** Prints how late things were, and complains of what was too late and would not have been without a bus. */
+/** Prints the delays, and reports delays that were too long and would not have been without a bus. */
 function judgeTimes(): void {
   const rows = [
     ["worker killed", "worker control"],
@@ -361,11 +343,11 @@ function judgeTimes(): void {
   for (const [series, other] of rows) {
     const delays = times.read(series);
     const { p99, count } = times.read(other);
-    say(`news, ${series}: ${delaysText(delays)}; a bare socket: p99 ${p99} ms of ${count}`);
+    say(`noticed, ${series}: ${delaysText(delays)}; a bare socket: p99 ${p99} ms of ${count}`);
     const limit = Math.max(GRACE_MS, 3 * p99);
-    if (delays.count === 0) problem(`no news of a ${series}`);
+    if (delays.count === 0) problem(`no delay was recorded for "${series}"`);
     const [which, value] = delays.count < FEW ? ["p95", delays.p95] : ["p99", delays.p99];
-    if (value > limit) problem(`news of a ${series}: ${which} ${value} ms, more than ${limit}`);
+    if (value > limit) problem(`"${series}" was noticed late: ${which} ${value} ms, more than ${limit}`);
   }
   const idle = times.read("timer control");
   const rest = [
@@ -382,7 +364,7 @@ function judgeTimes(): void {
   }
 }
 
-/** How much the median of the last third of a life's quiet points is above that of the first third, the very first left out. */
+/** Growth of the median from the first to the last third of a life's quiet points, without the first point. */
 function growthOf({ rss }: Life): number {
   const points = rss.slice(1);
   const third = Math.ceil(points.length / 3);
@@ -409,15 +391,11 @@ function judgeGrowth(): void {
   }
 }
 
-const say = (text: string): void => void process.stdout.write(`${text}\n`);
-say(
-  `seed ${seed}: bun test/prove/soak.ts ${sizeAsked()} --seed ${seed} --kills ${wantedKills} --requests ${wantedRequests} --minutes ${values.minutes}`,
-);
 endOnSignal(crew, root);
 try {
   await soak();
 } catch (error) {
-  problem(`the soak broke off: ${error instanceof Error ? error.message : error}`);
+  problem(`the soak was aborted: ${error instanceof Error ? error.message : error}`);
   lives.at(-1)!.end = books.next;
 }
 await crew.endAll();
@@ -427,7 +405,7 @@ const sums = audit(books, lives, problem);
 const met = histogram();
 const ends = streamEnds();
 const never = [...met.empty, ...ends.empty];
-if (never.length > 0) problem(`never met: ${never.join(", ")}`);
+if (never.length > 0) problem(`never occurred: ${never.join(", ")}`);
 if (sums.twiceRun === 0) problem("no idempotent request ran twice");
 if (sums.twiceKilled === 0 && tally.kills >= 60) problem("no idempotent request lost both of its workers");
 if (tally.stops === 0 || tally.clientStops === 0 || tally.clientKills === 0) problem("no stop, or no kill of a client");
@@ -436,23 +414,19 @@ say(String(met));
 say(String(ends));
 judgeTimes();
 judgeGrowth();
-rmSync(root, { recursive: true });
 say(
   `answered ${sums.answered}, failed ${sums.failed}, refused ${sums.refused}, aborted ${sums.aborted}, gone with their client ` +
-    `${sums.vanished}, streamed ${books.streamedMib.toFixed(0)} MiB, run twice ${sums.twiceRun}, in vain ${sums.twiceKilled}; client kills ${tally.clientKills}, client stops ` +
+    `${sums.vanished}, streamed ${books.streamedMib.toFixed(0)} MiB, run twice ${sums.twiceRun}, failed both times ${sums.twiceKilled}; client kills ${tally.clientKills}, client stops ` +
     `${tally.clientStops} (${tally.longStops} long), quiet points ${tally.quiet}, ` +
-    `${((performance.now() - began) / 1000).toFixed(1)} s, ${problems.length} problems`,
+    proof.verdict,
 );
-say(
-  figuresLine({
-    requests: books.next,
-    streams: books.streams,
-    kills: tally.kills,
-    stalls: tally.stops + tally.clientStops,
-    lost: Math.max(sums.lost, tally.lost),
-    doubled: sums.doubled,
-    misdelivered: sums.wrong,
-    leaked: tally.leaked,
-  }),
-);
-process.exit(problems.length === 0 ? 0 : 1);
+proof.end({
+  requests: books.next,
+  streams: books.streams,
+  kills: tally.kills,
+  stalls: tally.stops + tally.clientStops,
+  lost: Math.max(sums.lost, tally.lost),
+  doubled: sums.doubled,
+  misdelivered: sums.wrong,
+  leaked: tally.leaked,
+});

@@ -1,20 +1,19 @@
 /**
  * Processes that are stopped and continued: `bun test/prove/stalls.ts [ci | quick | long] [--seed N] [--stalls N]`.
  *
- * Three parts, each with processes of its own, judged by the books of the soak:
+ * Three parts, each with separate processes, judged by the books of the soak:
  * many short stops of workers and clients in chosen states, on several buses at once;
- * workers that are stopped until they are evicted, and continued: what they answer then must reach nobody;
- * a steady load, of which the workers that are not stopped must keep their pace.
+ * workers that are stopped until they are evicted, and then continued: their responses must reach no caller;
+ * a steady load: the workers that are not stopped must keep their pace.
  */
 
-import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { Actor, type Common, Crew, endOnSignal } from "./actor.ts";
-import { figuresLine, Histogram, sizeAsked } from "./figures.ts";
+import { Histogram, sizeAsked } from "./figures.ts";
 import { audit, type Life } from "./soak/audit.ts";
-import * as b from "./soak/books.ts";
+import { Proof, say } from "./proof.ts";
+import * as b from "./soak/request-books.ts";
 import { Times } from "./soak/times.ts";
 import type * as evict from "./stalls/evict.ts";
 import type * as pace from "./stalls/pace.ts";
@@ -23,52 +22,35 @@ import * as flows from "./flows.ts";
 import { type Order, Rig, type World } from "./stalls/rig.ts";
 import { type Fault, FAULTS, IMPOSSIBLE, type State, STATES } from "./stalls/states.ts";
 
-/** `evictions`: rounds of one of each kind. `pairs`: phases without and with stops. */
+/** `evictions`: rounds with one eviction of each kind. `pairs`: pairs of phases, without and with stops. */
 const SIZES = {
   ci: { stalls: 400, rigs: 3, evictions: 1, pairs: 5, phaseMs: 600 },
   quick: { stalls: 2_000, rigs: 4, evictions: 2, pairs: 14, phaseMs: 900 },
   long: { stalls: 40_000, rigs: 4, evictions: 20, pairs: 200, phaseMs: 1_000 },
 } as const;
 const size = SIZES[sizeAsked()];
-const { values } = parseArgs({
-  options: {
-    seed: { type: "string", default: String(Date.now() % 2 ** 31) },
-    stalls: { type: "string", default: String(size.stalls) },
-    /** Leave out the other parts. */
-    only: { type: "string", default: "" },
-  },
-  allowPositionals: true,
-});
-const seed = Number(values.seed);
-const wanted = Number(values.stalls);
+/** `--only PART` skips the other parts. */
+const proof = new Proof("stalls", { stalls: size.stalls, only: "" });
+const { seed, folder: root, runtime: busDirectory, problems, problem } = proof;
+const wanted = proof.number("stalls");
+const only = proof.text("only");
 const KINDS = ["async", "once", "closing", "sync"] as const;
-/** How much longer the slowest of the workers that are not stopped may take. */
+/** How many times longer the slowest of the workers that are not stopped may take. */
 const SLOWER = 2;
 const BOOKS = 50_000_000;
 
-const root = mkdtempSync(join(tmpdir(), "slotbus-stalls-"));
-const busDirectory = join(root, "bus");
-mkdirSync(busDirectory, { mode: 0o700 });
-const books: b.Books[] = [];
-const began = performance.now();
-const problems: string[] = [];
+const books: b.RequestBooks[] = [];
 const histogram = new Histogram<State, Fault>(STATES, FAULTS, IMPOSSIBLE);
 const tally = { stalls: 0, lost: 0, leaked: 0, evictions: 0, late: 0 };
-const say = (text: string): void => void process.stdout.write(`${text}\n`);
-
-function problem(text: string): void {
-  problems.push(text);
-  if (problems.length <= 20) process.stderr.write(`stalls: ${text}\n`);
-}
 
 const crew = new Crew(busDirectory, problem);
 let serial = 0;
 
-/** A bus of its own: name, books, phases. */
+/** A separate bus: name, books, phases. */
 function world(): World {
   const folder = join(root, `bus-${++serial}`);
   mkdirSync(folder);
-  const own = b.Books.create(folder, BOOKS);
+  const own = b.RequestBooks.create(folder, BOOKS);
   books.push(own);
   const times = Times.create(folder);
   return {
@@ -135,10 +117,10 @@ async function evictions(): Promise<void> {
 
 const WORKERS = 3;
 
-/** Longest of the stops in a phase, and the one that lasts for a whole phase, in ms. */
+/** Longest stop within a phase, and length of the stop that lasts for a whole phase, in ms. */
 const STOP_MS = 300;
 const LONG_MS = 2_000;
-/** A worker that is stopped for so long may cost as many requests, or three times as many as are lost without a stop. */
+/** Requests that a worker stopped for a whole phase may cost, besides three times as many as time out without a stop. */
 const MAY_COST = 6;
 
 interface Pace {
@@ -163,7 +145,7 @@ async function startPace(): Promise<Pace> {
   return { client, workers, random: new b.Random(seed + 77), baseline: [], stalled: [] };
 }
 
-/** Stops a worker over and over, for up to `stopMs`; or only signals it as often. */
+/** Stops a worker again and again, for up to `stopMs`; or only sends it as many signals. */
 async function runPhase(of: Pace, pid: number, isStalled: boolean, ms: number, stopMs: number): Promise<Phase> {
   of.client.tell({ do: "phase", ms, pid });
   let isOver = false;
@@ -201,14 +183,13 @@ async function keepPace(): Promise<void> {
   say(
     `a worker stopped for ${LONG_MS} ms cost ${stalled.timeouts} requests (bound ${limit}; without a stop ${free.timeouts})`,
   );
-  if (stalled.timeouts > limit)
-    problem(`a stopped worker was given ${stalled.timeouts} requests in vain, not ${limit}`);
+  if (stalled.timeouts > limit) problem(`a stopped worker cost ${stalled.timeouts} requests, more than ${limit}`);
   await stallStreams(of);
   of.client.tell({ do: "quiet" });
   tally.lost += (await of.client.hear("quiet", 30_000)).lost;
 }
 
-/** A reader stops for a while: its writer fills the ring and waits, and nobody else hears of it. */
+/** Stops a reader for a while: its writer fills the ring and waits, and no other request is delayed. */
 async function stallStream(of: Pace): Promise<number> {
   of.client.tell({ do: "stall" });
   const { pid, read } = await of.client.hear("stalled", 20_000);
@@ -229,7 +210,7 @@ async function stallStream(of: Pace): Promise<number> {
   return p99;
 }
 
-/** Bytes that the sources of a worker had given before. */
+/** Bytes that the sources of a worker had sent before the stream. */
 const writerStart = new Map<Pace["workers"][number], number>();
 
 async function givenBy(worker: Pace["workers"][number]): Promise<number> {
@@ -242,7 +223,7 @@ async function measurePhase(of: Pace): Promise<Phase> {
   return of.client.hear("phase", 120_000);
 }
 
-/** A noisy machine gets another try. */
+/** Judges the pace. A noisy machine gets another try. */
 async function stallStreams(of: Pace): Promise<void> {
   let text = "";
   for (let tries = 0; tries < 3; tries++) {
@@ -285,9 +266,8 @@ async function shortStalls(): Promise<void> {
   await Promise.all(rigs.map(run));
 }
 
-const isPart = (name: string): boolean => values.only === "" || values.only === name;
+const isPart = (name: string): boolean => only === "" || only === name;
 
-say(`seed ${seed}: bun test/prove/stalls.ts ${sizeAsked()} --seed ${seed} --stalls ${wanted}`);
 endOnSignal(crew, root);
 try {
   const evicting = isPart("evict") ? evictions() : null;
@@ -296,36 +276,32 @@ try {
   await crew.endAll();
   if (isPart("pace")) await keepPace();
 } catch (error) {
-  problem(`the run broke off: ${error instanceof Error ? error.message : error}`);
+  problem(`the run was aborted: ${error instanceof Error ? error.message : error}`);
 }
 await crew.endAll();
-const lives = (own: b.Books): Life[] => [{ first: 0, end: own.next, killed: false }];
+const lives = (own: b.RequestBooks): Life[] => [{ first: 0, end: own.next, killed: false }];
 const sums = books.map((own) => audit(own, lives(own), problem));
 const sum = (pick: (one: (typeof sums)[number]) => number): number => sums.reduce((total, one) => total + pick(one), 0);
 const requests = books.reduce((total, own) => total + own.next, 0);
 const left = readdirSync(busDirectory).filter((file) => !/^stalls-\d+-\d+\.(lock|sock)$/.test(file));
 tally.leaked += left.length;
 if (left.length > 0) problem(`the buses left ${left.join()}`);
-if (histogram.empty.length > 0 && values.only === "") problem(`never met: ${histogram.empty.join(", ")}`);
-rmSync(root, { recursive: true });
+if (histogram.empty.length > 0 && only === "") problem(`never occurred: ${histogram.empty.join(", ")}`);
 say(String(histogram));
 say(
   `answered ${sum((one) => one.answered)}, failed ${sum((one) => one.failed)}, refused ${sum((one) => one.refused)}, aborted ` +
     `${sum((one) => one.aborted)}; ${tally.evictions} evicted, ${tally.late} late answers of theirs; ` +
-    `${((performance.now() - began) / 1000).toFixed(1)} s, ${problems.length} problems`,
+    proof.verdict,
 );
-say(
-  figuresLine({
-    requests,
-    streams: books.reduce((total, own) => total + own.streams, 0),
-    stalls: tally.stalls,
-    lost: Math.max(
-      tally.lost,
-      sum((one) => one.lost),
-    ),
-    doubled: sum((one) => one.doubled),
-    misdelivered: sum((one) => one.wrong),
-    leaked: tally.leaked,
-  }),
-);
-process.exit(problems.length === 0 ? 0 : 1);
+proof.end({
+  requests,
+  streams: books.reduce((total, own) => total + own.streams, 0),
+  stalls: tally.stalls,
+  lost: Math.max(
+    tally.lost,
+    sum((one) => one.lost),
+  ),
+  doubled: sum((one) => one.doubled),
+  misdelivered: sum((one) => one.wrong),
+  leaked: tally.leaked,
+});

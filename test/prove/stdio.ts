@@ -1,7 +1,7 @@
 /**
- * The stdio bus and the supervisor among processes that are killed, and over very many lives: `bun test/prove/stdio.ts [ci | quick
- * | long]`. Each part is a program of its own in `stdio/`: workers that are killed under load, hosts that are killed, cycles of
- * start and stop.
+ * Tests the stdio bus and the supervisor with killed processes and very many starts:
+ * `bun test/prove/stdio.ts [ci | quick | long]`. Each part is a separate program in `stdio/`: workers killed under load,
+ * killed hosts, cycles of start and stop.
  */
 
 import { join } from "node:path";

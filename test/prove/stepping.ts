@@ -1,11 +1,11 @@
 /**
- * What `steps.ts` and `fleet-steps.ts` have in common: builds a program of single steps in C, together with the library's
- * sources, runs it once per processor, reads its lines and adds up.
+ * Shared by `steps.ts` and `fleet-steps.ts`: builds a single-stepping C program together with the library's sources, runs it
+ * once per processor, and adds up the figures from its output.
  *
  *     bun test/prove/NAME.ts [ci | quick | long] [--seed N] [--operation NAME [--fault NAME [--step N]]]
  *
- * Where a stride is asked for, one instruction of so many is taken, from a seeded one on; it is longest for the operations that
- * the program calls sampled. `--sources DIRECTORY` tests another copy of csrc/.
+ * With a stride of N, every Nth instruction is tested; the seed chooses the first. Operations that the program marks as
+ * sampled have the longest stride. `--sources DIRECTORY` tests another copy of csrc/.
  */
 
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
@@ -15,13 +15,13 @@ import { parseArgs } from "node:util";
 import { figuresLine, Histogram, type Size, sizeAsked } from "./figures.ts";
 
 export interface Stepping<State extends string, Fault extends string> {
-  /** Of the program, `NAME.ts`. */
+  /** Name of the program, without `.ts`. */
   name: string;
   /** Its C sources. */
   files: string[];
-  /** Of a sampled operation, one instruction of so many; of the others a sixteenth of that, at least 1. */
+  /** Stride of sampled operations. The stride of other operations is a sixteenth of it, at least 1. */
   stride: Record<Size, number>;
-  /** What the histogram counts; every cell must be met but those listed as impossible. */
+  /** Rows of the histogram. Every cell must occur, except the cells listed as impossible. */
   states: readonly State[];
   faults: readonly Fault[];
   impossible?: ReadonlySet<`${State} ${Fault}`>;
@@ -29,7 +29,7 @@ export interface Stepping<State extends string, Fault extends string> {
 
 interface Operation {
   side: string;
-  /** As recorded by each process: a clock that is read again adds a few. */
+  /** Count of each process. Counts differ by a few if the clock was read again. */
   instructions: number[];
   acts: number;
   stride: number;
@@ -71,7 +71,7 @@ async function run(command: string[], seconds: number): Promise<{ code: number |
   return { code: child.signalCode ? null : child.exitCode, output: out + err };
 }
 
-/** Static, when the system can: the lazy linker would add thousands of instructions. */
+/** Links statically if the system can, because lazy linking would add thousands of instructions. */
 async function build(folder: string, own: string[]): Promise<string> {
   const program = join(folder, "steps");
   const flags = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-w", "-pthread", "-fno-strict-aliasing", "-no-pie"];
@@ -108,6 +108,8 @@ export async function stepThrough<State extends string, Fault extends string>(
   if (!Bun.which("gcc")) throw new Error(`${proof}: gcc is not installed (Debian: apt-get install gcc).`);
   const size = sizeAsked();
   const operations = new Map<string, Operation>();
+  /** Operations that were not chosen. */
+  const skipped = new Set<string>();
   const histogram = new Histogram(states, faults, stepping.impossible);
   const sums = { requests: 0, kills: 0, stalls: 0, lost: 0, doubled: 0, misdelivered: 0, leaked: 0 };
   let elsewhere = 0;
@@ -151,6 +153,8 @@ export async function stepThrough<State extends string, Fault extends string>(
       const isState = states.some((state) => state === cells[0]);
       if (isState) histogram.add(cells[0] as State, cells[1] as Fault, number(2));
       else elsewhere += number(2);
+    } else if (word === "skipped") {
+      skipped.add(cells[0]!);
     } else if (word === "failure") {
       const [operation, fault, step, ...text] = cells;
       problem(`FAIL ${operation}, ${fault}, step ${step}: ${text.join("|")}`);
@@ -170,7 +174,7 @@ export async function stepThrough<State extends string, Fault extends string>(
     return false;
   }
 
-  // Memory, where there is some: the operations on a name are four times as fast there.
+  // In memory if possible: operations on a name are four times as fast there.
   const folder = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), `slotbus-${proof}-`));
   for (const signal of ["SIGINT", "SIGTERM"] as const) {
     process.on(signal, () => {
@@ -193,14 +197,14 @@ export async function stepThrough<State extends string, Fault extends string>(
     if (left.length > 0) problem(`FAIL part ${part} left ${left.join(", ")}`);
   }
 
-  /** Whether every instruction that should have had its faults had them. */
+  /** Checks that every instruction had its faults, and that every cell of the histogram occurred. */
   function checkCoverage(): void {
     for (const [name, { instructions, acts, stride, kills, pauses }] of operations) {
       const expected = stride === 1 ? Math.min(...instructions) + 1 : Math.floor(Math.min(...instructions) / stride);
       if (kills < expected) problem(`FAIL ${name}: ${kills} kills at ${expected} steps`);
       if (pauses < acts * expected) problem(`FAIL ${name}: ${pauses} pauses, ${acts} at each of ${expected} steps`);
     }
-    if (histogram.empty.length > 0) problem(`FAIL never met: ${histogram.empty.join(", ")}`);
+    if (histogram.empty.length > 0) problem(`FAIL never occurred: ${histogram.empty.join(", ")}`);
   }
 
   const began = performance.now();
@@ -212,13 +216,17 @@ export async function stepThrough<State extends string, Fault extends string>(
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-  if (sums.kills + sums.stalls === 0) problem("FAIL nothing was run: no such operation, fault or step?");
+  if (values.operation !== undefined && operations.size === 0 && problems === 0) {
+    say(`There is no operation "${values.operation}". Choose one of: ${[...skipped].join(", ")}.`);
+    process.exit(1);
+  }
+  if (sums.kills + sums.stalls === 0) problem("FAIL nothing was run: check the names of the fault and the step");
   if (values.operation === undefined) checkCoverage();
   say(table(operations));
   say(histogram.toString());
   say(
-    `${operations.size} operations, ${steps} single steps, ${strays} faults on a shorter path, ${elsewhere} in no state of ` +
-      `these, ${((performance.now() - began) / 1000).toFixed(1)} s, ${problems} problems`,
+    `${operations.size} operations, ${steps} single steps, ${strays} faults on a shorter path, ${elsewhere} in other states, ` +
+      `${((performance.now() - began) / 1000).toFixed(1)} s, ${problems} problems`,
   );
   say(figuresLine(sums));
   process.exit(problems === 0 ? 0 : 1);

@@ -1,4 +1,4 @@
-/** The status page, and event streams of a hub, in Debian's Chromium. */
+/** The status page and the event streams of a hub in Debian's Chromium. */
 
 import { createServer, connect, type Server, type Socket } from "node:net";
 import { join } from "node:path";
@@ -8,14 +8,14 @@ import { HubEmitter } from "../../src/hub/index.ts";
 import { type Checks, expect, needTool, Place, Program } from "./checks.ts";
 
 const here = import.meta.dir;
-/** Of the hub of site.ts. */
+/** Admin token of the hub of site.ts. */
 const TOKEN = "token-of-the-site";
 
-/** Asks until it holds; fails with `what` after `ms`. */
+/** Resolves when `holds` returns true; fails with `what` after `ms`. */
 async function eventually(holds: () => Promise<boolean> | boolean, what: string, ms = 15_000): Promise<void> {
   const deadline = performance.now() + ms;
   while (!(await holds())) {
-    expect(performance.now() < deadline, `after ${ms} ms still not: ${what}`);
+    expect(performance.now() < deadline, `not within ${ms} ms: ${what}`);
     await Bun.sleep(20);
   }
 }
@@ -24,7 +24,7 @@ function expectEqual(actual: unknown, wanted: unknown, what: string): void {
   expect(Bun.deepEquals(actual, wanted), `${what}: ${Bun.inspect(actual)}, not ${Bun.inspect(wanted)}`);
 }
 
-/** Passes bytes on to a hub that changes its port, as long as it is open. */
+/** Forwards connections to a hub whose port may change, while the wire is open. */
 class Wire implements Disposable {
   target = 0;
   readonly #sockets = new Set<Socket>();
@@ -61,7 +61,7 @@ class Wire implements Disposable {
     this.#isOpen = true;
   }
 
-  /** Ends what is connected, and takes nothing. */
+  /** Closes all connections and refuses new ones. */
   cut(): void {
     this.#isOpen = false;
     for (const socket of this.#sockets) socket.destroy();
@@ -73,7 +73,7 @@ class Wire implements Disposable {
   }
 }
 
-/** A hub process and worker processes, and a browser that reaches them by one address. */
+/** A hub process, worker processes, and a browser that reaches them by one address. */
 class Site implements AsyncDisposable {
   readonly #place = new Place();
   readonly wire = new Wire();
@@ -83,8 +83,9 @@ class Site implements AsyncDisposable {
   #browser!: Browser;
   #loading: Promise<unknown> | null = null;
   readonly #end = new AbortController();
-  /** Every address that a page asked for, and what it complained of. */
+  /** Every address that a page requested. */
   readonly asked: string[] = [];
+  /** Console messages and errors of the pages. */
   readonly complaints: string[] = [];
 
   static async open(...workers: string[]): Promise<Site> {
@@ -104,7 +105,7 @@ class Site implements AsyncDisposable {
     }
   }
 
-  /** Tells the clients of the hub something. */
+  /** An emitter of events for the hub's clients. */
   get emitter(): HubEmitter {
     return new HubEmitter(new HubClient("site", this.#place.directory, true), "check");
   }
@@ -119,7 +120,7 @@ class Site implements AsyncDisposable {
     await this.hub.ended();
   }
 
-  /** A worker process that has not begun. */
+  /** Starts a worker process that has not connected. */
   async idleWorker(name: string): Promise<Program> {
     const worker = this.#start("worker", name);
     await worker.expectLine("ready");
@@ -133,7 +134,7 @@ class Site implements AsyncDisposable {
     return worker;
   }
 
-  /** A page of a browser that knows `password`, if any, and nothing of other pages. */
+  /** Opens a page in a new browser context that sends `password`, if any. */
   async page(address: string, password?: string): Promise<Page> {
     const context = await this.#browser.newContext({
       baseURL: this.url,
@@ -150,14 +151,14 @@ class Site implements AsyncDisposable {
     return page;
   }
 
-  /** The status page, when it has its first picture. */
+  /** Opens the status page and waits for its first picture. */
   async status(): Promise<Page> {
     const page = await this.page("/_slotbus/", TOKEN);
     await eventually(async () => (await text(page, "#state")) === "live", "the page is live");
     return page;
   }
 
-  /** Asks the workers, some of it slow, some of it in vain, until the site ends. */
+  /** Sends requests to the workers, some slow, some failing, until the site ends. */
   load(workers: string[]): void {
     const { signal } = this.#end;
     const one = async (at: number): Promise<void> => {
@@ -190,10 +191,10 @@ function text(page: Page, selector: string): Promise<string> {
   return page.evaluate(`probe.text(${JSON.stringify(selector)})`);
 }
 
-/** Fails when a text of the page can hardly be read. */
+/** Expects enough contrast of every text of the page. */
 async function expectContrast(page: Page, when: string): Promise<void> {
   const found: { text: string; ratio: number }[] = await page.evaluate("probe.contrast()");
-  expect(found.length > 40, `${when}: only ${found.length} texts were looked at`);
+  expect(found.length > 40, `${when}: only ${found.length} texts were checked`);
   const { text: least, ratio } = found[0]!;
   expect(ratio >= 4.5, `${when}: "${least}" has a contrast of ${ratio.toFixed(2)}`);
 }
@@ -240,19 +241,19 @@ async function shows(): Promise<void> {
   expectEqual(paths.length, 14, "routes");
   for (const hostile of ["/users/%3Cimg%20src=x%20onerror=alert(1)%3E", "/users/&lt;img&gt;'onclick='alert(1)"])
     expect(paths.includes(hostile), `${hostile} is shown as it is`);
-  expectEqual(await page.locator("main img, main b > *").count(), 0, "elements out of names");
+  expectEqual(await page.locator("main img, main b > *").count(), 0, "elements that came from names");
 
   expectEqual([navigations, await page.evaluate("probe.born")], [0, born], "reloads");
   const foreign = site.asked.filter((address) => !address.startsWith(`${site.url}/`) && !address.startsWith("data:"));
-  expectEqual(foreign, [], "requests elsewhere");
+  expectEqual(foreign, [], "requests to other origins");
   expectEqual(site.complaints, [], "complaints of the browser");
   expectEqual(await page.evaluate("probe.violations"), [], "violations of the policy");
   await expectPolicy(page, site);
 }
 
-/** The policy is no ornament: what it forbids does not happen. */
+/** Expects that the page's content security policy is enforced. */
 async function expectPolicy(page: Page, site: Site): Promise<void> {
-  const other = `http://127.0.0.1:${site.wire.target}/health`; // another origin, as its port is another
+  const other = `http://127.0.0.1:${site.wire.target}/health`; // another origin, because of its port
   const tried = await page.evaluate<string[]>(`(async () => {
     const fail = (error) => error.constructor.name;
     const outcome = [await fetch(${JSON.stringify(other)}, { mode: "no-cors" }).then(() => "fetched", fail)];
@@ -265,7 +266,7 @@ async function expectPolicy(page: Page, site: Site): Promise<void> {
   expectEqual(tried, ["TypeError", "TypeError", "TypeError", "undefined"], "what a foreign script could do");
 }
 
-/** Names have no such characters; the page does not rely on that. */
+/** Names cannot contain such characters, but the page does not rely on that. */
 async function distrusts(): Promise<void> {
   await using site = await Site.open();
   const page = await site.page("/health", TOKEN);
@@ -300,7 +301,7 @@ async function suits(): Promise<void> {
     for (const width of [320, 360, 800, 1600]) {
       await page.setViewportSize({ width, height: 740 });
       const wide: number = await page.evaluate("document.documentElement.scrollWidth");
-      expect(wide <= width, `${width} px wide, the page needs ${wide}`);
+      expect(wide <= width, `at a width of ${width} px the page needs ${wide}`);
     }
     await expectKeyboard(page);
   }
@@ -308,15 +309,15 @@ async function suits(): Promise<void> {
 
   const duration = () => page.evaluate("getComputedStyle(document.querySelector('.slots i')).transitionDuration");
   await page.emulateMedia({ reducedMotion: "reduce" });
-  expectEqual(await duration(), "0s", "motion where none is wanted");
+  expectEqual(await duration(), "0s", "motion although reduced motion is wanted");
   await page.emulateMedia({ reducedMotion: "no-preference" });
-  expect((await duration()) !== "0s", "motion, or this check says nothing");
+  expect((await duration()) !== "0s", "there is no motion to reduce, so the check proves nothing");
 
   const tree = await page.locator("body").ariaSnapshot();
   const wanted = [
     'heading "slotbus hub site" [level=1]',
     "status: live",
-    'navigation "As data"',
+    'navigation "Data"',
     'region "Now"',
     'region "Requests per second"',
     'region "Latency"',
@@ -333,7 +334,7 @@ async function suits(): Promise<void> {
     expect(typeof one === "string" ? tree.includes(one) : one.test(tree), `${one} is not in\n${tree}`);
 }
 
-/** Everything is reached with Tab in the order it stands, can be seen to be, and does what it is for. */
+/** Expects that Tab reaches every control in order with a visible focus, and that the controls work. */
 async function expectKeyboard(page: Page): Promise<void> {
   await page.evaluate("document.activeElement.blur()");
   const names: string[] = [];
@@ -354,8 +355,8 @@ async function expectKeyboard(page: Page): Promise<void> {
   await page.keyboard.press("ArrowLeft");
   await eventually(async () => Number(await slider.getAttribute("aria-valuenow")) < 0, "an arrow goes back in time");
   const now = await slider.getAttribute("aria-valuetext");
-  expect(now !== before && /^\d\d:\d\d:\d\d: p50 .*, p90 .*, p99 /.test(now!), `it says ${now}`);
-  expect((await text(page, "#latencies-legend")).startsWith(now!.slice(0, 8)), "the legend tells that time");
+  expect(now !== before && /^\d\d:\d\d:\d\d: p50 .*, p90 .*, p99 /.test(now!), `the slider says ${now}`);
+  expect((await text(page, "#latencies-legend")).startsWith(now!.slice(0, 8)), "the legend shows that time");
   await page.keyboard.press("Escape");
   await eventually(async () => !(await text(page, "#latencies-legend")).includes(":"), "Escape goes back to now");
 
@@ -378,31 +379,31 @@ async function notices(): Promise<void> {
 
   await site.killHub();
   await eventually(isGone, "the page says that the hub is gone");
-  expect((await text(page, "#notice")).startsWith("The hub does not answer; this is how it was at "), "the notice");
+  expect((await text(page, "#notice")).startsWith("The hub does not respond; this is its state at "), "the notice");
   expect((await page.title()).startsWith("✕ "), `the title is ${await page.title()}`);
   for (const colorScheme of ["light", "dark"] as const) {
     await page.emulateMedia({ colorScheme });
     await expectContrast(page, `gone, ${colorScheme}`);
   }
   await site.startHub();
-  await eventually(isLive, "the page goes on");
+  await eventually(isLive, "the page is live again");
   await eventually(async () => (await page.locator("#workers tr.process").count()) === 1, "the worker is back");
-  expect((await text(page, "#about")) !== pid, "it shows the new hub");
+  expect((await text(page, "#about")) !== pid, "the page still shows the old hub");
 
-  site.hub.kill("SIGSTOP"); // it hangs: nothing ends, nothing comes
+  site.hub.kill("SIGSTOP"); // the hub hangs: no connection ends, no byte comes
   await eventually(isGone, "the page says that the hub hangs");
   site.hub.kill("SIGCONT");
-  await eventually(isLive, "the page goes on again");
+  await eventually(isLive, "the page is live after the hang");
   expectEqual(await page.evaluate("probe.born"), born, "a reload");
 }
 
-/** A name that points here is no name of this machine: with it comes a page of somebody else, or a person with the token. */
+/** A request under a foreign host name comes from another site's page after DNS rebinding, or from a person with the token. */
 async function admits(): Promise<void> {
   await using site = await Site.open("users");
   const elsewhere = site.url.replace("127.0.0.1", "hub.example");
   const outcome = (address: string) =>
     `fetch(${JSON.stringify(address)}, { mode: "no-cors", credentials: "omit" }).then(({ type, status }) => type + status, String)`;
-  const rebound = await site.page(`${elsewhere}/users/page`); // of a site that had its name point here later
+  const rebound = await site.page(`${elsewhere}/users/page`); // a page whose host name resolves here later
   for (const path of ["", "snapshot", "metrics", "routes", "health", "stream"])
     expectEqual(await rebound.evaluate(outcome(`/_slotbus/${path}`)), "basic401", `${path} by another name`);
 
@@ -420,7 +421,7 @@ async function admits(): Promise<void> {
   const wrong = await site.page(`${elsewhere}/_slotbus/`, "wrong");
   expect((await wrong.content()).includes("UNAUTHORIZED"), "a wrong token is refused");
   const right = await site.page(`${elsewhere}/_slotbus/`, TOKEN);
-  await eventually(async () => (await text(right, "#state")) === "live", "the page is live for who has the token");
+  await eventually(async () => (await text(right, "#state")) === "live", "the page is live with the right token");
 }
 
 // ---- EventSource ------------------------------------------------------------------------------------------------------
@@ -431,7 +432,7 @@ interface Heard {
   id: string;
 }
 
-/** A page of a worker that listens to everything and to one room. */
+/** A page that listens to all events and to one room. */
 class Audience {
   static readonly all = "/events";
   static readonly room = "/users/feed/7";
@@ -451,7 +452,7 @@ class Audience {
     this.#emitter = emitter;
   }
 
-  /** Tells both streams so many events, numbered from 1 on. */
+  /** Sends `count` events to both streams, numbered from 1. */
   async tell(count: number): Promise<void> {
     for (let i = 0; i < count; i++) {
       const data = String(++this.#number);
@@ -460,10 +461,10 @@ class Audience {
     }
   }
 
-  /** Both are open, for the nth time at least. */
+  /** Resolves when both streams have opened `times` times. */
   async opened(times: number): Promise<void> {
     for (const path of [Audience.all, Audience.room])
-      await eventually(() => this.is(path, `opened >= ${times}`), `${path} opens for the ${times}. time`);
+      await eventually(() => this.is(path, `opened >= ${times}`), `${path} has opened ${times} times`);
   }
 
   is(path: string, what: string): Promise<boolean> {
@@ -474,14 +475,17 @@ class Audience {
     return this.page.evaluate(`probe.streams[${JSON.stringify(path)}].events`);
   }
 
-  /** Both streams had these, in this order, each once; `lost`: a notice of loss. */
+  /** Expects that both streams received exactly these events in this order; `lost` is a notice of loss. */
   async expectHeard(wanted: (number | "lost")[]): Promise<void> {
     for (const path of [Audience.all, Audience.room]) {
       const end = String(wanted.at(-1));
       const plain = ({ type, data }: Heard): number | string =>
         type === "slotbus-lost" ? "lost" : Number(path === Audience.all ? JSON.parse(data).data : data);
-      await eventually(async () => String((await this.heard(path)).map(plain).at(-1)) === end, `${path} hears ${end}`);
-      expectEqual((await this.heard(path)).map(plain), wanted, `${path} heard`);
+      await eventually(
+        async () => String((await this.heard(path)).map(plain).at(-1)) === end,
+        `${path} receives ${end}`,
+      );
+      expectEqual((await this.heard(path)).map(plain), wanted, `events of ${path}`);
       const ids = (await this.heard(path)).filter(({ type }) => type === "news").map(({ id }) => id);
       expectEqual(new Set(ids).size, ids.length, "ids");
     }
@@ -498,16 +502,16 @@ async function resumes(): Promise<void> {
   await audience.tell(3);
   await audience.expectHeard(numbers(1, 3));
 
-  site.wire.cut(); // the way breaks; the browser tries again after some seconds
+  site.wire.cut(); // the browser reconnects after some seconds
   for (const path of [Audience.all, Audience.room])
-    await eventually(() => audience.is(path, "source.readyState === EventSource.CONNECTING"), "it notices");
+    await eventually(() => audience.is(path, "source.readyState === EventSource.CONNECTING"), "the loss is noticed");
   await audience.tell(4);
   site.wire.open();
   await audience.opened(2);
   await audience.tell(2);
   await audience.expectHeard(numbers(1, 9));
 
-  worker.kill("SIGKILL"); // the hub ends the streams of a route that nobody serves any more
+  worker.kill("SIGKILL"); // the hub ends the streams of a route without workers
   await eventually(() => audience.is(Audience.room, "source.readyState === EventSource.CONNECTING"), "the stream ends");
   await next.tell("go");
   await next.lineFrom("connected");
@@ -526,33 +530,36 @@ async function survives(): Promise<void> {
   const [before] = await audience.heard(Audience.all);
 
   await site.killHub();
-  site.wire.cut(); // until all is there again
+  site.wire.cut(); // until hub and worker are back
   await site.startHub();
   await worker.lineFrom("connected");
-  await audience.tell(4); // nobody is connected
+  await audience.tell(4); // no client is connected
   site.wire.open();
   await audience.opened(2);
   await audience.tell(2);
   await audience.expectHeard([...numbers(1, 3), "lost", ...numbers(4, 9)]);
   const heard = await audience.heard(Audience.all);
-  expectEqual(JSON.parse(heard[3]!.data), { lost: null }, "what is lost of the hub before");
+  expectEqual(JSON.parse(heard[3]!.data), { lost: null }, "the notice of loss of the previous hub");
   const epochs = [before!, heard.at(-1)!].map(({ id }) => id.replace(/-\d+$/, ""));
   expect(epochs[0] !== epochs[1] && epochs.every((epoch) => epoch !== ""), `the epochs are ${epochs}`);
 
-  site.wire.cut(); // ids of the new hub are as good as those of the old one were
-  await eventually(() => audience.is(Audience.room, "source.readyState === EventSource.CONNECTING"), "it notices");
+  site.wire.cut(); // streams resume by ids of the new hub, too
+  await eventually(
+    () => audience.is(Audience.room, "source.readyState === EventSource.CONNECTING"),
+    "the loss is noticed",
+  );
   await audience.tell(3);
   site.wire.open();
   await audience.expectHeard([...numbers(1, 3), "lost", ...numbers(4, 12)]);
 
-  await site.killHub(); // the browser finds the next hub before the worker does
+  await site.killHub(); // the browser reconnects before the worker does
   await site.startHub();
   await worker.lineFrom("connected");
   await audience.tell(2);
   await audience.expectHeard([...numbers(1, 3), "lost", ...numbers(4, 12), "lost", ...numbers(13, 14)]);
 }
 
-/** A page of another origin reads streams of a hub that names it, and their errors; one that is not named reads nothing. */
+/** A page of an origin that the hub allows reads streams and their errors; a page of another origin reads nothing. */
 async function crosses(): Promise<void> {
   await using site = await Site.open("users");
   const outcome = (path: string, init = "{}") =>
@@ -572,14 +579,14 @@ async function crosses(): Promise<void> {
 }
 
 export const checks: Checks = {
-  "Chromium lets a page of an origin that the hub names read its streams and their errors, and no other page": crosses,
-  "Chromium shows a hub at work: workers, slots, rates, latencies, errors, without reload or a request elsewhere":
+  "in Chromium only a page of an origin that the hub allows can read its streams and their errors": crosses,
+  "Chromium shows a busy hub's workers, slots, rates, latencies and errors, without a reload or a request elsewhere":
     shows,
-  "Chromium shows names as text on the status page, even those that no hub gives": distrusts,
-  "Chromium opens the status page to a person with the token, and to no page of another site": admits,
-  "Chromium's status page suits light and dark, narrow and wide, the keyboard alone, and those who want no motion":
-    suits,
-  "Chromium's status page says that its hub is gone or hangs, and goes on when it is back": notices,
-  "Chromium's EventSource hears everything once and in order when its way breaks or the hub ends the stream": resumes,
-  "Chromium's EventSource is told of the loss when the hub is killed, and hears all that the next one sends": survives,
+  "Chromium shows names as text on the status page, even names that no hub accepts": distrusts,
+  "Chromium opens the status page for a person with the token, and for no page of another site": admits,
+  "Chromium's status page works in light and dark, narrow and wide, by keyboard alone and without motion": suits,
+  "Chromium's status page says that its hub is gone or hangs, and is live again when the hub is back": notices,
+  "Chromium's EventSource gets every event once and in order when its connection breaks or the hub ends the stream":
+    resumes,
+  "Chromium's EventSource gets a notice of loss when the hub is killed, and every event of the next hub": survives,
 };

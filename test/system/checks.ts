@@ -1,18 +1,18 @@
-/** What the checks share: what they need, expect and run, and the processes and places that they watch. */
+/** Shared by the checks: their needs and expectations, and the processes and directories that they watch. */
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Subprocess } from "bun";
 
-/** By sentence: resolves when it holds, throws {@link Lacking} when it cannot be tried here. */
+/** A check by its sentence. Resolves when the sentence holds; throws {@link Lacking} when this machine cannot try it. */
 export type Checks = Record<string, () => Promise<void>>;
 
 export const root = resolve(import.meta.dir, "../..");
 export const path = `${root}/node_modules/.bin:${process.env["PATH"]}`;
 export const stranger = 65534;
 
-/** A check's precondition does not hold. */
+/** This machine lacks a tool or a right that the check needs. */
 export class Lacking extends Error {}
 
 export function needTool(name: string): string {
@@ -31,26 +31,26 @@ export function expect(holds: boolean, what: string): void {
 
 const notes: string[] = [];
 
-/** Has figures printed under the check that runs. */
+/** Prints a line of figures below the running check. */
 export function note(text: string): void {
   notes.push(text);
 }
 
-/** What was noted since the last call. */
+/** Returns the notes since the last call. */
 export function takeNotes(): string[] {
   return notes.splice(0);
 }
 
-/** Resolves when `condition` holds; fails with `what` after `ms`. */
+/** Resolves when `condition` holds; fails after `ms` with `what`, a sentence of the condition. */
 export async function until(condition: () => boolean, what: string, ms = 20_000): Promise<void> {
   const deadline = performance.now() + ms;
   while (!condition()) {
-    expect(performance.now() < deadline, `after ${ms} ms still not: ${what}`);
+    expect(performance.now() < deadline, `not within ${ms} ms: ${what}`);
     await Bun.sleep(2);
   }
 }
 
-/** Runs a command to its end; throws with its output unless it succeeds. */
+/** Resolves to the output of a command; throws with the output if the command fails. */
 export async function run(command: string[], env: Record<string, string> = {}): Promise<string> {
   const child = Bun.spawn(command, {
     cwd: root,
@@ -68,10 +68,10 @@ export async function limit(pid: number, what: string, value: number | "unlimite
   await run([needTool("prlimit"), "--pid", String(pid), `--${what}=${value}:`]);
 }
 
-/** A process that says nothing for so long hangs, in ms. */
+/** Time without output after which a process counts as hanging, in ms. */
 const SILENCE_MS = 60_000;
 
-/** A process of program.ts: what it says is read line by line. */
+/** A process of program.ts, whose output is read line by line. */
 export class Program implements AsyncDisposable {
   readonly #child: Subprocess<"pipe", "pipe", "inherit">;
   readonly #chunks: AsyncIterator<Uint8Array>;
@@ -92,13 +92,12 @@ export class Program implements AsyncDisposable {
     this.#child.kill(signal);
   }
 
-  /** Resolves to its exit code, or to the signal that ended it. */
+  /** Resolves to the exit code, or to the signal that ended the process. */
   async ended(): Promise<number | string> {
     await this.#child.exited;
     return this.#child.signalCode ?? this.#child.exitCode ?? "";
   }
 
-  /** Its next line. */
   async line(): Promise<string> {
     for (;;) {
       const end = this.#rest.indexOf("\n");
@@ -115,20 +114,20 @@ export class Program implements AsyncDisposable {
 
   async expectLine(start: string): Promise<string> {
     const line = await this.line();
-    expect(line.startsWith(start), `it said "${line}", not "${start}"`);
+    expect(line.startsWith(start), `the process printed "${line}", not "${start}"`);
     return line;
   }
 
-  /** Its next line that starts so; others are skipped. */
+  /** Resolves to the next line that starts with `start`; skips other lines. */
   async lineFrom(start: string): Promise<string> {
     for (;;) {
       const line = await this.line();
       if (line.startsWith(start)) return line;
-      expect(!line.startsWith("ended with"), `it ${line} before it said "${start}"`);
+      expect(!line.startsWith("ended with"), `the process ${line} before it printed "${start}"`);
     }
   }
 
-  /** Has it carry out a command and waits until that is done. */
+  /** Sends a command and resolves when the process has carried it out. */
   async order(command: string): Promise<void> {
     await this.tell(command);
     await this.lineFrom(`done ${command}`);
@@ -148,13 +147,13 @@ export class Program implements AsyncDisposable {
 
   async #silence(): Promise<never> {
     await Bun.sleep(SILENCE_MS);
-    throw new Error(`process ${this.pid} said nothing for ${SILENCE_MS} ms`);
+    throw new Error(`process ${this.pid} printed nothing for ${SILENCE_MS} ms`);
   }
 }
 
 export const program = (...words: string[]) => [process.execPath, join(import.meta.dir, "program.ts"), ...words];
 
-/** A private directory of ours, for one client. */
+/** A private directory for one client. */
 export class Place implements Disposable {
   readonly folder = mkdtempSync(join(tmpdir(), "slotbus-system-"));
   readonly directory = join(this.folder, "bus");

@@ -1,6 +1,6 @@
 /*
- * clock.c - preloaded: a wall clock that is ahead by as many seconds as the file $SLOTBUS_AHEAD
- * says, an int64 that may change at any time. Every other clock is the system's.
+ * clock.c - preloaded: sets the wall clock ahead by the seconds in the file $SLOTBUS_AHEAD, an
+ * int64 that may change at any time. All other clocks are the system's.
  */
 #include <fcntl.h>
 #include <stdint.h>

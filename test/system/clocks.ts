@@ -1,4 +1,7 @@
-/** Clocks that differ, and processes that lose time. */
+/**
+ * Real processes whose clocks differ, whose wall clock jumps, or which lose time. The jumps of the monotonic clock, which no
+ * machine makes, are in test/prove/endure/clock.c.
+ */
 
 import { closeSync, constants, openSync, readdirSync, readFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
@@ -7,10 +10,10 @@ import { type Checks, expect, needRoot, needTool, note, Place, Program, program,
 import { Member } from "./fleet.ts";
 
 const DAY_S = 86_400;
-/** How late an answer may be on a machine that is busy with other things, in ms. */
+/** How late a response may be on a busy machine, in ms. */
 const LATE_MS = 10_000;
 
-/** The command with a monotonic clock that is a day ahead. */
+/** Returns the command with a monotonic clock that is a day ahead. */
 function aDayAhead(command: string[]): string[] {
   needRoot();
   return [needTool("unshare"), "--time", "--monotonic", `${DAY_S}`, "--boottime", `${DAY_S}`, ...command];
@@ -20,7 +23,7 @@ function uptime(text: string): number {
   return Number(text.split(" ")[0]);
 }
 
-/** Asks, and expects an answer after at least `least` ms. */
+/** Sends a request and expects its result after at least `least` ms. */
 async function ask(client: Program, what: string, result: string, least: number): Promise<number> {
   await client.tell(`ask ${what}`);
   const [, ms, ...rest] = (await client.lineFrom("asked")).split(" ");
@@ -30,7 +33,7 @@ async function ask(client: Program, what: string, result: string, least: number)
   return Number(ms);
 }
 
-/** What waits waits as long as it should: in the queue, in a slot, in a handler. */
+/** Waits and timeouts last as long as they should: in the queue, in a slot, in a handler. */
 async function timesHold(client: Program, worker: Program): Promise<void> {
   await client.order("go 200");
   await ask(client, "/slow 150 60000", "", 150);
@@ -62,7 +65,7 @@ async function shiftedClocks(): Promise<void> {
   }
 }
 
-/** A line of C with a call of that function, by file. */
+/** Returns the lines of C that call the function, each with its file. */
 function callsIn(sources: Map<string, string>, name: string): string[] {
   return [...sources].flatMap(([file, text]) =>
     [...text.matchAll(new RegExp(`^.*\\b${name}\\(.*$`, "gm"))].map(([line]) => `${file}: ${line.trim()}`),
@@ -70,8 +73,8 @@ function callsIn(sources: Map<string, string>, name: string): string[] {
 }
 
 /**
- * What may ask for the time of day. C: what an event and a member say of their time for people, and where epochs and
- * tokens begin, which are above those before in any case. TypeScript: what tells a handler its deadline.
+ * The only uses of the time of day in C: the times of an event and of a member, which are for people, and the first epoch and
+ * token, which exceed all earlier epochs and tokens in any case.
  */
 const WALL_CLOCK = [
   "fleet_private.h: static inline uint64_t wall_clock_us(void)",
@@ -81,11 +84,11 @@ const WALL_CLOCK = [
   "ring.c: double now = (double)wall_clock_us() / 1e3;",
 ];
 
-async function hardlyAnythingAsksForTheTimeOfDay(): Promise<void> {
+async function timeOfDayIsReadForFewPurposes(): Promise<void> {
   const wanted =
     (await run([needTool("nm"), "-D", "--undefined-only", findLibrary()])).match(/\w*(time|clock)\w*/g) ?? [];
   const clocks = wanted.filter((symbol) => !symbol.startsWith("__"));
-  expect(clocks.join() === "clock_gettime", `the library asks ${clocks}`);
+  expect(clocks.join() === "clock_gettime", `the library imports ${clocks}`);
   const sources = new Map(
     readdirSync(join(root, "csrc"))
       .filter((file) => /\.[ch]$/.test(file))
@@ -95,10 +98,10 @@ async function hardlyAnythingAsksForTheTimeOfDay(): Promise<void> {
     return (text.match(/\bclock_gettime\w*\(CLOCK_\w+/g) ?? []).map((call) => `${file}: ${call.split("(")[1]}`);
   });
   const allowed = "fleet_private.h: CLOCK_REALTIME,os_linux.c: CLOCK_MONOTONIC,os_macos.c: CLOCK_UPTIME_RAW";
-  expect(used.sort().join() === allowed, `the sources ask ${used}`);
+  expect(used.sort().join() === allowed, `the sources read ${used}`);
   const asked = callsIn(sources, "wall_clock_us").concat(callsIn(sources, "(gettimeofday|time|ftime|timespec_get)"));
   const unknown = asked.filter((line) => !WALL_CLOCK.includes(line));
-  expect(unknown.length === 0 && asked.length === WALL_CLOCK.length, `the time of day is asked in ${asked.join("; ")}`);
+  expect(unknown.length === 0 && asked.length === WALL_CLOCK.length, `C reads the time of day in ${asked.join("; ")}`);
   const files = ["bus", "contract", "fleet", "events", "contest"].flatMap((folder) =>
     readdirSync(join(root, "src", folder)).map((file) => `${folder}/${file}`),
   );
@@ -106,14 +109,17 @@ async function hardlyAnythingAsksForTheTimeOfDay(): Promise<void> {
     const lines = readFileSync(join(root, "src", file), "utf8").split("\n");
     return lines.some((line) => !/^\s*(\/\/|\/?\*)/.test(line) && /\bDate\b|hrtime|timeOrigin/.test(line));
   });
-  expect(typescript.join() === "bus/request.ts,events/local-ring.ts", `the time of day is asked in ${typescript}`);
+  expect(
+    typescript.join() === "bus/request.ts,events/local-ring.ts",
+    `TypeScript reads the time of day in ${typescript}`,
+  );
 }
 
 // ---- a wall clock that jumps -----------------------------------------------------------------------------------
 
 const YEAR_S = 365 * DAY_S;
 
-/** Processes whose wall clock is what this says; all other clocks are the system's. */
+/** Sets the wall clock of processes that run with `env`. All their other clocks are the system's. */
 class WallClock {
   readonly env: Record<string, string>;
   readonly #file: string;
@@ -131,21 +137,21 @@ class WallClock {
     return new WallClock(place, library);
   }
 
-  /** From now on it is ahead by so much, or behind. */
+  /** Sets the wall clock ahead by `seconds`, or back if negative. */
   jump(seconds: number): void {
-    const fd = openSync(this.#file, constants.O_CREAT | constants.O_RDWR); // it may be mapped: not cut
+    const fd = openSync(this.#file, constants.O_CREAT | constants.O_RDWR); // not truncated: it may be mapped
     writeSync(fd, new BigInt64Array([BigInt(seconds)]), 0, 8, 0);
     closeSync(fd);
   }
 }
 
-/** Resolves when the member's wall clock is off by that. */
+/** Expects that the member's wall clock is off by `seconds`. */
 async function sees(member: Member, seconds: number): Promise<void> {
   const off = Number((await member.answer("clock", "clock")).split(" ")[1]) - Date.now();
   expect(Math.abs(off / 1000 - seconds) < 60, `its wall clock is off by ${off} ms, not by ${seconds} s`);
 }
 
-/** Leases, waits and events, while the wall clock jumps from `before` to `after`, in seconds off. */
+/** Expects that leases, waits and events do not change when the wall clock jumps from `before` to `after`, in seconds off. */
 async function jumpDisturbsNothing(one: Member, other: Member, clock: WallClock, before: number, after: number) {
   const what = `from ${before / YEAR_S} to ${after / YEAR_S} years off`;
   clock.jump(before);
@@ -161,7 +167,7 @@ async function jumpDisturbsNothing(one: Member, other: Member, clock: WallClock,
   await one.order("publish 2");
   for (let next = first + 1; next < first + 4; next++) {
     const [, event, time] = (await other.lineFrom("event")).split(" ").map(Number);
-    expect(event === next, `${what}: event ${event} came, not ${next}`);
+    expect(event === next, `${what}: got event ${event}, not ${next}`);
     const off = (time! - Date.now()) / 1000 - (next < first + 2 ? before : after);
     expect(Math.abs(off) < 60, `${what}: an event's time is ${off} s off what its publisher's clock said`);
   }
@@ -170,8 +176,8 @@ async function jumpDisturbsNothing(one: Member, other: Member, clock: WallClock,
   expect(waited! > 300 && waited! < LATE_MS, `${what}: a lease of 600 ms was free after ${waited} ms`);
   const [, , error, ms] = (await other.lineFrom("lost long")).split(" ");
   const inTime = error === "CLAIM_TIMEOUT" && Number(ms) >= 898 && Number(ms) < LATE_MS;
-  expect(inTime, `${what}: a claim that was to wait for 900 ms ended after ${ms} ms with ${error}`);
-  expect((await other.yields("long")) === token, `${what}: a lease of an hour is over`);
+  expect(inTime, `${what}: a claim with a timeout of 900 ms ended after ${ms} ms with ${error}`);
+  expect((await other.yields("long")) === token, `${what}: a lease of an hour has expired`);
   await one.release("long");
   await other.release("short");
   expect((await one.members()).length === 2, `${what}: a member is missing`);
@@ -190,7 +196,7 @@ async function wallClockJumps(): Promise<void> {
   await jumpDisturbsNothing(one, other, clock, YEAR_S, -YEAR_S);
   await jumpDisturbsNothing(one, other, clock, -YEAR_S, 0);
 
-  // All are killed; the next epoch begins a year earlier, and yet later.
+  // All members are killed. The next epoch is later although the clock went back by a year.
   const token = await one.claim("last");
   one.kill("SIGKILL");
   other.kill("SIGKILL");
@@ -203,18 +209,18 @@ async function wallClockJumps(): Promise<void> {
   const higher = await heir.claim("last");
   expect(higher > token, `token ${higher} follows ${token}`);
 
-  // The last has left, and its file is gone; the next one is a year later.
+  // The last member leaves and its file is removed. The next fleet starts a year later.
   await heir.order("leave");
   clock.jump(YEAR_S);
   const last = await heir.join();
   expect(last.epoch > next.epoch, `epoch ${last.epoch} follows ${next.epoch}`);
-  expect((await heir.claim("last")) > higher, "the tokens of a fleet that was made anew do not grow");
+  expect((await heir.claim("last")) > higher, "the tokens of a fleet that was created again do not grow");
 }
 
 async function stop(process_: Program): Promise<void> {
   process_.kill("SIGSTOP");
   const state = () => /^State:\s+(\S)/m.exec(readFileSync(`/proc/${process_.pid}/status`, "latin1"))?.[1];
-  await until(() => state() === "T", "it is stopped");
+  await until(() => state() === "T", "the process is stopped");
 }
 
 async function stoppedLongerThanItsTimeout(): Promise<void> {
@@ -225,39 +231,40 @@ async function stoppedLongerThanItsTimeout(): Promise<void> {
   await worker.expectLine("attached");
   await client.lineFrom("joined");
 
-  await stop(worker); // a worker that has not claimed it: nobody ran it
+  await stop(worker); // it never claims the request
   const late = await ask(client, "/slow 1 400", "TIMEOUT false", 400);
   worker.kill("SIGCONT");
   await client.order("go 100");
 
-  // A client whose worker answers in time, while the client itself oversleeps the deadline: the answer counts.
+  // The worker responds in time while the client is stopped beyond the deadline: the response is delivered.
   await client.tell("ask /slow 200 600");
-  await Bun.sleep(100); // it is on its way
+  await Bun.sleep(100); // the request is on its way
   await stop(client);
   await Bun.sleep(1_200); // longer than the timeout, and than the handler
   client.kill("SIGCONT");
   const line = await client.lineFrom("asked");
-  expect(!line.includes("Error"), `an answer that was there in time was not delivered: ${line}`);
+  expect(!line.includes("Error"), `a response that came in time was not delivered: ${line}`);
   expect(Number(line.split(" ")[1]) > 1_000, `the client was not stopped: ${line}`);
 
-  // One whose handler has not ended by then is out of time, once.
+  // The handler has not ended when the client continues: the request times out once.
   await client.tell("ask /slow 60000 300");
   await Bun.sleep(100);
   await stop(client);
   await Bun.sleep(800);
   client.kill("SIGCONT");
   const over = await client.lineFrom("asked");
-  expect(over.endsWith("TIMEOUT true"), `a request out of time ended with: ${over}`);
+  expect(over.endsWith("TIMEOUT true"), `a request after its deadline ended with: ${over}`);
   note(`a stopped worker's request ended after ${late} ms of 400`);
   await client.order("go 100");
 }
 
 export const checks: Checks = {
-  "a worker or a client whose clock is a day ahead: requests, timeouts and deadlines are as ever": shiftedClocks,
-  "the time of day is for people, and for where epochs begin; in TypeScript for a handler's deadline and the time of a local event":
-    hardlyAnythingAsksForTheTimeOfDay,
-  "a wall clock that jumps by years, both ways, changes nothing in a fleet: leases, waits, order, tokens and epochs":
+  "requests, timeouts and deadlines work when the monotonic clock of the worker or the client is a day ahead":
+    shiftedClocks,
+  "the time of day is read only for people, for the first epoch and token, for a handler's deadline and for a local event":
+    timeOfDayIsReadForFewPurposes,
+  "a wall clock that jumps by years, both ways, changes no lease, wait, order, token or epoch of a fleet":
     wallClockJumps,
-  "a process that was stopped for longer than a timeout judges by what is there when it goes on":
+  "a request gets the right outcome when its client or worker is stopped for longer than the timeout":
     stoppedLongerThanItsTimeout,
 };

@@ -1,11 +1,11 @@
-/** Processes in namespaces of their own, as containers have them, that share nothing but a directory. */
+/** Processes in separate namespaces, as in containers, that share only a directory. */
 
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Checks, expect, needRoot, needTool, note, Place, Program, program } from "./checks.ts";
 import { expectWell, Member } from "./fleet.ts";
 
-/** The runtime directory of a place, at a path that only this container has. */
+/** Returns a command in new namespaces that sees the runtime directory under its own path. */
 function contained(place: Place, role: string): string[] {
   needRoot();
   const mounted = join(place.folder, `inside-${role}-${crypto.randomUUID()}`);
@@ -19,10 +19,10 @@ function makeDirectory(place: Place): void {
   mkdirSync(place.directory, { recursive: true, mode: 0o700 });
 }
 
-/** Resolves when it counts so many; it is a few milliseconds late, for nobody waits for its news here. */
+/** Polls until `ask` resolves to `count`. */
 async function counts(what: string, count: number, ask: () => Promise<number>): Promise<void> {
   const deadline = performance.now() + 10_000;
-  while ((await ask()) !== count) expect(performance.now() < deadline, `after 10 s still not ${count} ${what}`);
+  while ((await ask()) !== count) expect(performance.now() < deadline, `not ${count} ${what} within 10 s`);
 }
 
 async function containersShareABus(): Promise<void> {
@@ -46,14 +46,14 @@ async function containersShareABus(): Promise<void> {
   await second.expectLine("error BUS_EXISTS");
   worker.kill("SIGKILL");
   await counts("workers", 1, workers);
-  await client.order("go 1000"); // by the one outside
+  await client.order("go 1000"); // served by the worker outside
   client.kill("SIGKILL");
   await outside.lineFrom("disconnected");
   await using heir = new Program(contained(place, "client"));
   await heir.expectLine("listening");
 }
 
-/** A death is known by its lock, whatever the process ids are; who waits for the lease hears of it when its time is over. */
+/** A lock reveals a death across pid namespaces. A waiter in another container notices it only at the lease's deadline. */
 async function containersShareAFleet(): Promise<void> {
   using place = new Place();
   makeDirectory(place);
@@ -68,15 +68,14 @@ async function containersShareAFleet(): Promise<void> {
   await other.order("wait waited");
   one.kill("SIGKILL");
   await counts("members", 1, async () => (await other.members()).length);
-  expect((await other.claim("held")) > token, "its lease is not free, or has an older token");
+  expect((await other.claim("held")) > token, "the killed member's lease is not free, or the new token is not higher");
   const line = await other.lineFrom("won waited");
-  note(`who waited had it ${line.split(" ")[3]} ms after it began to wait; the ttl was 3000`);
-  expect(Number(line.split(" ")[2]) > waited, `the next owner's token is no higher: ${line}`);
+  note(`the waiter got the lease ${line.split(" ")[3]} ms after it began to wait; the ttl was 3000 ms`);
+  expect(Number(line.split(" ")[2]) > waited, `the next owner's token is not higher: ${line}`);
 }
 
 export const checks: Checks = {
-  "a client and workers in pid, ipc, net and mount namespaces of their own share a bus by its directory":
+  "a client and workers in separate pid, ipc, net and mount namespaces share a bus through its directory":
     containersShareABus,
-  "members in namespaces of their own share a fleet; a lease of one that is killed is free at once":
-    containersShareAFleet,
+  "members in separate namespaces share a fleet; the lease of a killed member is free at once": containersShareAFleet,
 };

@@ -1,4 +1,4 @@
-/** The library built for every target. */
+/** The library for every target. */
 
 import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -10,22 +10,22 @@ const ELF_MACHINES: Record<string, number> = { x86_64: 62, aarch64: 183 };
 const MACHO_MACHINES: Record<string, number> = { x86_64: 0x0100_0007, aarch64: 0x0100_000c };
 
 function checkElf(triple: string, bytes: Buffer): void {
-  expect(bytes.readUInt32BE(0) === 0x7f45_4c46, `${triple}: no ELF file`);
+  expect(bytes.readUInt32BE(0) === 0x7f45_4c46, `${triple}: not an ELF file`);
   expect(bytes[4] === 2 && bytes[5] === 1, `${triple}: not 64-bit little-endian`);
-  expect(bytes.readUInt16LE(16) === 3, `${triple}: no shared library`);
+  expect(bytes.readUInt16LE(16) === 3, `${triple}: not a shared library`);
   const machine = bytes.readUInt16LE(18);
   expect(machine === ELF_MACHINES[triple.split("-")[0]!], `${triple}: built for machine ${machine}`);
   const text = bytes.toString("latin1");
   const versions = [...text.matchAll(/GLIBC_2\.(\d+)/g)].map((match) => Number(match[1]));
-  if (triple.includes("musl")) expect(versions.length === 0, `${triple}: wants symbols of glibc`);
-  else expect(versions.length > 0 && Math.max(...versions) <= 17, `${triple}: wants glibc 2.${Math.max(...versions)}`);
+  if (triple.includes("musl")) expect(versions.length === 0, `${triple}: needs symbols of glibc`);
+  else expect(versions.length > 0 && Math.max(...versions) <= 17, `${triple}: needs glibc 2.${Math.max(...versions)}`);
   for (const symbol of ["sb_client_open", "sb_fleet_join", "sb_ring_publish", "sb_lease_claim"]) {
-    expect(text.includes(`\0${symbol}\0`), `${triple}: exports no ${symbol}`);
+    expect(text.includes(`\0${symbol}\0`), `${triple}: does not export ${symbol}`);
   }
   expect(!text.includes("\0fail_with\0"), `${triple}: exports internal functions`);
 }
 
-/** It runs beside any C library: it needs none. */
+/** The launcher needs no C library, so it runs with any. */
 function checkLauncher(triple: string, bytes: Buffer): void {
   expect(bytes.length < 128 * 1024, `${triple}: the launcher's ${bytes.length} bytes are more than 128 KiB`);
   const machine = triple.startsWith("aarch64") ? 183 : 62;
@@ -90,36 +90,33 @@ async function crossBuildWorks(): Promise<void> {
 
 // ---- the other C library and the other machine ------------------------------------------------------------------
 
-/** Parts of the names of native tests that cannot hold under qemu-user, which lacks what they are about. */
+/** Parts of the names of native tests that need something that qemu-user lacks. */
 const NOT_UNDER_QEMU = [
-  // ptrace(2): no single steps.
+  // No ptrace(2), so no single steps.
   "single instruction",
-  "each instruction",
   "whichever of its instructions",
   "while its maker is about to put it",
   "never looks like the member that was killed",
   "wakes nobody before its leases",
   "woken before its flag",
-  // madvise(2) is accepted and not done: MADV_DONTFORK, MADV_REMOVE, MADV_POPULATE_WRITE.
+  // madvise(2) succeeds without effect: MADV_DONTFORK, MADV_REMOVE, MADV_POPULATE_WRITE.
   "a forked child does not inherit",
   "trim gives",
   "trim leaves",
   "trim also",
   "the inline bytes of the first",
-  "a region that is dropped is freed",
+  "a dropped region is freed",
   "a dropped region keeps the lines alone",
-  // RLIMIT_AS is not applied, and a fault in a mapped file that shrank is no SIGBUS.
+  // RLIMIT_AS has no effect, and a fault in a mapped file that shrank raises no SIGBUS.
   "an address space limit",
   "that a resource limit forbids",
   "a fleet in memory behaves the same",
-  // Of eight descriptors sent at once, those that find no room stay open.
+  // When eight descriptors are sent at once, the ones that do not fit stay open.
   "a HELLO needs one descriptor",
-  // A store-release may pass a later load-acquire, which arm64 itself forbids: its store buffer is that of x86.
-  "a worker that parks at the moment",
-  "a client that parks at the moment",
+  // A later load-acquire may pass a store-release, which arm64 forbids: qemu keeps the x86 store buffer.
+  "parks at the moment",
   "holders and contenders of leases killed",
-  // They take a minute or more.
-  "whenever a worker is killed",
+  // These take a minute or more.
   "under random withdrawals",
   "a bridge closes at once",
 ];
@@ -129,17 +126,17 @@ async function buildFor(target: string, step: string, folder: string): Promise<v
 }
 
 function needFile(path: string): void {
-  if (!existsSync(path)) throw new Lacking(`${path} is not there`);
+  if (!existsSync(path)) throw new Lacking(`there is no ${path}`);
 }
 
 function expectPassed(output: string, atLeast: number): void {
   const passed = Number(/^(\d+) passed, 0 failed$/m.exec(output)?.[1]);
   note(`${passed} native tests`);
-  expect(passed >= atLeast, `hardly a test ran:\n${output.slice(-2000)}`);
+  expect(passed >= atLeast, `too few tests ran:\n${output.slice(-2000)}`);
 }
 
 async function withMusl(): Promise<void> {
-  if (process.arch !== "x64") throw new Lacking("the machine is no x64");
+  if (process.arch !== "x64") throw new Lacking("this machine is not x64");
   needFile("/lib/ld-musl-x86_64.so.1");
   using place = new Place();
   await buildFor("x86_64-linux-musl", "test-program", place.folder);
@@ -155,7 +152,7 @@ async function onArm64(): Promise<void> {
   expectPassed(await run([...qemu(), join(place.folder, "bin/test-native"), "", ...NOT_UNDER_QEMU]), 180);
 }
 
-/** A client of Bun on this machine, a worker in C of another kind. */
+/** A client in Bun on this machine, workers in C for another C library or machine. */
 async function otherWorkers(): Promise<void> {
   needFile("/lib/ld-musl-x86_64.so.1");
   needFile("/usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1");
@@ -177,17 +174,20 @@ async function otherWorkers(): Promise<void> {
     for (let i = 0; i < 1000; i++) {
       const body = `number ${i} ${"x".repeat((i * 97) % 50_000)}`;
       const echo = await bus.request({ method: "POST", path: "/echo", body });
-      expect(echo.text() === body, `${target}: request ${i} came back otherwise`);
+      expect(echo.text() === body, `${target}: request ${i} got another body back`);
     }
     await bus.close();
-    expect((await worker.exited) === 0, `${target}: it ended with ${worker.exitCode}: ${await worker.stderr.text()}`);
+    expect(
+      (await worker.exited) === 0,
+      `${target}: the worker ended with ${worker.exitCode}: ${await worker.stderr.text()}`,
+    );
   }
 }
 
 export const checks: Checks = {
   "each cross build is a small library for its machine and C library": crossBuilds,
   "the cross build for this machine carries requests, events and leases": crossBuildWorks,
-  "the native tests pass with musl, by its own loader": withMusl,
-  "the native tests pass on arm64 as qemu-user runs it, but for those of what it lacks": onArm64,
-  "workers in C with musl, and on arm64 under qemu-user, serve a client of Bun": otherWorkers,
+  "the native tests pass with musl and its own loader": withMusl,
+  "the native tests pass on arm64 under qemu-user, except tests of what qemu-user lacks": onArm64,
+  "workers in C with musl, and on arm64 under qemu-user, serve a client in Bun": otherWorkers,
 };

@@ -1,4 +1,4 @@
-/** A process that has no descriptor left. */
+/** Processes that run out of descriptors. */
 
 import { readdirSync, readFileSync } from "node:fs";
 import { type Checks, expect, limit, note, Place, Program, program, until } from "./checks.ts";
@@ -11,7 +11,7 @@ function descriptors(pid: number): number[] {
   return readdirSync(`/proc/${pid}/fd`).map(Number);
 }
 
-/** Leaves a process so many descriptors that it can open. */
+/** Limits a process so that it can open `free` more descriptors. */
 async function leaveFree(pid: number, free: number): Promise<void> {
   const used = new Set(descriptors(pid));
   let top = 0;
@@ -19,7 +19,7 @@ async function leaveFree(pid: number, free: number): Promise<void> {
   await limit(pid, "nofile", top);
 }
 
-/** Share of one processor that a process uses while `during` runs, in %. */
+/** Resolves to the share of one processor that a process uses while `during` runs, in %. */
 async function load(pid: number, during: Promise<unknown>): Promise<number> {
   const ticks = () => {
     const fields = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]!.split(" ");
@@ -38,12 +38,12 @@ async function clientRunsOut(): Promise<void> {
   await using worker = new Program(program("worker", place.directory));
   await worker.expectLine("attached");
   await client.lineFrom("joined");
-  await client.order("go 1000"); // whatever Bun opens late is open
+  await client.order("go 1000"); // Bun has opened its late descriptors
   await using other = new Program(program("patient", place.directory));
   await other.expectLine("waiting");
   const before = descriptors(client.pid).length;
   let refusals = 0;
-  let free = 1; // one is for the connection, which has to be refused
+  let free = 1; // for the connection that the client refuses
   for (; free < 12; free++) {
     await leaveFree(client.pid, free);
     await other.tell("open 0");
@@ -60,8 +60,8 @@ async function clientRunsOut(): Promise<void> {
       expect(share < 5, `a client with one descriptor left uses ${share} % of a processor`);
     }
   }
-  note(`${refusals} times refused; a worker needs ${free} descriptors of its client`);
-  expect(refusals > 1 && free < 12, "descriptors were not what was missing");
+  note(`${refusals} refusals; a worker needs ${free} descriptors in its client`);
+  expect(refusals > 1 && free < 12, "the refusals did not come from missing descriptors");
   await client.order("go 100");
 }
 
@@ -79,10 +79,10 @@ async function exhaustedClientRecovers(): Promise<void> {
   expect(share < 5, `a client without descriptors uses ${share} % of a processor`);
   await using other = new Program(program("patient", place.directory));
   await other.expectLine("waiting");
-  await other.tell("open 0"); // connects, and is not accepted
+  await other.tell("open 0"); // connects but is not accepted
   await client.order("go 1000");
   const spun = await load(client.pid, other.expectLine("error RESOURCE"));
-  note(`${spun.toFixed(1)} % while a connection waits to be accepted: Bun's listener tries again and again`);
+  note(`${spun.toFixed(1)} % while a connection waits to be accepted: Bun's listener retries without a pause`);
   await limit(client.pid, "nofile", 1024);
   await other.tell("open 1000");
   await other.lineFrom("attached");
@@ -105,13 +105,13 @@ async function workerRunsOut(): Promise<void> {
     await worker.line(); // done
     refusals++;
   }
-  note(`${refusals} times without`);
-  expect(refusals > 1, "descriptors were not what was missing");
+  note(`${refusals} refusals`);
+  expect(refusals > 1, "the refusals did not come from missing descriptors");
   await client.lineFrom("joined");
   await client.order("go 100");
 }
 
-/** Joins, then sleeps for events, then for a lease, each with more and more descriptors free. */
+/** A member joins with more and more free descriptors; then it waits for events and for a lease without any. */
 async function memberRunsOut(): Promise<void> {
   using place = new Place();
   await using other = await Member.join(place);
@@ -131,14 +131,14 @@ async function memberRunsOut(): Promise<void> {
     refusals++;
   }
   await leaveFree(member.pid, 0);
-  await member.order("publish 10"); // needs none
+  await member.order("publish 10"); // needs no descriptor
   await member.claim("mine");
   await member.order("listen");
-  await member.lineFrom("error RESOURCE"); // nobody can be woken
+  await member.lineFrom("error RESOURCE"); // cannot be woken
   await member.tell("wait taken");
   await member.lineFrom("lost taken RESOURCE");
-  note(`${refusals} times refused`);
-  expect(refusals > 1, "descriptors were not what was missing");
+  note(`${refusals} refusals`);
+  expect(refusals > 1, "the refusals did not come from missing descriptors");
   await limit(member.pid, "nofile", 1024);
   await member.order("wait taken");
   await other.release("taken");
@@ -147,11 +147,11 @@ async function memberRunsOut(): Promise<void> {
 }
 
 export const checks: Checks = {
-  "a client that runs out of descriptors refuses by name, serves the workers it has, sleeps, and recovers":
+  "a client that runs out of descriptors refuses workers with RESOURCE, serves its attached workers, sleeps, and recovers":
     clientRunsOut,
-  "a client without any descriptor serves the workers it has, and takes others when it has some again":
+  "a client without a free descriptor serves its attached workers, and accepts others when it has descriptors again":
     exhaustedClientRecovers,
-  "a worker that runs out of descriptors says so, and attaches when it has some again": workerRunsOut,
-  "a member without descriptors is refused by name, publishes and claims when it has joined, and sleeps when it has some again":
+  "a worker that runs out of descriptors reports RESOURCE, and attaches when it has descriptors again": workerRunsOut,
+  "a member that runs out of descriptors gets RESOURCE, still publishes and claims, and can wait when it has descriptors again":
     memberRunsOut,
 };

@@ -1,4 +1,4 @@
-/** A member of a fleet, for the checks: program.ts in the role `member`, and what it answers. */
+/** A member of a fleet, for the checks: program.ts in the role `member`. */
 
 import { expect, type Place, Program, program } from "./checks.ts";
 
@@ -11,14 +11,14 @@ export interface Joined {
 }
 
 export class Member extends Program {
-  /** One that has not joined. */
+  /** Starts a member that has not joined. */
   static async start(command: string[], env: Record<string, string> = {}): Promise<Member> {
     const member = new Member(command, env);
     await member.expectLine("waiting");
     return member;
   }
 
-  /** One that has joined the fleet of the place; `options` as JSON. */
+  /** Starts a member that has joined the fleet of the place; `options` is JSON. */
   static async join(place: Place, options = "{}", env: Record<string, string> = {}): Promise<Member> {
     const member = await Member.start(program("member", place.directory), env);
     await member.join(options);
@@ -30,32 +30,32 @@ export class Member extends Program {
     return { index: index!, incarnation: incarnation!, epoch: epoch! };
   }
 
-  /** Has it join, or do something else that must fail: the error, which is of that name. */
+  /** Sends a command that must fail with the error code `error`. Resolves to the line of the error. */
   async refused(error: string, command = "join"): Promise<string> {
     return this.answer(command, `error ${error}: `);
   }
 
-  /** Claims: the token of its tenure. */
+  /** Claims a free lease. Resolves to its token. */
   async claim(label: string, ttl = 3_600_000): Promise<number> {
     return Number((await this.answer(`claim ${label} ${ttl}`, "claimed")).split(" ")[2]);
   }
 
-  /** Claims what another holds: the token of that tenure. */
+  /** Claims a lease that another member holds. Resolves to the holder's token. */
   async yields(label: string): Promise<number> {
     return Number((await this.answer(`claim ${label}`, "yields")).split(" ")[2]);
   }
 
   async release(label: string): Promise<void> {
     const line = await this.answer(`release ${label}`, "released");
-    expect(line.endsWith("true"), `the lease was lost before: ${line}`);
+    expect(line.endsWith("true"), `the lease was already lost: ${line}`);
   }
 
-  /** Pids of the members that live. */
+  /** Resolves to the pids of the living members. */
   async members(): Promise<number[]> {
     return (await this.answer("members", "members")).split(" ")[1]!.split(",").map(Number);
   }
 
-  /** Has it carry out a command in the course of which it says a line that starts so. */
+  /** Sends a command and resolves to the line of its output that starts with `start`. */
   async answer(command: string, start: string): Promise<string> {
     await this.tell(command);
     const others: string[] = [];
@@ -66,12 +66,12 @@ export class Member extends Program {
       }
       others.push(line);
       const over = line === `done ${command}` || line.startsWith("ended with");
-      expect(!over, `${command} did not say "${start}", but: ${others.join("; ")}`);
+      expect(!over, `${command} did not print "${start}", but: ${others.join("; ")}`);
     }
   }
 }
 
-/** Two members that see each other's events and leases, however often. */
+/** Expects that two members see each other's events and leases. */
 export async function expectWell(one: Member, other: Member): Promise<void> {
   const label = `well-${one.pid}-${other.pid}`;
   for (const [a, b] of [
@@ -79,7 +79,7 @@ export async function expectWell(one: Member, other: Member): Promise<void> {
     [other, one],
   ] as const) {
     const token = await a.claim(label);
-    expect((await b.yields(label)) === token, "two members do not see one holder");
+    expect((await b.yields(label)) === token, "two members see different holders");
     await a.release(label);
   }
   await other.order("listen");

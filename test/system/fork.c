@@ -1,4 +1,4 @@
-/* fork.c - for program.ts: a child of Bun's process that never execs and does nothing. */
+/* fork.c - for program.ts: forks a child of Bun's process that never execs and does nothing. */
 #include <unistd.h>
 
 int fork_and_wait(void);

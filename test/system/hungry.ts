@@ -1,4 +1,4 @@
-/** A bus with a worker of this same program that takes memory until the kernel ends it; prints what the request says of that. */
+/** A bus whose worker, this same program, allocates memory until the kernel kills it. Prints the error of the request. */
 
 import { SlotBus, SlotWorker, type WorkerDiedError } from "../../src/index.ts";
 

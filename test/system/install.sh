@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs what the system tests, the proofs and the benches need from Debian, if it is missing. Says nothing when all is there.
+# Installs the missing Debian packages that the system checks, the proofs and the benches need. Prints nothing if none is missing.
 set -eu
 missing=
 for pair in gcc:gcc strace:strace setpriv:util-linux unshare:util-linux mount:mount nm:binutils spin:spin \
-	python3:python3 qemu-aarch64:qemu-user chromium:chromium nginx:nginx-light wrk:wrk; do
+	python3:python3 qemu-aarch64:qemu-user chromium:chromium nginx:nginx-light wrk:wrk systemd-analyze:systemd; do
 	command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"

@@ -1,11 +1,11 @@
-/** What the installed package can do beside the bus: its command, its launcher, its help for tests. */
+/** The installed package beyond the bus: its command, its launcher, its test helpers. */
 
 import { accessSync, constants, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Checks, expect, note, type Program, until } from "./checks.ts";
 import { Consumer, outcome } from "./package.ts";
 
-/** A bus with a worker and a member of a fleet, for the commands to look at. */
+/** A program with a bus, a worker and a member of a fleet, which the commands read. */
 const SHOP = `import { SlotBus, SlotWorker } from "slotbus";
 import { EventBus, Fleet } from "slotbus/events";
 import { Contest } from "slotbus/contest";
@@ -27,18 +27,18 @@ process.stdin.on("end", async () => {
 }).resume();
 `;
 
-/** What a command is, how it ends, and what its output holds. */
+/** A command line, its exit code, and a pattern of its output. */
 type Expected = readonly [args: string, code: number, says: RegExp];
 
 const ALONE: readonly Expected[] = [
   ["--version", 0, /^\d+\.\d+\.\d+\n$/],
   ["--help", 0, /doctor[\s\S]*bench[\s\S]*hub/],
   ["doctr", 2, /Did you mean doctor\?/],
-  ["doctor", 0, /library +\S+ \(package, as it was packed\)[\s\S]*launcher +\S+ \(package, as it was packed\)/],
-  ["ls", 0, /^Nothing is in /],
-  ["stats", 3, /no bus is in /],
-  ["top nobody --once", 3, /there is no bus and no fleet "nobody"/],
-  ["clean", 0, /^Nothing is there/],
+  ["doctor", 0, /library +\S+ \(package, checksum ok\)[\s\S]*launcher +\S+ \(package, checksum ok\)/],
+  ["ls", 0, /^There is nothing in /],
+  ["stats", 3, /There is no bus in /],
+  ["top nobody --once", 3, /There is no bus, hub or fleet named "nobody"/],
+  ["clean", 0, /^There is nothing to clean/],
   ["bench --short", 0, /^slotbus +[\d.]+ /m],
   ["bench streams --short", 0, /^slotbus/m],
   ["bench events --short", 0, /^slotbus/m],
@@ -54,7 +54,7 @@ const BESIDE_A_SHOP: readonly Expected[] = [
   ["events tail --count 2", 0, /order\.paid \{"number":7\}\n.*order\.paid/],
   ["claims ls", 0, /^leader mailer /m],
   ["claims release leader mailer --force", 0, /^Released/],
-  ["clean --dry-run", 0, /^kept: bus shop \(it lives\)\nkept: fleet crew \(it lives\)\n$/],
+  ["clean --dry-run", 0, /^kept: bus shop \(it is alive\)\nkept: fleet crew \(it is alive\)\n$/],
 ];
 
 async function commands(): Promise<void> {
@@ -76,17 +76,17 @@ async function commands(): Promise<void> {
   await hub(consumer);
 }
 
-/** `slotbus hub` serves its status page, which the package brings, and ends in good order. */
+/** `slotbus hub` serves the packaged status page and ends in good order. */
 async function hub(consumer: Consumer): Promise<void> {
   await using running = consumer.start("node_modules/.bin/slotbus", {}, "hub", "--port", "0", "--json");
   const { status } = JSON.parse(await running.line()) as { status: string };
   const page = await (await fetch(status)).text();
-  expect(page.startsWith("<!doctype html>"), `its page is ${page.slice(0, 80)}`);
+  expect(page.startsWith("<!doctype html>"), `the status page begins with ${page.slice(0, 80)}`);
   running.kill("SIGTERM");
-  expect((await running.ended()) === 0, `it ended with ${await running.ended()}`);
+  expect((await running.ended()) === 0, `the hub ended with ${await running.ended()}`);
 }
 
-/** A bus with a worker of its own, which outlives a bus that goes away. */
+/** A bus with a supervised worker that does not end with its bus. */
 const HOST = `import { SlotBus } from "slotbus";
 process.on("warning", ({ message }) => console.log("warning", message));
 const bus = await SlotBus.create({ name: "app", workers: { entry: import.meta.dir + "/stays.ts", min: 1, max: 1 } });
@@ -101,7 +101,7 @@ setInterval(() => {}, 60_000);
 
 const lives = (pid: number): boolean => existsSync(`/proc/${pid}`);
 
-/** Kills the host of a supervised worker, whose process id it returns. */
+/** Kills the host of a supervised worker. Resolves to the worker's process id. */
 async function killHost(consumer: Consumer, env: Record<string, string>): Promise<{ worker: number; warned: boolean }> {
   await using host: Program = consumer.start("host.ts", env);
   const line = await host.line();
@@ -124,25 +124,28 @@ async function launcher(): Promise<void> {
     expect(!warned, "there is no launcher");
     await until(() => !lives(worker), "the worker is gone", 2_000);
     const without = await killHost(consumer, { SLOTBUS_LAUNCHER: "" });
-    expect(without.warned && lives(without.worker), "a worker ends without the launcher too"); // then it proves nothing
+    expect(
+      without.warned && lives(without.worker),
+      "a worker ends without the launcher too, so its end proves nothing",
+    );
     process.kill(without.worker, "SIGKILL");
 
     const bytes = readFileSync(path);
-    rmSync(path); // Bun links the files of its cache
+    rmSync(path); // not overwritten: Bun links it to its cache
     writeFileSync(path, bytes.subarray(0, -1), { mode: 0o755 });
     const said = await outcome([join(consumer.folder, "node_modules/.bin/slotbus"), "doctor"], consumer.folder);
-    const says = /✗ launcher +\S+ is not as it was packed: [\s\S]*→ Install slotbus again/;
+    const says = /✗ launcher +\S+ differs from the packaged file: [\s\S]*→ Install slotbus again/;
     expect(said.code === 1 && says.test(said.output), `doctor ended with ${said.code}:\n${said.output}`);
   }
 }
 
-/** A test file as a user has it. */
+/** A test file of a user. */
 const TESTS = `import { expect, test } from "bun:test";
 import { Contest } from "slotbus/contest";
 import { Fleet } from "slotbus/events";
 import { assertNoLeaks, crashWorker, fakeClock, LeakError, TestBus } from "slotbus/testing";
 
-test("a worker of the test's own answers, and nothing is left", async () => {
+test("a worker of the test responds, and nothing leaks", async () => {
   await assertNoLeaks(async () => {
     await using shop = await TestBus.create();
     await shop.worker(({ path }) => "hello " + path);
@@ -150,7 +153,7 @@ test("a worker of the test's own answers, and nothing is left", async () => {
   });
 });
 
-test("a worker that crashes is an error that says so", async () => {
+test("a crashed worker is an error of the request", async () => {
   await using shop = await TestBus.create();
   const { pid } = await shop.spawn(new URL("test-worker.ts", import.meta.url));
   const asked = shop.bus.request({ path: "/" });
@@ -160,7 +163,7 @@ test("a worker that crashes is an error that says so", async () => {
   expect(await failed).toMatchObject({ code: "WORKER_DIED", mayHaveExecuted: true });
 });
 
-test("a lease ends when the clock says so", async () => {
+test("a lease ends when the fake clock passes its deadline", async () => {
   await using shop = await TestBus.create();
   const clock = fakeClock(1_000);
   await using fleet = await Fleet.join({ name: "crew", directory: shop.directory });
@@ -193,7 +196,7 @@ async function testing(): Promise<void> {
 }
 
 export const checks: Checks = {
-  "every command of the installed package runs, the bench with its other processes and threads too": commands,
-  "the installed launcher can be run, is used, and doctor finds one that was changed": launcher,
-  "tests of a user find what they need in slotbus/testing": testing,
+  "every command of the installed package runs, and so do the processes and threads of the bench": commands,
+  "the installed launcher is executable and used, and doctor detects a changed launcher": launcher,
+  "a user's tests run with slotbus/testing of the installed package": testing,
 };

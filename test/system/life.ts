@@ -1,28 +1,28 @@
-/** The programs of life/: built, and run in pairs. */
+/** Builds the program of life/ and runs its roles. */
 
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { expect, needTool, root, run } from "./checks.ts";
 
 export type Role = "client" | "worker" | Solo;
-/** Those that need no other process: the bridge, and two members of a fleet, in a file or in memory. */
+/** Roles without a second process: the bridge, and two members of a fleet, in a file or in memory. */
 type Solo = "bridge" | "fleet" | "memory";
 
 function isSolo(role: Role | null): role is Solo {
   return role !== null && role !== "client" && role !== "worker";
 }
 
-/** A run that takes longer hangs, in ms. */
+/** Time after which a run counts as hanging, in ms. */
 const HANG_MS = 30_000;
 
 export interface Ending {
-  /** What it wrote. */
+  /** Output of the process. */
   text: string;
-  /** 0, or how it failed. */
+  /** 0, or another exit code, a signal, or `a hang`. */
   code: number | string;
 }
 
-/** One process of life/, perhaps under strace. */
+/** A process of life/, with or without strace. */
 class Life {
   readonly #child;
   #text = "";
@@ -34,12 +34,12 @@ class Life {
     this.ending = this.#read();
   }
 
-  /** Whether it listens, or ended before it did. */
+  /** Resolves to `true` when the process listens, to `false` if it ends first. */
   get listening(): Promise<boolean> {
     return this.#listening.promise;
   }
 
-  /** Tells a client that no worker comes any more. */
+  /** Tells a client that no worker will attach. */
   leaveAlone(): void {
     void this.#child.stdin.end();
   }
@@ -65,13 +65,13 @@ export async function buildLife(folder: string): Promise<string> {
   const sources = (name: string) => readdirSync(join(root, name)).map((file) => join(root, name, file));
   const files = [...sources("csrc"), ...sources("test/system/life")];
   const inputs = files.filter((file) => file.endsWith(".c") && !file.endsWith("os_macos.c"));
-  // Static: the loader's own calls would be counted too.
+  // Static, so that the loader makes no calls.
   const flags = "-std=c11 -D_GNU_SOURCE -Wall -Wextra -Wconversion -Wshadow -Werror -O1 -g -pthread -static";
   await run([needTool("gcc"), ...flags.split(" "), "-fno-strict-aliasing", `-I${root}/csrc`, "-o", life, ...inputs]);
   return life;
 }
 
-/** A client and a worker in a directory of their own, one of them perhaps under strace. */
+/** A client and a worker in a private directory, one of them under strace if wanted. */
 export class Couple {
   readonly #life: string;
   readonly directory: string;
@@ -83,7 +83,7 @@ export class Couple {
     this.trace = `${directory}.trace`;
   }
 
-  /** Runs both to their ends; the worker starts when the client listens. `strace` are its options for `traced`. */
+  /** Runs both to their ends; the worker starts when the client listens. `traced` runs under strace with these options. */
   async live(traced: Role | null, strace: string[]): Promise<Partial<Record<Role, Ending>>> {
     const command = (role: Role) => {
       const prefix = role === traced ? ["strace", "-f", "-qq", "-o", this.trace, ...strace] : [];
@@ -98,7 +98,7 @@ export class Couple {
     return { client: await client.ending, worker: workerEnding };
   }
 
-  /** Runs a program of life/ to its end, without strace. */
+  /** Runs a solo role to its end, without strace. */
   alone(what: Solo): Promise<Ending> {
     return new Life([this.#life, what, this.directory]).ending;
   }
@@ -107,7 +107,7 @@ export class Couple {
     return existsSync(this.directory) ? readdirSync(this.directory) : [];
   }
 
-  /** Both live without a fault, whatever was before, and leave nothing. */
+  /** Expects that both run without a fault, after any earlier run, and leave nothing behind. */
   async expectClean(role: Role, when: string): Promise<void> {
     const endings = isSolo(role) ? { [role]: await this.alone(role) } : await this.live(null, []);
     for (const [who, { text, code }] of Object.entries(endings)) {
@@ -115,6 +115,6 @@ export class Couple {
       expect(ok, `a clean ${who} ${when} ended with ${code}: ${text}`);
     }
     expect(isSolo(role) || Object.keys(endings).length === 2, `no clean worker ran ${when}`);
-    expect(this.files.length === 0, `a clean run ${when} leaves ${this.files}`);
+    expect(this.files.length === 0, `a clean run ${when} leaves the files ${this.files}`);
   }
 }

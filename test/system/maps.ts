@@ -1,4 +1,4 @@
-/** Loaded before Bun's tests: leaves a list of what is mapped, for whoever asks which library ran. */
+/** Preloaded into Bun's tests: writes a list of the mapped libraries, which shows which libslotbus ran. */
 
 import { readFileSync, writeFileSync } from "node:fs";
 import "../../src/native/library.ts";

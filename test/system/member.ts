@@ -1,4 +1,4 @@
-/** The commands of a member of a fleet, for program.ts. It joins when it is told. */
+/** The commands of a member of a fleet, for program.ts. It joins on the command `join`. */
 
 import { dlopen, FFIType } from "bun:ffi";
 import { type SlotbusError, Contest, Fleet, type FleetOptions, type Guard } from "../../src/contest/index.ts";
@@ -9,7 +9,7 @@ type Command = (...words: string[]) => Promise<void> | void;
 const LONG_MS = 3_600_000;
 const PAYLOAD = new Uint8Array(64).fill(7);
 
-/** Runs it between two calls that strace can see: of the system calls in between, each is its own. */
+/** Runs `work` between two marker calls that strace sees; all calls between them belong to `work`. */
 function marked(work: () => void): void {
   const { getpgid } = dlopen("libc.so.6", { getpgid: { args: [FFIType.i32], returns: FFIType.i32 } }).symbols;
   getpgid(-3);
@@ -36,7 +36,7 @@ export function memberCommands(name: string, directory: string, say: (line: stri
   };
 
   return {
-    /** With options, as JSON without spaces. */
+    /** `options` is JSON without spaces. */
     join: async (options = "{}") => enter(await join(JSON.parse(options) as Partial<FleetOptions>)),
     observe: async () => enter(await Fleet.observe(where)),
     leave: () => (fleet as Fleet | undefined)?.close(),
@@ -48,7 +48,7 @@ export function memberCommands(name: string, directory: string, say: (line: stri
       const ring = fleet.ring("events");
       for (let n = 0; n < Number(count); n++) ring.publish(PAYLOAD);
     },
-    /** The same for strace. */
+    /** Publishes between marker calls, for strace. */
     quiet: (count) => {
       const ring = fleet.ring("events");
       ring.publish(PAYLOAD);
@@ -56,7 +56,7 @@ export function memberCommands(name: string, directory: string, say: (line: stri
         for (let n = 0; n < Number(count); n++) ring.publish(PAYLOAD);
       });
     },
-    /** So many members more, each with a cursor that has looked once and does not sleep. */
+    /** Joins until there are `count` more members, each with a cursor that has polled once and does not sleep. */
     audience: async (count) => {
       while (audience.length < Number(count)) {
         const another = await join({});
@@ -64,7 +64,7 @@ export function memberCommands(name: string, directory: string, say: (line: stri
         audience.push(another);
       }
     },
-    /** Says each event that comes, and each loss. */
+    /** Prints each event and each loss. */
     listen: () => {
       void (async () => {
         for await (const item of fleet.ring("events").cursor()) {
@@ -72,7 +72,7 @@ export function memberCommands(name: string, directory: string, say: (line: stri
         }
       })().catch((error: SlotbusError) => say(`error ${error.code ?? error.name}: ${error.message}`));
     },
-    /** Sleeps for an event and for a lease, and says so when neither failed at once. */
+    /** Waits for an event and for a lease, and prints `hearing` unless a wait fails at once. */
     hear: async (label = "") => {
       const waited = contest.claim({ kind: "system", label }, { ttl: LONG_MS });
       const cursor = fleet.ring("events").cursor();
@@ -102,7 +102,7 @@ export function memberCommands(name: string, directory: string, say: (line: stri
       if (result.claimed) won(label, result.guard);
       else say(`yields ${label} ${result.holder.token}`);
     },
-    /** Waits for it, and says how long that took. */
+    /** Waits for a lease and prints how long it took, in ms. */
     wait: (label = "", ttl, timeout) => {
       const started = performance.now();
       contest
@@ -117,24 +117,24 @@ export function memberCommands(name: string, directory: string, say: (line: stri
         );
     },
     release: (label = "") => say(`released ${label} ${guards.get(label)!.release()}`),
-    /** So many claims and releases, for strace. */
+    /** Claims and releases `count` times between marker calls. */
     pairs: (count) => {
       const subject = { kind: "system", label: "pair" };
       const pair = (): void => {
         const result = contest.tryClaim(subject, { ttl: LONG_MS });
-        if (!result.claimed || !result.guard.release()) throw new Error("somebody else has it");
+        if (!result.claimed || !result.guard.release()) throw new Error("another member holds the lease");
       };
       pair();
       marked(() => {
         for (let n = 0; n < Number(count); n++) pair();
       });
     },
-    /** So many claims of what another holds, for strace. */
+    /** Tries `count` times to claim a lease that another member holds, between marker calls. */
     yields: (label = "", count) => {
       const subject = { kind: "system", label };
       marked(() => {
         for (let n = 0; n < Number(count); n++) {
-          if (contest.tryClaim(subject, { ttl: LONG_MS }).claimed) throw new Error("nobody has it");
+          if (contest.tryClaim(subject, { ttl: LONG_MS }).claimed) throw new Error("no other member holds the lease");
         }
       });
     },

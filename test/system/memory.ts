@@ -1,4 +1,4 @@
-/** Too little memory, address space, file size, or room on a disk. */
+/** Too little memory, address space, file size or disk space. */
 
 import {
   closeSync,
@@ -30,11 +30,11 @@ class MemoryGroup implements Disposable {
       mkdirSync(this.folder);
       writeFileSync(join(this.folder, old ? "memory.limit_in_bytes" : "memory.max"), `${limit}`);
     } catch (cause) {
-      throw new Lacking(`no memory cgroup can be made: ${(cause as Error).message}`);
+      throw new Lacking(`cannot create a memory cgroup: ${(cause as Error).message}`);
     }
   }
 
-  /** The command, to be run inside. */
+  /** Returns a command that runs `command` in the group. */
   inside(command: string[]): string[] {
     return ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', this.folder, ...command];
   }
@@ -46,15 +46,15 @@ class MemoryGroup implements Disposable {
 
 async function memoryLimitIsAnError(): Promise<void> {
   const mebibyte = 1024 * 1024;
-  const warm = `${16 * mebibyte}`; // of four slots, both ways: 128 MiB, more than the group
+  const warm = `${16 * mebibyte}`; // for four slots, both ways: 128 MiB, more than the group has
   using place = new Place();
   using group = new MemoryGroup(120 * mebibyte);
   await using client = new Program(group.inside(program("client", place.directory, "", warm)));
   await client.expectLine("listening");
   await using refused = new Program(program("worker", place.directory));
   await refused.expectLine("error RESOURCE");
-  const line = await client.expectLine("refused uid"); // it lives, and says why
-  expect(line.includes("memory"), `the client's reason is not memory: ${line}`);
+  const line = await client.expectLine("refused uid"); // the client lives and says why
+  expect(line.includes("memory"), `the client's reason does not name memory: ${line}`);
 
   using elsewhere = new Place();
   await using free = new Program(program("client", elsewhere.directory, "", warm));
@@ -63,28 +63,28 @@ async function memoryLimitIsAnError(): Promise<void> {
   await worker.expectLine("attached");
 }
 
-/** The kernel takes the largest process of the group: the worker, not the client. */
-async function outOfMemoryIsSaid(): Promise<void> {
+/** The kernel kills the largest process of the group: the worker, not the client. */
+async function outOfMemoryIsReported(): Promise<void> {
   using place = new Place();
   using group = new MemoryGroup(400 * 1024 * 1024);
   await using client = new Program(
     group.inside([process.execPath, join(import.meta.dir, "hungry.ts"), place.directory]),
   );
   const line = await client.expectLine("SIGKILL 1 ");
-  const reason = "; meanwhile the kernel ended 1 process of this cgroup for lack of memory";
-  expect(line.includes(reason), `the kernel's reason is not said: ${line}`);
+  const reason = "; meanwhile the out-of-memory killer killed 1 process of this cgroup";
+  expect(line.includes(reason), `the error does not name the out-of-memory killer: ${line}`);
 }
 
 // ---- limits of a process ---------------------------------------------------------------------------------------
 
 const MEBIBYTE = 2 ** 20;
 
-/** Bytes of address space that a process has taken. */
+/** Returns the size of a process's address space in bytes. */
 function addressSpace(pid: number): number {
   return 1024 * Number(/^VmSize:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1]);
 }
 
-/** A client without room for a region refuses by name, and takes the worker when there is room; so does a worker. */
+/** A client without room for a region refuses the worker with RESOURCE, and accepts it when there is room; a worker likewise. */
 async function limitIsAnError(what: "as" | "fsize", tooLittle: (pid: number) => number): Promise<void> {
   using place = new Place();
   await using client = new Program(program("client", place.directory));
@@ -97,7 +97,7 @@ async function limitIsAnError(what: "as" | "fsize", tooLittle: (pid: number) => 
     const answer = await worker.lineFrom("error");
     expect(answer.startsWith("error RESOURCE"), `the worker says: ${answer}`);
     const line = await client.expectLine("refused uid");
-    expect(line.includes("limit"), `the client's reason is no limit: ${line}`);
+    expect(line.includes("limit"), `the client's reason does not name a limit: ${line}`);
   }
   await limit(client.pid, what, "unlimited");
   if (what === "as") {
@@ -114,7 +114,7 @@ async function limitIsAnError(what: "as" | "fsize", tooLittle: (pid: number) => 
 
 // ---- a full disk -----------------------------------------------------------------------------------------------
 
-/** A file system of 64 KiB and a few inodes that only the processes inside see. */
+/** A file system of 64 KiB with a few inodes that only the processes inside see. */
 class SmallDisk implements AsyncDisposable {
   readonly #holder: Program;
   readonly #mount: string;
@@ -139,7 +139,7 @@ class SmallDisk implements AsyncDisposable {
     return new Program(this.#enter(command));
   }
 
-  /** A member inside that has not joined. */
+  /** Starts a member inside that has not joined. */
   member(directory: string): Promise<Member> {
     return Member.start(this.#enter(program("member", directory)));
   }
@@ -152,12 +152,12 @@ class SmallDisk implements AsyncDisposable {
     return join(`/proc/${this.#holder.pid}/root${this.#mount}`, name);
   }
 
-  /** Makes files until no inode is left: how many. */
+  /** Creates files until no inode is left. Returns their number. */
   takeInodes(): number {
     return this.#takeUntilFull(() => closeSync(openSync(this.path(`file-${this.#files}`), "wx")));
   }
 
-  /** Writes into one file until no page is left: how many it took. */
+  /** Writes to one file until no page is left. Returns the number of pages. */
   takePages(): number {
     const fd = openSync(this.path("pages"), "a");
     try {
@@ -167,7 +167,7 @@ class SmallDisk implements AsyncDisposable {
     }
   }
 
-  /** Gives one inode back. */
+  /** Frees one inode. */
   giveInode(): void {
     rmSync(this.path(`file-${--this.#files}`));
   }
@@ -182,7 +182,7 @@ class SmallDisk implements AsyncDisposable {
         take();
         this.#files++;
       } catch (error) {
-        expect((error as NodeJS.ErrnoException).code === "ENOSPC", `not full: ${(error as Error).message}`);
+        expect((error as NodeJS.ErrnoException).code === "ENOSPC", `the disk is not full: ${(error as Error).message}`);
         return taken;
       }
     }
@@ -193,7 +193,7 @@ class SmallDisk implements AsyncDisposable {
   }
 }
 
-/** Starts a client: `null` when it says that a resource is missing. Anything else, a signal too, fails. */
+/** Starts a client. Resolves to `null` if it reports RESOURCE and ends; fails on any other outcome. */
 async function tryClient(disk: SmallDisk, directory: string): Promise<Program | null> {
   const client = disk.inside(program("client", directory));
   const line = await client.line();
@@ -214,10 +214,10 @@ async function fullDiskIsAnError(): Promise<void> {
     disk.giveInode();
   }
   await client[Symbol.asyncDispose]();
-  note(`without inodes: ${refusals} refusals, by RESOURCE`);
-  expect(refusals >= 3, "directory, lock and socket were not refused one by one");
+  note(`without inodes: ${refusals} refusals with RESOURCE`);
+  expect(refusals >= 3, "directory, lock and socket did not fail one by one");
   expect(disk.takePages() > 4, "there were no pages to take");
-  expect((await tryClient(disk, place.directory)) === null, "a lock was written where no page is left");
+  expect((await tryClient(disk, place.directory)) === null, "a lock was written although no page is left");
   expect(readdirSync(disk.path("bus")).length === 0, `the client left ${readdirSync(disk.path("bus"))}`);
   disk.givePages();
   await using heir = (await tryClient(disk, place.directory))!;
@@ -235,9 +235,9 @@ async function diskThatFillsIsNotNoticed(): Promise<void> {
     await using worker = disk.inside(program("worker", place.directory));
     await worker.expectLine("attached");
     await client.order("go 100");
-    expect(disk.takePages() > 4 && disk.takeInodes() > 2, "the disk was full before");
+    expect(disk.takePages() > 4 && disk.takeInodes() > 2, "the disk was already full");
     await client.order("go 1000");
-    await using another = disk.inside(program("worker", place.directory)); // its region is no file
+    await using another = disk.inside(program("worker", place.directory)); // its region is not a file
     await another.expectLine("attached");
     await client.order("go 1000");
   }
@@ -247,7 +247,7 @@ async function diskThatFillsIsNotNoticed(): Promise<void> {
 async function sharedMemoryDiskMayBeFull(): Promise<void> {
   using place = new Place();
   await using disk = await SmallDisk.mount("/dev/shm");
-  expect(disk.takePages() > 4 && disk.takeInodes() > 4, "/dev/shm was full before");
+  expect(disk.takePages() > 4 && disk.takeInodes() > 4, "/dev/shm was already full");
   await using client = disk.inside(program("client", place.directory));
   await client.expectLine("listening");
   await using worker = disk.inside(program("worker", place.directory));
@@ -260,8 +260,8 @@ async function sharedMemoryDiskMayBeFull(): Promise<void> {
 const SMALL = JSON.stringify({ maxMembers: 4, maxLeases: 8, rings: { events: { frames: 8, frameBytes: 64 } } });
 const LARGE = JSON.stringify({ maxMembers: 4, maxLeases: 8, rings: { events: { frames: 1024, frameBytes: 65_536 } } });
 
-/** So little that even a small fleet has no room, until it is given back. */
-async function fullDiskIsNoFleet(): Promise<void> {
+/** Not even a small fleet fits until inodes and pages are freed. */
+async function fullDiskHasNoFleet(): Promise<void> {
   using place = new Place();
   await using disk = await SmallDisk.mount(place.folder);
   await using member = await disk.member(place.directory);
@@ -270,18 +270,18 @@ async function fullDiskIsNoFleet(): Promise<void> {
   expect(isEmpty(), "a fleet that is larger than the disk left a file");
   expect(disk.takeInodes() > 4, "there were no inodes to take");
   await member.refused("NO_SPACE", `join ${SMALL}`);
-  for (let n = 0; n < 3; n++) disk.giveInode(); // for pages, a fleet and the next one
+  for (let n = 0; n < 3; n++) disk.giveInode(); // for the file of pages, a fleet and the next fleet
   expect(disk.takePages() > 4, "there were no pages to take");
   await member.refused("NO_SPACE", `join ${SMALL}`);
   expect(isEmpty(), "a fleet without a page left a file");
   disk.givePages();
   await member.join(SMALL);
 
-  // Its space is its own: a disk that fills up under it, and members that are killed, change nothing.
+  // The fleet has allocated its space: a disk that fills up, and members that are killed, do not disturb it.
   disk.takePages();
   await using other = await disk.member(place.directory);
   await other.join();
-  await member.order("publish 100"); // each frame, many times
+  await member.order("publish 100"); // writes each frame many times
   for (let n = 0; n < 8; n++) await member.claim(`lease-${n}`);
   await member.refused("LEASE_TABLE_FULL", "claim another");
   for (let n = 0; n < 8; n++) await member.release(`lease-${n}`);
@@ -291,40 +291,41 @@ async function fullDiskIsNoFleet(): Promise<void> {
   other.kill("SIGKILL");
   await Promise.all([member.ended(), other.ended()]);
   await using heir = await disk.member(place.directory);
-  await heir.refused("NO_SPACE", `join ${SMALL}`); // the orphan stays until another is whole
+  await heir.refused("NO_SPACE", `join ${SMALL}`); // the orphan stays until its replacement is complete
   const files = readdirSync(disk.path("bus"));
-  expect(files.join() === FILE, `beside an orphan there is no room, and yet there is ${files}`);
+  expect(files.join() === FILE, `a failed join beside an orphan left ${files}`);
   expect(readFileSync(disk.path(`bus/${FILE}`)).readBigUInt64LE(8) === bytes, "the orphan was touched");
   disk.givePages();
   await heir.join(SMALL);
 }
 
-async function limitIsNoFleet(what: "as" | "fsize", tooLittle: (pid: number) => number): Promise<void> {
+async function limitPreventsAFleet(what: "as" | "fsize", tooLittle: (pid: number) => number): Promise<void> {
   using place = new Place();
   await using member = await Member.start(program("member", place.directory));
   const options = JSON.stringify({ rings: { events: { frames: 16_384, frameBytes: 65_536 } } }); // 1 GiB
   await limit(member.pid, what, tooLittle(member.pid));
   const line = await member.refused("RESOURCE", `join ${options}`);
-  expect(line.includes("limit"), `the reason is no limit: ${line}`);
+  expect(line.includes("limit"), `the reason does not name a limit: ${line}`);
   const left = existsSync(place.directory) ? readdirSync(place.directory) : [];
-  expect(left.length === 0, `it left ${left}`);
+  expect(left.length === 0, `the member left ${left}`);
   await limit(member.pid, what, "unlimited");
   await member.join(SMALL);
 }
 
 export const checks: Checks = {
-  "a memory cgroup without room for a region is an error, not the end of the client": memoryLimitIsAnError,
-  "a worker that the kernel ends for lack of memory is reported with that reason": outOfMemoryIsSaid,
-  "too little address space for a region is an error, of the client or of the worker, and no more": () =>
+  "a memory cgroup without room for a region causes an error and does not end the client": memoryLimitIsAnError,
+  "a worker that the out-of-memory killer killed is reported with that reason": outOfMemoryIsReported,
+  "too little address space for a region causes only an error, in the client or in the worker": () =>
     limitIsAnError("as", (pid) => addressSpace(pid) + 512 * MEBIBYTE),
-  "a file size limit below a region is an error, and no more": () => limitIsAnError("fsize", () => MEBIBYTE),
-  "a runtime directory without inodes or pages is an error that leaves no file, and nothing when they are back":
+  "a file size limit below the size of a region causes only an error": () => limitIsAnError("fsize", () => MEBIBYTE),
+  "a runtime directory without inodes or pages causes an error and leaves no file; a client starts when there is room again":
     fullDiskIsAnError,
-  "a disk that fills up under a running bus disturbs neither it nor a worker that joins": diskThatFillsIsNotNoticed,
-  "a full /dev/shm does not matter: regions are no files": sharedMemoryDiskMayBeFull,
-  "a runtime directory without inodes or pages is no place for a fleet; one that fills up under a fleet disturbs nothing":
-    fullDiskIsNoFleet,
-  "a file size limit below a fleet is an error, and leaves no file": () => limitIsNoFleet("fsize", () => MEBIBYTE),
-  "too little address space for a fleet is an error, and no more": () =>
-    limitIsNoFleet("as", (pid) => addressSpace(pid) + 512 * MEBIBYTE),
+  "a disk that fills up under a running bus disturbs neither the bus nor a worker that joins":
+    diskThatFillsIsNotNoticed,
+  "a full /dev/shm does not matter: regions are not files": sharedMemoryDiskMayBeFull,
+  "a fleet cannot start on a full disk; a disk that fills up under a fleet does not disturb it": fullDiskHasNoFleet,
+  "a file size limit below the size of a fleet causes an error and leaves no file": () =>
+    limitPreventsAFleet("fsize", () => MEBIBYTE),
+  "too little address space for a fleet causes only an error": () =>
+    limitPreventsAFleet("as", (pid) => addressSpace(pid) + 512 * MEBIBYTE),
 };

@@ -6,7 +6,7 @@ import { Hub, type HubOptions } from "../../src/hub/index.ts";
 import { type Checks, expect, needTool, Place } from "./checks.ts";
 
 const TOKEN = "a-token-of-the-check";
-/** What makes nginx tell of its client. */
+/** Directives with which nginx reveals that it is a proxy. */
 const TELLS = {
   nothing: "",
   for: "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;",
@@ -15,7 +15,7 @@ const TELLS = {
   host: "proxy_set_header Host shop.example;",
 };
 
-/** Starts nginx in front of a hub, one port for each way; calls `use` with the ports. */
+/** Starts nginx in front of a hub, with one socket per set of directives. Calls `use` with a function that returns the status there. */
 async function behind(options: HubOptions, use: (status: (way: string) => Promise<number>) => Promise<void>) {
   const nginx = needTool("nginx");
   using place = new Place();
@@ -44,7 +44,7 @@ async function behind(options: HubOptions, use: (status: (way: string) => Promis
   try {
     const deadline = performance.now() + 10_000;
     while ((await status("denied").catch(() => 0)) !== 403) {
-      expect(performance.now() < deadline && child.exitCode === null, "nginx listens");
+      expect(performance.now() < deadline && child.exitCode === null, "nginx does not listen");
       await Bun.sleep(20);
     }
     await use(status);
@@ -64,7 +64,7 @@ async function closes(): Promise<void> {
     await behind(options, async (status) => {
       for (const way of [...Object.keys(TELLS), "denied"]) seen.push(`${name} ${way} ${await status(way)}`);
     });
-  // A proxy that says nothing of itself, and asks as this machine would, can be told from nobody.
+  // A proxy that sends no header of its own cannot be distinguished from a program on this machine.
   const wanted = [
     "plain nothing 200",
     "plain for 403",
@@ -79,6 +79,5 @@ async function closes(): Promise<void> {
 }
 
 export const checks: Checks = {
-  "nginx in front of a hub opens its status page to nobody, but a bare proxy_pass to a hub without token and trustProxy":
-    closes,
+  "the status page is closed behind nginx, except for a bare proxy_pass to a hub without token and trustProxy": closes,
 };

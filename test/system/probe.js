@@ -1,12 +1,12 @@
-/** What browser.ts asks of a page, from within it: `probe.…`. */
+/** Functions that browser.ts calls inside a page as `probe.…`. */
 
 globalThis.probe = {
-  /** What the page's policy forbade. */
+  /** Violations of the page's content security policy. */
   violations: [],
   /** Differs after a reload. */
   born: Math.random(),
 
-  /** Contrast (WCAG 2.2, 1.4.3) of each text that can be seen, the least first. */
+  /** Returns the contrast (WCAG 2.2, 1.4.3) of each visible text, lowest first. */
   contrast() {
     const found = [];
     const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -40,7 +40,7 @@ globalThis.probe = {
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
   },
 
-  /** What has the focus: its name, and how well its ring can be seen; null: nothing. */
+  /** Returns the name of the focused element and the width and contrast of its outline; null if none has the focus. */
   focus() {
     const element = document.activeElement;
     if (!element || element === document.body) return null;
@@ -50,12 +50,12 @@ globalThis.probe = {
     return { name, ring, contrast: this.ratio(outlineColor, this.backOf(element.parentElement)) };
   },
 
-  /** States of all slots. */
+  /** Returns the states of all slots. */
   cells() {
     return [...document.querySelectorAll(".slots i")].map((cell) => cell.className);
   },
 
-  /** Points of a line of a chart. */
+  /** Returns the number of points of a chart's line. */
   points(line) {
     return document.querySelector(`path.${line}:not(.area)`)?.getAttribute("d").split(/[ML]/).length ?? 0;
   },
@@ -64,7 +64,7 @@ globalThis.probe = {
     return document.querySelector(selector)?.textContent ?? "";
   },
 
-  /** Has the page listen to a stream; what comes is in `streams[path]`. */
+  /** Opens a stream; its events go to `streams[path]`. */
   listen(path, types) {
     const source = new EventSource(path);
     const stream = { source, events: [], opened: 0, broken: 0 };

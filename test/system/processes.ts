@@ -1,4 +1,4 @@
-/** Children, threads and exits: what they inherit, and what they leave. */
+/** Children, threads and exits: what they inherit and what they leave behind. */
 
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
@@ -13,13 +13,13 @@ function isAlive(pid: number): boolean {
   }
 }
 
-/** What a process has open of slotbus: its files, memory and sockets, pidfds. */
+/** Returns the descriptors of slotbus that a process has open: files, memory, sockets, pidfds. */
 function inherited(pid: number): string[] {
   const targets = readdirSync(`/proc/${pid}/fd`).map((fd) => {
     try {
       return readlinkSync(`/proc/${pid}/fd/${fd}`);
     } catch {
-      return ""; // closed meanwhile: a program that starts opens its libraries
+      return ""; // already closed: a starting program opens and closes its libraries
     }
   });
   return targets.filter((target) => /slotbus|socket:|system\.(lock|sock|fleet)|pidfd|statm/.test(target));
@@ -29,15 +29,15 @@ function mapsRegion(pid: number): boolean {
   return readFileSync(`/proc/${pid}/maps`, "latin1").includes("memfd:slotbus");
 }
 
-/** Has a program start a child; it is killed at the end. */
+/** Makes a program start a child, which is killed on disposal. */
 async function childOf(parent: Program, how: string): Promise<{ pid: number } & Disposable> {
   await parent.tell(how);
   const pid = Number((await parent.lineFrom("child ")).slice(6));
-  expect(isAlive(pid), `${how}: the child has ended`);
+  expect(isAlive(pid), `${how}: the child ended early`);
   return { pid, [Symbol.dispose]: () => void (isAlive(pid) && process.kill(pid, "SIGKILL")) };
 }
 
-/** A client and its worker, joined. */
+/** Starts a client and a worker that has attached to it. */
 async function pair(place: Place): Promise<{ client: Program; worker: Program } & AsyncDisposable> {
   const client = new Program(program("client", place.directory));
   await client.expectLine("listening");
@@ -56,15 +56,12 @@ async function childrenInheritNothing(): Promise<void> {
   await using both = await pair(place);
   expect(
     inherited(both.client.pid).length > 3 && mapsRegion(both.client.pid),
-    "the client has nothing to be inherited",
+    "the client has no descriptor that a child could inherit",
   );
   for (const parent of [both.client, both.worker]) {
     for (const how of ["spawn", "system"]) {
       using child = await childOf(parent, how);
-      await until(
-        () => readlinkSync(`/proc/${child.pid}/exe`).endsWith("sleep"),
-        "the child has become another program",
-      );
+      await until(() => readlinkSync(`/proc/${child.pid}/exe`).endsWith("sleep"), "the child runs another program");
       const list = inherited(child.pid);
       expect(list.length === 0, `a child by ${how} inherits ${list}`);
       expect(!mapsRegion(child.pid), `a child by ${how} maps a region`);
@@ -85,7 +82,7 @@ async function childDoesNotHoldTheName(): Promise<void> {
   }
 }
 
-/** A fork without exec has the parent's descriptors, by the nature of fork, but no region. */
+/** A fork without exec always has its parent's descriptors, but here no region. */
 async function forkHasNoRegion(): Promise<void> {
   using place = new Place();
   const library = join(place.folder, "fork.so");
@@ -133,7 +130,7 @@ async function workerThreadIsTerminated(): Promise<void> {
   expect(left === baseline, `five terminated workers leave ${left - baseline} descriptors`);
 }
 
-/** Nothing of ours runs in a thread that is terminated: its workers hear, and its process' end gives the name back. */
+/** A terminated thread runs no code of ours. Its workers are disconnected; its name is free when its process ends. */
 async function clientThreadIsTerminated(): Promise<void> {
   using place = new Place();
   {
@@ -156,7 +153,7 @@ async function exitInAHandler(): Promise<void> {
   await using both = await pair(place);
   await both.client.tell("ask /exit x 5000");
   const line = await both.client.lineFrom("asked");
-  expect(line.endsWith("WORKER_DIED true"), `the caller hears: ${line}`);
+  expect(line.endsWith("WORKER_DIED true"), `the caller gets: ${line}`);
   expect((await both.worker.ended()) === 7, "the exit code was changed");
   await using heir = new Program(program("worker", place.directory));
   await heir.expectLine("attached");
@@ -177,20 +174,23 @@ async function childrenOfAMember(): Promise<void> {
     await member.order("listen");
     const token = await member.claim("held");
     using child = await childOf(member, how);
-    await until(() => readlinkSync(`/proc/${child.pid}/exe`).endsWith("sleep"), "the child is another program");
-    expect(inherited(member.pid).length > 1 && mapsFleet(member.pid), "the member has nothing to be inherited");
+    await until(() => readlinkSync(`/proc/${child.pid}/exe`).endsWith("sleep"), "the child runs another program");
+    expect(
+      inherited(member.pid).length > 1 && mapsFleet(member.pid),
+      "the member has no descriptor that a child could inherit",
+    );
     const list = inherited(child.pid);
     expect(list.length === 0 && !mapsFleet(child.pid), `a child by ${how} inherits ${list}`);
     member.kill("SIGKILL");
     await member.ended();
     expect((await witness.members()).length === 1, "a killed member whose child lives counts as alive");
-    expect((await witness.claim("held")) > token, "a dead member's token was not passed");
+    expect((await witness.claim("held")) > token, "the new token is not above a dead member's token");
     await witness.release("held");
     expect(isAlive(child.pid), `the child by ${how} has ended, so it proves nothing`);
   }
 }
 
-/** It has the parent's descriptors, by the nature of fork, but maps nothing; who leaves has left all the same. */
+/** A fork has its parent's descriptors but no mapping. A member that leaves has left although its fork lives. */
 async function forkOfAMember(): Promise<void> {
   using place = new Place();
   const library = join(place.folder, "fork.so");
@@ -201,17 +201,17 @@ async function forkOfAMember(): Promise<void> {
   using first = await childOf(leaver, `fork ${library}`);
   using second = await childOf(killed, `fork ${library}`);
   for (const { pid } of [first, second]) expect(!mapsFleet(pid), "a fork maps the fleet");
-  expect((await witness.members()).length === 3, "a member that was forked is none any more");
+  expect((await witness.members()).length === 3, "a member that forked is no longer listed");
   await expectWell(leaver, killed);
   await leaver.order("leave");
-  expect((await witness.members()).length === 2 && isAlive(first.pid), "a fork keeps the place of one that left");
+  expect((await witness.members()).length === 2 && isAlive(first.pid), "a fork keeps the index of a member that left");
   await killed.claim("held");
   killed.kill("SIGKILL");
   await killed.ended();
   expect((await witness.members()).length === 2, "a fork that holds the file does not count"); // as documented
   process.kill(second.pid, "SIGKILL");
   await until(() => !isAlive(second.pid), "the fork has ended");
-  expect((await witness.members()).length === 1, "a place is taken whose member and fork have ended");
+  expect((await witness.members()).length === 1, "an index is still taken although its member and the fork have ended");
   await witness.claim("held");
 }
 
@@ -226,30 +226,28 @@ async function stoppedMemberIsAlive(): Promise<void> {
   stopped.kill("SIGSTOP");
   await until(() => /^State:\s+T/m.test(readFileSync(`/proc/${stopped.pid}/status`, "latin1")), "it is stopped");
   expect((await one.members()).includes(stopped.pid), "a stopped member counts as dead");
-  expect((await one.yields("long")) === token, "the lease of a stopped member is not its own any more");
-  await one.order("publish 3"); // nobody waits for it
+  expect((await one.yields("long")) === token, "a stopped member lost its lease");
+  await one.order("publish 3"); // does not wait for the stopped member
   await one.order("wait short");
-  await one.lineFrom("won short"); // its time is over
+  await one.lineFrom("won short"); // its deadline has passed
   await using late = await Member.start(program("member", place.directory));
   await late.refused("FLEET_FULL");
   stopped.kill("SIGCONT");
   for (let n = 0; n < 3; n++) await stopped.lineFrom("event");
   await stopped.release("long");
-  expect((await stopped.answer("release short", "released")).endsWith("false"), "it released what was over");
+  expect((await stopped.answer("release short", "released")).endsWith("false"), "it released a lease that had expired");
   await expectWell(one, stopped);
 }
 
 export const checks: Checks = {
-  "a child of a client or worker, by Bun.spawn or by libc, inherits no descriptor and no region":
-    childrenInheritNothing,
-  "a child that lives on does not hold a killed client's name": childDoesNotHoldTheName,
-  "a fork that never execs has no region, and holds the name no longer than it lives": forkHasNoRegion,
-  "a worker in a thread that is terminated has left its client, and leaves no descriptor": workerThreadIsTerminated,
-  "a client in a thread that is terminated is heard of; its name is free when the process has ended":
+  "a child of a client or worker, from Bun.spawn or libc, inherits no descriptor and no region": childrenInheritNothing,
+  "a child that outlives a killed client does not hold its name": childDoesNotHoldTheName,
+  "a fork that never execs has no region, and holds the name only while it lives": forkHasNoRegion,
+  "a worker in a terminated thread has left its client and leaves no descriptor": workerThreadIsTerminated,
+  "a terminated client thread disconnects its workers; its name is free when the process has ended":
     clientThreadIsTerminated,
-  "process.exit in a handler is a death, with its own exit code": exitInAHandler,
+  "process.exit in a handler counts as the worker's death and keeps its exit code": exitInAHandler,
   "a child of a member inherits no descriptor and no fleet, and does not keep a killed member alive": childrenOfAMember,
-  "a fork of a member that never execs keeps its place when it is killed, and not when it leaves": forkOfAMember,
-  "a member that is stopped is alive: its place and its leases are its own until their time is over":
-    stoppedMemberIsAlive,
+  "a fork that never execs keeps the index of a killed member, but not of a member that left": forkOfAMember,
+  "a stopped member counts as alive: it keeps its index, and its leases until they expire": stoppedMemberIsAlive,
 };

@@ -1,6 +1,6 @@
 /**
- * The processes that the system tests watch, by role. Each says a line when it got somewhere, and takes commands by
- * standard input, one a line; `done COMMAND` says that it was carried out. `quit` and its end: it ends in good order.
+ * The processes that the system checks watch, by role. A process prints a line when it is ready, reads commands from standard
+ * input, one per line, and prints `done COMMAND` after each. It ends in good order on `quit` or the end of its input.
  *
  *     bun program.ts bare DIRECTORY
  *     bun program.ts client DIRECTORY [uid,... [INLINE_SIZE]]
@@ -33,7 +33,7 @@ function cString(text: string): Buffer {
 
 type Command = (...words: string[]) => Promise<void> | void;
 
-/** Carries out what standard input says, until `quit` or its end. What a command throws is said, and no more. */
+/** Carries out the commands of standard input until `quit` or its end. Prints the errors of commands and continues. */
 async function obey(commands: Record<string, Command>): Promise<void> {
   const decoder = new TextDecoder();
   let rest = "";
@@ -53,9 +53,9 @@ async function obey(commands: Record<string, Command>): Promise<void> {
   }
 }
 
-/** What any role can do. */
+/** Commands of every role. */
 const own: Record<string, Command> = {
-  /** Says how many regions are mapped here. */
+  /** Prints the number of regions that this process maps. */
   mappings: () => {
     const lines = readFileSync("/proc/self/maps", "latin1").split("\n");
     say(`mappings ${lines.filter((line) => line.includes("memfd:slotbus (")).length}`);
@@ -66,7 +66,7 @@ const own: Record<string, Command> = {
     child.unref();
     say(`child ${child.pid}`);
   },
-  /** The same by libc, and one that is a fork of this process. */
+  /** Starts a child that sleeps with libc; `fork` starts a fork of this process. */
   system: () => {
     const symbols = { system: { args: [FFIType.cstring], returns: FFIType.i32 } } as const;
     dlopen("libc.so.6", symbols).symbols.system(cString("sleep 1000 </dev/null >/dev/null 2>&1 & echo child $!"));
@@ -75,13 +75,13 @@ const own: Record<string, Command> = {
     const symbols = { fork_and_wait: { args: [], returns: FFIType.i32 } } as const;
     say(`child ${dlopen(library!, symbols).symbols.fork_and_wait()}`);
   },
-  /** Says what its descriptors of slotbus lead to. */
+  /** Prints the targets of the descriptors that belong to slotbus. */
   descriptors: () => {
     const targets = readdirSync("/proc/self/fd").map((fd) => {
       try {
         return readlinkSync(`/proc/self/fd/${fd}`);
       } catch {
-        return ""; // the one that was read from
+        return ""; // the descriptor of this listing
       }
     });
     say(
@@ -102,10 +102,10 @@ async function client(): Promise<void> {
       await joined;
       for (let n = 0; n < Number(requests); n++) {
         const response = await bus.request({ path: "/echo", body: `request ${n}` });
-        if (response.text() !== `request ${n}`) throw new Error(`wrong answer: ${response.text()}`);
+        if (response.text() !== `request ${n}`) throw new Error(`wrong response: ${response.text()}`);
       }
     },
-    /** So many chunks of 4 KiB back and forth, as the body of one request and of its answer. */
+    /** Sends chunks of 4 KiB as the body of one request and reads them back from its response. */
     stream: async (chunks) => {
       await joined;
       const bytes = new Uint8Array(4_096);
@@ -117,7 +117,7 @@ async function client(): Promise<void> {
       for await (const chunk of response.chunks({ into: new Uint8Array(65_536) })) left -= chunk.length;
       if (left !== 0) throw new Error(`${left} bytes are missing`);
     },
-    /** One request: says how it ended, and after how many ms. */
+    /** Sends one request; prints how long it took, in ms, and how it ended. */
     ask: async (path, query, timeout) => {
       await joined;
       const started = performance.now();
@@ -129,7 +129,7 @@ async function client(): Promise<void> {
     },
     workers: () => say(`workers ${bus.workers.length}`),
   });
-  joined.catch(() => {}); // the bus closes before a worker came
+  joined.catch(() => {}); // rejects if the bus closes before a worker attaches
   await bus.close();
 }
 
@@ -161,7 +161,7 @@ async function worker(): Promise<void> {
   await attached.close();
 }
 
-/** A worker that attaches when it is told. */
+/** A worker that attaches on the command `open`. */
 async function patient(): Promise<void> {
   await import("../../src/index.ts");
   let attached = null as SlotWorker | null;
@@ -179,7 +179,7 @@ async function patient(): Promise<void> {
   await attached?.close();
 }
 
-/** A Bun program with one unix socket and nothing of ours: Bun itself wakes once a second for it. */
+/** A Bun program with one Unix socket and without slotbus. Bun itself wakes up once a second for the socket. */
 async function bare(): Promise<void> {
   const unix = `${directory}/bare.sock`;
   const socket = { open() {}, data() {}, close() {} };

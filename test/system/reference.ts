@@ -1,4 +1,4 @@
-/** The API reference, made from the declarations that the package ships. */
+/** The API reference, generated from the declarations that the package ships. */
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -7,7 +7,7 @@ import { type Checks, expect, needTool, note, root } from "./checks.ts";
 
 const pages = join(root, "zig-out/reference/html");
 
-/** A page has the name of its export, and its entry's page lists it. */
+/** Whether the page of the entry lists the export. */
 function isListed(entry: string, name: string): boolean {
   const page = join(pages, "modules", `${entry.replaceAll("/", "_")}.html`);
   return existsSync(page) && readFileSync(page, "utf8").includes(`>${name}<`);
@@ -17,24 +17,24 @@ async function everyExportIsInIt(): Promise<void> {
   needTool("npm");
   const started = performance.now();
   const reference = makeReference(); // fails when an export has no doc comment
-  note(`made in ${((performance.now() - started) / 1000).toFixed(1)} s`);
+  note(`generated in ${((performance.now() - started) / 1000).toFixed(1)} s`);
   const modules = new Map((reference.children ?? []).map((module) => [module.name, module]));
   let seen = 0;
   for (const [entry, source] of entries()) {
     const module = modules.get(entry);
-    expect(module !== undefined, `there is no page of ${entry}`);
+    expect(module !== undefined, `there is no page for ${entry}`);
     const documented = new Set((module?.children ?? []).map(({ name }) => name));
     for (const name of Object.keys((await import(join(root, "src", source))) as object)) {
       seen++;
-      expect(documented.has(name), `${entry} exports ${name}, and the reference does not have it`);
+      expect(documented.has(name), `${entry} exports ${name}, which the reference lacks`);
     }
     for (const name of documented) expect(isListed(entry, name), `the page of ${entry} does not list ${name}`);
   }
   note(`${seen} values of ${modules.size} entries`);
-  expect(seen > 60, `only ${seen} exports were looked at`);
+  expect(seen > 60, `only ${seen} exports were checked`);
 }
 
-/** The search for undocumented exports finds them: in a class, a function, and not in what another entry exports. */
+/** The search finds exports without a doc comment, and skips references to another entry's exports. */
 async function bareExportsAreFound(): Promise<void> {
   const bare: Reflection = { name: "bare", variant: "declaration" };
   const reference: Reflection = {
@@ -55,7 +55,7 @@ async function bareExportsAreFound(): Promise<void> {
     ],
   };
   const found = undocumented(reference).join();
-  expect(found === "slotbus/events.bare,slotbus/events.silent", `it found: ${found}`);
+  expect(found === "slotbus/events.bare,slotbus/events.silent", `the search found: ${found}`);
 }
 
 export const checks: Checks = {

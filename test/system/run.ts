@@ -1,6 +1,6 @@
 /**
- * What needs Debian's tools or root. Each check passes, fails, or lacks something; one that lacks something
- * is no success. `test/system/install.sh` installs the tools.
+ * Runs the checks that need Debian's tools or root. A check passes, fails, or lacks a tool or right. The run succeeds only if
+ * every check passes. `test/system/install.sh` installs the tools.
  *
  *     bun test/system/run.ts ["part of a check's sentence"]
  */
@@ -21,6 +21,7 @@ import { checks as sanitizers } from "./sanitizers.ts";
 import { checks as silence } from "./silence.ts";
 import { checks as stdio } from "./stdio.ts";
 import { checks as syscalls } from "./syscalls.ts";
+import { checks as systemd } from "./systemd.ts";
 import { checks as users } from "./users.ts";
 import { checks as versions } from "./versions.ts";
 
@@ -42,6 +43,7 @@ const checks: Checks = {
   ...browser,
   ...nginx,
   ...stdio,
+  ...systemd,
 };
 
 const counts = { passed: 0, failed: 0, lacking: 0 };

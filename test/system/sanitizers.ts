@@ -7,7 +7,7 @@ import { type Checks, expect, needTool, note, Place, root, run } from "./checks.
 
 function expectTests(output: string): void {
   const passed = /^(\d+) passed, 0 failed$/m.exec(output);
-  expect(Number(passed?.[1]) > 100, `no tests were counted:\n${output}`);
+  expect(Number(passed?.[1]) > 100, `too few tests ran:\n${output}`);
 }
 
 async function underGccSanitizers(): Promise<void> {
@@ -34,7 +34,7 @@ async function underThreadSanitizer(): Promise<void> {
 
 // ---- the library in Bun, under AddressSanitizer ----------------------------------------------------------------
 
-/** Test files that work the library hard, each in a Bun of its own. Not those that hold somebody to milliseconds. */
+/** Test files that use the library a lot, each run in its own Bun. None of them depends on milliseconds. */
 const HARD =
   "link bus stress worker process session request response fetch control stats exchange fleet ring events contest".split(
     " ",
@@ -44,7 +44,7 @@ const QUICK = "session";
 
 const SANITIZER = "-fsanitize=address,undefined -fno-sanitize-recover=all";
 
-/** The library of the sources in `csrc`, with both sanitizers, none of whose reports is survived. */
+/** Builds the library from `csrc` with both sanitizers; every report ends the process. */
 async function buildForBun(csrc: string, library: string): Promise<void> {
   const flags = `-shared -fPIC -std=c11 -D_GNU_SOURCE -O1 -g -pthread -fvisibility=hidden -fno-strict-aliasing`;
   const files = readdirSync(csrc).filter((file) => file.endsWith(".c") && file !== "os_macos.c");
@@ -53,7 +53,7 @@ async function buildForBun(csrc: string, library: string): Promise<void> {
   await run([needTool("gcc"), ...all, `-I${csrc}`, "-o", library, ...inputs]);
 }
 
-/** Runs a test file with the library in Bun; `maps` is what was mapped. */
+/** Runs a test file in Bun with the library. Resolves to its outcome and its mapped libraries. */
 async function testWith(library: string, name: string, folder: string) {
   const runtime = (await run([needTool("gcc"), "-print-file-name=libasan.so"])).trim();
   const list = join(folder, `maps-${name}`);
@@ -63,7 +63,7 @@ async function testWith(library: string, name: string, folder: string) {
     env: {
       ...process.env,
       LD_PRELOAD: runtime,
-      ASAN_OPTIONS: "detect_leaks=0", // Bun's own
+      ASAN_OPTIONS: "detect_leaks=0", // Bun itself leaks
       UBSAN_OPTIONS: "print_stacktrace=1",
       SLOTBUS_LIB: library,
       SLOTBUS_MAPS: list,
@@ -87,16 +87,16 @@ async function libraryInBun(): Promise<void> {
       const lines = output.split("\n").filter((line) => !line.startsWith("(pass)"));
       const clean = code === 0 && !/AddressSanitizer|runtime error/.test(output);
       expect(clean, `the tests of ${name} ended with ${code}:\n${lines.slice(-60).join("\n")}`);
-      expect(maps.includes(library) && maps.includes("libasan"), `that was not the library under test:\n${maps}`);
+      expect(maps.includes(library) && maps.includes("libasan"), `the tests ran with another library:\n${maps}`);
       passed += Number(/^ *(\d+) pass$/m.exec(output)?.[1]);
     }
   };
   await Promise.all(Array.from({ length: LANES }, lane));
   note(`${passed} tests of ${HARD.length} files`);
-  expect(passed > 200, "hardly a test ran");
+  expect(passed > 200, "too few tests ran");
 }
 
-/** Bugs put into a copy of the sources: file, where, what, and the report they must bring. */
+/** Bugs for a copy of the sources: the file, the line before, the code, and the report that it must cause. */
 const BUGS = [
   {
     file: "attach.c",
@@ -129,7 +129,7 @@ async function bugsInBunAreReported(): Promise<void> {
     const library = join(place.folder, `libslotbus-${index}.so`);
     await buildForBun(csrc, library);
     const { code, output } = await testWith(library, QUICK, place.folder);
-    expect(code !== 0 && output.includes(report), `a bug of the kind "${report}" ended with ${code}:\n${output}`);
+    expect(code !== 0 && output.includes(report), `a bug that should cause "${report}" ended with ${code}:\n${output}`);
   }
 }
 
@@ -137,5 +137,5 @@ export const checks: Checks = {
   "the native tests pass under gcc's AddressSanitizer and UndefinedBehaviorSanitizer": underGccSanitizers,
   "the native tests pass under ThreadSanitizer": underThreadSanitizer,
   "Bun's tests pass with the library under AddressSanitizer and UndefinedBehaviorSanitizer": libraryInBun,
-  "a bug in the library under Bun would be reported by the sanitizers": bugsInBunAreReported,
+  "the sanitizers report bugs of the library under Bun": bugsInBunAreReported,
 };

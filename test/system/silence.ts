@@ -1,4 +1,4 @@
-/** System calls that are not made: by an idle bus, and by a busy one; by a fleet in which nobody sleeps, and by one that does. */
+/** System calls that slotbus does not make: on an idle and on a busy bus, in a fleet with and without sleepers. */
 
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -8,7 +8,7 @@ import { type Checks, expect, Lacking, needTool, note, Place, Program, program, 
 import { Member } from "./fleet.ts";
 import { buildLife } from "./life.ts";
 
-/** strace on processes that run already. */
+/** strace, attached to a running process. */
 class Trace {
   readonly #file: string;
   readonly #child: Subprocess<"ignore", "ignore", "pipe">;
@@ -31,19 +31,19 @@ class Trace {
       for await (const chunk of child.stderr) {
         text += new TextDecoder().decode(chunk);
         if (text.includes("attached") && (threads === 1 || text.includes("threads"))) resolve();
-      } // to the end: strace tells of each new thread, and would die of a closed pipe
+      } // read to the end: strace reports each new thread, and a closed pipe would kill it
       reject(new Lacking(`strace says: ${text.trim()}`));
     })();
     await promise;
     return new Trace(file, child);
   }
 
-  /** Ends it; the calls that began since it was attached, by name. A private futex is the engine's own. */
+  /** Ends the trace. Resolves to the number of calls since it was attached, by name, without the engine's private futexes. */
   async end(): Promise<Map<string, number>> {
     return countCalls(await this.#stop());
   }
 
-  /** Ends it; the calls that the process's first thread made where it marked its work. */
+  /** Ends the trace. Resolves to the calls that the process's first thread made inside its marked work. */
   async endMarked(pid: number): Promise<Map<string, number>> {
     const [work] = markedParts((await this.#stop()).filter((line) => line.startsWith(`${pid} `)));
     expect(work !== undefined, "nothing is marked in the trace");
@@ -66,7 +66,7 @@ function countCalls(lines: string[]): Map<string, number> {
   return counts;
 }
 
-/** The lines of a trace between getpgid(-3) and getpgid(-4), for each pair of these. */
+/** Returns the lines of a trace between each getpgid(-3) and the next getpgid(-4). */
 function markedParts(lines: string[]): string[][] {
   const parts: string[][] = [];
   let part: string[] | null = null;
@@ -87,10 +87,10 @@ function show(counts: Map<string, number>): string {
 }
 
 const MESSAGE_CALLS = "sendto,sendmsg,recvfrom,recvmsg,read,write,writev,futex";
-/** By these a thread sleeps or arms a timer. `?`: not on every machine. */
+/** Calls with which a thread sleeps or arms a timer. `?`: not on every machine. */
 const WAIT_CALLS = "epoll_pwait2,epoll_pwait,?epoll_wait,?poll,ppoll,clock_nanosleep,timerfd_settime";
 
-/** The system calls each process makes while `during` runs. */
+/** Resolves to the system calls that each process makes while `during` runs. */
 async function callsOf(place: Place, processes: Program[], calls: string, during: () => Promise<void>) {
   const traces = await Promise.all(processes.map((process) => Trace.attach(place, process.pid, calls)));
   await during();
@@ -100,7 +100,7 @@ async function callsOf(place: Place, processes: Program[], calls: string, during
 async function idleIsSilent(): Promise<void> {
   needTool("strace");
   using place = new Place();
-  const env = { BUN_GC_TIMER_DISABLE: "1" }; // Bun's collector looks at its heap every second, and they differ
+  const env = { BUN_GC_TIMER_DISABLE: "1" }; // Bun's garbage collector checks its heap every second; the heaps differ
   await using bare = new Program(program("bare", place.folder), env);
   await using client = new Program(program("client", place.directory), env);
   await client.expectLine("listening");
@@ -110,7 +110,7 @@ async function idleIsSilent(): Promise<void> {
   let seen = "";
   let quiet = false;
   for (let round = 0; round < 5 && !quiet; round++) {
-    const nothing = () => Bun.sleep(2_000); // the time in which nothing is to happen
+    const nothing = () => Bun.sleep(2_000);
     const [ofClient, ofWorker, ofBare] = await callsOf(
       place,
       [client, worker, bare],
@@ -118,11 +118,11 @@ async function idleIsSilent(): Promise<void> {
       nothing,
     );
     seen += `\nclient: ${show(ofClient!)}; worker: ${show(ofWorker!)}; bare: ${show(ofBare!)}`;
-    // Two seconds hold two or three of the wake-ups that Bun makes each second.
+    // Bun wakes up once a second, so two seconds have two or three wake-ups.
     const sleeps = (counts: Map<string, number>) => [...counts.keys()].every((call) => WAIT_CALLS.includes(call));
     quiet = [ofClient!, ofWorker!].every((counts) => sleeps(counts) && total(counts) <= total(ofBare!) + 1);
   }
-  expect(quiet, `no 2 s of five were as quiet as a bare process:${seen}`);
+  expect(quiet, `in each of five periods of 2 s there were more calls than in a bare process:${seen}`);
   const one = await callsOf(place, [client, worker], MESSAGE_CALLS, () => client.order("go 1"));
   expect(
     one.every((counts) => total(counts) > 0),
@@ -130,7 +130,7 @@ async function idleIsSilent(): Promise<void> {
   );
 }
 
-/** The join is seen, so what is not seen afterwards is not made. */
+/** strace sees the join, so calls that it does not see afterwards are not made. */
 async function observersAreSilent(): Promise<void> {
   needTool("strace");
   using place = new Place();
@@ -145,18 +145,21 @@ async function observersAreSilent(): Promise<void> {
   let seen = "";
   let quiet = false;
   for (let round = 0; round < 5 && !quiet; round++) {
-    let looks = 0;
+    let reads = 0;
     const look = async (): Promise<void> => {
       for (const until = performance.now() + 2_000; performance.now() < until; await Bun.sleep(1))
-        for (const observer of observers) looks += observer.read().pid === client.pid ? 1 : 0;
+        for (const observer of observers) reads += observer.read().pid === client.pid ? 1 : 0;
     };
     const [ofClient, ofBare] = await callsOf(place, [client, bare], `${MESSAGE_CALLS},${WAIT_CALLS}`, look);
-    seen += `\n${looks} looks: client: ${show(ofClient!)}; bare: ${show(ofBare!)}`;
+    seen += `\n${reads} reads: client: ${show(ofClient!)}; bare: ${show(ofBare!)}`;
     const sleeps = [...ofClient!.keys()].every((call) => WAIT_CALLS.includes(call));
-    quiet = looks > 300 && sleeps && total(ofClient!) <= total(ofBare!) + 1;
+    quiet = reads > 300 && sleeps && total(ofClient!) <= total(ofBare!) + 1;
   }
   for (const observer of observers) observer.close();
-  expect(quiet, `no 2 s of five in which three observers looked were as quiet as a bare process:${seen}`);
+  expect(
+    quiet,
+    `in each of five periods of 2 s with three observers there were more calls than in a bare process:${seen}`,
+  );
   note(seen.trim());
 }
 
@@ -171,14 +174,14 @@ async function busyStaysOutOfTheKernel(order: string, count: number): Promise<vo
   await client.order(`${order} 5000`); // compiled and warm
   let seen = "";
   let rare = false;
-  // Several runs: while others use the processors, spinning pays less and the sides do park.
+  // Several runs: while other processes use the processors, spinning finds less and the sides park.
   for (let round = 0; round < 5 && !rare; round++) {
     const work = () => client.order(`${order} ${count}`);
     const [ofClient, ofWorker] = await callsOf(place, [client, worker], MESSAGE_CALLS, work);
     seen += `\nclient: ${show(ofClient!)}; worker: ${show(ofWorker!)}`;
     rare = [ofClient!, ofWorker!].every((counts) => [...counts.values()].every((calls) => calls < count / 20));
   }
-  expect(rare, `none of five runs of ${count} made few calls:${seen}`);
+  expect(rare, `each of five runs of ${count} made many calls:${seen}`);
   note(seen.trim());
 }
 
@@ -186,7 +189,7 @@ async function busyStaysOutOfTheKernel(order: string, count: number): Promise<vo
 
 const COUNT = 10_000;
 
-/** The library alone: exactly nothing. */
+/** The library alone makes no call at all. */
 async function quietFleetMakesNoCall(): Promise<void> {
   using place = new Place();
   const trace = join(place.folder, "trace");
@@ -197,7 +200,7 @@ async function quietFleetMakesNoCall(): Promise<void> {
   expect(seen.join() === "nothing,nothing,nothing,nothing", `the library makes: ${seen.join("; ")}`);
 }
 
-/** System calls of a member's own thread in marked work: the fewest of five runs, as the engine may collect or compile. */
+/** Resolves to the system calls of a member's main thread in marked work: the fewest of five runs, as the engine may collect or compile. */
 async function markedCalls(place: Place, member: Member, command: string): Promise<Map<string, number>> {
   let fewest: Map<string, number> | null = null;
   for (let round = 0; round < 5 && (fewest === null || total(fewest) > 0); round++) {
@@ -240,7 +243,7 @@ async function claimingMakesNoCall(): Promise<void> {
   await using other = await Member.join(place);
   await one.order(`pairs ${COUNT}`);
   const pairs = await markedCalls(place, one, `pairs ${COUNT}`);
-  note(`${COUNT} claims and releases: ${show(pairs)}`); // the collector asks for the memory that is in use
+  note(`${COUNT} claims and releases: ${show(pairs)}`); // the garbage collector asks how much memory is in use
   const ours = ["fcntl", "futex", "sendto", "pidfd_open"].filter((call) => pairs.has(call));
   expect(ours.length === 0 && total(pairs) < COUNT / 100, `claims that nobody contests made: ${show(pairs)}`);
   await other.claim("taken");
@@ -248,7 +251,7 @@ async function claimingMakesNoCall(): Promise<void> {
   note(`1000 claims of what another holds: ${show(yields)}`);
   expect(
     yields.get("fcntl") === 1000 && total(yields) < 1010,
-    "to yield costs more than one look at the holder's lock",
+    "a failed claim costs more than one check of the holder's lock",
   );
 }
 
@@ -270,7 +273,7 @@ async function sleepersMakeNoCall(): Promise<void> {
   let seen = "";
   let quiet = false;
   for (let round = 0; round < 5 && !quiet; round++) {
-    const second = () => Bun.sleep(1_000); // of silence
+    const second = () => Bun.sleep(1_000);
     const [ofBare, ...counts] = await callsOf(place, [bare, ...Object.values(sleepers)], "all", second);
     ofBare!.delete("restart_syscall");
     seen += `\nbare: ${show(ofBare!)}; ${Object.keys(sleepers)
@@ -278,7 +281,7 @@ async function sleepersMakeNoCall(): Promise<void> {
       .join("; ")}`;
     quiet = counts.every((calls) => sleepsOnly(calls, total(ofBare!)));
   }
-  expect(quiet, `no second of five was as quiet as a bare process:${seen}`);
+  expect(quiet, `in each of five seconds there were more calls than in a bare process:${seen}`);
   note(seen.trim());
   await active.order("publish 1");
   await cursor.lineFrom("event");
@@ -287,8 +290,8 @@ async function sleepersMakeNoCall(): Promise<void> {
 }
 
 /**
- * No more waits than a bare process makes, and the one of the thread that sleeps for the fleet. `restart_syscall` goes on
- * with what strace interrupted.
+ * Whether a process made no more waits than a bare process, plus one by the thread that sleeps for the fleet. `restart_syscall`
+ * continues a call that strace interrupted.
  */
 function sleepsOnly(calls: Map<string, number>, bare: number): boolean {
   const own = [...calls].filter(([call]) => call !== "restart_syscall" && call !== "futex");
@@ -298,18 +301,17 @@ function sleepsOnly(calls: Map<string, number>, bare: number): boolean {
 
 export const checks: Checks = {
   "an idle client and an idle worker make no system call that a Bun process with a socket does not make": idleIsSilent,
-  "three observers that look at a client all the time cause no system call of it after they have joined":
+  "three observers that read a client's statistics all the time cause no system call in it after they have joined":
     observersAreSilent,
   "a busy client and a busy worker make less than one system call per 20 requests": () =>
     busyStaysOutOfTheKernel("go", 20_000),
   "a stream of 20 000 chunks in both directions makes less than one system call per 20 chunks": () =>
     busyStaysOutOfTheKernel("stream", 20_000),
-  "the library publishes and claims without any system call when nobody sleeps and nobody contests":
+  "the library publishes and claims without a system call when no member sleeps and no lease is contested":
     quietFleetMakesNoCall,
-  "10 000 publications under Bun, to no reader, one and eight that do not sleep, make no system call":
+  "10 000 publications under Bun to zero, one and eight readers that do not sleep make no system call":
     publishingMakesNoCall,
-  "10 000 claims and releases under Bun make no system call of the library, and to yield to another makes one":
+  "10 000 claims and releases under Bun make no system call of the library, and a failed claim makes one":
     claimingMakesNoCall,
-  "who waits for events by a cursor or a subscription, or for a lease, makes no system call in a second of silence":
-    sleepersMakeNoCall,
+  "a member that waits for events or for a lease makes no system call in a second of silence": sleepersMakeNoCall,
 };

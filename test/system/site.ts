@@ -1,6 +1,6 @@
 /**
- * A hub, or a worker of one, for a browser: `bun site.ts hub DIRECTORY ORIGIN`, `bun site.ts worker DIRECTORY NAME`. A worker waits
- * for a line before it runs. Both end with their standard input. The hub's token is "token-of-the-site".
+ * A hub or a hub worker for browser.ts: `bun site.ts hub DIRECTORY ORIGIN`, `bun site.ts worker DIRECTORY NAME`. A worker waits
+ * for a line before it connects. Both end with their standard input. The hub's token is "token-of-the-site".
  */
 
 import { Hub, type HubRoutes, HubWorker, sse } from "../../src/hub/index.ts";
@@ -19,7 +19,7 @@ async function hub(): Promise<void> {
   await made.close({ timeout: 0 });
 }
 
-/** What a path can have of what a page must not believe. */
+/** Path segments that a page must show as text. */
 const HOSTILE = ["%3Cimg%20src=x%20onerror=alert(1)%3E", "&lt;img&gt;'onclick='alert(1)", "‹b›"];
 
 async function worker(): Promise<void> {

@@ -1,4 +1,4 @@
-/** Servers of a stdio bus, and pages of Debian's Chromium that send them messages. */
+/** The TCP port of a stdio bus, attacked by pages in Debian's Chromium. */
 
 import { connect } from "node:net";
 import { join } from "node:path";
@@ -6,11 +6,12 @@ import { type Browser, chromium, type Page } from "playwright-core";
 import { StdioBus, type TcpOptions } from "../../src/stdio/index.ts";
 import { type Checks, expect, needTool, root, until } from "./checks.ts";
 
-const REFUSED = /^a connection to 127\.0\.0\.1:\d+ from 127\.0\.0\.1 was closed: it sent \d+ bytes that are not JSON: /;
-const SILENT = /was closed: it did not send the token within 2000 ms\.$/;
+const REFUSED =
+  /^The connection to 127\.0\.0\.1:\d+ from 127\.0\.0\.1 was closed: the client sent \d+ bytes that are not JSON: /;
+const SILENT = /was closed: the client did not send the token within 2000 ms\.$/;
 const PAGE = "<!doctype html><title>page</title><iframe name=frame></iframe>";
 
-/** What a page can send to a port, as code that runs in the page. `url` and `body` are texts there. */
+/** Ways in which a page can send bytes to a port, as code of the page. `url` and `body` are strings there. */
 const WAYS: Record<string, string> = {
   "a fetch without CORS": `void fetch(url, { method: "POST", mode: "no-cors", body }).catch(() => {})`,
   "a fetch of JSON": `void fetch(url, { method: "POST", headers: { "content-type": "application/json" }, body }).catch(() => {})`,
@@ -28,13 +29,13 @@ const WAYS: Record<string, string> = {
 
 async function open(browser: Browser, address: string, isOurs: boolean): Promise<Page> {
   const page = await (await browser.newContext()).newPage();
-  // A page of the bus's own origin: nobody serves it, a name that is pointed here later would.
+  // A page of the bus's own origin. DNS rebinding makes such a page; here the browser fakes it.
   if (isOurs) await page.route(address, (route) => route.fulfill({ contentType: "text/html", body: PAGE }));
   await page.goto(address);
   return page;
 }
 
-/** Sends a page's message in each way, and expects that the connection is closed with one line and no worker is asked. */
+/** Sends a message from a page in each way. Expects that the connection is closed with one log line and no worker gets a request. */
 async function refuses(tcp: TcpOptions): Promise<void> {
   const told: string[] = [];
   const worker = join(root, "test/fixtures/stdio-worker.ts");
@@ -46,7 +47,7 @@ async function refuses(tcp: TcpOptions): Promise<void> {
   const { port, token } = await bus.serve({ tcp });
   const auth = { jsonrpc: "2.0", id: 0, method: "$/auth", params: { token: token ?? "none" } };
   const ask = { jsonrpc: "2.0", id: 1, method: "pid" };
-  // The page even knows the token.
+  // The page knows the token, too.
   const lines = `\n${JSON.stringify(auth)}\n${JSON.stringify(ask)}\n`;
 
   const pages = Bun.serve({
@@ -62,7 +63,7 @@ async function refuses(tcp: TcpOptions): Promise<void> {
   try {
     const origins: [what: string, origin: string, isOurs: boolean][] = [
       ["its own origin", `http://127.0.0.1:${port}`, true],
-      ["its own origin by a name that points here", `http://bus.example:${port}`, true],
+      ["its own origin by a name that resolves here", `http://bus.example:${port}`, true],
       ["another origin of this machine", `http://127.0.0.1:${pages.port}`, false],
       ["another site", `http://evil.example:${pages.port}`, false],
     ];
@@ -77,10 +78,10 @@ async function refuses(tcp: TcpOptions): Promise<void> {
         );
         await until(
           () => told.some((line) => REFUSED.test(line)) || bus.stats().messagesIn > 0,
-          `the outcome of ${what}`,
+          `${what} has an outcome`,
         );
         expect(bus.stats().messagesIn === 0, `${what} reached a worker`);
-        // Chromium also connects in advance and sends nothing.
+        // Chromium also opens connections in advance and sends nothing on them.
         for (const line of told) expect(REFUSED.test(line) || SILENT.test(line), `${what}: the log says ${line}`);
         await page.context().close();
       }
@@ -93,13 +94,13 @@ async function refuses(tcp: TcpOptions): Promise<void> {
   let answers = "";
   const socket = connect(port, "127.0.0.1", () => socket.write(lines));
   socket.on("data", (data) => (answers += data));
-  await until(() => answers.split("\n").length === 3, "a program that sends the same lines is answered");
+  await until(() => answers.split("\n").length === 3, "a program that sends the same lines gets answers");
   socket.destroy();
-  expect(bus.stats().messagesIn === 1, "one request of it has reached the worker");
+  expect(bus.stats().messagesIn === 1, "exactly one request of the program has reached the worker");
 }
 
 export const checks: Checks = {
-  "Chromium reaches no worker of a stdio bus through its tcp port, from a page of any origin, with the token or not":
+  "Chromium reaches no worker of a stdio bus through its tcp port, from a page of any origin, even with the token":
     () => refuses({ port: 0 }),
   "Chromium reaches no worker of a stdio bus through a tcp port without a token": () =>
     refuses({ port: 0, token: false }),

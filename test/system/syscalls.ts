@@ -1,6 +1,6 @@
 /**
- * Each system call of the library fails once, at its n-th time, for every n and every error that fits; or its process is
- * killed there. life/ is a client, a worker and a fleet in C, so that only the library's calls are met; then the same with Bun.
+ * Each system call of the library fails once, at its n-th time, for every n and every error that fits, or its process is
+ * killed there. First with the client, worker and fleet of life/, in C, which make only the library's calls; then with Bun.
  */
 
 import { readFileSync, rmSync } from "node:fs";
@@ -11,11 +11,11 @@ import { expectWell, Member } from "./fleet.ts";
 import { buildLife, Couple, type Role } from "./life.ts";
 
 const OPEN = ["EMFILE", "ENFILE", "ENOMEM", "EINTR", "EPERM"];
-const SEND = ["EAGAIN", "EPIPE", "ECONNRESET", "ENOMEM", "EINTR"];
+const SEND = ["EAGAIN", "EPIPE", "ECONNRESET", "ENOMEM", "ENOBUFS", "EINTR"];
 
 /**
- * The library's system calls, and the errors that each can meet. Without one: a call that cannot fail, or (close, munmap)
- * one that on Linux is done all the same. There the process is only killed.
+ * The library's system calls, and the errors that each can return. A call without errors cannot fail, or (close, munmap)
+ * takes effect on Linux although it fails; there the process is only killed.
  */
 const CALLS: Record<Role, Record<string, string[]>> = {
   client: {
@@ -127,13 +127,13 @@ const CALLS: Record<Role, Record<string, string[]>> = {
   },
 };
 
-/** Calls that are made again, or whose failure costs a moment, when they say "not now". */
+/** Calls that are retried, or whose failure only delays, when they return EINTR or EAGAIN. */
 const PATIENT = ["sendto", "recvmsg", "recvfrom", "connect", "futex", "poll", "madvise", "read", "write"];
-/** What a new thread of the C library's begins with: the main thread did the same, so no n means the other one. */
+/** Calls with which the C library starts a thread. The main thread makes them too, so no n selects the second thread. */
 const UNREACHED = ["rseq", "set_robust_list"];
 const LANES = 3;
 
-/** By call: how often it was made before the library's first, and how often by the library. */
+/** Counts each call: before the library's first call, and by the library. */
 function readTrace(file: string): Map<string, { before: number; ours: number }> {
   const seen = new Map<string, { before: number; ours: number }>();
   let started = false;
@@ -150,7 +150,7 @@ function readTrace(file: string): Map<string, { before: number; ours: number }> 
     }
     const counts = seen.get(call) ?? { before: 0, ours: 0 };
     if (!started) counts.before++;
-    else if (inside || thread !== main) counts.ours++; // a second thread is the library's own;
+    else if (inside || thread !== main) counts.ours++; // a second thread is the library's
     seen.set(call, counts);
   }
   return seen;
@@ -163,22 +163,22 @@ interface Chain {
   call: string;
   /** `ENOMEM`, …, or `KILL`. */
   fault: string;
-  /** Times the call is made before the library's first. */
+  /** How often the call is made before the library makes it. */
   before: number;
 }
 
-/** What a life may leave in the directory: a lock that it does not have is not its own to remove. */
+/** Whether a life may leave this file: it must not remove a lock that it does not hold. */
 function mayLeave({ role, call, fault }: Chain, file: string): boolean {
   if (role === "fleet") {
     if (fault === "KILL") return /^life\.fleet(\.\d+\.[0-9a-f]{16})?$/.test(file);
-    return ["fcntl", "newfstatat", "unlinkat"].includes(call) && file === "life.fleet"; // an orphan for the next one
+    return ["fcntl", "newfstatat", "unlinkat"].includes(call) && file === "life.fleet"; // an orphan for the next fleet
   }
   if (role !== "client") return false;
   if (fault === "KILL" || call === "unlinkat") return /^life\.(lock|sock)$/.test(file);
   return (call === "fcntl" || call === "newfstatat") && file === "life.lock";
 }
 
-/** Fails the call at its first time, its second, … until it is not made so often: the number of times it was met. */
+/** Fails the call at its first time, its second, … until it is not made that often. Resolves to how often it was made. */
 async function runChain(chain: Chain, couple: Couple, outcomes: Map<string, number>): Promise<number> {
   const { role, call, fault, before } = chain;
   const injection = fault === "KILL" ? "signal=KILL" : `error=${fault}`;
@@ -193,16 +193,16 @@ async function runChain(chain: Chain, couple: Couple, outcomes: Map<string, numb
       const victim = met && fault === "KILL" && who === role;
       const end = /^end (.*) fds (-?\d+) maps (\d+)$/m.exec(text);
       if (victim) {
-        expect(code === "SIGKILL" && !end, `${what}: it was not killed: ${code} ${text}`);
+        expect(code === "SIGKILL" && !end, `${what}: the ${who} was not killed: ${code} ${text}`);
         continue;
       }
       expect(code === 0 && end !== null, `${what}: the ${who} ended with ${code}: ${text}`);
       const [, result = "", fds, maps] = end!;
       expect(!result.includes("undocumented"), `${what}: the ${who} says ${result}`);
       expect(fds === "0" && maps === "0", `${what}: the ${who} leaves ${fds} descriptors and ${maps} mappings`);
-      expect(met || result === "ok", `${what}: not met, and yet the ${who} says ${result}`);
+      expect(met || result === "ok", `${what}: the fault was not met, but the ${who} says ${result}`);
       const passing = (fault === "EINTR" || fault === "EAGAIN") && PATIENT.includes(call);
-      expect(!passing || who !== role || result === "ok", `${what}: it gave up: ${result}`);
+      expect(!passing || who !== role || result === "ok", `${what}: the ${who} gave up with ${result}`);
       if (met) outcomes.set(result.split(" ")[0]!, (outcomes.get(result.split(" ")[0]!) ?? 0) + 1);
     }
     const left = couple.files.filter((file) => !met || !mayLeave(chain, file));
@@ -212,7 +212,7 @@ async function runChain(chain: Chain, couple: Couple, outcomes: Map<string, numb
   }
 }
 
-/** Runs all chains, a few at a time: how often each fault was met. */
+/** Runs all chains, a few at a time. Resolves to how often each fault was met. */
 async function runChains(chains: Chain[], life: string, folder: string): Promise<Map<Chain, number>> {
   const met = new Map<Chain, number>();
   const outcomes = new Map<string, number>();
@@ -232,7 +232,7 @@ async function runChains(chains: Chain[], life: string, folder: string): Promise
   return met;
 }
 
-/** One line per call: how often it was met by each fault. An empty cell fails. */
+/** Prints one line per call with how often it met each fault. Fails if a fault was never met. */
 function showHistogram(met: Map<Chain, number>): void {
   const rows = new Map<string, string[]>();
   let total = 0;
@@ -255,7 +255,7 @@ const onlyKill: Faults = () => ["KILL"];
 const BUS = ["client", "worker", "bridge"] as const;
 const FLEET = ["fleet", "memory"] as const;
 
-/** Each chain of the table, after the table was compared with what the library does. */
+/** Returns the chains of the table, after it has compared the table with the calls of the library. */
 async function chainsOf(roles: readonly Role[], life: string, folder: string, faultsOf: Faults): Promise<Chain[]> {
   const chains: Chain[] = [];
   const couple = new Couple(life, join(folder, "whole"));
@@ -285,29 +285,34 @@ async function everyChain(roles: readonly Role[], faultsOf: Faults): Promise<voi
 
 // ---- the same with Bun -----------------------------------------------------------------------------------------
 
-/** Calls that the TypeScript side is told the failure of, or that Bun makes for it. */
+/** Calls whose failure reaches the TypeScript side, or that Bun makes for it. The process is also killed at each of them. */
 const BUN_CALLS: Record<"client" | "worker", Record<string, string[]>> = {
   client: {
     memfd_create: ["EMFILE", "ENOMEM"],
     ftruncate: ["ENOSPC"],
+    getsockopt: ["EMFILE"],
     bind: ["ENOSPC", "EPERM"],
     listen: ["ENOMEM"],
     fchmodat: ["EPERM"],
     unlinkat: ["EPERM"],
     accept4: ["ECONNABORTED", "EMFILE"],
-    sendmsg: ["EAGAIN", "EPIPE", "ENOMEM"],
+    sendmsg: ["EAGAIN", "EPIPE", "ENOMEM", "ETOOMANYREFS"],
+    sendto: [], // standard input and output of its own are sockets too
   },
   worker: {
     socket: ["EMFILE"],
+    sendto: [],
+    recvfrom: [],
     connect: ["EAGAIN", "ECONNREFUSED", "EPERM"],
     recvmsg: ["EAGAIN", "ECONNRESET", "ENOMEM"],
   },
 };
 
-/** As {@link BUN_CALLS}, of who makes the fleet and of who joins it then. */
+/** As {@link BUN_CALLS}, for the member that makes the fleet and the member that joins it. */
 const FLEET_CALLS: Record<"first" | "second", Record<string, string[]>> = {
   first: {
     fallocate: ["ENOSPC", "EFBIG", "EINTR"],
+    pwrite64: ["ENOSPC"],
     renameat2: ["ENOSPC", "EPERM"],
     unlinkat: ["EPERM"],
     socketpair: ["EMFILE", "ENOMEM"],
@@ -318,32 +323,37 @@ const FLEET_CALLS: Record<"first" | "second", Record<string, string[]>> = {
   },
 };
 
-/** Whether a line says that a process got where it should, or a typed error. */
+/** Whether a line reports success or a typed error. */
 function isGoodOrTyped(line: string, good: string): boolean {
   return line.startsWith(good) || /^error [A-Z_]+: /.test(line);
 }
 
-/** A client and a worker of program.ts, one of them with a fault: what each said first. */
-async function meetInBun(place: Place, role: "client" | "worker", strace: string[]): Promise<string> {
+/** The survivor is checked here too. Nothing is expected of a process that `isKilled`. */
+type Meet<Role> = (place: Place, role: Role, strace: string[], isKilled: boolean) => Promise<string>;
+
+/** Runs a client and a worker of program.ts, one of them with a fault. Resolves to the outcome. */
+const meetInBun: Meet<"client" | "worker"> = async (place, role, strace, isKilled) => {
   const command = (who: "client" | "worker") => [...(who === role ? strace : []), ...program(who, place.directory)];
   await using client = new Program(command("client"));
+  const isGood = (line: string, good: string) => isGoodOrTyped(line, good) || (isKilled && line.startsWith("ended"));
   const first = await client.line();
-  expect(isGoodOrTyped(first, "listening"), `the client says: ${first}`);
+  expect(isGood(first, "listening"), `the client says: ${first}`);
   if (first !== "listening") return first.split(":")[0]!;
   await using worker = new Program(command("worker"));
   const second = await worker.line();
-  expect(isGoodOrTyped(second, "attached"), `the worker says: ${second}`);
-  if (second === "attached") {
+  if (isKilled && role === "client") return second;
+  expect(isGood(second, "attached"), `the worker says: ${second}`);
+  if (second === "attached" && !isKilled) {
     await client.order("go 3");
     return "attached";
   }
-  await using heir = new Program(program("worker", place.directory)); // the client is well
+  await using heir = new Program(program("worker", place.directory)); // the client still works
   await heir.expectLine("attached");
   await client.order("go 3");
   return second.split(":")[0]!;
-}
+};
 
-/** Has a member do something that may fail with a typed error, and then does it again, which must do: what came first. */
+/** Sends a member a command that may fail with a typed error; if it does, a second attempt must succeed. Resolves to the first outcome. */
 async function tryTwice(member: Member, command: string, start: string): Promise<string> {
   const answer = await member.answer(command, "");
   const first = answer.split(":")[0]!;
@@ -352,69 +362,88 @@ async function tryTwice(member: Member, command: string, start: string): Promise
   return first.startsWith(start) ? start : first;
 }
 
-/** Two members that come, tell each other of an event, wait for each other's lease, and go: what failed. */
-async function meetInAFleet(place: Place, role: "first" | "second", strace: string[]): Promise<string> {
+/** Two members join, send each other an event, wait for each other's lease, and leave. Resolves to the first error. */
+const meetInAFleet: Meet<"first" | "second"> = async (place, role, strace, isKilled) => {
   const start = (who: string) => {
     const command = program("member", place.directory);
     return Member.start(who === role ? [...strace, ...command] : command);
   };
   await using first = await start("first");
-  const outcomes = [await tryTwice(first, "join", "joined")];
   await using second = await start("second");
-  outcomes.push(await tryTwice(second, "join", "joined"));
-  for (const [holder, waiter] of [
-    [first, second],
-    [second, first],
-  ] as const) {
-    const label = `of-${holder.pid}`;
-    await holder.claim(label);
-    outcomes.push(await tryTwice(waiter, `hear ${label}`, "hearing"));
-    await holder.order("publish 1");
-    await waiter.lineFrom("event");
-    await holder.release(label);
-    await waiter.lineFrom(`won ${label}`);
+  const outcomes: string[] = [];
+  const use = async (): Promise<void> => {
+    outcomes.push(await tryTwice(first, "join", "joined"), await tryTwice(second, "join", "joined"));
+    for (const [holder, waiter] of [
+      [first, second],
+      [second, first],
+    ] as const) {
+      const label = `of-${holder.pid}`;
+      await holder.claim(label);
+      outcomes.push(await tryTwice(waiter, `hear ${label}`, "hearing"));
+      await holder.order("publish 1");
+      await waiter.lineFrom("event");
+      await holder.release(label);
+      await waiter.lineFrom(`won ${label}`);
+    }
+    await expectWell(first, second);
+  };
+  if (!isKilled) await use();
+  else {
+    await use().catch(() => {}); // where it was killed; the other one goes on
+    const other = role === "first" ? second : first;
+    await using heir = await start("heir");
+    if (outcomes.length < 2) await other.join();
+    await heir.join();
+    await expectWell(other, heir);
   }
-  await expectWell(first, second);
   return outcomes.find((outcome) => outcome.startsWith("error")) ?? "attached";
-}
+};
 
-/** As {@link runChain}, with two processes that `meet`. What each time came of it. */
+/** As {@link runChain}, with two processes that `meet`. Resolves to a line with each outcome. */
 async function runBunChain(
   place: Place,
   [role, call, fault]: readonly [string, string, string],
-  meet: (strace: string[]) => Promise<string>,
+  meet: (strace: string[], isKilled: boolean) => Promise<string>,
 ): Promise<string> {
+  const isKill = fault === "KILL";
   const trace = join(place.folder, "trace");
   const outcomes: string[] = [];
   for (let n = 1; ; n++) {
-    const inject = ["-e", `trace=${call}`, "-e", `inject=${call}:error=${fault}:when=${n}`];
+    const inject = ["-e", `trace=${call}`, "-e", `inject=${call}:${isKill ? "signal" : "error"}=${fault}:when=${n}`];
     rmSync(trace, { force: true });
-    const strace = [needTool("strace"), "-f", "-qq", "--seccomp-bpf", "-o", trace, ...inject];
-    const outcome = await meet(strace).catch((error: Error) => {
+    const fast = isKill ? [] : ["--seccomp-bpf"]; // with it strace sends no signal
+    const strace = [needTool("strace"), "-f", "-qq", ...fast, "-o", trace, ...inject];
+    const outcome = await meet(strace, isKill).catch((error: Error) => {
       throw new Error(`${role}, ${call} ${n}, ${fault}: ${error.message}`);
     });
-    if (!readFileSync(trace, "utf8").includes("(INJECTED)")) {
-      expect(outcome === "attached", `${role}, ${call} ${n}, ${fault}: not met, and yet: ${outcome}`);
+    if (!/\(INJECTED\)|killed by SIGKILL/.test(readFileSync(trace, "utf8"))) {
+      expect(
+        outcome === "attached",
+        `${role}, ${call} ${n}, ${fault}: the fault was not met, but the outcome is ${outcome}`,
+      );
       expect(n > 1, `${role}, ${call}, ${fault}: never met`);
       return `${role} ${call} ${fault}: ${outcomes.join(", ")}`;
     }
-    outcomes.push(outcome);
+    if (isKill) expect((await meet([], false)) === "attached", `${role}, ${call} ${n}: its successor does not do`);
+    outcomes.push(isKill ? "killed" : outcome);
   }
 }
 
 async function callsFailInBun<Role extends string>(
   calls: Record<Role, Record<string, string[]>>,
-  meet: (place: Place, role: Role, strace: string[]) => Promise<string>,
+  meet: Meet<Role>,
 ): Promise<void> {
   needTool("strace");
-  findLibrary(); // now: a build under strace would meet the faults
+  findLibrary(); // builds the library now: a build under strace would meet the faults
   const waiting: (() => Promise<void>)[] = [];
   for (const role of Object.keys(calls) as Role[]) {
     for (const [call, faults] of Object.entries(calls[role])) {
-      for (const fault of faults) {
+      for (const fault of [...faults, "KILL"]) {
         waiting.push(async () => {
           using place = new Place();
-          note(await runBunChain(place, [role, call, fault], (strace) => meet(place, role, strace)));
+          note(
+            await runBunChain(place, [role, call, fault], (strace, isKilled) => meet(place, role, strace, isKilled)),
+          );
         });
       }
     }
@@ -432,16 +461,16 @@ async function callsFailInBun<Role extends string>(
 }
 
 export const checks: Checks = {
-  "each system call of the library that fails, at whatever time, is an error that slotbus.h names, and leaves nothing":
+  "each failing system call of the library, at any time, is an error that slotbus.h names and leaves nothing behind":
     () => everyChain(BUS, asListed),
-  "each system call of a fleet that fails, at whatever time, is an error that fleet.h names, and leaves nothing": () =>
+  "each failing system call of a fleet, at any time, is an error that fleet.h names and leaves nothing behind": () =>
     everyChain(FLEET, asListed),
-  "a client or a worker that is killed at whatever system call leaves a sound other side, and nothing to clear up":
-    () => everyChain(BUS, onlyKill),
-  "a member that is killed at whatever system call leaves a fleet that can be joined, and nothing for long": () =>
-    everyChain(FLEET, onlyKill),
-  "a system call that fails under Bun is a typed error or none at all, and the other side is well": () =>
-    callsFailInBun(BUN_CALLS, meetInBun),
-  "a system call that fails under Bun in a fleet is a typed error or none at all, and the next attempt does": () =>
-    callsFailInBun(FLEET_CALLS, meetInAFleet),
+  "a client or worker killed at any system call leaves the other side intact and nothing to clean up": () =>
+    everyChain(BUS, onlyKill),
+  "a member killed at any system call leaves a fleet that can be joined, and only files that the next join removes":
+    () => everyChain(FLEET, onlyKill),
+  "a failing system call under Bun is a typed error or no error; there, and where the process is killed, the other side still works":
+    () => callsFailInBun(BUN_CALLS, meetInBun),
+  "a failing system call under Bun in a fleet is a typed error or no error, and a member killed there harms no other":
+    () => callsFailInBun(FLEET_CALLS, meetInAFleet),
 };

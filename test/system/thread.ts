@@ -1,4 +1,4 @@
-/** In a thread of program.ts: a client or a worker that is never closed. */
+/** A thread of program.ts with a client or a worker that is never closed. */
 
 import { SlotBus, SlotWorker } from "../../src/index.ts";
 

@@ -1,4 +1,4 @@
-/** Another user, who is not allowed, who is, and who was there first. */
+/** Another user: not allowed, allowed, or owner of a name before us. */
 
 import { chmodSync, chownSync, cpSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -19,7 +19,7 @@ import {
 import { expectWell, FILE, Member } from "./fleet.ts";
 import { buildLife } from "./life.ts";
 
-/** What a stranger may read: a copy of the program, the library and Bun. */
+/** A place that another user may read: it has copies of the program, the library and Bun. */
 class PublicPlace extends Place {
   readonly #bun = join(this.folder, "bun");
   readonly #library = join(this.folder, "libslotbus.so");
@@ -43,12 +43,12 @@ class PublicPlace extends Place {
     return [this.#bun, join(this.folder, "test/system/program.ts"), ...words];
   }
 
-  /** `before`: a command that runs the program. */
+  /** Starts the program as another user; `before` is a command that runs it. */
   asStranger(before: string[], ...words: string[]): Program {
     return new Program(this.#strange(words, before), this.env);
   }
 
-  /** A member that has not joined. */
+  /** Starts a member that has not joined. */
   member(who: "ours" | "stranger", directory = this.directory): Promise<Member> {
     const words = ["member", directory];
     return Member.start(who === "ours" ? this.program(...words) : this.#strange(words), this.env);
@@ -73,7 +73,7 @@ async function strangerStopsAtTheDirectory(): Promise<void> {
   expect((statSync(place.directory).mode & 0o777) === 0o700, "the directory is not 0700");
   await using refused = place.asStranger([], "worker", place.directory);
   await refused.expectLine("error PERMISSION_DENIED");
-  await using ours = new Program(place.program("worker", place.directory), place.env); // the client is well
+  await using ours = new Program(place.program("worker", place.directory), place.env); // the client still works
   await ours.expectLine("attached");
   await client.expectLine("joined uid 0");
 }
@@ -119,11 +119,11 @@ async function foreignDirectoryIsRefused(): Promise<void> {
   chownSync(place.directory, stranger, stranger);
   await using client = new Program(program("client", place.directory));
   const line = await client.expectLine("error PERMISSION_DENIED");
-  expect(line.includes(`belongs to uid ${stranger} (`), `the owner is not named: ${line}`);
-  expect(line.includes("Set SLOTBUS_DIR"), `the way out is not named: ${line}`);
+  expect(line.includes(`belongs to uid ${stranger} (`), `the error does not name the owner: ${line}`);
+  expect(line.includes("Set SLOTBUS_DIR"), `the error does not say what to do: ${line}`);
 }
 
-/** No mode keeps root out, so this takes another user. */
+/** Root ignores modes, so this runs as another user. */
 async function umaskLeavesTheOwnerItsRights(): Promise<void> {
   needRoot();
   using place = new PublicPlace();
@@ -137,8 +137,8 @@ async function umaskLeavesTheOwnerItsRights(): Promise<void> {
   await client.order("go 100");
 }
 
-/** Of a bus whose directory would be on a file system that nobody can write to. */
-async function readOnlyIsNoReasonToRetry(): Promise<void> {
+/** The directory would be on a file system that nobody can write to. */
+async function readOnlyIsNotRetryable(): Promise<void> {
   needRoot();
   using place = new Place();
   const script = 'mount -t tmpfs -o ro,mode=0755 slotbus "$0" && exec "$@"';
@@ -146,10 +146,10 @@ async function readOnlyIsNoReasonToRetry(): Promise<void> {
   await using client = new Program([...inside, ...program("client", place.directory)]);
   const line = await client.expectLine("error RESOURCE");
   const said = line.includes("read-only file system (EROFS)") && line.includes("Set SLOTBUS_DIR");
-  expect(said && !line.endsWith("[retryable]"), `it says: ${line}`);
+  expect(said && !line.endsWith("[retryable]"), `the client says: ${line}`);
 }
 
-// ---- another user who was there first --------------------------------------------------------------------------
+// ---- names that another user took first ------------------------------------------------------------------------
 
 /** Runs a shell script as another user, or as ourselves. */
 async function shell(script: string, folder: string, uid = stranger): Promise<string> {
@@ -157,7 +157,7 @@ async function shell(script: string, folder: string, uid = stranger): Promise<st
   return run([needTool("setpriv"), ...identity, "sh", "-c", `cd "$0" && ${script}`, folder]);
 }
 
-/** What can stand where a name of ours should be. `victim` is a file that must stay as it is. */
+/** Things that can exist in place of our file, with the commands that make them. `victim` is a file that must not change. */
 const SQUATS: Record<string, string> = {
   "a directory": "mkdir -m 700",
   "a link to a directory": "mkdir -p -m 700 elsewhere && ln -s elsewhere",
@@ -185,7 +185,7 @@ async function squattedDirectory(): Promise<void> {
   }
 }
 
-/** Files in our own directory that another user made while it was open to him, or led him to. */
+/** Files in our own directory that another user made, or linked elsewhere, while the directory was open to all. */
 async function squattedFile(suffix: "lock" | "sock", error: string, isRefused: (what: string) => boolean) {
   needRoot();
   using place = new PublicPlace();
@@ -222,15 +222,15 @@ async function strangerStopsAtTheFleet(): Promise<void> {
   await using one = await place.member("ours");
   await one.join();
   await using refused = await place.member("stranger");
-  // A directory of mode 0711 leads him no further than the private one.
+  // A directory of mode 0711 lets the other user no further than the private directory.
   for (const mode of [0o700, 0o711]) {
     chmodSync(place.directory, mode);
     for (const command of ["join", "observe"]) {
       const line = await refused.answer(command, "error ");
-      expect(/^error (PERMISSION_DENIED|RESOURCE): /.test(line), `another user hears: ${line}`);
+      expect(/^error (PERMISSION_DENIED|RESOURCE): /.test(line), `another user gets: ${line}`);
     }
   }
-  await one.refused(DENIED); // ours, but not closed to others
+  await one.refused(DENIED); // our directory, but open to others
   chmodSync(place.directory, 0o700);
   expect((statSync(join(place.directory, FILE)).mode & 0o7777) === 0o600, "the file is not 0600");
   await using other = await place.member("ours");
@@ -241,19 +241,19 @@ async function strangerStopsAtTheFleet(): Promise<void> {
 async function foreignFleetIsRefused(): Promise<void> {
   needRoot();
   using place = new PublicPlace();
-  const directory = join(place.folder, "his");
+  const directory = join(place.folder, "theirs");
   await run(["mkdir", "-m", "0700", directory]);
   chownSync(directory, stranger, stranger);
-  await using his = await place.member("stranger", directory);
-  const { epoch } = await his.join();
+  await using theirs = await place.member("stranger", directory);
+  const { epoch } = await theirs.join();
   await using root = await place.member("ours", directory);
   for (const command of ["join", "observe"]) await root.refused(DENIED, command);
   await using heir = await place.member("stranger", directory);
-  expect((await heir.join()).epoch === epoch, "his fleet is another one now");
-  await expectWell(his, heir);
+  expect((await heir.join()).epoch === epoch, "the other user's fleet was replaced");
+  await expectWell(theirs, heir);
 }
 
-/** What another user, or we, made of the name of the file before anybody joined. */
+/** Before any member joins, another user or root creates something under the file's name. */
 async function squattedFleet(): Promise<void> {
   needRoot();
   using place = new PublicPlace();
@@ -273,7 +273,7 @@ async function squattedFleet(): Promise<void> {
   }
 }
 
-/** A fleet's own file, given to another user or opened to others while nobody lives: refused, and left as it is. */
+/** A fleet file that was given to another user, or opened to others, after its members died is refused and not changed. */
 async function fleetThatIsNotOursAloneIsRefused(): Promise<void> {
   needRoot();
   using place = new PublicPlace();
@@ -294,10 +294,10 @@ async function fleetThatIsNotOursAloneIsRefused(): Promise<void> {
   for (const [spoil, mend] of spoils) {
     spoil();
     for (const command of ["join", "observe"]) await member.refused(DENIED, command);
-    expect(readFileSync(file).equals(bytes), "a file that was refused was written to");
+    expect(readFileSync(file).equals(bytes), "a member wrote to a file that it refused");
     mend();
   }
-  expect((await member.join()).epoch > epoch, "the next epoch is no later");
+  expect((await member.join()).epoch > epoch, "the next epoch is not later");
 }
 
 // ---- what another user can reach -------------------------------------------------------------------------------
@@ -310,14 +310,14 @@ async function descriptorsAreOfNoUse(): Promise<void> {
   chmodSync(life, 0o755);
   const nothing = "reopened 0 read 0 mode 0 owner 0 size 0 seals 0";
   const texts = await shell(`exec ./life reopen "${place.directory}"`, place.folder);
-  // The region is his to write to, the statistics are not.
-  expect(texts.includes(`region ${nothing} written 1\n`), `with the region he could: ${texts}`);
-  expect(texts.includes(`statistics ${nothing} written 0\n`), `with the statistics he could: ${texts}`);
+  // An allowed user may write to its region, not to the statistics.
+  expect(texts.includes(`region ${nothing} written 1\n`), `what the region allowed: ${texts}`);
+  expect(texts.includes(`statistics ${nothing} written 0\n`), `what the statistics allowed: ${texts}`);
 
-  // From outside he does not even get so far; we do, so there is something to get at.
+  // A user without a descriptor cannot even list them. We can attach, so there is something to reach.
   const reopen = `cat /proc/${client.pid}/fd/* 2>&1 >/dev/null; ls /proc/${client.pid}/fd /proc/${client.pid}/map_files 2>&1 || true`;
   const seen = await shell(reopen, "/");
-  expect(!/^\d+$/m.test(seen) && seen.includes("Permission denied"), `he sees: ${seen}`);
+  expect(!/^\d+$/m.test(seen) && seen.includes("Permission denied"), `another user sees: ${seen}`);
   await using ours = new Program(place.program("worker", place.directory), place.env);
   await ours.expectLine("attached");
   await client.order("go 100");
@@ -326,7 +326,7 @@ async function descriptorsAreOfNoUse(): Promise<void> {
 async function floodDisturbsNobody(): Promise<void> {
   needRoot();
   using place = new PublicPlace();
-  await using client = await place.listen("4242"); // so that he can enter
+  await using client = await place.listen("4242"); // opens the directory
   await using ours = new Program(place.program("worker", place.directory), place.env);
   await ours.expectLine("attached");
   await client.lineFrom("joined");
@@ -338,27 +338,29 @@ async function floodDisturbsNobody(): Promise<void> {
   await flood.tell("count");
   const line = await flood.lineFrom("refused");
   note(`another user's connections: ${line}`);
-  expect(Number(line.split(" ")[1]) > 100, `he was hardly refused: ${line}`);
+  expect(Number(line.split(" ")[1]) > 100, `too few refusals: ${line}`);
 }
 
 export const checks: Checks = {
-  "another user stops at the client's private directory": strangerStopsAtTheDirectory,
-  "another user that may enter the directory is refused by the client, by uid": strangerStopsAtTheClient,
+  "another user cannot enter the client's private directory": strangerStopsAtTheDirectory,
+  "the client refuses a user that may enter the directory but whose uid is not allowed": strangerStopsAtTheClient,
   "another user whose uid is allowed attaches and answers": allowedStrangerWorks,
-  "a directory that others may enter is refused by a client that allows no other user": sharedDirectoryNeedsAllowedUids,
-  "a directory of another user is refused, even by root, with its owner and the way out": foreignDirectoryIsRefused,
-  "under umask 0777 another user than root has a directory, and a bus in it": umaskLeavesTheOwnerItsRights,
-  "a directory on a read-only file system is no reason to retry, and the way out is named": readOnlyIsNoReasonToRetry,
-  "a directory's name that another user has taken, whatever by, is refused by client and worker": squattedDirectory,
-  "a lock's name that another user has taken, whatever by, is refused, and what it leads to stays as it was": () =>
+  "a client that allows no other user refuses a directory that others may enter": sharedDirectoryNeedsAllowedUids,
+  "another user's directory is refused, even by root; the error names its owner and what to do":
+    foreignDirectoryIsRefused,
+  "under umask 0777 a user other than root can create a directory and a bus in it": umaskLeavesTheOwnerItsRights,
+  "the error for a read-only file system is not retryable and says what to do": readOnlyIsNotRetryable,
+  "client and worker refuse a directory whose name another user has taken with a file, link or directory":
+    squattedDirectory,
+  "a client refuses a lock whose name another user has taken, and does not change the target of a link": () =>
     squattedFile("lock", "PERMISSION_DENIED", () => true),
-  "a socket's name that another user has taken is taken back, unless it is a directory": () =>
+  "a client takes back a socket's name that another user has taken, unless it is a directory": () =>
     squattedFile("sock", "RESOURCE", (what) => what === "a directory"),
-  "another user neither joins nor sees a fleet, and a directory that he may enter is refused by ours":
+  "another user can neither join nor observe a fleet, and a member refuses a directory that others may enter":
     strangerStopsAtTheFleet,
-  "a fleet of another user is refused, even by root, and goes on": foreignFleetIsRefused,
-  "a fleet's file whose name is taken, whatever by, is refused, and what it leads to stays as it was": squattedFleet,
-  "a fleet's file of another owner, or of other rights, is refused as it is": fleetThatIsNotOursAloneIsRefused,
-  "the descriptors that an allowed user gets cannot be opened anew, and nobody else gets any": descriptorsAreOfNoUse,
-  "another user who connects without end is refused each time, and disturbs nobody": floodDisturbsNobody,
+  "another user's fleet is refused, even by root, and continues": foreignFleetIsRefused,
+  "a member refuses a fleet file whose name is taken, and does not change the target of a link": squattedFleet,
+  "a fleet file of another owner or mode is refused and not changed": fleetThatIsNotOursAloneIsRefused,
+  "an allowed user cannot reopen the descriptors that it gets, and no other user gets any": descriptorsAreOfNoUse,
+  "another user that connects endlessly is refused each time and disturbs nobody": floodDisturbsNobody,
 };

@@ -6,7 +6,7 @@ import { C } from "../../src/native/abi.ts";
 import { type Checks, expect, needTool, Place, Program, program, root, run } from "./checks.ts";
 import { FILE, Member } from "./fleet.ts";
 
-/** What an installation of slotbus in `folder` runs. */
+/** An installation of slotbus: its program and environment. */
 interface Installation {
   program: (...words: string[]) => string[];
   env: Record<string, string>;
@@ -14,7 +14,7 @@ interface Installation {
 
 const here: Installation = { program, env: {} };
 
-/** An installation of another version, or of this one with its C header changed. */
+/** Installs another version, or this version with a changed C header. */
 async function install(
   folder: string,
   abi: number,
@@ -45,7 +45,7 @@ async function install(
   return { program: (...words) => [process.execPath, join(folder, "test/system/program.ts"), ...words], env };
 }
 
-/** A client and a worker that must not understand each other: what each of them says. */
+/** Expects that a client and a worker of two installations refuse each other with these texts. */
 async function expectMismatch(clientOf: Installation, workerOf: Installation, texts: RegExp, reason: RegExp | null) {
   using place = new Place();
   await using client = new Program(clientOf.program("client", place.directory), clientOf.env);
@@ -63,12 +63,12 @@ async function expectMismatch(clientOf: Installation, workerOf: Installation, te
     await worker.tell("mappings");
     expect((await worker.lineFrom("mappings")) === "mappings 0", "the worker has mapped the region");
   }
-  await using friend = new Program(clientOf.program("worker", place.directory), clientOf.env); // the client is well
+  await using friend = new Program(clientOf.program("worker", place.directory), clientOf.env); // the client still works
   await friend.expectLine("attached");
   await client.lineFrom("joined");
   await client.order("go 10");
   await client.tell("mappings");
-  expect((await client.lineFrom("mappings")) === "mappings 1", "the client keeps regions of those it refused");
+  expect((await client.lineFrom("mappings")) === "mappings 1", "the client keeps regions of workers that it refused");
 }
 
 async function otherVersions(): Promise<void> {
@@ -79,7 +79,7 @@ async function otherVersions(): Promise<void> {
     const says = (client: number, worker: number) =>
       [
         new RegExp(`speaks protocol version ${client}; this process speaks ${worker}`),
-        new RegExp(`it speaks protocol ${worker} to ${worker}, this bus ${client}`),
+        new RegExp(`it speaks protocol ${worker} to ${worker}, this bus speaks ${client}`),
       ] as const;
     await expectMismatch(here, other, ...says(ours, theirs));
     await expectMismatch(other, here, ...says(theirs, ours));
@@ -98,7 +98,7 @@ async function otherLayout(): Promise<void> {
   await expectMismatch(other, here, says, null);
 }
 
-/** Those of one installation are in a fleet; one of the other is refused, while they live and when they are dead. */
+/** Expects that a fleet of one installation refuses members of the other, while its members live and after they died. */
 async function expectRefusal(fleetOf: Installation, otherOf: Installation, says: RegExp): Promise<void> {
   using place = new Place();
   const member = (of: Installation) => Member.start(of.program("member", place.directory), of.env);
@@ -109,16 +109,16 @@ async function expectRefusal(fleetOf: Installation, otherOf: Installation, says:
     const bytes = readFileSync(join(place.directory, FILE));
     for (const command of ["join", "observe"]) {
       const line = await refused.refused("VERSION_MISMATCH", command);
-      expect(says.test(line), `it says: ${line}`);
+      expect(says.test(line), `the refused member says: ${line}`);
     }
-    expect(readFileSync(join(place.directory, FILE)).equals(bytes), "a fleet that was refused was written to");
+    expect(readFileSync(join(place.directory, FILE)).equals(bytes), "the refused member wrote to the fleet");
   };
   await expectRefused();
   one.kill("SIGKILL");
   await one.ended();
   await expectRefused();
   await using friend = await member(fleetOf);
-  expect((await friend.join()).epoch > epoch, "the next epoch is no later");
+  expect((await friend.join()).epoch > epoch, "the next epoch is not later");
 }
 
 async function otherFleets(): Promise<void> {
@@ -140,7 +140,9 @@ async function otherFleets(): Promise<void> {
 }
 
 export const checks: Checks = {
-  "a client and a worker of the version before or after name both versions, each way, and map nothing": otherVersions,
-  "a client and a worker of one version whose structures differ say so, each way, and map nothing": otherLayout,
-  "a fleet of another version, or of other structures, is refused by both numbers and stays as it is": otherFleets,
+  "a client and a worker of neighbouring versions refuse each other, name both versions, and map nothing":
+    otherVersions,
+  "a client and a worker of one version with different structures refuse each other, say so, and map nothing":
+    otherLayout,
+  "a fleet of another version or with other structures is refused with both numbers and not changed": otherFleets,
 };

@@ -1,4 +1,6 @@
-/** The config of `slotbus stdio`: JSON with the options of `StdioBus.start`, and `serve` with those of `bus.serve`. */
+/**
+ * The config of `slotbus stdio`: JSON with the options of `StdioBus.start`, and in `serve` the options of `bus.serve`.
+ */
 
 import { readFileSync } from "node:fs";
 import { SlotbusError } from "../../errors.ts";
@@ -8,13 +10,13 @@ import { refuse } from "../../options.ts";
 import { UsageError } from "../usage.ts";
 import { faultOf } from "./json.ts";
 
-/** What a config says. */
+/** A parsed config. */
 export interface StdioConfig {
   readonly options: StdioBusOptions;
   readonly serve: readonly ServeOptions[];
 }
 
-/** The text of a file, of standard input for `-`. */
+/** Returns the text of a file, or of standard input for `-`. */
 export async function textOf(file: string): Promise<string> {
   try {
     return file === "-" ? await Bun.stdin.text() : readFileSync(file, "utf8");
@@ -23,26 +25,26 @@ export async function textOf(file: string): Promise<string> {
   }
 }
 
-/** A server may serve a pool that the config has. */
+/** Throws unless the pool of a server exists in the config. */
 function checkPool(pools: readonly string[], name: string, pool: string | null): void {
   if (pool !== null && !pools.includes(pool)) refuse(name, pool, `the id of a pool (${pools.join(", ")})`);
 }
 
-/** Reads and checks a config. `file` names it in errors, `pool` is the flag. @throws {UsageError} */
+/** Parses and checks a config. `file` names it in errors; `pool` is the value of `--pool`. @throws {UsageError} */
 export function parseConfig(text: string, file: string, pool: string | null): StdioConfig {
   const name = file === "-" ? "standard input" : file;
   let given: unknown;
   try {
-    given = JSON.parse(text.replace(/^\uFEFF/, "")); // some editors begin a file with this mark
+    given = JSON.parse(text.replace(/^\uFEFF/, "")); // byte order mark
   } catch (error) {
     const { line, column } = faultOf(text);
     throw new UsageError(`${name}:${line}:${column}: ${(error as Error).message}.`);
   }
   if (typeof given !== "object" || given === null || Array.isArray(given))
-    throw new UsageError(`${name} is not an object with \`pools\`.`);
+    throw new UsageError(`${name} must be a JSON object with \`pools\`.`);
   const { serve = [], ...rest } = given as { serve?: unknown } & StdioBusOptions;
   try {
-    // The older form has its limits in an object of their own.
+    // The older format has its limits in a separate object.
     const options = "limits" in rest ? fromStdioBusConfig(rest as unknown as StdioBusConfig) : rest;
     const pools = resolveStdioOptions(options).map(({ id }) => id);
     const servers = (Array.isArray(serve) ? serve : [serve]) as ServeOptions[];

@@ -1,9 +1,9 @@
-/** Where a text is not JSON: `JSON.parse` of Bun does not say. */
+/** Finds the place of a JSON syntax error, which Bun's `JSON.parse` does not report. */
 
 const TOKEN =
   /[ \t\r\n]*("(?:[^"\\\p{Cc}]|\\(?:["\\/bfnrt]|u[\da-fA-F]{4}))*"|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w.])|(?:true|false|null)(?!\w)|[{}[\]:,])/uy;
 
-/** Reads a text by tokens. Its place is the end of the last one that fits. */
+/** Reads a text by tokens. `at` is the end of the last valid token. */
 class Reader {
   at = 0;
   readonly #text: string;
@@ -12,7 +12,7 @@ class Reader {
     this.#text = text;
   }
 
-  /** Takes the next token if it matches; `null`: it does not. */
+  /** Takes the next token if it matches, else returns `null`. */
   take(wanted: RegExp): string | null {
     TOKEN.lastIndex = this.at;
     const token = TOKEN.exec(this.#text)?.[1];
@@ -21,7 +21,7 @@ class Reader {
     return token;
   }
 
-  /** Whether a value was read to its end. */
+  /** Reads a value; returns whether it is complete. */
   value(): boolean {
     const token = this.take(/^["\d\-tfn{[]/);
     if (token === "{")
@@ -37,13 +37,13 @@ class Reader {
   }
 }
 
-/** Line and column, from 1, of the first token that JSON does not have there. */
+/** Returns line and column (from 1) of the first token that is not valid JSON. */
 export function faultOf(text: string): { line: number; column: number } {
   const reader = new Reader(text);
   try {
     reader.value();
   } catch {
-    // It is nested deeper than the stack; that is the fault, and the reader is there.
+    // The value is nested too deeply for the stack; the reader stands at the place of the error.
   }
   const before = text.slice(0, reader.at + /^[ \t\r\n]*/.exec(text.slice(reader.at))![0].length).split("\n");
   return { line: before.length, column: before.at(-1)!.length + 1 };

@@ -1,4 +1,4 @@
-/** What `slotbus top` draws: a frame as lines. */
+/** Formats a frame of `slotbus top` as lines. */
 
 import { columns, count, duration, type Line, microseconds, rate } from "../terminal.ts";
 import type { BusFrame, FleetFrame, Frame } from "./watch.ts";
@@ -10,11 +10,11 @@ export function lines({ buses, fleets, directory }: Frame, width = 80): Line[] {
   const time = new Date().toTimeString().slice(0, 8);
   const head = `slotbus top  ${directory}  ${count(buses.length, "bus", "buses")}, ${count(fleets.length, "fleet")}`;
   const shown = [...buses.flatMap(busLines), ...fleets.flatMap(fleetLines)];
-  if (shown.length === 0) shown.push("", "There is no bus and no fleet.");
+  if (shown.length === 0) shown.push("", "There is no bus, hub or fleet.");
   return [["inverse", `${head.padEnd(width - time.length - 1)} ${time}`], ...shown];
 }
 
-/** A table, below the line that says what it is of. */
+/** Formats an indented table. */
 function rows(...cells: Parameters<typeof columns>[0]): Line[] {
   return columns(cells.map(([first, ...others]) => [`  ${first}`, ...others])).split("\n");
 }
@@ -32,7 +32,7 @@ function busLines(bus: BusFrame): Line[] {
   return [...out, ...(bus.kind === "hub" ? hubDetails(bus) : busDetails(bus))];
 }
 
-/** Percentiles, slots and workers stand with the buses of its workers. */
+/** Details of a hub. Percentiles, slots and workers are shown with the buses of its workers. */
 function hubDetails(hub: BusFrame): Line[] {
   const rates = [rate(hub.requests_per_second), rate(hub.errors_per_second)];
   return rows(["REQ/S", "ERR/S", "QUEUE", "WAITING", "TIMEOUTS"], [...rates, hub.queued, hub.waiting, hub.timeouts]);

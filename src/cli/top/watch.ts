@@ -1,4 +1,4 @@
-/** What `slotbus top` reads: the memory of buses and fleets, again and again, and how it has changed since. */
+/** Polls the statistics of buses and fleets for `slotbus top`, and computes rates from the changes. */
 
 import {
   bucketsSince,
@@ -14,7 +14,7 @@ import { Fleet } from "../../fleet/fleet.ts";
 import { type BusName, processInfo, readNames, shortCommand } from "../directory.ts";
 import { duration } from "../terminal.ts";
 
-/** How long the client of a bus has to take an observer, in ms. */
+/** Timeout for the client of a bus to accept an observer, in ms. */
 const ANSWER_MS = 800;
 const STOPPED = "the owner does not answer: its process is stopped";
 
@@ -27,7 +27,9 @@ export interface Frame {
   fleets: FleetFrame[];
 }
 
-/** All buses and fleets of a directory, or those of one name. What it has opened ends with the process. */
+/**
+ * Watches all buses and fleets of a directory, or those with one name. Its observers stay open until the process ends.
+ */
 export class Watch {
   readonly #given: string | undefined;
   readonly #name: string | undefined;
@@ -57,12 +59,12 @@ export class Watch {
   }
 }
 
-/** Whether a bus is that of a hub's worker. */
+/** Whether a bus belongs to a worker of this hub. */
 function isOf(hub: { name: string }, bus: string): boolean {
   return bus.startsWith(`${hub.name}.`);
 }
 
-/** A hub, with the sums of its workers' buses. */
+/** Returns a hub's frame with the sums of its workers' buses. */
 function withSums(hub: BusFrame, all: readonly BusFrame[]): BusFrame {
   const own = all.filter(({ name }) => isOf(hub, name));
   const frame = { ...hub };
@@ -71,7 +73,7 @@ function withSums(hub: BusFrame, all: readonly BusFrame[]): BusFrame {
   return frame;
 }
 
-/** Makes a watch for each new name, and closes those whose name has gone. */
+/** Creates a watch for each new name, and closes the watches of names that are gone. */
 function keep<W extends { close(): void }>(all: Map<string, W>, names: string[], New: new () => W): void {
   for (const [name, watch] of all) {
     if (names.includes(name)) continue;
@@ -81,7 +83,7 @@ function keep<W extends { close(): void }>(all: Map<string, W>, names: string[],
   for (const name of names) if (!all.has(name)) all.set(name, new New());
 }
 
-/** A bus, looked at again and again. */
+/** Polls one bus. */
 export class BusWatch {
   #observer: BusObserver | null = null;
   #before: Snapshot | null = null;
@@ -111,10 +113,12 @@ export class BusWatch {
 
 function silence({ pid, silentMs }: Snapshot): string | null {
   if (processInfo(pid)?.isStopped) return STOPPED;
-  return silentMs > 0 ? `the owner does not answer: its event loop has not turned for ${duration(silentMs)}` : null;
+  return silentMs > 0 ? `the owner does not answer: its event loop has been blocked for ${duration(silentMs)}` : null;
 }
 
-/** What a bus did in the last interval, as it stands in the JSON; `now` is absent when it does not answer. */
+/**
+ * Returns the frame of a bus for the last interval, as printed in the JSON. `now` is `null` if the bus does not answer.
+ */
 function busFrame(bus: BusName, problem: string | null, now: Snapshot | null = null, before: Snapshot | null = null) {
   const counted = (name: CounterName): number => now?.counters[name] ?? 0;
   const perSecond = (name: CounterName): number =>
@@ -125,11 +129,11 @@ function busFrame(bus: BusName, problem: string | null, now: Snapshot | null = n
   return {
     name: bus.name,
     kind: bus.isHub ? "hub" : "bus",
-    /** `null`: it answers. */
+    /** Why the bus does not answer; `null`: it answers. */
     problem,
     owner: bus.owner && { pid: bus.owner.pid, command: shortCommand(bus.owner) },
     age_ms: now && Math.round(now.ageMs),
-    /** Of a hub the rates, and what waits, are those of its workers' buses `NAME.*` together. */
+    /** For a hub, the rates and queues are the sums of its workers' buses `NAME.*`. */
     requests_per_second: perSecond("responses"),
     errors_per_second: perSecond("errors"),
     p50_us: quantileUs(trips, 0.5),
@@ -137,13 +141,13 @@ function busFrame(bus: BusName, problem: string | null, now: Snapshot | null = n
     queued: now?.queued ?? 0,
     waiting: now?.unsettled ?? 0,
     slots: Object.fromEntries(now ? STATE_NAMES.map((state) => [state, used(state)]) : []) as Record<string, number>,
-    /** Since the bus was made. */
+    /** This and the next counters count since the creation of the bus. */
     workers_joined: counted("workers_joined"),
     workers_died: counted("workers_died"),
     workers_evicted: counted("workers_evicted"),
-    /** Processes that the bus started again after their end. */
+    /** Worker processes that the bus restarted. */
     workers_restarted: counted("workers_restarted"),
-    /** Its own workers end too often and are paused. */
+    /** Whether its workers are paused because they ended too often. */
     workers_paused: counted("workers_paused") > counted("workers_resumed"),
     timeouts: counted("timeouts"),
     workers: workers.map(({ id, pid, inFlight, concurrency, ageMs }) => {
@@ -154,7 +158,7 @@ function busFrame(bus: BusName, problem: string | null, now: Snapshot | null = n
 
 class FleetWatch {
   #fleet: Fleet | null = null;
-  /** The heads of its rings at the look before, and when that was. */
+  /** Heads of the rings at the last poll, and the time of that poll. */
   #heads = new Map<string, number>();
   #at = 0;
 
@@ -181,13 +185,13 @@ class FleetWatch {
   }
 }
 
-/** What a fleet did in the last interval, as it stands in the JSON. */
+/** Returns the frame of a fleet for the last interval, as printed in the JSON. */
 async function fleetFrame(fleetName: string, fleet: Fleet, before: ReadonlyMap<string, number>, seconds: number) {
   const members = fleet.members();
   const cursors = members.flatMap(({ index, pid }) => fleet.handle.cursors(index).map((it) => ({ ...it, pid })));
   const contest = await Contest.open({ fleet });
   const now = contest.now();
-  const problem: string | null = members.length === 0 ? "it has no member: `slotbus clean` removes it" : null;
+  const problem: string | null = members.length === 0 ? "it has no member; run `slotbus clean` to remove it" : null;
   return {
     name: fleetName,
     problem,
@@ -200,11 +204,13 @@ async function fleetFrame(fleetName: string, fleet: Fleet, before: ReadonlyMap<s
         name,
         frames,
         published,
-        /** Events are counted by their frames: a large one has several. */
+        /** Counts frames; a large event has several. */
         frames_per_second: perSecond,
-        /** For how long an event stays at this rate: what a reader may lag; `null`: nothing is published. */
+        /**
+         * Time for which the ring keeps an event at this rate, and so a reader may lag; `null`: nothing is published.
+         */
         holds_ms: perSecond > 0 ? Math.round((frames / perSecond) * 1_000) : null,
-        /** Cursors that members show: how many, and how many frames the slowest has not read; `null`: there is none. */
+        /** Number of cursors, and the frames that the slowest one has not read; `null`: there is no cursor. */
         readers: own.length,
         lag: own[0] ? Math.max(0, published - own[0].position) : null,
         slowest_pid: own[0]?.pid ?? null,

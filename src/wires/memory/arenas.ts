@@ -1,16 +1,16 @@
-/** The arenas of a region, and views of them: each is made when it is first used. */
+/** The arenas of a region, and views of them. Each is created on first use. */
 
 import { Arena } from "../../bus/codec.ts";
 import { detach } from "../../detach.ts";
 import { view } from "../../native/library.ts";
 
-/** Two arenas for each slot: of its request and, behind it, of its response. */
+/** Two arenas for each slot: one for the request and, behind it, one for the response. */
 export class Arenas {
   readonly #address: number;
   readonly #stride: number;
   readonly #arenas: (Arena | undefined)[] = [];
 
-  /** `address`: of the first arena. `stride`: from one to the next, in bytes. */
+  /** `address` is the address of the first arena, `stride` the distance between two arenas in bytes. */
   constructor(address: number, stride: number) {
     this.#address = address;
     this.#stride = stride;
@@ -24,12 +24,12 @@ export class Arenas {
     return (this.#arenas[2 * slot + 1] ??= new Arena(this.#view(2 * slot + 1, 0, this.#stride)));
   }
 
-  /** A view of a part of a request that can be detached alone. */
+  /** Returns a view of a part of a request arena that can be detached separately. */
   lendRequest(slot: number, offset: number, bytes: number): Uint8Array<ArrayBuffer> {
     return new Uint8Array(this.#view(2 * slot, offset, bytes));
   }
 
-  /** The same for a response. */
+  /** As {@link lendRequest}, for a response arena. */
   lendResponse(slot: number, offset: number, bytes: number): Uint8Array<ArrayBuffer> {
     return new Uint8Array(this.#view(2 * slot + 1, offset, bytes));
   }
@@ -38,7 +38,7 @@ export class Arenas {
     return view(this.#address + place * this.#stride + offset, bytes);
   }
 
-  /** Detaches all arenas. `false`: user code has carried the memory of one away. */
+  /** Detaches all arenas. Returns `false` if user code holds the memory of an arena. */
   detach(): boolean {
     return this.#arenas.filter((arena) => arena && !detach(arena.buffer)).length === 0;
   }

@@ -1,4 +1,4 @@
-/** A peer that connected: its control socket and process, and how far its handshake is. */
+/** A connected peer: its control socket, its process and the state of its handshake. */
 
 import type { Socket } from "bun";
 import type { Clock, Timer } from "../../clock.ts";
@@ -6,7 +6,7 @@ import type { LinkHandle } from "../../native/client.ts";
 import { MessageReader, MessageWriter } from "../../native/control.ts";
 import type { PeerProcess } from "../../native/peer.ts";
 
-/** The control socket of one peer, as the client has it. */
+/** The client's end of the control socket of one peer. */
 export class Attachment {
   state: "joining" | "offered" | "attached" | "observing" | "ended" = "joining";
   readonly socket: Socket<Attachment>;
@@ -14,11 +14,11 @@ export class Attachment {
   readonly peer: PeerProcess;
   readonly reader = new MessageReader();
   readonly writer: MessageWriter;
-  /** Timer that ends a handshake which takes too long. */
+  /** Timer that refuses the peer if the handshake takes too long. */
   handshake: Timer | null = null;
-  /** The region that was made for the worker. */
+  /** The region that was created for the worker. */
   link: LinkHandle | null = null;
-  /** Requests that the worker takes at once. */
+  /** Number of requests that the worker runs at once. */
   concurrency = 0;
 
   constructor(socket: Socket<Attachment>, fd: number, peer: PeerProcess, clock: Clock) {
@@ -28,7 +28,7 @@ export class Attachment {
     this.writer = new MessageWriter(fd, clock);
   }
 
-  /** Closes the socket at once. Nothing is sent from here on; Bun calls `close` later. */
+  /** Closes the socket at once. Nothing is sent afterwards; Bun calls `close` later. */
   cut(): void {
     this.writer.close();
     this.socket.terminate();

@@ -1,4 +1,4 @@
-/** The asking side of a bus in shared memory: handles the events of all workers, in the turns of one driver. */
+/** The client side of a bus in shared memory: handles the events of all workers, in the turns of one driver. */
 
 import { HeadReader, HeadWriter } from "../../bus/codec.ts";
 import type { Exchange } from "../../bus/exchange.ts";
@@ -15,18 +15,18 @@ import { MemoryConnection } from "./connection.ts";
 import { Driver, type Side } from "./driver.ts";
 import { Listener } from "./listener.ts";
 
-/** What {@link MemoryClient} takes. */
+/** Options of {@link MemoryClient}. */
 export interface MemoryClientOptions {
   readonly bus: ResolvedBusOptions;
   readonly name: NameLock;
-  /** Differs in each life of the bus. */
+  /** Random number, different each time the bus starts. */
   readonly tag: number;
   readonly clock: Clock;
-  /** Time after which a worker with requests whose event loop does not turn is reported as `stalled`, in ms. */
+  /** Time after which a worker with requests and a blocked event loop is reported as `stalled`, in ms. */
   readonly stalledAfter: number;
 }
 
-/** Longest time between two ticks, in ms, that counts: one that comes later was held up by its own process. */
+/** Longest time between two ticks that counts, in ms: a later tick was delayed by this process, not by a worker. */
 const LONGEST_TICK_MS = 40;
 
 /** The wire of a client: one library handle, one listener, one driver; a connection for each worker. */
@@ -42,12 +42,12 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
   readonly #stalledAfter: number;
   readonly #driver: Driver;
   readonly #listener: Listener;
-  /** By the index of their link. */
+  /** Connections by the index of their link. */
   readonly #connections: (MemoryConnection | undefined)[] = [];
   #isHandling = false;
-  /** Connections that end when all events are handled. */
+  /** Connections that end when all events of the current batch are handled. */
   readonly #condemned: MemoryConnection[] = [];
-  /** Regions of connections, of those too that ended with responses lent out. */
+  /** Number of regions, including regions of ended connections whose responses are still lent. */
   #regions = 0;
   /** `clock.now()` of the last tick. */
   #tickedAt = 0;
@@ -108,19 +108,19 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
   }
 
   /**
-   * Handles what a poll or a tick found. The library tells of an event once, so all are handled before a worker that broke the
-   * protocol in one of them is ended. No code of the user runs in here.
+   * Handles the events that a poll or a tick found. The library reports an event once, so all are handled before a worker that
+   * broke the protocol in one of them is evicted. Runs no user code.
    */
   #handle(count: number): void {
     this.#isHandling = true;
     for (let n = 0; n < count; n++) {
       const event = this.client.read(n);
       const connection = this.#connections[event.link];
-      if (!connection || connection.id !== event.life) continue; // of a worker that has ended since
+      if (!connection || connection.id !== event.life) continue; // the worker has ended since
       try {
         connection.handle(event);
       } catch (cause) {
-        connection.evict(`what it wrote could not be handled: ${String(cause)}`);
+        connection.evict(`it caused an event that cannot be handled: ${String(cause)}`);
       }
     }
     this.#isHandling = false;
@@ -155,7 +155,7 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
   tick(): boolean {
     this.expire();
     const now = this.clock.now();
-    // A tick that comes late tells of this process: the workers have had no longer than a tick to be seen.
+    // A late tick was delayed by this process: the workers were observed for one tick only.
     const ms = Math.min(now - this.#tickedAt, LONGEST_TICK_MS);
     this.#tickedAt = now;
     for (const connection of this.#connections) {
@@ -190,7 +190,7 @@ export class MemoryClient implements Wire, Side, Company<MemoryConnection> {
     });
     if (!connection.isOpen) return;
     if (!connection.link.countBells(bells + messages)) {
-      connection.evict(`it rang more than ${C.SB_BELLS_PER_SECOND} times a second without work`);
+      connection.evict(`it rang its doorbell more than ${C.SB_BELLS_PER_SECOND} times per second without work`);
     } else if (bells > 0) this.#driver.ring();
   }
 

@@ -1,4 +1,4 @@
-/** What the connections of a bus ask of their wire, so that they do not import it. */
+/** The interface of a wire to its connections, so that these do not import the wire. */
 
 import type { HeadReader, HeadWriter } from "../../bus/codec.ts";
 import type { Exchange } from "../../bus/exchange.ts";
@@ -6,7 +6,7 @@ import type { Connection, Departure } from "../../bus/wire.ts";
 import type { Clock } from "../../clock.ts";
 import type { ClientHandle } from "../../native/client.ts";
 
-/** The wire of a bus, as its connections see it. */
+/** The part of a wire that its connections use. */
 export interface Company<Member extends Connection = Connection> {
   readonly client: ClientHandle;
   readonly clock: Clock;
@@ -14,18 +14,18 @@ export interface Company<Member extends Connection = Connection> {
   readonly payloadLimit: number;
   readonly heads: HeadWriter;
   readonly answers: HeadReader;
-  /** Number of exchanges that a report is due for. */
+  /** Number of exchanges that wait for a report. */
   awaited: number;
-  /** Handles all answers, then the slots whose time is over. */
+  /** Handles all responses, then the slots whose timeout is over. */
   expire(): void;
-  /** Bytes went to a worker or came from it. `rang`: the worker slept and was woken. */
+  /** Called when bytes moved to or from a worker. `rang`: the worker was asleep and was woken. */
   moved(bytes: number, rang: boolean): void;
-  /** A worker broke the protocol: ends its connection, after the batch of events that is being handled. */
+  /** Ends the connection of an evicted worker, after the current batch of events. */
   condemn(connection: Member): void;
-  /** A slot was freed by user code, not by an event. */
+  /** Called when user code, not an event, freed a slot. */
   room(): void;
-  /** A connection has ended: see `WireEvents.left`. */
+  /** Called when a connection has ended: see `WireEvents.left`. */
   left(connection: Member, departure: Departure, how: string, had: Exchange[]): void;
-  /** The region of a connection was freed. `isUnmapped`: its addresses too. */
+  /** Called when the region of a connection was freed. `isUnmapped`: its address space was freed too. */
   dropped(isUnmapped: boolean): void;
 }

@@ -1,4 +1,4 @@
-/** One attached worker on the client's side: its region, and the exchange in each slot. */
+/** One attached worker, in the client: its region, and the exchange in each slot. */
 
 import { type BodyLike, bodyOffset, encodeMethod, Head, writeBody } from "../../bus/codec.ts";
 import type { Exchange, Executed, Verdict } from "../../bus/exchange.ts";
@@ -15,7 +15,7 @@ import { Rings, type RingsOwner } from "./rings.ts";
 import { Stall } from "./stall.ts";
 import { SlotbusError } from "../../errors.ts";
 
-/** A connection: each exchange has a slot of the worker's region, its `place`. */
+/** A connection in shared memory. The `place` of an exchange is the index of its slot. */
 export class MemoryConnection implements Connection, RingsOwner<number> {
   readonly id: number;
   readonly pid: number;
@@ -23,32 +23,32 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   readonly concurrency: number;
   isOpen = true;
   readonly attachment: Attachment;
-  /** Slots that are not free, quarantined and lent ones included. */
+  /** Number of slots that are not free, including quarantined and lent slots. */
   load = 0;
-  /** It said goodbye, or has drained: the end of the connection is not a death. */
+  /** Whether the worker said goodbye or has drained: the end of the connection then counts as "left". */
   isLeaving = false;
-  /** Why it was evicted; `null` unless it was. */
+  /** Reason of the eviction; `null` if the worker was not evicted. */
   evictedFor: string | null = null;
   process: { served(): void } | null = null;
   readonly link: LinkHandle;
   readonly #company: Company<MemoryConnection>;
-  /** It gets nothing new, because it asked for that or the bus drains it. */
+  /** Whether the worker gets no new requests, because it asked for that or the bus drains it. */
   #isDraining = false;
-  /** It let a request wait for its whole timeout without claiming it and has done nothing since: it may be stopped. */
+  /** Whether the worker let a request time out unclaimed and has shown no activity since: its process may be stopped. */
   #isSuspect = false;
   readonly #stall = new Stall();
-  /** By slot. */
+  /** Exchanges by slot. */
   readonly #exchanges: (Exchange | null)[] = [];
   readonly #rings: (Rings<number> | undefined)[] = [];
   readonly #arenas: Arenas;
   readonly loans: Loans;
-  /** Its process closed the socket or ended: it reads no request any more. */
+  /** Whether the worker's process ended or closed the socket: it reads no more requests. */
   #hasClosed = false;
   #drained: PromiseWithResolvers<void> | null = null;
-  /** Slot of a response that is whole, while it is handled: it is freed at the end of that, whoever leaves it. -1: none. */
+  /** Slot of the complete streamed response that is being handled, which {@link #finish} frees; -1 for none. */
   #whole = -1;
 
-  /** The worker of `attachment` has mapped its region; requests may go to it. */
+  /** The worker of `attachment` must have mapped its region. */
   constructor(company: Company<MemoryConnection>, attachment: Attachment) {
     const { link, concurrency, peer } = attachment;
     this.#company = company;
@@ -89,22 +89,22 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   }
 
   forget(): void {
-    if (!this.evictedFor) this.attachment.peer.forget(); // one that was evicted may come again
+    if (!this.evictedFor) this.attachment.peer.forget(); // an evicted worker may attach again
   }
 
   slots(): SlotReport[] {
     return this.link.slots().map((status, slot) => ({ ...status, exchange: this.#exchanges[slot] ?? null }));
   }
 
-  // ---- the way out ----------------------------------------------------------------------------------------------------
+  // ---- requests -------------------------------------------------------------------------------------------------------
 
   send(exchange: Exchange): "sent" | "gone" | "full" {
     const { heads, payloadLimit } = this.#company;
-    const parameters = exchange.collect(heads); // runs code of the user: before a slot is taken
-    if (this.isOpen && this.load >= this.concurrency) return "full"; // that code asked, too
+    const parameters = exchange.collect(heads); // runs user code, so before a slot is reserved
+    if (this.isOpen && this.load >= this.concurrency) return "full"; // that code sent requests
     const slot = this.isOpen ? this.link.reserve() : -1;
     if (slot < 0) {
-      this.evict("it changed a slot that was free");
+      this.evict("it changed a free slot");
       return "gone";
     }
     this.load++;
@@ -169,7 +169,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     else this.end("ended");
   }
 
-  /** Takes an exchange out of its slot; no report follows. */
+  /** Removes an exchange from its slot; no report follows. */
   #release(exchange: Exchange): void {
     if (this.#exchanges[exchange.place] === exchange) this.#exchanges[exchange.place] = null;
     this.#detach(exchange);
@@ -183,7 +183,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     this.#company.awaited--;
   }
 
-  // ---- the way back ---------------------------------------------------------------------------------------------------
+  // ---- responses ------------------------------------------------------------------------------------------------------
 
   handle(event: ClientEvent): void {
     if (event.kind === "answered") this.#deliver(event);
@@ -203,14 +203,14 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
       this.#cancel(slot, token);
       this.#expire(slot, "maybe");
     } else if (kind === "stuck") {
-      this.evict(`more than half its slots hung for ${C.SB_STUCK_MS} ms`);
+      this.evict(`more than half of its slots were stuck for ${C.SB_STUCK_MS} ms`);
     } else {
       this.#illegal(slot);
     }
   }
 
   #illegal(slot: number): void {
-    this.evict(`it left slot ${slot} in a state no legal step leads to`);
+    this.evict(`it put slot ${slot} into an invalid state`);
   }
 
   #expire(slot: number, executed: Executed): void {
@@ -220,7 +220,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     this.#release(exchange);
   }
 
-  /** A response is in a slot: copies it out and frees the slot before anything of it is used; or lends it. */
+  /** Delivers the response in a slot: copies it and frees the slot before any of it is used, or lends it. */
   #deliver({ slot, headBytes, bodyOffset: offset, bodyBytes, status }: ClientEvent): void {
     const exchange = this.#exchanges[slot];
     this.#isSuspect = false;
@@ -245,30 +245,30 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
       const memory = this.#arenas.lendResponse(slot, offset, bodyBytes);
       const giveBack = this.loans.lend(memory.buffer, () => this.#returned(slot));
       exchange.answered(status, head, memory, giveBack);
-      this.#detach(exchange); // it is shown in its slot until that is given back
+      this.#detach(exchange); // `slots()` shows it until the slot is given back
     }
   }
 
-  /** Copies a head. `null`: it is malformed, the exchange has failed, and the worker is evicted. */
+  /** Copies a head. If it is malformed, fails the exchange, evicts the worker and returns `null`. */
   #readHead(exchange: Exchange, bytes: number, isError: boolean): Head | null {
     const arena = this.#arenas.response(exchange.place);
     try {
       return isError ? new Head(arena.bytes.slice(0, bytes), ERROR_STRINGS) : this.#company.answers.read(arena, bytes);
     } catch (cause) {
-      this.#corrupted(exchange, `answered request ${exchange.id} with a malformed head`, cause);
-      this.evict("it answered with a malformed head");
+      this.#corrupted(exchange, `responded to request ${exchange.id} with a malformed head`, cause);
+      this.evict("it responded with a malformed head");
       return null;
     }
   }
 
-  /** `how` continues "worker pid 7 …". */
+  /** `how` continues "Worker pid 7 …". */
   #corrupted(exchange: Exchange, how = `corrupted the slot of request ${exchange.id}`, cause?: unknown): void {
-    const message = `worker pid ${this.pid} ${how}.`;
+    const message = `Worker pid ${this.pid} ${how}.`;
     exchange.fail(new SlotbusError("REGION_CORRUPT", message, { cause, mayHaveExecuted: true }));
     this.#release(exchange);
   }
 
-  /** The rings of a slot moved, or its response began or ended. */
+  /** Handles a slot whose rings moved, or whose streamed response began or ended. */
   #moved({ slot, headBytes, bodyBytes, status }: ClientEvent): void {
     this.#isSuspect = false;
     this.#whole = bodyBytes === 0 ? -1 : slot;
@@ -290,7 +290,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     exchange.began(status, head, rings.incoming);
   }
 
-  /** A streamed response is whole: what the ring holds is copied out, and the slot is free. */
+  /** Ends a complete streamed response: copies the bytes in the ring and frees the slot. */
   #finish(slot: number): void {
     const exchange = this.#exchanges[slot];
     const rings = this.#rings[slot];
@@ -308,9 +308,9 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
 
   move(rings: Rings<number>, sent: number, taken: number, need: number, isEnd = false): boolean {
     const slot = rings.of;
-    if (this.#rings[slot] !== rings) return false; // the slot may have another exchange
+    if (this.#rings[slot] !== rings) return false; // another exchange may use the slot now
     const result = this.link.flow(slot, sent, taken, isEnd, need);
-    if (result === "corrupt") this.evict(`it wrote impossible counts into the rings of slot ${slot}`);
+    if (result === "corrupt") this.evict(`it wrote invalid counts into the rings of slot ${slot}`);
     if (result === "corrupt" || result === "gone") return false;
     if (sent > 0 || taken > 0) this.#company.moved(sent + taken, result === "rang");
     return true;
@@ -330,11 +330,11 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     }
   }
 
-  /** Frees the slot of an answer. `false`: the worker changed it since it answered, and is evicted. */
+  /** Frees the slot of a response. If the worker changed the slot after it responded, evicts it and returns `false`. */
   #free(slot: number): boolean {
     const isIntact = this.link.release(slot);
     if (isIntact) this.#freed();
-    else this.evict(`it changed slot ${slot} after it had answered`);
+    else this.evict(`it changed slot ${slot} after it had responded`);
     return isIntact;
   }
 
@@ -343,7 +343,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     this.#tellDrained();
   }
 
-  // ---- its end --------------------------------------------------------------------------------------------------------
+  // ---- the end --------------------------------------------------------------------------------------------------------
 
   drain(): Promise<void> {
     this.#isDraining = true;
@@ -360,7 +360,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
 
   message(type: number): void {
     if (type !== C.SB_MSG_DRAIN && type !== C.SB_MSG_GOODBYE) {
-      this.evict(`it sent a message of type ${type}`);
+      this.evict(`it sent an unexpected message of type ${type}`);
       return;
     }
     this.#isDraining = true;
@@ -373,7 +373,10 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     this.#company.condemn(this);
   }
 
-  /** Checks the worker, `ms` after the last check. Returns for how long its event loop has not turned, when that changed. */
+  /**
+   * Checks the worker, `ms` after the last check. Returns how long its event loop has been blocked, in ms, if that must be
+   * reported.
+   */
   watch(ms: number, limit: number): number | null {
     for (const exchange of this.#exchanges) exchange?.age();
     if (!this.isBusy && !this.isUnresponsive) return null;
@@ -381,7 +384,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
       this.end("ended");
       return null;
     }
-    // A worker that waits in async handlers is parked and has no reason to turn: a bell is one.
+    // A worker that waits in async handlers is parked, and its event loop has no reason to run: the doorbell wakes it.
     return this.#stall.look(this.link.hasTurned(), ms, limit, () => this.attachment.writer.send(C.SB_MSG_BELL));
   }
 
@@ -392,8 +395,8 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
   }
 
   /**
-   * Ends the connection, whatever the reason: closes the socket, then judges each slot by its state, ignoring hints, and tells each
-   * exchange. `how` continues "worker pid 7 …"; without it, the worker was evicted.
+   * Ends the connection, for any reason: closes the socket, then settles each slot by its status word, ignoring hints, and
+   * reports to each exchange. `how` continues "Worker pid 7 …"; without it, the worker was evicted.
    */
   end(how = `was evicted (${this.evictedFor})`): void {
     if (!this.isOpen) return;
@@ -404,7 +407,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     this.link.stop();
     if (this.evictedFor !== null) this.attachment.writer.send(C.SB_MSG_GOODBYE, reasonBody(this.evictedFor));
     this.attachment.cut();
-    // The last one first: each that goes back to the queue goes to its front.
+    // Newest first, because each exchange that returns to the queue goes to its front.
     for (const exchange of had.toSorted((a, b) => b.serial - a.serial)) {
       try {
         this.#judge(exchange, how);
@@ -435,7 +438,7 @@ export class MemoryConnection implements Connection, RingsOwner<number> {
     }
   }
 
-  /** Frees the region, when nothing of it is lent. */
+  /** Frees the region, unless a part of it is lent. */
   #drop(): void {
     if (this.loans.count > 0) return;
     const isUnmapped = this.#arenas.detach() && !this.loans.isHeld;

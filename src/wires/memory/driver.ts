@@ -1,51 +1,54 @@
 /**
- * Decides when a side polls, spins and parks: it polls and handles while that finds work, then parks.
+ * Decides when a side of a bus polls, spins and parks.
  *
- * A turn polls in rounds without leaving JavaScript: between two rounds the microtasks run, so the code that awaited a
- * response can send its next request before the next poll. After `ROUNDS` rounds the event loop gets its turn. While
- * something may come soon the driver goes on by `setImmediate` for its budget; then it parks: the other side rings a bell,
- * and until then there is no timer, no poll, no wake-up.
+ * A turn polls in rounds without leaving JavaScript. Between two rounds the microtasks run, so code that awaited a response can
+ * send its next request before the next poll. After `ROUNDS` rounds the event loop runs. While work may arrive soon, the driver
+ * continues with `setImmediate` until its budget is used up. Then it parks: until the other side rings the doorbell there is no
+ * timer, no poll and no wake-up.
  *
- * The budget adapts. Work found while spinning, or a bell soon after parking, sets it to the ceiling; spinning in vain
- * halves it, to nothing. After a pause, a side whose answer needs the other one to wake up first does not spin for it: two
- * sleepers on one processor wake each other fastest when both really sleep. Two busy ones there are in each other's way, so
- * a side that spins leaves the processor that the other one is on.
+ * The budget adapts. If spinning finds work, or the doorbell rings soon after parking, the budget becomes the ceiling. Each vain
+ * spin halves it, down to 0. After a pause, a side that had to wake the other one does not spin for the response: two sleeping
+ * processes on one processor wake each other fastest when both really sleep. Two busy processes on one processor block each
+ * other, so a side that spins moves away from the other side's processor.
  */
 
 import type { Clock } from "../../clock.ts";
 
-/** One side of a bus, as its driver sees it. */
+/** The part of one side of a bus that its driver uses. */
 export interface Side {
-  /** Looks for work for up to `spinNs`, handles it and returns how many events that were. */
+  /** Polls for events for up to `spinNs`, handles them and returns their number. */
   poll(spinNs: number): number;
-  /** Whether anything can come; if not, spinning is pointless. */
+  /** Whether an event can arrive; if not, spinning is useless. */
   mayReceive(): boolean;
-  /** Asks the other side to ring. `false`: there is work, poll again. */
+  /** Asks the other side to ring the doorbell. Returns `false` if there is work already. */
   park(): boolean;
-  /** Asks for no ring any more. */
+  /** Tells the other side that no doorbell is needed. */
   unpark(): void;
-  /** Leaves the processor on which the other side was last seen. */
+  /** Moves away from the processor on which the other side was last seen. */
   spread(): void;
 }
 
-/** Polls in a row before the event loop gets its turn; a round takes 1-3 µs. */
+/** Number of polls before the event loop runs; a round takes 1-3 µs. */
 const ROUNDS = 16;
 /** Longest spin inside one poll, in ns; it blocks the thread. */
 const SLICE_NS = 2_000;
 /** Duration of a turn that finds nothing, in ns: the slice and one pass of the event loop. */
 const TURN_NS = SLICE_NS + 500;
-/** Bytes that a side copies in, hands out and writes anew while the other side spins for one turn. */
+/** Bytes that a side reads, processes and writes while the other side spins for one turn. */
 const BYTES_PER_TURN = 8_192;
-/** Longest time to spin for bytes that were handed over, in turns: 1 ms. */
+/** Longest spin for bytes that were sent, in turns: 1 ms. */
 const MAX_PATIENCE = 400;
-/** Duration of a wake-up in ceilings of the budget: a bell within that time after parking would have been worth spinning for. */
+/**
+ * Duration of a wake-up, as a multiple of the ceiling. If the doorbell rings within this time after parking, spinning would have
+ * paid.
+ */
 const WORTH = 3;
 
-/** After so many vain spins in a row a side does not spin because of a recent bell: somebody else needs the processor. */
+/** After this number of consecutive vain spins, a side ignores recent doorbells: another process needs the processor. */
 const GIVE_UP = 8;
-/** Then it tries again every so many bells, */
+/** It then tries again after this number of doorbells, */
 const TRY_AGAIN = 64;
-/** and after a pause of 20 ms. */
+/** or after a pause of this time. */
 const FORGET_MS = 20;
 
 /** Drives one side of a bus. */
@@ -55,20 +58,20 @@ export class Driver {
   readonly #ceiling: number; // turns
   #budget: number; // turns
   #left = 0; // turns
-  /** Turns on top of the budget, for what was handed over last. */
+  /** Turns added to the budget for the bytes that were sent last. */
   #patience = 0;
   /** Whether a turn runs or is scheduled; otherwise the side is parked. */
   #active = false;
   #stopped = false;
-  /** Whether a bell began this turn: what it finds was not found by spinning. */
+  /** Whether the doorbell started this turn, so that its work was not found by spinning. */
   #rung = false;
-  /** Whether the last hand-over came after a pause: it may be the only one. */
+  /** Whether the last bytes were sent after a pause: no more may follow. */
   #cold = false;
-  /** Times in a row that spinning found nothing. */
+  /** Number of consecutive spins that found nothing. */
   #vain = 0;
-  /** `clock.now()` of parking, or of the last hand-over since. */
+  /** `clock.now()` when the side parked, or when it last sent bytes since. */
   #since = 0;
-  /** Times a bell ended the parked state. */
+  /** Number of times that the doorbell ended the parked state. */
   wakeups = 0;
 
   constructor(side: Side, spinUs: number, clock: Clock) {
@@ -79,9 +82,9 @@ export class Driver {
   }
 
   /**
-   * `bytes` were handed to the other side: an answer or the next request may come soon. The other side needs time to copy them and
-   * to write as many, during which this side spins. If the other side must wake up first (`rang`), this side parks, unless both
-   * were busy just now.
+   * Called when `bytes` bytes were sent: a response or the next request may arrive soon. This side spins while the other side
+   * copies them and writes as many. If the other side must wake up first (`rang`), this side parks, unless both were busy a
+   * moment ago.
    */
   expect(bytes: number, rang: boolean): void {
     this.#patience = bytes < BYTES_PER_TURN ? 0 : Math.min(MAX_PATIENCE, Math.ceil(bytes / BYTES_PER_TURN));
@@ -90,7 +93,7 @@ export class Driver {
       return;
     }
     const recent = this.#isRecent();
-    if (recent && rang) this.#patience += WORTH * this.#ceiling; // to be awake when it is: then both stay awake
+    if (recent && rang) this.#patience += WORTH * this.#ceiling; // stay awake until the other side is: then both stay awake
     if (recent || (this.#budget > 0 && !rang)) {
       this.wake();
     } else {
@@ -99,14 +102,14 @@ export class Driver {
     }
   }
 
-  /** Something changed that only a poll finds. */
+  /** Starts a turn, after a change that only a poll finds. */
   wake(): void {
     if (this.#active || this.#stopped) return;
     this.#unpark();
     this.#clock.immediate(this.#turn);
   }
 
-  /** The other side rang. Called by the event loop, so the turn begins at once. */
+  /** Called by the event loop when the other side rang the doorbell: runs a turn at once. */
   ring(): void {
     if (this.#active || this.#stopped) return;
     this.wakeups++;
@@ -117,12 +120,12 @@ export class Driver {
     this.#turn();
   }
 
-  /** Ends the driver; no poll follows. */
+  /** Stops the driver; no poll follows. */
   stop(): void {
     this.#stopped = true;
   }
 
-  /** Whether this side parked or handed something over so recently that spinning on would have paid. */
+  /** Whether this side parked or sent bytes so recently that spinning longer would have paid. */
   #isRecent(): boolean {
     const pause = this.#clock.now() - this.#since;
     if (pause >= FORGET_MS) this.#vain = 0;

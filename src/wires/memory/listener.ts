@@ -1,4 +1,4 @@
-/** Lets workers and observers in: the listening socket, the conditions to join, the handshake. */
+/** Accepts workers and observers: the listening socket, the conditions for joining, the handshake. */
 
 import type { Socket, UnixSocketListener } from "bun";
 import type { ResolvedBusOptions } from "../../bus/options.ts";
@@ -14,39 +14,41 @@ import { SlotbusError } from "../../errors.ts";
 
 /** Longest handshake, in ms. */
 const HANDSHAKE_MS = 2_000;
-/** Handshakes at once; one more peer is refused as busy and retries. */
+/** Largest number of concurrent handshakes; further peers are refused as busy and retry. */
 const HANDSHAKES = 8;
-/** Observers at once. */
+/** Largest number of observers. */
 const OBSERVERS = 16;
-/** Connections accepted in one turn of the event loop. Bun accepts all that come, so a peer that connects without end would stop it. */
+/**
+ * Largest number of connections accepted per turn. Bun accepts without a limit, so a connection flood would block the event loop.
+ */
 const ACCEPTS = 64;
-/** Pause after that in which no connection is accepted, in ms. */
+/** Pause after {@link ACCEPTS} connections, in ms. */
 const PAUSE_MS = 20;
-/** Evicted workers that live on before one of them is refused. */
+/** Number of evicted workers whose processes still run from which on these processes are refused. */
 const ZOMBIES = 4;
 
-/** What the listener reports. */
+/** Reports of the listener. */
 export interface ListenerEvents {
-  /** A worker has mapped its region; requests may go to it. */
+  /** A worker has mapped its region and can get requests. */
   attached(attachment: Attachment): void;
-  /** Bytes came from an attached worker. */
+  /** Bytes arrived from an attached worker. */
   bytes(attachment: Attachment, bytes: Uint8Array): void;
-  /** A message came together with the one that attached its worker. */
+  /** A message arrived together with the message that attached its worker. */
   message(attachment: Attachment, type: number): void;
   /** The attachment of an attached worker is closed. */
   closed(attachment: Attachment): void;
-  /** A peer was turned away. */
+  /** A peer was refused. */
   refused(peer: Peer, reason: string): void;
 }
 
-/** Listens on the socket of a bus; what it lets in it reports as attached. */
+/** Listens on the socket of a bus and performs the handshakes. */
 export class Listener {
   readonly #client: ClientHandle;
   readonly #clock: Clock;
   readonly #options: ResolvedBusOptions;
   readonly #events: ListenerEvents;
   readonly #name: NameLock;
-  /** `null` in a pause. */
+  /** `null` during a pause. */
   #listener: UnixSocketListener<Attachment> | null = null;
   /** Connections accepted in this turn of the event loop. */
   #accepted = 0;
@@ -56,7 +58,7 @@ export class Listener {
   readonly #observers = new Set<Attachment>();
   #closing = false;
 
-  /** Listens on the socket of the name. Throws `RESOURCE`. */
+  /** Listens on the socket of the name. @throws `RESOURCE` */
   constructor(client: ClientHandle, clock: Clock, name: NameLock, options: ResolvedBusOptions, events: ListenerEvents) {
     this.#client = client;
     this.#clock = clock;
@@ -79,7 +81,9 @@ export class Listener {
         },
       });
     } catch (cause) {
-      throw new SlotbusError("RESOURCE", `bus "${name}" cannot listen: ${(cause as Error).message}`, { cause });
+      throw new SlotbusError("RESOURCE", `Cannot listen for workers of bus "${name}": ${(cause as Error).message}`, {
+        cause,
+      });
     }
     this.#listener.unref();
     try {
@@ -91,14 +95,14 @@ export class Listener {
     }
   }
 
-  /** An evicted worker's process may live on and connect again. */
+  /** Remembers an evicted worker, whose process may connect again. */
   remember(zombie: Attachment): void {
     this.#zombies.push(zombie);
   }
 
   close(): void {
     this.#closing = true;
-    for (const attachment of this.#handshakes) this.refuse(attachment, C.SB_ECLOSED, "the bus closed");
+    for (const attachment of this.#handshakes) this.refuse(attachment, C.SB_ECLOSED, "the bus was closed");
     for (const zombie of this.#zombies) zombie.peer.forget();
     this.#zombies = [];
     for (const attachment of this.#observers) {
@@ -109,7 +113,7 @@ export class Listener {
     this.#listener?.stop(true);
   }
 
-  /** Tells the peer why and closes the attachment. */
+  /** Sends the error to the peer and closes the attachment. */
   refuse(attachment: Attachment, error: number, reason: string): void {
     if (attachment.state === "ended") return;
     this.#client.count("peers_refused");
@@ -119,7 +123,7 @@ export class Listener {
     this.#events.refused({ pid: attachment.peer.pid, uid: attachment.peer.uid }, reason);
   }
 
-  /** Accepts no connection for a while. Closing the listener ends Bun's loop over the connections that wait. */
+  /** Accepts no connections for a while. Closing the listener ends Bun's loop over the waiting connections. */
   #rest(): void {
     this.#listener?.stop();
     this.#listener = null;
@@ -132,7 +136,7 @@ export class Listener {
     try {
       this.#listen();
     } catch {
-      this.#rest(); // no descriptor is left, maybe: once more
+      this.#rest(); // the process may be out of descriptors: tries again after another pause
     }
   };
 
@@ -140,7 +144,7 @@ export class Listener {
     socket.unref();
     if (this.#accepted++ === 0) this.#clock.immediate(() => (this.#accepted = 0));
     if (this.#accepted === ACCEPTS) this.#rest();
-    const fd = (socket as unknown as { fd: number }).fd; // there, but not in Bun's types
+    const fd = (socket as unknown as { fd: number }).fd; // exists, but not in Bun's types
     const peer = PeerProcess.of(fd);
     if (!peer) {
       socket.terminate();
@@ -152,22 +156,22 @@ export class Listener {
     if (objection) return this.refuse(attachment, ...objection);
     this.#handshakes.add(attachment);
     attachment.handshake = this.#clock.after(HANDSHAKE_MS, () => {
-      this.refuse(attachment, C.SB_ETIMEDOUT, `the handshake took longer than ${HANDSHAKE_MS} ms`);
+      this.refuse(attachment, C.SB_ETIMEDOUT, `the handshake timed out after ${HANDSHAKE_MS} ms`);
     });
     attachment.handshake.unref();
   }
 
-  /** Why a peer may not join: a code and a reason. */
+  /** Returns the code and the reason why a peer may not join; `null` if it may. */
   #objection({ peer }: Attachment): [error: number, reason: string] | null {
     if (peer.uid !== process.geteuid?.() && !this.#options.allowedUids.includes(peer.uid)) {
       return [C.SB_EPERM, `user ${peer.uid} is not allowed`];
     }
     if (this.#closing) return [C.SB_ECLOSED, "the bus is closing"];
-    if (this.#handshakes.size >= HANDSHAKES) return [C.SB_EBUSY, `${HANDSHAKES} handshakes run`];
+    if (this.#handshakes.size >= HANDSHAKES) return [C.SB_EBUSY, `${HANDSHAKES} handshakes are already running`];
     this.#zombies = this.#zombies.filter((zombie) => !isBuried(zombie));
     const known = this.#zombies.some((zombie) => zombie.peer.pid === peer.pid);
     if (known && this.#zombies.length >= ZOMBIES) {
-      return [C.SB_EPERM, `${ZOMBIES} evicted workers still live, this one among them`];
+      return [C.SB_EPERM, `${ZOMBIES} evicted workers are still alive, including this one`];
     }
     return null;
   }
@@ -177,7 +181,8 @@ export class Listener {
     if (attachment.state === "attached") return this.#events.bytes(attachment, bytes);
     const bells = attachment.reader.read(bytes, (type, body) => this.#message(attachment, type, body));
     const state: string = attachment.state; // a message may have changed it
-    if (bells > 0 && state !== "attached") this.refuse(attachment, C.SB_EPROTO, "it rang before it had joined");
+    if (bells > 0 && state !== "attached")
+      this.refuse(attachment, C.SB_EPROTO, "it rang its doorbell before it joined");
   }
 
   #closed(attachment: Attachment | undefined): void {
@@ -190,18 +195,19 @@ export class Listener {
     if (attachment.state === "joining" && type === C.SB_MSG_JOIN) this.#join(attachment, body);
     else if (attachment.state === "offered" && type === C.SB_MSG_ATTACHED) this.#attached(attachment);
     else if (attachment.state === "attached") this.#events.message(attachment, type);
-    else this.refuse(attachment, C.SB_EPROTO, `it sent a message of type ${type} while ${attachment.state}`);
+    else
+      this.refuse(attachment, C.SB_EPROTO, `it sent an unexpected message of type ${type} while ${attachment.state}`);
   }
 
   #join(attachment: Attachment, body: Uint8Array): void {
     const join = readJoin(body);
     if (join.code === C.SB_EVERSION) {
-      return this.refuse(attachment, join.code, `it speaks protocol ${join.versions}, this bus ${C.SB_ABI}`);
+      return this.refuse(attachment, join.code, `it speaks protocol ${join.versions}, this bus speaks ${C.SB_ABI}`);
     }
-    if (join.code !== 0) return this.refuse(attachment, C.SB_EPROTO, "its JOIN is malformed");
+    if (join.code !== 0) return this.refuse(attachment, C.SB_EPROTO, "its JOIN message is malformed");
     if (join.isObserver) return this.#observe(attachment);
     const offer = this.#client.offer(attachment.fd, join.concurrency);
-    if ("code" in offer) return this.refuse(attachment, offer.code, `no region for it: ${offer.text}`);
+    if ("code" in offer) return this.refuse(attachment, offer.code, `cannot create a region for it: ${offer.text}`);
     attachment.link = offer;
     attachment.concurrency = Math.min(join.concurrency, this.#options.slots);
     attachment.state = "offered";
@@ -209,7 +215,7 @@ export class Listener {
 
   #observe(attachment: Attachment): void {
     if (this.#observers.size >= OBSERVERS)
-      return this.refuse(attachment, C.SB_EFULL, `${OBSERVERS} observers are there`);
+      return this.refuse(attachment, C.SB_EFULL, `${OBSERVERS} observers are already attached`);
     this.#client.observe(attachment.fd);
     this.#settle(attachment);
     attachment.peer.forget();
@@ -223,7 +229,7 @@ export class Listener {
     this.#events.attached(attachment);
   }
 
-  /** The handshake is over, whatever its result. */
+  /** Ends the handshake, with any result. */
   #settle(attachment: Attachment): void {
     this.#handshakes.delete(attachment);
     attachment.handshake?.close();
@@ -239,7 +245,7 @@ export class Listener {
   }
 }
 
-/** Whether the process of an evicted worker has ended; if so, closes its descriptors. */
+/** Returns whether the process of an evicted worker has ended. If so, closes its descriptors. */
 function isBuried({ peer }: Attachment): boolean {
   if (!peer.hasEnded) return false;
   peer.forget();

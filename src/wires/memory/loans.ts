@@ -1,12 +1,12 @@
-/** Responses of one connection that are lent out: their memory stays mapped until the last one is back. */
+/** Lent responses of one connection: their memory stays mapped until the last response is given back. */
 
-/** Gives loans back whose memory was collected as garbage: their borrow was forgotten. */
+/** Gives back loans whose memory was garbage-collected, because user code forgot to release them. */
 const forgotten = new FinalizationRegistry<() => void>((forget) => forget());
 
-/** Counts and takes back the loans of one connection. */
+/** Tracks the loans of one connection. */
 export class Loans {
   count = 0;
-  /** Whether user code kept memory of a loan: the region stays mapped for ever. */
+  /** Whether user code kept memory of a loan, so that the region must stay mapped. */
   isHeld = false;
   readonly #onForgotten: () => void;
 
@@ -14,7 +14,7 @@ export class Loans {
     this.#onForgotten = onForgotten;
   }
 
-  /** Lends `memory`. The function returned gives it back, once, and calls `back`. */
+  /** Lends `memory`. The returned function gives it back, once, and calls `back`. */
   lend(memory: ArrayBuffer, back: () => void): (isHeld: boolean) => void {
     this.count++;
     const giveBack = (isHeld: boolean): void => {
@@ -25,9 +25,9 @@ export class Loans {
     };
     const forget = (): void => {
       this.#onForgotten();
-      giveBack(true); // the memory may have been carried away before
+      giveBack(true); // user code may have transferred the memory before
     };
-    forgotten.register(memory, forget, giveBack); // a view of the memory keeps it, whoever has the view
+    forgotten.register(memory, forget, giveBack); // any view of the memory keeps it alive
     return giveBack;
   }
 }

@@ -1,20 +1,20 @@
-/** The buses that this process has open: their names are given back on exit. */
+/** The open buses of this process, whose names are released on exit. */
 
-/** Each gives the name of a bus back. */
+/** Functions that release the names of open buses. */
 const names = new Set<() => void>();
 
-/** A process that exits without `close` leaves no file behind. (After a kill, the next client clears up.) */
+/** Removes the files of buses that were not closed before exit. (After a kill, the next client removes them.) */
 function leaveAll(): void {
   for (const leave of names) leave();
 }
 
-/** Notes a bus that is open now. */
+/** Registers an open bus. */
 export function noteOpen(leave: () => void): void {
   if (names.size === 0) process.on("exit", leaveAll);
   names.add(leave);
 }
 
-/** Forgets a bus that is closed. */
+/** Removes a closed bus. */
 export function noteClosed(leave: () => void): void {
   if (names.delete(leave) && names.size === 0) process.off("exit", leaveAll);
 }

@@ -1,6 +1,6 @@
 /**
- * The streams of one slot. Each direction is a ring of bytes in the arena of its sender. 64-bit counts in the slot say how many bytes
- * were sent and taken.
+ * The streams of one slot. Each direction is a ring of bytes in the sender's arena. Two 64-bit counts in the slot hold the
+ * numbers of bytes sent and taken.
  */
 
 import type { Incoming } from "../../bus/body-reader.ts";
@@ -10,16 +10,19 @@ import type { Clock } from "../../clock.ts";
 import { C } from "../../native/abi.ts";
 import { endOf, type FlowStatus, LOOK } from "../../native/flow.ts";
 
-/** Bytes that are handed over together, unless the other side has nothing left to read. */
+/** Number of bytes that are handed over together, unless the other side has nothing left to read. */
 const BATCH_BYTES = 8_192;
-/** Largest piece that is read at once, in bytes. */
+/** Size of the largest chunk, in bytes. */
 const CHUNK_BYTES = 65_536;
 
-/** The connection that rings belong to. `Of`: what it knows them by. */
+/** The connection to which rings belong. `Of` is the type by which it identifies them. */
 export interface RingsOwner<Of> {
-  /** Counts `sent` and `taken` bytes more, and asks for `need` bytes of room. `false`: the slot is not ours any more. */
+  /**
+   * Adds to the counts of sent and taken bytes, and waits for `need` bytes of room. Returns `false` if the slot has another owner
+   * now.
+   */
   move(rings: Rings<Of>, sent: number, taken: number, need: number): boolean;
-  /** Ends the own stream. `errorBytes`: length of the encoded error behind its last byte; 0 for none. */
+  /** Ends this side's stream. `errorBytes` is the length of the encoded error after its last byte; 0 for none. */
   finish(rings: Rings<Of>, errorBytes: number): void;
 }
 
@@ -30,14 +33,14 @@ export class Rings<Of = unknown> {
   /** Offset of a ring in its arena, and its size, in bytes. */
   readonly start: number;
   readonly size: number;
-  /** What the last `move` found. */
+  /** Result of the last `move`. */
   readonly status: FlowStatus;
-  /** Room that the writer waits for, in bytes. One word in the slot has it for both directions, so each `move` repeats it. */
+  /** Room that the writer waits for, in bytes. Both directions share one word in the slot, so each `move` writes it again. */
   need = 0;
   readonly incoming: RingReader;
   readonly outgoing: RingWriter;
 
-  /** `written`: the arena that the other side writes; `own`: the one that this side writes. */
+  /** `written` is the arena that the other side writes, `own` the arena that this side writes. */
   constructor(
     owner: RingsOwner<Of>,
     of: Of,
@@ -56,7 +59,7 @@ export class Rings<Of = unknown> {
     this.outgoing = new RingWriter(this, own, clock);
   }
 
-  /** The other side moved bytes, or waits for some. */
+  /** Called when the other side moved bytes or waits for bytes. */
   moved(): void {
     this.outgoing.moved();
     this.incoming.onMoved?.();
@@ -71,9 +74,9 @@ class RingWriter implements Outgoing {
   /** Room in the ring from `#at` on, in bytes. */
   #room = 0;
   #at = 0;
-  /** Bytes written and not handed over. */
+  /** Number of bytes that were written but not handed over. */
   #kept = 0;
-  /** Whether the other side has taken all that it was given. */
+  /** Whether the other side has taken all bytes, so that the next bytes are handed over at once. */
   #isEager = true;
   #isFlushing = false;
   #isClosed = false;
@@ -134,7 +137,7 @@ class RingWriter implements Outgoing {
   close(): void {
     this.onClosed = null;
     this.#isClosed = true;
-    this.#room = 0; // the slot may be another request's from now on
+    this.#room = 0; // from now on the slot may belong to another request
     this.#wake?.();
   }
 
@@ -143,7 +146,7 @@ class RingWriter implements Outgoing {
     if (need > 0 && this.#tell(need) && status[LOOK.free]! >= need) this.#wake?.();
   }
 
-  /** Writes bytes behind the stream and hands nothing over. There is room. */
+  /** Writes bytes after the end of the stream, without handing them over. There must be room. */
   #place(bytes: Uint8Array): void {
     const { start, size } = this.#rings;
     const first = Math.min(bytes.length, start + size - this.#at);
@@ -156,7 +159,7 @@ class RingWriter implements Outgoing {
     if (this.#kept > 0) this.#tell(this.#rings.need);
   };
 
-  /** Hands over what was written and reads how much room there is. `false`: it is closed. */
+  /** Hands over the written bytes and reads how much room there is. Returns `false` if the stream is closed. */
   #tell(need: number): boolean {
     if (this.#isClosed) return false;
     const sent = this.#kept;
@@ -180,7 +183,7 @@ class RingReader implements Incoming {
   end: "open" | "end" | "error" = "open";
   readonly #rings: Rings;
   readonly #arena: Arena;
-  /** Bytes of the last piece. */
+  /** Size of the last chunk, in bytes. */
   #taken = 0;
 
   constructor(rings: Rings, arena: Arena) {

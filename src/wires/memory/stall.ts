@@ -1,15 +1,15 @@
-/** Finds workers whose event loop does not turn. */
+/** Detects workers whose event loop is blocked. */
 
-/** Time for which the event loop of one worker has not turned while it had requests. */
+/** Measures for how long the event loop of one worker has been blocked while the worker had requests. */
 export class Stall {
-  /** Whether it has not turned for too long. */
+  /** Whether the event loop has been blocked for longer than the limit. */
   isLong = false;
-  /** Time for which it has not turned while it had requests, in ms, counted by ticks that the bus really made. */
+  /** Blocked time in ms, as the sum of the bus's ticks. */
   #ms = 0;
 
   /**
-   * Counts `ms` since the last call. Calls `nudge` once at half of `limit`. Returns `limit` when it is reached, 0 when the loop turns
-   * again after that, `null` otherwise.
+   * Adds `ms`, the time since the last call. Calls `nudge` once at half of `limit`. Returns `limit` when the limit is reached, 0
+   * when the event loop runs again after that, and `null` otherwise.
    */
   look(hasTurned: boolean, ms: number, limit: number, nudge: () => void): number | null {
     const wasLong = this.isLong;

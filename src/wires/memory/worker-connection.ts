@@ -1,4 +1,4 @@
-/** A worker's attachment to its client: the region, and the claim in each slot. */
+/** The worker's end of its attachment to a client: the region, and the claim in each slot. */
 
 import type { Socket } from "bun";
 import { encodeError } from "../../bus/answer.ts";
@@ -24,17 +24,17 @@ import { Arenas } from "./arenas.ts";
 import { Rings, type RingsOwner } from "./rings.ts";
 import { SlotbusError } from "../../errors.ts";
 
-/** What a connection reports to its worker. */
+/** Reports of a connection to its worker. */
 export interface WorkerConnectionEvents {
-  /** Bytes of an answer or a stream went out. */
+  /** Bytes of a response or a stream were sent. */
   answered(bytes: number): void;
-  /** The client wrote impossible counts into the rings of a slot. */
+  /** The client wrote invalid counts into the rings of a slot. */
   corrupt(connection: WorkerConnection, slot: number): void;
-  /** Work of a handler that had returned failed: see `Arrivals.failedLate`. */
+  /** Work of a handler failed after the handler returned: see `Arrivals.failedLate`. */
   failedLate(request: RequestName, error: unknown): void;
 }
 
-/** Takes requests out of one region and writes answers into it. */
+/** Reads requests from one region and writes responses into it. */
 export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
   readonly handle: WorkerHandle;
   readonly turns: Turns;
@@ -42,21 +42,21 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
   readonly writer: MessageWriter;
   readonly heads = new HeadWriter();
   isOpen = true;
-  /** Why the client evicted this worker; `""` unless it did. */
+  /** Why the client evicted this worker; `""` if it did not. */
   evictedFor = "";
   socket: Socket<undefined> | null = null;
-  /** Claims without an answer, and those whose answer streams. */
+  /** Number of claims without a response and of claims whose response streams. */
   running = 0;
-  /** Claims whose body or answer streams. */
+  /** Number of claims whose request or response body streams. */
   streams = 0;
   readonly #events: WorkerConnectionEvents;
-  /** Whether it is being closed: what its streams still hold is read. */
+  /** Whether {@link close} is running, which reads the remaining bytes of streams. */
   #isClosing = false;
-  /** By slot. */
+  /** Claims by slot. */
   readonly #claims: (Claim | null)[] = [];
-  /** By slot: its streams. */
+  /** Streams by slot. */
   readonly #rings: (Rings<Claim> | undefined)[] = [];
-  /** Views that could not be detached: they may show later requests, and the region stays mapped. */
+  /** Number of views that could not be detached. They may show later requests, and the region stays mapped. */
   #kept = 0;
   #isFull = false;
   readonly #headReader = new HeadReader(REQUEST_STRINGS);
@@ -79,8 +79,9 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
   }
 
   /**
-   * Claims one request, if `canTake`; `null` when there is none, `"moved"` when streams of a running request moved. Throws
-   * `PROTOCOL` when the client broke the protocol.
+   * Claims one request, if `canTake`. Returns `null` if there is none, `"moved"` if streams of a running request moved.
+   *
+   * @throws `PROTOCOL` if the client broke the protocol.
    */
   take(spinNs: number, now: number, canTake = true): WorkerRequest | "moved" | null {
     const { handle } = this;
@@ -96,7 +97,7 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
       return "moved";
     }
     if (result === "corrupt" || method >= METHODS.length) {
-      throw new SlotbusError("PROTOCOL", "the client published a request with a length or method out of range.");
+      throw new SlotbusError("PROTOCOL", "The client published a request with an invalid length or method.");
     }
     const arena = this.#arenas.request(slot);
     const head = this.#headReader.read(arena, headBytes);
@@ -109,7 +110,7 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
     return new WorkerRequest(claim, method, serial, timeoutMs, now, head);
   }
 
-  /** Handles a CANCEL. `false`: its length is wrong. */
+  /** Handles a CANCEL message. Returns `false` if its length is wrong. */
   cancel(body: Uint8Array): boolean {
     const cancel = readCancel(body);
     if (!cancel) return false;
@@ -118,7 +119,7 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
     return true;
   }
 
-  // ---- what claims ask ------------------------------------------------------------------------------------------------
+  // ---- calls of claims ------------------------------------------------------------------------------------------------
 
   isGivenUp({ slot, token }: Claim): boolean {
     return !this.isOpen || this.handle.isAborted(slot, token);
@@ -169,7 +170,7 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
     const { slot, token } = claim;
     const arena = this.#arenas.response(slot);
     const head = this.heads.write(arena, 0, RESPONSE_STRINGS, this.handle.headLimit, "response");
-    claim.keepBody(true); // a caller that has given up has the slot back after the next line but one
+    claim.keepBody(true); // if the caller has given up, `begin` below gives the slot back
     claim.isAnswered = true;
     const isWanted = this.handle.begin(slot, token, head, status);
     this.#events.answered(head);
@@ -187,7 +188,7 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
     return scratch.bytes.subarray(0, encodeError(scratch, error, limit));
   }
 
-  /** A streamed answer has ended or failed. */
+  /** Ends a streamed response that is complete or failed. */
   finish({ of: claim }: Rings<Claim>, errorBytes: number): void {
     if (!this.isOpen) return;
     claim.settle();
@@ -207,7 +208,7 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
   keptMemory(): void {
     if (this.#kept++ > 0 || !this.isOpen) return;
     process.emitWarning(
-      "a borrowed request body or a reserved response is still held after its end; it may show a later request.",
+      "A borrowed request body or reserved response memory is still referenced after its end; it may show data of a later request.",
       "SlotbusWarning",
     );
   }
@@ -230,7 +231,7 @@ export class WorkerConnection implements ClaimOwner, RingsOwner<Claim> {
     if (!this.isOpen) return false;
     const result = this.handle.move(claim.slot, claim.token, sent, taken, need);
     if (result === "corrupt") this.#events.corrupt(this, claim.slot);
-    // The signal has aborted when its generator is ended.
+    // Aborts the signal before the generator of the response is closed.
     else if (result === "gone" && !this.#isClosing && this.holds(claim)) claim.abort(callerGone());
     if (result === "corrupt" || result === "gone") return false;
     if (sent > 0 || taken > 0) this.#events.answered(sent + taken);

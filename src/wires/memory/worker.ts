@@ -1,4 +1,4 @@
-/** The answering side in shared memory: attaches to each client of its bus in turn, and polls the connection. */
+/** The worker side in shared memory: attaches to each client of its bus in turn, and polls the connection. */
 
 import type { SocketHandler, UnixSocketOptions } from "bun";
 import { backoff, type Backoff } from "../../backoff.ts";
@@ -15,7 +15,7 @@ import { type Handshake, shakeHands, shakeHandsSync, WorkerHandle } from "../../
 import { Driver, type Side } from "./driver.ts";
 import { WorkerConnection, type WorkerConnectionEvents } from "./worker-connection.ts";
 
-/** Requests taken in one poll at most. */
+/** Largest number of requests taken in one poll. */
 const BATCH = 64;
 /** Pauses between attempts of a worker that waits for its bus, in ms. */
 const ATTEMPTS: Backoff = { initial: 10, max: 100 };
@@ -92,12 +92,12 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
   }
 
   answered(bytes: number): void {
-    this.#driver.expect(bytes, false); // whoever got an answer may ask again
+    this.#driver.expect(bytes, false); // a caller that gets a response may send another request
     this.#arrivals.answered();
   }
 
   corrupt(connection: WorkerConnection, slot: number): void {
-    const what = `${this.#client} wrote impossible counts into the rings of slot ${slot}.`;
+    const what = `${this.#client} wrote invalid counts into the rings of slot ${slot}.`;
     this.#lost(connection, new SlotbusError("REGION_CORRUPT", what));
   }
 
@@ -130,7 +130,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     if (this.#isDraining) connection.writer.send(C.SB_MSG_DRAIN);
     if (this.#isListening) this.#listen(connection);
     this.#driver.wake();
-    this.#clock.immediate(() => this.#arrivals.connected()); // after `open` has given the worker to its user
+    this.#clock.immediate(() => this.#arrivals.connected()); // after `open` has returned the worker
   }
 
   listen(): void {
@@ -139,7 +139,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
     this.#driver.wake();
   }
 
-  /** Gives the control socket to the event loop; the library goes on writing to it. */
+  /** Registers the control socket with the event loop; the library continues to write to it. */
   #listen(connection: WorkerConnection): void {
     connection.handle.loops();
     const socket: SocketHandler<undefined> = {
@@ -150,10 +150,10 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
       close: () => this.#lost(connection, this.#ended(connection)),
       error: () => {}, // `close` follows
     };
-    // Bun adopts a connected descriptor; its types know only addresses.
+    // Bun accepts a connected descriptor, although its types allow only addresses.
     const options = { fd: connection.handle.fd, socket } as unknown as UnixSocketOptions<undefined>;
     Bun.connect(options).catch((cause) => {
-      this.#lost(connection, new SlotbusError("RESOURCE", "the control socket could not be watched.", { cause }));
+      this.#lost(connection, new SlotbusError("RESOURCE", "Cannot watch the control socket.", { cause }));
     });
   }
 
@@ -169,17 +169,17 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
       return;
     }
     if (type === C.SB_MSG_CANCEL && connection.cancel(body)) return;
-    this.#lost(connection, new SlotbusError("PROTOCOL", `${this.#client} sent a message of type ${type}.`));
+    this.#lost(connection, new SlotbusError("PROTOCOL", `${this.#client} sent an unexpected message of type ${type}.`));
   }
 
-  /** Why the client has closed the socket. */
+  /** Returns the reason why the client closed the socket. */
   #ended({ evictedFor }: WorkerConnection): SlotbusError {
     if (evictedFor === "") return new ClosedError(this.#client, { retryable: true });
-    const message = `bus "${this.#options.name}" evicted this worker: ${evictedFor}.`;
+    const message = `Bus "${this.#options.name}" evicted this worker: ${evictedFor}.`;
     return new SlotbusError("EVICTED", message);
   }
 
-  /** The attachment has ended: reports it and, if it may, attaches again. */
+  /** Reports that the attachment has ended and, unless `reconnect` is off, attaches again. */
   #lost(connection: WorkerConnection, reason: SlotbusError, isBlocking = false): void {
     if (this.#connection !== connection) return;
     this.#detach(connection, reason);
@@ -204,7 +204,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
       const result = await shakeHands(this.#handshake(), this.#clock);
       if (!(result instanceof WorkerHandle)) continue;
       if (!this.#isClosed) return this.#adopt(result);
-      result.goodbye(); // the client may count us as attached already
+      result.goodbye(); // the client may already count this worker as attached
       result.close(false);
     }
     this.hasEnded = true;
@@ -242,7 +242,7 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
   drain(): void {
     if (!this.#isDraining) this.#connection?.writer.send(C.SB_MSG_DRAIN);
     this.#isDraining = true;
-    // What the client published before it read our message is still ours: one more poll takes it.
+    // One more poll takes the requests that the client published before it read the message.
     this.#driver.wake();
   }
 
@@ -256,6 +256,6 @@ export class MemoryWorker implements WorkerWire, Side, WorkerConnectionEvents {
   }
 
   get #client(): string {
-    return `the client of bus "${this.#options.name}"`;
+    return `The client of bus "${this.#options.name}"`;
   }
 }

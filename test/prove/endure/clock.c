@@ -1,12 +1,15 @@
 /*
- * clock.c - the library with a clock of this program's own, which jumps.
+ * clock.c - runs the library with a simulated clock that jumps.
  *
  *     clock DIRECTORY SEED STEPS
  *
- * A client and a worker on one mapping, one verb at a time, at random. The clock jumps before a
- * verb or at any look at it inside one, and stands still between jumps but for a nanosecond a look.
- * All that the library was told is kept, so what it owes is known exactly. A futex sleep is a jump
- * to its end (ld --wrap), in which the worker may answer.
+ * A client and a worker share one mapping and make one call at a time, at random. The clock jumps
+ * before a call or at any reading inside a call; otherwise each reading advances it by 1 ns. The
+ * program records every argument of the calls, so it can predict every result. A futex sleep is a
+ * jump to its end (ld --wrap), during which the worker may respond.
+ *
+ * test/system/clocks.ts tests real clocks: time namespaces, a wall clock that jumps under a fleet,
+ * processes that are stopped. There the monotonic clock never goes back.
  */
 #include "endure.h"
 
@@ -88,7 +91,7 @@ static int ends[2];
 
 enum where { AT_HOME, SENT, RUNNING, REPLIED, GIVEN_UP, RECEIVED };
 
-static struct told { /* what the harness knows of a slot */
+static struct told { /* what the harness knows about a slot */
 	enum where where;
 	uint64_t id, deadline; /* UINT64_MAX: none */
 	uint32_t token;
@@ -99,10 +102,10 @@ static uint64_t requests, deadlines_met, settled;
 static void jump(enum jump how)
 {
 	uint64_t by = how == BACK_NS     ? 1
-	              : how == BACK_MS   ? 1 + below(&seed, 100) * MS
+	              : how == BACK_MS   ? 1 + random_below(&seed, 100) * MS
 	              : how == BACK_HOUR ? HOUR
 	              : how == BACK_YEAR ? YEAR
-	              : how == ON_MS     ? 1 + below(&seed, 100) * MS
+	              : how == ON_MS     ? 1 + random_below(&seed, 100) * MS
 	              : how == ON_YEAR   ? YEAR
 	                                 : 0;
 	bool back = how >= BACK_NS && how <= BACK_YEAR;
@@ -113,7 +116,7 @@ static void jump(enum jump how)
 		const struct told *slot = &slots[(i + looks + now_ns) % SLOTS];
 		bool in_flight = slot->where == SENT || slot->where == RUNNING;
 		if (!in_flight || slot->deadline == UINT64_MAX) continue;
-		now_ns = slot->deadline + below(&seed, 3) - 1; /* just before, at it, just after */
+		now_ns = slot->deadline + random_below(&seed, 3) - 1; /* just before, at it, just after */
 		break;
 	}
 	met[how][current]++;
@@ -145,9 +148,9 @@ static void prepare(enum verb verb)
 {
 	current = verb;
 	looks = sleeps = 0;
-	planned = (enum jump)below(&seed, 3 * JUMP_COUNT);
+	planned = (enum jump)random_below(&seed, 3 * JUMP_COUNT);
 	if (planned >= JUMP_COUNT) planned = NO_JUMP;
-	jump_at = below(&seed, 2) == 0 ? 0 : 1 + below(&seed, 4);
+	jump_at = random_below(&seed, 2) == 0 ? 0 : 1 + random_below(&seed, 4);
 	if (jump_at == 0 || verb == RELEASE || verb == ANSWER) {
 		jump(planned);
 		jump_at = 0;
@@ -158,7 +161,7 @@ static void prepare(enum verb verb)
 
 static int32_t pick(enum where where)
 {
-	uint32_t start = below(&seed, SLOTS);
+	uint32_t start = random_below(&seed, SLOTS);
 	for (uint32_t i = 0; i < SLOTS; i++)
 		if (slots[(start + i) % SLOTS].where == where) return (int32_t)((start + i) % SLOTS);
 	return -1;
@@ -170,8 +173,8 @@ static void publish(void)
 	if (slot < 0) return;
 	MUST(slots[slot].where == AT_HOME);
 	uint64_t id = requests++;
-	uint32_t length = write_payload(request_of(&worker->map, (uint32_t)slot), id, ASKED);
-	uint32_t timeout_ms = below(&seed, 3) == 0 ? 0 : 1 + below(&seed, 200);
+	uint32_t length = write_body(arena_of(&worker->map, (uint32_t)slot, false), id, ASKED);
+	uint32_t timeout_ms = random_below(&seed, 3) == 0 ? 0 : 1 + random_below(&seed, 200);
 	prepare(PUBLISH);
 	MUST(sb_slot_publish(client, link_index, (uint32_t)slot, 0, 0, 0, length, timeout_ms,
 	                     (double)id) >= 0);
@@ -183,7 +186,7 @@ static void publish(void)
 static void take(void)
 {
 	prepare(TAKE);
-	if (sb_slot_take(worker, below(&seed, 2) * 300) != 1) return;
+	if (sb_slot_take(worker, random_below(&seed, 2) * 300) != 1) return;
 	struct told *slot = &slots[worker->request.slot];
 	if (slot->where != SENT || worker->request.serial != slot->id)
 		problem(MISDELIVERED, "request %llu was taken out of its time",
@@ -195,7 +198,7 @@ static void take(void)
 static void answer_in(uint32_t slot)
 {
 	bool given_up = slots[slot].where == GIVEN_UP;
-	uint32_t length = write_payload(response_of(&worker->map, slot), slots[slot].id, ANSWERED);
+	uint32_t length = write_body(arena_of(&worker->map, slot, true), slots[slot].id, ANSWERED);
 	int32_t result = sb_slot_complete(worker, slot, slots[slot].token, 0, 0, length, 200);
 	if (result != (given_up ? -SB_ESTALE : 0)) problem(LOST, "an answer is refused: %d", result);
 	if (!given_up) slots[slot].where = REPLIED;
@@ -203,7 +206,7 @@ static void answer_in(uint32_t slot)
 
 static void answer(void)
 {
-	int32_t slot = pick(below(&seed, 2) ? RUNNING : GIVEN_UP);
+	int32_t slot = pick(random_below(&seed, 2) ? RUNNING : GIVEN_UP);
 	if (slot < 0) return;
 	prepare(ANSWER);
 	answer_in((uint32_t)slot);
@@ -223,8 +226,8 @@ static void check_numbers(uint32_t slot)
 static void receive(const struct sb_event *event)
 {
 	struct told *slot = &slots[event->slot];
-	const uint8_t *body = response_of(&worker->map, event->slot);
-	if (slot->where != REPLIED || !payload_is(body, event->body_bytes, slot->id, ANSWERED))
+	const uint8_t *body = arena_of(&worker->map, event->slot, true);
+	if (slot->where != REPLIED || !body_is(body, event->body_bytes, slot->id, ANSWERED))
 		problem(MISDELIVERED, "request %llu got another's answer", (unsigned long long)slot->id);
 	check_numbers(event->slot);
 	slot->where = RECEIVED;
@@ -258,7 +261,7 @@ static void handle(int32_t found)
 {
 	MUST(found >= 0 && found <= SB_BATCH);
 	for (int32_t i = 0; i < found; i++) {
-		struct sb_event event = ((const struct sb_event *)sb_client_events(client))[i];
+		struct sb_event event = *client_event(client, i);
 		switch (event.kind) {
 		case SB_EV_DONE: receive(&event); break;
 		case SB_EV_FREED: slots[event.slot].where = AT_HOME; break;
@@ -273,10 +276,10 @@ static void handle(int32_t found)
 static void poll_answers(void)
 {
 	prepare(POLL);
-	handle(sb_client_poll(client, below(&seed, 2) * 300));
+	handle(sb_client_poll(client, random_below(&seed, 2) * 300));
 }
 
-/* Whatever is due by the tick's own look at the clock is settled by it. */
+/* A tick must settle everything that is due at the time it reads first. */
 static void tick(void)
 {
 	prepare(TICK);
@@ -285,9 +288,9 @@ static void tick(void)
 	for (uint32_t i = 0; i < SLOTS; i++) {
 		const struct told *slot = &slots[i];
 		given_up += slot->where == GIVEN_UP;
-		if (slot->where == REPLIED) problem(LOST, "a tick passed an answer over");
+		if (slot->where == REPLIED) problem(LOST, "a tick skipped a response");
 		if ((slot->where == SENT || slot->where == RUNNING) && first_look >= slot->deadline)
-			problem(LOST, "request %llu is over its time, and the tick let it be",
+			problem(LOST, "request %llu is past its deadline and the tick did not settle it",
 			        (unsigned long long)slot->id);
 	}
 	if (given_up * 2 <= SLOTS) over_since = 0;
@@ -297,13 +300,7 @@ static void tick(void)
 static int32_t pick_in_flight(void)
 {
 	static const enum where wheres[] = { SENT, RUNNING, REPLIED };
-	return pick(wheres[below(&seed, 3)]);
-}
-
-/* Of a withdrawal, or a wait. */
-static const struct sb_event *last_event(void)
-{
-	return (const struct sb_event *)sb_client_events(client) + SB_BATCH;
+	return pick(wheres[random_below(&seed, 3)]);
 }
 
 static void withdraw(void)
@@ -316,7 +313,7 @@ static void withdraw(void)
 	if (result != (where == SENT ? SB_FREE : where == RUNNING ? SB_ABANDONED : SB_DONE))
 		problem(LOST, "taking request %llu back gives %d", (unsigned long long)slots[slot].id,
 		        result);
-	if (where == REPLIED) return receive(last_event());
+	if (where == REPLIED) return receive(client_event(client, SB_BATCH));
 	slots[slot].where = where == SENT ? AT_HOME : GIVEN_UP;
 	settled++;
 }
@@ -340,19 +337,20 @@ int32_t __wrap_os_futex_wait(uint32_t *word, uint32_t expected, uint64_t timeout
 	if (timeout_ns > SB_SLICE_MS * MS) problem(BROKEN, "a sleep of %llu ns",
 	                                           (unsigned long long)timeout_ns);
 	now_ns += ++sleeps > 50 ? YEAR : timeout_ns;
-	if (slots[waited_for].where == RUNNING && below(&seed, 8) == 0) answer_in((uint32_t)waited_for);
-	return below(&seed, 2) == 0 ? 0 : -SB_ETIMEDOUT;
+	bool answers = slots[waited_for].where == RUNNING && random_below(&seed, 8) == 0;
+	if (answers) answer_in((uint32_t)waited_for);
+	return random_below(&seed, 2) == 0 ? 0 : -SB_ETIMEDOUT;
 }
 
 static void wait_for_one(void)
 {
 	waited_for = pick_in_flight();
 	if (waited_for < 0) return;
-	uint32_t timeout_ms = 1 + below(&seed, 200);
+	uint32_t timeout_ms = 1 + random_below(&seed, 200);
 	prepare(WAIT);
 	int32_t result = sb_slot_wait(client, link_index, (uint32_t)waited_for, timeout_ms,
-	                              below(&seed, 2) * 300);
-	if (result == 0) return receive(last_event());
+	                              random_below(&seed, 2) * 300);
+	if (result == 0) return receive(client_event(client, SB_BATCH));
 	if (result != -SB_ETIMEDOUT) problem(BROKEN, "waiting fails with %d", result);
 	if (slots[waited_for].where == REPLIED) problem(LOST, "the answer is there, and not found");
 	if (last_look < first_look + timeout_ms * MS) problem(BROKEN, "a wait ended early");
@@ -363,7 +361,7 @@ static void ring(void)
 {
 	static uint64_t rung;
 	if (rung >= settled) return;
-	uint32_t bells = 1 + below(&seed, (uint32_t)(settled - rung));
+	uint32_t bells = 1 + random_below(&seed, (uint32_t)(settled - rung));
 	prepare(BELL);
 	if (sb_link_bell(client, link_index, bells) != 0)
 		problem(BROKEN, "an honest worker rings too often after a jump \"%s\"",
@@ -389,10 +387,10 @@ static void any_verb(void)
 		publish, publish, publish, take, take, take, answer, answer, answer, poll_answers, tick,
 		withdraw, release, release, release, wait_for_one, ring, ask,
 	};
-	verbs[below(&seed, sizeof verbs / sizeof verbs[0])]();
+	verbs[random_below(&seed, sizeof verbs / sizeof verbs[0])]();
 }
 
-/* Nothing jumps any more: whatever is under way comes home. */
+/* The clock no longer jumps: every request in flight must settle. */
 static void come_home(void)
 {
 	for (uint32_t round = 0; round < 10 * SLOTS; round++) {

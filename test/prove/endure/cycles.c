@@ -4,8 +4,8 @@
  *
  *     cycles DIRECTORY SEED ATTACHMENTS CLIENTS CRASHES
  *
- * Client and worker stand in this process, so that its descriptors, mappings and memory are those
- * of both; who is to crash is a child.
+ * Client and worker run in this process, so it can count the descriptors, mappings and memory of
+ * both. Workers and clients that crash are child processes.
  */
 #include "endure.h"
 
@@ -28,8 +28,8 @@ static uint32_t publish(struct sb_client *client, uint32_t link)
 {
 	int32_t slot = sb_slot_reserve(client, link);
 	MUST(slot >= 0);
-	uint8_t *body = request_of(&client->links[link]->map, (uint32_t)slot);
-	uint32_t length = write_payload(body, requests, ASKED);
+	uint8_t *body = arena_of(&client->links[link]->map, (uint32_t)slot, false);
+	uint32_t length = write_body(body, requests, ASKED);
 	MUST(sb_slot_publish(client, link, (uint32_t)slot, 0, 0, 0, length, 0, (double)requests) >= 0);
 	return (uint32_t)slot;
 }
@@ -40,8 +40,8 @@ static void receive(struct sb_client *client, uint32_t link)
 	while (sb_client_poll(client, 1000) == 0) MUST(true_ns() < until);
 	struct sb_event event = *(const struct sb_event *)sb_client_events(client);
 	MUST(event.kind == SB_EV_DONE && event.link == link);
-	const uint8_t *body = response_of(&client->links[link]->map, event.slot);
-	if (!payload_is(body, event.body_bytes, requests, ANSWERED))
+	const uint8_t *body = arena_of(&client->links[link]->map, event.slot, true);
+	if (!body_is(body, event.body_bytes, requests, ANSWERED))
 		problem(MISDELIVERED, "request %llu got another's answer", (unsigned long long)requests);
 	MUST(sb_slot_release(client, link, event.slot) == 0);
 	requests++;
@@ -102,7 +102,7 @@ static void attach_once(struct sb_client *client, int listener, enum end end)
 		MUST(peer[0] == (uint32_t)child);
 		publish(client, link);
 		receive(client, link);
-		if (below(&seed, 2) == 0) publish(client, link); /* it dies over it, or before */
+		if (random_below(&seed, 2) == 0) publish(client, link); /* it dies over it, or before */
 		kill(child, SIGKILL);
 		await_end(&caller);
 		reap_killed(child);
@@ -151,7 +151,7 @@ static void attach_and_detach(uint64_t cycles)
 
 /* ---- clients come and go ------------------------------------------------------------------ */
 
-/* A worker whose client has ended hears of it. */
+/* A worker whose client has ended is notified. */
 static void leave(struct sb_worker *worker)
 {
 	struct pollfd one = { .fd = sb_worker_fd(worker), .events = POLLRDHUP };
@@ -240,7 +240,7 @@ static void crash_and_reclaim(uint64_t cycles)
 		close(ends[0]);
 		close(ends[1]);
 		struct sb_worker *worker = good ? attach("cycles", SLOTS) : NULL;
-		if (below(&seed, 2) == 0 && worker != NULL) requests += (uint32_t)serve_one(worker);
+		if (random_below(&seed, 2) == 0 && worker != NULL) requests += (uint32_t)serve_one(worker);
 		kill(child, SIGKILL);
 		reap_killed(child);
 		if (worker != NULL) leave(worker);

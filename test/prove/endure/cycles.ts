@@ -1,16 +1,16 @@
 /**
- * Buses and workers that come and go in one Bun process, and requests without end: afterwards everything is as before.
+ * Opens and closes buses and workers in one Bun process, and sends many requests. Afterwards nothing must be left.
  *
  *     bun cycles.ts DIRECTORY SEED BUSES WORKERS REQUESTS
  *
- * Started by endure.ts, and speaks as the C parts do. `bun cycles.ts serve NAME` is one of the other workers.
+ * Started by endure.ts; prints the same kind of lines as the C parts. `bun cycles.ts serve NAME` is one of its workers.
  */
 
 import { readdirSync, readFileSync } from "node:fs";
 import { SlotBus, SlotWorker } from "../../../src/index.ts";
 import { descriptors, mappings } from "../../support.ts";
 
-/** Timers that are set, by the harness' own count. */
+/** Timers that are set and have not fired. */
 const timers = new Set<unknown>();
 const { setTimeout: set, clearTimeout: clear } = globalThis;
 globalThis.setTimeout = ((run: (...rest: unknown[]) => void, ms?: number, ...rest: unknown[]) => {
@@ -31,7 +31,7 @@ globalThis.clearTimeout = ((timer: Timer) => {
   clear(timer);
 }) as typeof clearTimeout;
 
-/** A pause that is none of the timers counted. */
+/** Sleeps with a timer that is not counted. */
 const pause = (ms: number): Promise<void> => new Promise((resolve) => void set(resolve, ms));
 
 const say = (line: string): void => void process.stdout.write(`${line}\n`);

@@ -3,14 +3,12 @@
  */
 #include "endure.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -22,21 +20,6 @@
 int dir;
 static uint64_t run_seed;
 static uint32_t *counts; /* of problems, by kind; shared with the children */
-
-/* ---- chance ------------------------------------------------------------------------------- */
-
-uint32_t below(uint64_t *seed, uint32_t limit)
-{
-	*seed = *seed * 6364136223846793005u + 1442695040888963407u;
-	return (uint32_t)((*seed >> 33) % limit);
-}
-
-uint64_t mixed(uint64_t value)
-{
-	value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9u;
-	value = (value ^ value >> 27) * 0x94d049bb133111ebu;
-	return value ^ value >> 31;
-}
 
 /* ---- problems and figures ----------------------------------------------------------------- */
 
@@ -130,14 +113,6 @@ void nap(uint64_t ns)
 	nanosleep(&pause, NULL);
 }
 
-void *shared_pages(size_t bytes)
-{
-	int how = MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE;
-	void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, how, -1, 0);
-	if (start == MAP_FAILED) abort();
-	return start;
-}
-
 pid_t start_child(int keep)
 {
 	pid_t parent = getpid();
@@ -171,27 +146,12 @@ char state_of(pid_t task)
 	return end != NULL && end[1] == ' ' ? end[2] : 0;
 }
 
-static uint32_t entries_of(const char *path)
-{
-	uint32_t count = 0;
-	DIR *list = opendir(path);
-	MUST(list != NULL);
-	while (readdir(list) != NULL) count++;
-	closedir(list);
-	return count - 2; /* "." and ".." */
-}
-
 struct footprint footprint(void)
 {
-	struct footprint held = { .files = entries_of("/proc/self/fd") - 1 };
-	static char text[65536];
-	int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
-	for (ssize_t got; (got = read(fd, text, sizeof text)) > 0;)
-		for (ssize_t i = 0; i < got; i++) held.mappings += text[i] == '\n';
-	close(fd);
-	fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-	memset(text, 0, 256);
-	MUST(read(fd, text, 255) > 0);
+	struct footprint held = { .files = open_files(), .mappings = all_mappings() };
+	char text[256] = { 0 };
+	int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+	MUST(read(fd, text, sizeof text - 1) > 0);
 	close(fd);
 	held.rss_kib = (uint32_t)strtoul(strchr(text, ' '), NULL, 10) * (SB_PAGE / 1024);
 	snprintf(text, 64, "/proc/self/fd/%d", dir);
@@ -217,7 +177,7 @@ void expect_same(const char *when, struct footprint before, struct footprint aft
 
 struct sb_client *open_client(uint32_t slots, uint32_t flags)
 {
-	uint32_t tag = (uint32_t)mixed(run_seed);
+	uint32_t tag = (uint32_t)mix(run_seed);
 	struct sb_client *client = sb_client_open(slots, LENGTH_LIMIT, HEAD_LIMIT, SB_PAGE, flags, tag);
 	MUST(client != NULL);
 	return client;
@@ -304,52 +264,40 @@ struct sb_worker *attach(const char *name, uint32_t concurrency)
 
 /* ---- payloads ----------------------------------------------------------------------------- */
 
-static uint32_t length_of(uint64_t code)
+static uint64_t key_of(uint64_t id, uint64_t salt)
 {
-	uint32_t words = code % 64 == 0 ? 1 + (uint32_t)(code >> 8) % 1000 : 1 + (code >> 8) % 24;
+	return mix(run_seed ^ mix(id * 4 + salt));
+}
+
+static uint32_t length_of(uint64_t key)
+{
+	uint32_t words = key % 64 == 0 ? 1 + (uint32_t)(key >> 8) % 1000 : 1 + (key >> 8) % 24;
 	return 8 * (words + 2);
 }
 
-uint32_t write_payload(uint8_t *start, uint64_t id, uint64_t salt)
+uint32_t write_body(uint8_t *start, uint64_t id, uint64_t salt)
 {
-	uint64_t code = mixed(run_seed ^ mixed(id * 4 + salt)), sum = id;
-	uint32_t length = length_of(code);
-	memcpy(start, &id, 8);
-	for (uint32_t at = 8; at + 8 < length; at += 8) {
-		code = code * 6364136223846793005u + 1442695040888963407u;
-		sum = (sum ^ code) * 0x100000001b3u;
-		memcpy(start + at, &code, 8);
-	}
-	memcpy(start + length - 8, &sum, 8);
-	return length;
+	uint64_t key = key_of(id, salt);
+	write_payload(start, length_of(key), key);
+	return length_of(key);
 }
 
-bool payload_is(const uint8_t *start, uint32_t length, uint64_t id, uint64_t salt)
+bool body_is(const uint8_t *start, uint32_t length, uint64_t id, uint64_t salt)
 {
-	uint8_t expected[LENGTH_LIMIT];
-	return length == write_payload(expected, id, salt) && memcmp(start, expected, length) == 0;
-}
-
-uint8_t *request_of(const struct geometry *map, uint32_t slot)
-{
-	return map->arenas + 2 * (uint64_t)slot * map->header.stride;
-}
-
-uint8_t *response_of(const struct geometry *map, uint32_t slot)
-{
-	return request_of(map, slot) + map->header.stride;
+	uint64_t key = key_of(id, salt);
+	return length == length_of(key) && payload_is(start, length, key);
 }
 
 uint32_t serve_payload(struct sb_worker *worker)
 {
 	const struct sb_request *asked = sb_worker_request(worker);
-	const uint8_t *body = request_of(&worker->map, asked->slot) + asked->body_offset;
-	if (!payload_is(body, asked->body_bytes, asked->serial, ASKED)) {
+	const uint8_t *body = arena_of(&worker->map, asked->slot, false) + asked->body_offset;
+	if (!body_is(body, asked->body_bytes, asked->serial, ASKED)) {
 		problem(MISDELIVERED, "request %llu has another's bytes",
 		        (unsigned long long)asked->serial);
 		return 0;
 	}
-	return write_payload(response_of(&worker->map, asked->slot), asked->serial, ANSWERED);
+	return write_body(arena_of(&worker->map, asked->slot, true), asked->serial, ANSWERED);
 }
 
 int serve_one(struct sb_worker *worker)

@@ -3,21 +3,14 @@
  * ends of a real handshake on a real name.
  *
  * A part writes lines that endure.ts reads: "cell STATE FAULT N", "figure NAME N", "say TEXT" and
- * "problem TEXT". Its books are in pages of its own, never in the library's.
+ * "problem TEXT". Its books are in separate pages, never in the library's memory.
  */
 #ifndef ENDURE_H
 #define ENDURE_H
 
-#include "private.h"
+#include "../../native/ground.h"
 
-#include <stdio.h>
-#include <string.h>
 #include <sys/types.h>
-
-/* ---- chance ------------------------------------------------------------------------------- */
-
-uint32_t below(uint64_t *seed, uint32_t limit);
-uint64_t mixed(uint64_t value); /* a well spread function of value */
 
 /* ---- problems and figures ----------------------------------------------------------------- */
 
@@ -39,10 +32,9 @@ int finish(void);
 
 /* ---- the process -------------------------------------------------------------------------- */
 
-uint64_t true_ns(void);           /* CLOCK_MONOTONIC, whatever the library is told */
+uint64_t true_ns(void);           /* CLOCK_MONOTONIC, even if the library's clock is simulated */
 void spin_for(uint64_t ns);       /* keeps the processor */
 void nap(uint64_t ns);            /* sleeps */
-void *shared_pages(size_t bytes); /* zero, for this process and its children, resident */
 /* A child that ends with its parent and inherits no descriptor above keep; 0 in the child. */
 pid_t start_child(int keep);
 void reap_killed(pid_t child);    /* waits; anything but SIGKILL is a problem */
@@ -83,14 +75,12 @@ struct sb_worker *attach(const char *name, uint32_t concurrency);
 
 /* ---- payloads: what belongs to an id ------------------------------------------------------- */
 
-/* Writes the payload of an id at start: the id, bytes that only this id has, a checksum. */
-uint32_t write_payload(uint8_t *start, uint64_t id, uint64_t salt);
-bool payload_is(const uint8_t *start, uint32_t length, uint64_t id, uint64_t salt);
+/* Writes at start the bytes that only this id has: how many. */
+uint32_t write_body(uint8_t *start, uint64_t id, uint64_t salt);
+bool body_is(const uint8_t *start, uint32_t length, uint64_t id, uint64_t salt);
 
 enum { ASKED = 1, ANSWERED = 2 }; /* salts */
 
-uint8_t *request_of(const struct geometry *map, uint32_t slot);
-uint8_t *response_of(const struct geometry *map, uint32_t slot);
 /* Checks the request just claimed and writes its answer: the answer's length. 0: it is foreign. */
 uint32_t serve_payload(struct sb_worker *worker);
 /* Claims, answers and returns 1; 0 when there is no request. */

@@ -4,9 +4,9 @@
  *
  *     kills DIRECTORY SEED KILLS REQUESTS
  *
- * What a worker did stands in the harness' own pages and outlives it. Half of the deaths are heard
- * as the end of the connection, half as the end of the process; each slot is counted by its word
- * at that moment, and then judged.
+ * What a worker did is recorded in the harness' pages, which outlive the worker. The client learns
+ * of half of the deaths from the end of the connection, of half from the end of the process. Each
+ * slot is counted by its status word at that moment, and then judged.
  */
 #include "endure.h"
 
@@ -43,7 +43,7 @@ static void settle(uint64_t id, enum outcome outcome)
 static void take_back(uint64_t id)
 {
 	if (load_seq(&books[id].executed) != 0)
-		problem(MISDELIVERED, "request %llu \"never ran\", and did", (unsigned long long)id);
+		problem(MISDELIVERED, "request %llu \"never ran\", but it did", (unsigned long long)id);
 	withdrawn++;
 	again[again_count++] = id;
 }
@@ -57,9 +57,9 @@ static void audit(void)
 		if (entry->outcome == OPEN) problem(LOST, "request %llu never settled", n);
 		if (entry->executed > 1) problem(DOUBLED, "request %llu ran %u times", n, entry->executed);
 		if (entry->outcome == WAS_ANSWERED && (entry->executed != 1 || !entry->answering))
-			problem(MISDELIVERED, "request %llu was answered, and nobody did", n);
+			problem(MISDELIVERED, "request %llu got a response that no worker sent", n);
 		if (entry->outcome == NEVER_RAN && entry->executed != 0)
-			problem(MISDELIVERED, "request %llu \"never ran\", and did", n);
+			problem(MISDELIVERED, "request %llu \"never ran\", but it did", n);
 	}
 }
 
@@ -77,7 +77,7 @@ static _Noreturn void worker_life(uint64_t seed)
 		}
 		struct sb_request asked = *(const struct sb_request *)sb_worker_request(worker);
 		fetch_add_seq(&books[asked.serial].executed, 1);
-		if (below(&seed, 16) == 0) spin_for(below(&seed, 200000));
+		if (random_below(&seed, 16) == 0) spin_for(random_below(&seed, 200000));
 		uint32_t length = serve_payload(worker);
 		store_seq(&books[asked.serial].answering, 1);
 		(void)sb_slot_complete(worker, asked.slot, asked.token, 0, 0, length, 200);
@@ -111,17 +111,12 @@ static struct life lives[WORKERS];
 static uint64_t seed, kills, wanted_kills, wanted_requests, met[ROWS][2], since_tick;
 static int listener;
 
-static const struct sb_event *event_at(int32_t index)
-{
-	return (const struct sb_event *)sb_client_events(client) + index;
-}
-
 static void deliver(struct life *life, const struct sb_event *event)
 {
 	uint64_t id = life->id_in[event->slot];
-	const uint8_t *body = response_of(&client->links[life->link]->map, event->slot);
+	const uint8_t *body = arena_of(&client->links[life->link]->map, event->slot, true);
 	if (event->status_code != 200 ||
-	    !payload_is(body + event->body_offset, event->body_bytes, id, ANSWERED))
+	    !body_is(body + event->body_offset, event->body_bytes, id, ANSWERED))
 		problem(MISDELIVERED, "request %llu got another's answer", (unsigned long long)id);
 	settle(id, WAS_ANSWERED);
 	if (sb_slot_release(client, life->link, event->slot) != 0)
@@ -134,7 +129,7 @@ static int32_t give_back(struct life *life, uint32_t slot)
 	int32_t result = sb_slot_withdraw(client, life->link, slot);
 	if (result == SB_FREE) take_back(life->id_in[slot]);
 	else if (result == SB_ABANDONED) settle(life->id_in[slot], IN_DOUBT);
-	else if (result == SB_DONE) deliver(life, event_at(SB_BATCH));
+	else if (result == SB_DONE) deliver(life, client_event(client, SB_BATCH));
 	else problem(BROKEN, "slot %u of a worker that obeys is corrupt: %d", slot, result);
 	return result;
 }
@@ -153,13 +148,13 @@ static void handle(const struct sb_event *event)
 		default: problem(BROKEN, "an event %u of a worker that obeys", event->kind); return;
 		}
 	}
-	problem(MISDELIVERED, "an event of link %u, which nobody has", event->link);
+	problem(MISDELIVERED, "an event of link %u, which no worker has", event->link);
 }
 
 /* Within 2 ms; when only requests are wanted still, within 20. */
 static uint64_t end_of_life(void)
 {
-	return true_ns() + below(&seed, kills < wanted_kills ? 2000 : 20000) * 1000ull;
+	return true_ns() + random_below(&seed, kills < wanted_kills ? 2000 : 20000) * 1000ull;
 }
 
 static void start_life(struct life *life)
@@ -167,16 +162,16 @@ static void start_life(struct life *life)
 	pid_t pid = start_child(dir);
 	if (pid == 0) worker_life(seed + kills);
 	*life = (struct life){ .stage = COMING, .pid = pid, .writing = -1, .caller.fd = -1 };
-	life->by_process = below(&seed, 2);
-	life->to_die_writing = below(&seed, 16) == 0;
-	bool young = below(&seed, 4) == 0;
+	life->by_process = random_below(&seed, 2);
+	life->to_die_writing = random_below(&seed, 16) == 0;
+	bool young = random_below(&seed, 4) == 0;
 	life->kill_at = young ? end_of_life() : UINT64_MAX;
 }
 
 static void kill_now(struct life *life)
 {
 	if (life->stage == LIVING) {
-		bool given_up = below(&seed, 4) == 0; /* what runs is in quarantine when it dies */
+		bool given_up = random_below(&seed, 4) == 0; /* what runs is in quarantine when it dies */
 		for (uint32_t slot = 0; slot < SLOTS && given_up; slot++)
 			if (client->links[life->link]->shadow[slot] == IN_FLIGHT) (void)give_back(life, slot);
 		if (life->to_die_writing) life->writing = sb_slot_reserve(client, life->link);
@@ -187,11 +182,11 @@ static void kill_now(struct life *life)
 	kills++;
 }
 
-/* What was reserved at the death of the worker is cancelled, or published to nobody. */
+/* Cancels a slot that was reserved when the worker died, or publishes it to the dead worker. */
 static void end_writing(struct life *life)
 {
 	uint32_t slot = (uint32_t)life->writing;
-	if (next_id >= capacity || below(&seed, 2) == 0) {
+	if (next_id >= capacity || random_below(&seed, 2) == 0) {
 		MUST(sb_slot_cancel(client, life->link, slot) == 0);
 		return;
 	}
@@ -202,7 +197,7 @@ static void end_writing(struct life *life)
 	take_back(life->id_in[slot]);
 }
 
-/* What the word of a dead worker's slot says about its request. */
+/* Result of a dead worker's request, by the status word of its slot. */
 static const int32_t verdicts[16] = {
 	[SB_READY] = SB_FREE, [SB_CLAIMED] = SB_ABANDONED, [SB_DONE] = SB_DONE,
 };
@@ -212,9 +207,9 @@ static void judge(struct life *life)
 	struct link *link = client->links[life->link];
 	if (life->stage == LIVING && life->writing < 0) {
 		/* A kill may come before the client has looked at anything. */
-		int32_t found = below(&seed, 2) ? sb_client_poll(client, 0) : 0;
+		int32_t found = random_below(&seed, 2) ? sb_client_poll(client, 0) : 0;
 		for (int32_t i = 0; i < found; i++) {
-			struct sb_event event = *event_at(i);
+			struct sb_event event = *client_event(client, i);
 			handle(&event);
 		}
 	}
@@ -233,7 +228,7 @@ static void judge(struct life *life)
 	if (life->writing >= 0) end_writing(life);
 }
 
-/* The worker is dead: its slots are judged, and nothing of it is kept. */
+/* The worker is dead: judges its slots, and frees everything that the client holds for it. */
 static void bury(struct life *life)
 {
 	if (!life->killed) problem(BROKEN, "a worker ended by itself");
@@ -334,15 +329,15 @@ static uint32_t feed(struct life *life)
 		MUST(slot >= 0);
 		uint64_t id = again_count > 0 ? again[--again_count] : next_id++;
 		life->id_in[slot] = id;
-		uint8_t *body = request_of(&client->links[life->link]->map, (uint32_t)slot);
-		uint32_t length = write_payload(body, id, ASKED);
-		uint32_t timeout_ms = below(&seed, 32) == 0 ? 1 : 0;
+		uint8_t *body = arena_of(&client->links[life->link]->map, (uint32_t)slot, false);
+		uint32_t length = write_body(body, id, ASKED);
+		uint32_t timeout_ms = random_below(&seed, 32) == 0 ? 1 : 0;
 		MUST(sb_slot_publish(client, life->link, (uint32_t)slot, 0, 0, 0, length, timeout_ms,
 		                     (double)id) >= 0);
 		life->asked++;
 		sent++;
-		if (below(&seed, 64) != 0) continue;
-		spin_for(below(&seed, 3000)); /* the worker may just be about to claim it */
+		if (random_below(&seed, 64) != 0) continue;
+		spin_for(random_below(&seed, 3000)); /* the worker may just be about to claim it */
 		(void)give_back(life, (uint32_t)slot);
 	}
 	return sent;
@@ -354,11 +349,11 @@ static uint32_t take_events(void)
 	if (true_ns() - since_tick > 1000000u) {
 		found = sb_client_tick(client);
 		since_tick = true_ns();
-	} else if (below(&seed, 4) != 0) { /* else answers lie there for a while */
+	} else if (random_below(&seed, 4) != 0) { /* else answers lie there for a while */
 		found = sb_client_poll(client, 0);
 	}
 	MUST(found >= 0);
-	for (int32_t i = 0; i < found; i++) handle(event_at(i));
+	for (int32_t i = 0; i < found; i++) handle(client_event(client, i));
 	return (uint32_t)found;
 }
 

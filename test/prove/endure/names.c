@@ -1,12 +1,13 @@
 /*
- * names.c - eight processes race for one name: as clients that take it, as workers that attach to
- * it, killed at any moment.
+ * names.c - eight processes race for one name, as clients that take it and as workers that attach
+ * to it. They are killed at any moment.
  *
  *     names DIRECTORY SEED ROUNDS
  *
- * A round is one client. The harness' page says who holds the name: a client enters itself when it
- * has the lock, and before it gives it up it takes itself out. Who finds another one entered must
- * find that process without memory: the kernel takes that away before it drops a lock.
+ * A round is one client. The harness' page records which client holds the name: a client enters
+ * itself after it has taken the lock, and removes itself before it releases the lock. If a client
+ * finds another one entered, that process must have no memory left: the kernel frees the memory of
+ * a killed process before it drops its locks.
  */
 #include "endure.h"
 
@@ -76,14 +77,14 @@ static bool has_no_memory(pid_t pid)
 
 /* ---- the client --------------------------------------------------------------------------- */
 
-/* The proof: nobody alive has the name when this process gets it. */
+/* Enters this client as the holder: no living client may have the name. */
 static uint64_t enter(void)
 {
 	uint64_t life = fetch_add_seq(&page->lives, 1) + 1, before = 0;
 	uint64_t own = life << 32 | (uint32_t)getpid();
 	if (!compare_exchange(&page->holder, &before, own)) {
 		if (!has_no_memory((pid_t)(uint32_t)before))
-			problem(DOUBLED, "two clients have the name: life %llu of pid %u, alive, and %llu",
+			problem(DOUBLED, "two clients have the name: life %llu of living pid %u, and life %llu",
 			        (unsigned long long)(before >> 32), (unsigned)before,
 			        (unsigned long long)life);
 		raise_ended(before >> 32);
@@ -106,14 +107,14 @@ static void leave(uint64_t life)
 	raise_ended(life);
 }
 
-/* Answers whoever attaches with its number. */
+/* Completes the handshake of each worker that attaches with the number of this life. */
 static void serve_callers(struct sb_client *client, int listener, uint64_t life)
 {
 	struct caller callers[PROCESSES];
 	int32_t links[PROCESSES];
 	uint32_t count = 0, length = 0, join[2];
 	uint8_t body[SB_MESSAGE_MAX];
-	for (uint64_t until = true_ns() + below(&seed, HOLD_US) * 1000u; true_ns() < until;) {
+	for (uint64_t until = true_ns() + random_below(&seed, HOLD_US) * 1000u; true_ns() < until;) {
 		int fd = count < PROCESSES ? accept_one(listener) : -1;
 		if (fd >= 0) links[count] = -1, callers[count++] = (struct caller){ .fd = fd };
 		for (uint32_t i = 0; i < count; i++) {
@@ -124,7 +125,8 @@ static void serve_callers(struct sb_client *client, int listener, uint64_t life)
 			MUST(sb_link_start(client, (uint32_t)links[i]) == 0);
 			int32_t slot = sb_slot_reserve(client, (uint32_t)links[i]);
 			MUST(slot >= 0);
-			memcpy(request_of(&client->links[links[i]]->map, (uint32_t)slot), &life, sizeof life);
+			const struct geometry *map = &client->links[links[i]]->map;
+			memcpy(arena_of(map, (uint32_t)slot, false), &life, sizeof life);
 			MUST(sb_slot_publish(client, (uint32_t)links[i], (uint32_t)slot, 0, 0, 0, sizeof life,
 			                     0, 0) >= 0);
 		}
@@ -157,7 +159,7 @@ static void be_client(void)
 	at(UNLOCKING);
 	if (listener >= 0) close(listener);
 	leave(life);
-	if (below(&seed, 2) == 0) nap(below(&seed, 100000)); /* else it would hardly ever die here */
+	if (random_below(&seed, 2) == 0) nap(random_below(&seed, 100000)); /* else it hardly dies here */
 	sb_name_unlock(dir, "names", lock);
 	sb_client_close(client);
 }
@@ -170,7 +172,7 @@ static void hear_number(struct sb_worker *worker, uint64_t ended_before)
 	for (int32_t closed = 0; closed == 0; closed = sb_worker_wait(worker, 50)) {
 		if (sb_slot_take(worker, 0) != 1) continue;
 		uint64_t life = 0;
-		memcpy(&life, request_of(&worker->map, worker->request.slot), sizeof life);
+		memcpy(&life, arena_of(&worker->map, worker->request.slot, false), sizeof life);
 		if (life <= ended_before)
 			problem(MISDELIVERED, "attached to life %llu, when %llu had ended before",
 			        (unsigned long long)life, (unsigned long long)ended_before);
@@ -205,11 +207,11 @@ static void be_worker(void)
 
 static _Noreturn void contend(uint32_t index, uint64_t my_seed)
 {
-	me = index, seed = mixed(my_seed);
+	me = index, seed = mix(my_seed);
 	for (;;) {
 		at(IDLE);
-		nap(below(&seed, 300000));
-		if (below(&seed, 2) == 0) be_client();
+		nap(random_below(&seed, 300000));
+		if (random_below(&seed, 2) == 0) be_client();
 		else be_worker();
 	}
 }
@@ -230,11 +232,11 @@ static uint64_t rarest(void)
 /* Half of the kills come at any moment, half where there were few. */
 static void kill_one(void)
 {
-	uint32_t victim = below(&seed, PROCESSES);
-	if (below(&seed, 2) == 0) {
+	uint32_t victim = random_below(&seed, PROCESSES);
+	if (random_below(&seed, 2) == 0) {
 		uint64_t wanted = rarest();
 		for (uint64_t until = true_ns() + 3000000u; true_ns() < until;) {
-			uint32_t i = below(&seed, PROCESSES);
+			uint32_t i = random_below(&seed, PROCESSES);
 			if (load_seq(&page->place[i]) != wanted) continue;
 			victim = i;
 			break;
@@ -255,7 +257,7 @@ static bool is_stuck(void)
 	uint64_t rounds = load_seq(&page->rounds), now = true_ns();
 	if (rounds != last || since == 0) last = rounds, since = now;
 	if (now - since < 10ull * STALL_NS) return false;
-	problem(LEAKED, "nobody gets the name any more");
+	problem(LEAKED, "no client can take the name");
 	return true;
 }
 
@@ -272,7 +274,7 @@ int main(int argc, char **argv)
 	}
 	struct footprint before = footprint();
 	while (load_seq(&page->rounds) < rounds && problems() < 20 && !is_stuck()) {
-		nap(below(&seed, 2000000));
+		nap(random_below(&seed, 2000000));
 		kill_one();
 	}
 	for (uint32_t i = 0; i < PROCESSES; i++) {

@@ -1,5 +1,5 @@
 /*
- * wakeups.c - processes that sleep after every message, and nothing but a wake-up to end a sleep.
+ * wakeups.c - processes that sleep after every message; only a wake-up ends a sleep.
  *
  *     wakeups DIRECTORY SEED GAME TRIPS DELAYED_TRIPS
  *
@@ -57,8 +57,8 @@ static cpu_set_t allowed;
 
 static void dawdle(void)
 {
-	if (load_relaxed(&page->delays) == 0 || below(&seed, 3) != 0) return;
-	spin_for(below(&seed, DELAY_NS));
+	if (load_relaxed(&page->delays) == 0 || random_below(&seed, 3) != 0) return;
+	spin_for(random_below(&seed, DELAY_NS));
 }
 
 /* The library's system calls of sleeping and waking come through here (ld --wrap). */
@@ -105,26 +105,13 @@ int __wrap_poll(struct pollfd *all, nfds_t count, int timeout_ms)
 
 /* ---- where a side runs -------------------------------------------------------------------- */
 
-/* which: the first or the second of our processors. */
-static void sit_on(uint32_t which)
-{
-	cpu_set_t one;
-	CPU_ZERO(&one);
-	for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (!CPU_ISSET(cpu, &allowed) || which-- > 0) continue;
-		CPU_SET(cpu, &one);
-		(void)sched_setaffinity(0, sizeof one, &one);
-		return;
-	}
-}
-
 static void take_place(uint32_t block, uint32_t side)
 {
 	static uint32_t last = UINT32_MAX;
 	if (block == last) return;
 	last = block;
 	if (block % 3 == 0) (void)sched_setaffinity(0, sizeof allowed, &allowed);
-	else sit_on(block % 3 == 1 ? side % 2 : 0);
+	else (void)sit_on(block % 3 == 1 ? side % 2 : 0, &allowed);
 }
 
 /* ---- the worker --------------------------------------------------------------------------- */
@@ -203,7 +190,7 @@ static void accuse(void)
 		        load_seq(&at->client.futex), client->parked ? "parked" : "awake",
 		        load_seq(&page->client.rounds));
 	}
-	if (!found) problem(BROKEN, "\"%s\" stands still, and nothing waits in any slot", game->name);
+	if (!found) problem(BROKEN, "\"%s\" hangs, but nothing waits in any slot", game->name);
 }
 
 /* A stall of a second in which everybody sleeps is a lost wake-up; one in which somebody waits for
@@ -236,7 +223,7 @@ static void *watch(void *unused)
 static void publish(uint32_t i, uint64_t id)
 {
 	MUST(sb_slot_reserve(client, links[i]) == 0);
-	uint32_t length = write_payload(request_of(&client->links[links[i]]->map, 0), id, ASKED);
+	uint32_t length = write_body(arena_of(&client->links[links[i]]->map, 0, false), id, ASKED);
 	MUST(sb_slot_publish(client, links[i], 0, 0, 0, 0, length, 0, (double)id) >= 0);
 }
 
@@ -244,8 +231,8 @@ static void receive(const struct sb_event *event, uint64_t trip)
 {
 	MUST(event->kind == SB_EV_DONE);
 	uint32_t i = event->link == links[0] ? 0 : 1;
-	const uint8_t *body = response_of(&client->links[event->link]->map, 0);
-	if (!payload_is(body, event->body_bytes, trip * WORKERS_MAX + i, ANSWERED))
+	const uint8_t *body = arena_of(&client->links[event->link]->map, 0, true);
+	if (!body_is(body, event->body_bytes, trip * WORKERS_MAX + i, ANSWERED))
 		problem(MISDELIVERED, "trip %llu got another's answer", (unsigned long long)trip);
 	MUST(sb_slot_release(client, event->link, 0) == 0);
 }
@@ -278,12 +265,12 @@ static void one_trip(uint64_t trip)
 	}
 	dawdle();
 	uint32_t received = 0;
-	bool blocks = game->client == FUTEXES || (game->client == BOTH && below(&seed, 2) == 0);
+	bool blocks = game->client == FUTEXES || (game->client == BOTH && random_below(&seed, 2) == 0);
 	if (blocks) {
-		uint32_t first = below(&seed, game->workers), slept = mine->slept;
+		uint32_t first = random_below(&seed, game->workers), slept = mine->slept;
 		MUST(sb_slot_wait(client, links[first], 0, 0, 0) == 0);
 		mine->saw_work += mine->slept == slept;
-		receive((const struct sb_event *)sb_client_events(client) + SB_BATCH, trip);
+		receive(client_event(client, SB_BATCH), trip);
 		received++;
 	}
 	while (received < game->workers) received += poll_and_park(trip);
@@ -305,7 +292,7 @@ static void meet_workers(int listener)
 {
 	for (uint32_t i = 0; i < game->workers; i++) {
 		children[i] = start_child(dir);
-		seed = mixed(seed + 1);
+		seed = mix(seed + 1);
 		if (children[i] == 0) worker_life(i);
 		links[i] = welcome(client, listener, &callers[i]);
 	}

@@ -1,6 +1,6 @@
 /*
  * attacker.c - `attacker DIRECTORY NAME ATTACK SEED MS REPORT INDEX CPU`: the handshake, an honest
- * way to answer, and the clock of an attack. MS: how long it goes on when nobody ends it.
+ * way to respond, and the clock of an attack. MS: its duration, if the client does not end it.
  */
 #include "attacker.h"
 
@@ -88,7 +88,7 @@ int connect_client(struct peer *peer)
 	return -1;
 }
 
-/* Waits for room up to a tenth of a second: whoever is not read is in nobody's way but its own. */
+/* Waits for room for up to 100 ms: a client that does not read delays only this attacker. */
 bool send_bytes(struct peer *peer, const void *bytes, size_t length)
 {
 	peer->report->messages++;
@@ -219,8 +219,8 @@ void tell_client(struct peer *peer, uint32_t slot)
 	syscall(SYS_futex, &region->client.futex, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
-/* The rule of books.ts: 16 bytes as they came (their second word is the nonce), the rest by words
- * XOR the nonce. */
+/* The rule of attack-books.ts: the first 16 bytes as they came (their second word is the nonce), each
+ * further word XOR the nonce. */
 void answer(struct peer *peer, uint32_t slot)
 {
 	const struct sb_request_line *line = &peer->region->slot[slot].request;

@@ -1,6 +1,6 @@
 /*
- * attacker.h - a peer without manners: it makes its own handshake, knows the shared layout, and
- * calls nothing of libslotbus. One process is one attack; its report is in a file of the harness.
+ * attacker.h - a hostile peer with its own handshake and its own code for the shared layout. It
+ * does not call libslotbus. One process is one attack; its report is in a file of the harness.
  */
 #ifndef ATTACKER_H
 #define ATTACKER_H
@@ -41,7 +41,7 @@ struct peer {
 #define STORE(p, v) atomic_store_explicit(SHARED(p), (v), memory_order_relaxed)
 #define SWAP(p, from, to) atomic_compare_exchange_strong(SHARED(p), (from), (to))
 
-enum { MARK = 0xEE };     /* every byte of its response arenas, but for the heads */
+enum { MARK = 0xEE };     /* every byte of its response arenas, except the heads */
 enum { HEAD_BYTES = 5 };  /* of a head that holds an empty content type and no header */
 
 /* attacker.c */

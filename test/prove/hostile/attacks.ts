@@ -1,6 +1,6 @@
-/** The attacks, and what must become of whoever tries them. */
+/** The attacks, and the outcomes that each must have. */
 
-/** `evicted`: ended by the client, by name. `refused`: turned away, by name. `survived`: legal, so it left by itself. */
+/** `evicted` and `refused`: by the client, which gave the reason. `survived`: the attack is legal, and the attacker left. */
 export const OUTCOMES = ["evicted", "refused", "survived"] as const;
 export type Outcome = (typeof OUTCOMES)[number];
 
@@ -8,19 +8,19 @@ export interface Attack {
   name: string;
   /** Attacks of one kind are measured together. */
   kind: Kind;
-  /** Each is to be met in every run. */
+  /** Outcomes that must occur in every run. */
   outcomes: readonly Outcome[];
-  /** May be met too; any other is a failure. */
+  /** Outcomes that may occur too; any other outcome is a failure. */
   also?: readonly Outcome[];
-  /** Of the reasons that the client gives, one must match. */
+  /** Pattern that at least one of the client's reasons must match. */
   reason?: RegExp;
-  /** Attackers in each cycle, when it is not the usual number; 0: one, and none in `ci`. */
+  /** Attackers in each cycle, if not the usual number; 0: none in `ci`, one otherwise. */
   ci?: number;
-  /** The attackers of this one work at the same time as the others of this kind. */
+  /** Runs at the same time as the other attacks of its kind with this flag. */
   together?: boolean;
-  /** Its streams never end well: a reader that hears of an end has been deceived. */
+  /** Its streams never end: a reader that sees a complete stream was deceived. */
   endless?: boolean;
-  /** In ms, when it is not the usual time; whoever is to be evicted has 10 s. */
+  /** Duration in ms. Default: 10 s for attackers that must be evicted, otherwise the usual time. */
   ms?: number;
 }
 
@@ -30,15 +30,15 @@ export type Kind = (typeof KINDS)[number];
 const evicted = ["evicted"] as const;
 const refused = ["refused"] as const;
 const survived = ["survived"] as const;
-const word = /no legal step leads to|a slot that was free|after it had answered/;
-const lengths = /^was evicted \(it left slot \d+ in a state no legal step leads to\)$/;
-const answered = /^was evicted \(it changed slot \d+ after it had answered\)$/;
-const free = /^was evicted \(it changed a slot that was free\)$/;
-const head = /^was evicted \(it answered with a malformed head\)$/;
-const message = /^was evicted \(it sent a message of type \d+\)$/;
-const rang = /^was evicted \(it rang more than 10000 times a second without work\)$/;
-const counts = /^was evicted \(it wrote impossible counts into the rings of slot \d+\)$/;
-const slow = /^the handshake took longer than 2000 ms$/;
+const word = /into an invalid state|changed a free slot|after it had responded/;
+const lengths = /^was evicted \(it put slot \d+ into an invalid state\)$/;
+const answered = /^was evicted \(it changed slot \d+ after it had responded\)$/;
+const free = /^was evicted \(it changed a free slot\)$/;
+const head = /^was evicted \(it responded with a malformed head\)$/;
+const message = /^was evicted \(it sent an unexpected message of type \d+\)$/;
+const rang = /^was evicted \(it rang its doorbell more than 10000 times per second without work\)$/;
+const counts = /^was evicted \(it wrote invalid counts into the rings of slot \d+\)$/;
+const slow = /^the handshake timed out after 2000 ms$/;
 
 export const ATTACKS: readonly Attack[] = [
   { name: "status-words", kind: "fields", outcomes: evicted, reason: word },
@@ -90,12 +90,19 @@ export const ATTACKS: readonly Attack[] = [
     name: "bad-join",
     kind: "handshakes",
     outcomes: refused,
-    reason: /its JOIN is malformed|it speaks protocol/,
+    reason: /its JOIN message is malformed|it speaks protocol/,
     ci: 8,
   },
-  { name: "bell-first", kind: "handshakes", outcomes: refused, reason: /it rang before it had joined/ },
-  { name: "thousand", kind: "handshakes", outcomes: refused, reason: /8 handshakes run/ },
-  { name: "storm", kind: "handshakes", outcomes: refused, reason: /8 handshakes run/, ms: 1_000, ci: 1 },
+  { name: "bell-first", kind: "handshakes", outcomes: refused, reason: /it rang its doorbell before it joined/ },
+  { name: "thousand", kind: "handshakes", outcomes: refused, reason: /8 handshakes are already running/ },
+  {
+    name: "storm",
+    kind: "handshakes",
+    outcomes: refused,
+    reason: /8 handshakes are already running/,
+    ms: 1_000,
+    ci: 1,
+  },
   { name: "observers", kind: "handshakes", outcomes: refused, reason: /16 observers/ },
   { name: "connect-and-die", kind: "handshakes", outcomes: survived },
   { name: "join-and-die", kind: "handshakes", outcomes: refused, also: survived, reason: /the connection is closed/ },
@@ -104,7 +111,7 @@ export const ATTACKS: readonly Attack[] = [
     name: "comes-again",
     kind: "handshakes",
     outcomes: ["evicted", "refused"],
-    reason: /4 evicted workers still live, this one among them/,
+    reason: /4 evicted workers are still alive, including this one/,
   },
 
   { name: "resize", kind: "memory", outcomes: survived, ci: 5 },
@@ -121,7 +128,7 @@ export const ATTACKS: readonly Attack[] = [
     name: "never-completes",
     kind: "time",
     outcomes: evicted,
-    reason: /more than half its slots hung for 10000 ms/,
+    reason: /more than half of its slots were stuck for 10000 ms/,
     ci: 0,
     ms: 15_000,
   },

@@ -1,6 +1,6 @@
 /**
- * `hostile/client.ts NAME BOOKS SEED`: the client that is attacked. Asks under a steady load, checks every answer, and measures
- * itself: how late its own timer is, how long honest answers take, how many descriptors it has.
+ * `hostile/client.ts NAME BOOKS SEED`: the client that is attacked. It sends requests at a steady rate, checks every
+ * response, and measures the delay of its own timer, the time of honest responses, and the number of its descriptors.
  */
 
 import { readFileSync } from "node:fs";
@@ -15,9 +15,9 @@ import {
 import { descriptors, mappings, until } from "../../support.ts";
 import type { Common } from "../actor.ts";
 import * as flows from "../flows.ts";
-import { BEGAN, Random, REPLIED } from "../soak/books.ts";
+import { BEGAN, Random, REPLIED } from "../soak/request-books.ts";
 import type { Outcome } from "./attacks.ts";
-import { answerTo, Books, PAYLOAD, PREFIX, question } from "./books.ts";
+import { answerTo, AttackBooks, PAYLOAD, PREFIX, question } from "./attack-books.ts";
 
 /** What the supervisor says. */
 export type Order =
@@ -46,10 +46,10 @@ export interface Phase {
 
 export interface Tally {
   requests: number;
-  /** Honest answers, and what attackers gave. */
+  /** Responses of honest workers, and responses of attackers. */
   answers: number;
   forged: number;
-  /** Honest ones. */
+  /** Streams of honest workers. */
   streams: number;
   errors: number;
   lost: number;
@@ -57,7 +57,7 @@ export interface Tally {
   misdelivered: number;
 }
 
-/** What the client says. */
+/** Messages of the client. */
 export type Report =
   | Common
   | { is: "open" }
@@ -66,21 +66,21 @@ export type Report =
   | { is: "quiet"; leaks: string[]; rss: number; tally: Tally };
 
 const SLOTS = 16;
-/** More requests than that are never under way: two honest workers have room for them. */
+/** Most requests in flight: two honest workers have room for them. */
 const MOST = 28;
 const BURST = 16;
-/** For any answer, on however busy a machine; no honest request may come near it. */
+/** Timeout of a request, long enough on a busy machine; no honest request may come near it. */
 const TIMEOUT_MS = 30_000;
-/** One request in 16 has so little time; that it runs out is not the worker's fault. */
+/** Timeout of one request in 16, so short that timing out is not the worker's fault. */
 const SHORT_MS = 60;
-/** Three in four of an attacker's requests are given up so soon. */
+/** Time after which the client gives up three in four of an attacker's requests. */
 const PATIENCE_MS = 30;
 const BEAT_MS = 5;
-/** What the handler of a stream writes down. */
+/** Record of a stream's handler. */
 const RAN = BEGAN + REPLIED;
 
 const [name, directory, seed] = process.argv.slice(2);
-const books = new Books(directory!);
+const books = new AttackBooks(directory!);
 const random = new Random(Number(seed));
 const noise = new Uint8Array(4 * PAYLOAD).map(() => random.next());
 const gaveUp = new Error("the supervisor's client gave it up");
@@ -105,7 +105,7 @@ interface Asked {
   body: Uint8Array | null;
   at: number;
   timeoutMs: number;
-  /** It was given to a worker that is not honest. */
+  /** It was sent to an attacker. */
   exposed: boolean;
   abort: AbortController;
 }
@@ -245,7 +245,7 @@ function failed(id: number, asked: Asked, reason: unknown): void {
   if (late && (asked.exposed || asked.timeoutMs === SHORT_MS)) return;
   // What an attacker had when a burst made the client evict it is settled before this program could see it there.
   const isNamed = reason instanceof WorkerDiedError || (reason as SlotbusError).code === "REGION_CORRUPT";
-  const pid = Number(/\bworker pid (\d+)/.exec(reason.message)?.[1]);
+  const pid = Number(/\bworker pid (\d+)/i.exec(reason.message)?.[1]);
   if (isNamed && !honest.has(pid) && books.runs[id] === 0) return;
   if (asked.exposed && reason.code === "REMOTE") return;
   // Of a stream the error says what, not who; no honest handler ran.
@@ -320,7 +320,7 @@ async function tellFate({ pid, lives, expects, also }: Extract<Order, { do: "fat
     !bus.workers.some((worker) => worker.pid === pid) &&
     fate.ended >= lives &&
     (!expects.includes("refused") || fate.outcomes.has("refused"));
-  await until(settled, `the end of pid ${pid} is told`, 5_000).catch((error) => {
+  await until(settled, `the client reports the end of pid ${pid}`, 5_000).catch((error) => {
     if (also.length === 0) broken(error.message);
   });
   if (fate.outcomes.size === 0) fate.outcomes.add("survived");

@@ -1,6 +1,6 @@
 /**
- * `hostile/evil.ts NAME`: a client that breaks the rules of streams. It is a real one; what it writes besides goes straight into
- * the region of its one worker, which it finds among its own mappings.
+ * `hostile/evil.ts NAME`: a client that breaks the rules of streams. It is a real client that also writes directly into the
+ * region of its one worker, which it finds among its own mappings.
  */
 
 import { readFileSync } from "node:fs";
@@ -70,7 +70,7 @@ class Region {
     return Number(this.words[(this.#flow("worker", slot) + FIELDS["sb_flow.taken"][0]) / 8]!);
   }
 
-  /** All that a worker may read of a slot's ring, and what lies around it in the arena of the request. */
+  /** Fills the ring of a slot, and the bytes around it in the request's arena, with a mark. */
   mark(slot: number): void {
     const stride = Number(this.words[FIELDS["sb_header.stride"][0] / 8]!);
     const arenas = Number(this.words[FIELDS["sb_header.arenas_offset"][0] / 8]!);
@@ -87,7 +87,7 @@ function slotOf(id: string): number {
   return bus.diagnostics().slots.find(({ requestId }) => requestId === id)?.slot ?? -1;
 }
 
-/** Wakes the worker, which then looks at every hint. */
+/** Wakes the worker, which then checks every hint. */
 async function ring(): Promise<void> {
   await bus.request({ path: "/ping" }, { timeout: 1_000 }).catch(() => {});
 }
@@ -97,13 +97,13 @@ function harm(region: Region, slot: number, how: Evil): void {
   if (how === "beyond") region.put(slot, "sent", BigInt(PIECE + C.SB_RING_MAX + 1));
   if (how === "taken") {
     region.put(slot, "taken", 1n << 40n);
-    region.put(slot, "sent", BigInt(PIECE + 1)); // it looks when bytes come
+    region.put(slot, "sent", BigInt(PIECE + 1)); // it checks `taken` when bytes arrive
   }
   if (how === "bad-end") region.end(slot, 9, 0);
   if (how === "bad-error") region.end(slot, C.SB_FLOW_ERROR, 2 ** 31);
 }
 
-/** Legal half of the time, while the worker looks. */
+/** Switches between a legal and an illegal count while the worker reads it. */
 function flip(region: Region, slot: number): void {
   const end = performance.now() + 10;
   while (performance.now() < end) {

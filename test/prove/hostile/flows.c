@@ -1,6 +1,6 @@
 /*
- * flows.c - attacks on streamed bodies: counts that no reader and no writer could have, ends that
- * say nothing, streams that were never begun, and lines that change between two looks.
+ * flows.c - attacks on streamed bodies: impossible counts, missing ends, streams that were never
+ * begun, and lines that change between two reads.
  */
 #include "attacker.h"
 
@@ -34,7 +34,7 @@ static void clear(struct peer *peer, uint32_t slot)
 	STORE(&flow->waiting, 0);
 }
 
-/* From CLAIMED or STREAMING; whatever else it is now stays. */
+/* Changes CLAIMED or STREAMING to a state; any other state stays. */
 static void set_state(struct peer *peer, uint32_t slot, uint64_t state)
 {
 	uint64_t word = LOAD(word_at(peer, slot));
@@ -50,14 +50,14 @@ static void begin(struct peer *peer, uint32_t slot)
 	set_state(peer, slot, SB_STREAMING);
 }
 
-/* So many bytes of marks, as a writer should: there is room. */
+/* Sends marks like an honest writer; there is room for them. */
 static void send_marks(struct peer *peer, uint32_t slot, uint64_t bytes)
 {
 	STORE(&mine(peer, slot)->sent, LOAD(&mine(peer, slot)->sent) + bytes);
 	tell_client(peer, slot);
 }
 
-/* Gives back what the client has given up. */
+/* Frees the slots of requests that the client has given up. */
 static void give_back(struct peer *peer)
 {
 	for (uint32_t slot = 0; slot < peer->header.slots; slot++) {
@@ -107,7 +107,7 @@ static void harm_beyond(struct peer *peer, uint32_t slot)
 	STORE(&mine(peer, slot)->sent, ring_of(peer) + more);
 }
 
-/* A stream whose harm the client did not look at ends, so that its slot comes again. */
+/* Ends a stream whose harm the client did not notice, so that its slot is used again. */
 static void break_off(struct peer *peer, uint32_t slot)
 {
 	STORE(&mine(peer, slot)->ended, SB_FLOW_ERROR);
@@ -126,7 +126,7 @@ static void harm_taken(struct peer *peer, uint32_t slot)
 /* Of a request whose body streams: it had taken more before. */
 static void harm_taken_back(struct peer *peer, uint32_t slot)
 {
-	tell_client(peer, slot); /* the client sends nothing before it knows of the claim */
+	tell_client(peer, slot); /* the client sends nothing before it has seen the claim */
 	for (int i = 0; i < 50 && LOAD(&theirs(peer, slot)->sent) < 2; i++) usleep(200);
 	uint64_t sent = LOAD(&theirs(peer, slot)->sent);
 	if (sent >= 2) {
@@ -169,7 +169,7 @@ static void harm_unbegun(struct peer *peer, uint32_t slot)
 	set_state(peer, slot, SB_STREAMING);
 }
 
-/* The response says that it streams, and lies about where. */
+/* The response claims to stream, with wrong lengths. */
 static void harm_whole(struct peer *peer, uint32_t slot)
 {
 	uint32_t head = peer->header.head_limit, random = (uint32_t)next_random(peer);
@@ -178,14 +178,14 @@ static void harm_whole(struct peer *peer, uint32_t slot)
 	set_state(peer, slot, random & 2 ? SB_DONE : SB_STREAMING);
 }
 
-/* DONE, and the counts say nothing of an end. */
+/* DONE, but the stream has no end. */
 static void harm_silence(struct peer *peer, uint32_t slot)
 {
 	send_marks(peer, slot, next_random(peer) % ring_of(peer));
 	set_state(peer, slot, SB_DONE);
 }
 
-/* An error head of marks, or of nothing. */
+/* An error head that consists of marks, or is empty. */
 static void harm_error_head(struct peer *peer, uint32_t slot)
 {
 	send_marks(peer, slot, next_random(peer) % 1000);
@@ -194,7 +194,7 @@ static void harm_error_head(struct peer *peer, uint32_t slot)
 	set_state(peer, slot, SB_DONE);
 }
 
-/* It has ended, it says, and sends on. */
+/* Sends more after the end. */
 static void harm_goes_on(struct peer *peer, uint32_t slot)
 {
 	send_marks(peer, slot, 500);
@@ -212,7 +212,7 @@ static void flow_silence(struct peer *peer) { each_claim(peer, true, harm_silenc
 static void flow_error_head(struct peer *peer) { each_claim(peer, true, harm_error_head); }
 static void flow_goes_on(struct peer *peer) { each_claim(peer, true, harm_goes_on); }
 
-/* Slots that nobody uses. */
+/* Writes to unused slots. */
 static void flow_free(struct peer *peer)
 {
 	while (going(peer)) {
@@ -258,7 +258,7 @@ static void flow_storm(struct peer *peer)
 	}
 }
 
-/* Legal half of the time: whoever reads a count twice uses what it has not checked. */
+/* Alternates a legal and an illegal count: reading it twice would use a value never checked. */
 static void flow_flips(struct peer *peer)
 {
 	while (going(peer)) {
@@ -292,7 +292,7 @@ static void flow_endless(struct peer *peer)
 	}
 }
 
-/* Rings, and has sent nothing: for as long as the client counts. */
+/* Rings without sending anything, until the client evicts it. */
 static void flow_bells(struct peer *peer)
 {
 	static const uint8_t zeros[4096];

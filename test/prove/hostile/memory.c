@@ -131,7 +131,7 @@ static void poke_response(struct peer *peer)
 	poke_in(peer, response_at(peer, any_slot(peer)), sizeof(struct sb_response_line));
 }
 
-/* Writes any response, and commits it: the length check alone stands between it and the client. */
+/* Commits arbitrary responses: only the length check protects the client. */
 static void response_lines(struct peer *peer)
 {
 	while (going(peer)) {
@@ -439,7 +439,7 @@ static void never_parked(struct peer *peer)
 	}
 }
 
-/* Each request rings, and nobody reads the socket; what is given up is answered late. */
+/* Each request rings, but it never reads the socket. It responds late to abandoned requests. */
 static void always_parked(struct peer *peer)
 {
 	while (going(peer)) {
@@ -463,7 +463,7 @@ static void never_completes(struct peer *peer)
 	}
 }
 
-/* Answers only what was given up. */
+/* Responds only to requests that were given up. */
 static void late(struct peer *peer)
 {
 	while (going(peer)) {
@@ -525,9 +525,9 @@ static void punch_arenas(struct peer *peer)
 	beside(peer, keep_punching, serve_long_heads);
 }
 
-/* ---- nobody's enemy ------------------------------------------------------------------------ */
+/* ---- no attack ----------------------------------------------------------------------------- */
 
-/* As busy as an attacker, on memory of its own: what an attack is compared with. */
+/* As busy as an attacker, but on private memory: the baseline for attacks. */
 static void calm(struct peer *peer)
 {
 	static uint64_t own[512];

@@ -1,6 +1,6 @@
 /*
- * talk.c - attacks on the control socket: bells without end, garbage, descriptors nobody asked for,
- * and every way to spoil a handshake.
+ * talk.c - attacks on the control socket: endless bells, garbage, unexpected descriptors, and every
+ * way to break a handshake.
  */
 #include "attacker.h"
 
@@ -31,7 +31,7 @@ static void bells_answering(struct peer *peer)
 	}
 }
 
-/* Legal messages, each saying what was said before. */
+/* Repeats a legal message. */
 static void drains(struct peer *peer)
 {
 	uint8_t bytes[4096];
@@ -180,7 +180,7 @@ static void slow_join(struct peer *peer)
 	until_hung_up(peer);
 }
 
-/* Takes the region, and never says that it has mapped it. */
+/* Takes the region, but never confirms the mapping. */
 static void never_maps(struct peer *peer)
 {
 	peer->fd = connect_client(peer);
@@ -227,7 +227,7 @@ static void thousand(struct peer *peer)
 	for (int i = 0; i < 1000; i++) {
 		if (held[i % HELD] >= 0) close(held[i % HELD]);
 		for (int tries = 0; (held[i % HELD] = connect_client(peer)) < 0 && tries < 100; tries++)
-			usleep(1000); /* the client lets nobody in for a while */
+			usleep(1000); /* the client accepts no connection for a while */
 	}
 	for (int i = 0; i < HELD; i++)
 		if (held[i] >= 0) close(held[i]);
@@ -279,7 +279,7 @@ static void attach_and_die(struct peer *peer)
 	(void)peer;
 }
 
-/* Breaks the protocol, and comes again, from one process. */
+/* Breaks the protocol and reconnects, from the same process. */
 static void comes_again(struct peer *peer)
 {
 	uint64_t end = now_ns() + 10000000000u;

@@ -1,11 +1,11 @@
 /** `hostile/victim.ts NAME BOOKS EVIL`: an honest worker of two buses; the client of EVIL breaks the rules. */
 
 import { SlotbusError, SlotWorker } from "../../../src/index.ts";
-import { Books } from "./books.ts";
+import { AttackBooks } from "./attack-books.ts";
 import type { Common } from "../actor.ts";
 import { serveHonestly } from "./worker.ts";
 
-/** `handled`: how a handler of the hostile client's stream ended. `left`: why it left that client. */
+/** `handled`: how a handler of the hostile client's stream ended. `left`: why it left the client. */
 export type Report =
   | Common
   | { is: "handled"; bytes: number; foreign: number; error: string }
@@ -16,7 +16,9 @@ const say = (report: Report): void => void process.send!(report);
 
 process.on("disconnect", () => process.exit(0));
 process.on("uncaughtException", (error) => say({ is: "broken", what: `the victim did not expect ${error}` }));
-const honest = await serveHonestly(name!, undefined, new Books(directory!), (what) => say({ is: "broken", what }));
+const honest = await serveHonestly(name!, undefined, new AttackBooks(directory!), (what) =>
+  say({ is: "broken", what }),
+);
 const worker = await SlotWorker.open({ name: evil!, timeout: 30_000, reconnect: { initial: 5, max: 20 } });
 worker.on("disconnected", (reason) => say({ is: "left", code: reason.code, message: reason.message }));
 worker.serve(async (request) => {

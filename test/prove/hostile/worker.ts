@@ -1,14 +1,14 @@
-/** `hostile/worker.ts NAME BOOKS`: an honest worker; writes down what it runs, and says when a request came damaged. */
+/** `hostile/worker.ts NAME BOOKS`: an honest worker. It records what it runs, and reports a damaged request. */
 
 import { SlotWorker } from "../../../src/index.ts";
 import { handleFlow, isFlow } from "../flows.ts";
-import { answerTo, Books, idOf } from "./books.ts";
+import { answerTo, AttackBooks, idOf } from "./attack-books.ts";
 
 /** Serves like every honest worker here. */
 export async function serveHonestly(
   name: string,
   directory: string | undefined,
-  books: Books,
+  books: AttackBooks,
   broken: (what: string) => void,
   onAnswer = (): void => {},
 ): Promise<SlotWorker> {
@@ -30,6 +30,6 @@ if (import.meta.main) {
   const [name, directory] = process.argv.slice(2);
   process.on("disconnect", () => process.exit(0));
   const say = (what: string): void => void process.send!({ is: "broken", what });
-  await serveHonestly(name!, undefined, new Books(directory!), say);
+  await serveHonestly(name!, undefined, new AttackBooks(directory!), say);
   process.send!({ is: "loaded" });
 }

@@ -1,10 +1,10 @@
-/** The rules that the hub, the stdio bus and `bun --hot` keep, and what is left without each. */
+/** Rules of the hub, the stdio bus and `bun --hot`. */
 
 import type { LibraryRule } from "./library.ts";
 
 export const edgeRules: LibraryRule[] = [
   {
-    rule: "no page of another origin reads a hub that allows none",
+    rule: "a page of another origin cannot read a hub without `cors`",
     file: "hub/hub.ts",
     edits: [
       [
@@ -16,28 +16,28 @@ export const edgeRules: LibraryRule[] = [
     test: "is off by default",
   },
   {
-    rule: "a length that nobody knows is not said to be 0",
+    rule: "a response of unknown length does not claim length 0",
     file: "bus/response.ts",
     edits: [["whole && (!isHead || whole.length > 0)", "whole"]],
     suite: "mounted",
-    test: "HEAD says the length that GET's answer has, or none; never 0 for one that has a body",
+    test: "HEAD gives GET's content-length or none; never 0 when GET has a body",
   },
   {
-    rule: "a line of the log holds no control character of others",
-    file: "cli/hub-log.ts",
+    rule: "a log line contains no control characters from other processes",
+    file: "cli/log.ts",
     edits: [['text.replace(/\\p{Cc}/gu, "?")', "text"]],
     suite: "hub-log",
-    test: "on a terminal it is text; control characters of others are not the terminal's",
+    test: "on a terminal it is text, with control characters of clients and workers replaced",
   },
   {
-    rule: "a request is given up as its protocol says",
+    rule: "a cancel message names the request in the protocol's field",
     file: "stdio/protocol.ts",
     edits: [['cancelId: "requestId"', 'cancelId: "id"']],
     suite: "mcp",
-    test: "a pool greets each life of a worker, once; who asks again gets the same answer; initialize is never cancelled",
+    test: "a pool initializes each process once; a second initialize gets the same answer; initialize is never cancelled",
   },
   {
-    rule: "what waits for a pool that is replaced goes to the new one",
+    rule: "requests that wait for a replaced pool go to its successor",
     file: "stdio/worker-pool.ts",
     edits: [
       [
@@ -46,27 +46,27 @@ export const edgeRules: LibraryRule[] = [
       ],
     ],
     suite: "stdio-reload",
-    test: "the old workers answer what they have, and what waits goes to the new ones, beyond their limit too",
+    test: "the old workers answer their requests; waiting requests go to the new workers, even above their limits",
   },
   {
-    rule: "a pool that is replaced ends when it has answered",
+    rule: "a replaced pool closes after it has answered its requests",
     file: "stdio/pools.ts",
     edits: [["await pool.retire(successor);", "void pool.retire(successor);"]],
     suite: "stdio-reload",
-    test: "the old workers answer what they have, and what waits goes to the new ones, beyond their limit too",
+    test: "the old workers answer their requests; waiting requests go to the new workers, even above their limits",
   },
   {
-    rule: "an evaluation that was replaced answers what it has",
+    rule: "a replaced hot evaluation answers the requests that it already has",
     file: "hot.ts",
     edits: [["close({ timeout })", "close({ timeout: 0 })"]],
     suite: "reload",
-    test: "hot: the newest workers answer alone, all that one evaluation opens stay, and no request is lost",
+    test: "hot: only the newest workers answer, workers of one evaluation all stay, and no request is lost",
   },
   {
-    rule: "a request that its worker gave up gets no answer where its protocol has none",
+    rule: "a request that its worker cancelled gets no response if the protocol has none",
     file: "stdio/protocol.ts",
     edits: [["answersCancelled: false", "answersCancelled: true"]],
     suite: "mcp",
-    test: "a worker that gives up its own request aborts the handler and gets no answer; its ping is answered",
+    test: "a worker that cancels its own request aborts the handler and gets no answer; its ping is answered",
   },
 ];

@@ -1,4 +1,4 @@
-/** The rules that the C library keeps in a fleet, and what is left without each. */
+/** Rules of the C library in a fleet. */
 
 import type { Rule } from "./rule.ts";
 
@@ -6,61 +6,66 @@ export type FleetFile = "fleet_file.c" | "fleet.c" | "lock.c" | "ring.c" | "leas
 
 const fileRules: Rule<FleetFile>[] = [
   {
-    rule: "a fleet's file is closed to others",
+    rule: "a fleet file with a mode other than 0600 is refused",
     file: "fleet_file.c",
     edits: [["(status.st_mode & 07777) != 0600 || status.st_nlink > 1", "status.st_nlink > 1"]],
     test: "a fleet's file that is not ours alone is refused",
   },
   {
-    rule: "a fleet's file has one name",
+    rule: "a fleet file with two names is refused",
     file: "fleet_file.c",
     edits: [["(status.st_mode & 07777) != 0600 || status.st_nlink > 1", "(status.st_mode & 07777) != 0600"]],
     test: "a fleet's file that is not ours alone is refused",
   },
   {
-    rule: "a fleet's file is no symbolic link",
+    rule: "a symbolic link in place of a fleet file is refused",
     file: "fleet_file.c",
     edits: [["O_RDONLY) | O_NOFOLLOW |", "O_RDONLY) |"]],
     test: "a fleet's file that is not ours alone is refused",
   },
   {
-    rule: "a fleet's file is a file",
+    rule: "anything but a regular file in place of a fleet file is refused",
     file: "fleet_file.c",
     edits: [["!S_ISREG(status.st_mode) || ", ""]],
     test: "a fleet's file that is not ours alone is refused",
   },
   {
-    rule: "a FIFO under a fleet's name holds nobody up",
+    rule: "a FIFO in place of a fleet file blocks no member",
     file: "fleet_file.c",
     edits: [["O_CLOEXEC | O_NONBLOCK | O_NOCTTY", "O_CLOEXEC | O_NOCTTY"]],
-    test: "whoever looks at a FIFO under a fleet's name",
+    test: "a FIFO under a fleet's name is refused without",
   },
   {
-    rule: "a fleet's file is as long as its header says",
+    rule: "the length of a fleet file matches its header",
     file: "fleet_file.c",
     edits: [["header_is_legal(h) && h->file_bytes == bytes ?", "header_is_legal(h) ?"]],
     test: "a fleet's file that is cut short, or garbage",
   },
   {
-    rule: "a fleet's header is what its sizes make, and nothing else",
+    rule: "a fleet file's header matches the layout that its sizes give",
     file: "fleet_file.c",
     edits: [["header_is_legal(h) && h->file_bytes == bytes ?", "h->file_bytes == bytes ?"]],
     test: "a fleet's file that is cut short, or garbage",
   },
   {
-    rule: "two layouts of a fleet refuse each other",
+    rule: "a member refuses a fleet file of another layout",
     file: "fleet_file.c",
     edits: [["h->abi != SB_FLEET_ABI || h->fingerprint != SB_FLEET_FINGERPRINT", "h->abi != SB_FLEET_ABI"]],
     test: "a fleet's file that is cut short, or garbage",
   },
   {
-    rule: "whoever joins a fleet has the join lock",
+    rule: "a member holds the join lock while it joins",
     file: "fleet_file.c",
-    edits: [['if (error == 0) error = take_join_lock(fleet->fd);\n\t\tSB_POINT("fleet.join.locked");', ""]],
+    edits: [
+      [
+        "if (error == 0) error = take_join_lock(fleet->fd);\n\t\tif (error == 0) error = join_file",
+        "if (error == 0) error = join_file",
+      ],
+    ],
     test: "a fleet that somebody is stopped in the middle of joining says EBUSY",
   },
   {
-    rule: "whoever joins a fleet in memory has the join lock",
+    rule: "a member holds the join lock while it joins a fleet in memory",
     file: "fleet_file.c",
     edits: [
       [
@@ -72,19 +77,19 @@ const fileRules: Rule<FleetFile>[] = [
     runs: 5,
   },
   {
-    rule: "an orphan is replaced",
+    rule: "a fleet file without living members is replaced",
     file: "fleet_file.c",
     edits: [["if (!somebody_lives(fleet->fd)) { /* an orphan", "if (false) { /* an orphan"]],
     test: "a fleet whose members were all killed is an orphan",
   },
   {
-    rule: "locks alone say that a fleet is an orphan",
+    rule: "a fleet file with a living member is not replaced",
     file: "fleet_file.c",
     edits: [["if (!somebody_lives(fleet->fd)) { /* an orphan", "if (true) { /* an orphan"]],
-    test: "members of a fleet are listed with what they are",
+    test: "the list of a fleet's members has the details of",
   },
   {
-    rule: "a new fleet is put where none is",
+    rule: "a new fleet file never overwrites an existing one",
     file: "fleet_file.c",
     edits: [
       [
@@ -96,33 +101,33 @@ const fileRules: Rule<FleetFile>[] = [
     runs: 5,
   },
   {
-    rule: "whoever has waited for a fleet's join lock looks whether the file still has its name",
+    rule: "a member that waited for the join lock checks that the file still has its name",
     file: "fleet_file.c",
     edits: [["if (!file_is_named(fleet->dir, file.text, fleet->fd)) return -SB_EAGAIN;", ""]],
-    test: "whoever waited to join a fleet whose file was removed meanwhile",
+    test: "a process that waits to join a fleet whose file is",
   },
   {
-    rule: "the last of a fleet removes no file but its own",
+    rule: "the last member removes only its own fleet file",
     file: "fleet_file.c",
     edits: [
       ["!somebody_lives(fleet->fd) && file_is_named(fleet->dir, file.text, fleet->fd)", "!somebody_lives(fleet->fd)"],
     ],
-    test: "whoever waited to join a fleet whose file was removed meanwhile",
+    test: "a process that waits to join a fleet whose file is",
   },
   {
-    rule: "the last of a fleet removes its file, and nobody else does",
+    rule: "a fleet file is removed only by its last member",
     file: "fleet_file.c",
     edits: [["!somebody_lives(fleet->fd) && file_is_named(fleet->dir, file.text, fleet->fd)", "true"]],
-    test: "members of a fleet are listed with what they are",
+    test: "the list of a fleet's members has the details of",
   },
   {
-    rule: "whoever judges that it is the last of a fleet has the join lock",
+    rule: "a member holds the join lock while it checks whether it is the last",
     file: "fleet_file.c",
     edits: [["if (take_join_lock(fleet->fd) != 0) return;", ""]],
     test: "a member that leaves while another one joins",
   },
   {
-    rule: "a fleet's temporary file is locked by its maker",
+    rule: "the maker of a fleet file locks the temporary file",
     file: "fleet_file.c",
     edits: [
       [
@@ -133,31 +138,31 @@ const fileRules: Rule<FleetFile>[] = [
     test: "a fleet's temporary file is not taken for a leftover",
   },
   {
-    rule: "what killed makers of a fleet have left is removed",
+    rule: "temporary files of killed makers are removed",
     file: "fleet_file.c",
     edits: [["if (error == 0) remove_leftovers(fleet->dir, name);", ""]],
-    test: "a fleet's temporary file is removed by the next to join",
+    test: "a fleet's temporary file is removed by the next member",
   },
   {
-    rule: "what somebody makes is no leftover",
+    rule: "a temporary file that another process is making is kept",
     file: "fleet_file.c",
     edits: [["os_bytes_lock(fd, JOIN_LOCK) == 0 && file_is_named", "file_is_named"]],
-    test: "a fleet's temporary file is removed by the next to join",
+    test: "a fleet's temporary file is removed by the next member",
   },
   {
-    rule: "the next epoch is higher, whatever the clock says",
+    rule: "the next epoch is higher even if the clock went back",
     file: "fleet_file.c",
     edits: [["if (h->epoch <= old->epoch) h->epoch = old->epoch + 1;", ""]],
     test: "a fleet whose members were all killed is an orphan",
   },
   {
-    rule: "tokens go on over the epochs of a fleet",
+    rule: "fencing tokens continue across epochs",
     file: "fleet_file.c",
     edits: [["if (h->first_token < token) h->first_token = token;", "(void)token;"]],
     test: "a fleet whose members were all killed is an orphan",
   },
   {
-    rule: "the memory of a fleet is emptied for the next epoch",
+    rule: "a fleet in memory is zeroed for the next epoch",
     file: "fleet_file.c",
     edits: [
       [
@@ -169,21 +174,16 @@ const fileRules: Rule<FleetFile>[] = [
     test: "a fleet in memory behaves the same",
   },
   {
-    rule: "the next epoch is known before the tokens of the old one are gone",
+    rule: "the next epoch's header is written before the old tokens are erased",
     file: "fleet_file.c",
-    edits: [
-      [
-        'if (pwrite(fleet->fd, h, sizeof *h, 0) != (ssize_t)sizeof *h) return system_failed(errno);\n\tSB_POINT("fleet.renew.begun");',
-        "",
-      ],
-    ],
+    edits: [["if (pwrite(fleet->fd, h, sizeof *h, 0) != (ssize_t)sizeof *h) return system_failed(errno);", ""]],
     test: "a process killed after any single instruction of joining an orphan in memory",
   },
 ];
 
 const memberRules: Rule<FleetFile>[] = [
   {
-    rule: "a member's entry is nobody's before its byte is locked",
+    rule: "a member's entry has a new incarnation before its byte is locked",
     file: "fleet.c",
     edits: [
       ["\t\tstore_seq(&entry->pid, 0);\n\t\tstore_seq(&entry->incarnation, incarnation == 0 ? 1 : incarnation);\n", ""],
@@ -195,37 +195,37 @@ const memberRules: Rule<FleetFile>[] = [
     test: "a process that joins a fleet never looks like the member that was killed at its place",
   },
   {
-    rule: "a member that joins is none before it has said who it is",
+    rule: "a joining member is not listed before its entry is complete",
     file: "fleet.c",
     edits: [["\t\tstore_seq(&entry->pid, 0);\n", ""]],
     test: "a process that joins a fleet never looks like the member that was killed at its place",
   },
   {
-    rule: "whoever asks for a member looks at its incarnation again",
+    rule: "a reader of a member's entry checks the incarnation again after it has copied the entry",
     file: "lock.c",
     edits: [["return load_seq(&entry->incarnation) == out->incarnation;", "return true;"]],
     test: "a dead member of a fleet does not seem to live",
   },
   {
-    rule: "a member gives back the locks of the dead one whose place it has",
+    rule: "a new member releases the locks of the dead member whose entry it took",
     file: "fleet.c",
-    edits: [['give_locks_back(fleet);\n\tSB_POINT("fleet.member.repaired");', ""]],
+    edits: [["give_locks_back(fleet);", ""]],
     test: "a fleet's locks that name a dead member are given back",
   },
   {
-    rule: "a member that leaves is none when it wakes those who wait for its leases",
+    rule: "a leaving member clears its entry before it wakes the waiters for its leases",
     file: "fleet_file.c",
     edits: [["store_seq(&fleet_member(fleet, fleet->index)->pid, 0);", ""]],
     test: "a member that leaves a fleet wakes nobody before its leases are free",
   },
   {
-    rule: "a member that leaves wakes those who wait for its leases",
+    rule: "a leaving member wakes the waiters for its leases",
     file: "fleet_file.c",
     edits: [["lease_wake(fleet);", ""]],
-    test: "whoever publishes in a fleet wakes who is parked",
+    test: "publishing in a fleet wakes parked members once, also",
   },
   {
-    rule: "a member that leaves unlocks its byte by name",
+    rule: "a leaving member unlocks its byte explicitly, not only by closing the file",
     file: "fleet_file.c",
     edits: [["os_bytes_unlock(fleet->fd, 0, 0); /* as in let_go */", ""]],
     test: "a member that left its fleet is gone although a child of it still has the open file",
@@ -237,13 +237,13 @@ const memberRules: Rule<FleetFile>[] = [
     test: "a fleet's locks that name a dead member are given back",
   },
   {
-    rule: "a short lock is taken from its owner when that has ended, and not before",
+    rule: "a short lock is taken over only after its owner has ended",
     file: "lock.c",
     edits: [["return os_bytes_locked(fleet->fd, (uint64_t)SB_FLEET_LOCKS + owner, 1);", "return false;"]],
     test: "a fleet's lock whose owner is stopped is EBUSY",
   },
   {
-    rule: "a dead owner's short lock is taken over by one",
+    rule: "exactly one member takes over a dead owner's short lock",
     file: "lock.c",
     edits: [
       [
@@ -255,7 +255,7 @@ const memberRules: Rule<FleetFile>[] = [
     runs: 5,
   },
   {
-    rule: "a dead owner's short lock is taken over with the word to repair",
+    rule: "a member that takes over a short lock learns that it must repair",
     file: "lock.c",
     edits: [
       ["compare_exchange(word, seen, own) ? 1 : -SB_EAGAIN;", "compare_exchange(word, seen, own) ? 0 : -SB_EAGAIN;"],
@@ -263,13 +263,13 @@ const memberRules: Rule<FleetFile>[] = [
     test: "a fleet's lock whose owner was killed is taken over once",
   },
   {
-    rule: "whoever gives a short lock back wakes those who wait for it",
+    rule: "releasing a short lock wakes its waiters",
     file: "lock.c",
     edits: [["if ((seen & SB_LOCK_WAITERS) != 0) os_futex_wake(word);", ""]],
-    test: "whoever gives a fleet's lock back wakes who sleeps for it",
+    test: "unlocking a fleet's lock wakes the member that sleeps for it",
   },
   {
-    rule: "who is stopped in a short lock holds others up for a bounded time",
+    rule: "an owner that is stopped inside a short lock delays others for a bounded time",
     file: "lock.c",
     edits: [
       [
@@ -280,22 +280,22 @@ const memberRules: Rule<FleetFile>[] = [
     test: "a fleet's lock whose owner is stopped is EBUSY",
   },
   {
-    rule: "whoever wakes is named until it has woken",
+    rule: "`parked` names the waker until it has woken the sleepers",
     file: "lock.c",
     edits: [["\tstore_seq(parked, waking);\n", "\tstore_seq(parked, waking = 0);\n"]],
     test: "a sleeper of a fleet is woken before its flag is cleared",
   },
   {
-    rule: "whoever wakes clears no flag but the one that it has seen",
+    rule: "a waker clears `parked` only while its own mark is there",
     file: "lock.c",
     edits: [["(void)compare_exchange(parked, &waking, 0);", "store_seq(parked, waking = 0);"]],
-    test: "whoever parks in a fleet after any single instruction of a waking",
+    test: "a member that parks in a fleet after any single instruction of",
   },
 ];
 
 const leaseRules: Rule<FleetFile>[] = [
   {
-    rule: "a lease is over at its time",
+    rule: "a lease ends at its deadline",
     file: "lease.c",
     edits: [["return lease->expires_ns > now && member_lives", "return member_lives"]],
     test: "a lease is over when its deadline is now",
@@ -309,10 +309,10 @@ const leaseRules: Rule<FleetFile>[] = [
         "return lease->expires_ns > now;",
       ],
     ],
-    test: "a stopped holder keeps its leases, and those of a dead one are free at once",
+    test: "a stopped holder keeps its leases, and a dead holder's leases are free at once",
   },
   {
-    rule: "a lease is of one incarnation",
+    rule: "a lease belongs to one incarnation of its member",
     file: "lease.c",
     edits: [
       ["member == fleet->index) return incarnation == fleet->incarnation;", "member == fleet->index) return true;"],
@@ -320,7 +320,7 @@ const leaseRules: Rule<FleetFile>[] = [
     test: "a member that takes a dead one's place does not revive its leases",
   },
   {
-    rule: "a tenure is known by its token",
+    rule: "a tenure is identified by its token",
     file: "lease.c",
     edits: [
       [
@@ -331,49 +331,49 @@ const leaseRules: Rule<FleetFile>[] = [
     test: "a lease that is released is free at once",
   },
   {
-    rule: "a renewal never shortens",
+    rule: "a renewal never shortens a lease",
     file: "lease.c",
     edits: [["if (expires > lease.expires_ns) lease.expires_ns = expires;", "lease.expires_ns = expires;"]],
     test: "a renewal of a lease keeps its token and never shortens it",
   },
   {
-    rule: "an entry of leases is odd while it is written",
+    rule: "a lease entry's sequence number is odd while the entry is written",
     file: "lease.c",
     edits: [["\tstore_relaxed(&entry->seq, seq);\n\tatomic_thread_fence(memory_order_release);\n", ""]],
     test: "an entry of leases has another seq before anything of it changes",
   },
   {
-    rule: "a reader of a lease looks again after it has copied",
+    rule: "a reader of a lease checks the sequence number again after the copy",
     file: "lease.c",
     edits: [["if (seq % 2 == 0 && load_relaxed(&entry->seq) == seq) return sound;", "if (seq % 2 == 0) return sound;"]],
     test: "a reader of a lease that changes hands after any single instruction",
   },
   {
-    rule: "a repair frees what was being written",
+    rule: "a repair frees an entry that was being written",
     file: "lease.c",
     edits: [["seq != 0 && (seq % 2 != 0 || !copy_entry", "seq != 0 && (!copy_entry"]],
-    test: "nonsense in a table of leases is nobody's",
+    test: "an impossible entry in a table of leases",
   },
   {
-    rule: "a repair frees what nobody can have written",
+    rule: "a repair frees an impossible entry",
     file: "lease.c",
     edits: [["(seq % 2 != 0 || !copy_entry(entry, &lease))", "(seq % 2 != 0)"]],
-    test: "nonsense in a table of leases is nobody's",
+    test: "an impossible entry in a table of leases",
   },
   {
-    rule: "a repair wakes those whom the dead one may not have told",
+    rule: "a repair wakes the waiters that the dead member may not have woken",
     file: "lease.c",
-    edits: [['SB_POINT("lease.repair.after");\n\tlease_wake(fleet);', ""]],
-    test: "nonsense in a table of leases is nobody's",
+    edits: [["/* step: lease.repair.after */\n\tlease_wake(fleet);", ""]],
+    test: "an impossible entry in a table of leases",
   },
   {
-    rule: "the table of leases is repaired when its lock is taken over",
+    rule: "the lease table is repaired when its lock is taken over",
     file: "lease.c",
     edits: [["if (locked == 1) lease_repair(fleet);", ""]],
     test: "a process killed after any single instruction of ending another's lease",
   },
   {
-    rule: "the next token is stored before one is used",
+    rule: "the next token is stored before the current token is used",
     file: "lease.c",
     edits: [
       ["\tstore_relaxed(&table->next_token, token + 1);\n", ""],
@@ -388,28 +388,28 @@ const leaseRules: Rule<FleetFile>[] = [
     rule: "no token is below the first of its epoch",
     file: "lease.c",
     edits: [["if (token < fleet->header.first_token) token = fleet->header.first_token;", ""]],
-    test: "a token of a lease is above those of earlier epochs",
+    test: "a token of a lease is above the tokens of earlier epochs",
   },
   {
-    rule: "a full table takes nothing away",
+    rule: "a claim in a full table ends no lease",
     file: "lease.c",
     edits: [["if (entry == NO_ENTRY) return -SB_EFULL;", "if (entry == NO_ENTRY) entry = 0;"]],
     test: "a full table of leases refuses and takes nothing away",
   },
   {
-    rule: "a dead holder's entry is free for others",
+    rule: "a dead holder's entry can be reused",
     file: "lease.c",
     edits: [["by_death < 2; by_death++", "by_death < 1; by_death++"]],
-    test: "a stopped holder keeps its leases, and those of a dead one are free at once",
+    test: "a stopped holder keeps its leases, and a dead holder's leases are free at once",
   },
   {
-    rule: "an entry that is free has no hash",
+    rule: "a free entry has no hash",
     file: "lease.c",
     edits: [["store_relaxed(&fleet_leases(fleet)->hash[index], 0);", ""]],
     test: "a lease that is released is free at once",
   },
   {
-    rule: "nobody resets the leases of others",
+    rule: "a reset is refused while another member lives",
     file: "lease.c",
     edits: [
       ["bool alone = sb_fleet_members(fleet, members) <= 1;", "bool alone = sb_fleet_members(fleet, members) > 0;"],
@@ -417,31 +417,31 @@ const leaseRules: Rule<FleetFile>[] = [
     test: "a reset ends every lease of a member that is alone",
   },
   {
-    rule: "who ends another's lease wakes before",
+    rule: "a member wakes the waiters before it ends another member's lease",
     file: "lease.c",
     edits: [["if (lease.member != fleet->index) lease_wake(fleet);", ""]],
     test: "a process killed after any single instruction of ending another's lease",
   },
   {
-    rule: "the end of a lease wakes",
+    rule: "the end of a lease wakes its waiters",
     file: "lease.c",
     edits: [["if (!ends) return -SB_ESTALE;\n\twake_waiters(fleet);", "if (!ends) return -SB_ESTALE;"]],
-    test: "the end of a lease wakes whoever is parked",
+    test: "the end of a lease wakes parked members, and",
   },
   {
-    rule: "a claim is told to those who watch",
+    rule: "a claim wakes the watchers",
     file: "lease.c",
     edits: [["if (result == 1) wake_watchers(fleet);", ""]],
-    test: "a claim, a renewal and the end of a lease wake whoever watches",
+    test: "a claim, a renewal and the end of a lease wake watchers once,",
   },
   {
-    rule: "the end of another's lease is told to those who watch before it is there",
+    rule: "a member wakes the watchers before it ends another member's lease",
     file: "lease.c",
     edits: [["if (lease.member != fleet->index) lease_wake(fleet);", ""]],
     test: "a process killed after any single instruction of ending another's lease leaves no watcher asleep",
   },
   {
-    rule: "those who watch leases look at the lock of the table",
+    rule: "a watcher checks the lock of the lease table before it sleeps",
     file: "lease.c",
     edits: [
       [
@@ -449,16 +449,16 @@ const leaseRules: Rule<FleetFile>[] = [
         "if (lock != NULL) return SB_POLL_WHEN_WOKEN;",
       ],
     ],
-    test: "who watches leases looks again while somebody changes one",
+    test: "a watcher of leases reads again while one changes,",
   },
   {
-    rule: "a member that left has not died",
+    rule: "the leases of a member that left count as released",
     file: "lease.c",
     edits: [["return left ? SB_END_RELEASED : SB_END_DIED;", "return left ? SB_END_DIED : SB_END_DIED;"]],
-    test: "a tenure was released, or its time was over, or its member died",
+    test: "a tenure was released, or it expired, or its member died; a member",
   },
   {
-    rule: "a member that left has not died when another one has its index",
+    rule: "the leases of a member that left count as released after its index was reused",
     file: "lease.c",
     edits: [
       [
@@ -466,10 +466,10 @@ const leaseRules: Rule<FleetFile>[] = [
         "bool left = load_seq(&fleet_member(fleet, member)->pid) == 0;",
       ],
     ],
-    test: "a tenure was released, or its time was over, or its member died",
+    test: "a tenure was released, or it expired, or its member died; a member",
   },
   {
-    rule: "kinds never compete",
+    rule: "subjects of different kinds never compete",
     file: "lease.c",
     edits: [["memcmp(lease->kind, subject->kind, subject->kind_bytes) == 0 &&", ""]],
     test: "leases of subjects that have one hash never compete",
@@ -478,13 +478,13 @@ const leaseRules: Rule<FleetFile>[] = [
 
 const ringRules: Rule<FleetFile>[] = [
   {
-    rule: "a frame is odd while it is written",
+    rule: "a frame's sequence number is odd while the frame is written",
     file: "ring.c",
     edits: [["\tstore_relaxed(&frame->seq, 2 * n + 1);\n", ""]],
     test: "a writer of a ring killed after any single instruction has published all of its event",
   },
   {
-    rule: "a reader of a frame looks again after it has copied",
+    rule: "a reader of a frame checks the sequence number again after the copy",
     file: "ring.c",
     edits: [
       [
@@ -495,7 +495,7 @@ const ringRules: Rule<FleetFile>[] = [
     test: "a reader of a ring that is lapped after any single instruction of a poll",
   },
   {
-    rule: "the head moves last",
+    rule: "the head moves after all frames are written",
     file: "ring.c",
     edits: [
       ["\tstore_seq(&ring->head, n + parts); /* [head] */\n", ""],
@@ -507,22 +507,22 @@ const ringRules: Rule<FleetFile>[] = [
     test: "a writer of a ring killed after any single instruction has published all of its event",
   },
   {
-    rule: "a writer wakes before the head moves",
+    rule: "a writer wakes the readers before the head moves",
     file: "ring.c",
     edits: [
       ['int32_t woken = fleet_wake(fleet, &ring->parked); /* [sleep] locked, then "parked" */', ""],
       ["\treturn woken;\n", "\treturn fleet_wake(fleet, &ring->parked);\n"],
     ],
-    test: "a writer of a ring killed after any single instruction has woken who slept",
+    test: "a writer of a ring killed after any single instruction has woken the readers",
   },
   {
-    rule: "a reader that parks looks at the lock",
+    rule: "a reader that parks checks the ring's lock",
     file: "ring.c",
     edits: [["bool locked = (load_seq(&ring->lock) & SB_LOCK_OWNER) != 0;", "bool locked = false;"]],
     test: "a reader does not sleep while a writer holds the lock",
   },
   {
-    rule: "a reader that parks looks at the lock, then at the head",
+    rule: "a reader that parks checks the lock before it checks the head",
     file: "ring.c",
     edits: [
       ["\t\tbool locked = (load_seq(&ring->lock) & SB_LOCK_OWNER) != 0;\n", ""],
@@ -531,10 +531,10 @@ const ringRules: Rule<FleetFile>[] = [
     test: "a reader of a ring that parks does not sleep",
   },
   {
-    rule: "a reader that parks looks at the head",
+    rule: "a reader that parks checks the head",
     file: "ring.c",
     edits: [["if (load_seq(&ring->head) != cursor->position) return SB_POLL_NOW;", ""]],
-    test: "a publication into a ring wakes whoever is parked once",
+    test: "a publication into a ring wakes parked readers once, and",
   },
   {
     rule: "a reader takes over the lock of a dead writer",
@@ -543,7 +543,7 @@ const ringRules: Rule<FleetFile>[] = [
     test: "a reader does not sleep while a writer holds the lock",
   },
   {
-    rule: "an event begins at its first frame",
+    rule: "an event is read from its first frame on",
     file: "ring.c",
     edits: [
       [
@@ -555,7 +555,7 @@ const ringRules: Rule<FleetFile>[] = [
     test: "nonsense in the frames of a ring is lost",
   },
   {
-    rule: "a number of an event that cannot be is not believed",
+    rule: "an impossible event number is rejected",
     file: "ring.c",
     edits: [
       [
@@ -575,7 +575,7 @@ const ringRules: Rule<FleetFile>[] = [
     test: "nonsense in the frames of a ring is lost",
   },
   {
-    rule: "an event has a quarter of its ring at most",
+    rule: "an event occupies at most a quarter of its ring",
     file: "ring.c",
     edits: [["bytes > fleet->staging_bytes || !fits(geometry, bytes)", "bytes > fleet->staging_bytes"]],
     test: "the largest event of a ring is a quarter of it",
@@ -587,31 +587,31 @@ const ringRules: Rule<FleetFile>[] = [
     test: "a writer of a ring killed after any single instruction has published all of its event",
   },
   {
-    rule: "a repair counts the events anew",
+    rule: "a repair recounts the events",
     file: "ring.c",
     edits: [["\t\tstore_relaxed(&ring->events, events);\n", "\t\t;\n"]],
     test: "a writer of a ring killed after any single instruction has published all of its event",
   },
   {
-    rule: "what a cursor lost before a record is counted",
+    rule: "events that a cursor lost before a record are counted",
     file: "ring.c",
     edits: [["batch->overwritten += (double)(head.event - cursor->event);", ""]],
     test: "what cursors of a ring lose is counted by the numbers of events",
   },
   {
-    rule: "what a cursor lost when nothing is left is counted",
+    rule: "events that a cursor lost are counted when none is left to read",
     file: "ring.c",
     edits: [["if (believable) cursor->batch->overwritten += (double)(event - cursor->event);", ""]],
     test: "nonsense in the frames of a ring is lost",
   },
   {
-    rule: "a loss is told before records, not among them",
+    rule: "a loss is reported before the records of a batch, never between them",
     file: "ring.c",
     edits: [["if (result != TORN || cursor->batch->records > 0) break;", "if (result != TORN) break;"]],
     test: "nonsense in the frames of a ring is lost",
   },
   {
-    rule: "a cursor that is ahead of its ring stands at the head",
+    rule: "a cursor ahead of its ring moves to the head",
     file: "ring.c",
     edits: [
       [

@@ -1,4 +1,4 @@
-/** The rules that the C library keeps, and what is left without each. */
+/** Rules of the C library on the bus. */
 
 import type { Rule } from "./rule.ts";
 
@@ -7,13 +7,13 @@ export type NativeFile =
 
 export const nativeRules: Rule<NativeFile>[] = [
   {
-    rule: "a client looks again after it has said that it parks",
+    rule: "a client checks for work again after it has set `parked`",
     file: "wait.c",
     edits: [["if (!link_has_work(client->links[i])) continue;", "continue;"]],
     test: "a parked client is rung once for many answers",
   },
   {
-    rule: "a worker looks again after it has said that it parks",
+    rule: "a worker checks for work again after it has set `parked`",
     file: "wait.c",
     edits: [
       ["if (can_take ? !worker_has_work(worker) : !worker_flows_moved(worker)) return 1;", "(void)can_take; return 1;"],
@@ -21,7 +21,7 @@ export const nativeRules: Rule<NativeFile>[] = [
     test: "a parked worker is rung once for many requests",
   },
   {
-    rule: "parking is visible before the look for work (sequential consistency)",
+    rule: "`parked` is visible before a worker checks for work (sequential consistency)",
     file: "wait.c",
     edits: [
       [
@@ -33,7 +33,7 @@ export const nativeRules: Rule<NativeFile>[] = [
     runs: 20,
   },
   {
-    rule: "the waker clears the flag before it wakes",
+    rule: "the waker clears `parked` before it rings",
     file: "wait.c",
     edits: [
       ["uint32_t how = exchange_seq(&sleeper->parked, SB_PARK_NONE);", "uint32_t how = load_seq(&sleeper->parked);"],
@@ -42,7 +42,7 @@ export const nativeRules: Rule<NativeFile>[] = [
         "int32_t error = sb_control_send(fd, SB_MSG_BELL, NULL, 0); usleep(50); store_seq(&sleeper->parked, SB_PARK_NONE);",
       ],
     ],
-    test: "whoever hears a bell finds its parked flag cleared already",
+    test: "a side that hears a bell finds its parked flag already cleared",
   },
   {
     rule: "each use of a slot is a new generation",
@@ -65,7 +65,7 @@ export const nativeRules: Rule<NativeFile>[] = [
     test: "a reply after the caller gave up is stale, ends the quarantine",
   },
   {
-    rule: "an answer that is there is delivered, whoever gives up",
+    rule: "a response that is already written is delivered although the caller gives up",
     file: "slot_client.c",
     edits: [
       [
@@ -73,10 +73,10 @@ export const nativeRules: Rule<NativeFile>[] = [
         "(void)found; return SB_ABANDONED;",
       ],
     ],
-    test: "a caller that gives up after any single instruction of the worker gets the slot back, ",
+    test: "each verb of the client moves a slot along its arrow of the diagram",
   },
   {
-    rule: "the tick looks at the words themselves",
+    rule: "the tick reads the status words, not only the hints",
     file: "slot_client.c",
     edits: [
       [
@@ -101,10 +101,10 @@ export const nativeRules: Rule<NativeFile>[] = [
     test: "a request whose head, offset or body is out of range is refused",
   },
   {
-    rule: "a reply names the claim it answers",
+    rule: "a response names the claim that it answers",
     file: "slot_worker.c",
     edits: [["(uint32_t)worker->generation[slot] == token", "(token == token)"]],
-    test: "a worker completes nothing but its own running claim",
+    test: "a worker completes only its own running claim",
   },
   {
     rule: "a claim is answered once",
@@ -122,16 +122,17 @@ export const nativeRules: Rule<NativeFile>[] = [
       ],
       ["\tworker_tells(worker, slot);\n\treturn done", "\treturn done"],
     ],
-    test: "a client that polls and parks after any single instruction of an answer is rung or finds it",
+    test: "a client that polls and parks at the moment of an answer has it, or is rung",
+    runs: 20,
   },
   {
-    rule: "hints beyond the last slot are no hints",
+    rule: "hints beyond the last slot are ignored",
     file: "wait.c",
     edits: [["load_seq(&hints->bits[i]) & slots_mask(slots, i)", "((void)slots, load_seq(&hints->bits[i]))"]],
     test: "a hint bit beyond the last slot keeps neither the client nor the worker from parking",
   },
   {
-    rule: "whole words are compared",
+    rule: "a status word is compared with its generation",
     file: "slot_client.c",
     edits: [["bool ours = word_generation(word) == link->generation[slot];", "bool ours = true;"]],
     test: "a word no legal step leads to is CORRUPT while a request is in flight",
@@ -149,7 +150,7 @@ export const nativeRules: Rule<NativeFile>[] = [
     test: "a worker takes a sound region and refuses one that is unsealed",
   },
   {
-    rule: "the client looks at the word again after it has copied",
+    rule: "the client frees a slot only if its status word is unchanged",
     file: "slot_client.c",
     edits: [
       [
@@ -171,7 +172,7 @@ export const nativeRules: Rule<NativeFile>[] = [
     test: "page 0 is read when the region is mapped and never again",
   },
   {
-    rule: "a worker gets no more requests than it takes at once",
+    rule: "a worker gets no more requests than its concurrency",
     file: "slot_client.c",
     edits: [
       [
@@ -190,10 +191,10 @@ export const nativeRules: Rule<NativeFile>[] = [
     test: "credit is the worker's concurrency less all that is not free, quarantine included",
   },
   {
-    rule: "an event of an earlier life is told from one of this life",
+    rule: "a stale event of an earlier link is recognized",
     file: "region.c",
     edits: [["link->life = ++client->life;", "link->life = 1;"]],
-    test: "a stale event is told from a new life of the same link index",
+    test: "a stale event differs by its life from an event of a new link with the same index",
   },
   {
     rule: "bells without work have a limit",
@@ -213,16 +214,16 @@ export const nativeRules: Rule<NativeFile>[] = [
     test: "a second lock is refused with the owner's pid, by the same process too, until the ",
   },
   {
-    rule: "a lock on a file that has lost its name is no lock",
+    rule: "a lock on a file that was unlinked does not count",
     file: "attach.c",
     edits: [["if (!file_is_named(dir, file.text, fd)) {", "if (false) {"]],
     test: "a lock on a file that was unlinked between open and lock is dropped, and the new file ",
   },
   {
-    rule: "nobody else can open a region anew",
+    rule: "no other user can reopen a region",
     file: "os_linux.c",
     edits: [["if (fchmod(fd, 0600) != 0) return memory_failed(fd, errno);", ""]],
-    test: "a region can be neither cut, grown nor unsealed by whoever holds its descriptor, and is 0600",
+    test: "a holder of a region's descriptor can neither resize nor unseal it, and its mode is 0600",
   },
   {
     rule: "statistics are sealed against other writers",
@@ -231,7 +232,7 @@ export const nativeRules: Rule<NativeFile>[] = [
     test: "an observer can read the client's statistics, sees them change, and can write them in no way",
   },
   {
-    rule: "two layouts of one version refuse each other",
+    rule: "a HELLO of another layout is refused",
     file: "attach.c",
     edits: [["hello.abi != SB_ABI || hello.fingerprint != SB_FINGERPRINT", "hello.abi != SB_ABI"]],
     test: "a HELLO of another version or another layout is EVERSION and tells the client's version",
@@ -249,31 +250,31 @@ export const nativeRules: Rule<NativeFile>[] = [
     test: "counts that no honest side could have written are CORRUPT",
   },
   {
-    rule: "nobody takes more of a stream than was sent",
+    rule: "a reader that claims to have taken more than was sent is detected",
     file: "stream.c",
     edits: [["taken < flow->seen_taken || taken > flow->sent", "taken < flow->seen_taken"]],
     test: "counts that no honest side could have written are CORRUPT",
   },
   {
-    rule: "a worker's line is clean before the claim",
+    rule: "a worker's stream counts are reset before the claim",
     file: "slot_worker.c",
     edits: [["if (flow->open) flow_reset(flow, &at->worker, false);", ""]],
     test: "a slot streams twice: nothing of the first stream is left",
   },
   {
-    rule: "the client does not look at a line before the claim",
+    rule: "the client does not read the worker's stream counts before the claim",
     file: "slot_client.c",
     edits: [["claimed ? &at->worker : NULL", "&at->worker"]],
     test: "a slot streams twice: nothing of the first stream is left",
   },
   {
-    rule: "the client's line is clean when its slot is free",
+    rule: "the client's stream counts are reset before its slot is free",
     file: "slot_client.c",
     edits: [["flow_reset(&link->flow[slot], &link->map.region->slot[slot].client, false);", ";"]],
     test: "a response streams through its ring many times over",
   },
   {
-    rule: "a response begins once",
+    rule: "a streamed response begins once",
     file: "slot_worker.c",
     edits: [
       [
@@ -281,7 +282,7 @@ export const nativeRules: Rule<NativeFile>[] = [
         "0) return -SB_ESTALE;\n\tconst struct sb_header",
       ],
     ],
-    test: "more than there is room for, or than there is to take",
+    test: "more bytes than there is room for, or than were sent",
   },
   {
     rule: "the slot of a stream is quarantined while its worker writes",
@@ -292,19 +293,19 @@ export const nativeRules: Rule<NativeFile>[] = [
     test: "a stream that its caller gives up ends",
   },
   {
-    rule: "whoever takes tells the one who waits for room",
+    rule: "a reader that takes bytes wakes a writer that waits for room",
     file: "stream.c",
     edits: [["load_seq(&both->theirs->waiting) != 0", "false"]],
     test: "a request streams: the client sends when the worker has claimed",
   },
   {
-    rule: "nobody sends more than there is room for",
+    rule: "a writer sends no more than there is room for",
     file: "stream.c",
     edits: [["if (sent > flow_room(both->header, flow) || taken", "if (taken"]],
-    test: "more than there is room for, or than there is to take",
+    test: "more bytes than there is room for, or than were sent",
   },
   {
-    rule: "what was sent is there when its slot is withdrawn",
+    rule: "bytes that a worker sent can still be taken after its end",
     file: "slot_client.c",
     edits: [
       [
@@ -315,17 +316,17 @@ export const nativeRules: Rule<NativeFile>[] = [
     test: "what a worker had sent before its end can still be taken",
   },
   {
-    rule: "a worker that is full takes no request",
+    rule: "a full worker claims no request",
     file: "slot_worker.c",
     edits: [["if (worker->full && is_ready(worker, (uint32_t)slot))", "if (false)"]],
-    test: "a worker that is full hears of its streams",
+    test: "a full worker serves its streams",
   },
   {
-    rule: "a worker that is full and parks looks at its streams",
+    rule: "a full worker that parks checks its streams",
     file: "wait.c",
     edits: [
       ["can_take ? !worker_has_work(worker) : !worker_flows_moved(worker)", "!can_take || !worker_has_work(worker)"],
     ],
-    test: "a worker that is full hears of its streams",
+    test: "a full worker serves its streams",
   },
 ];

@@ -1,12 +1,12 @@
-/** Goes through the books of every request, when all is over. */
+/** Checks the books of every request after the run. */
 
-import * as b from "./books.ts";
+import * as b from "./request-books.ts";
 
-/** One life of a client: it asked the ids from `first` to before `end`. */
+/** One life of a client. It sent the ids from `first` to before `end`. */
 export interface Life {
   first: number;
   end: number;
-  /** What had not settled then never does. */
+  /** It was killed: requests that had not settled never will. */
   killed: boolean;
 }
 
@@ -15,17 +15,17 @@ export interface Sums {
   refused: number;
   failed: number;
   aborted: number;
-  /** Asked by a client that was killed. */
+  /** Requests of a client that was killed. */
   vanished: number;
   twiceRun: number;
-  /** Ran twice, and both workers were killed. */
+  /** Requests that ran twice and lost both workers. */
   twiceKilled: number;
   lost: number;
   doubled: number;
   wrong: number;
 }
 
-export function audit(books: b.Books, lives: readonly Life[], problem: (text: string) => void): Sums {
+export function audit(books: b.RequestBooks, lives: readonly Life[], problem: (text: string) => void): Sums {
   const sums: Sums = {
     answered: 0,
     refused: 0,
@@ -44,7 +44,13 @@ export function audit(books: b.Books, lives: readonly Life[], problem: (text: st
   return sums;
 }
 
-function auditOne(books: b.Books, id: number, killed: boolean, sums: Sums, problem: (text: string) => void): void {
+function auditOne(
+  books: b.RequestBooks,
+  id: number,
+  killed: boolean,
+  sums: Sums,
+  problem: (text: string) => void,
+): void {
   const outcome = books.outcome[id]!;
   const runs = books.runs[id]! % b.REPLIED;
   const replies = Math.floor(books.runs[id]! / b.REPLIED);
@@ -69,6 +75,6 @@ function auditOne(books: b.Books, id: number, killed: boolean, sums: Sums, probl
   const unasked = outcome & b.ANSWERED && replies === 0;
   const denied = outcome & b.REFUSED && runs > 0;
   if (outcome & b.WRONG || unasked || denied) sums.wrong++;
-  if (unasked) problem(`request ${id} was answered, and no handler did`);
-  if (denied) problem(`request ${id} "certainly did not run", and ran`);
+  if (unasked) problem(`request ${id} got a response that no handler sent`);
+  if (denied) problem(`request ${id} ran, though its error says that it did not`);
 }

@@ -1,4 +1,4 @@
-/** `soak/client.ts NAME BOOKS SEED REQUESTS`: waits for "go", then asks without end; checks and writes down every answer. */
+/** `soak/client.ts NAME BOOKS SEED REQUESTS`: waits for "go", then sends requests until the end; checks and records responses. */
 
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -8,19 +8,19 @@ import { type Common, processState } from "../actor.ts";
 import { Asker, LIMIT, look, TIMEOUT_MS } from "../asker.ts";
 import { FlowAsker } from "../flow-asker.ts";
 import { sources } from "../flows.ts";
-import * as b from "./books.ts";
+import * as b from "./request-books.ts";
 import { Times } from "./times.ts";
 
-/** What the supervisor says. */
+/** Orders of the supervisor. */
 export type Order =
   | { do: "go" }
   | { do: "end" }
   /** `killed`: workers killed in the life of this client so far. */
   | { do: "quiet"; workers: number; killed: number }
-  /** `pid` 0 is the client itself. `want`: the state to wait for, a little. */
+  /** `pid` 0: the client itself. `want`: the state to wait for, for a short time. */
   | { do: "kill" | "stop"; pid: number; want: b.State };
 
-/** What the client says. `rss`: its own memory in MiB, without what it shares. */
+/** Messages of the client. `rss`: its own memory in MiB, without shared memory. */
 export type Report =
   | Common
   | { is: "open" }
@@ -30,15 +30,15 @@ export type Report =
 const CALLERS = 56;
 const SLOTS = 16;
 const BURST = 80;
-/** Callers whose requests take so long that both runs of one are met by a kill. */
+/** Callers with requests so long that kills hit both runs of a request. */
 const HOLDERS = 4;
-/** Callers that stream slowly: whatever comes, some stream is in the middle of its bytes. */
+/** Callers that stream slowly, so that every fault meets a stream in the middle of its bytes. */
 const STREAMERS = 2;
 /** Share of the other requests that stream. */
 const STREAMED = 0.15;
 
 const [name, directory, seed, wanted] = process.argv.slice(2);
-const books = new b.Books(directory!);
+const books = new b.RequestBooks(directory!);
 const times = new Times(directory!);
 const random = new b.Random(Number(seed));
 const asker = new Asker(books, times, random.next(), broken);
@@ -62,7 +62,7 @@ async function call(mode?: b.Mode): Promise<void> {
     if (ending) return;
     if (mode === undefined && random.chance(STREAMED)) await flows.one();
     else await asker.one({ mode: mode ?? asker.pickMode() });
-    if (books.next > Number(wanted)) await Bun.sleep(2); // the faults are behind
+    if (books.next > Number(wanted)) await Bun.sleep(2); // the faults lag behind
   }
 }
 
@@ -83,7 +83,7 @@ async function burst(): Promise<void> {
 
 // ---- faults ---------------------------------------------------------------------------------------------------------
 
-/** Sends the signal when the wanted state is there, and counts what the victim had once it can move no more. */
+/** Sends the signal in the wanted state, and counts the victim's requests once it is stopped or dead. */
 async function strike(order: { do: "kill" | "stop"; pid: number; want: b.State }): Promise<void> {
   const { pid, want } = order;
   if (want === "idle") paused = true;
@@ -97,7 +97,7 @@ async function strike(order: { do: "kill" | "stop"; pid: number; want: b.State }
   say({ is: "faulted", pid });
 }
 
-/** A stop comes back when the supervisor continues this process. */
+/** Stops this process; returns when the supervisor continues it. */
 function strikeMyself(what: "kill" | "stop"): void {
   const fault = what === "kill" ? "client-kill" : "client-stop";
   for (const [state, requests] of look(bus, 0)) books.count(fault, state, requests);
@@ -109,7 +109,7 @@ async function strikeOver(pid: number, what: "kill" | "stop"): Promise<void> {
   const limit = performance.now() + 100;
   while (!/^(Z|X|T|$)/.test(processState(pid)) && performance.now() < limit);
   if (what === "kill") times.gone(pid);
-  times.continue(process.pid, true); // it was held up by this look, not by the bus
+  times.continue(process.pid, true); // this check delayed it, not the bus
   if (!bus.workers.some((worker) => worker.pid === pid)) return;
   const fault = what === "kill" ? "worker-kill" : "worker-stop";
   for (const [state, requests] of look(bus, pid)) books.count(fault, state, requests);
@@ -117,7 +117,7 @@ async function strikeOver(pid: number, what: "kill" | "stop"): Promise<void> {
 
 // ---- quiet points ---------------------------------------------------------------------------------------------------
 
-/** Nothing under way: nothing lost, nothing held, nothing grown. */
+/** With no request in flight, checks that nothing was lost, leaked or has grown. */
 async function quiet(workers: number, killed: number): Promise<void> {
   const faults: string[] = [];
   const reach = (condition: () => boolean, what: string, ms: number): Promise<void> =>

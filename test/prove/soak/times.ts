@@ -1,6 +1,6 @@
 /**
- * When processes were killed and continued, and how late others were: shared memory that outlives whoever is killed. Times
- * are `Date.now()`, the one clock that all processes read alike.
+ * Records when processes were killed and continued, and the delays of others, in shared memory that outlives killed
+ * processes. Times are `Date.now()`, because all processes read the same value from that clock.
  */
 
 import { closeSync, ftruncateSync, openSync } from "node:fs";
@@ -8,20 +8,20 @@ import { join } from "node:path";
 
 /** Delays that are kept, in whole ms. */
 export const SERIES = [
-  /** From the kill of a worker to the client's first word of it: an event, or a rejection. */
+  /** From the kill of a worker until the client reports it with an event or a rejection. */
   "worker killed",
-  /** The same, from when the client had seen the process gone. */
+  /** The same delay from the time at which the client saw that the process was gone. */
   "worker gone",
   /** From the same kills to the end of a bare socket in a process that does nothing else. */
   "worker control",
   /** From the kill of the client to each worker's `disconnected`. */
   "client killed",
   "client control",
-  /** Of requests that settled after their deadline, without the time for which their client had no processor. */
+  /** Lateness of requests that settled after their deadline, without the time for which their client had no processor. */
   "after the deadline",
-  /** The same of those that settled by the death of their worker. */
+  /** The same for requests that failed because their worker died. */
   "after the death",
-  /** Of the timers of a process that does nothing else. */
+  /** Lateness of the timers of a process that does nothing else. */
   "timer control",
 ] as const;
 export type Series = (typeof SERIES)[number];
@@ -29,7 +29,7 @@ export type Series = (typeof SERIES)[number];
 const BUCKETS = 16_384;
 const PIDS = 65_536;
 
-/** Of fewer samples the 99th percentile is the worst one or two, which a shared machine decides: the 95th is judged. */
+/** With fewer samples, the 99th percentile is the worst one or two, mere noise of the machine; the 95th is judged instead. */
 export const FEW = 300;
 
 /** Count, percentiles and maximum of a series, in ms. */
@@ -41,7 +41,7 @@ export interface Delays {
   max: number;
 }
 
-/** The delays that `buckets` count: bucket n those of n / `perMs` ms. */
+/** Delays counted by `buckets`: bucket n counts delays of n / `perMs` ms. */
 export function delaysIn(buckets: Uint32Array, perMs = 1): Delays {
   const count = buckets.reduce((sum, n) => sum + n, 0);
   const at = (quantile: number): number => {
@@ -54,11 +54,11 @@ export function delaysIn(buckets: Uint32Array, perMs = 1): Delays {
 
 export class Times {
   readonly #buckets: Uint32Array;
-  /** By pid: killed, continued, heard of. */
+  /** Times by pid: killed, continued, and death noticed. */
   readonly #killed: Float64Array;
   readonly #continued: Float64Array;
   readonly #heard: Float64Array;
-  /** When the last client was killed, and when the client was continued last. */
+  /** Times at which the last client was killed, and at which the client was last continued. */
   readonly #client: Float64Array;
 
   static create(directory: string): Times {
@@ -78,19 +78,19 @@ export class Times {
     this.#buckets = new Uint32Array(buffer, byteOffset + 3 * PIDS * 8 + 16, SERIES.length * BUCKETS);
   }
 
-  /** A new process: whoever had its pid before is forgotten. */
+  /** Forgets the previous process with the pid of a new process. */
   born(pid: number): void {
     for (const table of [this.#killed, this.#continued, this.#heard]) table[pid % PIDS] = 0;
   }
 
-  /** Kills, and writes down when that was: before, because somebody may hear of it at once, and after. */
+  /** Kills a process. Records the time before the kill, because others may notice at once, and again after it. */
   kill(pid: number, isClient: boolean): void {
     this.#stampKill(pid, isClient);
     process.kill(pid, "SIGKILL");
     this.#stampKill(pid, isClient);
   }
 
-  /** The process is seen to be gone: what counts starts here. */
+  /** Records that a process was seen to be gone, where the delay starts. */
   gone(pid: number): void {
     this.#killed[pid % PIDS] = -Date.now();
   }
@@ -101,13 +101,13 @@ export class Times {
     if (isClient) this.#client[0] = now;
   }
 
-  /** Is about to be continued. */
+  /** Records that a process is about to be continued. */
   continue(pid: number, isClient: boolean): void {
     this.#continued[pid % PIDS] = Date.now();
     if (isClient) this.#client[1] = Date.now();
   }
 
-  /** When a worker was killed; `Infinity` when it was not. */
+  /** Time at which a worker was killed; `Infinity` if it was not. */
   killedAt(pid: number): number {
     return Math.abs(this.#killed[pid % PIDS]!) || Infinity;
   }
@@ -120,7 +120,7 @@ export class Times {
     return this.#client[1]!;
   }
 
-  /** The client hears of the end of a worker; only the first time counts. */
+  /** Records that the client noticed the end of a worker; only the first time counts. */
   hear(pid: number): void {
     const killed = this.#killed[pid % PIDS]!;
     if (killed === 0 || this.#heard[pid % PIDS]! > 0) return;
@@ -129,7 +129,7 @@ export class Times {
     this.add(killed > 0 ? "worker killed" : "worker gone", Date.now() - since);
   }
 
-  /** A worker, this process, hears of the end of its client. */
+  /** Records that this process, a worker, noticed the end of its client. */
   hearClient(): void {
     this.add("client killed", Date.now() - Math.max(this.clientKilledAt, this.#continued[process.pid % PIDS]!));
   }

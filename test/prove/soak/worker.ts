@@ -1,18 +1,18 @@
-/** `soak/worker.ts NAME BOOKS`: waits for "go", then answers as the path says and writes down what it runs. */
+/** `soak/worker.ts NAME BOOKS`: waits for "go", then responds as the path says and records what it runs. */
 
 import { join } from "node:path";
 import { SlotWorker } from "../../../src/index.ts";
 import { descriptors, mappings, until } from "../../support.ts";
 import { handle } from "../answers.ts";
 import { handleFlow, isFlow, sources } from "../flows.ts";
-import { Books } from "./books.ts";
+import { RequestBooks } from "./request-books.ts";
 import { Times } from "./times.ts";
 
 const [name, directory] = process.argv.slice(2);
-const books = new Books(directory!);
+const books = new RequestBooks(directory!);
 const times = new Times(directory!);
 let worker: SlotWorker | null = null;
-/** The kill of the client that was heard of last. */
+/** The last kill of the client that was noticed. */
 let heard = 0;
 
 async function go(): Promise<void> {

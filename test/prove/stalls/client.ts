@@ -1,23 +1,23 @@
-/** `stalls/client.ts NAME BOOKS SEED INDEX`: waits for "go", asks without end, and stops workers, or itself, when told to. */
+/** `stalls/client.ts NAME BOOKS SEED INDEX`: waits for "go", sends requests, and stops workers or itself on order. */
 
 import { SlotBus } from "../../../src/index.ts";
 import { descriptors, mappings, until } from "../../support.ts";
 import { type Common, processState } from "../actor.ts";
 import { Asker, LIMIT, look } from "../asker.ts";
-import * as b from "../soak/books.ts";
+import * as b from "../soak/request-books.ts";
 import { Times } from "../soak/times.ts";
 import { Phases } from "./phases.ts";
 import type { State } from "./states.ts";
 
-/** What the supervisor says. `index`: of the worker in the phases. */
+/** Orders of the supervisor. `index`: of the worker in the phases. */
 export type Order =
   | { do: "go" | "pause" | "resume" | "reopen" | "ask-sync" }
-  /** `last`: nothing is asked for any more. */
+  /** `last`: no request follows. */
   | { do: "quiet"; workers: number; last: boolean }
-  /** `pid` 0 is the client itself. `want`: the state to wait for, a little. */
+  /** `pid` 0: the client itself. `want`: the state to wait for, for a short time. */
   | { do: "stop"; pid: number; index: number; want: State };
 
-/** What the client says. `met`: requests that the victim had, by state, when it could move no more. */
+/** Messages of the client. `met`: requests of the victim by state, when it was stopped. */
 export type Report =
   | Common
   | { is: "open" | "paused" | "reopened" | "asked" }
@@ -30,7 +30,7 @@ const SLOTS = 12;
 const PATIENCE_MS = 60;
 
 const [name, directory, seed, index] = process.argv.slice(2);
-const books = new b.Books(directory!);
+const books = new b.RequestBooks(directory!);
 const phases = new Phases(directory!);
 const random = new b.Random(Number(seed));
 const asker = new Asker(books, new Times(directory!), random.next(), (what) => say({ is: "broken", what }));
@@ -53,7 +53,7 @@ async function call(): Promise<void> {
   }
 }
 
-/** Asks for what makes a state likely. */
+/** Sends requests that make a state likely. */
 function provoke(want: State): void {
   if (want === "abandoned") for (let i = 0; i < 4; i++) void asker.one({ mode: "never", aborts: false });
   else if (want === "lent") for (let i = 0; i < 6; i++) void asker.one({ mode: "sync", borrows: true, aborts: false });
@@ -75,7 +75,7 @@ function isThere(pid: number, worker: number, want: State): boolean {
   return states.includes(want);
 }
 
-/** Sends the signal when the wanted state is there. A stop of this process ends when the supervisor continues it. */
+/** Sends the signal in the wanted state. A stop of this process ends when the supervisor continues it. */
 async function strike(pid: number, worker: number, want: State): Promise<void> {
   const isIdle = want === "idle" || want === "parked" || want === "sync wait";
   if (isIdle) {
@@ -97,7 +97,7 @@ async function strike(pid: number, worker: number, want: State): Promise<void> {
   say({ is: "stopped", met });
 }
 
-/** What a stopped worker has. It was asleep before, and nobody could wake it: it still is. */
+/** State of a stopped worker. If it slept before, it still sleeps, because nobody could wake it. */
 async function victim(pid: number, worker: number, asleep: boolean): Promise<State[]> {
   const limit = performance.now() + 1_000;
   while (processState(pid) !== "T" && performance.now() < limit);
@@ -111,7 +111,7 @@ async function victim(pid: number, worker: number, asleep: boolean): Promise<Sta
   return states;
 }
 
-/** A blocking request, which nothing but its answer interrupts. */
+/** Sends a blocking request, which only its response interrupts. */
 async function askSync(): Promise<void> {
   paused = true;
   await until(() => asker.waiting.size === 0, "every request has settled", 20_000);
@@ -122,7 +122,7 @@ async function askSync(): Promise<void> {
   say({ is: "asked" });
 }
 
-/** Closes the bus while requests wait, and opens it anew. */
+/** Closes the bus while requests wait, and opens it again. */
 async function reopen(): Promise<void> {
   for (let i = 0; i < 8; i++) void asker.one({ mode: "async" });
   paused = true;
@@ -144,7 +144,7 @@ async function open(): Promise<void> {
   phases.set(Number(index), "serving");
 }
 
-/** Nothing under way: nothing lost, nothing held, nothing grown. */
+/** With no request in flight, checks that nothing was lost, leaked or has grown. */
 async function quiet(workers: number, last: boolean): Promise<void> {
   const faults: string[] = [];
   const reach = (condition: () => boolean, what: string): Promise<void> =>

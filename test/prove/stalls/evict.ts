@@ -1,14 +1,14 @@
 /**
- * `stalls/evict.ts NAME BOOKS SEED KIND VICTIM`: a worker that hangs is stopped until the bus evicts it, and continued: what
- * it answers then must reach nobody. KIND: that of the worker (`stalls/worker.ts`), or `closing`: an `async` one that was
- * told to end. VICTIM: its index in the phases.
+ * `stalls/evict.ts NAME BOOKS SEED KIND VICTIM`: stops a hanging worker until the bus evicts it, and continues it: its
+ * responses must then reach no caller. KIND: of the worker (`stalls/worker.ts`), or `closing`: an `async` worker that is
+ * closing. VICTIM: its index in the phases.
  */
 
 import { type BorrowedResponse, SlotBus } from "../../../src/index.ts";
 import { same, until } from "../../support.ts";
 import { type Common, stopped } from "../actor.ts";
 import { Asker, LIMIT, look } from "../asker.ts";
-import * as b from "../soak/books.ts";
+import * as b from "../soak/request-books.ts";
 import { Times } from "../soak/times.ts";
 import { Phases } from "./phases.ts";
 import type { State } from "./states.ts";
@@ -18,19 +18,19 @@ export type Order = { do: "go" };
 export type Report =
   | Common
   | { is: "open" | "close-victim" | "start-heir" }
-  /** `late`: answers that the zombie gave to nobody. */
+  /** `late`: responses of the zombie that were discarded. */
   | { is: "evicted"; met: State[]; late: number; again: boolean };
 
 const [name, directory, seed, kind, victim] = process.argv.slice(2);
 const isSync = kind === "sync";
 const SLOTS = isSync ? 1 : 10;
-/** More than half of its slots. */
+/** Requests that fill more than half of its slots. */
 const HUNG = isSync ? 1 : 6;
 const EVICTED_MS = 60_000;
 const LOAN = 40_000;
 
 const self = Number(victim);
-const books = new b.Books(directory!);
+const books = new b.RequestBooks(directory!);
 const phases = new Phases(directory!);
 const random = new b.Random(Number(seed));
 const asker = new Asker(books, new Times(directory!), random.next(), broken);
@@ -118,7 +118,7 @@ async function evicted(): Promise<State[]> {
     if (now.has("abandoned")) met = now;
     await Bun.sleep(5);
   }
-  if (!reason.includes("hung")) broken(`it was not evicted for hanging: "${reason}"`);
+  if (!reason.includes("stuck")) broken(`it was not evicted for hanging: "${reason}"`);
   met.delete("queued");
   const states = [...met.keys()] as State[];
   const phase = phases.get(self);

@@ -1,18 +1,18 @@
-/** `stalls/pace.ts NAME BOOKS SEED`: waits for "go", then asks at a steady rate and measures, phase by phase. */
+/** `stalls/pace.ts NAME BOOKS SEED`: waits for "go", then sends requests at a steady rate and measures each phase. */
 
 import { SlotBus } from "../../../src/index.ts";
 import { until } from "../../support.ts";
 import type { Common } from "../actor.ts";
 import { Asker, LIMIT } from "../asker.ts";
 import * as flows from "../flows.ts";
-import * as b from "../soak/books.ts";
+import * as b from "../soak/request-books.ts";
 import { Times } from "../soak/times.ts";
 
-/** A phase of `ms`; answers of worker `pid` do not count. `stall`: begins to read a stream, and stops; `read-on`: reads the rest of it. */
+/** A phase of `ms`; responses of worker `pid` do not count. `stall`: stops in the middle of a stream; `read-on`: continues. */
 export type Order =
   { do: "go"; workers: number } | { do: "phase"; ms: number; pid: number } | { do: "quiet" | "stall" | "read-on" };
 
-/** Latencies in µs of the workers other than the one named in the order; `timeouts` of whomever. */
+/** Latencies in µs of the workers other than the one named in the order; `timeouts` of all workers. */
 export type Report =
   | Common
   | { is: "open" }
@@ -27,7 +27,7 @@ const RATE = 1_000;
 const TIMEOUT_MS = 150;
 
 const [name, directory, seed] = process.argv.slice(2);
-const books = new b.Books(directory!);
+const books = new b.RequestBooks(directory!);
 const say = (report: Report): void => void process.send!(report);
 const asker = new Asker(books, new Times(directory!), Number(seed), (what) => say({ is: "broken", what }));
 
@@ -51,7 +51,7 @@ async function measure(ms: number, pid: number): Promise<void> {
   say({ is: "phase", p99, timeouts: asker.own.timeouts - before });
 }
 
-/** A stream of the largest size whose reader stops after the first piece, for as long as it is told. */
+/** Starts a stream of the largest size whose reader stops after the first chunk, until the order `read-on`. */
 async function stall(): Promise<void> {
   const id = books.next++;
   const nonce = 35 * id + 1; // the answer is a generator

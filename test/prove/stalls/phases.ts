@@ -1,4 +1,4 @@
-/** What a worker is doing, written by itself into a file that can be read when it is stopped; and the gate it waits at. */
+/** The phase of each worker, in a file that can be read while the worker is stopped; and the gate at which it waits. */
 
 import { closeSync, ftruncateSync, openSync } from "node:fs";
 import { join } from "node:path";
@@ -31,7 +31,7 @@ export class Phases {
     this.#bytes[worker * BYTES] = PHASES.indexOf(phase);
   }
 
-  /** Lets a worker's handlers of mode `gate` answer. */
+  /** Lets a worker's handlers of mode `gate` respond. */
   openGate(worker: number): void {
     this.#bytes[worker * BYTES + 1] = 1;
   }
@@ -40,12 +40,12 @@ export class Phases {
     return this.#bytes[worker * BYTES + 1] === 1;
   }
 
-  /** Counts what became of an answer that was given after the gate had opened. */
+  /** Counts a response that was sent after the gate had opened. */
   addAnswer(worker: number, isLate: boolean): void {
     this.#bytes[worker * BYTES + (isLate ? 2 : 3)]!++;
   }
 
-  /** Answers after the gate: that the bus said were too late, and others. */
+  /** Responses after the gate: responses that the bus called late, and others. */
   answers(worker: number): { late: number; other: number } {
     return { late: this.#bytes[worker * BYTES + 2]!, other: this.#bytes[worker * BYTES + 3]! };
   }

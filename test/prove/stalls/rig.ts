@@ -1,14 +1,14 @@
-/** One bus under load whose processes are stopped for a short while in chosen states, over and over. */
+/** One bus under load. Its processes are stopped for a short time in chosen states, again and again. */
 
 import { Actor, type Common, type Crew, processState, stopped } from "../actor.ts";
 import type { Histogram } from "../figures.ts";
-import { Random } from "../soak/books.ts";
+import { Random } from "../soak/request-books.ts";
 import type { Times } from "../soak/times.ts";
 import type * as clients from "./client.ts";
 import type { Phase, Phases } from "./phases.ts";
 import { type Fault, IMPOSSIBLE, type State, STATES } from "./states.ts";
 
-/** What one bus has to itself, and what all share. */
+/** Parts of one bus, and parts that all buses share. */
 export interface World {
   crew: Crew;
   folder: string;
@@ -19,7 +19,7 @@ export interface World {
   tally: { stalls: number; lost: number; leaked: number };
 }
 
-/** What a worker is told. */
+/** Orders to a worker. */
 export type Order = "go" | "again" | "close" | "count";
 type Report = Common | { is: "again" } | { is: "count"; maps: number };
 
@@ -69,7 +69,7 @@ export class Rig {
     }));
   }
 
-  /** Stops somebody, again and again, until `enough`. */
+  /** Stops a process, again and again, until `enough`. */
   async run(enough: () => boolean): Promise<void> {
     for (let stops = 1; !enough(); stops++) {
       const dice = this.#random.below(100);
@@ -81,7 +81,7 @@ export class Rig {
     await this.#quiet(true);
   }
 
-  /** The state that the fault has met least often, usually. */
+  /** Usually the state in which this fault has occurred least often. */
   #rarest(fault: Fault): State {
     const { histogram } = this.#world;
     const possible = STATES.filter((state) => !IMPOSSIBLE.has(`${state} ${fault}`));
@@ -111,7 +111,7 @@ export class Rig {
     else await this.#stop(worker, want);
   }
 
-  /** Through the client, which sees what the worker has; it is continued some time later. */
+  /** Stops a worker through the client, which sees the worker's requests; continues it some time later. */
   async #stop(worker: Worker, want: State): Promise<void> {
     const { actor, index } = worker;
     worker.busy = true;
@@ -124,7 +124,7 @@ export class Rig {
     });
   }
 
-  /** From here: the worker leaves and comes back, and says in the phases which of the two it is at. */
+  /** Stops a worker from this process while it leaves or attaches again, as recorded in the phases. */
   async #stopOnItsWay(worker: Worker, want: Phase & State): Promise<void> {
     const { actor, index } = worker;
     worker.busy = true;
@@ -195,7 +195,7 @@ export class Rig {
     this.#client.tell({ do: "resume" });
   }
 
-  /** Stops the client from outside; `isMet` is asked when it can move no more. */
+  /** Stops the client from outside; `isMet` is called once it is stopped. */
   async #freeze(isMet: () => boolean, want: State): Promise<void> {
     this.#client.process.kill("SIGSTOP");
     await stopped(this.#client.pid);

@@ -1,4 +1,4 @@
-/** Where a process can be when it is stopped, and what is done to it. */
+/** States in which a process can be stopped, and faults. */
 
 export const STATES = [
   "idle",

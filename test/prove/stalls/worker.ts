@@ -1,18 +1,18 @@
 /**
- * `stalls/worker.ts NAME BOOKS INDEX KIND CONCURRENCY`: waits for "go", then answers as the path says, and says in the
- * phases what it is doing. KIND: `async`; `once`, which does not attach again; `sync`, which has no event loop while it serves.
+ * `stalls/worker.ts NAME BOOKS INDEX KIND CONCURRENCY`: waits for "go", then responds as the path says, and records in the
+ * phases what it is doing. KIND: `async`; `once`, which does not attach again; `sync`, without an event loop.
  */
 
 import { type Answerable, SlotWorker, type WorkerRequest } from "../../../src/index.ts";
 import { mappings } from "../../support.ts";
 import { answer, handle, type Order, readOrder } from "../answers.ts";
 import { handleFlow, isFlow, sources } from "../flows.ts";
-import { Books } from "../soak/books.ts";
+import { RequestBooks } from "../soak/request-books.ts";
 import { Phases } from "./phases.ts";
 
 const [name, directory, index, kind, concurrency] = process.argv.slice(2);
 const self = Number(index);
-const books = new Books(directory!);
+const books = new RequestBooks(directory!);
 const phases = new Phases(directory!);
 let worker: SlotWorker | null = null;
 /** Requests whose handlers wait for the gate. */
@@ -39,7 +39,7 @@ async function open(): Promise<SlotWorker> {
   return worker;
 }
 
-/** Answers all that wait at the gate, without letting the event loop hear of the end of the client. */
+/** Responds to all requests at the gate, before the event loop can notice the end of the client. */
 function answerHeld(): void {
   for (const { request, order } of held.splice(0)) {
     const delivery = request.defer()(answer(books, request, order));
@@ -47,7 +47,7 @@ function answerHeld(): void {
   }
 }
 
-/** Blocks until the gate opens: then everything that waits there is answered at once. */
+/** Blocks until the gate opens, then responds to all requests at the gate. */
 function waitAtGate(): void {
   while (!phases.isGateOpen(self)) Bun.sleepSync(1);
   answerHeld();

@@ -1,6 +1,6 @@
 /**
- * Starts and stops, very often: a small program and a Bun worker, each started, used and stopped by a bus of its own, and
- * requests. Descriptors, processes and sockets must be as many as before, and memory must level off.
+ * Starts, uses and stops a small program and a Bun worker very often, each on a separate bus, and sends many requests.
+ * Afterwards there must be no more descriptors, processes and sockets than before, and memory must level off.
  *
  *     bun test/prove/stdio/cycles.ts [test | ci | quick | long]
  */
@@ -11,7 +11,7 @@ import { StdioBus } from "../../../src/stdio/bus.ts";
 import type { StdioPoolOptions } from "../../../src/stdio/options.ts";
 import { figures, finish, problem, say, sized } from "./report.ts";
 
-/** Growth from the middle to the end that is no leak, in MiB: the allocator's and the collector's own coming and going. */
+/** Growth from the middle to the end that does not count as a leak, in MiB: noise of the allocator and the collector. */
 const SLACK_MIB = 12;
 const SAMPLES = 20;
 
@@ -25,7 +25,7 @@ function children(): number {
   return tasks.join(" ").trim().split(" ").filter(Boolean).length;
 }
 
-/** Resident memory that is no file's, in MiB. */
+/** Resident anonymous memory, in MiB. */
 function memory(): number {
   Bun.gc(true);
   return Number(/^RssAnon:\s+(\d+)/m.exec(readFileSync("/proc/self/status", "latin1"))![1]) / 1_024;
@@ -35,7 +35,7 @@ function median(numbers: readonly number[]): number {
   return numbers.toSorted((a, b) => a - b)[numbers.length >> 1]!;
 }
 
-/** Does something so many times, and compares what this process holds. */
+/** Runs `what` `times` times, and compares the resources of this process before and after. */
 async function repeat(name: string, times: number, what: (i: number) => Promise<void>): Promise<void> {
   const began = performance.now();
   const samples: number[] = [];

@@ -1,7 +1,7 @@
 /**
- * Hosts are killed at any moment of their lives: while their workers start, while they work. Their workers, of a stdio pool and
- * of a bus, ignore the end of their input and SIGTERM, and so do a child in the group of each and one that left it. All that
- * descends from a host has a mark in its environment; after one second no process has it.
+ * Kills hosts at any moment of their lives: while their workers start and while they work. The workers, in a stdio pool and
+ * on a bus, ignore the end of their input and SIGTERM. So do two child processes of each worker: one in its process group, one
+ * outside. All descendants of a host have a mark in their environment; after one second no process with the mark may be left.
  *
  *     bun test/prove/stdio/hosts.ts [test | ci | quick | long]
  */
@@ -11,7 +11,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { figures, finish, problem, say, sized } from "./report.ts";
 
-/** How long what a host leaves may live, in ms. */
+/** How long the descendants of a killed host may live, in ms. */
 const AFTER_MS = 1_000;
 /** Host, four launchers, four workers, two children of each. */
 const WHOLE = 17;

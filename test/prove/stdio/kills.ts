@@ -1,7 +1,7 @@
 /**
- * Workers of a stdio bus are killed under load. Half of the requests come from callers in the process of the bus, half from
- * clients of its socket, who would see a second answer. The workers keep a journal that the bus knows nothing of; in the end it
- * is held against what each caller was told.
+ * Kills workers of a stdio bus under load. Half of the requests come from callers in the process of the bus, half from
+ * clients of its socket, which would see a second response. The workers keep a journal outside the bus; in the end it is
+ * compared with the result of each caller.
  *
  *     bun test/prove/stdio/kills.ts [test | ci | quick | long]
  */
@@ -26,12 +26,12 @@ const forMs = sized(2_000, 9_000, 60_000, 1_800_000);
 const folder = mkdtempSync(join(tmpdir(), "slotbus-stdio-"));
 const journal = join(folder, "journal");
 
-/** What a caller was told of one request. */
+/** One request, and the result that its caller got. */
 interface Entry {
   readonly isIdempotent: boolean;
   readonly text: string;
   answers: number;
-  /** `null`: it was told that the worker has ended. */
+  /** Pid of the worker that responded. `null`: none yet, or the caller got the error that the worker has ended. */
   pid: number | null;
 }
 const book: Entry[] = [];
@@ -43,7 +43,7 @@ function enter(isIdempotent: boolean): number {
   return id;
 }
 
-/** A caller was told `answer`, of a request; `null`: its worker has ended. */
+/** Records the result that a caller got; `null`: the error that the worker has ended. */
 function settle(id: number, answer: { id: number; pid: number; text: string } | null): void {
   const entry = book[id]!;
   if (++entry.answers > 1) problem("doubled", `request ${id} was answered again`);

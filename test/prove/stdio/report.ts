@@ -1,8 +1,8 @@
-/** What the programs of the proof of the stdio bus have in common: their sizes, what was broken, and their last line. */
+/** Shared by the programs of the stdio proof: their sizes, broken promises, and the last line. */
 
 import { type Figure, type Figures, figuresLine, sizeAsked } from "../figures.ts";
 
-/** Numbers of this run: `test` is what `npm test` has time for, the others are sizes of a proof. */
+/** Numbers of this run: `test` fits into `npm test`, the others are sizes of a proof. */
 export function sized<T>(test: T, ci: T, quick: T, long: T): T {
   return process.argv[2] === "test" ? test : { ci, quick, long }[sizeAsked()];
 }

@@ -1,6 +1,6 @@
 /**
- * A worker that writes down what it begins and what it has answered before anybody else can know: `worker.ts JOURNAL`. A line is
- * `b REQUEST PID` or `e REQUEST PID`; one write of a short line to a file that is appended to is not torn by a kill.
+ * `worker.ts JOURNAL`: a worker that records each request before it starts it, and each response before it sends it. A line
+ * is `b REQUEST PID` or `e REQUEST PID`. A kill cannot split a line, because one `write` appends it.
  */
 
 import { openSync, writeSync } from "node:fs";

@@ -1,6 +1,6 @@
 /*
- * asker.c - a client with one worker at a time. What a caller is told is settled in the books. No
- * more than the order of the calls is that of its user: nothing is asked again, nobody is notified.
+ * asker.c - a client with one worker at a time. The books record each result that a caller gets.
+ * It makes the library's calls in the usual order, but it retries nothing and emits no events.
  */
 #include "steps.h"
 
@@ -194,7 +194,7 @@ void client_issue(void)
 
 /* ---- answers ------------------------------------------------------------------------------- */
 
-/* The caller's copy, checked by its request's own bytes. */
+/* Copies a response for its caller and checks its bytes. */
 void client_copy_out(const struct sb_event *event)
 {
 	uint32_t slot = event->slot;
@@ -236,7 +236,7 @@ int32_t client_flow(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t end, 
 	return sb_link_flow(asker.client, the_link(), slot, sent, taken, end, need);
 }
 
-/* Whoever waits for room goes on to wait while it reads. */
+/* Commits bytes. A request that waits for room keeps waiting while it reads. */
 static void move(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t end)
 {
 	uint64_t id = asker.pending[slot];
@@ -257,7 +257,7 @@ uint32_t client_piece(uint32_t slot)
 	return bytes;
 }
 
-/* Until the ring is full: then the worker takes some, and says so. */
+/* Sends until the ring is full; the worker then takes bytes and rings. */
 static void send_all(uint32_t slot)
 {
 	const struct tape *tape = &book_of(asker.pending[slot])->tape[0];
@@ -299,7 +299,7 @@ void client_finish(uint32_t slot)
 	read_all(slot);
 	tape_check_end(id, true);
 	if (look->ended != (streams(id, FAILS) ? SB_FLOW_ERROR : SB_FLOW_END))
-		fail(LOST, "a stream is over, and its end says %u", look->ended);
+		fail(LOST, "a stream has ended with %u", look->ended);
 	if (!streams(id, FAILS)) return;
 	MUST_BE(look->error_bytes, ERROR_HEAD);
 	tape_check_error(id, &link_of_worker()->map, slot, look->read_at);
@@ -349,7 +349,7 @@ void client_handle_all(int32_t found)
 	for (int32_t i = 0; i < found; i++) client_handle(i);
 }
 
-/* What a caller that gave up is told. */
+/* Settles a request that its caller gave up. */
 void client_after_withdrawal(uint32_t slot, int32_t result)
 {
 	board->given_up = true;
@@ -357,7 +357,7 @@ void client_after_withdrawal(uint32_t slot, int32_t result)
 	case SB_DONE: client_handle(SB_BATCH); break;
 	case SB_FREE: client_settle(slot, NEVER_RAN); break;
 	case SB_ABANDONED: client_settle(slot, MAY_HAVE_RUN); break;
-	default: fail(BROKEN, "slot %u of an honest worker: withdraw says %d", slot, result);
+	default: fail(BROKEN, "slot %u of an honest worker: withdraw returned %d", slot, result);
 	}
 }
 
@@ -376,7 +376,7 @@ static void cancel_reserved(void)
 	client_settle(slot, NEVER_RAN);
 }
 
-/* Not still any more: what was told of meanwhile is not told again. */
+/* Moves bytes again. Reads now, because no bell rings again for bytes that came meanwhile. */
 void client_go_on(void)
 {
 	asker.still = false;
@@ -384,7 +384,7 @@ void client_go_on(void)
 		if (is_in_flight(slot)) client_stream(slot);
 }
 
-/* Gives up what is in flight. Of a worker that has ended all that was told is there. */
+/* Gives up every request in flight. All bytes that a dead worker committed must be there. */
 void client_judge(bool ended)
 {
 	cancel_reserved();
@@ -463,8 +463,8 @@ void client_poll_all(void)
 	while ((found = sb_client_poll(asker.client, 0)) != 0) client_handle_all(found);
 }
 
-/* Asleep, nothing but a bell or a changed futex word makes it look at the region: a wake-up that is
- * lost leaves a request that never settles. */
+/* While it sleeps, only a bell or a changed futex word makes it check the region: after a lost
+ * wake-up, a request never settles. */
 void client_look(void)
 {
 	client_hear();

@@ -1,14 +1,9 @@
 /*
- * check.c - how a promise that is broken ends a run, and what a run may not leave behind.
+ * check.c - ends a run when a promise is broken, and checks that a run leaves nothing behind.
  */
 #include "trace.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <stdarg.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
 
 struct trace *trace;
 char folder[256];
@@ -36,25 +31,7 @@ void must_be(const char *file, int line, const char *what, int64_t actual, int64
 	     (long long)expected);
 }
 
-uint64_t mix(uint64_t x)
-{
-	x += 0x9e3779b97f4a7c15u;
-	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-	x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-	return x ^ x >> 31;
-}
-
 /* ---- resources ----------------------------------------------------------------------------- */
-
-static uint32_t entries_of(const char *path)
-{
-	uint32_t count = 0;
-	DIR *directory = opendir(path);
-	MUST(directory != NULL);
-	while (readdir(directory) != NULL) count++;
-	closedir(directory);
-	return count - 2; /* "." and ".." */
-}
 
 uint32_t folder_entries(void)
 {
@@ -63,14 +40,8 @@ uint32_t folder_entries(void)
 
 void count_resources(void)
 {
-	char text[16384];
-	ssize_t got = 0;
-	int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
-	trace->files = entries_of("/proc/self/fd") - 2; /* that directory, and fd */
-	trace->mappings = 0;
-	while ((got = read(fd, text, sizeof text)) > 0)
-		for (ssize_t i = 0; i < got; i++) trace->mappings += text[i] == '\n';
-	close(fd);
+	trace->files = open_files();
+	trace->mappings = all_mappings();
 }
 
 void check_leaks(void)

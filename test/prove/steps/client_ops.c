@@ -9,13 +9,13 @@
 
 /* ---- what a worker does meanwhile ---------------------------------------------------------- */
 
-/* Takes, runs, answers, parks; or goes on with its handshake. */
+/* The worker takes, runs, responds and parks, or continues its handshake. */
 static void works(void)
 {
 	worker_look();
 }
 
-/* Answers what it had, leaves in good order, and asks to be let in again. */
+/* The worker responds to its requests, says goodbye, and attaches again. */
 static void leaves(void)
 {
 	if (server.worker != NULL && server.attached) worker_answer();
@@ -35,20 +35,20 @@ const struct act worker_acts[3] = {
 
 /* ---- the parts of an arrangement ----------------------------------------------------------- */
 
-static void publish_one(void)
+void publish_one(void)
 {
 	open_and_attach();
 	by_client(client_issue);
 }
 
-static void publish_three(void)
+void publish_three(void)
 {
 	publish_one();
 	by_client(client_issue);
 	by_client(client_issue);
 }
 
-static void claimed_one(void)
+void claimed_one(void)
 {
 	publish_one();
 	by_worker(worker_take);
@@ -66,7 +66,7 @@ static void write_and_complete_first(void)
 	worker_note_answer(0, worker_complete(0));
 }
 
-/* The other answer comes while the first one is looked for. */
+/* The second response comes while the client searches for the first. */
 static void answered_one_of_two(void)
 {
 	publish_one();
@@ -198,12 +198,12 @@ static void before_publish_again(void)
 	by_client(client_reserve);
 }
 
-static void publish(void)
+void publish(void)
 {
 	asker.result = client_publish((uint32_t)asker.reserved);
 }
 
-static void after_publish(void)
+void after_publish(void)
 {
 	MUST(asker.result == 0 || asker.result == 1);
 	asker.reserved = -1;
@@ -225,7 +225,7 @@ static void after_cancel(void)
 
 /* ---- withdraw, poll, release --------------------------------------------------------------- */
 
-static void withdraw(void)
+void withdraw(void)
 {
 	asker.result = sb_slot_withdraw(asker.client, the_link(), 0);
 }
@@ -259,7 +259,7 @@ static void before_release(void)
 	by_client(copied_out);
 }
 
-static void release(void)
+void release(void)
 {
 	asker.result = sb_slot_release(asker.client, the_link(), 0);
 }
@@ -295,7 +295,7 @@ static void lose_hint(void)
 	MUST(exchange_seq(&client_region()->ready.bits[0], 0) == 1);
 }
 
-/* The worker parks, and nothing but the tick can make it look again. */
+/* The worker parks, and only the tick can make it check again. */
 static void hint_lost(void)
 {
 	publish_one();
@@ -303,7 +303,7 @@ static void hint_lost(void)
 	by_worker(worker_look);
 }
 
-static void tick(void)
+void tick(void)
 {
 	asker.result = sb_client_tick(asker.client);
 }
@@ -505,7 +505,7 @@ static void take_name_again(void)
 	asker.lock = asker.result;
 }
 
-/* The name has one holder, and who has given way gets it afterwards. */
+/* The name has one holder; the client that failed to take it gets it afterwards. */
 static void conclude_lock(void)
 {
 	bool child_has_it = board->idle, rival_has_it = asker.lock >= 0;
@@ -541,7 +541,7 @@ static void after_unlock(void)
 	board->idle = false;
 }
 
-/* Whoever got the name while its old owner was leaving still has its files. */
+/* A client that took the name while its old owner was leaving still has its files. */
 static void conclude_unlock(void)
 {
 	if (asker.lock < 0) {

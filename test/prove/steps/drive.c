@@ -1,18 +1,10 @@
 /*
- * drive.c - one run per operation, fault and step: up to there, the fault, the rest; and the
+ * drive.c - one run per operation, fault and step (up to the step, the fault, the rest), and the
  * report.
  */
 #include "trace.h"
 
-#include "private.h"
-
-#include <sched.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 enum { SECONDS_PER_RUN = 20, NO_FAULT = 15 };
 
@@ -85,7 +77,7 @@ static uint32_t record(void)
 	return steps;
 }
 
-/* The steps of one fault that are this process's part. The first failure ends it. */
+/* Runs the steps of one fault that belong to this process. Stops at the first failure. */
 static void each_step(uint32_t steps, int32_t only)
 {
 	static uint32_t every, first;
@@ -110,7 +102,10 @@ static void each_step(uint32_t steps, int32_t only)
 void drive_one(const struct drive *one)
 {
 	drive = one;
-	if (chosen[0] != NULL && strcmp(chosen[0], drive->name) != 0) return;
+	if (chosen[0] != NULL && strcmp(chosen[0], drive->name) != 0) {
+		printf("skipped|%s\n", drive->name);
+		return;
+	}
 	bool any = chosen[0] == NULL || chosen[1] == NULL;
 	int32_t only = !any && chosen[2] != NULL ? atoi(chosen[2]) : -1;
 	uint64_t start = os_now_ns(), kills_before = kills, pauses_before = pauses;
@@ -132,31 +127,23 @@ void drive_one(const struct drive *one)
 static void too_long(int signal)
 {
 	(void)signal;
-	print_failure("it hangs");
+	print_failure("the run hangs");
 	child_forget();
 	_exit(1);
 }
 
-/* Two processes on one processor: a step is then a switch and no wake-up of another one. */
+/* Runner and child share a processor: a step is then a switch, without waking another processor. */
 static void pin(void)
 {
-	cpu_set_t allowed, one;
+	cpu_set_t allowed;
 	MUST(sched_getaffinity(0, sizeof allowed, &allowed) == 0);
-	uint32_t nth = part % (uint32_t)CPU_COUNT(&allowed);
-	for (uint32_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (!CPU_ISSET(cpu, &allowed) || nth-- != 0) continue;
-		CPU_ZERO(&one);
-		CPU_SET(cpu, &one);
-		MUST(sched_setaffinity(0, sizeof one, &one) == 0);
-	}
+	MUST(sit_on(part % (uint32_t)CPU_COUNT(&allowed), &allowed));
 }
 
 bool drive_begin(int argc, char **argv, size_t shared_bytes)
 {
 	if (argc < 6 || strlen(argv[1]) >= sizeof folder) return false;
-	int flags = MAP_SHARED | MAP_ANONYMOUS;
-	trace = mmap(NULL, shared_bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
-	if (trace == MAP_FAILED) return false;
+	trace = shared_pages(shared_bytes);
 	strcpy(folder, argv[1]);
 	trace->seed = strtoull(argv[2], NULL, 10);
 	part = (uint32_t)atoi(argv[3]);

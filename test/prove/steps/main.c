@@ -67,14 +67,14 @@ void settle(void)
 
 /* ---- after a fault ------------------------------------------------------------------------- */
 
-/* Another request is served, every slot is free, all is closed, nothing is left. */
+/* After each run: another request is served, every slot is free, and nothing stays open. */
 static void conclude(void)
 {
 	settle();
 	by_client(client_issue);
 	settle();
 	if (book_of(board->next - 1)->outcome != ANSWERED)
-		fail(LOST, "what is asked afterwards is not answered");
+		fail(LOST, "a request after the run gets no response");
 	by_client(client_audit);
 	by_worker(worker_leave);
 	by_client(client_look);
@@ -88,34 +88,34 @@ static void conclude(void)
 	book_audit();
 }
 
-/* The survivor is the client: it hears of the death, judges, and lets the next worker in. */
+/* The survivor is the client: it notices the death, judges the slots, admits a new worker. */
 static void worker_died(void)
 {
 	worker_is_child = false;
 	client_go_on();
 	bool known = asker.fd >= 0;
 	int pidfd = known ? dup((int)asker.peer[2]) : -1;
-	if (asker.client != NULL && at_step % 2 == 0) client_poll_all(); /* before it hears */
+	if (asker.client != NULL && at_step % 2 == 0) client_poll_all(); /* before it notices */
 	client_look();
-	if (known && asker.fd >= 0) fail(BROKEN, "the client did not hear that its worker died");
-	if (known && sb_peer_ended(pidfd) != 1) fail(BROKEN, "its pidfd says that it lives");
+	if (known && asker.fd >= 0) fail(BROKEN, "the client did not notice that its worker died");
+	if (known && sb_peer_ended(pidfd) != 1) fail(BROKEN, "its pidfd reports that it lives");
 	sb_fd_close(pidfd);
 	attach();
 	conclude();
 }
 
-/* The survivor is the worker: it hears of the end, and attaches to whoever takes the name. What
- * was asked died with its caller. */
+/* The survivor is the worker: it notices the end, and attaches to the next client that takes the
+ * name. The requests died with their caller. */
 static void client_died(void)
 {
 	client_is_child = false;
 	book_orphan_all();
 	if (server.worker != NULL && server.attached) {
-		worker_take(); /* before it hears */
+		worker_take(); /* before it notices */
 		server.still = false;
 		worker_check_committed();
 		if (at_step % 2 == 0) worker_answer();
-		if (worker_hears()) fail(BROKEN, "the worker did not hear that its client died");
+		if (worker_hears()) fail(BROKEN, "the worker did not notice that its client died");
 		worker_end();
 	}
 	if (server.worker != NULL) worker_join();
@@ -188,7 +188,7 @@ static void disturbed(uint32_t number)
 	else worker_died();
 }
 
-/* After a failure: what it left open is closed, and the folder emptied. */
+/* After a failure: closes everything that is open, and empties the folder. */
 static void clear(void)
 {
 	child_forget();

@@ -55,7 +55,7 @@ void worker_leave(void)
 	worker_close();
 }
 
-/* The client has gone: the handlers that still run hear of it. */
+/* The client is gone: aborts the handlers that still run. */
 void worker_end(void)
 {
 	if (server.worker == NULL) return;
@@ -76,7 +76,7 @@ void worker_end_zombie(void)
 	}
 	worker_take();
 	worker_answer();
-	if (worker_hears()) fail(BROKEN, "an evicted worker does not hear of it");
+	if (worker_hears()) fail(BROKEN, "an evicted worker is not notified");
 	MUST_BE(sb_worker_wait(server.worker, 1), -SB_ECLOSED);
 	worker_end();
 }
@@ -292,7 +292,7 @@ void worker_stream(uint32_t slot)
 	if (send_all(slot)) worker_note_answer(slot, worker_finish(slot, worker_write_error(slot)));
 }
 
-/* What a client that is dead had told of is there. */
+/* All bytes that a dead client committed must be there. */
 void worker_check_committed(void)
 {
 	for (uint32_t slot = 0; slot < SLOTS; slot++) {
@@ -327,7 +327,7 @@ static void wake_up(void)
 	server.asleep = server.on_futex = false;
 }
 
-/* Asleep, nothing but a bell or a changed futex word makes it look at the region. */
+/* While it sleeps, only a bell or a changed futex word makes it check the region. */
 void worker_look(void)
 {
 	if (server.worker == NULL) {

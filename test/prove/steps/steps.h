@@ -2,13 +2,13 @@
  * steps.h - faults after every instruction. A child process is one side of a bus and runs one
  * operation of libslotbus instruction by instruction (ptrace); after each of them, in a fresh
  * child each time, it is killed, or left stopped while the other side goes on. Then the survivor
- * does what the users of the library do, and the books that this program keeps say what is so.
+ * makes the calls that users of the library make, and this program's books record what must hold.
  *
  *     steps FOLDER SEED PART PARTS STRIDE [operation [fault [step]]]
  *
- * book.c        the books: what was asked, run, settled; and what fails
- * tape.c        the books of streams: every byte, before and after it is told
- * asker.c       a client: what a caller is told goes into the books
+ * requests.c    the books of requests: asked, run, settled; and what fails
+ * tape.c        the books of streams: every byte, before and after its commit
+ * asker.c       a client, which records each caller's result in the books
  * server.c      a worker, and its handlers
  * client_ops.c  the operations of a client, and what a worker does while the client is stopped
  * worker_ops.c  the operations of a worker, and what a client does while the worker is stopped
@@ -18,24 +18,20 @@
 #ifndef SLOTBUS_STEPS_H
 #define SLOTBUS_STEPS_H
 
-#include "private.h"
 #include "trace.h"
-
-#include <string.h>
-#include <sys/types.h>
 
 enum {
 	SLOTS = 4,
 	BOOK = 64,        /* requests of one run at most */
 	ROUNDS = 30,      /* turns of both sides in which everything must have settled */
 	SMALL = 65536,    /* payload limit */
-	LARGE = 33554432, /* payload limit where memory is to be given back */
-	RING = 4096,      /* payload limit, and size of the rings, where one is to be full */
+	LARGE = 33554432, /* payload limit where memory must be freed */
+	RING = 4096,      /* payload limit and size of the rings, where a ring must be full */
 	PIECE = 40,       /* bytes that are sent at once */
 	ERROR_HEAD = 24,  /* bytes after a stream that fails */
 };
 
-/* ---- the books (book.c): in memory of this program, shared with the child ------------------ */
+/* ---- the books (requests.c): in memory of this program, shared with the child -------------- */
 
 enum outcome { UNSETTLED, ANSWERED, NEVER_RAN, MAY_HAVE_RUN };
 
@@ -45,10 +41,10 @@ enum { UP = 1, DOWN = 2, FAILS = 4 };
 /* One direction of a streamed request. */
 struct tape {
 	uint32_t length;
-	uint32_t announced; /* bytes that a call was or is about to tell of */
+	uint32_t announced; /* bytes that a call has committed or is about to commit */
 	uint32_t committed; /* of calls that have returned */
 	uint32_t read;
-	bool ended;         /* its end was or is about to be told */
+	bool ended;         /* a call has sent its end or is about to send it */
 };
 
 struct entry {
@@ -56,7 +52,7 @@ struct entry {
 	struct tape tape[2]; /* of the request, of the response */
 	uint32_t executed, settled;
 	enum outcome outcome;
-	uint32_t answered, stale; /* what sb_slot_complete said to its answer */
+	uint32_t answered, stale; /* results of sb_slot_complete for its response */
 	bool orphan;              /* its client is dead, and its caller with it */
 };
 
@@ -87,21 +83,20 @@ void body_fill(uint8_t *to, uint64_t id, bool response);
 bool body_is_right(const uint8_t *arena, uint64_t stride, uint32_t head_bytes, uint32_t offset,
                    uint32_t bytes, uint64_t id, bool response);
 uint64_t key_of(uint64_t id, bool response);
-uint8_t *arena_of(const struct geometry *map, uint32_t slot, bool response);
 
 /* ---- the books of streams (tape.c) --------------------------------------------------------- */
 
-/* Writes what comes next of a tape, or the error head behind it, into a ring. */
+/* Writes the next bytes of a tape, or the error head after them, into a ring. */
 void tape_fill(uint64_t id, bool response, const struct geometry *map, uint32_t slot, uint32_t at,
                uint32_t bytes);
 uint32_t tape_piece(uint64_t id, bool response); /* bytes that are sent next */
-/* These bytes are what comes next of a tape, and were told; they count as read. */
+/* Checks that these bytes come next on a tape and were announced; they count as read. */
 void tape_check(uint64_t id, bool response, const uint8_t *bytes, uint32_t count);
 void tape_check_error(uint64_t id, const struct geometry *map, uint32_t slot, uint32_t at);
 void tape_announce(uint64_t id, bool response, uint32_t sent, bool ends);
 void tape_commit(uint64_t id, bool response);
 void tape_check_end(uint64_t id, bool response);
-/* Whatever call has returned, its bytes are there. */
+/* The bytes of every call that has returned must be there. */
 void tape_check_committed(uint64_t id, bool response);
 
 /* ---- a client (asker.c) -------------------------------------------------------------------- */
@@ -113,16 +108,16 @@ struct asker {
 	int32_t link;     /* or -1 */
 	uint32_t peer[4]; /* of sb_peer_identify */
 	bool joined, confirmed, started;
-	bool holds;       /* offers and starts only when it is told to */
+	bool holds;       /* offers and starts only on order */
 	uint64_t pending[SLOTS]; /* ids, 0: none */
 	uint32_t wanted;  /* requests that wait for a worker */
 	int32_t reserved; /* a slot that is WRITING, or -1 */
 	bool asleep;      /* parked: only news wake it */
 	bool on_futex;    /* parked as sb_slot_wait does: also a change of the futex word */
 	uint32_t ticket;
-	uint32_t bells;   /* heard since it last looked */
+	uint32_t bells;   /* received since its last check */
 	int32_t result;   /* of the operation */
-	bool claimed[SLOTS]; /* the worker has it, said an event */
+	bool claimed[SLOTS]; /* an event reported that the worker has it */
 	bool begun[SLOTS]; /* the response streams, and its head is here */
 	uint32_t need[SLOTS]; /* room that is waited for */
 	bool still;        /* bytes are neither sent nor read */
@@ -157,12 +152,12 @@ void client_tell_idle(void);
 int32_t client_publish(uint32_t slot);
 struct sb_region *client_region(void); /* or NULL */
 uint32_t the_link(void);
-void client_poll_all(void); /* and handles what it finds */
+void client_poll_all(void); /* and handles the events */
 uint32_t client_piece(uint32_t slot); /* writes the next one; its length, or 0 */
 int32_t client_flow(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t end, uint32_t need);
 uint32_t client_read_piece(uint32_t slot);
 void client_go_on(void);
-void client_stream(uint32_t slot); /* sends what there is room for, reads what is there */
+void client_stream(uint32_t slot); /* sends while there is room, reads all bytes */
 void client_finish(uint32_t slot); /* checks a response that streamed and is over */
 void client_settle(uint32_t slot, enum outcome outcome);
 
@@ -193,21 +188,21 @@ struct server {
 extern struct server server;
 
 void worker_open(void);
-void worker_look(void);  /* one turn: hear, take, run, answer, park; connects when it is nobody's */
-void worker_join(void);  /* goes on with the handshake */
-void worker_take(void);  /* everything there is: runs it, without an answer */
-void worker_answer(void); /* everything that runs */
+void worker_look(void);  /* one turn: events, take, run, respond, park; connects if needed */
+void worker_join(void);  /* continues the handshake */
+void worker_take(void);  /* takes and runs all requests, without responding */
+void worker_answer(void); /* responds to all requests that run */
 void worker_run(const struct sb_request *request);
 void worker_write(uint32_t slot);
 int32_t worker_complete(uint32_t slot);
 void worker_note_answer(uint32_t slot, int32_t result);
 void worker_park(void);
 void worker_park_on_futex(void);
-void worker_leave(void); /* in good order */
+void worker_leave(void); /* with a goodbye */
 void worker_close(void);
 void worker_end(void);   /* its client has gone */
-void worker_end_zombie(void); /* evicted while it was stopped, it goes on to its end */
-bool worker_hears(void); /* false: the client is gone; else asleep says whether it was woken */
+void worker_end_zombie(void); /* it was evicted while stopped, and continues until it closes */
+bool worker_hears(void); /* false: the client is gone; sets asleep to false if it was woken */
 struct sb_region *worker_region(void); /* or NULL */
 uint32_t worker_piece(uint32_t slot);
 int32_t worker_flow(uint32_t slot, uint32_t sent, uint32_t taken, uint32_t need);
@@ -216,9 +211,9 @@ void worker_read(uint32_t slot);
 void worker_write_head(uint32_t slot);
 int32_t worker_begin(uint32_t slot);
 void worker_note_begun(uint32_t slot, int32_t result);
-uint32_t worker_write_error(uint32_t slot); /* its length, or 0: the stream ends well */
+uint32_t worker_write_error(uint32_t slot); /* its length, or 0: the stream ends without an error */
 int32_t worker_finish(uint32_t slot, uint32_t error_bytes);
-void worker_stream(uint32_t slot); /* goes on as far as it can */
+void worker_stream(uint32_t slot); /* as far as possible */
 void worker_check_committed(void);
 
 /* ---- scenarios ----------------------------------------------------------------------------- */
@@ -235,6 +230,18 @@ struct act {
 	const char *name;
 	void (*act)(void);
 };
+
+/* Arrangements and operations of more than one table (client_ops.c, worker_ops.c). */
+void publish_one(void);
+void publish_three(void);
+void claimed_one(void);
+void publish(void);
+void after_publish(void);
+void tick(void);
+void withdraw(void);
+void release(void);
+void serve(void);
+void nothing(void);
 
 struct scenario {
 	const char *name;

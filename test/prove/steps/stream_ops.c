@@ -1,16 +1,10 @@
 /*
  * stream_ops.c - the operations on streams, of both sides. A side that is `still` neither sends nor
- * reads nor ends: so an operation finds what it is about.
+ * reads nor ends, so that work is left for the tested operation.
  */
 #include "steps.h"
 
 /* ---- the parts of an arrangement ----------------------------------------------------------- */
-
-static void publish_one(void)
-{
-	open_and_attach();
-	by_client(client_issue);
-}
 
 static void client_is_still(void)
 {
@@ -22,7 +16,7 @@ static void worker_is_still(void)
 	server.still = true;
 }
 
-/* READY, and the request's body is to come. */
+/* READY; the request's body has not been sent yet. */
 static void uploading(void)
 {
 	board->streams = UP;
@@ -101,17 +95,6 @@ static void before_publish(void)
 	board->streams = UP;
 	open_and_attach();
 	by_client(client_reserve);
-}
-
-static void publish(void)
-{
-	asker.result = client_publish((uint32_t)asker.reserved);
-}
-
-static void after_publish(void)
-{
-	MUST(asker.result == 0 || asker.result == 1);
-	asker.reserved = -1;
 }
 
 static void prepare_piece(void)
@@ -275,7 +258,7 @@ static void lose_hint(void)
 	MUST(exchange_seq(&client_region()->done.bits[0], 0) == 1);
 }
 
-/* The worker waits for room, and nothing but the tick tells the client of its bytes. */
+/* The worker waits for room, and only the tick makes the client notice its bytes. */
 static void hint_lost(void)
 {
 	full_ring(DOWN);
@@ -283,16 +266,6 @@ static void hint_lost(void)
 	by_worker(goes_on);
 	by_worker(worker_look);
 	by_client(lose_hint);
-}
-
-static void tick(void)
-{
-	asker.result = sb_client_tick(asker.client);
-}
-
-static void withdraw(void)
-{
-	asker.result = sb_slot_withdraw(asker.client, the_link(), 0);
 }
 
 static void after_withdraw(void)
@@ -316,11 +289,6 @@ static void before_release(void)
 	by_client(read_to_end);
 }
 
-static void release(void)
-{
-	asker.result = sb_slot_release(asker.client, the_link(), 0);
-}
-
 static void after_release(void)
 {
 	MUST_BE(asker.result, 0);
@@ -342,7 +310,7 @@ static void after_take(void)
 	MUST_BE(server.result, 0);
 	goes_on();
 	for (uint32_t i = 0; i < server.taken; i++) worker_run(&server.took[i]);
-	worker_answer(); /* and what was told of before */
+	worker_answer(); /* also the requests taken before */
 }
 
 static void send_two(void)
@@ -609,16 +577,6 @@ static void before_serve(void)
 	board->stream_bytes = 1;
 	board->streams = DOWN;
 	publish_one();
-}
-
-static void serve(void)
-{
-	worker_take();
-	worker_answer();
-}
-
-static void nothing(void)
-{
 }
 
 /* ---- the tables ---------------------------------------------------------------------------- */

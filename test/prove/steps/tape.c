@@ -1,6 +1,6 @@
 /*
- * tape.c - the books of streams. A sender writes here what it is about to tell before it does, and
- * that it has told it after; a reader's bytes are compared with what was announced.
+ * tape.c - the books of streams. A sender records its bytes here before and after it commits them;
+ * a reader's bytes are compared with the announced bytes.
  */
 #include "steps.h"
 

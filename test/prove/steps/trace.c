@@ -1,5 +1,5 @@
 /*
- * trace.c - a child that does what it is told, one call at a time, and can be stopped after any
+ * trace.c - a child that runs one call at a time on order, and can be stopped after any
  * instruction of a call (x86-64: int3 marks, the trap flag, one breakpoint).
  *
  * A run to step k of n instructions would take k traps, and all of them n * n / 2. The path is
@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #if !defined(__x86_64__)
-#error "the breakpoints and marks of trace.c are those of x86-64"
+#error "the breakpoints and marks of trace.c need x86-64"
 #endif
 
 enum { PATH_MAX_STEPS = 1 << 20, WORTH_A_BREAKPOINT = 8 };
@@ -26,7 +26,7 @@ enum { PATH_MAX_STEPS = 1 << 20, WORTH_A_BREAKPOINT = 8 };
 uint64_t stepped_instructions, strays;
 
 static pid_t child;
-static uint64_t path[PATH_MAX_STEPS];   /* instruction pointer after so many steps */
+static uint64_t path[PATH_MAX_STEPS];   /* instruction pointer after each step */
 static uint32_t address[PATH_MAX_STEPS]; /* the same as small numbers */
 static uint32_t anchor[PATH_MAX_STEPS]; /* last step up to this one at an address not met before */
 static uint32_t path_steps;
@@ -199,8 +199,8 @@ static bool run_to(uint64_t wanted, uint32_t arrivals)
 	return true;
 }
 
-/* The step from which the rest of the way is cheapest: an arrival costs about six single steps.
- * Both counted from a step that the child stands at. */
+/* Finds the step from which the rest of the way is cheapest: an arrival costs about six single
+ * steps. Both are counted from the child's current step. */
 static uint32_t nearest(uint32_t from, uint32_t wanted, uint32_t *arrivals)
 {
 	static uint32_t seen[PATH_MAX_STEPS];

@@ -1,7 +1,7 @@
 /*
- * trace.h - what every program of single steps is made of: a child process that runs one operation
- * of libslotbus instruction by instruction, one run for each fault and step, and what fails when a
- * promise is broken. steps.h and ../fleet/steps/fleet_steps.h say what the runs are about.
+ * trace.h - shared by the single-stepping programs: a child process that runs one operation of
+ * libslotbus instruction by instruction, one run for each fault and step, and the failure of a run
+ * when a promise is broken. steps.h and ../fleet-steps/fleet_steps.h define the runs.
  *
  * trace.c  the child and its instructions
  * drive.c  which runs there are, and the report, lines "word|value|..." for stepping.ts
@@ -10,20 +10,18 @@
 #ifndef SLOTBUS_TRACE_H
 #define SLOTBUS_TRACE_H
 
+#include "../../native/ground.h"
+
 #include <setjmp.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <sys/types.h>
 
 enum promise { KEPT, LOST, DOUBLED, MISDELIVERED, LEAKED, BROKEN, PROMISES };
 
 /* In memory that this program shares with the child. */
 struct trace {
-	void (*call)(void); /* what the child is to do */
+	void (*call)(void); /* what the child must run */
 	bool stepped;       /* between two marks, so that it can be stepped */
 	uint64_t seed;
-	uint32_t files, mappings; /* of whoever counted them last */
+	uint32_t files, mappings; /* the last count, by either process */
 	enum promise broken;
 	char problem[240];
 };
@@ -54,29 +52,29 @@ void child_forget(void);           /* after a failure */
 /* One operation. Fault 0 is a kill; the others are what happens while the child is paused. */
 struct drive {
 	const char *name, *side;
-	uint32_t number; /* of its own: seeds follow from it */
+	uint32_t number; /* unique: seeds follow from it */
 	uint32_t faults;
 	const char *(*fault_name)(uint32_t fault);
 	bool sampled;    /* text and system calls mostly, or sleep: STRIDE; others a 16th of it */
 	void (*begin)(void);               /* up to the first instruction */
 	void (*undisturbed)(void);         /* the rest of a run without a fault */
 	void (*disturbed)(uint32_t fault); /* the fault, and the rest of the run */
-	void (*clear)(void);               /* after a failure: closes what is open */
+	void (*clear)(void);               /* after a failure: closes everything that is open */
 	uint64_t (*requests)(void);        /* of this run */
 };
 
-/* The run of this moment, for whoever must say where it broke; step UINT32_MAX: left alone. */
+/* The current run, for failure reports. Step UINT32_MAX: a run without a fault. */
 extern uint32_t fault_number, at_step;
 extern uint64_t kills, pauses;
 
-/* FOLDER SEED PART PARTS STRIDE [operation [fault [step]]]; false: they are none. The memory
- * begins with a struct trace. */
+/* Reads FOLDER SEED PART PARTS STRIDE [operation [fault [step]]]. Returns false if they are
+ * invalid. The shared memory begins with a struct trace. */
 bool drive_begin(int argc, char **argv, size_t shared_bytes);
 void drive_one(const struct drive *drive);
 void drive_state(const char *state, const char *column, uint32_t count);
 int drive_end(void); /* the exit code */
 bool drive_takes_turn(void); /* true in one of the processes that share the operation */
-/* A number of this run alone, the same when it is replayed. */
+/* A number that is unique to this run, and the same in a replay. */
 uint64_t run_number(void);
 
 /* ---- what fails (check.c) ------------------------------------------------------------------ */
@@ -92,7 +90,6 @@ _Noreturn void fail(enum promise broken, const char *format, ...)
 #define MUST_BE(actual, expected) must_be(__FILE__, __LINE__, #actual, (actual), (expected))
 void must_be(const char *file, int line, const char *what, int64_t actual, int64_t expected);
 
-uint64_t mix(uint64_t x);
 void count_resources(void);
 void check_leaks(void);
 uint32_t folder_entries(void);

@@ -22,7 +22,7 @@ static void gives_up(void)
 	client_look();
 }
 
-/* The worker counts as dead: a new one, on a new region, gets what it had not begun. */
+/* The worker counts as dead: a new worker, on a new region, gets the requests not yet begun. */
 static void evicts(void)
 {
 	client_hear();
@@ -39,25 +39,6 @@ const struct act client_acts[3] = {
 };
 
 /* ---- the parts of an arrangement ----------------------------------------------------------- */
-
-static void publish_one(void)
-{
-	open_and_attach();
-	by_client(client_issue);
-}
-
-static void publish_three(void)
-{
-	publish_one();
-	by_client(client_issue);
-	by_client(client_issue);
-}
-
-static void claimed_one(void)
-{
-	publish_one();
-	by_worker(worker_take);
-}
 
 static void withdrawn_one(void)
 {
@@ -127,15 +108,15 @@ static void after_take_nothing(void)
 	if (!board->given_up || board->next == board->first + 1) MUST_BE(server.taken, 0);
 }
 
-/* From the claim to the answer with the handler in between: whoever is told that a request never
- * ran is checked against every instruction of it. */
-static void serve(void)
+/* From the claim to the response, including the handler: after each instruction, a result "never
+ * ran" is checked against the handler's record. */
+void serve(void)
 {
 	worker_take();
 	worker_answer();
 }
 
-static void nothing(void)
+void nothing(void)
 {
 }
 
@@ -273,7 +254,7 @@ static void after_wait(void)
 	server.asleep = false;
 }
 
-/* A bell that nobody has heard: what it told of was found without it. */
+/* A bell is unread: its request was found without it. */
 static void bell_waits(void)
 {
 	open_and_attach();

@@ -1,5 +1,6 @@
 /*
- * client.c - a client from the directory to the unlinked name, with one worker and five requests.
+ * client.c - a client from opening its directory to unlinking its name, with one worker and five
+ * requests.
  */
 #include "life.h"
 
@@ -35,16 +36,16 @@ static void client_end(void)
 			LIBRARY_VOID(sb_slot_withdraw(my.client, index, slot));
 		LIBRARY_VOID(sb_link_drop(my.client, index, 1));
 	}
-	let_go(my.fd);
+	close_fd(my.fd);
 	LIBRARY_VOID(sb_fd_close((int32_t)my.peer[2]));
 	LIBRARY_VOID(sb_fd_close((int32_t)my.peer[3]));
 	if (my.client != NULL) LIBRARY_VOID(sb_client_close(my.client));
-	let_go(my.listener);
+	close_fd(my.listener);
 	if (my.lock >= 0) LIBRARY_VOID(sb_name_unlock(my.dir, NAME, my.lock));
 	LIBRARY_VOID(sb_fd_close(my.dir));
 }
 
-/* ---- the control socket, read as Bun would -------------------------------------------------- */
+/* ---- the control socket, read as in Bun ----------------------------------------------------- */
 
 static void listen_here(void)
 {
@@ -53,10 +54,10 @@ static void listen_here(void)
 	my.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (bind(my.listener, (struct sockaddr *)&address, sizeof address) != 0 ||
 	    listen(my.listener, 8) != 0)
-		broken("the name cannot be listened on");
+		broken("cannot listen on the name");
 }
 
-/* Takes what there is; the end of the connection ends this life too. */
+/* Reads what has arrived; the end of the connection ends this life. */
 static void receive(void)
 {
 	struct iovec part = { my.inbox + my.inbox_bytes, sizeof my.inbox - my.inbox_bytes };
@@ -82,7 +83,7 @@ static void hear(int milliseconds)
 	if (bells > 0) TRY(sb_link_bell(my.client, (uint32_t)my.link, bells), E(SB_EPROTO));
 }
 
-/* The next message but bells, its body into body: its type; -1 when none comes in time. */
+/* Reads the next message that is not a bell: returns its type, or -1 if none comes in time. */
 static int message(uint8_t *body)
 {
 	for (;;) {
@@ -97,7 +98,7 @@ static int message(uint8_t *body)
 	return type;
 }
 
-/* A worker that keeps quiet is let go, as by the listener of src/wires/memory. */
+/* Gives up a silent worker, as the listener of src/wires/memory does. */
 static void expect_message(enum sb_message type, uint8_t *body)
 {
 	int came = message(body);
@@ -122,7 +123,7 @@ static uint32_t ask(char kind, uint32_t body_bytes)
 	return slot;
 }
 
-/* As the driver does: park, sleep, poll, and the tick. */
+/* Waits as the driver does: park, sleep, poll, tick. */
 static void await_event(uint32_t slot, enum sb_event_kind kind)
 {
 	const struct sb_event *events = sb_client_events(my.client);
@@ -157,7 +158,7 @@ static void ask_blocking(void)
 	accept_answer(slot);
 }
 
-/* The handler runs; the caller gives up; the slot comes back when the handler has ended. */
+/* The caller gives up while the handler runs; the slot comes back when the handler has ended. */
 static void give_up(void)
 {
 	uint32_t index = (uint32_t)my.link, slot = ask('h', 1);
@@ -167,15 +168,15 @@ static void give_up(void)
 		hear(20);
 		LIBRARY_VOID(sb_client_tick(my.client));
 	}
-	LIBRARY_VOID(sb_client_poll(my.client, 100000)); /* in vain: it yields */
-	int32_t moved = 0; /* as soon as the worker seems to be on this processor */
+	LIBRARY_VOID(sb_client_poll(my.client, 100000)); /* finds nothing, so it yields */
+	int32_t moved = 0; /* moves once the worker seems to be on this processor */
 	for (int try = 0; try < 100 && moved == 0; try++) {
 		store_relaxed(&region()->worker.cpu, os_cpu());
 		moved = LIBRARY(sb_client_spread(my.client));
 	}
 	if (TRY(sb_slot_withdraw(my.client, index, slot), 0) != SB_ABANDONED) broken("not abandoned");
 	struct sb_cancel body = { slot, LIBRARY(sb_slot_token(my.client, index, slot)) };
-	int32_t sent = -SB_EAGAIN; /* what does not fit now is sent again */
+	int32_t sent = -SB_EAGAIN; /* the socket may be full */
 	for (int try = 0; try < 100 && sent == -SB_EAGAIN; try++) {
 		sent = LIBRARY(sb_control_send(my.fd, SB_MSG_CANCEL, &body, sizeof body));
 		if (sent == -SB_EAGAIN) hear(5);
@@ -190,9 +191,9 @@ static void observe(void)
 {
 	int ends[2];
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) broken("no socket pair");
-	(void)LIBRARY(sb_client_observe(my.client, ends[0])); /* an observer is lost, nothing else */
-	let_go(ends[0]);
-	let_go(ends[1]);
+	(void)LIBRARY(sb_client_observe(my.client, ends[0])); /* a failure only loses the observer */
+	close_fd(ends[0]);
+	close_fd(ends[1]);
 }
 
 static void admit_worker(void)
@@ -220,7 +221,7 @@ static void serve_worker(void)
 	uint8_t body[SB_MESSAGE_MAX];
 	ask_blocking();
 	ask_blocking();
-	uint32_t slot = ask('e', PAYLOAD); /* no page of it is touched but the first */
+	uint32_t slot = ask('e', PAYLOAD); /* only its first page is touched */
 	await_event(slot, SB_EV_DONE);
 	accept_answer(slot);
 	if (LIBRARY(sb_link_trim(my.client, index)) != 1) broken("nothing was trimmed");
@@ -234,7 +235,7 @@ static void serve_worker(void)
 	void *start = region();
 	uint64_t bytes = my.client->header.region_bytes;
 	LIBRARY_VOID(sb_link_stop(my.client, index));
-	LIBRARY_VOID(sb_link_drop(my.client, index, 0)); /* as if a view of it were held */
+	LIBRARY_VOID(sb_link_drop(my.client, index, 0)); /* as if a view of the region were held */
 	my.link = -1;
 	munmap(start, bytes);
 }

@@ -1,6 +1,6 @@
 /*
- * fleet.c - two members of a fleet in one process, from the file that is made to the one that the
- * last removes: named, and in memory.
+ * fleet.c - two members of a fleet in one process, from the creation of its file to the last member
+ * that removes it; then a fleet in memory.
  */
 #include "life.h"
 
@@ -16,7 +16,7 @@
 
 enum {
 	PLACES = 16, QUIET = 10000, READERS = 8, KIND = 4, LABEL = 5, OWNER = 3,
-	/* What a member of the last place leaves that dies with a lock; nobody has that place here. */
+	/* Lock word of a dead member with the last index, which no member has here. */
 	DEAD_LOCK = 1 << SB_LOCK_LIFE_SHIFT | PLACES,
 };
 
@@ -29,7 +29,7 @@ static struct {
 	struct sb_fleet *first, *second, *observer;
 	struct sb_cursor *cursor;
 	char file[200];
-	uint64_t orphan; /* inode of the file that a dead member has left */
+	uint64_t orphan; /* inode of the file that a dead member left */
 	struct sb_fleet_want want;
 } my = {
 	.dir = -1, .memory = -1, .pidfd = -1,
@@ -63,8 +63,8 @@ static void fleet_end(void)
 	LIBRARY_VOID(sb_fd_close(my.memory));
 	LIBRARY_VOID(sb_fd_close(my.dir));
 	if (my.orphan == 0) return;
-	/* The join that was to put another one in its place has failed. */
-	if (inode_of_file() != my.orphan) broken("an orphan was touched by a join that failed");
+	/* The join that should have replaced the orphan has failed. */
+	if (inode_of_file() != my.orphan) broken("a failed join changed the orphan");
 	unlink(my.file);
 }
 
@@ -79,7 +79,7 @@ static struct sb_fleet *join_named(void)
 	return joined(LIBRARY(sb_fleet_join(my.dir, NAME, &my.want)), MAY_FAIL);
 }
 
-/* Of memory whose seals cannot be asked for, nothing is known: it counts as corrupt. */
+/* Memory whose seals cannot be read counts as corrupt. */
 static struct sb_fleet *join_memory(void)
 {
 	struct sb_fleet *fleet = LIBRARY(sb_fleet_join_memory(my.memory, &my.want));
@@ -92,8 +92,8 @@ static void die(struct sb_fleet **fleet)
 	struct sb_fleet *dead = *fleet;
 	*fleet = NULL;
 	munmap(dead->file, dead->header.file_bytes);
-	let_go(dead->fd);
-	let_go(dead->dir);
+	close_fd(dead->fd);
+	close_fd(dead->dir);
 	free(dead->staging);
 	free(dead);
 }
@@ -106,7 +106,7 @@ static void publish(struct sb_fleet *fleet, int32_t woken)
 	if (staging == NULL) end("SB_ENOMEM sb_fleet_staging");
 	memset(staging, 'e', 64);
 	if (TRY(sb_ring_publish(fleet, 0, 7, 64), 0) != woken)
-		broken("a publication woke whom it should not, or did not whom it should");
+		broken("a publication woke the wrong number of readers");
 }
 
 static void poll_events(int32_t count)
@@ -115,7 +115,7 @@ static void poll_events(int32_t count)
 		broken("events are missing");
 }
 
-/* A sleeper is woken by a publication, and only by the first. */
+/* The first publication wakes a sleeper, and only the first. */
 static void exchange_events(void)
 {
 	my.cursor = LIBRARY(sb_cursor_open(my.second, 0, SB_FROM_HEAD, 0, 0));
@@ -125,11 +125,11 @@ static void exchange_events(void)
 	publish(my.first, 0);
 	poll_events(1);
 	if (TRY(sb_cursor_park(my.cursor), 0) != SB_POLL_WHEN_WOKEN)
-		broken("a reader that has all cannot sleep");
+		broken("a reader that has read everything cannot sleep");
 	publish(my.first, 1);
 	publish(my.first, 0);
 	poll_events(2);
-	if (load_seq(word) != before + 1) broken("the wake word did not change once");
+	if (load_seq(word) != before + 1) broken("the wake word did not change exactly once");
 	store_seq(&fleet_ring(my.first, 0)->lock, DEAD_LOCK);
 	publish(my.second, 0);
 	poll_events(1);
@@ -139,7 +139,7 @@ static void exchange_events(void)
 
 /* ---- leases --------------------------------------------------------------------------------- */
 
-/* 1 or 0, as sb_lease_claim. */
+/* Returns 1 or 0, like sb_lease_claim. */
 static int32_t claim(struct sb_fleet *fleet)
 {
 	uint8_t *staging = LIBRARY(sb_fleet_staging(fleet, KIND + LABEL + OWNER));
@@ -148,7 +148,7 @@ static int32_t claim(struct sb_fleet *fleet)
 	return TRY(sb_lease_claim(fleet, KIND, LABEL, OWNER, LONG_MS, -1), 0);
 }
 
-/* Claims what is free: the token, which is above all before. */
+/* Claims a free lease; returns its token, which is above all earlier tokens. */
 static double own(struct sb_fleet *fleet)
 {
 	static double last;
@@ -180,7 +180,7 @@ static void contend(void)
 	store_seq(&fleet_leases(my.first)->lock, DEAD_LOCK);
 	(void)own(my.second);
 	release(my.second);
-	if (LIBRARY(sb_lease_reset(my.second)) != -SB_EBUSY) broken("a reset among others");
+	if (LIBRARY(sb_lease_reset(my.second)) != -SB_EBUSY) broken("a reset with another member");
 }
 
 /* ---- the lives ------------------------------------------------------------------------------ */
@@ -208,7 +208,7 @@ void fleet_life(const char *directory)
 	void *start = second->file;
 	uint64_t bytes = second->header.file_bytes;
 	my.second = NULL;
-	LIBRARY_VOID(sb_fleet_leave(second, 0)); /* as if a view of it were held */
+	LIBRARY_VOID(sb_fleet_leave(second, 0)); /* as if a view of the file were held */
 	munmap(start, bytes);
 	(void)own(my.first);
 	uint64_t epoch = my.first->header.epoch;
@@ -216,7 +216,7 @@ void fleet_life(const char *directory)
 	my.orphan = inode_of_file();
 	my.first = join_named();
 	my.orphan = 0;
-	/* When its locks could not be asked for, the orphan counted as alive: then it is the same. */
+	/* If its locks could not be queried, the orphan counted as alive and keeps its epoch. */
 	if (my.first->header.epoch < epoch) broken("an epoch went back");
 	(void)own(my.first);
 	end("ok");
@@ -232,18 +232,18 @@ void memory_life(void)
 	(void)own(my.first);
 	leave(&my.first);
 	leave(&my.second);
-	my.first = join_memory(); /* begins the next epoch in the same memory */
+	my.first = join_memory(); /* starts the next epoch in the same memory */
 	(void)own(my.first);
 	end("ok");
 }
 
-/* ---- what makes no system call: strace looks between getpgid(-3) and getpgid(-4) ------------ */
+/* ---- no system calls: strace counts between getpgid(-3) and getpgid(-4) --------------------- */
 
 static void publish_quietly(void)
 {
 	syscall(SYS_getpgid, -3);
 	for (int n = 0; n < QUIET; n++)
-		if (sb_ring_publish(my.first, 0, 1, 64) != 0) broken("a publication woke somebody");
+		if (sb_ring_publish(my.first, 0, 1, 64) != 0) broken("a publication woke a reader");
 	syscall(SYS_getpgid, -4);
 }
 
@@ -259,7 +259,7 @@ static void claim_quietly(void)
 	syscall(SYS_getpgid, -4);
 }
 
-/* With no reader, one and eight, who look but do not sleep; then claims that nobody contests. */
+/* With zero, one and eight readers that poll but do not sleep; then uncontested claims. */
 void quiet_life(const char *directory)
 {
 	struct sb_fleet *members[READERS];

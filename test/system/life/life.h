@@ -1,13 +1,13 @@
 /*
- * life.h - the whole life of a client, a worker and a member of a fleet without Bun, for strace to
- * fail each system call of the library in turn.
+ * life.h - the whole life of a client, a worker and a member of a fleet without Bun, so that strace
+ * can fail each system call of the library.
  *
  *     life client|worker|bridge|reopen|fleet|memory|quiet DIRECTORY
  *
- * What the program does for itself it does by calls that the library never makes (readv, writev,
- * ppoll, accept4, openat2, close_range ...), so that a fault meets the library only; between
- * getpgid(-1) and getpgid(-2) the library is at work. The last line says how it ended:
- * "end RESULT fds N maps N", N being what is left over.
+ * The program itself only makes calls that the library never makes (readv, writev, ppoll, accept4,
+ * openat2, close_range ...), so that a fault meets the library alone. The library works between
+ * getpgid(-1) and getpgid(-2). The last line says how the life ended: "end RESULT fds N maps N",
+ * with the numbers of descriptors and mappings that are left.
  */
 #ifndef LIFE_H
 #define LIFE_H
@@ -21,7 +21,7 @@
 
 enum { LIMIT_MS = 10000, HANDSHAKE_MS = 2000 };
 
-/* A call of the library, so marked for whoever reads the trace. */
+/* Marks a call of the library in the trace. */
 #define LIBRARY(call)                                                                           \
 	__extension__({                                                                             \
 		syscall(SYS_getpgid, -1);                                                               \
@@ -31,8 +31,8 @@ enum { LIMIT_MS = 10000, HANDSHAKE_MS = 2000 };
 	})
 #define LIBRARY_VOID(call) ((void)LIBRARY(((call), 0)))
 
-/* The same for one that may fail: with a code that slotbus.h names for it (bits E(code)), the life
- * ends in good order; with any other, it says "undocumented". */
+/* Marks a call that may fail. With a code that slotbus.h documents for the call (bits E(code)), the
+ * life ends in good order; with any other code it prints "undocumented". */
 #define TRY(call, documented) judge(#call, LIBRARY(call), (documented))
 #define E(code) (1u << (code))
 
@@ -40,11 +40,11 @@ int32_t judge(const char *call, int32_t result, uint32_t documented);
 _Noreturn void end(const char *result, ...) __attribute__((format(printf, 1, 2)));
 _Noreturn void broken(const char *what); /* a promise of the library does not hold */
 void say(const char *line);
-/* Waits for something to read: false when the time is over. */
+/* Waits until fd is readable; false if the time runs out. */
 bool readable(int fd, int milliseconds);
-void let_go(int fd);
+void close_fd(int fd);
 
-extern void (*clean_up)(void); /* what a life does before it ends, whatever the way */
+extern void (*clean_up)(void); /* runs before a life ends in any way */
 
 void client_life(const char *directory);
 void worker_life(const char *directory);

@@ -1,5 +1,5 @@
 /*
- * main.c - how a life begins and ends, and the bridge's.
+ * main.c - how a life begins and ends, and the life of the bridge.
  */
 #include "life.h"
 
@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
-enum { FILES = 64 }; /* a life has fewer */
+enum { FILES = 64 }; /* more than a life opens */
 
 void (*clean_up)(void);
 
@@ -33,12 +33,12 @@ static int open_path(const char *path, uint64_t flags)
 	return (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
 }
 
-void let_go(int fd)
+void close_fd(int fd)
 {
 	if (fd >= 0) syscall(SYS_close_range, (unsigned)fd, (unsigned)fd, 0);
 }
 
-/* Each number is asked for: a list of them is what the library reads too. */
+/* Checks each number: the library reads the list in /proc, too. */
 static int open_files(void)
 {
 	int count = 0;
@@ -63,7 +63,7 @@ static int mapped_regions(void)
 		length += (size_t)got;
 	}
 	text[length] = 0;
-	let_go(fd);
+	close_fd(fd);
 	for (char *at = text; (at = strstr(at, "memfd:slotbus")) != NULL; at++) count++;
 	for (char *at = text; (at = strstr(at, ".fleet")) != NULL; at++) count++;
 	return count;
@@ -118,12 +118,12 @@ bool readable(int fd, int milliseconds)
 }
 
 static struct sb_bridge *bridge;
-static int32_t heard_by;
+static int32_t event_fd;
 
 static void bridge_end(void)
 {
 	LIBRARY_VOID(sb_bridge_close(bridge));
-	LIBRARY_VOID(sb_fd_close(heard_by));
+	LIBRARY_VOID(sb_fd_close(event_fd));
 }
 
 void bridge_life(void)
@@ -131,13 +131,13 @@ void bridge_life(void)
 	static uint32_t word;
 	bridge = LIBRARY(sb_bridge_open(&word));
 	if (bridge == NULL) judge("sb_bridge_open(", sb_error_last(), E(SB_ENOMEM) | E(SB_ESYS));
-	heard_by = sb_bridge_fd(bridge);
+	event_fd = sb_bridge_fd(bridge);
 	clean_up = bridge_end;
 	bool heard = false;
-	for (int change = 0; change < 3 && !heard; change++) { /* the write of one may fail */
+	for (int change = 0; change < 3 && !heard; change++) { /* one write may fail */
 		fetch_add_seq(&word, 1);
 		syscall(SYS_futex, &word, 1 /* FUTEX_WAKE */, 1, NULL, NULL, 0);
-		heard = readable(heard_by, 500);
+		heard = readable(event_fd, 500);
 	}
 	if (!heard) broken("three changes of a word and no event");
 	end("ok");
@@ -146,7 +146,7 @@ void bridge_life(void)
 int main(int count, char **words)
 {
 	if (count < 3) return 2;
-	/* The heap neither grows nor shrinks after this: the library's calls are the same each time. */
+	/* The heap neither grows nor shrinks after this, so the calls are the same in each run. */
 	mallopt(M_TRIM_THRESHOLD, 16 << 20);
 	mallopt(M_TOP_PAD, 1 << 20);
 	free(malloc(1));

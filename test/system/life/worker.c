@@ -1,6 +1,6 @@
 /*
- * worker.c - a worker from the directory to its goodbye; and one that tries what the descriptor of
- * its region is good for.
+ * worker.c - a worker from opening the directory to its goodbye, and another that tries what the
+ * descriptor of its region allows.
  */
 #include "life.h"
 
@@ -43,19 +43,19 @@ static void attach(const char *directory)
 		if (step != -SB_EAGAIN) judge("sb_worker_step(", step, HANDSHAKE_CODES);
 		readable(sb_worker_fd(my.worker), 20);
 	}
-	end("no handshake"); /* the client has kept quiet */
+	end("no handshake"); /* the client is silent */
 }
 
-/* Holds the request until its caller gives up; the client seems to run on this processor. */
+/* Holds the request until its caller gives up, while the client seems to run on this processor. */
 static void hold(uint32_t slot, uint32_t token)
 {
-	LIBRARY_VOID(sb_slot_aborted(my.worker, slot, token)); /* not yet: asks the socket */
+	LIBRARY_VOID(sb_slot_aborted(my.worker, slot, token)); /* not yet, so it reads the socket */
 	int32_t moved = 0;
 	for (int try = 0; try < 100 && moved == 0; try++) {
 		store_relaxed(&my.worker->map.region->client.cpu, os_cpu());
 		moved = LIBRARY(sb_worker_spread(my.worker));
 	}
-	LIBRARY_VOID(sb_slot_take(my.worker, 100000)); /* in vain: it yields */
+	LIBRARY_VOID(sb_slot_take(my.worker, 100000)); /* finds nothing, so it yields */
 	for (int turn = 0; LIBRARY(sb_slot_aborted(my.worker, slot, token)) == 0; turn++) {
 		if (turn == LIMIT_MS / 5) broken("the caller never gave up");
 		ppoll(NULL, 0, &(struct timespec){ .tv_nsec = 5000000 }, NULL);
@@ -71,7 +71,7 @@ static bool answer(const struct sb_request *request)
 	memcpy(arena + header->stride + 8, "answered", 8);
 	uint32_t slot = request->slot, token = request->token;
 	int32_t done = LIBRARY(sb_slot_complete(my.worker, slot, token, 1, 8, 8, 200));
-	if (done != -SB_ESTALE) judge("sb_slot_complete(", done, 0); /* or its caller gave up */
+	if (done != -SB_ESTALE) judge("sb_slot_complete(", done, 0); /* stale: its caller gave up */
 	return kind != 'q';
 }
 
@@ -97,7 +97,7 @@ void worker_life(const char *directory)
 
 /* ---- the descriptor ------------------------------------------------------------------------- */
 
-/* Says by which of all ways another user can have more of a memfd than it was given. */
+/* Prints which ways of gaining more access to a memfd succeed. */
 static void try_descriptor(const char *what, int memory)
 {
 	char path[64], line[200];
@@ -132,16 +132,16 @@ static void join_as(uint32_t role, const char *what)
 	os_socket_receive(fd, bytes, sizeof bytes, &memory);
 	if (memory < 0) broken("no descriptor came");
 	try_descriptor(what, memory);
-	let_go(memory);
-	let_go(fd);
+	close_fd(memory);
+	close_fd(fd);
 }
 
 void reopen_life(const char *directory)
 {
 	my.dir = sb_dir_open(directory, 0, 1);
-	if (my.dir < 0) broken("the directory cannot be entered");
+	if (my.dir < 0) broken("cannot open the directory");
 	join_as(SB_ROLE_WORKER, "region");
 	join_as(SB_ROLE_OBSERVER, "statistics");
-	let_go(my.dir);
+	close_fd(my.dir);
 	end("ok");
 }

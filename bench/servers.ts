@@ -1,0 +1,69 @@
+/** Redis and NATS: started for the run if installed, on a private socket or a loopback port. */
+
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { CommandError } from "../src/cli/usage.ts";
+import type { Workspace } from "./systems.ts";
+
+export type ServerName = "redis" | "nats";
+
+export interface Server {
+  /** Address for the client. */
+  readonly address: string;
+  stop(): Promise<void>;
+}
+
+const START_LIMIT_MS = 10_000;
+/** Debian installs nats-server in /usr/sbin, which is not in every user's PATH. */
+const PATH = `${process.env.PATH ?? ""}:/usr/sbin`;
+
+/** Says why a server cannot take part; `null` if it can. */
+export function missing(name: ServerName): string | null {
+  if (!Bun.which(`${name}-server`, { PATH })) {
+    return `${name} is skipped: ${name}-server is not installed (Debian package ${name}-server).`;
+  }
+  if (name === "redis") return null;
+  try {
+    import.meta.resolve("@nats-io/transport-node");
+    return null;
+  } catch {
+    return "nats is skipped: its client is not installed (npm package @nats-io/transport-node).";
+  }
+}
+
+async function waitFor<T>(name: ServerName, workspace: Workspace, look: () => T | null): Promise<T> {
+  const limit = performance.now() + START_LIMIT_MS;
+  for (let found = look(); ; found = look()) {
+    if (found !== null) return found;
+    if (performance.now() > limit)
+      throw new CommandError(`${name}-server did not start within ${START_LIMIT_MS / 1000} s`);
+    await Promise.race([Bun.sleep(5), workspace.failed]);
+  }
+}
+
+/** Starts Redis on a unix socket, its fastest transport, without persistence. */
+async function startRedis(program: string, workspace: Workspace): Promise<Server> {
+  const socket = join(workspace.path, "redis.sock");
+  const memoryOnly = ["--save", "", "--appendonly", "no"];
+  const { stop } = workspace.run("redis-server", [program, "--port", "0", "--unixsocket", socket, ...memoryOnly]);
+  await waitFor("redis", workspace, () => (existsSync(socket) ? true : null));
+  return { address: `redis+unix://${socket}`, stop };
+}
+
+/** Starts NATS on TCP, because it has no unix sockets. It chooses a port and writes it to a file. */
+async function startNats(program: string, workspace: Workspace): Promise<Server> {
+  const options = ["--addr", "127.0.0.1", "--port", "-1", "--ports_file_dir", workspace.path];
+  const { stop } = workspace.run("nats-server", [program, ...options]);
+  const address = await waitFor("nats", workspace, () => {
+    const file = readdirSync(workspace.path).find((entry) => entry.endsWith(".ports"));
+    const text = file === undefined ? "" : readFileSync(join(workspace.path, file), "utf8");
+    return /nats:\/\/[\d.:]+/.exec(text)?.[0] ?? null;
+  });
+  return { address, stop };
+}
+
+/** Starts a server that is installed, see {@link missing}. */
+export function startServer(name: ServerName, workspace: Workspace): Promise<Server> {
+  const program = Bun.which(`${name}-server`, { PATH })!;
+  return name === "redis" ? startRedis(program, workspace) : startNats(program, workspace);
+}
