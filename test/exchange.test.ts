@@ -1,6 +1,7 @@
 /** An exchange, and the queue of waiting exchanges. */
 
 import { expect, test } from "bun:test";
+import { Head } from "../src/bus/codec.ts";
 import { Exchange, type ExchangeOwner } from "../src/bus/exchange.ts";
 import { ExchangeQueue } from "../src/bus/queue.ts";
 import { Turns } from "../src/bus/turns.ts";
@@ -75,6 +76,56 @@ test("the queue behaves like an array under pushes at both ends and removals any
   }
   expect(serials(queue)).toEqual(model.map(({ serial }) => serial));
   expect(model.length).toBeGreaterThan(100);
+});
+
+/** A source that never gives anything, and how often it was closed. */
+function silent(): { body: AsyncIterableIterator<Uint8Array>; closed: () => number } {
+  let closed = 0;
+  const { promise, resolve } = Promise.withResolvers<IteratorResult<Uint8Array>>();
+  const body: AsyncIterableIterator<Uint8Array> = {
+    next: () => promise,
+    return: async () => {
+      closed++;
+      resolve({ done: true, value: undefined });
+      return { done: true, value: undefined };
+    },
+    [Symbol.asyncIterator]: () => body,
+  };
+  return { body, closed: () => closed };
+}
+
+const answer = new Head(new Uint8Array([1, 0, 0, 0, 0]), 1);
+const carrier = { pid: 1, withdraw: () => "no" as const, timeLeft: () => 1_000 };
+
+test("a source that no worker has begun to read is closed when the request gets its response", async () => {
+  const { body, closed } = silent();
+  const exchange = new Exchange(owner, { path: "/", body }, {}, "copy", 1, 1_000, nothing, nothing);
+  exchange.beginBody();
+  exchange.carrier = carrier;
+  expect(exchange.hasSource).toBe(true);
+  exchange.answered(200, answer, new Uint8Array(0), null);
+  await Promise.resolve();
+  expect(closed()).toBe(1);
+});
+
+test("a source that waits for room is closed when its request fails", async () => {
+  const { body, closed } = silent();
+  const exchange = new Exchange(owner, { path: "/", body }, {}, "copy", 1, 1_000, nothing, nothing);
+  const outgoing = {
+    onClosed: null,
+    write: () => 0,
+    reserve: async () => true,
+    flush: () => true,
+    end: nothing,
+    close: nothing,
+  };
+  exchange.beginBody();
+  exchange.carrier = carrier;
+  exchange.claimed(outgoing);
+  await Promise.resolve();
+  exchange.fail(new Error("the worker wrote a malformed head"));
+  await Promise.resolve();
+  expect(closed()).toBe(1);
 });
 
 test("the rest of a timeout counts from the call, is at least 1 ms, and Infinity stays infinite", () => {

@@ -100,7 +100,7 @@ export class Exchange {
   readonly serial: number;
   /** Timeout in ms; `Infinity` for none. */
   readonly timeoutMs: number;
-  /** The connection that carries the exchange, and the index of its slot there. Both are set by the connection. */
+  /** Connection that carries the exchange, and the index of its slot there. The connection sets both. */
   carrier: Carrier | null = null;
   place = 0;
   /** The body to send; `request.json` is encoded by the constructor, once. */
@@ -252,9 +252,9 @@ export class Exchange {
     this.#endStreams();
     if (status === 0) {
       this.owner.statistics.count("errors");
-      this.fail(remoteError(head));
-      return;
+      return this.fail(remoteError(head));
     }
+    if (this.hasSource) endSource(this.request.body); // the worker responded before this side saw its claim
     const { pid } = this.carrier!;
     if (this.kind === "borrow") this.#settle(new BorrowedResponse(status, pid, head, body, lease));
     else if (this.kind === "stream") this.#settle(new StreamedResponse(status, pid, head, body));
@@ -286,10 +286,10 @@ export class Exchange {
     const signal = signalOf(this.options);
     if (signal) this.watch(signal);
     const { deadline = Infinity, idle = Infinity } = this.options;
-    const over = (limit: "deadline" | "idle", ms: number): void =>
+    const over = (limit: "deadline" | "idle", ms: number) => (): void =>
       this.#break(new StreamTimeoutError(this.id, limit, ms, reader.bytes));
-    streams.limit(deadline, () => over("deadline", deadline));
-    streams.limitIdle(idle, () => over("idle", idle));
+    streams.limit(deadline, over("deadline", deadline));
+    streams.limitIdle(idle, over("idle", idle));
   }
 
   /** Called when a streamed response is complete: reads the remaining bytes of `incoming`. */
@@ -350,9 +350,9 @@ export class Exchange {
   fail(reason: unknown): void {
     const reject = this.#reject;
     if (!reject) return;
-    const isUnread = !this.#extra?.streams?.hasBegun;
+    this.#endStreams();
     this.#forget();
-    if (isUnread) endSource(this.request.body);
+    if (!this.#extra?.streams?.hasBegun) endSource(this.request.body);
     reject(reason);
     this.owner.over(this);
   }
@@ -367,10 +367,13 @@ export class Exchange {
   #forget(): void {
     this.#resolve = null;
     this.#reject = null;
-    const onAbort = this.#extra?.onAbort;
-    if (!onAbort) return;
-    signalOf(this.options)?.removeEventListener("abort", onAbort);
-    this.#extra!.onAbort = null;
+    if (this.#extra !== null) this.#unwatch(this.#extra);
+  }
+
+  #unwatch(extra: Extra): void {
+    if (!extra.onAbort) return;
+    signalOf(this.options)?.removeEventListener("abort", extra.onAbort);
+    extra.onAbort = null;
   }
 
   // ---- streams --------------------------------------------------------------------------------------------------------
@@ -403,10 +406,7 @@ export class Exchange {
     const extra = this.#extra;
     if (extra === null) return;
     extra.streams?.close();
-    if (this.isSettled && extra.onAbort) {
-      signalOf(this.options)?.removeEventListener("abort", extra.onAbort);
-      extra.onAbort = null;
-    }
+    if (this.isSettled) this.#unwatch(extra);
   }
 
   /** Collects a streamed response for `request` or `borrow`, within the same timeout. */

@@ -1,0 +1,326 @@
+/**
+ * A world: clients and workers in one process, at least 50 calls, at least one fault, all decided by choices.
+ *
+ *     bus.ts        clients and workers          callers.ts    calls of clients      handlers.ts   what workers do
+ *     faults.ts     kills, stops, evictions …    books.ts      what happened         invariants.ts what must be true
+ *
+ * `run` starts everything, lets virtual time pass until nothing is left to do, and compares the books. The first broken promise is
+ * the failure of the world.
+ */
+
+import type { Exchange } from "../../src/bus/exchange.ts";
+import { Call, type Run, type Source } from "./books.ts";
+import { Bus } from "./bus.ts";
+import { callPlain } from "./callers.ts";
+import { callContract } from "./contracts.ts";
+import type { Cells } from "./cells.ts";
+import type { Choices, Die } from "./choices.ts";
+import { type Process, VirtualTime } from "./clock.ts";
+import type { ReplayConnection } from "./connection.ts";
+import { planFaults } from "./faults.ts";
+import { atTheEnd, checkSettled, checkStreamFailure } from "./invariants.ts";
+import type { Link, Slot } from "./link.ts";
+import type { Watch } from "./wire.ts";
+import { Net } from "./wire.ts";
+import type { WorkerEnd } from "./worker-end.ts";
+
+/** Most tasks of a world; a world with more does not come to rest. */
+const STEPS = 60_000;
+/** Least number of calls. */
+const CALLS = 52;
+/** Time during which calls begin, in ms. */
+const BUSY_MS = 700;
+/** Time between two checks of progress, in ms; longer than a batch of events takes. */
+const PROGRESS_MS = 13;
+/** Time at which everything is closed, in ms after the start. */
+const CLOSE_MS = 1_200;
+
+/** One world. */
+export class World implements Watch {
+  readonly choices: Choices;
+  readonly cells: Cells;
+  readonly time = new VirtualTime();
+  readonly net: Net;
+  readonly die: Die;
+  readonly buses: Bus[] = [];
+  readonly calls: Call[] = [];
+  readonly sources: Source[] = [];
+  /** Generators that began: each must run its `finally`. */
+  readonly entered: { host: Process; isInside: boolean }[] = [];
+  /** The first broken promise. */
+  failure: string | null = null;
+  reports = 0;
+  /** Number of faults that happened. */
+  faults = 0;
+  readonly #callOf = new Map<Exchange, Call>();
+  readonly #exchangeOf = new Map<Call, Exchange>();
+  readonly #tainted = new Set<Link>();
+  /** Buses that had both a queue and room at the last check. */
+  readonly #stuck = new Set<Bus>();
+  readonly #kept: unknown[] = [];
+  readonly #atReport = new Map<Call, { left: number; run: () => void; host: Process }[]>();
+  readonly #atAnyReport: { at: number; run: () => void }[] = [];
+
+  constructor(choices: Choices, cells: Cells) {
+    this.choices = choices;
+    this.cells = cells;
+    this.die = choices.die("world");
+    this.net = new Net(choices, this);
+  }
+
+  /** Runs the world. Call it from a macrotask. Returns the first broken promise; `null` if there is none. */
+  run(): string | null {
+    const { die, time } = this;
+    time.cost = [0, 0.002, 0.05, 0.3][die.below("cost of time", 4)]!;
+    const buses = 1 + (die.chance("second bus", 200) ? 1 : 0);
+    for (let index = 0; index < buses; index++) this.buses.push(new Bus(this, index));
+    for (const bus of this.buses) {
+      const workers = 1 + bus.die.below("workers", 3);
+      for (let index = 0; index < workers; index++)
+        time.after(bus.die.small("worker starts", 200), () => bus.startWorker());
+    }
+    const calls = CALLS + die.below("more calls", 25);
+    for (let index = 0; index < calls; index++) this.#planCall(index);
+    planFaults(this);
+    for (let at = 50; at < CLOSE_MS; at += PROGRESS_MS) time.after(at, () => this.#checkProgress());
+    time.after(CLOSE_MS, () => this.#closeAll());
+    try {
+      if (!time.run(STEPS)) this.broken("the world does not come to rest");
+      else atTheEnd(this);
+    } catch (error) {
+      this.broken(`thrown: ${error instanceof Error ? error.stack : String(error)}`);
+    }
+    return this.failure;
+  }
+
+  #planCall(index: number): void {
+    const die = this.choices.die(`plan ${index}`);
+    if (!die.exists("is made")) return;
+    const bus = this.buses[this.buses.length > 1 ? die.below("bus", this.buses.length) : 0]!;
+    const burst = die.chance("in a burst", 500);
+    const at = burst ? 60 + 50 * die.below("burst", 12) : die.below("at", BUSY_MS);
+    bus.host.later(at, () => this.makeCall(bus, die, index));
+  }
+
+  /** Makes a call now. */
+  makeCall(bus: Bus, _die: Die, index = 1_000 + this.calls.length): void {
+    const call = new Call(index, this.choices.die(`call ${index}`), bus.host);
+    this.calls.push(call);
+    call.startedAt = this.time.now;
+    const make = call.die.chance("through a contract", 300) ? callContract : callPlain;
+    make(this, call, bus).then(
+      () => {
+        if (!call.isSettled) call.settledAt = this.time.now;
+        call.outcome = "done";
+      },
+      (error) => {
+        if (!call.isSettled) call.settledAt = this.time.now;
+        call.outcome = "failed";
+        call.error = error;
+        checkSettled(this, call, bus, error);
+      },
+    );
+  }
+
+  /** A request does not stay in the queue while a worker has room. */
+  #checkProgress(): void {
+    for (const bus of this.buses) {
+      const { dispatcher, host, wire } = bus;
+      if (host.isDead || bus.isClosing) continue;
+      const hasRoom = [...wire.connections].some(({ room }) => room > 0);
+      const isStuck = hasRoom && dispatcher.diagnostics().queued.length > 0;
+      const isOld = this.#stuck.has(bus) && !host.wasStopped(PROGRESS_MS);
+      this.expect(!isStuck || !isOld, `${bus.name} keeps requests in its queue, and a worker has room`);
+      if (isStuck) this.#stuck.add(bus);
+      else this.#stuck.delete(bus);
+    }
+  }
+
+  #closeAll(): void {
+    this.net.isOpen = false;
+    for (const bus of this.buses) {
+      const { die } = bus;
+      const limit = die.small("drains for", 400);
+      bus.host.later(die.small("closes later", 100), () => void bus.close(limit));
+      for (const worker of bus.workers) {
+        const first = worker.die.below("closes", 2) === 0 ? 0 : 300;
+        worker.host.later(
+          first + worker.die.small("closes later", 60),
+          () => void worker.close(worker.die.small("drains for", 300)),
+        );
+      }
+    }
+  }
+
+  // ---- books ----------------------------------------------------------------------------------------------------------
+
+  expect(isTrue: boolean, what: string): void {
+    if (!isTrue) this.broken(what);
+  }
+
+  broken(what: string): void {
+    this.failure ??= `${what} (at ${this.time.now.toFixed(1)} ms)`;
+  }
+
+  /** Keeps a value from being garbage-collected: finalizers do not run in virtual time. */
+  keep(value: unknown): void {
+    this.#kept.push(value);
+  }
+
+  /** Notes that a generator of a process has begun. */
+  enter(host: Process): { isInside: boolean } {
+    const state = { host, isInside: true };
+    this.entered.push(state);
+    return state;
+  }
+
+  callOf(exchange: Exchange): Call {
+    return this.#callOf.get(exchange)!;
+  }
+
+  isTainted(link: Link): boolean {
+    return this.#tainted.has(link);
+  }
+
+  /** Whether a hostile process had to do with a call. */
+  isTaintedCall(call: Call): boolean {
+    return [...call.links].some((link) => this.#tainted.has(link));
+  }
+
+  began(call: Call, run: Run): void {
+    if (this.isTainted(run.link)) return;
+    const others = call.runs.slice(0, -1);
+    this.expect(
+      call.isIdempotent ? others.length < 2 : others.length === 0,
+      `call ${call.index} ran ${call.runs.length} times`,
+    );
+    for (const other of others) this.expect(other.host.isProvenDead, `call ${call.index}: two runs overlap`);
+    const lastStart = call.startedAt + call.timeoutMs + 120;
+    this.expect(
+      this.time.now <= lastStart || run.host.wasStopped(200) || call.host.wasStopped(200),
+      `call ${call.index}: a handler began after the deadline`,
+    );
+  }
+
+  /** Returns the run that a response says it comes from; `null` if the books do not apply. */
+  runOf(call: Call, callHeader: string | null, runHeader: string | null): Run | null {
+    if (this.isTaintedCall(call)) return null;
+    this.expect(callHeader === String(call.index), `call ${call.index} got the response of call ${callHeader}`);
+    const run = call.runs[Number(runHeader)] ?? null;
+    this.expect(run?.outcome === "answered", `call ${call.index} got a response that its handler did not give`);
+    return run;
+  }
+
+  streamFailed(call: Call, run: Run, read: number, error: unknown): void {
+    if (!this.isTaintedCall(call)) checkStreamFailure(this, call, run, read, error);
+  }
+
+  handlerFailed(_error: unknown): void {}
+
+  closing(bus: Bus): void {
+    for (const [exchange, call] of this.#callOf)
+      if (call.host === bus.host && (!exchange.isSettled || exchange.isStreaming)) this.#hit(exchange, null, "close");
+  }
+
+  /** Runs `run` at the `count`-th report about a call. */
+  atReport(call: Call, count: number, run: () => void, host: Process): void {
+    const list = this.#atReport.get(call) ?? [];
+    list.push({ left: count, run, host });
+    this.#atReport.set(call, list);
+  }
+
+  /** Runs `run` at a report of the world, by its number. */
+  atAnyReport(at: number, run: () => void): void {
+    this.#atAnyReport.push({ at, run });
+  }
+
+  noteExchange(call: Call, event: string): void {
+    const exchange = this.#exchangeOf.get(call);
+    if (exchange) this.#hit(exchange, null, event);
+  }
+
+  #hit(exchange: Exchange, slot: Slot | null, event: string): void {
+    const carrier = exchange.carrier as ReplayConnection | null;
+    this.cells.exchange.hit(stateOf(exchange, slot ?? carrier?.link.slots[exchange.place] ?? null), event);
+  }
+
+  // ---- Watch ----------------------------------------------------------------------------------------------------------
+
+  report(event: string, connection: ReplayConnection, slot: Slot | null, exchange: Exchange | null): void {
+    this.reports++;
+    const { exchange: exchanges, connection: connections } = this.cells;
+    const isOfConnection = connections.events.includes(event);
+    const state = stateOfConnection(connection);
+    connections.hit(state, isOfConnection ? event : "report");
+    if (!exchange) {
+      this.#faultsAtReports();
+      return;
+    }
+    if (exchanges.events.includes(event)) this.#hit(exchange, slot, event);
+    const call = this.#callOf.get(exchange);
+    if (call) {
+      if (event === "send") call.links.add(connection.link);
+      if (event === "lost maybe" && exchange.isStreaming) call.mustRead = slot!.client.down!.visible;
+      for (const one of this.#atReport.get(call) ?? []) if (--one.left === 0) one.host.later(0, one.run);
+    }
+    this.#faultsAtReports();
+  }
+
+  #faultsAtReports(): void {
+    for (const one of this.#atAnyReport) if (one.at === this.reports) one.run();
+  }
+
+  sent(exchange: Exchange, timeLeft: number): void {
+    const call = this.#callFor(exchange);
+    const deadline = call.startedAt + call.timeoutMs;
+    const { now } = this.time;
+    const isRight =
+      timeLeft === Infinity
+        ? call.timeoutMs === Infinity
+        : timeLeft <= Math.max(1, deadline - now + 1.5 + 40 * this.time.cost);
+    this.expect(isRight, `call ${call.index} was sent with ${timeLeft} ms left, not ${deadline - now}`);
+    this.expect(now <= deadline + 30 || call.host.wasStopped(60), `call ${call.index} was sent after its deadline`);
+  }
+
+  /** Finds the call of an exchange when it is first sent. */
+  #callFor(exchange: Exchange): Call {
+    let call = this.#callOf.get(exchange);
+    if (!call) {
+      const headers = exchange.request.headers as Iterable<[string, string]>;
+      const index = Array.isArray(headers)
+        ? Number(headers.find(([name]) => name === "x-call")![1])
+        : Number(exchange.request.path.slice("/call/".length));
+      call = this.calls.find((one) => one.index === index)!;
+      this.#callOf.set(exchange, call);
+      this.#exchangeOf.set(call, exchange);
+    }
+    return call;
+  }
+
+  taking(_end: WorkerEnd, _slot: Slot): void {}
+
+  hostile(link: Link): void {
+    this.#tainted.add(link);
+  }
+}
+
+function stateOf(exchange: Exchange, slot: Slot | null): string {
+  if (exchange.isQueued) return exchange.isRetried ? "queued again" : "queued";
+  if (exchange.isStreaming) {
+    if (exchange.kind !== "stream") return "gathering";
+    return slot?.client.up && slot.client.up.end === "open" ? "both ways" : "streaming";
+  }
+  if (exchange.isSettled) return "over";
+  if (exchange.carrier === null) return exchange.isRetried ? "waiting" : "queued";
+  if (exchange.hasSource) return "sent+source";
+  if (slot?.client.up) return "uploading";
+  return slot && slot.client.state !== "ready" ? "claimed" : "sent";
+}
+
+function stateOfConnection(connection: ReplayConnection): string {
+  if (!connection.isOpen) return "ended";
+  if (connection.isEvicted) return "condemned";
+  if (connection.isDraining) return "draining";
+  if (connection.room === 0) return "full";
+  return connection.load > 0 ? "busy" : "idle";
+}
