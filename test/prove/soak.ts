@@ -364,12 +364,14 @@ function judgeTimes(): void {
   }
 }
 
-/** Growth of the median from the first to the last third of a life's quiet points, without the first point. */
+/**
+ * Growth of the lowest point from the first to the last third of a life's quiet points, without the first point. Garbage that is
+ * not collected yet only raises a point; a leak raises the lowest one too.
+ */
 function growthOf({ rss }: Life): number {
   const points = rss.slice(1);
   const third = Math.ceil(points.length / 3);
-  const median = (list: number[]): number => list.toSorted((x, y) => x - y)[list.length >> 1] ?? 0;
-  return median(points.slice(-third)) - median(points.slice(0, third));
+  return Math.min(...points.slice(-third)) - Math.min(...points.slice(0, third));
 }
 
 function judgeGrowth(): void {
