@@ -267,7 +267,7 @@ static void flow_flips(struct peer *peer)
 			if ((LOAD(word_at(peer, slot)) & 15) != SB_STREAMING) continue;
 			struct sb_flow *flow = mine(peer, slot);
 			for (int i = 0; i < 20 * BATCH; i++) {
-				STORE(&flow->sent, i & 1 ? ring_of(peer) / 2 : ring_of(peer) + 4096);
+				STORE(&flow->sent, i & 1 ? 2 * ring_of(peer) + 4096 : ring_of(peer) / 2);
 				STORE(&flow->error_bytes, i & 2 ? 16 : UINT32_MAX);
 				if (i % BATCH == 0) tell_client(peer, slot);
 			}
