@@ -260,7 +260,7 @@ describe("time", () => {
     const start = performance.now();
     const error = await rejection(bus.request({ path: "/" }, { timeout: 60 }));
     expect(error).toBeInstanceOf(NoWorkerError);
-    expect(performance.now() - start).toBeWithin(55, 1000);
+    expect(performance.now() - start).toBeWithin(55, 4_000);
     const at = performance.now();
     expect(await rejection(bus.request({ path: "/" }, { waitForWorker: false }))).toBeInstanceOf(NoWorkerError);
     expect(performance.now() - at).toBeLessThan(500); // a request's timeout is 30 s
@@ -287,10 +287,10 @@ describe("time", () => {
       },
       { slots: 1 },
     );
-    const error = await rejection<RequestTimeoutError>(bus.request({ path: "/hang" }, { timeout: 50 }));
+    const error = await rejection<RequestTimeoutError>(bus.request({ path: "/hang" }, { timeout: 500 }));
     expect(error).toBeInstanceOf(RequestTimeoutError);
     expect([error.mayHaveExecuted, error.retryable, error.queuedMs]).toEqual([true, false, 0]);
-    expect(error.ranMs).toBeWithin(1, 1000);
+    expect(error.ranMs).toBeWithin(1, 4_000);
     await until(() => aborted === 1, "the handler's signal aborted");
     expect(bus.diagnostics().slots.map(({ state }) => state)).toEqual(["ABANDONED"]);
     const queued = bus.request({ path: "/fine" }, { timeout: 5_000 });
@@ -313,11 +313,11 @@ describe("time", () => {
       { concurrency: 1 },
     );
     await bus.ready();
-    const first = bus.request({ path: "/first" }, { timeout: 200 });
+    const first = bus.request({ path: "/first" }, { timeout: 700 });
     const second = await rejection<RequestTimeoutError>(bus.request({ path: "/second" }, { timeout: 40 }));
     expect(second).toBeInstanceOf(RequestTimeoutError);
     expect([second.mayHaveExecuted, second.retryable, second.ranMs]).toEqual([false, true, 0]);
-    expect(second.queuedMs).toBeWithin(35, 1000);
+    expect(second.queuedMs).toBeWithin(35, 4_000);
     await rejection(first);
     expect(seen.map(({ path }) => path)).toEqual(["/first"]);
   });

@@ -168,7 +168,7 @@ test("a worker in C notices that its caller gave up, and its late answer reaches
   const bus = await client(space);
   await using worker = new Foreign([cWorker], space);
   await bus.ready();
-  const late = await rejection(bus.request({ path: "/work", body: "60000" }, { timeout: 50 }));
+  const late = await rejection(bus.request({ path: "/work", body: "60000" }, { timeout: 500 }));
   expect((late as Error & { code: string }).code).toBe("TIMEOUT");
   expect((await bus.request({ path: "/work", body: "1" })).text()).toBe("worked");
   worker.kill("SIGTERM"); // it ends with its current wait

@@ -404,13 +404,12 @@ test("an observer maps the statistics read-only; reading neither wakes the clien
       return sum + Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(status)![1]);
     }, 0);
   const looks = 100_000;
-  let quiet = false;
-  for (let round = 0; round < 10 && !quiet; round++) {
+  const rounds = Array.from({ length: 9 }, () => {
     const then = switches();
     for (let i = 0; i < looks / 10; i++) observer.read();
-    quiet = switches() - then < 20; // the engine's own threads wake a few times a second
-  }
-  expect(quiet).toBe(true);
+    return switches() - then;
+  });
+  expect(rounds.toSorted((a, b) => a - b)[4]).toBeLessThan(20); // the engine's own threads wake a few times a second
   observer.close();
   observer.close();
   expect(mappings()).toBe(before);

@@ -294,7 +294,7 @@ describe("streams", () => {
         }
       },
     });
-    const error = await rejection<SlotbusError>(all(client.tick(undefined, { deadline: 100 })));
+    const error = await rejection<SlotbusError>(all(client.tick(undefined, { deadline: 500 })));
     expect([error.code, error.mayHaveExecuted]).toEqual(["STREAM_TIMEOUT", true]);
     await until(() => over, "the generator has ended");
   });
@@ -486,7 +486,7 @@ describe("streams as they come", () => {
     await using space = new Workspace();
     const counter = new Counter();
     const { bus, client } = await open(space, flowing, { ...echo, give: () => counter.items() });
-    const error = readToError(client.give(0, { deadline: 150 }));
+    const error = readToError(client.give(0, { deadline: 500 }));
     for (let i = 0; i < 5; i++) expect(await client.take([i])).toEqual([i]);
     expect((await error).error.code).toBe("STREAM_TIMEOUT");
     await until(() => counter.ended, "the generator has ended");
@@ -604,9 +604,9 @@ describe("streams as they come", () => {
         })();
       },
     });
-    const late = await readToError(client.give(0, { timeout: 30 }));
+    const late = await readToError(client.give(0, { timeout: 500 }));
     expect([late.got, late.error.name]).toEqual([[], "RequestTimeoutError"]);
-    for (const options of [{ deadline: 300 }, { idle: 200 }, { deadline: 400, timeout: 300 }]) {
+    for (const options of [{ deadline: 500 }, { idle: 500 }, { deadline: 600, timeout: 500 }]) {
       const { got, error } = await readToError(client.give(1, options));
       expect([got, error.name, error.mayHaveExecuted]).toEqual([["one"], "StreamTimeoutError", true]);
     }

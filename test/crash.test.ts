@@ -284,7 +284,7 @@ test("a worker that exits in its handler counts as died, with any exit code", as
 test("a killed worker's quarantined slots are gone with it", async () => {
   await using space = new Workspace();
   const { bus, child: doomed } = await space.remote("worker.ts", { slots: 2 });
-  await rejection(bus.request({ path: "/hang" }, { timeout: 30 }));
+  await rejection(bus.request({ path: "/hang" }, { timeout: 500 }));
   await doomed.line("got /hang");
   expect(
     bus

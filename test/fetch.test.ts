@@ -104,9 +104,9 @@ test("a silent request body is sent all the same, and times out with the request
   let cancelled = 0;
   const body = new ReadableStream<Uint8Array>({ pull: () => new Promise(() => {}), cancel: () => void cancelled++ });
   const start = performance.now();
-  const late = await rejection<RequestTimeoutError>(bus.fetch("/", { method: "POST", body, timeout: 60 }));
+  const late = await rejection<RequestTimeoutError>(bus.fetch("/", { method: "POST", body, timeout: 500 }));
   expect([late.code, late.mayHaveExecuted]).toEqual(["TIMEOUT", true]);
-  expect(performance.now() - start).toBeWithin(50, 2_000);
+  expect(performance.now() - start).toBeWithin(490, 5_000);
   await until(() => cancelled === 1, "the body is cancelled");
 });
 
@@ -412,9 +412,9 @@ test("an init takes a request's options: its worker, its stream limits; an unkno
     for (let n = 0; n < 4; n++) expect(await (await bus.fetch("/", { worker: id })).text()).toBe(names[i]!);
   }
   expect(await rejection(bus.fetch("/", { worker: 99 }))).toHaveProperty("code", "NO_WORKER");
-  const limited = await bus.fetch("/endless", { deadline: 40 });
-  expect((await rejection<Error>(limited.arrayBuffer())).message).toContain("timed out after 40 ms");
-  const idle = await bus.fetch("/endless", { idle: 40 });
+  const limited = await bus.fetch("/endless", { deadline: 500 });
+  expect((await rejection<Error>(limited.arrayBuffer())).message).toContain("timed out after 500 ms");
+  const idle = await bus.fetch("/endless", { idle: 300 });
   await until(() => bus.stats().inFlight === 0, "nobody reads: the idle limit ends it");
   expect(await rejection(idle.arrayBuffer())).toHaveProperty("code", "STREAM_TIMEOUT");
   let cancelled = false;

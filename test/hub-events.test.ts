@@ -173,7 +173,7 @@ describe("a route of events", () => {
   });
 
   test("a worker that accepts no client within the hub's timeout: 504, and it gets the disconnect", async () => {
-    await using stage = await Stage.open({ timeout: 50 });
+    await using stage = await Stage.open({ timeout: 300 });
     const worker = await stage.worker();
     expect((await stage.fetch("/w/feed/late")).status).toBe(504);
     await worker.line("disconnect late");

@@ -444,9 +444,14 @@ describe("workers", () => {
     expect([error.status, error.reason]).toEqual([409, "ROUTE_TAKEN"]);
     expect(error.message).toContain('worker "a"');
     await first.kill();
-    await until(() => stage.hub !== null, "");
-    await Bun.sleep(100);
-    await register();
+    await until(
+      () =>
+        register().then(
+          () => true,
+          () => false,
+        ),
+      "the route is free",
+    );
   });
 
   test("that are full with a full queue: 503, and when to try again", async () => {

@@ -39,8 +39,11 @@ test("a SLOTBUS_LIB that does not exist, or is not a library, is one clear error
   expect((await run(load, { SLOTBUS_LIB: join(root, "package.json") })).output).toMatch(
     /^UNSUPPORTED Cannot load .*package.json/,
   );
-  const libc = (await Array.fromAsync(new Bun.Glob("/lib/x86_64-linux-gnu/libz.so.*").scan()))[0];
-  if (libc) expect((await run(load, { SLOTBUS_LIB: libc })).output).toMatch(/^UNSUPPORTED Cannot load .*sb_/);
+  await using space = new Workspace();
+  space.leftovers = ["other.so"];
+  const other = join(space.directory, "other.so");
+  Bun.spawnSync(["gcc", "-shared", "-x", "c", "/dev/null", "-o", other]);
+  expect((await run(load, { SLOTBUS_LIB: other })).output).toMatch(/^UNSUPPORTED Cannot load .*sb_/);
 });
 
 test("a library of another protocol version is refused with both versions", async () => {

@@ -78,7 +78,7 @@ test("a queued request shows as queued", async () => {
   await using space = new Workspace();
   const bus = await space.bus();
   using observer = await BusObserver.open({ name: space.name, directory: space.directory });
-  const answers = [1, 2].map(() => rejection(bus.request({ path: "/" }, { timeout: 300 })));
+  const answers = [1, 2].map(() => rejection(bus.request({ path: "/" }, { timeout: 1_000 })));
   await until(() => observer.read().queued === 2, "two are queued");
   await Promise.all(answers);
   await until(() => observer.read().queued === 0, "none is queued");

@@ -80,7 +80,7 @@ for (const [options, message] of bad) {
   });
 }
 
-test("the allowed extremes work: 1 and 256 slots, 1 byte, 1 GiB", async () => {
+test("a bus with 1 or 256 slots, and with room for 1 byte or 1 GiB in each, answers small requests", async () => {
   await using space = new Workspace();
   for (const options of [
     { slots: 1, payloadBytes: 1 },

@@ -14,6 +14,7 @@ class BareClient implements Disposable {
   /** Index and socket of each attachment. */
   readonly links: { index: number; fd: number; socket: Socket<number> }[] = [];
   readonly #listener: { stop(now: boolean): void };
+  #closed = false;
 
   constructor(space: Workspace, onAttached: (client: BareClient) => void) {
     this.client = native.sb_client_open(4, 65_536, 4_096, 4_096, 0, 1) as Pointer;
@@ -26,7 +27,7 @@ class BareClient implements Disposable {
           native.sb_link_start(this.client, socket.data);
           onAttached(this);
         },
-        close: (socket) => native.sb_link_stop(this.client, socket.data),
+        close: (socket) => void (this.#closed || native.sb_link_stop(this.client, socket.data)),
       },
     });
   }
@@ -73,14 +74,12 @@ class BareClient implements Disposable {
     }));
   }
 
+  /** Releases all memory; nothing may read it afterwards. */
   [Symbol.dispose](): void {
     this.#listener.stop(true);
-  }
-
-  /** Releases all memory; nothing may read it afterwards. */
-  forget(): void {
     for (const { index } of this.links) native.sb_link_drop(this.client, index, 1);
     native.sb_client_close(this.client);
+    this.#closed = true;
   }
 
   #offer(socket: Socket<number>): void {
@@ -155,7 +154,6 @@ for (const [what, code, how] of ways) {
     expect([paths, reasons.length, worker.connected]).toEqual([["/good"], 1, true]);
     await worker.close();
     client[Symbol.dispose]();
-    client.forget();
     await until(() => descriptors() <= before[0]!, "all descriptors are closed");
     expect(mappings()).toBe(before[1]!);
   });

@@ -157,7 +157,7 @@ describe("peers that do not read", () => {
       queuedBytes: 256 * 1_024,
       queue: { limit: 2 },
     });
-    const to = { pool: "deaf", timeout: 300 };
+    const to = { pool: "deaf", timeout: 1_000 };
     const large = rejection<RequestTimeoutError>(bus.request("echo", "x".repeat(2 ** 20), to));
     await until(() => bus.stats().workers.some(({ queuedBytes }) => queuedBytes > 2 ** 20), "it is queued");
     const later = [1, 2].map((i) => rejection<RequestTimeoutError>(bus.request("echo", i, to)));

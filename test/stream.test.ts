@@ -601,7 +601,7 @@ describe("an early end", () => {
       await new Promise<void>((done) => request.signal.addEventListener("abort", () => done()));
       return new ReadableStream({ pull: () => Bun.sleep(1), cancel: () => void ended++ });
     });
-    const late = rejection(bus.request({ path: "/" }, { timeout: 40 }));
+    const late = rejection(bus.request({ path: "/" }, { timeout: 500 }));
     await until(() => worker.running === 1, "it runs");
     const drained = worker.drain();
     expect(await late).toBeInstanceOf(RequestTimeoutError);
@@ -630,7 +630,7 @@ describe("an early end", () => {
       yield "one";
       await new Promise(() => {});
     });
-    const error = await rejection<RequestTimeoutError>(bus.request({ path: "/" }, { timeout: 60 }));
+    const error = await rejection<RequestTimeoutError>(bus.request({ path: "/" }, { timeout: 500 }));
     expect([error.code, error.mayHaveExecuted]).toEqual(["TIMEOUT", true]);
     await expectAtRest(bus);
   });
@@ -650,13 +650,13 @@ describe("an early end", () => {
         ended++;
       }
     });
-    const late = await bus.stream({ path: "/" }, { deadline: 60, idle: 1_000 });
+    const late = await bus.stream({ path: "/" }, { deadline: 500, idle: 2_000 });
     const over = await rejection<SlotbusError>(read(late.chunks()));
-    expect([over.code, over.message]).toEqual(["STREAM_TIMEOUT", expect.stringContaining("timed out after 60 ms")]);
-    const quiet = await bus.stream({ path: "/quiet" }, { idle: 40 });
+    expect([over.code, over.message]).toEqual(["STREAM_TIMEOUT", expect.stringContaining("timed out after 500 ms")]);
+    const quiet = await bus.stream({ path: "/quiet" }, { idle: 300 });
     const { text, error } = await readToError(quiet.chunks());
     expect([text, error.code]).toEqual(["one", "STREAM_TIMEOUT"]);
-    expect(error.message).toMatch(/was idle for 40 ms; 3 bytes were read/);
+    expect(error.message).toMatch(/was idle for 300 ms; 3 bytes were read/);
     await expectAtRest(bus);
     await until(() => ended === 1, "the generator that could hear it has ended");
     expect(await rejection(bus.stream({ path: "/" }, { idle: -1 }))).toHaveProperty("code", "INVALID_CONFIG");

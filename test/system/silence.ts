@@ -97,6 +97,15 @@ async function callsOf(place: Place, processes: Program[], calls: string, during
   return Promise.all(traces.map((trace) => trace.end()));
 }
 
+/** Number of times that each measurement is made. The median counts: the engine and the machine disturb single ones. */
+const ROUNDS = 5;
+
+async function inMostRounds(holds: () => Promise<boolean>): Promise<boolean> {
+  let held = 0;
+  for (let round = 0; round < ROUNDS; round++) if (await holds()) held++;
+  return held > ROUNDS / 2;
+}
+
 async function idleIsSilent(): Promise<void> {
   needTool("strace");
   using place = new Place();
@@ -108,8 +117,7 @@ async function idleIsSilent(): Promise<void> {
   await Promise.all([worker.expectLine("attached"), client.expectLine("joined"), bare.expectLine("waiting")]);
   await Promise.all([client.order("go 1000"), bare.order("go 1000")]);
   let seen = "";
-  let quiet = false;
-  for (let round = 0; round < 5 && !quiet; round++) {
+  const quiet = await inMostRounds(async () => {
     const nothing = () => Bun.sleep(2_000);
     const [ofClient, ofWorker, ofBare] = await callsOf(
       place,
@@ -120,9 +128,9 @@ async function idleIsSilent(): Promise<void> {
     seen += `\nclient: ${show(ofClient!)}; worker: ${show(ofWorker!)}; bare: ${show(ofBare!)}`;
     // Bun wakes up once a second, so two seconds have two or three wake-ups.
     const sleeps = (counts: Map<string, number>) => [...counts.keys()].every((call) => WAIT_CALLS.includes(call));
-    quiet = [ofClient!, ofWorker!].every((counts) => sleeps(counts) && total(counts) <= total(ofBare!) + 1);
-  }
-  expect(quiet, `in each of five periods of 2 s there were more calls than in a bare process:${seen}`);
+    return [ofClient!, ofWorker!].every((counts) => sleeps(counts) && total(counts) <= total(ofBare!) + 1);
+  });
+  expect(quiet, `in most of the periods of 2 s there were more calls than in a bare process:${seen}`);
   const one = await callsOf(place, [client, worker], MESSAGE_CALLS, () => client.order("go 1"));
   expect(
     one.every((counts) => total(counts) > 0),
@@ -143,8 +151,7 @@ async function observersAreSilent(): Promise<void> {
   expect(total(joining!) > 0, "strace does not see an observer join, so the silence proves nothing");
   const observers = await Promise.all([open(), open(), open()]);
   let seen = "";
-  let quiet = false;
-  for (let round = 0; round < 5 && !quiet; round++) {
+  const quiet = await inMostRounds(async () => {
     let reads = 0;
     const look = async (): Promise<void> => {
       for (const until = performance.now() + 2_000; performance.now() < until; await Bun.sleep(1))
@@ -153,12 +160,12 @@ async function observersAreSilent(): Promise<void> {
     const [ofClient, ofBare] = await callsOf(place, [client, bare], `${MESSAGE_CALLS},${WAIT_CALLS}`, look);
     seen += `\n${reads} reads: client: ${show(ofClient!)}; bare: ${show(ofBare!)}`;
     const sleeps = [...ofClient!.keys()].every((call) => WAIT_CALLS.includes(call));
-    quiet = reads > 300 && sleeps && total(ofClient!) <= total(ofBare!) + 1;
-  }
+    return reads > 300 && sleeps && total(ofClient!) <= total(ofBare!) + 1;
+  });
   for (const observer of observers) observer.close();
   expect(
     quiet,
-    `in each of five periods of 2 s with three observers there were more calls than in a bare process:${seen}`,
+    `in most of the periods of 2 s with three observers there were more calls than in a bare process:${seen}`,
   );
   note(seen.trim());
 }
@@ -173,15 +180,14 @@ async function busyStaysOutOfTheKernel(order: string, count: number): Promise<vo
   await client.expectLine("joined");
   await client.order(`${order} 5000`); // compiled and warm
   let seen = "";
-  let rare = false;
-  // Several runs: while other processes use the processors, spinning finds less and the sides park.
-  for (let round = 0; round < 5 && !rare; round++) {
+  // While other processes use the processors, spinning finds less and the sides park.
+  const rare = await inMostRounds(async () => {
     const work = () => client.order(`${order} ${count}`);
     const [ofClient, ofWorker] = await callsOf(place, [client, worker], MESSAGE_CALLS, work);
     seen += `\nclient: ${show(ofClient!)}; worker: ${show(ofWorker!)}`;
-    rare = [ofClient!, ofWorker!].every((counts) => [...counts.values()].every((calls) => calls < count / 20));
-  }
-  expect(rare, `each of five runs of ${count} made many calls:${seen}`);
+    return [ofClient!, ofWorker!].every((counts) => [...counts.values()].every((calls) => calls < count / 20));
+  });
+  expect(rare, `most runs of ${count} made many calls:${seen}`);
   note(seen.trim());
 }
 
@@ -200,16 +206,15 @@ async function quietFleetMakesNoCall(): Promise<void> {
   expect(seen.join() === "nothing,nothing,nothing,nothing", `the library makes: ${seen.join("; ")}`);
 }
 
-/** Resolves to the system calls of a member's main thread in marked work: the fewest of five runs, as the engine may collect or compile. */
+/** Resolves to the system calls of a member's main thread in marked work: the median of the runs, as the engine may collect or compile. */
 async function markedCalls(place: Place, member: Member, command: string): Promise<Map<string, number>> {
-  let fewest: Map<string, number> | null = null;
-  for (let round = 0; round < 5 && (fewest === null || total(fewest) > 0); round++) {
+  const runs: Map<string, number>[] = [];
+  for (let round = 0; round < ROUNDS; round++) {
     const trace = await Trace.attach(place, member.pid, "all");
     await member.order(command);
-    const calls = await trace.endMarked(member.pid);
-    if (fewest === null || total(calls) < total(fewest)) fewest = calls;
+    runs.push(await trace.endMarked(member.pid));
   }
-  return fewest!;
+  return runs.toSorted((a, b) => total(a) - total(b))[ROUNDS >> 1]!;
 }
 
 async function publishingMakesNoCall(): Promise<void> {
@@ -271,17 +276,16 @@ async function sleepersMakeNoCall(): Promise<void> {
   await waiter.order("wait taken");
   const sleepers = { cursor, subscription, waiter };
   let seen = "";
-  let quiet = false;
-  for (let round = 0; round < 5 && !quiet; round++) {
+  const quiet = await inMostRounds(async () => {
     const second = () => Bun.sleep(1_000);
     const [ofBare, ...counts] = await callsOf(place, [bare, ...Object.values(sleepers)], "all", second);
     ofBare!.delete("restart_syscall");
     seen += `\nbare: ${show(ofBare!)}; ${Object.keys(sleepers)
       .map((name, i) => `${name}: ${show(counts[i]!)}`)
       .join("; ")}`;
-    quiet = counts.every((calls) => sleepsOnly(calls, total(ofBare!)));
-  }
-  expect(quiet, `in each of five seconds there were more calls than in a bare process:${seen}`);
+    return counts.every((calls) => sleepsOnly(calls, total(ofBare!)));
+  });
+  expect(quiet, `in most of the seconds there were more calls than in a bare process:${seen}`);
   note(seen.trim());
   await active.order("publish 1");
   await cursor.lineFrom("event");
