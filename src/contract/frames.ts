@@ -81,6 +81,11 @@ export class FrameWriter {
   }
 }
 
+/** The handler has run: it sends items, or reads them. */
+function malformed(what: string): SlotbusError {
+  return new SlotbusError("PROTOCOL", what, { mayHaveExecuted: true });
+}
+
 /** Reads frames from chunks. Work and memory are linear in the bytes, however they are cut. `limit` bounds each frame. */
 export class FrameReader {
   readonly #limit: number;
@@ -100,7 +105,7 @@ export class FrameReader {
   /** Adds a chunk and keeps it: pass a private copy. Throws `PROTOCOL` for bytes after the last frame. */
   push(chunk: Uint8Array): void {
     if (chunk.length === 0) return;
-    if (this.#ended) throw new SlotbusError("PROTOCOL", AFTER_END);
+    if (this.#ended) throw malformed(AFTER_END);
     if (this.#available === 0) {
       this.#bytes = chunk;
       this.#at = 0;
@@ -122,7 +127,7 @@ export class FrameReader {
       const kind = bytes[at]!;
       const length = (bytes[at + 1]! | (bytes[at + 2]! << 8) | (bytes[at + 3]! << 16) | (bytes[at + 4]! << 24)) >>> 0;
       if (kind < FRAME.value || kind > FRAME.enough) {
-        throw new SlotbusError("PROTOCOL", `An item stream has a frame of the unknown kind ${kind}.`);
+        throw malformed(`An item stream has a frame of the unknown kind ${kind}.`);
       }
       if (length > limitOf(kind, this.#limit)) throw new PayloadTooLargeError("item", length, this.#limit, true);
       const size = HEADER + length;
@@ -132,7 +137,7 @@ export class FrameReader {
       this.#at += size;
       this.#available -= size;
       this.#ended = kind === FRAME.failure || kind === FRAME.end;
-      if (this.#ended && this.#available > 0) throw new SlotbusError("PROTOCOL", AFTER_END);
+      if (this.#ended && this.#available > 0) throw malformed(AFTER_END);
       return { kind, payload: bytes.subarray(at + HEADER, at + size) };
     }
     return null;
@@ -141,10 +146,8 @@ export class FrameReader {
   /** Call at the end of the bytes. Throws `PROTOCOL` if the last frame is missing. */
   finish(): void {
     if (this.#ended) return;
-    throw new SlotbusError(
-      "PROTOCOL",
-      `An item stream was cut off: its last frame is missing, after ${this.#available} bytes of an incomplete frame.`,
-    );
+    const after = `after ${this.#available} bytes of an incomplete frame`;
+    throw malformed(`An item stream was cut off: its last frame is missing, ${after}.`);
   }
 
   #join(): void {

@@ -3,8 +3,8 @@
 import type { StreamSource } from "../../src/bus/body-writer.ts";
 import { sleep } from "../../src/clock.ts";
 import type { Die } from "./choices.ts";
-import type { Process } from "./clock.ts";
 import type { Link } from "./link.ts";
+import type { Host as Process } from "./processes.ts";
 
 /** Error of a source, of a handler or of an abort that the world made. */
 export class Planned extends Error {
@@ -205,6 +205,8 @@ export class Call {
   /** How the call ended, for messages. */
   outcome = "";
   error: unknown = null;
+  /** What the caller got: a value, or the number of bytes or items. */
+  value: unknown = null;
   /** Whether the caller aborted it. */
   isAborted = false;
   abortReason: unknown = null;

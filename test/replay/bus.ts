@@ -7,13 +7,48 @@ import { ClosedError } from "../../src/errors.ts";
 import type { Die } from "./choices.ts";
 import { Process } from "./clock.ts";
 import { handlerOf } from "./contracts.ts";
+import type { BusProcess, WorkerProcess } from "./processes.ts";
 import { HEAD_BYTES, PAYLOAD_BYTES } from "./sizes.ts";
 import { ReplayWire } from "./wire.ts";
 import { ReplayWorker } from "./worker.ts";
 import type { World } from "./world.ts";
 
+/** Chooses the options of a bus. */
+export function chooseOptions(die: Die, isCalm: boolean) {
+  return {
+    slots: 4,
+    payloadBytes: PAYLOAD_BYTES,
+    headBytes: HEAD_BYTES,
+    inlineBytes: 64,
+    timeout: isCalm ? Infinity : [300, 900, 120][die.small("timeout", 3)]!,
+    queue: {
+      limit: [100, 4, 20][die.small("queue", 3)]!,
+      policy: die.chance("queue waits", 200) ? ("wait" as const) : ("reject" as const),
+    },
+  };
+}
+
+/** Drains and closes a bus. */
+export async function closeBus(world: World, bus: BusProcess, limitMs: number): Promise<void> {
+  if (bus.isClosing) return;
+  bus.isClosing = true;
+  const { dispatcher, host } = bus;
+  const until = host.now() + limitMs;
+  await dispatcher.drain(limitMs);
+  world.expect(dispatcher.unsettled.count === 0 || host.now() >= until, `${bus.name} was not drained`);
+  world.closing(bus);
+  await dispatcher.close();
+  bus.isClosed = true;
+}
+
+/** Chooses the options of a worker. `reconnectMs`: pause before it attaches again; 0: it does not. */
+export function chooseWorker(die: Die): { concurrency: number; reconnectMs: number } {
+  const concurrency = 1 + die.below("concurrency", 4);
+  return { concurrency, reconnectMs: die.chance("stays away", 200) ? 0 : 5 + die.small("reconnect", 60) };
+}
+
 /** One client. */
-export class Bus {
+export class Bus implements BusProcess {
   readonly name: string;
   readonly die: Die;
   readonly host: Process;
@@ -31,21 +66,8 @@ export class Bus {
     const die = world.choices.die(this.name);
     this.die = die;
     this.host = new Process(world.time, 100 + index, die);
-    this.options = {
-      name: this.name,
-      slots: 4,
-      payloadBytes: PAYLOAD_BYTES,
-      headBytes: HEAD_BYTES,
-      inlineBytes: 64,
-      timeout: [300, 900, 120][die.small("timeout", 3)]!,
-      queue: {
-        limit: [100, 4, 20][die.small("queue", 3)]!,
-        policy: die.chance("queue waits", 200) ? "wait" : "reject",
-      },
-      spin: 0,
-      allowedUids: [],
-      directory: "",
-    } as unknown as ResolvedBusOptions;
+    const options = { name: this.name, ...chooseOptions(die, world.isCalm), spin: 0, allowedUids: [], directory: "" };
+    this.options = options as unknown as ResolvedBusOptions;
     const isHostile = die.chance("hostile", 30);
     let made: ReplayWire;
     this.dispatcher = new Dispatcher(
@@ -66,16 +88,8 @@ export class Bus {
   }
 
   /** Drains and closes the bus. */
-  async close(limitMs: number): Promise<void> {
-    if (this.isClosing) return;
-    this.isClosing = true;
-    const until = this.host.now() + limitMs;
-    await this.dispatcher.drain(limitMs);
-    const isDrained = this.dispatcher.unsettled.count === 0 || this.host.now() >= until;
-    this.#world.expect(isDrained, `${this.name} was not drained`);
-    this.#world.closing(this);
-    await this.dispatcher.close();
-    this.isClosed = true;
+  close(limitMs: number): Promise<void> {
+    return closeBus(this.#world, this, limitMs);
   }
 
   /** Kills the process of the client. */
@@ -87,7 +101,7 @@ export class Bus {
 }
 
 /** One worker. */
-export class Worker {
+export class Worker implements WorkerProcess {
   readonly name: string;
   readonly host: Process;
   readonly die: Die;
@@ -102,13 +116,8 @@ export class Worker {
     const die = world.choices.die(this.name);
     this.die = die;
     this.host = new Process(world.time, (bus.host.pid - 99) * 1_000 + index, die);
-    const concurrency = 1 + die.below("concurrency", 4);
-    const options = {
-      bus: bus.name,
-      concurrency,
-      reconnectMs: die.chance("stays away", 200) ? 0 : 5 + die.small("reconnect", 60),
-      isHostile: die.chance("hostile", 40),
-    };
+    const { concurrency, reconnectMs } = chooseWorker(die);
+    const options = { bus: bus.name, concurrency, reconnectMs, isHostile: die.chance("hostile", 40) };
     let made: ReplayWorker;
     const events = {
       connected: () => {},

@@ -3,8 +3,8 @@
 import type { BusRequest, RequestOptions } from "../../src/bus/call.ts";
 import { BorrowedResponse, BusResponse, StreamedResponse } from "../../src/bus/response.ts";
 import { sleep } from "../../src/clock.ts";
-import type { Bus } from "./bus.ts";
 import { bytesFor, type Call, firstDifference, Planned, type Run, Source } from "./books.ts";
+import type { BusProcess as Bus } from "./processes.ts";
 import { PAYLOAD_BYTES } from "./sizes.ts";
 import type { World } from "./world.ts";
 
@@ -60,7 +60,7 @@ function requestOf(world: World, call: Call, bus: Bus): BusRequest {
     case 4: {
       const source = new Source(call.requestKey, bus.host, die);
       call.sources.push(source);
-      world.sources.push(source);
+      world.opened(source);
       call.bodyBytes = -1;
       request.body = source.body;
       break;
@@ -101,6 +101,7 @@ async function checkWhole(world: World, call: Call, run: Run | null, response: B
     );
   };
   check();
+  call.value = response.body.length;
   if (!(response instanceof BorrowedResponse)) return;
   await sleep(bus.host, call.die.small("borrows for", 60));
   check();
@@ -128,6 +129,7 @@ async function readResponse(
       const at = run && !world.isTaintedCall(call) ? firstDifference(call.responseKey(run.index), read, chunk) : -1;
       world.expect(at < 0, `call ${call.index}: byte ${at} of the response is wrong`);
       read += chunk.length;
+      call.value = read;
       if (read >= leavesAt) {
         call.isCancelled = true;
         break;

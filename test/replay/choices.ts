@@ -39,15 +39,24 @@ export class Choices {
   readonly #list: ReadonlyMap<string, number> | null;
   readonly #taken: Chosen[] | null;
 
-  private constructor(seed: number, list: ReadonlyMap<string, number> | null, isRecording: boolean) {
+  /** @internal Says which choices are 0, by owner and label; `null`: none. */
+  readonly leavesOut: ((owner: string, label: string) => boolean) | null;
+
+  private constructor(
+    seed: number,
+    list: ReadonlyMap<string, number> | null,
+    isRecording: boolean,
+    leavesOut: Choices["leavesOut"] = null,
+  ) {
+    this.leavesOut = leavesOut;
     this.#seed = seed;
     this.#list = list;
     this.#taken = isRecording ? [] : null;
   }
 
-  /** Choices made from a seed. `isRecording`: {@link taken} lists them. */
-  static ofSeed(seed: number, isRecording = false): Choices {
-    return new Choices(seed, null, isRecording);
+  /** Choices made from a seed. `isRecording`: {@link taken} lists them. `leavesOut`: which choices are 0. */
+  static ofSeed(seed: number, isRecording = false, leavesOut: Choices["leavesOut"] = null): Choices {
+    return new Choices(seed, null, isRecording, leavesOut);
   }
 
   /** Choices taken from a list; a choice that is not in the list is 0. */
@@ -128,6 +137,7 @@ export class Die {
     const count = this.#counts.get(label) ?? 0;
     this.#counts.set(label, count + 1);
     const choices = this.#choices;
+    if (choices.leavesOut?.(this.owner, label)) return 0;
     const bits = choices.bits(this.#hash, hashOf(label), count);
     if (bits >= 0 && !choices.isNamed) return valueOf(bits);
     const name = count === 0 ? `${this.owner} ${label}` : `${this.owner} ${label} #${count}`;

@@ -9,13 +9,11 @@ import { Implementations } from "../../src/contract/implementations.ts";
 import type { Schema } from "../../src/contract/schema.ts";
 import { ContractError, ContractMismatchError, RemoteError, SlotbusError, ValidationError } from "../../src/errors.ts";
 import { type Call, Planned, type Run } from "./books.ts";
-import type { Bus } from "./bus.ts";
 import { optionsOf } from "./callers.ts";
 import type { Die } from "./choices.ts";
-import type { Process } from "./clock.ts";
 import { beginRun, handle } from "./handlers.ts";
-import type { WorkerEnd } from "./worker-end.ts";
-import type { World } from "./world.ts";
+import type { BusProcess as Bus, Host as Process } from "./processes.ts";
+import type { Claimed, World } from "./world.ts";
 
 /** A schema for whole numbers that are not negative; `isAsync`: it validates later. */
 function count(isAsync = false): Schema<number> {
@@ -63,8 +61,8 @@ export function handlerOf(
   world: World,
   die: Die,
 ): (request: Parameters<typeof handle>[1]) => ReturnType<typeof handle> {
-  let current: { call: Call; end: WorkerEnd } | null = null;
-  const calls = new Map<string, { call: Call; end: WorkerEnd }>();
+  let current: Claimed | null = null;
+  const calls = new Map<string, Claimed>();
   const begin = (ctx: CallContext): { call: Call; run: Run; die: Die } => {
     const { call, end } = calls.get(ctx.requestId) ?? current!;
     const run = beginRun(world, call, end);
@@ -136,9 +134,7 @@ export function handlerOf(
     served.add(older, { echo: one, list: many, again: one } as unknown as Handlers<typeof older>);
   else served.add(shop, { echo: one, again: one, list: many, sum, relay } as unknown as Handlers<typeof shop>);
   return (request) => {
-    const end = request.claim.owner as WorkerEnd;
-    const { exchange } = end.link.slots[request.claim.slot]!.worker.request!;
-    current = { call: world.callOf(exchange), end };
+    current = world.claimOf(request);
     calls.set(request.id, current);
     return served.handle(request);
   };
@@ -184,12 +180,14 @@ export async function callContract(world: World, call: Call, bus: Bus): Promise<
     const value = await (what === 0
       ? client.echo(input, options)
       : client.again(input, { ...options, idempotent: true }));
+    call.value = value;
     world.expect(value === call.index || world.isTaintedCall(call), `call ${call.index} got ${value}`);
   } else if (what === 2) {
     const read = await readItems(world, call, client.list(input, options) as AsyncGenerator<string>, bus.host);
     if (!call.isCancelled) checkItems(world, call, read, null);
   } else if (what === 3) {
     const total = await client.sum(itemsOf(world, call, state), options);
+    call.value = total;
     const run = call.runs.at(-1);
     world.expect(total === run?.read || world.isTaintedCall(call), `call ${call.index}: ${total} is not the sum`);
   } else {
@@ -221,6 +219,7 @@ async function readItems(world: World, call: Call, list: AsyncGenerator<string>,
     checkItems(world, call, read, error);
     throw error;
   }
+  call.value = read;
   return read;
 }
 

@@ -1,7 +1,7 @@
 /** The faults of a world: each happens at a time or at a report. */
 
-import type { Bus, Worker } from "./bus.ts";
 import type { Die } from "./choices.ts";
+import type { BusProcess as Bus, WorkerProcess as Worker } from "./processes.ts";
 import type { World } from "./world.ts";
 
 type Fault = (world: World, bus: Bus, die: Die) => void;

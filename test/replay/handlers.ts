@@ -6,8 +6,7 @@ import type { WorkerRequest } from "../../src/bus/request.ts";
 import { sleep } from "../../src/clock.ts";
 import { bytesFor, type Call, firstDifference, Planned, Run, Source } from "./books.ts";
 import type { Die } from "./choices.ts";
-import type { WorkerEnd } from "./worker-end.ts";
-import type { World } from "./world.ts";
+import type { ClaimEnd, World } from "./world.ts";
 
 /** Headers of each response: which call and which run it answers. */
 export function headersOf(call: Call, run: Run): [string, string][] {
@@ -18,7 +17,7 @@ export function headersOf(call: Call, run: Run): [string, string][] {
 }
 
 /** Begins a run of the handler of a call. */
-export function beginRun(world: World, call: Call, end: WorkerEnd): Run {
+export function beginRun(world: World, call: Call, end: ClaimEnd): Run {
   const run = new Run(call.runs.length, end.host, end.link);
   call.runs.push(run);
   world.began(call, run);
@@ -27,9 +26,7 @@ export function beginRun(world: World, call: Call, end: WorkerEnd): Run {
 
 /** Handles a plain request. */
 export function handle(world: World, request: WorkerRequest): Answerable | void | Promise<Answerable | void> {
-  const end = request.claim.owner as WorkerEnd;
-  const { exchange } = end.link.slots[request.claim.slot]!.worker.request!;
-  const call = world.callOf(exchange);
+  const { call, end } = world.claimOf(request);
   if (!world.isTainted(end.link)) {
     world.expect(request.headers.get("x-call") === String(call.index), `call ${call.index}: another request arrived`);
     world.expect(request.id === (call.ownId ?? request.id), `call ${call.index}: the id changed to ${request.id}`);
@@ -119,7 +116,7 @@ function decide(world: World, call: Call, run: Run, request: WorkerRequest, die:
       const source = new Source(call.responseKey(run.index), run.host, die);
       run.outcome = "answered";
       run.source = source;
-      world.sources.push(source);
+      world.opened(source);
       return { headers, body: source.body };
     }
     case 5: {

@@ -3,7 +3,7 @@
 import { RemoteError, SlotbusError } from "../../src/errors.ts";
 import { isContractFault } from "./contracts.ts";
 import { type Call, Planned, type Run } from "./books.ts";
-import type { Bus } from "./bus.ts";
+import type { BusProcess as Bus, WorkerProcess } from "./processes.ts";
 import type { World } from "./world.ts";
 
 /** Codes that a plain call may reject with. */
@@ -22,9 +22,14 @@ const CODES = new Set([
 export function checkSettled(world: World, call: Call, bus: Bus, error: unknown): void {
   const name = `call ${call.index}`;
   if (error instanceof SlotbusError && !error.mayHaveExecuted && !world.isTaintedCall(call))
-    world.expect(call.runs.length === 0, `${name}: ${error.code} says that no handler ran, and one did`);
-  const isLate = call.settledAt > call.startedAt + call.timeoutMs + 45 && !call.isContract;
-  world.expect(!isLate || call.host.wasStopped(150), `${name} settled after its timeout of ${call.timeoutMs} ms`);
+    world.expect(
+      call.runs.length === 0,
+      `${name}: ${error.code} says that no handler ran, and one did: ${error.message}`,
+    );
+  const tookMs = call.settledAt - call.startedAt;
+  const isLate = tookMs > call.timeoutMs + 45 && !call.isContract;
+  const late = `${name} settled after ${tookMs.toFixed(1)} ms, and its timeout is ${call.timeoutMs} ms: ${String(error)}`;
+  world.expect(!isLate || call.host.wasStopped(150), late);
   if (error === call.abortReason && call.isAborted) return;
   if (error instanceof Planned) {
     const isOwn = call.isContract || call.sources.some(({ ended }) => ended === "failed");
@@ -60,6 +65,15 @@ export function checkStreamFailure(world: World, call: Call, run: Run, read: num
 
 /** Checks what is left when the world has come to rest. */
 export function atTheEnd(world: World): void {
+  checkCalls(world);
+  for (const bus of world.buses) {
+    if (!bus.host.isDead) checkBus(world, bus);
+    for (const worker of bus.workers) checkWorker(world, worker);
+  }
+}
+
+/** Checks the calls and the sources of the processes that live. */
+export function checkCalls(world: World): void {
   for (const call of world.calls) {
     if (call.host.isDead) continue;
     world.expect(call.isSettled, `call ${call.index} never settled`);
@@ -77,18 +91,17 @@ export function atTheEnd(world: World): void {
   }
   for (const { host, isInside } of world.entered)
     world.expect(host.isDead || !isInside, "the finally of a generator of items never ran");
-  for (const bus of world.buses) {
-    if (!bus.host.isDead) checkBus(world, bus);
-    for (const { wire, host, name } of bus.workers) {
-      if (host.isDead) continue;
-      world.expect(wire.leftOver === 0, `${name} still has ${wire.leftOver} requests`);
-      for (const { claims, isOpen } of wire.ends)
-        world.expect(!isOpen || claims.every((claim) => claim === null), `${name} still has a claim`);
-    }
-  }
 }
 
-function checkBus(world: World, bus: Bus): void {
+function checkWorker(world: World, { wire, host, name }: WorkerProcess): void {
+  if (host.isDead) return;
+  world.expect(wire.leftOver === 0, `${name} still has ${wire.leftOver} requests`);
+  for (const { claims, isOpen } of wire.ends)
+    world.expect(!isOpen || claims.every((claim) => claim === null), `${name} still has a claim`);
+}
+
+/** Checks that a bus has closed and has nothing left. */
+export function checkBus(world: World, bus: Bus): void {
   const { dispatcher, wire, name } = bus;
   const { unsettledAtEnd, queued } = dispatcher.stats();
   world.expect(bus.isClosed, `${name} never closed`);

@@ -9,17 +9,19 @@
  */
 
 import type { Exchange } from "../../src/bus/exchange.ts";
+import type { WorkerRequest } from "../../src/bus/request.ts";
 import { Call, type Run, type Source } from "./books.ts";
 import { Bus } from "./bus.ts";
 import { callPlain } from "./callers.ts";
 import { callContract } from "./contracts.ts";
 import type { Cells } from "./cells.ts";
 import type { Choices, Die } from "./choices.ts";
-import { type Process, VirtualTime } from "./clock.ts";
+import { VirtualTime } from "./clock.ts";
 import type { ReplayConnection } from "./connection.ts";
 import { planFaults } from "./faults.ts";
 import { atTheEnd, checkSettled, checkStreamFailure } from "./invariants.ts";
 import type { Link, Slot } from "./link.ts";
+import type { BusProcess, Host } from "./processes.ts";
 import type { Watch } from "./wire.ts";
 import { Net } from "./wire.ts";
 import type { WorkerEnd } from "./worker-end.ts";
@@ -35,18 +37,32 @@ const PROGRESS_MS = 13;
 /** Time at which everything is closed, in ms after the start. */
 const CLOSE_MS = 1_200;
 
+/** The worker's end of a connection. */
+export interface ClaimEnd {
+  readonly host: Host;
+  readonly link: Link;
+}
+
+/** A call, and the end of the connection that claimed it. */
+export interface Claimed {
+  readonly call: Call;
+  readonly end: ClaimEnd;
+}
+
 /** One world. */
 export class World implements Watch {
   readonly choices: Choices;
   readonly cells: Cells;
-  readonly time = new VirtualTime();
+  readonly time: VirtualTime;
   readonly net: Net;
   readonly die: Die;
-  readonly buses: Bus[] = [];
+  /** Whether nothing depends on time: calls have no timeout, and a bus closes when they are over. */
+  readonly isCalm: boolean;
+  readonly buses: BusProcess[] = [];
   readonly calls: Call[] = [];
   readonly sources: Source[] = [];
   /** Generators that began: each must run its `finally`. */
-  readonly entered: { host: Process; isInside: boolean }[] = [];
+  readonly entered: { host: Host; isInside: boolean }[] = [];
   /** The first broken promise. */
   failure: string | null = null;
   reports = 0;
@@ -56,13 +72,15 @@ export class World implements Watch {
   readonly #exchangeOf = new Map<Call, Exchange>();
   readonly #tainted = new Set<Link>();
   /** Buses that had both a queue and room at the last check. */
-  readonly #stuck = new Set<Bus>();
+  readonly #stuck = new Set<BusProcess>();
   readonly #kept: unknown[] = [];
-  readonly #atReport = new Map<Call, { left: number; run: () => void; host: Process }[]>();
+  readonly #atReport = new Map<Call, { left: number; run: () => void; host: Host }[]>();
   readonly #atAnyReport: { at: number; run: () => void }[] = [];
 
-  constructor(choices: Choices, cells: Cells) {
+  constructor(choices: Choices, cells: Cells, isCalm = false, time = new VirtualTime()) {
     this.choices = choices;
+    this.isCalm = isCalm;
+    this.time = time;
     this.cells = cells;
     this.die = choices.die("world");
     this.net = new Net(choices, this);
@@ -70,10 +88,27 @@ export class World implements Watch {
 
   /** Runs the world. Call it from a macrotask. Returns the first broken promise; `null` if there is none. */
   run(): string | null {
+    this.plan();
+    try {
+      if (!this.time.run(STEPS)) this.broken("the world does not come to rest");
+      else atTheEnd(this);
+    } catch (error) {
+      this.broken(`thrown: ${error instanceof Error ? error.stack : String(error)}`);
+    }
+    return this.failure;
+  }
+
+  /** Makes the client number `index`. */
+  protected makeBus(index: number): BusProcess {
+    return new Bus(this, index);
+  }
+
+  /** Makes the clients, and plans everything else. */
+  protected plan(): void {
     const { die, time } = this;
     time.cost = [0, 0.002, 0.05, 0.3][die.below("cost of time", 4)]!;
     const buses = 1 + (die.chance("second bus", 200) ? 1 : 0);
-    for (let index = 0; index < buses; index++) this.buses.push(new Bus(this, index));
+    for (let index = 0; index < buses; index++) this.buses.push(this.makeBus(index));
     for (const bus of this.buses) {
       const workers = 1 + bus.die.below("workers", 3);
       for (let index = 0; index < workers; index++)
@@ -84,13 +119,6 @@ export class World implements Watch {
     planFaults(this);
     for (let at = 50; at < CLOSE_MS; at += PROGRESS_MS) time.after(at, () => this.#checkProgress());
     time.after(CLOSE_MS, () => this.#closeAll());
-    try {
-      if (!time.run(STEPS)) this.broken("the world does not come to rest");
-      else atTheEnd(this);
-    } catch (error) {
-      this.broken(`thrown: ${error instanceof Error ? error.stack : String(error)}`);
-    }
-    return this.failure;
   }
 
   #planCall(index: number): void {
@@ -103,8 +131,8 @@ export class World implements Watch {
   }
 
   /** Makes a call now. */
-  makeCall(bus: Bus, _die: Die, index = 1_000 + this.calls.length): void {
-    const call = new Call(index, this.choices.die(`call ${index}`), bus.host);
+  makeCall(bus: BusProcess, _die: Die, index = 1_000 + this.calls.length): void {
+    const call = this.newCall(index, bus.host);
     this.calls.push(call);
     call.startedAt = this.time.now;
     const make = call.die.chance("through a contract", 300) ? callContract : callPlain;
@@ -122,6 +150,11 @@ export class World implements Watch {
     );
   }
 
+  /** Opens the books of a call. */
+  protected newCall(index: number, host: Host): Call {
+    return new Call(index, this.choices.die(`call ${index}`), host);
+  }
+
   /** A request does not stay in the queue while a worker has room. */
   #checkProgress(): void {
     for (const bus of this.buses) {
@@ -137,6 +170,10 @@ export class World implements Watch {
   }
 
   #closeAll(): void {
+    if (this.isCalm && this.calls.some(({ outcome }) => outcome === "")) {
+      this.time.after(PROGRESS_MS, () => this.#closeAll());
+      return;
+    }
     this.net.isOpen = false;
     for (const bus of this.buses) {
       const { die } = bus;
@@ -168,14 +205,21 @@ export class World implements Watch {
   }
 
   /** Notes that a generator of a process has begun. */
-  enter(host: Process): { isInside: boolean } {
+  enter(host: Host): { isInside: boolean } {
     const state = { host, isInside: true };
     this.entered.push(state);
     return state;
   }
 
-  callOf(exchange: Exchange): Call {
-    return this.#callOf.get(exchange)!;
+  /** Notes a source. */
+  opened(source: Source): void {
+    this.sources.push(source);
+  }
+
+  /** Returns the call of a request, and where it was claimed. */
+  claimOf({ claim }: WorkerRequest): Claimed {
+    const end = claim.owner as WorkerEnd;
+    return { call: this.#callOf.get(end.link.slots[claim.slot]!.worker.request!.exchange)!, end };
   }
 
   isTainted(link: Link): boolean {
@@ -217,13 +261,13 @@ export class World implements Watch {
 
   handlerFailed(_error: unknown): void {}
 
-  closing(bus: Bus): void {
+  closing(bus: BusProcess): void {
     for (const [exchange, call] of this.#callOf)
       if (call.host === bus.host && (!exchange.isSettled || exchange.isStreaming)) this.#hit(exchange, null, "close");
   }
 
   /** Runs `run` at the `count`-th report about a call. */
-  atReport(call: Call, count: number, run: () => void, host: Process): void {
+  atReport(call: Call, count: number, run: () => void, host: Host): void {
     const list = this.#atReport.get(call) ?? [];
     list.push({ left: count, run, host });
     this.#atReport.set(call, list);

@@ -21,9 +21,9 @@ function watchUnhandled(): void {
 const nextMacrotask = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 /** Runs a world in a macrotask of its own. */
-export async function runWorld(choices: Choices, cells = new Cells()): Promise<World> {
+export async function runWorld(choices: Choices, cells = new Cells(), isCalm = false): Promise<World> {
   watchUnhandled();
-  const world = new World(choices, cells);
+  const world = new World(choices, cells, isCalm);
   await new Promise<void>((resolve) => {
     setImmediate(() => {
       const { stackTraceLimit } = Error;

@@ -1,0 +1,29 @@
+/** Compares how the calls of a real world ended with the replay of the same choices. */
+
+import { Cells } from "../cells.ts";
+import { runWorld } from "../worlds.ts";
+import { outcomeOf } from "./client.ts";
+import { choicesOf } from "./orders.ts";
+import type { Played } from "./stage.ts";
+
+/** Replays a calm world, in which each call has one possible outcome. Returns the outcomes by the indexes of the calls. */
+async function replayCalm(seed: number): Promise<Map<string, string>> {
+  const world = await runWorld(choicesOf(seed, true), new Cells(), true);
+  if (world.failure !== null) throw new Error(`the calm replay of seed ${seed} failed: ${world.failure}`);
+  return new Map(world.calls.map((call) => [String(call.index), outcomeOf(call)]));
+}
+
+/**
+ * Returns the first difference between a real world and its calm replay; `null` if there is none. Above a calm world all calls end
+ * in the same way. In another world, a call whose handler ran once and that succeeds has the value that it has in the calm one.
+ */
+export async function compare(seed: number, isCalm: boolean, { outcomes }: Played): Promise<string | null> {
+  const calm = await replayCalm(seed);
+  for (const [index, should] of calm) {
+    const is = outcomes[index];
+    if (isCalm ? is === should : is === undefined || !is.endsWith(" of run 0") || is === should) continue;
+    return `call ${index} ended with "${is}", and in the calm replay with "${should}"`;
+  }
+  const extra = Object.keys(outcomes).length - calm.size;
+  return isCalm && extra !== 0 ? `the real world has ${extra} more calls than its replay` : null;
+}
