@@ -114,6 +114,16 @@ describe("calls", () => {
     }
   }, 30_000);
 
+  test("bytes that a handler keeps do not change when another call has their slot", async () => {
+    await using space = new Workspace();
+    const kept: Uint8Array[] = [];
+    const keeper = contract("keeper", { keep: rpc<Uint8Array, number>() });
+    const { client } = await open(space, keeper, { keep: (bytes) => kept.push(bytes) }, { slots: 1 });
+    const last = 99_999; // a small body would be copied in any case
+    for (const fill of [1, 2, 3]) await client.keep(new Uint8Array(last + 1).fill(fill));
+    expect(kept.map((bytes) => [bytes[0], bytes[last]])).toEqual([1, 2, 3].map((n) => [n, n]));
+  });
+
   test("a handler sees signal, deadline, remaining time, id and headers of its call", async () => {
     await using space = new Workspace();
     const seen = contract("seen", { look: rpc<void, unknown>(), wait: rpc() });
@@ -892,6 +902,7 @@ describe("streams as they come", () => {
     expect(cut.remoteCode).toBe("PROTOCOL");
     const kept = await all(client.both(Array.from({ length: 300 }, (_, i) => new Uint8Array(1_000).fill(i))));
     expect(kept.map((item) => (item as Uint8Array)[999])).toEqual(Array.from({ length: 300 }, (_, i) => i & 255));
+    for (const item of kept) expect((item as Uint8Array).buffer.byteLength).toBe(1_000);
   });
 
   test("an idempotent stream starts again on another worker until its items begin, and not after", async () => {
@@ -975,7 +986,7 @@ describe("checks", () => {
       true,
       ["area"],
     ]);
-    await until(() => reported.length === 1, "reported to the worker");
+    expect(reported).toHaveLength(1);
   });
 
   test("the client refuses an output that fails its own schema", async () => {
@@ -1063,6 +1074,8 @@ describe("declared errors", () => {
       if (id === 2) throw errors.RAW(pattern(50_000), "bytes\nin two lines");
       if (id === 3) throw errors.NOT_FOUND({ id: "3" as unknown as number });
       if (id === 4) throw new ContractError("shop", "find", "UNHEARD_OF", 1);
+      if (id === 5) throw new ContractError("other", "find", "GONE", null); // of a call that the handler made
+      if (id === 6) throw new ContractError("shop", "list", "GONE", null);
       throw errors.NOT_FOUND({ id });
     },
     async *list(to, { errors }) {
@@ -1090,6 +1103,9 @@ describe("declared errors", () => {
     expect(isContractError(error, shop.methods.find)).toBe(true);
     expect(isContractError(error, shop.methods.find, "GONE")).toBe(false);
     expect(isContractError(error, shop.methods.list)).toBe(false);
+    const { declaration } = shop.methods.find;
+    expect(isContractError(error, contract("other", { find: declaration }).methods.find)).toBe(false);
+    expect(isContractError(error, contract("shop", { seek: declaration }).methods.seek)).toBe(false);
     expect(isContractError(new Error("x"), shop.methods.find)).toBe(false);
 
     const gone = await rejection(client.find(1));
@@ -1113,6 +1129,7 @@ describe("declared errors", () => {
       ["id"],
     ]);
     expect((await rejection<RemoteError>(client.find(4))).remoteCode).toBe("UNHEARD_OF");
+    for (const other of [5, 6]) expect(await rejection(client.find(other))).toBeInstanceOf(RemoteError);
   });
 
   test("of a stream come after its items", async () => {
@@ -1187,7 +1204,9 @@ describe("contracts that differ", () => {
     const none = contract("c", { get: rpc<number, number>() });
     expect(await passes(of(z.number()), of(z.number()))).toBe(1);
     expect(await passes(of(z.number()), none)).toBe(1);
-    expect(await passes(of(z.number()), contract("c", { get: rpc({ input: own, output: typed<number>() }) }))).toBe(1);
+    const digested = { "~standard": { ...own["~standard"], jsonSchema: { input: () => ({ type: "integer" }) } } };
+    for (const input of [own, digested])
+      expect(await passes(of(z.number()), contract("c", { get: rpc({ input, output: typed<number>() }) }))).toBe(1);
     expect(await passes(of(z.number().min(0), "1"), of(z.number().min(1), "1"))).toBe(1);
     const unshown = z.custom<number>((n) => typeof n === "number");
     expect(await passes(of(unshown), of(z.number()))).toBe(1);
@@ -1342,6 +1361,18 @@ describe("contracts that differ", () => {
   });
 });
 
+test("of a worker's failure the client keeps 16 differences and names, and 8 KiB of a text", async () => {
+  await using space = new Workspace();
+  const long = "x".repeat(10_000);
+  const failure = { kind: "mismatch", differences: Array(99).fill({ what: long }), near: Array(99).fill(long) };
+  const text = Buffer.from(JSON.stringify(failure));
+  const body = Buffer.concat([new Uint8Array(new Uint32Array([text.length]).buffer), text]);
+  const { bus } = await space.pair(() => ({ contentType: "application/vnd.slotbus.failure", body }));
+  const { differences, near } = await rejection<ContractMismatchError>(bus.client(demo).hello({ name: "" }));
+  const lengths = [...differences.map(({ what }) => what.length), ...near.map((name) => name.length)];
+  expect(lengths).toEqual(Array(32).fill(8_192));
+});
+
 describe("frames", () => {
   const frame = fc.record({
     kind: fc.constantFrom(FRAME.value, FRAME.bytes),
@@ -1425,6 +1456,20 @@ describe("frames", () => {
 });
 
 describe("codecs", () => {
+  test("a codec may return a view of the bytes; a handler may keep it", async () => {
+    await using space = new Workspace();
+    const views: Codec = {
+      contentType: "application/x-bytes",
+      encode: (value) => (value as { bytes: Uint8Array }).bytes,
+      decode: (bytes) => ({ bytes }),
+    };
+    const kept: { bytes: Uint8Array }[] = [];
+    const keeper = contract("keeper", { keep: rpc<{ bytes: Uint8Array }, void>() }, { codec: views });
+    const { client } = await open(space, keeper, { keep: (value) => void kept.push(value as never) }, { slots: 1 });
+    for (const fill of [1, 2, 3]) await client.keep({ bytes: new Uint8Array(100_000).fill(fill) });
+    expect(kept.map(({ bytes }) => [bytes[0], bytes[99_999]])).toEqual([1, 2, 3].map((n) => [n, n]));
+  });
+
   test("another codec carries inputs, outputs, items and errors; raw bytes bypass it", async () => {
     await using space = new Workspace();
     let used = 0;

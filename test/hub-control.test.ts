@@ -314,7 +314,9 @@ describe("a registration", () => {
     "/__ping__",
     "/__sse__/x",
   ])("of the route %j is refused", async (path) => {
+    const before = readdirSync(stage.workspace.directory).sort();
     expect(await refusal({ name: "a", routes: [{ method: "GET", path }] })).toBe("400 BAD_ROUTE");
+    expect(readdirSync(stage.workspace.directory).sort()).toEqual(before);
     const { workers } = await stage.client().call<{ workers: unknown[] }>("/health");
     expect(workers).toEqual([]);
   });

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { connect } from "node:net";
 import { EventLog } from "../src/hub/event-log.ts";
+import { sse } from "../src/hub/index.ts";
 import { Stage } from "./hub-stage.ts";
 import { until } from "./support.ts";
 
@@ -89,18 +90,18 @@ describe("the stream of all events", () => {
     for (let i = 3; i < 6; i++) await emitter.emit("n", String(i));
     const numbers = (client: Listener) =>
       client.events.map(({ event, data }) => (event === "n" ? JSON.parse(data).data : `${event} ${data}`));
-    const second = await Listener.open(stage, "/events", first.events[2]!.id);
-    await until(() => second.events.length === 3, "what was missed");
-    expect(numbers(second)).toEqual(["3", "4", "5"]);
-    second.close();
-    const late = await Listener.open(stage, "/events", first.events[0]!.id.replace(/1$/, "0"));
-    await until(() => late.events.length === 6, "a notice and five events");
-    expect(numbers(late)).toEqual(['slotbus-lost {"lost":1}', "1", "2", "3", "4", "5"]);
-    late.close();
-    const foreign = await Listener.open(stage, "/events", "other-3");
-    await until(() => foreign.events.length === 6, "all that is kept");
-    expect(numbers(foreign)[0]).toBe('slotbus-lost {"lost":null}');
-    foreign.close();
+    /** What a client with this last id gets before the next event. */
+    const replay = async (lastId: string, next: string): Promise<string[]> => {
+      const client = await Listener.open(stage, "/events", lastId);
+      await emitter.emit("n", next);
+      await until(() => numbers(client).at(-1) === next, "the next event");
+      client.close();
+      return numbers(client).slice(0, -1);
+    };
+    const ids = first.events.map(({ id }) => id);
+    expect(await replay(ids[2]!, "6")).toEqual(["3", "4", "5"]);
+    expect(await replay(ids[0]!, "7")).toEqual(['slotbus-lost {"lost":1}', "2", "3", "4", "5", "6"]);
+    expect(await replay("other-3", "8")).toEqual(['slotbus-lost {"lost":null}', "3", "4", "5", "6", "7"]);
   });
 
   test("a quiet stream is kept alive by comments", async () => {
@@ -138,8 +139,12 @@ describe("the stream of all events", () => {
   test("ends when the hub closes", async () => {
     await using stage = await Stage.open();
     const client = await Listener.open(stage, "/events");
-    await stage.hub.close({ timeout: 500 });
+    let hasEnded = false; // of a client without a connection, which a server would end
+    const direct = await stage.hub.fetch(new Request("http://hub/events"));
+    void direct.text().then(() => (hasEnded = true));
+    await stage.hub.close({ timeout: 0 });
     await until(() => client.ended, "the stream ends");
+    expect(hasEnded).toBeTrue();
   });
 });
 
@@ -172,11 +177,30 @@ describe("a route of events", () => {
     await worker.line("disconnect late");
   });
 
+  /** Routes that note their calls; `/calls` answers with them. A worker gets the requests of a hub in order. */
+  const noting = (connected: () => Promise<void> | void = () => {}) => {
+    const calls: string[] = [];
+    return {
+      "/feed/:room": sse({
+        connect: async ({ params }) => {
+          calls.push(`connect ${params["room"]}`);
+          await connected();
+        },
+        disconnect: ({ params }) => void calls.push(`disconnect ${params["room"]}`),
+      }),
+      "/calls": () => ({ json: calls }),
+    };
+  };
+  const callsOf = async (stage: Stage): Promise<unknown> => (await stage.fetch("/calls")).json();
+
   test("a worker that accepts no client within the hub's timeout: 504, and it gets the disconnect", async () => {
     await using stage = await Stage.open({ timeout: 300 });
-    const worker = await stage.worker();
-    expect((await stage.fetch("/w/feed/late")).status).toBe(504);
-    await worker.line("disconnect late");
+    const { promise, resolve } = Promise.withResolvers<void>();
+    await using _worker = await stage.serve(noting(() => promise));
+    expect((await stage.fetch("/feed/late")).status).toBe(504);
+    const calls = await callsOf(stage);
+    resolve();
+    expect(calls).toEqual(["connect late", "disconnect late"]);
   });
 
   test("gets what is pushed to its path, or to its pattern and parameters, and nothing else", async () => {
@@ -194,6 +218,21 @@ describe("a route of events", () => {
     ]);
     one.close();
     two.close();
+  });
+
+  test("the hub keeps the events of at most `maxPaths` paths; the oldest path without clients is dropped", async () => {
+    await using stage = await Stage.open({ sse: { maxPaths: 2 } });
+    await using _worker = await stage.serve(noting());
+    const emitter = stage.emitter();
+    for (const room of ["1", "2", "3"]) expect(await emitter.ssePush(`/feed/${room}`, "a", room)).toBe(0);
+    const kept = async (room: string): Promise<string[]> => {
+      const client = await Listener.open(stage, `/feed/${room}`, "other-1");
+      await emitter.ssePush(`/feed/${room}`, "a", "next");
+      await until(() => client.data.includes("next"), "the next event");
+      client.close();
+      return client.data.filter((data) => data !== "next");
+    };
+    expect([await kept("3"), await kept("1")]).toEqual([['{"lost":null}', "3"], ['{"lost":null}']]);
   });
 
   test("lines of data stay separate lines", async () => {
@@ -224,12 +263,12 @@ describe("a route of events", () => {
 
   test("a worker that comes back is notified of the clients that stayed", async () => {
     await using stage = await Stage.open();
-    const worker = await stage.worker();
-    const client = await Listener.open(stage, "/w/feed/1");
-    await worker.kill();
-    const next = await stage.worker();
-    await next.line("connect 1");
-    expect(await stage.emitter().ssePush("/w/feed/1", "a", "still here")).toBe(1);
+    const worker = await stage.serve(noting());
+    const client = await Listener.open(stage, "/feed/1");
+    await worker.close();
+    await using _next = await stage.serve(noting());
+    expect(await callsOf(stage)).toEqual(["connect 1"]);
+    expect(await stage.emitter().ssePush("/feed/1", "a", "still here")).toBe(1);
     await until(() => client.events.length === 1, "the event");
     client.close();
   });
@@ -243,6 +282,8 @@ describe("a route of events", () => {
     await register(["a", "b"]);
     const [one, two] = [await Listener.open(stage, "/w/a/1"), await Listener.open(stage, "/w/b/1")];
     await register(["b"]);
+    await register(["a", "b"]);
+    expect(await stage.emitter().ssePush("/w/a/1", "a", "nobody")).toBe(0);
     await until(() => one.ended, "the stream ends", 2_000);
     expect(await stage.emitter().ssePush("/w/b/1", "a", "still here")).toBe(1);
     await until(() => two.events.length === 1, "the event");

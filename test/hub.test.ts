@@ -164,6 +164,17 @@ describe("a request", () => {
     expect([sent.get("x-request-id"), response.headers.get("x-request-id")]).toEqual(["mine-1", "mine-1"]);
   });
 
+  test("a client's id is used if it is at most 128 plain characters; otherwise each request gets one of the hub", async () => {
+    const answered: string[] = [];
+    for (const id of ["a".repeat(128), "a".repeat(129), "a b", "", "é"]) {
+      const response = await stage.fetch("/w/users/1", { headers: { "x-request-id": id } });
+      answered.push(response.headers.get("x-request-id")!);
+    }
+    expect(answered.shift()).toBe("a".repeat(128));
+    for (const id of answered) expect(id).toMatch(/^[\w-]{12}\.\w+$/);
+    expect(new Set(answered).size).toBe(4); // though the worker's answers are equal
+  });
+
   test("headers named in the connection header are not passed on", async () => {
     const answer = await stage.raw(
       "POST /w/headers HTTP/1.1\r\nHost: h\r\nConnection: close, X-Private\r\nX-Private: 1\r\nX-Open: 2\r\nContent-Length: 0\r\n\r\n",
@@ -443,15 +454,11 @@ describe("workers", () => {
     const error = await rejection<HubError>(register());
     expect([error.status, error.reason]).toEqual([409, "ROUTE_TAKEN"]);
     expect(error.message).toContain('worker "a"');
+    const ask = () => stage.fetch("/same/1");
     await first.kill();
-    await until(
-      () =>
-        register().then(
-          () => true,
-          () => false,
-        ),
-      "the route is free",
-    );
+    await until(async () => (await ask()).status === 503, "its route is 503");
+    await using _b = await stage.serve({ "/same/{y}": () => "b" }, { name: "b" });
+    expect(await (await ask()).text()).toBe("b"); // though the hub still has the dead worker's route
   });
 
   test("that are full with a full queue: 503, and when to try again", async () => {
@@ -639,16 +646,15 @@ describe("workers", () => {
     expect(await failureOf(await stage.fetch("/ghost"))).toEqual({ status: 503, code: "NO_WORKER" });
   }, 15_000);
 
-  test("two workers of one name in one process both stay", async () => {
+  test("three workers of one name in one process all stay", async () => {
     await using stage = await Stage.open();
-    let lost = 0;
     const workers: HubWorker[] = [];
-    for (let i = 0; i < 2; i++) {
-      const worker = await stage.serve({ "/a": () => "a" }, { watchdog: 20 });
-      workers.push(worker.on("disconnected", () => lost++));
-    }
-    await Bun.sleep(300); // several checks of their watchdogs
-    expect(lost).toBe(0);
+    for (let i = 0; i < 3; i++) workers.push(await stage.serve({ "/a": () => "a" }));
+    const known = async () => (await stage.client().call<{ workers: unknown[] }>("/health")).workers.length;
+    expect(await known()).toBe(3); // their watchdogs find them
+    await workers.pop()!.close();
+    await until(async () => (await known()) < 3, "its end");
+    expect(await known()).toBe(2);
     await Promise.all(workers.map((worker) => worker.close()));
   });
 
@@ -848,7 +854,11 @@ describe("start and end", () => {
     await using stage = await Stage.open();
     await using first = await stage.serve({ "/same/:x": () => "first" }, { name: "a" });
     expect([first.connected, first.closed]).toEqual([true, false]);
-    const error = await rejection<HubError>(stage.serve({ "/same/:y": () => "second" }, { name: "b" }));
+    let refusals = 0;
+    const { promise: again, resolve } = Promise.withResolvers<never>();
+    stage.hub.on("refused", () => ++refusals === 2 && resolve(undefined as never));
+    const second = stage.serve({ "/same/:y": () => "second" }, { name: "b", reconnect: { initial: 10 } });
+    const error = await rejection<HubError>(Promise.race([second, again]));
     expect([error.status, error.reason, error.retryable]).toEqual([409, "ROUTE_TAKEN", false]);
   });
 

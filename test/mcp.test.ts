@@ -337,8 +337,13 @@ test("a worker's notifications and requests go to the clients of its session, in
 
   await use(a, "say", { data: "hi" });
   const all = ["a", ...mates.map((mate) => `${others.indexOf(mate)}`)].map((who) => `${who}: hi`).sort();
-  await Promise.all(others.map(({ client }) => client.ping())); // so that all have read earlier notifications
+  // Progress of the host's own requests, one on each worker, with a token that a client may use too.
+  const own = work("host", 2, { progressToken: "host" });
+  for (let i = 0; i < 2; i++) await bus.request("tools/call", own, { pool: "tools" });
+  await Promise.all([a, ...others].map(({ client }) => client.ping())); // so that all have read earlier notifications
   expect(heard.sort()).toEqual(all);
+  const methods = [a, ...others].flatMap(({ received }) => received.map((message) => (message as RpcMessage).method));
+  expect(methods).not.toContain("notifications/progress");
 
   const question = { question: "who?", timeout: 5_000 };
   expect(await use(a, "ask", question)).toContain("a heard who?");

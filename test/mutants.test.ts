@@ -3,22 +3,19 @@
 import { expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { edgeRules } from "./prove/mutants/edges.ts";
-import { fleetLibraryRules } from "./prove/mutants/fleet-library.ts";
-import { fleetNativeRules } from "./prove/mutants/fleet-native.ts";
-import { libraryRules } from "./prove/mutants/library.ts";
-import { nativeRules } from "./prove/mutants/native.ts";
-import { mutate, type Rule } from "./prove/mutants/rule.ts";
+import { attackedRules } from "./prove/mutants/native.ts";
+import { type Edits, mutate } from "./prove/mutants/rule.ts";
+import { rulesInC, rulesInTypeScript } from "./prove/mutants/tables.ts";
 
 const root = join(import.meta.dir, "..");
 
-const tables: [folder: string, rules: readonly Rule[]][] = [
-  ["src", [...libraryRules, ...edgeRules, ...fleetLibraryRules]],
-  ["csrc", [...nativeRules, ...fleetNativeRules]],
+const tables: [folder: string, rules: readonly Edits[]][] = [
+  ["src", rulesInTypeScript],
+  ["csrc", [...rulesInC, ...attackedRules]],
 ];
 
 /** Why a rule does not fit its file; `""` when it does. */
-function misfit(folder: string, rule: Rule): string {
+function misfit(folder: string, rule: Edits): string {
   const file = join(root, folder, rule.file);
   if (!existsSync(file)) return `"${rule.rule}": there is no ${folder}/${rule.file}`;
   try {
@@ -38,10 +35,13 @@ test("every rule's test exists", () => {
   const read = (file: string): string => readFileSync(join(root, "test", file), "utf8");
   const native = readdirSync(join(root, "test/native")).map((file) => read(`native/${file}`));
   const lost = [
-    ...[...libraryRules, ...edgeRules, ...fleetLibraryRules].filter(
-      ({ suite, test: name }) => !read(`${suite}.test.ts`).includes(name),
-    ),
-    ...[...nativeRules, ...fleetNativeRules].filter(({ test: name }) => !native.some((text) => text.includes(name))),
+    ...rulesInTypeScript.filter(({ suite, test: name }) => !read(`${suite}.test.ts`).includes(name)),
+    ...rulesInC.filter(({ test: name }) => !native.some((text) => text.includes(name))),
   ];
   expect(lost.map(({ rule, test: name }) => `"${rule}": there is no test "${name}"`)).toEqual([]);
+});
+
+test("rules have different names, by which `mutants.ts --rule` finds them", () => {
+  const names = [...rulesInTypeScript, ...rulesInC].map(({ rule }) => rule);
+  expect(names.filter((name, at) => names.indexOf(name) !== at)).toEqual([]);
 });

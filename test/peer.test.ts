@@ -131,6 +131,14 @@ class Owner implements PeerOwner<never> {
   answered(): void {}
 }
 
+test("a cancel notification aborts the open request with its id, and no other", () => {
+  const owner = new Owner();
+  void owner.push(1, 2);
+  void owner.peer.push(Buffer.from('{"method":"$/cancelRequest","params":{"id":2}}\n'));
+  expect(owner.open.map(({ isAborted }) => isAborted)).toEqual([false, true]);
+  expect(owner.open[1]!.signal.reason).toBe("cancelled");
+});
+
 describe("reading", () => {
   test("bytes that arrive, and answers that make room, wait while a message is being handled", () => {
     const owner = new Owner({ concurrency: 1 });

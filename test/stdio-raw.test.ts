@@ -71,11 +71,12 @@ describe("raw", () => {
   });
 
   test("a worker's request gets an id of the bus, and the response with that id reaches the worker", async () => {
-    const { bus, next } = await raw(odd());
+    const { bus, next } = await raw(odd({ stop: { drain: 1 } }));
     await using _ = bus;
     bus.send({ id: "q", method: "ask", params: { id: 5, method: "which?", params: [1] } });
     const asked = await next();
     expect(asked).toMatchObject({ method: "which?", params: [1] });
+    expect(asked.id).not.toBe(5); // another worker may ask with the same id
     bus.send({ jsonrpc: "2.0", id: asked.id!, result: "this" });
     expect(await next()).toMatchObject({ id: "q", result: { answer: { id: 5, result: "this" } } });
     expect(() => bus.send({ jsonrpc: "2.0", id: asked.id!, result: "again" })).toThrow(InvalidConfigError);
@@ -468,6 +469,15 @@ sys.stdout.write(s.makefile().read())`;
       again.send({ id: 2, method: "echo", params: 2 });
       await again.received(1);
       await server.close();
+      expect(existsSync(dead)).toBe(false);
+      const before = await bus.serve({ unix: dead });
+      rmSync(dead);
+      const after = await bus.serve({ unix: dead });
+      await before.close();
+      await using other = await Client.connect({ unix: dead }); // the socket of the second server is still there
+      other.send({ id: 3, method: "echo", params: 3 });
+      await other.received(1);
+      await after.close();
       expect(existsSync(dead)).toBe(false);
     }));
 

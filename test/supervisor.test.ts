@@ -196,6 +196,18 @@ describe("start and stop", () => {
     expect(children()).toEqual([]);
   });
 
+  test("a start after a stop starts nothing; a stop when the last worker joins rejects the start too", async () => {
+    const stopped = made(echo, { instances: 2 });
+    await stopped.stop();
+    expect(await rejection(stopped.start())).toBeInstanceOf(ClosedError);
+    expect([stopped.workers, children()]).toEqual([[], []]);
+    const joined = made(echo);
+    joined.on("joined", () => void joined.stop());
+    expect(await rejection(joined.start())).toBeInstanceOf(ClosedError);
+    await joined.stop();
+    expect(children()).toEqual([]);
+  });
+
   test("await using stops the pool", async () => {
     let pid: number;
     {
@@ -629,14 +641,16 @@ describe("a program's environment", () => {
 
   test("env is added to the host's, undefined removes a variable; cwd and arguments are passed unchanged", async () => {
     using temp = folder();
+    process.env["SLOTBUS_TEST_HOST"] = "host";
     const env = { SLOTBUS_TEST: "a b\n'c'", HOME: undefined };
     expect(
-      await said('printf %s "$SLOTBUS_TEST,${HOME-none},$PWD,$#,$1,${PATH:+path}"', {
+      await said('printf %s "$SLOTBUS_TEST,${HOME-none},$PWD,$#,$1,$SLOTBUS_TEST_HOST"', {
         env,
         cwd: temp.path,
-        args: ["-c", `printf %s "$SLOTBUS_TEST,\${HOME-none},$PWD,$#,$1,\${PATH:+path}" >&2; ${echo}`, "x", "é *"],
+        args: ["-c", `printf %s "$SLOTBUS_TEST,\${HOME-none},$PWD,$#,$1,$SLOTBUS_TEST_HOST" >&2; ${echo}`, "x", "é *"],
       }),
-    ).toBe(`a b\n'c',none,${temp.path},1,é *,path`);
+    ).toBe(`a b\n'c',none,${temp.path},1,é *,host`);
+    delete process.env["SLOTBUS_TEST_HOST"];
   });
 
   test("has only its three descriptors, and no signal blocked or ignored", async () => {
@@ -733,9 +747,11 @@ describe("resize", () => {
     await using supervisor = await pool("echo ready; while read line; do sleep 0.1; echo $line; done", {
       instances: 2,
     });
-    const answers = supervisor.links.map((link) => link.ask("kept"));
+    const { links } = supervisor;
+    const answers = links.map((link) => link.ask("kept"));
     await Promise.all([supervisor.resize(3), supervisor.resize(1), supervisor.resize(2)]);
     expect(await Promise.all(answers)).toEqual(["kept", "kept"]);
+    expect(links.map(({ drains }) => drains).sort()).toEqual([0, 1]);
     expect(states(supervisor)).toBe("ready,ready");
   });
 
@@ -750,6 +766,13 @@ describe("resize", () => {
     const waiting = rejection(supervisor.resize(5));
     await supervisor.close();
     expect(await waiting).toBeInstanceOf(ClosedError);
+    expect(children()).toEqual([]);
+    const slow = await pool(`[ -e ${flag} ] && exec sleep 60; ${echo}`.replace(flag, `${flag}2`), { stop: quick });
+    writeFileSync(`${flag}2`, "");
+    const starting = rejection(slow.resize(2));
+    await until(() => states(slow) === "ready,starting", "a worker that starts");
+    await slow.close();
+    expect(await starting).toBeInstanceOf(ClosedError);
     expect(children()).toEqual([]);
   });
 

@@ -45,7 +45,7 @@ export function compareMethods(
   const different: string[] = [];
   if (typeof theirs !== "object" || theirs === null) return { missing, different };
   for (const { name, fingerprint } of ours) {
-    const their: unknown = Object.hasOwn(theirs, name) ? (theirs as Record<string, unknown>)[name] : undefined;
+    const their = (theirs as Record<string, unknown>)[name];
     if (typeof their !== "string") missing.push(name);
     else if (their !== fingerprint && compare(fingerprint, their).length > 0) different.push(name);
   }

@@ -1,6 +1,6 @@
 /** A server for clients of a stdio bus: each connection sends requests to the workers, with its own ids. */
 
-import { lstatSync, statSync, unlinkSync } from "node:fs";
+import { lstatSync, renameSync, rmSync, statSync, unlinkSync } from "node:fs";
 import type { Socket, SocketListener } from "bun";
 import { SlotbusError, RpcError } from "../errors.ts";
 import { Client, type ClientHost, type ClientRules, type ClientSocket, type ServedPool } from "./client.ts";
@@ -111,13 +111,8 @@ export class StdioServer implements AsyncDisposable {
   stopListening(): void {
     if (!this.#isListening) return;
     this.#isListening = false;
-    this.#listener?.stop();
-    if (this.path === null) return;
-    try {
-      if (lstatSync(this.path).ino === this.#inode) unlinkSync(this.path);
-    } catch {
-      // It was already removed.
-    }
+    if (this.path === null) this.#listener?.stop();
+    else stopAt(this.path, this.#inode, () => this.#listener!.stop());
   }
 
   /** Stops accepting connections, and closes open ones after their pending output. May be called repeatedly. */
@@ -197,6 +192,20 @@ async function clearPath(path: string): Promise<void> {
   if (live.code !== "ECONNREFUSED") throw addressInUse(path, `is a socket that may be in use (${live.code})`);
   const now = lstatSync(path, { throwIfNoEntry: false });
   if (now?.ino === found.ino && now.ctimeMs === found.ctimeMs) unlinkSync(path); // otherwise another server has just opened it
+}
+
+/** Stops a listener. Bun removes any file at its path, so the socket of another server is moved aside meanwhile. */
+function stopAt(path: string, inode: number, stop: () => void): void {
+  const isOurs = lstatSync(path, { throwIfNoEntry: false })?.ino === inode;
+  const aside = `${path}.${crypto.randomUUID()}`;
+  try {
+    if (!isOurs) renameSync(path, aside);
+  } catch {
+    return stop(); // there is nothing at the path, or nothing in its directory can be removed
+  }
+  stop();
+  if (isOurs) rmSync(path, { force: true });
+  else renameSync(aside, path);
 }
 
 /** Listens with a umask that makes the socket private from the start. */

@@ -2,21 +2,18 @@
  * Removes one rule of the protocol at a time in a copy of the sources, and expects the test named with the rule to fail on an
  * assertion, not on a time limit. A mutant that passes its test survives: no test covers its rule.
  *
- *     bun test/prove/mutants.ts [--rule "part of its name"]
+ *     bun test/prove/mutants.ts [--rule "part of its name, or of its file's"]
  */
 
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { findLibrary } from "../../src/native/find.ts";
+import { findLauncher, findLibrary } from "../../src/native/find.ts";
 import { figuresLine } from "./figures.ts";
-import { edgeRules } from "./mutants/edges.ts";
-import { fleetLibraryRules } from "./mutants/fleet-library.ts";
-import { type FleetFile, fleetNativeRules } from "./mutants/fleet-native.ts";
-import { type LibraryRule, libraryRules } from "./mutants/library.ts";
-import { type NativeFile, nativeRules } from "./mutants/native.ts";
+import type { LibraryRule } from "./mutants/library.ts";
 import { mutate, type Rule } from "./mutants/rule.ts";
+import { rulesInC, rulesInTypeScript } from "./mutants/tables.ts";
 
 const { values } = parseArgs({ options: { rule: { type: "string", default: "" } }, allowPositionals: true });
 const root = join(import.meta.dir, "../..");
@@ -36,7 +33,7 @@ interface Result {
 async function run(command: string[], cwd: string, seconds = 60): Promise<Result> {
   const file = join(folder, `output-${runs++}`);
   const out = Bun.file(file);
-  const env = { ...process.env, SLOTBUS_LIB: findLibrary() };
+  const env = { ...process.env, SLOTBUS_LIB: findLibrary(), SLOTBUS_LAUNCHER: findLauncher() ?? "" };
   const child = Bun.spawn(["setsid", ...command], { cwd, env, stdin: "ignore", stdout: out, stderr: out });
   const end = (): void => {
     try {
@@ -75,7 +72,7 @@ async function compileAll(): Promise<void> {
 }
 
 /** Resolves to why the mutant survived; `""` when the test named failed on an assertion. */
-async function judgeNative(mutant: Rule<NativeFile | FleetFile>, serial: number): Promise<string> {
+async function judgeNative(mutant: Rule, serial: number): Promise<string> {
   const source = join(folder, `${serial}-${mutant.file}`);
   writeFileSync(source, mutate(readFileSync(join(root, "csrc", mutant.file), "utf8"), mutant));
   const mutated = await compile(source, `${source}.o`);
@@ -106,14 +103,20 @@ function copyCheckout(serial: number): string {
   return copy;
 }
 
+/** A regular expression for the name of a test; `%s`, `%j` and `%d` of `test.each` match any value. */
+function patternOf(name: string): string {
+  const anything: Record<string, string> = { "%s": ".*", "%j": ".*", "%d": "\\d+" };
+  return name.replaceAll(/%[sjd]|[^\w ,:]/g, (found) => anything[found] ?? ".");
+}
+
 async function judgeLibrary(mutant: LibraryRule, serial: number): Promise<string> {
   const copy = copyCheckout(serial);
   const file = join(copy, "src", mutant.file);
   writeFileSync(file, mutate(readFileSync(file, "utf8"), mutant));
-  const pattern = mutant.test.replaceAll(/[^\w ,:]/g, ".");
+  const pattern = patternOf(mutant.test);
   const { code, output } = await run(["bun", "test", `test/${mutant.suite}.test.ts`, "-t", pattern], copy);
   if (code === 0) return "no test failed";
-  const failed = output.split("\n").filter((line) => line.startsWith("(fail)") && line.includes(mutant.test));
+  const failed = output.split("\n").filter((line) => line.startsWith("(fail)") && new RegExp(pattern).test(line));
   if (failed.length === 0) return `something else failed:\n${output}`;
   const limit = /this test timed out|ms still not: /.test(output);
   return limit ? `the test failed on a time limit, not on an assertion:\n${output}` : "";
@@ -122,27 +125,24 @@ async function judgeLibrary(mutant: LibraryRule, serial: number): Promise<string
 // ---- the run -------------------------------------------------------------------------------------------------------
 
 let killed = 0;
-let survived = 0;
+const failed: string[] = [];
 
+/** A rule that does not fit its file, or whose mutant does not compile, stops only itself. */
 async function judge(rule: string, verdict: Promise<string>): Promise<void> {
   const started = performance.now();
-  const why = await verdict;
+  const why = await verdict.catch((error: Error) => error.message);
   if (why === "") killed++;
-  else survived++;
+  else failed.push(rule);
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
   console.log(`${why === "" ? "missed  " : "SURVIVED"} ${rule} (${seconds} s)${why && `\n         ${why}`}`);
 }
 
 try {
-  await compileAll();
-  const isChosen = ({ rule }: Rule): boolean => rule.includes(values.rule);
+  const isChosen = ({ file, rule }: Rule): boolean => `${file}: ${rule}`.includes(values.rule);
+  if (rulesInC.some(isChosen)) await compileAll();
   const jobs = [
-    ...[...nativeRules, ...fleetNativeRules]
-      .filter(isChosen)
-      .map((rule, i) => () => judge(rule.rule, judgeNative(rule, i))),
-    ...[...libraryRules, ...edgeRules, ...fleetLibraryRules]
-      .filter(isChosen)
-      .map((rule, i) => () => judge(rule.rule, judgeLibrary(rule, i))),
+    ...rulesInC.filter(isChosen).map((rule, i) => () => judge(rule.rule, judgeNative(rule, i))),
+    ...rulesInTypeScript.filter(isChosen).map((rule, i) => () => judge(rule.rule, judgeLibrary(rule, i))),
   ];
   const work = async (): Promise<void> => {
     for (let job = jobs.shift(); job; job = jobs.shift()) await job();
@@ -151,6 +151,7 @@ try {
 } finally {
   rmSync(folder, { recursive: true });
 }
-console.log(`${killed} passed, ${survived} failed`);
+for (const rule of failed) console.log(`SURVIVED ${rule}`);
+console.log(`${killed} passed, ${failed.length} failed`);
 console.log(figuresLine({ rules: killed }));
-process.exit(survived > 0 || killed === 0 ? 1 : 0);
+process.exit(failed.length > 0 || killed === 0 ? 1 : 0);

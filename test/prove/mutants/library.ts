@@ -161,7 +161,7 @@ export const libraryRules: LibraryRule[] = [
     test: "20 000 bells",
   },
   {
-    rule: "a claim is answered once",
+    rule: "a handler answers a claim once",
     file: "bus/claim.ts",
     edits: [
       ["if (this.isAnswered || !owner.isOpen) {\n      endSource", "if (!owner.isOpen) {\n      endSource"],
@@ -446,5 +446,26 @@ export const libraryRules: LibraryRule[] = [
     edits: [["    this.#room = 0; // from now on the slot may belong to another request\n", ""]],
     suite: "stream",
     test: "a source that aborts its own request writes nothing into the next request of its slot",
+  },
+  {
+    rule: "a response of unknown length does not claim length 0",
+    file: "bus/response.ts",
+    edits: [["whole && (!isHead || whole.length > 0)", "whole"]],
+    suite: "mounted",
+    test: "HEAD gives GET's content-length or none; never 0 when GET has a body",
+  },
+  {
+    rule: "a log line contains no control characters from other processes",
+    file: "cli/log.ts",
+    edits: [['text.replace(/\\p{Cc}/gu, "?")', "text"]],
+    suite: "hub-log",
+    test: "on a terminal it is text, with control characters of clients and workers replaced",
+  },
+  {
+    rule: "a replaced hot evaluation answers the requests that it already has",
+    file: "hot.ts",
+    edits: [["close({ timeout })", "close({ timeout: 0 })"]],
+    suite: "reload",
+    test: "hot: only the newest workers answer, workers of one evaluation all stay, and no request is lost",
   },
 ];

@@ -1,11 +1,25 @@
 /** Rules of the C library on the bus. */
 
-import type { Rule } from "./rule.ts";
+import type { Edits, Rule } from "./rule.ts";
 
 export type NativeFile =
   "slot_client.c" | "slot_worker.c" | "stream.c" | "wait.c" | "region.c" | "attach.c" | "os_linux.c";
 
-export const nativeRules: Rule<NativeFile>[] = [
+/** Group of inputs of `malformed.ts`. */
+type Part = "hello" | "refused" | "join" | "client" | "worker";
+
+interface Tested extends Rule<NativeFile> {
+  /** Inputs that must also notice the rule's absence. */
+  readonly parts?: readonly Part[];
+}
+
+/** A rule against hostile peers for which inputs take the place of a test. */
+interface Attacked extends Edits<NativeFile> {
+  readonly test?: undefined;
+  readonly parts: readonly Part[];
+}
+
+const rules: (Tested | Attacked)[] = [
   {
     rule: "a client checks for work again after it has set `parked`",
     file: "wait.c",
@@ -91,6 +105,7 @@ export const nativeRules: Rule<NativeFile>[] = [
     file: "slot_client.c",
     edits: [["\t\tevent->kind = SB_EV_CORRUPT;\n\t\treturn 1;\n\t}\n\tnote_touched", "\t}\n\tnote_touched"]],
     test: "a response whose head, offset, body or status is out of range is CORRUPT",
+    parts: ["client"],
   },
   {
     rule: "a request's lengths are checked",
@@ -99,12 +114,14 @@ export const nativeRules: Rule<NativeFile>[] = [
       ["r->body_offset, r->body_bytes))\n\t\treturn -SB_ECORRUPT;", "r->body_offset, r->body_bytes))\n\t\treturn 1;"],
     ],
     test: "a request whose head, offset or body is out of range is refused",
+    parts: ["worker"],
   },
   {
     rule: "a response names the claim that it answers",
     file: "slot_worker.c",
     edits: [["(uint32_t)worker->generation[slot] == token", "(token == token)"]],
     test: "a worker completes only its own running claim",
+    parts: ["worker"],
   },
   {
     rule: "a claim is answered once",
@@ -130,12 +147,14 @@ export const nativeRules: Rule<NativeFile>[] = [
     file: "wait.c",
     edits: [["load_seq(&hints->bits[i]) & slots_mask(slots, i)", "((void)slots, load_seq(&hints->bits[i]))"]],
     test: "a hint bit beyond the last slot keeps neither the client nor the worker from parking",
+    parts: ["client", "worker"],
   },
   {
     rule: "a status word is compared with its generation",
     file: "slot_client.c",
     edits: [["bool ours = word_generation(word) == link->generation[slot];", "bool ours = true;"]],
     test: "a word no legal step leads to is CORRUPT while a request is in flight",
+    parts: ["client"],
   },
   {
     rule: "a lost hint of a request is set again",
@@ -148,6 +167,7 @@ export const nativeRules: Rule<NativeFile>[] = [
     file: "os_linux.c",
     edits: [["if (seals < 0 || (seals & RESIZE_SEALS) != RESIZE_SEALS) return -SB_ECORRUPT;", "(void)seals;"]],
     test: "a worker takes a sound region and refuses one that is unsealed",
+    parts: ["hello"],
   },
   {
     rule: "the client frees a slot only if its status word is unchanged",
@@ -159,6 +179,7 @@ export const nativeRules: Rule<NativeFile>[] = [
       ],
     ],
     test: "the client's own steps find a changed word CORRUPT and do not write over it",
+    parts: ["client"],
   },
   {
     rule: "page 0 of a region is read once",
@@ -248,18 +269,21 @@ export const nativeRules: Rule<NativeFile>[] = [
     file: "stream.c",
     edits: [["sent < flow->seen_sent || sent - flow->taken > ring", "sent < flow->seen_sent"]],
     test: "counts that no honest side could have written are CORRUPT",
+    parts: ["client"],
   },
   {
     rule: "a reader that claims to have taken more than was sent is detected",
     file: "stream.c",
     edits: [["taken < flow->seen_taken || taken > flow->sent", "taken < flow->seen_taken"]],
     test: "counts that no honest side could have written are CORRUPT",
+    parts: ["client"],
   },
   {
     rule: "a worker's stream counts are reset before the claim",
     file: "slot_worker.c",
     edits: [["if (flow->open) flow_reset(flow, &at->worker, false);", ""]],
     test: "a slot streams twice: nothing of the first stream is left",
+    parts: ["worker"],
   },
   {
     rule: "the client does not read the worker's stream counts before the claim",
@@ -329,4 +353,149 @@ export const nativeRules: Rule<NativeFile>[] = [
     ],
     test: "a full worker serves its streams",
   },
+
+  // ---- rules against hostile peers that no test misses, but inputs of `malformed.ts` do ----
+  {
+    rule: "lengths are within their arena",
+    file: "region.c",
+    edits: [
+      ["body_offset >= head_bytes && (uint64_t)body_offset + body_bytes <= h->stride;", "body_offset >= head_bytes;"],
+    ],
+    parts: ["client"],
+  },
+  {
+    rule: "a response's length is read once",
+    file: "slot_client.c",
+    edits: [
+      [
+        "\tnote_touched(link, slot, 1, touched_end(&client->header, streams",
+        "\tevent->body_bytes = load_relaxed(&line->body_bytes);\n" +
+          "\tnote_touched(link, slot, 1, touched_end(&client->header, streams",
+      ],
+    ],
+    parts: ["client"],
+  },
+  {
+    rule: "a request's length is read once",
+    file: "slot_worker.c",
+    edits: [
+      [
+        "\tif ((worker->map.header.flags & SB_FLAG_TIMING) != 0)\n",
+        "\tworker->request.body_bytes = load_relaxed(&at->request.body_bytes);\n" +
+          "\tif ((worker->map.header.flags & SB_FLAG_TIMING) != 0)\n",
+      ],
+    ],
+    parts: ["worker"],
+  },
+  {
+    rule: "a status is one of HTTP, or 0",
+    file: "region.c",
+    edits: [["status_code == 0 || (status_code >= 200 && status_code <= 599)", "status_code < 0xffffffff"]],
+    parts: ["client"],
+  },
+  {
+    rule: "the worker takes a request once",
+    file: "slot_worker.c",
+    edits: [["if (generation <= worker->claimed[slot] || worker->generation[slot] != 0) return -SB_ECORRUPT;", ""]],
+    parts: ["worker"],
+  },
+  {
+    rule: "no request comes to a slot whose handler runs",
+    file: "slot_worker.c",
+    edits: [
+      ["generation <= worker->claimed[slot] || worker->generation[slot] != 0", "generation <= worker->claimed[slot]"],
+    ],
+    parts: ["worker"],
+  },
+  {
+    rule: "the worker takes no hint beyond the last slot",
+    file: "slot_worker.c",
+    edits: [
+      ["exchange_seq(&ready->bits[i], 0) & slots_mask(slots, i);", "exchange_seq(&ready->bits[i], 0);(void)slots;"],
+    ],
+    parts: ["worker"],
+  },
+  {
+    rule: "the client does not read the header again",
+    file: "slot_client.c",
+    edits: [
+      [
+        "uint64_t stride = link->map.header.stride;",
+        "uint64_t stride = load_relaxed(&link->map.region->header.stride);",
+      ],
+    ],
+    parts: ["client"],
+  },
+  {
+    rule: "what was sent of a stream does not become less",
+    file: "stream.c",
+    edits: [["sent < flow->seen_sent || sent - flow->taken > ring", "sent - flow->taken > ring"]],
+    parts: ["worker"],
+  },
+  {
+    rule: "an error lies within the ring",
+    file: "stream.c",
+    edits: [[" || error_bytes > ring - (sent - flow->taken)", ""]],
+    parts: ["client"],
+  },
+  {
+    rule: "a stream's counts are those that were checked",
+    file: "stream.c",
+    edits: [
+      [
+        "out->unread = (uint32_t)(sent - flow->taken);",
+        "out->unread = (uint32_t)(load_relaxed(&both->theirs->sent) - flow->taken);",
+      ],
+    ],
+    parts: ["worker"],
+  },
+  {
+    rule: "a response that streams is what begins one",
+    file: "slot_client.c",
+    edits: [
+      [
+        "event->status_code != 0 && event->body_offset == h->head_limit && event->body_bytes == 0",
+        "event->status_code != 0 && h != NULL",
+      ],
+    ],
+    parts: ["client"],
+  },
+  {
+    rule: "memory has the size that its header says",
+    file: "region.c",
+    edits: [["!header_is_legal(&header) || header.region_bytes != bytes", "!header_is_legal(&header)"]],
+    parts: ["hello"],
+  },
+  {
+    rule: "a header's geometry adds up",
+    file: "region.c",
+    edits: [["if (h->arenas_offset != arenas_offset(h->slots)) return false;", ""]],
+    parts: ["hello"],
+  },
+  {
+    rule: "HELLO and header name the same life",
+    file: "attach.c",
+    edits: [["h->epoch == hello.epoch && ", ""]],
+    parts: ["hello"],
+  },
+  {
+    rule: "descriptors that nobody asked for are closed",
+    file: "os_linux.c",
+    edits: [["for (int i = 0; i < count; i++) close(fds[i]);", ""]],
+    parts: ["hello"],
+  },
+  {
+    rule: "a JOIN is read as far as it goes",
+    file: "attach.c",
+    edits: [["body_bytes < sizeof join ? body_bytes : sizeof join", "sizeof join"]],
+    parts: ["join"],
+  },
 ];
+
+/** Rules with a test. */
+export const nativeRules: Rule<NativeFile>[] = rules.filter((rule) => rule.test !== undefined);
+
+/** Rules whose absence inputs of `malformed.ts` must notice, once for each part. */
+export const attackedRules: (Edits<NativeFile> & { readonly part: Part })[] = rules.flatMap(({ parts = [], ...rule }) =>
+  parts.map((part) => ({ ...rule, part })),
+);
